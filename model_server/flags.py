@@ -17,15 +17,15 @@ TensorFlow."""
 
 DIFFERENCES = """\
 what differs from TensorFlow Serving:
-  an unknown flag ends with an error (exit 2); there it is reported and start-up goes on
+  an unknown flag is an error (exit code 2); there it is logged and ignored
   --host is 127.0.0.1 by default; there the port is open on 0.0.0.0
-  --tensorflow_intra_op_parallelism is 1 by default; there it is the number of cores. The number of threads decides in
-    which order sums are taken, so equal bits need a fixed one
-  --ssl_config_file is tried before the models are loaded, and one that cannot be used ends with exit 2
+  --tensorflow_intra_op_parallelism is 1 by default; there it is the number of cores. The order of sums
+    depends on the number of threads, so bit-exact results need a fixed number
+  --ssl_config_file is checked before the models are loaded; an invalid one is an error (exit code 2)
   --enable_batching enforces the rules of batching on each call and fills it up to the next of allowed_batch_sizes, but
     merges no calls: batch_timeout_micros, max_enqueued_batches, num_batch_threads and pad_variable_length_inputs are
     read and have no effect, and what splits large calls is refused
-  a version folder without saved_model.pb is skipped as incomplete; there it is a version that fails to load
+  a version directory without saved_model.pb is skipped as incomplete; there it is a version that fails to load
   a model that fails at start leaves the others served; there the server exits
   a reload whose client gives up waits no longer for the models that it adds; there it does, and holds up later ones
   a tensor of fewer values than its shape has is expanded to 16,777,216 elements at most; there to what can be allocated
@@ -73,12 +73,12 @@ def parse(arguments: Sequence[str] | None = None) -> Flags:
     if flags.rest_api_port:
         parser.error(f"--rest_api_port must be 0 (there is no REST API here), got {flags.rest_api_port}")
     if flags.model_config_file is None and flags.model_base_path is None:
-        parser.error("one of --model_config_file and --model_base_path is needed")
+        parser.error("--model_config_file or --model_base_path is required")
     if flags.batching_parameters_file is not None and not flags.enable_batching:
         parser.error("--batching_parameters_file needs --enable_batching")
     if flags.portable and flags.tensorflow_intra_op_parallelism != 1:
         parser.error(
-            "--portable needs --tensorflow_intra_op_parallelism=1, as threads decide in which order sums are taken, "
+            "--portable needs --tensorflow_intra_op_parallelism=1, as the order of sums depends on them, "
             f"got {flags.tensorflow_intra_op_parallelism}"
         )
     return flags
@@ -123,53 +123,79 @@ def _parser() -> argparse.ArgumentParser:
     defaults = {field.name: field.default for field in fields(Flags)}
 
     def flag(name: str, kind: Callable[[str], object], text: str, **more: Any) -> None:
-        shown = "" if defaults[name] in (None, False) else f" (default {defaults[name]})"
-        parser.add_argument(f"--{name}", type=kind, default=defaults[name], help=text + shown, **more)
+        default = defaults[name]
+        value = f"{default:g}" if isinstance(default, float) else default
+        shown = "" if default is None or default is False else f" (default: {value})"
+        parser.add_argument(f"--{name}", type=kind, default=default, help=text + shown, **more)
 
     def switch(name: str, text: str) -> None:
         flag(name, _boolean, text, nargs="?", const=True, metavar="true|false")
 
     _add_network_flags(flag)
     _add_model_flags(flag, switch)
-    flag("tensorflow_intra_op_parallelism", _number(int, 1), "threads that share one operation", metavar="N")
-    flag("tensorflow_inter_op_parallelism", _number(int, 0), "operations at once; 0: TensorFlow's choice", metavar="N")
-    switch("enable_batching", "enforce the rules of batching on every call; calls are not merged")
-    flag("batching_parameters_file", Path, "text proto with max_batch_size and so on", metavar="FILE")
-    switch(
-        "portable", "compute the same bits on processors of other kinds, more slowly; not a flag of TensorFlow Serving"
+    flag("tensorflow_intra_op_parallelism", _number(int, 1), "threads per operation", metavar="N")
+    flag(
+        "tensorflow_inter_op_parallelism",
+        _number(int, 0),
+        "operations that run in parallel; 0: TensorFlow's choice",
+        metavar="N",
     )
+    switch(
+        "enable_batching",
+        "check and pad every call by the rules of TensorFlow Serving's batching; calls are not merged",
+    )
+    flag("batching_parameters_file", Path, "text proto of BatchingParameters, such as max_batch_size", metavar="FILE")
+    switch("portable", "compute the same bits on every kind of CPU, more slowly; not a flag of TensorFlow Serving")
     return parser
 
 
 def _add_network_flags(flag: Callable[..., None]) -> None:
     flag("host", str, "address to listen on; not a flag of TensorFlow Serving", metavar="ADDRESS")
-    flag("port", _number(int, 0), "gRPC port; 0 takes a free one", metavar="N")
-    flag("rest_api_port", _number(int, 0), "accepted for 0 alone", metavar="0")
-    flag("grpc_max_threads", _number(int, 2), "one more than the calls that run at once", metavar="N")
-    flag("ssl_config_file", Path, "text proto with the PEM texts that TLS needs", metavar="FILE")
+    flag("port", _number(int, 0), "gRPC port; 0 picks a free one", metavar="N")
+    flag("rest_api_port", _number(int, 0), "must be 0: there is no REST API", metavar="0")
+    flag(
+        "grpc_max_threads", _number(int, 2), "gRPC threads: one more than the calls that run concurrently", metavar="N"
+    )
+    flag(
+        "ssl_config_file",
+        Path,
+        "text proto of SSLConfig, with the PEM contents of key and certificates",
+        metavar="FILE",
+    )
 
 
 def _add_model_flags(flag: Callable[..., None], switch: Callable[[str, str], None]) -> None:
-    flag("model_config_file", Path, "text proto with model_config_list", metavar="FILE")
-    flag("model_config_file_poll_wait_seconds", _number(int, 0), "re-read that file; 0: never", metavar="S")
-    flag("file_system_poll_wait_seconds", _number(int, 0), "scan for versions; 0: once", metavar="S")
+    flag("model_config_file", Path, "text proto of ModelServerConfig, with model_config_list", metavar="FILE")
+    flag(
+        "model_config_file_poll_wait_seconds",
+        _number(int, 0),
+        "interval of re-reading that file; 0: never",
+        metavar="S",
+    )
+    flag(
+        "file_system_poll_wait_seconds",
+        _number(int, 0),
+        "interval of scanning for versions; 0: only at start",
+        metavar="S",
+    )
     flag(
         "poll_interval_ms",
         _number(int, 0),
-        "in place of those of the two that are not 0, in milliseconds; not a flag of TensorFlow Serving",
+        "sets both of these intervals, unless they are 0, in milliseconds; 0: unset; not a flag of TensorFlow Serving",
         metavar="MS",
     )
     flag("model_name", str, "name of the model in --model_base_path", metavar="NAME")
-    flag("model_base_path", Path, "folder of one model's versions, without a config file", metavar="DIR")
+    flag("model_base_path", Path, "directory of the versions of one model, in place of a config file", metavar="DIR")
     flag(
         "models_root",
         Path,
-        "what /models stands for, by default the config file's folder; not a flag of TensorFlow Serving",
+        "directory that base paths under /models refer to (default: that of the config file); not a flag of TensorFlow "
+        "Serving",
         metavar="DIR",
     )
     switch(
         "allow_version_labels_for_unavailable_models",
-        "let a new label point at a version that is not loaded yet; without it labels in the file are refused at start",
+        "allow a new label for a version that is not loaded yet; without it the file may have no labels at start",
     )
-    flag("max_num_load_retries", _number(int, 0), "further attempts at a version that fails to load", metavar="N")
-    flag("load_retry_interval_micros", _number(int, 0), "time between them", metavar="US")
+    flag("max_num_load_retries", _number(int, 0), "maximum retries of a version that fails to load", metavar="N")
+    flag("load_retry_interval_micros", _number(int, 0), "microseconds between these retries", metavar="US")

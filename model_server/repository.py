@@ -173,4 +173,4 @@ class Repository(Generic[S]):
 
     def _last_error(self, model: ModelConfig) -> str:
         messages = [version.message for version in self._models[model.name].versions.values() if version.message]
-        return messages[-1] if messages else f"its versions under {model.base_path} are gone"
+        return messages[-1] if messages else f"its versions under {model.base_path} were removed"

@@ -151,10 +151,10 @@ class ModelServer:
                 self._apply_config(self._read_config())
                 last_error = ""
             except ModelsUnavailable as error:
-                log.error("the config file is applied: %s", error)
+                log.error("config file applied: %s", error)
             except ModelServerError as error:
                 if str(error) != last_error:
-                    log.error("the current config stays: %s", error)
+                    log.error("the current config stays in effect: %s", error)
                 last_error = str(error)
 
     def _apply_config(self, config: ServerConfig | None) -> None:

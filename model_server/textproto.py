@@ -74,8 +74,8 @@ def read(path: Path, kind: type[M], name: str, *, is_secret: bool = False) -> M:
 
 def _position(error: Exception) -> str:
     if isinstance(error, text_format.ParseError) and error.GetLine():
-        return f"fault in line {error.GetLine()}, column {error.GetColumn()}"
-    return "it is not text in UTF-8"
+        return f"error in line {error.GetLine()}, column {error.GetColumn()}"
+    return "it is not UTF-8 text"
 
 
 def unusable(path: Path, name: str, reason: object) -> ConfigError:

@@ -35,7 +35,7 @@ def _from_proto(message: Any) -> grpc.ServerCredentials:
     for field in ("server_key", "server_cert", "custom_ca"):
         text = getattr(message, field)
         if "-----BEGIN " not in text and (text or field != "custom_ca"):
-            raise ConfigError(f"{field} must hold the contents of a PEM file, not its path")
+            raise ConfigError(f"{field} must be the contents of a PEM file, not its path")
     if message.client_verify and not message.custom_ca:
         raise ConfigError("client_verify needs custom_ca, the certificates that clients' own are signed with")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -63,4 +63,4 @@ def _verify_ca(context: ssl.SSLContext, certificates: str) -> None:
     try:
         context.load_verify_locations(cadata=certificates)
     except (ssl.SSLError, ValueError) as error:
-        raise ConfigError("custom_ca is not made of certificates") from error
+        raise ConfigError("custom_ca has no valid certificates") from error

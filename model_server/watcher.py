@@ -106,7 +106,7 @@ class Watcher(Generic[S]):
             result = scan(config.base_path)
         except OSError as error:
             problem = f"Could not find base path {config.base_path} for servable {config.name} ({error.strerror})"
-            self._report(config.name, {f"{problem}: until it is there no model gets another version"})
+            self._report(config.name, {f"{problem}: no model is updated until it exists"})
             return None
         absent = (config.policy.specific or frozenset()) - result.versions.keys()
         problems = {*result.problems, *(f"version {n} of {config.name} does not exist" for n in absent)}
@@ -148,7 +148,7 @@ class Watcher(Generic[S]):
         message = " ".join(str(error).split()) or type(error).__name__
         num_left = self._max_retries - version.failures
         retry_at = time.monotonic() + self._retry_s if num_left > 0 else None
-        what_next = f"trying again in {self._retry_s:g} s ({num_left} left)" if num_left > 0 else "given up"
+        what_next = f"retrying in {self._retry_s:g} s ({num_left} retries left)" if num_left > 0 else "given up"
         log.error("%s cannot be loaded, %s: %s: %s", version, what_next, code.name, message)
         self._repository.update(lambda: version.failed(code, message, retry_at))
 

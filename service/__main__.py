@@ -1,4 +1,4 @@
-"""`python -m service`: run the gateway, alone or with the embedded model server, and what belongs to running it."""
+"""`python -m service`: run the gateway, alone or with the embedded model server; check its health; manage its keys."""
 
 import argparse
 import sys
@@ -23,13 +23,15 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("up", help="run the embedded model server and the gateway together")
-    commands.add_parser("serve", help="run the gateway alone, in front of OSTINATO_BACKENDS")
-    commands.add_parser("health", help="check the readiness of the gateway on this machine: exit code 0 or 1")
-    state_key_parser = commands.add_parser(
-        "state-key", help="create a key file for OSTINATO_STATE_KEY_FILE unless it exists"
-    )
-    state_key_parser.add_argument("file", type=Path, metavar="FILE", help="file to create, readable by its owner alone")
+    for name, text in (
+        ("up", "run the embedded model server and the gateway together"),
+        ("serve", "run the gateway alone, in front of OSTINATO_BACKENDS"),
+        ("health", "check the readiness of the gateway on this machine: exit code 0 or 1"),
+    ):
+        commands.add_parser(name, help=text, description=f"{text}; `python -m service --help` lists the settings")
+    text = "create a key file for OSTINATO_STATE_KEY_FILE, unless it exists"
+    state_key_parser = commands.add_parser("state-key", help=text, description=text)
+    state_key_parser.add_argument("file", type=Path, metavar="FILE", help="file to create")
     keys_command.add_parser(commands)
     commands.add_parser("batch", help="complete a file of requests: python -m service.batch --help", add_help=False)
     return parser

@@ -95,8 +95,8 @@ class Engine:
         limit, count = self._limits.max_inspect_values, num_values(body, wanted_traces(body, model), prompts[0])
         if count > limit:
             raise InvalidRequest(
-                f"input × values of each token must be at most {limit} numbers, got {count}; ask for fewer layers, "
-                "include less, or set max_positions or max_units",
+                f"input × values of each token must be at most {limit} numbers, got {count}; request fewer layers "
+                "or kinds of values, or set max_positions or max_units",
                 param="input",
             )
         _hold_memory(prompts, inspection_bytes(count, prompts[0].num_tokens, body.logprobs), context)
@@ -194,14 +194,14 @@ class Engine:
         num_held = sum(len(prompt.input_ids) for prompt in prompts) * body.best_of if body.issues_resume_tokens else 0
         if num_held > limits.max_request_tokens:
             raise InvalidRequest(
-                f"states may carry at most {limits.max_request_tokens} tokens (of every {field} × n), as one may "
-                f"have to hold all of its {field}, got {num_held}",
+                f"resume tokens may contain at most {limits.max_request_tokens} tokens (of every {field} × n, as each "
+                f"may contain its whole {field}), got {num_held}",
                 param="return_state",
             )
         if body.logprobs is not None and num_echoed + num_generated > limits.max_logprobs_tokens:
             raise InvalidRequest(
-                f"logprobs may be returned for at most {limits.max_logprobs_tokens} tokens (of all texts, and of every "
-                f"{field} with echo), got {num_echoed + num_generated}",
+                f"logprobs may be returned for at most {limits.max_logprobs_tokens} tokens (of all choices, and of "
+                f"every {field} with echo), got {num_echoed + num_generated}",
                 param="logprobs",
             )
 
@@ -250,14 +250,13 @@ def _input_field(body: CompletionRequest, model: ServedModel) -> tuple[str, tupl
         InvalidRequest: the other field is not empty.
     """
     if model.backward:
-        read, other, way, what = ("suffix", body.suffixes), ("prompt", body.prompts), "backwards", "the ending"
+        read, other, kind = ("suffix", body.suffixes), ("prompt", body.prompts), "backward"
     else:
-        read, other, way, what = ("prompt", body.prompts), ("suffix", body.suffixes), "forwards", "the beginning"
+        read, other, kind = ("prompt", body.prompts), ("suffix", body.suffixes), "forward"
     name, values = other
     if len(values) > 1 or values[0]:
         raise InvalidRequest(
-            f"{name} must be empty or absent: model {model.ref.name!r} reads {way}, and {what} of a text goes into "
-            f"{read[0]}",
+            f"{name} must be empty or absent: {model.ref.name!r} is a {kind} model, which takes {read[0]}",
             param=name,
         )
     return read

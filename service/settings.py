@@ -150,7 +150,9 @@ def unknown_settings() -> list[str]:
     for name in names:
         if name not in known and name not in _OTHER_VARIABLES:
             matches = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
-            lines.append(f"OSTINATO_{name} is no setting" + (f"; is OSTINATO_{matches[0]} meant?" if matches else ""))
+            lines.append(
+                f"OSTINATO_{name} is not a setting" + (f"; is OSTINATO_{matches[0]} meant?" if matches else "")
+            )
     return lines
 
 

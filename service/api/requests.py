@@ -410,7 +410,7 @@ class InspectRequest(Body):
     )
     input: OnePrompt = Field(description="text or token ids")
     state: Annotated[str, Field(max_length=MAX_STATE)] | None = Field(
-        None, description="resume token of a completion's choice: the input is read after that text"
+        None, description="resume token of a completion's choice: the input is processed after that text"
     )
     include: Annotated[list[Literal["hidden", "cell", "gates"]], Field(max_length=3)] = Field(
         ["hidden", "cell", "gates"], description="what to return of each layer: hidden state, cell state, gates"
@@ -418,13 +418,13 @@ class InspectRequest(Body):
     layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=64)] | None = Field(
         None, description="numbers of recurrent layers, from 1; all by default"
     )
-    return_sequences: bool = Field(True, description="return values of every token, or of the last one alone")
+    return_sequences: bool = Field(True, description="return the values of every token, or only of the last one")
     return_state: bool = Field(False, description="return each layer's whole state after the last token as well")
     go_backwards: bool = Field(
-        False, description="read the input from its other end; the response is in reading order all the same"
+        False, description="process the input in the other direction; the response stays in reading order"
     )
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] = Field(
-        MAX_LOGPROBS, description="number of top tokens to return in each token's place"
+        MAX_LOGPROBS, description="number of most probable tokens to return at each position"
     )
     max_positions: Annotated[int, Field(ge=1)] | None = Field(
         None, description="maximum number of tokens with values, spread evenly over the input; all by default"
@@ -433,7 +433,7 @@ class InspectRequest(Body):
         None, description="maximum number of units of each layer, spread evenly; all by default"
     )
     encoding_format: Literal["float", "base64", "base64_float16"] = Field(
-        "float", description="numbers, or float32 or float16, little-endian, row by row, in base64"
+        "float", description="a list of numbers, or base64 of little-endian float32 or float16, in row-major order"
     )
     timeout_s: Annotated[float, Field(gt=0)] = Field(
         RESOLVED, description="deadline in seconds; the server's maximum by default"

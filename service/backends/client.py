@@ -152,7 +152,7 @@ class GrpcBackend:
             if not self._closed:
                 self._jobs.put((call, done))
                 return
-        done(BackendUnavailable("the model server is gone"))
+        done(BackendUnavailable("the model server was removed"))
 
     def _abort_queued(self) -> None:
         """Fail the calls that wait for a thread."""
@@ -163,7 +163,7 @@ class GrpcBackend:
             # The client was closed meanwhile; this sentinel ends one of the threads.
             self._jobs.put(None)
         for done in aborted:
-            done(BackendUnavailable("the model server was given up"))
+            done(BackendUnavailable("the model server was ejected"))
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
@@ -171,8 +171,8 @@ class GrpcBackend:
             try:
                 outcome = self._predict_traced(call)
             except Exception:
-                log.exception("a call to %s could not be made", self.address)
-                outcome = InternalError("a call to the model server could not be made; the log says why")
+                log.exception("a call to %s failed before it was sent", self.address)
+                outcome = InternalError("a call to the model server could not be sent; see the log of the gateway")
             done(outcome)
 
     def _predict_traced(self, call: Call) -> Arrays | GatewayError:
@@ -262,21 +262,21 @@ class GrpcBackend:
             return self._to_gateway_error(error)
         except ValueError as error:
             # The channel was closed meanwhile.
-            return BackendUnavailable(f"the model server is gone ({error})")
+            return BackendUnavailable(f"the model server is unreachable ({error})")
         try:
             return parse_response(content, dict(shapes), vocab_size)
         except ValueError as error:
             what = f"{signature} of {model.name}:{model.version}"
             log.error("model server %s: invalid response to %s: %s", self.address, what, error)
-            return InvalidResponse("the model server returned an invalid response; the log says which")
+            return InvalidResponse("the model server returned an invalid response; see the log of the gateway")
 
     def _to_gateway_error(self, error: Any) -> GatewayError:
         """Convert an RPC error to one that a client may see; addresses appear only in the log."""
         code, details = error.code(), error.details()
         if code in _TRANSIENT:
-            return BackendUnavailable(f"the model server does not answer ({code.name})")
+            return BackendUnavailable(f"the model server did not respond ({code.name})")
         if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
-            return ServerBusy(f"the model server has too much to do ({code.name})")
+            return ServerBusy(f"the model server is overloaded ({code.name})")
         if code == grpc.StatusCode.NOT_FOUND:
             return version_gone()
         if code == grpc.StatusCode.FAILED_PRECONDITION and _DIFFERENT_SHAPES in (details or ""):
@@ -285,7 +285,7 @@ class GrpcBackend:
                 log.error("model server %s: %s (%s)", self.address, _BATCHING_ADVICE, details)
             return BatchingConflict(f"the model server rejects calls: {_BATCHING_ADVICE}")
         log.error("model server %s: %s: %s", self.address, code.name, details)
-        return InternalError(f"the model server refused a call ({code.name})")
+        return InternalError(f"the model server rejected a call ({code.name})")
 
 
 def _predict_request(model: ModelVersion, signature: str, inputs: Arrays, outputs: tuple[str, ...]) -> Any:

@@ -55,7 +55,7 @@ def run_probe(card: GeneratorCard, predict: Predict) -> Probe:
         groups.setdefault(_outputs_at(batch_size, steps, card, predict), []).append(batch_size)
     steady = {outputs: batch_sizes for outputs, batch_sizes in groups.items() if outputs is not None}
     if not steady:
-        log.warning("model %s: no batch size gives a sequence the same bits at every place", card.name)
+        log.warning("model %s: no batch size is bit-exact in every slot", card.name)
         return Probe(card.batch_sizes[-1:], hashlib.sha256(b"unsteady").hexdigest(), is_deterministic=False)
     outputs, batch_sizes = max(steady.items(), key=lambda item: (len(item[1]), item[1][-1]))
     return Probe(tuple(batch_sizes), hashlib.sha256(outputs).hexdigest())

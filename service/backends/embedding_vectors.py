@@ -172,7 +172,7 @@ class VectorFiles:
             if not isinstance(error, FileNotFoundError):
                 log.warning("%s cannot be read: %s", path, error)
             raise NotFound(
-                f"the embedding of version {model.ref.version} of model {model.ref.name!r} is not known"
+                f"the embedding of version {model.ref.version} of model {model.ref.name!r} is unavailable"
             ) from None
 
 
@@ -195,7 +195,7 @@ def _read_rows(path: Path, max_rows: int, check_cancelled: CheckCancelled) -> np
             rows[num_rows : num_rows + len(lines)] = numbers
             num_rows += len(lines)
     if not num_rows:
-        raise ValueError("there is nothing in it")
+        raise ValueError("it is empty")
     return rows[:num_rows]
 
 

@@ -75,7 +75,7 @@ class Prober:
         except ContractError as error:
             if cached is None:
                 raise
-            self._errors.add(what, f"what was read last holds: {error}")
+            self._errors.add(what, f"the last content stays in effect: {error}")
             return cached
         self._errors.clear(what)
         return loaded

@@ -192,7 +192,7 @@ class ModelRegistry:
         self._require_known(snapshot, with_labels=reference.version is None)
         if reference.name not in snapshot.routes:
             if reference.name in (snapshot.listed or ()):
-                raise ModelLoading(f"model {reference.name!r} is listed in models.config and not loaded yet")
+                raise ModelLoading(f"model {reference.name!r} is listed in models.config but not loaded yet")
             what = f"model {reference.name[:64]!r} is not served" if reference.name else "no model is served"
             raise ModelNotFound(f"{what}; models are: {', '.join(snapshot.routes) or 'none yet'}", param="model")
         route = snapshot.routes[reference.name]
@@ -219,7 +219,7 @@ class ModelRegistry:
         served = sorted(snapshot.routes)
         if len(served) > 1:
             raise InvalidRequest(
-                f"model is required where there are several and OSTINATO_DEFAULT_MODEL names none; models are: "
+                f"model is required, as several are served and OSTINATO_DEFAULT_MODEL is unset; models are: "
                 f"{', '.join(served)}",
                 param="model",
             )
@@ -236,7 +236,7 @@ class ModelRegistry:
             ModelLoading: it has not.
         """
         if snapshot.listed is None:
-            raise ModelLoading(f"it is not known yet which models are served: {signatures.MODELS_CONFIG} is not read")
+            raise ModelLoading(f"the served models are not known yet: {signatures.MODELS_CONFIG} has not been read")
         if with_labels and not snapshot.has_labels:
             raise ModelLoading(
                 f"the stable version is not known yet: {LABELS_FILE} cannot be read; name a version: NAME:VERSION"
@@ -296,7 +296,7 @@ class ModelRegistry:
                 if any(replica.takes(ref) for replica, _ in probes):
                     available.add(ref)
             for ref in before.served.keys() - served.keys():
-                log.info("model %s version %d is gone", ref.name, ref.version)
+                log.info("model %s version %d is no longer served", ref.name, ref.version)
             self._hashes = {ref: sha256 for ref, sha256 in self._hashes.items() if ref in served}
             routes = self._make_routes(served, available, before)
             listed = tuple(self._config.labels) if self._config.is_read else None
@@ -316,7 +316,7 @@ class ModelRegistry:
         expected = max(hashes, key=lambda sha256: (hashes[sha256], sha256 == previous))
         if len(hashes) > 1:
             others = sorted(replica.address for replica, probe in available if probe.sha256 != expected)
-            self._errors.add(f"{ref.name}:{ref.version}", f"computed otherwise, used in need alone: {others}")
+            self._errors.add(f"{ref.name}:{ref.version}", f"another probe hash, so only a fallback: {others}")
         self._hashes[ref] = expected
         matching = [probe for _, probe in available if probe.sha256 == expected]
         shared = set(matching[0].batch_sizes).intersection(*(probe.batch_sizes for probe in matching))
@@ -345,7 +345,9 @@ class ModelRegistry:
             available_numbers = [number for number in numbers if ModelVersion(name, number) in available]
             route, problems = make_route(name, numbers, labels, shares, stable, available_numbers, was_guess=was_guess)
             if old_route and old_route != route:
-                log.info("model %s: stable is version %d, shares %s", name, route.stable, dict(route.shares) or "none")
+                log.info(
+                    "model %s: stable is version %d, traffic split %s", name, route.stable, dict(route.shares) or "none"
+                )
             what = f"{signatures.ROUTING_FILE}: {name}"
             if problems:
                 self._errors.add(what, "; ".join(problems))

@@ -111,7 +111,7 @@ class Replicas:
             }
             removed = [replica for address, replica in before.items() if address not in self._replicas]
         for replica in removed:
-            log.info("model server %s is gone", replica.address)
+            log.info("model server %s was removed", replica.address)
             replica.server.close()
         return self.all()
 
@@ -189,7 +189,7 @@ class Replicas:
             takes_calls = not replica.probes or bool(replica.probes.keys() - replica.needs_reprobe)
             is_readmitted = takes_calls and replica.ejection.readmit()
         if is_readmitted:
-            log.info("model server %s takes calls", replica.address)
+            log.info("model server %s was readmitted", replica.address)
 
     def retain(self, replica: Replica, names: Collection[str], num_ejections_before: int) -> None:
         """Forget a server's other models; readmit it if `names` is empty, as there is nothing to probe."""
@@ -251,7 +251,7 @@ class Replicas:
                 for other, failure in attempt.suspects:
                     # If all servers compute NaN, it comes from the sequence itself.
                     if finite or isinstance(failure, InvalidResponse):
-                        self.eject(other, f"another server completed a call that it failed: {failure}")
+                        self.eject(other, f"another backend completed a call that failed here: {failure}")
                 attempt.done(outcome, probe.sha256 if probe else None)
                 return
             outcome = InternalError(NOT_FINITE)
@@ -288,7 +288,7 @@ class Replicas:
                     if now - sent_at > self._hangs.timeout_s(call) and self._candidates(call.model, (replica,))
                 ]
             if overdue_s and replica.ejected_because is None:
-                self.eject(replica, f"a call has not come back for {max(overdue_s):.1f} seconds")
+                self.eject(replica, f"a call has had no response for {max(overdue_s):.1f} seconds")
             elif overdue_s:
                 # Sent while the server was being ejected.
                 replica.server.reset()

@@ -85,7 +85,9 @@ class RepositoryConfig:
             return
         if self._labels and not (self._models_dir / LABELS_FILE).exists():
             # Exporters never delete the file.
-            self._errors.add(LABELS_FILE, "it is gone, and what was read last holds; {} in it ends all labels")
+            self._errors.add(
+                LABELS_FILE, "it is missing; the last content stays in effect. Write {} to it to remove all labels"
+            )
             return
         self._errors.clear(LABELS_FILE)
         self._labels, self.has_labels = labels, True

@@ -150,7 +150,7 @@ def make_route(
     for target, share in shares.items():
         version = int(target) if target.isdigit() else stable if target == STABLE else labels.get(target)
         if version is None:
-            problems.append(f"{target} is no label of it")
+            problems.append(f"it has no label {target}")
         elif version not in available:
             problems.append(f"version {version} is not served")
         elif share > 0:

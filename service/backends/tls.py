@@ -49,7 +49,7 @@ def backend_tls(settings: Settings) -> Tls | None:
     cert_file, key_file = settings.backend_tls_cert_file, settings.backend_tls_key_file
     if ca_file is None:
         if cert_file or key_file or name:
-            raise TlsFileError("OSTINATO_BACKEND_TLS_CA_FILE is needed where the other OSTINATO_BACKEND_TLS_* are set")
+            raise TlsFileError("OSTINATO_BACKEND_TLS_CA_FILE is required with the other OSTINATO_BACKEND_TLS_*")
         return None
     if (cert_file is None) != (key_file is None):
         raise TlsFileError("OSTINATO_BACKEND_TLS_CERT_FILE and OSTINATO_BACKEND_TLS_KEY_FILE go together")
@@ -59,7 +59,7 @@ def backend_tls(settings: Settings) -> Tls | None:
         what: object = f"OSTINATO_BACKEND_TLS_CA_FILE={ca_file}"
         context.load_verify_locations(ca_file)
         if not context.cert_store_stats()["x509_ca"]:
-            raise TlsFileError(f"{what}: holds no certificate of an authority")
+            raise TlsFileError(f"{what}: has no CA certificate")
         if cert_file is None or key_file is None:
             return Tls(ca_file.read_bytes(), name=name)
         what = f"OSTINATO_BACKEND_TLS_CERT_FILE={cert_file}, OSTINATO_BACKEND_TLS_KEY_FILE={key_file}"
@@ -70,4 +70,4 @@ def backend_tls(settings: Settings) -> Tls | None:
 
 
 def _no_password() -> str:
-    raise TlsFileError("OSTINATO_BACKEND_TLS_KEY_FILE: the key is encrypted, and nobody here knows its password")
+    raise TlsFileError("OSTINATO_BACKEND_TLS_KEY_FILE: the key is encrypted; an unencrypted one is required")

@@ -34,12 +34,12 @@ def add_parser(commands: Any) -> None:
     keys = commands.add_parser("keys", help=description, description=description)
     actions = keys.add_subparsers(dest="action", required=True, metavar="ACTION")
     add = actions.add_parser("add", help="create a key and print it: KEY=$(python -m service keys add --tenant NAME)")
-    add.add_argument("--tenant", type=_tenant, required=True, metavar="NAME", help="owner of the key")
+    add.add_argument("--tenant", type=_tenant, required=True, metavar="NAME", help="tenant that the key belongs to")
     add.add_argument(
         "--expires",
         type=_expiry,
         metavar="WHEN",
-        help="30d, 12h, 2027-01-31 (00:00 UTC) or 2027-01-31T12:00:00Z (default: never)",
+        help="expiry: 30d, 12h, 2027-01-31 (00:00 UTC) or 2027-01-31T12:00:00Z (default: never)",
     )
     for name, field in KeyLimits.model_fields.items():
         option, description = "--" + name.replace("_", "-"), f"{field.description} (default: the server's limit)"
@@ -47,9 +47,9 @@ def add_parser(commands: Any) -> None:
     revoke = actions.add_parser("revoke", help="revoke keys; takes effect within a second")
     revoke.add_argument("ids", nargs="+", type=_key_id, metavar="ID", help="id of a key, as `list` shows it")
     show = actions.add_parser("list", help="list all keys, without secrets")
-    show.add_argument("--json", action="store_true", help="as JSON")
+    show.add_argument("--json", action="store_true", help="print JSON")
     for action in (add, revoke, show):
-        action.add_argument("--file", type=Path, help=f"key file (default: {SETTING})")
+        action.add_argument("--file", type=Path, metavar="FILE", help=f"key file (default: {SETTING})")
 
 
 def run(options: argparse.Namespace, keys_file: Path | None) -> int:
@@ -83,7 +83,7 @@ def _add(path: Path, options: argparse.Namespace) -> None:
         revoke_keys(path, [key.id])
         raise _OutputError(f"{error}; the key is revoked") from error
     expires = "never expires" if key.expires is None else f"expires {_format_time(key.expires)}"
-    print(f"shown once; {path} holds only its hash: id {key.id}, tenant {key.tenant}, {expires}", file=sys.stderr)
+    print(f"shown once; {path} has only its hash: id {key.id}, tenant {key.tenant}, {expires}", file=sys.stderr)
 
 
 def _list(keys: Sequence[Key], *, as_json: bool) -> None:

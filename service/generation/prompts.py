@@ -152,7 +152,7 @@ def encode_prompts(
         _require_at_most(prompt.num_tokens, limit, field)
         if len(prompt.input_ids) > limit + MAX_UNREAD:
             raise InvalidRequest(
-                f"{field} and what the state has not read yet must be at most {limit + MAX_UNREAD} tokens, got "
+                f"{field} and the unprocessed tokens of state must be at most {limit + MAX_UNREAD} tokens, got "
                 f"{prompt.num_tokens} and {len(after)}",
                 param=field,
             )

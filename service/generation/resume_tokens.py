@@ -52,7 +52,7 @@ class StateKeys:
             raise StateKeyError(f"{path}: the file of state keys cannot be read ({error})") from error
         keys = [line for line in lines if line and not line.startswith("#")]
         if not keys:
-            raise StateKeyError(f"{path}: holds no key; make one: openssl rand -hex 32 > {path}")
+            raise StateKeyError(f"{path}: has no key; create one: openssl rand -hex 32 > {path}")
         short = min(map(len, keys))
         if short < MIN_KEY_CHARACTERS:
             raise StateKeyError(f"{path}: a key must have at least {MIN_KEY_CHARACTERS} characters, got {short}")
@@ -75,7 +75,7 @@ def make_key_file(path: Path) -> bool:
     Raises:
         OSError: it could not be written, and there is no file.
     """
-    content = f"# Signs state tokens; see docs/settings.md.\n{secrets.token_hex(32)}\n"
+    content = f"# Signs resume tokens; see docs/settings.md.\n{secrets.token_hex(32)}\n"
     return create_atomically(path, content, mode=0o600)
 
 
@@ -112,7 +112,7 @@ class ResumeTokens:
         match = _TOKEN.fullmatch(token)
         if match is None:
             raise StateMalformed(
-                f"state must be a whole token as it was given out, {KIND}.….….…, got {_shorten(token)} of "
+                f"state must be a complete resume token, unchanged, {KIND}.….….…, got {_shorten(token)} of "
                 f"{len(token)} characters"
             )
         name, content, signature = match.groups()
@@ -124,14 +124,14 @@ class ResumeTokens:
             )
         signed = token[: match.end(2)]
         if not hmac.compare_digest(_to_base64(_sign(key, signed)), signature):
-            raise StateAltered("state is not as it was given out: its signature does not fit")
+            raise StateAltered("state was changed: its signature does not match")
         try:
             payload = base64.urlsafe_b64decode(content + "=" * (-len(content) % 4))
         except binascii.Error as error:
-            raise StateMalformed("state must be a whole token as it was given out") from error
+            raise StateMalformed("state must be a complete resume token, unchanged") from error
         issued_at, owner = _HEAD.unpack_from(payload)
         if not hmac.compare_digest(owner, _hashed(tenant)):
-            raise StateForeign("state was given to another tenant")
+            raise StateForeign("state was issued to another tenant")
         age_s = self._clock() - issued_at
         if age_s > self._max_age_s:
             raise StateExpired(f"state must be at most {self._max_age_s:g} seconds old, got one of {age_s:.0f}")

@@ -59,7 +59,7 @@ class ReloadingFile(Generic[T]):
         except self._error as error:
             if self._last_problem != (stamp, str(error)):
                 self._last_problem = (stamp, str(error))
-                log.error("%s; the previous content stays in force", error)
+                log.error("%s; the previous content stays in effect", error)
             return
         self._stamp, self._last_problem = stamp, None
         log.info("%s: reloaded: %s", self._path, self._describe(self._content))

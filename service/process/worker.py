@@ -184,7 +184,7 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
         self._accept_at = now + self.accept_pause_s
         if now >= self._warn_at:
             self._warn_at = now + 60
-            self.log.warning("Cannot accept connections, trying again every %g s: %s", self.accept_pause_s, error)
+            self.log.warning("Cannot accept connections, retrying every %g s: %s", self.accept_pause_s, error)
 
     def enqueue_req(self, conn: Connection) -> None:
         """Submit a connection with a request to the thread pool."""

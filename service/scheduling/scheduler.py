@@ -197,9 +197,9 @@ class Scheduler:
                     self._iterate()
                 except Exception:
                     log.exception("the scheduler failed; every running sequence ends")
-                    self._fail_all(InternalError("the scheduler failed; the log says why"))
+                    self._fail_all(InternalError("the scheduler failed; see the log of the gateway"))
         finally:
-            self._close(self._stopped or InternalError("the scheduler failed; the log says why"))
+            self._close(self._stopped or InternalError("the scheduler failed; see the log of the gateway"))
 
     def _iterate(self) -> None:
         """Handle all messages, dispatch calls, and only then deliver events."""

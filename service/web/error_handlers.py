@@ -43,13 +43,13 @@ def _http_error(error: HTTPException) -> ErrorResponse:
             BodyTooLarge(f"the body must be at most {limit} bytes, got {request.content_length or 'more'}")
         )
     if isinstance(error, ClientDisconnected) and isinstance(error.__context__, TimeoutError):
-        return error_response(BodyTimeout("the body did not come in time"))
+        return error_response(BodyTimeout("the body did not arrive in time"))
     if error.code == 404:
-        return error_response(NotFound(f"there is nothing at {request.path}"))
+        return error_response(NotFound(f"there is no endpoint {request.path}"))
     if error.code == 405:
         methods = sorted(getattr(error, "valid_methods", None) or ())
         useful = [method for method in methods if method not in ("HEAD", "OPTIONS")]
-        body, status, headers = error_response(MethodNotAllowed(f"{request.path} takes {', '.join(useful)}"))
+        body, status, headers = error_response(MethodNotAllowed(f"{request.path} accepts only {', '.join(useful)}"))
         return body, status, {**headers, "Allow": ", ".join(methods)}
     body, _, headers = error_response(InvalidRequest(error.description or error.name))
     return body, error.code or 400, headers
@@ -57,4 +57,4 @@ def _http_error(error: HTTPException) -> ErrorResponse:
 
 def _unexpected_error(error: Exception) -> ErrorResponse:
     log.error("unexpected error at %r", request.path, exc_info=error)
-    return error_response(InternalError("an unexpected error; the server's log has the trace"))
+    return error_response(InternalError("an unexpected error; the server's log has the stack trace"))

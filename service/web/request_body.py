@@ -41,7 +41,7 @@ def read_body(memory: MemoryLease) -> bytes:
     except ChunksTooSmall as error:
         raise InvalidRequest(str(error)) from error
     except ParseException as error:
-        raise InvalidRequest(f"the body's chunks are not well formed: {type(error).__name__}") from error
+        raise InvalidRequest(f"the body's chunked encoding is malformed: {type(error).__name__}") from error
     if not body:
         raise InvalidRequest("the body must be JSON, got nothing")
     if len(body) < (request.content_length or 0):

@@ -75,7 +75,7 @@ class CompletionResponse:
             yield self._error_event(self._with_partial_output(error))
         except Exception:
             log.exception("a stream failed")
-            yield self._error_event(InternalError("an unexpected error; the server's log has the trace"))
+            yield self._error_event(InternalError("an unexpected error; the server's log has the stack trace"))
 
     def _event_prefix(self) -> bytes:
         """Return the constant prefix of an event, up to its choice."""

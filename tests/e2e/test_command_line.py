@@ -168,7 +168,7 @@ def test_score_works_for_forward_and_backward_models(ostinato):
         (("--model", "nope"), 1, "`ostinato models` lists"),
         (("--model", "lstm", "--temperature", "9"), 1, "temperature must be"),
         (("--model", "lstm", "--max-tokens", "999999999"), 1, "max_tokens must be at most"),
-        (("--model", "lstm", "--state", "ost1.a.b"), 1, "state must be a whole token"),
+        (("--model", "lstm", "--state", "ost1.a.b"), 1, "state must be a complete resume token"),
         (("--model", "lstm", "--temperature", "warm"), 2, "not a valid float"),
         (("--model", "lstm", "--base-url", "http://127.0.0.1:1", "--retries", "0"), 3, "Connection refused"),
     ],
@@ -289,7 +289,7 @@ def test_a_write_session_continues_when_its_state_is_rejected(ostinato, tmp_path
     )
     assert code == 0, error
     assert text
-    assert error.startswith("the text is read anew: ")
+    assert error.startswith("the whole text is processed again: ")
     assert error.count("\n") == 1
     assert len(json.loads(Path(path).read_text())["turns"]) == 2
 

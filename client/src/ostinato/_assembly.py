@@ -148,8 +148,8 @@ class Assembly:
 
 def _text_differs() -> ResumptionFailed:
     return ResumptionFailed(
-        "the stream was interrupted, and the server resumed another text, by another version of the model or on "
-        "another kind of machine: send the request again"
+        "the stream was interrupted, and the resumed text differs: it comes from another version of the model, or from "
+        "another kind of CPU; send the request again"
     )
 
 

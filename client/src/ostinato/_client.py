@@ -439,7 +439,7 @@ class Client:
         if concurrency is not None and concurrency < 1:
             raise InvalidArgument(f"concurrency is {concurrency}: pass 1 or more")
         if isinstance(prompts, str):
-            raise InvalidArgument("prompts is one text: pass a list of them, or call generate")
+            raise InvalidArgument("prompts is one string: pass a list of strings, or call generate")
 
         stopped = LinkedEvent(self._transport.closed)
         post = partial(self._transport.post, stopped=stopped)
@@ -552,7 +552,7 @@ class Client:
     def _look_up_first_model(self) -> str:
         models = self.models()
         if not models:
-            raise UnexpectedResponse(f"{self._settings.shown_url} lists no model: give it one, or pass model")
+            raise UnexpectedResponse(f"{self._settings.shown_url} serves no model: publish one, or pass model")
         return models[0].id
 
 

@@ -164,11 +164,11 @@ class Conversation:
             model, prompt = required(raw, "model", str), required(raw, "prompt", str)
             return cls(client, model=model, prompt=prompt, turns=turns, **raw["options"])
         except UnexpectedResponse as error:
-            raise InvalidArgument(f"{path}: holds no conversation: name a file that save() wrote") from error
+            raise InvalidArgument(f"{path} is not a file of Conversation.save()") from error
         except (ValueError, KeyError, TypeError) as error:
             if isinstance(error, InvalidArgument):
                 raise
-            raise InvalidArgument(f"{path}: holds no conversation: name a file that save() wrote") from error
+            raise InvalidArgument(f"{path} is not a file of Conversation.save()") from error
 
     def __repr__(self) -> str:
         """Show the end of the text, the model and the number of turns."""
@@ -180,7 +180,7 @@ class Conversation:
         unsupported = sorted(_NOT_OPTIONS.intersection(fields))
         if unsupported:
             raise InvalidArgument(
-                f"{unsupported[0]} is no option of a conversation, which grows by one text: leave it out"
+                f"{unsupported[0]} is not an option of a conversation, which has one completion per turn: omit it"
             )
         if self.state is None:
             return {"model": self.model, "prompt": self.text + prompt, **fields}

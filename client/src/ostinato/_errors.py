@@ -170,19 +170,19 @@ class StateRefused(BadRequest):
 class StateMalformed(StateRefused):
     """The value is not a resume token, or is truncated."""
 
-    advice = "pass it exactly as it was given out"
+    advice = "pass the resume token unchanged"
 
 
 class StateOfUnknownKey(StateRefused):
     """The token was signed with a key that this server does not have: by another server, or the key was retired."""
 
-    advice = "ask the server that gave it out, or send the text so far as prompt instead"
+    advice = "send it to the server that issued it, or send the text so far as prompt instead"
 
 
 class StateAltered(StateRefused):
     """The token was modified: its signature does not match."""
 
-    advice = "pass it exactly as it was given out"
+    advice = "pass the resume token unchanged"
 
 
 class StateExpired(StateRefused):
@@ -192,7 +192,7 @@ class StateExpired(StateRefused):
 class StateOfAnotherModel(StateRefused):
     """The request names another model than the token."""
 
-    advice = "leave out model, or name the one that the state is of"
+    advice = "omit model, or name the model of the state"
 
 
 class StateOutdated(StateRefused):
@@ -220,7 +220,7 @@ class CrossOrigin(Forbidden):
 class StateForeign(StateRefused, Forbidden):
     """The token was issued to another tenant (403)."""
 
-    advice = "use the API key that it was made with"
+    advice = "use an API key of the tenant that it was issued to"
 
 
 class NotFound(APIError):
@@ -232,13 +232,13 @@ class NotFound(APIError):
 class ModelNotFound(NotFound):
     """The model does not exist, or none of its versions is served (404)."""
 
-    advice = "take one that client.models() lists"
+    advice = "use a model that client.models() lists"
 
 
 class MethodNotAllowed(APIError):
     """The endpoint does not support the HTTP method (405)."""
 
-    advice = "check what base_url leads to"
+    advice = "check base_url"
 
 
 class BodyTimeout(APIError):
@@ -270,7 +270,7 @@ class RateLimited(TooManyRequests):
 class ServerError(APIError):
     """The server failed (500 and above)."""
 
-    advice = "try again, and if it goes on look up the request in the server's log"
+    advice = "try again; if it persists, look up the request in the server's log"
 
 
 class InternalError(ServerError):
@@ -280,7 +280,7 @@ class InternalError(ServerError):
 class ServiceUnavailable(ServerError):
     """The server cannot accept requests now: it is starting, shutting down, or has no model server (503)."""
 
-    advice = "try again in a while"
+    advice = "try again later"
 
 
 class ModelLoading(ServiceUnavailable):
@@ -294,7 +294,7 @@ class ShuttingDown(ServiceUnavailable):
 class VersionGone(ServiceUnavailable):
     """The model version was unloaded during the generation."""
 
-    advice = "send the request again: the next version answers it"
+    advice = "send the request again: it gets another version"
 
 
 class BackendUnavailable(ServiceUnavailable):
@@ -304,4 +304,4 @@ class BackendUnavailable(ServiceUnavailable):
 class DeadlineExceeded(ServerError):
     """The request's `timeout_s` expired (504)."""
 
-    advice = "raise timeout_s or ask for fewer tokens"
+    advice = "raise timeout_s or request fewer tokens"

@@ -86,7 +86,7 @@ def present_fields(fields: dict[str, Any], allowed: frozenset[str]) -> dict[str,
         matches = difflib.get_close_matches(name, allowed, n=1)
         instead = f"did you mean {matches[0]}? " if matches else ""
         raise InvalidArgument(
-            f"there is no argument {name}: {instead}what the API has no name for goes into extra_body={{{name!r}: …}}"
+            f"unknown argument {name}: {instead}pass fields that are not arguments in extra_body={{{name!r}: …}}"
         )
     return {name: value for name, value in {**fields, **extra_body}.items() if value is not None}
 

@@ -108,7 +108,7 @@ def refusal(response: requests.Response) -> errors.OstinatoError:
     status, headers = response.status_code, response.headers
     if status < _FIRST_ERROR:
         target = headers.get("location", "another address")
-        return errors.UnexpectedResponse(f"{response.url} redirects to {target}: set base_url to where it leads")
+        return errors.UnexpectedResponse(f"{response.url} redirects to {target}: set base_url to that URL")
     body = _json_or_none(response.content)
     value = body.get("error") if isinstance(body, dict) else None
     fields = value if isinstance(value, dict) else {"message": value}
@@ -133,7 +133,7 @@ def failure(error: Exception, url: str, settings: Settings) -> errors.OstinatoEr
     """Return the error for a request without a response, or with an incomplete one."""
     connect_s, read_s = settings.timeout
     if is_read_timeout(error):
-        return errors.Timeout(f"{url} sent nothing for {read_s} s: raise timeout, ask for fewer tokens, or stream")
+        return errors.Timeout(f"{url} sent nothing for {read_s} s: raise timeout, request fewer tokens, or stream")
     if isinstance(error, (ValueError, requests.exceptions.InvalidJSONError)):
         return errors.InvalidArgument(f"the request to {url} cannot be sent ({reason(error)}): correct its values")
     if isinstance(error, requests.ConnectTimeout):
@@ -144,7 +144,7 @@ def failure(error: Exception, url: str, settings: Settings) -> errors.OstinatoEr
             "HTTPS_PROXY and NO_PROXY"
         )
     why = "its host does not respond any more" if is_lost_host(error) else reason(error)
-    return errors.ConnectionFailed(f"no response from {url} ({why}): check base_url and that the server runs")
+    return errors.ConnectionFailed(f"no response from {url} ({why}): check base_url, and that the server is running")
 
 
 def is_read_timeout(error: BaseException) -> bool:

@@ -56,7 +56,7 @@ class Resumption:
         """
         prompts = [body.get("prompt") or "", body.get("suffix") or ""]
         if (body.get("n") or 1) > 1 or any(len(prompt) > 1 and is_many(prompt) for prompt in prompts):
-            raise InvalidArgument("resume=True needs one prompt and n=1: send each text by a request of its own")
+            raise InvalidArgument("resume=True needs one prompt and n=1: send one request per completion")
         self._send, self._stopped, self._is_known = send, stopped, is_known
         # Without max_tokens the remaining number of tokens is unknown.
         if body.get("max_tokens") is not None:

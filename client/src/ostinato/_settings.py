@@ -85,15 +85,15 @@ def _base_url(url: str) -> str:
         raise InvalidArgument(f"base_url is {url!r}: pass a str")
     url = url.strip().rstrip("/")
     if "?" in url or "#" in url:
-        raise InvalidArgument(f"base_url is {url!r}: leave out what begins with ? or #")
+        raise InvalidArgument(f"base_url is {url!r}: remove the part from ? or # on")
     if not url.lower().startswith(("http://", "https://")):
-        raise InvalidArgument(f"base_url is {url!r}: let it start with http:// or https://")
+        raise InvalidArgument(f"base_url is {url!r}: it must start with http:// or https://")
     try:
         host, port = urlsplit(url).hostname, urlsplit(url).port
     except ValueError:
         host = port = None
     if not host or port == 0:
-        raise InvalidArgument(f"base_url is {url!r}: let it be like {DEFAULT_BASE_URL}")
+        raise InvalidArgument(f"base_url is {url!r}: pass a URL such as {DEFAULT_BASE_URL}")
     return url.removesuffix("/v1")
 
 

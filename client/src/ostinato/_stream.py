@@ -235,7 +235,7 @@ def _parse_chunk(data: str) -> dict[str, Any]:
     except ValueError:
         chunk = None
     if not isinstance(chunk, dict):
-        raise UnexpectedResponse(f"an event holds {data!r:.40}, no JSON object: check what base_url leads to")
+        raise UnexpectedResponse(f"an event has {data!r:.40} instead of a JSON object: check base_url")
     return chunk
 
 

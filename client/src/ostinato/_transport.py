@@ -142,7 +142,7 @@ class Transport:
 
     def _require_open(self) -> None:
         if self.closed.is_set():
-            raise ClientClosed("this Client is closed: make a new one")
+            raise ClientClosed("this Client is closed: create a new one")
 
 
 def _events(response: requests.Response) -> requests.Response:
@@ -166,8 +166,8 @@ def _encoded(body: dict[str, Any]) -> bytes:
             surrogate = _SURROGATE.search(json.dumps(value, ensure_ascii=False))
             if surrogate:
                 raise InvalidArgument(
-                    f"{name} has a lone surrogate, {surrogate.group()!a}, which no UTF-8 has: read the text with the "
-                    "encoding that it is in"
+                    f"{name} has a lone surrogate, {surrogate.group()!a}, which UTF-8 cannot encode: decode "
+                    "the text with its own encoding"
                 ) from None
         raise
     except (TypeError, ValueError) as error:

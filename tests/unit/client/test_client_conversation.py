@@ -138,7 +138,7 @@ def test_options_that_break_the_single_text_of_a_turn_are_rejected(
 ) -> None:
     """As options of the conversation and of one turn."""
     for options, once in (({name: 1}, {}), ({}, {name: 1})):
-        with pytest.raises(ostinato.InvalidArgument, match=f"{name} is no option"):
+        with pytest.raises(ostinato.InvalidArgument, match=f"{name} is not an option"):
             client.conversation("x", model="tiny", **options).generate(**once)
     assert server.requests == []
 
@@ -176,7 +176,7 @@ def test_unknown_fields_of_a_saved_turn_are_ignored(client: Client, tmp_path: Pa
     assert client.load_conversation(path).text == "xab"
     turn["text"] = 2
     path.write_text(json.dumps(document), encoding="utf-8")
-    with pytest.raises(ostinato.InvalidArgument, match="holds no conversation"):
+    with pytest.raises(ostinato.InvalidArgument, match="is not a file of"):
         client.load_conversation(path)
 
 
@@ -217,7 +217,7 @@ def test_loading_a_file_that_is_no_conversation_is_rejected(client: Client, tmp_
     """The error names the file."""
     path = tmp_path / "text.json"
     path.write_bytes(content)
-    with pytest.raises(ostinato.InvalidArgument, match=r"text\.json: holds no conversation"):
+    with pytest.raises(ostinato.InvalidArgument, match=r"text\.json is not a file of"):
         client.load_conversation(path)
 
 

@@ -172,7 +172,7 @@ def test_a_closed_client_raises_client_closed(server: ScriptedServer) -> None:
     """It is a `RuntimeError` as well."""
     client = Client(server.url)
     client.close()
-    with pytest.raises(ostinato.ClientClosed, match="make a new one") as caught:
+    with pytest.raises(ostinato.ClientClosed, match="create a new one") as caught:
         client.models()
     assert isinstance(caught.value, RuntimeError)
 

@@ -107,7 +107,7 @@ def test_a_refused_connection_names_the_url(server: ScriptedServer, waits: list[
     with Client(url) as client, pytest.raises(ConnectionFailed) as caught:
         client.models()
     assert str(caught.value) == (
-        f"no response from {url}/v1/models (Connection refused): check base_url and that the server runs"
+        f"no response from {url}/v1/models (Connection refused): check base_url, and that the server is running"
     )
     assert len(waits) == 2
 

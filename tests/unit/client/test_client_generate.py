@@ -78,7 +78,7 @@ def test_model_not_found_clears_the_cached_default_model(client: Client, server:
 def test_an_empty_list_of_models_is_an_error_and_not_cached(client: Client, server: ScriptedServer) -> None:
     """The next request lists the models again."""
     server.script = [models(), models("tiny"), ANSWER]
-    with pytest.raises(ostinato.UnexpectedResponse, match="lists no model"):
+    with pytest.raises(ostinato.UnexpectedResponse, match="serves no model"):
         client.generate()
     assert client.generate().model == "tiny"
 
@@ -99,9 +99,11 @@ def test_nan_is_rejected_before_sending(client: Client, server: ScriptedServer) 
 def test_an_unknown_argument_is_rejected(client: Client, server: ScriptedServer) -> None:
     """The server would ignore it; fields that the client does not know go into `extra_body`."""
     for call in (client.generate, client.stream, client.score, client.embed):
-        with pytest.raises(InvalidArgument, match="there is no argument timeouts: did you mean timeout_s"):
+        with pytest.raises(InvalidArgument, match="unknown argument timeouts: did you mean timeout_s"):
             call("Once", model="tiny", timeouts=3)
-    with pytest.raises(InvalidArgument, match="no argument xyzzy: what the API has no name for goes into extra_body"):
+    with pytest.raises(
+        InvalidArgument, match="unknown argument xyzzy: pass fields that are not arguments in extra_body"
+    ):
         client.resume("s1", xyzzy=3)
     assert server.requests == []
     server.script = [ANSWER]

@@ -58,7 +58,7 @@ def test_a_base_url_without_http_is_rejected_at_construction(url: str) -> None:
 )
 def test_a_base_url_without_host_or_with_an_invalid_port_is_rejected(url: str) -> None:
     """At construction, with an example."""
-    with pytest.raises(InvalidArgument, match=f"base_url is .* like {DEFAULT_BASE_URL}"):
+    with pytest.raises(InvalidArgument, match=f"base_url is .* such as {DEFAULT_BASE_URL}"):
         Client(url)
 
 
@@ -83,8 +83,8 @@ def test_an_invalid_timeout_is_rejected(wrong: Any) -> None:
     ("arguments", "message"),
     [
         ((5, None, 1, 0), "base_url is 5"),
-        (("http://x/?a=1", None, 1, 0), "leave out what begins with"),
-        (("http://x/#a", None, 1, 0), "leave out what begins with"),
+        (("http://x/?a=1", None, 1, 0), "remove the part from"),
+        (("http://x/#a", None, 1, 0), "remove the part from"),
         ((None, b"x", 1, 0), "api_key is of type bytes"),
         ((None, None, 1, None), "max_retries is None"),
         ((None, None, 1, 1.5), "max_retries is 1.5"),

@@ -164,7 +164,7 @@ def test_an_invalid_ssl_config_logs_one_line_and_exits_with_status_2(
     server = run(f"--model_config_file={models.configure()}", "--port=0", f"--ssl_config_file={path}")
     assert server.wait() == 2
     assert server.errors == [
-        f"{path}: not a usable SSL config (server_key must hold the contents of a PEM file, not its path)"
+        f"{path}: not a usable SSL config (server_key must be the contents of a PEM file, not its path)"
     ]
     assert "Traceback" not in server.log
 

@@ -108,14 +108,14 @@ def test_client_verify_accepts_only_certificates_of_custom_ca(
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
-        ({"server_key": None}, "server_key must hold the contents of a PEM file, not its path"),
-        ({"server_cert": "/etc/cert.pem"}, "server_cert must hold the contents of a PEM file, not its path"),
-        ({"custom_ca": "/etc/ca.pem"}, "custom_ca must hold the contents of a PEM file, not its path"),
+        ({"server_key": None}, "server_key must be the contents of a PEM file, not its path"),
+        ({"server_cert": "/etc/cert.pem"}, "server_cert must be the contents of a PEM file, not its path"),
+        ({"custom_ca": "/etc/ca.pem"}, "custom_ca must be the contents of a PEM file, not its path"),
         ({"client_verify": True}, "client_verify needs custom_ca"),
         ({"server_key": "stranger"}, "server_key and server_cert do not work together: KEY_VALUES_MISMATCH"),
         ({"server_key": "-----BEGIN PRIVATE KEY-----\nx"}, "server_key and server_cert do not work together"),
-        ({"custom_ca": "-----BEGIN CERTIFICATE-----\nx"}, "custom_ca is not made of certificates"),
-        ({"server_crt": "x"}, "fault in line 3, column 1"),
+        ({"custom_ca": "-----BEGIN CERTIFICATE-----\nx"}, "custom_ca has no valid certificates"),
+        ({"server_crt": "x"}, "error in line 3, column 1"),
     ],
 )
 def test_an_invalid_ssl_config_is_an_error_that_names_file_and_fault(
@@ -147,7 +147,7 @@ def test_an_ssl_config_error_does_not_reveal_the_key(tmp_path: Path, fault: str)
     """Errors are logged, and the faulty line may hold the key."""
     path = tmp_path / "ssl.config"
     path.write_text(f'server_cert: "" server_key: "-----BEGIN PRIVATE KEY-----\\nc2VjcmV0"{fault}')
-    with pytest.raises(ConfigError, match="fault in line") as caught:
+    with pytest.raises(ConfigError, match="error in line") as caught:
         read_credentials(path)
     assert "c2VjcmV0" not in str(caught.value)
 
@@ -156,5 +156,5 @@ def test_an_ssl_config_that_is_not_utf_8_is_refused(tmp_path: Path):
     """A certificate in DER cannot be a string of a text proto."""
     path = tmp_path / "ssl.config"
     path.write_bytes(b'server_key: "\xff\xfe"')
-    with pytest.raises(ConfigError, match="it is not text in UTF-8"):
+    with pytest.raises(ConfigError, match="it is not UTF-8 text"):
         read_credentials(path)

@@ -18,11 +18,11 @@ CONNECT_S, READ_S = DEFAULT_TIMEOUT
 ENVIRONMENT = """\
 \b
 Environment:
-  OSTINATO_BASE_URL  where the server is
-  OSTINATO_API_KEY   the key; there is no option for it, as others on this
-                     machine could read it there
-  OSTINATO_MODEL     what --model is otherwise
-  NO_COLOR           no colours"""
+  OSTINATO_BASE_URL  URL of the server
+  OSTINATO_API_KEY   API key; there is no option for it, since other users of
+                     this machine could read it in the list of processes
+  OSTINATO_MODEL     default of --model
+  NO_COLOR           disables colours"""
 
 
 def _seconds(value: str) -> float:
@@ -37,7 +37,11 @@ def server_options(command: Decorated) -> Decorated:
     """Add the server options; those after a command's name override those before it."""
     for option in reversed(
         (
-            _option("--base-url", metavar="URL", help=f"Server.  [default: OSTINATO_BASE_URL, or {DEFAULT_BASE_URL}]"),
+            _option(
+                "--base-url",
+                metavar="URL",
+                help=f"URL of the server.  [default: OSTINATO_BASE_URL, or {DEFAULT_BASE_URL}]",
+            ),
             _option(
                 "--api-key-file",
                 type=click.Path(dir_okay=False, path_type=Path),
@@ -47,13 +51,13 @@ def server_options(command: Decorated) -> Decorated:
                 "--timeout",
                 type=_seconds,
                 metavar="SECONDS",
-                help=f"Time to wait for the next byte.  [default: {READ_S:g}]",
+                help=f"Read timeout: maximum wait for the next bytes.  [default: {READ_S:g}]",
             ),
             _option(
                 "--retries",
                 type=click.IntRange(min=0),
                 metavar="N",
-                help=f"How often to try again where that may help.  [default: {DEFAULT_MAX_RETRIES}]",
+                help=f"Maximum retries of a request, where retrying is safe.  [default: {DEFAULT_MAX_RETRIES}]",
             ),
         )
     ):
@@ -65,7 +69,7 @@ model_option = click.option(
     "--model",
     envvar="OSTINATO_MODEL",
     metavar="NAME",
-    help="Model, such as demo, demo:2 or demo@canary.  [default: OSTINATO_MODEL, or the server's first]",
+    help="Model: NAME, NAME:VERSION or NAME@LABEL.  [default: OSTINATO_MODEL, or the server's first]",
 )
 
 
@@ -115,7 +119,7 @@ def _read_key(path: Path) -> str:
     except OSError as error:
         raise Failure(f"cannot read {path}: {reason(error)}") from error
     except UnicodeDecodeError as error:
-        raise Failure(f"{path} holds no API key: it is not text") from error
+        raise Failure(f"{path} has no API key: it is not text") from error
     if not key:
-        raise Failure(f"{path} holds no API key: it is empty")
+        raise Failure(f"{path} has no API key: it is empty")
     return key

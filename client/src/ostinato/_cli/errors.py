@@ -13,26 +13,26 @@ INTERRUPTED, BROKEN_PIPE = 130, 141  # 128 + signal number, as in shells
 EXIT_CODES = """\
 \b
 Exit codes:
-  0    done
-  1    the server refused the request, or failed at it
-  2    wrong usage, or a file that can't be read or written
-  3    no server, a lost connection, or something that is no Ostinato server
-  130  stopped by Ctrl-C
-  141  whoever read the output is gone; nothing is said"""
+  0    success
+  1    the server returned an error
+  2    usage error, or a file that cannot be read or written
+  3    server unreachable, connection lost, or not an Ostinato server
+  130  interrupted by Ctrl-C
+  141  broken pipe: the reader of the output has exited; no message"""
 
 # Replaces advice of the SDK that applies to Python programs only.
 _ADVICE: dict[type[ostinato.OstinatoError], str] = {
-    ostinato.ModelNotFound: "`ostinato models` lists those there are",
+    ostinato.ModelNotFound: "`ostinato models` lists the models",
     ostinato.NotFound: "check --base-url",
     ostinato.MethodNotAllowed: "check --base-url",
     ostinato.Unauthorized: "set OSTINATO_API_KEY, or pass --api-key-file",
-    ostinato.DeadlineExceeded: "ask for fewer tokens",
-    ostinato.StateOfAnotherModel: "leave out --model, or name the one that the state is of",
+    ostinato.DeadlineExceeded: "request fewer tokens",
+    ostinato.StateOfAnotherModel: "omit --model, or name the model of the state",
 }
 _NAMES = {
     "or stream with resume=True; .text holds the text so far": "and without --no-resume",
-    "resume=True needs one prompt and n=1: send each text by a request of its own": "leave out -n, or add --no-resume",
-    "raise timeout, ask for fewer tokens, or stream": "raise --timeout, or ask for fewer tokens",
+    "resume=True needs one prompt and n=1: send one request per completion": "omit -n, or add --no-resume",
+    "raise timeout, request fewer tokens, or stream": "raise --timeout, or request fewer tokens",
     "base_url": "--base-url",
     "api_key": "the API key",
     "max_retries": "--retries",

@@ -29,10 +29,10 @@ def text_or_stdin(text: str | None, what: str, *, may_be_empty: bool = False) ->
     if text is None and not is_piped():
         if may_be_empty:
             return ""
-        raise click.UsageError(f"no {what}: pass it in quotes, or pipe it in")
+        raise click.UsageError(f"no {what}: pass it in quotes, or by a pipe")
     content = from_bytes(sys.stdin.buffer.read(), "standard input")
     if not content and not may_be_empty:
-        raise Failure(f'standard input is empty: pipe in a {what}, or pass "" for none')
+        raise Failure(f'standard input is empty: pipe a {what} into it, or pass "" for none')
     return content
 
 

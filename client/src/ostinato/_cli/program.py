@@ -35,7 +35,7 @@ Examples:
 
 {EXIT_CODES}
 
-Tab completes commands and options after what `ostinato completion --help` says."""
+For completion by the Tab key see `ostinato completion --help`."""
 
 
 class Program(click.Group):
@@ -110,7 +110,7 @@ def _open_missing_streams() -> None:
 @click.version_option(__version__, prog_name="ostinato", message="%(prog)s %(version)s")
 @server_options
 def program() -> None:
-    """Ask a server of recurrent text generators. Its options may also stand behind a command."""
+    """Generate, score and inspect text with an Ostinato server. The options below may also follow a command."""
 
 
 for command in (generate, write, score, models, tokens, inspect, bench, completion):

@@ -16,10 +16,10 @@ _FIELDS: tuple[tuple[str, type, str], ...] = (
     ("--top-p", float, "Sample from the most probable tokens whose probabilities add up to this."),
     ("--top-k", int, "Sample from this many of the most probable tokens."),
     ("--min-p", float, "Exclude tokens below this fraction of the highest probability."),
-    ("--seed", int, "The same seed reproduces the same text."),
-    ("--presence-penalty", float, "Lower tokens that were generated already."),
-    ("--frequency-penalty", float, "Lower tokens by how often they were generated."),
-    ("--repetition-penalty", float, "Above 1, lower tokens of the prompt and generated ones; 1 is off."),
+    ("--seed", int, "Seed of the sampling: the same seed reproduces the same text."),
+    ("--presence-penalty", float, "Subtract this once from the logit of each generated token."),
+    ("--frequency-penalty", float, "Subtract this from a token's logit each time it has been generated."),
+    ("--repetition-penalty", float, "Above 1: make tokens of the prompt and of the output less probable; 1 is off."),
 )
 NAMES = (*(option[2:].replace("-", "_") for option, _, _ in _FIELDS), "stop", "ignore_eos")
 
@@ -43,8 +43,10 @@ _OWN = {
 def sampling_options(command: Decorated) -> Decorated:
     """Add an option for each field; its default is None, which leaves the default to the server."""
     further = (
-        click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; may be given several times."),
-        click.option("--ignore-eos", is_flag=True, default=None, help="Continue past the end-of-sequence token."),
+        click.option(
+            "--stop", multiple=True, metavar="TEXT", help="Stop string: generation stops before it. Repeatable."
+        ),
+        click.option("--ignore-eos", is_flag=True, default=None, help="Never sample the end token (EOS)."),
         click.option(
             "--field",
             "fields",

@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 
 HELP = """\
 Enter              continue the text
-TEXT               add it as it is, with its blanks, and continue the text;
-                   \\n is a line's end, \\\\ a backslash, //… a line that begins with /
-/undo, /redo       take the last turn back; put it back
-/retry             write the last turn again, by another seed
-/branch [NAME]     continue in another branch, and leave this one as it is
-/branches          list them
-/switch NAME       continue in that one
+TEXT               append TEXT, with its spaces, and continue the text;
+                   \\n is a newline, \\\\ a backslash, // at the start a /
+/undo, /redo       undo the last turn; redo it
+/retry             generate the last turn again, with another seed
+/branch [NAME]     copy this branch, and switch to the copy
+/branches          list the branches
+/switch NAME       switch to a branch
 /set [NAME VALUE]  list this branch's options, or set one: /set temperature 0.7; no VALUE: the server's default
 /save FILE         write this branch to a file
-/load FILE         take a text up from a file, as a branch
+/load FILE         load a file as a new branch
 /text              show the whole text
-/help              show this
-/quit              leave, as Ctrl-D does"""
+/help              show this help
+/quit              exit, as Ctrl-D does"""
 
 
 class Session:
@@ -89,7 +89,7 @@ class Session:
         name, _, rest = line[1:].partition(" ")
         command = self._commands.get(name)
         if command is None:
-            raise Failure(f"there is no command /{name}: /help lists them; // begins a text with /")
+            raise Failure(f"unknown command /{name}: /help lists the commands; // starts a text with /")
         return command(rest.strip())
 
     def _generate(self, prompt: str = "", **options: Any) -> None:
@@ -97,7 +97,7 @@ class Session:
         try:
             stream = self._writing.stream(prompt, resume=True, **options)
         except StateRefused as error:
-            say(f"the text is read anew: {error.message}", dim=True)
+            say(f"the whole text is processed again: {error.message}", dim=True)
             self._writing.conversation.reread()
             stream = self._writing.stream(prompt, resume=True, **options)
         try:
@@ -110,19 +110,19 @@ class Session:
 
     def _undo(self, _: str) -> None:
         if not self._writing.undo():
-            raise Failure("there is no turn to take back")
+            raise Failure("there is no turn to undo")
         self._show_end()
 
     def _redo(self, _: str) -> None:
         if self._writing.redo() is None:
-            raise Failure("there is no turn to put back")
+            raise Failure("there is no turn to redo")
         self._show_end()
 
     def _retry(self, _: str) -> None:
         conversation = self._writing.conversation
         before, turn = conversation.turns, conversation.undo()
         if turn is None:
-            raise Failure("there is no turn to write again")
+            raise Failure("there is no turn to generate again")
         try:
             self._generate(turn.prompt, seed=new_seed())
         finally:
@@ -147,9 +147,9 @@ class Session:
         name, _, value = argument.partition(" ")
         name = name.replace("-", "_")
         if name not in (*NAMES, "model"):
-            raise Failure(f"there is no option {name!r}: set one of model, {', '.join(NAMES)}")
+            raise Failure(f"unknown option {name!r}: set one of model, {', '.join(NAMES)}")
         if name == "model" and not value:
-            raise Failure("name the model: /set model NAME")
+            raise Failure("a model is required: /set model NAME")
         self._writing.set(name, value if name == "model" else _value(name, value.strip()))
 
     def _text(self, _: str) -> None:
@@ -214,5 +214,5 @@ def _value(name: str, text: str) -> Any:
 
 def _path(name: str, command: str) -> Path:
     if not name:
-        raise Failure(f"name a file: {command} FILE")
+        raise Failure(f"a file is required: {command} FILE")
     return Path(name).expanduser()

@@ -19,18 +19,18 @@ def token(argument: str) -> str:
     try:
         content = Path(argument).read_bytes().decode("utf-8", "replace").strip()
     except OSError as error:
-        raise Failure(f"cannot read the state in {argument:.60}: {reason(error)}") from error
+        raise Failure(f"cannot read the resume token in {argument:.60}: {reason(error)}") from error
     if not _TOKEN.match(content):
-        raise Failure(f"{argument} holds no state: name a file that --save-state wrote")
+        raise Failure(f"{argument} has no resume token: pass a file of --save-state")
     return content
 
 
 def check_place(path: Path) -> None:
     """Raise Failure, before there is a token, if none can be written to a path."""
     if not path.parent.is_dir():
-        raise Failure(f"cannot write {path}: there is no folder {path.parent}")
+        raise Failure(f"cannot write {path}: there is no directory {path.parent}")
     if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise Failure(f"cannot write {path}: name a file in a folder that you may write to")
+        raise Failure(f"cannot write {path}: pass a file in a writable directory")
 
 
 def save(state: str, path: Path) -> None:

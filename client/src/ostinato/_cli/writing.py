@@ -119,7 +119,7 @@ class Writing:
 
     def _add(self, name: str, conversation: Conversation) -> None:
         if not _BRANCH.fullmatch(name):
-            raise Failure(f"{name!r} is no name of a branch: use letters, digits, _ and -")
+            raise Failure(f"{name!r} is not a branch name: use letters, digits, _ and -")
         if name in self.branches:
             raise Failure(f"there is a branch {name!r} already: /switch {name}")
         self.branches[name] = conversation
@@ -137,7 +137,7 @@ def _loaded(client: Client, path: Path) -> Conversation:
     except OSError as error:
         raise Failure(f"cannot read {path}: {reason(error)}") from error
     except InvalidArgument as error:
-        raise Failure(f"{path} holds no text of `ostinato write`: name another file") from error
+        raise Failure(f"{path} is not a file of `ostinato write`") from error
 
 
 def _escaped(part: str) -> str:

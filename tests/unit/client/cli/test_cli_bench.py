@@ -104,8 +104,8 @@ def test_the_table_has_a_line_per_level_below_model_and_version(bench, server):
     server.script = [answer_json({**COMPLETION, "version": 4}), *[stream(WHOLE)] * 100]
     shown = bench("--concurrency", "1,2", "--requests", "2", "--rounds", "1")
     first, _, heading, *rows = shown.stdout.splitlines()
-    assert first == "tiny version 4, fp-1: 3 tokens a request, 1 rounds"
-    assert heading.split("  ")[0] == "at once"
+    assert first == "tiny version 4, fp-1: 3 tokens per request, 1 rounds"
+    assert heading.split("  ")[0] == "concurrency"
     assert [row.split()[0] for row in rows] == ["1", "2"]
     assert all(row.count("±0%") == 5 for row in rows)
     assert shown.stderr == ""

@@ -15,7 +15,7 @@ def test_a_completion_script_says_where_to_install_it(ostinato, monkeypatch, she
     assert shown.exit_code == 0
     lines = shown.stdout.splitlines()
     assert (lines[0] == "#compdef ostinato") == (shell == "zsh")
-    assert any(line.startswith("# Goes into ~/") for line in lines[:2])
+    assert any(line.startswith("# Save as ~/") for line in lines[:2])
     assert "_OSTINATO_COMPLETE" in shown.stdout
     assert ostinato("completion").stdout == shown.stdout
 

@@ -206,8 +206,8 @@ def test_a_prompt_is_read_after_the_state(ostinato, server):
     sent = [(body["state"], body["prompt"]) for body in server.bodies]
     assert sent == [(STATE, "and then"), (STATE, "and then"), (STATE, "")]
     told = " ".join(ostinato("generate", "--help").stdout.split())
-    assert "PROMPT is read after it." in told
-    assert "nothing piped in is an empty prompt" in told
+    assert "PROMPT, if any, is processed after it" in told
+    assert "With --state the prompt may be empty" in told
 
 
 @pytest.mark.parametrize("content", ["", "no state", "\x00\xff"])

@@ -98,7 +98,7 @@ def test_inspect_shades_tokens_by_probability(terminal, server):
     assert "\x1b[30;48;5;229m⏎" in shown
     assert "< 0.1%" in shown
     assert "\x1b]0;" not in shown
-    surprises = shown.partition("instead")[2].splitlines()[1:]
+    surprises = shown.partition("alternatives")[2].splitlines()[1:]
     assert [line.split("›")[0].rpartition("‹")[2] for line in surprises] == ["\\u001b]0;mine\\u0007", "\\n", "b"]
 
 

@@ -71,7 +71,7 @@ def test_undone_turns_can_be_redone_until_another_is_generated(write, server):
     shown = write("", "", "/undo", "/undo", "/redo", "/redo", "/text", "/undo", "", "/text", "/redo")
     assert shown.stdout == "12" + "12" + "3" + "13"
     assert shown.exit_code == 2
-    assert "no turn to put back" in shown.stderr
+    assert "no turn to redo" in shown.stderr
     assert ostinato_state(server, 2) == "ost1.a.b"
 
 
@@ -134,17 +134,17 @@ def test_branches_are_independent(write, server):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("/nope", "/help lists them"),
-        ("/undo", "no turn to take back"),
-        ("/redo", "no turn to put back"),
-        ("/retry", "no turn to write again"),
+        ("/nope", "/help lists the commands"),
+        ("/undo", "no turn to undo"),
+        ("/redo", "no turn to redo"),
+        ("/retry", "no turn to generate again"),
         ("/switch nope", "no branch 'nope'"),
         ("/branch main", "already"),
-        ("/branch a/b", "no name of a branch"),
-        ("/set tempirature 1", "no option 'tempirature'"),
+        ("/branch a/b", "is not a branch name"),
+        ("/set tempirature 1", "unknown option 'tempirature'"),
         ("/set temperature warm", "pass a number"),
-        ("/set model", "name the model"),
-        ("/save", "name a file"),
+        ("/set model", "a model is required"),
+        ("/save", "a file is required"),
         ("/save /nope/x", "cannot write /nope/x"),
         ("/load /nope/x", "cannot read /nope/x"),
     ],
@@ -181,7 +181,7 @@ def test_after_a_rejected_state_the_whole_text_is_sent(write, server):
     server.script = [turn("1"), expired(), turn("2")]
     shown = write("", "and", given=("Once",))
     assert (shown.exit_code, shown.stdout) == (0, "12")
-    assert shown.stderr == "the text is read anew: state is older than 7 days\n"
+    assert shown.stderr == "the whole text is processed again: state is older than 7 days\n"
     assert read(server) == [("Once", False), ("and", True), ("Once1and", False)]
 
 
@@ -227,7 +227,7 @@ def test_a_prompt_for_an_existing_text_is_rejected(write, server, tmp_path):
     write("", given=("--file", str(path)))
     shown = write(given=("Once", "--file", str(path)))
     assert shown.exit_code == 2
-    assert "leave out PROMPT" in shown.stderr
+    assert "omit PROMPT" in shown.stderr
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"ostinato_conversation": 99}', "[1]"])
@@ -264,8 +264,8 @@ def test_branches_are_saved_where_the_help_says(write, ostinato, server, tmp_pat
     write("a", "/branch NAME", "b", given=("--file", str(tmp_path / "story.json")))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["story.NAME.json", "story.json"]
     told = " ".join(ostinato("write", "--help").stdout.split())
-    assert "A branch NAME of story.json is saved beside it as story.NAME.json." in told
-    assert "at most 200 tokens" in told
+    assert "A branch NAME of story.json is saved next to it, as story.NAME.json." in told
+    assert "up to 200 tokens, or --max-tokens" in told
     assert server.bodies[0]["max_tokens"] == 200
 
 

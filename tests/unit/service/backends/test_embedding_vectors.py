@@ -116,7 +116,7 @@ def test_vectors_are_cached_by_version_and_weights_up_to_max_bytes(tmp_path, mod
     files.of(of_weights(model, 4))
     assert files.of(model) is not first
     path.unlink()
-    with pytest.raises(NotFound, match="embedding of version 1 of model 'demo' is not known"):
+    with pytest.raises(NotFound, match="embedding of version 1 of model 'demo' is unavailable"):
         VectorFiles(tmp_path).of(model)
 
 

@@ -106,7 +106,7 @@ def test_a_share_without_a_served_version_is_reported_and_goes_to_the_others():
     """No request is sent to a version that is not served, or to an unknown label."""
     shares = {"stable": 1, "9": 5, "beta": 5, "canary": 1, "2": 0}
     route, problems = make_route("demo", [1, 2], {"canary": 2}, shares, None)
-    assert problems == ["version 9 is not served", "beta is no label of it"]
+    assert problems == ["version 9 is not served", "it has no label beta"]
     assert route.shares == {2: 2.0}
     alone, _ = make_route("demo", [1, 2], {}, {"9": 1}, None)
     assert {alone.choose(PLAIN, seed) for seed in range(50)} == {2}

@@ -513,15 +513,19 @@ def test_token_ids_of_a_suffix_are_in_reading_order(service):
 @pytest.mark.parametrize(
     ("wanted", "param", "message"),
     [
-        (request("abc", model="characters backwards"), "prompt", "prompt must be empty or absent: model .* backwards"),
-        (request("", "", model="characters backwards"), "prompt", "the ending of a text goes into suffix"),
+        (
+            request("abc", model="characters backwards"),
+            "prompt",
+            "prompt must be empty or absent: .* is a backward model",
+        ),
+        (request("", "", model="characters backwards"), "prompt", "which takes suffix"),
         (request([1], model="characters backwards", suffix="a"), "prompt", "prompt must be empty or absent"),
         (
             request("abc", suffix="d"),
             "suffix",
-            "suffix must be empty or absent: model 'characters' reads forwards",
+            "suffix must be empty or absent: 'characters' is a forward model",
         ),
-        (request("", suffix=[5]), "suffix", "the beginning of a text goes into prompt"),
+        (request("", suffix=[5]), "suffix", "which takes prompt"),
         (from_the_end([VOCABULARY]), "suffix", f"suffix must have token ids below {VOCABULARY}, got {VOCABULARY}"),
         (from_the_end("a" * 1001), "suffix", "suffix must be at most 1000 tokens, got 1001"),
         (from_the_end("a" * 800, echo=True, n=4), "echo", r"of every suffix × n\), got 3200"),

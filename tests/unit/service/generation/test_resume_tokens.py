@@ -109,8 +109,8 @@ def test_keys_are_rotated_without_refusing_tokens():
     ("content", "complaint"),
     [
         (None, "cannot be read"),
-        ("", "holds no key; make one: openssl rand"),
-        ("# " + "a" * 40 + "\n\n", "holds no key"),
+        ("", "has no key; create one: openssl rand"),
+        ("# " + "a" * 40 + "\n\n", "has no key"),
         ("a" * 32 + "\n" + "b" * 31, "at least 32 characters, got 31"),
         (b"\xff" * 40, "cannot be read"),
     ],

@@ -471,7 +471,7 @@ def test_a_stop_string_completed_by_the_flush_is_the_finish_reason():
 
 def test_the_tokens_in_resume_tokens_are_limited(service):
     """The checkpoint of each choice may have to hold the whole prompt; the message names the limit."""
-    with pytest.raises(InvalidRequest, match=r"states may carry at most 3000 tokens .*, got 3200"):
+    with pytest.raises(InvalidRequest, match=r"resume tokens may contain at most 3000 tokens .*, got 3200"):
         ask(service, "a" * 100, n=32)
     assert len(ask(service, "a" * 100, n=32, return_state=False)) == 32
 

@@ -18,41 +18,47 @@ from ostinato._progress import Progress
 if TYPE_CHECKING:
     from ostinato import Client
 
-HEADINGS = ("at once", "tokens/s", "first, ms", "99th", "gap, ms", "99th")
+HEADINGS = ("concurrency", "tokens/s", "TTFT, ms", "p99", "chunk gap, ms", "p99")
 
 EPILOG = """\
 \b
 Example:
   ostinato bench --concurrency 1,8,32 --max-tokens 200
 
-Each figure is the median of the rounds, ± half their range; --json has the range itself. First: from a request to its
-first text. Gap: from one piece of text to the next; a piece may have several tokens. Of both the median and the 99th
-percentile. This client takes time itself: where it runs on the server's cores, it measures both."""
+Each result is the median of the rounds, ± half their range; --json has the range itself. TTFT: time from the request to
+the first chunk of text. Chunk gap: time from one chunk to the next; a chunk may have several tokens. Both as median and
+99th percentile (p99). On the cores of the server, this client's own CPU time lowers the results."""
 
 
 def _counts(value: str) -> tuple[int, ...]:
     """Parse comma-separated positive integers."""
     words = value.split(",")
     if not all(word.strip().isdecimal() and int(word) > 0 for word in words):
-        raise click.BadParameter(f"{value!r} is not a list of numbers from 1 on, such as 1,8,32")
+        raise click.BadParameter(f"{value!r} is not a list of positive numbers, such as 1,8,32")
     return tuple(int(word) for word in words)
 
 
-@click.command(epilog=EPILOG, short_help="Measure how fast a server is.")
-@click.option("--concurrency", type=_counts, default="1,8,32", metavar="N,N,…", help="Requests at once; one line each.")
+@click.command(epilog=EPILOG, short_help="Benchmark a server: throughput and latency.")
+@click.option(
+    "--concurrency",
+    type=_counts,
+    default="1,8,32",
+    metavar="N,N,…",
+    help="Numbers of concurrent requests, each measured by itself.",
+)
 @click.option(
     "--requests",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Requests of a round.  [default: 4 times as many as at once]",
+    help="Requests per round.  [default: 4 × concurrency]",
 )
-@click.option("--max-tokens", type=click.IntRange(min=1), default=200, metavar="N", help="Tokens of a request.")
-@click.option("--prompt", default="The ", metavar="TEXT", help="What each of them begins with.")
+@click.option("--max-tokens", type=click.IntRange(min=1), default=200, metavar="N", help="Tokens per request.")
+@click.option("--prompt", default="The ", metavar="TEXT", help="Prompt of all requests.")
 @click.option(
-    "--rounds", type=click.IntRange(min=1), default=3, metavar="N", help="Rounds; one more goes before, unmeasured."
+    "--rounds", type=click.IntRange(min=1), default=3, metavar="N", help="Number of rounds, after one of warm-up."
 )
-@click.option("--json", "as_json", is_flag=True, help="All figures as JSON, on one line; times in seconds.")
-@click.option("-q", "--quiet", is_flag=True, help="Don't show how far it is.")
+@click.option("--json", "as_json", is_flag=True, help="Print all results as JSON, on one line; times in seconds.")
+@click.option("-q", "--quiet", is_flag=True, help="Show no progress bar.")
 @model_option
 @server_options
 def bench(
@@ -66,7 +72,7 @@ def bench(
     quiet: bool,
     model: str | None,
 ) -> None:
-    """Measure a server: tokens per second, the time to the first text, and the gaps between pieces of text."""
+    """Benchmark a server: tokens per second, time to first token (TTFT), and time between chunks."""
     fields = {"prompt": prompt, "max_tokens": max_tokens, "ignore_eos": True}
     with connect() as client:
         facts = _served_model(client, model)
@@ -81,7 +87,7 @@ def bench(
     if as_json:
         records = [_level(level, num_requests[level], results) for level, results in levels.items()]
         return write_json({**facts, "levels": records})
-    header = f"{{model}} version {{version}}, {{system_fingerprint}}: {max_tokens} tokens a request, {rounds} rounds"
+    header = f"{{model}} version {{version}}, {{system_fingerprint}}: {max_tokens} tokens per request, {rounds} rounds"
     write_text(on_one_line(header.format(**facts)) + "\n\n")
     return print_table(HEADINGS, [_row(level, results) for level, results in levels.items()], numbers=HEADINGS)
 

@@ -25,19 +25,19 @@ Example:
   ostinato completion bash > ~/.local/share/bash-completion/completions/ostinato"""
 
 
-@click.command(epilog=EPILOG, short_help="Print the script that completes commands.")
+@click.command(epilog=EPILOG, short_help="Print the shell completion script.")
 @click.argument("shell", type=click.Choice(sorted(PATHS)), required=False, metavar="SHELL")
 def completion(shell: str | None) -> None:
-    """Print the script that lets SHELL complete commands and options; it says where it goes.
+    """Print the completion script of a shell; its first lines say where to save it.
 
-    SHELL is bash, zsh or fish; without it, yours.
+    SHELL is bash, zsh or fish, by default that of the environment variable SHELL.
     """
     shell = shell or PurePath(os.environ.get("SHELL", "")).name
     kind = get_completion_class(shell) if shell in PATHS else None
     if kind is None:
-        raise click.UsageError(f"name your shell: {', '.join(sorted(PATHS))}")
+        raise click.UsageError(f"unknown shell: pass one of {', '.join(sorted(PATHS))}")
     # Its source() would start the shell to get its version.
     script = kind(click.get_current_context().find_root().command, {}, PROGRAM, VARIABLE)
     first = "#compdef ostinato\n" if shell == "zsh" else ""
     body = (script.source_template % script.source_vars()).strip().replace("#compdef ostinato\n", "")
-    write_text(f"{first}# Goes into {PATHS[shell]}\n{body.strip()}\n")
+    write_text(f"{first}# Save as {PATHS[shell]}\n{body.strip()}\n")

@@ -30,42 +30,47 @@ Examples:
   ostinato generate "The " --save-state story.state
   ostinato generate --state story.state --max-tokens 50
 
-Several texts (-n 3) are written one after another, under lines as those of `head`: ==> 1 of 3 <==. With --json --stream
-there is a line for each text delta, with index, text and finish_reason, and a last one with the whole response."""
+With -n 3 the completions are printed one after another, each under a header line: ==> 1 of 3 <==. With --json --stream
+each text delta is a line of JSON with index, text and finish_reason, and the last line is the whole response."""
 
 
-@click.command(epilog=EPILOG, short_help="Generate a text that continues PROMPT.")
+@click.command(epilog=EPILOG, short_help="Generate text that continues PROMPT.")
 @click.argument("prompt", required=False)
 @model_option
 @sampling_options
-@click.option("-n", "--n", type=click.IntRange(min=1), metavar="N", help="How many texts to write.")
-@click.option("--suffix", metavar="TEXT", help="The ending, in place of the prompt, for a model that reads backwards.")
-@click.option("--echo", is_flag=True, default=None, help="Begin with the prompt.")
+@click.option("-n", "--n", type=click.IntRange(min=1), metavar="N", help="Number of completions.")
+@click.option(
+    "--suffix",
+    metavar="TEXT",
+    help="For a backward model, in place of PROMPT: the end of the text; the model generates what precedes it.",
+)
+@click.option("--echo", is_flag=True, default=None, help="Print the prompt, too.")
 @click.option("--logprobs", type=int, metavar="N", help="With --json: number of alternatives per token.")
 @click.option(
     "--state",
     type=states.token,
     metavar="FILE|TOKEN",
-    help="Continue from a resume token, given itself or in a file that --save-state wrote; PROMPT is read after it.",
+    help="Resume from a resume token, or from the file of --save-state. PROMPT, if any, is processed after it, the "
+    "text so far not again.",
 )
 @click.option(
     "--save-state",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Write the resume token of the text's end to it, also of a text that an error cut off.",
+    help="Write the resume token to this file, also after an error that interrupted the text.",
 )
 @click.option(
     "--resume/--no-resume",
     default=None,
-    help="Resume an interrupted stream, byte-identically.  [default: on for a single text]",
+    help="Resume a stream after a lost connection; the text is byte-identical.  [default: on for one completion]",
 )
 @click.option(
     "--stream/--no-stream",
     default=None,
-    help="Write as it comes.  [default: on for a single text without --json]",
+    help="Print the text while it is generated.  [default: on for one completion without --json]",
 )
-@click.option("--json", "as_json", is_flag=True, help="The whole response as JSON, on one line.")
-@click.option("-q", "--quiet", is_flag=True, help="No last line about tokens, speed and seed on a terminal.")
+@click.option("--json", "as_json", is_flag=True, help="Print the whole response as JSON, on one line.")
+@click.option("-q", "--quiet", is_flag=True, help="Omit the last line on a terminal, with tokens, speed and seed.")
 @server_options
 def generate(
     prompt: str | None,
@@ -78,12 +83,12 @@ def generate(
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Generate a text that continues PROMPT. Without it, or with -, the prompt is read from standard input.
+    """Generate text that continues PROMPT. If PROMPT is omitted or -, the prompt is read from standard input.
 
-    With --state a terminal is not asked, and nothing piped in is an empty prompt; what is piped in is read to its end.
+    With --state the prompt may be empty: it is read from standard input only if that is a pipe or a file.
 
-    What no option says is the server's default. The text is written as it is, with no line end of its own; where a
-    terminal shows it, its control characters are written out.
+    An omitted option has the server's default. The output is the text and nothing else, without a newline at its end;
+    on a terminal its control characters are escaped.
     """
     several = (options["n"] or 1) > 1
     stream = stream if stream is not None else not (as_json or several)
@@ -113,18 +118,20 @@ def generate(
 def _check(several: bool, stream: bool, as_json: bool, logprobs: int | None, save_state: Path | None) -> None:
     """Raise UsageError if options contradict each other."""
     if several and stream and not as_json:
-        raise click.UsageError("several texts at once can't be told apart: leave out --stream, or add --json")
+        raise click.UsageError("--stream prints one completion: omit it, or -n, or add --json")
     if several and save_state is not None:
-        raise click.UsageError("--save-state is for a single text: leave out -n")
+        raise click.UsageError("--save-state is for a single completion: omit -n")
     if logprobs is not None and not as_json:
-        raise click.UsageError("--logprobs are told by --json alone: add it")
+        raise click.UsageError("--logprobs needs --json")
 
 
 def _beginning(prompt: str | None, suffix: str | None, state: str | None) -> dict[str, str]:
     if suffix is None:
         return {"prompt": text_or_stdin(prompt, "prompt", may_be_empty=state is not None)}
     if prompt is not None:
-        raise click.UsageError("a text has a prompt or a --suffix, by the direction of its model: leave one out")
+        raise click.UsageError(
+            "PROMPT and --suffix exclude each other: PROMPT is for forward models, --suffix for backward models"
+        )
     return {"suffix": text_or_stdin(suffix, "suffix")}
 
 

@@ -22,7 +22,7 @@ SHADES = ((0.5, ""), (0.1, "black on color(194)"), (0.01, "black on color(229)")
 LEAST = "black on color(210)"
 MAX_ALTERNATIVES = 5
 CONTEXT = 12  # characters before a token
-HEADINGS = ("token", "probability", "instead")
+HEADINGS = ("token", "probability", "alternatives")
 
 EPILOG = """\
 \b
@@ -32,19 +32,21 @@ Examples:
   ostinato inspect --json "The end" | jq '.tokens[].probability'"""
 
 
-@click.command(epilog=EPILOG, short_help="Show where TEXT surprises a model.")
+@click.command(epilog=EPILOG, short_help="Show the probability of each token of TEXT.")
 @click.argument("text", required=False)
-@click.option("--top", type=click.IntRange(0, MAX_ALTERNATIVES), default=3, metavar="N", help="Alternatives to tell.")
 @click.option(
-    "--least", type=click.IntRange(min=0), default=10, metavar="K", help="Number of least probable tokens to show."
+    "--top", type=click.IntRange(0, MAX_ALTERNATIVES), default=3, metavar="N", help="Number of alternatives per token."
 )
-@click.option("--json", "as_json", is_flag=True, help="Every token as JSON, on one line.")
+@click.option(
+    "--least", type=click.IntRange(min=0), default=10, metavar="K", help="Number of least probable tokens to list."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print all tokens as JSON, on one line.")
 @model_option
 @server_options
 def inspect(text: str | None, *, top: int, least: int, as_json: bool, model: str | None) -> None:
-    """Show TEXT with each token shaded by its probability, and what the model would rather have had.
+    """Show TEXT with each token shaded by its probability, and list the least probable ones with their alternatives.
 
-    Without TEXT, or with -, it is read from standard input. Where there are no colours there is a table of all tokens.
+    If TEXT is omitted or -, it is read from standard input. Without colours, as in a pipe, all tokens are listed.
     """
     content = text_or_stdin(text, "text")
     with connect() as client:
@@ -58,7 +60,7 @@ def inspect(text: str | None, *, top: int, least: int, as_json: bool, model: str
     _print_shaded(screen, score)
     scored = [token for token in score.tokens if token.probability is not None]
     worst = sorted(scored, key=lambda token: token.probability or 0)[:least]
-    if worst and top:
+    if worst:
         screen.print()
         print_table(
             ("after", *HEADINGS), [[_context(score, token), *_row(token)] for token in worst], numbers=HEADINGS[1:2]

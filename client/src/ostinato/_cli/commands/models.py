@@ -12,7 +12,7 @@ from ostinato._cli.screen import on_one_line, print_table, write_json
 if TYPE_CHECKING:
     from ostinato import Model
 
-HEADINGS = ("id", "versions", "cell", "size", "unit", "vocabulary", "direction", "deterministic")
+HEADINGS = ("id", "versions", "cell", "size", "token unit", "vocabulary", "direction", "deterministic")
 UNKNOWN = "-"
 
 EPILOG = """\
@@ -22,12 +22,10 @@ Example:
 
 
 @click.command(epilog=EPILOG, short_help="List the server's models.")
-@click.option(
-    "--json", "as_json", is_flag=True, help="Each model as JSON, on a line of its own, as the server tells it."
-)
+@click.option("--json", "as_json", is_flag=True, help="Print the server's JSON object of each model, one per line.")
 @server_options
 def models(*, as_json: bool) -> None:
-    """List the server's models: those that --model takes, also as id:version and id@label. Size: layers × units."""
+    """List the server's models: the values of --model, also as ID:VERSION and ID@LABEL. Size is layers × units."""
     with connect() as client:
         listed = client.models()
     if as_json:

@@ -29,7 +29,7 @@ Examples:
   ostinato score --lines --json < sentences.txt | jq .perplexity"""
 
 
-@click.command(epilog=EPILOG, short_help="Say how probable TEXT is.")
+@click.command(epilog=EPILOG, short_help="Score TEXT: log probability and perplexity.")
 @click.argument("text", required=False)
 @click.option(
     "--file",
@@ -37,20 +37,21 @@ Examples:
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="A text in a file, in place of TEXT; may be given several times.",
+    help="Score the text of a file, in place of TEXT. Repeatable.",
 )
-@click.option("--lines", is_flag=True, help="Each line is a text, without its end.")
-@click.option("--json", "as_json", is_flag=True, help="A JSON object for each text, on a line of its own.")
+@click.option("--lines", is_flag=True, help="Score each line as a text of its own, without its newline.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per text and line.")
 @model_option
 @server_options
 def score(text: str | None, *, files: tuple[Path, ...], lines: bool, as_json: bool, model: str | None) -> None:
-    """Say how probable TEXT is to a model. Without it, or with -, it is read from standard input.
+    """Score TEXT with a model: log probability, perplexity and bits per character.
 
-    The first token that a model reads has no score. Log probabilities are natural: their sum over the text is in nats.
-    Bits per character can be compared between models of different units of text, perplexities can't.
+    If TEXT is omitted or -, it is read from standard input. The log probability is natural and the sum over the tokens,
+    in nats; the first token that the model processes has none. Bits per character can be compared between models of
+    different token units, perplexities cannot.
     """
     if text is not None and files:
-        raise click.UsageError("TEXT and --file exclude each other: leave one out")
+        raise click.UsageError("TEXT and --file exclude each other: omit one")
     inputs = [(str(path), from_file(path)) for path in files] or [("", text_or_stdin(text, "text"))]
     texts = [(name, line) for name, whole in inputs for line in (_lines(whole) if lines else [whole])]
     scores = _scores([content for _, content in texts], model)

@@ -22,16 +22,16 @@ Examples:
   cat page.txt | ostinato tokens | cut -f1 | ostinato tokens --decode"""
 
 
-@click.command(epilog=EPILOG, short_help="Show TEXT as tokens, or join tokens.")
+@click.command(epilog=EPILOG, short_help="Tokenize TEXT, or detokenize ids.")
 @click.argument("given", nargs=-1, metavar="[TEXT|-|ID...]")
-@click.option("--decode", is_flag=True, help="Join token ids, given or piped in, to a text.")
-@click.option("--json", "as_json", is_flag=True, help="As JSON: ids and texts, or with --decode the text.")
+@click.option("--decode", is_flag=True, help="Detokenize: convert ids, from arguments or standard input, to text.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: ids and texts, or with --decode the text.")
 @model_option
 @server_options
 def tokens(given: tuple[str, ...], *, decode: bool, as_json: bool, model: str | None) -> None:
-    """Show the tokens of TEXT with their ids, each in ‹ ›. Piped: a line for each, its id, a tab and its text.
+    """Tokenize TEXT and show each token in ‹ › with its id. In a pipe each line is an id, a tab and the token's text.
 
-    Control characters are written out.
+    If TEXT is omitted or -, it is read from standard input. Control characters are escaped.
     """
     if decode:
         ids = _ids(given)
@@ -39,7 +39,7 @@ def tokens(given: tuple[str, ...], *, decode: bool, as_json: bool, model: str | 
             text = client.detokenize(ids, model=model)
         return write_json({"text": text}) if as_json else write_text(text)
     if len(given) > 1:
-        raise click.UsageError("a text is one argument: put it in quotes, or pass --decode for ids")
+        raise click.UsageError("TEXT must be one argument: quote it, or pass --decode for ids")
     text = text_or_stdin(given[0] if given else None, "text")
     with connect() as client:
         result = client.tokenize(text, model=model)
@@ -56,7 +56,7 @@ def _ids(given: tuple[str, ...]) -> list[int]:
     ids = [word for word in re.split(r"[\s,]+", words.strip("[], \t\r\n")) if word]
     invalid = next((word for word in ids if not word.isdecimal()), None)
     if invalid is not None:
-        raise click.UsageError(f"{invalid!r} is no id: ids are whole numbers, separated by blanks or commas")
+        raise click.UsageError(f"{invalid!r} is not a token id: ids are whole numbers, separated by spaces or commas")
     return [int(word) for word in ids]
 
 

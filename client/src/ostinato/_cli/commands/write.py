@@ -29,9 +29,9 @@ Examples:
   ostinato write --file story.json
   printf 'Once upon a time\\n\\n/text\\n' | ostinato write
 
-Enter continues the text; a line is added to the text first, \\n in it being a line's end. Ctrl-C stops what is being
-written and keeps it, Ctrl-D leaves. /help lists the commands. Piped in, each line is taken as if it was typed, standard
-output has what the model writes, and the first failure ends it."""
+An empty line continues the text. Any other line is appended to the text first; \\n in it is a newline. Ctrl-C stops the
+turn and keeps its text, Ctrl-D exits. /help lists the commands. Lines from a pipe are executed as if they were typed;
+standard output is what the model generates, and the first error ends the session."""
 
 
 @click.command(epilog=EPILOG, short_help="Write a text in turns with a model.")
@@ -41,17 +41,16 @@ output has what the model writes, and the first failure ends it."""
     "path",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Load the text from it if it exists (leave out PROMPT then), and save it after each line. A branch NAME of "
-    "story.json is saved beside it as story.NAME.json.",
+    help="Load the text from this file if it exists (omit PROMPT then), and save it after each line. A branch NAME of "
+    "story.json is saved next to it, as story.NAME.json.",
 )
 @model_option
 @sampling_options
 @server_options
 def write(prompt: str | None, *, path: Path | None, model: str | None, **options: Any) -> None:
-    """Write a text in turns with a model. It begins with PROMPT.
+    """Write a text in turns with a model: a line of yours, then up to 200 tokens, or --max-tokens, of the model.
 
-    Nothing is read twice: each turn resumes from the state of the previous one. A turn has at most 200 tokens unless
-    --max-tokens says otherwise.
+    The text starts with PROMPT. Each turn resumes from the state of the previous one, so no text is processed twice.
     """
     fields = given_fields(options)
     with connect() as client:
@@ -72,7 +71,7 @@ def _begin(client: Client, prompt: str | None, path: Path | None, model: str | N
             check_place(path)
         return Writing(client, client.conversation(from_argument(prompt or "", "prompt"), model=model, **fields), path)
     if prompt is not None:
-        raise click.UsageError(f"{path} has a text already: leave out PROMPT, or name another file")
+        raise click.UsageError(f"{path} has a text already: omit PROMPT, or pass another file")
     writing = Writing.take_up(client, path)
     if model is not None and model != writing.conversation.model:
         writing.set("model", model)
@@ -84,7 +83,9 @@ def _begin(client: Client, prompt: str | None, path: Path | None, model: str | N
 def _converse(writing: Writing) -> None:
     """Run an interactive session; it shows failures and continues."""
     text = writing.conversation.text
-    say(f"{writing.conversation.model}: Enter continues, text is added, /help lists commands, Ctrl-D leaves", dim=True)
+    say(
+        f"{writing.conversation.model}: Enter continues, text is appended, /help lists commands, Ctrl-D exits", dim=True
+    )
     if text:
         write_text(("…" if len(text) > TAIL else "") + text[-TAIL:] + "\n")
     session = Session(writing, patient=True)
@@ -95,4 +96,4 @@ def _converse(writing: Writing) -> None:
 
 
 def _hint() -> None:
-    say("\n(Ctrl-D leaves)", dim=True)
+    say("\n(Ctrl-D exits)", dim=True)
