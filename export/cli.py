@@ -4,18 +4,19 @@ Imports no TensorFlow until the settings are validated.
 """
 
 import argparse
+import functools
 import io
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from contract.card import Direction, load_assets
 from contract.errors import ContractError
 from contract.signatures import MODELS_CONFIG
 from export import tokenizer_command
-from export.config import MODELS, RUNS, TrainConfig, load_config
+from export.config import MODELS, RUNS, Group, TrainConfig, load_config
 from export.errors import ExportError
 from export.interrupts import exit_code
 from export.quiet import import_tensorflow_quietly
@@ -23,17 +24,18 @@ from export.repository import commands as repository_commands
 
 _DESCRIPTION = "Train recurrent text generators, publish them as SavedModels, and manage what was published."
 _WRAP = (
-    "Publish a model from token ids to logits or probabilities, of every token or the last one. Where its layers are "
-    "Embedding, SimpleRNN, LSTM, GRU and Dense it carries its state from token to token; any other is a "
-    "sliding-window model, left-padded."
+    "Publish a model that maps token ids to logits or probabilities, of every token or only the last one. A model of "
+    "Embedding, SimpleRNN, LSTM, GRU and Dense layers carries its state from token to token. Any other model is served "
+    "as a sliding-window model, padded on the left."
 )
-_CONFIG = "settings from a TOML file, which options override"
+_CONFIG = "TOML file of settings; its keys are the names of the options, with underscores. Options override it"
+_MODELS_DIR = "model repository (default: %(default)s)"
 _EPILOG = """\
 examples:
   python -m export train --corpus book.txt --name book
-  cat *.txt | python -m export train --corpus - --unit word --cell gru --name words
+  cat *.txt | python -m export train --corpus - --token-unit word --cell gru --name words
   python -m export train --config export/recipes/demo.toml
-  python -m export tokenizer --corpus book.txt --unit subword --vocab-size 1000
+  python -m export tokenizer --corpus book.txt --token-unit subword --vocab-size 1000
   python -m export wrap lesson.h5 --tokenizer tokenizer.json --name lesson
   python -m export list
   python -m export compare book words:2 --plot losses.png
@@ -44,37 +46,64 @@ def build_parser() -> argparse.ArgumentParser:
     """Build the parser; the options of `train` are the fields of `TrainConfig`."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("python -m export", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=raw)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    # Without abbreviations: one that a script uses would become ambiguous with the next option.
+    strict = functools.partial(argparse.ArgumentParser, allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=strict)
     train = commands.add_parser("train", help="train a generator and publish it", epilog=_EPILOG, formatter_class=raw)
-    train.add_argument("--config", type=Path, metavar="FILE", help=_CONFIG)
-    train.add_argument("--if-empty", action="store_true", help="do nothing if the repository has any model")
-    train.add_argument("--if-new", action="store_true", help="do nothing if the repository has a model of this name")
-    _add_settings(train, tuple(TrainConfig.model_fields))
+    output = _add_train(train)
     resume = commands.add_parser("resume", help="resume a training that was stopped, and publish it")
-    publish = commands.add_parser("publish", help="publish the best weights of a training that was stopped")
+    publish = commands.add_parser("publish", help="publish the best epoch of a training that was stopped")
     for command in (resume, publish):
-        command.add_argument("run", type=Path, help="directory of the run, such as runs/demo")
-    wrap = _add_wrap(commands.add_parser("wrap", help="publish a model that was trained elsewhere", description=_WRAP))
-    for command in (train, resume, publish, wrap):
-        command.add_argument("--models-dir", type=Path, default=MODELS, help=f"repository (default: {MODELS})")
-    train.add_argument("--runs-dir", type=Path, default=RUNS, help=f"directory of runs (default: {RUNS})")
-    _add_tokenizer(commands.add_parser("tokenizer", help="show how a unit tokenizes a corpus; trains no model"))
+        command.add_argument("run", type=Path, metavar="RUN", help="directory of the run, such as runs/demo")
+    wrap = _add_wrap(
+        commands.add_parser("wrap", help="publish an imported Keras or TensorFlow model", description=_WRAP)
+    )
+    for command in (output, resume, publish, wrap):
+        command.add_argument("--models-dir", type=Path, default=MODELS, metavar="DIR", help=_MODELS_DIR)
+    _add_tokenizer(commands.add_parser("tokenizer", help="show how a corpus is tokenized; trains no model"))
     repository_commands.add_commands(commands)
     return parser
 
 
-def _add_settings(command: argparse.ArgumentParser, names: Sequence[str]) -> None:
-    for name in names:
-        field = TrainConfig.model_fields[name]
-        default = "required" if field.is_required() else f"default: {field.default}".replace("None", "none")
-        option = "--" + name.replace("_", "-")
-        if field.annotation is bool:
-            flag = argparse.BooleanOptionalAction
-            command.add_argument(option, dest=name, action=flag, default=argparse.SUPPRESS, help=field.description)
-            continue
-        convert = _converter(field.annotation)
-        help_text = f"{field.description} ({default})"
-        command.add_argument(option, dest=name, type=convert, default=argparse.SUPPRESS, metavar="X", help=help_text)
+def _add_train(command: argparse.ArgumentParser) -> Any:
+    """Add the options of `train` in their groups; return the group of the output."""
+    command.usage = "%(prog)s --corpus PATH --name NAME [options]"
+    command.add_argument("--config", type=Path, metavar="FILE", help=_CONFIG)
+    groups = {group: command.add_argument_group(group.value) for group in Group}
+    for name, field in TrainConfig.model_fields.items():
+        _add_setting(groups[field.json_schema_extra["group"]], name)
+    output = groups[Group.OUTPUT]
+    output.add_argument("--if-empty", action="store_true", help="do nothing if the repository has a model already")
+    output.add_argument("--if-new", action="store_true", help="do nothing if the repository has a model of this name")
+    output.add_argument(
+        "--runs-dir", type=Path, default=RUNS, metavar="DIR", help="directory of the runs (default: %(default)s)"
+    )
+    return output
+
+
+def _add_setting(group: Any, name: str) -> None:
+    """Add the option of a setting; its type gives the metavar or the choices, which pydantic checks again in TOML."""
+    field = TrainConfig.model_fields[name]
+    options = {"dest": name, "default": argparse.SUPPRESS, "help": f"{field.description}{_default_of(field)}"}
+    kinds = {kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type)}
+    if field.annotation is bool:
+        options |= {"action": argparse.BooleanOptionalAction}
+    elif get_origin(field.annotation) is Literal:
+        options |= {"choices": get_args(field.annotation)}
+    elif number := next((kind for kind in (int, float) if kind in kinds), None):
+        options |= {"type": number, "metavar": number.__name__.upper()}
+    else:
+        options |= {"metavar": field.json_schema_extra["metavar"]}
+    group.add_argument("--" + name.replace("_", "-"), **options)
+
+
+def _default_of(field: Any) -> str:
+    """Format the default; the description of a setting whose default is None says what that means."""
+    if field.is_required():
+        return " (required)"
+    if field.default is None:
+        return ""
+    return f" (default: {field.default})" if field.annotation is not bool else " (default: no)"
 
 
 def _add_wrap(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -82,17 +111,25 @@ def _add_wrap(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
         "model", type=Path, metavar="MODEL", help=".keras or .h5 file, or the directory of a SavedModel"
     )
     command.add_argument(
-        "--tokenizer", type=Path, required=True, metavar="FILE", help="Keras's tokenizer.to_json(), or a tokenizer.json"
+        "--tokenizer",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="JSON of Keras's tokenizer.to_json(), or a tokenizer.json of Hugging Face's tokenizers",
     )
-    command.add_argument("--name", required=True, help="name of the model in the repository")
+    command.add_argument("--name", required=True, metavar="NAME", help="name of the model in the repository")
     command.add_argument(
-        "--window",
+        "--context-length",
         type=_positive,
-        metavar="N",
-        help="serve it as a sliding-window model of N tokens; needed if it cannot carry state and has no fixed length",
+        metavar="INT",
+        help="serve it as a sliding-window model of this many tokens; required if it cannot carry state and its input "
+        "has no fixed length (default: the input's length)",
     )
     command.add_argument(
-        "--direction", choices=get_args(Direction), default="forward", help="backward: it generates right to left"
+        "--direction",
+        choices=get_args(Direction),
+        default="forward",
+        help="backward: it was trained to generate right to left (default: %(default)s)",
     )
     return command
 
@@ -107,20 +144,18 @@ def _positive(text: str) -> int:
 def _add_tokenizer(command: argparse.ArgumentParser) -> None:
     command.set_defaults(act=tokenizer_command.run)
     command.add_argument("--config", type=Path, dest="config_file", metavar="FILE", help=_CONFIG)
-    _add_settings(command, tokenizer_command.SETTINGS)
+    for name in tokenizer_command.SETTINGS:
+        _add_setting(command, name)
     command.add_argument(
-        "--text", dest="source", metavar="FILE", help="text to encode, - for standard input (default: what is held out)"
+        "--text",
+        dest="source",
+        metavar="PATH",
+        help="text to encode: file, directory, or - for standard input (default: the validation split)",
     )
     command.add_argument(
-        "--show", type=int, default=20, metavar="N", help="tokens of the vocabulary to print (default: 20)"
+        "--show", type=int, default=20, metavar="INT", help="tokens of the vocabulary to print (default: %(default)s)"
     )
-    command.add_argument("--save", type=Path, metavar="FILE", help="write the tokenizer's file")
-
-
-def _converter(annotation: Any) -> Any:
-    """Return int or float for a numeric field; pydantic checks its limits."""
-    kinds = {get_origin(kind) or kind for kind in (annotation, *get_args(annotation))}
-    return next((kind for kind in (int, float) if kind in kinds), str)
+    command.add_argument("--save", type=Path, metavar="FILE", help="write the tokenizer to this file")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -160,7 +195,7 @@ def _run(options: dict[str, Any]) -> int:
         config = load_config(options.pop("config"), options)
         pattern = "*" if if_empty else config.name
         if (if_empty or if_new) and (version_dir := _first_readable_version(models_dir, pattern)):
-            print(f"{version_dir} is there already: nothing to train")
+            print(f"{version_dir} exists already: nothing to train")
             if not (models_dir / MODELS_CONFIG).exists():
                 _add_to_models_config(models_dir, version_dir.parent.name)
             return 0

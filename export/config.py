@@ -4,6 +4,7 @@ Knows names, limits, defaults and their reasons. Does not know what uses them.
 """
 
 import tomllib
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -32,107 +33,208 @@ MIN_CHARACTERS = 1000
 _UNITS_OF_LIMIT = {"num_words": ("word", "exact_word"), "vocab_size": ("exact_word", "subword")}
 
 
+class Group(StrEnum):
+    """Groups of settings, as the command-line help shows them, in its order."""
+
+    CORPUS = "corpus and tokenizer"
+    MODEL = "model"
+    REGULARIZATION = "regularization"
+    OPTIMIZATION = "optimization"
+    STOPPING = "stopping"
+    OUTPUT = "output"
+
+
+def _setting(group: Group, default: Any = ..., *, metavar: str | None = None, **limits: Any) -> Any:
+    """Return a pydantic field with its help group, and the metavar of its option where its type does not tell it."""
+    return Field(default, json_schema_extra={"group": group, "metavar": metavar}, **limits)
+
+
 class TrainConfig(BaseModel):
     """Settings for training one generator. A field's description is its command-line help."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(pattern=ID_PATTERN, description="name of the model in the repository")
-    corpus: str = Field(min_length=1, description="file, directory, - for standard input, shakespeare or pydoc-topics")
-    min_characters: int = Field(MIN_CHARACTERS, ge=0, description="refuse a corpus of fewer; 0: none is too small")
-    documents: Documents = Field("none", description="what ends with the end token: none, file, lines or blank-line")
-    unit: Unit = Field("character", description="what a token is: character, word, exact_word or subword")
-    # Ids 0 and 1 are special tokens, and a single word leaves nothing to sample from.
-    num_words: int | None = Field(None, ge=4, description="keep word ids below this one; for word and exact_word")
-    vocab_size: int | None = Field(
-        None, ge=4, description="maximum number of tokens; for exact_word and subword (2000 by default)"
+    name: str = _setting(
+        Group.OUTPUT, metavar="NAME", pattern=ID_PATTERN, description="name of the model in the repository"
     )
-    direction: Direction = Field(
-        "forward", description="forward, or backward: the model generates the text before a given suffix"
+    corpus: str = _setting(
+        Group.CORPUS,
+        metavar="PATH",
+        min_length=1,
+        description="text file, directory of text files, - for standard input, or a demo corpus: shakespeare or "
+        "pydoc-topics",
     )
-    cell: Cell = Field("lstm", description="kind of recurrent layer: simple_rnn, lstm or gru")
-    layers: int = Field(1, ge=1, le=8, description="number of stacked recurrent layers")
-    units: int = Field(256, ge=1, le=8192, description="width of each layer's state")
-    embedding: int = Field(64, ge=1, le=8192, description="width of the embedding")
-    bidirectional: bool = Field(
-        False,
-        description="bidirectional layers; the model carries no state but recomputes a sliding window for each token",
-    )
-    context: int | None = Field(
-        None, ge=1, le=4096, description=f"window length of a bidirectional model ({DEFAULT_CONTEXT} by default)"
-    )
-    connections: Connections = Field(
+    documents: Documents = _setting(
+        Group.CORPUS,
         "none",
-        description="none; residual: each layer's input is added to its output; skip: the last layer sees every layer",
+        description="what one document is; each ends with the end token (EOS), except for none: one running text",
     )
-    tie_embeddings: bool = Field(False, description="tie the output layer's weights to the embedding")
-    embedding_init: str | None = Field(
-        None, min_length=1, description="initialize the embedding by skip-gram on the corpus, or from a file of vectors"
+    min_characters: int = _setting(
+        Group.CORPUS, MIN_CHARACTERS, ge=0, description="refuse a corpus of fewer characters; 0 accepts any"
     )
-    freeze_embedding: bool = Field(False, description="do not train the embedding; needs embedding-init")
-    dropout: Rate = Field(0.1, description="share of each layer's outputs dropped, one mask per sequence and window")
-    embedding_dropout: Rate = Field(
-        0.0, description="share of the embedding's outputs dropped, one mask per sequence and window"
+    validation: Rate = _setting(
+        Group.CORPUS,
+        0.1,
+        description="fraction of the corpus held out for validation: the end of a running text, or documents sampled "
+        "by the seed",
     )
-    recurrent_dropout: Rate = Field(
-        0.0, description="share of the state that the gates do not see, one mask per sequence and window"
+    token_unit: Unit = _setting(
+        Group.CORPUS,
+        "character",
+        description="what a token is: a character; a word by Keras's rules, in lower case and without punctuation; a "
+        "word exactly as written; or a subword by byte-pair encoding",
     )
-    batch_size: int = Field(32, ge=1, le=4096, description="sequences trained in parallel; if bidirectional, windows")
-    sequence_length: int = Field(
-        100, ge=1, le=100_000, description="steps of truncated backpropagation; the state is carried over"
+    # Ids 0 and 1 are special tokens, and a single word leaves nothing to sample from.
+    num_words: int | None = _setting(
+        Group.CORPUS,
+        None,
+        ge=4,
+        description="keep word ids below this one, as Keras's Tokenizer does; for word and exact_word (default: all)",
     )
-    state_reset_probability: Rate = Field(
-        0.05, description="probability that a sequence starts an update from the zero state, as a prompt does"
+    vocab_size: int | None = _setting(
+        Group.CORPUS,
+        None,
+        ge=4,
+        description="maximum number of tokens; for exact_word (default: all) and subword (default: 2000)",
     )
-    epochs: int | None = Field(
+
+    direction: Direction = _setting(
+        Group.MODEL, "forward", description="backward: the model generates right to left, the text before a suffix"
+    )
+    cell: Cell = _setting(Group.MODEL, "lstm", description="kind of recurrent layer")
+    layers: int = _setting(Group.MODEL, 1, ge=1, le=8, description="number of stacked recurrent layers")
+    units: int = _setting(Group.MODEL, 256, ge=1, le=8192, description="units of each recurrent layer, as in Keras")
+    embedding: int = _setting(Group.MODEL, 64, ge=1, le=8192, description="width of the embedding")
+    bidirectional: bool = _setting(
+        Group.MODEL,
+        default=False,
+        description="bidirectional layers: a sliding-window model, which carries no state and recomputes its last "
+        "--context-length tokens for each new one",
+    )
+    context_length: int | None = _setting(
+        Group.MODEL,
         None,
         ge=1,
-        description=f"passes over the training text; {DEFAULT_EPOCHS} where max-minutes is not given either, and with "
-        "both what comes first ends the training",
+        le=4096,
+        description=f"tokens that a bidirectional model sees (default: {DEFAULT_CONTEXT})",
     )
-    max_minutes: float | None = Field(
+    connections: Connections = _setting(
+        Group.MODEL,
+        "none",
+        description="residual: each layer's input is added to its output; skip: the output layer sees every layer",
+    )
+    tie_embeddings: bool = _setting(
+        Group.MODEL, default=False, description="use the embedding's weights for the output layer, too"
+    )
+    embedding_init: str | None = _setting(
+        Group.MODEL,
         None,
-        gt=0,
-        description="time limit of the training, whatever that is in epochs; the learning rate schedule ends there",
+        metavar="FILE",
+        min_length=1,
+        description="initialize the embedding from a file of word2vec, GloVe or fastText vectors, or with skip-gram: "
+        "from vectors that are first trained on the corpus (default: random)",
     )
-    patience: int = Field(
-        0, ge=0, description="stop after this many epochs in a row that were not the best; 0: train to the end"
+    freeze_embedding: bool = _setting(
+        Group.MODEL, default=False, description="do not train the embedding; needs --embedding-init"
     )
-    learning_rate: float = Field(4e-3, gt=0, le=1, description="peak of the schedule")
-    warmup: Rate = Field(0.05, description="share of the run in which the learning rate rises; then it falls by cosine")
-    weight_decay: float = Field(
-        0.01, ge=0, allow_inf_nan=False, description="AdamW's decay of the kernels and embeddings"
-    )
-    ema: Rate = Field(
-        0.998,
-        description="decay per update of the moving average of the weights, which is evaluated and published; "
-        "lower at first; 0: the weights themselves",
-    )
-    clip_norm: float = Field(1.0, gt=0, allow_inf_nan=False, description="global norm that gradients are clipped to")
-    validation: Rate = Field(
+
+    dropout: Rate = _setting(
+        Group.REGULARIZATION,
         0.1,
-        description="share of the text that training never sees: its end, or documents sampled by the seed; 0: none",
+        description="dropout rate of each recurrent layer's outputs; one mask per sequence and update, as for the "
+        "other two",
     )
-    precision: Precision = Field(
+    embedding_dropout: Rate = _setting(Group.REGULARIZATION, 0.0, description="dropout rate of the embedding's outputs")
+    recurrent_dropout: Rate = _setting(
+        Group.REGULARIZATION, 0.0, description="dropout rate of the recurrent state, as Keras's recurrent_dropout"
+    )
+    weight_decay: float = _setting(
+        Group.REGULARIZATION, 0.01, ge=0, allow_inf_nan=False, description="AdamW's decay of kernels and embeddings"
+    )
+
+    batch_size: int = _setting(
+        Group.OPTIMIZATION,
+        32,
+        ge=1,
+        le=4096,
+        description="sequences trained in parallel; windows for a bidirectional model",
+    )
+    sequence_length: int = _setting(
+        Group.OPTIMIZATION,
+        100,
+        ge=1,
+        le=100_000,
+        description="steps of truncated backpropagation through time; the state is carried to the next update",
+    )
+    state_reset_probability: Rate = _setting(
+        Group.OPTIMIZATION,
+        0.05,
+        description="probability that a sequence starts an update from the zero state, as a prompt does",
+    )
+    learning_rate: float = _setting(Group.OPTIMIZATION, 4e-3, gt=0, le=1, description="maximum learning rate")
+    warmup: Rate = _setting(
+        Group.OPTIMIZATION,
+        0.05,
+        description="fraction of the training in which the learning rate rises to its maximum; then it falls by cosine",
+    )
+    clip_norm: float = _setting(
+        Group.OPTIMIZATION, 1.0, gt=0, allow_inf_nan=False, description="maximum global norm of the gradients"
+    )
+    ema: Rate = _setting(
+        Group.OPTIMIZATION,
+        0.998,
+        description="decay per update of the moving average of the weights, which is evaluated and published; lower "
+        "in the first updates; 0 for no average",
+    )
+    precision: Precision = _setting(
+        Group.OPTIMIZATION,
         "auto",
-        description="of the factors in matrix products: float32; bfloat16; auto: bfloat16 where the CPU has it",
+        description="type of the factors in matrix products; auto: bfloat16 on a CPU with instructions for it, "
+        "otherwise float32",
     )
-    tensorboard: bool = Field(False, description="write losses and learning rate for TensorBoard to the run directory")
-    seed: int = Field(
+    seed: int = _setting(
+        Group.OPTIMIZATION,
         0,
         ge=0,
         lt=2**31,
-        description="seed of the weights, of dropout, of the epochs' offsets and of which documents are held out",
+        description="seed of the initial weights, dropout, the order of the batches and the choice of validation "
+        "documents",
+    )
+
+    epochs: int | None = _setting(
+        Group.STOPPING,
+        None,
+        ge=1,
+        description=f"maximum number of epochs (default: {DEFAULT_EPOCHS} without --max-minutes, otherwise no limit)",
+    )
+    max_minutes: float | None = _setting(
+        Group.STOPPING,
+        None,
+        gt=0,
+        description="time limit of the training, at which the learning rate schedule ends; with --epochs, what comes "
+        "first ends the training (default: no limit)",
+    )
+    patience: int = _setting(
+        Group.STOPPING,
+        0,
+        ge=0,
+        description="early stopping after this many epochs in a row without a new best; 0 trains to the end",
+    )
+
+    tensorboard: bool = _setting(
+        Group.OUTPUT, default=False, description="write losses and learning rate for TensorBoard to the run's directory"
     )
 
     @field_validator("num_words", "vocab_size")
     @classmethod
     def _require_matching_unit(cls, limit: int | None, info: ValidationInfo) -> int | None:
-        units, unit = _UNITS_OF_LIMIT[info.field_name or ""], info.data.get("unit")
+        units, unit = _UNITS_OF_LIMIT[info.field_name or ""], info.data.get("token_unit")
         if limit is not None and unit is not None and unit not in units:
-            raise PydanticCustomError("other_unit", f"is for unit = {' or '.join(units)}, and unit is {unit}")
+            raise PydanticCustomError(
+                "other_unit", f"is for token_unit = {' or '.join(units)}, and token_unit is {unit}"
+            )
         if limit is not None and info.field_name == "vocab_size" and info.data.get("num_words") is not None:
-            raise PydanticCustomError("two_bounds", "and num_words bound the same vocabulary: give one of them")
+            raise PydanticCustomError("two_bounds", "and num_words limit the same vocabulary: give one of them")
         return limit
 
     @model_validator(mode="after")
@@ -143,8 +245,8 @@ class TrainConfig(BaseModel):
             raise PydanticCustomError("one_layer", "connections = {value} needs 2 layers", {"value": self.connections})
         if self.freeze_embedding and self.embedding_init is None:
             raise PydanticCustomError("frozen_noise", "freeze_embedding needs embedding_init: it would keep noise")
-        if self.context is not None and not self.bidirectional:
-            raise PydanticCustomError("no_window", "context is for bidirectional models; others have no bound")
+        if self.context_length is not None and not self.bidirectional:
+            raise PydanticCustomError("no_window", "context_length is for bidirectional models; others have no limit")
         return self
 
     @property
@@ -155,7 +257,7 @@ class TrainConfig(BaseModel):
     @property
     def window_length(self) -> int | None:
         """Context length of a sliding-window model, in tokens; None for a model that carries state."""
-        return (self.context or DEFAULT_CONTEXT) if self.bidirectional else None
+        return (self.context_length or DEFAULT_CONTEXT) if self.bidirectional else None
 
 
 def load_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:

@@ -32,7 +32,7 @@ _PICKLE_SUFFIXES = {".pickle", ".pkl"}
 # Pickle protocols from 2 on begin with this byte; in protocols 0 and 1 an object begins with its constructor's name.
 _PICKLE = re.compile(rb"\x80|c[\w.]+\n\w+\n")
 _UNPICKLE = "import pickle, sys; print(pickle.load(open(sys.argv[1], 'rb')).to_json())"
-_EXPECTED_FORMATS = "give what Keras's Tokenizer.to_json() or the save() of Hugging Face's tokenizers wrote"
+_EXPECTED_FORMATS = "pass a file of Keras's Tokenizer.to_json() or of save() of Hugging Face's tokenizers"
 
 
 def read_tokenizer(path: Path) -> Tokenizer:
@@ -98,7 +98,7 @@ def _describe_unknown_format(document: dict[str, Any]) -> str:
     if "class_name" in document:
         return f"class_name must be 'Tokenizer', got {document['class_name']!r}"
     if document and all(type(value) is int for value in document.values()):
-        return f"this is a vocabulary alone, which does not say how a text is cut; {_EXPECTED_FORMATS}"
+        return f"this is only a vocabulary, without the rules of tokenization; {_EXPECTED_FORMATS}"
     return f"this JSON is no tokenizer: it has neither class_name nor model; {_EXPECTED_FORMATS}"
 
 
@@ -172,7 +172,7 @@ def _kept_words(config: _KerasConfig) -> list[str]:
         raise TokenizerError(f"oov_token {oov!r} has the id {index[oov]}, which num_words = {limit} cuts off")
     kept = words[: limit - 1]
     if not set(kept) - {oov}:
-        raise TokenizerError(f"there is no word in it: word_index has {len(index)} entries, num_words is {limit}")
+        raise TokenizerError(f"it has no words: word_index has {len(index)} entries, num_words is {limit}")
     return kept
 
 

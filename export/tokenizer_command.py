@@ -26,7 +26,7 @@ from export.corpora.corpus import Corpus, read_corpus
 from export.errors import ConfigError, CorpusError
 
 # Training settings that the vocabulary depends on.
-SETTINGS = ("corpus", "documents", "unit", "num_words", "vocab_size", "validation", "seed")
+SETTINGS = ("corpus", "documents", "token_unit", "num_words", "vocab_size", "validation", "seed")
 # Fewer tokens leave nothing to sample from.
 MIN_VOCABULARY = 2
 SHOWN_LINES, SHOWN_TOKENS, SHOWN_UNKNOWN = 3, 30, 10
@@ -46,16 +46,16 @@ def run(config_file: Path | None, source: str | None, save: Path | None, show: i
     # `TrainConfig` requires a name; nothing here depends on it.
     config = load_config(config_file, {"name": "tokenizer", **settings})
     if source == config.corpus == "-":
-        raise ConfigError("corpus and text are both -: standard input can be read once")
+        raise ConfigError("corpus and text are both -: standard input can be read only once")
     corpus = read_corpus(config.corpus, config.documents)
     head, tail = corpus.split(config.validation, config.seed)
     if source is None:
-        text, name = (tail, "the held-out part") if tail else (head, "the corpus; nothing is held out")
+        text, name = (tail, "the validation split") if tail else (head, "the corpus, as nothing is held out")
     else:
         text, name = read_corpus(source, config.documents, role="text"), source
     tokenizer = train_tokenizer(config, head)
     sizes = f"{head.num_characters:,} of {corpus.num_characters:,} characters"
-    print(f"{config.unit}: a vocabulary of {len(tokenizer.tokens):,} tokens from {sizes} of {corpus.name}")
+    print(f"{config.token_unit}: a vocabulary of {len(tokenizer.tokens):,} tokens from {sizes} of {corpus.name}")
     for line in (
         *describe_dropped_words(config, head, tokenizer),
         *_first_tokens(tokenizer, show),
@@ -170,7 +170,7 @@ def train_tokenizer(config: TrainConfig, corpus: Corpus) -> Tokenizer:
     num_texts = sum(bool(tokenizer.decode([i])) for i in range(len(tokenizer.tokens)))
     if num_texts < MIN_VOCABULARY:
         raise CorpusError(
-            f"corpus {corpus.name}: at least {MIN_VOCABULARY} different {_PLURALS[config.unit]} are needed, "
+            f"corpus {corpus.name}: at least {MIN_VOCABULARY} different {_PLURALS[config.token_unit]} are needed, "
             f"got {num_texts}"
         )
     return tokenizer
@@ -179,14 +179,17 @@ def train_tokenizer(config: TrainConfig, corpus: Corpus) -> Tokenizer:
 def describe_dropped_words(config: TrainConfig, corpus: Corpus, tokenizer: Tokenizer) -> Iterator[str]:
     """Yield a line with the number of words of the training split that a vocabulary limit removed, if any."""
     setting, limit = ("num_words", config.num_words) if config.num_words else ("vocab_size", config.vocab_size)
-    if limit is None or config.unit not in {"word", "exact_word"}:
+    if limit is None or config.token_unit not in {"word", "exact_word"}:
         return
-    if config.unit == "word":
+    if config.token_unit == "word":
         words = {word for text in corpus.texts("counting words") for word in KERAS_RULES.words(text)}
         kind, fate = "different words", "the others are unknown"
     else:
         words = set(exact_words(corpus.texts("counting words")))
-        kind, fate = f"different words that occur at least {MIN_FREQUENCY} times", "the others are spelt"
+        kind, fate = (
+            f"different words that occur at least {MIN_FREQUENCY} times",
+            "the others are spelled",
+        )
     num_kept = len(words.intersection(tokenizer.tokens))
     if num_kept < len(words):
         yield f"{setting} = {limit:,} keeps {num_kept:,} of {len(words):,} {kind}; {fate}"
@@ -194,11 +197,11 @@ def describe_dropped_words(config: TrainConfig, corpus: Corpus, tokenizer: Token
 
 def _train(config: TrainConfig, corpus: Corpus) -> Tokenizer:
     texts, end_token = corpus.texts("learning the vocabulary"), corpus.ends
-    if config.unit == "character":
+    if config.token_unit == "character":
         return CharacterTokenizer.train(texts, end_token=end_token)
-    if config.unit == "word":
+    if config.token_unit == "word":
         return WordTokenizer.train(texts, num_words=config.num_words, end_token=end_token)
-    if config.unit == "exact_word":
+    if config.token_unit == "exact_word":
         num_words, vocab_size = config.num_words, config.vocab_size
         return ExactWordTokenizer.train(texts, num_words=num_words, vocab_size=vocab_size, end_token=end_token)
     return SubwordTokenizer.train(texts, vocab_size=config.vocab_size or DEFAULT_VOCAB_SIZE, end_token=end_token)

@@ -9,11 +9,13 @@ from export.repository.publishing import publish_exportable, require_name, requi
 from export.terminal import echo
 
 
-def wrap(model: Path, tokenizer: Path, name: str, window: int | None, direction: Direction, models_dir: Path) -> int:
+def wrap(
+    model: Path, tokenizer: Path, name: str, context_length: int | None, direction: Direction, models_dir: Path
+) -> int:
     """Publish an imported model. Returns the exit code.
 
-    The window is the context length in tokens of a sliding-window model; None if the model carries state or has a fixed
-    length.
+    `context_length` is the number of tokens that a sliding-window model sees; None if the model carries state or has a
+    fixed length.
 
     Raises:
         ExportError, ContractError, OSError: the command line prints each in one line.
@@ -22,7 +24,7 @@ def wrap(model: Path, tokenizer: Path, name: str, window: int | None, direction:
     require_writable(models_dir / name)
     imported_tokenizer = read_tokenizer(tokenizer)
     echo(f"{tokenizer}: {imported_tokenizer.unit}, {len(imported_tokenizer.tokens):,} tokens")
-    imported = read_imported(model, window)
+    imported = read_imported(model, context_length)
     for line in imported.lines:
         echo(line)
     num_unused = imported.model.network.vocab_size - len(imported_tokenizer.tokens)

@@ -49,7 +49,7 @@ class Corpus:
             writer.write(part)
         text = writer.text()
         if text is None:
-            raise CorpusError(f"{role} {name}: there is no text in it")
+            raise CorpusError(f"{role} {name}: it has no text")
         return cls(name, text, ends)
 
     @property

@@ -117,12 +117,12 @@ def _refusal(
 def _describe(content: _Content, offset: int, path: str | None, *, cut_short: bool) -> str:
     where = f"byte {content[offset]:#04x} at offset {offset}"
     if cut_short:
-        return f"not UTF-8: {where} begins a character of which the rest is missing"
+        return f"not UTF-8: {where} starts a character whose other bytes are missing"
     if not all(content[i : min(i + BLOCK_BYTES, offset)].isascii() for i in range(0, offset, BLOCK_BYTES)):
-        return f"not UTF-8: it is UTF-8 up to {where}; the file is damaged, or of two encodings"
+        return f"not UTF-8 from {where} on; the file is damaged, or mixes two encodings"
     guesses = _guess(_sample(content, offset))
     if not guesses:
-        return f"not UTF-8: {where}, and in no other encoding that is known here"
+        return f"not UTF-8: {where}, and no other known encoding fits"
     others = f" (or {' or '.join(guesses[1:3])})" if guesses[1:] else ""
     return f"not UTF-8 but most likely {guesses[0]}{others}: {where}; {_conversion(guesses[0], path)}"
 

@@ -53,7 +53,7 @@ def _files_below(directory: Path, role: str) -> list[Path]:
     files = [path for path in sorted(directory.rglob("*")) if path.is_file()]
     files = [path for path in files if not any(part.startswith(".") for part in path.relative_to(directory).parts)]
     if not files:
-        raise CorpusError(f"{role} {directory}: there is no file in this folder")
+        raise CorpusError(f"{role} {directory}: the directory has no files")
     return files
 
 

@@ -83,8 +83,8 @@ class Spool:
     def _full(self, error: OSError) -> CorpusError:
         num_written = self.size - len(self._buffer)
         return CorpusError(
-            f"{self._directory}: {error.strerror or error}, after {num_written:,} bytes; text and token ids lie there "
-            f"while they are in use, and TMPDIR names another folder"
+            f"{self._directory}: {error.strerror or error}, after {num_written:,} bytes of temporary files; "
+            f"set TMPDIR to a directory with more space"
         )
 
 

@@ -98,7 +98,7 @@ def _require_datasets(file: BinaryIO | Path, path: Path, limit: int) -> None:
                     groups.append(item)
                 elif isinstance(item, h5py.Dataset):
                     if item.external or item.is_virtual:
-                        raise UnsupportedModel(f"{path}: the values of {name!r} lie in another file, which is not read")
+                        raise UnsupportedModel(f"{path}: the values of {name!r} are in another file, which is not read")
                     total += item.nbytes
                     _require_size(path, "its arrays", total, limit)
 

@@ -92,11 +92,13 @@ def prepare(model: keras.Model, context: int | None = None) -> Exportable:
             context = length
             if context is None:
                 raise UnsupportedModel(
-                    f"{error}; so no state can be carried, and the model needs a window of its last tokens: give its "
-                    f"length, the one that the texts of its training had"
+                    f"{error}; so it carries no state and must be a sliding-window model: pass the length of its "
+                    f"training sequences as context length"
                 ) from error
     if length not in (None, context):
-        raise UnsupportedModel(f"the model takes texts of {length} tokens, and a window of {context} was asked for")
+        raise UnsupportedModel(
+            f"the model's input has a fixed length of {length} tokens, got a context length of {context}"
+        )
     return _prepare_window(model, context)
 
 

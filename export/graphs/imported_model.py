@@ -75,21 +75,21 @@ def _from_keras(path: Path, window: int | None) -> ImportedModel:
     except NotFinite as error:
         raise UnsupportedModel(f"{path}: {error}") from error
     except UnsupportedModel as error:
-        raise UnsupportedModel(f"{path}: {error} (--window)") from error
+        raise UnsupportedModel(f"{path}: {error} (--context-length)") from error
     except _REFUSALS as error:
         raise UnsupportedModel(f"{path}: it cannot be run: {_summary_line(error)}") from error
     lines = [f"{path}: {', '.join(type(layer).__name__ for layer in model.layers)}"]
     if prepared.facts.context is None:
-        lines.append(f"it carries its state from token to token: {prepared.network.state_size:,} floats a text")
+        lines.append(f"it carries its state from token to token: {prepared.network.state_size:,} floats per sequence")
         length = fixed_length(model)
         if length is not None:
             lines.append(
-                f"it was made for texts of {length} tokens: if shorter ones were padded in its training, --window "
-                f"{length} serves it as it was trained"
+                f"its input has a fixed length of {length} tokens: if shorter sequences were padded in training, "
+                f"--context-length {length} serves it as it was trained"
             )
     else:
-        why = "as asked for" if window is not None else _why_no_state(model)
-        lines.append(f"it sees a window of {prepared.facts.context} tokens, padded in front: {why}")
+        why = "as --context-length requests" if window is not None else _why_no_state(model)
+        lines.append(f"it is a sliding-window model of {prepared.facts.context} tokens, padded on the left: {why}")
     return ImportedModel(prepared, (*lines, _outputs_line(prepared)))
 
 
@@ -170,12 +170,12 @@ def _explained(path: Path, message: str) -> UnsupportedModel:
     if unknown:
         name = unknown[1] or unknown[2]
         return UnknownCode(
-            f"{path}: layer class {name!r} is not Keras's own; where the class is known, write a SavedModel with "
+            f"{path}: layer class {name!r} is not one of Keras's; where the class is defined, write a SavedModel with "
             f"model.export('folder'), and wrap that folder"
         )
     if "lambda" in message.lower() and "unsafe" in message.lower():
         return UnknownCode(
-            f"{path}: a Lambda layer holds Python code, which is not run; where it is trusted, write a SavedModel with "
+            f"{path}: a Lambda layer has Python code, which is not run; if you trust it, write a SavedModel with "
             "model.export('folder'), and wrap that folder"
         )
     return UnsupportedModel(f"{path}: Keras cannot read it: " + message.strip().partition("\n")[0][:200])
@@ -198,7 +198,7 @@ def _load_h5(path: Path) -> keras.Model:
     """Load via a copy without the options that Keras 3 rejects: Keras's loader needs a file."""
     config, version = read_config(path)
     if config is None:
-        raise UnsupportedModel(f"{path}: weights alone, without their model; save the whole with model.save")
+        raise UnsupportedModel(f"{path}: only weights, without the model; save both with model.save")
     cleaned = json.dumps(_with_input(_without_removed_options(json.loads(config))))
     with tempfile.TemporaryDirectory() as directory:
         copy = Path(directory) / "model.h5"
@@ -266,14 +266,16 @@ def _from_saved_model(path: Path, window: int | None) -> ImportedModel:
         prepared = prepare_function(call, context, list(function.variables), structure, keep=loaded)
     except (UnsupportedModel, *_REFUSALS) as error:
         raise UnsupportedModel(f"{path}: {_summary_line(error)}") from error
-    window_line = f"it sees a window of {context} tokens, padded in front: what is inside a SavedModel is not known"
+    window_line = (
+        f"it is a sliding-window model of {context} tokens, padded on the left: a SavedModel's layers are unknown"
+    )
     return ImportedModel(prepared, (f"{path}: SavedModel, {name} → {output}", window_line, _outputs_line(prepared)))
 
 
 def _load_serving_default(path: Path) -> tuple[Any, Any]:
     """Return the loaded SavedModel, and the function of it that TensorFlow Serving would call."""
     if not (path / _SAVED_MODEL).is_file():
-        raise UnsupportedModel(f"{path}: a folder without {_SAVED_MODEL}: no SavedModel")
+        raise UnsupportedModel(f"{path}: not a SavedModel: {_SAVED_MODEL} is missing")
     try:
         require_harmless(path)
         loaded = tf.saved_model.load(str(path))
@@ -291,16 +293,16 @@ def _context_of(path: Path, name: str, spec: tf.TensorSpec, window: int | None) 
             f"{path}: the input {name!r} must be token ids (batch, tokens), got {spec.dtype.name} of shape {spec.shape}"
         )
     if spec.shape[0] is not None:
-        raise UnsupportedModel(f"{path}: it takes {spec.shape[0]} text(s) at a time; any number is needed")
+        raise UnsupportedModel(f"{path}: its batch size is fixed at {spec.shape[0]}; it must accept any batch size")
     if window is not None and spec.shape[1] not in (None, window):
         raise UnsupportedModel(
-            f"{path}: it takes texts of {spec.shape[1]} tokens, and a window of {window} was asked for"
+            f"{path}: its input has a fixed length of {spec.shape[1]} tokens, got a context length of {window}"
         )
     context = window or spec.shape[1]
     if context is None:
         raise UnsupportedModel(
-            f"{path}: a SavedModel is served with a window of its last tokens: give its length, the one that the texts "
-            f"of its training had, with --window N"
+            f"{path}: a SavedModel is served as a sliding-window model, and its input has no fixed length: pass the "
+            f"length of its training sequences with --context-length"
         )
     return int(context)
 

@@ -33,7 +33,7 @@ def show(models_dir: Path, reference: str, *, as_json: bool) -> int:
     for label, value in _facts(card, tokenizer):
         print(_line(label, value))
     if card.training is None:
-        print("\ntrained elsewhere: nothing is known of its training")
+        print("\nimported: its training is unknown")
         return 0
     print("\ntraining")
     for label, value in _training(card.training, card, tokenizer, version):
@@ -54,14 +54,14 @@ def _line(label: str, value: str) -> str:
 
 def _facts(card: GeneratorCard, tokenizer: Tokenizer) -> Iterator[tuple[str, str]]:
     yield "created", f"{utc_time(card.created)} UTC, with TensorFlow {visible(card.tensorflow)}"
-    yield "unit", f"{_UNITS[card.unit]}, a vocabulary of {len(tokenizer.tokens):,}"
-    yield "reads", "from the end of a text (backward)" if card.direction == "backward" else "forward"
+    yield "token unit", f"{_UNITS[card.unit]}, a vocabulary of {len(tokenizer.tokens):,}"
+    yield "direction", "backward: generates right to left" if card.direction == "backward" else "forward"
     embedding = f", embedding {card.embedding}" if card.embedding else ""
     yield "layers", visible(architecture(card)) + embedding
     if card.context is None:
-        yield "memory", f"carries a state of {card.state_size:,} floats a text"
+        yield "state", f"{card.state_size:,} floats per sequence, carried from token to token"
     else:
-        yield "memory", f"sees its last {card.context} tokens"
+        yield "state", f"none: a sliding-window model of {card.context} tokens"
     yield "weights", f"SHA-256 {visible(card.weights_sha256)}"
 
 
@@ -87,11 +87,11 @@ def _training(
     yield "bits/character", format_number(bits_per_character(card, tokenizer), ".3f")
     yield "perplexity", format_number(perplexity(validation_loss(card)), ",.2f")
     yield "accuracy", format_number(report.accuracy, ".1%")
-    yield "copied spans", format_number(report.copied_spans, ".2%")
+    yield "n-gram overlap", format_number(report.copied_spans, ".2%")
 
 
 def _epochs(report: TrainingReport, version: Version) -> str:
-    tokens = f"{report.train_tokens:,} tokens an epoch"
+    tokens = f"{report.train_tokens:,} tokens per epoch"
     try:
         progress = read_history(version.path)
     except RepositoryError as error:

@@ -17,8 +17,8 @@ from export.repository.versions import Repository
 
 _PROMOTED = (
     "A label takes effect once gateways have re-read labels.json and the version is loaded; running sequences stay on "
-    "their version. Until a version is promoted the newest answers. Afterwards a new one is served beside it, as "
-    "NAME:VERSION, until it is promoted, too. models/routing.toml splits the traffic over several."
+    "their version. Before the first promotion the newest version is the default. Afterwards a new version is served "
+    "only as NAME:VERSION until it is promoted. models/routing.toml splits the traffic of a model over its versions."
 )
 _REFERENCE = "NAME:VERSION, NAME for the newest version, or the directory of a version"
 
@@ -27,7 +27,9 @@ def add_commands(commands: Any) -> None:
     """Add the parsers; the default `act` of each is the function to call with its options as keyword arguments."""
     adders = (_add_list, _add_show, _add_verify, _add_remove, _add_promote, _add_rollback, _add_compare)
     for command in [add(commands) for add in adders]:
-        command.add_argument("--models-dir", type=Path, default=MODELS, help=f"repository (default: {MODELS})")
+        command.add_argument(
+            "--models-dir", type=Path, default=MODELS, metavar="DIR", help="model repository (default: %(default)s)"
+        )
 
 
 def _add_list(commands: Any) -> argparse.ArgumentParser:
@@ -44,7 +46,9 @@ def _add_show(commands: Any) -> argparse.ArgumentParser:
 
 
 def _add_verify(commands: Any) -> argparse.ArgumentParser:
-    command = commands.add_parser("verify", help="check that a version is whole and computes what its model computes")
+    command = commands.add_parser(
+        "verify", help="check that a version is complete and computes what its Keras model does"
+    )
     command.set_defaults(act=_verify)
     command.add_argument("reference", nargs="?", metavar="VERSION", help=_REFERENCE)
     command.add_argument("--all", action="store_true", dest="verify_all", help="every version in the repository")
@@ -55,15 +59,15 @@ def _add_remove(commands: Any) -> argparse.ArgumentParser:
     command = commands.add_parser("remove", help="remove a version, or a model with all its versions")
     command.set_defaults(act=removal.remove)
     command.add_argument("reference", metavar="VERSION", help="NAME:VERSION, or NAME for all its versions")
-    command.add_argument("--yes", action="store_true", help="do not ask; needed without a terminal")
+    command.add_argument("--yes", action="store_true", help="do not ask for confirmation; required without a terminal")
     command.add_argument(
         "--wait",
         type=_seconds,
         default=DEFAULT_WAIT_S,
         dest="wait_s",
         metavar="SECONDS",
-        help="time between the last version's leaving models.config and its removal; more than both poll intervals of "
-        "the model servers together, 0 if none runs (default: %(default)g)",
+        help="when the last version is removed: time from taking the model out of models.config to deleting its files; "
+        "more than both poll intervals of the model servers together, 0 if none is running (default: %(default)g)",
     )
     command.add_argument(
         "--server",
@@ -72,33 +76,36 @@ def _add_remove(commands: Any) -> argparse.ArgumentParser:
         default=[],
         dest="servers",
         metavar="HOST:PORT",
-        help="model server that is asked for its status, to wait no longer than it takes; may be given several times",
+        help="model server to poll for the status, so that the wait ends when it has unloaded the model; repeatable",
     )
     return command
 
 
 def _add_promote(commands: Any) -> argparse.ArgumentParser:
-    command = commands.add_parser("promote", help="choose the version that answers", epilog=_PROMOTED)
+    command = commands.add_parser("promote", help="move a label, by default stable, to a version", epilog=_PROMOTED)
     command.set_defaults(act=promotion.promote)
     command.add_argument("reference", metavar="VERSION", help="NAME:VERSION, or NAME for the newest version")
     command.add_argument(
-        "--label", default=STABLE, metavar="LABEL", help="what requests call it: NAME@LABEL (default: stable, or NAME)"
+        "--label",
+        default=STABLE,
+        metavar="LABEL",
+        help="requests name it NAME@LABEL, and stable just NAME (default: %(default)s)",
     )
     return command
 
 
 def _add_rollback(commands: Any) -> argparse.ArgumentParser:
-    command = commands.add_parser("rollback", help="return to the version that was stable before")
+    command = commands.add_parser("rollback", help="make the previous stable version stable again")
     command.set_defaults(act=promotion.rollback)
     command.add_argument("name", metavar="NAME", help="name of the model")
     return command
 
 
 def _add_compare(commands: Any) -> argparse.ArgumentParser:
-    command = commands.add_parser("compare", help="show versions side by side, and draw their losses")
+    command = commands.add_parser("compare", help="compare versions side by side; plot their losses")
     command.set_defaults(act=comparison_display.compare)
     command.add_argument("references", nargs="+", metavar="VERSION", help=_REFERENCE)
-    command.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the losses by epoch and by minutes")
+    command.add_argument("--plot", type=Path, metavar="FILE.png", help="plot the losses by epoch and by minutes")
     return _with_json(command)
 
 
@@ -124,13 +131,13 @@ def _server(text: str) -> str:
 def _verify(models_dir: Path, reference: str | None, *, verify_all: bool) -> int:
     repository = Repository(models_dir)
     if (reference is None) != verify_all:
-        raise RepositoryError("verify takes a version, or --all and no version")
+        raise RepositoryError("verify needs either VERSION or --all")
     models = repository.models() if reference is None else []
     problems = [f"{model.path}: {model.problem}" for model in models if model.problem]
     versions = [version for model in models for version in model.versions]
     versions = [repository.find(reference)] if reference is not None else versions
     if not versions and not problems:
-        print(f"{repository.path} holds no model yet: nothing to verify")
+        print(f"{repository.path} has no model yet: nothing to verify")
         return 0
     import_tensorflow_quietly()
     from export.repository.verification import verify  # noqa: PLC0415 - it needs TensorFlow

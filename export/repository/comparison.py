@@ -17,7 +17,7 @@ from export.repository.versions import Version
 from export.terminal import NOTHING, format_number, visible
 
 # Settings that other lines of the table already show.
-_SHOWN = {"name", "cell", "layers", "units", "unit", "corpus", "direction", "bidirectional", "context"}
+_SHOWN = {"name", "cell", "layers", "units", "token_unit", "corpus", "direction", "bidirectional", "context_length"}
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ METRICS = (
     ),
     Metric("perplexity", "perplexity", ",.2f", "tokens", min, lambda c: perplexity(validation_loss(c.card))),
     Metric("accuracy", "accuracy", ".1%", "tokens", max, _field("accuracy")),
-    Metric("copied_spans", "copied spans", ".2%", "text", min, _field("copied_spans")),
+    Metric("copied_spans", "n-gram overlap", ".2%", "text", min, _field("copied_spans")),
 )
 
 
@@ -177,7 +177,7 @@ class Comparison:
     def _notes_on_text(self) -> Iterator[str]:
         untrained = [c.label for c in self.candidates if c.card.training is None]
         if untrained:
-            yield f"trained elsewhere, so no quality metrics can be compared: {', '.join(untrained)}"
+            yield f"imported, so no quality metrics can be compared: {', '.join(untrained)}"
         elif not self._same_corpus:
             yield f"the corpora differ: no quality metrics can be compared ({self._each(_corpus)})"
         elif not self.same_text:

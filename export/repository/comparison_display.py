@@ -64,8 +64,8 @@ def _rows(comparison: Comparison) -> Iterator[list[str]]:
     candidates = comparison.candidates
     cards = [c.card for c in candidates]
     yield _row("", [c.label for c in candidates])
-    yield _row("unit", [card.unit for card in cards])
-    yield _row("reads", [card.direction for card in cards])
+    yield _row("token unit", [card.unit for card in cards])
+    yield _row("direction", [card.direction for card in cards])
     yield _row("architecture", [architecture(card) for card in cards])
     yield _row("best epoch", map(_epochs, candidates))
     for metric in METRICS:

@@ -39,7 +39,7 @@ def draw(comparison: Comparison, path: Path) -> Iterator[str]:
     """
     plotted = [c for c in comparison.candidates if c.progress.epochs]
     if not plotted:
-        raise RepositoryError(f"{path}: nothing to draw, as no version has a history.json; those of this release have")
+        raise RepositoryError(f"{path}: nothing to plot: no version has a history.json")
     for c in comparison.candidates:
         if not c.progress.epochs:
             yield f"not in the plot: {c.label}, its epochs are unknown"

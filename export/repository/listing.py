@@ -120,7 +120,7 @@ def _table(rows: list[Row], models_dir: Path) -> Iterator[str]:
         return
     command = ["python", "-m", "export", "train", "--corpus", "book.txt", "--name", "book"]
     elsewhere = [] if models_dir == MODELS else ["--models-dir", str(models_dir)]
-    yield f"{models_dir} holds no model yet; train one with:  {shlex.join([*command, *elsewhere])}"
+    yield f"{models_dir} has no model yet; train one with:  {shlex.join([*command, *elsewhere])}"
 
 
 def _rows(model: Model, config_entries: list[ConfigEntry] | None) -> Iterator[Row]:
@@ -173,5 +173,5 @@ def _missing(models_dir: Path, names: set[str], config_entries: list[ConfigEntry
     """Yield a row for each listed model without a version; a model server waits for it."""
     for entry in config_entries:
         if entry.folder is not None and entry.folder not in names:
-            problem = f"{signatures.MODELS_CONFIG} lists it, and it has no version"
+            problem = f"{signatures.MODELS_CONFIG} lists it, but it has no version"
             yield Row(entry.folder, None, str(models_dir / entry.folder), listed=True, served=False, problem=problem)

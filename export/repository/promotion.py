@@ -70,7 +70,7 @@ def rollback(models_dir: Path, name: str) -> int:
         # Without a promotion the newest version was stable, and before that its predecessor.
         previous = labels.get(PREVIOUS) if STABLE in labels else max(older, default=None)
         if previous is None or previous not in numbers:
-            raise RepositoryError(f"{name} has no version that was stable before {stable}: nothing to go back to")
+            raise RepositoryError(f"{name} has no earlier stable version than {stable}: nothing to roll back to")
         before[STABLE] = stable
         return {**labels, STABLE: previous, PREVIOUS: stable}
 

@@ -123,7 +123,7 @@ def publish_exportable(
         raise PublishError(f"the model has {vocab_size} outputs, too few for a tokenizer of {num_tokens} tokens")
     if model.num_embeddings is not None and model.num_embeddings < num_tokens:
         raise PublishError(
-            f"the model reads {model.num_embeddings} ids, too few for a tokenizer of {num_tokens} tokens"
+            f"the embedding has {model.num_embeddings} ids, too few for a tokenizer of {num_tokens} tokens"
         )
     if vocab_size < signatures.NUM_TOP:
         raise PublishError(f"the model must have at least {signatures.NUM_TOP} outputs, got {vocab_size}")

@@ -21,15 +21,15 @@ _CELLS = {"simple_rnn": "SimpleRNN", "lstm": "LSTM", "gru": "GRU", None: "recurr
 _UNITS = {
     "character": "character by character",
     "word": "word by word, in lower case and without punctuation",
-    "exact_word": "word by word, as they are written",
-    "subword": "in pieces of words",
+    "exact_word": "word by word, exactly as written",
+    "subword": "subword by subword",
 }
 _FLOAT_BYTES = 4
 # Width at which samples are wrapped: samples of word models have no line ends.
 _WIDTH = 100
 _FILES = {
-    "generator.json": "all that stands here, for programs",
-    "tokenizer.json": "the vocabulary, as Hugging Face's `tokenizers` reads it",
+    "generator.json": "this page as JSON",
+    "tokenizer.json": "the tokenizer, in the format of Hugging Face's `tokenizers`",
     "model.keras": "the Keras model",
     "history.json": "loss, perplexity, accuracy, tokens and seconds of every epoch",
     "history.png": "the picture above",
@@ -49,9 +49,9 @@ def write_readme(
     parts = [f"# {code(card.name)}", _summary(card), *_example_request(card)]
     if training is not None:
         parts += [*_metrics(training, card.unit, history), *_samples(card, training.samples), *_memorization(training)]
-    parts += ["## The model", table(["", ""], [*_model_rows(card, num_tokens)])]
+    parts += ["## Model", table(["", ""], [*_model_rows(card, num_tokens)])]
     if training is not None:
-        parts += ["## Its training", table(["", ""], [*_training_rows(training, history)])]
+        parts += ["## Training", table(["", ""], [*_training_rows(training, history)])]
         if training.settings:
             parts += ["### Settings", table(["setting", "value"], [*_setting_rows(training.settings)])]
     parts += ["## Files", table(["file", "what it is"], [*_file_rows(files, num_tokens, num_vectors)])]
@@ -64,9 +64,9 @@ def _summary(card: GeneratorCard) -> str:
     # The layers of a sliding-window model are unknown; an imported model may have no recurrent layers.
     kind = ways + _CELLS[card.cell] + layers if card.cell or card.layers else "model"
     article = "An" if kind.startswith("LSTM") else "A"
-    sees = f", seeing its last {card.context} tokens" if card.context else ""
+    sees = f", with a sliding window of {card.context} tokens" if card.context else ""
     does = "generates the text before a suffix" if card.direction == "backward" else "continues a text"
-    source = "trained elsewhere" if card.training is None else f"trained on {code(card.training.corpus)}"
+    source = "imported" if card.training is None else f"trained on {code(card.training.corpus)}"
     return f"{article} {kind}, {source}, that {does} {_UNITS[card.unit]}{sees}."
 
 
@@ -76,13 +76,13 @@ def _example_request(card: GeneratorCard) -> Iterator[str]:
     field = "suffix" if card.direction == "backward" else "prompt"
     body = {"model": card.name, field: prompt or "The ", "max_tokens": 200, "temperature": 0.8}
     data = shlex.quote(json.dumps(body, ensure_ascii=not prompt.isprintable()))
-    yield "Where the gateway listens on its usual port:"
+    yield "With a gateway on the default port:"
     yield fenced(f"curl http://127.0.0.1:8000/v1/completions \\\n  -d {data}", "bash")
 
 
 def _metrics(training: TrainingReport, unit: Unit, history: Progress) -> Iterator[str]:
     """Yield the metrics, and what they were measured on."""
-    yield "## How good it is"
+    yield "## Metrics"
     held_out = training.validation_loss is not None
     losses = [training.train_loss] + [training.validation_loss] * held_out
     rows = [
@@ -100,33 +100,35 @@ def _metrics(training: TrainingReport, unit: Unit, history: Progress) -> Iterato
 
 def _what_was_held_out(training: TrainingReport, unit: Unit) -> str:
     if training.validation_loss is None:
-        return "Nothing was held out: the loss says how well the training text is remembered, no more."
+        return "Nothing was held out: the training loss measures only how well the text was memorized."
     tail = f"{training.held_out_characters:,} characters" if training.held_out_characters else "part"
     num_tokens = training.validation_tokens
-    text = f"Validation is the last {tail} of the corpus, {num_tokens:,} tokens that the vocabulary holds"
-    lines = ["The training loss is that of the weights while they change, with dropout."]
+    text = f"Validation is the last {tail} of the corpus, {num_tokens:,} tokens in the vocabulary"
+    lines = ["The training loss is measured during the epoch, with dropout."]
     num_characters = characters_of_loss(training.validation_loss, num_tokens, training.bits_per_character)
     if num_characters:
-        text += f" and that stand for {num_characters:,} characters"
+        text += f", which cover {num_characters:,} characters"
         lines.append(
-            "Bits per character are counted over those characters, so models of characters, words and pieces of words "
-            "can be compared on one split of a corpus, as far as they know as much of it."
+            "Bits per character are per one of those characters, so models of different token units can be compared on "
+            "one split of a corpus, as far as their vocabularies cover as much of it."
         )
         if unit == "word":
-            lines.append("Case and punctuation, which this model does not write, are not counted.")
+            lines.append("Case and punctuation, which this model does not generate, are not counted.")
     if training.accuracy is not None:
-        lines.append("Accuracy is the share of those tokens that were the most probable one.")
+        lines.append("Accuracy is the fraction of those tokens to which the model gave the highest probability.")
     return " ".join([f"{text}.", *lines])
 
 
 def _samples(card: GeneratorCard, samples: tuple[Sample, ...]) -> Iterator[str]:
     if not samples:
         return
-    yield "## What it writes"
+    yield "## Samples"
     held_out = card.training is not None and card.training.validation_loss is not None
-    source = "a piece of the held-out text" if held_out else "a piece of the training text, as nothing was held out"
-    given = f"What was given stands in brackets, {source}" if samples[0].given else "Begun from nothing"
-    yield f"{given}. Lines of more than {_WIDTH} characters are broken."
+    source = (
+        "an excerpt of the validation split" if held_out else "an excerpt of the training text, as nothing was held out"
+    )
+    given = f"The prompt is in brackets: {source}" if samples[0].given else "Without a prompt"
+    yield f"{given}. Lines of more than {_WIDTH} characters are wrapped."
     for sample in samples:
         given = f"[{sample.given}]" if sample.given else ""
         text = sample.text + given if card.direction == "backward" else given + sample.text
@@ -138,33 +140,33 @@ def _samples(card: GeneratorCard, samples: tuple[Sample, ...]) -> Iterator[str]:
 def _memorization(training: TrainingReport) -> Iterator[str]:
     if training.copied_spans is None:
         return
-    runs = f"{training.written_spans:,} runs" if training.written_spans else "the runs"
+    spans = f"{training.written_spans:,}" if training.written_spans else "the"
     yield "## Memorization"
     yield (
-        f"Of {runs} of {SPAN_WORDS} words that it wrote at temperature 1, {training.copied_spans:.2%} stand word for "
-        f"word in the training text. Near 0% its sentences are its own; a high share means that it recites what it was "
-        f"trained on. Phrases that the corpus repeats often count too."
+        f"N-gram overlap: of {spans} {SPAN_WORDS}-grams of words generated at temperature 1, "
+        f"{training.copied_spans:.2%} occur in the training text. Near 0% the sentences are new; a high percentage "
+        f"means that the model recites its training text. Phrases that the corpus repeats often count, too."
     )
 
 
 def _model_rows(card: GeneratorCard, num_tokens: int) -> Iterator[list[str]]:
     yield ["name", code(card.name)]
-    yield ["version", "the number that this folder has for a name"]
-    yield ["unit of text", card.unit]
+    yield ["version", "the name of this directory"]
+    yield ["token unit", card.unit]
     yield ["vocabulary", f"{num_tokens:,} tokens"]
     if card.cell:
         yield ["cells", _CELLS[card.cell]]
     if card.layers:
         yield ["recurrent layers", str(card.layers)]
-    yield ["width of the top layer", f"{card.units:,}"]
+    yield ["units of the top layer", f"{card.units:,}"]
     if card.embedding:
         yield ["width of the embedding", f"{card.embedding:,}"]
     yield ["direction", card.direction]
     if card.context:
-        yield ["window", f"{card.context:,} tokens"]
+        yield ["context length", f"{card.context:,} tokens"]
     if card.training and card.training.parameters is not None:
         yield ["parameters", f"{card.training.parameters:,}"]
-    yield ["state of a text", f"{card.state_size * _FLOAT_BYTES:,} bytes"]
+    yield ["state per sequence", f"{card.state_size * _FLOAT_BYTES:,} bytes"]
     yield ["SHA-256 of the weights", code(card.weights_sha256)]
     yield ["published", f"{datetime.datetime.fromtimestamp(card.created, datetime.UTC):%Y-%m-%d %H:%M} UTC"]
     yield ["TensorFlow", card.tensorflow]
@@ -178,7 +180,7 @@ def _training_rows(training: TrainingReport, history: Progress) -> Iterator[list
         is_shuffled = training.held_out == "shuffled_documents"
         where = f"in documents sampled by seed {training.seed}" if is_shuffled else "at the end"
         yield [f"of these held out, {where}", f"{training.held_out_characters:,}"]
-    yield ["tokens of an epoch", f"{training.train_tokens:,}"]
+    yield ["tokens per epoch", f"{training.train_tokens:,}"]
     epochs = f"{training.epochs:g}"
     yield ["epochs", f"{epochs}; the best was {history.best_epoch} of {history.epochs}" if history.epochs else epochs]
     yield ["time, h:mm:ss", str(datetime.timedelta(seconds=round(training.seconds)))]

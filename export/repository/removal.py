@@ -111,7 +111,7 @@ def _numbers(numbers: set[int]) -> str:
 
 def _is_confirmed() -> bool:
     if not sys.stdin.isatty():
-        raise RepositoryError("nothing is removed: there is no terminal to ask on; --yes confirms it")
+        raise RepositoryError("nothing was removed: there is no terminal to confirm on; pass --yes")
     try:
         return input("remove? [y/N] ").strip().lower() in ("y", "yes")
     except EOFError:
@@ -154,7 +154,7 @@ def _rename_removed(repository: Repository, home: Path, versions: Sequence[Versi
         if _is_all(repository, home.name, versions) and any(
             entry.folder == home.name for entry in read_entries(repository.path)
         ):
-            raise RepositoryError(f"{home.name} was put into {MODELS_CONFIG} again meanwhile: run the command again")
+            raise RepositoryError(f"{home.name} was added to {MODELS_CONFIG} again meanwhile: run the command again")
         # The oldest first: a server that has not reloaded the config yet keeps serving the newest.
         for number in numbers:
             with contextlib.suppress(FileNotFoundError):

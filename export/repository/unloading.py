@@ -79,7 +79,7 @@ def wait_until_unloaded(watch: ServerWatch, name: str, wait_s: float) -> None:
     """
     deadline = time.monotonic() + wait_s
     if wait_s and not watch.is_unloaded():
-        print(f"{name} is out of models.config; waiting up to {wait_s:g} s until model servers have unloaded it")
+        print(f"{name} was removed from models.config; waiting up to {wait_s:g} s until model servers have unloaded it")
     try:
         while (remaining := deadline - time.monotonic()) > 0:
             watch.query()

@@ -182,7 +182,7 @@ class Verification:
         check_saved_model(self._path, self._model or _serving_default_as_model(card, functions), len(tokenizer.tokens))
         if self._model is None:
             return f"the signatures agree with each other; without {_KERAS_FILE} no more can be checked"
-        return f"it computes what {_KERAS_FILE} computes"
+        return f"it computes the same as {_KERAS_FILE}"
 
     def _history(self) -> str:
         if not (self._assets / HISTORY_FILE).exists():

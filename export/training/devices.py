@@ -120,9 +120,7 @@ class Devices:
         except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
             if self.is_single:
                 raise
-            raise WorkerLost(
-                "another process that TF_CONFIG names does not answer any more; start all of them again"
-            ) from error
+            raise WorkerLost("another process of TF_CONFIG is unreachable; restart all of them") from error
 
     def broadcast(self, value: float) -> float:
         """Broadcast the chief's value to every process; each blocks until all have called it."""
@@ -169,7 +167,7 @@ def _chiefs(resolver: Any) -> set[tuple[str, int]]:
 
 def _join(num_workers: int) -> tf.distribute.Strategy:
     """Return a strategy once all processes that `TF_CONFIG` names have started."""
-    echo(f"waiting until all {num_workers} processes that TF_CONFIG names have started")
+    echo(f"waiting until all {num_workers} processes of TF_CONFIG have started")
     # TensorFlow blocks in C++, where Python handles no signals; Ctrl-C must end that too.
     previous_handlers = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -189,7 +187,7 @@ def _num_workers() -> int:
         cluster = json.loads(text).get("cluster", {})
         return max(1, sum(len(cluster.get(job, ())) for job in ("chief", "worker")))
     except (ValueError, AttributeError, TypeError) as error:
-        raise ConfigError(f"TF_CONFIG: not what TensorFlow reads there ({error}), got {text!r}") from error
+        raise ConfigError(f"TF_CONFIG is invalid ({error}), got {text!r}") from error
 
 
 def num_cores() -> int:

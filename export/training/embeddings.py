@@ -38,7 +38,7 @@ def initial_embedding(
     texts = [tokenizer.decode([token_id]) for token_id in range(len(tokenizer.tokens))]
     has_text = np.array([bool(text) for text in texts])
     if source.replace("_", "").lower() == SKIP_GRAM.replace("-", "") and not Path(source).exists():
-        raise ConfigError(f"embedding_init {source}: no such file; to learn vectors from the corpus it is {SKIP_GRAM}")
+        raise ConfigError(f"embedding_init {source}: no such file; to train vectors on the corpus, pass {SKIP_GRAM}")
     if source == SKIP_GRAM:
         vectors, is_known = _train_skip_gram(ids, has_text, tokenizer.special.end, width, seed, echo)
     else:
@@ -57,7 +57,7 @@ def _train_skip_gram(
 ) -> tuple[np.ndarray, np.ndarray]:
     is_known = has_text & (count_tokens(ids, len(has_text)) > 0)
     if not is_known.any():
-        raise CorpusError(f"embedding_init {SKIP_GRAM}: none of the {len(ids):,} tokens to train on has text")
+        raise CorpusError(f"embedding_init {SKIP_GRAM}: none of the {len(ids):,} training tokens has text")
     is_end = end is not None and not has_text[end]
     vectors = skip_gram(ids, has_text, end if is_end else None, width, seed, echo)
     return vectors * (SKIP_GRAM_STD / vectors[is_known].std()), is_known

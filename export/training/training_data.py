@@ -104,7 +104,7 @@ def require_enough(config: TrainConfig, corpus: Corpus) -> None:
     if corpus.num_characters < config.min_characters:
         raise CorpusError(
             f"corpus {corpus.name}: at least {config.min_characters:,} characters are needed, got "
-            f"{corpus.num_characters:,}; to train on so few all the same: --min-characters {corpus.num_characters}"
+            f"{corpus.num_characters:,}; to train on it anyway, pass --min-characters {corpus.num_characters}"
         )
 
 

@@ -74,7 +74,7 @@ class _Job:
 
     def train_as_worker(self, data: TrainingData) -> None:
         """Train as a worker; the chief displays the progress and publishes."""
-        echo(f"{self.devices.task} of {self.devices.describe()}: trains as a worker; the chief shows the progress")
+        echo(f"{self.devices.task} of {self.devices.describe()}: a worker; the chief shows the progress")
         writer = SampleWriter(self.tokenizer, data.prompt_source, self.config)
         with deferred_interrupts() as raise_if_interrupted:
             self._train(data, writer, raise_if_interrupted)
@@ -92,14 +92,14 @@ class _Job:
         """
         model, best = self.folder.load_best(progress), progress.best
         raise_if_interrupted()
-        echo(f"writing samples with epoch {progress.best_epoch}, the best one")
+        echo(f"generating samples with epoch {progress.best_epoch}, the best one")
         samples, memorization = writer.samples(model), None
         if training_text is not None:
             chunks = training_text.chunks("measuring memorization")
             memorization = writer.measure_memorization(model, chunks, raise_if_interrupted)
         if memorization and memorization.share is not None:
-            spans = f"{memorization.num_copied:,} of {memorization.num_spans:,} runs of {SPAN_WORDS} words"
-            echo(f"memorization: {spans} that it generates occur in the training text ({memorization.share:.1%})")
+            spans = f"{memorization.num_copied:,} of {memorization.num_spans:,} generated {SPAN_WORDS}-grams of words"
+            echo(f"memorization: {spans} occur in the training text ({memorization.share:.1%})")
         training = report(self.config, len(self.tokenizer.tokens), self.facts, progress, samples, memorization)
         version_dir = publish(
             model,
@@ -160,12 +160,12 @@ def resume(run: Path, models_dir: Path) -> int:
         corpus = read_corpus(job.config.corpus, job.config.documents)
         if corpus.sha256() != job.facts.corpus_sha256:
             raise CorpusError(
-                f"corpus {corpus.name}: this is not the text that {run} began with; it has {corpus.num_characters:,} "
+                f"corpus {corpus.name}: this is not the text that {run} started with; it has {corpus.num_characters:,} "
                 f"characters, and that one had {job.facts.corpus_characters:,}"
             )
         data = TrainingData.prepare(job.config, corpus, job.tokenizer, shuffled=job.facts.is_shuffled)
         if job.facts.held_out_sha256 not in (None, data.facts.held_out_sha256):
-            raise CorpusError(f"corpus {corpus.name}: what is held out is not what {run} began with")
+            raise CorpusError(f"corpus {corpus.name}: the validation split is not the one that {run} started with")
         # A run that was stopped before its first complete epoch starts over.
         has_epochs = folder.progress().epochs > 0
         data = data if has_epochs else data.with_embedding(job.config)
@@ -183,7 +183,7 @@ def publish_best(run: Path, models_dir: Path) -> int:
         raise RunError(f"{run}: no epoch is complete yet; resume with: {job.command('resume')}")
     corpus = reread_corpus(job.config, job.facts)
     if corpus is None:
-        changed = f"corpus {job.config.corpus} is gone or has changed"
+        changed = f"corpus {job.config.corpus} is missing or has changed"
         echo(f"{changed}: samples have no prompt, and memorization is not measured")
     seed = job.config.seed if job.facts.is_shuffled else None
     head, tail = corpus.split(job.config.validation, seed) if corpus else (None, None)
@@ -213,6 +213,9 @@ def _describe(config: TrainConfig, tokenizer: Tokenizer, data: TrainingData, dev
         f"model {config.name}: {config.layers} × {ways}{config.cell}, {config.units} units, "
         f"{count_parameters(config, vocab_size):,} parameters, {dataset.train.batch_size} {length}"
     )
-    echo(f"computed in {precision_of(config, devices)} on {devices.describe()}")
+    echo(f"precision {precision_of(config, devices)}, on {devices.describe()}")
     if not held_out:
-        print("warning: nothing is held out: the loss says how well the text is remembered, no more", file=sys.stderr)
+        print(
+            "warning: nothing is held out: the training loss measures only how well the text is memorized",
+            file=sys.stderr,
+        )

@@ -49,7 +49,7 @@ def test_up_trains_a_model_and_serves_it(project):
 def test_up_again_trains_nothing(project):
     """The model in models/ is used."""
     project.run("up", "--detach", "--wait")
-    assert "models/demo/1 is there already: nothing to train" in project.run("logs", "export")
+    assert "models/demo/1 exists already: nothing to train" in project.run("logs", "export")
     assert [path.name for path in (project.models / "demo").iterdir()] == ["1"]
 
 

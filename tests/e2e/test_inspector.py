@@ -270,7 +270,7 @@ def test_backwards_max_positions_and_max_units_match_the_api(open_inspector, gat
     )
     assert [place for place, is_painted in enumerate(painted) if is_painted] == answer["positions"]
     page.page.locator(f"#tokens [data-position='{place + 1}']").click()
-    assert page.read("#gates-title") == "No values of this token: Max tokens excludes it"
+    assert page.read("#gates-title") == "No values shown for this token: Max positions shown leaves it out"
     page.page.fill("#unit", str(unit + 1))
     assert page.page.input_value("#unit") == str(unit)
 
@@ -373,7 +373,7 @@ def test_the_status_says_when_a_picture_has_several_tokens_per_pixel(open_inspec
     page.page.press("#text", "Control+Enter")
     page.wait_for("16385 tokens inspected.")
     page.page.locator("#png").dispatch_event("click")
-    page.page.locator("#status", has_text="each pixel has the mean of 2 tokens").wait_for()
+    page.page.locator("#status", has_text="each pixel is the mean of 2 tokens").wait_for()
 
 
 def test_a_malformed_response_is_reported_and_the_page_stays_usable(open_inspector, gateway):
@@ -382,7 +382,7 @@ def test_a_malformed_response_is_reported_and_the_page_stays_usable(open_inspect
     page.page.route("**/v1/inspect", lambda route: route.fulfill(json={**answer_of(3), "positions": None}))
     page.page.fill("#text", "abc")
     page.click("#inspect")
-    page.wait_for_notice("Something went wrong on this page")
+    page.wait_for_notice("An error occurred on this page")
     assert (page.page.is_enabled("#inspect"), page.page.is_enabled("#stop"), page.read("#status")) == (True, False, "")
     page.page.unroute("**/v1/inspect")
     page.complaints.clear()
@@ -486,7 +486,7 @@ def test_a_shared_link_restores_the_view(open_inspector, gateway):
     page.page.locator("#tokens [data-position='13']").click()
     told = page.read("#pointed"), page.read("#values")
     page.click("#share")
-    page.page.locator("#status", has_text="The address of this page contains text, model and settings").wait_for()
+    page.page.locator("#status", has_text="It contains the text, the model and the settings").wait_for()
     again = open_inspector(gateway, page.page.evaluate("location.hash"))
     again.wait_for("60 tokens inspected.")
     assert (again.read("#pointed"), again.read("#values")) == told

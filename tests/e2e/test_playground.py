@@ -93,7 +93,7 @@ def test_a_shared_link_restores_prompt_model_and_settings(open_playground, gatew
     page = open_playground(gateway)
     first = page.write(TEXT[:30], **FIELDS)
     page.click("#share")
-    page.page.locator("#status", has_text="The address of this page contains text, model and settings").wait_for()
+    page.page.locator("#status", has_text="It contains the text, the model and the settings").wait_for()
     link = page.page.evaluate("location.hash")
     again = open_playground(gateway, link)
     assert again.page.input_value("#prompt") == TEXT[:30]
@@ -158,7 +158,7 @@ def test_a_malformed_event_is_reported_and_the_page_stays_usable(open_playground
     page.page.route("**/v1/completions", lambda route: route.fulfill(body=body, content_type="text/event-stream"))
     page.set(**FIELDS)
     page.click("#generate")
-    page.wait_for_notice("Something went wrong on this page")
+    page.wait_for_notice("An error occurred on this page")
     assert (page.page.is_enabled("#generate"), page.page.is_enabled("#stop"), page.read("#status")) == (True, False, "")
     page.page.unroute("**/v1/completions")
     page.complaints.clear()
@@ -277,7 +277,7 @@ def test_a_prompt_over_the_limits_is_rejected_with_the_limit(open_playground, st
         page.click("#generate")
         page.wait_for_notice(bound)
         page.click("#share")
-        page.wait_for("This text is too long for a link.")
+        page.wait_for("The text is too long for a link.")
     assert page.write(TEXT[:20]) != ""
     page.excuse_failed_loads()
 
@@ -294,7 +294,7 @@ def test_the_page_survives_a_gateway_crash(open_playground, start_gateway):
     gateway.end(signal.SIGKILL)
     subprocess.run(["kill", "-KILL", str(worker)], check=False)
     page.page.locator("#notice:not([hidden])").wait_for()
-    assert re.search("cannot be reached|connection ended", page.read("#notice"))
+    assert re.search("cannot be reached|connection was lost", page.read("#notice"))
     assert len(page.text()) > 20
     page.click("#generate")
     page.wait_for_notice("cannot be reached")

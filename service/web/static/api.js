@@ -42,7 +42,7 @@ export async function* stream(path, body, signal) {
   try {
     for (;;) {
       const { done, value } = await lost(reader.read(), signal);
-      if (done) throw new Failure("The connection ended before the text was complete. Generate it again.", 0, "cut");
+      if (done) throw new Failure("The connection was lost before the text was complete. Generate it again.", 0, "cut");
       const events = (rest + value).split("\n\n");
       rest = events.pop();
       for (const event of events) {
@@ -73,7 +73,7 @@ async function lost(promise, signal) {
     return await promise;
   } catch (error) {
     if (signal?.aborted) throw error;
-    if (error instanceof SyntaxError) throw new Failure("The response is not JSON: it is not from this server. Check the address.", 0, "foreign");
-    throw new Failure("The server cannot be reached. Check that it runs, and try again.", 0, "lost");
+    if (error instanceof SyntaxError) throw new Failure("The response is not JSON: something other than this server answered. Check the address.", 0, "foreign");
+    throw new Failure("The server cannot be reached. Check that it is running, and try again.", 0, "lost");
   }
 }

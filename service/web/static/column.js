@@ -8,6 +8,7 @@ import { setTokenText } from "./format.js";
 import { showToken } from "./token.js";
 
 const ALTERNATIVES = 5;
+const FINISH_REASONS = { length: "length (Max tokens)", stop: "stop (end token or stop string)" };
 
 export class Column {
   #tokens = [];
@@ -116,7 +117,7 @@ export class Column {
     const seconds = (performance.now() - began) / 1000;
     const count = this.#tokens.length - before;
     this.#statistics.textContent =
-      `${count} tokens, ${Math.round(count / seconds)} tokens/s · seed ${origin.seed} · finish reason ${reason}`;
+      `${count} tokens, ${Math.round(count / seconds)} tokens/s · seed ${origin.seed} · finish reason: ${FINISH_REASONS[reason] ?? reason}`;
   }
 
   // Links to the inspector with prompt and generated text, in reading order.

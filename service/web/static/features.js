@@ -7,7 +7,7 @@ export const FEATURES = {
   line: { name: "Position in the line", help: "characters since the line began", walk: () => counter((character) => character === "\n") },
   word: { name: "Position in the word", help: "letters since the word began", walk: () => counter((character) => !/[\p{L}\p{M}\p{N}_]/u.test(character)) },
   quotes: { name: "Inside quotes", help: "1 between quotation marks", walk: quotes },
-  brackets: { name: "Inside brackets", help: "how many ( [ { are open", walk: brackets },
+  brackets: { name: "Inside brackets", help: "number of open ( [ {", walk: brackets },
   upper: { name: "In capitals", help: "1 within a word in capitals, such as a speaker's name", walk: upper },
   capital: { name: "After a capital", help: "1 directly after a capital letter", walk: () => (character) => Number(/\p{Lu}/u.test(character)) },
   digit: { name: "In a number", help: "1 after a digit", walk: () => (character) => Number(/\p{Decimal_Number}/u.test(character)) },

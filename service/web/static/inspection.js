@@ -10,7 +10,7 @@ export const KINDS = {
   learn: { name: "Learn i⊙g", signed: true, help: "the values that are written to the cell state" },
   output: { name: "Output gate o", signed: false, help: "the fraction of the cell state that is output, h′ = o⊙tanh c′ (use)" },
   update: { name: "Update gate z", signed: false, help: "the fraction of the previous state that is kept, h′ = z⊙h + (1 − z)⊙g" },
-  reset: { name: "Reset gate r", signed: false, help: "the fraction of the previous state that the candidate reads" },
+  reset: { name: "Reset gate r", signed: false, help: "the fraction of the previous state that enters the candidate" },
   top: { name: "Top outputs", signed: true, help: "the input of the output layer; the layers of this model cannot be inspected" },
 };
 

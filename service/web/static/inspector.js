@@ -223,9 +223,9 @@ function colorTokens() {
   text.paint(texts.map((token) => (token.startsWith("bytes:") ? "�" : token)), colors);
   const numDifferent = differs.filter(Boolean).length;
   page["color-help"].textContent = {
-    probability: "The warmer a token, the less probable. Select one by a click or the arrow keys to see the predicted tokens.",
-    prediction: `The most probable token in each position; marked where it differs from the text: ${numDifferent} of ${tokens.length}.`,
-    unit: `Unit ${chosen.unit} of layer ${chosen.layer}, ${KINDS[chosen.kind].name}, after each token: warm above zero, cold below.`,
+    probability: "The warmer the color, the less probable the token. Click a token, or use the arrow keys, to see what the model predicted.",
+    prediction: `The most probable token at each position, colored where it differs from the text: ${numDifferent} of ${tokens.length}.`,
+    unit: `Unit ${chosen.unit} of layer ${chosen.layer}, ${KINDS[chosen.kind].name}, after each token: warm colors above zero, cold below.`,
   }[by];
 }
 
@@ -291,7 +291,7 @@ async function savePicture() {
   const { blob, tokensPerPixel } = await map.picture(title);
   save(blob, "png");
   if (tokensPerPixel > 1) {
-    page.status.textContent = `The heat map is wider than a picture can be: each pixel has the mean of ${tokensPerPixel} tokens.`;
+    page.status.textContent = `The heat map is wider than the maximum of a PNG: each pixel is the mean of ${tokensPerPixel} tokens.`;
   }
 }
 

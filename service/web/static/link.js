@@ -22,9 +22,9 @@ export function note(shown) {
 // Copies the address of this page, and returns a status message.
 export async function copyAddress() {
   write();
-  if (!location.hash) return "This text is too long for a link.";
+  if (!location.hash) return "The text is too long for a link.";
   const isCopied = await navigator.clipboard?.writeText(location.href).then(() => true, () => false);
-  return `The address of this page contains text, model and settings. ${isCopied ? "Copied." : "Copy it from the address bar."}`;
+  return `${isCopied ? "Link copied" : "Copy the link from the address bar"}. It contains the text, the model and the settings.`;
 }
 
 function write() {

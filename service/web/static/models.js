@@ -5,7 +5,7 @@ import { fill } from "./dom.js";
 
 export async function loadModels() {
   const models = (await get("v1/models")).data;
-  if (!models.length) throw new Failure("No model is served yet. Train one or wait until it is loaded, then reload this page.");
+  if (!models.length) throw new Failure("No model is served yet. Train one, or wait until one is loaded, then reload this page.");
   return models;
 }
 

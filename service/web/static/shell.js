@@ -75,7 +75,7 @@ export async function attempt(work, gone = () => {}) {
     if (!(error instanceof Failure)) console.error(error);
     notice.textContent = error instanceof Failure
       ? error.message
-      : `Something went wrong on this page (${error.message}): what it shows may be incomplete. Try again, or reload it.`;
+      : `An error occurred on this page (${error.message}): what it shows may be incomplete. Try again, or reload the page.`;
     notice.hidden = false;
     if (error.code === "model_not_found") await gone();
     return false;

@@ -5,19 +5,19 @@ import { percent, probabilities, visible } from "./format.js";
 
 const dialog = find("token");
 
-// Shows a token; `branch` is called with the token to continue after.
+// Shows a token; `branch` is called with the token to generate after: another one, or the same with a new seed.
 export function showToken(token, branch) {
   const title = dialog.querySelector("h2");
   title.textContent = `“${visible(token.text)}”`;
   dialog.querySelector("p").textContent = token.logprob === null || token.logprob === undefined
-    ? "Not sampled."
+    ? "Chosen by you, not sampled."
     : `Probability ${percent(token.logprob)}.`;
   const rows = probabilities(token.alternatives ?? {}, token.text, (text, logprob) => {
     // Bytes of an incomplete character cannot be sent as text.
     if (text.startsWith("bytes:")) return [""];
     const same = text === token.text;
-    const action = same ? "Continue" : "Branch";
-    return [[button(action, `${action} with ${visible(text)}`, () => {
+    const action = same ? "Regenerate from here" : "Branch";
+    return [[button(action, `${action}: ${visible(text)}`, () => {
       dialog.close();
       branch({ text, logprob, alternatives: token.alternatives, same });
     })]];

@@ -12,13 +12,13 @@ export function showTokenDetail(found, { position, layer, unit }, column, isBack
   const logprob = found.logprobs[position];
   title.textContent = `Token ${position}, “${visible(found.tokens[position])}”`;
   caption.textContent = logprob === null
-    ? "First token: no prediction"
+    ? "First token: the model has no prediction for it"
     : `Predicted tokens; probability of this token ${percent(logprob)}`;
   alternatives.parentElement.tHead.hidden = logprob === null;
   alternatives.replaceChildren(...probabilities(found.alternatives[position] ?? {}, found.tokens[position]));
   const at = found.rowOf[position];
   const kinds = at < 0 ? [] : found.kinds(layer);
-  gatesTitle.textContent = at < 0 ? "No values of this token: Max tokens excludes it" : `Layer ${layer}, unit ${unit}, after this token`;
+  gatesTitle.textContent = at < 0 ? "No values shown for this token: Max positions shown leaves it out" : `Layer ${layer}, unit ${unit}, after this token`;
   values.replaceChildren(...kinds.map((kind) => {
     const matrix = found.matrix(layer, kind);
     const line = row([KINDS[kind].name, number(matrix.at(at, column)), number(matrix.mean(at))]);

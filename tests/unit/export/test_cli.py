@@ -14,6 +14,7 @@ import pytest
 from contract.card import GeneratorCard, load_assets
 from contract.tokenizer import CharacterTokenizer
 from export.cli import main
+from export.config import Group, TrainConfig
 from export.graphs.network import CELLS
 from export.training import workflow
 from export.training.trainer import Evaluation
@@ -69,8 +70,35 @@ def test_help_lists_every_setting_without_importing_tensorflow():
     outcome = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert outcome.returncode == 0
     assert outcome.stdout.endswith("False False\n")
-    for option in ("--corpus X", "--max-minutes X", "--if-empty", "--models-dir", "(default: 256)", "(required)"):
-        assert option in outcome.stdout
+    settings = {f"--{name.replace('_', '-')}" for name in TrainConfig.model_fields}
+    assert settings | {"--config", "--if-empty", "--models-dir"} <= set(
+        re.findall(r"^  (--[a-z-]+)", outcome.stdout, re.M)
+    )
+
+
+def test_help_groups_the_settings_and_shows_types_choices_and_defaults(capsys, monkeypatch):
+    """Every option of `train` but two is in a group."""
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    sections = dict(re.findall(r"^(\w[\w ]+):\n((?:  .*\n)+)", capsys.readouterr().out, re.M))
+    assert list(sections) == ["options", *Group, "examples"]
+    options = {group: re.findall(r"^  (?:-h, )?(--\S+)", text, re.M) for group, text in sections.items()}
+    assert options["options"] == ["--help", "--config"]
+    assert options["stopping"] == ["--epochs", "--max-minutes", "--patience"]
+    assert {"--name", "--models-dir", "--runs-dir"} <= set(options["output"])
+    lines = {group: " ".join(text.split()) for group, text in sections.items()}
+    assert re.search(r"--cell \{simple_rnn,lstm,gru\} [^-]*\(default: lstm\)", lines["model"])
+    assert re.search(r"--units INT [^-]*\(default: 256\)", lines["model"])
+    assert re.search(r"--learning-rate FLOAT [^-]*\(default: 0.004\)", lines["optimization"])
+    assert re.search(r"--name NAME [^-]*\(required\)", lines["output"])
+
+
+def test_a_setting_without_a_default_value_describes_its_default():
+    """The help cannot show None."""
+    descriptions = [field.description for field in TrainConfig.model_fields.values() if field.default is None]
+    assert descriptions
+    assert [text for text in descriptions if "(default: " not in text] == []
 
 
 @pytest.mark.parametrize(
@@ -80,7 +108,10 @@ def test_help_lists_every_setting_without_importing_tensorflow():
         (["tarin"], "invalid choice: 'tarin'"),
         (["train", "--nome", "x"], "unrecognized arguments: --nome x"),
         (["train", "--units", "2.5"], "--units: invalid int value: '2.5'"),
-        (["resume"], "required: run"),
+        (["train", "--unit", "8"], "unrecognized arguments: --unit 8"),
+        (["train", "--cell", "rnn"], "--cell: invalid choice: 'rnn' (choose from"),
+        (["tokenizer", "--token-unit", "byte"], "--token-unit: invalid choice: 'byte' (choose from"),
+        (["resume"], "required: RUN"),
     ],
 )
 def test_a_usage_error_exits_with_2(capsys, arguments, message):
@@ -165,7 +196,7 @@ def test_if_empty_trains_only_if_no_readable_version_exists(published, capsys):
     card.with_name("tokenizer.json").write_text(tokenizer.to_json())
     assert train("--if-empty", corpus="no/such.txt") == 0
     assert (
-        "models/m/1 is there already: nothing to train\nm is listed in models/models.config now"
+        "models/m/1 exists already: nothing to train\nm is listed in models/models.config now"
         in capsys.readouterr().out
     )
     assert '"m"' in Path("models/models.config").read_text()
@@ -182,7 +213,7 @@ def test_if_empty_trains_only_if_no_readable_version_exists(published, capsys):
 @pytest.mark.parametrize(("cell", "unit"), [("lstm", "character"), ("gru", "word"), ("simple_rnn", "word")])
 def test_every_cell_trains_on_characters_and_words(published, cell, unit):
     """The model has the cell and the unit of the options."""
-    assert train("--cell", cell, "--unit", unit, "--epochs", "1") == 0
+    assert train("--cell", cell, "--token-unit", unit, "--epochs", "1") == 0
     ((model, tokenizer, training, _),) = published
     assert isinstance(model.get_layer("recurrent_0"), CELLS[cell])
     assert tokenizer.unit == unit
@@ -200,7 +231,7 @@ def kinds(model):
         (("--layers", "2", "--connections", "residual"), "Add"),
         (("--layers", "2", "--connections", "skip", "--recurrent-dropout", "0.3"), "Concatenate"),
         (("--tie-embeddings",), "ReversibleEmbedding"),
-        (("--bidirectional", "--context", "5"), "Bidirectional"),
+        (("--bidirectional", "--context-length", "5"), "Bidirectional"),
     ],
     ids=["residual", "skip", "tied", "both ways"],
 )
@@ -259,14 +290,14 @@ def interrupted(*_):
 
 def test_words_dropped_by_num_words_are_counted(published, capsys):
     """The message has the limit, the words kept and all words."""
-    assert train("--unit", "word", "--num-words", "6", "--epochs", "1") == 0
+    assert train("--token-unit", "word", "--num-words", "6", "--epochs", "1") == 0
     assert len(published[0][1].tokens) == 7
     assert "num_words = 6 keeps 4 of 10 different words; the others are unknown\n" in capsys.readouterr().out
 
 
 def test_num_words_bounds_the_ids_of_words(published):
     """Ids of words are below it, as in Keras; the start token follows."""
-    assert train("--unit", "word", "--num-words", "6", "--epochs", "1") == 0
+    assert train("--token-unit", "word", "--num-words", "6", "--epochs", "1") == 0
     assert published[0][1].tokens == ("<pad>", "<OOV>", "the", "cat", "sat", "on", "<start>")
 
 
@@ -292,7 +323,7 @@ def test_the_corpus_can_come_from_standard_input(published, monkeypatch):
 def test_training_without_a_validation_split_warns(published, capsys):
     """The card then has no validation loss. 160 words are enough to train on."""
     Path("short.txt").write_text(" ".join(TEXT.split()[:160]))
-    assert train("--validation", "0", "--unit", "word", corpus="short.txt") == 0
+    assert train("--validation", "0", "--token-unit", "word", corpus="short.txt") == 0
     out, err = capsys.readouterr()
     assert err.startswith("warning: nothing is held out")
     assert "training loss" in out
@@ -310,15 +341,15 @@ def test_unknown_characters_of_the_validation_split_are_counted(capsys):
 
 BAD = {
     "missing": (None, [], "corpus bad.txt: No such file"),
-    "empty": (b"", [], "there is no text in it"),
-    "whitespace": (b" \n ", [], "there is no text in it"),
+    "empty": (b"", [], "it has no text"),
+    "whitespace": (b" \n ", [], "it has no text"),
     "binary": (b"\x7fELF\0", [], "byte 0 at offset 4: this is binary"),
     "latin-1": (b"caf\xe9", [], "not UTF-8: byte 0xe9 at offset 3"),
     "one character": (b"a", [], "1 character(s) in 1 document(s) are too few to hold out"),
     "one character, all learnt": (b"a", ["--validation", "0"], "at least 2 different characters are needed, got 1"),
     "one character many times": (b"a" * 500, [], "at least 2 different characters are needed, got 1"),
-    "one word": (b"cat " * 500, ["--unit", "word"], "at least 2 different words are needed, got 1"),
-    "no word": (b"?! " * 500, ["--unit", "word"], "at least 2 different words are needed, got 0"),
+    "one word": (b"cat " * 500, ["--token-unit", "word"], "at least 2 different words are needed, got 1"),
+    "no word": (b"?! " * 500, ["--token-unit", "word"], "at least 2 different words are needed, got 0"),
     "a tail of another script": (
         b"ab" * 100 + "яю".encode() * 5,
         ["--validation", "0.0476"],
@@ -449,14 +480,14 @@ def test_a_run_resumes_only_with_its_own_corpus(capsys):
     capsys.readouterr()
     Path("book.txt").write_text(TEXT.replace("cat", "cow"))
     assert main(["publish", "runs/m"]) == 0
-    assert "corpus book.txt is gone or has changed: samples have no prompt" in capsys.readouterr().out
+    assert "corpus book.txt is missing or has changed: samples have no prompt" in capsys.readouterr().out
     assert main(["resume", "runs/m"]) == 1
-    assert "corpus book.txt: this is not the text that runs/m began with" in one_line(capsys)
+    assert "corpus book.txt: this is not the text that runs/m started with" in one_line(capsys)
     Path("book.txt").unlink()
     assert main(["resume", "runs/m"]) == 1
     assert "corpus book.txt: No such file or directory" in one_line(capsys)
     assert main(["publish", "runs/m"]) == 0
-    assert "corpus book.txt is gone or has changed" in capsys.readouterr().out
+    assert "corpus book.txt is missing or has changed" in capsys.readouterr().out
 
 
 def test_a_run_without_a_complete_epoch_is_not_publishable(published, monkeypatch, capsys):
@@ -550,7 +581,7 @@ def test_a_corpus_below_min_characters_is_refused(published, capsys):
     Path("few.txt").write_text("abcab cabc")
     assert main(["train", "--name", "m", "--corpus", "few.txt", "--validation", "0"]) == 1
     assert one_line(capsys) == (
-        "error: corpus few.txt: at least 1,000 characters are needed, got 10; to train on so few all the same: "
+        "error: corpus few.txt: at least 1,000 characters are needed, got 10; to train on it anyway, pass "
         "--min-characters 10\n"
     )
     assert not Path("runs").exists()

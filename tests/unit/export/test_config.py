@@ -23,7 +23,7 @@ def toml(tmp_path):
 def test_only_name_and_corpus_are_required():
     """Every other setting has a default."""
     config = load_config(None, NEEDED)
-    assert (config.name, config.corpus, config.unit, config.cell) == ("m", "c.txt", "character", "lstm")
+    assert (config.name, config.corpus, config.token_unit, config.cell) == ("m", "c.txt", "character", "lstm")
 
 
 def test_the_command_line_overrides_the_file(toml):
@@ -49,7 +49,7 @@ WRONG = {
     "name": ("../up", r"name: must be 1 to 64 letters, .*got '\.\./up'"),
     "corpus": ("", "corpus: .*at least 1 character, got ''"),
     "documents": ("pages", "documents: .*'none', 'file', 'lines' or 'blank-line', got 'pages'"),
-    "unit": ("byte", "unit: .*'character', 'word', 'exact_word' or 'subword', got 'byte'"),
+    "token_unit": ("byte", "token_unit: .*'character', 'word', 'exact_word' or 'subword', got 'byte'"),
     "cell": ("rnn", "cell: .*'simple_rnn', 'lstm' or 'gru', got 'rnn'"),
     "layers": (9, "layers: .*less than or equal to 8, got 9"),
     "units": (0, "units: .*greater than or equal to 1, got 0"),
@@ -57,7 +57,7 @@ WRONG = {
     "dropout": (1.0, "dropout: .*less than 1, got 1.0"),
     "direction": ("up", "direction: .*'forward' or 'backward', got 'up'"),
     "connections": ("all", "connections: .*'none', 'residual' or 'skip', got 'all'"),
-    "context": (0, "context: .*greater than or equal to 1, got 0"),
+    "context_length": (0, "context_length: .*greater than or equal to 1, got 0"),
     "recurrent_dropout": (-0.1, "recurrent_dropout: .*greater than or equal to 0, got -0.1"),
     "state_reset_probability": (1, "state_reset_probability: .*less than 1, got 1"),
     "batch_size": (10**6, "batch_size: .*less than or equal to 4096, got 1000000"),
@@ -98,7 +98,7 @@ def test_an_unknown_setting_is_an_error_that_lists_the_known_ones(toml):
         ({"connections": "residual"}, "connections = residual needs 2 layers"),
         ({"connections": "skip", "layers": 2, "bidirectional": True}, "connections must be none with bidirectional"),
         ({"freeze_embedding": True}, "freeze_embedding needs embedding_init"),
-        ({"context": 9}, "context is for bidirectional models"),
+        ({"context_length": 9}, "context_length is for bidirectional models"),
     ],
     ids=str,
 )
@@ -111,10 +111,10 @@ def test_incompatible_settings_are_refused(settings, message):
 def test_num_words_is_refused_for_characters():
     """It would have no effect on a character vocabulary."""
     with pytest.raises(
-        ConfigError, match="num_words: is for unit = word or exact_word, and unit is character, got 500"
+        ConfigError, match="num_words: is for token_unit = word or exact_word, and token_unit is character, got 500"
     ):
         load_config(None, {**NEEDED, "num_words": 500})
-    assert load_config(None, {**NEEDED, "num_words": 500, "unit": "word"}).num_words == 500
+    assert load_config(None, {**NEEDED, "num_words": 500, "token_unit": "word"}).num_words == 500
 
 
 @pytest.mark.parametrize(

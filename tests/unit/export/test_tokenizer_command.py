@@ -47,7 +47,8 @@ def one_line(capsys, *options):
 def test_the_command_does_not_import_tensorflow(unit):
     """The import alone takes seconds."""
     code = (
-        f"import sys\nfrom export.cli import main\nmain(['tokenizer', '--corpus', 'book.txt', '--unit', '{unit}'])\n"
+        "import sys\nfrom export.cli import main\n"
+        f"main(['tokenizer', '--corpus', 'book.txt', '--token-unit', '{unit}'])\n"
         "print('tensorflow' in sys.modules, 'keras' in sys.modules)"
     )
     env = {"PYTHONPATH": str(ROOT), "PATH": ""}
@@ -57,10 +58,10 @@ def test_the_command_does_not_import_tensorflow(unit):
 
 def test_the_validation_split_is_shown_as_ids_tokens_and_counts(capsys):
     """Unknown words are counted, the most frequent first."""
-    assert show(capsys, "--unit", "word", "--show", "4") == [
+    assert show(capsys, "--token-unit", "word", "--show", "4") == [
         "word: a vocabulary of 11 tokens from 369 of 410 characters of book.txt",
         "the first 4: '<pad>' '<OOV>' 'the' 'cat'",
-        "text: the held-out part",
+        "text: the validation split",
         "  2 3 1 1 1",
         "  'the' 'cat' '<OOV>' '<OOV>' '<OOV>'",
         "5 tokens: 5.0 per line, 8.20 characters per token",
@@ -84,7 +85,7 @@ def test_the_validation_split_is_shown_as_ids_tokens_and_counts(capsys):
 )
 def test_every_unit_shows_its_tokens(capsys, unit, tokens, unknown):
     """White space is shown, and so are bytes that are no whole character."""
-    lines = show(capsys, "--unit", unit, "--show", "0")
+    lines = show(capsys, "--token-unit", unit, "--show", "0")
     assert lines[3].startswith("  " + tokens)
     first = next(place for place, line in enumerate(lines) if line.startswith("unknown: "))
     assert lines[first + 1 :] == unknown
@@ -93,7 +94,7 @@ def test_every_unit_shows_its_tokens(capsys, unit, tokens, unknown):
 def test_three_nonblank_lines_of_thirty_tokens_are_shown(capsys):
     """Blank lines, later lines and further tokens are only counted."""
     Path("text.txt").write_text("\n\nthe cat\n\n \nsat\n" + "on " * 40 + "\nmat\n")
-    lines = show(capsys, "--unit", "word", "--show", "0", "--text", "text.txt")
+    lines = show(capsys, "--token-unit", "word", "--show", "0", "--text", "text.txt")
     assert lines[1] == "text: text.txt"
     assert [lines[3], lines[5]] == ["  'the' 'cat'", "  'sat'"]
     assert lines[7] == "  " + " ".join(["'on'"] * 30) + " … and 10 more"
@@ -104,7 +105,7 @@ def test_only_the_beginning_of_a_very_long_line_is_shown(capsys, monkeypatch):
     """The counts cover all of it."""
     monkeypatch.setattr("export.tokenizer_command.SHOWN_CHARACTERS", 1000)
     Path("endless.txt").write_text("on " * 100_000)
-    lines = show(capsys, "--unit", "word", "--show", "0", "--text", "endless.txt")
+    lines = show(capsys, "--token-unit", "word", "--show", "0", "--text", "endless.txt")
     assert re.fullmatch(r"  ('on' ){30}… and at least [\d,]+ more", lines[3].replace("… ", " … ").replace("  …", " …"))
     assert lines[4].startswith("100,000 tokens: 100000.0 per line")
 
@@ -119,7 +120,7 @@ def test_the_text_may_come_from_standard_input(capsys, monkeypatch):
     """Corpus and text cannot both come from there."""
     pipe = types.SimpleNamespace(buffer=io.BytesIO(b"the dog\n"))
     monkeypatch.setattr("sys.stdin", pipe)
-    assert "  'the' 'dog'" in show(capsys, "--unit", "word", "--text", "-")
+    assert "  'the' 'dog'" in show(capsys, "--token-unit", "word", "--text", "-")
     assert "corpus and text are both -" in one_line(capsys, "--corpus", "-", "--text", "-")
 
 
@@ -127,7 +128,7 @@ def test_without_a_validation_split_the_corpus_is_shown(capsys):
     """The output says that nothing is held out."""
     lines = show(capsys, "--validation", "0")
     assert lines[0].endswith("from 410 of 410 characters of book.txt")
-    assert "text: the corpus; nothing is held out" in lines
+    assert "text: the corpus, as nothing is held out" in lines
     assert lines[-1] == "unknown: 0 tokens, 0.00%"
 
 
@@ -135,8 +136,8 @@ def test_without_a_validation_split_the_corpus_is_shown(capsys):
 @pytest.mark.parametrize("unit", UNITS)
 def test_the_saved_tokenizer_is_the_one_that_training_builds(capsys, unit, documents):
     """It has the same tokens, from the same training split, and the same EOS token."""
-    options = {"unit": unit, "documents": documents}
-    show(capsys, "--unit", unit, "--documents", documents, "--save", "t.json")
+    options = {"token_unit": unit, "documents": documents}
+    show(capsys, "--token-unit", unit, "--documents", documents, "--save", "t.json")
     config = load_config(None, {"name": "m", "corpus": "book.txt", **options})
     head, _ = read_corpus("book.txt", documents).split(config.validation, config.seed)
     saved = load_tokenizer(Path("t.json"))
@@ -146,7 +147,7 @@ def test_the_saved_tokenizer_is_the_one_that_training_builds(capsys, unit, docum
 
 def test_settings_come_from_a_recipe(capsys):
     """The command line overrides it."""
-    Path("r.toml").write_text('name = "m"\ncorpus = "none.txt"\nunit = "subword"\nvocab_size = 270\nunits = 6\n')
+    Path("r.toml").write_text('name = "m"\ncorpus = "none.txt"\ntoken_unit = "subword"\nvocab_size = 270\nunits = 6\n')
     assert main(["tokenizer", "--config", "r.toml", "--corpus", "book.txt"]) == 0
     assert capsys.readouterr().out.startswith("subword: a vocabulary of 270 tokens ")
 
@@ -157,11 +158,16 @@ def test_settings_come_from_a_recipe(capsys):
         ([], "error: corpus is required (--corpus)"),
         (["--corpus", "no.txt"], "corpus no.txt: No such file"),
         (["--corpus", "book.txt", "--text", "no.txt"], "text no.txt: No such file"),
-        (["--corpus", "one.txt", "--unit", "exact_word"], "at least 2 different words are needed, got 1"),
+        (["--corpus", "one.txt", "--token-unit", "exact_word"], "at least 2 different words are needed, got 1"),
         (["--corpus", "one.txt"], "at least 2 different characters are needed, got 1"),
-        (["--corpus", "book.txt", "--unit", "byte"], "unit: "),
-        (["--corpus", "book.txt", "--unit", "subword", "--vocab-size", "100"], "vocab_size must be at least 259 "),
-        (["--corpus", "book.txt", "--unit", "exact_word", "--vocab-size", "10"], "vocab_size must be at least 19 "),
+        (
+            ["--corpus", "book.txt", "--token-unit", "subword", "--vocab-size", "100"],
+            "vocab_size must be at least 259 ",
+        ),
+        (
+            ["--corpus", "book.txt", "--token-unit", "exact_word", "--vocab-size", "10"],
+            "vocab_size must be at least 19 ",
+        ),
     ],
 )
 def test_errors_are_one_line(capsys, options, message):
@@ -183,11 +189,11 @@ CUTS = {
     "all words": (["word", "--num-words", "10"], None),
     "exact words": (
         ["exact_word", "--num-words", "6"],
-        "num_words = 6 keeps 6 of 12 different words that occur at least 2 times; the others are spelt",
+        "num_words = 6 keeps 6 of 12 different words that occur at least 2 times; the others are spelled",
     ),
     "exact words in all": (
         ["exact_word", "--vocab-size", "22"],
-        "vocab_size = 22 keeps 6 of 12 different words that occur at least 2 times; the others are spelt",
+        "vocab_size = 22 keeps 6 of 12 different words that occur at least 2 times; the others are spelled",
     ),
     "every exact word": (["exact_word"], None),
     "subwords": (["subword", "--vocab-size", "270"], None),
@@ -199,7 +205,7 @@ CUTS = {
 def test_words_dropped_by_a_limit_are_counted(capsys, cut):
     """The line has the limit, the words kept and all words, punctuation included. It is absent if all are kept."""
     options, line = CUTS[cut]
-    lines = show(capsys, "--unit", *options)
+    lines = show(capsys, "--token-unit", *options)
     assert [each for each in lines if " keeps " in each] == ([line] if line else [])
     if line:
         assert lines[1] == line
@@ -211,13 +217,22 @@ NEEDED = {"name": "m", "corpus": "c"}
 @pytest.mark.parametrize(
     ("bounds", "message"),
     [
-        ({"num_words": 500}, "num_words: is for unit = word or exact_word, and unit is character, got 500"),
-        ({"vocab_size": 500}, "vocab_size: is for unit = exact_word or subword, and unit is character, got 500"),
-        ({"vocab_size": 500, "unit": "word"}, "vocab_size: is for unit = exact_word or subword, and unit is word"),
-        ({"num_words": 500, "unit": "subword"}, "num_words: is for unit = word or exact_word, and unit is subword"),
+        ({"num_words": 500}, "num_words: is for token_unit = word or exact_word, and token_unit is character, got 500"),
         (
-            {"num_words": 500, "vocab_size": 600, "unit": "exact_word"},
-            "vocab_size: and num_words bound the same vocabulary: give one of them, got 600",
+            {"vocab_size": 500},
+            "vocab_size: is for token_unit = exact_word or subword, and token_unit is character, got 500",
+        ),
+        (
+            {"vocab_size": 500, "token_unit": "word"},
+            "vocab_size: is for token_unit = exact_word or subword, and token_unit is word",
+        ),
+        (
+            {"num_words": 500, "token_unit": "subword"},
+            "num_words: is for token_unit = word or exact_word, and token_unit is subword",
+        ),
+        (
+            {"num_words": 500, "vocab_size": 600, "token_unit": "exact_word"},
+            "vocab_size: and num_words limit the same vocabulary: give one of them, got 600",
         ),
     ],
 )
@@ -230,11 +245,11 @@ def test_a_vocabulary_limit_of_another_unit_is_refused(bounds, message):
 @pytest.mark.parametrize(
     "bounds",
     [
-        {"unit": "word", "num_words": 500},
-        {"unit": "exact_word", "num_words": 500},
-        {"unit": "exact_word", "vocab_size": 500},
-        {"unit": "subword", "vocab_size": 500},
-        {"unit": "subword"},
+        {"token_unit": "word", "num_words": 500},
+        {"token_unit": "exact_word", "num_words": 500},
+        {"token_unit": "exact_word", "vocab_size": 500},
+        {"token_unit": "subword", "vocab_size": 500},
+        {"token_unit": "subword"},
     ],
 )
 def test_each_unit_accepts_its_own_vocabulary_limit(bounds):
@@ -246,9 +261,9 @@ def test_each_unit_accepts_its_own_vocabulary_limit(bounds):
 @pytest.mark.parametrize(
     ("settings", "count"),
     [
-        ({"unit": "exact_word", "num_words": 6}, 6),
-        ({"unit": "exact_word", "vocab_size": 24}, 24),
-        ({"unit": "subword", "vocab_size": 270}, 270),
+        ({"token_unit": "exact_word", "num_words": 6}, 6),
+        ({"token_unit": "exact_word", "vocab_size": 24}, 24),
+        ({"token_unit": "subword", "vocab_size": 270}, 270),
     ],
 )
 def test_the_limit_bounds_the_vocabulary(settings, count):

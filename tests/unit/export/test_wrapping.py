@@ -48,7 +48,7 @@ def test_a_keras_model_is_published_with_its_outputs_and_token_ids(folder, capsy
     np.testing.assert_allclose(tf.nn.softmax(logits["logits"][:, -1]), expected, atol=1e-5)
     out = capsys.readouterr().out
     assert "tokenizer.json: word, 13 tokens\n" in out
-    assert "it sees a window of 5 tokens, padded in front" in out
+    assert "it is a sliding-window model of 5 tokens, padded on the left" in out
     assert "its outputs are probabilities of 13 tokens\n" in out
     assert out.endswith("published models/lesson/1\n")
 
@@ -58,7 +58,7 @@ def test_direction_window_and_models_dir_are_applied(capsys):
     layers = keras.layers
     model = keras.Sequential([layers.Input([None]), layers.Embedding(20, 8), layers.GRU(6), layers.Dense(20)])
     model.save("gru.keras")
-    assert wrap("--direction", "backward", "--models-dir", "other", "--window", "7", model="gru.keras") == 0
+    assert wrap("--direction", "backward", "--models-dir", "other", "--context-length", "7", model="gru.keras") == 0
     card, _ = load_assets(Path("other/lesson/1"))
     assert (card.direction, card.context) == ("backward", 7)
     assert "7 of its outputs have no token and are never sampled" in capsys.readouterr().out
@@ -71,7 +71,7 @@ def test_a_tokenizer_larger_than_the_model_is_refused(capsys):
     keras.Sequential([layers.Input([5]), layers.Embedding(11, 4), layers.LSTM(6), layers.Dense(13)]).save("rows.keras")
     for name, message in (
         ("few.keras", "the model has 11 outputs, too few for a tokenizer of 13 tokens"),
-        ("rows.keras", "the model reads 11 ids, too few for a tokenizer of 13 tokens"),
+        ("rows.keras", "the embedding has 11 ids, too few for a tokenizer of 13 tokens"),
     ):
         assert wrap(model=name) == 1
         assert message in capsys.readouterr().err
@@ -99,9 +99,9 @@ def test_a_missing_or_invalid_file_is_named_in_one_line(options, message, capsys
 def test_an_invalid_window_is_a_usage_error(window, capsys):
     """The exit code is 2, and the message names the option."""
     with pytest.raises(SystemExit) as ended:
-        wrap("--window", window)
+        wrap("--context-length", window)
     assert ended.value.code == 2
-    assert "--window" in capsys.readouterr().err
+    assert "--context-length" in capsys.readouterr().err
 
 
 def test_an_invalid_name_is_refused_before_any_file_is_read(capsys):

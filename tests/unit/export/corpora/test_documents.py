@@ -43,7 +43,7 @@ def test_chunked_texts_separate_into_the_same_documents(documents, texts):
 
 def test_a_corpus_of_blank_documents_is_rejected():
     """A corpus has at least one document."""
-    with pytest.raises(CorpusError, match="corpus c: there is no text in it"):
+    with pytest.raises(CorpusError, match="corpus c: it has no text"):
         Corpus.of("c", [" ", "\n"], ends=True)
 
 

@@ -55,7 +55,7 @@ def write_text(path, num_bytes):
     [
         (64, {}),
         (64, {"documents": "blank-line", "direction": "backward"}),
-        (32, {"unit": "word", "num_words": 500}),
+        (32, {"token_unit": "word", "num_words": 500}),
     ],
     ids=["running text", "paragraphs from their ends", "words"],
 )

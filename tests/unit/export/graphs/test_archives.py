@@ -105,7 +105,7 @@ def test_links_and_external_storage_in_hdf5_are_refused(tmp_path):
         refused(tmp_path / name, f"{name}: 'layer' is a link in HDF5")
     with h5py.File(tmp_path / "outside", "w") as file:
         file.create_dataset("layer", (4,), np.float32, external=[(str(tmp_path / "secret"), 0, 16)])
-    refused(tmp_path / "outside", "outside: the values of 'layer' lie in another file")
+    refused(tmp_path / "outside", "outside: the values of 'layer' are in another file")
 
 
 def test_a_cyclic_hdf5_group_does_not_loop_forever(tmp_path):
@@ -113,7 +113,7 @@ def test_a_cyclic_hdf5_group_does_not_loop_forever(tmp_path):
     with h5py.File(tmp_path / "m.h5", "w") as file:
         file["a/b"] = np.zeros(3)
         file["a/a"] = file["a"]
-    refused(tmp_path / "m.h5", "weights alone, without their model")
+    refused(tmp_path / "m.h5", "only weights, without the model")
 
 
 def test_model_config_of_an_h5_file_has_a_limit(tmp_path, monkeypatch):

@@ -99,8 +99,10 @@ MODELS = {
     "padding passed over": stack(whole(LSTM, 7), whole(GRU, 6), Dense(V), mask_zero=True),
 }
 WINDOWS = {
-    "both ways": built(bidirectional=True, context=7),
-    "both ways, stacked and tied": built(bidirectional=True, context=5, layers=2, cell="gru", tie_embeddings=True),
+    "both ways": built(bidirectional=True, context_length=7),
+    "both ways, stacked and tied": built(
+        bidirectional=True, context_length=5, layers=2, cell="gru", tie_embeddings=True
+    ),
     "the lesson's": stack(Bidirectional(LSTM(8)), Dense(V, activation="softmax"), length=9),
     "double precision": in_precision("float64", lesson_afresh),
     "half precision, both ways": in_precision("mixed_bfloat16", lesson_afresh),
@@ -209,14 +211,14 @@ def test_layers_may_be_shared_between_models(tmp_path):
 
 def test_a_context_other_than_the_models_fixed_length_is_refused():
     """The message has both lengths."""
-    with pytest.raises(UnsupportedModel, match="takes texts of 9 tokens, and a window of 8 was asked for"):
+    with pytest.raises(UnsupportedModel, match="fixed length of 9 tokens, got a context length of 8"):
         prepare(WINDOWS["the lesson's"](), context=8)
 
 
 def test_a_bidirectional_model_without_a_length_needs_a_context():
     """The message names the layer and what to pass."""
     model = stack(Bidirectional(LSTM(8)), Dense(V))()
-    with pytest.raises(UnsupportedModel, match=r"Bidirectional\) cannot be run.*needs a window of its last tokens"):
+    with pytest.raises(UnsupportedModel, match=r"Bidirectional\) cannot be run.*must be a sliding-window model"):
         prepare(model)
     assert prepare(model, context=4).facts.context == 4
 

@@ -91,8 +91,8 @@ def test_a_bidirectional_model_gets_a_window_of_its_input_length(kit, tmp_path):
     assert foreign.model.facts.context == 9
     why, kind = foreign.lines[1:]
     assert (re.sub(r"_\d+'", "'", why), kind) == (
-        "it sees a window of 9 tokens, padded in front: no state can be carried, as layer 'bidirectional' "
-        "(Bidirectional) cannot be run from token to token",
+        "it is a sliding-window model of 9 tokens, padded on the left: no state can be carried, as layer "
+        "'bidirectional' (Bidirectional) cannot be run from token to token",
         "its outputs are probabilities of 30 tokens",
     )
 
@@ -109,7 +109,7 @@ def test_a_stateful_model_of_batch_size_1_carries_its_state(make, kit, suffix, t
     model.save(path)
     foreign = read_imported(path, None)
     assert foreign.model.facts.context is None
-    assert "it carries its state from token to token: 7 floats a text" in foreign.lines
+    assert "it carries its state from token to token: 7 floats per sequence" in foreign.lines
     assert foreign.lines[-1] == "its outputs are logits of 30 tokens"
     logits = foreign.model.logits(IDS)
     for row in range(2):
@@ -141,7 +141,10 @@ def test_a_keras_2_sequential_without_an_input_layer_is_read(tmp_path):
         config = json.loads(file.attrs["model_config"])
         config["config"]["layers"] = config["config"]["layers"][1:]
         file.attrs["model_config"] = json.dumps(config)
-    assert "it carries its state from token to token: 7 floats a text" in read_imported(tmp_path / "old.h5", None).lines
+    assert (
+        "it carries its state from token to token: 7 floats per sequence"
+        in read_imported(tmp_path / "old.h5", None).lines
+    )
 
 
 def test_a_subclassed_model_is_imported_from_its_savedmodel(tmp_path):
@@ -150,12 +153,12 @@ def test_a_subclassed_model_is_imported_from_its_savedmodel(tmp_path):
     expected = np.asarray(tf.nn.softmax(model(IDS)[:, -1]))
     model.save(tmp_path / "tutorial.keras")
     with pytest.raises(
-        UnsupportedModel, match=r"layer class 'Tutorial' is not Keras's own; .*model.export\('folder'\)"
+        UnsupportedModel, match=r"layer class 'Tutorial' is not one of Keras's; .*model.export\('folder'\)"
     ):
         read_imported(tmp_path / "tutorial.keras", None)
     open_length = [tf.TensorSpec([None, None], tf.int32)]
     model.export(str(tmp_path / "folder"), input_signature=open_length, verbose=False)
-    with pytest.raises(UnsupportedModel, match=r"give its length.*--window N"):
+    with pytest.raises(UnsupportedModel, match=r"no fixed length.*--context-length"):
         read_imported(tmp_path / "folder", None)
     foreign = read_imported(tmp_path / "folder", 9)
     same_answers(foreign, expected)
@@ -182,9 +185,11 @@ def test_a_window_may_be_given_for_a_stateful_model(tmp_path):
     layers = keras.layers
     model = keras.Sequential([layers.Input([9]), layers.Embedding(V, 8), layers.LSTM(5), layers.Dense(V)])
     model.save(tmp_path / "m.keras")
-    assert "--window 9 serves it as it was trained" in "".join(read_imported(tmp_path / "m.keras", None).lines)
+    assert "--context-length 9 serves it as it was trained" in "".join(read_imported(tmp_path / "m.keras", None).lines)
     foreign = read_imported(tmp_path / "m.keras", 9)
-    assert foreign.lines[1] == "it sees a window of 9 tokens, padded in front: as asked for"
+    assert (
+        foreign.lines[1] == "it is a sliding-window model of 9 tokens, padded on the left: as --context-length requests"
+    )
     same_answers(foreign, np.asarray(tf.nn.softmax(model(IDS))))
 
 
@@ -281,19 +286,19 @@ def of_strings(path):
 
 REFUSED = {
     "missing": (lambda path: path / "none.keras", "none.keras: No such file or directory"),
-    "an empty folder": (lambda path: path, "a folder without saved_model.pb"),
+    "an empty folder": (lambda path: path, "not a SavedModel: saved_model.pb is missing"),
     "something else": (lambda path: written(path / "m.keras", b"hello"), "neither a .keras file, nor an .h5 file"),
     "an empty file": (lambda path: written(path / "m.h5", b""), "neither a .keras file, nor an .h5 file"),
     "half a file": (lambda path: written(path / "m.keras", b"PK\3\4half"), "not a .keras file, or a damaged one"),
     "a damaged file": (broken_h5, "Keras cannot read it|cannot read it"),
-    "weights alone": (weights_alone, "weights alone, without their model"),
+    "weights alone": (weights_alone, "only weights, without the model"),
     "Keras 2's own file": (keras_2_zip, "written by Keras 2.15.0.*save the model as .h5"),
-    "Python code": (with_lambda, "a Lambda layer holds Python code, which is not run"),
+    "Python code": (with_lambda, "a Lambda layer has Python code, which is not run"),
     "no token ids": (no_text, r"must be token ids \(batch, tokens\).*got \(None, 9, 3\)"),
     "two outputs": (two_outputs, "one input and one output are needed, got 1 and 2"),
     "no number": (not_finite, "NaN or infinite"),
-    "of one text": (of_one_text, "it takes 1 text.s. at a time"),
-    "no length": (open_length, r"needs a window of its last tokens.*\(--window\)"),
+    "of one text": (of_one_text, "its batch size is fixed at 1"),
+    "no length": (open_length, r"must be a sliding-window model.*\(--context-length\)"),
     "no signature": (no_signature, "it has no signature serving_default"),
     "of strings": (of_strings, r"'text' must be token ids \(batch, tokens\), got string"),
 }
@@ -320,5 +325,5 @@ def test_a_custom_layer_is_refused_with_its_name(suffix, tmp_path):
     """Its code is not in the file; a SavedModel needs none."""
     path = custom(tmp_path, suffix)
     keras.saving.get_custom_objects().clear()
-    with pytest.raises(UnsupportedModel, match=r"layer class '(theirs>)?Own' is not Keras's own"):
+    with pytest.raises(UnsupportedModel, match=r"layer class '(theirs>)?Own' is not one of Keras's"):
         load_keras(path)

@@ -129,7 +129,7 @@ def test_a_configured_model_without_versions_is_listed_as_unreadable(models_dir,
     place = store(models_dir, "gone")
     for path in sorted(place.parent.rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
-    assert told(capsys, "list")[1] == "gone         –  cannot be read: models.config lists it, and it has no version"
+    assert told(capsys, "list")[1] == "gone         –  cannot be read: models.config lists it, but it has no version"
 
 
 def test_a_damaged_models_config_makes_only_served_versions_unknown(models_dir, capsys):
@@ -144,7 +144,7 @@ def test_a_damaged_models_config_makes_only_served_versions_unknown(models_dir, 
 def test_an_empty_repository_prints_the_command_that_trains_a_model(capsys):
     """The command has the directory of the option. As JSON, the list is empty."""
     assert told(capsys, "list", "--models-dir", "my models") == [
-        "my models holds no model yet; train one with:  python -m export train --corpus book.txt --name book "
+        "my models has no model yet; train one with:  python -m export train --corpus book.txt --name book "
         "--models-dir 'my models'"
     ]
     assert json.loads("\n".join(told(capsys, "list", "--json")))["versions"] == []
@@ -211,12 +211,12 @@ def test_show_prints_the_card_as_text(models_dir, capsys):
     for line in (
         "  created           1970-01-01 00:00 UTC, with TensorFlow 2",
         "  layers            lstm 2 × 16, embedding 4",
-        "  memory            carries a state of 64 floats a text",
-        "  epochs            2 is the best of 3, 4,500 tokens an epoch",
+        "  state             64 floats per sequence, carried from token to token",
+        "  epochs            2 is the best of 3, 4,500 tokens per epoch",
         "  held out          500 tokens in 500 characters",
         "  validation loss   2.000 nats per token",
         "  perplexity        7.39",
-        "  copied spans      1.23%",
+        "  n-gram overlap    1.23%",
         "  dropout           0.1",
         "sample at temperature 0.5",
         "    [It was] so·[2J.",
@@ -240,11 +240,11 @@ def test_a_backward_sample_is_printed_before_its_suffix(models_dir, capsys):
 
 
 def test_an_imported_model_is_shown_without_a_training_report(models_dir, capsys):
-    """The last line says that it was trained elsewhere."""
+    """The last line says that the model was imported."""
     store(models_dir, card={"training": None, "cell": None, "layers": 0, "embedding": 0, "context": 5})
     lines = told(capsys, "show", "m")
     assert "  layers            unknown, window 5" in lines
-    assert lines[-1] == "trained elsewhere: nothing is known of its training"
+    assert lines[-1] == "imported: its training is unknown"
 
 
 def test_show_json_prints_the_card_alone(models_dir, capsys):

@@ -57,7 +57,7 @@ def test_the_best_value_of_each_metric_is_marked(models_dir, capsys):
     assert lines["parameters"] == ["1", "12,345"]
     assert lines["training loss"] == ["1.500", "1.500"]
     assert lines["best epoch"] == ["2", "2 of 3"]
-    assert lines["copied spans"] == ["–", "–"]
+    assert lines["n-gram overlap"] == ["–", "–"]
 
 
 def test_only_settings_that_differ_are_printed(models_dir, capsys):
@@ -168,7 +168,7 @@ def test_an_imported_model_has_no_metrics(models_dir, capsys):
     store(models_dir, "b", card={"training": None})
     lines = compared(capsys, "a", "b")
     assert lines["validation loss"] == ["2.000", "–"]
-    assert "trained elsewhere, so no quality metrics can be compared: b:1" in lines[""]
+    assert "imported, so no quality metrics can be compared: b:1" in lines[""]
 
 
 def test_a_perplexity_that_overflows_is_null_and_never_the_best(models_dir, capsys):
@@ -253,7 +253,7 @@ def test_different_units_are_plotted_in_bits_per_character(models_dir, capsys, m
     [
         ("p.svg", "plot must be a .png file, got p.svg"),
         ("no/p.png", "No such file or directory: 'no/p.png'"),
-        ("p.png", "p.png: nothing to draw, as no version has a history.json"),
+        ("p.png", "p.png: nothing to plot: no version has a history.json"),
     ],
 )
 def test_a_plot_that_cannot_be_written_is_an_error(models_dir, capsys, path, message):

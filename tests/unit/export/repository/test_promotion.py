@@ -112,7 +112,7 @@ def test_rollback_needs_a_previous_version(models_dir, capsys):
     store(models_dir, "n", 7)
     assert run(capsys, "rollback", "n") == (
         1,
-        "error: n has no version that was stable before 7: nothing to go back to\n",
+        "error: n has no earlier stable version than 7: nothing to roll back to\n",
     )
 
 
@@ -140,7 +140,7 @@ def test_a_stable_version_is_not_removed(models_dir, capsys):
     code, told = run(capsys, "remove", "m:4", "--yes")
     assert (code, "served of m now: versions 2, 3, 4; then versions 2, 3" in told) == (0, True)
     assert entry(models_dir) == ({"stable": 2}, [2, 3])
-    assert "nothing to go back to" in run(capsys, "rollback", "m")[1]
+    assert "nothing to roll back to" in run(capsys, "rollback", "m")[1]
     assert run(capsys, "remove", "m", "--yes", "--wait", "0")[0] == 0
     assert (read_entries(models_dir), read_labels(models_dir)) == ([], {})
 

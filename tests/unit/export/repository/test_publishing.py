@@ -58,7 +58,7 @@ def test_a_version_has_page_embedding_and_history_of_its_model(model, models_dir
     """Hash, vectors and best epoch are those of the published weights."""
     place = publish(model, TOKENIZER, "m", models_dir, history=HISTORY)
     page, assets = (place / "README.md").read_text(), place / "assets.extra"
-    assert page.startswith("# `m`\n\nAn LSTM of 12 units, trained elsewhere, that continues a text")
+    assert page.startswith("# `m`\n\nAn LSTM of 12 units, imported, that continues a text")
     assert read_network(model).sha256() in page
     vectors = np.loadtxt(assets / "vectors.tsv", delimiter="\t", dtype=np.float32)
     assert np.allclose(vectors, model.layers[0].get_weights()[0][: len(TOKENIZER.tokens)])

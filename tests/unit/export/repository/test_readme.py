@@ -27,7 +27,7 @@ REPORT = TrainingReport(
     seconds=3725.4,
     seed=7,
     parameters=12_345,
-    settings={"cell": "lstm", "context": None, "bidirectional": False, "corpus": "a|b"},
+    settings={"cell": "lstm", "context_length": None, "bidirectional": False, "corpus": "a|b"},
     samples=(Sample(temperature=0.5, given="It’s a", text=" cat.\n```\n# no heading\x1b[2J"),),
     copied_spans=0.0123,
     written_spans=3_000,
@@ -80,27 +80,27 @@ def test_the_page_has_every_value_of_the_card():
         "![Loss and perplexity of each epoch](assets.extra/history.png)",
         "| vocabulary | 90 tokens |",
         "| parameters | 12,345 |",
-        "| state of a text | 8,192 bytes |",
+        "| state per sequence | 8,192 bytes |",
         f"| SHA-256 of the weights | `{'d' * 64}` |",
         "| published | 2023-11-14 22:13 UTC |",
         "| TensorFlow | 2.21.0 |",
         f"| SHA-256 of its text | `{'c' * 64}` |",
         "| characters | 100,000 |",
         "| of these held out, at the end | 10,000 |",
-        "| tokens of an epoch | 90,000 |",
+        "| tokens per epoch | 90,000 |",
         "| epochs | 3; the best was 2 of 2 |",
         "| time, h:mm:ss | 1:02:05 |",
         "| speed | 1,234 tokens/s |",
         "| seed | 7 |",
         "| `cell` | `lstm` |",
-        "| `context` | `none` |",
+        "| `context_length` | `none` |",
         "| `bidirectional` | `false` |",
         "| `corpus` | `a\\|b` |",
         "| `assets.extra/history.png` | the picture above |",
     ):
         assert f"\n{line}\n" in f"\n{text}", line
-    assert "9,900 tokens that the vocabulary holds and that stand for 9,900 characters" in text
-    assert "Of 3,000 runs of 8 words that it wrote at temperature 1, 1.23% stand word for word" in text
+    assert "9,900 tokens in the vocabulary, which cover 9,900 characters" in text
+    assert "of 3,000 8-grams of words generated at temperature 1, 1.23% occur in the training text" in text
 
 
 def test_a_sample_cannot_break_the_markdown_of_the_page():
@@ -127,19 +127,19 @@ def test_a_backward_sample_is_written_before_its_suffix():
 def test_long_lines_of_samples_are_wrapped():
     """A word model generates no newlines."""
     sample = Sample(temperature=1, given="the", text=" cat" * 100)
-    assert max(map(len, page(samples=(sample,)).partition("## What it writes")[2].partition("##")[0].split("\n"))) < 120
+    assert max(map(len, page(samples=(sample,)).partition("## Samples")[2].partition("##")[0].split("\n"))) < 120
 
 
 def test_the_page_of_an_imported_model_omits_what_is_unknown():
     """It has no training report, no history and perhaps no embedding."""
     unknown = {"cell": None, "layers": 0, "embedding": 0, "context": 20, "training": None, "unit": "word"}
     text = page(CARD.model_copy(update=unknown), Progress(), {"generator.json", "tokenizer.json"})
-    assert "A model, trained elsewhere, that continues a text word by word, in lower case" in text
-    assert ", seeing its last 20 tokens." in text
+    assert "A model, imported, that continues a text word by word, in lower case" in text
+    assert ", with a sliding window of 20 tokens." in text
     for word in (
-        "## How",
-        "## What",
-        "Its training",
+        "## Metrics",
+        "## Samples",
+        "## Training",
         "history",
         "vectors",
         "model.keras",
@@ -154,7 +154,7 @@ def test_the_page_of_an_earlier_releases_card_omits_missing_fields():
     """They are None, which is not printed."""
     fields = ("held_out_characters", "accuracy", "bits_per_character", "parameters", "copied_spans", "written_spans")
     text = page(history=Progress(), settings={}, samples=(), **dict.fromkeys(fields))
-    for word in ("accuracy", "Accuracy", "bits", "parameters", "Memorization", "Settings", "writes", "None", "png)"):
+    for word in ("accuracy", "Accuracy", "bits", "parameters", "Memorization", "Settings", "Samples", "None", "png)"):
         assert word not in text.partition("## Files")[0], word
     assert "| loss, nats per token | 1.2500 | 1.5000 |" in text
 
@@ -163,14 +163,14 @@ def test_the_page_warns_if_there_was_no_validation_split():
     """The training loss only measures how well the model remembers its text."""
     text = page(validation_loss=None, accuracy=None, bits_per_character=None, held_out_characters=0)
     assert "|  | training |\n| --- | --- |\n| loss, nats per token | 1.2500 |\n| perplexity | 3.490 |\n\n" in text
-    assert "Nothing was held out: the loss says how well the training text is remembered, no more." in text
-    assert "a piece of the training text, as nothing was held out" in text
+    assert "Nothing was held out: the training loss measures only how well the text was memorized." in text
+    assert "an excerpt of the training text, as nothing was held out" in text
 
 
 def test_samples_without_a_prompt_are_described_as_such():
     """The corpus, from which prompts are taken, may be missing when a run is published."""
     text = page(samples=(Sample(temperature=1, given="", text="c"),), copied_spans=None)
-    assert "Begun from nothing." in text
+    assert "Without a prompt." in text
     assert '"prompt": "The "' in text
 
 

@@ -156,7 +156,7 @@ def test_without_a_terminal_the_option_yes_is_required(models_dir, capsys, monke
     store(models_dir)
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
     assert remove("m") == 1
-    assert "there is no terminal to ask on; --yes confirms it" in capsys.readouterr().err
+    assert "there is no terminal to confirm on; pass --yes" in capsys.readouterr().err
     assert versions(models_dir) == ["1"]
 
 
@@ -243,7 +243,7 @@ def test_a_model_that_is_listed_again_during_the_wait_keeps_its_versions(models_
     store(models_dir)
     monkeypatch.setattr(removal, "wait_until_unloaded", lambda *_: add_to_models_config(models_dir, "m"))
     assert remove("m", "--yes") == 1
-    assert "m was put into models.config again meanwhile: run the command again" in capsys.readouterr().err
+    assert "m was added to models.config again meanwhile: run the command again" in capsys.readouterr().err
     assert versions(models_dir) == ["1"]
 
 

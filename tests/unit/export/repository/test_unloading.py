@@ -60,7 +60,7 @@ def test_without_servers_the_wait_takes_its_full_time(clock, capsys):
     wait_until_unloaded(watch(None, servers=()), "m", 15.0)
     assert clock.now == 15.0
     assert capsys.readouterr().out == (
-        "m is out of models.config; waiting up to 15 s until model servers have unloaded it\n"
+        "m was removed from models.config; waiting up to 15 s until model servers have unloaded it\n"
     )
 
 

@@ -180,7 +180,7 @@ def test_validation_sequences_have_a_burn_in(length, rows, window):
 
 def test_a_bidirectional_model_gets_sliding_windows():
     """Training has the configured batch size, validation a larger one."""
-    laid_out = dataset("abcabc" * 20, "cab" * 100, bidirectional=True, context=5)
+    laid_out = dataset("abcabc" * 20, "cab" * 100, bidirectional=True, context_length=5)
     assert (laid_out.train.batch_size, laid_out.train.batch_tokens) == (4, 20)
     assert laid_out.validation.batch_size == VALIDATION_WINDOWS
     assert next(laid_out.train.batches())[0].shape == (5, 4)

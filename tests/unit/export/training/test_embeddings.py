@@ -244,14 +244,14 @@ def test_skip_gram_windows_end_at_the_end_token(monkeypatch):
 
 def test_skip_gram_rejects_a_text_without_words(words):
     """There are no neighbours to learn from."""
-    with pytest.raises(CorpusError, match=r"^embedding_init skip-gram: none of the 3 tokens to train on has text$"):
+    with pytest.raises(CorpusError, match=r"^embedding_init skip-gram: none of the 3 training tokens has text$"):
         start("skip-gram", words, np.full(3, words.special.unknown, np.int32))
 
 
 @pytest.mark.parametrize("source", ["skipgram", "skip_gram", "SkipGram"])
 def test_a_misspelled_skip_gram_is_rejected_with_the_right_spelling(words, source):
     """It would otherwise be a file name, reported as missing."""
-    with pytest.raises(ConfigError, match="to learn vectors from the corpus it is skip-gram"):
+    with pytest.raises(ConfigError, match="to train vectors on the corpus, pass skip-gram"):
         start(source, words)
 
 

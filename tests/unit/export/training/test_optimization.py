@@ -83,7 +83,7 @@ def test_dropout_does_not_depend_on_the_partitioning(parts):
 @pytest.mark.slow
 def test_partitioning_does_not_change_a_bidirectional_model():
     """Each of its directions is partitioned like any other layer."""
-    settings = {"bidirectional": True, "context": STEPS}
+    settings = {"bidirectional": True, "context_length": STEPS}
     targets = TARGETS[:1]
     expected = train(prepare(**settings)[0], targets=targets)
     for how in (Cut(units=2), Cut(rows=3)):

@@ -18,7 +18,11 @@ from export.training.samples import (
 )
 from tests.unit.export.trainings import TEXT, prepare
 
-FORWARD, BACKWARD, WINDOW = {}, {"unit": "word", "direction": "backward"}, {"bidirectional": True, "context": 6}
+FORWARD, BACKWARD, WINDOW = (
+    {},
+    {"token_unit": "word", "direction": "backward"},
+    {"bidirectional": True, "context_length": 6},
+)
 KINDS = pytest.mark.parametrize("settings", [FORWARD, BACKWARD, WINDOW], ids=["forward", "backward", "window"])
 ENDING = {"documents": "lines"}
 
@@ -211,7 +215,7 @@ def test_a_sliding_window_model_generates_fewer_tokens(make):
     """It recomputes its window for every token, so the limit is on tokens read."""
     counts = {}
     for context in (None, 128, 4096):
-        writer, *_ = make(**({"bidirectional": True, "context": context} if context else {}))
+        writer, *_ = make(**({"bidirectional": True, "context_length": context} if context else {}))
         counts[context] = writer._num_memorization_tokens(["the cat"], str.split)
     assert counts == {None: 224, 128: 128, 4096: 4}
 

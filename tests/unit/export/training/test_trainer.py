@@ -53,8 +53,8 @@ BUILT = {
     "skip": {"layers": 2, "connections": "skip"},
     "tied": {"tie_embeddings": True, "embedding": SETTINGS["units"]},
     "tied by a projection": {"tie_embeddings": True, "layers": 2, "connections": "skip"},
-    "both ways": {"bidirectional": True, "context": 9},
-    "both ways, stacked and tied": {"bidirectional": True, "context": 9, "layers": 2, "tie_embeddings": True},
+    "both ways": {"bidirectional": True, "context_length": 9},
+    "both ways, stacked and tied": {"bidirectional": True, "context_length": 9, "layers": 2, "tie_embeddings": True},
 }
 
 

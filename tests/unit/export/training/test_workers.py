@@ -105,7 +105,7 @@ def test_losing_a_worker_ends_the_other_with_an_error(tmp_path, lost):
             process.kill()
             process.communicate()
     assert processes[1 - lost].returncode == 1
-    assert err.splitlines()[-1].startswith("error: another process that TF_CONFIG names does not answer any more")
+    assert err.splitlines()[-1].startswith("error: another process of TF_CONFIG is unreachable")
     assert "Traceback" not in err
     if lost == 1:
         assert f"resume with:  python -m export resume {tmp_path / 'runs' / 'm'}" in out
