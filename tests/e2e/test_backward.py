@@ -187,7 +187,7 @@ def test_openais_client_gets_the_text_before_a_suffix(client, gateway):
     assert whole == gateway.text(**BASE) + BASE["suffix"]
     streamed = client.completions.create(**fields, stream=True)
     assert "".join(choice.text for chunk in streamed for choice in chunk.choices) == whole
-    with pytest.raises(openai.BadRequestError, match="'reverse' reads backwards") as caught:
+    with pytest.raises(openai.BadRequestError, match="'reverse' is a backward model") as caught:
         client.completions.create(model="reverse", prompt="It was")
     assert caught.value.param == "prompt"
 

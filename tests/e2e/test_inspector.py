@@ -204,7 +204,7 @@ def behind(text, feature):
 def test_the_search_finds_the_units_that_correlate_with_a_feature(open_inspector, gateway):
     """Among units of noise, for every feature, with the sign; it shows whether the correlation holds in both halves."""
     page = open_inspector(gateway)
-    names = ["line", "word", "quotes", "brackets", "upper", "capital", "digit", "space", "own"]
+    names = ["upper", "line", "word", "quotes", "brackets", "capital", "digit", "space", "own"]
     rng = np.random.default_rng(0)
     units = rng.normal(size=(len(PROSE), 40))
     for unit, name in enumerate(names):

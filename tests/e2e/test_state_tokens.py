@@ -112,7 +112,7 @@ def test_a_resume_token_or_the_default_model_replaces_the_model_name(start_gatew
     """Otherwise, with several models, `model` is required; the access log has the name in any case."""
     status, answer = gateway.post({**BODY, "model": None})
     assert (status, answer["error"]["param"]) == (400, "model")
-    assert "model is required where there are several" in answer["error"]["message"]
+    assert "model is required, as several are served" in answer["error"]["message"]
     first = completed(gateway, **BODY, max_tokens=5)
     assert gateway.post({"state": first["state"], "max_tokens": 5})[1]["model"] == "lstm"
     started = start_gateway(default_model="words")

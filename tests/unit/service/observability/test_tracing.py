@@ -22,6 +22,7 @@ from service.observability.tracing import RPC, Tracing
 from service.params import ModelVersion
 from service.scheduling.call import Call
 from tests.fakes import make_sequence
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[4]
 PATIENCE_S = 20.0  # with what takes milliseconds on an idle machine
@@ -320,6 +321,8 @@ def test_an_unreachable_collector_is_no_log_line_for_each_request(caplog):
     tracing.shutdown(timeout_s=0.01)
     assert {record.name for record in caplog.records} <= {"service.observability.tracing"}
     assert len(caplog.records) <= 1
+    # Its retries call `random`, which Hypothesis refuses in the tests that follow.
+    until(lambda: not any(thread.name.startswith("Otel") for thread in threading.enumerate()))
 
 
 class StuckExporter(InMemorySpanExporter):
