@@ -98,7 +98,7 @@ class ModelServer(Process):
         return False
 
 
-# Names an executable of TensorFlow Serving; docs/conformance.md says how to get one.
+# Names an executable of TensorFlow Serving; docs/how-to/build-tensorflow-serving.md says how to get one.
 TENSORFLOW_MODEL_SERVER = "TENSORFLOW_MODEL_SERVER"
 
 

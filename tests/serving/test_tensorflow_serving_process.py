@@ -1,0 +1,96 @@
+"""TensorFlow Serving's executable does what docker-compose.yml and deploy/kubernetes expect beside the calls."""
+
+import signal
+import socket
+import urllib.request
+
+import grpc
+import pytest
+
+from contract import signatures
+from tests.servers import ROOT, TensorFlowServing, free_port
+from tests.serving.client import Client
+from tests.serving.conftest import needs_tensorflow_serving
+from tests.serving.given import Server
+from tests.serving.repository import MAX_BATCH_SIZE
+from tests.serving.tensors import make_call
+
+pytestmark = needs_tensorflow_serving
+MONITORING = ROOT / "deploy/tensorflow-serving/monitoring.config"
+NUM_THREADS = 4
+# HealthCheckResponse with status SERVING.
+SERVING = bytes((8, 1))
+
+
+@pytest.fixture(scope="module")
+def process(serving_models, tmp_path_factory):
+    """A server with the flags of this file; `rest_port` is that of its metrics, and opens last."""
+    rest_port = free_port()
+    flags = [f"--rest_api_port={rest_port}", f"--monitoring_config_file={MONITORING}"]
+    flags += ["--enable_grpc_healthcheck_service=true", f"--grpc_max_threads={NUM_THREADS}", "--no_such_flag=1"]
+    started = TensorFlowServing(serving_models, tmp_path_factory.mktemp("process") / "log", flags=flags)
+    started.rest_port = rest_port
+    started.wait_until(lambda: can_connect(rest_port))
+    yield started
+    started.end(signal.SIGKILL)
+
+
+@pytest.fixture
+def client(process):
+    """A client of that server."""
+    client = Client(f"127.0.0.1:{process.port}")
+    yield client
+    client.channel.close()
+
+
+def can_connect(port):
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def get(process, path):
+    """Return the body of a response of the REST port."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{process.rest_port}{path}", timeout=60) as response:
+        return response.read().decode()
+
+
+def test_prometheus_gets_metrics_from_the_rest_port(process):
+    """By the path of monitoring.config, from which deploy/prometheus reads."""
+    assert "\n# TYPE :tensorflow:cc:saved_model:load_latency counter\n" in get(
+        process, "/monitoring/prometheus/metrics"
+    )
+
+
+def test_the_rest_api_decodes_percent_escapes_in_names(process):
+    """`%6C` is `l`."""
+    assert '"state": "AVAILABLE"' in get(process, "/v1/models/%6Cstm")
+
+
+def test_the_health_service_answers_for_the_whole_server(client):
+    """As the liveness probe of Kubernetes asks, without the name of a service."""
+    assert client.channel.unary_unary("/grpc.health.v1.Health/Check")(b"") == SERVING
+
+
+def test_calls_beyond_its_threads_are_refused_at_once(client, serving_models):
+    """One thread polls, and each other one runs a call. The gateway retries a refused call elsewhere."""
+    card = Server(client.address, serving_models, False).card("lstm")
+    inputs = make_call(signatures.DECODE, card, MAX_BATCH_SIZE, steps=20 * card.max_decode_steps)
+    calls = [client.begin("lstm", signatures.DECODE, inputs) for _ in range(NUM_THREADS + 1)]
+    refused = [call.exception(timeout=60) for call in calls[NUM_THREADS - 1 :]]
+    assert {(error.code(), error.details()) for error in refused} == {
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted")
+    }
+    assert not any(call.done() for call in calls[: NUM_THREADS - 1])
+
+
+def test_an_unknown_flag_is_reported_and_ignored(process):
+    """A misspelt flag in a deployment stops nothing, but its log names it."""
+    assert "unknown argument: --no_such_flag=1" in process.output
+
+
+def test_sigterm_ends_it_while_it_computes(process):
+    """By the signal itself: it has no handler. The last test here, as it ends the server."""
+    assert process.end(signal.SIGTERM) == -signal.SIGTERM
