@@ -30,7 +30,7 @@ from tests.programs import program
 from tests.servers import ROOT, Gateway, ModelServer
 from tests.terminals import environment
 
-# They need Docker, a Kubernetes cluster or a checkout of TensorFlow Serving; tests/kubernetes and tests/compose cover a part.
+# They need Docker, Kubernetes or a clone of TensorFlow Serving; tests/kubernetes and tests/compose cover a part.
 NOT_TRIED = {"docs/deployment.md", "docs/kubernetes.md", "docs/how-to/build-tensorflow-serving.md"}
 _FOUND = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))
 PAGES = ["README.md", "SECURITY.md", "client/README.md", *(page for page in _FOUND if page not in NOT_TRIED)]

@@ -115,7 +115,7 @@ def streams_while(gateway, happen, num_begun=NUM_STREAMS // 2):
         running = [pool.submit(run, body) for body in bodies()]
         for _ in range(num_begun):
             assert begun.acquire(timeout=120)
-        assert sum(text.done() for text in running) < NUM_STREAMS / 2, "too short to be disturbed"
+        assert sum(text.done() for text in running) < num_begun, "too short to be disturbed"
         happen()
         return [text.result(120) for text in running]
 

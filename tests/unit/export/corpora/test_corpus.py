@@ -196,9 +196,9 @@ BAD = {
         "a: not UTF-8 but most likely CP1252 .*: byte 0xf6 at offset 2; .*iconv -f CP1252",
     ),
     "UTF-16": ({"a": "Größe".encode("utf-16")}, "a: this is UTF-16, not UTF-8; .*iconv -f UTF-16 "),
-    "half a character": ({"a": "Größe".encode()[:3]}, "a: not UTF-8: byte 0xc3 at offset 2 begins a character"),
-    "a folder of nothing": ({}, "no file in this folder"),
-    "a folder of hidden files": ({".a": b"text"}, "no file in this folder"),
+    "half a character": ({"a": "Größe".encode()[:3]}, "a: not UTF-8: byte 0xc3 at offset 2 starts a character"),
+    "a folder of nothing": ({}, "the directory has no files"),
+    "a folder of hidden files": ({".a": b"text"}, "the directory has no files"),
     "junk among texts": ({"a.txt": b"text", "b/logo.png": b"\x89PNG\r\n\x1a\n\0\0"}, "logo.png: byte 0 at offset 8"),
 }
 
