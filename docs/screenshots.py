@@ -58,7 +58,7 @@ def _tour(browser: Browser, gateway: SimpleNamespace, model: str) -> None:
     """Film a generation in the playground, the alternatives of a token, and the search of the inspector."""
     film = _Film()
     page = Playground(browser.new_page(viewport=TOUR), gateway)
-    page.set(model=model, temperature="0.5", seed="2", max_tokens="700")
+    page.set(model=model, temperature="0.5", seed="12", max_tokens="700")
     page.page.fill("#prompt", PROMPT)
     page.page.locator("#prompt").scroll_into_view_if_needed()
     film.take(page, 1200)
@@ -67,7 +67,7 @@ def _tour(browser: Browser, gateway: SimpleNamespace, model: str) -> None:
     while page.page.inner_text("#status") != "Done.":
         film.take(page, 120)
     film.take(page, 1800)
-    page.page.locator(".token").nth(40).click()
+    page.page.locator(".token").nth(25).click()
     film.take(page, 3000)
     page = Inspector(browser.new_page(viewport=TOUR), gateway)
     page.page.select_option("#model", model)
