@@ -75,7 +75,7 @@ def _tour(browser: Browser, gateway: SimpleNamespace, model: str) -> None:
     page.look(model, page.page.input_value("#text"))
     page.page.locator("#tokens").scroll_into_view_if_needed()
     film.take(page, 1500)
-    for feature in ("upper", "line"):
+    for feature in ("brackets", "upper"):
         page.page.select_option("#feature", feature)
         page.click("#search button")
         page.page.locator("#units tbody tr", has_text="holds").first.locator("button").click()
