@@ -17,7 +17,9 @@ TRAIN_OPTIONS := --if-empty
 # The model is named after the file, or NAME.
 ifdef CORPUS
 NAME := $(basename $(notdir $(CORPUS)))
-TRAIN_OPTIONS := --if-new --corpus "$(CORPUS)" --name "$(NAME)"
+# One file is a running text.
+DOCUMENTS := $(if $(filter shakespeare pydoc-topics,$(CORPUS))$(wildcard $(CORPUS)/.),file,none)
+TRAIN_OPTIONS := --if-new --corpus "$(CORPUS)" --name "$(NAME)" --documents $(DOCUMENTS)
 run: export OSTINATO_DEFAULT_MODEL ?= $(NAME)
 endif
 
