@@ -248,18 +248,8 @@ class Metrics:
 
     def watch_rejections(self, counts: Callable[[], Mapping[str, int]]) -> None:
         """Report at each scrape how many calls backends rejected; `counts` returns the numbers by reason."""
-
-        def collect() -> list[Metric]:
-            rejected = CounterMetricFamily(
-                "ostinato_call_rejections",
-                "Calls that a backend rejected without computing them; they are retried.",
-                labels=["reason"],
-            )
-            for reason, count in counts().items():
-                rejected.add_metric([reason], count)
-            return [rejected]
-
-        self.registry.register(_AtScrape(collect))
+        help_text = "Calls that a backend rejected without computing them; they are retried."
+        self._by_label(CounterMetricFamily, "call_rejections", help_text, "reason", counts)
 
     def watch_request_memory(self, budget: MemoryBudget) -> None:
         """Report the memory that requests hold, and its limit, at each scrape."""
@@ -270,16 +260,24 @@ class Metrics:
 
     def watch_config_drift(self, seconds: Callable[[], Mapping[str, float]]) -> None:
         """Report at each scrape for how long each backend, by address, has served other versions than configured."""
+        help_text = "Time for which a backend has served other versions than models.config lists; 0: it serves those."
+        self._by_label(GaugeMetricFamily, "backend_config_drift_seconds", help_text, "backend", seconds)
+
+    def _by_label(
+        self,
+        kind: type[CounterMetricFamily] | type[GaugeMetricFamily],
+        name: str,
+        help_text: str,
+        label: str,
+        values: Callable[[], Mapping[str, float]],
+    ) -> None:
+        """Declare a metric whose values, by its label, are read at each scrape."""
 
         def collect() -> list[Metric]:
-            drift = GaugeMetricFamily(
-                "ostinato_backend_config_drift_seconds",
-                "Time for which a backend has served other versions than models.config lists; 0: it serves those.",
-                labels=["backend"],
-            )
-            for address, drift_s in seconds().items():
-                drift.add_metric([address], drift_s)
-            return [drift]
+            family = kind(f"ostinato_{name}", help_text, labels=[label])
+            for key, value in values().items():
+                family.add_metric([key], value)
+            return [family]
 
         self.registry.register(_AtScrape(collect))
 

@@ -6,11 +6,9 @@ import pytest
 import yaml
 from prometheus_client.registry import CollectorRegistry
 
-from service.memory import MemoryBudget
 from service.observability.metrics import Metrics
-from service.scheduling.prefix_cache import PrefixCache
 from tests.servers import ROOT
-from tests.unit.service.observability.test_metrics import DEMO, happen
+from tests.unit.service.observability.test_metrics import watch_everything
 
 PAGE = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
 ALERTS = yaml.safe_load((ROOT / "deploy/prometheus/alerts.yml").read_text())["groups"]
@@ -28,13 +26,7 @@ def rows(heading):
 def exported() -> CollectorRegistry:
     """Return the registry of a gateway in which every event has happened."""
     metrics = Metrics("1")
-    metrics.watch_load(lambda: [(DEMO, 0, 0)], lambda: 0)
-    metrics.watch_prefix_cache(PrefixCache(1))
-    metrics.watch_servers(list)
-    metrics.watch_request_memory(MemoryBudget(1))
-    metrics.watch_rejections(lambda: {"busy": 0, "batching": 0})
-    metrics.watch_config_drift(lambda: {"127.0.0.1:8500": 0.0})
-    happen(metrics)
+    watch_everything(metrics)
     return metrics.registry
 
 

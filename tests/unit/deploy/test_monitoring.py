@@ -8,11 +8,9 @@ import yaml
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.memory import MemoryBudget
 from service.observability.metrics import Metrics
-from service.scheduling.prefix_cache import PrefixCache
 from tests.manifests import ROOT
-from tests.unit.service.observability.test_metrics import DEMO, happen
+from tests.unit.service.observability.test_metrics import watch_everything
 
 # Added by Prometheus itself.
 COMMON = {"job", "instance"}
@@ -22,13 +20,7 @@ COMMON = {"job", "instance"}
 def known():
     """The names of all series that a gateway can export, each with its label names."""
     metrics = Metrics("1")
-    metrics.watch_load(lambda: [(DEMO, 0, 0)], lambda: 0)
-    metrics.watch_prefix_cache(PrefixCache(1))
-    metrics.watch_servers(list)
-    metrics.watch_request_memory(MemoryBudget(1))
-    metrics.watch_rejections(lambda: {"busy": 0, "batching": 0})
-    metrics.watch_config_drift(lambda: {"127.0.0.1:8500": 0.0})
-    happen(metrics)
+    watch_everything(metrics)
     families = text_string_to_metric_families(generate_latest(metrics.registry).decode())
     found: dict[str, set[str]] = {"up": set()}
     for family in families:
