@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 class BuildError(Exception):
-    """Something that whoever builds can mend; the message says how."""
+    """A build error that the user can fix; the message says how."""
 
 
 def output_of(command: Sequence[str | Path], problem: str, stdin: str = "") -> str:

@@ -31,7 +31,7 @@ def main(descriptors: str, protos: list[str]) -> None:
     for file in files.values():
         file.CopyToProto(file_set.file.add())
     Path(descriptors).write_bytes(file_set.SerializeToString(deterministic=True))
-    print(json.dumps({"library_dir": tf.sysconfig.get_lib(), "flags": tf.sysconfig.get_compile_flags()}))
+    print(json.dumps({"tensorflow_dir": tf.sysconfig.get_lib(), "flags": tf.sysconfig.get_compile_flags()}))
 
 
 if __name__ == "__main__":

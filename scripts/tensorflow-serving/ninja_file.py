@@ -87,9 +87,9 @@ def write_ninja(compiler: str, wheel: Wheel, work: Path, sources: Sources) -> No
         "rule rename\n command = objcopy --redefine-syms=re2.names $in $out\n description = $out",
         f"rule link\n command = {compiler} -pie -s -o $out $in -Wl,--gc-sections -Wl,--version-script=exports.map $",
         f"  -Wl,--start-group {static} -Wl,--end-group $",
-        f"  -L{wheel.library_dir} -l:libtensorflow_cc.so.2 -l:libtensorflow_framework.so.2 $",
+        f"  -L{wheel.tensorflow_dir} -l:libtensorflow_cc.so.2 -l:libtensorflow_framework.so.2 $",
         # Beside the executable, as in an image, or else where pip installed them.
-        f"  -Wl,-rpath,'$$ORIGIN:{wheel.library_dir}'",
+        f"  -Wl,-rpath,'$$ORIGIN:{wheel.tensorflow_dir}'",
         " description = linking",
     ]
     lines += [f"build {path.name}: rename {path} | re2.names" for path in renamed]

@@ -19,19 +19,19 @@ class Wheel:
     """What the compiler, the linker and protoc need of it.
 
     Attributes:
-        library_dir: where libtensorflow_cc.so.2 and libtensorflow_framework.so.2 lie.
+        tensorflow_dir: where libtensorflow_cc.so.2 and libtensorflow_framework.so.2 lie.
         flags: the compiler's, as `tf.sysconfig` gives them; without -I.
         descriptors: a file with its messages, for protoc in place of .proto files.
     """
 
-    library_dir: Path
+    tensorflow_dir: Path
     flags: tuple[str, ...]
     descriptors: Path
 
     @property
     def include_dir(self) -> Path:
         """The headers."""
-        return self.library_dir / "include"
+        return self.tensorflow_dir / "include"
 
     @property
     def protobuf_version(self) -> str:
@@ -66,4 +66,4 @@ def find_wheel(python: str, work: Path, sources: Sources) -> Wheel:
     command = [python, HERE / "describe_tensorflow.py", descriptors, *sources.tensorflow_protos]
     answer = json.loads(output_of(command, "tensorflow does not say where its headers are"))
     flags = tuple(flag for flag in answer["flags"] if not flag.startswith("-I"))
-    return Wheel(Path(answer["library_dir"]), flags, descriptors)
+    return Wheel(Path(answer["tensorflow_dir"]), flags, descriptors)

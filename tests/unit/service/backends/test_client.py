@@ -79,7 +79,7 @@ def test_an_invalid_response_and_a_refusal_are_different_errors(answers, content
 
 
 def test_merged_calls_of_different_shapes_are_no_fault_of_the_call(answers, caplog):
-    """TensorFlow Serving's message with `--enable_batching` is told apart, and logged once with what to change."""
+    """TensorFlow Serving's batching error is a `BatchingConflict`, and the log says once which flag to remove."""
     handler, backend = answers
     ask = (ModelVersion("demo", 1), "prefill", {"state": np.zeros((8, 2), np.float32)}, {"state": (8, 2)})
     handler.code = grpc.StatusCode.FAILED_PRECONDITION
