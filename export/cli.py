@@ -103,7 +103,8 @@ def _default_of(field: Any) -> str:
         return " (required)"
     if field.default is None:
         return ""
-    return f" (default: {field.default})" if field.annotation is not bool else " (default: no)"
+    default = ("yes" if field.default else "no") if field.annotation is bool else field.default
+    return f" (default: {default})"
 
 
 def _add_wrap(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
