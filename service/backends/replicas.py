@@ -189,7 +189,7 @@ class Replicas:
             takes_calls = not replica.probes or bool(replica.probes.keys() - replica.needs_reprobe)
             is_readmitted = takes_calls and replica.ejection.readmit()
         if is_readmitted:
-            log.info("model server %s was readmitted", replica.address)
+            log.info("model server %s is in service", replica.address)
 
     def retain(self, replica: Replica, names: Collection[str], num_ejections_before: int) -> None:
         """Forget a server's other models; readmit it if `names` is empty, as there is nothing to probe."""
