@@ -120,6 +120,25 @@ class TrainingReport(CorpusDescription):
     written_spans: int | None = None
 
 
+class PrecisionCheck(_Frozen):
+    """The loss of a version on a text in each precision of its signatures: mean negative log likelihoods in nats.
+
+    Attributes:
+        text: Whether the text is of the validation split, or was sampled from the model itself.
+        tokens: Its length.
+    """
+
+    text: Literal["held_out", "sampled"]
+    tokens: Count
+    float32: float
+    bfloat16: float
+
+    @property
+    def difference(self) -> float:
+        """By how many nats per token the loss in bfloat16 is higher."""
+        return self.bfloat16 - self.float32
+
+
 class GeneratorCard(_Frozen):
     """Metadata of a version: what the gateway needs to call it, and users to evaluate it.
 
@@ -139,6 +158,7 @@ class GeneratorCard(_Frozen):
         max_decode_steps: Maximum K of a `decode` call.
         max_prefill_length: Maximum T of a `prefill` call.
         training: None for an imported model.
+        precision_check: The cost of bfloat16; None for a version without signatures in bfloat16.
     """
 
     format: Literal[3] = FORMAT
@@ -161,6 +181,12 @@ class GeneratorCard(_Frozen):
     max_decode_steps: Count = signatures.MAX_DECODE_STEPS
     max_prefill_length: Count = signatures.MAX_PREFILL_LENGTH
     training: TrainingReport | None = None
+    precision_check: PrecisionCheck | None = None
+
+    @property
+    def precisions(self) -> tuple[signatures.PrecisionName, ...]:
+        """The precisions that it has signatures for."""
+        return (signatures.FLOAT32, signatures.BFLOAT16) if self.precision_check else (signatures.FLOAT32,)
 
     @model_validator(mode="after")
     def _validate_batch_sizes(self) -> "GeneratorCard":

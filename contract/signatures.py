@@ -4,6 +4,8 @@ The tensors of each signature are described in `docs/architecture.md`; `export.g
 and `service.backends.client` calls them.
 """
 
+from typing import Final, Literal
+
 SERVING_DEFAULT = "serving_default"
 PREFILL = "prefill"
 DECODE = "decode"
@@ -11,6 +13,11 @@ DECODE_FULL = "decode_full"
 SCORE = "score"
 EMBED = "embed"
 INSPECT = "inspect"
+
+# Precisions of the products. Every signature but `serving_default` may have a variant in bfloat16.
+PrecisionName = Literal["float32", "bfloat16"]
+FLOAT32: Final = "float32"
+BFLOAT16: Final = "bfloat16"
 
 # Traces that `inspect` returns for a recurrent layer: its state after each token, and its gates (LSTM: Hochreiter and
 # Schmidhuber 1997, with the forget gate of Gers et al. 2000; GRU: Cho et al. 2014).
@@ -45,3 +52,8 @@ ASSETS = "assets.extra"
 CARD_FILE = "generator.json"
 TOKENIZER_FILE = "tokenizer.json"
 VECTORS_FILE = "vectors.tsv"
+
+
+def in_precision(signature: str, precision: PrecisionName) -> str:
+    """Return the name of a signature's variant in a precision: `decode` or `decode_bfloat16`."""
+    return signature if precision == FLOAT32 else f"{signature}_{precision}"

@@ -54,6 +54,7 @@ class Gateway(Flask):
             poll_s=settings.poll_s,
             max_chunk=settings.max_chunk,
             default_model=settings.default_model,
+            precisions=settings.precisions,
             changed=self.metrics.keep,
         )
         self.memory = MemoryBudget(settings.request_memory_bytes)

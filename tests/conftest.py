@@ -79,19 +79,20 @@ def pytest_unconfigure(config):
 
 
 @contextlib.contextmanager
-def quick_to_load(unroll=1, batch_sizes=(8, 24, 64)):
+def quick_to_load(unroll=1, batch_sizes=(8, 24, 64), bfloat16=False):
     """Publish models whose loops are not unrolled and that are probed at three batch sizes.
 
     Such a version is published, loaded and warmed up in a third of the time, and its determinism probe takes three
-    eighths of the time of one at all batch sizes.
+    eighths of the time of one at all batch sizes. With `bfloat16` it has signatures in this precision, too.
     """
     from contract.card import GeneratorCard
-    from export.graphs.cells import StatefulNetwork
+    from export.graphs import cells
     from export.repository import publishing
 
     make_card = partial(GeneratorCard, batch_sizes=batch_sizes)
     with (
-        mock.patch.object(StatefulNetwork, "unroll", unroll),
+        mock.patch.object(cells.RecurrentStep, "unroll", unroll),
+        mock.patch.object(cells, "MIN_BFLOAT16_UNITS", 1 if bfloat16 else 10_000),
         mock.patch.object(publishing, "GeneratorCard", make_card),
     ):
         yield
@@ -145,7 +146,8 @@ MODEL_NAMES = ["gru", "lstm", "reverse", "rnn", "window", "words"]
 def models_dir():
     """A repository with one model of each kind, which no test may change.
 
-    `gru` has two layers. `rnn` has an EOS token and is as exported models are: unrolled, with all batch sizes.
+    `gru` has two layers, and gateways of tests call it in bfloat16. `rnn` has an EOS token and is as exported models
+    are: unrolled, with all batch sizes.
     `reverse` is a backward model, `window` is a sliding-window model of subword tokens, and `words` has word tokens.
     """
     return built("models", publish_models)
@@ -155,11 +157,11 @@ def publish_models(folder):
     """Publish the models of `models_dir`."""
     from contract import signatures
     from contract.tokenizer import CharacterTokenizer, ExactWordTokenizer, SubwordTokenizer
-    from export.graphs.cells import StatefulNetwork
+    from export.graphs.cells import RecurrentStep
 
     publish_model(folder, "lstm")
-    publish_model(folder, "gru", "gru", layers=2)
-    as_exported = {"unroll": StatefulNetwork.unroll, "batch_sizes": signatures.BATCH_SIZES}
+    publish_model(folder, "gru", "gru", layers=2, bfloat16=True)
+    as_exported = {"unroll": RecurrentStep.unroll, "batch_sizes": signatures.BATCH_SIZES}
     ends = CharacterTokenizer.train(TEXT, end_token=True)
     publish_model(folder, "rnn", "simple_rnn", tokenizer=ends, **as_exported)
     publish_model(folder, "reverse", seed=1, direction="backward")

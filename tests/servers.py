@@ -222,6 +222,7 @@ class Gateway(Process, Client):
             "OSTINATO_BACKENDS": f"127.0.0.1:{backend_port}",
             "OSTINATO_MODELS_DIR": str(models_dir),
             "OSTINATO_POLL_S": "0.1",
+            "OSTINATO_PRECISION": "gru=bfloat16",
             **{f"OSTINATO_{name.upper()}": str(value) for name, value in settings.items()},
         }
         Process.__init__(self, [*prefix, sys.executable, "-m", "service", "serve"], log, **variables)

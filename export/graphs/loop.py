@@ -11,63 +11,43 @@ import tensorflow as tf
 Loop = list[Any]
 
 
-def repeat(count: tf.Tensor, body: Callable[[tf.Tensor, Loop], Loop], variables: Loop, unroll: int) -> Loop:
-    """Run `body(i, variables)` for i = 0 … count - 1, with `unroll` steps per iteration and the rest one by one."""
+# One step, `body(t, variables, masked)`: only a masked one must keep the variables of sequences that have ended.
+Body = Callable[[tf.Tensor, Loop, bool], Loop]
 
-    def iteration(steps: int) -> Callable[..., tuple[tf.Tensor, Loop]]:
-        def run(i: tf.Tensor, variables: Loop) -> tuple[tf.Tensor, Loop]:
+
+def repeat(num_steps: tf.Tensor, body: Body, variables: Loop, num_full: tf.Tensor | None, unroll: int) -> Loop:
+    """Run `body` for t = 0 … num_steps - 1, with `unroll` steps per iteration as long as possible.
+
+    Masks cost a tenth of a cell's step, and another iteration as much as 4 µs (measured: `docs/log.md`). So steps are
+    unmasked while no sequence can have ended.
+
+    Args:
+        num_steps: T.
+        body: One step.
+        variables: Its loop variables.
+        num_full: Number of steps before the first sequence ends; None if an end token may end any of them.
+        unroll: 1 for a step so large that a copy of it takes longer to load than an iteration costs.
+    """
+
+    def iteration(steps: int, *, masked: bool) -> Callable[..., tuple[tf.Tensor, Loop]]:
+        def run(t: tf.Tensor, variables: Loop) -> tuple[tf.Tensor, Loop]:
             for _ in range(steps):
-                variables = body(i, variables)
-                i += 1
-            return i, variables
+                variables = body(t, variables, masked)
+                t += 1
+            return t, variables
 
         return run
 
-    i = tf.constant(0)
+    t = tf.constant(0)
     if unroll > 1:
-        i, variables = tf.while_loop(lambda i, _: i + unroll <= count, iteration(unroll), (i, variables))
-    return tf.while_loop(lambda i, _: i < count, iteration(1), (i, variables))[1]
+        limit = num_steps if num_full is None else tf.minimum(num_steps, num_full)
+        several = iteration(unroll, masked=num_full is None)
+        t, variables = tf.while_loop(lambda t, _: t + unroll <= limit, several, (t, variables))
+    return tf.while_loop(lambda t, _: t < num_steps, iteration(1, masked=True), (t, variables))[1]
 
 
-def specialize(is_full: tf.Tensor, run: Callable[..., Any], unroll: int) -> Any:
-    """Return `run(masked=False)` if no sequence ends before the others, else `run(masked=True)`.
-
-    Masks cost a tenth of a cell's step (measured: `docs/log.md`). Beside a step that is not unrolled their cost is
-    negligible, while each further copy of it in the graph adds half a second to loading: then only one is built.
-    """
-    if unroll == 1:
-        return run(masked=True)
-    return tf.cond(is_full, lambda: run(masked=False), lambda: run(masked=True))
-
-
-def scan(
-    token_ids: tf.Tensor,
-    lengths: tf.Tensor,
-    step: Callable[[tf.Tensor, Loop], Loop],
-    variables: Loop,
-    unroll: int,
-) -> Loop:
-    """Run `step(tokens, variables)` over the tokens int32 (batch, T), one time step (batch,) after another.
-
-    The variables are vectors, (batch, width) each; those of a sequence do not change after its length.
-    """
-    by_time = tf.transpose(token_ids)
-    num_steps = tf.shape(token_ids)[1]
-
-    def run(*, masked: bool) -> Loop:
-        def body(t: tf.Tensor, variables: Loop) -> Loop:
-            new = step(by_time[t], variables)
-            return select_active(t < lengths, new, variables) if masked else new
-
-        return repeat(num_steps, body, variables, unroll)
-
-    # Most prefill chunks of a long prompt are full.
-    return specialize(tf.reduce_all(lengths >= num_steps), run, unroll)
-
-
-def select_active(active: tf.Tensor, new_parts: list[tf.Tensor], old_parts: list[tf.Tensor]) -> list[tf.Tensor]:
-    """Return the new vectors (batch, units) of active sequences, and the old ones of the others, bit-exact."""
-    mask = active[:, None]
+def select_active(mask: tf.Tensor, new_parts: list[tf.Tensor], old_parts: list[tf.Tensor]) -> list[tf.Tensor]:
+    """Return the new values where a mask, which is broadcast to their shape, is true, and the old ones elsewhere."""
     return [tf.where(mask, new, old) for new, old in zip(new_parts, old_parts, strict=True)]
 
 

@@ -27,19 +27,40 @@ class Controls(NamedTuple):
     top_p: tf.Tensor
     min_p: tf.Tensor
 
-    @property
-    def filtered(self) -> tf.Tensor:
-        """Bool (batch,): whether any filter is on."""
-        return (self.top_k > 0) | (self.top_p < 1.0) | (self.min_p > 0.0)
+
+class Prepared(NamedTuple):
+    """What does not change from step to step of a call.
+
+    Attributes:
+        controls: Sampling parameters of each sequence.
+        divisor: float32 (batch, 1): temperatures, none of them 0.
+        is_greedy: Bool (batch,).
+        filtered: Bool (batch,): whether any filter is on.
+        any_filtered: Bool.
+    """
+
+    controls: Controls
+    divisor: tf.Tensor
+    is_greedy: tf.Tensor
+    filtered: tf.Tensor
+    any_filtered: tf.Tensor
 
 
-def sample(logits: tf.Tensor, uniforms: tf.Tensor, controls: Controls) -> tf.Tensor:
+def prepare(controls: Controls) -> Prepared:
+    """Compute once for a call what `sample` needs in every step."""
+    filtered = (controls.top_k > 0) | (controls.top_p < 1.0) | (controls.min_p > 0.0)
+    divisor = tf.maximum(controls.temperature, GREEDY_BELOW_TEMPERATURE)[:, None]
+    is_greedy = controls.temperature < GREEDY_BELOW_TEMPERATURE
+    return Prepared(controls, divisor, is_greedy, filtered, tf.reduce_any(filtered))
+
+
+def sample(logits: tf.Tensor, uniforms: tf.Tensor, sampling: Prepared) -> tf.Tensor:
     """Sample one token per sequence.
 
     Args:
         logits: float32 (batch, V); -1e9 for masked ids.
         uniforms: float32 (batch,) in [0, 1).
-        controls: Sampling parameters of each sequence.
+        sampling: As `prepare` returns it.
 
     Returns:
         int32 (batch,).
@@ -47,16 +68,15 @@ def sample(logits: tf.Tensor, uniforms: tf.Tensor, controls: Controls) -> tf.Ten
     greedy = tf.argmax(logits, axis=1, output_type=tf.int32)
     # Subtract the maximum first: a logit divided by a small temperature would overflow.
     centred = logits - tf.reduce_max(logits, axis=1, keepdims=True)
-    temperature = tf.maximum(controls.temperature, GREEDY_BELOW_TEMPERATURE)
-    probabilities = tf.nn.softmax(centred / temperature[:, None])
+    probabilities = tf.nn.softmax(centred / sampling.divisor)
     sampled = _inverse_cdf(probabilities, uniforms)
-    filtered = controls.filtered
 
     def with_filters() -> tf.Tensor:
-        return tf.where(filtered, _sample_filtered(probabilities, uniforms, controls), sampled)
+        filtered = _sample_filtered(probabilities, uniforms, sampling.controls)
+        return tf.where(sampling.filtered, filtered, sampled)
 
-    sampled = tf.cond(tf.reduce_any(filtered), with_filters, lambda: sampled)
-    return tf.where(controls.temperature < GREEDY_BELOW_TEMPERATURE, greedy, sampled)
+    sampled = tf.cond(sampling.any_filtered, with_filters, lambda: sampled)
+    return tf.where(sampling.is_greedy, greedy, sampled)
 
 
 def _inverse_cdf(weights: tf.Tensor, uniforms: tf.Tensor) -> tf.Tensor:

@@ -14,72 +14,81 @@ from contract import signatures
 from contract.card import Trace
 from contract.tokenizer import SpecialIds
 from export.graphs.adjustments import NEVER, Adjustments, Masked
-from export.graphs.cells import StatefulNetwork
+from export.graphs.cells import RecurrentStep, StatefulNetwork
 from export.graphs.loop import (
     Loop,
     array,
     repeat,
-    scan,
-    select_active,
-    specialize,
     stack_batch_major,
     write,
     zero_inactive,
 )
-from export.graphs.sampling import Controls, sample
+from export.graphs.precision import FLOAT32, Precision
+from export.graphs.sampling import Controls, prepare, sample
 from export.graphs.specs import input_specs
 from export.graphs.window import Window
 
-# A model that processes one token per step.
+# A model that processes one token per step, with its weights.
 StepModel = StatefulNetwork | Window
 
 
-class _Shared:
-    """The functions of a step, each traced once as a `tf.function` that all loops of all signatures call.
+class _Steps:
+    """A step in one precision; its functions are each traced once, as `tf.function`s that all loops call.
 
-    Otherwise 22 loops trace about 60 steps: for an LSTM that took 3.5 s and a graph of 1.3 MB, against 1.6 s and
-    0.7 MB. TensorFlow inlines the calls: `decode` is bit-exact and as fast as without (measured: `docs/log.md`).
+    TensorFlow inlines the calls when it loads them: `decode` is bit-exact and as fast as without (measured:
+    `docs/log.md`).
     """
 
-    def __init__(self, network: StepModel) -> None:
+    def __init__(self, model: RecurrentStep | Window) -> None:
+        self.unroll, self.split, self.join = model.unroll, model.split, model.join
+        self.from_rows, self.to_rows, self.select = model.from_rows, model.to_rows, model.select
         self.step, self.step_with_traces, self.project, self.score_tokens, self.sample = (
             tf.function(function, autograph=False)
-            for function in (network.step, network.step_with_traces, network.project, _score_tokens, sample)
+            for function in (model.step, model.step_with_traces, model.project, _score_tokens, sample)
         )
 
 
 class Generator(tf.Module):
     """A model with all signatures."""
 
-    def __init__(self, network: StepModel, special: SpecialIds, num_tokens: int) -> None:
+    def __init__(
+        self, network: StepModel, special: SpecialIds, num_tokens: int, precision: Precision = FLOAT32
+    ) -> None:
         """Wrap a network.
 
         Args:
             network: The step model, with its weights in variables.
             special: The special ids, for those that must not be sampled and the end token.
             num_tokens: Size of the tokenizer's vocabulary; ids of the output layer beyond it are never sampled.
+            precision: One of the network's, for the methods of this object; `signatures` has all of them.
         """
         super().__init__()
-        self.network = network
+        self.network, self._precision = network, precision
+        self._sampled = special, num_tokens
         # TensorFlow does not track this object, so functions that no signature calls are not saved.
-        self._shared = _Shared(network)
+        self._steps = _Steps(network.in_precision(precision))
         mask = np.zeros(network.vocab_size, np.float32)
         mask[[*special.never_sampled, *range(num_tokens, network.vocab_size)]] = NEVER
         self.mask = tf.constant(mask)
         self.end_id = -1 if special.end is None else special.end
 
     def signatures(self) -> dict[str, Any]:
-        """Return the concrete function of each signature, as `tf.saved_model.save` takes them."""
-        functions: dict[str, Callable[..., Any]] = {
-            signatures.SERVING_DEFAULT: self.logits,
-            signatures.PREFILL: self.prefill,
-            signatures.DECODE: self.decode,
-            signatures.DECODE_FULL: self.decode_full,
-            signatures.SCORE: self.score,
-            signatures.EMBED: self.embed,
-            signatures.INSPECT: self.inspect,
-        }
-        specs = input_specs(self.network.state_size, self.network.output_size)
+        """Return the concrete function of each signature in each precision, as `tf.saved_model.save` takes them."""
+        functions = {signatures.SERVING_DEFAULT: self.logits}
+        for precision in self.network.precisions:
+            generator = self if precision is self._precision else Generator(self.network, *self._sampled, precision)
+            variants = {
+                signatures.PREFILL: generator.prefill,
+                signatures.DECODE: generator.decode,
+                signatures.DECODE_FULL: generator.decode_full,
+                signatures.SCORE: generator.score,
+                signatures.EMBED: generator.embed,
+                signatures.INSPECT: generator.inspect,
+            }
+            functions |= {signatures.in_precision(name, precision.name): run for name, run in variants.items()}
+        specs = input_specs(
+            self.network.state_size, self.network.output_size, [precision.name for precision in self.network.precisions]
+        )
         return {
             name: tf.function(function, autograph=False).get_concrete_function(**specs[name])
             for name, function in functions.items()
@@ -97,16 +106,17 @@ class Generator(tf.Module):
         batch, length = tf.shape(token_ids)[0], tf.shape(token_ids)[1]
         by_time = tf.transpose(token_ids)
 
-        def body(t: tf.Tensor, variables: Loop) -> Loop:
+        def body(t: tf.Tensor, variables: Loop, masked: bool) -> Loop:  # noqa: ARG001 - no sequence ends
             parts, arrays = variables
-            output, parts = self._shared.step(by_time[t], parts)
-            return [parts, write(arrays, t, [output])]
+            output, parts = self._steps.step(by_time[t], parts)
+            return [parts, write(arrays, t, [self._steps.to_rows(output)])]
 
-        parts = self.network.split(tf.zeros([batch, self.network.state_size]))
+        parts = self._steps.split(tf.zeros([batch, self.network.state_size]))
         variables = [parts, [array(tf.float32, length, self.network.output_size)]]
-        _, arrays = repeat(length, body, variables, self.network.unroll)
+        _, arrays = repeat(length, body, variables, length, self._steps.unroll)
         (hidden,) = stack_batch_major(arrays)
-        logits = self._shared.project(tf.reshape(hidden, [-1, self.network.output_size]))
+        hidden = self._steps.from_rows(tf.reshape(hidden, [-1, self.network.output_size]))
+        logits = self._steps.project(hidden)
         return {"logits": tf.reshape(logits, [batch, length, self.network.vocab_size])}
 
     def prefill(self, token_ids: tf.Tensor, lengths: tf.Tensor, state: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -122,10 +132,10 @@ class Generator(tf.Module):
         """
 
         def step(token_ids: tf.Tensor, parts: Loop) -> Loop:
-            return self._shared.step(token_ids, parts)[1]
+            return self._steps.step(token_ids, parts)[1]
 
-        parts = scan(token_ids, lengths, step, self.network.split(state), self.network.unroll)
-        return {"state": self.network.join(parts)}
+        parts = self._scan(token_ids, lengths, step, self._steps.split(state))
+        return {"state": self._steps.join(parts)}
 
     def embed(self, token_ids: tf.Tensor, lengths: tf.Tensor, state: tf.Tensor, sum: tf.Tensor) -> dict[str, tf.Tensor]:
         """Prefill sequences and sum the top layer's outputs.
@@ -144,12 +154,28 @@ class Generator(tf.Module):
 
         def step(token_ids: tf.Tensor, variables: Loop) -> Loop:
             total, _, *parts = variables
-            output, parts = self._shared.step(token_ids, parts)
+            output, parts = self._steps.step(token_ids, parts)
             return [total + output, output, *parts]
 
-        variables = [sum, tf.zeros_like(sum), *self.network.split(state)]
-        total, last, *parts = scan(token_ids, lengths, step, variables, self.network.unroll)
-        return {"state": self.network.join(parts), "sum": total, "last": last}
+        sum = self._steps.from_rows(sum)
+        total, last, *parts = self._scan(token_ids, lengths, step, [sum, tf.zeros_like(sum), *self._steps.split(state)])
+        total, last = self._steps.to_rows(total), self._steps.to_rows(last)
+        return {"state": self._steps.join(parts), "sum": total, "last": last}
+
+    def _scan(
+        self, token_ids: tf.Tensor, lengths: tf.Tensor, step: Callable[[tf.Tensor, Loop], Loop], vectors: Loop
+    ) -> Loop:
+        """Run `step(tokens, vectors)` over the tokens int32 (batch, T), one time step (batch,) after another.
+
+        The vectors of a sequence do not change after its length.
+        """
+        by_time = tf.transpose(token_ids)
+
+        def body(t: tf.Tensor, vectors: Loop, masked: bool) -> Loop:
+            new = step(by_time[t], vectors)
+            return self._steps.select(t < lengths, new, vectors) if masked else new
+
+        return repeat(tf.shape(token_ids)[1], body, vectors, tf.reduce_min(lengths), self._steps.unroll)
 
     def decode(
         self,
@@ -233,36 +259,33 @@ class Generator(tf.Module):
         """Return token_ids, the results of `_score_tokens` for them, and state."""
         num_steps = tf.shape(uniforms)[1]
         by_time = tf.transpose(uniforms)
+        sampling = prepare(controls)
 
-        def run(*, masked: bool) -> tuple[tf.Tensor, ...]:
-            def body(t: tf.Tensor, variables: Loop) -> Loop:
-                last, ends, parts, tables, arrays = variables
-                hidden, new_parts = self._shared.step(last, parts)
-                logits = self._shared.project(hidden)
-                sampled = self._shared.sample(adjustments.adjust(t, logits, tables), by_time[t], controls)
-                outputs = [sampled, *self._shared.score_tokens(logits, sampled, with_top=with_top)]
-                if masked:
-                    new_parts, outputs, ends = self._mask_ended(t, ends, parts, new_parts, outputs)
-                tables = adjustments.count(outputs[0], tables)
-                return [outputs[0], ends, new_parts, tables, write(arrays, t, outputs)]
+        def body(t: tf.Tensor, variables: Loop, masked: bool) -> Loop:
+            last, ends, parts, tables, arrays = variables
+            hidden, new_parts = self._steps.step(last, parts)
+            logits = self._steps.project(hidden)
+            sampled = self._steps.sample(adjustments.adjust(t, logits, tables), by_time[t], sampling)
+            outputs = [sampled, *self._steps.score_tokens(logits, sampled, with_top=with_top)]
+            if masked:
+                new_parts, outputs = self._mask_ended(t < ends, parts, new_parts, outputs)
+            if self.end_id >= 0:
+                # No sequence that has ended gets here with the end token: its outputs are 0.
+                ends = tf.where(outputs[0] == self.end_id, t + 1, ends)
+            tables = adjustments.count(outputs[0], tables)
+            return [outputs[0], ends, new_parts, tables, write(arrays, t, outputs)]
 
-            arrays = [array(tf.int32, num_steps), *_score_arrays(num_steps, with_top=with_top)]
-            variables = [token_id, steps, self.network.split(state), adjustments.tables(), arrays]
-            _, _, parts, _, arrays = repeat(num_steps, body, variables, self.network.unroll)
-            return *stack_batch_major(arrays), self.network.join(parts)
-
-        is_full = tf.reduce_all(steps >= num_steps) & (self.end_id < 0)
-        outputs: tuple[tf.Tensor, ...] = specialize(is_full, run, self.network.unroll)
-        return outputs
+        arrays = [array(tf.int32, num_steps), *_score_arrays(num_steps, with_top=with_top)]
+        variables = [token_id, steps, self._steps.split(state), adjustments.tables(), arrays]
+        num_full = tf.reduce_min(steps) if self.end_id < 0 else None
+        _, _, parts, _, arrays = repeat(num_steps, body, variables, num_full, self._steps.unroll)
+        return *stack_batch_major(arrays), self._steps.join(parts)
 
     def _mask_ended(
-        self, t: tf.Tensor, ends: tf.Tensor, parts: Loop, new_parts: Loop, outputs: list[tf.Tensor]
-    ) -> tuple[Loop, list[tf.Tensor], tf.Tensor]:
-        """Keep the state of ended sequences and zero their outputs; return both, and the step at which each ends."""
-        active = t < ends
-        new_parts = select_active(active, new_parts, parts)
-        outputs = [zero_inactive(active, value) for value in outputs]
-        return new_parts, outputs, tf.where(outputs[0] == self.end_id, t + 1, ends)
+        self, active: tf.Tensor, parts: Loop, new_parts: Loop, outputs: list[tf.Tensor]
+    ) -> tuple[Loop, list[tf.Tensor]]:
+        """Keep the state of ended sequences and zero their outputs."""
+        return self._steps.select(active, new_parts, parts), [zero_inactive(active, value) for value in outputs]
 
     def score(self, token_ids: tf.Tensor, lengths: tf.Tensor, state: tf.Tensor) -> dict[str, tf.Tensor]:
         """Compute log probabilities of given tokens.
@@ -303,26 +326,28 @@ class Generator(tf.Module):
         by_time = tf.transpose(token_ids)
         length = tf.shape(token_ids)[1] - 1
 
-        def body(t: tf.Tensor, variables: Loop) -> Loop:
+        def body(t: tf.Tensor, variables: Loop, masked: bool) -> Loop:
             parts, arrays = variables
-            active = t < lengths
-            hidden, new_parts, trace_values = self._shared.step_with_traces(by_time[t], parts)
-            scores = self._shared.score_tokens(self._shared.project(hidden), by_time[t + 1], with_top=True)
+            hidden, new_parts, trace_values = self._steps.step_with_traces(by_time[t], parts)
+            scores = self._steps.score_tokens(self._steps.project(hidden), by_time[t + 1], with_top=True)
             outputs = [*scores, *trace_values] if traces else scores
-            arrays = write(arrays, t, [zero_inactive(active, value) for value in outputs])
-            return [select_active(active, new_parts, parts), arrays]
+            if masked:
+                new_parts, outputs = self._mask_ended(t < lengths, parts, new_parts, outputs)
+            return [new_parts, write(arrays, t, outputs)]
 
         trace_arrays = [array(tf.float32, length, trace.units) for trace in traces]
-        variables = [self.network.split(state), [*_score_arrays(length, with_top=True), *trace_arrays]]
-        parts, arrays = repeat(length, body, variables, self.network.unroll)
+        variables = [self._steps.split(state), [*_score_arrays(length, with_top=True), *trace_arrays]]
+        parts, arrays = repeat(length, body, variables, tf.reduce_min(lengths), self._steps.unroll)
         names = ("logprobs", "top_token_ids", "top_logprobs", *(trace.output for trace in traces))
-        return {**dict(zip(names, stack_batch_major(arrays), strict=True)), "state": self.network.join(parts)}
+        return {**dict(zip(names, stack_batch_major(arrays), strict=True)), "state": self._steps.join(parts)}
 
 
 def _score_tokens(logits: tf.Tensor, token_ids: tf.Tensor, *, with_top: bool) -> list[tf.Tensor]:
     """Return log probabilities float32 (batch,) of tokens; with_top, also the top ids and log probabilities."""
     log_probabilities = tf.nn.log_softmax(logits)
-    logprobs = tf.gather(log_probabilities, token_ids, batch_dims=1)
+    # Faster than `batch_dims=1`, which takes a dozen operations.
+    index = tf.range(tf.shape(token_ids)[0]) * logits.shape[1] + token_ids
+    logprobs = tf.gather(tf.reshape(log_probabilities, [-1]), index)
     if not with_top:
         return [logprobs]
     top_logprobs, top_ids = tf.math.top_k(log_probabilities, k=signatures.NUM_TOP)

@@ -1,5 +1,7 @@
 """Input specs of each signature: names, dtypes and shapes, as listed in `docs/architecture.md`."""
 
+from collections.abc import Iterable
+
 import tensorflow as tf
 
 from contract import signatures
@@ -7,12 +9,15 @@ from contract import signatures
 Specs = dict[str, tf.TensorSpec]
 
 
-def input_specs(state_size: int, output_size: int) -> dict[str, Specs]:
+def input_specs(
+    state_size: int, output_size: int, precisions: Iterable[signatures.PrecisionName] = (signatures.FLOAT32,)
+) -> dict[str, Specs]:
     """Return the input specs of every signature.
 
     Args:
         state_size: S, floats of state per sequence.
         output_size: U, width of the top layer's output.
+        precisions: Those that the version has signatures for.
     """
     state = _inputs(tf.float32, [None, state_size], "state")
     token_ids = _inputs(tf.int32, [None, None], "token_ids")
@@ -29,8 +34,7 @@ def input_specs(state_size: int, output_size: int) -> dict[str, Specs]:
         **_inputs(tf.float32, [None], "presence_penalty", "frequency_penalty", "repetition_penalty"),
         **_inputs(tf.int32, [None], "min_steps"),
     }
-    return {
-        signatures.SERVING_DEFAULT: token_ids,
+    variants = {
         signatures.PREFILL: prefill,
         signatures.DECODE: decode,
         signatures.DECODE_FULL: {**decode, **adjustments},
@@ -38,6 +42,10 @@ def input_specs(state_size: int, output_size: int) -> dict[str, Specs]:
         signatures.INSPECT: prefill,
         signatures.EMBED: {**prefill, **_inputs(tf.float32, [None, output_size], "sum")},
     }
+    by_name = {
+        signatures.in_precision(name, precision): specs for precision in precisions for name, specs in variants.items()
+    }
+    return {signatures.SERVING_DEFAULT: token_ids, **by_name}
 
 
 def _inputs(kind: tf.DType, shape: list[int | None], *names: str) -> Specs:

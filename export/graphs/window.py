@@ -18,6 +18,7 @@ from contract.card import Trace
 from export.errors import NotFinite, UnsupportedModel
 from export.graphs.graph import Node, read_graph
 from export.graphs.network import without_softmax
+from export.graphs.precision import FLOAT32, Precision
 from export.graphs.rebuild import all_layers
 
 # Tolerance of the sum of probabilities; those of bfloat16 are up to 1% off.
@@ -33,8 +34,9 @@ Function = Callable[[tf.Tensor], tf.Tensor]
 class Window(tf.Module):
     """A function of a window of tokens, called for each token on the whole window."""
 
-    # A step is large: see `export.graphs.loop.specialize`.
+    # A step is large: see `export.graphs.loop.repeat`.
     unroll = 1
+    from_rows, to_rows, select = FLOAT32.from_rows, FLOAT32.to_rows, FLOAT32.select
 
     def __init__(
         self, top: Function, project: Function, context: int, sizes: tuple[int, int], resources: Sequence[Any]
@@ -54,6 +56,15 @@ class Window(tf.Module):
         self._top = tf.function(top, input_signature=[tf.TensorSpec([None, context], tf.int32)])
         self._project, self._kept = project, list(resources)
 
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """The precisions that it can compute in: whatever the model itself uses is taken for float32."""
+        return (FLOAT32,)
+
+    def in_precision(self, precision: Precision) -> "Window":  # noqa: ARG002 - it has just one
+        """Return itself; see `export.graphs.cells.StatefulNetwork.in_precision`."""
+        return self
+
     def split(self, state: tf.Tensor) -> list[tf.Tensor]:
         """Return the window, float32 (batch, context), as the only part of the state."""
         return [state]
@@ -63,7 +74,7 @@ class Window(tf.Module):
         return parts[0]
 
     def step(self, token_ids: tf.Tensor, parts: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        """Process one token per sequence; see `export.graphs.cells.StatefulNetwork.step`."""
+        """Process one token per sequence; see `export.graphs.cells.RecurrentStep.step`."""
         window = tf.concat([parts[0][:, 1:], tf.cast(token_ids, tf.float32)[:, None]], axis=1)
         return self._top(tf.cast(window, tf.int32)), [window]
 
@@ -75,7 +86,7 @@ class Window(tf.Module):
     def step_with_traces(
         self, token_ids: tf.Tensor, parts: list[tf.Tensor]
     ) -> tuple[tf.Tensor, list[tf.Tensor], list[tf.Tensor]]:
-        """Process one token per sequence; see `export.graphs.cells.StatefulNetwork.step_with_traces`."""
+        """Process one token per sequence; see `export.graphs.cells.RecurrentStep.step_with_traces`."""
         output, parts = self.step(token_ids, parts)
         return output, parts, [output]
 

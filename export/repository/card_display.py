@@ -62,6 +62,9 @@ def _facts(card: GeneratorCard, tokenizer: Tokenizer) -> Iterator[tuple[str, str
         yield "state", f"{card.state_size:,} floats per sequence, carried from token to token"
     else:
         yield "state", f"none: a sliding-window model of {card.context} tokens"
+    if check := card.precision_check:
+        text = "held-out" if check.text == "held_out" else "sampled"
+        yield "bfloat16", f"{check.difference:+.4f} nats per token on {check.tokens:,} {text} tokens"
     yield "weights", f"SHA-256 {visible(card.weights_sha256)}"
 
 

@@ -13,7 +13,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import keras
@@ -25,10 +25,11 @@ from contract.files import sync_directory, sync_tree
 from contract.models_config import version_numbers
 from contract.tokenizer import Tokenizer
 from export.errors import PublishError
-from export.graphs import adjustments, cells, loop, sampling, specs, window
+from export.graphs import adjustments, cells, loop, precision, sampling, specs, window
 from export.graphs import signatures as graph
 from export.graphs.checks import check_saved_model
 from export.graphs.exportable import Exportable, prepare
+from export.graphs.precision_check import check_precision
 from export.graphs.signatures import Generator
 from export.graphs.specs import input_specs
 from export.repository.artifacts import write_artifacts
@@ -51,6 +52,7 @@ def publish(
     direction: Direction = "forward",
     context: int | None = None,
     history: Progress | None = None,
+    held_out: Sequence[str] = (),
 ) -> Path:
     """Export a Keras model as the next version of `name`.
 
@@ -70,6 +72,8 @@ def publish(
         context: Context length of the sliding window in tokens; None for the model's own fixed length, if it has one.
             If given, even a model that could carry state gets a sliding window.
         history: Epochs of the training, for the README, `history.json` and the plot of the version.
+        held_out: Documents that the model was not trained on, to measure its loss in bfloat16; without any, text
+            sampled from the model takes their place.
 
     Returns:
         Directory of the version, `models_dir/name/<version>`.
@@ -80,7 +84,9 @@ def publish(
         PublishError: the name is invalid, the sizes do not match, the history cannot be plotted, or writing failed.
     """
     require_name(name)
-    return publish_exportable(prepare(model, context), tokenizer, name, models_dir, training, direction, history)
+    return publish_exportable(
+        prepare(model, context), tokenizer, name, models_dir, training, direction, history, held_out
+    )
 
 
 def require_name(name: str) -> None:
@@ -116,6 +122,7 @@ def publish_exportable(
     training: TrainingReport | None,
     direction: Direction,
     history: Progress | None = None,
+    held_out: Sequence[str] = (),
 ) -> Path:
     """Publish a model that is already prepared; see `publish`."""
     vocab_size, num_tokens = model.network.vocab_size, len(tokenizer.tokens)
@@ -133,7 +140,7 @@ def publish_exportable(
         home.mkdir(parents=True, exist_ok=True)
         remove_stale_drafts(home)
         with _draft(home) as draft:
-            _write(draft, model, tokenizer, card, history or Progress())
+            _write(draft, model, tokenizer, card, history or Progress(), held_out)
             version_dir = _rename_to_next_version(draft, home)
         sync_directory(home)
         add_to_models_config(Path(models_dir), name)
@@ -199,17 +206,30 @@ def _card(
 def _code_sha256() -> str:
     """Hash the modules that build the graph: a change of loop or sampling may change the sampled tokens."""
     digest = hashlib.sha256()
-    for module in (adjustments, cells, loop, sampling, specs, window, graph):
+    for module in (adjustments, cells, loop, precision, sampling, specs, window, graph):
         digest.update(Path(str(module.__file__)).read_bytes())
     return digest.hexdigest()
 
 
-def _write(draft: Path, exportable: Exportable, tokenizer: Tokenizer, card: GeneratorCard, history: Progress) -> None:
+def _write(
+    draft: Path,
+    exportable: Exportable,
+    tokenizer: Tokenizer,
+    card: GeneratorCard,
+    history: Progress,
+    held_out: Sequence[str],
+) -> None:
     generator = Generator(exportable.network, tokenizer.special, len(tokenizer.tokens))
+    functions = generator.signatures()
     with _without_info_logs():
-        tf.saved_model.save(generator, str(draft), signatures=generator.signatures())
+        tf.saved_model.save(generator, str(draft), signatures=functions)
+    if len(exportable.network.precisions) > 1:
+        backward = card.direction == "backward"
+        check = check_precision(functions, tokenizer, held_out, card.state_size, backward=backward)
+        card = card.model_copy(update={"precision_check": check})
     assets = draft / signatures.ASSETS
     assets.mkdir()
+    # Not in bfloat16: a gateway calls these signatures before it serves the version, if it uses them at all.
     write_warmup(assets / WARMUP_FILE, input_specs(card.state_size, card.units), card.batch_sizes)
     (assets / signatures.CARD_FILE).write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
     (assets / signatures.TOKENIZER_FILE).write_text(tokenizer.to_json(), encoding="utf-8")

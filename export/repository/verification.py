@@ -139,7 +139,7 @@ class Verification:
 
     def _signatures(self) -> str:
         card, _, functions = self._readable()
-        inputs, outputs = input_specs(card.state_size, card.units), _output_sizes(card)
+        inputs, outputs = input_specs(card.state_size, card.units, card.precisions), _output_sizes(card)
         if not card.traces:  # an earlier release
             inputs.pop(signatures.INSPECT)
         for name, specs in inputs.items():
@@ -222,8 +222,7 @@ def _output_sizes(card: GeneratorCard) -> dict[str, dict[str, int | None]]:
     state, tokens = {"state": card.state_size}, {"token_ids": None, "logprobs": None}
     top = dict.fromkeys(("top_token_ids", "top_logprobs"), signatures.NUM_TOP)
     traces = {trace.output: trace.units for trace in card.traces}
-    return {
-        signatures.SERVING_DEFAULT: {"logits": card.vocab_size},
+    variants = {
         signatures.PREFILL: state,
         signatures.DECODE: {**tokens, **state},
         signatures.DECODE_FULL: {**tokens, **top, **state},
@@ -232,3 +231,9 @@ def _output_sizes(card: GeneratorCard) -> dict[str, dict[str, int | None]]:
         # Earlier releases had no such signature.
         **({signatures.INSPECT: {"logprobs": None, **top, **state, **traces}} if card.traces else {}),
     }
+    by_name = {
+        signatures.in_precision(name, precision): sizes
+        for precision in card.precisions
+        for name, sizes in variants.items()
+    }
+    return {signatures.SERVING_DEFAULT: {"logits": card.vocab_size}, **by_name}

@@ -123,10 +123,13 @@ class SampleWriter:
 
     The prompts come from documents, preferably held out; without documents, they are empty. The run's seed determines
     prompts and sampling.
+
+    Attributes:
+        documents: The text.
     """
 
     def __init__(self, tokenizer: Tokenizer, documents: Sequence[str], config: TrainConfig) -> None:
-        self._tokenizer, self._documents, self._config = tokenizer, documents, config
+        self._tokenizer, self.documents, self._config = tokenizer, documents, config
         self._lengths = np.array([len(document) for document in documents])
         self._backward = config.direction == "backward"
         self._rng = np.random.default_rng(config.seed)
@@ -184,7 +187,7 @@ class SampleWriter:
         """Return a random excerpt of a document, cut at word boundaries."""
         if not len(self._lengths):
             return ""
-        text = self._documents[rng.choice(len(self._lengths), p=self._lengths / self._lengths.sum())]
+        text = self.documents[rng.choice(len(self._lengths), p=self._lengths / self._lengths.sum())]
         first = int(rng.integers(0, max(1, len(text) - PROMPT_CHARACTERS)))
         words = text[first : first + PROMPT_CHARACTERS].split(" ")
         # The first and the last word may be incomplete, unless the document begins or ends there.

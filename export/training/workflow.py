@@ -109,6 +109,7 @@ class _Job:
             training,
             direction=self.config.direction,
             history=progress,
+            held_out=writer.documents if self.facts.validation_tokens else (),
         )
         kind = "training" if best.validation_loss is None else "validation"
         echo(f"published {version_dir}: epoch {progress.best_epoch}, {kind} loss {best.loss:.3f}")

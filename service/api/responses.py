@@ -8,6 +8,8 @@ from typing import Literal, NotRequired
 # Before Python 3.12 pydantic supports only this TypedDict.
 from typing_extensions import TypedDict
 
+from contract.signatures import PrecisionName
+
 
 class LogprobsObject(TypedDict):
     """Parallel lists, one entry per token, in reading order.
@@ -201,6 +203,7 @@ class ModelObject(TypedDict):
     direction: Literal["forward", "backward"]
     context: int | None
     vocab_size: int
+    precision: PrecisionName
     batch_sizes: tuple[int, ...]
     deterministic: bool
 
@@ -270,6 +273,7 @@ class ModelStatus(TypedDict):
     id: str
     version: int
     system_fingerprint: str
+    precision: PrecisionName
     batch_sizes: tuple[int, ...]
     running: int
     waiting: int

@@ -179,7 +179,7 @@ class GrpcBackend:
         spans = self._tracing.begin_call(call, self.address) if self._tracing else None
         metadata = spans.metadata if spans else ()
         outcome = self._predict(
-            call.model, call.signature, call.inputs(), call.outputs(), call.vocab_size, metadata=metadata
+            call.model, call.signature_name, call.inputs(), call.outputs(), call.vocab_size, metadata=metadata
         )
         if self._tracing:
             self._tracing.end_call(spans, outcome if isinstance(outcome, GatewayError) else None)

@@ -34,12 +34,14 @@ class Probe:
         sha256: The probe hash, of all outputs: two servers with the same hash are bit-exact with each other.
         is_deterministic: Whether there are such batch sizes; otherwise the one in use is not reproducible.
         stamp: Modification time of the card that it was made with; see `service.backends.prober.Assets`.
+        precision: Precision of the signatures that it called.
     """
 
     batch_sizes: tuple[int, ...]
     sha256: str
     is_deterministic: bool = True
     stamp: int = 0
+    precision: signatures.PrecisionName = signatures.FLOAT32
 
 
 def run_probe(card: GeneratorCard, predict: Predict) -> Probe:
@@ -104,7 +106,7 @@ def _compute(sequences: np.ndarray, steps: int, card: GeneratorCard, predict: Pr
         "token_id": token_ids[:, -1],
         "state": prefilled["state"],
         "uniforms": uniforms,
-        **_controls(sequences, steps),
+        **decode_controls(sequences, steps),
     }
     shapes = {"token_ids": uniforms.shape, "logprobs": uniforms.shape, "state": state.shape}
     decoded = predict(signatures.DECODE, decode_inputs, shapes)
@@ -115,7 +117,8 @@ def _compute(sequences: np.ndarray, steps: int, card: GeneratorCard, predict: Pr
     return [b"".join(array[slot].tobytes() for array in outputs) for slot in range(batch_size)]
 
 
-def _controls(sequences: np.ndarray, steps: int) -> Arrays:
+def decode_controls(sequences: np.ndarray, steps: int) -> Arrays:
+    """Return the sampling parameters of a probe's decode call, varied by sequence, and its number of steps."""
     batch_size = len(sequences)
     return {
         "steps": np.full(batch_size, steps, np.int32),

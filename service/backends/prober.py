@@ -13,7 +13,8 @@ from contract.card import GeneratorCard, load_assets
 from contract.errors import ContractError
 from contract.tokenizer import Tokenizer
 from service.backends.client import VersionStatus
-from service.backends.determinism_probe import Probe, run_probe, still_holds
+from service.backends.determinism_probe import Predict, Probe, run_probe, still_holds
+from service.backends.precision import DEFAULT, PrecisionPolicy, Wanted
 from service.backends.replica import Replica
 from service.errors import BackendUnavailable, GatewayError, InvalidResponse, ModelNotFound, ServerBusy
 from service.params import ModelVersion
@@ -55,8 +56,9 @@ class BackendErrors:
 class Prober:
     """Status requests and determinism probes; several threads may probe several servers."""
 
-    def __init__(self, models_dir: Path, errors: BackendErrors) -> None:
+    def __init__(self, models_dir: Path, errors: BackendErrors, precisions: Mapping[str, Wanted] = DEFAULT) -> None:
         self._models_dir, self._errors = models_dir, errors
+        self._precision = PrecisionPolicy(precisions)
         self._assets: dict[ModelVersion, Assets] = {}
 
     def assets(self, ref: ModelVersion) -> Assets:
@@ -153,20 +155,32 @@ class Prober:
         """Probe a version; if the server was ejected since its last probe, verify only that this still holds."""
         assets, before = self.assets(ref), replica.probes.get(ref)
 
-        def predict(signature: str, inputs: Arrays, shapes: Mapping[str, tuple[int, ...]]) -> Arrays:
-            with replica.probe_calls:
-                outputs = replica.server.predict(ref, signature, inputs, shapes, assets.card.vocab_size)
-            # Otherwise NaN would be in the probe hash for as long as the server serves the version.
-            if not finite_sequences(outputs).all():
-                raise InvalidResponse(f"the model server computed NaN or infinity ({signature})")
-            return outputs
+        def predict_in(precision: signatures.PrecisionName) -> Predict:
+            def predict(signature: str, inputs: Arrays, shapes: Mapping[str, tuple[int, ...]]) -> Arrays:
+                name = signatures.in_precision(signature, precision)
+                with replica.probe_calls:
+                    outputs = replica.server.predict(ref, name, inputs, shapes, assets.card.vocab_size)
+                # Otherwise NaN would be in the probe hash for as long as the server serves the version.
+                if not finite_sequences(outputs).all():
+                    raise InvalidResponse(f"the model server computed NaN or infinity ({name})")
+                return outputs
+
+            return predict
 
         if (
             before
             and before.stamp == assets.stamp
-            and (ref not in replica.needs_reprobe or still_holds(before, assets.card, predict))
+            and (ref not in replica.needs_reprobe or still_holds(before, assets.card, predict_in(before.precision)))
         ):
             return before
-        probe = replace(run_probe(assets.card, predict), stamp=assets.stamp)
-        log.info("model %s version %d at %s: batch sizes %s", ref.name, ref.version, replica.address, probe.batch_sizes)
+        precision = self._precision.choose(ref, assets.card, predict_in)
+        probe = replace(run_probe(assets.card, predict_in(precision)), stamp=assets.stamp, precision=precision)
+        log.info(
+            "model %s version %d at %s: %s, batch sizes %s",
+            ref.name,
+            ref.version,
+            replica.address,
+            precision,
+            probe.batch_sizes,
+        )
         return probe

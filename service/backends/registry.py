@@ -18,6 +18,7 @@ from contract.labels import LABELS_FILE
 from contract.tokenizer import Tokenizer
 from service.backends.determinism_probe import Probe
 from service.backends.health import HealthChecks
+from service.backends.precision import DEFAULT, Wanted
 from service.backends.prober import Assets, BackendErrors, Prober
 from service.backends.replica import Replica
 from service.backends.replicas import Replicas
@@ -35,7 +36,7 @@ class ServedModel:
     """A version that is served.
 
     Attributes:
-        batch_limits: Allowed sizes of its calls.
+        batch_limits: Allowed sizes and the precision of its calls.
         fingerprint: Changes whenever the output for the same request and seed might change.
         is_deterministic: Whether output is reproducible, whatever other requests run.
         expected_probe_hash: Probe hash that the fingerprint stands for; None if there is none.
@@ -87,6 +88,7 @@ class ModelRegistry:
         poll_s: float = 1.0,
         max_chunk: int = 128,
         default_model: str | None = None,
+        precisions: Mapping[str, Wanted] = DEFAULT,
         changed: Callable[[Iterable[ModelVersion]], None] = lambda _: None,
     ) -> None:
         """Prepare; nothing is polled before `start` or `refresh`.
@@ -97,6 +99,7 @@ class ModelRegistry:
             poll_s: Polling interval in seconds.
             max_chunk: Maximum decode steps of one call; the model's card may set a lower limit.
             default_model: The model of requests that name none; None: the only model, if there is just one.
+            precisions: See `service.backends.precision.PrecisionPolicy`.
             changed: Called after every poll with the served versions.
         """
         self._models_dir, self._replicas = models_dir, replicas
@@ -105,7 +108,7 @@ class ModelRegistry:
         self._snapshot = _Snapshot({}, {})
         self._errors = BackendErrors()
         self._config = RepositoryConfig(models_dir, self._errors)
-        self._prober = Prober(models_dir, self._errors)
+        self._prober = Prober(models_dir, self._errors, precisions)
         self._checks = HealthChecks(
             replicas,
             self._prober,
@@ -322,8 +325,9 @@ class ModelRegistry:
         shared = set(matching[0].batch_sizes).intersection(*(probe.batch_sizes for probe in matching))
         batch_sizes = tuple(sorted(shared)) or matching[0].batch_sizes
         card = assets.card
-        batch_limits = BatchLimits(batch_sizes, min(card.max_decode_steps, self._max_chunk), card.max_prefill_length)
         probe = matching[0]
+        steps = min(card.max_decode_steps, self._max_chunk)
+        batch_limits = BatchLimits(batch_sizes, steps, card.max_prefill_length, probe.precision)
         model = ServedModel(
             ref, card, assets.tokenizer, batch_limits, fingerprint(card, probe), probe.is_deterministic, probe.sha256
         )

@@ -233,7 +233,7 @@ def _call_attributes(call: Call, address: str | None) -> dict[str, str | int]:
         "rpc.system.name": "grpc",
         "rpc.method": RPC,
         "ostinato.call.id": secrets.token_hex(8),
-        "ostinato.call.signature": call.signature,
+        "ostinato.call.signature": call.signature_name,
         "ostinato.call.batch_size": call.batch_size,
         "ostinato.call.sequences": len(call.sequences),
         "ostinato.call.steps": call.size,

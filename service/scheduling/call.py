@@ -41,6 +41,12 @@ class Call:
     sequences: tuple[Sequence, ...]
     batch_size: int
     size: int
+    precision: signatures.PrecisionName = signatures.FLOAT32
+
+    @property
+    def signature_name(self) -> str:
+        """Name of the signature in the model's files, with the precision."""
+        return signatures.in_precision(self.signature, self.precision)
 
     @property
     def is_decode(self) -> bool:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from itertools import chain
 
+from contract import signatures
 from service.params import ModelVersion
 from service.scheduling.call import Call
 from service.scheduling.sequence import Sequence
@@ -22,11 +23,12 @@ from service.scheduling.sequence import Sequence
 
 @dataclass(frozen=True)
 class BatchLimits:
-    """Allowed sizes of a model version's calls, batch sizes ascending; see `contract.card.GeneratorCard`."""
+    """Allowed sizes of a model version's calls, batch sizes ascending, and their precision; see the generator card."""
 
     batch_sizes: tuple[int, ...]
     max_steps: int
     max_length: int
+    precision: signatures.PrecisionName = signatures.FLOAT32
 
 
 # Maximum batch size × decode steps of one call: some 30 ms for 512 units, so that a joining sequence waits briefly.
@@ -221,6 +223,6 @@ class ModelQueue:
         return tuple(batch)
 
     def _call(self, signature: str, sequences: tuple[Sequence, ...], batch_size: int, size: int) -> Call:
-        call = Call(self.model, signature, sequences, batch_size, size)
+        call = Call(self.model, signature, sequences, batch_size, size, self.limits.precision)
         self.calls.add(call)
         return call

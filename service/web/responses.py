@@ -193,6 +193,7 @@ def model_object(model: ServedModel, route: Route) -> responses.ModelObject:
         "direction": card.direction,
         "context": card.context,
         "vocab_size": card.vocab_size,
+        "precision": model.batch_limits.precision,
         "batch_sizes": model.batch_limits.batch_sizes,
         "deterministic": model.is_deterministic,
     }

@@ -49,6 +49,7 @@ class Status:
                 id=model.ref.name,
                 version=model.ref.version,
                 system_fingerprint=model.fingerprint,
+                precision=model.batch_limits.precision,
                 batch_sizes=model.batch_limits.batch_sizes,
                 running=(load := loads.get(model.ref) or Load(model.ref, 0, 0)).running,
                 waiting=load.waiting,

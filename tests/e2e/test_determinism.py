@@ -142,6 +142,19 @@ def test_models_list_their_bit_exact_batch_sizes(gateway):
         assert model["deterministic"] is True
 
 
+def test_a_precision_is_part_of_the_fingerprint(models_dir, gateway, start_gateway, alone):
+    """A gateway that calls the same version in float32 generates other bytes, and says so."""
+    exact = start_gateway(repository=models_dir, precision="float32")
+    models = [
+        {model["id"]: (model["precision"], model["system_fingerprint"]) for model in own.get("/v1/models")[1]["data"]}
+        for own in (gateway, exact)
+    ]
+    assert [name for name in MODEL_NAMES if models[0][name] != models[1][name]] == ["gru"]
+    assert [own["gru"][0] for own in models] == ["bfloat16", "float32"]
+    wanted = [fields for fields in requests() if fields["model"] == "gru"]
+    assert [texts(exact, fields) for fields in wanted] != [alone[fields["seed"]] for fields in wanted]
+
+
 # Emulates another CPU on this one: limits oneDNN to AVX2, and glibc to kernels without AVX2, AVX-512 and FMA.
 OTHER_KIND = {"ONEDNN_MAX_CPU_ISA": "AVX2", "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX512F,-AVX512VL,-AVX2,-FMA"}
 

@@ -1,10 +1,12 @@
 """Small SavedModels with a method for each signature, and the inputs that tests give them."""
 
+import copy
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
+from contract.signatures import in_precision
 from contract.tokenizer import SpecialIds
 from export.graphs.exportable import prepare
 from export.graphs.signatures import Generator
@@ -22,7 +24,9 @@ OFF = {"presence_penalty": 0.0, "frequency_penalty": 0.0, "repetition_penalty": 
 
 
 class Published:
-    """A SavedModel that was written and loaded again."""
+    """A SavedModel that was written and loaded again; its methods call the signatures of `precision`."""
+
+    precision = "float32"
 
     @classmethod
     def of(cls, network, folder, end=None):
@@ -50,8 +54,16 @@ class Published:
         self.functions = tf.saved_model.load(str(folder)).signatures
         self.state_size = network.state_size
 
+    def using(self, precision):
+        """Return the same model with the signatures of another precision."""
+        other = copy.copy(self)
+        other.precision = precision
+        return other
+
     def call(self, name, **inputs):
-        outputs = self.functions[name](**{key: tf.constant(value) for key, value in inputs.items()})
+        outputs = self.functions[in_precision(name, self.precision)](
+            **{key: tf.constant(value) for key, value in inputs.items()}
+        )
         return {key: value.numpy() for key, value in outputs.items()}
 
     def zeros(self, rows=ROWS):

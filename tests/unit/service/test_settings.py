@@ -46,6 +46,16 @@ def test_backends_are_separated_by_commas(monkeypatch):
     assert load_settings().addresses == ["127.0.0.1:8500"]
 
 
+def test_a_precision_is_for_all_models_or_for_one(monkeypatch):
+    """The one for all may come anywhere, and is `auto` if there is none."""
+    assert load_settings().precisions == {"": "auto"}
+    monkeypatch.setenv("OSTINATO_PRECISION", "a.b=bfloat16, float32,c=auto")
+    assert load_settings().precisions == {"": "float32", "a.b": "bfloat16", "c": "auto"}
+    monkeypatch.setenv("OSTINATO_PRECISION", "demo=float16")
+    with pytest.raises(SettingsError, match=r"OSTINATO_PRECISION: .*auto, float32, bfloat16.*'demo=float16'"):
+        load_settings()
+
+
 def test_port_sets_the_port_unless_ostinato_port_does(monkeypatch):
     """Hosting platforms set PORT."""
     monkeypatch.setenv("PORT", "9001")

@@ -23,7 +23,7 @@ SETTINGS = {"name": "m", "corpus": "c", "units": 10, "embedding": 6}
 @pytest.fixture(autouse=True)
 def _small_graphs(monkeypatch):
     """Trace each step once and not four times: the outputs are the same, and this file writes many SavedModels."""
-    monkeypatch.setattr("export.graphs.cells.StatefulNetwork.unroll", 1)
+    monkeypatch.setattr("export.graphs.cells.RecurrentStep.unroll", 1)
 
 
 def built(**settings):

@@ -114,7 +114,7 @@ def test_traces_are_zero_past_a_sequences_length(stack):
 @pytest.mark.parametrize("cell", ["simple_rnn", "lstm", "gru"])
 def test_the_networks_traces_list_the_outputs_of_inspect(cell, tmp_path, monkeypatch):
     """Each has kind, layer and width, in the order of the layers."""
-    monkeypatch.setattr("export.graphs.cells.StatefulNetwork.unroll", 1)
+    monkeypatch.setattr("export.graphs.cells.RecurrentStep.unroll", 1)
     network = prepare(make_model(cell, 2)).network
     kinds = {
         "simple_rnn": ["hidden"],

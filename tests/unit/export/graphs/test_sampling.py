@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from export.graphs.sampling import Controls, sample
+from export.graphs.sampling import Controls, prepare, sample
 
 LOGITS = np.log(np.array([0.05, 0.4, 0.1, 0.25, 0.2], np.float32))
 
@@ -18,7 +18,11 @@ def draw(uniforms, logits=LOGITS, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0
         tf.fill([rows], float(top_p)),
         tf.fill([rows], min_p),
     )
-    return sample(tf.constant(np.tile(logits, (rows, 1))), tf.constant(uniforms, tf.float32), controls).numpy().tolist()
+    return (
+        sample(tf.constant(np.tile(logits, (rows, 1))), tf.constant(uniforms, tf.float32), prepare(controls))
+        .numpy()
+        .tolist()
+    )
 
 
 def shares(**controls):

@@ -107,24 +107,24 @@ def test_a_version_number_that_is_taken_meanwhile_is_skipped(model, models_dir, 
 def wrong_cell(patch):
     """Make every gate slightly wrong."""
     step = cells.LSTMCell.step
-    patch.setattr(cells.LSTMCell, "step", lambda self, x, state: step(self, x * 1.001, state))
+    patch.setattr(cells.LSTMCell, "step", lambda self, precision, x, state: step(self, precision, x * 1.001, state))
 
 
 def wrong_output(patch):
     """Make every logit slightly wrong."""
-    project = cells.StatefulNetwork.project
-    patch.setattr(cells.StatefulNetwork, "project", lambda self, hidden: project(self, hidden) * 1.01)
+    project = cells.RecurrentStep.project
+    patch.setattr(cells.RecurrentStep, "project", lambda self, hidden: project(self, hidden) * 1.01)
 
 
 def wrong_state(patch):
     """Make `score` return the state that it was given."""
-    patch.setattr(signatures, "select_active", lambda active, new, old: old)
+    patch.setattr(signatures.Generator, "_mask_ended", lambda self, active, parts, new, outputs: (parts, outputs))
 
 
 def wrong_order(patch):
     """Make `embed` and `prefill` read backwards."""
-    scan = signatures.scan
-    patch.setattr(signatures, "scan", lambda token_ids, *rest: scan(token_ids[:, ::-1], *rest))
+    scan = signatures.Generator._scan
+    patch.setattr(signatures.Generator, "_scan", lambda self, ids, *rest: scan(self, ids[:, ::-1], *rest))
 
 
 def wrong_judgement(patch):

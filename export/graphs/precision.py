@@ -1,0 +1,132 @@
+"""The precisions in which a step computes, and how each lays out the vectors of a batch.
+
+- `FLOAT32`: a sequence is a row, (batch, width), and a product is `x · kernel`.
+- `BFLOAT16`: a sequence is a column, (width, batch), and a product is `kernelᵀ · x`, with both factors rounded to
+  bfloat16. oneDNN repacks the second factor of such a product in every call, which must therefore be the small one
+  (measured: `docs/log.md`). States, biases, gates and logits stay float32.
+
+Signatures take and return rows in either precision. Knows products and axes. Does not know cells.
+"""
+
+from abc import abstractmethod
+
+import numpy as np
+import tensorflow as tf
+
+from contract import signatures
+from export.graphs.loop import select_active
+
+# Rows whose size is a multiple of this compete for the same lines of the cache: 1,024 units at batch size 8 take 540 µs
+# a step, and 410 µs with rows that are longer by these zeros (measured: `docs/log.md`).
+_ALIASED_BYTES, _PADDING = 2048, 32
+
+
+class Kernel(tf.Module):
+    """A weight matrix, float32 (inputs, outputs), with a bfloat16 copy (outputs, inputs) for products in bfloat16."""
+
+    def __init__(self, values: np.ndarray, *, with_bfloat16: bool = True) -> None:
+        """Copy the values; `with_bfloat16` is False for a product that is always computed in float32."""
+        super().__init__()
+        self.float32 = tf.Variable(values, trainable=False, dtype=tf.float32)
+        if with_bfloat16:
+            columns = tf.cast(tf.transpose(values), tf.bfloat16)
+            self.padding = _PADDING if columns.shape[1] * columns.dtype.size % _ALIASED_BYTES == 0 else 0
+            self.bfloat16 = tf.Variable(tf.pad(columns, [[0, 0], [0, self.padding]]), trainable=False)
+
+
+class Precision:
+    """Products and layout of one precision.
+
+    Attributes:
+        name: As in the names of signatures.
+    """
+
+    name: signatures.PrecisionName
+
+    @abstractmethod
+    def from_rows(self, rows: tf.Tensor) -> tf.Tensor:
+        """Convert (batch, width) to this layout."""
+
+    @abstractmethod
+    def to_rows(self, vectors: tf.Tensor) -> tf.Tensor:
+        """Convert this layout to (batch, width)."""
+
+    @abstractmethod
+    def multiply(self, vectors: tf.Tensor, kernel: Kernel) -> tf.Tensor:
+        """Multiply vectors of `inputs` units by a kernel; float32."""
+
+    @abstractmethod
+    def add(self, vectors: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+        """Add a bias, float32 (units,), to each vector."""
+
+    @abstractmethod
+    def select(self, active: tf.Tensor, new: list[tf.Tensor], old: list[tf.Tensor]) -> list[tf.Tensor]:
+        """Return the new vectors of sequences that are active, bool (batch,), and the old ones of the others."""
+
+    @abstractmethod
+    def split(self, vectors: tf.Tensor, sizes: list[int]) -> list[tf.Tensor]:
+        """Split vectors into parts of these numbers of units."""
+
+    @abstractmethod
+    def concatenate(self, parts: list[tf.Tensor]) -> tf.Tensor:
+        """Concatenate the parts of vectors."""
+
+
+class _Float32(Precision):
+    name = signatures.FLOAT32
+
+    def from_rows(self, rows: tf.Tensor) -> tf.Tensor:
+        return rows
+
+    def to_rows(self, vectors: tf.Tensor) -> tf.Tensor:
+        return vectors
+
+    def multiply(self, vectors: tf.Tensor, kernel: Kernel) -> tf.Tensor:
+        return tf.matmul(vectors, kernel.float32)
+
+    def add(self, vectors: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+        return vectors + bias
+
+    def select(self, active: tf.Tensor, new: list[tf.Tensor], old: list[tf.Tensor]) -> list[tf.Tensor]:
+        return select_active(active[:, None], new, old)
+
+    def split(self, vectors: tf.Tensor, sizes: list[int]) -> list[tf.Tensor]:
+        # Along the last axis `tf.split` takes several times as long.
+        ends = np.cumsum(sizes).tolist()
+        return [vectors[:, end - size : end] for size, end in zip(sizes, ends, strict=True)] if sizes[1:] else [vectors]
+
+    def concatenate(self, parts: list[tf.Tensor]) -> tf.Tensor:
+        return tf.concat(parts, axis=1) if parts[1:] else parts[0]
+
+
+class _BFloat16(Precision):
+    name = signatures.BFLOAT16
+
+    def from_rows(self, rows: tf.Tensor) -> tf.Tensor:
+        return tf.transpose(rows)
+
+    def to_rows(self, vectors: tf.Tensor) -> tf.Tensor:
+        return tf.transpose(vectors)
+
+    def multiply(self, vectors: tf.Tensor, kernel: Kernel) -> tf.Tensor:
+        factor = tf.cast(vectors, tf.bfloat16)
+        if kernel.padding:
+            factor = tf.pad(factor, [[0, kernel.padding], [0, 0]])
+        return tf.cast(tf.matmul(kernel.bfloat16, factor), tf.float32)
+
+    def add(self, vectors: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+        return vectors + bias[:, None]
+
+    def select(self, active: tf.Tensor, new: list[tf.Tensor], old: list[tf.Tensor]) -> list[tf.Tensor]:
+        return select_active(active[None, :], new, old)
+
+    def split(self, vectors: tf.Tensor, sizes: list[int]) -> list[tf.Tensor]:
+        # Along the first axis it copies nothing.
+        return tf.split(vectors, sizes, axis=0) if sizes[1:] else [vectors]
+
+    def concatenate(self, parts: list[tf.Tensor]) -> tf.Tensor:
+        return tf.concat(parts, axis=0) if parts[1:] else parts[0]
+
+
+FLOAT32: Precision = _Float32()
+BFLOAT16: Precision = _BFloat16()

@@ -1,0 +1,157 @@
+"""Signatures in bfloat16 are as bit-exact as those in float32, and close to them."""
+
+import functools
+
+import keras
+import numpy as np
+import pytest
+
+from contract.tokenizer import CharacterTokenizer
+from export.graphs import cells, precision
+from export.graphs.precision_check import check_precision
+from tests.unit.export.models import VOCABULARY, make_model
+from tests.unit.export.published import END, IDS, ROWS, UNIFORMS, Published, same_bits
+
+MODELS = {
+    "lstm": {"cell": "lstm", "layers": 2},
+    "gru": {"cell": "gru", "layers": 2},
+    "original gru": {"cell": "gru", "reset_after": False},
+    "simple rnn": {"cell": "simple_rnn"},
+}
+
+
+@functools.cache
+def published(name, end=None):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cells, "MIN_BFLOAT16_UNITS", 1)
+        return Published.kept(make_model(**MODELS[name]), f"precision-{name}-{end}", end)
+
+
+@pytest.fixture(params=MODELS)
+def model(request):
+    """A model whose methods call the signatures in bfloat16."""
+    return published(request.param).using("bfloat16")
+
+
+def test_a_narrow_model_has_no_signatures_in_bfloat16(tmp_path):
+    """They would be no faster, and take time to load."""
+    functions = Published(make_model(), tmp_path).functions
+    assert [name for name in functions if "bfloat16" in name] == []
+
+
+def test_a_wide_model_has_every_signature_in_both(model):
+    """All but `serving_default`, which gateways do not call."""
+    names = {name for name in model.functions if "bfloat16" not in name}
+    assert {name.removesuffix("_bfloat16") for name in model.functions if "bfloat16" in name} == names - {
+        "serving_default"
+    }
+
+
+def test_logprobs_are_close_to_those_in_float32(model):
+    """Random weights with a deviation of 0.5 amplify a rounding error far more than trained ones."""
+    lengths = np.full(ROWS, 19, np.int32)
+    scored, exact = (
+        version.call("score", token_ids=IDS, lengths=lengths, state=model.zeros())["logprobs"]
+        for version in (model, model.using("float32"))
+    )
+    assert not same_bits(scored, exact)
+    np.testing.assert_allclose(scored[:, :3], exact[:, :3], atol=0.1)
+
+
+def test_states_are_bit_exact_across_signatures_and_calls(model):
+    """It does not matter whether tokens are prefilled, sampled, scored or inspected, nor in how many calls."""
+    state = model.read(IDS[:, :-1])
+    assert same_bits(model.read(IDS[:, 7:-1], model.read(IDS[:, :7])), state)
+    sampled = model.draw(IDS[:, -1], state, UNIFORMS)
+    text = np.concatenate([IDS[:, -1:], sampled["token_ids"]], axis=1)
+    assert same_bits(model.read(text[:, :-1], state), sampled["state"])
+    inputs = {"token_ids": text, "lengths": np.full(ROWS, 24, np.int32), "state": state}
+    for name in ("score", "inspect"):
+        scored = model.call(name, **inputs)
+        assert same_bits(scored["state"], sampled["state"])
+        assert same_bits(scored["logprobs"], sampled["logprobs"])
+    first = model.draw(IDS[:, -1], state, UNIFORMS[:, :5])
+    second = model.draw(first["token_ids"][:, -1], first["state"], UNIFORMS[:, 5:])
+    assert same_bits(np.concatenate([first["token_ids"], second["token_ids"]], axis=1), sampled["token_ids"])
+    assert same_bits(model.draw_full(IDS[:, -1], state, UNIFORMS)["token_ids"], sampled["token_ids"])
+
+
+def test_a_sequence_does_not_depend_on_others_or_on_padding(model):
+    """Each gives the same bits in a batch of other sizes, in another slot, and beside shorter ones."""
+    lengths = np.array([20, 3, 0, 7, 20, 11, 1, 19], np.int32)
+    padded = np.where(np.arange(20) < lengths[:, None], IDS, 0).astype(np.int32)
+    ragged = model.call("prefill", token_ids=padded, lengths=lengths, state=model.zeros())["state"]
+    for row, length in enumerate(lengths):
+        alone = np.tile(IDS[row : row + 1, :length], (16, 1))
+        assert same_bits(model.read(alone, model.zeros(16))[5], ragged[row])
+
+
+def test_embeddings_are_the_top_layers_outputs(model):
+    """`last` and `sum` are those of the traces that `inspect` returns."""
+    lengths = np.full(ROWS, 19, np.int32)
+    inspected = model.call("inspect", token_ids=IDS, lengths=lengths, state=model.zeros())
+    top = max(name for name in inspected if name.startswith("hidden"))
+    total = np.zeros((ROWS, inspected[top].shape[2]), np.float32)
+    embedded = model.call("embed", token_ids=IDS[:, :19], lengths=lengths, state=model.zeros(), sum=total)
+    assert same_bits(embedded["last"], inspected[top][:, -1].copy())
+    np.testing.assert_allclose(embedded["sum"], inspected[top].sum(1), rtol=1e-5, atol=1e-5)
+
+
+def test_a_sequence_ends_after_its_end_token():
+    """Its further outputs are 0, and its state is that before the end token."""
+    model = published("lstm", END).using("bfloat16")
+    state = model.read(IDS[:, :-1])
+    sampled = model.draw(IDS[:, -1], state, UNIFORMS)
+    ended = [row for row in range(ROWS) if END in sampled["token_ids"][row]]
+    assert ended
+    for row in ended:
+        count = sampled["token_ids"][row].tolist().index(END) + 1
+        assert not sampled["token_ids"][row, count:].any()
+        alone = model.draw(IDS[:, -1], state, UNIFORMS[:, :count])
+        assert same_bits(sampled["state"][row], alone["state"][row])
+
+
+def test_a_padded_kernel_multiplies_as_an_unpadded_one(monkeypatch):
+    """The zeros that keep rows apart in the cache change no bit."""
+    values = np.random.default_rng(0).normal(size=(64, 24)).astype(np.float32)
+    vectors = np.random.default_rng(1).normal(size=(64, 8)).astype(np.float32)
+    plain = precision.Kernel(values)
+    monkeypatch.setattr(precision, "_ALIASED_BYTES", 128)
+    padded = precision.Kernel(values)
+    assert (plain.bfloat16.shape, padded.bfloat16.shape) == ((24, 64), (24, 96))
+    products = [precision.BFLOAT16.multiply(vectors, kernel).numpy() for kernel in (plain, padded)]
+    assert same_bits(*products)
+
+
+TOKENIZER = CharacterTokenizer.train("abcdefghijklmnop")
+
+
+def score_of(loss):
+    """Return a signature that gives every token the same log probability."""
+
+    def score(token_ids, lengths, state):
+        assert (token_ids.shape[1], state.shape) == (257, (len(lengths), 4))
+        return {"logprobs": keras.ops.full((len(lengths), 256), -loss)}
+
+    return score
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_the_precisions_are_compared_on_held_out_text(backward):
+    """The card has the loss in each, and the number of tokens."""
+    functions = {"score": score_of(1.25), "score_bfloat16": score_of(1.5)}
+    check = check_precision(functions, TOKENIZER, ["abc" * 200, "bca" * 100], 4, backward=backward)
+    assert (check.text, check.tokens) == ("held_out", 3 * 256)
+    assert (check.float32, check.bfloat16, check.difference) == (1.25, 1.5, 0.25)
+
+
+def test_without_held_out_text_they_are_compared_on_sampled_text():
+    """The model samples in float32; what comes after an end token is not scored."""
+    model = published("lstm", END)
+    functions = model.functions
+    letters = "".join(map(chr, range(97, 97 + VOCABULARY - 5)))
+    tokenizer = CharacterTokenizer.train(letters)
+    check = check_precision(functions, tokenizer, ["too short"], model.state_size, backward=False)
+    assert check.text == "sampled"
+    assert 0 < check.tokens <= 64 * 256
+    assert abs(check.difference) < 0.2
