@@ -98,12 +98,12 @@ class Conversation:
 
     @property
     def text(self) -> str:
-        """The whole text so far: prompts and generated text."""
+        """The whole text so far, with prompts."""
         return self._beginning + "".join(turn.prompt + turn.text for turn in self.turns)
 
     @property
     def state(self) -> str | None:
-        """Resume token of the last turn. None: the next turn prefills the whole text."""
+        """Resume token of the last turn; without one, the next turn prefills the whole text."""
         return self.turns[-1].state if self.turns else None
 
     def undo(self) -> Turn | None:

@@ -37,7 +37,7 @@ class InspectedLayer:
 
     @property
     def learn(self) -> Matrix:
-        """What an LSTM adds to its cell state at each token: input ⊙ candidate, shape (positions, units)."""
+        """What an LSTM adds to its cell state at each token, input ⊙ candidate, shape (positions, units)."""
         return [_products(*rows) for rows in zip(self.values["input"], self.values["candidate"])]
 
     def __repr__(self) -> str:

@@ -126,7 +126,7 @@ class Generation:
 
     @property
     def finish_reason(self) -> str | None:
-        """The first choice's finish reason: "stop" or "length"; None while a stream has not ended."""
+        """The first choice's finish reason, "stop" or "length"; None while a stream has not ended."""
         return self.choices[0].finish_reason if self.choices else None
 
     @property

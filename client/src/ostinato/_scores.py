@@ -57,17 +57,17 @@ class Score:
 
     @property
     def logprob(self) -> float:
-        """Natural log probability of the text: the sum over its tokens, in nats."""
+        """Natural log probability of the text, the sum over its tokens, in nats."""
         return math.fsum(token.logprob for token in self.tokens if token.logprob is not None)
 
     @property
     def perplexity(self) -> float:
-        """Perplexity per token: exp(-logprob / num_scored)."""
+        """Perplexity per token, exp(-logprob / num_scored)."""
         return math.exp(-self.logprob / self.num_scored) if self.num_scored else math.nan
 
     @property
     def bits_per_character(self) -> float:
-        """-logprob / ln 2 per character of the scored tokens; comparable between tokenizers."""
+        """Bits per character of the scored tokens, -logprob / ln 2 / characters; comparable between tokenizers."""
         ends = [token.offset for token in self.tokens[1:]] + [len(self.text)]
         scored = [end - token.offset for token, end in zip(self.tokens, ends) if token.logprob is not None]
         return -self.logprob / math.log(2) / sum(scored) if any(scored) else math.nan
