@@ -8,34 +8,45 @@ class Limits(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    max_running: int = Field(128, ge=1, le=4096, description="sequences that run at once")
-    max_queued: int = Field(256, ge=0, le=65536, description="sequences that may wait; more are answered 429")
+    max_running: int = Field(128, ge=1, le=4096, description="maximum number of running sequences")
+    max_queued: int = Field(
+        256, ge=0, le=65536, description="maximum number of waiting sequences; beyond it requests get 429"
+    )
     max_queued_tokens: int = Field(
         4_000_000,
         ge=1,
-        description="tokens that running and waiting sequences may still prefill and generate; more are answered 429",
+        description="maximum number of tokens of running and waiting sequences: prompt tokens and max_tokens, "
+        "counted until a sequence ends; beyond it requests get 429",
     )
-    prefix_cache_bytes: int = Field(64 * 2**20, ge=0, description="memory of the prefix cache, in bytes; 0 disables it")
-    max_calls: int = Field(2, ge=1, le=256, description="calls in flight per model server: its number of cores")
-    max_tokens: int = Field(100_000, ge=1, description="maximum of a request's max_tokens")
+    prefix_cache_bytes: int = Field(64 * 2**20, ge=0, description="size of the prefix cache, in bytes; 0 disables it")
+    max_calls: int = Field(
+        2,
+        ge=1,
+        le=256,
+        description="maximum number of concurrent calls per model server; set it to the number of cores of a "
+        "model server",
+    )
+    max_tokens: int = Field(100_000, ge=1, description="maximum of max_tokens in a request")
     max_request_tokens: int = Field(
         1_000_000,
         ge=1,
-        description="maximum of a request's prompts × n × max_tokens, and of the tokens that an echo repeats",
+        description="maximum of prompts × n × max_tokens in a request, of the tokens that echo repeats, and of "
+        "the tokens of /tokenize and /detokenize",
     )
-    max_prompts: int = Field(128, ge=1, le=4096, description="maximum number of prompts of a request")
+    max_prompts: int = Field(128, ge=1, le=4096, description="maximum number of prompts per request")
     max_logprobs_tokens: int = Field(
-        262_144, ge=1, description="maximum number of tokens of a request that are returned with log probabilities"
+        262_144, ge=1, description="maximum number of tokens per request that are returned with log probabilities"
     )
     max_inspect_values: int = Field(2**24, ge=1, description="maximum number of values in a response of /v1/inspect")
     max_prompt_tokens: int = Field(131_072, ge=1, description="maximum length of a prompt, in tokens")
     max_timeout_s: float = Field(
-        600.0, gt=0, le=86_400, description="maximum and default of a request's timeout_s, in seconds"
+        600.0, gt=0, le=86_400, description="maximum and default of timeout_s in a request, in seconds"
     )
     backend_grace_s: float = Field(
         30.0,
         ge=0,
-        description="seconds from a version's first failed call until the sequences that wait for it fail",
+        description="time that sequences wait for a version without a working model server, from its first failed "
+        "call, in seconds; then they fail",
     )
 
     @property

@@ -56,7 +56,8 @@ class Settings(BaseSettings, Limits):
 
     backends: Annotated[str, AfterValidator(_addresses)] = Field(
         "127.0.0.1:8500",
-        description="addresses of the model servers, host:port, separated by commas; a name may resolve to several",
+        description="addresses of the model servers, HOST:PORT, separated by commas; a host name may resolve to "
+        "several addresses",
     )
     backend_tls_ca_file: Path | None = Field(
         None,
@@ -66,16 +67,22 @@ class Settings(BaseSettings, Limits):
     backend_tls_cert_file: Path | None = Field(
         None, description="client certificate (PEM) of the gateway, for mutual TLS"
     )
-    backend_tls_key_file: Path | None = Field(None, description="private key (PEM) of that certificate")
+    backend_tls_key_file: Path | None = Field(None, description="private key (PEM) of the client certificate")
     backend_tls_name: str | None = Field(
         None, description="server name in the certificates of the model servers; unset: the host in OSTINATO_BACKENDS"
     )
-    models_dir: Path = Field(Path("models"), description="the model repository, as the model server sees it")
-    default_model: str | None = Field(None, description="model of requests that name none; unset: the only one")
+    models_dir: Path = Field(
+        Path("models"),
+        description="directory of the model repository; it must have the same content as that of the model servers",
+    )
+    default_model: str | None = Field(
+        None, description="model of requests that name none; unset: the only served model"
+    )
     precision: Annotated[str, AfterValidator(_precisions)] = Field(
         "auto",
-        description="precision of matrix products in the model server: float32, bfloat16, or auto, which is the faster "
-        "one unless bfloat16 costs over 0.002 nats per token; NAME=PRECISION for one model, separated by commas",
+        description="precision of the matrix products: float32, bfloat16, or auto, which measures the speed and uses "
+        "bfloat16 if it is faster and costs at most 0.002 nats per token; NAME=PRECISION sets it for one model; "
+        "separated by commas",
     )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 picks a free one")
@@ -83,76 +90,90 @@ class Settings(BaseSettings, Limits):
         0,
         ge=0,
         le=10,
-        description="trusted reverse proxies, each of which appends its client's address to X-Forwarded-For; 0: the "
-        "header is ignored",
+        description="number of trusted reverse proxies, each of which appends its client's address to "
+        "X-Forwarded-For; 0: the header is ignored",
     )
     allowed_hosts: Annotated[str | None, AfterValidator(_host_names)] = Field(
         None,
-        description="allowed values of the Host header, separated by commas, besides localhost and IP addresses; *: "
-        "any; unset: none where OSTINATO_HOST is loopback and OSTINATO_NUM_PROXIES is 0, else any",
+        description="names allowed in the Host header besides localhost and IP addresses, separated by commas; *: "
+        "any name; unset: no others if OSTINATO_HOST is a loopback address and OSTINATO_NUM_PROXIES "
+        "is 0, otherwise any name",
     )
     max_client_connections: int | None = Field(
         None,
         ge=1,
-        description="maximum number of connections of one client address; more are answered 429; unset: no limit. "
-        "Not applied behind proxies (OSTINATO_NUM_PROXIES), whose clients share one address",
+        description="maximum number of connections per client address; beyond it connections get 429; unset: no "
+        "limit. Ignored behind proxies (OSTINATO_NUM_PROXIES), where all clients share one address",
     )
     metrics_host: str = Field("127.0.0.1", description="address to listen on for /metrics")
     metrics_port: int | None = Field(
-        None, ge=0, le=65535, description="port of /metrics; 0 picks a free one; unset: the one after OSTINATO_PORT"
+        None, ge=0, le=65535, description="port of /metrics; 0 picks a free one; unset: OSTINATO_PORT + 1"
     )
     keys_file: Path | None = Field(
         None, description="file of API keys, written by `python -m service keys add`; unset: no authentication"
     )
     state_key_file: Path | None = Field(
         None,
-        description="file of the keys that sign resume tokens, one secret of at least 32 characters per line (openssl "
-        "rand -hex 32): the first signs, all are accepted; unset: a random key that is lost with the process",
+        description="file of the keys that sign resume tokens, one secret of at least 32 characters per line "
+        "(openssl rand -hex 32): the first one signs, all are accepted; unset: a random key, so that "
+        "resume tokens become invalid when the process ends",
     )
     state_max_age_s: float = Field(604_800.0, gt=0, description="maximum age of a resume token, in seconds")
     redis_url: SecretStr | None = Field(
-        None, description="Redis that stores the rate limits of all replicas, redis://…; unset: in memory, per replica"
+        None,
+        description="Redis server that counts the rate limits for all gateways together, redis://…; unset: each "
+        "gateway counts in memory",
     )
     requests_per_minute: int | None = Field(
-        None, ge=1, description="requests per minute of a key without a limit of its own; unset: no limit"
+        None,
+        ge=1,
+        description="requests per minute of each key without a limit of its own (without keys: of all clients "
+        "together); unset: no limit",
     )
     tokens_per_minute: int | None = Field(
         None,
         ge=1,
-        description="tokens per minute of such a key: prompt tokens, and max_tokens of each choice; unset: no limit",
+        description="tokens per minute of each such key (without keys: of all clients together): prompt tokens, "
+        "and max_tokens of each choice; unset: no limit",
     )
     max_key_sequences: int | None = Field(
-        None, ge=1, description="running and waiting sequences of such a key; unset: only the server's limit"
+        None,
+        ge=1,
+        description="running and waiting sequences of each such key (without keys: of all clients together); "
+        "unset: only the server's limit",
     )
     max_key_tokens: int | None = Field(
-        None, ge=1, description="tokens that those may still prefill and generate; unset: only the server's limit"
+        None,
+        ge=1,
+        description="tokens of those sequences, counted as for OSTINATO_MAX_QUEUED_TOKENS; unset: only the "
+        "server's limit",
     )
     portable: bool = Field(
         False,
-        description="whether `service up` starts a model server that computes the same bits on every kind of CPU, more "
-        "slowly",
+        description="whether `service up` starts a model server that computes the same bits on every type of CPU, "
+        "more slowly",
     )
-    max_chunk: int = Field(128, ge=1, le=128, description="maximum number of decode steps of a call")
+    max_chunk: int = Field(128, ge=1, le=128, description="maximum number of decode steps per call")
     max_body_bytes: int = Field(4 * 2**20, ge=1024, description="maximum size of a request body, in bytes")
     request_memory_bytes: int = Field(
         384 * 2**20,
         ge=2**20,
-        description="memory for bodies, prompts and responses of all requests in flight, in bytes; more are answered "
-        "429, and a request that alone needs more 400",
+        description="memory for bodies, prompts and responses of all requests in flight, in bytes; beyond it "
+        "requests get 429, or 400 if one request alone needs more",
     )
-    call_timeout_s: float = Field(30.0, gt=0, description="deadline of one call to the model server, in seconds")
+    call_timeout_s: float = Field(30.0, gt=0, description="deadline of a call to a model server, in seconds")
     poll_s: float = Field(
-        1.0, gt=0, description="interval of polling model servers, versions, labels and traffic splits, in seconds"
+        1.0, gt=0, description="polling interval of model servers, versions, labels and traffic splits, in seconds"
     )
-    drain_s: float = Field(30.0, ge=1, description="seconds that running requests have after SIGTERM")
+    drain_s: float = Field(30.0, ge=1, description="time that running requests have after SIGTERM, in seconds")
     log_format: Literal["json", "text"] = Field("json", description="JSON for programs, text for people")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="minimum severity of log lines")
-    log_prompts: bool = Field(False, description="whether prompts are logged; otherwise only their numbers of tokens")
+    log_prompts: bool = Field(False, description="whether prompts are logged; otherwise only their token counts")
     traces_endpoint: str | None = Field(
         None, description="OTLP/HTTP endpoint of OpenTelemetry traces, http://…/v1/traces; unset: no tracing"
     )
     traces_ratio: float = Field(
-        0.05, ge=0, le=1, description="share of requests without a trace context that are traced"
+        0.05, ge=0, le=1, description="fraction of the requests without a trace context that are traced"
     )
 
     @property

@@ -101,9 +101,8 @@ def _metrics(training: TrainingReport, unit: Unit, history: Progress) -> Iterato
 def _what_was_held_out(training: TrainingReport, unit: Unit) -> str:
     if training.validation_loss is None:
         return "Nothing was held out: the training loss measures only how well the text was memorized."
-    tail = f"{training.held_out_characters:,} characters" if training.held_out_characters else "part"
     num_tokens = training.validation_tokens
-    text = f"Validation is the last {tail} of the corpus, {num_tokens:,} tokens in the vocabulary"
+    text = f"Validation is {_validation_split(training)}, {num_tokens:,} tokens in the vocabulary"
     lines = ["The training loss is measured during the epoch, with dropout."]
     num_characters = characters_of_loss(training.validation_loss, num_tokens, training.bits_per_character)
     if num_characters:
@@ -117,6 +116,17 @@ def _what_was_held_out(training: TrainingReport, unit: Unit) -> str:
     if training.accuracy is not None:
         lines.append("Accuracy is the fraction of those tokens to which the model gave the highest probability.")
     return " ".join([f"{text}.", *lines])
+
+
+def _validation_split(training: TrainingReport) -> str:
+    size = f"{training.held_out_characters:,} characters" if training.held_out_characters else ""
+    if _is_shuffled(training):
+        return f"documents sampled by seed {training.seed}" + (f", {size}" if size else "")
+    return f"the last {size or 'part'} of the corpus"
+
+
+def _is_shuffled(training: TrainingReport) -> bool:
+    return training.held_out == "shuffled_documents"
 
 
 def _samples(card: GeneratorCard, samples: tuple[Sample, ...]) -> Iterator[str]:
@@ -177,8 +187,7 @@ def _training_rows(training: TrainingReport, history: Progress) -> Iterator[list
     yield ["SHA-256 of its text", code(training.corpus_sha256)]
     yield ["characters", f"{training.corpus_characters:,}"]
     if training.held_out_characters is not None:
-        is_shuffled = training.held_out == "shuffled_documents"
-        where = f"in documents sampled by seed {training.seed}" if is_shuffled else "at the end"
+        where = f"in documents sampled by seed {training.seed}" if _is_shuffled(training) else "at the end"
         yield [f"of these held out, {where}", f"{training.held_out_characters:,}"]
     yield ["tokens per epoch", f"{training.train_tokens:,}"]
     epochs = f"{training.epochs:g}"

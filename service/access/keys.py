@@ -61,8 +61,8 @@ class _Frozen(BaseModel):
 class KeyLimits(_Frozen):
     """The limits of one key; None stands for the server's default."""
 
-    max_sequences: _Count | None = Field(None, description="sequences that run or wait at once")
-    max_queued_tokens: _Count | None = Field(None, description="tokens that those may still prefill and generate")
+    max_sequences: _Count | None = Field(None, description="running and waiting sequences")
+    max_queued_tokens: _Count | None = Field(None, description="prompt tokens and max_tokens of those sequences")
     requests_per_minute: _Count | None = Field(None, description="requests per minute")
     tokens_per_minute: _Count | None = Field(None, description="tokens per minute")
 

@@ -191,7 +191,7 @@ NO_OPTIONS = StreamOptions()
 class CompletionRequest(Body):
     """A request of `/v1/completions`: prompts to continue, or suffixes to generate the text before."""
 
-    model_config = _with_example(model="demo", prompt="The ", max_tokens=100, temperature=0.7)
+    model_config = _with_example(model="demo", prompt="HAMLET.\n", max_tokens=100, temperature=0.5)
 
     model: str | None = Field(
         None,
@@ -373,7 +373,7 @@ class CompletionRequest(Body):
 class EmbeddingsRequest(Body):
     """A request of `/v1/embeddings`: inputs, and how the hidden states of each are pooled."""
 
-    model_config = _with_example(model="demo", input=["The end", "The beginning"])
+    model_config = _with_example(model="demo", input=["To be, or not to be", "All the world's a stage"])
 
     model: str | None = Field(None, description="name of a model; required where there are several")
     input: PromptForms = Field(description="text, token ids, or a list of either")
@@ -403,7 +403,7 @@ class EmbeddingsRequest(Body):
 class InspectRequest(Body):
     """A request of `/v1/inspect`: an input, and which activations to return."""
 
-    model_config = _with_example(model="demo", input="The end", include=["hidden"], max_units=8)
+    model_config = _with_example(model="demo", input="To be, or not to be", include=["hidden"], max_units=8)
 
     model: str | None = Field(
         None, description="name of a model; required where there are several, unless `state` is given"
@@ -452,7 +452,7 @@ class InspectRequest(Body):
 class TokenizeRequest(Body):
     """A request of `/tokenize`: a text."""
 
-    model_config = _with_example(model="demo", prompt="The end")
+    model_config = _with_example(model="demo", prompt="HAMLET.")
 
     model: str | None = Field(None, description="name of a model; required where there are several")
     prompt: str = Field(description="the text; exactly the name of a special token is that token")

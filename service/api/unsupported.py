@@ -1,9 +1,10 @@
-"""Unsupported fields of other servers' completions that would change the text: refused, not ignored.
+"""Unsupported fields of other servers that would change the text. They are rejected, not ignored.
 
 A client that requests JSON by a schema must not get ordinary text with status 200. Fields that do not change the text
 (`user`, `metadata`, `store`, `priority`, `cache_salt`, …) are ignored, and so are unknown fields.
 
-From OpenAI's completions and chat, vLLM, SGLang, llama.cpp, text-generation-inference and text-generation-webui.
+The fields are those of OpenAI's completions and chat, vLLM, SGLang, llama.cpp, text-generation-inference and
+text-generation-webui.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,24 +16,24 @@ from pydantic_core import PydanticCustomError
 
 AnyBody = TypeVar("AnyBody", bound=BaseModel)
 
-# Values that request nothing, whatever the field.
+# Values without an effect, whatever the field.
 EMPTY: tuple[Any, ...] = (None, "", [], {})
 
 
 @dataclass(frozen=True)
 class Unsupported:
-    """A field that is refused.
+    """An unsupported field.
 
     Attributes:
         reason: Why, or what to use instead.
-        neutral: Values that request nothing, in addition to the empty ones.
+        neutral: Values without an effect, in addition to the empty ones; they are accepted.
     """
 
     reason: str
     neutral: tuple[Any, ...] = ()
 
     def check(self, value: Any) -> Any:
-        """Return a value that requests nothing; refuse any other."""
+        """Return a value without an effect; reject any other."""
         if any(type(value) in _equal_types(neutral) and value == neutral for neutral in (*EMPTY, *self.neutral)):
             return value
         raise PydanticCustomError(
@@ -52,7 +53,7 @@ def _equal_types(neutral: Any) -> tuple[type, ...]:
 
 _CONSTRAINED = "constrained decoding is not supported"
 _CHAT = "these models have no chat format and call no tools"
-_SAMPLER = "this way of sampling is not supported"
+_SAMPLER = "this sampling method is not supported"
 _BEAMS = "beam search is not supported"
 _LORA = "adapters are not supported"
 _LENGTH = "use max_tokens"
@@ -76,7 +77,7 @@ COMPLETION_FIELDS: Mapping[str, Unsupported] = {
     "bad_words": Unsupported("use logit_bias"),
     "logits_processors": Unsupported("use logit_bias"),
     "custom_logit_processor": Unsupported("use logit_bias"),
-    "vllm_xargs": Unsupported("arguments of vLLM are not supported"),
+    "vllm_xargs": Unsupported("extensions of vLLM are not supported"),
     # Conversations.
     "messages": Unsupported(f"{_CHAT}; {_PROMPT}"),
     "tools": Unsupported(_CHAT),
@@ -85,12 +86,12 @@ COMPLETION_FIELDS: Mapping[str, Unsupported] = {
     "function_call": Unsupported(_CHAT, ("none", "auto")),
     "web_search_options": Unsupported(_CHAT),
     "reasoning_effort": Unsupported(_CHAT, ("none",)),
-    "modalities": Unsupported("these models generate only text", (["text"],)),
-    "audio": Unsupported("these models generate only text"),
-    "image_data": Unsupported("these models accept only text"),
+    "modalities": Unsupported("these models generate text only", (["text"],)),
+    "audio": Unsupported("these models generate text only"),
+    "image_data": Unsupported("these models accept text only"),
     # The prompt.
     "inputs": Unsupported(_PROMPT),
-    "parameters": Unsupported("pass parameters as fields of the request"),
+    "parameters": Unsupported("put parameters at the top level of the request"),
     "prompt_embeds": Unsupported("embeddings are not accepted; use prompt"),
     "input_prefix": Unsupported(_PROMPT),
     "input_suffix": Unsupported("use suffix, with a backward model"),
@@ -102,14 +103,14 @@ COMPLETION_FIELDS: Mapping[str, Unsupported] = {
     "n_predict": Unsupported(_LENGTH),
     "min_new_tokens": Unsupported("use min_tokens"),
     "t_max_predict_ms": Unsupported("use timeout_s", (0,)),
-    "n_indent": Unsupported("indentation is not checked", (0,)),
+    "n_indent": Unsupported("minimum indentation is not supported", (0,)),
     "stop_sequences": Unsupported(_STOP),
     "stop_token_ids": Unsupported(_STOP),
     "stop_regex": Unsupported(_STOP),
-    "include_stop_str_in_output": Unsupported("the text ends before its stop string", (False,)),
-    "no_stop_trim": Unsupported("the text ends before its stop string", (False,)),
+    "include_stop_str_in_output": Unsupported("the output does not include the stop string", (False,)),
+    "no_stop_trim": Unsupported("the output does not include the stop string", (False,)),
     "skip_special_tokens": Unsupported("special tokens have no text", (True,)),
-    "watermark": Unsupported("watermarks are not supported", (False,)),
+    "watermark": Unsupported("watermarking is not supported", (False,)),
     # Sampling.
     "do_sample": Unsupported("use temperature 0", (True,)),
     "repeat_penalty": Unsupported("use repetition_penalty", (1,)),
@@ -149,21 +150,21 @@ COMPLETION_FIELDS: Mapping[str, Unsupported] = {
 
 EMBEDDING_FIELDS: Mapping[str, Unsupported] = {
     "messages": Unsupported("these models have no chat format; use input"),
-    "normalize": Unsupported("vectors are not scaled to length 1", (False,)),
+    "normalize": Unsupported("embeddings are not normalized", (False,)),
     "truncate": Unsupported("inputs are not truncated", (False,)),
     "truncate_prompt_tokens": Unsupported("inputs are not truncated"),
-    "prompt_name": Unsupported("put it before the input"),
-    "instruction": Unsupported("put it before the input"),
+    "prompt_name": Unsupported("prepend it to the input"),
+    "instruction": Unsupported("prepend it to the input"),
     "lora_path": Unsupported(_LORA),
 }
 
 
 def refuse_unsupported(fields: Mapping[str, Unsupported]) -> Callable[[type[AnyBody]], type[AnyBody]]:
-    """Return a decorator of bodies that refuses these fields unless they request nothing."""
+    """Return a class decorator that rejects these fields, unless their value has no effect."""
     definitions: dict[str, Any] = {
         name: (
             Annotated[Any, AfterValidator(field.check), WithJsonSchema({"enum": [*EMPTY, *field.neutral]})],
-            Field(None, description=f"not supported, and refused if it asks for anything: {field.reason}"),
+            Field(None, description=f"unsupported; rejected unless its value has no effect: {field.reason}"),
         )
         for name, field in fields.items()
     }

@@ -37,6 +37,8 @@ EXIT_TIMEOUT_S = 10.0
 STATE_KEY_FILE = Path(".ostinato-state-key")
 # Placeholder for a model whose name is unknown.
 UNKNOWN_MODEL = "MODEL"
+# Prompts of the example request, as JSON strings; a model of another name starts a new text.
+EXAMPLE_PROMPTS = {"demo": r"HAMLET.\n"}
 
 T = TypeVar("T")
 
@@ -191,7 +193,9 @@ class Service:
 
     def _print_ready(self, url: str, models: list[str], seconds: float) -> None:
         models = models or _configured_models(self._settings.models_dir) or [UNKNOWN_MODEL]
-        body = f'{{"model": "{models[0]}", "prompt": "The ", "max_tokens": 300, "temperature": 0.7, "stream": true}}'
+        prompt = EXAMPLE_PROMPTS.get(models[0], "")
+        fields = '"max_tokens": 300, "temperature": 0.5, "stream": true'
+        body = f'{{"model": "{models[0]}", "prompt": "{prompt}", {fields}}}'
         _print(f"ready after {seconds:.1f} s: {url}  (models: {', '.join(models)}; Ctrl-C stops)")
         _print("try:")
         key = ' -H "Authorization: Bearer $KEY"' if self._settings.keys_file else ""

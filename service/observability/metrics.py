@@ -212,8 +212,8 @@ class Metrics:
     def watch_load(self, loads: Loads, num_tokens: Callable[[], int]) -> None:
         """Report the scheduler's load at each scrape.
 
-        It is, for each model version, the numbers of running and of waiting sequences; and the tokens that all of those
-        may still prefill and generate.
+        It is, for each model version, the numbers of running and of waiting sequences; and the tokens of all of those,
+        as admission control counts them.
         """
 
         def collect() -> list[Metric]:
@@ -229,7 +229,7 @@ class Metrics:
             return [running, waiting]
 
         self.registry.register(_AtScrape(collect))
-        help_text = "Tokens that accepted sequences, running or waiting, may still prefill and generate."
+        help_text = "Prompt tokens and max_tokens of running and waiting sequences, counted until a sequence ends."
         self._gauge("queued_tokens", help_text, num_tokens)
 
     def watch_prefix_cache(self, cache: PrefixCache) -> None:

@@ -115,7 +115,7 @@ def it_is_thirty_bytes(session):
 def halves_are_a_whole(session):
     """Check that `story.txt` equals 100 tokens generated at once."""
     seed = session.client.resume((session.folder / "story.state").read_text().strip(), max_tokens=1).seed
-    whole = session.client.generate("The ", max_tokens=100, seed=seed)
+    whole = session.client.generate("HAMLET.\n", max_tokens=100, seed=seed)
     assert (session.folder / "story.txt").read_bytes().decode() == whole.text
 
 
@@ -161,8 +161,8 @@ def _reason(answer):
 def there_are_two_texts(session):
     """Check that the main text is undone to its beginning, and that the branch has what was typed."""
     load, folder = session.client.load_conversation, session.folder
-    assert load(folder / "story.json").text == "Once upon a time"
-    assert load(folder / "story.other.json").text.startswith("Once upon a time there was a dog")
+    assert load(folder / "scene.json").text == "ROMEO.\n"
+    assert [turn.prompt for turn in load(folder / "scene.juliet.json").turns] == ["", "\n\nJULIET.\n"]
 
 
 def every_line_is_answered(session):
@@ -201,10 +201,10 @@ def it_is_revoked(session):
 _HTTP = f"curl -s {ADDRESS}"
 # Checks of what the pages say of a command, by the command's beginning.
 CLAIMS = {
-    'ostinato generate "The " --max-tokens 90000 | head -c 30': it_is_thirty_bytes,
+    r"ostinato generate $'HAMLET.\n' --max-tokens 90000 | head -c 30": it_is_thirty_bytes,
     "ostinato generate --state story.state ": halves_are_a_whole,
-    'ostinato generate "The " --json | jq .usage': it_is_a_number,
-    'ostinato write "Once upon a time" --file story.json ': there_are_two_texts,
+    r"ostinato generate $'HAMLET.\n' --json | jq .usage": it_is_a_number,
+    r"ostinato write $'ROMEO.\n' --file scene.json ": there_are_two_texts,
     ".venv/bin/python -m service.batch in.jsonl out.jsonl": every_line_is_answered,
     ".venv/bin/python -m service keys revoke ": it_is_revoked,
     ".venv/bin/python -m export remove book:1": it_is_gone,

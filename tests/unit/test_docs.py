@@ -93,6 +93,11 @@ def test_the_site_documents_every_public_name_of_the_sdk(site):
     assert documented == set(ostinato.__all__) - {"__version__"}
 
 
+def test_no_property_of_the_sdk_has_its_description_as_its_type(site):
+    """Napoleon takes what precedes a colon in the first line of a property's docstring for its type."""
+    assert '">Type<' not in (site / "api.html").read_text(encoding="utf-8")
+
+
 def test_the_lesson_page_has_every_cell_and_output_of_the_notebook(site):
     """Each picture has an alternative text."""
     cells = json.loads((ROOT / "docs/lesson.ipynb").read_text(encoding="utf-8"))["cells"]

@@ -23,10 +23,14 @@ OTHERS = (
 
 
 def strings():
-    """Return every string of the sources, with a … for each value that is put into it."""
+    """Return every string of the sources but docstrings, with a … for each value that is put into it."""
     for part in PARTS:
         for path in (ROOT / part).rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+            docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+            for node in nodes:
+                if id(node) in docstrings:
+                    continue
                 if isinstance(node, ast.JoinedStr):
                     values = (getattr(value, "value", None) for value in node.values)
                     yield "".join(value if isinstance(value, str) else "…" for value in values)

@@ -59,10 +59,10 @@ class Client:
             http://127.0.0.1:8000.
         api_key: str. Default: environment variable OSTINATO_API_KEY, or no key.
         timeout: float or (float, float). Connect timeout and read timeout in seconds; one number sets both, None
-            disables them. The read timeout limits the time between two bytes of a response. Default: (5, 300). A server
-            whose host is lost is noticed after 15 seconds, by TCP keepalive.
-        max_retries: int. How often a request is retried after a failed connection or status 408, 409, 429 or 500 and
-            above. Read timeouts are not retried, nor is a stream that has begun.
+            disables them. The read timeout limits the time between two bytes of a response. Default: (5, 300). TCP
+            keepalive detects a lost host after 15 seconds, whatever the read timeout.
+        max_retries: int. Maximum number of retries of a request, after a failed connection or status 408, 409, 429 or
+            5xx. Read timeouts are not retried, nor is a stream that has begun. Default: 2.
         session: requests.Session. Replaces the client's own sessions, for proxies, certificates or adapters. All
             threads share it. Closing the client leaves it open.
         wait_for_ready: WaitForReady. Requests wait together for a server that is unreachable, overloaded or
@@ -109,7 +109,7 @@ class Client:
 
         Args:
             prompt: str, or list of int (token ids), or a list of either.
-            suffix: Same types, in place of the prompt, for a backward model: the text that the completion precedes.
+            suffix: Same types. For a backward model, in place of the prompt: the text that the completion precedes.
             model: str. Default: the first model that the server lists, looked up once.
             max_tokens: int. Maximum number of tokens to generate.
             temperature: float. Sampling temperature; 0 is greedy decoding.
@@ -124,8 +124,8 @@ class Client:
                 this client go into `extra_body`, a dict.
 
         Raises:
-            InvalidArgument: an argument is no field of the API.
-            APIError: the server refused the request or failed; the subclass says why.
+            InvalidArgument: an argument is not a field of the API.
+            APIError: the server returned an error; the subclass says why.
             ConnectionFailed, Timeout, UnexpectedResponse: there was no valid response.
         """
         named = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p}
@@ -152,21 +152,22 @@ class Client:
     ) -> Stream:
         """Generate a completion and stream it.
 
-        Other arguments and errors are those of `generate`. This call sends the request, so a refusal is raised here,
-        not while the stream is read.
+        The call sends the request, so that a rejected request raises here. Other arguments and errors are those of
+        `generate`.
 
-        `prepend` streams the choices of a backward model. Such a model generates a text from its end, and each delta
+        `prepend` streams the choices of a backward model. Such a model generates a text from its end, so each delta
         goes before the earlier ones, as `TextDelta.prepend` says. Without `prepend`, each of its choices arrives as a
         single delta, so that concatenated deltas are always the text.
 
-        `resume` resumes an interrupted stream, byte-identically. The server sends a resume token every few hundred
-        tokens. After a lost connection, a read timeout or a server shutdown, a new request continues from the last
-        resume token. Once this client had a response, the first request also waits for a server that is lost. It gives
-        up after two minutes without new text. It needs a single prompt and `n` = 1.
+        `resume` resumes an interrupted stream, byte-identically. The server sends a resume token every 256 tokens.
+        After a lost connection, a read timeout, or a failure or shutdown of the server, a new request continues from
+        the last token. The stream fails after two minutes without new text. If the client has had a response before,
+        the first request waits for a lost server as long. Without `max_tokens` the request is sent again with its seed.
+        It needs a single prompt and `n` = 1.
 
         Raises:
             InvalidArgument: `resume` with several prompts or `n` above 1.
-            ResumptionFailed: while it is read: the stream could not be resumed exactly.
+            ResumptionFailed: while the stream is read: it could not be resumed exactly.
         """
         named = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p}
         options = {"include_usage": True, **({"prepend": True} if prepend else {})}
@@ -180,15 +181,16 @@ class Client:
         return Stream(self._default_model.resetting(resumption.open), resumption)
 
     def resume(self, state: str, prompt: Prompt = "", **options: Any) -> Generation:
-        """Continue a generation from a resume token, as `return_state=True`, a stream or an error returned it.
+        """Continue a generation from a resume token.
 
         Args:
             state: str. The resume token: `Generation.state`, `Choice.state` or `OstinatoError.state`.
-            prompt: Appended to the text so far before decoding. For a backward model pass `suffix` instead.
-            options: Arguments of `generate`. The token contains the seed, but no sampling parameters.
+            prompt: Text to append before the continuation. For a backward model pass `suffix` instead.
+            options: Arguments of `generate`. The token contains the model and the seed; pass the other sampling
+                parameters again.
 
         Raises:
-            StateRefused: the server does not accept the token; the subclass says why.
+            StateRefused: the server rejects the token; the subclass says why.
             APIError, ConnectionFailed, Timeout, UnexpectedResponse: as `generate`.
         """
         return self.generate(prompt, state=state, **options)
@@ -236,7 +238,7 @@ class Client:
 
         Args:
             prompt: str or list of int (token ids), or a list of either.
-            suffix: Same types, in place of the prompt, for a backward model.
+            suffix: Same types. For a backward model, in place of the prompt.
             model: str. Default: as `generate`.
             top: int. Number of alternatives per token, at most 5.
             extra: The completion endpoint's other fields.
@@ -324,9 +326,9 @@ class Client:
             state: str. Resume token: start from its state instead of the initial state.
             include: list of str. Values of each layer to return: "hidden", "cell", "gates". Default: all.
             layers: list of int. Layer numbers, from 1. Default: all.
-            return_sequences: bool. Return the values at every token, or at the last one only.
+            return_sequences: bool. Return the values at every token, or only at the token that is processed last.
             return_state: bool. Also return each layer's full state after the last token.
-            go_backwards: bool. Process the text in reverse direction. The response is in processing order.
+            go_backwards: bool. Process the text in reverse. The result stays in reading order.
             top: int. Number of alternatives per token, at most 5.
             max_positions: int. Maximum number of tokens to return values of, evenly spaced.
             max_units: int. Maximum number of units to return of each layer, evenly spaced.
@@ -358,7 +360,7 @@ class Client:
         return [Neighbor.from_response(entry) for entry in required(response, "data", list)]
 
     def embedding_map(self, *, model: str | None = None, count: int = 1000) -> EmbeddingMap:
-        """Project the embedding vectors of a model's first tokens onto their first two principal components.
+        """Project the embedding vectors of a model's first tokens onto the first two principal components.
 
         Args:
             model: str. Default: as `generate`.
@@ -371,7 +373,7 @@ class Client:
         return EmbeddingMap.from_response(self._get_of_model(model, f"embedding/map?count={count}"))
 
     def conversation(self, prompt: str = "", *, model: str | None = None, **options: Any) -> Conversation:
-        """Start a conversation: a text that grows by turns, each of which resumes from the state of the previous one.
+        """Start a conversation, a text that grows by turns. Each turn resumes from the state of the previous one.
 
         Args:
             prompt: str. Start of the text.
@@ -420,9 +422,8 @@ class Client:
     ) -> Iterator[Generation] | Iterator[Generation | OstinatoError]:
         """Generate a completion of each prompt, with concurrent requests, and yield them in the order of the prompts.
 
-        Nothing is sent before the first `next()`. Requests refused because of a full queue or a rate limit wait and are
-        sent again. Prompts are consumed lazily, so the iterable may be infinite. For files use
-        `python -m service.batch`.
+        Nothing is sent before the first `next()`. A request that gets 429 (full queue, rate limit) waits and is sent
+        again. Prompts are consumed lazily, so the iterable may be infinite. For files use `python -m service.batch`.
 
         Args:
             prompts: iterable of str or of lists of int (token ids).
@@ -453,9 +454,9 @@ class Client:
         )
 
     def post(self, path: str, body: bytes | dict[str, Any]) -> RawResponse:
-        """Send a request body as it is and return the response as it is: neither is parsed or completed.
+        """Send a request body unchanged, and return the response unparsed.
 
-        For endpoints and fields that the other methods lack, and for bodies that are JSON already.
+        Use it for endpoints that have no method, and for bodies that are encoded already.
 
         Args:
             path: str. Path of the endpoint, such as "/v1/completions".
@@ -468,7 +469,7 @@ class Client:
         return self._transport.post_raw(path, body)
 
     def status(self) -> Status:
-        """Return the server's load and its limit.
+        """Return the server's load and limit.
 
         Raises:
             APIError, ConnectionFailed, Timeout, UnexpectedResponse: as `generate`.
@@ -486,7 +487,7 @@ class Client:
     def close(self) -> None:
         """Close the client's connections. Requests that wait for a retry raise ClientClosed.
 
-        Open streams continue to their end, but do not resume. Idempotent, callable from any thread.
+        Open streams continue, but do not resume after an interruption. Idempotent, callable from any thread.
         """
         self._transport.close()
 

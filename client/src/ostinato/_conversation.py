@@ -24,10 +24,10 @@ _NOT_OPTIONS = {"n", "best_of", "echo", "suffix", "prepend", "state", "return_st
 
 @dataclass(frozen=True)
 class Turn:
-    """One turn of a conversation: a prompt and the text generated for it.
+    """One turn of a conversation: a prompt and the text generated after it.
 
     Attributes:
-        prompt: str. Text appended before decoding.
+        prompt: str. Text appended by the caller.
         text: str. The generated text.
         finish_reason: str or None. None if the stream was closed before its end.
         state: str or None. Resume token of the end of the turn. None: the next turn prefills the whole text.
@@ -76,7 +76,7 @@ class Conversation:
             options: Arguments of `Client.generate`, for this turn only.
 
         Raises:
-            StateRefused: the server does not accept the previous state; call `reread()` and try again.
+            StateRefused: the server rejects the previous state; call `reread()` and try again.
             OstinatoError: as `Client.generate`. The conversation is unchanged.
         """
         turns = self.turns
@@ -85,11 +85,11 @@ class Conversation:
         return generation
 
     def stream(self, prompt: str = "", **options: Any) -> Stream:
-        """Append a prompt and stream a turn. The turn is added when the stream has ended or is closed.
+        """Append a prompt and stream a turn. The turn is added when the stream ends or is closed.
 
-        Arguments and errors are those of `generate`, plus `resume` of `Client.stream`. A stream that is closed before
-        its end has no state: the next turn prefills the whole text. So does a turn after a stream during which other
-        turns were added or undone.
+        Arguments and errors are those of `generate`, plus `resume` of `Client.stream`. If the stream is closed before
+        its end, or if other turns are added or undone while it runs, its turn has no state: the next turn prefills the
+        whole text.
         """
         turns = self.turns
         stream = self._client.stream(**self._request(prompt, options), return_state=True)
@@ -98,12 +98,12 @@ class Conversation:
 
     @property
     def text(self) -> str:
-        """The whole text so far: prompts and generated text."""
+        """The whole text so far, with prompts."""
         return self._beginning + "".join(turn.prompt + turn.text for turn in self.turns)
 
     @property
     def state(self) -> str | None:
-        """Resume token of the last turn. None: the next turn prefills the whole text."""
+        """Resume token of the last turn; without one, the next turn prefills the whole text."""
         return self.turns[-1].state if self.turns else None
 
     def undo(self) -> Turn | None:
@@ -120,7 +120,7 @@ class Conversation:
         return Conversation(self._client, model=self.model, prompt=beginning, turns=turns, **self.options)
 
     def reread(self) -> None:
-        """Drop all resume tokens, so that the next turn prefills the whole text. Helps when a state has expired."""
+        """Drop all resume tokens, so that the next turn prefills the whole text; use it when a state has expired."""
         self.turns = tuple(replace(turn, state=None) for turn in self.turns)
 
     def save(self, path: str | os.PathLike[str]) -> None:

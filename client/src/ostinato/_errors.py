@@ -15,7 +15,7 @@
         ├── BadRequest              400, 422: a field is invalid
         │   ├── BodyTooLarge        413: the request body exceeds the limit
         │   ├── HostNotAllowed      421: the host in base_url is not among the server's allowed hosts
-        │   └── StateRefused        the resume token is not accepted
+        │   └── StateRefused        the resume token is rejected
         │       ├── StateMalformed          not a token, or truncated
         │       ├── StateOfUnknownKey       signed with a key that the server does not have
         │       ├── StateAltered            the signature does not match
@@ -25,7 +25,7 @@
         │       └── StateOutdated           410: its model version is no longer served
         ├── Unauthorized            401: missing or invalid API key
         ├── Forbidden               403: the API key lacks the permission
-        │   └── CrossOrigin         cross-origin request from a web page
+        │   └── CrossOrigin         a web page of another origin sent the request
         ├── NotFound                404: no such endpoint
         │   └── ModelNotFound       no such model, or none of its versions is served
         ├── MethodNotAllowed        405: the endpoint does not support the method
@@ -40,7 +40,7 @@
             │   ├── ModelLoading        the model or version is not loaded yet
             │   ├── ShuttingDown        the server is shutting down; another gateway may respond
             │   ├── VersionGone         the version was unloaded during the request
-            │   └── BackendUnavailable  no model server answers
+            │   └── BackendUnavailable  no model server responds
             └── DeadlineExceeded    504: the request's `timeout_s` expired
 """
 
@@ -56,10 +56,10 @@ class OstinatoError(Exception):
     """Base class of this package's errors. The message is one line that ends with advice.
 
     Attributes:
-        choices: tuple of Choice. The partial choices received before the error, each with its `state` if the server
-            sent one: `client.resume(state)` continues from there.
-        retryable: bool. Whether the same request may succeed later. The client itself retries such requests, but not a
-            stream that has begun.
+        choices: tuple of Choice. Partial choices that were received before the error. If one has a `state`,
+            `client.resume(state)` continues it.
+        retryable: bool. Whether the same request may succeed later. The client retries such requests itself, except for
+            a stream that has begun.
     """
 
     choices: tuple[Choice, ...] = ()
@@ -95,7 +95,7 @@ class Timeout(OstinatoError):
 
 
 class NotReady(OstinatoError):
-    """No request was answered within the timeout of `WaitForReady`; `__cause__` is the last failure."""
+    """No request got a response within the timeout of `WaitForReady`; `__cause__` is the last error."""
 
 
 class UnexpectedResponse(OstinatoError):
@@ -109,7 +109,7 @@ class StreamInterrupted(OstinatoError):
 
 
 class ResumptionFailed(StreamInterrupted):
-    """An interrupted stream could not be resumed exactly: the server now generates another text."""
+    """An interrupted stream could not be resumed exactly: the resumed text differs."""
 
 
 class APIError(OstinatoError):
@@ -162,7 +162,7 @@ class HostNotAllowed(BadRequest):
 
 
 class StateRefused(BadRequest):
-    """The server does not accept the resume token; the subclass says why."""
+    """The server rejects the resume token; the subclass says why."""
 
     advice = "send the text so far as prompt instead"
 
@@ -174,7 +174,7 @@ class StateMalformed(StateRefused):
 
 
 class StateOfUnknownKey(StateRefused):
-    """The token was signed with a key that this server does not have: by another server, or the key was retired."""
+    """The token was signed with a key that this server does not have: another server's, or a retired one."""
 
     advice = "send it to the server that issued it, or send the text so far as prompt instead"
 
@@ -274,7 +274,7 @@ class ServerError(APIError):
 
 
 class InternalError(ServerError):
-    """The server failed because of a bug in the server (500)."""
+    """The server failed because of a bug (500); its log has the traceback under `request_id`."""
 
 
 class ServiceUnavailable(ServerError):
@@ -292,13 +292,13 @@ class ShuttingDown(ServiceUnavailable):
 
 
 class VersionGone(ServiceUnavailable):
-    """The model version was unloaded during the generation."""
+    """The model version was unloaded during the request."""
 
     advice = "send the request again: it gets another version"
 
 
 class BackendUnavailable(ServiceUnavailable):
-    """No model server answers the gateway."""
+    """No model server responds to the gateway."""
 
 
 class DeadlineExceeded(ServerError):

@@ -21,12 +21,13 @@ class InspectedLayer:
     """Activations of one recurrent layer.
 
     Attributes:
-        layer: int. Layer number from 1; 0 for the top outputs of a model whose layers cannot be inspected.
+        layer: int. Layer number, from 1; 0 for the top outputs of a sliding-window model.
         units: list of int. Indices of the units in `values`.
         values: dict of str to list of list of float, shape (positions, units), by kind: `hidden`; for an LSTM also
             `cell` and the gates `forget`, `input`, `candidate`, `output`; for a GRU `update`, `reset`, `candidate`;
             `top` for layer 0. Rows correspond to `Inspection.positions`.
-        state: dict of str to list of float. `hidden` and `cell` of all units after the last token, if requested.
+        state: dict of str to list of float. `hidden` and `cell` of all units after the last token; empty unless
+            `return_state` was set.
     """
 
     layer: int
@@ -36,7 +37,7 @@ class InspectedLayer:
 
     @property
     def learn(self) -> Matrix:
-        """The update of an LSTM's cell state at each token: input ⊙ candidate, shape (positions, units)."""
+        """What an LSTM adds to its cell state at each token, input ⊙ candidate, shape (positions, units)."""
         return [_products(*rows) for rows in zip(self.values["input"], self.values["candidate"])]
 
     def __repr__(self) -> str:
@@ -51,9 +52,10 @@ class Inspection:
     Attributes:
         model: str.
         version: int or None.
-        tokens: tuple of ScoredToken, in processing order.
+        tokens: tuple of ScoredToken, in reading order.
         token_ids: list of int.
-        expected: dict of str to float. The most probable next tokens after the last one, with their log probabilities.
+        expected: dict of str to float. The most probable tokens after the one processed last, with their log
+            probabilities.
         positions: list of int. Indices of the tokens that the layers' values belong to.
         layers: tuple of InspectedLayer.
         raw: dict. The JSON response.

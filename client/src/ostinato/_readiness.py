@@ -11,18 +11,18 @@ _UNAVAILABLE_STATUSES = frozenset({429, 502, 503})
 
 
 class WaitForReady:
-    """Waits for an unavailable server instead of raising an error, like gRPC's option of that name.
+    """A policy that waits for an unavailable server instead of raising an error, like gRPC's option of that name.
 
     Pass it to `Client`. All requests wait together: none gives up while others get responses. Waits do not count
-    against `max_retries`, unless a request loses its connection again and again while others get responses.
-    Thread-safe; several clients of one server may share it.
+    against `max_retries`, unless a request repeatedly loses its connection while others get responses. Thread-safe;
+    several clients of one server may share it.
 
     Args:
-        timeout_s: float. Seconds without a response to any request, after which all that wait raise NotReady.
+        timeout_s: float. Seconds without a response to any request after which all waiting requests raise NotReady.
 
     Attributes:
-        last_error: OstinatoError or None. What requests wait for; None after a response.
-        num_responses: int. Responses so far.
+        last_error: OstinatoError or None. The latest error of any request; None after a response.
+        num_responses: int. Number of responses so far.
 
     Raises:
         InvalidArgument: `timeout_s` is not above 0.
@@ -41,7 +41,7 @@ class WaitForReady:
     def is_unavailable(self, error: OstinatoError) -> bool:
         """Return whether to wait after an error: a failed connection, or status 429, 502 or 503.
 
-        Subclasses may wait after others.
+        Subclasses may add others.
         """
         return isinstance(error, ConnectionFailed) or (
             isinstance(error, APIError) and error.status in _UNAVAILABLE_STATUSES

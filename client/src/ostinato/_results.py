@@ -126,7 +126,7 @@ class Generation:
 
     @property
     def finish_reason(self) -> str | None:
-        """The first choice's finish reason: "stop" or "length"; None while a stream has not ended."""
+        """The first choice's finish reason, "stop" or "length"; None while a stream has not ended."""
         return self.choices[0].finish_reason if self.choices else None
 
     @property
@@ -162,14 +162,14 @@ class Model:
         created: int or None. Unix time in seconds.
         owned_by: str or None.
         max_model_len: int or None. Maximum number of prompt and completion tokens together; None for no limit.
-        version: int or None. The version that serves requests which name the model without a version.
-        cell: str or None. "lstm", "gru" or "rnn"; None if the layers are of different types or unknown.
+        version: int or None. The default version: that of requests that name the model alone.
+        cell: str or None. "lstm", "gru" or "simple_rnn"; None if the layers are of several kinds or unknown.
         layers: int or None. Number of recurrent layers.
         units: int or None. Units of a layer.
         vocab_size: int or None.
-        unit: str or None. Unit of text of a token: "character", "word", "exact_word" or "subword".
+        unit: str or None. What a token is: a "character", "word", "exact_word" or "subword".
         direction: str or None. "forward", or "backward" for a model that generates from right to left.
-        deterministic: bool or None. Whether output is byte-identical for the same seed, under any load.
+        deterministic: bool or None. Whether the same seed gives byte-identical output under any load.
         raw: dict. The JSON entry, including fields without an attribute.
     """
 
@@ -211,7 +211,7 @@ class Model:
 
 @dataclass(frozen=True)
 class RawResponse:
-    """A successful response of `Client.post`, not parsed.
+    """A successful response to `Client.post`, not parsed.
 
     Attributes:
         status: int. HTTP status.
@@ -226,12 +226,12 @@ class RawResponse:
 
 @dataclass(frozen=True)
 class Status:
-    """Load of a server, and its limit.
+    """Load and limit of a server.
 
     Attributes:
-        status: str. "ok", or "draining" during shutdown.
-        num_sequences: int. Sequences admitted and not finished.
-        max_sequences: int. Limit of admitted sequences, waiting and running.
+        status: str. "ok", or "draining" during a shutdown.
+        num_sequences: int. Waiting and running sequences.
+        max_sequences: int. Maximum number of waiting and running sequences.
         raw: dict. The JSON response.
     """
 

@@ -15,7 +15,8 @@ class ScoredToken:
 
     Attributes:
         text: str. The token's text, or its name if it has no text.
-        logprob: float or None. Natural log probability; None for the first token processed, which has no context.
+        logprob: float or None. Natural log probability; None for the token that the model processes first, which has
+            no context.
         offset: int. Start of the token in the text, in characters.
         alternatives: dict of str to float. The most probable tokens at this position, and the token itself, with their
             natural log probabilities.
@@ -28,17 +29,17 @@ class ScoredToken:
 
     @property
     def probability(self) -> float | None:
-        """The probability, from 0 to 1; None for the first token processed."""
+        """The probability, from 0 to 1; None for the token that the model processes first."""
         return None if self.logprob is None else math.exp(self.logprob)
 
 
 @dataclass(frozen=True, repr=False)
 class Score:
-    """Log probabilities of a text. Its first token (for a backward model, its last) has no score.
+    """Log probabilities of a text. Its first token (for a backward model, its last) has none.
 
     Attributes:
         text: str.
-        tokens: tuple of ScoredToken, in processing order.
+        tokens: tuple of ScoredToken, in reading order.
     """
 
     text: str
@@ -56,17 +57,17 @@ class Score:
 
     @property
     def logprob(self) -> float:
-        """Natural log probability of the text: the sum over its tokens, in nats."""
+        """Natural log probability of the text, the sum over its tokens, in nats."""
         return math.fsum(token.logprob for token in self.tokens if token.logprob is not None)
 
     @property
     def perplexity(self) -> float:
-        """Perplexity per token: exp(-logprob / num_scored)."""
+        """Perplexity per token, exp(-logprob / num_scored)."""
         return math.exp(-self.logprob / self.num_scored) if self.num_scored else math.nan
 
     @property
     def bits_per_character(self) -> float:
-        """-logprob / ln 2 per character of the scored tokens; comparable between tokenizers."""
+        """Bits per character of the scored tokens, -logprob / ln 2 / characters; comparable between tokenizers."""
         ends = [token.offset for token in self.tokens[1:]] + [len(self.text)]
         scored = [end - token.offset for token, end in zip(self.tokens, ends) if token.logprob is not None]
         return -self.logprob / math.log(2) / sum(scored) if any(scored) else math.nan
@@ -131,7 +132,7 @@ class Neighbor:
 
 @dataclass(frozen=True, repr=False)
 class EmbeddingMap:
-    """Embedding vectors projected onto two principal components. All lists but `explained` have one entry per token.
+    """Embedding vectors, projected onto two principal components. All lists but `explained` have an entry per token.
 
     Attributes:
         tokens: list of str.

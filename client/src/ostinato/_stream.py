@@ -26,7 +26,7 @@ DONE = "[DONE]"
 
 
 class Stream:
-    """The text of a generation, streamed as the server generates it.
+    """A generation that is streamed while the server generates it.
 
     Iteration yields the text deltas of the first choice as non-empty `str`; `events()` yields those of all choices.
     With `prepend`, each delta of a backward model goes before the earlier ones.
@@ -35,7 +35,7 @@ class Stream:
     One thread reads it; any thread may close it.
 
     Raises, while it is read:
-        APIError: the server failed after the stream had begun; earlier text was delivered.
+        APIError: the server failed during the stream; earlier text was delivered.
         StreamInterrupted: the connection was lost, or the read timeout expired.
         UnexpectedResponse: an event has an unknown shape.
 
@@ -71,7 +71,7 @@ class Stream:
 
     @property
     def generation(self) -> Generation:
-        """The generation so far. After the end it is complete, with finish reasons and usage."""
+        """The generation so far; at the end of the stream it is complete, with finish reasons and usage."""
         return self._assembly.generation
 
     @property
@@ -81,7 +81,7 @@ class Stream:
 
     @property
     def num_resumed(self) -> int:
-        """How often the stream was interrupted and resumed."""
+        """Number of interruptions after which the stream was resumed."""
         return self._connection.num_resumed
 
     def _when_ended(self, call: Callable[[Generation], None]) -> None:
@@ -89,7 +89,7 @@ class Stream:
         self._connection.ended = call
 
     def close(self) -> None:
-        """Cancel the generation: close the connection, upon which the server frees the slot.
+        """Cancel the generation: close the connection, so that the server frees its slots.
 
         Idempotent, callable from any thread.
         """

@@ -22,7 +22,7 @@ Environment:
   OSTINATO_API_KEY   API key; there is no option for it, since other users of
                      this machine could read it in the list of processes
   OSTINATO_MODEL     default of --model
-  NO_COLOR           disables colours"""
+  NO_COLOR           disables colors"""
 
 
 def _seconds(value: str) -> float:

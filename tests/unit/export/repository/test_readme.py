@@ -167,6 +167,13 @@ def test_the_page_warns_if_there_was_no_validation_split():
     assert "an excerpt of the training text, as nothing was held out" in text
 
 
+def test_the_page_names_the_validation_split():
+    """The end of a running text, or documents sampled by a seed."""
+    assert "Validation is the last 10,000 characters of the corpus, 9,900 tokens in the vocabulary" in page()
+    sampled = "Validation is documents sampled by seed 7, 10,000 characters, 9,900 tokens in the vocabulary"
+    assert sampled in page(held_out="shuffled_documents")
+
+
 def test_samples_without_a_prompt_are_described_as_such():
     """The corpus, from which prompts are taken, may be missing when a run is published."""
     text = page(samples=(Sample(temperature=1, given="", text="c"),), copied_spans=None)

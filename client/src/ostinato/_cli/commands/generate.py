@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 EPILOG = """\
 \b
 Examples:
-  ostinato generate "The " --max-tokens 300 --temperature 0.7
-  printf 'The ' | ostinato generate --seed 7 > story.txt
-  ostinato generate "The " --save-state story.state
+  ostinato generate "To be, or not " --max-tokens 300 --temperature 0.5
+  printf 'HAMLET.\\n' | ostinato generate --seed 7 > story.txt
+  ostinato generate "To be, or not " --save-state story.state
   ostinato generate --state story.state --max-tokens 50
 
 With -n 3 the completions are printed one after another, each under a header line: ==> 1 of 3 <==. With --json --stream

@@ -46,7 +46,7 @@ Examples:
 def inspect(text: str | None, *, top: int, least: int, as_json: bool, model: str | None) -> None:
     """Show TEXT with each token shaded by its probability, and list the least probable ones with their alternatives.
 
-    If TEXT is omitted or -, it is read from standard input. Without colours, as in a pipe, all tokens are listed.
+    If TEXT is omitted or -, it is read from standard input. Without colors, as in a pipe, all tokens are listed.
     """
     content = text_or_stdin(text, "text")
     with connect() as client:
