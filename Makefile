@@ -42,10 +42,10 @@ test-all: $(STAMPS)/dev  ## the same with the slow tests: all pages, conformance
 mutants: $(STAMPS)/dev  ## change the code in 100 places and count the changes that the unit tests catch, in an hour
 	@$(BIN)/python -m tests.mutants $(ARGS)
 
-test-compose: $(STAMPS)/dev  ## try docker-compose.yml for real, as root; installs and starts Docker if need be
+test-compose: $(STAMPS)/dev  ## test docker-compose.yml with Docker, as root; installs and starts Docker if needed
 	@tests/compose/run $(ARGS)
 
-test-kubernetes: $(STAMPS)/dev  ## deploy on the cluster of kubectl's context by docs/kubernetes.md and disturb it (SMOKE=1: in short)
+test-kubernetes: $(STAMPS)/dev  ## deploy to kubectl's current cluster by docs/kubernetes.md and inject faults (SMOKE=1: only one)
 	@tests/kubernetes/run $(ARGS)
 
 check: $(STAMPS)/dev  ## ruff, mypy, import-linter, spelling
@@ -63,7 +63,7 @@ docs: $(STAMPS)/dev  ## write docs/cli.md from the parsers, and make the pages o
 screenshots: $(STAMPS)/dev  ## take the pictures of docs/images anew, of a service that runs on this machine (PORT=8000)
 	@$(BIN)/python -m docs.screenshots --port $(or $(PORT),8000)
 
-serving-models: $(STAMPS)/dev  ## make the models of tests/serving, and say how TensorFlow Serving is started on them
+serving-models: $(STAMPS)/dev  ## create the models of tests/serving, and print how to start TensorFlow Serving on them
 	@$(BIN)/python -m tests.serving.repository $(SERVING_MODELS)
 
 test-serving: $(STAMPS)/dev  ## test model_server's protocol, or that of SERVING=host:8500 on the models of serving-models

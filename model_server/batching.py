@@ -16,7 +16,7 @@ from model_server import textproto
 from model_server.errors import ConfigError, InvalidRequest, TensorFlowFailed
 
 Tensors = Mapping[str, tf.Tensor]
-NAME = "file of batching parameters"
+NAME = "batching parameters"
 # Omitted parameters have TensorFlow Serving's defaults; these minimums are TensorFlow Serving's too.
 _MINIMUMS = {"max_batch_size": 1, "batch_timeout_micros": 0, "max_enqueued_batches": 1, "num_batch_threads": 1}
 
@@ -90,7 +90,7 @@ def read_batching(path: Path | None) -> Batching:
     try:
         return _from_proto(message)
     except ConfigError as error:
-        raise textproto.unusable(path, NAME, error) from error
+        raise textproto.invalid(path, NAME, error) from error
 
 
 def _from_proto(message: Any) -> Batching:

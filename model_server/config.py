@@ -50,7 +50,7 @@ def read_config(path: Path, models_root: Path | None = None) -> ServerConfig | N
     try:
         return from_proto(message, models_root or path.absolute().parent)
     except ConfigError as error:
-        raise textproto.unusable(path, "models.config", error) from error
+        raise textproto.invalid(path, "models.config", error) from error
 
 
 def from_proto(message: model_server_config_pb2.ModelServerConfig, models_root: Path | None) -> ServerConfig:

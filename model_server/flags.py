@@ -24,11 +24,12 @@ what differs from TensorFlow Serving:
   --ssl_config_file is checked before the models are loaded; an invalid one is an error (exit code 2)
   --enable_batching enforces the rules of batching on each call and fills it up to the next of allowed_batch_sizes, but
     merges no calls: batch_timeout_micros, max_enqueued_batches, num_batch_threads and pad_variable_length_inputs are
-    read and have no effect, and what splits large calls is refused
+    read and have no effect, and parameters for splitting large calls are refused
   a version directory without saved_model.pb is skipped as incomplete; there it is a version that fails to load
   a model that fails at start leaves the others served; there the server exits
-  a reload whose client gives up waits no longer for the models that it adds; there it does, and holds up later ones
-  a tensor of fewer values than its shape has is expanded to 16,777,216 elements at most; there to what can be allocated
+  a reload request stops waiting for its new models when its client gives up; there it keeps waiting, and blocks later
+    reloads
+  a tensor with fewer values than elements is expanded to at most 16,777,216 elements; there, as far as memory allows
   metadata, status, reload and Predict are served; Classify, Regress, MultiInference and SessionRun are not"""
 
 
@@ -78,7 +79,7 @@ def parse(arguments: Sequence[str] | None = None) -> Flags:
         parser.error("--batching_parameters_file needs --enable_batching")
     if flags.portable and flags.tensorflow_intra_op_parallelism != 1:
         parser.error(
-            "--portable needs --tensorflow_intra_op_parallelism=1, as the order of sums depends on them, "
+            "--portable needs --tensorflow_intra_op_parallelism=1, as it determines the order of sums, "
             f"got {flags.tensorflow_intra_op_parallelism}"
         )
     return flags

@@ -151,7 +151,7 @@ class ModelServer:
                 self._apply_config(self._read_config())
                 last_error = ""
             except ModelsUnavailable as error:
-                log.error("config file applied: %s", error)
+                log.error("config file applied, but %s", error)
             except ModelServerError as error:
                 if str(error) != last_error:
                     log.error("the current config stays in effect: %s", error)
@@ -164,4 +164,4 @@ class ModelServer:
                 raise TransitionRefused(_NO_TRANSITION)
         elif config != self._repository.config:
             self._repository.reload(config, self._stopping.is_set)
-            log.info("config file read again, models: %s", ", ".join(config) or "none")
+            log.info("config file reloaded, models: %s", ", ".join(config) or "none")

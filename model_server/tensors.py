@@ -64,7 +64,7 @@ def _read_shape(proto: TensorProto) -> list[int]:
     """
     shape = [dimension.size for dimension in proto.tensor_shape.dim]
     if proto.tensor_shape.unknown_rank or min(shape, default=0) < 0:
-        raise ValueError(f"its shape is not known: {shape}")
+        raise ValueError(f"unknown shape {shape}")
     # Each value takes at least one byte of the message.
     if math.prod(shape) > max(MAX_EXPANDED, proto.ByteSize()):
         raise ValueError(f"shape {shape} has more than {MAX_EXPANDED} elements, and not all of them were sent")

@@ -69,7 +69,7 @@ def read(path: Path, kind: type[M], name: str, *, is_secret: bool = False) -> M:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
     except (text_format.ParseError, UnicodeDecodeError) as error:
-        raise unusable(path, name, _position(error) if is_secret else error) from error
+        raise invalid(path, name, _position(error) if is_secret else error) from error
 
 
 def _position(error: Exception) -> str:
@@ -78,6 +78,6 @@ def _position(error: Exception) -> str:
     return "it is not UTF-8 text"
 
 
-def unusable(path: Path, name: str, reason: object) -> ConfigError:
+def invalid(path: Path, name: str, reason: object) -> ConfigError:
     """Return the error for a readable but invalid file, as one line."""
-    return ConfigError(f"{path}: not a usable {name} ({' '.join(str(reason).split())})")
+    return ConfigError(f"{path}: invalid {name} ({' '.join(str(reason).split())})")

@@ -28,7 +28,7 @@ def read_credentials(path: Path) -> grpc.ServerCredentials:
     try:
         return _from_proto(message)
     except ConfigError as error:
-        raise textproto.unusable(path, NAME, error) from error
+        raise textproto.invalid(path, NAME, error) from error
 
 
 def _from_proto(message: Any) -> grpc.ServerCredentials:
@@ -37,7 +37,7 @@ def _from_proto(message: Any) -> grpc.ServerCredentials:
         if "-----BEGIN " not in text and (text or field != "custom_ca"):
             raise ConfigError(f"{field} must be the contents of a PEM file, not its path")
     if message.client_verify and not message.custom_ca:
-        raise ConfigError("client_verify needs custom_ca, the certificates that clients' own are signed with")
+        raise ConfigError("client_verify requires custom_ca, the CA certificates of the clients")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     _verify_pair(context, message.server_key, message.server_cert)
     if message.custom_ca:
@@ -56,7 +56,7 @@ def _verify_pair(context: ssl.SSLContext, key: str, certificate: str) -> None:
             context.load_cert_chain(file.name, password="")
         except (ssl.SSLError, ValueError) as error:
             reason = getattr(error, "reason", None) or "PEM text is damaged"
-            raise ConfigError(f"server_key and server_cert do not work together: {reason}") from error
+            raise ConfigError(f"server_key and server_cert cannot be loaded as a pair: {reason}") from error
 
 
 def _verify_ca(context: ssl.SSLContext, certificates: str) -> None:

@@ -70,7 +70,7 @@ class Watcher(Generic[S]):
                 is_busy = self._run_next_step()
                 self._wait_for_event(0.0 if is_busy else self._idle_s())
             except Exception:  # the thread's top level: otherwise no version would be loaded or unloaded any more
-                log.exception("unexpected error while following the models")
+                log.exception("unexpected error in the model watcher")
                 time.sleep(1.0)
 
     def _idle_s(self) -> float | None:

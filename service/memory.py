@@ -40,7 +40,7 @@ class MemoryBudget:
         with self._lock:
             if new > held and self._num_bytes - held + new > self.max_bytes:
                 raise MemoryExhausted(
-                    f"the memory for requests is full: {self._num_bytes - held} of {self.max_bytes} bytes are taken "
+                    f"the memory for requests is full: {self._num_bytes - held} of {self.max_bytes} bytes are in use "
                     f"and this request needs {new}; try again later",
                     retry_after_s=1,
                 )

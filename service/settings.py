@@ -19,14 +19,14 @@ def _addresses(value: str) -> str:
         host, _, port = address.strip().rpartition(":")
         bare = ":" in host and not (host.startswith("[") and host.endswith("]"))
         if not host or bare or not port.isdigit() or not 0 < int(port) < 65536:
-            raise ValueError(f"must be host:port, or several with commas between them, got {address.strip()!r}")
+            raise ValueError(f"must be host:port, or several separated by commas, got {address.strip()!r}")
     return value
 
 
 def _host_names(value: str | None) -> str | None:
     for name in (value or "").split(",") if value is not None else ():
         if not re.fullmatch(r"\*|[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?", name.strip()):
-            raise ValueError(f"must be host names without ports, with commas between them, or *, got {name.strip()!r}")
+            raise ValueError(f"must be host names without ports, separated by commas, or *, got {name.strip()!r}")
     return value
 
 
@@ -203,7 +203,7 @@ def unknown_settings() -> list[str]:
         if name not in known and name not in _OTHER_VARIABLES:
             matches = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
             lines.append(
-                f"OSTINATO_{name} is not a setting" + (f"; is OSTINATO_{matches[0]} meant?" if matches else "")
+                f"OSTINATO_{name} is not a setting" + (f"; did you mean OSTINATO_{matches[0]}?" if matches else "")
             )
     return lines
 

@@ -48,7 +48,7 @@ class Authenticator:
             return self._principal("", "", self._defaults)
         scheme, _, presented = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not presented.strip():
-            raise Unauthorized("a key is required: send the header Authorization: Bearer <key>")
+            raise Unauthorized("an API key is required: send the header Authorization: Bearer <key>")
         key = self._keys.find(presented.strip())
         return self._principal(key.id, key.tenant, _with_defaults(key.limits, self._defaults))
 

@@ -47,7 +47,7 @@ def _in_utc(value: datetime) -> datetime:
     try:
         return value.astimezone(UTC)
     except OverflowError:
-        raise ValueError("no such time in UTC") from None
+        raise ValueError("out of range in UTC") from None
 
 
 _Count = Annotated[int, Field(ge=1)]
@@ -122,9 +122,9 @@ class KeyRing:
         key = self._file.content().get(match[1]) if match else None
         is_equal = match and hmac.compare_digest(_sha256(presented), key.sha256 if key else _DUMMY_SHA256)
         if key is None or not is_equal:
-            raise Unauthorized("the key is not valid")
+            raise Unauthorized("the API key is invalid")
         if key.expired(datetime.now(UTC)):
-            raise Unauthorized("the key has expired")
+            raise Unauthorized("the API key has expired")
         return key
 
 
@@ -212,7 +212,7 @@ def _locked_for_writing(path: Path) -> Iterator[Path]:
     """
     target = Path(os.path.realpath(path))
     if not target.parent.is_dir():
-        raise KeyFileError(f"{path}: there is no directory {target.parent}")
+        raise KeyFileError(f"{path}: directory {target.parent} does not exist")
     try:
         directory = os.open(target.parent, os.O_RDONLY)
         try:

@@ -232,7 +232,9 @@ class _RedisCounters(_Counters):
             if not self._is_unavailable:
                 self._is_unavailable = True
                 cause = error.storage_error
-                log.warning("Redis is unavailable, this process counts alone: %s: %s", type(cause).__name__, cause)
+                log.warning(
+                    "Redis is unavailable, this gateway counts rates by itself: %s: %s", type(cause).__name__, cause
+                )
 
     def _mark_available(self) -> None:
         with self._lock:

@@ -341,7 +341,7 @@ class CompletionRequest(Body):
         elif self.max_completion_tokens not in (None, value):
             other = _shorten(self.max_completion_tokens)
             raise InvalidRequest(
-                f"max_completion_tokens must be absent or max_tokens, {value}, got {other}",
+                f"max_completion_tokens must be absent or equal to max_tokens ({value}), got {other}",
                 param="max_completion_tokens",
             )
         if value is RESOLVED:

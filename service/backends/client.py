@@ -172,7 +172,7 @@ class GrpcBackend:
                 outcome = self._predict_traced(call)
             except Exception:
                 log.exception("a call to %s failed before it was sent", self.address)
-                outcome = InternalError("a call to the model server could not be sent; see the log of the gateway")
+                outcome = InternalError("a call to the model server could not be sent; see the gateway's log")
             done(outcome)
 
     def _predict_traced(self, call: Call) -> Arrays | GatewayError:
@@ -268,7 +268,7 @@ class GrpcBackend:
         except ValueError as error:
             what = f"{signature} of {model.name}:{model.version}"
             log.error("model server %s: invalid response to %s: %s", self.address, what, error)
-            return InvalidResponse("the model server returned an invalid response; see the log of the gateway")
+            return InvalidResponse("the model server returned an invalid response; see the gateway's log")
 
     def _to_gateway_error(self, error: Any) -> GatewayError:
         """Convert an RPC error to one that a client may see; addresses appear only in the log."""

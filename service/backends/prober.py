@@ -118,9 +118,9 @@ class Prober:
     def probe_all(
         self, replica: Replica, statuses: Iterable[VersionStatus], name: str
     ) -> tuple[dict[ModelVersion, Probe], set[ModelVersion]]:
-        """Probe the new and the needs_reprobe versions of a model at a server.
+        """Probe the new versions of a model at a server, and those that need to be probed again.
 
-        Returns the probes of the versions that the server serves; and those of them that are still needs_reprobe.
+        Returns the probes of the versions that the server serves, and those of them that still need to be probed again.
 
         Raises:
             BackendUnavailable: it does not respond.

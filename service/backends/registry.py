@@ -319,7 +319,10 @@ class ModelRegistry:
         expected = max(hashes, key=lambda sha256: (hashes[sha256], sha256 == previous))
         if len(hashes) > 1:
             others = sorted(replica.address for replica, probe in available if probe.sha256 != expected)
-            self._errors.add(f"{ref.name}:{ref.version}", f"another probe hash, so only a fallback: {others}")
+            self._errors.add(
+                f"{ref.name}:{ref.version}",
+                f"not bit-exact with most backends, so used only as a fallback: {', '.join(others)}",
+            )
         self._hashes[ref] = expected
         matching = [probe for _, probe in available if probe.sha256 == expected]
         shared = set(matching[0].batch_sizes).intersection(*(probe.batch_sizes for probe in matching))

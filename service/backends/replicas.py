@@ -98,7 +98,7 @@ class Replicas:
             except OSError as error:
                 if address not in self._unresolved:
                     self._unresolved.add(address)
-                    log.warning("model server %s: its name cannot be resolved: %s", address, error)
+                    log.warning("model server %s: cannot resolve its name: %s", address, error)
         hosts: dict[str, str] = {}
         for address in self._addresses:
             for resolved_address in self._resolved.get(address, []):
@@ -174,7 +174,7 @@ class Replicas:
             probes: The versions that it serves, and their probes.
             needs_reprobe: Those of them whose probes could not be repeated: they get no calls yet.
             num_ejections_before: `ejection.count` when the health check began: if it was ejected since, it stays
-                ejected, and the versions needs_reprobe.
+                ejected, and all versions need to be probed again.
         """
         with self._lock:
             others = {ref: probe for ref, probe in replica.probes.items() if ref.name != name}

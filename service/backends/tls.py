@@ -52,7 +52,7 @@ def backend_tls(settings: Settings) -> Tls | None:
             raise TlsFileError("OSTINATO_BACKEND_TLS_CA_FILE is required with the other OSTINATO_BACKEND_TLS_*")
         return None
     if (cert_file is None) != (key_file is None):
-        raise TlsFileError("OSTINATO_BACKEND_TLS_CERT_FILE and OSTINATO_BACKEND_TLS_KEY_FILE go together")
+        raise TlsFileError("OSTINATO_BACKEND_TLS_CERT_FILE and OSTINATO_BACKEND_TLS_KEY_FILE must be set together")
     # gRPC accepts any bytes and reports a failed handshake later, so the files are checked here.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:

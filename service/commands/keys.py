@@ -83,7 +83,7 @@ def _add(path: Path, options: argparse.Namespace) -> None:
         revoke_keys(path, [key.id])
         raise _OutputError(f"{error}; the key is revoked") from error
     expires = "never expires" if key.expires is None else f"expires {_format_time(key.expires)}"
-    print(f"shown once; {path} has only its hash: id {key.id}, tenant {key.tenant}, {expires}", file=sys.stderr)
+    print(f"shown once; {path} stores only its hash: id {key.id}, tenant {key.tenant}, {expires}", file=sys.stderr)
 
 
 def _list(keys: Sequence[Key], *, as_json: bool) -> None:

@@ -99,7 +99,7 @@ class Service:
                 self._check()
                 time.sleep(POLL_S)
         except Interrupted:
-            _print("stopping: draining accepted requests (again: stop at once)")
+            _print("stopping: draining accepted requests (signal again to stop at once)")
             return 0
         except ChildExited as error:
             _print(f"error: {error}")

@@ -1,8 +1,8 @@
 """Resume tokens: checkpoints that clients keep, signed together with tenant and time of issue.
 
 A token is `ost1.<key>.<content>.<signature>`: the name of the key that signed it, then in base64 (RFC 4648, section 5,
-unpadded) the content, and HMAC-SHA256 over all before it. Whoever has a token can read it, like the text itself, but
-nobody can forge or alter one.
+unpadded) the content, and HMAC-SHA256 over all before it. Anyone who has a token can read it, like the text itself, but
+not forge or alter one.
 """
 
 import base64

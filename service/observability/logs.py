@@ -105,13 +105,13 @@ def _log_exception(kind: type[BaseException], error: BaseException, trace: Trace
     if issubclass(kind, KeyboardInterrupt):
         sys.__excepthook__(kind, error, trace)
     else:
-        log.critical("the program was ended by an exception", exc_info=(kind, error, trace))
+        log.critical("uncaught exception, the process exits", exc_info=(kind, error, trace))
 
 
 def _log_thread_exception(end: threading.ExceptHookArgs) -> None:
     if end.exc_value is not None and end.exc_type is not SystemExit:
         name = end.thread.name if end.thread else "unknown"
-        log.critical("the thread %s was ended by an exception", name, exc_info=end.exc_value)
+        log.critical("uncaught exception, thread %s ends", name, exc_info=end.exc_value)
 
 
 class GunicornLogger(Logger):  # type: ignore[misc]

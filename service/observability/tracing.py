@@ -199,9 +199,9 @@ class _Exporter:
         result = self._exporter.export(spans)
         failing = result.name != "SUCCESS"
         if failing and not self._failing:
-            log.warning("traces cannot be exported and are lost: %s", self._reason.text)
+            log.warning("trace export fails, spans are lost: %s", self._reason.text)
         elif self._failing and not failing:
-            log.warning("traces are exported again")
+            log.warning("trace export works again")
         self._failing = failing
         return result
 

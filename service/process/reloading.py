@@ -17,8 +17,8 @@ _Stamp = tuple[int, int, int] | None
 class ReloadingFile(Generic[T]):
     """The parsed content of a file, which is reloaded when the file changes.
 
-    If the file becomes invalid, unreadable or missing after the start, the last valid content stays in force: a mistake
-    of the operator must lock nobody out.
+    If the file becomes invalid, unreadable or missing after the start, the last valid content stays in effect: an
+    operator's mistake must not lock out clients.
 
     `read` parses the file, or raises `error` with a message that names it; `describe` summarizes the content for the
     log.

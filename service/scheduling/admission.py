@@ -40,12 +40,12 @@ class AdmissionControl:
         """
         quota, demand = sequences[0].quota, (len(sequences), sum(sequence.cost for sequence in sequences))
         key_limits = (quota.max_sequences, quota.max_queued_tokens)
-        _require_possible(demand, self._limits, whose="this server")
-        _require_possible(demand, key_limits, whose="this key")
+        _require_possible(demand, self._limits, where="on this server")
+        _require_possible(demand, key_limits, where="with this key")
         with self._lock:
-            _require_capacity(demand, self._limits, (self.num_sequences, self.num_tokens), whose="this server")
+            _require_capacity(demand, self._limits, (self.num_sequences, self.num_tokens), where="on this server")
             key_load = (self._sequences[quota.name], self._tokens[quota.name])
-            _require_capacity(demand, key_limits, key_load, whose="this key")
+            _require_capacity(demand, key_limits, key_load, where="with this key")
             self._sequences[quota.name] += demand[0]
             self._tokens[quota.name] += demand[1]
 
@@ -63,21 +63,21 @@ _Limits = tuple[int | None, int | None]
 _NAMES = (("sequences", "n"), ("tokens", "max_tokens"))
 
 
-def _require_possible(demand: _Load, limits: _Limits, *, whose: str) -> None:
+def _require_possible(demand: _Load, limits: _Limits, *, where: str) -> None:
     for (what, param), count, limit in zip(_NAMES, demand, limits, strict=True):
         if limit is not None and count > limit:
             raise InvalidRequest(
-                f"a request may have at most {limit} {what} at {whose} (prompts × n; tokens of the prompts + "
+                f"a request may have at most {limit} {what} {where} (prompts × n; tokens of the prompts + "
                 f"sequences × max_tokens), got {count}",
                 param=param,
             )
 
 
-def _require_capacity(demand: _Load, limits: _Limits, loads: _Load, *, whose: str) -> None:
+def _require_capacity(demand: _Load, limits: _Limits, loads: _Load, *, where: str) -> None:
     for (what, _), count, limit, load in zip(_NAMES, demand, limits, loads, strict=True):
         if limit is not None and load + count > limit:
             raise Overloaded(
-                f"the queue is full: {load} of {limit} {what} at {whose} are taken and this request has {count}; try "
+                f"the queue is full: {load} of {limit} {what} {where} are in use and this request needs {count}; try "
                 "again later",
                 retry_after_s=1,
             )

@@ -196,10 +196,10 @@ class Scheduler:
                 try:
                     self._iterate()
                 except Exception:
-                    log.exception("the scheduler failed; every running sequence ends")
-                    self._fail_all(InternalError("the scheduler failed; see the log of the gateway"))
+                    log.exception("the scheduler failed; all sequences end with an error")
+                    self._fail_all(InternalError("the scheduler failed; see the gateway's log"))
         finally:
-            self._close(self._stopped or InternalError("the scheduler failed; see the log of the gateway"))
+            self._close(self._stopped or InternalError("the scheduler failed; see the gateway's log"))
 
     def _iterate(self) -> None:
         """Handle all messages, dispatch calls, and only then deliver events."""

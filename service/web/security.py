@@ -60,7 +60,7 @@ def require_same_origin(request: Request) -> None:
         is_own = origin is None or origin.partition("://")[2] == request.headers.get("Host")
     if not is_own:
         raise CrossOrigin(
-            f"a web page may call its own origin only, got one of {origin!r:.{MAX_SHOWN}}: call the API from a "
+            f"a web page may only call its own origin, got a request from {origin!r:.{MAX_SHOWN}}: call the API from a "
             "program, or serve the page from this origin"
         )
 

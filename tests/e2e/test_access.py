@@ -131,8 +131,8 @@ def test_an_invalid_authorization_header_gets_401(guarded_gateway, header):
     status, _, answer = ask(guarded_gateway, body=BODY, **headers)
     assert status == 401
     assert answer["error"]["message"] in (
-        "the key is not valid",
-        "a key is required: send the header Authorization: Bearer <key>",
+        "the API key is invalid",
+        "an API key is required: send the header Authorization: Bearer <key>",
     )
 
 
@@ -147,7 +147,7 @@ def test_key_changes_take_effect_without_a_restart(start_gateway, key_file):
     short = keys(key_file, "add", "--tenant", "b", "--expires", soon.strftime("%Y-%m-%dT%H:%M:%SZ"))
     until(lambda: ask(gateway, short)[0] == 200)
     until(lambda: ask(gateway, short)[0] == 401)
-    assert ask(gateway, short)[2]["error"]["message"] == "the key has expired"
+    assert ask(gateway, short)[2]["error"]["message"] == "the API key has expired"
 
 
 def test_rate_limits_apply_per_key(start_gateway, key_file):
@@ -177,7 +177,7 @@ def test_a_key_at_its_max_sequences_does_not_block_other_keys(start_gateway, key
     with running(gateway, greedy), running(gateway, greedy):
         until(lambda: accepted(gateway, other) == 2)
         assert ask(gateway, greedy)[0] == 429
-        assert "2 of 2 sequences at this key" in ask(gateway, greedy)[2]["error"]["message"]
+        assert "2 of 2 sequences with this key" in ask(gateway, greedy)[2]["error"]["message"]
         assert ask(gateway, other)[0] == 200
     until(lambda: ask(gateway, greedy)[0] == 200)
 

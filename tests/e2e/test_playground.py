@@ -137,7 +137,7 @@ def test_the_page_asks_for_an_api_key(browser, start_gateway, key_file):  # noqa
     page = context.new_page()
     page.set_default_timeout(PATIENCE_MS)
     page.goto(f"http://127.0.0.1:{gateway.port}/")
-    for given, refused in (("wrong", ""), (key, "The key was refused: the key is not valid.")):
+    for given, refused in (("wrong", ""), (key, "The key was refused: the API key is invalid.")):
         page.wait_for_selector("#key[open]")
         expect(page.locator("#key-refused")).to_have_text(refused)
         assert page.is_visible("#key-refused") == bool(refused)

@@ -10,8 +10,7 @@ from tests.kubernetes.deployment import Deployment, Disturbed
 from tests.servers import ROOT
 
 HEADER = (
-    "| disturbance | texts same | failed | differed | resumed | longest silence | all ready again |\n"
-    "|---|---|---|---|---|---|---|\n"
+    "| fault | identical | failed | differed | resumed | longest gap | all ready |\n|---|---|---|---|---|---|---|\n"
 )
 
 

@@ -62,7 +62,8 @@ def test_the_page_says_what_to_watch_each_metric_for():
 
 def test_the_page_has_every_alert_with_its_condition_and_no_other():
     """With severity, expression and duration."""
-    documented = sorted((name, condition) for name, condition, _ in rows("alert"))
+    # A table needs the backslash before a | within a cell.
+    documented = sorted((name, condition.replace("\\|", "|")) for name, condition, _ in rows("alert"))
     rules = [rule for group in ALERTS for rule in group["rules"]]
     expected = [
         (

@@ -107,7 +107,7 @@ def test_variables_that_the_page_puts_into_gateway_env_take_effect(compose):
     """The compose file does not set them: its own variables take precedence over that file."""
     told = set(re.findall(r"(OSTINATO_\w+)=\S+ >> gateway\.env", PAGE))
     told |= set(
-        re.findall(r"^(OSTINATO_\w+)=\S+$", PAGE.partition("by `gateway.env`:")[2].split("```")[1], re.MULTILINE)
+        re.findall(r"^(OSTINATO_\w+)=\S+$", PAGE.partition("in `gateway.env`:")[2].split("```")[1], re.MULTILINE)
     )
     assert told
     assert told.isdisjoint(compose["services"]["gateway"]["environment"])

@@ -8,6 +8,7 @@ import yaml
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from service import errors
 from service.observability.metrics import Metrics
 from tests.manifests import ROOT
 from tests.unit.service.observability.test_metrics import watch_everything
@@ -68,6 +69,13 @@ def test_every_alert_has_a_severity_a_summary_and_an_action():
     for name, rule in alerts().items():
         assert rule["labels"]["severity"] in {"warning", "critical"}, name
         assert rule["annotations"].keys() == {"summary", "action"}, name
+
+
+def test_the_alert_on_failed_requests_counts_every_server_error():
+    """By code: an error within a stream has status 200."""
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.GatewayError)]
+    (counted,) = re.findall(r'code=~"([^"]+)"', alerts()["RequestsFail"]["expr"])
+    assert set(counted.split("|")) == {kind.code or kind.type for kind in kinds if kind.status >= 500}
 
 
 def test_the_dashboard_uses_the_provisioned_data_source():

@@ -170,7 +170,7 @@ def test_an_invalid_parameters_file_is_an_error_that_names_its_fault(
     path = parameters(text)
     with pytest.raises(ConfigError, match=re.escape(told)) as caught:
         read_batching(path)
-    assert str(caught.value).startswith(f"{path}: not a usable file of batching parameters (")
+    assert str(caught.value).startswith(f"{path}: invalid batching parameters (")
     assert "\n" not in str(caught.value)
 
 

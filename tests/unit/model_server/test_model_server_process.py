@@ -128,7 +128,7 @@ def test_an_invalid_config_logs_one_line_and_exits_with_status_1(models: Models,
     server = run(f"--model_config_file={file}", "--port=0")
     assert server.wait() == 1
     assert len(server.errors) == 1
-    assert server.errors[0].startswith(f"{file}: not a usable models.config (1:21")
+    assert server.errors[0].startswith(f"{file}: invalid models.config (1:21")
     assert "Traceback" not in server.log
 
 
@@ -148,9 +148,7 @@ def test_invalid_batching_parameters_log_one_line_and_exit_with_status_2(
     batching = ["--enable_batching", f"--batching_parameters_file={parameters}"]
     server = run(f"--model_config_file={models.configure()}", "--port=0", *batching)
     assert server.wait() == 2
-    assert server.errors == [
-        f"{parameters}: not a usable file of batching parameters (max_batch_size must be at least 1, got 0)"
-    ]
+    assert server.errors == [f"{parameters}: invalid batching parameters (max_batch_size must be at least 1, got 0)"]
     assert "Traceback" not in server.log
 
 
@@ -164,7 +162,7 @@ def test_an_invalid_ssl_config_logs_one_line_and_exits_with_status_2(
     server = run(f"--model_config_file={models.configure()}", "--port=0", f"--ssl_config_file={path}")
     assert server.wait() == 2
     assert server.errors == [
-        f"{path}: not a usable SSL config (server_key must be the contents of a PEM file, not its path)"
+        f"{path}: invalid SSL config (server_key must be the contents of a PEM file, not its path)"
     ]
     assert "Traceback" not in server.log
 

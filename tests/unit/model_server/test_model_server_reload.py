@@ -168,7 +168,7 @@ def test_an_invalid_config_file_changes_nothing_and_is_logged_once(
     models.publish(2, 3.0)
     file = models.configure(models.entry(versions=[1]))
     client = serve(file, model_config_file_poll_wait_seconds=0.02)
-    for damage, told in ((lambda: file.write_text("oops"), "not a usable"), (file.unlink, "cannot be read")):
+    for damage, told in ((lambda: file.write_text("oops"), "invalid models.config"), (file.unlink, "cannot be read")):
         damage()
         until(lambda told=told: told in caplog.text)
         seen = len(readings)
@@ -187,7 +187,7 @@ def test_the_config_file_overrides_a_reload(
     models.publish(1)
     client = serve(model_config_file_poll_wait_seconds=0.1)
     client.reload("model_config_list {}")
-    until(lambda: "config file read again, models: tiny" in caplog.text)
+    until(lambda: "config file reloaded, models: tiny" in caplog.text)
     until(lambda: client.states() == {1: "AVAILABLE"})
 
 

@@ -111,9 +111,9 @@ def test_client_verify_accepts_only_certificates_of_custom_ca(
         ({"server_key": None}, "server_key must be the contents of a PEM file, not its path"),
         ({"server_cert": "/etc/cert.pem"}, "server_cert must be the contents of a PEM file, not its path"),
         ({"custom_ca": "/etc/ca.pem"}, "custom_ca must be the contents of a PEM file, not its path"),
-        ({"client_verify": True}, "client_verify needs custom_ca"),
-        ({"server_key": "stranger"}, "server_key and server_cert do not work together: KEY_VALUES_MISMATCH"),
-        ({"server_key": "-----BEGIN PRIVATE KEY-----\nx"}, "server_key and server_cert do not work together"),
+        ({"client_verify": True}, "client_verify requires custom_ca"),
+        ({"server_key": "stranger"}, "server_key and server_cert cannot be loaded as a pair: KEY_VALUES_MISMATCH"),
+        ({"server_key": "-----BEGIN PRIVATE KEY-----\nx"}, "server_key and server_cert cannot be loaded as a pair"),
         ({"custom_ca": "-----BEGIN CERTIFICATE-----\nx"}, "custom_ca has no valid certificates"),
         ({"server_crt": "x"}, "error in line 3, column 1"),
     ],
@@ -127,7 +127,7 @@ def test_an_invalid_ssl_config_is_an_error_that_names_file_and_fault(
     path = ssl_config(**fields)
     with pytest.raises(ConfigError, match=re.escape(told)) as caught:
         read_credentials(path)
-    assert str(caught.value).startswith(f"{path}: not a usable SSL config (")
+    assert str(caught.value).startswith(f"{path}: invalid SSL config (")
     assert "\n" not in str(caught.value)
 
 
@@ -138,7 +138,7 @@ def test_an_encrypted_key_is_refused_without_a_password_prompt(
     command = ["openssl", "pkcs8", "-topk8", "-passout", "pass:secret"]
     key = identities["server"].key
     encrypted = subprocess.run(command, input=key, check=True, capture_output=True, text=True).stdout
-    with pytest.raises(ConfigError, match="server_key and server_cert do not work together"):
+    with pytest.raises(ConfigError, match="server_key and server_cert cannot be loaded as a pair"):
         read_credentials(ssl_config(server_key=encrypted))
 
 

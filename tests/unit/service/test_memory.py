@@ -16,7 +16,7 @@ def test_leases_share_the_budget_and_return_it():
     first, second = budget.lease(), budget.lease()
     first.hold(6 * FREE_BYTES, "the body")
     with pytest.raises(
-        MemoryExhausted, match=f"{6 * FREE_BYTES} of {MAX} bytes are taken .* needs {5 * FREE_BYTES}"
+        MemoryExhausted, match=f"{6 * FREE_BYTES} of {MAX} bytes are in use .* needs {5 * FREE_BYTES}"
     ) as e:
         second.hold(5 * FREE_BYTES, "the body")
     assert (e.value.status, e.value.code, e.value.retry_after_s) == (429, "memory_full", 1)

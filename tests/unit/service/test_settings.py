@@ -103,7 +103,7 @@ def test_an_unknown_setting_is_reported_with_the_closest_name(monkeypatch):
     monkeypatch.setenv("OSTINATO_API_KEY", "x")
     monkeypatch.setenv("OSTINATO_MAX_RUNNING", "7")
     assert unknown_settings() == [
-        "OSTINATO_MAX_QUEUD is not a setting; is OSTINATO_MAX_QUEUED meant?",
+        "OSTINATO_MAX_QUEUD is not a setting; did you mean OSTINATO_MAX_QUEUED?",
         "OSTINATO_SERVICE_HOST is not a setting",
     ]
 

@@ -70,7 +70,7 @@ def test_a_model_server_has_a_grpc_thread_for_every_call_in_flight(objects, gate
 
 @pytest.mark.parametrize("name", ["gateway", "tensorflow-serving"])
 def test_pods_of_a_lost_node_are_replaced_within_the_backends_grace(objects, gateway_settings, name):
-    """Kubernetes notices a lost node after 40 s and by default evicts its pods 300 s later."""
+    """Kubernetes notices a lost node after 50 s and by default evicts its pods 300 s later."""
     tolerations = templates(objects)[name]["spec"]["tolerations"]
     waits = {each["key"]: each["tolerationSeconds"] for each in tolerations if each["effect"] == "NoExecute"}
     assert waits.keys() == {"node.kubernetes.io/unreachable", "node.kubernetes.io/not-ready"}

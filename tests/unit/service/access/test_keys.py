@@ -72,8 +72,8 @@ def test_the_refusal_of_a_key_does_not_say_which_part_of_it_is_wrong(path):
     ring = KeyRing(path)
     invalid = ["", presented + "0", presented.upper()]
     invalid += [f"ost-{key_id}-{'0' * 64}" for key_id in ("00000000", key.id, old.id)]
-    assert {refusal(ring, each) for each in invalid} == {"the key is not valid"}
-    assert refusal(ring, expired) == "the key has expired"
+    assert {refusal(ring, each) for each in invalid} == {"the API key is invalid"}
+    assert refusal(ring, expired) == "the API key has expired"
 
 
 @given(st.text() | st.from_regex(r"ost-[a-z0-9]{8}-[0-9a-f]{64}") | st.text(alphabet="ost-09af\n", max_size=90))
@@ -85,7 +85,7 @@ def test_an_arbitrary_string_is_only_unauthorized(tmp_path_factory, presented):
     path = tmp_path_factory.getbasetemp() / "strings.json"
     if not path.exists():
         add(path)
-    assert refusal(KeyRing(path), presented) == "the key is not valid"
+    assert refusal(KeyRing(path), presented) == "the API key is invalid"
 
 
 def test_every_key_costs_one_constant_time_comparison(path, monkeypatch):
@@ -108,7 +108,7 @@ def test_added_and_revoked_keys_take_effect_without_a_restart(path):
     second, presented = add(path)
     assert ring.find(presented) == second
     revoke_keys(path, [first.id])
-    assert refusal(ring, first_presented) == "the key is not valid"
+    assert refusal(ring, first_presented) == "the API key is invalid"
     assert ring.find(presented) == second
 
 
@@ -227,7 +227,7 @@ def test_a_missing_or_invalid_file_is_an_error_at_startup(path):
 def test_a_file_without_keys_refuses_every_key(path):
     """An empty list is valid; it does not disable authentication."""
     path.write_text('{"keys": []}')
-    assert refusal(KeyRing(path), f"ost-00000000-{'0' * 64}") == "the key is not valid"
+    assert refusal(KeyRing(path), f"ost-00000000-{'0' * 64}") == "the API key is invalid"
 
 
 RECORD = {
@@ -391,7 +391,7 @@ def test_an_invalid_file_is_not_overwritten(path):
 
 def test_a_missing_directory_is_not_created(path):
     """A typo in a path must not create a second key file elsewhere."""
-    with pytest.raises(KeyFileError, match=f"there is no directory {path}"):
+    with pytest.raises(KeyFileError, match=f"directory {path} does not exist"):
         add(path / "below.json")
     assert not path.exists()
 

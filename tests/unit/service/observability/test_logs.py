@@ -137,7 +137,7 @@ def test_warnings_and_uncaught_exceptions_have_the_format_too(format):
     lines = [line for line in output.splitlines() if not line.startswith("    ")]
     assert len(lines) == 3
     assert all(re.match(begins, line) for line in lines)
-    assert all(word in line for word, line in zip(("first", "worker", "program"), lines, strict=True))
+    assert all(word in line for word, line in zip(("first", "worker", "process"), lines, strict=True))
 
 
 def test_gunicorn_logs_in_the_same_format():

@@ -286,7 +286,7 @@ def test_an_outage_fails_all_waiting_sequences_together(start):
 def test_more_choices_than_the_limit_are_an_invalid_request(start):
     """A retry would never succeed, so the response is not `429`."""
     scheduler = start(max_running=2, max_queued=2)
-    with pytest.raises(InvalidRequest, match=r"at most 4 sequences at this server .*, got 5"):
+    with pytest.raises(InvalidRequest, match=r"at most 4 sequences on this server .*, got 5"):
         scheduler.submit([[Text(choice=i).sequence for i in range(5)]], SHAPES)
 
 
