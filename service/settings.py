@@ -28,6 +28,12 @@ def _host_names(value: str | None) -> str | None:
     return value
 
 
+def _link(value: str | None) -> str | None:
+    if value is not None and not re.fullmatch(r"(https?:/)?/\S+", value):
+        raise ValueError(f"must begin with http://, https:// or /, got {value!r}")
+    return value
+
+
 class Settings(BaseSettings, Limits):
     """Settings from `OSTINATO_<NAME>` in the environment, then from the file that `OSTINATO_ENV_FILE` names."""
 
@@ -74,6 +80,11 @@ class Settings(BaseSettings, Limits):
     metrics_host: str = Field("127.0.0.1", description="address to listen on for /metrics")
     metrics_port: int | None = Field(
         None, ge=0, le=65535, description="port of /metrics; 0 picks a free one; unset: the one after OSTINATO_PORT"
+    )
+    docs_url: Annotated[str | None, AfterValidator(_link)] = Field(
+        None,
+        description="URL of the documentation site, or a path on this host, which playground, inspector and API "
+        "reference link to; unset: no link",
     )
     keys_file: Path | None = Field(
         None, description="file of API keys, written by `python -m service keys add`; unset: no authentication"
