@@ -10,17 +10,19 @@ sys.path.insert(0, str(Path(__file__).parent))  # for notebooks.py
 project = "Ostinato"
 author = "Ostinato"
 version = ostinato.__version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "notebooks"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton", "notebooks"]
 html_theme = "furo"
 html_title = "Ostinato"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_js_files = [("tables.js", {"defer": "defer"})]
 html_show_copyright = False
 
 myst_enable_extensions = ["colon_fence", "substitution"]
 myst_substitutions = {"version": version}
 myst_heading_anchors = 3  # links to headings work as they do in a repository's own view
 suppress_warnings = ["myst.header"]  # a page may go from its title to any level
+copybutton_selector = "div:not(.output) > div.highlight > pre"  # every code block, but no output of the lesson
 highlight_language = "none"  # of blocks that name none: commands for a shell, and what they answer
 default_role = "code"  # of single backticks in docstrings
 autodoc_member_order = "bysource"

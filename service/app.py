@@ -127,7 +127,7 @@ def _register(app: Gateway, settings: Settings) -> None:
     vectors, has_keys = VectorFiles(settings.models_dir), settings.keys_file is not None
     services = Services(engine, app.model_registry, vectors, status, _watch(), app.drain, settings, has_keys)
     app.register_blueprint(build_routes(services))
-    register_pages(app)
+    register_pages(app, settings.docs_url)
     register_error_handlers(app)
     authenticator, hosts = build_authenticator(settings), allowed_hosts(settings)
     Middleware(authenticator, app.metrics, app.tracing, hosts, app.memory, log_prompts=settings.log_prompts).register(

@@ -49,6 +49,12 @@ def _parse_precisions(value: str) -> dict[str, Precision]:
     return by_model
 
 
+def _link(value: str | None) -> str | None:
+    if value is not None and not re.fullmatch(r"(https?:/)?/\S+", value):
+        raise ValueError(f"must begin with http://, https:// or /, got {value!r}")
+    return value
+
+
 class Settings(BaseSettings, Limits):
     """Settings from `OSTINATO_<NAME>` in the environment, then from the file that `OSTINATO_ENV_FILE` names."""
 
@@ -108,6 +114,11 @@ class Settings(BaseSettings, Limits):
     metrics_host: str = Field("127.0.0.1", description="address to listen on for /metrics")
     metrics_port: int | None = Field(
         None, ge=0, le=65535, description="port of /metrics; 0 picks a free one; unset: OSTINATO_PORT + 1"
+    )
+    docs_url: Annotated[str | None, AfterValidator(_link)] = Field(
+        None,
+        description="URL of the documentation site, or a path on this host, which playground, inspector and API "
+        "reference link to; unset: no link",
     )
     keys_file: Path | None = Field(
         None, description="file of API keys, written by `python -m service keys add`; unset: no authentication"

@@ -180,3 +180,24 @@ class Inspector(Page):
     def numbers(self, selector):
         """Return the first number of each line of a table, by its label."""
         return {name: float(value.replace("−", "-").split()[0]) for name, value, *_ in self.rows(selector)}
+
+
+class Reference(Page):
+    """The API reference: Swagger UI."""
+
+    path = "docs/"
+
+    def __init__(self, tab, gateway, hash_=""):
+        super().__init__(tab, gateway, hash_)
+        self.page.locator(".opblock").first.wait_for()
+
+    def execute(self, operation, body):
+        """Open an operation, send it with this body, and return the status of the response."""
+        block = self.page.locator(f"#operations-{operation}")
+        block.locator(".opblock-summary-control").click()
+        block.locator(".try-out__btn").click()
+        block.locator("textarea.body-param__text").fill(body)
+        block.locator(".execute").click()
+        status = block.locator(".live-responses-table .response-col_status").last
+        status.wait_for()
+        return status.inner_text().split()[0]

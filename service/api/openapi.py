@@ -1,30 +1,21 @@
-"""The OpenAPI 3.1 document at `/openapi.json`, generated from the types of request bodies and response objects.
+"""The OpenAPI 3.1 document at `/openapi.json`, generated from the endpoints and the types of requests and responses.
 
-Knows endpoints and types. A test compares the endpoints with the application's routes, and a fuzzer calls them.
+Knows the format of the document. Tests validate its examples, and a fuzzer calls what it describes.
 """
 
 import re
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from pydantic import BaseModel, TypeAdapter
+from pydantic import TypeAdapter
 
 from service import __version__
-from service.api import responses
-from service.api.requests import (
-    MAX_MAPPED,
-    MAX_NEIGHBORS,
-    CompletionRequest,
-    DetokenizeRequest,
-    EmbeddingsRequest,
-    InspectRequest,
-    TokenizeRequest,
-)
+from service.api import examples, responses
+from service.api.endpoints import ENDPOINTS, TAGS, Endpoint
 
 _BEARER = "key"
 _ERRORS = {
-    "400": "a field is wrong; `param` names it",
+    "400": "a field is invalid; `param` names it",
     "401": "the API key is missing or invalid",
     "403": "the request comes from a page of another origin, or the resume token belongs to another tenant",
     "404": "there is no such model",
@@ -40,121 +31,6 @@ _ERRORS = {
 }
 
 
-@dataclass(frozen=True)
-class Endpoint:
-    """One method of one path.
-
-    Attributes:
-        body: Type of the request body, or None.
-        answer: Type of a successful response, or None.
-        errors: Statuses of error responses.
-        query: Names of optional query parameters, with descriptions.
-        public: Whether it never requires an API key.
-        streams: Whether the response may also come as server-sent events.
-        is_empty: Whether a successful response has no body.
-    """
-
-    path: str
-    method: str
-    summary: str
-    body: type[BaseModel] | None
-    answer: Any
-    errors: tuple[str, ...] = ()
-    query: tuple[tuple[str, str], ...] = ()
-    public: bool = False
-    streams: bool = False
-    is_empty: bool = False
-
-
-_BODY_ERRORS = ("400", "401", "404", "408", "413", "429")
-_WORK_ERRORS = (*_BODY_ERRORS, "499", "500", "503", "504")
-ENDPOINTS = (
-    Endpoint(
-        "/v1/completions",
-        "post",
-        "Generate completions of prompts, or the text before suffixes",
-        CompletionRequest,
-        responses.CompletionObject,
-        (*_WORK_ERRORS, "403", "410"),
-        streams=True,
-    ),
-    Endpoint(
-        "/v1/embeddings",
-        "post",
-        "Return the model's hidden state of each input",
-        EmbeddingsRequest,
-        responses.EmbeddingsObject,
-        _WORK_ERRORS,
-    ),
-    Endpoint(
-        "/v1/inspect",
-        "post",
-        "Return the model's activations at each token of a text",
-        InspectRequest,
-        responses.InspectionObject,
-        (*_WORK_ERRORS, "403", "410"),
-    ),
-    Endpoint("/v1/models", "get", "List the served models", None, responses.ModelList, ("401", "503")),
-    Endpoint("/v1/models/{name}", "get", "Return one model", None, responses.ModelObject, ("401", "404", "503")),
-    Endpoint(
-        "/v1/models/{name}/embedding/neighbors",
-        "get",
-        "Return the nearest neighbors of a token in the embedding",
-        None,
-        responses.NeighborsObject,
-        ("400", "401", "404", "429", "499", "503"),
-        query=(
-            ("token", "the token: its text, or its name if it has none"),
-            ("token_id", "its id, instead of its text"),
-            ("count", f"how many, 10 by default, at most {MAX_NEIGHBORS}"),
-        ),
-    ),
-    Endpoint(
-        "/v1/models/{name}/embedding/map",
-        "get",
-        "Project the embedding to a plane",
-        None,
-        responses.EmbeddingMapObject,
-        ("400", "401", "404", "429", "499", "503"),
-        query=(("count", f"how many of the first tokens, 1000 by default, at most {MAX_MAPPED}"),),
-    ),
-    Endpoint("/v1/status", "get", "Return the gateway's status", None, responses.StatusObject, ("401",)),
-    Endpoint(
-        "/v1/chat/completions",
-        "post",
-        "Always 404: these models have no chat format",
-        None,
-        None,
-        ("401", "404", "408", "413"),
-    ),
-    Endpoint("/tokenize", "post", "Tokenize a text", TokenizeRequest, responses.TokenizeObject, (*_BODY_ERRORS, "503")),
-    Endpoint(
-        "/detokenize",
-        "post",
-        "Detokenize token ids",
-        DetokenizeRequest,
-        responses.DetokenizeObject,
-        (*_BODY_ERRORS, "503"),
-    ),
-    Endpoint(
-        "/tokenizer_info",
-        "get",
-        "Return a model's tokenizer",
-        None,
-        responses.TokenizerObject,
-        ("400", "401", "404", "503"),
-        query=(("model", "name of a model; required where there are several"),),
-    ),
-    Endpoint(
-        "/health", "get", "200 where /readyz is, without a body", None, None, ("503",), public=True, is_empty=True
-    ),
-    Endpoint("/ping", "get", "The same as /health", None, None, ("503",), public=True, is_empty=True),
-    Endpoint("/version", "get", "Return the version of the service", None, responses.ServiceVersion, public=True),
-    Endpoint("/healthz", "get", "Liveness", None, responses.HealthObject, public=True),
-    Endpoint("/readyz", "get", "Readiness", None, responses.ReadyObject, ("503",), public=True),
-)
-
-
 @cache
 def openapi_document() -> dict[str, Any]:
     """Return the OpenAPI document as a JSON value."""
@@ -164,7 +40,8 @@ def openapi_document() -> dict[str, Any]:
     description = "Recurrent text generators behind OpenAI's completions API."
     return {
         "openapi": "3.1.1",
-        "info": {"title": "Ostinato", "description": description, "version": __version__},
+        "info": {"title": "Ostinato API", "description": description, "version": __version__},
+        "tags": [{"name": name, "description": text} for name, text in TAGS.items()],
         "paths": paths,
         "components": {
             "schemas": _schemas(),
@@ -175,8 +52,8 @@ def openapi_document() -> dict[str, Any]:
 
 def _schemas() -> dict[str, Any]:
     """Return the JSON schemas of all request bodies and response objects, and of the definitions that they refer to."""
-    types = [endpoint.body for endpoint in ENDPOINTS if endpoint.body]
-    types += [endpoint.answer for endpoint in ENDPOINTS if endpoint.answer] + [responses.ErrorObject]
+    types = [endpoint.request for endpoint in ENDPOINTS if endpoint.request]
+    types += [endpoint.response for endpoint in ENDPOINTS if endpoint.response] + [responses.ErrorObject]
     by_key, shared = TypeAdapter.json_schemas(
         [(each.__name__, "validation", TypeAdapter(each)) for each in types],
         ref_template="#/components/schemas/{model}",
@@ -186,33 +63,73 @@ def _schemas() -> dict[str, Any]:
 
 
 def _operation(endpoint: Endpoint) -> dict[str, Any]:
-    statuses = {*endpoint.errors, "421", *(("403",) if endpoint.method == "post" else ())}
-    answers = {status: _response(_ERRORS[status], responses.ErrorObject) for status in statuses}
-    if endpoint.is_empty or endpoint.answer is not None:
-        answers["200"] = _response(endpoint.summary, endpoint.answer)
-    if endpoint.streams:
-        text = {"type": "string", "description": "with `stream`: `data: {…}` per chunk, then `data: [DONE]`"}
-        answers["200"]["content"]["text/event-stream"] = {"schema": text}
-    names: list[tuple[str, dict[str, Any]]] = [
-        *((name, {"in": "path", "required": True}) for name in re.findall(r"{(\w+)}", endpoint.path)),
-        *((name, {"in": "query", "description": text, "required": False}) for name, text in endpoint.query),
-    ]
-    parameters = [{"name": name, **where, "schema": {"type": "string"}} for name, where in names]
     name = re.sub(r"[{}]", "", endpoint.path.strip("/")).replace("/", "_")
+    parameters = _parameters(endpoint)
+    body = {}
+    if endpoint.request:
+        body = {"requestBody": {"content": _json(endpoint.request, examples.REQUESTS[endpoint.path]), "required": True}}
     return {
+        "tags": [endpoint.tag],
         "summary": endpoint.summary,
+        "description": endpoint.description,
         "operationId": f"{endpoint.method}_{name}",
         **({"parameters": parameters} if parameters else {}),
-        **({"requestBody": {"content": _content(endpoint.body), "required": True}} if endpoint.body else {}),
-        "responses": dict(sorted(answers.items())),
+        **body,
+        "responses": _responses(endpoint),
         # Without configured API keys, no endpoint requires one.
         "security": [] if endpoint.public else [{_BEARER: []}, {}],
     }
 
 
-def _response(description: str, schema_type: Any | None) -> dict[str, Any]:
-    return {"description": description, **({"content": _content(schema_type)} if schema_type else {})}
+def _parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
+    """Describe the parameters in the path, which is a model's name everywhere, and in the query."""
+    in_path = [
+        {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "description": "NAME, NAME:VERSION or NAME@LABEL of a model, as /v1/models lists them",
+            "schema": {"type": "string"},
+            "example": examples.MODEL,
+        }
+        for name in re.findall(r"{(\w+)}", endpoint.path)
+    ]
+    in_query = [
+        {
+            "name": parameter.name,
+            "in": "query",
+            "required": False,
+            "description": parameter.description,
+            "schema": dict(parameter.schema),
+            **({} if parameter.example is None else {"example": parameter.example}),
+        }
+        for parameter in endpoint.query
+    ]
+    return in_path + in_query
 
 
-def _content(schema_type: Any) -> dict[str, Any]:
-    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema_type.__name__}"}}}
+def _responses(endpoint: Endpoint) -> dict[str, Any]:
+    """Describe the responses by status; every endpoint checks the Host header, and a POST its origin."""
+    statuses = {*endpoint.errors, "421", *(("403",) if endpoint.method == "post" else ())}
+    described = {status: _error_response(status, endpoint) for status in statuses}
+    if endpoint.is_empty:
+        described["200"] = {"description": "success"}
+    if endpoint.response is not None:
+        content = _json(endpoint.response, examples.RESPONSES[endpoint.path])
+        if endpoint.streams:
+            text = {"type": "string", "description": "with `stream`: `data: {…}` per chunk, then `data: [DONE]`"}
+            content["text/event-stream"] = {"schema": text, "example": examples.STREAM}
+        described["200"] = {"description": "success", "content": content}
+    return dict(sorted(described.items()))
+
+
+def _error_response(status: str, endpoint: Endpoint) -> dict[str, Any]:
+    description, error = _ERRORS[status], examples.ERRORS[status]
+    if (endpoint.path, status) == ("/v1/chat/completions", "404"):
+        description, error = "always", examples.NO_CHAT
+    return {"description": description, "content": _json(responses.ErrorObject, error.body())}
+
+
+def _json(schema_type: Any, example: Any) -> dict[str, Any]:
+    schema = {"$ref": f"#/components/schemas/{schema_type.__name__}"}
+    return {"application/json": {"schema": schema, "example": example}}

@@ -163,11 +163,6 @@ def _make_nullable(properties: dict[str, Any], name: str, field: FieldInfo) -> N
 AnyBody = TypeVar("AnyBody", bound=Body)
 
 
-def _with_example(**fields: Any) -> ConfigDict:
-    """Return a configuration that puts an example into the OpenAPI document."""
-    return ConfigDict(json_schema_extra={"examples": [fields]})
-
-
 class StreamOptions(Body):
     """How a stream is delivered."""
 
@@ -190,8 +185,6 @@ NO_OPTIONS = StreamOptions()
 @refuse_unsupported(COMPLETION_FIELDS)
 class CompletionRequest(Body):
     """A request of `/v1/completions`: prompts to continue, or suffixes to generate the text before."""
-
-    model_config = _with_example(model="demo", prompt="HAMLET.\n", max_tokens=100, temperature=0.5)
 
     model: str | None = Field(
         None,
@@ -373,8 +366,6 @@ class CompletionRequest(Body):
 class EmbeddingsRequest(Body):
     """A request of `/v1/embeddings`: inputs, and how the hidden states of each are pooled."""
 
-    model_config = _with_example(model="demo", input=["To be, or not to be", "All the world's a stage"])
-
     model: str | None = Field(None, description="name of a model; required where there are several")
     input: PromptForms = Field(description="text, token ids, or a list of either")
     pooling: Literal["mean", "last"] = Field(
@@ -402,8 +393,6 @@ class EmbeddingsRequest(Body):
 
 class InspectRequest(Body):
     """A request of `/v1/inspect`: an input, and which activations to return."""
-
-    model_config = _with_example(model="demo", input="To be, or not to be", include=["hidden"], max_units=8)
 
     model: str | None = Field(
         None, description="name of a model; required where there are several, unless `state` is given"
@@ -452,8 +441,6 @@ class InspectRequest(Body):
 class TokenizeRequest(Body):
     """A request of `/tokenize`: a text."""
 
-    model_config = _with_example(model="demo", prompt="HAMLET.")
-
     model: str | None = Field(None, description="name of a model; required where there are several")
     prompt: str = Field(description="the text; exactly the name of a special token is that token")
     return_token_strs: bool = Field(False, description="return the text of each token as well")
@@ -462,8 +449,6 @@ class TokenizeRequest(Body):
 
 class DetokenizeRequest(Body):
     """A request of `/detokenize`: token ids."""
-
-    model_config = _with_example(model="demo", tokens=[5, 6, 7])
 
     model: str | None = Field(None, description="name of a model; required where there are several")
     tokens: Tokens = Field(description="token ids")

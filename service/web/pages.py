@@ -29,18 +29,23 @@ _POLICY = (
 _SWAGGER_POLICY = _POLICY.replace("style-src 'self'", "style-src 'self' 'unsafe-inline'")
 
 
-def register_pages(app: Flask) -> None:
-    """Register the routes of the pages."""
+def register_pages(app: Flask, docs_url: str | None) -> None:
+    """Register the routes of the pages, which link to the documentation if it has a URL."""
+
+    def render(template: str, policy: str = _POLICY) -> Response:
+        response = make_response(render_template(template, docs_url=docs_url))
+        response.headers["Cache-Control"] = "no-cache"
+        return _with_policy(response, policy)
 
     @app.get("/")
     def index() -> ResponseReturnValue:
         """Return the playground."""
-        return _page("Playground", start="prompt")
+        return render("playground.html")
 
     @app.get("/inspector")
     def inspector() -> ResponseReturnValue:
         """Return the inspector."""
-        return _page("Inspector", start="text")
+        return render("inspector.html")
 
     @app.get("/static/<path:name>")
     def page_file(name: str) -> ResponseReturnValue:
@@ -55,7 +60,7 @@ def register_pages(app: Flask) -> None:
     @app.get("/docs/")
     def docs() -> ResponseReturnValue:
         """Return Swagger UI."""
-        return _with_policy(make_response(render_template("docs.html")), _SWAGGER_POLICY)
+        return render("docs.html", _SWAGGER_POLICY)
 
     @app.get("/docs/<path:name>")
     def docs_file(name: str) -> ResponseReturnValue:
@@ -66,13 +71,6 @@ def register_pages(app: Flask) -> None:
     def openapi() -> ResponseReturnValue:
         """Return the OpenAPI document."""
         return openapi_document()
-
-
-def _page(name: str, start: str) -> Response:
-    """Return a page; `start` is the id of the element that the skip link leads to."""
-    response = make_response(render_template(f"{name.lower()}.html", page=name, start=start))
-    response.headers["Cache-Control"] = "no-cache"
-    return _with_policy(response)
 
 
 def _with_policy(response: Response, policy: str = _POLICY) -> Response:

@@ -238,8 +238,9 @@ def embedding_map_object(
         "version": model.ref.version,
         "token_ids": token_ids.tolist(),
         "tokens": [label(token_id) for token_id in token_ids.tolist()],
-        "x": plane[:, 0].round(5).tolist(),
-        "y": plane[:, 1].round(5).tolist(),
+        # Rounded as float64: a rounded float32 would be written with 17 digits.
+        "x": plane[:, 0].astype(np.float64).round(5).tolist(),
+        "y": plane[:, 1].astype(np.float64).round(5).tolist(),
         "explained": [round(share, 6) for share in explained],
     }
 

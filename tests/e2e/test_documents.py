@@ -457,17 +457,17 @@ def unknown_fields(kind, body):
 
 def test_every_request_field_in_the_pages_exists_in_the_api():
     """The service ignores unknown fields, so a typo would go unnoticed."""
-    from service.api.openapi import ENDPOINTS
+    from service.api.endpoints import ENDPOINTS
 
     for method, url, body in requests():
         path, query = urlsplit(url).path, parse_qs(urlsplit(url).query)
-        (there,) = (
-            address
-            for address in ENDPOINTS
-            if address.method == method and re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", address.path), path)
+        (endpoint,) = (
+            endpoint
+            for endpoint in ENDPOINTS
+            if endpoint.method == method and re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", endpoint.path), path)
         )
-        assert query.keys() <= dict(there.query).keys(), url
-        assert body is None or unknown_fields(there.body, body) == [], url
+        assert query.keys() <= {parameter.name for parameter in endpoint.query}, url
+        assert body is None or unknown_fields(endpoint.request, body) == [], url
 
 
 def not_run(part):

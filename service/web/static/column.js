@@ -8,7 +8,7 @@ import { setTokenText } from "./format.js";
 import { showToken } from "./token.js";
 
 const ALTERNATIVES = 5;
-const FINISH_REASONS = { length: "length (Max tokens)", stop: "stop (end token or stop string)" };
+const FINISH_REASONS = { length: "length (Max tokens)", stop: "stop (EOS token or stop string)" };
 
 export class Column {
   #tokens = [];
@@ -29,7 +29,7 @@ export class Column {
     this.element = document.getElementById("column").content.firstElementChild.cloneNode(true);
     this.#output = this.element.querySelector(".output");
     [this.#statistics, this.#inspectorLink] = this.element.querySelector(".statistics").children;
-    this.#output.setAttribute("aria-label", `Text ${number + 1}`);
+    this.#output.setAttribute("aria-label", `Completion ${number + 1}`);
     const fields = this.element.querySelector(".fields");
     this.#choice = new ModelChoice(this.#select(fields, "model", "Model"), this.#select(fields, "version", "Version"), on.changed);
     for (const field of FIELDS) this.#inputs[field.name] = this.#field(fields, field, values[field.name] ?? field.value);
@@ -49,7 +49,7 @@ export class Column {
   }
 
   showTitle(several) {
-    this.element.querySelector("h2").textContent = several ? `Text ${this.number + 1}` : "Text";
+    this.element.querySelector("h2").textContent = several ? `Completion ${this.number + 1}` : "Completion";
   }
 
   showModels(models, reference) {

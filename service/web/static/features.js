@@ -4,17 +4,17 @@ import { yieldToBrowser } from "./inspection.js";
 
 // Each has a name, a help text, and a function that returns its value after each character of a text.
 export const FEATURES = {
-  line: { name: "Position in the line", help: "characters since the line began", walk: () => counter((character) => character === "\n") },
-  word: { name: "Position in the word", help: "letters since the word began", walk: () => counter((character) => !/[\p{L}\p{M}\p{N}_]/u.test(character)) },
+  line: { name: "Position in the line", help: "Characters since the line began", walk: () => counter((character) => character === "\n") },
+  word: { name: "Position in the word", help: "Letters since the word began", walk: () => counter((character) => !/[\p{L}\p{M}\p{N}_]/u.test(character)) },
   quotes: { name: "Inside quotes", help: "1 between quotation marks", walk: quotes },
-  brackets: { name: "Inside brackets", help: "number of open ( [ {", walk: brackets },
+  brackets: { name: "Inside brackets", help: "Number of open ( [ {", walk: brackets },
   upper: { name: "In capitals", help: "1 within a word in capitals, such as a speaker's name", walk: upper },
   capital: { name: "After a capital", help: "1 directly after a capital letter", walk: () => (character) => Number(/\p{Lu}/u.test(character)) },
   digit: { name: "In a number", help: "1 after a digit", walk: () => (character) => Number(/\p{Decimal_Number}/u.test(character)) },
   space: { name: "Between words", help: "1 after white space", walk: () => (character) => Number(/\s/u.test(character)) },
 };
 
-export const PROBABILITY = { name: "Token probability", help: "the probability of the token" };
+export const PROBABILITY = { name: "Token probability", help: "The probability of the token" };
 export const REGEXP = { name: "Regular expression", help: "1 inside a match of a regular expression" };
 
 // Returns the value after each token: Float32Array (tokens).

@@ -21,7 +21,7 @@ export function visible(text) {
 
 export function percent(logprob) {
   const value = 100 * Math.exp(logprob);
-  return value >= 0.1 ? `${value.toFixed(1)}%` : "less than 0.1%";
+  return value >= 0.1 ? `${value.toFixed(1)}%` : "<0.1%";
 }
 
 // A number with a typographic minus, and none before zero.

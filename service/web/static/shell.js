@@ -4,9 +4,10 @@ import { Failure, hasKey, keepKey } from "./api.js";
 import { findAll } from "./dom.js";
 import { copyAddress } from "./link.js";
 import { loadModels } from "./models.js";
+import { startTheme } from "./theme.js";
 
 const [form, stop, share, status] = findAll(["request", "stop", "share", "status"]);
-const [theme, notice, key, keyValue, keyRefused] = findAll(["theme", "notice", "key", "key-value", "key-refused"]);
+const [notice, key, keyValue, keyRefused] = findAll(["notice", "key", "key-value", "key-refused"]);
 const submit = form.querySelector("[type=submit]");
 
 // The parts of a page around its content. The form's button or Ctrl+Enter starts a task, another button or Escape stops it.
@@ -28,13 +29,7 @@ export class Shell {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !this.#running) form.requestSubmit();
       if (event.key === "Escape" && !document.querySelector("dialog[open]")) this.#stop();
     });
-    theme.addEventListener("click", () => {
-      const next = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
-      localStorage.setItem("ostinato-theme", next);
-      showTheme(next);
-      on.theme?.();
-    });
-    showTheme(localStorage.getItem("ostinato-theme") ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light"));
+    startTheme(on.theme);
   }
 
   // Loads the models; returns whether that succeeded.
@@ -80,11 +75,6 @@ export async function attempt(work, gone = () => {}) {
     if (error.code === "model_not_found") await gone();
     return false;
   }
-}
-
-function showTheme(name) {
-  document.documentElement.dataset.theme = name;
-  theme.setAttribute("aria-pressed", String(name === "dark"));
 }
 
 // Asks for an API key; `refused` is the reason why the last one was refused, if there was one.

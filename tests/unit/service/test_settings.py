@@ -87,6 +87,9 @@ def test_port_sets_the_port_unless_ostinato_port_does(monkeypatch):
         ("LOG_LEVEL", "loud"),
         ("LOG_PROMPTS", "perhaps"),
         ("TRACES_RATIO", "1.5"),
+        ("DOCS_URL", ""),
+        ("DOCS_URL", "docs.example.org"),
+        ("DOCS_URL", "javascript:alert"),
     ],
 )
 def test_an_invalid_setting_is_named_with_its_value(monkeypatch, name, value):

@@ -1,0 +1,222 @@
+"""Examples in the OpenAPI document: requests to a small model, its responses, and one error of each status.
+
+The model is `demo` of `make run`. Long lists are shortened. Tests validate the examples and compare them with real
+responses.
+"""
+
+import json
+from typing import Any
+
+from service.errors import (
+    BodyTimeout,
+    BodyTooLarge,
+    ClientGone,
+    CrossOrigin,
+    DeadlineExceeded,
+    GatewayError,
+    HostNotAllowed,
+    InternalError,
+    InvalidRequest,
+    ModelLoading,
+    ModelNotFound,
+    NotFound,
+    Overloaded,
+    StateOutdated,
+    Unauthorized,
+)
+
+MODEL = "demo"
+_VERSION: dict[str, Any] = {"model": MODEL, "version": 1}
+_FINGERPRINT = {"system_fingerprint": "fp_5b8dafb7ac523165"}
+_BATCH_SIZES = [8, 16, 24, 32, 40, 48, 56, 64]
+_MODEL_OBJECT = {
+    "id": MODEL,
+    "object": "model",
+    "created": 1795778581,
+    "owned_by": "ostinato",
+    "root": MODEL,
+    "max_model_len": None,
+    "version": 1,
+    "versions": [{"version": 1, "labels": ["stable"], "share": 1.0}],
+    **_FINGERPRINT,
+    "cell": "lstm",
+    "layers": 1,
+    "units": 512,
+    "unit": "character",
+    "direction": "forward",
+    "context": None,
+    "vocab_size": 75,
+    "precision": "bfloat16",
+    "batch_sizes": _BATCH_SIZES,
+    "deterministic": True,
+}
+_COMPLETION = {
+    "id": "cmpl-d863097b1d8d4c7aa49ca4bb714e19e3",
+    "object": "text_completion",
+    "created": 1795784759,
+    **_VERSION,
+    **_FINGERPRINT,
+    "seed": 1,
+}
+
+
+def _choice(text: str, finish_reason: str | None) -> dict[str, Any]:
+    return {"index": 0, "text": text, "logprobs": None, "finish_reason": finish_reason}
+
+
+def _event(text: str, finish_reason: str | None) -> str:
+    return f"data: {json.dumps({**_COMPLETION, 'choices': [_choice(text, finish_reason)]})}\n\n"
+
+
+# By path, as in the URL map.
+REQUESTS: dict[str, dict[str, Any]] = {
+    "/v1/completions": {"model": MODEL, "prompt": "HAMLET.\n", "max_tokens": 60, "temperature": 0.5, "seed": 1},
+    "/v1/embeddings": {"model": MODEL, "input": ["HAMLET.", "OTHELLO."]},
+    "/v1/inspect": {"model": MODEL, "input": "The", "include": ["hidden"], "max_units": 2, "logprobs": 1},
+    "/tokenize": {"model": MODEL, "prompt": "HAMLET.", "return_token_strs": True},
+    "/detokenize": {"model": MODEL, "tokens": [28, 21, 33]},
+}
+RESPONSES: dict[str, dict[str, Any]] = {
+    "/v1/completions": {
+        **_COMPLETION,
+        "choices": [_choice("I am a fearful infirmity in the master.\n\nDOLABELLA.\nI am a g", "length")],
+        "usage": {
+            "prompt_tokens": 8,
+            "completion_tokens": 60,
+            "total_tokens": 68,
+            "prompt_tokens_details": {"cached_tokens": 0},
+        },
+    },
+    "/v1/embeddings": {
+        "object": "list",
+        "data": [
+            {"object": "embedding", "index": 0, "embedding": [0.6958858, 0.5482497, -0.10532981]},
+            {"object": "embedding", "index": 1, "embedding": [0.7711429, 0.831783, -0.2080488]},
+        ],
+        **_VERSION,
+        **_FINGERPRINT,
+        "usage": {"prompt_tokens": 15, "total_tokens": 15},
+    },
+    "/v1/inspect": {
+        "object": "inspection",
+        **_VERSION,
+        **_FINGERPRINT,
+        "expected": {" ": -0.2593045},
+        "token_ids": [40, 56, 53],
+        "tokens": ["T", "h", "e"],
+        "token_logprobs": [None, -2.8866625, -1.1644363],
+        "top_logprobs": [None, {"I": -1.1792636, "h": -2.8866625}, {"e": -1.1644363}],
+        "text_offset": [0, 1, 2],
+        "positions": [0, 1, 2],
+        "layers": [
+            {
+                "layer": 1,
+                "units": [0, 511],
+                "values": {
+                    "hidden": [[0.08064868, 0.070884585], [-0.18070485, -0.3147619], [-0.42569163, 0.00006081275]]
+                },
+            }
+        ],
+        "usage": {"prompt_tokens": 3, "total_tokens": 3},
+    },
+    "/v1/models/{name}/embedding/neighbors": {
+        "object": "list",
+        **_VERSION,
+        "token_id": 53,
+        "token": "e",
+        "data": [
+            {"token_id": 25, "token": "E", "cosine": 0.603744},
+            {"token_id": 8, "token": "&", "cosine": 0.338008},
+            {"token_id": 13, "token": "2", "cosine": 0.333681},
+        ],
+    },
+    "/v1/models/{name}/embedding/map": {
+        "object": "embedding_map",
+        **_VERSION,
+        "token_ids": [3, 4, 5],
+        "tokens": ["\n", " ", "!"],
+        "x": [0.47512, 1.75432, -2.05345],
+        "y": [-0.21835, -1.24066, 0.58242],
+        "explained": [0.171145, 0.122725],
+    },
+    "/v1/models": {"object": "list", "data": [_MODEL_OBJECT]},
+    "/v1/models/{name}": _MODEL_OBJECT,
+    "/tokenize": {
+        "count": 7,
+        "tokens": [28, 21, 33, 32, 25, 40, 12],
+        "token_strs": ["H", "A", "M", "L", "E", "T", "."],
+        "max_model_len": None,
+    },
+    "/detokenize": {"prompt": "HAM"},
+    "/tokenizer_info": {
+        "tokenizer_class": "CharacterTokenizer",
+        "model": MODEL,
+        "unit": "character",
+        "vocab_size": 75,
+        "bos_token": "<end>",
+        "eos_token": "<end>",
+        "pad_token": "<pad>",
+        "unk_token": "<unk>",
+        "chat_template": None,
+    },
+    "/v1/status": {
+        "status": "ok",
+        "version": "0.1.0",
+        "uptime_s": 27.4,
+        "models": [
+            {
+                "id": MODEL,
+                "version": 1,
+                **_FINGERPRINT,
+                "precision": "bfloat16",
+                "batch_sizes": _BATCH_SIZES,
+                "running": 0,
+                "waiting": 0,
+            }
+        ],
+        "sequences": {"accepted": 0, "max": 384},
+        "tokens": {"accepted": 0, "max": 4000000},
+        "memory": {"accepted": 0, "max": 402653184},
+        "backends": [{"address": "127.0.0.1:8500", "ejected_because": None, "config_drift": None}],
+    },
+    "/readyz": {"status": "ready", "num_models": 1, "models": [MODEL]},
+    "/healthz": {"status": "ok"},
+    "/version": {"version": "0.1.0"},
+}
+STREAM = "".join(
+    (
+        _event("I am a fearful i", None),
+        _event("nfirmity in the master.\n\nDOLABELLA.\nI am a g", "length"),
+        "data: [DONE]\n\n",
+    )
+)
+
+NO_CHAT = NotFound(
+    "these models complete text and have no chat format: use /v1/completions with a prompt instead of "
+    "/v1/chat/completions with messages"
+)
+ERRORS: dict[str, GatewayError] = {
+    "400": InvalidRequest("temperature must be less than or equal to 2, got 3", param="temperature"),
+    "401": Unauthorized("a key is required: send the header Authorization: Bearer <key>"),
+    "403": CrossOrigin(
+        "a web page may call its own origin only, got one of 'https://other.example.org': call the API from a program, "
+        "or serve the page from this origin"
+    ),
+    "404": ModelNotFound("model 'nosuch' is not served; models are: demo", param="model"),
+    "408": BodyTimeout("the body did not arrive in time"),
+    "410": StateOutdated(
+        "state is of version 1 of model 'demo', which is no longer served; version 2 is. Send the text so far as a "
+        "prompt instead"
+    ),
+    "413": BodyTooLarge("the body must be at most 4194304 bytes, got 5000000"),
+    "421": HostNotAllowed(
+        "Host must be localhost, an IP address or a name in OSTINATO_ALLOWED_HOSTS, got 'gateway.example.org'"
+    ),
+    "429": Overloaded(
+        "the queue is full: 384 of 384 sequences at this server are taken and this request has 1; try again later"
+    ),
+    "499": ClientGone("the client closed its connection, or the sending half of it"),
+    "500": InternalError("an unexpected error; the server's log has the stack trace"),
+    "503": ModelLoading("model 'demo' is listed in models.config but not loaded yet"),
+    "504": DeadlineExceeded("the request was not finished within its timeout_s of 600 seconds"),
+}

@@ -1,0 +1,88 @@
+"""The OpenAPI document is a readable reference: groups, titles, and examples that are valid."""
+
+import json
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from service.api import examples
+from service.api.endpoints import ENDPOINTS, TAGS
+from service.api.openapi import openapi_document
+from service.api.requests import parse
+from service.limits import Limits
+
+DOCUMENT = openapi_document()
+OPERATIONS = {
+    f"{method.upper()} {path}": operation
+    for path, operations in DOCUMENT["paths"].items()
+    for method, operation in operations.items()
+}
+
+
+def bodies():
+    """Yield the name and the media type object of every body of a request or a response."""
+    for name, operation in OPERATIONS.items():
+        for kind, media in operation.get("requestBody", {}).get("content", {}).items():
+            yield f"{name} {kind}", media
+        for status, response in operation["responses"].items():
+            for kind, media in response.get("content", {}).items():
+                yield f"{name} {status} {kind}", media
+
+
+BODIES = dict(bodies())
+
+
+def validate(example, schema):
+    """Validate an example; `$ref` refers to the components of the document."""
+    Draft202012Validator({**schema, "components": DOCUMENT["components"]}).validate(example)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_every_operation_has_a_group_a_title_and_a_description(name):
+    """A single group, which the document describes; a title that fits on one line."""
+    operation = OPERATIONS[name]
+    (tag,) = operation["tags"]
+    assert tag in {tag["name"] for tag in DOCUMENT["tags"]}
+    assert 0 < len(operation["summary"]) <= 40
+    assert not operation["summary"].endswith(".")
+    assert operation["description"].endswith(".")
+
+
+def test_every_group_has_operations_and_every_title_is_unique():
+    """Groups are in the order in which the reference shows them."""
+    assert [tag["name"] for tag in DOCUMENT["tags"]] == list(TAGS)
+    assert {operation["tags"][0] for operation in OPERATIONS.values()} == set(TAGS)
+    assert len({operation["summary"] for operation in OPERATIONS.values()}) == len(OPERATIONS)
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_every_body_has_an_example_that_validates_against_its_schema(name):
+    """Of requests, responses and errors."""
+    media = BODIES[name]
+    assert "example" in media
+    validate(media["example"], media["schema"])
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_every_required_parameter_has_an_example(name):
+    """And the examples of all parameters validate against their schemas."""
+    for parameter in OPERATIONS[name].get("parameters", []):
+        assert "example" in parameter or not parameter["required"]
+        assert parameter["description"]
+        if "example" in parameter:
+            validate(parameter["example"], parameter["schema"])
+
+
+@pytest.mark.parametrize("endpoint", [endpoint for endpoint in ENDPOINTS if endpoint.request], ids=lambda e: e.path)
+def test_every_example_request_is_accepted(endpoint):
+    """With the default limits; it has no unknown fields, which would be ignored."""
+    example = examples.REQUESTS[endpoint.path]
+    parse(endpoint.request, json.dumps(example).encode(), Limits())
+    assert example.keys() <= endpoint.request.model_fields.keys()
+
+
+def test_every_example_error_has_the_status_that_it_is_shown_for():
+    """The class of an error determines its status."""
+    assert {status: str(error.status) for status, error in examples.ERRORS.items()} == {
+        status: status for status in examples.ERRORS
+    }

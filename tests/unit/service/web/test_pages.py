@@ -1,0 +1,47 @@
+"""The pages of the gateway link to each other, and to the documentation if its URL is set."""
+
+import re
+
+import pytest
+from flask import Flask
+
+from service.web.pages import register_pages
+
+PATHS = ("/", "/inspector", "/docs/")
+URL = "https://docs.example.org/ostinato/"
+
+
+def page(path, docs_url=None):
+    """Return the HTML of a page."""
+    app = Flask("service", static_folder=None, template_folder="web/templates")
+    register_pages(app, docs_url)
+    return app.test_client().get(path).text
+
+
+def links(html):
+    """Return the links of a page's navigation, by their text."""
+    (navigation,) = re.findall(r"<nav .*?</nav>", html, re.DOTALL)
+    return {text: url for url, text in re.findall(r'<a href="([^"]*)"[^>]*>([^<]*)</a>', navigation)}
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_every_page_links_to_all_pages(path):
+    """By relative links, for a proxy that serves the gateway below a path."""
+    root = "../" if path == "/docs/" else "./"
+    pages = {"Playground": root, "Inspector": f"{root}inspector", "API": f"{root}docs/"}
+    assert links(page(path)) == pages
+    assert links(page(path, URL)) == {**pages, "Docs": URL}
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_every_page_names_itself(path):
+    """In its title, and as the current one of the navigation."""
+    html = page(path)
+    (current,) = re.findall(r'aria-current="page">([^<]*)<', html)
+    assert f"<title>Ostinato: {current}</title>" in html
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_url_is_escaped(path):
+    """As an attribute."""
+    assert '"' not in links(page(path, 'https://docs.example.org/"onclick=x'))["Docs"]
