@@ -22,8 +22,9 @@ async function start() {
   compare.addEventListener("change", () => showColumns(compare.checked ? 2 : 1));
   prompt.addEventListener("input", keep);
   const shown = fromHash(location.hash, ({ columns }) => Array.isArray(columns));
-  prompt.value = shown?.prompt ?? "The ";
   await shell.loadModels();
+  // The demo continues a play where somebody speaks; any model generates a text from its beginning.
+  prompt.value = shown?.prompt ?? (models.some((model) => model.id === "demo") ? "HAMLET.\n" : "");
   compare.checked = shown?.columns.length === 2;
   showColumns(compare.checked ? 2 : 1, shown?.columns);
 }
