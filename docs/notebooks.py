@@ -1,7 +1,8 @@
 """Reads notebooks as pages of the site: their text, their code and the outputs stored in them. Nothing is run.
 
-It knows what the lesson has: text that was printed or returned, and pictures in PNG. What else a cell may put out is an
-error, so that nothing is left out of the page unseen. A picture's alternative text is `alt` of its cell's metadata.
+It knows the outputs that the lesson has: printed or returned text, Markdown, and PNG pictures. Any other output is an
+error, so that the page omits nothing. Of a cell's metadata, `alt` is the alternative text of its picture, and `folded`
+the title of the fold that hides the cell.
 """
 
 import json
@@ -29,6 +30,8 @@ def _output(output: dict[str, Any], metadata: dict[str, Any]) -> str:
         return f"![{metadata['alt']}](data:image/png;base64,{''.join(data['image/png']).replace(chr(10), '')})"
     if output["output_type"] == "stream":
         return _fenced("".join(output["text"]), "text", ":class: output")
+    if "text/markdown" in data:
+        return "".join(data["text/markdown"])
     if set(data) == {"text/plain"}:
         return _fenced("".join(data["text/plain"]), "text", ":class: output")
     raise ExtensionError(f"no way is known to show an output of {sorted(data) or output['output_type']}")
@@ -42,8 +45,9 @@ def markdown_of(notebook: str) -> str:
         if cell["cell_type"] == "markdown":
             parts.append(source)
             continue
-        parts.append(_fenced(source, "python"))
-        parts += [_output(output, cell["metadata"]) for output in cell["outputs"]]
+        shown = [_fenced(source, "python"), *(_output(output, cell["metadata"]) for output in cell["outputs"])]
+        title = cell["metadata"].get("folded")
+        parts += [f"<details><summary>{title}</summary>", *shown, "</details>"] if title else shown
     return "\n\n".join(parts) + "\n"
 
 

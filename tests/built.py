@@ -1,6 +1,6 @@
 """Models and results that tests share: made once, and cached in `build/tests` until the code that makes them changes.
 
-Publishing a model takes some 5 s of a core, half of it for TensorFlow's tracing; running the lesson takes 66 s. Every
+Publishing a model takes some 5 s of a core, half of it for TensorFlow's tracing; running the lesson takes 60 s. Every
 test process of every run reads the cache, and no test may change it.
 """
 

@@ -1,11 +1,13 @@
 """The notebook docs/lesson.ipynb runs from top to bottom, and its stored outputs are clean."""
 
+import json
 import os
 import re
 import sys
 import tempfile
 from pathlib import Path
 from unittest import mock
+from urllib.parse import unquote
 
 import nbformat
 import pytest
@@ -22,8 +24,9 @@ CELL_TIMEOUT_S = 300
 # Everything that the notebook runs.
 SOURCES = (
     *("docs/lesson.ipynb", "contract", "export", "model_server", "service", "client/src"),
-    *("requirements.txt", "requirements/gateway.txt", "requirements/dev.txt"),
+    *("requirements.txt", "requirements/gateway.txt", "requirements/dev.txt", "requirements/demo.txt"),
 )
+LINK = re.compile(r"\]\(http://127\.0\.0\.1:\d+/inspector#([^)]+)\)")
 # Absolute paths, file URLs and installed packages, which would reveal the machine.
 PLACES = re.compile(r"(?<![\w.])/(?:work|tmp|root|home|Users|var|usr|opt|mnt)\b|file://|site-packages")
 
@@ -62,9 +65,9 @@ def texts(notebook):
 
 
 def run_lesson(folder):
-    """Run the notebook into a directory; it leaves no temporary files."""
+    """Run the notebook into a directory and stop its service; it leaves no temporary files."""
     notebook = nbformat.read(LESSON, as_version=4)
-    notebook.cells.append(nbformat.v4.new_code_cell("print(sys.executable)"))
+    notebook.cells.append(nbformat.v4.new_code_cell("print(stop_service(), sys.executable)"))
     with tempfile.TemporaryDirectory() as temporary:
         with mock.patch.dict(os.environ, TMPDIR=temporary):
             run(notebook)
@@ -76,10 +79,13 @@ def run_lesson(folder):
 
 @pytest.mark.timeout(600)
 def test_every_cell_runs_and_leaves_no_temporary_files(stored):
-    """No cell fails, and the kernel is this interpreter. What ran is kept until the notebook or its code changes."""
+    """No cell fails, the kernel is this interpreter, and the service exits with 0.
+
+    The result is cached until the notebook or the code that it runs changes.
+    """
     result = built("lesson", run_lesson, sys.executable, SOURCES)
     notebook = nbformat.read(result / LESSON.name, as_version=4)
-    assert notebook.cells.pop().outputs[0].text.strip() == sys.executable
+    assert notebook.cells.pop().outputs[0].text.strip() == f"0 {sys.executable}"
     assert len(outputs(notebook)) >= len(outputs(stored))
 
 
@@ -97,6 +103,20 @@ def test_the_stored_outputs_come_from_one_complete_run(stored):
     assert sum("image/png" in output.get("data", {}) for output in outputs(stored)) >= 5
     assert not [output for output in outputs(stored) if output.output_type == "error" or output.get("name") == "stderr"]
     assert not [text for text in texts(stored) if "Traceback" in text]
+
+
+def test_each_plot_has_a_link_that_opens_its_model_in_the_inspector(stored):
+    """The fragment of the URL has fields that the inspector reads; the model is one that the notebook publishes."""
+    published = set(re.findall(r"models/([\w-]+)/1\b", "\n".join(texts(stored))))
+    for cell in stored.cells:
+        found = [output.get("data", {}) for output in cell.get("outputs", ())]
+        if any("image/png" in data for data in found):
+            links = [LINK.search(data["text/markdown"]) for data in found if "text/markdown" in data]
+            assert links
+            for shown in (json.loads(unquote(link[1])) for link in links):
+                assert shown["text"]
+                assert shown["model"] in published
+                assert shown.keys() <= {"model", "text", "color", "kind", "unit"}
 
 
 def test_the_stored_outputs_contain_no_absolute_paths(stored):

@@ -99,14 +99,17 @@ def test_no_property_of_the_sdk_has_its_description_as_its_type(site):
 
 
 def test_the_lesson_page_has_every_cell_and_output_of_the_notebook(site):
-    """Each picture has an alternative text."""
+    """Each picture has an alternative text; links are links, and folded cells can be unfolded."""
     cells = json.loads((ROOT / "docs/lesson.ipynb").read_text(encoding="utf-8"))["cells"]
     code = [cell for cell in cells if cell["cell_type"] == "code"]
     outputs = [output for cell in code for output in cell["outputs"]]
     pictures = ["image/png" in output.get("data", {}) for output in outputs]
+    links = ["text/markdown" in output.get("data", {}) for output in outputs]
     page = (site / "lesson.html").read_text(encoding="utf-8")
     assert page.count('class="highlight-python') == len(code)
-    assert page.count('class="output highlight-text') == len(outputs) - sum(pictures)
+    assert page.count('class="output highlight-text') == len(outputs) - sum(pictures) - sum(links)
+    assert len(re.findall(r'href="http://127\.0\.0\.1:\d+/inspector#', page)) == sum(links) > 0
+    assert page.count("<summary>Solution</summary>") == 3
     alternatives = re.findall(r'<img alt="([^"]*)" src="data:image/png;base64,', page)
     assert len(alternatives) == sum(pictures)
     assert all(alternatives)
