@@ -79,8 +79,7 @@ def _check_signatures(
     rest = _score(functions, token_ids[:, half:], prefilled)["logprobs"]
     _check_loss(f"{signatures.PREFILL} and {signatures.SCORE}", rest, scored[:, half:], TOLERANCE)
     _check_embed(functions[signatures.EMBED], model, token_ids[:, :_EMBED_LENGTH], state, tolerance)
-    if signatures.INSPECT in functions:  # earlier releases had none
-        _check_inspect(functions, model, token_ids[:, :half], state)
+    _check_inspect(functions, model, token_ids[:, :half], state)
     _check_decode_full(functions, token_ids[:, half], prefilled, rng)
 
 
