@@ -9,11 +9,9 @@ from dataclasses import dataclass, replace
 
 from export.corpora.documents import Documents, separate_documents
 from export.corpora.shuffling import shuffle_documents
-from export.corpora.sources import HELP_TOPICS, SHAKESPEARE, read_texts
+from export.corpora.sources import read_texts
 from export.corpora.text import Chunk, Text, TextWriter
 from export.errors import CorpusError
-
-__all__ = ["HELP_TOPICS", "SHAKESPEARE", "Corpus", "Documents", "read_corpus"]
 
 # Longer texts are subsampled for excerpts.
 SAMPLED_CHARACTERS = 1 << 20

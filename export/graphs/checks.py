@@ -22,13 +22,7 @@ _COMPARED = 4
 _EMBED_LENGTH = 8
 _NUM_SAMPLED = 16
 _SHARE_PADDING = 0.05
-_CHECKED = (
-    signatures.PREFILL,
-    signatures.DECODE_FULL,
-    signatures.SCORE,
-    signatures.EMBED,
-    signatures.INSPECT,
-)
+_CHECKED = (signatures.PREFILL, signatures.DECODE_FULL, signatures.SCORE, signatures.EMBED, signatures.INSPECT)
 
 
 def check_saved_model(path: Path, model: Exportable, num_tokens: int) -> None:

@@ -85,11 +85,7 @@ class _Job:
     ) -> None:
         """Publish the best epoch. Ctrl-C and SIGTERM have no effect during the last step, which writes the version.
 
-        Args:
-            progress: At least one epoch.
-            writer: Writes the samples of the version.
-            training_text: The training split; None if it is unavailable.
-            raise_if_interrupted: Called before each step but the last.
+        Without the training text, memorization is not measured.
         """
         model, best = self.folder.load_best(progress), progress.best
         raise_if_interrupted()

@@ -7,8 +7,9 @@ import threading
 import pytest
 
 from export.corpora import encodings
-from export.corpora.corpus import HELP_TOPICS, SHAKESPEARE, Corpus, read_corpus
+from export.corpora.corpus import Corpus, read_corpus
 from export.corpora.plays import scenes
+from export.corpora.sources import HELP_TOPICS, SHAKESPEARE
 from export.errors import CorpusError
 
 
