@@ -51,6 +51,12 @@ class WordTokenizer(Vocabulary):
         return cls([PADDING, UNKNOWN_WORD, *kept, END if end_token else START])
 
     @property
+    def word_index(self) -> dict[str, int]:
+        """Id of each word and of the unknown word, as in Keras's `word_index`; without other special tokens."""
+        unknown = {} if self.unknown is None else {self.unknown: self.special.unknown}
+        return {**unknown, **self._text_ids}
+
+    @property
     def max_token_characters(self) -> int | None:
         """None: words have any length, and text between words has no token."""
         return None

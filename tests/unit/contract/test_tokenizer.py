@@ -52,11 +52,6 @@ def test_only_a_character_outside_the_training_text_is_unknown(learnt, text):
     assert all((i == tokenizer.special.unknown) == (c not in learnt) for c, i in zip(text, ids, strict=True))
 
 
-def word_index(tokenizer):
-    """Return the ids of the unknown word and of all words, as Keras's `word_index` has them."""
-    return {word: i for i, word in enumerate(tokenizer.tokens[1:-1], 1)}
-
-
 @settings(deadline=None, max_examples=300)
 @given(learnt=st.lists(texts, max_size=4), text=texts)
 def test_words_equal_those_of_keras(learnt, text):
@@ -64,7 +59,7 @@ def test_words_equal_those_of_keras(learnt, text):
     oracle = KerasTokenizer(oov_token="<OOV>")
     oracle.fit_on_texts(learnt)
     tokenizer = WordTokenizer.train(learnt)
-    assert word_index(tokenizer) == oracle.word_index
+    assert tokenizer.word_index == oracle.word_index
     assert tokenizer.encode(text) == oracle.texts_to_sequences([text])[0]
 
 
@@ -76,7 +71,7 @@ def test_num_words_truncates_the_vocabulary_as_keras_does(learnt, num_words):
     oracle.fit_on_texts(learnt)
     tokenizer = WordTokenizer.train(learnt, num_words=num_words)
     assert [tokenizer.encode(text) for text in learnt] == oracle.texts_to_sequences(learnt)
-    assert word_index(tokenizer) == {word: i for word, i in oracle.word_index.items() if i < num_words}
+    assert tokenizer.word_index == {word: i for word, i in oracle.word_index.items() if i < num_words}
 
 
 def test_a_num_words_that_leaves_no_word_is_rejected():
