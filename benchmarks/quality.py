@@ -95,7 +95,7 @@ def tail_of(corpus: Path, version: Path) -> tuple[str, np.ndarray, Tokenizer]:
 
     card, tokenizer = load_assets(version)
     assert card.training is not None, "it was just trained"
-    _, tail = read_corpus(str(corpus)).split(card.training.settings["validation"])
+    _, tail = read_corpus(str(corpus)).split(card.training.settings["validation"], card.training.seed)
     assert tail is not None, "recipes hold something out"
     text = "".join(tail.documents)
     return text, np.array([tokenizer.special.start, *tokenizer.encode(text)], np.int32), tokenizer

@@ -18,7 +18,6 @@ Unit = Literal["character", "word", "exact_word", "subword"]
 Direction = Literal["forward", "backward"]
 HeldOut = Literal["tail", "shuffled_documents"]
 Count = Annotated[int, Field(ge=1)]
-# 2: with the signatures `decode_full` and `embed`.
 FORMAT: Literal[3] = 3
 ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
@@ -65,7 +64,7 @@ class Sample(_Frozen):
 
 
 class CorpusDescription(_Frozen):
-    """The corpus of a training run and its split. Fields with a default are missing from files of earlier releases.
+    """The corpus of a training run and its split.
 
     Attributes:
         corpus: Name of the corpus on the command line.
@@ -73,51 +72,52 @@ class CorpusDescription(_Frozen):
         corpus_characters: Length of its text, including the validation split.
         held_out_characters: Length of the validation split, which the tokenizer and the training never saw.
         held_out: How the split was made: the "tail" of a running text, or "shuffled_documents": the last documents
-            after a shuffle by `seed`. None without a split, and for an earlier release, which always took the tail.
-        held_out_sha256: Hash of the validation split.
+            after a shuffle by `seed`. None without a split.
+        held_out_sha256: Hash of the validation split; None without one.
         train_tokens: Tokens per epoch.
         validation_tokens: Tokens of the validation split that are in the vocabulary; the losses are means over these.
+        validation_characters: Characters of these tokens; see `export.corpora.bits_per_character`.
     """
 
     corpus: str
     corpus_sha256: str
     corpus_characters: int
-    held_out_characters: int | None = None
-    held_out: HeldOut | None = None
-    held_out_sha256: str | None = None
+    held_out_characters: int
+    held_out: HeldOut | None
+    held_out_sha256: str | None
     train_tokens: int
     validation_tokens: int
+    validation_characters: int
 
 
 class TrainingReport(CorpusDescription):
     """Settings and results of the training run. Losses are mean negative log likelihoods in nats per token.
 
     Attributes:
-        validation_loss: None without a validation split.
-        accuracy: Top-1 accuracy on those tokens.
-        bits_per_character: The validation loss in bits per character of its tokens; for how these are counted see
-            `export.corpora.bits_per_character`.
+        validation_loss: None without a validation split, and so are accuracy and bits per character.
+        accuracy: Top-1 accuracy on the validation tokens.
+        bits_per_character: The validation loss in bits per character of its tokens.
         seconds: Wall time of the training, without the export.
         settings: Every training setting, by its name in `export.config.TrainConfig`.
         samples: Sample completions at several temperatures.
         copied_spans: Memorization: share of the 8-grams of words in longer samples at temperature 1 that occur in the
             training text; None if there are too few, or the text was unavailable.
-        written_spans: Number of such 8-grams.
+        written_spans: Number of such 8-grams; None if the text was unavailable.
     """
 
     epochs: float
     train_loss: float
     validation_loss: float | None
-    accuracy: float | None = None
-    bits_per_character: float | None = None
+    accuracy: float | None
+    bits_per_character: float | None
     tokens_per_s: float
     seconds: float
     seed: int
-    parameters: int | None = None
-    settings: dict[str, Any] = Field(default_factory=dict)
-    samples: tuple[Sample, ...] = ()
-    copied_spans: float | None = None
-    written_spans: int | None = None
+    parameters: int
+    settings: dict[str, Any]
+    samples: tuple[Sample, ...]
+    copied_spans: float | None
+    written_spans: int | None
 
 
 class PrecisionCheck(_Frozen):
@@ -153,7 +153,7 @@ class GeneratorCard(_Frozen):
         vocab_size: V, rows of the output layer.
         weights_sha256: Hash of the weights' names, shapes and bytes: versions with equal hashes are the same model.
         code_sha256: Hash of the code that built the graph of the signatures: the sampled tokens depend on it, too.
-        traces: Outputs of `inspect`; empty for versions of earlier releases, which lack that signature.
+        traces: Outputs of `inspect`, at least one.
         batch_sizes: Allowed batch sizes.
         max_decode_steps: Maximum K of a `decode` call.
         max_prefill_length: Maximum T of a `prefill` call.
@@ -176,7 +176,7 @@ class GeneratorCard(_Frozen):
     code_sha256: str
     tensorflow: str
     created: int
-    traces: tuple[Trace, ...] = ()
+    traces: tuple[Trace, ...] = Field(min_length=1)
     batch_sizes: tuple[Count, ...] = signatures.BATCH_SIZES
     max_decode_steps: Count = signatures.MAX_DECODE_STEPS
     max_prefill_length: Count = signatures.MAX_PREFILL_LENGTH

@@ -226,12 +226,7 @@ def _add_to_models_config(models_dir: Path, name: str) -> None:
 
 
 def _first_readable_version(models_dir: Path, model: str) -> Path | None:
-    """Return the first version that this release can read; print why each one before it was skipped.
-
-    Args:
-        models_dir: The repository.
-        model: Glob pattern of the models' names.
-    """
+    """Return the first version of the models, a glob pattern, that can be read; print why others were skipped."""
     for path in sorted(models_dir.glob(f"{model}/*/saved_model.pb")):
         if path.parent.name.isdigit():
             try:

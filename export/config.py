@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from pydantic_core import PydanticCustomError
 
 from contract.card import ID_PATTERN, Cell, Direction, Unit
-from export.corpora.corpus import Documents
+from export.corpora.documents import Documents
 from export.errors import ConfigError
 
 # Default directories of published versions and of training runs.

@@ -39,9 +39,6 @@ def run(config_file: Path | None, source: str | None, save: Path | None, show: i
     """Train a tokenizer as a training run does, and print how it encodes a text. Returns the exit code.
 
     The source is the validation split if it is None; the settings override the file.
-
-    Raises:
-        ExportError, ContractError, OSError: the command line prints each in one line.
     """
     # `TrainConfig` requires a name; nothing here depends on it.
     config = load_config(config_file, {"name": "tokenizer", **settings})
@@ -186,10 +183,7 @@ def describe_dropped_words(config: TrainConfig, corpus: Corpus, tokenizer: Token
         kind, fate = "different words", "the others are unknown"
     else:
         words = set(exact_words(corpus.texts("counting words")))
-        kind, fate = (
-            f"different words that occur at least {MIN_FREQUENCY} times",
-            "the others are spelled",
-        )
+        kind, fate = f"different words that occur at least {MIN_FREQUENCY} times", "the others are spelled"
     num_kept = len(words.intersection(tokenizer.tokens))
     if num_kept < len(words):
         yield f"{setting} = {limit:,} keeps {num_kept:,} of {len(words):,} {kind}; {fate}"

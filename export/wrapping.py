@@ -16,9 +16,6 @@ def wrap(
 
     `context_length` is the number of tokens that a sliding-window model sees; None if the model carries state or has a
     fixed length.
-
-    Raises:
-        ExportError, ContractError, OSError: the command line prints each in one line.
     """
     require_name(name)
     require_writable(models_dir / name)

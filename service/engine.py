@@ -86,10 +86,10 @@ class Engine:
         """Encode a text and submit its inspection.
 
         Raises:
-            GatewayError: as `complete`; or the model has no traces, or the response would have too many values.
+            GatewayError: as `complete`; or the model has no such layer, or the response would have too many values.
         """
         model, checkpoint = self._find_model(body.model, body.state, context.quota.tenant)
-        _require_traces(body, model)
+        _require_layers(body, model)
         charged, refund = self._charge_minimum(body.prompts, model, "input", 0, context)
         prompts = self._encode(body.prompts, model, "input", context, checkpoint, reverse=body.go_backwards)
         limit, count = self._limits.max_inspect_values, num_values(body, wanted_traces(body, model), prompts[0])
@@ -227,14 +227,8 @@ def _hold_memory(prompts: list[EncodedPrompt], num_response_bytes: int, context:
     context.memory.hold(num_bytes, "the request and its response")
 
 
-def _require_traces(body: InspectRequest, model: ServedModel) -> None:
-    """Refuse an inspection of a model, or of layers, without traces."""
-    if not model.card.traces:
-        raise InvalidRequest(
-            f"version {model.ref.version} of model {model.ref.name!r} cannot be inspected: an earlier release "
-            "exported it. Export it again",
-            param="model",
-        )
+def _require_layers(body: InspectRequest, model: ServedModel) -> None:
+    """Refuse an inspection of layers that the model does not have."""
     layers = sorted({trace.layer for trace in model.card.traces})
     unknown = [layer for layer in body.layers or () if layer not in layers]
     if unknown:

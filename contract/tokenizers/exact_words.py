@@ -11,15 +11,7 @@ from itertools import accumulate
 from typing import Any, Self
 
 from contract.errors import TokenizerError
-from contract.tokenizers.huggingface import (
-    WHITE_SPACE,
-    Engine,
-    byte_pairs,
-    count_words,
-    encoding_bytes,
-    split_by,
-    without_surrogates,
-)
+from contract.tokenizers.huggingface import WHITE_SPACE, Engine, byte_pairs, count_words, split_by, without_surrogates
 from contract.tokenizers.vocabulary import END, PADDING, START, UNKNOWN, JoinedVocabulary
 
 # Words that occur once are spelled in characters: the model learns to spell, and the vocabulary is about half as large.
@@ -79,10 +71,6 @@ class ExactWordTokenizer(JoinedVocabulary):
     def max_token_characters(self) -> int | None:
         """Length of the longest token."""
         return max(map(len, self._text_ids), default=1)
-
-    def encoding_bytes(self, num_bytes: int) -> int:
-        """See `Tokenizer`."""
-        return encoding_bytes(num_bytes)
 
     def encode(self, text: str) -> list[int]:
         """Return word ids, or character ids for unknown words; unseen characters become `special.unknown`."""

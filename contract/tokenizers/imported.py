@@ -50,7 +50,7 @@ class ImportedTokenizer:
         self._library = _build(self._document)
         model, decoder = self._document["model"], self._document.get("decoder")
         self.unit = _UNITS[model["type"]]
-        self._decoder = _Decoder(self._library, decoder)
+        self.decoder = _Decoder(self._library, decoder)
         names = {i: name for name, i in self._library.get_vocab().items()}
         if max(names, default=0) >= MAX_TOKENS:
             # Every id gets a name, including unused ids.
@@ -95,11 +95,11 @@ class ImportedTokenizer:
 
     def decode(self, token_ids: Iterable[int]) -> str:
         """Return the library's text of the ids; special tokens have none."""
-        return self._decoder.text([self.tokens[i] for i in token_ids if i not in self._textless])
+        return self.decoder.text([self.tokens[i] for i in token_ids if i not in self._textless])
 
     def detokenizer(self, beside: str = "", *, backward: bool = False) -> Detokenizer:
         """Return a detokenizer; if the decoder joins by spaces, one separates `beside` from the word at the edge."""
-        if self._decoder.joins_bytes:
+        if self.decoder.joins_bytes:
             return byte_detokenizer(self, backward=backward)
         return _BackwardImportedDetokenizer(self, beside) if backward else _ImportedDetokenizer(self, beside)
 
@@ -109,23 +109,13 @@ class ImportedTokenizer:
 
     def token_text(self, token_id: int, previous: str | None) -> str:
         """Return the text that a token adds after the preceding one with text, if there is one."""
-        return "" if token_id in self._textless else self._decoder.token_text(self.tokens[token_id], previous)
+        return "" if token_id in self._textless else self.decoder.token_text(self.tokens[token_id], previous)
 
     def label(self, token_id: int) -> str:
         """Return a token's text after another token, or its name if it has none."""
-        if self._decoder.joins_bytes:
+        if self.decoder.joins_bytes:
             return byte_label(self.join([token_id]), self.tokens[token_id])
-        return self.token_text(token_id, self.anchor) or self.tokens[token_id]
-
-    @property
-    def anchor(self) -> str:
-        """Placeholder for an unknown preceding token that ends a word."""
-        return self._decoder.anchor
-
-    @property
-    def joins_by_spaces(self) -> bool:
-        """Whether the decoder inserts spaces between tokens."""
-        return self._decoder.kind in _SPACING
+        return self.token_text(token_id, self.decoder.anchor) or self.tokens[token_id]
 
     def token(self, token_id: int) -> str | None:
         """Return the decoder's input for an id; None if it has no text."""
@@ -173,12 +163,18 @@ def _token_bytes(token: str) -> bytes:
 
 
 class _Decoder:
-    """A decoder of token texts, whole or incremental."""
+    """A decoder of token texts, whole or incremental.
+
+    Attributes:
+        joins_bytes: Whether tokens are bytes in GPT-2's alphabet.
+        joins_by_spaces: Whether spaces are inserted between tokens.
+        anchor: Placeholder for an unknown preceding token that ends a word.
+    """
 
     def __init__(self, library: "tokenizers.Tokenizer", description: Any) -> None:
-        self.kind = (description or {}).get("type")
-        self.joins_bytes = self.kind == "ByteLevel"
-        suffix = description["suffix"] if self.kind == "BPEDecoder" else ""
+        kind = (description or {}).get("type")
+        self.joins_bytes, self.joins_by_spaces = kind == "ByteLevel", kind in _SPACING
+        suffix = description["suffix"] if kind == "BPEDecoder" else ""
         self.anchor = "x" + suffix
         self._library = library.decoder
         if suffix and any(suffix in name.removesuffix(suffix) for name in library.get_vocab()):
@@ -201,8 +197,8 @@ class _ImportedDetokenizer(UnbufferedDetokenizer):
     def __init__(self, tokenizer: ImportedTokenizer, follows: str) -> None:
         super().__init__(backward=False)
         self._tokenizer = tokenizer
-        self._previous = tokenizer.anchor if follows else None
-        self._is_set_off = tokenizer.joins_by_spaces and follows[-1:].isspace()
+        self._previous = tokenizer.decoder.anchor if follows else None
+        self._is_set_off = tokenizer.decoder.joins_by_spaces and follows[-1:].isspace()
 
     def feed(self, token_ids: Iterable[int]) -> str:
         return "".join([self._append(token_id) for token_id in token_ids])

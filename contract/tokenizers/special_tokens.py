@@ -56,15 +56,8 @@ def find_special_tokens(
         return OrdinaryStart(ordinary, ordinary, ordinary, None), set()
     fallback = padding if padding is not None else candidates[0]
     textless = {*special.values()} | {i for i in (unknown, before, after) if i is not None}
-    return (
-        SpecialIds(
-            padding=fallback,
-            unknown=fallback if unknown is None else unknown,
-            start=candidates[0],
-            end=end,
-        ),
-        textless,
-    )
+    unknown = fallback if unknown is None else unknown
+    return SpecialIds(padding=fallback, unknown=unknown, start=candidates[0], end=end), textless
 
 
 def _find_by_name(names: Iterable[str], special: Mapping[str, int]) -> int | None:

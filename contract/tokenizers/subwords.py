@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any, Protocol, Self
 
 from contract.errors import TokenizerError
-from contract.tokenizers.huggingface import WHITE_SPACE, Engine, byte_pairs, encoding_bytes, learn_merges, split_by
+from contract.tokenizers.huggingface import WHITE_SPACE, Engine, byte_pairs, learn_merges, split_by
 from contract.tokenizers.vocabulary import AT_THE_EDGE, END, PADDING, START, UNKNOWN, Detokenizer, Vocabulary
 
 DEFAULT_VOCAB_SIZE = 2000
@@ -75,20 +75,10 @@ class SubwordTokenizer(Vocabulary):
         special = [PADDING, UNKNOWN, END if end_token else START]
         return cls(*learn_merges(texts, _LEARNT_FROM, vocab_size, special, sorted(BYTES)))
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, SubwordTokenizer) and (self.tokens, self.merges) == (other.tokens, other.merges)
-
-    def __hash__(self) -> int:
-        return hash((self.tokens, self.merges))
-
     @cached_property
     def max_token_characters(self) -> int | None:
         """Length of the longest token in bytes, as each character has at least one byte."""
         return max(map(len, self._bytes), default=1)
-
-    def encoding_bytes(self, num_bytes: int) -> int:
-        """See `Tokenizer`."""
-        return encoding_bytes(num_bytes)
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text; no id is unknown."""
@@ -122,6 +112,9 @@ class SubwordTokenizer(Vocabulary):
     def to_json(self) -> str:
         """Serialize to JSON in Hugging Face `tokenizers` format."""
         return self._json(self._model(), None, PRE_TOKENIZER, _AS_BYTES)
+
+    def _key(self) -> tuple[Any, ...]:
+        return (*super()._key(), self.merges)
 
     def _model(self) -> dict[str, Any]:
         return byte_pairs(self._ids, self.merges, None)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from contract.errors import TokenizerError
+from contract.tokenizers import huggingface
 
 PADDING = "<pad>"
 UNKNOWN = "<unk>"
@@ -169,6 +170,10 @@ class Vocabulary:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self.tokens)} tokens)"
+
+    def encoding_bytes(self, num_bytes: int) -> int:
+        """See `Tokenizer`: the memory of Hugging Face's library, unless a subclass encodes by itself."""
+        return huggingface.encoding_bytes(num_bytes)
 
     def _key(self) -> tuple[Any, ...]:
         """Return the values that equality and hash depend on."""

@@ -39,13 +39,6 @@ def _length(tokenizer: Tokenizer, token_id: int) -> int:
     return len(text) + space
 
 
-def bits_per_character(loss: float | None, num_tokens: int, num_characters: int | None) -> float | None:
-    """Convert a loss, the mean over some tokens in nats, to bits per character; None if either is unknown."""
-    if loss is None or not num_characters:
-        return None
-    return loss * num_tokens / math.log(2) / num_characters
-
-
-def characters_of_loss(loss: float, num_tokens: int, bits: float | None) -> int | None:
-    """Recover `num_characters` from the result of `bits_per_character`; None if it was unknown."""
-    return round(loss * num_tokens / math.log(2) / bits) if bits else None
+def bits_per_character(loss: float | None, num_tokens: int, num_characters: int) -> float | None:
+    """Convert a loss, the mean over some tokens in nats, to bits per character; None without a loss."""
+    return None if loss is None else loss * num_tokens / math.log(2) / num_characters

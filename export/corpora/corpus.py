@@ -5,15 +5,13 @@ Knows where to split a corpus. Does not know tokens.
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from export.corpora.documents import Documents, separate_documents
 from export.corpora.shuffling import shuffle_documents
-from export.corpora.sources import HELP_TOPICS, SHAKESPEARE, read_texts
+from export.corpora.sources import read_texts
 from export.corpora.text import Chunk, Text, TextWriter
 from export.errors import CorpusError
-
-__all__ = ["HELP_TOPICS", "SHAKESPEARE", "Corpus", "Documents", "read_corpus"]
 
 # Longer texts are subsampled for excerpts.
 SAMPLED_CHARACTERS = 1 << 20
@@ -86,33 +84,31 @@ class Corpus:
             return self.documents
         return tuple(text for number, text in enumerate(self.texts()) if number % step == 0)
 
-    def split(self, fraction: float, seed: int | None = None) -> tuple["Corpus", "Corpus | None"]:
+    def split(self, fraction: float, seed: int) -> tuple["Corpus", "Corpus | None"]:
         """Split into training and validation: at a character of a running text, else at a boundary of documents.
 
         The validation split is the tail, a fraction from 0 (there is none) to below 1. Documents are shuffled by the
-        seed before the split and cut at the nearest boundary. Without a seed they keep their order, as in earlier
-        releases: for a sorted list the validation split is then the last letters.
+        seed before the split and cut at the boundary nearest to the fraction.
 
         Raises:
             CorpusError: there is too little text for a validation split.
         """
-        if self.ends and seed is not None:
-            return Corpus(self.name, shuffle_documents(self.text, seed), self.ends).split(fraction)
+        text = shuffle_documents(self.text, seed) if self.ends else self.text
         if fraction == 0:
-            return self, None
+            return replace(self, text=text), None
         # Round down, as nanoGPT and most others do, to compare results. The offset: in floats 1 - 0.9 is below 0.1.
         keep = math.floor(self.num_characters * (1 - fraction) + 1e-6)
         if self.ends:
-            parts = self.text.split_at_document(keep)
+            parts = text.split_at_document(keep)
         else:
-            parts = self.text.split_at_character(keep) if 0 < keep < self.num_characters else None
+            parts = text.split_at_character(keep) if 0 < keep < self.num_characters else None
         if parts is None:
             raise CorpusError(
                 f"corpus {self.name}: {self.num_characters} character(s) in {self.num_documents} document(s) are too "
                 f"few to hold out validation = {fraction}; give more text or --validation 0"
             )
         head, tail = parts
-        return Corpus(self.name, head, self.ends), Corpus(self.name, tail, self.ends)
+        return replace(self, text=head), replace(self, text=tail)
 
 
 def read_corpus(source: str, documents: Documents = "none", role: str = "corpus") -> Corpus:

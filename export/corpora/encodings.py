@@ -182,9 +182,7 @@ def _guess(sample: bytes) -> list[str]:
     order = list(_ENCODINGS)
     matches = list(from_bytes(sample, cp_isolation=order, enable_fallback=False))
     matches = [match for match in matches if match.encoding in _ENCODINGS]
-    ranked = sorted(
-        ((match.chaos, -match.coherence, min(map(order.index, _equivalents(match)))) for match in matches),
-    )
+    ranked = sorted((match.chaos, -match.coherence, min(map(order.index, _equivalents(match)))) for match in matches)
     return [_ENCODINGS[order[index]] for _, _, index in ranked]
 
 

@@ -19,7 +19,7 @@ import tensorflow as tf
 from contract import signatures
 from contract.card import Trace
 from export.graphs.network import Add, Concatenate, Dense, Embedding, Network, Operation, Recurrent
-from export.graphs.precision import BFLOAT16, FLOAT32, Kernel, Precision
+from export.graphs.precision import BFLOAT16, FLOAT32, Kernel, Precision, Vectors
 
 # A larger table of gate inputs costs more memory than its matmul costs time.
 MAX_TABLE_BYTES = 64 * 2**20
@@ -27,6 +27,22 @@ MAX_TABLE_BYTES = 64 * 2**20
 PADDING_ID = 0
 # Narrower layers are as fast in float32 (measured: `docs/log.md`), so their versions have no signatures in bfloat16.
 MIN_BFLOAT16_UNITS = 192
+
+
+class LayerInput(NamedTuple):
+    """What a layer reads for one token.
+
+    Attributes:
+        precision: Products and layout of all vectors.
+        token_ids: int32 (batch,).
+        inputs: Outputs of its input layers.
+        state: Its own state vectors.
+    """
+
+    precision: Precision
+    token_ids: tf.Tensor
+    inputs: Vectors
+    state: Vectors
 
 
 class LayerOutput(NamedTuple):
@@ -39,8 +55,8 @@ class LayerOutput(NamedTuple):
     """
 
     output: tf.Tensor
-    state: list[tf.Tensor] = []  # noqa: RUF012 - nobody changes it
-    gates: list[tf.Tensor] = []  # noqa: RUF012
+    state: Vectors = []  # noqa: RUF012 - nobody changes it
+    gates: Vectors = []  # noqa: RUF012
 
 
 class _Layer(tf.Module):
@@ -52,17 +68,8 @@ class _Layer(tf.Module):
     gates: tuple[str, ...] = ()
 
     @abstractmethod
-    def run(
-        self, precision: Precision, token_ids: tf.Tensor, inputs: list[tf.Tensor], state: list[tf.Tensor]
-    ) -> LayerOutput:
-        """Process one token.
-
-        Args:
-            precision: Products and layout of all vectors.
-            token_ids: int32 (batch,).
-            inputs: Outputs of its input layers.
-            state: Its own state vectors.
-        """
+    def run(self, layer_input: LayerInput) -> LayerOutput:
+        """Process one token."""
 
 
 class _Cell(_Layer):
@@ -96,30 +103,21 @@ class _Cell(_Layer):
         """Project the inputs to the gates, G·units."""
         return precision.add(precision.multiply(inputs, self.kernel), self.bias)
 
-    def run(
-        self,
-        precision: Precision,
-        token_ids: tf.Tensor,  # noqa: ARG002 - see `_Layer`
-        inputs: list[tf.Tensor],
-        state: list[tf.Tensor],
-    ) -> LayerOutput:
+    def run(self, layer_input: LayerInput) -> LayerOutput:
         """See `_Layer.run`."""
+        precision, _, inputs, state = layer_input
         new, gates = self.step(precision, self.gate_inputs(precision, inputs[0]), state)
         return LayerOutput(new[0], new, gates)
 
     @abstractmethod
-    def step(
-        self, precision: Precision, gate_inputs: tf.Tensor, state: list[tf.Tensor]
-    ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    def step(self, precision: Precision, gate_inputs: tf.Tensor, state: Vectors) -> tuple[Vectors, Vectors]:
         """Return the new state, whose first vector is the layer's output, and the gates."""
 
 
 class SimpleRNNCell(_Cell):
     """h' = tanh(x + h·R)."""
 
-    def step(
-        self, precision: Precision, gate_inputs: tf.Tensor, state: list[tf.Tensor]
-    ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    def step(self, precision: Precision, gate_inputs: tf.Tensor, state: Vectors) -> tuple[Vectors, Vectors]:
         """See `_Cell.step`; the state is [h]."""
         return [self.activation(gate_inputs + precision.multiply(state[0], self.recurrent_kernels[0]))], []
 
@@ -138,9 +136,7 @@ class LSTMCell(_Cell):
 
         return (*map(sigmoids_first, (layer.kernel, layer.recurrent_kernel, layer.bias)), np.zeros(0))
 
-    def step(
-        self, precision: Precision, gate_inputs: tf.Tensor, state: list[tf.Tensor]
-    ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    def step(self, precision: Precision, gate_inputs: tf.Tensor, state: Vectors) -> tuple[Vectors, Vectors]:
         """See `_Cell.step`; the state is [h, c]."""
         h, c = state
         units = self.units
@@ -161,9 +157,7 @@ class GRUCell(_Cell):
     def _arrange(layer: Recurrent) -> tuple[np.ndarray, ...]:
         return layer.kernel, layer.recurrent_kernel, layer.bias[0], layer.bias[1]
 
-    def step(
-        self, precision: Precision, gate_inputs: tf.Tensor, state: list[tf.Tensor]
-    ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    def step(self, precision: Precision, gate_inputs: tf.Tensor, state: Vectors) -> tuple[Vectors, Vectors]:
         """See `_Cell.step`; the state is [h]."""
         (h,) = state
         sizes = [2 * self.units, self.units]
@@ -182,9 +176,7 @@ class OriginalGRUCell(_Cell):
     def _split_recurrent(self, kernel: np.ndarray) -> list[np.ndarray]:
         return np.split(kernel, [2 * self.units], axis=1)
 
-    def step(
-        self, precision: Precision, gate_inputs: tf.Tensor, state: list[tf.Tensor]
-    ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    def step(self, precision: Precision, gate_inputs: tf.Tensor, state: Vectors) -> tuple[Vectors, Vectors]:
         """See `_Cell.step`; the state is [h]."""
         (h,) = state
         gates, last = self.recurrent_kernels
@@ -210,13 +202,8 @@ class _Folded(_Layer):
         self.units, self.states, self.gates, self.cell = cell.units, cell.states, cell.gates, cell
         self.table = tf.Variable(cell.gate_inputs(FLOAT32, embedding), trainable=False)
 
-    def run(
-        self,
-        precision: Precision,
-        token_ids: tf.Tensor,
-        inputs: list[tf.Tensor],  # noqa: ARG002 - see `_Layer`
-        state: list[tf.Tensor],
-    ) -> LayerOutput:
+    def run(self, layer_input: LayerInput) -> LayerOutput:
+        precision, token_ids, _, state = layer_input
         new, gates = self.cell.step(precision, precision.from_rows(tf.gather(self.table, token_ids)), state)
         return LayerOutput(new[0], new, gates)
 
@@ -226,14 +213,8 @@ class _Lookup(_Layer):
         super().__init__()
         self.table = tf.Variable(embedding.table, trainable=False)
 
-    def run(
-        self,
-        precision: Precision,
-        token_ids: tf.Tensor,
-        inputs: list[tf.Tensor],  # noqa: ARG002 - see `_Layer`
-        state: list[tf.Tensor],  # noqa: ARG002
-    ) -> LayerOutput:
-        return LayerOutput(precision.from_rows(tf.gather(self.table, token_ids)))
+    def run(self, layer_input: LayerInput) -> LayerOutput:
+        return LayerOutput(layer_input.precision.from_rows(tf.gather(self.table, layer_input.token_ids)))
 
 
 class _Dense(_Layer):
@@ -243,37 +224,20 @@ class _Dense(_Layer):
         self.bias = tf.Variable(dense.bias, trainable=False)
         self.activation = _activation(dense.activation)
 
-    def run(
-        self,
-        precision: Precision,
-        token_ids: tf.Tensor,  # noqa: ARG002 - see `_Layer`
-        inputs: list[tf.Tensor],
-        state: list[tf.Tensor],  # noqa: ARG002
-    ) -> LayerOutput:
+    def run(self, layer_input: LayerInput) -> LayerOutput:
+        precision, _, inputs, _ = layer_input
         return LayerOutput(self.activation(precision.add(precision.multiply(inputs[0], self.kernel), self.bias)))
 
 
 class _Add(_Layer):
-    def run(
-        self,
-        precision: Precision,  # noqa: ARG002 - see `_Layer`
-        token_ids: tf.Tensor,  # noqa: ARG002
-        inputs: list[tf.Tensor],
-        state: list[tf.Tensor],  # noqa: ARG002
-    ) -> LayerOutput:
+    def run(self, layer_input: LayerInput) -> LayerOutput:
         # In fixed order: float addition is not associative, and results must be bit-exact.
-        return LayerOutput(functools.reduce(tf.add, inputs))
+        return LayerOutput(functools.reduce(tf.add, layer_input.inputs))
 
 
 class _Concatenate(_Layer):
-    def run(
-        self,
-        precision: Precision,
-        token_ids: tf.Tensor,  # noqa: ARG002 - see `_Layer`
-        inputs: list[tf.Tensor],
-        state: list[tf.Tensor],  # noqa: ARG002
-    ) -> LayerOutput:
-        return LayerOutput(precision.concatenate(inputs))
+    def run(self, layer_input: LayerInput) -> LayerOutput:
+        return LayerOutput(layer_input.precision.concatenate(layer_input.inputs))
 
 
 def _make(operation: Operation, *, with_bfloat16: bool) -> _Layer:
@@ -347,16 +311,16 @@ class RecurrentStep:
         self._network, self._precision = network, precision
         self.from_rows, self.to_rows, self.select = precision.from_rows, precision.to_rows, precision.select
 
-    def split(self, state: tf.Tensor) -> list[tf.Tensor]:
+    def split(self, state: tf.Tensor) -> Vectors:
         """Split states, rows float32 (batch, S), into the vectors of each layer."""
         sizes = [layer.units for layer in self._network.layers for _ in layer.states]
         return self._precision.split(self.from_rows(state), sizes)
 
-    def join(self, parts: list[tf.Tensor]) -> tf.Tensor:
+    def join(self, parts: Vectors) -> tf.Tensor:
         """Concatenate state vectors to rows (batch, S), the inverse of `split`."""
         return self.to_rows(self._precision.concatenate(parts))
 
-    def step(self, token_ids: tf.Tensor, parts: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    def step(self, token_ids: tf.Tensor, parts: Vectors) -> tuple[tf.Tensor, Vectors]:
         """Process one token per sequence.
 
         Args:
@@ -369,21 +333,17 @@ class RecurrentStep:
         output, new_parts, _ = self._run(token_ids, parts)
         return output, new_parts
 
-    def step_with_traces(
-        self, token_ids: tf.Tensor, parts: list[tf.Tensor]
-    ) -> tuple[tf.Tensor, list[tf.Tensor], list[tf.Tensor]]:
+    def step_with_traces(self, token_ids: tf.Tensor, parts: Vectors) -> tuple[tf.Tensor, Vectors, Vectors]:
         """Process one token per sequence as `step` does, and also return rows (batch, units) for each trace."""
         output, new_parts, traces = self._run(token_ids, parts)
         return output, new_parts, [self.to_rows(trace) for trace in traces]
 
-    def _run(self, token_ids: tf.Tensor, parts: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor], list[tf.Tensor]]:
-        outputs: list[tf.Tensor] = []
-        new_parts: list[tf.Tensor] = []
-        traces: list[tf.Tensor] = []
+    def _run(self, token_ids: tf.Tensor, parts: Vectors) -> tuple[tf.Tensor, Vectors, Vectors]:
+        outputs, new_parts, traces = Vectors(), Vectors(), Vectors()
         for layer, input_indices in zip(self._network.layers, self._network.inputs, strict=True):
             old = parts[len(new_parts) : len(new_parts) + len(layer.states)]
             inputs = [outputs[index] for index in input_indices]
-            output, new, gates = layer.run(self._precision, token_ids, inputs, old)
+            output, new, gates = layer.run(LayerInput(self._precision, token_ids, inputs, old))
             if self._network.skips_padding and new:
                 new = self.select(token_ids != PADDING_ID, new, old)
                 output = new[0]
@@ -395,7 +355,7 @@ class RecurrentStep:
     def project(self, hidden: tf.Tensor) -> tf.Tensor:
         """Project the network's output to logits, rows float32 (batch, V)."""
         rows = self.to_rows(hidden)
-        return self._network.output.run(FLOAT32, rows, [rows], []).output
+        return self._network.output.run(LayerInput(FLOAT32, rows, [rows], [])).output
 
 
 def _table_bytes(embedding: Embedding, cell: Recurrent) -> int:

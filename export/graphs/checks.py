@@ -22,13 +22,7 @@ _COMPARED = 4
 _EMBED_LENGTH = 8
 _NUM_SAMPLED = 16
 _SHARE_PADDING = 0.05
-_CHECKED = (
-    signatures.PREFILL,
-    signatures.DECODE_FULL,
-    signatures.SCORE,
-    signatures.EMBED,
-    signatures.INSPECT,
-)
+_CHECKED = (signatures.PREFILL, signatures.DECODE_FULL, signatures.SCORE, signatures.EMBED, signatures.INSPECT)
 
 
 def check_saved_model(path: Path, model: Exportable, num_tokens: int) -> None:
@@ -79,8 +73,7 @@ def _check_signatures(
     rest = _score(functions, token_ids[:, half:], prefilled)["logprobs"]
     _check_loss(f"{signatures.PREFILL} and {signatures.SCORE}", rest, scored[:, half:], TOLERANCE)
     _check_embed(functions[signatures.EMBED], model, token_ids[:, :_EMBED_LENGTH], state, tolerance)
-    if signatures.INSPECT in functions:  # earlier releases had none
-        _check_inspect(functions, model, token_ids[:, :half], state)
+    _check_inspect(functions, model, token_ids[:, :half], state)
     _check_decode_full(functions, token_ids[:, half], prefilled, rng)
 
 

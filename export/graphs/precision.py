@@ -8,8 +8,6 @@
 Signatures take and return rows in either precision. Knows products and axes. Does not know cells.
 """
 
-from abc import abstractmethod
-
 import numpy as np
 import tensorflow as tf
 
@@ -19,6 +17,8 @@ from export.graphs.loop import select_active
 # Rows whose size is a multiple of this compete for the same lines of the cache: 1,024 units at batch size 8 take 540 µs
 # a step, and 410 µs with rows that are longer by these zeros (measured: `docs/log.md`).
 _ALIASED_BYTES, _PADDING = 2048, 32
+
+Vectors = list[tf.Tensor]
 
 
 class Kernel(tf.Module):
@@ -35,67 +35,42 @@ class Kernel(tf.Module):
 
 
 class Precision:
-    """Products and layout of one precision.
+    """Products in float32, and vectors as rows; `_BFloat16` overrides what differs.
 
     Attributes:
         name: As in the names of signatures.
     """
 
-    name: signatures.PrecisionName
+    name: signatures.PrecisionName = signatures.FLOAT32
 
-    @abstractmethod
     def from_rows(self, rows: tf.Tensor) -> tf.Tensor:
         """Convert (batch, width) to this layout."""
-
-    @abstractmethod
-    def to_rows(self, vectors: tf.Tensor) -> tf.Tensor:
-        """Convert this layout to (batch, width)."""
-
-    @abstractmethod
-    def multiply(self, vectors: tf.Tensor, kernel: Kernel) -> tf.Tensor:
-        """Multiply vectors of `inputs` units by a kernel; float32."""
-
-    @abstractmethod
-    def add(self, vectors: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
-        """Add a bias, float32 (units,), to each vector."""
-
-    @abstractmethod
-    def select(self, active: tf.Tensor, new: list[tf.Tensor], old: list[tf.Tensor]) -> list[tf.Tensor]:
-        """Return the new vectors of sequences that are active, bool (batch,), and the old ones of the others."""
-
-    @abstractmethod
-    def split(self, vectors: tf.Tensor, sizes: list[int]) -> list[tf.Tensor]:
-        """Split vectors into parts of these numbers of units."""
-
-    @abstractmethod
-    def concatenate(self, parts: list[tf.Tensor]) -> tf.Tensor:
-        """Concatenate the parts of vectors."""
-
-
-class _Float32(Precision):
-    name = signatures.FLOAT32
-
-    def from_rows(self, rows: tf.Tensor) -> tf.Tensor:
         return rows
 
     def to_rows(self, vectors: tf.Tensor) -> tf.Tensor:
+        """Convert this layout to (batch, width)."""
         return vectors
 
     def multiply(self, vectors: tf.Tensor, kernel: Kernel) -> tf.Tensor:
+        """Multiply vectors of `inputs` units by a kernel; float32."""
         return tf.matmul(vectors, kernel.float32)
 
     def add(self, vectors: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+        """Add a bias, float32 (units,), to each vector."""
         return vectors + bias
 
-    def select(self, active: tf.Tensor, new: list[tf.Tensor], old: list[tf.Tensor]) -> list[tf.Tensor]:
+    def select(self, active: tf.Tensor, new: Vectors, old: Vectors) -> Vectors:
+        """Return the new vectors of sequences that are active, bool (batch,), and the old ones of the others."""
         return select_active(active[:, None], new, old)
 
-    def split(self, vectors: tf.Tensor, sizes: list[int]) -> list[tf.Tensor]:
+    def split(self, vectors: tf.Tensor, sizes: list[int]) -> Vectors:
+        """Split vectors into parts of these numbers of units."""
         # Along the last axis `tf.split` takes several times as long.
         ends = np.cumsum(sizes).tolist()
         return [vectors[:, end - size : end] for size, end in zip(sizes, ends, strict=True)] if sizes[1:] else [vectors]
 
-    def concatenate(self, parts: list[tf.Tensor]) -> tf.Tensor:
+    def concatenate(self, parts: Vectors) -> tf.Tensor:
+        """Concatenate the parts of vectors."""
         return tf.concat(parts, axis=1) if parts[1:] else parts[0]
 
 
@@ -117,16 +92,15 @@ class _BFloat16(Precision):
     def add(self, vectors: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
         return vectors + bias[:, None]
 
-    def select(self, active: tf.Tensor, new: list[tf.Tensor], old: list[tf.Tensor]) -> list[tf.Tensor]:
+    def select(self, active: tf.Tensor, new: Vectors, old: Vectors) -> Vectors:
         return select_active(active[None, :], new, old)
 
-    def split(self, vectors: tf.Tensor, sizes: list[int]) -> list[tf.Tensor]:
+    def split(self, vectors: tf.Tensor, sizes: list[int]) -> Vectors:
         # Along the first axis it copies nothing.
         return tf.split(vectors, sizes, axis=0) if sizes[1:] else [vectors]
 
-    def concatenate(self, parts: list[tf.Tensor]) -> tf.Tensor:
+    def concatenate(self, parts: Vectors) -> tf.Tensor:
         return tf.concat(parts, axis=0) if parts[1:] else parts[0]
 
 
-FLOAT32: Precision = _Float32()
-BFLOAT16: Precision = _BFloat16()
+FLOAT32, BFLOAT16 = Precision(), _BFloat16()

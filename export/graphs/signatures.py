@@ -15,14 +15,7 @@ from contract.card import Trace
 from contract.tokenizer import SpecialIds
 from export.graphs.adjustments import NEVER, Adjustments, Masked
 from export.graphs.cells import RecurrentStep, StatefulNetwork
-from export.graphs.loop import (
-    Loop,
-    array,
-    repeat,
-    stack_batch_major,
-    write,
-    zero_inactive,
-)
+from export.graphs.loop import Loop, array, repeat, stack_batch_major, write, zero_inactive
 from export.graphs.precision import FLOAT32, Precision
 from export.graphs.sampling import Controls, prepare, sample
 from export.graphs.specs import input_specs

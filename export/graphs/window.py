@@ -18,7 +18,7 @@ from contract.card import Trace
 from export.errors import NotFinite, UnsupportedModel
 from export.graphs.graph import Node, read_graph
 from export.graphs.network import without_softmax
-from export.graphs.precision import FLOAT32, Precision
+from export.graphs.precision import FLOAT32, Precision, Vectors
 from export.graphs.rebuild import all_layers
 
 # Tolerance of the sum of probabilities; those of bfloat16 are up to 1% off.
@@ -65,15 +65,15 @@ class Window(tf.Module):
         """Return itself; see `export.graphs.cells.StatefulNetwork.in_precision`."""
         return self
 
-    def split(self, state: tf.Tensor) -> list[tf.Tensor]:
+    def split(self, state: tf.Tensor) -> Vectors:
         """Return the window, float32 (batch, context), as the only part of the state."""
         return [state]
 
-    def join(self, parts: list[tf.Tensor]) -> tf.Tensor:
+    def join(self, parts: Vectors) -> tf.Tensor:
         """Return the window, the inverse of `split`."""
         return parts[0]
 
-    def step(self, token_ids: tf.Tensor, parts: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    def step(self, token_ids: tf.Tensor, parts: Vectors) -> tuple[tf.Tensor, Vectors]:
         """Process one token per sequence; see `export.graphs.cells.RecurrentStep.step`."""
         window = tf.concat([parts[0][:, 1:], tf.cast(token_ids, tf.float32)[:, None]], axis=1)
         return self._top(tf.cast(window, tf.int32)), [window]
@@ -83,9 +83,7 @@ class Window(tf.Module):
         """The traces of `step_with_traces`: only the top, as everything below is recomputed for each token."""
         return [Trace(signatures.TOP, 0, self.output_size)]
 
-    def step_with_traces(
-        self, token_ids: tf.Tensor, parts: list[tf.Tensor]
-    ) -> tuple[tf.Tensor, list[tf.Tensor], list[tf.Tensor]]:
+    def step_with_traces(self, token_ids: tf.Tensor, parts: Vectors) -> tuple[tf.Tensor, Vectors, Vectors]:
         """Process one token per sequence; see `export.graphs.cells.RecurrentStep.step_with_traces`."""
         output, parts = self.step(token_ids, parts)
         return output, parts, [output]

@@ -9,7 +9,7 @@ from pathlib import Path
 from contract.card import GeneratorCard, Sample, TrainingReport
 from contract.tokenizer import Tokenizer
 from export.errors import RepositoryError
-from export.repository.card_metrics import architecture, bits_per_character, setting_text, validation_loss
+from export.repository.card_metrics import architecture, setting_text
 from export.repository.history import perplexity, read_history
 from export.repository.versions import Repository, Version
 from export.terminal import NOTHING, file_size, format_number, utc_time, visible, wrap_sample
@@ -36,12 +36,11 @@ def show(models_dir: Path, reference: str, *, as_json: bool) -> int:
         print("\nimported: its training is unknown")
         return 0
     print("\ntraining")
-    for label, value in _training(card.training, card, tokenizer, version):
+    for label, value in _training(card.training, version):
         print(_line(label, value))
-    if card.training.settings:
-        print("\nsettings")
-        for name, setting in card.training.settings.items():
-            print(_line(visible(name), setting_text(setting)))
+    print("\nsettings")
+    for name, setting in card.training.settings.items():
+        print(_line(visible(name), setting_text(setting)))
     for sample in card.training.samples:
         print(f"\nsample at temperature {sample.temperature:g}")
         print(_sample_text(sample, backward=card.direction == "backward"))
@@ -68,27 +67,21 @@ def _facts(card: GeneratorCard, tokenizer: Tokenizer) -> Iterator[tuple[str, str
     yield "weights", f"SHA-256 {visible(card.weights_sha256)}"
 
 
-def _training(
-    report: TrainingReport, card: GeneratorCard, tokenizer: Tokenizer, version: Version
-) -> Iterator[tuple[str, str]]:
+def _training(report: TrainingReport, version: Version) -> Iterator[tuple[str, str]]:
     yield "corpus", f"{visible(report.corpus)}, {report.corpus_characters:,} characters"
     yield "corpus's SHA-256", visible(report.corpus_sha256)
-    tokens = f"{report.validation_tokens:,} tokens"
-    characters = "" if report.held_out_characters is None else f" in {report.held_out_characters:,} characters"
+    held_out = f"{report.validation_tokens:,} tokens in {report.held_out_characters:,} characters"
     sampled = f", documents sampled by seed {report.seed}" if report.held_out == "shuffled_documents" else ""
-    yield "held out", tokens + characters + sampled if report.validation_tokens else "nothing"
-    if report.parameters is not None:
-        yield "parameters", f"{report.parameters:,}"
+    yield "held out", held_out + sampled if report.held_out else "nothing"
+    yield "parameters", f"{report.parameters:,}"
     yield "epochs", _epochs(report, version)
     yield "time", f"{report.seconds / 60:,.1f} minutes, {report.tokens_per_s:,.0f} tokens/s"
     yield "seed", str(report.seed)
     yield "training loss", f"{report.train_loss:.3f} nats per token"
-    yield (
-        "validation loss",
-        NOTHING if report.validation_loss is None else f"{report.validation_loss:.3f} nats per token",
-    )
-    yield "bits/character", format_number(bits_per_character(card, tokenizer), ".3f")
-    yield "perplexity", format_number(perplexity(validation_loss(card)), ",.2f")
+    loss = report.validation_loss
+    yield "validation loss", NOTHING if loss is None else f"{loss:.3f} nats per token"
+    yield "bits/character", format_number(report.bits_per_character, ".3f")
+    yield "perplexity", format_number(perplexity(loss), ",.2f")
     yield "accuracy", format_number(report.accuracy, ".1%")
     yield "n-gram overlap", format_number(report.copied_spans, ".2%")
 

@@ -3,11 +3,9 @@
 Knows cards. Does not know where they are stored or how metrics are shown.
 """
 
-import math
 from typing import Any
 
 from contract.card import GeneratorCard
-from contract.tokenizer import Tokenizer
 from export.terminal import visible
 
 
@@ -27,19 +25,6 @@ def setting_text(value: Any) -> str:
     return names[value] if value is None or isinstance(value, bool) else visible(value)
 
 
-def validation_loss(card: GeneratorCard) -> float | None:
-    """Return the validation loss in nats per token; None if nothing was held out or the training is unknown."""
-    return card.training.validation_loss if card.training else None
-
-
-def bits_per_character(card: GeneratorCard, tokenizer: Tokenizer) -> float | None:
-    """Return the validation loss in bits per character; None if it is unknown.
-
-    An earlier release did not record it; if each token is a character, it follows from the loss.
-    """
-    if card.training is None or card.training.bits_per_character is not None:
-        return card.training.bits_per_character if card.training else None
-    loss = card.training.validation_loss
-    if loss is None or card.unit != "character" or tokenizer.special.end is not None:
-        return None
-    return loss / math.log(2)
+def reported(card: GeneratorCard, name: str) -> Any:
+    """Return a field of the training report; None for an imported model, which has no report."""
+    return getattr(card.training, name) if card.training else None

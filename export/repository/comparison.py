@@ -11,7 +11,7 @@ from typing import Any
 from contract.card import GeneratorCard, TrainingReport
 from contract.tokenizer import Tokenizer
 from export.errors import RepositoryError
-from export.repository.card_metrics import bits_per_character, validation_loss
+from export.repository.card_metrics import reported
 from export.repository.history import Progress, perplexity, read_history
 from export.repository.versions import Version
 from export.terminal import NOTHING, format_number, visible
@@ -52,12 +52,12 @@ class Candidate:
     @property
     def bits_per_nat(self) -> float | None:
         """Factor from its losses to bits per character; None if it is unknown."""
-        bits, loss = bits_per_character(self.card, self.tokenizer), validation_loss(self.card)
+        bits, loss = self.reported("bits_per_character"), self.reported("validation_loss")
         return bits / loss if bits is not None and loss else None
 
     def reported(self, name: str) -> Any:
         """Return a field of the training report; None if there is no report."""
-        return getattr(self.card.training, name) if self.card.training else None
+        return reported(self.card, name)
 
 
 @dataclass(frozen=True)
@@ -96,15 +96,8 @@ METRICS = (
     Metric("tokens_per_s", "tokens/s", ",.0f", "tokens", max, _field("tokens_per_s")),
     Metric("train_loss", "training loss", ".3f", "tokens", min, _field("train_loss")),
     Metric("validation_loss", "validation loss", ".3f", "tokens", min, _field("validation_loss")),
-    Metric(
-        "bits_per_character",
-        "bits per character",
-        ".3f",
-        "text",
-        min,
-        lambda c: bits_per_character(c.card, c.tokenizer),
-    ),
-    Metric("perplexity", "perplexity", ",.2f", "tokens", min, lambda c: perplexity(validation_loss(c.card))),
+    Metric("bits_per_character", "bits per character", ".3f", "text", min, _field("bits_per_character")),
+    Metric("perplexity", "perplexity", ",.2f", "tokens", min, lambda c: perplexity(c.reported("validation_loss"))),
     Metric("accuracy", "accuracy", ".1%", "tokens", max, _field("accuracy")),
     Metric("copied_spans", "n-gram overlap", ".2%", "text", min, _field("copied_spans")),
 )
@@ -118,35 +111,16 @@ class Comparison:
         self.same_tokens = len({(c.card.unit, c.tokenizer.tokens) for c in candidates}) == 1
         self._same_corpus = all(c.card.training for c in candidates) and self._agree("corpus_sha256")
         self.are_samples = self._same_corpus and self._are_samples()
-        self.same_text = self._same_corpus and self._is_split_alike()
+        self.same_text = self.are_samples or (self._same_corpus and self._agree("held_out_sha256"))
 
     def _agree(self, name: str) -> bool:
         return len({c.reported(name) for c in self.candidates}) == 1
 
     def _are_samples(self) -> bool:
         """Return whether each holds out different documents of the corpus, the same share, sampled by its own seed."""
-        shares = {(c.reported("settings") or {}).get("validation") for c in self.candidates}
+        shares = {c.reported("settings")["validation"] for c in self.candidates}
         is_shuffled = {c.reported("held_out") for c in self.candidates} == {"shuffled_documents"}
-        return is_shuffled and len(shares) == 1 and None not in shares and not self._agree("held_out_sha256")
-
-    def _is_split_alike(self) -> bool:
-        """Return whether the validation splits are equal, or equally large samples of documents of one corpus.
-
-        An earlier release recorded the number of tokens, not of characters.
-        """
-        if self.are_samples:
-            return True
-        hashes = {c.reported("held_out_sha256") for c in self.candidates}
-        if None not in hashes:
-            return len(hashes) == 1
-        if len({c.reported("held_out") == "shuffled_documents" for c in self.candidates}) > 1:
-            return False
-        has_characters = any(c.reported("held_out_characters") is not None for c in self.candidates)
-        return (
-            self._agree("held_out_characters")
-            if has_characters
-            else self.same_tokens and self._agree("validation_tokens")
-        )
+        return is_shuffled and len(shares) == 1 and not self._agree("held_out_sha256")
 
     def best(self, metric: Metric) -> set[int]:
         """Return which candidates have the best value of a metric; none if its values are not comparable."""
@@ -205,7 +179,5 @@ def _corpus(report: TrainingReport) -> str:
 
 
 def _held_out(report: TrainingReport) -> str:
-    if report.held_out_characters is None:
-        return "not known"
     sampled = f" of documents sampled by seed {report.seed}" if report.held_out == "shuffled_documents" else ""
     return f"{report.held_out_characters:,} characters{sampled}"

@@ -33,7 +33,8 @@ def compare(models_dir: Path, references: Sequence[str], plot: Path | None, *, a
     if as_json:
         print(to_json(_document(comparison)))
     else:
-        for line in (*_table(comparison), *_legend(comparison), *comparison.notes()):
+        legend = ["* the best of its line"] if any(map(comparison.best, METRICS)) else []
+        for line in (*_table(comparison), *legend, *comparison.notes()):
             print(line)
     if plot is not None:
         # matplotlib is slow to import.
@@ -42,11 +43,6 @@ def compare(models_dir: Path, references: Sequence[str], plot: Path | None, *, a
         for line in draw(comparison, plot):
             print(line, file=sys.stderr if as_json else sys.stdout)
     return 0
-
-
-def _legend(comparison: Comparison) -> Iterator[str]:
-    if any(comparison.best(metric) for metric in METRICS):
-        yield "* the best of its line"
 
 
 def _table(comparison: Comparison) -> Iterator[str]:

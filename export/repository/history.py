@@ -32,7 +32,7 @@ class Epoch(_Record):
 
     train_loss: float
     validation_loss: float | None
-    accuracy: float | None = None
+    accuracy: float | None
     tokens: int
     seconds: float
 
@@ -59,7 +59,8 @@ class Progress(_Record):
     @property
     def last(self) -> Epoch:
         """The last epoch; before the first one, an empty epoch."""
-        return self.history[-1] if self.history else Epoch(train_loss=0, validation_loss=None, tokens=0, seconds=0)
+        empty = Epoch(train_loss=0, validation_loss=None, accuracy=None, tokens=0, seconds=0)
+        return self.history[-1] if self.history else empty
 
     @property
     def best_epoch(self) -> int:
@@ -77,7 +78,7 @@ _EPOCHS = TypeAdapter(tuple[Epoch, ...])
 
 
 def read_history(version_dir: Path) -> Progress:
-    """Read the epochs of a published version; the result is empty for versions of earlier releases.
+    """Read the epochs of a published version; an imported model has none.
 
     Raises:
         RepositoryError: the file is damaged.

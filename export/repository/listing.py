@@ -11,10 +11,9 @@ from typing import Any
 
 from contract import signatures
 from contract.card import GeneratorCard
-from contract.tokenizer import Tokenizer
 from export.config import MODELS
 from export.errors import PublishError, RepositoryError
-from export.repository.card_metrics import architecture, bits_per_character, validation_loss
+from export.repository.card_metrics import architecture, reported
 from export.repository.models_config import ConfigEntry, read_entries
 from export.repository.versions import SAVED_MODEL, Model, Repository, Version
 from export.terminal import (
@@ -146,7 +145,7 @@ def _rows(model: Model, config_entries: list[ConfigEntry] | None) -> Iterator[Ro
 def _row(version: Version, *, name: str, **fields: Any) -> Row:
     row = Row(name, version.number, str(version.path), size_bytes=version.num_bytes(), **fields)
     try:
-        card, tokenizer = _read(version)
+        card = _read(version)
     except RepositoryError as error:
         return replace(row, problem=str(error).removeprefix(str(version.path)).lstrip("/: "))
     return replace(
@@ -155,18 +154,18 @@ def _row(version: Version, *, name: str, **fields: Any) -> Row:
         architecture=architecture(card),
         direction=card.direction,
         vocab_size=card.vocab_size,
-        parameters=card.training.parameters if card.training else None,
-        validation_loss=validation_loss(card),
-        bits_per_character=bits_per_character(card, tokenizer),
+        parameters=reported(card, "parameters"),
+        validation_loss=reported(card, "validation_loss"),
+        bits_per_character=reported(card, "bits_per_character"),
         created=card.created,
     )
 
 
-def _read(version: Version) -> tuple[GeneratorCard, Tokenizer]:
-    contents = version.read()
+def _read(version: Version) -> GeneratorCard:
+    card, _ = version.read()
     if not (version.path / SAVED_MODEL).is_file():
         raise RepositoryError(f"{version.path}/{SAVED_MODEL}: No such file")
-    return contents
+    return card
 
 
 def _missing(models_dir: Path, names: set[str], config_entries: list[ConfigEntry]) -> Iterator[Row]:

@@ -12,7 +12,6 @@ from typing import Any
 
 from contract.card import GeneratorCard, Sample, TrainingReport, Unit
 from contract.signatures import ASSETS
-from export.corpora.bits_per_character import characters_of_loss
 from export.corpora.memorization import SPAN_WORDS
 from export.markdown import code, fenced, printable, table
 from export.repository.history import Progress, perplexity
@@ -52,8 +51,7 @@ def write_readme(
     parts += ["## Model", table(["", ""], [*_model_rows(card, num_tokens)])]
     if training is not None:
         parts += ["## Training", table(["", ""], [*_training_rows(training, history)])]
-        if training.settings:
-            parts += ["### Settings", table(["setting", "value"], [*_setting_rows(training.settings)])]
+        parts += ["### Settings", table(["setting", "value"], [*_setting_rows(training.settings)])]
     parts += ["## Files", table(["file", "what it is"], [*_file_rows(files, num_tokens, num_vectors)])]
     return "\n\n".join(parts) + "\n"
 
@@ -101,28 +99,18 @@ def _metrics(training: TrainingReport, unit: Unit, history: Progress) -> Iterato
 def _what_was_held_out(training: TrainingReport, unit: Unit) -> str:
     if training.validation_loss is None:
         return "Nothing was held out: the training loss measures only how well the text was memorized."
-    num_tokens = training.validation_tokens
-    text = f"Validation is {_validation_split(training)}, {num_tokens:,} tokens in the vocabulary"
-    lines = ["The training loss is measured during the epoch, with dropout."]
-    num_characters = characters_of_loss(training.validation_loss, num_tokens, training.bits_per_character)
-    if num_characters:
-        text += f", which cover {num_characters:,} characters"
-        lines.append(
-            "Bits per character are per one of those characters, so models of different token units can be compared on "
-            "one split of a corpus, as far as their vocabularies cover as much of it."
-        )
-        if unit == "word":
-            lines.append("Case and punctuation, which this model does not generate, are not counted.")
-    if training.accuracy is not None:
-        lines.append("Accuracy is the fraction of those tokens to which the model gave the highest probability.")
-    return " ".join([f"{text}.", *lines])
-
-
-def _validation_split(training: TrainingReport) -> str:
-    size = f"{training.held_out_characters:,} characters" if training.held_out_characters else ""
+    size = f"{training.held_out_characters:,} characters"
+    split = f"the last {size} of the corpus"
     if _is_shuffled(training):
-        return f"documents sampled by seed {training.seed}" + (f", {size}" if size else "")
-    return f"the last {size or 'part'} of the corpus"
+        split = f"documents sampled by seed {training.seed}, {size}"
+    uncounted = "Case and punctuation, which this model does not generate, are not counted. " if unit == "word" else ""
+    return (
+        f"Validation is {split}, {training.validation_tokens:,} tokens in the vocabulary, which cover "
+        f"{training.validation_characters:,} characters. The training loss is measured during the epoch, with dropout. "
+        f"Bits per character are per one of those characters, so models of different token units can be compared on "
+        f"one split of a corpus, as far as their vocabularies cover as much of it. {uncounted}"
+        f"Accuracy is the fraction of those tokens to which the model gave the highest probability."
+    )
 
 
 def _is_shuffled(training: TrainingReport) -> bool:
@@ -130,8 +118,6 @@ def _is_shuffled(training: TrainingReport) -> bool:
 
 
 def _samples(card: GeneratorCard, samples: tuple[Sample, ...]) -> Iterator[str]:
-    if not samples:
-        return
     yield "## Samples"
     held_out = card.training is not None and card.training.validation_loss is not None
     source = (
@@ -150,10 +136,9 @@ def _samples(card: GeneratorCard, samples: tuple[Sample, ...]) -> Iterator[str]:
 def _memorization(training: TrainingReport) -> Iterator[str]:
     if training.copied_spans is None:
         return
-    spans = f"{training.written_spans:,}" if training.written_spans else "the"
     yield "## Memorization"
     yield (
-        f"N-gram overlap: of {spans} {SPAN_WORDS}-grams of words generated at temperature 1, "
+        f"N-gram overlap: of {training.written_spans:,} {SPAN_WORDS}-grams of words generated at temperature 1, "
         f"{training.copied_spans:.2%} occur in the training text. Near 0% the sentences are new; a high percentage "
         f"means that the model recites its training text. Phrases that the corpus repeats often count, too."
     )
@@ -174,7 +159,7 @@ def _model_rows(card: GeneratorCard, num_tokens: int) -> Iterator[list[str]]:
     yield ["direction", card.direction]
     if card.context:
         yield ["context length", f"{card.context:,} tokens"]
-    if card.training and card.training.parameters is not None:
+    if card.training:
         yield ["parameters", f"{card.training.parameters:,}"]
     yield ["state per sequence", f"{card.state_size * _FLOAT_BYTES:,} bytes"]
     yield ["SHA-256 of the weights", code(card.weights_sha256)]
@@ -186,9 +171,8 @@ def _training_rows(training: TrainingReport, history: Progress) -> Iterator[list
     yield ["corpus", code(training.corpus)]
     yield ["SHA-256 of its text", code(training.corpus_sha256)]
     yield ["characters", f"{training.corpus_characters:,}"]
-    if training.held_out_characters is not None:
-        where = f"in documents sampled by seed {training.seed}" if _is_shuffled(training) else "at the end"
-        yield [f"of these held out, {where}", f"{training.held_out_characters:,}"]
+    where = f"in documents sampled by seed {training.seed}" if _is_shuffled(training) else "at the end"
+    yield [f"of these held out, {where}", f"{training.held_out_characters:,}"]
     yield ["tokens per epoch", f"{training.train_tokens:,}"]
     epochs = f"{training.epochs:g}"
     yield ["epochs", f"{epochs}; the best was {history.best_epoch} of {history.epochs}" if history.epochs else epochs]

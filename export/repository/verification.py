@@ -140,8 +140,6 @@ class Verification:
     def _signatures(self) -> str:
         card, _, functions = self._readable()
         inputs, outputs = input_specs(card.state_size, card.units, card.precisions), _output_sizes(card)
-        if not card.traces:  # an earlier release
-            inputs.pop(signatures.INSPECT)
         for name, specs in inputs.items():
             if name not in functions:
                 raise CheckFailed(f"{name} is missing")
@@ -186,7 +184,7 @@ class Verification:
 
     def _history(self) -> str:
         if not (self._assets / HISTORY_FILE).exists():
-            raise _NotChecked("there is none: wrapped, or published by an earlier release")
+            raise _NotChecked("there is none, as of every imported model")
         return f"{read_history(self._path).epochs} epochs"
 
 
@@ -228,8 +226,7 @@ def _output_sizes(card: GeneratorCard) -> dict[str, dict[str, int | None]]:
         signatures.DECODE_FULL: {**tokens, **top, **state},
         signatures.SCORE: {"logprobs": None, **top, **state},
         signatures.EMBED: {**state, "sum": card.units, "last": card.units},
-        # Earlier releases had no such signature.
-        **({signatures.INSPECT: {"logprobs": None, **top, **state, **traces}} if card.traces else {}),
+        signatures.INSPECT: {"logprobs": None, **top, **state, **traces},
     }
     by_name = {
         signatures.in_precision(name, precision): sizes

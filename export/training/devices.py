@@ -91,11 +91,6 @@ class Devices:
         return int(self.strategy.num_replicas_in_sync)
 
     @property
-    def num_local_replicas(self) -> int:
-        """Number of replicas in this process."""
-        return len(self.strategy.extended.worker_devices)
-
-    @property
     def is_single(self) -> bool:
         """Whether there is only one replica."""
         return self.num_replicas == 1
@@ -126,7 +121,8 @@ class Devices:
         """Broadcast the chief's value to every process; each blocks until all have called it."""
         if self.is_single:
             return value
-        own = tf.constant(value if self.is_chief else 0.0) / self.num_local_replicas
+        # The sum is over the replicas of all processes.
+        own = tf.constant(value if self.is_chief else 0.0) / len(self.strategy.extended.worker_devices)
         return float(self.strategy.reduce("SUM", self.distribute(lambda _: own, 1), axis=None))
 
     def wait(self) -> None:

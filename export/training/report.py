@@ -1,23 +1,22 @@
 """Training report of the card.
 
-Knows settings, the facts about a corpus and the history of a run. Does not know how samples are generated.
+Knows settings, the description of a corpus and the history of a run. Does not know how samples are generated.
 """
 
 from collections.abc import Sequence
 
-from contract.card import Sample, TrainingReport
+from contract.card import CorpusDescription, Sample, TrainingReport
 from export.config import TrainConfig
 from export.corpora.bits_per_character import bits_per_character
 from export.corpora.memorization import Memorization
 from export.repository.history import Progress
 from export.training.model import count_parameters
-from export.training.runs import CorpusFacts
 
 
 def report(
     config: TrainConfig,
     vocab_size: int,
-    facts: CorpusFacts,
+    corpus: CorpusDescription,
     progress: Progress,
     samples: Sequence[Sample],
     memorization: Memorization | None,
@@ -28,12 +27,14 @@ def report(
     """
     best = progress.best
     return TrainingReport(
-        **facts.model_dump(exclude={"judged_characters"}),
-        epochs=round(best.tokens / facts.train_tokens, 2),
+        **corpus.model_dump(),
+        epochs=round(best.tokens / corpus.train_tokens, 2),
         train_loss=best.train_loss,
         validation_loss=best.validation_loss,
         accuracy=best.accuracy,
-        bits_per_character=bits_per_character(best.validation_loss, facts.validation_tokens, facts.judged_characters),
+        bits_per_character=bits_per_character(
+            best.validation_loss, corpus.validation_tokens, corpus.validation_characters
+        ),
         tokens_per_s=best.tokens / max(best.seconds, 1e-9),
         seconds=best.seconds,
         seed=config.seed,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import keras
 import tensorflow as tf
-from pydantic import ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from contract.card import CorpusDescription
 from contract.errors import ContractError
@@ -27,23 +27,6 @@ _CONFIG, _CORPUS, _TOKENIZER, _PROGRESS = "config.json", "corpus.json", "tokeniz
 _CHECKPOINTS, _BEST, _EVENTS = "checkpoint", "best", "tensorboard"
 PICTURE = "history.png"
 _OWN = {_CONFIG, _CORPUS, _TOKENIZER, _PROGRESS, _CHECKPOINTS, _BEST, _EVENTS, PICTURE}
-
-
-class CorpusFacts(CorpusDescription):
-    """Facts about the corpus of a run, for the card of its version.
-
-    Attributes:
-        judged_characters: Characters of the evaluated validation tokens; see `export.corpora.bits_per_character`.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-
-    judged_characters: int | None = None
-
-    @property
-    def is_shuffled(self) -> bool:
-        """Whether documents were shuffled before the split."""
-        return self.held_out == "shuffled_documents"
 
 
 class RunFolder:
@@ -70,7 +53,7 @@ class RunFolder:
                 ) from None
             yield
 
-    def create(self, config: TrainConfig, tokenizer: Tokenizer, facts: CorpusFacts) -> Path | None:
+    def create(self, config: TrainConfig, tokenizer: Tokenizer, corpus: CorpusDescription) -> Path | None:
         """Create the directory of a new run.
 
         Returns:
@@ -95,7 +78,7 @@ class RunFolder:
             draft.mkdir(parents=True)
             for name, text in (
                 (_CONFIG, config.model_dump_json(indent=1)),
-                (_CORPUS, facts.model_dump_json(indent=1)),
+                (_CORPUS, corpus.model_dump_json(indent=1)),
                 (_TOKENIZER, tokenizer.to_json()),
             ):
                 write_atomically(draft / name, text.rstrip("\n") + "\n")
@@ -112,7 +95,7 @@ class RunFolder:
         shutil.rmtree(aside, ignore_errors=True)
         return self.path.rename(aside)
 
-    def load(self) -> tuple[TrainConfig, Tokenizer, CorpusFacts]:
+    def load(self) -> tuple[TrainConfig, Tokenizer, CorpusDescription]:
         """Read what `create` wrote.
 
         Raises:
@@ -120,8 +103,8 @@ class RunFolder:
         """
         try:
             config = TrainConfig.model_validate_json((self.path / _CONFIG).read_bytes())
-            facts = CorpusFacts.model_validate_json((self.path / _CORPUS).read_bytes())
-            return config, load_tokenizer(self.path / _TOKENIZER), facts
+            corpus = CorpusDescription.model_validate_json((self.path / _CORPUS).read_bytes())
+            return config, load_tokenizer(self.path / _TOKENIZER), corpus
         except (OSError, ContractError, ValueError) as error:
             raise RunError(f"{self.path}: not the folder of a training run ({_in_one_line(error)})") from error
 
@@ -198,15 +181,11 @@ class RunFolder:
         path = self.path / _CHECKPOINTS / _CONFIG
         try:
             then, now = (json.loads(config.read_bytes()) for config in (path, self.path / _CONFIG))
-            # A setting that an earlier release did not have has not changed.
-            changed = [name for name, value in then.items() if name not in now or now[name] != value]
-        except FileNotFoundError:
-            # Saved by an earlier release.
-            return
+            changed = [name for name in {**then, **now} if then.get(name) != now.get(name)]
         except (OSError, ValueError, AttributeError) as error:
-            raise RunError(f"{path}: damaged ({_in_one_line(error)})") from error
+            raise RunError(f"{path}: damaged or missing ({_in_one_line(error)})") from error
         if changed:
-            differences = ", ".join(f"{name} = {then[name]!r}, now {now.get(name)!r}" for name in changed)
+            differences = ", ".join(f"{name} = {then.get(name)!r}, now {now.get(name)!r}" for name in changed)
             raise RunError(
                 f"{self.path / _CONFIG}: a run resumes with the settings that it started with; they were {differences}"
             )

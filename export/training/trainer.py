@@ -17,7 +17,7 @@ import tensorflow as tf
 from export.config import TrainConfig
 from export.errors import TrainingFailed
 from export.repository.history import Epoch, Progress
-from export.training.dataset import Dataset, Split
+from export.training.dataset import Dataset
 from export.training.devices import Devices
 from export.training.optimization import Optimization
 from export.training.runs import RunFolder
@@ -68,12 +68,8 @@ class Trainer:
         raise_if_interrupted: Callable[[], None] = lambda: None,
         devices: Devices = Devices(),  # noqa: B008 - frozen
     ) -> None:
-        self.config, self.dataset, self.raise_if_interrupted, self.devices = (
-            config,
-            dataset,
-            raise_if_interrupted,
-            devices,
-        )
+        self.config, self.dataset, self.devices = config, dataset, devices
+        self.raise_if_interrupted = raise_if_interrupted
         self.optimization = Optimization(config, model, devices, dataset.unknown)
         self.averaged_model, self.checkpoint = self.optimization.averaged, self.optimization.checkpoint
 
@@ -128,28 +124,23 @@ class Trainer:
         Returns the mean loss in nats per token, and the tokens trained on.
         """
         split = self.dataset.train
-        states = self._zero_states(split)
+        states = self.optimization.zero_states(split.batch_size)
         total, tokens = 0.0, 0
         offset_rng, reset_rng = (np.random.default_rng([self.config.seed, progress.epochs, i]) for i in range(2))
         for count, (inputs, targets) in enumerate(split.batches(offset_rng)):
             # With carried state alone the model would see the zero state only once per epoch, but every prompt starts
             # from it.
-            carry_mask = (reset_rng.random((split.batch_size, 1)) >= self.config.state_reset_probability).astype(
-                np.float32
-            )
+            is_carried = reset_rng.random((split.batch_size, 1)) >= self.config.state_reset_probability
             fraction = self.devices.broadcast(self._fraction(progress, started, count))
             if count and fraction >= 1:
                 break
             rate = learning_rate_at(fraction, self.config.learning_rate, self.config.warmup)
-            loss, states = self.optimization.update(inputs, targets, states, carry_mask, rate)
+            loss, states = self.optimization.update(inputs, targets, states, is_carried.astype(np.float32), rate)
             self._require_number(loss, "the loss", progress)
             total, tokens = total + loss * targets.size, tokens + targets.size
             display.update(progress.epochs + 1, total / tokens, targets.size, fraction)
             self.raise_if_interrupted()
         return total / tokens, tokens
-
-    def _zero_states(self, split: Split) -> object:
-        return self.optimization.zero_states(split.batch_size)
 
     def _validate(self, progress: Progress) -> Evaluation:
         """Evaluate on the known tokens of the validation split, with carried state and without dropout."""
@@ -159,7 +150,7 @@ class Trainer:
         split = self.dataset.validation
         if split is None:
             return Evaluation()
-        states = self._zero_states(split)
+        states = self.optimization.zero_states(split.batch_size)
         loss, hits = 0.0, 0.0
         for inputs, targets in split.batches():
             batch_loss, batch_hits, states = self.optimization.evaluate(inputs, targets, states)

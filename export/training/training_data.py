@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from contract.card import HeldOut
+from contract.card import CorpusDescription
 from contract.tokenizer import Tokenizer
 from export.config import TrainConfig
 from export.corpora.bits_per_character import count_characters
@@ -20,7 +20,6 @@ from export.training.dataset import Dataset
 from export.training.embeddings import initial_embedding
 from export.training.memory import require_memory
 from export.training.model import count_parameters
-from export.training.runs import CorpusFacts
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,6 @@ class TrainingData:
         head: The training split.
         tail: The validation split; None if nothing is held out.
         embedding: Initial embedding, float32 (vocab, embedding); None if Keras initializes it, or the run is resumed.
-        is_shuffled: Whether documents were shuffled before the split.
     """
 
     corpus: Corpus
@@ -41,24 +39,19 @@ class TrainingData:
     dataset: Dataset
     tokenizer: Tokenizer
     embedding: np.ndarray | None = None
-    is_shuffled: bool = False
 
     @classmethod
-    def prepare(
-        cls, config: TrainConfig, corpus: Corpus, tokenizer: Tokenizer, *, shuffled: bool = True
-    ) -> "TrainingData":
+    def prepare(cls, config: TrainConfig, corpus: Corpus, tokenizer: Tokenizer) -> "TrainingData":
         """Split, encode and lay out a whole corpus; the tokenizer was trained on the training split.
-
-        Documents are shuffled by the seed before the split, but not for a run that an earlier release started.
 
         Raises:
             CorpusError: the corpus is too small.
             TrainingFailed: the model and one update do not fit into memory.
         """
-        head, tail = corpus.split(config.validation, config.seed if shuffled else None)
+        head, tail = corpus.split(config.validation, config.seed)
         dataset, vocab_size = Dataset.lay_out(head, tail, tokenizer, config), len(tokenizer.tokens)
         require_memory(config, count_parameters(config, vocab_size), vocab_size, dataset.train.batch_tokens)
-        return cls(corpus, head, tail, dataset, tokenizer, is_shuffled=shuffled and corpus.ends)
+        return cls(corpus, head, tail, dataset, tokenizer)
 
     def with_embedding(self, config: TrainConfig) -> "TrainingData":
         """Return the data with an initial embedding, if the settings ask for one.
@@ -79,24 +72,21 @@ class TrainingData:
         return (self.tail or self.head).excerpts()
 
     @cached_property
-    def facts(self) -> CorpusFacts:
-        """Facts about the corpus, for the card."""
+    def description(self) -> CorpusDescription:
+        """The description of the corpus for the card."""
         validation = self.dataset.validation
-        return CorpusFacts(
+        how = "shuffled_documents" if self.corpus.ends else "tail"
+        return CorpusDescription(
             corpus=self.corpus.name,
             corpus_sha256=self.corpus.sha256(),
             corpus_characters=self.corpus.num_characters,
             held_out_characters=self.tail.num_characters if self.tail else 0,
-            held_out=_held_out(self.is_shuffled) if self.tail else None,
+            held_out=how if self.tail else None,
             held_out_sha256=self.tail.sha256() if self.tail else None,
             train_tokens=self.dataset.train.num_tokens,
             validation_tokens=self.dataset.num_evaluated,
-            judged_characters=count_characters(self.tokenizer, validation.ids) if validation else 0,
+            validation_characters=count_characters(self.tokenizer, validation.ids) if validation else 0,
         )
-
-
-def _held_out(is_shuffled: bool) -> HeldOut:
-    return "shuffled_documents" if is_shuffled else "tail"
 
 
 def require_enough(config: TrainConfig, corpus: Corpus) -> None:
@@ -108,10 +98,10 @@ def require_enough(config: TrainConfig, corpus: Corpus) -> None:
         )
 
 
-def reread_corpus(config: TrainConfig, facts: CorpusFacts) -> Corpus | None:
+def reread_corpus(config: TrainConfig, corpus_sha256: str) -> Corpus | None:
     """Return the corpus of a run; None if it cannot be read again or has changed."""
     try:
         corpus = None if config.corpus == "-" else read_corpus(config.corpus, config.documents)
     except CorpusError:
         return None
-    return corpus if corpus and corpus.sha256() == facts.corpus_sha256 else None
+    return corpus if corpus and corpus.sha256() == corpus_sha256 else None

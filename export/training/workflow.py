@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from contract.card import CorpusDescription
 from contract.files import write_atomically
 from contract.tokenizer import Tokenizer
 from export.config import MODELS, TrainConfig
@@ -24,7 +25,7 @@ from export.training.events import EventDisplay
 from export.training.model import build_model, count_parameters
 from export.training.optimization import precision_of
 from export.training.report import report
-from export.training.runs import PICTURE, CorpusFacts, RunFolder
+from export.training.runs import PICTURE, RunFolder
 from export.training.samples import Check, SampleWriter
 from export.training.trainer import Display, Trainer
 from export.training.training_data import TrainingData, require_enough, reread_corpus
@@ -38,7 +39,7 @@ class _Job:
     models_dir: Path
     config: TrainConfig
     tokenizer: Tokenizer
-    facts: CorpusFacts
+    corpus: CorpusDescription
     devices: Devices = field(default_factory=Devices)
 
     def train_and_publish(self, data: TrainingData) -> None:
@@ -84,11 +85,7 @@ class _Job:
     ) -> None:
         """Publish the best epoch. Ctrl-C and SIGTERM have no effect during the last step, which writes the version.
 
-        Args:
-            progress: At least one epoch.
-            writer: Writes the samples of the version.
-            training_text: The training split; None if it is unavailable.
-            raise_if_interrupted: Called before each step but the last.
+        Without the training text, memorization is not measured.
         """
         model, best = self.folder.load_best(progress), progress.best
         raise_if_interrupted()
@@ -100,7 +97,7 @@ class _Job:
         if memorization and memorization.share is not None:
             spans = f"{memorization.num_copied:,} of {memorization.num_spans:,} generated {SPAN_WORDS}-grams of words"
             echo(f"memorization: {spans} occur in the training text ({memorization.share:.1%})")
-        training = report(self.config, len(self.tokenizer.tokens), self.facts, progress, samples, memorization)
+        training = report(self.config, len(self.tokenizer.tokens), self.corpus, progress, samples, memorization)
         version_dir = publish(
             model,
             self.tokenizer,
@@ -109,7 +106,7 @@ class _Job:
             training,
             direction=self.config.direction,
             history=progress,
-            held_out=writer.documents if self.facts.validation_tokens else (),
+            held_out=writer.documents if self.corpus.held_out else (),
         )
         kind = "training" if best.validation_loss is None else "validation"
         echo(f"published {version_dir}: epoch {progress.best_epoch}, {kind} loss {best.loss:.3f}")
@@ -139,37 +136,37 @@ def train(config: TrainConfig, models_dir: Path, runs_dir: Path) -> int:
     folder = RunFolder(runs_dir / config.name)
     if not devices.is_chief:
         devices.wait()
-        _Job(folder, models_dir, config, tokenizer, data.facts, devices).train_as_worker(data)
+        _Job(folder, models_dir, config, tokenizer, data.description, devices).train_as_worker(data)
         return 0
     with folder.locked():
         # Only after all checks: a command that fails must not replace the previous run.
-        previous = folder.create(config, tokenizer, data.facts)
+        previous = folder.create(config, tokenizer, data.description)
         if previous:
             echo(f"the previous run in {folder.path} is now in {previous}")
         devices.wait()
-        _Job(folder, models_dir, config, tokenizer, data.facts, devices).train_and_publish(data)
+        _Job(folder, models_dir, config, tokenizer, data.description, devices).train_and_publish(data)
     return 0
 
 
 def resume(run: Path, models_dir: Path) -> int:
     """Resume a run after its last complete epoch and publish the best epoch. Returns the exit code."""
     folder = RunFolder(run)
-    config, tokenizer, facts = folder.load()
-    job = _Job(folder, models_dir, config, tokenizer, facts, Devices.find(config.batch_size, config.units))
-    require_writable(models_dir / job.config.name)
+    config, tokenizer, before = folder.load()
+    job = _Job(folder, models_dir, config, tokenizer, before, Devices.find(config.batch_size, config.units))
+    require_writable(models_dir / config.name)
     with folder.locked() if job.devices.is_chief else contextlib.nullcontext():
-        corpus = read_corpus(job.config.corpus, job.config.documents)
-        if corpus.sha256() != job.facts.corpus_sha256:
+        corpus = read_corpus(config.corpus, config.documents)
+        if corpus.sha256() != before.corpus_sha256:
             raise CorpusError(
                 f"corpus {corpus.name}: this is not the text that {run} started with; it has {corpus.num_characters:,} "
-                f"characters, and that one had {job.facts.corpus_characters:,}"
+                f"characters, and that one had {before.corpus_characters:,}"
             )
-        data = TrainingData.prepare(job.config, corpus, job.tokenizer, shuffled=job.facts.is_shuffled)
-        if job.facts.held_out_sha256 not in (None, data.facts.held_out_sha256):
+        data = TrainingData.prepare(config, corpus, tokenizer)
+        if data.description.held_out_sha256 != before.held_out_sha256:
             raise CorpusError(f"corpus {corpus.name}: the validation split is not the one that {run} started with")
         # A run that was stopped before its first complete epoch starts over.
         has_epochs = folder.progress().epochs > 0
-        data = data if has_epochs else data.with_embedding(job.config)
+        data = data if has_epochs else data.with_embedding(config)
         job.train_and_publish(data) if job.devices.is_chief else job.train_as_worker(data)
     return 0
 
@@ -182,12 +179,11 @@ def publish_best(run: Path, models_dir: Path) -> int:
     progress = folder.progress()
     if not progress.epochs:
         raise RunError(f"{run}: no epoch is complete yet; resume with: {job.command('resume')}")
-    corpus = reread_corpus(job.config, job.facts)
+    corpus = reread_corpus(job.config, job.corpus.corpus_sha256)
     if corpus is None:
         changed = f"corpus {job.config.corpus} is missing or has changed"
         echo(f"{changed}: samples have no prompt, and memorization is not measured")
-    seed = job.config.seed if job.facts.is_shuffled else None
-    head, tail = corpus.split(job.config.validation, seed) if corpus else (None, None)
+    head, tail = corpus.split(job.config.validation, job.config.seed) if corpus else (None, None)
     source = tail or head
     writer = SampleWriter(job.tokenizer, source.excerpts() if source else (), job.config)
     with deferred_interrupts() as raise_if_interrupted:
@@ -198,7 +194,7 @@ def publish_best(run: Path, models_dir: Path) -> int:
 def _describe(config: TrainConfig, tokenizer: Tokenizer, data: TrainingData, devices: Devices) -> None:
     corpus, dataset, vocab_size = data.corpus, data.dataset, len(tokenizer.tokens)
     held_out = dataset.validation.num_tokens if dataset.validation else 0
-    sampled = f", documents sampled by seed {config.seed}" if data.facts.is_shuffled else ""
+    sampled = f", documents sampled by seed {config.seed}" if held_out and corpus.ends else ""
     unknown = f" ({dataset.share_unknown:.1%} of it unknown)" if dataset.share_unknown else ""
     echo(
         f"corpus {corpus.name}: {corpus.num_characters:,} characters in {corpus.num_documents:,} document(s), "

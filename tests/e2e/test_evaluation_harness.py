@@ -93,7 +93,7 @@ def test_the_harness_measures_the_perplexity_on_the_card(trained, gateway):
     from export.corpora.corpus import read_corpus
 
     folder, card, _ = trained
-    _, tail = read_corpus(str(folder / "corpus.txt")).split(0.1)
+    _, tail = read_corpus(str(folder / "corpus.txt")).split(0.1, 0)
     text = "".join(tail.documents)[: card.training.held_out_characters]
     # The harness reserves two tokens of the context.
     metrics = evaluate(folder, gateway, "rolling", [{"text": text}], max_length=len(text) + 2)

@@ -54,6 +54,9 @@ MAX_CONCURRENCY = 64  # the largest batch of a model server
 class Client:
     """A client of one Ostinato server. Thread-safe; as a context manager it closes its connections.
 
+    Each method that sends a request raises APIError if the server returns an error (the subclass says why), and
+    ConnectionFailed, Timeout or UnexpectedResponse if there is no valid response.
+
     Args:
         base_url: str. URL of the server, with or without `/v1`. Default: environment variable OSTINATO_BASE_URL, or
             http://127.0.0.1:8000.
@@ -125,8 +128,6 @@ class Client:
 
         Raises:
             InvalidArgument: an argument is not a field of the API.
-            APIError: the server returned an error; the subclass says why.
-            ConnectionFailed, Timeout, UnexpectedResponse: there was no valid response.
         """
         named = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p}
         fields = {"suffix": suffix, **named, "seed": seed, "stop": stop, "n": n, **extra}
@@ -191,7 +192,6 @@ class Client:
 
         Raises:
             StateRefused: the server rejects the token; the subclass says why.
-            APIError, ConnectionFailed, Timeout, UnexpectedResponse: as `generate`.
         """
         return self.generate(prompt, state=state, **options)
 
@@ -217,22 +217,10 @@ class Client:
     ) -> list[Score]: ...
     @overload
     def score(
-        self,
-        prompt: Literal[""] = "",
-        *,
-        suffix: ManyPrompts,
-        model: str | None = None,
-        top: int = 0,
-        **extra: Any,
+        self, prompt: Literal[""] = "", *, suffix: ManyPrompts, model: str | None = None, top: int = 0, **extra: Any
     ) -> list[Score]: ...
     def score(
-        self,
-        prompt: Prompt = "",
-        *,
-        suffix: Prompt | None = None,
-        model: str | None = None,
-        top: int = 0,
-        **extra: Any,
+        self, prompt: Prompt = "", *, suffix: Prompt | None = None, model: str | None = None, top: int = 0, **extra: Any
     ) -> Score | list[Score]:
         """Compute the log probability of each token of a text. Generates nothing.
 
@@ -245,9 +233,6 @@ class Client:
 
         Returns:
             A Score, or a list of Score for a list of prompts.
-
-        Raises:
-            APIError, ConnectionFailed, Timeout, UnexpectedResponse: as `generate`.
         """
         fields = {"suffix": suffix, "echo": True, "logprobs": top, "max_tokens": 0, **extra}
         generation = self._generate(self._transport.post, prompt, model, fields)
@@ -255,20 +240,12 @@ class Client:
         return scores if is_many(prompt if suffix is None else suffix) else _only(scores, "choices")
 
     def tokenize(self, text: str, *, model: str | None = None) -> Tokens:
-        """Tokenize a text with a model's tokenizer.
-
-        Raises:
-            APIError, ConnectionFailed, Timeout, UnexpectedResponse: as `generate`.
-        """
+        """Tokenize a text with a model's tokenizer."""
         fields = {"prompt": text, "return_token_strs": True}
         return Tokens.from_response(self._post(TOKENIZE, model, fields, TOKENIZE_FIELDS))
 
     def detokenize(self, tokens: Sequence[int], *, model: str | None = None) -> str:
-        """Convert token ids to text.
-
-        Raises:
-            APIError, ConnectionFailed, Timeout, UnexpectedResponse: as `generate`.
-        """
+        """Convert token ids to text."""
         response = self._post(DETOKENIZE, model, {"tokens": list(tokens)}, TOKENIZE_FIELDS)
         return required(response, "prompt", str)
 
@@ -293,9 +270,6 @@ class Client:
 
         Returns:
             A list of float with one value per unit of the top layer; a list of such lists for a list of texts.
-
-        Raises:
-            APIError, ConnectionFailed, Timeout, UnexpectedResponse: as `generate`.
         """
         fields = {"input": text, "pooling": pooling, **extra}
         data = required(self._post(EMBEDDINGS, model, fields, EMBEDDING_FIELDS), "data", list)
@@ -333,9 +307,6 @@ class Client:
             max_positions: int. Maximum number of tokens to return values of, evenly spaced.
             max_units: int. Maximum number of units to return of each layer, evenly spaced.
             extra: The endpoint's other fields.
-
-        Raises:
-            APIError, ConnectionFailed, Timeout, UnexpectedResponse: as `generate`.
         """
         values = {"include": include, "layers": layers, "max_positions": max_positions, "max_units": max_units}
         returned = {"return_sequences": return_sequences, "return_state": return_state, **values, "logprobs": top}
@@ -353,7 +324,6 @@ class Client:
         Raises:
             BadRequest: the text is not a single token.
             NotFound: the model does not exist, or its embedding is unavailable.
-            APIError, ConnectionFailed, Timeout, UnexpectedResponse: as `generate`.
         """
         name = "token_id" if isinstance(token, int) else "token"
         response = self._get_of_model(model, f"embedding/neighbors?{urlencode({name: token, 'count': count})}")
@@ -368,7 +338,6 @@ class Client:
 
         Raises:
             NotFound: the model does not exist, or its embedding is unavailable.
-            APIError, ConnectionFailed, Timeout, UnexpectedResponse: as `generate`.
         """
         return EmbeddingMap.from_response(self._get_of_model(model, f"embedding/map?count={count}"))
 
@@ -469,19 +438,11 @@ class Client:
         return self._transport.post_raw(path, body)
 
     def status(self) -> Status:
-        """Return the server's load and limit.
-
-        Raises:
-            APIError, ConnectionFailed, Timeout, UnexpectedResponse: as `generate`.
-        """
+        """Return the server's load and limit."""
         return Status.from_response(self._transport.get(STATUS))
 
     def models(self) -> list[Model]:
-        """Return the models that the server serves.
-
-        Raises:
-            APIError, ConnectionFailed, Timeout, UnexpectedResponse: as `generate`.
-        """
+        """Return the models that the server serves."""
         return [Model.from_response(entry) for entry in required(self._transport.get(MODELS), "data", list)]
 
     def close(self) -> None:

@@ -14,65 +14,17 @@ OnePrompt = Union[str, "Sequence[int]"]
 ManyPrompts = Union["Sequence[str]", "Sequence[Sequence[int]]"]
 Prompt = Union[OnePrompt, ManyPrompts]
 
-COMPLETION_FIELDS = frozenset(
-    {
-        "model",
-        "prompt",
-        "suffix",
-        "max_tokens",
-        "min_tokens",
-        "ignore_eos",
-        "temperature",
-        "top_p",
-        "top_k",
-        "min_p",
-        "presence_penalty",
-        "frequency_penalty",
-        "repetition_penalty",
-        "logit_bias",
-        "seed",
-        "stop",
-        "n",
-        "best_of",
-        "echo",
-        "logprobs",
-        "stream_options",
-        "return_state",
-        "state",
-        "timeout_s",
-        "add_special_tokens",
-        "user",
-    }
-)
-EMBEDDING_FIELDS = frozenset(
-    {
-        "model",
-        "input",
-        "pooling",
-        "encoding_format",
-        "dimensions",
-        "timeout_s",
-        "user",
-    }
-)
+COMPLETION_FIELDS = frozenset({
+    "model", "prompt", "suffix", "max_tokens", "min_tokens", "ignore_eos", "temperature", "top_p", "top_k", "min_p",
+    "presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias", "seed", "stop", "n", "best_of",
+    "echo", "logprobs", "stream_options", "return_state", "state", "timeout_s", "add_special_tokens", "user",
+})  # fmt: skip
+EMBEDDING_FIELDS = frozenset({"model", "input", "pooling", "encoding_format", "dimensions", "timeout_s", "user"})
 TOKENIZE_FIELDS = frozenset({"prompt", "return_token_strs", "tokens"})  # and of detokenize
-INSPECT_FIELDS = frozenset(
-    {
-        "model",
-        "input",
-        "state",
-        "include",
-        "layers",
-        "return_sequences",
-        "return_state",
-        "go_backwards",
-        "logprobs",
-        "max_positions",
-        "max_units",
-        "encoding_format",
-        "timeout_s",
-    }
-)
+INSPECT_FIELDS = frozenset({
+    "model", "input", "state", "include", "layers", "return_sequences", "return_state", "go_backwards", "logprobs",
+    "max_positions", "max_units", "encoding_format", "timeout_s",
+})  # fmt: skip
 
 
 def present_fields(fields: dict[str, Any], allowed: frozenset[str]) -> dict[str, Any]:

@@ -72,11 +72,7 @@ class Inspection:
 
     @classmethod
     def from_response(cls, raw: dict[str, Any]) -> Inspection:
-        """Parse a response of `/v1/inspect` whose numbers are encoded in base64.
-
-        Raises:
-            UnexpectedResponse: a field is missing or of another type.
-        """
+        """Parse a response with numbers in base64; raise UnexpectedResponse if it has another shape."""
         positions = required(raw, "positions", list)
         return cls(
             model=raw.get("model") or "",

@@ -49,11 +49,7 @@ class Choice:
 
     @classmethod
     def from_response(cls, raw: dict[str, Any]) -> Choice:
-        """Parse an entry of a response's `choices`.
-
-        Raises:
-            UnexpectedResponse: a field is missing or of another type.
-        """
+        """Parse an entry of a response's `choices`; raise UnexpectedResponse if it has another shape."""
         index, text = required(raw, "index", int), required(raw, "text", str)
         logprobs = None if raw.get("logprobs") is None else required(raw, "logprobs", dict)
         return cls(index, text, raw.get("finish_reason"), raw.get("state"), logprobs)
@@ -103,11 +99,7 @@ class Generation:
 
     @classmethod
     def from_response(cls, raw: dict[str, Any]) -> Generation:
-        """Parse a response of `/v1/completions`.
-
-        Raises:
-            UnexpectedResponse: the choices are missing or of another shape.
-        """
+        """Parse a response of `/v1/completions`; raise UnexpectedResponse if it has another shape."""
         choices = [Choice.from_response(choice) for choice in required(raw, "choices", list)]
         return cls(
             id=raw.get("id") or "",
@@ -189,11 +181,7 @@ class Model:
 
     @classmethod
     def from_response(cls, raw: dict[str, Any]) -> Model:
-        """Parse an entry of `/v1/models`.
-
-        Raises:
-            UnexpectedResponse: it has no id.
-        """
+        """Parse an entry of `/v1/models`; raise UnexpectedResponse if it has no id."""
         required(raw, "id", str)
         known = {entry.name for entry in fields(cls)} - {"raw"}
         return cls(**{name: value for name, value in raw.items() if name in known}, raw=raw)
@@ -242,11 +230,7 @@ class Status:
 
     @classmethod
     def from_response(cls, raw: dict[str, Any]) -> Status:
-        """Parse a response of `/v1/status`.
-
-        Raises:
-            UnexpectedResponse: a field is missing or of another type.
-        """
+        """Parse a response of `/v1/status`; raise UnexpectedResponse if it has another shape."""
         counts = required(raw, "sequences", dict)
         return cls(required(raw, "status", str), required(counts, "accepted", int), required(counts, "max", int), raw)
 

@@ -45,7 +45,7 @@ class Resumption:
         body: dict[str, Any],
         stopped: LinkedEvent,
         *,
-        is_known: bool = False,
+        is_known: bool,
     ) -> None:
         """Prepare to resume the request of a body; `send` opens a stream. If `stopped`, nothing more is sent.
 

@@ -94,11 +94,7 @@ class Tokens:
 
     @classmethod
     def from_response(cls, raw: dict[str, Any]) -> Tokens:
-        """Parse a response of `/tokenize`.
-
-        Raises:
-            UnexpectedResponse: a field is missing or of another type.
-        """
+        """Parse a response of `/tokenize`; raise UnexpectedResponse if it has another shape."""
         return cls(required(raw, "tokens", list), required(raw, "token_strs", list))
 
     def __len__(self) -> int:
@@ -122,11 +118,7 @@ class Neighbor:
 
     @classmethod
     def from_response(cls, raw: Any) -> Neighbor:
-        """Parse an entry of the response's `data`.
-
-        Raises:
-            UnexpectedResponse: a field is missing or of another type.
-        """
+        """Parse an entry of the response's `data`; raise UnexpectedResponse if it has another shape."""
         return cls(required(raw, "token", str), required(raw, "token_id", int), required(raw, "cosine", float))
 
 
@@ -150,11 +142,7 @@ class EmbeddingMap:
 
     @classmethod
     def from_response(cls, raw: dict[str, Any]) -> EmbeddingMap:
-        """Parse a response of the endpoint.
-
-        Raises:
-            UnexpectedResponse: a field is missing or of another type.
-        """
+        """Parse a response of `embedding/map`; raise UnexpectedResponse if it has another shape."""
         return cls(*(required(raw, name, list) for name in ("tokens", "token_ids", "x", "y", "explained")))
 
     def __repr__(self) -> str:

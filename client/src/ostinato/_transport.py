@@ -44,10 +44,7 @@ class Transport:
     """
 
     def __init__(
-        self,
-        settings: Settings,
-        session: requests.Session | None = None,
-        wait_for_ready: WaitForReady | None = None,
+        self, settings: Settings, session: requests.Session | None, wait_for_ready: WaitForReady | None
     ) -> None:
         self._settings, self._wait_for_ready = settings, wait_for_ready
         self._auth = _Bearer(settings.api_key) if settings.api_key else None

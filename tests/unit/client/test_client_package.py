@@ -63,4 +63,4 @@ def test_the_readmes_example_runs(server: ScriptedServer, capsys: pytest.Capture
     ]
     exec(example.replace("http://127.0.0.1:8000", server.url), {})
     assert capsys.readouterr().out == " upon a time\n there was"
-    assert [body and body["prompt"] for body in server.bodies] == [None, "Once upon a time", "Once upon a time"]
+    assert [body and body["prompt"] for body in server.bodies] == [None, "HAMLET.\n", "HAMLET.\n"]

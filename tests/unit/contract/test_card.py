@@ -20,6 +20,7 @@ FIELDS = {
     "code_sha256": "0" * 64,
     "tensorflow": "2.21.0",
     "created": 1,
+    "traces": (("hidden", 1, 8),),
 }
 
 
@@ -48,6 +49,7 @@ def test_assets_are_loaded_as_they_were_written(tmp_path):
         ("name", "../up"),
         ("cell", "transformer"),
         ("state_size", 0),
+        ("traces", ()),
         ("format", 1),
     ],
 )

@@ -2,23 +2,34 @@
 
 import tensorflow as tf
 
+from contract.card import CorpusDescription
 from export.config import load_config
 from export.corpora.corpus import Corpus
 from export.training.dataset import Dataset
 from export.training.model import build_model
-from export.training.runs import CorpusFacts, RunFolder
+from export.training.runs import RunFolder
 from export.training.trainer import Trainer
 from export.training.workflow import train_tokenizer
 
 TEXT = "the cat sat on the mat and the dog ran to the hill. " * 24
 SETTINGS = {"name": "m", "corpus": "c", "units": 6, "embedding": 4, "batch_size": 4, "sequence_length": 25, "epochs": 3}
-FACTS = CorpusFacts(
-    corpus="c", corpus_sha256="0" * 64, corpus_characters=len(TEXT), train_tokens=1000, validation_tokens=100
+DESCRIPTION = CorpusDescription(
+    corpus="c",
+    corpus_sha256="0" * 64,
+    corpus_characters=len(TEXT),
+    held_out_characters=120,
+    held_out="tail",
+    held_out_sha256="1" * 64,
+    train_tokens=1000,
+    validation_tokens=100,
+    validation_characters=100,
 )
 
 
 class NoSamples:
     """A sample writer without a model: building the model's graph takes a second."""
+
+    documents = ()
 
     def __init__(self, *_):
         pass
@@ -55,7 +66,7 @@ class Watcher:
 def prepare(text=TEXT, **settings):
     """Return a trainer, and the tokenizer of its text."""
     config = load_config(None, {**SETTINGS, **settings})
-    head, tail = Corpus.of("c", [text], ends=False).split(config.validation)
+    head, tail = Corpus.of("c", [text], ends=False).split(config.validation, config.seed)
     tokenizer = train_tokenizer(config, head)
     dataset = Dataset.lay_out(head, tail, tokenizer, config)
     return Trainer(config, build_model(config, len(tokenizer.tokens)), dataset), tokenizer
@@ -65,7 +76,7 @@ def start(path, text=TEXT, **settings):
     """Return a trainer and the new directory of its run."""
     trainer, tokenizer = prepare(text, **settings)
     folder = RunFolder(path)
-    folder.create(trainer.config, tokenizer, FACTS)
+    folder.create(trainer.config, tokenizer, DESCRIPTION)
     return trainer, folder
 
 

@@ -22,22 +22,10 @@ _FIELDS: tuple[tuple[str, type, str], ...] = (
     ("--repetition-penalty", float, "Above 1: make tokens of the prompt and of the output less probable; 1 is off."),
 )
 NAMES = (*(option[2:].replace("-", "_") for option, _, _ in _FIELDS), "stop", "ignore_eos")
-
-
 # Fields that have an option of their own, so `--field` refuses them.
 _OWN = {
-    *NAMES,
-    "model",
-    "prompt",
-    "suffix",
-    "stream",
-    "stream_options",
-    "n",
-    "echo",
-    "logprobs",
-    "state",
-    "return_state",
-}
+    *NAMES, "model", "prompt", "suffix", "stream", "stream_options", "n", "echo", "logprobs", "state", "return_state",
+}  # fmt: skip
 
 
 def sampling_options(command: Decorated) -> Decorated:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from contract.tokenizer import CharacterTokenizer, ExactWordTokenizer, SubwordTokenizer, WordTokenizer
-from export.corpora.bits_per_character import bits_per_character, characters_of_loss, count_characters
+from export.corpora.bits_per_character import bits_per_character, count_characters
 
 TEXT = "Größe, 大きさ and size: it's 1859.\n\n" * 3
 EXACT = [CharacterTokenizer.train(TEXT), ExactWordTokenizer.train([TEXT]), SubwordTokenizer.train([TEXT])]
@@ -50,11 +50,8 @@ def test_an_end_token_counts_as_one_character():
 def test_bits_per_character_divides_all_bits_by_all_characters():
     """Two tokens of ln 16 nats are 8 bits; over 4 characters that is 2 bits each."""
     assert bits_per_character(math.log(16), 2, 4) == pytest.approx(2)
-    assert characters_of_loss(math.log(16), 2, 2.0) == 4
 
 
-@pytest.mark.parametrize(("loss", "characters"), [(None, 0), (1.0, None)])
-def test_an_unknown_loss_or_character_count_gives_none(loss, characters):
-    """Without a validation split there is no loss; runs of earlier releases have no character count."""
-    assert bits_per_character(loss, 10, characters) is None
-    assert characters_of_loss(1.0, 10, None) is None
+def test_without_a_loss_there_are_no_bits():
+    """Nothing is held out, so the character count is 0."""
+    assert bits_per_character(None, 0, 0) is None

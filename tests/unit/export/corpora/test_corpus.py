@@ -7,8 +7,9 @@ import threading
 import pytest
 
 from export.corpora import encodings
-from export.corpora.corpus import HELP_TOPICS, SHAKESPEARE, Corpus, read_corpus
+from export.corpora.corpus import Corpus, read_corpus
 from export.corpora.plays import scenes
+from export.corpora.sources import HELP_TOPICS, SHAKESPEARE
 from export.errors import CorpusError
 
 
@@ -228,7 +229,7 @@ def test_every_error_begins_with_the_option(content, monkeypatch):
 
 def test_a_running_text_is_split_at_a_character():
     """The validation split follows directly on the training split; no character is lost."""
-    head, tail = Corpus.of("c", ["abcdefghij"], ends=False).split(0.2)
+    head, tail = Corpus.of("c", ["abcdefghij"], ends=False).split(0.2, 0)
     assert (head.documents, tail.documents) == (("abcdefgh",), ("ij",))
 
 
@@ -236,10 +237,11 @@ def test_a_running_text_is_split_at_a_character():
     ("lengths", "kept"),
     [([4, 4, 4, 4, 4], 4), ([3, 3, 3, 3, 3, 3], 5), ([60, 34, 6], 2), ([90, 5, 5], 1), ([99, 1], 1), ([1, 99], 1)],
 )
-def test_a_split_does_not_cut_documents(lengths, kept):
+def test_a_split_does_not_cut_documents(lengths, kept, monkeypatch):
     """It is at the document boundary nearest to the requested share, and each part has at least one document."""
+    monkeypatch.setattr("export.corpora.corpus.shuffle_documents", lambda text, _: text)
     documents = tuple("x" * length for length in lengths)
-    head, tail = Corpus.of("c", documents, ends=True).split(0.15)
+    head, tail = Corpus.of("c", documents, ends=True).split(0.15, 0)
     assert (head.documents, tail.documents) == (documents[:kept], documents[kept:])
     assert head.ends
     assert tail.ends
@@ -251,13 +253,13 @@ def test_too_little_text_for_a_validation_split_is_rejected(documents, ends):
     with pytest.raises(
         CorpusError, match=rf"{len(documents[0])} character.* 1 document.*validation = 0\.1.*--validation 0"
     ):
-        Corpus.of("c", documents, ends=ends).split(0.1)
+        Corpus.of("c", documents, ends=ends).split(0.1, 0)
 
 
 def test_validation_zero_gives_no_validation_split():
     """All of the text is in the training split."""
     corpus = Corpus.of("c", ["a"], ends=False)
-    assert corpus.split(0) == (corpus, None)
+    assert corpus.split(0, 0) == (corpus, None)
 
 
 def test_the_hash_depends_on_text_and_document_boundaries():
@@ -272,7 +274,7 @@ def test_the_hash_depends_on_text_and_document_boundaries():
 )
 def test_a_running_text_is_split_as_by_nanogpt(length, fraction, learnt):
     """The length is rounded down, unaffected by binary fractions; the first case is nanoGPT's tiny Shakespeare."""
-    head, tail = Corpus.of("c", ["a" * length], ends=False).split(fraction)
+    head, tail = Corpus.of("c", ["a" * length], ends=False).split(fraction, 0)
     assert (head.num_characters, tail.num_characters) == (learnt, length - learnt)
 
 

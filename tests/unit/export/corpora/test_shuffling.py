@@ -31,7 +31,7 @@ def test_the_shuffled_order_is_complete_and_independent_of_bucket_size(documents
 
 def test_a_split_is_shuffled_on_its_own():
     """Documents before and after it in the same file do not enter."""
-    head, tail = Corpus.of("c", [f"name {i}" for i in range(40)], ends=True).split(0.5)
+    head, tail = Corpus.of("c", [f"name {i}" for i in range(40)], ends=True).split(0.5, 0)
     for part in (head, tail):
         assert sorted(shuffle_documents(part.text, 5).documents()) == sorted(part.documents)
 

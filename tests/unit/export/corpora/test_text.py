@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contract.tokenizers import huggingface
+from export.corpora import corpus as corpus_module
 from export.corpora import text as text_module
 from export.corpora.corpus import Corpus
 from export.errors import CorpusError
@@ -22,8 +23,12 @@ FRACTIONS = st.floats(0.01, 0.99)
 
 @pytest.fixture(autouse=True, scope="module")
 def small_blocks():
-    """Shrink blocks and chunks, so that a few words have many of them."""
-    with patch.object(text_module, "BLOCK_BYTES", 7), patch.object(huggingface, "CHUNK_CHARACTERS", 3):
+    """Shrink blocks and chunks, so that a few words have many of them. Documents keep their order."""
+    with (
+        patch.object(text_module, "BLOCK_BYTES", 7),
+        patch.object(huggingface, "CHUNK_CHARACTERS", 3),
+        patch.object(corpus_module, "shuffle_documents", lambda text, _: text),
+    ):
         yield
 
 
@@ -52,17 +57,17 @@ def test_documents_are_split_at_the_nearest_boundary(documents, fraction):
     corpus = Corpus.of("c", documents, ends=True)
     if not boundaries:
         with pytest.raises(CorpusError):
-            corpus.split(fraction)
+            corpus.split(fraction, 0)
         return
     distances = [abs(boundary - keep) for boundary in boundaries]
     count = distances.index(min(distances)) + 1
-    for part, expected in zip(corpus.split(fraction), (documents[:count], documents[count:]), strict=True):
+    for part, expected in zip(corpus.split(fraction, 0), (documents[:count], documents[count:]), strict=True):
         assert part.documents == tuple(expected)
         assert (part.num_documents, part.num_characters) == (len(expected), sum(map(len, expected)))
         assert part.sha256() == Corpus.of("d", expected, ends=True).sha256()
         if len(expected) > 1:
-            alone = Corpus.of("d", expected, ends=True).split(fraction)
-            assert [each.documents for each in part.split(fraction)] == [each.documents for each in alone]
+            alone = Corpus.of("d", expected, ends=True).split(fraction, 0)
+            assert [each.documents for each in part.split(fraction, 0)] == [each.documents for each in alone]
 
 
 @settings(deadline=None)
@@ -72,13 +77,13 @@ def test_a_running_text_is_split_at_a_character_not_a_byte(document, fraction):
     corpus, keep = Corpus.of("c", [document], ends=False), kept(len(document), fraction)
     if keep in {0, len(document)}:
         with pytest.raises(CorpusError):
-            corpus.split(fraction)
+            corpus.split(fraction, 0)
         return
-    head, tail = corpus.split(fraction)
+    head, tail = corpus.split(fraction, 0)
     assert (head.documents, tail.documents) == ((document[:keep],), (document[keep:],))
     again = len(tail.documents[0]) // 2
     if 0 < again < len(tail.documents[0]):
-        assert [part.documents[0] for part in tail.split(0.5)] == [document[keep:][:again], document[keep:][again:]]
+        assert [part.documents[0] for part in tail.split(0.5, 0)] == [document[keep:][:again], document[keep:][again:]]
 
 
 def test_excerpts_of_a_long_text_come_from_all_parts_of_it(monkeypatch):

@@ -12,17 +12,24 @@ REPORT = {
     "corpus_sha256": "a" * 64,
     "corpus_characters": 5000,
     "held_out_characters": 500,
+    "held_out": "tail",
+    "held_out_sha256": "1" * 64,
     "train_tokens": 4500,
     "validation_tokens": 500,
+    "validation_characters": 500,
     "epochs": 2.0,
     "train_loss": 1.5,
     "validation_loss": 2.0,
     "accuracy": 0.5,
+    "bits_per_character": 2.885,
     "tokens_per_s": 1000.0,
     "seconds": 90.0,
     "seed": 0,
     "parameters": 12345,
-    "settings": {"name": "m", "cell": "lstm", "layers": 2, "units": 16, "dropout": 0.1},
+    "settings": {"name": "m", "cell": "lstm", "layers": 2, "units": 16, "dropout": 0.1, "validation": 0.1},
+    "samples": (),
+    "copied_spans": None,
+    "written_spans": 0,
 }
 
 
@@ -34,6 +41,7 @@ def store(models_dir, name="m", version=1, *, tokenizer=TOKENIZER, epochs=(), li
     (place / "saved_model.pb").write_bytes(b"x" * 1000)
     sizes = {"layers": 2, "units": 16, "embedding": 4, "state_size": 64, "vocab_size": len(tokenizer.tokens)}
     facts = {"name": name, "cell": "lstm", "unit": tokenizer.unit, "weights_sha256": "0", "code_sha256": "0", **sizes}
+    facts["traces"] = (("hidden", 1, 16),)
     training = TrainingReport(**{**REPORT, **report})
     written = GeneratorCard(**{**facts, "tensorflow": "2", "created": 0, "training": training, **(card or {})})
     (assets / "generator.json").write_text(written.model_dump_json())

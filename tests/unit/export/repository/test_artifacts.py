@@ -25,6 +25,7 @@ CARD = GeneratorCard(
     code_sha256="",
     tensorflow="",
     created=0,
+    traces=(("hidden", 1, 4),),
 )
 HISTORY = Progress(
     history=(

@@ -10,7 +10,7 @@ import pytest
 from export.cli import main
 from export.errors import RepositoryError
 from export.repository.versions import Repository
-from tests.unit.export.repository.stored import TOKENIZER, store
+from tests.unit.export.repository.stored import store
 
 ROOT = Path(__file__).parents[4]
 
@@ -59,7 +59,7 @@ def test_repository_commands_import_neither_tensorflow_nor_matplotlib(models_dir
 def test_list_prints_one_line_of_metrics_per_version(models_dir, capsys):
     """Versions are in numerical order, and an unknown value is a dash."""
     for version in (10, 9, 2):
-        store(models_dir, version=version, validation_loss=None, parameters=None)
+        store(models_dir, version=version, card={"training": None})
     store(models_dir, "n", bits_per_character=1.5, listed=False)
     head, *lines = told(capsys, "list")
     assert head.split("  ")[0] == "MODEL"
@@ -69,14 +69,6 @@ def test_list_prints_one_line_of_metrics_per_version(models_dir, capsys):
     assert lines[1].endswith("yes")
     assert lines[3].split()[7:10] == ["12,345", "2.000", "1.500"]
     assert lines[3].endswith("not listed")
-
-
-def test_missing_bits_per_character_are_computed_from_the_character_loss(models_dir, capsys):
-    """2 nats per character are 2.885 bits. With an EOS token they stay unknown, as it is a token but no character."""
-    store(models_dir)
-    store(models_dir, "n", tokenizer=type(TOKENIZER).train("abcdefgh", end_token=True))
-    bits = [row["bits_per_character"] for row in json.loads("\n".join(told(capsys, "list", "--json")))["versions"]]
-    assert bits == [pytest.approx(2.885, abs=1e-3), None]
 
 
 @pytest.mark.parametrize(
@@ -258,7 +250,7 @@ def test_a_damaged_history_does_not_hide_the_card(models_dir, capsys):
     """The error is printed in place of the epochs."""
     (store(models_dir) / "assets.extra" / "history.json").write_text('[{"train_loss": 1, "validation_loss": null}]')
     (line,) = [line for line in told(capsys, "show", "m") if line.startswith("  epochs")]
-    assert "history.json: damaged (0.tokens: Field required)" in line
+    assert "history.json: damaged (0.accuracy: Field required)" in line
 
 
 def test_a_closed_pipe_is_no_error(models_dir):

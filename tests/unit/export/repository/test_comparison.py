@@ -46,7 +46,7 @@ def refused(capsys, *arguments):
 
 def test_the_best_value_of_each_metric_is_marked(models_dir, capsys):
     """The lowest loss and the highest accuracy are the best. Sizes and equal values get no mark."""
-    store(models_dir, "a", validation_loss=1.0, accuracy=0.4, parameters=1)
+    store(models_dir, "a", validation_loss=1.0, bits_per_character=1.443, accuracy=0.4, parameters=1)
     store(models_dir, "b", validation_loss=2.0, accuracy=0.6, seconds=30.0, epochs=[3.0, 2.0, 2.5])
     lines = compared(capsys, "a", "b")
     assert lines["validation loss"] == ["1.000 *", "2.000"]
@@ -89,7 +89,7 @@ def test_different_vocabularies_of_one_unit_get_a_note(models_dir, capsys):
     assert note.startswith("the vocabularies differ")
 
 
-SHUFFLED = {"held_out": "shuffled_documents", "settings": {**REPORT["settings"], "validation": 0.1}}
+SHUFFLED = {"held_out": "shuffled_documents"}
 
 
 def test_validation_splits_of_two_seeds_are_compared_with_a_note(models_dir, capsys):
@@ -119,11 +119,10 @@ def test_equal_validation_splits_are_compared_without_a_note(models_dir, capsys)
 @pytest.mark.parametrize(
     "other",
     [
-        {},
         {"held_out": "tail", "held_out_sha256": "2" * 64},
         {**SHUFFLED, "settings": {**REPORT["settings"], "validation": 0.2}, "held_out_sha256": "2" * 64},
     ],
-    ids=["an earlier release's", "a tail", "a larger share"],
+    ids=["a tail", "a larger share"],
 )
 def test_a_sampled_validation_split_is_not_compared_with_others(models_dir, capsys, other):
     """The end of a sorted list is no random sample of it, even if it has the same size."""
@@ -141,8 +140,7 @@ def test_a_sampled_validation_split_is_not_compared_with_others(models_dir, caps
             {"corpus_sha256": "b" * 64},
             "the corpora differ: no quality metrics can be compared (a:1: book.txt, 5,000",
         ),
-        ({"held_out_characters": 400}, "the validation splits differ: no quality metrics can be compared (a:1: 500 "),
-        ({"held_out_characters": None}, "the validation splits differ: no quality metrics can be compared (a:1: 500 "),
+        ({"held_out_sha256": "2" * 64}, "the validation splits differ: no quality metrics can be compared (a:1: 500 "),
     ],
 )
 def test_different_corpora_or_validation_splits_get_a_note_and_no_mark(models_dir, capsys, report, note):
@@ -152,14 +150,6 @@ def test_different_corpora_or_validation_splits_get_a_note_and_no_mark(models_di
     result = document(capsys, "a", "b")
     assert result["notes"][0].startswith(note)
     assert not any(result["best"].values())
-
-
-@pytest.mark.parametrize(("tokens", "best"), [(500, ["b:1"]), (400, [])])
-def test_validation_splits_without_character_counts_are_compared_by_tokens(models_dir, capsys, tokens, best):
-    """Cards of earlier releases have no character counts."""
-    store(models_dir, "a", held_out_characters=None)
-    store(models_dir, "b", held_out_characters=None, validation_loss=1.0, validation_tokens=tokens)
-    assert document(capsys, "a", "b")["best"]["validation_loss"] == best
 
 
 def test_an_imported_model_has_no_metrics(models_dir, capsys):

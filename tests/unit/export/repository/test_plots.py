@@ -16,7 +16,9 @@ from export.repository.plots import history_png, perplexity
 
 def history(*losses):
     """Return the progress of a training with these (training, validation) losses."""
-    epochs = [Epoch(train_loss=a, validation_loss=b, tokens=i, seconds=i) for i, (a, b) in enumerate(losses, 1)]
+    epochs = [
+        Epoch(train_loss=a, validation_loss=b, accuracy=None, tokens=i, seconds=i) for i, (a, b) in enumerate(losses, 1)
+    ]
     return Progress(history=tuple(epochs))
 
 

@@ -50,7 +50,9 @@ def test_a_version_has_the_card_and_tokenizer_that_the_gateway_reads(model, mode
 
 
 HISTORY = Progress(
-    history=tuple(Epoch(train_loss=3.0 - i, validation_loss=None, tokens=i, seconds=i) for i in range(1, 4))
+    history=tuple(
+        Epoch(train_loss=3.0 - i, validation_loss=None, accuracy=None, tokens=i, seconds=i) for i in range(1, 4)
+    )
 )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from contract.signatures import INSPECT, SCORE
+from contract.signatures import SCORE
 from contract.tokenizer import CharacterTokenizer
 from export.cli import main
 from export.graphs.exportable import prepare, prepare_function
@@ -192,25 +192,6 @@ def test_a_missing_signature_is_named(version, monkeypatch):
     assert verified(version)["signatures"] == (FAILED, "signatures: score is missing")
 
 
-def test_a_version_without_traces_and_inspect_passes(version, monkeypatch):
-    """Earlier releases published neither."""
-    path = version / "assets.extra" / "generator.json"
-    card = json.loads(path.read_text())
-    assert card.pop("traces")
-    path.write_text(json.dumps(card))
-    load = tf.saved_model.load
-
-    def without(folder):
-        loaded = load(folder)
-        kept = {name: function for name, function in loaded.signatures.items() if name != INSPECT}
-        return type("Loaded", (), {"signatures": kept, "model": loaded})
-
-    monkeypatch.setattr("tensorflow.saved_model.load", without)
-    told = verified(version)
-    assert failed(told) == []
-    assert told["signatures"] == (OK, "signatures: all 6, with the sizes of the card")
-
-
 def test_nan_weights_fail(version):
     """The SavedModel and the Keras model each have a check for them."""
     model = make_model(units=24, vocab_size=NUM_TOKENS)
@@ -246,7 +227,7 @@ def test_a_custom_keras_layer_is_not_run_and_not_checked(version):
 def test_a_damaged_history_fails_and_an_intact_one_is_counted(version):
     """The line has the number of epochs."""
     path = version / "assets.extra" / "history.json"
-    path.write_text('[{"train_loss": 1.0, "validation_loss": null, "tokens": 1, "seconds": 1.0}]')
+    path.write_text('[{"train_loss": 1.0, "validation_loss": null, "accuracy": null, "tokens": 1, "seconds": 1.0}]')
     assert verified(version)["history.json"] == (OK, "history.json: 1 epochs")
     path.write_text("[{}]")
     assert failed(verified(version)) == ["history.json"]

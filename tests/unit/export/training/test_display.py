@@ -17,7 +17,7 @@ class Terminal(io.StringIO):
         return True
 
 
-PROGRESS = Progress(history=(Epoch(train_loss=2.5, validation_loss=2.25, tokens=1000, seconds=1.0),))
+PROGRESS = Progress(history=(Epoch(train_loss=2.5, validation_loss=2.25, accuracy=None, tokens=1000, seconds=1.0),))
 
 
 def test_without_a_terminal_there_are_plain_lines(capsys):
@@ -35,7 +35,7 @@ def test_without_a_terminal_there_are_plain_lines(capsys):
 
 def test_an_epoch_that_is_not_the_best_is_not_marked_as_best(capsys):
     """Without a validation split, its line has no validation loss."""
-    worse = Epoch(train_loss=2.75, validation_loss=None, tokens=2000, seconds=2.0)
+    worse = Epoch(train_loss=2.75, validation_loss=None, accuracy=None, tokens=2000, seconds=2.0)
     with TerminalDisplay(NoSamples()) as display:
         display.epoch(PROGRESS.after(worse), None)
     first = capsys.readouterr().out.splitlines()[0]

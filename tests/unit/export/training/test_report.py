@@ -4,21 +4,22 @@ import math
 
 import pytest
 
-from contract.card import Sample
+from contract.card import CorpusDescription, Sample
 from export.corpora.memorization import Memorization
 from export.repository.history import Epoch, Progress
 from export.training.report import report
-from export.training.runs import CorpusFacts
 from tests.unit.export.trainings import prepare
 
-FACTS = CorpusFacts(
+DESCRIPTION = CorpusDescription(
     corpus="c",
     corpus_sha256="0" * 64,
     corpus_characters=1000,
     held_out_characters=120,
+    held_out="tail",
+    held_out_sha256="1" * 64,
     train_tokens=450,
     validation_tokens=50,
-    judged_characters=100,
+    validation_characters=100,
 )
 HISTORY = Progress(
     history=(
@@ -32,7 +33,7 @@ SAMPLES = (Sample(temperature=0.5, given="a", text="b"),)
 def test_every_field_describes_the_best_epoch():
     """Bits per character: 50 tokens of 2 bits over 100 characters give 1."""
     trainer, tokenizer = prepare(cell="gru", seed=5)
-    got = report(trainer.config, len(tokenizer.tokens), FACTS, HISTORY, SAMPLES, Memorization(200, 50))
+    got = report(trainer.config, len(tokenizer.tokens), DESCRIPTION, HISTORY, SAMPLES, Memorization(200, 50))
     assert got.bits_per_character == pytest.approx(1)
     assert (got.train_loss, got.validation_loss, got.accuracy) == (3.0, math.log(4), 0.4)
     assert (got.epochs, got.seconds, got.tokens_per_s, got.seed) == (1, 10, 45, 5)
@@ -44,16 +45,15 @@ def test_every_field_describes_the_best_epoch():
     assert (got.copied_spans, got.written_spans) == (0.25, 200)
 
 
-def test_unknown_values_are_none():
-    """A run of an earlier release has no character counts, and its corpus may be gone."""
+def test_without_the_training_text_memorization_is_none():
+    """The corpus of a run may be gone when it is published."""
     trainer, tokenizer = prepare()
-    facts = FACTS.model_copy(update={"judged_characters": None, "held_out_characters": None})
-    got = report(trainer.config, len(tokenizer.tokens), facts, HISTORY, (), None)
-    assert (got.bits_per_character, got.held_out_characters, got.copied_spans, got.written_spans) == (None,) * 4
+    got = report(trainer.config, len(tokenizer.tokens), DESCRIPTION, HISTORY, (), None)
+    assert (got.copied_spans, got.written_spans) == (None, None)
 
 
 def test_the_copied_share_of_too_few_runs_is_none():
     """Their number is reported all the same."""
     trainer, tokenizer = prepare()
-    got = report(trainer.config, len(tokenizer.tokens), FACTS, HISTORY, (), Memorization(5, 5))
+    got = report(trainer.config, len(tokenizer.tokens), DESCRIPTION, HISTORY, (), Memorization(5, 5))
     assert (got.copied_spans, got.written_spans) == (None, 5)

@@ -12,7 +12,7 @@ from export.errors import RunError
 from export.repository.history import Epoch, Progress
 from export.training.runs import RunFolder
 from tests.faults import fill_disk
-from tests.unit.export.trainings import FACTS, Watcher, prepare, start
+from tests.unit.export.trainings import DESCRIPTION, Watcher, prepare, start
 
 
 @pytest.fixture(scope="module")
@@ -36,15 +36,17 @@ def files(folder):
 
 def epoch(loss, **figures):
     """Return an epoch with a validation loss."""
-    return Epoch(**{"train_loss": 9.0, "validation_loss": loss, "tokens": 10, "seconds": 1.0, **figures})
+    return Epoch(
+        **{"train_loss": 9.0, "validation_loss": loss, "accuracy": None, "tokens": 10, "seconds": 1.0, **figures}
+    )
 
 
 def test_a_created_run_can_be_loaded(tmp_path):
     """Settings, vocabulary and corpus facts are loaded as they were saved."""
     trainer, tokenizer = prepare()
     folder = RunFolder(tmp_path / "a" / "m")
-    assert folder.create(trainer.config, tokenizer, FACTS) is None
-    assert folder.load() == (trainer.config, tokenizer, FACTS)
+    assert folder.create(trainer.config, tokenizer, DESCRIPTION) is None
+    assert folder.load() == (trainer.config, tokenizer, DESCRIPTION)
     assert folder.progress() == Progress()
 
 
@@ -113,10 +115,10 @@ def test_a_full_disk_does_not_cost_an_existing_run(copy, monkeypatch):
     with monkeypatch.context() as patch:
         fill_disk(patch)
         with pytest.raises(OSError, match=r"No space left on device: '.*config\.json'"):
-            copy.create(trainer.config, tokenizer, FACTS)
+            copy.create(trainer.config, tokenizer, DESCRIPTION)
     assert (files(copy), copy.progress()) == (before, progress)
     assert [path.name for path in copy.path.parent.iterdir()] == ["m"]
-    assert copy.create(trainer.config, tokenizer, FACTS) == copy.path.with_name("m~")
+    assert copy.create(trainer.config, tokenizer, DESCRIPTION) == copy.path.with_name("m~")
 
 
 def test_the_files_of_an_epoch_are_synced_before_progress_names_them(copy, monkeypatch):
@@ -143,7 +145,7 @@ def test_a_temporary_file_of_a_killed_run_does_not_block_a_new_one(copy):
     """It is left by an atomic write, and counts as the run's own."""
     trainer, tokenizer = prepare()
     (copy.path / ".progress.json.0123456789abcdef").touch()
-    assert copy.create(trainer.config, tokenizer, FACTS)
+    assert copy.create(trainer.config, tokenizer, DESCRIPTION)
 
 
 DAMAGES = {
@@ -151,6 +153,7 @@ DAMAGES = {
     "corpus.json": ("{}", r"m: not the folder of a training run \(corpus: Field required"),
     "tokenizer.json": ("[]", r"m: not the folder of a training run \(TokenizerError"),
     "progress.json": ('{"history": [{"train_loss": "x"}]}', r"progress\.json: damaged \(history\.0\.train_loss"),
+    "checkpoint/config.json": ("", r"checkpoint/config\.json: damaged or missing"),
     "checkpoint/3.index": ("", r"checkpoint/3: damaged or missing"),
     "checkpoint/3.data-00000-of-00001": ("x", r"checkpoint/3: damaged or missing"),
 }
@@ -203,19 +206,19 @@ def test_a_new_run_moves_the_previous_one_aside(copy):
     """A repeated command does not cost hours of work; only the latest is kept, so that the disk does not fill."""
     trainer, tokenizer = prepare()
     before = copy.progress()
-    aside = copy.create(trainer.config, tokenizer, FACTS)
+    aside = copy.create(trainer.config, tokenizer, DESCRIPTION)
     assert aside.name == "m~"
     assert RunFolder(aside).progress() == before
     assert copy.progress() == Progress()
     trainer.run(copy, Watcher())
-    assert copy.create(trainer.config, tokenizer, FACTS) == aside
+    assert copy.create(trainer.config, tokenizer, DESCRIPTION) == aside
     assert RunFolder(aside).progress() != before
 
 
 def test_a_run_without_a_complete_epoch_is_removed_not_moved_aside(tmp_path):
     """It has no checkpoint worth keeping."""
     trainer, folder = start(tmp_path / "m")
-    assert folder.create(trainer.config, prepare()[1], FACTS) is None
+    assert folder.create(trainer.config, prepare()[1], DESCRIPTION) is None
     assert not (tmp_path / "m~").exists()
 
 
@@ -226,7 +229,7 @@ def test_a_directory_with_other_files_is_not_overwritten(tmp_path):
     path.mkdir()
     (path / "main.py").write_text("precious")
     with pytest.raises(RunError, match=r"src: main\.py was not written by a training; choose another --name"):
-        RunFolder(path).create(trainer.config, tokenizer, FACTS)
+        RunFolder(path).create(trainer.config, tokenizer, DESCRIPTION)
     assert (path / "main.py").read_text() == "precious"
 
 
@@ -254,14 +257,3 @@ def test_changed_settings_are_rejected_with_their_old_values(copy):
     path.write_text(path.read_text().replace('"learning_rate": 0.004', '"learning_rate": 0.04'))
     with pytest.raises(RunError, match=r"config\.json: a run resumes .*; they were learning_rate = 0\.004, now 0\.04$"):
         copy.restore(prepare()[0].checkpoint)
-
-
-def test_a_run_of_an_earlier_release_can_be_resumed(copy):
-    """Its checkpoint may lack settings, or a setting that came later: neither is a change."""
-    path = copy.path / "checkpoint" / "config.json"
-    settings = json.loads(path.read_text())
-    del settings["ema"]
-    path.write_text(json.dumps(settings))
-    assert copy.restore(prepare()[0].checkpoint).epochs == 3
-    path.unlink()
-    assert copy.restore(prepare()[0].checkpoint).epochs == 3

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from contract.card import CorpusDescription
 from export.config import load_config
 from export.corpora.corpus import Corpus
 from export.tokenizer_command import train_tokenizer
@@ -18,12 +19,20 @@ from export.training.dataset import Dataset
 from export.training.devices import Devices
 from export.training.display import NoDisplay
 from export.training.model import build_model
-from export.training.runs import CorpusFacts, RunFolder
+from export.training.runs import RunFolder
 from export.training.trainer import Trainer
 
 TEXT = "the cat sat on the mat and the dog ran to the hill. " * 24
-FACTS = CorpusFacts(
-    corpus="c", corpus_sha256="0" * 64, corpus_characters=len(TEXT), train_tokens=1000, validation_tokens=100
+DESCRIPTION = CorpusDescription(
+    corpus="c",
+    corpus_sha256="0" * 64,
+    corpus_characters=len(TEXT),
+    held_out_characters=120,
+    held_out="tail",
+    held_out_sha256="1" * 64,
+    train_tokens=1000,
+    validation_tokens=100,
+    validation_characters=100,
 )
 SETTINGS = {
     "name": "m", "corpus": "c", "units": 8, "embedding": 4, "batch_size": 5, "sequence_length": 25, "epochs": 2,
@@ -44,11 +53,11 @@ def main(path, kind):
     """Train and print the losses of the epochs, the sums of the weights and a hash of the weights."""
     devices = find_devices(kind)
     config = load_config(None, SETTINGS)
-    head, tail = Corpus.of("c", [TEXT], ends=False).split(config.validation)
+    head, tail = Corpus.of("c", [TEXT], ends=False).split(config.validation, config.seed)
     tokenizer = train_tokenizer(config, head)
     folder = RunFolder(Path(path))
     if devices.is_chief:
-        folder.create(config, tokenizer, FACTS)
+        folder.create(config, tokenizer, DESCRIPTION)
     devices.wait()
     with devices.strategy.scope():
         model = build_model(config, len(tokenizer.tokens))

@@ -1,12 +1,9 @@
 """Inspection: values and logprobs by token and unit, after a resumed state, in reading order."""
 
-import dataclasses
-
 import numpy as np
 import orjson
 import pytest
 
-from contract.card import Trace
 from service.api.requests import InspectRequest, parse
 from service.context import RequestContext
 from service.errors import InvalidRequest, StateOfAnotherModel
@@ -14,23 +11,12 @@ from service.generation.inspection import evenly_spaced
 from service.params import ModelVersion
 from service.scheduling.policy import MAX_TRACE_VALUES_PER_CALL, BatchLimits, ModelQueue
 from tests.fakes import STATE_SIZE, fake_step, make_sequence
-from tests.unit.service.generation.test_completion import CHARACTERS, LIMITS, Models, Service, request
-
-TRACES = (Trace("hidden", 1, STATE_SIZE),)
-
-
-class Inspectable(Models):
-    """Models whose cards list a trace."""
-
-    def find(self, name, seed=None):
-        model = super().find(name, seed)
-        return dataclasses.replace(model, card=model.card.model_copy(update={"traces": TRACES}))
+from tests.unit.service.generation.test_completion import CHARACTERS, LIMITS, Service, request
 
 
 @pytest.fixture
 def service():
     service = Service()
-    service.engine._model_registry = Inspectable()
     yield service
     service.scheduler.stop()
 
@@ -63,7 +49,7 @@ def test_every_token_has_its_values_and_logprobs(service):
     found = looked_into(service, TEXT)
     ids = CHARACTERS.encode(TEXT)
     ((trace, values),) = found.values
-    assert trace == TRACES[0]
+    assert trace == ("hidden", 1, STATE_SIZE)
     np.testing.assert_array_equal(values, states_after(ids))
     assert found.positions.tolist() == list(range(len(ids)))
     assert found.units[1].tolist() == list(range(STATE_SIZE))
@@ -159,13 +145,6 @@ def test_an_unknown_layer_or_too_many_values_are_refused(service, fields, messag
     with pytest.raises(InvalidRequest, match=message):
         looked_into(service, **{"given": "abc", **fields})
     assert looked_into(service, "x" * 40, max_positions=37).positions[-1] == 39
-
-
-def test_a_model_without_traces_cannot_be_inspected(service):
-    """An earlier release exported it; the message asks to export it again."""
-    service.engine._model_registry = Models()
-    with pytest.raises(InvalidRequest, match="Export it again"):
-        looked_into(service, "abc")
 
 
 def test_the_values_of_a_call_are_limited():

@@ -47,10 +47,7 @@ def _counts(value: str) -> tuple[int, ...]:
     help="Numbers of concurrent requests, each measured by itself.",
 )
 @click.option(
-    "--requests",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Requests per round.  [default: 4 × concurrency]",
+    "--requests", type=click.IntRange(min=1), metavar="N", help="Requests per round.  [default: 4 × concurrency]"
 )
 @click.option("--max-tokens", type=click.IntRange(min=1), default=200, metavar="N", help="Tokens per request.")
 @click.option("--prompt", default="The ", metavar="TEXT", help="Prompt of all requests.")

@@ -38,9 +38,7 @@ def models(*, as_json: bool) -> None:
 def _row(model: Model) -> list[str]:
     size = f"{_or_unknown(model.layers)} × {_or_unknown(model.units)}"
     vocabulary = UNKNOWN if model.vocab_size is None else f"{model.vocab_size:,}"
-    deterministic = (
-        {True: "yes", False: "no"}.get(bool(model.deterministic)) if model.deterministic is not None else None
-    )
+    deterministic = None if model.deterministic is None else "yes" if model.deterministic else "no"
     cells = (model.cell, size, model.unit, vocabulary, model.direction, deterministic)
     return [model.id, _versions(model), *map(_or_unknown, cells)]
 
