@@ -136,6 +136,11 @@ class Request:
         return sum(max(0, sequence.num_cached_tokens - num_unread) for sequence in self.sequences.values())
 
     @property
+    def is_finished(self) -> bool:
+        """Whether all sequences have finished: nothing more has to be waited for."""
+        return not self._unfinished
+
+    @property
     def finish_reasons(self) -> list[str]:
         """Finish reasons of the choices that have finished, in their order."""
         return [self._finish_reasons[index] for index in sorted(self._finish_reasons)]

@@ -280,7 +280,7 @@ class Scheduler:
         num_cacheable = sequence.num_remaining_prompt_tokens - (sequence.max_tokens == 0)
         cacheable = sequence.prompt_ids[: num_cacheable if sequence.prefill_signature == signatures.PREFILL else 0]
         hit = self.prefix_cache.find(sequence.prefix_blocks, cacheable)
-        # No longer needed, and up to 16 kB for the longest prompt.
+        # No longer needed, and up to 0.3 MB for the longest prompt.
         sequence.prefix_blocks = ()
         if hit is None:
             sequence.prefix = Prefix(sequence.cache_namespace)

@@ -3,8 +3,8 @@
 Knows Flask's request. Does not know formats and exporters.
 """
 
+import random
 import re
-import secrets
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -32,7 +32,7 @@ class RequestLog:
 
     def __init__(self, incoming: Request, *, prompts: bool) -> None:
         client_id = incoming.headers.get("X-Request-Id", "")
-        self.request_id = client_id if _REQUEST_ID.fullmatch(client_id) else f"req-{secrets.token_hex(12)}"
+        self.request_id = client_id if _REQUEST_ID.fullmatch(client_id) else f"req-{random.randbytes(12).hex()}"
         self.started_at = time.monotonic()
         self.line = AccessLogLine(
             incoming.method,
