@@ -56,7 +56,8 @@ def run_load(
 ) -> Load:
     """Keep `concurrency` streaming requests in flight until `num_requests` have completed.
 
-    Each request has its own seed, so no two are equal. Without `keep_alive` each has its own connection, too.
+    Each request has its own seed, unless the body has one, so no two are equal. Without `keep_alive` each has its own
+    connection, too.
 
     Raises:
         LoadError: a response is not a complete stream.
@@ -106,7 +107,7 @@ def _run(
 
 
 def _request(body: dict[str, object], seed: int) -> bytes:
-    fields = {**body, "stream": True, "stream_options": {"include_usage": True}, "seed": seed}
+    fields = {"seed": seed, **body, "stream": True, "stream_options": {"include_usage": True}}
     content = json.dumps(fields).encode()
     kind = "Content-Type: application/json"
     head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n{kind}\r\nContent-Length: {len(content)}\r\n\r\n"

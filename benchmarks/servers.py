@@ -38,16 +38,19 @@ def child(
 def program(*command: str, checkout: Path | None = None, **variables: str) -> Iterator[subprocess.Popen[str]]:
     """Run a program in a child process that ends with the block."""
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **variables}
-    process = subprocess.Popen(
+    with subprocess.Popen(
         command,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         env=environment, cwd=checkout,
-    )  # fmt: skip
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.wait(30)
+    ) as process:  # fmt: skip
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 @dataclass(frozen=True)
@@ -175,9 +178,17 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def wait_for(port: int, path: str, process: subprocess.Popen[str]) -> None:
+def descendants(pid: int) -> list[int]:
+    """Return the ids of the processes that a process has started, and of theirs."""
+    children = [
+        int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()
+    ]
+    return [*children, *(descendant for child in children for descendant in descendants(child))]
+
+
+def wait_for(port: int, path: str, process: subprocess.Popen[str], timeout_s: float = 120) -> None:
     """Wait until an endpoint returns 200, or the port is open if the path is empty."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + timeout_s
     while process.poll() is None and time.monotonic() < deadline:
         with contextlib.suppress(OSError, http.client.HTTPException):
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)

@@ -18,11 +18,14 @@ from benchmarks.fixture_model import BODY, NEW_TOKENS, PROMPT, TEMPERATURE
 from benchmarks.in_process import EMBEDDING
 from benchmarks.load import run_load
 from benchmarks.measurement import start_measurement
-from benchmarks.nanogpt import CONTEXT
-from benchmarks.servers import cpu_s, fixture_servers, free_port, program, resident_mb, wait_for
+from benchmarks.nanogpt import CONTEXT, write_huggingface
+from benchmarks.servers import cpu_s, descendants, fixture_servers, free_port, program, resident_mb, wait_for
 
 # `make competitors` creates it.
 VENV = Path(__file__).parent.parent / "build/competitors"
+# `scripts/setup-vllm build/vllm` creates it; without it vLLM is left out.
+VLLM_VENV = VENV.parent / "vllm"
+VLLM_START_S = 400
 MAX_STREAMS = 64
 THREADS = (1, 2)
 LLAMA_TYPES = {"llama.cpp, 16 or 32 bits": ("F32", "F16", "BF16"), "llama.cpp, Q8_0": ("Q8_0",)}
@@ -36,6 +39,8 @@ LLAMA_BODY = {
     "ignore_eos": True,
     "cache_prompt": False,
 }
+# Without a seed: on CPUs, vLLM 0.32.0 stops when a request with a seed waits for the rest of its prefill.
+VLLM_BODY = {**BODY, "ignore_eos": True, "seed": None}
 LIBRARIES = {
     "PyTorch, `nn.LSTM`, in process": ("torch", THREADS),
     "ONNX Runtime, `LSTM`, in process": ("onnx", THREADS),
@@ -78,6 +83,10 @@ class Alternative(Protocol):
 
     def measure(self, streams: int, seconds: float) -> Measurement:
         """Measure it at a number of streams for about a time."""
+
+
+def _threads(count: int) -> str:
+    return "1 thread" if count == 1 else f"{count} threads"
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -125,7 +134,7 @@ class Library:
 
     def __init__(self, stack: contextlib.ExitStack, kind: str, threads: int, python: Path | None) -> None:
         """Start the process."""
-        self.setting = f"{threads} threads" if threads > 1 else "1 thread"
+        self.setting = _threads(threads)
         arguments = "benchmarks.in_process", kind, "--threads", str(threads)
         self._request = start_measurement(stack, *arguments, python=python)
 
@@ -159,6 +168,8 @@ def start_systems() -> Iterator[dict[str, list[Alternative]]]:
                 for kind, model in models
                 for threads in THREADS
             ]
+        if VLLM_VENV.exists():
+            systems["vLLM"] = [_start_vllm(servers.stack, Path(directory))]
         for name, (kind, thread_counts) in LIBRARIES.items():
             interpreter = None if kind == "tensorflow" else python
             systems[name] = [Library(servers.stack, kind, threads, interpreter) for threads in thread_counts]
@@ -184,7 +195,22 @@ def _start_llama(stack: contextlib.ExitStack, python: Path, kind: str, model: Pa
     process = stack.enter_context(program(*command, LD_LIBRARY_PATH=f"{model.parent}:{libraries}"))
     wait_for(port, "/health", process)
     # After a stream the server closes the connection.
-    return HttpServer(f"{kind}, {threads} threads", port, LLAMA_BODY, {"server": [process.pid]}, keep_alive=False)
+    return HttpServer(f"{kind}, {_threads(threads)}", port, LLAMA_BODY, {"server": [process.pid]}, keep_alive=False)
+
+
+def _start_vllm(stack: contextlib.ExitStack, directory: Path) -> HttpServer:
+    """Start vLLM, with a thread for each core, its default; no prefix cache, as in Ostinato here."""
+    model, port = directory / "vllm", free_port()
+    model.mkdir()
+    write_huggingface(model)
+    flags = f"--served-model-name {BODY['model']} --load-format dummy --max-num-seqs {MAX_STREAMS} --port {port}"
+    quiet = "--no-enable-prefix-caching --disable-uvicorn-access-log --uvicorn-log-level error"
+    variables = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    command = [str(VLLM_VENV / "bin/vllm"), "serve", str(model), *flags.split(), *quiet.split()]
+    process = stack.enter_context(program(*command, VLLM_LOGGING_LEVEL="ERROR", **variables))
+    wait_for(port, "/health", process, VLLM_START_S)
+    pids = {"server": [process.pid, *descendants(process.pid)]}
+    return HttpServer("bfloat16", port, VLLM_BODY, pids, keep_alive=False)
 
 
 def link_libraries(libraries: Path, directory: Path) -> None:

@@ -1,9 +1,12 @@
 """The benchmark tools measure what they claim to measure."""
 
+import contextlib
+
 import pytest
 
 from benchmarks import baselines
 from benchmarks.load import LoadError, run_load
+from benchmarks.measurement import start_measurement
 
 BODY = {"model": "lstm", "prompt": "It was", "max_tokens": 30, "temperature": 0.8}
 
@@ -25,7 +28,9 @@ def test_the_load_generator_fails_on_an_error_response(gateway):
 
 def test_the_baseline_in_one_process_completes_whole_requests(models_dir):
     """It reads the prompt and generates all tokens, as the service does."""
-    assert baselines.model_in_process(models_dir / "lstm" / "1", threads=1)(batch_size=8, seconds=0.1) > 0
+    with contextlib.ExitStack() as stack:
+        measure = start_measurement(stack, "benchmarks.baselines", "model", f"--version={models_dir / 'lstm' / '1'}")
+        assert measure(batch_size=8, seconds=0.1) > 0
 
 
 def test_the_stateless_baseline_makes_one_call_per_token(models_dir, model_server, monkeypatch):
