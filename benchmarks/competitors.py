@@ -35,7 +35,7 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, help="number of rounds (default: 3; quick: 1)")
     options = parser.parse_args()
-    rounds, seconds = options.rounds or (1 if options.quick else 3), 0.5 if options.quick else 3.0
+    rounds, seconds = options.rounds or (1 if options.quick else 3), 0.5 if options.quick else 2.0
     started = time.time()
     results = measure(rounds, seconds, choose_at=STREAMS[1:2] if options.quick else STREAMS)
     sizes = f"LSTM of {UNITS} units, embedding {EMBEDDING}; llama.cpp: a model of nanoGPT's shape"

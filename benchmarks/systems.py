@@ -199,7 +199,7 @@ def _start_llama(stack: contextlib.ExitStack, python: Path, kind: str, model: Pa
 
 
 def _start_vllm(stack: contextlib.ExitStack, directory: Path) -> HttpServer:
-    """Start vLLM, with a thread for each core, its default; no prefix cache, as in Ostinato here."""
+    """Start vLLM with its default threads; no prefix cache, as in Ostinato here."""
     model, port = directory / "vllm", free_port()
     model.mkdir()
     write_huggingface(model)
