@@ -8,7 +8,7 @@ SERVING_MODELS := build/serving
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all test-compose test-kubernetes mutants check docs screenshots serving-models test-serving bench bench-quick quality clean
+.PHONY: help run test test-all test-compose test-kubernetes mutants check docs screenshots serving-models test-serving bench bench-quick competitors quality clean
 
 help:  ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -79,6 +79,15 @@ bench: $(STAMPS)/bench  ## the same with more repeats
 	@$(BIN)/python -m benchmarks
 	@$(BIN)/python -m benchmarks.long_text
 	@$(BIN)/python -m benchmarks.training
+
+# llama.cpp is compiled for this CPU, by as many compilers as there are cores: its own build would start hundreds.
+competitors: $(STAMPS)/run build/competitors/.installed  ## compare serving with llama.cpp, PyTorch and ONNX Runtime; installs them into build/competitors
+	@$(BIN)/python -m benchmarks.competitors $(ARGS)
+
+build/competitors/.installed: requirements/competitors.txt
+	@CMAKE_ARGS="-DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF" LLAMA_CPP_BUILD_JOBS=$$(nproc) \
+		scripts/setup build/competitors requirements/competitors.txt
+	@touch $@
 
 quality: $(STAMPS)/run  ## train every recipe on CORPUS=FILE and score its held-out tail (ARGS="characters" for one recipe)
 	@$(if $(CORPUS),,$(error which text? make quality CORPUS=FILE))

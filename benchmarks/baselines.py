@@ -17,27 +17,36 @@ from service.params import ModelVersion
 DECODE_STEPS = 32
 
 
-def decode_in_process(version: Path, threads: int) -> Callable[..., float]:
-    """Measure `decode` of the SavedModel in this process: no RPC, no gateway, no prefill."""
+def model_in_process(version: Path, threads: int) -> Callable[..., float]:
+    """Measure the calls of a batch of requests in this process, prefill and decode: no RPC, no gateway."""
     import tensorflow as tf  # noqa: PLC0415 - one baseline each
 
     tf.config.threading.set_intra_op_parallelism_threads(threads)
-    function = tf.saved_model.load(str(version)).signatures["decode"]
+    functions = tf.saved_model.load(str(version)).signatures
+    card, tokenizer = load_assets(version)
+    prompt = tokenizer.encode(PROMPT)
 
     def measure(batch_size: int, seconds: float) -> float:
         sampling = {"temperature": TEMPERATURE, "top_p": 1.0, "min_p": 0.0}
         constant = {name: tf.fill([batch_size], value) for name, value in sampling.items()}
-        constant |= {"top_k": tf.zeros([batch_size], tf.int32), "steps": tf.fill([batch_size], DECODE_STEPS)}
+        constant |= {"top_k": tf.zeros([batch_size], tf.int32)}
         rng = np.random.default_rng(0)
-        carried = {"token_id": tf.fill([batch_size], 5), "state": tf.zeros([batch_size, 2 * UNITS])}
+        token_ids, lengths = tf.constant([prompt[:-1]] * batch_size), tf.fill([batch_size], len(prompt) - 1)
 
-        def step() -> int:
-            uniforms = tf.constant(rng.random((batch_size, DECODE_STEPS), dtype=np.float32))
-            outputs = function(uniforms=uniforms, **carried, **constant)
-            carried.update(token_id=tf.constant(outputs["token_ids"].numpy()[:, -1]), state=outputs["state"])
-            return batch_size * DECODE_STEPS
+        def requests() -> int:
+            state = tf.zeros([batch_size, card.state_size])
+            state = functions["prefill"](token_ids=token_ids, lengths=lengths, state=state)["state"]
+            token_id = tf.fill([batch_size], prompt[-1])
+            for start in range(0, NEW_TOKENS, DECODE_STEPS):
+                steps = min(DECODE_STEPS, NEW_TOKENS - start)
+                uniforms = tf.constant(rng.random((batch_size, steps), dtype=np.float32))
+                outputs = functions["decode"](
+                    uniforms=uniforms, steps=tf.fill([batch_size], steps), token_id=token_id, state=state, **constant
+                )
+                token_id, state = tf.constant(outputs["token_ids"].numpy()[:, -1]), outputs["state"]
+            return batch_size * NEW_TOKENS
 
-        return repeat_for(seconds, step)
+        return repeat_for(seconds, requests)
 
     return measure
 
@@ -100,13 +109,13 @@ def torch_loop(threads: int) -> Callable[..., float]:
 def main() -> None:
     """Serve measurements of one baseline."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("kind", choices=["decode", "whole-text", "torch"])
+    parser.add_argument("kind", choices=["model", "whole-text", "torch"])
     parser.add_argument("--version", type=Path)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--address", default="")
     options = parser.parse_args()
-    if options.kind == "decode":
-        measure = decode_in_process(options.version, options.threads)
+    if options.kind == "model":
+        measure = model_in_process(options.version, options.threads)
     elif options.kind == "whole-text":
         measure = whole_text_each_time(options.version, options.address)
     else:

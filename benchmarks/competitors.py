@@ -1,55 +1,138 @@
-"""`python -m benchmarks.competitors threads|async IN OUT CONCURRENCY`: typical scripts to complete a file of requests.
+"""`python -m benchmarks.competitors`: serving speed beside llama.cpp's server and LSTMs of other libraries, in one run.
 
-They use OpenAI's own client with a thread pool, or with asyncio and a semaphore, as in its documentation. The server is
-OPENAI_BASE_URL. Lines are written whole as they complete; a killed run cannot be resumed.
+All systems complete the same requests on the same cores and take turns: tokens/s, time to first token, CPU time per
+token and memory, each with Ostinato's ratio in the same round. `make competitors` installs what it needs.
 """
 
-import asyncio
-import json
+import argparse
+import itertools
+import statistics
 import sys
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from pathlib import Path
-from typing import IO, Any
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 
-from openai import AsyncOpenAI, OpenAI
+from benchmarks.fixture_model import NEW_TOKENS, PROMPT_LENGTH, UNITS
+from benchmarks.in_process import EMBEDDING
+from benchmarks.nanogpt import NANOGPT_CONTEXT, kv_cache_bytes
+from benchmarks.report import Comparison, each_round, print_heading, print_table, spread, write_results
+from benchmarks.systems import FLOAT32, Alternative, Measurement, start_systems
 
-
-def _line(custom_id: str, completion: Any) -> str:
-    return json.dumps({"custom_id": custom_id, "response": {"body": completion.model_dump()}}) + "\n"
-
-
-def by_threads(lines: Iterable[dict[str, Any]], out: IO[str], concurrency: int) -> None:
-    """Complete the lines with one client and a thread per concurrent request."""
-    client = OpenAI(max_retries=2)
-    with ThreadPoolExecutor(concurrency) as pool:
-        futures = {pool.submit(client.completions.create, **line["body"]): line["custom_id"] for line in lines}
-        for future in as_completed(futures):
-            out.write(_line(futures[future], future.result()))
-
-
-async def by_tasks(lines: Iterable[dict[str, Any]], out: IO[str], concurrency: int) -> None:
-    """Complete the lines with one asynchronous client and a semaphore."""
-    semaphore = asyncio.Semaphore(concurrency)
-    async with AsyncOpenAI(max_retries=2) as client:
-
-        async def ask(line: dict[str, Any]) -> None:
-            async with semaphore:
-                completion = await client.completions.create(**line["body"])
-            out.write(_line(line["custom_id"], completion))
-
-        await asyncio.gather(*map(ask, lines))
+STREAMS = (1, 8, 64)
+# By number of streams and system: one measurement per round.
+Results = dict[tuple[int, str], list[Measurement]]
+# A state: hidden and cell state, float32.
+STATE_BYTES = 2 * UNITS * 4
+MANY_STREAMS = 1000
+KB, MB = 1000, 1_000_000
 
 
 def main() -> None:
-    """Complete the file of requests."""
-    name, source, target, concurrency = sys.argv[1:]
-    lines = map(json.loads, Path(source).read_text().splitlines())
-    with Path(target).open("w") as out:
-        if name == "threads":
-            by_threads(lines, out, int(concurrency))
-        else:
-            asyncio.run(by_tasks(lines, out, int(concurrency)))
+    """Measure, print tables and write the results as JSON."""
+    parser = argparse.ArgumentParser("python -m benchmarks.competitors", description=__doc__)
+    parser.add_argument(
+        "--quick", action="store_true", help="one round of short measurements; settings are chosen at 8 streams"
+    )
+    parser.add_argument("--rounds", type=int, help="number of rounds (default: 3; quick: 1)")
+    options = parser.parse_args()
+    rounds, seconds = options.rounds or (1 if options.quick else 3), 0.5 if options.quick else 2.0
+    started = time.time()
+    results = measure(rounds, seconds, choose_at=STREAMS[1:2] if options.quick else STREAMS)
+    sizes = f"LSTM of {UNITS} units, embedding {EMBEDDING}; llama.cpp: a model of nanoGPT's shape"
+    print_heading(f"{sizes}; {PROMPT_LENGTH} prompt tokens and {NEW_TOKENS} completion tokens per request", rounds)
+    columns = "streams", "system", "setting", "tokens/s", "Ostinato, float32, over it", "first token, p50 ms", "p99 ms"
+    print_table((*columns, "CPU µs per token", "over Ostinato's", "memory, MB"), list(speed_rows(results)))
+    print()
+    print_table(("streams", "server", "part", "CPU µs per token"), list(cpu_rows(results)))
+    print()
+    print_table(("", "Ostinato's state", "KV cache, computed"), memory_rows())
+    rows = {f"{streams} streams, {name}": [*map(asdict, values)] for (streams, name), values in results.items()}
+    write_results("competitors-", started, results=rows)
+
+
+def measure(rounds: int, seconds: float, choose_at: Sequence[int] = STREAMS) -> Results:
+    """Measure every system at each number of streams, in turn, with the best of its settings.
+
+    Args:
+        rounds: Number of rounds.
+        seconds: Length of a measurement.
+        choose_at: Numbers of streams at which the settings are chosen; the others use the nearest one's.
+    """
+    results: Results = {}
+    with start_systems() as systems:
+        chosen = {
+            (streams, name): choose(name, alternatives, streams, seconds / 2)
+            for streams in choose_at
+            for name, alternatives in systems.items()
+        }
+        for _ in each_round(rounds):
+            for streams, name in itertools.product(STREAMS, systems):
+                nearest = min(choose_at, key=lambda candidate: abs(candidate - streams))
+                measurement = chosen[nearest, name].measure(streams, seconds)
+                results.setdefault((streams, name), []).append(measurement)
+    return results
+
+
+def choose(name: str, alternatives: Sequence[Alternative], streams: int, seconds: float) -> Alternative:
+    """Return the setting with the highest throughput at a number of streams; this also warms the system up."""
+    rates = []
+    for alternative in alternatives:
+        started = time.perf_counter()
+        rate = alternative.measure(streams, 0).tokens_per_s
+        # A short first measurement says little.
+        if len(alternatives) > 1 and time.perf_counter() - started < seconds:
+            rate = alternative.measure(streams, seconds).tokens_per_s
+        rates.append(rate)
+    described = ", ".join(f"{each.setting} {rate:,.0f}" for each, rate in zip(alternatives, rates, strict=True))
+    print(f"{streams} streams, {name}: tokens/s {described}", file=sys.stderr, flush=True)
+    return alternatives[rates.index(max(rates))]
+
+
+def speed_rows(results: Results) -> Iterator[list[object]]:
+    """Yield a row for each number of streams and system: medians, and ratios with their range over the rounds."""
+    for (streams, name), values in results.items():
+        ours = results[streams, FLOAT32]
+        speeds = Comparison("", None, [each.tokens_per_s for each in ours], [each.tokens_per_s for each in values])
+        cpu = Comparison("", None, [each.total_cpu_us for each in values], [each.total_cpu_us for each in ours])
+        firsts = median([each.first_p50_ms for each in values]), median([each.first_p99_ms for each in values])
+        memory = median([each.resident_mb for each in values])
+        yield [
+            streams, name, values[0].setting, median(speeds.baseline), speeds.ratio(), *firsts,
+            f"{statistics.median(cpu.ours):,.1f}", cpu.ratio(), memory,
+        ]  # fmt: skip
+
+
+def cpu_rows(results: Results) -> Iterator[list[object]]:
+    """Yield the CPU time of each part of a server, and of the load generator, at each number of streams."""
+    for (streams, name), values in results.items():
+        if all(each.load_us == 0 for each in values):
+            continue
+        for part in values[0].cpu_us:
+            yield [streams, name, part, spread([each.cpu_us[part] for each in values], ",.1f")]
+        yield [streams, name, "load generator", spread([each.load_us for each in values], ",.1f")]
+
+
+def memory_rows() -> list[list[str]]:
+    """Return what streams keep between tokens: both sides computed from the shapes of the models."""
+    request, longest = PROMPT_LENGTH + NEW_TOKENS, NANOGPT_CONTEXT
+    return [
+        [f"one stream, {longest} tokens", f"{STATE_BYTES / KB:.1f} kB", f"{kv_cache_bytes(longest) / MB:.1f} MB"],
+        [
+            f"{MANY_STREAMS:,} streams, {request} tokens each",
+            f"{MANY_STREAMS * STATE_BYTES / MB:.1f} MB",
+            f"{MANY_STREAMS * kv_cache_bytes(request) / MB:,.0f} MB",
+        ],
+        [
+            f"{MANY_STREAMS:,} streams at position 100,000",
+            f"{MANY_STREAMS * STATE_BYTES / MB:.1f} MB",
+            f"{MANY_STREAMS * kv_cache_bytes(100_000) / MB:,.0f} MB, beyond its context",
+        ],
+    ]
+
+
+def median(values: Sequence[float]) -> str:
+    """Format the median without decimals."""
+    return f"{statistics.median(values):,.0f}"
 
 
 if __name__ == "__main__":

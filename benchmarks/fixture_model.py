@@ -1,6 +1,6 @@
 """The model under test: an untrained LSTM of the documented size; training does not change the speed.
 
-`python -m benchmarks.fixture_model DIRECTORY UNITS LAYERS` publishes it.
+`python -m benchmarks.fixture_model DIRECTORY UNITS LAYERS EMBEDDING` publishes it.
 """
 
 import sys
@@ -16,7 +16,7 @@ BODY = {"model": NAME, "prompt": PROMPT, "max_tokens": NEW_TOKENS, "temperature"
 NUM_REQUESTS = {1: 24, 8: 96, 32: 480, 64: 1280}
 
 
-def publish_fixture_model(models_dir: Path, units: int, num_layers: int) -> None:
+def publish_fixture_model(models_dir: Path, units: int, num_layers: int, embedding: int) -> None:
     """Publish the model to a repository."""
     import keras  # noqa: PLC0415 - only this step and the processes that measure TensorFlow may import it
 
@@ -27,7 +27,7 @@ def publish_fixture_model(models_dir: Path, units: int, num_layers: int) -> None
     tokenizer = CharacterTokenizer.train(CHARACTERS)
     layers = [
         keras.layers.Input([None], dtype="int32"),
-        keras.layers.Embedding(len(tokenizer), EMBEDDING),
+        keras.layers.Embedding(len(tokenizer), embedding),
         *(keras.layers.LSTM(units, return_sequences=True) for _ in range(num_layers)),
         keras.layers.Dense(len(tokenizer)),
     ]

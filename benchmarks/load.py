@@ -5,13 +5,16 @@ It shares its cores with the servers under test, so a client library's time per 
 
 import contextlib
 import json
+import re
 import selectors
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 DONE = b"data: [DONE]"
 LAST_CHUNK = b"\r\n0\r\n\r\n"
+COMPLETION_TOKENS = re.compile(rb'"completion_tokens": ?(\d+)')
 
 
 @dataclass(frozen=True)
@@ -22,11 +25,13 @@ class Load:
         tokens: Completion tokens of all responses, as counted by the server.
         seconds: From the first request to the last byte.
         first_s: Time to first token of each request, in seconds.
+        cpu_s: CPU time of the load generator, in seconds.
     """
 
     tokens: int
     seconds: float
     first_s: list[float]
+    cpu_s: float
 
     @property
     def tokens_per_s(self) -> float:
@@ -46,28 +51,41 @@ class LoadError(Exception):
     """The server returned something other than a complete stream."""
 
 
-def run_load(port: int, body: dict[str, object], *, concurrency: int, num_requests: int) -> Load:
+def run_load(
+    port: int, body: dict[str, object], *, concurrency: int, num_requests: int, keep_alive: bool = True
+) -> Load:
     """Keep `concurrency` streaming requests in flight until `num_requests` have completed.
 
-    Each request has its own seed, so no two are equal.
+    Each request has its own seed, unless the body has one, so no two are equal. Without `keep_alive` each has its own
+    connection, too.
 
     Raises:
         LoadError: a response is not a complete stream.
     """
     with contextlib.ExitStack() as stack:
         selector = stack.enter_context(selectors.DefaultSelector())
-        for _ in range(min(concurrency, num_requests)):
+
+        def connect() -> None:
             sock = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
-            selector.register(sock, selectors.EVENT_READ, _Connection(sock))
-        return _run(selector, [_request(body, seed) for seed in range(num_requests)])
+            _send(selector.register(sock, selectors.EVENT_READ, _Connection(sock)).data, waiting.pop())
+
+        waiting = [_request(body, seed) for seed in range(num_requests)]
+        return _run(selector, connect, waiting, concurrency, keep_alive=keep_alive)
 
 
-def _run(selector: selectors.BaseSelector, waiting: list[bytes]) -> Load:
+def _run(
+    selector: selectors.BaseSelector,
+    connect: Callable[[], None],
+    waiting: list[bytes],
+    concurrency: int,
+    *,
+    keep_alive: bool,
+) -> Load:
     """Send the waiting requests, one at a time on each connection, and count the tokens."""
     tokens, firsts = 0, []
-    started = time.perf_counter()
-    for key in list(selector.get_map().values()):
-        _send(key.data, waiting.pop())
+    started, cpu_before_s = time.perf_counter(), time.process_time()
+    for _ in range(min(concurrency, len(waiting))):
+        connect()
     while selector.get_map():
         ready = selector.select(timeout=60)
         if not ready:
@@ -78,17 +96,21 @@ def _run(selector: selectors.BaseSelector, waiting: list[bytes]) -> Load:
                 continue
             tokens += _count_tokens(bytes(connection.received))
             firsts.append(connection.first_s or 0.0)
-            if waiting:
+            if waiting and keep_alive:
                 _send(connection, waiting.pop())
-            else:
-                selector.unregister(connection.sock)
-    return Load(tokens, time.perf_counter() - started, firsts)
+                continue
+            selector.unregister(connection.sock)
+            connection.sock.close()
+            if waiting:
+                connect()
+    return Load(tokens, time.perf_counter() - started, firsts, time.process_time() - cpu_before_s)
 
 
 def _request(body: dict[str, object], seed: int) -> bytes:
-    fields = {**body, "stream": True, "stream_options": {"include_usage": True}, "seed": seed}
+    fields = {"seed": seed, **body, "stream": True, "stream_options": {"include_usage": True}}
     content = json.dumps(fields).encode()
-    head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(content)}\r\n\r\n"
+    kind = "Content-Type: application/json"
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n{kind}\r\nContent-Length: {len(content)}\r\n\r\n"
     return head.encode() + content
 
 
@@ -113,7 +135,7 @@ def _receive(connection: _Connection) -> bool:
 
 
 def _count_tokens(response: bytes) -> int:
-    if DONE not in response:
+    counts = COMPLETION_TOKENS.findall(response)
+    if DONE not in response or not counts:
         raise LoadError(f"not a complete stream: {response[-300:]!r}")
-    position = response.rindex(b'"completion_tokens":')
-    return int(response[position:].split(b":", 1)[1].split(b",", 1)[0])
+    return int(counts[-1])

@@ -1,6 +1,7 @@
 """Measurements in a process of their own: baselines share no interpreter and no TensorFlow with each other.
 
-Each request is one line of JSON, the arguments of the measurement; each response is one line, tokens per second.
+Each request is one line of JSON, the arguments of the measurement; each response is one line of JSON, tokens per
+second or an object.
 """
 
 import contextlib
@@ -8,16 +9,17 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from benchmarks.servers import child
 
 
-def start_measurement(stack: contextlib.ExitStack, *arguments: str) -> Callable[..., float]:
+def start_measurement(stack: contextlib.ExitStack, *arguments: str, python: Path | None = None) -> Callable[..., Any]:
     """Start a module that runs `serve_measurements`; return a function that requests a measurement."""
-    process = stack.enter_context(child(*arguments))
+    process = stack.enter_context(child(*arguments, python=python))
 
-    def request(**arguments: Any) -> float:
+    def request(**arguments: Any) -> Any:
         assert process.stdin is not None
         assert process.stdout is not None
         with contextlib.suppress(BrokenPipeError):  # reported below
@@ -26,15 +28,15 @@ def start_measurement(stack: contextlib.ExitStack, *arguments: str) -> Callable[
         result = process.stdout.readline()
         if not result:
             raise SystemExit(f"error: the baseline {process.args} ended with {process.wait()}")
-        return float(result)
+        return json.loads(result)
 
     return request
 
 
-def serve_measurements(measure: Callable[..., float]) -> None:
+def serve_measurements(measure: Callable[..., Any]) -> None:
     """Measure once per line of standard input, until it ends."""
     for line in sys.stdin:
-        print(measure(**json.loads(line)), flush=True)
+        print(json.dumps(measure(**json.loads(line))), flush=True)
 
 
 def repeat_for(seconds: float, step: Callable[[], int]) -> float:

@@ -12,26 +12,45 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.fixture_model import UNITS
+from benchmarks.fixture_model import EMBEDDING, NAME, UNITS
 from contract.signatures import MODELS_CONFIG
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 @contextlib.contextmanager
-def child(*arguments: str, checkout: Path | None = None, **variables: str) -> Iterator[subprocess.Popen[str]]:
-    """Run a Python module, of this checkout or another one, in a child process that ends with the block."""
+def child(
+    *arguments: str, checkout: Path | None = None, python: Path | None = None, **variables: str
+) -> Iterator[subprocess.Popen[str]]:
+    """Run a Python module, of this checkout or another one, in a child process that ends with the block.
+
+    Args:
+        arguments: The module and its arguments.
+        checkout: Directory of the other checkout.
+        python: Another interpreter than this one's.
+        variables: Environment variables.
+    """
+    with program(str(python or sys.executable), "-m", *arguments, checkout=checkout, **variables) as process:
+        yield process
+
+
+@contextlib.contextmanager
+def program(*command: str, checkout: Path | None = None, **variables: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a program in a child process that ends with the block."""
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **variables}
-    process = subprocess.Popen(
-        [sys.executable, "-m", *arguments],
+    with subprocess.Popen(
+        command,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         env=environment, cwd=checkout,
-    )  # fmt: skip
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.wait(30)
+    ) as process:  # fmt: skip
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 @dataclass(frozen=True)
@@ -67,7 +86,7 @@ class Gateway:
 
     def resident_mb(self) -> float:
         """Return the resident memory of its largest worker."""
-        return max(map(_resident_mb, self.workers))
+        return max(map(resident_mb, self.workers))
 
 
 @dataclass(frozen=True)
@@ -88,10 +107,21 @@ class Servers:
 
     def start_model_server(self, *flags: str) -> ModelServer:
         """Start a model server."""
-        port = _free_port()
+        port = free_port()
         command = ["model_server", f"--port={port}", f"--model_config_file={self.models_dir / MODELS_CONFIG}", *flags]
         process = self.stack.enter_context(child(*command))
-        _wait_for(port, "", process)
+        wait_for(port, "", process)
+        return ModelServer(process, port)
+
+    def start_tensorflow_serving(self, executable: str) -> ModelServer:
+        """Start TensorFlow Serving on the fixture model, with one thread per call, as the embedded model server has."""
+        port = free_port()
+        flags = [f"--port={port}", f"--model_name={NAME}", f"--model_base_path={self.models_dir / NAME}"]
+        # An executable that is a script finds this interpreter.
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        command = [executable, *flags, "--tensorflow_intra_op_parallelism=1", "--enable_model_warmup=false"]
+        process = self.stack.enter_context(program(*command, PATH=path))
+        wait_for(port, "", process)
         return ModelServer(process, port)
 
     def start_gateway(
@@ -102,7 +132,7 @@ class Servers:
         The prefix cache is off unless `settings` enable it: a load repeats one prompt, and the baselines prefill it
         too.
         """
-        port = _free_port()
+        port = free_port()
         variables = {
             "OSTINATO_PORT": str(port),
             "OSTINATO_METRICS_PORT": "0",
@@ -113,17 +143,17 @@ class Servers:
         }
         started = time.perf_counter()
         process = self.stack.enter_context(child("service", "serve", checkout=checkout, **variables))
-        _wait_for(port, "/healthz", process)
+        wait_for(port, "/healthz", process)
         gateway = Gateway(process, port, time.perf_counter() - started)
-        _wait_for(port, "/readyz", process)
+        wait_for(port, "/readyz", process)
         return gateway
 
 
 @contextlib.contextmanager
-def fixture_servers(units: int = UNITS, num_layers: int = 1) -> Iterator[Servers]:
+def fixture_servers(units: int = UNITS, num_layers: int = 1, embedding: int = EMBEDDING) -> Iterator[Servers]:
     """Publish the fixture model to a temporary repository; its servers end with the block."""
     with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
-        with child("benchmarks.fixture_model", directory, str(units), str(num_layers)) as publisher:
+        with child("benchmarks.fixture_model", directory, *map(str, (units, num_layers, embedding))) as publisher:
             publisher.communicate()
         if publisher.returncode:
             raise SystemExit("error: the fixture model cannot be published")
@@ -136,19 +166,29 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
 
 
-def _resident_mb(pid: int) -> float:
+def resident_mb(pid: int) -> float:
+    """Return the resident memory of a process in MB."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) / 1024
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port that no program listens on."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
 
 
-def _wait_for(port: int, path: str, process: subprocess.Popen[str]) -> None:
+def descendants(pid: int) -> list[int]:
+    """Return the ids of the processes that a process has started, and of theirs."""
+    children = [
+        int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()
+    ]
+    return [*children, *(descendant for child in children for descendant in descendants(child))]
+
+
+def wait_for(port: int, path: str, process: subprocess.Popen[str], timeout_s: float = 120) -> None:
     """Wait until an endpoint returns 200, or the port is open if the path is empty."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + timeout_s
     while process.poll() is None and time.monotonic() < deadline:
         with contextlib.suppress(OSError, http.client.HTTPException):
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)

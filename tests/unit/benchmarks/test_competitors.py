@@ -1,0 +1,88 @@
+"""The comparison with other servers computes and reports what it says."""
+
+import json
+
+import pytest
+
+from benchmarks.competitors import choose, cpu_rows, memory_rows, speed_rows
+from benchmarks.in_process import NEW_TOKENS, measure_completions
+from benchmarks.nanogpt import kv_cache_bytes
+from benchmarks.systems import FLOAT32, Measurement, link_libraries, percentile
+
+
+def measurement(tokens_per_s, *, load_us=0.0, setting="", **cpu_us):
+    return Measurement(tokens_per_s, 5, 9, cpu_us or {"process": 10}, load_us, 100, setting)
+
+
+class FakeAlternative:
+    def __init__(self, setting, tokens_per_s):
+        self.setting, self.tokens_per_s = setting, tokens_per_s
+
+    def measure(self, _streams, _seconds):
+        return measurement(self.tokens_per_s, setting=self.setting)
+
+
+def test_the_fastest_setting_is_chosen(capsys):
+    """Every setting that was tried is logged with its speed."""
+    slow, fast = FakeAlternative("1 thread", 100), FakeAlternative("2 threads", 200)
+    assert choose("llama.cpp", [slow, fast], 8, 0.1) is fast
+    assert "8 streams, llama.cpp: tokens/s 1 thread 100, 2 threads 200" in capsys.readouterr().err
+
+
+def test_ratios_are_of_the_same_round():
+    """The ratio is Ostinato's speed over the other's, round by round, not that of two medians."""
+    rounds = [measurement(rate) for rate in (100, 400, 200)]
+    results = {(8, FLOAT32): rounds, (8, "other"): [measurement(rate) for rate in (50, 100, 200)]}
+    ours, other = speed_rows(results)
+    assert ours[4] == "1.00 (1.00–1.00)"
+    assert other[:5] == [8, "other", "", "100", "2.00 (1.00–4.00)"]
+
+
+def test_cpu_times_are_reported_by_part():
+    """Gateway, model server and load generator have a row each; a library has none."""
+    server = measurement(100, load_us=2.0, gateway=3.0, **{"model server": 7.0})
+    rows = list(cpu_rows({(1, FLOAT32): [server], (1, "library"): [measurement(1)]}))
+    assert [row[2] for row in rows] == ["gateway", "model server", "load generator"]
+    assert rows[0][3] == "3.0 (3.0–3.0)"
+    assert next(speed_rows({(1, FLOAT32): [server]}))[7] == "10.0"
+
+
+def test_memory_is_computed_from_the_shapes():
+    """A KV cache has 384 float16 keys and values in each of 6 layers for each token; a state 1,024 float32."""
+    assert kv_cache_bytes(1) == 2 * 6 * 384 * 2
+    assert memory_rows()[0][1:] == ["4.1 kB", "2.4 MB"]
+
+
+@pytest.mark.parametrize(("share", "value"), [(0.5, 5), (0.99, 10), (0.1, 1)])
+def test_percentiles_are_measured_values(share, value):
+    """No percentile is interpolated."""
+    assert percentile([10, 9, 8, 7, 6, 5, 4, 3, 2, 1], share) == value
+
+
+def test_libraries_of_a_wheel_get_their_links(tmp_path):
+    """Chains of links end at the file."""
+    libraries, directory = tmp_path / "bin", tmp_path / "links"
+    libraries.mkdir()
+    directory.mkdir()
+    (libraries / "libllama.so.0.6").write_text("library")
+    (libraries / "_symlinks.json").write_text(
+        json.dumps({"libllama.so": "libllama.so.0", "libllama.so.0": "libllama.so.0.6"})
+    )
+    for _ in range(2):
+        link_libraries(libraries, directory)
+    assert {link.name: link.read_text() for link in directory.iterdir()} == {
+        "libllama.so": "library",
+        "libllama.so.0": "library",
+    }
+
+
+def test_libraries_are_measured_in_whole_batches():
+    """Every sequence of a batch counts all its tokens, and each batch has one time to first token."""
+
+    def complete(_streams):
+        yield from [None] * NEW_TOKENS
+
+    result = measure_completions(complete, streams=8, seconds=0)
+    assert result["tokens"] == 8 * NEW_TOKENS
+    assert len(result["first_s"]) == 1
+    assert 0 < result["first_s"][0] <= result["seconds"]
