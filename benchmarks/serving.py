@@ -1,7 +1,6 @@
 """The serving benchmark: throughput over HTTP, as a ratio to baselines."""
 
 import functools
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,15 +21,18 @@ class ServingComparison(Comparison):
     """Tokens per second over HTTP and of a baseline.
 
     Attributes:
-        first_ms: Median time to first token in ms, one per round.
+        first_p50_ms: Median time to first token in ms, one per round.
+        first_p99_ms: Its 99th percentile.
     """
 
-    first_ms: list[float] = field(default_factory=list)
+    first_p50_ms: list[float] = field(default_factory=list)
+    first_p99_ms: list[float] = field(default_factory=list)
 
     def add_load(self, load: Load, baseline: float) -> None:
         """Add the results of one round."""
         self.add(load.tokens_per_s, baseline)
-        self.first_ms.append(1000 * statistics.median(load.first_s))
+        self.first_p50_ms.append(load.first_ms(50))
+        self.first_p99_ms.append(load.first_ms(99))
 
 
 class ServingBenchmark:
