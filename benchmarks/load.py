@@ -5,6 +5,7 @@ It shares its cores with the servers under test, so a client library's time per 
 
 import contextlib
 import json
+import math
 import re
 import selectors
 import socket
@@ -37,6 +38,10 @@ class Load:
     def tokens_per_s(self) -> float:
         """Throughput of all requests together."""
         return self.tokens / self.seconds
+
+    def first_ms(self, percent: int) -> float:
+        """Return a percentile of the time to first token, in milliseconds."""
+        return 1000 * sorted(self.first_s)[math.ceil(len(self.first_s) * percent / 100) - 1]
 
 
 @dataclass

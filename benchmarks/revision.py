@@ -1,7 +1,7 @@
-"""`python -m benchmarks.revision CHECKOUT`: throughput of this gateway over that of another checkout of the project.
+"""`python -m benchmarks.revision CHECKOUT`: speed of this gateway over that of another checkout of the project.
 
-Both gateways run in front of one model server and are measured in alternation, so that a change which costs time shows
-as a ratio below 1.
+Throughput, time to first token and CPU time per token. Both gateways run in front of one model server and are measured
+in alternation, so that a change which costs time shows as a ratio.
 """
 
 import argparse
@@ -29,15 +29,14 @@ def main() -> None:
     comparisons = _compare(options.checkout.resolve(), options.rounds)
     setup = f"{PROMPT_LENGTH} prompt tokens and {NEW_TOKENS} completion tokens per request"
     print_heading(f"this gateway over that of {options.checkout}, LSTM of {UNITS} units, {setup}", options.rounds)
-    rows = [each.row(",.1f" if "CPU" in each.name else ",.0f") for each in comparisons]
+    rows = [each.row(",.0f" if "tokens/s" in each.name else ",.1f") for each in comparisons]
     print_table(("", "this", "other", "ratio"), rows)
     write_results("revision", started, results=[asdict(each) for each in comparisons])
 
 
 def _compare(checkout: Path, rounds: int) -> list[Comparison]:
-    """Return throughput and CPU time per token of both gateways, at each concurrency."""
-    throughput = {number: Comparison(f"{number} concurrent: tokens/s") for number in CONCURRENCIES}
-    cpu = {number: Comparison(f"{number} concurrent: gateway CPU per token, µs") for number in CONCURRENCIES}
+    """Return every metric of both gateways, at each concurrency."""
+    results: dict[str, Comparison] = {}
     with fixture_servers() as servers:
         backend = servers.start_model_server()
         ours, other = servers.start_gateway([backend]), servers.start_gateway([backend], checkout=checkout)
@@ -45,18 +44,24 @@ def _compare(checkout: Path, rounds: int) -> list[Comparison]:
             _measure(gateway, 8)
         for _ in each_round(rounds):
             for concurrency in CONCURRENCIES:
-                results = [_measure(gateway, concurrency) for gateway in (ours, other)]
-                throughput[concurrency].add(*(tokens_per_s for tokens_per_s, _ in results))
-                cpu[concurrency].add(*(cpu_us for _, cpu_us in results))
-    return [*throughput.values(), *cpu.values()]
+                measured, baseline = _measure(ours, concurrency), _measure(other, concurrency)
+                for metric, value in measured.items():
+                    name = f"{concurrency} concurrent: {metric}"
+                    results.setdefault(name, Comparison(name)).add(value, baseline[metric])
+    return list(results.values())
 
 
-def _measure(gateway: Gateway, concurrency: int) -> tuple[float, float]:
-    """Return tokens per second, and the CPU time of the gateway's worker per token in microseconds."""
+def _measure(gateway: Gateway, concurrency: int) -> dict[str, float]:
+    """Return throughput, time to first token, and the CPU time of the gateway's worker per token."""
     (worker,) = gateway.workers
     cpu_before = cpu_s(worker)
     load = run_load(gateway.port, BODY, concurrency=concurrency, num_requests=NUM_REQUESTS[concurrency])
-    return load.tokens_per_s, 1e6 * (cpu_s(worker) - cpu_before) / load.tokens
+    return {
+        "tokens/s": load.tokens_per_s,
+        "time to first token, p50, ms": load.first_ms(50),
+        "time to first token, p99, ms": load.first_ms(99),
+        "gateway CPU per token, µs": 1e6 * (cpu_s(worker) - cpu_before) / load.tokens,
+    }
 
 
 if __name__ == "__main__":

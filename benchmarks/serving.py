@@ -49,18 +49,21 @@ class ServingComparison(Comparison):
     """Tokens per second over HTTP and of a baseline.
 
     Attributes:
-        first_ms: Median time to first token in ms, one per round.
+        first_p50_ms: Median time to first token in ms, one per round.
+        first_p99_ms: Its 99th percentile.
         cpu_us: CPU time per token in microseconds of gateway, model server and load generator, likewise.
     """
 
-    first_ms: list[float] = field(default_factory=list)
+    first_p50_ms: list[float] = field(default_factory=list)
+    first_p99_ms: list[float] = field(default_factory=list)
     cpu_us: list[dict[str, float]] = field(default_factory=list)
 
     def add_load(self, measured: tuple[Load, dict[str, float]], baseline: float) -> None:
         """Add the results of one round."""
         load, cpu_us = measured
         self.add(load.tokens_per_s, baseline)
-        self.first_ms.append(1000 * statistics.median(load.first_s))
+        self.first_p50_ms.append(load.first_ms(50))
+        self.first_p99_ms.append(load.first_ms(99))
         self.cpu_us.append(cpu_us)
 
     def cpu(self) -> str:

@@ -6,6 +6,9 @@ The model server computes several calls at once, each on one core. Two calls of 
 times the tokens of one call of batch size 64 on both (measured). So sequences are spread over as many calls as may be
 in flight, each padded to a batch size that the determinism probe has verified to be bit-exact.
 
+A new sequence has a short first decode call right after its prefill, so that its first token does not wait for the
+steps of running sequences.
+
 A call runs one signature. Sequences with different signatures (with or without penalties, with or without prompt
 logprobs) take turns: the signature of the longest-waiting sequence is next.
 """
@@ -31,19 +34,19 @@ class BatchLimits:
     precision: signatures.PrecisionName = signatures.FLOAT32
 
 
-# Maximum batch size × decode steps of one call: some 30 ms for 512 units, so that a joining sequence waits briefly.
-# Small batches have fast steps, and amortize the overhead of a call over more of them. Running sequences do not wait
-# for prefill calls.
+# Maximum batch size × decode steps of one call: some 30 ms for 512 units, so that a new sequence waits briefly.
+# Small batches have fast steps, and amortize the overhead of a call over more of them. With 1280, throughput at 64
+# streams was a fifth lower (measured).
 MAX_DECODE_TOKENS_PER_CALL = 2048
 MAX_PREFILL_TOKENS_PER_CALL = 4096
 # Maximum floats of the traces that one `inspect` call returns: 16 MiB.
 MAX_TRACE_VALUES_PER_CALL = 2**22
-# Maximum decode steps of a call in which no sequence has a token yet: keeps time to first token low.
-FIRST_DECODE_STEPS = 16
+# Maximum decode steps of a sequence's first decode call, in which all sequences are new.
+FIRST_DECODE_STEPS = 8
 # Maximum decode steps of a partly filled call while other sequences run: they can join the batch after it.
 JOINING_DECODE_STEPS = 32
-# While sequences decode, prompts wait until they fill the smallest batch size, but for at most this many decode calls:
-# a slot costs the same with padding in it.
+# While sequences run, prompts wait until they fill the smallest batch size, but for at most this many of their decode
+# calls: a slot costs the same with padding in it.
 MAX_DECODES_BEFORE_PREFILL = 4
 
 
@@ -79,23 +82,28 @@ class ModelQueue:
         sequences: All unfinished ones: waiting for a slot, waiting for the prefill of a shared prompt, in one of the
             queues below, or in a call.
         prefilling: Sequences in prefill.
-        ready: Sequences ready to decode.
+        new: Sequences ready for their first decode call.
+        ready: Sequences ready for another one.
         calls: In flight.
-        num_decodes: Decode calls since the last prefill call.
+        num_decodes: Decode calls of `ready` sequences since the last prefill call.
+        first_decode_is_due: Whether there was one since the last first decode call.
     """
 
     model: ModelVersion
     limits: BatchLimits
     sequences: set[Sequence] = field(default_factory=set)
     prefilling: deque[Sequence] = field(default_factory=deque)
+    new: deque[Sequence] = field(default_factory=deque)
     ready: deque[Sequence] = field(default_factory=deque)
     calls: set[Call] = field(default_factory=set)
     num_decodes: int = 0
+    first_decode_is_due: bool = True
 
     @property
     def num_running(self) -> int:
         """Sequences that hold a slot."""
-        return len(self.prefilling) + len(self.ready) + sum(len(call.sequences) for call in self.calls)
+        in_queues = len(self.prefilling) + len(self.new) + len(self.ready)
+        return in_queues + sum(len(call.sequences) for call in self.calls)
 
     @property
     def num_waiting(self) -> int:
@@ -109,13 +117,15 @@ class ModelQueue:
 
     def enqueue(self, sequence: Sequence, *, at_front: bool = False) -> None:
         """Enqueue a running sequence for prefill or decode."""
-        queue = self.prefilling if sequence.num_remaining_prompt_tokens else self.ready
+        queue = self.ready if sequence.num_generated else self.new
+        if sequence.num_remaining_prompt_tokens:
+            queue = self.prefilling
         queue.appendleft(sequence) if at_front else queue.append(sequence)
 
     def remove(self, unwanted: Callable[[Sequence], bool]) -> list[Sequence]:
         """Remove and return the unwanted sequences that hold a slot and are not in a call."""
         removed: list[Sequence] = []
-        for queue in (self.prefilling, self.ready):
+        for queue in (self.prefilling, self.new, self.ready):
             leaving = [sequence for sequence in queue if unwanted(sequence)]
             if leaving:
                 staying = [sequence for sequence in queue if not unwanted(sequence)]
@@ -126,7 +136,7 @@ class ModelQueue:
 
     def preempt(self, request: int) -> Sequence | None:
         """Remove and return the sequence of a request that is last in the queues; None if all are in calls."""
-        for queue in (self.ready, self.prefilling):
+        for queue in (self.ready, self.new, self.prefilling):
             for sequence in reversed(queue):
                 if sequence.request_number == request:
                     queue.remove(sequence)
@@ -136,20 +146,29 @@ class ModelQueue:
     def next_call(self, num_free_calls: int, max_calls: int) -> Call | None:
         """Choose the next call, and dequeue its sequences.
 
-        Where no decode call is worthwhile, every free call is a prefill call. Otherwise at most one prefill call is in
-        flight, and decode calls come between two of them.
+        A first decode call goes before a prefill call, and that before the next call of running sequences. Between two
+        of either kind running sequences have a call, however many new ones arrive.
         """
-        decode_signature = self._next_decode_signature()
-        is_prefilling = any(not call.is_decode for call in self.calls)
-        prefill_is_due = not is_prefilling and (
-            self._prefill_is_full() or self.num_decodes >= MAX_DECODES_BEFORE_PREFILL
-        )
-        if self.prefilling and (prefill_is_due or decode_signature is None):
+        signature = self._next_decode_signature()
+        if self.new and (self.first_decode_is_due or signature is None):
+            self.first_decode_is_due = False
+            return self._next_first_decode(num_free_calls)
+        if self.prefilling and (self._prefill_is_due() or signature is None):
+            self.num_decodes = 0
             return self._next_prefill(num_free_calls)
-        return None if decode_signature is None else self._next_decode(decode_signature, max_calls)
+        if signature is None:
+            return None
+        self.first_decode_is_due = True
+        self.num_decodes += 1
+        return self._next_decode(signature, max_calls)
+
+    def _prefill_is_due(self) -> bool:
+        """Return whether the next prompts fill a batch, or have waited for others that would fill it."""
+        fill_a_batch = len(self._compatible_prefills()) >= self.limits.batch_sizes[0]
+        return self.num_decodes >= (1 if fill_a_batch else MAX_DECODES_BEFORE_PREFILL)
 
     def _next_decode_signature(self) -> str | None:
-        """Return the signature of the next decode call, or None if none is worthwhile.
+        """Return the signature of the next decode call of running sequences, or None if none is worthwhile.
 
         A call costs at least as much as one of the smallest batch size, so sequences that fit into one wait for each
         other.
@@ -161,10 +180,6 @@ class ModelQueue:
                 return signature
         return None
 
-    def _prefill_is_full(self) -> bool:
-        """Return whether the next prompts fill a batch and a decode call has been made since the last prefill call."""
-        return self.num_decodes > 0 and len(self._compatible_prefills()) >= self.limits.batch_sizes[0]
-
     def _compatible_prefills(self) -> list[Sequence]:
         """Return the sequences in prefill with the same signature and outputs as the first."""
 
@@ -175,10 +190,9 @@ class ModelQueue:
 
     def _next_prefill(self, num_free_calls: int) -> Call:
         compatible = self._compatible_prefills()
-        # While sequences are ready to decode, only as many prompts as fill a batch without padding.
+        # While sequences run, only as many prompts as fill a batch without padding.
         count = fit_below(self.limits.batch_sizes, len(compatible)) if self.ready else len(compatible)
         sequences = self._dequeue(self.prefilling, compatible, count, num_free_calls)
-        self.num_decodes = 0
         batch_size = fit(self.limits.batch_sizes, len(sequences))
         limit = min(self.limits.max_length, MAX_PREFILL_TOKENS_PER_CALL // batch_size)
         if trace_width := sum(units for _, units in sequences[0].requested_traces):
@@ -186,16 +200,23 @@ class ModelQueue:
         longest = max(sequence.num_remaining_prompt_tokens for sequence in sequences)
         return self._call(sequences[0].prefill_signature, sequences, batch_size, min(longest, limit))
 
+    def _next_first_decode(self, num_free_calls: int) -> Call:
+        signature = self.new[0].decode_signature
+        compatible = [sequence for sequence in self.new if sequence.decode_signature == signature]
+        sequences = self._dequeue(self.new, compatible, len(compatible), num_free_calls)
+        return self._decode_call(signature, sequences, FIRST_DECODE_STEPS)
+
     def _next_decode(self, signature: str, max_calls: int) -> Call:
         compatible = [sequence for sequence in self.ready if sequence.decode_signature == signature]
         sequences = self._dequeue(self.ready, compatible, self._num_running_with(signature), max_calls)
-        self.num_decodes += 1
+        others_may_join = self.num_running > 0 and len(sequences) < self.limits.batch_sizes[0]
+        return self._decode_call(
+            signature, sequences, JOINING_DECODE_STEPS if others_may_join else self.limits.max_steps
+        )
+
+    def _decode_call(self, signature: str, sequences: tuple[Sequence, ...], max_steps: int) -> Call:
         batch_size = fit(self.limits.batch_sizes, len(sequences))
-        limit = min(self.limits.max_steps, max(1, MAX_DECODE_TOKENS_PER_CALL // batch_size))
-        if all(sequence.num_generated == 0 for sequence in sequences):
-            limit = min(limit, FIRST_DECODE_STEPS)
-        elif self.num_running and len(sequences) < self.limits.batch_sizes[0]:
-            limit = min(limit, JOINING_DECODE_STEPS)
+        limit = min(max_steps, self.limits.max_steps, max(1, MAX_DECODE_TOKENS_PER_CALL // batch_size))
         steps = steps_for([sequence.num_left for sequence in sequences], limit)
         return self._call(signature, sequences, batch_size, steps)
 
@@ -204,7 +225,7 @@ class ModelQueue:
         in_calls = (sequence for call in self.calls for sequence in call.sequences)
         return sum(
             1 + len(sequence.forks)
-            for sequence in chain(self.prefilling, self.ready, in_calls)
+            for sequence in chain(self.prefilling, self.new, self.ready, in_calls)
             if sequence.max_tokens and sequence.decode_signature == signature
         )
 

@@ -180,20 +180,6 @@ def test_stopping_fails_every_sequence_with_the_given_error(start):
     backend.release(10)
 
 
-def test_a_prefill_uses_the_call_that_decode_leaves_free(start):
-    """Decode may wait for a larger batch; a call does not stay idle for that while there is a prompt."""
-    backend = FakeBackend(held=True)
-    scheduler = start(backend, max_calls=2)
-    running, joining = Text(max_tokens=10**6, end_id=None), Text(max_tokens=10**6, seed=1, end_id=None)
-    scheduler.submit([[running.sequence]], SHAPES)
-    until(lambda: len(backend.calls) == 1)
-    scheduler.submit([[joining.sequence]], SHAPES)
-    scheduler.submit([[Text(prompt=(1, 2, 3)).sequence]], SHAPES)
-    until(lambda: len(backend.calls) == 2)
-    assert [call.signature for call in backend.calls] == ["decode", "prefill"]
-    backend.release(10**6)
-
-
 def test_two_models_take_turns_with_a_single_call(start):
     """A model with many sequences does not block the other one."""
     scheduler = start(max_calls=1)

@@ -1,0 +1,230 @@
+"""The scheduling policy: which sequences the next call has, its batch size, and its steps."""
+
+import numpy as np
+import pytest
+
+from service.params import ModelVersion, SamplingParams
+from service.scheduling.policy import (
+    FIRST_DECODE_STEPS,
+    JOINING_DECODE_STEPS,
+    MAX_DECODES_BEFORE_PREFILL,
+    BatchLimits,
+    ModelQueue,
+    fit,
+    fit_below,
+    steps_for,
+)
+from tests.fakes import make_sequence
+
+LIMITS = BatchLimits(batch_sizes=(8, 16, 24, 32, 40, 48, 56, 64), max_steps=128, max_length=128)
+PENALTY = SamplingParams(frequency_penalty=2.0)
+
+
+@pytest.fixture
+def queue():
+    """An empty queue of a model version."""
+    return ModelQueue(ModelVersion("demo", 1), LIMITS)
+
+
+def add(queue, count, **fields):
+    """Enqueue sequences; return them."""
+    sequences = [make_sequence(**{"max_tokens": 1000, **fields}) for _ in range(count)]
+    queue.sequences.update(sequences)
+    for sequence in sequences:
+        queue.enqueue(sequence)
+    return sequences
+
+
+def add_running(queue, count, **fields):
+    """Enqueue sequences that have a token."""
+    sequences = [make_sequence(**{"max_tokens": 1000, **fields}) for _ in range(count)]
+    queue.sequences.update(sequences)
+    for sequence in sequences:
+        sequence.advance([5], sequence.state)
+        queue.enqueue(sequence)
+    return sequences
+
+
+def add_prompts(queue, count, length=100, **fields):
+    """Enqueue sequences with a prompt to prefill."""
+    return add(queue, count, prompt_ids=np.ones(length, np.int32), **fields)
+
+
+def complete(queue, call):
+    """Apply a call, and enqueue its sequences again."""
+    queue.calls.remove(call)
+    for sequence in call.sequences:
+        if call.is_decode:
+            sequence.advance([5] * min(sequence.num_left, call.size), sequence.state)
+        else:
+            sequence.record_prefill(min(sequence.num_remaining_prompt_tokens, call.size), sequence.state)
+        queue.enqueue(sequence)
+
+
+def kind(call):
+    """Return what a call does: prefill, first decode, or decode of running sequences."""
+    if not call.is_decode:
+        return "prefill"
+    return "decode" if call.sequences[0].num_generated else "first decode"
+
+
+def test_new_sequences_get_a_short_call_of_their_own_before_running_ones_continue(queue):
+    """Their first token waits neither for the steps of running sequences nor for their turn."""
+    add_running(queue, 30)
+    new = add(queue, 3)
+    call = queue.next_call(1, 2)
+    assert call.sequences == tuple(new)
+    assert (call.batch_size, call.size) == (8, FIRST_DECODE_STEPS)
+
+
+def test_a_prefilled_prompt_decodes_at_once(queue):
+    """Its first decode call is the call after its prefill, also if more prompts wait."""
+    add_running(queue, 30)
+    add_prompts(queue, 16)
+    queue.num_decodes = 1
+    first = queue.next_call(1, 1)
+    add_prompts(queue, 8)
+    complete(queue, first)
+    second = queue.next_call(1, 1)
+    assert (kind(second), second.sequences) == ("first decode", first.sequences)
+
+
+@pytest.mark.parametrize(("num_prompts", "num_decodes"), [(8, 1), (7, MAX_DECODES_BEFORE_PREFILL), (1, 4)])
+def test_prompts_wait_until_they_fill_a_batch_but_not_for_long(queue, num_prompts, num_decodes):
+    """While sequences run: a slot costs the same with padding in it."""
+    add_running(queue, 64)
+    add_prompts(queue, num_prompts)
+    kinds = []
+    for _ in range(num_decodes + 1):
+        kinds.append(kind(call := queue.next_call(1, 1)))
+        complete(queue, call)
+    assert kinds == ["decode"] * num_decodes + ["prefill"]
+
+
+@pytest.mark.parametrize("max_calls", [1, 2, 3])
+def test_running_sequences_continue_however_many_new_ones_arrive(queue, max_calls):
+    """Between two of their calls there is at most one prefill call and one first decode call."""
+    add_running(queue, 64)
+    kinds = []
+    for _ in range(60):
+        add(queue, 8)
+        add_prompts(queue, 8)
+        while len(queue.calls) < max_calls:
+            kinds.append(kind(queue.next_call(max_calls - len(queue.calls), max_calls)))
+        complete(queue, min(queue.calls, key=lambda call: call.size))
+    assert set(kinds) == {"first decode", "prefill", "decode"}
+    assert max(np.diff([number for number, name in enumerate(kinds) if name == "decode"])) == 3
+
+
+def test_a_prefill_uses_the_call_that_decode_leaves_free(queue):
+    """Running sequences may wait for a larger batch; a call does not stay idle for that while there is a prompt."""
+    add_running(queue, 3)
+    queue.next_call(2, 2)
+    add_running(queue, 3)
+    add_prompts(queue, 1)
+    assert kind(queue.next_call(1, 2)) == "prefill"
+
+
+def test_every_free_call_prefills_if_no_sequence_can_decode(queue):
+    """The prompts are spread over the free calls."""
+    add_prompts(queue, 30)
+    calls = [queue.next_call(2, 2), queue.next_call(1, 2)]
+    assert [(kind(call), len(call.sequences)) for call in calls] == [("prefill", 16), ("prefill", 14)]
+    assert queue.next_call(1, 3) is None
+
+
+def test_prompts_are_prefilled_without_padding_while_others_run(queue):
+    """Those above a full batch wait for the next call, as a slot with padding costs as much as one with a prompt."""
+    add_prompts(queue, 11)
+    add_running(queue, 8)
+    queue.num_decodes = 1
+    assert len(queue.next_call(1, 2).sequences) == 8
+    assert len(queue.prefilling) == 3
+
+
+def test_a_prefill_call_has_one_signature_and_one_set_of_traces(queue):
+    """Those of the prompt that waits longest."""
+    fields = {"prefill_signature": "inspect", "max_tokens": 0}
+    first = add_prompts(queue, 2, **fields, requested_traces=(("hidden_1", 512),))
+    add_prompts(queue, 2)
+    add_prompts(queue, 2, **fields, requested_traces=(("cell_1", 512),))
+    first += add_prompts(queue, 1, **fields, requested_traces=(("hidden_1", 512),))
+    call = queue.next_call(1, 2)
+    assert (call.signature, call.sequences) == ("inspect", tuple(first))
+
+
+@pytest.mark.parametrize(
+    ("count", "length", "batch_size", "size"), [(1, 30, 8, 29), (8, 1000, 8, 128), (60, 1000, 64, 64)]
+)
+def test_a_prefill_call_ends_with_the_longest_prompt_or_at_its_limit(queue, count, length, batch_size, size):
+    """The limits are `max_length` of the version and 4,096 tokens with padding."""
+    add_prompts(queue, count, length)
+    call = queue.next_call(1, 1)
+    assert (call.batch_size, call.size) == (batch_size, size)
+
+
+def test_an_inspect_call_returns_at_most_16_mib_of_traces(queue):
+    """A float has four bytes."""
+    add_prompts(queue, 8, 1000, prefill_signature="inspect", max_tokens=0, requested_traces=(("hidden_1", 6000),))
+    call = queue.next_call(1, 1)
+    assert call.batch_size * call.size * 6000 * 4 <= 2**24 < call.batch_size * (call.size + 1) * 6000 * 4
+
+
+def test_sequences_that_fit_into_one_call_wait_for_each_other(queue):
+    """A call costs at least as much as one of the smallest batch size."""
+    add_running(queue, 5)
+    call = queue.next_call(2, 2)
+    add_running(queue, 3)
+    assert queue.next_call(1, 2) is None
+    add_running(queue, 1)
+    assert len(queue.next_call(1, 2).sequences) == 4
+    assert len(call.sequences) == 5
+
+
+def test_running_sequences_are_spread_over_the_calls_in_flight(queue):
+    """Prompts count, as they will decode soon; each share is rounded up to an allowed batch size."""
+    add_running(queue, 30)
+    add_prompts(queue, 9)
+    assert len(queue.next_call(1, 2).sequences) == 24
+
+
+def test_the_signature_of_the_longest_waiting_sequence_is_next(queue):
+    """A call runs one signature."""
+    first = add_running(queue, 1, sampling=PENALTY)
+    add_running(queue, 20)
+    call = queue.next_call(2, 2)
+    assert (call.signature, call.sequences) == ("decode_full", tuple(first))
+    assert queue.next_call(1, 2).signature == "decode"
+
+
+@pytest.mark.parametrize(("count", "steps"), [(8, 128), (16, 128), (32, 64), (64, 32)])
+def test_a_decode_call_samples_at_most_2048_tokens(queue, count, steps):
+    """A larger batch has fewer steps, and none has more than `max_steps` of the version."""
+    add_running(queue, count)
+    assert queue.next_call(1, 1).size == steps
+
+
+def test_a_partly_filled_call_is_short_while_others_run(queue):
+    """They can join the batch after it; alone it has all steps."""
+    add_running(queue, 3)
+    assert queue.next_call(2, 2).size == 128
+    queue.calls.clear()
+    add_prompts(queue, 1)
+    add_running(queue, 3)
+    assert queue.next_call(2, 2).size == JOINING_DECODE_STEPS
+
+
+@pytest.mark.parametrize(
+    ("nums_left", "steps"),
+    [([100, 90], 64), ([40, 30], 40), ([100, 50, 40], 50), ([100, 20], 64), ([3], 3)],
+    ids=["none ends", "all end", "ends in the second half", "ends in the first half", "one"],
+)
+def test_a_decode_call_ends_with_the_sequences_that_end_late_in_it(nums_left, steps):
+    """A finished slot costs as much as a running one."""
+    assert steps_for(nums_left, 64) == steps
+
+
+def test_a_count_is_rounded_to_an_allowed_batch_size():
+    """Up to the largest one, or down if there is a smaller one."""
+    assert [fit((8, 16), count) for count in (1, 8, 9, 40)] == [8, 8, 16, 16]
+    assert [fit_below((8, 16), count) for count in (5, 8, 15, 40)] == [5, 8, 8, 16]
