@@ -4,18 +4,18 @@ Knows batch sizes: those of inputs and outputs, and padding to an allowed batch 
 Serving's. Does not know signatures or requests.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
-import tensorflow as tf
+import numpy as np
 
 from model_server import textproto
 from model_server.errors import ConfigError, InvalidRequest, TensorFlowFailed
 
-Tensors = Mapping[str, tf.Tensor]
+Arrays = dict[str, np.ndarray]
 NAME = "batching parameters"
 # Omitted parameters have TensorFlow Serving's defaults; these minimums are TensorFlow Serving's too.
 _MINIMUMS = {"max_batch_size": 1, "batch_timeout_micros": 0, "max_enqueued_batches": 1, "num_batch_threads": 1}
@@ -37,8 +37,8 @@ class Batching:
     max_batch_size: int = 1000
     allowed_batch_sizes: tuple[int, ...] = ()
 
-    def wrap(self, function: Callable[..., Tensors]) -> Callable[..., Tensors]:
-        """Wrap a function from tensors to tensors, by name, so that it enforces the batching rules.
+    def wrap(self, function: Callable[..., Arrays]) -> Callable[..., Arrays]:
+        """Wrap a function from arrays to arrays, by name, so that it enforces the batching rules.
 
         An empty batch is not padded, because padding copies its first entry.
 
@@ -48,26 +48,26 @@ class Batching:
             TensorFlowFailed: (the returned function) FAILED_PRECONDITION: an output does not have the batch size.
         """
 
-        def wrapped(**inputs: tf.Tensor) -> Tensors:
+        def wrapped(**inputs: np.ndarray) -> Arrays:
             batch_size = self._batch_size(inputs)
             padded_size = 0
             if batch_size:
                 padded_size = next((size for size in self.allowed_batch_sizes if size >= batch_size), batch_size)
-            outputs = function(**{name: _pad(tensor, padded_size) for name, tensor in inputs.items()})
-            for tensor in outputs.values():
-                _check_output(tensor, padded_size)
+            outputs = function(**{name: _pad(array, padded_size) for name, array in inputs.items()})
+            for array in outputs.values():
+                _check_output(array, padded_size)
             if padded_size == batch_size:
                 return outputs
-            return {name: tensor[:batch_size] for name, tensor in outputs.items()}
+            return {name: array[:batch_size] for name, array in outputs.items()}
 
         return wrapped
 
-    def _batch_size(self, inputs: Tensors) -> int:
+    def _batch_size(self, inputs: Arrays) -> int:
         if not inputs:
             raise InvalidRequest("Batching Run() must have at least one input tensor")
-        if any(tensor.shape.rank == 0 for tensor in inputs.values()):
+        if any(array.ndim == 0 for array in inputs.values()):
             raise InvalidRequest("Batching Run() input tensors must have at least one dimension")
-        sizes = {int(tensor.shape[0]) for tensor in inputs.values()}
+        sizes = {len(array) for array in inputs.values()}
         if len(sizes) > 1:
             raise InvalidRequest("Batching Run() input tensors must have equal 0th-dimension size")
         batch_size = sizes.pop()
@@ -112,16 +112,16 @@ def _sizes(sizes: Sequence[int], max_batch_size: int) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def _pad(tensor: tf.Tensor, padded_size: int) -> tf.Tensor:
+def _pad(array: np.ndarray, padded_size: int) -> np.ndarray:
     """Pad with copies of the first entry, which is a valid input of the graph."""
-    num_padding = padded_size - int(tensor.shape[0])
-    return tf.concat([tensor, tf.repeat(tensor[:1], num_padding, axis=0)], axis=0) if num_padding else tensor
+    num_padding = padded_size - len(array)
+    return np.concatenate([array, np.repeat(array[:1], num_padding, axis=0)]) if num_padding else array
 
 
-def _check_output(tensor: tf.Tensor, padded_size: int) -> None:
-    if tensor.shape.rank == 0:
+def _check_output(array: np.ndarray, padded_size: int) -> None:
+    if array.ndim == 0:
         message = "Batched output tensor has 0 dimensions"
-    elif tensor.shape[0] != padded_size:
+    elif len(array) != padded_size:
         message = _WRONG_BATCH_SIZE
     else:
         return

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 DESCRIPTION = """\
-A stand-in for TensorFlow Serving, for a machine without Docker: the same gRPC API, models.config and status codes over
-tf.saved_model.load. It is not TensorFlow Serving: it never merges calls, has no REST port, and is another build of
-TensorFlow."""
+A stand-in for TensorFlow Serving, for a machine without Docker: the same gRPC API, models.config and status codes, and
+TensorFlow sessions as there. It is not TensorFlow Serving: it never merges calls, has no REST port, and is another
+build of TensorFlow."""
 
 DIFFERENCES = """\
 what differs from TensorFlow Serving:
@@ -25,7 +25,10 @@ what differs from TensorFlow Serving:
   --enable_batching enforces the rules of batching on each call and fills it up to the next of allowed_batch_sizes, but
     merges no calls: batch_timeout_micros, max_enqueued_batches, num_batch_threads and pad_variable_length_inputs are
     read and have no effect, and parameters for splitting large calls are refused
+  a call computes every output of its signature; there only those of output_filter, after the graph was optimized for
+    each combination of them
   a version directory without saved_model.pb is skipped as incomplete; there it is a version that fails to load
+  a version whose variables are missing fails to load; there its calls fail
   a model that fails at start leaves the others served; there the server exits
   a reload request stops waiting for its new models when its client gives up; there it keeps waiting, and blocks later
     reloads

@@ -12,7 +12,8 @@ from tensorflow.core.framework.tensor_pb2 import TensorProto
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef, TensorInfo
 
 from model_server import tensors
-from model_server.errors import InvalidRequest, TensorFlowFailed, status_code
+from model_server.errors import InvalidRequest
+from model_server.saved_model import failed
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,9 @@ class TensorSpec:
 
 
 class Signature:
-    """A thread-safe callable signature: one tensor per input, by keyword, in; one per output out."""
+    """A thread-safe callable signature: one array per input, by keyword, in; one per output out."""
 
-    def __init__(self, name: str, definition: SignatureDef, function: Callable[..., Mapping[str, tf.Tensor]]) -> None:
+    def __init__(self, name: str, definition: SignatureDef, function: Callable[..., dict[str, np.ndarray]]) -> None:
         self.name = name
         self.inputs = {key: TensorSpec.from_info(info) for key, info in sorted(definition.inputs.items())}
         self.outputs = {key: TensorSpec.from_info(info) for key, info in sorted(definition.outputs.items())}
@@ -81,10 +82,9 @@ class Signature:
             TensorFlowFailed: with TensorFlow's own code and message.
         """
         try:
-            outputs = self._function(**{name: tf.constant(array) for name, array in arrays.items()})
-            return {name: _to_array(outputs[name]) for name in self.outputs}
+            return self._function(**arrays)
         except tf.errors.OpError as error:
-            raise TensorFlowFailed(status_code(error.error_code), plain_message(error)) from error
+            raise failed(error) from error
 
     def _names_differ(self, sent: Collection[str]) -> str:
         extra, missing = sorted(sent - self.inputs.keys()), sorted(self.inputs.keys() - sent)
@@ -106,15 +106,3 @@ class Signature:
                 f"input {name!r} of signature {self.name!r} must have shape {list(spec.shape or ())} "
                 f"(-1: any size), got {list(shape)}"
             )
-
-
-def _to_array(tensor: tf.Tensor) -> np.ndarray:
-    """Return a tensor's values without a copy; for a scalar string TensorFlow returns bytes, not an array."""
-    value = tensor.numpy()
-    return np.array(value, object) if isinstance(value, bytes) else value
-
-
-def plain_message(error: tf.errors.OpError) -> str:
-    """Return the error and its node, without the remarks on Python stack traces that TensorFlow adds."""
-    message = str(error.message).rpartition("<stack traces unavailable>\n")[2]
-    return message.removeprefix("Graph execution error:\n\n").partition(" [Op:")[0].strip()

@@ -3,7 +3,6 @@
 Knows directories and times. Does not know TensorFlow: the load function is an argument.
 """
 
-import gc
 import logging
 import queue
 import threading
@@ -15,6 +14,7 @@ from typing import Generic, TypeVar
 
 import grpc
 
+from model_server import memory
 from model_server.config import ModelConfig
 from model_server.errors import ModelServerError
 from model_server.lifecycle import Version
@@ -88,6 +88,7 @@ class Watcher(Generic[S]):
         else:
             self._repository.update(released.ended)
             log.info("unloaded %s", released)
+            memory.release()
 
     def _scan_all(self) -> None:
         """Scan all base paths; if one is unreadable, no model changes, as in TensorFlow Serving."""
@@ -142,6 +143,7 @@ class Watcher(Generic[S]):
         else:
             log.info("loaded %s in %.1f s", version, time.monotonic() - started)
             self._repository.update(lambda: version.available(servable))
+        memory.release()
 
     def _load_failed(self, version: Version[S], error: Exception) -> None:
         code = error.code if isinstance(error, ModelServerError) else grpc.StatusCode.UNKNOWN
@@ -157,6 +159,5 @@ class Watcher(Generic[S]):
         log.info("unloading %s", version)
         weakref.finalize(version.servable, self._repository.events.put, version).atexit = False
         self._repository.update(version.unloading)
-        # TensorFlow's objects form reference cycles: without this the weights stay in memory until a later collection,
-        # which may never run in a process that executes little Python.
-        gc.collect()
+        # A reference cycle, such as that of an exception, may refer to the version.
+        memory.release()
