@@ -27,8 +27,10 @@ run: $(STAMPS)/run  ## train the demo if there is no model yet, and serve it (PO
 	@$(BIN)/python -m export train --config export/recipes/demo.toml $(TRAIN_OPTIONS)
 	@exec $(BIN)/python -m service up
 
-# The end-to-end tests are the longest and come first, so that no process is left alone with one at the end.
-PYTEST_IN_PARALLEL := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# One process more than there are cores, as tests wait for servers. The end-to-end tests are the longest and come first,
+# so that no process is left alone with one at the end.
+NUM_PROCESSES := $(shell expr $$(nproc) + 1)
+PYTEST_IN_PARALLEL := $(BIN)/python -m pytest --numprocesses $(NUM_PROCESSES) --maxprocesses 5 --dist loadfile --no-loadscope-reorder
 
 test: $(STAMPS)/dev  ## test every promise, in ten minutes; as root it installs redis-server, nginx, chromium, curl, jq and kubectl
 	@scripts/install-test-packages
