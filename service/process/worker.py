@@ -31,7 +31,6 @@ from typing import ClassVar
 # gunicorn has no types of its own, hence every `type: ignore` in this file.
 from gunicorn import util  # type: ignore[import-untyped]
 from gunicorn.http import Request  # type: ignore[import-untyped]
-from gunicorn.http.body import LengthReader  # type: ignore[import-untyped]
 from gunicorn.http.errors import (  # type: ignore[import-untyped]
     ExpectationFailed,
     LimitRequestHeaders,
@@ -85,16 +84,6 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
         self._warn_at = 0.0
         self._quit_at = math.inf
 
-    def init_process(self) -> None:
-        """Start in the worker's process.
-
-        Its threads become batch threads (sched(7)): one that is woken does not interrupt the one that woke it, and so
-        does not have to wait at once for the interpreter's lock, which that one holds. A system may forbid it.
-        """
-        with contextlib.suppress(OSError):
-            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-        super().init_process()
-
     def accept(self, listener: socket.socket) -> None:
         """Accept a connection, which waits for a request without a thread; pause accepting if that fails."""
         try:
@@ -127,11 +116,8 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
         """Receive the head of the next request on a kept-alive connection."""
         self.poller.unregister(client)
         self.keepalived_conns.remove(conn)
-        # Most heads arrive whole: such a connection need not be registered again.
-        if conn.receive_head():
-            self.enqueue_req(conn)
-        else:
-            self._expect_head(conn)
+        self._expect_head(conn)
+        self.on_pending_socket_readable(conn, client)
 
     def murder_pending(self) -> None:
         """Close connections whose head has not arrived in time, with 408 if part of it has."""
@@ -228,11 +214,7 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
         conn.expect_body()
         limit_chunks(req, conn.parser.unreader)
         try:
-            keep = bool(super().handle_request(req, conn))
-            if keep and _is_read(req):
-                # Otherwise gunicorn sets three time-outs to discard the rest of the body.
-                conn.parser.mesg = None
-            return keep
+            return bool(super().handle_request(req, conn))
         except (BlockingIOError, TimeoutError) as error:  # SO_SNDTIMEO is the former, TCP_USER_TIMEOUT the latter
             self.log.info("%s %s: the client stalled: %s", req.method, req.path, error)
             return False
@@ -320,12 +302,6 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
         self.set_accept_enabled(False)
         for listener in self.sockets:
             listener.close()
-
-
-def _is_read(req: Request) -> bool:
-    """Return whether nothing of a request's body is left to discard."""
-    reader = req.body.reader
-    return isinstance(reader, LengthReader) and reader.length == 0 and not req.body.buf.tell()
 
 
 def _send_error(client: socket.socket, status: int, message: str, kind: str, headers: str = "") -> None:
