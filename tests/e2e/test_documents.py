@@ -562,7 +562,13 @@ def options():
     sources = [path for part in ("benchmarks", "client/src", "service") for path in (ROOT / part).rglob("*.py")]
     sources.append(ROOT / "tests/conftest.py")
     written = {option for path in sources for option in re.findall(r'["/](--[a-z][\w-]*)', path.read_text())}
-    return made | written | {"--profile", "--previous"}  # docker compose's and kubectl's
+    others = {
+        "--profile",
+        "--previous",
+        "--parallel",
+        "--max-num-seqs",
+    }  # docker compose's, kubectl's, llama.cpp's, vLLM's
+    return made | written | others
 
 
 def _options_of(parser):

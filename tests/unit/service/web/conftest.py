@@ -18,7 +18,6 @@ from service.web.middleware import Middleware
 from service.web.routes import Services, ShutdownGate, build_routes
 from tests.fakes import FakeBackend
 from tests.unit.service.generation.test_completion import Service
-from tests.unit.service.generation.test_inspection import Inspectable
 
 
 class Unmoved:
@@ -39,7 +38,7 @@ class Site:
     def __init__(self, limits, backend, memory_bytes, **queue):
         self.service = Service(backend, **queue)
         self.service.scheduler._observer = self.service.engine._metrics = Unmoved()
-        models = self.service.engine._model_registry = Inspectable()
+        models = self.service.engine._model_registry
         self.memory = MemoryBudget(memory_bytes)
         app = Flask("site")
         app.config["MAX_CONTENT_LENGTH"] = 4 * 2**20
