@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -172,27 +173,37 @@ SHOWN = 60  # characters
 def _closed_by_ctrl_c(stream: Stream) -> Iterator[None]:
     """Close the stream on Ctrl-C, so that the text so far becomes a turn.
 
-    An exception raised within a read sometimes left the connection open and the server generating.
+    An exception raised within a read sometimes left the connection open and the server generating. And a Python handler
+    runs only when the main thread executes Python code again, which it does not do for a signal that comes just before
+    it begins to wait for bytes. So the signal wakes another thread, by a socket.
 
     Raises:
         KeyboardInterrupt: Ctrl-C closed the stream.
     """
-    closing: list[threading.Thread] = []
+    signals, wakeup = socket.socketpair()
+    wakeup.setblocking(False)
+    interrupted = threading.Event()
 
-    def close(*_: object) -> None:
-        # In another thread, because this one may hold a lock that close() needs.
-        closing.append(threading.Thread(target=stream.close))
-        closing[-1].start()
+    def wait_for_ctrl_c() -> None:
+        while number := signals.recv(1):
+            if number[0] == signal.SIGINT:
+                interrupted.set()
+                stream.close()
 
-    previous_handler = signal.signal(signal.SIGINT, close)
+    thread = threading.Thread(target=wait_for_ctrl_c)
+    previous_handler = signal.signal(signal.SIGINT, lambda *_: None)
+    previous_fd = signal.set_wakeup_fd(wakeup.fileno(), warn_on_full_buffer=False)
+    thread.start()
     try:
         yield
     finally:
-        for thread in closing:
-            thread.join()
+        signal.set_wakeup_fd(previous_fd)
+        wakeup.close()
+        thread.join()
+        signals.close()
         signal.signal(signal.SIGINT, previous_handler)
         stream.close()
-    if closing:
+    if interrupted.is_set():
         raise KeyboardInterrupt
 
 
