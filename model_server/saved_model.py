@@ -5,6 +5,7 @@ Knows the SavedModel format. Does not know versions, requests or the names of mo
 
 import threading
 from collections.abc import Iterable, Mapping
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ _INIT_OP = "__saved_model_init_op"
 # Collections with the initialization op of a SavedModel that TensorFlow 1 has written.
 _OLD_INIT_OPS = ("saved_model_main_op", "legacy_init_op")
 _SHAPES = "_output_shapes"
+# The functions of a graph.
+_functions = attrgetter("library.function")
 
 
 class LoadedModel:
@@ -142,7 +145,7 @@ def _drop_shapes(graph_def: tf.compat.v1.GraphDef) -> None:
     A session copies the graph's functions a few times, and for each signature that it optimizes. Without these shapes a
     version takes three quarters of the memory and of the time, and all outputs are bit-exact to those with them.
     """
-    for function in graph_def.library.function:
+    for function in _functions(graph_def):
         for argument in function.arg_attr.values():
             argument.attr.pop(_SHAPES, None)
         for node in function.node_def:

@@ -139,7 +139,7 @@ def flip(file: Path) -> None:
 
 def rename_operation(message: SavedModel) -> None:
     """Use an operation that TensorFlow does not have."""
-    message.meta_graphs[0].graph_def.library.function[0].node_def[0].op = "Nonsense"
+    module._functions(message.meta_graphs[0].graph_def)[0].node_def[0].op = "Nonsense"
 
 
 def add_input(message: SavedModel) -> None:
@@ -177,6 +177,6 @@ def test_a_damaged_saved_model_is_an_error_with_tensorflows_status(
 def test_the_shapes_that_python_has_recorded_are_dropped(path: Path):
     """TensorFlow writes them to the nodes of functions."""
     graph_def = module._read_meta_graph(path).graph_def
-    assert "_output_shapes" in str(graph_def.library)
+    assert "_output_shapes" in str(module._functions(graph_def))
     module._drop_shapes(graph_def)
-    assert "_output_shapes" not in str(graph_def.library)
+    assert "_output_shapes" not in str(module._functions(graph_def))
