@@ -4,22 +4,15 @@ import math
 
 import pytest
 
-from contract.card import CorpusDescription, Sample
+from contract.card import Sample
 from export.corpora.memorization import Memorization
 from export.repository.history import Epoch, Progress
 from export.training.report import report
+from tests.unit.export import trainings
 from tests.unit.export.trainings import prepare
 
-DESCRIPTION = CorpusDescription(
-    corpus="c",
-    corpus_sha256="0" * 64,
-    corpus_characters=1000,
-    held_out_characters=120,
-    held_out="tail",
-    held_out_sha256="1" * 64,
-    train_tokens=450,
-    validation_tokens=50,
-    validation_characters=100,
+DESCRIPTION = trainings.DESCRIPTION.model_copy(
+    update={"corpus_characters": 1000, "train_tokens": 450, "validation_tokens": 50}
 )
 HISTORY = Progress(
     history=(

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from contract.card import CorpusDescription
 from export.config import load_config
 from export.corpora.corpus import Corpus
 from export.tokenizer_command import train_tokenizer
@@ -21,19 +20,8 @@ from export.training.display import NoDisplay
 from export.training.model import build_model
 from export.training.runs import RunFolder
 from export.training.trainer import Trainer
+from tests.unit.export.trainings import DESCRIPTION, TEXT
 
-TEXT = "the cat sat on the mat and the dog ran to the hill. " * 24
-DESCRIPTION = CorpusDescription(
-    corpus="c",
-    corpus_sha256="0" * 64,
-    corpus_characters=len(TEXT),
-    held_out_characters=120,
-    held_out="tail",
-    held_out_sha256="1" * 64,
-    train_tokens=1000,
-    validation_tokens=100,
-    validation_characters=100,
-)
 SETTINGS = {
     "name": "m", "corpus": "c", "units": 8, "embedding": 4, "batch_size": 5, "sequence_length": 25, "epochs": 2,
     "dropout": 0, "precision": "float32", "max_minutes": 60, "layers": 2, "learning_rate": 0.01,
