@@ -65,7 +65,7 @@ class Precision:
 
     def split(self, vectors: tf.Tensor, sizes: list[int]) -> Vectors:
         """Split vectors into parts of these numbers of units."""
-        # Along the last axis `tf.split` takes several times as long.
+        # Not `tf.split`, which copies as well along the last axis and was no faster (measured).
         ends = np.cumsum(sizes).tolist()
         return [vectors[:, end - size : end] for size, end in zip(sizes, ends, strict=True)] if sizes[1:] else [vectors]
 

@@ -29,8 +29,8 @@ AUTO: Final = "auto"
 DEFAULT: Mapping[str, Wanted] = MappingProxyType({"": AUTO})
 # By how many nats per token the loss may be higher for `auto` to choose bfloat16.
 MAX_DIFFERENCE = 0.002
-# How many times as fast it must be. Below 1.3, measurements would not agree from one start to the next, and with the
-# precision the output changes.
+# How many times as fast it must be. A margin: close to 1, noise would decide at each start, and output depends on the
+# precision.
 MIN_SPEEDUP = 1.25
 # What is timed: the usual call of a busy server.
 _BATCH_SIZE, _STEPS, _ROUNDS = 32, 64, 5
