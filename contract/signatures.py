@@ -37,6 +37,14 @@ BATCH_SIZES = (8, 16, 24, 32, 40, 48, 56, 64)
 # loop count in the graph, and neither TensorFlow nor oneDNN specializes on it.
 MAX_DECODE_STEPS = 128
 MAX_PREFILL_LENGTH = 128
+# Entries of the transition table of `decode_full`: the next row in the low 16 bits, and above them its distance, the
+# minimum number of tokens from there to a complete match. The distance of a forbidden token exceeds every budget.
+ROW_BITS = 16
+MAX_ROWS = 1 << ROW_BITS
+FORBIDDEN_DISTANCE = (1 << 15) - 1
+FORBIDDEN = FORBIDDEN_DISTANCE << ROW_BITS
+# Rows of that table with a fixed meaning: any token is allowed; the match is complete, so the sequence ends.
+UNCONSTRAINED_ROW, FINAL_ROW = 0, 1
 # Number of most probable tokens that `decode_full` and `score` return at each position.
 NUM_TOP = 5
 # Below this temperature sampling is argmax: dividing by 1e-37 gives NaN.

@@ -16,6 +16,7 @@ from service.backends.embedding_vectors import VectorFiles
 from service.backends.registry import ModelRegistry
 from service.backends.replicas import Replicas
 from service.backends.tls import backend_tls
+from service.constraints.compilation import ConstraintCompiler
 from service.engine import Engine
 from service.errors import ShuttingDown
 from service.generation.resume_tokens import ResumeTokens, StateKeys, key_file
@@ -57,6 +58,7 @@ class Gateway(Flask):
             precisions=settings.precisions,
             changed=self.metrics.keep,
         )
+        self.constraint_compiler = ConstraintCompiler(settings)
         self.memory = MemoryBudget(settings.request_memory_bytes)
 
     def start(self) -> None:
@@ -78,6 +80,7 @@ class Gateway(Flask):
             self.tracing.shutdown(LAST_TRACES_S)
         self.model_registry.close()
         self.replicas.close()
+        self.constraint_compiler.close()
 
     def _end_all(self) -> None:
         self.scheduler.stop(ShuttingDown("the server was shut down before the text was finished"))
@@ -120,7 +123,9 @@ def _configure_flask(app: Gateway, settings: Settings) -> None:
 
 def _register(app: Gateway, settings: Settings) -> None:
     """Register the routes, the pages, the error handlers and the middleware."""
-    engine = Engine(app.model_registry, app.scheduler, app.metrics, settings, _resume_tokens(settings))
+    engine = Engine(
+        app.model_registry, app.scheduler, app.metrics, settings, _resume_tokens(settings), app.constraint_compiler
+    )
     status = Status(
         app.model_registry, app.scheduler, app.replicas, app.memory, settings, lambda: app.drain.is_draining
     )

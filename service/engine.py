@@ -9,9 +9,14 @@ from functools import partial
 
 from service.api.requests import CompletionRequest, EmbeddingsRequest, InspectRequest, PromptText
 from service.backends.registry import ModelRegistry, ServedModel
+from service.constraints.automata import PatternError, TokenTexts
+from service.constraints.compilation import ConstraintCompiler
+from service.constraints.json_schema import SchemaError
+from service.constraints.patterns import Constraint
 from service.context import RequestContext, refund_nothing
 from service.errors import GatewayError, InvalidRequest, StateOfAnotherModel, StateOutdated
-from service.generation.checkpoint import Checkpoint
+from service.generation.checkpoint import Checkpoint, PartialMatch
+from service.generation.choice import ConstrainedMatch
 from service.generation.completion import CompletionBuilder
 from service.generation.inspection import InspectionBuilder, num_values, wanted_traces
 from service.generation.memory_estimates import completion_bytes, embedding_bytes, inspection_bytes
@@ -21,6 +26,7 @@ from service.generation.request import Request
 from service.generation.resume_tokens import ResumeTokens
 from service.limits import Limits
 from service.observability.metrics import Metrics
+from service.scheduling.automaton import FIRST_ROW, Match
 from service.scheduling.scheduler import Scheduler
 
 OutputBuilder = CompletionBuilder | PoolingBuilder | InspectionBuilder
@@ -36,16 +42,18 @@ class Engine:
         metrics: Metrics,
         limits: Limits,
         resume_tokens: ResumeTokens,
+        compiler: ConstraintCompiler,
     ) -> None:
         self._model_registry, self._scheduler, self._metrics, self._limits = model_registry, scheduler, metrics, limits
-        self._resume_tokens = resume_tokens
+        self._resume_tokens, self._compiler = resume_tokens, compiler
 
     def complete(self, body: CompletionRequest, context: RequestContext) -> CompletionBuilder:
         """Encode the prompts and submit the sequences.
 
         Raises:
             GatewayError: the model is not served or has the other direction, a prompt is too long or has unknown ids,
-                the resume token is not usable, the response would be too large, or the queue is full.
+                the resume token is not usable, no completion would match the constraint, the response would be too
+                large, or the queue is full.
         """
         tenant = context.quota.tenant
         model, checkpoint = self._find_model(body.model, body.state, tenant, body.seed)
@@ -54,6 +62,7 @@ class Engine:
         num_generated = len(raw_prompts) * body.best_of * body.max_tokens
         charged, refund = self._charge_minimum(raw_prompts, model, field, num_generated, context)
         prompts = self._encode(raw_prompts, model, field, context, checkpoint)
+        matches = self._matches(body, prompts, model, checkpoint)
         # Free the unencoded prompts.
         body = body.model_copy(update={"prompt": None, "suffix": None})
         self._require_response_fits(body, prompts, field)
@@ -61,7 +70,7 @@ class Engine:
         # Without an EOS token there is nothing to suppress.
         sampling = body.sampling if model.tokenizer.special.end is not None else replace(body.sampling, min_tokens=0)
         request = self._request(model, prompts, context, body.timeout_s, checkpoint)
-        builder = CompletionBuilder(body, request, sampling, partial(self._resume_tokens.seal, tenant=tenant))
+        builder = CompletionBuilder(body, request, sampling, matches, partial(self._resume_tokens.seal, tenant=tenant))
         _submit(builder, context, charged, refund)
         return builder
 
@@ -105,6 +114,63 @@ class Engine:
         builder = InspectionBuilder(body, self._request(model, prompts, context, body.timeout_s, checkpoint))
         _submit(builder, context, charged, refund)
         return builder
+
+    def _matches(
+        self,
+        body: CompletionRequest,
+        prompts: list[EncodedPrompt],
+        model: ServedModel,
+        checkpoint: Checkpoint | None,
+    ) -> list[ConstrainedMatch | None]:
+        """Return what the choices of each prompt must match.
+
+        A request that resumes a match continues it, unless it has another constraint or a prompt that comes between.
+        """
+        matches: list[ConstrainedMatch | None] = []
+        resumed = checkpoint.match if checkpoint else None
+        for prompt in prompts:
+            if resumed and prompt.is_empty and body.constraint in (None, resumed.constraint):
+                matches.append(self._match(resumed.constraint, model, body, "state", resumed))
+            elif body.constraint:
+                matches.append(self._match(body.constraint, model, body, body.constraint_field))
+            else:
+                matches.append(None)
+        return matches
+
+    def _match(
+        self,
+        constraint: Constraint,
+        model: ServedModel,
+        body: CompletionRequest,
+        field: str,
+        resumed: PartialMatch | None = None,
+    ) -> ConstrainedMatch:
+        """Return a match at its beginning, or where it is resumed.
+
+        Raises:
+            InvalidRequest: it cannot be compiled, or not completed within `max_tokens`.
+            StateOutdated: it is resumed, and another release compiled it.
+        """
+        try:
+            automaton = self._compiler.compile(
+                constraint, (model.ref, model.card.weights_sha256), lambda: _token_texts(model)
+            )
+        except (PatternError, SchemaError) as error:
+            raise InvalidRequest(f"{field} {error}", param=field.split(".", maxsplit=1)[0]) from error
+        if resumed and resumed.digest != automaton.digest:
+            raise StateOutdated(
+                "state is of a completion with a pattern that another release of this server compiled. Send the text "
+                "so far as a prompt instead"
+            )
+        row = resumed.row if resumed else FIRST_ROW
+        match = Match(automaton, row, is_always_completed=body.complete_within_max_tokens)
+        if body.complete_within_max_tokens and 0 < body.max_tokens < match.num_missing:
+            raise InvalidRequest(
+                f"max_tokens must be at least {match.num_missing}, the tokens of the shortest match of {field}, got "
+                f"{body.max_tokens}",
+                param="max_tokens",
+            )
+        return ConstrainedMatch(constraint, match)
 
     def _encode(
         self,
@@ -225,6 +291,26 @@ def _hold_memory(prompts: list[EncodedPrompt], num_response_bytes: int, context:
     """Hold the memory that the request needs from here to its end."""
     num_bytes = sum(prompt.num_bytes for prompt in prompts) + num_response_bytes
     context.memory.hold(num_bytes, "the request and its response")
+
+
+def _token_texts(model: ServedModel) -> TokenTexts:
+    """Return what a model's tokens add to a text.
+
+    Raises:
+        PatternError: it depends on more than the token.
+    """
+    tokenizer, special = model.tokenizer, model.tokenizer.special
+    texts = [tokenizer.token_bytes(first=first, backward=model.backward) for first in (True, False)]
+    sampled = []
+    for tokens in texts:
+        if tokens is None:
+            raise PatternError(
+                f"is not supported for model {model.ref.name!r}: the text of its tokens depends on those beside them"
+            )
+        textless = {*special.never_sampled, special.end}
+        sampled.append(tuple(b"" if i in textless else token for i, token in enumerate(tokens)))
+    first, following = sampled
+    return TokenTexts(first, following, special.end, model.card.vocab_size, model.backward)
 
 
 def _require_layers(body: InspectRequest, model: ServedModel) -> None:

@@ -42,6 +42,18 @@ class Limits(BaseModel):
     max_timeout_s: float = Field(
         600.0, gt=0, le=86_400, description="maximum and default of timeout_s in a request, in seconds"
     )
+    max_pattern_s: float = Field(
+        2.0, gt=0, le=60, description="maximum time to compile the patterns of a request, in seconds"
+    )
+    max_pattern_states: int = Field(
+        20_000, ge=1, le=65_000, description="maximum number of states of the automaton of a request's patterns"
+    )
+    max_pattern_bytes: int = Field(
+        32 * 2**20,
+        ge=1024,
+        description="maximum size of that automaton, in bytes: 4 × its states × the tokens of the vocabulary",
+    )
+    pattern_cache_bytes: int = Field(64 * 2**20, ge=0, description="size of the cache of compiled patterns, in bytes")
     backend_grace_s: float = Field(
         30.0,
         ge=0,

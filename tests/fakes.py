@@ -79,22 +79,36 @@ def _fake_top(shape: tuple[int, ...]) -> Arrays:
 def fake_decode(inputs: Arrays, end_id: int | None = END) -> Arrays:
     """Compute what a real `decode` or `decode_full` would: tokens from state and uniforms, the EOS token included.
 
-    Of the adjustments only one is computed: the counts shift the token by the frequency penalty.
+    Of the adjustments only two are computed: the counts shift the token by the frequency penalty, and a constraint
+    leaves only the tokens that it allows.
     """
     states = inputs["state"].copy()
     rows, steps = inputs["uniforms"].shape
     drawn, logprobs = np.zeros((rows, steps), np.int32), np.zeros((rows, steps), np.float32)
     for row in range(rows):
         last = int(inputs["token_id"][row])
+        at = int(inputs["row"][row]) if "row" in inputs else signatures.UNCONSTRAINED_ROW
         shift = int((inputs["counts"] * inputs["frequency_penalty"][:, None])[row].sum()) if "counts" in inputs else 0
         for step in range(int(inputs["steps"][row])):
             states[row] = fake_step(last, states[row])
             last = int(states[row].sum() + inputs["uniforms"][row, step] * 1000 + shift) % VOCABULARY
             shift += int(inputs["frequency_penalty"][row]) if "counts" in inputs else 0
+            last, at = _fake_constraint(inputs, row, step, at, last)
             drawn[row, step], logprobs[row, step] = last, fake_logprob(last, states[row])
-            if last == end_id:
+            if last == end_id or at == signatures.FINAL_ROW:
                 break
     return {"token_ids": drawn, "logprobs": logprobs, "state": states, **_fake_top((rows, steps))}
+
+
+def _fake_constraint(inputs: Arrays, row: int, step: int, at: int, token_id: int) -> tuple[int, int]:
+    """Return a token that the constraint of a sequence allows, in place of one, and the row after it."""
+    if at == signatures.UNCONSTRAINED_ROW:
+        return token_id, at
+    entries, budget = inputs["transitions"][at], int(inputs["budget"][row])
+    left = budget - (step if budget < signatures.FORBIDDEN_DISTANCE else 0)
+    allowed = np.flatnonzero(entries < left << signatures.ROW_BITS)
+    token_id = int(allowed[token_id % len(allowed)])
+    return token_id, int(entries[token_id]) & (signatures.MAX_ROWS - 1)
 
 
 COMPUTE = {

@@ -107,6 +107,15 @@ class ImportedTokenizer:
         """Return the bytes of the ids of a byte-level vocabulary; special tokens have none."""
         return b"".join([_token_bytes(self.tokens[i]) for i in token_ids if i not in self._textless])
 
+    def token_bytes(self, *, first: bool, backward: bool = False) -> tuple[bytes, ...] | None:
+        """See `Tokenizer`: None for BPE with word suffixes, and for a backward model unless tokens are bytes."""
+        if self.decoder.joins_bytes:
+            return tuple(self.join([token_id]) for token_id in range(len(self.tokens)))
+        if backward or self.decoder.has_suffix:
+            return None
+        previous = None if first else self.decoder.anchor
+        return tuple(self.token_text(token_id, previous).encode() for token_id in range(len(self.tokens)))
+
     def token_text(self, token_id: int, previous: str | None) -> str:
         """Return the text that a token adds after the preceding one with text, if there is one."""
         return "" if token_id in self._textless else self.decoder.token_text(self.tokens[token_id], previous)
@@ -168,6 +177,7 @@ class _Decoder:
     Attributes:
         joins_bytes: Whether tokens are bytes in GPT-2's alphabet.
         joins_by_spaces: Whether spaces are inserted between tokens.
+        has_suffix: Whether a token's own suffix decides whether a space follows it.
         anchor: Placeholder for an unknown preceding token that ends a word.
     """
 
@@ -175,6 +185,7 @@ class _Decoder:
         kind = (description or {}).get("type")
         self.joins_bytes, self.joins_by_spaces = kind == "ByteLevel", kind in _SPACING
         suffix = description["suffix"] if kind == "BPEDecoder" else ""
+        self.has_suffix = bool(suffix)
         self.anchor = "x" + suffix
         self._library = library.decoder
         if suffix and any(suffix in name.removesuffix(suffix) for name in library.get_vocab()):

@@ -92,6 +92,10 @@ class SubwordTokenizer(Vocabulary):
         """Return the bytes of the ids; special tokens have none."""
         return b"".join([self._bytes[i] for i in token_ids])
 
+    def token_bytes(self, *, first: bool, backward: bool = False) -> tuple[bytes, ...] | None:  # noqa: ARG002
+        """See `Tokenizer`: it is the same everywhere."""
+        return self._bytes
+
     def offsets(self, text: str) -> list[int]:
         """Return the offset of the character that contains each token's first byte."""
         offsets, num_characters = [], 0

@@ -106,6 +106,17 @@ class Tokenizer(Protocol):
     def detokenizer(self, beside: str = "", *, backward: bool = False) -> Detokenizer:
         """Return a detokenizer for text that continues `beside`, or is generated right to left and precedes it."""
 
+    def token_bytes(self, *, first: bool, backward: bool = False) -> tuple[bytes, ...] | None:
+        """Return the UTF-8 bytes that each token adds to a text, b"" for one without text.
+
+        Args:
+            first: As the first token that is generated, without what separates it from a prompt; else after another.
+            backward: Whether text is generated from right to left.
+
+        Returns:
+            None if the text of a token depends on more than that.
+        """
+
     def to_json(self) -> str:
         """Serialize to JSON in Hugging Face `tokenizers` format."""
 
@@ -207,6 +218,10 @@ class JoinedVocabulary(Vocabulary):
         """Return the tokens joined; special tokens have no text."""
         texts = self._texts
         return "".join([texts[i] for i in token_ids])
+
+    def token_bytes(self, *, first: bool, backward: bool = False) -> tuple[bytes, ...] | None:  # noqa: ARG002
+        """See `Tokenizer`: it is the same everywhere."""
+        return tuple(text.encode("utf-8", "surrogatepass") for text in self._texts)
 
     def detokenizer(self, beside: str = "", *, backward: bool = False) -> Detokenizer:  # noqa: ARG002 - as anywhere
         """Return a stateless detokenizer."""

@@ -76,6 +76,12 @@ class WordTokenizer(Vocabulary):
         """Return the words joined by the separator, a space by default; special tokens have no text."""
         return self.rules.split.join(self._words(token_ids))
 
+    def token_bytes(self, *, first: bool, backward: bool = False) -> tuple[bytes, ...] | None:
+        """See `Tokenizer`: all but the first word have a separator."""
+        before, after = ("", self.rules.split) if backward else (self.rules.split, "")
+        texts = self._texts if first else [text and before + text + after for text in self._texts]
+        return tuple(text.encode("utf-8", "surrogatepass") for text in texts)
+
     def offsets(self, text: str) -> list[int]:
         """Return the offset in `text` of each word of `encode(text)`."""
         offsets = self.rules.offsets(text)

@@ -1,4 +1,4 @@
-"""Logits processing before sampling: masked ids, penalties, logit bias and a minimum number of tokens.
+"""Logits processing before sampling: masked ids, penalties, logit bias, a minimum of tokens, and constraints.
 
 Pure functions of the logits and of tables that the loop carries from step to step. Sequences are independent, and a
 disabled adjustment is a bit-exact no-op: dividing by 1 and adding 0 change no bit.
@@ -8,9 +8,12 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
+from contract import signatures
 from export.graphs.loop import Loop
 
 NEVER = -1e9
+# The next row of an entry of the transition table.
+_ROW_MASK = signatures.MAX_ROWS - 1
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,8 @@ class Masked:
     """
 
     mask: tf.Tensor
+    # Whether a sequence may end before its steps are done, without an end token.
+    may_end = False
 
     def tables(self) -> Loop:
         """Return the initial tables for `adjust`, as loop variables."""
@@ -34,6 +39,41 @@ class Masked:
     def count(self, sampled: tf.Tensor, tables: Loop) -> Loop:  # noqa: ARG002 - nothing is counted
         """Return the tables for the next step, after the sampled ids int32 (batch,)."""
         return tables
+
+    def end_complete(self, t: tf.Tensor, ends: tf.Tensor, tables: Loop) -> tf.Tensor:  # noqa: ARG002 - none is complete
+        """Return `ends`, int32 (batch,): the steps after which sequences end, where step t may have ended some."""
+        return ends
+
+
+@dataclass(frozen=True)
+class Constraints:
+    """Automata that restrict which tokens sequences may sample, in one table for all patterns of a call.
+
+    An entry is `distance << ROW_BITS | next row`, or `FORBIDDEN` (see `contract.signatures`). A token is allowed if,
+    after it, the budget still suffices for the shortest way to a complete match; so a sequence with a budget of its
+    `max_tokens` always ends with one.
+
+    Attributes:
+        transitions: int32 (M, V).
+        row: int32 (batch,): the row of each sequence; `UNCONSTRAINED_ROW` without a constraint.
+        budget: int32 (batch,): tokens left at the beginning of the call, below `FORBIDDEN_DISTANCE`, or that value to
+            allow every match, however long.
+    """
+
+    transitions: tf.Tensor
+    row: tf.Tensor
+    budget: tf.Tensor
+
+    def mask(self, t: tf.Tensor, logits: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+        """Return the logits float32 (batch, V) of step t, those of forbidden tokens set to `NEVER`."""
+        left = tf.where(self.budget < signatures.FORBIDDEN_DISTANCE, tf.maximum(self.budget - t, 0), self.budget)
+        limit = tf.bitwise.left_shift(left, signatures.ROW_BITS)
+        return tf.where(tf.gather(self.transitions, rows) < limit[:, None], logits, NEVER)
+
+    def advance(self, sampled: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+        """Return the rows after the sampled ids, both int32 (batch,)."""
+        entries = tf.gather_nd(self.transitions, tf.stack([rows, sampled], axis=1))
+        return tf.bitwise.bitwise_and(entries, _ROW_MASK)
 
 
 @dataclass(frozen=True)
@@ -57,6 +97,7 @@ class Adjustments(Masked):
         frequency_penalty: float32 (batch,); 0 is off.
         repetition_penalty: float32 (batch,), above 0; 1 is off.
         min_steps: int32 (batch,): number of steps of this call in which the end token cannot be sampled.
+        constraints: Applied last, after bias and mask.
     """
 
     end_id: int
@@ -68,19 +109,26 @@ class Adjustments(Masked):
     frequency_penalty: tf.Tensor
     repetition_penalty: tf.Tensor
     min_steps: tf.Tensor
+    constraints: Constraints
+    may_end = True
 
     def tables(self) -> Loop:
-        """Return the initial counts, biases plus mask, and divisors, float32 (batch, V) each."""
+        """Return the initial counts, biases plus mask and divisors, float32 (batch, V) each, and rows."""
         batch, length = tf.shape(self.token_ids)[0], tf.shape(self.token_ids)[1]
         rows = tf.repeat(tf.range(batch)[:, None], length, axis=1)
         indices = tf.stack([rows, self.token_ids], axis=2)
         shape = [batch, self.mask.shape[0]]
         counts, seen, bias = (tf.scatter_nd(indices, values, shape) for values in (self.counts, self.seen, self.bias))
-        return [counts, bias + self.mask, tf.where(seen > 0.0, self.repetition_penalty[:, None], 1.0)]
+        return [
+            counts,
+            bias + self.mask,
+            tf.where(seen > 0.0, self.repetition_penalty[:, None], 1.0),
+            self.constraints.row,
+        ]
 
     def adjust(self, t: tf.Tensor, logits: tf.Tensor, tables: Loop) -> tf.Tensor:
         """Return the adjusted logits float32 (batch, V) of step t."""
-        counts, bias, divisors = tables
+        counts, bias, divisors, rows = tables
         logits = tf.where(logits > 0.0, logits / divisors, logits * divisors)
         logits -= self.presence_penalty[:, None] * tf.cast(counts > 0.0, tf.float32)
         logits -= self.frequency_penalty[:, None] * counts
@@ -88,10 +136,16 @@ class Adjustments(Masked):
         if self.end_id >= 0:
             too_early = tf.where(t < self.min_steps, NEVER, 0.0)
             logits += too_early[:, None] * tf.one_hot(self.end_id, self.mask.shape[0])
-        return logits
+        return self.constraints.mask(t, logits, rows)
 
     def count(self, sampled: tf.Tensor, tables: Loop) -> Loop:
         """Return the tables for the next step; a finished sequence counts id 0, which has no effect."""
-        counts, bias, divisors = tables
+        counts, bias, divisors, rows = tables
         one_hot = tf.one_hot(sampled, self.mask.shape[0])
-        return [counts + one_hot, bias, tf.where(one_hot > 0.0, self.repetition_penalty[:, None], divisors)]
+        divisors = tf.where(one_hot > 0.0, self.repetition_penalty[:, None], divisors)
+        return [counts + one_hot, bias, divisors, self.constraints.advance(sampled, rows)]
+
+    def end_complete(self, t: tf.Tensor, ends: tf.Tensor, tables: Loop) -> tf.Tensor:
+        """Return `ends` with sequences whose match is complete ending after step t."""
+        # Not those that ended before: the zeros after their end may lead to any row.
+        return tf.where((tables[-1] == signatures.FINAL_ROW) & (t < ends), t + 1, ends)

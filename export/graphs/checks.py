@@ -74,7 +74,7 @@ def _check_signatures(
     _check_loss(f"{signatures.PREFILL} and {signatures.SCORE}", rest, scored[:, half:], TOLERANCE)
     _check_embed(functions[signatures.EMBED], model, token_ids[:, :_EMBED_LENGTH], state, tolerance)
     _check_inspect(functions, model, token_ids[:, :half], state)
-    _check_decode_full(functions, token_ids[:, half], prefilled, rng)
+    _check_decode_full(functions, model, token_ids[:, half], prefilled, rng)
 
 
 def _check_tokens(scored: np.ndarray, expected: np.ndarray, tolerance: float) -> None:
@@ -128,8 +128,10 @@ def _check_inspect(functions: Any, model: Exportable, token_ids: np.ndarray, sta
             raise CheckFailed(f"{signatures.INSPECT}: {name} differ by {difference:.2e}, over 1e-4")
 
 
-def _check_decode_full(functions: Any, token_id: np.ndarray, state: np.ndarray, rng: np.random.Generator) -> None:
-    """Sample with every adjustment on and compare the log probabilities with `score`."""
+def _check_decode_full(
+    functions: Any, model: Exportable, token_id: np.ndarray, state: np.ndarray, rng: np.random.Generator
+) -> None:
+    """Sample with every adjustment on, without a constraint, and compare the log probabilities with `score`."""
     columns = {
         **dict.fromkeys(("steps", "min_steps"), np.int32(_NUM_SAMPLED)),
         "temperature": np.float32(1),
@@ -138,6 +140,8 @@ def _check_decode_full(functions: Any, token_id: np.ndarray, state: np.ndarray, 
         "min_p": np.float32(0),
         **dict.fromkeys(("presence_penalty", "frequency_penalty"), np.float32(0.5)),
         "repetition_penalty": np.float32(1.2),
+        "row": np.int32(signatures.UNCONSTRAINED_ROW),
+        "budget": np.int32(signatures.FORBIDDEN_DISTANCE),
     }
     sampled = _call(
         functions[signatures.DECODE_FULL],
@@ -145,6 +149,7 @@ def _check_decode_full(functions: Any, token_id: np.ndarray, state: np.ndarray, 
         state=state,
         uniforms=rng.integers(0, 2**23, (_BATCH_SIZE, _NUM_SAMPLED)).astype(np.float32) / np.float32(2**23),
         adjusted_ids=token_id[:, None],
+        transitions=np.zeros((1, model.network.vocab_size), np.int32),
         **dict.fromkeys(("counts", "seen", "bias"), np.ones((_BATCH_SIZE, 1), np.float32)),
         **{name: np.full(_BATCH_SIZE, value) for name, value in columns.items()},
     )

@@ -13,7 +13,7 @@ import tensorflow as tf
 from contract import signatures
 from contract.card import Trace
 from contract.tokenizer import SpecialIds
-from export.graphs.adjustments import NEVER, Adjustments, Masked
+from export.graphs.adjustments import NEVER, Adjustments, Constraints, Masked
 from export.graphs.cells import RecurrentStep, StatefulNetwork
 from export.graphs.loop import Loop, array, repeat, stack_batch_major, write, zero_inactive
 from export.graphs.precision import FLOAT32, Precision
@@ -80,7 +80,10 @@ class Generator(tf.Module):
             }
             functions |= {signatures.in_precision(name, precision.name): run for name, run in variants.items()}
         specs = input_specs(
-            self.network.state_size, self.network.output_size, [precision.name for precision in self.network.precisions]
+            self.network.state_size,
+            self.network.output_size,
+            self.network.vocab_size,
+            [precision.name for precision in self.network.precisions],
         )
         return {
             name: tf.function(function, autograph=False).get_concrete_function(**specs[name])
@@ -220,11 +223,15 @@ class Generator(tf.Module):
         frequency_penalty: tf.Tensor,
         repetition_penalty: tf.Tensor,
         min_steps: tf.Tensor,
+        transitions: tf.Tensor,
+        row: tf.Tensor,
+        budget: tf.Tensor,
     ) -> dict[str, tf.Tensor]:
         """Advance every sequence as `decode` does, with logits processing and top log probabilities.
 
-        The first eight arguments are those of `decode`. For the others see `adjustments.Adjustments`; N may be 0. The
-        call counts the tokens that it samples itself; the caller updates `counts` and `seen` before the next call.
+        The first eight arguments are those of `decode`. For the others see `adjustments.Adjustments` and its
+        `Constraints`; N may be 0, and M is 1 for a call without constraints. The call counts the tokens that it samples
+        and follows the transitions itself; the caller updates `counts`, `seen` and `row` before the next call.
 
         Returns:
             As `decode`, with top_token_ids int32 and top_logprobs float32 (batch, K, 5), the most probable tokens of
@@ -233,7 +240,10 @@ class Generator(tf.Module):
         """
         controls = Controls(temperature, top_k, top_p, min_p)
         penalties = presence_penalty, frequency_penalty, repetition_penalty
-        adjustments = Adjustments(self.mask, self.end_id, adjusted_ids, counts, seen, bias, *penalties, min_steps)
+        constraints = Constraints(transitions, row, budget)
+        adjustments = Adjustments(
+            self.mask, self.end_id, adjusted_ids, counts, seen, bias, *penalties, min_steps, constraints
+        )
         outputs = self._sample_tokens(token_id, state, uniforms, steps, controls, adjustments, with_top=True)
         names = ("token_ids", "logprobs", "top_token_ids", "top_logprobs", "state")
         return dict(zip(names, outputs, strict=True))
@@ -266,11 +276,12 @@ class Generator(tf.Module):
                 # No sequence that has ended gets here with the end token: its outputs are 0.
                 ends = tf.where(outputs[0] == self.end_id, t + 1, ends)
             tables = adjustments.count(outputs[0], tables)
+            ends = adjustments.end_complete(t, ends, tables)
             return [outputs[0], ends, new_parts, tables, write(arrays, t, outputs)]
 
         arrays = [array(tf.int32, num_steps), *_score_arrays(num_steps, with_top=with_top)]
         variables = [token_id, steps, self._steps.split(state), adjustments.tables(), arrays]
-        num_full = tf.reduce_min(steps) if self.end_id < 0 else None
+        num_full = None if self.end_id >= 0 or adjustments.may_end else tf.reduce_min(steps)
         _, _, parts, _, arrays = repeat(num_steps, body, variables, num_full, self._steps.unroll)
         return *stack_batch_major(arrays), self._steps.join(parts)
 

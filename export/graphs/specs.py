@@ -10,13 +10,17 @@ Specs = dict[str, tf.TensorSpec]
 
 
 def input_specs(
-    state_size: int, output_size: int, precisions: Iterable[signatures.PrecisionName] = (signatures.FLOAT32,)
+    state_size: int,
+    output_size: int,
+    vocab_size: int,
+    precisions: Iterable[signatures.PrecisionName] = (signatures.FLOAT32,),
 ) -> dict[str, Specs]:
     """Return the input specs of every signature.
 
     Args:
         state_size: S, floats of state per sequence.
         output_size: U, width of the top layer's output.
+        vocab_size: V, width of the output layer.
         precisions: Those that the version has signatures for.
     """
     state = _inputs(tf.float32, [None, state_size], "state")
@@ -34,10 +38,14 @@ def input_specs(
         **_inputs(tf.float32, [None], "presence_penalty", "frequency_penalty", "repetition_penalty"),
         **_inputs(tf.int32, [None], "min_steps"),
     }
+    constraints = {
+        **_inputs(tf.int32, [None, vocab_size], "transitions"),
+        **_inputs(tf.int32, [None], "row", "budget"),
+    }
     variants = {
         signatures.PREFILL: prefill,
         signatures.DECODE: decode,
-        signatures.DECODE_FULL: {**decode, **adjustments},
+        signatures.DECODE_FULL: {**decode, **adjustments, **constraints},
         signatures.SCORE: prefill,
         signatures.INSPECT: prefill,
         signatures.EMBED: {**prefill, **_inputs(tf.float32, [None, output_size], "sum")},

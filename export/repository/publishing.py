@@ -230,7 +230,7 @@ def _write(
     assets = draft / signatures.ASSETS
     assets.mkdir()
     # Not in bfloat16: a gateway calls these signatures before it serves the version, if it uses them at all.
-    write_warmup(assets / WARMUP_FILE, input_specs(card.state_size, card.units), card.batch_sizes)
+    write_warmup(assets / WARMUP_FILE, input_specs(card.state_size, card.units, card.vocab_size), card.batch_sizes)
     (assets / signatures.CARD_FILE).write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
     (assets / signatures.TOKENIZER_FILE).write_text(tokenizer.to_json(), encoding="utf-8")
     if exportable.keras_model is not None:

@@ -139,7 +139,10 @@ class Verification:
 
     def _signatures(self) -> str:
         card, _, functions = self._readable()
-        inputs, outputs = input_specs(card.state_size, card.units, card.precisions), _output_sizes(card)
+        inputs, outputs = (
+            input_specs(card.state_size, card.units, card.vocab_size, card.precisions),
+            _output_sizes(card),
+        )
         for name, specs in inputs.items():
             if name not in functions:
                 raise CheckFailed(f"{name} is missing")
@@ -200,7 +203,9 @@ def _serving_default_as_model(card: GeneratorCard, functions: Mapping[str, Any])
         return functions[signatures.SERVING_DEFAULT](token_ids=tf.constant(token_ids))["logits"].numpy()
 
     # The attributes of a network that the check of its signatures uses.
-    sizes: Any = SimpleNamespace(state_size=card.state_size, output_size=card.units, traces=card.traces)
+    sizes: Any = SimpleNamespace(
+        state_size=card.state_size, output_size=card.units, vocab_size=card.vocab_size, traces=card.traces
+    )
     return Exportable(sizes, Facts(), card.weights_sha256, logits, gives_probabilities=False)
 
 

@@ -53,7 +53,7 @@ class Sampler:
         fresh = Generator(prepare(model).network, self._tokenizer.special, len(self._tokenizer.tokens))
         if self._generator is None:
             self._generator = fresh
-            specs = input_specs(fresh.network.state_size, fresh.network.output_size)
+            specs = input_specs(fresh.network.state_size, fresh.network.output_size, fresh.network.vocab_size)
             self._prefill_signature = tf.function(fresh.prefill).get_concrete_function(**specs[signatures.PREFILL])
             self._decode_signature = tf.function(fresh.decode).get_concrete_function(**specs[signatures.DECODE])
         else:

@@ -9,6 +9,7 @@ import secrets
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self, TypeVar
 
+import orjson
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -25,7 +26,13 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, PydanticCustomError
 
-from service.api.unsupported import COMPLETION_FIELDS, EMBEDDING_FIELDS, refuse_unsupported
+from service.api.unsupported import (
+    COMPLETION_FIELDS,
+    EMBEDDING_FIELDS,
+    STRUCTURED_OUTPUT_FIELDS,
+    refuse_unsupported,
+)
+from service.constraints.patterns import Constraint, Pattern
 from service.errors import InvalidRequest
 from service.limits import Limits
 from service.params import SamplingParams
@@ -34,6 +41,11 @@ MAX_CHOICES = 128
 MAX_STOPS = 16
 MAX_LOGPROBS = 5
 MAX_BIAS = 1024
+# Characters of a regular expression or JSON Schema, and texts to choose from.
+MAX_REGEX = 10_000
+MAX_SCHEMA = 50_000
+MAX_CONSTRAINT_CHOICES = 10_000
+MAX_MIN_LENGTH = 10_000
 MAX_NEIGHBORS = 100
 MAX_MAPPED = 10_000
 # Whatever the server's own limit (OSTINATO_MAX_PROMPTS, at most this): longer lists are refused unvalidated.
@@ -138,7 +150,7 @@ class Body(BaseModel):
         described = handler.resolve_ref_schema(handler(schema))
         for name, field in cls.model_fields.items():
             if not field.is_required():
-                _make_nullable(described["properties"], name, field)
+                _make_nullable(described["properties"], field.alias or name, field)
         return described
 
     def resolve(self, limits: Limits) -> Self:  # noqa: ARG002 - most bodies have only limits of their own
@@ -180,6 +192,44 @@ class StreamOptions(Body):
 
 
 NO_OPTIONS = StreamOptions()
+
+RegexText = Annotated[str, Field(min_length=1, max_length=MAX_REGEX)]
+Choices = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=1000)]],
+    Field(min_length=1, max_length=MAX_CONSTRAINT_CHOICES, fail_fast=True),
+]
+# A JSON Schema, or its text.
+Schema = dict[str, Any] | bool | str
+Characters = Annotated[str, Field(min_length=1, max_length=1000)]
+
+
+@refuse_unsupported(STRUCTURED_OUTPUT_FIELDS)
+class StructuredOutputs(Body):
+    """What a completion must match, from its first character to its last; see `docs/structured-outputs.md`."""
+
+    regex: RegexText | None = Field(
+        None, description="regular expression, in the syntax of Rust's regex crate without anchors and look-around"
+    )
+    choice: Choices | None = Field(None, description="one of these texts")
+    json_: Schema | None = Field(None, alias="json", description="JSON Schema, or its text")
+    json_object: bool = Field(False, description="any JSON object")
+    allowed_characters: Characters | None = Field(None, description="no other characters; also beside a pattern")
+    banned_characters: Characters | None = Field(None, description="none of these characters; also beside a pattern")
+
+
+class JsonSchemaFormat(Body):
+    """The schema of a `response_format`."""
+
+    name: str | None = Field(None, description="without effect")
+    schema_: Schema = Field(alias="schema", description="JSON Schema, or its text")
+    strict: bool = Field(True, description="without effect: a completion always matches the schema")
+
+
+class ResponseFormat(Body):
+    """OpenAI's form of structured outputs."""
+
+    type: Literal["text", "json_object", "json_schema"] = Field(description="text: no constraint")
+    json_schema: JsonSchemaFormat | None = Field(None, description="required with type json_schema")
 
 
 @refuse_unsupported(COMPLETION_FIELDS)
@@ -240,6 +290,23 @@ class CompletionRequest(Body):
         0, description="the EOS token is not sampled before this many tokens"
     )
     ignore_eos: bool = Field(False, description="never sample the EOS token")
+    min_length: Annotated[int, Field(ge=0, le=MAX_MIN_LENGTH)] = Field(
+        0, description="minimum number of characters of a completion"
+    )
+    structured_outputs: StructuredOutputs | None = Field(
+        None, description="a regular expression, texts, a JSON Schema or characters that a completion must match"
+    )
+    guided_regex: RegexText | None = Field(None, description="another name for structured_outputs.regex")
+    guided_choice: Choices | None = Field(None, description="another name for structured_outputs.choice")
+    guided_json: Schema | None = Field(None, description="another name for structured_outputs.json")
+    response_format: ResponseFormat | None = Field(
+        None, description="another form of structured_outputs.json and .json_object, as OpenAI's clients send it"
+    )
+    complete_within_max_tokens: bool = Field(
+        True,
+        description="whether the last tokens before max_tokens are restricted to those that complete the match; "
+        "otherwise max_tokens may cut it off",
+    )
     stream: bool = Field(False, description="send the text as server-sent events while it is generated")
     stream_options: StreamOptions = NO_OPTIONS
     suffix: PromptForms | None = Field(
@@ -288,8 +355,8 @@ class CompletionRequest(Body):
                 "timeout_s": _timeout_s(self.timeout_s, limits),
             }
         )
-        # Parses the token ids of `logit_bias`, and keeps the result.
-        _ = request.sampling
+        # Parse the token ids of `logit_bias` and the patterns, and keep the results.
+        _ = request.sampling, request.constraint
         return request
 
     @property
@@ -320,6 +387,57 @@ class CompletionRequest(Body):
             bias=tuple(_by_token_id(self.logit_bias).items()),
             min_tokens=self.max_tokens if self.ignore_eos else self.min_tokens,
         )
+
+    @cached_property
+    def constraint(self) -> Constraint | None:
+        """What its completions must match; None without a constraint.
+
+        Raises:
+            InvalidRequest: it has several patterns, or one that is no JSON; `resolve` raises it.
+        """
+        patterns = self._patterns()
+        if len(patterns) > 1:
+            (first, _), (second, _) = list(patterns.items())[:2]
+            raise InvalidRequest(
+                f"{second} must be absent if {first} is given: a completion has one pattern", param=second
+            )
+        outputs = self.structured_outputs
+        limits = []
+        if outputs and outputs.allowed_characters:
+            limits.append(Pattern("allowed_characters", outputs.allowed_characters))
+        if outputs and outputs.banned_characters:
+            limits.append(Pattern("banned_characters", outputs.banned_characters))
+        if self.min_length:
+            limits.append(Pattern("min_length", str(self.min_length)))
+        return (*patterns.values(), *limits) or None
+
+    @property
+    def constraint_field(self) -> str:
+        """The field to name in an error about the constraint."""
+        return next(iter(self._patterns()), "structured_outputs" if self.structured_outputs else "min_length")
+
+    def _patterns(self) -> dict[str, Pattern]:
+        """Return its patterns, of which it may have one, by field."""
+        outputs, form = self.structured_outputs or StructuredOutputs(), self.response_format
+        if form is not None and (form.json_schema is None) == (form.type == "json_schema"):
+            raise InvalidRequest(
+                f"response_format.json_schema must be {'given' if form.json_schema is None else 'absent'} with type "
+                f"{form.type}",
+                param="response_format",
+            )
+        schema = form.json_schema.schema_ if form and form.json_schema else None
+        candidates = {
+            "structured_outputs.regex": outputs.regex and Pattern("regex", outputs.regex),
+            "structured_outputs.choice": outputs.choice and Pattern.choice(outputs.choice),
+            "structured_outputs.json": _schema_pattern("structured_outputs.json", outputs.json_),
+            "structured_outputs.json_object": Pattern("json_object", "") if outputs.json_object else None,
+            "guided_regex": self.guided_regex and Pattern("regex", self.guided_regex),
+            "guided_choice": self.guided_choice and Pattern.choice(self.guided_choice),
+            "guided_json": _schema_pattern("guided_json", self.guided_json),
+            "response_format.json_schema.schema": _schema_pattern("response_format.json_schema.schema", schema),
+            "response_format": Pattern("json_object", "") if form and form.type == "json_object" else None,
+        }
+        return {field: pattern for field, pattern in candidates.items() if pattern}
 
     @property
     def issues_resume_tokens(self) -> bool:
@@ -506,6 +624,20 @@ def _by_token_id(logit_bias: dict[str, float]) -> dict[int, float]:
             raise InvalidRequest(f"logit_bias must name a token id once, got {int(name)} twice", param="logit_bias")
         bias[int(name)] = value
     return bias
+
+
+def _schema_pattern(field: str, schema: Schema | None) -> Pattern | None:
+    """Return the pattern of a JSON Schema, which may be given as text."""
+    if schema is None:
+        return None
+    if isinstance(schema, str):
+        try:
+            schema = orjson.loads(schema)
+        except orjson.JSONDecodeError as error:
+            raise InvalidRequest(f"{field} must be a JSON Schema or its text: {error}", param=field) from error
+    pattern = Pattern.json(schema)
+    _require_at_most(field, len(pattern.source), MAX_SCHEMA, "of characters ")
+    return pattern
 
 
 def _timeout_s(timeout_s: float, limits: Limits) -> float:

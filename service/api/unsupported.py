@@ -51,7 +51,8 @@ def _equal_types(neutral: Any) -> tuple[type, ...]:
     return (int, float) if type(neutral) in (int, float) else (type(neutral),)
 
 
-_CONSTRAINED = "constrained decoding is not supported"
+_CONSTRAINED = "use structured_outputs"
+_GRAMMAR = "grammars are not supported; use structured_outputs with regex or json"
 _CHAT = "these models have no chat format and call no tools"
 _SAMPLER = "this sampling method is not supported"
 _BEAMS = "beam search is not supported"
@@ -61,18 +62,14 @@ _PROMPT = "use prompt"
 _STOP = "use stop"
 
 COMPLETION_FIELDS: Mapping[str, Unsupported] = {
-    # Constrained decoding.
-    "response_format": Unsupported(_CONSTRAINED, ({"type": "text"},)),
-    "structured_outputs": Unsupported(_CONSTRAINED),
-    "structural_tag": Unsupported(_CONSTRAINED),
-    "guided_json": Unsupported(_CONSTRAINED),
-    "guided_regex": Unsupported(_CONSTRAINED),
-    "guided_choice": Unsupported(_CONSTRAINED),
-    "guided_grammar": Unsupported(_CONSTRAINED),
-    "grammar": Unsupported(_CONSTRAINED),
+    # Structured outputs.
+    "structural_tag": Unsupported(_GRAMMAR),
+    "guided_grammar": Unsupported(_GRAMMAR),
+    "guided_whitespace_pattern": Unsupported("at most one space follows a comma or colon"),
+    "grammar": Unsupported(_GRAMMAR),
+    "ebnf": Unsupported(_GRAMMAR),
     "json_schema": Unsupported(_CONSTRAINED),
     "regex": Unsupported(_CONSTRAINED),
-    "ebnf": Unsupported(_CONSTRAINED),
     "allowed_token_ids": Unsupported("use logit_bias"),
     "bad_words": Unsupported("use logit_bias"),
     "logits_processors": Unsupported("use logit_bias"),
@@ -146,6 +143,13 @@ COMPLETION_FIELDS: Mapping[str, Unsupported] = {
     "lora": Unsupported(_LORA),
     "lora_path": Unsupported(_LORA),
     "adapter_id": Unsupported(_LORA),
+}
+
+# Of `structured_outputs`.
+STRUCTURED_OUTPUT_FIELDS: Mapping[str, Unsupported] = {
+    "grammar": Unsupported("grammars are not supported; use regex or json"),
+    "structural_tag": Unsupported("these models have no chat format"),
+    "whitespace_pattern": Unsupported("at most one space follows a comma or colon"),
 }
 
 EMBEDDING_FIELDS: Mapping[str, Unsupported] = {

@@ -14,6 +14,7 @@ import numpy as np
 
 from contract import signatures
 from contract.card import GeneratorCard
+from service.scheduling.constraints import unconstrained
 from service.scheduling.padding import Arrays
 
 log = logging.getLogger(__name__)
@@ -112,7 +113,9 @@ def _compute(sequences: np.ndarray, steps: int, card: GeneratorCard, predict: Pr
     decoded = predict(signatures.DECODE, decode_inputs, shapes)
     top = (batch_size, steps, signatures.NUM_TOP)
     shapes |= {"top_token_ids": top, "top_logprobs": top}
-    decoded_full = predict(signatures.DECODE_FULL, {**decode_inputs, **_adjustments(token_ids, sequences)}, shapes)
+    decoded_full = predict(
+        signatures.DECODE_FULL, {**decode_inputs, **_adjustments(token_ids, sequences, card)}, shapes
+    )
     outputs = [array for call in (prefilled, embedded, scored, decoded, decoded_full) for array in call.values()]
     return [b"".join(array[slot].tobytes() for array in outputs) for slot in range(batch_size)]
 
@@ -129,8 +132,8 @@ def decode_controls(sequences: np.ndarray, steps: int) -> Arrays:
     }
 
 
-def _adjustments(token_ids: np.ndarray, sequences: np.ndarray) -> Arrays:
-    """Return penalties, and a count and a bias for one token id per slot."""
+def _adjustments(token_ids: np.ndarray, sequences: np.ndarray, card: GeneratorCard) -> Arrays:
+    """Return penalties, and a count and a bias for one token id per slot; constraints only mask what these leave."""
     batch_size = len(sequences)
     return {
         "adjusted_ids": np.zeros((batch_size, 1), np.int32) + token_ids[:, :1],
@@ -141,4 +144,5 @@ def _adjustments(token_ids: np.ndarray, sequences: np.ndarray) -> Arrays:
         "frequency_penalty": np.full(batch_size, 0.2, np.float32),
         "repetition_penalty": np.where(sequences % 3, 1.0, 1.2).astype(np.float32),
         "min_steps": np.zeros(batch_size, np.int32),
+        **unconstrained(batch_size, card.vocab_size),
     }

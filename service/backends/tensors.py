@@ -12,9 +12,13 @@ _TYPES = {np.dtype(np.float32): DT_FLOAT, np.dtype(np.int32): DT_INT32}
 
 
 def to_proto(array: np.ndarray) -> Any:
-    """Convert a float32 or int32 array."""
-    proto = tensor_pb2.TensorProto(tensor_content=array.tobytes())
-    set_type(proto, _TYPES[array.dtype], array.shape)
+    """Convert a float32 or int32 array; one that `np.broadcast_to` made of a scalar is sent as a single value."""
+    is_constant = bool(array.size) and not any(array.strides)
+    proto = tensor_pb2.TensorProto() if is_constant else tensor_pb2.TensorProto(tensor_content=array.tobytes())
+    data_type = _TYPES[array.dtype]
+    set_type(proto, data_type, array.shape)
+    if is_constant:
+        (proto.float_val if data_type == DT_FLOAT else proto.int_val).append(array.flat[0])
     return proto
 
 

@@ -12,6 +12,7 @@ from typing import Any, Self
 import numpy as np
 import orjson
 
+from service.constraints.patterns import Constraint, Pattern
 from service.params import ModelVersion
 
 _LENGTH = struct.Struct("<I")
@@ -43,6 +44,20 @@ class ResumePoint:
         return ResumePoint(state, sampled[-1:], num_sampled)
 
 
+@dataclass(frozen=True)
+class PartialMatch:
+    """A match of a constraint that has not ended.
+
+    Attributes:
+        row: The automaton's row.
+        digest: The automaton's digest: another release may number its rows otherwise.
+    """
+
+    constraint: Constraint
+    row: int
+    digest: str
+
+
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
     """Everything that the rest of a sequence depends on, except the fields of the request that resumes it.
@@ -56,6 +71,7 @@ class Checkpoint:
         held_back: Detokenized text that was not returned: it may begin a stop string, or follows one. Mirrored for a
             backward model.
         token_counts: int32 (ids,) and float32 (ids,): ids that penalties count, and how often each was sampled.
+        match: How far the text matches the constraint of its request; None if there is none, or it matches whole.
     """
 
     model: ModelVersion
@@ -66,6 +82,7 @@ class Checkpoint:
     detokenizer: Any
     held_back: str
     token_counts: tuple[np.ndarray, np.ndarray]
+    match: PartialMatch | None = None
 
     @property
     def origin(self) -> bytes:
@@ -82,6 +99,8 @@ class Checkpoint:
     def to_bytes(self) -> bytes:
         """Serialize and compress it: ids and words get smaller, the floats of the state hardly do."""
         ids, counts = self.token_counts
+        match = self.match
+        patterns = [(pattern.kind, pattern.source) for pattern in match.constraint] if match else []
         head = orjson.dumps(
             {
                 "model": self.model.name,
@@ -92,6 +111,7 @@ class Checkpoint:
                 "position": self.point.num_sampled,
                 "detokenizer": self.detokenizer,
                 "held": self.held_back,
+                "match": [patterns, match.row, match.digest] if match else None,
                 "sizes": [len(self.point.state), len(self.point.unread_ids), len(ids)],
             }
         )
@@ -118,6 +138,10 @@ class Checkpoint:
             arrays.append(array.astype(array.dtype.newbyteorder("=")))
             offset += array.nbytes
         state, unread_ids, ids, counts = arrays
+        match = None
+        if head["match"] is not None:
+            patterns, row, digest = head["match"]
+            match = PartialMatch(tuple(Pattern(*pattern) for pattern in patterns), row, digest)
         return cls(
             model=ModelVersion(head["model"], head["version"]),
             weights_sha256=head["weights"],
@@ -127,4 +151,5 @@ class Checkpoint:
             detokenizer=head["detokenizer"],
             held_back=head["held"],
             token_counts=(ids, counts),
+            match=match,
         )

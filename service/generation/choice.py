@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from service.generation.checkpoint import Checkpoint, ResumePoint
+from service.constraints.patterns import Constraint
+from service.generation.checkpoint import Checkpoint, PartialMatch, ResumePoint
 from service.generation.detokenize import TextAssembler
 from service.generation.logprobs import Logprobs
 from service.params import ModelVersion
+from service.scheduling.automaton import Match
 from service.scheduling.sequence import DecodeResult, FinishReason
 
 
@@ -40,6 +42,18 @@ class TextDelta:
         return not (self.text or self.finish_reason or self.resume_token or has_logprobs)
 
 
+@dataclass(frozen=True)
+class ConstrainedMatch:
+    """A constraint, and how far a text matches it."""
+
+    constraint: Constraint
+    match: Match
+
+    def copy(self) -> "ConstrainedMatch":
+        """Return a copy whose match advances by itself."""
+        return ConstrainedMatch(self.constraint, self.match.copy())
+
+
 @dataclass
 class Choice:
     """A choice that is being generated.
@@ -49,6 +63,7 @@ class Choice:
         point: Its point in the sequence after the chunks processed here; kept up to date only if `keeps_checkpoint`.
         random_stream: Index of the seed's random stream.
         token_counts: How often each token that penalties count was sampled; None: no penalty counts tokens.
+        constrained: What its text must match, kept up to date as `point` is; None: no constraint.
         keeps_checkpoint: Whether checkpoints may be taken, at its end or before.
         may_continue_after_end: Whether a request may resume it at its end. Then text that is not final is held back
             there, for that request.
@@ -63,6 +78,7 @@ class Choice:
     point: ResumePoint
     random_stream: int
     token_counts: Counter[int] | None
+    constrained: ConstrainedMatch | None
     keeps_checkpoint: bool
     may_continue_after_end: bool
     is_started: bool = False
@@ -105,17 +121,25 @@ class Choice:
             detokenizer=self.assembler.detokenizer.save(),
             held_back=self.assembler.held_back,
             token_counts=(np.array([*token_counts.keys()], np.int32), np.array([*token_counts.values()], np.float32)),
+            match=self._partial_match(),
         )
+
+    def _partial_match(self) -> PartialMatch | None:
+        if self.constrained is None or self.constrained.match.is_complete:
+            return None
+        match = self.constrained.match
+        return PartialMatch(self.constrained.constraint, match.row, match.automaton.digest)
 
     def _advance_point(self, chunk: DecodeResult, num_tokens: int) -> None:
         """Move the point past a chunk, whose first `num_tokens` tokens belong to the choice."""
         token_ids, state = chunk.token_ids[:num_tokens], chunk.state
-        has_eos = chunk.finish_reason == "stop"
-        if self.assembler.stopped and (has_eos or num_tokens < len(chunk.token_ids)):
+        if self.assembler.stopped and (chunk.has_eos or num_tokens < len(chunk.token_ids)):
             # The call went past the stop string: keep the state before the call, with all tokens since as unread.
             state = None
-        elif has_eos and self.end_id is not None:
+        elif chunk.has_eos and self.end_id is not None:
             token_ids = [*token_ids, self.end_id]
         self.point = self.point.after(token_ids, state)
         if self.token_counts is not None:
             self.token_counts.update(token_ids)
+        if self.constrained is not None:
+            self.constrained.match.advance(token_ids)

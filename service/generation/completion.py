@@ -7,18 +7,20 @@ Knows texts and log probabilities. Does not know how sequences are computed, or 
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Many
 from dataclasses import dataclass
 
 from contract import signatures
 from service.api.requests import CompletionRequest
 from service.generation.checkpoint import Checkpoint, ResumePoint
-from service.generation.choice import Choice, TextDelta
+from service.generation.choice import Choice, ConstrainedMatch, TextDelta
 from service.generation.detokenize import TextAssembler
 from service.generation.logprobs import Logprobs
 from service.generation.prompts import NOTHING, EncodedPrompt
 from service.generation.request import Request
 from service.generation.stop_strings import Stops
 from service.params import SamplingParams
+from service.scheduling.automaton import Match
 from service.scheduling.sequence import DecodeResult, FinishReason, PrefillResult, Scores, Sequence
 
 # Returns the resume token of a checkpoint.
@@ -38,21 +40,32 @@ class CompletionOutput:
 class CompletionBuilder:
     """The output builder of a completion: iterate over its deltas in order of arrival, or get its results.
 
-    `sampling` are the body's parameters, as far as the model supports them; `seal` returns resume tokens.
+    `sampling` are the body's parameters, as far as the model supports them; `matches` are what the choices of each
+    prompt must match, from the first token on; `seal` returns resume tokens.
     """
 
-    def __init__(self, body: CompletionRequest, request: Request, sampling: SamplingParams, seal: SealToken) -> None:
+    def __init__(
+        self,
+        body: CompletionRequest,
+        request: Request,
+        sampling: SamplingParams,
+        matches: Many[ConstrainedMatch | None],
+        seal: SealToken,
+    ) -> None:
         self.request, self.body = request, body
         self._model, self._prompts, self._checkpoint = request.model, request.prompts, request.checkpoint
         seed = request.checkpoint.seed if body.seed is None and request.checkpoint else body.seed
         assert seed is not None, "a seed is drawn, unless it comes with a resume token"
         self.seed = seed
-        self._sampling, self._seal = sampling, seal
+        self._sampling, self._matches, self._seal = sampling, matches, seal
         self._scores: dict[int, list[Scores]] = {}
         backward = request.model.backward
         stops = Stops([stop[::-1] for stop in body.stop] if backward else body.stop)
-        numbers = range(body.best_of)
-        self._choices = [self._new_choice(prompt, number, stops) for prompt in request.prompts for number in numbers]
+        self._choices = [
+            self._new_choice(prompt_index, number, stops)
+            for prompt_index in range(len(request.prompts))
+            for number in range(body.best_of)
+        ]
 
     def new_sequences(self) -> list[list[Sequence]]:
         """Return its sequences, grouped by prompt; a prompt that needs no computation has none."""
@@ -68,6 +81,7 @@ class CompletionBuilder:
                     signatures.SCORE if self._is_scored(prompt_index) else signatures.PREFILL,
                     max_tokens=body.max_tokens,
                     sampling=self._sampling,
+                    match=self._new_match(prompt_index),
                     seed=self.seed,
                     random_stream=self._choices[index].random_stream,
                     num_top=0 if ranks_choices else body.logprobs,
@@ -130,9 +144,14 @@ class CompletionBuilder:
                 outputs.append((index, self._join(deltas)))
         return outputs
 
-    def _new_choice(self, prompt: EncodedPrompt, number: int, stops: Stops) -> Choice:
+    def _new_match(self, prompt_index: int) -> Match | None:
+        constrained = self._matches[prompt_index]
+        return constrained.match.copy() if constrained else None
+
+    def _new_choice(self, prompt_index: int, number: int, stops: Stops) -> Choice:
         """Return choice `number` of a prompt, with nothing generated yet."""
-        checkpoint, sampling = self._checkpoint, self._sampling
+        checkpoint, sampling, prompt = self._checkpoint, self._sampling, self._prompts[prompt_index]
+        constrained = self._matches[prompt_index]
         token_counts: Counter[int] | None = None
         if sampling.counts_tokens:
             ids, counts = checkpoint.token_counts if checkpoint else (NOTHING, NOTHING)
@@ -147,6 +166,7 @@ class CompletionBuilder:
             ),
             checkpoint.branch(number) if checkpoint else number,
             token_counts,
+            constrained.copy() if constrained else None,
             keeps_checkpoint=self.body.issues_resume_tokens,
             may_continue_after_end=self.body.return_state,
         )

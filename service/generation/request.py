@@ -20,6 +20,7 @@ from service.generation.checkpoint import Checkpoint
 from service.generation.prompts import NOTHING, EncodedPrompt
 from service.observability.metrics import Metrics
 from service.params import SamplingParams
+from service.scheduling.automaton import Match
 from service.scheduling.scheduler import Scheduler
 from service.scheduling.sequence import Event, Failure, Sequence
 
@@ -75,6 +76,7 @@ class Request:
         seed: int = 0,
         random_stream: int = 0,
         num_top: int | None = None,
+        match: Match | None = None,
         returns_state: bool = False,
         requested_traces: tuple[tuple[str, int], ...] = (),
         emit: Callable[[Event], None] | None = None,
@@ -101,6 +103,7 @@ class Request:
             counts_before=checkpoint.token_counts if checkpoint else None,
             returns_state=returns_state,
             num_top=num_top,
+            match=match,
             trace=self._context.trace,
             hidden_sum=np.zeros(model.card.units, np.float32) if prefill_signature == signatures.EMBED else None,
             expected_probe_hash=model.expected_probe_hash,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from contract import signatures
+from service.scheduling.constraints import constraint_inputs
 from service.scheduling.padding import Arrays, OutputShapes, column
 from service.scheduling.sequence import Event, Scores, Sequence
 
@@ -18,7 +19,7 @@ class Decode:
     """Multi-step decoding with temperature, top-k, top-p and min-p.
 
     Attributes:
-        full: Whether penalties, logit bias and top logprobs are available as well: `decode_full`.
+        full: Whether penalties, logit bias, constraints and top logprobs are available as well: `decode_full`.
     """
 
     full: bool = False
@@ -77,6 +78,7 @@ def _adjustments(sequences: Many[Sequence], batch_size: int, size: int) -> Array
             [sampling.repetition_penalty for sampling in samplings], batch_size, np.float32, 1
         ),
         "min_steps": column(min_steps, batch_size, np.int32, size),
+        **constraint_inputs(sequences, batch_size, size),
     }
 
 
@@ -87,8 +89,10 @@ def _scores(sequence: Sequence, slot: int, outputs: Arrays, count: int) -> Score
 
 
 def _truncate(token_ids: list[int], sequence: Sequence, size: int) -> list[int]:
-    """Truncate sampled tokens at `max_tokens` and after the EOS token."""
+    """Truncate sampled tokens at `max_tokens`, after the EOS token and after a complete match."""
     token_ids = token_ids[: min(sequence.num_left, size)]
     if sequence.end_id in token_ids:
-        return token_ids[: token_ids.index(sequence.end_id) + 1]
+        token_ids = token_ids[: token_ids.index(sequence.end_id) + 1]
+    if sequence.match is not None:
+        return token_ids[: sequence.match.length_until_complete(token_ids)]
     return token_ids

@@ -21,6 +21,7 @@ from itertools import chain
 from contract import signatures
 from service.params import ModelVersion
 from service.scheduling.call import Call
+from service.scheduling.constraints import share_table
 from service.scheduling.sequence import Sequence
 
 
@@ -202,12 +203,12 @@ class ModelQueue:
 
     def _next_first_decode(self, num_free_calls: int) -> Call:
         signature = self.new[0].decode_signature
-        compatible = [sequence for sequence in self.new if sequence.decode_signature == signature]
+        compatible = share_table([sequence for sequence in self.new if sequence.decode_signature == signature])
         sequences = self._dequeue(self.new, compatible, len(compatible), num_free_calls)
         return self._decode_call(signature, sequences, FIRST_DECODE_STEPS)
 
     def _next_decode(self, signature: str, max_calls: int) -> Call:
-        compatible = [sequence for sequence in self.ready if sequence.decode_signature == signature]
+        compatible = share_table([sequence for sequence in self.ready if sequence.decode_signature == signature])
         sequences = self._dequeue(self.ready, compatible, self._num_running_with(signature), max_calls)
         others_may_join = self.num_running > 0 and len(sequences) < self.limits.batch_sizes[0]
         return self._decode_call(

@@ -13,6 +13,7 @@ from contract import signatures
 from service.context import ANYBODY, Quota
 from service.errors import GatewayError
 from service.params import ModelVersion, SamplingParams
+from service.scheduling.automaton import Match
 from service.scheduling.penalties import Adjustments
 from service.scheduling.prefix_cache import Prefix
 from service.scheduling.random_numbers import UniformStream
@@ -45,6 +46,7 @@ class DecodeResult:
         index: Of the sequence within its request.
         token_ids: In order, without the EOS token.
         finish_reason: "stop" or "length" with the last chunk, else None.
+        has_eos: Whether the EOS token followed them.
         scores: Of those tokens, if requested.
         state: float32 (S,), after all sampled tokens but the last, where the EOS token counts; None if not requested.
     """
@@ -54,6 +56,7 @@ class DecodeResult:
     finish_reason: FinishReason | None = None
     scores: Scores | None = None
     state: np.ndarray | None = None
+    has_eos: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +117,7 @@ class Sequence:
         counts_before: Ids and counts of the tokens sampled by the requests that it resumes; see `Adjustments`.
         returns_state: Whether its events carry the state.
         num_top: Requested top logprobs per sampled token; None: not even its own logprob.
+        match: Its match of the pattern that constrains it; None: any token may be sampled.
         trace: The tracing context of its request.
         expected_probe_hash: Probe hash that its model's fingerprint stands for; None if there is none.
         cache_namespace: Namespace of the prefix cache, see `Prefix`; None: no caching.
@@ -153,6 +157,7 @@ class Sequence:
     counts_before: tuple[np.ndarray, np.ndarray] | None = None
     returns_state: bool = False
     num_top: int | None = None
+    match: Match | None = None
     trace: Any = None
     hidden_sum: np.ndarray | None = None
     expected_probe_hash: str | None = None
@@ -183,7 +188,8 @@ class Sequence:
     @property
     def decode_signature(self) -> str:
         """The signature of its decode calls."""
-        return signatures.DECODE_FULL if self.num_top or self.sampling.adjusts else signatures.DECODE
+        is_full = self.num_top or self.match is not None or self.sampling.adjusts
+        return signatures.DECODE_FULL if is_full else signatures.DECODE
 
     @property
     def num_remaining_prompt_tokens(self) -> int:
@@ -208,8 +214,13 @@ class Sequence:
     @property
     def ended(self) -> bool:
         """Whether both prefill and decode are complete."""
+        return self.num_remaining_prompt_tokens == 0 and (self.num_left == 0 or self._has_stopped)
+
+    @property
+    def _has_stopped(self) -> bool:
+        """Whether the EOS token was sampled or the match is complete."""
         at_eos = self.num_generated > 0 and self.last_token_id == self.end_id
-        return self.num_remaining_prompt_tokens == 0 and (self.num_left == 0 or at_eos)
+        return at_eos or (self.match is not None and self.match.is_complete)
 
     def resume_from_prefix(self, prefix: Prefix, state: np.ndarray) -> None:
         """Start from the cached state of a prefix of the prompt."""
@@ -236,7 +247,15 @@ class Sequence:
             self.prefix.extend([self.last_token_id, *token_ids[:-1]])
         self.state, self.last_token_id = state, token_ids[-1]
         self.adjustments.note(token_ids)
-        snapshot = self.state_snapshot
-        if self.last_token_id == self.end_id:
-            return DecodeResult(self.index, token_ids[:-1], "stop", scores, snapshot)
-        return DecodeResult(self.index, token_ids, "length" if self.num_left == 0 else None, scores, snapshot)
+        if self.match is not None:
+            self.match.advance(token_ids)
+        has_eos = self.last_token_id == self.end_id
+        reason: FinishReason | None = "length" if self.num_left == 0 else None
+        return DecodeResult(
+            self.index,
+            token_ids[:-1] if has_eos else token_ids,
+            "stop" if self._has_stopped else reason,
+            scores,
+            self.state_snapshot,
+            has_eos,
+        )

@@ -15,7 +15,7 @@ LONG = TEXT * 80
 
 
 def requests():
-    """Return requests that differ in model, prompt, length, sampling parameters, penalties, stop strings and `n`."""
+    """Return requests that differ in model, prompt, length, sampling, penalties, patterns, stop strings and `n`."""
     wanted = []
     for i in range(NUM_REQUESTS):
         model = (*MODEL_NAMES, "lstm")[i % 7]
@@ -38,7 +38,9 @@ def requests():
             {"frequency_penalty": 0.5},
             {"repetition_penalty": 1.3, "logit_bias": {"5": 2}},
             {"logprobs": 2},
-        ][i % 8]
+            {"structured_outputs": {"banned_characters": "e"}},
+            {"guided_regex": "(?s:.)*[stw](?s:.)*", "presence_penalty": 0.5},
+        ][i % 10]
         wanted.append(fields)
     return wanted
 

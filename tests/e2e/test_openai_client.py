@@ -1,5 +1,7 @@
 """OpenAI's own client, unmodified, on the real gateway and a real model server."""
 
+import re
+
 import numpy as np
 import openai
 import pytest
@@ -97,6 +99,43 @@ def test_best_of_returns_the_choices_with_the_highest_mean_logprob(client):
     best = client.completions.create(**BASE, n=2, best_of=5)
     assert [choice.text for choice in best.choices] == [every[i].text for i in np.argsort(means)[::-1][:2]]
     assert best.usage.completion_tokens == 100
+
+
+PERSON = {"type": "object", "properties": {"w": {"type": "string", "maxLength": 8}}, "required": ["w"]}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("extra_body", "pattern"),
+    [
+        (
+            {"structured_outputs": {"regex": "It was the [a-z]{3,9} of [a-z]{3,9}"}},
+            "It was the [a-z]{3,9} of [a-z]{3,9}",
+        ),
+        ({"guided_regex": "[a-z]+ (best|worst)"}, "[a-z]+ (best|worst)"),
+        ({"guided_choice": ["the best", "the best of times", "wisdom"]}, "the best( of times)?|wisdom"),
+        ({"structured_outputs": {"allowed_characters": "aeiou "}, "min_length": 5}, "[aeiou ]{5,}"),
+    ],
+    ids=str,
+)
+def test_structured_outputs_match_their_pattern(client, extra_body, pattern, stream):
+    """Each of ten choices, by the names that vLLM's users send in `extra_body`."""
+    texts = [""] * 10
+    wanted = {**BASE, "max_tokens": 40, "n": 10, "extra_body": extra_body}
+    for answer in client.completions.create(**wanted, stream=True) if stream else [client.completions.create(**wanted)]:
+        for choice in answer.choices:
+            texts[choice.index] += choice.text
+    assert all(re.fullmatch(pattern, text) for text in texts)
+    assert len(set(texts)) > 1
+
+
+def test_a_schema_that_needs_other_characters_is_a_bad_request(client):
+    """The model has no braces: OpenAI's `response_format` gets an error, not ordinary text."""
+    for form in ({"type": "json_object"}, {"type": "json_schema", "json_schema": {"name": "p", "schema": PERSON}}):
+        with pytest.raises(
+            openai.BadRequestError, match=r"needs characters that the model's vocabulary lacks, such as '\{'"
+        ):
+            client.completions.create(**BASE, extra_body={"response_format": form})
 
 
 def test_min_tokens_and_ignore_eos_postpone_the_eos_token(client):

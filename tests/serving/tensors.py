@@ -31,6 +31,9 @@ _ADJUSTING = {
     "frequency_penalty": (FLOAT, "B"),
     "repetition_penalty": (FLOAT, "B"),
     "min_steps": (INT, "B"),
+    "transitions": (INT, "BV"),
+    "row": (INT, "B"),
+    "budget": (INT, "B"),
 }
 _DRAWN = {"token_ids": (INT, "BK"), "logprobs": (FLOAT, "BK"), "state": (FLOAT, "BS")}
 _SCORED = {
@@ -115,5 +118,8 @@ def make_call(signature, card, rows, *, length=7, steps=9, seed=0, temperature=0
         "frequency_penalty": rng.uniform(0, 0.5, rows),
         "repetition_penalty": rng.uniform(1.0, 1.3, rows),
         "min_steps": np.zeros(rows),
+        "transitions": np.full((rows, card.vocab_size), signatures.UNCONSTRAINED_ROW),
+        "row": np.full(rows, signatures.UNCONSTRAINED_ROW),
+        "budget": np.full(rows, signatures.FORBIDDEN_DISTANCE),
     }
     return {name: values[name].astype(dtype) for name, (dtype, _) in INPUTS[signature].items()}

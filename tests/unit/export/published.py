@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from contract.signatures import in_precision
+from contract.signatures import FORBIDDEN_DISTANCE, UNCONSTRAINED_ROW, in_precision
 from contract.tokenizer import SpecialIds
 from export.graphs.exportable import prepare
 from export.graphs.signatures import Generator
@@ -21,6 +21,8 @@ IDS = RNG.integers(3, VOCABULARY, (ROWS, 20)).astype(np.int32)
 UNIFORMS = RNG.random((ROWS, 24), dtype=np.float32)
 SAMPLED = {"temperature": 0.9, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
 OFF = {"presence_penalty": 0.0, "frequency_penalty": 0.0, "repetition_penalty": 1.0, "min_steps": 0}
+OFF |= {"row": UNCONSTRAINED_ROW, "budget": FORBIDDEN_DISTANCE}
+ANY_TOKEN = np.zeros((1, VOCABULARY), np.int32)
 
 
 class Published:
@@ -78,12 +80,15 @@ class Published:
         columns = _columns({"steps": uniforms.shape[1], **SAMPLED, **controls}, len(uniforms))
         return self.call("decode", token_id=token_id, state=state, uniforms=uniforms, **columns)
 
-    def draw_full(self, token_id, state, uniforms, *, counts=None, seen=None, bias=None, **controls):
+    def draw_full(
+        self, token_id, state, uniforms, *, counts=None, seen=None, bias=None, transitions=ANY_TOKEN, **controls
+    ):
         """Sample with `decode_full`. `counts`, `seen` and `bias` are dense here, (rows, V); None is all zeros."""
         empty = np.zeros((len(uniforms), VOCABULARY))
         lists = listed(*(empty if table is None else table for table in (counts, seen, bias)))
         columns = _columns({"steps": uniforms.shape[1], **SAMPLED, **OFF, **controls}, len(uniforms))
-        return self.call("decode_full", token_id=token_id, state=state, uniforms=uniforms, **lists, **columns)
+        inputs = {"token_id": token_id, "state": state, "uniforms": uniforms, "transitions": transitions}
+        return self.call("decode_full", **inputs, **lists, **columns)
 
 
 def _save(network, folder, end):
@@ -104,7 +109,7 @@ def listed(counts, seen, bias):
 
 
 def _columns(values, rows):
-    kinds = dict.fromkeys(("steps", "top_k", "min_steps"), np.int32)
+    kinds = dict.fromkeys(("steps", "top_k", "min_steps", "row", "budget"), np.int32)
     return {
         name: np.broadcast_to(np.asarray(value, kinds.get(name, np.float32)), rows).copy()
         for name, value in values.items()

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from export.graphs.adjustments import NEVER, Adjustments, Masked
+from contract.signatures import FORBIDDEN_DISTANCE
+from export.graphs.adjustments import NEVER, Adjustments, Constraints, Masked
 from tests.unit.export.published import same_bits
 
 ROWS, VOCABULARY = 8, 50
@@ -30,6 +31,9 @@ def test_adjustments_that_are_off_are_bit_exact_to_the_mask(end_id, scale):
         frequency_penalty=ZEROS,
         repetition_penalty=ZEROS + 1.0,
         min_steps=tf.zeros([ROWS], tf.int32),
+        constraints=Constraints(
+            tf.zeros([1, VOCABULARY], tf.int32), tf.zeros([ROWS], tf.int32), tf.fill([ROWS], FORBIDDEN_DISTANCE)
+        ),
     )
     tables = off.tables()
     for t in tf.range(20):

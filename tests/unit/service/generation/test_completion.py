@@ -10,6 +10,7 @@ from contract.card import GeneratorCard
 from contract.tokenizer import CharacterTokenizer, WordTokenizer
 from service.api.requests import CompletionRequest, EmbeddingsRequest, parse
 from service.backends.registry import ServedModel
+from service.constraints.compilation import ConstraintCompiler
 from service.context import Quota, RequestContext
 from service.engine import Engine
 from service.errors import ClientGone, DeadlineExceeded, InternalError, InvalidRequest, Overloaded, RateLimited
@@ -69,8 +70,15 @@ class Service:
         self.backend, limits = backend or FakeBackend(), LIMITS.model_copy(update=limits)
         self.scheduler = Scheduler(self.backend, limits, FakeObserver())
         self.scheduler.start()
-        self.listener = FakeListener()
-        self.engine = Engine(Models(), self.scheduler, self.listener, limits, ResumeTokens(lambda: KEYS, 60.0))
+        self.listener, self.compiler = FakeListener(), ConstraintCompiler(limits)
+        self.engine = Engine(
+            Models(),
+            self.scheduler,
+            self.listener,
+            limits,
+            ResumeTokens(lambda: KEYS, 60.0),
+            self.compiler,
+        )
 
     def results(self, *prompts, **fields):
         """Return the results of a request."""
@@ -90,6 +98,7 @@ def service():
     service = Service()
     yield service
     service.scheduler.stop()
+    service.compiler.close()
 
 
 def expected_scores(token_ids):

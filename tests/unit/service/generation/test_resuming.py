@@ -462,6 +462,7 @@ def test_a_stop_string_completed_by_the_flush_is_the_finish_reason():
         ResumePoint(np.zeros(2, np.float32), np.zeros(1, np.int32), 0),
         0,
         None,
+        None,
         keeps_checkpoint=False,
         may_continue_after_end=False,
     )

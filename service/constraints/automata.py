@@ -1,0 +1,347 @@
+"""Automata: from a regular expression to an automaton over the tokens of a model.
+
+`outlines-core` compiles the regular expression to an automaton over bytes. Here that is walked by each token's bytes,
+and states from which no text of the model completes a match are removed. Pure: runs in the compiler's process.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial, reduce
+
+import numpy as np
+import outlines_core
+
+from contract import signatures
+from service.scheduling.automaton import FIRST_ROW, Automaton
+
+_NUM_BYTES = 256
+# Appended to each expression: the library stops at the first complete match in order of preference (of a|ab it would
+# match a alone), but all are preferred equally that need one more character. No model writes U+0000.
+_SENTINEL, _SENTINEL_BYTE = r"\x00", 0
+# A token without bytes, and the end of a shorter token than the longest one.
+_NO_BYTE = _NUM_BYTES
+# Tokens × states that are walked at once: 16 MiB of states.
+_WALKED_AT_ONCE = 2**22
+# Escapes, classes of characters, and all other characters of a regular expression.
+_PARTS = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|.", re.DOTALL)
+_ANCHORS = {"^", "$", r"\A", r"\z", r"\Z", r"\b", r"\B", r"\<", r"\>"}
+_ANCHORED = "must not have anchors or word boundaries inside: a pattern matches the whole text"
+# Maximum states of an automaton over bytes for each of the one over tokens.
+_MAX_BYTE_STATES = 8
+_FAR = np.iinfo(np.int32).max
+
+
+class PatternError(Exception):
+    """A pattern cannot be compiled; the message says why, without naming the field."""
+
+
+@dataclass(frozen=True)
+class TokenTexts:
+    """What the tokens of a model add to a text.
+
+    Attributes:
+        first: UTF-8 bytes of each token at the beginning of the text; b"" for one that must not be sampled.
+        following: The same after another token.
+        end_id: The EOS token, or None.
+        vocab_size: V of the model's output layer, at least the number of tokens.
+        backward: Whether the model generates a text from its end.
+    """
+
+    first: tuple[bytes, ...]
+    following: tuple[bytes, ...]
+    end_id: int | None
+    vocab_size: int
+    backward: bool = False
+
+
+@dataclass(frozen=True)
+class CompilationLimits:
+    """Maximum states of an automaton, and maximum bytes of its transition table."""
+
+    max_states: int
+    max_bytes: int
+
+
+@dataclass(frozen=True, eq=False)
+class ByteAutomaton:
+    """A deterministic automaton over bytes that starts in state 0.
+
+    Attributes:
+        next: int32 (states, 256): -1 where there is none.
+        accepts: Bool (states,).
+    """
+
+    next: np.ndarray
+    accepts: np.ndarray
+
+
+def compile_automaton(regexes: Sequence[str], texts: TokenTexts, limits: CompilationLimits) -> Automaton:
+    """Compile regular expressions, all of which a text must match, to an automaton over tokens.
+
+    Raises:
+        PatternError: one is invalid, no text of the model matches, or a limit is exceeded.
+    """
+    by_byte = reduce(partial(_intersect, max_states=limits.max_states), map(compile_bytes, regexes))
+    if texts.backward:
+        by_byte = _reverse(by_byte, limits.max_states)
+    try:
+        return _over_tokens(by_byte, texts, limits)
+    except _NothingMatches:
+        missing = _missing_characters(by_byte, texts)
+        raise PatternError(
+            f"needs characters that the model's vocabulary lacks, such as {', '.join(map(repr, missing))}"
+            if missing
+            else "matches no text"
+        ) from None
+
+
+class _NothingMatches(Exception):
+    """No text of the tokens matches."""
+
+
+def compile_bytes(regex: str) -> ByteAutomaton:
+    """Compile a regular expression to an automaton over the bytes of the texts that it matches.
+
+    Raises:
+        PatternError: it is invalid or has something that no automaton expresses.
+    """
+    # The library would take the sentinel for what follows the text.
+    if any(part in _ANCHORS for part in _PARTS.findall(regex)):
+        raise PatternError(_ANCHORED)
+    vocabulary = outlines_core.Vocabulary(_NUM_BYTES, {bytes([byte]): [byte] for byte in range(_NUM_BYTES)})
+    try:
+        index = outlines_core.Index(f"(?:{regex}){_SENTINEL}", vocabulary)
+    except ValueError as error:
+        raise PatternError(_explain(str(error))) from error
+    transitions, finals = index.get_transitions(), index.get_final_states()
+    numbers, order = {index.get_initial_state(): 0}, [index.get_initial_state()]
+    # Breadth first in the order of the bytes: equal in every process.
+    for state in order:
+        for _, following in sorted(transitions.get(state, {}).items()):
+            if following not in numbers:
+                numbers[following] = len(numbers)
+                order.append(following)
+    table = np.full((len(order), _NUM_BYTES), -1, np.int32)
+    for number, state in enumerate(order):
+        for byte, following in transitions.get(state, {}).items():
+            if byte < _NUM_BYTES:
+                table[number, byte] = numbers[following]
+    is_final = np.array([state in finals for state in order])
+    after_sentinel = table[:, _SENTINEL_BYTE]
+    accepts = (after_sentinel >= 0) & is_final[after_sentinel]
+    table[is_final] = -1
+    table[accepts, _SENTINEL_BYTE] = -1
+    return ByteAutomaton(table, accepts)
+
+
+def _explain(message: str) -> str:
+    """Return the library's error without its own type names."""
+    if "universal start state" in message:
+        return _ANCHORED
+    if "incompatible with the regex" in message:
+        return "matches no text"
+    if "error building NFA" in message:
+        return "is not a valid regular expression, or has look-around or backreferences, which are not supported"
+    return f"is not supported: {message.splitlines()[0][:200]}"
+
+
+def _intersect(left: ByteAutomaton, right: ByteAutomaton, max_states: int) -> ByteAutomaton:
+    """Return the automaton of the texts that both match: its states are pairs (Rabin and Scott 1959, theorem 5)."""
+    numbers, order, rows = {(0, 0): 0}, [(0, 0)], []
+    for left_state, right_state in order:
+        left_row, right_row = left.next[left_state], right.next[right_state]
+        row = np.full(_NUM_BYTES, -1, np.int32)
+        for byte in np.flatnonzero((left_row >= 0) & (right_row >= 0)).tolist():
+            pair = int(left_row[byte]), int(right_row[byte])
+            if pair not in numbers:
+                numbers[pair] = len(numbers)
+                order.append(pair)
+            row[byte] = numbers[pair]
+        rows.append(row)
+        _require_byte_states(len(order), max_states)
+    accepts = [left.accepts[left_state] and right.accepts[right_state] for left_state, right_state in order]
+    return ByteAutomaton(np.stack(rows), np.array(accepts))
+
+
+def _require_byte_states(num_states: int, max_states: int) -> None:
+    """Refuse an automaton that would certainly be too large: characters outside ASCII have states between bytes."""
+    if num_states > max_states * _MAX_BYTE_STATES:
+        raise PatternError(f"must have at most {max_states} states, got more")
+
+
+def _reverse(automaton: ByteAutomaton, max_states: int) -> ByteAutomaton:
+    """Return the automaton of the reversed texts (Rabin and Scott 1959, theorem 12)."""
+    sources, byte_values = np.nonzero(automaton.next >= 0)
+    predecessors: dict[int, dict[int, list[int]]] = {}
+    for source, byte in zip(sources.tolist(), byte_values.tolist(), strict=True):
+        predecessors.setdefault(int(automaton.next[source, byte]), {}).setdefault(byte, []).append(source)
+    start = frozenset(np.flatnonzero(automaton.accepts).tolist())
+    numbers, order, rows = {start: 0}, [start], []
+    for states in order:
+        followers: dict[int, set[int]] = {}
+        for state in states:
+            for byte, before in predecessors.get(state, {}).items():
+                followers.setdefault(byte, set()).update(before)
+        row = np.full(_NUM_BYTES, -1, np.int32)
+        for byte, following in sorted(followers.items()):
+            key = frozenset(following)
+            if key not in numbers:
+                numbers[key] = len(numbers)
+                order.append(key)
+            row[byte] = numbers[key]
+        rows.append(row)
+        _require_byte_states(len(order), max_states)
+    return ByteAutomaton(np.stack(rows), np.array([0 in states for states in order]))
+
+
+def _over_tokens(by_byte: ByteAutomaton, texts: TokenTexts, limits: CompilationLimits) -> Automaton:
+    """Return the automaton over tokens: one state for each that tokens reach, the beginning separate from the rest."""
+    first, following = (_padded(tokens, backward=texts.backward) for tokens in (texts.first, texts.following))
+    # A dead state at the end, and the identity for the end of a token.
+    num_dead = len(by_byte.next)
+    table = np.full((num_dead + 1, _NUM_BYTES + 1), num_dead, np.int32)
+    table[:-1, :-1] = np.where(by_byte.next < 0, num_dead, by_byte.next)
+    table[:, _NO_BYTE] = np.arange(num_dead + 1)
+    blocks = [_walk(table, np.zeros(1, np.int32), first)]
+    is_known = np.zeros(num_dead + 1, bool)
+    is_known[num_dead] = True
+    states: list[np.ndarray] = []
+    frontier = _unknown(blocks[0], is_known)
+    while frontier.size:
+        states.append(frontier)
+        num_states = 1 + sum(map(len, states))
+        _require(num_states, texts.vocab_size, limits)
+        chunk = max(1, _WALKED_AT_ONCE // max(1, following.size))
+        reached = [_walk(table, frontier[at : at + chunk], following) for at in range(0, len(frontier), chunk)]
+        blocks += reached
+        frontier = np.unique(np.concatenate([_unknown(block, is_known) for block in reached]))
+    order = np.concatenate([np.zeros(0, np.int32), *states])
+    # Of the byte automaton's states to nodes: node 0 is the beginning.
+    nodes = np.full(num_dead + 1, -1, np.int32)
+    nodes[order] = np.arange(1, len(order) + 1, dtype=np.int32)
+    reached_nodes = nodes[np.concatenate(blocks)]
+    accepts = np.concatenate([by_byte.accepts[:1], by_byte.accepts[order]])
+    return _finish(reached_nodes, accepts, texts)
+
+
+def _padded(tokens: Sequence[bytes], *, backward: bool) -> np.ndarray:
+    """Return the bytes of tokens in the order of generation, int16 (tokens, longest), padded at the end."""
+    padded: np.ndarray = np.full((len(tokens), max(map(len, tokens), default=1) or 1), _NO_BYTE, np.int16)
+    for number, token in enumerate(tokens):
+        padded[number, : len(token)] = list(token[::-1] if backward else token)
+    return padded
+
+
+def _walk(table: np.ndarray, states: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    """Return the state after each token from each state, int32 (states, tokens); tokens without bytes are dead."""
+    reached: np.ndarray = np.repeat(states[:, None], len(tokens), axis=1)
+    for position in range(tokens.shape[1]):
+        reached = table[reached, tokens[:, position]]
+    reached[:, tokens[:, 0] == _NO_BYTE] = len(table) - 1
+    return reached
+
+
+def _unknown(block: np.ndarray, is_known: np.ndarray) -> np.ndarray:
+    """Return the new states of a block, and note them as known."""
+    states: np.ndarray = np.unique(block)
+    states = states[~is_known[states]]
+    is_known[states] = True
+    return states
+
+
+def _require(num_states: int, vocab_size: int, limits: CompilationLimits) -> None:
+    max_states = min(limits.max_states, signatures.MAX_ROWS - FIRST_ROW - 1)
+    if num_states > max_states:
+        raise PatternError(f"must have at most {max_states} states, got more")
+    num_bytes = (num_states + FIRST_ROW) * vocab_size * 4
+    if num_bytes > limits.max_bytes:
+        raise PatternError(
+            f"must need at most {limits.max_bytes} bytes for its states × {vocab_size} tokens, got {num_bytes} or more"
+        )
+
+
+def _finish(following: np.ndarray, accepts: np.ndarray, texts: TokenTexts) -> Automaton:
+    """Remove states without a way to a match, number the others as rows and encode the table.
+
+    `following` is the node after each token, int32 (nodes, tokens), -1 where there is none.
+    """
+    distances = _distances(following, accepts)
+    if distances[0] == _FAR:
+        raise _NothingMatches
+    if distances.max(where=distances < _FAR, initial=0) >= signatures.FORBIDDEN_DISTANCE - signatures.MAX_DECODE_STEPS:
+        raise PatternError("needs too many tokens to be completed")
+    following = np.where((following >= 0) & (distances[following] < _FAR), following, -1)
+    has_next = np.any(following >= 0, axis=1)
+    if not has_next[0]:
+        raise PatternError("matches the empty text only")
+    # A match that cannot go on is the final row.
+    kept = np.flatnonzero((distances < _FAR) & has_next)
+    rows = np.full(len(distances), signatures.FINAL_ROW, np.int32)
+    rows[kept] = np.arange(FIRST_ROW, FIRST_ROW + len(kept), dtype=np.int32)
+    table = np.full((FIRST_ROW + len(kept), texts.vocab_size), signatures.FORBIDDEN, np.int32)
+    table[signatures.UNCONSTRAINED_ROW] = signatures.UNCONSTRAINED_ROW
+    after = following[kept]
+    entries = distances[after] << signatures.ROW_BITS | rows[after]
+    table[FIRST_ROW:, : after.shape[1]] = np.where(after >= 0, entries, signatures.FORBIDDEN)
+    if texts.end_id is not None:
+        # The EOS token completes a match.
+        table[FIRST_ROW:, texts.end_id] = np.where(accepts[kept], signatures.FINAL_ROW, signatures.FORBIDDEN)
+    row_distances = np.concatenate([np.zeros(FIRST_ROW, np.int32), distances[kept]])
+    return Automaton(table, row_distances, *_successors(table))
+
+
+def _distances(following: np.ndarray, accepts: np.ndarray) -> np.ndarray:
+    """Return the minimum number of tokens from each node to an accepting one, int32 (nodes,); `_FAR`: none."""
+    sources, targets = _edges(following)
+    by_target = np.argsort(targets, kind="stable")
+    sources, starts = sources[by_target], np.searchsorted(targets[by_target], np.arange(len(accepts) + 1))
+    distances = np.where(accepts, 0, _FAR).astype(np.int32)
+    frontier, distance = np.flatnonzero(accepts), 0
+    while frontier.size:
+        distance += 1
+        spans = zip(starts[frontier], starts[frontier + 1], strict=True)
+        before = np.unique(np.concatenate([sources[start:end] for start, end in spans]))
+        frontier = before[distances[before] == _FAR]
+        distances[frontier] = distance
+    return distances
+
+
+def _edges(following: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distinct pairs of a node and one after it, ascending."""
+    ordered = np.sort(following, axis=1)
+    is_first = np.diff(ordered, axis=1, prepend=-1) > 0
+    sources, columns = np.nonzero(is_first & (ordered >= 0))
+    return sources.astype(np.int32), ordered[sources, columns]
+
+
+def _successors(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return `successors` and `first_successor` of an automaton."""
+    following = np.where(table == signatures.FORBIDDEN, -1, table & (signatures.MAX_ROWS - 1))
+    following[:FIRST_ROW] = -1
+    sources, targets = _edges(np.where(following >= FIRST_ROW, following, -1))
+    return targets.astype(np.int32), np.searchsorted(sources, np.arange(len(table) + 1)).astype(np.int32)
+
+
+def _missing_characters(by_byte: ByteAutomaton, texts: TokenTexts) -> list[str]:
+    """Return characters of a shortest match that no token has, in their order; [] if nothing matches at all."""
+    before: dict[int, tuple[int, int]] = {0: (-1, -1)}
+    order, end = [0], None
+    for state in order:
+        if by_byte.accepts[state]:
+            end = state
+            break
+        for byte in np.flatnonzero(by_byte.next[state] >= 0).tolist():
+            following = int(by_byte.next[state, byte])
+            if following not in before:
+                before[following] = state, byte
+                order.append(following)
+    if end is None:
+        return []
+    content = bytearray()
+    while end != 0:
+        end, byte = before[end]
+        content.append(byte)
+    match = bytes(content if texts.backward else content[::-1]).decode("utf-8", "replace")
+    known = set("".join(token.decode("utf-8", "ignore") for token in (*texts.first, *texts.following)))
+    return [character for character in dict.fromkeys(match) if character not in known][:5]

@@ -1,0 +1,118 @@
+"""Compilation of constraints for the gateway: a process that compiles, and a cache of automata with a byte limit.
+
+Knows constraints, models' tokens and limits. Does not know requests.
+"""
+
+import pickle
+import subprocess
+import sys
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from pathlib import Path
+
+from service.constraints.automata import CompilationLimits, PatternError, TokenTexts
+from service.constraints.compiler import LENGTH, Job, write_message
+from service.constraints.json_schema import SchemaError
+from service.constraints.patterns import Constraint
+from service.limits import Limits
+from service.scheduling.automaton import Automaton
+
+# Errors are remembered, too: a pattern that takes its whole time is compiled once.
+_ERROR_BYTES = 1000
+_ROOT = Path(__file__).parents[2]
+
+
+class ConstraintCompiler:
+    """Compiles constraints, one at a time; call it from any thread."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = CompilationLimits(limits.max_pattern_states, limits.max_pattern_bytes)
+        self._timeout_s = limits.max_pattern_s
+        self._cache = _Cache(limits.pattern_cache_bytes)
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def compile(self, constraint: Constraint, vocabulary: Hashable, texts: Callable[[], TokenTexts]) -> Automaton:
+        """Return the automaton of a constraint over a model's tokens; `vocabulary` identifies these in the cache.
+
+        Raises:
+            PatternError: a pattern is invalid, no text of the model matches, or a limit is exceeded.
+            SchemaError: its JSON Schema is invalid or has something unsupported.
+        """
+        key = constraint, vocabulary
+        result = self._cache.get(key)
+        if result is None:
+            with self._lock:
+                # Another thread may have compiled it meanwhile.
+                result = self._cache.get(key)
+                if result is None:
+                    result = self._run(Job(constraint, texts(), self._limits, self._timeout_s))
+                    self._cache.put(key, result)
+        if isinstance(result, Automaton):
+            return result
+        # Each request raises an error of its own, with its own traceback.
+        raise type(result)(*result.args)
+
+    def close(self) -> None:
+        """End the process."""
+        with self._lock:
+            self._stop()
+
+    def _run(self, job: Job) -> Automaton | PatternError | SchemaError:
+        if self._process is None or self._process.poll() is not None:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "service.constraints.compiler"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                cwd=_ROOT,
+            )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            write_message(self._process.stdin, job)
+            header = self._process.stdout.read(LENGTH.size)
+        except BrokenPipeError:
+            header = b""
+        if len(header) == LENGTH.size:
+            result = pickle.loads(self._process.stdout.read(LENGTH.unpack(header)[0]))
+            if isinstance(result, Automaton | PatternError | SchemaError):
+                return result
+        self._stop()
+        return PatternError(f"takes more than {self._timeout_s:g} seconds or 1 GiB of memory to compile; simplify it")
+
+    def _stop(self) -> None:
+        """End the process, if there is one, and wait for it."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            # Closes its pipes, too.
+            with process:
+                pass
+
+
+class _Cache:
+    """Automata and errors by key, up to a number of bytes; the least recently used ones are evicted."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes, self._num_bytes = max_bytes, 0
+        self._entries: OrderedDict[Hashable, Automaton | PatternError | SchemaError] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: Hashable) -> Automaton | PatternError | SchemaError | None:
+        with self._lock:
+            if key in self._entries:
+                self._entries.move_to_end(key)
+            return self._entries.get(key)
+
+    def put(self, key: Hashable, result: Automaton | PatternError | SchemaError) -> None:
+        with self._lock:
+            self._entries[key] = result
+            self._num_bytes += _size(key, result)
+            while self._num_bytes > self._max_bytes and len(self._entries) > 1:
+                evicted_key, evicted = self._entries.popitem(last=False)
+                self._num_bytes -= _size(evicted_key, evicted)
+
+
+def _size(key: Hashable, result: Automaton | PatternError | SchemaError) -> int:
+    return (result.num_bytes if isinstance(result, Automaton) else 0) + _ERROR_BYTES + len(repr(key))

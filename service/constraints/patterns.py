@@ -1,0 +1,74 @@
+"""Constraints of a request: patterns that its whole text must match, each as a regular expression.
+
+The syntax is that of Rust's regex crate (https://docs.rs/regex/latest/regex/#syntax), without anchors, word boundaries
+and look-around. Pure: knows text alone.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import orjson
+
+from service.constraints.json_schema import ANY_OBJECT, schema_regex
+
+Kind = Literal["regex", "choice", "json", "json_object", "allowed_characters", "banned_characters", "min_length"]
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """One pattern.
+
+    Attributes:
+        source: The regular expression; the choices or the JSON Schema as JSON; "" for "json_object"; the characters;
+            the number.
+    """
+
+    kind: Kind
+    source: str
+
+    @classmethod
+    def choice(cls, choices: Sequence[str]) -> "Pattern":
+        """Return the pattern of one of several texts."""
+        return cls("choice", orjson.dumps(list(choices)).decode())
+
+    @classmethod
+    def json(cls, schema: Any) -> "Pattern":
+        """Return the pattern of the JSON texts that a schema describes."""
+        return cls("json", orjson.dumps(schema).decode())
+
+    def to_regex(self) -> str:
+        """Return the pattern as a regular expression.
+
+        Raises:
+            SchemaError: the JSON Schema is invalid or has something unsupported.
+        """
+        source = self.source
+        regexes: Mapping[Kind, Callable[[], str]] = {
+            "regex": lambda: _without_anchors(source),
+            "choice": lambda: "|".join(map(_literal, orjson.loads(source))),
+            "json": lambda: schema_regex(orjson.loads(source)),
+            "json_object": lambda: ANY_OBJECT,
+            "allowed_characters": lambda: f"[{_literal(source)}]*",
+            "banned_characters": lambda: f"[^{_literal(source)}]*",
+            "min_length": lambda: f"(?s:.){{{source},}}",
+        }
+        return regexes[self.kind]()
+
+
+# Patterns that a text must match, each of them; at least one.
+Constraint = tuple[Pattern, ...]
+
+
+def _literal(text: str) -> str:
+    """Escape a text; line feeds and the like would be dropped from a pattern with the flag x."""
+    return "".join(f"\\x{{{ord(character):x}}}" if not character.isalnum() else character for character in text)
+
+
+def _without_anchors(regex: str) -> str:
+    """Remove ^ and $ at the ends, which change nothing as the whole text is matched."""
+    regex = regex.removeprefix("^")
+    # Not an escaped dollar sign, before which the number of backslashes is odd.
+    end = re.search(r"(?<!\\)(\\\\)*\$$", regex)
+    return regex[:-1] if end else regex

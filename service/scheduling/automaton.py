@@ -1,0 +1,112 @@
+"""Automata over token ids, and how far the tokens of a sequence match one.
+
+Pure. Knows rows of a transition table and token ids. Does not know text or patterns: `service.constraints` compiles
+them.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from collections.abc import Sequence as Many
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from contract import signatures
+
+# Rows before those of the automaton itself: the unconstrained and the final one.
+FIRST_ROW = 2
+ROW_MASK = signatures.MAX_ROWS - 1
+
+
+@dataclass(frozen=True, eq=False)
+class Automaton:
+    """A deterministic automaton over token ids; every row can reach a complete match. Compared by identity.
+
+    Attributes:
+        table: int32 (M, V): the transition table of `decode_full`, with the two fixed rows; it starts at `FIRST_ROW`.
+        distances: int32 (M,): minimum number of tokens from each row to a complete match.
+        successors: int32 (edges,): rows that follow each row, without `FINAL_ROW`, one row after another.
+        first_successor: int32 (M + 1,): where those of each row begin.
+    """
+
+    table: np.ndarray
+    distances: np.ndarray
+    successors: np.ndarray
+    first_successor: np.ndarray
+
+    @property
+    def num_states(self) -> int:
+        """Its states, without the fixed rows."""
+        return len(self.table) - FIRST_ROW
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of its arrays."""
+        return sum(array.nbytes for array in (self.table, self.distances, self.successors, self.first_successor))
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of the table: equal for equal automata, in any process."""
+        return hashlib.blake2b(np.ascontiguousarray(self.table, "<i4").data, digest_size=8).hexdigest()
+
+    def step(self, row: int, token_id: int) -> int:
+        """Return the row after a token, which must be allowed."""
+        return int(self.table[row, token_id]) & ROW_MASK
+
+    def reachable(self, rows: Iterable[int], steps: int) -> np.ndarray:
+        """Return the rows, ascending, that some rows reach in fewer than `steps` steps, with the fixed ones."""
+        is_reached = np.zeros(len(self.table), bool)
+        is_reached[[signatures.UNCONSTRAINED_ROW, signatures.FINAL_ROW]] = True
+        frontier = np.unique(np.fromiter(rows, np.int32))
+        for _ in range(steps):
+            frontier = frontier[~is_reached[frontier]]
+            if not frontier.size:
+                break
+            is_reached[frontier] = True
+            starts, ends = self.first_successor[frontier], self.first_successor[frontier + 1]
+            following = [self.successors[start:end] for start, end in zip(starts, ends, strict=True)]
+            frontier = np.unique(np.concatenate(following))
+        return np.flatnonzero(is_reached)
+
+
+@dataclass(eq=False)
+class Match:
+    """How far the tokens of a sequence match a pattern.
+
+    Attributes:
+        row: The automaton's row after them.
+        is_always_completed: Whether the last tokens before `max_tokens` are chosen so that the match is complete.
+    """
+
+    automaton: Automaton
+    row: int = FIRST_ROW
+    is_always_completed: bool = True
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether no token can follow."""
+        return self.row == signatures.FINAL_ROW
+
+    @property
+    def num_missing(self) -> int:
+        """Minimum number of tokens to a complete match."""
+        return int(self.automaton.distances[self.row])
+
+    def copy(self) -> "Match":
+        """Return a copy that advances by itself."""
+        return Match(self.automaton, self.row, self.is_always_completed)
+
+    def length_until_complete(self, token_ids: Many[int]) -> int:
+        """Return how many of the next tokens belong to the match: all, if it is not complete before."""
+        row = self.row
+        for number, token_id in enumerate(token_ids, 1):
+            row = self.automaton.step(row, token_id)
+            if row == signatures.FINAL_ROW:
+                return number
+        return len(token_ids)
+
+    def advance(self, token_ids: Iterable[int]) -> None:
+        """Move past tokens that belong to the match."""
+        for token_id in token_ids:
+            self.row = self.automaton.step(self.row, token_id)

@@ -1,0 +1,157 @@
+"""Automata accept exactly the texts that Python's `re` accepts, for every kind of token and both directions."""
+
+import itertools
+import re
+
+import numpy as np
+import pytest
+
+from contract.signatures import FINAL_ROW, FORBIDDEN, ROW_BITS
+from contract.tokenizer import SubwordTokenizer, WordTokenizer
+from service.constraints.automata import CompilationLimits, PatternError, TokenTexts, compile_automaton
+from service.scheduling.automaton import FIRST_ROW, Match
+
+LIMITS = CompilationLimits(max_states=20_000, max_bytes=2**25)
+CHARACTERS = ("", "", "", "a", "b", "c", "é", "-")
+END = 2
+PATTERNS = [
+    "a", "abc", "a|ab|abc", "(a|ab)(c|bcb)", "a*", "a+b?c{2,3}", "[ab]*c", "[^a]+", ".*b.", "(?:ab|ba)+", "a??b*?c+?",
+    "é+a", "[a-cé]{3}", "(a(b(c)?)?)?-", "(?i)ABC|-", r"\w+", r"\W|a", "(a|b)*a(a|b){3}",
+]  # fmt: skip
+
+
+def texts(tokens=CHARACTERS, *, end=END, backward=False, following=None):
+    """Return the texts of tokens, with two more ids in the output layer."""
+    first, rest = (tuple(token.encode() for token in each) for each in (tokens, following or tokens))
+    return TokenTexts(first, rest, end, len(tokens) + 2, backward)
+
+
+def compiled(*regexes, limits=LIMITS, **options):
+    return compile_automaton(regexes, texts(**options), limits)
+
+
+def accepts(automaton, token_ids, end=END):
+    """Return whether the tokens are allowed one after another, and then the end."""
+    row = FIRST_ROW
+    for token_id in token_ids:
+        if row == FINAL_ROW or automaton.table[row, token_id] == FORBIDDEN:
+            return False
+        row = automaton.step(row, token_id)
+    return row == FINAL_ROW or automaton.table[row, end] != FORBIDDEN
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_the_texts_of_an_automaton_are_those_that_re_matches(pattern, backward):
+    """Every text of up to five characters is accepted if and only if `re.fullmatch` does."""
+    automaton = compiled(pattern, backward=backward)
+    for length in range(1, 6):
+        for ids in itertools.product(range(3, len(CHARACTERS)), repeat=length):
+            text = "".join(CHARACTERS[i] for i in ids)
+            expected = re.fullmatch(pattern, text) is not None
+            assert accepts(automaton, ids[::-1] if backward else ids) == expected, text
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_every_row_reaches_a_match_in_its_distance_and_not_before(pattern):
+    """The distances in the table are those of the rows, and each row but those at a match has a nearer one."""
+    automaton = compiled(pattern)
+    table, distances = automaton.table[FIRST_ROW:, :-2], automaton.distances
+    rows, allowed = table & 0xFFFF, table != FORBIDDEN
+    text_ids = np.arange(table.shape[1]) != END
+    assert np.array_equal(distances[rows[allowed]], table[allowed] >> ROW_BITS)
+    for number, (row, is_allowed) in enumerate(zip(rows, allowed & text_ids, strict=True), FIRST_ROW):
+        following = distances[row[is_allowed]]
+        is_match = automaton.table[number, END] != FORBIDDEN
+        assert distances[number] == (0 if is_match else following.min() + 1)
+
+
+def test_all_regexes_must_match():
+    """Three characters or more, all of them a or c, and an even number of a."""
+    automaton = compiled("(?s:.){3,}", "[ac]*", "(c*ac*a)*c*")
+    for length in range(1, 6):
+        for ids in itertools.product((3, 4, 5), repeat=length):
+            text = "".join(CHARACTERS[i] for i in ids)
+            assert accepts(automaton, ids) == (length >= 3 and "b" not in text and text.count("a") % 2 == 0)
+
+
+def test_tokens_of_several_characters_and_of_parts_of_characters_are_walked_by_their_bytes():
+    """A byte-level tokenizer spells é in two tokens, and has tokens of more than one character."""
+    tokenizer = SubwordTokenizer.train(["abcabcabc éa"] * 50, vocab_size=270)
+    automaton = compile_automaton(
+        ["(abc)+é?"],
+        TokenTexts(tokenizer.token_bytes(first=True), tokenizer.token_bytes(first=False), None, len(tokenizer.tokens)),
+        LIMITS,
+    )
+    assert len(tokenizer.encode("abcabc")) < 6
+    for text, is_prefix in (("abcabc", True), ("abcé", True), ("abca", True), ("abé", False), ("abcéa", False)):
+        row, is_allowed = FIRST_ROW, True
+        for token_id in tokenizer.encode(text):
+            is_allowed = is_allowed and row != FINAL_ROW and automaton.table[row, token_id] != FORBIDDEN
+            row = automaton.step(row, token_id) if is_allowed else row
+        assert is_allowed == is_prefix, text
+
+
+def test_words_are_separated_but_not_from_what_precedes_the_text():
+    """The pattern has no space before the first word, wherever the text begins."""
+    tokenizer = WordTokenizer.train(["the cat sat"])
+    words = {word: i for i, word in enumerate(tokenizer.tokens)}
+    first, following = (tokenizer.token_bytes(first=first) for first in (True, False))
+    automaton = compile_automaton(["(the|cat)( sat)+"], TokenTexts(first, following, None, len(first)), LIMITS)
+    row = automaton.step(FIRST_ROW, words["cat"])
+    assert automaton.table[FIRST_ROW, words["sat"]] == FORBIDDEN
+    assert automaton.table[row, words["sat"]] != FORBIDDEN
+    assert automaton.table[row, words["cat"]] == FORBIDDEN
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("[ab", "is not a valid regular expression"),
+        (r"(a)\1", "backreferences"),
+        ("a(?=b)", "look-around"),
+        (r"\babc", "must not have anchors or word boundaries inside"),
+        ("a$|b", "must not have anchors or word boundaries inside"),
+        ("[a&&b]", "matches no text"),
+        ("a{0}", "matches the empty text only"),
+        ("xay", "needs characters that the model's vocabulary lacks, such as 'x', 'y'"),
+        ("(a|b)*a(a|b){15}", "must have at most 20000 states, got more"),
+    ],
+)
+def test_a_pattern_that_cannot_be_compiled_is_an_error_that_says_why(pattern, message):
+    """Invalid, unsupported, without a match, or with too many states."""
+    with pytest.raises(PatternError, match=re.escape(message)):
+        compiled(pattern)
+
+
+def test_the_bytes_of_a_table_are_limited():
+    """It has four bytes for each state and token."""
+    with pytest.raises(
+        PatternError, match=r"must need at most 1000 bytes for its states × 10 tokens, got 1040 or more"
+    ):
+        compiled("a{1,40}", limits=CompilationLimits(20_000, 1000))
+
+
+def test_an_automaton_is_the_same_in_every_process():
+    """Its digest travels in resume tokens."""
+    assert compiled("(a|bc)*é").digest == compiled("(a|bc)*é").digest == "bca3594eb8251afa"
+    assert compiled("(a|bc)*é").digest != compiled("(a|bc)+é").digest
+
+
+def test_the_rows_that_a_call_needs_are_those_that_its_steps_read():
+    """After one step more there is one row more."""
+    automaton = compiled("abcabcabc")
+    for steps in range(1, 7):
+        assert automaton.reachable([FIRST_ROW], steps).tolist() == list(range(FIRST_ROW + steps))
+
+
+def test_a_match_ends_where_no_token_can_follow():
+    """Tokens after that do not belong to it."""
+    match = Match(compiled("ab|ac?-"))
+    assert match.num_missing == 2
+    assert match.length_until_complete([3, 5, 7, 3]) == 3
+    assert match.length_until_complete([3, 5]) == 2
+    match.advance([3])
+    assert not match.is_complete
+    match.advance([7])
+    assert match.is_complete

@@ -1,0 +1,88 @@
+"""The compiler's process: its limits, its cache, and that it ends with the gateway."""
+
+import os
+import time
+
+import pytest
+
+from service.constraints.automata import PatternError, TokenTexts
+from service.constraints.compilation import ConstraintCompiler
+from service.constraints.json_schema import SchemaError
+from service.constraints.patterns import Pattern
+from service.limits import Limits
+from tests.waiting import until
+
+TEXTS = TokenTexts((b"a", b"b"), (b"a", b"b"), None, 2)
+BOMB = (Pattern("regex", "(a{1,1000}){1,1000}"),)
+
+
+@pytest.fixture
+def compiler():
+    compiler = ConstraintCompiler(Limits(max_pattern_s=0.5, pattern_cache_bytes=20_000))
+    yield compiler
+    compiler.close()
+
+
+def no_texts():
+    """Fail: the automaton must be in the cache."""
+    raise AssertionError
+
+
+def test_a_pattern_is_compiled_once(compiler):
+    """Then its automaton is in the cache: the same object."""
+    pattern = (Pattern("regex", "a+b"),)
+    automaton = compiler.compile(pattern, "model", lambda: TEXTS)
+    assert automaton.num_states == 2
+    assert compiler.compile(pattern, "model", no_texts) is automaton
+    with pytest.raises(AssertionError):
+        compiler.compile(pattern, "another model", no_texts)
+
+
+def test_a_regex_bomb_costs_its_time_once_and_disturbs_no_other_pattern(compiler):
+    """Its error is in the cache; the process is started again for the next pattern."""
+    began = time.monotonic()
+    with pytest.raises(PatternError, match=r"takes more than 0.5 seconds or 1 GiB of memory to compile"):
+        compiler.compile(BOMB, "model", lambda: TEXTS)
+    assert time.monotonic() - began >= 0.5
+    with pytest.raises(PatternError, match="takes more than"):
+        compiler.compile(BOMB, "model", no_texts)
+    assert compiler.compile((Pattern("regex", "a"),), "model", lambda: TEXTS).num_states == 1
+
+
+@pytest.mark.parametrize(
+    ("pattern", "error", "message"),
+    [
+        (Pattern("regex", "("), PatternError, "is not a valid regular expression"),
+        (Pattern.json({"not": {}}), SchemaError, "schema must have a type"),
+    ],
+)
+def test_an_error_of_the_process_is_raised_here(compiler, pattern, error, message):
+    """Every time, as an exception of its own."""
+    caught = []
+    for _ in range(2):
+        with pytest.raises(error, match=message) as info:
+            compiler.compile((pattern,), "model", lambda: TEXTS)
+        caught.append(info.value)
+    assert caught[0] is not caught[1]
+
+
+def test_the_cache_evicts_the_least_recently_used_automata(compiler):
+    """It keeps 20,000 bytes; one automaton of a hundred states has some 4,000."""
+    patterns = [(Pattern("regex", f"a{{{length}}}"),) for length in range(100, 110)]
+    for pattern in patterns:
+        compiler.compile(pattern, "model", lambda: TEXTS)
+    with pytest.raises(AssertionError):
+        compiler.compile(patterns[0], "model", no_texts)
+    assert compiler.compile(patterns[-1], "model", no_texts).num_states == 109
+
+
+def test_close_ends_the_process():
+    """And so does the end of the gateway, whose end of the pipe closes."""
+    compiler = ConstraintCompiler(Limits())
+    compiler.compile((Pattern("regex", "a"),), "model", lambda: TEXTS)
+    process = compiler._process
+    os.kill(process.pid, 0)
+    process.stdin.close()
+    until(lambda: process.poll() is not None)
+    assert process.returncode == 0
+    compiler.close()

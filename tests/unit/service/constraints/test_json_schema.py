@@ -1,0 +1,165 @@
+"""Texts that match the regular expression of a JSON Schema are valid, by `json` and `jsonschema`; others are errors."""
+
+import json
+import random
+import re
+from datetime import datetime, time
+
+import jsonschema
+import pytest
+
+from contract.signatures import FINAL_ROW, FORBIDDEN
+from service.constraints.automata import CompilationLimits, TokenTexts, compile_automaton
+from service.constraints.json_schema import ANY_OBJECT, SchemaError, schema_regex
+from service.scheduling.automaton import FIRST_ROW
+
+TOKENS = (b"", *(chr(code).encode() for code in (*range(32, 127), 0x00E9, 0x2603, 10, 9)))
+PERSON = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "minLength": 1, "maxLength": 12},
+        "age": {"type": "integer", "minimum": 0, "maximum": 120},
+        "email": {"type": "string", "format": "email"},
+        "tags": {"type": "array", "items": {"enum": ["a", "b", 1, None]}, "maxItems": 3},
+    },
+    "required": ["age"],
+    "additionalProperties": False,
+}
+TREE = {
+    "$defs": {"leaf": {"type": "object", "properties": {"v": {"type": "number"}}, "required": ["v"]}},
+    "type": "object",
+    "properties": {"left": {"$ref": "#/$defs/leaf"}, "right": {"anyOf": [{"$ref": "#/$defs/leaf"}, {"type": "null"}]}},
+    "required": ["left", "right"],
+}
+SCHEMAS = [
+    True,
+    {},
+    {"type": "null"},
+    {"type": "boolean"},
+    {"type": "integer"},
+    {"type": "integer", "minimum": -17, "maximum": 1234},
+    {"type": "integer", "exclusiveMinimum": 99, "exclusiveMaximum": 201},
+    {"type": "integer", "minimum": 37},
+    {"type": "integer", "maximum": -8},
+    {"type": "number"},
+    {"type": "number", "minimum": 0},
+    {"type": ["string", "null"]},
+    {"type": "string", "pattern": r"^[A-Z]\w*.[^x]$"},
+    {"type": "string", "pattern": r"\S+\D?"},
+    {"type": "string", "minLength": 3},
+    *({"type": "string", "format": form} for form in ("date", "time", "date-time", "uuid", "ipv4", "email")),
+    {"const": {"a": [1, "x.y"], "b": None}},
+    {"enum": ["red", 7, False, [1, 2]]},
+    {"type": "integer", "enum": ["red", 7, False, 8]},
+    {"type": "array"},
+    {"type": "array", "items": {"type": "boolean"}, "minItems": 2, "maxItems": 4},
+    {"type": "array", "prefixItems": [{"type": "integer"}, {"type": "boolean"}]},
+    {"type": "array", "prefixItems": [{"const": 1}], "items": {"const": 2}, "minItems": 3, "maxItems": 5},
+    {"type": "object"},
+    {"type": "object", "additionalProperties": {"type": "integer"}, "maxProperties": 1},
+    {"type": "object", "properties": {"a": {"const": 1}, "b": {"const": 2}, "c": {"const": 3}}},
+    {"type": "object", "properties": {"a": {"const": 1}, "b": {"const": 2}, "c": {"const": 3}}, "required": ["b"]},
+    {"anyOf": [{"type": "integer"}, {"type": "string", "maxLength": 2}]},
+    {"allOf": [{"type": "boolean"}]},
+    PERSON,
+    TREE,
+]  # fmt: skip
+
+
+def automaton_of(regex):
+    texts = TokenTexts(TOKENS, TOKENS, 0, len(TOKENS))
+    return compile_automaton([regex], texts, CompilationLimits(20_000, 2**25))
+
+
+def sample(automaton, rng):
+    """Return a random text that matches, finished as soon as possible after 40 characters."""
+    row, text = FIRST_ROW, b""
+    while row != FINAL_ROW:
+        entries = automaton.table[row]
+        allowed = [i for i in range(len(TOKENS)) if entries[i] != FORBIDDEN]
+        if len(text) > 40:
+            nearest = min(int(entries[i]) >> 16 for i in allowed)
+            allowed = [i for i in allowed if int(entries[i]) >> 16 == nearest]
+        token_id = 0 if 0 in allowed and len(text) > 40 else rng.choice(allowed)
+        text += TOKENS[token_id]
+        row = automaton.step(row, token_id)
+    return text.decode()
+
+
+@pytest.mark.parametrize("schema", SCHEMAS, ids=lambda schema: json.dumps(schema)[:60])
+def test_what_matches_is_valid(schema):
+    """Random texts of the automaton, of any length."""
+    automaton, rng = automaton_of(schema_regex(schema)), random.Random(0)
+    checker = jsonschema.Draft202012Validator.FORMAT_CHECKER
+    validator = jsonschema.Draft202012Validator(schema, format_checker=checker)
+    is_time = isinstance(schema, dict) and schema.get("format") in ("time", "date-time")
+    for _ in range(60):
+        value = json.loads(sample(automaton, rng))
+        validator.validate(value)
+        if is_time:
+            # jsonschema has no checker of these by itself.
+            (time if schema["format"] == "time" else datetime).fromisoformat(value)
+
+
+def test_any_object_matches_json_objects_alone():
+    """Two levels deep."""
+    automaton, rng = automaton_of(ANY_OBJECT), random.Random(0)
+    assert all(isinstance(json.loads(sample(automaton, rng)), dict) for _ in range(200))
+    assert re.fullmatch(ANY_OBJECT, '{"a": [1, -2.5e3, "x\\n"], "b": {"c": null}, "d": true}')
+
+
+@pytest.mark.parametrize("low", [None, -1234, -100, -99, -10, -1, 0, 1, 7, 9, 10, 11, 99, 100, 101, 345])
+@pytest.mark.parametrize("high", [None, -100, -99, -11, -9, -1, 0, 1, 9, 10, 12, 89, 99, 100, 110, 999, 1000, 1234])
+def test_whole_numbers_match_exactly_within_their_range(low, high):
+    """Each of them once, without leading zeros, and no other."""
+    schema = {"type": "integer"} | {k: v for k, v in (("minimum", low), ("maximum", high)) if v is not None}
+    if low is not None and high is not None and low > high:
+        with pytest.raises(SchemaError, match="minimum must be at most maximum"):
+            schema_regex(schema)
+        return
+    regex = re.compile(schema_regex(schema))
+    for number in range(-1500, 1500):
+        expected = (low is None or number >= low) and (high is None or number <= high)
+        assert bool(regex.fullmatch(str(number))) == expected, number
+    assert not any(regex.fullmatch(text) for text in ("", "-", "-0", "00", "01", "1.0"))
+
+
+def test_optional_properties_are_in_the_order_of_the_schema():
+    """Any of them may be absent, with a comma between those that are not."""
+    regex = schema_regex({"properties": {name: {"const": 1} for name in "abc"}, "required": ["b"]})
+    texts = ['{"b":1}', '{"a": 1, "b": 1}', '{"b":1, "c":1}', '{"a":1,"b":1,"c":1}']
+    assert all(re.fullmatch(regex, text) for text in texts)
+    assert not any(re.fullmatch(regex, text) for text in ("{}", '{"a":1}', '{"b":1,"a":1}', '{"b":1,}', '{,"b":1}'))
+
+
+@pytest.mark.parametrize(
+    ("schema", "message"),
+    [
+        (7, "schema must be an object, got 7"),
+        ({"type": "text"}, "schema.type must be one of null, boolean, integer, number, string, array, object"),
+        ({"not": {}}, "schema must have a type, or one of"),
+        ({"type": "integer", "multipleOf": 3}, "schema.multipleOf is not supported for type integer"),
+        ({"type": "number", "minimum": 2}, "schema.minimum must be 0 for type number, got 2"),
+        ({"type": "string", "pattern": 'a"b'}, "schema.pattern must not have '\"'"),
+        ({"type": "string", "pattern": r"a\x22"}, r"schema.pattern must not have '\\\\x22'"),
+        ({"type": "string", "pattern": "a", "minLength": 3}, "schema must have only one of pattern, format and a len"),
+        ({"type": "string", "format": "hostname"}, "schema.format must be one of date, time"),
+        ({"type": "string", "maxLength": -1}, "schema.minLength must be from 0 to maxLength, got 0 and -1"),
+        ({"type": "array", "uniqueItems": True}, "schema.uniqueItems is not supported for type array"),
+        ({"$ref": "#/$defs/x"}, "schema.$ref must name a schema, got '#/$defs/x', which does not exist"),
+        ({"$ref": "other.json"}, "schema.$ref must begin with #, got 'other.json'"),
+        (
+            {"$defs": {"x": {"type": "array", "items": {"$ref": "#/$defs/x"}}}, "$ref": "#/$defs/x"},
+            "recursive schemas are not regular",
+        ),
+        ({"properties": {"a": {"type": "string", "not": {}}}}, "schema.properties.a.not is not supported"),
+        ({"properties": {"a": True}, "required": ["b"]}, "schema.required must have names of properties, got 'b'"),
+        ({"allOf": [{}, {}]}, "schema.allOf is not supported with several schemas"),
+        ({"enum": []}, "schema.enum must be a list with at least one value"),
+        ({"anyOf": [True], "type": "string"}, "schema.type is not supported beside anyOf"),
+    ],
+)
+def test_what_a_regular_expression_cannot_say_is_an_error_that_names_it(schema, message):
+    """Keyword and place are in the message."""
+    with pytest.raises(SchemaError, match=re.escape(message).replace(r"\\\\\\\\", r"\\\\")):
+        schema_regex(schema)

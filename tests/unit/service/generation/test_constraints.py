@@ -1,0 +1,175 @@
+"""Constrained completions on a fake model: every choice matches, from one request or several, in either direction."""
+
+import re
+
+import pytest
+
+from service.context import RequestContext
+from service.errors import InvalidRequest, StateOutdated
+from service.generation import checkpoint
+from tests.unit.service.generation.test_completion import Service, request
+
+PATTERN = "(ab+c?|[d-f]{2,9})-[g-k]+"
+# The fake model's characters end there.
+PATTERN = PATTERN.replace("-", "z")
+
+
+@pytest.fixture
+def service():
+    service = Service(prefix_cache_bytes=10**6)
+    yield service
+    service.scheduler.stop()
+    service.compiler.close()
+
+
+def ask(service, *prompts, pattern=PATTERN, max_tokens=40, **fields):
+    """Return the results of a request with a pattern; None: without."""
+    outputs = {} if pattern is None else {"structured_outputs": {"regex": pattern}}
+    return service.results(*prompts, max_tokens=max_tokens, **{**outputs, **fields})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"model": "characters backward", "prompt": None, "suffix": "abc"},
+        {"n": 3, "best_of": 5},
+        {"temperature": 0.0},
+        {"logprobs": 3, "echo": True},
+        {"repetition_penalty": 1.2, "logit_bias": {"5": -100}},
+        {"min_tokens": 12},
+        {"prompt": ["abc", "", "xyz"], "n": 4},
+    ],
+    ids=str,
+)
+def test_every_choice_matches_and_has_the_same_text_however_many_there_are(service, fields):
+    """They end where the pattern does, at the latest at `max_tokens`."""
+    results = ask(service, **fields)
+    texts = [result.text.removeprefix("abc") if fields.get("echo") else result.text for result in results]
+    assert all(re.fullmatch(PATTERN, text) for text in texts)
+    assert [result.finish_reason for result in results] == ["length" if len(text) == 40 else "stop" for text in texts]
+    assert [result.text for result in ask(service, **fields)] == [result.text for result in results]
+
+
+@pytest.mark.parametrize("max_tokens", range(4, 9))
+def test_max_tokens_cuts_no_match_off(service, max_tokens):
+    """Unless the request allows it: then some choices are cut off."""
+    results = ask(service, n=16, max_tokens=max_tokens)
+    assert all(re.fullmatch(PATTERN, result.text) for result in results)
+    cut = ask(service, n=16, max_tokens=max_tokens, complete_within_max_tokens=False)
+    assert not all(re.fullmatch(PATTERN, result.text) for result in cut)
+
+
+def test_a_match_longer_than_max_tokens_is_an_error(service):
+    """It names the minimum; without the guarantee it is none."""
+    with pytest.raises(
+        InvalidRequest, match=r"max_tokens must be at least 4, the tokens of the shortest match .* got 3"
+    ):
+        ask(service, max_tokens=3)
+    assert len(ask(service, max_tokens=3, complete_within_max_tokens=False)[0].text) == 3
+    assert ask(service, max_tokens=0)[0].text == ""
+
+
+@pytest.mark.parametrize("first", [1, 3, 4, 7, 20])
+@pytest.mark.parametrize("repeats", [True, False])
+def test_a_resumed_match_is_the_match_without_interruption(service, first, repeats):
+    """The request that resumes may repeat the pattern or leave it to the resume token."""
+    for seed in range(8):
+        whole = ask(service, seed=seed, complete_within_max_tokens=False)[0]
+        part = ask(service, seed=seed, max_tokens=first, complete_within_max_tokens=False, return_state=True)[0]
+        assert whole.text.startswith(part.text)
+        if part.finish_reason == "stop":
+            continue
+        fields = {"state": part.resume_token, "prompt": None, "seed": None, "complete_within_max_tokens": False}
+        rest = ask(service, pattern=PATTERN if repeats else None, max_tokens=40 - first, **fields)[0]
+        assert part.text + rest.text == whole.text
+
+
+def test_a_match_begins_anew_after_a_prompt_another_pattern_or_its_end(service):
+    """It is continued only where nothing comes between."""
+    part = ask(service, max_tokens=2, complete_within_max_tokens=False, return_state=True)[0]
+    fields = {"state": part.resume_token, "seed": None}
+    assert re.fullmatch(PATTERN, ask(service, prompt="xyz", **fields)[0].text)
+    assert re.fullmatch("[mn]{3}", ask(service, pattern="[mn]{3}", prompt=None, **fields)[0].text)
+    ended = ask(service, pattern="[mn]{3}", return_state=True)[0]
+    again = ask(service, pattern="[mn]{3}", prompt=None, state=ended.resume_token, seed=None)[0]
+    assert (ended.finish_reason, again.finish_reason) == ("stop", "stop")
+    assert len(again.text) == 3
+
+
+def test_a_match_that_stops_at_a_stop_string_can_be_resumed(service):
+    """The rest completes it."""
+    part = ask(service, pattern="a{3}z[b-d]{6}e", stop=["z"], return_state=True)[0]
+    assert part.text == "aaa"
+    rest = ask(service, pattern=None, state=part.resume_token, prompt=None, seed=None)[0]
+    assert re.fullmatch("[b-d]{6}e", rest.text)
+
+
+def test_a_resume_token_of_another_automaton_is_refused(service, monkeypatch):
+    """Another release may compile the pattern to other rows."""
+    monkeypatch.setattr(checkpoint.PartialMatch, "__init__", _with_other_digest(checkpoint.PartialMatch.__init__))
+    part = ask(service, max_tokens=2, complete_within_max_tokens=False, return_state=True)[0]
+    with pytest.raises(StateOutdated, match="another release of this server compiled"):
+        ask(service, pattern=None, state=part.resume_token, prompt=None, seed=None)
+
+
+def _with_other_digest(init):
+    return lambda self, constraint, row, digest: init(self, constraint, row, digest[::-1] + "x")
+
+
+def test_sequences_with_different_patterns_share_calls_with_sequences_without(service):
+    """One request has a pattern, another another one, a third penalties: each gets what it gets alone."""
+    kinds = [{"pattern": PATTERN}, {"pattern": "[a-e]{30}"}, {"pattern": None, "presence_penalty": 1.0}]
+    alone = [[result.text for result in ask(service, n=2, **kind)] for kind in kinds]
+    bodies = [
+        request(
+            n=2,
+            max_tokens=40,
+            **({"structured_outputs": {"regex": kind["pattern"]}} if kind["pattern"] else {"presence_penalty": 1.0}),
+        )
+        for kind in kinds
+    ]
+    running = [service.engine.complete(body, RequestContext()) for body in bodies]
+    assert [[result.text for result in generation.results()] for generation in running] == alone
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "message"),
+    [
+        ({"guided_regex": "["}, "guided_regex", "guided_regex is not a valid regular expression"),
+        ({"guided_choice": ["É"]}, "guided_choice", "needs characters that the model's vocabulary lacks, such as 'É'"),
+        ({"guided_json": {"not": {}}}, "guided_json", "guided_json schema must have a type"),
+        ({"guided_json": "{"}, "guided_json", "guided_json must be a JSON Schema or its text"),
+        (
+            {"guided_regex": "a", "guided_choice": ["b"]},
+            "guided_choice",
+            "guided_choice must be absent if guided_regex",
+        ),
+        ({"response_format": {"type": "json_schema"}}, "response_format", "json_schema must be given with type json_s"),
+        ({"response_format": {"type": "xml"}}, "response_format", "response_format.type must be 'text', 'json_object'"),
+        ({"structured_outputs": {"grammar": "x"}}, "structured_outputs", "grammar must be absent: grammars are not"),
+        ({"structured_outputs": {"regex": "a", "banned_characters": "a"}}, "structured_outputs", "matches no text"),
+        ({"min_length": 10_001}, "min_length", "min_length must be less than or equal to 10000, got 10001"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_matched_is_an_error_that_names_the_field(service, fields, param, message):
+    """No request gets ordinary text instead."""
+    with pytest.raises(InvalidRequest, match=re.escape(message)) as caught:
+        ask(service, pattern=None, **fields)
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("fields", "pattern"),
+    [
+        ({"guided_choice": ["ab", "abc", "xy"]}, "ab|abc|xy"),
+        ({"response_format": {"type": "text"}}, ".*"),
+        ({"structured_outputs": {"allowed_characters": "abc"}, "min_length": 7}, "[abc]{7,}"),
+        ({"structured_outputs": {"banned_characters": "abcdefghij"}, "guided_regex": ".{5}"}, "[^a-j]{5}"),
+    ],
+    ids=str,
+)
+def test_each_kind_of_constraint(service, fields, pattern):
+    """Alone and combined."""
+    assert all(re.fullmatch(pattern, result.text) for result in ask(service, pattern=None, n=16, **fields))
