@@ -128,6 +128,18 @@ def test_tokenize_and_detokenize_round_trip(client, model):
     assert client.score(**given, model=model).text == "it was the best"
 
 
+@pytest.mark.parametrize("model", MODEL_NAMES)
+def test_the_vocabulary_has_the_tokens_of_every_text(client, model):
+    """A token's index is its id. The space between two words depends on the word before."""
+    vocabulary, tokens = client.vocabulary(model=model), client.tokenize("it was the best", model=model)
+    assert [token.token_id for token in vocabulary] == list(range(len(vocabulary)))
+    assert len(vocabulary) == next(each.raw["vocab_size"] for each in client.models() if each.id == model)
+    assert [vocabulary[i].token.strip() for i in tokens.ids] == [text.strip() for text in tokens.texts]
+    assert not any(vocabulary[i].special for i in tokens.ids)
+    special = [token.token_id for token in vocabulary if token.special]
+    assert client.detokenize(special, model=model) == ""
+
+
 def test_an_embedding_has_the_size_of_the_top_layer(client):
     """A text has the same embedding alone as in a list."""
     one, two = client.embed(["It was", "the end"], model="lstm")

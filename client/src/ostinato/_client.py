@@ -23,7 +23,7 @@ from ostinato._fields import (
 from ostinato._inspection import Inspection
 from ostinato._results import Generation, Model, Status, required
 from ostinato._resuming import Resumption
-from ostinato._scores import EmbeddingMap, Neighbor, Score, Tokens
+from ostinato._scores import EmbeddingMap, Neighbor, Score, Tokens, VocabularyToken
 from ostinato._seeds import with_seeds
 from ostinato._settings import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, TimeoutSeconds, resolve
 from ostinato._stream import Stream
@@ -47,7 +47,7 @@ EMBEDDINGS = "/v1/embeddings"
 INSPECT = "/v1/inspect"
 MODELS = "/v1/models"
 STATUS = "/v1/status"
-TOKENIZE, DETOKENIZE = "/tokenize", "/detokenize"
+TOKENIZE, DETOKENIZE, TOKENIZER_INFO = "/tokenize", "/detokenize", "/tokenizer_info"
 
 MAX_CONCURRENCY = 64  # the largest batch of a model server
 
@@ -249,6 +249,24 @@ class Client:
         """Convert token ids to text."""
         response = self._post(DETOKENIZE, model, {"tokens": list(tokens)}, TOKENIZE_FIELDS)
         return required(response, "prompt", str)
+
+    def vocabulary(self, *, model: str | None = None) -> list[VocabularyToken]:
+        """Return every token of a model's vocabulary; the index of each is its id.
+
+        A large vocabulary takes several requests, all to the same version of the model.
+
+        Args:
+            model: str. Default: as `generate`.
+        """
+        name, tokens = self._model_or_default(model), list[VocabularyToken]()
+        while True:
+            path = f"{TOKENIZER_INFO}?{urlencode({'model': name, 'vocabulary': 'true', 'offset': len(tokens)})}"
+            page = self._default_model.resetting(partial(self._transport.get, path))
+            entries = required(page, "vocabulary", list)
+            tokens += map(VocabularyToken.from_response, entries)
+            if not entries or len(tokens) >= required(page, "vocab_size", int):
+                return tokens
+            name = f"{required(page, 'model', str)}:{required(page, 'version', int)}"
 
     @overload
     def embed(
