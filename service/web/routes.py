@@ -53,7 +53,7 @@ from service.web.status import Status
 # Bytes per token of /tokenize, as an id and in JSON, and per token string (measured: 48 and 110); per token of an
 # embedding map, with its two coordinates.
 _TOKEN_BYTES, _LABEL_BYTES, _MAPPED_BYTES = 60, 120, 300
-# Bytes per token of a vocabulary, as an object and in JSON (measured: 486), and per character of its name (measured: 8;
+# Bytes per token of a vocabulary, as an object and in JSON (measured: 485), and per character of its name (measured: 8;
 # a byte that is no character has the label `bytes:` and its code).
 _ENTRY_BYTES, _CHARACTER_BYTES = 500, 40
 
