@@ -56,8 +56,8 @@ class ImportedTokenizer:
             # Every id gets a name, including unused ids.
             raise TokenizerError(f"token ids must be below {MAX_TOKENS:,}, got {max(names):,}")
         self.tokens = tuple(names.get(i, f"<unused {i}>") for i in range(max(names, default=-1) + 1))
-        self.special, self._textless = find_special_tokens(self._library, model, self.tokens)
-        self._textless |= set(range(len(self.tokens))) - names.keys()
+        self.special, textless = find_special_tokens(self._library, model, self.tokens)
+        self.textless_ids = frozenset(textless | (set(range(len(self.tokens))) - names.keys()))
         # Not before `find_special_tokens`. A post-processor would move token offsets behind the leading space.
         self._library.post_processor = None
         self._library.encode_special_tokens = True
@@ -95,7 +95,7 @@ class ImportedTokenizer:
 
     def decode(self, token_ids: Iterable[int]) -> str:
         """Return the library's text of the ids; special tokens have none."""
-        return self.decoder.text([self.tokens[i] for i in token_ids if i not in self._textless])
+        return self.decoder.text([self.tokens[i] for i in token_ids if i not in self.textless_ids])
 
     def detokenizer(self, beside: str = "", *, backward: bool = False) -> Detokenizer:
         """Return a detokenizer; if the decoder joins by spaces, one separates `beside` from the word at the edge."""
@@ -105,7 +105,7 @@ class ImportedTokenizer:
 
     def join(self, token_ids: Iterable[int]) -> bytes:
         """Return the bytes of the ids of a byte-level vocabulary; special tokens have none."""
-        return b"".join([_token_bytes(self.tokens[i]) for i in token_ids if i not in self._textless])
+        return b"".join([_token_bytes(self.tokens[i]) for i in token_ids if i not in self.textless_ids])
 
     def token_bytes(self, *, first: bool, backward: bool = False) -> tuple[bytes, ...] | None:
         """See `Tokenizer`: None for BPE with word suffixes, and for a backward model unless tokens are bytes."""
@@ -118,7 +118,7 @@ class ImportedTokenizer:
 
     def token_text(self, token_id: int, previous: str | None) -> str:
         """Return the text that a token adds after the preceding one with text, if there is one."""
-        return "" if token_id in self._textless else self.decoder.token_text(self.tokens[token_id], previous)
+        return "" if token_id in self.textless_ids else self.decoder.token_text(self.tokens[token_id], previous)
 
     def label(self, token_id: int) -> str:
         """Return a token's text after another token, or its name if it has none."""
@@ -128,7 +128,7 @@ class ImportedTokenizer:
 
     def token(self, token_id: int) -> str | None:
         """Return the decoder's input for an id; None if it has no text."""
-        return None if token_id in self._textless else self.tokens[token_id]
+        return None if token_id in self.textless_ids else self.tokens[token_id]
 
     def to_json(self) -> str:
         """Serialize to JSON in Hugging Face `tokenizers` format."""

@@ -83,6 +83,8 @@ class Tokenizer(Protocol):
     unit: str
     tokens: tuple[str, ...]
     special: SpecialIds
+    # Ids of tokens without text: special tokens, and ids that an imported vocabulary does not use.
+    textless_ids: frozenset[int]
 
     @property
     def max_token_characters(self) -> int | None:
@@ -166,9 +168,9 @@ class Vocabulary:
         if len(self._ids) != len(self.tokens):
             duplicate = next(token for token, count in Counter(self.tokens).items() if count > 1)
             raise TokenizerError(f"token {duplicate!r} occurs twice in the vocabulary")
-        special = {0, self.special.unknown, self.special.start, self.special.end}
-        self._text_ids = {token: i for token, i in self._ids.items() if i not in special}
-        self._texts = tuple("" if i in special else token for i, token in enumerate(self.tokens))
+        self.textless_ids = frozenset(i for i in vars(self.special).values() if i is not None)
+        self._text_ids = {token: i for token, i in self._ids.items() if i not in self.textless_ids}
+        self._texts = tuple("" if i in self.textless_ids else token for i, token in enumerate(self.tokens))
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -191,13 +193,12 @@ class Vocabulary:
         return self.tokens, self.unknown
 
     def _json(self, model: Any, normalizer: Any, pre_tokenizer: Any, decoder: Any) -> str:
-        special_ids = sorted({i for i in vars(self.special).values() if i is not None})
         flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
         document = {
             "version": "1.0",
             "truncation": None,
             "padding": None,
-            "added_tokens": [{"id": i, "content": self.tokens[i], **flags} for i in special_ids],
+            "added_tokens": [{"id": i, "content": self.tokens[i], **flags} for i in sorted(self.textless_ids)],
             "normalizer": normalizer,
             "pre_tokenizer": pre_tokenizer,
             "post_processor": None,

@@ -11,8 +11,10 @@ from pydantic import BaseModel
 
 from service.api import responses
 from service.api.requests import (
+    MAX_ID,
     MAX_MAPPED,
     MAX_NEIGHBORS,
+    MAX_VOCABULARY,
     CompletionRequest,
     DetokenizeRequest,
     EmbeddingsRequest,
@@ -201,10 +203,20 @@ ENDPOINTS = (
         "get",
         TOKENIZER,
         "Get the tokenizer of a model",
-        "Returns its class, unit, vocabulary size and special tokens.",
+        "Returns its class, unit, vocabulary size and special tokens, and with `vocabulary` the tokens by id: the text "
+        "of each, or its name if it is special and has no text.",
         response=responses.TokenizerObject,
-        errors=("400", "401", "404", "503"),
-        query=(QueryParameter("model", "name of a model; required where there are several", example="demo"),),
+        errors=("400", "401", "404", "429", "503"),
+        query=(
+            QueryParameter("model", "name of a model; required where there are several", example="demo"),
+            QueryParameter("vocabulary", "return tokens as well", {"type": "boolean", "default": False}, True),
+            QueryParameter(
+                "offset",
+                "with `vocabulary`: the first id",
+                {"type": "integer", "minimum": 0, "maximum": MAX_ID, "default": 0},
+            ),
+            _count("with `vocabulary`: how many tokens at most", MAX_VOCABULARY, MAX_VOCABULARY),
+        ),
     ),
     Endpoint(
         "/v1/status",

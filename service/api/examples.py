@@ -150,7 +150,7 @@ RESPONSES: dict[str, dict[str, Any]] = {
     "/detokenize": {"prompt": "HAM"},
     "/tokenizer_info": {
         "tokenizer_class": "CharacterTokenizer",
-        "model": MODEL,
+        **_VERSION,
         "unit": "character",
         "vocab_size": 75,
         "bos_token": "<end>",
@@ -158,6 +158,11 @@ RESPONSES: dict[str, dict[str, Any]] = {
         "pad_token": "<pad>",
         "unk_token": "<unk>",
         "chat_template": None,
+        "vocabulary": [
+            {"token_id": 0, "token": "<pad>", "special": True},
+            {"token_id": 1, "token": "<unk>", "special": True},
+            {"token_id": 2, "token": "<end>", "special": True},
+        ],
     },
     "/v1/status": {
         "status": "ok",

@@ -48,6 +48,7 @@ MAX_CONSTRAINT_CHOICES = 10_000
 MAX_MIN_LENGTH = 10_000
 MAX_NEIGHBORS = 100
 MAX_MAPPED = 10_000
+MAX_VOCABULARY = 10_000
 # Whatever the server's own limit (OSTINATO_MAX_PROMPTS, at most this): longer lists are refused unvalidated.
 MAX_PROMPTS = 4096
 MAX_ID = 2**31 - 1
@@ -599,6 +600,19 @@ def parse_number(value: str | None, field: str, limits: tuple[int, int], default
             f"{field} must be a number from {minimum} to {maximum}, got {_shorten(value)}", param=field
         )
     return int(value)
+
+
+def parse_flag(value: str | None, field: str) -> bool:
+    """Parse a flag in a query, absent for false; in any case, as Python's clients send `True`.
+
+    Raises:
+        InvalidRequest: it is neither true nor false.
+    """
+    if value is None or value.lower() == "false":
+        return False
+    if value.lower() != "true":
+        raise InvalidRequest(f"{field} must be true or false, got {_shorten(value)}", param=field)
+    return True
 
 
 def _as_prompts(value: Any) -> tuple[PromptText, ...]:

@@ -233,11 +233,23 @@ class DetokenizeObject(TypedDict):
     prompt: str
 
 
+class VocabularyToken(TypedDict):
+    """A token of the vocabulary: its text, or its name if it is `special` and has no text."""
+
+    token_id: int
+    token: str
+    special: bool
+
+
 class TokenizerObject(TypedDict):
-    """A model's tokenizer, with the field names of Hugging Face's `tokenizer_config.json`."""
+    """A model's tokenizer, with the field names of Hugging Face's `tokenizer_config.json`.
+
+    `vocabulary`, if requested, is a page of the tokens, by id; `vocab_size` is the number of all.
+    """
 
     tokenizer_class: str
     model: str
+    version: int
     unit: str
     vocab_size: int
     bos_token: str
@@ -245,6 +257,7 @@ class TokenizerObject(TypedDict):
     pad_token: str
     unk_token: str | None
     chat_template: None
+    vocabulary: NotRequired[list[VocabularyToken]]
 
 
 class HealthObject(TypedDict):

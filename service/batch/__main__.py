@@ -1,7 +1,7 @@
 """`python -m service.batch IN OUT`: send a file of requests to a running gateway and write a file of responses.
 
-IN and OUT have the lines of OpenAI's batches. After an interruption the same command resumes: it appends to OUT, and
-does not repeat requests that OUT has.
+IN has the lines of OpenAI's batches, and so has OUT, unless --format says otherwise. After an interruption the same
+command resumes: it appends to OUT, and does not repeat requests that OUT has.
 """
 
 import argparse
@@ -15,12 +15,13 @@ from pathlib import Path
 from service.batch.client import ClientOptions
 from service.batch.cluster import LOCAL, Cluster
 from service.batch.errors import BatchError, Stopped
+from service.batch.formats import FORMATS, OPENAI
 from service.batch.run import MAX_CONCURRENCY, Options, run
 
 BASE_URL = "http://127.0.0.1:8000"
 EXIT_CODES = """exit codes:
   0    every line of IN has a successful response in OUT
-  1    every line of IN has a line in OUT, some of them errors
+  1    every line of IN has a line in OUT or in OUT.errors.jsonl, some of them errors
   2    IN, OUT or an option is invalid
   3    stopped: the gateway is unavailable, refuses the API key or is not a gateway; the same command resumes
   130  Ctrl-C; the same command resumes
@@ -40,6 +41,11 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("source", type=_source, metavar="IN", help="file of requests, one JSON object per line")
     add("target", type=Path, metavar="OUT", help="file of responses, in order of completion; appended to")
+    help_text = (
+        "format of OUT: openai has whole responses; jsonl and csv have only custom_id, index, text and finish_reason, "
+        "a line of JSON or of CSV per choice, and put errors in OUT.errors.jsonl (default: openai)"
+    )
+    add("--format", choices=FORMATS, default=OPENAI.name, dest="output_format", help=help_text)
     base_url = os.environ.get("OSTINATO_BASE_URL") or BASE_URL
     help_text = f"URL of the gateway (default: OSTINATO_BASE_URL, else {BASE_URL})"
     add("--base-url", default=base_url, metavar="URL", help=help_text)
@@ -49,7 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--timeout", type=_seconds, default=660.0, metavar="SECONDS", help=help_text)
     help_text = "stop after this time without any response (default: 600)"
     add("--give-up-after", type=_seconds, default=600.0, metavar="SECONDS", help=help_text)
-    add("--retry-errors", action="store_true", help="remove errors from OUT and retry their requests")
+    help_text = "remove errors from OUT or OUT.errors.jsonl, and retry their requests"
+    add("--retry-errors", action="store_true", help=help_text)
     help_text = "send the requests from Ray workers, of the cluster at ADDRESS or of one started here for this run"
     add("--ray", nargs="?", const=LOCAL, metavar="ADDRESS", help=help_text)
     help_text = "with --ray: number of workers, which share the concurrent requests (default: one per machine)"
@@ -101,6 +108,7 @@ def _options(arguments: Sequence[str] | None) -> Options:
     return Options(
         source=parsed.source,
         target=parsed.target,
+        output_format=FORMATS[parsed.output_format],
         client=ClientOptions(parsed.base_url, api_key, parsed.timeout, parsed.give_up_after),
         concurrency=parsed.concurrency,
         retry_errors=parsed.retry_errors,

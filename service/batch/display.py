@@ -3,6 +3,7 @@
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -13,10 +14,14 @@ BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {ra
 
 
 class Display:
-    """The progress display. `errors` counts errors by code, including those of earlier runs."""
+    """The progress display.
 
-    def __init__(self, num_lines: int, num_done: int, errors: Counter[str]) -> None:
+    `errors` counts errors by code, including those of earlier runs; `errors_path` is their file, if it is not OUT.
+    """
+
+    def __init__(self, num_lines: int, num_done: int, errors: Counter[str], errors_path: Path | None = None) -> None:
         self._num_lines, self._num_before, self._errors = num_lines, num_done, errors
+        self._errors_path = errors_path
         self._num_new = self._tokens = 0
         self._started_at = self._shown_at = time.monotonic()
         self._bar = tqdm(
@@ -57,6 +62,7 @@ class Display:
         self._bar.close()
         seconds = max(time.monotonic() - self._started_at, 1e-3)
         errors = ", ".join(f"{count:,} {code}" for code, count in self._errors.most_common())
+        errors += f", in {self._errors_path}" if errors and self._errors_path else ""
         before = f", {self._num_before:,} in earlier runs" if self._num_before else ""
         speed = f"{self._num_new / seconds:,.1f} lines/s, {self._tokens / seconds:,.0f} tokens/s"
         completed = f"{self._num_new:,} completed in {seconds:.1f} s ({speed})" if self._num_new else "none completed"

@@ -4,7 +4,8 @@ BatchError
 ├── UsageError    2  IN, OUT or an option cannot be used
 └── Stopped       3  the gateway is unavailable, refuses the key or is not one; the same command resumes
 
-LineError is not among them: it becomes a line of OUT.
+LineError is not among them: it becomes an error in OUT or in the errors file. Nor is ForeignContent, of which the
+journal makes a UsageError.
 """
 
 from typing import ClassVar
@@ -39,3 +40,15 @@ class LineError(Exception):
     def __init__(self, code: str, message: str, custom_id: str | None = None) -> None:
         super().__init__(message)
         self.code, self.custom_id = code, custom_id
+
+
+class ForeignContent(Exception):
+    """The content of a file that no batch wrote in this format.
+
+    Attributes:
+        line: Its line in the file, from 1.
+    """
+
+    def __init__(self, line: int) -> None:
+        super().__init__(f"line {line}")
+        self.line = line

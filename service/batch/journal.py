@@ -1,4 +1,4 @@
-"""OUT: recovered from an earlier run, then appended line by line. Locked for one process at a time."""
+"""OUT: recovered from an earlier run, then appended response by response. Locked for one process at a time."""
 
 import contextlib
 import errno
@@ -6,30 +6,29 @@ import fcntl
 import os
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from service.batch.errors import Stopped, UsageError
-from service.batch.output_record import OutputRecord, parse_output_record
+from service.batch.errors import ForeignContent, Stopped, UsageError
+from service.batch.formats import OPENAI, OutputFormat
+from service.batch.output_record import OutputRecord
 
 # A crash of the machine may lose this much; a crash of the program loses no written line.
 SYNC_EVERY_S = 1.0
-# The prefix of every line: distinguishes an incomplete line from a file that no batch wrote.
-_BEGINNING = b'{"id":"batch_req_'
 
 
 class Journal:
     """OUT, open and locked; a context manager that closes it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, output_format: OutputFormat = OPENAI) -> None:
         """Open and lock OUT; create it if it does not exist.
 
         Raises:
             UsageError: it cannot be opened, is not a regular file, or is locked by another run.
         """
-        self._path = path.resolve()
+        self._path, self._format = path.resolve(), output_format
         self._file = _open_locked(self._path)
         self._synced_at = time.monotonic()
         self._unsynced = False
@@ -43,36 +42,33 @@ class Journal:
         self.close()
 
     def recover(self, on_record: Callable[[OutputRecord], None]) -> None:
-        """Call `on_record` with every existing line, and truncate a line that a killed run left incomplete.
+        """Call `on_record` with every existing record, and truncate what a killed run left incomplete.
 
         Raises:
-            UsageError: OUT has a line that no batch wrote.
+            UsageError: OUT has a line that no batch wrote in this format.
         """
         end = 0
-        with os.fdopen(os.dup(self._file), "rb") as file:
-            file.seek(0)
-            for number, content in enumerate(file, 1):
-                if content.endswith(b"\n"):
-                    on_record(self._parsed(content, number))
-                    end += len(content)
-                elif not (_BEGINNING.startswith(content) or content.startswith(_BEGINNING)):
-                    raise self._not_output(number)
+        for content, record in self._contents():
+            end += len(content)
+            if record is not None:
+                on_record(record)
         os.ftruncate(self._file, end)
+        if end == 0 and self._format.header:
+            self.append(self._format.header)
 
     def drop_errors(self) -> None:
         """Replace OUT atomically with a file that has only the successes.
 
         Raises:
-            UsageError: OUT has a line that no batch wrote, or the new file cannot be written.
+            UsageError: OUT has a line that no batch wrote in this format, or the new file cannot be written.
         """
         replacement_path = self._path.with_name(f"{self._path.name}.rewriting")
         try:
             # Locked before it is renamed, so that no other run can lock it in between.
             replacement = _open_locked(replacement_path)
             os.ftruncate(replacement, 0)
-            with os.fdopen(os.dup(self._file), "rb") as old, os.fdopen(os.dup(replacement), "ab") as new:
-                old.seek(0)
-                new.writelines(line for number, line in enumerate(old, 1) if self._parsed(line, number).code is None)
+            with os.fdopen(os.dup(replacement), "ab") as new:
+                new.writelines(content for content, record in self._contents() if record is None or record.code is None)
             os.fchmod(replacement, stat.S_IMODE(os.fstat(self._file).st_mode))
             os.fsync(replacement)
             replacement_path.replace(self._path)
@@ -82,14 +78,14 @@ class Journal:
         self._file = replacement
 
     def append(self, content: bytes) -> None:
-        """Append a whole line.
+        """Append whole lines.
 
         Raises:
             Stopped: it cannot be written, as on a full disk. The next run truncates an incomplete line.
         """
         self._unsynced = True
         try:
-            # One call as a rule; a disk that is filling up may accept a part.
+            # One call as a rule; a disk that is filling up accepts a part, and so may a call that a kill interrupts.
             while content:
                 content = content[os.write(self._file, content) :]
         except OSError as error:
@@ -100,6 +96,11 @@ class Journal:
         """Flush written lines to disk if the last flush was at least `SYNC_EVERY_S` ago."""
         if self._unsynced and time.monotonic() - self._synced_at >= SYNC_EVERY_S:
             self._sync()
+
+    def remove_if_empty(self) -> None:
+        """Remove the file, which stays open and locked, unless it has content."""
+        if os.fstat(self._file).st_size == 0:
+            self._path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Flush written lines to disk, close OUT and release the lock."""
@@ -112,14 +113,25 @@ class Journal:
             os.fdatasync(self._file)
         self._synced_at, self._unsynced = time.monotonic(), False
 
-    def _parsed(self, content: bytes, number: int) -> OutputRecord:
-        record = parse_output_record(content)
-        if record is None:
-            raise self._not_output(number)
-        return record
+    def _contents(self) -> Iterator[tuple[bytes, OutputRecord | None]]:
+        """Yield the header with None, then the bytes and the record of each response, up to an incomplete one."""
+        header = self._format.header
+        with os.fdopen(os.dup(self._file), "rb") as file:
+            file.seek(0)
+            beginning = file.read(len(header))
+            if beginning != header:
+                if not header.startswith(beginning):
+                    raise self._not_output(1)
+                return
+            yield beginning, None
+            try:
+                yield from self._format.read(file)
+            except ForeignContent as error:
+                raise self._not_output(error.line) from None
 
-    def _not_output(self, number: int) -> UsageError:
-        return UsageError(f"line {number} of {self._path} is not the output of a batch; name another OUT, or remove it")
+    def _not_output(self, line: int) -> UsageError:
+        kind = f"the output of a batch with --format {self._format.name}"
+        return UsageError(f"line {line} of {self._path} is not {kind}; name another OUT, or remove it")
 
 
 def _open_locked(path: Path) -> int:

@@ -27,6 +27,7 @@ import service
 from service.batch.client import CONNECT_TIMEOUT_S, BatchClient, ClientOptions
 from service.batch.cluster import LOCAL, Cluster
 from service.batch.errors import BatchError, Stopped
+from service.batch.formats import OutputFormat
 from service.batch.output_record import OutputLine
 from service.batch.plan import PendingLines
 from service.batch.requests_file import Line
@@ -42,7 +43,7 @@ _OUTPUT = pa.struct([("content", pa.binary()), ("code", pa.string()), ("tokens",
 
 
 def process_lines(
-    pending: PendingLines, options: ClientOptions, concurrency: int, cluster: Cluster
+    pending: PendingLines, options: ClientOptions, concurrency: int, cluster: Cluster, output_format: OutputFormat
 ) -> Iterator[OutputLine]:
     """Yield lines of OUT in the order of completion.
 
@@ -52,7 +53,7 @@ def process_lines(
     _connect(cluster.address)
     try:
         num_workers = min(cluster.num_workers or _num_machines(), concurrency)
-        for table in _map_lines(pending, options, concurrency, num_workers):
+        for table in _map_lines(pending, options, concurrency, num_workers, output_format):
             for fields in _unpacked(table):
                 if (stopped := fields.pop("stopped")) is not None:
                     raise Stopped(stopped)
@@ -94,7 +95,9 @@ def _num_machines() -> int:
     return sum(node["Alive"] for node in ray.nodes())
 
 
-def _map_lines(pending: PendingLines, options: ClientOptions, concurrency: int, num_workers: int) -> Iterator[pa.Table]:
+def _map_lines(
+    pending: PendingLines, options: ClientOptions, concurrency: int, num_workers: int, output_format: OutputFormat
+) -> Iterator[pa.Table]:
     threads = -(-concurrency // num_workers)
     lines: Dataset = ray.data.read_datasource(
         _Source(ray.put(pending), -(-threads // 2)),
@@ -104,7 +107,7 @@ def _map_lines(pending: PendingLines, options: ClientOptions, concurrency: int, 
     )
     mapped = lines.map_batches(
         _Worker,
-        fn_constructor_args=(options, threads),
+        fn_constructor_args=(options, threads, output_format),
         batch_size=None,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(
@@ -143,8 +146,8 @@ def _tables(pending: Any, lines_of_task: int) -> Iterator[pa.Table]:
 class _Worker:
     """A Ray actor that sends requests."""
 
-    def __init__(self, options: ClientOptions, num_threads: int) -> None:
-        self._client = BatchClient(options)
+    def __init__(self, options: ClientOptions, num_threads: int, output_format: OutputFormat) -> None:
+        self._client, self._format = BatchClient(options), output_format
         self._threads = ThreadPoolExecutor(num_threads)
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
@@ -160,7 +163,7 @@ class _Worker:
 
     def _process(self, line: Line) -> dict[str, Any]:
         try:
-            return {**asdict(process_line(line, self._client)), "stopped": None}
+            return {**asdict(process_line(line, self._client, self._format)), "stopped": None}
         except BatchError as error:
             # An exception would arrive wrapped, with a long traceback.
             return {**asdict(OutputLine(b"")), "stopped": str(error)}

@@ -11,7 +11,8 @@ import orjson
 
 from service.batch.errors import LineError, UsageError
 
-URLS = ("/v1/completions", "/v1/embeddings", "/tokenize", "/detokenize")
+COMPLETIONS = "/v1/completions"
+URLS = (COMPLETIONS, "/v1/embeddings", "/tokenize", "/detokenize")
 # Four times the gateway's default OSTINATO_MAX_BODY_BYTES.
 MAX_LINE_BYTES = 16 * 2**20
 MAX_SHOWN = 80  # characters of a value in a message

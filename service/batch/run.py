@@ -13,7 +13,8 @@ from service.batch.client import BatchClient, ClientOptions
 from service.batch.cluster import Cluster, prepare
 from service.batch.display import Display
 from service.batch.errors import UsageError
-from service.batch.journal import Journal
+from service.batch.formats import OutputFormat
+from service.batch.output_files import OutputFiles
 from service.batch.output_record import OutputLine, OutputRecord
 from service.batch.plan import CompletedLines, PendingLines, find_pending
 from service.batch.requests_file import check_readable
@@ -30,6 +31,7 @@ class Options:
     Attributes:
         source: IN.
         target: OUT.
+        output_format: The format of OUT.
         client: How to reach the gateway.
         concurrency: Concurrent requests; None: as many as the gateway would admit, up to MAX_CONCURRENCY.
         retry_errors: Whether to retry the lines of OUT that are errors.
@@ -38,6 +40,7 @@ class Options:
 
     source: Path
     target: Path
+    output_format: OutputFormat
     client: ClientOptions
     concurrency: int | None
     retry_errors: bool
@@ -55,41 +58,37 @@ def run(options: Options) -> bool:
         raise UsageError(f"IN and OUT must be two files, got {options.source} for both")
     if options.ray is not None:
         prepare(options.ray)
-    with Journal(options.target) as journal:
-        completed, errors = _recover(journal, retry_errors=options.retry_errors)
+    with OutputFiles(options.target, options.output_format) as files:
+        completed, errors = _recover(files, retry_errors=options.retry_errors)
         pending = find_pending(options.source, completed)
         if pending.num_unknown:
             warning = f"{pending.num_unknown:,} lines of OUT have a custom_id that is not in IN; they are kept"
             print(warning, file=sys.stderr)
-        _complete(pending, journal, errors, options)
+        _complete(pending, files, errors, options)
     return not errors
 
 
-def _recover(journal: Journal, *, retry_errors: bool) -> tuple[CompletedLines, Counter[str]]:
+def _recover(files: OutputFiles, *, retry_errors: bool) -> tuple[CompletedLines, Counter[str]]:
     completed, errors = CompletedLines(), Counter[str]()
 
     def add(record: OutputRecord) -> None:
         if record.code is not None:
-            if retry_errors:
-                return
             errors[record.code] += 1
         completed.add(record)
 
-    journal.recover(add)
-    if retry_errors:
-        journal.drop_errors()
+    files.recover(add, drops_errors=retry_errors)
     return completed, errors
 
 
-def _complete(pending: PendingLines, journal: Journal, errors: Counter[str], options: Options) -> None:
+def _complete(pending: PendingLines, files: OutputFiles, errors: Counter[str], options: Options) -> None:
     client = BatchClient(options.client)
-    display = Display(pending.num_lines, pending.num_lines - pending.num_pending, errors)
+    display = Display(pending.num_lines, pending.num_lines - pending.num_pending, errors, files.errors_path)
     try:
         for line in _output_lines(pending, client, options):
             if line is None:
-                journal.sync_if_due()
+                files.sync_if_due()
             else:
-                journal.append(line.content)
+                files.append(line)
                 display.add(line)
             display.show(client.trouble)
     finally:
@@ -103,8 +102,9 @@ def _output_lines(pending: PendingLines, client: BatchClient, options: Options) 
     num_free = client.num_free()
     concurrency = min(options.concurrency or min(num_free, MAX_CONCURRENCY), pending.num_pending)
     if options.ray is None:
-        yield from threads.process_lines(pending, partial(process_line, client=client), concurrency, client.close)
+        process = partial(process_line, client=client, output_format=options.output_format)
+        yield from threads.process_lines(pending, process, concurrency, client.close)
     else:
         from service.batch import ray_workers  # noqa: PLC0415 - an optional package, and seconds of imports
 
-        yield from ray_workers.process_lines(pending, options.client, concurrency, options.ray)
+        yield from ray_workers.process_lines(pending, options.client, concurrency, options.ray, options.output_format)

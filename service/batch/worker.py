@@ -2,15 +2,25 @@
 
 from service.batch.client import BatchClient
 from service.batch.errors import LineError
-from service.batch.output_record import OutputLine, error_line, response_line
-from service.batch.requests_file import Line, parse
+from service.batch.formats import OutputFormat
+from service.batch.output_record import OutputLine, error_line
+from service.batch.requests_file import BatchRequest, Line, parse
 
 
-def process_line(line: Line, client: BatchClient) -> OutputLine:
+def process_line(line: Line, client: BatchClient, output_format: OutputFormat) -> OutputLine:
     """Send the request of a line and return its line of OUT; raise Stopped if no line would get a response."""
     try:
         request = parse(line)
+        _require_url(request, output_format)
         response = client.send(request)
+        return output_format.serialize(request.custom_id, response.status, response.request_id, response.content)
     except LineError as error:
         return error_line(line, error)
-    return response_line(request.custom_id, response.status, response.request_id, response.content)
+
+
+def _require_url(request: BatchRequest, output_format: OutputFormat) -> None:
+    """Raise LineError if the format cannot represent the response to a request."""
+    if request.url not in output_format.urls:
+        urls = " or ".join(output_format.urls)
+        message = f"url must be {urls} with --format {output_format.name}, got {request.url}"
+        raise LineError("invalid_url", message, request.custom_id)

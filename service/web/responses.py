@@ -253,12 +253,19 @@ def embedding_map_object(
     }
 
 
+def vocabulary_page(model: ServedModel, token_ids: range) -> list[responses.VocabularyToken]:
+    """Return the tokens with these ids."""
+    label, textless = model.tokenizer.detokenizer().label, model.tokenizer.textless_ids
+    return [{"token_id": i, "token": label(i), "special": i in textless} for i in token_ids]
+
+
 def tokenizer_object(model: ServedModel) -> responses.TokenizerObject:
     """Return a model's tokenizer with the field names of Hugging Face's `tokenizer_config.json`."""
     tokens, special = model.tokenizer.tokens, model.tokenizer.special
     return {
         "tokenizer_class": type(model.tokenizer).__name__,
         "model": model.ref.name,
+        "version": model.ref.version,
         "unit": model.tokenizer.unit,
         "vocab_size": len(tokens),
         "bos_token": tokens[special.start],

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
+import orjson
 from flask import Blueprint, Response, g, request
 
 from service import __version__
 from service.api import responses
 from service.api.requests import (
+    MAX_ID,
     MAX_MAPPED,
     MAX_NEIGHBORS,
+    MAX_VOCABULARY,
     AnyBody,
     CompletionRequest,
     DetokenizeRequest,
@@ -21,6 +24,7 @@ from service.api.requests import (
     InspectRequest,
     TokenizeRequest,
     parse,
+    parse_flag,
     parse_number,
 )
 from service.backends.embedding_vectors import VectorFiles, Vectors, find_token
@@ -42,12 +46,16 @@ from service.web.responses import (
     model_object,
     neighbors_object,
     tokenizer_object,
+    vocabulary_page,
 )
 from service.web.status import Status
 
 # Bytes per token of /tokenize, as an id and in JSON, and per token string (measured: 48 and 110); per token of an
 # embedding map, with its two coordinates.
 _TOKEN_BYTES, _LABEL_BYTES, _MAPPED_BYTES = 60, 120, 300
+# Bytes per token of a vocabulary, as an object and in JSON (measured: 485), and per character of its name (measured: 8;
+# a byte that is no character has the label `bytes:` and its code).
+_ENTRY_BYTES, _CHARACTER_BYTES = 500, 40
 
 Builder = TypeVar("Builder", bound=OutputBuilder)
 # Watches the client's connection while a request runs, and calls back when the client disconnects.
@@ -283,9 +291,19 @@ def _require_max_tokens(field: str, count: int, limits: Limits) -> None:
         raise InvalidRequest(f"{field} must be at most {limits.max_request_tokens} tokens, got {count}", param=field)
 
 
-def _tokenizer_info(services: Services) -> responses.TokenizerObject:
-    """Return a model's tokenizer."""
-    return tokenizer_object(services.model_registry.find(request.args.get("model")))
+def _tokenizer_info(services: Services) -> responses.TokenizerObject | Response:
+    """Return a model's tokenizer, and a page of its vocabulary if it is requested."""
+    model = services.model_registry.find(request.args.get("model"))
+    if not parse_flag(request.args.get("vocabulary"), "vocabulary"):
+        return tokenizer_object(model)
+    g.context.charge_request()
+    offset = parse_number(request.args.get("offset"), "offset", (0, MAX_ID), 0)
+    count = parse_number(request.args.get("count"), "count", (1, MAX_VOCABULARY), MAX_VOCABULARY)
+    tokens = model.tokenizer.tokens[offset : offset + count]
+    num_bytes = _ENTRY_BYTES * len(tokens) + _CHARACTER_BYTES * sum(map(len, tokens))
+    g.context.memory.hold(num_bytes, "count", param="count")
+    page = vocabulary_page(model, range(offset, offset + len(tokens)))
+    return _json(orjson.dumps({**tokenizer_object(model), "vocabulary": page}))
 
 
 def _healthz(services: Services) -> responses.HealthObject:  # noqa: ARG001 - every view takes them

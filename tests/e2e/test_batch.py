@@ -1,6 +1,7 @@
 """Batch files on the real gateway: killed, resumed, on one machine and on Ray workers."""
 
 import contextlib
+import csv
 import json
 import os
 import secrets
@@ -21,13 +22,13 @@ PYTHONPATH = f"{ROOT}:{ROOT / 'client/src'}"
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """An input file: completions with seeds by two models, embeddings, and one invalid line."""
+    """An input file: completions with seeds by two models, some of two choices, embeddings, and one invalid line."""
     lines = []
     for number in range(NUM_LINES):
         body = {"model": ("lstm", "words")[number % 2], "prompt": "It was"[: 1 + number % 6]}
         # The last completion takes a second, so that a run that is nearly done can still be interrupted.
         max_tokens = 20_000 if number == NUM_LINES - 2 else 10 + number % 50
-        body |= {"max_tokens": max_tokens, "seed": number, "temperature": 1.1}
+        body |= {"max_tokens": max_tokens, "seed": number, "temperature": 1.1, "n": 1 + (number % 3 == 1)}
         fields = {"custom_id": f"text {number}", "method": "POST", "url": "/v1/completions", "body": body}
         if number % 10 == 9:
             fields |= {"url": "/v1/embeddings", "body": {"model": "lstm", "input": f"It was {number}"}}
@@ -73,7 +74,7 @@ def contents(path):
         key = fields["custom_id"] or fields["error"]["line"]
         assert key not in found, f"{key} has two lines"
         body = fields["response"] and fields["response"]["body"]
-        found[key] = fields["error"] or body.get("choices") or body["data"]
+        found[key] = [fields["error"]] if fields["error"] else body.get("choices") or body["data"]
     assert len(found) == NUM_LINES + 1
     return found
 
@@ -115,6 +116,38 @@ def test_a_batch_that_is_killed_repeatedly_has_each_line_exactly_once(gateway, s
     with Batch(source, out, gateway) as batch:
         assert batch.process.wait(60) == 1, batch.output
     assert contents(out) == unbroken
+
+
+@pytest.mark.parametrize("name", ["jsonl", "csv"])
+def test_a_dataset_of_a_killed_batch_has_each_choice_exactly_once(gateway, source, unbroken, tmp_path, name):
+    """After two kills, each with a torn record: the texts of whole responses, and each error in the errors file."""
+    out = tmp_path / f"out.{name}"
+    options = ("--format", name, "--concurrency", "4")
+    for count in (20, 60):
+        with Batch(source, out, gateway, *options) as batch:
+            batch.wait_for_lines(count)
+            batch.send(signal.SIGKILL)
+            assert batch.process.wait(30) == -signal.SIGKILL
+        out.write_bytes(out.read_bytes()[:-5])
+    with Batch(source, out, gateway, *options) as batch:
+        assert batch.process.wait(60) == 1, batch.output
+    assert texts(out) == texts_of(unbroken)
+    errors = [json.loads(line) for line in (tmp_path / f"out.{name}.errors.jsonl").read_text().splitlines()]
+    names = [line["custom_id"] or line["error"]["line"] for line in errors]
+    assert sorted(names, key=str) == sorted((key for key in unbroken if "text" not in unbroken[key][0]), key=str)
+
+
+def texts(path):
+    """Return the records of a dataset as sorted tuples of custom_id, index and text."""
+    with path.open(encoding="utf-8", newline="") as file:
+        records = list(csv.DictReader(file, strict=True) if path.suffix == ".csv" else map(json.loads, file))
+    return sorted((record["custom_id"], int(record["index"]), record["text"]) for record in records)
+
+
+def texts_of(whole):
+    """Return the same of the contents of whole responses."""
+    choices = [(key, each) for key, found in whole.items() for each in found if "text" in each]
+    return sorted((key, each["index"], each["text"]) for key, each in choices)
 
 
 def test_a_gateway_restart_causes_no_error_in_a_batch(two_models_dir, model_server, source, unbroken, tmp_path):
@@ -205,7 +238,7 @@ def ray_cluster(short_folder):
 
 @pytest.mark.slow
 def test_a_batch_on_two_ray_workers_equals_a_local_one(gateway, source, unbroken, tmp_path, ray_cluster):
-    """Each worker is on a node of its own; the run is killed once and resumed."""
+    """Each worker is on a node of its own; the run is killed once and resumed. A dataset has the same texts."""
     out = tmp_path / "out.jsonl"
     options = ("--ray", ray_cluster.address, "--concurrency", "4")
     with Batch(source, out, gateway, *options, **ray_cluster.variables) as batch:
@@ -217,6 +250,9 @@ def test_a_batch_on_two_ray_workers_equals_a_local_one(gateway, source, unbroken
     with Batch(source, out, gateway, *options, **ray_cluster.variables) as batch:
         assert batch.process.wait(120) == 1, batch.output
     assert contents(out) == unbroken
+    with Batch(source, tmp_path / "out.csv", gateway, "--format", "csv", *options, **ray_cluster.variables) as batch:
+        assert batch.process.wait(120) == 1, batch.output
+    assert texts(tmp_path / "out.csv") == texts_of(unbroken)
 
 
 @pytest.mark.slow

@@ -128,6 +128,18 @@ def test_tokenize_and_detokenize_round_trip(client, model):
     assert client.score(**given, model=model).text == "it was the best"
 
 
+@pytest.mark.parametrize("model", MODEL_NAMES)
+def test_the_vocabulary_has_the_tokens_of_every_text(client, model):
+    """A token's index is its id. The space between two words depends on the word before."""
+    vocabulary, tokens = client.vocabulary(model=model), client.tokenize("it was the best", model=model)
+    assert [token.token_id for token in vocabulary] == list(range(len(vocabulary)))
+    assert len(vocabulary) == next(each.raw["vocab_size"] for each in client.models() if each.id == model)
+    assert [vocabulary[i].token.strip() for i in tokens.ids] == [text.strip() for text in tokens.texts]
+    assert not any(vocabulary[i].special for i in tokens.ids)
+    special = [token.token_id for token in vocabulary if token.special]
+    assert client.detokenize(special, model=model) == ""
+
+
 def test_an_embedding_has_the_size_of_the_top_layer(client):
     """A text has the same embedding alone as in a list."""
     one, two = client.embed(["It was", "the end"], model="lstm")
@@ -220,12 +232,24 @@ def test_turns_of_a_conversation_are_one_completion(client, tmp_path):
 
 
 def test_generate_many_returns_what_single_requests_return(client):
-    """In order; the client takes its concurrency from the server's `max_sequences`."""
+    """In order, with the seed of the first prompt plus the index; `max_sequences` of the server is the concurrency."""
     prompts = [TEXT[start : start + 20] for start in range(60)]
     fields = {"model": "lstm", "max_tokens": 40, **FIELDS}
     together = [generation.text for generation in client.generate_many(prompts, **fields)]
-    assert together == [client.generate(prompt, **fields).text for prompt in prompts]
+    single = [client.generate(prompt, **{**fields, "seed": 3 + index}) for index, prompt in enumerate(prompts)]
+    assert together == [generation.text for generation in single]
     assert client.status().max_sequences == 384
+
+
+def test_equal_prompts_get_different_texts_of_one_seed_and_the_same_of_the_same_seeds(client):
+    """A list of names is generated from one prompt, and each name again from its own seed."""
+    fields = {**FIELDS, "model": "lstm", "max_tokens": 40}
+    names = list(client.generate_many(["It was "] * 5, **fields))
+    assert len({name.text for name in names}) == 5
+    assert [name.seed for name in names] == [3, 4, 5, 6, 7]
+    del fields["seed"]
+    again = list(client.generate_many(["It was "] * 5, seeds=[name.seed for name in names[::-1]], **fields))
+    assert [name.text for name in again] == [name.text for name in names[::-1]]
 
 
 def test_a_wrong_api_key_raises_unauthorized(start_gateway, key_file):  # noqa: F811 - a fixture

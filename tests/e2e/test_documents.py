@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import csv
 import functools
 import importlib.util
 import json
@@ -171,6 +172,14 @@ def every_line_is_answered(session):
     assert [(answer["custom_id"], answer["response"]["status_code"]) for answer in answers] == [("a", 200)]
 
 
+def every_choice_is_a_record(session):
+    """Check that the dataset has the same request, and that there is no errors file."""
+    with (session.folder / "out.csv").open(newline="") as file:
+        records = list(csv.DictReader(file))
+    assert [(record["custom_id"], record["index"], len(record["text"])) for record in records] == [("a", "0", 50)]
+    assert not (session.folder / "out.csv.errors.jsonl").exists()
+
+
 def it_is_gone(session):
     """Check that the version's directory is gone."""
     assert not (session.folder / "models/book/1").exists()
@@ -206,6 +215,7 @@ CLAIMS = {
     r"ostinato generate $'HAMLET.\n' --json | jq .usage": it_is_a_number,
     r"ostinato write $'ROMEO.\n' --file scene.json ": there_are_two_texts,
     ".venv/bin/python -m service.batch in.jsonl out.jsonl": every_line_is_answered,
+    ".venv/bin/python -m service.batch in.jsonl out.csv --format csv": every_choice_is_a_record,
     ".venv/bin/python -m service keys revoke ": it_is_revoked,
     ".venv/bin/python -m export remove book:1": it_is_gone,
     ".venv/bin/python -m export compare book demo --plot compare.png": it_is_drawn,

@@ -47,7 +47,7 @@ from ostinato._errors import (
 from ostinato._inspection import InspectedLayer, Inspection
 from ostinato._readiness import WaitForReady
 from ostinato._results import Choice, Generation, Model, RawResponse, Status, TextDelta, Usage
-from ostinato._scores import EmbeddingMap, Neighbor, Score, ScoredToken, Tokens
+from ostinato._scores import EmbeddingMap, Neighbor, Score, ScoredToken, Tokens, VocabularyToken
 from ostinato._stream import Stream
 from ostinato._version import __version__
 
@@ -110,6 +110,7 @@ __all__ = [
     "UnexpectedResponse",
     "Usage",
     "VersionGone",
+    "VocabularyToken",
     "WaitForReady",
     "__version__",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, Literal, TypeVar, overload
 from urllib.parse import quote, urlencode
@@ -23,7 +23,8 @@ from ostinato._fields import (
 from ostinato._inspection import Inspection
 from ostinato._results import Generation, Model, Status, required
 from ostinato._resuming import Resumption
-from ostinato._scores import EmbeddingMap, Neighbor, Score, Tokens
+from ostinato._scores import EmbeddingMap, Neighbor, Score, Tokens, VocabularyToken
+from ostinato._seeds import with_seeds
 from ostinato._settings import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, TimeoutSeconds, resolve
 from ostinato._stream import Stream
 from ostinato._transport import Transport
@@ -46,7 +47,7 @@ EMBEDDINGS = "/v1/embeddings"
 INSPECT = "/v1/inspect"
 MODELS = "/v1/models"
 STATUS = "/v1/status"
-TOKENIZE, DETOKENIZE = "/tokenize", "/detokenize"
+TOKENIZE, DETOKENIZE, TOKENIZER_INFO = "/tokenize", "/detokenize", "/tokenizer_info"
 
 MAX_CONCURRENCY = 64  # the largest batch of a model server
 
@@ -249,6 +250,24 @@ class Client:
         response = self._post(DETOKENIZE, model, {"tokens": list(tokens)}, TOKENIZE_FIELDS)
         return required(response, "prompt", str)
 
+    def vocabulary(self, *, model: str | None = None) -> list[VocabularyToken]:
+        """Return every token of a model's vocabulary; the index of each is its id.
+
+        A large vocabulary takes several requests, all to the same version of the model.
+
+        Args:
+            model: str. Default: as `generate`.
+        """
+        name, tokens = self._model_or_default(model), list[VocabularyToken]()
+        while True:
+            path = f"{TOKENIZER_INFO}?{urlencode({'model': name, 'vocabulary': 'true', 'offset': len(tokens)})}"
+            page = self._default_model.resetting(partial(self._transport.get, path))
+            entries = required(page, "vocabulary", list)
+            tokens += map(VocabularyToken.from_response, entries)
+            if not entries or len(tokens) >= required(page, "vocab_size", int):
+                return tokens
+            name = f"{required(page, 'model', str)}:{required(page, 'version', int)}"
+
     @overload
     def embed(
         self, text: OnePrompt, *, model: str | None = None, pooling: str | None = None, **extra: Any
@@ -365,6 +384,8 @@ class Client:
         self,
         prompts: Iterable[OnePrompt],
         *,
+        seed: int | None = None,
+        seeds: Sequence[int] | None = None,
         concurrency: int | None = None,
         progress: bool = False,
         return_errors: Literal[False] = False,
@@ -375,6 +396,8 @@ class Client:
         self,
         prompts: Iterable[OnePrompt],
         *,
+        seed: int | None = None,
+        seeds: Sequence[int] | None = None,
         concurrency: int | None = None,
         progress: bool = False,
         return_errors: bool,
@@ -384,6 +407,8 @@ class Client:
         self,
         prompts: Iterable[OnePrompt],
         *,
+        seed: int | None = None,
+        seeds: Sequence[int] | None = None,
         concurrency: int | None = None,
         progress: bool = False,
         return_errors: bool = False,
@@ -396,13 +421,17 @@ class Client:
 
         Args:
             prompts: iterable of str or of lists of int (token ids).
+            seed: int. Seed of the first prompt; the prompt at index i gets `seed` + i, so equal prompts get different
+                texts. `Generation.seed` is the seed of each. Default: random.
+            seeds: sequence of int, instead of `seed`. One seed per prompt.
             concurrency: int. Maximum number of concurrent requests. Default: the server's limit, at most 64.
             progress: bool. Show a progress bar on standard error.
             return_errors: bool. Yield an error in place of its completion, instead of raising it.
             options: Arguments of `generate` for every prompt.
 
         Raises:
-            InvalidArgument: `concurrency` is below 1.
+            InvalidArgument: `concurrency` is below 1, or `seeds` does not have one entry per prompt. If the number of
+                prompts is unknown, the latter is raised by `next()`, after the results of the prompts that have one.
             OstinatoError: as `generate`, unless `return_errors`. Requests in flight finish in the background; no more
                 are sent.
         """
@@ -415,11 +444,18 @@ class Client:
         post = partial(self._transport.post, stopped=stopped)
         fields = {name: value for name, value in options.items() if name != "model"}
 
-        def generate(prompt: OnePrompt) -> Generation:
-            return self._generate(post, prompt, options.get("model"), dict(fields))
+        def generate(seeded: tuple[OnePrompt, int | None]) -> Generation:
+            prompt, own_seed = seeded
+            return self._generate(post, prompt, options.get("model"), {**fields, "seed": own_seed})
 
         return in_order(
-            generate, prompts, lambda: concurrency or self._default_concurrency(), progress, return_errors, stopped
+            generate,
+            with_seeds(prompts, seed, seeds),
+            lambda: concurrency or self._default_concurrency(),
+            progress,
+            return_errors,
+            stopped,
+            total=len(prompts) if isinstance(prompts, Sized) else None,
         )
 
     def post(self, path: str, body: bytes | dict[str, Any]) -> RawResponse:

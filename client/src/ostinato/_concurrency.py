@@ -6,7 +6,6 @@ import queue
 import random
 import threading
 from collections import deque
-from collections.abc import Sized
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
@@ -33,6 +32,7 @@ def in_order(
     show_progress: bool,
     return_errors: bool,
     stopped: LinkedEvent | None = None,
+    total: int | None = None,
 ) -> Iterator[Output | OstinatoError]:
     """Yield `make(input)` for each input, in order.
 
@@ -43,9 +43,9 @@ def in_order(
         show_progress: Whether to show a progress bar on standard error.
         return_errors: Whether to yield an error in place of its result, instead of raising it.
         stopped: Set when the iteration ends; interrupts a wait before a retry.
+        total: Number of inputs, for the progress bar; None: unknown.
     """
     workers = _Workers(make, concurrency(), stopped or LinkedEvent())
-    total = len(inputs) if isinstance(inputs, Sized) else None
     pending: deque[Future[Output]] = deque()
     source, failure = iter(inputs), None
     try:

@@ -103,6 +103,26 @@ class Tokens:
 
 
 @dataclass(frozen=True)
+class VocabularyToken:
+    """A token of a model's vocabulary.
+
+    Attributes:
+        token: str. The token's text, or its name if it has no text.
+        token_id: int.
+        special: bool. Whether the token has no text: padding, the end token and the like.
+    """
+
+    token: str
+    token_id: int
+    special: bool
+
+    @classmethod
+    def from_response(cls, raw: Any) -> VocabularyToken:
+        """Parse an entry of the response's `vocabulary`; raise UnexpectedResponse if it has another shape."""
+        return cls(required(raw, "token", str), required(raw, "token_id", int), required(raw, "special", bool))
+
+
+@dataclass(frozen=True)
 class Neighbor:
     """A nearest neighbor of a token in the embedding matrix.
 

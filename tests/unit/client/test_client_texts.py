@@ -154,6 +154,31 @@ def test_neighbors_and_embedding_map_quote_names_in_the_url(client: Client, serv
     ]
 
 
+def test_a_vocabulary_is_read_in_pages_of_one_version(client: Client, server: ScriptedServer) -> None:
+    """The first page names the version for the others, so that a new version cannot mix in."""
+
+    def page(*texts: str) -> Any:
+        tokens = [{"token": text, "token_id": 7, "special": text == "<pad>"} for text in texts]
+        return answer_json({"model": "tiny", "version": 3, "vocab_size": 3, "vocabulary": tokens})
+
+    server.script = [page("<pad>", "a"), page("b")]
+    tokens = client.vocabulary(model="tiny@canary")
+    assert [(token.token, token.special) for token in tokens] == [("<pad>", True), ("a", False), ("b", False)]
+    assert [request.path for request in server.requests] == [
+        "/tokenizer_info?model=tiny%40canary&vocabulary=true&offset=0",
+        "/tokenizer_info?model=tiny%3A3&vocabulary=true&offset=2",
+    ]
+
+
+def test_the_vocabulary_of_a_server_that_has_none_is_unexpected(client: Client, server: ScriptedServer) -> None:
+    """An older server ignores the parameter; one that stops early ends the list."""
+    server.script = [answer_json({"model": "tiny", "vocab_size": 3})]
+    with pytest.raises(ostinato.UnexpectedResponse, match="'vocabulary' should be of type list"):
+        client.vocabulary(model="tiny")
+    server.script = [answer_json({"model": "tiny", "version": 1, "vocab_size": 3, "vocabulary": []})]
+    assert client.vocabulary(model="tiny") == []
+
+
 @pytest.mark.parametrize("wrong", [5, None, "§", "AAA=", [[1.0]]])
 def test_traces_that_are_no_base64_float32_are_unexpected(
     client: Client, server: ScriptedServer, wrong: object

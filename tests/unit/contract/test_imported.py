@@ -195,6 +195,7 @@ def test_an_unassigned_id_is_a_token_without_text():
     hole = len(KINDS["words"])
     assert tokenizer.tokens[hole : hole + 2] == (f"<unused {hole}>", "late")
     assert tokenizer.decode([hole, hole + 1]) == "late"
+    assert tokenizer.textless_ids == KINDS["words"].textless_ids | {hole}
 
 
 def test_an_id_above_the_limit_is_rejected():

@@ -87,6 +87,7 @@ def test_special_tokens_have_no_text_and_only_eos_can_be_sampled(kind, end_token
     tokenizer = learn(kind, "some text", end_token=end_token)
     special = tokenizer.special
     assert tokenizer.decode([special.padding, special.unknown, special.start]) == ""
+    assert tokenizer.textless_ids == {i for i in range(len(tokenizer.tokens)) if not tokenizer.decode([i])}
     assert (special.end is not None) == end_token
     assert special.end not in special.never_sampled
     if end_token:

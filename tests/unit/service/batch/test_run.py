@@ -1,5 +1,6 @@
 """Whole runs against a scripted server: exit codes, OUT and messages."""
 
+import csv
 import json
 import os
 import subprocess
@@ -144,6 +145,7 @@ def test_an_address_without_a_ray_cluster_is_an_error_within_a_minute(server, wr
         (["in", "out", "--concurrency", "0"], "must be a number from 1 to 4096, got '0'"),
         (["in", "out", "--timeout", "nan"], "must be seconds"),
         (["in", "out", "--ray-workers", "2"], "--ray-workers requires --ray"),
+        (["in", "out", "--format", "tsv"], "invalid choice: 'tsv' (choose from "),
     ],
 )
 def test_an_invalid_option_is_refused(capsys, options, message):
@@ -152,6 +154,44 @@ def test_an_invalid_option_is_refused(capsys, options, message):
         main(options)
     assert caught.value.code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["jsonl", "csv"])
+def test_a_dataset_has_a_record_per_choice_and_errors_apart(server, write_requests, tmp_path, capsys, name):
+    """Exit code and summary have the errors; the same command sends nothing, with --retry-errors the errors alone."""
+    embeddings = {"custom_id": "e", "method": "POST", "url": "/v1/embeddings", "body": {"model": "m", "input": "x"}}
+    source = write_requests("a", b"nonsense\n", "b", json.dumps(embeddings).encode() + b"\n")
+    out, errors = tmp_path / f"out.{name}", tmp_path / f"out.{name}.errors.jsonl"
+    command = [str(source), str(out), "--format", name, "--base-url", server.url, "--concurrency", "1"]
+    choices = [{"index": i, "text": f"{i}\n", "finish_reason": "stop"} for i in range(2)]
+    server.script = [STATUS, answer_json({"choices": choices}), refusal(404, "no", code="model_not_found"), STATUS]
+    assert main(command) == 1
+    records = {(record["custom_id"], int(record["index"])): record["text"] for record in records_of(out)}
+    assert records == {("a", 0): "0\n", ("a", 1): "1\n"}
+    lines = [json.loads(line) for line in errors.read_bytes().splitlines()]
+    assert [line["custom_id"] for line in lines] == [None, "b", "e"]
+    assert lines[2]["error"]["message"] == f"url must be /v1/completions with --format {name}, got /v1/embeddings"
+    summary = f"errors: 1 invalid_json, 1 model_not_found, 1 invalid_url, in {errors}\n"
+    assert capsys.readouterr().err.endswith(summary)
+    assert main(command) == 1
+    assert len([request for request in server.requests if request.method == "POST"]) == 2
+    server.script = [STATUS, ANSWER]
+    source.write_bytes(source.read_bytes().replace(b"nonsense\n", b"\n").partition(b'{"custom_id": "e"')[0])
+    assert main([*command, "--retry-errors"]) == 0
+    assert not errors.exists()
+    assert sorted((record["custom_id"], int(record["index"])) for record in records_of(out)) == [
+        ("a", 0),
+        ("a", 1),
+        ("b", 0),
+    ]
+
+
+def records_of(out):
+    """Read OUT as other programs do."""
+    if out.suffix == ".csv":
+        with out.open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file, strict=True))
+    return [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
 
 
 def test_service_batch_is_the_same_program(capsys):

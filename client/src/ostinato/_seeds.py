@@ -1,0 +1,60 @@
+"""A seed for each of many prompts: derived from one seed, or given one by one. Leaves the limits to the server."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sized
+from typing import TYPE_CHECKING, TypeVar
+
+from ostinato._errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+Input = TypeVar("Input")
+
+
+def with_seeds(
+    prompts: Iterable[Input], seed: int | None, seeds: Sequence[int] | None
+) -> Iterator[tuple[Input, int | None]]:
+    """Pair each prompt with its seed: `seed` + index, an entry of `seeds`, or None if neither is given.
+
+    Raises:
+        InvalidArgument: both are given, one is not an int, or `seeds` does not have one entry per prompt. Without the
+            number of prompts, it is raised by the iterator, after the pairs that exist.
+    """
+    if seeds is None:
+        return _derived(prompts, None if seed is None else _integer("seed", seed, ", or seeds with one per prompt"))
+    if seed is not None:
+        raise InvalidArgument(f"seed is {seed!r} and seeds is given, too: pass one of them")
+    given = [_integer(f"seeds[{index}]", entry, "") for index, entry in enumerate(seeds)]
+    if isinstance(prompts, Sized) and len(prompts) != len(given):
+        raise _wrong_length(len(given), f"{len(prompts):,}")
+    return _one_by_one(prompts, given)
+
+
+def _derived(prompts: Iterable[Input], seed: int | None) -> Iterator[tuple[Input, int | None]]:
+    for index, prompt in enumerate(prompts):
+        yield prompt, None if seed is None else seed + index
+
+
+def _one_by_one(prompts: Iterable[Input], seeds: list[int]) -> Iterator[tuple[Input, int | None]]:
+    count = 0
+    for prompt in prompts:
+        if count == len(seeds):
+            raise _wrong_length(count, f"more than {count:,}")
+        yield prompt, seeds[count]
+        count += 1
+    if count < len(seeds):
+        raise _wrong_length(len(seeds), f"{count:,}")
+
+
+def _integer(field: str, value: object, instead: str) -> int:
+    try:
+        return operator.index(value)  # type: ignore[arg-type]  # it raises for other types
+    except TypeError:
+        raise InvalidArgument(f"{field} is {value!r}: pass an int{instead}") from None
+
+
+def _wrong_length(num_seeds: int, num_prompts: str) -> InvalidArgument:
+    return InvalidArgument(f"seeds has {num_seeds:,} entries for {num_prompts} prompts: pass one seed per prompt")

@@ -1,0 +1,147 @@
+"""Records of dataset tools: a choice with custom_id, index, text and finish_reason, as a line of JSON or of CSV.
+
+The records of a response follow one another with descending indices. Index 0 completes them, so that records which a
+killed run left incomplete are recognized without knowing their number. Does not know files.
+"""
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import orjson
+
+from service.batch.errors import ForeignContent, LineError
+from service.batch.output_record import (
+    OutputLine,
+    OutputRecord,
+    error_code,
+    num_tokens,
+    parse_json,
+    require_prefix,
+    response_line,
+)
+
+COLUMNS = ("custom_id", "index", "text", "finish_reason")
+_JSON_PREFIX = b'{"custom_id":"'
+_CRLF = "\r\n"
+_FIELD = rb'("[^"]*(?:""[^"]*)*"|[^",\r\n]*)'
+_CSV_RECORD = re.compile(_FIELD + rb",(\d{1,9})," + _FIELD + b"," + _FIELD + _CRLF.encode())
+
+Row = tuple[str, int, str, str | None]
+
+
+class _Record(NamedTuple):
+    """A record that was read: its first line in the file, its bytes, and its custom_id and index."""
+
+    line: int
+    content: bytes
+    custom_id: str
+    choice: int
+
+
+def choice_records(
+    write: Callable[[Row], bytes], custom_id: str, status: int, request_id: str | None, content: bytes
+) -> OutputLine:
+    """Serialize a response with `write`, a record per choice; an error becomes a line in OpenAI's format.
+
+    Raises:
+        LineError: the response is a success, but not a completion.
+    """
+    body = parse_json(content)
+    if error_code(status, body) is not None:
+        return response_line(custom_id, status, request_id, content)
+    choices = body.get("choices") if isinstance(body, dict) else None
+    if not isinstance(choices, list) or not all(map(_is_choice, choices)):
+        raise LineError("not_a_completion", "the response must have choices with index and text, got none", custom_id)
+    by_index = {choice["index"]: choice for choice in choices}
+    if not choices or set(by_index) != set(range(len(choices))):
+        message = f"the response must have choices with the indices from 0, got {sorted(by_index)[:10]}"
+        raise LineError("not_a_completion", message, custom_id)
+    rows = [(custom_id, index, by_index[index]["text"], by_index[index].get("finish_reason")) for index in by_index]
+    return OutputLine(b"".join(map(write, sorted(rows, key=lambda row: -row[1]))), None, num_tokens(body))
+
+
+def _is_choice(fields: Any) -> bool:
+    """Return whether these are the fields of a choice with a text."""
+    if not isinstance(fields, dict) or not isinstance(fields.get("finish_reason"), str | None):
+        return False
+    return isinstance(fields.get("text"), str) and isinstance(fields.get("index"), int) and fields["index"] >= 0
+
+
+def write_json(row: Row) -> bytes:
+    """Return a line of JSON."""
+    return orjson.dumps(dict(zip(COLUMNS, row, strict=True)), option=orjson.OPT_APPEND_NEWLINE)
+
+
+def write_csv(row: tuple[Any, ...]) -> bytes:
+    """Return a record of CSV in UTF-8, by RFC 4180: a text with line breaks is quoted and stays as it is."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator=_CRLF).writerow(row)
+    return line.getvalue().encode()
+
+
+def read_json(lines: Iterable[bytes]) -> Iterator[tuple[bytes, OutputRecord]]:
+    """Yield the records of each response, as bytes and parsed; end before an incomplete response.
+
+    Raises:
+        ForeignContent: a line is no record, or the order of the records was changed.
+    """
+    return _by_response(_json_records(lines))
+
+
+def read_csv(lines: Iterable[bytes]) -> Iterator[tuple[bytes, OutputRecord]]:
+    """Do the same as `read_json` with the lines after the header."""
+    return _by_response(_csv_records(lines))
+
+
+def _by_response(records: Iterator[_Record]) -> Iterator[tuple[bytes, OutputRecord]]:
+    contents: list[bytes] = []
+    expected = before = None
+    for record in records:
+        # In a file whose order was changed, complete records at its end could be taken for incomplete ones.
+        if (record.custom_id, record.choice) != expected if contents else record.custom_id == before:
+            raise ForeignContent(record.line)
+        contents.append(record.content)
+        expected = (record.custom_id, record.choice - 1)
+        if record.choice == 0:
+            yield b"".join(contents), OutputRecord(record.custom_id, None, None)
+            contents, before = [], record.custom_id
+
+
+def _json_records(lines: Iterable[bytes]) -> Iterator[_Record]:
+    for number, content in enumerate(lines, 1):
+        if not content.endswith(b"\n"):
+            require_prefix(content, _JSON_PREFIX, number)
+            return
+        fields = parse_json(content)
+        if not _is_choice(fields) or tuple(fields) != COLUMNS or not isinstance(fields["custom_id"], str):
+            raise ForeignContent(number)
+        yield _Record(number, content, fields["custom_id"], fields["index"])
+
+
+def _csv_records(lines: Iterable[bytes]) -> Iterator[_Record]:
+    parts: list[bytes] = []
+    num_quotes, first_line = 0, 2
+    for number, part in enumerate(lines, first_line):
+        parts.append(part)
+        num_quotes += part.count(b'"')
+        # Line breaks of a text are quoted: after each, the number of quotation marks so far is odd.
+        if num_quotes % 2 or not part.endswith(b"\n"):
+            continue
+        content = b"".join(parts)
+        match = _CSV_RECORD.fullmatch(content)
+        if match is None:
+            raise ForeignContent(first_line)
+        yield _Record(first_line, content, _unquote(match[1], first_line), int(match[2]))
+        parts, num_quotes, first_line = [], 0, number + 1
+
+
+def _unquote(field: bytes, line: int) -> str:
+    if field.startswith(b'"'):
+        field = field[1:-1].replace(b'""', b'"')
+    try:
+        return field.decode()
+    except UnicodeDecodeError:
+        raise ForeignContent(line) from None

@@ -1,0 +1,158 @@
+"""The vocabulary of `/tokenizer_info`: its tokens, its pages, and what a page costs."""
+
+import json
+import tracemalloc
+
+import pytest
+
+from contract.tokenizer import CharacterTokenizer, SubwordTokenizer
+from service.access.keys import KeyLimits
+from service.backends.registry import ServedModel
+from service.memory import MemoryLease
+from tests.unit.service.generation.test_completion import CHARACTERS, WORDS, Models
+
+# As many as the largest common vocabularies.
+NUM_TOKENS = 131_072
+
+
+@pytest.fixture(scope="module")
+def large():
+    """A tokenizer of 131,072 characters and special tokens; control characters take most bytes in JSON."""
+    characters = [*map(chr, range(0xD800)), *map(chr, range(0xE000, NUM_TOKENS + 0x800))]
+    return CharacterTokenizer.train("".join(characters), end_token=True)
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    """Serve another tokenizer as `characters`."""
+
+    def serve(tokenizer):
+        find = Models.find
+
+        def find_other(self, name, seed=None):
+            model = find(self, name, seed)
+            return ServedModel(model.ref, model.card, tokenizer, model.batch_limits, model.fingerprint)
+
+        monkeypatch.setattr(Models, "find", find_other)
+
+    return serve
+
+
+def get(site, query=""):
+    """Return status and body of a request for the character model's vocabulary."""
+    response = site.client.get(f"/tokenizer_info?model=characters&vocabulary=true{query}")
+    return response.status_code, json.loads(response.data)
+
+
+@pytest.mark.parametrize("model", ["characters", "words"])
+def test_the_vocabulary_has_every_token_with_its_id_and_marks_special_ones(site, model):
+    """A special token has a name and no text. The other fields are there as well."""
+    tokenizer = {"characters": CHARACTERS, "words": WORDS}[model]
+    plain = site.client.get(f"/tokenizer_info?model={model}").json
+    body = site.client.get(f"/tokenizer_info?model={model}&vocabulary=true").json
+    found = body.pop("vocabulary")
+    assert body == plain
+    assert [token["token_id"] for token in found] == list(range(plain["vocab_size"]))
+    assert [token["token"] for token in found] == list(tokenizer.tokens)
+    special = [token["token"] for token in found if token["special"]]
+    assert special == [plain["pad_token"], plain["unk_token"], plain["bos_token"]]
+    texts = [tokenizer.decode([token["token_id"]]) for token in found if not token["special"]]
+    assert texts == [token["token"] for token in found if not token["special"]]
+
+
+def test_tokens_have_the_labels_of_log_probabilities(site, serve):
+    """A space is part of the text, and a byte that is no character has its code."""
+    serve(tokenizer := SubwordTokenizer.train(["the cat the cat"], end_token=True))
+    labels = [token["token"] for token in get(site)[1]["vocabulary"]]
+    assert " cat" in labels
+    assert labels[tokenizer.tokens.index("Ċ")] == "\n"
+    assert r"bytes:\xe2" in labels
+
+
+@pytest.mark.parametrize(
+    ("query", "ids"),
+    [
+        ("&offset=2&count=3", [2, 3, 4]),
+        ("&count=1", [0]),
+        (f"&offset={len(CHARACTERS.tokens) - 1}", [len(CHARACTERS.tokens) - 1]),
+        (f"&offset={len(CHARACTERS.tokens)}", []),
+        (f"&offset={2**31 - 1}", []),
+    ],
+)
+def test_a_page_has_the_tokens_from_an_offset_on(site, query, ids):
+    """After the last one there are none: this is no error."""
+    status, body = get(site, query)
+    assert (status, [token["token_id"] for token in body["vocabulary"]]) == (200, ids)
+    assert body["vocab_size"] == len(CHARACTERS.tokens)
+
+
+@pytest.mark.parametrize(
+    ("query", "param", "message"),
+    [
+        ("vocabulary=yes", "vocabulary", "vocabulary must be true or false, got 'yes'"),
+        ("vocabulary=", "vocabulary", "vocabulary must be true or false, got ''"),
+        ("vocabulary=true&offset=-1", "offset", "offset must be a number from 0 to 2147483647, got '-1'"),
+        ("vocabulary=true&count=0", "count", "count must be a number from 1 to 10000, got '0'"),
+        ("vocabulary=true&count=10001", "count", "count must be a number from 1 to 10000, got '10001'"),
+    ],
+)
+def test_an_invalid_parameter_is_refused_by_name(site, query, param, message):
+    """The message has limit and value."""
+    response = site.client.get(f"/tokenizer_info?model=characters&{query}")
+    assert response.status_code == 400
+    assert (response.json["error"]["param"], response.json["error"]["message"]) == (param, message)
+
+
+@pytest.mark.parametrize("value", ["true", "True", "TRUE"])
+def test_a_flag_is_true_in_any_case(site, value):
+    """Python's clients send `True`."""
+    assert "vocabulary" in site.client.get(f"/tokenizer_info?model=characters&vocabulary={value}").json
+
+
+@pytest.mark.parametrize("query", ["", "&vocabulary=false", "&vocabulary=False", "&offset=3&count=x"])
+def test_without_the_flag_there_is_no_vocabulary(site, query):
+    """Nor are the parameters of a page read."""
+    response = site.client.get(f"/tokenizer_info?model=characters{query}")
+    assert response.status_code == 200
+    assert "vocabulary" not in response.json
+
+
+def test_a_large_vocabulary_is_listed_in_pages_within_their_memory(make_site, serve, large, monkeypatch):
+    """131,072 tokens in 14 pages, each of which takes no more than the memory that it holds."""
+    serve(large)
+    site, held = make_site(), []
+    hold = MemoryLease.hold
+    monkeypatch.setattr(
+        MemoryLease,
+        "hold",
+        lambda lease, num_bytes, *names, **more: held.append(num_bytes) or hold(lease, num_bytes, *names, **more),
+    )
+    tokens = []
+    while len(tokens) < len(large.tokens):
+        held.clear()
+        tracemalloc.start()
+        response = site.client.get(f"/tokenizer_info?model=characters&vocabulary=true&offset={len(tokens)}")
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < max(held) + 100_000
+        tokens += json.loads(response.data)["vocabulary"]
+        response.close()
+    assert [token["token"] for token in tokens] == list(large.tokens)
+    assert site.memory.num_bytes == 0
+
+
+def test_a_page_that_needs_more_than_the_memory_is_refused(make_site, serve, large):
+    """A smaller one is served."""
+    serve(large)
+    site = make_site(memory_bytes=2**20)
+    status, body = get(site)
+    assert (status, body["error"]["param"]) == (400, "count")
+    assert "count must need at most 1048576 bytes of memory" in body["error"]["message"]
+    assert get(site, "&count=1000")[0] == 200
+
+
+def test_a_vocabulary_counts_against_the_rate_limit(make_site):
+    """As /tokenize does; the properties of the tokenizer are free."""
+    site = make_site(KeyLimits(requests_per_minute=2))
+    assert [get(site)[0] for _ in range(3)] == [200, 200, 429]
+    assert site.client.get("/tokenizer_info?model=characters").status_code == 200
