@@ -8,6 +8,7 @@ Knows how texts and tokens are hashed, and the file. Does not know corpora: `exp
 file.
 """
 
+import hashlib
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ Kind = Literal["documents", "spans"]
 DOCUMENTS: Final = "documents"
 SPANS: Final = "spans"
 
-# A multiplier of Steele and Vigna 2021 (https://doi.org/10.1002/spe.3030). As it is odd, it has an inverse mod 2^64.
+# A multiplier of Steele and Vigna 2021 (https://arxiv.org/abs/2001.05304). As it is odd, it has an inverse mod 2^64.
 _FACTOR = 0xD1342543DE82EF95
 _MODULUS = 1 << 64
 _INVERSE = pow(_FACTOR, -1, _MODULUS)
@@ -138,6 +139,10 @@ class TrainingFilter:
     def to_bytes(self) -> bytes:
         """Return the content of the file."""
         return self.header + self.bloom.bits.tobytes()
+
+    def sha256(self) -> str:
+        """Return the hash of the file."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
 
     @classmethod
     def from_buffer(cls, content: np.ndarray) -> "TrainingFilter":
