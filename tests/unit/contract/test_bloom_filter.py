@@ -57,7 +57,7 @@ def test_other_hashes_are_found_at_the_rate_that_the_filter_was_sized_for(rate):
 
 
 def test_a_small_filter_keeps_a_low_rate():
-    """The bits of an entry are independent: with bits in arithmetic progression hundreds of these would be found."""
+    """The bits of an entry are independent: in arithmetic progression they would find ten of these."""
     bloom = filled(250, 1e-7)
     assert len(bloom.bits) < 1.1 * MIN_BYTES
     assert len(bloom.find(hashes(250, 1_000_000))) <= 2

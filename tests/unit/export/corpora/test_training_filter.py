@@ -3,6 +3,7 @@
 import itertools
 import math
 import random
+import tracemalloc
 from unittest.mock import patch
 
 import pytest
@@ -144,6 +145,23 @@ def test_too_many_documents_have_no_filter(monkeypatch):
     monkeypatch.setattr(module, "MAX_BYTES", 2048)
     assert build_training_filter(Corpus.of("c", lines, ends=True), tokenizer) is None
     assert build_training_filter(Corpus.of("c", lines[:680], ends=True), tokenizer).num_bytes <= 2048 + 64
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["running", "documents"])
+def test_memory_does_not_grow_with_the_corpus(monkeypatch, ends):
+    """16 MB of text are added within 16 MiB of memory, a filter of 1 MiB included."""
+    monkeypatch.setattr(module, "MAX_BYTES", 1 << 20)
+    monkeypatch.setattr(module, "_BLOCK_TOKENS", 1 << 16)
+    monkeypatch.setattr(text_module, "BLOCK_BYTES", 1 << 16)
+    lines = (f"{i} " + "x" * 190 for i in range(80_000))
+    corpus = Corpus.of("c", lines if ends else ["".join(lines)], ends=ends)
+    tokenizer = CharacterTokenizer.train("0123456789 x", end_token=ends)
+    tracemalloc.start()
+    found = build_training_filter(corpus, tokenizer)
+    used = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (found.kind == DOCUMENTS, corpus.num_characters > 15_000_000) == (ends, True)
+    assert used < 16 << 20
 
 
 @pytest.mark.parametrize(("length", "kind"), [(200, DOCUMENTS), (201, SPANS)])
