@@ -12,7 +12,6 @@ import hashlib
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Final, Literal
 
@@ -95,12 +94,14 @@ class TrainingFilter:
     def contains(self, token_ids: Sequence[int], text: str) -> bool:
         """Return whether a generation is a training document, or has a span of the training split.
 
-        No document is missed, and no copy of at least `span_tokens` + `stride` - 1 tokens.
+        No document is missed, and no copy of at least `span_tokens` + `stride` - 1 tokens. A copy that begins in the
+        prompt is found only if the caller puts the prompt before both arguments.
 
         Args:
             token_ids: The sampled tokens in the order of sampling, with or without the end token. Only spans need them.
-            text: The whole generated text in reading order. Only documents need it. Exact, white space included, and as
-                the model generates it: Keras's words in lower case with a space between two. An empty text is no copy.
+            text: The whole generated text in reading order. Only documents need it. It is compared exactly, white space
+                included, in the form in which the model generates it: Keras's words in lower case, with a space between
+                two. An empty text is no copy.
         """
         if self.kind == SPANS:
             return len(self.find_spans(token_ids)) > 0
@@ -122,10 +123,9 @@ class TrainingFilter:
         """Size of the file, and upper bound of the memory in use."""
         return _HEADER.size + len(self.bloom.bits)
 
-    @cached_property
-    def header(self) -> bytes:
-        """What precedes the bits in the file."""
-        return _HEADER.pack(
+    def to_bytes(self) -> bytes:
+        """Return the content of the file."""
+        header = _HEADER.pack(
             _MAGIC,
             _KINDS.index(self.kind),
             self.bloom.num_hashes,
@@ -135,10 +135,7 @@ class TrainingFilter:
             self.num_entries,
             self.false_positive_rate,
         )
-
-    def to_bytes(self) -> bytes:
-        """Return the content of the file."""
-        return self.header + self.bloom.bits.tobytes()
+        return header + self.bloom.bits.tobytes()
 
     def sha256(self) -> str:
         """Return the hash of the file."""
