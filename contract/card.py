@@ -12,11 +12,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from contract import signatures
 from contract.errors import CardError, ContractError
 from contract.tokenizer import Tokenizer, load_tokenizer
+from contract.training_filter import Kind, TrainingFilter
 
 Cell = Literal["simple_rnn", "lstm", "gru"]
 Unit = Literal["character", "word", "exact_word", "subword"]
 Direction = Literal["forward", "backward"]
 HeldOut = Literal["tail", "shuffled_documents"]
+# Why a version that was trained here has no training filter: by its settings, for its size, or the corpus was gone when
+# it was published.
+NoTrainingFilter = Literal["disabled", "too_many_documents", "no_corpus"]
 Count = Annotated[int, Field(ge=1)]
 FORMAT: Literal[3] = 3
 ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -103,6 +107,7 @@ class TrainingReport(CorpusDescription):
         copied_spans: Memorization: share of the 8-grams of words in longer samples at temperature 1 that occur in the
             training text; None if there are too few, or the text was unavailable.
         written_spans: Number of such 8-grams; None if the text was unavailable.
+        no_training_filter: Why the version has no training filter; None if it has one, or is older than they are.
     """
 
     epochs: float
@@ -118,6 +123,7 @@ class TrainingReport(CorpusDescription):
     samples: tuple[Sample, ...]
     copied_spans: float | None
     written_spans: int | None
+    no_training_filter: NoTrainingFilter | None = None
 
 
 class PrecisionCheck(_Frozen):
@@ -137,6 +143,27 @@ class PrecisionCheck(_Frozen):
     def difference(self) -> float:
         """By how many nats per token the loss in bfloat16 is higher."""
         return self.bfloat16 - self.float32
+
+
+class TrainingFilterDescription(_Frozen):
+    """The training filter of a version; see `contract.training_filter.TrainingFilter` for the attributes.
+
+    Attributes:
+        sha256: Hash of the file.
+    """
+
+    kind: Kind
+    num_entries: int
+    span_tokens: int
+    stride: Count
+    false_positive_rate: float
+    sha256: str
+
+    @classmethod
+    def of(cls, training_filter: TrainingFilter) -> "TrainingFilterDescription":
+        """Describe a filter."""
+        names = ("kind", "num_entries", "span_tokens", "stride", "false_positive_rate")
+        return cls(sha256=training_filter.sha256(), **{name: getattr(training_filter, name) for name in names})
 
 
 class GeneratorCard(_Frozen):
@@ -159,6 +186,7 @@ class GeneratorCard(_Frozen):
         max_prefill_length: Maximum T of a `prefill` call.
         training: None for an imported model.
         precision_check: The cost of bfloat16; None for a version without signatures in bfloat16.
+        training_filter: None for a version without one, such as an imported model.
     """
 
     format: Literal[3] = FORMAT
@@ -182,6 +210,7 @@ class GeneratorCard(_Frozen):
     max_prefill_length: Count = signatures.MAX_PREFILL_LENGTH
     training: TrainingReport | None = None
     precision_check: PrecisionCheck | None = None
+    training_filter: TrainingFilterDescription | None = None
 
     @property
     def precisions(self) -> tuple[signatures.PrecisionName, ...]:

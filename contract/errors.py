@@ -1,9 +1,10 @@
 """Errors of files that processes share.
 
 ContractError
-├── TokenizerError   a tokenizer cannot be trained on this text or loaded from this file
-├── CardError        a generator card is missing, damaged or of another format
-└── LabelsError      the labels file is unreadable or malformed
+├── TokenizerError       a tokenizer cannot be trained on this text or loaded from this file
+├── CardError            a generator card is missing, damaged or of another format
+├── LabelsError          the labels file is unreadable or malformed
+└── TrainingFilterError  a training filter is unreadable, damaged or of another format
 """
 
 
@@ -21,3 +22,7 @@ class CardError(ContractError):
 
 class LabelsError(ContractError):
     """The labels file is unreadable or malformed."""
+
+
+class TrainingFilterError(ContractError):
+    """A training filter is unreadable, damaged or of another format."""

@@ -60,6 +60,7 @@ ASSETS = "assets.extra"
 CARD_FILE = "generator.json"
 TOKENIZER_FILE = "tokenizer.json"
 VECTORS_FILE = "vectors.tsv"
+TRAINING_FILTER_FILE = "training.bloom"
 
 
 def in_precision(signature: str, precision: PrecisionName) -> str:

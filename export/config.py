@@ -221,6 +221,12 @@ class TrainConfig(BaseModel):
         description="early stopping after this many epochs in a row without a new best; 0 trains to the end",
     )
 
+    training_filter: bool = _setting(
+        Group.OUTPUT,
+        default=True,
+        description="publish a Bloom filter of the training split, which recognizes copies of it in generated text; "
+        "whoever has it can test whether a given text was trained on",
+    )
     tensorboard: bool = _setting(
         Group.OUTPUT, default=False, description="write losses and learning rate for TensorBoard to the run's directory"
     )

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from contract import splitmix64
 from export.corpora.documents import SEPARATOR
 from export.corpora.progress import ProgressLine
 from export.corpora.spool import BLOCK_BYTES, Spool
@@ -22,8 +23,6 @@ BUCKET_BYTES, MAX_BUCKET_BITS = 16 << 20, 8
 # Number of keys per computation, of characters per write, and of bytes that each file of a bucket buffers.
 _CHUNK, _BATCH_CHARACTERS, _BUFFER_BYTES = 1 << 16, 1 << 16, 1 << 16
 _ZERO = SEPARATOR.encode()
-# SplitMix64 (Steele, Lea and Flood 2014): a fixed bijection on 64 bits.
-_STEP, _MIX = np.uint64(0x9E3779B97F4A7C15), (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 
 
 def shuffle_documents(text: Text, seed: int) -> Text:
@@ -55,14 +54,8 @@ def _in_order(text: Text, seed: int) -> Iterator[str]:
 
 def _keys(seed: int, start: int, stop: int) -> np.ndarray:
     """Return the sort keys of some documents, uint64 (stop - start,); keys of one seed are distinct."""
-    origin = _mixed(np.array([seed], np.uint64) + _STEP)
-    return _mixed(origin + (np.arange(start, stop, dtype=np.uint64) + np.uint64(1)) * _STEP)
-
-
-def _mixed(z: np.ndarray) -> np.ndarray:
-    for shift, factor in zip((30, 27), _MIX, strict=True):
-        z = (z ^ (z >> np.uint64(shift))) * factor
-    return z ^ (z >> np.uint64(31))
+    origin = splitmix64.mix(np.array([seed], np.uint64) + splitmix64.STEP)
+    return splitmix64.mix(origin + (np.arange(start, stop, dtype=np.uint64) + np.uint64(1)) * splitmix64.STEP)
 
 
 def _sorted(data: np.ndarray, keys: np.ndarray) -> Iterator[str]:

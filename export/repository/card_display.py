@@ -9,7 +9,7 @@ from pathlib import Path
 from contract.card import GeneratorCard, Sample, TrainingReport
 from contract.tokenizer import Tokenizer
 from export.errors import RepositoryError
-from export.repository.card_metrics import architecture, setting_text
+from export.repository.card_metrics import architecture, describe_training_filter, setting_text
 from export.repository.history import perplexity, read_history
 from export.repository.versions import Repository, Version
 from export.terminal import NOTHING, file_size, format_number, utc_time, visible, wrap_sample
@@ -36,7 +36,7 @@ def show(models_dir: Path, reference: str, *, as_json: bool) -> int:
         print("\nimported: its training is unknown")
         return 0
     print("\ntraining")
-    for label, value in _training(card.training, version):
+    for label, value in _training(card, card.training, version):
         print(_line(label, value))
     print("\nsettings")
     for name, setting in card.training.settings.items():
@@ -67,7 +67,7 @@ def _facts(card: GeneratorCard, tokenizer: Tokenizer) -> Iterator[tuple[str, str
     yield "weights", f"SHA-256 {visible(card.weights_sha256)}"
 
 
-def _training(report: TrainingReport, version: Version) -> Iterator[tuple[str, str]]:
+def _training(card: GeneratorCard, report: TrainingReport, version: Version) -> Iterator[tuple[str, str]]:
     yield "corpus", f"{visible(report.corpus)}, {report.corpus_characters:,} characters"
     yield "corpus's SHA-256", visible(report.corpus_sha256)
     held_out = f"{report.validation_tokens:,} tokens in {report.held_out_characters:,} characters"
@@ -84,6 +84,7 @@ def _training(report: TrainingReport, version: Version) -> Iterator[tuple[str, s
     yield "perplexity", format_number(perplexity(loss), ",.2f")
     yield "accuracy", format_number(report.accuracy, ".1%")
     yield "n-gram overlap", format_number(report.copied_spans, ".2%")
+    yield "training filter", describe_training_filter(card)
 
 
 def _epochs(report: TrainingReport, version: Version) -> str:

@@ -5,8 +5,16 @@ Knows cards. Does not know where they are stored or how metrics are shown.
 
 from typing import Any
 
-from contract.card import GeneratorCard
+from contract.card import GeneratorCard, NoTrainingFilter
+from contract.training_filter import SPANS
 from export.terminal import visible
+
+_NO_TRAINING_FILTER: dict[NoTrainingFilter | None, str] = {
+    "disabled": "none: switched off",
+    "too_many_documents": "none: too many documents",
+    "no_corpus": "none: the corpus was unavailable",
+    None: "none",
+}
 
 
 def architecture(card: GeneratorCard) -> str:
@@ -17,6 +25,19 @@ def architecture(card: GeneratorCard) -> str:
     size = f" {layers} × {units}" if layers else ""
     ways = " both ways" if settings.get("bidirectional") else ""
     return f"{cell}{size}{ways}" + (f", window {card.context}" if card.context else "")
+
+
+def describe_training_filter(card: GeneratorCard) -> str:
+    """Describe what the training filter recognizes, or why there is none."""
+    described = card.training_filter
+    if described is None:
+        return _NO_TRAINING_FILTER[reported(card, "no_training_filter")]
+    entries = f"{described.num_entries:,} {described.kind}"
+    if described.kind == SPANS:
+        entries += f" of {described.span_tokens} tokens"
+    if described.stride > 1:
+        entries += f", one at every {described.stride} tokens"
+    return f"{entries}, false-positive rate {described.false_positive_rate:.1e}"
 
 
 def setting_text(value: Any) -> str:

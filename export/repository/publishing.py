@@ -20,10 +20,11 @@ import keras
 import tensorflow as tf
 
 from contract import signatures
-from contract.card import ID_PATTERN, Direction, GeneratorCard, TrainingReport
+from contract.card import ID_PATTERN, Direction, GeneratorCard, TrainingFilterDescription, TrainingReport
 from contract.files import sync_directory, sync_tree
 from contract.models_config import version_numbers
 from contract.tokenizer import Tokenizer
+from contract.training_filter import TrainingFilter
 from export.errors import PublishError
 from export.graphs import adjustments, cells, loop, precision, sampling, specs, window
 from export.graphs import signatures as graph
@@ -53,6 +54,7 @@ def publish(
     context: int | None = None,
     history: Progress | None = None,
     held_out: Sequence[str] = (),
+    training_filter: TrainingFilter | None = None,
 ) -> Path:
     """Export a Keras model as the next version of `name`.
 
@@ -74,6 +76,7 @@ def publish(
         history: Epochs of the training, for the README, `history.json` and the plot of the version.
         held_out: Documents that the model was not trained on, to measure its loss in bfloat16; without any, text
             sampled from the model takes their place.
+        training_filter: The filter of the training split, as `export.corpora.training_filter` builds it.
 
     Returns:
         Directory of the version, `models_dir/name/<version>`.
@@ -85,7 +88,7 @@ def publish(
     """
     require_name(name)
     return publish_exportable(
-        prepare(model, context), tokenizer, name, models_dir, training, direction, history, held_out
+        prepare(model, context), tokenizer, name, models_dir, training, direction, history, held_out, training_filter
     )
 
 
@@ -123,6 +126,7 @@ def publish_exportable(
     direction: Direction,
     history: Progress | None = None,
     held_out: Sequence[str] = (),
+    training_filter: TrainingFilter | None = None,
 ) -> Path:
     """Publish a model that is already prepared; see `publish`."""
     vocab_size, num_tokens = model.network.vocab_size, len(tokenizer.tokens)
@@ -134,13 +138,13 @@ def publish_exportable(
         )
     if vocab_size < signatures.NUM_TOP:
         raise PublishError(f"the model must have at least {signatures.NUM_TOP} outputs, got {vocab_size}")
-    card = _card(model, tokenizer, name, training, direction)
+    card = _card(model, tokenizer, name, training, direction, training_filter)
     home = Path(models_dir) / name
     try:
         home.mkdir(parents=True, exist_ok=True)
         remove_stale_drafts(home)
         with _draft(home) as draft:
-            _write(draft, model, tokenizer, card, history or Progress(), held_out)
+            _write(draft, model, tokenizer, card, history or Progress(), held_out, training_filter)
             version_dir = _rename_to_next_version(draft, home)
         sync_directory(home)
         add_to_models_config(Path(models_dir), name)
@@ -184,7 +188,12 @@ def remove_stale_drafts(home: Path) -> None:
 
 
 def _card(
-    exportable: Exportable, tokenizer: Tokenizer, name: str, training: TrainingReport | None, direction: Direction
+    exportable: Exportable,
+    tokenizer: Tokenizer,
+    name: str,
+    training: TrainingReport | None,
+    direction: Direction,
+    training_filter: TrainingFilter | None,
 ) -> GeneratorCard:
     return GeneratorCard(
         name=name,
@@ -200,6 +209,7 @@ def _card(
         created=int(time.time()),
         traces=tuple(exportable.network.traces),
         training=training,
+        training_filter=TrainingFilterDescription.of(training_filter) if training_filter else None,
     )
 
 
@@ -218,6 +228,7 @@ def _write(
     card: GeneratorCard,
     history: Progress,
     held_out: Sequence[str],
+    training_filter: TrainingFilter | None,
 ) -> None:
     generator = Generator(exportable.network, tokenizer.special, len(tokenizer.tokens))
     functions = generator.signatures()
@@ -233,6 +244,8 @@ def _write(
     write_warmup(assets / WARMUP_FILE, input_specs(card.state_size, card.units, card.vocab_size), card.batch_sizes)
     (assets / signatures.CARD_FILE).write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
     (assets / signatures.TOKENIZER_FILE).write_text(tokenizer.to_json(), encoding="utf-8")
+    if training_filter is not None:
+        (assets / signatures.TRAINING_FILTER_FILE).write_bytes(training_filter.to_bytes())
     if exportable.keras_model is not None:
         exportable.keras_model.save(assets / KERAS_FILE)
     write_artifacts(draft, card, tokenizer, exportable.vectors, history)

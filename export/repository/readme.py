@@ -14,6 +14,7 @@ from contract.card import GeneratorCard, Sample, TrainingReport, Unit
 from contract.signatures import ASSETS
 from export.corpora.memorization import SPAN_WORDS
 from export.markdown import code, fenced, printable, table
+from export.repository.card_metrics import describe_training_filter
 from export.repository.history import Progress, perplexity
 
 _CELLS = {"simple_rnn": "SimpleRNN", "lstm": "LSTM", "gru": "GRU", None: "recurrent model"}
@@ -34,6 +35,7 @@ _FILES = {
     "history.png": "the picture above",
     "vectors.tsv": "the embedding, for https://projector.tensorflow.org",
     "metadata.tsv": "the token of each of its vectors",
+    "training.bloom": "the training filter, which recognizes copies of the training split",
 }
 
 
@@ -50,7 +52,7 @@ def write_readme(
         parts += [*_metrics(training, card.unit, history), *_samples(card, training.samples), *_memorization(training)]
     parts += ["## Model", table(["", ""], [*_model_rows(card, num_tokens)])]
     if training is not None:
-        parts += ["## Training", table(["", ""], [*_training_rows(training, history)])]
+        parts += ["## Training", table(["", ""], [*_training_rows(card, training, history)])]
         parts += ["### Settings", table(["setting", "value"], [*_setting_rows(training.settings)])]
     parts += ["## Files", table(["file", "what it is"], [*_file_rows(files, num_tokens, num_vectors)])]
     return "\n\n".join(parts) + "\n"
@@ -167,7 +169,7 @@ def _model_rows(card: GeneratorCard, num_tokens: int) -> Iterator[list[str]]:
     yield ["TensorFlow", card.tensorflow]
 
 
-def _training_rows(training: TrainingReport, history: Progress) -> Iterator[list[str]]:
+def _training_rows(card: GeneratorCard, training: TrainingReport, history: Progress) -> Iterator[list[str]]:
     yield ["corpus", code(training.corpus)]
     yield ["SHA-256 of its text", code(training.corpus_sha256)]
     yield ["characters", f"{training.corpus_characters:,}"]
@@ -179,6 +181,7 @@ def _training_rows(training: TrainingReport, history: Progress) -> Iterator[list
     yield ["time, h:mm:ss", str(datetime.timedelta(seconds=round(training.seconds)))]
     yield ["speed", f"{training.tokens_per_s:,.0f} tokens/s"]
     yield ["seed", str(training.seed)]
+    yield ["training filter", describe_training_filter(card)]
 
 
 def _setting_rows(settings: dict[str, Any]) -> Iterator[list[str]]:

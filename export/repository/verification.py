@@ -16,13 +16,16 @@ from tqdm import tqdm
 
 from contract import signatures
 from contract.card import GeneratorCard
+from contract.errors import ContractError
 from contract.tokenizer import Tokenizer
+from contract.training_filter import load_training_filter
 from export.errors import CheckFailed, ExportError, NotFinite, UnknownCode
 from export.graphs.checks import check_saved_model
 from export.graphs.exportable import Exportable, Facts, prepare
 from export.graphs.imported_model import load_keras
 from export.graphs.specs import Specs, input_specs
 from export.interrupts import deferred_interrupts
+from export.repository.card_metrics import describe_training_filter
 from export.repository.history import HISTORY_FILE, read_history
 from export.repository.versions import SAVED_MODEL, Version
 from export.terminal import echo, visible
@@ -100,6 +103,7 @@ class Verification:
             _KERAS_FILE: self._keras,
             "computation": self._computation,
             HISTORY_FILE: self._history,
+            signatures.TRAINING_FILTER_FILE: self._training_filter,
         }.items():
             try:
                 yield Outcome(OK, f"{name}: {check()}")
@@ -189,6 +193,23 @@ class Verification:
         if not (self._assets / HISTORY_FILE).exists():
             raise _NotChecked("there is none, as of every imported model")
         return f"{read_history(self._path).epochs} epochs"
+
+    def _training_filter(self) -> str:
+        if self._contents is None:
+            raise _NotChecked("the card, which has its hash, cannot be read")
+        card = self._contents[0]
+        try:
+            training_filter = load_training_filter(self._assets / signatures.TRAINING_FILTER_FILE)
+        except ContractError as error:
+            raise CheckFailed(str(error)) from error
+        if card.training_filter is None and training_filter is None:
+            raise _NotChecked(describe_training_filter(card))
+        if card.training_filter is None or training_filter is None:
+            raise CheckFailed("no such file" if training_filter is None else "the card does not describe it")
+        actual, expected = training_filter.sha256(), card.training_filter.sha256
+        if actual != expected:
+            raise CheckFailed(f"it has the hash {actual[:12]}…, and the card says {expected[:12]}…")
+        return describe_training_filter(card)
 
 
 def _may_be_wrapped(card: GeneratorCard) -> bool:

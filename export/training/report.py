@@ -5,7 +5,7 @@ Knows settings, the description of a corpus and the history of a run. Does not k
 
 from collections.abc import Sequence
 
-from contract.card import CorpusDescription, Sample, TrainingReport
+from contract.card import CorpusDescription, NoTrainingFilter, Sample, TrainingReport
 from export.config import TrainConfig
 from export.corpora.bits_per_character import bits_per_character
 from export.corpora.memorization import Memorization
@@ -20,10 +20,12 @@ def report(
     progress: Progress,
     samples: Sequence[Sample],
     memorization: Memorization | None,
+    no_training_filter: NoTrainingFilter | None = None,
 ) -> TrainingReport:
     """Return the training report of the best of at least one epoch; it ignores later epochs.
 
-    The memorization in the model's output is None if the training text is unavailable.
+    The memorization in the model's output is None if the training text is unavailable; `no_training_filter` says why
+    the version has no training filter.
     """
     best = progress.best
     return TrainingReport(
@@ -43,4 +45,5 @@ def report(
         samples=tuple(samples),
         copied_spans=memorization.share if memorization else None,
         written_spans=memorization.num_spans if memorization else None,
+        no_training_filter=no_training_filter,
     )

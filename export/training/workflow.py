@@ -6,18 +6,20 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from contract.card import CorpusDescription
+from contract.card import CorpusDescription, NoTrainingFilter
 from contract.files import write_atomically
 from contract.tokenizer import Tokenizer
+from contract.training_filter import TrainingFilter
 from export.config import MODELS, TrainConfig
 from export.corpora.corpus import Corpus, read_corpus
 from export.corpora.memorization import SPAN_WORDS
+from export.corpora.training_filter import build_training_filter
 from export.errors import CorpusError, ExportError, RunError, WorkerLost
 from export.interrupts import deferred_interrupts
 from export.repository.history import Progress
 from export.repository.plots import history_png
 from export.repository.publishing import publish, require_writable
-from export.terminal import echo
+from export.terminal import echo, file_size
 from export.tokenizer_command import describe_dropped_words, train_tokenizer
 from export.training.devices import Devices
 from export.training.display import NoDisplay, TerminalDisplay
@@ -85,7 +87,7 @@ class _Job:
     ) -> None:
         """Publish the best epoch. Ctrl-C and SIGTERM have no effect during the last step, which writes the version.
 
-        Without the training text, memorization is not measured.
+        Without the training text, memorization is not measured, and the version has no training filter.
         """
         model, best = self.folder.load_best(progress), progress.best
         raise_if_interrupted()
@@ -97,7 +99,10 @@ class _Job:
         if memorization and memorization.share is not None:
             spans = f"{memorization.num_copied:,} of {memorization.num_spans:,} generated {SPAN_WORDS}-grams of words"
             echo(f"memorization: {spans} occur in the training text ({memorization.share:.1%})")
-        training = report(self.config, len(self.tokenizer.tokens), self.corpus, progress, samples, memorization)
+        training_filter, without = self._training_filter(training_text, raise_if_interrupted)
+        training = report(
+            self.config, len(self.tokenizer.tokens), self.corpus, progress, samples, memorization, without
+        )
         version_dir = publish(
             model,
             self.tokenizer,
@@ -107,9 +112,25 @@ class _Job:
             direction=self.config.direction,
             history=progress,
             held_out=writer.documents if self.corpus.held_out else (),
+            training_filter=training_filter,
         )
         kind = "training" if best.validation_loss is None else "validation"
         echo(f"published {version_dir}: epoch {progress.best_epoch}, {kind} loss {best.loss:.3f}")
+
+    def _training_filter(
+        self, training_text: Corpus | None, raise_if_interrupted: Check
+    ) -> tuple[TrainingFilter | None, NoTrainingFilter | None]:
+        """Return the filter of the training text, or why there is none."""
+        if not self.config.training_filter:
+            return None, "disabled"
+        if training_text is None:
+            return None, "no_corpus"
+        built = build_training_filter(training_text, self.tokenizer, self.config.direction, raise_if_interrupted)
+        if built is None:
+            echo(f"no training filter: {training_text.num_documents:,} documents are too many")
+            return None, "too_many_documents"
+        echo(f"training filter: {built.num_entries:,} {built.kind}, {file_size(built.num_bytes)}")
+        return built, None
 
     def _suggest_commands(self, *, can_resume: bool) -> None:
         progress = self.folder.progress()
@@ -182,7 +203,8 @@ def publish_best(run: Path, models_dir: Path) -> int:
     corpus = reread_corpus(job.config, job.corpus.corpus_sha256)
     if corpus is None:
         changed = f"corpus {job.config.corpus} is missing or has changed"
-        echo(f"{changed}: samples have no prompt, and memorization is not measured")
+        lost = "samples have no prompt, memorization is not measured, and there is no training filter"
+        echo(f"{changed}: {lost}")
     head, tail = corpus.split(job.config.validation, job.config.seed) if corpus else (None, None)
     source = tail or head
     writer = SampleWriter(job.tokenizer, source.excerpts() if source else (), job.config)

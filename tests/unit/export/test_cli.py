@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from contract.card import GeneratorCard, load_assets
 from contract.tokenizer import CharacterTokenizer
 from export.cli import main
 from export.config import Group, TrainConfig
+from export.corpora import training_filter as training_filter_module
 from export.graphs.network import CELLS
 from export.training import workflow
 from export.training.trainer import Evaluation
@@ -34,18 +36,25 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def published(monkeypatch):
+def published(monkeypatch, filters):
     """The arguments of each call of `publish`, which is replaced: exporting and sampling take seconds."""
     calls = []
 
-    def record(model, tokenizer, name, models_dir, training, direction, history, held_out):  # noqa: ARG001 - its own
+    def record(model, tokenizer, name, models_dir, training, direction, history, held_out, training_filter):  # noqa: ARG001 - its own
         calls.append((model, tokenizer, training, direction))
+        filters.append(training_filter)
         return Path(models_dir) / name / str(len(calls))
 
     monkeypatch.setattr(workflow, "publish", record)
     monkeypatch.setattr(workflow, "SampleWriter", NoSamples)
     monkeypatch.setattr(workflow, "history_png", lambda *_: b"")
     return calls
+
+
+@pytest.fixture
+def filters():
+    """The training filters that were published."""
+    return []
 
 
 def train(*options, corpus="book.txt"):
@@ -472,6 +481,76 @@ def test_resuming_a_finished_run_only_publishes_it(published, capsys):
     assert "nothing is left to train: 1 epochs are done\n" in out
     assert "\npublished models/m/2: epoch 1" in out
     assert published[0][2] == published[1][2]
+
+
+@pytest.mark.parametrize("unit", ["character", "word", "exact_word", "subword"])
+def test_the_training_filter_finds_the_training_split_and_not_the_validation_split(published, filters, capsys, unit):
+    """Every span of a running text, in token ids."""
+    rng = random.Random(0)
+    text = " ".join(rng.choices([f"{a}{b}" for a in "mnprst" for b in ("at", "og", "ill")], k=700))
+    Path("random.txt").write_text(text)
+    limit = ["--vocab-size", "290"] if unit == "subword" else []
+    assert train("--epochs", "1", "--token-unit", unit, *limit, corpus="random.txt") == 0
+    (training_filter,), (_, tokenizer, training, _) = filters, published[0]
+    assert training.no_training_filter is None
+    assert f"training filter: {training_filter.num_entries:,} spans, " in capsys.readouterr().out
+    cut = len(text) - training.held_out_characters
+    ids, held_out = tokenizer.encode(text[:cut]), tokenizer.encode(text[cut:])
+    num_spans = len(ids) - training_filter.span_tokens + 1
+    assert training_filter.find_spans(ids).tolist() == [*range(num_spans)]
+    assert len(held_out) > 2 * training_filter.span_tokens
+    assert not training_filter.contains(held_out, "")
+
+
+def test_the_training_filter_of_short_documents_finds_them_whole(published, filters):
+    """A tenth of the lines is held out, and not found."""
+    lines = [f"{number:03} cats" for number in range(200)]
+    Path("lines.txt").write_text("\n".join(lines))
+    assert train("--epochs", "1", "--documents", "lines", corpus="lines.txt") == 0
+    (training_filter,) = filters
+    found = [line for line in lines if training_filter.contains([], line)]
+    assert (training_filter.kind, training_filter.num_entries, len(found)) == ("documents", 180, 180)
+    assert sum(map(len, lines)) - sum(map(len, found)) == published[0][2].held_out_characters
+
+
+def test_the_training_filter_of_a_backward_model_has_spans_in_its_order_of_generation(published, filters):
+    """From right to left."""
+    rng = random.Random(0)
+    text = "".join(rng.choices("abcdefgh", k=2000))
+    Path("random.txt").write_text(text)
+    assert train("--epochs", "1", "--direction", "backward", corpus="random.txt") == 0
+    ids = published[0][1].encode(text[:1000])
+    assert filters[0].contains(ids[::-1], "")
+    assert not filters[0].contains(ids, "")
+
+
+def test_the_training_filter_can_be_left_out_in_the_settings(published, filters, capsys):
+    """By an option or in a recipe; the card says so."""
+    assert train("--epochs", "1", "--no-training-filter") == 0
+    Path("recipe.toml").write_text("training_filter = false\n")
+    assert train("--epochs", "1", "--config", "recipe.toml") == 0
+    assert filters == [None, None]
+    assert [training.no_training_filter for _, _, training, _ in published] == ["disabled"] * 2
+    assert "training filter" not in capsys.readouterr().out
+
+
+def test_too_many_documents_are_published_without_a_training_filter(published, filters, capsys, monkeypatch):
+    """The output and the card say so."""
+    monkeypatch.setattr(training_filter_module, "MAX_BYTES", 100)
+    Path("lines.txt").write_text("\n".join(f"{number:03} cats" for number in range(200)))
+    assert train("--epochs", "1", "--documents", "lines", corpus="lines.txt") == 0
+    assert (filters, published[0][2].no_training_filter) == ([None], "too_many_documents")
+    assert "no training filter: 180 documents are too many\n" in capsys.readouterr().out
+
+
+def test_a_published_run_has_the_training_filter_of_its_training(published, filters):
+    """It is built again from the corpus; without the corpus there is none."""
+    assert train("--epochs", "1") == 0
+    assert main(["publish", "runs/m"]) == 0
+    assert filters[0].to_bytes() == filters[1].to_bytes()
+    Path("book.txt").unlink()
+    assert main(["publish", "runs/m"]) == 0
+    assert (filters[2], published[2][2].no_training_filter) == (None, "no_corpus")
 
 
 @pytest.mark.usefixtures("published")

@@ -209,11 +209,44 @@ def test_show_prints_the_card_as_text(models_dir, capsys):
         "  validation loss   2.000 nats per token",
         "  perplexity        7.39",
         "  n-gram overlap    1.23%",
+        "  training filter   none",
         "  dropout           0.1",
         "sample at temperature 0.5",
         "    [It was] so·[2J.",
     ):
         assert line in lines
+
+
+FILTER = {
+    "kind": "spans",
+    "num_entries": 12_345,
+    "span_tokens": 50,
+    "stride": 1,
+    "false_positive_rate": 1.04e-7,
+    "sha256": "",
+}
+
+
+@pytest.mark.parametrize(
+    ("training_filter", "omitted", "line"),
+    [
+        (FILTER, None, "12,345 spans of 50 tokens, false-positive rate 1.0e-07"),
+        (
+            {**FILTER, "stride": 7},
+            None,
+            "12,345 spans of 50 tokens, one at every 7 tokens, false-positive rate 1.0e-07",
+        ),
+        ({**FILTER, "kind": "documents", "span_tokens": 0}, None, "12,345 documents, false-positive rate 1.0e-07"),
+        (None, "disabled", "none: switched off"),
+        (None, "too_many_documents", "none: too many documents"),
+        (None, "no_corpus", "none: the corpus was unavailable"),
+    ],
+    ids=["spans", "sampled spans", "documents", "disabled", "too many documents", "no corpus"],
+)
+def test_show_describes_the_training_filter(models_dir, capsys, training_filter, omitted, line):
+    """Or says why there is none."""
+    store(models_dir, card={"training_filter": training_filter}, no_training_filter=omitted)
+    assert f"  training filter   {line}" in told(capsys, "show", "m")
 
 
 def test_control_characters_in_a_card_are_not_printed(models_dir, capsys):

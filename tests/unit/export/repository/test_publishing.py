@@ -1,6 +1,7 @@
 """A version is published complete and verified, or not at all."""
 
 import concurrent.futures
+import hashlib
 import json
 import re
 import subprocess
@@ -13,6 +14,9 @@ import tensorflow as tf
 
 from contract.card import load_assets
 from contract.tokenizer import CharacterTokenizer
+from contract.training_filter import load_training_filter
+from export.corpora.corpus import Corpus
+from export.corpora.training_filter import build_training_filter
 from export.errors import CheckFailed, PublishError
 from export.graphs import cells, signatures
 from export.graphs.network import read_network
@@ -66,6 +70,21 @@ def test_a_version_has_page_embedding_and_history_of_its_model(model, models_dir
     assert np.allclose(vectors, model.layers[0].get_weights()[0][: len(TOKENIZER.tokens)])
     entries = json.loads((assets / "history.json").read_text())
     assert [(entry["best"], entry["train_loss"]) for entry in entries] == [(False, 2.0), (False, 1.0), (True, 0.0)]
+
+
+def test_a_version_has_the_training_filter_that_its_card_describes(model, models_dir):
+    """A model that was trained elsewhere has none."""
+    training_filter = build_training_filter(Corpus.of("c", ["abcdefghij" * 20], ends=False), TOKENIZER)
+    place = publish(model, TOKENIZER, "m", models_dir, training_filter=training_filter)
+    path = place / "assets.extra" / "training.bloom"
+    assert load_training_filter(path).to_bytes() == training_filter.to_bytes()
+    described = load_assets(place)[0].training_filter
+    assert (described.kind, described.num_entries, described.span_tokens) == ("spans", 151, 50)
+    assert described.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert "training.bloom" in (place / "README.md").read_text()
+    imported = publish(model, TOKENIZER, "m", models_dir)
+    assert not (imported / "assets.extra" / "training.bloom").exists()
+    assert load_assets(imported)[0].training_filter is None
 
 
 def test_a_plot_that_fails_leaves_no_version(model, models_dir, monkeypatch):

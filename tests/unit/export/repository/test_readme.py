@@ -7,7 +7,7 @@ import shlex
 
 import pytest
 
-from contract.card import GeneratorCard, Sample, TrainingReport
+from contract.card import GeneratorCard, Sample, TrainingFilterDescription, TrainingReport
 from export.repository.history import Epoch, Progress
 from export.repository.readme import write_readme
 
@@ -50,6 +50,9 @@ CARD = GeneratorCard(
     created=1_700_000_000,
     traces=(("hidden", 1, 512),),
     training=REPORT,
+    training_filter=TrainingFilterDescription(
+        kind="documents", num_entries=12_345, span_tokens=0, stride=1, false_positive_rate=1e-5, sha256="f" * 64
+    ),
 )
 HISTORY = Progress(
     history=tuple(Epoch(train_loss=1, validation_loss=2 - i, accuracy=0.5, tokens=i, seconds=i) for i in range(2))
@@ -62,6 +65,7 @@ FILES = {
     "history.png",
     "vectors.tsv",
     "metadata.tsv",
+    "training.bloom",
 }
 
 
@@ -98,11 +102,13 @@ def test_the_page_has_every_value_of_the_card():
         "| time, h:mm:ss | 1:02:05 |",
         "| speed | 1,234 tokens/s |",
         "| seed | 7 |",
+        "| training filter | 12,345 documents, false-positive rate 1.0e-05 |",
         "| `cell` | `lstm` |",
         "| `context_length` | `none` |",
         "| `bidirectional` | `false` |",
         "| `corpus` | `a\\|b` |",
         "| `assets.extra/history.png` | the picture above |",
+        "| `assets.extra/training.bloom` | the training filter, which recognizes copies of the training split |",
     ):
         assert f"\n{line}\n" in f"\n{text}", line
     assert "9,900 tokens in the vocabulary, which cover 9,950 characters" in text
@@ -139,6 +145,7 @@ def test_long_lines_of_samples_are_wrapped():
 def test_the_page_of_an_imported_model_omits_what_is_unknown():
     """It has no training report, no history and perhaps no embedding."""
     unknown = {"cell": None, "layers": 0, "embedding": 0, "context": 20, "training": None, "unit": "word"}
+    unknown["training_filter"] = None
     text = page(CARD.model_copy(update=unknown), Progress(), {"generator.json", "tokenizer.json"})
     assert "A model, imported, that continues a text word by word, in lower case" in text
     assert ", with a sliding window of 20 tokens." in text
@@ -151,6 +158,7 @@ def test_the_page_of_an_imported_model_omits_what_is_unknown():
         "model.keras",
         "cells",
         "embedding",
+        "filter",
         "None",
     ):
         assert word not in text, word

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from contract.card import TrainingFilterDescription
 from contract.signatures import SCORE
 from contract.tokenizer import CharacterTokenizer
 from export.cli import main
+from export.corpora.corpus import Corpus
+from export.corpora.training_filter import build_training_filter
 from export.graphs.exportable import prepare, prepare_function
 from export.graphs.signatures import Generator
 from export.repository import verification
@@ -23,6 +26,7 @@ from tests.unit.export.models import make_model
 TOKENIZER = CharacterTokenizer.train(TEXT)
 NUM_TOKENS = len(TOKENIZER.tokens)
 CHECKS = ["card", "variables", "saved_model.pb", "signatures", "model.keras", "computation", "history.json"]
+CHECKS += ["training.bloom"]
 
 
 @pytest.fixture(scope="session")
@@ -79,9 +83,9 @@ def rewritten(path, **fields):
 
 
 def test_an_intact_version_passes_every_check(models_dir):
-    """A history, which an untrained version lacks, is reported as not checked."""
+    """History and training filter, which an untrained version lacks, are reported as not checked."""
     told = verified(models_dir / "lstm" / "1")
-    assert [verdict for verdict, _ in told.values()] == [OK] * 6 + [NOT_CHECKED]
+    assert [verdict for verdict, _ in told.values()] == [OK] * 6 + [NOT_CHECKED] * 2
     assert told["computation"][1] == "computation: it computes the same as model.keras"
 
 
@@ -94,7 +98,7 @@ def test_the_hash_of_a_sliding_window_model_matches_after_loading(models_dir):
 def test_a_wrapped_savedmodel_is_compared_with_itself(wrapped):
     """It has no Keras model. What cannot be checked is reported, and is no failure."""
     told = verified(wrapped)
-    assert [verdict for verdict, _ in told.values()] == [OK] * 4 + [NOT_CHECKED, OK, NOT_CHECKED]
+    assert [verdict for verdict, _ in told.values()] == [OK] * 4 + [NOT_CHECKED, OK, NOT_CHECKED, NOT_CHECKED]
     assert "its weights cannot be compared with the card's hash" in told["model.keras"][1]
     assert told["computation"][1].startswith("computation: the signatures agree with each other; without model.keras")
 
@@ -231,6 +235,41 @@ def test_a_damaged_history_fails_and_an_intact_one_is_counted(version):
     assert verified(version)["history.json"] == (OK, "history.json: 1 epochs")
     path.write_text("[{}]")
     assert failed(verified(version)) == ["history.json"]
+
+
+@pytest.fixture
+def filtered(version):
+    """The version with a training filter."""
+    training_filter = build_training_filter(Corpus.of("c", [TEXT * 2], ends=False), TOKENIZER)
+    (version / "assets.extra" / "training.bloom").write_bytes(training_filter.to_bytes())
+    rewritten(version, training_filter=TrainingFilterDescription.of(training_filter).model_dump())
+    return version
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_intact_training_filter_is_described(filtered):
+    """With the rate at which it finds other text."""
+    verdict, line = verified(filtered)["training.bloom"]
+    spans = 2 * len(TEXT) - 50 + 1
+    assert (verdict, line.partition("rate")[0]) == (OK, f"training.bloom: {spans} spans of 50 tokens, false-positive ")
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (halved, "assets.extra/training.bloom: the header says 8192 bits, and there are 3840"),
+        (overwritten, "it has the hash "),
+        (lambda path: path.unlink(), "no such file"),
+        (lambda path: rewritten(path.parents[1], training_filter=None), "the card does not describe it"),
+    ],
+    ids=["halved", "overwritten", "missing", "another card"],
+)
+def test_a_damaged_training_filter_fails(filtered, damage, message):
+    """Copies would no longer be found."""
+    damage(filtered / "assets.extra" / "training.bloom")
+    verdict, line = verified(filtered)["training.bloom"]
+    assert (verdict, line.startswith(f"training.bloom: {message}")) == (FAILED, True), line
 
 
 @pytest.mark.usefixtures("quick")

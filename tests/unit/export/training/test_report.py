@@ -36,13 +36,15 @@ def test_every_field_describes_the_best_epoch():
     assert got.settings == trainer.config.model_dump(mode="json")
     assert got.samples == SAMPLES
     assert (got.copied_spans, got.written_spans) == (0.25, 200)
+    assert got.no_training_filter is None
 
 
 def test_without_the_training_text_memorization_is_none():
-    """The corpus of a run may be gone when it is published."""
+    """The corpus of a run may be gone when it is published; then there is no training filter either."""
     trainer, tokenizer = prepare()
-    got = report(trainer.config, len(tokenizer.tokens), DESCRIPTION, HISTORY, (), None)
+    got = report(trainer.config, len(tokenizer.tokens), DESCRIPTION, HISTORY, (), None, "no_corpus")
     assert (got.copied_spans, got.written_spans) == (None, None)
+    assert got.no_training_filter == "no_corpus"
 
 
 def test_the_copied_share_of_too_few_runs_is_none():
