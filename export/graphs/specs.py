@@ -45,7 +45,7 @@ def input_specs(
     variants = {
         signatures.PREFILL: prefill,
         signatures.DECODE: decode,
-        signatures.DECODE_FULL: {**decode, **adjustments, **constraints},
+        signatures.DECODE_FULL: {**decode, **adjustments, **constraints, **_inputs(tf.int32, [None], "num_top")},
         signatures.SCORE: prefill,
         signatures.INSPECT: prefill,
         signatures.EMBED: {**prefill, **_inputs(tf.float32, [None, output_size], "sum")},

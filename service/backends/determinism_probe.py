@@ -144,5 +144,6 @@ def _adjustments(token_ids: np.ndarray, sequences: np.ndarray, card: GeneratorCa
         "frequency_penalty": np.full(batch_size, 0.2, np.float32),
         "repetition_penalty": np.where(sequences % 3, 1.0, 1.2).astype(np.float32),
         "min_steps": np.zeros(batch_size, np.int32),
+        "num_top": np.full(batch_size, signatures.NUM_TOP, np.int32),
         **unconstrained(batch_size, card.vocab_size),
     }

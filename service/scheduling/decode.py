@@ -78,6 +78,7 @@ def _adjustments(sequences: Many[Sequence], batch_size: int, size: int) -> Array
             [sampling.repetition_penalty for sampling in samplings], batch_size, np.float32, 1
         ),
         "min_steps": column(min_steps, batch_size, np.int32, size),
+        "num_top": column([sequence.num_top or 0 for sequence in sequences], batch_size, np.int32),
         **constraint_inputs(sequences, batch_size, size),
     }
 

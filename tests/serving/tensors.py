@@ -34,6 +34,7 @@ _ADJUSTING = {
     "transitions": (INT, "BV"),
     "row": (INT, "B"),
     "budget": (INT, "B"),
+    "num_top": (INT, "B"),
 }
 _DRAWN = {"token_ids": (INT, "BK"), "logprobs": (FLOAT, "BK"), "state": (FLOAT, "BS")}
 _SCORED = {
@@ -121,5 +122,6 @@ def make_call(signature, card, rows, *, length=7, steps=9, seed=0, temperature=0
         "transitions": np.full((rows, card.vocab_size), signatures.UNCONSTRAINED_ROW),
         "row": np.full(rows, signatures.UNCONSTRAINED_ROW),
         "budget": np.full(rows, signatures.FORBIDDEN_DISTANCE),
+        "num_top": np.full(rows, signatures.NUM_TOP),
     }
     return {name: values[name].astype(dtype) for name, (dtype, _) in INPUTS[signature].items()}

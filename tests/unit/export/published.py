@@ -21,7 +21,7 @@ IDS = RNG.integers(3, VOCABULARY, (ROWS, 20)).astype(np.int32)
 UNIFORMS = RNG.random((ROWS, 24), dtype=np.float32)
 SAMPLED = {"temperature": 0.9, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
 OFF = {"presence_penalty": 0.0, "frequency_penalty": 0.0, "repetition_penalty": 1.0, "min_steps": 0}
-OFF |= {"row": UNCONSTRAINED_ROW, "budget": FORBIDDEN_DISTANCE}
+OFF |= {"row": UNCONSTRAINED_ROW, "budget": FORBIDDEN_DISTANCE, "num_top": 5}
 ANY_TOKEN = np.zeros((1, VOCABULARY), np.int32)
 
 
@@ -109,7 +109,7 @@ def listed(counts, seen, bias):
 
 
 def _columns(values, rows):
-    kinds = dict.fromkeys(("steps", "top_k", "min_steps", "row", "budget"), np.int32)
+    kinds = dict.fromkeys(("steps", "top_k", "min_steps", "row", "budget", "num_top"), np.int32)
     return {
         name: np.broadcast_to(np.asarray(value, kinds.get(name, np.float32)), rows).copy()
         for name, value in values.items()

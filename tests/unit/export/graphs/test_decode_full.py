@@ -250,3 +250,19 @@ def test_order_and_padding_of_the_lists_change_no_bit(published):
         drawn = published.draw_full(IDS[:, -1], state, UNIFORMS, counts=COUNTS, seen=SEEN, **ALL)
     for name, value in drawn.items():
         assert same_bits(value, expected[name])
+
+
+def test_top_log_probabilities_are_zero_if_no_sequence_needs_them(stack):
+    """One that does brings those of the whole batch; the other outputs are bit-exact to each other."""
+    _, published = stack
+    state = published.read(IDS[:, :-1])
+    with_top, without, one = (
+        published.draw_full(IDS[:, -1], state, UNIFORMS, num_top=num_top) for num_top in (5, 0, np.arange(ROWS) // 7)
+    )
+    for name, values in with_top.items():
+        assert same_bits(one[name], values)
+        if name.startswith("top_"):
+            assert not without[name].any()
+            assert values.any()
+        else:
+            assert same_bits(without[name], values)
