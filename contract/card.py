@@ -22,7 +22,7 @@ HeldOut = Literal["tail", "shuffled_documents"]
 # it was published.
 NoTrainingFilter = Literal["disabled", "too_many_documents", "no_corpus"]
 Count = Annotated[int, Field(ge=1)]
-FORMAT: Literal[3] = 3
+FORMAT: Literal[4] = 4
 ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 
@@ -189,7 +189,7 @@ class GeneratorCard(_Frozen):
         training_filter: None for a version without one, such as an imported model.
     """
 
-    format: Literal[3] = FORMAT
+    format: Literal[4] = FORMAT
     name: str = Field(pattern=ID_PATTERN)
     cell: Cell | None
     layers: Annotated[int, Field(ge=0)]

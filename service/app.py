@@ -16,6 +16,7 @@ from service.backends.embedding_vectors import VectorFiles
 from service.backends.registry import ModelRegistry
 from service.backends.replicas import Replicas
 from service.backends.tls import backend_tls
+from service.backends.training_filters import TrainingFilters
 from service.constraints.compilation import ConstraintCompiler
 from service.engine import Engine
 from service.errors import ShuttingDown
@@ -124,7 +125,13 @@ def _configure_flask(app: Gateway, settings: Settings) -> None:
 def _register(app: Gateway, settings: Settings) -> None:
     """Register the routes, the pages, the error handlers and the middleware."""
     engine = Engine(
-        app.model_registry, app.scheduler, app.metrics, settings, _resume_tokens(settings), app.constraint_compiler
+        app.model_registry,
+        app.scheduler,
+        app.metrics,
+        settings,
+        _resume_tokens(settings),
+        app.constraint_compiler,
+        TrainingFilters(settings.models_dir),
     )
     status = Status(
         app.model_registry, app.scheduler, app.replicas, app.memory, settings, lambda: app.drain.is_draining

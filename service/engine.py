@@ -9,12 +9,14 @@ from functools import partial
 
 from service.api.requests import CompletionRequest, EmbeddingsRequest, InspectRequest, PromptText
 from service.backends.registry import ModelRegistry, ServedModel
+from service.backends.training_filters import TrainingFilters
 from service.constraints.automata import PatternError, TokenTexts
 from service.constraints.compilation import ConstraintCompiler
 from service.constraints.json_schema import SchemaError
 from service.constraints.patterns import Constraint
 from service.context import RequestContext, refund_nothing
 from service.errors import GatewayError, InvalidRequest, StateOfAnotherModel, StateOutdated
+from service.generation.acceptance import IsCopy
 from service.generation.checkpoint import Checkpoint, PartialMatch
 from service.generation.choice import ConstrainedMatch
 from service.generation.completion import CompletionBuilder
@@ -43,9 +45,10 @@ class Engine:
         limits: Limits,
         resume_tokens: ResumeTokens,
         compiler: ConstraintCompiler,
+        training_filters: TrainingFilters,
     ) -> None:
         self._model_registry, self._scheduler, self._metrics, self._limits = model_registry, scheduler, metrics, limits
-        self._resume_tokens, self._compiler = resume_tokens, compiler
+        self._resume_tokens, self._compiler, self._training_filters = resume_tokens, compiler, training_filters
 
     def complete(self, body: CompletionRequest, context: RequestContext) -> CompletionBuilder:
         """Encode the prompts and submit the sequences.
@@ -70,7 +73,16 @@ class Engine:
         # Without an EOS token there is nothing to suppress.
         sampling = body.sampling if model.tokenizer.special.end is not None else replace(body.sampling, min_tokens=0)
         request = self._request(model, prompts, context, body.timeout_s, checkpoint)
-        builder = CompletionBuilder(body, request, sampling, matches, partial(self._resume_tokens.seal, tenant=tenant))
+        builder = CompletionBuilder(
+            body,
+            request,
+            sampling,
+            matches,
+            partial(self._resume_tokens.seal, tenant=tenant),
+            window=self._limits.max_running,
+            is_copy=self._copy_filter(model) if body.not_in_training else None,
+            charge=context.charge,
+        )
         _submit(builder, context, charged, refund)
         return builder
 
@@ -171,6 +183,21 @@ class Engine:
                 param="max_tokens",
             )
         return ConstrainedMatch(constraint, match)
+
+    def _copy_filter(self, model: ServedModel) -> IsCopy:
+        """Return a function that recognizes copies of a model's training text.
+
+        Raises:
+            InvalidRequest: the version has no filter of it.
+        """
+        training_filter = self._training_filters.get(model)
+        if training_filter is None:
+            raise InvalidRequest(
+                f"not_in_training must be false for model {model.ref.name!r}: version {model.ref.version} has no "
+                "filter of its training text; its card says why",
+                param="not_in_training",
+            )
+        return training_filter.contains
 
     def _encode(
         self,
@@ -276,7 +303,7 @@ def _submit(builder: OutputBuilder, context: RequestContext, charged: int, refun
     """Charge the rest of a request's tokens and submit its sequences; refund all tokens if it is refused."""
     request, groups = builder.request, builder.new_sequences()
     num_tokens = sum(len(prompt.input_ids) for prompt in request.prompts)
-    total = num_tokens + sum(sequence.max_tokens for group in groups for sequence in group)
+    total = num_tokens + (builder.num_requested_tokens if isinstance(builder, CompletionBuilder) else 0)
     # For character tokenizers and token ids the first charge was exact.
     refund_rest = context.charge(total - charged, total) if total > charged else refund_nothing
     try:

@@ -37,7 +37,7 @@ from service.errors import InvalidRequest
 from service.limits import Limits
 from service.params import SamplingParams
 
-MAX_CHOICES = 128
+MAX_CHOICES, MAX_BEST_OF = 10_000, 128
 MAX_STOPS = 16
 MAX_LOGPROBS = 5
 MAX_BIAS = 1024
@@ -257,7 +257,7 @@ class CompletionRequest(Body):
     best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] = Field(
         RESOLVED,
         description="choices to generate for each prompt, of which the n with the highest mean log probability are "
-        "returned; n by default; more than n not with stream",
+        "returned; n by default; more than n at most 128, and not with stream, unique or not_in_training",
     )
     temperature: Annotated[float, Field(ge=0, le=2)] = Field(1.0, description="0 takes the most probable token")
     top_p: Probability = Field(1.0, description="sample from the most probable tokens that have this probability mass")
@@ -291,6 +291,16 @@ class CompletionRequest(Body):
         0, description="the EOS token is not sampled before this many tokens"
     )
     ignore_eos: bool = Field(False, description="never sample the EOS token")
+    unique: bool = Field(
+        False,
+        description="whether the choices of a prompt are distinct: another one is generated in place of a duplicate, "
+        "and each is sent whole",
+    )
+    not_in_training: bool = Field(
+        False,
+        description="whether another choice is generated in place of one that is a document of the training text, or "
+        "has a long passage of it; each choice is sent whole",
+    )
     min_length: Annotated[int, Field(ge=0, le=MAX_MIN_LENGTH)] = Field(
         0, description="minimum number of characters of a completion"
     )
@@ -340,6 +350,7 @@ class CompletionRequest(Body):
                 f"{self.n}",
                 param="best_of",
             )
+        self._require_ranked(best_of)
         if self.stream_options is not NO_OPTIONS and not self.stream:
             raise InvalidRequest("stream_options must be absent without stream", param="stream_options")
         _require_few_prompts(self.prompts, limits, "prompt")
@@ -445,6 +456,18 @@ class CompletionRequest(Body):
         """Whether resume tokens are requested, at the end of choices or before."""
         return self.return_state or self.stream_options.state_interval is not None
 
+    def _require_ranked(self, best_of: int) -> None:
+        """Refuse a `best_of` above `n` where whole choices are not ranked."""
+        if best_of == self.n:
+            return
+        _require_at_most("best_of", best_of, MAX_BEST_OF, "n, or ")
+        if self.unique or self.not_in_training:
+            field = "unique" if self.unique else "not_in_training"
+            raise InvalidRequest(
+                f"best_of must be n with {field}, which rejects choices; got best_of {best_of} and n {self.n}",
+                param="best_of",
+            )
+
     def _max_tokens(self, limits: Limits) -> int:
         """Return the maximum tokens of each choice, by either name: guidellm sends both."""
         name, value = "max_tokens", self.max_tokens
@@ -466,10 +489,9 @@ class CompletionRequest(Body):
         # A model reads prompts or suffixes; the engine refuses the request if the others are not empty.
         what = "suffixes" if self.suffix else "prompts"
         num_prompts = max(len(self.prompts), len(self.suffixes))
-        if num_prompts * best_of > limits.max_sequences:
+        if num_prompts * best_of > MAX_CHOICES:
             raise InvalidRequest(
-                f"{what} × n (best_of if it is given) must be at most {limits.max_sequences}, got "
-                f"{num_prompts} × {best_of}",
+                f"{what} × n (best_of if it is given) must be at most {MAX_CHOICES}, got {num_prompts} × {best_of}",
                 param="n",
             )
         total = num_prompts * best_of * max_tokens

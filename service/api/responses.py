@@ -45,12 +45,16 @@ class PromptTokensDetails(TypedDict):
 
 
 class CompletionUsage(TypedDict):
-    """Tokens of all prompts and of all generated choices, those included that `best_of` discards."""
+    """Tokens of all prompts and of all generated choices, those included that are discarded or rejected.
+
+    `rejected_choices` comes with `unique` and `not_in_training`: how many choices were replaced.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    rejected_choices: NotRequired[int]
 
 
 class CompletionObject(TypedDict):

@@ -59,6 +59,8 @@ class Choice:
     """A choice that is being generated.
 
     Attributes:
+        prompt_index: Its prompt.
+        number: Its number among the choices of that prompt.
         end_id: The EOS token, or None.
         point: Its point in the sequence after the chunks processed here; kept up to date only if `keeps_checkpoint`.
         random_stream: Index of the seed's random stream.
@@ -71,8 +73,11 @@ class Choice:
         finish_reason: None until it has finished.
         num_tokens_at_checkpoint: Number of its tokens when the last checkpoint was taken.
         deltas: Deltas that were not returned yet, in order of arrival.
+        token_ids: Its tokens, without the EOS token; None: they are not needed.
     """
 
+    prompt_index: int
+    number: int
     assembler: TextAssembler
     end_id: int | None
     point: ResumePoint
@@ -85,11 +90,14 @@ class Choice:
     finish_reason: FinishReason | None = None
     num_tokens_at_checkpoint: int = 0
     deltas: list[TextDelta] = field(default_factory=list)
+    token_ids: list[int] | None = None
 
     def take(self, chunk: DecodeResult) -> str:
         """Process a chunk: return the text that is final now, and set `finish_reason` at the end."""
         assembler, before = self.assembler, self.assembler.num_tokens
         text = assembler.feed(chunk.token_ids, chunk.scores)
+        if self.token_ids is not None:
+            self.token_ids += chunk.token_ids[: assembler.num_tokens - before]
         if self.keeps_checkpoint:
             self._advance_point(chunk, assembler.num_tokens - before)
         # The EOS token makes the text final, even if a request resumes after it.

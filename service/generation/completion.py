@@ -5,13 +5,18 @@ The deltas of a backward model arrive from the end of the text: each is prepende
 Knows texts and log probabilities. Does not know how sequences are computed, or HTTP.
 """
 
-from collections import Counter
+import time
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
+from itertools import groupby, product
+from operator import attrgetter, itemgetter
 
 from contract import signatures
 from service.api.requests import CompletionRequest
+from service.errors import Overloaded
+from service.generation.acceptance import Acceptance, IsCopy
 from service.generation.checkpoint import Checkpoint, ResumePoint
 from service.generation.choice import Choice, ConstrainedMatch, TextDelta
 from service.generation.detokenize import TextAssembler
@@ -20,9 +25,10 @@ from service.generation.prompts import NOTHING, EncodedPrompt
 from service.generation.request import Request
 from service.generation.stop_strings import Stops
 from service.params import SamplingParams
-from service.scheduling.automaton import Match
 from service.scheduling.sequence import DecodeResult, FinishReason, PrefillResult, Scores, Sequence
 
+# Until choices are submitted again that were not admitted, as other requests fill the queue.
+_RESUBMIT_S = 0.05
 # Returns the resume token of a checkpoint.
 SealToken = Callable[[Checkpoint], str]
 
@@ -40,8 +46,8 @@ class CompletionOutput:
 class CompletionBuilder:
     """The output builder of a completion: iterate over its deltas in order of arrival, or get its results.
 
-    `sampling` are the body's parameters, as far as the model supports them; `matches` are what the choices of each
-    prompt must match, from the first token on; `seal` returns resume tokens.
+    Choices are submitted as earlier ones finish, `window` at a time. If duplicates or copies are rejected, each choice
+    is one delta, once it is accepted, and others are generated in place of the rejected ones.
     """
 
     def __init__(
@@ -51,75 +57,195 @@ class CompletionBuilder:
         sampling: SamplingParams,
         matches: Many[ConstrainedMatch | None],
         seal: SealToken,
+        *,
+        window: int,
+        is_copy: IsCopy | None = None,
+        charge: Callable[[int], object] = lambda _: None,
     ) -> None:
+        """Prepare the choices.
+
+        Args:
+            body: The request body.
+            request: The running request.
+            sampling: The body's parameters, as far as the model supports them.
+            matches: What the choices of each prompt must match, from the first token on.
+            seal: Returns resume tokens.
+            window: Maximum number of unfinished sequences.
+            is_copy: Rejects copies of training text; None: they are accepted.
+            charge: Charges the tokens of a choice in place of a rejected one; may raise `RateLimited`.
+        """
         self.request, self.body = request, body
         self._model, self._prompts, self._checkpoint = request.model, request.prompts, request.checkpoint
         seed = request.checkpoint.seed if body.seed is None and request.checkpoint else body.seed
         assert seed is not None, "a seed is drawn, unless it comes with a resume token"
         self.seed = seed
         self._sampling, self._matches, self._seal = sampling, matches, seal
+        self._window, self._charge = window, charge
         self._scores: dict[int, list[Scores]] = {}
         backward = request.model.backward
-        stops = Stops([stop[::-1] for stop in body.stop] if backward else body.stop)
-        self._choices = [
-            self._new_choice(prompt_index, number, stops)
-            for prompt_index in range(len(request.prompts))
-            for number in range(body.best_of)
-        ]
+        self._stops = Stops([stop[::-1] for stop in body.stop] if backward else body.stop)
+        # By index; a prefilled sequence leads a group, whose choices share its prompt.
+        self._choices: dict[int, Choice] = {}
+        self._groups: dict[int, list[int]] = {}
+        self._waiting = deque(product(range(len(request.prompts)), range(body.best_of)))
+        self._acceptances = (
+            [Acceptance(body.n, body.unique, is_copy) for _ in request.prompts]
+            if body.unique or is_copy is not None
+            else []
+        )
+        # Accepted choices that were not returned yet.
+        self._accepted: list[TextDelta] = []
 
     def new_sequences(self) -> list[list[Sequence]]:
-        """Return its sequences, grouped by prompt; a prompt that needs no computation has none."""
-        body, groups = self.body, []
-        # The best choices are those with the highest log probabilities.
-        ranks_choices = body.best_of > body.n and body.logprobs is None
-        for prompt_index, prompt in enumerate(self._prompts):
-            count = body.best_of if body.max_tokens else int(self._is_prefill_only(prompt_index))
-            group = [
-                self.request.new_sequence(
-                    index,
-                    prompt,
-                    signatures.SCORE if self._is_scored(prompt_index) else signatures.PREFILL,
-                    max_tokens=body.max_tokens,
-                    sampling=self._sampling,
-                    match=self._new_match(prompt_index),
-                    seed=self.seed,
-                    random_stream=self._choices[index].random_stream,
-                    num_top=0 if ranks_choices else body.logprobs,
-                    returns_state=body.issues_resume_tokens,
-                )
-                for index in self._choice_indexes(prompt_index)[:count]
-            ]
-            if group:
-                groups.append(group)
-        return groups
+        """Create the first choices and return their sequences, grouped by prompt; one without computation has none."""
+        # Choices without tokens need no slots, and are all created at once.
+        return self._take(self._window if self.body.max_tokens else len(self._waiting))
+
+    @property
+    def num_requested_tokens(self) -> int:
+        """Maximum number of tokens of all choices, those included that are submitted later."""
+        return len(self._prompts) * self.body.best_of * self.body.max_tokens
+
+    @property
+    def num_rejected(self) -> int | None:
+        """Number of rejected choices; None if none can be."""
+        return sum(acceptance.num_rejected for acceptance in self._acceptances) if self._acceptances else None
 
     def __iter__(self) -> Iterator[TextDelta]:
         """Yield the deltas of every choice until all have finished; raise as `Request.events`."""
-        for prompt_index in range(len(self._prompts)):
-            if not self._is_scored(prompt_index) and not self._is_prefill_only(prompt_index):
-                yield from self._leading_deltas(prompt_index)
-        for event in self.request.events():
-            if isinstance(event, PrefillResult):
-                yield from self._process_prefill(event)
-            elif isinstance(event, DecodeResult):
-                delta = self._process_chunk(event)
-                if not delta.is_empty:
-                    yield delta
+        return self._accepted_choices() if self._acceptances else self._deltas()
+
+    def _deltas(self) -> Iterator[TextDelta]:
+        """Yield the deltas of all sequences, rejected ones included."""
+        for group in list(self._groups.values()):
+            yield from self._first_deltas(group)
+        while not self.request.is_finished or self._waiting:
+            for event in self.request.events():
+                if isinstance(event, PrefillResult):
+                    yield from self._process_prefill(event)
+                elif isinstance(event, DecodeResult):
+                    delta = self._process_chunk(event)
+                    if not delta.is_empty:
+                        yield delta
+                    if delta.finish_reason and self._waiting:
+                        yield from self._submit_more()
+            if self._waiting:
+                # All have finished, and others have the queue's capacity meanwhile.
+                self.request.require_time_left()
+                time.sleep(_RESUBMIT_S)
+                yield from self._submit_more()
+
+    def _submit_more(self) -> Iterator[TextDelta]:
+        """Submit waiting choices in place of those that have finished, and yield their first deltas."""
+        count = min(len(self._waiting), self._window - len(self.request.sequences))
+        taken = [self._waiting[i] for i in range(count)]
+        groups = self._take(count)
+        try:
+            self.request.submit(groups)
+        except Overloaded:
+            for group in groups:
+                for sequence in group:
+                    del self._choices[sequence.index]
+                del self._groups[group[0].index]
+            self._waiting.extendleft(reversed(taken))
+            return
+        for group in groups:
+            yield from self._first_deltas([sequence.index for sequence in group])
+
+    def _take(self, count: int) -> list[list[Sequence]]:
+        """Create the next `count` choices and return their sequences, grouped by prompt."""
+        body, groups = self.body, []
+        taken = [self._waiting.popleft() for _ in range(min(count, len(self._waiting)))]
+        for prompt_index, numbers in groupby(taken, key=itemgetter(0)):
+            indexes = []
+            for _, number in numbers:
+                index = self._index_of(prompt_index, number)
+                self._choices[index] = self._new_choice(prompt_index, number)
+                indexes.append(index)
+            self._groups[indexes[0]] = indexes
+            is_computed = body.max_tokens or self._is_prefill_only(prompt_index)
+            group = [self._new_sequence(index) for index in (indexes if body.max_tokens else indexes[:1])]
+            if is_computed:
+                groups.append(group)
+        return groups
+
+    def _new_sequence(self, index: int) -> Sequence:
+        body, choice = self.body, self._choices[index]
+        constrained = self._matches[choice.prompt_index]
+        # The best choices are those with the highest log probabilities.
+        ranks_choices = body.best_of > body.n and body.logprobs is None
+        return self.request.new_sequence(
+            index,
+            self._prompts[choice.prompt_index],
+            signatures.SCORE if self._is_scored(choice.prompt_index) else signatures.PREFILL,
+            max_tokens=body.max_tokens,
+            sampling=self._sampling,
+            match=constrained.match.copy() if constrained else None,
+            seed=self.seed,
+            random_stream=choice.random_stream,
+            num_top=0 if ranks_choices else body.logprobs,
+            returns_state=body.issues_resume_tokens,
+        )
+
+    def _accepted_choices(self) -> Iterator[TextDelta]:
+        """Yield each accepted choice as one delta, numbered in the order of acceptance within its prompt."""
+        for delta in self._deltas():
+            choice = self._choices[delta.index]
+            choice.deltas.append(delta)
+            if delta.finish_reason is None:
+                continue
+            prompt_index = choice.prompt_index
+            acceptance = self._acceptances[prompt_index]
+            for number, rank in acceptance.decide(choice.number, *self._whole_text(choice)):
+                candidate = self._choices.pop(self._index_of(prompt_index, number))
+                if rank is None:
+                    self._replace(prompt_index)
+                else:
+                    whole = self._join(candidate.deltas)
+                    index = prompt_index * self.body.n + rank
+                    yield TextDelta(index, whole.text, whole.finish_reason, whole.logprobs, whole.resume_token)
+
+    def _replace(self, prompt_index: int) -> None:
+        """Generate another candidate in place of a rejected one, unless there were too many."""
+        number = self._acceptances[prompt_index].next_candidate()
+        if number is not None:
+            self._charge(self.body.max_tokens)
+            self._waiting.append((prompt_index, number))
+
+    def _whole_text(self, choice: Choice) -> tuple[Many[int], str]:
+        """Return the tokens of a prompt and its finished choice, in the order of generation, and their text."""
+        prompt = self._prompts[choice.prompt_index]
+        # Without what a checkpoint did not read: it is no part of this text.
+        ids = prompt.input_ids[len(prompt.after) :] if prompt.ids.size else NOTHING
+        text = self._join(choice.deltas).text
+        if not self.body.echo:
+            text = text + prompt.text if self._model.backward else prompt.text + text
+        return [*ids.tolist(), *(choice.token_ids or ())], text
+
+    def _index_of(self, prompt_index: int, number: int) -> int:
+        """Return the index of a choice, or of a candidate in place of a rejected one."""
+        if number < self.body.best_of:
+            return prompt_index * self.body.best_of + number
+        return number * len(self._prompts) + prompt_index
 
     @property
     def prepends(self) -> bool:
         """Whether the client prepends each delta of `client_deltas` to those so far."""
-        return self._model.backward and self.body.stream_options.prepend
+        return self._model.backward and self.body.stream_options.prepend and not self._acceptances
 
     def client_deltas(self) -> Iterator[TextDelta]:
         """Return the deltas that the client joins, as an iterator.
 
         A client that did not ask for `prepend` gets each choice of a backward model as one delta.
         """
-        return self._whole_choices() if self._model.backward and not self.prepends else iter(self)
+        is_joined = self._model.backward and not self.prepends and not self._acceptances
+        return self._whole_choices() if is_joined else iter(self)
 
     def results(self) -> list[CompletionOutput]:
         """Wait for every choice and return the best `n` of each prompt, best first; raise as `Request.events`."""
+        if self._acceptances:
+            self._accepted += self
+            return [_output(delta) for delta in sorted(self._accepted, key=attrgetter("index"))]
         for delta in self:
             self._choices[delta.index].deltas.append(delta)
         best = [index for prompt_index in range(len(self._prompts)) for index in self._best(prompt_index)]
@@ -130,8 +256,10 @@ class CompletionBuilder:
 
         Resume tokens are useless if the version is no longer served.
         """
+        if self._acceptances:
+            return [(delta.index, _output(delta)) for delta in self._accepted]
         outputs = []
-        for index, choice in enumerate(self._choices):
+        for index, choice in sorted(self._choices.items()):
             deltas = choice.deltas
             if choice.finish_reason is None:
                 text = "" if choice.is_started else self._start_choice(index)
@@ -144,11 +272,7 @@ class CompletionBuilder:
                 outputs.append((index, self._join(deltas)))
         return outputs
 
-    def _new_match(self, prompt_index: int) -> Match | None:
-        constrained = self._matches[prompt_index]
-        return constrained.match.copy() if constrained else None
-
-    def _new_choice(self, prompt_index: int, number: int, stops: Stops) -> Choice:
+    def _new_choice(self, prompt_index: int, number: int) -> Choice:
         """Return choice `number` of a prompt, with nothing generated yet."""
         checkpoint, sampling, prompt = self._checkpoint, self._sampling, self._prompts[prompt_index]
         constrained = self._matches[prompt_index]
@@ -159,7 +283,9 @@ class CompletionBuilder:
             for token_id in prompt.seen_ids.tolist() if sampling.repetition_penalty != 1 else ():
                 token_counts.setdefault(token_id, 0)
         return Choice(
-            self._new_assembler(prompt, stops),
+            prompt_index,
+            number,
+            self._new_assembler(prompt),
             self._model.tokenizer.special.end,
             ResumePoint(
                 self.request.initial_state, prompt.input_ids, checkpoint.point.num_sampled if checkpoint else 0
@@ -169,16 +295,17 @@ class CompletionBuilder:
             constrained.copy() if constrained else None,
             keeps_checkpoint=self.body.issues_resume_tokens,
             may_continue_after_end=self.body.return_state,
+            token_ids=[] if self._acceptances else None,
         )
 
-    def _new_assembler(self, prompt: EncodedPrompt, stops: Stops) -> TextAssembler:
+    def _new_assembler(self, prompt: EncodedPrompt) -> TextAssembler:
         tokenizer, num_top, backward, held_back = self._model.tokenizer, self.body.logprobs, self._model.backward, ""
         detokenizer = tokenizer.detokenizer(prompt.text, backward=backward)
         if self._checkpoint and prompt.is_empty:
             detokenizer.restore(self._checkpoint.detokenizer)
             held_back = self._checkpoint.held_back
         offset = 0 if backward else len(self._leading_text(prompt))
-        return TextAssembler(detokenizer, stops, num_top, offset, backward=backward, held_back=held_back)
+        return TextAssembler(detokenizer, self._stops, num_top, offset, backward=backward, held_back=held_back)
 
     def _leading_text(self, prompt: EncodedPrompt) -> str:
         """Return the text that a prompt's choices start with (end with, for a backward model), in reading order.
@@ -247,33 +374,37 @@ class CompletionBuilder:
         has_state = self.body.return_state and len(self._prompts[prompt_index].input_ids) > 1
         return (self._is_scored(prompt_index) or has_state) and self.body.max_tokens == 0
 
-    def _choice_indexes(self, prompt_index: int) -> range:
-        return range(prompt_index * self.body.best_of, (prompt_index + 1) * self.body.best_of)
+    def _first_deltas(self, group: list[int]) -> Iterator[TextDelta]:
+        """Yield the first deltas of a group of new choices, unless they come with the end of its prefill."""
+        prompt_index = self._choices[group[0]].prompt_index
+        if not self._is_scored(prompt_index) and not self._is_prefill_only(prompt_index):
+            yield from self._leading_deltas(group)
 
     def _process_prefill(self, event: PrefillResult) -> Iterator[TextDelta]:
-        prompt_index = event.index // self.body.best_of
+        group = self._groups[event.index]
+        prompt_index = self._choices[event.index].prompt_index
         if event.scores is not None:
-            self._scores.setdefault(prompt_index, []).append(event.scores)
+            self._scores.setdefault(event.index, []).append(event.scores)
         if event.state is not None:
             # One sequence prefills for all choices.
             unread_ids = self._prompts[prompt_index].input_ids[-1 - event.num_remaining_prompt_tokens :]
-            for index in self._choice_indexes(prompt_index):
+            for index in group:
                 choice = self._choices[index]
                 choice.point = ResumePoint(event.state, unread_ids, choice.point.num_sampled)
         if event.last and (self._is_scored(prompt_index) or self._is_prefill_only(prompt_index)):
-            yield from self._leading_deltas(prompt_index)
+            yield from self._leading_deltas(group)
 
-    def _leading_deltas(self, prompt_index: int) -> Iterator[TextDelta]:
-        """Yield the first delta of each choice of a prompt: its leading text; the last one too if `max_tokens` is 0."""
-        body, prompt = self.body, self._prompts[prompt_index]
+    def _leading_deltas(self, group: list[int]) -> Iterator[TextDelta]:
+        """Yield the first delta of each choice of a group: its leading text; the last one if `max_tokens` is 0."""
+        body, prompt = self.body, self._prompts[self._choices[group[0]].prompt_index]
         logprobs, leading_text = None, self._leading_text(prompt)
         if body.logprobs is not None:
-            scores = self._scores.pop(prompt_index, [])
+            scores = self._scores.pop(group[0], [])
             logprobs = Logprobs()
             if body.echo:
                 offset = 0 if self._model.backward else len(leading_text) - len(prompt.text)
                 logprobs.extend(prompt.logprobs(scores, body.logprobs), offset)
-        for index in self._choice_indexes(prompt_index):
+        for index in group:
             choice, text = self._choices[index], self._start_choice(index)
             reason: FinishReason | None = None if body.max_tokens else "length"
             if reason and not choice.may_continue_after_end:
@@ -287,7 +418,8 @@ class CompletionBuilder:
 
     def _start_choice(self, index: int) -> str:
         """Mark a choice as open and return its leading text, in reading order."""
-        choice, leading_text = self._choices[index], self._leading_text(self._prompts[index // self.body.best_of])
+        choice = self._choices[index]
+        leading_text = self._leading_text(self._prompts[choice.prompt_index])
         choice.is_started = True
         return self._extend(leading_text, choice.assembler.begin())
 
@@ -311,3 +443,8 @@ class CompletionBuilder:
             self.request.finish(index, choice.finish_reason)
         is_due = body.return_state if is_finished else choice.is_due(body.stream_options.state_interval)
         return TextDelta(index, text, choice.finish_reason, logprobs, self._resume_token(choice) if is_due else None)
+
+
+def _output(delta: TextDelta) -> CompletionOutput:
+    """Return a choice that came as one delta."""
+    return CompletionOutput(delta.text, delta.finish_reason, delta.logprobs, delta.resume_token)

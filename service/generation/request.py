@@ -15,7 +15,7 @@ import numpy as np
 from contract import signatures
 from service.backends.registry import ServedModel
 from service.context import RequestContext
-from service.errors import ClientGone, DeadlineExceeded
+from service.errors import ClientGone, DeadlineExceeded, GatewayError
 from service.generation.checkpoint import Checkpoint
 from service.generation.prompts import NOTHING, EncodedPrompt
 from service.observability.metrics import Metrics
@@ -38,7 +38,7 @@ class Request:
         model: The version that computes it.
         prompts: Its encoded prompts.
         checkpoint: The checkpoint whose state precedes each prompt; None: the initial state.
-        sequences: By their index within the request.
+        sequences: Unfinished ones, by their index within the request.
         num_prompt_tokens: Tokens of all prompts.
         num_completion_tokens: Tokens generated so far; an output builder counts them.
     """
@@ -64,6 +64,9 @@ class Request:
         self._finish_reasons: dict[int, str] = {}
         self._failed = self._closed = False
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self._number: int | None = None
+        # Of sequences that have finished.
+        self._is_reproducible, self._num_cached_tokens = True, 0
 
     def new_sequence(
         self,
@@ -111,11 +114,22 @@ class Request:
         )
 
     def submit(self, groups: Many[Many[Sequence]]) -> None:
-        """Submit its sequences, grouped by prompt, to the scheduler; without any, nothing is computed."""
-        self.sequences = {sequence.index: sequence for group in groups for sequence in group}
-        self._unfinished = set(self.sequences)
+        """Submit more of its sequences, grouped by prompt, to the scheduler; without any, nothing is computed.
+
+        Raises:
+            GatewayError: they are not admitted; the request is as before.
+        """
         if groups:
-            self._scheduler.submit(groups, self.model.batch_limits)
+            sequences = {sequence.index: sequence for group in groups for sequence in group}
+            # Before the first event.
+            self.sequences |= sequences
+            try:
+                self._number = self._scheduler.submit(groups, self.model.batch_limits, self._number)
+            except GatewayError:
+                for index in sequences:
+                    del self.sequences[index]
+                raise
+            self._unfinished |= sequences.keys()
 
     def put(self, event: Event) -> None:
         """Enqueue an event, on the scheduler's thread."""
@@ -129,14 +143,18 @@ class Request:
     @property
     def fingerprint(self) -> str:
         """The `system_fingerprint` of the output so far: whether only bit-exact backends have computed it."""
-        return self.model.fingerprint_if(all(sequence.is_reproducible for sequence in self.sequences.values()))
+        is_reproducible = all(sequence.is_reproducible for sequence in self.sequences.values())
+        return self.model.fingerprint_if(self._is_reproducible and is_reproducible)
 
     @property
     def num_cached_tokens(self) -> int:
         """Tokens of all prompts that were prefix cache hits."""
+        return self._num_cached_tokens + sum(map(self._cached_tokens_of, self.sequences.values()))
+
+    def _cached_tokens_of(self, sequence: Sequence) -> int:
         # The checkpoint's unread tokens go before each prompt, and are not part of it.
         num_unread = len(self.checkpoint.point.unread_ids) if self.checkpoint else 0
-        return sum(max(0, sequence.num_cached_tokens - num_unread) for sequence in self.sequences.values())
+        return max(0, sequence.num_cached_tokens - num_unread)
 
     @property
     def is_finished(self) -> bool:
@@ -172,6 +190,12 @@ class Request:
         self._unfinished.discard(index)
         if reason is not None:
             self._finish_reasons[index] = reason
+        sequence = self.sequences.pop(index, None)
+        if sequence is not None:
+            self._is_reproducible &= sequence.is_reproducible
+            self._num_cached_tokens += self._cached_tokens_of(sequence)
+            # It refers to the request by `emit`: this cycle would keep its objects until a full garbage collection.
+            sequence.emit = _ignore
 
     def report_tokens(self, index: int, count: int) -> None:
         """Report the latency of `count` tokens of a choice that have just arrived."""
@@ -208,15 +232,26 @@ class Request:
             num_completion_tokens=self.num_completion_tokens,
             reasons=self.finish_reasons,
         )
-        # Each refers to the request by `emit`: this cycle would keep its objects until a full garbage collection.
+        # As in `finish`.
         for sequence in self.sequences.values():
             sequence.emit = _ignore
 
+    def require_time_left(self) -> None:
+        """Raise `DeadlineExceeded` if its deadline has passed."""
+        if self._remaining_s() <= 0:
+            raise self._deadline_exceeded()
+
     def _next_event(self) -> Event | None:
-        remaining_s = self._started_at + self._timeout_s - time.monotonic()
+        remaining_s = self._remaining_s()
         try:
             if remaining_s > 0:
                 return self._events.get(timeout=remaining_s)
         except queue.Empty:
             pass
-        raise DeadlineExceeded(f"the request was not finished within its timeout_s of {self._timeout_s:g} seconds")
+        raise self._deadline_exceeded()
+
+    def _remaining_s(self) -> float:
+        return self._started_at + self._timeout_s - time.monotonic()
+
+    def _deadline_exceeded(self) -> DeadlineExceeded:
+        return DeadlineExceeded(f"the request was not finished within its timeout_s of {self._timeout_s:g} seconds")

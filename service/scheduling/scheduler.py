@@ -156,18 +156,20 @@ class Scheduler:
         self._inbox.put(_Stop(error or ShuttingDown("the server was stopped")))
         self._thread.join(timeout=5)
 
-    def submit(self, groups: Many[Many[Sequence]], limits: BatchLimits) -> None:
-        """Admit the sequences of one request, all or none.
+    def submit(self, groups: Many[Many[Sequence]], limits: BatchLimits, number: int | None = None) -> int:
+        """Admit sequences of one request, all or none, and return the request's number.
 
         A group has the choices of one prompt, at least one. All are of one model version, whose calls have the limits,
-        and of one API key.
+        and of one API key. A request that submits more sequences later passes its number, for its share of the slots.
 
         Raises:
             InvalidRequest: the request alone exceeds a limit.
             Overloaded: the queue has no capacity for all of them now.
             ShuttingDown: the scheduler was stopped.
         """
-        now, number = time.monotonic(), next(self._request_numbers)
+        now = time.monotonic()
+        if number is None:
+            number = next(self._request_numbers)
         for leader, *forks in groups:
             leader.forks = forks
             leader.cost = leader.num_remaining_prompt_tokens + leader.max_tokens
@@ -183,6 +185,7 @@ class Scheduler:
             self._admission.admit([sequence for group in groups for sequence in group])
             # Under the lock, so that nothing is submitted after `_close` has drained the inbox.
             self._inbox.put(_Submit(tuple(leader for leader, *_ in groups), limits))
+        return number
 
     def cancel(self, sequences: Many[Sequence]) -> None:
         """Cancel sequences; one in a call frees its slot when the call returns. Finished ones are ignored."""

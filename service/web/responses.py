@@ -137,12 +137,15 @@ class CompletionResponse:
 
     def _usage(self) -> responses.CompletionUsage:
         prompt, completion = self._request.num_prompt_tokens, self._request.num_completion_tokens
-        return {
+        usage: responses.CompletionUsage = {
             "prompt_tokens": prompt,
             "completion_tokens": completion,
             "total_tokens": prompt + completion,
             "prompt_tokens_details": {"cached_tokens": self._request.num_cached_tokens},
         }
+        if self._builder.num_rejected is not None:
+            usage["rejected_choices"] = self._builder.num_rejected
+        return usage
 
 
 def _choice(index: int, result: CompletionOutput) -> responses.ChoiceObject:

@@ -19,7 +19,7 @@ COMPLETION_FIELDS = frozenset({
     "presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias", "seed", "stop", "n", "best_of",
     "echo", "logprobs", "stream_options", "return_state", "state", "timeout_s", "add_special_tokens", "user",
     "min_length", "structured_outputs", "guided_regex", "guided_choice", "guided_json", "response_format",
-    "complete_within_max_tokens",
+    "complete_within_max_tokens", "unique", "not_in_training",
 })  # fmt: skip
 EMBEDDING_FIELDS = frozenset({"model", "input", "pooling", "encoding_format", "dimensions", "timeout_s", "user"})
 TOKENIZE_FIELDS = frozenset({"prompt", "return_token_strs", "tokens"})  # and of detokenize

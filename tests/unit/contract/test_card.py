@@ -70,7 +70,7 @@ def test_a_truncated_card_raises_an_error_with_its_file(tmp_path):
         load_assets(write(tmp_path, '{"name": "demo"', CharacterTokenizer.train("abc")))
 
 
-@pytest.mark.parametrize("found", [1, 4])
+@pytest.mark.parametrize("found", [1, 5])
 def test_a_version_of_another_format_is_rejected_with_the_export_command(found, tmp_path):
     """In one line with both formats, whatever other fields the card has."""
     folder = tmp_path / "models" / "demo" / "7"
@@ -79,7 +79,7 @@ def test_a_version_of_another_format_is_rejected_with_the_export_command(found, 
     with pytest.raises(CardError) as error:
         load_assets(folder)
     assert str(error.value) == (
-        f"{folder}: exported in format {found}, and this release reads 3; export it again with: "
+        f"{folder}: exported in format {found}, and this release reads 4; export it again with: "
         f"python -m export publish runs/demo --models-dir {tmp_path / 'models'}"
     )
 

@@ -165,7 +165,7 @@ def test_an_unreadable_file_is_named(version, monkeypatch):
         ({"state_size": 49}, "signatures", "inputs of prefill: state must be ('float32', [None, 49]), got ('float32'"),
         ({"vocab_size": NUM_TOKENS + 1}, "signatures", "sizes of outputs of serving_default: logits must be "),
         ({"weights_sha256": "0" * 64}, "model.keras", "and the card says 000000000000…"),
-        ({"format": 1}, "card", "card: exported in format 1, and this release reads 3; export it again with: "),
+        ({"format": 1}, "card", "card: exported in format 1, and this release reads 4; export it again with: "),
     ],
 )
 def test_a_card_of_another_model_fails(version, fields, name, line):

@@ -63,6 +63,15 @@ def request(*prompts, **fields):
     return parse(CompletionRequest, orjson.dumps({**defaults, **fields}), LIMITS)
 
 
+class FakeFilters:
+    """Training filters of any model: `contains` decides; None: there is no filter."""
+
+    contains = None
+
+    def get(self, model):  # noqa: ARG002 - the same of every model
+        return self if self.contains else None
+
+
 class Service:
     """An engine with its scheduler, on a fake backend."""
 
@@ -71,6 +80,7 @@ class Service:
         self.scheduler = Scheduler(self.backend, limits, FakeObserver())
         self.scheduler.start()
         self.listener, self.compiler = FakeListener(), ConstraintCompiler(limits)
+        self.training_filters = FakeFilters()
         self.engine = Engine(
             Models(),
             self.scheduler,
@@ -78,6 +88,7 @@ class Service:
             limits,
             ResumeTokens(lambda: KEYS, 60.0),
             self.compiler,
+            self.training_filters,
         )
 
     def results(self, *prompts, **fields):

@@ -457,6 +457,8 @@ def test_a_stop_string_completed_by_the_flush_is_the_finish_reason():
     """The text that the detokenizer flushes, here U+FFFD for an incomplete character, may complete a stop string."""
     tokenizer = BYTES
     choice = Choice(
+        0,
+        0,
         TextAssembler(tokenizer.detokenizer(), Stops(["\ufffd"])),
         None,
         ResumePoint(np.zeros(2, np.float32), np.zeros(1, np.int32), 0),

@@ -1,0 +1,76 @@
+"""Acceptance of candidates: which generated texts become choices, if duplicates or copies are rejected.
+
+The decision depends on the texts in the order of their random streams, not on the order in which they finish: the same
+seed gives the same choices. Pure: knows texts and token ids.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+# Candidates of a prompt: this many for each choice, and some more for a request of few choices.
+CANDIDATES_PER_CHOICE, MORE_CANDIDATES = 10, 90
+
+# Whether a text, with its prompt and the token ids of both, is a copy of training text.
+IsCopy = Callable[[Sequence[int], str], bool]
+
+
+@dataclass
+class Acceptance:
+    """The candidates of one prompt.
+
+    Attributes:
+        count: Choices wanted.
+        unique: Whether a text that was accepted before is rejected.
+        is_copy: Rejects copies of training text; None: they are accepted.
+        num_rejected: Candidates rejected so far.
+    """
+
+    count: int
+    unique: bool
+    is_copy: IsCopy | None
+    num_rejected: int = 0
+    _num_candidates: int = field(default=0, init=False)
+    _num_decided: int = field(default=0, init=False)
+    _num_accepted: int = field(default=0, init=False)
+    _finished: dict[int, tuple[Sequence[int], str]] = field(default_factory=dict, init=False)
+    _accepted: set[str] = field(default_factory=set, init=False)
+
+    def __post_init__(self) -> None:
+        self._num_candidates = self.count
+
+    def next_candidate(self) -> int | None:
+        """Return the number of a candidate in place of a rejected one; None: there were too many.
+
+        Then there are fewer choices than wanted.
+        """
+        if self._num_candidates == CANDIDATES_PER_CHOICE * self.count + MORE_CANDIDATES:
+            return None
+        self._num_candidates += 1
+        return self._num_candidates - 1
+
+    def decide(self, number: int, token_ids: Sequence[int], text: str) -> list[tuple[int, int | None]]:
+        """Add a finished candidate, and return those that are decided now.
+
+        Args:
+            number: Of the candidate; each from 0 on is added once.
+            token_ids: The tokens of prompt and candidate, in the order of generation.
+            text: Their text, in reading order.
+
+        Returns:
+            Number and rank among the accepted ones, None for a rejected one; in order of the numbers.
+        """
+        self._finished[number] = token_ids, text
+        decided: list[tuple[int, int | None]] = []
+        while self._num_decided in self._finished:
+            candidate = self._num_decided
+            token_ids, text = self._finished.pop(candidate)
+            self._num_decided += 1
+            if (self.unique and text in self._accepted) or (self.is_copy is not None and self.is_copy(token_ids, text)):
+                self.num_rejected += 1
+                decided.append((candidate, None))
+                continue
+            if self.unique:
+                self._accepted.add(text)
+            decided.append((candidate, self._num_accepted))
+            self._num_accepted += 1
+        return decided

@@ -1,0 +1,168 @@
+"""Rejection of duplicates and copies: the same choices in any order of arrival, others in place of rejected ones."""
+
+import itertools
+
+import pytest
+
+from service.context import RequestContext
+from service.errors import DeadlineExceeded, InvalidRequest, Overloaded, RateLimited
+from service.generation.acceptance import Acceptance
+from tests.unit.service.generation.test_completion import Service, request
+
+
+@pytest.fixture
+def service():
+    service = Service()
+    yield service
+    service.scheduler.stop()
+    service.compiler.close()
+
+
+def ask(service, **fields):
+    """Return the texts of a request's choices, and how many were rejected."""
+    builder = service.engine.complete(request(**fields), RequestContext())
+    try:
+        return [result.text for result in builder.results()], builder.num_rejected
+    finally:
+        builder.request.close()
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
+def test_candidates_are_decided_in_the_order_of_their_numbers(order):
+    """Of equal texts the one with the lowest number is accepted, whichever finishes first."""
+    acceptance, ranks = Acceptance(3, unique=True, is_copy=None), {}
+    for number in order:
+        ranks |= acceptance.decide(number, [], "abac"[number])
+    assert ranks == {0: 0, 1: 1, 2: None, 3: 2}
+    assert acceptance.num_rejected == 1
+
+
+def test_there_are_at_most_ten_candidates_for_each_choice_and_ninety_more():
+    """The first ones are the choices themselves."""
+    acceptance = Acceptance(5, unique=True, is_copy=None)
+    numbers = list(iter(acceptance.next_candidate, None))
+    assert numbers == list(range(5, 140))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_unique_choices_are_distinct_and_the_same_in_every_run(service, stream):
+    """Their pattern has 24 texts; all are found, each once, in the order of the candidates' random streams."""
+    fields = {"n": 24, "unique": True, "guided_regex": "[ab][cd][ef][g-i]", "stream": stream}
+    texts, num_rejected = ask(service, **fields)
+    assert sorted(texts) == sorted("".join(text) for text in itertools.product("ab", "cd", "ef", "ghi"))
+    assert num_rejected > 0
+    assert ask(service, **fields) == (texts, num_rejected)
+    first_seen = list(dict.fromkeys(ask(service, **{**fields, "n": 120, "unique": False})[0]))
+    assert texts[: len(first_seen)] == first_seen[:24]
+
+
+def test_a_window_smaller_than_n_changes_no_text():
+    """Choices are submitted as earlier ones finish: with and without rejection, of several prompts."""
+    wide, narrow = Service(), Service(max_running=3)
+    for fields in (
+        {"n": 40, "prompt": ["abc", "", "xy"], "max_tokens": 9},
+        {"n": 20, "echo": True, "logprobs": 2},
+        {"n": 9, "max_tokens": 0, "echo": True},
+        {"n": 20, "unique": True, "guided_regex": "[a-f]{2}", "prompt": ["abc", "q"]},
+        {"model": "characters backward", "prompt": None, "suffix": "abc", "n": 11},
+    ):
+        assert ask(narrow, **fields) == ask(wide, **fields)
+    assert max(len(call.sequences) for call in narrow.backend.calls) <= 3
+    for service in (wide, narrow):
+        service.scheduler.stop()
+        service.compiler.close()
+
+
+def test_a_request_takes_no_more_of_the_queue_than_its_window():
+    """Forty choices of three at a time fit into a server without a queue."""
+    service = Service(max_running=3, max_queued=0)
+    builder = service.engine.complete(request(n=40), RequestContext())
+    for _ in builder:
+        assert len(builder.request.sequences) <= 3
+    assert len(builder.request.finish_reasons) == 40
+    service.scheduler.stop()
+
+
+def refuse_more(service, count):
+    """Have the scheduler refuse the next `count` submissions that are not the first of their request."""
+    submit, refused = service.scheduler.submit, []
+
+    def refusing(groups, limits, number=None):
+        if number is not None and len(refused) < count:
+            refused.append(number)
+            raise Overloaded("the queue is full")
+        return submit(groups, limits, number)
+
+    service.scheduler.submit = refusing
+    return refused
+
+
+@pytest.mark.parametrize("fields", [{"n": 7}, {"n": 9, "unique": True, "guided_regex": "[a-d]{2}"}], ids=str)
+def test_choices_that_are_not_admitted_now_are_submitted_later(fields):
+    """Other requests fill the queue: the request waits, and loses no choice."""
+    service = Service(max_running=2, max_queued=0)
+    alone = ask(service, **fields)
+    refused = refuse_more(service, 5)
+    assert ask(service, **fields) == alone
+    assert len(refused) == 5
+    service.scheduler.stop()
+    service.compiler.close()
+
+
+def test_copies_of_the_training_text_are_replaced(service):
+    """The filter sees prompt and choice, by tokens and by text; what it rejects is counted."""
+    seen = []
+
+    def contains(token_ids, text):
+        seen.append((list(token_ids), text))
+        return text[2] in "bc"
+
+    service.training_filters.contains = contains
+    texts, num_rejected = ask(service, n=12, not_in_training=True, guided_regex="[a-d]{3}", prompt="xy")
+    assert not any(text[0] in "bc" for text in texts)
+    assert len(texts) == 12
+    assert num_rejected == len(seen) - 12 > 0
+    assert all(text.startswith("xy") and len(ids) == len(text) == 5 for ids, text in seen)
+
+
+def test_a_model_without_a_filter_refuses_not_in_training(service):
+    """The message names model and version."""
+    with pytest.raises(
+        InvalidRequest, match="not_in_training must be false for model 'characters': version 1 has no fil"
+    ):
+        ask(service, not_in_training=True)
+
+
+def test_if_too_few_texts_exist_there_are_fewer_choices(service):
+    """After ten candidates for each choice and ninety more."""
+    texts, num_rejected = ask(service, n=10, unique=True, guided_choice=["ab", "cd"])
+    assert sorted(texts) == ["ab", "cd"]
+    assert num_rejected == 188
+
+
+def test_replaced_choices_are_charged(service):
+    """A request that exceeds its rate limit ends with the error, and the choices accepted so far."""
+    charged = []
+
+    def charge(count, total=None):  # noqa: ARG001 - the limiter's signature
+        charged.append(count)
+        if len(charged) > 5:
+            raise RateLimited("enough", retry_after_s=1.0)
+        return lambda: None
+
+    fields = {"n": 10, "unique": True, "guided_choice": ["ab", "cd"], "max_tokens": 5}
+    builder = service.engine.complete(request(**fields), RequestContext(charge=charge))
+    with pytest.raises(RateLimited):
+        builder.results()
+    assert charged[0] >= 50
+    assert set(charged[2:]) == {5}
+    builder.request.close()
+
+
+def test_a_deadline_ends_a_request_whose_choices_are_never_admitted():
+    """It does not wait for ever."""
+    service = Service(max_running=1, max_queued=0)
+    refuse_more(service, 10**6)
+    with pytest.raises(DeadlineExceeded):
+        ask(service, n=3, timeout_s=0.5)
+    service.scheduler.stop()
