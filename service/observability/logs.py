@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from types import TracebackType
 from typing import Any, Literal
 
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 _access = logging.getLogger("service.access")
 
 # Health checks, requested every few seconds.
+# Finish reasons in a line; a request may have 10,000 choices.
+MAX_REASONS = 128
 _PROBES = ("/health", "/healthz", "/ping", "/readyz")
 # A value that needs no quotes after `key=`.
 _PLAIN = re.compile(r'[^\s"=\\]+')
@@ -141,7 +144,7 @@ class AccessLogLine:
         key: Id of the API key, not the key.
         prompt_tokens: Tokens of all prompts.
         completion_tokens: Tokens of all choices.
-        finish_reasons: Of the finished choices.
+        finish_reasons: Of the first `MAX_REASONS` finished choices.
         error: The error's code, or its type if it has no code, also within a stream.
         user_agent: As sent by the client.
         prompt: The prompts. User content: set it only if the operator enables it.
@@ -175,6 +178,6 @@ def log_request(line: AccessLogLine) -> None:
     fields = vars(line) | {
         "path": line.path.partition("?")[0],
         "duration_ms": round(line.duration_ms, 1),
-        "finish_reasons": list(line.finish_reasons) or None,
+        "finish_reasons": list(islice(line.finish_reasons, MAX_REASONS)) or None,
     }
     _access.log(level, "request", extra={name: value for name, value in fields.items() if value is not None})
