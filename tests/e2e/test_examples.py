@@ -66,7 +66,7 @@ def test_an_example_is_short_and_its_help_shows_how_to_run_it(name):
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
-        ("names_in_bulk.py", ()),
+        ("records_in_bulk.py", ()),
         ("continue_story.py", ("story.json",)),
         ("score_corpus.py", (__file__,)),
         ("compare_versions.py", ("a:1", "a:2")),
@@ -84,34 +84,30 @@ def test_an_unreachable_server_is_an_error_of_one_line(name, arguments, tmp_path
     assert err.count("\n") == 1
 
 
-def test_names_are_those_of_the_api_in_order_without_duplicates(example, client, tmp_path):
-    """Also without duplicates between requests, and without those of --exclude; incomplete ones are dropped."""
-    sampling = {"model": "lstm", "temperature": 1.0, "max_tokens": 4}
-    unique, num_complete = [], 0
-    for seed in range(5, 50):
-        choices = client.generate(n=64, stop="\n", seed=seed, **sampling).choices
-        complete = [c.text.strip() for c in choices if c.finish_reason == "stop" and c.text.strip()]
-        num_complete += len(complete)
-        unique = list(dict.fromkeys([*unique, *complete]))
-        if len(unique) < num_complete - 1:
-            break
-    count = len(unique)
-    assert count < num_complete - 1
-    options = ("--model", "lstm", "--temperature", 1.0, "--max-tokens", 4, "--seed", 5)
-    assert example("names_in_bulk.py", *options, "--count", count).splitlines() == unique
-    excluded = tmp_path / "known.txt"
-    excluded.write_text(f"{unique[0]}\n", encoding="utf-8")
-    rest = example("names_in_bulk.py", *options, "--count", count - 1, "--exclude", excluded).splitlines()
-    assert rest == unique[1:]
+def test_records_are_those_of_the_api_in_order_without_duplicates(example, client):
+    """They match the pattern; there are no duplicates between requests."""
+    pattern = "(the )?[bwt][a-z]{1,4}( of [a-z]{2,3})?"
+    sampling = {"model": "lstm", "max_tokens": 100, "unique": True, "structured_outputs": {"regex": pattern}}
+    distinct, num_requests = [], 0
+    while len(distinct) < 100:
+        choices = client.generate(n=100, seed=5 + num_requests, stop="\n", **sampling).choices
+        distinct, num_requests = (
+            list(dict.fromkeys([*distinct, *(choice.text for choice in choices)])),
+            num_requests + 1,
+        )
+    options = ("--model", "lstm", "--seed", 5, "--count", 100, "--regex", pattern)
+    records = example("records_in_bulk.py", *options).splitlines()
+    assert records == distinct[:100]
+    assert all(re.fullmatch(pattern, record) for record in records)
 
 
-def test_a_model_without_further_names_ends_with_an_error(gateway):
+def test_a_model_without_further_records_ends_with_an_error(gateway):
     """At temperature 0 every completion is the same."""
     arguments = ("--model", "lstm", "--temperature", 0, "--count", 5)
-    code, out, err = run("names_in_bulk.py", *arguments, url=f"http://127.0.0.1:{gateway.port}")
+    code, out, err = run("records_in_bulk.py", *arguments, url=f"http://127.0.0.1:{gateway.port}")
     assert code == 1
     assert len(out.splitlines()) <= 1
-    assert "had no new name; raise --temperature" in err
+    assert "had no new record; raise --temperature" in err
 
 
 def test_a_story_continued_in_two_runs_equals_one_run(example, client, tmp_path):

@@ -1,0 +1,77 @@
+"""The page about records runs as written: its list, its training, its request and its program, all made short."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.documents import blocks
+from tests.servers import ROOT, Gateway, ModelServer
+from tests.terminals import environment
+
+COUNT = 3000
+# Appended to the page's training command, which then takes seconds; the models' text is poor, but it matches.
+SHORT = ["--units=32", "--epochs=1", "--runs-dir=runs", "--models-dir=models"]
+COMMANDS = [command.text for block in blocks("docs/how-to/records.md") for command in block.commands()]
+
+
+def entered(text, folder):
+    """Run a command of the page in a directory and return its output."""
+    text = text.replace(".venv/bin/python", sys.executable).replace("examples/", f"{ROOT}/examples/")
+    ended = subprocess.run(
+        ["bash", "-eu", "-o", "pipefail", "-c", text],
+        cwd=folder,
+        env=environment(PYTHONPATH=f"{ROOT}:{ROOT / 'client/src'}", PYTHONWARNINGS="default"),
+        capture_output=True,
+        timeout=240,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr.decode()
+    return ended.stdout.decode()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A directory with the list of the page, and a model that its command has trained."""
+    folder = tmp_path_factory.mktemp("records")
+    listing, training, *_ = COMMANDS
+    entered(listing, folder)
+    entered(f"{training} {' '.join(SHORT)}", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(folder):
+    """A gateway and a model server on that model."""
+    model_server = ModelServer(folder / "models", folder / "model_server.log")
+    gateway = Gateway(folder / "models", model_server.port, folder / "gateway.log")
+    yield gateway
+    gateway.kill()
+    model_server.end()
+
+
+def test_the_request_of_the_page_returns_records_of_its_pattern(folder, server):
+    """And how many were rejected."""
+    request = COMMANDS[2].replace("http://127.0.0.1:8000", f"http://127.0.0.1:{server.port}")
+    *records, num_rejected = entered(request, folder).splitlines()
+    (pattern,) = re.findall(r'"regex": "(.*)"\}', request)
+    assert len(set(records)) == 5
+    assert all(re.fullmatch(pattern, record) for record in records)
+    assert int(num_rejected) >= 0
+
+
+def test_the_program_of_the_page_prints_as_many_distinct_new_records_as_it_is_asked_for(folder, server):
+    """All match by Python's `re`, none twice, none of the training text."""
+    program = COMMANDS[3].replace("--count 100000", f"--count {COUNT} --url http://127.0.0.1:{server.port}")
+    entered(program, folder)
+    records = (folder / "records.txt").read_text().splitlines()
+    (pattern,) = re.findall('--regex "(.*)" >', program)
+    assert len(set(records)) == len(records) == COUNT
+    assert all(re.fullmatch(pattern, record) for record in records)
+    (card,) = (folder / "models").glob("names/*/assets.extra/generator.json")
+    assert json.loads(card.read_text())["training_filter"]["kind"] == "documents"
+    names = set((folder / "names.txt").read_text().splitlines())
+    # The filter does not know the tenth that is held out for validation.
+    assert sum(record in names for record in records) < COUNT * 0.1
