@@ -59,7 +59,7 @@ class Gateway(Flask):
             precisions=settings.precisions,
             changed=self.metrics.keep,
         )
-        self.constraint_compiler = ConstraintCompiler(settings)
+        self.constraint_compiler = ConstraintCompiler(settings, self.metrics)
         self.memory = MemoryBudget(settings.request_memory_bytes)
 
     def start(self) -> None:

@@ -159,6 +159,7 @@ class FakeListener:
 
     def __init__(self) -> None:
         self.first, self.gaps, self.finished_requests, self.cancelled_sequences = [], [], [], []
+        self.compilations = []
 
     def first_token(self, model, seconds) -> None:
         self.first.append((model, seconds))
@@ -168,6 +169,9 @@ class FakeListener:
 
     def finished(self, model, **counts) -> None:
         self.finished_requests.append((model, counts))
+
+    def compiled(self, seconds, *, is_refused) -> None:
+        self.compilations.append((seconds, is_refused))
 
     def cancelled(self, sequences) -> None:
         self.cancelled_sequences += sequences

@@ -7,9 +7,11 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from pathlib import Path
+from typing import Protocol
 
 from service.constraints.automata import CompilationLimits, PatternError, TokenTexts
 from service.constraints.compiler import LENGTH, Job, write_message
@@ -23,12 +25,19 @@ _ERROR_BYTES = 1000
 _ROOT = Path(__file__).parents[2]
 
 
+class Observer(Protocol):
+    """A callback for metrics."""
+
+    def compiled(self, seconds: float, *, is_refused: bool) -> None:
+        """Record a compilation, or a refusal."""
+
+
 class ConstraintCompiler:
     """Compiles constraints, one at a time; call it from any thread."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, observer: Observer) -> None:
         self._limits = CompilationLimits(limits.max_pattern_states, limits.max_pattern_bytes)
-        self._timeout_s = limits.max_pattern_s
+        self._timeout_s, self._observer = limits.max_pattern_s, observer
         self._cache = _Cache(limits.pattern_cache_bytes)
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
@@ -47,7 +56,10 @@ class ConstraintCompiler:
                 # Another thread may have compiled it meanwhile.
                 result = self._cache.get(key)
                 if result is None:
-                    result = self._run(Job(constraint, texts(), self._limits, self._timeout_s))
+                    job, began = Job(constraint, texts(), self._limits, self._timeout_s), time.monotonic()
+                    result = self._run(job)
+                    is_refused = not isinstance(result, Automaton)
+                    self._observer.compiled(time.monotonic() - began, is_refused=is_refused)
                     self._cache.put(key, result)
         if isinstance(result, Automaton):
             return result

@@ -107,6 +107,8 @@ class Metrics:
         self._requests = self._counter("http_requests", "Finished HTTP requests.", *_HTTP)
         help_text = "Time from a request's head to the last byte of its response."
         self._duration = self._histogram("http_request_duration_seconds", help_text, _HTTP)
+        help_text = "Time to compile the patterns of a request that were not cached, by outcome."
+        self._compilations = self._histogram("pattern_compile_seconds", help_text, ("outcome",))
         self._errors = self._counter("errors", "Errors sent to clients, by code.", "code")
         self._http: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         Info("ostinato_build", "Version of the gateway.", registry=registry).info({"version": version})
@@ -299,6 +301,10 @@ class Metrics:
         self._calls.forget(model)
         _remove(self._finished, model)
         _remove(self._failures, model)
+
+    def compiled(self, seconds: float, *, is_refused: bool) -> None:
+        """Record the compilation of a constraint, or its refusal."""
+        self._compilations.labels("refused" if is_refused else "compiled").observe(seconds)
 
     def keep(self, models: Iterable[ModelVersion]) -> None:
         """Remove the series of all other versions; called regularly, it also removes those of late observations."""

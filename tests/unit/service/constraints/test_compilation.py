@@ -10,6 +10,7 @@ from service.constraints.compilation import ConstraintCompiler
 from service.constraints.json_schema import SchemaError
 from service.constraints.patterns import Pattern
 from service.limits import Limits
+from tests.fakes import FakeListener
 from tests.waiting import until
 
 TEXTS = TokenTexts((b"a", b"b"), (b"a", b"b"), None, 2)
@@ -18,7 +19,7 @@ BOMB = (Pattern("regex", "(a{1,1000}){1,1000}"),)
 
 @pytest.fixture
 def compiler():
-    compiler = ConstraintCompiler(Limits(max_pattern_s=0.5, pattern_cache_bytes=20_000))
+    compiler = ConstraintCompiler(Limits(max_pattern_s=0.5, pattern_cache_bytes=20_000), FakeListener())
     yield compiler
     compiler.close()
 
@@ -47,6 +48,9 @@ def test_a_regex_bomb_costs_its_time_once_and_disturbs_no_other_pattern(compiler
     with pytest.raises(PatternError, match="takes more than"):
         compiler.compile(BOMB, "model", no_texts)
     assert compiler.compile((Pattern("regex", "a"),), "model", lambda: TEXTS).num_states == 1
+    (bomb_s, is_refused), (_, is_next_refused) = compiler._observer.compilations
+    assert bomb_s >= 0.5
+    assert (is_refused, is_next_refused) == (True, False)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +82,7 @@ def test_the_cache_evicts_the_least_recently_used_automata(compiler):
 
 def test_close_ends_the_process():
     """And so does the end of the gateway, whose end of the pipe closes."""
-    compiler = ConstraintCompiler(Limits())
+    compiler = ConstraintCompiler(Limits(), FakeListener())
     compiler.compile((Pattern("regex", "a"),), "model", lambda: TEXTS)
     process = compiler._process
     os.kill(process.pid, 0)

@@ -79,7 +79,7 @@ class Service:
         self.backend, limits = backend or FakeBackend(), LIMITS.model_copy(update=limits)
         self.scheduler = Scheduler(self.backend, limits, FakeObserver())
         self.scheduler.start()
-        self.listener, self.compiler = FakeListener(), ConstraintCompiler(limits)
+        self.listener, self.compiler = FakeListener(), ConstraintCompiler(limits, FakeListener())
         self.training_filters = FakeFilters()
         self.engine = Engine(
             Models(),
