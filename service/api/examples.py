@@ -76,6 +76,20 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "/tokenize": {"model": MODEL, "prompt": "HAMLET.", "return_token_strs": True},
     "/detokenize": {"model": MODEL, "tokens": [28, 21, 33]},
 }
+# Titles of requests, by path, where there are several: that of `REQUESTS` comes first.
+TITLES = {"/v1/completions": "Continue a prompt"}
+FURTHER_REQUESTS: dict[str, dict[str, dict[str, Any]]] = {
+    "/v1/completions": {
+        "Match a regular expression": {
+            "model": MODEL,
+            "prompt": "",
+            "max_tokens": 40,
+            "n": 3,
+            "seed": 1,
+            "structured_outputs": {"regex": "[A-Z][a-z]{2,9} of [A-Z][a-z]{2,9}\\."},
+        },
+    },
+}
 RESPONSES: dict[str, dict[str, Any]] = {
     "/v1/completions": {
         **_COMPLETION,

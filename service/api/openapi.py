@@ -67,7 +67,7 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
     parameters = _parameters(endpoint)
     body = {}
     if endpoint.request:
-        body = {"requestBody": {"content": _json(endpoint.request, examples.REQUESTS[endpoint.path]), "required": True}}
+        body = {"requestBody": {"content": _request_content(endpoint), "required": True}}
     return {
         "tags": [endpoint.tag],
         "summary": endpoint.summary,
@@ -79,6 +79,17 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
         # Without configured API keys, no endpoint requires one.
         "security": [] if endpoint.public else [{_BEARER: []}, {}],
     }
+
+
+def _request_content(endpoint: Endpoint) -> dict[str, Any]:
+    example, further = examples.REQUESTS[endpoint.path], examples.FURTHER_REQUESTS.get(endpoint.path)
+    content = _json(endpoint.request, example)
+    if further:
+        named = {examples.TITLES[endpoint.path]: example, **further}
+        media = content["application/json"]
+        del media["example"]
+        media["examples"] = {title: {"value": value} for title, value in named.items()}
+    return content
 
 
 def _parameters(endpoint: Endpoint) -> list[dict[str, Any]]:

@@ -71,6 +71,8 @@ def test_every_example_response_has_the_fields_of_a_real_one(gateway, endpoint):
         # Fields that are null for this model have a value for others.
         response["data"] = [model for model in response["data"] if model["id"] == "rnn"]
     assert fits(response, examples.RESPONSES[endpoint.path])
+    for example in examples.FURTHER_REQUESTS.get(endpoint.path, {}).values():
+        assert gateway.post({**example, "model": "rnn"}, endpoint.path)[0] == 200
 
 
 @pytest.mark.parametrize("look", [{}, {"viewport": PHONE, "color_scheme": "dark"}], ids=["desktop", "phone"])
@@ -83,6 +85,9 @@ def test_the_reference_groups_endpoints_and_shows_titles_and_examples(open_page,
     page.page.locator("#operations-Completions-post_v1_completions .opblock-summary-control").click()
     shown = page.page.locator("#operations-Completions-post_v1_completions .body-param__example")
     assert json.loads(shown.inner_text()) == examples.REQUESTS["/v1/completions"]
+    page.page.locator(".examples-select-element").select_option("Match a regular expression")
+    (further,) = examples.FURTHER_REQUESTS["/v1/completions"].values()
+    assert json.loads(shown.inner_text()) == further
     assert page.fits()
 
 

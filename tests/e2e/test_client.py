@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import math
+import re
 import signal
 import socket
 import threading
@@ -86,6 +87,32 @@ def test_a_stream_resumes_byte_identically_wherever_it_is_cut(gateway, client, m
     assert ours["tokens"] == theirs["tokens"]
     assert ours["token_logprobs"] == theirs["token_logprobs"]
     assert ours["text_offset"] == theirs["text_offset"]
+
+
+# Words, and what separates them; the last token before `max_tokens` completes the match.
+SENTENCE = r"(?:[a-z]{1,9}[ ,;.!]+)+"
+
+
+@pytest.mark.parametrize("model", MODEL_NAMES)
+def test_a_constrained_stream_resumes_byte_identically_and_matches(gateway, client, model):
+    """The resumed match continues where it was interrupted, within a word too, and is complete at the end."""
+    given = {"suffix" if model == "reverse" else "prompt": TEXT[:30], "model": model, "logprobs": 1}
+    constraint = {"regex": SENTENCE, "banned": "b", "min_length": 50}
+    fields = {**given, **constraint, **FIELDS, "max_tokens": 700, "prepend": model == "reverse"}
+    with client.stream(**fields) as whole:
+        list(whole)
+    proxy = CuttingProxy(gateway.port, [30_000, 300, 20_000, 9_000, 15_000])
+    try:
+        with ostinato.Client(proxy.url) as weak, weak.stream(**fields, resume=True) as pieces:
+            list(pieces)
+    finally:
+        proxy.close()
+    assert proxy.num_cut >= 2
+    assert pieces.num_resumed >= 2
+    assert pieces.text == whole.text
+    assert re.fullmatch(SENTENCE, whole.text)
+    assert "b" not in whole.text
+    assert pieces.generation.usage == whole.generation.usage
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import signal
 import subprocess
 import sys
@@ -69,6 +70,19 @@ def accepted(gateway):
 def wait_until_idle(gateway):
     """Wait until the gateway has no sequences."""
     until(lambda: accepted(gateway) == 0)
+
+
+def test_a_completion_matches_its_pattern(ostinato):
+    """A regular expression, one of several texts, or a JSON Schema; the server's error for another one names it."""
+    for given, pattern in (
+        (("--regex", "[a-z]{5} [a-z]{3}", "--banned", "e"), "[a-df-z]{5} [a-df-z]{3}"),
+        (("--choice", "best", "--choice", "worst"), "best|worst"),
+        (("--json-schema", '{"enum": [159, 185]}'), "159|185"),
+    ):
+        code, text, _ = ostinato("generate", PROMPT, *SAMPLED, *given)
+        assert (code, bool(re.fullmatch(pattern, text.decode()))) == (0, True), text
+    code, _, error = ostinato("generate", PROMPT, *SAMPLED, "--regex", "(")
+    assert (code, "structured_outputs.regex is not a valid regular expression" in error) == (1, True)
 
 
 def test_piped_output_is_byte_identical_to_the_apis_text(ostinato, gateway):

@@ -88,6 +88,111 @@ def test_choosing_an_alternative_token_branches_the_text(open_playground, gatewa
     assert page.text()[:3] == whole[:3]
 
 
+# Fields of the page, and of the API: each pattern, and what may be combined with one.
+PATTERNS = [
+    (
+        {"pattern": "regex", "regex": r"[a-z]{5}\n?[a-z]{3,9}\.", "banned_characters": "o"},
+        {"structured_outputs": {"regex": r"[a-z]{5}\n?[a-z]{3,9}\.", "banned_characters": "o"}},
+    ),
+    (
+        {"pattern": "choice", "choice": "the best\n\nit was\\nworst\n", "regex": "(", "min_length": "7"},
+        {"structured_outputs": {"choice": ["the best", "it was\nworst"]}, "min_length": 7},
+    ),
+    (
+        {"pattern": "json", "json": '{"enum": [159, 185]}'},
+        {"structured_outputs": {"json": {"enum": [159, 185]}}},
+    ),
+    (
+        {"allowed_characters": "abcdefghij \\n", "regex": "("},
+        {"structured_outputs": {"allowed_characters": "abcdefghij \n"}},
+    ),
+]
+
+
+@pytest.mark.parametrize(("values", "fields"), PATTERNS, ids=["regex", "choice", "json", "characters"])
+def test_a_pattern_is_that_of_the_api_and_part_of_the_link(open_playground, gateway, values, fields):
+    """Only the selected pattern's field is shown and sent."""
+    page = open_playground(gateway)
+    text = page.write(TEXT[:20], **FIELDS, **values)
+    assert text == gateway.text(prompt=TEXT[:20], **ASKED, **fields)
+    assert text != gateway.text(prompt=TEXT[:20], **ASKED)
+    assert not page.page.locator("#pattern-0").is_visible()
+    page.click("#share")
+    page.page.locator("#status", has_text="settings").wait_for()
+    again = open_playground(gateway, page.page.evaluate("location.hash"))
+    shown = [name for name in ("regex", "choice", "json") if again.page.locator(f"#{name}-0").is_visible()]
+    assert shown == ([values["pattern"]] if "pattern" in values else [])
+    again.click("#generate")
+    again.wait_for("Done.")
+    assert again.text() == text
+
+
+def test_an_error_is_shown_beside_its_field(open_playground, gateway):
+    """And at the top; it is announced with the field, whose group opens, and disappears when the field is changed."""
+    page = open_playground(gateway)
+    page.set(**FIELDS, pattern="regex", regex="(")
+    for name, part, values in (
+        ("regex", "structured_outputs.regex is not a valid regular expression", {"regex": "[a-z]{70}"}),
+        ("max_tokens", "max_tokens must be at least 70", {"pattern": "", "allowed_characters": "É", "min_length": "2"}),
+        ("allowed_characters", "needs characters that the model's vocabulary lacks", {"allowed_characters": "e"}),
+    ):
+        page.click("#generate")
+        page.wait_for_notice(part)
+        field, error = page.page.locator(f"#{name}-0"), page.page.locator(f"#{name}-0-error")
+        assert part in error.inner_text()
+        assert field.get_attribute("aria-invalid") == "true"
+        assert field.get_attribute("aria-describedby").split()[0] == f"{name}-0-error"
+        assert page.page.locator(".error:visible").count() == 1
+        assert page.violations() == []
+        page.set(**values)
+        if name in values:
+            assert page.page.locator(".error:visible").count() == 0
+            assert field.get_attribute("aria-invalid") is None
+    assert page.write(TEXT[:20]) != ""
+    assert page.page.locator(".error:visible").count() == 0
+    page.excuse_failed_loads()
+
+
+LETTERS = "[a-z]{5} [a-z]{5}"
+
+
+@pytest.mark.parametrize("model", ["lstm", pytest.param("reverse", marks=pytest.mark.slow)])
+def test_a_branch_continues_the_match(open_playground, gateway, model):
+    """With another token, or the same and a new seed; a token that the pattern forbids is refused."""
+    page = open_playground(gateway)
+    page.set(**{**FIELDS, "model": model, "temperature": "1.5"}, pattern="regex", regex=LETTERS)
+    assert re.fullmatch(LETTERS, page.write("the end"))
+    outcomes = set()
+    for position in (0, 3, 5, 10):
+        for number in range(page_rows(page, position)):
+            before = page.text()
+            token = page.page.locator("#token tbody tr").nth(number).locator("th").inner_text().replace("␣", " ")
+            is_allowed = bool(re.fullmatch(" " if position == 5 else "[a-z]", token))
+            page.page.locator("#token tbody button").nth(number).click()
+            page.page.locator("#generate:enabled").wait_for()
+            after = page.text()
+            if is_allowed:
+                assert re.fullmatch(LETTERS, after)
+                ordered = [text[::-1] if model == "reverse" else text for text in (before, after)]
+                assert ordered[1].startswith(ordered[0][:position] + token)
+                assert ("completes the match" in page.read(".statistics")) == (position == 10)
+            else:
+                assert f"The pattern does not allow {token}" in page.read("#notice").replace("␣", " ")
+                assert before == after
+            outcomes.add((position == 10, is_allowed))
+            page_rows(page, position)
+        page.page.keyboard.press("Escape")
+    assert outcomes == {(False, True), (False, False), (True, True), (True, False)}
+    page.excuse_failed_loads()
+
+
+def page_rows(page, position):
+    """Open the dialog of a token, and return the number of its alternatives."""
+    page.page.locator(f".token[data-position='{position}']").click()
+    page.page.locator("#token[open]").wait_for()
+    return page.page.locator("#token tbody tr").count()
+
+
 def test_a_shared_link_restores_prompt_model_and_settings(open_playground, gateway):
     """They are in the URL's fragment, which browsers do not send to the server; the text is reproduced."""
     page = open_playground(gateway)
@@ -190,7 +295,8 @@ def test_if_one_of_two_completions_fails_the_other_can_be_stopped(open_playgroun
 )
 def test_user_input_is_never_run_as_html(open_playground, gateway, evil):
     """Neither the prompt, nor a link's fields, nor a completion and its alternatives."""
-    page = open_playground(gateway, "#" + json.dumps({"prompt": evil, "columns": [{"stop": evil}]}))
+    column = {"stop": evil, "pattern": "choice", "choice": evil, "regex": 5}
+    page = open_playground(gateway, "#" + json.dumps({"prompt": evil, "columns": [column]}))
     assert page.page.input_value("#prompt") == evil
     lists = {"tokens": [evil], "token_logprobs": [-1.0], "top_logprobs": [{evil: -1.0}], "text_offset": [0]}
     choice = {"index": 0, "text": evil, "logprobs": lists, "finish_reason": "stop"}
@@ -223,13 +329,18 @@ def test_errors_are_shown_and_disappear(open_playground, start_gateway):
 
 @pytest.mark.parametrize("look", LOOKS)
 def test_the_page_is_accessible(open_playground, gateway, look):
-    """No axe violation: at rest, with text, with a dialog, with two columns; nothing overflows."""
+    """No axe violation: at rest, with text, with patterns, with a dialog, with two columns; nothing overflows."""
     page = open_playground(gateway, **look)
     page.page.check("#compare")
     assert page.violations() == []
     page.write(TEXT[:20], **{**FIELDS, "max_tokens": "20"})
     assert page.violations() == []
     assert page.fits()
+    page.page.locator("summary", has_text="Structured outputs").first.click()
+    for pattern in ("regex", "choice", "json"):
+        page.page.select_option("#pattern-0", pattern)
+        assert page.violations() == []
+        assert page.fits()
     page.page.locator(".token").nth(3).click()
     assert page.violations() == []
 

@@ -27,6 +27,7 @@ from ostinato._scores import EmbeddingMap, Neighbor, Score, Tokens, VocabularyTo
 from ostinato._seeds import with_seeds
 from ostinato._settings import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, TimeoutSeconds, resolve
 from ostinato._stream import Stream
+from ostinato._structured import with_structured_outputs
 from ostinato._transport import Transport
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from ostinato._fields import ManyPrompts, OnePrompt, Prompt
     from ostinato._readiness import WaitForReady
     from ostinato._results import RawResponse
+    from ostinato._structured import JSONSchema
 
 T = TypeVar("T")
 
@@ -105,6 +107,12 @@ class Client:
         seed: int | None = None,
         stop: str | Sequence[str] | None = None,
         n: int | None = None,
+        regex: str | None = None,
+        choices: Sequence[str] | None = None,
+        json_schema: JSONSchema | None = None,
+        allowed: str | None = None,
+        banned: str | None = None,
+        min_length: int | None = None,
         **extra: Any,
     ) -> Generation:
         """Generate a completion of a prompt and return it when it is complete.
@@ -124,14 +132,28 @@ class Client:
             stop: str or list of str. Stop strings: the text ends before the first one. Text generated for a `suffix`
                 starts after it.
             n: int. Number of choices per prompt.
+            regex: str. Regular expression that the whole completion matches.
+            choices: list of str. The completion is one of these texts.
+            json_schema: dict, or str (JSON), or a pydantic model. The completion is JSON that is valid against it.
+            allowed: str. Characters; the completion has no others. Also beside one of the three above.
+            banned: str. Characters that the completion does not have. Also beside one of them.
+            min_length: int. Minimum number of characters of the completion.
             extra: The API's other fields: `logprobs`, `echo`, penalties, `return_state`, `state`, …. Fields unknown to
                 this client go into `extra_body`, a dict.
 
         Raises:
-            InvalidArgument: an argument is not a field of the API.
+            InvalidArgument: an argument is not a field of the API, or two exclude each other, as `regex` and `choices`.
         """
         named = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p}
-        fields = {"suffix": suffix, **named, "seed": seed, "stop": stop, "n": n, **extra}
+        constraint = {
+            "regex": regex,
+            "choices": choices,
+            "json_schema": json_schema,
+            "allowed": allowed,
+            "banned": banned,
+        }
+        fields = {"suffix": suffix, **named, "seed": seed, "stop": stop, "n": n, **constraint, "min_length": min_length}
+        fields |= extra
         return self._generate(self._transport.post, prompt, model, fields)
 
     def stream(
@@ -150,6 +172,12 @@ class Client:
         seed: int | None = None,
         stop: str | Sequence[str] | None = None,
         n: int | None = None,
+        regex: str | None = None,
+        choices: Sequence[str] | None = None,
+        json_schema: JSONSchema | None = None,
+        allowed: str | None = None,
+        banned: str | None = None,
+        min_length: int | None = None,
         **extra: Any,
     ) -> Stream:
         """Generate a completion and stream it.
@@ -173,7 +201,15 @@ class Client:
         """
         named = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p}
         options = {"include_usage": True, **({"prepend": True} if prepend else {})}
-        fields = {"suffix": suffix, **named, "seed": seed, "stop": stop, "n": n, "stream_options": options, **extra}
+        constraint = {
+            "regex": regex,
+            "choices": choices,
+            "json_schema": json_schema,
+            "allowed": allowed,
+            "banned": banned,
+        }
+        fields = {"suffix": suffix, **named, "seed": seed, "stop": stop, "n": n, **constraint, "min_length": min_length}
+        fields |= {"stream_options": options, **extra}
         if not resume:
             return Stream(self._complete(self._open_stream, prompt, model, fields))
         stopped = LinkedEvent(self._transport.closed)
@@ -520,7 +556,7 @@ class Client:
     def _completion(self, prompt: Prompt, model: str | None, fields: dict[str, Any]) -> dict[str, Any]:
         if "stream" in fields:
             raise InvalidArgument("stream is not an argument: call client.stream(...) or client.generate(...)")
-        return self._body(model, {"prompt": prompt, **fields}, COMPLETION_FIELDS)
+        return self._body(model, with_structured_outputs({"prompt": prompt, **fields}), COMPLETION_FIELDS)
 
     def _body(self, model: str | None, fields: dict[str, Any], allowed: frozenset[str]) -> dict[str, Any]:
         """Build a request body; without a model it is the default, unless a resume token implies one."""

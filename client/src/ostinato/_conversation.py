@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ostinato._errors import InvalidArgument, UnexpectedResponse
 from ostinato._files import write_whole
 from ostinato._results import required, shortened
+from ostinato._structured import as_json_schema
 
 if TYPE_CHECKING:
     from ostinato._client import Client
@@ -55,6 +56,9 @@ class Conversation:
     ) -> None:
         """Start or continue a conversation; see `Client.conversation`."""
         self._client, self._beginning, self._model = client, prompt, model
+        if "json_schema" in options:
+            # `save` writes JSON.
+            options["json_schema"] = as_json_schema(options["json_schema"])
         self.turns, self.options = turns, options
 
     @property

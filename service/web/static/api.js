@@ -3,10 +3,10 @@
 const KEY = "ostinato-key";
 
 export class Failure extends Error {
-  constructor(message, status, code) {
+  // `status`, `code` and `param`, the field that is wrong, are those of the API's error.
+  constructor(message, status, code, param) {
     super(message);
-    this.status = status;
-    this.code = code;
+    Object.assign(this, { status, code, param });
   }
 }
 
@@ -49,7 +49,7 @@ export async function* stream(path, body, signal) {
         const data = event.replace(/^data: /, "");
         if (data === "[DONE]") return;
         const chunk = JSON.parse(data);
-        if (chunk.error) throw new Failure(chunk.error.message, 0, chunk.error.code);
+        if (chunk.error) throw new Failure(chunk.error.message, 0, chunk.error.code, chunk.error.param);
         yield chunk;
       }
     }
@@ -65,7 +65,7 @@ async function send(path, init) {
   if (response.ok) return response;
   const body = await response.json().catch(() => ({}));
   const message = body.error?.message ?? `The server returned ${response.status} ${response.statusText}.`;
-  throw new Failure(message, response.status, body.error?.code);
+  throw new Failure(message, response.status, body.error?.code, body.error?.param);
 }
 
 async function lost(promise, signal) {

@@ -1,25 +1,29 @@
 // One generated text: its model and sampling parameters, its tokens as they arrive, and branching.
 
-import { indexByKey } from "./dom.js";
-import { FIELDS, requestFields } from "./fields.js";
+import { branchBody } from "./branching.js";
+import { indexByKey, labelled } from "./dom.js";
+import { requestFields } from "./fields.js";
+import { Form } from "./form.js";
 import { toHash } from "./link.js";
 import { ModelChoice } from "./models.js";
 import { setTokenText } from "./format.js";
 import { showToken } from "./token.js";
 
 const ALTERNATIVES = 5;
-const FINISH_REASONS = { length: "length (Max tokens)", stop: "stop (EOS token or stop string)" };
+const FINISH_REASONS = { length: "length (Max tokens)", stop: "stop (EOS token, stop string or complete match)" };
 
 export class Column {
   #tokens = [];
   // Requests that generated the text: each continues after `count` tokens, with the seed of its response.
   #origins = [];
   #choice;
-  #inputs = {};
+  #form;
   #output;
   #statistics;
   #inspectorLink;
   #prompt = "";
+  // Model and field of the prompt, for branches.
+  #generated;
   #on;
 
   // `values` are those of the fields by name, and `model`; `on` has the callbacks `changed` and `branch`.
@@ -30,18 +34,17 @@ export class Column {
     this.#output = this.element.querySelector(".output");
     [this.#statistics, this.#inspectorLink] = this.element.querySelector(".statistics").children;
     this.#output.setAttribute("aria-label", `Completion ${number + 1}`);
-    const fields = this.element.querySelector(".fields");
+    const [sampling, constraints] = this.element.querySelectorAll("details");
+    const fields = sampling.querySelector(".fields");
     this.#choice = new ModelChoice(this.#select(fields, "model", "Model"), this.#select(fields, "version", "Version"), on.changed);
-    for (const field of FIELDS) this.#inputs[field.name] = this.#field(fields, field, values[field.name] ?? field.value);
+    this.#form = new Form(number, sampling, constraints, values, on.changed);
     this.showModels(models, values.model);
     this.#output.addEventListener("click", (event) => this.#open(event.target.closest(".token")));
     this.#output.addEventListener("keydown", (event) => this.#move(event));
   }
 
   get values() {
-    const values = { model: this.#choice.reference };
-    for (const { name } of FIELDS) values[name] = this.#inputs[name].value;
-    return values;
+    return { model: this.#choice.reference, ...this.#form.values };
   }
 
   get direction() {
@@ -64,22 +67,41 @@ export class Column {
   async generate(prompt, signal, stream) {
     this.#show([]);
     this.#prompt = prompt;
-    this.#origins = [{ count: 0, body: { model: this.#choice.reference, [this.#promptField]: prompt } }];
-    await this.#readStream(signal, stream);
+    const { model, promptField } = (this.#generated = { model: this.#choice.reference, promptField: this.#promptField });
+    this.#origins = [{ count: 0, body: { model, [promptField]: prompt } }];
+    await this.#explained(() => this.#readStream(signal, stream));
   }
 
   // Continues after the tokens before `position` and another token there, from the state at that position.
-  async branch(position, token, signal, { post, stream }) {
+  async branch(position, token, signal, requests) {
+    await this.#explained(() => this.#branch(position, token, signal, requests));
+  }
+
+  async #branch(position, token, signal, { post, stream }) {
     const origins = this.#origins.filter(({ count }) => count <= position);
-    const { count, body, seed, fields } = origins.at(-1);
-    const before = await post("v1/completions", {
-      ...fields, ...body, seed, max_tokens: position - count, stop: undefined, logprobs: undefined, return_state: true,
-    }, signal);
+    const texts = this.#tokens.slice(origins.at(-1).count, position).map(({ text }) => text);
+    const send = (path, fields) => post(path, fields, signal);
+    const body = await branchBody(origins.at(-1), texts, token, requestFields(this.values), this.#generated, send);
     this.#show([...this.#tokens.slice(0, position), { ...token, branched: true }]);
-    this.#origins = [...origins, {
-      count: position + 1, body: { state: before.choices[0].state, [this.#promptField]: token.text, ...(token.same ? newSeed() : {}) },
-    }];
+    if (body === null) {
+      this.#origins = origins;
+      this.#statistics.textContent = "The branch completes the match.";
+      this.#linkInspector();
+      return;
+    }
+    this.#origins = [...origins, { count: position + 1, body }];
     await this.#readStream(signal, stream);
+  }
+
+  // Does something that sends requests, and shows an error beside the field that it is about.
+  async #explained(work) {
+    this.#form.clearErrors();
+    try {
+      await work();
+    } catch (error) {
+      this.#form.showError(error);
+      throw error;
+    }
   }
 
   #show(tokens) {
@@ -171,43 +193,6 @@ export class Column {
     parent.append(label);
     return control;
   }
-
-  #field(parent, { name, label: text, kind, min, max, step, help }, value) {
-    const id = `${name}-${this.number}`;
-    const { label, control } = labelled("input", id, text);
-    Object.assign(control, { type: kind, min, max, step, value });
-    const described = document.createElement("span");
-    described.id = `${id}-help`;
-    described.className = "help";
-    described.textContent = help;
-    control.setAttribute("aria-describedby", described.id);
-    const shown = document.createElement("output");
-    shown.htmlFor = id;
-    const show = () => { shown.textContent = kind === "range" ? control.value : ""; };
-    control.addEventListener("input", () => { show(); this.#on.changed(); });
-    show();
-    label.append(shown, control);
-    const field = document.createElement("div");
-    field.append(label, described);
-    parent.append(field);
-    return control;
-  }
-}
-
-function labelled(tag, id, text) {
-  const label = document.createElement("label");
-  const name = document.createElement("span");
-  name.textContent = text;
-  const control = document.createElement(tag);
-  control.id = id;
-  label.htmlFor = id;
-  label.append(name);
-  return { label, control };
-}
-
-// With the seed of the resume token the same token would be followed by the same text.
-function newSeed() {
-  return { seed: Math.floor(Math.random() * Number.MAX_SAFE_INTEGER) };
 }
 
 // The tokens of a chunk, in order of generation.

@@ -36,6 +36,18 @@ export function fill(select, options, chosen) {
   select.replaceChildren(...options.map(([value, text]) => new Option(text, value, false, value === chosen)));
 }
 
+// A label with a control of this tag and id, which is not in it yet.
+export function labelled(tag, id, text) {
+  const label = document.createElement("label");
+  const name = document.createElement("span");
+  name.textContent = text;
+  const control = document.createElement(tag);
+  control.id = id;
+  label.htmlFor = id;
+  label.append(name);
+  return { label, control };
+}
+
 // The index that a key leads to in a list of `count` items; undefined if it leads nowhere.
 export function indexByKey(key, index, count) {
   const next = { ArrowLeft: index - 1, ArrowRight: index + 1, Home: 0, End: count - 1 }[key];

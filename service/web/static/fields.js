@@ -1,6 +1,6 @@
-// Sampling parameters: name in the API, label, limits, default and help text.
+// Sampling parameters and structured outputs: name in the API, label, limits, default and help text.
 
-export const FIELDS = [
+export const SAMPLING_FIELDS = [
   {
     name: "temperature", label: "Temperature", kind: "range", min: 0, max: 2, step: 0.05, value: 0.8,
     help: "0: greedy decoding. 1: the model's own distribution. Higher: more random.",
@@ -43,14 +43,64 @@ export const FIELDS = [
   },
 ];
 
-// The fields of a request, without empty ones.
+// What a completion must match. `pattern` selects one of the three fields that name it; only this one is shown and
+// sent. Fields with `isMember` are members of the API's structured_outputs.
+export const CONSTRAINT_FIELDS = [
+  {
+    name: "pattern", label: "Pattern", kind: "select", value: "",
+    options: [["", "None"], ["regex", "Regular expression"], ["choice", "One of several texts"], ["json", "JSON Schema"]],
+    help: "What the completion matches, from its first character to its last.",
+  },
+  {
+    name: "regex", label: "Regular expression", kind: "regex", value: "", pattern: "regex", isMember: true,
+    help: "For example [A-Z][a-z]+ of [A-Z][a-z]+\\. No anchors, look-around or backreferences. \\n is a line feed.",
+  },
+  {
+    name: "choice", label: "Texts", kind: "lines", rows: 4, value: "", pattern: "choice", isMember: true,
+    help: "One per line. \\n is a line feed.",
+  },
+  {
+    name: "json", label: "JSON Schema", kind: "json", rows: 6, value: "", pattern: "json", isMember: true,
+    help: "For example {\"type\": \"array\", \"items\": {\"type\": \"integer\"}}. The model's vocabulary must have its characters.",
+  },
+  {
+    name: "allowed_characters", label: "Allowed characters", kind: "text", value: "", isMember: true,
+    help: "The completion has no others. Empty: all. \\n is a line feed.",
+  },
+  {
+    name: "banned_characters", label: "Banned characters", kind: "text", value: "", isMember: true,
+    help: "The completion has none of them. \\n is a line feed.",
+  },
+  {
+    name: "min_length", label: "Min length", kind: "number", min: 0, max: 10000, step: 1, value: "",
+    help: "Minimum number of characters.",
+  },
+];
+
+// The constraint fields that apply to a request, in their order.
+export function constraintsOf(values) {
+  return CONSTRAINT_FIELDS.filter(({ name, pattern }) => name !== "pattern" && (pattern ? pattern === values.pattern : values[name]));
+}
+
+// The fields of a request, without empty ones, except a pattern's: the server explains what it lacks.
 export function requestFields(values) {
   const fields = {};
-  for (const { name, kind } of FIELDS) {
-    const value = values[name];
-    if (value === "" || value === undefined) continue;
-    if (kind === "text") fields[name] = value.replaceAll("\\n", "\n");
-    else fields[name] = Number(value);
+  const members = {};
+  for (const { name, kind } of SAMPLING_FIELDS) {
+    if (values[name] !== "" && values[name] !== undefined) fields[name] = parsed(kind, values[name]);
   }
-  return fields;
+  for (const { name, kind, isMember } of constraintsOf(values)) {
+    (isMember ? members : fields)[name] = parsed(kind, values[name]);
+  }
+  return Object.keys(members).length ? { ...fields, structured_outputs: members } : fields;
+}
+
+function parsed(kind, value) {
+  if (kind === "regex" || kind === "json") return value;
+  if (kind === "lines") return value.split("\n").filter((line) => line).map(unescaped);
+  return kind === "text" ? unescaped(value) : Number(value);
+}
+
+function unescaped(text) {
+  return text.replaceAll("\\n", "\n");
 }

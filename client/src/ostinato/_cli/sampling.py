@@ -1,11 +1,15 @@
-"""Sampling parameters of the API as command-line options. Leaves their limits to the server."""
+"""Sampling parameters and structured outputs as command-line options. Leaves their limits to the server."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any, Callable, TypeVar
 
 import click
+
+from ostinato._cli.errors import Failure
+from ostinato._cli.inputs import from_file
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -21,7 +25,12 @@ _FIELDS: tuple[tuple[str, type, str], ...] = (
     ("--frequency-penalty", float, "Subtract this from a token's logit each time it has been generated."),
     ("--repetition-penalty", float, "Above 1: make tokens of the prompt and of the output less probable; 1 is off."),
 )
-NAMES = (*(option[2:].replace("-", "_") for option, _, _ in _FIELDS), "stop", "ignore_eos")
+# Options of patterns, by the client's argument; a completion has one pattern.
+_PATTERNS = {"regex": "--regex", "choices": "--choice", "json_schema": "--json-schema"}
+NAMES = (
+    *(option[2:].replace("-", "_") for option, _, _ in _FIELDS), "stop", "ignore_eos", *_PATTERNS, "allowed", "banned",
+    "min_length",
+)  # fmt: skip
 # Fields that have an option of their own, so `--field` refuses them.
 _OWN = {
     *NAMES, "model", "prompt", "suffix", "stream", "stream_options", "n", "echo", "logprobs", "state", "return_state",
@@ -35,6 +44,19 @@ def sampling_options(command: Decorated) -> Decorated:
             "--stop", multiple=True, metavar="TEXT", help="Stop string: generation stops before it. Repeatable."
         ),
         click.option("--ignore-eos", is_flag=True, default=None, help="Never sample the end token (EOS)."),
+        click.option("--regex", metavar="REGEX", help="Regular expression that the whole completion matches."),
+        click.option(
+            "--choice", "choices", multiple=True, metavar="TEXT", help="The completion is one of these. Repeatable."
+        ),
+        click.option(
+            "--json-schema",
+            type=_schema,
+            metavar="FILE|JSON",
+            help="The completion is JSON that is valid against this JSON Schema.",
+        ),
+        click.option("--allowed", metavar="CHARACTERS", help="The completion has no other characters."),
+        click.option("--banned", metavar="CHARACTERS", help="The completion has none of these characters."),
+        click.option("--min-length", type=int, metavar="N", help="Minimum number of characters of the completion."),
         click.option(
             "--field",
             "fields",
@@ -51,8 +73,15 @@ def sampling_options(command: Decorated) -> Decorated:
 
 
 def given_fields(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields that are set, by the API's names."""
-    options = {**options, "stop": list(options["stop"]) or None}
+    """Return the options that are set, as arguments of the client.
+
+    Raises:
+        click.UsageError: there are several patterns.
+    """
+    options = {**options, **{name: list(options[name]) or None for name in ("stop", "choices")}}
+    patterns = [option for name, option in _PATTERNS.items() if options[name] is not None]
+    if len(patterns) > 1:
+        raise click.UsageError(f"{patterns[0]} and {patterns[1]} exclude each other: a completion has one pattern")
     further = dict(options.pop("fields"))
     fields = {name: value for name, value in options.items() if value is not None}
     return {**fields, "extra_body": further} if further else fields
@@ -67,6 +96,15 @@ def _field(argument: str) -> tuple[str, Any]:
         return name, json.loads(value)
     except ValueError:
         raise click.BadParameter(f"{argument!r} is not NAME=JSON") from None
+
+
+def _schema(argument: str) -> Any:
+    """Parse a JSON Schema, given directly or as the name of a file; raise Failure if it is not JSON."""
+    is_json = argument.lstrip().startswith("{")
+    try:
+        return json.loads(argument if is_json else from_file(Path(argument)))
+    except ValueError as error:
+        raise Failure(f"{'--json-schema' if is_json else argument} is not JSON: {error}") from error
 
 
 def _metavar(kind: type) -> str:

@@ -215,12 +215,17 @@ def _unescaped(line: str) -> str:
 def _value(name: str, text: str) -> Any:
     if not text:
         return None
+    if name == "regex":
+        return text  # has escapes of its own
+    if name in ("allowed", "banned"):
+        return _unescaped(text)
     try:
         return json.loads(text)
     except ValueError:
         if name == "stop":
             return _unescaped(text)
-        raise Failure(f"{name} can't be {text!r}: pass a number, or nothing for the server's default") from None
+        kind = "JSON" if name in ("choices", "json_schema") else "a number"
+        raise Failure(f"{name} can't be {text!r}: pass {kind}, or nothing for the server's default") from None
 
 
 def _path(name: str, command: str) -> Path:

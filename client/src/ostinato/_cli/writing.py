@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ostinato import InvalidArgument
 from ostinato._cli.errors import Failure, reason
+from ostinato._structured import PATTERNS
 
 if TYPE_CHECKING:
     from ostinato import Client, Conversation, Stream, Turn
@@ -94,7 +95,10 @@ class Writing:
         self.current = name
 
     def set(self, name: str, value: Any) -> None:
-        """Set an option of the branch; None: the server's default. A new model prefills the whole text."""
+        """Set an option of the branch; None: the server's default.
+
+        A new model prefills the whole text. A pattern replaces the one before.
+        """
         if name == "model":
             self.conversation.model = str(value)
             undone = self._undone.get(self.current, [])
@@ -102,6 +106,8 @@ class Writing:
         elif value is None:
             self.conversation.options.pop(name, None)
         else:
+            for other in PATTERNS if name in PATTERNS else ():
+                self.conversation.options.pop(other, None)
             self.conversation.options[name] = value
 
     def save(self, path: Path) -> None:

@@ -69,6 +69,44 @@ def test_options_are_sent_as_the_apis_fields(ostinato, server):
     }
 
 
+def test_options_of_structured_outputs_are_sent_as_one_field(ostinato, server, tmp_path):
+    """A JSON Schema may be a file, and keeps the order of its properties."""
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"type": "object", "properties": {"z": {}, "a": {}}}')
+    for given, outputs in (
+        (("--regex", r"[a-z]+\n"), {"regex": r"[a-z]+\n"}),
+        (("--choice", "yes", "--choice", "no, \n"), {"choice": ["yes", "no, \n"]}),
+        (("--json-schema", ' {"type": "null"}'), {"json": {"type": "null"}}),
+        (("--json-schema", str(schema)), {"json": {"type": "object", "properties": {"z": {}, "a": {}}}}),
+        (("--allowed", "ab", "--banned", "b"), {"allowed_characters": "ab", "banned_characters": "b"}),
+    ):
+        server.script = [stream(WHOLE)]
+        shown = ostinato(*GENERATE, *given, "--min-length", "5")
+        assert shown.exit_code == 0, shown.stderr
+        assert asked(server) == {"prompt": "Once", "structured_outputs": outputs, "min_length": 5}
+        assert json.dumps(asked(server)["structured_outputs"]) == json.dumps(outputs)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (("--regex", "a", "--choice", "b"), "--regex and --choice exclude each other: a completion has one pattern"),
+        (("--choice", "b", "--json-schema", "{}"), "--choice and --json-schema exclude each other"),
+        (("--json-schema", "{'type': 1}"), "--json-schema is not JSON: Expecting property name"),
+        (("--json-schema", "/nope/x"), "cannot read /nope/x: No such file"),
+        (("--json-schema", __file__), f"{__file__} is not JSON"),
+        (("--regex", "a", "--field", "structured_outputs={}"), "regex and structured_outputs exclude each other"),
+        (("--field", "min_length=3"), "has an option of its own"),
+    ],
+    ids=str,
+)
+def test_wrong_patterns_are_rejected_before_sending(ostinato, server, given, words):
+    """Several of them, or a JSON Schema that is none; the error names the options."""
+    shown = ostinato(*GENERATE, *given)
+    assert (shown.exit_code, server.requests) == (2, [])
+    assert words in shown.stderr
+
+
 def test_the_model_can_come_from_the_environment(ostinato, server, monkeypatch):
     """`--model` takes precedence; without either it is the server's first model."""
     monkeypatch.setenv("OSTINATO_MODEL", "theirs")

@@ -143,6 +143,7 @@ def test_branches_are_independent(write, server):
         ("/branch a/b", "is not a branch name"),
         ("/set tempirature 1", "unknown option 'tempirature'"),
         ("/set temperature warm", "pass a number"),
+        ("/set choices yes, no", "pass JSON"),
         ("/set model", "a model is required"),
         ("/save", "a file is required"),
         ("/save /nope/x", "cannot write /nope/x"),
@@ -166,6 +167,19 @@ def test_set_lists_sets_and_resets_options(write, server):
     assert server.bodies[0]["temperature"] == 0.7
     assert server.bodies[0]["stop"] == "\n"
     assert not {"temperature", "stop"} & set(server.bodies[1])
+
+
+def test_set_replaces_one_pattern_by_another(write, server, tmp_path):
+    """A regular expression is taken as it is; so are digits. The file keeps the pattern."""
+    server.script = [turn("a"), turn("b")]
+    given = ("--regex", "x", "--file", str(tmp_path / "story.json"))
+    write("/set regex [0-9]", "/set banned 7\\n", "/set min-length 3", "", given=given)
+    write("", given=("--choice", "yes", *given[2:]))
+    assert [body["structured_outputs"] for body in server.bodies] == [
+        {"regex": "[0-9]", "banned_characters": "7\n"},
+        {"choice": ["yes"], "banned_characters": "7\n"},
+    ]
+    assert server.bodies[0]["min_length"] == 3
 
 
 def test_after_a_change_of_model_the_whole_text_is_sent(write, server):

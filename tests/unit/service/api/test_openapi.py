@@ -59,8 +59,10 @@ def test_every_group_has_operations_and_every_title_is_unique():
 def test_every_body_has_an_example_that_validates_against_its_schema(name):
     """Of requests, responses and errors."""
     media = BODIES[name]
-    assert "example" in media
-    validate(media["example"], media["schema"])
+    values = [each["value"] for each in media.get("examples", {"": {"value": media.get("example")}}).values()]
+    assert None not in values
+    for value in values:
+        validate(value, media["schema"])
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -76,9 +78,17 @@ def test_every_required_parameter_has_an_example(name):
 @pytest.mark.parametrize("endpoint", [endpoint for endpoint in ENDPOINTS if endpoint.request], ids=lambda e: e.path)
 def test_every_example_request_is_accepted(endpoint):
     """With the default limits; it has no unknown fields, which would be ignored."""
-    example = examples.REQUESTS[endpoint.path]
-    parse(endpoint.request, json.dumps(example).encode(), Limits())
-    assert example.keys() <= endpoint.request.model_fields.keys()
+    for example in (examples.REQUESTS[endpoint.path], *examples.FURTHER_REQUESTS.get(endpoint.path, {}).values()):
+        parse(endpoint.request, json.dumps(example).encode(), Limits())
+        assert example.keys() <= endpoint.request.model_fields.keys()
+
+
+def test_the_reference_has_an_example_of_structured_outputs():
+    """Below the one that continues a prompt."""
+    shown = BODIES["POST /v1/completions application/json"]["examples"]
+    assert list(shown) == ["Continue a prompt", "Match a regular expression"]
+    assert shown["Continue a prompt"]["value"] == examples.REQUESTS["/v1/completions"]
+    assert "regex" in shown["Match a regular expression"]["value"]["structured_outputs"]
 
 
 def test_every_example_error_has_the_status_that_it_is_shown_for():

@@ -1,0 +1,59 @@
+// Where a branch begins: after the tokens before a position, and a token there.
+
+import { Failure } from "./api.js";
+import { visible } from "./format.js";
+
+// A bias that makes a token the most probable one, if the pattern allows it.
+const LARGE = 100;
+
+// Returns the body of the request that generates a branch, without sampling parameters; null if the token completes the
+// match, so that nothing can follow.
+//
+// `origin` is the request that generated the tokens with these `texts`, which `token` follows; `fields` are those of the
+// request to come. `model` and `promptField` are those of the text.
+export async function branchBody(origin, texts, token, fields, { model, promptField }, post) {
+  const pattern = constraint(origin.fields);
+  const seed = token.same ? { seed: newSeed() } : {};
+  const replay = (replayed) => replayTokens(origin, replayed, pattern && promptField, post);
+  if (!pattern || pattern !== constraint(fields)) return { state: (await replay(texts)).state, [promptField]: token.text, ...seed };
+  // With a prompt after the resume token another match would begin: the token is generated instead.
+  const choice = token.same
+    ? await replay([...texts, token.text])
+    : await generateToken(token.text, { ...origin.fields, state: (await replay(texts)).state }, model, post);
+  return choice.finish_reason === "stop" ? null : { state: choice.state, ...seed };
+}
+
+// Generates tokens again, to get the resume token after them. With a pattern, checks that they are the same: the last ones
+// before Max tokens were restricted to those that complete the match.
+async function replayTokens({ body, seed, fields }, texts, checked, post) {
+  const [choice] = (await post("v1/completions", {
+    ...fields, ...body, seed, max_tokens: texts.length, stop: undefined, logprobs: checked ? 0 : undefined, return_state: true,
+    complete_within_max_tokens: false,
+  })).choices;
+  const tokens = [...(choice.logprobs?.tokens ?? [])];
+  if (checked === "suffix") tokens.reverse();
+  if (checked && tokens.join("\0") !== texts.join("\0")) {
+    throw new Failure("There is no branch here: Max tokens restricted the text before. Raise it, and generate the text again.");
+  }
+  return choice;
+}
+
+async function generateToken(text, fields, model, post) {
+  const { tokens: [id] } = await post("tokenize", { model, prompt: text });
+  const [choice] = (await post("v1/completions", {
+    ...fields, seed: undefined, max_tokens: 1, temperature: 0, logit_bias: { [id]: LARGE }, stop: undefined, logprobs: 0,
+    return_state: true, complete_within_max_tokens: false,
+  })).choices;
+  if (choice.logprobs.tokens[0] !== text) throw new Failure(`The pattern does not allow ${visible(text)} here.`);
+  return choice;
+}
+
+// What the fields of a request say about a match; "" if nothing.
+function constraint({ structured_outputs, min_length }) {
+  return structured_outputs || min_length ? JSON.stringify({ structured_outputs, min_length }) : "";
+}
+
+// With the seed of the resume token the same token would be followed by the same text.
+function newSeed() {
+  return Math.floor(Math.random() * Number.MAX_SAFE_INTEGER);
+}

@@ -1,0 +1,117 @@
+// The form of a column: a control for each field, and errors beside the fields that they are about.
+
+import { fill, labelled } from "./dom.js";
+import { CONSTRAINT_FIELDS, SAMPLING_FIELDS, constraintsOf } from "./fields.js";
+
+const FIELDS = [...SAMPLING_FIELDS, ...CONSTRAINT_FIELDS];
+const TAGS = { select: "select", json: "textarea", lines: "textarea" };
+
+export class Form {
+  #fields = {};
+  #constraints;
+  #changed;
+
+  // `sampling` and `constraints` are the <details> of the two groups of fields; `changed` is called after each change.
+  constructor(number, sampling, constraints, values, changed) {
+    this.#constraints = constraints;
+    this.#changed = changed;
+    for (const [fields, details] of [[SAMPLING_FIELDS, sampling], [CONSTRAINT_FIELDS, constraints]]) {
+      for (const field of fields) {
+        this.#fields[field.name] = new Field(field, `${field.name}-${number}`, values[field.name] ?? field.value, () => this.#update());
+        details.querySelector(".fields").append(this.#fields[field.name].element);
+      }
+    }
+    this.#showConstraints();
+    constraints.open = constraintsOf(this.values).length > 0;
+  }
+
+  get values() {
+    return Object.fromEntries(Object.entries(this.#fields).map(([name, field]) => [name, field.value]));
+  }
+
+  // Shows the error of a request beside the field that it is about, if it is about one.
+  showError({ message, param }) {
+    const member = /^structured_outputs\.(\w+)/.exec(message)?.[1];
+    const [constraint] = constraintsOf(this.values).filter(({ isMember }) => isMember);
+    const name = param === "structured_outputs" ? member ?? constraint?.name : param;
+    const field = this.#fields[name];
+    if (!field) return;
+    field.showError(message);
+    field.element.closest("details").open = true;
+  }
+
+  clearErrors() {
+    Object.values(this.#fields).forEach((field) => field.showError(""));
+  }
+
+  #update() {
+    this.#showConstraints();
+    this.#changed();
+  }
+
+  // Shows the field of the selected pattern, and in the title of the group what applies.
+  #showConstraints() {
+    const { values } = this;
+    for (const { name, pattern } of FIELDS) this.#fields[name].element.hidden = Boolean(pattern) && pattern !== values.pattern;
+    const labels = constraintsOf(values).map(({ label }) => label);
+    this.#constraints.querySelector("summary span").textContent = labels.length ? `: ${labels.join(", ")}` : "";
+  }
+}
+
+class Field {
+  #control;
+  #error;
+  // The value of a slider.
+  #shown;
+  #isRange;
+
+  constructor(field, id, value, changed) {
+    this.element = document.createElement("div");
+    if (field.pattern || field.kind === "select") this.element.className = "wide";
+    const { label, control } = labelled(TAGS[field.kind] ?? "input", id, field.label);
+    configure(control, field, value);
+    this.#control = control;
+    this.#isRange = field.kind === "range";
+    this.#shown = document.createElement("output");
+    this.#shown.htmlFor = id;
+    this.#error = textBelow("error", `${id}-error`, "");
+    control.setAttribute("aria-describedby", `${id}-error ${id}-help`);
+    control.addEventListener("input", () => {
+      this.#show();
+      this.showError("");
+      changed();
+    });
+    label.append(this.#shown, control);
+    this.element.append(label, this.#error, textBelow("help", `${id}-help`, field.help));
+    this.#show();
+  }
+
+  get value() {
+    return this.#control.value;
+  }
+
+  // Shows an error below the control; an empty one removes it.
+  showError(message) {
+    this.#error.textContent = message;
+    this.#error.hidden = !message;
+    if (message) this.#control.setAttribute("aria-invalid", "true");
+    else this.#control.removeAttribute("aria-invalid");
+  }
+
+  #show() {
+    this.#shown.textContent = this.#isRange ? this.#control.value : "";
+  }
+}
+
+function configure(control, { kind, options, rows, min, max, step }, value) {
+  if (kind === "select") return fill(control, options, value);
+  const own = TAGS[kind] ? { rows } : { type: kind === "regex" ? "text" : kind, min, max, step };
+  const className = kind === "regex" || kind === "json" ? "code" : "";
+  return Object.assign(control, { ...own, className, value, spellcheck: false, autocapitalize: "off" });
+}
+
+function textBelow(className, id, text) {
+  const element = document.createElement("span");
+  Object.assign(element, { className, id, textContent: text, hidden: !text });
+  return element;
+}
