@@ -52,7 +52,7 @@ class Pattern:
             "json_object": lambda: ANY_OBJECT,
             "allowed_characters": lambda: f"[{_literal(source)}]*",
             "banned_characters": lambda: f"[^{_literal(source)}]*",
-            "min_length": lambda: f"(?s:.){{{source},}}",
+            "min_length": lambda: f"[^\\x00]{{{source},}}",
         }
         return regexes[self.kind]()
 

@@ -16,6 +16,7 @@ CHARACTERS = ("", "", "", "a", "b", "c", "é", "-")
 END = 2
 PATTERNS = [
     "a", "abc", "a|ab|abc", "(a|ab)(c|bcb)", "a*", "a+b?c{2,3}", "[ab]*c", "[^a]+", ".*b.", "(?:ab|ba)+", "a??b*?c+?",
+    r"(?s)a.b", "[]a]+", "[^]a]+", r"[\]a-c-]{2}", r"\\|\[|a\[?b",
     "é+a", "[a-cé]{3}", "(a(b(c)?)?)?-", "(?i)ABC|-", r"\w+", r"\W|a", "(a|b)*a(a|b){3}",
 ]  # fmt: skip
 
@@ -64,6 +65,22 @@ def test_every_row_reaches_a_match_in_its_distance_and_not_before(pattern):
         following = distances[row[is_allowed]]
         is_match = automaton.table[number, END] != FORBIDDEN
         assert distances[number] == (0 if is_match else following.min() + 1)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "same"),
+    [
+        ("[[:alpha:]é]+", "[a-cé]+"),
+        (r"[a-c&&[^b]]+", "[ac]+"),
+        ("(?x) a  # the first\n [ b c ]", "a[bc]"),
+        (r"\p{L}{2}", "[a-cé]{2}"),
+        (r"\P{L}", "-"),
+        (r"[\P{L}b]+", "[-b]+"),
+    ],
+)
+def test_the_syntax_of_rust_that_python_lacks(pattern, same):
+    """The automata are equal."""
+    assert compiled(pattern).digest == compiled(same).digest
 
 
 def test_all_regexes_must_match():
