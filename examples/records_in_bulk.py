@@ -18,13 +18,8 @@ MAX_CHOICES = 5000  # per request
 
 def records(client: ostinato.Client, options: argparse.Namespace) -> Iterator[str]:
     """Yield distinct records; each request has another seed."""
-    fields = {"max_tokens": 100, "stop": "\n", "unique": True, "not_in_training": options.new}
-    fields |= {
-        "model": options.model,
-        "temperature": options.temperature,
-        "n": min(MAX_CHOICES, max(64, options.count)),
-    }
-    fields["structured_outputs"] = {"regex": options.regex} if options.regex else None
+    fields = {"model": options.model, "n": min(MAX_CHOICES, max(64, options.count)), "temperature": options.temperature}
+    fields |= {"max_tokens": 100, "stop": "\n", "unique": True, "not_in_training": options.new, "regex": options.regex}
     known: set[str] = set()
     for seed in itertools.count(options.seed):
         choices = client.generate(seed=seed, **fields).choices
