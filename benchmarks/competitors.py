@@ -16,7 +16,7 @@ from benchmarks.fixture_model import NEW_TOKENS, PROMPT_LENGTH, UNITS
 from benchmarks.in_process import EMBEDDING
 from benchmarks.nanogpt import NANOGPT_CONTEXT, kv_cache_bytes
 from benchmarks.report import Comparison, each_round, print_heading, print_table, spread, write_results
-from benchmarks.systems import FLOAT32, Alternative, Measurement, start_systems
+from benchmarks.systems import FLOAT32, Alternative, Measurement, Workload, start_systems
 
 STREAMS = (1, 8, 64)
 # By number of streams and system: one measurement per round.
@@ -34,12 +34,16 @@ def main() -> None:
         "--quick", action="store_true", help="one round of short measurements; settings are chosen at 8 streams"
     )
     parser.add_argument("--rounds", type=int, help="number of rounds (default: 3; quick: 1)")
+    parser.add_argument("--streams", type=int, nargs="+", default=STREAMS, help="default: 1 8 64")
+    parser.add_argument("--prompt", type=int, default=PROMPT_LENGTH, help="prompt tokens (default: %(default)s)")
+    parser.add_argument("--tokens", type=int, default=NEW_TOKENS, help="completion tokens (default: %(default)s)")
     options = parser.parse_args()
     rounds, seconds = options.rounds or (1 if options.quick else 3), 0.5 if options.quick else 2.0
     started = time.time()
-    results = measure(rounds, seconds, choose_at=STREAMS[1:2] if options.quick else STREAMS)
+    workload = Workload(options.prompt, options.tokens, max(options.streams))
+    results = measure(workload, options.streams, rounds, seconds, choose_at=(8,) if options.quick else options.streams)
     sizes = f"LSTM of {UNITS} units, embedding {EMBEDDING}; llama.cpp: a model of nanoGPT's shape"
-    print_heading(f"{sizes}; {PROMPT_LENGTH} prompt tokens and {NEW_TOKENS} completion tokens per request", rounds)
+    print_heading(f"{sizes}; {options.prompt} prompt tokens and {options.tokens} completion tokens per request", rounds)
     columns = "streams", "system", "setting", "tokens/s", "Ostinato, float32, over it", "first token, p50 ms", "p99 ms"
     print_table((*columns, "CPU µs per token", "over Ostinato's", "memory, MB"), list(speed_rows(results)))
     print()
@@ -50,23 +54,27 @@ def main() -> None:
     write_results("competitors-", started, results=rows)
 
 
-def measure(rounds: int, seconds: float, choose_at: Sequence[int] = STREAMS) -> Results:
+def measure(
+    workload: Workload, all_streams: Sequence[int], rounds: int, seconds: float, choose_at: Sequence[int]
+) -> Results:
     """Measure every system at each number of streams, in turn, with the best of its settings.
 
     Args:
+        workload: The requests.
+        all_streams: Numbers of requests at a time.
         rounds: Number of rounds.
         seconds: Length of a measurement.
         choose_at: Numbers of streams at which the settings are chosen; the others use the nearest one's.
     """
     results: Results = {}
-    with start_systems() as systems:
+    with start_systems(workload) as systems:
         chosen = {
             (streams, name): choose(name, alternatives, streams, seconds / 2)
             for streams in choose_at
             for name, alternatives in systems.items()
         }
         for _ in each_round(rounds):
-            for streams, name in itertools.product(STREAMS, systems):
+            for streams, name in itertools.product(all_streams, systems):
                 nearest = min(choose_at, key=lambda candidate: abs(candidate - streams))
                 measurement = chosen[nearest, name].measure(streams, seconds)
                 results.setdefault((streams, name), []).append(measurement)

@@ -10,7 +10,14 @@ CHARACTERS = "".join(map(chr, range(32, 127)))
 UNITS, EMBEDDING = 512, 64
 NAME = "bench"
 PROMPT_LENGTH, NEW_TOKENS, TEMPERATURE = 100, 200, 0.8
-PROMPT = (CHARACTERS * 2)[:PROMPT_LENGTH]
+
+
+def prompt_of(length: int) -> str:
+    """Return a prompt of a number of characters."""
+    return (CHARACTERS * (1 + length // len(CHARACTERS)))[:length]
+
+
+PROMPT = prompt_of(PROMPT_LENGTH)
 BODY = {"model": NAME, "prompt": PROMPT, "max_tokens": NEW_TOKENS, "temperature": TEMPERATURE}
 # Requests per measurement by concurrency: a few seconds.
 NUM_REQUESTS = {1: 24, 8: 96, 32: 480, 64: 1280}

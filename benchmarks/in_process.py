@@ -8,11 +8,12 @@ import argparse
 import os
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from benchmarks.fixture_model import CHARACTERS, NEW_TOKENS, PROMPT, PROMPT_LENGTH, TEMPERATURE, UNITS
+from benchmarks.fixture_model import CHARACTERS, NEW_TOKENS, PROMPT_LENGTH, TEMPERATURE, UNITS, prompt_of
 from benchmarks.measurement import serve_measurements
 from benchmarks.servers import resident_mb
 
@@ -22,6 +23,21 @@ VOCABULARY = len(CHARACTERS) + 3
 
 # Yields once per generated token of every sequence of a batch.
 Completer = Callable[[int], Iterator[None]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a process completes.
+
+    Attributes:
+        threads: Threads of an operation.
+        prompt_length: Prompt tokens of each sequence.
+        new_tokens: Completion tokens of each.
+    """
+
+    threads: int = 1
+    prompt_length: int = PROMPT_LENGTH
+    new_tokens: int = NEW_TOKENS
 
 
 def measure_completions(complete: Completer, streams: int, seconds: float) -> dict[str, Any]:
@@ -41,11 +57,11 @@ def measure_completions(complete: Completer, streams: int, seconds: float) -> di
     }  # fmt: skip
 
 
-def torch_lstm(threads: int) -> Completer:
+def torch_lstm(settings: Settings) -> Completer:
     """PyTorch's nn.LSTM."""
     import torch  # noqa: PLC0415 - each process imports one library
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(settings.threads)
     torch.manual_seed(0)
     embedding = torch.nn.Embedding(VOCABULARY, EMBEDDING)
     lstm = torch.nn.LSTM(EMBEDDING, UNITS, batch_first=True)
@@ -53,8 +69,8 @@ def torch_lstm(threads: int) -> Completer:
 
     def complete(streams: int) -> Iterator[None]:
         with torch.inference_mode():
-            token_ids, state = (torch.arange(PROMPT_LENGTH) % VOCABULARY).repeat(streams, 1), None
-            for _ in range(NEW_TOKENS):
+            token_ids, state = (torch.arange(settings.prompt_length) % VOCABULARY).repeat(streams, 1), None
+            for _ in range(settings.new_tokens):
                 hidden, state = lstm(embedding(token_ids), state)
                 probabilities = torch.softmax(output(hidden[:, -1]) / TEMPERATURE, dim=-1)
                 token_ids = torch.multinomial(probabilities, 1)
@@ -64,19 +80,19 @@ def torch_lstm(threads: int) -> Completer:
     return complete
 
 
-def onnx_lstm(threads: int) -> Completer:
+def onnx_lstm(settings: Settings) -> Completer:
     """ONNX Runtime's LSTM operator; NumPy samples."""
     import onnxruntime  # noqa: PLC0415
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = settings.threads
     session = onnxruntime.InferenceSession(onnx_model(), options, providers=["CPUExecutionProvider"])
     rng = np.random.default_rng(0)
 
     def complete(streams: int) -> Iterator[None]:
-        token_ids = np.tile(np.arange(PROMPT_LENGTH, dtype=np.int64)[:, None] % VOCABULARY, streams)
+        token_ids = np.tile(np.arange(settings.prompt_length, dtype=np.int64)[:, None] % VOCABULARY, streams)
         hidden = cell = np.zeros((1, streams, UNITS), np.float32)
-        for _ in range(NEW_TOKENS):
+        for _ in range(settings.new_tokens):
             feeds = {"token_ids": token_ids, "hidden": hidden, "cell": cell}
             logits, hidden, cell = session.run(["logits", "next_hidden", "next_cell"], feeds)
             # The largest of logits with Gumbel noise is a sample of their softmax.
@@ -130,7 +146,7 @@ def onnx_model() -> bytes:
     return helper.make_model(graph, opset_imports=[opset], ir_version=9).SerializeToString()
 
 
-def tensorflow_tutorial(threads: int) -> Completer:
+def tensorflow_tutorial(settings: Settings) -> Completer:
     """The loop of TensorFlow's tutorial on text generation: one call of a tf.function per character, with its state.
 
     As there, each call takes and returns strings, and samples in the graph. The layer is an LSTM in place of its GRU.
@@ -138,7 +154,7 @@ def tensorflow_tutorial(threads: int) -> Completer:
     import keras  # noqa: PLC0415
     import tensorflow as tf  # noqa: PLC0415
 
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_intra_op_parallelism_threads(settings.threads)
     keras.utils.set_random_seed(0)
     ids_from_chars = keras.layers.StringLookup(vocabulary=list(CHARACTERS), mask_token=None)
     chars_from_ids = keras.layers.StringLookup(vocabulary=ids_from_chars.get_vocabulary(), invert=True, mask_token=None)
@@ -155,8 +171,11 @@ def tensorflow_tutorial(threads: int) -> Completer:
         return chars_from_ids(predicted_ids), states
 
     def complete(streams: int) -> Iterator[None]:
-        characters, states = tf.constant([PROMPT] * streams), [tf.zeros([streams, UNITS])] * 2
-        for _ in range(NEW_TOKENS):
+        characters, states = (
+            tf.constant([prompt_of(settings.prompt_length)] * streams),
+            [tf.zeros([streams, UNITS])] * 2,
+        )
+        for _ in range(settings.new_tokens):
             characters, states = generate_one_step(characters, states)
             characters.numpy()
             yield
@@ -164,7 +183,7 @@ def tensorflow_tutorial(threads: int) -> Completer:
     return complete
 
 
-KINDS: dict[str, Callable[[int], Completer]] = {
+KINDS: dict[str, Callable[[Settings], Completer]] = {
     "torch": torch_lstm,
     "onnx": onnx_lstm,
     "tensorflow": tensorflow_tutorial,
@@ -176,8 +195,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--prompt", type=int, default=PROMPT_LENGTH)
+    parser.add_argument("--tokens", type=int, default=NEW_TOKENS)
     options = parser.parse_args()
-    complete = KINDS[options.kind](options.threads)
+    complete = KINDS[options.kind](Settings(options.threads, options.prompt, options.tokens))
     serve_measurements(lambda **arguments: measure_completions(complete, **arguments))
 
 

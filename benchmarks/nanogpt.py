@@ -1,4 +1,4 @@
-"""A model of nanoGPT's shape, untrained: `python -m benchmarks.nanogpt FILE TYPE` writes it as GGUF, for llama.cpp.
+"""A model of nanoGPT's shape, untrained: `python -m benchmarks.nanogpt FILE TYPE CONTEXT` writes GGUF, for llama.cpp.
 
 The shape is that of nanoGPT's `config/train_shakespeare_char.py`, except for the context: a request of the benchmark is
 longer than 256 tokens. The vocabulary is the fixture model's characters.
@@ -12,8 +12,6 @@ from benchmarks.fixture_model import CHARACTERS
 
 LAYERS, HEADS, WIDTH = 6, 6, 384
 NANOGPT_CONTEXT = 256
-# The request of the benchmark, rounded up.
-CONTEXT = 512
 BYTES_PER_VALUE = 2  # of a key or value: float16, llama.cpp's default
 # GPT-2's tokenizer writes a space as Ġ. llama.cpp expects a merge, which the prompt does not contain.
 TOKENS = [*CHARACTERS.replace(" ", "Ġ"), "th", "<|end|>"]
@@ -24,14 +22,14 @@ def kv_cache_bytes(num_tokens: int) -> int:
     return 2 * LAYERS * WIDTH * BYTES_PER_VALUE * num_tokens
 
 
-def write_gguf(path: Path, kind: str) -> None:
+def write_gguf(path: Path, kind: str, context: int) -> None:
     """Write the model with random weights; `kind` is the type of its matrices: F32, F16, BF16 or Q8_0."""
     import gguf  # noqa: PLC0415 - only this step needs the packages of requirements/competitors.txt
     import numpy as np  # noqa: PLC0415
 
     rng, writer = np.random.default_rng(0), gguf.GGUFWriter(path, "gpt2")
     matrix_type = gguf.GGMLQuantizationType[kind]
-    writer.add_context_length(CONTEXT)
+    writer.add_context_length(context)
     writer.add_embedding_length(WIDTH)
     writer.add_block_count(LAYERS)
     writer.add_feed_forward_length(4 * WIDTH)
@@ -57,7 +55,7 @@ def write_gguf(path: Path, kind: str) -> None:
         vector(f"{name}.bias", WIDTH)
 
     matrix("token_embd", len(TOKENS), WIDTH)
-    writer.add_tensor("position_embd.weight", rng.normal(scale=0.02, size=(CONTEXT, WIDTH)).astype(np.float32))
+    writer.add_tensor("position_embd.weight", rng.normal(scale=0.02, size=(context, WIDTH)).astype(np.float32))
     products = {
         "attn_qkv": (3 * WIDTH, WIDTH),
         "attn_output": (WIDTH, WIDTH),
@@ -78,7 +76,7 @@ def write_gguf(path: Path, kind: str) -> None:
     writer.close()
 
 
-def write_huggingface(directory: Path) -> None:
+def write_huggingface(directory: Path, context: int) -> None:
     """Write configuration and tokenizer for vLLM, which makes random weights itself, in bfloat16."""
     last = len(TOKENS) - 1
     config = {
@@ -87,7 +85,7 @@ def write_huggingface(directory: Path) -> None:
         "n_layer": LAYERS,
         "n_head": HEADS,
         "n_embd": WIDTH,
-        "n_positions": CONTEXT,
+        "n_positions": context,
         "vocab_size": len(TOKENS),
         "bos_token_id": last,
         "eos_token_id": last,
@@ -113,4 +111,4 @@ def write_huggingface(directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    write_gguf(Path(sys.argv[1]), sys.argv[2])
+    write_gguf(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

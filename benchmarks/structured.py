@@ -25,7 +25,7 @@ from benchmarks.load import run_load
 from benchmarks.patterns import LOG_LINES, LOG_LINES_GBNF, REGEXES, SCHEMAS
 from benchmarks.report import Comparison, each_round, print_heading, print_table, spread, write_results
 from benchmarks.servers import Servers, fixture_servers
-from benchmarks.systems import LLAMA_BODY, VENV, percentile, start_llama, write_model
+from benchmarks.systems import VENV, Workload, percentile, start_llama, write_model
 
 CONCURRENCIES = (1, 8, 64)
 PARTS = ("speed", "matches", "bomb")
@@ -77,7 +77,7 @@ def _speed(servers: Servers, port: int, rounds: int) -> list[dict[str, Any]]:
                 loads = [
                     run_load(
                         llama_port or 0,
-                        {**LLAMA_BODY, **fields},
+                        {**Workload().llama_body, **fields},
                         concurrency=number,
                         num_requests=size,
                         keep_alive=False,
@@ -98,8 +98,8 @@ def _llama(servers: Servers) -> Iterator[int | None]:
         yield None
         return
     with tempfile.TemporaryDirectory() as directory:
-        model = write_model(python, Path(directory), "F32")
-        yield start_llama(servers.stack, python, "F32", model, 2).port
+        model = write_model(python, Path(directory), "F32", Workload())
+        yield start_llama(servers.stack, python, "F32", model, 2, Workload()).port
 
 
 def _bomb(port: int, rounds: int) -> dict[str, Any]:

