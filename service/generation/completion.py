@@ -244,7 +244,8 @@ class CompletionBuilder:
     def results(self) -> list[CompletionOutput]:
         """Wait for every choice and return the best `n` of each prompt, best first; raise as `Request.events`."""
         if self._acceptances:
-            self._accepted += self
+            for delta in self:
+                self._accepted.append(delta)
             return [_output(delta) for delta in sorted(self._accepted, key=attrgetter("index"))]
         for delta in self:
             self._choices[delta.index].deltas.append(delta)

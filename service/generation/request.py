@@ -67,6 +67,8 @@ class Request:
         self._number: int | None = None
         # Of sequences that have finished.
         self._is_reproducible, self._num_cached_tokens = True, 0
+        # Those of the first submission: the prompts count once, however often they are found in the prefix cache later.
+        self._first_indexes: frozenset[int] | None = None
 
     def new_sequence(
         self,
@@ -123,6 +125,8 @@ class Request:
             sequences = {sequence.index: sequence for group in groups for sequence in group}
             # Before the first event.
             self.sequences |= sequences
+            if self._first_indexes is None:
+                self._first_indexes = frozenset(sequences)
             try:
                 self._number = self._scheduler.submit(groups, self.model.batch_limits, self._number)
             except GatewayError:
@@ -152,6 +156,8 @@ class Request:
         return self._num_cached_tokens + sum(map(self._cached_tokens_of, self.sequences.values()))
 
     def _cached_tokens_of(self, sequence: Sequence) -> int:
+        if sequence.index not in (self._first_indexes or ()):
+            return 0
         # The checkpoint's unread tokens go before each prompt, and are not part of it.
         num_unread = len(self.checkpoint.point.unread_ids) if self.checkpoint else 0
         return max(0, sequence.num_cached_tokens - num_unread)

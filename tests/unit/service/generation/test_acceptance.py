@@ -83,6 +83,18 @@ def test_a_request_takes_no_more_of_the_queue_than_its_window():
     service.scheduler.stop()
 
 
+def test_cached_tokens_are_those_of_the_prompt_once():
+    """Choices that are submitted later find the prompt in the prefix cache, each of them."""
+    service = Service(max_running=2, prefix_cache_bytes=10**6)
+    for num_cached_tokens in (0, 4):
+        builder = service.engine.complete(request(n=9, prompt="abcde"), RequestContext())
+        builder.results()
+        assert builder.request.num_cached_tokens == num_cached_tokens
+        assert builder.request.num_prompt_tokens == 5
+        builder.request.close()
+    service.scheduler.stop()
+
+
 def refuse_more(service, count):
     """Have the scheduler refuse the next `count` submissions that are not the first of their request."""
     submit, refused = service.scheduler.submit, []
