@@ -93,22 +93,23 @@ def fake_decode(inputs: Arrays, end_id: int | None = END) -> Arrays:
             states[row] = fake_step(last, states[row])
             last = int(states[row].sum() + inputs["uniforms"][row, step] * 1000 + shift) % VOCABULARY
             shift += int(inputs["frequency_penalty"][row]) if "counts" in inputs else 0
-            last, at = _fake_constraint(inputs, row, step, at, last)
+            last, at, is_complete = _fake_constraint(inputs, row, step, at, last)
             drawn[row, step], logprobs[row, step] = last, fake_logprob(last, states[row])
-            if last == end_id or at == signatures.FINAL_ROW:
+            if last == end_id or is_complete:
                 break
     return {"token_ids": drawn, "logprobs": logprobs, "state": states, **_fake_top((rows, steps))}
 
 
-def _fake_constraint(inputs: Arrays, row: int, step: int, at: int, token_id: int) -> tuple[int, int]:
-    """Return a token that the constraint of a sequence allows, in place of one, and the row after it."""
+def _fake_constraint(inputs: Arrays, row: int, step: int, at: int, token_id: int) -> tuple[int, int, bool]:
+    """Return a token that the constraint of a sequence allows, in place of one, the row after it, and if it ends."""
     if at == signatures.UNCONSTRAINED_ROW:
-        return token_id, at
+        return token_id, at, False
     entries, budget = inputs["transitions"][at], int(inputs["budget"][row])
-    left = budget - (step if budget < signatures.FORBIDDEN_DISTANCE else 0)
-    allowed = np.flatnonzero(entries < left << signatures.ROW_BITS)
+    is_limited = budget < signatures.FORBIDDEN_DISTANCE
+    allowed = np.flatnonzero(entries < (budget - step if is_limited else budget) << signatures.ROW_BITS)
     token_id = int(allowed[token_id % len(allowed)])
-    return token_id, int(entries[token_id]) & (signatures.MAX_ROWS - 1)
+    at = int(entries[token_id]) & (signatures.MAX_ROWS - 1)
+    return token_id, at, inputs["continuations"][at] > (budget - step - 1 if is_limited else budget)
 
 
 COMPUTE = {

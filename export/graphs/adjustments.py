@@ -50,30 +50,39 @@ class Constraints:
     """Automata that restrict which tokens sequences may sample, in one table for all patterns of a call.
 
     An entry is `distance << ROW_BITS | next row`, or `FORBIDDEN` (see `contract.signatures`). A token is allowed if,
-    after it, the budget still suffices for the shortest way to a complete match; so a sequence with a budget of its
-    `max_tokens` always ends with one.
+    after it, the budget still suffices for the shortest way to a complete match. A sequence ends where no token is
+    allowed, with a complete match: before it came to another row, the budget sufficed for one.
 
     Attributes:
         transitions: int32 (M, V).
+        continuations: int32 (M,): minimum number of tokens, at least one, from each row to a complete match.
         row: int32 (batch,): the row of each sequence; `UNCONSTRAINED_ROW` without a constraint.
         budget: int32 (batch,): tokens left at the beginning of the call, below `FORBIDDEN_DISTANCE`, or that value to
             allow every match, however long.
     """
 
     transitions: tf.Tensor
+    continuations: tf.Tensor
     row: tf.Tensor
     budget: tf.Tensor
 
+    def _left(self, t: tf.Tensor) -> tf.Tensor:
+        """Return what is left of each budget after t steps, int32 (batch,)."""
+        return tf.where(self.budget < signatures.FORBIDDEN_DISTANCE, tf.maximum(self.budget - t, 0), self.budget)
+
     def mask(self, t: tf.Tensor, logits: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
         """Return the logits float32 (batch, V) of step t, those of forbidden tokens set to `NEVER`."""
-        left = tf.where(self.budget < signatures.FORBIDDEN_DISTANCE, tf.maximum(self.budget - t, 0), self.budget)
-        limit = tf.bitwise.left_shift(left, signatures.ROW_BITS)
+        limit = tf.bitwise.left_shift(self._left(t), signatures.ROW_BITS)
         return tf.where(tf.gather(self.transitions, rows) < limit[:, None], logits, NEVER)
 
     def advance(self, sampled: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
         """Return the rows after the sampled ids, both int32 (batch,)."""
         entries = tf.gather_nd(self.transitions, tf.stack([rows, sampled], axis=1))
         return tf.bitwise.bitwise_and(entries, _ROW_MASK)
+
+    def is_complete(self, t: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+        """Return whether no token is allowed after step t, bool (batch,)."""
+        return tf.gather(self.continuations, rows) > self._left(t + 1)
 
 
 @dataclass(frozen=True)
@@ -148,4 +157,4 @@ class Adjustments(Masked):
     def end_complete(self, t: tf.Tensor, ends: tf.Tensor, tables: Loop) -> tf.Tensor:
         """Return `ends` with sequences whose match is complete ending after step t."""
         # Not those that ended before: the zeros after their end may lead to any row.
-        return tf.where((tables[-1] == signatures.FINAL_ROW) & (t < ends), t + 1, ends)
+        return tf.where(self.constraints.is_complete(t, tables[-1]) & (t < ends), t + 1, ends)

@@ -151,6 +151,7 @@ def _check_decode_full(
         uniforms=rng.integers(0, 2**23, (_BATCH_SIZE, _NUM_SAMPLED)).astype(np.float32) / np.float32(2**23),
         adjusted_ids=token_id[:, None],
         transitions=np.zeros((1, model.network.vocab_size), np.int32),
+        continuations=np.zeros(1, np.int32),
         **dict.fromkeys(("counts", "seen", "bias"), np.ones((_BATCH_SIZE, 1), np.float32)),
         **{name: np.full(_BATCH_SIZE, value) for name, value in columns.items()},
     )

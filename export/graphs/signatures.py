@@ -224,6 +224,7 @@ class Generator(tf.Module):
         repetition_penalty: tf.Tensor,
         min_steps: tf.Tensor,
         transitions: tf.Tensor,
+        continuations: tf.Tensor,
         row: tf.Tensor,
         budget: tf.Tensor,
         num_top: tf.Tensor,
@@ -242,7 +243,7 @@ class Generator(tf.Module):
         """
         controls = Controls(temperature, top_k, top_p, min_p)
         penalties = presence_penalty, frequency_penalty, repetition_penalty
-        constraints = Constraints(transitions, row, budget)
+        constraints = Constraints(transitions, continuations, row, budget)
         adjustments = Adjustments(
             self.mask, self.end_id, adjusted_ids, counts, seen, bias, *penalties, min_steps, constraints
         )

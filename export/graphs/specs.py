@@ -40,7 +40,7 @@ def input_specs(
     }
     constraints = {
         **_inputs(tf.int32, [None, vocab_size], "transitions"),
-        **_inputs(tf.int32, [None], "row", "budget"),
+        **_inputs(tf.int32, [None], "continuations", "row", "budget"),
     }
     variants = {
         signatures.PREFILL: prefill,

@@ -370,8 +370,10 @@ def _finish(following: np.ndarray, accepts: np.ndarray, texts: TokenTexts) -> Au
     if texts.end_id is not None:
         # The EOS token completes a match.
         table[FIRST_ROW:, texts.end_id] = np.where(accepts[kept], signatures.FINAL_ROW, signatures.FORBIDDEN)
-    row_distances = np.concatenate([np.zeros(FIRST_ROW, np.int32), distances[kept]])
-    return Automaton(table, row_distances, *_successors(table))
+    # One token more than the nearest of the rows that follow; unlike a distance, never 0.
+    nearest = np.where(after >= 0, distances[after], _FAR).min(axis=1) + 1
+    fixed = [0, signatures.NO_CONTINUATION]
+    return Automaton(table, np.concatenate([fixed, nearest]).astype(np.int32), *_successors(table))
 
 
 def _distances(following: np.ndarray, accepts: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 Knows constraints, models' tokens and limits. Does not know requests.
 """
 
+import contextlib
 import pickle
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from service.constraints.automata import CompilationLimits, PatternError, TokenT
 from service.constraints.compiler import LENGTH, Job, write_message
 from service.constraints.json_schema import SchemaError
 from service.constraints.patterns import Constraint
+from service.errors import InternalError
 from service.limits import Limits
 from service.scheduling.automaton import Automaton
 
@@ -48,6 +50,7 @@ class ConstraintCompiler:
         Raises:
             PatternError: a pattern is invalid, no text of the model matches, or a limit is exceeded.
             SchemaError: its JSON Schema is invalid or has something unsupported.
+            InternalError: the compiler's process has ended; it is started again for the next pattern.
         """
         key = constraint, vocabulary
         result = self._cache.get(key)
@@ -72,7 +75,9 @@ class ConstraintCompiler:
             self._stop()
 
     def _run(self, job: Job) -> Automaton | PatternError | SchemaError:
-        if self._process is None or self._process.poll() is not None:
+        if self._process is not None and self._process.poll() is not None:
+            self._stop()
+        if self._process is None:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "service.constraints.compiler"],
                 stdin=subprocess.PIPE,
@@ -81,17 +86,16 @@ class ConstraintCompiler:
             )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        try:
+        result = None
+        with contextlib.suppress(BrokenPipeError):
             write_message(self._process.stdin, job)
             header = self._process.stdout.read(LENGTH.size)
-        except BrokenPipeError:
-            header = b""
-        if len(header) == LENGTH.size:
-            result = pickle.loads(self._process.stdout.read(LENGTH.unpack(header)[0]))
-            if isinstance(result, Automaton | PatternError | SchemaError):
-                return result
+            if len(header) == LENGTH.size:
+                result = pickle.loads(self._process.stdout.read(LENGTH.unpack(header)[0]))
+        if isinstance(result, Automaton | PatternError | SchemaError):
+            return result
         self._stop()
-        return PatternError(f"takes more than {self._timeout_s:g} seconds or 1 GiB of memory to compile; simplify it")
+        raise InternalError("the compiler of patterns has ended; send the request again")
 
     def _stop(self) -> None:
         """End the process, if there is one, and wait for it."""

@@ -73,6 +73,7 @@ class Choice:
         finish_reason: None until it has finished.
         num_tokens_at_checkpoint: Number of its tokens when the last checkpoint was taken.
         deltas: Deltas that were not returned yet, in order of arrival.
+        num_left: Tokens that may be sampled after `point`.
         token_ids: Its tokens, without the EOS token; None: they are not needed.
     """
 
@@ -90,6 +91,7 @@ class Choice:
     finish_reason: FinishReason | None = None
     num_tokens_at_checkpoint: int = 0
     deltas: list[TextDelta] = field(default_factory=list)
+    num_left: int = 0
     token_ids: list[int] | None = None
 
     def take(self, chunk: DecodeResult) -> str:
@@ -150,4 +152,6 @@ class Choice:
         if self.token_counts is not None:
             self.token_counts.update(token_ids)
         if self.constrained is not None:
-            self.constrained.match.advance(token_ids)
+            # It ends where the sequence's own match does; after a stop string it goes on when it is resumed.
+            self.constrained.match.advance(token_ids, self.num_left)
+            self.num_left -= len(token_ids)

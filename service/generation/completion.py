@@ -296,6 +296,7 @@ class CompletionBuilder:
             constrained.copy() if constrained else None,
             keeps_checkpoint=self.body.issues_resume_tokens,
             may_continue_after_end=self.body.return_state,
+            num_left=self.body.max_tokens,
             token_ids=[] if self._acceptances else None,
         )
 

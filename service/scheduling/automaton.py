@@ -6,7 +6,6 @@ them.
 
 import hashlib
 from collections.abc import Iterable
-from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -25,13 +24,14 @@ class Automaton:
 
     Attributes:
         table: int32 (M, V): the transition table of `decode_full`, with the two fixed rows; it starts at `FIRST_ROW`.
-        distances: int32 (M,): minimum number of tokens from each row to a complete match.
+        continuations: int32 (M,): minimum number of tokens, at least one, from each row to a complete match; the EOS
+            token does not count.
         successors: int32 (edges,): rows that follow each row, without `FINAL_ROW`, one row after another.
         first_successor: int32 (M + 1,): where those of each row begin.
     """
 
     table: np.ndarray
-    distances: np.ndarray
+    continuations: np.ndarray
     successors: np.ndarray
     first_successor: np.ndarray
 
@@ -43,7 +43,7 @@ class Automaton:
     @property
     def num_bytes(self) -> int:
         """Memory of its arrays."""
-        return sum(array.nbytes for array in (self.table, self.distances, self.successors, self.first_successor))
+        return sum(array.nbytes for array in (self.table, self.continuations, self.successors, self.first_successor))
 
     @cached_property
     def digest(self) -> str:
@@ -81,7 +81,7 @@ class Match:
     """How far the tokens of a sequence match a pattern.
 
     Attributes:
-        row: The automaton's row after them.
+        row: The automaton's row after them; `FINAL_ROW` after the last token of a sequence that has ended.
         is_always_completed: Whether the last tokens before `max_tokens` are chosen so that the match is complete.
     """
 
@@ -91,28 +91,32 @@ class Match:
 
     @property
     def is_complete(self) -> bool:
-        """Whether no token can follow."""
+        """Whether the sequence has ended with a complete match."""
         return self.row == signatures.FINAL_ROW
 
     @property
     def num_missing(self) -> int:
-        """Minimum number of tokens to a complete match."""
-        return int(self.automaton.distances[self.row])
+        """Minimum number of tokens, at least one, to a complete match."""
+        return int(self.automaton.continuations[self.row])
 
     def copy(self) -> "Match":
         """Return a copy that advances by itself."""
         return Match(self.automaton, self.row, self.is_always_completed)
 
-    def length_until_complete(self, token_ids: Many[int]) -> int:
-        """Return how many of the next tokens belong to the match: all, if it is not complete before."""
-        row = self.row
-        for number, token_id in enumerate(token_ids, 1):
-            row = self.automaton.step(row, token_id)
-            if row == signatures.FINAL_ROW:
-                return number
-        return len(token_ids)
+    def advance(self, token_ids: Iterable[int], num_left: int) -> int:
+        """Move past sampled tokens and return how many belong to the match: all, if it does not end before.
 
-    def advance(self, token_ids: Iterable[int]) -> None:
-        """Move past tokens that belong to the match."""
-        for token_id in token_ids:
+        As in the graph (`export.graphs.adjustments.Constraints`), it ends where no token is allowed.
+
+        Args:
+            token_ids: The next tokens.
+            num_left: Tokens that the sequence may have from here on.
+        """
+        number = 0
+        for number, token_id in enumerate(token_ids, 1):
             self.row = self.automaton.step(self.row, token_id)
+            left = num_left - number if self.is_always_completed else signatures.FORBIDDEN_DISTANCE
+            if self.automaton.continuations[self.row] > left:
+                self.row = signatures.FINAL_ROW
+                break
+        return number

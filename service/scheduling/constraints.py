@@ -26,6 +26,7 @@ def unconstrained(batch_size: int, vocab_size: int) -> Arrays:
     """
     return {
         "transitions": np.broadcast_to(np.int32(0), (batch_size, vocab_size)),
+        "continuations": np.zeros(batch_size, np.int32),
         "row": np.full(batch_size, signatures.UNCONSTRAINED_ROW, np.int32),
         "budget": np.full(batch_size, signatures.FORBIDDEN_DISTANCE, np.int32),
     }
@@ -40,19 +41,23 @@ def constraint_inputs(sequences: Many[Sequence], batch_size: int, size: int) -> 
             slots.setdefault(sequence.match.automaton, []).append(slot)
     if not slots:
         return inputs
-    rows, tables, num_rows = inputs["row"], [], 0
+    rows, tables, continuations, num_rows = inputs["row"], [], [], 0
     for automaton, own in slots.items():
         at = {slot: _match(sequences[slot]).row for slot in own}
-        table, new_rows = _select(automaton, at.values(), size)
+        kept, new_rows = _select(automaton, at.values(), size)
         # The fixed rows are in the first table only, and all rows after them move by those of the tables before.
         shift = max(0, num_rows - FIRST_ROW)
         rows[own] = new_rows[list(at.values())] + shift
-        tables.append(_shifted(table[FIRST_ROW:], shift) if num_rows else table)
-        num_rows += len(tables[-1])
+        own_rows = kept[FIRST_ROW if num_rows else 0 :]
+        tables.append(_renumbered(automaton.table[own_rows], new_rows, shift))
+        continuations.append(automaton.continuations[own_rows])
+        num_rows += len(own_rows)
     if num_rows == batch_size:
         # TensorFlow Serving's batching would take the rows for slots and merge calls, not reject them.
         tables.append(tables[0][:1])
+        continuations.append(continuations[0][:1])
     inputs["transitions"] = np.concatenate(tables) if len(tables) > 1 else tables[0]
+    inputs["continuations"] = np.concatenate(continuations)
     budgets = [
         sequence.num_left if sequence.match is not None and sequence.match.is_always_completed else None
         for sequence in sequences
@@ -88,17 +93,21 @@ def _match(sequence: Sequence) -> Match:
 
 
 def _select(automaton: Automaton, rows: Iterable[int], steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the part of an automaton's table that a call needs, and the row in it of each of the automaton's rows."""
-    table, identity = automaton.table, np.arange(len(automaton.table), dtype=np.int32)
-    if table.size < _SELECTED_FROM:
-        return table, identity
+    """Return the rows of an automaton that a call needs, ascending, and the number in the call of each of its rows."""
+    num_rows = len(automaton.table)
+    if automaton.table.size < _SELECTED_FROM:
+        return np.arange(num_rows), np.arange(num_rows, dtype=np.int32)
     kept = automaton.reachable(rows, steps)
     # Tokens of the last step lead to rows that no step of the call reads: any row will do.
-    new_rows = np.zeros(len(table), np.int32)
+    new_rows = np.zeros(num_rows, np.int32)
     new_rows[kept] = np.arange(len(kept), dtype=np.int32)
-    selected = table[kept]
-    return selected & ~ROW_MASK | new_rows[selected & ROW_MASK], new_rows
+    return kept, new_rows
 
 
-def _shifted(table: np.ndarray, shift: int) -> np.ndarray:
-    return np.where((table & ROW_MASK) >= FIRST_ROW, table + shift, table)
+def _renumbered(table: np.ndarray, new_rows: np.ndarray, shift: int) -> np.ndarray:
+    """Return a table with the rows of a call, those of the automaton itself shifted."""
+    if not shift and len(new_rows) == len(table):
+        return table
+    rows = new_rows[table & ROW_MASK]
+    renumbered: np.ndarray = table & ~ROW_MASK | np.where(rows >= FIRST_ROW, rows + shift, rows)
+    return renumbered

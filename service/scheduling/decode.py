@@ -90,10 +90,10 @@ def _scores(sequence: Sequence, slot: int, outputs: Arrays, count: int) -> Score
 
 
 def _truncate(token_ids: list[int], sequence: Sequence, size: int) -> list[int]:
-    """Truncate sampled tokens at `max_tokens`, after the EOS token and after a complete match."""
+    """Truncate sampled tokens at `max_tokens`, after the EOS token and at the end of a match, which is moved there."""
     token_ids = token_ids[: min(sequence.num_left, size)]
     if sequence.end_id in token_ids:
         token_ids = token_ids[: token_ids.index(sequence.end_id) + 1]
     if sequence.match is not None:
-        return token_ids[: sequence.match.length_until_complete(token_ids)]
+        return token_ids[: sequence.match.advance(token_ids, sequence.num_left)]
     return token_ids

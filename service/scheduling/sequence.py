@@ -241,14 +241,15 @@ class Sequence:
         self.state = state
 
     def advance(self, token_ids: list[int], state: np.ndarray, scores: Scores | None = None) -> DecodeResult:
-        """Record sampled tokens, at least one, and return the event to emit; the EOS token, if sampled, is the last."""
+        """Record sampled tokens, at least one, and return the event to emit; the EOS token, if sampled, is the last.
+
+        A match is past them already.
+        """
         self.num_generated += len(token_ids)
         if self.prefix is not None:
             self.prefix.extend([self.last_token_id, *token_ids[:-1]])
         self.state, self.last_token_id = state, token_ids[-1]
         self.adjustments.note(token_ids)
-        if self.match is not None:
-            self.match.advance(token_ids)
         has_eos = self.last_token_id == self.end_id
         reason: FinishReason | None = "length" if self.num_left == 0 else None
         return DecodeResult(

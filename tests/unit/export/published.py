@@ -81,13 +81,24 @@ class Published:
         return self.call("decode", token_id=token_id, state=state, uniforms=uniforms, **columns)
 
     def draw_full(
-        self, token_id, state, uniforms, *, counts=None, seen=None, bias=None, transitions=ANY_TOKEN, **controls
+        self,
+        token_id,
+        state,
+        uniforms,
+        *,
+        counts=None,
+        seen=None,
+        bias=None,
+        transitions=ANY_TOKEN,
+        continuations=(0,),
+        **controls,
     ):
         """Sample with `decode_full`. `counts`, `seen` and `bias` are dense here, (rows, V); None is all zeros."""
         empty = np.zeros((len(uniforms), VOCABULARY))
         lists = listed(*(empty if table is None else table for table in (counts, seen, bias)))
         columns = _columns({"steps": uniforms.shape[1], **SAMPLED, **OFF, **controls}, len(uniforms))
         inputs = {"token_id": token_id, "state": state, "uniforms": uniforms, "transitions": transitions}
+        inputs["continuations"] = np.array(continuations, np.int32)
         return self.call("decode_full", **inputs, **lists, **columns)
 
 

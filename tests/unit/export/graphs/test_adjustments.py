@@ -32,7 +32,10 @@ def test_adjustments_that_are_off_are_bit_exact_to_the_mask(end_id, scale):
         repetition_penalty=ZEROS + 1.0,
         min_steps=tf.zeros([ROWS], tf.int32),
         constraints=Constraints(
-            tf.zeros([1, VOCABULARY], tf.int32), tf.zeros([ROWS], tf.int32), tf.fill([ROWS], FORBIDDEN_DISTANCE)
+            tf.zeros([1, VOCABULARY], tf.int32),
+            tf.zeros([1], tf.int32),
+            tf.zeros([ROWS], tf.int32),
+            tf.fill([ROWS], FORBIDDEN_DISTANCE),
         ),
     )
     tables = off.tables()

@@ -3,13 +3,21 @@
 import numpy as np
 import pytest
 
-from contract.signatures import FINAL_ROW, FORBIDDEN, FORBIDDEN_DISTANCE, ROW_BITS, UNCONSTRAINED_ROW
+from contract.signatures import (
+    FINAL_ROW,
+    FORBIDDEN,
+    FORBIDDEN_DISTANCE,
+    NO_CONTINUATION,
+    ROW_BITS,
+    UNCONSTRAINED_ROW,
+)
 from tests.unit.export.models import VOCABULARY
 from tests.unit.export.published import END, IDS, ROWS, UNIFORMS, same_bits
 
 STEPS = UNIFORMS.shape[1]
 A, B = 5, 9
 LOOP, TAIL = 2, 3  # Rows of `table`.
+CONTINUATIONS = (0, NO_CONTINUATION, 2, 1)
 
 
 def entry(row, distance=0):
@@ -29,7 +37,9 @@ def table():
 def draw(published, **options):
     """Sample after IDS, all sequences in the row LOOP unless options say otherwise."""
     state = published.read(IDS[:, :-1])
-    return published.draw_full(IDS[:, -1], state, UNIFORMS, **{"transitions": table(), "row": LOOP, **options})
+    return published.draw_full(
+        IDS[:, -1], state, UNIFORMS, **{"transitions": table(), "continuations": CONTINUATIONS, "row": LOOP, **options}
+    )
 
 
 def test_sampled_tokens_follow_the_table_and_end_in_the_final_row(stack):
@@ -74,6 +84,26 @@ def test_a_sequence_completes_its_match_within_its_budget(stack, budget):
         assert tokens[:budget] == [B] * (budget - 2) + [A, B]
 
 
+@pytest.mark.parametrize("budget", [1, 2, 3, 4, 5, 6, 7])
+def test_a_sequence_ends_where_the_budget_allows_no_longer_match(stack, budget):
+    """Of (ABB)* or A: three more tokens or none; with fewer left it ends, and the state is that before its last."""
+    _, published = stack
+    transitions = np.full((5, VOCABULARY), FORBIDDEN, np.int32)
+    transitions[UNCONSTRAINED_ROW] = UNCONSTRAINED_ROW
+    transitions[2, A], transitions[3, B], transitions[4, B] = entry(3), entry(4, 2), entry(2, 1)
+    options = {"transitions": transitions, "continuations": (0, NO_CONTINUATION, 1, 3, 2), "steps": budget}
+    drawn = draw(published, budget=budget, **options)
+    # After A a match is complete; the next one is three tokens later.
+    length = 1 + (budget - 1) // 3 * 3
+    text = [A, B, B] * 3
+    for number, (tokens, state) in enumerate(zip(drawn["token_ids"].tolist(), drawn["state"], strict=True)):
+        assert tokens[:length] == text[:length]
+        assert not any(tokens[length:])
+        processed = np.array([[IDS[number, -1], *text[: length - 1]]] * ROWS, np.int32)
+        expected = published.read(processed, published.read(IDS[:, :-1])[[number] * ROWS])
+        assert same_bits(state, expected[0])
+
+
 def test_without_a_budget_a_sequence_may_stay_incomplete(stack):
     """The budget that is no limit: B alone for all steps, though no match is near."""
     _, published = stack
@@ -88,7 +118,7 @@ def test_two_calls_are_bit_exact_to_one(stack):
     budget, first = 12, 5
     whole = draw(published, budget=budget, steps=budget)
     state = published.read(IDS[:, :-1])
-    options = {"transitions": table(), "budget": budget, "row": LOOP}
+    options = {"transitions": table(), "continuations": CONTINUATIONS, "budget": budget, "row": LOOP}
     start = published.draw_full(IDS[:, -1], state, UNIFORMS[:, :first], **options)
     rows, lasts = [], []
     for tokens in start["token_ids"].tolist():
@@ -116,7 +146,16 @@ def test_the_end_token_is_allowed_only_where_the_table_allows_it(ending):
     bias = np.zeros((ROWS, VOCABULARY), np.float32)
     bias[:, END] = 3
     state = ending.read(IDS[:, :-1])
-    drawn = ending.draw_full(IDS[:, -1], state, UNIFORMS, transitions=transitions, row=LOOP, bias=bias, min_steps=1)
+    drawn = ending.draw_full(
+        IDS[:, -1],
+        state,
+        UNIFORMS,
+        transitions=transitions,
+        continuations=(0, NO_CONTINUATION, 1, 1),
+        row=LOOP,
+        bias=bias,
+        min_steps=1,
+    )
     for tokens in drawn["token_ids"].tolist():
         text = "".join({B: "b", END: "$", 0: "."}[token] for token in tokens)
         assert text.rstrip(".").rstrip("$").strip("b") == ""

@@ -54,17 +54,17 @@ def test_the_texts_of_an_automaton_are_those_that_re_matches(pattern, backward):
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_every_row_reaches_a_match_in_its_distance_and_not_before(pattern):
-    """The distances in the table are those of the rows, and each row but those at a match has a nearer one."""
+def test_distances_and_continuations_agree(pattern):
+    """An entry has the distance of its row, 0 at a match; a continuation is one more than the smallest of its row."""
     automaton = compiled(pattern)
-    table, distances = automaton.table[FIRST_ROW:, :-2], automaton.distances
-    rows, allowed = table & 0xFFFF, table != FORBIDDEN
-    text_ids = np.arange(table.shape[1]) != END
-    assert np.array_equal(distances[rows[allowed]], table[allowed] >> ROW_BITS)
-    for number, (row, is_allowed) in enumerate(zip(rows, allowed & text_ids, strict=True), FIRST_ROW):
-        following = distances[row[is_allowed]]
-        is_match = automaton.table[number, END] != FORBIDDEN
-        assert distances[number] == (0 if is_match else following.min() + 1)
+    entries, is_match = automaton.table[FIRST_ROW:, :-2], automaton.table[:, END] != FORBIDDEN
+    is_match[FINAL_ROW] = True
+    rows, is_allowed = entries & 0xFFFF, entries != FORBIDDEN
+    is_allowed[:, END] = False
+    distances = np.where(is_match, 0, automaton.continuations)
+    assert np.array_equal(distances[rows[is_allowed]], entries[is_allowed] >> ROW_BITS)
+    for number, (row, allowed) in enumerate(zip(rows, is_allowed, strict=True), FIRST_ROW):
+        assert automaton.continuations[number] == distances[row[allowed]].min() + 1
 
 
 @pytest.mark.parametrize(
@@ -166,9 +166,19 @@ def test_a_match_ends_where_no_token_can_follow():
     """Tokens after that do not belong to it."""
     match = Match(compiled("ab|ac?-"))
     assert match.num_missing == 2
-    assert match.length_until_complete([3, 5, 7, 3]) == 3
-    assert match.length_until_complete([3, 5]) == 2
-    match.advance([3])
+    assert match.copy().advance([3, 5, 7, 3], 10) == 3
+    assert match.copy().advance([3, 5], 10) == 2
+    assert match.advance([3], 10) == 1
     assert not match.is_complete
-    match.advance([7])
+    assert match.advance([7, 7], 10) == 1
     assert match.is_complete
+
+
+@pytest.mark.parametrize(("num_left", "length"), [(1, 1), (2, 1), (3, 1), (4, 4), (6, 4), (7, 5)])
+def test_a_match_ends_where_too_few_tokens_are_left_for_a_longer_one(num_left, length):
+    """After a three more are needed: b, c and a. What may be cut off goes on."""
+    match = Match(compiled("(abc)*a"))
+    assert match.advance([3, 4, 5, 3, 4], num_left) == length
+    assert match.is_complete == (length < 5)
+    cut = Match(compiled("(abc)*a"), is_always_completed=False)
+    assert cut.advance([3, 4, 5, 3, 4], num_left) == 5

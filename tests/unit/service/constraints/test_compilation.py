@@ -2,6 +2,9 @@
 
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +12,7 @@ from service.constraints.automata import PatternError, TokenTexts
 from service.constraints.compilation import ConstraintCompiler
 from service.constraints.json_schema import SchemaError
 from service.constraints.patterns import Pattern
+from service.errors import InternalError
 from service.limits import Limits
 from tests.fakes import FakeListener
 from tests.waiting import until
@@ -51,6 +55,38 @@ def test_a_regex_bomb_costs_its_time_once_and_disturbs_no_other_pattern(compiler
     (bomb_s, is_refused), (_, is_next_refused) = compiler._observer.compilations
     assert bomb_s >= 0.5
     assert (is_refused, is_next_refused) == (True, False)
+
+
+def test_a_long_compilation_gets_only_idle_cpu_time(compiler):
+    """After a tenth of a second; the process that starts compilations keeps its priority."""
+    policies = []
+    with ThreadPoolExecutor(1) as pool:
+        bomb = pool.submit(compiler.compile, BOMB, "model", lambda: TEXTS)
+        while not bomb.done():
+            with suppress(AttributeError, ValueError, OSError):
+                pid = compiler._process.pid
+                child = int(Path(f"/proc/{pid}/task/{pid}/children").read_text())
+                policies.append(os.sched_getscheduler(child))
+            time.sleep(0.01)
+        assert isinstance(bomb.exception(), PatternError)
+    assert policies[0] == os.SCHED_OTHER
+    assert policies[-1] == os.SCHED_IDLE
+    assert os.sched_getscheduler(compiler._process.pid) == os.SCHED_OTHER
+
+
+def test_a_lost_process_is_started_again(compiler):
+    """Whether it was lost before a compilation, or during one: then that request gets an error, which is not cached."""
+    compiler.compile((Pattern("regex", "a"),), "model", lambda: TEXTS)
+    compiler._process.kill()
+    compiler._process.wait()
+    assert compiler.compile((Pattern("regex", "b"),), "model", lambda: TEXTS).num_states == 1
+    with ThreadPoolExecutor(1) as pool:
+        bomb = pool.submit(compiler.compile, BOMB, "model", lambda: TEXTS)
+        time.sleep(0.2)
+        compiler._process.kill()
+        assert isinstance(bomb.exception(), InternalError)
+    with pytest.raises(PatternError, match="takes more than"):
+        compiler.compile(BOMB, "model", lambda: TEXTS)
 
 
 @pytest.mark.parametrize(
