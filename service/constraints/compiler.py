@@ -75,6 +75,8 @@ def _compile(job: Job) -> None:
         result: object = compile_automaton(regexes, job.texts, job.limits)
     except (PatternError, SchemaError) as error:
         result = error
+    except MemoryError:
+        os._exit(1)
     signal.setitimer(signal.ITIMER_REAL, 0)
     write_message(sys.stdout.buffer, result)
 

@@ -81,7 +81,13 @@ def schema_regex(schema: Any) -> str:
     Raises:
         SchemaError: the schema has something unsupported.
     """
-    return _Converter(schema).convert(schema, "schema", ())
+    try:
+        return _Converter(schema).convert(schema, "schema", ())
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        if isinstance(error, SchemaError):
+            raise
+        # A keyword's value has another type than JSON Schema's: items of a number, properties in a list.
+        raise SchemaError(f"schema is not a valid JSON Schema ({error})") from error
 
 
 class _Converter:

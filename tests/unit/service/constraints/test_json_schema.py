@@ -1,8 +1,10 @@
 """Texts that match the regular expression of a JSON Schema are valid, by `json` and `jsonschema`; others are errors."""
 
+import itertools
 import json
 import random
 import re
+from contextlib import suppress
 from datetime import datetime, time
 
 import jsonschema
@@ -130,6 +132,17 @@ def test_optional_properties_are_in_the_order_of_the_schema():
     texts = ['{"b":1}', '{"a": 1, "b": 1}', '{"b":1, "c":1}', '{"a":1,"b":1,"c":1}']
     assert all(re.fullmatch(regex, text) for text in texts)
     assert not any(re.fullmatch(regex, text) for text in ("{}", '{"a":1}', '{"b":1,"a":1}', '{"b":1,}', '{,"b":1}'))
+
+
+def test_a_keyword_with_a_value_of_another_type_is_an_error_and_nothing_else():
+    """Every keyword in turn has every kind of JSON value."""
+    values = [None, True, -1, 2.5, "x", [], [1], ["a"], {}, {"a": 1}, [[]], [{}], {"a": []}]
+    keywords = ["properties", "required", "items", "prefixItems", "enum", "anyOf", "allOf", "$ref", "type", "pattern"]
+    keywords += ["minItems", "maxLength", "minimum", "additionalProperties", "format", "minProperties", "$defs"]
+    for keyword, value, kind in itertools.product(keywords, values, (None, "object", "array", "string", "integer")):
+        schema = {keyword: value} if kind is None else {"type": kind, keyword: value}
+        with suppress(SchemaError):
+            re.compile(schema_regex(schema))
 
 
 @pytest.mark.parametrize(
