@@ -225,7 +225,7 @@ class TrainConfig(BaseModel):
         Group.OUTPUT,
         default=True,
         description="publish a Bloom filter of the training split, which recognizes copies of it in generated text; "
-        "whoever has it can test whether a given text was trained on",
+        "anyone who has it can test whether a given text was trained on",
     )
     tensorboard: bool = _setting(
         Group.OUTPUT, default=False, description="write losses and learning rate for TensorBoard to the run's directory"
