@@ -43,7 +43,7 @@ class Limits(BaseModel):
         600.0, gt=0, le=86_400, description="maximum and default of timeout_s in a request, in seconds"
     )
     max_pattern_s: float = Field(
-        2.0, gt=0, le=60, description="maximum time to compile the patterns of a request, in seconds"
+        2.0, gt=0, le=60, description="maximum CPU time to compile the patterns of a request, in seconds"
     )
     max_pattern_states: int = Field(
         20_000, ge=1, le=65_000, description="maximum number of states of the automaton of a request's patterns"

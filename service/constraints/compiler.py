@@ -24,16 +24,18 @@ from service.constraints.patterns import Constraint
 LENGTH = struct.Struct("<Q")
 # Address space beside what the process has at its start.
 _MAX_MEMORY_BYTES = 2**30
-# A client waits for its own pattern, all others for their tokens.
-_NICENESS = 10
-# After this time a compilation gets only CPU time that nothing else needs: most patterns take a few milliseconds, and
-# beside one that takes seconds the gaps between the chunks of other streams were 1.6 times as long (measured).
+# After this CPU time a compilation gets only what nothing else needs: most patterns take a few milliseconds, and beside
+# one that takes seconds the gaps between the chunks of other streams were 1.6 times as long (measured).
 _URGENT_S = 0.1
+_POLL_S = 0.02
+# On a busy machine that may take long, and other patterns wait: a limit by the clock, over that of the CPU time.
+_WAITING = 5
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
 class Job:
-    """A constraint to compile, and the seconds that it may take."""
+    """A constraint to compile, and the seconds of CPU time that it may take."""
 
     constraint: Constraint
     texts: TokenTexts
@@ -50,7 +52,6 @@ def write_message(stream: IO[bytes], message: object) -> None:
 
 def main() -> None:
     """Compile one job after another until standard input ends."""
-    os.nice(_NICENESS)
     # The gateway's group gets Ctrl-C; it ends this process by closing its standard input.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     while header := sys.stdin.buffer.read(LENGTH.size):
@@ -68,8 +69,9 @@ def _compile(job: Job) -> None:
     """Compile a job in this process and write the result."""
     in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (in_use + _MAX_MEMORY_BYTES,) * 2)
-    # By default SIGALRM kills, also while the library runs.
-    signal.setitimer(signal.ITIMER_REAL, job.timeout_s)
+    # By default both signals kill, also while the library runs.
+    signal.setitimer(signal.ITIMER_PROF, job.timeout_s)
+    signal.setitimer(signal.ITIMER_REAL, job.timeout_s * _WAITING)
     try:
         regexes = [pattern.to_regex() for pattern in job.constraint]
         result: object = compile_automaton(regexes, job.texts, job.limits)
@@ -77,18 +79,27 @@ def _compile(job: Job) -> None:
         result = error
     except MemoryError:
         os._exit(1)
-    signal.setitimer(signal.ITIMER_REAL, 0)
+    for timer in (signal.ITIMER_PROF, signal.ITIMER_REAL):
+        signal.setitimer(timer, 0)
     write_message(sys.stdout.buffer, result)
 
 
 def _ends_well(child: int) -> bool:
     """Wait for a child, and return whether it has written a result."""
     with os.fdopen(os.pidfd_open(child)) as process:
-        if not select.select([process], [], [], _URGENT_S)[0]:
-            # Not permitted in every container.
-            with contextlib.suppress(OSError):
-                os.sched_setscheduler(child, os.SCHED_IDLE, os.sched_param(0))
+        while not select.select([process], [], [], _POLL_S)[0]:
+            if _cpu_s(child) > _URGENT_S:
+                # Not permitted in every container.
+                with contextlib.suppress(OSError):
+                    os.sched_setscheduler(child, os.SCHED_IDLE, os.sched_param(0))
+                break
     return os.waitpid(child, 0)[1] == 0
+
+
+def _cpu_s(pid: int) -> float:
+    """Return the CPU time of a process in seconds (proc_pid_stat(5): fields 14 and 15)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ BOMB = (Pattern("regex", "(a{1,1000}){1,1000}"),)
 
 @pytest.fixture
 def compiler():
+    # Half a second of CPU time; beside other tests that may take a while.
     compiler = ConstraintCompiler(Limits(max_pattern_s=0.5, pattern_cache_bytes=20_000), FakeListener())
     yield compiler
     compiler.close()
@@ -58,7 +59,7 @@ def test_a_regex_bomb_costs_its_time_once_and_disturbs_no_other_pattern(compiler
 
 
 def test_a_long_compilation_gets_only_idle_cpu_time(compiler):
-    """After a tenth of a second; the process that starts compilations keeps its priority."""
+    """After a tenth of a second of it; the process that starts compilations keeps its priority."""
     policies = []
     with ThreadPoolExecutor(1) as pool:
         bomb = pool.submit(compiler.compile, BOMB, "model", lambda: TEXTS)
