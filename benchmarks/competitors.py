@@ -6,11 +6,13 @@ token and memory, each with Ostinato's ratio in the same round. `make competitor
 
 import argparse
 import itertools
+import json
 import statistics
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 from benchmarks.fixture_model import NEW_TOKENS, PROMPT_LENGTH, UNITS
 from benchmarks.in_process import EMBEDDING
@@ -37,7 +39,11 @@ def main() -> None:
     parser.add_argument("--streams", type=int, nargs="+", default=STREAMS, help="default: 1 8 64")
     parser.add_argument("--prompt", type=int, default=PROMPT_LENGTH, help="prompt tokens (default: %(default)s)")
     parser.add_argument("--tokens", type=int, default=NEW_TOKENS, help="completion tokens (default: %(default)s)")
+    parser.add_argument("--plot", type=Path, nargs=2, metavar=("RESULTS", "PNG"), help="only plot an earlier run")
     options = parser.parse_args()
+    if options.plot:
+        plot(*options.plot)
+        return
     rounds, seconds = options.rounds or (1 if options.quick else 3), 0.5 if options.quick else 2.0
     started = time.time()
     workload = Workload(options.prompt, options.tokens, max(options.streams))
@@ -136,6 +142,38 @@ def memory_rows() -> list[list[str]]:
             f"{MANY_STREAMS * kv_cache_bytes(100_000) / MB:,.0f} MB, beyond its context",
         ],
     ]
+
+
+def plot(results: Path, image: Path) -> None:
+    """Plot the tokens/s of every system, from the results of a run: medians as dots, ranges as lines."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 - only this step needs it
+
+    rates: dict[str, dict[str, list[float]]] = {}
+    for name, measurements in json.loads(results.read_text())["results"].items():
+        streams, _, system = name.partition(", ")
+        rates.setdefault(system, {})[streams] = [measurement["tokens_per_s"] for measurement in measurements]
+    groups = list(next(iter(rates.values())))
+    figure = Figure(figsize=(8, 1 + 0.26 * len(rates) * len(groups)), layout="constrained")
+    axes = figure.subplots(len(groups), sharex=True)
+    for streams, each in zip(groups, axes, strict=True):
+        medians = [statistics.median(values[streams]) for values in rates.values()]
+        ranges = [
+            (middle - min(values[streams]), max(values[streams]) - middle)
+            for middle, values in zip(medians, rates.values(), strict=True)
+        ]
+        for row, (system, middle, spread_of) in enumerate(zip(rates, medians, ranges, strict=True)):
+            color = "#2563a8" if system.startswith("Ostinato") else "#4b5563"
+            each.errorbar(middle, row, xerr=[[spread_of[0]], [spread_of[1]]], fmt="o", color=color)
+            each.annotate(f"{middle:,.0f}", (middle, row), (9, -3), textcoords="offset points", fontsize=8, color=color)
+        each.set_yticks(range(len(rates)), [system.replace("`", "") for system in rates])
+        each.grid(axis="x", color="#e5e7eb")
+        each.set(xscale="log", title=streams.replace("1 streams", "1 stream"))
+        each.invert_yaxis()
+        each.margins(x=0.15)
+        each.tick_params(labelsize=8)
+        each.spines[["top", "right"]].set_visible(False)
+    axes[-1].set_xlabel("tokens per second, more is better")
+    figure.savefig(image, dpi=110)
 
 
 def median(values: Sequence[float]) -> str:
