@@ -54,6 +54,8 @@ def main() -> None:
     """Compile one job after another until standard input ends."""
     # The gateway's group gets Ctrl-C; it ends this process by closing its standard input.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # What the libraries set up when they are first used, each fork has from here.
+    compile_automaton([r"\w"], TokenTexts((b"a",), (b"a",), None, 1), CompilationLimits(100, 2**20))
     while header := sys.stdin.buffer.read(LENGTH.size):
         job: Job = pickle.loads(sys.stdin.buffer.read(LENGTH.unpack(header)[0]))
         child = os.fork()
