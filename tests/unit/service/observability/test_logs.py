@@ -22,6 +22,14 @@ TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 REQUEST = {"method": "GET", "route": "/v1/models", "path": "/v1/models", "status": 200, "duration_ms": 12.345}
 
 
+@pytest.fixture(autouse=True)
+def outside_of_requests():
+    """A test of another file, whose response was not read to its end, may have left the id of its request."""
+    token = request_id.set(None)
+    yield
+    request_id.reset(token)
+
+
 def run(code, format, level="info"):
     """Run code in a process that logs in a format; return its standard error."""
     setup = f"logs.configure_logging(format={format!r}, level={level!r})"
