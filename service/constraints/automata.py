@@ -5,9 +5,10 @@ and states from which no text of the model completes a match are removed. Pure: 
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
+from typing import TypeVar
 
 import numpy as np
 import outlines_core
@@ -28,6 +29,7 @@ _ANCHORS = {"^", "$", r"\A", r"\z", r"\Z", r"\b", r"\B", r"\<", r"\>"}
 _ANCHORED = "must not have anchors or word boundaries inside: a pattern matches the whole text"
 # Maximum states of an automaton over bytes for each of the one over tokens.
 _MAX_BYTE_STATES = 8
+State = TypeVar("State", bound=Hashable)
 _FAR = np.iinfo(np.int32).max
 
 
@@ -115,25 +117,49 @@ def compile_bytes(regex: str) -> ByteAutomaton:
     except ValueError as error:
         raise PatternError(_explain(str(error))) from error
     transitions, finals = index.get_transitions(), index.get_final_states()
-    start = transitions[index.get_initial_state()][_START]
-    numbers, order = {start: 0}, [start]
-    # Breadth first in the order of the bytes: equal in every process.
-    for state in order:
-        for _, following in sorted(transitions.get(state, {}).items()):
-            if following not in numbers:
-                numbers[following] = len(numbers)
-                order.append(following)
-    table = np.full((len(order), _NUM_BYTES), -1, np.int32)
-    for number, state in enumerate(order):
-        for byte, following in transitions.get(state, {}).items():
-            if byte < _NUM_BYTES:
-                table[number, byte] = numbers[following]
-    is_final = np.array([state in finals for state in order])
+
+    def followers(state: int) -> Iterator[tuple[int, int]]:
+        # The library's end of a text has a number above those of the bytes.
+        return (item for item in sorted(transitions.get(state, {}).items()) if item[0] < _NUM_BYTES)
+
+    table, states = _number(transitions[index.get_initial_state()][_START], followers)
+    is_final = np.array([state in finals for state in states])
     after_end = table[:, _END]
     accepts = (after_end >= 0) & is_final[after_end]
     table[is_final] = -1
     table[accepts, _END] = -1
     return ByteAutomaton(table, accepts)
+
+
+def _number(
+    start: State, followers: Callable[[State], Iterable[tuple[int, State]]], max_states: int | None = None
+) -> tuple[np.ndarray, list[State]]:
+    """Number the states that bytes reach, breadth first in the order of the bytes: equal in every process.
+
+    Args:
+        start: State 0.
+        followers: Returns the bytes after a state, ascending, and the state after each.
+        max_states: Of an automaton over tokens; None: no limit.
+
+    Returns:
+        The number of the state after each byte, int32 (states, 256), -1 where there is none; and the states.
+
+    Raises:
+        PatternError: the automaton over tokens would certainly have more states; characters outside ASCII have some
+            between their bytes.
+    """
+    numbers, states, rows = {start: 0}, [start], []
+    for state in states:
+        row = np.full(_NUM_BYTES, -1, np.int32)
+        for byte, following in followers(state):
+            if following not in numbers:
+                numbers[following] = len(numbers)
+                states.append(following)
+            row[byte] = numbers[following]
+        rows.append(row)
+        if max_states is not None and len(states) > max_states * _MAX_BYTE_STATES:
+            raise PatternError(f"must have at most {max_states} states, got more")
+    return np.stack(rows), states
 
 
 def _parts(regex: str) -> Iterator[str]:
@@ -199,26 +225,15 @@ def _explain(message: str) -> str:
 
 def _intersect(left: ByteAutomaton, right: ByteAutomaton, max_states: int) -> ByteAutomaton:
     """Return the automaton of the texts that both match: its states are pairs (Rabin and Scott 1959, theorem 5)."""
-    numbers, order, rows = {(0, 0): 0}, [(0, 0)], []
-    for left_state, right_state in order:
-        left_row, right_row = left.next[left_state], right.next[right_state]
-        row = np.full(_NUM_BYTES, -1, np.int32)
+
+    def followers(pair: tuple[int, int]) -> Iterator[tuple[int, tuple[int, int]]]:
+        left_row, right_row = left.next[pair[0]], right.next[pair[1]]
         for byte in np.flatnonzero((left_row >= 0) & (right_row >= 0)).tolist():
-            pair = int(left_row[byte]), int(right_row[byte])
-            if pair not in numbers:
-                numbers[pair] = len(numbers)
-                order.append(pair)
-            row[byte] = numbers[pair]
-        rows.append(row)
-        _require_byte_states(len(order), max_states)
-    accepts = [left.accepts[left_state] and right.accepts[right_state] for left_state, right_state in order]
-    return ByteAutomaton(np.stack(rows), np.array(accepts))
+            yield byte, (int(left_row[byte]), int(right_row[byte]))
 
-
-def _require_byte_states(num_states: int, max_states: int) -> None:
-    """Refuse an automaton that would certainly be too large: characters outside ASCII have states between bytes."""
-    if num_states > max_states * _MAX_BYTE_STATES:
-        raise PatternError(f"must have at most {max_states} states, got more")
+    table, pairs = _number((0, 0), followers, max_states)
+    accepts = [left.accepts[left_state] and right.accepts[right_state] for left_state, right_state in pairs]
+    return ByteAutomaton(table, np.array(accepts))
 
 
 def _reverse(automaton: ByteAutomaton, max_states: int) -> ByteAutomaton:
@@ -227,23 +242,17 @@ def _reverse(automaton: ByteAutomaton, max_states: int) -> ByteAutomaton:
     predecessors: dict[int, dict[int, list[int]]] = {}
     for source, byte in zip(sources.tolist(), byte_values.tolist(), strict=True):
         predecessors.setdefault(int(automaton.next[source, byte]), {}).setdefault(byte, []).append(source)
-    start = frozenset(np.flatnonzero(automaton.accepts).tolist())
-    numbers, order, rows = {start: 0}, [start], []
-    for states in order:
-        followers: dict[int, set[int]] = {}
+
+    def followers(states: frozenset[int]) -> Iterator[tuple[int, frozenset[int]]]:
+        by_byte: dict[int, set[int]] = {}
         for state in states:
             for byte, before in predecessors.get(state, {}).items():
-                followers.setdefault(byte, set()).update(before)
-        row = np.full(_NUM_BYTES, -1, np.int32)
-        for byte, following in sorted(followers.items()):
-            key = frozenset(following)
-            if key not in numbers:
-                numbers[key] = len(numbers)
-                order.append(key)
-            row[byte] = numbers[key]
-        rows.append(row)
-        _require_byte_states(len(order), max_states)
-    return ByteAutomaton(np.stack(rows), np.array([0 in states for states in order]))
+                by_byte.setdefault(byte, set()).update(before)
+        return ((byte, frozenset(before)) for byte, before in sorted(by_byte.items()))
+
+    start = frozenset(np.flatnonzero(automaton.accepts).tolist())
+    table, subsets = _number(start, followers, max_states)
+    return ByteAutomaton(table, np.array([0 in states for states in subsets]))
 
 
 def _over_tokens(by_byte: ByteAutomaton, texts: TokenTexts, limits: CompilationLimits) -> Automaton:
