@@ -218,6 +218,9 @@ class StructuredOutputs(Body):
     banned_characters: Characters | None = Field(None, description="none of these characters; also beside a pattern")
 
 
+NO_STRUCTURED_OUTPUTS = StructuredOutputs()
+
+
 class JsonSchemaFormat(Body):
     """The schema of a `response_format`."""
 
@@ -407,7 +410,7 @@ class CompletionRequest(Body):
         Raises:
             InvalidRequest: it has several patterns, or one that is no JSON; `resolve` raises it.
         """
-        patterns = self._patterns()
+        patterns = self.patterns
         if len(patterns) > 1:
             (first, _), (second, _) = list(patterns.items())[:2]
             raise InvalidRequest(
@@ -426,11 +429,12 @@ class CompletionRequest(Body):
     @property
     def constraint_field(self) -> str:
         """The field to name in an error about the constraint."""
-        return next(iter(self._patterns()), "structured_outputs" if self.structured_outputs else "min_length")
+        return next(iter(self.patterns), "structured_outputs" if self.structured_outputs else "min_length")
 
-    def _patterns(self) -> dict[str, Pattern]:
-        """Return its patterns, of which it may have one, by field."""
-        outputs, form = self.structured_outputs or StructuredOutputs(), self.response_format
+    @cached_property
+    def patterns(self) -> dict[str, Pattern]:
+        """Its patterns, of which it may have one, by field."""
+        outputs, form = self.structured_outputs or NO_STRUCTURED_OUTPUTS, self.response_format
         if form is not None and (form.json_schema is None) == (form.type == "json_schema"):
             raise InvalidRequest(
                 f"response_format.json_schema must be {'given' if form.json_schema is None else 'absent'} with type "
