@@ -10,14 +10,6 @@ from service.generation.acceptance import Acceptance
 from tests.unit.service.generation.test_completion import Service, request
 
 
-@pytest.fixture
-def service():
-    service = Service()
-    yield service
-    service.scheduler.stop()
-    service.compiler.close()
-
-
 def ask(service, **fields):
     """Return the texts of a request's choices, and how many were rejected."""
     builder = service.engine.complete(request(**fields), RequestContext())
@@ -69,8 +61,7 @@ def test_a_window_smaller_than_n_changes_no_text():
         assert ask(narrow, **fields) == ask(wide, **fields)
     assert max(len(call.sequences) for call in narrow.backend.calls) <= 3
     for service in (wide, narrow):
-        service.scheduler.stop()
-        service.compiler.close()
+        service.close()
 
 
 def test_a_request_takes_no_more_of_the_queue_than_its_window():
@@ -80,7 +71,7 @@ def test_a_request_takes_no_more_of_the_queue_than_its_window():
     for _ in builder:
         assert len(builder.request.sequences) <= 3
     assert len(builder.request.finish_reasons) == 40
-    service.scheduler.stop()
+    service.close()
 
 
 def test_cached_tokens_are_those_of_the_prompt_once():
@@ -92,7 +83,7 @@ def test_cached_tokens_are_those_of_the_prompt_once():
         assert builder.request.num_cached_tokens == num_cached_tokens
         assert builder.request.num_prompt_tokens == 5
         builder.request.close()
-    service.scheduler.stop()
+    service.close()
 
 
 def refuse_more(service, count):
@@ -117,8 +108,7 @@ def test_choices_that_are_not_admitted_now_are_submitted_later(fields):
     refused = refuse_more(service, 5)
     assert ask(service, **fields) == alone
     assert len(refused) == 5
-    service.scheduler.stop()
-    service.compiler.close()
+    service.close()
 
 
 def test_copies_of_the_training_text_are_replaced(service):
@@ -177,4 +167,4 @@ def test_a_deadline_ends_a_request_whose_choices_are_never_admitted():
     refuse_more(service, 10**6)
     with pytest.raises(DeadlineExceeded):
         ask(service, n=3, timeout_s=0.5)
-    service.scheduler.stop()
+    service.close()

@@ -91,6 +91,11 @@ class Service:
             self.training_filters,
         )
 
+    def close(self):
+        """End the scheduler's thread and the compiler's process."""
+        self.scheduler.stop()
+        self.compiler.close()
+
     def results(self, *prompts, **fields):
         """Return the results of a request."""
         generation = self.engine.complete(request(*prompts, **fields), RequestContext())
@@ -102,14 +107,6 @@ class Service:
     def calls(self):
         """Return the signatures of all calls."""
         return [call.signature for call in self.backend.calls]
-
-
-@pytest.fixture
-def service():
-    service = Service()
-    yield service
-    service.scheduler.stop()
-    service.compiler.close()
 
 
 def expected_scores(token_ids):

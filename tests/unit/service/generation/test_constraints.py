@@ -18,8 +18,7 @@ PATTERN = PATTERN.replace("-", "z")
 def service():
     service = Service(prefix_cache_bytes=10**6)
     yield service
-    service.scheduler.stop()
-    service.compiler.close()
+    service.close()
 
 
 def ask(service, *prompts, pattern=PATTERN, max_tokens=40, **fields):

@@ -1,0 +1,12 @@
+"""An engine on a fake backend, for every test of generation."""
+
+import pytest
+
+from tests.unit.service.generation.test_completion import Service
+
+
+@pytest.fixture
+def service():
+    service = Service()
+    yield service
+    service.close()
