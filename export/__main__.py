@@ -3,13 +3,14 @@
 import signal
 import sys
 
-from export.interrupts import exit_code, raise_on_sigterm
+from export.interrupts import exit_code, immediate_exit, raise_on_sigterm
 
 
 def _run() -> int:
     raise_on_sigterm()
     try:
-        from export.cli import main  # noqa: PLC0415 - also catches Ctrl-C during the import
+        with immediate_exit():
+            from export.cli import main  # noqa: PLC0415 - seconds
 
         return main()
     except KeyboardInterrupt as error:

@@ -30,6 +30,14 @@ def raise_on_sigterm() -> None:
     signal.signal(signal.SIGTERM, _raise)
 
 
+def immediate_exit() -> contextlib.AbstractContextManager[None]:
+    """Return a context for imports, in which either signal ends the process at once, with its exit code.
+
+    A module that is being imported may catch the exception, or turn it into another one (observed).
+    """
+    return _handlers(lambda number, _frame: os._exit(128 + number))
+
+
 def _raise(number: int, _frame: FrameType | None) -> None:
     raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
@@ -53,9 +61,15 @@ def deferred_interrupts() -> Iterator[Callable[[], None]]:
         if received:
             _raise(received[0], None)
 
-    previous_handlers = {number: signal.signal(number, record) for number in _MESSAGES}
-    try:
+    with _handlers(record):
         yield raise_if_interrupted
+
+
+@contextlib.contextmanager
+def _handlers(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    previous = {number: signal.signal(number, handler) for number in _MESSAGES}
+    try:
+        yield
     finally:
-        for number, handler in previous_handlers.items():
-            signal.signal(number, handler)
+        for number, previous_handler in previous.items():
+            signal.signal(number, previous_handler)

@@ -3,6 +3,7 @@
 import os
 
 from contract.quiet import suppress_stderr
+from export.interrupts import immediate_exit
 
 
 def import_tensorflow_quietly(*, start: bool = True) -> None:
@@ -11,7 +12,7 @@ def import_tensorflow_quietly(*, start: bool = True) -> None:
     A training starts the runtime itself, for the devices that it finds. If the import fails, the output is printed.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with suppress_stderr():
+    with suppress_stderr(), immediate_exit():
         import tensorflow as tf  # noqa: PLC0415 - the purpose of this module
 
         if start:

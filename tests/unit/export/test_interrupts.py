@@ -51,6 +51,17 @@ def test_a_second_signal_ends_the_process_at_once(number, raised, code):  # noqa
     assert "Traceback" not in outcome.stderr
 
 
+@SIGNALS
+def test_a_signal_during_an_import_ends_the_process_at_once(number, raised, code):  # noqa: ARG001
+    """Even where the imported module catches every exception."""
+    program = (
+        "import signal\nfrom export.interrupts import immediate_exit\nwith immediate_exit():\n    try:\n"
+        f"        signal.raise_signal({int(number)})\n    except BaseException:\n        pass\nprint('still here')"
+    )
+    outcome = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (outcome.returncode, outcome.stdout, outcome.stderr) == (code, "", "")
+
+
 def handles_sigterm(pid):
     """Return whether a process has a handler for SIGTERM."""
     status = Path(f"/proc/{pid}/status").read_text()
