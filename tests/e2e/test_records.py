@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from tests.built import built
 from tests.documents import blocks
 from tests.servers import ROOT, Gateway, ModelServer
 from tests.terminals import environment
@@ -32,46 +33,53 @@ def entered(text, folder):
     return ended.stdout.decode()
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A directory with the list of the page, and a model that its command has trained."""
-    folder = tmp_path_factory.mktemp("records")
+def train(folder):
+    """Write the list of the page, shortened, and train a model on it by the page's command."""
     listing, training, *_ = COMMANDS
+    folder.mkdir()
     entered(listing, folder)
+    names = (folder / "names.txt").read_text().splitlines(keepends=True)
+    (folder / "names.txt").write_text("".join(names[::10]))
     entered(f"{training} {' '.join(SHORT)}", folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
-def server(folder):
+def trained():
+    """A directory with the list and the model, read-only."""
+    return built("records", train, inputs=repr(COMMANDS))
+
+
+@pytest.fixture(scope="module")
+def server(trained, tmp_path_factory):
     """A gateway and a model server on that model."""
-    model_server = ModelServer(folder / "models", folder / "model_server.log")
-    gateway = Gateway(folder / "models", model_server.port, folder / "gateway.log")
+    logs = tmp_path_factory.mktemp("logs")
+    model_server = ModelServer(trained / "models", logs / "model_server.log")
+    gateway = Gateway(trained / "models", model_server.port, logs / "gateway.log")
     yield gateway
     gateway.kill()
     model_server.end()
 
 
-def test_the_request_of_the_page_returns_records_of_its_pattern(folder, server):
+def test_the_request_of_the_page_returns_records_of_its_pattern(server, tmp_path):
     """And how many were rejected."""
     request = COMMANDS[2].replace("http://127.0.0.1:8000", f"http://127.0.0.1:{server.port}")
-    *records, num_rejected = entered(request, folder).splitlines()
+    *records, num_rejected = entered(request, tmp_path).splitlines()
     (pattern,) = re.findall(r'"regex": "(.*)"\}', request)
     assert len(set(records)) == 5
     assert all(re.fullmatch(pattern, record) for record in records)
     assert int(num_rejected) >= 0
 
 
-def test_the_program_of_the_page_prints_as_many_distinct_new_records_as_it_is_asked_for(folder, server):
+def test_the_program_of_the_page_prints_as_many_distinct_new_records_as_it_is_asked_for(trained, server, tmp_path):
     """All match by Python's `re`, none twice, none of the training text."""
     program = COMMANDS[3].replace("--count 100000", f"--count {COUNT} --url http://127.0.0.1:{server.port}")
-    entered(program, folder)
-    records = (folder / "records.txt").read_text().splitlines()
+    entered(program, tmp_path)
+    records = (tmp_path / "records.txt").read_text().splitlines()
     (pattern,) = re.findall('--regex "(.*)" >', program)
     assert len(set(records)) == len(records) == COUNT
     assert all(re.fullmatch(pattern, record) for record in records)
-    (card,) = (folder / "models").glob("names/*/assets.extra/generator.json")
+    (card,) = (trained / "models").glob("names/*/assets.extra/generator.json")
     assert json.loads(card.read_text())["training_filter"]["kind"] == "documents"
-    names = set((folder / "names.txt").read_text().splitlines())
+    names = set((trained / "names.txt").read_text().splitlines())
     # The filter does not know the tenth that is held out for validation.
     assert sum(record in names for record in records) < COUNT * 0.1

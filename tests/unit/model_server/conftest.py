@@ -1,5 +1,6 @@
 """Model servers on loopback with tiny models, and helpers to wait for them."""
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +16,13 @@ from tests.unit.model_server.model_folder import Models
 from tests.unit.model_server.serving_client import Client
 from tests.unit.model_server.tiny_model import Gate, TinyModel
 from tests.waiting import until
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_heap() -> None:
+    """Exempt what earlier tests left from garbage collection, which takes seconds then, after each unloaded version."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(name="until")

@@ -138,8 +138,9 @@ def flip(file: Path) -> None:
 
 
 def rename_operation(message: SavedModel) -> None:
-    """Use an operation that TensorFlow does not have."""
-    module._functions(message.meta_graphs[0].graph_def)[0].node_def[0].op = "Nonsense"
+    """Use an operation that TensorFlow does not have, in each function, as a session ignores those that none calls."""
+    for function in module._functions(message.meta_graphs[0].graph_def):
+        function.node_def[0].op = "Nonsense"
 
 
 def add_input(message: SavedModel) -> None:
