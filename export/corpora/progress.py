@@ -20,15 +20,13 @@ class ProgressLine:
     def __init__(self, doing: str, total_bytes: int | None) -> None:
         self._doing, self._total, self._done = doing, total_bytes, 0
         self._next_line_s = time.monotonic() + LINE_EVERY_S
-        on_terminal = sys.stderr.isatty()
-        self._prints_lines = not on_terminal
         self._bar = tqdm(
             total=total_bytes,
             desc=doing,
             unit="B",
             unit_scale=True,
             delay=QUIET_S,
-            disable=not on_terminal,
+            disable=not sys.stderr.isatty(),
             leave=False,
             dynamic_ncols=True,
         )
@@ -43,7 +41,7 @@ class ProgressLine:
         """Advance by a number of bytes."""
         self._done += num_bytes
         self._bar.update(num_bytes)
-        if self._prints_lines and time.monotonic() >= self._next_line_s:
+        if self._bar.disable and time.monotonic() >= self._next_line_s:
             self._next_line_s = time.monotonic() + LINE_EVERY_S
             of = f" of {self._total / 1e6:,.0f}" if self._total else ""
             print(f"{self._doing}: {self._done / 1e6:,.0f}{of} MB", flush=True)

@@ -168,7 +168,7 @@ class TextWriter:
         self._continue(part)
         if others:
             *whole, last = others
-            self._end()
+            self._has_text, self._blank = False, ""
             self._begin([document for document in whole if document.strip()])
             self._continue(last)
 
@@ -184,9 +184,6 @@ class TextWriter:
             self._has_text, self._blank = True, ""
         else:
             self._blank += part
-
-    def _end(self) -> None:
-        self._has_text, self._blank = False, ""
 
     def _begin(self, documents: Iterable[str]) -> None:
         """Append the beginnings of new documents."""
