@@ -191,7 +191,9 @@ def read_network(model: keras.Model) -> Network:
     network = Network(tuple(steps), _read_output(last))
     if indices[last.inputs[0]] != len(steps) - 1 or not network.recurrent:
         raise UnsupportedModel(f"recurrent layers must lead to the last layer; {_describe(nodes)}")
-    _require_finite(network)
+    for step in (*network.steps, Step(network.output)):
+        if not all(np.isfinite(value).all() for value in _values(step.operation) if isinstance(value, np.ndarray)):
+            raise NotFinite("a weight is NaN or infinite: the training did not converge")
     return network
 
 
@@ -277,13 +279,6 @@ def _activation(layer: Any, name: str = "activation") -> str:
 
 def _describe(nodes: Any) -> str:
     return "got " + (", ".join(type(node.layer).__name__ for node in nodes) or "no layer")
-
-
-def _require_finite(network: Network) -> None:
-    for step in (*network.steps, Step(network.output)):
-        for value in _values(step.operation):
-            if isinstance(value, np.ndarray) and not np.isfinite(value).all():
-                raise NotFinite("a weight is NaN or infinite: the training did not converge")
 
 
 def _array(variable: Any) -> np.ndarray:

@@ -16,6 +16,7 @@ from export.corpora.memorization import SPAN_WORDS
 from export.markdown import code, fenced, printable, table
 from export.repository.card_metrics import describe_training_filter
 from export.repository.history import Progress, perplexity
+from export.terminal import utc_time
 
 _CELLS = {"simple_rnn": "SimpleRNN", "lstm": "LSTM", "gru": "GRU", None: "recurrent model"}
 _UNITS = {
@@ -165,7 +166,7 @@ def _model_rows(card: GeneratorCard, num_tokens: int) -> Iterator[list[str]]:
         yield ["parameters", f"{card.training.parameters:,}"]
     yield ["state per sequence", f"{card.state_size * _FLOAT_BYTES:,} bytes"]
     yield ["SHA-256 of the weights", code(card.weights_sha256)]
-    yield ["published", f"{datetime.datetime.fromtimestamp(card.created, datetime.UTC):%Y-%m-%d %H:%M} UTC"]
+    yield ["published", f"{utc_time(card.created)} UTC"]
     yield ["TensorFlow", card.tensorflow]
 
 

@@ -143,10 +143,8 @@ class Verification:
 
     def _signatures(self) -> str:
         card, _, functions = self._readable()
-        inputs, outputs = (
-            input_specs(card.state_size, card.units, card.vocab_size, card.precisions),
-            _output_sizes(card),
-        )
+        inputs = input_specs(card.state_size, card.units, card.vocab_size, card.precisions)
+        outputs = _output_sizes(card)
         for name, specs in inputs.items():
             if name not in functions:
                 raise CheckFailed(f"{name} is missing")
@@ -166,7 +164,9 @@ class Verification:
             raise _NotChecked("the card, which has the hash of its weights, cannot be read")
         card, path = self._contents[0], self._assets / _KERAS_FILE
         if not path.exists():
-            if not _may_be_wrapped(card):
+            # The layers of an imported SavedModel are unknown.
+            may_be_wrapped = card.training is None and card.cell is None and not card.layers and not card.embedding
+            if not may_be_wrapped:
                 raise CheckFailed(f"no such file in {signatures.ASSETS}")
             raise _NotChecked("a wrapped SavedModel has none, so its weights cannot be compared with the card's hash")
         try:
@@ -210,11 +210,6 @@ class Verification:
         if actual != expected:
             raise CheckFailed(f"it has the hash {actual[:12]}…, and the card says {expected[:12]}…")
         return describe_training_filter(card)
-
-
-def _may_be_wrapped(card: GeneratorCard) -> bool:
-    """Return whether a card may be that of an imported SavedModel, whose layers are unknown."""
-    return card.training is None and card.cell is None and not card.layers and not card.embedding
 
 
 def _serving_default_as_model(card: GeneratorCard, functions: Mapping[str, Any]) -> Exportable:
