@@ -45,11 +45,12 @@ class EventDisplay:
     def epoch(self, progress: Progress, model: keras.Model) -> None:
         """See `export.training.trainer.Display`."""
         last = progress.last
-        if last.validation_loss is not None:
-            metrics = {"loss": last.validation_loss, "perplexity": perplexity(last.validation_loss)}
-            self._write({f"validation/{name}": value for name, value in metrics.items() if value is not None})
-        if last.accuracy is not None:
-            self._write({"validation/accuracy": last.accuracy})
+        metrics = {
+            "validation/loss": last.validation_loss,
+            "validation/perplexity": perplexity(last.validation_loss),
+            "validation/accuracy": last.accuracy,
+        }
+        self._write({name: value for name, value in metrics.items() if value is not None})
         self._writer.flush()
         self._display.epoch(progress, model)
 
