@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from contract.errors import TokenizerError
 from contract.tokenizer import (
@@ -119,10 +119,8 @@ def _unpack(value: Any) -> Any:
     return json.loads(value, object_pairs_hook=_require_unique_keys) if isinstance(value, str) else value
 
 
-class _KerasConfig(BaseModel):
+class _KerasConfig(BaseModel, frozen=True, extra="ignore", strict=True):
     """The settings of Keras's legacy `Tokenizer` that token ids depend on; a missing one has Keras's default."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
     num_words: Annotated[int, Field(ge=0)] | None = None
     filters: str = KERAS_FILTERS

@@ -41,6 +41,4 @@ def _reverse(ids: np.ndarray) -> None:
     for start in range(0, len(ids) // 2, _REVERSE_BLOCK):
         stop = min(start + _REVERSE_BLOCK, len(ids) // 2)
         front, back = ids[start:stop], ids[len(ids) - stop : len(ids) - start]
-        front_copy = front.copy()
-        front[:] = back[::-1]
-        back[:] = front_copy[::-1]
+        front[:], back[:] = back[::-1].copy(), front[::-1].copy()

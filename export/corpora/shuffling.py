@@ -77,7 +77,8 @@ def _sorted(data: np.ndarray, keys: np.ndarray) -> Iterator[str]:
 def _partition(text: Text, seed: int, bits: int) -> list[tuple[Spool, Spool]]:
     """Write each document into the bucket of the first bits of its key; return documents and keys of each bucket."""
     buckets = [(Spool(_BUFFER_BYTES), Spool(_BUFFER_BYTES)) for _ in range(1 << bits)]
-    keys = _every_key(seed)
+    blocks = (_keys(seed, start, start + _CHUNK).tolist() for start in itertools.count(step=_CHUNK))
+    keys = itertools.chain.from_iterable(blocks)
 
     def begin(part: bytes) -> Spool:
         key = next(keys)
@@ -94,8 +95,3 @@ def _partition(text: Text, seed: int, bits: int) -> list[tuple[Spool, Spool]]:
             for part in others:
                 documents = begin(part)
     return buckets
-
-
-def _every_key(seed: int) -> Iterator[int]:
-    for start in itertools.count(step=_CHUNK):
-        yield from _keys(seed, start, start + _CHUNK).tolist()

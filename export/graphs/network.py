@@ -19,7 +19,7 @@ CELLS: dict[str, type[keras.layers.Layer]] = {
     "lstm": keras.layers.LSTM,
     "gru": keras.layers.GRU,
 }
-_NAMES = {kind: name for name, kind in CELLS.items()}
+NAMES = {kind: name for name, kind in CELLS.items()}
 # Layers that are the identity in inference.
 _TRAINING_ONLY = (keras.layers.Dropout, keras.layers.SpatialDropout1D, keras.layers.GaussianNoise)
 
@@ -212,7 +212,7 @@ def without_softmax(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
 def _read(node: Node) -> Operation:
     """Convert a layer, or raise `UnsupportedModel` with its name."""
     layer = node.layer
-    if type(layer) in _NAMES:
+    if type(layer) in NAMES:
         return _read_recurrent(layer)
     if isinstance(layer, keras.layers.Embedding) and not node.reverse:
         return Embedding(_array(layer.embeddings), bool(layer.mask_zero))
@@ -229,7 +229,7 @@ def _read_recurrent(layer: Any) -> Recurrent:
     for option in ("go_backwards", "return_state"):
         if getattr(layer, option):
             raise UnsupportedModel(f"layer {layer.name!r}: {option} must be False, got True")
-    cell, bias = _NAMES[type(layer)], layer.cell.bias
+    cell, bias = NAMES[type(layer)], layer.cell.bias
     reset_after = cell != "gru" or bool(layer.reset_after)
     width = layer.cell.kernel.shape[1]
     return Recurrent(

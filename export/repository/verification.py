@@ -5,7 +5,7 @@ Knows the checks, their inputs and how outcomes are printed. Does not know which
 
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -49,22 +49,18 @@ def verify(versions: Sequence[Version], problems: Sequence[str]) -> int:
         for version in bar:
             bar.set_description_str(version.label)
             echo(version.label)
-            if not _verify(version, raise_if_interrupted):
+            verdicts = []
+            for outcome in Verification(version).outcomes():
+                echo(f"  {outcome.verdict:<11}  {visible(outcome.message)}")
+                verdicts.append(outcome.verdict)
+                raise_if_interrupted()
+            if FAILED in verdicts:
                 failed.append(version.label)
     if len(versions) + len(problems) > 1:
         echo(f"{len(versions):,} versions: {len(versions) - len(failed):,} good, {len(failed):,} damaged")
         for label in failed:
             echo(f"damaged: {label}")
     return 1 if failed or problems else 0
-
-
-def _verify(version: Version, raise_if_interrupted: Callable[[], None]) -> bool:
-    is_good = True
-    for outcome in Verification(version).outcomes():
-        echo(f"  {outcome.verdict:<11}  {visible(outcome.message)}")
-        is_good = is_good and outcome.verdict != FAILED
-        raise_if_interrupted()
-    return is_good
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ from export.training.sequence import split
 # The decay of the moving average starts low: it is (1 + n) / (10 + n) after n updates, until that reaches `ema`.
 _WARM_UP = 10.0
 
+_losses = tf.nn.sparse_softmax_cross_entropy_with_logits
+
 
 def precision_of(config: TrainConfig, devices: Devices) -> str:
     """Return "float32" or "bfloat16"; "auto" is float32 on a GPU, where cuDNN uses TF32 if it can."""
@@ -176,10 +178,6 @@ def _parts(targets: tf.Tensor, logits: list[tf.Tensor], cut: Cut) -> Iterator[tu
     for part_targets, part_logits in zip(split(targets, cut.rows, axis=1), logits, strict=True):
         flat = tf.reshape(part_logits, [-1, part_logits.shape[-1]])
         yield from zip(split(tf.reshape(part_targets, [-1]), cut.units), split(flat, cut.units), strict=True)
-
-
-def _losses(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    return tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits)
 
 
 def _move(average: tf.Variable, value: tf.Tensor, decay: tf.Tensor) -> None:
