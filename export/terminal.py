@@ -50,18 +50,10 @@ def text_table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: 
 
     The last cell of a short row spans all missing columns. Without a width, lines have any length.
     """
-    kept, widths = list(range(len(columns))), _widths(columns, rows)
-
-    def total(shown: Sequence[int]) -> int:
-        return sum(widths[i] for i in shown) + len(_GAP) * (len(shown) - 1)
-
-    while width is not None and total(kept) > width:
-        last = max(kept, key=lambda i: (columns[i].rank, i))
-        if not columns[last].rank:
-            break
-        kept.remove(last)
-    for i in sorted(set(range(len(columns))) - set(kept), key=lambda i: columns[i].rank):
-        if width is not None and total([*kept, i]) <= width:
+    kept, widths = list[int](), _widths(columns, rows)
+    for i in sorted(range(len(columns)), key=lambda i: columns[i].rank):
+        total = sum(widths[j] for j in (*kept, i)) + len(_GAP) * len(kept)
+        if width is None or not columns[i].rank or total <= width:
             kept = sorted([*kept, i])
     for row in ([column.title for column in columns], *rows):
         cells = []

@@ -3,9 +3,9 @@
 Knows bytes done and in total. Does not know the task.
 """
 
+import contextlib
 import sys
 import time
-from typing import Self
 
 from tqdm import tqdm
 
@@ -14,7 +14,7 @@ QUIET_S = 3.0
 LINE_EVERY_S = 30.0
 
 
-class ProgressLine:
+class ProgressLine(contextlib.AbstractContextManager):
     """A progress bar or log lines for a task, shown only if it takes long."""
 
     def __init__(self, doing: str, total_bytes: int | None) -> None:
@@ -30,9 +30,6 @@ class ProgressLine:
             leave=False,
             dynamic_ncols=True,
         )
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *exception: object) -> None:
         self._bar.close()
