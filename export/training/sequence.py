@@ -261,7 +261,8 @@ class _Unrolled:
         self._outputs = [
             transposed_steps(stacked(lists[0], spec)) for lists, spec in zip(self._saved, self._specs, strict=True)
         ]
-        return tf.concat(self._outputs, axis=-1), *_joined(last)
+        last_state = _joined(last)
+        return tf.concat(self._outputs, axis=-1), *last_state
 
     def _forward_step(self, t: tf.Tensor, states: list[Arrays]) -> tuple[list[Arrays], list[Arrays]]:
         """Return the new states, and for each part the new h and the factors of its backward step."""
