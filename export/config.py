@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from contract.card import ID_PATTERN, Cell, Direction, Unit
@@ -49,10 +49,8 @@ def _setting(group: Group, default: Any = ..., *, metavar: str | None = None, **
     return Field(default, json_schema_extra={"group": group, "metavar": metavar}, **limits)
 
 
-class TrainConfig(BaseModel):
+class TrainConfig(BaseModel, frozen=True, extra="forbid"):
     """Settings for training one generator. A field's description is its command-line help."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = _setting(
         Group.OUTPUT, metavar="NAME", pattern=ID_PATTERN, description="name of the model in the repository"

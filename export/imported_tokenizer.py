@@ -3,6 +3,7 @@
 Knows file formats. Does not know the model of a tokenizer, and never unpickles.
 """
 
+import contextlib
 import json
 import re
 import shlex
@@ -10,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from contract.errors import TokenizerError
 from contract.tokenizer import (
@@ -57,11 +58,13 @@ def _read(path: Path) -> Tokenizer:
         return _keras(document.get("config"))
     if "model" not in document:
         raise TokenizerError(_describe_unknown_format(document))
-    try:
+    # It may be one of this project's tokenizers.
+    with contextlib.suppress(TokenizerError):
         return load_tokenizer(path)
-    except TokenizerError:
-        # Not one of this project's tokenizers.
-        return _hugging_face(document)
+    try:
+        return ImportedTokenizer(document)
+    except (LookupError, TypeError, AttributeError) as error:
+        raise TokenizerError(f"a tokenizer.json that is damaged ({type(error).__name__}: {error})") from error
 
 
 def _parse(path: Path) -> dict[str, Any]:
@@ -102,13 +105,6 @@ def _describe_unknown_format(document: dict[str, Any]) -> str:
     return f"this JSON is no tokenizer: it has neither class_name nor model; {_EXPECTED_FORMATS}"
 
 
-def _hugging_face(document: dict[str, Any]) -> Tokenizer:
-    try:
-        return ImportedTokenizer(document)
-    except (LookupError, TypeError, AttributeError) as error:
-        raise TokenizerError(f"a tokenizer.json that is damaged ({type(error).__name__}: {error})") from error
-
-
 def _require_unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     index = dict(pairs)
     if len(index) < len(pairs):
@@ -123,10 +119,8 @@ def _unpack(value: Any) -> Any:
     return json.loads(value, object_pairs_hook=_require_unique_keys) if isinstance(value, str) else value
 
 
-class _KerasConfig(BaseModel):
+class _KerasConfig(BaseModel, frozen=True, extra="ignore", strict=True):
     """The settings of Keras's legacy `Tokenizer` that token ids depend on; a missing one has Keras's default."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
     num_words: Annotated[int, Field(ge=0)] | None = None
     filters: str = KERAS_FILTERS
@@ -151,7 +145,11 @@ def _keras(content: Any) -> Tokenizer:
     else:
         rules = WordRules(config.filters, config.lower, config.split)
         tokenizer = WordTokenizer(tokens, rules, config.oov_token)
-    _require_unicode(tokenizer.to_json())
+    text = tokenizer.to_json()
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise TokenizerError(f"{text[error.start]!r} is half of a surrogate pair and no character") from error
     return tokenizer
 
 
@@ -188,10 +186,3 @@ def _describe_id_error(config: _KerasConfig, words: list[str], index: dict[str, 
             f"and Keras then gives that id to nothing; {rule}"
         )
     return f"word_index has no id {expected_id}; {rule}"
-
-
-def _require_unicode(text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise TokenizerError(f"{text[error.start]!r} is half of a surrogate pair and no character") from error

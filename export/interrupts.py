@@ -35,7 +35,7 @@ def immediate_exit() -> contextlib.AbstractContextManager[None]:
 
     A module that is being imported may catch the exception, or turn it into another one (observed).
     """
-    return _handlers(lambda number, _frame: os._exit(128 + number))
+    return signal_handlers(lambda number, _frame: os._exit(128 + number))
 
 
 def _raise(number: int, _frame: FrameType | None) -> None:
@@ -61,12 +61,13 @@ def deferred_interrupts() -> Iterator[Callable[[], None]]:
         if received:
             _raise(received[0], None)
 
-    with _handlers(record):
+    with signal_handlers(record):
         yield raise_if_interrupted
 
 
 @contextlib.contextmanager
-def _handlers(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+def signal_handlers(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> Iterator[None]:
+    """Handle both signals by a handler within the context."""
     previous = {number: signal.signal(number, handler) for number in _MESSAGES}
     try:
         yield

@@ -4,7 +4,6 @@ Knows columns, widths and units of measure. Does not know what the numbers measu
 """
 
 import json
-import math
 import shutil
 import sys
 import textwrap
@@ -51,16 +50,11 @@ def text_table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: 
 
     The last cell of a short row spans all missing columns. Without a width, lines have any length.
     """
-    kept = list(range(len(columns)))
-    while width is not None and _width(columns, rows, kept) > width:
-        last = max(kept, key=lambda i: (columns[i].rank, i))
-        if not columns[last].rank:
-            break
-        kept.remove(last)
-    for i in sorted(set(range(len(columns))) - set(kept), key=lambda i: columns[i].rank):
-        if width is not None and _width(columns, rows, [*kept, i]) <= width:
+    kept, widths = list[int](), _widths(columns, rows)
+    for i in sorted(range(len(columns)), key=lambda i: columns[i].rank):
+        total = sum(widths[j] for j in (*kept, i)) + len(_GAP) * len(kept)
+        if width is None or not columns[i].rank or total <= width:
             kept = sorted([*kept, i])
-    widths = _widths(columns, rows)
     for row in ([column.title for column in columns], *rows):
         cells = []
         for i in kept:
@@ -79,11 +73,6 @@ def _widths(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[in
         max(len(cell) for cell in (column.title, *(row[i] for row in rows if i < len(row) - (len(row) < len(columns)))))
         for i, column in enumerate(columns)
     ]
-
-
-def _width(columns: Sequence[Column], rows: Sequence[Sequence[str]], kept: Sequence[int]) -> int:
-    widths = _widths(columns, rows)
-    return sum(widths[i] for i in kept) + len(_GAP) * (len(kept) - 1)
 
 
 def terminal_width() -> int | None:
@@ -118,12 +107,5 @@ def visible(text: Any) -> str:
 
 def to_json(value: Any) -> str:
     """Format a value as JSON; a float that JSON cannot represent, such as an infinite loss, becomes null."""
-    return json.dumps(_finite(value), indent=1, ensure_ascii=False)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    finite = json.loads(json.dumps(value), parse_constant=lambda _: None)
+    return json.dumps(finite, indent=1, ensure_ascii=False)

@@ -5,7 +5,6 @@ Knows settings, tokenizers and corpora. Imports no TensorFlow, so the command st
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -53,9 +52,10 @@ def run(config_file: Path | None, source: str | None, save: Path | None, show: i
     tokenizer = train_tokenizer(config, head)
     sizes = f"{head.num_characters:,} of {corpus.num_characters:,} characters"
     print(f"{config.token_unit}: a vocabulary of {len(tokenizer.tokens):,} tokens from {sizes} of {corpus.name}")
+    first = range(min(show, len(tokenizer.tokens)))
     for line in (
         *describe_dropped_words(config, head, tokenizer),
-        *_first_tokens(tokenizer, show),
+        *([f"the first {len(first)}: {_labels(tokenizer, first)}"] if first else []),
         f"text: {name}",
         *describe(tokenizer, text),
     ):
@@ -66,12 +66,6 @@ def run(config_file: Path | None, source: str | None, save: Path | None, show: i
     return 0
 
 
-def _first_tokens(tokenizer: Tokenizer, count: int) -> Iterator[str]:
-    ids = range(min(count, len(tokenizer.tokens)))
-    if ids:
-        yield f"the first {len(ids)}: {_labels(tokenizer, ids)}"
-
-
 def _labels(tokenizer: Tokenizer, token_ids: Sequence[int]) -> str:
     """Format tokens with their white space; show incomplete characters as bytes."""
     labels = map(tokenizer.detokenizer().label, token_ids)
@@ -79,17 +73,23 @@ def _labels(tokenizer: Tokenizer, token_ids: Sequence[int]) -> str:
 
 
 def describe(tokenizer: Tokenizer, text: Corpus) -> Iterator[str]:
-    """Yield the lines that show how a text is encoded."""
+    """Yield the lines that show how a text is encoded: its beginning, and the counts of all documents."""
     beginning, continues = _first_excerpt(text)
     yield from _first_lines(tokenizer, beginning, continues=continues)
-    counts = Counts.of(tokenizer, text)
+    num_tokens, num_lines, unknown = 0, 0, Counter[str]()
+    for chunk, is_last in text.chunks("encoding"):
+        ids = tokenizer.encode(chunk)
+        num_tokens += len(ids)
+        # A trailing newline starts no further line.
+        num_lines += chunk.count("\n") + is_last * (not chunk.endswith("\n"))
+        if tokenizer.special.unknown in ids:
+            unknown.update(_unknown_excerpts(tokenizer, chunk, ids))
     yield (
-        f"{counts.tokens:,} tokens: {counts.tokens / counts.lines:.1f} per line, "
-        f"{text.num_characters / max(1, counts.tokens):.2f} characters per token"
+        f"{num_tokens:,} tokens: {num_tokens / num_lines:.1f} per line, "
+        f"{text.num_characters / max(1, num_tokens):.2f} characters per token"
     )
-    num_unknown = counts.unknown.total()
-    yield f"unknown: {num_unknown:,} tokens, {num_unknown / max(1, counts.tokens):.2%}"
-    for excerpt, count in counts.unknown.most_common(SHOWN_UNKNOWN):
+    yield f"unknown: {unknown.total():,} tokens, {unknown.total() / max(1, num_tokens):.2%}"
+    for excerpt, count in unknown.most_common(SHOWN_UNKNOWN):
         yield f"  {count:,} × {excerpt!r}"
 
 
@@ -118,32 +118,6 @@ def _first_lines(tokenizer: Tokenizer, document: str, *, continues: bool) -> Ite
         more = f" … and {at_least}{len(ids) - SHOWN_TOKENS:,} more" if len(ids) > SHOWN_TOKENS else ""
         yield f"  {' '.join(map(str, ids[:SHOWN_TOKENS]))}{more}"
         yield f"  {_labels(tokenizer, ids[:SHOWN_TOKENS])}{more}"
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Token statistics of a text.
-
-    Attributes:
-        unknown: Parts of the text that the vocabulary does not contain, with their frequencies.
-    """
-
-    tokens: int
-    lines: int
-    unknown: Counter[str]
-
-    @classmethod
-    def of(cls, tokenizer: Tokenizer, text: Corpus) -> "Counts":
-        """Encode and count every document."""
-        tokens, lines, unknown = 0, 0, Counter[str]()
-        for chunk, is_last in text.chunks("encoding"):
-            ids = tokenizer.encode(chunk)
-            tokens += len(ids)
-            # A trailing newline starts no further line.
-            lines += chunk.count("\n") + is_last * (not chunk.endswith("\n"))
-            if tokenizer.special.unknown in ids:
-                unknown.update(_unknown_excerpts(tokenizer, chunk, ids))
-        return cls(tokens, lines, unknown)
 
 
 def _unknown_excerpts(tokenizer: Tokenizer, text: str, ids: list[int]) -> Iterator[str]:

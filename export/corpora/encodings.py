@@ -182,10 +182,7 @@ def _guess(sample: bytes) -> list[str]:
     order = list(_ENCODINGS)
     matches = list(from_bytes(sample, cp_isolation=order, enable_fallback=False))
     matches = [match for match in matches if match.encoding in _ENCODINGS]
-    ranked = sorted((match.chaos, -match.coherence, min(map(order.index, _equivalents(match)))) for match in matches)
+    # Of the encodings that decode the bytes to the same text, the most common one counts.
+    first = [min(order.index(name) for name in match.could_be_from_charset if name in _ENCODINGS) for match in matches]
+    ranked = sorted((match.chaos, -match.coherence, index) for match, index in zip(matches, first, strict=True))
     return [_ENCODINGS[order[index]] for _, _, index in ranked]
-
-
-def _equivalents(match: object) -> list[str]:
-    """Return the encodings that decode the bytes to the same text as this match."""
-    return [name for name in getattr(match, "could_be_from_charset", ()) if name in _ENCODINGS]

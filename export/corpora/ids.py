@@ -21,44 +21,24 @@ def encode_corpus(corpus: Corpus, tokenizer: Tokenizer, direction: Direction = "
     For a backward model each document is reversed; its end token then marks the beginning of the document. The ids are
     unsigned integers of the smallest dtype that holds every one, memory-mapped from a file.
     """
-    writer = _IdsWriter(Encoder(tokenizer), tokenizer.special.end if corpus.ends else None, direction)
+    encoder, spool, document_start = Encoder(tokenizer), Spool(BLOCK_BYTES), 0
+    end_id = tokenizer.special.end if corpus.ends else None
+    end = np.array([] if end_id is None else [end_id], encoder.dtype).tobytes()
     for text, ends in corpus.chunks("encoding"):
-        writer.write(text, ends=ends)
-    return writer.finish()
-
-
-class _IdsWriter:
-    """A writer of token ids that takes text chunk by chunk."""
-
-    def __init__(self, encoder: Encoder, end_id: int | None, direction: Direction) -> None:
-        self._encoder, self._backward = encoder, direction == "backward"
-        self._end = np.array([] if end_id is None else [end_id], encoder.dtype)
-        self._spool, self._document_start = Spool(BLOCK_BYTES), 0
-
-    def write(self, text: str, *, ends: bool) -> None:
-        ids = self._encoder.encode(text)
-        is_whole = ends and self._document_start == self._position
-        self._spool.write((ids[::-1] if is_whole and self._backward else ids).tobytes())
+        ids = encoder.encode(text)
+        is_backward, is_whole = direction == "backward", ends and document_start == spool.size
+        spool.write((ids[::-1] if is_backward and is_whole else ids).tobytes())
         if ends:
-            if self._backward and not is_whole:
-                self._reverse_document()
-            self._spool.write(self._end.tobytes())
-            self._document_start = self._position
+            if is_backward and not is_whole:
+                _reverse(spool.map(encoder.dtype, writable=True)[document_start // encoder.dtype.itemsize :])
+            spool.write(end)
+            document_start = spool.size
+    return spool.map(encoder.dtype)
 
-    def finish(self) -> np.ndarray:
-        return self._spool.map(self._encoder.dtype)
 
-    @property
-    def _position(self) -> int:
-        """Number of ids so far."""
-        return self._spool.size // self._encoder.dtype.itemsize
-
-    def _reverse_document(self) -> None:
-        """Reverse the last document of the file in place, from both ends."""
-        ids = self._spool.map(self._encoder.dtype, writable=True)[self._document_start :]
-        for start in range(0, len(ids) // 2, _REVERSE_BLOCK):
-            stop = min(start + _REVERSE_BLOCK, len(ids) // 2)
-            front, back = ids[start:stop], ids[len(ids) - stop : len(ids) - start]
-            front_copy = front.copy()
-            front[:] = back[::-1]
-            back[:] = front_copy[::-1]
+def _reverse(ids: np.ndarray) -> None:
+    """Reverse ids in place, from both ends."""
+    for start in range(0, len(ids) // 2, _REVERSE_BLOCK):
+        stop = min(start + _REVERSE_BLOCK, len(ids) // 2)
+        front, back = ids[start:stop], ids[len(ids) - stop : len(ids) - start]
+        front[:], back[:] = back[::-1].copy(), front[::-1].copy()

@@ -65,10 +65,7 @@ def _plain(block: str) -> str:
     text = re.sub(r"\\(.)", r"\1", block).replace("—", "--")
     speaker = _SPEAKER.match(text)
     name = f"{speaker[1]}.\n" if speaker else ""
-    text = _DIRECTION.sub(_direction, text[speaker.end() if speaker else 0 :])
+    text = text[speaker.end() if speaker else 0 :]
+    text = _DIRECTION.sub(lambda match: f"[{' '.join(match[2].split()).strip('[] ')}]", text)
     # Some underscores are not paired.
     return name + "\n".join(line.strip() for line in text.replace("_", "").splitlines())
-
-
-def _direction(match: re.Match[str]) -> str:
-    return f"[{' '.join(match[2].split()).strip('[] ')}]"

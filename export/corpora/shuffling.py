@@ -8,6 +8,7 @@ Knows documents and files. Does not know the split.
 """
 
 import codecs
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -48,8 +49,9 @@ def _in_order(text: Text, seed: int) -> Iterator[str]:
         data = text.spool.map(np.dtype(np.uint8))[text.start.byte : text.stop.byte]
         yield from _sorted(data, _keys(seed, 0, text.num_documents))
         return
-    for bucket in _partition(text, seed, bits):
-        yield from bucket.in_order()
+    for documents, keys in _partition(text, seed, bits):
+        if keys.size:
+            yield from _sorted(documents.map(np.dtype(np.uint8)), keys.map(np.dtype("<u8")))
 
 
 def _keys(seed: int, start: int, stop: int) -> np.ndarray:
@@ -72,49 +74,24 @@ def _sorted(data: np.ndarray, keys: np.ndarray) -> Iterator[str]:
         yield SEPARATOR
 
 
-class _Bucket:
-    """A bucket file of documents whose keys share their first bits."""
+def _partition(text: Text, seed: int, bits: int) -> list[tuple[Spool, Spool]]:
+    """Write each document into the bucket of the first bits of its key; return documents and keys of each bucket."""
+    buckets = [(Spool(_BUFFER_BYTES), Spool(_BUFFER_BYTES)) for _ in range(1 << bits)]
+    blocks = (_keys(seed, start, start + _CHUNK).tolist() for start in itertools.count(step=_CHUNK))
+    keys = itertools.chain.from_iterable(blocks)
 
-    def __init__(self) -> None:
-        self._documents, self._keys = Spool(_BUFFER_BYTES), Spool(_BUFFER_BYTES)
-
-    def begin(self, key: int, part: bytes) -> None:
-        """Begin a new document with its first part."""
-        self._documents.write(_ZERO + part if self._keys.size else part)
-        self._keys.write(key.to_bytes(8, "little"))
-
-    def append(self, part: bytes) -> None:
-        """Append a part to the current document."""
-        self._documents.write(part)
-
-    def in_order(self) -> Iterator[str]:
-        """Yield the documents in ascending order of keys, in parts, with `SEPARATOR` after each."""
-        if self._keys.size:
-            yield from _sorted(self._documents.map(np.dtype(np.uint8)), self._keys.map(np.dtype("<u8")))
-
-
-def _partition(text: Text, seed: int, bits: int) -> list[_Bucket]:
-    """Write each document into the bucket of the first bits of its key."""
-    buckets, keys = [_Bucket() for _ in range(1 << bits)], _every_key(seed)
-
-    def begin(part: bytes) -> _Bucket:
+    def begin(part: bytes) -> Spool:
         key = next(keys)
-        bucket = buckets[key >> (64 - bits)]
-        bucket.begin(key, part)
-        return bucket
+        documents, own_keys = buckets[key >> (64 - bits)]
+        documents.write(_ZERO + part if own_keys.size else part)
+        own_keys.write(key.to_bytes(8, "little"))
+        return documents
 
-    bucket = begin(b"")
+    documents = begin(b"")
     with ProgressLine("shuffling", text.stop.byte - text.start.byte) as progress:
         for block in text.blocks(progress):
             rest, *others = block.split(_ZERO)
-            bucket.append(rest)
+            documents.write(rest)
             for part in others:
-                bucket = begin(part)
+                documents = begin(part)
     return buckets
-
-
-def _every_key(seed: int) -> Iterator[int]:
-    start = 0
-    while True:
-        yield from _keys(seed, start, start + _CHUNK).tolist()
-        start += _CHUNK

@@ -42,19 +42,15 @@ def read_texts(source: str, role: str) -> Iterator[Iterator[str]]:
 
 
 def _files(path: Path, role: str) -> list[tuple[Path, int]]:
+    """Return a file, or the files of a directory that are not hidden, with their sizes."""
     try:
-        files = _files_below(path, role) if path.is_dir() else [path]
+        files = [file for file in sorted(path.rglob("*")) if file.is_file()] if path.is_dir() else [path]
+        files = [file for file in files if not any(part.startswith(".") for part in file.relative_to(path).parts)]
+        if not files:
+            raise CorpusError(f"{role} {path}: the directory has no files")
         return [(file, file.stat().st_size) for file in files]
     except OSError as error:
         raise CorpusError(f"{role} {path}: {error.strerror or error}") from error
-
-
-def _files_below(directory: Path, role: str) -> list[Path]:
-    files = [path for path in sorted(directory.rglob("*")) if path.is_file()]
-    files = [path for path in files if not any(part.startswith(".") for part in path.relative_to(directory).parts)]
-    if not files:
-        raise CorpusError(f"{role} {directory}: the directory has no files")
-    return files
 
 
 def _file_parts(file: Path, source: str, role: str, progress: ProgressLine) -> Iterator[str]:

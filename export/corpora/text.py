@@ -103,7 +103,7 @@ class Text:
         """Split a single document after `count` characters."""
         number = self._segment_of(count)
         here = max(self.index[number], self.start)
-        following = self._between(here.byte, self._segment_end(number))
+        following = self._segment_from(here, number)
         position = here.after(following[: self.start.characters + count - here.characters])
         return self._range(self.start, position), self._range(position, self.stop)
 
@@ -129,16 +129,15 @@ class Text:
             progress.step(len(block))
             yield block
 
-    def _between(self, start: int, stop: int) -> str:
-        return self.spool.read(start, stop).decode()
-
     def _segment_of(self, count: int) -> int:
         """Return the number of the segment, between two positions of the index, that has character number `count`."""
         return bisect(self.index, self.start.characters + count, key=lambda position: position.characters) - 1
 
-    def _segment_end(self, number: int) -> int:
+    def _segment_from(self, start: Position, number: int) -> str:
+        """Return the text of a segment from a position in it."""
         is_last = number + 1 == len(self.index)
-        return self.stop.byte if is_last else min(self.index[number + 1].byte, self.stop.byte)
+        stop = self.stop.byte if is_last else min(self.index[number + 1].byte, self.stop.byte)
+        return self.spool.read(start.byte, stop).decode()
 
     def _ends(self, number: int) -> list[Position]:
         """Return the ends of documents in a segment, only those between documents of this range."""
@@ -146,7 +145,7 @@ class Text:
         if not is_last and self.index[number + 1].separators == here.separators:
             return []
         ends: list[Position] = []
-        for document in self._between(here.byte, self._segment_end(number)).split(SEPARATOR)[:-1]:
+        for document in self._segment_from(here, number).split(SEPARATOR)[:-1]:
             ends.append(here.after(document))
             here = ends[-1].after(SEPARATOR)
         return [end for end in ends if self.start.byte < end.byte < self.stop.byte]
@@ -168,7 +167,7 @@ class TextWriter:
         self._continue(part)
         if others:
             *whole, last = others
-            self._end()
+            self._has_text, self._blank = False, ""
             self._begin([document for document in whole if document.strip()])
             self._continue(last)
 
@@ -184,9 +183,6 @@ class TextWriter:
             self._has_text, self._blank = True, ""
         else:
             self._blank += part
-
-    def _end(self) -> None:
-        self._has_text, self._blank = False, ""
 
     def _begin(self, documents: Iterable[str]) -> None:
         """Append the beginnings of new documents."""

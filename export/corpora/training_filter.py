@@ -47,20 +47,16 @@ def build_training_filter(
     if corpus.ends and corpus.num_characters <= SHORT_DOCUMENT_CHARACTERS * corpus.num_documents:
         if corpus.num_documents > _max_entries(DOCUMENT_FALSE_POSITIVE_RATE):
             return None
-        return _of_documents(corpus, tokenizer, raise_if_interrupted)
+        bloom = BloomFilter.sized(corpus.num_documents, DOCUMENT_FALSE_POSITIVE_RATE)
+        for hashes in _hash_documents(_as_generated(corpus, tokenizer)):
+            bloom.add(hashes)
+            raise_if_interrupted()
+        return TrainingFilter(DOCUMENTS, bloom, corpus.num_documents, bloom.false_positive_rate())
     return _of_spans(corpus, tokenizer, direction, raise_if_interrupted)
 
 
 def _max_entries(false_positive_rate: float) -> int:
     return int(8 * MAX_BYTES / bloom_filter.bits_per_entry(false_positive_rate))
-
-
-def _of_documents(corpus: Corpus, tokenizer: Tokenizer, raise_if_interrupted: Check) -> TrainingFilter:
-    bloom = BloomFilter.sized(corpus.num_documents, DOCUMENT_FALSE_POSITIVE_RATE)
-    for hashes in _hash_documents(_as_generated(corpus, tokenizer)):
-        bloom.add(hashes)
-        raise_if_interrupted()
-    return TrainingFilter(DOCUMENTS, bloom, corpus.num_documents, bloom.false_positive_rate())
 
 
 def _as_generated(corpus: Corpus, tokenizer: Tokenizer) -> Iterator[bytes]:

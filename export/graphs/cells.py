@@ -270,12 +270,10 @@ class StatefulNetwork(tf.Module):
         for step in network.steps:
             layer, inputs = _make(step.operation, with_bfloat16=with_bfloat16), step.inputs
             source = network.steps[inputs[0]].operation if inputs else None
-            if (
-                isinstance(layer, _Cell)
-                and isinstance(source, Embedding)
-                and _table_bytes(source, step.operation) <= MAX_TABLE_BYTES
-            ):
-                layer, inputs = _Folded(layer, source.table), ()
+            if isinstance(layer, _Cell) and isinstance(source, Embedding):
+                table_bytes = 4 * source.table.shape[0] * step.operation.kernel.shape[1]
+                if table_bytes <= MAX_TABLE_BYTES:
+                    layer, inputs = _Folded(layer, source.table), ()
             self.layers.append(layer)
             self.inputs.append(inputs)
         # In float32 always: logits in bfloat16 would have ties, and log probabilities of two digits.
@@ -356,7 +354,3 @@ class RecurrentStep:
         """Project the network's output to logits, rows float32 (batch, V)."""
         rows = self.to_rows(hidden)
         return self._network.output.run(LayerInput(FLOAT32, rows, [rows], [])).output
-
-
-def _table_bytes(embedding: Embedding, cell: Recurrent) -> int:
-    return 4 * embedding.table.shape[0] * cell.kernel.shape[1]

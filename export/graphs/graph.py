@@ -40,53 +40,41 @@ def read_graph(model: keras.Model) -> tuple[Node, ...]:
         layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
         return tuple(Node(layer, (i - 1,)) for i, layer in enumerate(layers))
     # A subclassed model defines its own `get_config`, mostly an empty one.
-    if not isinstance(model, keras.Model) or "output_layers" not in _config(model):
-        raise UnsupportedModel(f"{_name(model)} is neither Sequential nor functional: its layers cannot be followed")
-    return _Functional(model).nodes()
-
-
-def _config(model: keras.Model) -> dict[str, Any]:
     try:
-        return model.get_config()
+        config = model.get_config() if isinstance(model, keras.Model) else {}
     except NotImplementedError:
-        return {}
+        config = {}
+    described = f"model {getattr(model, 'name', '')!r} ({type(model).__name__})"
+    if "output_layers" not in config:
+        raise UnsupportedModel(f"{described} is neither Sequential nor functional: its layers cannot be followed")
+    inputs, outputs = (list(_references(config[key])) for key in ("input_layers", "output_layers"))
+    if len(inputs) != 1 or len(outputs) != 1:
+        counts = f"{len(inputs)} inputs and {len(outputs)} outputs"
+        raise UnsupportedModel(f"{described} must have one input and one output, got {counts}")
+    return _follow(model, config["layers"], inputs[0], outputs[0])
 
 
-def _name(model: Any) -> str:
-    return f"model {getattr(model, 'name', '')!r} ({type(model).__name__})"
+def _follow(model: keras.Model, layers: list[Any], start: tuple[str, int], end: tuple[str, int]) -> tuple[Node, ...]:
+    """Return the calls of a functional model from its input to its output, from the entries of its layers."""
+    entries, indices, nodes = {entry["config"]["name"]: entry for entry in layers}, {start: INPUT}, list[Node]()
 
-
-class _Functional:
-    def __init__(self, model: keras.Model) -> None:
-        self._model, config = model, model.get_config()
-        self._entries = {entry["config"]["name"]: entry for entry in config["layers"]}
-        self._inputs, self._outputs = (list(_references(config[key])) for key in ("input_layers", "output_layers"))
-        self._indices: dict[tuple[str, int], int] = {}
-        self._nodes: list[Node] = []
-
-    def nodes(self) -> tuple[Node, ...]:
-        if len(self._inputs) != 1 or len(self._outputs) != 1:
-            counts = f"{len(self._inputs)} inputs and {len(self._outputs)} outputs"
-            raise UnsupportedModel(f"{_name(self._model)} must have one input and one output, got {counts}")
-        self._visit(*self._outputs[0])
-        return tuple(self._nodes)
-
-    def _visit(self, name: str, call: int) -> int:
+    def visit(name: str, call: int) -> int:
         """Append the inputs of a call and then the call, unless it is there already; return its index."""
-        if (name, 0) in self._inputs:
-            return INPUT
-        if (name, call) not in self._indices:
-            arguments = self._entries[name]["inbound_nodes"][call]
+        if (name, call) not in indices:
+            arguments = entries[name]["inbound_nodes"][call]
             # `Embedding.skips_padding` represents the mask that Keras derives from an embedding's padding.
             unmasked = {name: value for name, value in arguments["kwargs"].items() if name != "mask"}
-            inputs = tuple(self._visit(*source) for source in _tensors([arguments["args"], unmasked]))
+            inputs = tuple(visit(*source) for source in _tensors([arguments["args"], unmasked]))
             try:
-                layer = self._model.get_layer(name)
+                layer = model.get_layer(name)
             except ValueError:
-                raise UnsupportedModel(f"{self._entries[name]['class_name']} {name!r} is no layer") from None
-            self._nodes.append(Node(layer, inputs, bool(arguments["kwargs"].get("reverse"))))
-            self._indices[name, call] = len(self._nodes) - 1
-        return self._indices[name, call]
+                raise UnsupportedModel(f"{entries[name]['class_name']} {name!r} is no layer") from None
+            nodes.append(Node(layer, inputs, bool(arguments["kwargs"].get("reverse"))))
+            indices[name, call] = len(nodes) - 1
+        return indices[name, call]
+
+    visit(*end)
+    return tuple(nodes)
 
 
 def _references(value: Any) -> Iterator[tuple[str, int]]:

@@ -10,7 +10,6 @@ import tempfile
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,25 +139,15 @@ def load_keras(path: Path) -> keras.Model:
             start = file.read(4)
     except OSError as error:
         raise UnsupportedModel(f"{path}: {error.strerror}") from error
-    if start.startswith(_HDF5):
-        return _load_with(_load_h5, path)
     if start.startswith(_ZIP):
         _require_keras_3(path)
-        return _load_with(_load, path)
-    raise UnsupportedModel(f"{path}: neither a .keras file, nor an .h5 file, nor the folder of a SavedModel")
-
-
-def _load(path: Path) -> keras.Model:
-    return keras.models.load_model(path, compile=False)
-
-
-def _load_with(load: Callable[[Path], keras.Model], path: Path) -> keras.Model:
-    """Call a loader and convert any Keras error to a one-line `UnsupportedModel`."""
+    elif not start.startswith(_HDF5):
+        raise UnsupportedModel(f"{path}: neither a .keras file, nor an .h5 file, nor the folder of a SavedModel")
     try:
         with warnings.catch_warnings():
             # Warnings about Keras 2 arguments that have no effect here.
             warnings.simplefilter("ignore")
-            return load(path)
+            return _load_h5(path) if start.startswith(_HDF5) else keras.models.load_model(path, compile=False)
     except UnsupportedModel:
         raise
     except Exception as error:
@@ -199,13 +188,13 @@ def _load_h5(path: Path) -> keras.Model:
     config, version = read_config(path)
     if config is None:
         raise UnsupportedModel(f"{path}: only weights, without the model; save both with model.save")
-    cleaned = json.dumps(_with_input(_without_removed_options(json.loads(config))))
+    cleaned = json.dumps(_with_input(json.loads(config, object_hook=_without_removed_options)))
     with tempfile.TemporaryDirectory() as directory:
         copy = Path(directory) / "model.h5"
         shutil.copyfile(path, copy)
         with h5py.File(copy, "r+") as file:
             file.attrs["model_config"] = cleaned
-        model = _load(copy)
+        model = keras.models.load_model(copy, compile=False)
     if version.startswith("2"):
         for layer in all_layers(model):
             _rescale_hard_sigmoid(layer)
@@ -228,15 +217,11 @@ def _rescale_hard_sigmoid(layer: Any) -> None:
         layer.set_weights([weight * scale for weight in layer.get_weights()])
 
 
-def _without_removed_options(config: Any) -> Any:
-    if isinstance(config, list):
-        return [_without_removed_options(item) for item in config]
-    if not isinstance(config, dict):
-        return config
+def _without_removed_options(config: dict[str, Any]) -> dict[str, Any]:
     for name, default in _REMOVED_OPTIONS.items():
-        if name in config and (default is None or config[name] == default):
-            config = {key: value for key, value in config.items() if key != name}
-    return {key: _without_removed_options(value) for key, value in config.items()}
+        if default is None or config.get(name) == default:
+            config.pop(name, None)
+    return config
 
 
 def _with_input(config: Any) -> Any:

@@ -19,7 +19,7 @@ CELLS: dict[str, type[keras.layers.Layer]] = {
     "lstm": keras.layers.LSTM,
     "gru": keras.layers.GRU,
 }
-_NAMES = {kind: name for name, kind in CELLS.items()}
+NAMES = {kind: name for name, kind in CELLS.items()}
 # Layers that are the identity in inference.
 _TRAINING_ONLY = (keras.layers.Dropout, keras.layers.SpatialDropout1D, keras.layers.GaussianNoise)
 
@@ -191,7 +191,9 @@ def read_network(model: keras.Model) -> Network:
     network = Network(tuple(steps), _read_output(last))
     if indices[last.inputs[0]] != len(steps) - 1 or not network.recurrent:
         raise UnsupportedModel(f"recurrent layers must lead to the last layer; {_describe(nodes)}")
-    _require_finite(network)
+    for step in (*network.steps, Step(network.output)):
+        if not all(np.isfinite(value).all() for value in _values(step.operation) if isinstance(value, np.ndarray)):
+            raise NotFinite("a weight is NaN or infinite: the training did not converge")
     return network
 
 
@@ -210,7 +212,7 @@ def without_softmax(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
 def _read(node: Node) -> Operation:
     """Convert a layer, or raise `UnsupportedModel` with its name."""
     layer = node.layer
-    if type(layer) in _NAMES:
+    if type(layer) in NAMES:
         return _read_recurrent(layer)
     if isinstance(layer, keras.layers.Embedding) and not node.reverse:
         return Embedding(_array(layer.embeddings), bool(layer.mask_zero))
@@ -227,7 +229,7 @@ def _read_recurrent(layer: Any) -> Recurrent:
     for option in ("go_backwards", "return_state"):
         if getattr(layer, option):
             raise UnsupportedModel(f"layer {layer.name!r}: {option} must be False, got True")
-    cell, bias = _NAMES[type(layer)], layer.cell.bias
+    cell, bias = NAMES[type(layer)], layer.cell.bias
     reset_after = cell != "gru" or bool(layer.reset_after)
     width = layer.cell.kernel.shape[1]
     return Recurrent(
@@ -277,13 +279,6 @@ def _activation(layer: Any, name: str = "activation") -> str:
 
 def _describe(nodes: Any) -> str:
     return "got " + (", ".join(type(node.layer).__name__ for node in nodes) or "no layer")
-
-
-def _require_finite(network: Network) -> None:
-    for step in (*network.steps, Step(network.output)):
-        for value in _values(step.operation):
-            if isinstance(value, np.ndarray) and not np.isfinite(value).all():
-                raise NotFinite("a weight is NaN or infinite: the training did not converge")
 
 
 def _array(variable: Any) -> np.ndarray:

@@ -21,7 +21,7 @@ def needs_rebuild(model: keras.Model) -> bool:
 def rebuild_unfixed(model: keras.Model) -> keras.Model:
     """Rebuild a model with the same weights that takes any batch size and length, and outputs every token."""
     return _rebuild(
-        model, {**_PLAIN, **dict.fromkeys(_SHAPES, lambda _: [None, None]), "return_sequences": _always(True)}
+        model, {**_PLAIN, **dict.fromkeys(_SHAPES, lambda _: [None, None]), "return_sequences": lambda _: True}
     )
 
 
@@ -41,10 +41,6 @@ def rebuild_plain(model: keras.Model) -> keras.Model:
 _SHAPES = ("batch_shape", "build_input_shape")
 
 
-def _always(value: Any) -> Callable[[Any], Any]:
-    return lambda _: value
-
-
 def _in_float32(dtype: Any) -> Any:
     """Replace a float dtype or dtype policy by float32; other dtypes, such as int32 inputs, are unchanged."""
     name = dtype["config"].get("name") if isinstance(dtype, dict) and "config" in dtype else dtype
@@ -52,7 +48,7 @@ def _in_float32(dtype: Any) -> Any:
 
 
 _PLAIN: dict[str, Callable[[Any], Any]] = {
-    "stateful": _always(False),
+    "stateful": lambda _: False,
     "dtype": _in_float32,
     **dict.fromkeys(_SHAPES, lambda shape: [None, *shape[1:]]),
 }

@@ -126,11 +126,8 @@ class Generator(tf.Module):
         Returns:
             state float32 (batch, S) after the last token before the padding.
         """
-
-        def step(token_ids: tf.Tensor, parts: Loop) -> Loop:
-            return self._steps.step(token_ids, parts)[1]
-
-        parts = self._scan(token_ids, lengths, step, self._steps.split(state))
+        state_parts = self._steps.split(state)
+        parts = self._scan(token_ids, lengths, lambda ids, parts: self._steps.step(ids, parts)[1], state_parts)
         return {"state": self._steps.join(parts)}
 
     def embed(self, token_ids: tf.Tensor, lengths: tf.Tensor, state: tf.Tensor, sum: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -36,6 +36,8 @@ class Window(tf.Module):
 
     # A step is large: see `export.graphs.loop.repeat`.
     unroll = 1
+    # The precisions that it can compute in: whatever the model itself uses is taken for float32.
+    precisions = (FLOAT32,)
     from_rows, to_rows, select = FLOAT32.from_rows, FLOAT32.to_rows, FLOAT32.select
 
     def __init__(
@@ -55,11 +57,6 @@ class Window(tf.Module):
         # Traced once for all signatures: a layer that loops over the window is a large graph.
         self._top = tf.function(top, input_signature=[tf.TensorSpec([None, context], tf.int32)])
         self._project, self._kept = project, list(resources)
-
-    @property
-    def precisions(self) -> tuple[Precision, ...]:
-        """The precisions that it can compute in: whatever the model itself uses is taken for float32."""
-        return (FLOAT32,)
 
     def in_precision(self, precision: Precision) -> "Window":  # noqa: ARG002 - it has just one
         """Return itself; see `export.graphs.cells.StatefulNetwork.in_precision`."""
@@ -138,8 +135,14 @@ def function_window(function: Function, context: int, resources: Sequence[Any]) 
     random_ids = np.random.default_rng(0).integers(0, vocab_size, (_BATCH_SIZE, context))
     outputs = last_output(function(tf.constant(random_ids, tf.int32)))
     are_probabilities = gives_probabilities(outputs)
-    if not are_probabilities:
-        _require_logits(outputs)
+    rows = np.asarray(tf.cast(outputs, tf.float32))
+    # As logits, outputs of sigmoids and similar would give nearly uniform samples. All zeros are the logits of a model
+    # with an untrained last layer.
+    if not are_probabilities and (rows >= 0).all() and (rows <= 1).all() and rows.any():
+        raise UnsupportedModel(
+            f"every output is between 0 and 1, but they add up to {rows.sum(axis=1).max():.3g} and not to 1: neither "
+            f"probabilities nor logits"
+        )
 
     def top(token_ids: tf.Tensor) -> tf.Tensor:
         outputs = tf.cast(last_output(function(token_ids)), tf.float32)
@@ -158,17 +161,6 @@ def gives_probabilities(outputs: tf.Tensor) -> bool:
     if not np.isfinite(rows).all():
         raise NotFinite("an output is NaN or infinite: the training did not converge")
     return bool((rows >= 0).all() and np.abs(rows.sum(axis=1) - 1).max() < _PROBABILITY_TOLERANCE)
-
-
-def _require_logits(outputs: tf.Tensor) -> None:
-    """Reject outputs of sigmoids and similar: as logits they would give nearly uniform samples."""
-    rows = np.asarray(tf.cast(outputs, tf.float32))
-    # All zeros are the logits of a model with an untrained last layer.
-    if (rows >= 0).all() and (rows <= 1).all() and rows.any():
-        raise UnsupportedModel(
-            f"every output is between 0 and 1, but they add up to {rows.sum(axis=1).max():.3g} and not to 1: neither "
-            f"probabilities nor logits"
-        )
 
 
 def last_output(outputs: tf.Tensor) -> tf.Tensor:

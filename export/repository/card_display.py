@@ -6,7 +6,7 @@ Knows cards and `history.json`. Changes nothing.
 from collections.abc import Iterator
 from pathlib import Path
 
-from contract.card import GeneratorCard, Sample, TrainingReport
+from contract.card import GeneratorCard, TrainingReport
 from contract.tokenizer import Tokenizer
 from export.errors import RepositoryError
 from export.repository.card_metrics import architecture, describe_training_filter, setting_text
@@ -43,7 +43,9 @@ def show(models_dir: Path, reference: str, *, as_json: bool) -> int:
         print(_line(visible(name), setting_text(setting)))
     for sample in card.training.samples:
         print(f"\nsample at temperature {sample.temperature:g}")
-        print(_sample_text(sample, backward=card.direction == "backward"))
+        # The prompt, or suffix, is in brackets.
+        given, text = f"[{sample.given}]", sample.text
+        print(wrap_sample(text + given if card.direction == "backward" else given + text))
     return 0
 
 
@@ -96,8 +98,3 @@ def _epochs(report: TrainingReport, version: Version) -> str:
     if not progress.epochs:
         return f"{report.epochs:g}, {tokens}"
     return f"{progress.best_epoch} is the best of {progress.epochs}, {tokens}"
-
-
-def _sample_text(sample: Sample, *, backward: bool) -> str:
-    """Format a sample with its prompt, or suffix, in brackets."""
-    return wrap_sample(f"{sample.text}[{sample.given}]" if backward else f"[{sample.given}]{sample.text}")

@@ -4,6 +4,7 @@ Imports TensorFlow only for `verify`, so the other commands start fast.
 """
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,44 +21,44 @@ _PROMOTED = (
     "their version. Before the first promotion the newest version is the default. Afterwards a new version is served "
     "only as NAME:VERSION until it is promoted. models/routing.toml splits the traffic of a model over its versions."
 )
+_LABEL = "requests name it NAME@LABEL, and stable just NAME (default: %(default)s)"
+_MODELS_DIR = "model repository (default: %(default)s)"
 _REFERENCE = "NAME:VERSION, NAME for the newest version, or the directory of a version"
 
 
 def add_commands(commands: Any) -> None:
     """Add the parsers; the default `act` of each is the function to call with its options as keyword arguments."""
-    adders = (_add_list, _add_show, _add_verify, _add_remove, _add_promote, _add_rollback, _add_compare)
-    for command in [add(commands) for add in adders]:
-        command.add_argument(
-            "--models-dir", type=Path, default=MODELS, metavar="DIR", help="model repository (default: %(default)s)"
-        )
+    listed = _add(commands, "list", listing.list_versions, "show every version in the repository, damaged ones too")
+    show = _add(commands, "show", card_display.show, "show the card of a version: metrics, settings, samples")
+    show.add_argument("reference", metavar="VERSION", help=_REFERENCE)
+    verifies = "check that a version is complete and computes what its Keras model does"
+    verify = _add(commands, "verify", _verify, verifies)
+    verify.add_argument("reference", nargs="?", metavar="VERSION", help=_REFERENCE)
+    verify.add_argument("--all", action="store_true", dest="verify_all", help="every version in the repository")
+    remove = _add_remove(commands)
+    moves = "move a label, by default stable, to a version"
+    promote = _add(commands, "promote", promotion.promote, moves, epilog=_PROMOTED)
+    promote.add_argument("reference", metavar="VERSION", help="NAME:VERSION, or NAME for the newest version")
+    promote.add_argument("--label", default=STABLE, metavar="LABEL", help=_LABEL)
+    rollback = _add(commands, "rollback", promotion.rollback, "make the previous stable version stable again")
+    rollback.add_argument("name", metavar="NAME", help="name of the model")
+    compare = _add(commands, "compare", comparison_display.compare, "compare versions side by side; plot their losses")
+    compare.add_argument("references", nargs="+", metavar="VERSION", help=_REFERENCE)
+    compare.add_argument("--plot", type=Path, metavar="FILE.png", help="plot the losses by epoch and by minutes")
+    for command in (listed, show, compare):
+        command.add_argument("--json", action="store_true", dest="as_json", help="print JSON and nothing else")
+    for command in (listed, show, verify, remove, promote, rollback, compare):
+        command.add_argument("--models-dir", type=Path, default=MODELS, metavar="DIR", help=_MODELS_DIR)
 
 
-def _add_list(commands: Any) -> argparse.ArgumentParser:
-    command = commands.add_parser("list", help="show every version in the repository, damaged ones too")
-    command.set_defaults(act=listing.list_versions)
-    return _with_json(command)
-
-
-def _add_show(commands: Any) -> argparse.ArgumentParser:
-    command = commands.add_parser("show", help="show the card of a version: metrics, settings, samples")
-    command.set_defaults(act=card_display.show)
-    command.add_argument("reference", metavar="VERSION", help=_REFERENCE)
-    return _with_json(command)
-
-
-def _add_verify(commands: Any) -> argparse.ArgumentParser:
-    command = commands.add_parser(
-        "verify", help="check that a version is complete and computes what its Keras model does"
-    )
-    command.set_defaults(act=_verify)
-    command.add_argument("reference", nargs="?", metavar="VERSION", help=_REFERENCE)
-    command.add_argument("--all", action="store_true", dest="verify_all", help="every version in the repository")
+def _add(commands: Any, name: str, act: Callable[..., int], help: str, **options: Any) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=help, **options)
+    command.set_defaults(act=act)
     return command
 
 
 def _add_remove(commands: Any) -> argparse.ArgumentParser:
-    command = commands.add_parser("remove", help="remove a version, or a model with all its versions")
-    command.set_defaults(act=removal.remove)
+    command = _add(commands, "remove", removal.remove, "remove a version, or a model with all its versions")
     command.add_argument("reference", metavar="VERSION", help="NAME:VERSION, or NAME for all its versions")
     command.add_argument("--yes", action="store_true", help="do not ask for confirmation; required without a terminal")
     command.add_argument(
@@ -78,39 +79,6 @@ def _add_remove(commands: Any) -> argparse.ArgumentParser:
         metavar="HOST:PORT",
         help="model server to poll for the status, so that the wait ends when it has unloaded the model; repeatable",
     )
-    return command
-
-
-def _add_promote(commands: Any) -> argparse.ArgumentParser:
-    command = commands.add_parser("promote", help="move a label, by default stable, to a version", epilog=_PROMOTED)
-    command.set_defaults(act=promotion.promote)
-    command.add_argument("reference", metavar="VERSION", help="NAME:VERSION, or NAME for the newest version")
-    command.add_argument(
-        "--label",
-        default=STABLE,
-        metavar="LABEL",
-        help="requests name it NAME@LABEL, and stable just NAME (default: %(default)s)",
-    )
-    return command
-
-
-def _add_rollback(commands: Any) -> argparse.ArgumentParser:
-    command = commands.add_parser("rollback", help="make the previous stable version stable again")
-    command.set_defaults(act=promotion.rollback)
-    command.add_argument("name", metavar="NAME", help="name of the model")
-    return command
-
-
-def _add_compare(commands: Any) -> argparse.ArgumentParser:
-    command = commands.add_parser("compare", help="compare versions side by side; plot their losses")
-    command.set_defaults(act=comparison_display.compare)
-    command.add_argument("references", nargs="+", metavar="VERSION", help=_REFERENCE)
-    command.add_argument("--plot", type=Path, metavar="FILE.png", help="plot the losses by epoch and by minutes")
-    return _with_json(command)
-
-
-def _with_json(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    command.add_argument("--json", action="store_true", dest="as_json", help="print JSON and nothing else")
     return command
 
 

@@ -14,7 +14,7 @@ from export.errors import RepositoryError
 from export.repository.card_metrics import reported
 from export.repository.history import Progress, perplexity, read_history
 from export.repository.versions import Version
-from export.terminal import NOTHING, format_number, visible
+from export.terminal import NOTHING, visible
 
 # Settings that other lines of the table already show.
 _SHOWN = {"name", "cell", "layers", "units", "token_unit", "corpus", "direction", "bidirectional", "context_length"}
@@ -76,10 +76,6 @@ class Metric:
     best: Callable[..., float] | None
     value: Callable[[Candidate], float | None]
 
-    def format(self, value: float | None) -> str:
-        """Format a value."""
-        return format_number(value, self.form)
-
 
 def _minutes(candidate: Candidate) -> float | None:
     report = candidate.card.training
@@ -132,7 +128,7 @@ class Comparison:
             return set()
         best = metric.best(values.values())
         # Values that are shown alike count as equal; if all are equal, none is the best.
-        winners = {i for i, value in values.items() if metric.format(value) == metric.format(best)}
+        winners = {i for i, value in values.items() if format(value, metric.form) == format(best, metric.form)}
         return winners if len(winners) < len(values) else set()
 
     def notes(self) -> Iterator[str]:

@@ -66,7 +66,7 @@ def _rows(comparison: Comparison) -> Iterator[list[str]]:
     yield _row("best epoch", map(_epochs, candidates))
     for metric in METRICS:
         best = comparison.best(metric)
-        yield _row(metric.title, [metric.format(metric.value(c)) for c in candidates], best)
+        yield _row(metric.title, [format_number(metric.value(c), metric.form) for c in candidates], best)
     for name, values in comparison.settings().items():
         yield _row(name, map(setting_text, values))
 

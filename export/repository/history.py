@@ -6,7 +6,7 @@ Knows losses and how epochs are compared. Imports no TensorFlow.
 import math
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from contract.signatures import ASSETS
 from export.errors import RepositoryError, first_problem
@@ -14,12 +14,8 @@ from export.errors import RepositoryError, first_problem
 HISTORY_FILE = "history.json"
 
 
-class _Record(BaseModel):
-    # A version's history has more fields per epoch than a resumed run needs.
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class Epoch(_Record):
+# A version's history has more fields per epoch than a resumed run needs.
+class Epoch(BaseModel, frozen=True, extra="ignore"):
     """Result of one epoch.
 
     Attributes:
@@ -42,7 +38,7 @@ class Epoch(_Record):
         return self.train_loss if self.validation_loss is None else self.validation_loss
 
 
-class Progress(_Record):
+class Progress(BaseModel, frozen=True, extra="ignore"):
     """Progress of a run: its complete epochs."""
 
     history: tuple[Epoch, ...] = ()

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from contract import signatures
-from contract.card import GeneratorCard
 from export.config import MODELS
 from export.errors import PublishError, RepositoryError
 from export.repository.card_metrics import architecture, reported
@@ -129,14 +128,13 @@ def _rows(model: Model, config_entries: list[ConfigEntry] | None) -> Iterator[Ro
     if model.problem:
         yield Row(model.name, None, str(model.path), problem=model.problem)
     for version in model.versions:
-        listed = None if entries is None else bool(entries)
         labels = [
             label for entry in entries or () for label, number in entry.labels.items() if number == version.number
         ]
         yield _row(
             version,
             name=model.name,
-            listed=listed,
+            listed=None if entries is None else bool(entries),
             served=None if entries is None else version.number in served,
             labels=tuple(sorted(labels)),
         )
@@ -145,9 +143,11 @@ def _rows(model: Model, config_entries: list[ConfigEntry] | None) -> Iterator[Ro
 def _row(version: Version, *, name: str, **fields: Any) -> Row:
     row = Row(name, version.number, str(version.path), size_bytes=version.num_bytes(), **fields)
     try:
-        card = _read(version)
+        card, _ = version.read()
     except RepositoryError as error:
         return replace(row, problem=str(error).removeprefix(str(version.path)).lstrip("/: "))
+    if not (version.path / SAVED_MODEL).is_file():
+        return replace(row, problem=f"{SAVED_MODEL}: No such file")
     return replace(
         row,
         unit=card.unit,
@@ -159,13 +159,6 @@ def _row(version: Version, *, name: str, **fields: Any) -> Row:
         bits_per_character=reported(card, "bits_per_character"),
         created=card.created,
     )
-
-
-def _read(version: Version) -> GeneratorCard:
-    card, _ = version.read()
-    if not (version.path / SAVED_MODEL).is_file():
-        raise RepositoryError(f"{version.path}/{SAVED_MODEL}: No such file")
-    return card
 
 
 def _missing(models_dir: Path, names: set[str], config_entries: list[ConfigEntry]) -> Iterator[Row]:

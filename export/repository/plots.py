@@ -5,11 +5,11 @@ Knows matplotlib, but only its object API: it opens no window and leaves the cal
 
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from export.errors import PublishError
-from export.repository.history import Epoch, Progress, perplexity
+from export.repository.history import Progress, perplexity
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,18 +32,22 @@ def history_png(progress: Progress, title: str) -> bytes:
     try:
         # Imported here: it takes a second, and is needed only at the end of a training.
         import matplotlib.style  # noqa: PLC0415
-        from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
         from matplotlib.figure import Figure  # noqa: PLC0415
 
         # A user's matplotlibrc may require what is unavailable here, such as LaTeX.
         with matplotlib.style.context("default"):
             figure = Figure(figsize=_INCHES, dpi=_DPI, layout="constrained")
-            FigureCanvasAgg(figure)
             left, right = figure.subplots(1, 2)
             _draw(left, progress, "loss, nats per token", lambda loss: loss)
             _draw(right, progress, "perplexity", perplexity)
-            _limit_perplexity(right, _measured(progress.best.loss, perplexity))
-            figure.suptitle(_heading(progress, title), fontsize=11)
+            best = progress.best
+            highest = _HIGHEST * _measured(best.loss, perplexity)
+            # The first epochs would make the differences of the others invisible.
+            if right.get_ylim()[1] > highest:
+                right.set_ylim(bottom=0, top=highest)
+            kind = "training" if best.validation_loss is None else "validation"
+            which = f"in epoch {progress.best_epoch} of {progress.epochs}"
+            figure.suptitle(f"{title}: {kind} loss {best.loss:.3f} nats per token {which}", fontsize=11)
             file = io.BytesIO()
             figure.savefig(file, format="png", metadata={"Software": None})
     except Exception as error:
@@ -54,17 +58,13 @@ def history_png(progress: Progress, title: str) -> bytes:
     return file.getvalue()
 
 
-def _heading(progress: Progress, title: str) -> str:
-    best = progress.best
-    kind = "training" if best.validation_loss is None else "validation"
-    return f"{title}: {kind} loss {best.loss:.3f} nats per token in epoch {progress.best_epoch} of {progress.epochs}"
-
-
 def _draw(axes: "Axes", progress: Progress, label: str, measure: Callable[[float], float | None]) -> None:
     from matplotlib.ticker import MaxNLocator  # noqa: PLC0415 - as above
 
     dots = "o" if progress.epochs <= _DOTTED_EPOCHS else ""
-    for name, colour, losses in _curves(progress.history):
+    training, validation = zip(*[(epoch.train_loss, epoch.validation_loss) for epoch in progress.history], strict=True)
+    curves = [("training", _TRAINING, training), ("validation", _VALIDATION, validation)]
+    for name, colour, losses in curves if any(loss is not None for loss in validation) else curves[:1]:
         values = [_measured(loss, measure) for loss in losses]
         axes.plot(range(1, progress.epochs + 1), values, color=colour, label=name, marker=dots, markersize=3.5, lw=1.6)
     best, value = progress.best_epoch, _measured(progress.best.loss, measure)
@@ -79,20 +79,7 @@ def _draw(axes: "Axes", progress: Progress, label: str, measure: Callable[[float
     axes.legend(frameon=False)
 
 
-def _limit_perplexity(axes: "Axes", best: float) -> None:
-    """Limit the perplexity axis if the first epochs would make the differences of the others invisible."""
-    if axes.get_ylim()[1] > _HIGHEST * best:
-        axes.set_ylim(bottom=0, top=_HIGHEST * best)
-
-
 def _measured(loss: float | None, measure: Callable[[float], float | None]) -> float:
     """Return the measure of a loss; NaN, which leaves a gap, if there is none."""
     value = None if loss is None else measure(loss)
     return math.nan if value is None else value
-
-
-def _curves(history: Sequence[Epoch]) -> list[tuple[str, str, list[float | None]]]:
-    """Return the name, colour and losses of each curve."""
-    validation = [epoch.validation_loss for epoch in history]
-    curves = [("training", _TRAINING, [epoch.train_loss for epoch in history]), ("validation", _VALIDATION, validation)]
-    return curves if any(loss is not None for loss in validation) else curves[:1]

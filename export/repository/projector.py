@@ -13,7 +13,6 @@ from contract.tokenizer import Tokenizer
 # Of a larger embedding only the first vectors are written: in most vocabularies those of the most frequent tokens.
 # 4 million numbers are some 40 MB.
 MAX_NUMBERS = 4_000_000
-_SHORT = {"\t": "\\t", "\n": "\\n", "\r": "\\r", "\\": "\\\\"}
 _SPACE = "␣"
 
 
@@ -47,8 +46,5 @@ def visible(label: str) -> str:
 def _shown(character: str) -> str:
     if character == " ":
         return _SPACE
-    if character in _SHORT:
-        return _SHORT[character]
-    if character.isprintable() and character != _SPACE:
-        return character
-    return character.encode("unicode_escape").decode()
+    is_clear = character.isprintable() and character not in (_SPACE, "\\")
+    return character if is_clear else character.encode("unicode_escape").decode()

@@ -62,7 +62,6 @@ def rollback(models_dir: Path, name: str) -> int:
     numbers = [version.number for version in Repository(models_dir).named(name)]
     if ":" in name:
         raise RepositoryError(f"rollback takes NAME; to choose a version: python -m export promote {name}")
-    before: dict[str, int] = {}
 
     def change(labels: dict[str, int], versions: list[int]) -> dict[str, int]:
         stable = labels.get(STABLE, max(versions, default=0))
@@ -71,11 +70,10 @@ def rollback(models_dir: Path, name: str) -> int:
         previous = labels.get(PREVIOUS) if STABLE in labels else max(older, default=None)
         if previous is None or previous not in numbers:
             raise RepositoryError(f"{name} has no earlier stable version than {stable}: nothing to roll back to")
-        before[STABLE] = stable
         return {**labels, STABLE: previous, PREVIOUS: stable}
 
     labels = change_labels(models_dir, name, change)
-    _report(name, STABLE, before[STABLE], labels[STABLE])
+    _report(name, STABLE, labels[PREVIOUS], labels[STABLE])
     return 0
 
 

@@ -106,15 +106,12 @@ def require_writable(home: Path) -> None:
         if not nearest.is_dir():
             raise PublishError(f"a version cannot be written to {home}: {nearest} is not a folder")
         if not os.access(nearest, os.W_OK | os.X_OK):
-            raise PublishError(f"a version cannot be written to {home}: {_not_permitted(nearest)}")
-
-
-def _not_permitted(folder: Path) -> str:
-    uid, gid, status = os.getuid(), os.getgid(), folder.stat()
-    return (
-        f"uid {uid} (gid {gid}) may not write to {folder}, which belongs to {status.st_uid}:{status.st_gid}: "
-        f"let its owner or root run `chown -R {uid}:{gid} {folder}`"
-    )
+            uid, gid, status = os.getuid(), os.getgid(), nearest.stat()
+            raise PublishError(
+                f"a version cannot be written to {home}: uid {uid} (gid {gid}) may not write to {nearest}, which "
+                f"belongs to {status.st_uid}:{status.st_gid}: let its owner or root run "
+                f"`chown -R {uid}:{gid} {nearest}`"
+            )
 
 
 def publish_exportable(

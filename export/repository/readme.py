@@ -16,6 +16,7 @@ from export.corpora.memorization import SPAN_WORDS
 from export.markdown import code, fenced, printable, table
 from export.repository.card_metrics import describe_training_filter
 from export.repository.history import Progress, perplexity
+from export.terminal import utc_time
 
 _CELLS = {"simple_rnn": "SimpleRNN", "lstm": "LSTM", "gru": "GRU", None: "recurrent model"}
 _UNITS = {
@@ -103,7 +104,7 @@ def _what_was_held_out(training: TrainingReport, unit: Unit) -> str:
         return "Nothing was held out: the training loss measures only how well the text was memorized."
     size = f"{training.held_out_characters:,} characters"
     split = f"the last {size} of the corpus"
-    if _is_shuffled(training):
+    if training.held_out == "shuffled_documents":
         split = f"documents sampled by seed {training.seed}, {size}"
     uncounted = "Case and punctuation, which this model does not generate, are not counted. " if unit == "word" else ""
     return (
@@ -113,10 +114,6 @@ def _what_was_held_out(training: TrainingReport, unit: Unit) -> str:
         f"one split of a corpus, as far as their vocabularies cover as much of it. {uncounted}"
         f"Accuracy is the fraction of those tokens to which the model gave the highest probability."
     )
-
-
-def _is_shuffled(training: TrainingReport) -> bool:
-    return training.held_out == "shuffled_documents"
 
 
 def _samples(card: GeneratorCard, samples: tuple[Sample, ...]) -> Iterator[str]:
@@ -165,7 +162,7 @@ def _model_rows(card: GeneratorCard, num_tokens: int) -> Iterator[list[str]]:
         yield ["parameters", f"{card.training.parameters:,}"]
     yield ["state per sequence", f"{card.state_size * _FLOAT_BYTES:,} bytes"]
     yield ["SHA-256 of the weights", code(card.weights_sha256)]
-    yield ["published", f"{datetime.datetime.fromtimestamp(card.created, datetime.UTC):%Y-%m-%d %H:%M} UTC"]
+    yield ["published", f"{utc_time(card.created)} UTC"]
     yield ["TensorFlow", card.tensorflow]
 
 
@@ -173,7 +170,8 @@ def _training_rows(card: GeneratorCard, training: TrainingReport, history: Progr
     yield ["corpus", code(training.corpus)]
     yield ["SHA-256 of its text", code(training.corpus_sha256)]
     yield ["characters", f"{training.corpus_characters:,}"]
-    where = f"in documents sampled by seed {training.seed}" if _is_shuffled(training) else "at the end"
+    is_shuffled = training.held_out == "shuffled_documents"
+    where = f"in documents sampled by seed {training.seed}" if is_shuffled else "at the end"
     yield [f"of these held out, {where}", f"{training.held_out_characters:,}"]
     yield ["tokens per epoch", f"{training.train_tokens:,}"]
     epochs = f"{training.epochs:g}"

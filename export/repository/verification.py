@@ -5,7 +5,7 @@ Knows the checks, their inputs and how outcomes are printed. Does not know which
 
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -49,22 +49,18 @@ def verify(versions: Sequence[Version], problems: Sequence[str]) -> int:
         for version in bar:
             bar.set_description_str(version.label)
             echo(version.label)
-            if not _verify(version, raise_if_interrupted):
+            verdicts = []
+            for outcome in Verification(version).outcomes():
+                echo(f"  {outcome.verdict:<11}  {visible(outcome.message)}")
+                verdicts.append(outcome.verdict)
+                raise_if_interrupted()
+            if FAILED in verdicts:
                 failed.append(version.label)
     if len(versions) + len(problems) > 1:
         echo(f"{len(versions):,} versions: {len(versions) - len(failed):,} good, {len(failed):,} damaged")
         for label in failed:
             echo(f"damaged: {label}")
     return 1 if failed or problems else 0
-
-
-def _verify(version: Version, raise_if_interrupted: Callable[[], None]) -> bool:
-    is_good = True
-    for outcome in Verification(version).outcomes():
-        echo(f"  {outcome.verdict:<11}  {visible(outcome.message)}")
-        is_good = is_good and outcome.verdict != FAILED
-        raise_if_interrupted()
-    return is_good
 
 
 @dataclass(frozen=True)
@@ -143,10 +139,8 @@ class Verification:
 
     def _signatures(self) -> str:
         card, _, functions = self._readable()
-        inputs, outputs = (
-            input_specs(card.state_size, card.units, card.vocab_size, card.precisions),
-            _output_sizes(card),
-        )
+        inputs = input_specs(card.state_size, card.units, card.vocab_size, card.precisions)
+        outputs = _output_sizes(card)
         for name, specs in inputs.items():
             if name not in functions:
                 raise CheckFailed(f"{name} is missing")
@@ -166,7 +160,9 @@ class Verification:
             raise _NotChecked("the card, which has the hash of its weights, cannot be read")
         card, path = self._contents[0], self._assets / _KERAS_FILE
         if not path.exists():
-            if not _may_be_wrapped(card):
+            # The layers of an imported SavedModel are unknown.
+            may_be_wrapped = card.training is None and card.cell is None and not card.layers and not card.embedding
+            if not may_be_wrapped:
                 raise CheckFailed(f"no such file in {signatures.ASSETS}")
             raise _NotChecked("a wrapped SavedModel has none, so its weights cannot be compared with the card's hash")
         try:
@@ -210,11 +206,6 @@ class Verification:
         if actual != expected:
             raise CheckFailed(f"it has the hash {actual[:12]}…, and the card says {expected[:12]}…")
         return describe_training_filter(card)
-
-
-def _may_be_wrapped(card: GeneratorCard) -> bool:
-    """Return whether a card may be that of an imported SavedModel, whose layers are unknown."""
-    return card.training is None and card.cell is None and not card.layers and not card.embedding
 
 
 def _serving_default_as_model(card: GeneratorCard, functions: Mapping[str, Any]) -> Exportable:

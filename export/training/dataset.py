@@ -3,7 +3,6 @@
 Knows corpora, tokenizers and arrays of token ids. Does not know models.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,7 +35,7 @@ SHUFFLED_WINDOWS, RUN_TOKENS = 1 << 20, 1 << 15
 
 
 @dataclass(frozen=True)
-class Split(ABC):
+class _Split:
     """Batches of one split, for training or evaluation; each is one update.
 
     Attributes:
@@ -54,26 +53,9 @@ class Split(ABC):
         """Tokens predicted in an epoch."""
         return len(self.ids)
 
-    @property
-    @abstractmethod
-    def batch_tokens(self) -> int:
-        """Input tokens of one batch."""
-
-    @property
-    @abstractmethod
-    def num_batches(self) -> int:
-        """Updates of an epoch; the last one may be smaller."""
-
-    @abstractmethod
-    def batches(self, rng: np.random.Generator | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield (inputs, targets) of each update, time first: int32 (T, batch), and (T, batch) or (1, batch).
-
-        The generator randomizes offsets or order of the epoch; without it they are fixed.
-        """
-
 
 @dataclass(frozen=True)
-class Sequences(Split):
+class Sequences(_Split):
     """Parallel sequences for truncated BPTT with carried state: row b of a batch continues in row b of the next.
 
     Attributes:
@@ -132,8 +114,8 @@ class Sequences(Split):
     def batches(self, rng: np.random.Generator | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield (inputs, targets), int32 (sequence_length, batch_size) each: time first.
 
-        The offset of the first update is random: with a fixed one, every epoch would truncate gradients at the same
-        tokens.
+        The generator randomizes the offset of the first update: with a fixed one, every epoch would truncate gradients
+        at the same tokens.
         """
         # The first input of a sequence is the token that precedes it in the text.
         before = [self.start_id, *self.ids[self._own - 1 :: self._own][: self.batch_size - 1]]
@@ -149,7 +131,7 @@ class Sequences(Split):
 
 
 @dataclass(frozen=True)
-class SlidingWindows(Split):
+class SlidingWindows(_Split):
     """Windows for models without carried state: each token with its context, padded on the left.
 
     A window does not cross documents: it begins at the earliest with the special token before its document.
@@ -175,7 +157,8 @@ class SlidingWindows(Split):
     def batches(self, rng: np.random.Generator | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield (inputs, targets), int32 (context, batch_size) and (1, batch_size): time first.
 
-        The windows are shuffled, and some shortened: a prompt may be short, without a start token before it.
+        With a generator, the windows are shuffled, and some shortened: a prompt may be short, without a start token
+        before it.
         """
         remainder = np.empty(0, np.int64), np.empty(0, np.int64)
         for block in self._order(rng):
@@ -216,6 +199,10 @@ class SlidingWindows(Split):
         to_document_start = np.where(begins, back, self.context).min(axis=0)
         kept = back <= np.minimum(to_document_start, lengths)
         return np.where(kept, windows, 0).astype(np.int32), self.ids[positions][None].astype(np.int32)
+
+
+# Its `batches` yield int32 (T, batch) inputs and (T, batch) or (1, batch) targets.
+Split = Sequences | SlidingWindows
 
 
 @dataclass(frozen=True)

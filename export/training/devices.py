@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from contract.quiet import suppress_stderr
 from export.errors import ConfigError, WorkerLost
+from export.interrupts import signal_handlers
 from export.terminal import echo
 
 # With fewer rows or units per core, the overhead of an operation exceeds its computation (measured: `docs/log.md`).
@@ -99,7 +100,10 @@ class Devices:
     def is_chief(self) -> bool:
         """Whether this process writes checkpoints and publishes; of several machines, one does."""
         resolver = self.strategy.cluster_resolver
-        return resolver is None or not resolver.task_type or (resolver.task_type, resolver.task_id) in _chiefs(resolver)
+        if resolver is None or not resolver.task_type:
+            return True
+        chief = "chief" if "chief" in resolver.cluster_spec().jobs else "worker"
+        return (resolver.task_type, resolver.task_id) == (chief, 0)
 
     @property
     def task(self) -> str:
@@ -156,22 +160,13 @@ class Devices:
         return f"{replicas}GPU" if self.on_gpu else f"{replicas}{self.cores} core(s)"
 
 
-def _chiefs(resolver: Any) -> set[tuple[str, int]]:
-    jobs = resolver.cluster_spec().as_dict()
-    return {("chief", 0)} if "chief" in jobs else {("worker", 0)}
-
-
 def _join(num_workers: int) -> tf.distribute.Strategy:
     """Return a strategy once all processes that `TF_CONFIG` names have started."""
     echo(f"waiting until all {num_workers} processes of TF_CONFIG have started")
-    # TensorFlow blocks in C++, where Python handles no signals; Ctrl-C must end that too.
-    previous_handlers = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    # TensorFlow blocks in C++, where Python handles no signals; Ctrl-C must end that too. It also sets a handler of its
+    # own for SIGTERM, for preempted machines, which must not stay.
+    with signal_handlers(signal.SIG_DFL):
         return tf.distribute.MultiWorkerMirroredStrategy()
-    finally:
-        # TensorFlow has set its own for SIGTERM, for preempted machines.
-        for number, handler in previous_handlers.items():
-            signal.signal(number, handler)
 
 
 def _num_workers() -> int:

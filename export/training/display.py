@@ -1,8 +1,9 @@
 """Progress display of a training: a progress bar, and a line and a sample after each epoch."""
 
+import contextlib
 import sys
 import time
-from typing import Protocol, Self
+from typing import Protocol
 
 import keras
 from tqdm import tqdm
@@ -18,7 +19,7 @@ class SampleSource(Protocol):
         """Return a sample of the model."""
 
 
-class TerminalDisplay:
+class TerminalDisplay(contextlib.AbstractContextManager):
     """A progress bar of the whole run, and a line after each epoch; without a terminal, only the lines."""
 
     def __init__(self, samples: SampleSource) -> None:
@@ -35,9 +36,6 @@ class TerminalDisplay:
             miniters=0,
             smoothing=0,
         )
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *exception: object) -> None:
         self._bar.close()

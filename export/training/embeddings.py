@@ -72,7 +72,12 @@ def _read_file(path: Path, texts: list[str], width: int, echo: Callable[[str], N
         if name is not None:
             vectors[token_id], is_known[token_id] = vector_of[name], True
     missing = [text for text, known in zip(texts, is_known, strict=True) if text and not known]
-    _report_coverage(path, int(is_known.sum()), missing, echo)
+    num_found, total = int(is_known.sum()), int(is_known.sum()) + len(missing)
+    examples = ", ".join(map(repr, missing[:SHOWN_MISSING])) + (" …" if missing[SHOWN_MISSING:] else "")
+    if not num_found:
+        raise ConfigError(f"embedding_init {path}: it has none of the {total:,} tokens of the vocabulary: {examples}")
+    absent = f"; it has no {examples}" if missing else ""
+    echo(f"embedding from {path}: vectors of {num_found:,} of {total:,} tokens ({num_found / total:.1%}){absent}")
     return vectors, is_known
 
 
@@ -85,12 +90,3 @@ def _names(text: str) -> tuple[bytes, ...]:
     if not text.strip() or "\ufffd" in text:
         return ()
     return text.encode(errors="surrogatepass"), text.strip().encode(errors="surrogatepass")
-
-
-def _report_coverage(path: Path, num_found: int, missing: list[str], echo: Callable[[str], None]) -> None:
-    total = num_found + len(missing)
-    examples = ", ".join(map(repr, missing[:SHOWN_MISSING])) + (" …" if missing[SHOWN_MISSING:] else "")
-    if not num_found:
-        raise ConfigError(f"embedding_init {path}: it has none of the {total:,} tokens of the vocabulary: {examples}")
-    absent = f"; it has no {examples}" if missing else ""
-    echo(f"embedding from {path}: vectors of {num_found:,} of {total:,} tokens ({num_found / total:.1%}){absent}")

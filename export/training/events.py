@@ -3,8 +3,8 @@
 Knows event files. Writing them does not need the `tensorboard` package; viewing them does.
 """
 
+import contextlib
 from pathlib import Path
-from typing import Self
 
 import keras
 import tensorflow as tf
@@ -18,7 +18,7 @@ _SCALARS = tf.compat.v1.SummaryMetadata(
 )
 
 
-class EventDisplay:
+class EventDisplay(contextlib.AbstractContextManager):
     """Display that writes metrics to event files and forwards to another display.
 
     The step of a metric is the number of tokens trained on since the run began; `tokens` of them before it was resumed.
@@ -28,9 +28,6 @@ class EventDisplay:
     def __init__(self, display: Display, folder: Path, config: TrainConfig, tokens: int) -> None:
         self._display, self._config, self._tokens = display, config, tokens
         self._writer = tf.summary.create_file_writer(str(folder))
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *exception: object) -> None:
         self._writer.close()
@@ -45,11 +42,12 @@ class EventDisplay:
     def epoch(self, progress: Progress, model: keras.Model) -> None:
         """See `export.training.trainer.Display`."""
         last = progress.last
-        if last.validation_loss is not None:
-            metrics = {"loss": last.validation_loss, "perplexity": perplexity(last.validation_loss)}
-            self._write({f"validation/{name}": value for name, value in metrics.items() if value is not None})
-        if last.accuracy is not None:
-            self._write({"validation/accuracy": last.accuracy})
+        metrics = {
+            "validation/loss": last.validation_loss,
+            "validation/perplexity": perplexity(last.validation_loss),
+            "validation/accuracy": last.accuracy,
+        }
+        self._write({name: value for name, value in metrics.items() if value is not None})
         self._writer.flush()
         self._display.epoch(progress, model)
 

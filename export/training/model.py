@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from export.config import TrainConfig
 from export.graphs.graph import INPUT, Node, read_graph
-from export.graphs.network import CELLS
+from export.graphs.network import CELLS, NAMES
 from export.training.cudnn import run_keras_layer
 from export.training.devices import Cut
 from export.training.sequence import product, run_layer, split
@@ -22,7 +22,6 @@ States = list[list[tf.Tensor]]
 # One array, partitioned along the batch: one part per core.
 Parts = list[tf.Tensor]
 
-_NAMES = {kind: name for name, kind in CELLS.items()}
 # One dropout mask per sequence: a new mask at every step would disturb the carried state.
 _ONE_MASK = (None, 1, None)
 
@@ -91,7 +90,7 @@ def count_parameters(config: TrainConfig, vocab_size: int) -> int:
 
 def zero_states(model: keras.Model, rows: int) -> States:
     """Return the zero state: for each recurrent layer its vectors, float32 (rows, units) each."""
-    layers = [node.layer for node in read_graph(model) if type(node.layer) in _NAMES]
+    layers = [node.layer for node in read_graph(model) if type(node.layer) in NAMES]
     return [[tf.zeros([rows, layer.units])] * _num_vectors(layer) for layer in layers]
 
 
@@ -131,7 +130,7 @@ def forward(
     outputs, remaining, new_states = list[Parts](), list(states), []
     for node in read_graph(model):
         inputs = [token_id_parts if i == INPUT else outputs[i] for i in node.inputs]
-        if type(node.layer) in _NAMES:
+        if type(node.layer) in NAMES:
             xs, state = _run_recurrent(node.layer, inputs[0], remaining.pop(0), compute, training=training)
             new_states.append(state)
         elif isinstance(node.layer, keras.layers.Bidirectional):
@@ -175,7 +174,7 @@ def _run_recurrent(
             results.append(run_keras_layer(layer, x, own_state))
         else:
             options = compute.precision, compute.cut.units
-            results.append(run_layer(_NAMES[type(layer)], x, own_state, weights, mask, *options))
+            results.append(run_layer(NAMES[type(layer)], x, own_state, weights, mask, *options))
     ys, new_states = zip(*results, strict=True)
     return list(ys), [tf.concat(vectors, axis=0) for vectors in zip(*new_states, strict=True)]
 

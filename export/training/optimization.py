@@ -20,6 +20,8 @@ from export.training.sequence import split
 # The decay of the moving average starts low: it is (1 + n) / (10 + n) after n updates, until that reaches `ema`.
 _WARM_UP = 10.0
 
+_losses = tf.nn.sparse_softmax_cross_entropy_with_logits
+
 
 def precision_of(config: TrainConfig, devices: Devices) -> str:
     """Return "float32" or "bfloat16"; "auto" is float32 on a GPU, where cuDNN uses TF32 if it can."""
@@ -43,9 +45,13 @@ class Optimization:
         precision = tf.as_dtype(precision_of(config, devices))
         self._compute = dataclasses.replace(self._evaluation_compute, precision=precision)
         with devices.strategy.scope():
-            self._optimizer = _optimizer(config, model)
+            self._optimizer = AdamW(config.learning_rate, config.weight_decay, beta_2=0.99)
+            self._optimizer.build(model.trainable_variables)
             self._updates = tf.Variable(0.0, trainable=False)
-            self.averaged = _copy(model) if config.ema else model
+            self.averaged = model
+            if config.ema:
+                self.averaged = keras.models.clone_model(model)
+                self.averaged.set_weights(model.get_weights())
         # TensorFlow does not track the states of Keras's dropout generators; a resumed run needs them.
         dropout = [variable.value for variable in model.non_trainable_variables]
         parts = {"model": model, "optimizer": self._optimizer, "dropout": dropout, "updates": self._updates}
@@ -174,21 +180,5 @@ def _parts(targets: tf.Tensor, logits: list[tf.Tensor], cut: Cut) -> Iterator[tu
         yield from zip(split(tf.reshape(part_targets, [-1]), cut.units), split(flat, cut.units), strict=True)
 
 
-def _losses(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    return tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits)
-
-
 def _move(average: tf.Variable, value: tf.Tensor, decay: tf.Tensor) -> None:
     average.assign(average * decay + value * (1.0 - decay))
-
-
-def _copy(model: keras.Model) -> keras.Model:
-    copy = keras.models.clone_model(model)
-    copy.set_weights(model.get_weights())
-    return copy
-
-
-def _optimizer(config: TrainConfig, model: keras.Model) -> AdamW:
-    optimizer = AdamW(config.learning_rate, config.weight_decay, beta_2=0.99)
-    optimizer.build(model.trainable_variables)
-    return optimizer

@@ -82,18 +82,17 @@ class RunFolder:
                 (_TOKENIZER, tokenizer.to_json()),
             ):
                 write_atomically(draft / name, text.rstrip("\n") + "\n")
-            aside = self._set_aside() if (self.path / _PROGRESS).exists() else None
+            aside = None
+            if (self.path / _PROGRESS).exists():
+                # No model name ends in ~, so this is not the directory of another run.
+                aside = self.path.with_name(f"{self.path.name}~")
+                shutil.rmtree(aside, ignore_errors=True)
+                self.path.rename(aside)
             shutil.rmtree(self.path, ignore_errors=True)
             draft.rename(self.path)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
         return aside
-
-    def _set_aside(self) -> Path:
-        # No model name ends in ~, so this is not the directory of another run.
-        aside = self.path.with_name(f"{self.path.name}~")
-        shutil.rmtree(aside, ignore_errors=True)
-        return self.path.rename(aside)
 
     def load(self) -> tuple[TrainConfig, Tokenizer, CorpusDescription]:
         """Read what `create` wrote.

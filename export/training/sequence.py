@@ -19,7 +19,7 @@ Shapes: T steps, batch size B, D inputs, H units, G gates, n of the H units on o
 
 import itertools
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -54,7 +54,14 @@ def run_layer(
         Outputs float32 (T, B, H) and the state after the last step. No gradient flows through the returned state: BPTT
         is truncated there.
     """
-    outputs, *new_state = _layer(_CELLS[cell](precision), mask, parts)(inputs, *state, *weights)
+    kind = _CELLS[cell](precision)
+
+    @tf.custom_gradient
+    def run(inputs, *rest):  # noqa: ANN001, ANN002, ANN202 - traced by TensorFlow
+        unrolled = _Unrolled(kind, mask, parts, inputs, rest[: kind.num_states], rest[kind.num_states :])
+        return unrolled.forward(), unrolled.gradient
+
+    outputs, *new_state = run(inputs, *state, *weights)
     return outputs, [tf.stop_gradient(vectors) for vectors in new_state]
 
 
@@ -105,10 +112,6 @@ class _Cell:
 
     def __init__(self, precision: tf.DType) -> None:
         self.precision = precision
-
-    def multiply(self, matrix: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
-        """Multiply a matrix by columns, both already cast to the precision."""
-        return tf.cast(tf.matmul(matrix, columns), tf.float32)
 
     def transposed_columns(self, matrices: Sequence[tf.Tensor], unit_slices: Sequence[slice]) -> Arrays:
         """Return for each part of the units its columns of [(K, G·H) …], transposed: (G·n, all K) in the precision."""
@@ -227,17 +230,6 @@ class _GRU(_Cell):
 _CELLS: dict[str, type[_Cell]] = {"simple_rnn": _SimpleRNN, "lstm": _LSTM, "gru": _GRU}
 
 
-def _layer(cell: _Cell, mask: tf.Tensor | None, parts: int) -> Callable[..., Any]:
-    """Return the function of a layer and its gradient, for inputs (T, B, D), states (B, H) and Keras's weights."""
-
-    @tf.custom_gradient
-    def run(inputs, *rest):  # noqa: ANN001, ANN002, ANN202 - traced by TensorFlow
-        unrolled = _Unrolled(cell, mask, parts, inputs, rest[: cell.num_states], rest[cell.num_states :])
-        return unrolled.forward(), unrolled.gradient
-
-    return run
-
-
 class _Unrolled:
     """A layer unrolled over the steps of one call: the forward loop, and the backward loop over what it has saved.
 
@@ -331,7 +323,7 @@ class _Unrolled:
         into_recurrent = tf.concat([part[k] for k in self._cell.of_recurrent_kernel for part in gates], axis=0)
         d_states = []
         for kernel, keep, (d_h, *d_others) in zip(kernels, self._masks, direct, strict=True):
-            through_gates = _masked(self._cell.multiply(kernel, into_recurrent), keep)
+            through_gates = _masked(product(kernel, into_recurrent, self._cell.precision), keep)
             d_states.append([through_gates if d_h is None else d_h + through_gates, *d_others])
         return d_states
 

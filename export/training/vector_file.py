@@ -12,7 +12,7 @@ import gzip
 import zlib
 from collections.abc import Collection, Iterator
 from io import BufferedIOBase
-from itertools import chain, count, zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -169,12 +169,9 @@ def _open(path: Path, files: contextlib.ExitStack) -> Iterator[bytes]:
 
 def _limited_lines(file: BufferedIOBase, path: Path) -> Iterator[bytes]:
     """Yield lines of limited length: a line of a gigabyte fits into a compressed file of a megabyte."""
-    for number in count(1):
-        line = file.readline(MAX_LINE_BYTES + 1)
+    for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), 1):
         if len(line) > MAX_LINE_BYTES:
             raise ConfigError(
                 f"embedding_init {path}: line {number} must have at most {MAX_LINE_BYTES:,} bytes, got more"
             )
-        if not line:
-            return
         yield line

@@ -155,17 +155,14 @@ def train(config: TrainConfig, models_dir: Path, runs_dir: Path) -> int:
     tokenizer = train_tokenizer(config, corpus.split(config.validation, config.seed)[0])
     data = TrainingData.prepare(config, corpus, tokenizer).with_embedding(config)
     folder = RunFolder(runs_dir / config.name)
-    if not devices.is_chief:
-        devices.wait()
-        _Job(folder, models_dir, config, tokenizer, data.description, devices).train_as_worker(data)
-        return 0
-    with folder.locked():
+    with folder.locked() if devices.is_chief else contextlib.nullcontext():
         # Only after all checks: a command that fails must not replace the previous run.
-        previous = folder.create(config, tokenizer, data.description)
+        previous = folder.create(config, tokenizer, data.description) if devices.is_chief else None
         if previous:
             echo(f"the previous run in {folder.path} is now in {previous}")
         devices.wait()
-        _Job(folder, models_dir, config, tokenizer, data.description, devices).train_and_publish(data)
+        job = _Job(folder, models_dir, config, tokenizer, data.description, devices)
+        job.train_and_publish(data) if devices.is_chief else job.train_as_worker(data)
     return 0
 
 
