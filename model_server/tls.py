@@ -13,8 +13,6 @@ import grpc
 from model_server import textproto
 from model_server.errors import ConfigError
 
-NAME = "SSL config"
-
 
 def read_credentials(path: Path) -> grpc.ServerCredentials:
     """Read and verify the TLS credentials: with invalid ones gRPC would only report that it cannot bind the port.
@@ -24,11 +22,7 @@ def read_credentials(path: Path) -> grpc.ServerCredentials:
     Raises:
         ConfigError: the file cannot be read or is invalid; the message is one line and names the file.
     """
-    message = textproto.read(path, textproto.SSLConfig, NAME, is_secret=True)
-    try:
-        return _from_proto(message)
-    except ConfigError as error:
-        raise textproto.invalid(path, NAME, error) from error
+    return textproto.read(path, textproto.SSLConfig, "SSL config", _from_proto, is_secret=True)
 
 
 def _from_proto(message: Any) -> grpc.ServerCredentials:
