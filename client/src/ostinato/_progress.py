@@ -5,10 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from time import monotonic
-from typing import TYPE_CHECKING, TextIO
-
-if TYPE_CHECKING:
-    from types import TracebackType
+from typing import TextIO
 
 WIDTH = 24  # of the bar, in characters
 TERMINAL_INTERVAL_S, FILE_INTERVAL_S = 0.2, 30.0
@@ -36,9 +33,7 @@ class Progress:
         """Return itself."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         """Write the last line."""
         with self._lock:
             self._write("\n")

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Callable, NoReturn
+from typing import TYPE_CHECKING, Callable, NoReturn
 
 from ostinato._assembly import Assembly
 from ostinato._body import Body
 from ostinato._errors import OstinatoError, StreamInterrupted, UnexpectedResponse
-from ostinato._responses import is_lost_host, is_read_timeout, reason, stream_error
+from ostinato._responses import is_lost_host, is_read_timeout, json_or_none, reason, stream_error
 from ostinato._sse import decode
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
-    from types import TracebackType
 
     import requests
 
@@ -100,9 +98,7 @@ class Stream:
         """Return the stream itself."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         """Close the stream, whether it was read to its end or not."""
         self.close()
 
@@ -217,7 +213,9 @@ def _body_deltas(body: Body, assembly: Assembly) -> Iterator[TextDelta]:
         if data == DONE:
             body.finish()
             return
-        chunk = _parse_chunk(data)
+        chunk = json_or_none(data)
+        if not isinstance(chunk, dict):
+            raise UnexpectedResponse(f"an event has {data!r:.40} instead of a JSON object: check base_url")
         error = chunk.get("error")
         # An error event may contain the last choices.
         if not error or chunk.get("choices"):
@@ -226,17 +224,6 @@ def _body_deltas(body: Body, assembly: Assembly) -> Iterator[TextDelta]:
             raise stream_error(error, body.headers)
     if not body.closed:
         _raise_interrupted(body, assembly.generation.text)
-
-
-def _parse_chunk(data: str) -> dict[str, Any]:
-    """Parse an event's data as a JSON object."""
-    try:
-        chunk = json.loads(data)
-    except ValueError:
-        chunk = None
-    if not isinstance(chunk, dict):
-        raise UnexpectedResponse(f"an event has {data!r:.40} instead of a JSON object: check base_url")
-    return chunk
 
 
 def _raise_interrupted(body: Body, text: str) -> NoReturn:
