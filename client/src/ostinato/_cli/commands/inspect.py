@@ -109,10 +109,4 @@ def _percent(logprob: float) -> str:
 
 
 def _fields(token: ScoredToken) -> dict[str, Any]:
-    return {
-        "text": token.text,
-        "offset": token.offset,
-        "logprob": token.logprob,
-        "probability": token.probability,
-        "alternatives": token.alternatives,
-    }
+    return {name: getattr(token, name) for name in ("text", "offset", "logprob", "probability", "alternatives")}
