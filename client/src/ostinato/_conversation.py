@@ -114,8 +114,7 @@ class Conversation:
         """Remove the last turn and return it; None if there is none."""
         if not self.turns:
             return None
-        *turns, last = self.turns
-        self.turns = tuple(turns)
+        last, self.turns = self.turns[-1], self.turns[:-1]
         return last
 
     def branch(self) -> Conversation:
