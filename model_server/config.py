@@ -90,9 +90,8 @@ def _model(entry: model_server_config_pb2.ModelConfig, models_root: Path | None)
 
 
 def _check_platform(entry: model_server_config_pb2.ModelConfig) -> None:
-    platform = entry.model_platform
-    if entry.model_type == model_server_config_pb2.TENSORFLOW and not platform:
-        platform = PLATFORM
+    implied = PLATFORM if entry.model_type == model_server_config_pb2.TENSORFLOW else ""
+    platform = entry.model_platform or implied
     if not platform:
         raise ConfigError(
             f"Model {entry.name}: Illegal setting neither ModelServerConfig::model_type (deprecated) nor "

@@ -36,15 +36,13 @@ what differs from TensorFlow Serving:
   metadata, status, reload and Predict are served; Classify, Regress, MultiInference and SessionRun are not"""
 
 
-def _number(kind: Callable[[str], float], at_least: float) -> Callable[[str], float]:
-    what = "whole number" if kind is int else "number"
-
-    def convert(text: str) -> float:
+def _number(at_least: int) -> Callable[[str], int]:
+    def convert(text: str) -> int:
         try:
-            value = kind(text)
+            value = int(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"must be a {what}, got {text!r}") from None
-        if not value >= at_least:  # also refuses NaN
+            raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}") from None
+        if value < at_least:
             raise argparse.ArgumentTypeError(f"must be at least {at_least}, got {text}")
         return value
 
@@ -72,11 +70,11 @@ class Flags:
     """The flags: each field is the flag of its name."""
 
     host: str = _flag("127.0.0.1", str, "address to listen on; not a flag of TensorFlow Serving", metavar="ADDRESS")
-    port: int = _flag(8500, _number(int, 0), "gRPC port; 0 picks a free one", metavar="N")
-    rest_api_port: int = _flag(0, _number(int, 0), "must be 0: there is no REST API", metavar="0")
+    port: int = _flag(8500, _number(0), "gRPC port; 0 picks a free one", metavar="N")
+    rest_api_port: int = _flag(0, _number(0), "must be 0: there is no REST API", metavar="0")
     grpc_max_threads: int = _flag(
         4 * (os.cpu_count() or 1),
-        _number(int, 2),
+        _number(2),
         "gRPC threads: one more than the calls that run concurrently",
         metavar="N",
     )
@@ -87,14 +85,14 @@ class Flags:
         None, Path, "text proto of ModelServerConfig, with model_config_list", metavar="FILE"
     )
     model_config_file_poll_wait_seconds: float = _flag(
-        0.0, _number(int, 0), "interval of re-reading that file; 0: never", metavar="S"
+        0.0, _number(0), "interval of re-reading that file; 0: never", metavar="S"
     )
     file_system_poll_wait_seconds: float = _flag(
-        1.0, _number(int, 0), "interval of scanning for versions; 0: only at start", metavar="S"
+        1.0, _number(0), "interval of scanning for versions; 0: only at start", metavar="S"
     )
     poll_interval_ms: int = _flag(
         0,
-        _number(int, 0),
+        _number(0),
         "sets both of these intervals, unless they are 0, in milliseconds; 0: unset; not a flag of TensorFlow Serving",
         metavar="MS",
     )
@@ -112,15 +110,11 @@ class Flags:
     allow_version_labels_for_unavailable_models: bool = _switch(
         "allow a new label for a version that is not loaded yet; without it the file may have no labels at start"
     )
-    max_num_load_retries: int = _flag(
-        5, _number(int, 0), "maximum retries of a version that fails to load", metavar="N"
-    )
-    load_retry_interval_micros: int = _flag(
-        60_000_000, _number(int, 0), "microseconds between these retries", metavar="US"
-    )
-    tensorflow_intra_op_parallelism: int = _flag(1, _number(int, 1), "threads per operation", metavar="N")
+    max_num_load_retries: int = _flag(5, _number(0), "maximum retries of a version that fails to load", metavar="N")
+    load_retry_interval_micros: int = _flag(60_000_000, _number(0), "microseconds between these retries", metavar="US")
+    tensorflow_intra_op_parallelism: int = _flag(1, _number(1), "threads per operation", metavar="N")
     tensorflow_inter_op_parallelism: int = _flag(
-        0, _number(int, 0), "operations that run in parallel; 0: TensorFlow's choice", metavar="N"
+        0, _number(0), "operations that run in parallel; 0: TensorFlow's choice", metavar="N"
     )
     enable_batching: bool = _switch(
         "check and pad every call by the rules of TensorFlow Serving's batching; calls are not merged"

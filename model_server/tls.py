@@ -35,7 +35,10 @@ def _from_proto(message: Any) -> grpc.ServerCredentials:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     _verify_pair(context, message.server_key, message.server_cert)
     if message.custom_ca:
-        _verify_ca(context, message.custom_ca)
+        try:
+            context.load_verify_locations(cadata=message.custom_ca)
+        except (ssl.SSLError, ValueError) as error:
+            raise ConfigError("custom_ca has no valid certificates") from error
     pair = message.server_key.encode(), message.server_cert.encode()
     return grpc.ssl_server_credentials([pair], message.custom_ca.encode() or None, message.client_verify)
 
@@ -51,10 +54,3 @@ def _verify_pair(context: ssl.SSLContext, key: str, certificate: str) -> None:
         except (ssl.SSLError, ValueError) as error:
             reason = getattr(error, "reason", None) or "PEM text is damaged"
             raise ConfigError(f"server_key and server_cert cannot be loaded as a pair: {reason}") from error
-
-
-def _verify_ca(context: ssl.SSLContext, certificates: str) -> None:
-    try:
-        context.load_verify_locations(cadata=certificates)
-    except (ssl.SSLError, ValueError) as error:
-        raise ConfigError("custom_ca has no valid certificates") from error
