@@ -1,16 +1,15 @@
 """OUT, and beside it the errors file of a format that has no errors."""
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import Self
 
 from service.batch.formats import OutputFormat
 from service.batch.journal import Journal
 from service.batch.output_record import OutputLine, OutputRecord
 
 
-class OutputFiles:
+class OutputFiles(AbstractContextManager["OutputFiles"]):
     """OUT and the errors file, open and locked; a context manager that closes them.
 
     Attributes:
@@ -30,9 +29,6 @@ class OutputFiles:
                 self._errors = stack.enter_context(Journal(self.errors_path))
                 stack.callback(self._errors.remove_if_empty)
             self._open = stack.pop_all()
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *exception: object) -> None:
         self._open.close()

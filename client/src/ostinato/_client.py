@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence, Sized
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, Literal, TypeVar, overload
 from urllib.parse import quote, urlencode
@@ -53,7 +54,7 @@ TOKENIZE, DETOKENIZE, TOKENIZER_INFO = "/tokenize", "/detokenize", "/tokenizer_i
 MAX_CONCURRENCY = 64  # the largest batch of a model server
 
 
-class Client:
+class Client(AbstractContextManager["Client"]):
     """A client of one Ostinato server. Thread-safe; as a context manager it closes its connections.
 
     Each method that sends a request raises APIError if the server returns an error (the subclass says why), and
@@ -512,10 +513,6 @@ class Client:
         Open streams continue, but do not resume after an interruption. Idempotent, callable from any thread.
         """
         self._transport.close()
-
-    def __enter__(self) -> Client:
-        """Return itself."""
-        return self
 
     def __exit__(self, *exception: object) -> None:
         """Close the client's connections."""
