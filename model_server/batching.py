@@ -16,7 +16,6 @@ from model_server import textproto
 from model_server.errors import ConfigError, InvalidRequest, TensorFlowFailed
 
 Arrays = dict[str, np.ndarray]
-NAME = "batching parameters"
 # Omitted parameters have TensorFlow Serving's defaults; these minimums are TensorFlow Serving's too.
 _MINIMUMS = {"max_batch_size": 1, "batch_timeout_micros": 0, "max_enqueued_batches": 1, "num_batch_threads": 1}
 
@@ -86,11 +85,7 @@ def read_batching(path: Path | None) -> Batching:
     """
     if path is None:
         return Batching()
-    message = textproto.read(path, textproto.BatchingParameters, NAME)
-    try:
-        return _from_proto(message)
-    except ConfigError as error:
-        raise textproto.invalid(path, NAME, error) from error
+    return textproto.read(path, textproto.BatchingParameters, "batching parameters", _from_proto)
 
 
 def _from_proto(message: Any) -> Batching:

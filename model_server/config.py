@@ -44,13 +44,12 @@ def read_config(path: Path, models_root: Path | None = None) -> ServerConfig | N
     Raises:
         ConfigError: the file cannot be read or is invalid; the message is one line and names the file.
     """
-    message = textproto.read(path, model_server_config_pb2.ModelServerConfig, "models.config")
-    if message.WhichOneof("config") is None:
-        return None
-    try:
-        return from_proto(message, models_root or path.absolute().parent)
-    except ConfigError as error:
-        raise textproto.invalid(path, "models.config", error) from error
+
+    def convert(message: model_server_config_pb2.ModelServerConfig) -> ServerConfig | None:
+        has_config = message.WhichOneof("config") is not None
+        return from_proto(message, models_root or path.absolute().parent) if has_config else None
+
+    return textproto.read(path, model_server_config_pb2.ModelServerConfig, "models.config", convert)
 
 
 def from_proto(message: model_server_config_pb2.ModelServerConfig, models_root: Path | None) -> ServerConfig:
@@ -91,9 +90,8 @@ def _model(entry: model_server_config_pb2.ModelConfig, models_root: Path | None)
 
 
 def _check_platform(entry: model_server_config_pb2.ModelConfig) -> None:
-    platform = entry.model_platform
-    if entry.model_type == model_server_config_pb2.TENSORFLOW and not platform:
-        platform = PLATFORM
+    implied = PLATFORM if entry.model_type == model_server_config_pb2.TENSORFLOW else ""
+    platform = entry.model_platform or implied
     if not platform:
         raise ConfigError(
             f"Model {entry.name}: Illegal setting neither ModelServerConfig::model_type (deprecated) nor "

@@ -6,7 +6,7 @@ Knows names, defaults and limits. Imports nothing heavy, so that `--help` and us
 import argparse
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -36,30 +36,95 @@ what differs from TensorFlow Serving:
   metadata, status, reload and Predict are served; Classify, Regress, MultiInference and SessionRun are not"""
 
 
+def _number(at_least: int) -> Callable[[str], int]:
+    def convert(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}") from None
+        if value < at_least:
+            raise argparse.ArgumentTypeError(f"must be at least {at_least}, got {text}")
+        return value
+
+    return convert
+
+
+def _boolean(text: str) -> bool:
+    values = {"true": True, "1": True, "false": False, "0": False}
+    if text.lower() not in values:
+        raise argparse.ArgumentTypeError(f"must be true or false, got {text!r}")
+    return values[text.lower()]
+
+
+def _flag(default: object, kind: Callable[[str], object], text: str, **more: Any) -> Any:
+    """Declare a flag: its default, what parses it, its help, and further arguments of `add_argument`."""
+    return field(default=default, metadata={"type": kind, "help": text, **more})
+
+
+def _switch(text: str) -> Any:
+    return _flag(False, _boolean, text, nargs="?", const=True, metavar="true|false")
+
+
 @dataclass(frozen=True)
 class Flags:
-    """The parsed command line; each flag is described where `_parser` adds it."""
+    """The flags: each field is the flag of its name."""
 
-    host: str = "127.0.0.1"
-    port: int = 8500
-    rest_api_port: int = 0
-    grpc_max_threads: int = 4 * (os.cpu_count() or 1)
-    ssl_config_file: Path | None = None
-    model_config_file: Path | None = None
-    model_config_file_poll_wait_seconds: float = 0.0
-    file_system_poll_wait_seconds: float = 1.0
-    poll_interval_ms: int = 0
-    model_name: str = "default"
-    model_base_path: Path | None = None
-    models_root: Path | None = None
-    allow_version_labels_for_unavailable_models: bool = False
-    max_num_load_retries: int = 5
-    load_retry_interval_micros: int = 60_000_000
-    tensorflow_intra_op_parallelism: int = 1
-    tensorflow_inter_op_parallelism: int = 0
-    enable_batching: bool = False
-    batching_parameters_file: Path | None = None
-    portable: bool = False
+    host: str = _flag("127.0.0.1", str, "address to listen on; not a flag of TensorFlow Serving", metavar="ADDRESS")
+    port: int = _flag(8500, _number(0), "gRPC port; 0 picks a free one", metavar="N")
+    rest_api_port: int = _flag(0, _number(0), "must be 0: there is no REST API", metavar="0")
+    grpc_max_threads: int = _flag(
+        4 * (os.cpu_count() or 1),
+        _number(2),
+        "gRPC threads: one more than the calls that run concurrently",
+        metavar="N",
+    )
+    ssl_config_file: Path | None = _flag(
+        None, Path, "text proto of SSLConfig, with the PEM contents of key and certificates", metavar="FILE"
+    )
+    model_config_file: Path | None = _flag(
+        None, Path, "text proto of ModelServerConfig, with model_config_list", metavar="FILE"
+    )
+    model_config_file_poll_wait_seconds: float = _flag(
+        0.0, _number(0), "interval of re-reading that file; 0: never", metavar="S"
+    )
+    file_system_poll_wait_seconds: float = _flag(
+        1.0, _number(0), "interval of scanning for versions; 0: only at start", metavar="S"
+    )
+    poll_interval_ms: int = _flag(
+        0,
+        _number(0),
+        "sets both of these intervals, unless they are 0, in milliseconds; 0: unset; not a flag of TensorFlow Serving",
+        metavar="MS",
+    )
+    model_name: str = _flag("default", str, "name of the model in --model_base_path", metavar="NAME")
+    model_base_path: Path | None = _flag(
+        None, Path, "directory of the versions of one model, in place of a config file", metavar="DIR"
+    )
+    models_root: Path | None = _flag(
+        None,
+        Path,
+        "directory that base paths under /models refer to (default: that of the config file); not a flag of TensorFlow "
+        "Serving",
+        metavar="DIR",
+    )
+    allow_version_labels_for_unavailable_models: bool = _switch(
+        "allow a new label for a version that is not loaded yet; without it the file may have no labels at start"
+    )
+    max_num_load_retries: int = _flag(5, _number(0), "maximum retries of a version that fails to load", metavar="N")
+    load_retry_interval_micros: int = _flag(60_000_000, _number(0), "microseconds between these retries", metavar="US")
+    tensorflow_intra_op_parallelism: int = _flag(1, _number(1), "threads per operation", metavar="N")
+    tensorflow_inter_op_parallelism: int = _flag(
+        0, _number(0), "operations that run in parallel; 0: TensorFlow's choice", metavar="N"
+    )
+    enable_batching: bool = _switch(
+        "check and pad every call by the rules of TensorFlow Serving's batching; calls are not merged"
+    )
+    batching_parameters_file: Path | None = _flag(
+        None, Path, "text proto of BatchingParameters, such as max_batch_size", metavar="FILE"
+    )
+    portable: bool = _switch(
+        "compute the same bits on every kind of CPU, more slowly; not a flag of TensorFlow Serving"
+    )
 
 
 def parse(arguments: Sequence[str] | None = None) -> Flags:
@@ -94,28 +159,6 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (see --help)\n")
 
 
-def _number(kind: Callable[[str], float], at_least: float) -> Callable[[str], float]:
-    what = "whole number" if kind is int else "number"
-
-    def convert(text: str) -> float:
-        try:
-            value = kind(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"must be a {what}, got {text!r}") from None
-        if not value >= at_least:  # also refuses NaN
-            raise argparse.ArgumentTypeError(f"must be at least {at_least}, got {text}")
-        return value
-
-    return convert
-
-
-def _boolean(text: str) -> bool:
-    values = {"true": True, "1": True, "false": False, "0": False}
-    if text.lower() not in values:
-        raise argparse.ArgumentTypeError(f"must be true or false, got {text!r}")
-    return values[text.lower()]
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="model_server",
@@ -124,82 +167,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    defaults = {field.name: field.default for field in fields(Flags)}
-
-    def flag(name: str, kind: Callable[[str], object], text: str, **more: Any) -> None:
-        default = defaults[name]
-        value = f"{default:g}" if isinstance(default, float) else default
-        shown = "" if default is None or default is False else f" (default: {value})"
-        parser.add_argument(f"--{name}", type=kind, default=default, help=text + shown, **more)
-
-    def switch(name: str, text: str) -> None:
-        flag(name, _boolean, text, nargs="?", const=True, metavar="true|false")
-
-    _add_network_flags(flag)
-    _add_model_flags(flag, switch)
-    flag("tensorflow_intra_op_parallelism", _number(int, 1), "threads per operation", metavar="N")
-    flag(
-        "tensorflow_inter_op_parallelism",
-        _number(int, 0),
-        "operations that run in parallel; 0: TensorFlow's choice",
-        metavar="N",
-    )
-    switch(
-        "enable_batching",
-        "check and pad every call by the rules of TensorFlow Serving's batching; calls are not merged",
-    )
-    flag("batching_parameters_file", Path, "text proto of BatchingParameters, such as max_batch_size", metavar="FILE")
-    switch("portable", "compute the same bits on every kind of CPU, more slowly; not a flag of TensorFlow Serving")
+    for flag in fields(Flags):
+        value = f"{flag.default:g}" if isinstance(flag.default, float) else flag.default
+        shown = "" if flag.default is None or flag.default is False else f" (default: {value})"
+        options = {**flag.metadata, "help": flag.metadata["help"] + shown}
+        parser.add_argument(f"--{flag.name}", default=flag.default, **options)
     return parser
-
-
-def _add_network_flags(flag: Callable[..., None]) -> None:
-    flag("host", str, "address to listen on; not a flag of TensorFlow Serving", metavar="ADDRESS")
-    flag("port", _number(int, 0), "gRPC port; 0 picks a free one", metavar="N")
-    flag("rest_api_port", _number(int, 0), "must be 0: there is no REST API", metavar="0")
-    flag(
-        "grpc_max_threads", _number(int, 2), "gRPC threads: one more than the calls that run concurrently", metavar="N"
-    )
-    flag(
-        "ssl_config_file",
-        Path,
-        "text proto of SSLConfig, with the PEM contents of key and certificates",
-        metavar="FILE",
-    )
-
-
-def _add_model_flags(flag: Callable[..., None], switch: Callable[[str, str], None]) -> None:
-    flag("model_config_file", Path, "text proto of ModelServerConfig, with model_config_list", metavar="FILE")
-    flag(
-        "model_config_file_poll_wait_seconds",
-        _number(int, 0),
-        "interval of re-reading that file; 0: never",
-        metavar="S",
-    )
-    flag(
-        "file_system_poll_wait_seconds",
-        _number(int, 0),
-        "interval of scanning for versions; 0: only at start",
-        metavar="S",
-    )
-    flag(
-        "poll_interval_ms",
-        _number(int, 0),
-        "sets both of these intervals, unless they are 0, in milliseconds; 0: unset; not a flag of TensorFlow Serving",
-        metavar="MS",
-    )
-    flag("model_name", str, "name of the model in --model_base_path", metavar="NAME")
-    flag("model_base_path", Path, "directory of the versions of one model, in place of a config file", metavar="DIR")
-    flag(
-        "models_root",
-        Path,
-        "directory that base paths under /models refer to (default: that of the config file); not a flag of TensorFlow "
-        "Serving",
-        metavar="DIR",
-    )
-    switch(
-        "allow_version_labels_for_unavailable_models",
-        "allow a new label for a version that is not loaded yet; without it the file may have no labels at start",
-    )
-    flag("max_num_load_retries", _number(int, 0), "maximum retries of a version that fails to load", metavar="N")
-    flag("load_retry_interval_micros", _number(int, 0), "microseconds between these retries", metavar="US")

@@ -34,14 +34,18 @@ class Repository(Generic[S]):
     """A thread-safe registry of models. Lookups take no lock, so neither loads nor reloads block requests.
 
     If `allow_unavailable_labels`, a new label may point to a version that is not available.
+
+    Attributes:
+        config: The current config.
+        is_configured: Whether a config was applied, even one without models.
     """
 
     def __init__(self, *, allow_unavailable_labels: bool = False) -> None:
         self._allow_unavailable_labels = allow_unavailable_labels
         self._lookup: Lookup[S] = Lookup()
-        self._config: ServerConfig = {}
+        self.config: ServerConfig = {}
+        self.is_configured = False
         self._models: dict[str, Model[S]] = {}
-        self._is_configured = False
         # Held while a config is applied and its new models are loading, as `config_mu_` of TensorFlow's ServerCore is.
         self._reloading = threading.Lock()
         # Guards all of the above but `_lookup` and `_reloading`; notified when a state changes.
@@ -49,16 +53,6 @@ class Repository(Generic[S]):
         # Wakes the watcher: with a version whose last user has released it, or None for another change. Unlike taking
         # a lock, `put` is safe in a finalizer, which may run at any line of any thread.
         self.events: queue.SimpleQueue[Version[S] | None] = queue.SimpleQueue()
-
-    @property
-    def config(self) -> ServerConfig:
-        """The current config."""
-        return self._config
-
-    @property
-    def is_configured(self) -> bool:
-        """Whether a config was applied, even one without models."""
-        return self._is_configured
 
     def find(self, name: str, version: int | None = None, label: str | None = None) -> S:
         """Return the servable of a version; see `Lookup.find`. It stays usable even when it is unloaded meanwhile."""
@@ -86,8 +80,8 @@ class Repository(Generic[S]):
         """
         with self._changed:
             labels = new_labels(config, self._lookup, allow_unavailable=self._allow_unavailable_labels)
-            added = frozenset(config.keys() - self._config.keys())
-            self._config, self._is_configured = config, True
+            added = frozenset(config.keys() - self.config.keys())
+            self.config, self.is_configured = config, True
             for name in config.keys() - self._models.keys():
                 self._models[name] = Model(name, None)
             for name, model in self._models.items():

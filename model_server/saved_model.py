@@ -3,6 +3,7 @@
 Knows the SavedModel format. Does not know versions, requests or the names of models.
 """
 
+import copy
 import threading
 from collections.abc import Iterable, Mapping
 from operator import attrgetter
@@ -47,7 +48,8 @@ class LoadedModel:
             TensorFlowFailed: with TensorFlow's code, or DATA_LOSS or NOT_FOUND for an unusable file.
         """
         meta_graph = _read_meta_graph(path)
-        self.definitions = {key: _copy(definition) for key, definition in meta_graph.signature_def.items()}
+        # Copies, because a part of a message keeps the whole message in memory.
+        self.definitions = {key: copy.deepcopy(definition) for key, definition in meta_graph.signature_def.items()}
         try:
             session = _open(meta_graph.graph_def)
             _initialize(session, meta_graph, path)
@@ -115,13 +117,6 @@ def _read_meta_graph(path: Path) -> MetaGraphDef:
     raise TensorFlowFailed(
         grpc.StatusCode.NOT_FOUND, f"Could not find meta graph def matching supplied tags: {{ {TAG} }} in {path}"
     )
-
-
-def _copy(definition: SignatureDef) -> SignatureDef:
-    """Return a copy; a part of a message keeps the whole message in memory."""
-    copy = SignatureDef()
-    copy.CopyFrom(definition)
-    return copy
 
 
 def _open(graph_def: tf.compat.v1.GraphDef) -> tf.compat.v1.Session:

@@ -4,6 +4,7 @@ Knows parsing and its error messages. Two of TensorFlow Serving's messages are m
 `tensorflow-serving-api`; they are declared here, as in its `session_bundle_config.proto` and `ssl_config.proto`.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,6 +15,7 @@ from google.protobuf.message import Message
 from model_server.errors import ConfigError
 
 M = TypeVar("M", bound=Message)
+T = TypeVar("T")
 
 _DECLARED = """
 name: "model_server/textproto.proto" package: "tensorflow.serving" syntax: "proto3"
@@ -52,24 +54,29 @@ BatchingParameters = _MESSAGES["BatchingParameters"]
 SSLConfig = _MESSAGES["SSLConfig"]
 
 
-def read(path: Path, kind: type[M], name: str, *, is_secret: bool = False) -> M:
-    """Read and parse a file; `name` is that of this kind of file in error messages.
+def read(path: Path, kind: type[M], name: str, convert: Callable[[M], T], *, is_secret: bool = False) -> T:
+    """Read, parse and convert a file; `name` is that of this kind of file in error messages.
 
     Of a secret, messages contain only the position of the error, none of the content.
 
     Raises:
-        ConfigError: the file cannot be read or parsed; the message is one line and names the file.
+        ConfigError: the file cannot be read or parsed, or `convert` raised one; the message is one line and names the
+            file.
     """
     try:
         content = path.read_bytes()
         if not content:
             # TensorFlow memory-maps the file, which fails for an empty one.
             raise ConfigError(f"{path}: cannot be read (Invalid argument: the file is empty)")
-        return text_format.Parse(content, kind())
+        message = text_format.Parse(content, kind())
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
     except (text_format.ParseError, UnicodeDecodeError) as error:
-        raise invalid(path, name, _position(error) if is_secret else error) from error
+        raise _invalid(path, name, _position(error) if is_secret else error) from error
+    try:
+        return convert(message)
+    except ConfigError as error:
+        raise _invalid(path, name, error) from error
 
 
 def _position(error: Exception) -> str:
@@ -78,6 +85,6 @@ def _position(error: Exception) -> str:
     return "it is not UTF-8 text"
 
 
-def invalid(path: Path, name: str, reason: object) -> ConfigError:
+def _invalid(path: Path, name: str, reason: object) -> ConfigError:
     """Return the error for a readable but invalid file, as one line."""
     return ConfigError(f"{path}: invalid {name} ({' '.join(str(reason).split())})")

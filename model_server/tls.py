@@ -13,8 +13,6 @@ import grpc
 from model_server import textproto
 from model_server.errors import ConfigError
 
-NAME = "SSL config"
-
 
 def read_credentials(path: Path) -> grpc.ServerCredentials:
     """Read and verify the TLS credentials: with invalid ones gRPC would only report that it cannot bind the port.
@@ -24,11 +22,7 @@ def read_credentials(path: Path) -> grpc.ServerCredentials:
     Raises:
         ConfigError: the file cannot be read or is invalid; the message is one line and names the file.
     """
-    message = textproto.read(path, textproto.SSLConfig, NAME, is_secret=True)
-    try:
-        return _from_proto(message)
-    except ConfigError as error:
-        raise textproto.invalid(path, NAME, error) from error
+    return textproto.read(path, textproto.SSLConfig, "SSL config", _from_proto, is_secret=True)
 
 
 def _from_proto(message: Any) -> grpc.ServerCredentials:
@@ -41,7 +35,10 @@ def _from_proto(message: Any) -> grpc.ServerCredentials:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     _verify_pair(context, message.server_key, message.server_cert)
     if message.custom_ca:
-        _verify_ca(context, message.custom_ca)
+        try:
+            context.load_verify_locations(cadata=message.custom_ca)
+        except (ssl.SSLError, ValueError) as error:
+            raise ConfigError("custom_ca has no valid certificates") from error
     pair = message.server_key.encode(), message.server_cert.encode()
     return grpc.ssl_server_credentials([pair], message.custom_ca.encode() or None, message.client_verify)
 
@@ -57,10 +54,3 @@ def _verify_pair(context: ssl.SSLContext, key: str, certificate: str) -> None:
         except (ssl.SSLError, ValueError) as error:
             reason = getattr(error, "reason", None) or "PEM text is damaged"
             raise ConfigError(f"server_key and server_cert cannot be loaded as a pair: {reason}") from error
-
-
-def _verify_ca(context: ssl.SSLContext, certificates: str) -> None:
-    try:
-        context.load_verify_locations(cadata=certificates)
-    except (ssl.SSLError, ValueError) as error:
-        raise ConfigError("custom_ca has no valid certificates") from error

@@ -33,7 +33,10 @@ def load(name: str, version: int, path: Path, batching: Batching | None = None) 
     if file.is_file():
         num_requests = 0
         for request in read_requests(file):
-            _run(servable, request, file, num_requests)
+            try:
+                servable.predict(request)
+            except ModelServerError as error:
+                raise TensorFlowFailed(error.code, f"{file}: warm-up request {num_requests} failed: {error}") from error
             num_requests += 1
         log.info("warmed up %s version %d with %d requests", name, version, num_requests)
     return servable
@@ -58,10 +61,3 @@ def read_requests(file: Path) -> Iterator[PredictRequest]:
         code = status_code(error.error_code) if isinstance(error, tf.errors.OpError) else grpc.StatusCode.DATA_LOSS
         message = f"{file}: {error}. Please verify your warmup data is in TFRecord format."
         raise TensorFlowFailed(code, message) from error
-
-
-def _run(servable: Servable, request: PredictRequest, file: Path, number: int) -> None:
-    try:
-        servable.predict(request)
-    except ModelServerError as error:
-        raise TensorFlowFailed(error.code, f"{file}: warm-up request {number} failed: {error}") from error

@@ -44,13 +44,11 @@ class WordRules:
             position += len(word) + len(self.split)
         return offsets
 
-    def needs_none_after(self, text: str) -> bool:
-        """Return whether a word can follow `text` without a separator."""
-        return not text or (text[-1].isspace() if self.split == " " else text.endswith(self.split))
-
-    def needs_none_before(self, text: str) -> bool:
-        """Return whether a word can precede `text` without a separator."""
-        return not text or (text[0].isspace() if self.split == " " else text.startswith(self.split))
+    def needs_none_beside(self, text: str, *, backward: bool) -> bool:
+        """Return whether a word can follow `text`, or precede it if `backward`, without a separator."""
+        if self.split == " ":
+            return not text or text[0 if backward else -1].isspace()
+        return not text or (text.startswith(self.split) if backward else text.endswith(self.split))
 
     @property
     def normalizer(self) -> dict[str, Any]:
@@ -74,7 +72,8 @@ class WordRules:
             patterns = [step["pattern"]["Regex"] for step in steps if step["type"] == "Replace"]
         except (LookupError, TypeError):
             return None
-        filters = _ESCAPED.sub(_unescape, patterns[0][1:-1]) if patterns else ""
+        escapes = {"t": "\t", "n": "\n"}
+        filters = _ESCAPED.sub(lambda match: escapes.get(match[1], match[1]), patterns[0][1:-1]) if patterns else ""
         rules = cls(filters, LOWERCASE in steps, split)
         matches = (rules.normalizer, rules.pre_tokenizer) == (normalizer, pre_tokenizer)
         return rules if matches and rules.split else None
@@ -106,7 +105,3 @@ KERAS_RULES = WordRules()
 def lowered_sources(text: str) -> list[int]:
     """Return the offset in `text` of each character of `text.lower()`."""
     return [offset for offset, character in enumerate(text) for _ in character.lower()]
-
-
-def _unescape(match: re.Match[str]) -> str:
-    return {"t": "\t", "n": "\n"}.get(match[1], match[1])

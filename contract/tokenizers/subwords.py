@@ -207,8 +207,7 @@ class _BackwardByteDetokenizer:
         return _decode(self._prepend(self._tokenizer.join([*token_ids][::-1])))
 
     def flush(self) -> str:
-        buffered, self._buffer = self._buffer, b""
-        return _decode(buffered)
+        return self.track(None)[0]
 
     def track(self, token_id: int | None) -> tuple[str, Sequence[int]]:
         if token_id is None:

@@ -5,7 +5,7 @@ does not.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
 from contract.errors import TokenizerError
@@ -74,7 +74,7 @@ class WordTokenizer(Vocabulary):
 
     def decode(self, token_ids: Iterable[int]) -> str:
         """Return the words joined by the separator, a space by default; special tokens have no text."""
-        return self.rules.split.join(self._words(token_ids))
+        return self.rules.split.join([self._texts[i] for i in token_ids if self._texts[i]])
 
     def token_bytes(self, *, first: bool, backward: bool = False) -> tuple[bytes, ...] | None:
         """See `Tokenizer`: all but the first word have a separator."""
@@ -92,8 +92,8 @@ class WordTokenizer(Vocabulary):
 
     def detokenizer(self, beside: str = "", *, backward: bool = False) -> Detokenizer:
         """Return a detokenizer that separates the word at the edge from `beside` if needed."""
-        needs_none = self.rules.needs_none_before if backward else self.rules.needs_none_after
-        return _WordDetokenizer(self, backward=backward, is_separated=needs_none(beside))
+        is_separated = self.rules.needs_none_beside(beside, backward=backward)
+        return _WordDetokenizer(self, backward=backward, is_separated=is_separated)
 
     def to_json(self) -> str:
         """Serialize to JSON in Hugging Face `tokenizers` format."""
@@ -101,9 +101,6 @@ class WordTokenizer(Vocabulary):
 
     def _key(self) -> tuple[Any, ...]:
         return (*super()._key(), self.rules)
-
-    def _words(self, token_ids: Iterable[int]) -> Iterator[str]:
-        return (self._texts[i] for i in token_ids if self._texts[i])
 
 
 class _WordDetokenizer(UnbufferedDetokenizer):

@@ -47,7 +47,8 @@ class Display:
         if now - self._shown_at < every_s:
             return
         self._shown_at = now
-        words = self._words() + (f", waiting: {trouble}" if trouble else "")
+        speed = f"{self._tokens / max(now - self._started_at, 1e-3):,.0f} tokens/s"
+        words = f"{speed}, {self._errors.total():,} errors" + (f", waiting: {trouble}" if trouble else "")
         num_done = self._num_before + self._num_new
         if self._bar.disable:
             print(f"{num_done:,} of {self._num_lines:,} lines, {words}", file=sys.stderr)
@@ -67,7 +68,3 @@ class Display:
         speed = f"{self._num_new / seconds:,.1f} lines/s, {self._tokens / seconds:,.0f} tokens/s"
         completed = f"{self._num_new:,} completed in {seconds:.1f} s ({speed})" if self._num_new else "none completed"
         print(f"{self._num_lines:,} lines: {completed}{before}; errors: {errors or 'none'}", file=sys.stderr)
-
-    def _words(self) -> str:
-        seconds = max(time.monotonic() - self._started_at, 1e-3)
-        return f"{self._tokens / seconds:,.0f} tokens/s, {self._errors.total():,} errors"

@@ -8,8 +8,6 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from service.batch.errors import ForeignContent, Stopped, UsageError
 from service.batch.formats import OPENAI, OutputFormat
@@ -19,7 +17,7 @@ from service.batch.output_record import OutputRecord
 SYNC_EVERY_S = 1.0
 
 
-class Journal:
+class Journal(contextlib.AbstractContextManager["Journal"]):
     """OUT, open and locked; a context manager that closes it."""
 
     def __init__(self, path: Path, output_format: OutputFormat = OPENAI) -> None:
@@ -33,12 +31,7 @@ class Journal:
         self._synced_at = time.monotonic()
         self._unsynced = False
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def recover(self, on_record: Callable[[OutputRecord], None]) -> None:

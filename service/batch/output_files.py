@@ -1,17 +1,15 @@
 """OUT, and beside it the errors file of a format that has no errors."""
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from service.batch.formats import OutputFormat
 from service.batch.journal import Journal
 from service.batch.output_record import OutputLine, OutputRecord
 
 
-class OutputFiles:
+class OutputFiles(AbstractContextManager["OutputFiles"]):
     """OUT and the errors file, open and locked; a context manager that closes them.
 
     Attributes:
@@ -32,12 +30,7 @@ class OutputFiles:
                 stack.callback(self._errors.remove_if_empty)
             self._open = stack.pop_all()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._open.close()
 
     def recover(self, on_record: Callable[[OutputRecord], None], *, drops_errors: bool) -> None:

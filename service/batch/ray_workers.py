@@ -52,7 +52,8 @@ def process_lines(
     """
     _connect(cluster.address)
     try:
-        num_workers = min(cluster.num_workers or _num_machines(), concurrency)
+        num_machines = sum(node["Alive"] for node in ray.nodes())
+        num_workers = min(cluster.num_workers or num_machines, concurrency)
         for table in _map_lines(pending, options, concurrency, num_workers, output_format):
             for fields in _unpacked(table):
                 if (stopped := fields.pop("stopped")) is not None:
@@ -89,10 +90,6 @@ def _check_reachable(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S).close()
     except (OSError, OverflowError) as error:
         raise Stopped(f"no Ray cluster at {address}: {error}") from None
-
-
-def _num_machines() -> int:
-    return sum(node["Alive"] for node in ray.nodes())
 
 
 def _map_lines(

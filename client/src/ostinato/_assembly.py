@@ -60,11 +60,6 @@ class Assembly:
         self._overlap = ""  # delivered text of the first choice that the resumed stream will repeat
 
     @property
-    def is_empty(self) -> bool:
-        """Whether no chunk has arrived."""
-        return not self._fields
-
-    @property
     def generation(self) -> Generation:
         """The chunks so far, in the shape of a response that was not streamed."""
         choices = []

@@ -18,6 +18,9 @@ class Body:
     """Bytes of a response, read by one thread and closed by any.
 
     Iteration never raises: it ends, and `failure` holds the connection error, if there was one.
+
+    Attributes:
+        headers: The response's headers; lookup is case-insensitive.
     """
 
     def __init__(self, response: requests.Response) -> None:
@@ -26,13 +29,9 @@ class Body:
         self._reading = threading.RLock()
         # Without chunked encoding, requests would buffer until the end of the body unless asked for single bytes.
         self._chunks = response.iter_content(chunk_size=None if response.raw.chunked else 1)
+        self.headers: Mapping[str, str] = response.headers
         self.closed = False
         self.failure: requests.RequestException | None = None
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """The response's headers; lookup is case-insensitive."""
-        return self._response.headers
 
     def __iter__(self) -> Iterator[bytes]:
         """Yield bytes as they arrive, until the response ends, the connection fails, or it is closed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence, Sized
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, Literal, TypeVar, overload
 from urllib.parse import quote, urlencode
@@ -32,7 +33,6 @@ from ostinato._transport import Transport
 
 if TYPE_CHECKING:
     from os import PathLike
-    from types import TracebackType
 
     import requests
 
@@ -54,7 +54,7 @@ TOKENIZE, DETOKENIZE, TOKENIZER_INFO = "/tokenize", "/detokenize", "/tokenizer_i
 MAX_CONCURRENCY = 64  # the largest batch of a model server
 
 
-class Client:
+class Client(AbstractContextManager["Client"]):
     """A client of one Ostinato server. Thread-safe; as a context manager it closes its connections.
 
     Each method that sends a request raises APIError if the server returns an error (the subclass says why), and
@@ -145,16 +145,10 @@ class Client:
             InvalidArgument: an argument is not a field of the API, or two exclude each other, as `regex` and `choices`.
         """
         named = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p}
-        constraint = {
-            "regex": regex,
-            "choices": choices,
-            "json_schema": json_schema,
-            "allowed": allowed,
-            "banned": banned,
-        }
-        fields = {"suffix": suffix, **named, "seed": seed, "stop": stop, "n": n, **constraint, "min_length": min_length}
-        fields |= extra
-        return self._generate(self._transport.post, prompt, model, fields)
+        pattern = {"regex": regex, "choices": choices, "json_schema": json_schema}
+        characters = {"allowed": allowed, "banned": banned, "min_length": min_length}
+        fields = {"suffix": suffix, **named, "seed": seed, "stop": stop, "n": n, **pattern, **characters}
+        return Generation.from_response(self._complete(self._transport.post, prompt, model, {**fields, **extra}))
 
     def stream(
         self,
@@ -201,14 +195,9 @@ class Client:
         """
         named = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p}
         options = {"include_usage": True, **({"prepend": True} if prepend else {})}
-        constraint = {
-            "regex": regex,
-            "choices": choices,
-            "json_schema": json_schema,
-            "allowed": allowed,
-            "banned": banned,
-        }
-        fields = {"suffix": suffix, **named, "seed": seed, "stop": stop, "n": n, **constraint, "min_length": min_length}
+        pattern = {"regex": regex, "choices": choices, "json_schema": json_schema}
+        characters = {"allowed": allowed, "banned": banned, "min_length": min_length}
+        fields = {"suffix": suffix, **named, "seed": seed, "stop": stop, "n": n, **pattern, **characters}
         fields |= {"stream_options": options, **extra}
         if not resume:
             return Stream(self._complete(self._open_stream, prompt, model, fields))
@@ -272,7 +261,7 @@ class Client:
             A Score, or a list of Score for a list of prompts.
         """
         fields = {"suffix": suffix, "echo": True, "logprobs": top, "max_tokens": 0, **extra}
-        generation = self._generate(self._transport.post, prompt, model, fields)
+        generation = Generation.from_response(self._complete(self._transport.post, prompt, model, fields))
         scores = [Score.from_choice(choice) for choice in generation.choices]
         return scores if is_many(prompt if suffix is None else suffix) else _only(scores, "choices")
 
@@ -478,16 +467,17 @@ class Client:
 
         stopped = LinkedEvent(self._transport.closed)
         post = partial(self._transport.post, stopped=stopped)
-        fields = {name: value for name, value in options.items() if name != "model"}
+        model = options.pop("model", None)
 
         def generate(seeded: tuple[OnePrompt, int | None]) -> Generation:
             prompt, own_seed = seeded
-            return self._generate(post, prompt, options.get("model"), {**fields, "seed": own_seed})
+            return Generation.from_response(self._complete(post, prompt, model, {**options, "seed": own_seed}))
 
         return in_order(
             generate,
             with_seeds(prompts, seed, seeds),
-            lambda: concurrency or self._default_concurrency(),
+            # By default as many as the server admits.
+            lambda: concurrency or max(1, min(self.status().max_sequences, MAX_CONCURRENCY)),
             progress,
             return_errors,
             stopped,
@@ -524,28 +514,13 @@ class Client:
         """
         self._transport.close()
 
-    def __enter__(self) -> Client:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         """Close the client's connections."""
         self.close()
 
     def __repr__(self) -> str:
         """Show the server's URL, without the API key."""
         return f"Client({self._settings.shown_url!r})"
-
-    def _generate(
-        self,
-        post: Callable[[str, dict[str, Any]], dict[str, Any]],
-        prompt: Prompt,
-        model: str | None,
-        fields: dict[str, Any],
-    ) -> Generation:
-        return Generation.from_response(self._complete(post, prompt, model, fields))
 
     def _complete(
         self, send: Callable[[str, dict[str, Any]], T], prompt: Prompt, model: str | None, fields: dict[str, Any]
@@ -575,10 +550,6 @@ class Client:
 
     def _model_or_default(self, model: str | None) -> str:
         return model if model is not None else self._default_model.name()
-
-    def _default_concurrency(self) -> int:
-        """Return the number of concurrent requests that the server admits, at most MAX_CONCURRENCY."""
-        return max(1, min(self.status().max_sequences, MAX_CONCURRENCY))
 
     def _open_stream(self, path: str, body: dict[str, Any], stopped: LinkedEvent | None = None) -> requests.Response:
         return self._transport.open_stream(path, {**body, "stream": True}, stopped)

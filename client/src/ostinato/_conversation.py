@@ -114,8 +114,7 @@ class Conversation:
         """Remove the last turn and return it; None if there is none."""
         if not self.turns:
             return None
-        *turns, last = self.turns
-        self.turns = tuple(turns)
+        last, self.turns = self.turns[-1], self.turns[:-1]
         return last
 
     def branch(self) -> Conversation:
@@ -162,17 +161,14 @@ class Conversation:
         """
         try:
             raw = json.loads(Path(path).read_bytes())
-            if raw["ostinato_conversation"] != FORMAT:
-                raise InvalidArgument(f"{path}: is of format {raw['ostinato_conversation']!r}: update ostinato-client")
-            turns = tuple(_turn(turn) for turn in raw["turns"])
-            model, prompt = required(raw, "model", str), required(raw, "prompt", str)
-            return cls(client, model=model, prompt=prompt, turns=turns, **raw["options"])
-        except UnexpectedResponse as error:
+            file_format = raw["ostinato_conversation"]
+            if file_format == FORMAT:
+                turns = tuple(_turn(turn) for turn in raw["turns"])
+                model, prompt = required(raw, "model", str), required(raw, "prompt", str)
+                return cls(client, model=model, prompt=prompt, turns=turns, **raw["options"])
+        except (UnexpectedResponse, ValueError, KeyError, TypeError) as error:
             raise InvalidArgument(f"{path} is not a file of Conversation.save()") from error
-        except (ValueError, KeyError, TypeError) as error:
-            if isinstance(error, InvalidArgument):
-                raise
-            raise InvalidArgument(f"{path} is not a file of Conversation.save()") from error
+        raise InvalidArgument(f"{path}: is of format {file_format!r}: update ostinato-client")
 
     def __repr__(self) -> str:
         """Show the end of the text, the model and the number of turns."""

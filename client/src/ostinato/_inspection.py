@@ -38,7 +38,8 @@ class InspectedLayer:
     @property
     def learn(self) -> Matrix:
         """What an LSTM adds to its cell state at each token, input ⊙ candidate, shape (positions, units)."""
-        return [_products(*rows) for rows in zip(self.values["input"], self.values["candidate"])]
+        rows = zip(self.values["input"], self.values["candidate"])
+        return [[gate * candidate for gate, candidate in zip(*pair)] for pair in rows]
 
     def __repr__(self) -> str:
         """Show the layer, the number of units and the kinds of values."""
@@ -124,7 +125,3 @@ def numbers(packed: Any) -> list[float]:
 
 def _rows(values: list[float], width: int) -> Matrix:
     return [values[start : start + width] for start in range(0, len(values), width)] if width else []
-
-
-def _products(left: list[float], right: list[float]) -> list[float]:
-    return [a * b for a, b in zip(left, right)]

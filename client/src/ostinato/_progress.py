@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import sys
 import threading
+from contextlib import AbstractContextManager
 from time import monotonic
-from typing import TYPE_CHECKING, TextIO
-
-if TYPE_CHECKING:
-    from types import TracebackType
+from typing import TextIO
 
 WIDTH = 24  # of the bar, in characters
 TERMINAL_INTERVAL_S, FILE_INTERVAL_S = 0.2, 30.0
 
 
-class Progress:
+class Progress(AbstractContextManager["Progress"]):
     """A thread-safe progress bar. As a context manager it writes a last line on exit, and nothing after it."""
 
     def __init__(self, total: int | None, *, shown: bool, file: TextIO | None = None) -> None:
@@ -30,15 +28,9 @@ class Progress:
             self._done += 1
             interval_s = TERMINAL_INTERVAL_S if self._terminal else FILE_INTERVAL_S
             if monotonic() - self._written_at >= interval_s:
-                self._write("\r" if self._terminal else "\n")
+                self._write("" if self._terminal else "\n")
 
-    def __enter__(self) -> Progress:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         """Write the last line."""
         with self._lock:
             self._write("\n")
@@ -49,7 +41,7 @@ class Progress:
         if not self._shown:
             return
         start = "\r\x1b[K" if self._terminal else ""
-        self._file.write(start + self._line() + ("" if end == "\r" else end))
+        self._file.write(start + self._line() + end)
         self._file.flush()
 
     def _line(self) -> str:

@@ -75,7 +75,7 @@ def json_object(response: requests.Response) -> dict[str, Any]:
     Raises:
         UnexpectedResponse: the body is something else.
     """
-    document = _json_or_none(response.content)
+    document = json_or_none(response.content)
     if isinstance(document, dict):
         return document
     raise unexpected(response, "a JSON object")
@@ -109,7 +109,7 @@ def refusal(response: requests.Response) -> errors.OstinatoError:
     if status < _FIRST_ERROR:
         target = headers.get("location", "another address")
         return errors.UnexpectedResponse(f"{response.url} redirects to {target}: set base_url to that URL")
-    body = _json_or_none(response.content)
+    body = json_or_none(response.content)
     value = body.get("error") if isinstance(body, dict) else None
     fields = value if isinstance(value, dict) else {"message": value}
     fallback = errors.ServerError if status >= FIRST_SERVER_ERROR else errors.APIError
@@ -175,6 +175,14 @@ def reason(error: BaseException) -> str:
     return _one_line(getattr(error, "strerror", None) or str(error) or type(error).__name__)
 
 
+def json_or_none(content: bytes | str) -> Any:
+    """Parse JSON; return None if it is invalid."""
+    try:
+        return json.loads(content)
+    except ValueError:
+        return None
+
+
 def _api_error(
     error_class: type[errors.APIError], fields: dict[str, Any], headers: Mapping[str, str], status: int | None
 ) -> errors.APIError:
@@ -204,13 +212,6 @@ def _choices(body: Any) -> tuple[Choice, ...]:
         return Generation.from_response(body).choices
     except errors.UnexpectedResponse:
         return ()
-
-
-def _json_or_none(content: bytes) -> Any:
-    try:
-        return json.loads(content)
-    except ValueError:
-        return None
 
 
 def _present(fields: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sized
+from itertools import count, repeat
 from typing import TYPE_CHECKING, TypeVar
 
 from ostinato._errors import InvalidArgument
@@ -24,7 +25,8 @@ def with_seeds(
             number of prompts, it is raised by the iterator, after the pairs that exist.
     """
     if seeds is None:
-        return _derived(prompts, None if seed is None else _integer("seed", seed, ", or seeds with one per prompt"))
+        derived = repeat(None) if seed is None else count(_integer("seed", seed, ", or seeds with one per prompt"))
+        return zip(prompts, derived)
     if seed is not None:
         raise InvalidArgument(f"seed is {seed!r} and seeds is given, too: pass one of them")
     given = [_integer(f"seeds[{index}]", entry, "") for index, entry in enumerate(seeds)]
@@ -33,20 +35,15 @@ def with_seeds(
     return _one_by_one(prompts, given)
 
 
-def _derived(prompts: Iterable[Input], seed: int | None) -> Iterator[tuple[Input, int | None]]:
-    for index, prompt in enumerate(prompts):
-        yield prompt, None if seed is None else seed + index
-
-
 def _one_by_one(prompts: Iterable[Input], seeds: list[int]) -> Iterator[tuple[Input, int | None]]:
-    count = 0
+    num_prompts = 0
     for prompt in prompts:
-        if count == len(seeds):
-            raise _wrong_length(count, f"more than {count:,}")
-        yield prompt, seeds[count]
-        count += 1
-    if count < len(seeds):
-        raise _wrong_length(len(seeds), f"{count:,}")
+        if num_prompts == len(seeds):
+            raise _wrong_length(num_prompts, f"more than {num_prompts:,}")
+        yield prompt, seeds[num_prompts]
+        num_prompts += 1
+    if num_prompts < len(seeds):
+        raise _wrong_length(len(seeds), f"{num_prompts:,}")
 
 
 def _integer(field: str, value: object, instead: str) -> int:

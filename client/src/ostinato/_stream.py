@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import threading
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Callable, NoReturn
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, suppress
+from typing import TYPE_CHECKING, Callable, NoReturn
 
 from ostinato._assembly import Assembly
 from ostinato._body import Body
 from ostinato._errors import OstinatoError, StreamInterrupted, UnexpectedResponse
-from ostinato._responses import is_lost_host, is_read_timeout, reason, stream_error
+from ostinato._responses import is_lost_host, is_read_timeout, json_or_none, reason, stream_error
+from ostinato._results import TextDelta
 from ostinato._sse import decode
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
-    from types import TracebackType
+    from collections.abc import Generator
 
     import requests
 
-    from ostinato._results import Generation, TextDelta
+    from ostinato._results import Generation
     from ostinato._resuming import Resumption
 
 DONE = "[DONE]"
 
 
-class Stream:
+class Stream(Iterator[str], AbstractContextManager["Stream"]):
     """A generation that is streamed while the server generates it.
 
-    Iteration yields the text deltas of the first choice as non-empty `str`; `events()` yields those of all choices.
-    With `prepend`, each delta of a backward model goes before the earlier ones.
+    Iteration yields the text deltas of the first choice as non-empty `str`; `events()` yields those of all choices. A
+    stream can be read once. With `prepend`, each delta of a backward model goes before the earlier ones.
 
     The stream closes itself at its end, on an error, at the end of a `with` block, and when it is garbage-collected.
     One thread reads it; any thread may close it.
@@ -53,10 +53,6 @@ class Stream:
         self._assembly = Assembly()
         # A function, not a method: a reference cycle would delay the close on garbage collection.
         self._deltas = _Deltas(_read(self._connection, self._assembly, resumption))
-
-    def __iter__(self) -> Iterator[str]:
-        """Return the stream itself: it can be read once."""
-        return self
 
     def __next__(self) -> str:
         """Return the next text delta of the first choice."""
@@ -96,13 +92,7 @@ class Stream:
         self._connection.close()
         self._deltas.close()
 
-    def __enter__(self) -> Stream:
-        """Return the stream itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         """Close the stream, whether it was read to its end or not."""
         self.close()
 
@@ -111,15 +101,12 @@ class Stream:
         return f"Stream({self.generation!r})"
 
 
-class _Deltas:
+class _Deltas(Iterator[TextDelta]):
     """A generator of text deltas that one thread may close while another reads; plain generators do not allow that."""
 
     def __init__(self, deltas: Generator[TextDelta, None, None]) -> None:
         self._deltas = deltas
         self._running = threading.RLock()
-
-    def __iter__(self) -> Iterator[TextDelta]:
-        return self
 
     def __next__(self) -> TextDelta:
         with self._running:
@@ -217,7 +204,9 @@ def _body_deltas(body: Body, assembly: Assembly) -> Iterator[TextDelta]:
         if data == DONE:
             body.finish()
             return
-        chunk = _parse_chunk(data)
+        chunk = json_or_none(data)
+        if not isinstance(chunk, dict):
+            raise UnexpectedResponse(f"an event has {data!r:.40} instead of a JSON object: check base_url")
         error = chunk.get("error")
         # An error event may contain the last choices.
         if not error or chunk.get("choices"):
@@ -226,17 +215,6 @@ def _body_deltas(body: Body, assembly: Assembly) -> Iterator[TextDelta]:
             raise stream_error(error, body.headers)
     if not body.closed:
         _raise_interrupted(body, assembly.generation.text)
-
-
-def _parse_chunk(data: str) -> dict[str, Any]:
-    """Parse an event's data as a JSON object."""
-    try:
-        chunk = json.loads(data)
-    except ValueError:
-        chunk = None
-    if not isinstance(chunk, dict):
-        raise UnexpectedResponse(f"an event has {data!r:.40} instead of a JSON object: check base_url")
-    return chunk
 
 
 def _raise_interrupted(body: Body, text: str) -> NoReturn:

@@ -10,7 +10,6 @@ import weakref
 from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
 import requests
-from requests.auth import AuthBase
 from urllib3.exceptions import HTTPError
 
 from ostinato._errors import APIError, ClientClosed, ConnectionFailed, InvalidArgument, UnexpectedResponse
@@ -47,7 +46,6 @@ class Transport:
         self, settings: Settings, session: requests.Session | None, wait_for_ready: WaitForReady | None
     ) -> None:
         self._settings, self._wait_for_ready = settings, wait_for_ready
-        self._auth = _Bearer(settings.api_key) if settings.api_key else None
         self._caller_session = session
         self._local = threading.local()
         self._lock = threading.Lock()
@@ -112,9 +110,10 @@ class Transport:
 
     def _attempt(self, method: str, path: str, headers: dict[str, str], **kwargs: Any) -> requests.Response:
         timeout, url = self._settings.timeout, self._settings.base_url + path
+        auth = self._authorize if self._settings.api_key else None
         try:
             response = self._session().request(
-                method, url, headers=headers, auth=self._auth, timeout=timeout, allow_redirects=False, **kwargs
+                method, url, headers=headers, auth=auth, timeout=timeout, allow_redirects=False, **kwargs
             )
             if response.status_code >= _FIRST_REFUSAL:
                 _ = response.content  # read here, where a lost connection is caught
@@ -123,6 +122,11 @@ class Transport:
         if response.status_code >= _FIRST_REFUSAL:
             raise refusal(response)
         return response
+
+    def _authorize(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        """Add the API key. An entry in ~/.netrc would override a plain Authorization header."""
+        request.headers["Authorization"] = f"Bearer {self._settings.api_key}"
+        return request
 
     def _session(self) -> requests.Session:
         self._require_open()
@@ -169,14 +173,3 @@ def _encoded(body: dict[str, Any]) -> bytes:
         raise
     except (TypeError, ValueError) as error:
         raise InvalidArgument(f"the request cannot be sent as JSON ({error}): correct its values") from error
-
-
-class _Bearer(AuthBase):
-    """Bearer authentication. An entry in ~/.netrc would override a plain Authorization header."""
-
-    def __init__(self, api_key: str) -> None:
-        self._header = f"Bearer {api_key}"
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers["Authorization"] = self._header
-        return request

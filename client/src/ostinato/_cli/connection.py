@@ -8,7 +8,7 @@ from typing import Any, Callable, TypeVar
 import click
 
 from ostinato import Client
-from ostinato._cli.errors import Failure, reason
+from ostinato._cli.errors import Failure, failing_to
 from ostinato._settings import DEFAULT_BASE_URL, DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, LONGEST_S
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
@@ -115,9 +115,8 @@ def _stored_options(context: click.Context) -> dict[str, Any]:
 
 def _read_key(path: Path) -> str:
     try:
-        key = path.read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise Failure(f"cannot read {path}: {reason(error)}") from error
+        with failing_to(f"read {path}"):
+            key = path.read_text(encoding="utf-8").strip()
     except UnicodeDecodeError as error:
         raise Failure(f"{path} has no API key: it is not text") from error
     if not key:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import click
 
 import ostinato
@@ -70,9 +73,13 @@ def line(error: Exception) -> str:
     return "error: " + " ".join(message.split())
 
 
-def reason(error: OSError) -> str:
-    """Return the system's message, without errno and path."""
-    return error.strerror or type(error).__name__
+@contextmanager
+def failing_to(action: str) -> Iterator[None]:
+    """Raise Failure with the system's message, without errno and path, if the block raises OSError."""
+    try:
+        yield
+    except OSError as error:
+        raise Failure(f"cannot {action}: {error.strerror or type(error).__name__}") from error
 
 
 def _with_advice(error: ostinato.APIError) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ostinato._cli.errors import Failure, reason
+from ostinato._cli.errors import Failure, failing_to
 
 STDIN = "-"
 
@@ -49,10 +49,8 @@ def from_argument(text: str, what: str) -> str:
 
 def from_file(path: Path) -> str:
     """Return the text of a file; raise Failure if it cannot be read or is not UTF-8."""
-    try:
+    with failing_to(f"read {path}"):
         return from_bytes(path.read_bytes(), str(path))
-    except OSError as error:
-        raise Failure(f"cannot read {path}: {reason(error)}") from error
 
 
 def from_bytes(content: bytes, where: str, before: int = 0) -> str:

@@ -9,17 +9,18 @@ from typing import Callable
 
 from ostinato._cli.errors import Failure
 from ostinato._cli.inputs import from_bytes
+from ostinato._cli.screen import say
 
 
-def typed(prompt: Callable[[], str], interrupted: Callable[[], None]) -> Iterator[str]:
-    """Yield lines from the terminal until Ctrl-D; `interrupted` is called when Ctrl-C discards one."""
+def typed(prompt: Callable[[], str]) -> Iterator[str]:
+    """Yield lines from the terminal until Ctrl-D; Ctrl-C discards one and shows how to exit."""
     with suppress(ImportError):
         import readline  # noqa: F401, PLC0415 - gives input() line editing and history
     while True:
         try:
             yield input(prompt()) if sys.stdout.isatty() else _without_terminal(prompt())
         except KeyboardInterrupt:
-            interrupted()
+            say("\n(Ctrl-D exits)", dim=True)
         except EOFError:
             return
         except UnicodeDecodeError as error:

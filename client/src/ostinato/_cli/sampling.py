@@ -66,7 +66,8 @@ def sampling_options(command: Decorated) -> Decorated:
             help="Any other field of the API, such as logit_bias='{\"5\": -100}'.",
         ),
     )
-    named = [click.option(name, type=kind, metavar=_metavar(kind), help=text) for name, kind, text in _FIELDS]
+    metavars = {int: "N", float: "X"}
+    named = [click.option(name, type=kind, metavar=metavars[kind], help=text) for name, kind, text in _FIELDS]
     for option in reversed((*named, *further)):
         command = option(command)
     return command
@@ -105,7 +106,3 @@ def _schema(argument: str) -> Any:
         return json.loads(argument if is_json else from_file(Path(argument)))
     except ValueError as error:
         raise Failure(f"{'--json-schema' if is_json else argument} is not JSON: {error}") from error
-
-
-def _metavar(kind: type) -> str:
-    return "N" if kind is int else "X"

@@ -41,11 +41,6 @@ def console() -> Console:
     return screen
 
 
-def has_colours(screen: Console) -> bool:
-    """Return whether the console shows colours."""
-    return screen.color_system is not None and not screen.no_color
-
-
 def say(line: str, *, dim: bool = False) -> None:
     """Write a message for the user to standard error."""
     _Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True).print(

@@ -49,15 +49,15 @@ class Session:
         """Start a session; if `patient`, as in a terminal, it continues after a failure, and shows more messages."""
         self._writing, self._patient = writing, patient
         self._commands: dict[str, Callable[[str], None]] = {
-            "undo": self._undo,
-            "redo": self._redo,
+            "undo": lambda _: writing.undo(),
+            "redo": lambda _: writing.redo(),
             "retry": self._retry,
-            "branch": lambda name: self._writing.branch(name or None),
+            "branch": lambda name: writing.branch(name or None),
             "branches": self._branches,
-            "switch": self._switch,
+            "switch": writing.switch,
             "set": self._set,
-            "save": lambda name: self._writing.save(_path(name, "/save")),
-            "load": lambda name: self._writing.load(_path(name, "/load")),
+            "save": lambda name: writing.save(_path(name, "/save")),
+            "load": lambda name: writing.load(_path(name, "/load")),
             "text": self._text,
             "help": lambda _: write_text(HELP + "\n"),
         }
@@ -86,12 +86,15 @@ class Session:
 
     def _do(self, line: str) -> None:
         if not line.startswith("/") or line.startswith("//"):
-            return self._generate(_unescaped(line[1:] if line.startswith("//") else line))
+            self._generate(_unescaped(line[1:] if line.startswith("//") else line))
+            return
         name, _, rest = line[1:].partition(" ")
         command = self._commands.get(name)
         if command is None:
             raise Failure(f"unknown command /{name}: /help lists the commands; // starts a text with /")
-        return command(rest.strip())
+        command(rest.strip())
+        if name in ("undo", "redo", "switch") and self._patient:
+            self._show_end()
 
     def _generate(self, prompt: str = "", **options: Any) -> None:
         """Generate a turn; if the server refuses the resume token, prefill the whole text instead."""
@@ -109,16 +112,6 @@ class Session:
             if sys.stdout.isatty():
                 write_text("\n")
 
-    def _undo(self, _: str) -> None:
-        if not self._writing.undo():
-            raise Failure("there is no turn to undo")
-        self._show_end()
-
-    def _redo(self, _: str) -> None:
-        if self._writing.redo() is None:
-            raise Failure("there is no turn to redo")
-        self._show_end()
-
     def _retry(self, _: str) -> None:
         conversation = self._writing.conversation
         before, turn = conversation.turns, conversation.undo()
@@ -134,10 +127,6 @@ class Session:
         for name, conversation in self._writing.branches.items():
             marker, turns = "*" if name == self._writing.current else " ", len(conversation.turns)
             write_text(f"{marker} {name}: {turns} turns, {len(conversation.text):,} characters\n")
-
-    def _switch(self, name: str) -> None:
-        self._writing.switch(name)
-        self._show_end()
 
     def _set(self, argument: str) -> None:
         conversation = self._writing.conversation
@@ -159,9 +148,7 @@ class Session:
             write_text("\n")
 
     def _show_end(self) -> None:
-        """Show the end of the text, if interactive."""
-        if not self._patient:
-            return
+        """Show the end of the text."""
         text = on_one_line(self._writing.conversation.text[-SHOWN:])
         say(f"… {text}" if text else "(the text is empty)", dim=True)
 

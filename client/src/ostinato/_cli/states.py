@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from ostinato._cli.errors import Failure, reason
+from ostinato._cli.errors import Failure, failing_to
 from ostinato._files import write_whole
 
 _TOKEN = re.compile(r"ost\d+\.")  # prefix of every token
@@ -16,10 +16,8 @@ def token(argument: str) -> str:
     """Return a resume token, given directly or as the name of a file; raise Failure if there is none in the file."""
     if _TOKEN.match(argument):
         return argument
-    try:
+    with failing_to(f"read the resume token in {argument:.60}"):
         content = Path(argument).read_bytes().decode("utf-8", "replace").strip()
-    except OSError as error:
-        raise Failure(f"cannot read the resume token in {argument:.60}: {reason(error)}") from error
     if not _TOKEN.match(content):
         raise Failure(f"{argument} has no resume token: pass a file of --save-state")
     return content
@@ -35,7 +33,5 @@ def check_place(path: Path) -> None:
 
 def save(state: str, path: Path) -> None:
     """Write a resume token to a file, atomically, or raise Failure."""
-    try:
+    with failing_to(f"write {path}"):
         write_whole(path, state + "\n")
-    except OSError as error:
-        raise Failure(f"cannot write {path}: {reason(error)}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import random
 import re
 from contextlib import suppress
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ostinato import InvalidArgument
-from ostinato._cli.errors import Failure, reason
+from ostinato._cli.errors import Failure, failing_to
 from ostinato._structured import PATTERNS
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Writing:
     def take_up(cls, client: Client, path: Path) -> Writing:
         """Load the file that `keep` wrote, with all branches; raise Failure if it contains no conversation."""
         writing = cls(client, _loaded(client, path), path)
-        for sibling in sorted(path.parent.glob(f"{_escaped(path.stem)}.*{_escaped(path.suffix)}")):
+        for sibling in sorted(path.parent.glob(f"{glob.escape(path.stem)}.*{glob.escape(path.suffix)}")):
             name = sibling.name[len(path.stem) + 1 : len(sibling.name) - len(path.suffix)]
             if _BRANCH.fullmatch(name) and name != MAIN:
                 with suppress(InvalidArgument):  # an unrelated file
@@ -57,22 +58,19 @@ class Writing:
         self._undone.pop(self.current, None)
         return stream
 
-    def undo(self) -> bool:
-        """Undo the last turn; return whether there was one."""
+    def undo(self) -> None:
+        """Undo the last turn; raise Failure if there is none."""
         turn = self.conversation.undo()
         if turn is None:
-            return False
+            raise Failure("there is no turn to undo")
         self._undone.setdefault(self.current, []).append(turn)
-        return True
 
-    def redo(self) -> Turn | None:
-        """Redo the turn that was undone last and return it; None if there is none."""
+    def redo(self) -> None:
+        """Redo the turn that was undone last; raise Failure if there is none."""
         undone = self._undone.get(self.current)
         if not undone:
-            return None
-        turn = undone.pop()
-        self.conversation.turns = (*self.conversation.turns, turn)
-        return turn
+            raise Failure("there is no turn to redo")
+        self.conversation.turns = (*self.conversation.turns, undone.pop())
 
     def branch(self, name: str | None = None) -> None:
         """Copy the current branch and switch to the copy; raise Failure if its name is invalid or taken."""
@@ -112,10 +110,8 @@ class Writing:
 
     def save(self, path: Path) -> None:
         """Write the current branch to a file, or raise Failure."""
-        try:
+        with failing_to(f"write {path}"):
             self.conversation.save(path)
-        except OSError as error:
-            raise Failure(f"cannot write {path}: {reason(error)}") from error
 
     def keep(self) -> None:
         """Save the current branch: `main` to the text's file, others next to it; raise Failure if it fails."""
@@ -139,13 +135,7 @@ def new_seed() -> int:
 
 def _loaded(client: Client, path: Path) -> Conversation:
     try:
-        return client.load_conversation(path)
-    except OSError as error:
-        raise Failure(f"cannot read {path}: {reason(error)}") from error
+        with failing_to(f"read {path}"):
+            return client.load_conversation(path)
     except InvalidArgument as error:
         raise Failure(f"{path} is not a file of `ostinato write`") from error
-
-
-def _escaped(part: str) -> str:
-    """Escape a part of a file name for use in a glob pattern."""
-    return re.sub(r"([*?[])", r"[\1]", part)

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from ostinato._cli.connection import connect, model_option, reading, server_options
 from ostinato._cli.inputs import text_or_stdin
-from ostinato._cli.screen import console, has_colours, on_one_line, print_table, visible, write_json
+from ostinato._cli.screen import console, on_one_line, print_table, visible, write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,7 +55,7 @@ def inspect(text: str | None, *, top: int, least: int, as_json: bool, model: str
     if as_json:
         return write_json({"text": score.text, "tokens": [_fields(token) for token in score.tokens]})
     screen = console()
-    if not has_colours(screen):
+    if screen.color_system is None or screen.no_color:
         return print_table(HEADINGS, [_row(token) for token in score.tokens], numbers=HEADINGS[1:2])
     _print_shaded(screen, score)
     scored = [token for token in score.tokens if token.probability is not None]
@@ -109,10 +109,4 @@ def _percent(logprob: float) -> str:
 
 
 def _fields(token: ScoredToken) -> dict[str, Any]:
-    return {
-        "text": token.text,
-        "offset": token.offset,
-        "logprob": token.logprob,
-        "probability": token.probability,
-        "alternatives": token.alternatives,
-    }
+    return {name: getattr(token, name) for name in ("text", "offset", "logprob", "probability", "alternatives")}

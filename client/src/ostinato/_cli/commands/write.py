@@ -89,11 +89,7 @@ def _converse(writing: Writing) -> None:
     if text:
         write_text(("…" if len(text) > TAIL else "") + text[-TAIL:] + "\n")
     session = Session(writing, patient=True)
-    for line in lines.typed(lambda: "> " if writing.current == MAIN else f"{writing.current}> ", _hint):
+    for line in lines.typed(lambda: "> " if writing.current == MAIN else f"{writing.current}> "):
         if not session.take(line):
             return
     say("")  # Ctrl-D leaves the cursor behind the prompt
-
-
-def _hint() -> None:
-    say("\n(Ctrl-D exits)", dim=True)
