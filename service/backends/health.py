@@ -135,9 +135,14 @@ class HealthChecks:
             log.exception("updating the model registry failed; retrying")
 
     def _probe(self, check: "_Check") -> None:
-        probes, needs_reprobe = self._prober.probe_all(check.replica, check.statuses, check.name)
+        probes, needs_reprobe, is_complete = self._prober.probe_all(check.replica, check.statuses, check.name)
         self._replicas.record_probes(
-            check.replica, check.name, probes, needs_reprobe=needs_reprobe, num_ejections_before=check.num_ejections
+            check.replica,
+            check.name,
+            probes,
+            needs_reprobe=needs_reprobe,
+            is_complete=is_complete,
+            num_ejections_before=check.num_ejections,
         )
 
     def _eject(self, replica: Replica, error: BackendUnavailable) -> None:

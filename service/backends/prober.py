@@ -117,16 +117,20 @@ class Prober:
 
     def probe_all(
         self, replica: Replica, statuses: Iterable[VersionStatus], name: str
-    ) -> tuple[dict[ModelVersion, Probe], set[ModelVersion]]:
+    ) -> tuple[dict[ModelVersion, Probe], set[ModelVersion], bool]:
         """Probe the new versions of a model at a server, and those that need to be probed again.
 
-        Returns the probes of the versions that the server serves, and those of them that still need to be probed again.
+        Returns:
+            The probes of the versions that the server serves.
+            Those of the versions that still need to be probed again.
+            Whether all new versions were probed: a busy server rejects calls.
 
         Raises:
             BackendUnavailable: it does not respond.
         """
         probes: dict[ModelVersion, Probe] = {}
         needs_reprobe: set[ModelVersion] = set()
+        is_complete = True
         for status in statuses:
             ref, what = ModelVersion(name, status.version), f"{name}:{status.version} at {replica.address}"
             before = replica.probes.get(ref)
@@ -139,17 +143,18 @@ class Prober:
                 self._errors.clear(what)
             except (ServerBusy, InvalidResponse) as error:
                 self._errors.add(what, str(error))
-                if before is not None:
-                    probes[ref] = before
-                    needs_reprobe |= (
-                        {ref} if ref in replica.needs_reprobe or isinstance(error, InvalidResponse) else set()
-                    )
+                if before is None:
+                    is_complete = is_complete and not isinstance(error, ServerBusy)
+                    continue
+                probes[ref] = before
+                if ref in replica.needs_reprobe or isinstance(error, InvalidResponse):
+                    needs_reprobe.add(ref)
             except (ContractError, GatewayError) as error:
                 # A new version that cannot be called is the fault of that version, not of the server.
                 if isinstance(error, BackendUnavailable) and before is not None:
                     raise
                 self._errors.add(what, str(error))
-        return probes, needs_reprobe
+        return probes, needs_reprobe, is_complete
 
     def _probe_backend(self, replica: Replica, ref: ModelVersion) -> Probe:
         """Probe a version; if the server was ejected since its last probe, verify only that this still holds."""

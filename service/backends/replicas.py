@@ -164,6 +164,7 @@ class Replicas:
         probes: Mapping[ModelVersion, Probe],
         *,
         needs_reprobe: Collection[ModelVersion] = (),
+        is_complete: bool = True,
         num_ejections_before: int | None = None,
     ) -> None:
         """Record the versions of one model that a server serves, and readmit the server.
@@ -173,6 +174,7 @@ class Replicas:
             name: Of the model.
             probes: The versions that it serves, and their probes.
             needs_reprobe: Those of them whose probes could not be repeated: they get no calls yet.
+            is_complete: Whether all new versions were probed; until then others of the model may still appear.
             num_ejections_before: `ejection.count` when the health check began: if it was ejected since, it stays
                 ejected, and all versions need to be probed again.
         """
@@ -185,7 +187,8 @@ class Replicas:
             )
             if ejected_since:
                 return
-            replica.probed_models |= {name}
+            if is_complete:
+                replica.probed_models |= {name}
             takes_calls = not replica.probes or bool(replica.probes.keys() - replica.needs_reprobe)
             is_readmitted = takes_calls and replica.ejection.readmit()
         if is_readmitted:

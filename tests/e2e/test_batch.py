@@ -290,6 +290,8 @@ def test_two_batches_cannot_write_the_same_output_file(gateway, source, tmp_path
     """The second run exits with a one-line error while the first one is running."""
     with Batch(source, tmp_path / "out.jsonl", gateway, "--concurrency", "1") as batch:
         batch.wait_for_lines(1)
+        # Stopped, it is still running when the second one has started.
+        batch.process.send_signal(signal.SIGSTOP)
         command = [sys.executable, "-m", "service.batch", str(source), str(tmp_path / "out.jsonl")]
         variables = {**os.environ, "PYTHONPATH": PYTHONPATH}
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, cwd=ROOT, env=variables)

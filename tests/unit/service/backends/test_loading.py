@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from service.backends.replicas import Replicas
-from service.errors import ModelLoading, ModelNotFound
+from service.errors import ModelLoading, ModelNotFound, ServerBusy
 from service.params import ModelVersion
 from tests.registries import PolledRegistry
 from tests.unit.service.backends.test_registry import LOADING, FakeServer, add, label, only
@@ -154,6 +154,27 @@ def test_a_slow_probe_does_not_delay_other_models(repository):
     finally:
         gate.open()
         model_registry.close()
+
+
+def test_the_gateway_is_not_ready_until_a_busy_backend_has_taken_the_first_probes(repository):
+    """Another model's probe may be the reason that the backend is busy; with this one alone, the gateway is not ready."""
+    server = serving(1)
+    honest = server.predict
+
+    def busy(model, *call):
+        if model.name == "demo":
+            raise ServerBusy("RESOURCE_EXHAUSTED")
+        return honest(model, *call)
+
+    server.predict = busy
+    model_registry = PolledRegistry(repository, only(server))
+    model_registry.refresh()
+    assert refused(model_registry, "demo") is ModelLoading
+    with pytest.raises(ModelLoading, match="models are being loaded: demo"):
+        model_registry.ready_models()
+    server.predict = honest
+    model_registry.refresh()
+    assert model_registry.ready_models() == ["demo", "large"]
 
 
 def test_a_model_that_is_added_later_leaves_the_gateway_ready(repository):
