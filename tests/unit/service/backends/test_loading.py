@@ -157,7 +157,7 @@ def test_a_slow_probe_does_not_delay_other_models(repository):
 
 
 def test_the_gateway_is_not_ready_until_a_busy_backend_has_taken_the_first_probes(repository):
-    """Another model's probe may be the reason that the backend is busy; with this one alone, the gateway is not ready."""
+    """The probes of another model may keep it busy."""
     server = serving(1)
     honest = server.predict
 
