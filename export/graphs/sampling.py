@@ -4,11 +4,15 @@ Pure functions of logits and of uniform random numbers from the caller. Sequence
 is a bit-exact no-op: the token of a sequence never depends on the parameters of others in the batch.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
 
 from contract.signatures import GREEDY_BELOW_TEMPERATURE
+
+# Tokens that are sorted at first, before all of a vocabulary.
+NUM_CANDIDATES = (128, 1024)
 
 
 class Controls(NamedTuple):
@@ -72,7 +76,9 @@ def sample(logits: tf.Tensor, uniforms: tf.Tensor, sampling: Prepared) -> tf.Ten
     sampled = _inverse_cdf(probabilities, uniforms)
 
     def with_filters() -> tf.Tensor:
-        filtered = _sample_filtered(probabilities, uniforms, sampling.controls)
+        # Of a sequence without filters, whose result is not used, one candidate is enough.
+        top_k = tf.where(sampling.filtered, sampling.controls.top_k, 1)
+        filtered = _sample_filtered(probabilities, uniforms, sampling.controls._replace(top_k=top_k), NUM_CANDIDATES)
         return tf.where(sampling.filtered, filtered, sampled)
 
     sampled = tf.cond(sampling.any_filtered, with_filters, lambda: sampled)
@@ -90,17 +96,51 @@ def _inverse_cdf(weights: tf.Tensor, uniforms: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(tf.cast(cumulative <= threshold[:, None], tf.int32), axis=1)
 
 
-def _sample_filtered(probabilities: tf.Tensor, uniforms: tf.Tensor, controls: Controls) -> tf.Tensor:
-    """Sample among the tokens that pass the filters, in descending order of probability."""
-    vocab_size = tf.shape(probabilities)[1]
-    ordered, token_ids = tf.math.top_k(probabilities, k=vocab_size)
-    rank = tf.range(vocab_size)[None, :]
-    limit = tf.where(controls.top_k > 0, controls.top_k, vocab_size)
+def _sample_filtered(
+    probabilities: tf.Tensor, uniforms: tf.Tensor, controls: Controls, num_candidates: Sequence[int]
+) -> tf.Tensor:
+    """Sample among the tokens that pass the filters, in descending order of probability.
+
+    Only the most probable tokens are sorted. Sequences whose filters may keep more of them are computed again with the
+    next of `num_candidates`, and at last with all tokens; how often depends on the sequence alone.
+    """
+    few, *more = [number for number in num_candidates if number < probabilities.shape[1]] or [probabilities.shape[1]]
+    tokens, may_keep_others = _sample_candidates(probabilities, uniforms, controls, few)
+    if few == probabilities.shape[1]:
+        return tokens
+
+    def with_more_candidates() -> tf.Tensor:
+        rows = tf.where(may_keep_others)
+        again = [tf.gather_nd(each, rows) for each in (probabilities, uniforms, *controls)]
+        return tf.tensor_scatter_nd_update(
+            tokens, rows, _sample_filtered(again[0], again[1], Controls(*again[2:]), more)
+        )
+
+    return tf.cond(tf.reduce_any(may_keep_others), with_more_candidates, lambda: tokens)
+
+
+def _sample_candidates(
+    probabilities: tf.Tensor, uniforms: tf.Tensor, controls: Controls, num_candidates: int
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Sample among the most probable tokens, in descending order of probability.
+
+    A row must not depend on the number of rows, so all sums are cumulative ones: those are computed in order.
+
+    Returns:
+        int32 (batch,): the tokens.
+        Bool (batch,): whether the filters may keep tokens that are no candidates; then the token is not valid.
+    """
+    vocab_size = probabilities.shape[1]
+    ordered, token_ids = tf.math.top_k(probabilities, k=num_candidates)
+    rank = tf.range(num_candidates)[None, :]
+    limit = tf.where(controls.top_k > 0, tf.minimum(controls.top_k, vocab_size), vocab_size)
     ordered = tf.where(rank < limit[:, None], ordered, 0.0)
     before = tf.cumsum(ordered, axis=1, exclusive=True)
-    nucleus_mass = controls.top_p * tf.reduce_sum(ordered, axis=1)
-    in_nucleus = (before < nucleus_mass[:, None]) | (controls.top_p >= 1.0)[:, None]
+    mass = tf.where(limit < vocab_size, before[:, -1] + ordered[:, -1], 1.0)
+    in_nucleus = (before < (controls.top_p * mass)[:, None]) | (controls.top_p >= 1.0)[:, None]
     likely = ordered >= (controls.min_p * ordered[:, 0])[:, None]
     # Always keep the most probable token, also with top_p = 0 or rounding errors.
-    kept = tf.where((in_nucleus & likely) | (rank == 0), ordered, 0.0)
-    return tf.gather(token_ids, _inverse_cdf(kept, uniforms), batch_dims=1)
+    is_kept = (in_nucleus & likely) | (rank == 0)
+    tokens = tf.gather(token_ids, _inverse_cdf(tf.where(is_kept, ordered, 0.0), uniforms), batch_dims=1)
+    # The kept tokens are the first ones. With a larger top_k their mass is not known.
+    return tokens, (limit > num_candidates) & ((limit < vocab_size) | is_kept[:, -1])

@@ -4,9 +4,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from export.graphs import sampling
 from export.graphs.sampling import Controls, prepare, sample
 
 LOGITS = np.log(np.array([0.05, 0.4, 0.1, 0.25, 0.2], np.float32))
+
+
+@pytest.fixture(
+    params=[sampling.NUM_CANDIDATES, (2,), (1, 3)], ids=["all sorted at once", "few first", "in steps"], autouse=True
+)
+def num_candidates(request, monkeypatch):
+    """Sort all tokens at once, or only the most probable ones where they are enough."""
+    monkeypatch.setattr(sampling, "NUM_CANDIDATES", request.param)
 
 
 def draw(uniforms, logits=LOGITS, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):
@@ -65,6 +74,7 @@ def test_temperature_near_0_is_greedy(temperature):
         ({"min_p": 0.24}, [1, 2, 3, 4]),
         ({"top_k": 3, "top_p": 0.5}, [1, 3]),
         ({"top_k": 2, "top_p": 0.7}, [1, 3]),
+        ({"top_k": 2, "top_p": 0.6}, [1]),
     ],
     ids=str,
 )
@@ -94,3 +104,40 @@ def test_extreme_logits_give_valid_token_ids(scale):
     for temperature in (1e-4, 1.0, 2.0):
         for token in draw([0.0, 0.5, 0.999], logits=LOGITS * scale, temperature=temperature):
             assert 0 <= token < 5
+
+
+def test_a_sequence_does_not_depend_on_the_parameters_of_others():
+    """Whether the others need few candidates or all tokens, its token is the one that it gets alone."""
+    rng = np.random.default_rng(0)
+    rows = 24
+    logits = rng.normal(0, 1, (rows, 50)).astype(np.float32)
+    uniforms = rng.random(rows, dtype=np.float32)
+    controls = Controls(
+        np.ones(rows, np.float32),
+        rng.choice([0, 1, 2, 3, 40, 60], rows).astype(np.int32),
+        rng.choice([0.1, 0.5, 0.99, 1.0], rows).astype(np.float32),
+        rng.choice([0.0, 0.05, 0.5], rows).astype(np.float32),
+    )
+    together = sample(tf.constant(logits), tf.constant(uniforms), prepare(Controls(*map(tf.constant, controls))))
+    alone = [
+        sample(
+            tf.constant(logits[[row]]),
+            tf.constant(uniforms[[row]]),
+            prepare(Controls(*(tf.constant(each[[row]]) for each in controls))),
+        )[0]
+        for row in range(rows)
+    ]
+    assert together.numpy().tolist() == [int(token) for token in alone]
+
+
+def test_the_number_of_candidates_changes_no_token(monkeypatch):
+    """Filters that keep few tokens, many or all give those that sorting all gives."""
+    rng = np.random.default_rng(1)
+    uniforms = rng.random(200, dtype=np.float32)
+    for scale in (0.1, 1.0, 4.0):
+        logits = rng.normal(0, scale, 50).astype(np.float32)
+        for filters in ({"top_k": 2}, {"top_k": 30}, {"top_p": 0.3}, {"top_p": 0.999}, {"min_p": 0.2}, {"min_p": 1e-6}):
+            tokens = draw(uniforms, logits, **filters)
+            with monkeypatch.context() as patch:
+                patch.setattr(sampling, "NUM_CANDIDATES", ())
+                assert tokens == draw(uniforms, logits, **filters), filters
