@@ -17,17 +17,17 @@ from service.backends.registry import ModelRegistry
 from service.backends.replicas import Replicas
 from service.backends.tls import backend_tls
 from service.backends.training_filters import TrainingFilters
-from service.constraints.compilation import ConstraintCompiler
 from service.engine import Engine
 from service.errors import ShuttingDown
 from service.generation.resume_tokens import ResumeTokens, StateKeys, key_file
-from service.memory import MemoryBudget
+from service.memory_budget import MemoryBudget
 from service.observability.metrics import Metrics
 from service.observability.scrape import serve_metrics
 from service.observability.tracing import Tracing
 from service.process.disconnects import DisconnectWatcher
 from service.scheduling.scheduler import Scheduler
 from service.settings import Settings
+from service.structured_outputs.compiler import ConstraintCompiler
 from service.web.error_handlers import register_error_handlers
 from service.web.middleware import Middleware
 from service.web.pages import register_pages

@@ -1,13 +1,13 @@
 """The context of a request: its principal's quota and charges, its trace, and its lease of the memory budget.
 
-Middleware creates it, the engine and the scheduler charge it. Does not know HTTP.
+Middleware creates it; routes, the engine and output builders charge it. Does not know HTTP.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from service.memory import MemoryBudget, MemoryLease
+from service.memory_budget import MemoryBudget, MemoryLease
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The engine turns a validated body into a running request: it finds the model, charges, encodes and submits.
 
-Knows tokenizers and sequences. Does not know HTTP, and does not compute.
+In vLLM this is the front end of the engine, with its input processor; the loop of vLLM's EngineCore is
+`service.scheduling.scheduler`. Knows tokenizers and sequences. Does not know HTTP, and does not compute.
 """
 
 from collections.abc import Callable
@@ -10,13 +11,9 @@ from functools import partial
 from service.api.requests import CompletionRequest, EmbeddingsRequest, InspectRequest, PromptText
 from service.backends.registry import ModelRegistry, ServedModel
 from service.backends.training_filters import TrainingFilters
-from service.constraints.automata import PatternError, TokenTexts
-from service.constraints.compilation import ConstraintCompiler
-from service.constraints.json_schema import SchemaError
-from service.constraints.patterns import Constraint
 from service.context import RequestContext, refund_nothing
 from service.errors import GatewayError, InvalidRequest, StateOfAnotherModel, StateOutdated
-from service.generation.acceptance import IsCopy
+from service.generation.candidate_filter import IsCopy
 from service.generation.checkpoint import Checkpoint, PartialMatch
 from service.generation.choice import ConstrainedMatch
 from service.generation.completion import CompletionBuilder
@@ -30,6 +27,10 @@ from service.limits import Limits
 from service.observability.metrics import Metrics
 from service.scheduling.automaton import FIRST_ROW, Match
 from service.scheduling.scheduler import Scheduler
+from service.structured_outputs.automata import PatternError, TokenTexts
+from service.structured_outputs.compiler import ConstraintCompiler
+from service.structured_outputs.json_schema import SchemaError
+from service.structured_outputs.patterns import Constraint
 
 OutputBuilder = CompletionBuilder | PoolingBuilder | InspectionBuilder
 

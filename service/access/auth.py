@@ -27,7 +27,7 @@ class Principal:
 
 
 class Authenticator:
-    """Authenticates API keys and charges rate limits.
+    """Authenticates API keys; a principal has its quota, and the functions that charge its rate limits.
 
     Without keys, none is required, and the defaults limit all requests together.
     """
@@ -35,7 +35,7 @@ class Authenticator:
     def __init__(self, keys: KeyRing | None, limiter: RateLimiter, defaults: KeyLimits) -> None:
         self._keys, self._limiter, self._defaults = keys, limiter, defaults
 
-    def admit(self, authorization: str | None) -> Principal:
+    def authenticate(self, authorization: str | None) -> Principal:
         """Authenticate a request by its Authorization header.
 
         Where no keys are required, the header is ignored: clients send whatever they have, and the evaluation harness

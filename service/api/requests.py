@@ -32,10 +32,10 @@ from service.api.unsupported import (
     STRUCTURED_OUTPUT_FIELDS,
     refuse_unsupported,
 )
-from service.constraints.patterns import Constraint, Pattern
 from service.errors import InvalidRequest
 from service.limits import Limits
 from service.params import SamplingParams
+from service.structured_outputs.patterns import Constraint, Pattern
 
 MAX_CHOICES, MAX_BEST_OF = 10_000, 128
 MAX_STOPS = 16

@@ -14,8 +14,8 @@ import numpy as np
 
 from contract import signatures
 from contract.card import GeneratorCard
-from service.scheduling.constraints import unconstrained
 from service.scheduling.padding import Arrays
+from service.scheduling.transition_table import unconstrained
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ def _outputs_at(batch_size: int, steps: int, card: GeneratorCard, predict: Predi
 
 
 def _compute(sequences: np.ndarray, steps: int, card: GeneratorCard, predict: Predict) -> list[bytes]:
-    """Run every signature that the gateway calls; return the bytes of all outputs of each slot."""
+    """Run every signature but `inspect`; return the bytes of all outputs of each slot."""
     rng = np.random.default_rng(0)
     length, batch_size = min(_LENGTH, card.max_prefill_length), len(sequences)
     token_ids = rng.integers(0, card.vocab_size, (NUM_SEQUENCES, length + 1)).astype(np.int32)[sequences]

@@ -1,7 +1,7 @@
 """Ejection of a backend that fails or hangs, until a health check readmits it; Envoy calls it outlier detection.
 
-Knows one backend's failures and how long calls usually take. Does not know backends' addresses, locks or threads: see
-`service.backends.replicas`, which ejects, and `service.backends.health`, which readmits.
+State and timing only: `service.backends.replicas` ejects and readmits, upon failed calls and health checks. Knows one
+backend's failures and how long calls usually take. Does not know backends' addresses, locks or threads.
 """
 
 from collections.abc import Collection

@@ -26,7 +26,7 @@ from service.backends.repository_config import RepositoryConfig
 from service.backends.routing import Reference, Route, make_route
 from service.errors import InvalidRequest, ModelLoading, ModelNotFound
 from service.params import ModelVersion
-from service.scheduling.policy import BatchLimits
+from service.scheduling.batching import BatchLimits
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from typing import Any, Self
 import numpy as np
 import orjson
 
-from service.constraints.patterns import Constraint, Pattern
 from service.params import ModelVersion
+from service.structured_outputs.patterns import Constraint, Pattern
 
 _LENGTH = struct.Struct("<I")
 

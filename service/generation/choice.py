@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from service.constraints.patterns import Constraint
 from service.generation.checkpoint import Checkpoint, PartialMatch, ResumePoint
 from service.generation.detokenize import TextAssembler
 from service.generation.logprobs import Logprobs
 from service.params import ModelVersion
 from service.scheduling.automaton import Match
 from service.scheduling.sequence import DecodeResult, FinishReason
+from service.structured_outputs.patterns import Constraint
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from operator import attrgetter, itemgetter
 from contract import signatures
 from service.api.requests import CompletionRequest
 from service.errors import Overloaded
-from service.generation.acceptance import Acceptance, IsCopy
+from service.generation.candidate_filter import CandidateFilter, IsCopy
 from service.generation.checkpoint import Checkpoint, ResumePoint
 from service.generation.choice import Choice, ConstrainedMatch, TextDelta
 from service.generation.detokenize import TextAssembler
@@ -88,8 +88,8 @@ class CompletionBuilder:
         self._choices: dict[int, Choice] = {}
         self._groups: dict[int, list[int]] = {}
         self._waiting = deque(product(range(len(request.prompts)), range(body.best_of)))
-        self._acceptances = (
-            [Acceptance(body.n, body.unique, is_copy) for _ in request.prompts]
+        self._filters = (
+            [CandidateFilter(body.n, body.unique, is_copy) for _ in request.prompts]
             if body.unique or is_copy is not None
             else []
         )
@@ -109,11 +109,11 @@ class CompletionBuilder:
     @property
     def num_rejected(self) -> int | None:
         """Number of rejected choices; None if none can be."""
-        return sum(acceptance.num_rejected for acceptance in self._acceptances) if self._acceptances else None
+        return sum(each.num_rejected for each in self._filters) if self._filters else None
 
     def __iter__(self) -> Iterator[TextDelta]:
         """Yield the deltas of every choice until all have finished; raise as `Request.events`."""
-        return self._accepted_choices() if self._acceptances else self._deltas()
+        return self._accepted_choices() if self._filters else self._deltas()
 
     def _deltas(self) -> Iterator[TextDelta]:
         """Yield the deltas of all sequences, rejected ones included."""
@@ -195,8 +195,8 @@ class CompletionBuilder:
             if delta.finish_reason is None:
                 continue
             prompt_index = choice.prompt_index
-            acceptance = self._acceptances[prompt_index]
-            for number, rank in acceptance.decide(choice.number, *self._whole_text(choice)):
+            candidates = self._filters[prompt_index]
+            for number, rank in candidates.decide(choice.number, *self._whole_text(choice)):
                 candidate = self._choices.pop(self._index_of(prompt_index, number))
                 if rank is None:
                     self._replace(prompt_index)
@@ -207,7 +207,7 @@ class CompletionBuilder:
 
     def _replace(self, prompt_index: int) -> None:
         """Generate another candidate in place of a rejected one, unless there were too many."""
-        number = self._acceptances[prompt_index].next_candidate()
+        number = self._filters[prompt_index].next_candidate()
         if number is not None:
             self._charge(self.body.max_tokens)
             self._waiting.append((prompt_index, number))
@@ -231,19 +231,19 @@ class CompletionBuilder:
     @property
     def prepends(self) -> bool:
         """Whether the client prepends each delta of `client_deltas` to those so far."""
-        return self._model.backward and self.body.stream_options.prepend and not self._acceptances
+        return self._model.backward and self.body.stream_options.prepend and not self._filters
 
     def client_deltas(self) -> Iterator[TextDelta]:
         """Return the deltas that the client joins, as an iterator.
 
         A client that did not ask for `prepend` gets each choice of a backward model as one delta.
         """
-        is_joined = self._model.backward and not self.prepends and not self._acceptances
+        is_joined = self._model.backward and not self.prepends and not self._filters
         return self._whole_choices() if is_joined else iter(self)
 
     def results(self) -> list[CompletionOutput]:
         """Wait for every choice and return the best `n` of each prompt, best first; raise as `Request.events`."""
-        if self._acceptances:
+        if self._filters:
             for delta in self:
                 self._accepted.append(delta)
             return [_output(delta) for delta in sorted(self._accepted, key=attrgetter("index"))]
@@ -257,7 +257,7 @@ class CompletionBuilder:
 
         Resume tokens are useless if the version is no longer served.
         """
-        if self._acceptances:
+        if self._filters:
             return [(delta.index, _output(delta)) for delta in self._accepted]
         outputs = []
         for index, choice in sorted(self._choices.items()):
@@ -297,7 +297,7 @@ class CompletionBuilder:
             keeps_checkpoint=self.body.issues_resume_tokens,
             may_continue_after_end=self.body.return_state,
             num_left=self.body.max_tokens,
-            token_ids=[] if self._acceptances else None,
+            token_ids=[] if self._filters else None,
         )
 
     def _new_assembler(self, prompt: EncodedPrompt) -> TextAssembler:

@@ -19,7 +19,7 @@ from service.backends.registry import ServedModel
 from service.errors import InvalidRequest
 from service.generation.logprobs import BackwardLog, Logprobs, LogprobsLog, score_prompt
 from service.limits import Limits
-from service.memory import MemoryLease
+from service.memory_budget import MemoryLease
 from service.scheduling.sequence import Scores
 
 NOTHING = np.zeros(0, np.int32)

@@ -15,7 +15,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from service.errors import GatewayError
-from service.memory import MemoryBudget
+from service.memory_budget import MemoryBudget
 from service.params import ModelVersion
 from service.scheduling.call import Call
 from service.scheduling.prefix_cache import PrefixCache

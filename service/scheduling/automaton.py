@@ -1,7 +1,7 @@
 """Automata over token ids, and how far the tokens of a sequence match one.
 
-Pure. Knows rows of a transition table and token ids. Does not know text or patterns: `service.constraints` compiles
-them.
+Pure. Knows rows of a transition table and token ids. Does not know text or patterns, which `service.structured_outputs`
+compiles.
 """
 
 import hashlib

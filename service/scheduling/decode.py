@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from contract import signatures
-from service.scheduling.constraints import constraint_inputs
 from service.scheduling.padding import Arrays, OutputShapes, column
 from service.scheduling.sequence import Event, Scores, Sequence
+from service.scheduling.transition_table import constraint_inputs
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from service.errors import BackendUnavailable, GatewayError, InternalError, Shut
 from service.limits import Limits
 from service.params import ModelVersion
 from service.scheduling.admission import AdmissionControl
+from service.scheduling.batching import BatchLimits, ModelQueue
 from service.scheduling.call import Call
 from service.scheduling.padding import Arrays
-from service.scheduling.policy import BatchLimits, ModelQueue
 from service.scheduling.prefix_cache import Prefix, PrefixCache, block_hashes
 from service.scheduling.sequence import Event, Failure, PrefillResult, Sequence
 from service.scheduling.slots import Slots

@@ -12,7 +12,7 @@ from flask import Flask, Response, g, request
 
 from service.access.auth import Authenticator
 from service.context import RequestContext
-from service.memory import MemoryBudget
+from service.memory_budget import MemoryBudget
 from service.observability.logs import request_id
 from service.observability.metrics import Metrics
 from service.observability.tracing import Tracing
@@ -51,7 +51,7 @@ class Middleware:
         require_allowed_host(request, self._hosts)
         require_same_origin(request)
         if request.endpoint not in PUBLIC_ENDPOINTS:
-            principal = self._access.admit(request.headers.get("Authorization"))
+            principal = self._access.authenticate(request.headers.get("Authorization"))
             record.line.key = principal.key_id or None
             g.context = replace(principal.context, trace=record.trace, memory=self._memory.lease())
 

@@ -8,7 +8,7 @@ from gunicorn.http.errors import ParseException  # type: ignore[import-untyped] 
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from service.errors import InvalidRequest
-from service.memory import MemoryLease
+from service.memory_budget import MemoryLease
 from service.process.chunks import ChunksTooSmall
 
 # Copies of a body while it is read: gunicorn's buffer, Werkzeug's, and the returned bytes.

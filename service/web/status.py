@@ -9,7 +9,7 @@ from service.api.responses import BackendStatus, ConfigDriftObject, LoadObject, 
 from service.backends.registry import ModelRegistry
 from service.backends.replica import Replica
 from service.backends.replicas import Replicas
-from service.memory import MemoryBudget
+from service.memory_budget import MemoryBudget
 from service.scheduling.scheduler import Load, Scheduler
 from service.settings import Settings
 

@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from service.commands.serve import SPARE_THREADS
-from service.memory import FREE_BYTES
-from service.scheduling.policy import MAX_TRACE_VALUES_PER_CALL
+from service.memory_budget import FREE_BYTES
+from service.scheduling.batching import MAX_TRACE_VALUES_PER_CALL
 from service.settings import Settings
 from tests.manifests import ROOT, main_container, overlay, quantity
 

@@ -13,7 +13,7 @@ from service.backends.embedding_vectors import VectorFiles, Vectors, find_token
 from service.backends.registry import ServedModel
 from service.errors import InvalidRequest, NotFound
 from service.params import ModelVersion
-from service.scheduling.policy import BatchLimits
+from service.scheduling.batching import BatchLimits
 from tests.unit.service.generation.test_completion import CHARACTERS, FIELDS
 
 ROWS = np.array([[9, 9], [1, 0], [2, 0.2], [0, 5], [-3, 0], [0, 0]], np.float32)

@@ -10,7 +10,6 @@ from contract.card import GeneratorCard
 from contract.tokenizer import CharacterTokenizer, WordTokenizer
 from service.api.requests import CompletionRequest, EmbeddingsRequest, parse
 from service.backends.registry import ServedModel
-from service.constraints.compilation import ConstraintCompiler
 from service.context import Quota, RequestContext
 from service.engine import Engine
 from service.errors import ClientGone, DeadlineExceeded, InternalError, InvalidRequest, Overloaded, RateLimited
@@ -19,8 +18,9 @@ from service.generation.logprobs import Logprobs
 from service.generation.resume_tokens import ResumeTokens, StateKeys
 from service.limits import Limits
 from service.params import ModelVersion
-from service.scheduling.policy import BatchLimits
+from service.scheduling.batching import BatchLimits
 from service.scheduling.scheduler import Scheduler
+from service.structured_outputs.compiler import ConstraintCompiler
 from tests.fakes import STATE_SIZE, VOCABULARY, FakeBackend, FakeListener, FakeObserver, fake_logprob, fake_step
 from tests.unit.contract.test_card import FIELDS
 from tests.waiting import until

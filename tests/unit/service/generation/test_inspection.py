@@ -9,7 +9,7 @@ from service.context import RequestContext
 from service.errors import InvalidRequest, StateOfAnotherModel
 from service.generation.inspection import evenly_spaced
 from service.params import ModelVersion
-from service.scheduling.policy import MAX_TRACE_VALUES_PER_CALL, BatchLimits, ModelQueue
+from service.scheduling.batching import MAX_TRACE_VALUES_PER_CALL, BatchLimits, ModelQueue
 from tests.fakes import STATE_SIZE, fake_step, make_sequence
 from tests.unit.service.generation.test_completion import CHARACTERS, LIMITS, Service, request
 

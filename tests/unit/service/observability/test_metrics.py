@@ -15,7 +15,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from service.errors import BackendUnavailable, InternalError
-from service.memory import MemoryBudget
+from service.memory_budget import MemoryBudget
 from service.observability import scrape
 from service.observability.metrics import Metrics
 from service.observability.scrape import serve_metrics

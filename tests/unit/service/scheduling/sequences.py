@@ -6,7 +6,7 @@ import numpy as np
 
 from service.limits import Limits
 from service.params import ModelVersion, SamplingParams
-from service.scheduling.policy import BatchLimits
+from service.scheduling.batching import BatchLimits
 from service.scheduling.scheduler import Scheduler
 from service.scheduling.sequence import Failure, Sequence
 from tests.fakes import END, STATE_SIZE, FakeBackend, FakeObserver

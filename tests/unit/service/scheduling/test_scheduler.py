@@ -9,7 +9,7 @@ import pytest
 
 from service.errors import BackendUnavailable, InternalError, InvalidRequest, Overloaded, ShuttingDown
 from service.params import ModelVersion, SamplingParams
-from service.scheduling.policy import BatchLimits
+from service.scheduling.batching import BatchLimits
 from service.scheduling.sequence import DecodeResult
 from tests.fakes import END, STATE_SIZE, FakeBackend, FakeObserver, fake_logprob, fake_step
 from tests.unit.service.scheduling.sequences import PENALTY, SHAPES, Text, alone

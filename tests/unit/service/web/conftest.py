@@ -10,7 +10,7 @@ from service.access.auth import Authenticator
 from service.access.keys import KeyLimits
 from service.access.ratelimits import RateLimiter
 from service.limits import Limits
-from service.memory import MemoryBudget
+from service.memory_budget import MemoryBudget
 from service.observability.metrics import Metrics
 from service.process.hosts import AllowedHosts
 from service.web.error_handlers import register_error_handlers

@@ -13,7 +13,7 @@ from service.backends.registry import ServedModel
 from service.context import RequestContext
 from service.errors import InvalidRequest
 from service.params import ModelVersion
-from service.scheduling.policy import BatchLimits
+from service.scheduling.batching import BatchLimits
 from service.web.access_log import RequestLog
 from service.web.error_handlers import register_error_handlers
 from service.web.routes import ShutdownGate, build_routes

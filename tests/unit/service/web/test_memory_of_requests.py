@@ -14,7 +14,7 @@ from service.context import RequestContext
 from service.errors import ClientGone
 from service.generation.inspection import InspectionBuilder
 from service.limits import Limits
-from service.memory import FREE_BYTES
+from service.memory_budget import FREE_BYTES
 from tests.fakes import FakeBackend
 from tests.unit.service.generation.test_completion import request as completion_request
 

@@ -4,7 +4,7 @@ import pytest
 from flask import Flask
 
 from service.errors import InvalidRequest
-from service.memory import MemoryBudget
+from service.memory_budget import MemoryBudget
 from service.web.request_body import read_body
 from tests.unit.service.process.test_chunks import body_of
 

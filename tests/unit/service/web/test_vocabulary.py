@@ -8,7 +8,7 @@ import pytest
 from contract.tokenizer import CharacterTokenizer, SubwordTokenizer
 from service.access.keys import KeyLimits
 from service.backends.registry import ServedModel
-from service.memory import MemoryLease
+from service.memory_budget import MemoryLease
 from tests.unit.service.generation.test_completion import CHARACTERS, WORDS, Models
 
 # As many as the largest common vocabularies.

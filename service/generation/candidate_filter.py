@@ -1,4 +1,4 @@
-"""Acceptance of candidates: which generated texts become choices, if duplicates or copies are rejected.
+"""The filter of candidates: which generated texts become choices, where duplicates and copies of training text are not.
 
 The decision depends on the texts in the order of their random streams, not on the order in which they finish: the same
 seed gives the same choices. Pure: knows texts and token ids.
@@ -15,7 +15,7 @@ IsCopy = Callable[[Sequence[int], str], bool]
 
 
 @dataclass
-class Acceptance:
+class CandidateFilter:
     """The candidates of one prompt.
 
     Attributes:

@@ -5,7 +5,7 @@ from contextlib import closing
 import pytest
 
 from service.errors import InvalidRequest, MemoryExhausted
-from service.memory import FREE_BYTES, MemoryBudget
+from service.memory_budget import FREE_BYTES, MemoryBudget
 
 MAX = 10 * FREE_BYTES
 

@@ -1,4 +1,4 @@
-"""Scheduling policy: the queues of a model version, and the rules that choose its next call.
+"""Batch formation: the queues of a model version, and the rules that choose its next call.
 
 Pure and single-threaded: no clock, no network, no text. One `ModelQueue` per model version.
 
@@ -21,8 +21,8 @@ from itertools import chain
 from contract import signatures
 from service.params import ModelVersion
 from service.scheduling.call import Call
-from service.scheduling.constraints import share_table
 from service.scheduling.sequence import Sequence
+from service.scheduling.transition_table import share_table
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from service.constraints.automata import PatternError, TokenTexts
-from service.constraints.compilation import ConstraintCompiler
-from service.constraints.json_schema import SchemaError
-from service.constraints.patterns import Pattern
 from service.errors import InternalError
 from service.limits import Limits
+from service.structured_outputs.automata import PatternError, TokenTexts
+from service.structured_outputs.compiler import ConstraintCompiler
+from service.structured_outputs.json_schema import SchemaError
+from service.structured_outputs.patterns import Pattern
 from tests.fakes import FakeListener
 from tests.waiting import until
 

@@ -8,8 +8,8 @@ import pytest
 
 from contract.signatures import FINAL_ROW, FORBIDDEN, ROW_BITS
 from contract.tokenizer import SubwordTokenizer, WordTokenizer
-from service.constraints.automata import CompilationLimits, PatternError, TokenTexts, compile_automaton
 from service.scheduling.automaton import FIRST_ROW, Match
+from service.structured_outputs.automata import CompilationLimits, PatternError, TokenTexts, compile_automaton
 
 LIMITS = CompilationLimits(max_states=20_000, max_bytes=2**25)
 CHARACTERS = ("", "", "", "a", "b", "c", "é", "-")

@@ -2,7 +2,7 @@
 
 A regular expression of twenty characters can occupy a core for minutes, and the library holds the interpreter's lock
 meanwhile. So each is compiled in a fork, with limits of time and memory: the kernel kills it, and nothing else is
-disturbed. `python -m service.constraints.compiler` is for `service.constraints.compilation` alone.
+disturbed. `python -m service.structured_outputs.compiler_process` is for `service.structured_outputs.compiler` alone.
 """
 
 import contextlib
@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from service.constraints.automata import CompilationLimits, PatternError, TokenTexts, compile_automaton
-from service.constraints.json_schema import SchemaError
-from service.constraints.patterns import Constraint
+from service.structured_outputs.automata import CompilationLimits, PatternError, TokenTexts, compile_automaton
+from service.structured_outputs.json_schema import SchemaError
+from service.structured_outputs.patterns import Constraint
 
 LENGTH = struct.Struct("<Q")
 # Address space beside what the process has at its start.

@@ -11,9 +11,9 @@ import jsonschema
 import pytest
 
 from contract.signatures import FINAL_ROW, FORBIDDEN
-from service.constraints.automata import CompilationLimits, TokenTexts, compile_automaton
-from service.constraints.json_schema import ANY_OBJECT, SchemaError, schema_regex
 from service.scheduling.automaton import FIRST_ROW
+from service.structured_outputs.automata import CompilationLimits, TokenTexts, compile_automaton
+from service.structured_outputs.json_schema import ANY_OBJECT, SchemaError, schema_regex
 
 TOKENS = (b"", *(chr(code).encode() for code in (*range(32, 127), 0x00E9, 0x2603, 10, 9)))
 PERSON = {

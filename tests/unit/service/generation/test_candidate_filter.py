@@ -6,7 +6,7 @@ import pytest
 
 from service.context import RequestContext
 from service.errors import DeadlineExceeded, InvalidRequest, Overloaded, RateLimited
-from service.generation.acceptance import Acceptance
+from service.generation.candidate_filter import CandidateFilter
 from tests.unit.service.generation.test_completion import Service, request
 
 
@@ -22,17 +22,17 @@ def ask(service, **fields):
 @pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
 def test_candidates_are_decided_in_the_order_of_their_numbers(order):
     """Of equal texts the one with the lowest number is accepted, whichever finishes first."""
-    acceptance, ranks = Acceptance(3, unique=True, is_copy=None), {}
+    candidates, ranks = CandidateFilter(3, unique=True, is_copy=None), {}
     for number in order:
-        ranks |= acceptance.decide(number, [], "abac"[number])
+        ranks |= candidates.decide(number, [], "abac"[number])
     assert ranks == {0: 0, 1: 1, 2: None, 3: 2}
-    assert acceptance.num_rejected == 1
+    assert candidates.num_rejected == 1
 
 
 def test_there_are_at_most_ten_candidates_for_each_choice_and_ninety_more():
     """The first ones are the choices themselves."""
-    acceptance = Acceptance(5, unique=True, is_copy=None)
-    numbers = list(iter(acceptance.next_candidate, None))
+    candidates = CandidateFilter(5, unique=True, is_copy=None)
+    numbers = list(iter(candidates.next_candidate, None))
     assert numbers == list(range(5, 140))
 
 

@@ -1,4 +1,4 @@
-"""The constraints of a decode call: one transition table for the automata of all its sequences.
+"""The transition table of a decode call: one for the automata of all its sequences.
 
 Pure. Knows automata and sequences. Does not know when or how a call is made.
 """

@@ -14,13 +14,13 @@ from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Protocol
 
-from service.constraints.automata import CompilationLimits, PatternError, TokenTexts
-from service.constraints.compiler import LENGTH, Job, write_message
-from service.constraints.json_schema import SchemaError
-from service.constraints.patterns import Constraint
 from service.errors import InternalError
 from service.limits import Limits
 from service.scheduling.automaton import Automaton
+from service.structured_outputs.automata import CompilationLimits, PatternError, TokenTexts
+from service.structured_outputs.compiler_process import LENGTH, Job, write_message
+from service.structured_outputs.json_schema import SchemaError
+from service.structured_outputs.patterns import Constraint
 
 # Errors are remembered, too: a pattern that takes its whole time is compiled once.
 _ERROR_BYTES = 1000
@@ -79,7 +79,7 @@ class ConstraintCompiler:
             self._stop()
         if self._process is None:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "service.constraints.compiler"],
+                [sys.executable, "-m", "service.structured_outputs.compiler_process"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 cwd=_ROOT,

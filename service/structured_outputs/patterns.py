@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import orjson
 
-from service.constraints.json_schema import ANY_OBJECT, schema_regex
+from service.structured_outputs.json_schema import ANY_OBJECT, schema_regex
 
 Kind = Literal["regex", "choice", "json", "json_object", "allowed_characters", "banned_characters", "min_length"]
 

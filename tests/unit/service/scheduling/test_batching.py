@@ -1,10 +1,10 @@
-"""The scheduling policy: which sequences the next call has, its batch size, and its steps."""
+"""Batch formation: which sequences the next call has, its batch size, and its steps."""
 
 import numpy as np
 import pytest
 
 from service.params import ModelVersion, SamplingParams
-from service.scheduling.policy import (
+from service.scheduling.batching import (
     FIRST_DECODE_STEPS,
     JOINING_DECODE_STEPS,
     MAX_DECODES_BEFORE_PREFILL,
