@@ -86,7 +86,7 @@ class ModelServer(Process):
     def __init__(self, models_dir, log, port=None, flags=(), **variables):
         self.port = port or free_port()
         usual = [f"--port={self.port}", f"--model_config_file={models_dir}/models.config", "--max_num_load_retries=0"]
-        usual += ["--model_config_file_poll_wait_seconds=1", "--poll_interval_ms=100"]
+        usual += ["--model_config_file_poll_wait_seconds=1", "--poll_interval_ms=250"]
         super().__init__([sys.executable, "-m", "model_server", *usual, *flags], log, **variables)
         # Warm-up runs each signature at each batch size before the port opens; beside other tests that takes a while.
         self.wait_until(self._listens, timeout=240)
@@ -221,7 +221,8 @@ class Gateway(Process, Client):
             "OSTINATO_METRICS_PORT": "0",
             "OSTINATO_BACKENDS": f"127.0.0.1:{backend_port}",
             "OSTINATO_MODELS_DIR": str(models_dir),
-            "OSTINATO_POLL_S": "0.1",
+            # At 0.1 s an idle gateway and its server use 8% of a core.
+            "OSTINATO_POLL_S": "0.25",
             "OSTINATO_PRECISION": "gru=bfloat16",
             **{f"OSTINATO_{name.upper()}": str(value) for name, value in settings.items()},
         }

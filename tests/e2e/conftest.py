@@ -9,7 +9,7 @@ from tests.pages import Tab, launch
 from tests.servers import Gateway, ModelServer
 from tests.shared import shared
 
-# Polling every 0.1 s, an idle server and its gateway use 8% of a core; these two run for the whole session.
+# These two run for the whole session.
 SLOW_POLLS = ("--poll_interval_ms=1000",)
 # Limits that no test's sequence reaches.
 AMPLE = {

@@ -425,7 +425,7 @@ def test_a_model_removed_while_the_page_is_open_is_marked_not_served(
     page = open_playground(gateway)
     page.set(**FIELDS)
     command = [sys.executable, "-m", "export", "remove", "lstm", "--yes", "--models-dir", str(models_dir)]
-    # Longer than the model server's poll interval of 0.1 s.
+    # Longer than the model server's poll interval of 0.25 s.
     command += ["--wait", "3"]
     subprocess.run(command, check=True, cwd=ROOT, capture_output=True, timeout=120)
     gateway.wait_until(lambda: [model["id"] for model in gateway.get("/v1/models")[1]["data"]] == ["words"])

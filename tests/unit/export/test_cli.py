@@ -238,12 +238,15 @@ def kinds(model):
 @pytest.mark.parametrize(
     ("options", "layer"),
     [
-        (("--layers", "2", "--connections", "residual"), "Add"),
-        (("--layers", "2", "--connections", "skip", "--recurrent-dropout", "0.3"), "Concatenate"),
-        (("--tie-embeddings",), "ReversibleEmbedding"),
-        (("--bidirectional", "--context-length", "5"), "Bidirectional"),
+        pytest.param(("--layers", "2", "--connections", "residual"), "Add", id="residual", marks=pytest.mark.slow),
+        pytest.param(
+            ("--layers", "2", "--connections", "skip", "--recurrent-dropout", "0.3"), "Concatenate", id="skip"
+        ),
+        pytest.param(("--tie-embeddings",), "ReversibleEmbedding", id="tied", marks=pytest.mark.slow),
+        pytest.param(
+            ("--bidirectional", "--context-length", "5"), "Bidirectional", id="both ways", marks=pytest.mark.slow
+        ),
     ],
-    ids=["residual", "skip", "tied", "both ways"],
 )
 def test_every_architecture_option_trains(published, options, layer):
     """The model has the layer that the option asks for, and its loss falls."""
@@ -483,7 +486,9 @@ def test_resuming_a_finished_run_only_publishes_it(published, capsys):
     assert published[0][2] == published[1][2]
 
 
-@pytest.mark.parametrize("unit", ["character", "word", "exact_word", "subword"])
+@pytest.mark.parametrize(
+    "unit", ["character", "subword", *(pytest.param(unit, marks=pytest.mark.slow) for unit in ("word", "exact_word"))]
+)
 def test_the_training_filter_finds_the_training_split_and_not_the_validation_split(published, filters, capsys, unit):
     """Every span of a running text, in token ids."""
     rng = random.Random(0)

@@ -111,7 +111,9 @@ def test_traces_are_zero_past_a_sequences_length(stack):
         assert same_bits(told["state"][row], published.read(IDS[row : row + 1, :length].repeat(ROWS, axis=0))[0])
 
 
-@pytest.mark.parametrize("cell", ["simple_rnn", "lstm", "gru"])
+@pytest.mark.parametrize(
+    "cell", ["lstm", *(pytest.param(cell, marks=pytest.mark.slow) for cell in ("simple_rnn", "gru"))]
+)
 def test_the_networks_traces_list_the_outputs_of_inspect(cell, tmp_path, monkeypatch):
     """Each has kind, layer and width, in the order of the layers."""
     monkeypatch.setattr("export.graphs.cells.RecurrentStep.unroll", 1)

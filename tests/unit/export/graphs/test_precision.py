@@ -27,7 +27,7 @@ def published(name, end=None):
         return Published.kept(make_model(**MODELS[name]), f"precision-{name}-{end}", end)
 
 
-@pytest.fixture(params=[*list(MODELS)[:2], *(pytest.param(name, marks=pytest.mark.slow) for name in list(MODELS)[2:])])
+@pytest.fixture(params=["lstm", *(pytest.param(name, marks=pytest.mark.slow) for name in MODELS if name != "lstm")])
 def model(request):
     """A model whose methods call the signatures in bfloat16."""
     return published(request.param).using("bfloat16")

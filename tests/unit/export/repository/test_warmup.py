@@ -20,7 +20,7 @@ SIGNATURES = {
 }
 
 
-@pytest.mark.parametrize("name", ["gru", "window"])
+@pytest.mark.parametrize("name", ["gru", pytest.param("window", marks=pytest.mark.slow)])
 def test_a_published_version_answers_its_own_warmup_requests(models_dir, name):
     """They cover each signature at each batch size of the card, in under 2 kB per request. All outputs are finite."""
     version = models_dir / name / "1"

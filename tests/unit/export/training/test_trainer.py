@@ -369,7 +369,7 @@ def test_training_is_bit_exact_for_a_seed_and_differs_between_seeds(tmp_path, ce
     assert not same(weights["a"], weights["c"])
 
 
-@pytest.mark.parametrize("moment", ["epoch", "window"])
+@pytest.mark.parametrize("moment", [pytest.param("epoch", marks=pytest.mark.slow), "window"])
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, moment):
     """Weights, optimizer, dropout and schedule continue after the last complete epoch, bit-exact."""
     settings = {"dropout": 0.4, "epochs": 4}
