@@ -50,6 +50,8 @@ def scan(base_path: Path) -> Scan:
             problems.append(f"{path}: skipped, {versions[version].name} is the same version")
         else:
             versions[version] = path
+    # A directory that was renamed or unmounted meanwhile seems to have no versions, and all would be unloaded.
+    base_path.stat()
     return Scan(versions, tuple(problems))
 
 

@@ -59,6 +59,22 @@ def test_a_missing_base_path_is_an_error_and_not_empty(tmp_path: Path):
         scan(tmp_path / "absent")
 
 
+def test_a_base_path_that_disappears_during_a_scan_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Its versions look incomplete then."""
+    base, is_file = tmp_path / "b", Path.is_file
+    base.mkdir()
+    put(base, "1")
+
+    def rename(path: Path) -> bool:
+        if base.exists():
+            base.rename(tmp_path / "away")
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", rename)
+    with pytest.raises(OSError, match="No such file"):
+        scan(base)
+
+
 @pytest.mark.parametrize(
     ("wanted", "available", "loadable", "step"),
     [
