@@ -14,9 +14,13 @@ PATIENCE_MS = 60_000
 # Playwright's default.
 DESKTOP = {"width": 1280, "height": 720}
 PHONE = {"width": 360, "height": 740}
+DARK_PHONE = {"viewport": PHONE, "color_scheme": "dark"}
 LOOKS = [
-    *({}, {"viewport": PHONE, "color_scheme": "dark"}),
-    *(pytest.param(look, marks=pytest.mark.slow) for look in ({"color_scheme": "dark"}, {"viewport": PHONE})),
+    {},
+    *(
+        pytest.param(look, marks=pytest.mark.slow)
+        for look in (DARK_PHONE, {"color_scheme": "dark"}, {"viewport": PHONE})
+    ),
 ]
 
 

@@ -15,7 +15,7 @@ from service.api.openapi import openapi_document
 from tests.conftest import MODEL_NAMES
 from tests.documents import fits
 from tests.e2e.test_access import PUBLIC, rules
-from tests.pages import PHONE, Reference
+from tests.pages import DARK_PHONE, Reference
 
 CHECKS = (
     "not_a_server_error",
@@ -75,7 +75,7 @@ def test_every_example_response_has_the_fields_of_a_real_one(gateway, endpoint):
         assert gateway.post({**example, "model": "rnn"}, endpoint.path)[0] == 200
 
 
-@pytest.mark.parametrize("look", [{}, {"viewport": PHONE, "color_scheme": "dark"}], ids=["desktop", "phone"])
+@pytest.mark.parametrize("look", [{}, DARK_PHONE], ids=["desktop", "phone"])
 def test_the_reference_groups_endpoints_and_shows_titles_and_examples(open_page, gateway, look):
     """Nothing overflows, not even with an operation open."""
     page = open_page(Reference, gateway, **look)

@@ -118,7 +118,7 @@ def test_a_batch_that_is_killed_repeatedly_has_each_line_exactly_once(gateway, s
     assert contents(out) == unbroken
 
 
-@pytest.mark.parametrize("name", ["jsonl", "csv"])
+@pytest.mark.parametrize("name", ["csv", pytest.param("jsonl", marks=pytest.mark.slow)])
 def test_a_dataset_of_a_killed_batch_has_each_choice_exactly_once(gateway, source, unbroken, tmp_path, name):
     """After two kills, each with a torn record: the texts of whole responses, and each error in the errors file."""
     out = tmp_path / f"out.{name}"

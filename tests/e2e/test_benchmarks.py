@@ -33,6 +33,7 @@ def test_the_load_generator_fails_on_an_error_response(gateway):
         run_load(gateway.port, {**BODY, "model": "nope"}, concurrency=1, num_requests=1)
 
 
+@pytest.mark.slow
 def test_the_baseline_in_one_process_completes_whole_requests(models_dir):
     """It reads the prompt and generates all tokens, as the service does."""
     with contextlib.ExitStack() as stack:

@@ -12,7 +12,7 @@ from tests.documents import blocks
 from tests.servers import ROOT, Gateway, ModelServer
 from tests.terminals import environment
 
-COUNT = 3000
+COUNT = 1500
 # Appended to the page's training command, which then takes seconds; the models' text is poor, but it matches.
 SHORT = ["--units=32", "--epochs=1", "--runs-dir=runs", "--models-dir=models"]
 COMMANDS = [command.text for block in blocks("docs/how-to/records.md") for command in block.commands()]

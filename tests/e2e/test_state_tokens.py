@@ -158,7 +158,7 @@ def test_a_deadline_error_has_the_text_so_far_and_a_resume_token(ample_gateway, 
     assert text + rest["text"] == completed(gateway, **BODY, max_tokens=len(text) + 50)["text"]
 
 
-@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("stream", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_completion_cut_off_by_shutdown_resumes_on_another_gateway(start_gateway, two_gateways, state_key, stream):
     """The error has text and resume token; the client is not asked to retry from the beginning."""
     # Not for longer than needed: each token is computed again.

@@ -222,7 +222,7 @@ def test_a_bidirectional_model_without_a_length_needs_a_context():
     assert prepare(model, context=4).facts.context == 4
 
 
-@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("soft", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_any_function_is_exported_as_a_sliding_window_model(soft, tmp_path):
     """Its variables are saved with it; a call detects whether it returns probabilities."""
     kernel = tf.Variable(np.random.default_rng(0).normal(0, 1, (V, V)).astype(np.float32))

@@ -23,7 +23,9 @@ FORWARD, BACKWARD, WINDOW = (
     {"token_unit": "word", "direction": "backward"},
     {"bidirectional": True, "context_length": 6},
 )
-KINDS = pytest.mark.parametrize("settings", [FORWARD, BACKWARD, WINDOW], ids=["forward", "backward", "window"])
+KINDS = pytest.mark.parametrize(
+    "settings", [FORWARD, BACKWARD, pytest.param(WINDOW, marks=pytest.mark.slow)], ids=["forward", "backward", "window"]
+)
 ENDING = {"documents": "lines"}
 
 
