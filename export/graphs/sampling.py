@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from contract.signatures import GREEDY_BELOW_TEMPERATURE
 
-# Tokens that are sorted at first, before all of a vocabulary.
+# How many of the most probable tokens are sorted before falling back to the whole vocabulary.
 NUM_CANDIDATES = (128, 1024)
 
 
@@ -76,7 +76,7 @@ def sample(logits: tf.Tensor, uniforms: tf.Tensor, sampling: Prepared) -> tf.Ten
     sampled = _inverse_cdf(probabilities, uniforms)
 
     def with_filters() -> tf.Tensor:
-        # Of a sequence without filters, whose result is not used, one candidate is enough.
+        # The result is not used for a sequence without filters: one candidate is enough.
         top_k = tf.where(sampling.filtered, sampling.controls.top_k, 1)
         filtered = _sample_filtered(probabilities, uniforms, sampling.controls._replace(top_k=top_k), NUM_CANDIDATES)
         return tf.where(sampling.filtered, filtered, sampled)
@@ -101,12 +101,13 @@ def _sample_filtered(
 ) -> tf.Tensor:
     """Sample among the tokens that pass the filters, in descending order of probability.
 
-    Only the most probable tokens are sorted. Sequences whose filters may keep more of them are computed again with the
-    next of `num_candidates`, and at last with all tokens; how often depends on the sequence alone.
+    Only the most probable tokens are sorted. If a sequence's filters may keep more of them, it is sampled again with
+    the next of `num_candidates`, and finally with the whole vocabulary. Other sequences have no influence on that.
     """
-    few, *more = [number for number in num_candidates if number < probabilities.shape[1]] or [probabilities.shape[1]]
+    vocab_size = probabilities.shape[1]
+    few, *more = [number for number in num_candidates if number < vocab_size] or [vocab_size]
     tokens, may_keep_others = _sample_candidates(probabilities, uniforms, controls, few)
-    if few == probabilities.shape[1]:
+    if few == vocab_size:
         return tokens
 
     def with_more_candidates() -> tf.Tensor:
@@ -124,11 +125,12 @@ def _sample_candidates(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Sample among the most probable tokens, in descending order of probability.
 
-    A row must not depend on the number of rows, so all sums are cumulative ones: those are computed in order.
+    The result for a sequence must not depend on the batch size. Therefore every sum comes from `tf.cumsum`, which adds
+    in order.
 
     Returns:
         int32 (batch,): the tokens.
-        Bool (batch,): whether the filters may keep tokens that are no candidates; then the token is not valid.
+        Bool (batch,): whether the filters may keep tokens beyond the candidates. If so, the sampled token is invalid.
     """
     vocab_size = probabilities.shape[1]
     ordered, token_ids = tf.math.top_k(probabilities, k=num_candidates)
@@ -142,5 +144,5 @@ def _sample_candidates(
     # Always keep the most probable token, also with top_p = 0 or rounding errors.
     is_kept = (in_nucleus & likely) | (rank == 0)
     tokens = tf.gather(token_ids, _inverse_cdf(tf.where(is_kept, ordered, 0.0), uniforms), batch_dims=1)
-    # The kept tokens are the first ones. With a larger top_k their mass is not known.
+    # The filters keep a prefix. If top_k exceeds the candidates, the mass of the tokens that it keeps is unknown.
     return tokens, (limit > num_candidates) & ((limit < vocab_size) | is_kept[:, -1])
