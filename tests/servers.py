@@ -17,16 +17,11 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.ports import free_port
 from tests.programs import program
 from tests.terminals import interruptible
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def free_port():
-    """Return a free port of the loopback interface."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
 
 
 def is_running(pid):

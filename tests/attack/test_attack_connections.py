@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import ROOT, free_port
+from tests.ports import free_port
+from tests.servers import ROOT
 
 APP = "tests.unit.service.process.worker_app"
 NUM_THREADS = 416

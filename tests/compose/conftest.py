@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from tests.servers import ROOT, Client, free_port
+from tests.ports import free_port
+from tests.servers import ROOT, Client
 
 PROJECT = "ostinato-compose-test"
 

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import ROOT, Gateway, Process, free_port
+from tests.ports import free_port
+from tests.servers import ROOT, Gateway, Process
 
 NUM_LINES = 200
 PYTHONPATH = f"{ROOT}:{ROOT / 'client/src'}"

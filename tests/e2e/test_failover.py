@@ -14,7 +14,8 @@ from contract import signatures
 from service.backends.protos import predict_pb2
 from service.backends.tensors import to_proto
 from tests.conftest import TEXT
-from tests.servers import free_port, joined, server_kinds
+from tests.ports import free_port
+from tests.servers import joined, server_kinds
 
 NUM_STREAMS = 64
 PREDICT = "/tensorflow.serving.PredictionService/Predict"

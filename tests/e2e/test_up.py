@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import Client, Process, free_port, is_running
+from tests.ports import free_port
+from tests.servers import Client, Process, is_running
 from tests.waiting import until
 
 NUM_STREAMS = 6

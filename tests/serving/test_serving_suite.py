@@ -7,7 +7,7 @@ import pytest
 from contract import signatures
 from contract.card import load_assets
 from model_server.batching import Batching, read_batching
-from tests.servers import free_port
+from tests.ports import free_port
 from tests.serving import given
 from tests.serving.given import check_given
 from tests.serving.repository import (

@@ -8,7 +8,8 @@ import grpc
 import pytest
 
 from contract import signatures
-from tests.servers import ROOT, TensorFlowServing, free_port
+from tests.ports import free_port
+from tests.servers import ROOT, TensorFlowServing
 from tests.serving.client import Client
 from tests.serving.conftest import needs_tensorflow_serving
 from tests.serving.given import Server

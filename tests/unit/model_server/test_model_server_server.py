@@ -11,6 +11,7 @@ import pytest
 from model_server.errors import ConfigError, PortUnavailable
 from model_server.flags import Flags
 from model_server.server import ModelServer
+from tests.ports import free_port
 from tests.unit.model_server.model_folder import Models
 from tests.unit.model_server.serving_client import Client
 from tests.unit.model_server.tiny_model import Gate
@@ -18,13 +19,6 @@ from tests.unit.model_server.tiny_model import Gate
 Until = Callable[[Callable[[], object]], None]
 Connect = Callable[[str], Client]
 Gates = Callable[[str], Gate]
-
-
-def free_port() -> int:
-    """Return a free port of the loopback interface."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def test_the_port_opens_only_when_the_models_are_loaded(models: Models, connect: Connect, gates: Gates, until: Until):

@@ -16,6 +16,7 @@ from redis import Redis
 from service.access import ratelimits
 from service.access.ratelimits import RateLimiter, RedisUrlError, wait_s
 from service.errors import InvalidRequest, RateLimited
+from tests.ports import free_port
 
 
 @pytest.fixture
@@ -187,9 +188,7 @@ def test_an_unresponsive_redis_is_retried_once_per_interval(make_limiter, monkey
 
 def test_redis_down_at_startup_is_a_warning_without_the_password(make_limiter, subject, caplog):
     """The gateway starts without its Redis."""
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    limiter = make_limiter(f"redis://me:hunter2@127.0.0.1:{port}/0")
+    limiter = make_limiter(f"redis://me:hunter2@127.0.0.1:{free_port()}/0")
     assert num_charged(limiter, subject, requests=3) == 3
     (record,) = caplog.records
     assert record.levelname == "WARNING"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import free_port
 from tests.servers import is_running
 from tests.unit.service.commands.up_programs import END_OF_STREAMS, TICK_S
 from tests.waiting import until
@@ -33,8 +34,7 @@ class Up:
 
     def __init__(self, folder):
         self.end_of_streams = folder / END_OF_STREAMS
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            self.port = listener.getsockname()[1]
+        self.port = free_port()
         self.log = folder / "log"
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(

@@ -3,7 +3,6 @@
 import gzip
 import logging
 import queue
-import socket
 import subprocess
 import sys
 import threading
@@ -22,6 +21,7 @@ from service.observability.tracing import RPC, Tracing
 from service.params import ModelVersion
 from service.scheduling.call import Call
 from tests.fakes import make_sequence
+from tests.ports import free_port
 from tests.waiting import until
 
 ROOT = Path(__file__).parents[4]
@@ -313,9 +313,7 @@ def test_an_unreachable_collector_is_no_log_line_for_each_request(caplog, monkey
     """Spans beyond the queue's limit are dropped without an exception, and one line has the reason."""
     # It ends once the exporter has given up each batch in the queue.
     monkeypatch.setattr("service.observability.tracing._EXPORT_TIMEOUT_S", 0.1)
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    tracing = Tracing.to(f"http://127.0.0.1:{port}/v1/traces", ratio=1.0, version="1")
+    tracing = Tracing.to(f"http://127.0.0.1:{free_port()}/v1/traces", ratio=1.0, version="1")
     for _ in range(10_000):
         with tracing.request({}, **POST) as trace:
             pass
