@@ -248,6 +248,21 @@ class Dataset:
         ids = self.validation.ids if self.validation else np.empty(0)
         return sum(int(np.count_nonzero(block != self.unknown)) for block in blocks(ids))
 
+    def unigram_loss(self, vocab_size: int) -> float | None:
+        """Return the validation loss, in nats per token, of a model that knows token frequencies and no context.
+
+        Frequencies are those of the training split, plus one for each token. None if nothing is held out.
+        """
+        if self.validation is None:
+            return None
+        train, evaluated = (
+            sum(np.bincount(block, minlength=vocab_size) for block in blocks(split.ids))
+            for split in (self.train, self.validation)
+        )
+        evaluated[self.unknown] = 0
+        log_frequencies = np.log(train + 1) - np.log(train.sum() + vocab_size)
+        return float(-(evaluated @ log_frequencies) / evaluated.sum())
+
     @property
     def share_unknown(self) -> float:
         """Share of the validation tokens that are unknown to the vocabulary."""

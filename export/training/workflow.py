@@ -32,6 +32,9 @@ from export.training.samples import Check, SampleWriter
 from export.training.trainer import Display, Trainer
 from export.training.training_data import TrainingData, require_enough, reread_corpus
 
+# Share of the loss of token frequencies alone, above which a model makes hardly any use of context.
+UNIGRAM_SHARE = 0.98
+
 
 @dataclass(frozen=True)
 class _Job:
@@ -51,6 +54,7 @@ class _Job:
             with deferred_interrupts() as raise_if_interrupted:
                 progress = self._train(data, writer, raise_if_interrupted)
                 self.publish(progress, writer, data.head, raise_if_interrupted)
+            self._warn_if_context_is_unused(progress, data)
         except (KeyboardInterrupt, ExportError, OSError) as error:
             self._suggest_commands(can_resume=isinstance(error, KeyboardInterrupt | OSError | WorkerLost))
             raise
@@ -74,6 +78,16 @@ class _Job:
             echo(f"nothing is left to train: {progress.epochs} epochs are done")
         write_atomically(self.folder.path / PICTURE, history_png(progress, self.config.name))
         return progress
+
+    def _warn_if_context_is_unused(self, progress: Progress, data: TrainingData) -> None:
+        unigram, reached = data.dataset.unigram_loss(len(self.tokenizer.tokens)), progress.best.validation_loss
+        if unigram is not None and reached is not None and reached > UNIGRAM_SHARE * unigram:
+            print(
+                f"warning: the model makes hardly any use of context: its validation loss is {reached:.3f}, and token "
+                f"frequencies alone give {unigram:.3f}. It needs more updates: train longer, with a smaller "
+                f"--batch-size or --sequence-length, or with a smaller vocabulary",
+                file=sys.stderr,
+            )
 
     def train_as_worker(self, data: TrainingData) -> None:
         """Train as a worker; the chief displays the progress and publishes."""

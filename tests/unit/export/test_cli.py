@@ -333,6 +333,17 @@ def test_the_corpus_can_come_from_standard_input(published, monkeypatch):
     assert published[0][2].corpus_characters == len(TEXT)
 
 
+@pytest.mark.parametrize(
+    ("corpus", "is_warned"), [("ab" * 2_000, False), ("".join(random.Random(0).choices("ab", k=4_000)), True)]
+)
+def test_a_model_that_knows_no_more_than_token_frequencies_is_warned_of(published, capsys, corpus, is_warned):
+    """As after too few updates; here there is nothing else to learn from coin tosses."""
+    Path("coins.txt").write_text(corpus)
+    assert train("--epochs", "4", "--learning-rate", "0.05", "--warmup", "0", corpus="coins.txt") == 0
+    assert ("hardly any use of context" in capsys.readouterr().err) == is_warned
+    assert len(published) == 1
+
+
 def test_training_without_a_validation_split_warns(published, capsys):
     """The card then has no validation loss. 160 words are enough to train on."""
     Path("short.txt").write_text(" ".join(TEXT.split()[:160]))
