@@ -39,7 +39,10 @@ def strings():
     yield (ROOT / "scripts/setup").read_text()
 
 
-SOURCES = "\n".join(strings())
+@pytest.fixture(scope="module")
+def sources():
+    """All strings of the sources, joined."""
+    return "\n".join(strings())
 
 
 def messages():
@@ -51,11 +54,11 @@ def messages():
 
 
 @pytest.mark.parametrize("message", messages())
-def test_every_quoted_message_is_one_of_the_programs(message):
+def test_every_quoted_message_is_one_of_the_programs(message, sources):
     """Each of its parts stands in a string of the sources, or is the system's."""
     for part in re.split("…|" + "|".join(map(re.escape, OTHERS)), message.removeprefix("error: ")):
         words = part.strip(" :,;().")
-        assert words in SOURCES, words
+        assert words in sources, words
 
 
 def test_every_error_code_of_the_gateway_is_on_the_page():

@@ -19,6 +19,7 @@ from export.corpora.corpus import Corpus
 from export.corpora.training_filter import build_training_filter
 from export.errors import CheckFailed, PublishError
 from export.graphs import cells, signatures
+from export.graphs.cells import RecurrentStep
 from export.graphs.network import read_network
 from export.repository import publishing
 from export.repository.history import Epoch, Progress
@@ -41,20 +42,6 @@ def left_in(models_dir):
     return [path.name for path in (models_dir / "m").iterdir() if not path.name.isdigit()]
 
 
-def test_a_version_has_the_card_and_tokenizer_that_the_gateway_reads(model, models_dir):
-    """They are in assets.extra and describe the model, which is listed in models.config."""
-    place = publish(model, TOKENIZER, "m", models_dir)
-    assert place == models_dir / "m" / "1"
-    card, tokenizer = load_assets(place)
-    assert tokenizer == TOKENIZER
-    assert (card.cell, card.units, card.state_size, card.vocab_size) == ("lstm", 12, 24, VOCABULARY)
-    assert card.weights_sha256 == read_network(model).sha256()
-    assert 'base_path: "/models/m"' in (models_dir / "models.config").read_text()
-    assert left_in(models_dir) == []
-    # People read the card, too.
-    assert (place / "assets.extra" / "generator.json").read_text().count("\n") > 10
-
-
 HISTORY = Progress(
     history=tuple(
         Epoch(train_loss=3.0 - i, validation_loss=None, accuracy=None, tokens=i, seconds=i) for i in range(1, 4)
@@ -62,31 +49,60 @@ HISTORY = Progress(
 )
 
 
-def test_a_version_has_page_embedding_and_history_of_its_model(model, models_dir):
+@pytest.fixture(scope="module")
+def network():
+    """The model of the published version."""
+    return make_model()
+
+
+@pytest.fixture(scope="module")
+def training_filter():
+    """The training filter of the published version."""
+    return build_training_filter(Corpus.of("c", ["abcdefghij" * 20], ends=False), TOKENIZER)
+
+
+@pytest.fixture(scope="module")
+def version(network, training_filter, tmp_path_factory):
+    """A published version, for tests that only read it."""
+    models_dir = tmp_path_factory.mktemp("published") / "models"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RecurrentStep, "unroll", 1)
+        return publish(network, TOKENIZER, "m", models_dir, history=HISTORY, training_filter=training_filter)
+
+
+def test_a_version_has_the_card_and_tokenizer_that_the_gateway_reads(network, version):
+    """They are in assets.extra and describe the model, which is listed in models.config."""
+    assert (version.parent.name, version.name) == ("m", "1")
+    card, tokenizer = load_assets(version)
+    assert tokenizer == TOKENIZER
+    assert (card.cell, card.units, card.state_size, card.vocab_size) == ("lstm", 12, 24, VOCABULARY)
+    assert card.weights_sha256 == read_network(network).sha256()
+    models_dir = version.parent.parent
+    assert 'base_path: "/models/m"' in (models_dir / "models.config").read_text()
+    assert left_in(models_dir) == []
+    # People read the card, too.
+    assert (version / "assets.extra" / "generator.json").read_text().count("\n") > 10
+
+
+def test_a_version_has_page_embedding_and_history_of_its_model(network, version):
     """Hash, vectors and best epoch are those of the published weights."""
-    place = publish(model, TOKENIZER, "m", models_dir, history=HISTORY)
-    page, assets = (place / "README.md").read_text(), place / "assets.extra"
+    page, assets = (version / "README.md").read_text(), version / "assets.extra"
     assert page.startswith("# `m`\n\nAn LSTM of 12 units, imported, that continues a text")
-    assert read_network(model).sha256() in page
+    assert read_network(network).sha256() in page
     vectors = np.loadtxt(assets / "vectors.tsv", delimiter="\t", dtype=np.float32)
-    assert np.allclose(vectors, model.layers[0].get_weights()[0][: len(TOKENIZER.tokens)])
+    assert np.allclose(vectors, network.layers[0].get_weights()[0][: len(TOKENIZER.tokens)])
     entries = json.loads((assets / "history.json").read_text())
     assert [(entry["best"], entry["train_loss"]) for entry in entries] == [(False, 2.0), (False, 1.0), (True, 0.0)]
 
 
-def test_a_version_has_the_training_filter_that_its_card_describes(model, models_dir):
-    """A model that was trained elsewhere has none."""
-    training_filter = build_training_filter(Corpus.of("c", ["abcdefghij" * 20], ends=False), TOKENIZER)
-    place = publish(model, TOKENIZER, "m", models_dir, training_filter=training_filter)
-    path = place / "assets.extra" / "training.bloom"
+def test_a_version_has_the_training_filter_that_its_card_describes(version, training_filter):
+    """Card and page name it."""
+    path = version / "assets.extra" / "training.bloom"
     assert load_training_filter(path).to_bytes() == training_filter.to_bytes()
-    described = load_assets(place)[0].training_filter
+    described = load_assets(version)[0].training_filter
     assert (described.kind, described.num_entries, described.span_tokens) == ("spans", 151, 50)
     assert described.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert "training.bloom" in (place / "README.md").read_text()
-    imported = publish(model, TOKENIZER, "m", models_dir)
-    assert not (imported / "assets.extra" / "training.bloom").exists()
-    assert load_assets(imported)[0].training_filter is None
+    assert "training.bloom" in (version / "README.md").read_text()
 
 
 def test_a_plot_that_fails_leaves_no_version(model, models_dir, monkeypatch):
@@ -108,7 +124,11 @@ def test_the_next_version_is_one_above_the_highest_number(model, models_dir):
     for name in ("7", "x9", "12a", "-3", "²"):
         (home / name).mkdir(parents=True)
     (home / "99.txt").write_text("junk")
-    assert publish(model, TOKENIZER, "m", models_dir).name == "8"
+    version = publish(model, TOKENIZER, "m", models_dir)
+    assert version.name == "8"
+    # Without a training filter, as of a model that was trained elsewhere.
+    assert not (version / "assets.extra" / "training.bloom").exists()
+    assert load_assets(version)[0].training_filter is None
 
 
 def test_a_version_number_that_is_taken_meanwhile_is_skipped(model, models_dir, monkeypatch):
