@@ -25,7 +25,7 @@ ABANDONED_PER_CALL = 3
 def render(folder):
     """Return the objects of a kustomization, each a dict; they are cached and shared, so do not change them."""
     command = [program("kubectl"), "kustomize", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     return tuple(yaml.safe_load_all(done.stdout))
 

@@ -87,7 +87,7 @@ print(json.dumps([[rule.rule, rule.endpoint, sorted(rule.methods - {"HEAD", "OPT
 def rules():
     """Return rule, endpoint and methods of each URL rule, by a subprocess: the application's threads end with it."""
     command = [sys.executable, "-c", _RULES]
-    return json.loads(subprocess.run(command, capture_output=True, cwd=ROOT, check=True, timeout=60).stdout)
+    return json.loads(subprocess.run(command, capture_output=True, cwd=ROOT, check=True, timeout=240).stdout)
 
 
 def test_every_endpoint_except_the_public_ones_requires_an_api_key(guarded_gateway):
@@ -240,7 +240,7 @@ def test_an_invalid_setting_fails_startup_with_a_one_line_error(models_dir, sett
     variables = {f"OSTINATO_{name.upper()}": value for name, value in settings.items()}
     environment = {**os.environ, "OSTINATO_PORT": "0", "OSTINATO_MODELS_DIR": str(models_dir), **variables}
     command = [sys.executable, "-m", "service", "serve"]
-    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=60, check=False)
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=240, check=False)
     assert run.returncode == 1
     (line,) = run.stderr.strip().splitlines()
     assert line.startswith("error: ")

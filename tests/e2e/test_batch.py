@@ -295,6 +295,8 @@ def test_two_batches_cannot_write_the_same_output_file(gateway, source, tmp_path
         batch.process.send_signal(signal.SIGSTOP)
         command = [sys.executable, "-m", "service.batch", str(source), str(tmp_path / "out.jsonl")]
         variables = {**os.environ, "PYTHONPATH": PYTHONPATH}
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, cwd=ROOT, env=variables)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=240, check=False, cwd=ROOT, env=variables
+        )
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
         assert "another run is writing" in done.stderr

@@ -194,7 +194,7 @@ def test_a_port_in_use_is_a_one_line_error(gateway, models_dir):
     done = subprocess.run(
         [sys.executable, "-m", "service", "serve"],
         env={**os.environ, "OSTINATO_PORT": str(gateway.port), "OSTINATO_MODELS_DIR": str(models_dir)},
-        capture_output=True, text=True, timeout=30, check=False,
+        capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == 1
     assert done.stderr == f"error: cannot listen on 127.0.0.1:{gateway.port}: Address already in use\n"

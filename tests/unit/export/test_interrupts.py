@@ -82,7 +82,7 @@ def test_sigterm_ends_a_command(prefix):
         try:
             until(lambda: handles_sigterm(pid))
             os.kill(pid, signal.SIGTERM)
-            _, err = process.communicate(timeout=60)
+            _, err = process.communicate(timeout=240)
         finally:
             process.kill()
     assert (process.returncode, err) == (143, "")

@@ -18,7 +18,7 @@ from tests.unit.model_server.tiny_model import Gate
 Until = Callable[[Callable[[], object]], None]
 Connect = Callable[[str], Client]
 Gates = Callable[[str], Gate]
-TIMEOUT_S = 60.0
+TIMEOUT_S = 240.0
 ROOT = Path(__file__).resolve().parents[3]
 
 

@@ -413,7 +413,7 @@ def test_concurrent_processes_lose_no_added_key(path):
         "for _ in range(10): add_key(pathlib.Path(sys.argv[1]), 'acme', None, KeyLimits())"
     )
     processes = [subprocess.Popen([sys.executable, "-c", program, path]) for _ in range(4)]
-    assert [process.wait(timeout=60) for process in processes] == [0] * 4
+    assert [process.wait(timeout=240) for process in processes] == [0] * 4
     assert len(read_keys(path)) == 40
 
 

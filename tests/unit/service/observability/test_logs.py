@@ -39,7 +39,7 @@ def run(code, format, level="info"):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert done.stdout == ""

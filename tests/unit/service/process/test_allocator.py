@@ -35,6 +35,6 @@ print(next(int(line.split()[1]) // 1024 for line in open("/proc/self/status") if
 def test_freed_blocks_are_returned_to_the_system():
     """32 threads free 256 MB, and less than 60 MiB stay resident."""
     run = subprocess.run(
-        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, cwd=ROOT, timeout=60, check=True
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, cwd=ROOT, timeout=240, check=True
     )
     assert int(run.stdout) < 60
