@@ -36,7 +36,7 @@ test: $(STAMPS)/dev  ## test every promise, in eight minutes; as root it install
 	@scripts/install-test-packages
 	@$(PYTEST_IN_PARALLEL) $(ARGS)
 
-test-all: $(STAMPS)/dev  ## the same with the slow tests: all pages, conformance with batching, soak and attacks, in half an hour
+test-all: $(STAMPS)/dev  ## the same with the slow tests: all pages, conformance with batching, soak and attacks, in 17 minutes
 	@scripts/install-test-packages
 	@$(PYTEST_IN_PARALLEL) -m "" --ignore=tests/attack $(ARGS)
 	@$(BIN)/python -m pytest -m "" tests/attack $(ARGS)

@@ -1,17 +1,42 @@
-"""The deployment that all tests of the cluster share, and the table of what the disturbances did."""
+"""The deployment and the load that all tests of the cluster share, and the table of faults."""
 
 import contextlib
 import json
 import subprocess
+import time
+from collections import Counter
 
 import pytest
 
-from tests.kubernetes.deployment import Deployment, Disturbed
+from tests.kubernetes.deployment import GATEWAY, Deployment
+from tests.kubernetes.load import DIFFERED, FAILED, IDENTICAL, Load
 from tests.servers import ROOT
 
 HEADER = (
     "| fault | identical | failed | differed | resumed | longest gap | all ready |\n|---|---|---|---|---|---|---|\n"
 )
+
+
+class Fault:
+    """A fault under load: its name, and how long it took until all was ready again."""
+
+    def __init__(self, name):
+        self.name = name
+        self._injected_at = time.monotonic()
+        self.recovery_s = None
+
+    def note_recovery(self):
+        """Note that everything is ready again; only the first time counts."""
+        if self.recovery_s is None:
+            self.recovery_s = time.monotonic() - self._injected_at
+
+    def row(self, completions, outcomes):
+        """Return its row of the table in docs/scaling.md."""
+        counts = Counter(outcomes)
+        gap_s = max(each["longest_gap_s"] for each in completions)
+        num_resumed = sum(each["num_resumed"] for each in completions)
+        cells = [self.name, counts[IDENTICAL], counts[FAILED], counts[DIFFERED], num_resumed]
+        return f"| {' | '.join(map(str, cells))} | {gap_s:.0f} s | {self.recovery_s:.0f} s |"
 
 
 @pytest.fixture(scope="session")
@@ -22,16 +47,25 @@ def deployment(tmp_path_factory):
     deployment = Deployment(tmp_path_factory.mktemp("kubernetes"))
     deployment.follow_the_page()
     try:
-        deployment.record()
         yield deployment
     finally:
         deployment.remove()
 
 
 @pytest.fixture(scope="session")
+def load(deployment):
+    """Streams that go on during all faults."""
+    (image,) = {pod["spec"]["containers"][0]["image"] for pod in deployment.kubectl.pods(GATEWAY)}
+    load = Load(deployment.kubectl, GATEWAY, deployment.key, image)
+    load.record()
+    yield load
+    load.stop()
+
+
+@pytest.fixture(scope="session")
 def table():
-    """The file that gets a row of each disturbance, in the form of docs/scaling.md."""
-    path = ROOT / "build/kubernetes/disturbances.md"
+    """The file that gets a row for each fault, in the form of docs/scaling.md."""
+    path = ROOT / "build/kubernetes/faults.md"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(HEADER)
     path.with_suffix(".jsonl").write_text("")
@@ -39,30 +73,30 @@ def table():
 
 
 @pytest.fixture
-def under_load(deployment, table):
-    """Disturb the deployment under load: a context manager, by the row's name and the nodes that the load avoids.
+def inject(deployment, load, table):
+    """Inject a fault under load: a context manager, by the row's name and the nodes that the load avoids.
 
-    In the end no text has failed or differs, and all pods are ready. The disturbance may note an earlier recovery.
+    In the end all pods are ready, and no text has failed or differs. The test may note an earlier recovery.
     """
 
     @contextlib.contextmanager
-    def disturb(name, avoid=()):
+    def inject(name, avoid=()):
         deployment.until_steady()
-        with deployment.load(avoid) as completions:
-            disturbed = Disturbed(name)
-            yield disturbed
-            deployment.until_steady()
-            if not disturbed.recovery_s:
-                disturbed.note_recovery()
-        row = disturbed.row(completions)
+        load.avoid(avoid)
+        num_before = len(load.completions())
+        fault = Fault(name)
+        yield fault
+        deployment.until_steady()
+        fault.note_recovery()
+        completions = load.in_flight_after(num_before)
+        outcomes = [load.outcome(each) for each in completions]
+        row = fault.row(completions, outcomes)
         with table.open("a") as file:
             file.write(f"{row}\n")
-        # All that the table summarizes, one line a disturbance.
+        # All that the table summarizes, one line a fault.
         with table.with_suffix(".jsonl").open("a") as file:
-            file.write(f"{json.dumps({'name': name, 'began_at': disturbed.began_at, 'completions': completions})}\n")
-        print(row)
-        wrong = [each for each in completions if each["outcome"] != "same"]
-        assert wrong == [], row
-        assert completions
+            file.write(f"{json.dumps({'name': name, 'completions': completions})}\n")
+        wrong = [each for each, outcome in zip(completions, outcomes, strict=True) if outcome != IDENTICAL]
+        assert not wrong, f"{row}\n{wrong}"
 
-    return disturb
+    return inject

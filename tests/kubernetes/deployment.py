@@ -1,24 +1,22 @@
-"""The project in a cluster, deployed by the commands of docs/kubernetes.md, and load on its gateways.
+"""The project in a cluster, deployed by the commands of docs/kubernetes.md.
 
-Knows the page and the objects' names. Does not know what is disturbed.
+Knows the page and the objects' names. Does not know what fault is injected.
 """
 
-import contextlib
-import json
 import os
 import re
 import shlex
 import shutil
 import signal
 import subprocess
-import time
 
 import yaml
 
 from tests.documents import blocks
 from tests.kubernetes.kubectl import Kubectl
 from tests.manifests import containers, overlay, templates
-from tests.servers import ROOT, free_port
+from tests.ports import free_port
+from tests.servers import ROOT
 
 PAGE = "docs/kubernetes.md"
 NAMESPACE = "ostinato"
@@ -39,8 +37,6 @@ NOT_RUN = {
 # The exporter's arguments, with which the first training takes seconds.
 SHORT = ["--max-minutes=0.3", "--units=128"]
 KEY = re.compile(r"\bost-\S+")
-# Of load.py: streams that last for seconds.
-NUM_WORKERS, NUM_SEEDS, NUM_TOKENS = 12, 24, 20_000
 
 
 def tensorflow_serving_image():
@@ -69,7 +65,7 @@ class Deployment:
                 (self.checkout / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / name, self.checkout / name)
         self.blocks = blocks(PAGE)
-        self.key, self.hashes, self._num_loads = "", {}, 0
+        self.key = ""
 
     def bash(self, text, timeout=PATIENCE_S):
         """Run a command of the page, which must succeed; return what it printed."""
@@ -96,14 +92,17 @@ class Deployment:
         """Build the images as the page says, and bring them to the nodes."""
         (block,) = (block for block in self.blocks if block.text.startswith("docker build "))
         images = [command.text.split()[-1] for command in block.commands() if command.text.startswith("docker push ")]
-        if os.environ.get("IMAGES") != "given":
+        is_built = os.environ.get("IMAGES") != "given"
+        is_serving_built = bool(os.environ.get("TENSORFLOW_MODEL_SERVER"))
+        if is_built:
             self.run_block("docker build ")
-            if os.environ.get("TENSORFLOW_MODEL_SERVER"):
-                (exporter,) = (image for image in images if "exporter" in image)
-                make = ". tests/compose/docker.sh && make_serving"
-                command = f"{make} {tensorflow_serving_image()} {exporter}"
-                subprocess.run(["sh", "-euc", command, "tests/kubernetes"], cwd=ROOT, check=True, timeout=PATIENCE_S)
-                images.append(tensorflow_serving_image())
+        if is_built and is_serving_built:
+            (exporter,) = (image for image in images if "exporter" in image)
+            make = ". tests/compose/docker.sh && make_serving"
+            command = f"{make} {tensorflow_serving_image()} {exporter}"
+            subprocess.run(["sh", "-euc", command, "tests/kubernetes"], cwd=ROOT, check=True, timeout=PATIENCE_S)
+        if is_serving_built:
+            images.append(tensorflow_serving_image())
         if os.environ.get("LOAD"):
             command = [*shlex.split(os.environ["LOAD"]), *images]
             subprocess.run(command, check=True, timeout=PATIENCE_S, capture_output=True)
@@ -184,107 +183,7 @@ class Deployment:
                 self.kubectl.run("delete", "pod", next(iter(pods)), "--wait=false")
         self.until_steady()
 
-    def record(self):
-        """Stream each seed's text undisturbed, for later loads to compare theirs with."""
-        name = self._make_load("--record")
-        self.kubectl.until(lambda: self._phase(name) in ("Succeeded", "Failed"), "the undisturbed run has ended")
-        self.hashes = self._result(name)["hashes"]
-        assert len(self.hashes) == NUM_SEEDS
-
-    @contextlib.contextmanager
-    def load(self, avoid=()):
-        """Stream from a pod in the cluster, on none of the nodes `avoid`; yield the list that gets the completions."""
-        name = self._make_load("--hashes", "/load/hashes.json", "--stop", "/tmp/stop", avoid=avoid)
-        begun = "all streams have begun"
-        self.kubectl.until(lambda: begun in self.kubectl.run("logs", name), begun, 120)
-        completions = []
-        yield completions
-        touch = "import pathlib; pathlib.Path('/tmp/stop').touch()"
-        self.kubectl.until(
-            lambda: self.kubectl.run("exec", name, "--", "/usr/bin/python3.13", "-c", touch) == "", "stop"
-        )
-        self.kubectl.until(lambda: self._phase(name) in ("Succeeded", "Failed"), "the streams have ended")
-        completions += self._result(name)["completions"]
-
-    def _phase(self, name):
-        return self.kubectl.run("get", "pod", name, "--output", "jsonpath={.status.phase}")
-
-    def _result(self, name):
-        text = self.kubectl.run("logs", name)
-        assert self._phase(name) == "Succeeded", text
-        self.kubectl.run("delete", "pod", name, "--wait=false")
-        return json.loads(text.splitlines()[-1])
-
-    def _make_load(self, *arguments, avoid=()):
-        self._num_loads += 1
-        name = f"load-{self._num_loads}"
-        service = json.loads(self.kubectl.run("get", "service", GATEWAY, "--output", "json"))
-        (image,) = {pod["spec"]["containers"][0]["image"] for pod in self.kubectl.pods(GATEWAY)}
-        program = (ROOT / "tests/kubernetes/load.py").read_text()
-        numbers = {"--workers": NUM_WORKERS, "--seeds": NUM_SEEDS, "--tokens": NUM_TOKENS}
-        options = [
-            "--url",
-            f"http://{service['spec']['clusterIP']}",
-            *(str(each) for pair in numbers.items() for each in pair),
-        ]
-        container = {
-            "name": "load",
-            "image": image,
-            "command": ["/usr/bin/python3.13", "/load/load.py", *options, *arguments],
-            "env": [
-                {"name": "OSTINATO_API_KEY", "value": self.key},
-                {"name": "PYTHONPATH", "value": "/ostinato/packages:/ostinato"},
-            ],
-            "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-            "volumeMounts": [{"name": "load", "mountPath": "/load"}],
-        }
-        elsewhere = [{"key": "kubernetes.io/hostname", "operator": "NotIn", "values": sorted(avoid)}]
-        terms = {"nodeSelectorTerms": [{"matchExpressions": elsewhere}]}
-        pod = {
-            "restartPolicy": "Never",
-            "automountServiceAccountToken": False,
-            "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
-            "containers": [container],
-            "volumes": [{"name": "load", "configMap": {"name": name}}],
-            **(
-                {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}}}
-                if avoid
-                else {}
-            ),
-        }
-        files = {"load.py": program, "hashes.json": json.dumps(self.hashes)}
-        objects = [
-            {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": files},
-            {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": pod},
-        ]
-        self.kubectl.run(
-            "create", "--filename", "-", input_=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
-        )
-        return name
-
     def remove(self):
         """Remove the namespace, without the minute that model servers go on serving."""
         self.kubectl.start("delete", "pods", "--all", "--force", "--grace-period=0")
         self.kubectl.start("delete", "namespace", NAMESPACE, "--wait=false")
-
-
-class Disturbed:
-    """A disturbance under load: when it began, when all was ready again, and what came of the streams."""
-
-    def __init__(self, name):
-        self.name, self.began_at = name, time.time()
-        self._began = time.monotonic()
-        self.recovery_s = 0.0
-
-    def note_recovery(self):
-        """Note that everything is ready again."""
-        self.recovery_s = time.monotonic() - self._began
-
-    def row(self, completions):
-        """Return the row of the table in docs/scaling.md."""
-        outcomes = [each["outcome"] for each in completions]
-        counts = [outcomes.count(outcome) for outcome in ("same", "failed", "differed")]
-        silence_s = max(each["longest_silence_s"] for each in completions)
-        num_resumed = sum(each["num_resumed"] for each in completions)
-        cells = [self.name, *counts, num_resumed, f"{silence_s:.0f} s", f"{self.recovery_s:.0f} s"]
-        return f"| {' | '.join(map(str, cells))} |"

@@ -29,8 +29,8 @@ def test_what_is_applied_has_no_diff(deployment):
     assert (done.returncode, done.stdout) == (0, "")
 
 
-def test_a_deleted_model_server_changes_no_text(deployment, under_load):
+def test_a_deleted_model_server_changes_no_text(deployment, inject):
     """Its calls are made again at the other one; its successor is ready soon."""
-    pod, node = next(iter(deployment.kubectl.ready_pods(SERVER).items()))
-    with under_load("a model server's pod is deleted", avoid=[node]):
+    (pod, *_) = deployment.kubectl.ready_pods(SERVER)
+    with inject("a model server's pod is deleted"):
         deployment.kubectl.run("delete", "pod", pod)

@@ -1,54 +1,127 @@
 """The load of `make test-kubernetes` reports each text that fails or differs."""
 
-import hashlib
-import itertools
+import json
+
+import pytest
 
 import ostinato
-from tests.kubernetes.load import Load
-
-TEXT = ["a", "b"]
-HASH = hashlib.sha256(b"ab").hexdigest()
-CUT_SEED = 2
+from tests.kubernetes.load import DIFFERED, FAILED, IDENTICAL, NUM_SEEDS, NUM_THREADS, Load
+from tests.kubernetes.load_generator import stream
 
 
 class Stream(list):
-    """The deltas of a text; the stream of one seed is cut."""
+    """The deltas of a text, after which the connection may be lost."""
 
     num_resumed = 1
 
-    def __init__(self, seed):
-        super().__init__(TEXT)
-        self._seed = seed
+    def __init__(self, deltas, error=None):
+        super().__init__(deltas)
+        self._error = error
 
     def __iter__(self):
-        yield TEXT[0]
-        if self._seed == CUT_SEED:
-            raise ostinato.StreamInterrupted("cut")
-        yield from TEXT[1:]
+        yield from super().__iter__()
+        if self._error:
+            raise self._error
 
 
 class Client:
-    """Streams a text for each seed."""
+    """Streams one text."""
 
-    def stream(self, _prompt, *, seed, **_fields):
-        """Return the seed's stream."""
-        return Stream(seed)
+    def __init__(self, deltas, error=None):
+        self._stream = Stream(deltas, error)
 
-
-def run(hashes, num_completions):
-    """Return the outcomes of a load of one worker that ends after some completions, by seed."""
-    counter = itertools.count(1)
-    load = Load(Client(), "demo", num_workers=1, num_seeds=3, max_tokens=10, hashes=hashes)
-    load.run(lambda: next(counter) >= num_completions)
-    return [(each.seed, each.outcome, each.error) for each in load.completions]
+    def stream(self, _prompt, **_fields):
+        """Return the text."""
+        return self._stream
 
 
-def test_a_text_that_fails_or_differs_is_reported():
-    """Beside those that are the same."""
-    expected = [(0, "same", ""), (1, "differed", ""), (2, "failed", "StreamInterrupted: cut")]
-    assert run({"0": HASH, "1": "another", "2": HASH}, 3) == expected
+class Kubectl:
+    """A cluster with one pod, whose log is the test's."""
+
+    def __init__(self):
+        self.log = []
+
+    def run(self, *arguments, **_options):
+        """Return the log; the other commands print nothing."""
+        return "".join(f"{json.dumps(line)}\n" for line in self.log) if arguments[0] == "logs" else ""
+
+    def until(self, condition, what):
+        """Require a condition at once."""
+        assert condition(), what
 
 
-def test_the_undisturbed_run_streams_each_seed_once():
-    """Its failures count as such."""
-    assert [outcome for _, outcome, _ in run(None, 0)] == ["recorded", "recorded", "failed"]
+def line(seed, sha256="", error=""):
+    """Return what the load generator prints for a completion."""
+    return {"seed": seed, "sha256": sha256 or str(seed), "error": error}
+
+
+@pytest.fixture
+def kubectl():
+    """A cluster that has streamed each seed once."""
+    kubectl = Kubectl()
+    kubectl.log = [line(seed) for seed in range(NUM_SEEDS)]
+    return kubectl
+
+
+@pytest.fixture
+def load(kubectl):
+    """A load that has recorded the text of each seed."""
+    load = Load(kubectl, "gateway", "key", "image")
+    load.record()
+    return load
+
+
+def test_a_lost_connection_is_an_error():
+    """The generator goes on with the next completion."""
+    completion = stream(Client(["a"], ostinato.StreamInterrupted("cut")), "demo", 2, 10)
+    assert (completion.seed, completion.error, completion.num_resumed) == (2, "StreamInterrupted: cut", 1)
+
+
+def test_equal_texts_have_equal_hashes_however_they_are_split():
+    """Deltas depend on timing."""
+    split, whole, other = (stream(Client(deltas), "demo", 0, 10).sha256 for deltas in (["a", "b"], ["ab"], ["ba"]))
+    assert split == whole != other
+
+
+@pytest.mark.parametrize(
+    ("completion", "outcome"), [(line(1), IDENTICAL), (line(1, "2"), DIFFERED), (line(1, error="cut"), FAILED)]
+)
+def test_a_text_is_compared_with_the_recorded_one_of_its_seed(load, completion, outcome):
+    """Not with that of another."""
+    assert load.outcome(completion) == outcome
+
+
+def test_an_error_before_the_first_fault_is_raised(kubectl):
+    """There would be nothing to compare with."""
+    kubectl.log[3]["error"] = "cut"
+    with pytest.raises(AssertionError, match="cut"):
+        Load(kubectl, "gateway", "key", "image").record()
+
+
+def test_a_fault_is_over_when_each_stream_in_flight_has_ended(load, kubectl, monkeypatch):
+    """One that hangs is waited for."""
+    num_before = len(kubectl.log)
+    later = [line(number) for number in range(NUM_THREADS)]
+
+    def appear_after_a_poll(condition, what):
+        assert not condition()
+        kubectl.log += later
+        assert condition(), what
+
+    monkeypatch.setattr(kubectl, "until", appear_after_a_poll)
+    assert load.in_flight_after(num_before) == later
+    later.pop()
+    with pytest.raises(AssertionError, match="in flight"):
+        load.in_flight_after(num_before)
+
+
+def test_a_load_moves_only_from_a_node_that_it_must_avoid(load, monkeypatch):
+    """A new pod costs seconds."""
+    started = []
+    monkeypatch.setattr(load, "_start", started.append)
+    monkeypatch.setattr(load, "in_flight_after", lambda _number: [])
+    load.node = "a"
+    load.avoid(["b"])
+    assert started == []
+    load.avoid(["a"])
+    assert started == [["a"]]

@@ -1,7 +1,7 @@
 """No text of the SDK's users fails or differs, whatever happens to pods, nodes and the cluster's own services.
 
-Each test streams with `resume=True` and compares the texts with those of an undisturbed run. Not named as tests are,
-since it needs a cluster: `tests/kubernetes/run` runs it after `smoke.py`.
+Streams with `resume=True` go on during all tests; each text is compared with that of its seed before the first fault.
+Not named as tests are, since it needs a cluster: `tests/kubernetes/run` runs it after `smoke.py`.
 """
 
 import json
@@ -14,7 +14,9 @@ from tests.kubernetes.deployment import GATEWAY, PATIENCE_S, SERVER
 from tests.kubernetes.kubectl import NODE, on_node
 
 pytestmark = pytest.mark.timeout(1200)
-needs_node_command = pytest.mark.skipif(NODE not in os.environ, reason=f"{NODE} names no command that disturbs nodes")
+needs_node_command = pytest.mark.skipif(
+    NODE not in os.environ, reason=f"{NODE} names no command that injects faults into nodes"
+)
 # Longer than CoreDNS keeps a name.
 DNS_OUTAGE_S = 35
 API_OUTAGE_S = 15
@@ -24,10 +26,11 @@ CUT_S = 20
 KILL = "for p in /proc/[0-9]*; do grep -qs -- '[-]-rest_api_port=' $p/cmdline && kill -9 ${p#/proc/}; done; true"
 
 
-def node_of(deployment, name):
-    """Return a node with a pod of this workload."""
+def node_of(deployment, load, name):
+    """Return a node with a pod of this workload, if possible not the load's."""
     deployment.spread()
-    return next(iter(deployment.kubectl.ready_pods(name).values()))
+    nodes = deployment.kubectl.ready_pods(name).values()
+    return min(nodes, key=lambda node: node == load.node)
 
 
 def until_lost(deployment, node):
@@ -36,38 +39,33 @@ def until_lost(deployment, node):
 
 
 @needs_node_command
-def test_a_killed_gateway_container_changes_no_text(deployment, under_load):
+def test_a_killed_gateway_container_changes_no_text(deployment, inject):
     """It restarts in place."""
     (pod, *_) = deployment.kubectl.pods(GATEWAY)
     (status,) = pod["status"]["containerStatuses"]
     node = pod["spec"]["nodeName"]
-    with under_load("a gateway's container is killed", avoid=[node]):
+    with inject("a gateway's container is killed"):
         on_node(node, "kill-container", status["containerID"].rpartition("/")[2])
         name = pod["metadata"]["name"]
+        count = ("get", "pod", name, "--output", "jsonpath={.status.containerStatuses[0].restartCount}")
         deployment.kubectl.until(
-            lambda: (
-                deployment.kubectl.run(
-                    "get", "pod", name, "--output", "jsonpath={.status.containerStatuses[0].restartCount}"
-                )
-                > str(status["restartCount"])
-            ),
-            "the container has restarted",
+            lambda: int(deployment.kubectl.run(*count)) > status["restartCount"], "the container has restarted"
         )
 
 
-def test_all_model_servers_killed_at_once_change_no_text(deployment, under_load):
+def test_all_model_servers_killed_at_once_change_no_text(deployment, inject):
     """Their sequences wait in the gateways."""
     pods = deployment.kubectl.ready_pods(SERVER)
-    with under_load("all model servers are killed at once"):
+    with inject("all model servers are killed at once"):
         for pod in pods:
             deployment.kubectl.run("exec", pod, "--container", SERVER, "--", "bash", "-c", KILL)
         deployment.kubectl.until(lambda: not deployment.kubectl.ready_pods(SERVER), "no server is ready", 60)
 
 
-def test_a_dns_outage_changes_no_text(deployment, under_load):
+def test_a_dns_outage_changes_no_text(deployment, inject):
     """The gateways keep to the addresses that they know."""
     dns = ("--namespace", "kube-system", "scale", "deployment/coredns", "--replicas")
-    with under_load(f"the cluster's DNS is gone for {DNS_OUTAGE_S} s"):
+    with inject(f"the cluster's DNS is gone for {DNS_OUTAGE_S} s"):
         deployment.kubectl.run(*dns, "0")
         try:
             time.sleep(DNS_OUTAGE_S)
@@ -77,9 +75,9 @@ def test_a_dns_outage_changes_no_text(deployment, under_load):
 
 
 @needs_node_command
-def test_an_api_server_outage_changes_no_text(under_load):
+def test_an_api_server_outage_changes_no_text(inject):
     """Neither gateways nor model servers ask it anything."""
-    with under_load(f"the API server is gone for {API_OUTAGE_S} s"):
+    with inject(f"the API server is gone for {API_OUTAGE_S} s"):
         on_node("control-plane", "stop-kube-apiserver")
         try:
             time.sleep(API_OUTAGE_S)
@@ -88,10 +86,10 @@ def test_an_api_server_outage_changes_no_text(under_load):
 
 
 @needs_node_command
-def test_a_lost_kubelet_changes_no_text(deployment, under_load):
+def test_a_lost_kubelet_changes_no_text(deployment, load, inject):
     """Its pods go on, but get no new requests once the node counts as lost."""
-    node = node_of(deployment, GATEWAY)
-    with under_load("a kubelet is gone until its node counts as lost", avoid=[node]):
+    node = node_of(deployment, load, GATEWAY)
+    with inject("a kubelet is gone until its node counts as lost", avoid=[node]):
         on_node(node, "stop-kubelet")
         try:
             until_lost(deployment, node)
@@ -100,10 +98,10 @@ def test_a_lost_kubelet_changes_no_text(deployment, under_load):
 
 
 @needs_node_command
-def test_a_gateways_node_without_network_changes_no_text(deployment, under_load):
+def test_a_gateways_node_without_network_changes_no_text(deployment, load, inject):
     """Callers notice within seconds, by TCP keepalive, and resume at the other gateway."""
-    node = node_of(deployment, GATEWAY)
-    with under_load(f"a gateway's node has no network for {CUT_S} s", avoid=[node]):
+    node = node_of(deployment, load, GATEWAY)
+    with inject(f"a gateway's node has no network for {CUT_S} s", avoid=[node]):
         on_node(node, "cut")
         try:
             time.sleep(CUT_S)
@@ -112,10 +110,10 @@ def test_a_gateways_node_without_network_changes_no_text(deployment, under_load)
 
 
 @needs_node_command
-def test_a_power_cycled_node_changes_no_text(deployment, under_load):
+def test_a_power_cycled_node_changes_no_text(deployment, load, inject):
     """Power off, and on again ten seconds later."""
-    node = node_of(deployment, GATEWAY)
-    with under_load("a gateway's node is power-cycled", avoid=[node]):
+    node = node_of(deployment, load, GATEWAY)
+    with inject("a gateway's node is power-cycled", avoid=[node]):
         on_node(node, "kill")
         time.sleep(10)
         on_node(node, "start")
@@ -123,41 +121,41 @@ def test_a_power_cycled_node_changes_no_text(deployment, under_load):
 
 
 @needs_node_command
-def test_a_lost_node_is_replaced_and_changes_no_text(deployment, under_load):
+def test_a_lost_node_is_replaced_and_changes_no_text(deployment, load, inject):
     """The node of a model server; its pods move to other nodes."""
-    node = node_of(deployment, SERVER)
+    node = node_of(deployment, load, SERVER)
 
     def has_moved():
         pods = [deployment.kubectl.ready_pods(name) for name in (GATEWAY, SERVER)]
         return all(len(each) == 2 and node not in each.values() for each in pods)
 
-    with under_load("a model server's node is off until its pods are replaced", avoid=[node]) as disturbed:
+    with inject("a model server's node is off until its pods are replaced", avoid=[node]) as fault:
         on_node(node, "kill")
         try:
             until_lost(deployment, node)
             deployment.kubectl.until(has_moved, "the pods run on other nodes", PATIENCE_S)
-            disturbed.note_recovery()
+            fault.note_recovery()
         finally:
             on_node(node, "start")
 
 
 @pytest.mark.parametrize("name", [GATEWAY, SERVER])
-def test_a_rolling_restart_changes_no_text(deployment, under_load, name):
+def test_a_rolling_restart_changes_no_text(deployment, inject, name):
     """Gateways finish their texts first; calls to a server that ends are made again at another one."""
-    with under_load(f"rolling restart of {'gateways' if name == GATEWAY else 'model servers'}"):
+    with inject(f"rolling restart of {'gateways' if name == GATEWAY else 'model servers'}"):
         deployment.kubectl.run("rollout", "restart", f"deployment/{name}")
         deployment.kubectl.run("rollout", "status", f"deployment/{name}", timeout=PATIENCE_S)
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
-def test_draining_a_node_changes_no_text(deployment, under_load, number):
-    """Each in turn."""
-    nodes = sorted(deployment.kubectl.nodes())
+def test_draining_a_node_changes_no_text(deployment, load, inject, number):
+    """Each in turn, the load's last."""
+    nodes = sorted(deployment.kubectl.nodes(), key=lambda node: (node == load.node, node))
     if number >= len(nodes):
         pytest.skip(f"the cluster has {len(nodes)} nodes")
     node = nodes[number]
     drain = ("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=300s")
-    with under_load(f"node {number + 1} is drained", avoid=[node]):
+    with inject(f"node {number + 1} is drained", avoid=[node]):
         try:
             deployment.kubectl.run(*drain, timeout=PATIENCE_S)
         finally:
