@@ -54,7 +54,7 @@ def deployment(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def load(deployment):
-    """Streams that go on during all faults."""
+    """The load, which runs during all faults."""
     (image,) = {pod["spec"]["containers"][0]["image"] for pod in deployment.kubectl.pods(GATEWAY)}
     load = Load(deployment.kubectl, GATEWAY, deployment.key, image)
     load.record()
@@ -93,7 +93,7 @@ def inject(deployment, load, table):
         row = fault.row(completions, outcomes)
         with table.open("a") as file:
             file.write(f"{row}\n")
-        # All that the table summarizes, one line a fault.
+        # What the table summarizes, one line per fault.
         with table.with_suffix(".jsonl").open("a") as file:
             file.write(f"{json.dumps({'name': name, 'completions': completions})}\n")
         wrong = [each for each, outcome in zip(completions, outcomes, strict=True) if outcome != IDENTICAL]

@@ -1,6 +1,6 @@
 """No text of the SDK's users fails or differs, whatever happens to pods, nodes and the cluster's own services.
 
-Streams with `resume=True` go on during all tests; each text is compared with that of its seed before the first fault.
+Streams with `resume=True` run during all tests; each text is compared with that of its seed before the first fault.
 Not named as tests are, since it needs a cluster: `tests/kubernetes/run` runs it after `smoke.py`.
 """
 

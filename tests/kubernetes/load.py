@@ -1,4 +1,4 @@
-"""Load on the gateways: a pod that streams completions during all faults, and what came of each.
+"""Load on the gateways: a pod that streams completions during all faults, and their outcomes.
 
 Knows the load generator and its pod. Does not know what fault is injected.
 """
@@ -24,7 +24,7 @@ class Load:
         self._hashes = {}
 
     def record(self):
-        """Start, and wait for a text of each seed, to compare all later ones with. Not while a fault lasts."""
+        """Start, and record the text of each seed, the baseline for later ones. Call it before the first fault."""
         self._start()
 
         def is_recorded():
@@ -43,11 +43,11 @@ class Load:
             self.in_flight_after(0)
 
     def completions(self):
-        """Return what came of the completions that this pod has streamed, in the order of their ends."""
+        """Return the results of the completions that this pod has finished, in that order."""
         return [json.loads(line) for line in self._kubectl.run("logs", self._pod).splitlines()]
 
     def in_flight_after(self, number):
-        """Return all completions after the first `number`, up to those that are being streamed now, once they end."""
+        """Wait for the completions in flight; return the results of all after the first `number`."""
         so_far = len(self.completions())
         ended = []
 

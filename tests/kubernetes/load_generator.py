@@ -1,4 +1,4 @@
-"""Stream completions by the SDK, with `resume=True`, in several threads; print each that ends as a line of JSON.
+"""Stream completions by the SDK, with `resume=True`, in several threads; print the result of each as a line of JSON.
 
 Runs in a pod until it is killed, or anywhere with the SDK on its path. Each thread streams its own seeds in turn. Knows
 seeds, hashes and times. Does not know what fault is injected.
@@ -24,7 +24,7 @@ PAUSE_AFTER_FAILURE_S = 0.5
 
 @dataclass
 class Completion:
-    """What came of one completion.
+    """Result of one completion.
 
     Attributes:
         seed: Its seed.
@@ -42,7 +42,7 @@ class Completion:
 
 
 def stream(client, model, seed, max_tokens):
-    """Stream a completion; return what came of it."""
+    """Stream a completion; return its result."""
     completion = Completion(seed)
     deltas, text_hash = None, hashlib.sha256()
     last = time.monotonic()

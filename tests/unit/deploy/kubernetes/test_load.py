@@ -72,7 +72,7 @@ def load(kubectl):
 
 
 def test_a_lost_connection_is_an_error():
-    """The generator goes on with the next completion."""
+    """The load generator reports it and continues."""
     completion = stream(Client(["a"], ostinato.StreamInterrupted("cut")), "demo", 2, 10)
     assert (completion.seed, completion.error, completion.num_resumed) == (2, "StreamInterrupted: cut", 1)
 
