@@ -229,14 +229,14 @@ def test_stop_shuts_down_gracefully(project):
     """A stream that outlasts the drain gets an error event, and both programs end on SIGTERM."""
     # The default limits allow no completion that outlasts the drain on every machine.
     settings = (
-        "OSTINATO_MAX_TOKENS=10000000\nOSTINATO_MAX_REQUEST_TOKENS=10000000\nOSTINATO_MAX_QUEUED_TOKENS=20000000\n"
+        "OSTINATO_MAX_TOKENS=5000000\nOSTINATO_MAX_REQUEST_TOKENS=5000000\nOSTINATO_MAX_QUEUED_TOKENS=10000000\n"
     )
     (project.folder / "gateway.env").write_text(settings)
     project.run("up", "--detach", "--wait", "gateway")
     events = []
 
     def read():
-        events.extend(project.gateway.stream(**BODY, max_tokens=10_000_000, timeout_s=300, ignore_eos=True))
+        events.extend(project.gateway.stream(**BODY, max_tokens=5_000_000, timeout_s=300, ignore_eos=True))
 
     reader = threading.Thread(target=read)
     reader.start()
