@@ -6,11 +6,12 @@ It shares its cores with the servers under test, so a client library's time per 
 import contextlib
 import json
 import math
+import random
 import re
 import selectors
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 DONE = b"data: [DONE]"
@@ -68,47 +69,83 @@ def run_load(
         LoadError: a response is not a complete stream.
     """
     with contextlib.ExitStack() as stack:
-        selector = stack.enter_context(selectors.DefaultSelector())
-
-        def connect() -> None:
-            sock = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
-            _send(selector.register(sock, selectors.EVENT_READ, _Connection(sock)).data, waiting.pop())
-
-        waiting = [_request(body, seed) for seed in range(num_requests)]
-        return _run(selector, connect, waiting, concurrency, keep_alive=keep_alive)
+        return _Generator(stack, port, _requests(body, num_requests), keep_alive=keep_alive).keep_in_flight(concurrency)
 
 
-def _run(
-    selector: selectors.BaseSelector,
-    connect: Callable[[], None],
-    waiting: list[bytes],
-    concurrency: int,
-    *,
-    keep_alive: bool,
-) -> Load:
-    """Send the waiting requests, one at a time on each connection, and count the tokens."""
-    tokens, firsts = 0, []
-    started, cpu_before_s = time.perf_counter(), time.process_time()
-    for _ in range(min(concurrency, len(waiting))):
-        connect()
-    while selector.get_map():
-        ready = selector.select(timeout=60)
-        if not ready:
-            raise LoadError("no byte in 60 s")
+def run_arrivals(port: int, body: dict[str, object], *, rate: float, num_requests: int) -> Load:
+    """Send requests at random times, `rate` per second on average, however many are in flight: a Poisson process.
+
+    The times are the same in each run. Otherwise as `run_load`, without `keep_alive`.
+    """
+    rng, due = random.Random(0), [0.0]
+    while len(due) < num_requests:
+        due.append(due[-1] + rng.expovariate(rate))
+    with contextlib.ExitStack() as stack:
+        return _Generator(stack, port, _requests(body, num_requests), keep_alive=False).send_at(due)
+
+
+class _Generator:
+    """Sends the waiting requests, one at a time on each connection, and counts the tokens of the responses."""
+
+    def __init__(self, stack: contextlib.ExitStack, port: int, waiting: list[bytes], *, keep_alive: bool) -> None:
+        self._stack, self._port, self._waiting, self._keep_alive = stack, port, waiting, keep_alive
+        self._selector = stack.enter_context(selectors.DefaultSelector())
+        self._tokens, self._firsts = 0, list[float]()
+
+    def keep_in_flight(self, concurrency: int) -> Load:
+        """Keep so many requests in flight until none waits."""
+        started, cpu_before_s = time.perf_counter(), time.process_time()
+        for _ in range(min(concurrency, len(self._waiting))):
+            self._connect()
+        while self._selector.get_map():
+            for connection in self._completed(60):
+                if self._waiting and self._keep_alive:
+                    _send(connection, self._waiting.pop())
+                    continue
+                self._close(connection)
+                if self._waiting:
+                    self._connect()
+        return self._load(started, cpu_before_s)
+
+    def send_at(self, due: list[float]) -> Load:
+        """Send each request at its time, in ascending seconds after the start."""
+        started, cpu_before_s = time.perf_counter(), time.process_time()
+        for seconds in due:
+            while (left := started + seconds - time.perf_counter()) > 0:
+                for connection in self._completed(left, or_nothing=True):
+                    self._close(connection)
+            self._connect()
+        while self._selector.get_map():
+            for connection in self._completed(60):
+                self._close(connection)
+        return self._load(started, cpu_before_s)
+
+    def _connect(self) -> None:
+        sock = self._stack.enter_context(socket.create_connection(("127.0.0.1", self._port)))
+        _send(self._selector.register(sock, selectors.EVENT_READ, _Connection(sock)).data, self._waiting.pop())
+
+    def _close(self, connection: _Connection) -> None:
+        self._selector.unregister(connection.sock)
+        connection.sock.close()
+
+    def _completed(self, timeout_s: float, *, or_nothing: bool = False) -> Iterator[_Connection]:
+        """Wait for bytes; yield the connections whose responses are complete."""
+        ready = self._selector.select(timeout=timeout_s)
+        if not ready and not or_nothing:
+            raise LoadError(f"no byte in {timeout_s} s")
         for key, _ in ready:
-            connection = key.data
-            if not _receive(connection):
-                continue
-            tokens += _count_tokens(bytes(connection.received))
-            firsts.append(connection.first_s or 0.0)
-            if waiting and keep_alive:
-                _send(connection, waiting.pop())
-                continue
-            selector.unregister(connection.sock)
-            connection.sock.close()
-            if waiting:
-                connect()
-    return Load(tokens, time.perf_counter() - started, firsts, time.process_time() - cpu_before_s)
+            if _receive(key.data):
+                self._tokens += _count_tokens(bytes(key.data.received))
+                self._firsts.append(key.data.first_s or 0.0)
+                yield key.data
+
+    def _load(self, started: float, cpu_before_s: float) -> Load:
+        cpu_s = time.process_time() - cpu_before_s
+        return Load(self._tokens, time.perf_counter() - started, self._firsts, cpu_s)
+
+
+def _requests(body: dict[str, object], count: int) -> list[bytes]:
+    return [_request(body, seed) for seed in range(count)]
 
 
 def _request(body: dict[str, object], seed: int) -> bytes:

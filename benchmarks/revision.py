@@ -1,20 +1,26 @@
 """`python -m benchmarks.revision CHECKOUT`: speed of this gateway over that of another checkout of the project.
 
-Throughput, time to first token and CPU time per token. Both gateways run in front of one model server and are measured
+Throughput, time to first token and CPU time per token, with 1 to 64 streams and with requests that arrive at random
+times. Both gateways run in front of one model server and are measured
 in alternation, so that a change which costs time shows as a ratio.
 """
 
 import argparse
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.fixture_model import BODY, NEW_TOKENS, NUM_REQUESTS, PROMPT_LENGTH, UNITS
-from benchmarks.load import run_load
+from benchmarks.fixture_model import BODY, NEW_TOKENS, PROMPT_LENGTH, UNITS
+from benchmarks.load import Load, run_arrivals, run_load
 from benchmarks.report import Comparison, each_round, print_heading, print_table, write_results
 from benchmarks.servers import Gateway, cpu_s, fixture_servers
 
-CONCURRENCIES = (1, 64)
+STREAMS = (1, 4, 8, 16, 64)
+# Requests per second that arrive at random times: a third and two thirds of what 64 streams complete.
+RATES = (100, 200)
+# Requests per measurement: a few seconds.
+MIN_REQUESTS, REQUESTS_PER_STREAM, SECONDS_OF_ARRIVALS = 24, 20, 5
 
 
 def main() -> None:
@@ -40,22 +46,33 @@ def _compare(checkout: Path, rounds: int) -> list[Comparison]:
     with fixture_servers() as servers:
         backend = servers.start_model_server()
         ours, other = servers.start_gateway([backend]), servers.start_gateway([backend], checkout=checkout)
+        loads = {f"{streams} streams": _streams(streams) for streams in STREAMS}
+        loads |= {f"{rate} requests/s": _arrivals(rate) for rate in RATES}
         for gateway in (ours, other):
-            _measure(gateway, 8)
+            _streams(8)(gateway)
         for _ in each_round(rounds):
-            for concurrency in CONCURRENCIES:
-                measured, baseline = _measure(ours, concurrency), _measure(other, concurrency)
+            for kind, run in loads.items():
+                measured, baseline = _measure(ours, run), _measure(other, run)
                 for metric, value in measured.items():
-                    name = f"{concurrency} concurrent: {metric}"
+                    name = f"{kind}: {metric}"
                     results.setdefault(name, Comparison(name)).add(value, baseline[metric])
     return list(results.values())
 
 
-def _measure(gateway: Gateway, concurrency: int) -> dict[str, float]:
+def _streams(streams: int) -> Callable[[Gateway], Load]:
+    num_requests = max(MIN_REQUESTS, REQUESTS_PER_STREAM * streams)
+    return lambda gateway: run_load(gateway.port, BODY, concurrency=streams, num_requests=num_requests)
+
+
+def _arrivals(rate: int) -> Callable[[Gateway], Load]:
+    return lambda gateway: run_arrivals(gateway.port, BODY, rate=rate, num_requests=rate * SECONDS_OF_ARRIVALS)
+
+
+def _measure(gateway: Gateway, run: Callable[[Gateway], Load]) -> dict[str, float]:
     """Return throughput, time to first token, and the CPU time of the gateway's worker per token."""
     (worker,) = gateway.workers
     cpu_before = cpu_s(worker)
-    load = run_load(gateway.port, BODY, concurrency=concurrency, num_requests=NUM_REQUESTS[concurrency])
+    load = run(gateway)
     return {
         "tokens/s": load.tokens_per_s,
         "time to first token, p50, ms": load.first_ms(50),

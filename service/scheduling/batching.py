@@ -1,18 +1,19 @@
 """Batch formation: the queues of a model version, and the rules that choose its next call.
 
-Pure and single-threaded: no clock, no network, no text. One `ModelQueue` per model version.
+Pure and single-threaded: no clock of its own, no network, no text. One `ModelQueue` per model version.
 
 The model server computes several calls at once, each on one core. Two calls of batch size 32 on two cores generate 1.5
 times the tokens of one call of batch size 64 on both (measured). So sequences are spread over as many calls as may be
 in flight, each padded to a batch size that the determinism probe has verified to be bit-exact.
 
 A new sequence has a short first decode call right after its prefill, so that its first token does not wait for the
-steps of running sequences.
+steps of running sequences. If other prompts are expected within milliseconds, its prefill waits to share their call.
 
 A call runs one signature. Sequences with different signatures (with or without penalties, with or without prompt
 logprobs) take turns: the signature of the longest-waiting sequence is next.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from itertools import chain
 from contract import signatures
 from service.params import ModelVersion
 from service.scheduling.call import Call
+from service.scheduling.expected_prompts import ExpectedPrompts
 from service.scheduling.sequence import Sequence
 from service.scheduling.transition_table import share_table
 
@@ -46,9 +48,6 @@ MAX_TRACE_VALUES_PER_CALL = 2**22
 FIRST_DECODE_STEPS = 8
 # Maximum decode steps of a partly filled call while other sequences run: they can join the batch after it.
 JOINING_DECODE_STEPS = 32
-# While sequences run, prompts wait until they fill the smallest batch size, but for at most this many of their decode
-# calls: a slot costs the same with padding in it.
-MAX_DECODES_BEFORE_PREFILL = 4
 
 
 def fit(sizes: Iterable[int], count: int) -> int:
@@ -86,8 +85,9 @@ class ModelQueue:
         new: Sequences ready for their first decode call.
         ready: Sequences ready for another one.
         calls: In flight.
-        num_decodes: Decode calls of `ready` sequences since the last prefill call.
-        first_decode_is_due: Whether there was one since the last first decode call.
+        prefill_is_due: Whether `ready` sequences had a decode call since the last prefill call.
+        first_decode_is_due: The same since the last first decode call.
+        expected: Prompts that are likely to arrive soon.
     """
 
     model: ModelVersion
@@ -97,8 +97,9 @@ class ModelQueue:
     new: deque[Sequence] = field(default_factory=deque)
     ready: deque[Sequence] = field(default_factory=deque)
     calls: set[Call] = field(default_factory=set)
-    num_decodes: int = 0
+    prefill_is_due: bool = False
     first_decode_is_due: bool = True
+    expected: ExpectedPrompts = field(default_factory=ExpectedPrompts)
 
     @property
     def num_running(self) -> int:
@@ -144,29 +145,37 @@ class ModelQueue:
                     return sequence
         return None
 
-    def next_call(self, num_free_calls: int, max_calls: int) -> Call | None:
+    @property
+    def waits_until(self) -> float:
+        """Monotonic seconds until which prompts wait for expected ones; also how long an empty queue expects any."""
+        if not self.prefilling:
+            return 0.0 if self.sequences else self.expected.until
+        if len(self._compatible_prefills()) >= self.limits.batch_sizes[0]:
+            return 0.0
+        return self.expected.worth_waiting_until(self.prefilling[0].accepted_at)
+
+    def next_call(self, num_free_calls: int, max_calls: int, now: float = math.inf) -> Call | None:
         """Choose the next call, and dequeue its sequences.
 
         A first decode call goes before a prefill call, and that before the next call of running sequences. Between two
         of either kind running sequences have a call, however many new ones arrive.
+
+        Args:
+            num_free_calls: Calls that may be sent now.
+            max_calls: Calls that may be in flight.
+            now: Monotonic seconds; at infinity no prompt waits for others.
         """
         signature = self._next_decode_signature()
         if self.new and (self.first_decode_is_due or signature is None):
             self.first_decode_is_due = False
             return self._next_first_decode(num_free_calls)
-        if self.prefilling and (self._prefill_is_due() or signature is None):
-            self.num_decodes = 0
+        if self.prefilling and now >= self.waits_until and (self.prefill_is_due or signature is None):
+            self.prefill_is_due = False
             return self._next_prefill(num_free_calls)
         if signature is None:
             return None
-        self.first_decode_is_due = True
-        self.num_decodes += 1
+        self.first_decode_is_due = self.prefill_is_due = True
         return self._next_decode(signature, max_calls)
-
-    def _prefill_is_due(self) -> bool:
-        """Return whether the next prompts fill a batch, or have waited for others that would fill it."""
-        fill_a_batch = len(self._compatible_prefills()) >= self.limits.batch_sizes[0]
-        return self.num_decodes >= (1 if fill_a_batch else MAX_DECODES_BEFORE_PREFILL)
 
     def _next_decode_signature(self) -> str | None:
         """Return the signature of the next decode call of running sequences, or None if none is worthwhile.

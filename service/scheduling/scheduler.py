@@ -88,7 +88,7 @@ class _Reply:
 
 @dataclass(frozen=True)
 class _Wake:
-    """Process the queues again: a sequence was cancelled, or a retry is due."""
+    """Process the queues again: a sequence was cancelled, a retry is due, or prompts no longer wait for others."""
 
 
 @dataclass(frozen=True)
@@ -217,10 +217,12 @@ class Scheduler:
         )
 
     def _next_message(self) -> _Message:
-        """Wait for a message, or until a retry is due."""
-        retry_times = [outage.resume_at for outage in self._outages.values() if outage.resume_at is not None]
+        """Wait for a message, or until a retry is due or prompts no longer wait for others."""
+        now = time.monotonic()
+        times = [outage.resume_at for outage in self._outages.values() if outage.resume_at is not None]
+        times += [queue_.waits_until for queue_ in self._queues.values() if queue_.waits_until > now]
         try:
-            return self._inbox.get(timeout=max(0.0, min(retry_times) - time.monotonic()) if retry_times else None)
+            return self._inbox.get(timeout=max(0.0, min(times) - now) if times else None)
         except queue.Empty:
             return _Wake()
 
@@ -243,6 +245,7 @@ class Scheduler:
         queue_.limits = limits
         for sequence in leaders:
             queue_.sequences.update((sequence, *sequence.forks))
+        queue_.expected.sequences_arrived(sum(1 + len(each.forks) for each in leaders), time.monotonic())
         for sequence in leaders:
             self._slots.enqueue(sequence)
 
@@ -256,11 +259,14 @@ class Scheduler:
             self._apply_failure(queue_, call, outcome, sent_at)
             return
         events = call.apply(outcome)
-        self._observer.call_completed(call, time.monotonic() - sent_at)
+        now = time.monotonic()
+        self._observer.call_completed(call, now - sent_at)
         self._outages.pop(call.model, None)
         for sequence, event in zip(call.sequences, events, strict=True):
             sequence.is_reproducible &= probe_hash == sequence.expected_probe_hash
             self._cache_state(sequence)
+            if sequence.ended:
+                queue_.expected.sequence_ended(now)
             self._requeue(queue_, sequence, event)
 
     def _caches(self, sequence: Sequence) -> bool:
@@ -358,8 +364,9 @@ class Scheduler:
 
     def _dispatch(self) -> None:
         """Send calls until no more may be in flight; models take turns."""
+        now = time.monotonic()
         for model, queue_ in list(self._queues.items()):
-            if queue_.empty:
+            if queue_.empty and now >= queue_.waits_until:
                 del self._queues[model]
                 self._outages.pop(model, None)
         self._fill_slots()
@@ -402,7 +409,7 @@ class Scheduler:
         queue_ = self._queues[model]
         max_calls = limits.max_calls * self._backends.num_servers(model)
         num_free_calls = self._backends.num_free_calls(model, limits.max_calls)
-        call = queue_.next_call(num_free_calls, max_calls) if num_free_calls > 0 else None
+        call = queue_.next_call(num_free_calls, max_calls, time.monotonic()) if num_free_calls > 0 else None
         if call is None:
             return False
         self._in_flight[call] = time.monotonic()

@@ -228,9 +228,7 @@ def test_a_stopped_gateway_triggers_an_alert(project):
 def test_stop_shuts_down_gracefully(project):
     """A stream that outlasts the drain gets an error event, and both programs end on SIGTERM."""
     # The default limits allow no completion that outlasts the drain on every machine.
-    settings = (
-        "OSTINATO_MAX_TOKENS=5000000\nOSTINATO_MAX_REQUEST_TOKENS=5000000\nOSTINATO_MAX_QUEUED_TOKENS=10000000\n"
-    )
+    settings = "OSTINATO_MAX_TOKENS=5000000\nOSTINATO_MAX_REQUEST_TOKENS=5000000\nOSTINATO_MAX_QUEUED_TOKENS=10000000\n"
     (project.folder / "gateway.env").write_text(settings)
     project.run("up", "--detach", "--wait", "gateway")
     events = []

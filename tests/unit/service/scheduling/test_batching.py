@@ -7,13 +7,13 @@ from service.params import ModelVersion, SamplingParams
 from service.scheduling.batching import (
     FIRST_DECODE_STEPS,
     JOINING_DECODE_STEPS,
-    MAX_DECODES_BEFORE_PREFILL,
     BatchLimits,
     ModelQueue,
     fit,
     fit_below,
     steps_for,
 )
+from service.scheduling.expected_prompts import MAX_WAIT_S
 from tests.fakes import make_sequence
 
 LIMITS = BatchLimits(batch_sizes=(8, 16, 24, 32, 40, 48, 56, 64), max_steps=128, max_length=128)
@@ -81,7 +81,7 @@ def test_a_prefilled_prompt_decodes_at_once(queue):
     """Its first decode call is the call after its prefill, also if more prompts wait."""
     add_running(queue, 30)
     add_prompts(queue, 16)
-    queue.num_decodes = 1
+    queue.prefill_is_due = True
     first = queue.next_call(1, 1)
     add_prompts(queue, 8)
     complete(queue, first)
@@ -89,16 +89,51 @@ def test_a_prefilled_prompt_decodes_at_once(queue):
     assert (kind(second), second.sequences) == ("first decode", first.sequences)
 
 
-@pytest.mark.parametrize(("num_prompts", "num_decodes"), [(8, 1), (7, MAX_DECODES_BEFORE_PREFILL), (1, 4)])
-def test_prompts_wait_until_they_fill_a_batch_but_not_for_long(queue, num_prompts, num_decodes):
-    """While sequences run: a slot costs the same with padding in it."""
-    add_running(queue, 64)
-    add_prompts(queue, num_prompts)
-    kinds = []
-    for _ in range(num_decodes + 1):
-        kinds.append(kind(call := queue.next_call(1, 1)))
-        complete(queue, call)
-    assert kinds == ["decode"] * num_decodes + ["prefill"]
+@pytest.mark.parametrize(
+    ("num_arrived", "share_of_wait", "starts"),
+    [(1, 0, False), (2, 0.9, False), (2, 1, True), (3, 0, True)],
+)
+def test_prompts_wait_for_expected_ones_but_not_for_long(queue, num_arrived, share_of_wait, starts):
+    """Three sequences have ended, so three prompts are expected to share a prefill call."""
+    for _ in range(3):
+        queue.expected.sequence_ended(100.0)
+    queue.expected.sequences_arrived(num_arrived, 100.0)
+    add_prompts(queue, num_arrived, accepted_at=100.0)
+    call = queue.next_call(2, 2, 100.0 + share_of_wait * MAX_WAIT_S)
+    assert (call is not None) == starts
+    assert call is None or len(call.sequences) == num_arrived
+
+
+def test_a_prompt_does_not_wait_again_and_again(queue):
+    """It starts `MAX_WAIT_S` after its arrival, though sequences keep ending and more prompts are expected."""
+    add_prompts(queue, 1, accepted_at=100.0)
+    queue.expected.sequence_ended(100.0 + 0.9 * MAX_WAIT_S)
+    assert queue.next_call(2, 2, 100.0 + 0.95 * MAX_WAIT_S) is None
+    assert kind(queue.next_call(2, 2, 100.0 + MAX_WAIT_S)) == "prefill"
+
+
+def test_a_full_batch_of_prompts_waits_for_no_other(queue):
+    """A ninth prompt would need a larger batch."""
+    for _ in range(16):
+        queue.expected.sequence_ended(100.0)
+    add_prompts(queue, 8, accepted_at=100.0)
+    assert kind(queue.next_call(1, 2, 100.0)) == "prefill"
+
+
+def test_running_sequences_decode_while_prompts_wait(queue):
+    """Only the prefill waits."""
+    queue.expected.sequence_ended(100.0)
+    add_running(queue, 8)
+    add_prompts(queue, 1, accepted_at=100.0)
+    assert kind(queue.next_call(1, 2, 100.0)) == "decode"
+
+
+def test_prompts_that_did_not_come_are_no_longer_expected(queue):
+    """An arrival counts for a deadline that has not passed."""
+    for now in (100.0, 200.0):
+        queue.expected.sequence_ended(now)
+    queue.expected.sequences_arrived(1, 200.0)
+    assert queue.expected.until == 0
 
 
 @pytest.mark.parametrize("max_calls", [1, 2, 3])
@@ -137,7 +172,7 @@ def test_prompts_are_prefilled_without_padding_while_others_run(queue):
     """Those above a full batch wait for the next call, as a slot with padding costs as much as one with a prompt."""
     add_prompts(queue, 11)
     add_running(queue, 8)
-    queue.num_decodes = 1
+    queue.prefill_is_due = True
     assert len(queue.next_call(1, 2).sequences) == 8
     assert len(queue.prefilling) == 3
 
@@ -211,7 +246,8 @@ def test_a_partly_filled_call_is_short_while_others_run(queue):
     queue.calls.clear()
     add_prompts(queue, 1)
     add_running(queue, 3)
-    assert queue.next_call(2, 2).size == JOINING_DECODE_STEPS
+    assert kind(queue.next_call(2, 2)) == "prefill"
+    assert queue.next_call(1, 2).size == JOINING_DECODE_STEPS
 
 
 @pytest.mark.parametrize(

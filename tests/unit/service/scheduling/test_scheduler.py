@@ -47,6 +47,36 @@ def test_joining_a_running_batch_changes_no_sequence(start):
     until(lambda: scheduler.num_sequences == 0)
 
 
+def test_prompts_that_follow_ended_sequences_share_a_prefill_call(start, monkeypatch):
+    """Eight have ended, so the first new prompt waits for seven others."""
+    monkeypatch.setattr("service.scheduling.expected_prompts.MAX_WAIT_S", 60.0)
+    backend = FakeBackend()
+    scheduler = start(backend)
+    ended, new = ([Text(prompt=(3, 4, 5), seed=seed) for seed in range(8)] for _ in range(2))
+    scheduler.submit([[text.sequence] for text in ended], SHAPES)
+    outcomes = [text.finish() for text in ended]
+    num_calls = len(backend.calls)
+    scheduler.submit([[new[0].sequence]], SHAPES)
+    until(lambda: [load.running for load in scheduler.loads] == [1])
+    scheduler.submit([[text.sequence] for text in new[1:]], SHAPES)
+    assert [text.finish() for text in new] == outcomes
+    prefills = [call for call in backend.calls[num_calls:] if call.signature == "prefill"]
+    assert [len(call.sequences) for call in prefills] == [8]
+
+
+def test_a_prompt_starts_although_an_expected_one_does_not_come(start, monkeypatch):
+    """Nothing but the time wakes the scheduler; then it also forgets the version."""
+    monkeypatch.setattr("service.scheduling.expected_prompts.MAX_WAIT_S", 0.05)
+    scheduler = start()
+    texts = [Text(prompt=(3, 4, 5)) for _ in range(3)]
+    scheduler.submit([[text.sequence] for text in texts[:2]], SHAPES)
+    for text in texts[:2]:
+        text.finish()
+    scheduler.submit([[texts[2].sequence]], SHAPES)
+    assert texts[2].finish() == alone(prompt=(3, 4, 5))
+    until(lambda: scheduler.loads == ())
+
+
 def test_choices_of_one_prompt_share_a_prefill_and_differ(start):
     """Each has random numbers of its own and gets the same tokens as alone."""
     backend = FakeBackend()
