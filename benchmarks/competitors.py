@@ -5,6 +5,7 @@ token and memory, each with Ostinato's ratio in the same round. `make competitor
 """
 
 import argparse
+import contextlib
 import itertools
 import json
 import statistics
@@ -18,7 +19,7 @@ from benchmarks.fixture_model import NEW_TOKENS, PROMPT_LENGTH, UNITS
 from benchmarks.in_process import EMBEDDING
 from benchmarks.nanogpt import NANOGPT_CONTEXT, kv_cache_bytes
 from benchmarks.report import Comparison, each_round, print_heading, print_table, spread, write_results
-from benchmarks.systems import FLOAT32, Alternative, Measurement, Workload, start_systems
+from benchmarks.systems import FLOAT32, Alternative, Measurement, Starter, Workload, prepare_systems
 
 STREAMS = (1, 8, 64)
 # By number of streams and system: one measurement per round.
@@ -73,33 +74,49 @@ def measure(
         choose_at: Numbers of streams at which the settings are chosen; the others use the nearest one's.
     """
     results: Results = {}
-    with start_systems(workload) as systems:
-        chosen = {
-            (streams, name): choose(name, alternatives, streams, seconds / 2)
-            for streams in choose_at
-            for name, alternatives in systems.items()
-        }
+    with prepare_systems(workload) as systems, contextlib.ExitStack() as stack:
+        chosen = {name: choose(stack, name, starters, choose_at, seconds / 2) for name, starters in systems.items()}
         for _ in each_round(rounds):
             for streams, name in itertools.product(all_streams, systems):
                 nearest = min(choose_at, key=lambda candidate: abs(candidate - streams))
-                measurement = chosen[nearest, name].measure(streams, seconds)
+                measurement = chosen[name][nearest].measure(streams, seconds)
                 results.setdefault((streams, name), []).append(measurement)
     return results
 
 
-def choose(name: str, alternatives: Sequence[Alternative], streams: int, seconds: float) -> Alternative:
-    """Return the setting with the highest throughput at a number of streams; this also warms the system up."""
-    rates = []
-    for alternative in alternatives:
-        started = time.perf_counter()
-        rate = alternative.measure(streams, 0).tokens_per_s
-        # A short first measurement says little.
-        if len(alternatives) > 1 and time.perf_counter() - started < seconds:
-            rate = alternative.measure(streams, seconds).tokens_per_s
-        rates.append(rate)
-    described = ", ".join(f"{each.setting} {rate:,.0f}" for each, rate in zip(alternatives, rates, strict=True))
-    print(f"{streams} streams, {name}: tokens/s {described}", file=sys.stderr, flush=True)
-    return alternatives[rates.index(max(rates))]
+def choose(
+    stack: contextlib.ExitStack, name: str, starters: Sequence[Starter], choose_at: Sequence[int], seconds: float
+) -> dict[int, Alternative]:
+    """Start a system with the settings that have the highest throughput, by number of streams, and warm it up.
+
+    They are tried one after another, as the KV caches of all of them would not fit into memory together.
+    """
+    winners = dict.fromkeys(choose_at, starters[0])
+    if len(starters) > 1:
+        tried = [try_setting(start, choose_at, seconds) for start in starters]
+        for streams in choose_at:
+            rates = [rates[streams] for _, rates in tried]
+            winners[streams] = starters[rates.index(max(rates))]
+            described = ", ".join(f"{setting} {rate:,.0f}" for (setting, _), rate in zip(tried, rates, strict=True))
+            print(f"{streams} streams, {name}: tokens/s {described}", file=sys.stderr, flush=True)
+    started = {start: start(stack) for start in set(winners.values())}
+    for streams, start in winners.items():
+        started[start].measure(streams, 0)
+    return {streams: started[start] for streams, start in winners.items()}
+
+
+def try_setting(start: Starter, choose_at: Sequence[int], seconds: float) -> tuple[str, dict[int, float]]:
+    """Start a system with a setting and stop it again; return the setting and tokens/s by number of streams."""
+    with contextlib.ExitStack() as stack:
+        alternative = start(stack)
+        return alternative.setting, {streams: throughput(alternative, streams, seconds) for streams in choose_at}
+
+
+def throughput(alternative: Alternative, streams: int, seconds: float) -> float:
+    """Return tokens per second at a number of streams, of a second measurement if the first was short."""
+    started = time.perf_counter()
+    rate = alternative.measure(streams, 0).tokens_per_s
+    return rate if time.perf_counter() - started >= seconds else alternative.measure(streams, seconds).tokens_per_s
 
 
 def speed_rows(results: Results) -> Iterator[list[object]]:
@@ -164,7 +181,8 @@ def plot(results: Path, image: Path) -> None:
         for row, (system, middle, spread_of) in enumerate(zip(rates, medians, ranges, strict=True)):
             color = "#2563a8" if system.startswith("Ostinato") else "#4b5563"
             each.errorbar(middle, row, xerr=[[spread_of[0]], [spread_of[1]]], fmt="o", color=color)
-            each.annotate(f"{middle:,.0f}", (middle, row), (9, -3), textcoords="offset points", fontsize=8, color=color)
+            end = middle + spread_of[1], row
+            each.annotate(f"{middle:,.0f}", end, (9, -3), textcoords="offset points", fontsize=8, color=color)
         each.set_yticks(range(len(rates)), [system.replace("`", "") for system in rates])
         each.grid(axis="x", color="#e5e7eb")
         each.set(xscale="log", title=streams.replace("1 streams", "1 stream"))

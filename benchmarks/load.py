@@ -75,7 +75,8 @@ def run_load(
 def run_arrivals(port: int, body: dict[str, object], *, rate: float, num_requests: int) -> Load:
     """Send requests at random times, `rate` per second on average, however many are in flight: a Poisson process.
 
-    The times are the same in each run. Otherwise as `run_load`, without `keep_alive`.
+    The times are the same in each run, and the time to first token counts from them. Otherwise as `run_load`, without
+    `keep_alive`.
     """
     rng, due = random.Random(0), [0.0]
     while len(due) < num_requests:
@@ -114,15 +115,18 @@ class _Generator:
             while (left := started + seconds - time.perf_counter()) > 0:
                 for connection in self._completed(left, or_nothing=True):
                     self._close(connection)
-            self._connect()
+            # Otherwise a request that this program sends late would seem to have waited less.
+            self._connect(since=started + seconds)
         while self._selector.get_map():
             for connection in self._completed(60):
                 self._close(connection)
         return self._load(started, cpu_before_s)
 
-    def _connect(self) -> None:
+    def _connect(self, since: float | None = None) -> None:
         sock = self._stack.enter_context(socket.create_connection(("127.0.0.1", self._port)))
-        _send(self._selector.register(sock, selectors.EVENT_READ, _Connection(sock)).data, self._waiting.pop())
+        connection = self._selector.register(sock, selectors.EVENT_READ, _Connection(sock)).data
+        _send(connection, self._waiting.pop())
+        connection.sent_at = since or connection.sent_at
 
     def _close(self, connection: _Connection) -> None:
         self._selector.unregister(connection.sock)

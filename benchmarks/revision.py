@@ -17,7 +17,7 @@ from benchmarks.report import Comparison, each_round, print_heading, print_table
 from benchmarks.servers import Gateway, cpu_s, fixture_servers
 
 STREAMS = (1, 4, 8, 16, 64)
-# Requests per second that arrive at random times: a third and two thirds of what 64 streams complete.
+# Requests per second that arrive at random times; 64 streams complete some 300.
 RATES = (100, 200)
 # Requests per measurement: a few seconds.
 MIN_REQUESTS, REQUESTS_PER_STREAM, SECONDS_OF_ARRIVALS = 24, 20, 5

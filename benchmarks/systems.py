@@ -9,8 +9,9 @@ import json
 import math
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,7 +20,17 @@ from benchmarks.in_process import EMBEDDING
 from benchmarks.load import run_load
 from benchmarks.measurement import start_measurement
 from benchmarks.nanogpt import kv_cache_bytes, write_huggingface
-from benchmarks.servers import cpu_s, descendants, fixture_servers, free_port, program, resident_mb, wait_for
+from benchmarks.servers import (
+    ModelServer,
+    Servers,
+    cpu_s,
+    descendants,
+    fixture_servers,
+    free_port,
+    program,
+    resident_mb,
+    wait_for,
+)
 
 # `make competitors` creates it.
 VENV = Path(__file__).parent.parent / "build/competitors"
@@ -175,32 +186,46 @@ class Library:
         )  # fmt: skip
 
 
+# Starts a system with one setting; it ends with the stack.
+Starter = Callable[[contextlib.ExitStack], Alternative]
+
+
 @contextlib.contextmanager
-def start_systems(workload: Workload) -> Iterator[dict[str, list[Alternative]]]:
-    """Start every system with each of its settings; they are idle until they are measured."""
+def prepare_systems(workload: Workload) -> Iterator[dict[str, list[Starter]]]:
+    """Prepare every system, to be started with each of its settings."""
     python = VENV / "bin/python"
     if not python.exists():
         raise SystemExit(f"error: {VENV} does not exist: run make competitors")
     with fixture_servers(embedding=EMBEDDING) as servers, tempfile.TemporaryDirectory() as directory:
-        systems: dict[str, list[Alternative]] = {}
+        systems: dict[str, list[Starter]] = {}
         backend = servers.start_model_server()
         for name, precision in ((FLOAT32, "float32"), (BFLOAT16, "bfloat16")):
-            gateway = servers.start_gateway([backend], OSTINATO_PRECISION=precision)
-            pids = {"gateway": [gateway.process.pid, *gateway.workers], "model server": [backend.process.pid]}
-            systems[name] = [HttpServer("", gateway.port, workload.body, pids)]
+            systems[name] = [partial(_start_gateway, servers, backend, precision, workload)]
         for name, kinds in LLAMA_TYPES.items():
             models = [(kind, write_model(python, Path(directory), kind, workload)) for kind in kinds]
             systems[name] = [
-                start_llama(servers.stack, python, kind, model, threads, workload)
+                partial(start_llama, python=python, kind=kind, model=model, threads=threads, workload=workload)
                 for kind, model in models
                 for threads in THREADS
             ]
         if VLLM_VENV.exists():
-            systems["vLLM"] = [_start_vllm(servers.stack, Path(directory), workload)]
+            systems["vLLM"] = [partial(_start_vllm, directory=Path(directory), workload=workload)]
         for name, (kind, thread_counts) in LIBRARIES.items():
             interpreter = None if kind == "tensorflow" else python
-            systems[name] = [Library(servers.stack, kind, threads, workload, interpreter) for threads in thread_counts]
+            systems[name] = [
+                partial(Library, kind=kind, threads=threads, workload=workload, python=interpreter)
+                for threads in thread_counts
+            ]
         yield systems
+
+
+def _start_gateway(
+    servers: Servers, backend: ModelServer, precision: str, workload: Workload, _stack: contextlib.ExitStack
+) -> HttpServer:
+    """Start a gateway, which ends with the model server."""
+    gateway = servers.start_gateway([backend], OSTINATO_PRECISION=precision)
+    pids = {"gateway": [gateway.process.pid, *gateway.workers], "model server": [backend.process.pid]}
+    return HttpServer("", gateway.port, workload.body, pids)
 
 
 def write_model(python: Path, directory: Path, kind: str, workload: Workload) -> Path:

@@ -28,6 +28,7 @@ class Journal(contextlib.AbstractContextManager["Journal"]):
         """
         self._path, self._format = path.resolve(), output_format
         self._file = _open_locked(self._path)
+        self._sync_directory()
         self._synced_at = time.monotonic()
         self._unsynced = False
 
@@ -69,6 +70,7 @@ class Journal(contextlib.AbstractContextManager["Journal"]):
             raise UsageError(f"cannot write {replacement_path}: {error.strerror}") from None
         os.close(self._file)
         self._file = replacement
+        self._sync_directory()
 
     def append(self, content: bytes) -> None:
         """Append whole lines.
@@ -105,6 +107,15 @@ class Journal(contextlib.AbstractContextManager["Journal"]):
         with contextlib.suppress(OSError):
             os.fdatasync(self._file)
         self._synced_at, self._unsynced = time.monotonic(), False
+
+    def _sync_directory(self) -> None:
+        # A file that is new there, or has a new name. Not every file system supports it.
+        with contextlib.suppress(OSError):
+            directory = os.open(self._path.parent, os.O_RDONLY)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
 
     def _contents(self) -> Iterator[tuple[bytes, OutputRecord | None]]:
         """Yield the header with None, then the bytes and the record of each response, up to an incomplete one."""

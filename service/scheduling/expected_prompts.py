@@ -8,13 +8,13 @@ process for the same reason (Iyer and Druschel, SOSP 2001).
 
 from collections import deque
 
-# The gateway needs about 1 ms of CPU time per request, so this is enough for a batch of eight. At 4 to 24 streams 15 ms
-# gave the highest throughput of 3 to 30 ms (measured).
+# The gateway takes 1 to 2 ms of CPU time per request, so eight prompts arrive within about this time. Of 3 to 30 ms it
+# gave the highest throughput at 4 to 16 streams (measured).
 MAX_WAIT_S = 0.015
 
 
 class ExpectedPrompts:
-    """Expects one prompt for each sequence that has ended, for `MAX_WAIT_S`. Times are monotonic seconds."""
+    """Expects one prompt for each sequence that ended in the last `MAX_WAIT_S`. Times are monotonic seconds."""
 
     def __init__(self) -> None:
         self._deadlines: deque[float] = deque()

@@ -87,8 +87,13 @@ class _Reply:
 
 
 @dataclass(frozen=True)
+class _Cancel:
+    sequences: tuple[Sequence, ...]
+
+
+@dataclass(frozen=True)
 class _Wake:
-    """Process the queues again: a sequence was cancelled, a retry is due, or prompts no longer wait for others."""
+    """Process the queues again: a retry is due, or prompts no longer wait for others."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,7 @@ class _Stop:
     error: GatewayError
 
 
-_Message = _Submit | _Reply | _Wake | _Stop
+_Message = _Submit | _Reply | _Cancel | _Wake | _Stop
 
 
 @dataclass
@@ -133,6 +138,8 @@ class Scheduler:
         # Calls in flight: monotonic seconds at which each was sent.
         self._in_flight: dict[Call, float] = {}
         self._outbox: deque[tuple[Sequence, Event]] = deque()
+        # Monotonic seconds at which calls were last chosen.
+        self._dispatched_at = 0.0
         self._accepting = threading.Lock()
         self._stopped: GatewayError | None = None
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
@@ -189,9 +196,10 @@ class Scheduler:
 
     def cancel(self, sequences: Many[Sequence]) -> None:
         """Cancel sequences; one in a call frees its slot when the call returns. Finished ones are ignored."""
-        for sequence in sequences:
+        new = tuple(sequence for sequence in sequences if not (sequence.cancelled or sequence.ended))
+        for sequence in new:
             sequence.cancelled = True
-        self._inbox.put(_Wake())
+        self._inbox.put(_Cancel(new))
 
     def _run(self) -> None:
         try:
@@ -218,11 +226,11 @@ class Scheduler:
 
     def _next_message(self) -> _Message:
         """Wait for a message, or until a retry is due or prompts no longer wait for others."""
-        now = time.monotonic()
         times = [outage.resume_at for outage in self._outages.values() if outage.resume_at is not None]
-        times += [queue_.waits_until for queue_ in self._queues.values() if queue_.waits_until > now]
+        # Not only those after now: since then no call was chosen.
+        times += [until for each in self._queues.values() if (until := each.waits_until) > self._dispatched_at]
         try:
-            return self._inbox.get(timeout=max(0.0, min(times) - now) if times else None)
+            return self._inbox.get(timeout=max(0.0, min(times) - time.monotonic()) if times else None)
         except queue.Empty:
             return _Wake()
 
@@ -232,8 +240,10 @@ class Scheduler:
                 self._enqueue(message.leaders, message.limits)
             case _Reply():
                 self._apply_reply(message.call, message.outcome, message.probe_hash)
+            case _Cancel():
+                self._apply_cancellation(message.sequences)
             case _Wake():
-                self._remove(lambda sequence: sequence.cancelled)
+                pass
             case _Stop():
                 self._close(message.error)
 
@@ -265,9 +275,17 @@ class Scheduler:
         for sequence, event in zip(call.sequences, events, strict=True):
             sequence.is_reproducible &= probe_hash == sequence.expected_probe_hash
             self._cache_state(sequence)
-            if sequence.ended:
+            if sequence.ended and not sequence.cancelled:
                 queue_.expected.sequence_ended(now)
             self._requeue(queue_, sequence, event)
+
+    def _apply_cancellation(self, sequences: Many[Sequence]) -> None:
+        """Remove cancelled sequences: a stop string completed the response, or the client has gone."""
+        now = time.monotonic()
+        for sequence in sequences:
+            if queue_ := self._queues.get(sequence.model):
+                queue_.expected.sequence_ended(now)
+        self._remove(lambda sequence: sequence.cancelled)
 
     def _caches(self, sequence: Sequence) -> bool:
         return sequence.cache_namespace is not None and self._limits.prefix_cache_bytes > 0
@@ -364,11 +382,12 @@ class Scheduler:
 
     def _dispatch(self) -> None:
         """Send calls until no more may be in flight; models take turns."""
-        now = time.monotonic()
+        self._dispatched_at = time.monotonic()
         for model, queue_ in list(self._queues.items()):
-            if queue_.empty and now >= queue_.waits_until:
-                del self._queues[model]
+            if queue_.empty:
                 self._outages.pop(model, None)
+                if self._dispatched_at >= queue_.waits_until:
+                    del self._queues[model]
         self._fill_slots()
         sent = True
         while sent:
@@ -409,7 +428,7 @@ class Scheduler:
         queue_ = self._queues[model]
         max_calls = limits.max_calls * self._backends.num_servers(model)
         num_free_calls = self._backends.num_free_calls(model, limits.max_calls)
-        call = queue_.next_call(num_free_calls, max_calls, time.monotonic()) if num_free_calls > 0 else None
+        call = queue_.next_call(num_free_calls, max_calls, self._dispatched_at) if num_free_calls > 0 else None
         if call is None:
             return False
         self._in_flight[call] = time.monotonic()

@@ -1,11 +1,12 @@
 """The benchmark tools measure what they claim to measure."""
 
 import contextlib
+import random
 
 import pytest
 
 from benchmarks import baselines
-from benchmarks.load import LoadError, run_load
+from benchmarks.load import LoadError, run_arrivals, run_load
 from benchmarks.measurement import start_measurement
 
 BODY = {"model": "lstm", "prompt": "It was", "max_tokens": 30, "temperature": 0.8}
@@ -25,6 +26,15 @@ def test_the_load_generator_counts_every_token(gateway, keep_alive):
         >= load.first_ms(1)
         == 1000 * min(load.first_s)
     )
+
+
+def test_requests_are_sent_at_random_times(gateway):
+    """Ten requests at 20 per second take at least until the last one's time."""
+    load = run_arrivals(gateway.port, BODY, rate=20, num_requests=10)
+    assert load.tokens == 300
+    assert len(load.first_s) == 10
+    rng = random.Random(0)
+    assert load.seconds > sum(rng.expovariate(20) for _ in range(9))
 
 
 def test_the_load_generator_fails_on_an_error_response(gateway):

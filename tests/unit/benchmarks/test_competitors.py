@@ -1,5 +1,6 @@
 """The comparison with other servers computes and reports what it says."""
 
+import contextlib
 import json
 
 import pytest
@@ -15,18 +16,30 @@ def measurement(tokens_per_s, *, load_us=0.0, setting="", **cpu_us):
 
 
 class FakeAlternative:
-    def __init__(self, setting, tokens_per_s):
-        self.setting, self.tokens_per_s = setting, tokens_per_s
+    def __init__(self, setting, rates):
+        self.setting, self.rates, self.is_running = setting, rates, False
 
-    def measure(self, _streams, _seconds):
-        return measurement(self.tokens_per_s, setting=self.setting)
+    def start(self, stack):
+        self.is_running = True
+        stack.callback(setattr, self, "is_running", False)
+        return self
+
+    def measure(self, streams, _seconds):
+        assert self.is_running
+        return measurement(self.rates[streams], setting=self.setting)
 
 
 def test_the_fastest_setting_is_chosen(capsys):
-    """Every setting that was tried is logged with its speed."""
-    slow, fast = FakeAlternative("1 thread", 100), FakeAlternative("2 threads", 200)
-    assert choose("llama.cpp", [slow, fast], 8, 0.1) is fast
-    assert "8 streams, llama.cpp: tokens/s 1 thread 100, 2 threads 200" in capsys.readouterr().err
+    """The speed of every setting is logged; in the end only those run that are the best at a number of streams."""
+    one, two, four = (
+        FakeAlternative(f"{number} threads", {1: a, 8: b})
+        for number, a, b in ((1, 100, 100), (2, 90, 200), (4, 50, 150))
+    )
+    with contextlib.ExitStack() as stack:
+        chosen = choose(stack, "llama.cpp", [each.start for each in (one, two, four)], (1, 8), 0.1)
+        assert chosen == {1: one, 8: two}
+        assert [each.is_running for each in (one, two, four)] == [True, True, False]
+    assert "8 streams, llama.cpp: tokens/s 1 threads 100, 2 threads 200, 4 threads 150" in capsys.readouterr().err
 
 
 def test_ratios_are_of_the_same_round():

@@ -103,6 +103,22 @@ def test_dropping_errors_keeps_successes_mode_and_symlink(out, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "real.jsonl"]
 
 
+def test_a_new_name_is_flushed_to_disk(out, monkeypatch):
+    """A power failure loses neither a new OUT nor one without errors: their directory is flushed, too."""
+    flushed, fsync = [], os.fsync
+
+    def record(file):
+        flushed.append(os.fstat(file).st_ino)
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", record)
+    directory = out.parent.stat().st_ino
+    with Journal(out) as journal:
+        assert flushed == [directory]
+        journal.drop_errors()
+        assert flushed == [directory, out.stat().st_ino, directory]
+
+
 def test_an_appended_line_survives_sigkill(out):
     """No line stays in a buffer of the process."""
     script = (

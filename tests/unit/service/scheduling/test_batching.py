@@ -5,6 +5,7 @@ import pytest
 
 from service.params import ModelVersion, SamplingParams
 from service.scheduling.batching import (
+    DECODES_BETWEEN_LONG_PREFILLS,
     FIRST_DECODE_STEPS,
     JOINING_DECODE_STEPS,
     BatchLimits,
@@ -81,7 +82,7 @@ def test_a_prefilled_prompt_decodes_at_once(queue):
     """Its first decode call is the call after its prefill, also if more prompts wait."""
     add_running(queue, 30)
     add_prompts(queue, 16)
-    queue.prefill_is_due = True
+    queue.num_decodes = 1
     first = queue.next_call(1, 1)
     add_prompts(queue, 8)
     complete(queue, first)
@@ -112,11 +113,21 @@ def test_a_prompt_does_not_wait_again_and_again(queue):
     assert kind(queue.next_call(2, 2, 100.0 + MAX_WAIT_S)) == "prefill"
 
 
-def test_a_full_batch_of_prompts_waits_for_no_other(queue):
-    """A ninth prompt would need a larger batch."""
+def test_a_prompt_of_several_calls_waits_only_before_the_first(queue):
+    """It is enqueued again behind a younger one."""
+    queue.expected.sequence_ended(100.0)
+    add_prompts(queue, 1, accepted_at=100.0)
+    add_prompts(queue, 1, length=1000, accepted_at=90.0)
+    assert len(queue.next_call(1, 2, 100.0).sequences) == 2
+
+
+@pytest.mark.parametrize("signatures", [("prefill",), ("prefill", "score")])
+def test_a_full_batch_of_prompts_waits_for_no_other(queue, signatures):
+    """A ninth prompt would need another call."""
     for _ in range(16):
         queue.expected.sequence_ended(100.0)
-    add_prompts(queue, 8, accepted_at=100.0)
+    for signature in signatures:
+        add_prompts(queue, 8 // len(signatures), accepted_at=100.0, prefill_signature=signature)
     assert kind(queue.next_call(1, 2, 100.0)) == "prefill"
 
 
@@ -134,6 +145,22 @@ def test_prompts_that_did_not_come_are_no_longer_expected(queue):
         queue.expected.sequence_ended(now)
     queue.expected.sequences_arrived(1, 200.0)
     assert queue.expected.until == 0
+
+
+@pytest.mark.parametrize(
+    ("num_long", "num_new", "num_decodes"), [(0, 1, 1), (1, 0, DECODES_BETWEEN_LONG_PREFILLS), (1, 1, 1), (8, 0, 1)]
+)
+def test_a_long_prompt_takes_turns_with_several_decode_calls(queue, num_long, num_new, num_decodes):
+    """Before its first call it has waited enough, and beside new prompts or seven long ones it costs no more."""
+    add_running(queue, 64)
+    for sequence in add_prompts(queue, num_long, length=1000):
+        sequence.record_prefill(128, sequence.state)
+    add_prompts(queue, num_new)
+    kinds = []
+    for _ in range(num_decodes + 1):
+        kinds.append(kind(call := queue.next_call(1, 1)))
+        complete(queue, call)
+    assert kinds == ["decode"] * num_decodes + ["prefill"]
 
 
 @pytest.mark.parametrize("max_calls", [1, 2, 3])
@@ -172,7 +199,7 @@ def test_prompts_are_prefilled_without_padding_while_others_run(queue):
     """Those above a full batch wait for the next call, as a slot with padding costs as much as one with a prompt."""
     add_prompts(queue, 11)
     add_running(queue, 8)
-    queue.prefill_is_due = True
+    queue.num_decodes = 1
     assert len(queue.next_call(1, 2).sequences) == 8
     assert len(queue.prefilling) == 3
 

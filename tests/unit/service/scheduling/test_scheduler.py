@@ -3,6 +3,7 @@
 import itertools
 import queue
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -47,19 +48,26 @@ def test_joining_a_running_batch_changes_no_sequence(start):
     until(lambda: scheduler.num_sequences == 0)
 
 
-def test_prompts_that_follow_ended_sequences_share_a_prefill_call(start, monkeypatch):
-    """Eight have ended, so the first new prompt waits for seven others."""
+@pytest.mark.parametrize("end", ["finished", "cancelled"])
+def test_prompts_that_follow_ended_sequences_share_a_prefill_call(start, monkeypatch, end):
+    """Eight have ended, so the first new prompt waits for seven others. A stop string cancels a sequence."""
     monkeypatch.setattr("service.scheduling.expected_prompts.MAX_WAIT_S", 60.0)
     backend = FakeBackend()
     scheduler = start(backend)
-    ended, new = ([Text(prompt=(3, 4, 5), seed=seed) for seed in range(8)] for _ in range(2))
-    scheduler.submit([[text.sequence] for text in ended], SHAPES)
-    outcomes = [text.finish() for text in ended]
+    max_tokens = 20 if end == "finished" else 10**6
+    old = [Text(prompt=(3, 4, 5), seed=seed, max_tokens=max_tokens, end_id=None) for seed in range(8)]
+    scheduler.submit([[text.sequence] for text in old], SHAPES)
+    for text in old:
+        text.finish() if end == "finished" else text.events.get(timeout=10)
+    scheduler.cancel([text.sequence for text in old])
+    until(lambda: sum(load.running for load in scheduler.loads) == 0)
     num_calls = len(backend.calls)
+    new = [Text(prompt=(3, 4, 5), seed=seed) for seed in range(8)]
     scheduler.submit([[new[0].sequence]], SHAPES)
     until(lambda: [load.running for load in scheduler.loads] == [1])
     scheduler.submit([[text.sequence] for text in new[1:]], SHAPES)
-    assert [text.finish() for text in new] == outcomes
+    for text in new:
+        text.finish()
     prefills = [call for call in backend.calls[num_calls:] if call.signature == "prefill"]
     assert [len(call.sequences) for call in prefills] == [8]
 
@@ -75,6 +83,28 @@ def test_a_prompt_starts_although_an_expected_one_does_not_come(start, monkeypat
     scheduler.submit([[texts[2].sequence]], SHAPES)
     assert texts[2].finish() == alone(prompt=(3, 4, 5))
     until(lambda: scheduler.loads == ())
+
+
+def test_a_wait_that_ends_while_events_are_delivered_is_noticed(start, monkeypatch):
+    """Nothing else would wake the scheduler afterwards."""
+    monkeypatch.setattr("service.scheduling.expected_prompts.MAX_WAIT_S", 0.5)
+    scheduler, is_slow = start(), threading.Event()
+    deliver = scheduler._deliver
+
+    def deliver_slowly():
+        deliver()
+        if is_slow.is_set():
+            time.sleep(0.6)
+
+    monkeypatch.setattr(scheduler, "_deliver", deliver_slowly)
+    texts = [Text(prompt=(3, 4, 5), max_tokens=1) for _ in range(3)]
+    scheduler.submit([[text.sequence] for text in texts[:2]], SHAPES)
+    for text in texts[:2]:
+        text.finish()
+    until(lambda: sum(load.running for load in scheduler.loads) == 0)
+    is_slow.set()
+    scheduler.submit([[texts[2].sequence]], SHAPES)
+    assert texts[2].finish() == alone(prompt=(3, 4, 5), max_tokens=1)
 
 
 def test_choices_of_one_prompt_share_a_prefill_and_differ(start):
