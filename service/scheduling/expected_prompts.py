@@ -1,9 +1,9 @@
 """Anticipatory scheduling: prompts that are likely to arrive within milliseconds, so that they share a prefill call.
 
 A client in a loop sends its next request when a response is complete, and the sequences of a call often end together.
-If the first prompt of that next wave started at once, it would have a prefill call to itself, which takes as long as
-one of eight prompts, and the others would wait for its end. Anticipatory disk schedulers wait for the next read of a
-process for the same reason (Iyer and Druschel, SOSP 2001).
+If the first prompt of that next wave started at once, its prefill call would take as long as a call of eight prompts,
+and the others would wait for its end. Anticipatory disk schedulers wait for the next read of a process for the same
+reason (Iyer and Druschel, SOSP 2001).
 """
 
 from collections import deque

@@ -151,7 +151,7 @@ def test_prompts_that_did_not_come_are_no_longer_expected(queue):
     ("num_long", "num_new", "num_decodes"), [(0, 1, 1), (1, 0, DECODES_BETWEEN_LONG_PREFILLS), (1, 1, 1), (8, 0, 1)]
 )
 def test_a_long_prompt_takes_turns_with_several_decode_calls(queue, num_long, num_new, num_decodes):
-    """Before its first call it has waited enough, and beside new prompts or seven long ones it costs no more."""
+    """New prompts, and a full batch of long ones, wait for one decode call only."""
     add_running(queue, 64)
     for sequence in add_prompts(queue, num_long, length=1000):
         sequence.record_prefill(128, sequence.state)
