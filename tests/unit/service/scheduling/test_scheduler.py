@@ -403,7 +403,7 @@ def test_decode_continues_during_a_long_prefill(start):
     """With a single call in flight, two prefill calls never follow each other while there is something to decode."""
     backend = FakeBackend()
     scheduler = start(backend, max_calls=1)
-    running = [Text(max_tokens=200, seed=seed) for seed in range(30)]
+    running = [Text(max_tokens=200, seed=seed, end_id=None) for seed in range(30)]
     scheduler.submit([[running[0].sequence]], SHAPES)
     long = Text(prompt=tuple(1 + i % 40 for i in range(800)), max_tokens=1)
     scheduler.submit([[long.sequence]], SHAPES)
