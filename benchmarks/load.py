@@ -94,7 +94,7 @@ class _Generator:
         self._tokens, self._firsts = 0, list[float]()
 
     def keep_in_flight(self, concurrency: int) -> Load:
-        """Keep so many requests in flight until none waits."""
+        """Keep `concurrency` requests in flight until all have been sent, and wait for the last response."""
         started, cpu_before_s = time.perf_counter(), time.process_time()
         for _ in range(min(concurrency, len(self._waiting))):
             self._connect()
