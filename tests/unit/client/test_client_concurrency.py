@@ -117,9 +117,7 @@ def test_after_an_error_no_further_call_starts() -> None:
     with pytest.raises(ostinato.BadRequest):
         next(made(range(9), make, concurrency=1))
     go_on.set()
-    for thread in threading.enumerate():
-        if thread.name.startswith("ostinato"):
-            thread.join(PATIENCE_S)
+    assert_no_worker_waits()
     assert begun in ([], [1])
 
 
@@ -179,12 +177,12 @@ def test_stopping_the_workers_ends_the_wait_for_an_overloaded_server() -> None:
         with suppress(ostinato.Overloaded):
             next(results)
 
-    threading.Thread(target=read, daemon=True).start()
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
     assert tried.wait(PATIENCE_S)
-    (worker, *_) = [thread for thread in threading.enumerate() if thread.name == "ostinato-many" and thread.is_alive()]
     workers_of(results).stop()
-    worker.join(PATIENCE_S)
-    assert not worker.is_alive()
+    reader.join(PATIENCE_S)  # it starts the second worker, perhaps only now
+    assert_no_worker_waits()
 
 
 def test_closing_the_results_ends_retries(server: ScriptedServer) -> None:
