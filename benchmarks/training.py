@@ -16,7 +16,7 @@ UNITS = (256, 512, 1024)
 
 @dataclass(frozen=True)
 class Pair:
-    """A training and its baseline.
+    """A training run and its baseline.
 
     Attributes:
         baseline: "torch" or "keras".

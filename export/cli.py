@@ -51,8 +51,8 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=strict)
     train = commands.add_parser("train", help="train a generator and publish it", epilog=_EPILOG, formatter_class=raw)
     output = _add_train(train)
-    resume = commands.add_parser("resume", help="resume a training that was stopped, and publish it")
-    publish = commands.add_parser("publish", help="publish the best epoch of a training that was stopped")
+    resume = commands.add_parser("resume", help="resume a training run that was stopped, and publish it")
+    publish = commands.add_parser("publish", help="publish the best epoch of a training run that was stopped")
     for command in (resume, publish):
         command.add_argument("run", type=Path, metavar="RUN", help="directory of the run, such as runs/demo")
     wrap = _add_wrap(

@@ -173,7 +173,7 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid"):
     warmup: Rate = _setting(
         Group.OPTIMIZATION,
         0.05,
-        description="fraction of the training in which the learning rate rises to its maximum; then it falls by cosine",
+        description="fraction of the run in which the learning rate rises to its maximum; then it falls by cosine",
     )
     clip_norm: float = _setting(
         Group.OPTIMIZATION, 1.0, gt=0, allow_inf_nan=False, description="maximum global norm of the gradients"
@@ -209,8 +209,8 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid"):
         Group.STOPPING,
         None,
         gt=0,
-        description="time limit of the training, at which the learning rate schedule ends; with --epochs, what comes "
-        "first ends the training (default: no limit)",
+        description="time limit of the run, at which the learning rate schedule ends; with --epochs, what comes "
+        "first ends the run (default: no limit)",
     )
     patience: int = _setting(
         Group.STOPPING,
@@ -255,7 +255,7 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid"):
 
     @property
     def max_epochs(self) -> int | None:
-        """Maximum number of epochs; None where only `max_minutes` ends the training."""
+        """Maximum number of epochs; None where only `max_minutes` ends the run."""
         return DEFAULT_EPOCHS if self.epochs is None and self.max_minutes is None else self.epochs
 
     @property

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: both end a command in the same way, and a training defers them to the end of its current step.
+"""Ctrl-C and SIGTERM: both end a command in the same way; a training run defers them to the end of its current step.
 
 Python raises `KeyboardInterrupt` anywhere, and TensorFlow cannot handle that: in a finalizer it is lost with a
 traceback; during tracing a second one becomes an `AssertionError` (both observed).

@@ -9,7 +9,7 @@ from export.interrupts import immediate_exit
 def import_tensorflow_quietly(*, start: bool = True) -> None:
     """Import TensorFlow, start its runtime, which warns about a missing GPU, and suppress what they print.
 
-    A training starts the runtime itself, for the devices that it finds. If the import fails, the output is printed.
+    A training run starts the runtime itself, for the devices that it finds. If the import fails, the output is printed.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with suppress_stderr(), immediate_exit():

@@ -1,4 +1,4 @@
-"""The epochs of a training: in the run directory during training, and in `assets.extra/history.json` of a version.
+"""The epochs of a training run: in the run directory during training, and in `assets.extra/history.json` of a version.
 
 Knows losses and how epochs are compared. Imports no TensorFlow.
 """

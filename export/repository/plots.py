@@ -1,4 +1,4 @@
-"""Plot of a training: loss and perplexity by epoch.
+"""Plot of a training run: loss and perplexity by epoch.
 
 Knows matplotlib, but only its object API: it opens no window and leaves the caller's current figure alone. Does no IO.
 """
@@ -24,13 +24,13 @@ _DOTTED_EPOCHS = 40
 
 
 def history_png(progress: Progress, title: str) -> bytes:
-    """Plot the losses and perplexities of a training of at least one epoch, with its best epoch marked, as PNG.
+    """Plot the losses and perplexities of a training run of at least one epoch, with its best epoch marked, as PNG.
 
     Raises:
         PublishError: matplotlib is missing or fails.
     """
     try:
-        # Imported here: it takes a second, and is needed only at the end of a training.
+        # Imported here: it takes a second, and is needed only at the end of a training run.
         import matplotlib.style  # noqa: PLC0415
         from matplotlib.figure import Figure  # noqa: PLC0415
 

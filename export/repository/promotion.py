@@ -79,6 +79,6 @@ def rollback(models_dir: Path, name: str) -> int:
 
 def _report(name: str, label: str, before: int | None, now: int) -> None:
     if before == now:
-        print(f"{label} of {name} is version {now} already")
+        print(f"{name}: {label} is already version {now}")
     else:
-        print(f"{label} of {name} is version {now} now" + (f", was {before}" if before is not None else ""))
+        print(f"{name}: {label} is now version {now}" + (f" (was {before})" if before is not None else ""))

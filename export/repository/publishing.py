@@ -99,7 +99,7 @@ def require_name(name: str) -> None:
 
 
 def require_writable(home: Path) -> None:
-    """Raise PublishError, before a training, if a version cannot be written to `home`."""
+    """Raise PublishError, before a training run, if a version cannot be written to `home`."""
     # The version is written to `home`, `models.config` to its parent.
     for folder in (home, home.parent):
         nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())

@@ -1,4 +1,4 @@
-"""Progress display of a training: a progress bar, and a line and a sample after each epoch."""
+"""Progress display of a training run: a progress bar, and a line and a sample after each epoch."""
 
 import contextlib
 import sys

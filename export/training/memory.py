@@ -1,4 +1,4 @@
-"""Checks whether a training fits into memory. Otherwise the kernel would kill it without a message.
+"""Checks whether a training run fits into memory. Otherwise the kernel would kill it without a message.
 
 Knows rough sizes, measured on the largest models. Does not know models.
 """
@@ -19,7 +19,7 @@ _KEPT_PER_UNIT = 5
 
 
 def require_memory(config: TrainConfig, num_parameters: int, vocab_size: int, window_tokens: int) -> None:
-    """Check a lower bound of the memory that a training needs; a training that passes may still be too large.
+    """Check a lower bound of the memory that a training run needs; a training run that passes may still be too large.
 
     `window_tokens` are those of one update, over the whole batch.
 

@@ -37,10 +37,10 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Lock the directory against other trainings; the lock file is next to it, and the lock ends with the process.
+        """Lock the directory against other training runs. The lock file is next to it; the lock ends with the process.
 
         Raises:
-            RunError: another training uses the directory.
+            RunError: another training run uses the directory.
         """
         path = self.path.resolve()
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ class RunFolder:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise RunError(
-                    f"{self.path}: another training uses this directory; give one of them another --name"
+                    f"{self.path}: another training run uses this directory; give one of them another --name"
                 ) from None
             yield
 
@@ -69,7 +69,7 @@ class RunFolder:
         unexpected = [name for name in names if name not in _OWN and not name.startswith(temporary)]
         if unexpected:
             raise RunError(
-                f"{self.path}: {unexpected[0]} was not written by a training; choose another --name or --runs-dir"
+                f"{self.path}: {unexpected[0]} was not written by a training run; choose another --name or --runs-dir"
             )
         # Write a draft first: a full disk must not destroy the previous run.
         draft = self.path.with_name(f".{self.path.name}.draft")

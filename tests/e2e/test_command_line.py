@@ -95,7 +95,7 @@ def test_piped_output_is_byte_identical_to_the_apis_text(ostinato, gateway):
     assert ostinato("generate", "-", *SAMPLED, "--max-tokens", "300", "--no-stream", given=PROMPT.encode()) == wanted
 
 
-# test_state_tokens.py resumes every model.
+# test_resume_tokens.py resumes every model.
 @pytest.mark.parametrize(
     "model", ["lstm", "window", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gru", "rnn", "words"))]
 )

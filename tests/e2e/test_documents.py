@@ -67,7 +67,7 @@ NOT_RUN = {
     ".venv/bin/pip install ": "would change the tests' own environment",
     ".venv/bin/python -m export train ": "takes minutes; `made` runs two, made short",
     "cat *.txt | .venv/bin/python -m export train ": "takes minutes",
-    ".venv/bin/python -m export resume ": "takes the minutes that are left of a training",
+    ".venv/bin/python -m export resume ": "takes the minutes that are left of a training run",
     ".venv/bin/python -m export wrap lesson.h5 ": "takes half a minute; a .keras file is wrapped, from another page",
     ".venv/bin/python -m benchmarks.": "takes minutes, and must be alone",
     "OSTINATO_KEYS_FILE=keys.json OSTINATO_HOST=0.0.0.0 make run": "opens a port to the network",
@@ -132,10 +132,10 @@ def it_is_the_pieces_before_it(session):
     assert first + second == whole
 
 
-def it_is_drawn_again(session):
+def it_is_generated_again(session):
     """Check that the seed of the first response reproduces its text."""
-    drawn, again = (json.loads((session.folder / name).read_text()) for name in ("drawn.json", "again.json"))
-    assert drawn["choices"][0]["text"] == again["choices"][0]["text"]
+    first, again = (json.loads((session.folder / name).read_text()) for name in ("first.json", "again.json"))
+    assert first["choices"][0]["text"] == again["choices"][0]["text"]
 
 
 def it_is_a_number(session):
@@ -191,7 +191,7 @@ def it_is_gone(session):
     assert not (session.folder / "models/book/1").exists()
 
 
-def it_is_drawn(session):
+def it_is_plotted(session):
     """Check that the plot is a PNG file."""
     assert (session.folder / "compare.png").read_bytes().startswith(b"\x89PNG")
 
@@ -224,12 +224,12 @@ CLAIMS = {
     ".venv/bin/python -m service.batch in.jsonl out.csv --format csv": every_choice_is_a_record,
     ".venv/bin/python -m service keys revoke ": it_is_revoked,
     ".venv/bin/python -m export remove book:1": it_is_gone,
-    ".venv/bin/python -m export compare book demo --plot compare.png": it_is_drawn,
+    ".venv/bin/python -m export compare book demo --plot compare.png": it_is_plotted,
     ".venv/bin/python -m export promote book:": it_is_among_what_is_shown,
     ".venv/bin/python -m export rollback book": it_is_among_what_is_shown,
     ".venv/bin/python -m export wrap lesson.keras ": it_is_among_what_is_shown,
     "cat /usr/share/common-licenses/* > book.txt": it_can_be_trained_on,
-    "jq -r '.choices[0].text' drawn.json again.json": it_is_drawn_again,
+    "jq -r '.choices[0].text' first.json again.json": it_is_generated_again,
     f"""{_HTTP}/v1/completions -d '{{"model": "demo",\n  "prompt": "HAMLET.\\n", "max_tokens": 100, "seed": 7}}'""": (
         it_is_the_pieces_before_it
     ),
@@ -510,7 +510,7 @@ def test_make_targets_of_commands_not_run_exist(text, tmp_path, surroundings):
 
 @pytest.mark.parametrize("text", not_run(" -m "))
 def test_module_commands_not_run_parse(text, monkeypatch):
-    """The program's own parser accepts the options, and the settings of a training are consistent."""
+    """The program's own parser accepts the options, and the settings of a training run are consistent."""
     from export.cli import build_parser
     from export.config import TrainConfig, load_config
     from model_server.flags import parse

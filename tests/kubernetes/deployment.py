@@ -34,7 +34,7 @@ NOT_RUN = {
     'kubectl cp book.txt "${POD#pod/}': "is for the training after it",
     "models train ": "takes minutes",
 }
-# The exporter's arguments, with which the first training takes seconds.
+# The exporter's arguments, with which the first training run takes seconds.
 SHORT = ["--max-minutes=0.3", "--units=128"]
 KEY = re.compile(r"\bost-\S+")
 

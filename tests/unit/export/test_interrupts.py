@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: in a training they take effect at the next safe point, and a second one ends the process."""
+"""Ctrl-C and SIGTERM: in a training run they take effect at the next safe point, and a second one ends the process."""
 
 import os
 import re
@@ -33,7 +33,7 @@ def test_a_signal_is_raised_at_the_next_safe_point_only(number, raised, code, ca
 
 @SIGNALS
 def test_the_previous_handlers_are_restored(number, raised, code):  # noqa: ARG001
-    """A notebook can be interrupted after a training as before it."""
+    """A notebook can be interrupted after a training run as before it."""
     before = signal.getsignal(number)
     with deferred_interrupts():
         assert signal.getsignal(number) != before

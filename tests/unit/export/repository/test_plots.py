@@ -1,4 +1,4 @@
-"""The plot of a training shows its losses, and needs no display."""
+"""The plot of a training run shows its losses, and needs no display."""
 
 import io
 import sys
@@ -15,7 +15,7 @@ from export.repository.plots import history_png, perplexity
 
 
 def history(*losses):
-    """Return the progress of a training with these (training, validation) losses."""
+    """Return the progress of a training run with these (training, validation) losses."""
     epochs = [
         Epoch(train_loss=a, validation_loss=b, accuracy=None, tokens=i, seconds=i) for i, (a, b) in enumerate(losses, 1)
     ]

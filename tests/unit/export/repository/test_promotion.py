@@ -38,31 +38,31 @@ def entry(models_dir, name="m"):
 
 def test_a_promoted_version_stays_served_beside_the_newest(models_dir, capsys):
     """It does however many follow. The previously stable one stays served too, for a rollback."""
-    assert run(capsys, "promote", "m:2") == (0, "stable of m is version 2 now\n")
+    assert run(capsys, "promote", "m:2") == (0, "m: stable is now version 2\n")
     assert entry(models_dir) == ({"stable": 2, "previous": 4}, [2, 3, 4])
     for version in (5, 6, 7):
         store(models_dir, version=version)
     assert entry(models_dir) == ({"stable": 2, "previous": 4}, [2, 4, 6, 7])
-    assert run(capsys, "promote", "m") == (0, "stable of m is version 7 now, was 2\n")
+    assert run(capsys, "promote", "m") == (0, "m: stable is now version 7 (was 2)\n")
     assert entry(models_dir) == ({"stable": 7, "previous": 2}, [2, 6, 7])
-    assert run(capsys, "promote", "m:7") == (0, "stable of m is version 7 already\n")
+    assert run(capsys, "promote", "m:7") == (0, "m: stable is already version 7\n")
     assert entry(models_dir) == ({"stable": 7, "previous": 2}, [2, 6, 7])
 
 
 def test_rollback_swaps_stable_and_previous(models_dir, capsys):
     """Without labels, it goes to the second newest version."""
-    assert run(capsys, "rollback", "m") == (0, "stable of m is version 3 now, was 4\n")
+    assert run(capsys, "rollback", "m") == (0, "m: stable is now version 3 (was 4)\n")
     assert entry(models_dir)[0] == {"stable": 3, "previous": 4}
-    assert run(capsys, "rollback", "m") == (0, "stable of m is version 4 now, was 3\n")
+    assert run(capsys, "rollback", "m") == (0, "m: stable is now version 4 (was 3)\n")
     run(capsys, "promote", "m:1")
     assert entry(models_dir)[0] == {"stable": 1, "previous": 4}
-    assert run(capsys, "rollback", "m") == (0, "stable of m is version 4 now, was 1\n")
+    assert run(capsys, "rollback", "m") == (0, "m: stable is now version 4 (was 1)\n")
 
 
 def test_a_canary_changes_neither_stable_nor_previous(models_dir, capsys):
     """`promote --label canary` only adds its label."""
     run(capsys, "promote", "m:2")
-    assert run(capsys, "promote", "m:1", "--label", "canary") == (0, "canary of m is version 1 now\n")
+    assert run(capsys, "promote", "m:1", "--label", "canary") == (0, "m: canary is now version 1\n")
     assert entry(models_dir) == ({"stable": 2, "previous": 4, "canary": 1}, [1, 2, 3, 4])
 
 

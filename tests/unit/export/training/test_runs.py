@@ -228,7 +228,7 @@ def test_a_directory_with_other_files_is_not_overwritten(tmp_path):
     path = tmp_path / "src"
     path.mkdir()
     (path / "main.py").write_text("precious")
-    with pytest.raises(RunError, match=r"src: main\.py was not written by a training; choose another --name"):
+    with pytest.raises(RunError, match=r"src: main\.py was not written by a training run; choose another --name"):
         RunFolder(path).create(trainer.config, tokenizer, DESCRIPTION)
     assert (path / "main.py").read_text() == "precious"
 
@@ -239,7 +239,7 @@ def test_two_runs_cannot_share_a_directory(tmp_path, monkeypatch):
     path.mkdir()
     monkeypatch.chdir(path)
     folder, other = RunFolder(path), RunFolder(Path())
-    with folder.locked(), pytest.raises(RunError, match="another training uses this directory"), other.locked():
+    with folder.locked(), pytest.raises(RunError, match="another training run uses this directory"), other.locked():
         pass
     with other.locked():
         pass
