@@ -5,8 +5,10 @@ Middleware creates it; routes, the engine and output builders charge it. Does no
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
+from service.errors import InvalidRequest
 from service.memory_budget import MemoryBudget, MemoryLease
 
 
@@ -34,7 +36,7 @@ def refund_nothing() -> None:
     """Charge or refund nothing."""
 
 
-def _charge_nothing(num_tokens: int, total: int | None = None) -> Callable[[], None]:  # noqa: ARG001 - see `RequestContext`
+def _charge_nothing(num_tokens: int, total: int | None = None, param: str = "") -> Callable[[], None]:  # noqa: ARG001 - see `RequestContext`
     """Charge nothing."""
     return refund_nothing
 
@@ -46,8 +48,9 @@ class RequestContext:
     Attributes:
         quota: Limits that its sequences count towards.
         charge_request: Charges one request, before any work on it; raises `RateLimited`.
-        charge: Charges tokens that the request may prefill and generate; the second argument is the total known so far,
-            if these are not all. Raises `RateLimited`, or returns a function that refunds them.
+        charge: Charges tokens that the request may prefill and generate; `total` is the total known so far, if these
+            are not all, and `param` the field that an error names. Raises `RateLimited` or `InvalidRequest`, or returns
+            a function that refunds them. See `TokenCharges`.
         trace: The request's tracing context, or None.
         memory: The request's lease of the memory budget.
     """
@@ -57,3 +60,35 @@ class RequestContext:
     charge: Callable[..., Callable[[], None]] = _charge_nothing
     trace: Any = None
     memory: MemoryLease = field(default_factory=MemoryBudget(2**63).lease)
+
+
+class TokenCharges:
+    """The tokens that a request is charged until it is submitted; a context manager.
+
+    Whatever was charged is refunded if the block ends with an error, such as a full queue, after which the same request
+    may succeed. An invalid request stays charged: to find that out may have taken all of the work on its prompts.
+    """
+
+    def __init__(self, context: RequestContext, param: str) -> None:
+        """Prepare; `param` is the field that errors name."""
+        self._context, self._param, self._num_tokens = context, param, 0
+        self._refunds: list[Callable[[], None]] = []
+
+    def raise_to(self, num_tokens: int) -> None:
+        """Charge the request up to this number of tokens in all; do nothing if it is charged as many.
+
+        Raises:
+            RateLimited: the tokens per minute are used up.
+            InvalidRequest: the request alone exceeds the tokens per minute.
+        """
+        if num_tokens > self._num_tokens:
+            self._refunds.append(self._context.charge(num_tokens - self._num_tokens, num_tokens, self._param))
+            self._num_tokens = num_tokens
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
+        if error is not None and not isinstance(error, InvalidRequest):
+            for refund in self._refunds:
+                refund()

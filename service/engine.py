@@ -4,15 +4,14 @@ In vLLM this is the front end of the engine, with its input processor; the loop 
 `service.scheduling.scheduler`. Knows tokenizers and sequences. Does not know HTTP, and does not compute.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
 from service.api.requests import CompletionRequest, EmbeddingsRequest, InspectRequest, PromptText
 from service.backends.registry import ModelRegistry, ServedModel
 from service.backends.training_filters import TrainingFilters
-from service.context import RequestContext, refund_nothing
-from service.errors import GatewayError, InvalidRequest, StateOfAnotherModel, StateOutdated
+from service.context import RequestContext, TokenCharges
+from service.errors import InvalidRequest, StateOfAnotherModel, StateOutdated
 from service.generation.candidate_filter import IsCopy
 from service.generation.checkpoint import Checkpoint, PartialMatch
 from service.generation.choice import ConstrainedMatch
@@ -64,27 +63,28 @@ class Engine:
         field, raw_prompts = _input_field(body, model)
         require_ids([token_id for token_id, _ in body.sampling.bias], model, "logit_bias")
         num_generated = len(raw_prompts) * body.best_of * body.max_tokens
-        charged, refund = self._charge_minimum(raw_prompts, model, field, num_generated, context)
-        prompts = self._encode(raw_prompts, model, field, context, checkpoint)
-        matches = self._matches(body, prompts, model, checkpoint)
-        # Free the unencoded prompts.
-        body = body.model_copy(update={"prompt": None, "suffix": None})
-        self._require_response_fits(body, prompts, field)
-        _hold_memory(prompts, completion_bytes(body, model.card, prompts), context)
-        # Without an EOS token there is nothing to suppress.
-        sampling = body.sampling if model.tokenizer.special.end is not None else replace(body.sampling, min_tokens=0)
-        request = self._request(model, prompts, context, body.timeout_s, checkpoint)
-        builder = CompletionBuilder(
-            body,
-            request,
-            sampling,
-            matches,
-            partial(self._resume_tokens.seal, tenant=tenant),
-            window=self._limits.max_running,
-            is_copy=self._copy_filter(model) if body.not_in_training else None,
-            charge=context.charge,
-        )
-        _submit(builder, context, charged, refund)
+        with TokenCharges(context, "max_tokens") as charges:
+            # Before encoding, so that no principal causes work beyond its rate limit.
+            charges.raise_to(require_encodable(raw_prompts, model, field, self._limits) + num_generated)
+            prompts = self._encode(raw_prompts, model, field, context, checkpoint)
+            matches = self._matches(body, prompts, model, checkpoint)
+            # Free the unencoded prompts.
+            body = body.model_copy(update={"prompt": None, "suffix": None})
+            self._require_response_fits(body, prompts, field)
+            _hold_memory(prompts, completion_bytes(body, model.card, prompts), context)
+            # Without an EOS token there is nothing to suppress.
+            has_end = model.tokenizer.special.end is not None
+            builder = CompletionBuilder(
+                body,
+                self._request(model, prompts, context, body.timeout_s, checkpoint),
+                body.sampling if has_end else replace(body.sampling, min_tokens=0),
+                matches,
+                partial(self._resume_tokens.seal, tenant=tenant),
+                window=self._limits.max_running,
+                is_copy=self._copy_filter(model) if body.not_in_training else None,
+                charge=context.charge,
+            )
+            _submit(builder, charges, num_generated)
         return builder
 
     def embed(self, body: EmbeddingsRequest, context: RequestContext) -> PoolingBuilder:
@@ -95,13 +95,14 @@ class Engine:
                 f"dimensions must be {model.card.units}, the width of the model's top layer, got {body.dimensions}",
                 param="dimensions",
             )
-        charged, refund = self._charge_minimum(body.prompts, model, "input", 0, context)
-        prompts = self._encode(body.prompts, model, "input", context)
-        _hold_memory(prompts, embedding_bytes(len(prompts), model.card.units), context)
-        # Free the unencoded texts.
-        body = body.model_copy(update={"input": ""})
-        builder = PoolingBuilder(body, self._request(model, prompts, context, body.timeout_s))
-        _submit(builder, context, charged, refund)
+        with TokenCharges(context, "input") as charges:
+            charges.raise_to(require_encodable(body.prompts, model, "input", self._limits))
+            prompts = self._encode(body.prompts, model, "input", context)
+            _hold_memory(prompts, embedding_bytes(len(prompts), model.card.units), context)
+            # Free the unencoded texts.
+            body = body.model_copy(update={"input": ""})
+            builder = PoolingBuilder(body, self._request(model, prompts, context, body.timeout_s))
+            _submit(builder, charges)
         return builder
 
     def inspect(self, body: InspectRequest, context: RequestContext) -> InspectionBuilder:
@@ -112,20 +113,21 @@ class Engine:
         """
         model, checkpoint = self._find_model(body.model, body.state, context.quota.tenant)
         _require_layers(body, model)
-        charged, refund = self._charge_minimum(body.prompts, model, "input", 0, context)
-        prompts = self._encode(body.prompts, model, "input", context, checkpoint, reverse=body.go_backwards)
-        limit, count = self._limits.max_inspect_values, num_values(body, wanted_traces(body, model), prompts[0])
-        if count > limit:
-            raise InvalidRequest(
-                f"input × values of each token must be at most {limit} numbers, got {count}; request fewer layers "
-                "or kinds of values, or set max_positions or max_units",
-                param="input",
-            )
-        _hold_memory(prompts, inspection_bytes(count, prompts[0].num_tokens, body.logprobs), context)
-        # Free the unencoded text.
-        body = body.model_copy(update={"input": ""})
-        builder = InspectionBuilder(body, self._request(model, prompts, context, body.timeout_s, checkpoint))
-        _submit(builder, context, charged, refund)
+        with TokenCharges(context, "input") as charges:
+            charges.raise_to(require_encodable(body.prompts, model, "input", self._limits))
+            prompts = self._encode(body.prompts, model, "input", context, checkpoint, reverse=body.go_backwards)
+            limit, count = self._limits.max_inspect_values, num_values(body, wanted_traces(body, model), prompts[0])
+            if count > limit:
+                raise InvalidRequest(
+                    f"input × values of each token must be at most {limit} numbers, got {count}; request fewer layers "
+                    "or kinds of values, or set max_positions or max_units",
+                    param="input",
+                )
+            _hold_memory(prompts, inspection_bytes(count, prompts[0].num_tokens, body.logprobs), context)
+            # Free the unencoded text.
+            body = body.model_copy(update={"input": ""})
+            builder = InspectionBuilder(body, self._request(model, prompts, context, body.timeout_s, checkpoint))
+            _submit(builder, charges)
         return builder
 
     def _matches(
@@ -137,7 +139,7 @@ class Engine:
     ) -> list[ConstrainedMatch | None]:
         """Return what the choices of each prompt must match.
 
-        A request that resumes a match continues it, unless it has another constraint or a prompt that comes between.
+        A resumed match continues, unless the request has another constraint or a prompt of its own.
         """
         matches: list[ConstrainedMatch | None] = []
         resumed = checkpoint.match if checkpoint else None
@@ -158,7 +160,7 @@ class Engine:
         field: str,
         resumed: PartialMatch | None = None,
     ) -> ConstrainedMatch:
-        """Return a match at its beginning, or where it is resumed.
+        """Return a new match, or the resumed one.
 
         Raises:
             InvalidRequest: it cannot be compiled, or not completed within `max_tokens`.
@@ -172,7 +174,7 @@ class Engine:
             raise InvalidRequest(f"{field} {error}", param=field.split(".", maxsplit=1)[0]) from error
         if resumed and resumed.digest != automaton.digest:
             raise StateOutdated(
-                "state is of a completion with a pattern that another release of this server compiled. Send the text "
+                "state contains a match of a pattern that another release of this server compiled. Send the text "
                 "so far as a prompt instead"
             )
         row = resumed.row if resumed else FIRST_ROW
@@ -261,21 +263,6 @@ class Engine:
             )
         return model
 
-    def _charge_minimum(
-        self,
-        raw_prompts: tuple[PromptText, ...],
-        model: ServedModel,
-        field: str,
-        num_generated: int,
-        context: RequestContext,
-    ) -> tuple[int, Callable[[], None]]:
-        """Refuse prompts that are certainly too long; charge and return the minimum number of tokens, and its refund.
-
-        It happens before encoding, so that no principal causes work beyond its rate limit.
-        """
-        charged = require_encodable(raw_prompts, model, field, self._limits) + num_generated
-        return charged, context.charge(charged)
-
     def _require_response_fits(self, body: CompletionRequest, prompts: list[EncodedPrompt], field: str) -> None:
         """Refuse a request whose response would have hundreds of megabytes."""
         num_echoed = sum(prompt.num_tokens for prompt in prompts) * body.best_of if body.echo else 0
@@ -300,18 +287,16 @@ class Engine:
             )
 
 
-def _submit(builder: OutputBuilder, context: RequestContext, charged: int, refund: Callable[[], None]) -> None:
-    """Charge the rest of a request's tokens and submit its sequences; refund all tokens if it is refused."""
-    request, groups = builder.request, builder.new_sequences()
-    num_tokens = sum(len(prompt.input_ids) for prompt in request.prompts)
-    total = num_tokens + (builder.num_requested_tokens if isinstance(builder, CompletionBuilder) else 0)
-    # For character tokenizers and token ids the first charge was exact.
-    refund_rest = context.charge(total - charged, total) if total > charged else refund_nothing
+def _submit(builder: OutputBuilder, charges: TokenCharges, num_generated: int = 0) -> None:
+    """Charge the rest of a request's tokens, which are known once its prompts are encoded, and submit its sequences."""
+    request = builder.request
+    charges.raise_to(sum(len(prompt.input_ids) for prompt in request.prompts) + num_generated)
     try:
-        request.submit(groups)
-    except GatewayError:
-        refund()
-        refund_rest()
+        request.submit(builder.new_sequences())
+    except InvalidRequest as error:
+        # Admission control names the fields of completions.
+        if not isinstance(builder, CompletionBuilder):
+            error.param = "input"
         raise
 
 

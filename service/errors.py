@@ -232,6 +232,9 @@ class ClientGone(GatewayError):
     type = "invalid_request_error"
     code = "client_gone"
 
+    def __init__(self) -> None:
+        super().__init__("the client closed its connection, or the sending half of it")
+
 
 class InternalError(GatewayError):
     """An unexpected error; the log has the traceback."""

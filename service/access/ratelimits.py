@@ -67,7 +67,13 @@ class RateLimiter:
         self._shared = None if redis_url is None else _RedisCounters(redis_url)
 
     def charge(
-        self, subject: str, what: What, per_minute: int | None, cost: int, total: int | None = None
+        self,
+        subject: str,
+        what: What,
+        per_minute: int | None,
+        cost: int,
+        total: int | None = None,
+        param: str = "max_tokens",
     ) -> Callable[[], None]:
         """Charge requests or tokens.
 
@@ -77,6 +83,7 @@ class RateLimiter:
             per_minute: The limit, at least 1; None: no limit. A new limit starts a new count.
             cost: 1 for a request; else the maximum tokens of the request, or of its part that is charged now.
             total: Cost of the whole request, if `cost` is a part of it.
+            param: The field that an error names.
 
         Returns:
             A function that refunds the charge, for a request that is refused after all.
@@ -89,7 +96,7 @@ class RateLimiter:
             return lambda: None
         if (whole := max(cost, total or 0)) > per_minute:
             message = f"the limit is {per_minute} {what} per minute, and this request alone may take {whole}"
-            raise InvalidRequest(message, param="max_tokens")
+            raise InvalidRequest(message, param=param)
         charge = _Charge(subject, what, RateLimitItemPerMinute(per_minute, namespace="ostinato"), cost)
         counters, retry_after_s = self._charge(charge)
         if retry_after_s is not None:

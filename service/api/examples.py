@@ -234,7 +234,7 @@ ERRORS: dict[str, GatewayError] = {
     "429": Overloaded(
         "the queue is full: 384 of 384 sequences at this server are taken and this request has 1; try again later"
     ),
-    "499": ClientGone("the client closed its connection, or the sending half of it"),
+    "499": ClientGone(),
     "500": InternalError("an unexpected error; the server's log has the stack trace"),
     "503": ModelLoading("model 'demo' is listed in models.config but not loaded yet"),
     "504": DeadlineExceeded("the request was not finished within its timeout_s of 600 seconds"),

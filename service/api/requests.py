@@ -343,7 +343,7 @@ class CompletionRequest(Body):
     user: str | None = Field(None, description="without effect")
 
     def resolve(self, limits: Limits) -> Self:
-        """See `Body.resolve`; a seed is drawn unless one is given or comes with the resume token."""
+        """See `Body.resolve`; a seed is generated unless one is given or comes with the resume token."""
         best_of = self.n if self.best_of is RESOLVED else self.best_of
         if best_of < self.n:
             raise InvalidRequest(f"best_of must be at least n, got best_of {best_of} and n {self.n}", param="best_of")

@@ -26,7 +26,7 @@ class Ejection:
 
     Attributes:
         reason: None: it is in service.
-        count: How often a failure was found, also while it was ejected already.
+        count: Number of failures, including those while it was already ejected.
         pause_s: Seconds until its next health check while it is ejected.
         at: Monotonic seconds of the last ejection from service.
     """
@@ -52,7 +52,7 @@ class Ejection:
 
 
 class HangDetector:
-    """The usual duration of calls, and from when on one counts as hanging."""
+    """Estimates how long calls take, and the time-out after which one counts as hanging."""
 
     def __init__(self) -> None:
         # Average seconds per step, by version and signature.

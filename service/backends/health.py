@@ -121,7 +121,7 @@ class HealthChecks:
         except Exception as error:
             # Unexpected, and it must not affect other models: keep this model's known probes.
             log.debug("probing %s failed", check.name, exc_info=True)
-            self._errors.add(f"{check.name} at {check.replica.address}", f"{type(error).__name__}: {error}")
+            self._errors.add(_probing(check), f"{type(error).__name__}: {error}")
             probes = {ref: probe for ref, probe in check.replica.probes.items() if ref.name == check.name}
             needs_reprobe = probes.keys() & check.replica.needs_reprobe
             self._replicas.record_probes(
@@ -144,6 +144,7 @@ class HealthChecks:
             is_complete=is_complete,
             num_ejections_before=check.num_ejections,
         )
+        self._errors.clear(_probing(check))
 
     def _eject(self, replica: Replica, error: BackendUnavailable) -> None:
         self._errors.add(replica.address, str(error))
@@ -162,3 +163,8 @@ class _Check:
     name: str
     statuses: list[VersionStatus]
     num_ejections: int
+
+
+def _probing(check: _Check) -> str:
+    """Return the subject of errors of a model's probes; that of its status is cleared at each check."""
+    return f"probing {check.name} at {check.replica.address}"

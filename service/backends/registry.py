@@ -156,7 +156,7 @@ class ModelRegistry:
             ModelLoading: there is none; or, until the first success, a healthy backend has not yet been checked for
                 another listed model: a model added later must not make every gateway unready.
         """
-        names, listed = [model.ref.name for model, _ in self.models()], self._names()
+        names, listed = [model.ref.name for model, _ in self.models()], self._config.labels
         healthy = [replica for replica in self._replicas.all() if replica.is_available]
         pending = [
             name
@@ -265,9 +265,6 @@ class ModelRegistry:
         replicas = self._replicas.all()
         return not replicas or any(replica.may_take(ref) for replica in replicas)
 
-    def _names(self) -> Collection[str]:
-        return self._config.labels
-
     def _run(self) -> None:
         while not self._closed.is_set():
             try:
@@ -323,6 +320,8 @@ class ModelRegistry:
                 f"{ref.name}:{ref.version}",
                 f"not bit-exact with most backends, so used only as a fallback: {', '.join(others)}",
             )
+        else:
+            self._errors.clear(f"{ref.name}:{ref.version}")
         self._hashes[ref] = expected
         matching = [probe for _, probe in available if probe.sha256 == expected]
         shared = set(matching[0].batch_sizes).intersection(*(probe.batch_sizes for probe in matching))

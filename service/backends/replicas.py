@@ -142,8 +142,13 @@ class Replicas:
             return sum(max(0, max_calls - len(replica.in_flight)) for replica in candidates) if candidates else 1
 
     def eject(self, replica: Replica, reason: str) -> None:
-        """Eject a server until a health check readmits it; its calls in flight are retried on others."""
+        """Eject a server until a health check readmits it; its calls in flight are retried on others.
+
+        Do nothing if the server was removed: closing its connection failed its calls.
+        """
         with self._lock:
+            if self._replicas.get(replica.address) is not replica:
+                return
             was_in_service = replica.ejection.eject(reason, time.monotonic())
             # It may restart with another build.
             replica.needs_reprobe = frozenset(replica.probes)

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class TrainingFilters:
-    """Loads filters, and keeps those of the versions that were asked for last; call it from any thread.
+    """Loads filters, and keeps the most recently used ones; thread-safe.
 
     A filter's bits are memory-mapped, so each takes what its queries touch.
     """
@@ -44,7 +44,9 @@ class TrainingFilters:
                     return None
                 if loaded is None:
                     return None
-                self._filters[key] = loaded
-                if len(self._filters) > self._MAX_FILTERS:
+                if len(self._filters) == self._MAX_FILTERS:
                     del self._filters[next(iter(self._filters))]
+                self._filters[key] = loaded
+            # The dict is in the order of use.
+            self._filters[key] = self._filters.pop(key)
             return self._filters[key]

@@ -1,4 +1,4 @@
-"""The filter of candidates: which generated texts become choices, where duplicates and copies of training text are not.
+"""The filter of candidates: rejects duplicates and copies of training text; the others become choices.
 
 The decision depends on the texts in the order of their random streams, not on the order in which they finish: the same
 seed gives the same choices. Pure: knows texts and token ids.
@@ -19,7 +19,7 @@ class CandidateFilter:
     """The candidates of one prompt.
 
     Attributes:
-        count: Choices wanted.
+        count: Number of requested choices.
         unique: Whether a text that was accepted before is rejected.
         is_copy: Rejects copies of training text; None: they are accepted.
         num_rejected: Candidates rejected so far.
@@ -39,7 +39,7 @@ class CandidateFilter:
         self._num_candidates = self.count
 
     def next_candidate(self) -> int | None:
-        """Return the number of a candidate in place of a rejected one; None: there were too many.
+        """Return the number of a candidate in place of a rejected one; None: the limit of candidates is reached.
 
         Then there are fewer choices than wanted.
         """

@@ -1,4 +1,4 @@
-"""A checkpoint of a sequence: the model's state, the tokens it lacks, and the text that no client has seen yet.
+"""A checkpoint of a sequence: the model's state, the tokens that it does not include yet, and the text held back.
 
 Any gateway can resume generation from it. Pure: knows arrays, ids and bytes. Does not know tenants or signatures.
 """
@@ -71,7 +71,7 @@ class Checkpoint:
         held_back: Detokenized text that was not returned: it may begin a stop string, or follows one. Mirrored for a
             backward model.
         token_counts: int32 (ids,) and float32 (ids,): ids that penalties count, and how often each was sampled.
-        match: How far the text matches the constraint of its request; None if there is none, or it matches whole.
+        match: How far the text matches the constraint of its request; None if there is none, or the match is complete.
     """
 
     model: ModelVersion
@@ -86,7 +86,7 @@ class Checkpoint:
 
     @property
     def origin(self) -> bytes:
-        """Hash of the state, 16 bytes: tells prefixes that start from it from those that start elsewhere."""
+        """Hash of the state, 16 bytes: distinguishes prefixes that start from it from all others."""
         return hashlib.blake2b(self.point.state.tobytes(), digest_size=16).digest()
 
     def branch(self, choice: int) -> int:

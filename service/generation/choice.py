@@ -152,6 +152,6 @@ class Choice:
         if self.token_counts is not None:
             self.token_counts.update(token_ids)
         if self.constrained is not None:
-            # It ends where the sequence's own match does; after a stop string it goes on when it is resumed.
+            # It ends where the sequence's match ends; after a stop string, the request that resumes continues it.
             self.constrained.match.advance(token_ids, self.num_left)
             self.num_left -= len(token_ids)

@@ -9,7 +9,6 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Many
-from dataclasses import dataclass
 from itertools import groupby, product
 from operator import attrgetter, itemgetter
 
@@ -27,20 +26,10 @@ from service.generation.stop_strings import Stops
 from service.params import SamplingParams
 from service.scheduling.sequence import DecodeResult, FinishReason, PrefillResult, Scores, Sequence
 
-# Until choices are submitted again that were not admitted, as other requests fill the queue.
+# Seconds between attempts to submit choices that were not admitted because the queue was full.
 _RESUBMIT_S = 0.05
 # Returns the resume token of a checkpoint.
 SealToken = Callable[[Checkpoint], str]
-
-
-@dataclass(frozen=True)
-class CompletionOutput:
-    """A whole choice, or the part of it that was generated before a failure; see `TextDelta`."""
-
-    text: str
-    finish_reason: FinishReason | None
-    logprobs: Logprobs | None
-    resume_token: str | None = None
 
 
 class CompletionBuilder:
@@ -77,14 +66,16 @@ class CompletionBuilder:
         self.request, self.body = request, body
         self._model, self._prompts, self._checkpoint = request.model, request.prompts, request.checkpoint
         seed = request.checkpoint.seed if body.seed is None and request.checkpoint else body.seed
-        assert seed is not None, "a seed is drawn, unless it comes with a resume token"
+        assert seed is not None, "a seed is generated unless it comes with a resume token"
         self.seed = seed
         self._sampling, self._matches, self._seal = sampling, matches, seal
         self._window, self._charge = window, charge
+        # Halved when the queue is full, as it admits all choices of a submission or none; doubled when it admits them.
+        self._max_submitted = window
         self._scores: dict[int, list[Scores]] = {}
         backward = request.model.backward
         self._stops = Stops([stop[::-1] for stop in body.stop] if backward else body.stop)
-        # By index; a prefilled sequence leads a group, whose choices share its prompt.
+        # By index. The first sequence of each group prefills the prompt that its choices share.
         self._choices: dict[int, Choice] = {}
         self._groups: dict[int, list[int]] = {}
         self._waiting = deque(product(range(len(request.prompts)), range(body.best_of)))
@@ -97,14 +88,14 @@ class CompletionBuilder:
         self._accepted: list[TextDelta] = []
 
     def new_sequences(self) -> list[list[Sequence]]:
-        """Create the first choices and return their sequences, grouped by prompt; one without computation has none."""
+        """Create the first choices and return their sequences by prompt; choices that need no call have none."""
         # Choices without tokens need no slots, and are all created at once.
         return self._take(self._window if self.body.max_tokens else len(self._waiting))
 
     @property
-    def num_requested_tokens(self) -> int:
-        """Maximum number of tokens of all choices, those included that are submitted later."""
-        return len(self._prompts) * self.body.best_of * self.body.max_tokens
+    def is_finished(self) -> bool:
+        """Whether all choices have finished, those included that were not submitted at first."""
+        return self.request.is_finished and not self._waiting
 
     @property
     def num_rejected(self) -> int | None:
@@ -119,7 +110,7 @@ class CompletionBuilder:
         """Yield the deltas of all sequences, rejected ones included."""
         for group in list(self._groups.values()):
             yield from self._first_deltas(group)
-        while not self.request.is_finished or self._waiting:
+        while not self.is_finished:
             for event in self.request.events():
                 if isinstance(event, PrefillResult):
                     yield from self._process_prefill(event)
@@ -130,14 +121,14 @@ class CompletionBuilder:
                     if delta.finish_reason and self._waiting:
                         yield from self._submit_more()
             if self._waiting:
-                # All have finished, and others have the queue's capacity meanwhile.
-                self.request.require_time_left()
+                # All submitted choices have finished, and other requests have filled the queue.
+                self.request.require_active()
                 time.sleep(_RESUBMIT_S)
                 yield from self._submit_more()
 
     def _submit_more(self) -> Iterator[TextDelta]:
         """Submit waiting choices in place of those that have finished, and yield their first deltas."""
-        count = min(len(self._waiting), self._window - len(self.request.sequences))
+        count = min(len(self._waiting), self._window - len(self.request.sequences), self._max_submitted)
         taken = [self._waiting[i] for i in range(count)]
         groups = self._take(count)
         try:
@@ -148,7 +139,9 @@ class CompletionBuilder:
                     del self._choices[sequence.index]
                 del self._groups[group[0].index]
             self._waiting.extendleft(reversed(taken))
+            self._max_submitted = max(1, count // 2)
             return
+        self._max_submitted = min(self._window, 2 * self._max_submitted)
         for group in groups:
             yield from self._first_deltas([sequence.index for sequence in group])
 
@@ -201,9 +194,7 @@ class CompletionBuilder:
                 if rank is None:
                     self._replace(prompt_index)
                 else:
-                    whole = self._join(candidate.deltas)
-                    index = prompt_index * self.body.n + rank
-                    yield TextDelta(index, whole.text, whole.finish_reason, whole.logprobs, whole.resume_token)
+                    yield self._join(prompt_index * self.body.n + rank, candidate.deltas)
 
     def _replace(self, prompt_index: int) -> None:
         """Generate another candidate in place of a rejected one, unless there were too many."""
@@ -215,9 +206,9 @@ class CompletionBuilder:
     def _whole_text(self, choice: Choice) -> tuple[Many[int], str]:
         """Return the tokens of a prompt and its finished choice, in the order of generation, and their text."""
         prompt = self._prompts[choice.prompt_index]
-        # Without what a checkpoint did not read: it is no part of this text.
+        # Without the checkpoint's unread tokens: they are not part of this text.
         ids = prompt.input_ids[len(prompt.after) :] if prompt.ids.size else NOTHING
-        text = self._join(choice.deltas).text
+        text = self._join(0, choice.deltas).text
         if not self.body.echo:
             text = text + prompt.text if self._model.backward else prompt.text + text
         return [*ids.tolist(), *(choice.token_ids or ())], text
@@ -241,24 +232,27 @@ class CompletionBuilder:
         is_joined = self._model.backward and not self.prepends and not self._filters
         return self._whole_choices() if is_joined else iter(self)
 
-    def results(self) -> list[CompletionOutput]:
-        """Wait for every choice and return the best `n` of each prompt, best first; raise as `Request.events`."""
+    def results(self) -> list[TextDelta]:
+        """Wait for every choice and return the best `n` of each prompt, each joined; raise as `Request.events`.
+
+        They are in the response's order: by prompt, the best first.
+        """
         if self._filters:
             for delta in self:
                 self._accepted.append(delta)
-            return [_output(delta) for delta in sorted(self._accepted, key=attrgetter("index"))]
+            return sorted(self._accepted, key=attrgetter("index"))
         for delta in self:
             self._choices[delta.index].deltas.append(delta)
         best = [index for prompt_index in range(len(self._prompts)) for index in self._best(prompt_index)]
-        return [self._join(self._choices[index].deltas) for index in best]
+        return [self._join(index, self._choices[index].deltas) for index in best]
 
-    def partial_outputs(self, *, with_resume_tokens: bool = True) -> list[tuple[int, CompletionOutput]]:
-        """Return what was generated and not yet returned when the request failed: for each choice its index and output.
+    def partial_outputs(self, *, with_resume_tokens: bool = True) -> list[TextDelta]:
+        """Return what was generated and not yet returned when the request failed, joined for each choice.
 
         Resume tokens are useless if the version is no longer served.
         """
         if self._filters:
-            return [(delta.index, _output(delta)) for delta in self._accepted]
+            return self._accepted
         outputs = []
         for index, choice in sorted(self._choices.items()):
             deltas = choice.deltas
@@ -270,7 +264,7 @@ class CompletionBuilder:
                 resume_token = self._resume_token(choice) if with_resume_tokens else None
                 deltas = [*deltas, TextDelta(index, text, None, logprobs, resume_token)]
             if deltas:
-                outputs.append((index, self._join(deltas)))
+                outputs.append(self._join(index, deltas))
         return outputs
 
     def _new_choice(self, prompt_index: int, number: int) -> Choice:
@@ -342,12 +336,12 @@ class CompletionBuilder:
             deltas = self._choices[delta.index].deltas
             deltas.append(delta)
             if delta.finish_reason:
-                whole = self._join(deltas)
+                whole = self._join(delta.index, deltas)
                 deltas.clear()
-                yield TextDelta(delta.index, whole.text, whole.finish_reason, whole.logprobs, whole.resume_token)
+                yield whole
 
-    def _join(self, deltas: list[TextDelta]) -> CompletionOutput:
-        """Join a choice's deltas, which are in order of arrival."""
+    def _join(self, index: int, deltas: list[TextDelta]) -> TextDelta:
+        """Join a choice's deltas, which are in order of arrival, to one with this index."""
         backward, offset = self._model.backward, 0
         logprobs = None if self.body.logprobs is None else Logprobs()
         in_order = deltas[::-1] if backward else deltas
@@ -356,7 +350,7 @@ class CompletionBuilder:
                 logprobs.extend(delta.logprobs, shift=offset if backward else 0)
             offset += len(delta.text)
         text, last = "".join([delta.text for delta in in_order]), deltas[-1]
-        return CompletionOutput(text, last.finish_reason, logprobs, last.resume_token)
+        return TextDelta(index, text, last.finish_reason, logprobs, last.resume_token)
 
     def _best(self, prompt_index: int) -> list[int]:
         """Return the `n` choices of a prompt with the highest mean log probability; in order if `best_of` is `n`."""
@@ -445,8 +439,3 @@ class CompletionBuilder:
             self.request.finish(index, choice.finish_reason)
         is_due = body.return_state if is_finished else choice.is_due(body.stream_options.state_interval)
         return TextDelta(index, text, choice.finish_reason, logprobs, self._resume_token(choice) if is_due else None)
-
-
-def _output(delta: TextDelta) -> CompletionOutput:
-    """Return a choice that came as one delta."""
-    return CompletionOutput(delta.text, delta.finish_reason, delta.logprobs, delta.resume_token)

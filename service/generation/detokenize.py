@@ -113,7 +113,7 @@ class TextAssembler:
         return text[::-1] if self.backward else text
 
     def _show(self, piece: str) -> str:
-        """Append a piece of text and return what is final."""
+        """Append text and return the part that is final."""
         if self._finder is None:
             return piece
         match = self._finder.feed(piece)

@@ -20,7 +20,7 @@ _SCORES_BYTES = 44
 _ECHO_COPIES = 3
 # A state: as floats, as bytes, and twice in base64.
 _STATE_COPIES = 5
-# Chunks have 128 tokens unless a model server is busy with many others.
+# Decode calls have 32 to 128 steps, except a sequence's first (8) and its last; see service.scheduling.batching.
 _TOKENS_PER_CHUNK = 32
 # A number of an embedding, float32 and its JSON; a number of /v1/inspect, float32.
 _VECTOR_BYTES, _VALUE_BYTES = 4 + 16, 4

@@ -62,7 +62,7 @@ class Request:
         self._last_token_at: dict[int, float] = {}
         self._unfinished: set[int] = set()
         self._finish_reasons: dict[int, str] = {}
-        self._failed = self._closed = False
+        self._failed = self._closed = self._cancelled = False
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._number: int | None = None
         # Of sequences that have finished.
@@ -164,7 +164,7 @@ class Request:
 
     @property
     def is_finished(self) -> bool:
-        """Whether all sequences have finished: nothing more has to be waited for."""
+        """Whether all submitted sequences have finished; an output builder may submit more."""
         return not self._unfinished
 
     @property
@@ -183,7 +183,7 @@ class Request:
         while self._unfinished:
             event = self._next_event()
             if event is None:
-                raise ClientGone("the client closed its connection, or the sending half of it")
+                raise ClientGone
             if isinstance(event, Failure):
                 self._failed = True
                 # The same error may end many requests: each raises its own, with its own traceback.
@@ -214,12 +214,13 @@ class Request:
         self._last_token_at[index] = now
 
     def cancel_sequence(self, index: int) -> None:
-        """Free the slot of a sequence; of one that has finished or was never needed, do nothing."""
+        """Cancel a sequence and free its slot; do nothing if it has finished or was never submitted."""
         if index in self.sequences:
             self._scheduler.cancel([self.sequences[index]])
 
     def cancel(self) -> None:
         """Free all slots and end an iteration that waits; from any thread, any number of times."""
+        self._cancelled = True
         self._scheduler.cancel(list(self.sequences.values()))
         self._events.put(None)
 
@@ -242,8 +243,10 @@ class Request:
         for sequence in self.sequences.values():
             sequence.emit = _ignore
 
-    def require_time_left(self) -> None:
-        """Raise `DeadlineExceeded` if its deadline has passed."""
+    def require_active(self) -> None:
+        """Raise as `events` if `cancel` was called or the deadline has passed, also while no sequence runs."""
+        if self._cancelled:
+            raise ClientGone
         if self._remaining_s() <= 0:
             raise self._deadline_exceeded()
 

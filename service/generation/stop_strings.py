@@ -47,7 +47,7 @@ class StopMatch:
     """The end of a stop string in the text.
 
     Attributes:
-        end: Number of characters of the piece up to and including its last one.
+        end: Number of characters of the text fed last, up to and including the stop string's last one.
         length: Length of the string; of several that end there, of the longest.
     """
 
@@ -68,7 +68,7 @@ class StopFinder:
         self.num_pending = 0
 
     def feed(self, piece: str) -> StopMatch | None:
-        """Search the next piece; return the first match, or None."""
+        """Search the next characters of the text; return the first match, or None."""
         matched = self._matched
         for end, character in enumerate(piece, 1):
             complete = 0

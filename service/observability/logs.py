@@ -26,9 +26,9 @@ request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 log = logging.getLogger(__name__)
 _access = logging.getLogger("service.access")
 
-# Health checks, requested every few seconds.
 # Finish reasons in a line; a request may have 10,000 choices.
 MAX_REASONS = 128
+# Health checks, requested every few seconds.
 _PROBES = ("/health", "/healthz", "/ping", "/readyz")
 # A value that needs no quotes after `key=`.
 _PLAIN = re.compile(r'[^\s"=\\]+')

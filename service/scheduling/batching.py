@@ -89,7 +89,7 @@ class ModelQueue:
         ready: Sequences ready for another one.
         calls: In flight.
         num_decodes: Decode calls of `ready` sequences since the last prefill call.
-        first_decode_is_due: Whether there was one since the last first decode call.
+        first_decode_is_due: Whether `ready` sequences had a decode call since the last first decode call.
         expected: Prompts that are likely to arrive soon.
     """
 
@@ -150,7 +150,7 @@ class ModelQueue:
 
     @property
     def waits_until(self) -> float:
-        """Monotonic seconds until which prompts wait for expected ones; also how long an empty queue expects any."""
+        """When prompts stop waiting for expected ones, in monotonic seconds; if empty, when none is expected."""
         if not self.prefilling:
             return 0.0 if self.sequences else self.expected.until
         if len(self.prefilling) >= self.limits.batch_sizes[0]:
@@ -162,7 +162,7 @@ class ModelQueue:
         """Choose the next call, and dequeue its sequences.
 
         A first decode call goes before a prefill call, and that before the next call of running sequences. Between two
-        of either kind running sequences have a call, however many new ones arrive.
+        calls of the same kind, running sequences always get one, however many new ones arrive.
 
         Args:
             num_free_calls: Calls that may be sent now.

@@ -77,6 +77,7 @@ class Load(NamedTuple):
 class _Submit:
     leaders: tuple[Sequence, ...]
     limits: BatchLimits
+    is_first: bool
 
 
 @dataclass(frozen=True)
@@ -175,12 +176,13 @@ class Scheduler:
             ShuttingDown: the scheduler was stopped.
         """
         now = time.monotonic()
+        is_first = number is None
         if number is None:
             number = next(self._request_numbers)
         for leader, *forks in groups:
             leader.forks = forks
             leader.cost = leader.num_remaining_prompt_tokens + leader.max_tokens
-            if self._caches(leader):
+            if leader.cache_namespace is not None and self._limits.prefix_cache_bytes > 0:
                 leader.prefix_blocks = block_hashes(leader.cache_namespace, leader.prompt_ids)
             for fork in forks:
                 fork.cost = fork.max_tokens
@@ -191,7 +193,7 @@ class Scheduler:
                 raise type(self._stopped)(str(self._stopped))
             self._admission.admit([sequence for group in groups for sequence in group])
             # Under the lock, so that nothing is submitted after `_close` has drained the inbox.
-            self._inbox.put(_Submit(tuple(leader for leader, *_ in groups), limits))
+            self._inbox.put(_Submit(tuple(leader for leader, *_ in groups), limits, is_first))
         return number
 
     def cancel(self, sequences: Many[Sequence]) -> None:
@@ -227,7 +229,7 @@ class Scheduler:
     def _next_message(self) -> _Message:
         """Wait for a message, or until a retry is due or prompts no longer wait for others."""
         times = [outage.resume_at for outage in self._outages.values() if outage.resume_at is not None]
-        # Not only those after now: since then no call was chosen.
+        # Compared with the last dispatch, not with now: a wait that has ended since then still needs a dispatch.
         times += [until for each in self._queues.values() if (until := each.waits_until) > self._dispatched_at]
         try:
             return self._inbox.get(timeout=max(0.0, min(times) - time.monotonic()) if times else None)
@@ -237,7 +239,7 @@ class Scheduler:
     def _handle(self, message: _Message) -> None:
         match message:
             case _Submit():
-                self._enqueue(message.leaders, message.limits)
+                self._enqueue(message)
             case _Reply():
                 self._apply_reply(message.call, message.outcome, message.probe_hash)
             case _Cancel():
@@ -247,12 +249,14 @@ class Scheduler:
             case _Stop():
                 self._close(message.error)
 
-    def _enqueue(self, leaders: Many[Sequence], limits: BatchLimits) -> None:
+    def _enqueue(self, message: _Submit) -> None:
         """Enqueue the first sequence of each prompt of a request for a slot."""
-        model = leaders[0].model
-        queue_ = self._queues.setdefault(model, ModelQueue(model, limits))
-        # The verified batch sizes may have changed since the queue was created.
-        queue_.limits = limits
+        leaders, model = message.leaders, message.leaders[0].model
+        queue_ = self._queues.setdefault(model, ModelQueue(model, message.limits))
+        # The verified batch sizes may have changed since the queue was created, but not back to those of a request
+        # that has been running since then.
+        if message.is_first:
+            queue_.limits = message.limits
         for sequence in leaders:
             queue_.sequences.update((sequence, *sequence.forks))
         queue_.expected.sequences_arrived(sum(1 + len(each.forks) for each in leaders), time.monotonic())
@@ -287,9 +291,6 @@ class Scheduler:
                 queue_.expected.sequence_ended(now)
         self._remove(lambda sequence: sequence.cancelled)
 
-    def _caches(self, sequence: Sequence) -> bool:
-        return sequence.cache_namespace is not None and self._limits.prefix_cache_bytes > 0
-
     def _cache_state(self, sequence: Sequence) -> None:
         """Cache the state of a sequence at the end of its prompt, when it finishes, and at intervals during prefill."""
         if sequence.prefix is None or not sequence.is_reproducible:
@@ -301,7 +302,7 @@ class Scheduler:
 
     def _lookup_prefix(self, sequence: Sequence) -> None:
         """Start from the longest cached prefix of the prompt, unless outputs are needed for all prompt tokens."""
-        if not self._caches(sequence):
+        if not sequence.prefix_blocks:
             return
         # A sequence with `max_tokens` 0 needs a token to prefill: otherwise it has no call to finish with.
         num_cacheable = sequence.num_remaining_prompt_tokens - (sequence.max_tokens == 0)

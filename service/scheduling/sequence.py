@@ -243,7 +243,7 @@ class Sequence:
     def advance(self, token_ids: list[int], state: np.ndarray, scores: Scores | None = None) -> DecodeResult:
         """Record sampled tokens, at least one, and return the event to emit; the EOS token, if sampled, is the last.
 
-        A match is past them already.
+        `match` has been advanced past them already.
         """
         self.num_generated += len(token_ids)
         if self.prefix is not None:

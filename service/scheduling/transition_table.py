@@ -9,7 +9,7 @@ from collections.abc import Sequence as Many
 import numpy as np
 
 from contract import signatures
-from service.scheduling.automaton import FIRST_ROW, ROW_MASK, Automaton, Match
+from service.scheduling.automaton import FIRST_ROW, ROW_MASK, Automaton
 from service.scheduling.padding import Arrays, column
 from service.scheduling.sequence import Sequence
 
@@ -35,19 +35,18 @@ def unconstrained(batch_size: int, vocab_size: int) -> Arrays:
 def constraint_inputs(sequences: Many[Sequence], batch_size: int, size: int) -> Arrays:
     """Build the constraint inputs of a decode call of `size` steps."""
     inputs = unconstrained(batch_size, sequences[0].vocab_size)
-    slots: dict[Automaton, list[int]] = {}
+    rows_by_slot: dict[Automaton, dict[int, int]] = {}
     for slot, sequence in enumerate(sequences):
         if sequence.match is not None:
-            slots.setdefault(sequence.match.automaton, []).append(slot)
-    if not slots:
+            rows_by_slot.setdefault(sequence.match.automaton, {})[slot] = sequence.match.row
+    if not rows_by_slot:
         return inputs
     rows, tables, continuations, num_rows = inputs["row"], [], [], 0
-    for automaton, own in slots.items():
-        at = {slot: _match(sequences[slot]).row for slot in own}
+    for automaton, at in rows_by_slot.items():
         kept, new_rows = _select(automaton, at.values(), size)
         # The fixed rows are in the first table only, and all rows after them move by those of the tables before.
         shift = max(0, num_rows - FIRST_ROW)
-        rows[own] = new_rows[list(at.values())] + shift
+        rows[list(at)] = new_rows[list(at.values())] + shift
         own_rows = kept[FIRST_ROW if num_rows else 0 :]
         tables.append(_renumbered(automaton.table[own_rows], new_rows, shift))
         continuations.append(automaton.continuations[own_rows])
@@ -85,11 +84,6 @@ def share_table(sequences: Many[Sequence]) -> list[Sequence]:
         shared[automaton] = automaton.table.size
         fitting.append(sequence)
     return fitting
-
-
-def _match(sequence: Sequence) -> Match:
-    assert sequence.match is not None, "the caller has checked it"
-    return sequence.match
 
 
 def _select(automaton: Automaton, rows: Iterable[int], steps: int) -> tuple[np.ndarray, np.ndarray]:

@@ -19,7 +19,7 @@ from service.backends.registry import ServedModel
 from service.backends.routing import Route
 from service.errors import ClientGone, GatewayError, InternalError, VersionGone
 from service.generation.choice import TextDelta
-from service.generation.completion import CompletionBuilder, CompletionOutput
+from service.generation.completion import CompletionBuilder
 from service.generation.pooling import PoolingBuilder
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ class CompletionResponse:
             for delta in self._builder.client_deltas():
                 self._update_fingerprint()
                 event = self._event(delta)
-                if self._request.is_finished:
+                if self._builder.is_finished:
                     last += event
                 else:
                     yield event
@@ -80,10 +80,10 @@ class CompletionResponse:
                 last += sse({**self._head, "choices": [], "usage": self._usage()})
             yield last + DONE
         except GatewayError as error:
-            yield self._error_event(self._with_partial_output(error))
+            yield last + self._error_event(self._with_partial_output(error))
         except Exception:
             log.exception("a stream failed")
-            yield self._error_event(InternalError("an unexpected error; the server's log has the stack trace"))
+            yield last + self._error_event(InternalError("an unexpected error; the server's log has the stack trace"))
 
     def _event_prefix(self) -> bytes:
         """Return the constant prefix of an event, up to its choice."""
@@ -107,7 +107,7 @@ class CompletionResponse:
         if not isinstance(error, ClientGone):
             gone = isinstance(error, VersionGone)
             rest = self._builder.partial_outputs(with_resume_tokens=not gone)
-            error.rest = {"choices": [_choice(index, result) for index, result in rest], "usage": self._usage()}
+            error.rest = {"choices": [_choice(each.index, each) for each in rest], "usage": self._usage()}
             if self._builder.body.return_state and not gone:
                 error.should_retry = False
         return error
@@ -148,7 +148,7 @@ class CompletionResponse:
         return usage
 
 
-def _choice(index: int, result: CompletionOutput) -> responses.ChoiceObject:
+def _choice(index: int, result: TextDelta) -> responses.ChoiceObject:
     choice: responses.ChoiceObject = {
         "index": index,
         "text": result.text,

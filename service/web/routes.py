@@ -231,10 +231,7 @@ def _charge_tokens(model: ServedModel, count: int) -> None:
         RateLimited: the tokens per minute are used up.
         InvalidRequest: this request alone exceeds the tokens per minute.
     """
-    try:
-        g.context.charge(min(count, len(model.tokenizer.tokens)))
-    except InvalidRequest as error:
-        raise InvalidRequest(str(error), param="count") from error
+    g.context.charge(min(count, len(model.tokenizer.tokens)), param="count")
 
 
 def _vectors(services: Services, model: ServedModel) -> Vectors:
@@ -249,7 +246,7 @@ def _vectors(services: Services, model: ServedModel) -> Vectors:
         try:
             return services.vectors.of(model, future)
         except CancelledError:
-            raise ClientGone("the client closed its connection, or the sending half of it") from None
+            raise ClientGone from None
 
 
 def _status(services: Services) -> responses.StatusObject:
@@ -323,7 +320,7 @@ def _readyz(services: Services) -> responses.ReadyObject:
 
 
 def _health(services: Services) -> Response:
-    """Return an empty response where /readyz is 200: for load generators as vLLM, at /ping as SageMaker."""
+    """Return an empty response if /readyz returns 200: /health is vLLM's endpoint, /ping is SageMaker's."""
     _ready_models(services)
     return Response(mimetype="application/json")
 
@@ -338,7 +335,7 @@ def _ready_models(services: Services) -> list[str]:
 
     Raises:
         ShuttingDown: the server is draining.
-        BackendUnavailable: no model is served, or one is being probed for the first time.
+        ModelLoading: no model is served yet, or one is being probed for the first time.
     """
     services.shutdown_gate.refuse_if_draining()
     return services.model_registry.ready_models()

@@ -382,6 +382,20 @@ def test_the_expected_probe_hash_is_that_of_most_backends(tmp_path, caplog):
     assert (most.expected_probe_hash == alone.expected_probe_hash, len(most.expected_probe_hash)) == (False, 64)
 
 
+def test_each_divergence_of_a_backend_is_logged_once(tmp_path, caplog):
+    """Also that of a backend that agreed in between."""
+    fleet, logged = Fleet(tmp_path, "a:1", "b:1", "c:1"), []
+    for bits in (0.5, 0.0, 0.5):
+        # It is probed again after a restart.
+        fleet.servers["a:1"].down = True
+        fleet.model()
+        fleet.servers["a:1"].down, fleet.servers["a:1"].bits = False, bits
+        for _ in range(2):
+            fleet.model()
+        logged.append(caplog.text.count("not bit-exact with most backends"))
+    assert logged == [1, 1, 2]
+
+
 def test_a_failed_probe_of_a_new_version_does_not_eject_its_backend(tmp_path, caplog):
     """It may be too slow or fail: the backend still takes calls of its other versions."""
     fleet = Fleet(tmp_path, "a:1")

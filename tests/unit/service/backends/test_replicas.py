@@ -457,3 +457,18 @@ def test_a_call_sent_while_its_replica_is_ejected_is_retried_too(monkeypatch):
     time.sleep(0.1)
     fleet.replicas.eject_hanging()
     assert outcome.get(timeout=5)[0].by == "b:1"
+
+
+def test_the_calls_of_a_removed_replica_move_without_a_warning(caplog):
+    """Closing its connection fails them: that is not an outage."""
+    fleet = Fleet("ab")
+    fleet.servers["a"].hangs = fleet.servers["b"].hangs = True
+    outcomes = [fleet.call(), fleet.call()]
+    removed = fleet.replica("a")
+    fleet.addresses.remove("a:1")
+    fleet.replicas.discover()
+    fleet.servers["a"].reset()
+    fleet.servers["b"].release()
+    assert [outcome.get(timeout=5)[0].by for outcome in outcomes] == ["b:1", "b:1"]
+    assert removed.ejected_because is None
+    assert "was ejected" not in caplog.text

@@ -1,12 +1,15 @@
 """Rejection of duplicates and copies: the same choices in any order of arrival, others in place of rejected ones."""
 
 import itertools
+import json
+import threading
 
 import pytest
 
 from service.context import RequestContext
-from service.errors import DeadlineExceeded, InvalidRequest, Overloaded, RateLimited
+from service.errors import ClientGone, DeadlineExceeded, InvalidRequest, Overloaded, RateLimited
 from service.generation.candidate_filter import CandidateFilter
+from service.web.responses import CompletionResponse
 from tests.unit.service.generation.test_completion import Service, request
 
 
@@ -146,7 +149,7 @@ def test_replaced_choices_are_charged(service):
     """A request that exceeds its rate limit ends with the error, and the choices accepted so far."""
     charged = []
 
-    def charge(count, total=None):  # noqa: ARG001 - the limiter's signature
+    def charge(count, *_):
         charged.append(count)
         if len(charged) > 5:
             raise RateLimited("enough", retry_after_s=1.0)
@@ -159,6 +162,78 @@ def test_replaced_choices_are_charged(service):
     assert charged[0] >= 50
     assert set(charged[2:]) == {5}
     builder.request.close()
+
+
+@pytest.mark.parametrize("error", [RateLimited("enough"), RuntimeError("a defect")], ids=repr)
+def test_a_failed_stream_returns_every_accepted_choice(error):
+    """Also those that were accepted while no sequence ran, as others in place of rejected ones were still to come."""
+    service = Service(max_running=1)
+    fields = {"n": 4, "unique": True, "guided_choice": ["ab", "cd", "ef"], "max_tokens": 5, "seed": 1}
+    accepted = sorted(set(ask(service, **fields)[0]))
+
+    def charge(count, *_):
+        if count == 5:
+            raise error
+        return lambda: None
+
+    builder = service.engine.complete(request(stream=True, **fields), RequestContext(charge=charge))
+    events = list(CompletionResponse(builder, lambda _: None).events())
+    builder.request.close()
+    service.close()
+    streamed = [json.loads(line[6:]) for line in b"".join(events).split(b"\n\n") if line.startswith(b"data: {")]
+    texts = [choice["text"] for event in streamed for choice in event.get("choices", ())]
+    assert texts
+    assert set(texts) <= set(accepted)
+    assert "error" in streamed[-1]
+    # Whatever was accepted before the first rejection.
+    assert len(texts) == len(set(texts)) == builder._filters[0]._num_accepted
+
+
+def test_a_choice_is_streamed_as_soon_as_it_has_finished():
+    """Not with the next one, which is submitted in its place."""
+    service = Service(max_running=1)
+    builder = service.engine.complete(request(n=3, stream=True), RequestContext())
+    events = list(CompletionResponse(builder, lambda _: None).events())
+    builder.request.close()
+    service.close()
+    ends = [number for number, event in enumerate(events) if b'"finish_reason": "' in event]
+    # The last choice ends in the last chunk, with [DONE].
+    assert len(ends) == 3
+    assert ends[-1] == len(events) - 1
+
+
+def test_a_disconnect_ends_a_request_whose_choices_are_never_admitted():
+    """While none of its sequences runs."""
+    service = Service(max_running=1, max_queued=0)
+    refused = refuse_more(service, 10**6)
+    builder = service.engine.complete(request(n=3, timeout_s=60.0), RequestContext())
+    threading.Timer(0.2, builder.request.cancel).start()
+    with pytest.raises(ClientGone):
+        builder.results()
+    assert refused
+    builder.request.close()
+    service.close()
+
+
+def test_fewer_choices_are_submitted_while_the_queue_is_full():
+    """The queue admits all choices of a submission or none, so a large submission might never be admitted."""
+    service, sizes = Service(max_running=16, max_queued=0), []
+    submit = service.scheduler.submit
+
+    def submit_at_most_three(groups, limits, number=None):
+        size = sum(map(len, groups))
+        if number is not None:
+            sizes.append(size)
+            # At first not even one: meanwhile all running choices finish.
+            if len(sizes) < 20 or size > 3:
+                raise Overloaded("the queue is full")
+        return submit(groups, limits, number)
+
+    service.scheduler.submit = submit_at_most_three
+    texts, _ = ask(service, n=60, max_tokens=1, guided_regex="[a-f]")
+    service.close()
+    assert len(texts) == 60
+    assert max(sizes) == 4
 
 
 def test_a_deadline_ends_a_request_whose_choices_are_never_admitted():

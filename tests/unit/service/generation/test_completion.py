@@ -1,6 +1,7 @@
 """Completions on a fake model: prompts, choices, echo, logprobs, `best_of`, deadlines, charges and backward models."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import orjson
@@ -10,10 +11,18 @@ from contract.card import GeneratorCard
 from contract.tokenizer import CharacterTokenizer, WordTokenizer
 from service.api.requests import CompletionRequest, EmbeddingsRequest, parse
 from service.backends.registry import ServedModel
-from service.context import Quota, RequestContext
+from service.context import Quota, RequestContext, TokenCharges
 from service.engine import Engine
-from service.errors import ClientGone, DeadlineExceeded, InternalError, InvalidRequest, Overloaded, RateLimited
-from service.generation.completion import CompletionOutput
+from service.errors import (
+    ClientGone,
+    DeadlineExceeded,
+    InternalError,
+    InvalidRequest,
+    MemoryExhausted,
+    Overloaded,
+    RateLimited,
+)
+from service.generation.choice import TextDelta
 from service.generation.logprobs import Logprobs
 from service.generation.resume_tokens import ResumeTokens, StateKeys
 from service.limits import Limits
@@ -122,7 +131,7 @@ def test_a_request_with_several_prompts_equals_one_request_per_prompt(service):
     """Results are ordered by prompt, then choice, and are the same for texts and for token ids."""
     together = service.results("abc", "hello", "", n=2)
     alone = [result for prompt in ("abc", "hello", "") for result in service.results(prompt, n=2)]
-    assert together == alone
+    assert together == [replace(result, index=index) for index, result in enumerate(alone)]
     assert len({result.text for result in together}) == 6
     ids = [CHARACTERS.encode(prompt) for prompt in ("abc", "hello", "")]
     assert service.results(*ids, n=2) == together
@@ -295,12 +304,12 @@ def test_cancelling_a_request_wakes_the_thread_that_waits_for_it():
 def test_a_request_is_charged_before_it_is_enqueued(service):
     """Each prompt counts once and `max_tokens` once per choice; a request over its rate limit is not enqueued."""
     charged = []
-    caller = RequestContext(charge=lambda count: charged.append(count) or (lambda: charged.append(-count)))
+    caller = RequestContext(charge=lambda count, *_: charged.append(count) or (lambda: charged.append(-count)))
     generation = service.engine.complete(request("abc", "de", n=2, max_tokens=7), caller)
     generation.results()
     assert charged == [3 + 2 + 4 * 7]
 
-    def refuse(_):
+    def refuse(*_):
         raise RateLimited("no")
 
     with pytest.raises(RateLimited):
@@ -311,7 +320,7 @@ def test_a_request_is_charged_before_it_is_enqueued(service):
 def test_a_rejected_request_is_refunded():
     """Admission control decides after the charge, so a request that it refuses gets its tokens back."""
     service, charged = Service(FakeBackend(held=True), max_running=1, max_queued=0), []
-    caller = RequestContext(charge=lambda count: charged.append(count) or (lambda: charged.append(-count)))
+    caller = RequestContext(charge=lambda count, *_: charged.append(count) or (lambda: charged.append(-count)))
     running = service.engine.complete(request(), caller)
     with pytest.raises(Overloaded):
         service.engine.complete(request(), caller)
@@ -319,6 +328,44 @@ def test_a_rejected_request_is_refunded():
     running.request.close()
     service.backend.release(100)
     service.scheduler.stop()
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [(RateLimited("no"), [10, -10]), (MemoryExhausted("no"), [10, 15, -10, -15]), (InvalidRequest("no"), [10, 15])],
+    ids=["rate limit", "memory", "invalid"],
+)
+def test_tokens_stay_charged_only_if_the_request_is_invalid(error, expected):
+    """After a 429 the client sends the same request again, and would be charged for each attempt."""
+    charged = []
+
+    def charge(count, *_):
+        if charged and isinstance(error, RateLimited):
+            raise error
+        charged.append(count)
+        return lambda: charged.append(-count)
+
+    def start_request():
+        with TokenCharges(RequestContext(charge=charge), "max_tokens") as charges:
+            for num_tokens in (10, 10, 25):
+                charges.raise_to(num_tokens)
+            raise error
+
+    with pytest.raises(type(error)):
+        start_request()
+    assert charged == expected
+
+
+@pytest.mark.parametrize("limits", [{"max_sequences": 2}, {"max_queued_tokens": 5}], ids=str)
+def test_a_limit_names_the_field_of_its_endpoint(service, limits):
+    """Embeddings have no `n` and no `max_tokens`."""
+    context = RequestContext(quota=Quota("key", **limits))
+    with pytest.raises(InvalidRequest) as of_embeddings:
+        service.engine.embed(embedding("abc", "d", "ef"), context)
+    with pytest.raises(InvalidRequest) as of_completions:
+        service.engine.complete(request("abc", n=3), context)
+    assert of_embeddings.value.param == "input"
+    assert of_completions.value.param == ("n" if "max_sequences" in limits else "max_tokens")
 
 
 def test_a_failed_request_is_not_counted_as_cancelled(service):
@@ -423,7 +470,7 @@ def mirrored(result):
         offsets = [len(text) - offset - width for offset, width in zip(logprobs.text_offset, widths, strict=True)]
         lists = (logprobs.tokens, logprobs.token_logprobs, logprobs.top_logprobs, offsets)
         logprobs = Logprobs(*(values[::-1] for values in lists))
-    return CompletionOutput(text[::-1], result.finish_reason, logprobs)
+    return TextDelta(result.index, text[::-1], result.finish_reason, logprobs)
 
 
 @pytest.mark.parametrize(
@@ -488,7 +535,7 @@ def test_without_prepend_a_backward_choice_is_streamed_as_one_delta(service, num
     generation = begun(service, from_the_end("abc", **wanted))
     deltas = sorted(generation.client_deltas(), key=lambda piece: piece.index)
     assert not generation.prepends
-    assert [CompletionOutput(piece.text, piece.finish_reason, piece.logprobs) for piece in deltas] == whole
+    assert deltas == whole
 
 
 def test_prepend_has_no_effect_on_a_forward_model(service):

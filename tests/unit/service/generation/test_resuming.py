@@ -344,8 +344,8 @@ def test_a_request_that_is_cut_short_has_partial_outputs(how):
     generation.request.close()
     backend.release(100)
     service.scheduler.stop()
-    assert [index for index, _ in rest] == [0, 1]
-    for (_, result), text in zip(rest, expected, strict=True):
+    assert [result.index for result in rest] == [0, 1]
+    for result, text in zip(rest, expected, strict=True):
         assert 0 < len(result.text) < 60
         assert result.finish_reason is None
         (later,) = ask(other, "", state=result.resume_token, seed=None, max_tokens=60)
@@ -368,9 +368,9 @@ def test_partial_outputs_without_resume_tokens_include_held_back_text():
         backend.release(2)
         with pytest.raises(DeadlineExceeded):
             generation.results()
-        ((index, result),) = generation.partial_outputs()
+        (result,) = generation.partial_outputs()
         generation.request.close()
-        assert (index, result.finish_reason, result.resume_token) == (0, None, None)
+        assert (result.index, result.finish_reason, result.resume_token) == (0, None, None)
         texts.append(result.text)
         backend.release(100)
         service.scheduler.stop()
@@ -438,7 +438,7 @@ def test_a_deadline_during_prefill_loses_no_held_back_text(service, model):
     backend.release(1)
     with pytest.raises(DeadlineExceeded):
         generation.results()
-    ((_, rest),) = generation.partial_outputs()
+    (rest,) = generation.partial_outputs()
     generation.request.close()
     backend.release(100)
     slow.scheduler.stop()

@@ -663,3 +663,18 @@ def test_new_batch_limits_apply_at_once_to_a_busy_model(start):
     seen = len(backend.calls)
     until(lambda: len(backend.calls) > seen + 3)
     assert {(call.batch_size, call.size <= 4) for call in backend.calls[seen + 1 :]} == {(16, True)}
+
+
+def test_more_sequences_of_a_request_do_not_bring_back_its_batch_limits(start):
+    """A request keeps the limits with which it started; those of later requests are the verified ones."""
+    backend = FakeBackend()
+    scheduler = start(backend)
+    first = Text(max_tokens=10**6, end_id=None)
+    number = scheduler.submit([[first.sequence]], SHAPES)
+    scheduler.submit([[Text(max_tokens=10**6, end_id=None).sequence]], BatchLimits((16,), 4, 4))
+    more = Text(seed=1, max_tokens=5)
+    scheduler.submit([[more.sequence]], SHAPES, number)
+    assert more.finish() == alone(seed=1, max_tokens=5)
+    seen = len(backend.calls)
+    until(lambda: len(backend.calls) > seen + 3)
+    assert {call.batch_size for call in backend.calls[seen + 1 :]} == {16}

@@ -8,10 +8,10 @@ import pytest
 from flask import Flask, g
 
 from contract.card import GeneratorCard
+from service.access.ratelimits import RateLimiter
 from service.backends.embedding_vectors import VectorFiles
 from service.backends.registry import ServedModel
 from service.context import RequestContext
-from service.errors import InvalidRequest
 from service.params import ModelVersion
 from service.scheduling.batching import BatchLimits
 from service.web.access_log import RequestLog
@@ -48,7 +48,8 @@ class Site:
 
         g.record, g.context = RequestLog(request, prompts=False), RequestContext(charge=self._charge)
 
-    def _charge(self, num_tokens):
+    def _charge(self, num_tokens, *, param):
+        self.param = param
         return self.charge(num_tokens)
 
     def _watch(self, sock, on_gone):
@@ -78,8 +79,8 @@ def test_an_embedding_is_charged_by_the_tokens_of_the_response(site, rest, num_t
 def test_vectors_are_not_read_before_the_charge(site, monkeypatch):
     """A request that is refused costs no work; the error names `count`, the field that the request has."""
 
-    def refuse(_count):
-        raise InvalidRequest("the limit is 2 tokens per minute", param="max_tokens")
+    def refuse(num_tokens):
+        RateLimiter().charge("a", "tokens", 2, num_tokens, param=site.param)
 
     site.charge = refuse
     monkeypatch.setattr(VectorFiles, "_read", lambda *_: pytest.fail("read"))
