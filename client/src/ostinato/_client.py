@@ -354,7 +354,8 @@ class Client(AbstractContextManager["Client"]):
         """
         values = {"include": include, "layers": layers, "max_positions": max_positions, "max_units": max_units}
         returned = {"return_sequences": return_sequences, "return_state": return_state, **values, "logprobs": top}
-        fields = {"input": text, "state": state, "go_backwards": go_backwards, **returned, "encoding_format": "base64"}
+        extra_body = {"encoding_format": "base64", **(extra.pop("extra_body", None) or {})}
+        fields = {"input": text, "state": state, "go_backwards": go_backwards, **returned, "extra_body": extra_body}
         return Inspection.from_response(self._post(INSPECT, model, {**fields, **extra}, INSPECT_FIELDS))
 
     def neighbors(self, token: str | int, *, model: str | None = None, count: int = 10) -> list[Neighbor]:

@@ -21,11 +21,11 @@ COMPLETION_FIELDS = frozenset({
     "min_length", "structured_outputs", "guided_regex", "guided_choice", "guided_json", "response_format",
     "complete_within_max_tokens", "unique", "not_in_training",
 })  # fmt: skip
-EMBEDDING_FIELDS = frozenset({"model", "input", "pooling", "encoding_format", "dimensions", "timeout_s", "user"})
+EMBEDDING_FIELDS = frozenset({"model", "input", "pooling", "dimensions", "timeout_s", "user"})
 TOKENIZE_FIELDS = frozenset({"prompt", "return_token_strs", "tokens"})  # and of detokenize
 INSPECT_FIELDS = frozenset({
     "model", "input", "state", "include", "layers", "return_sequences", "return_state", "go_backwards", "logprobs",
-    "max_positions", "max_units", "encoding_format", "timeout_s",
+    "max_positions", "max_units", "timeout_s",
 })  # fmt: skip
 
 

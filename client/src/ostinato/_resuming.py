@@ -170,7 +170,7 @@ class Resumption:
 
 
 def _is_away(error: OstinatoError) -> bool:
-    """Return whether there was no connection, or a server or proxy that responds for one that is away."""
+    """Return whether the connection failed, or the server or a proxy in front of it returned 502 or 503."""
     return isinstance(error, ConnectionFailed) or (
         isinstance(error, APIError) and error.retryable and error.status in _AWAY_STATUSES
     )

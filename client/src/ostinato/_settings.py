@@ -75,7 +75,7 @@ def _timeout(timeout: TimeoutSeconds) -> tuple[float | None, float | None]:
     if len(pair) != 2 or not is_valid:
         raise InvalidArgument(
             f"timeout is {timeout!r}: pass seconds above 0 and at most {LONGEST_S:,}, a pair of them (to connect, to "
-            "read), or None to wait for ever"
+            "read), or None for no timeout"
         )
     return pair
 

@@ -39,7 +39,7 @@ class Transport:
 
     Attributes:
         closed: Set by `close`; interrupts the wait before a retry.
-        was_answered: Whether the server has responded to any request yet.
+        was_answered: Whether any request has succeeded yet; an error response does not count.
     """
 
     def __init__(

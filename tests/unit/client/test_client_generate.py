@@ -112,14 +112,15 @@ def test_an_unknown_argument_is_rejected(client: Client, server: ScriptedServer)
 
 
 def test_the_clients_fields_are_those_of_the_service() -> None:
-    """Except `stream`, which is a method, and `max_completion_tokens`, an alias."""
+    """Except `stream`, which is a method, `max_completion_tokens`, an alias, and the encoding of arrays."""
     from service.api import unsupported
     from service.api.requests import CompletionRequest, EmbeddingsRequest, InspectRequest
 
     completion_fields = CompletionRequest.model_fields.keys() - unsupported.COMPLETION_FIELDS.keys()
     assert completion_fields - {"stream", "max_completion_tokens"} == COMPLETION_FIELDS
-    assert EmbeddingsRequest.model_fields.keys() - unsupported.EMBEDDING_FIELDS.keys() == EMBEDDING_FIELDS
-    assert InspectRequest.model_fields.keys() == INSPECT_FIELDS
+    embedding_fields = EmbeddingsRequest.model_fields.keys() - unsupported.EMBEDDING_FIELDS.keys()
+    assert embedding_fields - {"encoding_format"} == EMBEDDING_FIELDS
+    assert InspectRequest.model_fields.keys() - {"encoding_format"} == INSPECT_FIELDS
 
 
 @pytest.mark.parametrize("prompt", ["\ud800", ["a", "b\udfff"]])

@@ -235,3 +235,11 @@ def test_a_malformed_status_is_unexpected(client: Client, server: ScriptedServer
     server.script = [answer_json(answer)]
     with pytest.raises(ostinato.UnexpectedResponse, match="base_url"):
         client.status()
+
+
+def test_the_encoding_of_arrays_is_not_an_argument(client, server):
+    """The client decodes one encoding only."""
+    for call in (client.embed, client.inspect):
+        with pytest.raises(ostinato.InvalidArgument, match="unknown argument encoding_format"):
+            call("abc", model="tiny", encoding_format="float")
+    assert server.bodies == []

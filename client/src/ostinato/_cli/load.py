@@ -106,6 +106,6 @@ def run_request(client: Client, fields: dict[str, Any], clock: Callable[[], floa
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """Return the smallest value that is not exceeded by this share of the values; nan if there are none."""
+    """Return the smallest value that at least this share of the values do not exceed; nan if there are none."""
     in_order = sorted(values)
     return in_order[max(0, math.ceil(share * len(in_order)) - 1)] if in_order else math.nan

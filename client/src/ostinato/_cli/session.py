@@ -71,7 +71,10 @@ class Session:
         if line.strip() == "/quit":
             return False
         try:
-            self._do(line)
+            try:
+                self._do(line)
+            finally:
+                self._writing.keep()
         except KeyboardInterrupt:
             if not self._patient:
                 raise
@@ -80,8 +83,6 @@ class Session:
             if not self._patient:
                 raise
             say(error_line(error))
-        finally:
-            self._writing.keep()
         return True
 
     def _do(self, line: str) -> None:

@@ -37,7 +37,7 @@ class Writing:
         self._undone: dict[str, list[Turn]] = {}
 
     @classmethod
-    def take_up(cls, client: Client, path: Path) -> Writing:
+    def open(cls, client: Client, path: Path) -> Writing:
         """Load the file that `keep` wrote, with all branches; raise Failure if it contains no conversation."""
         writing = cls(client, _loaded(client, path), path)
         for sibling in sorted(path.parent.glob(f"{glob.escape(path.stem)}.*{glob.escape(path.suffix)}")):

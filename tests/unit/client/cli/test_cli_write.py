@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import threading
@@ -411,3 +412,25 @@ def test_the_prompt_of_the_session_is_not_written_to_a_file(terminal, server, tm
     session.type(CTRL_D)
     assert session.end()[0] == 0
     assert (tmp_path / "text").read_text() == " upon"
+
+
+def test_a_session_survives_a_file_that_cannot_be_written(terminal, server, tmp_path):
+    """The turn can still be saved elsewhere."""
+    directory, elsewhere = tmp_path / "gone", tmp_path / "other.json"
+    directory.mkdir()
+    server.script = [turn(" upon"), turn(" a time")]
+    session = terminal("write", "Once", "--file", str(directory / "story.json"), *TINY)
+    session.wait_for(b"> ")
+    session.type(b"\n")
+    session.wait_for(b" upon")
+    session.wait_for(b"> ")
+    shutil.rmtree(directory)
+    session.type(b"\n")
+    session.wait_for(b" a time")
+    session.wait_for(b"No such file")
+    session.wait_for(b"> ")
+    session.type(f"/save {elsewhere}\n".encode())
+    session.wait_for(b"> ")
+    session.type(CTRL_D)
+    session.end()
+    assert [kept["text"] for kept in json.loads(elsewhere.read_text())["turns"]] == [" upon", " a time"]

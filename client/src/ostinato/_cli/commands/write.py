@@ -72,7 +72,7 @@ def _begin(client: Client, prompt: str | None, path: Path | None, model: str | N
         return Writing(client, client.conversation(from_argument(prompt or "", "prompt"), model=model, **fields), path)
     if prompt is not None:
         raise click.UsageError(f"{path} has a text already: omit PROMPT, or pass another file")
-    writing = Writing.take_up(client, path)
+    writing = Writing.open(client, path)
     if model is not None and model != writing.conversation.model:
         writing.set("model", model)
     for name, value in fields.items():
