@@ -171,7 +171,7 @@ def plot(results: Path, image: Path) -> None:
         rates.setdefault(system, {})[streams] = [measurement["tokens_per_s"] for measurement in measurements]
     groups = list(next(iter(rates.values())))
     figure = Figure(figsize=(8, 1 + 0.26 * len(rates) * len(groups)), layout="constrained")
-    axes = figure.subplots(len(groups), sharex=True)
+    axes = figure.subplots(len(groups), sharex=True, squeeze=False)[:, 0]
     for streams, each in zip(groups, axes, strict=True):
         medians = [statistics.median(values[streams]) for values in rates.values()]
         ranges = [

@@ -35,7 +35,7 @@ def main() -> None:
     ]
     print_heading("milliseconds of a sampling step", rounds)
     print_table(("", "candidates", "all sorted", "ratio"), [each.row(".2f") for each in comparisons])
-    write_results("filters", started, results=[asdict(each) for each in comparisons])
+    write_results("filters-", started, results=[asdict(each) for each in comparisons])
 
 
 def _compare(vocab_size: int, batch_size: int, name: str, rounds: int) -> Comparison:

@@ -26,6 +26,10 @@ CACHED_LENGTHS = (10, 10_000)
 LONG_PROMPT, NUM_BACKGROUND = 100_000, 8
 
 
+class StreamError(Exception):
+    """The service refused a stream or ended it with an error."""
+
+
 def text_of(length: int, salt: int) -> str:
     """Return a prompt whose prefix is unique to the salt."""
     return (f"{salt:06d}" + CHARACTERS * (length // len(CHARACTERS) + 1))[:length]
@@ -39,12 +43,12 @@ def stream(port: int, **fields: Any) -> Iterator[tuple[float, int]]:
         connection.request("POST", "/v1/completions", json.dumps(body))
         response = connection.getresponse()
         if response.status != 200:
-            raise SystemExit(f"error: {response.read()!r}")
+            raise StreamError(f"{response.status}: {response.read()!r}")
         for line in response:
             if line.startswith(b"data: {"):
                 event = json.loads(line.removeprefix(b"data: "))
                 if "error" in event:
-                    raise SystemExit(f"error: {event}")
+                    raise StreamError(str(event))
                 yield time.perf_counter(), sum(len(choice["text"]) for choice in event["choices"])
     finally:
         connection.close()
@@ -76,20 +80,27 @@ class BackgroundLoad:
 
     def __init__(self, port: int) -> None:
         self.gaps: list[tuple[float, float, int]] = []
+        self._errors: list[StreamError] = []
         self._ended = threading.Event()
         self._threads = [threading.Thread(target=self._run, args=(port, seed)) for seed in range(NUM_BACKGROUND)]
         for thread in self._threads:
             thread.start()
 
     def _run(self, port: int, seed: int) -> None:
-        while not self._ended.is_set():
-            last = None
-            for moment, length in stream(port, max_tokens=20_000, seed=seed):
-                if last is not None and length:
-                    self.gaps.append((moment, moment - last, length))
-                last = moment
-                if self._ended.is_set():
-                    return
+        try:
+            while not self._ended.is_set():
+                self._decode(port, seed)
+        except StreamError as error:
+            self._errors.append(error)
+
+    def _decode(self, port: int, seed: int) -> None:
+        last = None
+        for moment, length in stream(port, max_tokens=20_000, seed=seed):
+            if last is not None and length:
+                self.gaps.append((moment, moment - last, length))
+            last = moment
+            if self._ended.is_set():
+                return
 
     def ms_per_token(self, begin: float, end: float) -> float:
         """Return the mean over the tokens that arrived within a time range."""
@@ -102,10 +113,12 @@ class BackgroundLoad:
         return 1000 * gaps[int(0.99 * (len(gaps) - 1))]
 
     def stop(self) -> None:
-        """Stop the sequences."""
+        """Stop the sequences; raise the error of one that failed, as fewer were measured then."""
         self._ended.set()
         for thread in self._threads:
             thread.join()
+        for error in self._errors:
+            raise error
 
 
 class LongTextBenchmark:

@@ -28,7 +28,7 @@ def main() -> None:
     setup = f"{PROMPT_LENGTH} prompt tokens and {NEW_TOKENS} completion tokens per request"
     print_heading(f"tokens/s in bfloat16 over float32, {setup}", options.rounds)
     print_table(("", "bfloat16", "float32", "ratio"), [each.row(",.0f") for each in comparisons])
-    write_results("precision", started, results=[asdict(each) for each in comparisons])
+    write_results("precision-", started, results=[asdict(each) for each in comparisons])
 
 
 def _compare(units: int, rounds: int) -> list[Comparison]:

@@ -37,7 +37,7 @@ def main() -> None:
     print_heading(f"this gateway over that of {options.checkout}, LSTM of {UNITS} units, {setup}", options.rounds)
     rows = [each.row(",.0f" if "tokens/s" in each.name else ",.1f") for each in comparisons]
     print_table(("", "this", "other", "ratio"), rows)
-    write_results("revision", started, results=[asdict(each) for each in comparisons])
+    write_results("revision-", started, results=[asdict(each) for each in comparisons])
 
 
 def _compare(checkout: Path, rounds: int) -> list[Comparison]:

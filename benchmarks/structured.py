@@ -15,8 +15,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -115,25 +117,26 @@ def _bomb(port: int, rounds: int) -> dict[str, Any]:
 
 def _p99_gap_ms(port: int, bombs: Iterator[int] | None, errors: set[str]) -> float:
     """Return the 99th percentile of the gaps between chunks of all streams, in milliseconds."""
-    ended, gaps = threading.Event(), list[float]()
-    threads = [threading.Thread(target=_read_stream, args=(port, seed, gaps)) for seed in range(NUM_STREAMS)]
-    if bombs is not None:
-        threads.append(threading.Thread(target=_send_bombs, args=(port, bombs, ended, errors)))
-    for thread in threads:
-        thread.start()
-    for thread in threads[:NUM_STREAMS]:
-        thread.join()
-    ended.set()
-    threads[-1].join()
+    ended = threading.Event()
+    with ThreadPoolExecutor(NUM_STREAMS + 1) as pool:
+        if bombs is not None:
+            pool.submit(_send_bombs, port, bombs, ended, errors)
+        try:
+            gaps = list(itertools.chain.from_iterable(pool.map(partial(_read_stream, port), range(NUM_STREAMS))))
+        finally:
+            ended.set()
     return 1000 * percentile(gaps, 0.99)
 
 
-def _read_stream(port: int, seed: int, gaps: list[float]) -> None:
-    """Read a stream for a time and add the gaps between its chunks."""
+def _read_stream(port: int, seed: int) -> list[float]:
+    """Read a stream for a time, and return the gaps between its chunks in seconds."""
+    gaps = []
     body = {**BODY, "max_tokens": STREAM_TOKENS, "seed": seed, "stream": True}
     connection = http.client.HTTPConnection("127.0.0.1", port)
     connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
     response = connection.getresponse()
+    if response.status != 200:
+        raise SystemExit(f"error: {response.read()!r}")
     began = last = time.perf_counter()
     while time.perf_counter() - began < STREAM_S and (line := response.readline()):
         if line.startswith(b"data: "):
@@ -141,6 +144,7 @@ def _read_stream(port: int, seed: int, gaps: list[float]) -> None:
             gaps.append(now - last)
             last = now
     connection.close()
+    return gaps
 
 
 def _send_bombs(port: int, numbers: Iterator[int], ended: threading.Event, errors: set[str]) -> None:
@@ -160,12 +164,7 @@ def _matches(port: int, num_completions: int) -> dict[str, Any]:
         *(
             (
                 {"response_format": {"type": "json_schema", "json_schema": {"name": "benchmark", "schema": schema}}},
-                lambda text, schema=schema: (
-                    jsonschema.validate(
-                        json.loads(text), schema, jsonschema.Draft202012Validator, format_checker=checker
-                    )
-                    is None
-                ),
+                partial(_is_valid, jsonschema.Draft202012Validator(schema, format_checker=checker)),
             )
             for schema in SCHEMAS
         ),
@@ -190,6 +189,14 @@ def _matches(port: int, num_completions: int) -> dict[str, Any]:
     print(f"{num_matching:,} of {num_checked:,} completions match ({len(texts):,} distinct), {len(kinds)} patterns")
     print(f"time to compile, ms: {spread(compile_ms, '.1f')}, p50 {p50:.1f}, p99 {p99:.1f}")
     return {"matching": num_matching, "checked": num_checked, "compile_ms": compile_ms}
+
+
+def _is_valid(validator: Any, text: str) -> bool:
+    """Return whether a text is JSON that a schema accepts."""
+    try:
+        return bool(validator.is_valid(json.loads(text)))
+    except ValueError:
+        return False
 
 
 def _complete(port: int, seed: int, choices: int, fields: dict[str, Any]) -> list[str]:
