@@ -1,6 +1,6 @@
 """Entries of `models.config`: which versions of which directory are served, alike for all that read the file.
 
-Takes TensorFlow Serving's messages as they come, but does not depend on gRPC.
+Takes TensorFlow Serving's messages as arguments; imports neither them nor gRPC.
 """
 
 from collections.abc import Collection

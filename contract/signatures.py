@@ -45,7 +45,7 @@ FORBIDDEN_DISTANCE = (1 << 15) - 1
 FORBIDDEN = FORBIDDEN_DISTANCE << ROW_BITS
 # Rows of that table with a fixed meaning: any token is allowed; the match is complete, so the sequence ends.
 UNCONSTRAINED_ROW, FINAL_ROW = 0, 1
-# Of a row's continuation, the minimum number of tokens to the next complete match: there is none.
+# Entry of `continuations` for a row from which no further complete match can be reached.
 NO_CONTINUATION = 1 << 30
 # Number of most probable tokens that `decode_full` and `score` return at each position.
 NUM_TOP = 5

@@ -248,7 +248,7 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid"):
         if self.connections != "none" and self.layers == 1:
             raise PydanticCustomError("one_layer", "connections = {value} needs 2 layers", {"value": self.connections})
         if self.freeze_embedding and self.embedding_init is None:
-            raise PydanticCustomError("frozen_noise", "freeze_embedding needs embedding_init: it would keep noise")
+            raise PydanticCustomError("frozen_noise", "freeze_embedding needs embedding_init, or vectors stay random")
         if self.context_length is not None and not self.bidirectional:
             raise PydanticCustomError("no_window", "context_length is for bidirectional models; others have no limit")
         return self

@@ -183,6 +183,6 @@ def _describe_id_error(config: _KerasConfig, words: list[str], index: dict[str, 
     if config.oov_token in index and expected_id == 1:
         return (
             f"word_index has no id 1: the texts that it was made from hold oov_token {config.oov_token!r} as a word, "
-            f"and Keras then gives that id to nothing; {rule}"
+            f"and Keras then leaves that id unused; {rule}"
         )
     return f"word_index has no id {expected_id}; {rule}"

@@ -22,7 +22,7 @@ what differs from TensorFlow Serving:
   --tensorflow_intra_op_parallelism is 1 by default; there it is the number of cores. The order of sums
     depends on the number of threads, so bit-exact results need a fixed number
   --ssl_config_file is checked before the models are loaded; an invalid one is an error (exit code 2)
-  --enable_batching enforces the rules of batching on each call and fills it up to the next of allowed_batch_sizes, but
+  --enable_batching enforces the rules of batching on each call and pads it to the next of allowed_batch_sizes, but
     merges no calls: batch_timeout_micros, max_enqueued_batches, num_batch_threads and pad_variable_length_inputs are
     read and have no effect, and parameters for splitting large calls are refused
   a call computes every output of its signature; there only those of output_filter, after the graph was optimized for

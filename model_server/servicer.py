@@ -97,7 +97,7 @@ class ModelServicer(ModelServiceServicer):
                 "Only ModelConfigList is currently supported"
             )
         config = from_proto(request.config, self._models_root)
-        log.info("config replaced by a reload request, models: %s", ", ".join(config) or "none")
+        log.info("reload request, models: %s", ", ".join(config) or "none")
         self._repository.reload(config, give_up)
         return ReloadConfigResponse()
 

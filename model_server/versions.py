@@ -41,10 +41,19 @@ def scan(base_path: Path) -> Scan:
     versions: dict[int, Path] = {}
     problems = []
     for path in sorted(base_path.iterdir()):
+        if path.name.startswith("."):
+            # Of the exporter: a draft, or a file of its own.
+            continue
         version = int(path.name) if path.name.isascii() and path.name.isdigit() else -1
+        try:
+            has_saved_model = any((path / file).is_file() for file in SAVED_MODEL_FILES)
+        except OSError as error:
+            # Of this entry only, such as a directory that belongs to another user.
+            problems.append(f"{path}: {error.strerror}")
+            continue
         if not 0 <= version <= _MAX_VERSION:
             problems.append(f"{path}: not a version, its name is not a number")
-        elif not any((path / file).is_file() for file in SAVED_MODEL_FILES):
+        elif not has_saved_model:
             problems.append(f"{path}: not a version (yet), it has no {SAVED_MODEL_FILES[0]}")
         elif version in versions:
             problems.append(f"{path}: skipped, {versions[version].name} is the same version")

@@ -28,7 +28,7 @@ S = TypeVar("S")
 class Watcher(Generic[S]):
     """Scans base paths, and loads and unloads versions, one step at a time. No two loads run in parallel.
 
-    `load` gets the model's name, its number and its directory, warms the version up, and may raise anything. If
+    `load` takes the model's name, the version's number and its directory, and may raise anything. If
     `poll_s` is 0, each config is scanned once. Other versions are loaded between two retries of one.
     """
 

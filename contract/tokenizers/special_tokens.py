@@ -73,7 +73,7 @@ def _unknown_id(model: Mapping[str, Any]) -> int | None:
     kind, name = model["type"], model.get("unk_token")
     if kind == "Unigram":
         if model.get("unk_id") is None:
-            raise TokenizerError("a Unigram model needs unk_id: a character that it does not hold has no id else")
+            raise TokenizerError("a Unigram model needs unk_id: without it, an unknown character has no id")
         return int(model["unk_id"])
     if name is None and kind == "BPE":
         return None

@@ -74,7 +74,8 @@ def _from_keras(path: Path, window: int | None) -> ImportedModel:
     except NotFinite as error:
         raise UnsupportedModel(f"{path}: {error}") from error
     except UnsupportedModel as error:
-        raise UnsupportedModel(f"{path}: {error} (--context-length)") from error
+        option = " (--context-length)" if "context length" in str(error) else ""
+        raise UnsupportedModel(f"{path}: {error}{option}") from error
     except _REFUSALS as error:
         raise UnsupportedModel(f"{path}: it cannot be run: {_summary_line(error)}") from error
     lines = [f"{path}: {', '.join(type(layer).__name__ for layer in model.layers)}"]

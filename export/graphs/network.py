@@ -273,7 +273,7 @@ def _read_output(node: Node) -> Dense:
 def _activation(layer: Any, name: str = "activation") -> str:
     serialized = keras.activations.serialize(keras.activations.get(layer.get_config()[name]))
     if not isinstance(serialized, str):
-        raise UnsupportedModel(f"layer {layer.name!r}: its {name} is no function of Keras's with a name")
+        raise UnsupportedModel(f"layer {layer.name!r}: its {name} is not one of Keras's named functions")
     return serialized
 
 

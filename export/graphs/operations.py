@@ -70,7 +70,7 @@ VariableShape VariableV2 Where While Xdivy Xlog1py Xlogy ZerosLike Zeta
 _COMPUTING = frozenset(_COMPUTING_NAMES.split())
 # What the weights are read by. The loader runs it on the model's own files.
 _RESTORING = _COMPUTING | {"RestoreV2"}
-# What every SavedModel is saved by: nothing here calls it, so it may lie there, and nothing else may use it.
+# Operations that save a SavedModel. Every one contains them, so they are allowed where nothing calls them.
 _SAVING = _RESTORING | {"MergeV2Checkpoints", "SaveV2", "ShardedFilename"}
 # Maximum number of operations in an error message.
 _SHOWN = 3

@@ -4,6 +4,8 @@ Imports TensorFlow only for `verify`, so the other commands start fast.
 """
 
 import argparse
+import contextlib
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -83,10 +85,10 @@ def _add_remove(commands: Any) -> argparse.ArgumentParser:
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be at least 0, got {text}")
-    return value
+    with contextlib.suppress(ValueError):
+        if 0 <= (value := float(text)) < math.inf:
+            return value
+    raise argparse.ArgumentTypeError(f"must be a number of seconds, at least 0, got {text!r}")
 
 
 def _server(text: str) -> str:

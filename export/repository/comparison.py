@@ -155,7 +155,7 @@ class Comparison:
         elif self.are_samples:
             yield (
                 f"each holds out other documents of the same corpus, sampled by its seed: small differences are "
-                f"chance, and one --seed holds out the same ({self._each(_held_out)})"
+                f"chance; with one --seed all hold out the same ({self._each(_held_out)})"
             )
 
     def _each(self, describe: Callable[[TrainingReport], str]) -> str:

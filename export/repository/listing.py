@@ -123,7 +123,7 @@ def _table(rows: list[Row], models_dir: Path) -> Iterator[str]:
 
 def _rows(model: Model, config_entries: list[ConfigEntry] | None) -> Iterator[Row]:
     entries = None if config_entries is None else [entry for entry in config_entries if entry.folder == model.name]
-    numbers = [version.number for version in model.versions if (version.path / SAVED_MODEL).is_file()]
+    numbers = [version.number for version in model.versions if version.has_saved_model()]
     served = set[int]().union(*(entry.policy.select(numbers) for entry in entries or ()))
     if model.problem:
         yield Row(model.name, None, str(model.path), problem=model.problem)
@@ -146,7 +146,7 @@ def _row(version: Version, *, name: str, **fields: Any) -> Row:
         card, _ = version.read()
     except RepositoryError as error:
         return replace(row, problem=str(error).removeprefix(str(version.path)).lstrip("/: "))
-    if not (version.path / SAVED_MODEL).is_file():
+    if not version.has_saved_model():
         return replace(row, problem=f"{SAVED_MODEL}: No such file")
     return replace(
         row,

@@ -64,7 +64,13 @@ def read_entries(models_dir: Path) -> list[ConfigEntry]:
 @contextlib.contextmanager
 def locked(models_dir: Path) -> Iterator[None]:
     """Lock `models.config` against other exporters, so that no update is lost."""
-    with (models_dir / f".{signatures.MODELS_CONFIG}.lock").open("w") as lock:
+    path = models_dir / f".{signatures.MODELS_CONFIG}.lock"
+    try:
+        lock = path.open("w")
+    except PermissionError:
+        # Another user created it. On a local disk a lock needs no permission to write; on NFS it does.
+        lock = path.open()
+    with lock:
         # Closing the file unlocks it.
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -22,7 +22,6 @@ import tensorflow as tf
 from contract import signatures
 from contract.card import ID_PATTERN, Direction, GeneratorCard, TrainingFilterDescription, TrainingReport
 from contract.files import sync_directory, sync_tree
-from contract.models_config import version_numbers
 from contract.tokenizer import Tokenizer
 from contract.training_filter import TrainingFilter
 from export.errors import PublishError
@@ -35,7 +34,8 @@ from export.graphs.signatures import Generator
 from export.graphs.specs import input_specs
 from export.repository.artifacts import write_artifacts
 from export.repository.history import Progress
-from export.repository.models_config import add_to_models_config, locked
+from export.repository.models_config import add_to_models_config, locked, read_entries
+from export.repository.numbering import next_version
 from export.repository.warmup import WARMUP_FILE, write_warmup
 
 # The Keras model, for notebooks and further training.
@@ -99,7 +99,7 @@ def require_name(name: str) -> None:
 
 
 def require_writable(home: Path) -> None:
-    """Raise PublishError, before a training run, if a version cannot be written to `home`."""
+    """Raise PublishError, before a training run, if a version cannot be written to `home` or listed afterwards."""
     # The version is written to `home`, `models.config` to its parent.
     for folder in (home, home.parent):
         nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
@@ -112,6 +112,7 @@ def require_writable(home: Path) -> None:
                 f"belongs to {status.st_uid}:{status.st_gid}: let its owner or root run "
                 f"`chown -R {uid}:{gid} {nearest}`"
             )
+    read_entries(home.parent)
 
 
 def publish_exportable(
@@ -165,8 +166,9 @@ def _draft(home: Path) -> Iterator[Path]:
         # A concurrent removal may have deleted the empty directory.
         home.mkdir(exist_ok=True)
         file = lock.open("w")
-    with file:
+        # Still under the other lock: `remove_stale_drafts` of another exporter would take the file for a stale one.
         fcntl.flock(file, fcntl.LOCK_EX)
+    with file:
         try:
             yield draft
         finally:
@@ -176,12 +178,13 @@ def _draft(home: Path) -> Iterator[Path]:
 
 def remove_stale_drafts(home: Path) -> None:
     """Delete the drafts of killed exporters."""
-    for lock in home.glob(f"{_DRAFT}*{_LOCK}"):
-        with contextlib.suppress(OSError), lock.open("w") as file:
-            # Fails immediately if an exporter holds it.
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
-            lock.unlink()
+    with locked(home.parent):
+        for lock in home.glob(f"{_DRAFT}*{_LOCK}"):
+            with contextlib.suppress(OSError), lock.open("w") as file:
+                # Fails immediately if an exporter holds it.
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+                lock.unlink()
 
 
 def _card(
@@ -213,7 +216,7 @@ def _card(
 def _code_sha256() -> str:
     """Hash the modules that build the graph: a change of loop or sampling may change the sampled tokens."""
     digest = hashlib.sha256()
-    for module in (adjustments, cells, loop, precision, sampling, specs, window, graph):
+    for module in (adjustments, cells, loop, precision, sampling, specs, window, graph, signatures):
         digest.update(Path(str(module.__file__)).read_bytes())
     return digest.hexdigest()
 
@@ -264,7 +267,7 @@ def _without_info_logs() -> Iterator[None]:
 
 def _rename_to_next_version(draft: Path, home: Path) -> Path:
     """Rename the draft to the next version number; if another exporter takes it first, to the one after that."""
-    version = _next_version(home)
+    version = next_version(home)
     while True:
         try:
             return draft.rename(home / str(version))
@@ -272,7 +275,3 @@ def _rename_to_next_version(draft: Path, home: Path) -> Path:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
             version += 1
-
-
-def _next_version(home: Path) -> int:
-    return max(version_numbers(home), default=0) + 1

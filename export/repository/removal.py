@@ -14,6 +14,7 @@ from pathlib import Path
 from contract.signatures import MODELS_CONFIG
 from export.errors import RepositoryError
 from export.repository.models_config import drop_from_models_config, forget_versions, locked, read_entries
+from export.repository.numbering import retire
 from export.repository.promotion import PREVIOUS
 from export.repository.unloading import DEFAULT_WAIT_S, ServerWatch, wait_until_unloaded
 from export.repository.versions import Repository, Version
@@ -155,6 +156,9 @@ def _rename_removed(repository: Repository, home: Path, versions: Sequence[Versi
             entry.folder == home.name for entry in read_entries(repository.path)
         ):
             raise RepositoryError(f"{home.name} was added to {MODELS_CONFIG} again meanwhile: run the command again")
+        existing = {version.number for version in repository.model(home.name).versions}
+        removed = {version.number for version in versions}
+        retire(home, removed, existing - removed)
         # The oldest first: a server that has not reloaded the config yet keeps serving the newest.
         for number in numbers:
             with contextlib.suppress(FileNotFoundError):

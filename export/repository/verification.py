@@ -187,7 +187,7 @@ class Verification:
 
     def _history(self) -> str:
         if not (self._assets / HISTORY_FILE).exists():
-            raise _NotChecked("there is none, as of every imported model")
+            raise _NotChecked("there is none; no imported model has one")
         return f"{read_history(self._path).epochs} epochs"
 
     def _training_filter(self) -> str:

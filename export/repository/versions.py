@@ -4,6 +4,7 @@ Knows the layout of directories and versions. Changes nothing; does not know tab
 """
 
 import contextlib
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -48,6 +49,10 @@ class Version:
             return load_assets(self.path)
         except ContractError as error:
             raise RepositoryError(_in_one_line(error)) from error
+
+    def has_saved_model(self) -> bool:
+        """Return whether its SavedModel exists and can be read."""
+        return os.access(self.path / SAVED_MODEL, os.R_OK)
 
     def num_bytes(self) -> int:
         """Return the total size of the files in bytes."""

@@ -154,7 +154,10 @@ class RunFolder:
 
     def _remove_superseded(self, progress: Progress) -> None:
         for path in (self.path / _CHECKPOINTS).iterdir():
-            if not path.name.startswith((f"{progress.epochs}.", _CONFIG)):
+            if path.is_dir():
+                # TensorFlow writes a checkpoint into a temporary directory, which a killed run leaves.
+                shutil.rmtree(path)
+            elif not path.name.startswith((f"{progress.epochs}.", _CONFIG)):
                 path.unlink()
         for path in (self.path / _BEST).iterdir():
             if path != self._best(progress):

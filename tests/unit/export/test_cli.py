@@ -429,6 +429,15 @@ def test_an_unwritable_models_directory_is_an_error_before_training(capsys, monk
     assert not Path("runs").exists()
 
 
+def test_a_damaged_models_config_is_an_error_before_training(capsys):
+    """The version could not be listed there."""
+    Path("models").mkdir()
+    Path("models/models.config").write_text("model_config_list { config {")
+    assert train() == 1
+    assert "models/models.config: " in one_line(capsys)
+    assert not Path("runs").exists()
+
+
 def test_a_model_larger_than_memory_is_refused_before_training(capsys):
     """Otherwise the kernel kills the process without a message."""
     assert train("--units", "8192", "--layers", "8", "--embedding", "8192") == 1

@@ -101,7 +101,7 @@ def test_an_invalid_window_is_a_usage_error(window, capsys):
     with pytest.raises(SystemExit) as ended:
         wrap("--context-length", window)
     assert ended.value.code == 2
-    assert "--context-length" in capsys.readouterr().err
+    assert f"--context-length: must be a whole number, at least 1, got '{window}'" in capsys.readouterr().err
 
 
 def test_an_invalid_name_is_refused_before_any_file_is_read(capsys):

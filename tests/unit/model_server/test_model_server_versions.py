@@ -25,13 +25,37 @@ def test_a_version_is_a_directory_with_a_number_and_a_saved_model(tmp_path: Path
     assert found.problems == ()
 
 
-@pytest.mark.parametrize("name", [".2.tmp", "2.tmp", "v2", "-2", "2 ", "+2", "²", "1e3", str(2**63)])
+@pytest.mark.parametrize("name", ["2.tmp", "v2", "-2", "2 ", "+2", "²", "1e3", str(2**63)])
 def test_a_directory_whose_name_is_not_a_number_is_skipped(tmp_path: Path, name: str):
     """It is reported by name."""
     put(tmp_path, name)
     found = scan(tmp_path)
     assert found.versions == {}
     assert [name in problem for problem in found.problems] == [True]
+
+
+@pytest.mark.parametrize("name", [".2.tmp", ".draft-0123", ".last-removed"])
+def test_a_hidden_entry_is_skipped_without_a_report(tmp_path: Path, name: str):
+    """The exporter has files there, such as the draft of the next version."""
+    put(tmp_path, name)
+    assert scan(tmp_path).problems == ()
+
+
+def test_an_unreadable_version_does_not_hide_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It may belong to another user."""
+    put(tmp_path, "1")
+    put(tmp_path, "2")
+    is_file = Path.is_file
+
+    def guarded(path: Path) -> bool:
+        if path.parent.name == "2":
+            raise PermissionError(13, "Permission denied", str(path))
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", guarded)
+    found = scan(tmp_path)
+    assert found.versions == {1: tmp_path / "1"}
+    assert found.problems == (f"{tmp_path / '2'}: Permission denied",)
 
 
 def test_a_file_or_a_directory_without_a_saved_model_is_skipped(tmp_path: Path):

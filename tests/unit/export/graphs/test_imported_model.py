@@ -272,6 +272,12 @@ def open_length(path):
     return save(lesson(keras, None), path / "m.keras")
 
 
+def of_sigmoids(path):
+    model = lesson(keras)
+    model.layers[-1].activation = keras.activations.sigmoid
+    return save(model, path / "m.keras")
+
+
 def no_signature(path):
     tf.saved_model.save(tf.Module(), str(path / "m"))
     return path / "m"
@@ -299,6 +305,7 @@ REFUSED = {
     "no number": (not_finite, "NaN or infinite"),
     "of one text": (of_one_text, "its batch size is fixed at 1"),
     "no length": (open_length, r"must be a sliding-window model.*\(--context-length\)"),
+    "of sigmoids": (of_sigmoids, "neither probabilities nor logits"),
     "no signature": (no_signature, "it has no signature serving_default"),
     "of strings": (of_strings, r"'text' must be token ids \(batch, tokens\), got string"),
 }
@@ -310,6 +317,7 @@ def test_an_unsupported_model_is_refused_in_one_line(case, tmp_path):
     make, message = REFUSED[case]
     with pytest.raises(UnsupportedModel, match=message) as refused:
         read_imported(make(tmp_path), None)
+    assert ("--context-length" in str(refused.value)) == (case == "no length")
     assert "\n" not in str(refused.value)
 
 

@@ -141,7 +141,7 @@ def test_a_version_number_that_is_taken_meanwhile_is_skipped(model, models_dir, 
         (models_dir / "m" / "1" / "saved_model.pb").write_text("theirs")
 
     monkeypatch.setattr(publishing, "_write", slowly)
-    monkeypatch.setattr(publishing, "_next_version", lambda home: 1)
+    monkeypatch.setattr(publishing, "next_version", lambda home: 1)
     assert publish(model, TOKENIZER, "m", models_dir).name == "2"
     assert (models_dir / "m" / "1" / "saved_model.pb").read_text() == "theirs"
 

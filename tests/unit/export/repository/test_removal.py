@@ -11,6 +11,7 @@ import pytest
 from export.cli import main
 from export.repository import removal
 from export.repository.models_config import add_to_models_config, read_entries
+from export.repository.numbering import LAST_REMOVED_FILE, next_version
 from tests.unit.export.repository.stored import store
 
 
@@ -31,12 +32,12 @@ def answer(monkeypatch, text):
 
 def remove(*arguments):
     """Remove a version that no server serves, without a wait."""
-    return main(["remove", *arguments, "--wait", "0"])
+    return main(["remove", "--wait", "0", *arguments])
 
 
 def versions(models_dir, name="m"):
-    """Return the names in a model's directory."""
-    return sorted(path.name for path in (models_dir / name).iterdir())
+    """Return the names in a model's directory, without that of the last removed version."""
+    return sorted(path.name for path in (models_dir / name).iterdir() if path.name != LAST_REMOVED_FILE)
 
 
 def listed(models_dir):
@@ -289,11 +290,51 @@ def test_a_removed_name_can_be_published_again(models_dir):
     assert (listed(models_dir), versions(models_dir)) == (["m"], ["1"])
 
 
-@pytest.mark.parametrize("option", ["--wait=-1", "--wait=inf", "--server=host", "--server=:8500", "--server=host:0"])
-def test_invalid_options_are_usage_errors(models_dir, option):
-    """The exit code is 2, and nothing is removed."""
+@pytest.mark.parametrize(
+    "option", ["--wait=-1", "--wait=inf", "--wait=x", "--server=host", "--server=:8500", "--server=host:0"]
+)
+def test_invalid_options_are_usage_errors(models_dir, capsys, option):
+    """The exit code is 2, the message says what is needed, and nothing is removed."""
     store(models_dir)
     with pytest.raises(SystemExit) as ended:
         remove("m", "--yes", option)
     assert ended.value.code == 2
+    assert "must be " in capsys.readouterr().err
     assert versions(models_dir) == ["1"]
+
+
+def test_the_number_of_a_removed_version_is_not_given_again(models_dir):
+    """A model server that saw the old version 3 would take the new one for it. Without any version, numbers restart."""
+    home = models_dir / "m"
+    for version in (1, 2, 3):
+        store(models_dir, version=version)
+    assert remove("m:3", "--yes") == 0
+    assert next_version(home) == 4
+    assert remove("m:1", "--yes") == 0
+    assert next_version(home) == 4
+    store(models_dir, version=4)
+    assert next_version(home) == 5
+    assert remove("m", "--yes") == 0
+    assert list(home.iterdir()) == []
+    assert next_version(home) == 1
+
+
+def test_a_damaged_record_of_the_last_removed_version_is_ignored(models_dir):
+    """The next number is then the one after the highest."""
+    store(models_dir, version=2)
+    (models_dir / "m" / LAST_REMOVED_FILE).write_text("?")
+    assert next_version(models_dir / "m") == 3
+
+
+def test_a_lock_that_another_user_created_can_be_taken(models_dir, monkeypatch):
+    """A lock on a local disk needs no permission to write."""
+    store(models_dir)
+    opened = Path.open
+
+    def guarded(path, mode="r", *arguments, **options):
+        if path.name.endswith(".lock") and "w" in mode:
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, mode, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", guarded)
+    assert remove("m", "--yes") == 0

@@ -257,3 +257,15 @@ def test_changed_settings_are_rejected_with_their_old_values(copy):
     path.write_text(path.read_text().replace('"learning_rate": 0.004', '"learning_rate": 0.04'))
     with pytest.raises(RunError, match=r"config\.json: a run resumes .*; they were learning_rate = 0\.004, now 0\.04$"):
         copy.restore(prepare()[0].checkpoint)
+
+
+def test_a_run_that_was_killed_while_it_wrote_a_checkpoint_continues(copy):
+    """TensorFlow writes it into a temporary directory first, which stays."""
+    partial = copy.path / "checkpoint" / "4_temp"
+    partial.mkdir()
+    (partial / "part-00000-of-00001.index.tempstate123").write_text("incomplete")
+    trainer = prepare()[0]
+    copy.restore(trainer.checkpoint)
+    copy.save(trainer.checkpoint, trainer.averaged_model, copy.progress().after(epoch(0.0)))
+    assert copy.progress().epochs == 4
+    assert not partial.exists()
