@@ -67,23 +67,22 @@ class CompletionResponse:
 
         The last events are yielded together: each chunk costs a system call and a switch between threads.
         """
-        last = b""
+        unsent = b""
         try:
             for delta in self._builder.client_deltas():
                 self._update_fingerprint()
-                event = self._event(delta)
-                if self._builder.is_finished:
-                    last += event
-                else:
-                    yield event
+                unsent += self._event(delta)
+                if not self._builder.is_finished:
+                    yield unsent
+                    unsent = b""
             if self._builder.body.stream_options.include_usage:
-                last += sse({**self._head, "choices": [], "usage": self._usage()})
-            yield last + DONE
+                unsent += sse({**self._head, "choices": [], "usage": self._usage()})
+            yield unsent + DONE
         except GatewayError as error:
-            yield last + self._error_event(self._with_partial_output(error))
+            yield unsent + self._error_event(self._with_partial_output(error))
         except Exception:
             log.exception("a stream failed")
-            yield last + self._error_event(InternalError("an unexpected error; the server's log has the stack trace"))
+            yield unsent + self._error_event(InternalError("an unexpected error; the server's log has the stack trace"))
 
     def _event_prefix(self) -> bytes:
         """Return the constant prefix of an event, up to its choice."""
