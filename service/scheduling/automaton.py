@@ -56,7 +56,7 @@ class Automaton:
         return entry & ROW_MASK
 
     def is_complete(self, row: int, num_left: int) -> bool:
-        """Return whether no match that is longer can be completed with a number of tokens more."""
+        """Return whether no longer match can be completed within `num_left` more tokens."""
         return self._continuations[row] > num_left
 
     # Elements of a memoryview take a quarter of the time of an array's, and each sampled token reads both.

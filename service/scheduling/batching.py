@@ -23,7 +23,7 @@ from contract import signatures
 from service.params import ModelVersion
 from service.scheduling.call import Call
 from service.scheduling.expected_prompts import ExpectedPrompts
-from service.scheduling.sequence import Sequence
+from service.scheduling.sequence import Sequence, take
 from service.scheduling.transition_table import share_table
 
 
@@ -131,19 +131,14 @@ class ModelQueue:
         """Remove and return the unwanted sequences that hold a slot and are not in a call."""
         removed: list[Sequence] = []
         for queue in (self.prefilling, self.new, self.ready):
-            leaving = [sequence for sequence in queue if unwanted(sequence)]
-            if leaving:
-                staying = [sequence for sequence in queue if not unwanted(sequence)]
-                queue.clear()
-                queue.extend(staying)
-            removed += leaving
+            removed += take(queue, unwanted)
         return removed
 
-    def preempt(self, request: int) -> Sequence | None:
-        """Remove and return the sequence of a request that is last in the queues; None if all are in calls."""
+    def preempt(self, request: int | None = None) -> Sequence | None:
+        """Remove and return the last sequence in the queues, of one request if given; None if all are in calls."""
         for queue in (self.ready, self.new, self.prefilling):
             for sequence in reversed(queue):
-                if sequence.request_number == request:
+                if request in (None, sequence.request_number):
                     queue.remove(sequence)
                     return sequence
         return None

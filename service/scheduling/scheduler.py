@@ -399,8 +399,8 @@ class Scheduler:
     def _fill_slots(self) -> None:
         """Give free slots, and those above a request's fair share, to waiting sequences."""
         now = time.monotonic()
-        while self._slots.any_waiting and (self._slots.num_free > 0 or self._preempt()):
-            sequence = self._slots.assign()
+        while self._slots.any_waiting(self._may_run) and (self._slots.num_free > 0 or self._preempt()):
+            sequence = self._slots.assign(self._may_run)
             if not sequence.started:
                 sequence.started = True
                 self._lookup_prefix(sequence)
@@ -408,16 +408,30 @@ class Scheduler:
             self._queues[sequence.model].enqueue(sequence)
             self._enqueue_forks(sequence)
 
+    def _may_run(self, sequence: Sequence) -> bool:
+        """Return whether a slot is of use: during an outage of its model only to one sequence, which retries."""
+        return sequence.model not in self._outages or not self._queues[sequence.model].num_running
+
     def _preempt(self) -> bool:
-        """Preempt a sequence whose request holds more than its fair share of slots; return whether there was one."""
-        for request in self._slots.over_share():
-            for queue_ in self._queues.values():
-                sequence = queue_.preempt(request)
-                if sequence is not None:
-                    self._slots.release(sequence)
-                    self._slots.enqueue(sequence, at_front=True)
-                    return True
-        return False
+        """Preempt a sequence, for one that may run; return whether there was one.
+
+        First those of a model in an outage, then those of a request that holds more than its fair share of slots.
+        """
+        idle = [self._queues[model] for model in self._outages if self._queues[model].num_running > 1]
+        candidates = itertools.chain(
+            (queue_.preempt() for queue_ in idle),
+            (
+                queue_.preempt(request)
+                for request in self._slots.over_share(self._may_run)
+                for queue_ in self._queues.values()
+            ),
+        )
+        sequence = next((each for each in candidates if each is not None), None)
+        if sequence is None:
+            return False
+        self._slots.release(sequence)
+        self._slots.enqueue(sequence, at_front=True)
+        return True
 
     def _send_one(self, model: ModelVersion) -> bool:
         """Send the next call of a model, if there is one and no retry is pending; return whether one was sent."""

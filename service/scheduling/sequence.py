@@ -3,6 +3,7 @@
 Knows token ids, counts and its own state. Does not know text, other sequences or where it is computed.
 """
 
+from collections import deque
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -260,3 +261,19 @@ class Sequence:
             self.state_snapshot,
             has_eos,
         )
+
+
+def take(queue: deque[Sequence], unwanted: Callable[[Sequence], bool]) -> list[Sequence]:
+    """Remove and return the unwanted sequences of a queue.
+
+    `unwanted` is called once for each: other threads cancel sequences meanwhile, and one that changed between two calls
+    would be lost.
+    """
+    leaving: list[Sequence] = []
+    staying: list[Sequence] = []
+    for sequence in queue:
+        (leaving if unwanted(sequence) else staying).append(sequence)
+    if leaving:
+        queue.clear()
+        queue.extend(staying)
+    return leaving

@@ -12,7 +12,14 @@ Pure and single-threaded. Knows sequences by their request's number. Does not kn
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 
-from service.scheduling.sequence import Sequence
+from service.scheduling.sequence import Sequence, take
+
+Condition = Callable[[Sequence], bool]
+
+
+def always(_: Sequence) -> bool:
+    """Return True."""
+    return True
 
 
 class Slots:
@@ -30,19 +37,19 @@ class Slots:
         """Number of free slots."""
         return self._num_slots - len(self._running)
 
-    @property
-    def any_waiting(self) -> bool:
-        """Whether a sequence waits."""
-        return bool(self._waiting)
+    def any_waiting(self, may_run: Condition = always) -> bool:
+        """Return whether a sequence waits that may run."""
+        return any(may_run(queue[0]) for queue in self._waiting.values())
 
     def enqueue(self, sequence: Sequence, *, at_front: bool = False) -> None:
         """Enqueue a sequence after the others of its request, or before them."""
         queue = self._waiting.setdefault(sequence.request_number, deque())
         queue.appendleft(sequence) if at_front else queue.append(sequence)
 
-    def assign(self) -> Sequence:
-        """Assign a free slot to the next waiting sequence, and return it; at least one must wait."""
-        request = min(self._waiting, key=lambda request: (self._held[request], request))
+    def assign(self, may_run: Condition = always) -> Sequence:
+        """Assign a free slot to the next waiting sequence that may run, and return it; there must be one."""
+        candidates = (request for request, queue in self._waiting.items() if may_run(queue[0]))
+        request = min(candidates, key=lambda request: (self._held[request], request))
         queue = self._waiting[request]
         sequence = queue.popleft()
         if not queue:
@@ -60,23 +67,19 @@ class Slots:
         if not self._held[sequence.request_number]:
             del self._held[sequence.request_number]
 
-    def over_share(self) -> Iterator[int]:
-        """Yield the requests that hold at least two slots more than a waiting one, those with the most first."""
-        fewest = min(self._held[request] for request in self._waiting)
+    def over_share(self, may_run: Condition = always) -> Iterator[int]:
+        """Yield the requests that hold at least two slots more than a waiting one that may run, the most first."""
+        fewest = min(self._held[request] for request, queue in self._waiting.items() if may_run(queue[0]))
         for request, count in self._held.most_common():
             if count < fewest + 2:
                 return
             yield request
 
-    def remove(self, unwanted: Callable[[Sequence], bool]) -> list[Sequence]:
+    def remove(self, unwanted: Condition) -> list[Sequence]:
         """Remove and return the unwanted sequences among those that wait."""
         removed: list[Sequence] = []
         for request, queue in list(self._waiting.items()):
-            leaving = [sequence for sequence in queue if unwanted(sequence)]
-            if leaving:
-                staying = deque(sequence for sequence in queue if not unwanted(sequence))
-                self._waiting[request] = staying
-                if not staying:
-                    del self._waiting[request]
-                removed += leaving
+            removed += take(queue, unwanted)
+            if not queue:
+                del self._waiting[request]
         return removed

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from service.errors import InternalError
+from service.errors import BackendUnavailable, InternalError
 from service.params import ModelVersion
 from tests.fakes import FakeBackend, FakeObserver
 from tests.unit.service.scheduling.sequences import SHAPES, Text, alone
@@ -163,3 +163,35 @@ def test_an_exception_after_a_reply_strands_no_sequence(start, where, monkeypatc
     until(lambda: scheduler.num_sequences == 0 and scheduler.num_tokens == 0)
     again = submit(scheduler, choices(4, max_tokens=5))
     assert [text.finish() for text in again] == [alone(max_tokens=5, choice=choice) for choice in range(4)]
+
+
+class HalfBackend(FakeBackend):
+    """Fails all calls of one model, until told otherwise."""
+
+    model = None
+
+    def call(self, call, done):
+        if call.model == self.model:
+            done(BackendUnavailable("away"), None)
+        else:
+            super().call(call, done)
+
+
+def test_a_model_in_an_outage_keeps_one_slot_only_while_others_wait(start):
+    """Its other sequences wait for a slot again, in their order, and finish when it is back."""
+    broken, healthy = ModelVersion("broken", 1), ModelVersion("healthy", 1)
+    backend = HalfBackend()
+    backend.model = broken
+    scheduler = start(backend, max_running=4, backend_grace_s=60.0)
+    waiting = [Text(model=broken, seed=seed) for seed in range(9)]
+    for text in waiting:
+        submit(scheduler, [text])
+    until(lambda: any(load.running == 4 for load in scheduler.loads))
+    others = [Text(model=healthy, seed=seed) for seed in range(9)]
+    for text in others:
+        submit(scheduler, [text])
+    assert [text.finish() for text in others] == [alone(seed=seed) for seed in range(9)]
+    assert all(text.events.empty() for text in waiting)
+    backend.model = None
+    assert [text.finish() for text in waiting] == [alone(seed=seed) for seed in range(9)]
+    until(lambda: scheduler.num_sequences == 0)
