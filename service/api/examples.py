@@ -216,10 +216,10 @@ NO_CHAT = NotFound(
 )
 ERRORS: dict[str, GatewayError] = {
     "400": InvalidRequest("temperature must be less than or equal to 2, got 3", param="temperature"),
-    "401": Unauthorized("a key is required: send the header Authorization: Bearer <key>"),
+    "401": Unauthorized("an API key is required: send the header Authorization: Bearer <key>"),
     "403": CrossOrigin(
-        "a web page may call its own origin only, got one of 'https://other.example.org': call the API from a program, "
-        "or serve the page from this origin"
+        "a web page may only call its own origin, got a request from 'https://other.example.org': call the API from a "
+        "program, or serve the page from this origin"
     ),
     "404": ModelNotFound("model 'nosuch' is not served; models are: demo", param="model"),
     "408": BodyTimeout("the body did not arrive in time"),
@@ -232,7 +232,7 @@ ERRORS: dict[str, GatewayError] = {
         "Host must be localhost, an IP address or a name in OSTINATO_ALLOWED_HOSTS, got 'gateway.example.org'"
     ),
     "429": Overloaded(
-        "the queue is full: 384 of 384 sequences at this server are taken and this request has 1; try again later"
+        "the queue is full: 384 of 384 sequences on this server are in use and this request needs 1; try again later"
     ),
     "499": ClientGone(),
     "500": InternalError("an unexpected error; the server's log has the stack trace"),

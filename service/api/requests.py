@@ -263,7 +263,7 @@ class CompletionRequest(Body):
         "returned; n by default; more than n at most 128, and not with stream, unique or not_in_training",
     )
     temperature: Annotated[float, Field(ge=0, le=2)] = Field(1.0, description="0 takes the most probable token")
-    top_p: Probability = Field(1.0, description="sample from the most probable tokens that have this probability mass")
+    top_p: Probability = Field(1.0, description="nucleus sampling: sample from the fewest top tokens with this mass")
     top_k: Annotated[int, Field(ge=-1, le=MAX_ID)] = Field(
         0, description="sample from this many of the most probable tokens; 0 or -1: all"
     )
@@ -408,7 +408,7 @@ class CompletionRequest(Body):
         """What its completions must match; None without a constraint.
 
         Raises:
-            InvalidRequest: it has several patterns, or one that is no JSON; `resolve` raises it.
+            InvalidRequest: it has several patterns, or the text of a JSON Schema is not JSON; `resolve` raises it.
         """
         patterns = self.patterns
         if len(patterns) > 1:
@@ -433,7 +433,7 @@ class CompletionRequest(Body):
 
     @cached_property
     def patterns(self) -> dict[str, Pattern]:
-        """Its patterns, of which it may have one, by field."""
+        """Its patterns by field; `constraint` allows at most one."""
         outputs, form = self.structured_outputs or NO_STRUCTURED_OUTPUTS, self.response_format
         if form is not None and (form.json_schema is None) == (form.type == "json_schema"):
             raise InvalidRequest(
@@ -675,8 +675,12 @@ def _schema_pattern(field: str, schema: Schema | None) -> Pattern | None:
             schema = orjson.loads(schema)
         except orjson.JSONDecodeError as error:
             raise InvalidRequest(f"{field} must be a JSON Schema or its text: {error}", param=field) from error
-    pattern = Pattern.json(schema)
-    _require_at_most(field, len(pattern.source), MAX_SCHEMA, "of characters ")
+    try:
+        pattern = Pattern.json(schema)
+    except TypeError as error:
+        raise InvalidRequest(f"{field} cannot be written as JSON: {error}", param=field) from error
+    if (length := len(pattern.source)) > MAX_SCHEMA:
+        raise InvalidRequest(f"{field} must have at most {MAX_SCHEMA} characters, got {length}", param=field)
     return pattern
 
 

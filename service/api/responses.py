@@ -90,7 +90,7 @@ class InspectionObject(TypedDict):
     """An inspection of a text; lists have an entry per token, in reading order.
 
     `token_logprobs` and `top_logprobs` are null for a token without predecessor. `expected` are the most probable next
-    tokens. `positions` are the tokens of the rows of `layers`.
+    tokens. `positions` are the token indexes of the rows in `layers`.
     """
 
     object: Literal["inspection"]
@@ -271,7 +271,7 @@ class HealthObject(TypedDict):
 
 
 class ReadyObject(TypedDict):
-    """Models are served; where API keys are required, their names are missing."""
+    """Models are served; their names are omitted where API keys are required."""
 
     status: Literal["ready"]
     num_models: int
@@ -344,7 +344,7 @@ class ErrorDetail(TypedDict):
 class ErrorObject(TypedDict):
     """Every response that is not a success, with the partial output of a completion.
 
-    Of a stream only what was not sent before. `finish_reason` is null in a choice that did not finish.
+    In a stream, only the output that was not sent before. `finish_reason` is null in a choice that did not finish.
     """
 
     error: ErrorDetail

@@ -272,7 +272,8 @@ class CompletionBuilder:
         checkpoint, sampling, prompt = self._checkpoint, self._sampling, self._prompts[prompt_index]
         constrained = self._matches[prompt_index]
         token_counts: Counter[int] | None = None
-        if sampling.counts_tokens:
+        # Only for a resume token: the scheduler counts what penalties need.
+        if sampling.counts_tokens and self.body.issues_resume_tokens:
             ids, counts = checkpoint.token_counts if checkpoint else (NOTHING, NOTHING)
             token_counts = Counter(dict(zip(ids.tolist(), counts.tolist(), strict=True)))
             for token_id in prompt.seen_ids.tolist() if sampling.repetition_penalty != 1 else ():

@@ -42,6 +42,9 @@ def completion_bytes(request: CompletionRequest, card: GeneratorCard, prompts: S
     if request.issues_resume_tokens:
         chunks = 1 + request.max_tokens // _TOKENS_PER_CHUNK
         total += num_choices * card.state_size * 4 * (chunks + _STATE_COPIES)
+        # A resume token has the patterns, too.
+        num_pattern_bytes = sum(len(pattern.source.encode()) for pattern in request.constraint or ())
+        total += num_choices * num_pattern_bytes * _STATE_COPIES
     return total
 
 

@@ -38,6 +38,7 @@ class Request:
         model: The version that computes it.
         prompts: Its encoded prompts.
         checkpoint: The checkpoint whose state precedes each prompt; None: the initial state.
+        initial_state: The state before the prompts, float32 (S,).
         sequences: Unfinished ones, by their index within the request.
         num_prompt_tokens: Tokens of all prompts.
         num_completion_tokens: Tokens generated so far; an output builder counts them.
@@ -54,6 +55,7 @@ class Request:
         checkpoint: Checkpoint | None = None,
     ) -> None:
         self.model, self.prompts, self.checkpoint = model, prompts, checkpoint
+        self.initial_state = checkpoint.point.state if checkpoint else np.zeros(model.card.state_size, np.float32)
         self.sequences: dict[int, Sequence] = {}
         self.num_prompt_tokens = sum(prompt.num_tokens for prompt in prompts)
         self.num_completion_tokens = 0
@@ -138,11 +140,6 @@ class Request:
     def put(self, event: Event) -> None:
         """Enqueue an event, on the scheduler's thread."""
         self._events.put(event)
-
-    @property
-    def initial_state(self) -> np.ndarray:
-        """The state before the prompts, float32 (S,)."""
-        return self.checkpoint.point.state if self.checkpoint else np.zeros(self.model.card.state_size, np.float32)
 
     @property
     def fingerprint(self) -> str:

@@ -33,6 +33,10 @@ State = TypeVar("State", bound=Hashable)
 _FAR = np.iinfo(np.int32).max
 
 
+class CompilationInterrupted(Exception):
+    """A compilation was interrupted for a reason that has nothing to do with its pattern."""
+
+
 class PatternError(Exception):
     """A pattern cannot be compiled; the message says why, without naming the field."""
 
@@ -196,7 +200,7 @@ def _without_sentinels(parts: Sequence[str]) -> str:
     """Return a regular expression without the sentinels in its classes of characters."""
     flags = "".join(re.findall(r"\(\?([a-zA-Z-]+)[:)]", "".join(parts)))
     if "x" in flags:
-        # With comments it has other parts. It works as it is, if it is simple.
+        # In verbose mode `_parts` would be wrong about spaces and comments; a simple pattern works unchanged.
         return "".join(parts)
     any_character = "." if "s" in flags else rf"[^\n{_SENTINELS}]"
     return "".join(
@@ -213,7 +217,7 @@ _NEGATED = {r"\S", r"\D", r"\W", r"\P"}
 
 
 def _explain(message: str) -> str:
-    """Return the library's error without its own type names."""
+    """Translate an error of the library into a message for the client."""
     if "universal start state" in message:
         return _ANCHORED
     if "incompatible with the regex" in message:

@@ -9,21 +9,23 @@ import subprocess
 import sys
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from service.errors import InternalError
+from service.errors import InternalError, Overloaded
 from service.limits import Limits
 from service.scheduling.automaton import Automaton
-from service.structured_outputs.automata import CompilationLimits, PatternError, TokenTexts
+from service.structured_outputs.automata import CompilationInterrupted, CompilationLimits, PatternError, TokenTexts
 from service.structured_outputs.compiler_process import LENGTH, Job, write_message
 from service.structured_outputs.json_schema import SchemaError
 from service.structured_outputs.patterns import Constraint
 
 # Errors are remembered, too: a pattern that takes its whole time is compiled once.
 _ERROR_BYTES = 1000
+# Distinct constraints that wait or are compiled. Each waiting request holds a thread, and slow patterns could hold all.
+MAX_PENDING = 64
 _ROOT = Path(__file__).parents[2]
 
 
@@ -35,13 +37,14 @@ class Observer(Protocol):
 
 
 class ConstraintCompiler:
-    """Compiles constraints, one at a time; call it from any thread."""
+    """Compiles constraints, one at a time; thread-safe."""
 
     def __init__(self, limits: Limits, observer: Observer) -> None:
         self._limits = CompilationLimits(limits.max_pattern_states, limits.max_pattern_bytes)
         self._timeout_s, self._observer = limits.max_pattern_s, observer
         self._cache = _Cache(limits.pattern_cache_bytes)
-        self._lock = threading.Lock()
+        self._pending: Counter[Hashable] = Counter()
+        self._counting, self._lock = threading.Lock(), threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
 
     def compile(self, constraint: Constraint, vocabulary: Hashable, texts: Callable[[], TokenTexts]) -> Automaton:
@@ -50,12 +53,13 @@ class ConstraintCompiler:
         Raises:
             PatternError: a pattern is invalid, no text of the model matches, or a limit is exceeded.
             SchemaError: its JSON Schema is invalid or has something unsupported.
-            InternalError: the compiler's process has ended; it is started again for the next pattern.
+            Overloaded: too many others wait, or the machine was too busy to compile it.
+            InternalError: the compiler process exited; it is restarted for the next pattern.
         """
         key = constraint, vocabulary
         result = self._cache.get(key)
         if result is None:
-            with self._lock:
+            with self._pending_place(key), self._lock:
                 # Another thread may have compiled it meanwhile.
                 result = self._cache.get(key)
                 if result is None:
@@ -73,6 +77,28 @@ class ConstraintCompiler:
         """End the process."""
         with self._lock:
             self._stop()
+
+    @contextlib.contextmanager
+    def _pending_place(self, key: Hashable) -> Iterator[None]:
+        """Count a constraint as pending; requests with the same one share its place.
+
+        Raises:
+            Overloaded: `MAX_PENDING` others are pending.
+        """
+        with self._counting:
+            if key not in self._pending and len(self._pending) >= MAX_PENDING:
+                raise Overloaded(
+                    f"the queue of patterns to compile is full: {MAX_PENDING} are waiting; try again later",
+                    retry_after_s=1,
+                )
+            self._pending[key] += 1
+        try:
+            yield
+        finally:
+            with self._counting:
+                self._pending[key] -= 1
+                if not self._pending[key]:
+                    del self._pending[key]
 
     def _run(self, job: Job) -> Automaton | PatternError | SchemaError:
         if self._process is not None and self._process.poll() is not None:
@@ -94,8 +120,10 @@ class ConstraintCompiler:
                 result = pickle.loads(self._process.stdout.read(LENGTH.unpack(header)[0]))
         if isinstance(result, Automaton | PatternError | SchemaError):
             return result
+        if isinstance(result, CompilationInterrupted):
+            raise Overloaded(f"the pattern was not compiled: {result}; try again later", retry_after_s=1)
         self._stop()
-        raise InternalError("the compiler of patterns has ended; send the request again")
+        raise InternalError("the pattern compiler exited unexpectedly; send the request again")
 
     def _stop(self) -> None:
         """End the process, if there is one, and wait for it."""

@@ -17,18 +17,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from service.structured_outputs.automata import CompilationLimits, PatternError, TokenTexts, compile_automaton
+from service.structured_outputs.automata import (
+    CompilationInterrupted,
+    CompilationLimits,
+    PatternError,
+    TokenTexts,
+    compile_automaton,
+)
 from service.structured_outputs.json_schema import SchemaError
 from service.structured_outputs.patterns import Constraint
 
 LENGTH = struct.Struct("<Q")
 # Address space beside what the process has at its start.
-_MAX_MEMORY_BYTES = 2**30
+MAX_MEMORY_BYTES = 2**28
 # After this CPU time a compilation gets only what nothing else needs: most patterns take a few milliseconds, and beside
 # one that takes seconds the gaps between the chunks of other streams were 1.6 times as long (measured).
 _URGENT_S = 0.1
 _POLL_S = 0.02
-# On a busy machine that may take long, and other patterns wait: a limit by the clock, over that of the CPU time.
+# Wall-clock limit, as a multiple of the CPU limit: on a busy machine one pattern would block the others for long.
 _WAITING = 5
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
@@ -54,7 +60,7 @@ def main() -> None:
     """Compile one job after another until standard input ends."""
     # The gateway's group gets Ctrl-C; it ends this process by closing its standard input.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # What the libraries set up when they are first used, each fork has from here.
+    # Warm-up: forks inherit what the libraries initialize on first use.
     compile_automaton([r"\w"], TokenTexts((b"a",), (b"a",), None, 1), CompilationLimits(100, 2**20))
     while header := sys.stdin.buffer.read(LENGTH.size):
         job: Job = pickle.loads(sys.stdin.buffer.read(LENGTH.unpack(header)[0]))
@@ -62,15 +68,20 @@ def main() -> None:
         if not child:
             _compile(job)
             os._exit(0)
-        if not _ends_well(child):
-            reason = f"takes more than {job.timeout_s:g} seconds or 1 GiB of memory to compile; simplify it"
-            write_message(sys.stdout.buffer, PatternError(reason))
+        status = _wait(child)
+        if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGALRM:
+            write_message(sys.stdout.buffer, CompilationInterrupted("the machine is too busy"))
+        elif os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+            write_message(sys.stdout.buffer, CompilationInterrupted("the kernel killed its process"))
+        elif status:
+            limits = f"{job.timeout_s:g} seconds or {MAX_MEMORY_BYTES >> 20} MiB of memory"
+            write_message(sys.stdout.buffer, PatternError(f"takes more than {limits} to compile; simplify it"))
 
 
 def _compile(job: Job) -> None:
     """Compile a job in this process and write the result."""
     in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (in_use + _MAX_MEMORY_BYTES,) * 2)
+    resource.setrlimit(resource.RLIMIT_AS, (in_use + MAX_MEMORY_BYTES,) * 2)
     # By default both signals kill, also while the library runs.
     signal.setitimer(signal.ITIMER_PROF, job.timeout_s)
     signal.setitimer(signal.ITIMER_REAL, job.timeout_s * _WAITING)
@@ -86,8 +97,8 @@ def _compile(job: Job) -> None:
     write_message(sys.stdout.buffer, result)
 
 
-def _ends_well(child: int) -> bool:
-    """Wait for a child, and return whether it has written a result."""
+def _wait(child: int) -> int:
+    """Wait for a child, and return its wait status: 0 if it has written a result."""
     with os.fdopen(os.pidfd_open(child)) as process:
         while not select.select([process], [], [], _POLL_S)[0]:
             if _cpu_s(child) > _URGENT_S:
@@ -95,7 +106,7 @@ def _ends_well(child: int) -> bool:
                 with contextlib.suppress(OSError):
                     os.sched_setscheduler(child, os.SCHED_IDLE, os.sched_param(0))
                 break
-    return os.waitpid(child, 0)[1] == 0
+    return os.waitpid(child, 0)[1]
 
 
 def _cpu_s(pid: int) -> float:

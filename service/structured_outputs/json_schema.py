@@ -1,11 +1,12 @@
 """JSON Schema (draft 2020-12) as a regular expression, for the keywords that a regular language can express exactly.
 
 Every text that matches is valid against the schema. Not every valid text matches: objects have their properties in the
-schema's order, and only those that are listed; strings have no escapes. What would need more is an error that names the
+schema's order, and only those that are listed; strings have no escapes. Anything else is an error that names the
 keyword and its place.
 """
 
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,8 @@ import orjson
 
 # Characters of a string without escapes (RFC 8259, section 7).
 _CHARACTER = r'[^"\\\x00-\x1f]'
-_ESCAPED = r'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})'
+# Without halves of surrogate pairs, which strict parsers refuse.
+_ESCAPED = r'\\(?:["\\/bfnrt]|u(?:[0-9a-ce-fA-CE-F][0-9a-fA-F]{3}|[dD][0-7][0-9a-fA-F]{2}))'
 _ANY_STRING = rf'"(?:{_CHARACTER}|{_ESCAPED})*"'
 _NATURAL = "(?:0|[1-9][0-9]*)"
 _FRACTION = r"(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"
@@ -93,15 +95,22 @@ def schema_regex(schema: Any) -> str:
 class _Converter:
     def __init__(self, root: Any) -> None:
         self._root = root
+        self._depth = 0
 
     def convert(self, schema: Any, at: str, refs: tuple[str, ...]) -> str:
         """Return the regular expression of a subschema at a path; `refs` are the references that led to it."""
-        if schema is True or schema == {}:
+        self._depth += 1
+        if self._depth > _MAX_DEPTH:
+            raise SchemaError(f"{at[:60]}… must nest at most {_MAX_DEPTH} levels deep")
+        regex = self._convert(schema, at, refs)
+        self._depth -= 1
+        return regex
+
+    def _convert(self, schema: Any, at: str, refs: tuple[str, ...]) -> str:
+        if schema is True or (isinstance(schema, dict) and not schema.keys() - _ANNOTATIONS):
             return _any_value(2)
         if not isinstance(schema, dict):
             raise SchemaError(f"{at} must be an object, got {orjson.dumps(schema).decode()[:40]}")
-        if at.count(".") > _MAX_DEPTH:
-            raise SchemaError(f"{at[:60]}… must nest at most {_MAX_DEPTH} levels deep")
         keywords = schema.keys() - _ANNOTATIONS
         for combining in ("$ref", "enum", "const", "anyOf", "oneOf", "allOf"):
             if combining in keywords:
@@ -110,6 +119,8 @@ class _Converter:
         if kinds is None:
             raise SchemaError(f"{at} must have a type, or one of $ref, enum, const and anyOf")
         kinds = kinds if isinstance(kinds, list) else [kinds]
+        if not kinds:
+            raise SchemaError(f"{at}.type must have at least one type")
         known = set[str]().union(*(_KEYWORDS.get(kind, set()) for kind in kinds)) | {"type"}
         if unsupported := sorted(keywords - known):
             raise SchemaError(f"{at}.{unsupported[0]} is not supported for type {' or '.join(map(str, kinds))}")
@@ -127,6 +138,8 @@ class _Converter:
                 return _constants([value], schema, at)
             case "enum":
                 return _constants(value, schema, at)
+            case "anyOf" if value == []:
+                raise SchemaError(f"{at}.anyOf must have at least one schema")
             case "anyOf":
                 return _one_of([self.convert(item, f"{at}.anyOf[{i}]", refs) for i, item in enumerate(value)])
             case "$ref":
@@ -203,6 +216,8 @@ class _Converter:
             raise SchemaError(f"{at}.required must have names of properties, got {schema['required'][0]!r}")
         low, high = _range(schema, "minProperties", "maxProperties", at)
         if additional is False:
+            if low:
+                raise SchemaError(f"{at}.minProperties must be 0 without any properties, got {low}")
             return r"\{\}"
         if low > 1 or (high is not None and high > 1):
             # Names may be equal, and then there are fewer properties.
@@ -289,6 +304,9 @@ def _digits(low: int, high: int) -> list[str]:
 
 
 def _number(schema: Mapping[str, Any], at: str) -> str:
+    for keyword in ("maximum", "exclusiveMinimum", "exclusiveMaximum"):
+        if keyword in schema:
+            raise SchemaError(f"{at}.{keyword} is not supported for type number")
     minimum = schema.get("minimum")
     if minimum not in (None, 0):
         raise SchemaError(f"{at}.minimum must be 0 for type number, got {minimum!r}; others for type integer only")
@@ -325,7 +343,7 @@ def _within_string(pattern: Any, at: str) -> str:
         part, position = match.group(), match.end()
         if part == ".":
             part = _CHARACTER
-        elif (part[0] == "[" and "[" not in part[1:].replace("[:", "")) or part in _CLASSES:
+        elif (part[0] == "[" and "[" not in part[1:].replace("[:", "")) or part in _CLASSES or part[:2] in _PROPERTIES:
             part = f"[{part}&&{_CHARACTER}]"
         elif part[0] == "[" or _spelled(part) in _ESCAPED_CHARACTERS:
             raise SchemaError(f"{at}.pattern must not have {part!r}, which would have to be escaped in JSON")
@@ -338,17 +356,19 @@ def _spelled(part: str) -> str:
     if part[0] != "\\":
         return part
     if part[1] in "xuU" and len(part) > 2:
-        return chr(int(part[2:].strip("{}"), 16))
+        code = int(part[2:].strip("{}"), 16)
+        # The compiler refuses higher ones.
+        return chr(code) if code <= sys.maxunicode else ""
     return _CONTROL_ESCAPES.get(part[1], part[1])
 
 
 # An escape, a class of characters, or any other character.
 _PATTERN_PART = re.compile(
-    r"\\[pP]\{\w+\}|\\[xuU](?:\{[0-9A-Fa-f]{1,6}\}|[0-9A-Fa-f]{2}(?:[0-9A-Fa-f]{2})?)|\\."
+    r"\\[pP](?:\{[^}]*\}|.)|\\x[0-9A-Fa-f]{2}|\\u[0-9A-Fa-f]{4}|\\U[0-9A-Fa-f]{8}|\\[xuU]\{[0-9A-Fa-f]+\}|\\."
     r"|\[\^?\]?(?:\\.|\[:\w+:\]|[^\]\\])*\]|.",
     re.DOTALL,
 )
-_CLASSES = {"\\S", "\\D", "\\W", "\\s"}
+_CLASSES, _PROPERTIES = {"\\S", "\\D", "\\W", "\\s"}, {"\\p", "\\P"}
 _CONTROL_ESCAPES = {"0": "\0", "a": "\a", "e": "\x1b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
 _ESCAPED_CHARACTERS = {'"', "\\", *map(chr, range(0x20))}
 

@@ -18,7 +18,7 @@ Kind = Literal["regex", "choice", "json", "json_object", "allowed_characters", "
 
 @dataclass(frozen=True)
 class Pattern:
-    """One pattern.
+    """A constraint on the whole text, as its kind and source.
 
     Attributes:
         source: The regular expression; the choices or the JSON Schema as JSON; "" for "json_object"; the characters;

@@ -31,9 +31,9 @@ def test_tensorflow_serving_has_the_version_of_the_exporters_tensorflow(compose)
     """An older server may not support what a newer TensorFlow writes."""
     (pinned,) = re.findall(r"^tensorflow==(\S+)$", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
     images = [compose["services"][name]["image"] for name in ("tensorflow-serving", "tensorflow-serving-gpu")]
-    assert [image.replace("${SERVING_IMAGE:-", "").replace("}", "") for image in images] == [
-        f"tensorflow/serving:{pinned}",
-        f"tensorflow/serving:{pinned}-gpu",
+    assert images == [
+        f"${{SERVING_IMAGE:-tensorflow/serving:{pinned}}}",
+        f"${{SERVING_GPU_IMAGE:-tensorflow/serving:{pinned}-gpu}}",
     ]
 
 

@@ -389,3 +389,19 @@ def test_a_long_value_is_shortened_in_the_message():
     with pytest.raises(InvalidRequest) as caught:
         parsed(n="x" * 1_000_000)
     assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("schema", "message"),
+    [
+        ({"type": "integer", "maximum": 10**20}, "guided_json cannot be written as JSON: Integer exceeds 64-bit range"),
+        ("[" * 300 + "]" * 300, "guided_json cannot be written as JSON: Recursion limit reached"),
+        ({"description": "x" * 50_000}, r"guided_json must have at most 50000 characters, got 500\d\d"),
+    ],
+    ids=["integer", "depth", "length"],
+)
+def test_a_schema_that_cannot_be_kept_is_an_invalid_request(schema, message):
+    """Not an error of the server."""
+    with pytest.raises(InvalidRequest, match=message) as caught:
+        _ = parsed(guided_json=schema).constraint
+    assert caught.value.param == "guided_json"

@@ -368,6 +368,16 @@ def test_a_limit_names_the_field_of_its_endpoint(service, limits):
     assert of_completions.value.param == ("n" if "max_sequences" in limits else "max_tokens")
 
 
+@pytest.mark.parametrize("return_state", [False, True])
+def test_tokens_are_counted_only_for_a_resume_token(service, return_state):
+    """The scheduler counts what penalties need. A count of a long prompt for each of many choices takes gigabytes."""
+    fields = {"repetition_penalty": 1.5, "n": 3, "return_state": return_state}
+    builder = service.engine.complete(request("abc", **fields), RequestContext())
+    builder.results()
+    builder.request.close()
+    assert [choice.token_counts is not None for choice in builder._choices.values()] == [return_state] * 3
+
+
 def test_a_failed_request_is_not_counted_as_cancelled(service):
     """Cancelled means that the client left or the deadline passed. Each failed request has its own error object."""
     service.backend.failures = [InternalError("refused")] * 2

@@ -7,6 +7,7 @@ import pytest
 from service.context import RequestContext
 from service.errors import InvalidRequest, StateOutdated
 from service.generation import checkpoint
+from service.generation.memory_estimates import completion_bytes
 from tests.unit.service.generation.test_completion import Service, request
 
 PATTERN = "(ab+c?|[d-f]{2,9})-[g-k]+"
@@ -172,3 +173,15 @@ def test_what_cannot_be_matched_is_an_error_that_names_the_field(service, fields
 def test_each_kind_of_constraint(service, fields, pattern):
     """Alone and combined."""
     assert all(re.fullmatch(pattern, result.text) for result in ask(service, pattern=None, n=16, **fields))
+
+
+def test_the_memory_estimate_counts_the_patterns_of_resume_tokens(service):
+    """Each token contains the whole source."""
+    sizes = []
+    for description in ("", "x" * 10_000):
+        fields = {"guided_json": {"type": "null", "description": description}, "max_tokens": 9, "return_state": True}
+        builder = service.engine.complete(request(n=3, **fields), RequestContext())
+        sizes.append(completion_bytes(builder.body, builder.request.model.card, builder.request.prompts))
+        builder.results()
+        builder.request.close()
+    assert sizes[1] - sizes[0] >= 3 * 10_000

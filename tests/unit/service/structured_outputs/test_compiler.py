@@ -1,6 +1,7 @@
 """The compiler's process: its limits, its cache, and that it ends with the gateway."""
 
 import os
+import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -8,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from service.errors import InternalError
+from service.errors import InternalError, Overloaded
 from service.limits import Limits
+from service.structured_outputs import compiler as module
 from service.structured_outputs.automata import PatternError, TokenTexts
 from service.structured_outputs.compiler import ConstraintCompiler
 from service.structured_outputs.json_schema import SchemaError
@@ -47,7 +49,7 @@ def test_a_pattern_is_compiled_once(compiler):
 def test_a_regex_bomb_costs_its_time_once_and_disturbs_no_other_pattern(compiler):
     """Its error is in the cache; the process is started again for the next pattern."""
     began = time.monotonic()
-    with pytest.raises(PatternError, match=r"takes more than 0.5 seconds or 1 GiB of memory to compile"):
+    with pytest.raises(PatternError, match=r"takes more than 0.5 seconds or 256 MiB of memory to compile"):
         compiler.compile(BOMB, "model", lambda: TEXTS)
     assert time.monotonic() - began >= 0.5
     with pytest.raises(PatternError, match="takes more than"):
@@ -88,6 +90,40 @@ def test_a_lost_process_is_started_again(compiler):
         assert isinstance(bomb.exception(), InternalError)
     with pytest.raises(PatternError, match="takes more than"):
         compiler.compile(BOMB, "model", lambda: TEXTS)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGALRM], ids=lambda number: number.name)
+def test_a_compilation_that_is_interrupted_can_be_repeated(number):
+    """The kernel killed it for memory, or the machine is too busy: that says nothing about the pattern."""
+    compiler = ConstraintCompiler(Limits(max_pattern_s=20), FakeListener())
+    compiler.compile((Pattern("regex", "a"),), "model", lambda: TEXTS)
+    pid = compiler._process.pid
+    with ThreadPoolExecutor(1) as pool:
+        bomb = pool.submit(compiler.compile, BOMB, "model", lambda: TEXTS)
+        until(lambda: Path(f"/proc/{pid}/task/{pid}/children").read_text())
+        os.kill(int(Path(f"/proc/{pid}/task/{pid}/children").read_text()), number)
+        assert isinstance(bomb.exception(), Overloaded)
+        assert "the pattern was not compiled: the " in str(bomb.exception())
+    with pytest.raises(AssertionError):
+        compiler.compile(BOMB, "model", no_texts)
+    compiler.close()
+
+
+def test_the_patterns_that_wait_are_limited(compiler, monkeypatch):
+    """Each holds a thread. Requests with the same pattern share a place, and one in the cache needs none."""
+    monkeypatch.setattr(module, "MAX_PENDING", 2)
+    cached, *others = ((Pattern("regex", regex),) for regex in "abab")
+    compiler.compile(cached, "model", lambda: TEXTS)
+    with ThreadPoolExecutor(3) as pool:
+        with compiler._lock:
+            waiting = [pool.submit(compiler.compile, others[0], name, lambda: TEXTS) for name in ("x", "y", "y")]
+            until(lambda: compiler._pending.total() == 3)
+            with pytest.raises(Overloaded, match="the queue of patterns to compile is full: 2 are waiting"):
+                compiler.compile(others[0], "z", lambda: TEXTS)
+            compiler.compile(cached, "model", no_texts)
+        assert [each.result().num_states for each in waiting] == [1, 1, 1]
+    assert not compiler._pending
+    assert compiler.compile(others[0], "z", lambda: TEXTS).num_states == 1
 
 
 @pytest.mark.parametrize(

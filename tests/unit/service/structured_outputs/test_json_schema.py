@@ -48,6 +48,8 @@ SCHEMAS = [
     {"type": ["string", "null"]},
     {"type": "string", "pattern": r"^[A-Z]\w*.[^x]$"},
     {"type": "string", "pattern": r"\S+\D?"},
+    {"title": "anything"},
+    {"properties": {"a." * 40: {"type": "null"}}, "required": ["a." * 40]},
     {"type": "string", "minLength": 3},
     *({"type": "string", "format": form} for form in ("date", "time", "date-time", "uuid", "ipv4", "email")),
     {"const": {"a": [1, "x.y"], "b": None}},
@@ -101,6 +103,53 @@ def test_what_matches_is_valid(schema):
         if is_time:
             # jsonschema has no checker of these by itself.
             (time if schema["format"] == "time" else datetime).fromisoformat(value)
+
+
+@pytest.mark.parametrize("pattern", [r"\p{P}+\pP\PL\P{L}", r"\p{Po}{3}", r"\x2641\x{000041}\u00e9\U00000041\u{42}"])
+def test_a_pattern_in_rusts_syntax_matches_json_strings(pattern):
+    """Python's `re`, which the validator uses, has neither these properties nor these escapes."""
+    automaton, rng = automaton_of(schema_regex({"type": "string", "pattern": pattern})), random.Random(0)
+    values = {json.loads(sample(automaton, rng)) for _ in range(60)}
+    assert all(isinstance(value, str) and '"' not in value for value in values)
+    if "x26" in pattern:
+        assert values == {"&41AéAB"}
+
+
+def test_a_string_has_no_half_of_a_surrogate_pair():
+    """Strict parsers refuse it, also as an escape."""
+    regex = re.compile(schema_regex(True))
+    for code in ("d7ff", "E000", "0041", "dfff", "D800", "dc00"):
+        assert bool(regex.fullmatch(f'"\\u{code}"')) == (not 0xD800 <= int(code, 16) <= 0xDFFF)
+
+
+@pytest.mark.parametrize(
+    ("schema", "message"),
+    [
+        ({"type": ["integer", "number"], "maximum": 5}, "schema.maximum is not supported for type number"),
+        ({"type": ["integer", "number"], "exclusiveMinimum": 0}, "schema.exclusiveMinimum is not supported for type"),
+        ({"type": []}, "schema.type must have at least one type"),
+        ({"anyOf": []}, "schema.anyOf must have at least one schema"),
+        (
+            {"type": "object", "additionalProperties": False, "minProperties": 1},
+            "schema.minProperties must be 0 without any properties, got 1",
+        ),
+        ({"type": "string", "pattern": r"\x22"}, "schema.pattern must not have"),
+        ({"type": "string", "pattern": r"\x{000000022}"}, "schema.pattern must not have"),
+        ({"type": "string", "pattern": r"\U00000022"}, "schema.pattern must not have"),
+    ],
+    ids=str,
+)
+def test_what_a_regular_expression_cannot_express_is_an_error(schema, message):
+    """Otherwise a completion would be invalid."""
+    with pytest.raises(SchemaError, match=re.escape(message)):
+        schema_regex(schema)
+
+
+def test_a_chain_of_references_nests_as_deep_as_it_is_long():
+    """The limit comes before Python's own."""
+    links = {f"s{number}": {"$ref": f"#/$defs/s{number + 1}"} for number in range(400)}
+    with pytest.raises(SchemaError, match="must nest at most 32 levels deep"):
+        schema_regex({"$defs": {**links, "s400": {"type": "null"}}, "$ref": "#/$defs/s0"})
 
 
 def test_any_object_matches_json_objects_alone():
