@@ -55,7 +55,7 @@ def register_pages(app: Flask, docs_url: str | None) -> None:
     @app.get("/docs")
     def docs_redirect() -> ResponseReturnValue:
         """Redirect to the page; Flask's own redirect would not count as public."""
-        return redirect("/docs/")
+        return redirect("docs/")
 
     @app.get("/docs/")
     def docs() -> ResponseReturnValue:

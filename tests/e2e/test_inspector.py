@@ -270,8 +270,9 @@ def test_backwards_max_positions_and_max_units_match_the_api(open_inspector, gat
     )
     assert [place for place, is_painted in enumerate(painted) if is_painted] == answer["positions"]
     page.page.locator(f"#tokens [data-position='{place + 1}']").click()
-    assert page.read("#gates-title") == "No values shown for this token: Max positions shown leaves it out"
+    assert page.read("#gates-title") == "No values for this token: excluded by Max positions shown"
     page.page.fill("#unit", str(unit + 1))
+    page.page.locator("#unit").blur()
     assert page.page.input_value("#unit") == str(unit)
 
 
@@ -396,7 +397,7 @@ def test_a_failed_download_is_reported(open_inspector, gateway):
     page.look("lstm", TEXT[:20])
     page.page.evaluate("() => { HTMLCanvasElement.prototype.toBlob = (done) => done(null); }")
     page.click("#png")
-    page.wait_for_notice("This browser makes no picture")
+    page.wait_for_notice("This browser cannot create an image")
     page.page.evaluate("() => { JSON.stringify = () => { throw new Error('no memory'); }; }")
     page.click("#json")
     page.wait_for_notice("no memory")
@@ -491,6 +492,25 @@ def test_a_shared_link_restores_the_view(open_inspector, gateway):
     again.wait_for("60 tokens inspected.")
     assert (again.read("#pointed"), again.read("#values")) == told
     assert again.page.input_value("#color") == "unit"
+
+
+def test_a_fresh_page_has_a_link(open_inspector, gateway):
+    """Before any field is changed."""
+    page = open_inspector(gateway)
+    page.click("#share")
+    page.page.locator("#status", has_text="It contains the text, the model and the settings").wait_for()
+    assert "FALSTAFF" in page.page.evaluate("decodeURIComponent(location.hash)")
+
+
+def test_invisible_characters_are_shown_by_their_codes(open_inspector, gateway):
+    """A token of them would be a blank that nobody can point at."""
+    page = open_inspector(gateway)
+    shown = page.page.evaluate("""async () => {
+        const { textOf, visible } = await import('/static/format.js');
+        const shown = visible('a\\u200b\\u00a0\\u202eb c');
+        return [shown, textOf(['x', 'bytes:\\\\xf0\\\\x9f\\\\x98', 'bytes:\\\\x80', 'é'])];
+    }""")
+    assert shown == ["aU+200BU+00A0U+202Eb␣c", "x😀é"]
 
 
 def test_an_inspection_can_be_stopped(open_inspector, gateway):

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from urllib.parse import quote
 
 import pytest
 
@@ -230,6 +231,73 @@ def test_a_backward_model_generates_the_text_before_the_suffix(open_playground, 
     page.page.locator(".statistics a").click()
     page.page.locator("#status", has_text="67 tokens inspected.").wait_for()
     assert page.page.input_value("#text") == expected + "the end"
+
+
+def test_a_text_keeps_the_direction_of_the_model_that_generated_it(open_playground, gateway):
+    """Whatever is selected afterwards: for branches and for the link to the inspector."""
+    page = open_playground(gateway)
+    whole = page.write("the end", **{**FIELDS, "model": "reverse"})
+    page.set(model="lstm")
+    link = page.page.locator(".statistics a").get_attribute("href")
+    page_rows(page, 10)
+    page.page.locator("#token tbody tr.chosen button").click()
+    page.wait_for("Done.")
+    assert page.text().endswith(whole[-11:])
+    page.page.goto(page.url + link)
+    page.page.locator("#status", has_text="67 tokens inspected.").wait_for()
+    assert page.page.input_value("#model") == "reverse"
+    assert page.page.input_value("#text") == whole + "the end"
+
+
+def test_a_stopped_completion_shows_its_seed(open_playground, gateway):
+    """It was random, and generates the same text again. Compare cannot be switched off meanwhile."""
+    page = open_playground(gateway)
+    page.set(model="lstm", max_tokens="90000")
+    page.page.check("#compare")
+    page.page.click("#generate")
+    page.page.locator(".token").nth(20).wait_for()
+    assert page.page.is_disabled("#compare")
+    page.page.keyboard.press("Escape")
+    page.wait_for("Stopped.")
+    assert re.search(r"seed \d+ · incomplete", page.page.inner_text(".statistics >> nth=0"))
+    assert page.page.is_enabled("#compare")
+
+
+def test_ctrl_enter_in_the_dialog_of_a_token_does_not_generate(open_playground, gateway):
+    """Its alternatives would then be those of another text."""
+    page = open_playground(gateway)
+    page.write(TEXT[:20], **FIELDS)
+    page_rows(page, 10)
+    page.page.route("**/v1/completions", lambda route: pytest.fail("sent"))
+    page.page.keyboard.press("Control+Enter")
+    page.page.keyboard.press("Escape")
+    assert page.page.inner_text("#status") == "Done."
+
+
+def test_a_version_that_is_not_served_is_not_replaced(open_playground, gateway):
+    """The link names it, and so does the page."""
+    shown = {"prompt": "a", "columns": [{**FIELDS, "model": "lstm:77"}]}
+    page = open_playground(gateway, f"#{quote(json.dumps(shown))}")
+    assert page.page.locator("#version-0 option:checked").inner_text() == "77 (not served)"
+    page.click("#generate")
+    page.wait_for_notice("77")
+    page.excuse_failed_loads()
+
+
+def test_the_skip_link_keeps_the_state_in_the_address(open_playground, gateway):
+    """Only the focus moves. A link pasted into the tab is shown."""
+    page = open_playground(gateway)
+    page.page.fill("#prompt", "remember me")
+    page.click("#share")
+    page.page.locator("#status", has_text="It contains the text").wait_for()
+    link = page.page.evaluate("location.hash")
+    page.page.locator(".skip").focus()
+    page.page.keyboard.press("Enter")
+    page.page.wait_for_function("link => location.hash === link", arg=link)
+    assert page.page.evaluate("document.activeElement.id") == "prompt"
+    page.page.fill("#prompt", "something else")
+    page.page.evaluate("link => { location.hash = ''; location.hash = link; }", link)
+    page.page.wait_for_function("document.getElementById('prompt').value === 'remember me'")
 
 
 def test_the_page_asks_for_an_api_key(browser, start_gateway, key_file):  # noqa: F811 - a fixture

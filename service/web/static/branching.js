@@ -33,7 +33,7 @@ async function replayTokens({ body, seed, fields }, texts, checked, post) {
   const tokens = [...(choice.logprobs?.tokens ?? [])];
   if (checked === "suffix") tokens.reverse();
   if (checked && tokens.join("\0") !== texts.join("\0")) {
-    throw new Failure("There is no branch here: Max tokens restricted the text before. Raise it, and generate the text again.");
+    throw new Failure("Cannot branch here: Max tokens constrained the preceding tokens. Raise it and generate the text again.");
   }
   return choice;
 }
@@ -48,7 +48,7 @@ async function generateToken(text, fields, model, post) {
   return choice;
 }
 
-// What the fields of a request say about a match; "" if nothing.
+// The constraint of a request, as a comparable string; "" without one.
 function constraint({ structured_outputs, min_length }) {
   return structured_outputs || min_length ? JSON.stringify({ structured_outputs, min_length }) : "";
 }

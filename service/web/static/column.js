@@ -6,7 +6,7 @@ import { requestFields } from "./fields.js";
 import { Form } from "./form.js";
 import { toHash } from "./link.js";
 import { ModelChoice } from "./models.js";
-import { setTokenText } from "./format.js";
+import { isPartial, setTokenText, textOf } from "./format.js";
 import { showToken } from "./token.js";
 
 const ALTERNATIVES = 5;
@@ -22,7 +22,7 @@ export class Column {
   #statistics;
   #inspectorLink;
   #prompt = "";
-  // Model and field of the prompt, for branches.
+  // Model, direction and field of the prompt of the shown text, whatever is selected meanwhile.
   #generated;
   #on;
 
@@ -67,7 +67,10 @@ export class Column {
   async generate(prompt, signal, stream) {
     this.#show([]);
     this.#prompt = prompt;
-    const { model, promptField } = (this.#generated = { model: this.#choice.reference, promptField: this.#promptField });
+    const isBackward = this.direction === "backward";
+    const promptField = isBackward ? "suffix" : "prompt";
+    const model = this.#choice.reference;
+    this.#generated = { model, promptField, isBackward };
     this.#origins = [{ count: 0, body: { model, [promptField]: prompt } }];
     await this.#explained(() => this.#readStream(signal, stream));
   }
@@ -83,6 +86,8 @@ export class Column {
     const send = (path, fields) => post(path, fields, signal);
     const body = await branchBody(origins.at(-1), texts, token, requestFields(this.values), this.#generated, send);
     this.#show([...this.#tokens.slice(0, position), { ...token, branched: true }]);
+    // The dialog returned the focus to a token that is gone.
+    this.#output.querySelector(`[data-position="${position}"]`).focus();
     if (body === null) {
       this.#origins = origins;
       this.#statistics.textContent = "The branch completes the match.";
@@ -110,16 +115,12 @@ export class Column {
     tokens.forEach((token) => this.#add(token));
   }
 
-  get #promptField() {
-    return this.direction === "backward" ? "suffix" : "prompt";
-  }
-
   // Sends the last request and reads its stream to the end.
   async #readStream(signal, stream) {
     const origin = this.#origins.at(-1);
     origin.fields = { ...requestFields(this.values), logprobs: ALTERNATIVES };
     if (this.#origins.length > 1) delete origin.fields.seed; // the resume token has it
-    const body = { ...origin.fields, ...origin.body, stream_options: { prepend: this.direction === "backward" } };
+    const body = { ...origin.fields, ...origin.body, stream_options: { prepend: this.#generated.isBackward } };
     const began = performance.now();
     const before = this.#tokens.length;
     let reason = null;
@@ -128,6 +129,8 @@ export class Column {
     try {
       for await (const chunk of stream("v1/completions", body, signal)) {
         origin.seed = chunk.seed ?? origin.seed;
+        // Branches generate the text again, by the same version, even if another one has been promoted.
+        if (!origin.body.state) origin.body.model = this.#generated.model = `${chunk.model}:${chunk.version}`;
         for (const choice of chunk.choices) {
           tokensOf(choice).forEach((token) => this.#add(token));
           reason = choice.finish_reason ?? reason;
@@ -135,33 +138,37 @@ export class Column {
       }
     } finally {
       this.#linkInspector();
+      const seconds = (performance.now() - began) / 1000;
+      const count = this.#tokens.length - before;
+      const rate = `${count} tokens, ${Math.round(count / seconds)} tokens/s`;
+      const end = reason ? `finish reason: ${FINISH_REASONS[reason] ?? reason}` : "incomplete";
+      // Without a seed, no response has begun.
+      if (origin.seed !== undefined) this.#statistics.textContent = `${rate} · seed ${origin.seed} · ${end}`;
     }
-    const seconds = (performance.now() - began) / 1000;
-    const count = this.#tokens.length - before;
-    this.#statistics.textContent =
-      `${count} tokens, ${Math.round(count / seconds)} tokens/s · seed ${origin.seed} · finish reason: ${FINISH_REASONS[reason] ?? reason}`;
   }
 
   // Links to the inspector with prompt and generated text, in reading order.
   #linkInspector() {
-    const whole = [this.#prompt, this.#output.textContent];
-    if (this.direction === "backward") whole.reverse();
-    this.#inspectorLink.href = `inspector${toHash({ model: this.#choice.reference, text: whole.join("") })}`;
+    const { model, isBackward } = this.#generated;
+    const labels = this.#tokens.map(({ text }) => text);
+    const whole = [this.#prompt, textOf(isBackward ? labels.reverse() : labels)];
+    if (isBackward) whole.reverse();
+    this.#inspectorLink.href = `inspector${toHash({ model, text: whole.join("") })}`;
     this.#inspectorLink.hidden = false;
   }
 
   #add(token) {
     const position = this.#tokens.push(token) - 1;
-    // No <button>: browsers put a box around one, which would break lines within words and hide the text's own.
+    // Not a <button>: its inline-block box would allow a line break inside a word, and swallow the text's own line breaks.
     const button = document.createElement("span");
     button.setAttribute("role", "button");
     button.className = "token";
     button.dataset.position = position;
     button.tabIndex = position === 0 ? 0 : -1;
-    setTokenText(button, token.text);
+    setTokenText(button, isPartial(token.text) ? "�" : token.text);
     if (token.branched) button.classList.add("branched");
     if (token.logprob !== null && token.logprob !== undefined) button.style.setProperty("--sure", Math.exp(token.logprob));
-    this.direction === "backward" ? this.#output.prepend(button) : this.#output.append(button);
+    this.#generated.isBackward ? this.#output.prepend(button) : this.#output.append(button);
   }
 
   #open(button) {
@@ -172,6 +179,7 @@ export class Column {
 
   // Arrow keys move the focus, Enter and Space open a token; Tab leaves the text.
   #move(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.key === "Enter" || event.key === " ") {
       event.preventDefault();
       this.#open(document.activeElement.closest(".token"));

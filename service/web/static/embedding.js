@@ -6,7 +6,8 @@ import { button, row } from "./dom.js";
 import { indexOfMin, visible } from "./format.js";
 
 const MARGIN_PX = 24;
-// More names than this hide each other.
+const CAPTION = "Nearest neighbors: select a token in the map or the text";
+// More labels than this would overlap.
 const MAX_NAMED = 150;
 
 export class EmbeddingMap {
@@ -37,6 +38,9 @@ export class EmbeddingMap {
     this.#chosen = null;
     this.#near.clear();
     this.#rows.replaceChildren();
+    this.#rows.parentElement.caption.textContent = CAPTION;
+    this.#help.textContent = "";
+    this.draw();
     const isShown = await this.#attempt(async () => {
       const map = await get(`v1/models/${encodeURIComponent(reference)}/embedding/map?count=1000`);
       if (this.#reference !== reference) return;
@@ -57,7 +61,7 @@ export class EmbeddingMap {
       if (this.#chosen !== tokenId) return;
       this.#near = new Set(found.data.map((neighbor) => neighbor.token_id));
       this.#rows.replaceChildren(...found.data.map(({ token_id: id, token, cosine }) =>
-        row([[button(visible(token), `Neighbours of ${visible(token)}`, () => this.choose(id))], cosine.toFixed(3)])));
+        row([[button(visible(token), `Neighbors of ${visible(token)}`, () => this.choose(id))], cosine.toFixed(3)])));
       this.#rows.parentElement.caption.textContent = `Nearest to ${visible(found.token)}`;
       this.draw();
     });

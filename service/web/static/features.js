@@ -27,7 +27,7 @@ export function featureOf(name, { tokens, logprobs }, pattern = "") {
 }
 
 // Pearson's correlation of each column of a matrix with a feature over the rows from `from` up to `to`: Float32Array
-// (columns), 0 where one of both is constant. `target` has a value for each row.
+// (columns), 0 where either is constant. `target` has a value for each row.
 export function correlations(matrix, target, from, to) {
   const { values, columns } = matrix;
   const [sums, squares, products] = [0, 1, 2].map(() => new Float64Array(columns));

@@ -49,7 +49,7 @@ export const CONSTRAINT_FIELDS = [
   {
     name: "pattern", label: "Pattern", kind: "select", value: "",
     options: [["", "None"], ["regex", "Regular expression"], ["choice", "One of several texts"], ["json", "JSON Schema"]],
-    help: "What the completion matches, from its first character to its last.",
+    help: "The whole completion must match it.",
   },
   {
     name: "regex", label: "Regular expression", kind: "regex", value: "", pattern: "regex", isMember: true,
@@ -61,15 +61,15 @@ export const CONSTRAINT_FIELDS = [
   },
   {
     name: "json", label: "JSON Schema", kind: "json", rows: 6, value: "", pattern: "json", isMember: true,
-    help: "For example {\"type\": \"array\", \"items\": {\"type\": \"integer\"}}. The model's vocabulary must have its characters.",
+    help: "For example {\"type\": \"array\", \"items\": {\"type\": \"integer\"}}. The model's vocabulary must contain the characters that the schema requires.",
   },
   {
     name: "allowed_characters", label: "Allowed characters", kind: "text", value: "", isMember: true,
-    help: "The completion has no others. Empty: all. \\n is a line feed.",
+    help: "The completion contains only these. Empty: any. \\n is a line feed.",
   },
   {
     name: "banned_characters", label: "Banned characters", kind: "text", value: "", isMember: true,
-    help: "The completion has none of them. \\n is a line feed.",
+    help: "The completion contains none of these. \\n is a line feed.",
   },
   {
     name: "min_length", label: "Min length", kind: "number", min: 0, max: 10000, step: 1, value: "",

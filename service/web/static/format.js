@@ -5,7 +5,7 @@ import { row } from "./dom.js";
 // Sets the text of an element, with a name for screen readers where it is only white space.
 export function setTokenText(element, text) {
   element.textContent = text;
-  if (text.trim()) element.removeAttribute("aria-label");
+  if (/[^\p{C}\p{Z}]/u.test(text)) element.removeAttribute("aria-label");
   else element.setAttribute("aria-label", speakable(text));
 }
 
@@ -14,9 +14,27 @@ function speakable(text) {
   return [...text].map((character) => names[character] ?? "blank").join(", ") || "empty";
 }
 
-// White space made visible.
+// White space, control characters and the like made visible.
 export function visible(text) {
-  return text.replaceAll("\n", "⏎").replaceAll("\t", "⇥").replaceAll(" ", "␣") || "(empty)";
+  const names = { "\n": "⏎", "\t": "⇥", " ": "␣" };
+  const code = (character) => `U+${character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`;
+  const shown = text.replace(/[\p{Cc}\p{Z}\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]/gu, (character) => names[character] ?? code(character));
+  return shown || "(empty)";
+}
+
+// Whether a token's label stands for bytes of an incomplete character: "bytes:\xe2\x82".
+export function isPartial(label) {
+  return label.startsWith("bytes:");
+}
+
+// The text of tokens, from their labels.
+export function textOf(labels) {
+  if (!labels.some(isPartial)) return labels.join("");
+  const encoder = new TextEncoder();
+  const bytes = labels.flatMap((label) => (isPartial(label)
+    ? [...label.slice(6).matchAll(/\\x([0-9a-f]{2})|([\s\S])/g)].map(([, code, character]) => (code ? parseInt(code, 16) : character.charCodeAt(0)))
+    : [...encoder.encode(label)]));
+  return new TextDecoder().decode(new Uint8Array(bytes));
 }
 
 export function percent(logprob) {

@@ -1,5 +1,5 @@
 // A heat map of a matrix, tokens from left to right and units from top to bottom, with the curves of one unit below.
-// Only the visible part is drawn, so that a text of thousands of tokens scrolls as a short one does.
+// Only the visible part is drawn, so a text of thousands of tokens scrolls as smoothly as a short one.
 
 import { Failure } from "./api.js";
 import { Palette, palette } from "./colors.js";
@@ -12,10 +12,10 @@ const MAP_PX = 420;
 const MAX_UNIT_PX = 10;
 // Narrower columns have no room for a character.
 const LABELLED_PX = 8;
-// Of a picture. Chromium makes none that is wider or higher than 32,767, Safari none of more than 67 million pixels.
+// Maximum side of a PNG. Chromium limits a canvas to 32,767 pixels a side, Safari to 67 million pixels in all.
 const MAX_PICTURE_PX = 16_384;
 const TITLE_PX = 32;
-// What is drawn at once, in pixels of the picture: a longer text at once would need a canvas as long as itself.
+// Width of a strip of the PNG: a whole long text would need an intermediate canvas of its full length.
 const STRIP_PX = 512;
 
 export class Heatmap {
@@ -36,7 +36,7 @@ export class Heatmap {
     scroller.append(this.#spacer);
     scroller.addEventListener("scroll", () => this.draw(), { passive: true });
     scroller.addEventListener("keydown", (event) => this.#move(event));
-    this.#canvas.addEventListener("pointerdown", (event) => this.#choose(event));
+    this.#canvas.addEventListener("click", (event) => this.#choose(event));
     this.#canvas.addEventListener("pointermove", (event) => on.pointed(this.#under(event)));
     this.#canvas.addEventListener("pointerleave", () => on.pointed(null));
     new ResizeObserver(() => this.draw()).observe(scroller);
@@ -97,7 +97,7 @@ export class Heatmap {
       await yieldToBrowser();
     }
     const blob = await new Promise((resolve) => canvas.toBlob(resolve));
-    if (!blob) throw new Failure(`This browser makes no picture of ${canvas.width} × ${canvas.height} pixels. Inspect fewer tokens or units.`);
+    if (!blob) throw new Failure(`This browser cannot create an image of ${canvas.width} × ${canvas.height} pixels. Inspect fewer tokens or units.`);
     return { blob, tokensPerPixel };
   }
 
@@ -122,7 +122,7 @@ export class Heatmap {
     if (last <= first) return;
     const left = first * width - scrollLeft;
     const [top, height] = [this.#labelsHeight, this.#mapHeight];
-    // Shrinking is smooth, so that no unit is left out; growing is not.
+    // Downscaling is smoothed, so that no unit disappears; upscaling is not.
     context.imageSmoothingEnabled = height < matrix.columns;
     context.drawImage(this.#pixels(first, last), left, top, (last - first) * width, height);
     this.#drawLabels(context, first, last);
@@ -215,7 +215,7 @@ export class Heatmap {
 
   // Arrow keys move between tokens and units.
   #move(event) {
-    if (!this.#shown) return;
+    if (!this.#shown || event.ctrlKey || event.metaKey || event.altKey) return;
     const { matrix, order, row, column } = this.#shown;
     const rank = order.indexOf(column);
     const [nextRow, nextRank] = {

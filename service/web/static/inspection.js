@@ -24,7 +24,7 @@ export class Matrix {
     this.columns = columns;
     this.rows = columns ? values.length / columns : 0;
     this.signed = signed;
-    // The value that has the strongest colour: gates have 1, others what 19 of 20 values stay below.
+    // The value with the strongest color: 1 for gates, otherwise the 95th percentile of the absolute values.
     this.limit = signed ? percentile95(values) : 1;
   }
 
@@ -39,7 +39,7 @@ export class Matrix {
     return sum / this.columns;
   }
 
-  // The largest value of a column, without its sign; 1 if there is none.
+  // The largest absolute value of a column; 1 if all are zero.
   most(column) {
     let most = 0;
     for (let i = column; i < this.values.length; i += this.columns) most = Math.max(most, Math.abs(this.values[i]));
@@ -107,8 +107,8 @@ export class Inspection {
         for (let at = 0; at < rows; at += ROWS_AT_ONCE) {
           const lines = [];
           for (let next = at; next < Math.min(rows, at + ROWS_AT_ONCE); next++) {
-            // float16 has no more digits than these.
-            lines.push(JSON.stringify(Array.from(values.subarray(next * columns, (next + 1) * columns), (value) => Number(value.toPrecision(4)))));
+            // Five significant digits identify every float16.
+            lines.push(JSON.stringify(Array.from(values.subarray(next * columns, (next + 1) * columns), (value) => Number(value.toPrecision(5)))));
           }
           parts.push(at ? "," : "", new Blob([lines.join(",")]));
           await yieldToBrowser();

@@ -5,7 +5,7 @@ import { palette } from "./colors.js";
 import { fill, find } from "./dom.js";
 import { EmbeddingMap } from "./embedding.js";
 import { correlations } from "./features.js";
-import { indexOfMin, number, visible } from "./format.js";
+import { indexOfMin, isPartial, number, visible } from "./format.js";
 import { Heatmap } from "./heatmap.js";
 import { Inspection, KINDS } from "./inspection.js";
 import { fromHash, note } from "./link.js";
@@ -66,10 +66,7 @@ const unitSearch = new UnitSearch({
 }, attempt);
 const plane = new EmbeddingMap({ canvas: page.plane, rows: page.neighbors, help: page["embedding-help"] }, attempt);
 const shell = new Shell({
-  submit: () => {
-    chosen.position = null;
-    inspect();
-  },
+  submit: () => inspect(null),
   models: (served) => models.show(served),
   theme: () => {
     plane.draw();
@@ -92,7 +89,8 @@ async function start() {
   for (const name of Object.keys(chosen)) chosen[name] = shown?.[name] ?? chosen[name];
   page.color.value = ["probability", "prediction", "unit"].includes(shown?.color) ? shown.color : "probability";
   const isLoaded = await shell.loadModels((served) => models.show(served, shown?.model));
-  if (isLoaded && shown) inspect();
+  keep();
+  if (isLoaded && shown) inspect(chosen.position);
 }
 
 function listen() {
@@ -101,6 +99,7 @@ function listen() {
   page.layer.addEventListener("change", () => choose({ layer: Number(page.layer.value) }));
   page.kind.addEventListener("change", () => choose({ kind: page.kind.value }));
   page.unit.addEventListener("input", () => choose({ unit: Number(page.unit.value) }));
+  page.unit.addEventListener("change", () => { page.unit.value = chosen.unit; });
   page.order.addEventListener("change", () => { order = { by: page.order.value, of: new Map() }; showMap(); });
   page.width.addEventListener("input", () => { showMap(); map.reveal(); });
   page.gates.addEventListener("click", loadGates);
@@ -109,15 +108,15 @@ function listen() {
   page.embedding.addEventListener("toggle", showPlane);
 }
 
-// Inspects the text, and shows the result.
-async function inspect() {
+// Inspects the text, and shows the result, with the token at `position` selected; null: the least probable one.
+async function inspect(position) {
   const wanted = {
     model: models.reference, input: page.text.value, logprobs: ALTERNATIVES, encoding_format: "base64_float16",
     go_backwards: page.backwards.checked, max_positions: limit(page.max_positions), max_units: limit(page.max_units),
   };
   const { model } = models;
   const { layers = 1, units = 512 } = model ?? {};
-  // A token is a character at least.
+  // An estimate: most tokens have at least one character.
   const numTokens = Math.min(wanted.input.length, wanted.max_positions ?? Infinity);
   const isLarge = numTokens * layers * Math.min(units, wanted.max_units ?? Infinity) * 6 > MAX_VALUES_AT_ONCE;
   await run("Inspecting…", async (signal) => {
@@ -125,7 +124,7 @@ async function inspect() {
     const response = JSON.parse(await blob.text());
     if (!response.tokens.length) throw new Failure("The text is empty. Enter a text and inspect it.");
     found = await Inspection.read(response);
-    [request, inspected] = [wanted, model];
+    [request, inspected, chosen.position] = [wanted, model, position];
     order = { by: "number", of: new Map() };
     page.order.value = "number";
     unitSearch.use(found);
@@ -136,7 +135,7 @@ async function inspect() {
 async function loadGates() {
   const { layer } = chosen;
   await run("Loading gates…", async (signal) => {
-    // By the same version, whichever is the default by now.
+    // By the same version: the default may have changed since.
     const wanted = { ...request, model: found.reference, include: ["gates"], layers: [layer], logprobs: 0 };
     const blob = await postForBlob("v1/inspect", wanted, signal);
     await found.add(JSON.parse(await blob.text()));
@@ -178,7 +177,8 @@ function choose(changes) {
   fill(page.kind, kinds.map((kind) => [kind, KINDS[kind].name]), chosen.kind);
   page["kind-help"].textContent = `${KINDS[chosen.kind].name}: ${KINDS[chosen.kind].help}.`;
   page.unit.max = units.at(-1);
-  if (document.activeElement !== page.unit || page.unit.value !== "") page.unit.value = chosen.unit;
+  // While a number is typed, the nearest unit would replace its first digits.
+  if (document.activeElement !== page.unit) page.unit.value = chosen.unit;
   page.gates.hidden = found.hasGates(chosen.layer) || !hasGates();
   text.choose(chosen.position);
   if (Object.keys(changes).join() !== "position") colorTokens();
@@ -220,7 +220,7 @@ function colorTokens() {
       : tokenProbabilities(logprobs);
   // Predicted tokens keep the lines of the text.
   const texts = predicted.map((token, position) => (differs[position] ? visible(token) + (tokens[position].endsWith("\n") ? "\n" : "") : token));
-  text.paint(texts.map((token) => (token.startsWith("bytes:") ? "�" : token)), colors);
+  text.paint(texts.map((token) => (isPartial(token) ? "�" : token)), colors);
   const numDifferent = differs.filter(Boolean).length;
   page["color-help"].textContent = {
     probability: "The warmer the color, the less probable the token. Click a token, or use the arrow keys, to see what the model predicted.",
@@ -273,7 +273,7 @@ function showPointed(under) {
   // Screen readers ignore what the pointer passes over.
   page.pointed.ariaLive = under ? "off" : "polite";
   page.pointed.textContent =
-    `Unit ${found.units(chosen.layer)[at.column]} after token ${position}, “${visible(found.tokens[position])}”: ${number(matrix().at(at.row, at.column))}`;
+    `Unit ${found.units(chosen.layer)[at.column]} after token ${position}, “\u2068${visible(found.tokens[position])}\u2069”: ${number(matrix().at(at.row, at.column))}`;
 }
 
 function isReadBackwards() {
@@ -291,7 +291,7 @@ async function savePicture() {
   const { blob, tokensPerPixel } = await map.picture(title);
   save(blob, "png");
   if (tokensPerPixel > 1) {
-    page.status.textContent = `The heat map is wider than the maximum of a PNG: each pixel is the mean of ${tokensPerPixel} tokens.`;
+    page.status.textContent = `The heat map exceeds the maximum width of a PNG: each pixel is the mean of ${tokensPerPixel} tokens.`;
   }
 }
 

@@ -1,11 +1,12 @@
 // The state of a page in the fragment of its address, which can be shared and is not sent to the server.
 
-// Longer addresses cannot be pasted everywhere, and browsers refuse two megabytes.
+// Longer URLs cannot be pasted everywhere, and browsers refuse those of 2 MB.
 const MAX_LENGTH = 100_000;
 // Browsers limit the changes of the address per second.
 const PAUSE_MS = 150;
 
 let waiting = null;
+let last = null;
 let timer = 0;
 
 export function toHash(shown) {
@@ -31,8 +32,18 @@ function write() {
   clearTimeout(timer);
   if (waiting === null) return;
   history.replaceState(null, "", waiting.length <= MAX_LENGTH ? waiting : location.pathname);
-  waiting = null;
+  [last, waiting] = [waiting, null];
 }
+
+// Another state, such as that of a pasted link, is shown; the skip link's target gives way to the state of the page.
+addEventListener("hashchange", () => {
+  if (fromHash(location.hash, () => true)) {
+    location.reload();
+  } else if (last !== null) {
+    waiting ??= last;
+    write();
+  }
+});
 
 // Returns the state in a fragment; null if there is none, or none that `fits`.
 export function fromHash(hash, fits) {

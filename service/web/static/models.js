@@ -46,6 +46,7 @@ export class ModelChoice {
 
   #showVersions(chosen) {
     const versions = (this.model?.versions ?? []).map(({ version, labels }) => [String(version), [version, ...labels].join(" · ")]);
-    fill(this.#version, [["", "default version"], ...versions], chosen);
+    const isGone = chosen && !versions.some(([version]) => version === chosen);
+    fill(this.#version, [["", "default version"], ...(isGone ? [[chosen, `${chosen} (not served)`]] : []), ...versions], chosen);
   }
 }

@@ -44,7 +44,8 @@ function showColumns(count, given = []) {
 
 // Keeps in the address what is shown, and labels the prompt by the direction of the model.
 function keep() {
-  note({ prompt: prompt.value, columns: columns.map((column) => column.values) });
+  // Without models, the address keeps what it has for the next attempt.
+  if (models.length) note({ prompt: prompt.value, columns: columns.map((column) => column.values) });
   const isBackward = columns.some((column) => column.direction === "backward");
   label.textContent = isBackward ? "Suffix" : "Prompt";
   help.textContent = `The model ${isBackward ? "generates the text before this" : "continues this"}. Ctrl+Enter generates, Escape stops.`;
@@ -56,13 +57,22 @@ async function branch(column, position, token) {
 }
 
 function run(work) {
-  return shell.run("Generating…", work, () => "Done.");
+  return shell.run("Generating…", async (signal) => {
+    // The request of a column that is removed would continue unseen.
+    compare.disabled = true;
+    try {
+      await work(signal);
+    } finally {
+      compare.disabled = false;
+    }
+  }, () => "Done.");
 }
 
-// Waits until all have ended, so that none continues unseen after another one failed; throws the first failure.
+// Waits until all have ended, so that none continues unseen after another one failed; throws the first failure, and
+// that it was stopped only if nothing else failed.
 async function allSettled(promises) {
-  const failed = (await Promise.allSettled(promises)).find(({ status }) => status === "rejected");
-  if (failed) throw failed.reason;
+  const reasons = (await Promise.allSettled(promises)).filter(({ status }) => status === "rejected").map(({ reason }) => reason);
+  if (reasons.length) throw reasons.find(({ name }) => name !== "AbortError") ?? reasons[0];
 }
 
 attempt(start);

@@ -26,8 +26,9 @@ export class Shell {
     stop.addEventListener("click", () => this.#stop());
     share.addEventListener("click", async () => { status.textContent = await copyAddress(); });
     document.addEventListener("keydown", (event) => {
+      if (document.querySelector("dialog[open]")) return;
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !this.#running) form.requestSubmit();
-      if (event.key === "Escape" && !document.querySelector("dialog[open]")) this.#stop();
+      if (event.key === "Escape") this.#stop();
     });
     startTheme(on.theme);
   }
@@ -57,7 +58,7 @@ export class Shell {
   }
 }
 
-// Does something that may fail, and shows a notice if it does; asks for an API key where one is missing. Returns
+// Runs `work` and shows a notice if it fails; on a 401, asks for an API key and runs it again. Returns
 // whether it succeeded. `gone` is called when a model is no longer served.
 export async function attempt(work, gone = () => {}) {
   notice.hidden = true;
@@ -81,6 +82,8 @@ export async function attempt(work, gone = () => {}) {
 function askForKey(refused) {
   keyRefused.textContent = refused && `The key was refused: ${refused}.`;
   keyRefused.hidden = !refused;
+  // Escape leaves the value of the last time.
+  key.returnValue = "";
   key.showModal();
   return new Promise((resolve) => {
     key.addEventListener("close", () => {

@@ -1,7 +1,7 @@
 // The dialog of a generated token: its alternatives, and branching with one of them.
 
 import { button, find } from "./dom.js";
-import { percent, probabilities, visible } from "./format.js";
+import { isPartial, percent, probabilities, visible } from "./format.js";
 
 const dialog = find("token");
 
@@ -14,7 +14,7 @@ export function showToken(token, branch) {
     : `Probability ${percent(token.logprob)}.`;
   const rows = probabilities(token.alternatives ?? {}, token.text, (text, logprob) => {
     // Bytes of an incomplete character cannot be sent as text.
-    if (text.startsWith("bytes:")) return [""];
+    if (isPartial(text)) return [""];
     const same = text === token.text;
     const action = same ? "Regenerate from here" : "Branch";
     return [[button(action, `${action}: ${visible(text)}`, () => {

@@ -18,7 +18,7 @@ export function showTokenDetail(found, { position, layer, unit }, column, isBack
   alternatives.replaceChildren(...probabilities(found.alternatives[position] ?? {}, found.tokens[position]));
   const at = found.rowOf[position];
   const kinds = at < 0 ? [] : found.kinds(layer);
-  gatesTitle.textContent = at < 0 ? "No values shown for this token: Max positions shown leaves it out" : `Layer ${layer}, unit ${unit}, after this token`;
+  gatesTitle.textContent = at < 0 ? "No values for this token: excluded by Max positions shown" : `Layer ${layer}, unit ${unit}, after this token`;
   values.replaceChildren(...kinds.map((kind) => {
     const matrix = found.matrix(layer, kind);
     const line = row([KINDS[kind].name, number(matrix.at(at, column)), number(matrix.mean(at))]);

@@ -17,6 +17,7 @@ export class TokenView {
       if (position) on(Number(position));
     });
     list.addEventListener("keydown", (event) => {
+      if (event.ctrlKey || event.metaKey || event.altKey) return;
       const next = indexByKey(event.key, this.#chosen, this.#tokens.length);
       if (next === undefined) return;
       event.preventDefault();
