@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast, get_args
 
+from dotenv import dotenv_values
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -42,7 +43,7 @@ def _parse_precisions(value: str) -> dict[str, Precision]:
         name, _, precision = entry.strip().rpartition("=")
         if precision not in get_args(Precision):
             raise ValueError(
-                f"must be {', '.join(get_args(Precision))} or NAME=PRECISION, or several with commas between them, got "
+                f"must be {', '.join(get_args(Precision))} or NAME=PRECISION, or several separated by commas, got "
                 f"{entry.strip()!r}"
             )
         by_model[name] = cast("Precision", precision)
@@ -203,12 +204,14 @@ _OTHER_VARIABLES = {"ENV_FILE", "BASE_URL", "API_KEY"}
 
 
 def unknown_settings() -> list[str]:
-    """Return a warning for each OSTINATO_ variable that is no setting, with the closest match.
+    """Return a warning for each OSTINATO_ variable that is no setting, also in the file, with the closest match.
 
     Not an error: Kubernetes sets such variables for a service with this name.
     """
     known = [name.upper() for name in Settings.model_fields]
-    names = [name.removeprefix("OSTINATO_") for name in sorted(os.environ) if name.startswith("OSTINATO_")]
+    file = os.environ.get("OSTINATO_ENV_FILE")
+    variables = {*os.environ, *(name.upper() for name in (dotenv_values(file) if file else ()))}
+    names = [name.removeprefix("OSTINATO_") for name in sorted(variables) if name.startswith("OSTINATO_")]
     lines = []
     for name in names:
         if name not in known and name not in _OTHER_VARIABLES:

@@ -33,7 +33,7 @@ TENANT_PATTERN = "[A-Za-z0-9][A-Za-z0-9._@-]{0,63}"
 
 _KEY = re.compile(f"ost-({ID_PATTERN})-[0-9a-f]{{64}}")
 _ID_CHARACTERS = string.ascii_lowercase + string.digits
-# Compared with when the id is unknown; the hash of no known key.
+# Compared with if the id is unknown, to take the same time; no known key has this hash.
 _DUMMY_SHA256 = "0" * 64
 _CHECK_EVERY_S = 0.5
 _LOCK_TIMEOUT_S = 10.0

@@ -86,7 +86,7 @@ class RateLimiter:
             param: The field that an error names.
 
         Returns:
-            A function that refunds the charge, for a request that is refused after all.
+            A function that refunds the charge within the same minute, for a request that is refused after all.
 
         Raises:
             RateLimited: the limit is reached; the request may be admitted later.
@@ -98,11 +98,18 @@ class RateLimiter:
             message = f"the limit is {per_minute} {what} per minute, and this request alone may take {whole}"
             raise InvalidRequest(message, param=param)
         charge = _Charge(subject, what, RateLimitItemPerMinute(per_minute, namespace="ostinato"), cost)
+        began_at = _window()
         counters, retry_after_s = self._charge(charge)
         if retry_after_s is not None:
             message = f"the limit of {per_minute} {what} per minute is reached; try again in {retry_after_s} s"
             raise RateLimited(message, retry_after_s=retry_after_s)
-        return lambda: counters.refund(charge)
+
+        def refund() -> None:
+            # In a later minute's count a refund would admit more than the limit.
+            if _window() == began_at:
+                counters.refund(charge)
+
+        return refund
 
     def _charge(self, charge: _Charge) -> "tuple[_Counters, int | None]":
         if self._shared is not None:
@@ -149,6 +156,11 @@ class _MemoryCounters(_Counters):
         """Refund a charge, one thread at a time."""
         with self._lock:
             super().refund(charge)
+
+
+def _window() -> int:
+    """Return the number of the current minute; `limits` counts in the same ones."""
+    return int(time.time() // _WINDOW_S)
 
 
 def wait_s(previous: int, previous_ttl_s: float, current: int, current_ttl_s: float, *, limit: int, cost: int) -> int:
@@ -240,7 +252,7 @@ class _RedisCounters(_Counters):
                 self._is_unavailable = True
                 cause = error.storage_error
                 log.warning(
-                    "Redis is unavailable, this gateway counts rates by itself: %s: %s", type(cause).__name__, cause
+                    "Redis is unavailable, this gateway counts rates in memory: %s: %s", type(cause).__name__, cause
                 )
 
     def _mark_available(self) -> None:

@@ -2,7 +2,7 @@
 
 BatchError
 ├── UsageError    2  IN, OUT or an option cannot be used
-└── Stopped       3  the gateway is unavailable, refuses the key or is not one; the same command resumes
+└── Stopped       3  the gateway is unavailable, refuses the key or is not a gateway; the same command resumes
 
 LineError is not among them: it becomes an error in OUT or in the errors file. Nor is ForeignContent, of which the
 journal makes a UsageError.

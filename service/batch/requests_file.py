@@ -117,7 +117,10 @@ def parse(line: Line) -> BatchRequest:
     # Other values than true are left to the gateway to refuse.
     if body.get("stream") is True:
         raise LineError("invalid_body", "body.stream must be false or absent in a batch, got true", custom_id)
-    return BatchRequest(custom_id, fields["url"], orjson.dumps(body))
+    try:
+        return BatchRequest(custom_id, fields["url"], orjson.dumps(body))
+    except TypeError as error:
+        raise LineError("invalid_body", f"body cannot be sent as JSON: {error}", custom_id) from None
 
 
 def _parse_fields(content: bytes) -> tuple[str, dict[str, Any]]:
@@ -138,6 +141,9 @@ def _parse_fields(content: bytes) -> tuple[str, dict[str, Any]]:
 
 
 def _excerpt(value: object) -> str:
-    """Return the beginning of a value in JSON."""
-    text = value.decode(errors="replace") if isinstance(value, bytes) else orjson.dumps(value).decode()
+    """Return the beginning of a value in JSON, or in Python if it nests too deep for that."""
+    try:
+        text = value.decode(errors="replace") if isinstance(value, bytes) else orjson.dumps(value).decode()
+    except TypeError:
+        text = repr(value)
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"

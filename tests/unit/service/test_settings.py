@@ -111,6 +111,14 @@ def test_an_unknown_setting_is_reported_with_the_closest_name(monkeypatch):
     ]
 
 
+def test_unknown_variables_of_the_file_are_reported(monkeypatch, tmp_path):
+    """A misspelt key file would start a gateway without API keys."""
+    file = tmp_path / "gateway.env"
+    file.write_text("OSTINATO_KEYS_FIEL=/etc/keys\nOSTINATO_PORT=1\nOTHER=2\n")
+    monkeypatch.setenv("OSTINATO_ENV_FILE", str(file))
+    assert unknown_settings() == ["OSTINATO_KEYS_FIEL is not a setting; did you mean OSTINATO_KEYS_FILE?"]
+
+
 def test_the_repr_of_settings_hides_the_redis_url(monkeypatch):
     """The URL may hold a password."""
     monkeypatch.setenv("OSTINATO_REDIS_URL", "redis://:hunter2@localhost")

@@ -30,6 +30,8 @@ def test_a_valid_line_keeps_its_body():
         ({"url": "/v1/chat/completions"}, "invalid_url", '/detokenize, got "/v1/chat/completions"', "a"),
         ({"url": ["/tokenize"]}, "invalid_url", 'got ["/tokenize"]', "a"),
         ({"body": "x" * 200}, "invalid_body", f'body must be an object, got "{"x" * 79}…', "a"),
+        (b"[" * 300 + b"]" * 300, "invalid_line", "must be an object, got [[[", None),
+        ({"body": {"prompt": json.loads("[" * 300 + "]" * 300)}}, "invalid_body", "body cannot be sent as JSON", "a"),
         ({"body": {"stream": True}}, "invalid_body", "body.stream must be false or absent in a batch, got true", "a"),
     ],
 )
