@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 DESCRIPTION = """\
 A stand-in for TensorFlow Serving, for a machine without Docker: the same gRPC API, models.config and status codes, and
-TensorFlow sessions as there. It is not TensorFlow Serving: it never merges calls, has no REST port, and is another
+TensorFlow sessions. It is not TensorFlow Serving: it never merges calls, has no REST port, and is another
 build of TensorFlow."""
 
 DIFFERENCES = """\
@@ -73,7 +73,7 @@ class Flags:
     port: int = _flag(8500, _number(0), "gRPC port; 0 picks a free one", metavar="N")
     rest_api_port: int = _flag(0, _number(0), "must be 0: there is no REST API", metavar="0")
     grpc_max_threads: int = _flag(
-        4 * (os.cpu_count() or 1),
+        4 * len(os.sched_getaffinity(0)),
         _number(2),
         "gRPC threads: one more than the calls that run concurrently",
         metavar="N",

@@ -15,9 +15,10 @@ from model_server.errors import InvalidRequest
 
 # The dtypes that generators exchange; `tf.make_ndarray` takes 2 to 5 times as long for small ones.
 _FAST = {types_pb2.DT_FLOAT, types_pb2.DT_INT32}
-# Maximum number of elements to which fewer values are padded: 64 MiB of floats, a batch of 256 with a state of 65,536.
+# Maximum number of elements to which fewer values are padded: 256 MiB of floats, such as a row for each token of a
+# vocabulary of a million, at batch size 64.
 # A request of 50 bytes may declare any shape, and TensorFlow Serving tries to allocate it.
-MAX_EXPANDED = 2**24
+MAX_EXPANDED = 2**26
 # `float_val` on the wire: field 5, length-delimited; then a length and the raw little-endian floats.
 _FLOAT_VAL_TAG = b"\x2a"
 # Repeated field of each dtype, by `Tensor::AsProtoField` in tensorflow/core/framework/tensor.cc.
@@ -43,8 +44,8 @@ def dtype_name(dtype: int) -> str:
 def decode(name: str, proto: TensorProto) -> np.ndarray:
     """Decode a tensor, except resources and variants, from `tensor_content` or from its typed field.
 
-    As in TensorFlow, a typed field with too few values is padded with its last value, and surplus values are ignored;
-    unlike there, padding is limited to `MAX_EXPANDED` elements.
+    As in TensorFlow, a typed field with too few values is padded with its last value. Surplus float32 and int32 values
+    are ignored, those of other dtypes refused. Unlike there, padding is limited to `MAX_EXPANDED` elements.
 
     Raises:
         InvalidRequest: the tensor is invalid.

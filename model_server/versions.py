@@ -55,9 +55,10 @@ def scan(base_path: Path) -> Scan:
             problems.append(f"{path}: not a version, its name is not a number")
         elif not has_saved_model:
             problems.append(f"{path}: not a version (yet), it has no {SAVED_MODEL_FILES[0]}")
-        elif version in versions:
-            problems.append(f"{path}: skipped, {versions[version].name} is the same version")
         else:
+            if version in versions:
+                problems.append(f"{versions[version]}: skipped, {path.name} is the same version")
+            # As in TensorFlow Serving, the last one by name: without leading zeros.
             versions[version] = path
     # A directory that was renamed or unmounted meanwhile seems to have no versions, and all would be unloaded.
     base_path.stat()
@@ -68,8 +69,8 @@ def next_step(wanted: Set[int], available: Set[int], loadable: Set[int]) -> Step
     """Return the next step towards the wanted versions that keeps the model available.
 
     An unwanted version is unloaded once a wanted one is available, or when no version is wanted. Until then the newest
-    unwanted version stays, so a new version that fails to load causes no outage. Of the wanted ones, those that are
-    loadable have not failed.
+    unwanted version stays, so a new version that fails to load causes no outage. `loadable` are the wanted versions
+    that are due: not loaded, not failed for good, and not waiting for a retry.
     """
     unwanted = available - wanted
     if unwanted and (not wanted or wanted & available or len(unwanted) > 1):

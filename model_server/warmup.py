@@ -43,21 +43,24 @@ def load(name: str, version: int, path: Path, batching: Batching | None = None) 
 
 
 def read_requests(file: Path) -> Iterator[PredictRequest]:
-    """Yield the Predict requests of a warm-up file; ignores other records.
+    """Yield the Predict requests of a warm-up file, and skip other records, which TensorFlow Serving runs or refuses.
 
     Raises:
-        TensorFlowFailed: DATA_LOSS if the file is not a TFRecord of PredictionLog, INVALID_ARGUMENT if it contains more
-            than `MAX_RECORDS` records.
+        TensorFlowFailed: DATA_LOSS if the file is not a TFRecord; INVALID_ARGUMENT if a record is not a PredictionLog,
+            or there are more than `MAX_RECORDS`.
     """
     try:
         for number, record in enumerate(tf.data.TFRecordDataset(str(file)).as_numpy_iterator()):
             if number >= MAX_RECORDS:
                 message = f"Number of warmup records exceeds the maximum ({MAX_RECORDS}) at {file}"
                 raise TensorFlowFailed(grpc.StatusCode.INVALID_ARGUMENT, message)
-            entry = PredictionLog.FromString(record)
+            try:
+                entry = PredictionLog.FromString(record)
+            except DecodeError as error:
+                message = f"Failed to parse warmup record: {number} from {file}"
+                raise TensorFlowFailed(grpc.StatusCode.INVALID_ARGUMENT, message) from error
             if entry.WhichOneof("log_type") == "predict_log":
                 yield entry.predict_log.request
-    except (tf.errors.OpError, DecodeError) as error:
-        code = status_code(error.error_code) if isinstance(error, tf.errors.OpError) else grpc.StatusCode.DATA_LOSS
+    except tf.errors.OpError as error:
         message = f"{file}: {error}. Please verify your warmup data is in TFRecord format."
-        raise TensorFlowFailed(code, message) from error
+        raise TensorFlowFailed(status_code(error.error_code), message) from error

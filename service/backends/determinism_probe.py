@@ -45,17 +45,17 @@ class Probe:
     precision: signatures.PrecisionName = signatures.FLOAT32
 
 
-def run_probe(card: GeneratorCard, predict: Predict) -> Probe:
-    """Compute fixed sequences at every batch size of the card.
+def run_probe(card: GeneratorCard, num_tokens: int, predict: Predict) -> Probe:
+    """Compute fixed sequences, of tokens below `num_tokens`, at every batch size of the card.
 
     If the batch sizes fall into several bit-exact groups, the largest group is kept, in a tie the one with the larger
-    maximum. A batch size at which the slot matters is excluded, unless all are such: then the largest is served without
-    reproducibility.
+    maximum. A batch size at which the slot matters is excluded. If all are, the largest is used, and output is not
+    reproducible.
     """
     steps = min(_LENGTH, card.max_decode_steps)
     groups: dict[bytes | None, list[int]] = {}
     for batch_size in card.batch_sizes:
-        groups.setdefault(_outputs_at(batch_size, steps, card, predict), []).append(batch_size)
+        groups.setdefault(_outputs_at(batch_size, steps, card, num_tokens, predict), []).append(batch_size)
     steady = {outputs: batch_sizes for outputs, batch_sizes in groups.items() if outputs is not None}
     if not steady:
         log.warning("model %s: no batch size is bit-exact in every slot", card.name)
@@ -64,31 +64,33 @@ def run_probe(card: GeneratorCard, predict: Predict) -> Probe:
     return Probe(tuple(batch_sizes), hashlib.sha256(outputs).hexdigest())
 
 
-def still_holds(probe: Probe, card: GeneratorCard, predict: Predict) -> bool:
+def still_holds(probe: Probe, card: GeneratorCard, num_tokens: int, predict: Predict) -> bool:
     """Return whether a server still has an earlier probe's hash, by a check at its smallest batch size."""
     if not probe.is_deterministic:
         return False
-    outputs = _outputs_at(probe.batch_sizes[0], min(_LENGTH, card.max_decode_steps), card, predict)
+    outputs = _outputs_at(probe.batch_sizes[0], min(_LENGTH, card.max_decode_steps), card, num_tokens, predict)
     return outputs is not None and hashlib.sha256(outputs).hexdigest() == probe.sha256
 
 
-def _outputs_at(batch_size: int, steps: int, card: GeneratorCard, predict: Predict) -> bytes | None:
+def _outputs_at(batch_size: int, steps: int, card: GeneratorCard, num_tokens: int, predict: Predict) -> bytes | None:
     """Return the outputs of the fixed sequences at one batch size; None if they differ between slots."""
     outputs: dict[int, bytes] = {}
     # The second call puts every sequence into another slot, even if the batch holds each only once.
     for shift in (0, 3):
         sequences = (np.arange(batch_size) + shift) % NUM_SEQUENCES
-        for sequence, output in zip(sequences.tolist(), _compute(sequences, steps, card, predict), strict=True):
+        computed = _compute(sequences, steps, card, num_tokens, predict)
+        for sequence, output in zip(sequences.tolist(), computed, strict=True):
             if outputs.setdefault(sequence, output) != output:
                 return None
     return b"".join(outputs[sequence] for sequence in sorted(outputs))
 
 
-def _compute(sequences: np.ndarray, steps: int, card: GeneratorCard, predict: Predict) -> list[bytes]:
+def _compute(sequences: np.ndarray, steps: int, card: GeneratorCard, num_tokens: int, predict: Predict) -> list[bytes]:
     """Run every signature but `inspect`; return the bytes of all outputs of each slot."""
     rng = np.random.default_rng(0)
     length, batch_size = min(_LENGTH, card.max_prefill_length), len(sequences)
-    token_ids = rng.integers(0, card.vocab_size, (NUM_SEQUENCES, length + 1)).astype(np.int32)[sequences]
+    # The output layer may be wider than the vocabulary, and the embedding narrower than the output layer.
+    token_ids = rng.integers(0, num_tokens, (NUM_SEQUENCES, length + 1)).astype(np.int32)[sequences]
     state = rng.uniform(-0.5, 0.5, (NUM_SEQUENCES, card.state_size)).astype(np.float32)[sequences]
     uniforms = rng.random((NUM_SEQUENCES, steps), dtype=np.float32)[sequences]
     lengths = np.full(batch_size, length, np.int32)
@@ -133,7 +135,7 @@ def decode_controls(sequences: np.ndarray, steps: int) -> Arrays:
 
 
 def _adjustments(token_ids: np.ndarray, sequences: np.ndarray, card: GeneratorCard) -> Arrays:
-    """Return penalties, and a count and a bias for one token id per slot; constraints only mask what these leave."""
+    """Return penalties, and a count and a bias for one token id per slot, without constraints, which only mask."""
     batch_size = len(sequences)
     return {
         "adjusted_ids": np.zeros((batch_size, 1), np.int32) + token_ids[:, :1],

@@ -159,6 +159,7 @@ class Prober:
     def _probe_backend(self, replica: Replica, ref: ModelVersion) -> Probe:
         """Probe a version; if the server was ejected since its last probe, verify only that this still holds."""
         assets, before = self.assets(ref), replica.probes.get(ref)
+        num_tokens = len(assets.tokenizer.tokens)
 
         def predict_in(precision: signatures.PrecisionName) -> Predict:
             def predict(signature: str, inputs: Arrays, shapes: Mapping[str, tuple[int, ...]]) -> Arrays:
@@ -175,11 +176,16 @@ class Prober:
         if (
             before
             and before.stamp == assets.stamp
-            and (ref not in replica.needs_reprobe or still_holds(before, assets.card, predict_in(before.precision)))
+            and (
+                ref not in replica.needs_reprobe
+                or still_holds(before, assets.card, num_tokens, predict_in(before.precision))
+            )
         ):
             return before
         precision = self._precision.choose(ref, assets.card, predict_in)
-        probe = replace(run_probe(assets.card, predict_in(precision)), stamp=assets.stamp, precision=precision)
+        probe = replace(
+            run_probe(assets.card, num_tokens, predict_in(precision)), stamp=assets.stamp, precision=precision
+        )
         log.info(
             "model %s version %d at %s: %s, batch sizes %s",
             ref.name,

@@ -21,7 +21,10 @@ def probe(server):
 
     @functools.cache
     def run(name):
-        return run_probe(server.card(name), functools.partial(backend.predict, ModelVersion(name, VERSIONS[name][-1])))
+        card = server.card(name)
+        return run_probe(
+            card, card.vocab_size, functools.partial(backend.predict, ModelVersion(name, VERSIONS[name][-1]))
+        )
 
     yield run
     backend.close()

@@ -19,7 +19,7 @@ def test_defaults_match_tensorflow_serving_except_host_and_threads():
         host="127.0.0.1",
         port=8500,
         rest_api_port=0,
-        grpc_max_threads=4 * os.cpu_count(),
+        grpc_max_threads=4 * len(os.sched_getaffinity(0)),
         ssl_config_file=None,
         model_config_file=None,
         model_config_file_poll_wait_seconds=0,

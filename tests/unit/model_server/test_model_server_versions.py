@@ -68,13 +68,13 @@ def test_a_file_or_a_directory_without_a_saved_model_is_skipped(tmp_path: Path):
     assert len(found.problems) == 3
 
 
-def test_of_two_directories_with_one_number_the_first_by_name_is_used(tmp_path: Path):
+def test_of_two_directories_with_one_number_the_last_by_name_is_used(tmp_path: Path):
     """The other is reported."""
     put(tmp_path, "01")
     put(tmp_path, "1")
     found = scan(tmp_path)
-    assert found.versions == {1: tmp_path / "01"}
-    assert len(found.problems) == 1
+    assert found.versions == {1: tmp_path / "1"}
+    assert found.problems == (f"{tmp_path / '01'}: skipped, 1 is the same version",)
 
 
 def test_a_missing_base_path_is_an_error_and_not_empty(tmp_path: Path):

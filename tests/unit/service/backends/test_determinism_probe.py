@@ -50,16 +50,29 @@ def server(rounding, where=DECODE):
 )
 def test_the_largest_group_of_batch_sizes_that_agree_is_kept(rounding, expected):
     """Dropped are those whose bits differ from the others', or between the slots of a call."""
-    assert run_probe(CARD, server(rounding)).batch_sizes == expected
+    assert run_probe(CARD, CARD.vocab_size, server(rounding)).batch_sizes == expected
 
 
 @pytest.mark.parametrize("signature", [PREFILL, DECODE, DECODE_FULL, SCORE, EMBED])
 def test_every_signature_that_is_called_is_probed(signature):
     """A batch size that differs in any of them is dropped."""
-    assert run_probe(CARD, server(lambda rows, row: rows == 8, signature)).batch_sizes == (16, 24, 32)
+    assert run_probe(CARD, CARD.vocab_size, server(lambda rows, row: rows == 8, signature)).batch_sizes == (16, 24, 32)
 
 
 def test_the_probe_hash_identifies_the_arithmetic():
     """It is equal for servers that compute the same bits, and differs for others."""
-    one, same, other = (run_probe(CARD, server(lambda rows, row, x=x: x)).sha256 for x in (0, 0, 1))
+    one, same, other = (run_probe(CARD, CARD.vocab_size, server(lambda rows, row, x=x: x)).sha256 for x in (0, 0, 1))
     assert one == same != other
+
+
+def test_only_tokens_of_the_vocabulary_are_sent():
+    """The output layer may be wider, and the embedding has no rows for more."""
+    sent = []
+    respond = server(lambda rows, row: 0)
+
+    def predict(signature, inputs, shapes):
+        sent.extend(inputs["token_ids"].ravel().tolist() if "token_ids" in inputs else inputs["token_id"].tolist())
+        return respond(signature, inputs, shapes)
+
+    run_probe(CARD, 3, predict)
+    assert set(sent) == {0, 1, 2}
