@@ -16,7 +16,7 @@ help:  ## list these commands
 TRAIN_OPTIONS := --if-empty
 # The model is named after the file, or NAME.
 ifdef CORPUS
-NAME := $(basename $(notdir $(CORPUS)))
+NAME := $(basename $(notdir $(CORPUS:%/=%)))
 # One file is a running text.
 DOCUMENTS := $(if $(filter shakespeare pydoc-topics,$(CORPUS))$(wildcard $(CORPUS)/.),file,none)
 TRAIN_OPTIONS := --if-new --corpus "$(CORPUS)" --name "$(NAME)" --documents $(DOCUMENTS)
@@ -57,12 +57,12 @@ check: $(STAMPS)/dev  ## ruff, mypy, import-linter, spelling
 	@$(BIN)/lint-imports
 	@$(BIN)/codespell
 
-docs: $(STAMPS)/dev  ## write docs/cli.md from the parsers, and make the pages of docs/ into a site, in build/docs
+docs: $(STAMPS)/dev  ## generate docs/cli.md from the parsers, and build the documentation site in build/docs
 	@PYTHONPATH=client/src $(BIN)/python -m docs.cli_reference
 	@PYTHONPATH=client/src $(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -b html docs build/docs
 	@echo "build/docs/index.html"
 
-screenshots: $(STAMPS)/dev  ## take the pictures of docs/images anew, of a service that runs on this machine (PORT=8000)
+screenshots: $(STAMPS)/dev  ## retake the screenshots in docs/images, from a service that runs on this machine (PORT=8000)
 	@$(BIN)/python -m docs.screenshots --port $(or $(PORT),8000)
 
 serving-models: $(STAMPS)/dev  ## create the models of tests/serving, and print how to start TensorFlow Serving on them
@@ -95,14 +95,16 @@ quality: $(STAMPS)/run  ## train every recipe on CORPUS=FILE and score its held-
 	@$(if $(CORPUS),,$(error which text? make quality CORPUS=FILE))
 	@$(BIN)/python -m benchmarks.quality --corpus "$(CORPUS)" $(ARGS)
 
-clean:  ## remove the virtual environment and everything that can be made again; models stay
-	rm -rf $(VENV) runs build benchmarks/results .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+clean:  ## remove the virtual environment and everything that can be made again; models and training runs stay
+	rm -rf $(VENV) build benchmarks/results .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(STAMPS)/run: requirements.txt requirements/demo.txt
-$(STAMPS)/dev: requirements.txt requirements/demo.txt requirements/dev.txt requirements/batch-ray.txt
-$(STAMPS)/bench: requirements.txt requirements/bench.txt
+# requirements.txt includes those of the gateway and of the SDK.
+BASE := requirements.txt requirements/gateway.txt client/pyproject.toml
+$(STAMPS)/run: $(BASE) requirements/demo.txt
+$(STAMPS)/dev: $(BASE) requirements/demo.txt requirements/dev.txt requirements/batch-ray.txt
+$(STAMPS)/bench: $(BASE) requirements/bench.txt
 
 $(STAMPS)/%: scripts/setup
-	@scripts/setup $(VENV) $(filter %.txt,$^)
+	@scripts/setup $(VENV) $(filter-out requirements/gateway.txt,$(filter %.txt,$^))
 	@mkdir -p $(STAMPS) && touch $@

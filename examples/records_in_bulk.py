@@ -23,7 +23,7 @@ def records(client: ostinato.Client, options: argparse.Namespace) -> Iterator[st
     known: set[str] = set()
     for seed in itertools.count(options.seed):
         choices = client.generate(seed=seed, **fields).choices
-        # Without a pattern, what `max_tokens` cut off is no whole record.
+        # Without a pattern, a completion that `max_tokens` cut off is not a whole record.
         whole = [choice.text for choice in choices if options.regex or choice.finish_reason == "stop"]
         new = [record for record in whole if record and record not in known]
         if not new:

@@ -4,7 +4,7 @@
     python examples/score_corpus.py --lines corpus.txt | tail
 
 Prints for each file, or with --lines for each line that is not blank: perplexity per token, bits per character, number
-of tokens, and the file or the line. Bits per character can be compared between models of different tokens.
+of tokens, and the file or the line. Bits per character can be compared between models with different tokenizers.
 """
 
 import argparse

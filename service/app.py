@@ -84,7 +84,7 @@ class Gateway(Flask):
         self.constraint_compiler.close()
 
     def _end_all(self) -> None:
-        self.scheduler.stop(ShuttingDown("the server was shut down before the text was finished"))
+        self.scheduler.stop(ShuttingDown("the server was shut down before the request was finished"))
 
     def _connect(self, settings: Settings) -> Callable[[str, str], GrpcBackend]:
         tls = backend_tls(settings)

@@ -71,7 +71,7 @@ class MemoryLease:
         self._held = counted
 
     def shrink(self, num_bytes: int) -> None:
-        """Release all but `num_bytes`; keep less than that as it is."""
+        """Shrink the lease to `num_bytes`; do nothing if it holds no more."""
         if num_bytes < self._held:
             self.hold(num_bytes, "")
 

@@ -50,7 +50,7 @@ def download(python: str, work: Path, version: str) -> Path:
 
 
 def generate(protoc: str | Path, wheel: Wheel, work: Path, sources: Sources) -> None:
-    """Make C++ of all .proto files, unless it was made from the same ones."""
+    """Generate C++ from all .proto files, unless it is up to date."""
     generated = work / "generated"
     inputs = hashlib.sha256(wheel.descriptors.read_bytes() + f"{sources.fingerprint} {protoc}".encode())
     done = generated / f"from-{inputs.hexdigest()}"

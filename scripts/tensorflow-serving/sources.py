@@ -29,7 +29,7 @@ class Sources:
     """Files as #include and import name them, sorted.
 
     Attributes:
-        checkout: where TensorFlow Serving's lie.
+        checkout: root of TensorFlow Serving's sources.
         units: the .cc files to compile.
         protos: the .proto files to generate C++ from, those of the stand-ins included.
         services: those of them that define services of gRPC.

@@ -27,7 +27,7 @@ Loads = Callable[[], Iterable[tuple[ModelVersion, int, int]]]
 _MODEL = ("model", "version")
 _CALL = (*_MODEL, "signature")
 _HTTP = ("method", "route", "status")
-# Labels have no others: a client may send any.
+# Any other method is labelled "other": a client may send arbitrary ones.
 HTTP_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 # From a first token on an idle server, some 15 ms, to a sequence that waits through an outage; about three buckets per
@@ -133,7 +133,7 @@ class Metrics:
             ),
             # Both count tokens, as is usual: their ratio is the share of prefill that was saved.
             prefix_queries=self._counter("prefix_cache_queried_tokens", "Prompt tokens of started sequences.", *_MODEL),
-            prefix_hits=self._counter("prefix_cache_hit_tokens", "Of those, tokens with a cached state.", *_MODEL),
+            prefix_hits=self._counter("prefix_cache_hit_tokens", "Prompt tokens that were prefix cache hits.", *_MODEL),
             prompt_tokens=self._counter("prompt_tokens", "Prompt tokens of ended requests.", *_MODEL),
             completion_tokens=self._counter("completion_tokens", "Completion tokens of ended requests.", *_MODEL),
         )

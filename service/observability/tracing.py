@@ -201,7 +201,7 @@ class _Exporter:
         if failing and not self._failing:
             log.warning("trace export fails, spans are lost: %s", self._reason.text)
         elif self._failing and not failing:
-            log.warning("trace export works again")
+            log.warning("trace export has recovered")
         self._failing = failing
         return result
 

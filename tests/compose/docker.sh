@@ -14,7 +14,7 @@ fail() {
 
 # Install what is missing of Docker.
 install() {
-    [ "$(id -u)" = 0 ] || fail "this needs root: it kills what runs in containers, and gives a folder to somebody else"
+    [ "$(id -u)" = 0 ] || fail "this needs root: it kills processes in containers, and changes the owner of a directory"
     missing=""
     docker version --format '{{.Client.Version}}' >/dev/null 2>&1 || missing="$missing docker-cli"
     docker compose version >/dev/null 2>&1 || missing="$missing docker-compose"

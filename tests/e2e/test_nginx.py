@@ -22,7 +22,7 @@ def proxied(two_models_dir, model_server, tmp_path_factory):
     conf = (ROOT / "deploy/nginx/ostinato.conf").read_text()
     for line, ours in {
         "server 127.0.0.1:8000;": f"server 127.0.0.1:{gateway.port};",
-        "listen 80;": f"listen 127.0.0.1:{port};",
+        "listen 80 default_server;": f"listen 127.0.0.1:{port};",
         "access_log /var/log/nginx/ostinato.log": f"access_log {tmp_path}/access.log",
     }.items():
         assert conf.count(line) == 1

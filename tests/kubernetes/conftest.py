@@ -45,8 +45,9 @@ def deployment(tmp_path_factory):
     found = subprocess.run(["kubectl", "config", "current-context"], capture_output=True, check=False)
     assert found.returncode == 0, "kubectl has no current context: CONTRIBUTING.md says how to make a cluster"
     deployment = Deployment(tmp_path_factory.mktemp("kubernetes"))
-    deployment.follow_the_page()
+    deployment.require_no_namespace()
     try:
+        deployment.follow_the_page()
         yield deployment
     finally:
         deployment.remove()

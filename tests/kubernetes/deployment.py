@@ -119,8 +119,7 @@ class Deployment:
         (self.mine / "kustomization.yaml").write_text(yaml.safe_dump(content))
 
     def follow_the_page(self):
-        """Run the commands of the page's section `Start`, in order."""
-        self._require_no_namespace()
+        """Run the commands of the page's section `Install`, in order."""
         self.build()
         self.write_kustomization()
         printed = self.run_block("kubectl create namespace ")
@@ -129,7 +128,7 @@ class Deployment:
         self.run_block("kubectl apply -k ../my-ostinato\nuntil ")
         self.until_steady()
 
-    def _require_no_namespace(self):
+    def require_no_namespace(self):
         """Wait for the namespace of an earlier run to go; one that stays belongs to somebody."""
         phase = ("get", "namespace", NAMESPACE, "--ignore-not-found", "--output", "jsonpath={.status.phase}")
         self.kubectl.until(lambda: self.kubectl.run(*phase) != "Terminating", f"the last {NAMESPACE} is gone")

@@ -172,7 +172,7 @@ def test_a_python_that_does_not_exist_is_refused(refusal, checkout, programs):
 def test_paths_with_spaces_are_refused(refusal, checkout, programs, tmp_path):
     """The build file separates paths by spaces."""
     line = refusal(checkout, "--other-sources", f"--output={tmp_path / 'a b'}", path=programs)
-    assert line == "error: CHECKOUT and --output need paths without spaces"
+    assert line == "error: CHECKOUT, --output and this repository need paths without spaces"
 
 
 @pytest.fixture

@@ -306,7 +306,7 @@ def test_a_collector_that_refuses_is_logged_once(collector, caplog):
         tracing.shutdown(PATIENCE_S)
     refused, well = [record.getMessage() for record in caplog.records if record.name == "service.observability.tracing"]
     assert "401" in refused
-    assert "again" in well
+    assert "has recovered" in well
 
 
 def test_an_unreachable_collector_is_no_log_line_for_each_request(caplog, monkeypatch):
