@@ -26,6 +26,8 @@ from service.structured_outputs.patterns import Constraint
 _ERROR_BYTES = 1000
 # Distinct constraints that wait or are compiled. Each waiting request holds a thread, and slow patterns could hold all.
 MAX_PENDING = 64
+# Wall-clock limit, as a multiple of the CPU limit: on a busy machine one pattern would block the others for long.
+WALL_FACTOR = 5
 _ROOT = Path(__file__).parents[2]
 
 
@@ -41,7 +43,8 @@ class ConstraintCompiler:
 
     def __init__(self, limits: Limits, observer: Observer) -> None:
         self._limits = CompilationLimits(limits.max_pattern_states, limits.max_pattern_bytes)
-        self._timeout_s, self._observer = limits.max_pattern_s, observer
+        self._timeout_s, self._wall_timeout_s = limits.max_pattern_s, WALL_FACTOR * limits.max_pattern_s
+        self._observer = observer
         self._cache = _Cache(limits.pattern_cache_bytes)
         self._pending: Counter[Hashable] = Counter()
         self._counting, self._lock = threading.Lock(), threading.Lock()
@@ -63,7 +66,8 @@ class ConstraintCompiler:
                 # Another thread may have compiled it meanwhile.
                 result = self._cache.get(key)
                 if result is None:
-                    job, began = Job(constraint, texts(), self._limits, self._timeout_s), time.monotonic()
+                    job = Job(constraint, texts(), self._limits, self._timeout_s, self._wall_timeout_s)
+                    began = time.monotonic()
                     result = self._run(job)
                     is_refused = not isinstance(result, Automaton)
                     self._observer.compiled(time.monotonic() - began, is_refused=is_refused)

@@ -34,19 +34,23 @@ MAX_MEMORY_BYTES = 2**28
 # one that takes seconds the gaps between the chunks of other streams were 1.6 times as long (measured).
 _URGENT_S = 0.1
 _POLL_S = 0.02
-# Wall-clock limit, as a multiple of the CPU limit: on a busy machine one pattern would block the others for long.
-_WAITING = 5
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
 class Job:
-    """A constraint to compile, and the seconds of CPU time that it may take."""
+    """A constraint to compile.
+
+    Attributes:
+        timeout_s: Limit of its CPU time in seconds.
+        wall_timeout_s: Limit of its time in seconds, as others wait.
+    """
 
     constraint: Constraint
     texts: TokenTexts
     limits: CompilationLimits
     timeout_s: float
+    wall_timeout_s: float
 
 
 def write_message(stream: IO[bytes], message: object) -> None:
@@ -64,11 +68,7 @@ def main() -> None:
     compile_automaton([r"\w"], TokenTexts((b"a",), (b"a",), None, 1), CompilationLimits(100, 2**20))
     while header := sys.stdin.buffer.read(LENGTH.size):
         job: Job = pickle.loads(sys.stdin.buffer.read(LENGTH.unpack(header)[0]))
-        child = os.fork()
-        if not child:
-            _compile(job)
-            os._exit(0)
-        status = _wait(child)
+        status, message = _run_in_fork(job)
         if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGALRM:
             write_message(sys.stdout.buffer, CompilationInterrupted("the machine is too busy"))
         elif os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
@@ -76,15 +76,43 @@ def main() -> None:
         elif status:
             limits = f"{job.timeout_s:g} seconds or {MAX_MEMORY_BYTES >> 20} MiB of memory"
             write_message(sys.stdout.buffer, PatternError(f"takes more than {limits} to compile; simplify it"))
+        else:
+            sys.stdout.buffer.write(message)
+            sys.stdout.buffer.flush()
 
 
-def _compile(job: Job) -> None:
+def _run_in_fork(job: Job) -> tuple[int, bytes]:
+    """Compile a job in a fork; return its wait status and what it wrote, whole if the status is 0."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(reader)
+        with os.fdopen(writer, "wb") as stream:
+            _compile(job, stream)
+        os._exit(0)
+    os.close(writer)
+    message, is_urgent = b"", True
+    with os.fdopen(reader, "rb", buffering=0) as stream:
+        while True:
+            if not select.select([stream], [], [], _POLL_S if is_urgent else None)[0]:
+                if _cpu_s(child) > _URGENT_S:
+                    is_urgent = False
+                    # Not permitted in every container.
+                    with contextlib.suppress(OSError):
+                        os.sched_setscheduler(child, os.SCHED_IDLE, os.sched_param(0))
+            elif part := stream.read(1 << 20):
+                message += part
+            else:
+                return os.waitpid(child, 0)[1], message
+
+
+def _compile(job: Job, stream: IO[bytes]) -> None:
     """Compile a job in this process and write the result."""
     in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (in_use + MAX_MEMORY_BYTES,) * 2)
     # By default both signals kill, also while the library runs.
     signal.setitimer(signal.ITIMER_PROF, job.timeout_s)
-    signal.setitimer(signal.ITIMER_REAL, job.timeout_s * _WAITING)
+    signal.setitimer(signal.ITIMER_REAL, job.wall_timeout_s)
     try:
         regexes = [pattern.to_regex() for pattern in job.constraint]
         result: object = compile_automaton(regexes, job.texts, job.limits)
@@ -94,19 +122,7 @@ def _compile(job: Job) -> None:
         os._exit(1)
     for timer in (signal.ITIMER_PROF, signal.ITIMER_REAL):
         signal.setitimer(timer, 0)
-    write_message(sys.stdout.buffer, result)
-
-
-def _wait(child: int) -> int:
-    """Wait for a child, and return its wait status: 0 if it has written a result."""
-    with os.fdopen(os.pidfd_open(child)) as process:
-        while not select.select([process], [], [], _POLL_S)[0]:
-            if _cpu_s(child) > _URGENT_S:
-                # Not permitted in every container.
-                with contextlib.suppress(OSError):
-                    os.sched_setscheduler(child, os.SCHED_IDLE, os.sched_param(0))
-                break
-    return os.waitpid(child, 0)[1]
+    write_message(stream, result)
 
 
 def _cpu_s(pid: int) -> float:

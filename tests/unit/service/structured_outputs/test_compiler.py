@@ -24,8 +24,9 @@ BOMB = (Pattern("regex", "(a{1,1000}){1,1000}"),)
 
 
 @pytest.fixture
-def compiler():
+def compiler(monkeypatch):
     # Half a second of CPU time; beside other tests that may take a while.
+    monkeypatch.setattr(module, "WALL_FACTOR", 120)
     compiler = ConstraintCompiler(Limits(max_pattern_s=0.5, pattern_cache_bytes=20_000), FakeListener())
     yield compiler
     compiler.close()
