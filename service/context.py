@@ -74,7 +74,7 @@ class TokenCharges:
         self._context, self._param, self._num_tokens = context, param, 0
         self._refunds: list[Callable[[], None]] = []
 
-    def raise_to(self, num_tokens: int) -> None:
+    def charge_up_to(self, num_tokens: int) -> None:
         """Charge the request up to this number of tokens in all; do nothing if it is charged as many.
 
         Raises:

@@ -65,7 +65,7 @@ class Engine:
         num_generated = len(raw_prompts) * body.best_of * body.max_tokens
         with TokenCharges(context, "max_tokens") as charges:
             # Before encoding, so that no principal causes work beyond its rate limit.
-            charges.raise_to(require_encodable(raw_prompts, model, field, self._limits) + num_generated)
+            charges.charge_up_to(require_encodable(raw_prompts, model, field, self._limits) + num_generated)
             prompts = self._encode(raw_prompts, model, field, context, checkpoint)
             matches = self._matches(body, prompts, model, checkpoint)
             # Free the unencoded prompts.
@@ -96,7 +96,7 @@ class Engine:
                 param="dimensions",
             )
         with TokenCharges(context, "input") as charges:
-            charges.raise_to(require_encodable(body.prompts, model, "input", self._limits))
+            charges.charge_up_to(require_encodable(body.prompts, model, "input", self._limits))
             prompts = self._encode(body.prompts, model, "input", context)
             _hold_memory(prompts, embedding_bytes(len(prompts), model.card.units), context)
             # Free the unencoded texts.
@@ -114,7 +114,7 @@ class Engine:
         model, checkpoint = self._find_model(body.model, body.state, context.quota.tenant)
         _require_layers(body, model)
         with TokenCharges(context, "input") as charges:
-            charges.raise_to(require_encodable(body.prompts, model, "input", self._limits))
+            charges.charge_up_to(require_encodable(body.prompts, model, "input", self._limits))
             prompts = self._encode(body.prompts, model, "input", context, checkpoint, reverse=body.go_backwards)
             limit, count = self._limits.max_inspect_values, num_values(body, wanted_traces(body, model), prompts[0])
             if count > limit:
@@ -290,7 +290,7 @@ class Engine:
 def _submit(builder: OutputBuilder, charges: TokenCharges, num_generated: int = 0) -> None:
     """Charge the rest of a request's tokens, which are known once its prompts are encoded, and submit its sequences."""
     request = builder.request
-    charges.raise_to(sum(len(prompt.input_ids) for prompt in request.prompts) + num_generated)
+    charges.charge_up_to(sum(len(prompt.input_ids) for prompt in request.prompts) + num_generated)
     try:
         request.submit(builder.new_sequences())
     except InvalidRequest as error:

@@ -348,7 +348,7 @@ def test_tokens_stay_charged_only_if_the_request_is_invalid(error, expected):
     def start_request():
         with TokenCharges(RequestContext(charge=charge), "max_tokens") as charges:
             for num_tokens in (10, 10, 25):
-                charges.raise_to(num_tokens)
+                charges.charge_up_to(num_tokens)
             raise error
 
     with pytest.raises(type(error)):
