@@ -119,12 +119,13 @@ def _p99_gap_ms(port: int, bombs: Iterator[int] | None, errors: set[str]) -> flo
     """Return the 99th percentile of the gaps between chunks of all streams, in milliseconds."""
     ended = threading.Event()
     with ThreadPoolExecutor(NUM_STREAMS + 1) as pool:
-        if bombs is not None:
-            pool.submit(_send_bombs, port, bombs, ended, errors)
+        sender = pool.submit(_send_bombs, port, bombs, ended, errors) if bombs is not None else None
         try:
             gaps = list(itertools.chain.from_iterable(pool.map(partial(_read_stream, port), range(NUM_STREAMS))))
         finally:
             ended.set()
+        if sender is not None:
+            sender.result()
     return 1000 * percentile(gaps, 0.99)
 
 
@@ -139,6 +140,8 @@ def _read_stream(port: int, seed: int) -> list[float]:
         raise SystemExit(f"error: {response.read()!r}")
     began = last = time.perf_counter()
     while time.perf_counter() - began < STREAM_S and (line := response.readline()):
+        if line.startswith(b'data: {"error"'):
+            raise SystemExit(f"error: {line!r}")
         if line.startswith(b"data: "):
             now = time.perf_counter()
             gaps.append(now - last)

@@ -47,8 +47,8 @@ def scan(base_path: Path) -> Scan:
         version = int(path.name) if path.name.isascii() and path.name.isdigit() else -1
         try:
             has_saved_model = any((path / file).is_file() for file in SAVED_MODEL_FILES)
-        except OSError as error:
-            # Of this entry only, such as a directory that belongs to another user.
+        except PermissionError as error:
+            # Of this entry only. After another error, such as one of NFS, a version that is served must not seem gone.
             problems.append(f"{path}: {error.strerror}")
             continue
         if not 0 <= version <= _MAX_VERSION:

@@ -64,14 +64,15 @@ class Engine:
         require_ids([token_id for token_id, _ in body.sampling.bias], model, "logit_bias")
         num_generated = len(raw_prompts) * body.best_of * body.max_tokens
         with TokenCharges(context, "max_tokens") as charges:
-            # Before encoding, so that no principal causes work beyond its rate limit.
+            # Before encoding, so that a request beyond the rate limit causes hardly any work.
             charges.charge_up_to(require_encodable(raw_prompts, model, field, self._limits) + num_generated)
             prompts = self._encode(raw_prompts, model, field, context, checkpoint)
             matches = self._matches(body, prompts, model, checkpoint)
             # Free the unencoded prompts.
             body = body.model_copy(update={"prompt": None, "suffix": None})
             self._require_response_fits(body, prompts, field)
-            _hold_memory(prompts, completion_bytes(body, model.card, prompts), context)
+            constraints = [match.constraint for match in matches if match is not None]
+            _hold_memory(prompts, completion_bytes(body, model.card, prompts, constraints), context)
             # Without an EOS token there is nothing to suppress.
             has_end = model.tokenizer.special.end is not None
             builder = CompletionBuilder(

@@ -147,7 +147,8 @@ def _row(version: Version, *, name: str, **fields: Any) -> Row:
     except RepositoryError as error:
         return replace(row, problem=str(error).removeprefix(str(version.path)).lstrip("/: "))
     if not version.has_saved_model():
-        return replace(row, problem=f"{SAVED_MODEL}: No such file")
+        reason = "Permission denied" if (version.path / SAVED_MODEL).exists() else "No such file"
+        return replace(row, problem=f"{SAVED_MODEL}: {reason}")
     return replace(
         row,
         unit=card.unit,

@@ -98,18 +98,11 @@ class RateLimiter:
             message = f"the limit is {per_minute} {what} per minute, and this request alone may take {whole}"
             raise InvalidRequest(message, param=param)
         charge = _Charge(subject, what, RateLimitItemPerMinute(per_minute, namespace="ostinato"), cost)
-        began_at = _window()
         counters, retry_after_s = self._charge(charge)
         if retry_after_s is not None:
             message = f"the limit of {per_minute} {what} per minute is reached; try again in {retry_after_s} s"
             raise RateLimited(message, retry_after_s=retry_after_s)
-
-        def refund() -> None:
-            # In a later minute's count a refund would admit more than the limit.
-            if _window() == began_at:
-                counters.refund(charge)
-
-        return refund
+        return lambda: counters.refund(charge)
 
     def _charge(self, charge: _Charge) -> "tuple[_Counters, int | None]":
         if self._shared is not None:
@@ -129,12 +122,17 @@ class _Counters:
         """Charge; return None, or the seconds after which the charge would fit if no other came before it."""
         if self._hit(charge, charge.cost):
             return None
-        window = self._storage.get_sliding_window(charge.item.key_for(charge.what, charge.subject), _WINDOW_S)
-        return wait_s(*window, limit=charge.item.amount, cost=charge.cost)
+        return wait_s(*self._window(charge), limit=charge.item.amount, cost=charge.cost)
 
     def refund(self, charge: _Charge) -> None:
-        """Refund a charge."""
-        self._hit(charge, -charge.cost)
+        """Refund a charge, as far as the count of the current window has it: below zero it would admit too much."""
+        _, _, current, _ = self._window(charge)
+        if cost := min(charge.cost, current):
+            self._hit(charge, -cost)
+
+    def _window(self, charge: _Charge) -> tuple[int, float, int, float]:
+        """Return count and seconds left of the previous window, and of the current one."""
+        return self._storage.get_sliding_window(charge.item.key_for(charge.what, charge.subject), _WINDOW_S)
 
     def _hit(self, charge: _Charge, cost: int) -> bool:
         return self._windows.hit(charge.item, charge.what, charge.subject, cost=cost)
@@ -156,11 +154,6 @@ class _MemoryCounters(_Counters):
         """Refund a charge, one thread at a time."""
         with self._lock:
             super().refund(charge)
-
-
-def _window() -> int:
-    """Return the number of the current minute; `limits` counts in the same ones."""
-    return int(time.time() // _WINDOW_S)
 
 
 def wait_s(previous: int, previous_ttl_s: float, current: int, current_ttl_s: float, *, limit: int, cost: int) -> int:

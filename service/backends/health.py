@@ -147,8 +147,8 @@ class HealthChecks:
         self._errors.clear(_probing(check))
 
     def _eject(self, replica: Replica, error: BackendUnavailable) -> None:
-        self._errors.add(replica.address, str(error))
-        self._replicas.eject(replica, str(error))
+        if self._replicas.eject(replica, str(error)):
+            self._errors.add(replica.address, str(error))
 
 
 @dataclass(frozen=True)

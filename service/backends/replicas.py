@@ -141,14 +141,14 @@ class Replicas:
             candidates = self._candidates(model, ())
             return sum(max(0, max_calls - len(replica.in_flight)) for replica in candidates) if candidates else 1
 
-    def eject(self, replica: Replica, reason: str) -> None:
+    def eject(self, replica: Replica, reason: str) -> bool:
         """Eject a server until a health check readmits it; its calls in flight are retried on others.
 
-        Do nothing if the server was removed: closing its connection failed its calls.
+        Do nothing and return False if the server was removed: closing its connection failed its calls.
         """
         with self._lock:
             if self._replicas.get(replica.address) is not replica:
-                return
+                return False
             was_in_service = replica.ejection.eject(reason, time.monotonic())
             # It may restart with another build.
             replica.needs_reprobe = frozenset(replica.probes)
@@ -156,6 +156,7 @@ class Replicas:
             log.warning("model server %s was ejected: %s", replica.address, reason)
             replica.drift.clear()
             replica.server.reset()
+        return True
 
     def report(self, replica: Replica, name: str, versions: Iterable[ModelVersion]) -> None:
         """Record which versions of a model a server serves or is loading, by its own status."""

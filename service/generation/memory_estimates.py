@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contract.card import GeneratorCard
 from service.api.requests import CompletionRequest
 from service.generation.prompts import EncodedPrompt
+from service.structured_outputs.patterns import Constraint
 
 # A generated token, in a queued event or a text: 40 as a list entry and its object, and a share of its event.
 _TOKEN_BYTES = 48
@@ -26,8 +27,16 @@ _TOKENS_PER_CHUNK = 32
 _VECTOR_BYTES, _VALUE_BYTES = 4 + 16, 4
 
 
-def completion_bytes(request: CompletionRequest, card: GeneratorCard, prompts: Sequence[EncodedPrompt]) -> int:
-    """Return the bytes that the generated tokens and the response take, without the encoded prompts."""
+def completion_bytes(
+    request: CompletionRequest,
+    card: GeneratorCard,
+    prompts: Sequence[EncodedPrompt],
+    constraints: Sequence[Constraint] = (),
+) -> int:
+    """Return the bytes that the generated tokens and the response take, without the encoded prompts.
+
+    `constraints` are those of the prompts that have one.
+    """
     num_choices = len(prompts) * request.best_of
     num_generated, echoes = num_choices * request.max_tokens, request.best_of if request.echo else 0
     num_echoed = echoes * sum(prompt.num_tokens for prompt in prompts)
@@ -43,8 +52,8 @@ def completion_bytes(request: CompletionRequest, card: GeneratorCard, prompts: S
         chunks = 1 + request.max_tokens // _TOKENS_PER_CHUNK
         total += num_choices * card.state_size * 4 * (chunks + _STATE_COPIES)
         # A resume token has the patterns, too.
-        num_pattern_bytes = sum(len(pattern.source.encode()) for pattern in request.constraint or ())
-        total += num_choices * num_pattern_bytes * _STATE_COPIES
+        num_pattern_bytes = sum(len(pattern.source.encode()) for constraint in constraints for pattern in constraint)
+        total += request.best_of * num_pattern_bytes * _STATE_COPIES
     return total
 
 

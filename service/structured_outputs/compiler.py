@@ -4,13 +4,16 @@ Knows constraints, models' tokens and limits. Does not know requests.
 """
 
 import contextlib
+import copy
+import math
 import pickle
 import subprocess
 import sys
 import threading
 import time
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Protocol
 
@@ -26,9 +29,13 @@ from service.structured_outputs.patterns import Constraint
 _ERROR_BYTES = 1000
 # Distinct constraints that wait or are compiled. Each waiting request holds a thread, and slow patterns could hold all.
 MAX_PENDING = 64
+# After an interruption: meanwhile the machine may become less busy, and other patterns are compiled.
+INTERRUPTED_S = 30.0
 # Wall-clock limit, as a multiple of the CPU limit: on a busy machine one pattern would block the others for long.
 WALL_FACTOR = 5
 _ROOT = Path(__file__).parents[2]
+
+Result = Automaton | PatternError | SchemaError | CompilationInterrupted
 
 
 class Observer(Protocol):
@@ -46,8 +53,10 @@ class ConstraintCompiler:
         self._timeout_s, self._wall_timeout_s = limits.max_pattern_s, WALL_FACTOR * limits.max_pattern_s
         self._observer = observer
         self._cache = _Cache(limits.pattern_cache_bytes)
-        self._pending: Counter[Hashable] = Counter()
-        self._counting, self._lock = threading.Lock(), threading.Lock()
+        self._pending: dict[Hashable, Future[Result]] = {}
+        # By constraint: until when it is not compiled again, in monotonic seconds.
+        self._interrupted_until: dict[Hashable, float] = {}
+        self._accepting, self._lock = threading.Lock(), threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
 
     def compile(self, constraint: Constraint, vocabulary: Hashable, texts: Callable[[], TokenTexts]) -> Automaton:
@@ -60,51 +69,69 @@ class ConstraintCompiler:
             InternalError: the compiler process exited; it is restarted for the next pattern.
         """
         key = constraint, vocabulary
-        result = self._cache.get(key)
-        if result is None:
-            with self._pending_place(key), self._lock:
-                # Another thread may have compiled it meanwhile.
-                result = self._cache.get(key)
-                if result is None:
-                    job = Job(constraint, texts(), self._limits, self._timeout_s, self._wall_timeout_s)
-                    began = time.monotonic()
-                    result = self._run(job)
-                    is_refused = not isinstance(result, Automaton)
-                    self._observer.compiled(time.monotonic() - began, is_refused=is_refused)
-                    self._cache.put(key, result)
+        result = self._cache.get(key) or self._compile_once(key, texts)
         if isinstance(result, Automaton):
             return result
-        # Each request raises an error of its own, with its own traceback.
-        raise type(result)(*result.args)
+        if isinstance(result, CompilationInterrupted):
+            wait_s = math.ceil(max(1.0, self._interrupted_until.get(key, 0.0) - time.monotonic()))
+            raise Overloaded(f"the pattern was not compiled: {result}; try again in {wait_s} s", retry_after_s=wait_s)
+        raise copy.copy(result)
 
     def close(self) -> None:
         """End the process."""
         with self._lock:
             self._stop()
 
-    @contextlib.contextmanager
-    def _pending_place(self, key: Hashable) -> Iterator[None]:
-        """Count a constraint as pending; requests with the same one share its place.
+    def _compile_once(self, key: tuple[Constraint, Hashable], texts: Callable[[], TokenTexts]) -> Result:
+        """Compile a constraint, or wait for another request that compiles the same.
 
         Raises:
             Overloaded: `MAX_PENDING` others are pending.
+            InternalError: the compiler process exited.
         """
-        with self._counting:
-            if key not in self._pending and len(self._pending) >= MAX_PENDING:
-                raise Overloaded(
-                    f"the queue of patterns to compile is full: {MAX_PENDING} are waiting; try again later",
-                    retry_after_s=1,
-                )
-            self._pending[key] += 1
+        with self._accepting:
+            if (cached := self._cache.get(key)) is not None:
+                return cached
+            if self._interrupted_until.get(key, 0.0) > time.monotonic():
+                return CompilationInterrupted("the machine was too busy a moment ago")
+            pending = self._pending.get(key)
+            if pending is None:
+                if len(self._pending) >= MAX_PENDING:
+                    message = f"the queue of patterns to compile is full: {MAX_PENDING} are waiting; try again later"
+                    raise Overloaded(message, retry_after_s=1)
+                own = self._pending[key] = Future[Result]()
+        if pending is not None:
+            if (error := pending.exception()) is not None:
+                # Each request raises an error of its own, with its own traceback.
+                raise copy.copy(error)
+            return pending.result()
         try:
-            yield
+            with self._lock:
+                job, began = Job(key[0], texts(), self._limits, self._timeout_s, self._wall_timeout_s), time.monotonic()
+                result = self._run(job)
+                is_refused = not isinstance(result, Automaton)
+                self._observer.compiled(time.monotonic() - began, is_refused=is_refused)
+            self._remember(key, result)
+            own.set_result(result)
+        except BaseException as error:
+            own.set_exception(error)
+            raise
         finally:
-            with self._counting:
-                self._pending[key] -= 1
-                if not self._pending[key]:
-                    del self._pending[key]
+            with self._accepting:
+                del self._pending[key]
+        return result
 
-    def _run(self, job: Job) -> Automaton | PatternError | SchemaError:
+    def _remember(self, key: tuple[Constraint, Hashable], result: Result) -> None:
+        """Cache a result; after an interruption, compile the constraint again only after a pause."""
+        if not isinstance(result, CompilationInterrupted):
+            self._cache.put(key, result)
+            return
+        now = time.monotonic()
+        with self._accepting:
+            self._interrupted_until = {old: until for old, until in self._interrupted_until.items() if until > now}
+            self._interrupted_until[key] = now + INTERRUPTED_S
+
+    def _run(self, job: Job) -> Result:
         if self._process is not None and self._process.poll() is not None:
             self._stop()
         if self._process is None:
@@ -116,16 +143,14 @@ class ConstraintCompiler:
             )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        result = None
+        result: object = None
         with contextlib.suppress(BrokenPipeError):
             write_message(self._process.stdin, job)
             header = self._process.stdout.read(LENGTH.size)
             if len(header) == LENGTH.size:
                 result = pickle.loads(self._process.stdout.read(LENGTH.unpack(header)[0]))
-        if isinstance(result, Automaton | PatternError | SchemaError):
+        if isinstance(result, Automaton | PatternError | SchemaError | CompilationInterrupted):
             return result
-        if isinstance(result, CompilationInterrupted):
-            raise Overloaded(f"the pattern was not compiled: {result}; try again later", retry_after_s=1)
         self._stop()
         raise InternalError("the pattern compiler exited unexpectedly; send the request again")
 

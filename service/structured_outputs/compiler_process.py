@@ -91,7 +91,7 @@ def _run_in_fork(job: Job) -> tuple[int, bytes]:
             _compile(job, stream)
         os._exit(0)
     os.close(writer)
-    message, is_urgent = b"", True
+    message, is_urgent = bytearray(), True
     with os.fdopen(reader, "rb", buffering=0) as stream:
         while True:
             if not select.select([stream], [], [], _POLL_S if is_urgent else None)[0]:
@@ -103,7 +103,7 @@ def _run_in_fork(job: Job) -> tuple[int, bytes]:
             elif part := stream.read(1 << 20):
                 message += part
             else:
-                return os.waitpid(child, 0)[1], message
+                return os.waitpid(child, 0)[1], bytes(message)
 
 
 def _compile(job: Job, stream: IO[bytes]) -> None:

@@ -85,9 +85,10 @@ export class Column {
     const texts = this.#tokens.slice(origins.at(-1).count, position).map(({ text }) => text);
     const send = (path, fields) => post(path, fields, signal);
     const body = await branchBody(origins.at(-1), texts, token, requestFields(this.values), this.#generated, send);
+    // The dialog returned the focus to a token that will be gone; it may be elsewhere by now.
+    const hasFocus = this.#output.contains(document.activeElement);
     this.#show([...this.#tokens.slice(0, position), { ...token, branched: true }]);
-    // The dialog returned the focus to a token that is gone.
-    this.#output.querySelector(`[data-position="${position}"]`).focus();
+    if (hasFocus) this.#output.querySelector(`[data-position="${position}"]`).focus();
     if (body === null) {
       this.#origins = origins;
       this.#statistics.textContent = "The branch completes the match.";

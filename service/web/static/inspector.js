@@ -89,7 +89,7 @@ async function start() {
   for (const name of Object.keys(chosen)) chosen[name] = shown?.[name] ?? chosen[name];
   page.color.value = ["probability", "prediction", "unit"].includes(shown?.color) ? shown.color : "probability";
   const isLoaded = await shell.loadModels((served) => models.show(served, shown?.model));
-  keep();
+  if (isLoaded) keep();
   if (isLoaded && shown) inspect(chosen.position);
 }
 
@@ -305,8 +305,9 @@ function save(blob, ending) {
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
 }
 
-// Keeps in the address what is shown.
+// Keeps in the address what is shown; without models, what it had for the next attempt.
 function keep() {
+  if (!models.reference) return;
   note({
     model: models.reference, text: page.text.value, go_backwards: page.backwards.checked || undefined,
     max_positions: page.max_positions.value || undefined, max_units: page.max_units.value || undefined,

@@ -46,7 +46,9 @@ export class ModelChoice {
 
   #showVersions(chosen) {
     const versions = (this.model?.versions ?? []).map(({ version, labels }) => [String(version), [version, ...labels].join(" · ")]);
-    const isGone = chosen && !versions.some(([version]) => version === chosen);
-    fill(this.#version, [["", "default version"], ...(isGone ? [[chosen, `${chosen} (not served)`]] : []), ...versions], chosen);
+    const isLabel = this.model?.versions.some(({ labels }) => labels.includes(chosen));
+    const isListed = !chosen || versions.some(([version]) => version === chosen);
+    const other = isListed ? [] : [[chosen, isLabel ? chosen : `${chosen} (not served)`]];
+    fill(this.#version, [["", "default version"], ...other, ...versions], chosen);
   }
 }

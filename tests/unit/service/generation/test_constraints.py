@@ -7,7 +7,7 @@ import pytest
 from service.context import RequestContext
 from service.errors import InvalidRequest, StateOutdated
 from service.generation import checkpoint
-from service.generation.memory_estimates import completion_bytes
+from service.memory_budget import MemoryBudget
 from tests.unit.service.generation.test_completion import Service, request
 
 PATTERN = "(ab+c?|[d-f]{2,9})-[g-k]+"
@@ -176,12 +176,16 @@ def test_each_kind_of_constraint(service, fields, pattern):
 
 
 def test_the_memory_estimate_counts_the_patterns_of_resume_tokens(service):
-    """Each token contains the whole source."""
+    """Each token contains the whole source, also if the request resumes a match and has no pattern of its own."""
     sizes = []
-    for description in ("", "x" * 10_000):
-        fields = {"guided_json": {"type": "null", "description": description}, "max_tokens": 9, "return_state": True}
-        builder = service.engine.complete(request(n=3, **fields), RequestContext())
-        sizes.append(completion_bytes(builder.body, builder.request.model.card, builder.request.prompts))
+    for length in (0, 10_000):
+        schema = {"type": "null", "description": "x" * length}
+        fields = {"guided_json": schema, "max_tokens": 2, "return_state": True, "complete_within_max_tokens": False}
+        (first,) = service.results("", **fields)
+        resumed = request("", state=first.resume_token, seed=None, n=3, max_tokens=2, return_state=True)
+        budget = MemoryBudget(10**9)
+        builder = service.engine.complete(resumed, RequestContext(memory=budget.lease()))
+        sizes.append(budget.num_bytes)
         builder.results()
         builder.request.close()
     assert sizes[1] - sizes[0] >= 3 * 10_000
