@@ -363,7 +363,9 @@ def test_a_backend_that_merges_calls_is_told_apart_from_a_faulty_one(
     """TensorFlow Serving with `--enable_batching`: errors say what to change, no text differs, and it stays."""
     file = tmp_path / "batching.config"
     file.write_text(BATCHING + "".join(f"allowed_batch_sizes: {size}\n" for size in signatures.BATCH_SIZES))
-    server = start_server(kind, "--enable_batching=true", f"--batching_parameters_file={file}")
+    # With threads for all calls, so that no call is refused for another reason.
+    flags = "--enable_batching=true", f"--batching_parameters_file={file}", "--grpc_max_threads=64"
+    server = start_server(kind, *flags)
     gateway = start_gateway(backend=server.port, max_calls=8, backend_grace_s=2)
     with concurrent.futures.ThreadPoolExecutor(NUM_STREAMS) as pool:
         answers = list(pool.map(gateway.post, bodies()))
