@@ -17,11 +17,10 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.paths import ROOT
 from tests.ports import free_port
 from tests.programs import program
 from tests.terminals import interruptible
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def is_running(pid):
@@ -30,6 +29,11 @@ def is_running(pid):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
     except FileNotFoundError:
         return False
+
+
+def children(pid):
+    """Return the process ids of a process's children."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 class Process:
@@ -49,7 +53,7 @@ class Process:
         """Everything that it has printed."""
         return self.log.read_text(errors="replace")
 
-    def wait_until(self, ready, timeout=60):
+    def wait_until(self, ready, timeout=120):
         """Wait for a condition; if the process ends or the time is over, fail with its output and leave no process."""
         deadline = time.monotonic() + timeout
         while not ready():
@@ -154,11 +158,11 @@ class Client:
     def __init__(self, port):
         self.port = port
 
-    def connect(self, timeout=60):
+    def connect(self, timeout=240):
         """Open a connection."""
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
 
-    def ask(self, method, address, body=None, timeout=60):
+    def ask(self, method, address, body=None, timeout=240):
         """Send a request on a new connection; return status, headers and body bytes, status 0 for no response."""
         connection = self.connect(timeout)
         try:
@@ -175,7 +179,7 @@ class Client:
         status, _, body = self.ask("GET", address)
         return status, json.loads(body) if body else None
 
-    def post(self, body, address="/v1/completions", timeout=60):
+    def post(self, body, address="/v1/completions", timeout=240):
         """Return status and JSON of a POST; `body` is bytes, or fields to send as JSON."""
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         status, _, answer = self.ask("POST", address, content, timeout)
@@ -242,8 +246,7 @@ class Gateway(Process, Client):
     @property
     def worker_pid(self):
         """Process id of gunicorn's only worker."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        return int(children[0])
+        return children(self.process.pid)[0]
 
 
 class RunningRedis:

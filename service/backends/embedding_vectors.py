@@ -15,9 +15,9 @@ import numpy as np
 from contract import signatures
 from contract.tokenizer import Tokenizer
 from service.backends.registry import ServedModel
-from service.backends.single_flight import SingleFlightCache
 from service.errors import InvalidRequest, NotFound
 from service.params import ModelVersion
+from service.single_flight import SingleFlightCache
 
 log = logging.getLogger(__name__)
 
@@ -160,7 +160,7 @@ class VectorFiles:
         """
         # A version number may be reused, and a copy of the weights may have another tokenizer.
         key = (model.ref, model.card.weights_sha256)
-        return self._cache.get(key, partial(self._read, model), Future() if request is None else request)
+        return self._cache.get(key, partial(self._read, model), request)
 
     def _read(self, model: ServedModel, check_cancelled: CheckCancelled) -> Vectors:
         path = self._models_dir / model.ref.name / str(model.ref.version) / signatures.ASSETS / signatures.VECTORS_FILE

@@ -11,22 +11,22 @@ import subprocess
 import sys
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from service.errors import InternalError, Overloaded
 from service.limits import Limits
 from service.scheduling.automaton import Automaton
+from service.single_flight import SingleFlightCache, TooManyPending
 from service.structured_outputs.automata import CompilationInterrupted, CompilationLimits, PatternError, TokenTexts
 from service.structured_outputs.compiler_process import LENGTH, Job, write_message
 from service.structured_outputs.json_schema import SchemaError
 from service.structured_outputs.patterns import Constraint
 
-# Errors are remembered, too: a pattern that takes its whole time is compiled once.
-_ERROR_BYTES = 1000
+# Of an entry, beside its automaton and its key. Errors are cached, too: a pattern that times out is compiled once.
+_ENTRY_BYTES = 1000
 # Distinct constraints that wait or are compiled. Each waiting request holds a thread, and slow patterns could hold all.
 MAX_PENDING = 64
 # After an interruption: meanwhile the machine may become less busy, and other patterns are compiled.
@@ -35,7 +35,13 @@ INTERRUPTED_S = 30.0
 WALL_FACTOR = 5
 _ROOT = Path(__file__).parents[2]
 
-Result = Automaton | PatternError | SchemaError | CompilationInterrupted
+Key = tuple[Constraint, Hashable]
+
+
+@dataclass(frozen=True)
+class _Entry:
+    result: Automaton | PatternError | SchemaError
+    num_bytes: int
 
 
 class Observer(Protocol):
@@ -52,11 +58,10 @@ class ConstraintCompiler:
         self._limits = CompilationLimits(limits.max_pattern_states, limits.max_pattern_bytes)
         self._timeout_s, self._wall_timeout_s = limits.max_pattern_s, WALL_FACTOR * limits.max_pattern_s
         self._observer = observer
-        self._cache = _Cache(limits.pattern_cache_bytes)
-        self._pending: dict[Hashable, Future[Result]] = {}
+        self._cache: SingleFlightCache[Key, _Entry] = SingleFlightCache(limits.pattern_cache_bytes, MAX_PENDING)
         # By constraint: until when it is not compiled again, in monotonic seconds.
-        self._interrupted_until: dict[Hashable, float] = {}
-        self._accepting, self._lock = threading.Lock(), threading.Lock()
+        self._interrupted_until: dict[Key, float] = {}
+        self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
 
     def compile(self, constraint: Constraint, vocabulary: Hashable, texts: Callable[[], TokenTexts]) -> Automaton:
@@ -69,12 +74,17 @@ class ConstraintCompiler:
             InternalError: the compiler process exited; it is restarted for the next pattern.
         """
         key = constraint, vocabulary
-        result = self._cache.get(key) or self._compile_once(key, texts)
+        try:
+            result = self._cache.get(key, lambda _: self._compile(key, texts)).result
+        except TooManyPending:
+            message = f"the queue of patterns to compile is full: {MAX_PENDING} are waiting; try again later"
+            raise Overloaded(message, retry_after_s=1) from None
+        except CompilationInterrupted as interrupted:
+            wait_s = math.ceil(max(1.0, self._interrupted_until.get(key, 0.0) - time.monotonic()))
+            message = f"the pattern was not compiled: {interrupted}; try again in {wait_s} s"
+            raise Overloaded(message, retry_after_s=wait_s) from None
         if isinstance(result, Automaton):
             return result
-        if isinstance(result, CompilationInterrupted):
-            wait_s = math.ceil(max(1.0, self._interrupted_until.get(key, 0.0) - time.monotonic()))
-            raise Overloaded(f"the pattern was not compiled: {result}; try again in {wait_s} s", retry_after_s=wait_s)
         raise copy.copy(result)
 
     def close(self) -> None:
@@ -82,56 +92,28 @@ class ConstraintCompiler:
         with self._lock:
             self._stop()
 
-    def _compile_once(self, key: tuple[Constraint, Hashable], texts: Callable[[], TokenTexts]) -> Result:
-        """Compile a constraint, or wait for another request that compiles the same.
+    def _compile(self, key: Key, texts: Callable[[], TokenTexts]) -> _Entry:
+        """Compile a constraint after those that are before it.
 
         Raises:
-            Overloaded: `MAX_PENDING` others are pending.
+            CompilationInterrupted: it is not compiled again for `INTERRUPTED_S`.
             InternalError: the compiler process exited.
         """
-        with self._accepting:
-            if (cached := self._cache.get(key)) is not None:
-                return cached
-            if self._interrupted_until.get(key, 0.0) > time.monotonic():
-                return CompilationInterrupted("the machine was too busy a moment ago")
-            pending = self._pending.get(key)
-            if pending is None:
-                if len(self._pending) >= MAX_PENDING:
-                    message = f"the queue of patterns to compile is full: {MAX_PENDING} are waiting; try again later"
-                    raise Overloaded(message, retry_after_s=1)
-                own = self._pending[key] = Future[Result]()
-        if pending is not None:
-            if (error := pending.exception()) is not None:
-                # Each request raises an error of its own, with its own traceback.
-                raise copy.copy(error)
-            return pending.result()
-        try:
-            with self._lock:
-                job, began = Job(key[0], texts(), self._limits, self._timeout_s, self._wall_timeout_s), time.monotonic()
-                result = self._run(job)
-                is_refused = not isinstance(result, Automaton)
-                self._observer.compiled(time.monotonic() - began, is_refused=is_refused)
-            self._remember(key, result)
-            own.set_result(result)
-        except BaseException as error:
-            own.set_exception(error)
-            raise
-        finally:
-            with self._accepting:
-                del self._pending[key]
-        return result
+        if self._interrupted_until.get(key, 0.0) > time.monotonic():
+            raise CompilationInterrupted("the machine was too busy a moment ago")
+        with self._lock:
+            job, began = Job(key[0], texts(), self._limits, self._timeout_s, self._wall_timeout_s), time.monotonic()
+            result, now = self._run(job), time.monotonic()
+            self._observer.compiled(now - began, is_refused=not isinstance(result, Automaton))
+            if isinstance(result, CompilationInterrupted):
+                pauses = {other: until for other, until in self._interrupted_until.items() if until > now}
+                self._interrupted_until = {**pauses, key: now + INTERRUPTED_S}
+                # Not `result` itself: its traceback would hold this frame, which holds it.
+                raise CompilationInterrupted(str(result))
+        automaton_bytes = result.num_bytes if isinstance(result, Automaton) else 0
+        return _Entry(result, automaton_bytes + _ENTRY_BYTES + len(repr(key)))
 
-    def _remember(self, key: tuple[Constraint, Hashable], result: Result) -> None:
-        """Cache a result; after an interruption, compile the constraint again only after a pause."""
-        if not isinstance(result, CompilationInterrupted):
-            self._cache.put(key, result)
-            return
-        now = time.monotonic()
-        with self._accepting:
-            self._interrupted_until = {old: until for old, until in self._interrupted_until.items() if until > now}
-            self._interrupted_until[key] = now + INTERRUPTED_S
-
-    def _run(self, job: Job) -> Result:
+    def _run(self, job: Job) -> Automaton | PatternError | SchemaError | CompilationInterrupted:
         if self._process is not None and self._process.poll() is not None:
             self._stop()
         if self._process is None:
@@ -162,30 +144,3 @@ class ConstraintCompiler:
             # Closes its pipes, too.
             with process:
                 pass
-
-
-class _Cache:
-    """Automata and errors by key, up to a number of bytes; the least recently used ones are evicted."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes, self._num_bytes = max_bytes, 0
-        self._entries: OrderedDict[Hashable, Automaton | PatternError | SchemaError] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, key: Hashable) -> Automaton | PatternError | SchemaError | None:
-        with self._lock:
-            if key in self._entries:
-                self._entries.move_to_end(key)
-            return self._entries.get(key)
-
-    def put(self, key: Hashable, result: Automaton | PatternError | SchemaError) -> None:
-        with self._lock:
-            self._entries[key] = result
-            self._num_bytes += _size(key, result)
-            while self._num_bytes > self._max_bytes and len(self._entries) > 1:
-                evicted_key, evicted = self._entries.popitem(last=False)
-                self._num_bytes -= _size(evicted_key, evicted)
-
-
-def _size(key: Hashable, result: Automaton | PatternError | SchemaError) -> int:
-    return (result.num_bytes if isinstance(result, Automaton) else 0) + _ERROR_BYTES + len(repr(key))

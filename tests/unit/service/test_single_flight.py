@@ -1,12 +1,16 @@
-"""The single-flight cache: one computation per key, cancellation, failures, eviction."""
+"""The single-flight cache: one computation per key, cancellation, failures, limits, eviction."""
 
+import gc
 import threading
+import traceback
+import weakref
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pytest
 
-from service.backends.single_flight import SingleFlightCache
+from service.single_flight import SingleFlightCache, TooManyPending
 from tests.waiting import until
 
 
@@ -110,7 +114,7 @@ def test_a_request_that_is_already_cancelled_starts_no_computation():
 
 
 def test_a_failure_is_raised_to_every_waiting_caller_and_not_cached(pool):
-    """Each raises an exception object of its own."""
+    """Each raises an exception object of its own, whose traceback shows where the computation failed."""
     cache, begun = SingleFlightCache(10), threading.Event()
 
     def fail(_checkpoint):
@@ -123,7 +127,42 @@ def test_a_failure_is_raised_to_every_waiting_caller_and_not_cached(pool):
     errors = [result.exception(30) for result in results]
     assert {str(error) for error in errors} == {"no such thing"}
     assert len(set(map(id, errors))) == 4
+    assert all("in fail" in "".join(traceback.format_tb(error.__traceback__)) for error in errors)
     assert isinstance(cache.get("a", lambda _: Value(), Future()), Value)
+
+
+def test_an_error_leaves_no_reference_cycle():
+    """Its traceback holds frames with a request's body; only a full garbage collection would free a cycle."""
+    cache = SingleFlightCache(10)
+
+    def fail(_checkpoint):
+        bodies.append(weakref.ref(body := Value()))
+        raise ValueError(body.num_bytes)
+
+    bodies = []
+    gc.disable()
+    try:
+        with suppress(ValueError):
+            cache.get("a", fail)
+        assert bodies[0]() is None
+    finally:
+        gc.enable()
+
+
+def test_the_keys_that_are_computed_are_limited(pool):
+    """Callers of a key that is being computed, and of one that is cached, are still accepted."""
+    cache, work = SingleFlightCache(10, max_pending=1), Work()
+    cached = cache.get("cached", lambda _: Value())
+    results = [pool.submit(cache.get, "a", work)]
+    assert work.begun.wait(30)
+    results.append(pool.submit(cache.get, "a", work))
+    until_waiting(cache, "a", 2)
+    with pytest.raises(TooManyPending):
+        cache.get("b", work)
+    assert cache.get("cached", work) is cached
+    work.released.set()
+    assert len({id(result.result(30)) for result in results}) == 1
+    assert isinstance(cache.get("b", work), Value)
 
 
 def test_the_cache_is_limited_by_bytes():
