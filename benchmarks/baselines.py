@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.fixture_model import CHARACTERS, EMBEDDING, NEW_TOKENS, PROMPT, PROMPT_LENGTH, TEMPERATURE, UNITS
+from benchmarks.fixture_model import EMBEDDING, NEW_TOKENS, PROMPT, TEMPERATURE
+from benchmarks.in_process import Settings, torch_lstm
 from benchmarks.measurement import repeat_for, serve_measurements
 from contract.card import load_assets
 from service.backends.client import GrpcBackend
@@ -77,33 +78,9 @@ def whole_text_each_time(version: Path, address: str) -> Callable[..., float]:
 
 
 def torch_loop(threads: int) -> Callable[..., float]:
-    """Measure the work of one request with PyTorch's nn.LSTM: one prefill call, then one decode step per token."""
-    import torch  # noqa: PLC0415
-
-    torch.set_num_threads(threads)
-    torch.manual_seed(0)
-    vocabulary = len(CHARACTERS) + 3
-    embedding = torch.nn.Embedding(vocabulary, EMBEDDING)
-    lstm = torch.nn.LSTM(EMBEDDING, UNITS, batch_first=True)
-    output = torch.nn.Linear(UNITS, vocabulary)
-
-    def measure(seconds: float, **_: Any) -> float:
-        with torch.inference_mode():
-            prompt = torch.arange(PROMPT_LENGTH)[None] % vocabulary
-
-            def request() -> int:
-                _, state = lstm(embedding(prompt[:, :-1]))
-                token, token_ids = prompt[:, -1:], []
-                for _ in range(NEW_TOKENS):
-                    hidden, state = lstm(embedding(token), state)
-                    probabilities = torch.softmax(output(hidden[:, -1]) / TEMPERATURE, dim=-1)
-                    token = torch.multinomial(probabilities, 1)
-                    token_ids.append(token.item())
-                return len(token_ids)
-
-            return repeat_for(seconds, request)
-
-    return measure
+    """Measure requests, one after another, with PyTorch's nn.LSTM: a prefill call, then one decode step per token."""
+    complete = torch_lstm(Settings(threads), EMBEDDING)
+    return lambda seconds, **_: repeat_for(seconds, lambda: sum(1 for _ in complete(1)))
 
 
 def main() -> None:

@@ -57,14 +57,14 @@ def measure_completions(complete: Completer, streams: int, seconds: float) -> di
     }  # fmt: skip
 
 
-def torch_lstm(settings: Settings) -> Completer:
-    """PyTorch's nn.LSTM."""
+def torch_lstm(settings: Settings, width: int = EMBEDDING) -> Completer:
+    """PyTorch's nn.LSTM, after an embedding of a width."""
     import torch  # noqa: PLC0415 - each process imports one library
 
     torch.set_num_threads(settings.threads)
     torch.manual_seed(0)
-    embedding = torch.nn.Embedding(VOCABULARY, EMBEDDING)
-    lstm = torch.nn.LSTM(EMBEDDING, UNITS, batch_first=True)
+    embedding = torch.nn.Embedding(VOCABULARY, width)
+    lstm = torch.nn.LSTM(width, UNITS, batch_first=True)
     output = torch.nn.Linear(UNITS, VOCABULARY)
 
     def complete(streams: int) -> Iterator[None]:

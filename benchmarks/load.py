@@ -5,7 +5,6 @@ It shares its cores with the servers under test, so a client library's time per 
 
 import contextlib
 import json
-import math
 import random
 import re
 import selectors
@@ -13,6 +12,8 @@ import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+
+from benchmarks.report import percentile
 
 DONE = b"data: [DONE]"
 LAST_CHUNK = b"\r\n0\r\n\r\n"
@@ -40,9 +41,9 @@ class Load:
         """Throughput of all requests together."""
         return self.tokens / self.seconds
 
-    def first_ms(self, percent: int) -> float:
-        """Return a percentile of the time to first token, in milliseconds."""
-        return 1000 * sorted(self.first_s)[math.ceil(len(self.first_s) * percent / 100) - 1]
+    def first_ms(self, share: float) -> float:
+        """Return a percentile of the time to first token, in milliseconds; 0.5 is the median."""
+        return 1000 * percentile(self.first_s, share)
 
 
 @dataclass

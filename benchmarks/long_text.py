@@ -17,7 +17,16 @@ from dataclasses import asdict
 from typing import Any
 
 from benchmarks.fixture_model import CHARACTERS, EMBEDDING, NAME, TEMPERATURE, UNITS
-from benchmarks.report import Comparison, each_round, parse_rounds, print_heading, print_table, spread, write_results
+from benchmarks.report import (
+    Comparison,
+    each_round,
+    parse_rounds,
+    percentile,
+    print_heading,
+    print_table,
+    spread,
+    write_results,
+)
 from benchmarks.servers import fixture_servers
 
 # Ranges of tokens over which speed is measured; the first tokens are excluded, because the first calls have few steps.
@@ -109,8 +118,7 @@ class BackgroundLoad:
 
     def percentile99_ms(self, begin: float, end: float) -> float:
         """Return the 99th percentile of the gaps between text deltas."""
-        gaps = sorted(gap for moment, gap, _ in self.gaps if begin <= moment <= end)
-        return 1000 * gaps[int(0.99 * (len(gaps) - 1))]
+        return 1000 * percentile([gap for moment, gap, _ in self.gaps if begin <= moment <= end], 0.99)
 
     def stop(self) -> None:
         """Stop the sequences; raise the error of one that failed, as fewer were measured then."""

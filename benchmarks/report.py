@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import json
+import math
 import os
 import platform
 import statistics
@@ -49,6 +50,11 @@ class Comparison:
 def spread(values: Sequence[float], form: str = ".2f") -> str:
     """Format the median, and the range in brackets."""
     return f"{statistics.median(values):{form}} ({min(values):{form}}–{max(values):{form}})"
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """Return the smallest value that at least this share of the values do not exceed."""
+    return sorted(values)[max(math.ceil(share * len(values)) - 1, 0)]
 
 
 def parse_rounds(module: str, description: str | None) -> int:

@@ -26,7 +26,7 @@ MIN_REQUESTS, REQUESTS_PER_STREAM, SECONDS_OF_ARRIVALS = 24, 20, 5
 def main() -> None:
     """Measure, print a table and write the results as JSON."""
     parser = argparse.ArgumentParser("python -m benchmarks.revision", description=__doc__)
-    parser.add_argument("checkout", type=Path, metavar="CHECKOUT", help="folder of the other revision")
+    parser.add_argument("checkout", type=Path, metavar="CHECKOUT", help="checkout directory of the other revision")
     parser.add_argument("--rounds", type=int, default=5, help="number of rounds (default: 5)")
     options = parser.parse_args()
     if not (options.checkout / "service").is_dir():
@@ -75,8 +75,8 @@ def _measure(gateway: Gateway, run: Callable[[Gateway], Load]) -> dict[str, floa
     load = run(gateway)
     return {
         "tokens/s": load.tokens_per_s,
-        "time to first token, p50, ms": load.first_ms(50),
-        "time to first token, p99, ms": load.first_ms(99),
+        "time to first token, p50, ms": load.first_ms(0.5),
+        "time to first token, p99, ms": load.first_ms(0.99),
         "gateway CPU per token, µs": 1e6 * (cpu_s(worker) - cpu_before) / load.tokens,
     }
 

@@ -62,8 +62,8 @@ class ServingComparison(Comparison):
         """Add the results of one round."""
         load, cpu_us = measured
         self.add(load.tokens_per_s, baseline)
-        self.first_p50_ms.append(load.first_ms(50))
-        self.first_p99_ms.append(load.first_ms(99))
+        self.first_p50_ms.append(load.first_ms(0.5))
+        self.first_p99_ms.append(load.first_ms(0.99))
         self.cpu_us.append(cpu_us)
 
     def cpu(self) -> str:

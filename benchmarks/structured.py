@@ -25,9 +25,9 @@ from typing import Any
 from benchmarks.fixture_model import BODY, NAME, NUM_REQUESTS, UNITS
 from benchmarks.load import run_load
 from benchmarks.patterns import LOG_LINES, LOG_LINES_GBNF, REGEXES, SCHEMAS
-from benchmarks.report import Comparison, each_round, print_heading, print_table, spread, write_results
+from benchmarks.report import Comparison, each_round, percentile, print_heading, print_table, spread, write_results
 from benchmarks.servers import Servers, fixture_servers
-from benchmarks.systems import VENV, Workload, percentile, start_llama, write_model
+from benchmarks.systems import VENV, Workload, start_llama, write_model
 
 CONCURRENCIES = (1, 8, 64)
 PARTS = ("speed", "matches", "bomb")
@@ -45,7 +45,9 @@ def main() -> None:
     )
     parser.add_argument("--part", choices=PARTS, nargs="+", default=PARTS, help="default: all")
     parser.add_argument("--rounds", type=int, default=5, help="number of rounds (default: 5)")
-    parser.add_argument("--completions", type=int, default=100_000, help="to be checked (default: 100,000)")
+    parser.add_argument(
+        "--completions", type=int, default=100_000, help="number of completions to check (default: 100,000)"
+    )
     parser.add_argument("--units", type=int, default=UNITS, help=f"width of the LSTM (default: {UNITS})")
     options = parser.parse_args()
     started, results = time.time(), {}

@@ -9,7 +9,7 @@ import json
 import math
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from benchmarks.in_process import EMBEDDING
 from benchmarks.load import run_load
 from benchmarks.measurement import start_measurement
 from benchmarks.nanogpt import kv_cache_bytes, write_huggingface
+from benchmarks.report import percentile
 from benchmarks.servers import (
     ModelServer,
     Servers,
@@ -122,11 +123,6 @@ class Alternative(Protocol):
 
 def _threads(count: int) -> str:
     return "1 thread" if count == 1 else f"{count} threads"
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """Return the smallest value that at least this share of the values do not exceed."""
-    return sorted(values)[max(math.ceil(share * len(values)) - 1, 0)]
 
 
 @dataclass

@@ -8,7 +8,8 @@ import pytest
 from benchmarks.competitors import choose, cpu_rows, memory_rows, speed_rows
 from benchmarks.in_process import NEW_TOKENS, measure_completions
 from benchmarks.nanogpt import kv_cache_bytes
-from benchmarks.systems import FLOAT32, Measurement, link_libraries, percentile
+from benchmarks.report import percentile
+from benchmarks.systems import FLOAT32, Measurement, link_libraries
 
 
 def measurement(tokens_per_s, *, load_us=0.0, setting="", **cpu_us):
