@@ -41,13 +41,13 @@ test-all: $(STAMPS)/dev  ## the same with the slow tests: all pages, conformance
 	@$(PYTEST_IN_PARALLEL) -m "" --ignore=tests/attack $(ARGS)
 	@$(BIN)/python -m pytest -m "" tests/attack $(ARGS)
 
-mutants: $(STAMPS)/dev  ## change the code in 100 places and count the changes that the unit tests catch, in an hour
+mutants: $(STAMPS)/dev  ## mutation testing: apply 100 mutants and count those that the unit tests kill, in an hour
 	@$(BIN)/python -m tests.mutants $(ARGS)
 
 test-compose: $(STAMPS)/dev  ## test docker-compose.yml with Docker, as root; installs and starts Docker if needed
 	@tests/compose/run $(ARGS)
 
-test-kubernetes: $(STAMPS)/dev  ## deploy to kubectl's current cluster by docs/kubernetes.md and inject faults (SMOKE=1: only one)
+test-kubernetes: $(STAMPS)/dev  ## deploy to kubectl's current cluster, as in docs/kubernetes.md, and inject faults (SMOKE=1: only one)
 	@tests/kubernetes/run $(ARGS)
 
 check: $(STAMPS)/dev  ## ruff, mypy, import-linter, spelling
@@ -95,7 +95,7 @@ quality: $(STAMPS)/run  ## train every recipe on CORPUS=FILE and score its held-
 	@$(if $(CORPUS),,$(error which text? make quality CORPUS=FILE))
 	@$(BIN)/python -m benchmarks.quality --corpus "$(CORPUS)" $(ARGS)
 
-clean:  ## remove the virtual environment and everything that can be made again; models and training runs stay
+clean:  ## remove the virtual environment and everything that can be rebuilt; models and training runs stay
 	rm -rf $(VENV) build benchmarks/results .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

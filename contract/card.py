@@ -253,6 +253,6 @@ def _require_format(format_version: int, version_dir: Path) -> None:
         name, models_dir = version_dir.parent.name, version_dir.parent.parent
         command = ["python", "-m", "export", "publish", f"runs/{name}", "--models-dir", str(models_dir)]
         raise CardError(
-            f"{version_dir}: exported in format {format_version}, and this release reads {FORMAT}; "
+            f"{version_dir}: exported in format {format_version}, but this release reads format {FORMAT}; "
             f"export it again with: {shlex.join(command)}"
         )

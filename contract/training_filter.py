@@ -155,7 +155,7 @@ class TrainingFilter:
         )
         bits = content[_HEADER.size :]
         if num_bits != 8 * len(bits) or not 0 < num_bits <= MAX_BITS:
-            raise TrainingFilterError(f"the header says {num_bits} bits, and there are {8 * len(bits)}")
+            raise TrainingFilterError(f"the header says {num_bits} bits, but the file has {8 * len(bits)}")
         if kind >= len(_KINDS) or (_KINDS[kind] == SPANS) != (span_tokens > 0) or not stride:
             raise TrainingFilterError(
                 f"kind {kind} (0 documents, 1 spans) with {span_tokens} tokens per span and stride {stride}"

@@ -31,7 +31,7 @@ Every command and option, as `--help` shows them. The guides show the commands a
 |---|---|
 | [`python -m export`](#python--m-export) | trains and imports models, and manages the model repository |
 | [`python -m service`](#python--m-service) | runs the gateway |
-| [`python -m service.batch`](#python--m-servicebatch) | completes a file of requests |
+| [`python -m service.batch`](#python--m-servicebatch) | sends a file of requests to a gateway |
 | [`ostinato`](#ostinato) | the client's program |
 
 The first three run in the checkout with `.venv/bin/python`. `ostinato` comes with `pip install './client[cli]'`.

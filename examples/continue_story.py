@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help="file of the story; the first run creates it")
     parser.add_argument("prompt", nargs="?", default="", metavar="PROMPT", help="text to append before generating")
     parser.add_argument("--url", help="URL of the server (default: OSTINATO_BASE_URL, or http://127.0.0.1:8000)")
-    parser.add_argument("--model", help="model of the first run (default: the server's first)")
+    parser.add_argument("--model", help="model of the first run (default: the first that the server lists)")
     parser.add_argument("--max-tokens", type=int, default=200, help="tokens of this run (default: %(default)s)")
     parser.add_argument("--temperature", type=float, default=0.8, help="sampling temperature (default: %(default)s)")
     parser.add_argument("--seed", type=int, help="seed of the first run (default: random)")

@@ -36,7 +36,7 @@ def main() -> None:
     """Parse the options and print the records."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", help="URL of the server (default: OSTINATO_BASE_URL, or http://127.0.0.1:8000)")
-    parser.add_argument("--model", help="model (default: the server's first)")
+    parser.add_argument("--model", help="model (default: the first that the server lists)")
     parser.add_argument("--count", type=int, default=20, help="number of records (default: %(default)s)")
     parser.add_argument("--regex", help="regular expression that each record matches")
     parser.add_argument("--new", action="store_true", help="none that is in the training text")

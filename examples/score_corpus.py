@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="text file in UTF-8")
     parser.add_argument("--lines", action="store_true", help="score each line by itself")
     parser.add_argument("--url", help="URL of the server (default: OSTINATO_BASE_URL, or http://127.0.0.1:8000)")
-    parser.add_argument("--model", help="model, a forward one (default: the server's first)")
+    parser.add_argument("--model", help="model, a forward one (default: the first that the server lists)")
     options = parser.parse_args()
     results = []
     try:

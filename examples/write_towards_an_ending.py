@@ -25,7 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("ending", metavar="ENDING", help="the end of the text")
     parser.add_argument("--url", help="URL of the server (default: OSTINATO_BASE_URL, or http://127.0.0.1:8000)")
-    parser.add_argument("--model", help="a backward model (default: the server's first one)")
+    parser.add_argument("--model", help="a backward model (default: the first that the server lists)")
     parser.add_argument("--n", type=int, default=1, help="number of texts (default: %(default)s)")
     parser.add_argument("--max-tokens", type=int, default=200, help="tokens before the ending (default: %(default)s)")
     parser.add_argument("--temperature", type=float, default=0.8, help="sampling temperature (default: %(default)s)")

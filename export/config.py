@@ -65,7 +65,8 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid"):
     documents: Documents = _setting(
         Group.CORPUS,
         "none",
-        description="what one document is; each ends with the end token (EOS), except for none: one running text",
+        description="how the corpus is split into documents, each of which ends with the EOS token; none: one running "
+        "text without EOS",
     )
     min_characters: int = _setting(
         Group.CORPUS, MIN_CHARACTERS, ge=0, description="refuse a corpus of fewer characters; 0 accepts any"
@@ -87,7 +88,8 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid"):
         Group.CORPUS,
         None,
         ge=4,
-        description="keep word ids below this one, as Keras's Tokenizer does; for word and exact_word (default: all)",
+        description="keep only words with an id below this number, as Keras's Tokenizer(num_words) does; for word and "
+        "exact_word (default: all)",
     )
     vocab_size: int | None = _setting(
         Group.CORPUS,
@@ -139,8 +141,8 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid"):
     dropout: Rate = _setting(
         Group.REGULARIZATION,
         0.1,
-        description="dropout rate of each recurrent layer's outputs; one mask per sequence and update, as for the "
-        "other two",
+        description="dropout rate of each recurrent layer's outputs; one mask per sequence and update, as for "
+        "--embedding-dropout and --recurrent-dropout",
     )
     embedding_dropout: Rate = _setting(Group.REGULARIZATION, 0.0, description="dropout rate of the embedding's outputs")
     recurrent_dropout: Rate = _setting(
@@ -173,7 +175,7 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid"):
     warmup: Rate = _setting(
         Group.OPTIMIZATION,
         0.05,
-        description="fraction of the run in which the learning rate rises to its maximum; then it falls by cosine",
+        description="fraction of the run in which the learning rate rises to its maximum; cosine decay follows",
     )
     clip_norm: float = _setting(
         Group.OPTIMIZATION, 1.0, gt=0, allow_inf_nan=False, description="maximum global norm of the gradients"
@@ -181,14 +183,14 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid"):
     ema: Rate = _setting(
         Group.OPTIMIZATION,
         0.998,
-        description="decay per update of the moving average of the weights, which is evaluated and published; lower "
-        "in the first updates; 0 for no average",
+        description="decay per update of the exponential moving average (EMA) of the weights, which is evaluated and "
+        "published; lower in the first updates; 0 disables it",
     )
     precision: Precision = _setting(
         Group.OPTIMIZATION,
         "auto",
-        description="type of the factors in matrix products; auto: bfloat16 on a CPU with instructions for it, "
-        "otherwise float32",
+        description="dtype of the operands of matrix multiplications; auto: bfloat16 on a CPU with instructions for "
+        "it, otherwise float32",
     )
     seed: int = _setting(
         Group.OPTIMIZATION,
@@ -209,14 +211,14 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid"):
         Group.STOPPING,
         None,
         gt=0,
-        description="time limit of the run, at which the learning rate schedule ends; with --epochs, what comes "
-        "first ends the run (default: no limit)",
+        description="time limit of the run, at which the learning rate schedule ends; with --epochs, the run "
+        "ends at whichever limit comes first (default: no limit)",
     )
     patience: int = _setting(
         Group.STOPPING,
         0,
         ge=0,
-        description="early stopping after this many epochs in a row without a new best; 0 trains to the end",
+        description="early stopping after this many consecutive epochs without improvement; 0 disables it",
     )
 
     training_filter: bool = _setting(
@@ -235,10 +237,12 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid"):
         units, unit = _UNITS_OF_LIMIT[info.field_name or ""], info.data.get("token_unit")
         if limit is not None and unit is not None and unit not in units:
             raise PydanticCustomError(
-                "other_unit", f"is for token_unit = {' or '.join(units)}, and token_unit is {unit}"
+                "other_unit", f"applies only to token_unit = {' or '.join(units)}, but token_unit is {unit}"
             )
         if limit is not None and info.field_name == "vocab_size" and info.data.get("num_words") is not None:
-            raise PydanticCustomError("two_bounds", "and num_words limit the same vocabulary: give one of them")
+            raise PydanticCustomError(
+                "two_bounds", "cannot be combined with num_words, which limits the same vocabulary"
+            )
         return limit
 
     @model_validator(mode="after")
@@ -246,11 +250,13 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid"):
         if self.bidirectional and self.connections != "none":
             raise PydanticCustomError("no_connections", "connections must be none with bidirectional")
         if self.connections != "none" and self.layers == 1:
-            raise PydanticCustomError("one_layer", "connections = {value} needs 2 layers", {"value": self.connections})
+            raise PydanticCustomError(
+                "one_layer", "connections = {value} requires at least 2 layers", {"value": self.connections}
+            )
         if self.freeze_embedding and self.embedding_init is None:
-            raise PydanticCustomError("frozen_noise", "freeze_embedding needs embedding_init, or vectors stay random")
+            raise PydanticCustomError("frozen_noise", "freeze_embedding requires embedding_init")
         if self.context_length is not None and not self.bidirectional:
-            raise PydanticCustomError("no_window", "context_length is for bidirectional models; others have no limit")
+            raise PydanticCustomError("no_window", "context_length applies only to bidirectional models")
         return self
 
     @property

@@ -75,13 +75,13 @@ def _parse(path: Path) -> dict[str, Any]:
         raise TokenizerError(error.strerror or str(error)) from error
     if len(content) > MAX_BYTES:
         size = max(len(content), path.stat().st_size)
-        raise TokenizerError(f"a tokenizer's file must have at most {MAX_BYTES:,} bytes, got {size:,}")
+        raise TokenizerError(f"a tokenizer file must have at most {MAX_BYTES:,} bytes, got {size:,}")
     if path.suffix.lower() in _PICKLE_SUFFIXES or _PICKLE.match(content):
         target = shlex.quote(str(path.with_suffix(".json")))
         command = f'python -c "{_UNPICKLE}" {shlex.quote(str(path))}'
         raise TokenizerError(
-            f"this is a pickle, which can run any program and is not read here; convert it where it was written, with: "
-            f"{command} > {target}"
+            "this is a pickle, which can execute arbitrary code, so it is not loaded; convert it where it was written, "
+            f"with: {command} > {target}"
         )
     try:
         document = json.loads(decode(content, str(path)))
@@ -93,7 +93,7 @@ def _parse(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise TokenizerError(f"this is not JSON ({error}); {_EXPECTED_FORMATS}") from error
     if not isinstance(document, dict):
-        raise TokenizerError(f"this JSON is no tokenizer: {type(document).__name__}; {_EXPECTED_FORMATS}")
+        raise TokenizerError(f"this JSON is not a tokenizer: {type(document).__name__}; {_EXPECTED_FORMATS}")
     return document
 
 
@@ -102,7 +102,7 @@ def _describe_unknown_format(document: dict[str, Any]) -> str:
         return f"class_name must be 'Tokenizer', got {document['class_name']!r}"
     if document and all(type(value) is int for value in document.values()):
         return f"this is only a vocabulary, without the rules of tokenization; {_EXPECTED_FORMATS}"
-    return f"this JSON is no tokenizer: it has neither class_name nor model; {_EXPECTED_FORMATS}"
+    return f"this JSON is not a tokenizer: it has neither class_name nor model; {_EXPECTED_FORMATS}"
 
 
 def _require_unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def _keras(content: Any) -> Tokenizer:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise TokenizerError(f"{text[error.start]!r} is half of a surrogate pair and no character") from error
+        raise TokenizerError(f"{text[error.start]!r} is a lone surrogate, not a character") from error
     return tokenizer
 
 

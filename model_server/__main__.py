@@ -33,7 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Before the slow import of TensorFlow, so that a supervisor can stop the process during it.
     signals = _receive_signals()
     _log_to_stderr()
-    log.info("a stand-in for TensorFlow Serving (same API, never merges calls), process %d", os.getpid())
+    log.info(
+        "embedded model server: a stand-in for TensorFlow Serving, process %d",
+        os.getpid(),
+    )
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if flags.portable:
         os.environ |= PORTABLE

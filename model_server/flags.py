@@ -17,22 +17,23 @@ build of TensorFlow."""
 
 DIFFERENCES = """\
 what differs from TensorFlow Serving:
-  an unknown flag is an error (exit code 2); there it is logged and ignored
-  --host is 127.0.0.1 by default; there the port is open on 0.0.0.0
-  --tensorflow_intra_op_parallelism is 1 by default; there it is the number of cores. The order of sums
-    depends on the number of threads, so bit-exact results need a fixed number
+  an unknown flag is an error (exit code 2); TensorFlow Serving logs and ignores it
+  --host is 127.0.0.1 by default; TensorFlow Serving listens on 0.0.0.0
+  --tensorflow_intra_op_parallelism is 1 by default; in TensorFlow Serving it is the number of cores. The order of
+    sums depends on the number of threads, so bit-exact results need a fixed number
   --ssl_config_file is checked before the models are loaded; an invalid one is an error (exit code 2)
   --enable_batching enforces the rules of batching on each call and pads it to the next of allowed_batch_sizes, but
     merges no calls: batch_timeout_micros, max_enqueued_batches, num_batch_threads and pad_variable_length_inputs are
     read and have no effect, and parameters for splitting large calls are refused
-  a call computes every output of its signature; there only those of output_filter, after the graph was optimized for
-    each combination of them
-  a version directory without saved_model.pb is skipped as incomplete; there it is a version that fails to load
-  a version whose variables are missing fails to load; there its calls fail
-  a model that fails at start leaves the others served; there the server exits
-  a reload request stops waiting for its new models when its client gives up; there it keeps waiting, and blocks later
-    reloads
-  a tensor with fewer values than elements is expanded to at most 16,777,216 elements; there, as far as memory allows
+  a call computes every output of its signature; TensorFlow Serving computes only those of output_filter, and
+    optimizes the graph for each combination of them
+  a version directory without saved_model.pb is skipped as incomplete; TensorFlow Serving fails to load it
+  a version whose variables are missing fails to load; in TensorFlow Serving its calls fail
+  a model that fails at start leaves the others served; TensorFlow Serving exits
+  a reload request stops waiting for its new models when its client gives up; in TensorFlow Serving it keeps waiting,
+    and blocks later reloads
+  a tensor with fewer values than elements is expanded to at most 67,108,864 elements; in TensorFlow Serving, as far
+    as memory allows
   metadata, status, reload and Predict are served; Classify, Regress, MultiInference and SessionRun are not"""
 
 
@@ -85,15 +86,16 @@ class Flags:
         None, Path, "text proto of ModelServerConfig, with model_config_list", metavar="FILE"
     )
     model_config_file_poll_wait_seconds: float = _flag(
-        0.0, _number(0), "interval of re-reading that file; 0: never", metavar="S"
+        0.0, _number(0), "interval at which --model_config_file is read again; 0: never", metavar="S"
     )
     file_system_poll_wait_seconds: float = _flag(
-        1.0, _number(0), "interval of scanning for versions; 0: only at start", metavar="S"
+        1.0, _number(0), "interval at which base paths are scanned for versions; 0: only at start", metavar="S"
     )
     poll_interval_ms: int = _flag(
         0,
         _number(0),
-        "sets both of these intervals, unless they are 0, in milliseconds; 0: unset; not a flag of TensorFlow Serving",
+        "overrides --model_config_file_poll_wait_seconds and --file_system_poll_wait_seconds, unless they are 0, in "
+        "milliseconds; 0: unset; not a flag of TensorFlow Serving",
         metavar="MS",
     )
     model_name: str = _flag("default", str, "name of the model in --model_base_path", metavar="NAME")
@@ -111,7 +113,7 @@ class Flags:
         "allow a new label for a version that is not loaded yet; without it the file may have no labels at start"
     )
     max_num_load_retries: int = _flag(5, _number(0), "maximum retries of a version that fails to load", metavar="N")
-    load_retry_interval_micros: int = _flag(60_000_000, _number(0), "microseconds between these retries", metavar="US")
+    load_retry_interval_micros: int = _flag(60_000_000, _number(0), "microseconds between load retries", metavar="US")
     tensorflow_intra_op_parallelism: int = _flag(1, _number(1), "threads per operation", metavar="N")
     tensorflow_inter_op_parallelism: int = _flag(
         0, _number(0), "operations that run in parallel; 0: TensorFlow's choice", metavar="N"
@@ -122,9 +124,7 @@ class Flags:
     batching_parameters_file: Path | None = _flag(
         None, Path, "text proto of BatchingParameters, such as max_batch_size", metavar="FILE"
     )
-    portable: bool = _switch(
-        "compute the same bits on every kind of CPU, more slowly; not a flag of TensorFlow Serving"
-    )
+    portable: bool = _switch("be bit-exact across types of CPU, which is slower; not a flag of TensorFlow Serving")
 
 
 def parse(arguments: Sequence[str] | None = None) -> Flags:

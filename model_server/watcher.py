@@ -150,7 +150,7 @@ class Watcher(Generic[S]):
         message = " ".join(str(error).split()) or type(error).__name__
         num_left = self._max_retries - version.failures
         retry_at = time.monotonic() + self._retry_s if num_left > 0 else None
-        what_next = f"retrying in {self._retry_s:g} s ({num_left} retries left)" if num_left > 0 else "given up"
+        what_next = f"retrying in {self._retry_s:g} s ({num_left} retries left)" if num_left > 0 else "giving up"
         log.error("%s cannot be loaded, %s: %s: %s", version, what_next, code.name, message)
         self._repository.update(lambda: version.failed(code, message, retry_at))
 

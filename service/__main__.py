@@ -33,7 +33,9 @@ def _parser() -> argparse.ArgumentParser:
     state_key_parser = commands.add_parser("state-key", help=text, description=text)
     state_key_parser.add_argument("file", type=Path, metavar="FILE", help="file to create")
     keys_command.add_parser(commands)
-    commands.add_parser("batch", help="complete a file of requests: python -m service.batch --help", add_help=False)
+    commands.add_parser(
+        "batch", help="send a file of requests to a gateway; see python -m service.batch --help", add_help=False
+    )
     return parser
 
 

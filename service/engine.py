@@ -120,8 +120,8 @@ class Engine:
             limit, count = self._limits.max_inspect_values, num_values(body, wanted_traces(body, model), prompts[0])
             if count > limit:
                 raise InvalidRequest(
-                    f"input × values of each token must be at most {limit} numbers, got {count}; request fewer layers "
-                    "or kinds of values, or set max_positions or max_units",
+                    f"the response may have at most {limit} values (positions × values per position), got {count}; "
+                    "request fewer layers or kinds of values, or set max_positions or max_units",
                     param="input",
                 )
             _hold_memory(prompts, inspection_bytes(count, prompts[0].num_tokens, body.logprobs), context)
@@ -172,7 +172,8 @@ class Engine:
                 constraint, (model.ref, model.card.weights_sha256), lambda: _token_texts(model)
             )
         except (PatternError, SchemaError) as error:
-            raise InvalidRequest(f"{field} {error}", param=field.split(".", maxsplit=1)[0]) from error
+            separator = ": " if isinstance(error, SchemaError) else " "
+            raise InvalidRequest(f"{field}{separator}{error}", param=field.split(".", maxsplit=1)[0]) from error
         if resumed and resumed.digest != automaton.digest:
             raise StateOutdated(
                 "state contains a match of a pattern that another release of this server compiled. Send the text "
@@ -192,13 +193,13 @@ class Engine:
         """Return a function that recognizes copies of a model's training text.
 
         Raises:
-            InvalidRequest: the version has no filter of it.
+            InvalidRequest: the version has no training filter.
         """
         training_filter = self._training_filters.get(model)
         if training_filter is None:
             raise InvalidRequest(
                 f"not_in_training must be false for model {model.ref.name!r}: version {model.ref.version} has no "
-                "filter of its training text; its card says why",
+                f"training filter; `python -m export show {model.ref.name}:{model.ref.version}` says why",
                 param="not_in_training",
             )
         return training_filter.contains

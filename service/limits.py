@@ -51,14 +51,15 @@ class Limits(BaseModel):
     max_pattern_bytes: int = Field(
         32 * 2**20,
         ge=1024,
-        description="maximum size of that automaton, in bytes: 4 × its states × the tokens of the vocabulary",
+        description="maximum size of the automaton of a request's patterns, in bytes: 4 × its states × the tokens of "
+        "the vocabulary",
     )
     pattern_cache_bytes: int = Field(64 * 2**20, ge=0, description="size of the cache of compiled patterns, in bytes")
     backend_grace_s: float = Field(
         30.0,
         ge=0,
-        description="time that sequences wait for a version without a working model server, from its first failed "
-        "call, in seconds; then they fail",
+        description="how long sequences wait for a version that has no backend in service before they fail, in seconds "
+        "from its first failed call",
     )
 
     @property

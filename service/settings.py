@@ -145,25 +145,24 @@ class Settings(BaseSettings, Limits):
     tokens_per_minute: int | None = Field(
         None,
         ge=1,
-        description="tokens per minute of each such key (without keys: of all clients together): prompt tokens, "
-        "and max_tokens of each choice; unset: no limit",
+        description="tokens per minute of each key without a limit of its own (without keys: of all clients together): "
+        "prompt tokens, and max_tokens of each choice; unset: no limit",
     )
     max_key_sequences: int | None = Field(
         None,
         ge=1,
-        description="running and waiting sequences of each such key (without keys: of all clients together); "
-        "unset: only the server's limit",
+        description="running and waiting sequences of each key without a limit of its own (without keys: of all "
+        "clients together); unset: only the server's limit",
     )
     max_key_tokens: int | None = Field(
         None,
         ge=1,
-        description="tokens of those sequences, counted as for OSTINATO_MAX_QUEUED_TOKENS; unset: only the "
-        "server's limit",
+        description="tokens of the running and waiting sequences of each key without a limit of its own, counted as "
+        "for OSTINATO_MAX_QUEUED_TOKENS; unset: only the server's limit",
     )
     portable: bool = Field(
         False,
-        description="whether `service up` starts a model server that computes the same bits on every type of CPU, "
-        "more slowly",
+        description="whether the model server of `service up` is bit-exact across types of CPU, which is slower",
     )
     max_chunk: int = Field(128, ge=1, le=128, description="maximum number of decode steps per call")
     max_body_bytes: int = Field(4 * 2**20, ge=1024, description="maximum size of a request body, in bytes")
@@ -177,7 +176,9 @@ class Settings(BaseSettings, Limits):
     poll_s: float = Field(
         1.0, gt=0, description="polling interval of model servers, versions, labels and traffic splits, in seconds"
     )
-    drain_s: float = Field(30.0, ge=1, description="time that running requests have after SIGTERM, in seconds")
+    drain_s: float = Field(
+        30.0, ge=1, description="time that running requests have to finish after SIGTERM, in seconds"
+    )
     log_format: Literal["json", "text"] = Field("json", description="JSON for programs, text for people")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="minimum severity of log lines")
     log_prompts: bool = Field(False, description="whether prompts are logged; otherwise only their token counts")

@@ -13,7 +13,8 @@ import shutil
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.paths import ROOT
+
 _BUILT = ROOT / "build" / "tests"
 # Sources that the models depend on, beside the module of the function that makes them.
 _SOURCES = ("contract", "export", "tests/conftest.py", "requirements.txt")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from textwrap import dedent
 
-from tests.servers import ROOT
+from tests.paths import ROOT
 
 # A block without a language calls a running service; one of `bash` needs the repository or a network, too. Any other
 # block names its language.

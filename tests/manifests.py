@@ -6,14 +6,13 @@ Knows the objects' shapes. Does not know what this project requires of them.
 import functools
 import re
 import subprocess
-from pathlib import Path
 
 import yaml
 
 from service.backends.replica import MAX_PROBE_CALLS
+from tests.paths import ROOT
 from tests.programs import program
 
-ROOT = Path(__file__).resolve().parent.parent
 KUBERNETES = ROOT / "deploy/kubernetes"
 OVERLAYS = ["cpu", "gpu"]
 # Calls that run on after a gateway gave them up, for each call in flight: they time out and are made again, at another

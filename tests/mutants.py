@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests import guard
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 # By package: its share of the mutants, and its tests.
 PACKAGES = {
     "service": (0.6, ["tests/unit/service", "tests/unit/client"]),

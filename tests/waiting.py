@@ -3,7 +3,7 @@
 import time
 
 
-def until(condition, timeout=60, interval=0.02):
+def until(condition, timeout=120, interval=0.02):
     """Wait until a condition holds and return its value.
 
     Args:

@@ -91,7 +91,9 @@ def _tensors(value: Any) -> Iterator[tuple[str, int]]:
     if isinstance(value, dict) and value.get("class_name") == "__keras_tensor__":
         name, call, tensor = value["config"]["keras_history"]
         if tensor:
-            raise UnsupportedModel(f"output {tensor} of layer {name!r} is used: a state that is handed on by hand")
+            raise UnsupportedModel(
+                f"output {tensor} of layer {name!r} is used: states that are passed explicitly are not supported"
+            )
         yield name, call
     elif isinstance(value, dict | list | tuple):
         for item in value.values() if isinstance(value, dict) else value:

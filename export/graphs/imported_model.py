@@ -143,7 +143,7 @@ def load_keras(path: Path) -> keras.Model:
     if start.startswith(_ZIP):
         _require_keras_3(path)
     elif not start.startswith(_HDF5):
-        raise UnsupportedModel(f"{path}: neither a .keras file, nor an .h5 file, nor the folder of a SavedModel")
+        raise UnsupportedModel(f"{path}: neither a .keras file, nor an .h5 file, nor a SavedModel directory")
     try:
         with warnings.catch_warnings():
             # Warnings about Keras 2 arguments that have no effect here.
@@ -161,12 +161,12 @@ def _explained(path: Path, message: str) -> UnsupportedModel:
         name = unknown[1] or unknown[2]
         return UnknownCode(
             f"{path}: layer class {name!r} is not one of Keras's; where the class is defined, write a SavedModel with "
-            f"model.export('folder'), and wrap that folder"
+            f"model.export('directory'), and wrap that directory"
         )
     if "lambda" in message.lower() and "unsafe" in message.lower():
         return UnknownCode(
             f"{path}: a Lambda layer has Python code, which is not run; if you trust it, write a SavedModel with "
-            "model.export('folder'), and wrap that folder"
+            "model.export('directory'), and wrap that directory"
         )
     return UnsupportedModel(f"{path}: Keras cannot read it: " + message.strip().partition("\n")[0][:200])
 

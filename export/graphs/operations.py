@@ -177,6 +177,6 @@ def _refusal(refused: dict[str, str]) -> str:
     shown = "; ".join(f"{op} ({where})" for where, op in list(refused.items())[:_SHOWN])
     more = f" and {len(refused) - _SHOWN} more" if len(refused) > _SHOWN else ""
     return (
-        f"a SavedModel is a program, and only operations that compute are served; this one has {shown}{more}; "
-        "nothing of it was run"
+        f"a SavedModel is a program, and only operations that compute are served; this one has {shown}{more}, so it "
+        "was not run"
     )

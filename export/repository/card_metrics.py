@@ -23,8 +23,8 @@ def architecture(card: GeneratorCard) -> str:
     cell = card.cell or ("mixed" if card.layers else "unknown")
     layers, units = card.layers or settings.get("layers"), settings.get("units", card.units)
     size = f" {layers} × {units}" if layers else ""
-    ways = " both ways" if settings.get("bidirectional") else ""
-    return f"{cell}{size}{ways}" + (f", window {card.context}" if card.context else "")
+    direction = "bidirectional " if settings.get("bidirectional") else ""
+    return f"{direction}{cell}{size}" + (f", window {card.context}" if card.context else "")
 
 
 def describe_training_filter(card: GeneratorCard) -> str:

@@ -23,7 +23,7 @@ _PROMOTED = (
     "their version. Before the first promotion the newest version is the default. Afterwards a new version is served "
     "only as NAME:VERSION until it is promoted. models/routing.toml splits the traffic of a model over its versions."
 )
-_LABEL = "requests name it NAME@LABEL, and stable just NAME (default: %(default)s)"
+_LABEL = "label to move; requests select it with NAME@LABEL, and stable also with NAME alone (default: %(default)s)"
 _MODELS_DIR = "model repository (default: %(default)s)"
 _REFERENCE = "NAME:VERSION, NAME for the newest version, or the directory of a version"
 
@@ -69,8 +69,9 @@ def _add_remove(commands: Any) -> argparse.ArgumentParser:
         default=DEFAULT_WAIT_S,
         dest="wait_s",
         metavar="SECONDS",
-        help="when the last version is removed: time from taking the model out of models.config to deleting its files; "
-        "more than both poll intervals of the model servers together, 0 if none is running (default: %(default)g)",
+        help="when the last version is removed: time between removing the model from models.config and deleting its "
+        "files; must exceed the sum of the model servers' two poll intervals; 0 if none is running "
+        "(default: %(default)g)",
     )
     command.add_argument(
         "--server",

@@ -137,7 +137,7 @@ class Comparison:
         if not self.same_tokens:
             what = "units" if len({c.card.unit for c in self.candidates}) > 1 else "vocabularies"
             yield (
-                f"the {what} differ: losses, perplexity, accuracy and tokens/s are of different tokens; "
+                f"the {what} differ: losses, perplexity, accuracy and tokens/s refer to different tokens; "
                 f"only bits per character can be compared"
             )
         for c in self.candidates:
@@ -154,8 +154,9 @@ class Comparison:
             yield f"the validation splits differ: no quality metrics can be compared ({self._each(_held_out)})"
         elif self.are_samples:
             yield (
-                f"each holds out other documents of the same corpus, sampled by its seed: small differences are "
-                f"chance; with one --seed all hold out the same ({self._each(_held_out)})"
+                f"each version holds out different documents of the same corpus, sampled by its seed, so small "
+                f"differences may be due to chance; train with the same --seed to hold out the same documents "
+                f"({self._each(_held_out)})"
             )
 
     def _each(self, describe: Callable[[TrainingReport], str]) -> str:

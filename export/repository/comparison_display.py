@@ -26,14 +26,14 @@ def compare(models_dir: Path, references: Sequence[str], plot: Path | None, *, a
     versions = [Repository(models_dir).find(reference) for reference in references]
     if len({version.path.resolve() for version in versions}) < max(2, len(versions)):
         labels = ", ".join(version.label for version in versions)
-        raise RepositoryError(f"at least two different versions are needed, and each once; got {labels}")
+        raise RepositoryError(f"at least two versions are needed, each named once; got {labels}")
     if plot is not None and plot.suffix.lower() != ".png":
         raise RepositoryError(f"plot must be a .png file, got {plot}")
     comparison = Comparison([Candidate.of(version) for version in versions])
     if as_json:
         print(to_json(_document(comparison)))
     else:
-        legend = ["* the best of its line"] if any(map(comparison.best, METRICS)) else []
+        legend = ["* best in its row"] if any(map(comparison.best, METRICS)) else []
         for line in (*_table(comparison), *legend, *comparison.notes()):
             print(line)
     if plot is not None:

@@ -199,7 +199,7 @@ def _read(models_dir: Path) -> _Config:
         if not config.HasField("model_config_list"):
             # Writing it back with a single entry would make model servers unload all other models.
             raise PublishError(
-                f"{path}: there is no model_config_list in it, so it is damaged: restore it, or delete it to start over"
+                f"{path}: it has no model_config_list, so it is damaged: restore it, or delete it to start over"
             )
     return config
 

@@ -28,8 +28,8 @@ def promote(models_dir: Path, reference: str, label: str) -> int:
     """
     if not re.fullmatch(LABEL_PATTERN, label) or label == PREVIOUS:
         raise RepositoryError(
-            f"a label is lower-case letters, digits, - and _, such as stable or canary, and not {PREVIOUS}, which is "
-            f"what was stable before; got {label!r}"
+            f"label must be lower-case letters, digits, - and _, such as stable or canary, and not {PREVIOUS}, which "
+            f"is reserved for the previous stable version; got {label!r}"
         )
     version = Repository(models_dir).named(reference)[-1]
     version.read()
@@ -38,7 +38,7 @@ def promote(models_dir: Path, reference: str, label: str) -> int:
 
     def change(labels: dict[str, int], versions: list[int]) -> dict[str, int]:
         if number not in versions:
-            raise RepositoryError(f"{name} has no version {number} where {MODELS_CONFIG} says that its versions are")
+            raise RepositoryError(f"{name} has no version {number} under its base_path in {MODELS_CONFIG}")
         before.update(labels)
         changed = {**labels, label: number}
         if label == STABLE:

@@ -95,7 +95,10 @@ def publish(
 def require_name(name: str) -> None:
     """Raise PublishError unless a name is valid as a directory and in a URL."""
     if not re.fullmatch(ID_PATTERN, name):
-        raise PublishError(f"name must be letters, digits, dots, dashes and underscores, got {name!r}")
+        raise PublishError(
+            "name must be 1 to 64 letters, digits, dots, dashes and underscores, the first one a letter or a digit, "
+            f"got {name!r}"
+        )
 
 
 def require_writable(home: Path) -> None:
@@ -104,7 +107,7 @@ def require_writable(home: Path) -> None:
     for folder in (home, home.parent):
         nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         if not nearest.is_dir():
-            raise PublishError(f"a version cannot be written to {home}: {nearest} is not a folder")
+            raise PublishError(f"a version cannot be written to {home}: {nearest} is not a directory")
         if not os.access(nearest, os.W_OK | os.X_OK):
             uid, gid, status = os.getuid(), os.getgid(), nearest.stat()
             raise PublishError(

@@ -110,8 +110,8 @@ def _what_was_held_out(training: TrainingReport, unit: Unit) -> str:
     return (
         f"Validation is {split}, {training.validation_tokens:,} tokens in the vocabulary, which cover "
         f"{training.validation_characters:,} characters. The training loss is measured during the epoch, with dropout. "
-        f"Bits per character are per one of those characters, so models of different token units can be compared on "
-        f"one split of a corpus, as far as their vocabularies cover as much of it. {uncounted}"
+        f"Bits per character are averaged over these characters, so models with different token units can be compared "
+        f"on the same validation split if their vocabularies cover the same share of it. {uncounted}"
         f"Accuracy is the fraction of those tokens to which the model gave the highest probability."
     )
 

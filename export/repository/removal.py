@@ -50,7 +50,7 @@ def remove(
     _require_served(repository, home.name, versions)
     print(_plan(repository, home.name, versions))
     if not yes and not _is_confirmed():
-        print("nothing is removed")
+        print("nothing was removed")
         return 1
     _delete_renamed(models_dir)
     _delete_empty_directories(models_dir)
@@ -58,7 +58,7 @@ def remove(
     print(_rename_removed(repository, home, versions))
     undeleted = _delete_renamed(models_dir)
     if undeleted:
-        raise RepositoryError(f"{undeleted[0]}: out of the repository, but it cannot be deleted")
+        raise RepositoryError(f"{undeleted[0]}: removed from the repository, but its files cannot be deleted")
     return 0
 
 
@@ -96,9 +96,9 @@ def _plan(repository: Repository, name: str, versions: Sequence[Version]) -> str
     entries = [entry for entry in read_entries(repository.path) if entry.folder == name]
     for entry in entries:
         served = entry.served_without(kept)
-        then = f"then {_numbers(served)}" if kept else f"then it is no longer in {MODELS_CONFIG}"
+        then = f"{_numbers(served)} afterwards" if kept else f"afterwards it is no longer in {MODELS_CONFIG}"
         alias = "" if entry.name == name else f" as {entry.name}"
-        lines.append(f"served of {name} now{alias}: {_numbers(entry.policy.select(existing))}; {then}")
+        lines.append(f"served of {name}{alias}: {_numbers(entry.policy.select(existing))} now; {then}")
     if not entries:
         lines.append(f"{name} is not in {MODELS_CONFIG}: no version of it is served")
     return "\n".join(lines)

@@ -89,14 +89,14 @@ def wait_until_unloaded(watch: ServerWatch, name: str, wait_s: float) -> None:
             time.sleep(min(_POLL_S, remaining))
         watch.query()
     except KeyboardInterrupt:
-        print(f"\n{name} is no longer served, its files are still there: run the command again to finish")
+        print(f"\n{name} is no longer served, but its files still exist: run the command again to finish")
         raise
     finally:
         _show("")
     if served := watch.still_served():
         raise RepositoryError(
-            f"{served} {wait_s:g} s after it left models.config, so no file of it is removed. A server without "
-            "--model_config_file_poll_wait_seconds must be restarted; then run the command again"
+            f"{served} {wait_s:g} s after it was removed from models.config, so its files were not deleted. A "
+            "server without --model_config_file_poll_wait_seconds must be restarted; then run the command again"
         )
 
 

@@ -123,13 +123,13 @@ class Verification:
     def _variables(self) -> str:
         """Read every variable, which verifies its checksum, and check that it is finite."""
         if not (self._path / _VARIABLES).is_dir():
-            raise CheckFailed("no such folder")
+            raise CheckFailed("no such directory")
         reader = tf.train.load_checkpoint(str(self._path / _VARIABLES / _VARIABLES))
         names = sorted(name for name, kind in reader.get_variable_to_dtype_map().items() if kind.is_floating)
         broken = [name for name in names if not np.isfinite(reader.get_tensor(name)).all()]
         if broken:
-            raise CheckFailed(f"NaN or infinite are {len(broken)} of {len(names)}, such as {broken[0]}")
-        return f"{len(names)}, whole and finite"
+            raise CheckFailed(f"{len(broken)} of {len(names)} contain NaN or infinity, such as {broken[0]}")
+        return f"{len(names)}, checksums valid, all finite"
 
     def _load(self) -> str:
         if not (self._path / SAVED_MODEL).is_file():
@@ -174,7 +174,7 @@ class Verification:
         actual = self._model.weights_sha256
         if actual != card.weights_sha256:
             raise CheckFailed(
-                f"its weights have the hash {actual[:12]}…, and the card says {card.weights_sha256[:12]}…"
+                f"its weights have the hash {actual[:12]}…, but the card says {card.weights_sha256[:12]}…"
             )
         return f"its weights have the card's hash, {actual[:12]}…"
 
@@ -204,7 +204,7 @@ class Verification:
             raise CheckFailed("no such file" if training_filter is None else "the card does not describe it")
         actual, expected = training_filter.sha256(), card.training_filter.sha256
         if actual != expected:
-            raise CheckFailed(f"it has the hash {actual[:12]}…, and the card says {expected[:12]}…")
+            raise CheckFailed(f"it has the hash {actual[:12]}…, but the card says {expected[:12]}…")
         return describe_training_filter(card)
 
 

@@ -148,11 +148,11 @@ def _model(path: Path) -> Model:
 
 def _version_at(path: Path) -> Version:
     if not path.is_dir():
-        raise RepositoryError(f"{path}: no such folder of a version")
+        raise RepositoryError(f"{path}: no such version directory")
     numbers = [version.path.name for version in _model(path).versions]
     if numbers:
         raise RepositoryError(
-            f"{path}: the folder of a model, not of a version; its versions are {_join_names(numbers)}"
+            f"{path}: a model directory, not a version directory; its versions are {_join_names(numbers)}"
         )
     return Version(path, str(path))
 

@@ -35,8 +35,8 @@ def require_memory(config: TrainConfig, num_parameters: int, vocab_size: int, wi
         raise TrainingFailed(
             f"{num_parameters:,} parameters (layers = {config.layers}, units = {config.units}, embedding = "
             f"{config.embedding}, vocabulary {vocab_size:,}) and {window_tokens:,} tokens at once (batch_size = "
-            f"{config.batch_size}, sequence_length = {config.sequence_length}) take at least {needed / 2**30:.1f} "
-            f"GiB of memory, and {free / 2**30:.1f} are free"
+            f"{config.batch_size}, sequence_length = {config.sequence_length}) need at least {needed / 2**30:.1f} "
+            f"GiB of memory, but only {free / 2**30:.1f} GiB is free"
         )
 
 

@@ -105,7 +105,7 @@ class RunFolder:
             corpus = CorpusDescription.model_validate_json((self.path / _CORPUS).read_bytes())
             return config, load_tokenizer(self.path / _TOKENIZER), corpus
         except (OSError, ContractError, ValueError) as error:
-            raise RunError(f"{self.path}: not the folder of a training run ({_in_one_line(error)})") from error
+            raise RunError(f"{self.path}: not a run directory ({_in_one_line(error)})") from error
 
     def progress(self) -> Progress:
         """Read the progress of the run; it is empty before the first complete epoch.
@@ -147,7 +147,9 @@ class RunFolder:
             write_atomically(self.path / _PROGRESS, progress.model_dump_json(indent=1) + "\n")
             self._remove_superseded(progress)
         except (OSError, tf.errors.OpError) as error:
-            raise OSError(f"{self.path}: epoch {progress.epochs} cannot be kept ({_in_one_line(error)})") from error
+            raise OSError(
+                f"{self.path}: the checkpoint of epoch {progress.epochs} cannot be saved ({_in_one_line(error)})"
+            ) from error
 
     def _best(self, progress: Progress) -> Path:
         return self.path / _BEST / f"{progress.best_epoch}.keras"

@@ -93,7 +93,7 @@ class _Reader:
             raise ConfigError(f"embedding_init {self._path}: line 1: a token and its values are expected")
         if width != self._width:
             raise ConfigError(
-                f"embedding_init {self._path}: its vectors have {width} values, and embedding is {self._width}; "
+                f"embedding_init {self._path}: its vectors have {width} values, but embedding is {self._width}; "
                 f"give --embedding {width}"
             )
 

@@ -190,8 +190,8 @@ def resume(run: Path, models_dir: Path) -> int:
         corpus = read_corpus(config.corpus, config.documents)
         if corpus.sha256() != before.corpus_sha256:
             raise CorpusError(
-                f"corpus {corpus.name}: this is not the text that {run} started with; it has {corpus.num_characters:,} "
-                f"characters, and that one had {before.corpus_characters:,}"
+                f"corpus {corpus.name}: this is not the text that {run} started with: it has {corpus.num_characters:,} "
+                f"characters, the original had {before.corpus_characters:,}"
             )
         data = TrainingData.prepare(config, corpus, tokenizer)
         if data.description.held_out_sha256 != before.held_out_sha256:

@@ -62,7 +62,9 @@ class KeyLimits(_Frozen):
     """The limits of one key; None stands for the server's default."""
 
     max_sequences: _Count | None = Field(None, description="running and waiting sequences")
-    max_queued_tokens: _Count | None = Field(None, description="prompt tokens and max_tokens of those sequences")
+    max_queued_tokens: _Count | None = Field(
+        None, description="prompt tokens and max_tokens of the running and waiting sequences"
+    )
     requests_per_minute: _Count | None = Field(None, description="requests per minute")
     tokens_per_minute: _Count | None = Field(None, description="tokens per minute")
 

@@ -86,7 +86,7 @@ class RateLimiter:
             param: The field that an error names.
 
         Returns:
-            A function that refunds the charge within the same minute, for a request that is refused after all.
+            A function that refunds what the current window still has of the charge, for a request that is refused.
 
         Raises:
             RateLimited: the limit is reached; the request may be admitted later.
@@ -95,7 +95,7 @@ class RateLimiter:
         if per_minute is None:
             return lambda: None
         if (whole := max(cost, total or 0)) > per_minute:
-            message = f"the limit is {per_minute} {what} per minute, and this request alone may take {whole}"
+            message = f"this request alone may use up to {whole} {what}, but the limit is {per_minute} per minute"
             raise InvalidRequest(message, param=param)
         charge = _Charge(subject, what, RateLimitItemPerMinute(per_minute, namespace="ostinato"), cost)
         counters, retry_after_s = self._charge(charge)
@@ -245,7 +245,9 @@ class _RedisCounters(_Counters):
                 self._is_unavailable = True
                 cause = error.storage_error
                 log.warning(
-                    "Redis is unavailable, this gateway counts rates in memory: %s: %s", type(cause).__name__, cause
+                    "Redis is unavailable; this gateway counts rate limits in memory: %s: %s",
+                    type(cause).__name__,
+                    cause,
                 )
 
     def _mark_available(self) -> None:

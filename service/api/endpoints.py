@@ -145,9 +145,9 @@ ENDPOINTS = (
         response=responses.NeighborsObject,
         errors=_EMBEDDING_ERRORS,
         query=(
-            QueryParameter("token", "the token: its text, or its name if it has none", example="e"),
-            QueryParameter("token_id", "its id, instead of its text", {"type": "integer", "minimum": 0}),
-            _count("how many", 10, MAX_NEIGHBORS),
+            QueryParameter("token", "text of the token, or its name if it has no text", example="e"),
+            QueryParameter("token_id", "id of the token, instead of `token`", {"type": "integer", "minimum": 0}),
+            _count("number of neighbors to return", 10, MAX_NEIGHBORS),
         ),
     ),
     Endpoint(
@@ -158,7 +158,7 @@ ENDPOINTS = (
         "Projects the first tokens of the vocabulary to the plane of the two principal components.",
         response=responses.EmbeddingMapObject,
         errors=_EMBEDDING_ERRORS,
-        query=(_count("how many of the first tokens", 1000, MAX_MAPPED),),
+        query=(_count("number of tokens to map, from the start of the vocabulary", 1000, MAX_MAPPED),),
     ),
     Endpoint(
         "/v1/models",
@@ -208,14 +208,14 @@ ENDPOINTS = (
         response=responses.TokenizerObject,
         errors=("400", "401", "404", "429", "503"),
         query=(
-            QueryParameter("model", "name of a model; required where there are several", example="demo"),
+            QueryParameter("model", "name of a model; required if several models are served", example="demo"),
             QueryParameter("vocabulary", "return tokens as well", {"type": "boolean", "default": False}, True),
             QueryParameter(
                 "offset",
                 "with `vocabulary`: the first id",
                 {"type": "integer", "minimum": 0, "maximum": MAX_ID, "default": 0},
             ),
-            _count("with `vocabulary`: how many tokens at most", MAX_VOCABULARY, MAX_VOCABULARY),
+            _count("with `vocabulary`: maximum number of tokens", MAX_VOCABULARY, MAX_VOCABULARY),
         ),
     ),
     Endpoint(

@@ -235,7 +235,7 @@ ERRORS: dict[str, GatewayError] = {
         "the queue is full: 384 of 384 sequences on this server are in use and this request needs 1; try again later"
     ),
     "499": ClientGone(),
-    "500": InternalError("an unexpected error; the server's log has the stack trace"),
+    "500": InternalError("internal error; see the gateway's log"),
     "503": ModelLoading("model 'demo' is listed in models.config but not loaded yet"),
     "504": DeadlineExceeded("the request was not finished within its timeout_s of 600 seconds"),
 }

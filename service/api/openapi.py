@@ -23,10 +23,10 @@ _ERRORS = {
     "410": "the version of the resume token is no longer served",
     "413": "the body exceeds the maximum size",
     "421": "the Host header names another server; see OSTINATO_ALLOWED_HOSTS",
-    "429": "the queue is full, or the key's requests or tokens per minute are used up; see Retry-After",
+    "429": "the queue or the memory for requests is full, or the key's rate limit is reached; see Retry-After",
     "499": "the client closed the sending half of its connection",
     "500": "an internal error of the gateway or the model server",
-    "503": "the model is not loaded yet, no model server is available, or the server is shutting down; see Retry-After",
+    "503": "the model is not loaded yet, no backend is available, or the server is shutting down; see Retry-After",
     "504": "the request's deadline, timeout_s, has passed",
 }
 

@@ -179,16 +179,18 @@ AnyBody = TypeVar("AnyBody", bound=Body)
 class StreamOptions(Body):
     """How a stream is delivered."""
 
-    include_usage: bool = Field(False, description="whether a last chunk, without choices, carries the usage")
+    include_usage: bool = Field(
+        False, description="whether to send a final chunk with `usage` and an empty `choices` list"
+    )
     prepend: bool = Field(
         False,
-        description="whether choices of a backward model may be streamed as chunks with `prepend: true`, each to be "
-        "put before those so far; without it each choice is one chunk, at its end",
+        description="whether to stream the choices of a backward model as chunks with `prepend: true`, each of which "
+        "goes before the chunks received so far; if false, each choice is sent as one chunk when it finishes",
     )
     state_interval: Annotated[int, Field(ge=1)] | None = Field(
         None,
-        description="tokens of a choice between chunks that carry a resume token (`state`) and `usage`, by which an "
-        "interrupted stream can be resumed; `return_state` concerns the last chunk alone",
+        description="number of tokens of a choice between chunks with a resume token (`state`) and `usage`, so that an "
+        "interrupted stream can be resumed; `return_state` adds a resume token to the last chunk only",
     )
 
 
@@ -199,7 +201,7 @@ Choices = Annotated[
     list[Annotated[str, Field(min_length=1, max_length=1000)]],
     Field(min_length=1, max_length=MAX_CONSTRAINT_CHOICES, fail_fast=True),
 ]
-# A JSON Schema, or its text.
+# A JSON Schema, as an object or a JSON string.
 Schema = dict[str, Any] | bool | str
 Characters = Annotated[str, Field(min_length=1, max_length=1000)]
 
@@ -211,11 +213,15 @@ class StructuredOutputs(Body):
     regex: RegexText | None = Field(
         None, description="regular expression, in the syntax of Rust's regex crate without anchors and look-around"
     )
-    choice: Choices | None = Field(None, description="one of these texts")
-    json_: Schema | None = Field(None, alias="json", description="JSON Schema, or its text")
+    choice: Choices | None = Field(None, description="the completion is one of these strings")
+    json_: Schema | None = Field(None, alias="json", description="JSON Schema, as an object or a JSON string")
     json_object: bool = Field(False, description="any JSON object")
-    allowed_characters: Characters | None = Field(None, description="no other characters; also beside a pattern")
-    banned_characters: Characters | None = Field(None, description="none of these characters; also beside a pattern")
+    allowed_characters: Characters | None = Field(
+        None, description="the completion contains only these characters; can be combined with a pattern"
+    )
+    banned_characters: Characters | None = Field(
+        None, description="the completion contains none of these characters; can be combined with a pattern"
+    )
 
 
 NO_STRUCTURED_OUTPUTS = StructuredOutputs()
@@ -224,9 +230,9 @@ NO_STRUCTURED_OUTPUTS = StructuredOutputs()
 class JsonSchemaFormat(Body):
     """The schema of a `response_format`."""
 
-    name: str | None = Field(None, description="without effect")
-    schema_: Schema = Field(alias="schema", description="JSON Schema, or its text")
-    strict: bool = Field(True, description="without effect: a completion always matches the schema")
+    name: str | None = Field(None, description="ignored")
+    schema_: Schema = Field(alias="schema", description="JSON Schema, as an object or a JSON string")
+    strict: bool = Field(True, description="ignored: a completion always matches the schema")
 
 
 class ResponseFormat(Body):
@@ -242,13 +248,13 @@ class CompletionRequest(Body):
 
     model: str | None = Field(
         None,
-        description="NAME, NAME:VERSION or NAME@LABEL of a model, as /v1/models lists them; required where there are "
-        "several, unless `state` is given: then it is the resume token's model",
+        description="NAME, NAME:VERSION or NAME@LABEL of a model, as /v1/models lists them; required if several "
+        "models are served, unless `state` is given: then it is the resume token's model",
     )
     prompt: PromptForms | None = Field(
         None,
-        description="text, token ids, or a list of either, to continue; an empty one begins a new text. Must be empty "
-        "for a backward model",
+        description="text, token ids, or a list of either, to continue; an empty prompt starts a new text. Must be "
+        "empty for a backward model",
     )
     max_tokens: Annotated[int, Field(ge=0)] = Field(
         RESOLVED, description="maximum number of tokens to generate for each choice; 16 by default"
@@ -259,15 +265,24 @@ class CompletionRequest(Body):
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] = Field(1, description="choices to return for each prompt")
     best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] = Field(
         RESOLVED,
-        description="choices to generate for each prompt, of which the n with the highest mean log probability are "
-        "returned; n by default; more than n at most 128, and not with stream, unique or not_in_training",
+        description="number of choices to generate for each prompt; the n with the highest mean log probability are "
+        "returned. Default: n. A value above n must be at most 128 and cannot be combined with stream, unique or "
+        "not_in_training",
     )
-    temperature: Annotated[float, Field(ge=0, le=2)] = Field(1.0, description="0 takes the most probable token")
-    top_p: Probability = Field(1.0, description="nucleus sampling: sample from the fewest top tokens with this mass")
+    temperature: Annotated[float, Field(ge=0, le=2)] = Field(
+        1.0, description="sampling temperature; 0 is greedy decoding"
+    )
+    top_p: Probability = Field(
+        1.0,
+        description="nucleus sampling: sample from the smallest set of most probable tokens whose probabilities add up "
+        "to at least this",
+    )
     top_k: Annotated[int, Field(ge=-1, le=MAX_ID)] = Field(
         0, description="sample from this many of the most probable tokens; 0 or -1: all"
     )
-    min_p: Probability = Field(0.0, description="drop tokens less probable than this times the most probable")
+    min_p: Probability = Field(
+        0.0, description="exclude tokens whose probability is below this fraction of the highest probability"
+    )
     presence_penalty: Penalty = Field(
         0.0, description="subtracted from the logit of every token that is in the output so far"
     )
@@ -275,20 +290,29 @@ class CompletionRequest(Body):
         0.0, description="subtracted from the logit of a token for each time that it is in the output so far"
     )
     repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] = Field(
-        1.0, description="divides the logit of every token in prompt or output, or multiplies it if negative; 1 is off"
+        1.0,
+        description="divides the logit of every token that occurs in the prompt or the output (multiplies a negative "
+        "logit); 1 is off",
     )
     logit_bias: LogitBias = Field({}, description="added to the logits of these token ids")
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = Field(
-        None, description="return the log probability of each token, and of this many top tokens in its place"
+        None,
+        description="return the log probability of each token, and of this many most probable tokens at its position",
     )
     echo: bool = Field(
-        False, description="return the prompt before the completion, or the suffix after it; with max_tokens 0 it alone"
+        False,
+        description="return the prompt before the completion, or the suffix after it; with max_tokens 0, return only "
+        "the prompt or suffix",
     )
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = Field(
-        None, description="same seed, same output; random, and returned in the response, if not given"
+        None,
+        description="sampling seed: the same seed gives the same output; if omitted, a random seed is used and "
+        "returned in the response",
     )
     stop: Stops = Field(
-        [], description="end before any of these strings; for a backward model the text begins after it"
+        [],
+        description="stop strings: generation stops before the first one that occurs; the text of a backward model "
+        "starts after it",
     )
     min_tokens: Annotated[int, Field(ge=0)] = Field(
         0, description="the EOS token is not sampled before this many tokens"
@@ -296,19 +320,19 @@ class CompletionRequest(Body):
     ignore_eos: bool = Field(False, description="never sample the EOS token")
     unique: bool = Field(
         False,
-        description="whether the choices of a prompt are distinct: another one is generated in place of a duplicate, "
-        "and each is sent whole",
+        description="whether to replace duplicate choices of a prompt with newly generated ones; each choice is then "
+        "sent as one chunk",
     )
     not_in_training: bool = Field(
         False,
-        description="whether another choice is generated in place of one that is a document of the training text, or "
-        "has a long passage of it; each choice is sent whole",
+        description="whether to replace choices that equal a training document or contain a long passage of the "
+        "training text; each choice is then sent as one chunk",
     )
     min_length: Annotated[int, Field(ge=0, le=MAX_MIN_LENGTH)] = Field(
         0, description="minimum number of characters of a completion"
     )
     structured_outputs: StructuredOutputs | None = Field(
-        None, description="a regular expression, texts, a JSON Schema or characters that a completion must match"
+        None, description="a regular expression, strings, a JSON Schema or characters that a completion must match"
     )
     guided_regex: RegexText | None = Field(None, description="another name for structured_outputs.regex")
     guided_choice: Choices | None = Field(None, description="another name for structured_outputs.choice")
@@ -325,8 +349,8 @@ class CompletionRequest(Body):
     stream_options: StreamOptions = NO_OPTIONS
     suffix: PromptForms | None = Field(
         None,
-        description="text, token ids, or a list of either, before which a backward model generates text; an empty one "
-        "begins at a text's end. Must be empty for a forward model",
+        description="text, token ids, or a list of either, before which a backward model generates text; with an "
+        "empty suffix it generates the end of a text. Must be empty for a forward model",
     )
     timeout_s: Annotated[float, Field(gt=0)] = Field(
         RESOLVED, description="deadline in seconds, after which the request fails; the server's maximum by default"
@@ -336,11 +360,11 @@ class CompletionRequest(Body):
     )
     state: Annotated[str, Field(max_length=MAX_STATE)] | None = Field(
         None,
-        description="resume token of a choice: generation continues as if it had not ended; text to be read after it "
-        "goes into prompt, or into suffix for a backward model",
+        description="resume token of a choice: generation continues where that choice ended; text to add before "
+        "continuing goes into prompt (suffix for a backward model)",
     )
-    add_special_tokens: bool = Field(False, description="without effect: prompts get no special tokens")
-    user: str | None = Field(None, description="without effect")
+    add_special_tokens: bool = Field(False, description="ignored: prompts get no special tokens")
+    user: str | None = Field(None, description="ignored")
 
     def resolve(self, limits: Limits) -> Self:
         """See `Body.resolve`; a seed is generated unless one is given or comes with the resume token."""
@@ -511,7 +535,7 @@ class CompletionRequest(Body):
 class EmbeddingsRequest(Body):
     """A request of `/v1/embeddings`: inputs, and how the hidden states of each are pooled."""
 
-    model: str | None = Field(None, description="name of a model; required where there are several")
+    model: str | None = Field(None, description="name of a model; required if several models are served")
     input: PromptForms = Field(description="text, token ids, or a list of either")
     pooling: Literal["mean", "last"] = Field(
         "mean", description="mean of the top layer's hidden states over all tokens, or the last of them"
@@ -523,7 +547,7 @@ class EmbeddingsRequest(Body):
     timeout_s: Annotated[float, Field(gt=0)] = Field(
         RESOLVED, description="deadline in seconds; the server's maximum by default"
     )
-    user: str | None = Field(None, description="without effect")
+    user: str | None = Field(None, description="ignored")
 
     def resolve(self, limits: Limits) -> Self:
         """See `Body.resolve`."""
@@ -540,7 +564,7 @@ class InspectRequest(Body):
     """A request of `/v1/inspect`: an input, and which activations to return."""
 
     model: str | None = Field(
-        None, description="name of a model; required where there are several, unless `state` is given"
+        None, description="name of a model; required if several models are served, unless `state` is given"
     )
     input: OnePrompt = Field(description="text or token ids")
     state: Annotated[str, Field(max_length=MAX_STATE)] | None = Field(
@@ -586,16 +610,18 @@ class InspectRequest(Body):
 class TokenizeRequest(Body):
     """A request of `/tokenize`: a text."""
 
-    model: str | None = Field(None, description="name of a model; required where there are several")
-    prompt: str = Field(description="the text; exactly the name of a special token is that token")
+    model: str | None = Field(None, description="name of a model; required if several models are served")
+    prompt: str = Field(
+        description="text to tokenize; a prompt that is exactly the name of a special token is encoded as that token"
+    )
     return_token_strs: bool = Field(False, description="return the text of each token as well")
-    add_special_tokens: bool = Field(False, description="without effect: prompts get no special tokens")
+    add_special_tokens: bool = Field(False, description="ignored: prompts get no special tokens")
 
 
 class DetokenizeRequest(Body):
     """A request of `/detokenize`: token ids."""
 
-    model: str | None = Field(None, description="name of a model; required where there are several")
+    model: str | None = Field(None, description="name of a model; required if several models are served")
     tokens: Tokens = Field(description="token ids")
 
 
@@ -674,7 +700,9 @@ def _schema_pattern(field: str, schema: Schema | None) -> Pattern | None:
         try:
             schema = orjson.loads(schema)
         except orjson.JSONDecodeError as error:
-            raise InvalidRequest(f"{field} must be a JSON Schema or its text: {error}", param=field) from error
+            raise InvalidRequest(
+                f"{field} must be a JSON Schema, as an object or a JSON string: {error}", param=field
+            ) from error
     try:
         pattern = Pattern.json(schema)
     except TypeError as error:

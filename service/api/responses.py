@@ -26,8 +26,8 @@ class LogprobsObject(TypedDict):
 class ChoiceObject(TypedDict):
     """A choice, or in a stream a chunk of one; `finish_reason` is null before its end.
 
-    A chunk with `prepend` goes before those so far: of a backward model, where `stream_options` allow it. `state`, if
-    requested, comes with the end: a resume token, for `state` of another request.
+    A chunk with `prepend` goes before the chunks received so far (backward models only, if `stream_options` allow it).
+    `state`, if requested, comes with the end: a resume token, for `state` of another request.
     """
 
     index: int
@@ -45,7 +45,7 @@ class PromptTokensDetails(TypedDict):
 
 
 class CompletionUsage(TypedDict):
-    """Tokens of all prompts and of all generated choices, those included that are discarded or rejected.
+    """Tokens of all prompts and of all generated choices, including discarded and rejected ones.
 
     `rejected_choices` comes with `unique` and `not_in_training`: how many choices were replaced.
     """
@@ -248,7 +248,7 @@ class VocabularyToken(TypedDict):
 class TokenizerObject(TypedDict):
     """A model's tokenizer, with the field names of Hugging Face's `tokenizer_config.json`.
 
-    `vocabulary`, if requested, is a page of the tokens, by id; `vocab_size` is the number of all.
+    `vocabulary`, if requested, is a page of the tokens, by id; `vocab_size` is the number of all tokens.
     """
 
     tokenizer_class: str
@@ -312,7 +312,7 @@ class ConfigDriftObject(TypedDict):
 
 
 class BackendStatus(TypedDict):
-    """A backend, the reason of its ejection (null: it takes calls), and its drift from `models.config`."""
+    """A backend, the reason for its ejection (null: in service), and its drift from `models.config`."""
 
     address: str
     ejected_because: str | None

@@ -163,7 +163,7 @@ class GrpcBackend:
             # The client was closed meanwhile; this sentinel ends one of the threads.
             self._jobs.put(None)
         for done in aborted:
-            done(BackendUnavailable("the model server was ejected"))
+            done(BackendUnavailable("the backend was ejected"))
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
@@ -223,7 +223,7 @@ class GrpcBackend:
         try:
             response = self._status.GetModelStatus(request, timeout=min(self._timeout_s, _STATUS_TIMEOUT_S))
         except grpc.RpcError as error:
-            what = f"model server {self.address}: {error.code().name}: {error.details()}"
+            what = f"backend {self.address}: {error.code().name}: {error.details()}"
             match error.code():
                 case grpc.StatusCode.NOT_FOUND:
                     raise ModelNotFound(what, param="model") from error
@@ -232,7 +232,7 @@ class GrpcBackend:
             raise BackendUnavailable(what) from error
         except ValueError as error:
             # The channel was closed meanwhile.
-            raise BackendUnavailable(f"model server {self.address}: {error}") from error
+            raise BackendUnavailable(f"backend {self.address}: {error}") from error
         state = get_model_status_pb2.ModelVersionStatus
         return [
             VersionStatus(
@@ -262,30 +262,30 @@ class GrpcBackend:
             return self._to_gateway_error(error)
         except ValueError as error:
             # The channel was closed meanwhile.
-            return BackendUnavailable(f"the model server is unreachable ({error})")
+            return BackendUnavailable(f"the backend is unreachable ({error})")
         try:
             return parse_response(content, dict(shapes), vocab_size)
         except ValueError as error:
             what = f"{signature} of {model.name}:{model.version}"
-            log.error("model server %s: invalid response to %s: %s", self.address, what, error)
-            return InvalidResponse("the model server returned an invalid response; see the gateway's log")
+            log.error("backend %s: invalid response to %s: %s", self.address, what, error)
+            return InvalidResponse("the backend returned an invalid response; see the gateway's log")
 
     def _to_gateway_error(self, error: Any) -> GatewayError:
         """Convert an RPC error to one that a client may see; addresses appear only in the log."""
         code, details = error.code(), error.details()
         if code in _TRANSIENT:
-            return BackendUnavailable(f"the model server did not respond ({code.name})")
+            return BackendUnavailable(f"the backend did not respond ({code.name})")
         if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
-            return ServerBusy(f"the model server is overloaded ({code.name})")
+            return ServerBusy(f"the backend is overloaded ({code.name})")
         if code == grpc.StatusCode.NOT_FOUND:
             return version_gone()
         if code == grpc.StatusCode.FAILED_PRECONDITION and _DIFFERENT_SHAPES in (details or ""):
             if not self._batching_reported:
                 self._batching_reported = True
-                log.error("model server %s: %s (%s)", self.address, _BATCHING_ADVICE, details)
-            return BatchingConflict(f"the model server rejects calls: {_BATCHING_ADVICE}")
-        log.error("model server %s: %s: %s", self.address, code.name, details)
-        return InternalError(f"the model server rejected a call ({code.name})")
+                log.error("backend %s: %s (%s)", self.address, _BATCHING_ADVICE, details)
+            return BatchingConflict(f"the backend rejects calls: {_BATCHING_ADVICE}")
+        log.error("backend %s: %s: %s", self.address, code.name, details)
+        return InternalError(f"the backend rejected a call ({code.name})")
 
 
 def _predict_request(model: ModelVersion, signature: str, inputs: Arrays, outputs: tuple[str, ...]) -> Any:

@@ -168,7 +168,7 @@ class Prober:
                     outputs = replica.server.predict(ref, name, inputs, shapes, assets.card.vocab_size)
                 # Otherwise NaN would be in the probe hash for as long as the server serves the version.
                 if not finite_sequences(outputs).all():
-                    raise InvalidResponse(f"the model server computed NaN or infinity ({name})")
+                    raise InvalidResponse(f"the backend computed NaN or infinity ({name})")
                 return outputs
 
             return predict

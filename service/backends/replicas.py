@@ -98,7 +98,7 @@ class Replicas:
             except OSError as error:
                 if address not in self._unresolved:
                     self._unresolved.add(address)
-                    log.warning("model server %s: cannot resolve its name: %s", address, error)
+                    log.warning("backend %s: cannot resolve its name: %s", address, error)
         hosts: dict[str, str] = {}
         for address in self._addresses:
             for resolved_address in self._resolved.get(address, []):
@@ -111,7 +111,7 @@ class Replicas:
             }
             removed = [replica for address, replica in before.items() if address not in self._replicas]
         for replica in removed:
-            log.info("model server %s was removed", replica.address)
+            log.info("backend %s was removed", replica.address)
             replica.server.close()
         return self.all()
 
@@ -153,7 +153,7 @@ class Replicas:
             # It may restart with another build.
             replica.needs_reprobe = frozenset(replica.probes)
         if was_in_service:
-            log.warning("model server %s was ejected: %s", replica.address, reason)
+            log.warning("backend %s was ejected: %s", replica.address, reason)
             replica.drift.clear()
             replica.server.reset()
         return True
@@ -198,7 +198,7 @@ class Replicas:
             takes_calls = not replica.probes or bool(replica.probes.keys() - replica.needs_reprobe)
             is_readmitted = takes_calls and replica.ejection.readmit()
         if is_readmitted:
-            log.info("model server %s is in service", replica.address)
+            log.info("backend %s is in service", replica.address)
 
     def retain(self, replica: Replica, names: Collection[str], num_ejections_before: int) -> None:
         """Forget a server's other models; readmit it if `names` is empty, as there is nothing to probe."""
@@ -237,7 +237,7 @@ class Replicas:
         may_recover = any(model in replica.probes and not replica.takes(model) for replica in replicas)
         if any_in_service and not may_recover:
             return version_gone()
-        return BackendUnavailable("no model server is available")
+        return BackendUnavailable("no backend is available")
 
     def _candidates(self, model: ModelVersion, tried: Collection[Replica]) -> list[Replica]:
         """Return the servers for a version's call: those with the expected probe hash, or else all others."""

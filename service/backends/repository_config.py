@@ -57,7 +57,7 @@ class RepositoryConfig:
             return
         if not config.HasField("model_config_list"):
             # An empty file parses as a valid message, but a repository without models has an empty list.
-            self._errors.add(str(path), "there is no model_config_list in it")
+            self._errors.add(str(path), "it has no model_config_list")
             return
         self._errors.clear(str(path))
         self.labels = {

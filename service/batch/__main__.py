@@ -1,7 +1,7 @@
 """`python -m service.batch IN OUT`: send a file of requests to a running gateway and write a file of responses.
 
-IN has the lines of OpenAI's batches, and so has OUT, unless --format says otherwise. After an interruption the same
-command resumes: it appends to OUT, and does not repeat requests that OUT has.
+IN has the format of OpenAI's Batch API input files, and OUT that of its output files, unless --format says otherwise.
+After an interruption the same command resumes: it appends to OUT, and does not repeat requests that OUT has.
 """
 
 import argparse

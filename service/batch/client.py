@@ -87,7 +87,7 @@ class BatchClient:
             message = f"no response within --timeout of {self._options.timeout_s:g} s; not retried"
             raise LineError("timeout", message, request.custom_id) from None
         except ostinato.ConnectionFailed as error:
-            message = f"it lost its connection repeatedly while other requests succeeded: {error}"
+            message = f"its connection was lost repeatedly while other requests succeeded: {error}"
             raise LineError("connection_lost", message, request.custom_id) from None
         except ostinato.UnexpectedResponse as error:
             raise LineError("not_json", str(error), request.custom_id) from None

@@ -135,7 +135,7 @@ class Journal(contextlib.AbstractContextManager["Journal"]):
 
     def _not_output(self, line: int) -> UsageError:
         kind = f"the output of a batch with --format {self._format.name}"
-        return UsageError(f"line {line} of {self._path} is not {kind}; name another OUT, or remove it")
+        return UsageError(f"line {line} of {self._path} is not {kind}; pass another OUT, or remove this file")
 
 
 def _open_locked(path: Path) -> int:
@@ -154,7 +154,9 @@ def _open_locked(path: Path) -> int:
         except OSError as error:
             os.close(file)
             if error.errno == errno.EWOULDBLOCK:
-                raise UsageError(f"another run is writing {path}; wait for its end, or name another OUT") from None
+                raise UsageError(
+                    f"another run is writing {path}; wait until it finishes, or pass another OUT"
+                ) from None
             raise UsageError(f"cannot lock {path}: {error.strerror}") from None
         # The path may have been replaced between open and lock.
         with contextlib.suppress(FileNotFoundError):

@@ -67,8 +67,8 @@ class ChildExited(Exception):
     def __init__(self, child: Child) -> None:
         code = child.process.returncode
         self.exit_code = code if code >= 0 else 128 - code
-        how = f"with exit code {code}" if code >= 0 else f"by {signal.Signals(-code).name}"
-        super().__init__(f"the {child.name} ended {how}; stopping")
+        how = f"exited with code {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
+        super().__init__(f"the {child.name} {how}; stopping")
 
 
 class Interrupted(Exception):
@@ -127,7 +127,8 @@ class Service:
     def _start(self) -> None:
         settings, started = self._settings, time.monotonic()
         if "backends" in settings.model_fields_set:
-            _print("OSTINATO_BACKENDS is ignored: up starts its own model server; python -m service serve uses it")
+            instead = "python -m service serve uses these backends"
+            _print(f"OSTINATO_BACKENDS is ignored: up starts its own model server; {instead}")
         port = _require_free(settings.host, settings.port)
         backend_port = _require_free("127.0.0.1", 0)
         self._model_server = self._launch_model_server(backend_port)

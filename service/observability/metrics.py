@@ -117,7 +117,7 @@ class Metrics:
 
     def _sequence_families(self) -> _Families:
         return _Families(
-            queue_wait=self._histogram("queue_wait_seconds", "Time from acceptance to a slot, of each prompt.", _MODEL),
+            queue_wait=self._histogram("queue_wait_seconds", "Time from admission to a slot, per prompt.", _MODEL),
             first_token=self._histogram(
                 "time_to_first_token_seconds", "Time from the start of a request to its first token.", _MODEL
             ),
@@ -132,7 +132,11 @@ class Metrics:
                 "sequences_cancelled", "Sequences cancelled by a disconnect or a deadline.", *_MODEL
             ),
             # Both count tokens, as is usual: their ratio is the share of prefill that was saved.
-            prefix_queries=self._counter("prefix_cache_queried_tokens", "Prompt tokens of started sequences.", *_MODEL),
+            prefix_queries=self._counter(
+                "prefix_cache_queried_tokens",
+                "Prompt tokens of started sequences.",
+                *_MODEL,
+            ),
             prefix_hits=self._counter("prefix_cache_hit_tokens", "Prompt tokens that were prefix cache hits.", *_MODEL),
             prompt_tokens=self._counter("prompt_tokens", "Prompt tokens of ended requests.", *_MODEL),
             completion_tokens=self._counter("completion_tokens", "Completion tokens of ended requests.", *_MODEL),
@@ -144,7 +148,7 @@ class Metrics:
                 "call_duration_seconds", "Time from sending a call to its response.", _CALL, _CALLS_S
             ),
             sequences=self._histogram("call_sequences", "Sequences of a call, without padding.", _CALL, _BATCH_SIZES),
-            padding=self._counter("call_padding_sequences", "Slots of calls that held no sequence.", *_CALL),
+            padding=self._counter("call_padding_sequences", "Padding slots of calls, without a sequence.", *_CALL),
             retries=self._counter("call_retries", "Failed calls that are retried.", *_CALL),
         )
 
@@ -236,9 +240,9 @@ class Metrics:
 
     def watch_prefix_cache(self, cache: PrefixCache) -> None:
         """Report the size of the prefix cache at each scrape."""
-        self._gauge("prefix_cache_bytes", "Memory that cached states take.", lambda: cache.num_bytes)
-        self._gauge("prefix_cache_states", "Cached states.", lambda: len(cache))
-        name, help_text = "ostinato_prefix_cache_evicted_states", "States that were evicted."
+        self._gauge("prefix_cache_bytes", "Memory used by the states in the prefix cache.", lambda: cache.num_bytes)
+        self._gauge("prefix_cache_states", "States in the prefix cache.", lambda: len(cache))
+        name, help_text = "ostinato_prefix_cache_evicted_states", "States evicted from the prefix cache."
         collect = lambda: [CounterMetricFamily(name, help_text, value=cache.num_evicted)]  # noqa: E731
         self.registry.register(_AtScrape(collect))
 
@@ -255,9 +259,9 @@ class Metrics:
 
     def watch_request_memory(self, budget: MemoryBudget) -> None:
         """Report the memory that requests hold, and its limit, at each scrape."""
-        help_text = "Memory that bodies, prompts and responses of requests in flight hold."
+        help_text = "Memory used by bodies, prompts and responses of requests in flight."
         self._gauge("request_memory_bytes", help_text, lambda: budget.num_bytes)
-        help_text = "Limit of that memory; requests beyond it get 429."
+        help_text = "Limit of ostinato_request_memory_bytes; requests beyond it get 429."
         self._gauge("request_memory_limit_bytes", help_text, lambda: budget.max_bytes)
 
     def watch_config_drift(self, seconds: Callable[[], Mapping[str, float]]) -> None:

@@ -199,7 +199,7 @@ class _Exporter:
         result = self._exporter.export(spans)
         failing = result.name != "SUCCESS"
         if failing and not self._failing:
-            log.warning("trace export fails, spans are lost: %s", self._reason.text)
+            log.warning("trace export failed; spans are dropped: %s", self._reason.text)
         elif self._failing and not failing:
             log.warning("trace export has recovered")
         self._failing = failing

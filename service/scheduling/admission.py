@@ -41,11 +41,11 @@ class AdmissionControl:
         quota, demand = sequences[0].quota, (len(sequences), sum(sequence.cost for sequence in sequences))
         key_limits = (quota.max_sequences, quota.max_queued_tokens)
         _require_possible(demand, self._limits, where="on this server")
-        _require_possible(demand, key_limits, where="with this key")
+        _require_possible(demand, key_limits, where="for this API key")
         with self._lock:
             _require_capacity(demand, self._limits, (self.num_sequences, self.num_tokens), where="on this server")
             key_load = (self._sequences[quota.name], self._tokens[quota.name])
-            _require_capacity(demand, key_limits, key_load, where="with this key")
+            _require_capacity(demand, key_limits, key_load, where="for this API key")
             self._sequences[quota.name] += demand[0]
             self._tokens[quota.name] += demand[1]
 
@@ -60,21 +60,23 @@ class AdmissionControl:
 # Sequences and tokens.
 _Load = tuple[int, int]
 _Limits = tuple[int | None, int | None]
-_NAMES = (("sequences", "n"), ("tokens", "max_tokens"))
+# What is counted, how, and the field that an error names.
+_COUNTS = (
+    ("sequences", "prompts × n", "n"),
+    ("tokens", "prompt tokens + sequences × max_tokens", "max_tokens"),
+)
 
 
 def _require_possible(demand: _Load, limits: _Limits, *, where: str) -> None:
-    for (what, param), count, limit in zip(_NAMES, demand, limits, strict=True):
+    for (what, formula, param), count, limit in zip(_COUNTS, demand, limits, strict=True):
         if limit is not None and count > limit:
             raise InvalidRequest(
-                f"a request may have at most {limit} {what} {where} (prompts × n; tokens of the prompts + "
-                f"sequences × max_tokens), got {count}",
-                param=param,
+                f"a request may have at most {limit} {what} ({formula}) {where}, got {count}", param=param
             )
 
 
 def _require_capacity(demand: _Load, limits: _Limits, loads: _Load, *, where: str) -> None:
-    for (what, _), count, limit, load in zip(_NAMES, demand, limits, loads, strict=True):
+    for (what, _, _), count, limit, load in zip(_COUNTS, demand, limits, loads, strict=True):
         if limit is not None and load + count > limit:
             raise Overloaded(
                 f"the queue is full: {load} of {limit} {what} {where} are in use and this request needs {count}; try "

@@ -49,7 +49,8 @@ def _http_error(error: HTTPException) -> ErrorResponse:
     if error.code == 405:
         methods = sorted(getattr(error, "valid_methods", None) or ())
         useful = [method for method in methods if method not in ("HEAD", "OPTIONS")]
-        body, status, headers = error_response(MethodNotAllowed(f"{request.path} accepts only {', '.join(useful)}"))
+        message = f"{request.path} accepts only {', '.join(useful)}, got {request.method}"
+        body, status, headers = error_response(MethodNotAllowed(message))
         return body, status, {**headers, "Allow": ", ".join(methods)}
     body, _, headers = error_response(InvalidRequest(error.description or error.name))
     return body, error.code or 400, headers
@@ -57,4 +58,4 @@ def _http_error(error: HTTPException) -> ErrorResponse:
 
 def _unexpected_error(error: Exception) -> ErrorResponse:
     log.error("unexpected error at %r", request.path, exc_info=error)
-    return error_response(InternalError("an unexpected error; the server's log has the stack trace"))
+    return error_response(InternalError("internal error; see the gateway's log"))

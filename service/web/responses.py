@@ -82,7 +82,7 @@ class CompletionResponse:
             yield unsent + self._error_event(self._with_partial_output(error))
         except Exception:
             log.exception("a stream failed")
-            yield unsent + self._error_event(InternalError("an unexpected error; the server's log has the stack trace"))
+            yield unsent + self._error_event(InternalError("internal error; see the gateway's log"))
 
     def _event_prefix(self) -> bytes:
         """Return the constant prefix of an event, up to its choice."""

@@ -6,7 +6,6 @@ import signal
 import threading
 import time
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ import pytest
 from ostinato import Client as Sdk
 from service.backends.tensors import to_proto
 from tests.e2e.test_failover import NUM_STREAMS, Proxy, bodies, changed, foreign_ids, left_out, other_shape, spoil_state
+from tests.servers import children
 
 NUM_CLIENTS = 12
 
@@ -38,8 +38,7 @@ def restart(gateway, number):
     deadline = time.monotonic() + 120
     while True:
         status, _ = gateway.get("/readyz")
-        children = Path(f"/proc/{gateway.process.pid}/task/{gateway.process.pid}/children").read_text().split()
-        if status == 200 and str(before) not in children:
+        if status == 200 and before not in children(gateway.process.pid):
             return
         assert time.monotonic() < deadline, gateway.output[-3000:]
         time.sleep(0.02)

@@ -18,8 +18,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.paths import ROOT
 from tests.ports import free_port
-from tests.servers import ROOT
+from tests.servers import children
 
 APP = "tests.unit.service.process.worker_app"
 NUM_THREADS = 416
@@ -131,7 +132,7 @@ def cpu_s(pid):
 
 def test_bodies_in_one_byte_chunks_cost_the_worker_little_cpu_time(server):
     """32 clients send 1 MB each: each is refused, as the worker does not read such a body to its end."""
-    (worker,) = map(int, Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split())
+    (worker,) = children(server.process.pid)
     body = b"1\r\nx\r\n" * (1 << 20) + b"0\r\n\r\n"
     head = b"POST /body HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n"
 

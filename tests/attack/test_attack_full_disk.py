@@ -4,14 +4,12 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from service.generation.resume_tokens import StateKeys
+from tests.paths import ROOT
 from tests.unit.export.repository.stored import store
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture

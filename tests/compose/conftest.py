@@ -8,8 +8,9 @@ import time
 
 import pytest
 
+from tests.paths import ROOT
 from tests.ports import free_port
-from tests.servers import ROOT, Client
+from tests.servers import Client
 
 PROJECT = "ostinato-compose-test"
 

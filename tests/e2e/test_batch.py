@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.paths import ROOT
 from tests.ports import free_port
-from tests.servers import ROOT, Gateway, Process
+from tests.servers import Gateway, Process
 
 NUM_LINES = 200
 PYTHONPATH = f"{ROOT}:{ROOT / 'client/src'}"
@@ -85,7 +86,7 @@ def unbroken(source, gateway, tmp_path_factory):
     """The contents of an uninterrupted run."""
     out = tmp_path_factory.mktemp("unbroken") / "out.jsonl"
     with Batch(source, out, gateway) as batch:
-        assert batch.process.wait(60) == 1, batch.output
+        assert batch.process.wait(240) == 1, batch.output
     return contents(out)
 
 
@@ -115,7 +116,7 @@ def test_a_batch_that_is_killed_repeatedly_has_each_line_exactly_once(gateway, s
         assert batch.end(signal.SIGINT) == 130
         assert "the same command resumes" in batch.output
     with Batch(source, out, gateway) as batch:
-        assert batch.process.wait(60) == 1, batch.output
+        assert batch.process.wait(240) == 1, batch.output
     assert contents(out) == unbroken
 
 
@@ -131,7 +132,7 @@ def test_a_dataset_of_a_killed_batch_has_each_choice_exactly_once(gateway, sourc
             assert batch.process.wait(30) == -signal.SIGKILL
         out.write_bytes(out.read_bytes()[:-5])
     with Batch(source, out, gateway, *options) as batch:
-        assert batch.process.wait(60) == 1, batch.output
+        assert batch.process.wait(240) == 1, batch.output
     assert texts(out) == texts_of(unbroken)
     errors = [json.loads(line) for line in (tmp_path / f"out.{name}.errors.jsonl").read_text().splitlines()]
     names = [line["custom_id"] or line["error"]["line"] for line in errors]
@@ -161,7 +162,7 @@ def test_a_gateway_restart_causes_no_error_in_a_batch(two_models_dir, model_serv
             gateway.process.wait(30)
             assert batch.num_lines < NUM_LINES
             gateway = Gateway(two_models_dir, model_server.port, tmp_path / "gateway2.log", port=gateway.port)
-            assert batch.process.wait(60) == 1, batch.output
+            assert batch.process.wait(240) == 1, batch.output
     finally:
         gateway.end()
     assert contents(tmp_path / "out.jsonl") == unbroken

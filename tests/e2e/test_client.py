@@ -237,7 +237,7 @@ def test_every_model_has_an_embedding_map_and_neighbors(client):
 def test_an_inspection_over_max_inspect_values_is_a_400(start_gateway):
     """The error names the limit and the fields that reduce the response; with those the request succeeds."""
     url = f"http://127.0.0.1:{start_gateway(max_inspect_values=1000).port}"
-    with pytest.raises(ostinato.BadRequest, match=r"at most 1000 numbers, got \d+; .* max_units"):
+    with pytest.raises(ostinato.BadRequest, match=r"at most 1000 values .*, got \d+; .* max_units"):
         ostinato.Client(url).inspect(TEXT[:100], model="lstm")
     assert ostinato.Client(url).inspect(TEXT[:100], model="lstm", max_positions=5, max_units=5).positions[0] == 0
 

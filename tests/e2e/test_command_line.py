@@ -6,17 +6,16 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import venv
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import MODEL_NAMES
+from tests.paths import ROOT
 from tests.terminals import CTRL_C, CTRL_D, Terminal, environment, interruptible
 from tests.waiting import until
 
-ROOT = Path(__file__).resolve().parents[2]
 PROMPT = "It was the best of"
 SAMPLED = ("--model", "lstm", "--temperature", "0.9", "--seed", "3")
 PATIENCE_S = 60
@@ -258,12 +257,12 @@ def test_a_write_session_can_be_interrupted_saved_and_resumed(terminal, gateway,
     """Ctrl-C stops the completion and keeps its text, Ctrl-D exits, and the file has the text that was shown."""
     path = tmp_path / "story.json"
     arguments = ("write", "--file", str(path), "--model", "lstm", "--seed", "3", "--temperature", "0.9")
+    begun = gateway.text(model="lstm", prompt=PROMPT, seed=3, temperature=0.9, max_tokens=5)
     session = terminal(*arguments, "--max-tokens", "90000")
     session.wait_for(b"> ")
     session.type(PROMPT.encode() + b"\n")
     session.wait_for(PROMPT.encode() + b"\r\n")
-    until(lambda: accepted(gateway))
-    time.sleep(0.3)
+    session.wait_for(begun.replace("\n", "\r\n").encode())
     session.type(CTRL_C)
     session.wait_for(b"stopped")
     session.wait_for(b"> ")

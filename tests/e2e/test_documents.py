@@ -27,8 +27,9 @@ import ostinato
 from tests.built import built
 from tests.conftest import TEXT, quick_to_load
 from tests.documents import SHELL, blocks, documents, fits, spans
+from tests.paths import ROOT
 from tests.programs import program
-from tests.servers import ROOT, Gateway, ModelServer
+from tests.servers import Gateway, ModelServer
 from tests.terminals import environment
 
 # They need Docker, Kubernetes or a clone of TensorFlow Serving; tests/kubernetes and tests/compose cover a part. The

@@ -36,6 +36,10 @@ def bodies(max_tokens=2000):
     ]
 
 
+# Of a call to a backend that is not ejected: longer than the streams take on a busy machine.
+CALL_TIMEOUT_S = 240
+
+
 @pytest.fixture(scope="module")
 def expected(gateway):
     """The text of each request without any fault."""
@@ -91,7 +95,7 @@ def servers(shared_servers):
 def pair(servers, two_models_dir, start_gateway):
     """The two servers and a gateway in front of both."""
     backends = ",".join(f"127.0.0.1:{server.port}" for server in servers.running)
-    gateway = start_gateway(repository=two_models_dir, backends=backends)
+    gateway = start_gateway(repository=two_models_dir, backends=backends, call_timeout_s=CALL_TIMEOUT_S)
     gateway.wait_until(lambda: left_out(gateway) == [])
     return servers, gateway
 
@@ -122,13 +126,13 @@ def streams_while(gateway, happen, num_begun=NUM_STREAMS // 2):
 
 
 def test_a_hanging_backend_is_ejected_and_readmitted_when_it_wakes(pair, expected):
-    """Its sequences continue on the other backend; all of them end within 25 s."""
+    """Its sequences continue on the other backend; all of them end before their calls time out."""
     servers, gateway = pair
     first = servers.running[0]
     started = time.monotonic()
     try:
         assert streams_while(gateway, lambda: first.send(signal.SIGSTOP)) == expected
-        assert time.monotonic() - started < 25
+        assert time.monotonic() - started < CALL_TIMEOUT_S / 2
         assert left_out(gateway) == [first.port]
     finally:
         first.send(signal.SIGCONT)
@@ -255,25 +259,26 @@ def test_calls_that_a_backend_fails_are_retried_on_another_backend(servers, two_
 
 
 def test_a_slow_backend_is_ejected(servers, two_models_dir, start_gateway, gateway):
-    """Its calls, each delayed by 20 s, are repeated on the other backend."""
+    """Its calls, each delayed by two minutes, are repeated on the other backend."""
     real = servers.running
     proxy = Proxy(real[0].port)
     try:
-        both = start_gateway(repository=two_models_dir, backends=f"127.0.0.1:{proxy.port},127.0.0.1:{real[1].port}")
+        backends = f"127.0.0.1:{proxy.port},127.0.0.1:{real[1].port}"
+        both = start_gateway(repository=two_models_dir, backends=backends, call_timeout_s=CALL_TIMEOUT_S)
         both.wait_until(lambda: left_out(both) == [])
         wanted = bodies(max_tokens=200)[:8]
         expected = [gateway.text(**body) for body in wanted]
         assert [both.text(**body) for body in wanted] == expected
 
         def slow(request, _context, onward):
-            proxy.released.wait(20)
-            return onward(request, timeout=20)
+            proxy.released.wait(120)
+            return onward(request, timeout=120)
 
         proxy.fault = slow
         started = time.monotonic()
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
             assert list(pool.map(lambda body: both.text(**body), wanted)) == expected
-        assert time.monotonic() - started < 15
+        assert time.monotonic() - started < 60
         assert left_out(both) == [proxy.port]
     finally:
         proxy.end()

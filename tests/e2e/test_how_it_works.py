@@ -6,7 +6,7 @@ import subprocess
 import sys
 from itertools import pairwise
 
-from tests.manifests import ROOT
+from tests.paths import ROOT
 
 # The worker runs only under gunicorn, which the trace does not use; app.py is only called by it.
 WORKER, APPLICATION = "process/worker.py", "app.py"

@@ -5,9 +5,10 @@ import json
 import pytest
 
 from tests.e2e.conftest import AMPLE
+from tests.paths import ROOT
 from tests.ports import free_port
 from tests.programs import program
-from tests.servers import ROOT, Client, Gateway, Process
+from tests.servers import Client, Gateway, Process
 from tests.waiting import until
 
 BODY = {"model": "lstm", "prompt": "It was", "seed": 1}

@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import TEXT
 from tests.e2e.test_access import key_file, keys  # noqa: F401 - a fixture is used by its name
 from tests.pages import LOOKS, PATIENCE_MS, Playground
-from tests.servers import ROOT
+from tests.paths import ROOT
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ import pytest
 
 from tests.built import built
 from tests.documents import blocks
-from tests.servers import ROOT, Gateway, ModelServer
+from tests.paths import ROOT
+from tests.servers import Gateway, ModelServer
 from tests.terminals import environment
 
 COUNT = 1500

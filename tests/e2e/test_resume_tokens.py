@@ -1,7 +1,7 @@
 """Resume tokens over HTTP: on another gateway, after every finish reason, and only for their tenant."""
 
 import json
-import threading
+import signal
 import time
 
 import pytest
@@ -9,6 +9,7 @@ import pytest
 from tests.conftest import MODEL_NAMES, TEXT
 from tests.e2e.test_access import ask, key_file, keys  # noqa: F401 - a fixture is used by its name
 from tests.servers import Gateway
+from tests.waiting import until
 
 BODY = {"model": "lstm", "prompt": TEXT[:40], "seed": 3, "temperature": 0.9}
 
@@ -139,14 +140,13 @@ def test_several_prompts_and_choices_branch_from_one_resume_token(gateway):
 def test_a_deadline_error_has_the_text_so_far_and_a_resume_token(ample_gateway, stream):
     """In the response or in the stream's last event; resuming gives the same text as an undisturbed request."""
     gateway = ample_gateway
-    fields = {**BODY, "max_tokens": 1_000_000, "timeout_s": 0.4, "return_state": True}
+    fields = {**BODY, "max_tokens": 1_000_000, "timeout_s": 2, "return_state": True}
     if stream:
         events = [event for event in gateway.stream(**fields) if event]
         error, pieces = events[-1], [choice["text"] for event in events[:-1] for choice in event["choices"]]
     else:
-        started = time.monotonic()
         status, error = gateway.post(fields)
-        assert (status, time.monotonic() - started < 10) == (504, True)
+        assert status == 504
         pieces = []
     assert error["error"]["code"] == "deadline_exceeded"
     (choice,) = error["choices"]
@@ -166,7 +166,9 @@ def test_a_completion_cut_off_by_shutdown_resumes_on_another_gateway(start_gatew
     fields = {**BODY, "max_tokens": 1_000_000, "return_state": True, "stream": stream}
     connection = leaving.connect()
     connection.request("POST", "/v1/completions", json.dumps(fields))
-    threading.Timer(0.2, leaving.end).start()
+    until(lambda: leaving.get("/v1/status")[1]["sequences"]["accepted"] == 1)
+    time.sleep(0.2)
+    leaving.send(signal.SIGTERM)
     response = connection.getresponse()
     content, retry = response.read(), response.headers["x-should-retry"]
     connection.close()

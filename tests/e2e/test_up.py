@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.ports import free_port
-from tests.servers import Client, Process, is_running
+from tests.servers import Client, Process, children, is_running
 from tests.waiting import until
 
 NUM_STREAMS = 6
@@ -46,10 +46,6 @@ class Up(Process, Client):
             if is_running(pid):
                 os.kill(pid, signal.SIGKILL)
         self.process.wait()
-
-
-def children(pid):
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def command_line(pid):

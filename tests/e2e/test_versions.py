@@ -113,11 +113,12 @@ class Load:
     def _run(self, seed):
         while not self._ended.wait(0.04):
             seed += 100
+            began = time.monotonic()
             status, answer = self._gateway.post({**self._body, "seed": seed})
-            self.answers.append((time.monotonic(), status, answer))
+            self.answers.append((began, status, answer))
 
     def versions_since(self, moment):
-        """Count the versions of the responses that came after a moment."""
+        """Count the versions of the responses to requests that were sent after a moment."""
         return Counter(answer["version"] for when, _, answer in self.answers if when > moment)
 
     def stop(self):
@@ -161,7 +162,7 @@ def test_promote_traffic_split_and_rollback_fail_no_request(served, model):
     until(lambda: gateway.post({**body, "seed": 1})[1]["version"] == 1)
     served.run("rollback", model)
     until(lambda: gateway.post({**body, "seed": 1})[1]["version"] == 2)
-    moment = time.monotonic() + 1
+    moment = time.monotonic()
     # As the exporter publishes, which test_a_new_version_is_served… does; tracing the graph takes seconds.
     served.add_version(model, 4)
     add_to_models_config(served.path, model)

@@ -10,7 +10,7 @@ import pytest
 
 from tests.kubernetes.deployment import GATEWAY, Deployment
 from tests.kubernetes.load import DIFFERED, FAILED, IDENTICAL, Load
-from tests.servers import ROOT
+from tests.paths import ROOT
 
 HEADER = (
     "| fault | identical | failed | differed | resumed | longest gap | all ready |\n|---|---|---|---|---|---|---|\n"

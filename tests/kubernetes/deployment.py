@@ -15,8 +15,8 @@ import yaml
 from tests.documents import blocks
 from tests.kubernetes.kubectl import Kubectl
 from tests.manifests import containers, overlay, templates
+from tests.paths import ROOT
 from tests.ports import free_port
-from tests.servers import ROOT
 
 PAGE = "docs/kubernetes.md"
 NAMESPACE = "ostinato"

@@ -5,7 +5,7 @@ Knows the load generator and its pod. Does not know what fault is injected.
 
 import json
 
-from tests.servers import ROOT
+from tests.paths import ROOT
 
 # Completions that last for seconds.
 NUM_THREADS, NUM_SEEDS, NUM_TOKENS = 12, 24, 20_000

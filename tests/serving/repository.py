@@ -14,8 +14,8 @@ from pathlib import Path
 
 from contract import signatures
 from tests.built import built
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 DEFAULT_DIR = ROOT / "build" / "serving"
 # Versions of each model. `gru` has two layers, `rnn` is unrolled, `window` is a sliding-window model.
 VERSIONS = {"lstm": (1, 2), "gru": (1,), "rnn": (1,), "window": (1,)}

@@ -72,7 +72,7 @@ def test_a_directory_without_models_is_a_usage_error(tmp_path):
 def test_an_unreachable_server_is_a_usage_error(serving_models):
     """Its one line names the address."""
     address = f"127.0.0.1:{free_port()}"
-    with pytest.raises(pytest.UsageError, match=f"^--serving: model server {address}: UNAVAILABLE: ") as caught:
+    with pytest.raises(pytest.UsageError, match=f"^--serving: backend {address}: UNAVAILABLE: ") as caught:
         check_given(address, serving_models)
     assert "\n" not in str(caught.value)
 
@@ -80,7 +80,7 @@ def test_an_unreachable_server_is_a_usage_error(serving_models):
 @pytest.mark.parametrize(
     ("versions", "told"),
     [
-        ({"absent": (1,)}, "--serving: model server ADDRESS: NOT_FOUND: "),
+        ({"absent": (1,)}, "--serving: backend ADDRESS: NOT_FOUND: "),
         ({"lstm": (2, 3)}, "--serving=ADDRESS: it serves versions 1, 2 of lstm, not 2, 3"),
     ],
     ids=["model", "versions"],

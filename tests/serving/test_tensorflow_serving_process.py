@@ -8,8 +8,9 @@ import grpc
 import pytest
 
 from contract import signatures
+from tests.paths import ROOT
 from tests.ports import free_port
-from tests.servers import ROOT, TensorFlowServing
+from tests.servers import TensorFlowServing
 from tests.serving.client import Client
 from tests.serving.conftest import needs_tensorflow_serving
 from tests.serving.given import Server

@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 from typing import Literal, get_args, get_origin
 
 import pytest
@@ -13,8 +12,8 @@ import pytest
 import ostinato
 from service.settings import Settings
 from tests.built import built
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 README, CONTRIBUTING = ((ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "CONTRIBUTING.md"))
 
 

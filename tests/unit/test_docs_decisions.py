@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.servers import ROOT
+from tests.paths import ROOT
 
 FOLDER = ROOT / "docs/adr"
 RECORDS = sorted(FOLDER.glob("0*.md"))

@@ -7,7 +7,7 @@ import yaml
 from prometheus_client.registry import CollectorRegistry
 
 from service.observability.metrics import Metrics
-from tests.servers import ROOT
+from tests.paths import ROOT
 from tests.unit.service.observability.test_metrics import watch_everything
 
 PAGE = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from service import errors
-from tests.servers import ROOT
+from tests.paths import ROOT
 
 PAGE = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
 PARTS = ("contract", "export", "model_server", "service", "client/src")

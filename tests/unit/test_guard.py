@@ -4,14 +4,13 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from tests.paths import ROOT
 from tests.servers import is_running
 from tests.waiting import until
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 LIMIT_S = 30
 # In place of pytest: it starts the guard, then a server in its own session, and prints the server's process id.
 RUN = """

@@ -5,11 +5,10 @@ import sys
 import tomllib
 import zipfile
 from email.parser import BytesParser
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.paths import ROOT
 
 
 @pytest.mark.parametrize("folder", [ROOT, ROOT / "client"], ids=["ostinato", "ostinato-client"])

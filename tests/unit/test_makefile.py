@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from tests.servers import ROOT
+from tests.paths import ROOT
 
 
 @pytest.mark.parametrize(

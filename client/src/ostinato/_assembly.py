@@ -144,7 +144,7 @@ class Assembly:
 def _text_differs() -> ResumptionFailed:
     return ResumptionFailed(
         "the stream was interrupted, and the resumed text differs: it comes from another version of the model, or from "
-        "another kind of CPU; send the request again"
+        "another type of CPU; send the request again"
     )
 
 

@@ -23,6 +23,7 @@ Output = TypeVar("Output")
 AHEAD = 4  # a slow item blocks the later ones only when this many times `concurrency` are pending
 PAUSE_S = 1.0  # if the server sends no Retry-After
 LEAST_PAUSE_S = 0.1  # if it sends 0
+THREAD_NAME = "ostinato-many"
 
 
 def in_order(
@@ -85,7 +86,7 @@ class _Workers:
         self._work.put((future, item))
         if self._num_threads < self.count:
             self._num_threads += 1
-            threading.Thread(target=self._run, name="ostinato-many", daemon=True).start()
+            threading.Thread(target=self._run, name=THREAD_NAME, daemon=True).start()
         return future
 
     def stop(self) -> None:

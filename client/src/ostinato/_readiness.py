@@ -57,7 +57,7 @@ class WaitForReady:
         """Record what a request waits for, and return the seconds that it may wait.
 
         Raises:
-            NotReady: no request got a response for `timeout_s`.
+            NotReady: the server was unavailable for `timeout_s`.
         """
         now = monotonic()
         with self._lock:
@@ -66,5 +66,5 @@ class WaitForReady:
             self.last_error = error
             left_s = self._unavailable_since + self._timeout_s - now
         if left_s <= 0:
-            raise NotReady(f"no request was answered for {self._timeout_s:g} s; the last error: {error}") from error
+            raise NotReady(f"the server was unavailable for {self._timeout_s:g} s; the last error: {error}") from error
         return left_s

@@ -98,7 +98,7 @@ def unexpected(response: requests.Response, expected: str) -> errors.UnexpectedR
     """Return the error for a response that is not from this API."""
     got = response.headers.get("content-type", "").partition(";")[0] or "no content type"
     return errors.UnexpectedResponse(
-        f"{response.url} answered {response.status_code} with {got}, not with {expected}: "
+        f"{response.url} returned {response.status_code} with {got}, not {expected}: "
         "check that base_url is an Ostinato server"
     )
 

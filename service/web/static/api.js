@@ -73,7 +73,7 @@ async function lost(promise, signal) {
     return await promise;
   } catch (error) {
     if (signal?.aborted) throw error;
-    if (error instanceof SyntaxError) throw new Failure("The response is not JSON: something other than this server answered. Check the address.", 0, "foreign");
+    if (error instanceof SyntaxError) throw new Failure("The response is not JSON, so it is not from this server. Check the URL.", 0, "foreign");
     throw new Failure("The server cannot be reached. Check that it is running, and try again.", 0, "lost");
   }
 }

@@ -48,7 +48,7 @@ export const SAMPLING_FIELDS = [
 export const CONSTRAINT_FIELDS = [
   {
     name: "pattern", label: "Pattern", kind: "select", value: "",
-    options: [["", "None"], ["regex", "Regular expression"], ["choice", "One of several texts"], ["json", "JSON Schema"]],
+    options: [["", "None"], ["regex", "Regular expression"], ["choice", "One of several strings"], ["json", "JSON Schema"]],
     help: "The whole completion must match it.",
   },
   {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import TYPE_CHECKING, Any, Callable
 
 if TYPE_CHECKING:
@@ -84,11 +83,6 @@ def chunk(text: str, finish_reason: str | None = None, index: int = 0, **fields:
 def usage_chunk() -> dict[str, Any]:
     """Return the chunk that carries the usage, with no choices."""
     return {**COMPLETION, "choices": []}
-
-
-def silence(_: Handler) -> None:
-    """Sleep for one second, which is longer than the read timeout of the tests that use it."""
-    time.sleep(1.0)
 
 
 def linger(handler: Handler) -> None:

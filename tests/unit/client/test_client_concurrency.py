@@ -6,17 +6,18 @@ import io
 import itertools
 import threading
 from contextlib import suppress
-from time import monotonic, sleep
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
 
 import ostinato
 from ostinato import Client, Generation, _progress
-from ostinato._concurrency import AHEAD, in_order
+from ostinato._concurrency import AHEAD, THREAD_NAME, in_order
 from ostinato._progress import Progress
 from tests.unit.client.scripted_responses import answer_json, refusal
 from tests.unit.client.scripted_server import PATIENCE_S
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -230,7 +231,7 @@ def test_closing_the_client_ends_the_waits_of_its_workers(server: ScriptedServer
 def assert_no_worker_waits() -> None:
     """Join all workers, and assert that each has ended."""
     for thread in threading.enumerate():
-        if thread.name == "ostinato-many":
+        if thread.name == THREAD_NAME:
             thread.join(PATIENCE_S)
             assert not thread.is_alive()
 
@@ -247,19 +248,19 @@ def test_workers_are_daemon_threads() -> None:
 
 def test_finished_results_are_delivered_before_more_prompts_are_read() -> None:
     """A slow source does not delay results; if it fails, they are delivered before its error."""
-    done, received = threading.Event(), threading.Event()
+    asked, received = threading.Event(), threading.Event()
 
     def slow() -> Iterator[str]:
         yield "a"
-        assert done.wait(PATIENCE_S)
-        sleep(0.05)  # until the result is stored
+        asked.set()
+        until(results.gi_frame.f_locals["pending"][0].done)
         yield "b"
         assert received.is_set()
         yield "c"
         raise LookupError("no more")
 
     def make(one: str) -> str:
-        done.set()
+        assert asked.wait(PATIENCE_S)
         return one.upper()
 
     results = made(slow(), make)

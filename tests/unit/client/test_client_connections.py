@@ -141,7 +141,7 @@ def test_a_forked_process_opens_its_own_connection(client: Client, server: Scrip
     client.models()
     child = multiprocessing.get_context("fork").Process(target=client.models)
     child.start()
-    child.join(10)
+    child.join(60)
     client.models()
     ports = [request.client_port for request in server.requests]
     assert (child.exitcode, len(ports)) == (0, 3)

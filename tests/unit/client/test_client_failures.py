@@ -12,7 +12,7 @@ import pytest
 
 import ostinato
 from ostinato import Client, ConnectionFailed, Timeout
-from tests.unit.client.scripted_responses import COMPLETION, answer_json, hang_up, models, refusal, silence
+from tests.unit.client.scripted_responses import COMPLETION, answer_json, hang_up, linger, models, refusal
 from tests.unit.client.scripted_server import PATIENCE_S, Answer, Handler, ScriptedServer
 
 ANSWER = answer_json(COMPLETION)
@@ -28,7 +28,7 @@ def break_off(handler: Handler) -> None:
 def fall_silent(handler: Handler) -> None:
     """Announce a body, and send nothing until the read timeout."""
     handler.start(200, {"Content-Type": "application/json", "Content-Length": "100"})
-    silence(handler)
+    linger(handler)
 
 
 @pytest.mark.parametrize("failing", [refusal(429, "full"), refusal(500, "oops"), hang_up, break_off])
@@ -121,16 +121,16 @@ def test_a_lost_host_is_a_failed_connection_and_retried(
         raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
 
     monkeypatch.setattr(http.client.HTTPConnection, "getresponse", lose_host)
-    server.script = [silence] * 3
+    server.script = [linger] * 3
     with pytest.raises(ConnectionFailed, match="its host does not respond any more"):
         client.generate("Once", model="tiny")
     assert waits == [0.5, 1.0]
 
 
-@pytest.mark.parametrize("silent", [silence, fall_silent], ids=["before the headers", "before the body"])
+@pytest.mark.parametrize("silent", [linger, fall_silent], ids=["before the headers", "before the body"])
 def test_a_read_timeout_is_not_retried(server: ScriptedServer, silent: Answer, waits: list[float]) -> None:
     """The server may still be working on the first request: a second would only add load."""
     server.script = [silent]
-    with Client(server.url, timeout=(5, 0.1)) as client, pytest.raises(Timeout, match=r"sent nothing for 0\.1 s"):
+    with Client(server.url, timeout=(5, 2)) as client, pytest.raises(Timeout, match="sent nothing for 2 s"):
         client.generate("Once", model="tiny")
     assert (len(server.requests), waits) == (1, [])

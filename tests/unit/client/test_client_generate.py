@@ -11,7 +11,8 @@ import ostinato
 from ostinato import Client, InvalidArgument, NotFound
 from ostinato._fields import COMPLETION_FIELDS, EMBEDDING_FIELDS, INSPECT_FIELDS
 from tests.unit.client.scripted_responses import COMPLETION, answer_json, models, refusal
-from tests.unit.client.scripted_server import Handler, ScriptedServer
+from tests.unit.client.scripted_server import PATIENCE_S, Handler, ScriptedServer
+from tests.waiting import until
 
 ANSWER = answer_json(COMPLETION)
 
@@ -157,7 +158,7 @@ def test_concurrent_threads_share_a_failed_request_for_the_default_model(server:
     asked = threading.Event()
 
     def late(handler: Handler) -> None:
-        assert asked.wait(5)
+        assert asked.wait(PATIENCE_S)
         refusal(403, "no")(handler)
 
     server.script = [late]
@@ -172,9 +173,11 @@ def test_concurrent_threads_share_a_failed_request_for_the_default_model(server:
         threads = [threading.Thread(target=ask, args=(client,)) for _ in range(8)]
         for thread in threads:
             thread.start()
+        # One looks it up, seven wait for that.
+        until(lambda: (lookup := client._default_model._lookup) and len(lookup._condition._waiters) == 7)
         asked.set()
         for thread in threads:
-            thread.join(5)
+            thread.join(PATIENCE_S)
         assert len(errors) == 8
         server.script = [models("tiny"), ANSWER]
         assert client.generate("a").text == " upon a time"

@@ -50,7 +50,7 @@ def test_a_web_page_instead_of_json_is_retried(client: Client, server: ScriptedS
     """A proxy may serve it while the server restarts; after the last attempt it is an error."""
     server.script = [PAGE, answer_json({}), *[PAGE] * 3]
     assert client.post("/a", b"{}").content == b"{}"
-    with pytest.raises(ostinato.UnexpectedResponse, match="answered 200 with text/html, not with JSON"):
+    with pytest.raises(ostinato.UnexpectedResponse, match="returned 200 with text/html, not JSON"):
         client.post("/a", b"{}")
     assert (len(server.requests), len(waits)) == (5, 3)
 

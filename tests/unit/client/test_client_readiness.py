@@ -52,7 +52,8 @@ def test_the_timeout_ends_the_wait_when_no_request_gets_a_response(server: Scrip
     server.script = [away] * 5000
     waiting = WaitForReady(0.5)
     with Client(server.url, wait_for_ready=waiting) as client:
-        with pytest.raises(NotReady, match=r"^no request was answered for 0\.5 s; .*: draining \(HTTP 503\)") as caught:
+        told = r"^the server was unavailable for 0\.5 s; .*: draining \(HTTP 503\)"
+        with pytest.raises(NotReady, match=told) as caught:
             client.models()
         assert isinstance(caught.value.__cause__, ostinato.ServiceUnavailable)
         assert waiting.last_error is caught.value.__cause__

@@ -18,9 +18,9 @@ from tests.unit.client.scripted_responses import (
     as_event,
     chunk,
     hang_up,
+    linger,
     models,
     refusal,
-    silence,
     stream,
 )
 from tests.unit.client.scripted_server import PATIENCE_S, Handler, ScriptedServer
@@ -204,7 +204,7 @@ def test_a_response_that_is_no_event_stream_is_unexpected(
 ) -> None:
     """A web page is not parsed as events."""
     server.script = [answer_bytes(b"{}", content_type)]
-    with pytest.raises(ostinato.UnexpectedResponse, match=f"with {content_type}, not with a stream of events"):
+    with pytest.raises(ostinato.UnexpectedResponse, match=f"with {content_type}, not a stream of events"):
         client.stream("Once", model="tiny")
 
 
@@ -233,8 +233,8 @@ def test_a_stream_without_done_raises_stream_interrupted(client: Client, server:
 
 def test_the_read_timeout_applies_between_deltas(server: ScriptedServer) -> None:
     """A stalled stream raises `StreamInterrupted`."""
-    server.script = [stream([chunk("first")], then=silence)]
-    with Client(server.url, timeout=(5, 0.1)) as client, client.stream("Once", model="tiny") as pieces:
+    server.script = [stream([chunk("first")], then=linger)]
+    with Client(server.url, timeout=(5, 2)) as client, client.stream("Once", model="tiny") as pieces:
         assert next(pieces) == "first"
         with pytest.raises(StreamInterrupted, match="no byte arrived within the read timeout"):
             next(pieces)

@@ -230,3 +230,26 @@ def test_a_word_suffix_in_the_middle_of_a_token_is_rejected():
     document["model"]["vocab"]["a</w>b"] = len(document["model"]["vocab"])
     with pytest.raises(TokenizerError, match="suffix '</w>' in its middle"):
         ImportedTokenizer(document)
+
+
+@kinds
+@settings(deadline=None, max_examples=60)
+@given(numbers=id_lists)
+def test_the_bytes_of_tokens_are_those_of_the_text(name, numbers):
+    """Patterns are compiled from them. A suffix is dropped only at the end of a text, so such tokens have none."""
+    tokenizer = KINDS[name]
+    first, following = (tokenizer.token_bytes(first=first) for first in (True, False))
+    if name == "pairs with suffix":
+        assert first is following is None
+        return
+    ids = [number % len(tokenizer) for number in numbers]
+    with_text = [i for i in ids if first[i] or following[i]]
+    found = b"".join([first[i] for i in with_text[:1]] + [following[i] for i in with_text[1:]])
+    assert found.decode("utf-8", "replace") == tokenizer.decode(ids)
+
+
+@kinds
+def test_a_backward_models_tokens_have_bytes_only_if_each_token_is_bytes(name):
+    """Otherwise their text depends on the token before them, which is generated later."""
+    bytes_of = [KINDS[name].token_bytes(first=first, backward=True) for first in (True, False)]
+    assert (bytes_of == [None, None]) != KINDS[name].decoder.joins_bytes

@@ -21,7 +21,7 @@ from contract.training_filter import (
     polynomials,
     to_hashes,
 )
-from tests.servers import ROOT
+from tests.paths import ROOT
 
 FACTOR, STRIDE_AT = 0xD1342543DE82EF95, 28
 
@@ -165,8 +165,8 @@ def changed(content, at, value):
 DAMAGED = {
     "empty": (lambda content: b"", "not a training filter: it must start with b'training-filter1'"),
     "other": (lambda content: b"x" + content[1:], "not a training filter"),
-    "only a header": (lambda content: content[:64], r"the header says \d+ bits, and there are 0"),
-    "truncated": (lambda content: content[:-1], r"the header says \d+ bits, and there are \d+"),
+    "only a header": (lambda content: content[:64], r"the header says \d+ bits, but the file has 0"),
+    "truncated": (lambda content: content[:-1], r"the header says \d+ bits, but the file has \d+"),
     "kind": (lambda content: changed(content, 16, 7), r"kind 7 \(0 documents, 1 spans\) with 10 tokens"),
     "spans of documents": (lambda content: changed(content, 16, 0), r"kind 0 .* with 10 tokens per span"),
     "no hashes": (lambda content: changed(content, 20, 0), "hashes per entry must be from 1 to 64, got 0"),

@@ -10,7 +10,8 @@ import yaml
 
 from service.commands.serve import AFTER_DRAIN_S
 from service.settings import Settings
-from tests.manifests import ABANDONED_PER_CALL, ROOT, arguments, calls_in_flight, main_container, overlay
+from tests.manifests import ABANDONED_PER_CALL, arguments, calls_in_flight, main_container, overlay
+from tests.paths import ROOT
 
 TEXT = (ROOT / "docker-compose.yml").read_text()
 PAGE = (ROOT / "docs/deployment.md").read_text()

@@ -2,7 +2,7 @@
 
 import re
 
-from tests.servers import ROOT
+from tests.paths import ROOT
 
 
 def test_everything_that_is_copied_is_in_the_build_context():

@@ -11,7 +11,8 @@ from service.memory_budget import FREE_BYTES
 from service.scheduling.batching import MAX_TRACE_VALUES_PER_CALL
 from service.settings import Settings
 from service.structured_outputs.compiler_process import MAX_MEMORY_BYTES
-from tests.manifests import ROOT, main_container, overlay, quantity
+from tests.manifests import main_container, overlay, quantity
+from tests.paths import ROOT
 
 MIB = 2**20
 # Measured: after startup with small models (74 to 110), and per thread that has served a request.

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service import errors
 from service.observability.metrics import Metrics
-from tests.manifests import ROOT
+from tests.paths import ROOT
 from tests.unit.service.observability.test_metrics import watch_everything
 
 # Added by Prometheus itself.

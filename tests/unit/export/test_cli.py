@@ -20,9 +20,9 @@ from export.corpora import training_filter as training_filter_module
 from export.graphs.network import CELLS
 from export.training import workflow
 from export.training.trainer import Evaluation
+from tests.paths import ROOT
 from tests.unit.export.trainings import TEXT, NoSamples, scalars
 
-ROOT = Path(__file__).parents[3]
 SMALL = ["--units", "6", "--embedding", "4", "--batch-size", "4", "--sequence-length", "25", "--epochs", "2"]
 SMALL += ["--min-characters", "0"]
 
@@ -190,7 +190,7 @@ def test_if_empty_trains_only_if_no_readable_version_exists(published, capsys):
     assert train("--if-empty", "--epochs", "1") == 0
     assert len(published) == 1
     out = capsys.readouterr().out
-    assert "skipped: models/m/1: exported in format 1, and this release reads 4; export it again with: " in out
+    assert "skipped: models/m/1: exported in format 1, but this release reads format 4; export it again with: " in out
     tokenizer = CharacterTokenizer.train(TEXT)
     sizes = {"layers": 1, "units": 6, "embedding": 4, "state_size": 12, "vocab_size": len(tokenizer.tokens)}
     facts = {
@@ -410,7 +410,7 @@ def test_a_file_in_place_of_the_models_directory_is_an_error_before_training(cap
     Path(place).parent.mkdir(exist_ok=True)
     Path(place).write_text("a file")
     assert train() == 1
-    assert re.search(rf"version cannot be written to models/m: \S*{place} is not a folder", one_line(capsys))
+    assert re.search(rf"version cannot be written to models/m: \S*{place} is not a directory", one_line(capsys))
     assert not Path("runs").exists()
 
 
@@ -615,7 +615,7 @@ def test_a_run_without_a_complete_epoch_is_not_publishable(published, monkeypatc
 def test_a_path_that_is_not_a_run_is_refused(capsys, command, path):
     """A typo in the path gives no traceback."""
     assert main([command, path]) == 1
-    assert f"{path}: not the folder of a training run" in one_line(capsys)
+    assert f"{path}: not a run directory" in one_line(capsys)
 
 
 def test_starting_a_run_again_keeps_the_previous_run(published, capsys):

@@ -95,10 +95,10 @@ def test_an_unknown_setting_is_an_error_that_lists_the_known_ones(toml):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"connections": "residual"}, "connections = residual needs 2 layers"),
+        ({"connections": "residual"}, "connections = residual requires at least 2 layers"),
         ({"connections": "skip", "layers": 2, "bidirectional": True}, "connections must be none with bidirectional"),
-        ({"freeze_embedding": True}, "freeze_embedding needs embedding_init"),
-        ({"context_length": 9}, "context_length is for bidirectional models"),
+        ({"freeze_embedding": True}, "freeze_embedding requires embedding_init"),
+        ({"context_length": 9}, "context_length applies only to bidirectional models"),
     ],
     ids=str,
 )
@@ -106,15 +106,6 @@ def test_incompatible_settings_are_refused(settings, message):
     """A setting that would have no effect, or not the intended one, is an error."""
     with pytest.raises(ConfigError, match=message):
         load_config(None, {**NEEDED, **settings})
-
-
-def test_num_words_is_refused_for_characters():
-    """It would have no effect on a character vocabulary."""
-    with pytest.raises(
-        ConfigError, match="num_words: is for token_unit = word or exact_word, and token_unit is character, got 500"
-    ):
-        load_config(None, {**NEEDED, "num_words": 500})
-    assert load_config(None, {**NEEDED, "num_words": 500, "token_unit": "word"}).num_words == 500
 
 
 @pytest.mark.parametrize(

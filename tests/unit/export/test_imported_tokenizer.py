@@ -25,7 +25,6 @@ from contract.tokenizer import (
 from export.imported_tokenizer import read_tokenizer
 from tests.unit.contract.scripts import ALL, SCRIPTS, texts
 
-ROOT = Path(__file__).parents[3]
 # Characters that lowercasing, filters and separators treat specially.
 _odd = st.text(alphabet="aAbBİΣσς. -|,!\\]^[\t\n\0é<>", max_size=40)
 _any_text = st.one_of(texts, _odd, st.sampled_from([*SCRIPTS.values()]))
@@ -226,11 +225,11 @@ def test_a_hugging_face_tokenizer_is_imported(tmp_path):
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 @pytest.mark.parametrize("name", ["my tokenizer's.pickle", "t.PKL", "tokenizer.bin"])
 def test_a_pickle_is_refused_with_a_working_conversion_command(tmp_path, monkeypatch, name, protocol):
-    """Unpickling can run any program. The command converts it on the machine where it was written and is trusted."""
+    """Unpickling can execute arbitrary code. The command converts it where it was written and is trusted."""
     monkeypatch.chdir(tmp_path)
     oracle = fitted(["The cat"], oov_token="<OOV>")
     Path(name).write_bytes(pickle.dumps(oracle, protocol))
-    with pytest.raises(TokenizerError, match=r"^[^\n]+ can run any program [^\n]+$") as error:
+    with pytest.raises(TokenizerError, match=r"^[^\n]+ can execute arbitrary code,[^\n]+$") as error:
         read_tokenizer(Path(name))
     command = str(error.value).partition("with: ")[2]
     assert command.startswith("python -c ")
@@ -256,8 +255,8 @@ BAD = {
     "nothing": ("", "this is not JSON"),
     "text": ("the\ncat\n", "this is not JSON"),
     "half": (changed()[:-9], "this is not JSON"),
-    "a list": ("[1, 2]", "JSON is no tokenizer: list"),
-    "a string in a string": (json.dumps(json.dumps("x")), "JSON is no tokenizer: str"),
+    "a list": ("[1, 2]", "JSON is not a tokenizer: list"),
+    "a string in a string": (json.dumps(json.dumps("x")), "JSON is not a tokenizer: str"),
     "deep": ("[" * 100_000, "this is not JSON"),
     "another object": ('{"a": {}}', "neither class_name nor model"),
     "a vocabulary": ('{"the": 1, "cat": 2}', "only a vocabulary, without the rules of tokenization"),
@@ -282,7 +281,7 @@ BAD = {
     "a negative bound": (changed(num_words=-1), "num_words.*: .*got '-1'"),
     "no separator": (changed(split=""), "split: "),
     "no filters": (changed(filters=None), "filters: .*got 'None'"),
-    "half a character": (changed(word_index=index(**{"a\ud83d": 2})), "half of a surrogate pair"),
+    "half a character": (changed(word_index=index(**{"a\ud83d": 2})), "is a lone surrogate"),
     "UTF-16": (changed().encode("utf-16"), "this is UTF-16, not UTF-8; .*iconv"),
     "Latin-1": (json.dumps({"ä": "Größe, süß"}, ensure_ascii=False).encode("latin-1"), "most likely CP1252"),
     "a model of no kind": ('{"model": {"type": "Magic", "vocab": {}}}', "model.type must be one of .*, got 'Magic'"),

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from export.interrupts import Terminated, deferred_interrupts, exit_code
-from tests.servers import ROOT
+from tests.paths import ROOT
+from tests.servers import children
 from tests.waiting import until
 
 SIGNALS = pytest.mark.parametrize(
@@ -76,9 +77,7 @@ def test_sigterm_ends_a_command(prefix):
     command = [*prefix, sys.executable, "-m", "export", "tokenizer", "--corpus", "-"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, cwd=ROOT, text=True, **pipes) as process:
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        until(lambda: not prefix or children.read_text())
-        pid = int(children.read_text()) if prefix else process.pid
+        pid = until(lambda: children(process.pid))[0] if prefix else process.pid
         try:
             until(lambda: handles_sigterm(pid))
             os.kill(pid, signal.SIGTERM)

@@ -15,8 +15,8 @@ from export.config import load_config
 from export.corpora.corpus import read_corpus
 from export.errors import ConfigError
 from export.tokenizer_command import train_tokenizer
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[3]
 LINE = "the cat sat on the mat, and the dog ran.\n"
 UNITS = ["character", "word", "exact_word", "subword"]
 
@@ -217,22 +217,25 @@ NEEDED = {"name": "m", "corpus": "c"}
 @pytest.mark.parametrize(
     ("bounds", "message"),
     [
-        ({"num_words": 500}, "num_words: is for token_unit = word or exact_word, and token_unit is character, got 500"),
+        (
+            {"num_words": 500},
+            "num_words: applies only to token_unit = word or exact_word, but token_unit is character, got 500",
+        ),
         (
             {"vocab_size": 500},
-            "vocab_size: is for token_unit = exact_word or subword, and token_unit is character, got 500",
+            "vocab_size: applies only to token_unit = exact_word or subword, but token_unit is character, got 500",
         ),
         (
             {"vocab_size": 500, "token_unit": "word"},
-            "vocab_size: is for token_unit = exact_word or subword, and token_unit is word",
+            "vocab_size: applies only to token_unit = exact_word or subword, but token_unit is word",
         ),
         (
             {"num_words": 500, "token_unit": "subword"},
-            "num_words: is for token_unit = word or exact_word, and token_unit is subword",
+            "num_words: applies only to token_unit = word or exact_word, but token_unit is subword",
         ),
         (
             {"num_words": 500, "vocab_size": 600, "token_unit": "exact_word"},
-            "vocab_size: and num_words limit the same vocabulary: give one of them, got 600",
+            "vocab_size: cannot be combined with num_words, which limits the same vocabulary, got 600",
         ),
     ],
 )
@@ -272,5 +275,7 @@ def test_the_limit_bounds_the_vocabulary(settings, count):
     if "vocab_size" in settings:
         assert len(tokenizer.tokens) == count
     else:
+        unlimited = train_tokenizer(load_config(None, {**NEEDED, "token_unit": "exact_word"}), read_corpus("book.txt"))
+        assert tokenizer.tokens[:count] == unlimited.tokens[:count]
         assert all(len(token) == 1 for token in tokenizer.tokens[count:-1])
         assert tokenizer.tokens[2] == " the"

@@ -1,5 +1,6 @@
 """`python -m export wrap` publishes an imported model, or refuses it with a one-line error."""
 
+import re
 from pathlib import Path
 
 import keras
@@ -141,7 +142,7 @@ def test_a_keras_file_with_a_savedmodel_layer_is_refused(tmp_path, capsys):
     model.save("indirect.keras")
     file.unlink(missing_ok=True)
     assert wrap(model="indirect.keras") == 1
-    assert capsys.readouterr().err.startswith("error: indirect.keras: ")
+    assert re.match("error: indirect.keras: Keras cannot read it: .*TFSMLayer", capsys.readouterr().err)
     assert not file.exists()
 
 
@@ -150,4 +151,4 @@ def test_a_tokenizer_file_above_the_size_limit_is_refused(monkeypatch, capsys):
     monkeypatch.setattr("export.imported_tokenizer.MAX_BYTES", 100)
     size = Path("tokenizer.json").stat().st_size
     assert wrap() == 1
-    assert f"a tokenizer's file must have at most 100 bytes, got {size:,}" in capsys.readouterr().err
+    assert f"a tokenizer file must have at most 100 bytes, got {size:,}" in capsys.readouterr().err

@@ -56,6 +56,7 @@ def test_defaults_match_tensorflow_serving_except_host_and_threads():
         ("--load_retry_interval_micros=10", "load_retry_interval_micros", 10),
         ("--tensorflow_intra_op_parallelism=2", "tensorflow_intra_op_parallelism", 2),
         ("--tensorflow_inter_op_parallelism=4", "tensorflow_inter_op_parallelism", 4),
+        ("--portable", "portable", True),
     ],
 )
 def test_every_flag_sets_its_field(argument: str, field: str, value: object):

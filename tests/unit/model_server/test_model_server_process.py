@@ -11,6 +11,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from tests.paths import ROOT
 from tests.unit.model_server.model_folder import Models
 from tests.unit.model_server.serving_client import Client
 from tests.unit.model_server.tiny_model import Gate
@@ -19,7 +20,6 @@ Until = Callable[[Callable[[], object]], None]
 Connect = Callable[[str], Client]
 Gates = Callable[[str], Gate]
 TIMEOUT_S = 240.0
-ROOT = Path(__file__).resolve().parents[3]
 
 
 class Process:

@@ -209,3 +209,18 @@ def test_status_covers_all_versions_or_one_and_ignores_labels(models: Models, se
     assert client.states(version=1) == {1: "AVAILABLE"}
     assert refusal(lambda: client.statuses(version=9)) == (Status.NOT_FOUND, "Could not find version 9 of model tiny")
     assert refusal(lambda: client.statuses("b")) == (Status.NOT_FOUND, "Could not find any versions of model b")
+
+
+def test_the_file_is_still_polled_after_a_model_failed_to_load(
+    models: Models, serve: Serve, until: Until, caplog: pytest.LogCaptureFixture
+):
+    """The config that lists it is in effect, and the next one takes effect, too."""
+    models.publish(1)
+    client = serve(model_config_file_poll_wait_seconds=0.02, max_num_load_retries=0)
+    models.publish(1, name="broken")
+    (models.root / "broken/1/saved_model.pb").write_bytes(b"damaged")
+    models.configure(models.entry(), models.entry("broken"))
+    until(lambda: "config file applied, but 1 model(s) did not become available" in caplog.text)
+    models.configure(models.entry())
+    until(lambda: sorted(client.server._repository.config) == ["tiny"])
+    assert client.states() == {1: "AVAILABLE"}

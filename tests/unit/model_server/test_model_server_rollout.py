@@ -110,7 +110,8 @@ def test_an_incomplete_version_is_skipped_until_it_is_complete(
     until(lambda: "3: not a version (yet)" in caplog.text)
     assert client.states().keys() == {1, 2}
     shutil.copytree(folder / "2" / "variables", folder / "3" / "variables")
-    shutil.copy(folder / "2" / "saved_model.pb", folder / "3")
+    shutil.copy(folder / "2" / "saved_model.pb", folder / "3" / "draft")
+    (folder / "3" / "draft").rename(folder / "3" / "saved_model.pb")
     until(lambda: client.states().get(3) == "AVAILABLE")
     assert caplog.text.count("3: not a version (yet)") == 1
 

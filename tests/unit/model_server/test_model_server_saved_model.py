@@ -11,6 +11,7 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+from google.protobuf import text_format
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from model_server import saved_model as module
@@ -181,3 +182,12 @@ def test_the_shapes_that_python_has_recorded_are_dropped(path: Path):
     assert "_output_shapes" in str(module._functions(graph_def))
     module._drop_shapes(graph_def)
     assert "_output_shapes" not in str(module._functions(graph_def))
+
+
+def test_a_saved_model_in_text_format_is_loaded(path: Path):
+    """As TensorFlow Serving does if there is no binary file."""
+    expected = LoadedModel(path).functions[SERVING_DEFAULT](x=X)["total"].item()
+    binary = path / "saved_model.pb"
+    (path / "saved_model.pbtxt").write_text(text_format.MessageToString(SavedModel.FromString(binary.read_bytes())))
+    binary.unlink()
+    assert LoadedModel(path).functions[SERVING_DEFAULT](x=X)["total"].item() == expected

@@ -171,7 +171,7 @@ def test_a_version_that_fails_to_load_never_replaces_the_old_one(
     assert setup.repository.find("a").version == 1
     assert setup.repository.statuses("a", 2)[0][2:] == (grpc.StatusCode.DATA_LOSS, "version 2 is broken")
     assert setup.loader.attempts.count(("a", 2)) == 3
-    assert caplog.messages[-1] == "a version 2 cannot be loaded, given up: DATA_LOSS: version 2 is broken"
+    assert caplog.messages[-1] == "a version 2 cannot be loaded, giving up: DATA_LOSS: version 2 is broken"
 
 
 def test_an_unexpected_load_error_ends_only_that_version(setup: Setup, until: Until):
@@ -179,9 +179,9 @@ def test_an_unexpected_load_error_ends_only_that_version(setup: Setup, until: Un
     setup.put(1)
     setup.watch()
     until(lambda: setup.states() == {1: "AVAILABLE"})
-    setup.put(2)
     setup.loader.slow.add(2)
     setup.loader.release = None  # makes the loader raise AttributeError
+    setup.put(2)
     until(lambda: setup.states() == {2: "END", 1: "AVAILABLE"})
     assert setup.repository.statuses("a", 2)[0].code is grpc.StatusCode.UNKNOWN
     setup.loader.release = threading.Event()
@@ -352,3 +352,22 @@ def test_versions_are_listed_and_loaded_newest_first(setup: Setup, until: Until,
 def test_a_watcher_that_was_never_started_can_be_stopped(setup: Setup):
     """So a server whose start failed can be stopped like any other."""
     Watcher(setup.repository, setup.loader, poll_s=1, max_retries=0, retry_s=1).stop(1.0)
+
+
+def test_an_unexpected_error_of_a_scan_does_not_end_the_watcher(
+    setup: Setup, until: Until, caplog: pytest.LogCaptureFixture
+):
+    """It is logged, and later versions are loaded."""
+    setup.put(1)
+    setup.watch()
+    until(lambda: setup.states() == {1: "AVAILABLE"})
+    scan_all = setup.watcher._scan_all
+
+    def fail_once() -> None:
+        setup.watcher._scan_all = scan_all
+        raise RuntimeError("a fault")
+
+    setup.watcher._scan_all = fail_once
+    setup.put(2)
+    until(lambda: setup.states() == {2: "AVAILABLE", 1: "END"})
+    assert "unexpected error in the model watcher" in caplog.messages

@@ -9,7 +9,7 @@ import zipfile
 
 import pytest
 
-from tests.servers import ROOT
+from tests.paths import ROOT
 
 SCRIPT = ROOT / "scripts/build-tensorflow-serving"
 PARTS = ROOT / "scripts/tensorflow-serving"

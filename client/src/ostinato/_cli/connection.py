@@ -29,7 +29,7 @@ def _seconds(value: str) -> float:
     """Parse a timeout."""
     seconds = float(value)
     if not 0 < seconds <= LONGEST_S:
-        raise click.BadParameter(f"{value} is not above 0 and at most {LONGEST_S:,.0f}")
+        raise click.BadParameter(f"must be above 0 and at most {LONGEST_S:,.0f}, got {value}")
     return seconds
 
 
@@ -69,7 +69,8 @@ model_option = click.option(
     "--model",
     envvar="OSTINATO_MODEL",
     metavar="NAME",
-    help="Model: NAME, NAME:VERSION or NAME@LABEL.  [default: OSTINATO_MODEL, or the server's first]",
+    help="Model: NAME, NAME:VERSION or NAME@LABEL.  [default: OSTINATO_MODEL, or the first model that the server "
+    "lists]",
 )
 
 

@@ -244,7 +244,7 @@ def test_a_prompt_is_read_after_the_state(ostinato, server):
     sent = [(body["state"], body["prompt"]) for body in server.bodies]
     assert sent == [(STATE, "and then"), (STATE, "and then"), (STATE, "")]
     told = " ".join(ostinato("generate", "--help").stdout.split())
-    assert "PROMPT, if any, is processed after it" in told
+    assert "PROMPT, if given, is appended" in told
     assert "With --state the prompt may be empty" in told
 
 

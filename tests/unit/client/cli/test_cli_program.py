@@ -17,9 +17,9 @@ from tests.unit.client.scripted_responses import (
     answer_bytes,
     chunk,
     hang_up,
+    linger,
     models,
     refusal,
-    silence,
     stream,
 )
 from tests.unit.client.scripted_server import PATIENCE_S
@@ -132,7 +132,7 @@ def test_a_refused_connection_exits_with_3(ostinato):
 
 def test_timeout_bounds_the_wait_for_a_silent_server(ostinato, server):
     """The message has the value, and suggests to raise `--timeout`."""
-    server.script = [silence]
+    server.script = [linger]
     shown = ostinato(*GENERATE, "--timeout", "0.2")
     assert shown.exit_code == 3
     assert "0.2 s" in shown.stderr

@@ -7,7 +7,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tests.manifests import ROOT, main_container, of_kind, overlay, render, settings, templates
+from tests.manifests import main_container, of_kind, overlay, render, settings, templates
+from tests.paths import ROOT
 
 PAGE = (ROOT / "docs/kubernetes.md").read_text(encoding="utf-8")
 # Blocks within lists are indented.

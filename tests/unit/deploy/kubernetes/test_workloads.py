@@ -15,7 +15,6 @@ from service.params import ModelVersion
 from tests.manifests import (
     ABANDONED_PER_CALL,
     KUBERNETES,
-    ROOT,
     arguments,
     calls_in_flight,
     containers,
@@ -27,6 +26,7 @@ from tests.manifests import (
     settings,
     templates,
 )
+from tests.paths import ROOT
 
 # The maximum age of a DNS response: the cache of CoreDNS in Kubernetes's default configuration.
 DNS_CACHE_S = 30

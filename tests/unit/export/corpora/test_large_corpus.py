@@ -4,11 +4,11 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[4]
+from tests.paths import ROOT
+
 MB = 1_000_000
 # Prepares the data of a run, reads one epoch of batches and prints the growth of peak memory.
 CHILD = """
@@ -29,6 +29,7 @@ settings = {"name": "m", "corpus": sys.argv[1], **json.loads(sys.argv[2])}
 config = load_config(None, settings)
 shuffling.BUCKET_BYTES = 1 << 20  # one is sorted in memory: in proportion to a corpus that fits into a test
 import tokenizers  # what is imported later is not the corpus's
+
 before = peak_bytes()
 corpus = read_corpus(config.corpus, config.documents)
 head, tail = corpus.split(config.validation, config.seed)

@@ -153,7 +153,7 @@ def test_a_subclassed_model_is_imported_from_its_savedmodel(tmp_path):
     expected = np.asarray(tf.nn.softmax(model(IDS)[:, -1]))
     model.save(tmp_path / "tutorial.keras")
     with pytest.raises(
-        UnsupportedModel, match=r"layer class 'Tutorial' is not one of Keras's; .*model.export\('folder'\)"
+        UnsupportedModel, match=r"layer class 'Tutorial' is not one of Keras's; .*model.export\('directory'\)"
     ):
         read_imported(tmp_path / "tutorial.keras", None)
     open_length = [tf.TensorSpec([None, None], tf.int32)]

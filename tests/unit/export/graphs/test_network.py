@@ -112,7 +112,7 @@ REFUSED = {
     "both ways": (lambda: build(Bidirectional(LSTM(4)), Dense(9)), r"Bidirectional\) cannot be run from token"),
     "another layer": (lambda: build(keras.layers.Conv1D(4, 2), LSTM(4), Dense(9)), r"Conv1D\) cannot be run"),
     "read backwards": (lambda: build(LSTM(4, return_sequences=True, go_backwards=True), Dense(9)), "go_backwards"),
-    "a state handed on": (handed_on, "a state that is handed on by hand"),
+    "a state handed on": (handed_on, "states that are passed explicitly are not supported"),
     "two inputs": (two_inputs, "must have one input and one output, got 2 inputs"),
     "an operation": (operation, r"Multiply 'multiply.*' is no layer"),
     "no recurrence": (past_the_network, "recurrent layers must lead to the last"),

@@ -10,9 +10,8 @@ import pytest
 from export.cli import main
 from export.errors import RepositoryError
 from export.repository.versions import Repository
+from tests.paths import ROOT
 from tests.unit.export.repository.stored import store
-
-ROOT = Path(__file__).parents[4]
 
 
 @pytest.fixture(autouse=True)
@@ -79,7 +78,7 @@ def test_list_prints_one_line_of_metrics_per_version(models_dir, capsys):
             b'{"format":',
             "assets.extra/generator.json: not a generator card (Invalid JSON",
         ),
-        ("assets.extra/generator.json", b'{"format": 1}', "exported in format 1, and this release reads 4; export it"),
+        ("assets.extra/generator.json", b'{"format": 1}', "exported in format 1, but this release reads format 4"),
         ("assets.extra/generator.json", b'{"format": 4}', "not a generator card (name: Field required)"),
         ("assets.extra/generator.json", None, "assets.extra/generator.json: No such file or directory"),
         ("assets.extra/tokenizer.json", b"{}", "assets.extra/tokenizer.json: not a tokenizer file (KeyError: 'model')"),
@@ -163,8 +162,8 @@ def test_a_narrow_terminal_gets_fewer_columns(models_dir, capsys, monkeypatch):
         ("m:", "got 'm:'"),
         ("m:²", "got 'm:²'"),
         ("", "got ''"),
-        ("./m", "m: no such folder of a version"),
-        ("models/m", "models/m: the folder of a model, not of a version; its versions are 1, 12"),
+        ("./m", "m: no such version directory"),
+        ("models/m", "models/m: a model directory, not a version directory; its versions are 1, 12"),
         ("models/m/junk", "generator.json: No such file"),
     ],
 )

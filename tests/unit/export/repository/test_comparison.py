@@ -101,7 +101,7 @@ def test_validation_splits_of_two_seeds_are_compared_with_a_note(models_dir, cap
     assert result["best"]["validation_loss"] == ["b:1"]
     (note,) = result["notes"]
     assert note.startswith(
-        "each holds out other documents of the same corpus, sampled by its seed: small differences are"
+        "each version holds out different documents of the same corpus, sampled by its seed, so small"
     )
     assert note.endswith(
         "(a:1: 500 characters of documents sampled by seed 0; b:1: 503 characters of documents sampled by seed 1)"
@@ -188,7 +188,7 @@ def test_fewer_than_two_different_versions_are_refused(models_dir, capsys, names
     """A version is not compared with itself."""
     for name in ("m", "n"):
         store(models_dir, name)
-    assert "at least two different versions are needed" in refused(capsys, *names)
+    assert "at least two versions are needed, each named once" in refused(capsys, *names)
 
 
 def drawn(monkeypatch):

@@ -138,7 +138,7 @@ def test_a_stable_version_is_not_removed(models_dir, capsys):
     assert code == 1
     assert "m:2 is stable of m: promote another version first" in told
     code, told = run(capsys, "remove", "m:4", "--yes")
-    assert (code, "served of m now: versions 2, 3, 4; then versions 2, 3" in told) == (0, True)
+    assert (code, "served of m: versions 2, 3, 4 now; versions 2, 3 afterwards" in told) == (0, True)
     assert entry(models_dir) == ({"stable": 2}, [2, 3])
     assert "nothing to roll back to" in run(capsys, "rollback", "m")[1]
     assert run(capsys, "remove", "m", "--yes", "--wait", "0")[0] == 0

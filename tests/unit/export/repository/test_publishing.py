@@ -25,7 +25,7 @@ from export.repository import publishing
 from export.repository.history import Epoch, Progress
 from export.repository.models_config import add_to_models_config
 from export.repository.publishing import publish
-from tests.servers import ROOT
+from tests.paths import ROOT
 from tests.unit.export.models import VOCABULARY, make_model
 
 TOKENIZER = CharacterTokenizer.train("abcdefghij")
@@ -309,7 +309,7 @@ def test_a_models_config_without_a_list_is_not_overwritten(tmp_path, content):
     """With the new entry alone, model servers would unload every other model."""
     path = tmp_path / "models.config"
     path.write_text(content)
-    with pytest.raises(PublishError, match=r"models\.config: there is no model_config_list in it"):
+    with pytest.raises(PublishError, match=r"models\.config: it has no model_config_list"):
         add_to_models_config(tmp_path, "a")
     assert path.read_text() == content
 

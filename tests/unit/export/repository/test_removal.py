@@ -51,7 +51,7 @@ def test_removing_one_of_several_versions_keeps_the_entry(models_dir, capsys):
         store(models_dir, version=version)
     assert remove("m:3", "--yes") == 0
     out = capsys.readouterr().out
-    assert "served of m now: versions 2, 3; then versions 1, 2\n" in out
+    assert "served of m: versions 2, 3 now; versions 1, 2 afterwards\n" in out
     assert out.endswith("removed m:3\n")
     assert versions(models_dir) == ["1", "2"]
     assert listed(models_dir) == ["m"]
@@ -64,7 +64,7 @@ def test_removing_the_last_version_removes_the_entry(models_dir, capsys, referen
         store(models_dir, version=number)
     store(models_dir, "n")
     assert remove(reference, "--yes") == 0
-    assert "; then it is no longer in models.config\n" in capsys.readouterr().out
+    assert "; afterwards it is no longer in models.config\n" in capsys.readouterr().out
     assert listed(models_dir) == ["n"]
     assert versions(models_dir) == []
 
@@ -77,7 +77,7 @@ def test_an_entry_is_matched_by_its_base_path_not_its_name(models_dir, capsys):
     entries = entry % ("prod", "/models/m", policy), entry % ("m", "/elsewhere/m", "")
     (models_dir / "models.config").write_text(f"model_config_list {{ {' '.join(entries)} }}")
     assert remove("m", "--yes") == 0
-    assert "served of m now as prod: no version; then it is no longer" in capsys.readouterr().out
+    assert "served of m as prod: no version now; afterwards it is no longer" in capsys.readouterr().out
     assert listed(models_dir) == ["m"]
 
 
@@ -217,7 +217,7 @@ def test_a_removal_interrupted_in_its_wait_can_be_repeated(models_dir, capsys, m
         patch.setattr("export.repository.unloading.time.sleep", interrupted)
         assert main(["remove", "m", "--yes", "--wait", "60"]) == 130
     assert (
-        "m is no longer served, its files are still there: run the command again to finish" in capsys.readouterr().out
+        "m is no longer served, but its files still exist: run the command again to finish" in capsys.readouterr().out
     )
     assert (listed(models_dir), versions(models_dir)) == (["n"], ["1"])
     assert remove("m", "--yes") == 0
@@ -329,12 +329,15 @@ def test_a_damaged_record_of_the_last_removed_version_is_ignored(models_dir):
 def test_a_lock_that_another_user_created_can_be_taken(models_dir, monkeypatch):
     """A lock on a local disk needs no permission to write."""
     store(models_dir)
-    opened = Path.open
+    opened, modes = Path.open, []
 
     def guarded(path, mode="r", *arguments, **options):
-        if path.name.endswith(".lock") and "w" in mode:
-            raise PermissionError(13, "Permission denied", str(path))
+        if path.name.endswith(".lock"):
+            modes.append(mode)
+            if "w" in mode:
+                raise PermissionError(13, "Permission denied", str(path))
         return opened(path, mode, *arguments, **options)
 
     monkeypatch.setattr(Path, "open", guarded)
     assert remove("m", "--yes") == 0
+    assert modes[:2] == ["w", "r"]

@@ -79,7 +79,8 @@ def test_the_wait_lasts_until_every_server_has_unloaded_the_model():
 def test_a_server_that_still_serves_the_model_is_named_in_the_error():
     """It reads models.config only when it starts."""
     told = (
-        r"^127\.0\.0\.1:1 still serves m \(version 2\) 15 s after it left models\.config, so no file of it is removed"
+        r"^127\.0\.0\.1:1 still serves m \(version 2\) 15 s after it was removed from models\.config, so its files "
+        "were not deleted"
     )
     with pytest.raises(RepositoryError, match=told):
         wait_until_unloaded(watch({1: END, 2: AVAILABLE}), "m", 15.0)

@@ -164,8 +164,8 @@ def test_an_unreadable_file_is_named(version, monkeypatch):
     [
         ({"state_size": 49}, "signatures", "inputs of prefill: state must be ('float32', [None, 49]), got ('float32'"),
         ({"vocab_size": NUM_TOKENS + 1}, "signatures", "sizes of outputs of serving_default: logits must be "),
-        ({"weights_sha256": "0" * 64}, "model.keras", "and the card says 000000000000…"),
-        ({"format": 1}, "card", "card: exported in format 1, and this release reads 4; export it again with: "),
+        ({"weights_sha256": "0" * 64}, "model.keras", "but the card says 000000000000…"),
+        ({"format": 1}, "card", "card: exported in format 1, but this release reads format 4; export it again with: "),
     ],
 )
 def test_a_card_of_another_model_fails(version, fields, name, line):
@@ -206,7 +206,7 @@ def test_nan_weights_fail(version):
     model.save(version / "assets.extra" / "model.keras")
     told = verified(version)
     assert failed(told) == ["variables", "model.keras", "computation"]
-    assert told["variables"][1].startswith("variables: NaN or infinite are ")
+    assert " contain NaN or infinity, such as " in told["variables"][1]
     assert told["model.keras"][1] == "model.keras: a weight is NaN or infinite"
 
 
@@ -258,7 +258,7 @@ def test_an_intact_training_filter_is_described(filtered):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (halved, "assets.extra/training.bloom: the header says 8192 bits, and there are 3840"),
+        (halved, "assets.extra/training.bloom: the header says 8192 bits, but the file has 3840"),
         (overwritten, "it has the hash "),
         (lambda path: path.unlink(), "no such file"),
         (lambda path: rewritten(path.parents[1], training_filter=None), "the card does not describe it"),
@@ -293,7 +293,7 @@ def test_a_damaged_version_does_not_stop_the_verification_of_others(version, wra
     shutil.rmtree(version / "variables")
     assert main(["verify", "--all", "--models-dir", str(models_dir)]) == 1
     out = capsys.readouterr().out
-    assert "  FAILED       variables: no such folder\n" in out
+    assert "  FAILED       variables: no such directory\n" in out
     assert "\nwrapped:1\n  ok           card: " in out
     assert out.endswith("2 versions: 1 good, 1 damaged\ndamaged: lstm:1\n")
 

@@ -14,7 +14,7 @@ def test_a_model_that_exceeds_memory_is_rejected_with_its_size(monkeypatch):
     """The message names every setting that matters, the memory required and the memory free."""
     monkeypatch.setattr(memory, "free_bytes", lambda: 20 * 2**30)
     numbers = r"4,000,000,000 parameters \(layers = 8, units = 8192, embedding = 64, vocabulary 100\)"
-    with pytest.raises(TrainingFailed, match=rf"{numbers}.*at least 123\.1 GiB of memory, and 20\.0 are free"):
+    with pytest.raises(TrainingFailed, match=rf"{numbers}.*at least 123\.1 GiB of memory, but only 20\.0 GiB is free"):
         require_memory(CONFIG, 4 * 10**9, 100, 3200)
 
 

@@ -104,7 +104,7 @@ def test_a_full_disk_error_names_the_run_and_the_epoch(copy, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(keras.Model, "save", full)
-    with pytest.raises(OSError, match=r"m: epoch 4 cannot be kept .*No space left on device"):
+    with pytest.raises(OSError, match=r"m: the checkpoint of epoch 4 cannot be saved .*No space left on device"):
         copy.save(trainer.checkpoint, trainer.averaged_model, copy.progress().after(epoch(0.0)))
 
 
@@ -149,9 +149,9 @@ def test_a_temporary_file_of_a_killed_run_does_not_block_a_new_one(copy):
 
 
 DAMAGES = {
-    "config.json": ("{", r"m: not the folder of a training run \(Invalid JSON"),
-    "corpus.json": ("{}", r"m: not the folder of a training run \(corpus: Field required"),
-    "tokenizer.json": ("[]", r"m: not the folder of a training run \(TokenizerError"),
+    "config.json": ("{", r"m: not a run directory \(Invalid JSON"),
+    "corpus.json": ("{}", r"m: not a run directory \(corpus: Field required"),
+    "tokenizer.json": ("[]", r"m: not a run directory \(TokenizerError"),
     "progress.json": ('{"history": [{"train_loss": "x"}]}', r"progress\.json: damaged \(history\.0\.train_loss"),
     "checkpoint/config.json": ("", r"checkpoint/config\.json: damaged or missing"),
     "checkpoint/3.index": ("", r"checkpoint/3: damaged or missing"),

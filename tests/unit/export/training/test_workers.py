@@ -5,12 +5,12 @@ import os
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).parents[4]
+from tests.paths import ROOT
+
 TIMEOUT_S = 200
 
 pytestmark = pytest.mark.slow

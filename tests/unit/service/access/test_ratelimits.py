@@ -20,14 +20,18 @@ from tests.ports import free_port
 
 
 @pytest.fixture
-def make_limiter():
-    """The constructor of limiters."""
+def make_limiter(monkeypatch):
+    """The constructor of limiters, which wait longer for Redis than it ever takes on a busy machine."""
+    monkeypatch.setattr(ratelimits, "REDIS_TIMEOUT_S", 30)
     return RateLimiter
 
 
 @pytest.fixture(params=["memory", "redis"])
 def limiter(request, make_limiter):
     """A limiter with each storage."""
+    if request.param == "memory":
+        # A charge in the next minute would be admitted.
+        request.getfixturevalue("clock")
     return make_limiter(request.getfixturevalue("redis_url") if request.param == "redis" else None)
 
 
@@ -81,9 +85,9 @@ def test_tokens_above_the_limit_per_minute_are_refused(limiter, subject):
 
 def test_a_request_above_the_whole_token_limit_is_invalid(limiter, subject):
     """It can never pass, so it is 400 and not 429 and costs nothing, even if only a part of it is charged."""
-    with pytest.raises(InvalidRequest, match="100 tokens per minute, and this request alone may take 101"):
+    with pytest.raises(InvalidRequest, match="alone may use up to 101 tokens, but the limit is 100 per minute"):
         charge(limiter, subject, tokens=100, num_tokens=101)
-    with pytest.raises(InvalidRequest, match="100 tokens per minute, and this request alone may take 102"):
+    with pytest.raises(InvalidRequest, match="alone may use up to 102 tokens, but the limit is 100 per minute"):
         limiter.charge(subject, "tokens", 100, 1, 102)
     charge(limiter, subject, tokens=100, num_tokens=100)
 
@@ -154,9 +158,8 @@ def test_two_limiters_on_one_redis_share_their_counts(make_limiter, redis_url, s
     assert num_charged(second, subject, requests=5) == 2
 
 
-def test_more_threads_than_pooled_connections_still_use_redis(make_limiter, redis_url, subject, monkeypatch, caplog):
+def test_more_threads_than_pooled_connections_still_use_redis(make_limiter, redis_url, subject, caplog):
     """Many requests that wait for a slow Redis are no reason to fall back to in-memory counting."""
-    monkeypatch.setattr(ratelimits, "REDIS_TIMEOUT_S", 30)
     limiter = make_limiter(redis_url)
     with Redis.from_url(redis_url) as redis:
         redis.client_pause(500)

@@ -11,7 +11,7 @@ from service.api.requests import CompletionRequest, EmbeddingsRequest
 from service.api.unsupported import COMPLETION_FIELDS, EMBEDDING_FIELDS, EMPTY
 from service.errors import InvalidRequest
 from service.limits import Limits
-from tests.manifests import ROOT
+from tests.paths import ROOT
 
 
 def parse(kind, **fields):

@@ -4,6 +4,7 @@ import queue
 import socket
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -234,7 +235,7 @@ def test_a_call_without_an_available_replica_fails_at_once():
         fleet.replicas.record_probes(fleet.replica(letter), "demo", {MODEL: PROBE})
         fleet.replicas.eject(fleet.replica(letter), "for the test")
     outcome, _ = fleet.answer()
-    assert (str(outcome), fleet.servers["a"].num_calls) == ("no model server is available", 0)
+    assert (str(outcome), fleet.servers["a"].num_calls) == ("no backend is available", 0)
     assert fleet.replicas.num_servers(MODEL) == 1
 
 
@@ -256,6 +257,8 @@ def test_a_replica_with_another_probe_hash_is_the_last_resort():
 def test_a_hanging_call_ejects_its_replica_and_is_retried_on_another(monkeypatch):
     """Each call is answered once. The last replica is not ejected for hanging."""
     monkeypatch.setattr("service.backends.ejection.MIN_HANG_S", 0.05)
+    now = [0.0]
+    monkeypatch.setattr("service.backends.replicas.time", SimpleNamespace(monotonic=lambda: now[0]))
     fleet = Fleet()
     for _ in range(4):
         fleet.answer()
@@ -263,7 +266,7 @@ def test_a_hanging_call_ejects_its_replica_and_is_retried_on_another(monkeypatch
     outcomes = [fleet.call() for _ in range(3)]
     fleet.replicas.eject_hanging()
     assert fleet.left_out() == ""
-    time.sleep(0.1)
+    now[0] += 0.1
     fleet.replicas.eject_hanging()
     assert fleet.left_out() == "a"
     assert [outcome.get(timeout=5)[0].by[0] for outcome in outcomes] == ["b"] * 3
@@ -272,7 +275,7 @@ def test_a_hanging_call_ejects_its_replica_and_is_retried_on_another(monkeypatch
     # The last replica is not ejected.
     fleet.servers["b"].hangs = True
     waiting = fleet.call()
-    time.sleep(0.1)
+    now[0] += 0.1
     fleet.replicas.eject_hanging()
     assert fleet.left_out() == "a"
     fleet.servers["b"].release()
@@ -313,7 +316,7 @@ def test_a_background_thread_ejects_hanging_replicas(monkeypatch):
 def test_repeated_ejections_back_off_exponentially(monkeypatch):
     """The pause doubles up to a maximum, and is short again after a long time without an ejection."""
     fleet, now = Fleet(), [0.0]
-    monkeypatch.setattr("service.backends.replicas.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("service.backends.replicas.time", SimpleNamespace(monotonic=lambda: now[0]))
     replica, pauses = fleet.replica("a"), []
     for _ in range(8):
         fleet.replicas.eject(replica, "ill")
@@ -447,6 +450,8 @@ def test_a_replica_ejected_during_its_probe_is_not_readmitted_by_it():
 def test_a_call_sent_while_its_replica_is_ejected_is_retried_too(monkeypatch):
     """The reset of the ejection misses it, and the next check for hanging calls finds it."""
     monkeypatch.setattr("service.backends.ejection.MIN_HANG_S", 0.05)
+    now = [0.0]
+    monkeypatch.setattr("service.backends.replicas.time", SimpleNamespace(monotonic=lambda: now[0]))
     fleet = Fleet()
     fleet.answer()
     fleet.servers["a"].hangs = True
@@ -454,7 +459,7 @@ def test_a_call_sent_while_its_replica_is_ejected_is_retried_too(monkeypatch):
     fleet.servers["a"].reset, reset = (lambda: None), fleet.servers["a"].reset
     fleet.replicas.eject(fleet.replica("a"), "ill")
     fleet.servers["a"].reset = reset
-    time.sleep(0.1)
+    now[0] += 0.1
     fleet.replicas.eject_hanging()
     assert outcome.get(timeout=5)[0].by == "b:1"
 

@@ -36,3 +36,14 @@ def test_the_least_recently_used_filter_is_evicted(tmp_path, loaded, monkeypatch
     assert len(loaded) == 4
     filters.get(version(2))
     assert len(loaded) == 5
+
+
+@pytest.mark.parametrize(("content", "num_warnings"), [(None, 0), (b"damaged", 1)], ids=["missing", "damaged"])
+def test_a_version_with_an_unreadable_filter_has_none(tmp_path, caplog, content, num_warnings):
+    """The log names the file; a request for it is then refused as one of a version without a filter."""
+    file = tmp_path / "demo/1/assets.extra/training.bloom"
+    file.parent.mkdir(parents=True)
+    if content:
+        file.write_bytes(content)
+    assert TrainingFilters(tmp_path).get(version(1)) is None
+    assert [str(file) in message for message in caplog.messages] == [True] * num_warnings

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ostinato._events import LinkedEvent
-from tests.unit.client.scripted_server import ScriptedServer
+from tests.unit.client.conftest import _clean_environment, server  # noqa: F401 - fixtures are used by name
 
 
 class Waits(list):
@@ -31,19 +31,6 @@ def waits(monkeypatch):
 
     monkeypatch.setattr(LinkedEvent, "wait", wait)
     return recorded
-
-
-@pytest.fixture
-def server():
-    """A running server with an empty script."""
-    with ScriptedServer() as running:
-        yield running
-
-
-@pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch):
-    for name in ("OSTINATO_BASE_URL", "OSTINATO_API_KEY", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture

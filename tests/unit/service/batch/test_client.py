@@ -12,7 +12,7 @@ from ostinato import RawResponse
 from service.batch.client import MAX_RETRIES, BatchClient, ClientOptions
 from service.batch.errors import LineError, Stopped, UsageError
 from service.batch.requests_file import BatchRequest
-from tests.unit.client.scripted_responses import answer_bytes, answer_json, hang_up, refusal, silence
+from tests.unit.client.scripted_responses import answer_bytes, answer_json, hang_up, linger, refusal
 
 REQUEST = BatchRequest("a", "/v1/completions", b'{"seed":1}')
 STATUS = {"status": "ok", "sequences": {"accepted": 3, "max": 10}, "models": [{}], "uptime_s": 1000.0}
@@ -125,21 +125,6 @@ def test_closing_the_client_wakes_waiting_threads(server):
         client.send(REQUEST)
 
 
-@pytest.mark.parametrize("status", [500, 504])
-def test_a_persistent_error_becomes_the_response(server, client, status):
-    """It is returned after `MAX_RETRIES` retries."""
-    server.script = [refusal(status, "broken")] * 10
-    assert client.send(REQUEST).status == status
-    assert len(server.requests) == MAX_RETRIES + 1
-
-
-def test_x_should_retry_false_prevents_retries(server, client):
-    """The gateway sends it with a 504 after the request's deadline."""
-    server.script = [refusal(504, "deadline", headers={"x-should-retry": "false"})]
-    assert client.send(REQUEST).status == 504
-    assert len(server.requests) == 1
-
-
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_refused_api_key_stops_the_run(server, client, status):
     """Every line would get the same error; its message does not show the key."""
@@ -152,9 +137,9 @@ def test_a_refused_api_key_stops_the_run(server, client, status):
 
 def test_a_request_that_timed_out_is_not_retried(server):
     """It becomes the line's error, which names --timeout and its value."""
-    server.script = [silence]
-    with pytest.raises(LineError, match=r"no response within --timeout of 0\.2 s") as caught:
-        connect(server.url, timeout_s=0.2).send(REQUEST)
+    server.script = [linger]
+    with pytest.raises(LineError, match=r"no response within --timeout of 2 s") as caught:
+        connect(server.url, timeout_s=2).send(REQUEST)
     assert (caught.value.code, caught.value.custom_id) == ("timeout", "a")
     assert len(server.requests) == 1
 
@@ -163,7 +148,7 @@ def test_a_line_that_keeps_losing_connections_fails_if_others_succeed(server, cl
     """If no line gets a response, it is the gateway that is unavailable."""
     server.script = [hang_up] * 20
     waits.on_wait = client._wait.record_response
-    with pytest.raises(LineError, match="lost its connection repeatedly") as caught:
+    with pytest.raises(LineError, match="its connection was lost repeatedly") as caught:
         client.send(REQUEST)
     assert (caught.value.code, caught.value.custom_id) == ("connection_lost", "a")
     # docs/batch.md says five.
@@ -200,7 +185,7 @@ def test_the_ca_bundle_of_the_environment_is_used(server, monkeypatch):
 def test_a_200_without_json_is_an_error_of_the_line(server, client):
     """It may be a proxy's page, and is retried first."""
     server.script = [answer_bytes(b"<html>hello", "text/html")] * 20
-    with pytest.raises(LineError, match="answered 200 with text/html, not with JSON") as caught:
+    with pytest.raises(LineError, match="returned 200 with text/html, not JSON") as caught:
         client.send(REQUEST)
     assert caught.value.code == "not_json"
     assert len(server.requests) == MAX_RETRIES + 1

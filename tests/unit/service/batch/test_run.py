@@ -11,8 +11,8 @@ import pytest
 import service.__main__
 from ostinato._events import LinkedEvent
 from service.batch.__main__ import main
+from tests.paths import ROOT
 from tests.ports import free_port
-from tests.servers import ROOT
 from tests.unit.client.scripted_responses import COMPLETION, answer_bytes, answer_json, hang_up, refusal
 
 STATUS = answer_json({"status": "ok", "sequences": {"accepted": 0, "max": 10}, "models": [{}], "uptime_s": 1000.0})

@@ -11,22 +11,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.paths import ROOT
 from tests.ports import free_port
-from tests.servers import is_running
+from tests.servers import children, is_running
 from tests.unit.service.commands.up_programs import END_OF_STREAMS, TICK_S
 from tests.waiting import until
 
-ROOT = Path(__file__).parents[4]
 LIMIT_S = 60.0
 NUM_STREAMS = 4
 # A stream calls the model server before each: enough to notice that it has stopped.
 NUM_TICKS = 6
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals of Linux")
-
-
-def children(pid):
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 class Up:

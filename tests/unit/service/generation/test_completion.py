@@ -1,6 +1,7 @@
 """Completions on a fake model: prompts, choices, echo, logprobs, `best_of`, deadlines, charges and backward models."""
 
 import itertools
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -294,7 +295,7 @@ def test_cancelling_a_request_wakes_the_thread_that_waits_for_it():
     """It gets `ClientGone` at once, while the call is still in flight."""
     service = Service(FakeBackend(held=True))
     generation = service.engine.complete(request(), RequestContext())
-    generation.request.cancel()
+    threading.Timer(0.1, generation.request.cancel).start()
     with pytest.raises(ClientGone):
         generation.results()
     service.backend.release(1000)

@@ -138,8 +138,8 @@ def test_sequences_with_different_patterns_share_calls_with_sequences_without(se
     [
         ({"guided_regex": "["}, "guided_regex", "guided_regex is not a valid regular expression"),
         ({"guided_choice": ["É"]}, "guided_choice", "needs characters that the model's vocabulary lacks, such as 'É'"),
-        ({"guided_json": {"not": {}}}, "guided_json", "guided_json schema must have a type"),
-        ({"guided_json": "{"}, "guided_json", "guided_json must be a JSON Schema or its text"),
+        ({"guided_json": {"not": {}}}, "guided_json", "guided_json: schema must have a type"),
+        ({"guided_json": "{"}, "guided_json", "guided_json must be a JSON Schema, as an object or a JSON string"),
         (
             {"guided_regex": "a", "guided_choice": ["b"]},
             "guided_choice",

@@ -8,17 +8,8 @@ from service.api.requests import InspectRequest, parse
 from service.context import RequestContext
 from service.errors import InvalidRequest, StateOfAnotherModel
 from service.generation.inspection import evenly_spaced
-from service.params import ModelVersion
-from service.scheduling.batching import MAX_TRACE_VALUES_PER_CALL, BatchLimits, ModelQueue
-from tests.fakes import STATE_SIZE, fake_step, make_sequence
+from tests.fakes import STATE_SIZE, fake_step
 from tests.unit.service.generation.test_completion import CHARACTERS, LIMITS, Service, request
-
-
-@pytest.fixture
-def service():
-    service = Service()
-    yield service
-    service.scheduler.stop()
 
 
 def looked_into(service, given, **fields):
@@ -135,8 +126,7 @@ def test_empty_input_has_no_values_but_expected_tokens(service):
     ("fields", "message"),
     [
         ({"layers": (2,)}, "layers of model 'characters' are 1, got 2"),
-        ({"given": "x" * 40}, r"at most 150 numbers, got 160; .* max_positions"),
-        ({"given": [99999]}, "input must"),
+        ({"given": "x" * 40}, r"at most 150 values \(positions × values per position\), got 160; .* max_positions"),
     ],
 )
 def test_an_unknown_layer_or_too_many_values_are_refused(service, fields, message):
@@ -145,21 +135,6 @@ def test_an_unknown_layer_or_too_many_values_are_refused(service, fields, messag
     with pytest.raises(InvalidRequest, match=message):
         looked_into(service, **{"given": "abc", **fields})
     assert looked_into(service, "x" * 40, max_positions=37).positions[-1] == 39
-
-
-def test_the_values_of_a_call_are_limited():
-    """Wide layers are read in shorter slices; sequences that request other traces are batched separately."""
-    queue = ModelQueue(ModelVersion("demo", 1), BatchLimits((8,), 8, 128))
-    wide = (("hidden_1", 100_000),)
-    for requested_traces in (wide, wide, (("cell_1", 5),)):
-        ids = np.ones(50, np.int32)
-        queue.enqueue(
-            make_sequence(prompt_ids=ids, prefill_signature="inspect", requested_traces=requested_traces, max_tokens=0)
-        )
-    call = queue.next_call(2, 2)
-    assert {sequence.requested_traces for sequence in call.sequences} == {wide}
-    assert call.size == MAX_TRACE_VALUES_PER_CALL // (8 * 100_000)
-    assert dict(call.outputs())["hidden_1"] == (8, call.size, 100_000)
 
 
 def test_an_inspection_does_not_change_a_running_completion(service):

@@ -333,11 +333,11 @@ def test_a_request_that_is_cut_short_has_partial_outputs(how):
     backend = FakeBackend(held=True)
     service = Service(backend, max_calls=1)
     fields = {"seed": seed, "max_tokens": 60, "n": 2, "return_state": True}
-    fields["timeout_s"] = 0.5 if how == "deadline" else 60.0
+    fields["timeout_s"] = 2.0 if how == "deadline" else 60.0
     generation = service.engine.complete(request("abc", **fields), RequestContext())
     backend.release(3)
     if how == "drain":
-        threading.Timer(0.5, lambda: service.scheduler.stop(ShuttingDown("good night"))).start()
+        threading.Timer(2.0, lambda: service.scheduler.stop(ShuttingDown("good night"))).start()
     with pytest.raises(DeadlineExceeded if how == "deadline" else ShuttingDown):
         generation.results()
     rest = generation.partial_outputs()
@@ -363,7 +363,7 @@ def test_partial_outputs_without_resume_tokens_include_held_back_text():
     for stop in ([], [letter + "?" for letter in sorted(set(plain))[:16]]):
         backend = FakeBackend(held=True)
         service = Service(backend, max_calls=1)
-        fields = {"seed": seed, "max_tokens": 60, "stop": stop, "timeout_s": 0.5}
+        fields = {"seed": seed, "max_tokens": 60, "stop": stop, "timeout_s": 2.0}
         generation = service.engine.complete(request("abc", **fields), RequestContext())
         backend.release(2)
         with pytest.raises(DeadlineExceeded):
@@ -434,7 +434,7 @@ def test_a_deadline_during_prefill_loses_no_held_back_text(service, model):
     slow.engine._resume_tokens = service.engine._resume_tokens
     fields = {**given_text(model, "xyz" * 9), "model": model, "state": first.resume_token, "seed": None, "logprobs": 0}
     fields |= {"echo": True, "max_tokens": 9, "return_state": True}
-    generation = slow.engine.complete(request(**fields, timeout_s=0.3), RequestContext())
+    generation = slow.engine.complete(request(**fields, timeout_s=2.0), RequestContext())
     backend.release(1)
     with pytest.raises(DeadlineExceeded):
         generation.results()

@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import pytest
 from gunicorn.config import Config
@@ -16,8 +15,8 @@ from hypothesis import strategies as st
 
 from service.observability import logs
 from service.observability.logs import AccessLogLine, GunicornLogger, log_request, request_id
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[4]
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 REQUEST = {"method": "GET", "route": "/v1/models", "path": "/v1/models", "status": 200, "duration_ms": 12.345}
 

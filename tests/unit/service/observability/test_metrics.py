@@ -138,12 +138,6 @@ def test_request_memory_is_a_gauge_beside_its_limit(metrics):
     assert value(metrics, "request_memory_limit_bytes") == 10_000_000
 
 
-def test_every_metric_has_a_help_text(metrics):
-    """Prometheus and Grafana show it beside the name."""
-    happen(metrics)
-    assert [family.name for family in parse(text_of(metrics)) if not family.documentation] == []
-
-
 def test_inter_token_latency_counts_every_token(metrics):
     """A chunk of 32 tokens weighs 32 times as much as one of a single token."""
     metrics.token_gap(DEMO, 0.032, 32)

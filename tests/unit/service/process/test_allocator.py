@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.servers import ROOT
+from tests.paths import ROOT
 
 # Threads allocate blocks and a small object after them, and free the blocks; prints the resident MiB that remain.
 PROGRAM = """

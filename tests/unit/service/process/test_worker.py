@@ -18,12 +18,12 @@ from typing import Any
 
 import pytest
 
+from tests.paths import ROOT
 from tests.waiting import until
 
-ROOT = Path(__file__).parents[4]
 APP = "tests.unit.service.process.worker_app"
 WORKER = f"{APP}.ImpatientWorker"
-LIMIT_S = 10.0  # a timeout for what should take well under a second or two on an idle machine
+LIMIT_S = 60.0  # longer than anything takes beside other tests on a busy machine, the start of gunicorn included
 GET = b"GET %s HTTP/1.1\r\nHost: test\r\n\r\n"
 LAST_GET = b"GET %s HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
 
@@ -142,7 +142,7 @@ def test_clients_that_never_close_delay_no_other_client(gunicorn):
     idlers = [gunicorn.connect(LAST_GET % b"/") for _ in range(6)]
     start = time.monotonic()
     assert gunicorn.get("/") == (200, b"ok")
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 5
     assert all(read_all(idler).endswith(b"ok") for idler in idlers)
 
 
@@ -152,7 +152,8 @@ def test_silent_connections_hold_no_thread(gunicorn):
     silent = [gunicorn.connect() for _ in range(20)]
     start = time.monotonic()
     assert gunicorn.get("/") == (200, b"ok")
-    assert time.monotonic() - start < 2
+    # Each of them would hold it for a second.
+    assert time.monotonic() - start < 15
     assert read_all(silent[0]) == b""
 
 
@@ -173,7 +174,7 @@ def test_a_new_connection_evicts_the_one_idle_longest_when_full(gunicorn, reques
         read_past(stream, b"tick")
 
 
-@with_options(worker_class=f"{APP}.CountingWorker")
+@with_options(worker_class=f"{APP}.CountingWorker", keep_alive="600")
 def test_connections_are_limited_by_client_address(gunicorn):
     """One more gets `429`. Another address and a Unix socket are served, and closing a connection makes room."""
 
@@ -345,9 +346,10 @@ def test_running_out_of_descriptors_ends_neither_streams_nor_the_worker(gunicorn
     assert gunicorn.log.read_text().count("Cannot accept") == 1
 
 
+@with_options(graceful_timeout="62", keep_alive="600")
 def test_after_sigterm_the_application_responds_until_its_streams_end(gunicorn):
     """New and kept-alive connections get its `503`, the running stream its end, and the exit code is 0."""
-    with gunicorn.connect(GET % b"/stream?1.5") as stream, gunicorn.connect(GET % b"/") as kept:
+    with gunicorn.connect(GET % b"/stream") as stream, gunicorn.connect(GET % b"/") as kept:
         read_past(kept, b"ok")
         read_past(stream, b"tick")
         gunicorn.process.terminate()
@@ -356,12 +358,13 @@ def test_after_sigterm_the_application_responds_until_its_streams_end(gunicorn):
         read_past(kept, b"draining")
         assert gunicorn.get("/") == (503, b"draining")
         facts = gunicorn.status()
+        gunicorn.get("/end")
         assert b"the end" in read_all(stream)
     assert gunicorn.process.wait(LIMIT_S) == 0
-    assert facts["drains"] == [pytest.approx(2, abs=0.1)]
+    assert facts["drains"] == [pytest.approx(60, abs=1)]
 
 
-@with_options(worker_class=f"{APP}.SettlingWorker")
+@with_options(worker_class=f"{APP}.SettlingWorker", graceful_timeout="10", keep_alive="600")
 def test_a_request_in_transit_at_sigterm_is_answered(gunicorn):
     """Though nothing runs, the worker stays for requests that crossed the signal on a kept-alive connection."""
     with gunicorn.connect(GET % b"/") as kept:
@@ -373,7 +376,7 @@ def test_a_request_in_transit_at_sigterm_is_answered(gunicorn):
     assert gunicorn.process.wait(LIMIT_S) == 0
 
 
-@with_options(graceful_timeout="3")
+@with_options(graceful_timeout="6")
 @pytest.mark.parametrize("path", [b"/stream", b"/deaf"])
 def test_a_stream_longer_than_the_drain_ends_itself_or_is_cut(gunicorn, path):
     """The application has time to end its streams; one that it does not end is cut before the arbiter kills."""
@@ -387,7 +390,7 @@ def test_a_stream_longer_than_the_drain_ends_itself_or_is_cut(gunicorn, path):
     assert "Traceback" not in gunicorn.log.read_text()
 
 
-@with_options(graceful_timeout="30", keep_alive="30")
+@with_options(graceful_timeout="300", keep_alive="300")
 def test_idle_connections_do_not_delay_the_exit(gunicorn):
     """Whether they are kept alive or have not sent anything yet."""
     with gunicorn.connect(GET % b"/") as kept, gunicorn.connect():
@@ -396,7 +399,7 @@ def test_idle_connections_do_not_delay_the_exit(gunicorn):
         assert gunicorn.process.wait(LIMIT_S) == 0
 
 
-@with_options(graceful_timeout="30")
+@with_options(graceful_timeout="300")
 @pytest.mark.parametrize("path", [b"/stream", b"/deaf", b"/stuck"])
 def test_sigint_ends_streams_at_once_and_without_a_traceback(gunicorn, path):
     """Ctrl-C waits for no stream, not even for one that ignores its client."""
@@ -408,11 +411,11 @@ def test_sigint_ends_streams_at_once_and_without_a_traceback(gunicorn, path):
     assert "Traceback" not in gunicorn.log.read_text()
 
 
-@with_options(graceful_timeout="8")
+@with_options(graceful_timeout="60")
 def test_a_reload_refuses_no_request(gunicorn):
     """A worker that has a successor leaves new requests to it, and finishes its own."""
     old = gunicorn.status()["pid"]
-    with gunicorn.connect(GET % b"/stream?2") as stream:
+    with gunicorn.connect(GET % b"/stream?8") as stream:
         read_past(stream, b"tick")
         gunicorn.process.send_signal(signal.SIGHUP)
         until(lambda: "Draining 1" in gunicorn.log.read_text())

@@ -2,13 +2,15 @@
 
 The application behaves like the gateway: it refuses new work while it drains, and ends `/stream` in time. The other
 streams misbehave: `/deaf` continues whatever happens, `/flood` never pauses, `/burst` sends much and then little, and
-`/stuck` sends nothing and does not check its client. A query such as `?1.5` ends a stream after 1.5 seconds.
+`/stuck` sends nothing and does not check its client. A query such as `?1.5` ends a stream after 1.5 seconds, and a
+request of `/end` ends all streams.
 """
 
 import atexit
 import json
 import math
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -31,7 +33,7 @@ class ImpatientWorker(StreamingWorker):
 class SettlingWorker(ImpatientWorker):
     """A worker that still accepts requests for a while before it stops."""
 
-    settle_s = 2.0
+    settle_s = 4.0
 
 
 class PatientWorker(StreamingWorker):
@@ -55,6 +57,7 @@ class Application:
         self.drains: list[float] = []
         self.deadline = math.inf
         self.ended: list[str] = []
+        self._end = threading.Event()
 
     def begin_drain(self, seconds_left: float) -> None:
         """Refuse new requests, and end the streams in time."""
@@ -67,6 +70,9 @@ class Application:
         if path == "/status":
             facts = {"pid": os.getpid(), "drains": self.drains, "ended": self.ended}
             return answer(start_response, "200 OK", json.dumps(facts).encode())
+        if path == "/end":
+            self._end.set()
+            return answer(start_response, "200 OK", b"ok")
         if self.drains:
             return answer(start_response, "503 Service Unavailable", b"draining")
         if path == "/body":
@@ -85,12 +91,15 @@ class Application:
     def _stream(self, path: str, end: float) -> Iterator[bytes]:
         try:
             yield b"tick\n" * (1 << 16 if path == "/burst" else 1)
-            while (now := time.monotonic()) < end and (path != "/stream" or now < self.deadline):
+            while not self._is_over(end) and (path != "/stream" or time.monotonic() < self.deadline):
                 time.sleep(60 if path == "/stuck" else 0 if path == "/flood" else TICK_S)
                 yield CHUNKS[path]
-            yield b"the end\n" if now >= end else b"farewell\n"
+            yield b"the end\n" if self._is_over(end) else b"farewell\n"
         finally:
             self.ended.append(path)
+
+    def _is_over(self, end: float) -> bool:
+        return self._end.is_set() or time.monotonic() >= end
 
 
 def answer(start_response: StartResponse, status: str, body: bytes) -> list[bytes]:

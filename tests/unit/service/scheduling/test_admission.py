@@ -44,7 +44,7 @@ def test_a_full_server_rejects_requests_until_sequences_are_released(first, seco
 
 @pytest.mark.parametrize(
     ("limits", "message"),
-    [((2, None), "2 of 2 sequences with this key"), ((None, 25), "20 of 25 tokens with this key")],
+    [((2, None), "2 of 2 sequences for this API key"), ((None, 25), "20 of 25 tokens for this API key")],
     ids=["sequences", "tokens"],
 )
 def test_a_quota_limits_its_own_key_only(limits, message):
@@ -61,10 +61,10 @@ def test_a_quota_limits_its_own_key_only(limits, message):
 @pytest.mark.parametrize(
     ("sequences", "param", "message"),
     [
-        (texts(11), "n", "at most 10 sequences on this server .*, got 11"),
-        (texts(1, 101), "max_tokens", "at most 100 tokens on this server .*, got 101"),
-        (texts(3, 1, Quota("key", 2, None)), "n", "at most 2 sequences with this key .*, got 3"),
-        (texts(1, 9, Quota("key", None, 8)), "max_tokens", "at most 8 tokens with this key .*, got 9"),
+        (texts(11), "n", r"at most 10 sequences \(prompts × n\) on this server, got 11"),
+        (texts(1, 101), "max_tokens", r"at most 100 tokens \(prompt tokens \+ .* on this server, got 101"),
+        (texts(3, 1, Quota("key", 2, None)), "n", r"at most 2 sequences \(prompts × n\) for this API key, got 3"),
+        (texts(1, 9, Quota("key", None, 8)), "max_tokens", r"at most 8 tokens \(.*\) for this API key, got 9"),
     ],
     ids=["sequences", "tokens", "sequences of a key", "tokens of a key"],
 )

@@ -122,29 +122,6 @@ def test_a_string_has_no_half_of_a_surrogate_pair():
         assert bool(regex.fullmatch(f'"\\u{code}"')) == (not 0xD800 <= int(code, 16) <= 0xDFFF)
 
 
-@pytest.mark.parametrize(
-    ("schema", "message"),
-    [
-        ({"type": ["integer", "number"], "maximum": 5}, "schema.maximum is not supported for type number"),
-        ({"type": ["integer", "number"], "exclusiveMinimum": 0}, "schema.exclusiveMinimum is not supported for type"),
-        ({"type": []}, "schema.type must have at least one type"),
-        ({"anyOf": []}, "schema.anyOf must have at least one schema"),
-        (
-            {"type": "object", "additionalProperties": False, "minProperties": 1},
-            "schema.minProperties must be 0 without any properties, got 1",
-        ),
-        ({"type": "string", "pattern": r"\x22"}, "schema.pattern must not have"),
-        ({"type": "string", "pattern": r"\x{000000022}"}, "schema.pattern must not have"),
-        ({"type": "string", "pattern": r"\U00000022"}, "schema.pattern must not have"),
-    ],
-    ids=str,
-)
-def test_what_a_regular_expression_cannot_express_is_an_error(schema, message):
-    """Otherwise a completion would be invalid."""
-    with pytest.raises(SchemaError, match=re.escape(message)):
-        schema_regex(schema)
-
-
 def test_a_chain_of_references_nests_as_deep_as_it_is_long():
     """The limit comes before Python's own."""
     links = {f"s{number}": {"$ref": f"#/$defs/s{number + 1}"} for number in range(400)}
@@ -203,7 +180,7 @@ def test_a_keyword_with_a_value_of_another_type_is_an_error_and_nothing_else():
         ({"type": "integer", "multipleOf": 3}, "schema.multipleOf is not supported for type integer"),
         ({"type": "number", "minimum": 2}, "schema.minimum must be 0 for type number, got 2"),
         ({"type": "string", "pattern": 'a"b'}, "schema.pattern must not have '\"'"),
-        ({"type": "string", "pattern": r"a\x22"}, r"schema.pattern must not have '\\\\x22'"),
+        ({"type": "string", "pattern": r"a\x22"}, r"schema.pattern must not have '\\x22'"),
         ({"type": "string", "pattern": "a", "minLength": 3}, "schema must have only one of pattern, format and a len"),
         ({"type": "string", "format": "hostname"}, "schema.format must be one of date, time"),
         ({"type": "string", "maxLength": -1}, "schema.minLength must be from 0 to maxLength, got 0 and -1"),
@@ -219,9 +196,31 @@ def test_a_keyword_with_a_value_of_another_type_is_an_error_and_nothing_else():
         ({"allOf": [{}, {}]}, "schema.allOf is not supported with several schemas"),
         ({"enum": []}, "schema.enum must be a list with at least one value"),
         ({"anyOf": [True], "type": "string"}, "schema.type is not supported beside anyOf"),
+        ({"type": ["integer", "number"], "maximum": 5}, "schema.maximum is not supported for type number"),
+        ({"type": ["integer", "number"], "exclusiveMinimum": 0}, "schema.exclusiveMinimum is not supported for type"),
+        ({"type": []}, "schema.type must have at least one type"),
+        ({"anyOf": []}, "schema.anyOf must have at least one schema"),
+        (
+            {"type": "object", "additionalProperties": False, "minProperties": 1},
+            "schema.minProperties must be 0 without any properties, got 1",
+        ),
+        ({"type": "object", "minProperties": 2}, "schema.minProperties and maxProperties above 1 are not supported"),
+        ({"type": "object", "maxProperties": 2}, "schema.minProperties and maxProperties above 1 are not supported"),
+        (
+            {"properties": {f"p{number}": True for number in range(65)}},
+            "schema.properties must have at most 64 optional ones before a required one",
+        ),
+        (
+            {"type": "array", "prefixItems": [True], "items": False, "minItems": 2},
+            "schema.minItems must be at most 1, the number of prefixItems, got 2",
+        ),
+        ({"enum": ["a", 2], "type": "boolean"}, "schema.enum must have a value of type boolean"),
+        ({"type": "string", "pattern": r"\x22"}, "schema.pattern must not have"),
+        ({"type": "string", "pattern": r"\x{000000022}"}, "schema.pattern must not have"),
+        ({"type": "string", "pattern": r"\U00000022"}, "schema.pattern must not have"),
     ],
 )
 def test_what_a_regular_expression_cannot_say_is_an_error_that_names_it(schema, message):
-    """Keyword and place are in the message."""
-    with pytest.raises(SchemaError, match=re.escape(message).replace(r"\\\\\\\\", r"\\\\")):
+    """Keyword and place are in the message. Otherwise a completion would be invalid."""
+    with pytest.raises(SchemaError, match=re.escape(message)):
         schema_regex(schema)

@@ -1,6 +1,7 @@
 """The whole HTTP side on a fake backend."""
 
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 from flask import Flask
@@ -65,8 +66,9 @@ class Site:
 
 
 @pytest.fixture
-def make_site():
-    """Start sites with given limits, and stop their schedulers after the test."""
+def make_site(monkeypatch):
+    """Start sites with given limits, and stop their schedulers after the test. Rate limits see no time pass."""
+    monkeypatch.setattr("limits.storage.memory.time", SimpleNamespace(time=lambda: 1_800_000_000.0))
     made = []
 
     def make(limits=None, backend=None, memory_bytes=64 * 2**20, **queue):

@@ -178,7 +178,7 @@ def test_tokens_are_charged_before_the_prompt_is_tokenized(make_site, monkeypatc
     assert (answer.status_code, answer.json["error"]["code"]) == (429, "rate_limit_exceeded")
     answer = site.client.post("/v1/completions", json={"model": "words", "prompt": "the cat " * 490, "max_tokens": 30})
     assert (answer.status_code, answer.json["error"]["param"]) == (400, "max_tokens")
-    assert "limit is 1000 tokens per minute, and this request alone may take 1010" in answer.json["error"]["message"]
+    assert "may use up to 1010 tokens, but the limit is 1000 per minute" in answer.json["error"]["message"]
 
 
 def test_a_full_memory_budget_sheds_large_requests_and_serves_small_ones(site):

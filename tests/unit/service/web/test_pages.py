@@ -44,4 +44,4 @@ def test_every_page_names_itself(path):
 @pytest.mark.parametrize("path", PATHS)
 def test_a_url_is_escaped(path):
     """As an attribute."""
-    assert '"' not in links(page(path, 'https://docs.example.org/"onclick=x'))["Docs"]
+    assert links(page(path, 'https://docs.example.org/"onclick=x'))["Docs"] == "https://docs.example.org/&#34;onclick=x"

@@ -27,14 +27,14 @@ Example:
 
 Each result is the median of the rounds, ± half their range; --json has the range itself. TTFT: time from the request to
 the first chunk of text. Chunk gap: time from one chunk to the next; a chunk may have several tokens. Both as median and
-99th percentile (p99). On the cores of the server, this client's own CPU time lowers the results."""
+99th percentile (p99). If the client shares the server's cores, its own CPU time lowers the results."""
 
 
 def _counts(value: str) -> tuple[int, ...]:
     """Parse comma-separated positive integers."""
     words = value.split(",")
     if not all(word.strip().isdecimal() and int(word) > 0 for word in words):
-        raise click.BadParameter(f"{value!r} is not a list of positive numbers, such as 1,8,32")
+        raise click.BadParameter(f"{value!r} is not a list of positive integers, such as 1,8,32")
     return tuple(int(word) for word in words)
 
 
@@ -44,7 +44,7 @@ def _counts(value: str) -> tuple[int, ...]:
     type=_counts,
     default="1,8,32",
     metavar="N,N,…",
-    help="Numbers of concurrent requests, each measured by itself.",
+    help="Concurrency levels, each benchmarked separately.",
 )
 @click.option(
     "--requests", type=click.IntRange(min=1), metavar="N", help="Requests per round.  [default: 4 × concurrency]"

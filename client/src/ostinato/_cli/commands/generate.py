@@ -50,8 +50,8 @@ each text delta is a line of JSON with index, text and finish_reason, and the la
     "--state",
     type=states.token,
     metavar="FILE|TOKEN",
-    help="Resume from a resume token, or from the file of --save-state. PROMPT, if any, is processed after it, the "
-    "text so far not again.",
+    help="Resume from a resume token, or from a file written by --save-state. PROMPT, if given, is appended; the "
+    "earlier text is not processed again.",
 )
 @click.option(
     "--save-state",

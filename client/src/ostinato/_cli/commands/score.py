@@ -39,16 +39,16 @@ Examples:
     metavar="FILE",
     help="Score the text of a file, in place of TEXT. Repeatable.",
 )
-@click.option("--lines", is_flag=True, help="Score each line as a text of its own, without its newline.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per text and line.")
+@click.option("--lines", is_flag=True, help="Score each line separately, without its newline.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per text, one per line.")
 @model_option
 @server_options
 def score(text: str | None, *, files: tuple[Path, ...], lines: bool, as_json: bool, model: str | None) -> None:
     """Score TEXT with a model: log probability, perplexity and bits per character.
 
-    If TEXT is omitted or -, it is read from standard input. The log probability is natural and the sum over the tokens,
-    in nats; the first token that the model processes has none. Bits per character can be compared between models of
-    different token units, perplexities cannot.
+    If TEXT is omitted or -, it is read from standard input. The log probability is a natural logarithm (nats), summed
+    over the tokens; the first token that the model processes has none. Bits per character can be compared between
+    models of different token units, perplexities cannot.
     """
     if text is not None and files:
         raise click.UsageError("TEXT and --file exclude each other: omit one")

@@ -34,7 +34,7 @@ turn and keeps its text, Ctrl-D exits. /help lists the commands. Lines from a pi
 standard output is what the model generates, and the first error ends the session."""
 
 
-@click.command(epilog=EPILOG, short_help="Write a text in turns with a model.")
+@click.command(epilog=EPILOG, short_help="Write text in turns with a model.")
 @click.argument("prompt", required=False)
 @click.option(
     "--file",
@@ -48,7 +48,7 @@ standard output is what the model generates, and the first error ends the sessio
 @sampling_options
 @server_options
 def write(prompt: str | None, *, path: Path | None, model: str | None, **options: Any) -> None:
-    """Write a text in turns with a model: a line of yours, then up to 200 tokens, or --max-tokens, of the model.
+    """Write text in turns with a model: you add a line, then the model generates up to 200 tokens (--max-tokens).
 
     The text starts with PROMPT. Each turn resumes from the state of the previous one, so no text is processed twice.
     """
