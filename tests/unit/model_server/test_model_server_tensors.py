@@ -7,7 +7,9 @@ from tensorflow.core.framework import types_pb2
 from tensorflow.core.framework.tensor_pb2 import TensorProto
 
 from model_server.errors import InvalidRequest
-from model_server.tensors import decode, encode
+from model_server.flags import DIFFERENCES
+from model_server.tensors import MAX_EXPANDED, decode, encode
+from tests.paths import ROOT
 
 
 def typed(dtype: int, shape: list[int], **fields: list[object]) -> TensorProto:
@@ -104,6 +106,12 @@ def test_a_small_message_cannot_allocate_a_huge_tensor(
     fields = {"values": {field: [value]}, "none": {}, "content": {"tensor_content": b"\0" * 8}}[sent]
     with pytest.raises(InvalidRequest, match=r"^tensor parsing error: x .* has more than 67108864 elements"):
         decode("x", typed(dtype, shape, **fields))
+
+
+def test_help_and_documentation_name_the_limit_of_expansion():
+    """As `tensors` has it."""
+    assert f"at most {MAX_EXPANDED:,} elements" in DIFFERENCES
+    assert f"expanded to {MAX_EXPANDED:,} elements at most" in (ROOT / "docs/architecture.md").read_text()
 
 
 def test_a_large_tensor_that_is_sent_in_full_is_decoded():

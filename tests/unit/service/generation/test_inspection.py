@@ -137,6 +137,13 @@ def test_an_unknown_layer_or_too_many_values_are_refused(service, fields, messag
     assert looked_into(service, "x" * 40, max_positions=37).positions[-1] == 39
 
 
+def test_token_ids_that_the_model_does_not_have_are_refused(service):
+    """The message names the limit and the id."""
+    num_tokens = len(CHARACTERS.tokens)
+    with pytest.raises(InvalidRequest, match=f"input must have token ids below {num_tokens}, got 99999"):
+        looked_into(service, [99999])
+
+
 def test_an_inspection_does_not_change_a_running_completion(service):
     """Both are served by the same model at the same time."""
     (alone,) = service.results("abc", max_tokens=12)

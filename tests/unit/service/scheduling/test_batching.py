@@ -230,6 +230,7 @@ def test_an_inspect_call_returns_at_most_16_mib_of_traces(queue):
     add_prompts(queue, 8, 1000, prefill_signature="inspect", max_tokens=0, requested_traces=(("hidden_1", 6000),))
     call = queue.next_call(1, 1)
     assert call.batch_size * call.size * 6000 * 4 <= 2**24 < call.batch_size * (call.size + 1) * 6000 * 4
+    assert dict(call.outputs())["hidden_1"] == (call.batch_size, call.size, 6000)
 
 
 def test_sequences_that_fit_into_one_call_wait_for_each_other(queue):
