@@ -25,6 +25,7 @@ from service.observability.metrics import Metrics
 from service.observability.scrape import serve_metrics
 from service.observability.tracing import Tracing
 from service.process.disconnects import DisconnectWatcher
+from service.scheduling.admission import AdmissionControl
 from service.scheduling.scheduler import Scheduler
 from service.settings import Settings
 from service.structured_outputs.compiler import ConstraintCompiler
@@ -50,6 +51,7 @@ class Gateway(Flask):
         self.metrics, self.tracing = Metrics(__version__), _tracing(settings)
         self.replicas = Replicas(self._connect(settings), settings.addresses)
         self.scheduler = Scheduler(self.replicas, settings, self.metrics)
+        self.admission = AdmissionControl(settings.max_sequences, settings.max_queued_tokens)
         self.model_registry = ModelRegistry(
             settings.models_dir,
             self.replicas,
@@ -127,6 +129,7 @@ def _register(app: Gateway, settings: Settings) -> None:
     engine = Engine(
         app.model_registry,
         app.scheduler,
+        app.admission,
         app.metrics,
         settings,
         _resume_tokens(settings),
@@ -134,7 +137,13 @@ def _register(app: Gateway, settings: Settings) -> None:
         TrainingFilters(settings.models_dir),
     )
     status = Status(
-        app.model_registry, app.scheduler, app.replicas, app.memory, settings, lambda: app.drain.is_draining
+        app.model_registry,
+        app.scheduler,
+        app.admission,
+        app.replicas,
+        app.memory,
+        settings,
+        lambda: app.drain.is_draining,
     )
     vectors, has_keys = VectorFiles(settings.models_dir), settings.keys_file is not None
     services = Services(engine, app.model_registry, vectors, status, _watch(), app.drain, settings, has_keys)
@@ -150,7 +159,7 @@ def _register(app: Gateway, settings: Settings) -> None:
 def _watch_state(app: Gateway) -> None:
     """Have the metrics read the state of scheduler, memory and backends at each scrape."""
     metrics, scheduler, replicas = app.metrics, app.scheduler, app.replicas
-    metrics.watch_load(lambda: scheduler.loads, lambda: scheduler.num_tokens)
+    metrics.watch_load(lambda: scheduler.loads, lambda: app.admission.num_tokens)
     metrics.watch_prefix_cache(scheduler.prefix_cache)
     metrics.watch_request_memory(app.memory)
     metrics.watch_servers(lambda: [replica.ejected_because is None for replica in replicas.all()])

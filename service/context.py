@@ -1,6 +1,6 @@
 """The context of a request: its principal's quota and charges, its trace, and its lease of the memory budget.
 
-Middleware creates it; routes, the engine and output builders charge it. Does not know HTTP.
+Middleware creates it; routes, the engine and output builders charge it.
 """
 
 from collections.abc import Callable
@@ -53,6 +53,7 @@ class RequestContext:
             a function that refunds them. See `TokenCharges`.
         trace: The request's tracing context, or None.
         memory: The request's lease of the memory budget.
+        sender: Its API key, or its client's address where there are no keys.
     """
 
     quota: Quota = ANYBODY
@@ -60,6 +61,7 @@ class RequestContext:
     charge: Callable[..., Callable[[], None]] = _charge_nothing
     trace: Any = None
     memory: MemoryLease = field(default_factory=MemoryBudget(2**63).lease)
+    sender: str = ""
 
 
 class TokenCharges:

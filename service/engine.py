@@ -1,9 +1,10 @@
-"""The engine turns a validated body into a running request: it finds the model, charges, encodes and submits.
+"""The engine turns a validated body into a running request: it finds the model, charges, encodes, admits and submits.
 
 In vLLM this is the front end of the engine, with its input processor; the loop of vLLM's EngineCore is
-`service.scheduling.scheduler`. Knows tokenizers and sequences. Does not know HTTP, and does not compute.
+`service.scheduling.scheduler`.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -13,7 +14,7 @@ from service.backends.training_filters import TrainingFilters
 from service.context import RequestContext, TokenCharges
 from service.errors import InvalidRequest, StateOfAnotherModel, StateOutdated
 from service.generation.candidate_filter import IsCopy
-from service.generation.checkpoint import Checkpoint, PartialMatch
+from service.generation.checkpoint import Checkpoint
 from service.generation.choice import ConstrainedMatch
 from service.generation.completion import CompletionBuilder
 from service.generation.inspection import InspectionBuilder, num_values, wanted_traces
@@ -24,6 +25,7 @@ from service.generation.request import Request
 from service.generation.resume_tokens import ResumeTokens
 from service.limits import Limits
 from service.observability.metrics import Metrics
+from service.scheduling.admission import AdmissionControl
 from service.scheduling.automaton import FIRST_ROW, Match
 from service.scheduling.scheduler import Scheduler
 from service.structured_outputs.automata import PatternError, TokenTexts
@@ -32,6 +34,12 @@ from service.structured_outputs.json_schema import SchemaError
 from service.structured_outputs.patterns import Constraint
 
 OutputBuilder = CompletionBuilder | PoolingBuilder | InspectionBuilder
+# Is called with each request before it waits: watches its client, and closes it in the end.
+Watch = Callable[[Request], object]
+
+
+def _watch_nobody(request: Request) -> None:
+    """Leave a request without a client."""
 
 
 class Engine:
@@ -41,22 +49,27 @@ class Engine:
         self,
         model_registry: ModelRegistry,
         scheduler: Scheduler,
+        admission: AdmissionControl,
         metrics: Metrics,
         limits: Limits,
         resume_tokens: ResumeTokens,
         compiler: ConstraintCompiler,
         training_filters: TrainingFilters,
     ) -> None:
-        self._model_registry, self._scheduler, self._metrics, self._limits = model_registry, scheduler, metrics, limits
+        self._model_registry, self._scheduler, self._admission = model_registry, scheduler, admission
+        self._metrics, self._limits = metrics, limits
         self._resume_tokens, self._compiler, self._training_filters = resume_tokens, compiler, training_filters
 
-    def complete(self, body: CompletionRequest, context: RequestContext) -> CompletionBuilder:
-        """Encode the prompts and submit the sequences.
+    def complete(
+        self, body: CompletionRequest, context: RequestContext, watch: Watch = _watch_nobody
+    ) -> CompletionBuilder:
+        """Encode the prompts, admit the first sequences, compile their constraint and submit them.
 
         Raises:
             GatewayError: the model is not served or has the other direction, a prompt is too long or has unknown ids,
                 the resume token is not usable, no completion would match the constraint, the response would be too
-                large, or the queue is full.
+                large, the queue is full, or the client disconnected or the deadline passed before the constraint was
+                compiled.
         """
         tenant = context.quota.tenant
         model, checkpoint = self._find_model(body.model, body.state, tenant, body.seed)
@@ -67,28 +80,31 @@ class Engine:
             # Before encoding, so that a request beyond the rate limit causes hardly any work.
             charges.charge_up_to(require_encodable(raw_prompts, model, field, self._limits) + num_generated)
             prompts = self._encode(raw_prompts, model, field, context, checkpoint)
-            matches = self._matches(body, prompts, model, checkpoint)
+            constraints = _constraints(body, prompts, checkpoint)
             # Free the unencoded prompts.
             body = body.model_copy(update={"prompt": None, "suffix": None})
             self._require_response_fits(body, prompts, field)
-            constraints = [match.constraint for match in matches if match is not None]
-            _hold_memory(prompts, completion_bytes(body, model.card, prompts, constraints), context)
+            _hold_memory(
+                prompts, completion_bytes(body, model.card, prompts, [each for each in constraints if each]), context
+            )
             # Without an EOS token there is nothing to suppress.
             has_end = model.tokenizer.special.end is not None
             builder = CompletionBuilder(
                 body,
-                self._request(model, prompts, context, body.timeout_s, checkpoint),
+                self._request(model, prompts, context, body.timeout_s, watch, checkpoint),
                 body.sampling if has_end else replace(body.sampling, min_tokens=0),
-                matches,
                 partial(self._resume_tokens.seal, tenant=tenant),
-                window=self._limits.max_running,
+                max_unfinished=self._limits.max_running,
                 is_copy=self._copy_filter(model) if body.not_in_training else None,
                 charge=context.charge,
             )
-            _submit(builder, charges, num_generated)
+            _admit(builder, charges, num_generated)
+            # While it waits for the compiler, the request is one of those that admission control counts.
+            match = partial(self._match, builder, checkpoint=checkpoint, sender=context.sender)
+            builder.submit([match(constraint) if constraint else None for constraint in constraints])
         return builder
 
-    def embed(self, body: EmbeddingsRequest, context: RequestContext) -> PoolingBuilder:
+    def embed(self, body: EmbeddingsRequest, context: RequestContext, watch: Watch = _watch_nobody) -> PoolingBuilder:
         """Encode the texts and submit their prefill; raise as `complete`."""
         model = self._model_registry.find(body.model)
         if body.dimensions not in (None, model.card.units):
@@ -102,11 +118,13 @@ class Engine:
             _hold_memory(prompts, embedding_bytes(len(prompts), model.card.units), context)
             # Free the unencoded texts.
             body = body.model_copy(update={"input": ""})
-            builder = PoolingBuilder(body, self._request(model, prompts, context, body.timeout_s))
-            _submit(builder, charges)
+            request = self._request(model, prompts, context, body.timeout_s, watch)
+            builder = PoolingBuilder(body, request, max_unfinished=self._limits.max_running)
+            _admit(builder, charges)
+            builder.submit()
         return builder
 
-    def inspect(self, body: InspectRequest, context: RequestContext) -> InspectionBuilder:
+    def inspect(self, body: InspectRequest, context: RequestContext, watch: Watch = _watch_nobody) -> InspectionBuilder:
         """Encode a text and submit its inspection.
 
         Raises:
@@ -127,49 +145,35 @@ class Engine:
             _hold_memory(prompts, inspection_bytes(count, prompts[0].num_tokens, body.logprobs), context)
             # Free the unencoded text.
             body = body.model_copy(update={"input": ""})
-            builder = InspectionBuilder(body, self._request(model, prompts, context, body.timeout_s, checkpoint))
-            _submit(builder, charges)
+            request = self._request(model, prompts, context, body.timeout_s, watch, checkpoint)
+            builder = InspectionBuilder(body, request)
+            _admit(builder, charges)
+            builder.submit()
         return builder
 
-    def _matches(
-        self,
-        body: CompletionRequest,
-        prompts: list[EncodedPrompt],
-        model: ServedModel,
-        checkpoint: Checkpoint | None,
-    ) -> list[ConstrainedMatch | None]:
-        """Return what the choices of each prompt must match.
-
-        A resumed match continues, unless the request has another constraint or a prompt of its own.
-        """
-        matches: list[ConstrainedMatch | None] = []
-        resumed = checkpoint.match if checkpoint else None
-        for prompt in prompts:
-            if resumed and prompt.is_empty and body.constraint in (None, resumed.constraint):
-                matches.append(self._match(resumed.constraint, model, body, "state", resumed))
-            elif body.constraint:
-                matches.append(self._match(body.constraint, model, body, body.constraint_field))
-            else:
-                matches.append(None)
-        return matches
-
     def _match(
-        self,
-        constraint: Constraint,
-        model: ServedModel,
-        body: CompletionRequest,
-        field: str,
-        resumed: PartialMatch | None = None,
+        self, builder: CompletionBuilder, constraint: Constraint, checkpoint: Checkpoint | None, sender: str
     ) -> ConstrainedMatch:
-        """Return a new match, or the resumed one.
+        """Return a new match, or the one that a checkpoint resumes.
 
         Raises:
             InvalidRequest: it cannot be compiled, or not completed within `max_tokens`.
             StateOutdated: it is resumed, and another release compiled it.
+            GatewayError: the client disconnected or the deadline passed, or too many patterns wait.
         """
+        body, request, model = builder.body, builder.request, builder.request.model
+        # `_constraints` returns that of the checkpoint itself, where it continues.
+        resumed = (
+            checkpoint.match if checkpoint and checkpoint.match and constraint is checkpoint.match.constraint else None
+        )
+        field = "state" if resumed else body.constraint_field
         try:
             automaton = self._compiler.compile(
-                constraint, (model.ref, model.card.weights_sha256), lambda: _token_texts(model)
+                constraint,
+                (model.ref, model.card.weights_sha256),
+                lambda: _token_texts(model),
+                sender=sender,
+                wait=request.wait,
             )
         except (PatternError, SchemaError) as error:
             separator = ": " if isinstance(error, SchemaError) else " "
@@ -225,9 +229,13 @@ class Engine:
         prompts: list[EncodedPrompt],
         context: RequestContext,
         timeout_s: float,
+        watch: Watch,
         checkpoint: Checkpoint | None = None,
     ) -> Request:
-        return Request(model, prompts, self._scheduler, self._metrics, context, timeout_s, checkpoint)
+        admission = self._admission.open(context.quota)
+        request = Request(model, prompts, self._scheduler, admission, self._metrics, context, timeout_s, checkpoint)
+        watch(request)
+        return request
 
     def _find_model(
         self, name: str | None, resume_token: str | None, tenant: str, seed: int | None = None
@@ -289,12 +297,28 @@ class Engine:
             )
 
 
-def _submit(builder: OutputBuilder, charges: TokenCharges, num_generated: int = 0) -> None:
-    """Charge the rest of a request's tokens, which are known once its prompts are encoded, and submit its sequences."""
+def _constraints(
+    body: CompletionRequest, prompts: list[EncodedPrompt], checkpoint: Checkpoint | None
+) -> list[Constraint | None]:
+    """Return what the choices of each prompt must match.
+
+    A resumed match continues, unless the request has another constraint or a prompt of its own.
+    """
+    resumed = checkpoint.match if checkpoint else None
+    return [
+        resumed.constraint
+        if resumed and prompt.is_empty and body.constraint in (None, resumed.constraint)
+        else body.constraint
+        for prompt in prompts
+    ]
+
+
+def _admit(builder: OutputBuilder, charges: TokenCharges, num_generated: int = 0) -> None:
+    """Charge the rest of a request's tokens, which are known once its prompts are encoded, and admit it."""
     request = builder.request
     charges.charge_up_to(sum(len(prompt.input_ids) for prompt in request.prompts) + num_generated)
     try:
-        request.submit(builder.new_sequences())
+        builder.admit()
     except InvalidRequest as error:
         # Admission control names the fields of completions.
         if not isinstance(builder, CompletionBuilder):

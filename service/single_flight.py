@@ -1,50 +1,23 @@
-"""A single-flight LRU cache: concurrent requests for a key share one computation.
-
-Knows keys, values and threads. Does not know what is computed, or for whom.
-"""
+"""A single-flight LRU cache: concurrent requests for a key share one computation."""
 
 import copy
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Generic, Protocol, TypeVar
+from typing import Generic
 
-
-class Sized(Protocol):
-    """A value with a memory size."""
-
-    @property
-    def num_bytes(self) -> int:
-        """Its memory, in bytes."""
-
-
-K = TypeVar("K", bound=Hashable)
-V = TypeVar("V", bound=Sized)
+from service.lru_cache import K, LruCache, V
 
 
 class Abandoned(Exception):
     """All requests for a value have been cancelled."""
 
 
-class TooManyPending(Exception):
-    """As many values as may be computed at a time are pending, and this is another one."""
-
-
 class SingleFlightCache(Generic[K, V]):
-    """A thread-safe single-flight LRU cache with a memory limit.
+    """A thread-safe single-flight LRU cache with a memory limit."""
 
-    The most recently used value is kept even if it alone is larger than the limit.
-
-    Args:
-        max_bytes: Limit of the values' sizes.
-        max_pending: Limit of the distinct keys whose values are being computed; none by default.
-    """
-
-    def __init__(self, max_bytes: int, max_pending: int | None = None) -> None:
-        self._max_bytes, self._num_bytes = max_bytes, 0
-        self._max_pending = max_pending
-        self._kept: OrderedDict[K, V] = OrderedDict()
+    def __init__(self, max_bytes: int) -> None:
+        self._cache: LruCache[K, V] = LruCache(max_bytes)
         self._waiting: dict[K, list[Future[V]]] = {}
         self._lock = threading.Lock()  # never held while a value is computed
 
@@ -57,16 +30,13 @@ class SingleFlightCache(Generic[K, V]):
 
         Raises:
             CancelledError: the request was cancelled.
-            TooManyPending: the value is not cached, and `max_pending` others are being computed.
             Exception: what `compute` raised, in every waiting caller; the next caller computes again.
         """
         request = request or Future()
         with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key]
-            if self._max_pending is not None and key not in self._waiting and len(self._waiting) >= self._max_pending:
-                raise TooManyPending
+            kept = self._cache.get(key)
+            if kept is not None:
+                return kept
             waiting = self._waiting.setdefault(key, [])
             waiting.append(request)
             is_first = len(waiting) == 1
@@ -88,7 +58,7 @@ class SingleFlightCache(Generic[K, V]):
             self._fail(key, error)
             return
         with self._lock:
-            self._keep(key, value)
+            self._cache.put(key, value)
         for request in self._take_waiting(key):
             request.set_result(value)
 
@@ -109,13 +79,6 @@ class SingleFlightCache(Generic[K, V]):
         with self._lock:
             waiting = self._waiting.pop(key)
         return [request for request in waiting if request.set_running_or_notify_cancel()]
-
-    def _keep(self, key: K, value: V) -> None:
-        self._kept[key] = value
-        self._num_bytes += value.num_bytes
-        while len(self._kept) > 1 and self._num_bytes > self._max_bytes:
-            _, evicted = self._kept.popitem(last=False)
-            self._num_bytes -= evicted.num_bytes
 
 
 def _copied(error: BaseException) -> BaseException:

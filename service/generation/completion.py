@@ -1,12 +1,9 @@
 """A running completion: turns the events of its sequences into text deltas of its choices, and those into results.
 
 The deltas of a backward model arrive from the end of the text: each is prepended to those so far.
-
-Knows texts and log probabilities. Does not know how sequences are computed, or HTTP.
 """
 
-import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Many
 from itertools import groupby, product
@@ -14,11 +11,11 @@ from operator import attrgetter, itemgetter
 
 from contract import signatures
 from service.api.requests import CompletionRequest
-from service.errors import Overloaded
 from service.generation.candidate_filter import CandidateFilter, IsCopy
 from service.generation.checkpoint import Checkpoint, ResumePoint
 from service.generation.choice import Choice, ConstrainedMatch, TextDelta
 from service.generation.detokenize import TextAssembler
+from service.generation.feeder import Feeder
 from service.generation.logprobs import Logprobs
 from service.generation.prompts import NOTHING, EncodedPrompt
 from service.generation.request import Request
@@ -26,8 +23,6 @@ from service.generation.stop_strings import Stops
 from service.params import SamplingParams
 from service.scheduling.sequence import DecodeResult, FinishReason, PrefillResult, Scores, Sequence
 
-# Seconds between attempts to submit choices that were not admitted because the queue was full.
-_RESUBMIT_S = 0.05
 # Returns the resume token of a checkpoint.
 SealToken = Callable[[Checkpoint], str]
 
@@ -35,8 +30,8 @@ SealToken = Callable[[Checkpoint], str]
 class CompletionBuilder:
     """The output builder of a completion: iterate over its deltas in order of arrival, or get its results.
 
-    Choices are submitted as earlier ones finish, `window` at a time. If duplicates or copies are rejected, each choice
-    is one delta, once it is accepted, and others are generated in place of the rejected ones.
+    Choices are submitted as earlier ones finish. If duplicates or copies are rejected, each choice is one delta, once
+    it is accepted, and others are generated in place of the rejected ones.
     """
 
     def __init__(
@@ -44,10 +39,9 @@ class CompletionBuilder:
         body: CompletionRequest,
         request: Request,
         sampling: SamplingParams,
-        matches: Many[ConstrainedMatch | None],
         seal: SealToken,
         *,
-        window: int,
+        max_unfinished: int,
         is_copy: IsCopy | None = None,
         charge: Callable[[int], object] = lambda _: None,
     ) -> None:
@@ -57,9 +51,8 @@ class CompletionBuilder:
             body: The request body.
             request: The running request.
             sampling: The body's parameters, as far as the model supports them.
-            matches: What the choices of each prompt must match, from the first token on.
             seal: Returns resume tokens.
-            window: Maximum number of unfinished sequences.
+            max_unfinished: Maximum number of unfinished sequences.
             is_copy: Rejects copies of training text; None: they are accepted.
             charge: Charges the tokens of a choice in place of a rejected one; may raise `RateLimited`.
         """
@@ -68,17 +61,28 @@ class CompletionBuilder:
         seed = request.checkpoint.seed if body.seed is None and request.checkpoint else body.seed
         assert seed is not None, "a seed is generated unless it comes with a resume token"
         self.seed = seed
-        self._sampling, self._matches, self._seal = sampling, matches, seal
-        self._window, self._charge = window, charge
-        # Halved when the queue is full, as it admits all choices of a submission or none; doubled when it admits them.
-        self._max_submitted = window
+        self._sampling, self._seal, self._charge = sampling, seal, charge
+        self._matches: Many[ConstrainedMatch | None] = [None] * len(request.prompts)
         self._scores: dict[int, list[Scores]] = {}
         backward = request.model.backward
         self._stops = Stops([stop[::-1] for stop in body.stop] if backward else body.stop)
         # By index. The first sequence of each group prefills the prompt that its choices share.
         self._choices: dict[int, Choice] = {}
         self._groups: dict[int, list[int]] = {}
-        self._waiting = deque(product(range(len(request.prompts)), range(body.best_of)))
+        prompts = range(len(request.prompts))
+        # Without tokens to generate, at most one sequence of each prompt is computed.
+        computed = (
+            product(prompts, range(body.best_of))
+            if body.max_tokens
+            else [(prompt_index, 0) for prompt_index in prompts if self._is_prefill_only(prompt_index)]
+        )
+        self._feeder: Feeder[tuple[int, int]] = Feeder(
+            request,
+            computed,
+            itemgetter(0),
+            max_tokens=body.max_tokens,
+            max_unfinished=max_unfinished,
+        )
         self._filters = (
             [CandidateFilter(body.n, body.unique, is_copy) for _ in request.prompts]
             if body.unique or is_copy is not None
@@ -87,15 +91,23 @@ class CompletionBuilder:
         # Accepted choices that were not returned yet.
         self._accepted: list[TextDelta] = []
 
-    def new_sequences(self) -> list[list[Sequence]]:
-        """Create the first choices and return their sequences by prompt; choices that need no call have none."""
-        # Choices without tokens need no slots, and are all created at once.
-        return self._take(self._window if self.body.max_tokens else len(self._waiting))
+    def admit(self) -> None:
+        """Admit the first choices; raise as `Feeder.admit_first`."""
+        self._feeder.admit_first()
+
+    def submit(self, matches: Many[ConstrainedMatch | None] | None = None) -> None:
+        """Submit the admitted choices; `matches` is what those of each prompt must match, from the first token on."""
+        self._matches = matches or self._matches
+        if not self.body.max_tokens:
+            for prompt_index in range(len(self._prompts)):
+                if not self._is_prefill_only(prompt_index):
+                    self._new_group(prompt_index, range(self.body.best_of))
+        self._feeder.submit(self._create)
 
     @property
     def is_finished(self) -> bool:
         """Whether all choices have finished, those included that were not submitted at first."""
-        return self.request.is_finished and not self._waiting
+        return self._feeder.is_finished
 
     @property
     def num_rejected(self) -> int | None:
@@ -110,57 +122,34 @@ class CompletionBuilder:
         """Yield the deltas of all sequences, rejected ones included."""
         for group in list(self._groups.values()):
             yield from self._first_deltas(group)
-        while not self.is_finished:
-            for event in self.request.events():
-                if isinstance(event, PrefillResult):
-                    yield from self._process_prefill(event)
-                elif isinstance(event, DecodeResult):
-                    delta = self._process_chunk(event)
-                    if not delta.is_empty:
-                        yield delta
-                    if delta.finish_reason and self._waiting:
-                        yield from self._submit_more()
-            if self._waiting:
-                # All submitted choices have finished, and other requests have filled the queue.
-                self.request.require_active()
-                time.sleep(_RESUBMIT_S)
-                yield from self._submit_more()
+        for event in self._feeder.events(self._create):
+            if isinstance(event, PrefillResult):
+                yield from self._process_prefill(event)
+            elif isinstance(event, DecodeResult):
+                delta = self._process_chunk(event)
+                if not delta.is_empty:
+                    yield delta
+            elif isinstance(event, list):
+                for leader, *_ in event:
+                    yield from self._first_deltas(self._groups[leader.index])
 
-    def _submit_more(self) -> Iterator[TextDelta]:
-        """Submit waiting choices in place of those that have finished, and yield their first deltas."""
-        count = min(len(self._waiting), self._window - len(self.request.sequences), self._max_submitted)
-        taken = [self._waiting[i] for i in range(count)]
-        groups = self._take(count)
-        try:
-            self.request.submit(groups)
-        except Overloaded:
-            for group in groups:
-                for sequence in group:
-                    del self._choices[sequence.index]
-                del self._groups[group[0].index]
-            self._waiting.extendleft(reversed(taken))
-            self._max_submitted = max(1, count // 2)
-            return
-        self._max_submitted = min(self._window, 2 * self._max_submitted)
-        for group in groups:
-            yield from self._first_deltas([sequence.index for sequence in group])
-
-    def _take(self, count: int) -> list[list[Sequence]]:
-        """Create the next `count` choices and return their sequences, grouped by prompt."""
-        body, groups = self.body, []
-        taken = [self._waiting.popleft() for _ in range(min(count, len(self._waiting)))]
-        for prompt_index, numbers in groupby(taken, key=itemgetter(0)):
-            indexes = []
-            for _, number in numbers:
-                index = self._index_of(prompt_index, number)
-                self._choices[index] = self._new_choice(prompt_index, number)
-                indexes.append(index)
-            self._groups[indexes[0]] = indexes
-            is_computed = body.max_tokens or self._is_prefill_only(prompt_index)
-            group = [self._new_sequence(index) for index in (indexes if body.max_tokens else indexes[:1])]
-            if is_computed:
-                groups.append(group)
+    def _create(self, choices: Many[tuple[int, int]]) -> list[list[Sequence]]:
+        """Create choices, given by prompt and number, and return their sequences by prompt."""
+        groups = []
+        for prompt_index, of_prompt in groupby(choices, key=itemgetter(0)):
+            numbers = [number for _, number in of_prompt]
+            indexes = self._new_group(prompt_index, numbers if self.body.max_tokens else range(self.body.best_of))
+            # Without tokens to generate, one sequence prefills for all choices.
+            groups.append([self._new_sequence(index) for index in indexes[: len(numbers)]])
         return groups
+
+    def _new_group(self, prompt_index: int, numbers: Many[int]) -> list[int]:
+        """Create choices of one prompt, which share its prefill, and return their indexes."""
+        indexes = [self._index_of(prompt_index, number) for number in numbers]
+        for index, number in zip(indexes, numbers, strict=True):
+            self._choices[index] = self._new_choice(prompt_index, number)
+        self._groups[indexes[0]] = indexes
+        return indexes
 
     def _new_sequence(self, index: int) -> Sequence:
         body, choice = self.body, self._choices[index]
@@ -201,7 +190,7 @@ class CompletionBuilder:
         number = self._filters[prompt_index].next_candidate()
         if number is not None:
             self._charge(self.body.max_tokens)
-            self._waiting.append((prompt_index, number))
+            self._feeder.waiting.append((prompt_index, number))
 
     def _whole_text(self, choice: Choice) -> tuple[Many[int], str]:
         """Return the tokens of a prompt and its finished choice, in the order of generation, and their text."""

@@ -1,7 +1,4 @@
-"""Inspection of a text: hidden states, cell states, gates and predicted tokens at each of its tokens.
-
-Knows the traces of a model's card, and which of them are requested. Does not know how sequences are computed, or HTTP.
-"""
+"""Inspection of a text: hidden states, cell states, gates and predicted tokens at each of its tokens."""
 
 from dataclasses import dataclass, replace
 
@@ -14,7 +11,7 @@ from service.backends.registry import ServedModel
 from service.generation.logprobs import Logprobs, expected_next
 from service.generation.prompts import EncodedPrompt
 from service.generation.request import Request
-from service.scheduling.sequence import Event, PrefillResult, Scores, Sequence
+from service.scheduling.sequence import Event, PrefillResult, Scores
 
 # Values of `include`, and the kinds of traces that each selects.
 KINDS = {
@@ -94,20 +91,23 @@ class InspectionBuilder:
         ]
         self._num_prefilled = 0
 
-    def new_sequences(self) -> list[list[Sequence]]:
-        """Return its only sequence."""
-        return [
-            [
-                self.request.new_sequence(
-                    0,
-                    self.request.prompts[0],
-                    signatures.INSPECT,
-                    returns_state=self.body.return_state,
-                    requested_traces=tuple((trace.output, trace.units) for trace in self.traces),
-                    emit=self._take_event,
-                )
-            ]
-        ]
+    def admit(self) -> None:
+        """Admit the prompt; raise as `Feeder.admit_first`."""
+        (prompt,), admission = self.request.prompts, self.request.admission
+        admission.require_possible(len(prompt.input_ids))
+        admission.admit([len(prompt.input_ids)])
+
+    def submit(self) -> None:
+        """Submit its only sequence."""
+        sequence = self.request.new_sequence(
+            0,
+            self.request.prompts[0],
+            signatures.INSPECT,
+            returns_state=self.body.return_state,
+            requested_traces=tuple((trace.output, trace.units) for trace in self.traces),
+            emit=self._take_event,
+        )
+        self.request.submit([[sequence]])
 
     def _take_event(self, event: Event) -> None:
         """Keep an event's requested values, on the scheduler's thread; the other values are dropped, not queued."""

@@ -1,7 +1,6 @@
 """A running request: its sequences and their events, in order, until they finish, fail or are cancelled.
 
-Knows sequences, time and queues. Does not know text, HTTP, or what the request returns: see the output builders in
-`completion`, `pooling` and `inspection`.
+What it returns is made by the output builders in `completion`, `pooling` and `inspection`.
 """
 
 import copy
@@ -9,22 +8,26 @@ import queue
 import time
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Many
+from concurrent.futures import CancelledError, Future
+from typing import Any, TypeVar
 
 import numpy as np
 
 from contract import signatures
 from service.backends.registry import ServedModel
 from service.context import RequestContext
-from service.errors import ClientGone, DeadlineExceeded, GatewayError
+from service.errors import ClientGone, DeadlineExceeded
 from service.generation.checkpoint import Checkpoint
 from service.generation.prompts import NOTHING, EncodedPrompt
 from service.observability.metrics import Metrics
 from service.params import SamplingParams
+from service.scheduling.admission import Admission
 from service.scheduling.automaton import Match
 from service.scheduling.scheduler import Scheduler
 from service.scheduling.sequence import Event, Failure, Sequence
 
 _DEFAULTS = SamplingParams()
+T = TypeVar("T")
 
 
 def _ignore(event: Event) -> None:
@@ -49,6 +52,7 @@ class Request:
         model: ServedModel,
         prompts: Many[EncodedPrompt],
         scheduler: Scheduler,
+        admission: Admission,
         metrics: Metrics,
         context: RequestContext,
         timeout_s: float,
@@ -59,18 +63,23 @@ class Request:
         self.sequences: dict[int, Sequence] = {}
         self.num_prompt_tokens = sum(prompt.num_tokens for prompt in prompts)
         self.num_completion_tokens = 0
+        self.admission = admission
         self._scheduler, self._metrics, self._context = scheduler, metrics, context
         self._started_at, self._timeout_s = time.monotonic(), timeout_s
         self._last_token_at: dict[int, float] = {}
         self._unfinished: set[int] = set()
         self._finish_reasons: dict[int, str] = {}
-        self._failed = self._closed = self._cancelled = False
+        self._submitted = self._failed = self._closed = self._cancelled = False
+        # What `wait` waits for.
+        self._awaited: Future[Any] | None = None
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._number: int | None = None
         # Of sequences that have finished.
         self._is_reproducible, self._num_cached_tokens = True, 0
-        # Those of the first submission: the prompts count once, however often they are found in the prefix cache later.
-        self._first_indexes: frozenset[int] | None = None
+        # The prompts, by identity, and the first sequence of each: a prompt counts once, however often it is found in
+        # the prefix cache later.
+        self._prefilled: set[int] = set()
+        self._first_indexes: set[int] = set()
 
     def new_sequence(
         self,
@@ -88,8 +97,11 @@ class Request:
         requested_traces: tuple[tuple[str, int], ...] = (),
         emit: Callable[[Event], None] | None = None,
     ) -> Sequence:
-        """Return a new sequence of a prompt; see `Sequence` for the arguments. `emit` is `put` if not given."""
-        model, checkpoint, quota = self.model, self.checkpoint, self._context.quota
+        """Return the next admitted sequence; see `Sequence` for the arguments. `emit` is `put` if not given."""
+        model, checkpoint, tenant = self.model, self.checkpoint, self._context.quota.tenant
+        if id(prompt) not in self._prefilled:
+            self._prefilled.add(id(prompt))
+            self._first_indexes.add(index)
         return Sequence(
             model=model.ref,
             prompt_ids=prompt.input_ids,
@@ -103,7 +115,7 @@ class Request:
             seen_ids=prompt.seen_ids if sampling.repetition_penalty != 1 else NOTHING,
             index=index,
             vocab_size=model.card.vocab_size,
-            quota=quota,
+            release=self.admission.take(),
             prefill_signature=prefill_signature,
             requested_traces=requested_traces,
             num_sampled_before=checkpoint.point.num_sampled if checkpoint else 0,
@@ -114,28 +126,41 @@ class Request:
             trace=self._context.trace,
             hidden_sum=np.zeros(model.card.units, np.float32) if prefill_signature == signatures.EMBED else None,
             expected_probe_hash=model.expected_probe_hash,
-            cache_namespace=(quota.tenant, model.ref, model.fingerprint, checkpoint.origin if checkpoint else b""),
+            cache_namespace=(tenant, model.ref, model.fingerprint, checkpoint.origin if checkpoint else b""),
         )
 
     def submit(self, groups: Many[Many[Sequence]]) -> None:
-        """Submit more of its sequences, grouped by prompt, to the scheduler; without any, nothing is computed.
+        """Submit sequences, grouped by prompt, to the scheduler; without any, nothing is computed.
 
         Raises:
-            GatewayError: they are not admitted; the request is as before.
+            ShuttingDown: the scheduler was stopped.
         """
+        self._submitted = True
         if groups:
             sequences = {sequence.index: sequence for group in groups for sequence in group}
             # Before the first event.
             self.sequences |= sequences
-            if self._first_indexes is None:
-                self._first_indexes = frozenset(sequences)
-            try:
-                self._number = self._scheduler.submit(groups, self.model.batch_limits, self._number)
-            except GatewayError:
-                for index in sequences:
-                    del self.sequences[index]
-                raise
+            self._number = self._scheduler.submit(groups, self.model.batch_limits, self._number)
             self._unfinished |= sequences.keys()
+
+    def wait(self, future: "Future[T]") -> T:
+        """Wait for a result, until the deadline or a call of `cancel`, which also cancel the future.
+
+        Raises:
+            ClientGone, DeadlineExceeded: as `events`.
+        """
+        self._awaited = future
+        try:
+            # `cancel` may have been called before.
+            self.require_active()
+            return future.result(timeout=max(0.0, self._remaining_s()))
+        except CancelledError:
+            raise ClientGone from None
+        except TimeoutError:
+            raise self._deadline_exceeded() from None
+        finally:
+            future.cancel()
+            self._awaited = None
 
     def put(self, event: Event) -> None:
         """Enqueue an event, on the scheduler's thread."""
@@ -153,7 +178,7 @@ class Request:
         return self._num_cached_tokens + sum(map(self._cached_tokens_of, self.sequences.values()))
 
     def _cached_tokens_of(self, sequence: Sequence) -> int:
-        if sequence.index not in (self._first_indexes or ()):
+        if sequence.index not in self._first_indexes:
             return 0
         # The checkpoint's unread tokens go before each prompt, and are not part of it.
         num_unread = len(self.checkpoint.point.unread_ids) if self.checkpoint else 0
@@ -216,8 +241,10 @@ class Request:
             self._scheduler.cancel([self.sequences[index]])
 
     def cancel(self) -> None:
-        """Free all slots and end an iteration that waits; from any thread, any number of times."""
+        """Free all slots and end a wait or an iteration; from any thread, any number of times."""
         self._cancelled = True
+        if (awaited := self._awaited) is not None:
+            awaited.cancel()
         self._scheduler.cancel(list(self.sequences.values()))
         self._events.put(None)
 
@@ -226,6 +253,9 @@ class Request:
         if self._closed:
             return
         self._closed = True
+        self.admission.close()
+        if not self._submitted:
+            return
         if self._unfinished:
             self.cancel()
             if not self._failed:

@@ -1,7 +1,7 @@
 """Continuous batching: one thread that turns submissions, outputs and cancellations into model calls.
 
-The thread owns all queues and takes messages from an inbox, so only admission control needs a lock. Knows sequences
-and calls. Does not know text or protobuf: the backend makes the calls, asynchronously, and reports their outputs.
+The thread owns all queues and takes messages from an inbox, so it needs no locks. The backend makes the calls,
+asynchronously, and reports their outputs.
 """
 
 import itertools
@@ -19,7 +19,6 @@ from contract import signatures
 from service.errors import BackendUnavailable, GatewayError, InternalError, ShuttingDown
 from service.limits import Limits
 from service.params import ModelVersion
-from service.scheduling.admission import AdmissionControl
 from service.scheduling.batching import BatchLimits, ModelQueue
 from service.scheduling.call import Call
 from service.scheduling.padding import Arrays
@@ -128,7 +127,6 @@ class Scheduler:
 
     def __init__(self, backends: Backends, limits: Limits, observer: Observer) -> None:
         self._backends, self._limits, self._observer = backends, limits, observer
-        self._admission = AdmissionControl(limits.max_sequences, limits.max_queued_tokens)
         self._slots = Slots(limits.max_running)
         self.prefix_cache = PrefixCache(limits.prefix_cache_bytes)
         self._request_numbers = itertools.count()
@@ -145,16 +143,6 @@ class Scheduler:
         self._stopped: GatewayError | None = None
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
 
-    @property
-    def num_sequences(self) -> int:
-        """Admitted sequences that have not finished."""
-        return self._admission.num_sequences
-
-    @property
-    def num_tokens(self) -> int:
-        """Total `cost` of those sequences, as of their admission."""
-        return self._admission.num_tokens
-
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
@@ -165,33 +153,30 @@ class Scheduler:
         self._thread.join(timeout=5)
 
     def submit(self, groups: Many[Many[Sequence]], limits: BatchLimits, number: int | None = None) -> int:
-        """Admit sequences of one request, all or none, and return the request's number.
+        """Enqueue admitted sequences of one request, and return the request's number.
 
-        A group has the choices of one prompt, at least one. All are of one model version, whose calls have the limits,
-        and of one API key. A request that submits more sequences later passes its number, for its share of the slots.
+        A group has the choices of one prompt, at least one. All are of one model version, whose calls have the limits.
+        A request that submits more sequences later passes its number, for its share of the slots.
 
         Raises:
-            InvalidRequest: the request alone exceeds a limit.
-            Overloaded: the queue has no capacity for all of them now.
-            ShuttingDown: the scheduler was stopped.
+            ShuttingDown: the scheduler was stopped; the sequences are released.
         """
         now = time.monotonic()
         is_first = number is None
         if number is None:
             number = next(self._request_numbers)
+        sequences = [sequence for group in groups for sequence in group]
         for leader, *forks in groups:
             leader.forks = forks
-            leader.cost = leader.num_remaining_prompt_tokens + leader.max_tokens
             if leader.cache_namespace is not None and self._limits.prefix_cache_bytes > 0:
                 leader.prefix_blocks = block_hashes(leader.cache_namespace, leader.prompt_ids)
-            for fork in forks:
-                fork.cost = fork.max_tokens
-            for sequence in (leader, *forks):
-                sequence.accepted_at, sequence.request_number = now, number
+        for sequence in sequences:
+            sequence.accepted_at, sequence.request_number = now, number
         with self._accepting:
             if self._stopped is not None:
+                for sequence in sequences:
+                    sequence.release()
                 raise type(self._stopped)(str(self._stopped))
-            self._admission.admit([sequence for group in groups for sequence in group])
             # Under the lock, so that nothing is submitted after `_close` has drained the inbox.
             self._inbox.put(_Submit(tuple(leader for leader, *_ in groups), limits, is_first))
         return number
@@ -379,7 +364,7 @@ class Scheduler:
         for sequence in sequences:
             self._queues[sequence.model].sequences.remove(sequence)
             self._slots.release(sequence)
-        self._admission.release(sequences)
+            sequence.release()
 
     def _dispatch(self) -> None:
         """Send calls until no more may be in flight; models take turns."""
@@ -476,7 +461,8 @@ class Scheduler:
         self._outages.clear()
         self._slots = Slots(self._limits.max_running)
         self._outbox += [(sequence, Failure(sequence.index, error)) for sequence in failed]
-        self._admission.release(failed)
+        for sequence in failed:
+            sequence.release()
         self._deliver()
 
 

@@ -11,7 +11,6 @@ from typing import Any, Literal
 import numpy as np
 
 from contract import signatures
-from service.context import ANYBODY, Quota
 from service.errors import GatewayError
 from service.params import ModelVersion, SamplingParams
 from service.scheduling.automaton import Match
@@ -99,6 +98,10 @@ class Failure:
 Event = DecodeResult | PrefillResult | Failure
 
 
+def do_nothing() -> None:
+    """Release nothing."""
+
+
 @dataclass(eq=False, slots=True)
 class Sequence:
     """One choice of one prompt of one request.
@@ -113,6 +116,7 @@ class Sequence:
         end_id: The EOS token, or None.
         vocab_size: Exclusive upper limit of the model's token ids; a backend's samples are checked against it.
         emit: Called with each event, in order, on the scheduler's thread; must not block.
+        release: Releases its admission, on the scheduler's thread, once it has finished.
         prefill_signature: "prefill", "score", "embed" or "inspect".
         requested_traces: Requested traces of "inspect", as (name, width).
         counts_before: Ids and counts of the tokens sampled by the requests that it resumes; see `Adjustments`.
@@ -134,7 +138,6 @@ class Sequence:
         last_token_id: The newest token, not yet processed by the model.
         num_generated: Tokens sampled so far.
         accepted_at: Monotonic seconds.
-        cost: Tokens charged by admission control.
         is_reproducible: Whether all its calls ran on backends with the expected probe hash.
         cancelled: Set by any thread; the scheduler removes the sequence afterwards.
     """
@@ -151,7 +154,7 @@ class Sequence:
     seen_ids: np.ndarray
     index: int = 0
     vocab_size: int = MAX_VOCAB_SIZE
-    quota: Quota = ANYBODY
+    release: Callable[[], object] = do_nothing
     prefill_signature: str = signatures.PREFILL
     requested_traces: tuple[tuple[str, int], ...] = ()
     num_sampled_before: int = 0
@@ -173,7 +176,6 @@ class Sequence:
     num_generated: int = 0
     last_token_id: int = 0
     accepted_at: float = 0.0
-    cost: int = 0
     is_reproducible: bool = True
     cancelled: bool = False
     _uniforms: UniformStream = field(init=False)

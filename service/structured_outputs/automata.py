@@ -37,6 +37,14 @@ class CompilationInterrupted(Exception):
     """A compilation was interrupted for a reason that has nothing to do with its pattern."""
 
 
+class LimitExceeded(Exception):
+    """A compilation has used its CPU time or its memory; the message is the limit."""
+
+
+class CompilerCrashed(Exception):
+    """The compiler failed; the message says how."""
+
+
 class PatternError(Exception):
     """A pattern cannot be compiled; the message says why, without naming the field."""
 

@@ -20,6 +20,8 @@ from typing import IO
 from service.structured_outputs.automata import (
     CompilationInterrupted,
     CompilationLimits,
+    CompilerCrashed,
+    LimitExceeded,
     PatternError,
     TokenTexts,
     compile_automaton,
@@ -28,8 +30,7 @@ from service.structured_outputs.json_schema import SchemaError
 from service.structured_outputs.patterns import Constraint
 
 LENGTH = struct.Struct("<Q")
-# Address space beside what the process has at its start.
-MAX_MEMORY_BYTES = 2**28
+_OUT_OF_MEMORY = 3
 # After this CPU time a compilation gets only what nothing else needs: most patterns take a few milliseconds, and beside
 # one that takes seconds the gaps between the chunks of other streams were 1.6 times as long (measured).
 _URGENT_S = 0.1
@@ -44,6 +45,7 @@ class Job:
     Attributes:
         timeout_s: Limit of its CPU time in seconds.
         wall_timeout_s: Limit of its time in seconds, as others wait.
+        max_memory_bytes: Limit of its address space, beside what the process has at its start.
     """
 
     constraint: Constraint
@@ -51,6 +53,7 @@ class Job:
     limits: CompilationLimits
     timeout_s: float
     wall_timeout_s: float
+    max_memory_bytes: int
 
 
 def write_message(stream: IO[bytes], message: object) -> None:
@@ -62,23 +65,31 @@ def write_message(stream: IO[bytes], message: object) -> None:
 
 def main() -> None:
     """Compile one job after another until standard input ends."""
-    # The gateway's group gets Ctrl-C; it ends this process by closing its standard input.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Warm-up: forks inherit what the libraries initialize on first use.
     compile_automaton([r"\w"], TokenTexts((b"a",), (b"a",), None, 1), CompilationLimits(100, 2**20))
     while header := sys.stdin.buffer.read(LENGTH.size):
         job: Job = pickle.loads(sys.stdin.buffer.read(LENGTH.unpack(header)[0]))
         status, message = _run_in_fork(job)
-        if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGALRM:
-            write_message(sys.stdout.buffer, CompilationInterrupted("the machine is too busy"))
-        elif os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
-            write_message(sys.stdout.buffer, CompilationInterrupted("the kernel killed its process"))
-        elif status:
-            limits = f"{job.timeout_s:g} seconds or {MAX_MEMORY_BYTES >> 20} MiB of memory"
-            write_message(sys.stdout.buffer, PatternError(f"takes more than {limits} to compile; simplify it"))
+        if status:
+            write_message(sys.stdout.buffer, _explain(status, job))
         else:
             sys.stdout.buffer.write(message)
             sys.stdout.buffer.flush()
+
+
+def _explain(status: int, job: Job) -> Exception:
+    """Return why a fork has ended without a result, by its wait status."""
+    code = os.waitstatus_to_exitcode(status)
+    # Rust's allocator aborts.
+    if code in (_OUT_OF_MEMORY, -signal.SIGABRT):
+        return LimitExceeded(f"{job.max_memory_bytes >> 20} MiB of memory")
+    reasons = {
+        -signal.SIGPROF: LimitExceeded(f"{job.timeout_s:g} seconds"),
+        -signal.SIGALRM: CompilationInterrupted("the machine is too busy"),
+        -signal.SIGKILL: CompilationInterrupted("the kernel killed its process"),
+    }
+    name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    return reasons.get(code, CompilerCrashed(f"its process ended with {name}"))
 
 
 def _run_in_fork(job: Job) -> tuple[int, bytes]:
@@ -87,6 +98,7 @@ def _run_in_fork(job: Job) -> tuple[int, bytes]:
     child = os.fork()
     if not child:
         os.close(reader)
+        _drop_standard_streams()
         with os.fdopen(writer, "wb") as stream:
             _compile(job, stream)
         os._exit(0)
@@ -106,10 +118,17 @@ def _run_in_fork(job: Job) -> tuple[int, bytes]:
                 return os.waitpid(child, 0)[1], bytes(message)
 
 
+def _drop_standard_streams() -> None:
+    """Close this fork's copies: the gateway notices at once if the process ends, and Rust's messages are in no log."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(null, stream)
+
+
 def _compile(job: Job, stream: IO[bytes]) -> None:
     """Compile a job in this process and write the result."""
     in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (in_use + MAX_MEMORY_BYTES,) * 2)
+    resource.setrlimit(resource.RLIMIT_AS, (in_use + job.max_memory_bytes,) * 2)
     # By default both signals kill, also while the library runs.
     signal.setitimer(signal.ITIMER_PROF, job.timeout_s)
     signal.setitimer(signal.ITIMER_REAL, job.wall_timeout_s)
@@ -119,7 +138,10 @@ def _compile(job: Job, stream: IO[bytes]) -> None:
     except (PatternError, SchemaError) as error:
         result = error
     except MemoryError:
-        os._exit(1)
+        os._exit(_OUT_OF_MEMORY)
+    # A panic of Rust is not an Exception.
+    except BaseException as error:
+        result = CompilerCrashed(f"{type(error).__name__}: {str(error)[:200]}")
     for timer in (signal.ITIMER_PROF, signal.ITIMER_REAL):
         signal.setitimer(timer, 0)
     write_message(stream, result)

@@ -53,7 +53,12 @@ class Middleware:
         if request.endpoint not in PUBLIC_ENDPOINTS:
             principal = self._access.authenticate(request.headers.get("Authorization"))
             record.line.key = principal.key_id or None
-            g.context = replace(principal.context, trace=record.trace, memory=self._memory.lease())
+            g.context = replace(
+                principal.context,
+                trace=record.trace,
+                memory=self._memory.lease(),
+                sender=principal.key_id or request.remote_addr or "",
+            )
 
     def _after(self, response: Response) -> Response:
         record: RequestLog = g.record

@@ -30,7 +30,7 @@ from service.api.requests import (
 from service.backends.embedding_vectors import VectorFiles, Vectors, find_token
 from service.backends.registry import ModelRegistry, ServedModel
 from service.context import RequestContext
-from service.engine import Engine, OutputBuilder
+from service.engine import Engine, OutputBuilder, Watch
 from service.errors import ClientGone, InvalidRequest, NotFound, ShuttingDown
 from service.generation.logprobs import labels
 from service.generation.prompts import encoding_bytes, min_tokens, prompt_bytes, require_ids
@@ -59,7 +59,7 @@ _ENTRY_BYTES, _CHARACTER_BYTES = 500, 40
 
 Builder = TypeVar("Builder", bound=OutputBuilder)
 # Watches the client's connection while a request runs, and calls back when the client disconnects.
-Watch = Callable[[Any, Callable[[], object]], AbstractContextManager[Any]]
+WatchSocket = Callable[[Any, Callable[[], object]], AbstractContextManager[Any]]
 
 
 class ShutdownGate:
@@ -82,7 +82,7 @@ class Services:
     model_registry: ModelRegistry
     vectors: VectorFiles
     status: Status
-    watch: Watch
+    watch_socket: WatchSocket
     shutdown_gate: ShutdownGate
     limits: Limits
     has_keys: bool
@@ -116,9 +116,9 @@ def build_routes(services: Services) -> Blueprint:
 
 def _completions(services: Services) -> Response:
     """Generate completions of prompts, or the text before suffixes."""
-    builder, record = _start(services, CompletionRequest, services.engine.complete), g.record
+    record = g.record
     with ExitStack() as stack:
-        _watch_request(services, builder, stack)
+        builder = _start(services, CompletionRequest, services.engine.complete, stack)
         completion = CompletionResponse(builder, record.record_error)
         if not builder.body.stream:
             return _json(completion.whole())
@@ -130,19 +130,25 @@ def _completions(services: Services) -> Response:
 
 
 def _start(
-    services: Services, body_type: type[AnyBody], start: Callable[[AnyBody, RequestContext], Builder]
+    services: Services,
+    body_type: type[AnyBody],
+    start: Callable[[AnyBody, RequestContext, Watch], Builder],
+    stack: ExitStack,
 ) -> Builder:
-    """Parse a body and start its request; in its own frame, so that no frame holds the body's prompts while it runs."""
+    """Parse a body and start its request, which ends with the stack.
+
+    In its own frame, so that no frame holds the body's prompts while it runs.
+    """
     services.shutdown_gate.refuse_if_draining()
     body = parse(body_type, _body(), services.limits)
     g.record.record_request(body)
-    return start(body, g.context)
+    return start(body, g.context, partial(_watch_request, services, stack))
 
 
-def _watch_request(services: Services, builder: OutputBuilder, stack: ExitStack) -> None:
+def _watch_request(services: Services, stack: ExitStack, running: Request) -> None:
     """Have a request cancelled when its client disconnects, and closed and recorded with the stack."""
-    stack.callback(_close, builder.request, g.record)
-    stack.enter_context(services.watch(request.environ.get("gunicorn.socket"), builder.request.cancel))
+    stack.callback(_close, running, g.record)
+    stack.enter_context(services.watch_socket(request.environ.get("gunicorn.socket"), running.cancel))
 
 
 def _body() -> bytes:
@@ -172,17 +178,15 @@ def _chat(services: Services) -> Response:  # noqa: ARG001 - every view takes th
 
 def _embeddings(services: Services) -> Response:
     """Return the model's hidden state for each input."""
-    builder = _start(services, EmbeddingsRequest, services.engine.embed)
     with ExitStack() as stack:
-        _watch_request(services, builder, stack)
+        builder = _start(services, EmbeddingsRequest, services.engine.embed, stack)
         return _json(embeddings_response(builder))
 
 
 def _inspect(services: Services) -> Response:
     """Return a model's activations while it reads an input."""
-    builder = _start(services, InspectRequest, services.engine.inspect)
     with ExitStack() as stack:
-        _watch_request(services, builder, stack)
+        builder = _start(services, InspectRequest, services.engine.inspect, stack)
         response = Response(inspection_parts(builder), mimetype="application/json")
         response.call_on_close(stack.pop_all().close)
         return response
@@ -242,7 +246,7 @@ def _vectors(services: Services, model: ServedModel) -> Vectors:
         ClientGone: the client disconnected.
     """
     future: Future[Vectors] = Future()
-    with services.watch(request.environ.get("gunicorn.socket"), future.cancel):
+    with services.watch_socket(request.environ.get("gunicorn.socket"), future.cancel):
         try:
             return services.vectors.of(model, future)
         except CancelledError:

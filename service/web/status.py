@@ -10,6 +10,7 @@ from service.backends.registry import ModelRegistry
 from service.backends.replica import Replica
 from service.backends.replicas import Replicas
 from service.memory_budget import MemoryBudget
+from service.scheduling.admission import AdmissionControl
 from service.scheduling.scheduler import Load, Scheduler
 from service.settings import Settings
 
@@ -20,6 +21,7 @@ class Status:
 
     model_registry: ModelRegistry
     scheduler: Scheduler
+    admission: AdmissionControl
     replicas: Replicas
     memory: MemoryBudget
     settings: Settings
@@ -34,10 +36,8 @@ class Status:
             "version": __version__,
             "uptime_s": round(time.monotonic() - self.started_at, 1),
             "models": self._models(),
-            "sequences": LoadObject(
-                accepted=self.scheduler.num_sequences, max=settings.max_running + settings.max_queued
-            ),
-            "tokens": LoadObject(accepted=self.scheduler.num_tokens, max=settings.max_queued_tokens),
+            "sequences": LoadObject(accepted=self.admission.num_sequences, max=settings.max_sequences),
+            "tokens": LoadObject(accepted=self.admission.num_tokens, max=settings.max_queued_tokens),
             "memory": LoadObject(accepted=self.memory.num_bytes, max=self.memory.max_bytes),
             "backends": [_backend(replica) for replica in self.replicas.all()],
         }

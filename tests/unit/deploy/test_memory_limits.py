@@ -10,14 +10,14 @@ from service.commands.serve import SPARE_THREADS
 from service.memory_budget import FREE_BYTES
 from service.scheduling.batching import MAX_TRACE_VALUES_PER_CALL
 from service.settings import Settings
-from service.structured_outputs.compiler_process import MAX_MEMORY_BYTES
+from service.structured_outputs.compiler import FAST_MEMORY_BYTES, MAX_MEMORY_BYTES
 from tests.manifests import main_container, overlay, quantity
 from tests.paths import ROOT
 
 MIB = 2**20
 # Measured: after startup with small models (74 to 110), and per thread that has served a request.
 PROCESS_BYTES, THREAD_BYTES = 100 * MIB, 0.1 * MIB
-# The process that compiles patterns, without a pattern.
+# A process that compiles patterns, without a pattern.
 COMPILER_BYTES = 60 * MIB
 # A response as received, as parsed, and as arrays.
 REPLY_COPIES = 3
@@ -34,7 +34,7 @@ def parts(settings):
         threads * THREAD_BYTES,
         settings.max_calls * REPLY_COPIES * 4 * MAX_TRACE_VALUES_PER_CALL,
         settings.pattern_cache_bytes,
-        COMPILER_BYTES + MAX_MEMORY_BYTES,
+        2 * COMPILER_BYTES + MAX_MEMORY_BYTES + FAST_MEMORY_BYTES,
         settings.request_memory_bytes / 2,
     )
     return [math.ceil(size / MIB) for size in sizes]

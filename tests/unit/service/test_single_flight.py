@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from service.single_flight import SingleFlightCache, TooManyPending
+from service.single_flight import SingleFlightCache
 from tests.waiting import until
 
 
@@ -147,22 +147,6 @@ def test_an_error_leaves_no_reference_cycle():
         assert bodies[0]() is None
     finally:
         gc.enable()
-
-
-def test_the_keys_that_are_computed_are_limited(pool):
-    """Callers of a key that is being computed, and of one that is cached, are still accepted."""
-    cache, work = SingleFlightCache(10, max_pending=1), Work()
-    cached = cache.get("cached", lambda _: Value())
-    results = [pool.submit(cache.get, "a", work)]
-    assert work.begun.wait(30)
-    results.append(pool.submit(cache.get, "a", work))
-    until_waiting(cache, "a", 2)
-    with pytest.raises(TooManyPending):
-        cache.get("b", work)
-    assert cache.get("cached", work) is cached
-    work.released.set()
-    assert len({id(result.result(30)) for result in results}) == 1
-    assert isinstance(cache.get("b", work), Value)
 
 
 def test_the_cache_is_limited_by_bytes():

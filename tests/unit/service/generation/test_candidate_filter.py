@@ -89,16 +89,24 @@ def test_cached_tokens_are_those_of_the_prompt_once():
 
 
 def refuse_more(service, count):
-    """Have the scheduler refuse the next `count` submissions that are not the first of their request."""
-    submit, refused = service.scheduler.submit, []
+    """Have admission control refuse the next `count` attempts that are not the first of their request."""
+    open_admission, refused = service.admission.open, []
 
-    def refusing(groups, limits, number=None):
-        if number is not None and len(refused) < count:
-            refused.append(number)
-            raise Overloaded("the queue is full")
-        return submit(groups, limits, number)
+    def opening(quota):
+        admission = open_admission(quota)
+        admit, attempts = admission.admit, []
 
-    service.scheduler.submit = refusing
+        def refusing(costs):
+            attempts.append(costs)
+            if len(attempts) > 1 and len(refused) < count:
+                refused.append(costs)
+                raise Overloaded("the queue is full")
+            return admit(costs)
+
+        admission.admit = refusing
+        return admission
+
+    service.admission.open = opening
     return refused
 
 
@@ -212,27 +220,6 @@ def test_a_disconnect_ends_a_request_whose_choices_are_never_admitted():
     assert refused
     builder.request.close()
     service.close()
-
-
-def test_fewer_choices_are_submitted_while_the_queue_is_full():
-    """The queue admits all choices of a submission or none, so a large submission might never be admitted."""
-    service, sizes = Service(max_running=16, max_queued=0), []
-    submit = service.scheduler.submit
-
-    def submit_at_most_three(groups, limits, number=None):
-        size = sum(map(len, groups))
-        if number is not None:
-            sizes.append(size)
-            # At first not even one: meanwhile all running choices finish.
-            if len(sizes) < 20 or size > 3:
-                raise Overloaded("the queue is full")
-        return submit(groups, limits, number)
-
-    service.scheduler.submit = submit_at_most_three
-    texts, _ = ask(service, n=60, max_tokens=1, guided_regex="[a-f]")
-    service.close()
-    assert len(texts) == 60
-    assert max(sizes) == 4
 
 
 def test_a_deadline_ends_a_request_whose_choices_are_never_admitted():

@@ -28,6 +28,7 @@ from service.generation.logprobs import Logprobs
 from service.generation.resume_tokens import ResumeTokens, StateKeys
 from service.limits import Limits
 from service.params import ModelVersion
+from service.scheduling.admission import AdmissionControl
 from service.scheduling.batching import BatchLimits
 from service.scheduling.scheduler import Scheduler
 from service.structured_outputs.compiler import ConstraintCompiler
@@ -91,9 +92,11 @@ class Service:
         self.scheduler.start()
         self.listener, self.compiler = FakeListener(), ConstraintCompiler(limits, FakeListener())
         self.training_filters = FakeFilters()
+        self.admission = AdmissionControl(limits.max_sequences, limits.max_queued_tokens)
         self.engine = Engine(
             Models(),
             self.scheduler,
+            self.admission,
             self.listener,
             limits,
             ResumeTokens(lambda: KEYS, 60.0),
@@ -286,7 +289,7 @@ def test_a_deadline_removes_all_sequences_of_the_request():
     with pytest.raises(DeadlineExceeded, match=r"within its timeout_s of 0\.1 seconds"):
         service.results(n=3, timeout_s=0.1)
     service.backend.release(1000)
-    until(lambda: service.scheduler.num_sequences == 0)
+    until(lambda: service.admission.num_sequences == 0)
     assert len(service.listener.cancelled_sequences) == 3
     service.scheduler.stop()
 
@@ -315,7 +318,7 @@ def test_a_request_is_charged_before_it_is_enqueued(service):
 
     with pytest.raises(RateLimited):
         service.engine.complete(request(), RequestContext(charge=refuse))
-    assert service.scheduler.num_sequences == 0
+    assert service.admission.num_sequences == 0
 
 
 def test_a_rejected_request_is_refunded():
@@ -357,16 +360,15 @@ def test_tokens_stay_charged_only_if_the_request_is_invalid(error, expected):
     assert charged == expected
 
 
-@pytest.mark.parametrize("limits", [{"max_sequences": 2}, {"max_queued_tokens": 5}], ids=str)
-def test_a_limit_names_the_field_of_its_endpoint(service, limits):
-    """Embeddings have no `n` and no `max_tokens`."""
-    context = RequestContext(quota=Quota("key", **limits))
+def test_a_limit_names_the_field_of_its_endpoint(service):
+    """Embeddings have no `max_tokens`."""
+    context = RequestContext(quota=Quota("key", max_queued_tokens=2))
     with pytest.raises(InvalidRequest) as of_embeddings:
-        service.engine.embed(embedding("abc", "d", "ef"), context)
+        service.engine.embed(embedding("d", "abc"), context)
     with pytest.raises(InvalidRequest) as of_completions:
         service.engine.complete(request("abc", n=3), context)
     assert of_embeddings.value.param == "input"
-    assert of_completions.value.param == ("n" if "max_sequences" in limits else "max_tokens")
+    assert of_completions.value.param == "max_tokens"
 
 
 @pytest.mark.parametrize("return_state", [False, True])

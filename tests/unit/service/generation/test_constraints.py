@@ -1,14 +1,17 @@
 """Constrained completions on a fake model: every choice matches, from one request or several, in either direction."""
 
 import re
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from service.context import RequestContext
-from service.errors import InvalidRequest, StateOutdated
+from service.context import ANYBODY, Quota, RequestContext
+from service.errors import ClientGone, DeadlineExceeded, InvalidRequest, Overloaded, StateOutdated
 from service.generation import checkpoint
 from service.memory_budget import MemoryBudget
 from tests.unit.service.generation.test_completion import Service, request
+from tests.waiting import until
 
 PATTERN = "(ab+c?|[d-f]{2,9})-[g-k]+"
 # The fake model's characters end there.
@@ -189,3 +192,63 @@ def test_the_memory_estimate_counts_the_patterns_of_resume_tokens(service):
         builder.results()
         builder.request.close()
     assert sizes[1] - sizes[0] >= 3 * 10_000
+
+
+class HeldCompiler:
+    """A compiler that never finishes."""
+
+    def __init__(self):
+        self.senders = []
+
+    def compile(self, *_, sender, wait):
+        self.senders.append(sender)
+        return wait(Future())
+
+
+@pytest.fixture
+def held(service, monkeypatch):
+    monkeypatch.setattr(service.engine, "_compiler", HeldCompiler())
+    return service
+
+
+def test_the_deadline_includes_the_compilation(held):
+    """The client gets 504, and its place in the queue is free again."""
+    with pytest.raises(DeadlineExceeded, match=r"within its timeout_s of 0\.1 seconds"):
+        start(held, timeout_s=0.1)
+    assert held.admission.num_sequences == 0
+
+
+def test_a_client_that_disconnects_waits_for_no_compilation(held):
+    """Before or while it waits."""
+    with pytest.raises(ClientGone):
+        start(held, watch=lambda running: running.cancel())
+    with pytest.raises(ClientGone):
+        start(held, watch=lambda running: threading.Timer(0.1, running.cancel).start())
+    assert held.admission.num_sequences == 0
+
+
+def test_requests_that_wait_for_the_compiler_count_towards_their_keys_limit(held):
+    """They hold a thread each: a key that has as many as it may have gets 429."""
+    quota = Quota("key", max_sequences=2)
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(start, held, quota=quota, timeout_s=1.0) for _ in range(2)]
+        until(lambda: held.admission.num_sequences == 2)
+        with pytest.raises(Overloaded, match="2 of 2 sequences for this API key"):
+            start(held, quota=quota)
+        assert all(isinstance(each.exception(), DeadlineExceeded) for each in waiting)
+    assert held.engine._compiler.senders == ["somebody"] * 2
+    assert held.listener.finished_requests == []
+
+
+def start(service, watch=lambda _: None, quota=ANYBODY, **fields):
+    """Start a request with a pattern, and close it as the routes do."""
+    requests = []
+    try:
+        return service.engine.complete(
+            request(structured_outputs={"regex": PATTERN}, **fields),
+            RequestContext(quota=quota, sender="somebody"),
+            lambda running: (requests.append(running), watch(running)),
+        )
+    finally:
+        for running in requests:
+            running.close()

@@ -3,8 +3,8 @@
 import pytest
 
 from service.limits import Limits
-from service.scheduling.scheduler import Scheduler
 from tests.fakes import FakeBackend, FakeObserver
+from tests.unit.service.scheduling.sequences import CountingScheduler
 
 
 @pytest.fixture
@@ -13,8 +13,8 @@ def start():
     running = []
 
     def start_one(backend=None, observer=None, **limits):
-        limits = {"max_queued_tokens": 10**9, "prefix_cache_bytes": 0, **limits}
-        scheduler = Scheduler(backend or FakeBackend(), Limits(**limits), observer or FakeObserver())
+        limits = {"prefix_cache_bytes": 0, **limits}
+        scheduler = CountingScheduler(backend or FakeBackend(), Limits(**limits), observer or FakeObserver())
         scheduler.start()
         running.append(scheduler)
         return scheduler

@@ -1,6 +1,9 @@
 """Sequences for tests of the scheduler, and the outcome of one that runs alone."""
 
+import itertools
 import queue
+import threading
+from functools import partial
 
 import numpy as np
 
@@ -14,6 +17,24 @@ from tests.fakes import END, STATE_SIZE, FakeBackend, FakeObserver
 SHAPES = BatchLimits(batch_sizes=(8, 16), max_steps=8, max_length=16)
 MODEL = ModelVersion("fake", 1)
 PENALTY = SamplingParams(frequency_penalty=2.0)
+
+
+class CountingScheduler(Scheduler):
+    """A scheduler that counts the sequences that it has not released."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.num_sequences, self._count_lock = 0, threading.Lock()
+
+    def _count(self, change):
+        with self._count_lock:
+            self.num_sequences += change
+
+    def submit(self, groups, limits, number=None):
+        for sequence in itertools.chain(*groups):
+            self._count(1)
+            sequence.release = partial(self._count, -1)
+        return super().submit(groups, limits, number)
 
 
 class Text:

@@ -1,4 +1,4 @@
-"""Admission control: limits of sequences and tokens, of the server and of each quota, until they are released."""
+"""Admission control: limits of sequences and tokens, of the server and of each key, and shares of requests."""
 
 import threading
 
@@ -7,39 +7,44 @@ import pytest
 from service.context import Quota
 from service.errors import InvalidRequest, Overloaded
 from service.scheduling.admission import AdmissionControl
-from tests.fakes import make_sequence
-
-ANYBODY = Quota()
 
 
-def texts(count, cost=10, quota=ANYBODY):
-    """Return the sequences of one request."""
-    made = []
-    for choice in range(count):
-        sequence = make_sequence(max_tokens=cost, random_stream=choice, quota=quota)
-        sequence.cost = cost
-        made.append(sequence)
-    return made
+def control(max_sequences=10, max_tokens=100):
+    return AdmissionControl(max_sequences, max_tokens)
+
+
+def fill(admissions, count, cost=1):
+    """Have `count` requests of one sequence each admitted."""
+    requests = [admissions.open() for _ in range(count)]
+    assert [request.admit([cost]) for request in requests] == [1] * count
+    return requests
+
+
+def release(request, count):
+    for _ in range(count):
+        request.take()()
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "message"),
+    ("count", "cost", "needed", "message"),
     [
-        (texts(8), texts(3), "8 of 10 sequences on this server are in use and this request needs 3"),
-        (texts(1, 90), texts(1, 11), "90 of 100 tokens on this server are in use and this request needs 11"),
+        (10, 1, 1, "10 of 10 sequences on this server are in use and this request needs at least 1"),
+        (9, 10, 11, "90 of 100 tokens on this server are in use and this request needs at least 11"),
     ],
     ids=["sequences", "tokens"],
 )
-def test_a_full_server_rejects_requests_until_sequences_are_released(first, second, message):
-    """The message names the limit that is reached; the same request is admitted once the first has finished."""
-    admission = AdmissionControl(max_sequences=10, max_tokens=100)
-    admission.admit(first)
+def test_a_full_server_refuses_requests_until_sequences_finish(count, cost, needed, message):
+    """The message names the limit; the same request is admitted once another one has finished."""
+    admissions = control()
+    first, *_ = fill(admissions, count, cost)
+    late = admissions.open()
     with pytest.raises(Overloaded, match=message) as caught:
-        admission.admit(second)
+        late.admit([needed])
     assert caught.value.retry_after_s == 1
-    admission.release(first)
-    admission.admit(second)
-    assert (admission.num_sequences, admission.num_tokens) == (len(second), sum(sequence.cost for sequence in second))
+    assert admissions.num_sequences == count
+    release(first, 1)
+    assert late.admit([needed]) == 1
+    assert (admissions.num_sequences, admissions.num_tokens) == (count, (count - 1) * cost + needed)
 
 
 @pytest.mark.parametrize(
@@ -48,60 +53,100 @@ def test_a_full_server_rejects_requests_until_sequences_are_released(first, seco
     ids=["sequences", "tokens"],
 )
 def test_a_quota_limits_its_own_key_only(limits, message):
-    """A key at its quota is rejected, and another one is still admitted."""
-    admission = AdmissionControl(max_sequences=10, max_tokens=100)
-    greedy, modest = Quota("greedy", *limits), Quota("modest", *limits)
-    admission.admit(texts(2, 10, greedy))
+    """A key at its quota is refused, and another one is still admitted."""
+    admissions = control()
+    held = [admissions.open(Quota("greedy", *limits)) for _ in range(2)]
+    for request in held:
+        request.admit([10])
     with pytest.raises(Overloaded, match=message):
-        admission.admit(texts(1, 10, greedy))
-    admission.admit(texts(2, 10, modest))
-    assert admission.num_sequences == 4
+        admissions.open(Quota("greedy", *limits)).admit([10])
+    assert admissions.open(Quota("modest", *limits)).admit([10]) == 1
 
 
 @pytest.mark.parametrize(
-    ("sequences", "param", "message"),
+    ("quota", "cost", "message"),
     [
-        (texts(11), "n", r"at most 10 sequences \(prompts × n\) on this server, got 11"),
-        (texts(1, 101), "max_tokens", r"at most 100 tokens \(prompt tokens \+ .* on this server, got 101"),
-        (texts(3, 1, Quota("key", 2, None)), "n", r"at most 2 sequences \(prompts × n\) for this API key, got 3"),
-        (texts(1, 9, Quota("key", None, 8)), "max_tokens", r"at most 8 tokens \(.*\) for this API key, got 9"),
+        (Quota(), 101, r"at most 100 tokens \(prompt tokens \+ max_tokens\) on this server, got 101"),
+        (Quota("key", None, 8), 9, r"at most 8 tokens \(.*\) for this API key, got 9"),
     ],
-    ids=["sequences", "tokens", "sequences of a key", "tokens of a key"],
+    ids=["server", "key"],
 )
-def test_a_request_that_alone_exceeds_a_limit_is_invalid(sequences, param, message):
+def test_a_sequence_that_alone_exceeds_a_limit_is_invalid(quota, cost, message):
     """A retry would never succeed, so the error is not `Overloaded`."""
     with pytest.raises(InvalidRequest, match=message) as caught:
-        AdmissionControl(max_sequences=10, max_tokens=100).admit(sequences)
-    assert caught.value.param == param
+        control().open(quota).require_possible(cost)
+    assert caught.value.param == "max_tokens"
 
 
-def test_a_rejected_request_reserves_nothing():
-    """A request is admitted as a whole or not at all."""
-    admission = AdmissionControl(max_sequences=3, max_tokens=100)
-    admission.admit(texts(1))
+def test_many_choices_leave_a_third_of_the_queue_to_other_requests():
+    """One request gets two thirds of the sequences; ten others of one sequence each are still admitted."""
+    admissions = control(30, 10_000)
+    assert admissions.open().admit([1] * 10_000) == 20
+    fill(admissions, 10)
     with pytest.raises(Overloaded):
-        admission.admit(texts(3))
-    assert (admission.num_sequences, admission.num_tokens) == (1, 10)
+        admissions.open().admit([1])
+
+
+def test_requests_with_many_choices_share_equally():
+    """The share of one that holds more shrinks as its sequences finish; the others grow."""
+    admissions = control(30, 10_000)
+    first, second = admissions.open(), admissions.open()
+    assert (first.admit([1] * 100), second.admit([1] * 100)) == (20, 1)
+    moved = 0
+    for _ in range(10):
+        release(first, 1)
+        assert first.admit([1] * 100) == 0
+        moved += second.admit([1] * 100)
+    assert moved == 9
+    release(first, 2)
+    assert second.admit([1] * 100) == 0
+    assert first.admit([1] * 100) == 2
+
+
+@pytest.mark.parametrize(
+    ("quota", "admitted"),
+    [(Quota("key", 10, None), 6), (Quota("key", 1, None), 1), (Quota("key", None, 45), 3)],
+    ids=repr,
+)
+def test_a_request_larger_than_its_keys_limit_is_admitted_in_parts(quota, admitted):
+    """It gets two thirds of the limit, but at least one sequence."""
+    admissions = control(1000, 10_000)
+    request = admissions.open(quota)
+    assert request.admit([10] * 11) == admitted
+    release(request, admitted)
+    assert request.admit([10] * (11 - admitted)) >= 1
+
+
+def test_a_closed_request_holds_only_the_sequences_that_were_created():
+    """Those are released one by one, as they finish."""
+    admissions = control()
+    request = admissions.open()
+    request.admit([10, 20, 30])
+    created = request.take()
+    request.close()
+    assert (admissions.num_sequences, admissions.num_tokens) == (1, 10)
+    created()
+    assert (admissions.num_sequences, admissions.num_tokens) == (0, 0)
 
 
 def test_concurrent_requests_never_exceed_a_limit():
     """Eight threads admit and release at the same time; the counts are 0 in the end."""
-    admission, seen = AdmissionControl(max_sequences=5, max_tokens=10**9), []
+    admissions, seen = control(5, 10**9), []
 
     def come_and_go():
         for _ in range(300):
-            mine = texts(2)
+            request = admissions.open(Quota("key", 4))
             try:
-                admission.admit(mine)
+                count = request.admit([1, 1])
             except Overloaded:
                 continue
-            seen.append(admission.num_sequences)
-            admission.release(mine)
+            seen.append(admissions.num_sequences)
+            release(request, count)
 
     threads = [threading.Thread(target=come_and_go) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert max(seen) <= 5
-    assert (admission.num_sequences, admission.num_tokens) == (0, 0)
+    assert max(seen) <= 4
+    assert (admissions.num_sequences, admissions.num_tokens) == (0, 0)

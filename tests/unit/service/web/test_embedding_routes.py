@@ -37,7 +37,7 @@ class Site:
         app.before_request(self._before)
         model_registry = SimpleNamespace(find=lambda name: model)
         parts = SimpleNamespace(
-            model_registry=model_registry, vectors=self.vectors, shutdown_gate=self.drain, watch=self._watch
+            model_registry=model_registry, vectors=self.vectors, shutdown_gate=self.drain, watch_socket=self._watch
         )
         app.register_blueprint(build_routes(parts))
         register_error_handlers(app)
