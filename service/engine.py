@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+from contract import signatures
 from service.api.requests import CompletionRequest, EmbeddingsRequest, InspectRequest, PromptText
 from service.backends.registry import ModelRegistry, ServedModel
 from service.backends.training_filters import TrainingFilters
@@ -95,6 +96,7 @@ class Engine:
                 body.sampling if has_end else replace(body.sampling, min_tokens=0),
                 partial(self._resume_tokens.seal, tenant=tenant),
                 max_unfinished=self._limits.max_running,
+                ended=_ended(constraints, checkpoint),
                 is_copy=self._copy_filter(model) if body.not_in_training else None,
                 charge=context.charge,
             )
@@ -185,7 +187,8 @@ class Engine:
             )
         row = resumed.row if resumed else FIRST_ROW
         match = Match(automaton, row, is_always_completed=body.complete_within_max_tokens)
-        if body.complete_within_max_tokens and 0 < body.max_tokens < match.num_missing:
+        is_limited = body.complete_within_max_tokens and match.is_extensible
+        if is_limited and 0 < body.max_tokens < match.num_missing:
             raise InvalidRequest(
                 f"max_tokens must be at least {match.num_missing}, the tokens of the shortest match of {field}, got "
                 f"{body.max_tokens}",
@@ -302,15 +305,22 @@ def _constraints(
 ) -> list[Constraint | None]:
     """Return what the choices of each prompt must match.
 
-    A resumed match continues, unless the request has another constraint or a prompt of its own.
+    A resumed match continues, unless the request has another constraint or a prompt of its own, or repeats that of a
+    match that cannot be longer.
     """
     resumed = checkpoint.match if checkpoint else None
-    return [
-        resumed.constraint
-        if resumed and prompt.is_empty and body.constraint in (None, resumed.constraint)
-        else body.constraint
-        for prompt in prompts
-    ]
+    if resumed is None:
+        return [body.constraint] * len(prompts)
+    repeats = body.constraint == resumed.constraint and resumed.row != signatures.FINAL_ROW
+    continues = body.constraint is None or repeats
+    return [resumed.constraint if continues and prompt.is_empty else body.constraint for prompt in prompts]
+
+
+def _ended(constraints: list[Constraint | None], checkpoint: Checkpoint | None) -> list[int]:
+    """Return the prompts whose choices resume a match that cannot be longer."""
+    if checkpoint is None or checkpoint.match is None or checkpoint.match.row != signatures.FINAL_ROW:
+        return []
+    return [index for index, constraint in enumerate(constraints) if constraint is checkpoint.match.constraint]
 
 
 def _admit(builder: OutputBuilder, charges: TokenCharges, num_generated: int = 0) -> None:

@@ -40,6 +40,11 @@ class SamplingParams:
     min_tokens: int = 0
 
     @property
+    def is_greedy(self) -> bool:
+        """Whether the most probable token is always chosen: then every choice of a prompt has the same text."""
+        return self.temperature == 0 or self.top_k == 1 or self.top_p == 0
+
+    @property
     def counts_tokens(self) -> bool:
         """Whether a penalty is on: prompt and sampled tokens adjust the logits."""
         return bool(self.presence_penalty or self.frequency_penalty) or self.repetition_penalty != 1

@@ -396,6 +396,12 @@ class CompletionRequest(Body):
         )
         # Parse the token ids of `logit_bias` and the patterns, and keep the results.
         _ = request.sampling, request.constraint
+        if self.unique and self.n > 1 and request.sampling.is_greedy:
+            raise InvalidRequest(
+                "n must be 1 with unique and greedy decoding (temperature 0, top_k 1 or top_p 0), as all choices of a "
+                f"prompt would be equal, got {self.n}",
+                param="n",
+            )
         return request
 
     @property

@@ -56,8 +56,9 @@ def choice_records(
     if not isinstance(choices, list) or not all(map(_is_choice, choices)):
         raise LineError("not_a_completion", "the response must have choices with index and text, got none", custom_id)
     by_index = {choice["index"]: choice for choice in choices}
-    if not choices or set(by_index) != set(range(len(choices))):
-        message = f"the response must have choices with the indices from 0, got {sorted(by_index)[:10]}"
+    # Between them numbers are missing where a prompt of several got fewer choices than n.
+    if 0 not in by_index or len(by_index) < len(choices):
+        message = f"the response must have choices with distinct indices from 0, got {sorted(by_index)[:10]}"
         raise LineError("not_a_completion", message, custom_id)
     rows = [(custom_id, index, by_index[index]["text"], by_index[index].get("finish_reason")) for index in by_index]
     return OutputLine(b"".join(map(write, sorted(rows, key=lambda row: -row[1]))), None, num_tokens(body))
@@ -98,16 +99,17 @@ def read_csv(lines: Iterable[bytes]) -> Iterator[tuple[bytes, OutputRecord]]:
 
 def _by_response(records: Iterator[_Record]) -> Iterator[tuple[bytes, OutputRecord]]:
     contents: list[bytes] = []
-    expected = before = None
+    before: _Record | None = None
     for record in records:
+        is_next = before is not None and record.custom_id == before.custom_id and record.choice < before.choice
         # In a file whose order was changed, complete records at its end could be taken for incomplete ones.
-        if (record.custom_id, record.choice) != expected if contents else record.custom_id == before:
+        if is_next != bool(contents) or (not contents and before and record.custom_id == before.custom_id):
             raise ForeignContent(record.line)
         contents.append(record.content)
-        expected = (record.custom_id, record.choice - 1)
+        before = record
         if record.choice == 0:
             yield b"".join(contents), OutputRecord(record.custom_id, None, None)
-            contents, before = [], record.custom_id
+            contents = []
 
 
 def _json_records(lines: Iterable[bytes]) -> Iterator[_Record]:

@@ -45,11 +45,11 @@ class ResumePoint:
 
 
 @dataclass(frozen=True)
-class PartialMatch:
-    """A match of a constraint that has not ended.
+class SavedMatch:
+    """How far a text matches a constraint.
 
     Attributes:
-        row: The automaton's row.
+        row: The automaton's row; `FINAL_ROW` where no longer match exists.
         digest: The automaton's digest: another release may number its rows otherwise.
     """
 
@@ -71,7 +71,7 @@ class Checkpoint:
         held_back: Detokenized text that was not returned: it may begin a stop string, or follows one. Mirrored for a
             backward model.
         token_counts: int32 (ids,) and float32 (ids,): ids that penalties count, and how often each was sampled.
-        match: How far the text matches the constraint of its request; None if there is none, or the match is complete.
+        match: How far the text matches the constraint of its request; None: there is none.
     """
 
     model: ModelVersion
@@ -82,7 +82,7 @@ class Checkpoint:
     detokenizer: Any
     held_back: str
     token_counts: tuple[np.ndarray, np.ndarray]
-    match: PartialMatch | None = None
+    match: SavedMatch | None = None
 
     @property
     def origin(self) -> bytes:
@@ -141,7 +141,7 @@ class Checkpoint:
         match = None
         if head["match"] is not None:
             patterns, row, digest = head["match"]
-            match = PartialMatch(tuple(Pattern(*pattern) for pattern in patterns), row, digest)
+            match = SavedMatch(tuple(Pattern(*pattern) for pattern in patterns), row, digest)
         return cls(
             model=ModelVersion(head["model"], head["version"]),
             weights_sha256=head["weights"],

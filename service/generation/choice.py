@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from service.generation.checkpoint import Checkpoint, PartialMatch, ResumePoint
+from service.generation.checkpoint import Checkpoint, ResumePoint, SavedMatch
 from service.generation.detokenize import TextAssembler
 from service.generation.logprobs import Logprobs
 from service.params import ModelVersion
@@ -134,11 +134,11 @@ class Choice:
             match=self._partial_match(),
         )
 
-    def _partial_match(self) -> PartialMatch | None:
-        if self.constrained is None or self.constrained.match.is_complete:
+    def _partial_match(self) -> SavedMatch | None:
+        if self.constrained is None:
             return None
         match = self.constrained.match
-        return PartialMatch(self.constrained.constraint, match.row, match.automaton.digest)
+        return SavedMatch(self.constrained.constraint, match.row, match.automaton.digest)
 
     def _advance_point(self, chunk: DecodeResult, num_tokens: int) -> None:
         """Move the point past a chunk, whose first `num_tokens` tokens belong to the choice."""
@@ -152,6 +152,6 @@ class Choice:
         if self.token_counts is not None:
             self.token_counts.update(token_ids)
         if self.constrained is not None:
-            # It ends where the sequence's match ends; after a stop string, the request that resumes continues it.
+            # After a stop string, and where a longer match exists, the request that resumes continues it.
             self.constrained.match.advance(token_ids, self.num_left)
             self.num_left -= len(token_ids)

@@ -6,7 +6,7 @@ The deltas of a backward model arrive from the end of the text: each is prepende
 from collections import Counter
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Many
-from itertools import groupby, product
+from itertools import groupby
 from operator import attrgetter, itemgetter
 
 from contract import signatures
@@ -42,6 +42,7 @@ class CompletionBuilder:
         seal: SealToken,
         *,
         max_unfinished: int,
+        ended: Many[int] = (),
         is_copy: IsCopy | None = None,
         charge: Callable[[int], object] = lambda _: None,
     ) -> None:
@@ -53,6 +54,7 @@ class CompletionBuilder:
             sampling: The body's parameters, as far as the model supports them.
             seal: Returns resume tokens.
             max_unfinished: Maximum number of unfinished sequences.
+            ended: Prompts whose choices resume a match that cannot be longer: nothing is generated.
             is_copy: Rejects copies of training text; None: they are accepted.
             charge: Charges the tokens of a choice in place of a rejected one; may raise `RateLimited`.
         """
@@ -69,13 +71,14 @@ class CompletionBuilder:
         # By index. The first sequence of each group prefills the prompt that its choices share.
         self._choices: dict[int, Choice] = {}
         self._groups: dict[int, list[int]] = {}
-        prompts = range(len(request.prompts))
-        # Without tokens to generate, at most one sequence of each prompt is computed.
-        computed = (
-            product(prompts, range(body.best_of))
-            if body.max_tokens
-            else [(prompt_index, 0) for prompt_index in prompts if self._is_prefill_only(prompt_index)]
-        )
+        self._ended = ended
+        # At most one sequence of a prompt is computed if nothing is generated.
+        computed = [
+            (prompt_index, number)
+            for prompt_index in range(len(request.prompts))
+            for number in range(body.best_of if self._is_generated(prompt_index) else 1)
+            if self._is_generated(prompt_index) or self._is_prefill_only(prompt_index)
+        ]
         self._feeder: Feeder[tuple[int, int]] = Feeder(
             request,
             computed,
@@ -98,10 +101,9 @@ class CompletionBuilder:
     def submit(self, matches: Many[ConstrainedMatch | None] | None = None) -> None:
         """Submit the admitted choices; `matches` is what those of each prompt must match, from the first token on."""
         self._matches = matches or self._matches
-        if not self.body.max_tokens:
-            for prompt_index in range(len(self._prompts)):
-                if not self._is_prefill_only(prompt_index):
-                    self._new_group(prompt_index, range(self.body.best_of))
+        for prompt_index in range(len(self._prompts)):
+            if not self._is_generated(prompt_index) and not self._is_prefill_only(prompt_index):
+                self._new_group(prompt_index, range(self.body.best_of))
         self._feeder.submit(self._create)
 
     @property
@@ -138,8 +140,9 @@ class CompletionBuilder:
         groups = []
         for prompt_index, of_prompt in groupby(choices, key=itemgetter(0)):
             numbers = [number for _, number in of_prompt]
-            indexes = self._new_group(prompt_index, numbers if self.body.max_tokens else range(self.body.best_of))
-            # Without tokens to generate, one sequence prefills for all choices.
+            is_generated = self._is_generated(prompt_index)
+            indexes = self._new_group(prompt_index, numbers if is_generated else range(self.body.best_of))
+            # If nothing is generated, one sequence prefills for all choices.
             groups.append([self._new_sequence(index) for index in indexes[: len(numbers)]])
         return groups
 
@@ -186,8 +189,8 @@ class CompletionBuilder:
                     yield self._join(prompt_index * self.body.n + rank, candidate.deltas)
 
     def _replace(self, prompt_index: int) -> None:
-        """Generate another candidate in place of a rejected one, unless there were too many."""
-        number = self._filters[prompt_index].next_candidate()
+        """Generate another candidate in place of a rejected one, unless there were too many or it would be the same."""
+        number = None if self._sampling.is_greedy else self._filters[prompt_index].next_candidate()
         if number is not None:
             self._charge(self.body.max_tokens)
             self._feeder.waiting.append((prompt_index, number))
@@ -224,7 +227,8 @@ class CompletionBuilder:
     def results(self) -> list[TextDelta]:
         """Wait for every choice and return the best `n` of each prompt, each joined; raise as `Request.events`.
 
-        They are in the response's order: by prompt, the best first.
+        They are in the response's order: by prompt, the best first. `index // n` of each is its prompt, also if a prompt
+        has fewer choices than `n`.
         """
         if self._filters:
             for delta in self:
@@ -233,7 +237,7 @@ class CompletionBuilder:
         for delta in self:
             self._choices[delta.index].deltas.append(delta)
         best = [index for prompt_index in range(len(self._prompts)) for index in self._best(prompt_index)]
-        return [self._join(index, self._choices[index].deltas) for index in best]
+        return [self._join(index, self._choices[number].deltas) for index, number in enumerate(best)]
 
     def partial_outputs(self, *, with_resume_tokens: bool = True) -> list[TextDelta]:
         """Return what was generated and not yet returned when the request failed, joined for each choice.
@@ -355,10 +359,14 @@ class CompletionBuilder:
         is_requested, prompt = self.body.echo and self.body.logprobs is not None, self._prompts[prompt_index]
         return is_requested and prompt.ids.size > 0 and len(prompt.input_ids) > 1
 
+    def _is_generated(self, prompt_index: int) -> bool:
+        """Return whether a prompt's choices have tokens to generate."""
+        return self.body.max_tokens > 0 and prompt_index not in self._ended
+
     def _is_prefill_only(self, prompt_index: int) -> bool:
         """Return whether a prompt needs prefill, for its log probabilities or its state, and no decode."""
         has_state = self.body.return_state and len(self._prompts[prompt_index].input_ids) > 1
-        return (self._is_scored(prompt_index) or has_state) and self.body.max_tokens == 0
+        return (self._is_scored(prompt_index) or has_state) and not self._is_generated(prompt_index)
 
     def _first_deltas(self, group: list[int]) -> Iterator[TextDelta]:
         """Yield the first deltas of a group of new choices, unless they come with the end of its prefill."""
@@ -381,8 +389,9 @@ class CompletionBuilder:
             yield from self._leading_deltas(group)
 
     def _leading_deltas(self, group: list[int]) -> Iterator[TextDelta]:
-        """Yield the first delta of each choice of a group: its leading text; the last one if `max_tokens` is 0."""
-        body, prompt = self.body, self._prompts[self._choices[group[0]].prompt_index]
+        """Yield the first delta of each choice of a group: its leading text; the last one if nothing is generated."""
+        body, prompt_index = self.body, self._choices[group[0]].prompt_index
+        prompt = self._prompts[prompt_index]
         logprobs, leading_text = None, self._leading_text(prompt)
         if body.logprobs is not None:
             scores = self._scores.pop(group[0], [])
@@ -392,7 +401,9 @@ class CompletionBuilder:
                 logprobs.extend(prompt.logprobs(scores, body.logprobs), offset)
         for index in group:
             choice, text = self._choices[index], self._start_choice(index)
-            reason: FinishReason | None = None if body.max_tokens else "length"
+            reason: FinishReason | None = None
+            if not self._is_generated(prompt_index):
+                reason = "stop" if prompt_index in self._ended else "length"
             if reason and not choice.may_continue_after_end:
                 text = self._extend(text, choice.assembler.flush())
             if choice.assembler.stopped:

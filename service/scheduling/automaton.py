@@ -6,7 +6,7 @@ compiles.
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -89,18 +89,20 @@ class Match:
     """How far the tokens of a sequence match a pattern.
 
     Attributes:
-        row: The automaton's row after them; `FINAL_ROW` after the last token of a sequence that has ended.
+        row: The automaton's row after them; `FINAL_ROW` where no longer match exists.
         is_always_completed: Whether the last tokens before `max_tokens` are chosen so that the match is complete.
+        has_ended: Whether the match is complete, and no longer one fits into the tokens that are left.
     """
 
     automaton: Automaton
     row: int = FIRST_ROW
     is_always_completed: bool = True
+    has_ended: bool = False
 
     @property
-    def is_complete(self) -> bool:
-        """Whether the sequence has ended with a complete match."""
-        return self.row == signatures.FINAL_ROW
+    def is_extensible(self) -> bool:
+        """Whether a longer match exists."""
+        return self.row != signatures.FINAL_ROW
 
     @property
     def num_missing(self) -> int:
@@ -109,7 +111,7 @@ class Match:
 
     def copy(self) -> "Match":
         """Return a copy that advances by itself."""
-        return Match(self.automaton, self.row, self.is_always_completed)
+        return replace(self)
 
     def advance(self, token_ids: Iterable[int], num_left: int) -> int:
         """Move past sampled tokens and return how many belong to the match: all, if it does not end before.
@@ -125,6 +127,6 @@ class Match:
             self.row = self.automaton.step(self.row, token_id)
             left = num_left - number if self.is_always_completed else signatures.FORBIDDEN_DISTANCE
             if self.automaton.is_complete(self.row, left):
-                self.row = signatures.FINAL_ROW
+                self.has_ended = True
                 break
         return number

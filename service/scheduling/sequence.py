@@ -217,13 +217,16 @@ class Sequence:
     @property
     def ended(self) -> bool:
         """Whether both prefill and decode are complete."""
-        return self.num_remaining_prompt_tokens == 0 and (self.num_left == 0 or self._has_stopped)
+        return self.num_remaining_prompt_tokens == 0 and self.finish_reason is not None
 
     @property
-    def _has_stopped(self) -> bool:
-        """Whether the EOS token was sampled or the match is complete."""
-        at_eos = self.num_generated > 0 and self.last_token_id == self.end_id
-        return at_eos or (self.match is not None and self.match.is_complete)
+    def finish_reason(self) -> FinishReason | None:
+        """Why decoding is complete: "length" also if a longer match exists that does not fit; None: it is not."""
+        match_ended = self.match is not None and self.match.has_ended
+        is_whole = self.match is not None and not self.match.is_extensible
+        if (self.num_generated and self.last_token_id == self.end_id) or (match_ended and is_whole):
+            return "stop"
+        return "length" if match_ended or not self.num_left else None
 
     def resume_from_prefix(self, prefix: Prefix, state: np.ndarray) -> None:
         """Start from the cached state of a prefix of the prompt."""
@@ -254,11 +257,10 @@ class Sequence:
         self.state, self.last_token_id = state, token_ids[-1]
         self.adjustments.note(token_ids)
         has_eos = self.last_token_id == self.end_id
-        reason: FinishReason | None = "length" if self.num_left == 0 else None
         return DecodeResult(
             self.index,
             token_ids[:-1] if has_eos else token_ids,
-            "stop" if self._has_stopped else reason,
+            self.finish_reason,
             scores,
             self.state_snapshot,
             has_eos,

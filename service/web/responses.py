@@ -59,7 +59,7 @@ class CompletionResponse:
         except GatewayError as error:
             raise self._with_partial_output(error) from None
         self._update_fingerprint()
-        choices = [_choice(index, result) for index, result in enumerate(results)]
+        choices = [_choice(result) for result in results]
         return orjson.dumps({**self._head, "choices": choices, "usage": self._usage()})
 
     def events(self) -> Iterator[bytes]:
@@ -106,7 +106,7 @@ class CompletionResponse:
         if not isinstance(error, ClientGone):
             gone = isinstance(error, VersionGone)
             rest = self._builder.partial_outputs(with_resume_tokens=not gone)
-            error.rest = {"choices": [_choice(each.index, each) for each in rest], "usage": self._usage()}
+            error.rest = {"choices": [_choice(each) for each in rest], "usage": self._usage()}
             if self._builder.body.return_state and not gone:
                 error.should_retry = False
         return error
@@ -147,9 +147,9 @@ class CompletionResponse:
         return usage
 
 
-def _choice(index: int, result: TextDelta) -> responses.ChoiceObject:
+def _choice(result: TextDelta) -> responses.ChoiceObject:
     choice: responses.ChoiceObject = {
-        "index": index,
+        "index": result.index,
         "text": result.text,
         "logprobs": None if result.logprobs is None else cast("responses.LogprobsObject", vars(result.logprobs)),
         "finish_reason": result.finish_reason,

@@ -99,10 +99,18 @@ def test_content_of_another_kind_is_foreign(output_format, content, line):
 
 
 @pytest.mark.parametrize("output_format", [JSONL, CSV], ids=["jsonl", "csv"])
+def test_indices_may_be_missing_between_choices(output_format):
+    """A prompt of several has fewer choices than `n` if duplicates were rejected."""
+    choices = [{"index": i, "text": str(i), "finish_reason": "stop"} for i in (0, 1, 4)]
+    content = output_format.serialize("a", 200, "r", json.dumps({"choices": choices}).encode()).content
+    assert read(output_format, content) == (["a"], len(content))
+
+
+@pytest.mark.parametrize("output_format", [JSONL, CSV], ids=["jsonl", "csv"])
 def test_records_whose_order_was_changed_are_foreign(output_format):
     """Sorted by index, the last choice of a response would be taken for the beginning of another."""
     records = written(output_format, ("a", ["x", "y", "z"]))[0].splitlines(keepends=True)
-    for order in ([2, 1, 0], [0, 2, 1], [1, 2, 0], [0, 2], [2, 2]):
+    for order in ([2, 1, 0], [0, 2, 1], [1, 2, 0], [2, 2]):
         with pytest.raises(ForeignContent):
             read(output_format, b"".join(records[position] for position in order))
 

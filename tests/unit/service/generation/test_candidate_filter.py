@@ -152,6 +152,33 @@ def test_if_too_few_texts_exist_there_are_fewer_choices(service):
     assert num_rejected == 188
 
 
+def test_the_index_names_the_prompt_also_if_a_prompt_has_fewer_choices_than_n(service):
+    """The same in a stream and in a response."""
+    fields = {"n": 3, "unique": True, "guided_regex": "a|b", "prompt": ["abc", "xy"], "max_tokens": 1}
+    builder = service.engine.complete(request(**fields), RequestContext())
+    whole = json.loads(CompletionResponse(builder, lambda _: None).whole())["choices"]
+    assert [choice["index"] // 3 for choice in whole] == [0, 0, 1, 1]
+    builder = service.engine.complete(request(stream=True, **fields), RequestContext())
+    events = b"".join(CompletionResponse(builder, lambda _: None).events()).split(b"\n\n")
+    streamed = [json.loads(line[6:])["choices"][0] for line in events if line.startswith(b"data: {")]
+    assert {(each["index"], each["text"]) for each in streamed} == {(each["index"], each["text"]) for each in whole}
+
+
+@pytest.mark.parametrize("greedy", [{"temperature": 0.0}, {"top_k": 1}, {"top_p": 0.0}], ids=str)
+def test_greedy_choices_cannot_be_unique(service, greedy):
+    """The second one would be generated and rejected a hundred times."""
+    with pytest.raises(InvalidRequest, match="n must be 1 with unique and greedy decoding .* got 2") as caught:
+        ask(service, n=2, unique=True, **greedy)
+    assert caught.value.param == "n"
+    assert len(ask(service, n=1, unique=True, **greedy)[0]) == 1
+
+
+def test_a_greedy_copy_is_not_generated_again(service):
+    """It would be the same text."""
+    service.training_filters.contains = lambda *_: True
+    assert ask(service, not_in_training=True, temperature=0.0) == ([], 1)
+
+
 def test_replaced_choices_are_charged(service):
     """A request that exceeds its rate limit ends with the error, and the choices accepted so far."""
     charged = []

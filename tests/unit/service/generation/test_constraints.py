@@ -88,6 +88,33 @@ def test_a_resumed_match_is_the_match_without_interruption(service, first, repea
         assert part.text + rest.text == whole.text
 
 
+def test_a_match_that_cannot_be_longer_is_not_continued(service):
+    """The text is complete: nothing is generated, with or without a resume token, for each prompt that is empty."""
+    ended = ask(service, pattern="[mn]{3}", return_state=True)[0]
+    fields = {"state": ended.resume_token, "seed": None, "pattern": None}
+    for more in ({}, {"return_state": True}, {"max_tokens": 0}, {"n": 2}):
+        results = ask(service, prompt=None, **fields, **more)
+        assert {(result.text, result.finish_reason) for result in results} == {("", "stop")}
+    again = ask(service, prompt=None, return_state=True, **fields)[0]
+    assert ask(service, prompt=None, **{**fields, "state": again.resume_token})[0].text == ""
+    empty, free = ask(service, prompt=["", "xyz"], max_tokens=9, **fields)
+    assert (empty.text, bool(free.text)) == ("", True)
+
+
+@pytest.mark.parametrize("repeats", [True, False])
+def test_an_extensible_match_that_max_tokens_ended_is_cut_off_and_can_be_continued(service, repeats):
+    """The finish reason says so, although the text matches; what is generated later continues the match."""
+    results = ask(service, pattern="[mn]+", max_tokens=3, n=32, return_state=True)
+    # The others end with the EOS token.
+    cut = next(result for result in results if len(result.text) == 3)
+    assert cut.finish_reason == "length"
+    fields = {"state": cut.resume_token, "prompt": None, "seed": None, "n": 32}
+    rest = ask(service, pattern="[mn]+" if repeats else None, max_tokens=5, **fields)
+    assert re.fullmatch("[mn]+", "".join(result.text for result in rest))
+    (whole,) = ask(service, pattern="[mn]{10}", max_tokens=10)
+    assert (len(whole.text), whole.finish_reason) == (10, "stop")
+
+
 def test_a_match_begins_anew_after_a_prompt_another_pattern_or_its_end(service):
     """It is continued only where nothing comes between."""
     part = ask(service, max_tokens=2, complete_within_max_tokens=False, return_state=True)[0]
@@ -110,7 +137,7 @@ def test_a_match_that_stops_at_a_stop_string_can_be_resumed(service):
 
 def test_a_resume_token_of_another_automaton_is_refused(service, monkeypatch):
     """Another release may compile the pattern to other rows."""
-    monkeypatch.setattr(checkpoint.PartialMatch, "__init__", _with_other_digest(checkpoint.PartialMatch.__init__))
+    monkeypatch.setattr(checkpoint.SavedMatch, "__init__", _with_other_digest(checkpoint.SavedMatch.__init__))
     part = ask(service, max_tokens=2, complete_within_max_tokens=False, return_state=True)[0]
     with pytest.raises(StateOutdated, match="another release of this server compiled"):
         ask(service, pattern=None, state=part.resume_token, prompt=None, seed=None)

@@ -169,9 +169,10 @@ def test_a_match_ends_where_no_token_can_follow():
     assert match.copy().advance([3, 5, 7, 3], 10) == 3
     assert match.copy().advance([3, 5], 10) == 2
     assert match.advance([3], 10) == 1
-    assert not match.is_complete
+    assert not match.has_ended
     assert match.advance([7, 7], 10) == 1
-    assert match.is_complete
+    assert match.has_ended
+    assert not match.is_extensible
 
 
 @pytest.mark.parametrize(("num_left", "length"), [(1, 1), (2, 1), (3, 1), (4, 4), (6, 4), (7, 5)])
@@ -179,6 +180,7 @@ def test_a_match_ends_where_too_few_tokens_are_left_for_a_longer_one(num_left, l
     """After a three more are needed: b, c and a. What may be cut off goes on."""
     match = Match(compiled("(abc)*a"))
     assert match.advance([3, 4, 5, 3, 4], num_left) == length
-    assert match.is_complete == (length < 5)
+    assert match.has_ended == (length < 5)
+    assert match.is_extensible
     cut = Match(compiled("(abc)*a"), is_always_completed=False)
     assert cut.advance([3, 4, 5, 3, 4], num_left) == 5
