@@ -711,7 +711,7 @@ def _schema_pattern(field: str, schema: Schema | None) -> Pattern | None:
             ) from error
     try:
         pattern = Pattern.json(schema)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise InvalidRequest(f"{field} cannot be written as JSON: {error}", param=field) from error
     if (length := len(pattern.source)) > MAX_SCHEMA:
         raise InvalidRequest(f"{field} must have at most {MAX_SCHEMA} characters, got {length}", param=field)

@@ -4,7 +4,6 @@
 and states from which no text of the model completes a match are removed. Pure: runs in the compiler's process.
 """
 
-import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
@@ -15,18 +14,13 @@ import outlines_core
 
 from contract import signatures
 from service.scheduling.automaton import FIRST_ROW, Automaton
+from service.structured_outputs.regex_syntax import RegexError, as_group, tokenize
 
 _NUM_BYTES = 256
-# Control characters before and after each expression; no pattern matches them. The library searches for matches, and
-# stops at the first one in order of preference: of a|ab it would keep a alone, but not of a|ab with one more character
-# after it. It also prepares a search from anywhere in a text, for which a log line took 235 ms, and `.{20,60}` minutes;
-# one more character before it leaves one place to start from, and a log line takes 1 ms.
-_START, _END = 1, 0
-_SENTINELS = r"\x00\x01"
+# Before each expression; see `compile_bytes`.
+_START = 1
 # Tokens × states that are walked at once: 16 MiB of states.
 _WALKED_AT_ONCE = 2**22
-_ANCHORS = {"^", "$", r"\A", r"\z", r"\Z", r"\b", r"\B", r"\<", r"\>"}
-_ANCHORED = "must not have anchors or word boundaries inside: a pattern matches the whole text"
 # Maximum states of an automaton over bytes for each of the one over tokens.
 _MAX_BYTE_STATES = 8
 State = TypeVar("State", bound=Hashable)
@@ -116,16 +110,22 @@ class _NothingMatches(Exception):
 def compile_bytes(regex: str) -> ByteAutomaton:
     """Compile a regular expression to an automaton over the bytes of the texts that it matches.
 
+    The library searches: from anywhere in a text, and up to the first match in order of preference. Alone, a|ab would
+    match a only, and `.{20,60}` would take minutes. So the end of the text is part of the expression, and the empty
+    alternative matches where a search begins, so that none begins elsewhere. Its match is noted one byte late, and the
+    library drops states with one unless the text may end there: hence two bytes before the expression, of which the
+    first leads to a state where it may.
+
     Raises:
         PatternError: it is invalid or has something that no automaton expresses.
     """
-    parts = list(_parts(regex))
-    if any(part in _ANCHORS for part in parts):
-        # The library would take the sentinels for what surrounds the text.
-        raise PatternError(_ANCHORED)
+    try:
+        whole = as_group(tokenize(regex))
+    except RegexError as error:
+        raise PatternError(str(error)) from error
     vocabulary = outlines_core.Vocabulary(_NUM_BYTES, {bytes([byte]): [byte] for byte in range(_NUM_BYTES)})
     try:
-        index = outlines_core.Index(f"\\x{_START:02}(?:{_without_sentinels(parts)})\\x{_END:02}", vocabulary)
+        index = outlines_core.Index(rf"(?:\x{_START:02}(?:\x{_START:02}{whole}\z|\z)|)", vocabulary)
     except ValueError as error:
         raise PatternError(_explain(str(error))) from error
     transitions, finals = index.get_transitions(), index.get_final_states()
@@ -134,13 +134,11 @@ def compile_bytes(regex: str) -> ByteAutomaton:
         # The library's end of a text has a number above those of the bytes.
         return (item for item in sorted(transitions.get(state, {}).items()) if item[0] < _NUM_BYTES)
 
-    table, states = _number(transitions[index.get_initial_state()][_START], followers)
-    is_final = np.array([state in finals for state in states])
-    after_end = table[:, _END]
-    accepts = (after_end >= 0) & is_final[after_end]
-    table[is_final] = -1
-    table[accepts, _END] = -1
-    return ByteAutomaton(table, accepts)
+    before = transitions[index.get_initial_state()][_START]
+    if _START not in transitions[before]:
+        raise PatternError("matches no text")
+    table, states = _number(transitions[before][_START], followers)
+    return ByteAutomaton(table, np.array([state in finals for state in states]))
 
 
 def _number(
@@ -174,64 +172,14 @@ def _number(
     return np.stack(rows), states
 
 
-def _parts(regex: str) -> Iterator[str]:
-    """Yield the parts of a regular expression: escapes, whole classes of characters, and all other characters."""
-    position = 0
-    while position < len(regex):
-        end = _class_end(regex, position) if regex[position] == "[" else position + 1
-        if regex[position] == "\\":
-            match = _ESCAPE.match(regex, position)
-            end = match.end() if match else len(regex)
-        yield regex[position:end]
-        position = end
-
-
-def _class_end(regex: str, start: int) -> int:
-    """Return where the class of characters that starts at `start` ends; classes may contain others."""
-    position, depth = start + 1 + regex.startswith("^", start + 1), 1
-    # A bracket at the beginning is a character.
-    position += regex.startswith("]", position)
-    while position < len(regex) and depth:
-        if regex[position] == "\\":
-            position += 1
-        elif regex[position] in "[]":
-            depth += 1 if regex[position] == "[" else -1
-        position += 1
-    return position
-
-
-# A class such as \S or \p{Greek}, or a character.
-_ESCAPE = re.compile(r"\\[pP]\{[^}]*\}|\\.", re.DOTALL)
-
-
-def _without_sentinels(parts: Sequence[str]) -> str:
-    """Return a regular expression without the sentinels in its classes of characters."""
-    flags = "".join(re.findall(r"\(\?([a-zA-Z-]+)[:)]", "".join(parts)))
-    if "x" in flags:
-        # In verbose mode `_parts` would be wrong about spaces and comments; a simple pattern works unchanged.
-        return "".join(parts)
-    any_character = "." if "s" in flags else rf"[^\n{_SENTINELS}]"
-    return "".join(
-        any_character
-        if part == "."
-        else f"[{part}&&[^{_SENTINELS}]]"
-        if part[0] == "[" or part[:2] in _NEGATED
-        else part
-        for part in parts
-    )
-
-
-_NEGATED = {r"\S", r"\D", r"\W", r"\P"}
-
-
 def _explain(message: str) -> str:
     """Translate an error of the library into a message for the client."""
-    if "universal start state" in message:
-        return _ANCHORED
     if "incompatible with the regex" in message:
         return "matches no text"
     if "error building NFA" in message:
-        return "is not a valid regular expression, or has look-around or backreferences, which are not supported"
+        return (
+            "is not a valid regular expression: it nests too deeply, has too large a number, or matches invalid UTF-8"
+        )
     return f"is not supported: {message.splitlines()[0][:200]}"
 
 

@@ -4,7 +4,7 @@ The syntax is that of Rust's regex crate (https://docs.rs/regex/latest/regex/#sy
 and look-around. Pure: knows text alone.
 """
 
-import re
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -35,8 +35,16 @@ class Pattern:
 
     @classmethod
     def json(cls, schema: Any) -> "Pattern":
-        """Return the pattern of the JSON texts that a schema describes."""
-        return cls("json", orjson.dumps(schema).decode())
+        """Return the pattern of the JSON texts that a schema describes.
+
+        Raises:
+            TypeError: it has what orjson cannot write, such as integers of more than 64 bits.
+            ValueError: it has an infinite number, as 1e400 is once it is parsed.
+        """
+        source = orjson.dumps(schema).decode()
+        # Of an infinite number it writes null.
+        json.dumps(schema, allow_nan=False)
+        return cls("json", source)
 
     def to_regex(self) -> str:
         """Return the pattern as a regular expression.
@@ -46,13 +54,13 @@ class Pattern:
         """
         source = self.source
         regexes: Mapping[Kind, Callable[[], str]] = {
-            "regex": lambda: _without_anchors(source),
+            "regex": lambda: source,
             "choice": lambda: "|".join(map(_literal, orjson.loads(source))),
             "json": lambda: schema_regex(orjson.loads(source)),
             "json_object": lambda: ANY_OBJECT,
             "allowed_characters": lambda: f"[{_literal(source)}]*",
             "banned_characters": lambda: f"[^{_literal(source)}]*",
-            "min_length": lambda: f"[^\\x00]{{{source},}}",
+            "min_length": lambda: f"(?s:.){{{source},}}",
         }
         return regexes[self.kind]()
 
@@ -64,11 +72,3 @@ Constraint = tuple[Pattern, ...]
 def _literal(text: str) -> str:
     """Escape a text; line feeds and the like would be dropped from a pattern with the flag x."""
     return "".join(f"\\x{{{ord(character):x}}}" if not character.isalnum() else character for character in text)
-
-
-def _without_anchors(regex: str) -> str:
-    """Remove ^ and $ at the ends, which change nothing as the whole text is matched."""
-    regex = regex.removeprefix("^")
-    # Not an escaped dollar sign, before which the number of backslashes is odd.
-    end = re.search(r"(?<!\\)(\\\\)*\$$", regex)
-    return regex[:-1] if end else regex

@@ -395,13 +395,20 @@ def test_a_long_value_is_shortened_in_the_message():
     ("schema", "message"),
     [
         ({"type": "integer", "maximum": 10**20}, "guided_json cannot be written as JSON: Integer exceeds 64-bit range"),
+        ('{"const": 1e400}', "guided_json must be a JSON Schema, as an object or a JSON string: number is infinity"),
         ("[" * 300 + "]" * 300, "guided_json cannot be written as JSON: Recursion limit reached"),
         ({"description": "x" * 50_000}, r"guided_json must have at most 50000 characters, got 500\d\d"),
     ],
-    ids=["integer", "depth", "length"],
+    ids=["integer", "infinity", "depth", "length"],
 )
 def test_a_schema_that_cannot_be_kept_is_an_invalid_request(schema, message):
     """Not an error of the server."""
     with pytest.raises(InvalidRequest, match=message) as caught:
         _ = parsed(guided_json=schema).constraint
     assert caught.value.param == "guided_json"
+
+
+def test_a_number_of_a_schema_that_no_double_holds_is_an_invalid_request():
+    """Written again it would be null."""
+    with pytest.raises(InvalidRequest, match="guided_json cannot be written as JSON: Out of range float values"):
+        _ = parse(CompletionRequest, b'{"model": "m", "guided_json": {"const": 1e400}}', LIMITS).constraint

@@ -9,7 +9,13 @@ import pytest
 from contract.signatures import FINAL_ROW, FORBIDDEN, ROW_BITS
 from contract.tokenizer import SubwordTokenizer, WordTokenizer
 from service.scheduling.automaton import FIRST_ROW, Match
-from service.structured_outputs.automata import CompilationLimits, PatternError, TokenTexts, compile_automaton
+from service.structured_outputs.automata import (
+    CompilationLimits,
+    PatternError,
+    TokenTexts,
+    compile_automaton,
+    compile_bytes,
+)
 
 LIMITS = CompilationLimits(max_states=20_000, max_bytes=2**25)
 CHARACTERS = ("", "", "", "a", "b", "c", "é", "-")
@@ -17,6 +23,7 @@ END = 2
 PATTERNS = [
     "a", "abc", "a|ab|abc", "(a|ab)(c|bcb)", "a*", "a+b?c{2,3}", "[ab]*c", "[^a]+", ".*b.", "(?:ab|ba)+", "a??b*?c+?",
     r"(?s)a.b", "[]a]+", "[^]a]+", r"[\]a-c-]{2}", r"\\|\[|a\[?b",
+    "(?s:.{2,3})b?", "(?i:A[^B])c*", "(?x) a  b* # | c", "a(?x: b | # )\n c)-?", "^a+b?$",
     "é+a", "[a-cé]{3}", "(a(b(c)?)?)?-", "(?i)ABC|-", r"\w+", r"\W|a", "(a|b)*a(a|b){3}",
 ]  # fmt: skip
 
@@ -75,12 +82,32 @@ def test_distances_and_continuations_agree(pattern):
         ("(?x) a  # the first\n [ b c ]", "a[bc]"),
         (r"\p{L}{2}", "[a-cé]{2}"),
         (r"\P{L}", "-"),
+        (r"\PL", "-"),
         (r"[\P{L}b]+", "[-b]+"),
     ],
 )
 def test_the_syntax_of_rust_that_python_lacks(pattern, same):
     """The automata are equal."""
     assert compiled(pattern).digest == compiled(same).digest
+
+
+@pytest.mark.parametrize(
+    ("pattern", "same"),
+    [
+        ("(?s).{20,60}", r"[\s\S]{20,60}"),
+        ("(?s:.{21,60})", r"[\s\S]{21,60}"),
+        ("(?x).{20,60}", ".{20,60}"),
+        ("(?x) . {20,60} # any", ".{20,60}"),
+        ("(?-s:.{21,60})", ".{21,60}"),
+        (r"(?i)\S{20,60}", r"\S{20,60}"),
+        (r"\PL{1,3}", r"\P{L}{1,3}"),
+    ],
+)
+def test_flags_cost_nothing(pattern, same):
+    """The automaton over bytes is that of the same expression without them; some took minutes."""
+    automaton, expected = compile_bytes(pattern), compile_bytes(same)
+    assert np.array_equal(automaton.next, expected.next)
+    assert np.array_equal(automaton.accepts, expected.accepts)
 
 
 def test_all_regexes_must_match():
@@ -124,12 +151,20 @@ def test_words_are_separated_but_not_from_what_precedes_the_text():
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
-        ("[ab", "is not a valid regular expression"),
+        ("[ab", "is not a valid regular expression: [ at position 0 is not closed"),
+        ("a)(b", "is not a valid regular expression: ) at position 1 closes no group"),
+        ("a)(?:b", "is not a valid regular expression: ) at position 1 closes no group"),
+        (
+            r"(?-u:\xff)",
+            "is not a valid regular expression: it nests too deeply, has too large a number, or matches inv",
+        ),
+        ("(" * 250 + "a" + ")" * 250, "is not a valid regular expression: it nests too deeply"),
         (r"(a)\1", "backreferences"),
         ("a(?=b)", "look-around"),
         (r"\babc", "must not have anchors or word boundaries inside"),
-        ("a$|b", "must not have anchors or word boundaries inside"),
+        ("a$|b", "must not have anchors or word boundaries inside, got $ at position 1"),
         ("[a&&b]", "matches no text"),
+        ("a[b&&c]", "matches no text"),
         ("a{0}", "matches the empty text only"),
         ("xay", "needs characters that the model's vocabulary lacks, such as 'x', 'y'"),
         ("(a|b)*a(a|b){15}", "must have at most 20000 states, got more"),

@@ -5,14 +5,20 @@ import json
 import random
 import re
 from contextlib import suppress
-from datetime import datetime, time
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from typing import Annotated, Literal
+from uuid import UUID
 
 import jsonschema
+import orjson
 import pytest
+from pydantic import BaseModel, Field, HttpUrl, StringConstraints, create_model
 
 from contract.signatures import FINAL_ROW, FORBIDDEN
 from service.scheduling.automaton import FIRST_ROW
-from service.structured_outputs.automata import CompilationLimits, TokenTexts, compile_automaton
+from service.structured_outputs.automata import CompilationLimits, TokenTexts, compile_automaton, compile_bytes
 from service.structured_outputs.json_schema import ANY_OBJECT, SchemaError, schema_regex
 
 TOKENS = (b"", *(chr(code).encode() for code in (*range(32, 127), 0x00E9, 0x2603, 10, 9)))
@@ -32,6 +38,10 @@ TREE = {
     "type": "object",
     "properties": {"left": {"$ref": "#/$defs/leaf"}, "right": {"anyOf": [{"$ref": "#/$defs/leaf"}, {"type": "null"}]}},
     "required": ["left", "right"],
+}
+PETS = {
+    "cat": {"type": "object", "properties": {"kind": {"const": "cat"}, "lives": {"type": "integer", "maximum": 9}}},
+    "dog": {"type": "object", "properties": {"kind": {"enum": ["dog", "wolf"]}}, "required": ["kind"]},
 }
 SCHEMAS = [
     True,
@@ -65,6 +75,30 @@ SCHEMAS = [
     {"type": "object", "properties": {"a": {"const": 1}, "b": {"const": 2}, "c": {"const": 3}}, "required": ["b"]},
     {"anyOf": [{"type": "integer"}, {"type": "string", "maxLength": 2}]},
     {"allOf": [{"type": "boolean"}]},
+    {"type": "number", "minimum": 0.5, "maximum": 9.5},
+    {"type": "number", "exclusiveMinimum": 0},
+    {"type": "number", "exclusiveMinimum": -1.25, "exclusiveMaximum": 1.5},
+    {"type": ["integer", "null"], "minimum": 3, "exclusiveMaximum": 5.5},
+    {"type": "integer", "const": 1.0},
+    {"type": "string", "pattern": "^[A-Z][a-z]+$", "minLength": 4, "maxLength": 10},
+    {"type": "string", "pattern": "^(?:ab)*c|[0-9]+$", "minLength": 2, "maxLength": 5},
+    {"type": "string", "pattern": "(?x) [a-z]+ # lower case", "maxLength": 3},
+    {"type": "string", "pattern": "[^a-z]{3,}|(?s:.)", "contentMediaType": "text/plain"},
+    *({"type": "string", "format": form} for form in ("ipv6", "uri", "duration", "uuid4", "password")),
+    {"type": "string", "format": "uri", "minLength": 1, "maxLength": 2083},
+    {"type": "array", "items": {"enum": ["red", "green", 1, 1.0]}, "uniqueItems": True},
+    {"type": "array", "items": {"type": "boolean"}, "uniqueItems": True, "minItems": 1},
+    {"type": "array", "items": {"enum": list(range(10))}, "uniqueItems": True, "minItems": 2, "maxItems": 2},
+    {"type": "array", "items": {"type": "string"}, "uniqueItems": True, "maxItems": 1},
+    {"type": "array", "items": {"type": "integer"}, "uniqueItems": False},
+    {"oneOf": [{"type": "integer"}, {"type": ["string", "null"]}, {"const": True}]},
+    {"oneOf": [{"enum": ["a", "b"]}, {"const": "c", "x-order": 2}]},
+    {"oneOf": [{"$ref": "#/$defs/cat"}, {"$ref": "#/$defs/dog"}, {"type": "null"}], "$defs": PETS, "discriminator": {}},
+    {"type": "object", "propertyNames": {"enum": ["a", "b", "c"]}, "additionalProperties": {"type": "boolean"}},
+    {"type": "object", "propertyNames": {"enum": ["a", "b"]}, "required": ["b"], "additionalProperties": {"const": 1}},
+    {"type": "object", "propertyNames": {"pattern": "^[a-z]{2}$"}, "additionalProperties": {"const": 1}},
+    {"type": "object", "patternProperties": {"^[a-z]{2}$": {"const": 1}}, "additionalProperties": False},
+    {"type": "string", "x-widget": "text", "example": "a", "$vocabulary": {}, "xml": {}},
     PERSON,
     TREE,
 ]  # fmt: skip
@@ -136,6 +170,14 @@ def test_any_object_matches_json_objects_alone():
     assert re.fullmatch(ANY_OBJECT, '{"a": [1, -2.5e3, "x\\n"], "b": {"c": [null]}, "d": true}')
 
 
+@pytest.mark.parametrize("regex", [ANY_OBJECT, schema_regex({"type": "object"}), schema_regex({})])
+def test_an_object_with_any_names_has_no_empty_one(regex):
+    """It is the one that completions repeated."""
+    assert re.fullmatch(regex, '{"a":{"b": ""}}')
+    assert not re.fullmatch(regex, '{"":1}')
+    assert not re.fullmatch(regex, '{"a":{"b":1, "":1}}')
+
+
 @pytest.mark.parametrize("low", [None, -1234, -100, -99, -10, -1, 0, 1, 7, 9, 10, 11, 99, 100, 101, 345])
 @pytest.mark.parametrize("high", [None, -100, -99, -11, -9, -1, 0, 1, 9, 10, 12, 89, 99, 100, 110, 999, 1000, 1234])
 def test_whole_numbers_match_exactly_within_their_range(low, high):
@@ -150,6 +192,113 @@ def test_whole_numbers_match_exactly_within_their_range(low, high):
         expected = (low is None or number >= low) and (high is None or number <= high)
         assert bool(regex.fullmatch(str(number))) == expected, number
     assert not any(regex.fullmatch(text) for text in ("", "-", "-0", "00", "01", "1.0"))
+
+
+def test_every_number_is_one_that_strict_parsers_take():
+    """They refuse what no double holds, at any place: `orjson` does, too."""
+    rng = random.Random(0)
+    for regex in (schema_regex({"type": "number"}), schema_regex({}), ANY_OBJECT):
+        automaton = automaton_of(regex)
+        for _ in range(300):
+            orjson.loads(sample(automaton, rng))
+
+
+def test_nullable_allows_null_beside_a_type():
+    """As in OpenAPI 3.0: an enum beside it has to list null, too."""
+    assert schema_regex({"type": "boolean", "nullable": True}) == schema_regex({"type": ["boolean", "null"]})
+    assert schema_regex({"type": "boolean", "nullable": False}) == schema_regex({"type": "boolean"})
+    assert schema_regex({"type": "string", "nullable": True, "enum": ["a", None]}) == schema_regex(
+        {"enum": ["a", None]}
+    )
+    assert schema_regex({"type": "string", "nullable": True, "enum": ["a"]}) == schema_regex({"const": "a"})
+
+
+@pytest.mark.parametrize(
+    ("schema", "matches", "others"),
+    [
+        (
+            {"type": "array", "items": {"enum": [1, 2, 3]}, "uniqueItems": True},
+            ["[]", "[2]", "[3,1]", "[2, 3, 1]"],
+            ["[1,1]", "[1,2,1]", "[1,2,3,4]", "[,1]"],
+        ),
+        (
+            {"oneOf": list(PETS.values())},
+            ['{"kind":"cat"}', '{"kind":"wolf"}', '{"kind": "cat", "lives": 7}'],
+            ["{}", '{"lives":7}', '{"kind":"dog","lives":7}'],
+        ),
+        ({"type": "string", "pattern": "[a-z]+", "minLength": 2, "maxLength": 3}, ['"ab"', '"abc"'], ['"a"', '"abcd"']),
+    ],
+    ids=["uniqueItems", "oneOf", "length"],
+)
+def test_all_that_a_combination_allows_matches(schema, matches, others):
+    """In a schema of `oneOf` the property that tells them apart is required: without it both might be valid."""
+    automaton = compile_bytes(schema_regex(schema))
+    assert [text for text in matches if not accepts(automaton, text)] == []
+    assert [text for text in others if accepts(automaton, text)] == []
+
+
+def accepts(automaton, text):
+    """Return whether an automaton over bytes accepts a text."""
+    state = 0
+    for byte in text.encode():
+        state = automaton.next[state, byte]
+        if state < 0:
+            return False
+    return bool(automaton.accepts[state])
+
+
+def test_deep_nesting_is_an_error_where_values_are_looked_up_too():
+    """Items that are distinct have to be listed."""
+    items = {"const": 1}
+    for _ in range(500):
+        items = {"anyOf": [items]}
+    with pytest.raises(SchemaError, match="schema nests too deeply"):
+        schema_regex({"type": "array", "items": items, "uniqueItems": True})
+
+
+class Color(Enum):
+    RED, GREEN = "red", "green"
+
+
+class Cat(BaseModel):
+    kind: Literal["cat"] = "cat"
+    lives: int = Field(ge=0, le=9)
+
+
+class Dog(BaseModel):
+    kind: Literal["dog"]
+    name: str = Field(min_length=1, max_length=10, pattern="^[A-Z][a-z]+$")
+
+
+class Order(BaseModel):
+    """What users of pydantic describe first."""
+
+    share: float = Field(ge=0.5, le=9.5)
+    ratio: float = Field(gt=0, lt=1, json_schema_extra={"x-unit": "%"})
+    colors: set[Color]
+    counts: dict[str, int]
+    by_color: dict[Color, int]
+    codes: dict[Annotated[str, StringConstraints(pattern="^[a-z]{2}$")], bool]
+    note: str | None = None
+    pet: Cat | Dog = Field(discriminator="kind")
+    day: date
+    id: UUID
+    price: Decimal | None = Field(max_digits=9)
+    url: HttpUrl
+    took: timedelta
+    pair: tuple[int, str]
+    level: Literal[1, "x", None] = Field(examples=[1], deprecated=True)
+
+
+def test_texts_for_a_pydantic_model_are_valid_for_it():
+    """For each field by itself, as a text of all would rarely reach the later ones."""
+    rng = random.Random(0)
+    for name, field in Order.model_fields.items():
+        model = create_model("Part", **{name: (Annotated[field.annotation, field], field)})
+        automaton = automaton_of(schema_regex(model.model_json_schema()))
+        for text in (sample(automaton, rng) for _ in range(40)):
+            # Pydantic describes a decimal number as any number or string.
+            model.model_validate_json(text) if name != "price" else json.loads(text)
 
 
 def test_optional_properties_are_in_the_order_of_the_schema():
@@ -178,13 +327,53 @@ def test_a_keyword_with_a_value_of_another_type_is_an_error_and_nothing_else():
         ({"type": "text"}, "schema.type must be one of null, boolean, integer, number, string, array, object"),
         ({"not": {}}, "schema must have a type, or one of"),
         ({"type": "integer", "multipleOf": 3}, "schema.multipleOf is not supported for type integer"),
-        ({"type": "number", "minimum": 2}, "schema.minimum must be 0 for type number, got 2"),
+        ({"type": "number", "minimum": 2, "maximum": 1.5}, "schema.minimum must be at most maximum, got 2 and 1.5"),
+        ({"type": "number", "minimum": True}, "schema.minimum must be a number, got True"),
+        ({"type": "number", "minimum": 1e16}, "schema must allow a number of at most 15 digits, got minimum 1e+16"),
+        ({"type": "integer", "exclusiveMinimum": 2, "maximum": 2.5}, "schema must allow a number of at most 15 digits"),
+        ({"type": "integer", "const": 1.5}, "schema.const must have a value of type integer"),
         ({"type": "string", "pattern": 'a"b'}, "schema.pattern must not have '\"'"),
         ({"type": "string", "pattern": r"a\x22"}, r"schema.pattern must not have '\\x22'"),
-        ({"type": "string", "pattern": "a", "minLength": 3}, "schema must have only one of pattern, format and a len"),
+        ({"type": "string", "pattern": "a)|(b"}, "schema.pattern is not a valid regular expression: ) at position 1"),
+        (
+            {"type": "string", "pattern": "a|^b$"},
+            "schema.pattern must not have anchors or word boundaries inside, got ^",
+        ),
+        ({"type": "string", "pattern": "a(?=b)"}, "schema.pattern must not have look-around, got (?= at position 1"),
+        ({"type": "string", "pattern": "[a-z]+ [a-z]+", "maxLength": 3}, "schema.pattern cannot be limited to 0 to 3"),
+        ({"type": "string", "pattern": "a", "minLength": 3}, "schema.pattern matches no text of at least 3 characters"),
+        ({"type": "string", "pattern": "a", "format": "date"}, "schema.format is not supported beside pattern"),
         ({"type": "string", "format": "hostname"}, "schema.format must be one of date, time"),
         ({"type": "string", "maxLength": -1}, "schema.minLength must be from 0 to maxLength, got 0 and -1"),
-        ({"type": "array", "uniqueItems": True}, "schema.uniqueItems is not supported for type array"),
+        ({"type": "array", "uniqueItems": True}, "schema.uniqueItems needs items of enum, const, boolean or null"),
+        (
+            {"type": "array", "items": {"enum": [*range(6)]}, "uniqueItems": True},
+            "schema.uniqueItems must allow at most 400 arrays, got 6 items, 6 at a time",
+        ),
+        (
+            {"type": "array", "items": {"enum": [1, 1.0]}, "uniqueItems": True, "minItems": 2},
+            "schema.minItems must be at most 1, the number of distinct items, got 2",
+        ),
+        ({"nullable": True, "enum": [1]}, "schema.nullable is not supported without type"),
+        ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "schema.oneOf[0] and [1] must exclude each other by"),
+        ({"oneOf": [{"enum": [1, "a"]}, {"const": 1.0}]}, "schema.oneOf[0] and [1] must exclude each other by"),
+        ({"oneOf": [{"type": "null"}, True]}, "schema.oneOf[0] and [1] must exclude each other by"),
+        (
+            {"oneOf": [{"type": "object", "properties": {"a": {"const": kind}}} for kind in "xyx"]},
+            "schema.oneOf[0] and [1] must exclude each other by",
+        ),
+        (
+            {"oneOf": [{"type": "object", "nullable": True, "properties": {"a": {"const": kind}}} for kind in "xy"]},
+            "schema.oneOf[0] and [1] must exclude each other by",
+        ),
+        (
+            {"type": "object", "propertyNames": {"type": "integer"}, "additionalProperties": True},
+            "schema.propertyNames must be of type string",
+        ),
+        (
+            {"type": "object", "patternProperties": {"a": True, "b": True}},
+            "schema.patternProperties must have one pattern, without propertyNames",
+        ),
         ({"$ref": "#/$defs/x"}, "schema.$ref must name a schema, got '#/$defs/x', which does not exist"),
         ({"$ref": "other.json"}, "schema.$ref must begin with #, got 'other.json'"),
         (
@@ -196,8 +385,7 @@ def test_a_keyword_with_a_value_of_another_type_is_an_error_and_nothing_else():
         ({"allOf": [{}, {}]}, "schema.allOf is not supported with several schemas"),
         ({"enum": []}, "schema.enum must be a list with at least one value"),
         ({"anyOf": [True], "type": "string"}, "schema.type is not supported beside anyOf"),
-        ({"type": ["integer", "number"], "maximum": 5}, "schema.maximum is not supported for type number"),
-        ({"type": ["integer", "number"], "exclusiveMinimum": 0}, "schema.exclusiveMinimum is not supported for type"),
+        ({"type": ["integer", "string"], "multipleOf": 5}, "schema.multipleOf is not supported for type integer or"),
         ({"type": []}, "schema.type must have at least one type"),
         ({"anyOf": []}, "schema.anyOf must have at least one schema"),
         (
@@ -208,7 +396,7 @@ def test_a_keyword_with_a_value_of_another_type_is_an_error_and_nothing_else():
         ({"type": "object", "maxProperties": 2}, "schema.minProperties and maxProperties above 1 are not supported"),
         (
             {"properties": {f"p{number}": True for number in range(65)}},
-            "schema.properties must have at most 64 optional ones before a required one",
+            "schema.properties must have at most 64 optional ones without a required one",
         ),
         (
             {"type": "array", "prefixItems": [True], "items": False, "minItems": 2},

@@ -1,0 +1,141 @@
+"""Tokens of regular expressions agree with the library that compiles them, and each error has its position."""
+
+import itertools
+import math
+import random
+import re
+
+import outlines_core
+import pytest
+
+from service.structured_outputs.regex_syntax import RegexError, as_group, tokenize, with_length
+
+PIECES = [
+    *"abab()[]{}|*+?.^-\\# \n:,12x$&<>!=P'\"",
+    "(?", "(?x)", "(?:", "(?x:", "(?-x:", "(?i", "[^", "[[:alpha:]]", r"\d", r"\]", r"\[", "{2}", "{1,2}", "&&", "--",
+    "~~", r"\x41", r"\x{41}", "(?P<n>", "(?<n>", "[a-c]", "#a\n", "[]", "[^]", r"\pL", r"\b", r"\z", r"\#", r"\ ",
+]  # fmt: skip
+
+
+def tried(function, *args):
+    """Return a result, or an error as its message."""
+    try:
+        return function(*args), ""
+    except RegexError as error:
+        return None, str(error)
+
+
+def is_valid(regex):
+    """Return whether the library parses an expression, given alone."""
+    try:
+        outlines_core.Index(regex, outlines_core.Vocabulary(2, {b"a": [0], b"b": [1]}))
+    except ValueError as error:
+        return "error building NFA" not in str(error)
+    return True
+
+
+@pytest.mark.parametrize("prefix", ["", "(?x)"], ids=["plain", "verbose"])
+def test_an_expression_is_valid_if_the_library_parses_it_alone(prefix):
+    """Of random ones, many with unbalanced brackets; what is valid is so within a group, too."""
+    rng, num_valid = random.Random(0), 0
+    for _ in range(3000):
+        regex = prefix + "".join(rng.choices(PIECES, k=rng.randint(1, 9)))
+        tokens, error = tried(tokenize, regex)
+        assert error.startswith("must not have") or is_valid(regex) == (not error), (regex, error)
+        if tokens is not None:
+            assert is_valid(as_group(tokens)), regex
+            num_valid += 1
+    assert num_valid > 300
+
+
+@pytest.mark.parametrize(
+    ("regex", "message"),
+    [
+        ("a(b", "( at position 1 is not closed"),
+        ("a)(b", ") at position 1 closes no group"),
+        ("a)(?:b", ") at position 1 closes no group"),
+        ("ab[c", "[ at position 2 is not closed"),
+        ("a{,3}b", "repetition {,3} at position 1 is invalid: it has no minimum"),
+        ("x{a}", r"repetition {a} at position 1 is invalid: a literal { is \{"),
+        ("a{3,2}", "repetition {3,2} at position 1 has a maximum below its minimum"),
+        ("a|*", "repetition * at position 2 has nothing to repeat"),
+        (r"^a\e", r"escape \e at position 2 is invalid"),
+        ("ab\\", "\\ at position 2 escapes nothing"),
+        ("[b-a]c", "class [b-a] at position 0 is invalid"),
+        (r"a\p{Klingon}", r"class \p{Klingon} at position 1 is invalid"),
+        ("a(?z)", "group (?z) at position 1 is invalid"),
+        ("(?<n>a)(?P<n>b)", "group (?P<n> at position 7 has the name of another"),
+    ],
+)
+def test_a_syntax_error_is_named_with_its_position(regex, message):
+    """Positions are characters before it, in the expression as it was sent."""
+    with pytest.raises(RegexError, match=f"^is not a valid regular expression: {re.escape(message)}"):
+        tokenize(regex)
+
+
+@pytest.mark.parametrize(
+    ("regex", "message"),
+    [
+        ("a(?=b)", "must not have look-around, got (?= at position 1"),
+        ("(?<!a)b", "must not have look-around, got (?<! at position 0"),
+        (r"(a)\1", r"must not have backreferences, got \1 at position 3"),
+        ("a^b", "must not have anchors or word boundaries inside, got ^ at position 1"),
+        (r"^a\b", r"must not have anchors or word boundaries inside, got \b at position 2"),
+        ("^*a", "must not have anchors or word boundaries inside, got ^ at position 0"),
+    ],
+)
+def test_what_no_automaton_expresses_is_named_with_its_position(regex, message):
+    """It is valid elsewhere."""
+    with pytest.raises(RegexError, match=f"^{re.escape(message)}"):
+        tokenize(regex)
+
+
+@pytest.mark.parametrize("regex", ["^abc$", r"\Aabc\z", r"abc\Z", "(?i)^abc$"])
+def test_an_anchor_at_the_beginning_or_end_is_left_out(regex):
+    """It changes nothing for a whole text, also after flags."""
+    assert "abc" in as_group(tokenize(regex))
+    assert not any(token.kind == "anchor" for token in tokenize(regex))
+
+
+REGEXES = [
+    "a*",
+    "[ab]+c",
+    "(?:ab)*",
+    "(?:ab|cc)+b?a?a",
+    "a{2,}b|c+",
+    "a?b?c?",
+    "(a|bc)*",
+    "abc",
+    "b{1,4}?",
+    "(?i)[ab]{2}c*",
+]
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, math.inf), (0, 2), (2, 4), (3, 3), (3, math.inf), (5, 6)])
+@pytest.mark.parametrize("regex", REGEXES)
+def test_a_length_keeps_those_matches_that_have_it(regex, low, high):
+    """All of them and no others, or it is an error; every text of up to six characters is tried."""
+    texts = ["".join(each) for length in range(7) for each in itertools.product("abc", repeat=length)]
+    expected = [text for text in texts if re.fullmatch(regex, text) and low <= len(text) <= high]
+    tokens, error = tried(with_length, tokenize(regex), low, high)
+    if tokens is None:
+        assert not expected or "more than one of its quantifiers" in error or "an alternative" in error
+    else:
+        limited = re.compile(as_group(tokens).replace("(?:(?i)", "(?i)(?:"))
+        assert [text for text in texts if limited.fullmatch(text)] == expected
+
+
+@pytest.mark.parametrize(
+    ("regex", "message"),
+    [
+        (
+            "[a-z]+(-[a-z]+)*",
+            "cannot be limited to 1 to 5 characters, as more than one of its quantifiers would have to",
+        ),
+        ("a{6}", "matches no text of 1 to 5 characters"),
+    ],
+)
+def test_a_length_that_one_quantifier_cannot_give_is_an_error(regex, message):
+    """Nothing is approximated."""
+    with pytest.raises(RegexError, match=re.escape(message)):
+        with_length(tokenize(regex), 1, 5)
