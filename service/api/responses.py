@@ -26,8 +26,8 @@ class LogprobsObject(TypedDict):
 class ChoiceObject(TypedDict):
     """A choice, or in a stream a chunk of one; `finish_reason` is null before its end.
 
-    `index // n` is the number of its prompt, from 0. With `unique` and `not_in_training` a prompt may have fewer choices
-    than `n`; the other numbers are not used.
+    `index // n` is the number of its prompt, from 0. With `unique` and `not_in_training` a prompt may have fewer
+    choices than `n`; the other numbers are not used.
 
     A chunk with `prepend` goes before the chunks received so far (backward models only, if `stream_options` allow it).
     `state`, if requested, comes with the end: a resume token, for `state` of another request.

@@ -227,8 +227,8 @@ class CompletionBuilder:
     def results(self) -> list[TextDelta]:
         """Wait for every choice and return the best `n` of each prompt, each joined; raise as `Request.events`.
 
-        They are in the response's order: by prompt, the best first. `index // n` of each is its prompt, also if a prompt
-        has fewer choices than `n`.
+        They are in the response's order: by prompt, the best first. `index // n` of each is its prompt, also if a
+        prompt has fewer choices than `n`.
         """
         if self._filters:
             for delta in self:

@@ -167,7 +167,7 @@ def test_the_index_names_the_prompt_also_if_a_prompt_has_fewer_choices_than_n(se
 @pytest.mark.parametrize("greedy", [{"temperature": 0.0}, {"top_k": 1}, {"top_p": 0.0}], ids=str)
 def test_greedy_choices_cannot_be_unique(service, greedy):
     """The second one would be generated and rejected a hundred times."""
-    with pytest.raises(InvalidRequest, match="n must be 1 with unique and greedy decoding .* got 2") as caught:
+    with pytest.raises(InvalidRequest, match=r"n must be 1 with unique and greedy decoding .* got 2") as caught:
         ask(service, n=2, unique=True, **greedy)
     assert caught.value.param == "n"
     assert len(ask(service, n=1, unique=True, **greedy)[0]) == 1
