@@ -10,7 +10,9 @@ import sys
 from dataclasses import replace
 from typing import Any
 
-from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]  # gunicorn has no types of its own
+# gunicorn has no types of its own.
+from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
+from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
 
 from service.access.auth import check_authenticator
 from service.access.keys import KeyFileError
@@ -51,6 +53,22 @@ class _Server(BaseApplication):  # type: ignore[misc]
 
         return create_app(self._settings, self._metrics_socket)
 
+    def run(self) -> None:
+        """Serve until a signal stops it."""
+        _Arbiter(self).run()
+
+
+class _Arbiter(Arbiter):  # type: ignore[misc]
+    """gunicorn's arbiter without the signals that start another master or worker, which could not share a scheduler."""
+
+    def handle_usr2(self) -> None:
+        """Refuse gunicorn's upgrade in place: as PID 1 of a container, the old master could not end after it."""
+        self.log.warning("SIGUSR2 ignored: to upgrade, start another gateway and end this one with SIGTERM")
+
+    def handle_ttin(self) -> None:
+        """Refuse another worker."""
+        self.log.warning("SIGTTIN ignored: a gateway has one worker process; start more gateways instead")
+
 
 def gunicorn_options(settings: Settings, listener: socket.socket) -> dict[str, Any]:
     """Return gunicorn's settings, each with its reason."""
@@ -84,8 +102,11 @@ def gunicorn_options(settings: Settings, listener: socket.socket) -> dict[str, A
 
 def _worker_class(settings: Settings) -> type[StreamingWorker]:
     """Return the worker class with the configured limits; behind proxies there is no limit per client address."""
-    max_connections = None if settings.num_proxies else settings.max_client_connections
-    limits = replace(StreamingWorker.limits, max_client_connections=max_connections)
+    limits = replace(
+        StreamingWorker.limits,
+        max_body_bytes=settings.max_body_bytes,
+        max_client_connections=None if settings.num_proxies else settings.max_client_connections,
+    )
     return type("GatewayWorker", (StreamingWorker,), {"limits": limits})
 
 

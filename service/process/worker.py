@@ -1,13 +1,14 @@
 """The gunicorn worker: one process, hundreds of threads, one stream per thread.
 
-Knows sockets, threads and signals. Does not know Flask or generation and must import neither: the arbiter imports this
-module in the master process, where no thread may be started.
+It must import neither Flask nor generation: the arbiter imports this module in the master process, where no thread may
+be started.
 
 Pinned to gunicorn 27.0.1, whose request parser is the strictest so far and whose loop costs nothing per running
 stream (23.0 waits on every running future at each event). This worker fixes faults of its `ThreadWorker`: an accept
-thread that lingers on closing sockets, reads and writes without time-outs, incomplete heads that hold a thread, any
-number of chunks per body, idle connections that keep others out, a worker that dies of EMFILE, and a shutdown that
-neither responds to new requests nor notifies the application. TLS terminates at the proxy in front.
+thread that lingers on closing sockets, reads and writes without time-outs, incomplete requests that hold a thread, any
+number of chunks per body, idle connections that keep others out, health checks that wait for a thread, a worker that
+dies of EMFILE, and a shutdown that neither responds to new requests nor notifies the application. TLS terminates at the
+proxy in front.
 """
 
 import contextlib
@@ -21,12 +22,15 @@ import socket
 import struct
 import threading
 import time
-from collections import Counter, deque
-from concurrent.futures import Future
+from collections import Counter
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from http import HTTPStatus
+from itertools import islice
+from operator import attrgetter
 from types import FrameType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 # gunicorn has no types of its own, hence every `type: ignore` in this file.
 from gunicorn import util  # type: ignore[import-untyped]
@@ -40,8 +44,16 @@ from gunicorn.http.errors import (  # type: ignore[import-untyped]
 )
 from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]
 
-from service.process.chunks import limit_chunks
+from service.errors import BodyTimeout, GatewayError, MemoryExhausted, Overloaded
+from service.memory_budget import FREE_BYTES, MemoryBudget
 from service.process.connection import MAX_HEAD_BYTES, Connection, ConnectionLimits, HeadTimeout
+
+# Of all requests that are being received or wait for a thread; smaller ones do not count, see `FREE_BYTES`.
+RECEIVED_BYTES = 64 * 2**20
+# Served by threads of their own: a probe that waited for requests would have the gateway restarted.
+HEALTH_PATHS = frozenset({"/health", "/healthz", "/ping", "/readyz"})
+
+_IDLE_SINCE = attrgetter("idle_since")
 
 # Errors of the request's head with their status and message; the first match applies.
 _REFUSALS = (
@@ -70,6 +82,7 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
     settle_s: ClassVar[float] = 0.5  # for requests in transit at SIGTERM, and for final error events at the end
     exit_margin_s: ClassVar[float] = 2.0  # settle_s, exit_timeout_s and a reserve
     exit_timeout_s: ClassVar[float] = 1.0  # for hooks and threads, before the process exits without them
+    num_health_threads: ClassVar[int] = 4
 
     # The age of the latest worker, shared by every process forked from the arbiter.
     _youngest: ClassVar[mmap.mmap] = mmap.mmap(-1, 8)
@@ -79,16 +92,26 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
         super().__init__(age, *args)
         self._youngest[:] = struct.pack("q", age)
         self._running: set[Connection] = set()
+        self._num_requests = 0  # of `_running`, without health checks
+        # With a thread or waiting for one. The other connections can be evicted, so that health checks are accepted.
+        self._max_requests = (self.cfg.threads + self.worker_connections) // 2
+        self._memory = MemoryBudget(max(RECEIVED_BYTES, 4 * self.limits.max_body_bytes))
+        self._starved: Connection | None = None  # it has found the memory full
         self._num_client_connections: Counter[str] = Counter()
         self._accept_at = 0.0
         self._warn_at = 0.0
         self._quit_at = math.inf
 
+    def init_process(self) -> None:
+        """Create the threads of health checks, and serve."""
+        self._health_threads = ThreadPoolExecutor(self.num_health_threads, "health")
+        super().init_process()
+
     def accept(self, listener: socket.socket) -> None:
         """Accept a connection, which waits for a request without a thread; pause accepting if that fails."""
         try:
             sock, address = listener.accept()
-            conn = Connection(self.cfg, self.limits, sock, address, listener.getsockname())
+            conn = Connection(self.cfg, self.limits, self._memory.lease(), sock, address, listener.getsockname())
         except OSError as error:
             if error.errno not in (errno.EAGAIN, errno.ECONNABORTED):
                 self._pause_accepting(error)
@@ -96,41 +119,55 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
         if not self._admit(conn):
             return
         self.nr_conns += 1
-        self._expect_head(conn)
+        self._expect_rest(conn)
 
-    def _expect_head(self, conn: Connection) -> None:
-        """Wait for the head of a request without a thread: clients that send only a part would hold all threads."""
+    def _expect_rest(self, conn: Connection) -> None:
+        """Wait for the rest of a request without a thread: clients that send only a part would hold all threads."""
         conn.sock.setblocking(False)
-        conn.timeout = time.monotonic() + self.limits.head_s
         self.pending_conns.append(conn)
         self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.on_pending_socket_readable, conn))
 
-    def on_pending_socket_readable(self, conn: Connection, client: socket.socket) -> None:
-        """Receive a head, and submit the connection to the thread pool once it is complete."""
-        if conn.receive_head():
-            super().on_pending_socket_readable(conn, client)
+    def on_pending_socket_readable(self, conn: Connection, client: socket.socket) -> None:  # noqa: ARG002 - gunicorn's
+        """Receive a part of a request, and submit the connection to a thread once it is complete."""
+        try:
+            is_ready = conn.receive()
+        except MemoryExhausted:
+            self._starved = conn
+            return
+        if is_ready:
+            self._forget_pending(conn)
+            self._submit(conn)
         elif len(conn.head) > MAX_HEAD_BYTES:
-            self._refuse_head(conn, LimitRequestHeaders(f"no end in {len(conn.head)} bytes"))
+            self._refuse_pending(conn, LimitRequestHeaders(f"no end in {len(conn.head)} bytes"))
 
     def on_client_socket_readable(self, conn: Connection, client: socket.socket) -> None:
-        """Receive the head of the next request on a kept-alive connection."""
-        self.poller.unregister(client)
+        """Receive the next request on a kept-alive connection."""
         self.keepalived_conns.remove(conn)
-        self._expect_head(conn)
+        conn.expect_head()
+        self.pending_conns.append(conn)
+        self.poller.modify(client, selectors.EVENT_READ, partial(self.on_pending_socket_readable, conn))
         self.on_pending_socket_readable(conn, client)
 
     def murder_pending(self) -> None:
-        """Close connections whose head has not arrived in time, with 408 if part of it has."""
+        """Close connections whose request has not arrived in time, with 408 if a part of it has."""
         now = time.monotonic()
-        while self.pending_conns and self.pending_conns[0].timeout <= now:
-            self._refuse_head(self.pending_conns[0], HeadTimeout())
+        for conn in [conn for conn in self.pending_conns if conn.timeout <= now]:
+            is_head = conn.request is None
+            self._refuse_pending(conn, HeadTimeout() if is_head else BodyTimeout("the body did not arrive in time"))
 
-    def _refuse_head(self, conn: Connection, error: Exception) -> None:
+    def _forget_pending(self, conn: Connection) -> None:
         self.poller.unregister(conn.sock)
         self.pending_conns.remove(conn)
+
+    def _refuse_pending(self, conn: Connection, error: Exception) -> None:
+        self._forget_pending(conn)
+        self._refuse(conn, error if conn.head or conn.request is not None else None)
+
+    def _refuse(self, conn: Connection, error: Exception | None) -> None:
+        """Close a connection on the accept thread, with a response if there is an error."""
         self.nr_conns -= 1
-        if conn.head:
-            self.handle_error(None, conn.sock, conn.client, error)
+        if error is not None:
+            self.handle_error(conn.request, conn.sock, conn.client, error)
         conn.close()
 
     def _admit(self, conn: Connection) -> bool:
@@ -140,7 +177,7 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
             return True
         if self._num_client_connections[client[0]] >= limit:
             message = f"a client address may have at most {limit} connections; close one and try again"
-            _send_error(conn.sock, 429, message, "rate_limit_error", "Retry-After: 1\r\n")
+            _send_error(conn.sock, 429, _error(message, "rate_limit_error"), {"Retry-After": "1"})
             conn.close()
             return False
         self._num_client_connections[client[0]] += 1
@@ -156,28 +193,25 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
     def _has_room(self) -> bool:
         return self.nr_conns < self.worker_connections or bool(self.pending_conns or self.keepalived_conns)
 
-    def _evict_idle(self) -> None:
-        """Close the longest-idle connections, new or kept alive, if there are too many.
+    def _evict(self) -> None:
+        """Close the longest-idle connections, new or kept alive, if there are too many or their bodies are too large.
 
         Otherwise silent clients could take every connection and be replaced by others when they time out: with 2,000
         of them a request waited for 20 to 30 s. Do not call it while events are dispatched: one of them may belong to
         a connection that it closes.
         """
         while self.nr_conns > self.worker_connections and (self.pending_conns or self.keepalived_conns):
-            conn = self._longest_idle().popleft()
+            # Those kept alive are in the order of their time.
+            conn = min((*self.pending_conns, *islice(self.keepalived_conns, 1)), key=_IDLE_SINCE)
+            is_pending = not self.keepalived_conns or conn is not self.keepalived_conns[0]
+            (self.pending_conns if is_pending else self.keepalived_conns).remove(conn)
             self.poller.unregister(conn.sock)
-            self.nr_conns -= 1
-            conn.close()
-
-    def _longest_idle(self) -> "deque[Connection]":
-        """Return the queue whose first connection has been idle the longest."""
-        pending: deque[Connection] = self.pending_conns
-        keepalived: deque[Connection] = self.keepalived_conns
-        if not pending or not keepalived:
-            return pending or keepalived
-        pending_since = pending[0].timeout - self.limits.head_s
-        keepalived_since = keepalived[0].timeout - self.cfg.keepalive
-        return pending if pending_since < keepalived_since else keepalived
+            self._refuse(conn, None)
+        starved, self._starved = self._starved, None
+        if starved in self.pending_conns:
+            holders = [conn for conn in self.pending_conns if conn is starved or conn.num_bytes > FREE_BYTES]
+            message = f"the memory for requests that are being received is full: {self._memory.max_bytes} bytes"
+            self._refuse_pending(min(holders, key=_IDLE_SINCE), MemoryExhausted(message, retry_after_s=1))
 
     def _pause_accepting(self, error: OSError) -> None:
         now = time.monotonic()
@@ -186,33 +220,51 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
             self._warn_at = now + 60
             self.log.warning("Cannot accept connections, retrying every %g s: %s", self.accept_pause_s, error)
 
+    def _submit(self, conn: Connection) -> None:
+        """Have a thread serve a request, unless too many wait for one or the client has closed the connection."""
+        if conn.is_closed:
+            self._refuse(conn, None)
+        elif self._num_requests >= self._max_requests and not _is_health_check(conn.request):
+            self._refuse(conn, Overloaded("all threads are busy; try again later", retry_after_s=1))
+        else:
+            self.enqueue_req(conn)
+
     def enqueue_req(self, conn: Connection) -> None:
-        """Submit a connection with a request to the thread pool."""
+        """Submit a connection to the thread pool, or to the threads of health checks."""
+        conn.is_health_check = _is_health_check(conn.request)
         self._running.add(conn)
-        super().enqueue_req(conn)
+        self._num_requests += not conn.is_health_check
+        pool = self._health_threads if conn.is_health_check else self.tpool
+        future = pool.submit(self.handle, conn)
+        future.add_done_callback(lambda done: self.method_queue.defer(self.finish_request, conn, done))
 
     def finish_request(self, conn: Connection, fs: "Future[bool]") -> None:
         """Handle a connection that the thread pool has finished with, on the accept thread."""
         self._running.discard(conn)
+        self._num_requests -= not conn.is_health_check
+        conn.expect_head()
         if not fs.cancelled() and fs.exception() is None and fs.result():
             # Bytes after the request belong to the next one.
-            is_complete = conn.add_to_head(conn.parser.unreader.take_buffered())
-            if conn.head:
-                (self.enqueue_req if is_complete else self._expect_head)(conn)
+            following = conn.parser.unreader.take_buffered()
+            if following:
+                conn.sock.setblocking(False)
+                is_ready = conn.add(following)
+                (self._submit if is_ready else self._expect_rest)(conn)
                 return
         super().finish_request(conn, fs)
 
     def handle(self, conn: Connection) -> bool:
         """Serve one request in a pool thread, and close the connection gracefully there if it is the last."""
+        conn.memory.close()  # the application accounts for the body from here on
         keep = super().handle(conn)
-        if not keep:
+        if not keep and not conn.is_health_check:
             util.close_graceful(conn.sock, self.linger_s, self.max_linger_bytes)
         return bool(keep)
 
     def handle_request(self, req: Request, conn: Connection) -> bool:
-        """Run the application; end the request if the client stalls while sending its body or reading the response."""
-        conn.expect_body()
-        limit_chunks(req, conn.parser.unreader)
+        """Run the application; end the request if the client stalls while reading the response."""
+        if conn.is_health_check:
+            conn.sock.setblocking(False)  # a client that does not read must not hold one of the few threads
         try:
             return bool(super().handle_request(req, conn))
         except (BlockingIOError, TimeoutError) as error:  # SO_SNDTIMEO is the former, TCP_USER_TIMEOUT the latter
@@ -226,12 +278,15 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
         request.
         """
         refusal = next((response for kind, response in _REFUSALS if isinstance(exc, kind)), None)
-        if refusal is None:
+        if isinstance(exc, GatewayError):
+            _send_error(client, exc.status, exc.body(), exc.headers())
+        elif refusal is not None:
+            status, message = refusal
+            _send_error(client, status, _error(message, "invalid_request_error"))
+        else:
             super().handle_error(req, client, addr, exc)
             return
-        status, message = refusal
-        self.log.info("Refused an invalid request: %s", type(exc).__name__)
-        _send_error(client, status, message, "invalid_request_error")
+        self.log.info("Refused a request: %s", type(exc).__name__)
 
     def handle_quit(self, sig: int, frame: FrameType | None) -> None:
         """Record SIGINT or SIGQUIT. Raising, as gunicorn does, would print tracebacks and then wait for streams."""
@@ -255,7 +310,7 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
         may_accept = time.monotonic() >= self._accept_at
         self.set_accept_enabled(accepting and may_accept and self._has_room)
         self.wait_for_and_dispatch_events(timeout_s)
-        self._evict_idle()
+        self._evict()
         self.murder_keepalived()
         self.murder_pending()
 
@@ -268,11 +323,15 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
         if not accepting:
             self._stop_accepting()
         self._notify_application(max(0.0, limit - start))
-        earlier = frozenset(self._running)
+        earlier = self._unfinished()
         while (now := time.monotonic()) < min(limit, self._quit_at):
-            if now > start + self.settle_s and not earlier & self._running:
+            if now > start + self.settle_s and not earlier & self._unfinished():
                 break
             self._tick(accepting=accepting, timeout_s=0.1)
+
+    def _unfinished(self) -> frozenset[Connection]:
+        """Return the connections with a request whose head has been received."""
+        return frozenset((*self._running, *(conn for conn in self.pending_conns if conn.request is not None)))
 
     def _notify_application(self, seconds_left: float) -> None:
         self.log.info("Draining %d requests for up to %.1f s", len(self._running), seconds_left)
@@ -292,7 +351,8 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
         for conn in self._running:
             with contextlib.suppress(OSError):
                 conn.sock.shutdown(socket.SHUT_RDWR)
-        self.tpool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self.tpool, self._health_threads):
+            pool.shutdown(wait=False, cancel_futures=True)
         # At exit the interpreter joins every pool thread, and one may be blocked on something other than its client.
         watchdog = threading.Timer(self.exit_timeout_s, os._exit, (0,))
         watchdog.daemon = True
@@ -304,13 +364,22 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
             listener.close()
 
 
-def _send_error(client: socket.socket, status: int, message: str, kind: str, headers: str = "") -> None:
+def _is_health_check(request: Request | None) -> bool:
+    """Return whether a request goes to the application's health checks, whatever it does to the path."""
+    return request is not None and request.method in ("GET", "HEAD") and request.path in HEALTH_PATHS
+
+
+def _error(message: str, kind: str) -> dict[str, Any]:
+    return {"error": {"message": message, "type": kind, "param": None, "code": None}}
+
+
+def _send_error(
+    client: socket.socket, status: int, error: Mapping[str, Any], headers: Mapping[str, str] | None = None
+) -> None:
     """Send OpenAI's error object, as far as possible without blocking."""
-    error = {"message": message, "type": kind, "param": None, "code": None}
-    body = json.dumps({"error": error}).encode()
-    head = (
-        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nConnection: close\r\n{headers}"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
+    body = json.dumps(error).encode()
+    head = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", "Connection: close", "Content-Type: application/json"]
+    head += [f"{name}: {value}" for name, value in (headers or {}).items()]
+    head += [f"Content-Length: {len(body)}", "", ""]
     with contextlib.suppress(OSError):
-        util.write_nonblock(client, head.encode() + body)
+        util.write_nonblock(client, "\r\n".join(head).encode() + body)

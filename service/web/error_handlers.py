@@ -4,10 +4,9 @@ import logging
 from typing import Any
 
 from flask import Flask, g, request
-from werkzeug.exceptions import ClientDisconnected, HTTPException, RequestEntityTooLarge
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from service.errors import (
-    BodyTimeout,
     BodyTooLarge,
     GatewayError,
     InternalError,
@@ -42,8 +41,6 @@ def _http_error(error: HTTPException) -> ErrorResponse:
         return error_response(
             BodyTooLarge(f"the body must be at most {limit} bytes, got {request.content_length or 'more'}")
         )
-    if isinstance(error, ClientDisconnected) and isinstance(error.__context__, TimeoutError):
-        return error_response(BodyTimeout("the body did not arrive in time"))
     if error.code == 404:
         return error_response(NotFound(f"there is no endpoint {request.path}"))
     if error.code == 405:

@@ -1,15 +1,10 @@
-"""Reads a request body up to its limit.
-
-Knows Flask and the errors of gunicorn. Does not know what a body contains.
-"""
+"""Reads a request body, which the worker has received as a whole."""
 
 from flask import request
 from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]  # it has no types
-from werkzeug.exceptions import RequestEntityTooLarge
 
 from service.errors import InvalidRequest
 from service.memory_budget import MemoryLease
-from service.process.chunks import ChunksTooSmall
 
 # Copies of a body while it is read: gunicorn's buffer, Werkzeug's, and the returned bytes.
 _READING_COPIES = 3
@@ -24,7 +19,7 @@ def read_body(memory: MemoryLease) -> bytes:
     `memory` holds the estimated bytes for reading the body, then those for parsing it.
 
     Raises:
-        InvalidRequest: it is empty, shorter than announced or compressed, or its chunks are malformed or too small.
+        InvalidRequest: it is empty, shorter than announced or compressed, or its chunks are malformed.
         MemoryExhausted: other requests hold too much memory.
         RequestEntityTooLarge: it exceeds the limit.
     """
@@ -35,11 +30,6 @@ def read_body(memory: MemoryLease) -> bytes:
     memory.hold(_READING_COPIES * min(limit, limit if announced is None else announced), "the body")
     try:
         body = request.get_data(cache=False)
-        # Of a chunked body, Werkzeug reads up to the limit and does not check whether there is more.
-        if request.content_length is None and request.environ["wsgi.input"].read(1):
-            raise RequestEntityTooLarge
-    except ChunksTooSmall as error:
-        raise InvalidRequest(str(error)) from error
     except ParseException as error:
         raise InvalidRequest(f"the body's chunked encoding is malformed: {type(error).__name__}") from error
     if not body:

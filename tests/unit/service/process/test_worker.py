@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from service.process.worker import RECEIVED_BYTES
 from tests.paths import ROOT
 from tests.waiting import until
 
@@ -25,6 +26,7 @@ APP = "tests.unit.service.process.worker_app"
 WORKER = f"{APP}.ImpatientWorker"
 LIMIT_S = 60.0  # longer than anything takes beside other tests on a busy machine, the start of gunicorn included
 GET = b"GET %s HTTP/1.1\r\nHost: test\r\n\r\n"
+POST = b"POST /body HTTP/1.1\r\nHost: test\r\n%s\r\n\r\n"
 LAST_GET = b"GET %s HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
 
 
@@ -282,12 +284,114 @@ def test_a_head_that_drips_in_times_out(gunicorn):
 
 @with_options(threads="1")
 @pytest.mark.parametrize("dripping", [False, True], ids=["silent", "dripping"])
-def test_an_incomplete_body_raises_a_timeout_in_the_application(gunicorn, dripping):
-    """Reading raises `TimeoutError`, whether the client sends nothing or a byte now and then."""
-    with gunicorn.connect(b"POST /body HTTP/1.1\r\nHost: test\r\nContent-Length: 1000\r\n\r\n{") as staller:
+def test_an_incomplete_body_times_out(gunicorn, dripping):
+    """Whether the client sends nothing or a byte now and then; the message says what is missing."""
+    with gunicorn.connect(POST % b"Content-Length: 1000" + b"{") as staller:
         answer = drip(staller, b"x") if dripping else read_all(staller)
     assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"the body did not arrive in time" in answer
     assert gunicorn.get("/") == (200, b"ok")
+
+
+@with_options(worker_class=f"{APP}.PatientWorker", threads="2")
+@pytest.mark.parametrize(
+    ("framing", "part", "rest", "content"),
+    [
+        (b"Content-Length: 4", b"ab", b"cd", b"abcd"),
+        (b"Content-Length: 4\r\nExpect: 100-continue", b"", b"abcd", b"abcd"),
+        (b"Transfer-Encoding: chunked", b"2\r\nab\r\n3;x=y\r\n", b"cde\r\n0\r\n\r\n", b"abcde"),
+        (b"Transfer-Encoding: chunked", b"5\r\n0\r\n\r\n", b"\r\n0\r\nX: y\r\n\r\n", b"0\r\n\r\n"),
+        (b"Transfer-Encoding: chunked", b"2\r\nab\r\n0\r\nX: y\r\n", b"\r\n", b"ab"),
+    ],
+    ids=["length", "continue", "chunked", "chunk that looks like the end", "trailer"],
+)
+@pytest.mark.parametrize("pipelined", [False, True], ids=["first", "pipelined"])
+def test_an_incomplete_body_holds_no_thread(gunicorn, framing, part, rest, content, pipelined):
+    """However its length is announced; the rest of it is still read, and the connection kept."""
+    before = GET % b"/" if pipelined else b""
+    stallers = [gunicorn.connect(before + POST % framing + part) for _ in range(6)]
+    assert [gunicorn.get("/") for _ in range(5)] == [(200, b"ok")] * 5
+    for staller in stallers:
+        before = read_past(staller, b"100 Continue\r\n\r\n") if b"Expect" in framing else b""
+        staller.sendall(rest + LAST_GET % b"/")
+        answer = before + read_all(staller)
+        assert answer.count(b"HTTP/1.1 200 ") == 2 + pipelined
+        assert b"\r\n\r\n" + content + b"HTTP/1.1" in answer
+        assert answer.count(b"100 Continue") == (b"Expect" in framing)
+
+
+def test_a_body_that_arrives_in_pieces_is_passed_on_unchanged(gunicorn):
+    """Up to the limit, with a length and in chunks."""
+    content = bytes(range(256)) * 4096
+    chunks = b"%x\r\n%b\r\n" % (1000, content[:1000]) + b"%x\r\n%b\r\n0\r\n\r\n" % (len(content) - 1000, content[1000:])
+    for framing, body in ((b"Content-Length: %d" % len(content), content), (b"Transfer-Encoding: chunked", chunks)):
+        with gunicorn.connect(POST % framing) as sender:
+            for start in range(0, len(body), 70_001):
+                sender.sendall(body[start : start + 70_001])
+            sender.sendall(LAST_GET % b"/")
+            answer = read_all(sender)
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert answer.partition(b"\r\n\r\n")[2].startswith(content + b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: %d" % (2 << 20), b"Transfer-Encoding: chunked"])
+def test_a_body_beyond_the_limit_is_not_received(gunicorn, framing):
+    """Chunks get 413, a length reaches the application, which refuses it; what follows is never a request."""
+    with gunicorn.connect(POST % framing + b"200000\r\n" + GET % b"/smuggled") as sender:
+        answer = read_all(sender)
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert b"Connection: close" in answer
+    if framing == b"Transfer-Encoding: chunked":
+        assert answer.startswith(b"HTTP/1.1 413 ")
+        assert b"must be at most 1048576 bytes" in answer
+
+
+@pytest.mark.parametrize("body", [b"zz\r\n", b"-1\r\n{}", b"2\r\n{}X0\r\n\r\n"], ids=["size", "negative", "end"])
+def test_a_malformed_chunked_body_reaches_the_application_at_once(gunicorn, body):
+    """Its error comes from gunicorn's reader, before the client has sent more."""
+    with gunicorn.connect(POST % b"Transfer-Encoding: chunked" + body) as sender:
+        assert read_all(sender).startswith(b"HTTP/1.1 400 ")
+
+
+@with_options(worker_class=f"{APP}.PatientWorker")
+def test_incomplete_bodies_share_a_bounded_memory(gunicorn):
+    """The one stalled longest gets 429, and a client that sends its body at once is served."""
+    part = b"x" * (3 << 20)
+    stallers = [gunicorn.connect(POST % b"Content-Length: 4194304" + part) for _ in range(RECEIVED_BYTES // len(part))]
+    with gunicorn.connect(POST % b"Content-Length: 4194304" + part) as sender:
+        answer = read_all(stallers[0])
+        assert answer.startswith(b"HTTP/1.1 429 ")
+        assert f"{RECEIVED_BYTES} bytes" in answer.decode()
+        sender.sendall(b"x" * (1 << 20))
+        assert sender.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+    assert not select.select(stallers[2:], [], [], 0)[0]
+
+
+@with_options(worker_class=f"{APP}.PatientWorker", threads="1", worker_connections="16")
+@pytest.mark.parametrize("path", ["/health", "/healthz", "/ping", "/readyz"])
+def test_health_checks_are_answered_while_every_thread_is_held(gunicorn, path):
+    """And while further requests wait for a thread, until as many connections are taken as there may be."""
+    with contextlib.closing(gunicorn.connect(GET % b"/stream")) as stream:
+        read_past(stream, b"tick")
+        waiting = [gunicorn.connect(GET % b"/") for _ in range(30)]
+        # One runs and seven wait: half as many as there may be connections beside the thread.
+        assert all(b"all threads are busy" in read_all(sock) for sock in waiting[7:])
+        assert gunicorn.get(path) == (200, b"ok")
+    assert all(read_past(sock, b"ok") for sock in waiting[:7])
+
+
+@with_options(threads="1")
+def test_clients_that_do_not_read_hold_no_thread_of_health_checks(gunicorn):
+    """Whether they pipeline thousands of requests or never close their connection."""
+    crowd = [gunicorn.connect(LAST_GET % b"/healthz") for _ in range(20)]
+    with gunicorn.connect(GET % b"/stream") as stream:
+        read_past(stream, b"tick")
+        for _ in range(6):
+            crowd.append(gunicorn.connect())
+            crowd[-1].setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                crowd[-1].send((GET % b"/healthz") * 20_000)
+        assert gunicorn.get("/healthz") == (200, b"ok")
 
 
 def test_a_slow_but_steady_body_is_read_to_its_end(gunicorn):
@@ -317,7 +421,7 @@ def test_a_stream_that_the_client_does_not_read_is_closed(gunicorn, family, path
 
 
 def test_a_response_arrives_though_the_request_body_is_not_read(gunicorn):
-    """Closing waits for the client, since a reset would destroy the response in transit."""
+    """Closing waits for the client, since a reset would destroy the response in transit; the body exceeds the limit."""
     size = 2 << 20
     with gunicorn.connect(b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: %d\r\n\r\n" % size) as sender:
         sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)

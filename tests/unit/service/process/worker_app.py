@@ -27,7 +27,7 @@ CHUNKS = {"/stream": b"tick\n", "/deaf": b"tick\n", "/flood": b"x" * (1 << 20), 
 class ImpatientWorker(StreamingWorker):
     """The worker under test, with timeouts that a test can wait for."""
 
-    limits = ConnectionLimits(head_s=1.0, body_s=1.0, write_s=0.5)
+    limits = ConnectionLimits(head_s=1.0, body_s=1.0, write_s=0.5, max_body_bytes=1 << 20)
 
 
 class SettlingWorker(ImpatientWorker):
@@ -37,9 +37,9 @@ class SettlingWorker(ImpatientWorker):
 
 
 class PatientWorker(StreamingWorker):
-    """A worker that waits for silent connections for longer than any test does."""
+    """A worker that waits for incomplete requests for longer than any test does."""
 
-    limits = ConnectionLimits(head_s=600.0)
+    limits = ConnectionLimits(head_s=600.0, body_s=600.0)
     linger_s = 0.2
 
 
@@ -76,17 +76,11 @@ class Application:
         if self.drains:
             return answer(start_response, "503 Service Unavailable", b"draining")
         if path == "/body":
-            return self._body(environ, start_response)
+            return answer(start_response, "200 OK", environ["wsgi.input"].read())
         if path in CHUNKS:
             start_response("200 OK", [("Content-Type", "text/event-stream")])
             return self._stream(path, time.monotonic() + float(environ["QUERY_STRING"] or "inf"))
         return answer(start_response, "200 OK", b"ok")
-
-    def _body(self, environ: dict[str, Any], start_response: StartResponse) -> list[bytes]:
-        try:
-            return answer(start_response, "200 OK", environ["wsgi.input"].read())
-        except TimeoutError:
-            return answer(start_response, "408 Request Timeout", b"")
 
     def _stream(self, path: str, end: float) -> Iterator[bytes]:
         try:
