@@ -3,6 +3,8 @@
 Each chunk costs the same time, however small. What a chunk contains is gunicorn's reader's to check.
 """
 
+import re
+
 from service.errors import BodyTooLarge, InvalidRequest
 
 # A streaming JSON encoder sends chunks of a few bytes: small bodies may be sent that way.
@@ -12,7 +14,9 @@ MIN_AVERAGE_BYTES = 256
 # gunicorn's limit of a chunk's size line; with extensions, which may make a body longer than its content.
 _MAX_LINE_BYTES = 8190
 _MAX_TRAILER_BYTES = 64 * 2**10
-_DIGITS = frozenset(b"0123456789abcdefABCDEF")
+_FIRST_LINE = re.compile(rb"([0-9A-Fa-f]+)(?:[ \t]*;[^\r]*)?\r\n")
+# From the end of the chunk before.
+_LINE = re.compile(rb"\r\n" + _FIRST_LINE.pattern)
 
 
 class ChunkScanner:
@@ -20,7 +24,7 @@ class ChunkScanner:
 
     def __init__(self, max_body_bytes: int) -> None:
         self._max_body_bytes = max_body_bytes
-        self._next = 0  # where the next size line begins
+        self._end = 0  # of the last chunk's data
         self._num_chunks = self._num_bytes = 0
         self._is_last = False
 
@@ -36,21 +40,23 @@ class ChunkScanner:
         if len(received) > 2 * self._max_body_bytes + _MAX_TRAILER_BYTES:
             raise self._too_large()
         while not self._is_last:
-            if self._next > len(received):
-                return False
-            if self._next and not received.endswith(b"\r\n", 0, self._next):
-                return True
-            end = received.find(b"\r\n", self._next)
-            if end < 0:
-                return len(received) - self._next > _MAX_LINE_BYTES
-            size = _parse_size(received[self._next : end])
-            if size is None:
-                return True
+            line = (_LINE if self._end else _FIRST_LINE).match(received, self._end)
+            if line is None:
+                return self._is_malformed(received)
+            size = int(line[1], 16)
             self._count(size)
-            self._next = end + 2 + (size + 2 if size else 0)
-            self._is_last = size == 0
-        has_ended = received.startswith(b"\r\n", self._next) or received.find(b"\r\n\r\n", self._next) >= 0
-        return has_ended or len(received) - self._next > _MAX_TRAILER_BYTES
+            self._end, self._is_last = line.end() + size, not size
+        has_ended = received.startswith(b"\r\n", self._end) or received.find(b"\r\n\r\n", self._end) >= 0
+        return has_ended or len(received) - self._end > _MAX_TRAILER_BYTES
+
+    def _is_malformed(self, received: bytearray) -> bool:
+        """Return whether what follows the last chunk cannot become the line of a next one."""
+        following = received[self._end : self._end + _MAX_LINE_BYTES]
+        if self._end:
+            if not b"\r\n".startswith(following[:2]):
+                return True
+            del following[:2]
+        return b"\r\n" in following or len(following) >= _MAX_LINE_BYTES - 2
 
     def _count(self, size: int) -> None:
         self._num_chunks += 1
@@ -65,10 +71,3 @@ class ChunkScanner:
 
     def _too_large(self) -> BodyTooLarge:
         return BodyTooLarge(f"the body must be at most {self._max_body_bytes} bytes, got more")
-
-
-def _parse_size(line: bytearray) -> int | None:
-    """Return the size in a size line, or None if it is malformed."""
-    digits, semicolon, _ = line.partition(b";")
-    digits = digits.rstrip(b" \t") if semicolon else digits
-    return int(digits, 16) if digits and _DIGITS.issuperset(digits) else None

@@ -1,4 +1,4 @@
-"""Connections that cost an attacker nothing: silent, with half a head, kept alive, or with bodies in one-byte chunks.
+"""Connections that cost an attacker nothing: silent, with half a request, kept alive, or with one-byte chunks.
 
 The target is gunicorn with the gateway's worker class and number of threads, without models.
 """
@@ -7,6 +7,7 @@ import concurrent.futures
 import contextlib
 import http.client
 import os
+import re
 import resource
 import socket
 import subprocess
@@ -25,6 +26,7 @@ from tests.servers import children
 APP = "tests.unit.service.process.worker_app"
 NUM_THREADS = 416
 GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
+POST = b"POST /body HTTP/1.1\r\nHost: test\r\n%b\r\n\r\n"
 # Requests took 20 to 30 s before the worker was fixed; an idle machine takes milliseconds. A busy one is far from both.
 PROMPT_S = 5.0
 
@@ -56,13 +58,20 @@ class Server:
         sock.sendall(sent)
         return sock
 
-    def get_s(self):
+    def get_s(self, path="/"):
         """Return the seconds that a request on a new connection takes."""
+        return self.request_s("GET", path, None, b"ok")
+
+    def post_s(self, body):
+        """Return the seconds that a request with a body takes, which comes back."""
+        return self.request_s("POST", "/body", body, body)
+
+    def request_s(self, method, path, body, expected):
         began = time.monotonic()
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         with contextlib.closing(connection):
-            connection.request("GET", "/")
-            assert connection.getresponse().read() == b"ok"
+            connection.request(method, path, body)
+            assert connection.getresponse().read() == expected
         return time.monotonic() - began
 
     def end(self):
@@ -102,6 +111,40 @@ def test_2000_idle_connections_do_not_delay_other_requests(server, crowd, sent):
     assert seconds[-1] < PROMPT_S
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [
+        POST % b"Content-Length: 1000" + b"{",
+        POST % b"Transfer-Encoding: chunked" + b"5\r\n0\r\n\r\n",
+        POST % b"Content-Length: 1000\r\nExpect: 100-continue",
+        POST % b"Content-Length: 4194304" + b"x" * 100_000,
+    ],
+    ids=["one byte", "a chunk that looks like the last", "asked to continue", "100 KB"],
+)
+def test_3000_incomplete_bodies_do_not_delay_other_requests(server, crowd, sent):
+    """Nor those with a body of a megabyte, and the worker stays small."""
+    (worker,) = children(server.process.pid)
+    for _ in range(3000):
+        with contextlib.suppress(ConnectionError):  # closed while it was sending
+            crowd.enter_context(server.connect(sent))
+    seconds = sorted(max(server.get_s(), server.post_s(b"x" * (1 << 20))) for _ in range(25))
+    print(f"50 requests beside 3,000 bodies: median {seconds[12]:.3f} s, longest {seconds[-1]:.3f} s")
+    assert seconds[-1] < PROMPT_S
+    assert resident_mib(worker) < 300
+
+
+def test_health_checks_are_answered_while_all_threads_are_blocked(server, crowd):
+    """Further requests wait for a thread; beyond half as many as there are threads, they are refused."""
+    for _ in range(NUM_THREADS):
+        blocked = crowd.enter_context(server.connect(GET.replace(b"/ ", b"/stuck ", 1)))
+        assert blocked.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+    waiting = [crowd.enter_context(server.connect(GET)) for _ in range(4 * NUM_THREADS)]
+    seconds = sorted(server.get_s(path) for path in ("/healthz", "/readyz") * 25)
+    print(f"50 health checks beside blocked threads: median {seconds[25]:.3f} s, longest {seconds[-1]:.3f} s")
+    assert seconds[-1] < PROMPT_S
+    assert {sock.recv(12) for sock in waiting[NUM_THREADS:]} == {b"HTTP/1.1 429"}
+
+
 def test_a_steady_flow_of_new_connections_does_not_delay_other_requests(server, crowd):
     """900 silent connections are open, and another one is opened every 5 ms."""
     over = threading.Event()
@@ -123,6 +166,11 @@ def test_a_steady_flow_of_new_connections_does_not_delay_other_requests(server, 
         thread.join()
     print(f"50 requests beside connections that come back: longest {seconds[-1]:.3f} s")
     assert seconds[-1] < PROMPT_S
+
+
+def resident_mib(pid):
+    (kib,) = re.findall(r"VmRSS:\s*(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    return int(kib) / 1024
 
 
 def cpu_s(pid):
