@@ -22,7 +22,7 @@ import socket
 import struct
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -99,7 +99,7 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
         self._starved: Connection | None = None  # it has found the memory full
         self._num_client_connections: Counter[str] = Counter()
         self._accept_at = 0.0
-        self._warn_at = 0.0
+        self._warn_at: defaultdict[str, float] = defaultdict(float)
         self._quit_at = math.inf
 
     def init_process(self) -> None:
@@ -214,17 +214,22 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
             self._refuse_pending(min(holders, key=_IDLE_SINCE), MemoryExhausted(message, retry_after_s=1))
 
     def _pause_accepting(self, error: OSError) -> None:
+        self._accept_at = time.monotonic() + self.accept_pause_s
+        self._warn("Cannot accept connections, retrying every %g s: %s", self.accept_pause_s, error)
+
+    def _warn(self, message: str, *values: object) -> None:
+        """Log a warning, at most once a minute."""
         now = time.monotonic()
-        self._accept_at = now + self.accept_pause_s
-        if now >= self._warn_at:
-            self._warn_at = now + 60
-            self.log.warning("Cannot accept connections, retrying every %g s: %s", self.accept_pause_s, error)
+        if now >= self._warn_at[message]:
+            self._warn_at[message] = now + 60
+            self.log.warning(message, *values)
 
     def _submit(self, conn: Connection) -> None:
         """Have a thread serve a request, unless too many wait for one or the client has closed the connection."""
         if conn.is_closed:
             self._refuse(conn, None)
         elif self._num_requests >= self._max_requests and not _is_health_check(conn.request):
+            self._warn("All %d threads are busy, and as many requests wait as may: refusing others", self.cfg.threads)
             self._refuse(conn, Overloaded("all threads are busy; try again later", retry_after_s=1))
         else:
             self.enqueue_req(conn)

@@ -8,6 +8,7 @@ import yaml
 
 from service.commands.serve import SPARE_THREADS
 from service.memory_budget import FREE_BYTES
+from service.process.worker import RECEIVED_BYTES
 from service.scheduling.batching import MAX_TRACE_VALUES_PER_CALL
 from service.settings import Settings
 from service.structured_outputs.compiler import FAST_MEMORY_BYTES, MAX_MEMORY_BYTES
@@ -31,6 +32,7 @@ def parts(settings):
         settings.prefix_cache_bytes,
         settings.request_memory_bytes,
         threads * FREE_BYTES,
+        max(RECEIVED_BYTES, 4 * settings.max_body_bytes) + 2 * threads * FREE_BYTES,
         threads * THREAD_BYTES,
         settings.max_calls * REPLY_COPIES * 4 * MAX_TRACE_VALUES_PER_CALL,
         settings.pattern_cache_bytes,
