@@ -98,9 +98,12 @@ class HeadParser(RequestParser):  # type: ignore[misc]
     def __next__(self) -> Request:
         """Return the request whose head has been parsed, or raise the error."""
         result, self.result = self.result, None
-        if isinstance(result, Exception):
-            raise result
-        return result
+        try:
+            if isinstance(result, Exception):
+                raise result
+            return result
+        finally:
+            del result  # its traceback refers to this frame, and that cycle would keep what was received
 
 
 class Connection(TConn):  # type: ignore[misc]
@@ -240,7 +243,9 @@ class Connection(TConn):  # type: ignore[misc]
         try:
             return self._chunks.is_complete(received)
         except GatewayError as error:
+            error.release()
             self.parser.result = error
+            received.clear()
             return True
 
     def _end_early(self) -> bool:

@@ -94,7 +94,7 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
         self._running: set[Connection] = set()
         self._num_requests = 0  # of `_running`, without health checks
         # With a thread or waiting for one. The other connections can be evicted, so that health checks are accepted.
-        self._max_requests = (self.cfg.threads + self.worker_connections) // 2
+        self._max_requests = self.cfg.threads + 3 * (self.worker_connections - self.cfg.threads) // 4
         self._memory = MemoryBudget(max(RECEIVED_BYTES, 4 * self.limits.max_body_bytes))
         self._starved: Connection | None = None  # it has found the memory full
         self._num_client_connections: Counter[str] = Counter()
@@ -229,7 +229,8 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
         if conn.is_closed:
             self._refuse(conn, None)
         elif self._num_requests >= self._max_requests and not _is_health_check(conn.request):
-            self._warn("All %d threads are busy, and as many requests wait as may: refusing others", self.cfg.threads)
+            num_waiting = self._max_requests - self.cfg.threads
+            self._warn("All %d threads are busy and %d requests wait: others get 429", self.cfg.threads, num_waiting)
             self._refuse(conn, Overloaded("all threads are busy; try again later", retry_after_s=1))
         else:
             self.enqueue_req(conn)

@@ -134,7 +134,7 @@ def test_3000_incomplete_bodies_do_not_delay_other_requests(server, crowd, sent)
 
 
 def test_health_checks_are_answered_while_all_threads_are_blocked(server, crowd):
-    """Further requests wait for a thread; beyond half as many as there are threads, they are refused."""
+    """Further requests wait for a thread; beyond three quarters of the number of threads, they are refused."""
     for _ in range(NUM_THREADS):
         blocked = crowd.enter_context(server.connect(GET.replace(b"/ ", b"/stuck ", 1)))
         assert blocked.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
