@@ -151,8 +151,8 @@ class Connection(TConn):  # type: ignore[misc]
 
     @property
     def num_bytes(self) -> int:
-        """Number of received bytes of the body."""
-        return self.parser.unreader.num_bytes
+        """Number of received bytes of an incomplete body."""
+        return len(self.parser.unreader.received)
 
     def expect_head(self) -> None:
         """Start the time of the next request's head."""
@@ -208,7 +208,7 @@ class Connection(TConn):  # type: ignore[misc]
         reader, unreader = self.request.body.reader, self.parser.unreader
         self._chunks = None
         if not isinstance(reader, ChunkedReader):
-            if reader.length <= self.num_bytes:
+            if reader.length <= unreader.num_bytes:
                 return True
             if reader.length > self.limits.max_body_bytes:
                 return self._end_early()
