@@ -95,7 +95,20 @@ class EncodedPrompt:
         logprobs = score_prompt(log, self._ids_in_model_order.tolist(), scores, num_top, detokenizer)
         if self.given_as_text:
             logprobs.text_offset = self.tokenizer.offsets(self.text)
+            self._show_unknown_text(logprobs)
         return logprobs
+
+    def _show_unknown_text(self, logprobs: Logprobs) -> None:
+        """Replace the unknown token's name by the text it stands for, if the joined tokens are the text then."""
+        offsets, tokens = logprobs.text_offset, logprobs.tokens
+        unknown = np.flatnonzero(self.ids == self.tokenizer.special.unknown).tolist()
+        sources = {i: self.text[offsets[i] : offsets[i + 1] if i + 1 < len(offsets) else None] for i in unknown}
+        if not sources or "".join([sources.get(i, token) for i, token in enumerate(tokens)]) != self.text:
+            return
+        for i, source in sources.items():
+            top, tokens[i], name = logprobs.top_logprobs[i], source, tokens[i]
+            if top is not None:
+                top[source] = top.pop(name)
 
     @property
     def _start(self) -> np.ndarray:

@@ -239,6 +239,16 @@ def test_text_offsets_of_words_refer_to_the_prompt_as_sent(service):
     assert result.logprobs.tokens[3] == result.text[13 : 13 + len(result.logprobs.tokens[3])]
 
 
+def test_joined_tokens_of_an_echo_are_its_text_where_it_has_unknown_characters(service):
+    """The entry of an unknown token is the character, not the token's name, also among the most probable tokens."""
+    (result,) = service.results("a☃b\u2028", logprobs=1, echo=True, max_tokens=2)
+    tokens, logprobs = result.logprobs.tokens, result.logprobs
+    assert "".join(tokens) == result.text
+    assert tokens[:4] == list("a☃b\u2028")
+    assert [logprobs.top_logprobs[i][tokens[i]] for i in (1, 3)] == [logprobs.token_logprobs[i] for i in (1, 3)]
+    assert not any("<unk>" in top for top in logprobs.top_logprobs[1:4])
+
+
 def test_special_tokens_of_a_prompt_have_logprob_entries_but_no_text(service):
     """A prompt of token ids may contain special tokens; the logprobs list them by name."""
     ids = [CHARACTERS.special.start, *CHARACTERS.encode("ab")]
