@@ -168,7 +168,7 @@ class Engine:
         resumed = (
             checkpoint.match if checkpoint and checkpoint.match and constraint is checkpoint.match.constraint else None
         )
-        field = "state" if resumed else body.constraint_field
+        fields = ["state"] if resumed else body.constraint_fields
         try:
             automaton = self._compiler.compile(
                 constraint,
@@ -178,8 +178,10 @@ class Engine:
                 wait=request.wait,
             )
         except (PatternError, SchemaError) as error:
-            separator = ": " if isinstance(error, SchemaError) else " "
-            raise InvalidRequest(f"{field}{separator}{error}", param=field.split(".", maxsplit=1)[0]) from error
+            field, separator = fields[0], ": " if isinstance(error, SchemaError) else " "
+            if isinstance(error, PatternError) and error.is_combined and len(fields) > 1:
+                field = f"{' and '.join(fields)}: their combination"
+            raise InvalidRequest(f"{field}{separator}{error}", param=fields[0].split(".", maxsplit=1)[0]) from error
         if resumed and resumed.digest != automaton.digest:
             raise StateOutdated(
                 "state contains a match of a pattern that another release of this server compiled. Send the text "
@@ -190,8 +192,8 @@ class Engine:
         is_limited = body.complete_within_max_tokens and match.is_extensible
         if is_limited and 0 < body.max_tokens < match.num_missing:
             raise InvalidRequest(
-                f"max_tokens must be at least {match.num_missing}, the tokens of the shortest match of {field}, got "
-                f"{body.max_tokens}",
+                f"max_tokens must be at least {match.num_missing}, the tokens of the shortest match of "
+                f"{' and '.join(fields)}, got {body.max_tokens}",
                 param="max_tokens",
             )
         return ConstrainedMatch(constraint, match)

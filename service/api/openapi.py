@@ -128,10 +128,29 @@ def _responses(endpoint: Endpoint) -> dict[str, Any]:
     if endpoint.response is not None:
         content = _json(endpoint.response, examples.RESPONSES[endpoint.path])
         if endpoint.streams:
-            text = {"type": "string", "description": "with `stream`: `data: {…}` per chunk, then `data: [DONE]`"}
-            content["text/event-stream"] = {"schema": text, "example": examples.STREAM}
+            content["text/event-stream"] = {"schema": _event(endpoint.response), "example": examples.STREAM}
         described["200"] = {"description": "success", "content": content}
     return dict(sorted(described.items()))
+
+
+def _event(chunk_type: Any) -> dict[str, Any]:
+    """Describe an event of a stream; in OpenAPI 3.1 the schema of an event stream is that of each event."""
+    chunk = {"anyOf": [_reference(chunk_type), _reference(responses.ErrorObject)]}
+    return {
+        "type": "object",
+        "description": "An event: a line `data: …` and an empty line. With `stream` there is one for each chunk, then "
+        "`data: [DONE]`; an error after the first chunk is the last event instead.",
+        "required": ["data"],
+        "properties": {
+            "data": {
+                "type": "string",
+                "anyOf": [
+                    {"const": "[DONE]"},
+                    {"contentMediaType": "application/json", "contentSchema": chunk},
+                ],
+            }
+        },
+    }
 
 
 def _error_response(status: str, endpoint: Endpoint) -> dict[str, Any]:
@@ -142,5 +161,8 @@ def _error_response(status: str, endpoint: Endpoint) -> dict[str, Any]:
 
 
 def _json(schema_type: Any, example: Any) -> dict[str, Any]:
-    schema = {"$ref": f"#/components/schemas/{schema_type.__name__}"}
-    return {"application/json": {"schema": schema, "example": example}}
+    return {"application/json": {"schema": _reference(schema_type), "example": example}}
+
+
+def _reference(schema_type: Any) -> dict[str, Any]:
+    return {"$ref": f"#/components/schemas/{schema_type.__name__}"}

@@ -6,7 +6,7 @@ depends on the model: whether ids are in its vocabulary, and its direction.
 
 import re
 import secrets
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import orjson
@@ -22,15 +22,19 @@ from pydantic import (
     ValidatorFunctionWrapHandler,
     WithJsonSchema,
     field_validator,
+    model_validator,
 )
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, PydanticCustomError
 
-from service.api.unsupported import (
+from service.api.compatibility import (
     COMPLETION_FIELDS,
     EMBEDDING_FIELDS,
+    JSON_SCHEMA_FIELDS,
+    STREAM_FIELDS,
     STRUCTURED_OUTPUT_FIELDS,
-    refuse_unsupported,
+    accept_without_effect,
+    suggestion,
 )
 from service.errors import InvalidRequest
 from service.limits import Limits
@@ -62,19 +66,33 @@ PromptText = str | list[int]
 # The default of a field that `resolve` fills in, from other fields or from the server's limits.
 RESOLVED: Any = None
 
+
+def _as_integers(value: Any) -> Any:
+    """Convert a number such as 1.0, or those of a list: in JSON Schema it is an integer."""
+    if isinstance(value, list) and float in set(map(type, value)):
+        return [int(item) if isinstance(item, float) and item.is_integer() else item for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+# Last among the annotations of an integer or of a list of integers.
+INTEGRAL = BeforeValidator(_as_integers)
 Probability = Annotated[float, Field(ge=0, le=1)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
+Count = Annotated[int, Field(ge=0), INTEGRAL]
+PositiveCount = Annotated[int, Field(ge=1), INTEGRAL]
+NumLogprobs = Annotated[int, Field(ge=0, le=MAX_LOGPROBS), INTEGRAL]
 TokenId = Annotated[int, Field(ge=0, le=MAX_ID)]
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
-# A single stop string becomes a list of one: a union of both types would report every error twice.
+# A single stop string becomes a list of one, and an empty one, as clients send it for none, an empty list: a union of
+# both types would report every error twice.
 Stops = Annotated[
     list[Stop],
     Field(max_length=MAX_STOPS, fail_fast=True),
-    BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+    BeforeValidator(lambda value: [value] * bool(value) if isinstance(value, str) else value),
     WithJsonSchema(
         {
             "anyOf": [
-                {"type": "string", "minLength": 1, "maxLength": 1000},
+                {"type": "string", "maxLength": 1000},
                 {
                     "type": "array",
                     "items": {"type": "string", "minLength": 1, "maxLength": 1000},
@@ -118,26 +136,37 @@ def _prompt_kind(value: Any) -> str:
 
 # Kinds of prompt: pydantic puts them into the location of an error, but a client knows only the field.
 PROMPT_KINDS = {"text", "texts", "tokens", "token lists"}
-Tokens = Annotated[list[TokenId], Field(fail_fast=True)]
+Tokens = Annotated[list[TokenId], Field(fail_fast=True), INTEGRAL]
 PromptForms = Annotated[
     Annotated[str, Tag("text")]
     | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True), Tag("texts")]
-    | Annotated[list[TokenId], Field(min_length=1, fail_fast=True), Tag("tokens")]
+    | Annotated[list[TokenId], Field(min_length=1, fail_fast=True), INTEGRAL, Tag("tokens")]
     | Annotated[list[Tokens], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True), Tag("token lists")],
     Discriminator(_prompt_kind),
 ]
 
 
 OnePrompt = Annotated[
-    Annotated[str, Tag("text")] | Annotated[list[TokenId], Field(min_length=1, fail_fast=True), Tag("tokens")],
+    Annotated[str, Tag("text")]
+    | Annotated[list[TokenId], Field(min_length=1, fail_fast=True), INTEGRAL, Tag("tokens")],
     Discriminator(lambda value: "tokens" if isinstance(value, list) else "text"),
 ]
 
 
 class Body(BaseModel):
-    """A request body: null is the field's default; unknown fields are ignored, as OpenAI's clients expect."""
+    """A request body: null is the field's default; an unknown field is refused, whatever its value."""
 
     model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False, frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_fields(cls, value: Any) -> Any:
+        """Refuse the first unknown field; with `extra="forbid"` each would be an error of its own."""
+        known = _field_names(cls)
+        unknown = next((name for name in value if name not in known), None) if isinstance(value, dict) else None
+        if unknown is not None:
+            raise PydanticCustomError("unknown_field", "{name}", {"name": unknown, "known": known})
+        return value
 
     @field_validator("*", mode="wrap")
     @classmethod
@@ -149,6 +178,7 @@ class Body(BaseModel):
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         """Describe every optional field as nullable."""
         described = handler.resolve_ref_schema(handler(schema))
+        described["additionalProperties"] = False
         for name, field in cls.model_fields.items():
             if not field.is_required():
                 _make_nullable(described["properties"], field.alias or name, field)
@@ -161,6 +191,11 @@ class Body(BaseModel):
             InvalidRequest: fields contradict each other, or exceed the server's limits.
         """
         return self
+
+
+@cache
+def _field_names(body_type: type[Body]) -> frozenset[str]:
+    return frozenset(field.alias or name for name, field in body_type.model_fields.items())
 
 
 def _make_nullable(properties: dict[str, Any], name: str, field: FieldInfo) -> None:
@@ -176,6 +211,7 @@ def _make_nullable(properties: dict[str, Any], name: str, field: FieldInfo) -> N
 AnyBody = TypeVar("AnyBody", bound=Body)
 
 
+@accept_without_effect(STREAM_FIELDS)
 class StreamOptions(Body):
     """How a stream is delivered."""
 
@@ -187,7 +223,7 @@ class StreamOptions(Body):
         description="whether to stream the choices of a backward model as chunks with `prepend: true`, each of which "
         "goes before the chunks received so far; if false, each choice is sent as one chunk when it finishes",
     )
-    state_interval: Annotated[int, Field(ge=1)] | None = Field(
+    state_interval: PositiveCount | None = Field(
         None,
         description="number of tokens of a choice between chunks with a resume token (`state`) and `usage`, so that an "
         "interrupted stream can be resumed; `return_state` adds a resume token to the last chunk only",
@@ -206,7 +242,7 @@ Schema = dict[str, Any] | bool | str
 Characters = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
-@refuse_unsupported(STRUCTURED_OUTPUT_FIELDS)
+@accept_without_effect(STRUCTURED_OUTPUT_FIELDS)
 class StructuredOutputs(Body):
     """What a completion must match, from its first character to its last; see `docs/structured-outputs.md`."""
 
@@ -227,6 +263,7 @@ class StructuredOutputs(Body):
 NO_STRUCTURED_OUTPUTS = StructuredOutputs()
 
 
+@accept_without_effect(JSON_SCHEMA_FIELDS)
 class JsonSchemaFormat(Body):
     """The schema of a `response_format`."""
 
@@ -242,7 +279,7 @@ class ResponseFormat(Body):
     json_schema: JsonSchemaFormat | None = Field(None, description="required with type json_schema")
 
 
-@refuse_unsupported(COMPLETION_FIELDS)
+@accept_without_effect(COMPLETION_FIELDS)
 class CompletionRequest(Body):
     """A request of `/v1/completions`: prompts to continue, or suffixes to generate the text before."""
 
@@ -256,14 +293,14 @@ class CompletionRequest(Body):
         description="text, token ids, or a list of either, to continue; an empty prompt starts a new text. Must be "
         "empty for a backward model",
     )
-    max_tokens: Annotated[int, Field(ge=0)] = Field(
+    max_tokens: Count = Field(
         RESOLVED, description="maximum number of tokens to generate for each choice; 16 by default"
     )
-    max_completion_tokens: Annotated[int, Field(ge=0)] | None = Field(
+    max_completion_tokens: Count | None = Field(
         None, description="another name for max_tokens; if both are given they must be equal"
     )
-    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] = Field(1, description="choices to return for each prompt")
-    best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] = Field(
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES), INTEGRAL] = Field(1, description="choices to return for each prompt")
+    best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES), INTEGRAL] = Field(
         RESOLVED,
         description="number of choices to generate for each prompt; the n with the highest mean log probability are "
         "returned. Default: n. A value above n must be at most 128 and cannot be combined with stream, unique or "
@@ -277,7 +314,7 @@ class CompletionRequest(Body):
         description="nucleus sampling: sample from the smallest set of most probable tokens whose probabilities add up "
         "to at least this",
     )
-    top_k: Annotated[int, Field(ge=-1, le=MAX_ID)] = Field(
+    top_k: Annotated[int, Field(ge=-1, le=MAX_ID), INTEGRAL] = Field(
         0, description="sample from this many of the most probable tokens; 0 or -1: all"
     )
     min_p: Probability = Field(
@@ -295,7 +332,7 @@ class CompletionRequest(Body):
         "logit); 1 is off",
     )
     logit_bias: LogitBias = Field({}, description="added to the logits of these token ids")
-    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = Field(
+    logprobs: NumLogprobs | None = Field(
         None,
         description="return the log probability of each token, and of this many most probable tokens at its position",
     )
@@ -304,19 +341,18 @@ class CompletionRequest(Body):
         description="return the prompt before the completion, or the suffix after it; with max_tokens 0, return only "
         "the prompt or suffix",
     )
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = Field(
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63), INTEGRAL] | None = Field(
         None,
         description="sampling seed: the same seed gives the same output; if omitted, a random seed is used and "
-        "returned in the response",
+        "returned in the response. Choice 0 of every prompt is sampled with the same random numbers, so its "
+        "output does not depend on the others; for independent ones send a request with another seed for each",
     )
     stop: Stops = Field(
         [],
         description="stop strings: generation stops before the first one that occurs; the text of a backward model "
         "starts after it",
     )
-    min_tokens: Annotated[int, Field(ge=0)] = Field(
-        0, description="the EOS token is not sampled before this many tokens"
-    )
+    min_tokens: Count = Field(0, description="the EOS token is not sampled before this many tokens")
     ignore_eos: bool = Field(False, description="never sample the EOS token")
     unique: bool = Field(
         False,
@@ -328,7 +364,7 @@ class CompletionRequest(Body):
         description="whether to replace choices that equal a training document or contain a long passage of the "
         "training text; each choice is then sent as one chunk",
     )
-    min_length: Annotated[int, Field(ge=0, le=MAX_MIN_LENGTH)] = Field(
+    min_length: Annotated[int, Field(ge=0, le=MAX_MIN_LENGTH), INTEGRAL] = Field(
         0, description="minimum number of characters of a completion"
     )
     structured_outputs: StructuredOutputs | None = Field(
@@ -447,6 +483,12 @@ class CompletionRequest(Body):
                 f"{second} must be absent if {first} is given: a completion has one pattern", param=second
             )
         outputs = self.structured_outputs
+        if outputs == NO_STRUCTURED_OUTPUTS:
+            raise InvalidRequest(
+                "structured_outputs must have one of regex, choice, json, json_object, allowed_characters and "
+                "banned_characters",
+                param="structured_outputs",
+            )
         limits = []
         if outputs and outputs.allowed_characters:
             limits.append(Pattern("allowed_characters", outputs.allowed_characters))
@@ -457,9 +499,13 @@ class CompletionRequest(Body):
         return (*patterns.values(), *limits) or None
 
     @property
-    def constraint_field(self) -> str:
-        """The field to name in an error about the constraint."""
-        return next(iter(self.patterns), "structured_outputs" if self.structured_outputs else "min_length")
+    def constraint_fields(self) -> list[str]:
+        """The fields of the constraint, the pattern first."""
+        fields = list(self.patterns)
+        if (outputs := self.structured_outputs) is not None:
+            names = ("allowed_characters", "banned_characters")
+            fields += [f"structured_outputs.{name}" for name in names if getattr(outputs, name)]
+        return [*fields, "min_length"] if self.min_length else fields
 
     @cached_property
     def patterns(self) -> dict[str, Pattern]:
@@ -537,7 +583,7 @@ class CompletionRequest(Body):
             )
 
 
-@refuse_unsupported(EMBEDDING_FIELDS)
+@accept_without_effect(EMBEDDING_FIELDS)
 class EmbeddingsRequest(Body):
     """A request of `/v1/embeddings`: inputs, and how the hidden states of each are pooled."""
 
@@ -549,7 +595,7 @@ class EmbeddingsRequest(Body):
     encoding_format: Literal["float", "base64"] = Field(
         "float", description="numbers, or float32 little-endian in base64"
     )
-    dimensions: Annotated[int, Field(ge=1)] | None = Field(None, description="must be the model's own, if given")
+    dimensions: PositiveCount | None = Field(None, description="must be the model's own, if given")
     timeout_s: Annotated[float, Field(gt=0)] = Field(
         RESOLVED, description="deadline in seconds; the server's maximum by default"
     )
@@ -579,7 +625,7 @@ class InspectRequest(Body):
     include: Annotated[list[Literal["hidden", "cell", "gates"]], Field(max_length=3)] = Field(
         ["hidden", "cell", "gates"], description="what to return of each layer: hidden state, cell state, gates"
     )
-    layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=64)] | None = Field(
+    layers: Annotated[list[Count], Field(max_length=64)] | None = Field(
         None, description="numbers of recurrent layers, from 1; all by default"
     )
     return_sequences: bool = Field(True, description="return the values of every token, or only of the last one")
@@ -587,13 +633,11 @@ class InspectRequest(Body):
     go_backwards: bool = Field(
         False, description="process the input in the other direction; the response stays in reading order"
     )
-    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] = Field(
-        MAX_LOGPROBS, description="number of most probable tokens to return at each position"
-    )
-    max_positions: Annotated[int, Field(ge=1)] | None = Field(
+    logprobs: NumLogprobs = Field(MAX_LOGPROBS, description="number of most probable tokens to return at each position")
+    max_positions: PositiveCount | None = Field(
         None, description="maximum number of tokens with values, spread evenly over the input; all by default"
     )
-    max_units: Annotated[int, Field(ge=1)] | None = Field(
+    max_units: PositiveCount | None = Field(
         None, description="maximum number of units of each layer, spread evenly; all by default"
     )
     encoding_format: Literal["float", "base64", "base64_float16"] = Field(
@@ -653,11 +697,13 @@ def parse_number(value: str | None, field: str, limits: tuple[int, int], default
     if value is None and default is not None:
         return default
     minimum, maximum = limits
-    if value is None or not re.fullmatch(r"[0-9]{1,10}", value) or not minimum <= int(value) <= maximum:
+    # In JSON Schema 5.0 is an integer, too.
+    match = re.fullmatch(r"([0-9]{1,10})(\.0{1,10})?", value or "")
+    if match is None or not minimum <= int(match[1]) <= maximum:
         raise InvalidRequest(
             f"{field} must be a number from {minimum} to {maximum}, got {_shorten(value)}", param=field
         )
-    return int(value)
+    return int(match[1])
 
 
 def parse_flag(value: str | None, field: str) -> bool:
@@ -738,20 +784,31 @@ def _explain(error: ValidationError) -> InvalidRequest:
     problem = error.errors(include_url=False)[0]
     if problem["type"] == "json_invalid":
         return InvalidRequest(f"the body must be JSON: {problem['ctx']['error']}")
+    if problem["type"] == "unknown_field":
+        return _unknown_field(problem["loc"], **problem["ctx"])
     if not problem["loc"]:
         return InvalidRequest(f"the body must be a JSON object, got {_shorten(problem['input'])}")
     field = str(problem["loc"][0])
-    if problem["type"] == "missing":
-        return InvalidRequest(f"{field} is required", param=field)
     # The path of a nested field: stop[1], stream_options.include_usage.
     nested = [part for part in problem["loc"][1:] if part not in PROMPT_KINDS]
     path = field + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in nested)
+    if problem["type"] == "missing":
+        return InvalidRequest(f"{path} is required", param=field)
     message = re.sub(r"^\w+ should ", "", problem["msg"]).split(" after validation")[0]
     if problem["loc"][1:] == ("text",):
         message = "be a string, a list of strings, a list of token ids or a list of such lists"
     return InvalidRequest(
         f"{_shorten(path, quoted=False)} must {message}, got {_shorten(problem['input'])}", param=field
     )
+
+
+def _unknown_field(location: tuple[int | str, ...], name: str, known: frozenset[str]) -> InvalidRequest:
+    """Return the error of an unknown field, or of an unknown member of the field at a location."""
+    where = f" in {'.'.join(map(str, location))}" if location else ""
+    close = suggestion(name, known)
+    hint = f": did you mean {close}?" if close else ""
+    param = str(location[0]) if location else _shorten(name, quoted=False)
+    return InvalidRequest(f"unknown field {_shorten(name)}{where}{hint}", param=param)
 
 
 def _shorten(value: Any, *, quoted: bool = True) -> str:

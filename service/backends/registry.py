@@ -188,7 +188,7 @@ class ModelRegistry:
         Raises:
             ModelNotFound: it is not served; the message lists those that are.
             ModelLoading: it is not served yet, or not known yet.
-            InvalidRequest: no name, and no default.
+            InvalidRequest: an empty name; or no name, and no default.
         """
         snapshot = self._snapshot
         reference = Reference.parse(self._default(snapshot) if name is None else name)
@@ -196,8 +196,11 @@ class ModelRegistry:
         if reference.name not in snapshot.routes:
             if reference.name in (snapshot.listed or ()):
                 raise ModelLoading(f"model {reference.name!r} is listed in models.config but not loaded yet")
+            models = f"models are: {', '.join(snapshot.routes) or 'none yet'}"
+            if name is not None and not reference.name:
+                raise InvalidRequest(f"model must not be empty, got {name[:64]!r}; {models}", param="model")
             what = f"model {reference.name[:64]!r} is not served" if reference.name else "no model is served"
-            raise ModelNotFound(f"{what}; models are: {', '.join(snapshot.routes) or 'none yet'}", param="model")
+            raise ModelNotFound(f"{what}; {models}", param="model")
         route = snapshot.routes[reference.name]
         pending = self._pending_version(route, reference)
         if pending is not None:

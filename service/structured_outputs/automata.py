@@ -40,7 +40,13 @@ class CompilerCrashed(Exception):
 
 
 class PatternError(Exception):
-    """A pattern cannot be compiled; the message says why, without naming the field."""
+    """A pattern cannot be compiled; the message says why, without naming the field.
+
+    Attributes:
+        is_combined: Whether it is about all patterns that a text must match, not about a single one.
+    """
+
+    is_combined = False
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,17 @@ def compile_automaton(regexes: Sequence[str], texts: TokenTexts, limits: Compila
     Raises:
         PatternError: one is invalid, no text of the model matches, or a limit is exceeded.
     """
-    by_byte = reduce(partial(_intersect, max_states=limits.max_states), map(compile_bytes, regexes))
+    automata = list(map(compile_bytes, regexes))
+    try:
+        return _combine(automata, texts, limits)
+    except PatternError as error:
+        error.is_combined = True
+        raise
+
+
+def _combine(automata: Sequence[ByteAutomaton], texts: TokenTexts, limits: CompilationLimits) -> Automaton:
+    """Intersect automata over bytes to one over tokens; raise as `compile_automaton`."""
+    by_byte = reduce(partial(_intersect, max_states=limits.max_states), automata)
     if texts.backward:
         by_byte = _reverse(by_byte, limits.max_states)
     try:

@@ -210,9 +210,10 @@ def _neighbors(services: Services, name: str) -> responses.NeighborsObject:
     count = parse_number(request.args.get("count"), "count", (1, MAX_NEIGHBORS), 10)
     _charge_tokens(model, count)
     vectors, token = _vectors(services, model), request.args.get("token")
-    if token is None:
-        token_id = parse_number(request.args.get("token_id"), "token_id", (0, len(vectors.rows) - 1))
-    else:
+    # Without `token` it is required.
+    default = None if token is None else 0
+    token_id = parse_number(request.args.get("token_id"), "token_id", (0, len(vectors.rows) - 1), default)
+    if token is not None:
         token_id = find_token(model, vectors, token)
     return neighbors_object(model, token_id, vectors.neighbors(token_id, count))
 
@@ -295,11 +296,11 @@ def _require_max_tokens(field: str, count: int, limits: Limits) -> None:
 def _tokenizer_info(services: Services) -> responses.TokenizerObject | Response:
     """Return a model's tokenizer, and a page of its vocabulary if it is requested."""
     model = services.model_registry.find(request.args.get("model"))
+    offset = parse_number(request.args.get("offset"), "offset", (0, MAX_ID), 0)
+    count = parse_number(request.args.get("count"), "count", (1, MAX_VOCABULARY), MAX_VOCABULARY)
     if not parse_flag(request.args.get("vocabulary"), "vocabulary"):
         return tokenizer_object(model)
     g.context.charge_request()
-    offset = parse_number(request.args.get("offset"), "offset", (0, MAX_ID), 0)
-    count = parse_number(request.args.get("count"), "count", (1, MAX_VOCABULARY), MAX_VOCABULARY)
     tokens = model.tokenizer.tokens[offset : offset + count]
     num_bytes = _ENTRY_BYTES * len(tokens) + _CHARACTER_BYTES * sum(map(len, tokens))
     g.context.memory.hold(num_bytes, "count", param="count")

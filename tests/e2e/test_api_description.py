@@ -75,6 +75,20 @@ def test_every_example_response_has_the_fields_of_a_real_one(gateway, endpoint):
         assert gateway.post({**example, "model": "rnn"}, endpoint.path)[0] == 200
 
 
+@pytest.mark.parametrize(
+    ("query", "param"),
+    [
+        ("/tokenizer_info?model=rnn&offset=2147483648", "offset"),
+        ("/tokenizer_info?model=rnn&vocabulary=false&count=0", "count"),
+        ("/v1/models/rnn/embedding/neighbors?token=e&token_id=x", "token_id"),
+    ],
+)
+def test_a_parameter_out_of_its_schema_is_refused_even_if_it_has_no_effect(gateway, query, param):
+    """Whether another parameter makes it effective is not in its schema."""
+    status, body = gateway.get(query)
+    assert (status, body["error"]["param"]) == (400, param)
+
+
 @pytest.mark.parametrize("look", [{}, DARK_PHONE], ids=["desktop", "phone"])
 def test_the_reference_groups_endpoints_and_shows_titles_and_examples(open_page, gateway, look):
     """Nothing overflows, not even with an operation open."""

@@ -59,6 +59,15 @@ def test_several_prompts_combine_with_n_echo_and_logprobs(client, stream):
             assert top[token] == score
 
 
+@pytest.mark.parametrize(("model", "field"), [("lstm", "prompt"), ("words", "prompt"), ("reverse", "suffix")])
+def test_tokens_of_an_echo_join_to_its_text_with_unknown_characters(client, model, field):
+    """Of a character model, of a word model that spells unknown words, and of a backward model."""
+    wanted = {"prompt": "", "model": model, field: "It ☃ was, xyzzy", "max_tokens": 5, "echo": True, "logprobs": 1}
+    (choice,) = client.completions.create(**wanted).choices
+    assert "".join(choice.logprobs.tokens) == choice.text
+    assert "☃" in choice.logprobs.tokens
+
+
 def test_token_ids_as_a_prompt_equal_their_text(client, gateway):
     """A list of ids, and a list of such lists."""
     answer = gateway.post({"model": "lstm", "prompt": "It was", "return_token_strs": True}, "/tokenize")[1]
@@ -184,6 +193,21 @@ def test_error_responses_raise_the_clients_own_exceptions(client):
         client.completions.create(**{**BASE, "model": "nope"})
     with pytest.raises(openai.NotFoundError, match="/v1/completions"):
         client.chat.completions.create(model="lstm", messages=[{"role": "user", "content": "hi"}])
+
+
+def test_an_unknown_field_raises_and_names_the_one_that_was_meant(client):
+    """Also within a field; what the client sends without an effect here is accepted."""
+    for extra, param, message in (
+        ({"max_new_tokens": 5}, "max_new_tokens", "unknown field 'max_new_tokens': did you mean max_tokens?"),
+        ({"structured_outputs": {"regexp": "a"}}, "structured_outputs", "'regexp' in structured_outputs: did you mean"),
+        ({"stop_words": ["a"]}, "stop_words", "did you mean stop?"),
+    ):
+        with pytest.raises(openai.BadRequestError, match=re.escape(message)) as caught:
+            client.completions.create(**BASE, extra_body=extra)
+        assert caught.value.param == param
+    text = client.completions.create(**BASE).choices[0].text
+    same = client.completions.create(**BASE, user="u", stop="", n=1.0, extra_body={"metadata": {}, "store": False})
+    assert same.choices[0].text == text
 
 
 def test_an_error_event_in_a_stream_raises_while_iterating(client):

@@ -1,4 +1,4 @@
-"""Names and types of the API's fields. The server ignores unknown fields, so the client rejects misspelt ones."""
+"""Names and types of the API's fields. The client rejects misspelt ones before it sends a request."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def test_nan_is_rejected_before_sending(client: Client, server: ScriptedServer) 
 
 
 def test_an_unknown_argument_is_rejected(client: Client, server: ScriptedServer) -> None:
-    """The server would ignore it; fields that the client does not know go into `extra_body`."""
+    """Without a request; fields that the client does not know go into `extra_body`."""
     for call in (client.generate, client.stream, client.score, client.embed):
         with pytest.raises(InvalidArgument, match="unknown argument timeouts: did you mean timeout_s"):
             call("Once", model="tiny", timeouts=3)
@@ -114,12 +114,12 @@ def test_an_unknown_argument_is_rejected(client: Client, server: ScriptedServer)
 
 def test_the_clients_fields_are_those_of_the_service() -> None:
     """Except `stream`, which is a method, `max_completion_tokens`, an alias, and the encoding of arrays."""
-    from service.api import unsupported
+    from service.api import compatibility
     from service.api.requests import CompletionRequest, EmbeddingsRequest, InspectRequest
 
-    completion_fields = CompletionRequest.model_fields.keys() - unsupported.COMPLETION_FIELDS.keys()
+    completion_fields = CompletionRequest.model_fields.keys() - compatibility.COMPLETION_FIELDS.keys()
     assert completion_fields - {"stream", "max_completion_tokens"} == COMPLETION_FIELDS
-    embedding_fields = EmbeddingsRequest.model_fields.keys() - unsupported.EMBEDDING_FIELDS.keys()
+    embedding_fields = EmbeddingsRequest.model_fields.keys() - compatibility.EMBEDDING_FIELDS.keys()
     assert embedding_fields - {"encoding_format"} == EMBEDDING_FIELDS
     assert InspectRequest.model_fields.keys() - {"encoding_format"} == INSPECT_FIELDS
 

@@ -4,7 +4,15 @@ import json
 
 import pytest
 
-from service.api.requests import CompletionRequest, DetokenizeRequest, EmbeddingsRequest, TokenizeRequest, parse
+from service.api.requests import (
+    CompletionRequest,
+    DetokenizeRequest,
+    EmbeddingsRequest,
+    InspectRequest,
+    TokenizeRequest,
+    parse,
+    parse_number,
+)
 from service.errors import InvalidRequest
 from service.limits import Limits
 from service.params import SamplingParams
@@ -159,9 +167,9 @@ def test_null_means_absent(field):
     assert given == absent
 
 
-@pytest.mark.parametrize(("value", "expected"), [("a", ["a"]), (["a"], ["a"]), ([], [])])
+@pytest.mark.parametrize(("value", "expected"), [("a", ["a"]), (["a"], ["a"]), ([], []), ("", [])])
 def test_stop_is_a_string_or_a_list(value, expected):
-    """A single string becomes a list of one."""
+    """A single string becomes a list of one; an empty one is no stop string, as clients send it for none."""
     assert parsed(stop=value).stop == expected
 
 
@@ -171,9 +179,29 @@ def test_top_k_of_0_or_minus_1_means_all_tokens(value):
     assert parsed(top_k=value).sampling.top_k == 0
 
 
-def test_unknown_fields_are_ignored():
-    """Clients send fields that the gateway does not know."""
-    assert parsed(user="u", best_of_breed=1).prompts == ("",)
+def test_an_integer_may_be_written_as_a_float():
+    """In JSON Schema 1.0 is an integer, and clients whose numbers are doubles send it."""
+    names = ("n", "best_of", "max_tokens", "min_tokens", "min_length", "top_k", "logprobs", "seed")
+    request = parsed(**dict.fromkeys(names, 3.0), prompt=[1.0, 2], stream=True, stream_options={"state_interval": 2.0})
+    assert all(type(getattr(request, name)) is int for name in names)
+    assert (request.n, request.seed, request.prompts) == (3, 3, ([1, 2],))
+    assert parsed(prompt=[[1.0], [2]], seed=261141037812.0).seed == 261141037812
+    assert parse(DetokenizeRequest, b'{"tokens": [4.0]}', LIMITS).tokens == [4]
+    inspect = parse(InspectRequest, b'{"input": [4.0], "layers": [1.0], "max_units": 2.0, "logprobs": 1.0}', LIMITS)
+    assert (inspect.prompts, inspect.layers, inspect.max_units, inspect.logprobs) == (([4],), [1], 2, 1)
+
+
+@pytest.mark.parametrize(("value", "number"), [("5", 5), ("5.0", 5), ("09.00", 9), (None, 3)])
+def test_a_number_in_a_query_may_be_written_as_a_float(value, number):
+    """As in a body; without a value it is the default."""
+    assert parse_number(value, "count", (1, 9), 3) == number
+
+
+@pytest.mark.parametrize("value", ["10", "0", "5.1", "-1", "", "5.", "1e0", "x"])
+def test_an_invalid_number_in_a_query_is_named(value):
+    """With its limits."""
+    with pytest.raises(InvalidRequest, match=f"count must be a number from 1 to 9, got '{value}'"):
+        parse_number(value, "count", (1, 9), 3)
 
 
 @pytest.mark.parametrize(
@@ -244,7 +272,9 @@ def test_unknown_fields_are_ignored():
         ("stream_options", {"state_interval": 0}, "stream_options.state_interval must be greater.* 1, got 0"),
         ("stream_options", {"prepend": 1}, "stream_options.prepend must .*boolean, got 1"),
         ("stream_options", 5, "stream_options must .*object.*, got 5"),
-        ("stop", "", r"stop\[0\] must have at least 1 character, got ''"),
+        ("stop", [""], r"stop\[0\] must have at least 1 character, got ''"),
+        ("response_format", {"type": "json_schema", "json_schema": {}}, "^response_format.json_schema.schema is requ"),
+        ("response_format", {"type": "json_schema"}, "response_format.json_schema must be given with type json_schema"),
         ("stop", ["a", 5], r"stop\[1\] must .*string, got 5"),
         ("stop", ["x"] * 17, "stop must have at most 16 items"),
         ("stop", 5, "stop must be a valid array, got 5"),

@@ -261,6 +261,9 @@ def test_without_a_name_the_only_or_the_default_model_is_found(model_registry, s
     server.models = {"one": {1: ""}, "two": {1: ""}}
     model_registry.refresh()
     assert model_registry.find(None).ref.name == "one"
+    for name in ("", ":1", "@stable"):
+        with pytest.raises(InvalidRequest, match=f"model must not be empty, got '{name}'; models are: one"):
+            model_registry.find(name)
     add(tmp_path, "two", 1)
     model_registry.refresh()
     with pytest.raises(InvalidRequest, match="models are: one, two") as caught:

@@ -99,8 +99,8 @@ def test_a_failed_request_frees_its_memory_at_once(make_site):
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/inspect"])
 def test_an_answered_request_frees_its_memory_at_once(site, path):
     """No sequence refers to the generation that holds it, and no callback to its own response."""
-    field = "prompt" if path == "/v1/completions" else "input"
-    body = json.dumps({"model": "characters", field: "a" * 900, "logprobs": 5, "echo": True, "max_tokens": 9})
+    own = {"prompt": "a" * 900, "echo": True, "max_tokens": 9} if path == "/v1/completions" else {"input": "a" * 900}
+    body = json.dumps({"model": "characters", "logprobs": 5, **own})
 
     def succeed():
         assert site.send(body, path)[0] == 200
