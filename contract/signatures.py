@@ -47,8 +47,9 @@ FORBIDDEN = FORBIDDEN_DISTANCE << ROW_BITS
 UNCONSTRAINED_ROW, FINAL_ROW = 0, 1
 # Entry of `continuations` for a row from which no further complete match can be reached.
 NO_CONTINUATION = 1 << 30
-# Number of most probable tokens that `decode_full` and `score` return at each position.
-NUM_TOP = 5
+# Number of most probable tokens that `decode_full` and `score` of a new version return at each position, or all of a
+# smaller vocabulary; and that of versions whose card does not say it.
+NUM_TOP, UNSTATED_NUM_TOP = 20, 5
 # Below this temperature sampling is argmax: dividing by 1e-37 gives NaN.
 GREEDY_BELOW_TEMPERATURE = 1e-4
 

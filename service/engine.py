@@ -76,6 +76,7 @@ class Engine:
         model, checkpoint = self._find_model(body.model, body.state, tenant, body.seed)
         field, raw_prompts = _input_field(body, model)
         require_ids([token_id for token_id, _ in body.sampling.bias], model, "logit_bias")
+        _require_num_top(body.logprobs, model)
         num_generated = len(raw_prompts) * body.best_of * body.max_tokens
         with TokenCharges(context, "max_tokens") as charges:
             # Before encoding, so that a request beyond the rate limit causes hardly any work.
@@ -134,6 +135,7 @@ class Engine:
         """
         model, checkpoint = self._find_model(body.model, body.state, context.quota.tenant)
         _require_layers(body, model)
+        _require_num_top(body.logprobs, model)
         with TokenCharges(context, "input") as charges:
             charges.charge_up_to(require_encodable(body.prompts, model, "input", self._limits))
             prompts = self._encode(body.prompts, model, "input", context, checkpoint, reverse=body.go_backwards)
@@ -144,7 +146,7 @@ class Engine:
                     "request fewer layers or kinds of values, or set max_positions or max_units",
                     param="input",
                 )
-            _hold_memory(prompts, inspection_bytes(count, prompts[0].num_tokens, body.logprobs), context)
+            _hold_memory(prompts, inspection_bytes(count, prompts[0].num_tokens, body.logprobs, model.card), context)
             # Free the unencoded text.
             body = body.model_copy(update={"input": ""})
             request = self._request(model, prompts, context, body.timeout_s, watch, checkpoint)
@@ -362,6 +364,17 @@ def _token_texts(model: ServedModel) -> TokenTexts:
         sampled.append(tuple(b"" if i in textless else token for i, token in enumerate(tokens)))
     first, following = sampled
     return TokenTexts(first, following, special.end, model.card.vocab_size, model.backward)
+
+
+def _require_num_top(num_top: int | None, model: ServedModel) -> None:
+    """Refuse more log probabilities than a version returns, unless it returns those of its whole vocabulary."""
+    card, version = model.card, model.ref
+    if card.num_top < min(num_top or 0, card.vocab_size):
+        raise InvalidRequest(
+            f"logprobs must be at most {card.num_top} for version {version.version} of model {version.name!r}, got "
+            f"{num_top}: it was published by an earlier release",
+            param="logprobs",
+        )
 
 
 def _require_layers(body: InspectRequest, model: ServedModel) -> None:

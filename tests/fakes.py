@@ -72,7 +72,7 @@ def fake_logprob(token_id: int, state: np.ndarray) -> np.float32:
 
 
 def _fake_top(shape: tuple[int, ...]) -> Arrays:
-    ids = np.tile(np.arange(signatures.NUM_TOP, dtype=np.int32), (*shape, 1))
+    ids = np.tile(np.arange(signatures.UNSTATED_NUM_TOP, dtype=np.int32), (*shape, 1))
     return {"top_token_ids": ids, "top_logprobs": np.float32(-ids / 10.0)}
 
 

@@ -199,7 +199,7 @@ class Generator(tf.Module):
             ends after `steps` tokens or after the end token.
         """
         controls = Controls(temperature, top_k, top_p, min_p)
-        outputs = self._sample_tokens(token_id, state, uniforms, steps, controls, Masked(self.mask), with_top=False)
+        outputs = self._sample_tokens(token_id, state, uniforms, steps, controls, Masked(self.mask), num_top=0)
         return dict(zip(("token_ids", "logprobs", "state"), outputs, strict=True))
 
     def decode_full(
@@ -231,12 +231,12 @@ class Generator(tf.Module):
         The first eight arguments are those of `decode`. For the others see `adjustments.Adjustments` and its
         `Constraints`; N may be 0, and M is 1 for a call without constraints. The call counts the tokens that it samples
         and follows the transitions itself; the caller updates `counts`, `seen` and `row` before the next call.
-        `num_top` is int32 (batch,): 0 for a sequence that needs no top log probabilities.
+        `num_top` is int32 (batch,): the number of top log probabilities that a sequence needs.
 
         Returns:
-            As `decode`, with top_token_ids int32 and top_logprobs float32 (batch, K, 5), the most probable tokens of
-            each step in descending order, by the model's own log probabilities, as in logprobs; 0 after the end of a
-            sequence, and everywhere if none needs them: to find them takes a twentieth of a step at batch size 64.
+            As `decode`, with top_token_ids int32 and top_logprobs float32 (batch, K, `num_top_of` V), the most probable
+            tokens of each step in descending order, by the model's own log probabilities, as in logprobs; 0 after the
+            end of a sequence, and beyond the largest `num_top`: to find 5 takes 4% of a step at batch size 64, 20 8%.
         """
         controls = Controls(temperature, top_k, top_p, min_p)
         penalties = presence_penalty, frequency_penalty, repetition_penalty
@@ -244,8 +244,9 @@ class Generator(tf.Module):
         adjustments = Adjustments(
             self.mask, self.end_id, adjusted_ids, counts, seen, bias, *penalties, min_steps, constraints
         )
-        with_top = tf.reduce_any(num_top > 0)
-        outputs = self._sample_tokens(token_id, state, uniforms, steps, controls, adjustments, with_top=with_top)
+        outputs = self._sample_tokens(
+            token_id, state, uniforms, steps, controls, adjustments, num_top=tf.reduce_max(num_top)
+        )
         names = ("token_ids", "logprobs", "top_token_ids", "top_logprobs", "state")
         return dict(zip(names, outputs, strict=True))
 
@@ -258,7 +259,7 @@ class Generator(tf.Module):
         controls: Controls,
         adjustments: Masked,
         *,
-        with_top: bool | tf.Tensor,
+        num_top: int | tf.Tensor,
     ) -> tuple[tf.Tensor, ...]:
         """Return token_ids, the results of `_score_tokens` for them, and state."""
         num_steps = tf.shape(uniforms)[1]
@@ -270,7 +271,7 @@ class Generator(tf.Module):
             hidden, new_parts = self._steps.step(last, parts)
             logits = self._steps.project(hidden)
             sampled = self._steps.sample(adjustments.adjust(t, logits, tables), by_time[t], sampling)
-            outputs = [sampled, *self._steps.score_tokens(logits, sampled, with_top=with_top)]
+            outputs = [sampled, *self._steps.score_tokens(logits, sampled, num_top=num_top)]
             if masked:
                 new_parts, outputs = self._mask_ended(t < ends, parts, new_parts, outputs)
             if self.end_id >= 0:
@@ -280,11 +281,17 @@ class Generator(tf.Module):
             ends = adjustments.end_complete(t, ends, tables)
             return [outputs[0], ends, new_parts, tables, write(arrays, t, outputs)]
 
-        arrays = [array(tf.int32, num_steps), *_score_arrays(num_steps, with_top=with_top is not False)]
+        arrays = [array(tf.int32, num_steps), *self._score_arrays(num_steps, with_top=isinstance(num_top, tf.Tensor))]
         variables = [token_id, steps, self._steps.split(state), adjustments.tables(), arrays]
         num_full = None if self.end_id >= 0 or adjustments.may_end else tf.reduce_min(steps)
         _, _, parts, _, arrays = repeat(num_steps, body, variables, num_full, self._steps.unroll)
         return *stack_batch_major(arrays), self._steps.join(parts)
+
+    def _score_arrays(self, num_steps: tf.Tensor, *, with_top: bool) -> list[tf.TensorArray]:
+        """Create the arrays for the results of `_score_tokens`."""
+        width = num_top_of(self.network.vocab_size)
+        top = [array(kind, num_steps, width) for kind in (tf.int32, tf.float32)] if with_top else []
+        return [array(tf.float32, num_steps), *top]
 
     def _mask_ended(
         self, active: tf.Tensor, parts: Loop, new_parts: Loop, outputs: list[tf.Tensor]
@@ -302,7 +309,7 @@ class Generator(tf.Module):
 
         Returns:
             logprobs float32 (batch, T) of each token given those before it, top_token_ids int32 and top_logprobs
-            float32 (batch, T, 5) of the most probable tokens there, all 0 past a sequence's length; state
+            float32 (batch, T, `num_top_of` V) of the most probable tokens there, all 0 past a sequence's length; state
             float32 (batch, S), before the last token without padding.
         """
         return self._score_sequences(token_ids, lengths, state, [])
@@ -318,9 +325,9 @@ class Generator(tf.Module):
 
         Returns:
             logprobs float32 (batch, T) of the token after each, top_token_ids int32 and top_logprobs float32
-            (batch, T, 5) of the most probable tokens there; for each of the network's `traces`, under its output name,
-            float32 (batch, T, units) at each token; all 0 past a sequence's length. state float32 (batch, S) after the
-            last processed token.
+            (batch, T, `num_top_of` V) of the most probable tokens there; for each of the network's `traces`, under its
+            output name, float32 (batch, T, units) at each token; all 0 past a sequence's length. state float32
+            (batch, S) after the last processed token.
         """
         return self._score_sequences(token_ids, lengths, state, self.network.traces)
 
@@ -329,28 +336,33 @@ class Generator(tf.Module):
     ) -> dict[str, tf.Tensor]:
         """Process sequences and score the next token at each; return all `traces` of the network, or none."""
         by_time = tf.transpose(token_ids)
-        length = tf.shape(token_ids)[1] - 1
+        length, num_top = tf.shape(token_ids)[1] - 1, num_top_of(self.network.vocab_size)
 
         def body(t: tf.Tensor, variables: Loop, masked: bool) -> Loop:
             parts, arrays = variables
             hidden, new_parts, trace_values = self._steps.step_with_traces(by_time[t], parts)
-            scores = self._steps.score_tokens(self._steps.project(hidden), by_time[t + 1], with_top=True)
+            scores = self._steps.score_tokens(self._steps.project(hidden), by_time[t + 1], num_top=num_top)
             outputs = [*scores, *trace_values] if traces else scores
             if masked:
                 new_parts, outputs = self._mask_ended(t < lengths, parts, new_parts, outputs)
             return [new_parts, write(arrays, t, outputs)]
 
         trace_arrays = [array(tf.float32, length, trace.units) for trace in traces]
-        variables = [self._steps.split(state), [*_score_arrays(length, with_top=True), *trace_arrays]]
+        variables = [self._steps.split(state), [*self._score_arrays(length, with_top=True), *trace_arrays]]
         parts, arrays = repeat(length, body, variables, tf.reduce_min(lengths), self._steps.unroll)
         names = ("logprobs", "top_token_ids", "top_logprobs", *(trace.output for trace in traces))
         return {**dict(zip(names, stack_batch_major(arrays), strict=True)), "state": self._steps.join(parts)}
 
 
-def _score_tokens(logits: tf.Tensor, token_ids: tf.Tensor, *, with_top: bool | tf.Tensor) -> list[tf.Tensor]:
-    """Return log probabilities float32 (batch,) of tokens, and the top ids and log probabilities of each.
+def num_top_of(vocab_size: int) -> int:
+    """Return the number of most probable tokens that the signatures return at each position."""
+    return min(signatures.NUM_TOP, vocab_size)
 
-    The latter are omitted if `with_top` is False, and 0 if it is a tensor that is false.
+
+def _score_tokens(logits: tf.Tensor, token_ids: tf.Tensor, *, num_top: int | tf.Tensor) -> list[tf.Tensor]:
+    """Return log probabilities float32 (batch,) of tokens, and the `num_top` top ids and log probabilities of each.
+
+    The latter are omitted if `num_top` is the int 0. If it is a tensor, they are followed by zeros, up to `num_top_of`.
     """
     log_probabilities = tf.nn.log_softmax(logits)
     batch = tf.shape(token_ids)[0]
@@ -358,19 +370,19 @@ def _score_tokens(logits: tf.Tensor, token_ids: tf.Tensor, *, with_top: bool | t
     index = tf.range(batch) * logits.shape[1] + token_ids
     logprobs = tf.gather(tf.reshape(log_probabilities, [-1]), index)
 
-    def top() -> list[tf.Tensor]:
-        top_logprobs, top_ids = tf.math.top_k(log_probabilities, k=signatures.NUM_TOP)
+    def top(k: int | tf.Tensor) -> list[tf.Tensor]:
+        top_logprobs, top_ids = tf.math.top_k(log_probabilities, k=k)
         return [top_ids, top_logprobs]
 
+    if isinstance(num_top, int):
+        return [logprobs, *top(num_top)] if num_top else [logprobs]
+    width = num_top_of(logits.shape[1])
+
+    def padded() -> list[tf.Tensor]:
+        k = tf.minimum(num_top, width)
+        return [tf.ensure_shape(tf.pad(value, [[0, 0], [0, width - k]]), [None, width]) for value in top(k)]
+
     def zeros() -> list[tf.Tensor]:
-        return [tf.zeros([batch, signatures.NUM_TOP], dtype) for dtype in (tf.int32, tf.float32)]
+        return [tf.zeros([batch, width], dtype) for dtype in (tf.int32, tf.float32)]
 
-    if isinstance(with_top, bool):
-        return [logprobs, *top()] if with_top else [logprobs]
-    return [logprobs, *tf.cond(with_top, top, zeros)]
-
-
-def _score_arrays(num_steps: tf.Tensor, *, with_top: bool) -> list[tf.TensorArray]:
-    """Create the arrays for the results of `_score_tokens`."""
-    top = [array(kind, num_steps, signatures.NUM_TOP) for kind in (tf.int32, tf.float32)] if with_top else []
-    return [array(tf.float32, num_steps), *top]
+    return [logprobs, *tf.cond(num_top > 0, padded, zeros)]

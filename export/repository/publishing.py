@@ -137,8 +137,6 @@ def publish_exportable(
         raise PublishError(
             f"the embedding has {model.num_embeddings} ids, too few for a tokenizer of {num_tokens} tokens"
         )
-    if vocab_size < signatures.NUM_TOP:
-        raise PublishError(f"the model must have at least {signatures.NUM_TOP} outputs, got {vocab_size}")
     card = _card(model, tokenizer, name, training, direction, training_filter)
     home = Path(models_dir) / name
     try:
@@ -211,6 +209,7 @@ def _card(
         tensorflow=tf.__version__,
         created=int(time.time()),
         traces=tuple(exportable.network.traces),
+        num_top=graph.num_top_of(exportable.network.vocab_size),
         training=training,
         training_filter=TrainingFilterDescription.of(training_filter) if training_filter else None,
     )

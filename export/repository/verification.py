@@ -235,7 +235,7 @@ def _require(name: str, what: str, expected: Any, actual: Any) -> None:
 def _output_sizes(card: GeneratorCard) -> dict[str, dict[str, int | None]]:
     """Return the width of every output; None if it is the number of tokens."""
     state, tokens = {"state": card.state_size}, {"token_ids": None, "logprobs": None}
-    top = dict.fromkeys(("top_token_ids", "top_logprobs"), signatures.NUM_TOP)
+    top = dict.fromkeys(("top_token_ids", "top_logprobs"), card.num_top)
     traces = {trace.output: trace.units for trace in card.traces}
     variants = {
         signatures.PREFILL: state,

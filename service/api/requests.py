@@ -43,7 +43,8 @@ from service.structured_outputs.patterns import Constraint, Pattern
 
 MAX_CHOICES, MAX_BEST_OF = 10_000, 128
 MAX_STOPS = 16
-MAX_LOGPROBS = 5
+# As in vLLM; versions that earlier releases published return fewer.
+MAX_LOGPROBS, DEFAULT_LOGPROBS = 20, 5
 MAX_BIAS = 1024
 # Characters of a regular expression or JSON Schema, and texts to choose from.
 MAX_REGEX = 10_000
@@ -633,7 +634,9 @@ class InspectRequest(Body):
     go_backwards: bool = Field(
         False, description="process the input in the other direction; the response stays in reading order"
     )
-    logprobs: NumLogprobs = Field(MAX_LOGPROBS, description="number of most probable tokens to return at each position")
+    logprobs: NumLogprobs = Field(
+        DEFAULT_LOGPROBS, description="number of most probable tokens to return at each position"
+    )
     max_positions: PositiveCount | None = Field(
         None, description="maximum number of tokens with values, spread evenly over the input; all by default"
     )

@@ -99,7 +99,7 @@ def _compute(sequences: np.ndarray, steps: int, card: GeneratorCard, num_tokens:
     width = (batch_size, card.units)
     sums = {"sum": np.zeros(width, np.float32)}
     embedded = predict(signatures.EMBED, prefill_inputs | sums, {"state": state.shape, "sum": width, "last": width})
-    top = (batch_size, length, signatures.NUM_TOP)
+    top = (batch_size, length, card.num_top)
     scored = predict(
         signatures.SCORE,
         {**prefill_inputs, "token_ids": token_ids},
@@ -113,7 +113,7 @@ def _compute(sequences: np.ndarray, steps: int, card: GeneratorCard, num_tokens:
     }
     shapes = {"token_ids": uniforms.shape, "logprobs": uniforms.shape, "state": state.shape}
     decoded = predict(signatures.DECODE, decode_inputs, shapes)
-    top = (batch_size, steps, signatures.NUM_TOP)
+    top = (batch_size, steps, card.num_top)
     shapes |= {"top_token_ids": top, "top_logprobs": top}
     decoded_full = predict(
         signatures.DECODE_FULL, {**decode_inputs, **_adjustments(token_ids, sequences, card)}, shapes
@@ -146,6 +146,6 @@ def _adjustments(token_ids: np.ndarray, sequences: np.ndarray, card: GeneratorCa
         "frequency_penalty": np.full(batch_size, 0.2, np.float32),
         "repetition_penalty": np.where(sequences % 3, 1.0, 1.2).astype(np.float32),
         "min_steps": np.zeros(batch_size, np.int32),
-        "num_top": np.full(batch_size, signatures.NUM_TOP, np.int32),
+        "num_top": np.full(batch_size, card.num_top, np.int32),
         **unconstrained(batch_size, card.vocab_size),
     }

@@ -24,8 +24,8 @@ class Logprobs:
     """Parallel lists, one entry per token, as OpenAI's completions name them.
 
     Attributes:
-        tokens: The text that each token adds, or the name of a token that adds none. For the unknown token of a prompt it
-            is the text of the prompt that it stands for.
+        tokens: The text that each token adds, or the name of a token that adds none. For the unknown token of a prompt
+            it is the text of the prompt that it stands for.
         token_logprobs: Natural logarithms; None for the very first token of a text, which follows no other.
         top_logprobs: The most probable tokens at its position and the token itself; None as above.
         text_offset: Offset of the token's text in code points: within the choice's text, or within the delta if the

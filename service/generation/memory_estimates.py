@@ -15,8 +15,6 @@ from service.structured_outputs.patterns import Constraint
 _TOKEN_BYTES = 48
 # A token with log probabilities, as lists and JSON, and each top token (measured: 362 and 814 with 5).
 _LOGPROBS_BYTES, _ALTERNATIVE_BYTES = 350, 100
-# Log probabilities in a queued event: one, and five with their ids.
-_SCORES_BYTES = 44
 # An echoed prompt: as a string, joined, and in JSON.
 _ECHO_COPIES = 3
 # A state: as floats, as bytes, and twice in base64.
@@ -45,9 +43,9 @@ def completion_bytes(
     if request.logprobs is not None:
         # A stream sends them as they come; a backward model's are held until its end.
         num_held = num_echoed if request.stream and card.direction == "forward" else num_echoed + num_generated
-        total += _SCORES_BYTES * num_generated + logprobs_bytes(num_held, request.logprobs)
+        total += scores_bytes(num_generated, card) + logprobs_bytes(num_held, request.logprobs)
     elif request.best_of > request.n:
-        total += _SCORES_BYTES * num_generated
+        total += scores_bytes(num_generated, card)
     if request.issues_resume_tokens:
         chunks = 1 + request.max_tokens // _TOKENS_PER_CHUNK
         total += num_choices * card.state_size * 4 * (chunks + _STATE_COPIES)
@@ -67,6 +65,11 @@ def embedding_bytes(num_prompts: int, units: int) -> int:
     return num_prompts * units * _VECTOR_BYTES
 
 
-def inspection_bytes(num_values: int, num_tokens: int, num_top: int) -> int:
+def scores_bytes(num_tokens: int, card: GeneratorCard) -> int:
+    """Return the bytes that log probabilities take in queued events: one of each token, and top ones with their ids."""
+    return num_tokens * (4 + 8 * card.num_top)
+
+
+def inspection_bytes(num_values: int, num_tokens: int, num_top: int, card: GeneratorCard) -> int:
     """Return the bytes that an inspection's values and log probabilities take; the values' JSON is streamed."""
-    return num_values * _VALUE_BYTES + num_tokens * _SCORES_BYTES + logprobs_bytes(num_tokens, num_top)
+    return num_values * _VALUE_BYTES + scores_bytes(num_tokens, card) + logprobs_bytes(num_tokens, num_top)

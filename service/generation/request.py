@@ -122,6 +122,7 @@ class Request:
             counts_before=checkpoint.token_counts if checkpoint else None,
             returns_state=returns_state,
             num_top=num_top,
+            num_top_outputs=model.card.num_top,
             match=match,
             trace=self._context.trace,
             hidden_sum=np.zeros(model.card.units, np.float32) if prefill_signature == signatures.EMBED else None,

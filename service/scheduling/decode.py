@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from contract import signatures
 from service.scheduling.padding import Arrays, OutputShapes, column
 from service.scheduling.sequence import Event, Scores, Sequence
 from service.scheduling.transition_table import constraint_inputs
@@ -48,7 +47,8 @@ class Decode:
         if any(sequence.num_top is not None for sequence in sequences):
             shapes["logprobs"] = (batch_size, size)
         if self.full and any(sequence.num_top for sequence in sequences):
-            shapes |= dict.fromkeys(("top_token_ids", "top_logprobs"), (batch_size, size, signatures.NUM_TOP))
+            top = (batch_size, size, sequences[0].num_top_outputs)
+            shapes |= {"top_token_ids": top, "top_logprobs": top}
         return shapes
 
     def apply(self, sequence: Sequence, slot: int, outputs: Arrays, size: int) -> Event | None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from contract import signatures
 from service.scheduling.padding import Arrays, OutputShapes, column
 from service.scheduling.sequence import Event, PrefillResult, Scores, Sequence
 
@@ -45,7 +44,7 @@ class Prefill:
         """Return the shape of each requested output except the state, by name."""
         shapes: OutputShapes = {name: (batch_size, size, units) for name, units in sequences[0].requested_traces}
         if self.scores:
-            top = (batch_size, size, signatures.NUM_TOP)
+            top = (batch_size, size, sequences[0].num_top_outputs)
             shapes |= {"logprobs": (batch_size, size), "top_token_ids": top, "top_logprobs": top}
         if self.sums:
             shapes |= dict.fromkeys(("sum", "last"), (batch_size, _hidden_sum(sequences[0]).size))

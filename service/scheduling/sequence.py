@@ -29,8 +29,8 @@ class Scores:
 
     Attributes:
         logprobs: float32 (tokens,), of each token itself.
-        top_ids: int32 (tokens, 5): the most probable tokens at its position; None if not requested.
-        top_logprobs: float32 (tokens, 5), descending.
+        top_ids: int32 (tokens, `num_top` of the card): the most probable tokens at its position; None if not requested.
+        top_logprobs: float32, of the same shape, descending.
     """
 
     logprobs: np.ndarray
@@ -122,6 +122,7 @@ class Sequence:
         counts_before: Ids and counts of the tokens sampled by the requests that it resumes; see `Adjustments`.
         returns_state: Whether its events carry the state.
         num_top: Requested top logprobs per sampled token; None: not even its own logprob.
+        num_top_outputs: Top logprobs per token that its version returns.
         match: Its match of the pattern that constrains it; None: any token may be sampled.
         trace: The tracing context of its request.
         expected_probe_hash: Probe hash that its model's fingerprint stands for; None if there is none.
@@ -161,6 +162,7 @@ class Sequence:
     counts_before: tuple[np.ndarray, np.ndarray] | None = None
     returns_state: bool = False
     num_top: int | None = None
+    num_top_outputs: int = signatures.UNSTATED_NUM_TOP
     match: Match | None = None
     trace: Any = None
     hidden_sum: np.ndarray | None = None

@@ -1,6 +1,7 @@
 """OpenAI's own client, unmodified, on the real gateway and a real model server."""
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import openai
@@ -57,6 +58,20 @@ def test_several_prompts_combine_with_n_echo_and_logprobs(client, stream):
         assert all(score < 0 for score in scores[i][1:])
         for token, score, top in zip(tokens[i][1:], scores[i][1:], choice.logprobs.top_logprobs[1:], strict=True):
             assert top[token] == score
+
+
+@pytest.mark.parametrize("echo", [False, True])
+def test_twenty_log_probabilities_are_returned_beside_a_request_for_one(client, echo):
+    """As vLLM's clients request them; those of a request do not depend on the other's number."""
+    wanted = {**BASE, "n": 3, "echo": echo, "max_tokens": 300}
+    with ThreadPoolExecutor() as executor:
+        many, few = executor.map(lambda num: client.completions.create(**wanted, logprobs=num), (20, 1))
+    for choice, other in zip(many.choices, few.choices, strict=True):
+        assert choice.text == other.text
+        assert choice.logprobs.token_logprobs == other.logprobs.token_logprobs
+        for top, one in zip(choice.logprobs.top_logprobs[1:], other.logprobs.top_logprobs[1:], strict=True):
+            assert len(top) in (20, 21)
+            assert one.items() <= top.items()
 
 
 @pytest.mark.parametrize(("model", "field"), [("lstm", "prompt"), ("words", "prompt"), ("reverse", "suffix")])

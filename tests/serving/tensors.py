@@ -1,7 +1,7 @@
 """The tensors of each signature, as `docs/architecture.md` lists them, and valid calls.
 
 Shapes are written with its letters: B sequences, T and K tokens, N adjusted ids, and of a model S floats of state,
-U units and V tokens.
+U units, V tokens and P most probable ones.
 """
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy as np
 from contract import signatures
 
 INT, FLOAT = np.int32, np.float32
-TOP = str(signatures.NUM_TOP)
+TOP = "P"
 
 _READING = {"token_ids": (INT, "BT"), "lengths": (INT, "B"), "state": (FLOAT, "BS")}
 _DRAWING = {
@@ -76,7 +76,7 @@ def outputs_of(signature, card):
 def sizes_of(card, rows=None, length=None, steps=None):
     """Return the size that each letter stands for; None: any size."""
     free = {"B": rows, "T": length, "K": steps, "N": None}
-    return {**free, "S": card.state_size, "U": card.units, "V": card.vocab_size, TOP: signatures.NUM_TOP}
+    return {**free, "S": card.state_size, "U": card.units, "V": card.vocab_size, TOP: card.num_top}
 
 
 def shape(letters, sizes):
@@ -124,6 +124,6 @@ def make_call(signature, card, rows, *, length=7, steps=9, seed=0, temperature=0
         "continuations": np.zeros(rows),
         "row": np.full(rows, signatures.UNCONSTRAINED_ROW),
         "budget": np.full(rows, signatures.FORBIDDEN_DISTANCE),
-        "num_top": np.full(rows, signatures.NUM_TOP),
+        "num_top": np.full(rows, card.num_top),
     }
     return {name: values[name].astype(dtype) for name, (dtype, _) in INPUTS[signature].items()}

@@ -254,7 +254,7 @@ class Client(AbstractContextManager["Client"]):
             prompt: str or list of int (token ids), or a list of either.
             suffix: Same types. For a backward model, in place of the prompt.
             model: str. Default: as `generate`.
-            top: int. Number of alternatives per token, at most 5.
+            top: int. Number of alternatives per token, at most 20.
             extra: The completion endpoint's other fields.
 
         Returns:
@@ -347,7 +347,7 @@ class Client(AbstractContextManager["Client"]):
             return_sequences: bool. Return the values at every token, or only at the token that is processed last.
             return_state: bool. Also return each layer's full state after the last token.
             go_backwards: bool. Process the text in reverse. The result stays in reading order.
-            top: int. Number of alternatives per token, at most 5.
+            top: int. Number of alternatives per token, at most 20.
             max_positions: int. Maximum number of tokens to return values of, evenly spaced.
             max_units: int. Maximum number of units to return of each layer, evenly spaced.
             extra: The endpoint's other fields.

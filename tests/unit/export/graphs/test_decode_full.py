@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from export.graphs import signatures
 from tests.unit.export.models import VOCABULARY
 from tests.unit.export.published import END, IDS, OFF, ROWS, UNIFORMS, listed, same_bits
 
@@ -191,7 +192,7 @@ def test_min_steps_have_no_effect_without_an_eos_token(published):
         assert same_bits(value, plain[name])
 
 
-def test_the_top_five_log_probabilities_ignore_the_sampling_options(stack):
+def test_the_top_log_probabilities_ignore_the_sampling_options(stack):
     """They equal Keras's within 1e-4, in descending order, and those of `score` bit for bit."""
     model, published = stack
     state = published.read(IDS[:, :-1])
@@ -203,7 +204,7 @@ def test_the_top_five_log_probabilities_ignore_the_sampling_options(stack):
         assert same_bits(drawn[name], value)
     whole = np.concatenate([IDS[:, :-1], text[:, :-1]], axis=1)
     expected = keras.ops.log_softmax(model.predict(whole, verbose=0)).numpy()[:, IDS.shape[1] - 1 :]
-    np.testing.assert_allclose(drawn["top_logprobs"], -np.sort(-expected, axis=2)[:, :, :5], atol=1e-4)
+    np.testing.assert_allclose(drawn["top_logprobs"], -np.sort(-expected, axis=2)[:, :, :20], atol=1e-4)
     np.testing.assert_allclose(
         np.take_along_axis(expected, drawn["top_token_ids"], 2), drawn["top_logprobs"], atol=1e-4
     )
@@ -212,7 +213,7 @@ def test_the_top_five_log_probabilities_ignore_the_sampling_options(stack):
 def test_a_sampled_token_has_the_same_logprob_in_the_top_five(stack):
     """The two are bit-exact, as clients compare them."""
     _, published = stack
-    drawn = published.draw_full(IDS[:, -1], published.read(IDS[:, :-1]), UNIFORMS, bias=BIAS)
+    drawn = published.draw_full(IDS[:, -1], published.read(IDS[:, :-1]), UNIFORMS, bias=BIAS, num_top=5)
     among = drawn["top_token_ids"] == drawn["token_ids"][:, :, None]
     assert 0 < among.sum() < ROWS * STEPS
     own = np.broadcast_to(drawn["logprobs"][:, :, None], among.shape)
@@ -253,16 +254,19 @@ def test_order_and_padding_of_the_lists_change_no_bit(published):
 
 
 def test_top_log_probabilities_are_zero_if_no_sequence_needs_them(stack):
-    """One that does brings those of the whole batch; the other outputs are bit-exact to each other."""
+    """Those that do bring as many for the whole batch; the other outputs are bit-exact to each other."""
     _, published = stack
     state = published.read(IDS[:, :-1])
-    with_top, without, one = (
-        published.draw_full(IDS[:, -1], state, UNIFORMS, num_top=num_top) for num_top in (5, 0, np.arange(ROWS) // 7)
+    few = np.arange(ROWS) * 3 // (ROWS - 1)
+    with_top, without, some = (
+        published.draw_full(IDS[:, -1], state, UNIFORMS, num_top=num_top) for num_top in (20, 0, few)
     )
     for name, values in with_top.items():
-        assert same_bits(one[name], values)
         if name.startswith("top_"):
             assert not without[name].any()
-            assert values.any()
+            assert values.shape[-1] == signatures.num_top_of(VOCABULARY)
+            assert same_bits(some[name][..., :3], values[..., :3])
+            assert not some[name][..., 3:].any()
         else:
+            assert same_bits(some[name], values)
             assert same_bits(without[name], values)

@@ -243,7 +243,7 @@ def test_an_invalid_number_in_a_query_is_named(value):
         ("prompt", ["a"] * 11, "prompt must have at most 10 items, got 11"),
         ("best_of", 0, "best_of must be greater than or equal to 1, got 0"),
         ("best_of", 10_001, "best_of must be less than or equal to 10000, got 10001"),
-        ("logprobs", 6, "logprobs must be less than or equal to 5, got 6"),
+        ("logprobs", 21, "logprobs must be less than or equal to 20, got 21"),
         ("logprobs", -1, "logprobs must be greater than or equal to 0, got -1"),
         ("logprobs", True, "logprobs must be a valid integer, got True"),
         ("echo", "yes", "echo must .*boolean, got 'yes'"),
