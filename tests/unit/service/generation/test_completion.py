@@ -208,7 +208,8 @@ def test_best_of_returns_the_choices_with_the_highest_mean_logprob(service):
     every = service.results(n=6, logprobs=0)
     means = [mean_with_end(result, "abc") for result in every]
     order = sorted(range(6), key=lambda i: means[i], reverse=True)
-    assert service.results(n=2, best_of=6, logprobs=0) == [every[i] for i in order[:2]]
+    best = [replace(every[i], index=index) for index, i in enumerate(order[:2])]
+    assert service.results(n=2, best_of=6, logprobs=0) == best
     chosen = service.results(n=1, best_of=6)
     assert (chosen[0].text, chosen[0].logprobs) == (every[order[0]].text, None)
 
