@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import click
 
 from ostinato import OstinatoError, __version__
-from ostinato._cli import WRONG_USAGE
+from ostinato._cli import INTERRUPTED, WRONG_USAGE
 from ostinato._cli.commands.bench import bench
 from ostinato._cli.commands.completion import completion
 from ostinato._cli.commands.generate import generate
@@ -21,7 +21,7 @@ from ostinato._cli.commands.score import score
 from ostinato._cli.commands.tokens import tokens
 from ostinato._cli.commands.write import write
 from ostinato._cli.connection import ENVIRONMENT, server_options
-from ostinato._cli.errors import BROKEN_PIPE, EXIT_CODES, INTERRUPTED, exit_code, line
+from ostinato._cli.errors import BROKEN_PIPE, EXIT_CODES, exit_code, line
 from ostinato._cli.screen import say
 
 EPILOG = f"""\
