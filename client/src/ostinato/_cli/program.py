@@ -18,6 +18,7 @@ from ostinato._cli.commands.generate import generate
 from ostinato._cli.commands.inspect import inspect
 from ostinato._cli.commands.models import models
 from ostinato._cli.commands.score import score
+from ostinato._cli.commands.tokenizer import tokenizer
 from ostinato._cli.commands.tokens import tokens
 from ostinato._cli.commands.write import write
 from ostinato._cli.connection import ENVIRONMENT, server_options
@@ -113,5 +114,5 @@ def program() -> None:
     """Generate, score and inspect text with an Ostinato server. The options below may also follow a command."""
 
 
-for command in (generate, write, score, models, tokens, inspect, bench, completion):
+for command in (generate, write, score, models, tokens, tokenizer, inspect, bench, completion):
     program.add_command(command)
