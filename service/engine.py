@@ -298,6 +298,13 @@ class Engine:
                 f"every {field} with echo), got {num_echoed + num_generated}",
                 param="logprobs",
             )
+        num_scored = sum(prompt.num_tokens for prompt in prompts) * body.n
+        if body.prompt_logprobs is not None and num_scored > limits.max_logprobs_tokens:
+            raise InvalidRequest(
+                f"prompt_logprobs may be returned for at most {limits.max_logprobs_tokens} tokens (of every {field} × "
+                f"n), got {num_scored}",
+                param="prompt_logprobs",
+            )
 
 
 def _constraints(

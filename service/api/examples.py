@@ -150,7 +150,7 @@ RESPONSES: dict[str, dict[str, Any]] = {
         "truncation": None,
         "padding": None,
         "added_tokens": [
-            {"id": i, "content": token, **_TOKEN_FLAGS} for i, token in enumerate(("<pad>", "<unk>", "<start>"))
+            {"id": i, "content": token, **_TOKEN_FLAGS} for i, token in enumerate(("<pad>", "<unk>", "<end>"))
         ],
         "normalizer": None,
         "pre_tokenizer": {
@@ -163,14 +163,14 @@ RESPONSES: dict[str, dict[str, Any]] = {
         "decoder": {"type": "Fuse"},
         "model": {
             "type": "WordLevel",
-            "vocab": {"<pad>": 0, "<unk>": 1, "<start>": 2, "\n": 3, " ": 4, "!": 5},
+            "vocab": {"<pad>": 0, "<unk>": 1, "<end>": 2, "\n": 3, " ": 4, "!": 5},
             "unk_token": "<unk>",
         },
     },
     "/v1/models/{name}/tokenizer/tokenizer_config.json": {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": "<start>",
-        "eos_token": None,
+        "bos_token": "<end>",
+        "eos_token": "<end>",
         "pad_token": "<pad>",
         "unk_token": "<unk>",
         "split_special_tokens": True,

@@ -314,7 +314,8 @@ class Client(AbstractContextManager["Client"]):
         files = {file: self._get_of_model(version, f"tokenizer/{file}") for file in TOKENIZER_FILES}
         Path(directory).mkdir(parents=True, exist_ok=True)
         for file, content in files.items():
-            Path(directory, file).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+            text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))  # as the server sent it
+            Path(directory, file).write_text(text, encoding="utf-8")
 
     @overload
     def embed(
