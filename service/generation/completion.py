@@ -401,7 +401,6 @@ class CompletionBuilder:
         prompt = self._prompts[prompt_index]
         logprobs, leading_text = None, self._leading_text(prompt)
         scores = self._scores.pop(group[0], [])
-        prompt_index = self._choices[group[0]].prompt_index
         if body.prompt_logprobs is not None and prompt_index not in self._prompt_logprobs:
             self._prompt_logprobs[prompt_index] = prompt.logprobs_json(scores, body.prompt_logprobs)
         if body.logprobs is not None:
