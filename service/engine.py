@@ -76,7 +76,7 @@ class Engine:
         model, checkpoint = self._find_model(body.model, body.state, tenant, body.seed)
         field, raw_prompts = _input_field(body, model)
         require_ids([token_id for token_id, _ in body.sampling.bias], model, "logit_bias")
-        _require_num_top(body.logprobs, model)
+        _require_num_top(body, model)
         num_generated = len(raw_prompts) * body.best_of * body.max_tokens
         with TokenCharges(context, "max_tokens") as charges:
             # Before encoding, so that a request beyond the rate limit causes hardly any work.
@@ -135,7 +135,7 @@ class Engine:
         """
         model, checkpoint = self._find_model(body.model, body.state, context.quota.tenant)
         _require_layers(body, model)
-        _require_num_top(body.logprobs, model)
+        _require_num_top(body, model)
         with TokenCharges(context, "input") as charges:
             charges.charge_up_to(require_encodable(body.prompts, model, "input", self._limits))
             prompts = self._encode(body.prompts, model, "input", context, checkpoint, reverse=body.go_backwards)
@@ -302,6 +302,13 @@ class Engine:
                 f"every {field} with echo), got {num_echoed + num_generated}",
                 param="logprobs",
             )
+        num_scored = sum(prompt.num_tokens for prompt in prompts) * body.n
+        if body.prompt_logprobs is not None and num_scored > limits.max_logprobs_tokens:
+            raise InvalidRequest(
+                f"prompt_logprobs may be returned for at most {limits.max_logprobs_tokens} tokens (of every {field} × "
+                f"n), got {num_scored}",
+                param="prompt_logprobs",
+            )
 
 
 def _constraints(
@@ -366,15 +373,17 @@ def _token_texts(model: ServedModel) -> TokenTexts:
     return TokenTexts(first, following, special.end, model.card.vocab_size, model.backward)
 
 
-def _require_num_top(num_top: int | None, model: ServedModel) -> None:
+def _require_num_top(body: CompletionRequest | InspectRequest, model: ServedModel) -> None:
     """Refuse more log probabilities than a version returns, unless it returns those of its whole vocabulary."""
     card, version = model.card, model.ref
-    if card.num_top < min(num_top or 0, card.vocab_size):
-        raise InvalidRequest(
-            f"logprobs must be at most {card.num_top} for version {version.version} of model {version.name!r}, got "
-            f"{num_top}: it was published by an earlier release",
-            param="logprobs",
-        )
+    for field in ("logprobs", "prompt_logprobs"):
+        num_top = getattr(body, field, None) or 0
+        if card.num_top < min(num_top, card.vocab_size):
+            raise InvalidRequest(
+                f"{field} must be at most {card.num_top} for version {version.version} of model {version.name!r}, got "
+                f"{num_top}: it was published by an earlier release",
+                param=field,
+            )
 
 
 def _require_layers(body: InspectRequest, model: ServedModel) -> None:

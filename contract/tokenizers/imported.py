@@ -57,6 +57,7 @@ class ImportedTokenizer:
             raise TokenizerError(f"token ids must be below {MAX_TOKENS:,}, got {max(names):,}")
         self.tokens = tuple(names.get(i, f"<unused {i}>") for i in range(max(names, default=-1) + 1))
         self.special, textless = find_special_tokens(self._library, model, self.tokens)
+        self.named_textless_ids = frozenset(textless)
         self.textless_ids = frozenset(textless | (set(range(len(self.tokens))) - names.keys()))
         # Not before `find_special_tokens`. A post-processor would move token offsets behind the leading space.
         self._library.post_processor = None

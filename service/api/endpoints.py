@@ -40,6 +40,7 @@ TAGS = {
 _BODY_ERRORS = ("400", "401", "404", "408", "413", "429")
 _MODEL_ERRORS = (*_BODY_ERRORS, "499", "500", "503", "504")
 _STATE_ERRORS = (*_MODEL_ERRORS, "403", "410")
+_TOKENIZER_ERRORS = ("400", "401", "404", "429", "503")
 _EMBEDDING_ERRORS = ("400", "401", "404", "429", "499", "503")
 
 
@@ -217,6 +218,26 @@ ENDPOINTS = (
             ),
             _count("with `vocabulary`: maximum number of tokens", MAX_VOCABULARY, MAX_VOCABULARY),
         ),
+    ),
+    Endpoint(
+        "/v1/models/{name}/tokenizer/tokenizer.json",
+        "get",
+        TOKENIZER,
+        "Download `tokenizer.json`",
+        "Returns a model's tokenizer in the format of Hugging Face's `tokenizers`; 404 if that has no equal. Beside "
+        "`tokenizer_config.json` in a directory, Transformers loads it, and encodes and decodes as this server does; "
+        "`tokenizers` alone does so once `encode_special_tokens` is set.",
+        response=responses.TokenizerFile,
+        errors=_TOKENIZER_ERRORS,
+    ),
+    Endpoint(
+        "/v1/models/{name}/tokenizer/tokenizer_config.json",
+        "get",
+        TOKENIZER,
+        "Download `tokenizer_config.json`",
+        "Returns the special tokens of a model for Transformers, and that no text spells one.",
+        response=responses.TokenizerConfigFile,
+        errors=_TOKENIZER_ERRORS,
     ),
     Endpoint(
         "/v1/status",

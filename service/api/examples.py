@@ -50,6 +50,7 @@ _MODEL_OBJECT = {
     "batch_sizes": _BATCH_SIZES,
     "deterministic": True,
 }
+_TOKEN_FLAGS = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
 _COMPLETION = {
     "id": "cmpl-d863097b1d8d4c7aa49ca4bb714e19e3",
     "object": "text_completion",
@@ -143,6 +144,37 @@ RESPONSES: dict[str, dict[str, Any]] = {
             {"token_id": 8, "token": "&", "cosine": 0.338008},
             {"token_id": 13, "token": "2", "cosine": 0.333681},
         ],
+    },
+    "/v1/models/{name}/tokenizer/tokenizer.json": {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {"id": i, "content": token, **_TOKEN_FLAGS} for i, token in enumerate(("<pad>", "<unk>", "<end>"))
+        ],
+        "normalizer": None,
+        "pre_tokenizer": {
+            "type": "Split",
+            "pattern": {"Regex": "[\\s\\S]"},
+            "behavior": "Isolated",
+            "invert": False,
+        },
+        "post_processor": None,
+        "decoder": {"type": "Fuse"},
+        "model": {
+            "type": "WordLevel",
+            "vocab": {"<pad>": 0, "<unk>": 1, "<end>": 2, "\n": 3, " ": 4, "!": 5},
+            "unk_token": "<unk>",
+        },
+    },
+    "/v1/models/{name}/tokenizer/tokenizer_config.json": {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<end>",
+        "eos_token": "<end>",
+        "pad_token": "<pad>",
+        "unk_token": "<unk>",
+        "split_special_tokens": True,
+        "clean_up_tokenization_spaces": False,
     },
     "/v1/models/{name}/embedding/map": {
         "object": "embedding_map",

@@ -63,7 +63,7 @@ def _schemas() -> dict[str, Any]:
 
 
 def _operation(endpoint: Endpoint) -> dict[str, Any]:
-    name = re.sub(r"[{}]", "", endpoint.path.strip("/")).replace("/", "_")
+    name = re.sub("[/.]", "_", re.sub("[{}]", "", endpoint.path.strip("/")))
     parameters = _parameters(endpoint)
     body = {}
     if endpoint.request:

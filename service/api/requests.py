@@ -337,6 +337,11 @@ class CompletionRequest(Body):
         None,
         description="return the log probability of each token, and of this many most probable tokens at its position",
     )
+    prompt_logprobs: NumLogprobs | None = Field(
+        None,
+        description="return the log probability of each token of the prompt or suffix, and of this many most probable "
+        "tokens at its position, in vLLM's form; cannot be combined with stream",
+    )
     echo: bool = Field(
         False,
         description="return the prompt before the completion, or the suffix after it; with max_tokens 0, return only "
@@ -415,6 +420,10 @@ class CompletionRequest(Body):
                 param="best_of",
             )
         self._require_ranked(best_of)
+        if self.prompt_logprobs is not None and self.stream:
+            raise InvalidRequest(
+                "prompt_logprobs must be absent with stream; use echo and logprobs", param="prompt_logprobs"
+            )
         if self.stream_options is not NO_OPTIONS and not self.stream:
             raise InvalidRequest("stream_options must be absent without stream", param="stream_options")
         _require_few_prompts(self.prompts, limits, "prompt")

@@ -3,7 +3,7 @@
 Types alone; field names and meanings are OpenAI's where it has them.
 """
 
-from typing import Literal, NotRequired
+from typing import Any, Literal, NotRequired
 
 # Before Python 3.12 pydantic supports only this TypedDict.
 from typing_extensions import TypedDict
@@ -23,6 +23,18 @@ class LogprobsObject(TypedDict):
     text_offset: list[int]
 
 
+class PromptLogprob(TypedDict):
+    """A token's log probability; `rank` is its place among all tokens by probability, from 1, or null if above 5."""
+
+    logprob: float
+    rank: int | None
+    decoded_token: str
+
+
+# By token id: first the token of the prompt, then the most probable tokens at its position.
+PromptLogprobs = dict[str, PromptLogprob]
+
+
 class ChoiceObject(TypedDict):
     """A choice, or in a stream a chunk of one; `finish_reason` is null before its end.
 
@@ -31,6 +43,9 @@ class ChoiceObject(TypedDict):
 
     A chunk with `prepend` goes before the chunks received so far (backward models only, if `stream_options` allow it).
     `state`, if requested, comes with the end: a resume token, for `state` of another request.
+
+    `prompt_logprobs`, if requested, have an entry per token of the prompt, in reading order, by token id: first that of
+    the token itself, then those of the most probable tokens. It is null for a token without predecessor.
     """
 
     index: int
@@ -39,6 +54,7 @@ class ChoiceObject(TypedDict):
     finish_reason: Literal["stop", "length"] | None
     prepend: NotRequired[Literal[True]]
     state: NotRequired[str]
+    prompt_logprobs: NotRequired[list[PromptLogprobs | None]]
 
 
 class PromptTokensDetails(TypedDict):
@@ -265,6 +281,44 @@ class TokenizerObject(TypedDict):
     unk_token: str | None
     chat_template: None
     vocabulary: NotRequired[list[VocabularyToken]]
+
+
+class AddedToken(TypedDict):
+    """A token without text."""
+
+    id: int
+    content: str
+    single_word: bool
+    lstrip: bool
+    rstrip: bool
+    normalized: bool
+    special: bool
+
+
+class TokenizerFile(TypedDict):
+    """The file `tokenizer.json`, in the format of Hugging Face's `tokenizers`."""
+
+    version: str
+    truncation: None
+    padding: None
+    added_tokens: list[AddedToken]
+    normalizer: dict[str, Any] | None
+    pre_tokenizer: dict[str, Any] | None
+    post_processor: None
+    decoder: dict[str, Any] | None
+    model: dict[str, Any]
+
+
+class TokenizerConfigFile(TypedDict):
+    """The file `tokenizer_config.json` of Transformers; a special token is null if the model has none."""
+
+    tokenizer_class: Literal["PreTrainedTokenizerFast"]
+    bos_token: str | None
+    eos_token: str | None
+    pad_token: str | None
+    unk_token: str | None
+    split_special_tokens: Literal[True]
+    clean_up_tokenization_spaces: Literal[False]
 
 
 class HealthObject(TypedDict):

@@ -66,6 +66,8 @@ class CompletionBuilder:
         self._sampling, self._seal, self._charge = sampling, seal, charge
         self._matches: Many[ConstrainedMatch | None] = [None] * len(request.prompts)
         self._scores: dict[int, list[Scores]] = {}
+        # vLLM's `prompt_logprobs` by prompt, as JSON, if they are requested.
+        self._prompt_logprobs: dict[int, bytes] = {}
         backward = request.model.backward
         self._stops = Stops([stop[::-1] for stop in body.stop] if backward else body.stop)
         # By index. The first sequence of each group prefills the prompt that its choices share.
@@ -239,6 +241,10 @@ class CompletionBuilder:
         best = [index for prompt_index in range(len(self._prompts)) for index in self._best(prompt_index)]
         return [self._join(index, self._choices[number].deltas) for index, number in enumerate(best)]
 
+    def prompt_logprobs(self, index: int) -> bytes | None:
+        """Return vLLM's `prompt_logprobs` of the prompt of a result, as JSON; None if they are not requested."""
+        return self._prompt_logprobs.get(index // self.body.n)
+
     def partial_outputs(self, *, with_resume_tokens: bool = True) -> list[TextDelta]:
         """Return what was generated and not yet returned when the request failed, joined for each choice.
 
@@ -356,7 +362,8 @@ class CompletionBuilder:
 
     def _is_scored(self, prompt_index: int) -> bool:
         """Return whether a prompt's tokens need log probabilities: requested, and a token follows another."""
-        is_requested, prompt = self.body.echo and self.body.logprobs is not None, self._prompts[prompt_index]
+        body, prompt = self.body, self._prompts[prompt_index]
+        is_requested = (body.echo and body.logprobs is not None) or body.prompt_logprobs is not None
         return is_requested and prompt.ids.size > 0 and len(prompt.input_ids) > 1
 
     def _is_generated(self, prompt_index: int) -> bool:
@@ -393,8 +400,10 @@ class CompletionBuilder:
         body, prompt_index = self.body, self._choices[group[0]].prompt_index
         prompt = self._prompts[prompt_index]
         logprobs, leading_text = None, self._leading_text(prompt)
+        scores = self._scores.pop(group[0], [])
+        if body.prompt_logprobs is not None and prompt_index not in self._prompt_logprobs:
+            self._prompt_logprobs[prompt_index] = prompt.logprobs_json(scores, body.prompt_logprobs)
         if body.logprobs is not None:
-            scores = self._scores.pop(group[0], [])
             logprobs = Logprobs()
             if body.echo:
                 offset = 0 if self._model.backward else len(leading_text) - len(prompt.text)

@@ -7,9 +7,12 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
+from typing import Any
 
 import numpy as np
+import orjson
 
+from contract import signatures
 from contract.tokenizer import Detokenizer
 from service.scheduling.sequence import Scores
 
@@ -188,10 +191,45 @@ def score_prompt(
         num_top: Number of most probable tokens to return for each token.
         detokenizer: A new one, for the model's direction.
     """
-    num_scores = 1 + sum(len(part.logprobs) for part in scores)
-    every_score: Iterator[TokenScore | None] = chain([None], *(token_scores(part, num_top) for part in scores))
     num_characters = 0
-    for token_id, score in zip(token_ids, islice(every_score, num_scores - len(token_ids), None), strict=True):
+    for token_id, score in _scored(token_ids, scores, num_top):
         num_characters += len(log.add(detokenizer, token_id, score))
     num_characters += len(log.end(detokenizer))
     return log.take(num_characters, last=True)
+
+
+def prompt_logprobs_json(
+    token_ids: Sequence[int], scores: Sequence[Scores], num_top: int, detokenizer: Detokenizer
+) -> list[bytes]:
+    """Return vLLM's `prompt_logprobs` of each token, in the order in which the model reads, as JSON.
+
+    Each is an object by token id: first the token itself, then the most probable tokens at its position. A rank beyond
+    those that the model returns is null. Encoded at once: as Python objects they take ten times the memory.
+
+    The arguments are those of `score_prompt`.
+    """
+    entries = []
+    for token_id, score in _scored(token_ids, scores, signatures.NUM_TOP):
+        by_id: dict[str, Any] | None = None
+        if score is not None:
+            logprob, top_ids, tops = score
+            ranks = {top_id: rank for rank, top_id in enumerate(top_ids, 1)}
+            top = list(zip(top_ids, tops, strict=True))[:num_top]
+            others = [(top_id, value) for top_id, value in top if top_id != token_id]
+            by_id = {
+                str(i): {"logprob": value, "rank": ranks.get(i), "decoded_token": detokenizer.label(i)}
+                for i, value in [(token_id, logprob), *others]
+            }
+        # A copy: orjson's own object keeps its buffer of some kilobytes.
+        entries.append(bytes(memoryview(orjson.dumps(by_id))))
+        detokenizer.track(token_id)
+    return entries
+
+
+def _scored(
+    token_ids: Sequence[int], scores: Sequence[Scores], num_top: int
+) -> Iterator[tuple[int, TokenScore | None]]:
+    """Yield each token with its score, which the first token of a text does not have; see `score_prompt`."""
+    num_scores = 1 + sum(len(part.logprobs) for part in scores)
+    every_score: Iterator[TokenScore | None] = chain([None], *(token_scores(part, num_top) for part in scores))
+    return zip(token_ids, islice(every_score, num_scores - len(token_ids), None), strict=True)

@@ -15,6 +15,8 @@ from service.structured_outputs.patterns import Constraint
 _TOKEN_BYTES = 48
 # A token with log probabilities, as lists and JSON, and each top token (measured: 362 and 814 with 5).
 _LOGPROBS_BYTES, _ALTERNATIVE_BYTES = 350, 100
+# An entry of `prompt_logprobs` in JSON (measured: 68 for a character), which is joined, and copied into every choice.
+_PROMPT_LOGPROB_BYTES, _PROMPT_LOGPROBS_COPIES = 80, 3
 # An echoed prompt: as a string, joined, and in JSON.
 _ECHO_COPIES = 3
 # A state: as floats, as bytes, and twice in base64.
@@ -46,6 +48,10 @@ def completion_bytes(
         total += scores_bytes(num_generated, card) + logprobs_bytes(num_held, request.logprobs)
     elif request.best_of > request.n:
         total += scores_bytes(num_generated, card)
+    if request.prompt_logprobs is not None:
+        num_prompt_tokens = sum(prompt.num_tokens for prompt in prompts)
+        num_bytes = _PROMPT_LOGPROB_BYTES * (1 + request.prompt_logprobs) * (_PROMPT_LOGPROBS_COPIES + request.n)
+        total += scores_bytes(num_prompt_tokens, card) + num_prompt_tokens * num_bytes
     if request.issues_resume_tokens:
         chunks = 1 + request.max_tokens // _TOKENS_PER_CHUNK
         total += num_choices * card.state_size * 4 * (chunks + _STATE_COPIES)

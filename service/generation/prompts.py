@@ -17,7 +17,7 @@ from contract.tokenizer import Tokenizer
 from service.api.requests import PromptText
 from service.backends.registry import ServedModel
 from service.errors import InvalidRequest
-from service.generation.logprobs import BackwardLog, Logprobs, LogprobsLog, score_prompt
+from service.generation.logprobs import BackwardLog, Logprobs, LogprobsLog, prompt_logprobs_json, score_prompt
 from service.limits import Limits
 from service.memory_budget import MemoryLease
 from service.scheduling.sequence import Scores
@@ -109,6 +109,13 @@ class EncodedPrompt:
             top, tokens[i], name = logprobs.top_logprobs[i], source, tokens[i]
             if top is not None:
                 top[source] = top.pop(name)
+
+    def logprobs_json(self, scores: Sequence[Scores], num_top: int) -> bytes:
+        """Return vLLM's `prompt_logprobs`, in reading order; `scores` are of all `input_ids` but the first."""
+        ids = self._ids_in_model_order.tolist()
+        detokenizer = self.tokenizer.detokenizer(backward=self.backward)
+        entries = prompt_logprobs_json(ids, scores, num_top, detokenizer) if ids else []
+        return b"[%b]" % b",".join(entries[::-1] if self.backward else entries)
 
     @property
     def _start(self) -> np.ndarray:

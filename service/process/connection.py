@@ -27,6 +27,14 @@ MAX_HEAD_BYTES = 64 * 2**10
 _RECEIVE_BYTES = 256 * 2**10
 
 
+# Type and major version of a TLS record with a ClientHello: a client that uses https://.
+TLS_HANDSHAKE = b"\x16\x03"
+
+
+class TLSRefused(Exception):
+    """A TLS handshake in place of a request's head."""
+
+
 class HeadTimeout(Exception):
     """The head of a request took too long. Not an OSError: gunicorn logs those with traceback and does not respond."""
 

@@ -46,7 +46,14 @@ from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped
 
 from service.errors import BodyTimeout, GatewayError, MemoryExhausted, Overloaded
 from service.memory_budget import FREE_BYTES, MemoryBudget
-from service.process.connection import MAX_HEAD_BYTES, Connection, ConnectionLimits, HeadTimeout
+from service.process.connection import (
+    MAX_HEAD_BYTES,
+    TLS_HANDSHAKE,
+    Connection,
+    ConnectionLimits,
+    HeadTimeout,
+    TLSRefused,
+)
 
 # Of all requests that are being received or wait for a thread; smaller ones do not count, see `FREE_BYTES`.
 RECEIVED_BYTES = 64 * 2**20
@@ -58,6 +65,7 @@ _IDLE_SINCE = attrgetter("idle_since")
 # Errors of the request's head with their status and message; the first match applies.
 _REFUSALS = (
     (HeadTimeout, (408, "the head of the request timed out")),
+    (TLSRefused, (400, "this port speaks plain HTTP, not TLS: use http://")),
     (LimitRequestLine, (414, "the request URI is too long")),
     (LimitRequestHeaders, (431, "the headers are too many or too large")),
     (ExpectationFailed, (417, "Expect must be 100-continue or absent")),
@@ -137,6 +145,9 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
         if is_ready:
             self._forget_pending(conn)
             self._submit(conn)
+        elif conn.head.startswith(TLS_HANDSHAKE):
+            # At once: the client would wait for its time-out, as the end of a head never comes.
+            self._refuse_pending(conn, TLSRefused())
         elif len(conn.head) > MAX_HEAD_BYTES:
             self._refuse_pending(conn, LimitRequestHeaders(f"no end in {len(conn.head)} bytes"))
 

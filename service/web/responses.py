@@ -59,7 +59,7 @@ class CompletionResponse:
         except GatewayError as error:
             raise self._with_partial_output(error) from None
         self._update_fingerprint()
-        choices = [_choice(result) for result in results]
+        choices = [_choice(result, self._builder.prompt_logprobs(result.index)) for result in results]
         return orjson.dumps({**self._head, "choices": choices, "usage": self._usage()})
 
     def events(self) -> Iterator[bytes]:
@@ -147,13 +147,15 @@ class CompletionResponse:
         return usage
 
 
-def _choice(result: TextDelta) -> responses.ChoiceObject:
+def _choice(result: TextDelta, prompt_logprobs: bytes | None = None) -> responses.ChoiceObject:
     choice: responses.ChoiceObject = {
         "index": result.index,
         "text": result.text,
         "logprobs": None if result.logprobs is None else cast("responses.LogprobsObject", vars(result.logprobs)),
         "finish_reason": result.finish_reason,
     }
+    if prompt_logprobs is not None:
+        choice["prompt_logprobs"] = cast("list[responses.PromptLogprobs | None]", orjson.Fragment(prompt_logprobs))
     return choice if result.resume_token is None else {**choice, "state": result.resume_token}
 
 

@@ -10,6 +10,9 @@ from typing import Any, TypeVar
 import orjson
 from flask import Blueprint, Response, g, request
 
+from contract.errors import TokenizerError
+from contract.tokenizer import Tokenizer
+from contract.tokenizers.pretrained import tokenizer_config, tokenizer_json
 from service import __version__
 from service.api import responses
 from service.api.requests import (
@@ -53,9 +56,9 @@ from service.web.status import Status
 # Bytes per token of /tokenize, as an id and in JSON, and per token string (measured: 48 and 110); per token of an
 # embedding map, with its two coordinates.
 _TOKEN_BYTES, _LABEL_BYTES, _MAPPED_BYTES = 60, 120, 300
-# Bytes per token of a vocabulary, as an object and in JSON (measured: 485), and per character of its name (measured: 8;
-# a byte that is no character has the label `bytes:` and its code).
-_ENTRY_BYTES, _CHARACTER_BYTES = 500, 40
+# Bytes per token of a vocabulary, as an object and in JSON (measured: 485, and 585 in a file for Hugging Face), and per
+# character of its name (measured: 8; a byte that is no character has the label `bytes:` and its code).
+_ENTRY_BYTES, _CHARACTER_BYTES = 600, 40
 
 Builder = TypeVar("Builder", bound=OutputBuilder)
 # Watches the client's connection while a request runs, and calls back when the client disconnects.
@@ -100,6 +103,8 @@ def build_routes(services: Services) -> Blueprint:
         ("/v1/models/<name>", "GET", _model),
         ("/v1/models/<name>/embedding/neighbors", "GET", _neighbors),
         ("/v1/models/<name>/embedding/map", "GET", _embedding_map),
+        ("/v1/models/<name>/tokenizer/tokenizer.json", "GET", _tokenizer_json),
+        ("/v1/models/<name>/tokenizer/tokenizer_config.json", "GET", _tokenizer_config),
         ("/v1/status", "GET", _status),
         ("/tokenize", "POST", _tokenize),
         ("/detokenize", "POST", _detokenize),
@@ -110,7 +115,9 @@ def build_routes(services: Services) -> Blueprint:
         ("/readyz", "GET", _readyz),
         ("/version", "GET", _version),
     ):
-        routes.add_url_rule(rule, rule.strip("/"), partial(view, services), methods=[method])
+        # The names of Flask's endpoints have no dots.
+        name = rule.strip("/").replace(".", "_")
+        routes.add_url_rule(rule, name, partial(view, services), methods=[method])
     return routes
 
 
@@ -306,6 +313,30 @@ def _tokenizer_info(services: Services) -> responses.TokenizerObject | Response:
     g.context.memory.hold(num_bytes, "count", param="count")
     page = vocabulary_page(model, range(offset, offset + len(tokens)))
     return _json(orjson.dumps({**tokenizer_object(model), "vocabulary": page}))
+
+
+def _tokenizer_json(services: Services, name: str) -> Response:
+    """Return a model's tokenizer as a file for Hugging Face's `tokenizers`."""
+    return _tokenizer_file(services, name, tokenizer_json)
+
+
+def _tokenizer_config(services: Services, name: str) -> Response:
+    """Return the special tokens of a model as a file for Transformers."""
+    return _tokenizer_file(services, name, tokenizer_config)
+
+
+def _tokenizer_file(services: Services, name: str, content: Callable[[Tokenizer], dict[str, Any]]) -> Response:
+    model = services.model_registry.find(name)
+    g.context.charge_request()
+    tokens = model.tokenizer.tokens
+    num_bytes = _ENTRY_BYTES * len(tokens) + _CHARACTER_BYTES * sum(map(len, tokens))
+    g.context.memory.hold(num_bytes, "the tokenizer")
+    try:
+        return _json(orjson.dumps(content(model.tokenizer)))
+    except TokenizerError as error:
+        raise NotFound(
+            f"the tokenizer of model {model.ref.name!r} has no equal in Hugging Face's library: {error}"
+        ) from error
 
 
 def _healthz(services: Services) -> responses.HealthObject:  # noqa: ARG001 - every view takes them

@@ -137,6 +137,31 @@ def test_sigint_exits_with_130_and_frees_the_slot(address, gateway):
     wait_until_idle(gateway)
 
 
+def test_ctrl_c_saves_the_state_of_the_text_so_far(address, ostinato, tmp_path):
+    """Resumed from it, the text goes on as the uninterrupted one does."""
+    path, sampled = tmp_path / "state", ("--temperature", "1.1", "--ignore-eos")
+    first = ("generate", PROMPT, "--model", "lstm", "--seed", "5", *sampled)
+    command = [sys.executable, "-m", "ostinato", *first, "--max-tokens", "90000", "--save-state", str(path)]
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with interruptible():
+        running = subprocess.Popen(command, env=environment(**address), bufsize=0, **pipes)
+    begun = running.stdout.read(10)
+    running.send_signal(signal.SIGINT)
+    rest, error = running.communicate(timeout=PATIENCE_S)
+    assert (running.returncode, error.strip()) == (130, b"")
+    half = begun + rest
+    code, more, _ = ostinato("generate", "--state", str(path), *sampled, "--max-tokens", "50")
+    _, whole, _ = ostinato(*first, "--max-tokens", str(len(half.decode()) + 50))
+    assert (code, half + more) == (0, whole)
+
+
+def test_https_to_the_plain_port_is_a_one_line_error(ostinato, gateway):
+    """It asks whether the scheme is http://."""
+    code, _, error = ostinato("models", "--base-url", f"https://127.0.0.1:{gateway.port}")
+    assert (code, error.count("\n")) == (3, 1)
+    assert "does not speak TLS: is it http://?" in error
+
+
 def test_json_output_of_every_command_parses(ostinato):
     """It is also consistent: chunks join to the text, token ids decode to it, inspected logprobs sum to its score."""
     code, answer, _ = ostinato("generate", PROMPT, *SAMPLED, "--max-tokens", "9", "--json", "--logprobs", "2")

@@ -26,6 +26,31 @@ def test_a_completion_has_openais_fields(gateway):
     assert answer["usage"] == {"prompt_tokens": 6, "completion_tokens": 40, "total_tokens": 46}
 
 
+@pytest.mark.parametrize("model", MODEL_NAMES)
+def test_prompt_logprobs_are_those_of_an_echo(gateway, model):
+    """Of every kind of model, by token id; the most probable tokens are in order of their ranks."""
+    field = "suffix" if model == "reverse" else "prompt"
+    body = {"model": model, field: "It was the best of times", "max_tokens": 0}
+    (choice,) = gateway.post({**body, "prompt_logprobs": 5})[1]["choices"]
+    echoed = gateway.post({**body, "logprobs": 5, "echo": True})[1]["choices"][0]["logprobs"]
+    ids = gateway.post({"model": model, "prompt": body[field]}, "/tokenize")[1]["tokens"]
+    entries = choice["prompt_logprobs"]
+    assert len(entries) == len(ids)
+    for entry, token_id, token, logprob, top in zip(
+        entries, ids, echoed["tokens"], echoed["token_logprobs"], echoed["top_logprobs"], strict=True
+    ):
+        if logprob is None:
+            assert entry is None
+            continue
+        own = entry[str(token_id)]
+        assert next(iter(entry)) == str(token_id)
+        assert (own["logprob"], own["decoded_token"]) == (logprob, token)
+        assert {each["decoded_token"]: each["logprob"] for each in entry.values()} == top
+        ranked = sorted((each for each in entry.values() if each["rank"]), key=lambda each: each["rank"])
+        assert [each["rank"] for each in ranked] == [1, 2, 3, 4, 5]
+        assert [each["logprob"] for each in ranked] == sorted((each["logprob"] for each in ranked), reverse=True)
+
+
 def test_the_chunks_of_a_stream_join_to_the_completion(gateway):
     """The last chunk has the finish reason; the usage and [DONE] follow."""
     events = list(gateway.stream(**BASE, stream_options={"include_usage": True}))

@@ -32,12 +32,13 @@ from tests.programs import program
 from tests.servers import Gateway, ModelServer
 from tests.terminals import environment
 
-# They need Docker, Kubernetes or a clone of TensorFlow Serving; tests/kubernetes and tests/compose cover a part. The
-# last one trains a model of its own: test_records.py runs it.
+# They need Docker, Kubernetes, a clone of TensorFlow Serving or gigabytes of other clients' packages; tests/kubernetes
+# and tests/compose cover a part. The last one trains a model of its own: test_records.py runs it.
 NOT_TRIED = {
     "docs/deployment.md",
     "docs/kubernetes.md",
     "docs/how-to/build-tensorflow-serving.md",
+    "docs/how-to/clients.md",
     "docs/how-to/records.md",
 }
 _FOUND = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))

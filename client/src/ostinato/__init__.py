@@ -1,55 +1,63 @@
-"""Python client of Ostinato, a server for recurrent text generators. Start with `Client`."""
+"""Python client of Ostinato, a server for recurrent text generators. Start with `Client`.
 
-from ostinato._client import Client
-from ostinato._conversation import Conversation, Turn
-from ostinato._errors import (
-    APIError,
-    BackendUnavailable,
-    BadRequest,
-    BodyTimeout,
-    BodyTooLarge,
-    ClientClosed,
-    ConnectionFailed,
-    CrossOrigin,
-    DeadlineExceeded,
-    Forbidden,
-    HostNotAllowed,
-    InternalError,
-    InvalidArgument,
-    MemoryExhausted,
-    MethodNotAllowed,
-    ModelLoading,
-    ModelNotFound,
-    NotFound,
-    NotReady,
-    OstinatoError,
-    Overloaded,
-    RateLimited,
-    ResumptionFailed,
-    ServerError,
-    ServiceUnavailable,
-    ShuttingDown,
-    StateAltered,
-    StateExpired,
-    StateForeign,
-    StateMalformed,
-    StateOfAnotherModel,
-    StateOfUnknownKey,
-    StateOutdated,
-    StateRefused,
-    StreamInterrupted,
-    Timeout,
-    TooManyRequests,
-    Unauthorized,
-    UnexpectedResponse,
-    VersionGone,
-)
-from ostinato._inspection import InspectedLayer, Inspection
-from ostinato._readiness import WaitForReady
-from ostinato._results import Choice, Generation, Model, RawResponse, Status, TextDelta, Usage
-from ostinato._scores import EmbeddingMap, Neighbor, Score, ScoredToken, Tokens, VocabularyToken
-from ostinato._stream import Stream
+Its names are imported when they are first used. So the command line handles Ctrl-C before `requests` is imported, which
+takes most of its start.
+"""
+
 from ostinato._version import __version__
+
+TYPE_CHECKING = False  # true for type checkers, as in `typing`, which takes longer to import than all of this
+if TYPE_CHECKING:
+    from ostinato._client import Client
+    from ostinato._conversation import Conversation, Turn
+    from ostinato._errors import (
+        APIError,
+        BackendUnavailable,
+        BadRequest,
+        BodyTimeout,
+        BodyTooLarge,
+        ClientClosed,
+        ConnectionFailed,
+        CrossOrigin,
+        DeadlineExceeded,
+        Forbidden,
+        HostNotAllowed,
+        InternalError,
+        InvalidArgument,
+        MemoryExhausted,
+        MethodNotAllowed,
+        ModelLoading,
+        ModelNotFound,
+        NotFound,
+        NotReady,
+        OstinatoError,
+        Overloaded,
+        RateLimited,
+        ResumptionFailed,
+        ServerError,
+        ServiceUnavailable,
+        ShuttingDown,
+        StateAltered,
+        StateExpired,
+        StateForeign,
+        StateMalformed,
+        StateOfAnotherModel,
+        StateOfUnknownKey,
+        StateOutdated,
+        StateRefused,
+        StreamInterrupted,
+        Timeout,
+        TooManyRequests,
+        Unauthorized,
+        UnexpectedResponse,
+        VersionGone,
+        WrongScheme,
+    )
+    from ostinato._inspection import InspectedLayer, Inspection
+    from ostinato._readiness import WaitForReady
+    from ostinato._results import Choice, Generation, Model, RawResponse, Status, TextDelta, Usage
+    from ostinato._scores import EmbeddingMap, Neighbor, Score, ScoredToken, Tokens, VocabularyToken
+    from ostinato._stream import Stream
 
 __all__ = [
     "APIError",
@@ -112,5 +120,23 @@ __all__ = [
     "VersionGone",
     "VocabularyToken",
     "WaitForReady",
+    "WrongScheme",
     "__version__",
 ]
+
+if not TYPE_CHECKING:
+    _MODULES = ("_errors", "_results", "_scores", "_inspection", "_readiness", "_stream", "_conversation", "_client")
+
+    def __getattr__(name: str) -> object:
+        """Import a public name."""
+        from importlib import import_module  # noqa: PLC0415 - see the module
+
+        for module in _MODULES if name in __all__ else ():
+            found = import_module(f"{__name__}.{module}")
+            if hasattr(found, name):
+                globals()[name] = getattr(found, name)
+                return globals()[name]
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from contextlib import AbstractContextManager
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Literal, TypeVar, overload
 from urllib.parse import quote, urlencode
 
@@ -50,6 +52,7 @@ INSPECT = "/v1/inspect"
 MODELS = "/v1/models"
 STATUS = "/v1/status"
 TOKENIZE, DETOKENIZE, TOKENIZER_INFO = "/tokenize", "/detokenize", "/tokenizer_info"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 MAX_CONCURRENCY = 64  # the largest batch of a model server
 
@@ -292,6 +295,27 @@ class Client(AbstractContextManager["Client"]):
             if not entries or len(tokens) >= required(page, "vocab_size", int):
                 return tokens
             name = f"{required(page, 'model', str)}:{required(page, 'version', int)}"
+
+    def save_tokenizer(self, directory: str | PathLike[str], *, model: str | None = None) -> None:
+        """Write a model's tokenizer to a directory that Transformers' `AutoTokenizer.from_pretrained` loads.
+
+        Args:
+            directory: Where to write `tokenizer.json` and `tokenizer_config.json`; it is created if there is none.
+            model: str. Default: as `generate`.
+
+        Raises:
+            NotFound: the model does not exist, or Hugging Face's library has no equal tokenizer.
+            OSError: a file cannot be written.
+        """
+        query = urlencode({"model": self._model_or_default(model)})
+        info = self._default_model.resetting(partial(self._transport.get, f"{TOKENIZER_INFO}?{query}"))
+        # Both files are of one version.
+        version = f"{required(info, 'model', str)}:{required(info, 'version', int)}"
+        files = {file: self._get_of_model(version, f"tokenizer/{file}") for file in TOKENIZER_FILES}
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        for file, content in files.items():
+            text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))  # as the server sent it
+            Path(directory, file).write_text(text, encoding="utf-8")
 
     @overload
     def embed(

@@ -6,7 +6,8 @@
     ├── InvalidArgument             an argument or environment variable is invalid (also a ValueError)
     ├── ClientClosed                the client is closed (also a RuntimeError)
     ├── ConnectionFailed            connecting failed, or the connection was lost before the response was complete
-    ├── Timeout                     connected, but the read timeout expired
+    │   └── WrongScheme             base_url has https:// for a server without TLS, or http:// for one with TLS
+    ├── Timeout                     connected, but the read timeout expired, or the TLS handshake took too long
     ├── NotReady                    the server stayed unavailable for the timeout of `WaitForReady`
     ├── UnexpectedResponse          the response is not from this API
     ├── StreamInterrupted           a stream was interrupted before its end
@@ -90,8 +91,14 @@ class ConnectionFailed(OstinatoError):
     retryable = True
 
 
+class WrongScheme(ConnectionFailed):
+    """`base_url` has https:// for a server without TLS, or http:// for one with TLS. It is not retried."""
+
+    retryable = False
+
+
 class Timeout(OstinatoError):
-    """The server accepted the request, but no byte arrived within the read timeout. It is not retried."""
+    """The server accepted the connection, but a TLS handshake or the next byte took too long. It is not retried."""
 
 
 class NotReady(OstinatoError):

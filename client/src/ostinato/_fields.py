@@ -17,9 +17,9 @@ Prompt = Union[OnePrompt, ManyPrompts]
 COMPLETION_FIELDS = frozenset({
     "model", "prompt", "suffix", "max_tokens", "min_tokens", "ignore_eos", "temperature", "top_p", "top_k", "min_p",
     "presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias", "seed", "stop", "n", "best_of",
-    "echo", "logprobs", "stream_options", "return_state", "state", "timeout_s", "add_special_tokens", "user",
-    "min_length", "structured_outputs", "guided_regex", "guided_choice", "guided_json", "response_format",
-    "complete_within_max_tokens", "unique", "not_in_training",
+    "echo", "logprobs", "prompt_logprobs", "stream_options", "return_state", "state", "timeout_s",
+    "add_special_tokens", "user", "min_length", "structured_outputs", "guided_regex", "guided_choice", "guided_json",
+    "response_format", "complete_within_max_tokens", "unique", "not_in_training",
 })  # fmt: skip
 EMBEDDING_FIELDS = frozenset({"model", "input", "pooling", "dimensions", "timeout_s", "user"})
 TOKENIZE_FIELDS = frozenset({"prompt", "return_token_strs", "tokens"})  # and of detokenize

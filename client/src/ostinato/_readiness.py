@@ -43,7 +43,7 @@ class WaitForReady:
 
         Subclasses may add others.
         """
-        return isinstance(error, ConnectionFailed) or (
+        return (isinstance(error, ConnectionFailed) and error.retryable) or (
             isinstance(error, APIError) and error.status in _UNAVAILABLE_STATUSES
         )
 

@@ -68,6 +68,16 @@ _CLASS_BY_TYPE: dict[str, type[errors.APIError]] = {
 }
 _RETRYABLE = (errors.ServerError, errors.TooManyRequests)
 
+# OpenSSL's messages for a response that is not of TLS, the start of an alert of TLS in place of a status line, and what
+# nginx, servers in Go and Apache respond to plain HTTP on a port for TLS.
+_HANDSHAKE_TIMEOUT = "handshake operation timed out"
+_NO_TLS = re.compile("WRONG_VERSION_NUMBER|UNKNOWN_PROTOCOL|RECORD_LAYER_FAILURE|PACKET_LENGTH_TOO_LONG")
+_TLS_ALERT = "\x15\x03"
+_CLOSED = re.compile("closed connection without response|Connection reset by peer")
+_NEEDS_TLS = re.compile(
+    b"plain HTTP request was sent to HTTPS port|sent an HTTP request to an HTTPS server|plain HTTP to an SSL-enabled"
+)
+
 
 def json_object(response: requests.Response) -> dict[str, Any]:
     """Return the JSON object in a successful response.
@@ -109,6 +119,8 @@ def refusal(response: requests.Response) -> errors.OstinatoError:
     if status < _FIRST_ERROR:
         target = headers.get("location", "another address")
         return errors.UnexpectedResponse(f"{response.url} redirects to {target}: set base_url to that URL")
+    if _NEEDS_TLS.search(response.content):
+        return errors.WrongScheme(f"{response.url} speaks TLS: is it https://?")
     body = json_or_none(response.content)
     value = body.get("error") if isinstance(body, dict) else None
     fields = value if isinstance(value, dict) else {"message": value}
@@ -132,6 +144,8 @@ def stream_error(error: Any, headers: Mapping[str, str]) -> errors.APIError:
 def failure(error: Exception, url: str, settings: Settings) -> errors.OstinatoError:
     """Return the error for a request without a response, or with an incomplete one."""
     connect_s, read_s = settings.timeout
+    if wrong_scheme := _wrong_scheme(reason(error), url, connect_s):
+        return wrong_scheme
     if is_read_timeout(error):
         return errors.Timeout(f"{url} sent nothing for {read_s} s: raise timeout, request fewer tokens, or stream")
     if isinstance(error, (ValueError, requests.exceptions.InvalidJSONError)):
@@ -144,7 +158,20 @@ def failure(error: Exception, url: str, settings: Settings) -> errors.OstinatoEr
             "HTTPS_PROXY and NO_PROXY"
         )
     why = "its host does not respond any more" if is_lost_host(error) else reason(error)
-    return errors.ConnectionFailed(f"no response from {url} ({why}): check base_url, and that the server is running")
+    # Many servers close a connection for TLS that begins with plain HTTP.
+    scheme = " (is it https://?)" if url.startswith("http://") and _CLOSED.search(why) else ""
+    return errors.ConnectionFailed(
+        f"no response from {url} ({why}): check base_url{scheme}, and that the server is running"
+    )
+
+
+def _wrong_scheme(why: str, url: str, connect_s: float | None) -> errors.OstinatoError | None:
+    """Return the error for a server that speaks TLS where the URL does not, or the reverse; None for any other."""
+    if _HANDSHAKE_TIMEOUT in why:
+        return errors.Timeout(f"{url} did not complete a TLS handshake within {connect_s} s: is it http://?")
+    if _NO_TLS.search(why):
+        return errors.WrongScheme(f"{url} does not speak TLS: is it http://?")
+    return errors.WrongScheme(f"{url} speaks TLS: is it https://?") if _TLS_ALERT in why else None
 
 
 def is_read_timeout(error: BaseException) -> bool:

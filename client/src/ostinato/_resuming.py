@@ -60,7 +60,7 @@ class Resumption:
         self._send, self._stopped, self._is_known = send, stopped, is_known
         # Without max_tokens the remaining number of tokens is unknown.
         if body.get("max_tokens") is not None:
-            options = {**(body.get("stream_options") or {}), "state_interval": STATE_INTERVAL}
+            options = {"state_interval": STATE_INTERVAL, **(body.get("stream_options") or {})}
             body = {**body, "stream_options": options}
         self._body = body
 

@@ -13,7 +13,8 @@ from ostinato._responses import stream_error
 from tests.unit.client.scripted_responses import answer_bytes, answer_json, refusal
 from tests.unit.client.scripted_server import ScriptedServer
 
-ALL = [thing for thing in vars(ostinato).values() if isinstance(thing, type) and issubclass(thing, OstinatoError)]
+EXPORTED = [getattr(ostinato, name) for name in ostinato.__all__]
+ALL = [thing for thing in EXPORTED if isinstance(thing, type) and issubclass(thing, OstinatoError)]
 
 
 @pytest.mark.parametrize(

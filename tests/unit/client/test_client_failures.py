@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import http.client
 import os
+import socket
 import threading
 from time import monotonic
 
@@ -40,6 +42,58 @@ def test_transient_failures_are_retried(
     assert client.generate("Once", model="tiny").text == " upon a time"
     assert server.bodies == [{"model": "tiny", "prompt": "Once"}] * 3
     assert waits == [0.5, 1.0]
+
+
+def answering(reply: bytes | None) -> tuple[socket.socket, list[bytes]]:
+    """Listen, answer the first bytes of each connection with these, and record them; None: answer nothing."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    received: list[bytes] = []
+
+    def answer() -> None:
+        with contextlib.suppress(OSError):  # the listener is closed
+            while True:
+                connection, _ = listener.accept()
+                with connection:
+                    received.append(connection.recv(1 << 16))
+                    if reply is None:
+                        connection.recv(1)  # until the client leaves
+                    else:
+                        connection.sendall(reply)
+
+    threading.Thread(target=answer, daemon=True).start()
+    return listener, received
+
+
+HTTP_400 = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("scheme", "reply", "error", "words"),
+    [
+        ("https", HTTP_400, ostinato.WrongScheme, "does not speak TLS: is it http://?"),
+        ("https", None, Timeout, "did not complete a TLS handshake within 0.5 s: is it http://?"),
+        ("http", b"\x15\x03\x03\x00\x02\x02\x50", ostinato.WrongScheme, "speaks TLS: is it https://?"),
+        (
+            "http",
+            HTTP_400 + b"<title>400 The plain HTTP request was sent to HTTPS port</title>",
+            ostinato.WrongScheme,
+            "speaks TLS: is it https://?",
+        ),
+        ("http", b"", ConnectionFailed, "is it https://?"),
+    ],
+    ids=["plain", "silent", "alert", "nginx", "closed"],
+)
+def test_a_wrong_scheme_is_named(
+    waits: list[float], scheme: str, reply: bytes | None, error: type[ostinato.OstinatoError], words: str
+) -> None:
+    """In both directions, whatever such a server does; where it is certain, the request is not sent again."""
+    listener, received = answering(reply)
+    with listener, Client(f"{scheme}://127.0.0.1:{listener.getsockname()[1]}", timeout=(0.5, 300)) as client:
+        with pytest.raises(error) as raised:
+            client.models()
+        assert words in str(raised.value)
+        assert len(received) == len(waits) + 1 == (3 if error is ConnectionFailed else 1)
+        listener.shutdown(socket.SHUT_RDWR)
 
 
 def test_after_the_last_attempt_the_error_is_raised(client: Client, server: ScriptedServer, waits: list[float]) -> None:

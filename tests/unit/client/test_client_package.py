@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import sys
 from pathlib import Path
@@ -20,10 +21,19 @@ README = Path(ostinato.__file__).parents[2] / "README.md"
 
 
 def test_every_public_class_is_exported_and_documented() -> None:
-    """`__all__` has no name that does not exist."""
-    public = {name for name, thing in vars(ostinato).items() if not name.startswith("_") and isinstance(thing, type)}
-    assert set(ostinato.__all__) == public | {"__version__"}
-    assert all(getattr(ostinato, name).__doc__ for name in public)
+    """`__all__` has no name that does not exist, and every public class of a module that exports any."""
+    things = {name: getattr(ostinato, name) for name in ostinato.__all__ if name != "__version__"}
+    assert all(isinstance(thing, type) and thing.__doc__ for thing in things.values())
+    modules = {importlib.import_module(thing.__module__) for thing in things.values()}
+    public = {
+        name
+        for module in modules
+        for name, thing in vars(module).items()
+        if isinstance(thing, type) and thing.__module__ == module.__name__ and not name.startswith("_")
+    }
+    assert public == set(things) <= set(dir(ostinato))
+    with pytest.raises(AttributeError, match="no attribute 'Clients'"):
+        _ = ostinato.Clients  # type: ignore[attr-defined]
 
 
 def imported(source: Path) -> set[str]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import base64
+import json
 import math
 import struct
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import ostinato
 from ostinato import Choice, Client, Model, Score, ScoredToken, Tokens
-from tests.unit.client.scripted_responses import COMPLETION, answer_json, models
+from tests.unit.client.scripted_responses import COMPLETION, answer_json, models, refusal
 from tests.unit.client.scripted_server import ScriptedServer
 
 
@@ -168,6 +170,24 @@ def test_a_vocabulary_is_read_in_pages_of_one_version(client: Client, server: Sc
         "/tokenizer_info?model=tiny%40canary&vocabulary=true&offset=0",
         "/tokenizer_info?model=tiny%3A3&vocabulary=true&offset=2",
     ]
+
+
+def test_a_tokenizers_files_are_saved_of_one_version(client: Client, server: ScriptedServer, tmp_path: Path) -> None:
+    """Into a new directory, as the server returned them; a refusal leaves nothing."""
+    config = {"bos_token": "<start>é", "eos_token": None}
+    info = answer_json({"model": "tiny", "version": 3})
+    server.script = [info, answer_json({"model": {}}), answer_json(config), info, refusal(404, "has no equal")]
+    client.save_tokenizer(tmp_path / "a" / "b", model="tiny@canary")
+    saved = {file.name: json.loads(file.read_text(encoding="utf-8")) for file in (tmp_path / "a" / "b").iterdir()}
+    assert saved == {"tokenizer.json": {"model": {}}, "tokenizer_config.json": config}
+    assert [request.path for request in server.requests] == [
+        "/tokenizer_info?model=tiny%40canary",
+        "/v1/models/tiny%3A3/tokenizer/tokenizer.json",
+        "/v1/models/tiny%3A3/tokenizer/tokenizer_config.json",
+    ]
+    with pytest.raises(ostinato.NotFound, match="has no equal"):
+        client.save_tokenizer(tmp_path / "c", model="tiny")
+    assert not (tmp_path / "c").exists()
 
 
 def test_the_vocabulary_of_a_server_that_has_none_is_unexpected(client: Client, server: ScriptedServer) -> None:

@@ -11,7 +11,7 @@ import ostinato
 from ostinato._cli import WRONG_USAGE
 
 SERVER_FAILED, NO_SERVER = 1, 3
-INTERRUPTED, BROKEN_PIPE = 130, 141  # 128 + signal number, as in shells
+BROKEN_PIPE = 141  # 128 + SIGPIPE, as in shells
 
 EXIT_CODES = """\
 \b

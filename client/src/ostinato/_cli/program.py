@@ -11,17 +11,18 @@ from typing import Any, NoReturn
 import click
 
 from ostinato import OstinatoError, __version__
-from ostinato._cli import WRONG_USAGE
+from ostinato._cli import INTERRUPTED, WRONG_USAGE
 from ostinato._cli.commands.bench import bench
 from ostinato._cli.commands.completion import completion
 from ostinato._cli.commands.generate import generate
 from ostinato._cli.commands.inspect import inspect
 from ostinato._cli.commands.models import models
 from ostinato._cli.commands.score import score
+from ostinato._cli.commands.tokenizer import tokenizer
 from ostinato._cli.commands.tokens import tokens
 from ostinato._cli.commands.write import write
 from ostinato._cli.connection import ENVIRONMENT, server_options
-from ostinato._cli.errors import BROKEN_PIPE, EXIT_CODES, INTERRUPTED, exit_code, line
+from ostinato._cli.errors import BROKEN_PIPE, EXIT_CODES, exit_code, line
 from ostinato._cli.screen import say
 
 EPILOG = f"""\
@@ -113,5 +114,5 @@ def program() -> None:
     """Generate, score and inspect text with an Ostinato server. The options below may also follow a command."""
 
 
-for command in (generate, write, score, models, tokens, inspect, bench, completion):
+for command in (generate, write, score, models, tokens, tokenizer, inspect, bench, completion):
     program.add_command(command)

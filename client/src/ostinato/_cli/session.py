@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import json
-import signal
-import socket
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
@@ -17,12 +12,12 @@ import click
 from ostinato import OstinatoError, StateRefused
 from ostinato._cli.errors import Failure
 from ostinato._cli.errors import line as error_line
+from ostinato._cli.interrupts import closed_by_ctrl_c
 from ostinato._cli.sampling import NAMES
 from ostinato._cli.screen import on_one_line, say, write_text
 from ostinato._cli.writing import new_seed
 
 if TYPE_CHECKING:
-    from ostinato import Stream
     from ostinato._cli.writing import Writing
 
 HELP = """\
@@ -106,7 +101,7 @@ class Session:
             self._writing.conversation.reread()
             stream = self._writing.stream(prompt, resume=True, **options)
         try:
-            with _closed_by_ctrl_c(stream):
+            with closed_by_ctrl_c(stream):
                 for delta in stream:
                     write_text(delta)
         finally:
@@ -155,44 +150,6 @@ class Session:
 
 
 SHOWN = 60  # characters
-
-
-@contextmanager
-def _closed_by_ctrl_c(stream: Stream) -> Iterator[None]:
-    """Close the stream on Ctrl-C, so that the text so far becomes a turn.
-
-    An exception raised within a read sometimes left the connection open and the server generating. And a Python handler
-    runs only when the main thread executes Python code again, which it does not do for a signal that comes just before
-    it begins to wait for bytes. So the signal wakes another thread, by a socket.
-
-    Raises:
-        KeyboardInterrupt: Ctrl-C closed the stream.
-    """
-    signals, wakeup = socket.socketpair()
-    wakeup.setblocking(False)
-    interrupted = threading.Event()
-
-    def wait_for_ctrl_c() -> None:
-        while number := signals.recv(1):
-            if number[0] == signal.SIGINT:
-                interrupted.set()
-                stream.close()
-
-    thread = threading.Thread(target=wait_for_ctrl_c)
-    previous_handler = signal.signal(signal.SIGINT, lambda *_: None)
-    previous_fd = signal.set_wakeup_fd(wakeup.fileno(), warn_on_full_buffer=False)
-    thread.start()
-    try:
-        yield
-    finally:
-        signal.set_wakeup_fd(previous_fd)
-        wakeup.close()
-        thread.join()
-        signals.close()
-        signal.signal(signal.SIGINT, previous_handler)
-        stream.close()
-    if interrupted.is_set():
-        raise KeyboardInterrupt
 
 
 def _unescaped(line: str) -> str:

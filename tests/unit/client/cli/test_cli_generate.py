@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 
 import pytest
 
 from ostinato._cli import states
 from ostinato._cli.errors import Failure
+from tests.terminals import interruptible
 from tests.unit.client.scripted_responses import (
     COMPLETION,
     DONE,
@@ -224,6 +226,20 @@ def test_the_state_in_a_streamed_error_is_saved(ostinato, server, tmp_path):
     shown = ostinato(*GENERATE, "--save-state", str(tmp_path / "state"), "--no-resume")
     assert (shown.exit_code, shown.stdout) == (1, " upon")
     assert (tmp_path / "state").read_text() == STATE + "\n"
+
+
+def test_ctrl_c_before_a_state_says_that_none_is_saved(process, server, tmp_path):
+    """The text so far may be the echoed prompt alone."""
+    server.script = [stream([chunk("Once")], then=lambda handler: handler.wait_until_client_leaves())]
+    with interruptible():
+        running = process(*GENERATE, "--echo", "--save-state", str(tmp_path / "state"))
+    assert running.stdout.read(4) == b"Once"
+    running.send_signal(signal.SIGINT)
+    _, error = running.communicate(timeout=PATIENCE_S)
+    assert running.returncode == 130
+    assert b"state is not written: there was no resume token yet" in b"".join(error.split(b"\n"))
+    assert not (tmp_path / "state").exists()
+    assert server.bodies[0]["stream_options"]["state_interval"] == 1
 
 
 def test_the_state_in_an_error_response_is_saved(ostinato, server, tmp_path):

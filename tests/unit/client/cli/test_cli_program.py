@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 
 from ostinato import __version__
 from ostinato._cli.program import program
-from tests.terminals import environment
+from tests.terminals import environment, interruptible
 from tests.unit.client.scripted_responses import (
     WHOLE,
     answer_bytes,
@@ -23,6 +25,7 @@ from tests.unit.client.scripted_responses import (
     stream,
 )
 from tests.unit.client.scripted_server import PATIENCE_S
+from tests.waiting import until
 
 GENERATE = ("generate", "Once", "--model", "tiny")
 HTML = answer_bytes(b"<html><body>\x1b]0;mine\x07 It works!</body></html>", "text/html")
@@ -181,6 +184,20 @@ def test_wrong_usage_is_one_line_and_sends_nothing(ostinato, server, arguments):
     assert (shown.exit_code, shown.stdout, server.requests) == (2, "", [])
     assert shown.stderr.startswith("error: ")
     assert shown.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("imported", ["requests", "click", "rich"])
+def test_ctrl_c_while_modules_are_imported_exits_with_130(process, tmp_path, imported):
+    """They take most of the start; there is no traceback."""
+    started = tmp_path / "started"
+    (tmp_path / f"{imported}.py").write_text(f"import os, time\nos.mkdir({str(started)!r})\ntime.sleep({PATIENCE_S})\n")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    with interruptible():
+        running = process(*GENERATE, PYTHONPATH=path)
+    until(started.exists)
+    running.send_signal(signal.SIGINT)
+    assert running.communicate(timeout=PATIENCE_S) == (b"", b"")
+    assert running.returncode == 130
 
 
 def test_ctrl_c_exits_with_130_and_closes_the_stream(terminal, server):

@@ -147,3 +147,18 @@ def test_models_as_json_are_the_servers_entries_unchanged(ostinato, server):
     entries = [{"id": "a", "more": [1]}, {"id": "b"}]
     server.script = [answer_json({"data": entries})]
     assert [json.loads(line) for line in ostinato("models", "--json").stdout.splitlines()] == entries
+
+
+def test_a_tokenizer_is_written_to_a_directory(ostinato, server, tmp_path):
+    """Of the named model, or the first one; a directory that cannot be made is a one-line error."""
+    info = answer_json({"model": "tiny", "version": 3})
+    files = [answer_json({"model": {}}), answer_json({"bos_token": None})]
+    server.script = [info, *files, models("tiny"), info, *files, info, *files]
+    for model in (["tiny@canary"], []):
+        shown = ostinato("tokenizer", *model, "-o", str(tmp_path / "a" / "tiny"))
+        assert (shown.exit_code, shown.output) == (0, "")
+    assert {file.name for file in (tmp_path / "a" / "tiny").iterdir()} == {"tokenizer.json", "tokenizer_config.json"}
+    assert server.requests[0].path == "/tokenizer_info?model=tiny%40canary"
+    (tmp_path / "file").touch()
+    shown = ostinato("tokenizer", "tiny", "-o", str(tmp_path / "file" / "tiny"))
+    assert (shown.exit_code, shown.output) == (2, f"error: cannot write {tmp_path}/file/tiny: Not a directory\n")

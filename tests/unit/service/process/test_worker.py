@@ -9,6 +9,7 @@ import resource
 import select
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -263,6 +264,16 @@ def test_pipelined_requests_are_answered_in_order(gunicorn):
             answer = read_all(sock)
         assert answer.count(b"HTTP/1.1 200 ") == 3
         assert answer.index(b"abc") < answer.index(b"ok")
+
+
+@with_options(worker_class=f"{APP}.PatientWorker")
+def test_a_tls_handshake_is_refused_at_once(gunicorn):
+    """A client with `https://` would wait for its time-out; the response says which scheme to use."""
+    with pytest.raises(ssl.SSLError, match="WRONG_VERSION_NUMBER"):
+        ssl.create_default_context().wrap_socket(gunicorn.connect(), server_hostname="localhost")
+    answer = read_all(gunicorn.connect(b"\x16\x03\x01\x02\x00\x01"))
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"use http://" in answer
 
 
 def test_an_endless_head_is_refused(gunicorn):

@@ -4,13 +4,15 @@ import json
 import tracemalloc
 
 import pytest
+from tokenizers import Tokenizer
 
-from contract.tokenizer import CharacterTokenizer, SubwordTokenizer
+from contract.tokenizer import CharacterTokenizer, SubwordTokenizer, WordTokenizer
 from service.access.keys import KeyLimits
 from service.backends.registry import ServedModel
 from service.memory_budget import MemoryLease
 from tests.unit.service.generation.test_completion import CHARACTERS, WORDS, Models
 
+FILES = ("tokenizer.json", "tokenizer_config.json")
 # As many as the largest common vocabularies.
 NUM_TOKENS = 131_072
 
@@ -156,3 +158,38 @@ def test_a_vocabulary_counts_against_the_rate_limit(make_site):
     site = make_site(KeyLimits(requests_per_minute=2))
     assert [get(site)[0] for _ in range(3)] == [200, 200, 429]
     assert site.client.get("/tokenizer_info?model=characters").status_code == 200
+
+
+@pytest.mark.parametrize("model", ["characters", "words"])
+def test_hugging_faces_library_loads_the_tokenizers_files(site, model):
+    """By the files, a text has the ids of `/tokenize`, and the special tokens those of the model."""
+    served, config = (site.client.get(f"/v1/models/{model}/tokenizer/{file}") for file in FILES)
+    library, info = Tokenizer.from_str(served.text), site.client.get(f"/tokenizer_info?model={model}").json
+    ids = site.client.post("/tokenize", json={"model": model, "prompt": "the cat?"}).json["tokens"]
+    assert library.encode("the cat?").ids == ids
+    assert library.decode(ids) == site.client.post("/detokenize", json={"model": model, "tokens": ids}).json["prompt"]
+    for field in ("bos_token", "eos_token", "pad_token", "unk_token"):
+        assert config.json[field] == info[field]
+
+
+def test_a_tokenizer_without_an_equal_is_404(site, serve):
+    """The message says why."""
+    serve(WordTokenizer(["<pad>", "a"], unknown=None))
+    response = site.client.get("/v1/models/characters/tokenizer/tokenizer.json")
+    assert response.status_code == 404
+    assert "has no equal in Hugging Face's library: it drops unknown words" in response.json["error"]["message"]
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_tokenizers_file_takes_no_more_than_the_memory_that_it_holds(make_site, serve, large, file):
+    """Of 131,072 tokens; with less memory, it is refused."""
+    serve(large)
+    site, path = make_site(), f"/v1/models/characters/tokenizer/{file}"
+    tracemalloc.start()
+    site.client.get(path).close()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 640 * NUM_TOKENS
+    assert site.memory.num_bytes == 0
+    refused = make_site(memory_bytes=2**20).client.get(path)
+    assert (refused.status_code, "the tokenizer must need at most 1048576 bytes" in refused.text) == (400, True)

@@ -14,6 +14,7 @@ from ostinato import OstinatoError
 from ostinato._cli import states
 from ostinato._cli.connection import connect, model_option, server_options
 from ostinato._cli.inputs import text_or_stdin
+from ostinato._cli.interrupts import closed_by_ctrl_c
 from ostinato._cli.sampling import given_fields, sampling_options
 from ostinato._cli.screen import say, write_json, write_text
 
@@ -57,7 +58,7 @@ each text delta is a line of JSON with index, text and finish_reason, and the la
     "--save-state",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Write the resume token to this file, also after an error that interrupted the text.",
+    help="Write the resume token to this file, also after an error or Ctrl-C that interrupted the text.",
 )
 @click.option(
     "--resume/--no-resume",
@@ -97,15 +98,22 @@ def generate(
     if save_state is not None:
         states.check_place(save_state)
         fields["return_state"] = True
+        if stream:
+            # With every text delta, so that there is one for the text that Ctrl-C leaves.
+            fields["stream_options"] = {"include_usage": True, "state_interval": 1}
     with connect() as client:
         if not stream:
-            with _state_kept(save_state):
+            try:
                 generation = client.generate(**fields)
+            except OstinatoError as error:
+                _keep_state(error.state, save_state)
+                raise
             _write_whole(generation, as_json, save_state)
             return
         resume = not several if resume is None else resume
         began_at_s = monotonic()
-        with _state_kept(save_state), _line_ended(as_json), client.stream(resume=resume, **fields) as response:
+        response = client.stream(resume=resume, **fields)
+        with _state_kept(save_state, response), _line_ended(as_json), closed_by_ctrl_c(response):
             for delta in response.events():
                 _write_piece(delta, as_json)
     if as_json:
@@ -154,12 +162,18 @@ def _write_piece(delta: TextDelta, as_json: bool) -> None:
 
 
 @contextmanager
-def _state_kept(path: Path | None) -> Iterator[None]:
-    """Save the resume token of an error, so that the generation can be resumed."""
+def _state_kept(path: Path | None, response: Stream) -> Iterator[None]:
+    """Save the resume token of an interrupted stream: after an error or Ctrl-C, that of its text so far."""
     try:
         yield
     except OstinatoError as error:
         _keep_state(error.state, path)
+        raise
+    except KeyboardInterrupt:
+        state = response.generation.state
+        _keep_state(state, path)
+        if state is None and path is not None:
+            say(f"{path} is not written: there was no resume token yet", dim=True)
         raise
 
 
