@@ -12,8 +12,6 @@ import numpy as np
 
 from contract import splitmix64
 
-# Bits of a filter: `_index` scales 32 bits of a hash to their number.
-MAX_BITS = 1 << 32
 # Bits per entry at most: enough for a rate of 2^-64, which 64-bit hashes themselves exceed.
 MAX_HASHES = 64
 # In fewer bits the share of those that are set varies much by chance, and with it the rate.
@@ -36,7 +34,8 @@ class BloomFilter:
     """A Bloom filter.
 
     Attributes:
-        bits: uint8 (bytes,), at least 1. Bit i is bit i mod 8 of byte i div 8; it may be memory-mapped.
+        bits: uint8 (bytes,), from 1 to 2^29: `_index` scales 32 bits of a hash to their number. Bit i is bit i mod 8 of
+            byte i div 8.
         num_hashes: Number of bits that an entry sets.
     """
 

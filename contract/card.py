@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from contract import signatures
 from contract.errors import CardError, ContractError
+from contract.files import read_file
 from contract.tokenizer import Tokenizer, load_tokenizer
 from contract.training_filter import Kind, TrainingFilter
 
@@ -236,7 +237,7 @@ def load_assets(version_dir: Path) -> tuple[GeneratorCard, Tokenizer]:
     """
     path = version_dir / signatures.ASSETS / signatures.CARD_FILE
     try:
-        content = path.read_bytes()
+        content = read_file(path)
         _require_format(_Format.model_validate_json(content).format, version_dir)
         card = GeneratorCard.model_validate_json(content)
     except (OSError, ValidationError) as error:

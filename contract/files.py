@@ -1,14 +1,44 @@
-"""Atomic writes: a reader sees either the whole old file or the whole new one, even if the writer crashes.
-
-Knows temporary files, `fsync`, links and renames. Does not know the content.
-"""
+"""Bounded reads, and atomic writes: a reader sees either the whole old file or the whole new one."""
 
 import contextlib
+import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
+
+# Maximum size of a file that people or commands write: configuration, labels, keys, a card.
+MAX_CONFIG_BYTES: Final = 16 * 2**20
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file for reading; never wait for the writer of a pipe, or read a device without end.
+
+    Raises:
+        OSError: it cannot be opened, or is not a regular file; `strerror` is the reason.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "is not a regular file", str(path))
+    return os.fdopen(descriptor, "rb")
+
+
+def read_file(path: Path, max_bytes: int = MAX_CONFIG_BYTES) -> bytes:
+    """Return the content of a regular file of bounded size.
+
+    Raises:
+        OSError: as `open_regular`, or the file has more than `max_bytes`.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        content = b"" if size > max_bytes else file.read(max_bytes + 1)
+        if max(size, len(content)) > max_bytes:
+            reason = f"must have at most {max_bytes:,} bytes, got {max(size, len(content)):,}"
+            raise OSError(errno.EFBIG, reason, str(path))
+        return content
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 from contract.errors import LabelsError
+from contract.files import read_file
 
 LABELS_FILE = "labels.json"
 # Default label of requests that name only a model.
@@ -27,10 +28,12 @@ def read_labels(models_dir: Path) -> Labels:
     """
     path = models_dir / LABELS_FILE
     try:
-        document = json.loads(path.read_text("utf-8"))
+        document = json.loads(read_file(path).decode())
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise LabelsError(f"{path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
         raise LabelsError(f"{path}: {error}") from error
     if not isinstance(document, dict):
         raise LabelsError(f"{path}: must hold an object, got {type(document).__name__}")

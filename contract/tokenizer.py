@@ -9,9 +9,10 @@ it encodes an unknown word as padding where an imported vocabulary has no unknow
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from contract.errors import TokenizerError
+from contract.files import read_file
 from contract.tokenizers import exact_words, subwords
 from contract.tokenizers.characters import EVERY_CHARACTER, CharacterTokenizer
 from contract.tokenizers.exact_words import ExactWordTokenizer
@@ -37,6 +38,8 @@ __all__ = [
     "padding_name",
 ]
 
+# Four times what `export` imports: it writes each token and each merge on a line of its own.
+MAX_BYTES: Final = 256 * 2**20
 _OTHER_RULE = "this release does not support its normalizer or pre_tokenizer"
 
 
@@ -47,7 +50,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
         TokenizerError: the file is missing, is not JSON, or holds an unsupported tokenizer.
     """
     try:
-        return _read(json.loads(path.read_text(encoding="utf-8")))
+        return _read(json.loads(read_file(path, MAX_BYTES).decode()))
     except TokenizerError as error:
         raise TokenizerError(f"{path}: {error}") from error
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:

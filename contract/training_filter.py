@@ -4,8 +4,7 @@ It has one of two kinds. `documents`, of a corpus of short documents, recognizes
 sequence of tokens may stand for the same text. `spans`, of a running text or of long documents, recognizes any
 `span_tokens` consecutive tokens of it by their ids, in the order in which the model generates them.
 
-Knows how texts and tokens are hashed, and the file. Does not know corpora: `export.corpora.training_filter` writes the
-file.
+`export.corpora.training_filter` writes the file.
 """
 
 import hashlib
@@ -18,8 +17,9 @@ from typing import Final, Literal
 import numpy as np
 
 from contract import splitmix64
-from contract.bloom_filter import MAX_BITS, MAX_HASHES, BloomFilter
+from contract.bloom_filter import MAX_HASHES, BloomFilter
 from contract.errors import TrainingFilterError
+from contract.files import read_file
 
 Kind = Literal["documents", "spans"]
 DOCUMENTS: Final = "documents"
@@ -34,6 +34,8 @@ _INVERSE = pow(_FACTOR, -1, _MODULUS)
 # false-positive rate; little endian. Then the bits.
 _HEADER = struct.Struct("<16s4I2Qd8x")
 _MAGIC = b"training-filter1"
+# Maximum size of the bits. More documents have no filter; spans then start at fewer tokens.
+MAX_BYTES = 64 << 20
 _KINDS: tuple[Kind, ...] = (DOCUMENTS, SPANS)
 
 
@@ -154,7 +156,7 @@ class TrainingFilter:
             content[: _HEADER.size].tobytes()
         )
         bits = content[_HEADER.size :]
-        if num_bits != 8 * len(bits) or not 0 < num_bits <= MAX_BITS:
+        if not num_bits or num_bits != 8 * len(bits):
             raise TrainingFilterError(f"the header says {num_bits} bits, but the file has {8 * len(bits)}")
         if kind >= len(_KINDS) or (_KINDS[kind] == SPANS) != (span_tokens > 0) or not stride:
             raise TrainingFilterError(
@@ -165,23 +167,27 @@ class TrainingFilter:
         return cls(_KINDS[kind], BloomFilter(bits, num_hashes), num_entries, rate, span_tokens, stride)
 
 
-def load_training_filter(path: Path) -> TrainingFilter | None:
+def load_training_filter(path: Path, sha256: str | None = None) -> TrainingFilter | None:
     """Load the filter of a version, `signatures.TRAINING_FILTER_FILE` in its assets; None if the file is absent.
 
-    The bits are memory-mapped: only pages that queries touch are read.
+    Args:
+        path: The file.
+        sha256: Hash of the file in the card; None: do not check it.
 
     Raises:
-        TrainingFilterError: the file cannot be read, is damaged or of another format.
+        TrainingFilterError: the file cannot be read, is damaged or of another format, or has another hash.
     """
     try:
-        # An empty file cannot be mapped.
-        content = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.empty(0, np.uint8)
+        content = read_file(path, MAX_BYTES + _HEADER.size)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise TrainingFilterError(f"{path}: {error.strerror or error}") from error
     try:
-        # A plain array: slices of a `memmap` cost more.
-        return TrainingFilter.from_buffer(np.asarray(content))
+        loaded = TrainingFilter.from_buffer(np.frombuffer(content, np.uint8))
     except TrainingFilterError as error:
         raise TrainingFilterError(f"{path}: {error}") from error
+    actual = hashlib.sha256(content).hexdigest()
+    if sha256 not in (None, actual):
+        raise TrainingFilterError(f"{path}: has the hash {actual[:12]}…, but the card says {sha256[:12]}…")
+    return loaded

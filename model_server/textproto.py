@@ -12,6 +12,7 @@ from google.protobuf import descriptor_pool, message_factory, text_format, wrapp
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.message import Message
 
+from contract.files import read_file
 from model_server.errors import ConfigError
 
 M = TypeVar("M", bound=Message)
@@ -64,7 +65,7 @@ def read(path: Path, kind: type[M], name: str, convert: Callable[[M], T], *, is_
             file.
     """
     try:
-        content = path.read_bytes()
+        content = read_file(path)
         if not content:
             # TensorFlow memory-maps the file, which fails for an empty one.
             raise ConfigError(f"{path}: cannot be read (Invalid argument: the file is empty)")

@@ -16,6 +16,7 @@ GatewayError
 ├── RateLimited         429  the key's requests or tokens per minute are used up; retry after `retry_after_s`
 ├── ClientGone          499  the client disconnected; nginx's status for it
 ├── InternalError       500  our fault
+│   └── TrainingFilterUnusable 500  the training filter of the version is missing or damaged
 ├── ShuttingDown        503  the server is draining; another gateway may respond
 ├── ModelLoading        503  the model or the version is not served yet; retry after `retry_after_s`
 ├── VersionGone         503  the version was unloaded while the sequence was generated
@@ -238,6 +239,13 @@ class ClientGone(GatewayError):
 
 class InternalError(GatewayError):
     """An unexpected error; the log has the traceback."""
+
+
+class TrainingFilterUnusable(InternalError):
+    """The training filter of the version is missing or damaged; the log says how."""
+
+    code = "training_filter_unusable"
+    should_retry = False
 
 
 class ShuttingDown(GatewayError):

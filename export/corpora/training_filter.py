@@ -12,7 +12,7 @@ from contract import bloom_filter
 from contract.bloom_filter import BloomFilter
 from contract.card import Direction
 from contract.tokenizer import Tokenizer, WordTokenizer
-from contract.training_filter import DOCUMENTS, SPANS, TrainingFilter, concatenated, polynomials, to_hashes
+from contract.training_filter import DOCUMENTS, MAX_BYTES, SPANS, TrainingFilter, concatenated, polynomials, to_hashes
 from export.corpora.corpus import Corpus
 from export.corpora.documents import SEPARATOR
 from export.corpora.ids import encode_corpus
@@ -21,8 +21,6 @@ from export.corpora.progress import ProgressLine
 from export.corpora.spool import BLOCK_BYTES
 from export.corpora.text import Chunk
 
-# Maximum size of the bits. Documents beyond it have no filter; spans then start at fewer tokens.
-MAX_BYTES = 64 << 20
 # Documents are short if their mean length in characters is at most this: they are then generated as a whole.
 SHORT_DOCUMENT_CHARACTERS = 200
 # A span is this long on average, in characters: some eight words of English.

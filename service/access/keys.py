@@ -23,7 +23,7 @@ from typing import Annotated
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import from_json
 
-from contract.files import atomic_write
+from contract.files import atomic_write, read_file
 from service.errors import Unauthorized
 from service.process.reloading import ReloadingFile
 
@@ -137,7 +137,7 @@ def read_keys(path: Path) -> tuple[Key, ...]:
         KeyFileError: it cannot be read or is invalid; the message names the key's id and the field.
     """
     try:
-        content = path.read_bytes()
+        content = read_file(path)
     except OSError as error:
         raise KeyFileError(f"{path}: {error.strerror}") from error
     try:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from contract import signatures
+from contract.files import open_regular
 from contract.tokenizer import Tokenizer
 from service.backends.registry import ServedModel
 from service.errors import InvalidRequest, NotFound
@@ -183,7 +184,7 @@ def _read_rows(path: Path, max_rows: int, check_cancelled: CheckCancelled) -> np
         OSError: it cannot be read.
         ValueError: it is not a table of finite numbers, is empty, or has more than `max_rows` lines.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         width = file.readline().count(b"\t") + 1
         file.seek(0)
         rows, num_rows = np.empty((max_rows, width), np.float32), 0

@@ -10,6 +10,7 @@ from google.protobuf import text_format
 
 from contract import signatures
 from contract.errors import LabelsError
+from contract.files import read_file
 from contract.labels import LABELS_FILE, Labels, read_labels
 from contract.models_config import VersionPolicy, folder_of, version_numbers
 from service.backends.prober import BackendErrors
@@ -40,7 +41,7 @@ class RepositoryConfig:
         """Read all three files; one that cannot be read changes nothing and is logged once."""
         path = self._models_dir / signatures.MODELS_CONFIG
         try:
-            text = path.read_text("utf-8")
+            text = read_file(path).decode()
         except (OSError, UnicodeDecodeError) as error:
             # The whole repository may be unavailable: then the absence of the other files means nothing.
             self._errors.add(str(path), str(error))

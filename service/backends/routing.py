@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from contract.files import read_file
 from contract.labels import LABEL_PATTERN, STABLE
 from service.errors import ModelNotFound
 
@@ -165,14 +166,16 @@ def read_shares(path: Path) -> dict[str, Shares]:
         RoutingError: it cannot be read, is empty or is invalid.
     """
     try:
-        text = path.read_text("utf-8")
+        text = read_file(path).decode()
         if not text.strip():
             # It may be half written. To end all traffic splits, delete the file or leave only a comment in it.
             raise RoutingError(f"{path}: is empty")
         document = tomllib.loads(text)
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except OSError as error:
+        raise RoutingError(f"{path}: {error.strerror}") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise RoutingError(f"{path}: {error}") from error
     for name, table in document.items():
         if not isinstance(table, dict) or not table:

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TypeVar
 
+from contract.files import read_file
 from contract.signatures import MODELS_CONFIG
 from service.commands.health import get_readiness
 from service.generation.resume_tokens import make_key_file
@@ -259,7 +260,7 @@ def _models_ready(host: str, port: int) -> list[str] | None:
 def _configured_models(models_dir: Path) -> list[str]:
     """Return the names in `models.config`."""
     try:
-        text = (models_dir / MODELS_CONFIG).read_text("utf-8")
+        text = read_file(models_dir / MODELS_CONFIG).decode()
     except (OSError, UnicodeDecodeError):
         return []
     return re.findall(r"""\bname:\s*["']([^"']+)["']""", text)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from contract.files import create_atomically
+from contract.files import create_atomically, read_file
 from service.errors import StateAltered, StateExpired, StateForeign, StateMalformed, StateOfUnknownKey
 from service.generation.checkpoint import Checkpoint
 from service.process.reloading import ReloadingFile
@@ -47,7 +47,7 @@ class StateKeys:
             StateKeyError: the file is missing or unreadable, has no secret, or one that is too short.
         """
         try:
-            lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
+            lines = [line.strip() for line in read_file(path).decode().splitlines()]
         except (OSError, UnicodeDecodeError) as error:
             raise StateKeyError(f"{path}: the file of state keys cannot be read ({error})") from error
         keys = [line for line in lines if line and not line.startswith("#")]

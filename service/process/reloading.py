@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-_Stamp = tuple[int, int, int] | None
+Stamp = tuple[int, int, int] | None
 
 
 class ReloadingFile(Generic[T]):
@@ -34,38 +34,38 @@ class ReloadingFile(Generic[T]):
     ) -> None:
         self._path, self._read, self._error, self._describe = path, read, error, describe
         self._check_every_s = check_every_s
-        self._stamp, self._content = _stamp(path), read(path)
+        self._stamp, self._content = stamp(path), read(path)
         self._next_check_at = time.monotonic() + check_every_s
         self._lock = threading.Lock()
-        self._last_problem: tuple[_Stamp, str] | None = None
+        self._last_problem: tuple[Stamp, str] | None = None
 
     def content(self) -> T:
         """Return the current content; while one thread checks the file, the others get what is loaded."""
         if time.monotonic() >= self._next_check_at and self._lock.acquire(blocking=False):
             try:
                 self._next_check_at = time.monotonic() + self._check_every_s
-                self._reload_if_changed(_stamp(self._path))
+                self._reload_if_changed(stamp(self._path))
             finally:
                 self._lock.release()
         return self._content
 
-    def _reload_if_changed(self, stamp: _Stamp) -> None:
-        if stamp is not None and stamp == self._stamp:
+    def _reload_if_changed(self, current: Stamp) -> None:
+        if current is not None and current == self._stamp:
             self._last_problem = None
             return
         # Retried at every check: a later change of permissions does not change the stamp.
         try:
             self._content = self._read(self._path)
         except self._error as error:
-            if self._last_problem != (stamp, str(error)):
-                self._last_problem = (stamp, str(error))
+            if self._last_problem != (current, str(error)):
+                self._last_problem = (current, str(error))
                 log.error("%s; the previous content stays in effect", error)
             return
-        self._stamp, self._last_problem = stamp, None
+        self._stamp, self._last_problem = current, None
         log.info("%s: reloaded: %s", self._path, self._describe(self._content))
 
 
-def _stamp(path: Path) -> _Stamp:
+def stamp(path: Path) -> Stamp:
     """Return modification time, size and inode of a file, or None if it cannot be read."""
     try:
         status = os.stat(path)

@@ -1,4 +1,4 @@
-"""Atomic writes: a file is written completely or not at all."""
+"""Bounded reads of regular files; atomic writes: a file is written completely or not at all."""
 
 import errno
 import os
@@ -6,11 +6,39 @@ import re
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from contract.files import atomic_write, create_atomically, sync_tree, write_atomically
+from contract.files import MAX_CONFIG_BYTES, atomic_write, create_atomically, read_file, sync_tree, write_atomically
 from tests.faults import fill_disk
+
+
+def test_a_file_within_the_limit_is_read_whole(tmp_path):
+    """The limit itself is within it."""
+    (tmp_path / "file").write_bytes(b"12345")
+    assert read_file(tmp_path / "file", 5) == b"12345"
+    with pytest.raises(OSError, match="must have at most 4 bytes, got 5"):
+        read_file(tmp_path / "file", 4)
+
+
+def test_a_file_that_is_no_regular_one_is_refused_at_once(tmp_path):
+    """A pipe has no writer to wait for, a device has no end; a symbolic link to a file is one."""
+    os.mkfifo(tmp_path / "pipe")
+    for special in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
+        with pytest.raises(OSError, match="is not a regular file") as caught:
+            read_file(special)
+        assert caught.value.filename == str(special)
+    (tmp_path / "file").write_bytes(b"1")
+    (tmp_path / "link").symlink_to("file")
+    assert read_file(tmp_path / "link") == b"1"
+
+
+def test_a_file_without_a_size_is_read_up_to_the_limit():
+    """Those of /proc have none."""
+    with pytest.raises(OSError, match="must have at most 10 bytes, got 11"):
+        read_file(Path("/proc/self/status"), 10)
+    assert read_file(Path("/proc/self/comm"), MAX_CONFIG_BYTES)
 
 
 @pytest.fixture(params=["write", "fsync"])

@@ -1,4 +1,4 @@
-"""A training filter recognizes whole documents by text, or spans by token ids; its file is read without copying."""
+"""A training filter recognizes whole documents by text, or spans by token ids; its file is read as a whole."""
 
 import os
 import struct
@@ -47,13 +47,6 @@ def of_spans(token_ids, span_tokens, stride=1):
 def reread(training_filter):
     """Read what a filter writes, in memory."""
     return TrainingFilter.from_buffer(np.frombuffer(training_filter.to_bytes(), np.uint8))
-
-
-def bases(array):
-    """Yield the arrays that an array is a view of."""
-    while isinstance(array.base, np.ndarray):
-        array = array.base
-        yield array
 
 
 def loaded(folder, training_filter):
@@ -140,16 +133,52 @@ def test_documents_have_no_spans():
     assert len(of_documents("abc").find_spans([1, 2, 3])) == 0
 
 
-def test_the_file_is_memory_mapped_and_has_every_attribute(tmp_path):
+def test_the_file_has_every_attribute(tmp_path):
     """Its size is that of the filter."""
     for own in (of_documents("a", "b"), of_spans(range(50), 10, 3)):
         read = loaded(tmp_path, own)
-        assert any(isinstance(array, np.memmap) for array in bases(read.bloom.bits))
         names = ("kind", "num_entries", "false_positive_rate", "span_tokens", "stride", "num_bytes")
         assert [getattr(read, name) for name in names] == [getattr(own, name) for name in names]
         assert (read.bloom.num_hashes, read.bloom.num_bits) == (own.bloom.num_hashes, own.bloom.num_bits)
         assert read.num_bytes == (tmp_path / "training.bloom").stat().st_size
         assert read.to_bytes() == own.to_bytes()
+
+
+def test_truncating_the_file_does_not_end_a_process_that_has_loaded_it():
+    """Memory-mapped pages beyond the end of a file are SIGBUS."""
+    code = """
+import os, sys, tempfile
+from pathlib import Path
+from tests.unit.contract.test_training_filter import loaded, of_spans
+with tempfile.TemporaryDirectory() as folder:
+    read = loaded(Path(folder), of_spans(range(50), 10))
+    os.truncate(Path(folder) / "training.bloom", 0)
+    sys.exit(0 if len(read.find_spans(range(50))) == 41 else 1)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    assert subprocess.run([sys.executable, "-c", code], check=False, env=environment).returncode == 0
+
+
+def test_a_file_of_another_hash_than_the_card_s_is_refused(tmp_path):
+    """Altered attributes of a header, such as the span length, are valid by themselves."""
+    own, path = of_spans(range(50), 10), tmp_path / "training.bloom"
+    path.write_bytes(own.to_bytes())
+    assert load_training_filter(path, own.sha256()).to_bytes() == own.to_bytes()
+    path.write_bytes(changed(own.to_bytes(), 24, 50))
+    assert load_training_filter(path).span_tokens == 50
+    with pytest.raises(TrainingFilterError, match=rf"training\.bloom: has the hash .*card says {own.sha256()[:12]}"):
+        load_training_filter(path, own.sha256())
+
+
+def test_a_file_larger_than_the_limit_is_refused_unread(tmp_path):
+    """The header's size counts apart."""
+    path = tmp_path / "training.bloom"
+    with path.open("wb") as file:
+        file.truncate(64 * 2**20 + 65)
+    with pytest.raises(
+        TrainingFilterError, match=r"training\.bloom: must have at most 67,108,928 bytes, got 67,108,929"
+    ):
+        load_training_filter(path)
 
 
 def test_a_version_without_the_file_has_no_filter(tmp_path):
@@ -189,7 +218,7 @@ def test_a_damaged_file_is_refused(tmp_path, damage):
 def test_an_unreadable_file_is_named(tmp_path):
     """A directory in its place is one."""
     (tmp_path / "training.bloom").mkdir()
-    with pytest.raises(TrainingFilterError, match=r"training\.bloom: Is a directory"):
+    with pytest.raises(TrainingFilterError, match=r"training\.bloom: is not a regular file"):
         load_training_filter(tmp_path / "training.bloom")
 
 

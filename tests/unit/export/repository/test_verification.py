@@ -259,7 +259,7 @@ def test_an_intact_training_filter_is_described(filtered):
     ("damage", "message"),
     [
         (halved, "assets.extra/training.bloom: the header says 8192 bits, but the file has 3840"),
-        (overwritten, "it has the hash "),
+        (overwritten, "assets.extra/training.bloom: has the hash "),
         (lambda path: path.unlink(), "no such file"),
         (lambda path: rewritten(path.parents[1], training_filter=None), "the card does not describe it"),
     ],

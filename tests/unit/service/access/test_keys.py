@@ -117,7 +117,7 @@ def test_the_file_is_checked_once_per_interval(path, monkeypatch):
     monkeypatch.setattr(keys, "_CHECK_EVERY_S", 3600.0)
     _, presented = add(path)
     ring = KeyRing(path)
-    monkeypatch.setattr(reloading, "_stamp", lambda path: pytest.fail("looked"))
+    monkeypatch.setattr(reloading, "stamp", lambda path: pytest.fail("looked"))
     ring.find(presented)
 
 
@@ -222,6 +222,19 @@ def test_a_missing_or_invalid_file_is_an_error_at_startup(path):
     damage(path)
     with pytest.raises(KeyFileError, match=f"{path}: Invalid JSON"):
         KeyRing(path)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.usefixtures("always_look")
+@pytest.mark.parametrize("replace", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["pipe", "device"])
+def test_a_special_file_in_its_place_leaves_the_last_valid_keys_in_force(path, replace, caplog):
+    """No request waits for a writer of the pipe, or reads the device."""
+    key, presented = add(path)
+    ring = KeyRing(path)
+    path.unlink()
+    replace(path)
+    assert ring.find(presented) == key
+    assert f"{path}: is not a regular file" in caplog.text
 
 
 def test_a_file_without_keys_refuses_every_key(path):
