@@ -15,7 +15,7 @@ from pathlib import Path
 from service.batch.client import ClientOptions
 from service.batch.cluster import LOCAL, Cluster
 from service.batch.errors import BatchError, Stopped
-from service.batch.formats import FORMATS, OPENAI
+from service.batch.formats import CSV, ESCAPED_CSV, FORMATS, OPENAI
 from service.batch.run import MAX_CONCURRENCY, Options, run
 
 BASE_URL = "http://127.0.0.1:8000"
@@ -23,7 +23,8 @@ EXIT_CODES = """exit codes:
   0    every line of IN has a successful response in OUT
   1    every line of IN has a line in OUT or in OUT.errors.jsonl, some of them errors
   2    IN, OUT or an option is invalid
-  3    stopped: the gateway is unavailable, refuses the API key or is not a gateway; the same command resumes
+  3    stopped: the gateway is unavailable, refuses the API key or is not a gateway; the same command resumes. Or OUT was
+       removed, renamed or replaced during the run
   130  Ctrl-C; the same command resumes
 
 The API key is read from OSTINATO_API_KEY alone: an option would be visible to everybody in the list of processes.
@@ -46,6 +47,11 @@ def _parser() -> argparse.ArgumentParser:
         "a line of JSON or of CSV per choice, and put errors in OUT.errors.jsonl (default: openai)"
     )
     add("--format", choices=FORMATS, default=OPENAI.name, dest="output_format", help=help_text)
+    help_text = (
+        "with --format csv: put an apostrophe before cells that begin with =, +, -, @, a tab or a line break, which "
+        "spreadsheets would evaluate"
+    )
+    add("--escape-formulas", action="store_true", help=help_text)
     base_url = os.environ.get("OSTINATO_BASE_URL") or BASE_URL
     help_text = f"URL of the gateway (default: OSTINATO_BASE_URL, else {BASE_URL})"
     add("--base-url", default=base_url, metavar="URL", help=help_text)
@@ -104,11 +110,16 @@ def _options(arguments: Sequence[str] | None) -> Options:
     parsed = parser.parse_args(arguments)
     if parsed.ray_workers and parsed.ray is None:
         parser.error("--ray-workers requires --ray")
+    output_format = FORMATS[parsed.output_format]
+    if parsed.escape_formulas:
+        if output_format is not CSV:
+            parser.error(f"--escape-formulas requires --format csv, got {output_format.name}")
+        output_format = ESCAPED_CSV
     api_key = os.environ.get("OSTINATO_API_KEY", "")
     return Options(
         source=parsed.source,
         target=parsed.target,
-        output_format=FORMATS[parsed.output_format],
+        output_format=output_format,
         client=ClientOptions(parsed.base_url, api_key, parsed.timeout, parsed.give_up_after),
         concurrency=parsed.concurrency,
         retry_errors=parsed.retry_errors,

@@ -8,6 +8,7 @@ import csv
 import io
 import re
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import orjson
@@ -28,6 +29,9 @@ _JSON_PREFIX = b'{"custom_id":"'
 _CRLF = "\r\n"
 _FIELD = rb'("[^"]*(?:""[^"]*)*"|[^",\r\n]*)'
 _CSV_RECORD = re.compile(_FIELD + rb",(\d{1,9})," + _FIELD + b"," + _FIELD + _CRLF.encode())
+# What spreadsheets evaluate (https://owasp.org/www-community/attacks/CSV_Injection). Apostrophes before it are included,
+# so that removing one restores any cell.
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")  # noqa: RUF001 - the full-width forms
 
 Row = tuple[str, int, str, str | None]
 
@@ -83,6 +87,11 @@ def write_csv(row: tuple[Any, ...]) -> bytes:
     return line.getvalue().encode()
 
 
+def write_escaped_csv(row: tuple[Any, ...]) -> bytes:
+    """Return a record of CSV with an apostrophe before each cell that a spreadsheet would take for a formula."""
+    return write_csv(tuple(f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) else cell for cell in row))
+
+
 def read_json(lines: Iterable[bytes]) -> Iterator[tuple[bytes, OutputRecord]]:
     """Yield the records of each response, as bytes and parsed; end before an incomplete response.
 
@@ -95,6 +104,14 @@ def read_json(lines: Iterable[bytes]) -> Iterator[tuple[bytes, OutputRecord]]:
 def read_csv(lines: Iterable[bytes]) -> Iterator[tuple[bytes, OutputRecord]]:
     """Do the same as `read_json` with the lines after the header."""
     return _by_response(_csv_records(lines))
+
+
+def read_escaped_csv(lines: Iterable[bytes]) -> Iterator[tuple[bytes, OutputRecord]]:
+    """Do the same as `read_csv` with records of `write_escaped_csv`."""
+    for content, record in read_csv(lines):
+        custom_id = record.custom_id or ""
+        is_escaped = custom_id.startswith("'") and _FORMULA.match(custom_id)
+        yield content, replace(record, custom_id=custom_id[1:] if is_escaped else custom_id)
 
 
 def _by_response(records: Iterator[_Record]) -> Iterator[tuple[bytes, OutputRecord]]:

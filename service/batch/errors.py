@@ -2,7 +2,8 @@
 
 BatchError
 ├── UsageError    2  IN, OUT or an option cannot be used
-└── Stopped       3  the gateway is unavailable, refuses the key or is not a gateway; the same command resumes
+├── Stopped       3  the gateway is unavailable, refuses the key or is not a gateway; the same command resumes
+└── OutputLost    3  OUT was removed, renamed or replaced during the run
 
 LineError is not among them: it becomes an error in OUT or in the errors file. Nor is ForeignContent, of which the
 journal makes a UsageError.
@@ -25,6 +26,12 @@ class UsageError(BatchError):
 
 class Stopped(BatchError):
     """No further line would get a response."""
+
+    exit_code = 3
+
+
+class OutputLost(BatchError):
+    """OUT is not at its path any more: what was written is in a removed or renamed file."""
 
     exit_code = 3
 

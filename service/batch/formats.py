@@ -4,7 +4,16 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from service.batch.choice_records import COLUMNS, choice_records, read_csv, read_json, write_csv, write_json
+from service.batch.choice_records import (
+    COLUMNS,
+    choice_records,
+    read_csv,
+    read_escaped_csv,
+    read_json,
+    write_csv,
+    write_escaped_csv,
+    write_json,
+)
 from service.batch.output_record import OutputLine, OutputRecord, read_output_lines, response_line
 from service.batch.requests_file import COMPLETIONS, URLS
 
@@ -35,4 +44,13 @@ class OutputFormat:
 OPENAI = OutputFormat("openai", URLS, True, b"", response_line, read_output_lines)
 JSONL = OutputFormat("jsonl", (COMPLETIONS,), False, b"", partial(choice_records, write_json), read_json)
 CSV = OutputFormat("csv", (COMPLETIONS,), False, write_csv(COLUMNS), partial(choice_records, write_csv), read_csv)
+# The header is quoted, the same to programs: a run without the option is refused on this OUT, and the other way round.
+ESCAPED_CSV = OutputFormat(
+    "csv --escape-formulas",
+    (COMPLETIONS,),
+    False,
+    b",".join(b'"%b"' % name.encode() for name in COLUMNS) + b"\r\n",
+    partial(choice_records, write_escaped_csv),
+    read_escaped_csv,
+)
 FORMATS = {each.name: each for each in (OPENAI, JSONL, CSV)}

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from service.batch.errors import ForeignContent, Stopped, UsageError
+from service.batch.errors import ForeignContent, OutputLost, Stopped, UsageError
 from service.batch.formats import OPENAI, OutputFormat
 from service.batch.output_record import OutputRecord
 
@@ -26,7 +26,7 @@ class Journal(contextlib.AbstractContextManager["Journal"]):
         Raises:
             UsageError: it cannot be opened, is not a regular file, or is locked by another run.
         """
-        self._path, self._format = path.resolve(), output_format
+        self._given_path, self._path, self._format = path, path.resolve(), output_format
         self._file = _open_locked(self._path)
         self._sync_directory()
         self._synced_at = time.monotonic()
@@ -77,6 +77,7 @@ class Journal(contextlib.AbstractContextManager["Journal"]):
 
         Raises:
             Stopped: it cannot be written, as on a full disk. The next run truncates an incomplete line.
+            OutputLost: as `check`.
         """
         self._unsynced = True
         try:
@@ -88,9 +89,28 @@ class Journal(contextlib.AbstractContextManager["Journal"]):
         self.sync_if_due()
 
     def sync_if_due(self) -> None:
-        """Flush written lines to disk if the last flush was at least `SYNC_EVERY_S` ago."""
+        """Flush written lines to disk, and check the path, if the last flush was at least `SYNC_EVERY_S` ago.
+
+        Raises:
+            OutputLost: as `check`.
+        """
         if self._unsynced and time.monotonic() - self._synced_at >= SYNC_EVERY_S:
             self._sync()
+            self.check()
+
+    def check(self) -> None:
+        """Check that the file that is written is still the one at its path.
+
+        Raises:
+            OutputLost: it was removed, renamed or replaced.
+        """
+        with contextlib.suppress(OSError):
+            if os.path.samestat(self._given_path.stat(), os.fstat(self._file)):
+                return
+        raise OutputLost(
+            f"{self._given_path} was removed, renamed or replaced during the run; its lines are in the file that was "
+            "renamed, or lost with the one that was removed. Put it back to resume, or the same command starts again"
+        )
 
     def remove_if_empty(self) -> None:
         """Remove the file, which stays open and locked, unless it has content."""

@@ -57,10 +57,20 @@ class OutputFiles(AbstractContextManager["OutputFiles"]):
 
         Raises:
             Stopped: it cannot be written, as on a full disk.
+            OutputLost: it is not at its path any more.
         """
         (self._out if line.code is None else self._errors).append(line.content)
 
     def sync_if_due(self) -> None:
-        """Flush what was written to disk if the last flush was at least a second ago."""
+        """Flush what was written to disk, and check the paths, if the last flush was at least a second ago.
+
+        Raises:
+            OutputLost: a file is not at its path any more.
+        """
         self._out.sync_if_due()
         self._errors.sync_if_due()
+
+    def check(self) -> None:
+        """Check that the files that were written are those at their paths; raise as `sync_if_due`."""
+        self._out.check()
+        self._errors.check()

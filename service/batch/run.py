@@ -65,6 +65,7 @@ def run(options: Options) -> bool:
             warning = f"{pending.num_unknown:,} lines of OUT have a custom_id that is not in IN; they are kept"
             print(warning, file=sys.stderr)
         _complete(pending, files, errors, options)
+        files.check()
     return not errors
 
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from service.batch.errors import ForeignContent, LineError
-from service.batch.formats import CSV, FORMATS, JSONL, OPENAI
+from service.batch.formats import CSV, ESCAPED_CSV, FORMATS, JSONL, OPENAI
 from service.batch.output_record import OutputRecord
 
 # Quotes, delimiters, line breaks of every kind, and text that is not ASCII.
@@ -45,6 +45,27 @@ def test_csv_is_that_of_rfc_4180_with_a_header():
     assert CSV.header == b"custom_id,index,text,finish_reason\r\n"
     made = CSV.serialize("a,b", 200, "r", response(['say "no"\nor, yes', "plain"]))
     assert made.content == b'"a,b",1,plain,length\r\n"a,b",0,"say ""no""\nor, yes",length\r\n'
+
+
+FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "＝1", "'=1", "''-1"]  # noqa: RUF001 - full width
+PLAIN = ["a=1", "'a", "'", "", " =1", "1-1"]
+
+
+@pytest.mark.parametrize("text", FORMULAS + PLAIN)
+def test_escaped_csv_has_an_apostrophe_before_formulas_alone(text):
+    """In texts and in custom_ids, of which the reader removes it."""
+    content = written(ESCAPED_CSV, (text, [text]))[0]
+    (row,) = csv.reader(io.StringIO(content.decode(), newline=""), strict=True)
+    expected = f"'{text}" if text in FORMULAS else text
+    assert row == [expected, "0", expected, "length"]
+    assert read(ESCAPED_CSV, content) == ([text], len(content))
+
+
+def test_escaped_csv_has_the_same_columns_under_another_header():
+    """So OUT of one is refused as OUT of the other."""
+    rows = csv.reader(io.StringIO((CSV.header + ESCAPED_CSV.header).decode(), newline=""), strict=True)
+    assert next(rows) == next(rows)
+    assert CSV.header != ESCAPED_CSV.header
 
 
 @pytest.mark.parametrize("text", TEXTS)

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from service.batch.errors import LineError, Stopped, UsageError
+from service.batch.errors import LineError, OutputLost, Stopped, UsageError
+from service.batch import journal as module
 from service.batch.journal import Journal
 from service.batch.output_record import error_line, response_line
 from service.batch.requests_file import Line
@@ -85,6 +86,41 @@ def test_a_file_replaced_before_it_is_locked_is_opened_again(out, monkeypatch):
     with Journal(out) as journal:
         journal.append(GOOD[1])
     assert out.read_bytes() == GOOD[0] + GOOD[1]
+
+
+def replace_by_another(path):
+    path.with_name("other").write_bytes(b"")
+    path.with_name("other").replace(path)
+
+
+LOSSES = {
+    "removed": lambda path: path.unlink(),
+    "renamed": lambda path: path.rename(path.with_name("moved")),
+    "replaced": replace_by_another,
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_out_that_is_not_at_its_path_any_more_is_an_error(out, monkeypatch, loss):
+    """At the end, and at the next flush: further lines would be lost."""
+    monkeypatch.setattr(module, "SYNC_EVERY_S", 0.0)
+    with Journal(out) as journal:
+        journal.append(GOOD[0])
+        journal.check()
+        LOSSES[loss](out)
+        for act in (journal.check, lambda: journal.append(GOOD[1])):
+            with pytest.raises(OutputLost, match=f"{out} was removed, renamed or replaced"):
+                act()
+
+
+def test_a_link_in_place_of_out_may_point_to_the_file_that_is_written(out, tmp_path):
+    """But has to exist."""
+    out.symlink_to(tmp_path / "real")
+    with Journal(out) as journal:
+        journal.check()
+        out.unlink()
+        with pytest.raises(OutputLost):
+            journal.check()
 
 
 def test_dropping_errors_keeps_successes_mode_and_symlink(out, tmp_path):

@@ -47,6 +47,21 @@ def test_a_completed_run_sends_nothing_when_repeated(run, server, write_requests
     assert "2 lines: none completed, 2 in earlier runs; errors: none" in capsys.readouterr().err
 
 
+def test_out_that_was_removed_during_the_run_is_an_error(run, server, write_requests, tmp_path, capsys):
+    """The same command starts again."""
+
+    def remove_and_answer(*arguments):
+        (tmp_path / "out.jsonl").unlink()
+        return ANSWER(*arguments)
+
+    source = write_requests("a", "b")
+    server.script = [STATUS, ANSWER, remove_and_answer, STATUS, ANSWER, ANSWER]
+    assert run(source) == (3, {})
+    assert "out.jsonl was removed, renamed or replaced during the run" in capsys.readouterr().err.splitlines()[-1]
+    code, lines = run(source)
+    assert (code, sorted(lines)) == (0, ["a", "b"])
+
+
 def test_errors_are_lines_of_out_and_counted_by_code(run, server, write_requests, capsys):
     """The exit code is 1, also of a repeated run."""
     source = write_requests("a", b"nonsense\n", "b")
@@ -147,6 +162,7 @@ def test_an_address_without_a_ray_cluster_is_an_error_within_a_minute(server, wr
         (["in", "out", "--timeout", "nan"], "must be seconds"),
         (["in", "out", "--ray-workers", "2"], "--ray-workers requires --ray"),
         (["in", "out", "--format", "tsv"], "invalid choice: 'tsv' (choose from "),
+        (["in", "out", "--escape-formulas"], "--escape-formulas requires --format csv, got openai"),
     ],
 )
 def test_an_invalid_option_is_refused(capsys, options, message):
@@ -185,6 +201,23 @@ def test_a_dataset_has_a_record_per_choice_and_errors_apart(server, write_reques
         ("a", 1),
         ("b", 0),
     ]
+
+
+def test_formulas_are_escaped_on_request_also_of_a_resumed_run(server, write_requests, tmp_path, capsys):
+    """An escaped custom_id is recognized; the option can't be changed between runs."""
+    out = tmp_path / "out.csv"
+    command = [str(write_requests("=a", "b")), str(out), "--format", "csv", "--base-url", server.url]
+    command += ["--concurrency", "1", "--escape-formulas"]
+    formula = answer_json({"choices": [{"index": 0, "text": "=1+1", "finish_reason": "stop"}]})
+    server.script = [STATUS, formula, refusal(401, "no", code="invalid_api_key"), STATUS, formula]
+    assert main(command) == 3
+    assert main(command) == 0
+    assert [(record["custom_id"], record["text"]) for record in records_of(out)] == [("'=a", "'=1+1"), ("b", "'=1+1")]
+    assert main(command[:-1]) == 2
+    assert "is not the output of a batch with --format csv; pass another OUT" in capsys.readouterr().err
+    assert main([*command[:1], str(tmp_path / "plain.csv"), *command[2:-1], "--give-up-after", "0.1"]) == 3
+    assert main([*command[:1], str(tmp_path / "plain.csv"), *command[2:]]) == 2
+    assert "is not the output of a batch with --format csv --escape-formulas" in capsys.readouterr().err
 
 
 def records_of(out):
