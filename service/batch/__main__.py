@@ -23,8 +23,8 @@ EXIT_CODES = """exit codes:
   0    every line of IN has a successful response in OUT
   1    every line of IN has a line in OUT or in OUT.errors.jsonl, some of them errors
   2    IN, OUT or an option is invalid
-  3    stopped: the gateway is unavailable, refuses the API key or is not a gateway; the same command resumes. Or OUT was
-       removed, renamed or replaced during the run
+  3    stopped: the gateway is unavailable, refuses the API key or is not a gateway; the same command resumes.
+       Or OUT was removed, renamed or replaced during the run
   130  Ctrl-C; the same command resumes
 
 The API key is read from OSTINATO_API_KEY alone: an option would be visible to everybody in the list of processes.

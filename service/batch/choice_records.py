@@ -29,9 +29,9 @@ _JSON_PREFIX = b'{"custom_id":"'
 _CRLF = "\r\n"
 _FIELD = rb'("[^"]*(?:""[^"]*)*"|[^",\r\n]*)'
 _CSV_RECORD = re.compile(_FIELD + rb",(\d{1,9})," + _FIELD + b"," + _FIELD + _CRLF.encode())
-# What spreadsheets evaluate (https://owasp.org/www-community/attacks/CSV_Injection). Apostrophes before it are included,
-# so that removing one restores any cell.
-_FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")  # noqa: RUF001 - the full-width forms
+# What spreadsheets evaluate (https://owasp.org/www-community/attacks/CSV_Injection). Apostrophes before it are
+# included, so that removing one restores any cell.
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
 
 Row = tuple[str, int, str, str | None]
 

@@ -47,7 +47,7 @@ def test_csv_is_that_of_rfc_4180_with_a_header():
     assert made.content == b'"a,b",1,plain,length\r\n"a,b",0,"say ""no""\nor, yes",length\r\n'
 
 
-FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "＝1", "'=1", "''-1"]  # noqa: RUF001 - full width
+FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "＝1", "'=1", "''-1"]
 PLAIN = ["a=1", "'a", "'", "", " =1", "1-1"]
 
 

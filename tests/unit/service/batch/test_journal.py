@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from service.batch.errors import LineError, OutputLost, Stopped, UsageError
 from service.batch import journal as module
+from service.batch.errors import LineError, OutputLost, Stopped, UsageError
 from service.batch.journal import Journal
 from service.batch.output_record import error_line, response_line
 from service.batch.requests_file import Line
