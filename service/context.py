@@ -4,6 +4,7 @@ Middleware creates it; routes, the engine and output builders charge it.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -41,6 +42,11 @@ def _charge_nothing(num_tokens: int, total: int | None = None, param: str = "") 
     return refund_nothing
 
 
+def _never_revoked(_: Callable[[], object]) -> AbstractContextManager[object]:
+    """Watch nothing: there are no keys."""
+    return nullcontext()
+
+
 @dataclass(frozen=True)
 class RequestContext:
     """The principal of a request, and what the request holds.
@@ -51,6 +57,8 @@ class RequestContext:
         charge: Charges tokens that the request may prefill and generate; `total` is the total known so far, if these
             are not all, and `param` the field that an error names. Raises `RateLimited` or `InvalidRequest`, or returns
             a function that refunds them. See `TokenCharges`.
+        watch_key: Returns a context manager, in whose block the function that it gets is called, by another thread, if
+            the key is revoked.
         trace: The request's tracing context, or None.
         memory: The request's lease of the memory budget.
         sender: Its API key, or its client's address where there are no keys.
@@ -59,6 +67,7 @@ class RequestContext:
     quota: Quota = ANYBODY
     charge_request: Callable[[], object] = refund_nothing
     charge: Callable[..., Callable[[], None]] = _charge_nothing
+    watch_key: Callable[[Callable[[], object]], AbstractContextManager[object]] = _never_revoked
     trace: Any = None
     memory: MemoryLease = field(default_factory=MemoryBudget(2**63).lease)
     sender: str = ""

@@ -3,7 +3,7 @@
 Knows keys and their limits. Does not know Flask or the contents of a request.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from service.access.keys import KeyLimits, KeyRing, read_keys
@@ -45,20 +45,22 @@ class Authenticator:
             Unauthorized: the key is missing, invalid or expired; the message does not say which part of it is wrong.
         """
         if self._keys is None:
-            return self._principal("", "", self._defaults)
+            return self._principal("", "", self._defaults, RequestContext())
         scheme, _, presented = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not presented.strip():
             raise Unauthorized("an API key is required: send the header Authorization: Bearer <key>")
         key = self._keys.find(presented.strip())
-        return self._principal(key.id, key.tenant, _with_defaults(key.limits, self._defaults))
+        context = RequestContext(watch_key=partial(self._keys.watch, key))
+        return self._principal(key.id, key.tenant, _with_defaults(key.limits, self._defaults), context)
 
-    def _principal(self, name: str, tenant: str, limits: KeyLimits) -> Principal:
+    def _principal(self, name: str, tenant: str, limits: KeyLimits, context: RequestContext) -> Principal:
         quota = Quota(name, limits.max_sequences, limits.max_queued_tokens, tenant)
         charge = partial(self._limiter.charge, name)
         return Principal(
             name,
-            RequestContext(
-                quota,
+            replace(
+                context,
+                quota=quota,
                 charge_request=partial(charge, "requests", limits.requests_per_minute, 1),
                 charge=partial(charge, "tokens", limits.tokens_per_minute),
             ),

@@ -9,13 +9,16 @@ import contextlib
 import fcntl
 import hashlib
 import hmac
+import logging
 import os
 import re
 import secrets
+import stat
 import string
+import threading
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -26,6 +29,8 @@ from pydantic_core import from_json
 from contract.files import atomic_write, read_file
 from service.errors import Unauthorized
 from service.process.reloading import ReloadingFile
+
+log = logging.getLogger(__name__)
 
 ID_PATTERN = "[a-z0-9]{8}"
 # Safe in a log line, a table and a metric label; long enough for an e-mail address.
@@ -103,7 +108,10 @@ class _KeyFile(_Frozen):
 
 
 class KeyRing:
-    """The keys of a file, which is reloaded when it changes."""
+    """The keys of a file, which is reloaded when it changes.
+
+    Threads do not survive a fork: watch keys in the serving process alone.
+    """
 
     def __init__(self, path: Path) -> None:
         self._file = ReloadingFile(
@@ -113,6 +121,10 @@ class KeyRing:
             lambda keys: f"{len(keys)} keys",
             _CHECK_EVERY_S,
         )
+        # In use by running requests, with what to call when the key is revoked.
+        self._watches: dict[object, tuple[Key, Callable[[], object]]] = {}
+        self._watcher: threading.Thread | None = None
+        self._lock = threading.Lock()
 
     def find(self, presented: str) -> Key:
         """Return the record of the presented key, in the same time whether its id is known or not.
@@ -128,6 +140,43 @@ class KeyRing:
         if key.expired(datetime.now(UTC)):
             raise Unauthorized("the API key has expired")
         return key
+
+    @contextlib.contextmanager
+    def watch(self, key: Key, on_revoked: Callable[[], object]) -> Iterator[None]:
+        """Call `on_revoked` from another thread, at once or later, if the key is revoked before the block ends.
+
+        A key that expires is not revoked.
+        """
+        watch = object()
+        self._watches[watch] = key, on_revoked
+        with self._lock:
+            if self._watcher is None:
+                self._watcher = threading.Thread(target=self._watch, name="revoked-keys", daemon=True)
+                self._watcher.start()
+        try:
+            yield
+        finally:
+            self._watches.pop(watch, None)
+
+    def _watch(self) -> None:
+        while True:
+            time.sleep(_CHECK_EVERY_S)
+            keys = self._file.content()
+            for watch, (key, on_revoked) in list(self._watches.items()):
+                if key.id not in keys or keys[key.id].sha256 != key.sha256:
+                    self._watches.pop(watch, None)
+                    on_revoked()
+
+
+def warn_if_exposed(path: Path) -> None:
+    """Log a warning if others than the owner may write a file of keys, or others than its group may read it.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & (stat.S_IWGRP | stat.S_IROTH | stat.S_IWOTH):
+        log.warning("%s: mode %04o lets others read or change the keys; run chmod 600, or 640 for a group", path, mode)
 
 
 def read_keys(path: Path) -> tuple[Key, ...]:

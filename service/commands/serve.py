@@ -15,7 +15,7 @@ from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
 from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
 
 from service.access.auth import check_authenticator
-from service.access.keys import KeyFileError
+from service.access.keys import KeyFileError, warn_if_exposed
 from service.access.ratelimits import RedisUrlError
 from service.backends.tls import TlsFileError, backend_tls
 from service.generation.resume_tokens import StateKeyError, StateKeys
@@ -138,6 +138,8 @@ def serve(settings: Settings) -> int:
     except (OSError, KeyFileError, RedisUrlError, StateKeyError, TlsFileError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    for path in filter(None, (settings.keys_file, settings.state_key_file)):
+        warn_if_exposed(path)
     for line in unknown_settings():
         log.warning(line)
     log.info("gateway at http://%s:%d", settings.host, port)

@@ -69,7 +69,8 @@ class Request:
         self._last_token_at: dict[int, float] = {}
         self._unfinished: set[int] = set()
         self._finish_reasons: dict[int, str] = {}
-        self._submitted = self._failed = self._closed = self._cancelled = False
+        self._submitted = self._failed = self._closed = False
+        self._cancelled_by: GatewayError | None = None
         # What `wait` waits for.
         self._awaited: Future[Any] | None = None
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
@@ -148,7 +149,7 @@ class Request:
         """Wait for a result, until the deadline or a call of `cancel`, which also cancel the future.
 
         Raises:
-            ClientGone, DeadlineExceeded: as `events`.
+            GatewayError: as `events`.
         """
         self._awaited = future
         try:
@@ -156,7 +157,7 @@ class Request:
             self.require_active()
             return future.result(timeout=max(0.0, self._remaining_s()))
         except CancelledError:
-            raise ClientGone from None
+            raise self._cancelled_by or ClientGone() from None
         except TimeoutError:
             raise self._deadline_exceeded() from None
         finally:
@@ -199,14 +200,14 @@ class Request:
         """Yield events of unfinished sequences until all have finished; the consumer calls `finish` at a last event.
 
         Raises:
-            ClientGone: `cancel` was called.
+            GatewayError: that of `cancel`, which was called.
             DeadlineExceeded: the deadline has passed.
             GatewayError: the backends failed for longer than a sequence may wait, or the gateway was stopped.
         """
         while self._unfinished:
             event = self._next_event()
             if event is None:
-                raise ClientGone
+                raise self._cancelled_by or ClientGone()
             if isinstance(event, Failure):
                 self._failed = True
                 # The same error may end many requests: each raises its own, with its own traceback.
@@ -241,9 +242,13 @@ class Request:
         if index in self.sequences:
             self._scheduler.cancel([self.sequences[index]])
 
-    def cancel(self) -> None:
-        """Free all slots and end a wait or an iteration; from any thread, any number of times."""
-        self._cancelled = True
+    def cancel(self, error: GatewayError | None = None) -> None:
+        """Free all slots and end a wait or an iteration; from any thread, any number of times.
+
+        Args:
+            error: What `wait` and `events` raise, if this is the first call; None: ClientGone.
+        """
+        self._cancelled_by = self._cancelled_by or error or ClientGone()
         if (awaited := self._awaited) is not None:
             awaited.cancel()
         self._scheduler.cancel(list(self.sequences.values()))
@@ -273,8 +278,8 @@ class Request:
 
     def require_active(self) -> None:
         """Raise as `events` if `cancel` was called or the deadline has passed, also while no sequence runs."""
-        if self._cancelled:
-            raise ClientGone
+        if self._cancelled_by is not None:
+            raise self._cancelled_by
         if self._remaining_s() <= 0:
             raise self._deadline_exceeded()
 

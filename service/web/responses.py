@@ -17,7 +17,7 @@ from contract.labels import STABLE
 from service.api import responses
 from service.backends.registry import ServedModel
 from service.backends.routing import Route
-from service.errors import ClientGone, GatewayError, InternalError, VersionGone
+from service.errors import ClientGone, GatewayError, InternalError, Unauthorized, VersionGone
 from service.generation.choice import TextDelta
 from service.generation.completion import CompletionBuilder
 from service.generation.pooling import PoolingBuilder
@@ -103,7 +103,7 @@ class CompletionResponse:
 
     def _with_partial_output(self, error: GatewayError) -> GatewayError:
         """Attach the partial output to an error: a client with resume tokens can resume instead of starting again."""
-        if not isinstance(error, ClientGone):
+        if not isinstance(error, ClientGone | Unauthorized):
             gone = isinstance(error, VersionGone)
             rest = self._builder.partial_outputs(with_resume_tokens=not gone)
             error.rest = {"choices": [_choice(each) for each in rest], "usage": self._usage()}

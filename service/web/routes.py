@@ -34,7 +34,7 @@ from service.backends.embedding_vectors import VectorFiles, Vectors, find_token
 from service.backends.registry import ModelRegistry, ServedModel
 from service.context import RequestContext
 from service.engine import Engine, OutputBuilder, Watch
-from service.errors import ClientGone, InvalidRequest, NotFound, ShuttingDown
+from service.errors import ClientGone, InvalidRequest, NotFound, ShuttingDown, Unauthorized
 from service.generation.logprobs import labels
 from service.generation.prompts import encoding_bytes, min_tokens, prompt_bytes, require_ids
 from service.generation.request import Request
@@ -153,8 +153,9 @@ def _start(
 
 
 def _watch_request(services: Services, stack: ExitStack, running: Request) -> None:
-    """Have a request cancelled when its client disconnects, and closed and recorded with the stack."""
+    """Have a request end when its client disconnects or its key is revoked, and closed and recorded with the stack."""
     stack.callback(_close, running, g.record)
+    stack.enter_context(g.context.watch_key(lambda: running.cancel(Unauthorized("the API key was revoked"))))
     stack.enter_context(services.watch_socket(request.environ.get("gunicorn.socket"), running.cancel))
 
 

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -225,6 +226,35 @@ def test_a_request_past_its_deadline_frees_its_slot(start_gateway):
     until(lambda: ask(gateway)[0] == 200)
     status, _, answer = ask(gateway, body={**BODY, "timeout_s": 6})
     assert (status, answer["error"]["param"]) == (400, "timeout_s")
+
+
+def test_a_revoked_key_ends_its_running_requests(start_gateway, key_file):
+    """A stream gets an error event, another request 401; the slots are free, and another key's stream runs on."""
+    revoked = keys(key_file, "add", "--tenant", "acme")
+    kept = keys(key_file, "add", "--tenant", "operator")
+    gateway = start_gateway(keys_file=key_file)
+    stream = gateway.connect()
+    body = {**BODY, "max_tokens": 1_000_000, "timeout_s": 300}
+    authorization = {"Authorization": f"Bearer {revoked}"}
+    with running(gateway, kept), ThreadPoolExecutor(1) as pool, contextlib.closing(stream):
+        whole = pool.submit(ask, gateway, revoked, body)
+        stream.request("POST", "/v1/completions", json.dumps({**body, "stream": True}), authorization)
+        response = stream.getresponse()
+        until(lambda: accepted(gateway, kept) == 3)
+        keys(key_file, "revoke", revoked.split("-")[1])
+        status, headers, answer = whole.result(timeout=60)
+        assert (status, answer["error"]["message"]) == (401, "the API key was revoked")
+        assert "WWW-Authenticate" in headers
+        last = [line for line in response if line.startswith(b"data: ")][-1]
+        assert json.loads(last.removeprefix(b"data: ")) == answer
+        assert answer["error"]["code"] == "invalid_api_key"
+        until(lambda: accepted(gateway, kept) == 1)
+
+
+def test_a_key_file_that_others_can_write_is_a_warning_at_start(start_gateway, key_file):
+    """The log names path and mode."""
+    key_file.chmod(0o666)
+    assert f"{key_file}: mode 0666 lets others read or change the keys" in start_gateway(keys_file=key_file).output
 
 
 def test_listening_beyond_loopback_without_api_keys_logs_a_warning(start_gateway, key_file, gateway):

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 from hypothesis import example, given
@@ -21,6 +22,7 @@ from service.access import keys
 from service.access.keys import KeyFileError, KeyLimits, KeyRing, add_key, read_keys, revoke_keys
 from service.errors import Unauthorized
 from service.process import reloading
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -110,6 +112,45 @@ def test_added_and_revoked_keys_take_effect_without_a_restart(path):
     revoke_keys(path, [first.id])
     assert refusal(ring, first_presented) == "the API key is invalid"
     assert ring.find(presented) == second
+
+
+def test_a_revoked_key_ends_what_runs_with_it(path, monkeypatch):
+    """Once, and nothing that has ended before or runs with another key; an edit of its limits is no revocation."""
+    monkeypatch.setattr(keys, "_CHECK_EVERY_S", 0.01)
+    (first, _), (second, _) = add(path), add(path)
+    ring, ended = KeyRing(path), []
+    with ring.watch(first, partial(ended.append, "before")):
+        pass
+    with ring.watch(first, partial(ended.append, "first")), ring.watch(second, partial(ended.append, "second")):
+        path.write_text(path.read_text().replace('"max_sequences": null', '"max_sequences": 7'))
+        until(lambda: ring._file.content()[first.id].limits.max_sequences == 7)
+        assert ended == []
+        revoke_keys(path, [first.id])
+        until(lambda: ended)
+        revoke_keys(path, [second.id])
+        until(lambda: len(ended) > 1)
+    assert ended == ["first", "second"]
+
+
+def test_a_key_that_was_revoked_before_it_is_watched_ends_what_runs(path, monkeypatch):
+    """The request may have waited after its authentication."""
+    monkeypatch.setattr(keys, "_CHECK_EVERY_S", 0.01)
+    key, _ = add(path)
+    ring, ended = KeyRing(path), []
+    revoke_keys(path, [key.id])
+    with ring.watch(key, partial(ended.append, True)):
+        until(lambda: ended)
+
+
+@pytest.mark.parametrize(
+    ("mode", "is_exposed"), [(0o600, False), (0o640, False), (0o660, True), (0o644, True), (0o666, True)], ids=oct
+)
+def test_a_file_that_others_can_read_or_write_is_a_warning(path, mode, is_exposed, caplog):
+    """It names path and mode; a group may read the file, which `add` keeps."""
+    add(path)
+    path.chmod(mode)
+    keys.warn_if_exposed(path)
+    assert (f"{path}: mode {mode:04o} lets others" in caplog.text) == is_exposed
 
 
 def test_the_file_is_checked_once_per_interval(path, monkeypatch):
