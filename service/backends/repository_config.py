@@ -44,7 +44,7 @@ class RepositoryConfig:
             text = read_file(path).decode()
         except (OSError, UnicodeDecodeError) as error:
             # The whole repository may be unavailable: then the absence of the other files means nothing.
-            self._errors.add(str(path), str(error))
+            self._errors.add(str(path), getattr(error, "strerror", None) or str(error))
             return
         self._read_labels()
         self._read_shares()
