@@ -87,9 +87,9 @@ class Settings(BaseSettings, Limits):
     )
     precision: Annotated[str, AfterValidator(_precisions)] = Field(
         "auto",
-        description="precision of the matrix products: float32, bfloat16, or auto, which measures the speed and uses "
-        "bfloat16 if it is faster and costs at most 0.002 nats per token; NAME=PRECISION sets it for one model; "
-        "separated by commas",
+        description="precision of the matrix products: float32, bfloat16, or auto: bfloat16 for models of at least "
+        "512 units that lose at most 0.002 nats per token, if the CPU of the gateway has fast instructions for it; "
+        "NAME=PRECISION sets it for one model; separated by commas",
     )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 picks a free one")
@@ -162,7 +162,8 @@ class Settings(BaseSettings, Limits):
     )
     portable: bool = Field(
         False,
-        description="whether the model server of `service up` is bit-exact across types of CPU, which is slower",
+        description="whether the model server of `service up` is bit-exact across types of CPU, which is slower; "
+        "OSTINATO_PRECISION=auto is then float32",
     )
     max_chunk: int = Field(128, ge=1, le=128, description="maximum number of decode steps per call")
     max_body_bytes: int = Field(4 * 2**20, ge=1024, description="maximum size of a request body, in bytes")
@@ -191,8 +192,11 @@ class Settings(BaseSettings, Limits):
 
     @property
     def precisions(self) -> dict[str, Precision]:
-        """`precision` by model; see `service.backends.precision.PrecisionPolicy`."""
-        return _parse_precisions(self.precision)
+        """`precision` by model, see `service.backends.precision.choose_precision`; `portable` rules out a choice by CPU."""
+        by_model = _parse_precisions(self.precision)
+        if self.portable:
+            return {name: "float32" if each == "auto" else each for name, each in by_model.items()}
+        return by_model
 
     @property
     def addresses(self) -> list[str]:

@@ -14,7 +14,7 @@ from contract.errors import ContractError
 from contract.tokenizer import Tokenizer
 from service.backends.client import VersionStatus
 from service.backends.determinism_probe import Predict, Probe, run_probe, still_holds
-from service.backends.precision import DEFAULT, PrecisionPolicy, Wanted
+from service.backends.precision import DEFAULT, Wanted, choose_precision
 from service.backends.replica import Replica
 from service.errors import BackendUnavailable, GatewayError, InvalidResponse, ModelNotFound, ServerBusy
 from service.params import ModelVersion
@@ -58,7 +58,7 @@ class Prober:
 
     def __init__(self, models_dir: Path, errors: BackendErrors, precisions: Mapping[str, Wanted] = DEFAULT) -> None:
         self._models_dir, self._errors = models_dir, errors
-        self._precision = PrecisionPolicy(precisions)
+        self._precisions = precisions
         self._assets: dict[ModelVersion, Assets] = {}
 
     def assets(self, ref: ModelVersion) -> Assets:
@@ -182,7 +182,7 @@ class Prober:
             )
         ):
             return before
-        precision = self._precision.choose(ref, assets.card, predict_in)
+        precision = choose_precision(ref, assets.card, self._precisions)
         probe = replace(
             run_probe(assets.card, num_tokens, predict_in(precision)), stamp=assets.stamp, precision=precision
         )

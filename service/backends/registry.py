@@ -99,7 +99,7 @@ class ModelRegistry:
             poll_s: Polling interval in seconds.
             max_chunk: Maximum decode steps of one call; the model's card may set a lower limit.
             default_model: The model of requests that name none; None: the only model, if there is just one.
-            precisions: See `service.backends.precision.PrecisionPolicy`.
+            precisions: See `service.backends.precision.choose_precision`.
             changed: Called after every poll with the served versions.
         """
         self._models_dir, self._replicas = models_dir, replicas

@@ -6,6 +6,7 @@ import re
 import pytest
 import yaml
 
+from service.backends import training_filters
 from service.commands.serve import SPARE_THREADS
 from service.memory_budget import FREE_BYTES
 from service.process.worker import RECEIVED_BYTES
@@ -35,6 +36,7 @@ def parts(settings):
         max(RECEIVED_BYTES, 4 * settings.max_body_bytes) + 2 * threads * FREE_BYTES,
         threads * THREAD_BYTES,
         settings.max_calls * REPLY_COPIES * 4 * MAX_TRACE_VALUES_PER_CALL,
+        training_filters.MAX_CACHE_BYTES,
         settings.pattern_cache_bytes,
         2 * COMPILER_BYTES + MAX_MEMORY_BYTES + FAST_MEMORY_BYTES,
         settings.request_memory_bytes / 2,

@@ -51,6 +51,9 @@ def test_a_precision_is_for_all_models_or_for_one(monkeypatch):
     assert load_settings().precisions == {"": "auto"}
     monkeypatch.setenv("OSTINATO_PRECISION", "a.b=bfloat16, float32,c=auto")
     assert load_settings().precisions == {"": "float32", "a.b": "bfloat16", "c": "auto"}
+    # The same on all types of CPU.
+    monkeypatch.setenv("OSTINATO_PORTABLE", "true")
+    assert load_settings().precisions == {"": "float32", "a.b": "bfloat16", "c": "float32"}
     monkeypatch.setenv("OSTINATO_PRECISION", "demo=float16")
     with pytest.raises(SettingsError, match=r"OSTINATO_PRECISION: .*auto, float32, bfloat16.*'demo=float16'"):
         load_settings()
