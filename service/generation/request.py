@@ -16,7 +16,7 @@ import numpy as np
 from contract import signatures
 from service.backends.registry import ServedModel
 from service.context import RequestContext
-from service.errors import ClientGone, DeadlineExceeded
+from service.errors import ClientGone, DeadlineExceeded, GatewayError
 from service.generation.checkpoint import Checkpoint
 from service.generation.prompts import NOTHING, EncodedPrompt
 from service.observability.metrics import Metrics
