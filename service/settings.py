@@ -192,7 +192,7 @@ class Settings(BaseSettings, Limits):
 
     @property
     def precisions(self) -> dict[str, Precision]:
-        """`precision` by model, see `service.backends.precision.choose_precision`; `portable` excludes a choice by CPU."""
+        """`precision` by model, see `service.backends.precision.choose_precision`; without `auto` if `portable`."""
         by_model = _parse_precisions(self.precision)
         if self.portable:
             return {name: "float32" if each == "auto" else each for name, each in by_model.items()}

@@ -69,7 +69,7 @@ class Request:
         self._last_token_at: dict[int, float] = {}
         self._unfinished: set[int] = set()
         self._finish_reasons: dict[int, str] = {}
-        self._submitted = self._failed = self._closed = False
+        self._submitted = self._failed = self._closed = self._cancelled = False
         self._cancelled_by: GatewayError | None = None
         # What `wait` waits for.
         self._awaited: Future[Any] | None = None
@@ -157,7 +157,7 @@ class Request:
             self.require_active()
             return future.result(timeout=max(0.0, self._remaining_s()))
         except CancelledError:
-            raise self._cancelled_by or ClientGone() from None
+            raise self._cancellation() from None
         except TimeoutError:
             raise self._deadline_exceeded() from None
         finally:
@@ -207,7 +207,7 @@ class Request:
         while self._unfinished:
             event = self._next_event()
             if event is None:
-                raise self._cancelled_by or ClientGone()
+                raise self._cancellation()
             if isinstance(event, Failure):
                 self._failed = True
                 # The same error may end many requests: each raises its own, with its own traceback.
@@ -248,7 +248,9 @@ class Request:
         Args:
             error: What `wait` and `events` raise, if this is the first call; None: ClientGone.
         """
-        self._cancelled_by = self._cancelled_by or error or ClientGone()
+        if not self._cancelled:
+            self._cancelled_by = error
+        self._cancelled = True
         if (awaited := self._awaited) is not None:
             awaited.cancel()
         self._scheduler.cancel(list(self.sequences.values()))
@@ -278,10 +280,14 @@ class Request:
 
     def require_active(self) -> None:
         """Raise as `events` if `cancel` was called or the deadline has passed, also while no sequence runs."""
-        if self._cancelled_by is not None:
-            raise self._cancelled_by
+        if self._cancelled:
+            raise self._cancellation()
         if self._remaining_s() <= 0:
             raise self._deadline_exceeded()
+
+    def _cancellation(self) -> GatewayError:
+        """Return a new error: one that was raised holds frames, which hold the request."""
+        return ClientGone() if self._cancelled_by is None else copy.copy(self._cancelled_by)
 
     def _next_event(self) -> Event | None:
         remaining_s = self._remaining_s()
