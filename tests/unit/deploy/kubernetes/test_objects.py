@@ -193,14 +193,21 @@ def test_pods_that_need_no_network_have_no_egress(objects, name):
 
 
 def test_the_gpu_overlay_differs_only_in_what_a_gpu_needs():
-    """Image, GPU, toleration, memory growth, memory and rollout order."""
+    """Image, GPU, toleration, memory growth, memory, rollout order, and the precision, else chosen by the CPU."""
     by_name = [
         leaves({f"{each['kind']}/{each['metadata']['name']}": each for each in overlay(name)}) for name in OVERLAYS
     ]
     cpu, gpu = by_name
     changed = {path for path in {*cpu, *gpu} if cpu.get(path) != gpu.get(path)}
-    assert {path[0] for path in changed} == {"Deployment/tensorflow-serving"}
     pod = ("spec", "template", "spec")
+    gateway = {path for path in changed if path[0] == "Deployment/gateway"}
+    precision = ("Deployment/gateway", *pod, "containers", "gateway", "env", "OSTINATO_PRECISION")
+    assert {path: gpu[path] for path in gateway} == {
+        (*precision, "name"): "OSTINATO_PRECISION",
+        (*precision, "value"): "float32",
+    }
+    changed -= gateway
+    assert {path[0] for path in changed} == {"Deployment/tensorflow-serving"}
     server = (*pod, "containers", "tensorflow-serving")
     assert {path[1:] for path in changed} == {
         ("spec", "strategy", "rollingUpdate", "maxSurge"),
