@@ -20,7 +20,7 @@ NAME := $(basename $(notdir $(CORPUS:%/=%)))
 # One file is a running text.
 DOCUMENTS := $(if $(filter shakespeare pydoc-topics,$(CORPUS))$(wildcard $(CORPUS)/.),file,none)
 TRAIN_OPTIONS := --if-new --corpus "$(CORPUS)" --name "$(NAME)" --documents $(DOCUMENTS)
-run: export OSTINATO_DEFAULT_MODEL ?= $(NAME)
+run: export SOSTENUTO_DEFAULT_MODEL ?= $(NAME)
 endif
 
 run: $(STAMPS)/run  ## train the demo if there is no model yet, and serve it (PORT=8000); CORPUS=book.txt trains on your own text

@@ -1,7 +1,7 @@
 """`python -m benchmarks.competitors`: serving speed beside llama.cpp's server and LSTMs of other libraries, in one run.
 
 All systems complete the same requests on the same cores and take turns: tokens/s, time to first token, CPU time per
-token and memory, each with Ostinato's ratio in the same round. `make competitors` installs what it needs.
+token and memory, each with Sostenuto's ratio in the same round. `make competitors` installs what it needs.
 """
 
 import argparse
@@ -51,12 +51,12 @@ def main() -> None:
     results = measure(workload, options.streams, rounds, seconds, choose_at=(8,) if options.quick else options.streams)
     sizes = f"LSTM of {UNITS} units, embedding {EMBEDDING}; llama.cpp: a model of nanoGPT's shape"
     print_heading(f"{sizes}; {options.prompt} prompt tokens and {options.tokens} completion tokens per request", rounds)
-    columns = "streams", "system", "setting", "tokens/s", "Ostinato, float32, over it", "first token, p50 ms", "p99 ms"
-    print_table((*columns, "CPU µs per token", "over Ostinato's", "memory, MB"), list(speed_rows(results)))
+    columns = "streams", "system", "setting", "tokens/s", "Sostenuto, float32, over it", "first token, p50 ms", "p99 ms"
+    print_table((*columns, "CPU µs per token", "over Sostenuto's", "memory, MB"), list(speed_rows(results)))
     print()
     print_table(("streams", "server", "part", "CPU µs per token"), list(cpu_rows(results)))
     print()
-    print_table(("", "Ostinato's state", "KV cache, computed"), memory_rows())
+    print_table(("", "Sostenuto's state", "KV cache, computed"), memory_rows())
     rows = {f"{streams} streams, {name}": [*map(asdict, values)] for (streams, name), values in results.items()}
     write_results("competitors-", started, results=rows)
 
@@ -179,7 +179,7 @@ def plot(results: Path, image: Path) -> None:
             for middle, values in zip(medians, rates.values(), strict=True)
         ]
         for row, (system, middle, spread_of) in enumerate(zip(rates, medians, ranges, strict=True)):
-            color = "#2563a8" if system.startswith("Ostinato") else "#4b5563"
+            color = "#2563a8" if system.startswith("Sostenuto") else "#4b5563"
             each.errorbar(middle, row, xerr=[[spread_of[0]], [spread_of[1]]], fmt="o", color=color)
             end = middle + spread_of[1], row
             each.annotate(f"{middle:,.0f}", end, (9, -3), textcoords="offset points", fontsize=8, color=color)

@@ -151,7 +151,7 @@ class LongTextBenchmark:
     def run(self, rounds: int) -> None:
         """Run every comparison in each round."""
         with fixture_servers() as servers:
-            _, gateway = servers.start(OSTINATO_PREFIX_CACHE_BYTES=str(64 * 2**20))
+            _, gateway = servers.start(SOSTENUTO_PREFIX_CACHE_BYTES=str(64 * 2**20))
             for number in each_round(rounds):
                 self._compare_positions(gateway.port, number)
                 self._compare_cached(gateway.port, number)

@@ -37,7 +37,8 @@ def _compare(units: int, rounds: int) -> list[Comparison]:
     with fixture_servers(units) as servers:
         backend = servers.start_model_server()
         ports = [
-            servers.start_gateway([backend], OSTINATO_PRECISION=precision).port for precision in ("bfloat16", "float32")
+            servers.start_gateway([backend], SOSTENUTO_PRECISION=precision).port
+            for precision in ("bfloat16", "float32")
         ]
         for port in ports:
             run_load(port, BODY, concurrency=8, num_requests=NUM_REQUESTS[8])

@@ -134,11 +134,11 @@ class Servers:
         """
         port = free_port()
         variables = {
-            "OSTINATO_PORT": str(port),
-            "OSTINATO_METRICS_PORT": "0",
-            "OSTINATO_BACKENDS": ",".join(backend.address for backend in backends),
-            "OSTINATO_MODELS_DIR": str(self.models_dir),
-            "OSTINATO_PREFIX_CACHE_BYTES": "0",
+            "SOSTENUTO_PORT": str(port),
+            "SOSTENUTO_METRICS_PORT": "0",
+            "SOSTENUTO_BACKENDS": ",".join(backend.address for backend in backends),
+            "SOSTENUTO_MODELS_DIR": str(self.models_dir),
+            "SOSTENUTO_PREFIX_CACHE_BYTES": "0",
             **settings,
         }
         started = time.perf_counter()

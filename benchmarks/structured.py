@@ -66,7 +66,7 @@ def main() -> None:
 def _speed(servers: Servers, port: int, rounds: int) -> list[dict[str, Any]]:
     """Compare tokens/s with the pattern of log lines and without."""
     pattern = {"structured_outputs": {"regex": LOG_LINES}}
-    comparisons = {number: Comparison(f"Ostinato, {number} streams", 0.85) for number in CONCURRENCIES}
+    comparisons = {number: Comparison(f"Sostenuto, {number} streams", 0.85) for number in CONCURRENCIES}
     with _llama(servers) as llama_port:
         llama = {number: Comparison(f"llama.cpp, {number} streams") for number in CONCURRENCIES if llama_port}
         for _ in each_round(rounds):

@@ -40,7 +40,7 @@ VLLM_VENV = VENV.parent / "vllm"
 VLLM_START_S = 400
 THREADS = (1, 2)
 LLAMA_TYPES = {"llama.cpp, 16 or 32 bits": ("F32", "F16", "BF16"), "llama.cpp, Q8_0": ("Q8_0",)}
-FLOAT32, BFLOAT16 = "Ostinato, float32", "Ostinato, bfloat16"
+FLOAT32, BFLOAT16 = "Sostenuto, float32", "Sostenuto, bfloat16"
 LIBRARIES = {
     "PyTorch, `nn.LSTM`, in process": ("torch", THREADS),
     "ONNX Runtime, `LSTM`, in process": ("onnx", THREADS),
@@ -69,12 +69,12 @@ class Workload:
 
     @property
     def body(self) -> dict[str, Any]:
-        """A request to Ostinato."""
+        """A request to Sostenuto."""
         return {**BODY, "prompt": prompt_of(self.prompt_length), "max_tokens": self.new_tokens}
 
     @property
     def llama_body(self) -> dict[str, Any]:
-        """A request to llama.cpp, with other defaults for speed: no prompt cache, as in Ostinato here, nor samplers."""
+        """A request to llama.cpp, with other defaults for speed: no prompt cache, as here, and no samplers."""
         fields = {"temperature": TEMPERATURE, "samplers": ["temperature"], "ignore_eos": True, "cache_prompt": False}
         return {"prompt": prompt_of(self.prompt_length), "max_tokens": self.new_tokens, **fields}
 
@@ -219,7 +219,7 @@ def _start_gateway(
     servers: Servers, backend: ModelServer, precision: str, workload: Workload, _stack: contextlib.ExitStack
 ) -> HttpServer:
     """Start a gateway, which ends with the model server."""
-    gateway = servers.start_gateway([backend], OSTINATO_PRECISION=precision)
+    gateway = servers.start_gateway([backend], SOSTENUTO_PRECISION=precision)
     pids = {"gateway": [gateway.process.pid, *gateway.workers], "model server": [backend.process.pid]}
     return HttpServer("", gateway.port, workload.body, pids)
 
@@ -251,7 +251,7 @@ def start_llama(
 
 
 def _start_vllm(stack: contextlib.ExitStack, directory: Path, workload: Workload) -> HttpServer:
-    """Start vLLM with its default threads; no prefix cache, as in Ostinato here."""
+    """Start vLLM with its default threads; no prefix cache, as in Sostenuto here."""
     model, port = directory / "vllm", free_port()
     model.mkdir()
     write_huggingface(model, workload.context)

@@ -55,7 +55,7 @@ def measure(pair: Pair, rounds: int, seconds: float) -> Comparison:
             settings = ["--cell", pair.cell, "--units", str(pair.units), "--precision", precision]
             return start_measurement(stack, "benchmarks.training_baselines", kind, *settings)
 
-        ours, baseline = start("ostinato", pair.ours), start(pair.baseline, pair.theirs)
+        ours, baseline = start("sostenuto", pair.ours), start(pair.baseline, pair.theirs)
         for warm_up in (ours, baseline):
             warm_up(seconds=1.0)
         for _ in range(rounds):

@@ -20,7 +20,7 @@ def _batch() -> tuple[np.ndarray, np.ndarray]:
     return inputs, targets
 
 
-def ostinato(cell: str, units: int, precision: str) -> Callable[..., float]:
+def sostenuto(cell: str, units: int, precision: str) -> Callable[..., float]:
     """Train as `python -m export train` does, but without the weight average (EMA), which the baselines lack."""
     from export.config import load_config  # noqa: PLC0415 - only processes that measure TensorFlow may import it
     from export.training.devices import Devices  # noqa: PLC0415
@@ -99,7 +99,7 @@ def keras_fit(cell: str, units: int, precision: str) -> Callable[..., float]:
     return lambda seconds: repeat_for(seconds, step)
 
 
-KINDS = {"ostinato": ostinato, "torch": torch_layer, "keras": keras_fit}
+KINDS = {"sostenuto": sostenuto, "torch": torch_layer, "keras": keras_fit}
 
 
 def main() -> None:

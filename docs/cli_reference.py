@@ -12,9 +12,9 @@ from pathlib import Path
 import click
 
 from export.cli import build_parser
-from ostinato._cli.program import program
 from service.__main__ import _parser as service_parser
 from service.batch.__main__ import _parser as batch_parser
+from sostenuto._cli.program import program
 
 PAGE = Path(__file__).with_name("cli.md")
 
@@ -25,16 +25,16 @@ _HEAD = """\
 
 Every command and option, as `--help` shows them. The guides show the commands at work: [train](how-to/train.md),
 [import a model](how-to/elsewhere.md), [versions](how-to/versions.md), [API keys](how-to/keys.md),
-[batch files](batch.md) and [`ostinato`](command-line.md).
+[batch files](batch.md) and [`sostenuto`](command-line.md).
 
 | program | what it does |
 |---|---|
 | [`python -m export`](#python--m-export) | trains and imports models, and manages the model repository |
 | [`python -m service`](#python--m-service) | runs the gateway |
 | [`python -m service.batch`](#python--m-servicebatch) | sends a file of requests to a gateway |
-| [`ostinato`](#ostinato) | the client's program |
+| [`sostenuto`](#sostenuto) | the client's program |
 
-The first three run in the checkout with `.venv/bin/python`. `ostinato` comes with `pip install './client[cli]'`.
+The first three run in the checkout with `.venv/bin/python`. `sostenuto` comes with `pip install './client[cli]'`.
 """
 _SETTINGS = "Settings are environment variables: [Settings of the gateway](settings.md)."
 # Within a word, an underscore is one.
@@ -51,7 +51,7 @@ def render() -> str:
         # Its epilog is the list of settings.
         *_argparse_program(service, epilog=_SETTINGS),
         *_argparse_program(batch),
-        *_click_program(_context(program, "ostinato")),
+        *_click_program(_context(program, "sostenuto")),
     ]
     return "\n".join(filter(None, parts))
 

@@ -3,16 +3,16 @@
 import sys
 from pathlib import Path
 
-import ostinato
+import sostenuto
 
 sys.path.insert(0, str(Path(__file__).parent))  # for notebooks.py
 
-project = "Ostinato"
-author = "Ostinato"
-version = ostinato.__version__
+project = "Sostenuto"
+author = "Sostenuto"
+version = sostenuto.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton", "notebooks"]
 html_theme = "furo"
-html_title = "Ostinato"
+html_title = "Sostenuto"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_js_files = [("tables.js", {"defer": "defer"})]

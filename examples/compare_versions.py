@@ -12,12 +12,12 @@ import sys
 import textwrap
 from itertools import product, zip_longest
 
-import ostinato
+import sostenuto
 
 WIDTH = 48  # characters of a column
 
 
-def column(client: ostinato.Client, model: str, **request: object) -> tuple[float, list[str]]:
+def column(client: sostenuto.Client, model: str, **request: object) -> tuple[float, list[str]]:
     """Generate a text; return its mean log probability per token, and its lines wrapped to the width of a column."""
     choice = client.generate(model=model, logprobs=0, **request).choices[0]
     logprobs = [logprob for logprob in choice.logprobs["token_logprobs"] if logprob is not None]
@@ -34,12 +34,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2, help="number of seeds per prompt (default: %(default)s)")
     parser.add_argument("--max-tokens", type=int, default=120, help="tokens per text (default: %(default)s)")
     parser.add_argument("--temperature", type=float, default=0.8, help="sampling temperature (default: %(default)s)")
-    parser.add_argument("--url", help="URL of the server (default: OSTINATO_BASE_URL, or http://127.0.0.1:8000)")
+    parser.add_argument("--url", help="URL of the server (default: SOSTENUTO_BASE_URL, or http://127.0.0.1:8000)")
     options = parser.parse_args()
     sampling = {"max_tokens": options.max_tokens, "temperature": options.temperature}
     means: list[list[float]] = [[], []]
     try:
-        with ostinato.Client(options.url) as client:
+        with sostenuto.Client(options.url) as client:
             for prompt, seed in product(options.prompt or ["The "], range(options.seeds)):
                 pair = [column(client, model, prompt=prompt, seed=seed, **sampling) for model in options.models]
                 print(f"--- {prompt!r}, seed {seed}")
@@ -47,7 +47,7 @@ def main() -> None:
                     print(f"{left:{WIDTH}} | {right}".rstrip())
                 for collected, (mean, _) in zip(means, pair, strict=True):
                     collected.append(mean)
-    except ostinato.OstinatoError as error:
+    except sostenuto.SostenutoError as error:
         sys.exit(f"error: {error}")
     for model, collected in zip(options.models, means, strict=True):
         print(f"{model}: mean log probability per token {sum(collected) / max(1, len(collected)):.3f}")

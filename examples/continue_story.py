@@ -13,14 +13,14 @@ import json
 import sys
 from pathlib import Path
 
-import ostinato
+import sostenuto
 
 
-def next_part(client: ostinato.Client, story: dict[str, str], prompt: str, **sampling: float) -> ostinato.Generation:
+def next_part(client: sostenuto.Client, story: dict[str, str], prompt: str, **sampling: float) -> sostenuto.Generation:
     """Generate the next part from the resume token; from the whole text if the server no longer accepts the token."""
     try:
         return client.resume(story["state"], prompt, return_state=True, **sampling)
-    except ostinato.StateRefused as error:
+    except sostenuto.StateRefused as error:
         print(f"the whole text is processed again: {error}", file=sys.stderr)
         return client.generate(story["text"] + prompt, return_state=True, **sampling)
 
@@ -30,7 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, metavar="FILE", help="file of the story; the first run creates it")
     parser.add_argument("prompt", nargs="?", default="", metavar="PROMPT", help="text to append before generating")
-    parser.add_argument("--url", help="URL of the server (default: OSTINATO_BASE_URL, or http://127.0.0.1:8000)")
+    parser.add_argument("--url", help="URL of the server (default: SOSTENUTO_BASE_URL, or http://127.0.0.1:8000)")
     parser.add_argument("--model", help="model of the first run (default: the first that the server lists)")
     parser.add_argument("--max-tokens", type=int, default=200, help="tokens of this run (default: %(default)s)")
     parser.add_argument("--temperature", type=float, default=0.8, help="sampling temperature (default: %(default)s)")
@@ -38,7 +38,7 @@ def main() -> None:
     options = parser.parse_args()
     sampling = {"max_tokens": options.max_tokens, "temperature": options.temperature}
     try:
-        with ostinato.Client(options.url) as client:
+        with sostenuto.Client(options.url) as client:
             if options.file.exists():
                 story = json.loads(options.file.read_text("utf-8"))
                 part = next_part(client, story, options.prompt, **sampling)
@@ -48,7 +48,7 @@ def main() -> None:
         new = options.prompt + part.text
         options.file.write_text(json.dumps({"text": story["text"] + new, "state": part.state}), "utf-8")
         print(new)
-    except (ostinato.OstinatoError, OSError) as error:
+    except (sostenuto.SostenutoError, OSError) as error:
         sys.exit(f"error: {error}")
     except (ValueError, KeyError):
         sys.exit(f"error: {options.file} is not a file of this program")

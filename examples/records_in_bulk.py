@@ -11,12 +11,12 @@ import itertools
 import sys
 from collections.abc import Iterator
 
-import ostinato
+import sostenuto
 
 MAX_CHOICES = 5000  # per request
 
 
-def records(client: ostinato.Client, options: argparse.Namespace) -> Iterator[str]:
+def records(client: sostenuto.Client, options: argparse.Namespace) -> Iterator[str]:
     """Yield distinct records; each request has another seed."""
     fields = {"model": options.model, "n": min(MAX_CHOICES, max(64, options.count)), "temperature": options.temperature}
     fields |= {"max_tokens": 100, "stop": "\n", "unique": True, "not_in_training": options.new, "regex": options.regex}
@@ -35,7 +35,7 @@ def records(client: ostinato.Client, options: argparse.Namespace) -> Iterator[st
 def main() -> None:
     """Parse the options and print the records."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--url", help="URL of the server (default: OSTINATO_BASE_URL, or http://127.0.0.1:8000)")
+    parser.add_argument("--url", help="URL of the server (default: SOSTENUTO_BASE_URL, or http://127.0.0.1:8000)")
     parser.add_argument("--model", help="model (default: the first that the server lists)")
     parser.add_argument("--count", type=int, default=20, help="number of records (default: %(default)s)")
     parser.add_argument("--regex", help="regular expression that each record matches")
@@ -44,10 +44,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the first request (default: %(default)s)")
     options = parser.parse_args()
     try:
-        with ostinato.Client(options.url) as client:
+        with sostenuto.Client(options.url) as client:
             for record in itertools.islice(records(client, options), options.count):
                 print(record)
-    except ostinato.OstinatoError as error:
+    except sostenuto.SostenutoError as error:
         sys.exit(f"error: {error}")
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-import ostinato
+import sostenuto
 
 BATCH_SIZE = 32  # texts per request
 
@@ -33,17 +33,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="text file in UTF-8")
     parser.add_argument("--lines", action="store_true", help="score each line by itself")
-    parser.add_argument("--url", help="URL of the server (default: OSTINATO_BASE_URL, or http://127.0.0.1:8000)")
+    parser.add_argument("--url", help="URL of the server (default: SOSTENUTO_BASE_URL, or http://127.0.0.1:8000)")
     parser.add_argument("--model", help="model, a forward one (default: the first that the server lists)")
     options = parser.parse_args()
     results = []
     try:
-        with ostinato.Client(options.url) as client:
+        with sostenuto.Client(options.url) as client:
             texts = labelled_texts(options.files, lines=options.lines)
             while batch := list(islice(texts, BATCH_SIZE)):
                 scores = client.score([text for _, text in batch], model=options.model)
                 results += [(score, label) for score, (label, _) in zip(scores, batch, strict=True) if score.num_scored]
-    except (ostinato.OstinatoError, OSError, UnicodeDecodeError) as error:
+    except (sostenuto.SostenutoError, OSError, UnicodeDecodeError) as error:
         sys.exit(f"error: {error}")
     print("perplexity  bits/character  tokens  text")
     for score, label in sorted(results, key=lambda result: result[0].perplexity):

@@ -9,10 +9,10 @@ Prints --n different texts that all end with ENDING, separated by blank lines.
 import argparse
 import sys
 
-import ostinato
+import sostenuto
 
 
-def backward_model(client: ostinato.Client) -> str:
+def backward_model(client: sostenuto.Client) -> str:
     """Return the first backward model of the server."""
     for model in client.models():
         if model.direction == "backward":
@@ -24,7 +24,7 @@ def main() -> None:
     """Parse the options and print the texts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("ending", metavar="ENDING", help="the end of the text")
-    parser.add_argument("--url", help="URL of the server (default: OSTINATO_BASE_URL, or http://127.0.0.1:8000)")
+    parser.add_argument("--url", help="URL of the server (default: SOSTENUTO_BASE_URL, or http://127.0.0.1:8000)")
     parser.add_argument("--model", help="a backward model (default: the first that the server lists)")
     parser.add_argument("--n", type=int, default=1, help="number of texts (default: %(default)s)")
     parser.add_argument("--max-tokens", type=int, default=200, help="tokens before the ending (default: %(default)s)")
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, help="the same seed prints the same texts (default: random)")
     options = parser.parse_args()
     try:
-        with ostinato.Client(options.url) as client:
+        with sostenuto.Client(options.url) as client:
             generation = client.generate(
                 suffix=options.ending,
                 model=options.model or backward_model(client),
@@ -41,7 +41,7 @@ def main() -> None:
                 temperature=options.temperature,
                 seed=options.seed,
             )
-    except ostinato.OstinatoError as error:
+    except sostenuto.SostenutoError as error:
         sys.exit(f"error: {error}")
     print("\n\n".join(choice.text + options.ending for choice in generation.choices))
 

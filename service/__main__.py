@@ -13,23 +13,23 @@ from service.settings import Settings, SettingsError, load_settings
 
 def _parser() -> argparse.ArgumentParser:
     settings = "\n".join(
-        f"  OSTINATO_{name.upper():<20} {field.description} (default: {_shown(field.default)})"
+        f"  SOSTENUTO_{name.upper():<20} {field.description} (default: {_shown(field.default)})"
         for name, field in Settings.model_fields.items()
     )
     parser = argparse.ArgumentParser(
         "python -m service",
         description=__doc__,
-        epilog=f"settings, from the environment or from the file that OSTINATO_ENV_FILE names:\n{settings}",
+        epilog=f"settings, from the environment or from the file that SOSTENUTO_ENV_FILE names:\n{settings}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, text in (
         ("up", "run the embedded model server and the gateway together"),
-        ("serve", "run the gateway alone, in front of OSTINATO_BACKENDS"),
+        ("serve", "run the gateway alone, in front of SOSTENUTO_BACKENDS"),
         ("health", "check the readiness of the gateway on this machine: exit code 0 or 1"),
     ):
         commands.add_parser(name, help=text, description=f"{text}; `python -m service --help` lists the settings")
-    text = "create a key file for OSTINATO_STATE_KEY_FILE, unless it exists"
+    text = "create a key file for SOSTENUTO_STATE_KEY_FILE, unless it exists"
     state_key_parser = commands.add_parser("state-key", help=text, description=text)
     state_key_parser.add_argument("file", type=Path, metavar="FILE", help="file to create")
     keys_command.add_parser(commands)

@@ -149,7 +149,7 @@ class Unauthorized(GatewayError):
 
     def headers(self) -> dict[str, str]:
         """Add the authentication scheme, as RFC 9110 section 11.6.1 requires."""
-        return {**super().headers(), "WWW-Authenticate": 'Bearer realm="ostinato"'}
+        return {**super().headers(), "WWW-Authenticate": 'Bearer realm="sostenuto"'}
 
 
 class CrossOrigin(GatewayError):

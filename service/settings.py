@@ -57,9 +57,9 @@ def _link(value: str | None) -> str | None:
 
 
 class Settings(BaseSettings, Limits):
-    """Settings from `OSTINATO_<NAME>` in the environment, then from the file that `OSTINATO_ENV_FILE` names."""
+    """Settings from `SOSTENUTO_<NAME>` in the environment, then from the file that `SOSTENUTO_ENV_FILE` names."""
 
-    model_config = SettingsConfigDict(env_prefix="OSTINATO_", frozen=True, extra="ignore", allow_inf_nan=False)
+    model_config = SettingsConfigDict(env_prefix="SOSTENUTO_", frozen=True, extra="ignore", allow_inf_nan=False)
 
     backends: Annotated[str, AfterValidator(_addresses)] = Field(
         "127.0.0.1:8500",
@@ -76,7 +76,7 @@ class Settings(BaseSettings, Limits):
     )
     backend_tls_key_file: Path | None = Field(None, description="private key (PEM) of the client certificate")
     backend_tls_name: str | None = Field(
-        None, description="server name in the certificates of the model servers; unset: the host in OSTINATO_BACKENDS"
+        None, description="server name in the certificates of the model servers; unset: the host in SOSTENUTO_BACKENDS"
     )
     models_dir: Path = Field(
         Path("models"),
@@ -103,18 +103,18 @@ class Settings(BaseSettings, Limits):
     allowed_hosts: Annotated[str | None, AfterValidator(_host_names)] = Field(
         None,
         description="names allowed in the Host header besides localhost and IP addresses, separated by commas; *: "
-        "any name; unset: no others if OSTINATO_HOST is a loopback address and OSTINATO_NUM_PROXIES "
+        "any name; unset: no others if SOSTENUTO_HOST is a loopback address and SOSTENUTO_NUM_PROXIES "
         "is 0, otherwise any name",
     )
     max_client_connections: int | None = Field(
         None,
         ge=1,
         description="maximum number of connections per client address; beyond it connections get 429; unset: no "
-        "limit. Ignored behind proxies (OSTINATO_NUM_PROXIES), where all clients share one address",
+        "limit. Ignored behind proxies (SOSTENUTO_NUM_PROXIES), where all clients share one address",
     )
     metrics_host: str = Field("127.0.0.1", description="address to listen on for /metrics")
     metrics_port: int | None = Field(
-        None, ge=0, le=65535, description="port of /metrics; 0 picks a free one; unset: OSTINATO_PORT + 1"
+        None, ge=0, le=65535, description="port of /metrics; 0 picks a free one; unset: SOSTENUTO_PORT + 1"
     )
     docs_url: Annotated[str | None, AfterValidator(_link)] = Field(
         None,
@@ -158,12 +158,12 @@ class Settings(BaseSettings, Limits):
         None,
         ge=1,
         description="tokens of the running and waiting sequences of each key without a limit of its own, counted as "
-        "for OSTINATO_MAX_QUEUED_TOKENS; unset: only the server's limit",
+        "for SOSTENUTO_MAX_QUEUED_TOKENS; unset: only the server's limit",
     )
     portable: bool = Field(
         False,
         description="whether the model server of `service up` is bit-exact across types of CPU, which is slower; "
-        "OSTINATO_PRECISION=auto is then float32",
+        "SOSTENUTO_PRECISION=auto is then float32",
     )
     max_chunk: int = Field(128, ge=1, le=128, description="maximum number of decode steps per call")
     max_body_bytes: int = Field(4 * 2**20, ge=1024, description="maximum size of a request body, in bytes")
@@ -209,20 +209,20 @@ _OTHER_VARIABLES = {"ENV_FILE", "BASE_URL", "API_KEY"}
 
 
 def unknown_settings() -> list[str]:
-    """Return a warning for each OSTINATO_ variable that is no setting, also in the file, with the closest match.
+    """Return a warning for each SOSTENUTO_ variable that is no setting, also in the file, with the closest match.
 
     Not an error: Kubernetes sets such variables for a service with this name.
     """
     known = [name.upper() for name in Settings.model_fields]
-    file = os.environ.get("OSTINATO_ENV_FILE")
+    file = os.environ.get("SOSTENUTO_ENV_FILE")
     variables = {*os.environ, *(name.upper() for name in (dotenv_values(file) if file else ()))}
-    names = [name.removeprefix("OSTINATO_") for name in sorted(variables) if name.startswith("OSTINATO_")]
+    names = [name.removeprefix("SOSTENUTO_") for name in sorted(variables) if name.startswith("SOSTENUTO_")]
     lines = []
     for name in names:
         if name not in known and name not in _OTHER_VARIABLES:
             matches = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
             lines.append(
-                f"OSTINATO_{name} is not a setting" + (f"; did you mean OSTINATO_{matches[0]}?" if matches else "")
+                f"SOSTENUTO_{name} is not a setting" + (f"; did you mean SOSTENUTO_{matches[0]}?" if matches else "")
             )
     return lines
 
@@ -237,9 +237,9 @@ def load_settings() -> Settings:
     Raises:
         SettingsError: a setting has the wrong type or is outside its limits.
     """
-    file = os.environ.get("OSTINATO_ENV_FILE")
+    file = os.environ.get("SOSTENUTO_ENV_FILE")
     if file is not None and not Path(file).is_file():
-        raise SettingsError(f"OSTINATO_ENV_FILE: there is no file {file}")
+        raise SettingsError(f"SOSTENUTO_ENV_FILE: there is no file {file}")
     values: dict[str, Any] = {"_env_file": file}
     try:
         settings = Settings(**values)
@@ -249,7 +249,7 @@ def load_settings() -> Settings:
         return Settings(**values, port=os.environ["PORT"])
     except ValidationError as error:
         problems = (
-            f"OSTINATO_{'_'.join(map(str, problem['loc'])).upper()}: {problem['msg']}, got {problem['input']!r}"
+            f"SOSTENUTO_{'_'.join(map(str, problem['loc'])).upper()}: {problem['msg']}, got {problem['input']!r}"
             for problem in error.errors()
         )
         raise SettingsError("; ".join(problems)) from error

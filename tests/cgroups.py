@@ -24,7 +24,7 @@ class MemoryCgroup:
         """
         self._is_first = (_ROOT / "memory/memory.limit_in_bytes").exists()
         parent = _ROOT / "memory" if self._is_first else _ROOT
-        self._folder = parent / f"ostinato-test-{os.getpid()}-{next(_NUMBERS)}"
+        self._folder = parent / f"sostenuto-test-{os.getpid()}-{next(_NUMBERS)}"
         try:
             self._folder.mkdir()
             self._path("memory.limit_in_bytes", "memory.max").write_text(str(max_bytes))

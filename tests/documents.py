@@ -17,7 +17,7 @@ from tests.paths import ROOT
 SHELL = ("", "bash")
 OUTPUT = ("json", "text")
 _BLOCK = re.compile(r"^ *```(?P<language>[^\n]*)\n(?P<text>.*?)^ *```$", re.MULTILINE | re.DOTALL)
-# The prompt of `ostinato write`: > or, on a branch, its name and >.
+# The prompt of `sostenuto write`: > or, on a branch, its name and >.
 _PROMPT = re.compile(r"\w*> ?")
 _ASSIGNMENT = re.compile(r"(\w+)=\$\(")
 

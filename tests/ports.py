@@ -20,7 +20,7 @@ def free_port() -> int:
     Raises:
         AssertionError: every port is taken.
     """
-    with Path(tempfile.gettempdir(), f"ostinato-test-ports-{os.getuid()}").open("a+") as file:
+    with Path(tempfile.gettempdir(), f"sostenuto-test-ports-{os.getuid()}").open("a+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
         port = int(file.read() or LAST)

@@ -216,14 +216,14 @@ class Gateway(Process, Client):
     def __init__(self, models_dir, backend_port, log, ready=True, port=None, prefix=(), **settings):
         self.port = port or free_port()
         variables = {
-            "OSTINATO_PORT": str(self.port),
-            "OSTINATO_METRICS_PORT": "0",
-            "OSTINATO_BACKENDS": f"127.0.0.1:{backend_port}",
-            "OSTINATO_MODELS_DIR": str(models_dir),
+            "SOSTENUTO_PORT": str(self.port),
+            "SOSTENUTO_METRICS_PORT": "0",
+            "SOSTENUTO_BACKENDS": f"127.0.0.1:{backend_port}",
+            "SOSTENUTO_MODELS_DIR": str(models_dir),
             # At 0.1 s an idle gateway and its server use 8% of a core.
-            "OSTINATO_POLL_S": "0.25",
-            "OSTINATO_PRECISION": "gru=bfloat16",
-            **{f"OSTINATO_{name.upper()}": str(value) for name, value in settings.items()},
+            "SOSTENUTO_POLL_S": "0.25",
+            "SOSTENUTO_PRECISION": "gru=bfloat16",
+            **{f"SOSTENUTO_{name.upper()}": str(value) for name, value in settings.items()},
         }
         Process.__init__(self, [*prefix, sys.executable, "-m", "service", "serve"], log, **variables)
         address = "/readyz" if ready else "/healthz"

@@ -22,7 +22,7 @@ _OPEN = 'exec "$@" <"$TERMINAL" 2>"$TERMINAL" >"$OUTPUT"'
 
 
 class Terminal:
-    """`ostinato` in a terminal of its own."""
+    """`sostenuto` in a terminal of its own."""
 
     def __init__(self, *arguments, columns=80, output=None, **variables):
         """Start it.
@@ -39,7 +39,7 @@ class Terminal:
         usual = {"TERMINAL": name, "OUTPUT": str(output or name), "TERM": "xterm-256color"}
         with interruptible():
             self.process = subprocess.Popen(
-                ["sh", "-c", _OPEN, "sh", sys.executable, "-m", "ostinato", *arguments],
+                ["sh", "-c", _OPEN, "sh", sys.executable, "-m", "sostenuto", *arguments],
                 env=environment(**{**usual, **variables}),
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
@@ -92,7 +92,7 @@ def interruptible():
 
 
 def environment(**variables):
-    """Return an environment in which `python -m ostinato` is this checkout's."""
-    ours = ("OSTINATO_", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "TERM", "PYTHONUNBUFFERED")
+    """Return an environment in which `python -m sostenuto` is this checkout's."""
+    ours = ("SOSTENUTO_", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "TERM", "PYTHONUNBUFFERED")
     usual = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     return {**usual, "PYTHONPATH": str(ROOT / "client" / "src"), "PYTHONWARNINGS": "error", **variables}

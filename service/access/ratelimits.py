@@ -38,7 +38,7 @@ _WINDOW_S = 60
 
 
 class RedisUrlError(ValueError):
-    """OSTINATO_REDIS_URL is not a Redis URL; the message does not show it, as it may contain a password."""
+    """SOSTENUTO_REDIS_URL is not a Redis URL; the message does not show it, as it may contain a password."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class RateLimiter:
         if (whole := max(cost, total or 0)) > per_minute:
             message = f"this request alone may use up to {whole} {what}, but the limit is {per_minute} per minute"
             raise InvalidRequest(message, param=param)
-        charge = _Charge(subject, what, RateLimitItemPerMinute(per_minute, namespace="ostinato"), cost)
+        charge = _Charge(subject, what, RateLimitItemPerMinute(per_minute, namespace="sostenuto"), cost)
         counters, retry_after_s = self._charge(charge)
         if retry_after_s is not None:
             message = f"the limit of {per_minute} {what} per minute is reached; try again in {retry_after_s} s"
@@ -276,5 +276,5 @@ def _connection_pool(url: str) -> "ConnectionPool":
         pool.make_connection()
     except (ValueError, TypeError, RedisError):
         # Without the cause, which quotes parts of the URL.
-        raise RedisUrlError("OSTINATO_REDIS_URL: must be like redis://localhost:6379/0") from None
+        raise RedisUrlError("SOSTENUTO_REDIS_URL: must be like redis://localhost:6379/0") from None
     return pool

@@ -33,7 +33,7 @@ _MODEL_OBJECT = {
     "id": MODEL,
     "object": "model",
     "created": 1795778581,
-    "owned_by": "ostinato",
+    "owned_by": "sostenuto",
     "root": MODEL,
     "max_model_len": None,
     "version": 1,
@@ -261,7 +261,7 @@ ERRORS: dict[str, GatewayError] = {
     ),
     "413": BodyTooLarge("the body must be at most 4194304 bytes, got 5000000"),
     "421": HostNotAllowed(
-        "Host must be localhost, an IP address or a name in OSTINATO_ALLOWED_HOSTS, got 'gateway.example.org'"
+        "Host must be localhost, an IP address or a name in SOSTENUTO_ALLOWED_HOSTS, got 'gateway.example.org'"
     ),
     "429": Overloaded(
         "the queue is full: 384 of 384 sequences on this server are in use and this request needs 1; try again later"

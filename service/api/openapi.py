@@ -22,7 +22,7 @@ _ERRORS = {
     "408": "the body did not arrive in time",
     "410": "the version of the resume token is no longer served",
     "413": "the body exceeds the maximum size",
-    "421": "the Host header names another server; see OSTINATO_ALLOWED_HOSTS",
+    "421": "the Host header names another server; see SOSTENUTO_ALLOWED_HOSTS",
     "429": "the queue or the memory for requests is full, or the key's rate limit is reached; see Retry-After",
     "499": "the client closed the sending half of its connection",
     "500": "an internal error of the gateway or the model server",
@@ -40,7 +40,7 @@ def openapi_document() -> dict[str, Any]:
     description = "Recurrent text generators behind OpenAI's completions API."
     return {
         "openapi": "3.1.1",
-        "info": {"title": "Ostinato API", "description": description, "version": __version__},
+        "info": {"title": "Sostenuto API", "description": description, "version": __version__},
         "tags": [{"name": name, "description": text} for name, text in TAGS.items()],
         "paths": paths,
         "components": {

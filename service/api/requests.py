@@ -54,7 +54,7 @@ MAX_MIN_LENGTH = 10_000
 MAX_NEIGHBORS = 100
 MAX_MAPPED = 10_000
 MAX_VOCABULARY = 10_000
-# Whatever the server's own limit (OSTINATO_MAX_PROMPTS, at most this): longer lists are refused unvalidated.
+# Whatever the server's own limit (SOSTENUTO_MAX_PROMPTS, at most this): longer lists are refused unvalidated.
 MAX_PROMPTS = 4096
 MAX_ID = 2**31 - 1
 # Characters of a resume token: that of a model of 1,024 units and two layers has some 20,000.

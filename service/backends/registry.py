@@ -225,7 +225,7 @@ class ModelRegistry:
         served = sorted(snapshot.routes)
         if len(served) > 1:
             raise InvalidRequest(
-                f"model is required, as several are served and OSTINATO_DEFAULT_MODEL is unset; models are: "
+                f"model is required, as several are served and SOSTENUTO_DEFAULT_MODEL is unset; models are: "
                 f"{', '.join(served)}",
                 param="model",
             )

@@ -49,20 +49,20 @@ def backend_tls(settings: Settings) -> Tls | None:
     cert_file, key_file = settings.backend_tls_cert_file, settings.backend_tls_key_file
     if ca_file is None:
         if cert_file or key_file or name:
-            raise TlsFileError("OSTINATO_BACKEND_TLS_CA_FILE is required with the other OSTINATO_BACKEND_TLS_*")
+            raise TlsFileError("SOSTENUTO_BACKEND_TLS_CA_FILE is required with the other SOSTENUTO_BACKEND_TLS_*")
         return None
     if (cert_file is None) != (key_file is None):
-        raise TlsFileError("OSTINATO_BACKEND_TLS_CERT_FILE and OSTINATO_BACKEND_TLS_KEY_FILE must be set together")
+        raise TlsFileError("SOSTENUTO_BACKEND_TLS_CERT_FILE and SOSTENUTO_BACKEND_TLS_KEY_FILE must be set together")
     # gRPC accepts any bytes and reports a failed handshake later, so the files are checked here.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
-        what: object = f"OSTINATO_BACKEND_TLS_CA_FILE={ca_file}"
+        what: object = f"SOSTENUTO_BACKEND_TLS_CA_FILE={ca_file}"
         context.load_verify_locations(ca_file)
         if not context.cert_store_stats()["x509_ca"]:
             raise TlsFileError(f"{what}: has no CA certificate")
         if cert_file is None or key_file is None:
             return Tls(ca_file.read_bytes(), name=name)
-        what = f"OSTINATO_BACKEND_TLS_CERT_FILE={cert_file}, OSTINATO_BACKEND_TLS_KEY_FILE={key_file}"
+        what = f"SOSTENUTO_BACKEND_TLS_CERT_FILE={cert_file}, SOSTENUTO_BACKEND_TLS_KEY_FILE={key_file}"
         context.load_cert_chain(cert_file, key_file, password=_no_password)
         return Tls(ca_file.read_bytes(), cert_file.read_bytes(), key_file.read_bytes(), name)
     except OSError as error:
@@ -70,4 +70,4 @@ def backend_tls(settings: Settings) -> Tls | None:
 
 
 def _no_password() -> str:
-    raise TlsFileError("OSTINATO_BACKEND_TLS_KEY_FILE: the key is encrypted; an unencrypted one is required")
+    raise TlsFileError("SOSTENUTO_BACKEND_TLS_KEY_FILE: the key is encrypted; an unencrypted one is required")

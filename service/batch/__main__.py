@@ -27,7 +27,7 @@ EXIT_CODES = """exit codes:
        Or OUT was removed, renamed or replaced during the run
   130  Ctrl-C; the same command resumes
 
-The API key is read from OSTINATO_API_KEY alone: an option would be visible to everybody in the list of processes.
+The API key is read from SOSTENUTO_API_KEY alone: an option would be visible to everybody in the list of processes.
 Proxies are those of HTTP_PROXY, HTTPS_PROXY and NO_PROXY."""
 RESUME_HINT = "completed lines are kept, and the same command resumes"
 
@@ -52,8 +52,8 @@ def _parser() -> argparse.ArgumentParser:
         "spreadsheets would evaluate"
     )
     add("--escape-formulas", action="store_true", help=help_text)
-    base_url = os.environ.get("OSTINATO_BASE_URL") or BASE_URL
-    help_text = f"URL of the gateway (default: OSTINATO_BASE_URL, else {BASE_URL})"
+    base_url = os.environ.get("SOSTENUTO_BASE_URL") or BASE_URL
+    help_text = f"URL of the gateway (default: SOSTENUTO_BASE_URL, else {BASE_URL})"
     add("--base-url", default=base_url, metavar="URL", help=help_text)
     help_text = f"concurrent requests (default: as many as the gateway admits, up to {MAX_CONCURRENCY})"
     add("--concurrency", type=_count, metavar="N", help=help_text)
@@ -115,7 +115,7 @@ def _options(arguments: Sequence[str] | None) -> Options:
         if output_format is not CSV:
             parser.error(f"--escape-formulas requires --format csv, got {output_format.name}")
         output_format = ESCAPED_CSV
-    api_key = os.environ.get("OSTINATO_API_KEY", "")
+    api_key = os.environ.get("SOSTENUTO_API_KEY", "")
     return Options(
         source=parsed.source,
         target=parsed.target,

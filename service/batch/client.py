@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from functools import partial
 
-import ostinato
+import sostenuto
 from service.batch.errors import LineError, Stopped, UsageError
 from service.batch.requests_file import BatchRequest
 
@@ -41,14 +41,14 @@ class BatchClient:
             UsageError: the base URL or the API key is invalid.
         """
         self._options = options
-        connect = partial(ostinato.Client, options.base_url, api_key=options.api_key, max_retries=MAX_RETRIES)
+        connect = partial(sostenuto.Client, options.base_url, api_key=options.api_key, max_retries=MAX_RETRIES)
         try:
             # Not with the shared wait: a response with the status is no response to a line.
             self._status_client = connect(timeout=(CONNECT_TIMEOUT_S, STATUS_TIMEOUT_S))
             self._wait = _WaitForModels(options.give_up_after_s, self._status_client)
             self._client = connect(timeout=(CONNECT_TIMEOUT_S, options.timeout_s), wait_for_ready=self._wait)
-        except ostinato.InvalidArgument as error:
-            message = str(error).replace("base_url", "--base-url").replace("api_key", "OSTINATO_API_KEY")
+        except sostenuto.InvalidArgument as error:
+            message = str(error).replace("base_url", "--base-url").replace("api_key", "SOSTENUTO_API_KEY")
             raise UsageError(message) from None
 
     @property
@@ -65,11 +65,11 @@ class BatchClient:
         """
         try:
             status = self._client.status()
-        except ostinato.OstinatoError as error:
+        except sostenuto.SostenutoError as error:
             raise Stopped(str(error)) from None
         return max(1, status.max_sequences - status.num_sequences)
 
-    def send(self, request: BatchRequest) -> ostinato.RawResponse:
+    def send(self, request: BatchRequest) -> sostenuto.RawResponse:
         """Send a request, with retries, and return its response, success or error.
 
         Raises:
@@ -78,20 +78,20 @@ class BatchClient:
         """
         try:
             return self._client.post(request.url, request.body)
-        except ostinato.APIError as error:
+        except sostenuto.APIError as error:
             # A resume token of another tenant is an error of one line only; its 403 names the field.
             if error.status is None or error.status == 401 or (error.status == 403 and error.param is None):
                 raise Stopped(str(error)) from None
-            return ostinato.RawResponse(error.status, error.request_id, error.content)
-        except ostinato.Timeout:
+            return sostenuto.RawResponse(error.status, error.request_id, error.content)
+        except sostenuto.Timeout:
             message = f"no response within --timeout of {self._options.timeout_s:g} s; not retried"
             raise LineError("timeout", message, request.custom_id) from None
-        except ostinato.ConnectionFailed as error:
+        except sostenuto.ConnectionFailed as error:
             message = f"its connection was lost repeatedly while other requests succeeded: {error}"
             raise LineError("connection_lost", message, request.custom_id) from None
-        except ostinato.UnexpectedResponse as error:
+        except sostenuto.UnexpectedResponse as error:
             raise LineError("not_json", str(error), request.custom_id) from None
-        except ostinato.OstinatoError as error:  # NotReady, or ClientClosed at the end of the run
+        except sostenuto.SostenutoError as error:  # NotReady, or ClientClosed at the end of the run
             raise Stopped(str(error)) from None
 
     def close(self) -> None:
@@ -100,19 +100,19 @@ class BatchClient:
         self._status_client.close()
 
 
-class _WaitForModels(ostinato.WaitForReady):
+class _WaitForModels(sostenuto.WaitForReady):
     """Waits also for a model that may be loaded soon."""
 
-    def __init__(self, timeout_s: float, status_client: ostinato.Client) -> None:
+    def __init__(self, timeout_s: float, status_client: sostenuto.Client) -> None:
         super().__init__(timeout_s)
         self._status_client = status_client
 
-    def is_unavailable(self, error: ostinato.OstinatoError) -> bool:
+    def is_unavailable(self, error: sostenuto.SostenutoError) -> bool:
         """Return whether the gateway is unavailable, has just started, or serves no model."""
-        if not isinstance(error, ostinato.ModelNotFound):
+        if not isinstance(error, sostenuto.ModelNotFound):
             return super().is_unavailable(error)
         try:
             status = self._status_client.status().raw
-        except ostinato.OstinatoError:
+        except sostenuto.SostenutoError:
             return True
         return not status.get("models", True) or status.get("uptime_s", SETTLING_S) < SETTLING_S

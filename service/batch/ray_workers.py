@@ -22,8 +22,8 @@ from ray.data import ActorPoolStrategy, Dataset, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 from ray.data.context import DataContext
 
-import ostinato
 import service
+import sostenuto
 from service.batch.client import CONNECT_TIMEOUT_S, BatchClient, ClientOptions
 from service.batch.cluster import LOCAL, Cluster
 from service.batch.errors import BatchError, Stopped
@@ -66,7 +66,7 @@ def process_lines(
 def _connect(address: str) -> None:
     _check_reachable(address)
     # The workers get the versions of these packages that run here.
-    packages = {"py_modules": [package.__path__[0] for package in (service, ostinato)]}
+    packages = {"py_modules": [package.__path__[0] for package in (service, sostenuto)]}
     cluster = {"include_dashboard": False} if address == LOCAL else {"address": address}
     try:
         ray.init(runtime_env=packages, log_to_driver=False, logging_level=logging.ERROR, **cluster)

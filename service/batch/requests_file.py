@@ -13,7 +13,7 @@ from service.batch.errors import LineError, UsageError
 
 COMPLETIONS = "/v1/completions"
 URLS = (COMPLETIONS, "/v1/embeddings", "/tokenize", "/detokenize")
-# Four times the gateway's default OSTINATO_MAX_BODY_BYTES.
+# Four times the gateway's default SOSTENUTO_MAX_BODY_BYTES.
 MAX_LINE_BYTES = 16 * 2**20
 MAX_SHOWN = 80  # characters of a value in a message
 DUPLICATE = "duplicate_custom_id"

@@ -20,7 +20,7 @@ from service.access.keys import (
     revoke_keys,
 )
 
-SETTING = "OSTINATO_KEYS_FILE"
+SETTING = "SOSTENUTO_KEYS_FILE"
 _UNITS = {"d": "days", "h": "hours"}
 
 

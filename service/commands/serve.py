@@ -94,7 +94,7 @@ def gunicorn_options(settings: Settings, listener: socket.socket) -> dict[str, A
         "worker_exit": _close,
         # gunicorn lets clients on this machine set SCRIPT_NAME by a header, which changes every path.
         "forwarder_headers": "",
-        "proc_name": "ostinato-gateway",
+        "proc_name": "sostenuto-gateway",
         # gunicorn 27 opens a control socket in the working directory unless told not to.
         "control_socket_disable": True,
     }
@@ -146,7 +146,7 @@ def serve(settings: Settings) -> int:
     log.info("metrics at http://%s:%d/metrics", settings.metrics_host, metrics_socket.getsockname()[1])
     if settings.keys_file is None and not is_loopback(settings.host):
         log.warning(
-            "NO API KEYS: anyone who can connect to %s:%d can use this server; set OSTINATO_KEYS_FILE (python -m "
+            "NO API KEYS: anyone who can connect to %s:%d can use this server; set SOSTENUTO_KEYS_FILE (python -m "
             "service keys add), or put an authenticating proxy in front",
             settings.host,
             port,

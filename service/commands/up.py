@@ -35,7 +35,7 @@ POLL_S = 0.05
 # After the gateway's drain, before a process that does not end is killed.
 EXIT_TIMEOUT_S = 10.0
 # In the working directory, like models and runs.
-STATE_KEY_FILE = Path(".ostinato-state-key")
+STATE_KEY_FILE = Path(".sostenuto-state-key")
 # Placeholder for a model whose name is unknown.
 UNKNOWN_MODEL = "MODEL"
 # Prompts of the example request, as JSON strings; a model of another name starts a new text.
@@ -129,7 +129,7 @@ class Service:
         settings, started = self._settings, time.monotonic()
         if "backends" in settings.model_fields_set:
             instead = "python -m service serve uses these backends"
-            _print(f"OSTINATO_BACKENDS is ignored: up starts its own model server; {instead}")
+            _print(f"SOSTENUTO_BACKENDS is ignored: up starts its own model server; {instead}")
         port = _require_free(settings.host, settings.port)
         backend_port = _require_free("127.0.0.1", 0)
         self._model_server = self._launch_model_server(backend_port)
@@ -157,14 +157,14 @@ class Service:
         )
 
     def _launch_gateway(self, port: int, backend_port: int) -> Child:
-        variables = {"OSTINATO_BACKENDS": f"127.0.0.1:{backend_port}", "OSTINATO_PORT": str(port)}
+        variables = {"SOSTENUTO_BACKENDS": f"127.0.0.1:{backend_port}", "SOSTENUTO_PORT": str(port)}
         if "log_format" not in self._settings.model_fields_set:
             # The output is a terminal, or a file that a person reads.
-            variables["OSTINATO_LOG_FORMAT"] = "text"
+            variables["SOSTENUTO_LOG_FORMAT"] = "text"
         if self._settings.state_key_file is None:
             # So that resume tokens stay valid after a restart.
             make_key_file(STATE_KEY_FILE)
-            variables["OSTINATO_STATE_KEY_FILE"] = str(STATE_KEY_FILE)
+            variables["SOSTENUTO_STATE_KEY_FILE"] = str(STATE_KEY_FILE)
         prepare, fd = partial(terminate_with_parent, os.getpid()), self._gateway_life.write_fd
         return self._launch("gateway", "service", "serve", prepare=prepare, fd=fd, **variables)
 

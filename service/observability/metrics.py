@@ -111,7 +111,7 @@ class Metrics:
         self._compilations = self._histogram("pattern_compile_seconds", help_text, ("outcome",))
         self._errors = self._counter("errors", "Errors sent to clients, by code.", "code")
         self._http: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
-        Info("ostinato_build", "Version of the gateway.", registry=registry).info({"version": version})
+        Info("sostenuto_build", "Version of the gateway.", registry=registry).info({"version": version})
         prometheus_client.ProcessCollector(registry=registry)
         prometheus_client.PlatformCollector(registry=registry)
 
@@ -122,7 +122,7 @@ class Metrics:
                 "time_to_first_token_seconds", "Time from the start of a request to its first token.", _MODEL
             ),
             token_gap=_TokenHistogram(
-                "ostinato_inter_token_latency_seconds",
+                "sostenuto_inter_token_latency_seconds",
                 "Time per token after the first, weighted by tokens: the mean is the inverse of a sequence's speed.",
                 _MODEL,
                 registry=self.registry,
@@ -223,8 +223,8 @@ class Metrics:
         """
 
         def collect() -> list[Metric]:
-            running = GaugeMetricFamily("ostinato_sequences_running", "Sequences that hold a slot.", labels=_MODEL)
-            waiting = GaugeMetricFamily("ostinato_sequences_waiting", "Sequences that wait for a slot.", labels=_MODEL)
+            running = GaugeMetricFamily("sostenuto_sequences_running", "Sequences that hold a slot.", labels=_MODEL)
+            waiting = GaugeMetricFamily("sostenuto_sequences_waiting", "Sequences that wait for a slot.", labels=_MODEL)
             # Zeros for idle versions: a series that comes and goes cannot be distinguished from a lost one.
             counts = dict.fromkeys(self._sequences.models(), (0, 0))
             counts |= {model: (num_running, num_waiting) for model, num_running, num_waiting in loads()}
@@ -242,13 +242,13 @@ class Metrics:
         """Report the size of the prefix cache at each scrape."""
         self._gauge("prefix_cache_bytes", "Memory used by the states in the prefix cache.", lambda: cache.num_bytes)
         self._gauge("prefix_cache_states", "States in the prefix cache.", lambda: len(cache))
-        name, help_text = "ostinato_prefix_cache_evicted_states", "States evicted from the prefix cache."
+        name, help_text = "sostenuto_prefix_cache_evicted_states", "States evicted from the prefix cache."
         collect = lambda: [CounterMetricFamily(name, help_text, value=cache.num_evicted)]  # noqa: E731
         self.registry.register(_AtScrape(collect))
 
     def watch_servers(self, states: Callable[[], Iterable[bool]]) -> None:
         """Report the number of backends at each scrape; `states` returns for each whether it gets calls."""
-        gauge = Gauge("ostinato_backends", "Backends, by whether they get calls.", ["state"], registry=self.registry)
+        gauge = Gauge("sostenuto_backends", "Backends, by whether they get calls.", ["state"], registry=self.registry)
         gauge.labels("serving").set_function(lambda: sum(states()))
         gauge.labels("ejected").set_function(lambda: sum(not is_serving for is_serving in states()))
 
@@ -261,7 +261,7 @@ class Metrics:
         """Report the memory that requests hold, and its limit, at each scrape."""
         help_text = "Memory used by bodies, prompts and responses of requests in flight."
         self._gauge("request_memory_bytes", help_text, lambda: budget.num_bytes)
-        help_text = "Limit of ostinato_request_memory_bytes; requests beyond it get 429."
+        help_text = "Limit of sostenuto_request_memory_bytes; requests beyond it get 429."
         self._gauge("request_memory_limit_bytes", help_text, lambda: budget.max_bytes)
 
     def watch_config_drift(self, seconds: Callable[[], Mapping[str, float]]) -> None:
@@ -280,7 +280,7 @@ class Metrics:
         """Declare a metric whose values, by its label, are read at each scrape."""
 
         def collect() -> list[Metric]:
-            family = kind(f"ostinato_{name}", help_text, labels=[label])
+            family = kind(f"sostenuto_{name}", help_text, labels=[label])
             for key, value in values().items():
                 family.add_metric([key], value)
             return [family]
@@ -288,16 +288,16 @@ class Metrics:
         self.registry.register(_AtScrape(collect))
 
     def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
-        return Counter(f"ostinato_{name}", help_text, labels, registry=self.registry)
+        return Counter(f"sostenuto_{name}", help_text, labels, registry=self.registry)
 
     def _histogram(
         self, name: str, help_text: str, labels: tuple[str, ...], buckets: tuple[float, ...] = _LATENCIES_S
     ) -> Histogram:
-        return Histogram(f"ostinato_{name}", help_text, labels, registry=self.registry, buckets=buckets)
+        return Histogram(f"sostenuto_{name}", help_text, labels, registry=self.registry, buckets=buckets)
 
     def _gauge(self, name: str, help_text: str, value: Callable[[], float]) -> None:
         """Declare a gauge that is read at each scrape."""
-        Gauge(f"ostinato_{name}", help_text, registry=self.registry).set_function(value)
+        Gauge(f"sostenuto_{name}", help_text, registry=self.registry).set_function(value)
 
     def forget(self, model: ModelVersion) -> None:
         """Remove the series of a version that is no longer served; a late observation creates them again."""

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 class _Handler(MetricsHandler):
     timeout = 10.0  # seconds without a byte, reading or writing
-    server_version, sys_version = "ostinato", ""
+    server_version, sys_version = "sostenuto", ""
 
     def do_GET(self) -> None:
         """Serve a scrape; on loopback refuse a web page whose name resolves to this machine (DNS rebinding)."""

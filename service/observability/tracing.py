@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SERVICE = "ostinato-gateway"
+SERVICE = "sostenuto-gateway"
 RPC = "tensorflow.serving.PredictionService/Predict"
 
 # Headers of a W3C Trace Context.
@@ -58,7 +58,7 @@ class Trace:
         """Set the attributes of the result: version, token counts and finish reasons."""
         self.span.set_attributes(
             {
-                "ostinato.model.version": version,
+                "sostenuto.model.version": version,
                 "gen_ai.usage.input_tokens": num_prompt_tokens,
                 "gen_ai.usage.output_tokens": num_completion_tokens,
                 "gen_ai.response.finish_reasons": tuple(reasons),
@@ -148,7 +148,7 @@ class Tracing:
         attributes = _call_attributes(call, address)
         spans = tuple(
             self._tracer.start_span(
-                RPC, trace.context, self._api.SpanKind.CLIENT, {**attributes, "ostinato.call.request_sequences": count}
+                RPC, trace.context, self._api.SpanKind.CLIENT, {**attributes, "sostenuto.call.request_sequences": count}
             )
             for trace, count in traces.items()
         )
@@ -232,13 +232,13 @@ def _call_attributes(call: Call, address: str | None) -> dict[str, str | int]:
     attributes: dict[str, str | int] = {
         "rpc.system.name": "grpc",
         "rpc.method": RPC,
-        "ostinato.call.id": secrets.token_hex(8),
-        "ostinato.call.signature": call.signature_name,
-        "ostinato.call.batch_size": call.batch_size,
-        "ostinato.call.sequences": len(call.sequences),
-        "ostinato.call.steps": call.size,
-        "ostinato.model.name": call.model.name,
-        "ostinato.model.version": call.model.version,
+        "sostenuto.call.id": secrets.token_hex(8),
+        "sostenuto.call.signature": call.signature_name,
+        "sostenuto.call.batch_size": call.batch_size,
+        "sostenuto.call.sequences": len(call.sequences),
+        "sostenuto.call.steps": call.size,
+        "sostenuto.model.name": call.model.name,
+        "sostenuto.model.version": call.model.version,
     }
     if address is not None:
         host, _, port = address.rpartition(":")

@@ -192,7 +192,7 @@ def model_object(model: ServedModel, route: Route) -> responses.ModelObject:
         "id": model.ref.name,
         "object": "model",
         "created": card.created,
-        "owned_by": "ostinato",
+        "owned_by": "sostenuto",
         "root": model.ref.name,
         "max_model_len": None,
         "version": model.ref.version,

@@ -37,7 +37,7 @@ def require_allowed_host(request: Request, hosts: AllowedHosts) -> None:
     host = request.headers.get("Host")
     if not hosts.allows(host):
         raise HostNotAllowed(
-            f"Host must be localhost, an IP address or a name in OSTINATO_ALLOWED_HOSTS, got {host!r:.{MAX_SHOWN}}"
+            f"Host must be localhost, an IP address or a name in SOSTENUTO_ALLOWED_HOSTS, got {host!r:.{MAX_SHOWN}}"
         )
 
 

@@ -10,8 +10,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from ostinato import Client as Sdk
 from service.backends.tensors import to_proto
+from sostenuto import Client as Sdk
 from tests.e2e.test_failover import NUM_STREAMS, Proxy, bodies, changed, foreign_ids, left_out, other_shape, spoil_state
 from tests.servers import children
 

@@ -12,7 +12,7 @@ from tests.paths import ROOT
 from tests.ports import free_port
 from tests.servers import Client
 
-PROJECT = "ostinato-compose-test"
+PROJECT = "sostenuto-compose-test"
 
 
 class Project:
@@ -33,8 +33,8 @@ class Project:
     def start(self, *arguments, timeout=600):
         """Run `docker compose` with arguments; return the completed process."""
         # The environment takes precedence over the user's .env.
-        ours = {"OSTINATO_PORT": str(self.port), "COMPOSE_PROJECT_NAME": PROJECT, "COMPOSE_PROFILES": "cpu"}
-        environment = {**os.environ, **ours, "OSTINATO_UID": "1000", "OSTINATO_GID": "1000"}
+        ours = {"SOSTENUTO_PORT": str(self.port), "COMPOSE_PROJECT_NAME": PROJECT, "COMPOSE_PROFILES": "cpu"}
+        environment = {**os.environ, **ours, "SOSTENUTO_UID": "1000", "SOSTENUTO_GID": "1000"}
         return subprocess.run(
             ["docker", "compose", "--progress", "quiet", *arguments],
             cwd=self.folder,

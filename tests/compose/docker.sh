@@ -3,7 +3,7 @@
 # reachable. Read by `.` in the repository root; $0 is the script that reads it. Root is needed.
 images=tests/compose/images
 logs=$(mktemp -d)
-prefix=ostinato-stand-in
+prefix=sostenuto-stand-in
 
 say() { echo "$0: $*" >&2; }
 

@@ -69,13 +69,13 @@ def test_every_container_has_least_privilege(project):
             published[name] = host["PortBindings"]
     assert published == {"gateway": {"8000/tcp": [{"HostIp": "127.0.0.1", "HostPort": str(project.port)}]}}
     (gateway,) = project.containers("gateway")
-    assert "Read-only file system" in in_container(gateway, "open('/ostinato/models/x', 'w')").stderr
-    assert "Read-only file system" in in_container(gateway, "open('/ostinato/keys/x', 'w')").stderr
+    assert "Read-only file system" in in_container(gateway, "open('/sostenuto/models/x', 'w')").stderr
+    assert "Read-only file system" in in_container(gateway, "open('/sostenuto/keys/x', 'w')").stderr
     # Model servers are on an internal network: it resolves their names, and has no route to the outside.
     (server,) = project.containers(MODEL_SERVER)
-    assert list(server["NetworkSettings"]["Networks"]) == ["ostinato-compose-test_backend"]
+    assert list(server["NetworkSettings"]["Networks"]) == ["sostenuto-compose-test_backend"]
     network = subprocess.run(
-        ["docker", "network", "inspect", "ostinato-compose-test_backend"], capture_output=True, check=True
+        ["docker", "network", "inspect", "sostenuto-compose-test_backend"], capture_output=True, check=True
     )
     assert json.loads(network.stdout)[0]["Internal"] is True
 
@@ -88,7 +88,7 @@ def test_the_gateways_image_is_small_and_has_no_tensorflow(project):
     assert found["Config"]["Labels"]["org.opencontainers.image.revision"] == os.environ["COMMIT"]
     code = (
         "import pathlib; print({path.suffix for name in ('tensorflow', 'tensorflow_serving') "
-        "for path in pathlib.Path('/ostinato/packages', name).rglob('*') if path.is_file()} - {'.py', '.pyc'})"
+        "for path in pathlib.Path('/sostenuto/packages', name).rglob('*') if path.is_file()} - {'.py', '.pyc'})"
     )
     assert in_container(container, code).stdout.strip() == "set()"
 
@@ -168,7 +168,7 @@ def test_api_keys_are_required_and_resume_tokens_outlast_the_gateway(project):
     whole = project.gateway.text(**BODY, max_tokens=100)
     half = project.gateway.post({**BODY, "max_tokens": 50, "return_state": True})[1]["choices"][0]
     key = project.run("run", "--rm", "keys", "keys", "add", "--tenant", "anna").split()[-1]
-    (project.folder / "gateway.env").write_text("OSTINATO_KEYS_FILE=keys/api.json\n")
+    (project.folder / "gateway.env").write_text("SOSTENUTO_KEYS_FILE=keys/api.json\n")
     project.run("up", "--detach", "--wait", "gateway")
     body = json.dumps({"model": "demo", "state": half["state"], "max_tokens": 50})
     assert project.gateway.ask("POST", "/v1/completions", body)[0] == 401
@@ -203,7 +203,7 @@ def test_prometheus_scrapes_the_gateway_and_loads_the_rules(project):
         )
 
     project.until(gateway_is_up, timeout=90)
-    project.until(lambda: ask("query?query=ostinato_backends").get("result"), timeout=90)
+    project.until(lambda: ask("query?query=sostenuto_backends").get("result"), timeout=90)
     ((group),) = ask("rules")["groups"]
     assert len(group["rules"]) >= 7
     assert {rule["health"] for rule in group["rules"]} <= {"ok", "unknown"}
@@ -228,7 +228,9 @@ def test_a_stopped_gateway_triggers_an_alert(project):
 def test_stop_shuts_down_gracefully(project):
     """A stream that outlasts the drain gets an error event, and both programs end on SIGTERM."""
     # The default limits allow no completion that outlasts the drain on every machine.
-    settings = "OSTINATO_MAX_TOKENS=5000000\nOSTINATO_MAX_REQUEST_TOKENS=5000000\nOSTINATO_MAX_QUEUED_TOKENS=10000000\n"
+    settings = (
+        "SOSTENUTO_MAX_TOKENS=5000000\nSOSTENUTO_MAX_REQUEST_TOKENS=5000000\nSOSTENUTO_MAX_QUEUED_TOKENS=10000000\n"
+    )
     (project.folder / "gateway.env").write_text(settings)
     project.run("up", "--detach", "--wait", "gateway")
     events = []

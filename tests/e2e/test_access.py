@@ -268,7 +268,7 @@ def test_listening_beyond_loopback_without_api_keys_logs_a_warning(start_gateway
     ("settings", "message"),
     [
         ({"keys_file": "/nowhere/keys.json"}, "/nowhere/keys.json"),
-        ({"redis_url": "nonsense"}, "OSTINATO_REDIS_URL"),
+        ({"redis_url": "nonsense"}, "SOSTENUTO_REDIS_URL"),
         ({"metrics_host": "256.1.1.1"}, "cannot listen on 256.1.1.1"),
     ],
     ids=["keys", "redis", "metrics"],
@@ -277,8 +277,8 @@ def test_an_invalid_setting_fails_startup_with_a_one_line_error(models_dir, sett
     """A wrong file, URL or host exits with code 1, instead of a worker that crashes repeatedly."""
     import os
 
-    variables = {f"OSTINATO_{name.upper()}": value for name, value in settings.items()}
-    environment = {**os.environ, "OSTINATO_PORT": "0", "OSTINATO_MODELS_DIR": str(models_dir), **variables}
+    variables = {f"SOSTENUTO_{name.upper()}": value for name, value in settings.items()}
+    environment = {**os.environ, "SOSTENUTO_PORT": "0", "SOSTENUTO_MODELS_DIR": str(models_dir), **variables}
     command = [sys.executable, "-m", "service", "serve"]
     run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=240, check=False)
     assert run.returncode == 1

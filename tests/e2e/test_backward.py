@@ -7,8 +7,8 @@ import openai
 import pytest
 
 from contract.card import load_assets
-from ostinato import Client
 from service.scheduling.random_numbers import uniforms
+from sostenuto import Client
 from tests.conftest import TEXT
 
 BASE = {"model": "reverse", "suffix": "worst of times", "max_tokens": 60, "seed": 5}

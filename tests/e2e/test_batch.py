@@ -47,7 +47,7 @@ class Batch(Process):
     def __init__(self, source, out, gateway, *options, **variables):
         self.out = Path(out)
         command = [sys.executable, "-m", "service.batch", str(source), str(out), *options]
-        variables = {"OSTINATO_BASE_URL": f"http://127.0.0.1:{gateway.port}", "PYTHONPATH": PYTHONPATH, **variables}
+        variables = {"SOSTENUTO_BASE_URL": f"http://127.0.0.1:{gateway.port}", "PYTHONPATH": PYTHONPATH, **variables}
         super().__init__(command, self.out.with_suffix(".log"), **variables)
 
     def __enter__(self):

@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-import ostinato
+import sostenuto
 from tests.conftest import MODEL_NAMES, TEXT
 from tests.e2e.test_access import key_file, keys  # noqa: F401 - a fixture is used by its name
 
@@ -20,7 +20,7 @@ FIELDS = {"seed": 3, "temperature": 0.9, "ignore_eos": True}
 @pytest.fixture
 def client(gateway):
     """A client of the session's gateway."""
-    with ostinato.Client(f"http://127.0.0.1:{gateway.port}") as made:
+    with sostenuto.Client(f"http://127.0.0.1:{gateway.port}") as made:
         yield made
 
 
@@ -73,7 +73,7 @@ def test_a_stream_resumes_byte_identically_wherever_it_is_cut(gateway, client, m
     proxy = CuttingProxy(gateway.port, [30_000, 300, 20_000, 9_000, 15_000])
     try:
         with (
-            ostinato.Client(proxy.url) as weak,
+            sostenuto.Client(proxy.url) as weak,
             weak.stream(**fields, resume=True) as pieces,
         ):
             got = list(pieces)
@@ -103,7 +103,7 @@ def test_a_constrained_stream_resumes_byte_identically_and_matches(gateway, clie
         list(whole)
     proxy = CuttingProxy(gateway.port, [30_000, 300, 20_000, 9_000, 15_000])
     try:
-        with ostinato.Client(proxy.url) as weak, weak.stream(**fields, resume=True) as pieces:
+        with sostenuto.Client(proxy.url) as weak, weak.stream(**fields, resume=True) as pieces:
             list(pieces)
     finally:
         proxy.close()
@@ -122,7 +122,7 @@ def test_a_stream_resumes_on_another_gateway_with_the_same_state_key(start_gatew
     key.write_text("k" * 64 + "\n")
     first = start_gateway(state_key_file=key, drain_s=1)
     whole = client.generate(TEXT[:30], model="lstm", max_tokens=30_000, **FIELDS)
-    with ostinato.Client(f"http://127.0.0.1:{first.port}", max_retries=0) as loyal:
+    with sostenuto.Client(f"http://127.0.0.1:{first.port}", max_retries=0) as loyal:
         pieces = loyal.stream(TEXT[:30], model="lstm", max_tokens=30_000, **FIELDS, resume=True)
         got = [next(pieces) for _ in range(10)]
         first.end(number) if number == signal.SIGTERM else (first.send(number), first.process.wait())
@@ -226,20 +226,20 @@ def test_every_model_has_an_embedding_map_and_neighbors(client):
         assert [neighbor.cosine for neighbor in near] == sorted((n.cosine for n in near), reverse=True)
         assert token_id not in [neighbor.token_id for neighbor in near]
         assert client.neighbors(plane.tokens[-1], model=model, count=3) == near
-    with pytest.raises(ostinato.BadRequest, match="token must be one token"):
+    with pytest.raises(sostenuto.BadRequest, match="token must be one token"):
         client.neighbors("It was", model="lstm")
-    with pytest.raises(ostinato.BadRequest, match="count must be a number from 1 to 100, got '101'"):
+    with pytest.raises(sostenuto.BadRequest, match="count must be a number from 1 to 100, got '101'"):
         client.neighbors("t", model="lstm", count=101)
-    with pytest.raises(ostinato.BadRequest, match="token_id must be a number from 0 to"):
+    with pytest.raises(sostenuto.BadRequest, match="token_id must be a number from 0 to"):
         client.neighbors(99999, model="lstm")
 
 
 def test_an_inspection_over_max_inspect_values_is_a_400(start_gateway):
     """The error names the limit and the fields that reduce the response; with those the request succeeds."""
     url = f"http://127.0.0.1:{start_gateway(max_inspect_values=1000).port}"
-    with pytest.raises(ostinato.BadRequest, match=r"at most 1000 values .*, got \d+; .* max_units"):
-        ostinato.Client(url).inspect(TEXT[:100], model="lstm")
-    assert ostinato.Client(url).inspect(TEXT[:100], model="lstm", max_positions=5, max_units=5).positions[0] == 0
+    with pytest.raises(sostenuto.BadRequest, match=r"at most 1000 values .*, got \d+; .* max_units"):
+        sostenuto.Client(url).inspect(TEXT[:100], model="lstm")
+    assert sostenuto.Client(url).inspect(TEXT[:100], model="lstm", max_positions=5, max_units=5).positions[0] == 0
 
 
 def test_turns_of_a_conversation_are_one_completion(client, tmp_path):
@@ -283,6 +283,6 @@ def test_a_wrong_api_key_raises_unauthorized(start_gateway, key_file):  # noqa: 
     """The message names the environment variable to set."""
     key = keys(key_file, "add", "--tenant", "alice")
     url = f"http://127.0.0.1:{start_gateway(keys_file=key_file).port}"
-    with pytest.raises(ostinato.Unauthorized, match="OSTINATO_API_KEY"):
-        ostinato.Client(url, api_key="wrong").models()
-    assert ostinato.Client(url, api_key=key).models()
+    with pytest.raises(sostenuto.Unauthorized, match="SOSTENUTO_API_KEY"):
+        sostenuto.Client(url, api_key="wrong").models()
+    assert sostenuto.Client(url, api_key=key).models()

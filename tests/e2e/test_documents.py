@@ -23,7 +23,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from pydantic import ValidationError
 
-import ostinato
+import sostenuto
 from tests.built import built
 from tests.conftest import TEXT, quick_to_load
 from tests.documents import SHELL, blocks, documents, fits, spans
@@ -72,16 +72,16 @@ NOT_RUN = {
     ".venv/bin/python -m export resume ": "takes the minutes that are left of a training run",
     ".venv/bin/python -m export wrap lesson.h5 ": "takes half a minute; a .keras file is wrapped, from another page",
     ".venv/bin/python -m benchmarks.": "takes minutes, and must be alone",
-    "OSTINATO_KEYS_FILE=keys.json OSTINATO_HOST=0.0.0.0 make run": "opens a port to the network",
-    "OSTINATO_PORTABLE=true make run": "serves until Ctrl-C",
+    "SOSTENUTO_KEYS_FILE=keys.json SOSTENUTO_HOST=0.0.0.0 make run": "opens a port to the network",
+    "SOSTENUTO_PORTABLE=true make run": "serves until Ctrl-C",
     ".venv/bin/python -m model_server --host=10.0.0.1 ": "another machine's address",
-    "OSTINATO_STATE_KEY_FILE=.ostinato-state-key ": "other machines' addresses",
+    "SOSTENUTO_STATE_KEY_FILE=.sostenuto-state-key ": "other machines' addresses",
     ".venv/bin/python -m service.batch in.jsonl out.jsonl --ray": "a cluster; test_batch.py has one",
 }
 # Asks for confirmation at a terminal; it reads no pipe.
 ASKS = ".venv/bin/python -m export remove "
 # Input that a reader types into a program, where the page does not show it.
-TYPED = {"ostinato write --file story.json": "Once upon a time\n\n", ASKS: "y\n"}
+TYPED = {"sostenuto write --file story.json": "Once upon a time\n\n", ASKS: "y\n"}
 
 
 def of(table, command):
@@ -108,7 +108,7 @@ class Session:
     folder: Path
     outputs: list[str]
     shown: str
-    client: ostinato.Client
+    client: sostenuto.Client
 
     @property
     def output(self):
@@ -218,10 +218,10 @@ def it_is_revoked(session):
 _HTTP = f"curl -s {ADDRESS}"
 # Checks of what the pages say of a command, by the command's beginning.
 CLAIMS = {
-    r"ostinato generate $'HAMLET.\n' --max-tokens 90000 | head -c 30": it_is_thirty_bytes,
-    "ostinato generate --state story.state ": halves_are_a_whole,
-    r"ostinato generate $'HAMLET.\n' --json | jq .usage": it_is_a_number,
-    r"ostinato write $'ROMEO.\n' --file scene.json ": there_are_two_texts,
+    r"sostenuto generate $'HAMLET.\n' --max-tokens 90000 | head -c 30": it_is_thirty_bytes,
+    "sostenuto generate --state story.state ": halves_are_a_whole,
+    r"sostenuto generate $'HAMLET.\n' --json | jq .usage": it_is_a_number,
+    r"sostenuto write $'ROMEO.\n' --file scene.json ": there_are_two_texts,
     ".venv/bin/python -m service.batch in.jsonl out.jsonl": every_line_is_answered,
     ".venv/bin/python -m service.batch in.jsonl out.csv --format csv": every_choice_is_a_record,
     ".venv/bin/python -m service keys revoke ": it_is_revoked,
@@ -251,11 +251,11 @@ REFUSED = {
 
 @pytest.fixture(scope="module")
 def surroundings(tmp_path_factory):
-    """The environment of a shell with `ostinato` on its path, and a curl that fails on error responses."""
+    """The environment of a shell with `sostenuto` on its path, and a curl that fails on error responses."""
     for name in ("curl", "jq"):
         program(name)
     folder = tmp_path_factory.mktemp("programs")
-    _write_program(folder / "ostinato", "-m ostinato")
+    _write_program(folder / "sostenuto", "-m sostenuto")
     (folder / ".curlrc").write_text("fail-with-body\nsilent\n")
     return environment(
         PATH=f"{folder}:{os.environ['PATH']}",
@@ -312,7 +312,7 @@ def made(tmp_path_factory):
     (reader / "in.jsonl").write_text(requests)
     _make_key(reader / "keys.json")
     (reader / "runs").mkdir()
-    (reader / ".ostinato-state-key").write_text("0" * 64)
+    (reader / ".sostenuto-state-key").write_text("0" * 64)
     trained = _trained_by_the_pages()
     book, ending = trained / "book/1", trained / "ending/1"
     for name in ("book", "demo"):
@@ -406,8 +406,8 @@ def test_the_commands_and_python_of_a_page_run_as_written(page, address, folder,
     for name, number in re.findall(r"(book|demo):(\d+)", "".join(block.text for block in blocks(page))):
         if not (folder / "models" / name / number).exists():
             _copy_version(folder / "models" / name / "1", folder / "models", name, int(number))
-    names, outputs, variables = {}, [], {**surroundings, "OSTINATO_BASE_URL": address}
-    with ostinato.Client(address) as client:
+    names, outputs, variables = {}, [], {**surroundings, "SOSTENUTO_BASE_URL": address}
+    with sostenuto.Client(address) as client:
         for block in filter(is_entered, blocks(page)):
             if block.language == "python":
                 exec(compile(block.text.replace(ADDRESS, address), block.place, "exec"), names)
@@ -493,12 +493,12 @@ def not_run(part):
     return sorted({command.text for command in COMMANDS if not is_run(command) and part in command.text})
 
 
-@pytest.mark.parametrize("text", not_run("OSTINATO_"))
+@pytest.mark.parametrize("text", not_run("SOSTENUTO_"))
 def test_environment_variables_of_commands_not_run_are_settings(text):
     """Each is a setting of the gateway."""
     from service.settings import Settings
 
-    names = re.findall(r"OSTINATO_(\w+)=", text)
+    names = re.findall(r"SOSTENUTO_(\w+)=", text)
     assert {name.lower() for name in names} <= Settings.model_fields.keys()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import ostinato
+import sostenuto
 from tests.terminals import environment
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -42,7 +42,7 @@ def example(gateway):
 @pytest.fixture
 def client(gateway):
     """A client of the gateway."""
-    with ostinato.Client(f"http://127.0.0.1:{gateway.port}") as client:
+    with sostenuto.Client(f"http://127.0.0.1:{gateway.port}") as client:
         yield client
 
 

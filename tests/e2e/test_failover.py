@@ -319,7 +319,7 @@ def test_an_unavailable_backend_is_a_503_after_the_grace_period(shared_servers, 
 
 def rejections(gateway, reason):
     """Return how many calls the gateway's backends have rejected for a reason."""
-    return gateway.metrics()["ostinato_call_rejections_total", (("reason", reason),)]
+    return gateway.metrics()["sostenuto_call_rejections_total", (("reason", reason),)]
 
 
 @pytest.fixture

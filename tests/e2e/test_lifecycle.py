@@ -178,7 +178,7 @@ def test_a_port_in_use_is_a_one_line_error(gateway, models_dir):
 
     done = subprocess.run(
         [sys.executable, "-m", "service", "serve"],
-        env={**os.environ, "OSTINATO_PORT": str(gateway.port), "OSTINATO_MODELS_DIR": str(models_dir)},
+        env={**os.environ, "SOSTENUTO_PORT": str(gateway.port), "SOSTENUTO_MODELS_DIR": str(models_dir)},
         capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == 1

@@ -1,4 +1,4 @@
-"""`deploy/nginx/ostinato.conf` in front of a gateway: no buffering of streams, and real client addresses."""
+"""`deploy/nginx/sostenuto.conf` in front of a gateway: no buffering of streams, and real client addresses."""
 
 import json
 
@@ -20,21 +20,21 @@ def proxied(two_models_dir, model_server, tmp_path_factory):
     tmp_path, port = tmp_path_factory.mktemp("nginx"), free_port()
     log = tmp_path / "gateway.log"
     gateway = Gateway(two_models_dir, model_server.port, log, **AMPLE, num_proxies=1)
-    conf = (ROOT / "deploy/nginx/ostinato.conf").read_text()
+    conf = (ROOT / "deploy/nginx/sostenuto.conf").read_text()
     for line, ours in {
         "server 127.0.0.1:8000;": f"server 127.0.0.1:{gateway.port};",
         "listen 80 default_server;": f"listen 127.0.0.1:{port};",
-        "access_log /var/log/nginx/ostinato.log": f"access_log {tmp_path}/access.log",
+        "access_log /var/log/nginx/sostenuto.log": f"access_log {tmp_path}/access.log",
     }.items():
         assert conf.count(line) == 1
         conf = conf.replace(line, ours)
-    (tmp_path / "ostinato.conf").write_text(conf)
+    (tmp_path / "sostenuto.conf").write_text(conf)
     kept = " ".join(
         f"{kind}_temp_path {tmp_path}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
     (tmp_path / "nginx.conf").write_text(
         f"user root; daemon off; pid {tmp_path}/nginx.pid; error_log stderr; worker_processes 1; events {{}}\n"
-        f"http {{ {kept} include {tmp_path}/ostinato.conf; }}\n"
+        f"http {{ {kept} include {tmp_path}/sostenuto.conf; }}\n"
     )
     nginx = Process(
         [program("nginx"), "-e", "stderr", "-p", tmp_path, "-c", tmp_path / "nginx.conf"], tmp_path / "nginx.log"

@@ -33,22 +33,22 @@ def test_metrics_count_requests_tokens_sequences_calls_and_errors(start_gateway)
     assert ask(gateway, body={**BODY, "temperature": 9})[0] == 400
     assert ask(gateway, body={**BODY, "max_tokens": 1_000_000, "timeout_s": 2})[0] == 504
     model = {"model": "lstm", "version": "1"}
-    until(lambda: total(gateway.metrics(), "ostinato_sequences_running", **model) == 0)
+    until(lambda: total(gateway.metrics(), "sostenuto_sequences_running", **model) == 0)
     found = gateway.metrics()
     prompt = len(SECRET)
-    assert total(found, "ostinato_prompt_tokens_total", **model) == 3 * prompt
-    assert total(found, "ostinato_completion_tokens_total", **model) >= 120
-    assert total(found, "ostinato_sequences_finished_total", reason="length", **model) == 4
-    assert total(found, "ostinato_sequences_cancelled_total", **model) == 1
-    assert total(found, "ostinato_time_to_first_token_seconds_count", **model) == 3
-    assert total(found, "ostinato_queue_wait_seconds_count", **model) == 3
-    assert total(found, "ostinato_inter_token_latency_seconds_count", **model) > 0
+    assert total(found, "sostenuto_prompt_tokens_total", **model) == 3 * prompt
+    assert total(found, "sostenuto_completion_tokens_total", **model) >= 120
+    assert total(found, "sostenuto_sequences_finished_total", reason="length", **model) == 4
+    assert total(found, "sostenuto_sequences_cancelled_total", **model) == 1
+    assert total(found, "sostenuto_time_to_first_token_seconds_count", **model) == 3
+    assert total(found, "sostenuto_queue_wait_seconds_count", **model) == 3
+    assert total(found, "sostenuto_inter_token_latency_seconds_count", **model) > 0
     for signature in ("prefill", "score", "decode", "decode_full"):
-        assert total(found, "ostinato_call_sequences_count", signature=signature, **model) > 0
-        assert total(found, "ostinato_call_duration_seconds_count", signature=signature, **model) > 0
-    assert total(found, "ostinato_http_requests_total", route="/v1/completions", status="200") == 2
-    assert total(found, "ostinato_errors_total", code="deadline_exceeded") == 1
-    assert total(found, "ostinato_errors_total", code="invalid_request_error") == 1
+        assert total(found, "sostenuto_call_sequences_count", signature=signature, **model) > 0
+        assert total(found, "sostenuto_call_duration_seconds_count", signature=signature, **model) > 0
+    assert total(found, "sostenuto_http_requests_total", route="/v1/completions", status="200") == 2
+    assert total(found, "sostenuto_errors_total", code="deadline_exceeded") == 1
+    assert total(found, "sostenuto_errors_total", code="invalid_request_error") == 1
     assert gateway.ask("GET", "/metrics")[0] == 404
 
 

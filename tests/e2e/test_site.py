@@ -53,7 +53,7 @@ def test_the_settings_are_readable_on_a_phone(open_site):
     page = open_site("settings.html", PHONE)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert clipped(page, "article .table-wrapper") == []
-    row = page.locator("tr", has_text="OSTINATO_MAX_QUEUED ")
+    row = page.locator("tr", has_text="SOSTENUTO_MAX_QUEUED ")
     before = "cell => getComputedStyle(cell, '::before').content"
     titles = [cell.evaluate(before) for cell in row.first.locator("td").all()]
     assert titles[1:] == ['"default "', '"limits "', '"meaning "']

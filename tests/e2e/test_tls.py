@@ -41,6 +41,6 @@ def test_an_invalid_ca_file_fails_startup_with_a_one_line_error(start_gateway, t
         start_gateway(backend_tls_ca_file=tmp_path / "ca.pem")
     except AssertionError as failed:
         (line,) = str(failed).splitlines()[1:]
-        assert line.startswith(f"error: OSTINATO_BACKEND_TLS_CA_FILE={tmp_path}/ca.pem: ")
+        assert line.startswith(f"error: SOSTENUTO_BACKEND_TLS_CA_FILE={tmp_path}/ca.pem: ")
     else:
         raise AssertionError("it started")

@@ -25,11 +25,11 @@ class Up(Process, Client):
     def __init__(self, models_dir, folder):
         self.port = free_port()
         variables = {
-            "OSTINATO_PORT": str(self.port),
-            "OSTINATO_METRICS_PORT": "0",
-            "OSTINATO_BACKEND_GRACE_S": "2",
-            "OSTINATO_MODELS_DIR": str(models_dir),
-            "OSTINATO_STATE_KEY_FILE": str(folder / "state-key"),
+            "SOSTENUTO_PORT": str(self.port),
+            "SOSTENUTO_METRICS_PORT": "0",
+            "SOSTENUTO_BACKEND_GRACE_S": "2",
+            "SOSTENUTO_MODELS_DIR": str(models_dir),
+            "SOSTENUTO_STATE_KEY_FILE": str(folder / "state-key"),
         }
         (folder / "state-key").write_text("x" * 64 + "\n")
         Process.__init__(self, [sys.executable, "-m", "service", "up"], folder / "up.log", **variables)

@@ -19,7 +19,7 @@ from tests.paths import ROOT
 from tests.ports import free_port
 
 PAGE = "docs/kubernetes.md"
-NAMESPACE = "ostinato"
+NAMESPACE = "sostenuto"
 GATEWAY, SERVER = "gateway", "tensorflow-serving"
 PATIENCE_S = 600
 # Commands of the page that are not run as written, by their beginning, and the reason.
@@ -49,9 +49,9 @@ class Deployment:
     """The project in the namespace of the page."""
 
     def __init__(self, folder):
-        """Copy the files that git tracks to `ostinato` in a directory, as the page assumes."""
+        """Copy the files that git tracks to `sostenuto` in a directory, as the page assumes."""
         self.kubectl = Kubectl(folder)
-        self.checkout, self.mine = folder / "ostinato", folder / "my-ostinato"
+        self.checkout, self.mine = folder / "sostenuto", folder / "my-sostenuto"
         self.mine.mkdir()
         listed = subprocess.run(
             ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
@@ -125,7 +125,7 @@ class Deployment:
         printed = self.run_block("kubectl create namespace ")
         (self.key,) = KEY.findall(printed)
         self.kubectl.run("label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted")
-        self.run_block("kubectl apply -k ../my-ostinato\nuntil ")
+        self.run_block("kubectl apply -k ../my-sostenuto\nuntil ")
         self.until_steady()
 
     def require_no_namespace(self):

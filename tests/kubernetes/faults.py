@@ -167,13 +167,13 @@ def test_the_pages_other_commands_run(deployment):
     deployment.run_block("kubectl create secret generic api-keys --from-file keys.json --dry-run=client")
     assert "demo" in deployment.run_block("kubectl scale deployment/workbench --replicas 1")
     content = (deployment.mine / "kustomization.yaml").read_text()
-    generated = {"name": "gateway", "behavior": "merge", "literals": ["OSTINATO_LOG_LEVEL=warning"]}
+    generated = {"name": "gateway", "behavior": "merge", "literals": ["SOSTENUTO_LOG_LEVEL=warning"]}
     (deployment.mine / "kustomization.yaml").write_text(f"{content}\nconfigMapGenerator: {json.dumps([generated])}\n")
     deployment.run_block("kubectl delete job/exporter --ignore-not-found")
-    maps = ("configmaps", "--selector", "app.kubernetes.io/part-of=ostinato")
+    maps = ("configmaps", "--selector", "app.kubernetes.io/part-of=sostenuto")
     before = {each["metadata"]["name"] for each in deployment.kubectl.get(*maps)}
     assert len(before) == 3
-    deployment.run_block("kubectl apply -k ../my-ostinato --prune ")
+    deployment.run_block("kubectl apply -k ../my-sostenuto --prune ")
     after = {each["metadata"]["name"] for each in deployment.kubectl.get(*maps)}
     assert len(after) == 2
     assert after < before

@@ -84,8 +84,8 @@ class Load:
             "command": ["/usr/bin/python3.13", "/load/load_generator.py", "--url", f"http://{self._address}"],
             "args": [str(each) for pair in numbers.items() for each in pair],
             "env": [
-                {"name": "OSTINATO_API_KEY", "value": self._key},
-                {"name": "PYTHONPATH", "value": "/ostinato/packages:/ostinato"},
+                {"name": "SOSTENUTO_API_KEY", "value": self._key},
+                {"name": "PYTHONPATH", "value": "/sostenuto/packages:/sostenuto"},
             ],
             "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
             "volumeMounts": [{"name": "load", "mountPath": "/load"}],

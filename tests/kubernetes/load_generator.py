@@ -5,7 +5,7 @@ seeds, hashes and times. Does not know what fault is injected.
 
     load_generator.py --url http://gateway:80      prints {"seed": …, "sha256": …, "error": …, …} for each completion
 
-The API key is read from OSTINATO_API_KEY.
+The API key is read from SOSTENUTO_API_KEY.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import threading
 import time
 from dataclasses import asdict, dataclass
 
-import ostinato
+import sostenuto
 
 PROMPT = "The "
 PAUSE_AFTER_FAILURE_S = 0.5
@@ -58,7 +58,7 @@ def stream(client, model, seed, max_tokens):
         for delta in deltas:
             note_gap()
             text_hash.update(delta.encode())
-    except ostinato.OstinatoError as error:
+    except sostenuto.SostenutoError as error:
         completion.error = f"{type(error).__name__}: {error}"
     note_gap()
     completion.num_resumed = deltas.num_resumed if deltas is not None else 0
@@ -92,7 +92,7 @@ def main():
             thread.start()
             thread.join()
 
-    with ostinato.Client(options.url) as client:
+    with sostenuto.Client(options.url) as client:
         client.models()
         workers = [threading.Thread(target=work, args=(number,)) for number in range(options.threads)]
         for worker in workers:

@@ -9,7 +9,7 @@ from typing import Literal, get_args, get_origin
 
 import pytest
 
-import ostinato
+import sostenuto
 from service.settings import Settings
 from tests.built import built
 from tests.paths import ROOT
@@ -31,14 +31,14 @@ def test_every_setting_is_documented_with_default_and_limits(name):
     """docs/settings.md has its line, with the field's own description."""
     field = Settings.model_fields[name]
     default = "unset" if field.default is None else f"`{field.default}`"
-    line = f"| `OSTINATO_{name.upper()}` | {default} | {bounds_of(field)} | {field.description} |"
+    line = f"| `SOSTENUTO_{name.upper()}` | {default} | {bounds_of(field)} | {field.description} |"
     assert line in (ROOT / "docs/settings.md").read_text(encoding="utf-8")
 
 
 def test_every_documented_setting_exists():
     """docs/settings.md lists no others."""
     text = (ROOT / "docs/settings.md").read_text(encoding="utf-8")
-    documented = set(re.findall(r"^\| `OSTINATO_(\w+)`", text, re.MULTILINE))
+    documented = set(re.findall(r"^\| `SOSTENUTO_(\w+)`", text, re.MULTILINE))
     assert documented == {name.upper() for name in Settings.model_fields}
 
 
@@ -88,8 +88,8 @@ def site():
 def test_the_site_documents_every_public_name_of_the_sdk(site):
     """`__all__` is the list."""
     page = (site / "api.html").read_text(encoding="utf-8")
-    documented = set(re.findall(r'id="ostinato\.(\w+)"', page))
-    assert documented == set(ostinato.__all__) - {"__version__"}
+    documented = set(re.findall(r'id="sostenuto\.(\w+)"', page))
+    assert documented == set(sostenuto.__all__) - {"__version__"}
 
 
 def test_no_property_of_the_sdk_has_its_description_as_its_type(site):

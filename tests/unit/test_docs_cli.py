@@ -7,9 +7,9 @@ import pytest
 
 from docs import cli_reference
 from export.cli import build_parser
-from ostinato._cli.program import program
 from service.__main__ import _parser as service_parser
 from service.batch.__main__ import _parser as batch_parser
+from sostenuto._cli.program import program
 
 
 def options_of(parser):
@@ -22,7 +22,7 @@ def options_of(parser):
             yield from ((parser.prog, option) for option in action.option_strings)
 
 
-CLICK = [(f"ostinato {name}", option) for name, command in program.commands.items() for option in command.params]
+CLICK = [(f"sostenuto {name}", option) for name, command in program.commands.items() for option in command.params]
 OPTIONS = [
     *(found for parser in (build_parser(), service_parser(), batch_parser()) for found in options_of(parser)),
     *((command, name) for command, option in CLICK if isinstance(option, click.Option) for name in option.opts),

@@ -75,7 +75,7 @@ def test_the_page_has_every_alert_with_its_condition_and_no_other():
     assert documented == sorted(expected)
 
 
-@pytest.mark.parametrize("name", sorted(set(re.findall(r"ostinato_\w+", PAGE))))
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"sostenuto_\w+", PAGE))))
 def test_every_series_in_the_pages_queries_exists(name):
     """A histogram's series have suffixes."""
     series = {sample.name for family in exported().collect() for sample in family.samples}

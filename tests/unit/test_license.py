@@ -11,7 +11,7 @@ import pytest
 from tests.paths import ROOT
 
 
-@pytest.mark.parametrize("folder", [ROOT, ROOT / "client"], ids=["ostinato", "ostinato-client"])
+@pytest.mark.parametrize("folder", [ROOT, ROOT / "client"], ids=["sostenuto", "sostenuto"])
 def test_the_license_is_an_spdx_expression_with_its_text(folder):
     """`license` is an expression, and `license-files` names the text of that license."""
     project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]

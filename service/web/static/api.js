@@ -1,6 +1,6 @@
 // The HTTP API: responses, event streams, and errors for users. Knows nothing of the page.
 
-const KEY = "ostinato-key";
+const KEY = "sostenuto-key";
 
 export class Failure extends Error {
   // `status`, `code` and `param`, the field that is wrong, are those of the API's error.

@@ -6,11 +6,11 @@ const button = document.getElementById("theme");
 export function startTheme(changed = () => {}) {
   button.addEventListener("click", () => {
     const next = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
-    localStorage.setItem("ostinato-theme", next);
+    localStorage.setItem("sostenuto-theme", next);
     show(next);
     changed();
   });
-  show(localStorage.getItem("ostinato-theme") ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light"));
+  show(localStorage.getItem("sostenuto-theme") ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light"));
 }
 
 function show(name) {

@@ -5,7 +5,7 @@ FROM ${EXPORTER_IMAGE}
 ARG EXECUTABLE=tensorflow_model_server
 USER root
 COPY . /opt/tensorflow-serving
-ENV PATH=/ostinato/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+ENV PATH=/sostenuto/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     TENSORFLOW_MODEL_SERVER_CACHE=/opt/tensorflow-serving/cache
 # The first run also unpacks what the executable carries with it, which a read-only container could not.
 RUN ln -s "/opt/tensorflow-serving/${EXECUTABLE}" /usr/bin/tensorflow_model_server \

@@ -44,7 +44,7 @@ def test_the_fastest_setting_is_chosen(capsys):
 
 
 def test_ratios_are_of_the_same_round():
-    """The ratio is Ostinato's speed over the other's, round by round, not that of two medians."""
+    """The ratio is Sostenuto's speed over the other's, round by round, not that of two medians."""
     rounds = [measurement(rate) for rate in (100, 400, 200)]
     results = {(8, FLOAT32): rounds, (8, "other"): [measurement(rate) for rate in (50, 100, 200)]}
     ours, other = speed_rows(results)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
 
-import ostinato
-from ostinato import Client, Generation, _progress
-from ostinato._concurrency import AHEAD, THREAD_NAME, in_order
-from ostinato._progress import Progress
+import sostenuto
+from sostenuto import Client, Generation, _progress
+from sostenuto._concurrency import AHEAD, THREAD_NAME, in_order
+from sostenuto._progress import Progress
 from tests.unit.client.scripted_responses import answer_json, refusal
 from tests.unit.client.scripted_server import PATIENCE_S
 from tests.waiting import until
@@ -100,7 +100,7 @@ def test_an_error_is_raised_in_the_order_of_its_prompt(client: Client, server: S
     server.script = [echo, refusal(400, "no"), *[echo] * 50]
     results = client.generate_many([str(number) for number in range(50)], model="tiny", concurrency=1)
     assert str(next(results)) == "0"
-    with pytest.raises(ostinato.BadRequest):
+    with pytest.raises(sostenuto.BadRequest):
         next(results)
     assert len(server.requests) <= 2 + AHEAD
 
@@ -111,11 +111,11 @@ def test_after_an_error_no_further_call_starts() -> None:
 
     def make(number: int) -> None:
         if number == 0:
-            raise ostinato.BadRequest("no")
+            raise sostenuto.BadRequest("no")
         begun.append(number)
         assert go_on.wait(PATIENCE_S)
 
-    with pytest.raises(ostinato.BadRequest):
+    with pytest.raises(sostenuto.BadRequest):
         next(made(range(9), make, concurrency=1))
     go_on.set()
     assert_no_worker_waits()
@@ -126,7 +126,7 @@ def test_return_errors_yields_the_error_as_its_prompts_result(client: Client, se
     """The other prompts still get their results."""
     server.script = [echo, refusal(400, "no"), echo]
     results = list(client.generate_many(["a", "b", "c"], model="tiny", concurrency=1, return_errors=True))
-    assert [type(result) for result in results] == [Generation, ostinato.BadRequest, Generation]
+    assert [type(result) for result in results] == [Generation, sostenuto.BadRequest, Generation]
 
 
 def full(**headers: str) -> Callable[[str], str]:
@@ -141,10 +141,10 @@ def full(**headers: str) -> Callable[[str], str]:
     return make
 
 
-def answered_429(headers: dict[str, str]) -> ostinato.Overloaded:
+def answered_429(headers: dict[str, str]) -> sostenuto.Overloaded:
     """Return the error that a response with status 429 becomes."""
     asked = headers.get("retry_after_s")
-    error = ostinato.Overloaded("full", retryable=headers.get("retry") != "false")
+    error = sostenuto.Overloaded("full", retryable=headers.get("retry") != "false")
     error.retry_after_s = None if asked is None else float(asked)
     return error
 
@@ -159,7 +159,7 @@ def test_an_overloaded_server_is_retried_until_it_accepts(waits: list[float], as
 @pytest.mark.parametrize("headers", [{"retry": "false"}, {"retry_after_s": "3600"}])
 def test_an_overload_that_is_not_retryable_is_raised(waits: list[float], headers: dict[str, str]) -> None:
     """The server forbids a retry, or `Retry-After` is longer than the client waits."""
-    with pytest.raises(ostinato.Overloaded):
+    with pytest.raises(sostenuto.Overloaded):
         list(made(["a"], full(**headers)))
     assert waits == []
 
@@ -175,7 +175,7 @@ def test_stopping_the_workers_ends_the_wait_for_an_overloaded_server() -> None:
     results = made(["a", "b"], make)
 
     def read() -> None:
-        with suppress(ostinato.Overloaded):
+        with suppress(sostenuto.Overloaded):
             next(results)
 
     reader = threading.Thread(target=read, daemon=True)
@@ -221,7 +221,7 @@ def test_closing_the_client_ends_the_waits_of_its_workers(server: ScriptedServer
     server.script = [refuse]
     threading.Thread(target=close, daemon=True).start()
     began_at_s = monotonic()
-    with pytest.raises(ostinato.ClientClosed):
+    with pytest.raises(sostenuto.ClientClosed):
         list(client.generate_many(["a"], model="tiny", concurrency=1))
     assert monotonic() - began_at_s < 20
     assert_no_worker_waits()
@@ -273,14 +273,14 @@ def test_finished_results_are_delivered_before_more_prompts_are_read() -> None:
 
 def test_generate_many_rejects_a_single_string(client: Client) -> None:
     """It would be read as one prompt per letter."""
-    with pytest.raises(ostinato.InvalidArgument, match="pass a list"):
+    with pytest.raises(sostenuto.InvalidArgument, match="pass a list"):
         client.generate_many("The ")
 
 
 @pytest.mark.parametrize("concurrency", [0, -1])
 def test_a_concurrency_below_one_is_rejected(client: Client, concurrency: int) -> None:
     """By the call itself, not by the first result."""
-    with pytest.raises(ostinato.InvalidArgument, match=f"concurrency is {concurrency}: pass 1 or more"):
+    with pytest.raises(sostenuto.InvalidArgument, match=f"concurrency is {concurrency}: pass 1 or more"):
         client.generate_many(["a"], concurrency=concurrency)
 
 

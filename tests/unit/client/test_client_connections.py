@@ -12,8 +12,8 @@ import pytest
 import requests
 import urllib3
 
-import ostinato
-from ostinato import Client
+import sostenuto
+from sostenuto import Client
 from tests.unit.client.scripted_responses import COMPLETION, answer_json, models
 from tests.unit.client.scripted_server import Handler, ScriptedServer
 
@@ -55,7 +55,7 @@ def test_requests_have_a_user_agent_and_reuse_one_connection(client: Client, ser
     server.script = [models("tiny"), ANSWER]
     client.generate()
     get, post = server.requests
-    assert post.headers["User-Agent"].startswith(f"ostinato-client/{ostinato.__version__} ")
+    assert post.headers["User-Agent"].startswith(f"sostenuto/{sostenuto.__version__} ")
     assert "Authorization" not in post.headers
     assert get.client_port == post.client_port
 
@@ -131,7 +131,7 @@ def test_closing_a_client_closes_the_sessions_of_all_its_threads(server: Scripte
     assert server.left.wait(5)
     may_end.set()
     thread.join()
-    with pytest.raises(ostinato.ClientClosed, match="closed"):
+    with pytest.raises(sostenuto.ClientClosed, match="closed"):
         client.models()
 
 

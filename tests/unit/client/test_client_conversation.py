@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import ostinato
-from ostinato import Client, Turn
+import sostenuto
+from sostenuto import Client, Turn
 from tests.unit.client.scripted_responses import DONE, answer_json, chunk, hang_up, linger, models, refusal, stream
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def test_a_failed_turn_changes_nothing(client: Client, server: ScriptedServer) -
     server.script = [said("a", "s1"), refusal(400, "old", code="state_expired"), said("c", "s3")]
     growing = client.conversation("x", model="tiny")
     growing.generate()
-    with pytest.raises(ostinato.StateExpired):
+    with pytest.raises(sostenuto.StateExpired):
         growing.generate("b")
     assert growing.text == "xa"
     growing.reread()
@@ -96,7 +96,7 @@ def test_an_unfinished_streamed_turn_keeps_its_text(client: Client, server: Scri
     with growing.stream() as pieces:
         next(pieces)
     assert growing.turns == (Turn("", "a", None, None),)
-    for error in (ostinato.StreamInterrupted, ostinato.DeadlineExceeded):
+    for error in (sostenuto.StreamInterrupted, sostenuto.DeadlineExceeded):
         with pytest.raises(error):
             list(growing.stream())
     growing.generate()
@@ -138,7 +138,7 @@ def test_options_that_break_the_single_text_of_a_turn_are_rejected(
 ) -> None:
     """As options of the conversation and of one turn."""
     for options, once in (({name: 1}, {}), ({}, {name: 1})):
-        with pytest.raises(ostinato.InvalidArgument, match=f"{name} is not an option"):
+        with pytest.raises(sostenuto.InvalidArgument, match=f"{name} is not an option"):
             client.conversation("x", model="tiny", **options).generate(**once)
     assert server.requests == []
 
@@ -162,7 +162,7 @@ def test_a_conversation_that_json_cannot_represent_is_not_saved(
     client: Client, tmp_path: Path, text: str, options: dict[str, Any]
 ) -> None:
     """The error comes before anything is written."""
-    with pytest.raises(ostinato.InvalidArgument, match="cannot be written"):
+    with pytest.raises(sostenuto.InvalidArgument, match="cannot be written"):
         client.conversation(text, model="tiny", **options).save(tmp_path / "text.json")
     assert list(tmp_path.iterdir()) == []
 
@@ -170,13 +170,13 @@ def test_a_conversation_that_json_cannot_represent_is_not_saved(
 def test_unknown_fields_of_a_saved_turn_are_ignored(client: Client, tmp_path: Path) -> None:
     """A known field of a wrong type is rejected."""
     turn: dict[str, Any] = {"prompt": "a", "text": "b", "finish_reason": None, "state": None, "more": 1}
-    document = {"ostinato_conversation": 1, "model": "m", "prompt": "x", "options": {}, "turns": [turn]}
+    document = {"sostenuto_conversation": 1, "model": "m", "prompt": "x", "options": {}, "turns": [turn]}
     path = tmp_path / "text.json"
     path.write_text(json.dumps(document), encoding="utf-8")
     assert client.load_conversation(path).text == "xab"
     turn["text"] = 2
     path.write_text(json.dumps(document), encoding="utf-8")
-    with pytest.raises(ostinato.InvalidArgument, match="is not a file of"):
+    with pytest.raises(sostenuto.InvalidArgument, match="is not a file of"):
         client.load_conversation(path)
 
 
@@ -184,7 +184,7 @@ def test_a_stream_without_an_event_adds_no_turn(client: Client, server: Scripted
     """A stream interrupted before its first event leaves the conversation unchanged."""
     server.script = [stream([], then=hang_up)]
     growing = client.conversation("x", model="tiny")
-    with pytest.raises(ostinato.StreamInterrupted):
+    with pytest.raises(sostenuto.StreamInterrupted):
         list(growing.stream())
     assert growing.turns == ()
 
@@ -212,19 +212,19 @@ def test_a_failed_save_leaves_no_temporary_file(client: Client, tmp_path: Path) 
     assert [entry.name for entry in tmp_path.iterdir()] == ["text.json"]
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"\xff", b'{"ostinato_conversation": 1, "turns": 5}'])
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"\xff", b'{"sostenuto_conversation": 1, "turns": 5}'])
 def test_loading_a_file_that_is_no_conversation_is_rejected(client: Client, tmp_path: Path, content: bytes) -> None:
     """The error names the file."""
     path = tmp_path / "text.json"
     path.write_bytes(content)
-    with pytest.raises(ostinato.InvalidArgument, match=r"text\.json is not a file of"):
+    with pytest.raises(sostenuto.InvalidArgument, match=r"text\.json is not a file of"):
         client.load_conversation(path)
 
 
 def test_loading_a_newer_format_is_rejected(client: Client, tmp_path: Path) -> None:
     """The error says to update the client."""
     path = tmp_path / "text.json"
-    document: dict[str, Any] = {"ostinato_conversation": 2}
+    document: dict[str, Any] = {"sostenuto_conversation": 2}
     path.write_text(json.dumps(document), encoding="utf-8")
-    with pytest.raises(ostinato.InvalidArgument, match="of format 2: update ostinato-client"):
+    with pytest.raises(sostenuto.InvalidArgument, match="of format 2: update sostenuto"):
         client.load_conversation(path)

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-import ostinato
-from ostinato import APIError, Choice, Client, OstinatoError
-from ostinato._responses import stream_error
+import sostenuto
+from sostenuto import APIError, Choice, Client, SostenutoError
+from sostenuto._responses import stream_error
 from tests.unit.client.scripted_responses import answer_bytes, answer_json, refusal
 from tests.unit.client.scripted_server import ScriptedServer
 
-EXPORTED = [getattr(ostinato, name) for name in ostinato.__all__]
-ALL = [thing for thing in EXPORTED if isinstance(thing, type) and issubclass(thing, OstinatoError)]
+EXPORTED = [getattr(sostenuto, name) for name in sostenuto.__all__]
+ALL = [thing for thing in EXPORTED if isinstance(thing, type) and issubclass(thing, SostenutoError)]
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_an_error_has_the_servers_message_and_fields(client: Client, server: Scr
     """The message adds the request id and advice; `type`, `param` and `code` are attributes."""
     fields = {"type": "invalid_request_error", "param": "top_p", "code": "out_of_range"}
     server.script = [refusal(400, "top_p must be\nat most 1, got 2.", headers={"x-request-id": "req-9"}, **fields)]
-    with pytest.raises(ostinato.BadRequest) as caught:
+    with pytest.raises(sostenuto.BadRequest) as caught:
         client.generate("a", model="tiny", top_p=2)
     error = caught.value
     assert str(error) == "top_p must be at most 1, got 2 (HTTP 400, request req-9): change the request"
@@ -61,7 +61,7 @@ def test_an_error_has_the_servers_message_and_fields(client: Client, server: Scr
 def test_an_error_with_retry_after_says_when_to_retry(server: ScriptedServer) -> None:
     """`Retry-After` is an attribute, and part of the advice."""
     server.script = [refusal(429, "the queue is full", headers={"Retry-After": "3"})]
-    with Client(server.url, max_retries=0) as client, pytest.raises(ostinato.TooManyRequests) as caught:
+    with Client(server.url, max_retries=0) as client, pytest.raises(sostenuto.TooManyRequests) as caught:
         client.models()
     assert caught.value.retry_after_s == 3.0
     assert caught.value.retryable
@@ -74,7 +74,7 @@ def test_a_proxys_error_page_keeps_its_status(server: ScriptedServer, content: b
     server.script = [answer_bytes(content, "text/html", 502)]
     with (
         Client(server.url, max_retries=0) as client,
-        pytest.raises(ostinato.ServerError, match=r"^Bad Gateway") as caught,
+        pytest.raises(sostenuto.ServerError, match=r"^Bad Gateway") as caught,
     ):
         client.models()
     assert "<" not in str(caught.value)
@@ -83,7 +83,7 @@ def test_a_proxys_error_page_keeps_its_status(server: ScriptedServer, content: b
 def test_an_error_field_that_is_a_string_is_the_message(client: Client, server: ScriptedServer) -> None:
     """Some servers send `{"error": "words"}`."""
     server.script = [answer_json({"error": "no such thing"}, 404)]
-    with pytest.raises(ostinato.NotFound, match=r"^no such thing"):
+    with pytest.raises(sostenuto.NotFound, match=r"^no such thing"):
         client.models()
 
 
@@ -96,14 +96,14 @@ def test_a_response_that_is_no_json_object_is_unexpected(
 ) -> None:
     """A web page instead of a response hints at a wrong base_url."""
     server.script = [answer_bytes(content, content_type)]
-    with pytest.raises(ostinato.UnexpectedResponse, match=f"returned 200 with {content_type}.* base_url"):
+    with pytest.raises(sostenuto.UnexpectedResponse, match=f"returned 200 with {content_type}.* base_url"):
         client.models()
 
 
 def test_a_redirect_is_not_followed(client: Client, server: ScriptedServer) -> None:
     """A redirect would turn a POST into a GET; the error names the target instead."""
     server.script = [answer_bytes(b"", "text/html", 301, {"Location": "https://example.test/v1/models"})]
-    with pytest.raises(ostinato.UnexpectedResponse, match=r"redirects to https://example\.test.* base_url"):
+    with pytest.raises(sostenuto.UnexpectedResponse, match=r"redirects to https://example\.test.* base_url"):
         client.models()
     assert len(server.requests) == 1
 
@@ -144,7 +144,7 @@ def test_in_a_stream_the_error_class_decides_whether_it_is_retryable(code: Any, 
 def test_a_password_in_the_base_url_is_not_shown() -> None:
     """Neither in messages nor by `repr`."""
     with Client("http://me:secret@127.0.0.1:1/x", max_retries=0) as client:
-        with pytest.raises(ostinato.ConnectionFailed) as caught:
+        with pytest.raises(sostenuto.ConnectionFailed) as caught:
             client.models()
         assert repr(client) == "Client('http://127.0.0.1:1/x')"
     assert "secret" not in str(caught.value)
@@ -158,14 +158,14 @@ def test_a_connection_error_mentions_the_proxy(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setenv("no_proxy", "")
     with (
         Client(server.url, max_retries=0) as client,
-        pytest.raises(ostinato.ConnectionFailed, match="through the proxy"),
+        pytest.raises(sostenuto.ConnectionFailed, match="through the proxy"),
     ):
         client.models()
 
 
 def test_an_invalid_host_raises_invalid_argument() -> None:
     """Whichever library detects it."""
-    with Client("http://a..b", max_retries=0) as client, pytest.raises(ostinato.InvalidArgument, match=r"a\.\.b"):
+    with Client("http://a..b", max_retries=0) as client, pytest.raises(sostenuto.InvalidArgument, match=r"a\.\.b"):
         client.models()
 
 
@@ -173,7 +173,7 @@ def test_a_closed_client_raises_client_closed(server: ScriptedServer) -> None:
     """It is a `RuntimeError` as well."""
     client = Client(server.url)
     client.close()
-    with pytest.raises(ostinato.ClientClosed, match="create a new one") as caught:
+    with pytest.raises(sostenuto.ClientClosed, match="create a new one") as caught:
         client.models()
     assert isinstance(caught.value, RuntimeError)
 
@@ -192,12 +192,12 @@ def test_responses_of_another_shape_are_unexpected(client: Client, server: Scrip
     """A `KeyError` or `TypeError` never escapes."""
     server.script = [answer_json(answer)]
     ask = client.embed if "data" in str(answer) else client.score
-    with pytest.raises(ostinato.UnexpectedResponse, match="base_url"):
+    with pytest.raises(sostenuto.UnexpectedResponse, match="base_url"):
         ask("a", model="tiny")
 
 
 @pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)
-def test_errors_survive_pickling(kind: type[OstinatoError]) -> None:
+def test_errors_survive_pickling(kind: type[SostenutoError]) -> None:
     """An error raised in a process pool keeps its class, message and attributes."""
     error = kind("a line")
     vars(error).update(choices=(Choice(0, "so far", None, "a state"),), status=400)
@@ -208,12 +208,12 @@ def test_errors_survive_pickling(kind: type[OstinatoError]) -> None:
 
 def test_the_class_tree_in_the_docstring_is_complete() -> None:
     """The module's docstring names every exported error below its base class, and no others."""
-    drawn = ostinato._errors.__doc__ or ""
-    assert {kind.__name__ for kind in ALL} == {word for word in drawn.split() if hasattr(ostinato, word)}
-    above: list[type[OstinatoError]] = []
+    drawn = sostenuto._errors.__doc__ or ""
+    assert {kind.__name__ for kind in ALL} == {word for word in drawn.split() if hasattr(sostenuto, word)}
+    above: list[type[SostenutoError]] = []
     for line in drawn.splitlines():
-        if hasattr(ostinato, name := line.strip("│├└─ ").partition(" ")[0]):
-            kind, depth = getattr(ostinato, name), line.index(name) // 4 - 1
+        if hasattr(sostenuto, name := line.strip("│├└─ ").partition(" ")[0]):
+            kind, depth = getattr(sostenuto, name), line.index(name) // 4 - 1
             del above[depth:]
             assert not above or above[-1] in kind.__bases__
             above.append(kind)

@@ -12,8 +12,8 @@ from time import monotonic
 
 import pytest
 
-import ostinato
-from ostinato import Client, ConnectionFailed, Timeout
+import sostenuto
+from sostenuto import Client, ConnectionFailed, Timeout
 from tests.unit.client.scripted_responses import COMPLETION, answer_json, hang_up, linger, models, refusal
 from tests.unit.client.scripted_server import PATIENCE_S, Answer, Handler, ScriptedServer
 
@@ -70,13 +70,13 @@ HTTP_400 = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"
 @pytest.mark.parametrize(
     ("scheme", "reply", "error", "words"),
     [
-        ("https", HTTP_400, ostinato.WrongScheme, "does not speak TLS: is it http://?"),
+        ("https", HTTP_400, sostenuto.WrongScheme, "does not speak TLS: is it http://?"),
         ("https", None, Timeout, "did not complete a TLS handshake within 0.5 s: is it http://?"),
-        ("http", b"\x15\x03\x03\x00\x02\x02\x50", ostinato.WrongScheme, "speaks TLS: is it https://?"),
+        ("http", b"\x15\x03\x03\x00\x02\x02\x50", sostenuto.WrongScheme, "speaks TLS: is it https://?"),
         (
             "http",
             HTTP_400 + b"<title>400 The plain HTTP request was sent to HTTPS port</title>",
-            ostinato.WrongScheme,
+            sostenuto.WrongScheme,
             "speaks TLS: is it https://?",
         ),
         ("http", b"", ConnectionFailed, "is it https://?"),
@@ -84,7 +84,7 @@ HTTP_400 = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"
     ids=["plain", "silent", "alert", "nginx", "closed"],
 )
 def test_a_wrong_scheme_is_named(
-    waits: list[float], scheme: str, reply: bytes | None, error: type[ostinato.OstinatoError], words: str
+    waits: list[float], scheme: str, reply: bytes | None, error: type[sostenuto.SostenutoError], words: str
 ) -> None:
     """In both directions, whatever such a server does; where it is certain, the request is not sent again."""
     listener, received = answering(reply)
@@ -99,7 +99,7 @@ def test_a_wrong_scheme_is_named(
 def test_after_the_last_attempt_the_error_is_raised(client: Client, server: ScriptedServer, waits: list[float]) -> None:
     """By default a request is retried twice."""
     server.script = [refusal(500, "oops")] * 3
-    with pytest.raises(ostinato.ServerError):
+    with pytest.raises(sostenuto.ServerError):
         client.models()
     assert (len(server.requests), len(waits)) == (3, 2)
 
@@ -107,7 +107,7 @@ def test_after_the_last_attempt_the_error_is_raised(client: Client, server: Scri
 def test_permanent_failures_are_not_retried(client: Client, server: ScriptedServer, waits: list[float]) -> None:
     """An invalid request, and a response with `X-Should-Retry: false`."""
     server.script = [refusal(400, "no"), refusal(503, "no", headers={"X-Should-Retry": "false"})]
-    for error in (ostinato.BadRequest, ostinato.ServiceUnavailable):
+    for error in (sostenuto.BadRequest, sostenuto.ServiceUnavailable):
         with pytest.raises(error):
             client.models()
     assert (len(server.requests), waits) == (2, [])
@@ -127,7 +127,7 @@ def test_retry_after_replaces_the_clients_own_wait(client: Client, server: Scrip
 def test_a_retry_after_of_an_hour_is_raised_at_once(client: Client, server: ScriptedServer, waits: list[float]) -> None:
     """The error has the wait in `retry_after_s`."""
     server.script = [refusal(429, "full", headers={"Retry-After": "3600"})]
-    with pytest.raises(ostinato.TooManyRequests) as caught:
+    with pytest.raises(sostenuto.TooManyRequests) as caught:
         client.models()
     assert (caught.value.retry_after_s, waits) == (3600.0, [])
 
@@ -148,7 +148,7 @@ def test_closing_the_client_ends_the_wait_before_a_retry(server: ScriptedServer)
     server.script = [refuse]
     threading.Thread(target=close, daemon=True).start()
     began_at_s = monotonic()
-    with pytest.raises(ostinato.ClientClosed):
+    with pytest.raises(sostenuto.ClientClosed):
         client.models()
     assert monotonic() - began_at_s < 25
     assert len(server.requests) == 1

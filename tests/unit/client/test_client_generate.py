@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-import ostinato
-from ostinato import Client, InvalidArgument, NotFound
-from ostinato._fields import COMPLETION_FIELDS, EMBEDDING_FIELDS, INSPECT_FIELDS
+import sostenuto
+from sostenuto import Client, InvalidArgument, NotFound
+from sostenuto._fields import COMPLETION_FIELDS, EMBEDDING_FIELDS, INSPECT_FIELDS
 from tests.unit.client.scripted_responses import COMPLETION, answer_json, models, refusal
 from tests.unit.client.scripted_server import PATIENCE_S, Handler, ScriptedServer
 from tests.waiting import until
@@ -79,7 +79,7 @@ def test_model_not_found_clears_the_cached_default_model(client: Client, server:
 def test_an_empty_list_of_models_is_an_error_and_not_cached(client: Client, server: ScriptedServer) -> None:
     """The next request lists the models again."""
     server.script = [models(), models("tiny"), ANSWER]
-    with pytest.raises(ostinato.UnexpectedResponse, match="serves no model"):
+    with pytest.raises(sostenuto.UnexpectedResponse, match="serves no model"):
         client.generate()
     assert client.generate().model == "tiny"
 
@@ -166,7 +166,7 @@ def test_concurrent_threads_share_a_failed_request_for_the_default_model(server:
     def ask(client: Client) -> None:
         try:
             client.generate("a")
-        except ostinato.Forbidden as error:
+        except sostenuto.Forbidden as error:
             errors.append(error)
 
     with Client(server.url) as client:

@@ -10,19 +10,19 @@ from pathlib import Path
 
 import pytest
 
-import ostinato
+import sostenuto
 from tests.unit.client.scripted_responses import COMPLETION, answer_json, chunk, models, stream
 from tests.unit.client.scripted_server import ScriptedServer
 
-PACKAGE = Path(ostinato.__file__).parent
+PACKAGE = Path(sostenuto.__file__).parent
 COMMAND_LINE = sorted((PACKAGE / "_cli").rglob("*.py"))
 SOURCES = sorted(set(PACKAGE.rglob("*.py")) - {*COMMAND_LINE, PACKAGE / "__main__.py"})
-README = Path(ostinato.__file__).parents[2] / "README.md"
+README = Path(sostenuto.__file__).parents[2] / "README.md"
 
 
 def test_every_public_class_is_exported_and_documented() -> None:
     """`__all__` has no name that does not exist, and every public class of a module that exports any."""
-    things = {name: getattr(ostinato, name) for name in ostinato.__all__ if name != "__version__"}
+    things = {name: getattr(sostenuto, name) for name in sostenuto.__all__ if name != "__version__"}
     assert all(isinstance(thing, type) and thing.__doc__ for thing in things.values())
     modules = {importlib.import_module(thing.__module__) for thing in things.values()}
     public = {
@@ -31,9 +31,9 @@ def test_every_public_class_is_exported_and_documented() -> None:
         for name, thing in vars(module).items()
         if isinstance(thing, type) and thing.__module__ == module.__name__ and not name.startswith("_")
     }
-    assert public == set(things) <= set(dir(ostinato))
+    assert public == set(things) <= set(dir(sostenuto))
     with pytest.raises(AttributeError, match="no attribute 'Clients'"):
-        _ = ostinato.Clients  # type: ignore[attr-defined]
+        _ = sostenuto.Clients  # type: ignore[attr-defined]
 
 
 def imported(source: Path) -> set[str]:
@@ -48,19 +48,19 @@ def imported(source: Path) -> set[str]:
 def test_the_library_depends_on_requests_alone(source: Path) -> None:
     """Nor does it import the command line."""
     names = imported(source)
-    assert {name.partition(".")[0] for name in names} <= {"ostinato", "requests", "urllib3"}
-    assert not any(f"{name}.".startswith("ostinato._cli.") for name in names)
+    assert {name.partition(".")[0] for name in names} <= {"sostenuto", "requests", "urllib3"}
+    assert not any(f"{name}.".startswith("sostenuto._cli.") for name in names)
 
 
 @pytest.mark.parametrize("source", COMMAND_LINE, ids=lambda source: source.name)
 def test_the_command_line_depends_on_the_packages_of_its_extra(source: Path) -> None:
-    """`pip install ostinato-client[cli]` installs click and rich."""
-    assert {name.partition(".")[0] for name in imported(source)} <= {"ostinato", "click", "rich"}
+    """`pip install sostenuto[cli]` installs click and rich."""
+    assert {name.partition(".")[0] for name in imported(source)} <= {"sostenuto", "click", "rich"}
 
 
 def test_the_package_has_py_typed() -> None:
     """Without the marker, type checkers ignore the annotations."""
-    assert Path(ostinato.__file__).with_name("py.typed").is_file()
+    assert Path(sostenuto.__file__).with_name("py.typed").is_file()
 
 
 def test_the_readmes_example_runs(server: ScriptedServer, capsys: pytest.CaptureFixture[str]) -> None:

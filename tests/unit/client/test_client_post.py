@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import requests
 
-import ostinato
-from ostinato import Client, RawResponse
+import sostenuto
+from sostenuto import Client, RawResponse
 from tests.unit.client.scripted_responses import answer_bytes, answer_json, refusal
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def test_post_returns_the_response_unchanged(client: Client, server: ScriptedSer
 def test_an_error_of_post_has_the_response_body(client: Client, server: ScriptedServer) -> None:
     """Its class is that of the other methods."""
     server.script = [refusal(400, "no", param="seed")]
-    with pytest.raises(ostinato.BadRequest) as caught:
+    with pytest.raises(sostenuto.BadRequest) as caught:
         client.post("/a", b"{}")
     assert caught.value.content == b'{"error": {"message": "no", "param": "seed"}}'
 
@@ -50,7 +50,7 @@ def test_a_web_page_instead_of_json_is_retried(client: Client, server: ScriptedS
     """A proxy may serve it while the server restarts; after the last attempt it is an error."""
     server.script = [PAGE, answer_json({}), *[PAGE] * 3]
     assert client.post("/a", b"{}").content == b"{}"
-    with pytest.raises(ostinato.UnexpectedResponse, match="returned 200 with text/html, not JSON"):
+    with pytest.raises(sostenuto.UnexpectedResponse, match="returned 200 with text/html, not JSON"):
         client.post("/a", b"{}")
     assert (len(server.requests), len(waits)) == (5, 3)
 

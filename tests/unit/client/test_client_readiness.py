@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-import ostinato
-from ostinato import Client, NotReady, OstinatoError, WaitForReady
+import sostenuto
+from sostenuto import Client, NotReady, SostenutoError, WaitForReady
 from tests.unit.client.scripted_responses import COMPLETION, answer_bytes, answer_json, hang_up, models, refusal
 from tests.unit.client.scripted_server import PATIENCE_S, ScriptedServer
 
@@ -31,9 +31,9 @@ def test_an_internal_error_counts_against_the_retries(server: ScriptedServer) ->
     """It is raised after `max_retries`; waits for readiness in between do not count."""
     server.script = [refusal(500, "bug"), refusal(503, "draining"), refusal(500, "bug"), refusal(400, "no")]
     with Client(server.url, max_retries=1, wait_for_ready=WaitForReady(60)) as client:
-        with pytest.raises(ostinato.InternalError):
+        with pytest.raises(sostenuto.InternalError):
             client.models()
-        with pytest.raises(ostinato.BadRequest):
+        with pytest.raises(sostenuto.BadRequest):
             client.models()
 
 
@@ -55,12 +55,12 @@ def test_the_timeout_ends_the_wait_when_no_request_gets_a_response(server: Scrip
         told = r"^the server was unavailable for 0\.5 s; .*: draining \(HTTP 503\)"
         with pytest.raises(NotReady, match=told) as caught:
             client.models()
-        assert isinstance(caught.value.__cause__, ostinato.ServiceUnavailable)
+        assert isinstance(caught.value.__cause__, sostenuto.ServiceUnavailable)
         assert waiting.last_error is caught.value.__cause__
         server.script = [away, refusal(404, "no"), away, models("tiny")]
         with pytest.raises(NotReady):
             client.models()
-        with pytest.raises(ostinato.NotFound):
+        with pytest.raises(sostenuto.NotFound):
             client.models()
         client.models()
     assert server.script == []
@@ -74,14 +74,14 @@ def test_a_request_that_loses_its_connection_while_others_succeed_fails(
     waiting = WaitForReady(60)
     record_error = waiting.record_error
 
-    def record_both(error: OstinatoError) -> float:
+    def record_both(error: SostenutoError) -> float:
         left_s = record_error(error)
         waiting.record_response()  # as another request would
         return left_s
 
     monkeypatch.setattr(waiting, "record_error", record_both)
     server.script = [hang_up] * 20
-    with Client(server.url, max_retries=0, wait_for_ready=waiting) as client, pytest.raises(ostinato.ConnectionFailed):
+    with Client(server.url, max_retries=0, wait_for_ready=waiting) as client, pytest.raises(sostenuto.ConnectionFailed):
         client.models()
     assert len(server.requests) == 2
 
@@ -93,7 +93,7 @@ def test_clients_can_share_one_wait_for_ready(server: ScriptedServer) -> None:
     server.script = [refusal(503, "draining", headers={"Retry-After": "60"}), models("tiny")]
 
     def wait() -> None:
-        with pytest.raises(ostinato.ClientClosed):
+        with pytest.raises(sostenuto.ClientClosed):
             first.models()
         woken.set()
 
@@ -112,8 +112,8 @@ def test_a_subclass_can_wait_on_further_errors(server: ScriptedServer) -> None:
     """For example, for a model that is about to be published."""
 
     class WaitForModels(WaitForReady):
-        def is_unavailable(self, error: OstinatoError) -> bool:
-            return super().is_unavailable(error) or isinstance(error, ostinato.ModelNotFound)
+        def is_unavailable(self, error: SostenutoError) -> bool:
+            return super().is_unavailable(error) or isinstance(error, sostenuto.ModelNotFound)
 
     server.script = [refusal(404, "no", code="model_not_found"), hang_up, ANSWER]
     with Client(server.url, max_retries=0, wait_for_ready=WaitForModels(60)) as client:
@@ -123,5 +123,5 @@ def test_a_subclass_can_wait_on_further_errors(server: ScriptedServer) -> None:
 @pytest.mark.parametrize("timeout_s", [0, -1, float("nan")])
 def test_a_timeout_that_is_not_positive_is_rejected(timeout_s: float) -> None:
     """The error has the value."""
-    with pytest.raises(ostinato.InvalidArgument, match="timeout_s is"):
+    with pytest.raises(sostenuto.InvalidArgument, match="timeout_s is"):
         WaitForReady(timeout_s)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ostinato import Choice, Generation, Model, UnexpectedResponse, Usage
+from sostenuto import Choice, Generation, Model, UnexpectedResponse, Usage
 from tests.unit.client.scripted_responses import COMPLETION
 
 

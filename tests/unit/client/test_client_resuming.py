@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import ostinato
-from ostinato import Client, Usage, _resuming
-from ostinato._assembly import Assembly
-from ostinato._events import LinkedEvent
-from ostinato._resuming import STATE_INTERVAL
+import sostenuto
+from sostenuto import Client, Usage, _resuming
+from sostenuto._assembly import Assembly
+from sostenuto._events import LinkedEvent
+from sostenuto._resuming import STATE_INTERVAL
 from tests.unit.client.scripted_responses import (
     DONE,
     as_event,
@@ -125,7 +125,7 @@ def test_resuming_ends_after_two_minutes_without_new_text(
 ) -> None:
     """Repeated text is not new. The error is the interruption, with the text so far."""
     server.script = [cut(chunk("ab")), *[again] * 50]
-    with pytest.raises(ostinato.StreamInterrupted, match="interrupted after 2 characters") as caught:
+    with pytest.raises(sostenuto.StreamInterrupted, match="interrupted after 2 characters") as caught:
         list(client.stream("Once", **REQUEST, resume=True))
     assert caught.value.text == "ab"
     assert waits == [0.5, 0.5, 1.0, 2.0, 4.0, *[8.0] * 14]
@@ -144,7 +144,7 @@ def test_resuming_waits_for_a_server_that_restarts(client: Client, server: Scrip
 def test_resuming_ends_if_the_server_stays_unavailable(client: Client, server: ScriptedServer) -> None:
     """The error is that of the last response, with the text so far."""
     server.script = [cut(chunk("ab")), *[refusal(503, "starting")] * 100]
-    with pytest.raises(ostinato.ServiceUnavailable) as caught:
+    with pytest.raises(sostenuto.ServiceUnavailable) as caught:
         list(client.stream("Once", **REQUEST, resume=True))
     assert caught.value.text == "ab"
     assert 40 < len(server.requests) < 70
@@ -164,7 +164,7 @@ def test_a_stream_waits_for_a_server_that_was_lost_before_it_begins(
 def test_a_stream_does_not_wait_for_a_server_that_never_responded(client: Client, server: ScriptedServer) -> None:
     """Its address may be wrong."""
     server.script = [hang_up] * 20
-    with pytest.raises(ostinato.ConnectionFailed):
+    with pytest.raises(sostenuto.ConnectionFailed):
         client.stream("Once", **REQUEST, resume=True)
     assert len(server.requests) == 3
 
@@ -178,7 +178,7 @@ def test_a_stream_that_is_refused_does_not_wait(
     """The server is there: `max_retries` applies."""
     server.script = [models("tiny"), *[answer] * 20]
     client.models()
-    with pytest.raises(ostinato.APIError):
+    with pytest.raises(sostenuto.APIError):
         client.stream("Once", **REQUEST, resume=True)
     assert len(server.requests) == 1 + num_requests
 
@@ -189,7 +189,7 @@ def test_a_stream_waits_two_minutes_for_a_lost_server(
     """Then the last error is raised."""
     server.script = [models("tiny"), *[hang_up] * 100]
     client.models()
-    with pytest.raises(ostinato.ConnectionFailed):
+    with pytest.raises(sostenuto.ConnectionFailed):
         client.stream("Once", **REQUEST, resume=True)
     retries = len(waits) - 2  # those of the first attempt
     assert sum(waits) > _resuming.PATIENCE_S
@@ -200,7 +200,7 @@ def test_usage_is_counted_once(client: Client, server: ScriptedServer) -> None:
     """A stream that is interrupted before it reports its usage adds none."""
     server.script = [cut(marked("ab", 2, "s1"), chunk("c")), cut(chunk("c"), chunk("d")), *[cut()] * 19]
     pieces = client.stream("Once", **{**REQUEST, "min_tokens": 1}, resume=True)
-    with pytest.raises(ostinato.StreamInterrupted):
+    with pytest.raises(sostenuto.StreamInterrupted):
         list(pieces)
     assert (pieces.text, pieces.generation.usage) == ("abcd", Usage(4, 2, 6))
     assert [body["min_tokens"] for body in server.bodies] == [1, *[0] * 20]
@@ -209,10 +209,10 @@ def test_usage_is_counted_once(client: Client, server: ScriptedServer) -> None:
 def test_a_rejected_resumption_is_raised_with_the_text_so_far(client: Client, server: ScriptedServer) -> None:
     """Its `__cause__` is the interruption."""
     server.script = [cut(marked("ab", 2, "s1"), chunk("c")), refusal(410, "gone", code="state_outdated")]
-    with pytest.raises(ostinato.StateOutdated) as caught:
+    with pytest.raises(sostenuto.StateOutdated) as caught:
         list(client.stream("Once", **REQUEST, resume=True))
     assert caught.value.text == "abc"
-    assert isinstance(caught.value.__cause__, ostinato.StreamInterrupted)
+    assert isinstance(caught.value.__cause__, sostenuto.StreamInterrupted)
 
 
 @pytest.mark.parametrize("code", ["shutting_down", "backend_unavailable", None])
@@ -236,7 +236,7 @@ def test_permanent_errors_end_the_stream_with_text_and_state(client: Client, ser
     """They would occur again. Text in the error event is delivered first."""
     server.script = [stream([chunk("ab"), {"error": {"message": "no", "code": code}, **marked("c", 3, "s1")}])]
     pieces, got = client.stream("Once", **REQUEST, resume=True), []
-    with pytest.raises(ostinato.APIError) as caught:
+    with pytest.raises(sostenuto.APIError) as caught:
         got.extend(pieces)
     assert (got, caught.value.text, caught.value.state) == (["ab", "c"], "abc", "s1")
     assert len(server.requests) == 1
@@ -246,7 +246,7 @@ def test_a_repeated_text_that_differs_raises_resumption_failed(client: Client, s
     """A different server may sample differently; that is no continuation, and is not retried."""
     for rest in ([chunk("abX")], [chunk("ab", "stop"), DONE]):
         server.script = [cut(chunk("abc")), stream(rest)]
-        with pytest.raises(ostinato.ResumptionFailed, match="send the request again") as caught:
+        with pytest.raises(sostenuto.ResumptionFailed, match="send the request again") as caught:
             list(client.stream("Once", **REQUEST, resume=True))
         assert caught.value.text.startswith("ab")
 
@@ -254,7 +254,7 @@ def test_a_repeated_text_that_differs_raises_resumption_failed(client: Client, s
 def test_without_resume_an_interrupted_stream_is_not_sent_again(client: Client, server: ScriptedServer) -> None:
     """The error has text and state, and suggests `resume=True`."""
     server.script = [cut(marked("ab", 2, "s1"))]
-    with pytest.raises(ostinato.StreamInterrupted, match=r"resume=True") as caught:
+    with pytest.raises(sostenuto.StreamInterrupted, match=r"resume=True") as caught:
         list(client.stream("Once", **REQUEST))
     assert (caught.value.text, caught.value.state, len(server.requests)) == ("ab", "s1", 1)
     assert "state_interval" not in server.bodies[0]["stream_options"]
@@ -280,7 +280,7 @@ def test_an_error_has_a_state_only_if_it_covers_the_whole_text(client: Client, s
     """Resuming from an earlier state would generate the later text twice."""
     server.script = [cut(marked("ab", 2, "s1")), cut(marked("ab", 2, "s1"), chunk("c"))]
     for text, state in (("ab", "s1"), ("abc", None)):
-        with pytest.raises(ostinato.StreamInterrupted) as caught:
+        with pytest.raises(sostenuto.StreamInterrupted) as caught:
             list(client.stream("Once", **REQUEST))
         assert (caught.value.text, caught.value.state) == (text, state)
 
@@ -295,14 +295,14 @@ def test_a_closed_stream_is_not_resumed(client: Client, server: ScriptedServer) 
     assert len(server.requests) == 1
 
 
-def read_in_a_thread(pieces: ostinato.Stream) -> tuple[threading.Thread, list[Any]]:
+def read_in_a_thread(pieces: sostenuto.Stream) -> tuple[threading.Thread, list[Any]]:
     """Read a stream to its end in a thread; return the thread and the list of text deltas, with the error if any."""
     brought: list[Any] = []
 
     def read() -> None:
         try:
             brought.extend(pieces)
-        except ostinato.OstinatoError as error:
+        except sostenuto.SostenutoError as error:
             brought.append(error)
 
     thread = threading.Thread(target=read, daemon=True)
@@ -398,7 +398,7 @@ def test_closing_the_client_ends_a_wait_with_the_interruption(server: ScriptedSe
     thread.join(PATIENCE_S)
     assert not thread.is_alive()
     assert brought[0] == "ab"
-    assert isinstance(brought[1], ostinato.StreamInterrupted)
+    assert isinstance(brought[1], sostenuto.StreamInterrupted)
     assert (brought[1].text, len(server.requests)) == ("ab", 1)
 
 
@@ -420,7 +420,7 @@ def test_after_a_read_timeout_the_connection_is_closed_before_resuming(
 def test_model_not_found_clears_the_cached_default_model(client: Client, server: ScriptedServer) -> None:
     """As without `resume`: the next request lists the models again."""
     server.script = [models("old"), refusal(404, "no", code="model_not_found"), models("new"), stream([DONE])]
-    with pytest.raises(ostinato.ModelNotFound):
+    with pytest.raises(sostenuto.ModelNotFound):
         client.stream("Once", resume=True)
     client.stream("Once", resume=True)
     assert server.bodies[-1]["model"] == "new"
@@ -429,7 +429,7 @@ def test_model_not_found_clears_the_cached_default_model(client: Client, server:
 @pytest.mark.parametrize("fields", [{"n": 2}, {"prompt": ["a", "b"]}, {"suffix": [[1], [2]]}])
 def test_resume_requires_one_prompt_and_n_1(client: Client, server: ScriptedServer, fields: dict[str, Any]) -> None:
     """Several choices have no single state; the error comes before anything is sent."""
-    with pytest.raises(ostinato.InvalidArgument, match="one prompt and n=1"):
+    with pytest.raises(sostenuto.InvalidArgument, match="one prompt and n=1"):
         client.stream(**{"model": "tiny", **fields}, resume=True)
     assert server.requests == []
     server.script = [stream([chunk("a", "stop"), DONE])] * 3

@@ -7,8 +7,8 @@ from email.utils import format_datetime
 
 import pytest
 
-import ostinato
-from ostinato._retries import MAX_ASKED_WAIT_S, MAX_WAIT_S, Attempts, asked_wait_s, is_retryable, wait_s
+import sostenuto
+from sostenuto._retries import MAX_ASKED_WAIT_S, MAX_WAIT_S, Attempts, asked_wait_s, is_retryable, wait_s
 
 
 @pytest.mark.parametrize("status", [408, 409, 429, 500, 502, 503, 504, 599])
@@ -75,5 +75,5 @@ def test_jitter_shortens_the_clients_waits_and_lengthens_retry_after() -> None:
 def test_a_retry_after_above_the_maximum_is_not_waited_for() -> None:
     """A server that asks for an hour gets no second attempt, rather than an early one."""
     assert wait_s(0, MAX_ASKED_WAIT_S, 0.0) == MAX_ASKED_WAIT_S
-    error = ostinato.TooManyRequests("full", retryable=True, retry_after_s=MAX_ASKED_WAIT_S + 1)
+    error = sostenuto.TooManyRequests("full", retryable=True, retry_after_s=MAX_ASKED_WAIT_S + 1)
     assert Attempts(2, None).pause_s(error) is None

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import ostinato
+import sostenuto
 from tests.unit.client.scripted_responses import COMPLETION, answer_json
 
 if TYPE_CHECKING:
-    from ostinato import Client
+    from sostenuto import Client
     from tests.unit.client.scripted_server import ScriptedServer
 
 
@@ -72,7 +72,7 @@ def test_invalid_seeds_are_rejected_before_anything_is_sent(
     """By the call itself, with a ValueError that names argument, expected number and given number."""
     with pytest.raises(ValueError, match=message) as caught:
         client.generate_many(["a", "b", "c"], **options)
-    assert isinstance(caught.value, ostinato.InvalidArgument)
+    assert isinstance(caught.value, sostenuto.InvalidArgument)
     assert server.requests == []
 
 
@@ -87,7 +87,7 @@ def test_a_wrong_number_of_seeds_for_unknown_prompts_is_raised_after_the_results
     server.script = [answer_json(COMPLETION)] * 4
     results = client.generate_many(iter("abcd"[:num_prompts]), model="tiny", concurrency=1, seeds=[1, 2, 3])
     assert len([next(results) for _ in range(min(num_prompts, 3))]) == min(num_prompts, 3)
-    with pytest.raises(ostinato.InvalidArgument, match=message):
+    with pytest.raises(sostenuto.InvalidArgument, match=message):
         next(results)
 
 

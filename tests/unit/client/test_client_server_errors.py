@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import requests
 
-import ostinato
-from ostinato._responses import refusal, stream_error
+import sostenuto
 from service import errors as service_errors
 from service.errors import ClientGone, GatewayError, ServerBusy, StateRefused
+from sostenuto._responses import refusal, stream_error
 
 # The client never receives the first two; the gateway reports busy and invalid backends as unavailable.
 UNSEEN, SAME = (
@@ -42,14 +42,14 @@ def answered(error: GatewayError) -> requests.Response:
 def test_each_error_of_the_service_has_a_client_class_of_the_same_name(kind: type[GatewayError]) -> None:
     """Found by status, type and code of the response."""
     made = refusal(answered(kind("no")))
-    assert type(made) is getattr(ostinato, SAME.get(kind, kind.__name__))
+    assert type(made) is getattr(sostenuto, SAME.get(kind, kind.__name__))
 
 
 @pytest.mark.parametrize("kind", [kind for kind in ALL if kind.code], ids=lambda kind: kind.__name__)
 def test_an_error_in_a_stream_has_the_same_class(kind: type[GatewayError]) -> None:
     """Found by type and code alone."""
     made = stream_error(kind("no").body()["error"], {})
-    assert type(made) is getattr(ostinato, SAME.get(kind, kind.__name__))
+    assert type(made) is getattr(sostenuto, SAME.get(kind, kind.__name__))
 
 
 def test_an_error_has_the_choices_so_far() -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from ostinato import Client, InvalidArgument
-from ostinato._settings import DEFAULT_BASE_URL, DEFAULT_TIMEOUT, Settings, resolve
+from sostenuto import Client, InvalidArgument
+from sostenuto._settings import DEFAULT_BASE_URL, DEFAULT_TIMEOUT, Settings, resolve
 
 URL = "http://example.test"
 
@@ -26,23 +26,23 @@ def test_a_trailing_slash_or_v1_of_the_base_url_is_ignored(end: str) -> None:
 
 def test_arguments_override_the_environment_and_it_overrides_defaults() -> None:
     """An empty environment variable counts as unset."""
-    environ = {"OSTINATO_BASE_URL": "http://other.test/", "OSTINATO_API_KEY": "theirs\n"}
+    environ = {"SOSTENUTO_BASE_URL": "http://other.test/", "SOSTENUTO_API_KEY": "theirs\n"}
     assert settings(**environ).base_url == "http://other.test"
     assert settings(**environ).api_key == "theirs"
     assert settings(URL, "mine", **environ).base_url == URL
     assert settings(URL, "mine", **environ).api_key == "mine"
-    assert settings(OSTINATO_BASE_URL="", OSTINATO_API_KEY="").base_url == DEFAULT_BASE_URL
-    assert settings(OSTINATO_BASE_URL="", OSTINATO_API_KEY="").api_key is None
+    assert settings(SOSTENUTO_BASE_URL="", SOSTENUTO_API_KEY="").base_url == DEFAULT_BASE_URL
+    assert settings(SOSTENUTO_BASE_URL="", SOSTENUTO_API_KEY="").api_key is None
 
 
 def test_an_empty_api_key_overrides_the_environment() -> None:
     """`api_key=""` means no key."""
-    assert settings(api_key="", OSTINATO_API_KEY="theirs").api_key is None
+    assert settings(api_key="", SOSTENUTO_API_KEY="theirs").api_key is None
 
 
 def test_a_client_reads_its_base_url_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`Client()` uses `OSTINATO_BASE_URL`."""
-    monkeypatch.setenv("OSTINATO_BASE_URL", "https://example.test/v1")
+    """`Client()` uses `SOSTENUTO_BASE_URL`."""
+    monkeypatch.setenv("SOSTENUTO_BASE_URL", "https://example.test/v1")
     assert repr(Client()) == "Client('https://example.test')"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ostinato._sse import Decoder, decode
+from sostenuto._sse import Decoder, decode
 
 STREAM = (
     b": ping\n\n"

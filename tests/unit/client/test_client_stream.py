@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-import ostinato
-from ostinato import Client, StreamInterrupted, TextDelta, Usage
+import sostenuto
+from sostenuto import Client, StreamInterrupted, TextDelta, Usage
 from tests.unit.client.scripted_responses import (
     COMPLETION,
     DONE,
@@ -193,7 +193,7 @@ def test_an_error_before_the_stream_is_raised_by_the_call_itself(
 ) -> None:
     """It is retried like that of any request."""
     server.script = [refusal(429, "full"), refusal(400, "no")]
-    with pytest.raises(ostinato.BadRequest):
+    with pytest.raises(sostenuto.BadRequest):
         client.stream("Once", model="tiny")
     assert waits == [0.5]
 
@@ -204,7 +204,7 @@ def test_a_response_that_is_no_event_stream_is_unexpected(
 ) -> None:
     """A web page is not parsed as events."""
     server.script = [answer_bytes(b"{}", content_type)]
-    with pytest.raises(ostinato.UnexpectedResponse, match=f"with {content_type}, not a stream of events"):
+    with pytest.raises(sostenuto.UnexpectedResponse, match=f"with {content_type}, not a stream of events"):
         client.stream("Once", model="tiny")
 
 
@@ -214,7 +214,7 @@ def test_deltas_before_an_error_in_the_stream_are_delivered(client: Client, serv
     server.script = [stream([as_event(chunk("first")) + as_event(error)], headers={"x-request-id": "req-9"})]
     pieces = client.stream("Once", model="tiny")
     assert next(pieces) == "first"
-    with pytest.raises(ostinato.ServiceUnavailable, match="the model server is gone") as caught:
+    with pytest.raises(sostenuto.ServiceUnavailable, match="the model server is gone") as caught:
         next(pieces)
     assert caught.value.request_id == "req-9"
     assert (list(pieces), pieces.text, len(server.requests)) == ([], "first", 1)

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-import ostinato
-from ostinato import Client
+import sostenuto
+from sostenuto import Client
 from tests.unit.client.scripted_responses import WHOLE, as_event, chunk, hang_up, linger, stream
 from tests.unit.client.scripted_server import PATIENCE_S, Handler, ScriptedServer
 from tests.waiting import until
@@ -19,7 +19,7 @@ from tests.waiting import until
 def test_a_malformed_event_is_unexpected(client: Client, server: ScriptedServer, event: bytes) -> None:
     """It ends the stream with an error and closes the connection."""
     server.script = [stream([event], then=linger)]
-    with pytest.raises(ostinato.UnexpectedResponse):
+    with pytest.raises(sostenuto.UnexpectedResponse):
         next(client.stream("Once", model="tiny"))
     assert server.left.wait(PATIENCE_S)
 
@@ -86,7 +86,7 @@ def test_closing_while_another_thread_reads_is_no_error(client: Client, server: 
     """A reader that requests a delta while the stream is being closed sees the end of the iteration."""
     closing, go_on = threading.Event(), threading.Event()
 
-    def take_time(_: ostinato.Generation) -> None:
+    def take_time(_: sostenuto.Generation) -> None:
         closing.set()
         assert go_on.wait(PATIENCE_S)
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Callable
 import pytest
 from pydantic import BaseModel
 
-from ostinato import Client, InvalidArgument
-from ostinato._resuming import STATE_INTERVAL
+from sostenuto import Client, InvalidArgument
+from sostenuto._resuming import STATE_INTERVAL
 from tests.unit.client.scripted_responses import COMPLETION, DONE, answer_json, chunk, hang_up, stream
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-import ostinato
-from ostinato import Choice, Client, Model, Score, ScoredToken, Tokens
+import sostenuto
+from sostenuto import Choice, Client, Model, Score, ScoredToken, Tokens
 from tests.unit.client.scripted_responses import COMPLETION, answer_json, models, refusal
 from tests.unit.client.scripted_server import ScriptedServer
 
@@ -144,7 +144,7 @@ def test_neighbors_and_embedding_map_quote_names_in_the_url(client: Client, serv
     lists = {"tokens": ["a", "b"], "token_ids": [3, 4], "x": [0.5, 1.0], "y": [0.0, 2.0], "explained": [0.7, 0.1]}
     found = answer_json({"data": [{"token": "a b", "token_id": 3, "cosine": 0.5}]})
     server.script = [found, found, answer_json(lists)]
-    assert client.neighbors("a &/é", model="tiny@canary") == [ostinato.Neighbor("a b", 3, 0.5)]
+    assert client.neighbors("a &/é", model="tiny@canary") == [sostenuto.Neighbor("a b", 3, 0.5)]
     client.neighbors(7, model="a/b", count=2)
     plane = client.embedding_map(model="tiny", count=2)
     assert (plane.tokens, plane.x, plane.explained) == (["a", "b"], [0.5, 1.0], [0.7, 0.1])
@@ -185,7 +185,7 @@ def test_a_tokenizers_files_are_saved_of_one_version(client: Client, server: Scr
         "/v1/models/tiny%3A3/tokenizer/tokenizer.json",
         "/v1/models/tiny%3A3/tokenizer/tokenizer_config.json",
     ]
-    with pytest.raises(ostinato.NotFound, match="has no equal"):
+    with pytest.raises(sostenuto.NotFound, match="has no equal"):
         client.save_tokenizer(tmp_path / "c", model="tiny")
     assert not (tmp_path / "c").exists()
 
@@ -193,7 +193,7 @@ def test_a_tokenizers_files_are_saved_of_one_version(client: Client, server: Scr
 def test_the_vocabulary_of_a_server_that_has_none_is_unexpected(client: Client, server: ScriptedServer) -> None:
     """An older server ignores the parameter; one that stops early ends the list."""
     server.script = [answer_json({"model": "tiny", "vocab_size": 3})]
-    with pytest.raises(ostinato.UnexpectedResponse, match="'vocabulary' should be of type list"):
+    with pytest.raises(sostenuto.UnexpectedResponse, match="'vocabulary' should be of type list"):
         client.vocabulary(model="tiny")
     server.script = [answer_json({"model": "tiny", "version": 1, "vocab_size": 3, "vocabulary": []})]
     assert client.vocabulary(model="tiny") == []
@@ -207,7 +207,7 @@ def test_traces_that_are_no_base64_float32_are_unexpected(
     layer = {"layer": 1, "units": [0], "values": {"hidden": wrong}}
     answer = {"token_ids": [], "expected": {}, "positions": [], **scored("")["logprobs"], "layers": [layer]}
     server.script = [answer_json(answer)]
-    with pytest.raises(ostinato.UnexpectedResponse, match="base64"):
+    with pytest.raises(sostenuto.UnexpectedResponse, match="base64"):
         client.inspect("", model="tiny")
 
 
@@ -253,13 +253,13 @@ def test_all_methods_share_the_cached_default_model(client: Client, server: Scri
 def test_a_malformed_status_is_unexpected(client: Client, server: ScriptedServer, answer: object) -> None:
     """As of a server without a status of this kind."""
     server.script = [answer_json(answer)]
-    with pytest.raises(ostinato.UnexpectedResponse, match="base_url"):
+    with pytest.raises(sostenuto.UnexpectedResponse, match="base_url"):
         client.status()
 
 
 def test_the_encoding_of_arrays_is_not_an_argument(client, server):
     """The client decodes one encoding only."""
     for call in (client.embed, client.inspect):
-        with pytest.raises(ostinato.InvalidArgument, match="unknown argument encoding_format"):
+        with pytest.raises(sostenuto.InvalidArgument, match="unknown argument encoding_format"):
             call("abc", model="tiny", encoding_format="float")
     assert server.bodies == []

@@ -42,7 +42,7 @@ def test_cpu_and_gpu_servers_differ_only_in_what_a_gpu_needs(compose):
     """They have the same flags and limits; the gateway reaches either by one name."""
     cpu, gpu = (dict(compose["services"][f"tensorflow-serving{which}"]) for which in ("", "-gpu"))
     aliases = gpu["networks"]["backend"]["aliases"]
-    assert f"{aliases[0]}:8500" in compose["services"]["gateway"]["environment"]["OSTINATO_BACKENDS"]
+    assert f"{aliases[0]}:8500" in compose["services"]["gateway"]["environment"]["SOSTENUTO_BACKENDS"]
     for own in ("image", "profiles", "networks", "environment", "deploy"):
         cpu.pop(own, None)
         gpu.pop(own)
@@ -65,8 +65,8 @@ def test_the_model_server_has_the_flags_of_the_kubernetes_deployment(compose):
 def test_the_model_server_has_a_thread_per_concurrent_call(compose):
     """One variable sets both, so that each call has its core."""
     threads = flags(compose["services"]["tensorflow-serving"])["tensorflow_inter_op_parallelism"]
-    assert threads == compose["services"]["gateway"]["environment"]["OSTINATO_MAX_CALLS"]
-    assert threads == f"${{OSTINATO_MAX_CALLS:-{Settings().max_calls}}}"
+    assert threads == compose["services"]["gateway"]["environment"]["SOSTENUTO_MAX_CALLS"]
+    assert threads == f"${{SOSTENUTO_MAX_CALLS:-{Settings().max_calls}}}"
 
 
 def test_the_model_server_has_a_grpc_thread_for_every_call_in_flight(compose):
@@ -99,16 +99,16 @@ def test_the_gateways_stop_grace_period_covers_drain_and_shutdown(compose):
 
 def test_every_environment_variable_of_the_gateway_is_a_setting(compose):
     """Also those of the service `keys`."""
-    names = {name.removeprefix("OSTINATO_").lower() for name in compose["services"]["gateway"]["environment"]}
-    names |= {name.removeprefix("OSTINATO_").lower() for name in compose["services"]["keys"]["environment"]}
+    names = {name.removeprefix("SOSTENUTO_").lower() for name in compose["services"]["gateway"]["environment"]}
+    names |= {name.removeprefix("SOSTENUTO_").lower() for name in compose["services"]["keys"]["environment"]}
     assert names <= set(Settings.model_fields)
 
 
 def test_variables_that_the_page_puts_into_gateway_env_take_effect(compose):
     """The compose file does not set them: its own variables take precedence over that file."""
-    told = set(re.findall(r"(OSTINATO_\w+)=\S+ >> gateway\.env", PAGE))
+    told = set(re.findall(r"(SOSTENUTO_\w+)=\S+ >> gateway\.env", PAGE))
     told |= set(
-        re.findall(r"^(OSTINATO_\w+)=\S+$", PAGE.partition("in `gateway.env`:")[2].split("```")[1], re.MULTILINE)
+        re.findall(r"^(SOSTENUTO_\w+)=\S+$", PAGE.partition("in `gateway.env`:")[2].split("```")[1], re.MULTILINE)
     )
     assert told
     assert told.isdisjoint(compose["services"]["gateway"]["environment"])

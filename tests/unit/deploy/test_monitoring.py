@@ -38,7 +38,7 @@ def alerts():
 
 def panels():
     """Return the expressions of each panel of the dashboard."""
-    dashboard = json.loads((ROOT / "deploy/grafana/dashboards/ostinato.json").read_text())
+    dashboard = json.loads((ROOT / "deploy/grafana/dashboards/sostenuto.json").read_text())
     return {
         panel["title"]: [target["expr"] for target in panel["targets"]]
         for panel in dashboard["panels"]
@@ -55,7 +55,7 @@ EXPRESSIONS = {f"alert {name}": [rule["expr"]] for name, rule in alerts().items(
 def test_every_queried_series_and_label_is_exported(known, expressions):
     """In the expressions of all alerts and panels."""
     for expression in expressions:
-        names = re.findall(r"\b(ostinato_\w+|process_\w+|up)\b", expression)
+        names = re.findall(r"\b(sostenuto_\w+|process_\w+|up)\b", expression)
         assert names
         labels = COMMON.union(*(known[name] for name in names))
         asked = set(re.findall(r"(\w+)=~?\"", expression))
@@ -82,7 +82,7 @@ def test_the_dashboard_uses_the_provisioned_data_source():
     """Grafana loads both from files, and the source's host is a service of docker-compose.yml."""
     folder = ROOT / "deploy/grafana/provisioning"
     (source,) = yaml.safe_load((folder / "datasources/prometheus.yml").read_text())["datasources"]
-    dashboard = json.loads((ROOT / "deploy/grafana/dashboards/ostinato.json").read_text())
+    dashboard = json.loads((ROOT / "deploy/grafana/dashboards/sostenuto.json").read_text())
     used = [panel["datasource"]["uid"] for panel in dashboard["panels"] if panel["type"] != "row"]
     assert {*used, dashboard["templating"]["list"][0]["datasource"]["uid"]} == {source["uid"]}
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]

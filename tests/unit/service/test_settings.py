@@ -11,59 +11,59 @@ from service.settings import Settings, SettingsError, load_settings, unknown_set
 def clean(monkeypatch):
     """Remove all settings from the environment."""
     for name in [*Settings.model_fields, "env_file"]:
-        monkeypatch.delenv(f"OSTINATO_{name.upper()}", raising=False)
+        monkeypatch.delenv(f"SOSTENUTO_{name.upper()}", raising=False)
     monkeypatch.delenv("PORT", raising=False)
 
 
 def test_settings_come_from_environment_variables(monkeypatch):
-    """A variable is the setting's name in upper case, after `OSTINATO_`."""
-    monkeypatch.setenv("OSTINATO_MAX_QUEUED", "7")
-    monkeypatch.setenv("OSTINATO_MODELS_DIR", "/srv/models")
+    """A variable is the setting's name in upper case, after `SOSTENUTO_`."""
+    monkeypatch.setenv("SOSTENUTO_MAX_QUEUED", "7")
+    monkeypatch.setenv("SOSTENUTO_MODELS_DIR", "/srv/models")
     assert (load_settings().max_queued, load_settings().models_dir) == (7, Path("/srv/models"))
 
 
 def test_environment_variables_override_the_settings_file(monkeypatch, tmp_path):
-    """OSTINATO_ENV_FILE names the file."""
+    """SOSTENUTO_ENV_FILE names the file."""
     path = tmp_path / "settings"
-    path.write_text("OSTINATO_MAX_QUEUED=7\nOSTINATO_MAX_RUNNING=9\n")
-    monkeypatch.setenv("OSTINATO_ENV_FILE", str(path))
-    monkeypatch.setenv("OSTINATO_MAX_QUEUED", "8")
+    path.write_text("SOSTENUTO_MAX_QUEUED=7\nSOSTENUTO_MAX_RUNNING=9\n")
+    monkeypatch.setenv("SOSTENUTO_ENV_FILE", str(path))
+    monkeypatch.setenv("SOSTENUTO_MAX_QUEUED", "8")
     assert (load_settings().max_queued, load_settings().max_running) == (8, 9)
 
 
 def test_a_missing_settings_file_is_an_error(monkeypatch):
     """Otherwise the gateway would start with the defaults, silently."""
-    monkeypatch.setenv("OSTINATO_ENV_FILE", "/nowhere/at/all")
-    with pytest.raises(SettingsError, match=r"OSTINATO_ENV_FILE: .*/nowhere/at/all"):
+    monkeypatch.setenv("SOSTENUTO_ENV_FILE", "/nowhere/at/all")
+    with pytest.raises(SettingsError, match=r"SOSTENUTO_ENV_FILE: .*/nowhere/at/all"):
         load_settings()
 
 
 def test_backends_are_separated_by_commas(monkeypatch):
     """Duplicates and spaces are dropped, an IPv6 address has brackets, and the default is 127.0.0.1:8500."""
-    monkeypatch.setenv("OSTINATO_BACKENDS", "a:1, b:2,[::1]:8500,a:1")
+    monkeypatch.setenv("SOSTENUTO_BACKENDS", "a:1, b:2,[::1]:8500,a:1")
     assert load_settings().addresses == ["a:1", "b:2", "[::1]:8500"]
-    monkeypatch.delenv("OSTINATO_BACKENDS")
+    monkeypatch.delenv("SOSTENUTO_BACKENDS")
     assert load_settings().addresses == ["127.0.0.1:8500"]
 
 
 def test_a_precision_is_for_all_models_or_for_one(monkeypatch):
     """The one for all may come anywhere, and is `auto` if there is none."""
     assert load_settings().precisions == {"": "auto"}
-    monkeypatch.setenv("OSTINATO_PRECISION", "a.b=bfloat16, float32,c=auto")
+    monkeypatch.setenv("SOSTENUTO_PRECISION", "a.b=bfloat16, float32,c=auto")
     assert load_settings().precisions == {"": "float32", "a.b": "bfloat16", "c": "auto"}
     # The same on all types of CPU.
-    monkeypatch.setenv("OSTINATO_PORTABLE", "true")
+    monkeypatch.setenv("SOSTENUTO_PORTABLE", "true")
     assert load_settings().precisions == {"": "float32", "a.b": "bfloat16", "c": "float32"}
-    monkeypatch.setenv("OSTINATO_PRECISION", "demo=float16")
-    with pytest.raises(SettingsError, match=r"OSTINATO_PRECISION: .*auto, float32, bfloat16.*'demo=float16'"):
+    monkeypatch.setenv("SOSTENUTO_PRECISION", "demo=float16")
+    with pytest.raises(SettingsError, match=r"SOSTENUTO_PRECISION: .*auto, float32, bfloat16.*'demo=float16'"):
         load_settings()
 
 
-def test_port_sets_the_port_unless_ostinato_port_does(monkeypatch):
+def test_port_sets_the_port_unless_sostenuto_port_does(monkeypatch):
     """Hosting platforms set PORT."""
     monkeypatch.setenv("PORT", "9001")
     assert load_settings().port == 9001
-    monkeypatch.setenv("OSTINATO_PORT", "9002")
+    monkeypatch.setenv("SOSTENUTO_PORT", "9002")
     assert load_settings().port == 9002
 
 
@@ -97,32 +97,32 @@ def test_port_sets_the_port_unless_ostinato_port_does(monkeypatch):
 )
 def test_an_invalid_setting_is_named_with_its_value(monkeypatch, name, value):
     """The message has the full name of the variable, so that an operator can search for it."""
-    monkeypatch.setenv(f"OSTINATO_{name}", value)
-    with pytest.raises(SettingsError, match=f"OSTINATO_{name}: .*{value}"):
+    monkeypatch.setenv(f"SOSTENUTO_{name}", value)
+    with pytest.raises(SettingsError, match=f"SOSTENUTO_{name}: .*{value}"):
         load_settings()
 
 
 def test_an_unknown_setting_is_reported_with_the_closest_name(monkeypatch):
-    """Variables of the client, such as OSTINATO_API_KEY, are not reported."""
-    monkeypatch.setenv("OSTINATO_MAX_QUEUD", "7")
-    monkeypatch.setenv("OSTINATO_SERVICE_HOST", "10.0.0.1")
-    monkeypatch.setenv("OSTINATO_API_KEY", "x")
-    monkeypatch.setenv("OSTINATO_MAX_RUNNING", "7")
+    """Variables of the client, such as SOSTENUTO_API_KEY, are not reported."""
+    monkeypatch.setenv("SOSTENUTO_MAX_QUEUD", "7")
+    monkeypatch.setenv("SOSTENUTO_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("SOSTENUTO_API_KEY", "x")
+    monkeypatch.setenv("SOSTENUTO_MAX_RUNNING", "7")
     assert unknown_settings() == [
-        "OSTINATO_MAX_QUEUD is not a setting; did you mean OSTINATO_MAX_QUEUED?",
-        "OSTINATO_SERVICE_HOST is not a setting",
+        "SOSTENUTO_MAX_QUEUD is not a setting; did you mean SOSTENUTO_MAX_QUEUED?",
+        "SOSTENUTO_SERVICE_HOST is not a setting",
     ]
 
 
 def test_unknown_variables_of_the_file_are_reported(monkeypatch, tmp_path):
     """A misspelt key file would start a gateway without API keys."""
     file = tmp_path / "gateway.env"
-    file.write_text("OSTINATO_KEYS_FIEL=/etc/keys\nOSTINATO_PORT=1\nOTHER=2\n")
-    monkeypatch.setenv("OSTINATO_ENV_FILE", str(file))
-    assert unknown_settings() == ["OSTINATO_KEYS_FIEL is not a setting; did you mean OSTINATO_KEYS_FILE?"]
+    file.write_text("SOSTENUTO_KEYS_FIEL=/etc/keys\nSOSTENUTO_PORT=1\nOTHER=2\n")
+    monkeypatch.setenv("SOSTENUTO_ENV_FILE", str(file))
+    assert unknown_settings() == ["SOSTENUTO_KEYS_FIEL is not a setting; did you mean SOSTENUTO_KEYS_FILE?"]
 
 
 def test_the_repr_of_settings_hides_the_redis_url(monkeypatch):
     """The URL may hold a password."""
-    monkeypatch.setenv("OSTINATO_REDIS_URL", "redis://:hunter2@localhost")
+    monkeypatch.setenv("SOSTENUTO_REDIS_URL", "redis://:hunter2@localhost")
     assert "hunter2" not in repr(load_settings())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Callable
 import pytest
 from click.testing import CliRunner, Result
 
-from ostinato._cli.program import program
+from sostenuto._cli.program import program
 from tests.terminals import Terminal, environment
 
 if TYPE_CHECKING:
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def _no_wishes(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("OSTINATO_MODEL", "NO_COLOR", "FORCE_COLOR", "COLUMNS"):
+    for name in ("SOSTENUTO_MODEL", "NO_COLOR", "FORCE_COLOR", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
-def ostinato(
+def sostenuto(
     server: ScriptedServer,
     waits: list[float],  # noqa: ARG001 - no test should sleep
     monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[..., Result]:
     """Run a command against the scripted server; `given` is standard input, as bytes or text."""
-    monkeypatch.setenv("OSTINATO_BASE_URL", server.url)
+    monkeypatch.setenv("SOSTENUTO_BASE_URL", server.url)
 
     def run(*arguments: str, given: bytes | str = b"") -> Result:
-        return CliRunner().invoke(program, arguments, input=given, prog_name="ostinato")
+        return CliRunner().invoke(program, arguments, input=given, prog_name="sostenuto")
 
     return run
 
@@ -45,7 +45,7 @@ def terminal(server: ScriptedServer) -> Iterator[Callable[..., Terminal]]:
     started: list[Terminal] = []
 
     def start(*arguments: str, **how: Any) -> Terminal:
-        started.append(Terminal(*arguments, **{"OSTINATO_BASE_URL": server.url, **how}))
+        started.append(Terminal(*arguments, **{"SOSTENUTO_BASE_URL": server.url, **how}))
         return started[-1]
 
     yield start
@@ -63,11 +63,11 @@ def process(server: ScriptedServer) -> Iterator[Callable[..., subprocess.Popen[b
     def start(*arguments: str, stdin: Any = subprocess.DEVNULL, **variables: str) -> subprocess.Popen[bytes]:
         started.append(
             subprocess.Popen(
-                [sys.executable, "-m", "ostinato", *arguments],
+                [sys.executable, "-m", "sostenuto", *arguments],
                 stdin=stdin,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                env=environment(**{"OSTINATO_BASE_URL": server.url, **variables}),
+                env=environment(**{"SOSTENUTO_BASE_URL": server.url, **variables}),
             )
         )
         return started[-1]

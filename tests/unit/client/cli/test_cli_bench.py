@@ -1,4 +1,4 @@
-"""`ostinato bench`: what it measures, and how it summarizes the results."""
+"""`sostenuto bench`: what it measures, and how it summarizes the results."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from functools import partial
 
 import pytest
 
-from ostinato import Client
-from ostinato._cli.load import Figure, Request, Round, quantile, run_request, run_round
+from sostenuto import Client
+from sostenuto._cli.load import Figure, Request, Round, quantile, run_request, run_round
 from tests.unit.client.scripted_responses import (
     COMPLETION,
     DONE,
@@ -25,9 +25,9 @@ from tests.unit.client.scripted_responses import (
 
 
 @pytest.fixture
-def bench(ostinato):
+def bench(sostenuto):
     """Run the command for completions of three tokens."""
-    return partial(ostinato, "bench", "--model", "tiny", "--max-tokens", "3")
+    return partial(sostenuto, "bench", "--model", "tiny", "--max-tokens", "3")
 
 
 def test_a_quantile_is_one_of_the_values_and_not_interpolated():
@@ -111,9 +111,9 @@ def test_the_table_has_a_line_per_level_below_model_and_version(bench, server):
     assert shown.stderr == ""
 
 
-def test_a_failed_request_ends_the_benchmark(ostinato, server):
+def test_a_failed_request_ends_the_benchmark(sostenuto, server):
     """One line on standard error, and the failure's exit code."""
     server.script = [answer_json(COMPLETION), *[refusal(500, "boom")] * 100]
-    shown = ostinato("bench", "--concurrency", "2", "--model", "tiny", "--retries", "0")
+    shown = sostenuto("bench", "--concurrency", "2", "--model", "tiny", "--retries", "0")
     assert (shown.exit_code, shown.stdout) == (1, "")
     assert shown.stderr.count("\n") == 1

@@ -1,4 +1,4 @@
-"""`ostinato completion`: scripts for shells, and the candidates that they request."""
+"""`sostenuto completion`: scripts for shells, and the candidates that they request."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from tests.unit.client.scripted_server import PATIENCE_S
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_a_completion_script_says_where_to_install_it(ostinato, monkeypatch, shell):
+def test_a_completion_script_says_where_to_install_it(sostenuto, monkeypatch, shell):
     """For the named shell, or else that of `SHELL`; zsh requires `#compdef` as the first line."""
     monkeypatch.setenv("SHELL", f"/usr/bin/{shell}")
-    shown = ostinato("completion", shell)
+    shown = sostenuto("completion", shell)
     assert shown.exit_code == 0
     lines = shown.stdout.splitlines()
-    assert (lines[0] == "#compdef ostinato") == (shell == "zsh")
+    assert (lines[0] == "#compdef sostenuto") == (shell == "zsh")
     assert any(line.startswith("# Save as ~/") for line in lines[:2])
-    assert "_OSTINATO_COMPLETE" in shown.stdout
-    assert ostinato("completion").stdout == shown.stdout
+    assert "_SOSTENUTO_COMPLETE" in shown.stdout
+    assert sostenuto("completion").stdout == shown.stdout
 
 
-def test_an_unsupported_shell_is_wrong_usage(ostinato, monkeypatch):
+def test_an_unsupported_shell_is_wrong_usage(sostenuto, monkeypatch):
     """The message lists the supported ones."""
     monkeypatch.setenv("SHELL", "/bin/sh")
-    shown = ostinato("completion")
+    shown = sostenuto("completion")
     assert shown.exit_code == 2
     assert "bash, fish, zsh" in shown.stderr
 
@@ -31,14 +31,14 @@ def test_an_unsupported_shell_is_wrong_usage(ostinato, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "found"),
     [
-        ("ostinato ge", "plain,generate\n"),
-        ("ostinato generate --max", "plain,--max-tokens\n"),
-        ("ostinato score --base", "plain,--base-url\n"),
+        ("sostenuto ge", "plain,generate\n"),
+        ("sostenuto generate --max", "plain,--max-tokens\n"),
+        ("sostenuto score --base", "plain,--base-url\n"),
     ],
 )
 def test_commands_and_options_are_completed(process, words, found):
     """In the protocol of the bash script."""
     place = str(len(words.split()) - 1)
-    running = process(_OSTINATO_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD=place)
+    running = process(_SOSTENUTO_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD=place)
     output, error = running.communicate(timeout=PATIENCE_S)
     assert (output.decode(), error) == (found, b"")

@@ -1,4 +1,4 @@
-"""`ostinato generate`: what it requests, and what it writes where."""
+"""`sostenuto generate`: what it requests, and what it writes where."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import subprocess
 
 import pytest
 
-from ostinato._cli import states
-from ostinato._cli.errors import Failure
+from sostenuto._cli import states
+from sostenuto._cli.errors import Failure
 from tests.terminals import interruptible
 from tests.unit.client.scripted_responses import (
     COMPLETION,
@@ -36,22 +36,22 @@ def asked(server):
     return {name: value for name, value in server.bodies[-1].items() if name not in ours}
 
 
-def test_standard_output_has_the_text_and_nothing_else(ostinato, server):
+def test_standard_output_has_the_text_and_nothing_else(sostenuto, server):
     """No line end, no prompt; without a terminal, standard error is empty."""
     server.script = [stream(WHOLE)]
-    shown = ostinato(*GENERATE)
+    shown = sostenuto(*GENERATE)
     assert (shown.exit_code, shown.stdout, shown.stderr) == (0, " upon a time", "")
     assert server.bodies == [
         {"model": "tiny", "prompt": "Once", "stream": True, "stream_options": {"include_usage": True}}
     ]
 
 
-def test_options_are_sent_as_the_apis_fields(ostinato, server):
+def test_options_are_sent_as_the_apis_fields(sostenuto, server):
     """Options that are not passed are not sent, and `--no-resume` sends no field."""
     server.script = [stream(WHOLE)]
     given = "--max-tokens 9 --temperature 0.5 --top-p 0.9 --top-k 5 --min-p 0.1 --seed 7 --presence-penalty 1 "
     given += "--frequency-penalty 2 --repetition-penalty 3 --ignore-eos --echo --no-resume --stop x --stop y"
-    shown = ostinato(*GENERATE, *given.split(), "--field", 'logit_bias={"5": -100}')
+    shown = sostenuto(*GENERATE, *given.split(), "--field", 'logit_bias={"5": -100}')
     assert shown.exit_code == 0, shown.stderr
     assert asked(server) == {
         "prompt": "Once",
@@ -71,7 +71,7 @@ def test_options_are_sent_as_the_apis_fields(ostinato, server):
     }
 
 
-def test_options_of_structured_outputs_are_sent_as_one_field(ostinato, server, tmp_path):
+def test_options_of_structured_outputs_are_sent_as_one_field(sostenuto, server, tmp_path):
     """A JSON Schema may be a file, and keeps the order of its properties."""
     schema = tmp_path / "schema.json"
     schema.write_text('{"type": "object", "properties": {"z": {}, "a": {}}}')
@@ -83,7 +83,7 @@ def test_options_of_structured_outputs_are_sent_as_one_field(ostinato, server, t
         (("--allowed", "ab", "--banned", "b"), {"allowed_characters": "ab", "banned_characters": "b"}),
     ):
         server.script = [stream(WHOLE)]
-        shown = ostinato(*GENERATE, *given, "--min-length", "5")
+        shown = sostenuto(*GENERATE, *given, "--min-length", "5")
         assert shown.exit_code == 0, shown.stderr
         assert asked(server) == {"prompt": "Once", "structured_outputs": outputs, "min_length": 5}
         assert json.dumps(asked(server)["structured_outputs"]) == json.dumps(outputs)
@@ -102,46 +102,46 @@ def test_options_of_structured_outputs_are_sent_as_one_field(ostinato, server, t
     ],
     ids=str,
 )
-def test_wrong_patterns_are_rejected_before_sending(ostinato, server, given, words):
+def test_wrong_patterns_are_rejected_before_sending(sostenuto, server, given, words):
     """Several of them, or a JSON Schema that is none; the error names the options."""
-    shown = ostinato(*GENERATE, *given)
+    shown = sostenuto(*GENERATE, *given)
     assert (shown.exit_code, server.requests) == (2, [])
     assert words in shown.stderr
 
 
-def test_the_model_can_come_from_the_environment(ostinato, server, monkeypatch):
+def test_the_model_can_come_from_the_environment(sostenuto, server, monkeypatch):
     """`--model` takes precedence; without either it is the server's first model."""
-    monkeypatch.setenv("OSTINATO_MODEL", "theirs")
+    monkeypatch.setenv("SOSTENUTO_MODEL", "theirs")
     server.script = [stream(WHOLE), stream(WHOLE), models("first"), stream(WHOLE)]
-    ostinato("generate", "Once")
-    ostinato("generate", "Once", "--model", "mine")
-    monkeypatch.delenv("OSTINATO_MODEL")
-    ostinato("generate", "Once")
+    sostenuto("generate", "Once")
+    sostenuto("generate", "Once", "--model", "mine")
+    monkeypatch.delenv("SOSTENUTO_MODEL")
+    sostenuto("generate", "Once")
     assert [body["model"] for body in server.bodies if body] == ["theirs", "mine", "first"]
 
 
 @pytest.mark.parametrize("argument", [(), ("-",)], ids=["none", "dash"])
-def test_a_prompt_is_read_from_standard_input_unchanged(ostinato, server, argument):
+def test_a_prompt_is_read_from_standard_input_unchanged(sostenuto, server, argument):
     """Neither white space nor line ends are stripped."""
     server.script = [stream(WHOLE)]
-    shown = ostinato("generate", *argument, "--model", "tiny", given="Größe \n\n 大\r\n".encode())
+    shown = sostenuto("generate", *argument, "--model", "tiny", given="Größe \n\n 大\r\n".encode())
     assert shown.exit_code == 0, shown.stderr
     assert asked(server)["prompt"] == "Größe \n\n 大\r\n"
 
 
-def test_an_empty_standard_input_is_rejected_but_an_empty_argument_is_not(ostinato, server):
+def test_an_empty_standard_input_is_rejected_but_an_empty_argument_is_not(sostenuto, server):
     """Only the argument can be deliberate."""
     server.script = [stream(WHOLE)]
-    shown = ostinato("generate", "--model", "tiny")
+    shown = sostenuto("generate", "--model", "tiny")
     assert (shown.exit_code, server.requests) == (2, [])
     assert "standard input is empty" in shown.stderr
-    assert ostinato("generate", "", "--model", "tiny").exit_code == 0
+    assert sostenuto("generate", "", "--model", "tiny").exit_code == 0
     assert asked(server)["prompt"] == ""
 
 
-def test_invalid_utf8_on_standard_input_is_rejected_with_its_offset(ostinato, server):
+def test_invalid_utf8_on_standard_input_is_rejected_with_its_offset(sostenuto, server):
     """The error has the first invalid byte; nothing is sent."""
-    shown = ostinato("generate", given="Grö".encode() + b"\xdfe and \xff")
+    shown = sostenuto("generate", given="Grö".encode() + b"\xdfe and \xff")
     assert (shown.exit_code, server.requests) == (2, [])
     assert "byte 0xdf at offset 4" in shown.stderr
 
@@ -154,21 +154,21 @@ def test_an_argument_with_invalid_utf8_is_rejected(process, server):
     assert b"not UTF-8 at character 2" in error
 
 
-def test_json_is_the_whole_response_on_one_line(ostinato, server):
+def test_json_is_the_whole_response_on_one_line(sostenuto, server):
     """As the server sent it, without streaming."""
     server.script = [answer_json(COMPLETION)]
-    shown = ostinato(*GENERATE, "--json", "--logprobs", "2")
+    shown = sostenuto(*GENERATE, "--json", "--logprobs", "2")
     assert shown.stdout.count("\n") == 1
     assert json.loads(shown.stdout) == COMPLETION
     assert "stream" not in server.bodies[0]
     assert server.bodies[0]["logprobs"] == 2
 
 
-def test_streamed_json_has_a_line_per_delta_and_one_for_the_generation(ostinato, server):
+def test_streamed_json_has_a_line_per_delta_and_one_for_the_generation(sostenuto, server):
     """With `-n 2`, each delta has the index of its choice."""
     events = [chunk("a"), chunk("b", index=1), chunk("", "stop"), chunk("c", "length", index=1), usage_chunk(), DONE]
     server.script = [stream(events)]
-    lines = [json.loads(line) for line in ostinato(*GENERATE, "-n", "2", "--json", "--stream").stdout.splitlines()]
+    lines = [json.loads(line) for line in sostenuto(*GENERATE, "-n", "2", "--json", "--stream").stdout.splitlines()]
     assert lines[:4] == [
         {"index": 0, "text": "a", "finish_reason": None},
         {"index": 1, "text": "b", "finish_reason": None},
@@ -179,31 +179,31 @@ def test_streamed_json_has_a_line_per_delta_and_one_for_the_generation(ostinato,
     assert lines[4]["usage"]["completion_tokens"] == 3
 
 
-def test_several_choices_are_printed_in_succession(ostinato, server):
+def test_several_choices_are_printed_in_succession(sostenuto, server):
     """Each below a heading with its number."""
     choices = [{**COMPLETION["choices"][0], "index": index, "text": text} for index, text in enumerate("ab")]
     server.script = [answer_json({**COMPLETION, "choices": choices})]
-    assert ostinato(*GENERATE, "-n", "2").stdout == "==> 1 of 2 <==\na\n==> 2 of 2 <==\nb\n"
+    assert sostenuto(*GENERATE, "-n", "2").stdout == "==> 1 of 2 <==\na\n==> 2 of 2 <==\nb\n"
 
 
-def test_suffix_is_sent_without_a_prompt(ostinato, server):
+def test_suffix_is_sent_without_a_prompt(sostenuto, server):
     """`-` reads it from standard input."""
     server.script = [stream(WHOLE), stream(WHOLE)]
-    ostinato("generate", "--suffix", "the end.", "--model", "tiny")
+    sostenuto("generate", "--suffix", "the end.", "--model", "tiny")
     assert asked(server) == {"prompt": "", "suffix": "the end."}
-    ostinato("generate", "--suffix", "-", "--model", "tiny", given="it ends")
+    sostenuto("generate", "--suffix", "-", "--model", "tiny", given="it ends")
     assert asked(server)["suffix"] == "it ends"
 
 
-def test_a_saved_state_can_be_resumed(ostinato, server, tmp_path):
+def test_a_saved_state_can_be_resumed(sostenuto, server, tmp_path):
     """From the file or as a literal; it implies the model, and no prompt is needed."""
     server.script = [stream(WITH_STATE), stream(WHOLE), stream(WHOLE)]
     path = tmp_path / "story.state"
-    assert ostinato(*GENERATE, "--save-state", str(path)).stdout == " upon a time"
+    assert sostenuto(*GENERATE, "--save-state", str(path)).stdout == " upon a time"
     assert path.read_text() == STATE + "\n"
     assert server.bodies[0]["return_state"] is True
     for state in (str(path), STATE):
-        assert ostinato("generate", "--state", state).exit_code == 0
+        assert sostenuto("generate", "--state", state).exit_code == 0
         assert {name: server.bodies[-1].get(name) for name in ("state", "prompt", "model")} == {
             "state": STATE,
             "prompt": "",
@@ -212,18 +212,18 @@ def test_a_saved_state_can_be_resumed(ostinato, server, tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["story.state"]
 
 
-def test_the_state_of_a_json_response_is_saved_too(ostinato, server, tmp_path):
+def test_the_state_of_a_json_response_is_saved_too(sostenuto, server, tmp_path):
     """`--save-state` works with `--json` as with plain text."""
     server.script = [answer_json({**COMPLETION, "choices": [{**COMPLETION["choices"][0], "state": STATE}]})]
-    ostinato(*GENERATE, "--json", "--save-state", str(tmp_path / "state"))
+    sostenuto(*GENERATE, "--json", "--save-state", str(tmp_path / "state"))
     assert (tmp_path / "state").read_text() == STATE + "\n"
 
 
-def test_the_state_in_a_streamed_error_is_saved(ostinato, server, tmp_path):
+def test_the_state_in_a_streamed_error_is_saved(sostenuto, server, tmp_path):
     """A generation that exceeds its deadline can be resumed."""
     late = {"error": {"message": "too late", "code": "deadline_exceeded"}, **chunk(" upon", state=STATE)}
     server.script = [stream([late])]
-    shown = ostinato(*GENERATE, "--save-state", str(tmp_path / "state"), "--no-resume")
+    shown = sostenuto(*GENERATE, "--save-state", str(tmp_path / "state"), "--no-resume")
     assert (shown.exit_code, shown.stdout) == (1, " upon")
     assert (tmp_path / "state").read_text() == STATE + "\n"
 
@@ -242,45 +242,45 @@ def test_ctrl_c_before_a_state_says_that_none_is_saved(process, server, tmp_path
     assert server.bodies[0]["stream_options"]["state_interval"] == 1
 
 
-def test_the_state_in_an_error_response_is_saved(ostinato, server, tmp_path):
+def test_the_state_in_an_error_response_is_saved(sostenuto, server, tmp_path):
     """As the help of `--save-state` says."""
     choice = {**COMPLETION["choices"][0], "state": STATE}
     error = {"message": "too late", "code": "deadline_exceeded"}
     server.script = [answer_json({**COMPLETION, "choices": [choice], "error": error}, 504, {"x-should-retry": "false"})]
-    shown = ostinato(*GENERATE, "--no-stream", "--save-state", str(tmp_path / "state"))
+    shown = sostenuto(*GENERATE, "--no-stream", "--save-state", str(tmp_path / "state"))
     assert shown.exit_code == 1
     assert (tmp_path / "state").read_text() == STATE + "\n"
 
 
-def test_a_prompt_is_read_after_the_state(ostinato, server):
+def test_a_prompt_is_read_after_the_state(sostenuto, server):
     """As the help of `--state` says, whether the prompt is an argument or piped in."""
     for arguments, given in ((("and then",), ""), ((), "and then"), ((), "")):
         server.script = [stream([chunk(" upon", "stop"), DONE])]
-        assert ostinato("generate", *arguments, "--state", STATE, given=given).stdout == " upon"
+        assert sostenuto("generate", *arguments, "--state", STATE, given=given).stdout == " upon"
     sent = [(body["state"], body["prompt"]) for body in server.bodies]
     assert sent == [(STATE, "and then"), (STATE, "and then"), (STATE, "")]
-    told = " ".join(ostinato("generate", "--help").stdout.split())
+    told = " ".join(sostenuto("generate", "--help").stdout.split())
     assert "PROMPT, if given, is appended" in told
     assert "With --state the prompt may be empty" in told
 
 
 @pytest.mark.parametrize("content", ["", "no state", "\x00\xff"])
-def test_a_file_without_a_state_is_rejected_before_sending(ostinato, server, tmp_path, content):
+def test_a_file_without_a_state_is_rejected_before_sending(sostenuto, server, tmp_path, content):
     """The message names the file."""
     path = tmp_path / "state"
     path.write_text(content)
-    shown = ostinato("generate", "--state", str(path))
+    shown = sostenuto("generate", "--state", str(path))
     assert (shown.exit_code, server.requests) == (2, [])
     assert str(path) in shown.stderr
 
 
-def test_an_interrupted_stream_is_resumed_unless_no_resume_is_passed(ostinato, server):
+def test_an_interrupted_stream_is_resumed_unless_no_resume_is_passed(sostenuto, server):
     """Here by the seed, from the beginning, as there was no state yet."""
     cut = stream([chunk(" upon")], then=hang_up)
     server.script = [cut, stream(WHOLE), cut]
-    assert ostinato(*GENERATE).stdout == " upon a time"
+    assert sostenuto(*GENERATE).stdout == " upon a time"
     assert server.bodies[1]["seed"] == 7
-    assert ostinato(*GENERATE, "--no-resume").exit_code == 3
+    assert sostenuto(*GENERATE, "--no-resume").exit_code == 3
 
 
 def test_a_closed_output_pipe_ends_the_command_and_its_stream(process, server):

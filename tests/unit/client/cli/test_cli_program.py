@@ -11,8 +11,8 @@ from pathlib import Path
 import click
 import pytest
 
-from ostinato import __version__
-from ostinato._cli.program import program
+from sostenuto import __version__
+from sostenuto._cli.program import program
 from tests.terminals import environment, interruptible
 from tests.unit.client.scripted_responses import (
     WHOLE,
@@ -32,68 +32,68 @@ HTML = answer_bytes(b"<html><body>\x1b]0;mine\x07 It works!</body></html>", "tex
 
 
 @pytest.mark.parametrize("name", sorted(program.commands))
-def test_the_help_of_every_command_has_an_example_and_all_options(ostinato, name):
+def test_the_help_of_every_command_has_an_example_and_all_options(sostenuto, name):
     """Server options included."""
-    shown = ostinato(name, "-h")
+    shown = sostenuto(name, "-h")
     assert shown.exit_code == 0
-    assert f"ostinato {name}" in shown.stdout
+    assert f"sostenuto {name}" in shown.stdout
     assert "Example" in shown.stdout
     options = [option for option in program.commands[name].params if isinstance(option, click.Option)]
     assert all(option.help for option in options)
     assert name == "completion" or {"base_url", "api_key_file", "timeout", "retries"} <= {o.name for o in options}
 
 
-def test_help_lists_exit_codes_environment_variables_and_completion(ostinato):
+def test_help_lists_exit_codes_environment_variables_and_completion(sostenuto):
     """So that scripts can be written from `--help` alone."""
-    shown = ostinato("--help").stdout
-    for word in ("Exit codes:", "130", "OSTINATO_BASE_URL", "OSTINATO_API_KEY", "NO_COLOR", "ostinato completion"):
+    shown = sostenuto("--help").stdout
+    for word in ("Exit codes:", "130", "SOSTENUTO_BASE_URL", "SOSTENUTO_API_KEY", "NO_COLOR", "sostenuto completion"):
         assert word in shown
 
 
-def test_without_a_command_the_commands_are_listed_on_standard_error(ostinato):
+def test_without_a_command_the_commands_are_listed_on_standard_error(sostenuto):
     """It is wrong usage: exit code 2."""
-    shown = ostinato()
+    shown = sostenuto()
     assert (shown.exit_code, shown.stdout) == (2, "")
     assert "Commands:" in shown.stderr
 
 
-def test_version_prints_the_version_of_the_package(ostinato):
+def test_version_prints_the_version_of_the_package(sostenuto):
     """On standard output, after the program's name."""
-    assert ostinato("--version").stdout == f"ostinato {__version__}\n"
+    assert sostenuto("--version").stdout == f"sostenuto {__version__}\n"
 
 
 @pytest.mark.parametrize("behind", [False, True])
-def test_server_options_can_precede_or_follow_the_command(ostinato, server, tmp_path, behind):
+def test_server_options_can_precede_or_follow_the_command(sostenuto, server, tmp_path, behind):
     """In both positions they override the environment."""
     key = tmp_path / "key"
     key.write_text("secret\n")
     given = ("--base-url", f"{server.url}/texts/v1", "--api-key-file", str(key))
     server.script = [models("tiny")]
-    shown = ostinato("models", *given) if behind else ostinato(*given, "models")
+    shown = sostenuto("models", *given) if behind else sostenuto(*given, "models")
     assert shown.exit_code == 0, shown.stderr
     assert server.requests[0].path == "/texts/v1/models"
     assert server.requests[0].headers["Authorization"] == "Bearer secret"
 
 
-def test_a_server_option_after_the_command_overrides_one_before_it(ostinato, server):
+def test_a_server_option_after_the_command_overrides_one_before_it(sostenuto, server):
     """The first URL has no server, so that the command would fail with it."""
     server.script = [models("tiny")]
-    shown = ostinato("--base-url", "http://127.0.0.1:1", "models", "--base-url", server.url)
+    shown = sostenuto("--base-url", "http://127.0.0.1:1", "models", "--base-url", server.url)
     assert shown.exit_code == 0, shown.stderr
 
 
-def test_no_option_takes_an_api_key(ostinato):
+def test_no_option_takes_an_api_key(sostenuto):
     """Any user of the machine could read it in the list of processes."""
-    assert ostinato("--api-key", "secret", "models").exit_code == 2
+    assert sostenuto("--api-key", "secret", "models").exit_code == 2
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\n", b"\xff"], ids=["missing", "empty", "blank", "binary"])
-def test_a_key_file_without_a_key_is_rejected(ostinato, server, tmp_path, content):
+def test_a_key_file_without_a_key_is_rejected(sostenuto, server, tmp_path, content):
     """The message names the file, and nothing is sent."""
     path = tmp_path / "key"
     if content is not None:
         path.write_bytes(content)
-    shown = ostinato("models", "--api-key-file", str(path))
+    shown = sostenuto("models", "--api-key-file", str(path))
     assert (shown.exit_code, server.requests) == (2, [])
     assert str(path) in shown.stderr
 
@@ -101,8 +101,8 @@ def test_a_key_file_without_a_key_is_rejected(ostinato, server, tmp_path, conten
 @pytest.mark.parametrize(
     ("answer", "code", "words"),
     [
-        (refusal(401, "who are you?", type="authentication_error"), 1, "set OSTINATO_API_KEY, or pass --api-key-file"),
-        (refusal(404, "no 'tiny'", code="model_not_found"), 1, "`ostinato models` lists"),
+        (refusal(401, "who are you?", type="authentication_error"), 1, "set SOSTENUTO_API_KEY, or pass --api-key-file"),
+        (refusal(404, "no 'tiny'", code="model_not_found"), 1, "`sostenuto models` lists"),
         (refusal(404, "no such address"), 1, "check --base-url"),
         (refusal(400, "temperature must be at most 2", headers={"x-request-id": "req-7"}), 1, "request req-7"),
         (refusal(400, "prompt has \x1b]0;mine\x07"), 1, "\\u001b]0;mine\\u0007"),
@@ -114,10 +114,10 @@ def test_a_key_file_without_a_key_is_rejected(ostinato, server, tmp_path, conten
     ],
     ids=["key", "model", "address", "field", "escape", "size", "failed", "html", "lost", "cut"],
 )
-def test_each_failure_is_one_line_and_an_exit_code(ostinato, server, answer, code, words):
+def test_each_failure_is_one_line_and_an_exit_code(sostenuto, server, answer, code, words):
     """The line has advice in terms of the command line, and no control characters."""
     server.script = [answer]
-    shown = ostinato(*GENERATE, "--retries", "0", "--no-resume")
+    shown = sostenuto(*GENERATE, "--retries", "0", "--no-resume")
     assert shown.exit_code == code
     assert shown.stderr.startswith("error: ")
     assert shown.stderr.count("\n") == 1
@@ -126,26 +126,26 @@ def test_each_failure_is_one_line_and_an_exit_code(ostinato, server, answer, cod
     assert "client." not in shown.stderr
 
 
-def test_a_refused_connection_exits_with_3(ostinato):
+def test_a_refused_connection_exits_with_3(sostenuto):
     """No server listens on this port."""
-    shown = ostinato(*GENERATE, "--base-url", "http://127.0.0.1:1", "--retries", "0")
+    shown = sostenuto(*GENERATE, "--base-url", "http://127.0.0.1:1", "--retries", "0")
     assert (shown.exit_code, shown.stdout) == (3, "")
     assert "Connection refused" in shown.stderr
 
 
-def test_timeout_bounds_the_wait_for_a_silent_server(ostinato, server):
+def test_timeout_bounds_the_wait_for_a_silent_server(sostenuto, server):
     """The message has the value, and suggests to raise `--timeout`."""
     server.script = [linger]
-    shown = ostinato(*GENERATE, "--timeout", "0.2")
+    shown = sostenuto(*GENERATE, "--timeout", "0.2")
     assert shown.exit_code == 3
     assert "0.2 s" in shown.stderr
     assert "--timeout" in shown.stderr
 
 
-def test_the_text_before_an_interruption_stays_on_standard_output(ostinato, server):
+def test_the_text_before_an_interruption_stays_on_standard_output(sostenuto, server):
     """The error goes to standard error."""
     server.script = [stream([chunk(" upon")], then=hang_up)]
-    assert ostinato(*GENERATE, "--no-resume").stdout == " upon"
+    assert sostenuto(*GENERATE, "--no-resume").stdout == " upon"
 
 
 @pytest.mark.parametrize(
@@ -178,9 +178,9 @@ def test_the_text_before_an_interruption_stays_on_standard_output(ostinato, serv
     ],
     ids=" ".join,
 )
-def test_wrong_usage_is_one_line_and_sends_nothing(ostinato, server, arguments):
+def test_wrong_usage_is_one_line_and_sends_nothing(sostenuto, server, arguments):
     """With exit code 2."""
-    shown = ostinato(*arguments)
+    shown = sostenuto(*arguments)
     assert (shown.exit_code, shown.stdout, server.requests) == (2, "", [])
     assert shown.stderr.startswith("error: ")
     assert shown.stderr.count("\n") == 1
@@ -227,7 +227,7 @@ def test_without_the_extra_the_program_says_what_to_install(tmp_path, missing):
     (tmp_path / f"{missing}.py").write_text(f"raise ModuleNotFoundError(name={missing!r})\n")
     paths = f"{tmp_path}:{environment()['PYTHONPATH']}"
     run = subprocess.run(
-        [sys.executable, "-m", "ostinato", "models"],
+        [sys.executable, "-m", "sostenuto", "models"],
         env=environment(PYTHONPATH=paths),
         capture_output=True,
         text=True,
@@ -236,10 +236,10 @@ def test_without_the_extra_the_program_says_what_to_install(tmp_path, missing):
     )
     assert (run.returncode, run.stdout) == (2, "")
     assert run.stderr.count("\n") == 1
-    assert "pip install 'ostinato-client[cli]'" in run.stderr
+    assert "pip install 'sostenuto[cli]'" in run.stderr
 
 
-def test_a_complete_stream_exits_with_0(ostinato, server):
+def test_a_complete_stream_exits_with_0(sostenuto, server):
     """The counterpart to all the failures."""
     server.script = [stream(WHOLE)]
-    assert ostinato(*GENERATE).exit_code == 0
+    assert sostenuto(*GENERATE).exit_code == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from rich.cells import cell_len
 
-from ostinato._cli.screen import on_one_line, print_table, visible
+from sostenuto._cli.screen import on_one_line, print_table, visible
 from tests.unit.client.scripted_responses import DONE, WHOLE, answer_json, chunk, models, stream
 
 GENERATE = ("generate", "Once", "--model", "tiny")

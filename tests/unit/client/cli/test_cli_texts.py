@@ -1,4 +1,4 @@
-"""`ostinato score`, `tokens`, `inspect` and `models`."""
+"""`sostenuto score`, `tokens`, `inspect` and `models`."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def scored(*texts):
     return answer_json({"choices": choices})
 
 
-def test_score_prints_tokens_log_probability_perplexity_and_bits(ostinato, server):
+def test_score_prints_tokens_log_probability_perplexity_and_bits(sostenuto, server):
     """The text is sent unchanged."""
     server.script = [models("tiny"), scored("abc")]
-    shown = ostinato("score", "abc")
+    shown = sostenuto("score", "abc")
     assert shown.exit_code == 0, shown.stderr
     heading, row = shown.stdout.splitlines()
     assert heading.split() == ["text", "tokens", "log", "probability", "perplexity", "bits/character"]
@@ -44,11 +44,11 @@ def test_score_prints_tokens_log_probability_perplexity_and_bits(ostinato, serve
     }
 
 
-def test_with_lines_each_line_is_scored_by_itself(ostinato, server):
+def test_with_lines_each_line_is_scored_by_itself(sostenuto, server):
     """Empty ones too, so that scores can be joined to lines; 32 texts per request."""
     lines = ["ab", "", "a\x0bb", *["xy"] * 40]
     server.script = [models("tiny"), scored(*lines[:32]), scored(*lines[32:])]
-    shown = ostinato("score", "--lines", "--json", given="\n".join(lines) + "\r\n")
+    shown = sostenuto("score", "--lines", "--json", given="\n".join(lines) + "\r\n")
     answers = [json.loads(line) for line in shown.stdout.splitlines()]
     assert [answer["text"] for answer in answers] == lines
     assert [body["prompt"] for body in server.bodies[1:]] == [lines[:32], lines[32:]]
@@ -62,58 +62,58 @@ def test_with_lines_each_line_is_scored_by_itself(ostinato, server):
     assert answers[1] == {"text": "", "tokens": 0, "logprob": 0.0, "perplexity": None, "bits_per_character": None}
 
 
-def test_several_files_are_scored_as_one_text_each(ostinato, server, tmp_path):
+def test_several_files_are_scored_as_one_text_each(sostenuto, server, tmp_path):
     """With their final line ends, in one request."""
     paths = [tmp_path / name for name in ("one.txt", "two.txt")]
     for path in paths:
         path.write_text(f"in {path.name}\n")
     server.script = [models("tiny"), scored("ab", "cd")]
-    shown = ostinato("score", *(part for path in paths for part in ("--file", str(path)))).stdout
+    shown = sostenuto("score", *(part for path in paths for part in ("--file", str(path)))).stdout
     assert server.bodies[1]["prompt"] == ["in one.txt\n", "in two.txt\n"]
     assert [line.split()[1:3] for line in shown.splitlines()[1:]] == [["2", "-2.000"]] * 2
 
 
 @pytest.mark.parametrize("command", ["score", "inspect"])
 @pytest.mark.parametrize("model", [None, "reverse:2", "reverse@canary"])
-def test_a_backward_model_gets_the_text_as_suffix(ostinato, server, command, model):
+def test_a_backward_model_gets_the_text_as_suffix(sostenuto, server, command, model):
     """Whether the name has a version, a label or neither."""
     entries = [{"id": "reverse", "direction": "backward"}, {"id": "tiny", "direction": "forward"}]
     server.script = [answer_json({"data": entries}), scored("ab")]
-    shown = ostinato(command, "ab", *([] if model is None else ["--model", model]))
+    shown = sostenuto(command, "ab", *([] if model is None else ["--model", model]))
     assert shown.exit_code == 0, shown.stderr
     assert server.bodies[1]["suffix"] in ("ab", ["ab"])
     assert server.bodies[1]["prompt"] in ("", [""])
     assert server.bodies[1]["model"] == (model or "reverse")
 
 
-def test_tokens_in_a_pipe_are_lines_of_id_tab_and_string(ostinato, server):
+def test_tokens_in_a_pipe_are_lines_of_id_tab_and_string(sostenuto, server):
     """Line ends and tabs within tokens are escaped."""
     server.script = [answer_json({"tokens": [5, 6, 7], "token_strs": ["ab", "\n", "\t"]})]
-    assert ostinato("tokens", "x", *TINY).stdout == "5\tab\n6\t\\n\n7\t\\t\n"
+    assert sostenuto("tokens", "x", *TINY).stdout == "5\tab\n6\t\\n\n7\t\\t\n"
 
 
-def test_tokens_as_json_are_ids_and_strings(ostinato, server):
+def test_tokens_as_json_are_ids_and_strings(sostenuto, server):
     """On one line."""
     server.script = [answer_json({"tokens": [5, 6], "token_strs": ["ab", "\n"]})]
-    assert json.loads(ostinato("tokens", "x", *TINY, "--json").stdout) == {"ids": [5, 6], "texts": ["ab", "\n"]}
+    assert json.loads(sostenuto("tokens", "x", *TINY, "--json").stdout) == {"ids": [5, 6], "texts": ["ab", "\n"]}
 
 
 @pytest.mark.parametrize(
     ("arguments", "given"),
     [(("5", "6"), ""), (("5,6",), ""), (("[5, 6]",), ""), ((), "5\n6\n"), (("-",), "5 6")],
 )
-def test_decode_accepts_ids_in_any_notation_of_lists(ostinato, server, arguments, given):
+def test_decode_accepts_ids_in_any_notation_of_lists(sostenuto, server, arguments, given):
     """As arguments or piped in; the text is printed unchanged."""
     server.script = [answer_json({"prompt": "ab\n"})]
-    shown = ostinato("tokens", "--decode", *arguments, *TINY, given=given)
+    shown = sostenuto("tokens", "--decode", *arguments, *TINY, given=given)
     assert shown.stdout == "ab\n"
     assert server.bodies[0]["tokens"] == [5, 6]
 
 
-def test_inspect_as_json_has_every_token(ostinato, server):
+def test_inspect_as_json_has_every_token(sostenuto, server):
     """With its probability, and as many alternatives as `--top` requests."""
     server.script = [models("tiny"), scored("ab")]
-    shown = json.loads(ostinato("inspect", "ab", "--top", "2", "--json").stdout)
+    shown = json.loads(sostenuto("inspect", "ab", "--top", "2", "--json").stdout)
     assert server.bodies[1]["logprobs"] == 2
     assert shown["text"] == "ab"
     assert shown["tokens"] == [
@@ -128,13 +128,13 @@ def test_inspect_as_json_has_every_token(ostinato, server):
     ]
 
 
-def test_models_are_listed_with_versions_and_labels(ostinato, server):
+def test_models_are_listed_with_versions_and_labels(sostenuto, server):
     """The served version comes first; fields that the server does not send are dashes."""
     versions = [{"version": 2, "labels": []}, {"version": 3, "labels": ["stable", "canary"]}]
     entry = {"id": "demo", "version": 3, "versions": versions, "cell": "lstm", "layers": 2, "units": 512}
     entry |= {"unit": "character", "vocab_size": 1234, "direction": "forward", "deterministic": False}
     server.script = [answer_json({"data": [entry, {"id": "bare"}]})]
-    heading, demo, bare = ostinato("models").stdout.splitlines()
+    heading, demo, bare = sostenuto("models").stdout.splitlines()
     assert demo.split("  ")[0:2] == ["demo", "3 stable canary, 2"]
     for fact in ("lstm", "2 × 512", "character", "1,234", "forward", "no"):
         assert fact in demo
@@ -142,23 +142,23 @@ def test_models_are_listed_with_versions_and_labels(ostinato, server):
     assert heading.split()[-1] == "deterministic"
 
 
-def test_models_as_json_are_the_servers_entries_unchanged(ostinato, server):
+def test_models_as_json_are_the_servers_entries_unchanged(sostenuto, server):
     """One line per model."""
     entries = [{"id": "a", "more": [1]}, {"id": "b"}]
     server.script = [answer_json({"data": entries})]
-    assert [json.loads(line) for line in ostinato("models", "--json").stdout.splitlines()] == entries
+    assert [json.loads(line) for line in sostenuto("models", "--json").stdout.splitlines()] == entries
 
 
-def test_a_tokenizer_is_written_to_a_directory(ostinato, server, tmp_path):
+def test_a_tokenizer_is_written_to_a_directory(sostenuto, server, tmp_path):
     """Of the named model, or the first one; a directory that cannot be made is a one-line error."""
     info = answer_json({"model": "tiny", "version": 3})
     files = [answer_json({"model": {}}), answer_json({"bos_token": None})]
     server.script = [info, *files, models("tiny"), info, *files, info, *files]
     for model in (["tiny@canary"], []):
-        shown = ostinato("tokenizer", *model, "-o", str(tmp_path / "a" / "tiny"))
+        shown = sostenuto("tokenizer", *model, "-o", str(tmp_path / "a" / "tiny"))
         assert (shown.exit_code, shown.output) == (0, "")
     assert {file.name for file in (tmp_path / "a" / "tiny").iterdir()} == {"tokenizer.json", "tokenizer_config.json"}
     assert server.requests[0].path == "/tokenizer_info?model=tiny%40canary"
     (tmp_path / "file").touch()
-    shown = ostinato("tokenizer", "tiny", "-o", str(tmp_path / "file" / "tiny"))
+    shown = sostenuto("tokenizer", "tiny", "-o", str(tmp_path / "file" / "tiny"))
     assert (shown.exit_code, shown.output) == (2, f"error: cannot write {tmp_path}/file/tiny: Not a directory\n")

@@ -1,4 +1,4 @@
-"""`ostinato write`: what each line of a session does to the text, and what remains when it ends."""
+"""`sostenuto write`: what each line of a session does to the text, and what remains when it ends."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import suppress
 
 import pytest
 
-import ostinato
+import sostenuto
 from tests.terminals import CTRL_C, CTRL_D, interruptible
 from tests.unit.client.scripted_responses import DONE, chunk, hang_up, linger, refusal, stream, usage_chunk
 from tests.unit.client.scripted_server import PATIENCE_S
@@ -31,11 +31,11 @@ def expired():
 
 
 @pytest.fixture
-def write(ostinato):
+def write(sostenuto):
     """Run a session of these piped lines; `given` are the command's arguments."""
 
     def run(*lines, given=()):
-        return ostinato("write", *given, *TINY, given="".join(line + "\n" for line in lines))
+        return sostenuto("write", *given, *TINY, given="".join(line + "\n" for line in lines))
 
     return run
 
@@ -74,7 +74,7 @@ def test_undone_turns_can_be_redone_until_another_is_generated(write, server):
     assert shown.stdout == "12" + "12" + "3" + "13"
     assert shown.exit_code == 2
     assert "no turn to redo" in shown.stderr
-    assert ostinato_state(server, 2) == "ost1.a.b"
+    assert sostenuto_state(server, 2) == "ost1.a.b"
 
 
 def test_after_a_change_of_model_a_redone_turn_has_no_state(write, server):
@@ -85,22 +85,22 @@ def test_after_a_change_of_model_a_redone_turn_has_no_state(write, server):
     assert server.bodies[1]["model"] == "other"
 
 
-def test_unrelated_files_beside_a_session_are_ignored(ostinato, server, tmp_path):
+def test_unrelated_files_beside_a_session_are_ignored(sostenuto, server, tmp_path):
     """Files without a conversation are skipped, and story.main.json never replaces the branch `main`."""
     path = tmp_path / "story.json"
     server.script = [turn("mine"), turn("other"), turn(" more")]
-    ostinato("write", *TINY, "--file", str(path), given="\n")
-    ostinato("write", *TINY, "--file", str(tmp_path / "story.main.json"), given="\n")
+    sostenuto("write", *TINY, "--file", str(path), given="\n")
+    sostenuto("write", *TINY, "--file", str(tmp_path / "story.main.json"), given="\n")
     (tmp_path / "story.notes.json").write_text("[1]", encoding="utf-8")
     (tmp_path / "story.text.json").write_bytes(b"\xff")
-    shown = ostinato("write", *TINY, "--file", str(path), given="/text\n/branches\n\n")
+    shown = sostenuto("write", *TINY, "--file", str(path), given="/text\n/branches\n\n")
     assert shown.exit_code == 0
     assert shown.stdout.startswith("mine")
     assert "notes" not in shown.stdout + shown.stderr
     assert json.loads(path.read_text(encoding="utf-8"))["turns"][0]["text"] == "mine"
 
 
-def ostinato_state(server, number):
+def sostenuto_state(server, number):
     """Return the state from which a request resumed."""
     return server.bodies[number]["state"]
 
@@ -110,7 +110,7 @@ def test_retry_generates_the_last_turn_again_with_another_seed(write, server):
     server.script = [turn("1", "ost1.first.x"), turn("2"), turn("3")]
     assert write("", "and", "/retry", "/text").stdout == "1" + "2" + "3" + "1and3"
     assert read(server)[2] == ("and", True)
-    assert ostinato_state(server, 2) == "ost1.first.x"
+    assert sostenuto_state(server, 2) == "ost1.first.x"
     assert "seed" not in server.bodies[1]
     assert server.bodies[2]["seed"] > 0
 
@@ -130,7 +130,7 @@ def test_branches_are_independent(write, server):
     assert shown.exit_code == 0, shown.stderr
     assert shown.stdout.startswith("123  main: 1 turns, 1 characters\n  branch-2: 2 turns, 2 characters\n* other: 2 ")
     assert shown.stdout.endswith("4" + "124")
-    assert [ostinato_state(server, number) for number in (1, 2)] == ["ost1.one.x"] * 2
+    assert [sostenuto_state(server, number) for number in (1, 2)] == ["ost1.one.x"] * 2
 
 
 @pytest.mark.parametrize(
@@ -213,12 +213,12 @@ def test_the_file_is_saved_after_every_turn(write, server, tmp_path):
     path = tmp_path / "story.json"
     server.script = [turn(" upon", "ost1.one.x"), refusal(400, "no"), turn(" a time")]
     assert write("", "", given=("Once", "--file", str(path))).exit_code == 1
-    kept = ostinato.Conversation.load(path, ostinato.Client(server.url))
+    kept = sostenuto.Conversation.load(path, sostenuto.Client(server.url))
     assert (kept.text, kept.state) == ("Once upon", "ost1.one.x")
     assert write("", given=("--file", str(path), "--temperature", "0.1")).stdout == " a time"
-    assert ostinato_state(server, 2) == "ost1.one.x"
+    assert sostenuto_state(server, 2) == "ost1.one.x"
     assert server.bodies[2]["temperature"] == 0.1
-    assert kept.load(path, ostinato.Client(server.url)).text == "Once upon a time"
+    assert kept.load(path, sostenuto.Client(server.url)).text == "Once upon a time"
 
 
 def test_branches_are_saved_beside_the_file(write, server, tmp_path):
@@ -246,7 +246,7 @@ def test_a_prompt_for_an_existing_text_is_rejected(write, server, tmp_path):
     assert "omit PROMPT" in shown.stderr
 
 
-@pytest.mark.parametrize("content", ["", "{}", '{"ostinato_conversation": 99}', "[1]"])
+@pytest.mark.parametrize("content", ["", "{}", '{"sostenuto_conversation": 99}', "[1]"])
 def test_a_file_without_a_conversation_is_rejected_and_unchanged(write, tmp_path, content):
     """It may be the user's work."""
     path = tmp_path / "story.json"
@@ -266,20 +266,20 @@ def test_load_adds_a_branch_named_after_the_file(write, server, tmp_path):
     assert shown.stdout == "12" + "1" + "  main: 2 turns, 2 characters\n* my-story: 1 turns, 1 characters\n"
 
 
-def test_a_line_with_invalid_utf8_ends_a_piped_session(ostinato, server):
+def test_a_line_with_invalid_utf8_ends_a_piped_session(sostenuto, server):
     """The offset counts from the beginning of standard input; earlier lines have been executed."""
     server.script = [turn("1")]
-    shown = ostinato("write", *TINY, given=b"ab\nc\xff\n")
+    shown = sostenuto("write", *TINY, given=b"ab\nc\xff\n")
     assert (shown.exit_code, shown.stdout) == (2, "1")
     assert "byte 0xff at offset 4" in shown.stderr
 
 
-def test_branches_are_saved_where_the_help_says(write, ostinato, server, tmp_path):
+def test_branches_are_saved_where_the_help_says(write, sostenuto, server, tmp_path):
     """And a turn has the number of tokens that it names."""
     server.script = [turn("1"), turn("2")]
     write("a", "/branch NAME", "b", given=("--file", str(tmp_path / "story.json")))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["story.NAME.json", "story.json"]
-    told = " ".join(ostinato("write", "--help").stdout.split())
+    told = " ".join(sostenuto("write", "--help").stdout.split())
     assert "A branch NAME of story.json is saved next to it, as story.NAME.json." in told
     assert "up to 200 tokens (--max-tokens)" in told
     assert server.bodies[0]["max_tokens"] == 200

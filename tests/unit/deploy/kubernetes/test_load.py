@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-import ostinato
+import sostenuto
 from tests.kubernetes.load import DIFFERED, FAILED, IDENTICAL, NUM_SEEDS, NUM_THREADS, Load
 from tests.kubernetes.load_generator import stream
 
@@ -73,7 +73,7 @@ def load(kubectl):
 
 def test_a_lost_connection_is_an_error():
     """The load generator reports it and continues."""
-    completion = stream(Client(["a"], ostinato.StreamInterrupted("cut")), "demo", 2, 10)
+    completion = stream(Client(["a"], sostenuto.StreamInterrupted("cut")), "demo", 2, 10)
     assert (completion.seed, completion.error, completion.num_resumed) == (2, "StreamInterrupted: cut", 1)
 
 

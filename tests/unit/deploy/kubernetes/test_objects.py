@@ -201,9 +201,9 @@ def test_the_gpu_overlay_differs_only_in_what_a_gpu_needs():
     changed = {path for path in {*cpu, *gpu} if cpu.get(path) != gpu.get(path)}
     pod = ("spec", "template", "spec")
     gateway = {path for path in changed if path[0] == "Deployment/gateway"}
-    precision = ("Deployment/gateway", *pod, "containers", "gateway", "env", "OSTINATO_PRECISION")
+    precision = ("Deployment/gateway", *pod, "containers", "gateway", "env", "SOSTENUTO_PRECISION")
     assert {path: gpu[path] for path in gateway} == {
-        (*precision, "name"): "OSTINATO_PRECISION",
+        (*precision, "name"): "SOSTENUTO_PRECISION",
         (*precision, "value"): "float32",
     }
     changed -= gateway

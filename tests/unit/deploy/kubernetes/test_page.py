@@ -19,8 +19,8 @@ KINDS = {"deployment": "Deployment", "job": "Job", "service": "Service", "hpa": 
 @pytest.fixture
 def mine(tmp_path):
     """Render a user's own kustomization, made of blocks of the page, and validate its objects."""
-    (tmp_path / "ostinato").symlink_to(ROOT)
-    folder = tmp_path / "my-ostinato"
+    (tmp_path / "sostenuto").symlink_to(ROOT)
+    folder = tmp_path / "my-sostenuto"
     folder.mkdir()
 
     def rendered(*blocks):
@@ -41,7 +41,7 @@ def test_the_pages_kustomization_sets_namespace_registry_and_storage_class(mine)
     """All objects are rendered, each with its namespace."""
     objects = mine(BLOCKS[0])
     assert len(objects) == len(overlay("cpu"))
-    assert {each["metadata"]["namespace"] for each in objects} == {"ostinato"}
+    assert {each["metadata"]["namespace"] for each in objects} == {"sostenuto"}
     images = {main_container(objects, name)["image"] for name in templates(objects)}
     assert {image.rpartition("/")[0] for image in images} == {"registry.example", "tensorflow"}
     assert of_kind(objects, "PersistentVolumeClaim")["models"]["spec"]["storageClassName"] == "nfs"
@@ -50,7 +50,7 @@ def test_the_pages_kustomization_sets_namespace_registry_and_storage_class(mine)
 def test_the_pages_literals_are_merged_into_the_gateways_settings(mine):
     """No other setting changes."""
     before, after = settings(overlay("cpu"), "gateway"), settings(mine(*BLOCKS[:2]), "gateway")
-    assert after == {**before, "OSTINATO_DEFAULT_MODEL": "demo", "OSTINATO_LOG_LEVEL": "warning"}
+    assert after == {**before, "SOSTENUTO_DEFAULT_MODEL": "demo", "SOSTENUTO_LOG_LEVEL": "warning"}
 
 
 def test_the_pages_patch_removes_api_keys_and_nothing_else(mine):
@@ -58,7 +58,7 @@ def test_the_pages_patch_removes_api_keys_and_nothing_else(mine):
     objects = mine(BLOCKS[0], BLOCKS[2])
     container, template = main_container(objects, "gateway"), templates(objects)["gateway"]
     assert "api-keys" not in yaml.safe_dump(template)
-    assert "OSTINATO_KEYS_FILE" not in settings(objects, "gateway")
+    assert "SOSTENUTO_KEYS_FILE" not in settings(objects, "gateway")
     assert {mount["name"] for mount in container["volumeMounts"]} == {"models", "state-key", "tmp"}
     assert {volume["name"] for volume in template["spec"]["volumes"]} == {"models", "state-key", "tmp"}
 
@@ -80,7 +80,7 @@ def test_kubectl_commands_of_the_page_name_rendered_objects():
     needed = {
         (volume["secret"]["secretName"], settings(objects, "gateway")[variable].rpartition("/")[2])
         for volume in templates(objects)["gateway"]["spec"]["volumes"]
-        for variable, folder in (("OSTINATO_KEYS_FILE", "api-keys"), ("OSTINATO_STATE_KEY_FILE", "state-key"))
+        for variable, folder in (("SOSTENUTO_KEYS_FILE", "api-keys"), ("SOSTENUTO_STATE_KEY_FILE", "state-key"))
         if volume["name"] == folder
     }
     assert made == needed

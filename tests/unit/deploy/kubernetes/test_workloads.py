@@ -99,7 +99,7 @@ def test_the_exporter_has_one_pod_at_a_time(objects):
 
 def test_environment_variables_of_the_gateway_are_valid_settings(objects, gateway_settings):
     """Each is a known setting within its limits."""
-    names = {name.removeprefix("OSTINATO_").lower() for name in settings(objects, "gateway")}
+    names = {name.removeprefix("SOSTENUTO_").lower() for name in settings(objects, "gateway")}
     assert names == gateway_settings.model_fields_set
     assert gateway_settings.host == gateway_settings.metrics_host == "0.0.0.0"
 
@@ -207,9 +207,9 @@ def test_images_have_the_tested_versions(objects):
     images = {name: {each["image"] for each in containers(pod)} for name, pod in templates(objects).items()}
     suffix = "-gpu" if objects is overlay("gpu") else ""
     assert images == {
-        "gateway": {f"ostinato-gateway:{own}"},
-        "exporter": {f"ostinato-exporter:{own}"},
-        "workbench": {f"ostinato-exporter:{own}"},
+        "gateway": {f"sostenuto-gateway:{own}"},
+        "exporter": {f"sostenuto-exporter:{own}"},
+        "workbench": {f"sostenuto-exporter:{own}"},
         "tensorflow-serving": {f"tensorflow/serving:{tensorflow}{suffix}"},
     }
 
@@ -238,7 +238,7 @@ def test_the_autoscaler_uses_a_metric_that_gateways_export(objects):
     assert rule["name"]["matches"] in shown
     (pattern,) = re.findall(r'__name__=~"([^"]+)"', rule["metricsQuery"])
     summed = [name for name in shown if re.fullmatch(pattern, name)]
-    assert summed == ["ostinato_sequences_running", "ostinato_sequences_waiting"]
+    assert summed == ["sostenuto_sequences_running", "sostenuto_sequences_waiting"]
 
 
 def test_max_replicas_is_the_number_that_running_sequences_keep_busy(objects, gateway_settings):

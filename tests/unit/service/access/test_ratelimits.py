@@ -225,7 +225,7 @@ def test_a_wrong_password_is_a_warning_that_does_not_show_it(make_limiter, redis
 )
 def test_an_invalid_redis_url_names_the_setting_not_its_value(url):
     """The URL may hold a password, so neither the message nor its traceback has any part of it."""
-    with pytest.raises(RedisUrlError, match="OSTINATO_REDIS_URL") as caught:
+    with pytest.raises(RedisUrlError, match="SOSTENUTO_REDIS_URL") as caught:
         RateLimiter(url)
     assert "hunter2" not in str(caught.value)
     assert caught.value.__cause__ is None

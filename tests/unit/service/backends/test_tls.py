@@ -101,9 +101,9 @@ def test_invalid_tls_files_are_refused_at_startup(made, tmp_path):
     for settings, message in (
         ({"ca_file": tmp_path / "none.pem"}, "CA_FILE=.*none.pem: No such file or directory"),
         ({"ca_file": junk}, "CA_FILE=.*junk.pem: "),
-        ({"name": "x"}, "OSTINATO_BACKEND_TLS_CA_FILE is required with"),
-        ({**trusting, "cert_file": cert}, "CERT_FILE and OSTINATO_BACKEND_TLS_KEY_FILE must be set together"),
-        ({**trusting, "key_file": key}, "CERT_FILE and OSTINATO_BACKEND_TLS_KEY_FILE must be set together"),
+        ({"name": "x"}, "SOSTENUTO_BACKEND_TLS_CA_FILE is required with"),
+        ({**trusting, "cert_file": cert}, "CERT_FILE and SOSTENUTO_BACKEND_TLS_KEY_FILE must be set together"),
+        ({**trusting, "key_file": key}, "CERT_FILE and SOSTENUTO_BACKEND_TLS_KEY_FILE must be set together"),
         ({**trusting, "cert_file": cert, "key_file": made["stranger"].key}, "KEY_FILE=.*stranger.key: .*mismatch"),
         ({**trusting, "cert_file": cert, "key_file": junk}, "KEY_FILE=.*junk.pem: "),
         ({**trusting, "cert_file": cert, "key_file": locked}, "KEY_FILE: the key is encrypted"),

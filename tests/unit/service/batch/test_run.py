@@ -9,8 +9,8 @@ import sys
 import pytest
 
 import service.__main__
-from ostinato._events import LinkedEvent
 from service.batch.__main__ import main
+from sostenuto._events import LinkedEvent
 from tests.paths import ROOT
 from tests.ports import free_port
 from tests.unit.client.scripted_responses import COMPLETION, answer_bytes, answer_json, hang_up, refusal

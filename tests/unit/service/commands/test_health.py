@@ -27,7 +27,7 @@ def answering(monkeypatch):
     server.asked = asked
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    monkeypatch.setenv("OSTINATO_PORT", str(server.server_port))
+    monkeypatch.setenv("SOSTENUTO_PORT", str(server.server_port))
     yield server
     server.shutdown()
     thread.join()
@@ -38,7 +38,7 @@ def answering(monkeypatch):
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
 def test_the_exit_code_says_whether_the_gateway_is_ready(answering, monkeypatch, capsys, host, status, code):
     """The command requests /readyz at the address that the gateway listens on."""
-    monkeypatch.setenv("OSTINATO_HOST", host)
+    monkeypatch.setenv("SOSTENUTO_HOST", host)
     answering.status = status
     assert main(["health"]) == code
     assert answering.asked == ["/readyz"]
@@ -48,6 +48,6 @@ def test_the_exit_code_says_whether_the_gateway_is_ready(answering, monkeypatch,
 
 def test_an_unreachable_gateway_is_exit_code_1(monkeypatch, capsys, answering):
     """The message has the address and the reason."""
-    monkeypatch.setenv("OSTINATO_HOST", "127.0.0.2")
+    monkeypatch.setenv("SOSTENUTO_HOST", "127.0.0.2")
     assert main(["health"]) == 1
     assert f"no response from 127.0.0.2:{answering.server_port}: ConnectionRefusedError" in capsys.readouterr().err

@@ -182,7 +182,7 @@ def test_the_file_option_overrides_the_setting(path, tmp_path):
 def test_without_a_file_the_error_names_option_and_setting(capsys):
     """The exit code is 2."""
     assert call(None, "add", "--tenant", "acme") == 2
-    assert re.fullmatch(r"error: .*--file.*OSTINATO_KEYS_FILE\n", capsys.readouterr().err)
+    assert re.fullmatch(r"error: .*--file.*SOSTENUTO_KEYS_FILE\n", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("arguments", [["list"], ["revoke", "00000000"]])

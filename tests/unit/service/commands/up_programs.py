@@ -50,7 +50,7 @@ def run_model_server(*arguments):
 
 def run_gateway(*_arguments):
     """Serve `application` by gunicorn, as `serve` does."""
-    bind = f"127.0.0.1:{os.environ['OSTINATO_PORT']}"
+    bind = f"127.0.0.1:{os.environ['SOSTENUTO_PORT']}"
     worker = "service.process.worker.StreamingWorker"
     options = ["-k", worker, "-b", bind, "--threads", "16", "--graceful-timeout", str(DRAIN_S), "--no-control-socket"]
     os.execv(sys.executable, [sys.executable, "-m", "gunicorn", *options, f"{THIS}:application"])
@@ -66,7 +66,7 @@ def application(environ, start_response):
 
 
 def ticks():
-    address = ("127.0.0.1", int(os.environ["OSTINATO_BACKENDS"].rpartition(":")[2]))
+    address = ("127.0.0.1", int(os.environ["SOSTENUTO_BACKENDS"].rpartition(":")[2]))
     while not Path(END_OF_STREAMS).exists():
         try:
             socket.create_connection(address, timeout=10).close()

@@ -30,8 +30,8 @@ DEMO = ModelVersion("demo", 3)
 DEMO_LABELS = {"model": "demo", "version": "3"}
 # Units of https://prometheus.io/docs/practices/naming and of this project; counters have "_total" after theirs.
 NAME = re.compile(
-    r"ostinato(_[a-z]+)*_(seconds|tokens|sequences|requests|errors|failures|retries|rejections|bytes|states|backends)"
-    r"(_(running|waiting|cancelled|finished))?(_total)?|ostinato_[a-z]+_info"
+    r"sostenuto(_[a-z]+)*_(seconds|tokens|sequences|requests|errors|failures|retries|rejections|bytes|states|backends)"
+    r"(_(running|waiting|cancelled|finished))?(_total)?|sostenuto_[a-z]+_info"
 )
 
 
@@ -44,7 +44,7 @@ def call(num_used=3, model=DEMO, signature="decode"):
 
 
 def value(metrics, name, **labels):
-    return metrics.registry.get_sample_value(f"ostinato_{name}", labels)
+    return metrics.registry.get_sample_value(f"sostenuto_{name}", labels)
 
 
 def text_of(metrics):
@@ -192,7 +192,7 @@ def test_unknown_methods_and_routes_share_one_series(metrics):
     for number in range(100):
         metrics.responded(method=f"M{number}", route=None, status=405, error_code=None, seconds=0.1)
     assert value(metrics, "http_requests_total", method="other", route="other", status="405") == 100
-    assert text_of(metrics).count("ostinato_http_requests_total{") == 1
+    assert text_of(metrics).count("sostenuto_http_requests_total{") == 1
 
 
 def test_errors_within_a_stream_are_counted_by_code(metrics):
@@ -258,7 +258,7 @@ def test_scrapes_are_consistent_during_concurrent_writes(metrics, server):
         writer.start()
     while any(writer.is_alive() for writer in writers):
         families = {family.name: family for family in parse(get(server)[2])}
-        samples = families["ostinato_inter_token_latency_seconds"].samples
+        samples = families["sostenuto_inter_token_latency_seconds"].samples
         counts.append(sum(sample.value for sample in samples if sample.name.endswith("_count")))
     assert counts == sorted(counts)
     total = sum(
@@ -272,10 +272,10 @@ def test_openmetrics_and_the_classic_text_format_are_served(metrics, server):
     happen(metrics)
     status, kind, text = get(server)
     assert (status, kind) == (200, "text/plain; version=0.0.4; charset=utf-8")
-    assert "ostinato_call_sequences" in {family.name for family in parse(text)}
+    assert "sostenuto_call_sequences" in {family.name for family in parse(text)}
     status, kind, text = get(server, Accept="application/openmetrics-text; version=1.0.0")
     assert (status, kind.partition(";")[0]) == (200, openmetrics.exposition.CONTENT_TYPE_LATEST.partition(";")[0])
-    assert "ostinato_call_sequences" in {family.name for family in parse_openmetrics(text)}
+    assert "sostenuto_call_sequences" in {family.name for family in parse_openmetrics(text)}
 
 
 @pytest.mark.parametrize("path", ["/", "/metrics/", "/metricsx", "/healthz"])
@@ -292,8 +292,8 @@ def test_dns_rebinding_is_refused(server):
 
 def test_a_query_selects_metrics_by_name(server):
     """Its parameter is `name[]`, as Prometheus's clients have it."""
-    text = get(server, "/metrics?name[]=ostinato_build_info")[2]
-    assert [family.name for family in parse(text)] == ["ostinato_build_info"]
+    text = get(server, "/metrics?name[]=sostenuto_build_info")[2]
+    assert [family.name for family in parse(text)] == ["sostenuto_build_info"]
 
 
 def connection_threads():

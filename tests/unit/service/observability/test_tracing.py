@@ -119,7 +119,7 @@ def test_a_request_and_its_calls_are_exported_as_one_trace(collector):
     assert path == "/v1/traces"
     (group,) = sent.resource_spans
     resource = {attribute.key: attribute.value.string_value for attribute in group.resource.attributes}
-    assert (resource["service.name"], resource["service.version"]) == ("ostinato-gateway", "1.2.3")
+    assert (resource["service.name"], resource["service.version"]) == ("sostenuto-gateway", "1.2.3")
     spans = {span.name: span for cache_namespace in group.scope_spans for span in cache_namespace.spans}
     request, rpc = spans["POST /v1/completions"], spans[RPC]
     assert sum(len(cache_namespace.spans) for cache_namespace in group.scope_spans) == 3
@@ -141,23 +141,23 @@ def test_a_batched_call_is_in_the_trace_of_each_of_its_requests(tracing, exporte
     assert len(calls) == 3
     shared, alone = calls[:2], calls[2]
     assert {span.parent.span_id for span in shared} == {span.context.span_id for span in requests}
-    assert len({span.attributes["ostinato.call.id"] for span in shared}) == 1
-    assert alone.attributes["ostinato.call.id"] != shared[0].attributes["ostinato.call.id"]
+    assert len({span.attributes["sostenuto.call.id"] for span in shared}) == 1
+    assert alone.attributes["sostenuto.call.id"] != shared[0].attributes["sostenuto.call.id"]
     attributes = dict(shared[0].attributes)
-    del attributes["ostinato.call.id"]
+    del attributes["sostenuto.call.id"]
     assert attributes == {
         "rpc.system.name": "grpc",
         "rpc.method": "tensorflow.serving.PredictionService/Predict",
         "rpc.response.status_code": "OK",
         "server.address": "10.0.0.7",
         "server.port": 8500,
-        "ostinato.call.signature": "decode",
-        "ostinato.call.batch_size": 8,
-        "ostinato.call.sequences": 4,
-        "ostinato.call.request_sequences": 2,
-        "ostinato.call.steps": 16,
-        "ostinato.model.name": "demo",
-        "ostinato.model.version": 3,
+        "sostenuto.call.signature": "decode",
+        "sostenuto.call.batch_size": 8,
+        "sostenuto.call.sequences": 4,
+        "sostenuto.call.request_sequences": 2,
+        "sostenuto.call.steps": 16,
+        "sostenuto.model.name": "demo",
+        "sostenuto.model.version": 3,
     }
 
 
@@ -197,7 +197,7 @@ def test_a_request_span_has_model_usage_and_status(tracing, exporter):
         "gen_ai.usage.input_tokens": 5,
         "gen_ai.usage.output_tokens": 7,
         "gen_ai.response.finish_reasons": ("stop", "length"),
-        "ostinato.model.version": 3,
+        "sostenuto.model.version": 3,
     }
 
 

@@ -8,7 +8,7 @@ from flask import Flask
 from service.web.pages import register_pages
 
 PATHS = ("/", "/inspector", "/docs/")
-URL = "https://docs.example.org/ostinato/"
+URL = "https://docs.example.org/sostenuto/"
 
 
 def page(path, docs_url=None):
@@ -38,7 +38,7 @@ def test_every_page_names_itself(path):
     """In its title, and as the current one of the navigation."""
     html = page(path)
     (current,) = re.findall(r'aria-current="page">([^<]*)<', html)
-    assert f"<title>Ostinato: {current}</title>" in html
+    assert f"<title>Sostenuto: {current}</title>" in html
 
 
 @pytest.mark.parametrize("path", PATHS)

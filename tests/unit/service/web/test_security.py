@@ -72,7 +72,7 @@ def test_host_names_are_checked_if_the_server_is_bound_to_loopback(settings, is_
     if is_allowed:
         require_allowed_host(request(host="evil.example:8000"), hosts)
         return
-    with pytest.raises(HostNotAllowed, match=r"OSTINATO_ALLOWED_HOSTS, got 'evil\.example:8000'"):
+    with pytest.raises(HostNotAllowed, match=r"SOSTENUTO_ALLOWED_HOSTS, got 'evil\.example:8000'"):
         require_allowed_host(request(host="evil.example:8000"), hosts)
 
 

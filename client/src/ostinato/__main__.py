@@ -1,5 +1,0 @@
-"""`python -m ostinato`: the command line."""
-
-from ostinato._cli import main
-
-main()

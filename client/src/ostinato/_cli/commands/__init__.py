@@ -1,1 +1,0 @@
-"""The commands of `ostinato`, one module each."""

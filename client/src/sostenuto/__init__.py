@@ -1,0 +1,144 @@
+"""Python client of Sostenuto, a server for recurrent text generators. Start with `Client`.
+
+Its names are imported when they are first used. So the command line handles Ctrl-C before `requests` is imported, which
+takes most of its start.
+"""
+
+from sostenuto._version import __version__
+
+TYPE_CHECKING = False  # true for type checkers, as in `typing`, which takes longer to import than all of this
+if TYPE_CHECKING:
+    from sostenuto._client import Client
+    from sostenuto._conversation import Conversation, Turn
+    from sostenuto._errors import (
+        APIError,
+        BackendUnavailable,
+        BadRequest,
+        BodyTimeout,
+        BodyTooLarge,
+        ClientClosed,
+        ConnectionFailed,
+        CrossOrigin,
+        DeadlineExceeded,
+        Forbidden,
+        HostNotAllowed,
+        InternalError,
+        InvalidArgument,
+        MemoryExhausted,
+        MethodNotAllowed,
+        ModelLoading,
+        ModelNotFound,
+        NotFound,
+        NotReady,
+        Overloaded,
+        RateLimited,
+        ResumptionFailed,
+        ServerError,
+        ServiceUnavailable,
+        ShuttingDown,
+        SostenutoError,
+        StateAltered,
+        StateExpired,
+        StateForeign,
+        StateMalformed,
+        StateOfAnotherModel,
+        StateOfUnknownKey,
+        StateOutdated,
+        StateRefused,
+        StreamInterrupted,
+        Timeout,
+        TooManyRequests,
+        TrainingFilterUnusable,
+        Unauthorized,
+        UnexpectedResponse,
+        VersionGone,
+        WrongScheme,
+    )
+    from sostenuto._inspection import InspectedLayer, Inspection
+    from sostenuto._readiness import WaitForReady
+    from sostenuto._results import Choice, Generation, Model, RawResponse, Status, TextDelta, Usage
+    from sostenuto._scores import EmbeddingMap, Neighbor, Score, ScoredToken, Tokens, VocabularyToken
+    from sostenuto._stream import Stream
+
+__all__ = [
+    "APIError",
+    "BackendUnavailable",
+    "BadRequest",
+    "BodyTimeout",
+    "BodyTooLarge",
+    "Choice",
+    "Client",
+    "ClientClosed",
+    "ConnectionFailed",
+    "Conversation",
+    "CrossOrigin",
+    "DeadlineExceeded",
+    "EmbeddingMap",
+    "Forbidden",
+    "Generation",
+    "HostNotAllowed",
+    "InspectedLayer",
+    "Inspection",
+    "InternalError",
+    "InvalidArgument",
+    "MemoryExhausted",
+    "MethodNotAllowed",
+    "Model",
+    "ModelLoading",
+    "ModelNotFound",
+    "Neighbor",
+    "NotFound",
+    "NotReady",
+    "Overloaded",
+    "RateLimited",
+    "RawResponse",
+    "ResumptionFailed",
+    "Score",
+    "ScoredToken",
+    "ServerError",
+    "ServiceUnavailable",
+    "ShuttingDown",
+    "SostenutoError",
+    "StateAltered",
+    "StateExpired",
+    "StateForeign",
+    "StateMalformed",
+    "StateOfAnotherModel",
+    "StateOfUnknownKey",
+    "StateOutdated",
+    "StateRefused",
+    "Status",
+    "Stream",
+    "StreamInterrupted",
+    "TextDelta",
+    "Timeout",
+    "Tokens",
+    "TooManyRequests",
+    "TrainingFilterUnusable",
+    "Turn",
+    "Unauthorized",
+    "UnexpectedResponse",
+    "Usage",
+    "VersionGone",
+    "VocabularyToken",
+    "WaitForReady",
+    "WrongScheme",
+    "__version__",
+]
+
+if not TYPE_CHECKING:
+    _MODULES = ("_errors", "_results", "_scores", "_inspection", "_readiness", "_stream", "_conversation", "_client")
+
+    def __getattr__(name: str) -> object:
+        """Import a public name."""
+        from importlib import import_module  # noqa: PLC0415 - see the module
+
+        for module in _MODULES if name in __all__ else ():
+            found = import_module(f"{__name__}.{module}")
+            if hasattr(found, name):
+                globals()[name] = getattr(found, name)
+                return globals()[name]
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -1,0 +1,56 @@
+"""`sostenuto models`: list the server's models."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from sostenuto._cli.connection import connect, server_options
+from sostenuto._cli.screen import on_one_line, print_table, write_json
+
+if TYPE_CHECKING:
+    from sostenuto import Model
+
+HEADINGS = ("id", "versions", "cell", "size", "token unit", "vocabulary", "direction", "deterministic")
+UNKNOWN = "-"
+
+EPILOG = """\
+\b
+Example:
+  sostenuto models --json | jq -r .id"""
+
+
+@click.command(epilog=EPILOG, short_help="List the server's models.")
+@click.option("--json", "as_json", is_flag=True, help="Print the server's JSON object of each model, one per line.")
+@server_options
+def models(*, as_json: bool) -> None:
+    """List the server's models: the values of --model, also as ID:VERSION and ID@LABEL. Size is layers × units."""
+    with connect() as client:
+        listed = client.models()
+    if as_json:
+        for model in listed:
+            write_json(model.raw)
+        return
+    print_table(HEADINGS, [[on_one_line(cell) for cell in _row(model)] for model in listed], numbers=("vocabulary",))
+
+
+def _row(model: Model) -> list[str]:
+    size = f"{_or_unknown(model.layers)} × {_or_unknown(model.units)}"
+    vocabulary = UNKNOWN if model.vocab_size is None else f"{model.vocab_size:,}"
+    deterministic = None if model.deterministic is None else "yes" if model.deterministic else "no"
+    cells = (model.cell, size, model.unit, vocabulary, model.direction, deterministic)
+    return [model.id, _versions(model), *map(_or_unknown, cells)]
+
+
+def _versions(model: Model) -> str:
+    """Return the versions with their labels, the default version first."""
+    versions = model.raw.get("versions")
+    if not isinstance(versions, list):
+        return _or_unknown(model.version)
+    in_order = sorted(versions, key=lambda entry: entry.get("version") != model.version)
+    return ", ".join(" ".join([str(entry.get("version")), *entry.get("labels", [])]) for entry in in_order)
+
+
+def _or_unknown(value: object) -> str:
+    return UNKNOWN if value is None else str(value)

@@ -1,0 +1,90 @@
+"""Maps errors to exit codes and one-line messages with advice. Writes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+
+import sostenuto
+from sostenuto._cli import WRONG_USAGE
+
+SERVER_FAILED, NO_SERVER = 1, 3
+BROKEN_PIPE = 141  # 128 + SIGPIPE, as in shells
+
+EXIT_CODES = """\
+\b
+Exit codes:
+  0    success
+  1    the server returned an error
+  2    usage error, or a file that cannot be read or written
+  3    server unreachable, connection lost, or not a Sostenuto server
+  130  interrupted by Ctrl-C
+  141  broken pipe: the reader of the output has exited; no message"""
+
+# Replaces advice of the SDK that applies to Python programs only.
+_ADVICE: dict[type[sostenuto.SostenutoError], str] = {
+    sostenuto.ModelNotFound: "`sostenuto models` lists the models",
+    sostenuto.NotFound: "check --base-url",
+    sostenuto.MethodNotAllowed: "check --base-url",
+    sostenuto.Unauthorized: "set SOSTENUTO_API_KEY, or pass --api-key-file",
+    sostenuto.DeadlineExceeded: "request fewer tokens",
+    sostenuto.StateOfAnotherModel: "omit --model, or name the model of the state",
+}
+_NAMES = {
+    "or stream with resume=True; .text holds the text so far": "and without --no-resume",
+    "resume=True needs one prompt and n=1: send one request per completion": "omit -n, or add --no-resume",
+    "raise timeout, request fewer tokens, or stream": "raise --timeout, or request fewer tokens",
+    "base_url": "--base-url",
+    "api_key": "the API key",
+    "max_retries": "--retries",
+}
+
+
+class Failure(click.ClickException):
+    """A usage error, or a file that cannot be read or written; the message ends with advice."""
+
+    exit_code = WRONG_USAGE
+
+
+def exit_code(error: sostenuto.SostenutoError) -> int:
+    """Return the exit code for an error of the SDK."""
+    if isinstance(error, sostenuto.InvalidArgument):
+        return WRONG_USAGE
+    return SERVER_FAILED if isinstance(error, sostenuto.APIError) else NO_SERVER
+
+
+def line(error: Exception) -> str:
+    """Return the message for an error, on one line."""
+    if isinstance(error, sostenuto.APIError):
+        message = _with_advice(error)
+    elif isinstance(error, sostenuto.SostenutoError):
+        message = str(error)
+        for name, option in _NAMES.items():
+            message = message.replace(name, option)
+    elif isinstance(error, click.UsageError):
+        path = error.ctx.command_path if error.ctx else "sostenuto"
+        message = f"{error.format_message().rstrip('.')}: see `{path} --help`"
+    elif isinstance(error, click.ClickException):
+        message = error.format_message()
+    else:
+        message = str(error)
+    return "error: " + " ".join(message.split())
+
+
+@contextmanager
+def failing_to(action: str) -> Iterator[None]:
+    """Raise Failure with the system's message, without errno and path, if the block raises OSError."""
+    try:
+        yield
+    except OSError as error:
+        raise Failure(f"cannot {action}: {error.strerror or type(error).__name__}") from error
+
+
+def _with_advice(error: sostenuto.APIError) -> str:
+    message = str(error)
+    for kind in type(error).__mro__:
+        if kind in _ADVICE and message.endswith(error.advice):
+            return message[: -len(error.advice)] + _ADVICE[kind]
+    return message

@@ -1,0 +1,594 @@
+"""The client: one method per operation. Knows the API's fields. Leaves their limits to the server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable, Literal, TypeVar, overload
+from urllib.parse import quote, urlencode
+
+from sostenuto._concurrency import in_order
+from sostenuto._conversation import Conversation
+from sostenuto._default_model import DefaultModel
+from sostenuto._errors import InvalidArgument, UnexpectedResponse
+from sostenuto._events import LinkedEvent
+from sostenuto._fields import (
+    COMPLETION_FIELDS,
+    EMBEDDING_FIELDS,
+    INSPECT_FIELDS,
+    TOKENIZE_FIELDS,
+    is_many,
+    present_fields,
+)
+from sostenuto._inspection import Inspection
+from sostenuto._results import Generation, Model, Status, required
+from sostenuto._resuming import Resumption
+from sostenuto._scores import EmbeddingMap, Neighbor, Score, Tokens, VocabularyToken
+from sostenuto._seeds import with_seeds
+from sostenuto._settings import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, TimeoutSeconds, resolve
+from sostenuto._stream import Stream
+from sostenuto._structured import with_structured_outputs
+from sostenuto._transport import Transport
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    import requests
+
+    from sostenuto._errors import SostenutoError
+    from sostenuto._fields import ManyPrompts, OnePrompt, Prompt
+    from sostenuto._readiness import WaitForReady
+    from sostenuto._results import RawResponse
+    from sostenuto._structured import JSONSchema
+
+T = TypeVar("T")
+
+COMPLETIONS = "/v1/completions"
+EMBEDDINGS = "/v1/embeddings"
+INSPECT = "/v1/inspect"
+MODELS = "/v1/models"
+STATUS = "/v1/status"
+TOKENIZE, DETOKENIZE, TOKENIZER_INFO = "/tokenize", "/detokenize", "/tokenizer_info"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+
+MAX_CONCURRENCY = 64  # the largest batch of a model server
+
+
+class Client(AbstractContextManager["Client"]):
+    """A client of one Sostenuto server. Thread-safe; as a context manager it closes its connections.
+
+    Each method that sends a request raises APIError if the server returns an error (the subclass says why), and
+    ConnectionFailed, Timeout or UnexpectedResponse if there is no valid response.
+
+    Args:
+        base_url: str. URL of the server, with or without `/v1`. Default: environment variable SOSTENUTO_BASE_URL, or
+            http://127.0.0.1:8000.
+        api_key: str. Default: environment variable SOSTENUTO_API_KEY, or no key.
+        timeout: float or (float, float). Connect timeout and read timeout in seconds; one number sets both, None
+            disables them. The read timeout limits the time between two bytes of a response. Default: (5, 300). TCP
+            keepalive detects a lost host after 15 seconds, whatever the read timeout.
+        max_retries: int. Maximum number of retries of a request, after a failed connection or status 408, 409, 429 or
+            5xx. Read timeouts are not retried, nor is a stream that has begun. Default: 2.
+        session: requests.Session. Replaces the client's own sessions, for proxies, certificates or adapters. All
+            threads share it. Closing the client leaves it open.
+        wait_for_ready: WaitForReady. Requests wait together for a server that is unreachable, overloaded or
+            unavailable, without counting against `max_retries`. Default: they do not wait.
+
+    Raises:
+        InvalidArgument: an argument is invalid.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        *,
+        api_key: str | None = None,
+        timeout: TimeoutSeconds = DEFAULT_TIMEOUT,
+        max_retries: int = DEFAULT_MAX_RETRIES,
+        session: requests.Session | None = None,
+        wait_for_ready: WaitForReady | None = None,
+    ) -> None:
+        """Validate the settings; sends nothing."""
+        self._settings = resolve(base_url, api_key, timeout, max_retries)
+        self._transport = Transport(self._settings, session, wait_for_ready)
+        self._default_model = DefaultModel(self._look_up_first_model)
+
+    def generate(
+        self,
+        prompt: Prompt = "",
+        *,
+        suffix: Prompt | None = None,
+        model: str | None = None,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        top_k: int | None = None,
+        min_p: float | None = None,
+        seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        n: int | None = None,
+        regex: str | None = None,
+        choices: Sequence[str] | None = None,
+        json_schema: JSONSchema | None = None,
+        allowed: str | None = None,
+        banned: str | None = None,
+        min_length: int | None = None,
+        **extra: Any,
+    ) -> Generation:
+        """Generate a completion of a prompt and return it when it is complete.
+
+        Arguments that are None are not sent: the server's defaults apply. The server checks all limits.
+
+        Args:
+            prompt: str, or list of int (token ids), or a list of either.
+            suffix: Same types. For a backward model, in place of the prompt: the text that the completion precedes.
+            model: str. Default: the first model that the server lists, looked up once.
+            max_tokens: int. Maximum number of tokens to generate.
+            temperature: float. Sampling temperature; 0 is greedy decoding.
+            top_p: float. Nucleus sampling: sample from the most probable tokens whose probabilities add up to this.
+            top_k: int. Sample from this many of the most probable tokens.
+            min_p: float. Exclude tokens whose probability is below this fraction of the highest probability.
+            seed: int. The same seed reproduces the same text. The response contains the seed that was used.
+            stop: str or list of str. Stop strings: the text ends before the first one. Text generated for a `suffix`
+                starts after it.
+            n: int. Number of choices per prompt.
+            regex: str. Regular expression that the whole completion matches.
+            choices: list of str. The completion is one of these texts.
+            json_schema: dict, or str (JSON), or a pydantic model. The completion is JSON that is valid against it.
+            allowed: str. Characters; the completion has no others. Also beside one of the three above.
+            banned: str. Characters that the completion does not have. Also beside one of them.
+            min_length: int. Minimum number of characters of the completion.
+            extra: The API's other fields: `logprobs`, `echo`, penalties, `return_state`, `state`, …. Fields unknown to
+                this client go into `extra_body`, a dict.
+
+        Raises:
+            InvalidArgument: an argument is not a field of the API, or two exclude each other, as `regex` and `choices`.
+        """
+        named = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p}
+        pattern = {"regex": regex, "choices": choices, "json_schema": json_schema}
+        characters = {"allowed": allowed, "banned": banned, "min_length": min_length}
+        fields = {"suffix": suffix, **named, "seed": seed, "stop": stop, "n": n, **pattern, **characters}
+        return Generation.from_response(self._complete(self._transport.post, prompt, model, {**fields, **extra}))
+
+    def stream(
+        self,
+        prompt: Prompt = "",
+        *,
+        suffix: Prompt | None = None,
+        prepend: bool = False,
+        resume: bool = False,
+        model: str | None = None,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        top_k: int | None = None,
+        min_p: float | None = None,
+        seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        n: int | None = None,
+        regex: str | None = None,
+        choices: Sequence[str] | None = None,
+        json_schema: JSONSchema | None = None,
+        allowed: str | None = None,
+        banned: str | None = None,
+        min_length: int | None = None,
+        **extra: Any,
+    ) -> Stream:
+        """Generate a completion and stream it.
+
+        The call sends the request, so that a rejected request raises here. Other arguments and errors are those of
+        `generate`.
+
+        `prepend` streams the choices of a backward model. Such a model generates a text from its end, so each delta
+        goes before the earlier ones, as `TextDelta.prepend` says. Without `prepend`, each of its choices arrives as a
+        single delta, so that concatenated deltas are always the text.
+
+        `resume` resumes an interrupted stream, byte-identically. The server sends a resume token every 256 tokens.
+        After a lost connection, a read timeout, or a failure or shutdown of the server, a new request continues from
+        the last token. The stream fails after two minutes without new text. If the client has had a response before,
+        the first request waits for a lost server as long. Without `max_tokens` the request is sent again with its seed.
+        It needs a single prompt and `n` = 1.
+
+        Raises:
+            InvalidArgument: `resume` with several prompts or `n` above 1.
+            ResumptionFailed: while the stream is read: it could not be resumed exactly.
+        """
+        named = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p}
+        options = {"include_usage": True, **({"prepend": True} if prepend else {})}
+        pattern = {"regex": regex, "choices": choices, "json_schema": json_schema}
+        characters = {"allowed": allowed, "banned": banned, "min_length": min_length}
+        fields = {"suffix": suffix, **named, "seed": seed, "stop": stop, "n": n, **pattern, **characters}
+        fields |= {"stream_options": options, **extra}
+        if not resume:
+            return Stream(self._complete(self._open_stream, prompt, model, fields))
+        stopped = LinkedEvent(self._transport.closed)
+        send = partial(self._open_stream, COMPLETIONS, stopped=stopped)
+        body = self._completion(prompt, model, fields)
+        resumption = Resumption(send, body, stopped, is_known=self._transport.was_answered)
+        return Stream(self._default_model.resetting(resumption.open), resumption)
+
+    def resume(self, state: str, prompt: Prompt = "", **options: Any) -> Generation:
+        """Continue a generation from a resume token.
+
+        Args:
+            state: str. The resume token: `Generation.state`, `Choice.state` or `SostenutoError.state`.
+            prompt: Text to append before the continuation. For a backward model pass `suffix` instead.
+            options: Arguments of `generate`. The token contains the model and the seed; pass the other sampling
+                parameters again.
+
+        Raises:
+            StateRefused: the server rejects the token; the subclass says why.
+        """
+        return self.generate(prompt, state=state, **options)
+
+    @overload
+    def score(
+        self,
+        prompt: OnePrompt = "",
+        *,
+        suffix: OnePrompt | None = None,
+        model: str | None = None,
+        top: int = 0,
+        **extra: Any,
+    ) -> Score: ...
+    @overload
+    def score(
+        self,
+        prompt: ManyPrompts,
+        *,
+        suffix: ManyPrompts | None = None,
+        model: str | None = None,
+        top: int = 0,
+        **extra: Any,
+    ) -> list[Score]: ...
+    @overload
+    def score(
+        self, prompt: Literal[""] = "", *, suffix: ManyPrompts, model: str | None = None, top: int = 0, **extra: Any
+    ) -> list[Score]: ...
+    def score(
+        self, prompt: Prompt = "", *, suffix: Prompt | None = None, model: str | None = None, top: int = 0, **extra: Any
+    ) -> Score | list[Score]:
+        """Compute the log probability of each token of a text. Generates nothing.
+
+        Args:
+            prompt: str or list of int (token ids), or a list of either.
+            suffix: Same types. For a backward model, in place of the prompt.
+            model: str. Default: as `generate`.
+            top: int. Number of alternatives per token, at most 20.
+            extra: The completion endpoint's other fields.
+
+        Returns:
+            A Score, or a list of Score for a list of prompts.
+        """
+        fields = {"suffix": suffix, "echo": True, "logprobs": top, "max_tokens": 0, **extra}
+        generation = Generation.from_response(self._complete(self._transport.post, prompt, model, fields))
+        scores = [Score.from_choice(choice) for choice in generation.choices]
+        return scores if is_many(prompt if suffix is None else suffix) else _only(scores, "choices")
+
+    def tokenize(self, text: str, *, model: str | None = None) -> Tokens:
+        """Tokenize a text with a model's tokenizer."""
+        fields = {"prompt": text, "return_token_strs": True}
+        return Tokens.from_response(self._post(TOKENIZE, model, fields, TOKENIZE_FIELDS))
+
+    def detokenize(self, tokens: Sequence[int], *, model: str | None = None) -> str:
+        """Convert token ids to text."""
+        response = self._post(DETOKENIZE, model, {"tokens": list(tokens)}, TOKENIZE_FIELDS)
+        return required(response, "prompt", str)
+
+    def vocabulary(self, *, model: str | None = None) -> list[VocabularyToken]:
+        """Return every token of a model's vocabulary; the index of each is its id.
+
+        A large vocabulary takes several requests, all to the same version of the model.
+
+        Args:
+            model: str. Default: as `generate`.
+        """
+        name, tokens = self._model_or_default(model), list[VocabularyToken]()
+        while True:
+            path = f"{TOKENIZER_INFO}?{urlencode({'model': name, 'vocabulary': 'true', 'offset': len(tokens)})}"
+            page = self._default_model.resetting(partial(self._transport.get, path))
+            entries = required(page, "vocabulary", list)
+            tokens += map(VocabularyToken.from_response, entries)
+            if not entries or len(tokens) >= required(page, "vocab_size", int):
+                return tokens
+            name = f"{required(page, 'model', str)}:{required(page, 'version', int)}"
+
+    def save_tokenizer(self, directory: str | PathLike[str], *, model: str | None = None) -> None:
+        """Write a model's tokenizer to a directory that Transformers' `AutoTokenizer.from_pretrained` loads.
+
+        Args:
+            directory: Where to write `tokenizer.json` and `tokenizer_config.json`; it is created if there is none.
+            model: str. Default: as `generate`.
+
+        Raises:
+            NotFound: the model does not exist, or Hugging Face's library has no equal tokenizer.
+            OSError: a file cannot be written.
+        """
+        query = urlencode({"model": self._model_or_default(model)})
+        info = self._default_model.resetting(partial(self._transport.get, f"{TOKENIZER_INFO}?{query}"))
+        # Both files are of one version.
+        version = f"{required(info, 'model', str)}:{required(info, 'version', int)}"
+        files = {file: self._get_of_model(version, f"tokenizer/{file}") for file in TOKENIZER_FILES}
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        for file, content in files.items():
+            text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))  # as the server sent it
+            Path(directory, file).write_text(text, encoding="utf-8")
+
+    @overload
+    def embed(
+        self, text: OnePrompt, *, model: str | None = None, pooling: str | None = None, **extra: Any
+    ) -> list[float]: ...
+    @overload
+    def embed(
+        self, text: ManyPrompts, *, model: str | None = None, pooling: str | None = None, **extra: Any
+    ) -> list[list[float]]: ...
+    def embed(
+        self, text: Prompt, *, model: str | None = None, pooling: str | None = None, **extra: Any
+    ) -> list[float] | list[list[float]]:
+        """Return the embedding of a text: the pooled outputs of the model's top layer.
+
+        Args:
+            text: str or list of int (token ids), or a list of either.
+            model: str. Default: as `generate`.
+            pooling: str. "mean" over all tokens, or "last" token. Default: the server's, "mean".
+            extra: The embeddings endpoint's other fields.
+
+        Returns:
+            A list of float with one value per unit of the top layer; a list of such lists for a list of texts.
+        """
+        fields = {"input": text, "pooling": pooling, **extra}
+        data = required(self._post(EMBEDDINGS, model, fields, EMBEDDING_FIELDS), "data", list)
+        vectors = [required(entry, "embedding", list) for entry in data]
+        return vectors if is_many(text) else _only(vectors, "data")
+
+    def inspect(
+        self,
+        text: OnePrompt,
+        *,
+        model: str | None = None,
+        state: str | None = None,
+        include: Sequence[str] | None = None,
+        layers: Sequence[int] | None = None,
+        return_sequences: bool = True,
+        return_state: bool = False,
+        go_backwards: bool = False,
+        top: int = 5,
+        max_positions: int | None = None,
+        max_units: int | None = None,
+        **extra: Any,
+    ) -> Inspection:
+        """Run a model over a text and return its states, gate activations and predictions at each token.
+
+        Args:
+            text: str or list of int (token ids).
+            model: str. Default: the model of `state`, or else as `generate`.
+            state: str. Resume token: start from its state instead of the initial state.
+            include: list of str. Values of each layer to return: "hidden", "cell", "gates". Default: all.
+            layers: list of int. Layer numbers, from 1. Default: all.
+            return_sequences: bool. Return the values at every token, or only at the token that is processed last.
+            return_state: bool. Also return each layer's full state after the last token.
+            go_backwards: bool. Process the text in reverse. The result stays in reading order.
+            top: int. Number of alternatives per token, at most 20.
+            max_positions: int. Maximum number of tokens to return values of, evenly spaced.
+            max_units: int. Maximum number of units to return of each layer, evenly spaced.
+            extra: The endpoint's other fields.
+        """
+        values = {"include": include, "layers": layers, "max_positions": max_positions, "max_units": max_units}
+        returned = {"return_sequences": return_sequences, "return_state": return_state, **values, "logprobs": top}
+        extra_body = {"encoding_format": "base64", **(extra.pop("extra_body", None) or {})}
+        fields = {"input": text, "state": state, "go_backwards": go_backwards, **returned, "extra_body": extra_body}
+        return Inspection.from_response(self._post(INSPECT, model, {**fields, **extra}, INSPECT_FIELDS))
+
+    def neighbors(self, token: str | int, *, model: str | None = None, count: int = 10) -> list[Neighbor]:
+        """Return the nearest neighbors of a token in the model's embedding matrix.
+
+        Args:
+            token: str or int. Text or id of the token.
+            model: str. Default: as `generate`.
+            count: int. Number of neighbors.
+
+        Raises:
+            BadRequest: the text is not a single token.
+            NotFound: the model does not exist, or its embedding is unavailable.
+        """
+        name = "token_id" if isinstance(token, int) else "token"
+        response = self._get_of_model(model, f"embedding/neighbors?{urlencode({name: token, 'count': count})}")
+        return [Neighbor.from_response(entry) for entry in required(response, "data", list)]
+
+    def embedding_map(self, *, model: str | None = None, count: int = 1000) -> EmbeddingMap:
+        """Project the embedding vectors of a model's first tokens onto the first two principal components.
+
+        Args:
+            model: str. Default: as `generate`.
+            count: int. Number of tokens; in most vocabularies the first tokens are the most frequent.
+
+        Raises:
+            NotFound: the model does not exist, or its embedding is unavailable.
+        """
+        return EmbeddingMap.from_response(self._get_of_model(model, f"embedding/map?count={count}"))
+
+    def conversation(self, prompt: str = "", *, model: str | None = None, **options: Any) -> Conversation:
+        """Start a conversation, a text that grows by turns. Each turn resumes from the state of the previous one.
+
+        Args:
+            prompt: str. Start of the text.
+            model: str. Default: as `generate`.
+            options: Arguments of `generate` for every turn.
+        """
+        return Conversation(self, model=self._model_or_default(model), prompt=prompt, **options)
+
+    def load_conversation(self, path: str | PathLike[str]) -> Conversation:
+        """Load a conversation from a file that `Conversation.save` wrote.
+
+        Raises:
+            OSError: the file cannot be read.
+            InvalidArgument: the file contains no conversation.
+        """
+        return Conversation.load(path, self)
+
+    @overload
+    def generate_many(
+        self,
+        prompts: Iterable[OnePrompt],
+        *,
+        seed: int | None = None,
+        seeds: Sequence[int] | None = None,
+        concurrency: int | None = None,
+        progress: bool = False,
+        return_errors: Literal[False] = False,
+        **options: Any,
+    ) -> Iterator[Generation]: ...
+    @overload
+    def generate_many(
+        self,
+        prompts: Iterable[OnePrompt],
+        *,
+        seed: int | None = None,
+        seeds: Sequence[int] | None = None,
+        concurrency: int | None = None,
+        progress: bool = False,
+        return_errors: bool,
+        **options: Any,
+    ) -> Iterator[Generation | SostenutoError]: ...
+    def generate_many(
+        self,
+        prompts: Iterable[OnePrompt],
+        *,
+        seed: int | None = None,
+        seeds: Sequence[int] | None = None,
+        concurrency: int | None = None,
+        progress: bool = False,
+        return_errors: bool = False,
+        **options: Any,
+    ) -> Iterator[Generation] | Iterator[Generation | SostenutoError]:
+        """Generate a completion of each prompt, with concurrent requests, and yield them in the order of the prompts.
+
+        Nothing is sent before the first `next()`. A request that gets 429 (full queue, rate limit) waits and is sent
+        again. Prompts are consumed lazily, so the iterable may be infinite. For files use `python -m service.batch`.
+
+        Args:
+            prompts: iterable of str or of lists of int (token ids).
+            seed: int. Seed of the first prompt; the prompt at index i gets `seed` + i, so equal prompts get different
+                texts. `Generation.seed` is the seed of each. Default: random.
+            seeds: sequence of int, instead of `seed`. One seed per prompt.
+            concurrency: int. Maximum number of concurrent requests. Default: the server's limit, at most 64.
+            progress: bool. Show a progress bar on standard error.
+            return_errors: bool. Yield an error in place of its completion, instead of raising it.
+            options: Arguments of `generate` for every prompt.
+
+        Raises:
+            InvalidArgument: `concurrency` is below 1, or `seeds` does not have one entry per prompt. If the number of
+                prompts is unknown, the latter is raised by `next()`, after the results of the prompts that have one.
+            SostenutoError: as `generate`, unless `return_errors`. Requests in flight finish in the background; no more
+                are sent.
+        """
+        if concurrency is not None and concurrency < 1:
+            raise InvalidArgument(f"concurrency is {concurrency}: pass 1 or more")
+        if isinstance(prompts, str):
+            raise InvalidArgument("prompts is one string: pass a list of strings, or call generate")
+
+        stopped = LinkedEvent(self._transport.closed)
+        post = partial(self._transport.post, stopped=stopped)
+        model = options.pop("model", None)
+
+        def generate(seeded: tuple[OnePrompt, int | None]) -> Generation:
+            prompt, own_seed = seeded
+            return Generation.from_response(self._complete(post, prompt, model, {**options, "seed": own_seed}))
+
+        return in_order(
+            generate,
+            with_seeds(prompts, seed, seeds),
+            # By default as many as the server admits.
+            lambda: concurrency or max(1, min(self.status().max_sequences, MAX_CONCURRENCY)),
+            progress,
+            return_errors,
+            stopped,
+            total=len(prompts) if isinstance(prompts, Sized) else None,
+        )
+
+    def post(self, path: str, body: bytes | dict[str, Any]) -> RawResponse:
+        """Send a request body unchanged, and return the response unparsed.
+
+        Use it for endpoints that have no method, and for bodies that are encoded already.
+
+        Args:
+            path: str. Path of the endpoint, such as "/v1/completions".
+            body: bytes (JSON in UTF-8) or dict.
+
+        Raises:
+            UnexpectedResponse: the response is not JSON; raised after `max_retries` retries.
+            APIError, ConnectionFailed, Timeout: as `generate`. `APIError.content` is the response body.
+        """
+        return self._transport.post_raw(path, body)
+
+    def status(self) -> Status:
+        """Return the server's load and limit."""
+        return Status.from_response(self._transport.get(STATUS))
+
+    def models(self) -> list[Model]:
+        """Return the models that the server serves."""
+        return [Model.from_response(entry) for entry in required(self._transport.get(MODELS), "data", list)]
+
+    def close(self) -> None:
+        """Close the client's connections. Requests that wait for a retry raise ClientClosed.
+
+        Open streams continue, but do not resume after an interruption. Idempotent, callable from any thread.
+        """
+        self._transport.close()
+
+    def __exit__(self, *exception: object) -> None:
+        """Close the client's connections."""
+        self.close()
+
+    def __repr__(self) -> str:
+        """Show the server's URL, without the API key."""
+        return f"Client({self._settings.shown_url!r})"
+
+    def _complete(
+        self, send: Callable[[str, dict[str, Any]], T], prompt: Prompt, model: str | None, fields: dict[str, Any]
+    ) -> T:
+        body = self._completion(prompt, model, fields)
+        return self._default_model.resetting(partial(send, COMPLETIONS, body))
+
+    def _completion(self, prompt: Prompt, model: str | None, fields: dict[str, Any]) -> dict[str, Any]:
+        if "stream" in fields:
+            raise InvalidArgument("stream is not an argument: call client.stream(...) or client.generate(...)")
+        return self._body(model, with_structured_outputs({"prompt": prompt, **fields}), COMPLETION_FIELDS)
+
+    def _body(self, model: str | None, fields: dict[str, Any], allowed: frozenset[str]) -> dict[str, Any]:
+        """Build a request body; without a model it is the default, unless a resume token implies one."""
+        present = present_fields(fields, allowed)
+        if model is None and "state" in present:
+            return present
+        return {"model": self._model_or_default(model), **present}
+
+    def _post(self, path: str, model: str | None, fields: dict[str, Any], allowed: frozenset[str]) -> dict[str, Any]:
+        body = self._body(model, fields, allowed)
+        return self._default_model.resetting(partial(self._transport.post, path, body))
+
+    def _get_of_model(self, model: str | None, rest: str) -> dict[str, Any]:
+        path = f"{MODELS}/{quote(self._model_or_default(model), safe='')}/{rest}"
+        return self._default_model.resetting(partial(self._transport.get, path))
+
+    def _model_or_default(self, model: str | None) -> str:
+        return model if model is not None else self._default_model.name()
+
+    def _open_stream(self, path: str, body: dict[str, Any], stopped: LinkedEvent | None = None) -> requests.Response:
+        return self._transport.open_stream(path, {**body, "stream": True}, stopped)
+
+    def _look_up_first_model(self) -> str:
+        models = self.models()
+        if not models:
+            raise UnexpectedResponse(f"{self._settings.shown_url} serves no model: publish one, or pass model")
+        return models[0].id
+
+
+def _only(entries: list[T], name: str) -> T:
+    if len(entries) != 1:
+        raise UnexpectedResponse(
+            f"the response's {name!r} should have one entry but has {len(entries)}: check base_url"
+        )
+    return entries[0]

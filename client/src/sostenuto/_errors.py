@@ -1,0 +1,319 @@
+"""Every error that this package raises, in one tree. Does not know how a response maps to an error.
+
+::
+
+    SostenutoError
+    ├── InvalidArgument             an argument or environment variable is invalid (also a ValueError)
+    ├── ClientClosed                the client is closed (also a RuntimeError)
+    ├── ConnectionFailed            connecting failed, or the connection was lost before the response was complete
+    │   └── WrongScheme             base_url has https:// for a server without TLS, or http:// for one with TLS
+    ├── Timeout                     connected, but the read timeout expired, or the TLS handshake took too long
+    ├── NotReady                    the server stayed unavailable for the timeout of `WaitForReady`
+    ├── UnexpectedResponse          the response is not from this API
+    ├── StreamInterrupted           a stream was interrupted before its end
+    │   └── ResumptionFailed        and could not be resumed exactly
+    └── APIError                    the server returned an error
+        ├── BadRequest              400, 422: a field is invalid
+        │   ├── BodyTooLarge        413: the request body exceeds the limit
+        │   ├── HostNotAllowed      421: the host in base_url is not among the server's allowed hosts
+        │   └── StateRefused        the resume token is rejected
+        │       ├── StateMalformed          not a token, or truncated
+        │       ├── StateOfUnknownKey       signed with a key that the server does not have
+        │       ├── StateAltered            the signature does not match
+        │       ├── StateForeign            403: issued to another tenant (also a Forbidden)
+        │       ├── StateExpired            too old
+        │       ├── StateOfAnotherModel     the request names another model
+        │       └── StateOutdated           410: its model version is no longer served
+        ├── Unauthorized            401: missing or invalid API key
+        ├── Forbidden               403: the API key lacks the permission
+        │   └── CrossOrigin         a web page of another origin sent the request
+        ├── NotFound                404: no such endpoint
+        │   └── ModelNotFound       no such model, or none of its versions is served
+        ├── MethodNotAllowed        405: the endpoint does not support the method
+        ├── BodyTimeout             408: the request body did not arrive in time
+        ├── TooManyRequests         429
+        │   ├── Overloaded          the server's queue is full
+        │   │   └── MemoryExhausted     the server's memory for requests is full
+        │   └── RateLimited         requests or tokens per minute of the API key are exhausted
+        └── ServerError             500 and above
+            ├── InternalError       500: a bug in the server
+            │   └── TrainingFilterUnusable  the version's training filter is missing or damaged
+            ├── ServiceUnavailable  503
+            │   ├── ModelLoading        the model or version is not loaded yet
+            │   ├── ShuttingDown        the server is shutting down; another gateway may respond
+            │   ├── VersionGone         the version was unloaded during the request
+            │   └── BackendUnavailable  no model server responds
+            └── DeadlineExceeded    504: the request's `timeout_s` expired
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from sostenuto._results import Choice
+
+
+class SostenutoError(Exception):
+    """Base class of this package's errors. The message is one line that ends with advice.
+
+    Attributes:
+        choices: tuple of Choice. Partial choices that were received before the error. If one has a `state`,
+            `client.resume(state)` continues it.
+        retryable: bool. Whether the same request may succeed later. The client retries such requests itself, except for
+            a stream that has begun.
+    """
+
+    choices: tuple[Choice, ...] = ()
+    retryable: bool = False
+
+    @property
+    def text(self) -> str:
+        """The partial text of the first choice."""
+        return self.choices[0].text if self.choices else ""
+
+    @property
+    def state(self) -> str | None:
+        """The resume token of the first choice, if there is one."""
+        return self.choices[0].state if self.choices else None
+
+
+class InvalidArgument(SostenutoError, ValueError):
+    """An argument of the client or one of its environment variables is invalid. Nothing was sent."""
+
+
+class ClientClosed(SostenutoError, RuntimeError):
+    """The client was closed before the request was sent."""
+
+
+class ConnectionFailed(SostenutoError):
+    """Connecting failed or timed out, or the connection was lost before the response was complete."""
+
+    retryable = True
+
+
+class WrongScheme(ConnectionFailed):
+    """`base_url` has https:// for a server without TLS, or http:// for one with TLS. It is not retried."""
+
+    retryable = False
+
+
+class Timeout(SostenutoError):
+    """The server accepted the connection, but a TLS handshake or the next byte took too long. It is not retried."""
+
+
+class NotReady(SostenutoError):
+    """No request got a response within the timeout of `WaitForReady`; `__cause__` is the last error."""
+
+
+class UnexpectedResponse(SostenutoError):
+    """The response is not from this API: a web page, a redirect, or JSON of another shape."""
+
+
+class StreamInterrupted(SostenutoError):
+    """A stream was interrupted before its end: the connection was lost, or no byte arrived within the read timeout."""
+
+    retryable = True
+
+
+class ResumptionFailed(StreamInterrupted):
+    """An interrupted stream could not be resumed exactly: the resumed text differs."""
+
+
+class APIError(SostenutoError):
+    """The server returned an error.
+
+    Attributes:
+        status: int or None. HTTP status; None for an error inside a stream that has none.
+        message: str. The server's message, on one line.
+        type: str or None. Error type, such as "invalid_request_error".
+        code: str or None. Error code, such as "model_not_found".
+        param: str or None. The request field that caused the error.
+        request_id: str or None. The `x-request-id` of the request in the server's log.
+        retry_after_s: float or None. Seconds to wait before a retry, if the server sent them.
+        content: bytes. The response body as received; empty for an error inside a stream.
+    """
+
+    advice: ClassVar[str] = "look up the request in the server's log"
+
+    status: int | None = None
+    message: str = ""
+    type: str | None = None
+    code: str | None = None
+    param: str | None = None
+    request_id: str | None = None
+    retry_after_s: float | None = None
+    content: bytes = b""
+
+    def __init__(self, line: str = "", **details: Any) -> None:
+        """Create an error from its one-line message and any of the attributes."""
+        super().__init__(line)
+        vars(self).update(details)
+
+
+class BadRequest(APIError):
+    """The request is invalid (400), too large (413) or cannot be parsed (422)."""
+
+    advice = "change the request"
+
+
+class BodyTooLarge(BadRequest):
+    """The request body exceeds the server's limit (413)."""
+
+    advice = "send fewer or shorter prompts at once"
+
+
+class HostNotAllowed(BadRequest):
+    """The host in `base_url` is not among the server's allowed hosts (421)."""
+
+    advice = "use localhost or an IP address in base_url, or add the host to the server's SOSTENUTO_ALLOWED_HOSTS"
+
+
+class StateRefused(BadRequest):
+    """The server rejects the resume token; the subclass says why."""
+
+    advice = "send the text so far as prompt instead"
+
+
+class StateMalformed(StateRefused):
+    """The value is not a resume token, or is truncated."""
+
+    advice = "pass the resume token unchanged"
+
+
+class StateOfUnknownKey(StateRefused):
+    """The token was signed with a key that this server does not have: another server's, or a retired one."""
+
+    advice = "send it to the server that issued it, or send the text so far as prompt instead"
+
+
+class StateAltered(StateRefused):
+    """The token was modified: its signature does not match."""
+
+    advice = "pass the resume token unchanged"
+
+
+class StateExpired(StateRefused):
+    """The token is older than the server accepts."""
+
+
+class StateOfAnotherModel(StateRefused):
+    """The request names another model than the token."""
+
+    advice = "omit model, or name the model of the state"
+
+
+class StateOutdated(StateRefused):
+    """The token's model version is no longer served (410)."""
+
+
+class Unauthorized(APIError):
+    """The API key is missing or invalid (401)."""
+
+    advice = "pass a valid api_key or set SOSTENUTO_API_KEY"
+
+
+class Forbidden(APIError):
+    """The API key is valid, but lacks the permission (403)."""
+
+    advice = "use an API key that has the permission"
+
+
+class CrossOrigin(Forbidden):
+    """A web page of another origin sent the request."""
+
+    advice = "call the API from a program, or serve the page from the server's own origin"
+
+
+class StateForeign(StateRefused, Forbidden):
+    """The token was issued to another tenant (403)."""
+
+    advice = "use an API key of the tenant that it was issued to"
+
+
+class NotFound(APIError):
+    """The model or the endpoint does not exist (404)."""
+
+    advice = "compare model with client.models(), and check base_url"
+
+
+class ModelNotFound(NotFound):
+    """The model does not exist, or none of its versions is served (404)."""
+
+    advice = "use a model that client.models() lists"
+
+
+class MethodNotAllowed(APIError):
+    """The endpoint does not support the HTTP method (405)."""
+
+    advice = "check base_url"
+
+
+class BodyTimeout(APIError):
+    """The request body did not arrive in time (408)."""
+
+    advice = "check the connection and try again"
+
+
+class TooManyRequests(APIError):
+    """The server's queue is full, or a limit of the API key is reached (429); `retry_after_s` says when to retry."""
+
+    advice = "try again later, or send fewer requests at once"
+
+
+class Overloaded(TooManyRequests):
+    """The server's queue is full."""
+
+
+class MemoryExhausted(Overloaded):
+    """The server's memory for requests is full."""
+
+    advice = "try again later, or send smaller requests"
+
+
+class RateLimited(TooManyRequests):
+    """The API key's requests or tokens per minute are exhausted."""
+
+
+class ServerError(APIError):
+    """The server failed (500 and above)."""
+
+    advice = "try again; if it persists, look up the request in the server's log"
+
+
+class InternalError(ServerError):
+    """The server failed because of a bug (500); its log has the traceback under `request_id`."""
+
+
+class TrainingFilterUnusable(InternalError):
+    """The training filter of the version is missing or damaged (500); the server's log says how."""
+
+
+class ServiceUnavailable(ServerError):
+    """The server cannot accept requests now: it is starting, shutting down, or has no model server (503)."""
+
+    advice = "try again later"
+
+
+class ModelLoading(ServiceUnavailable):
+    """The model or version is not loaded yet, or the server has just started."""
+
+
+class ShuttingDown(ServiceUnavailable):
+    """The server is shutting down; another gateway, or the restarted one, may respond."""
+
+
+class VersionGone(ServiceUnavailable):
+    """The model version was unloaded during the request."""
+
+    advice = "send the request again: it gets another version"
+
+
+class BackendUnavailable(ServiceUnavailable):
+    """No model server responds to the gateway."""
+
+
+class DeadlineExceeded(ServerError):
+    """The request's `timeout_s` expired (504)."""
+
+    advice = "raise timeout_s or request fewer tokens"

@@ -1,0 +1,250 @@
+"""Maps responses to JSON or to errors. Knows statuses and error codes. Sends nothing and reads no socket."""
+
+from __future__ import annotations
+
+import errno
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import requests
+from urllib3.exceptions import ReadTimeoutError  # requests needs urllib3 too, and hides this one in a ConnectionError
+
+from sostenuto import _errors as errors
+from sostenuto._results import Choice, Generation, RawResponse
+from sostenuto._retries import FIRST_SERVER_ERROR, asked_wait_s, is_retryable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sostenuto._settings import Settings
+
+_FIRST_ERROR = 400  # below it a status is a redirect
+
+# The error code takes precedence over the status, which several errors share.
+_CLASS_BY_CODE: dict[str, type[errors.APIError]] = {
+    "state_malformed": errors.StateMalformed,
+    "state_key_unknown": errors.StateOfUnknownKey,
+    "state_altered": errors.StateAltered,
+    "state_foreign": errors.StateForeign,
+    "state_expired": errors.StateExpired,
+    "state_of_another_model": errors.StateOfAnotherModel,
+    "state_outdated": errors.StateOutdated,
+    "model_not_found": errors.ModelNotFound,
+    "cross_origin": errors.CrossOrigin,
+    "host_not_allowed": errors.HostNotAllowed,
+    "queue_full": errors.Overloaded,
+    "memory_full": errors.MemoryExhausted,
+    "training_filter_unusable": errors.TrainingFilterUnusable,
+    "rate_limit_exceeded": errors.RateLimited,
+    "model_loading": errors.ModelLoading,
+    "shutting_down": errors.ShuttingDown,
+    "version_gone": errors.VersionGone,
+    "backend_unavailable": errors.BackendUnavailable,
+    "deadline_exceeded": errors.DeadlineExceeded,
+}
+_CLASS_BY_STATUS: dict[int, type[errors.APIError]] = {
+    400: errors.BadRequest,
+    401: errors.Unauthorized,
+    403: errors.Forbidden,
+    404: errors.NotFound,
+    405: errors.MethodNotAllowed,
+    408: errors.BodyTimeout,
+    413: errors.BodyTooLarge,
+    422: errors.BadRequest,
+    429: errors.TooManyRequests,
+    500: errors.InternalError,
+    503: errors.ServiceUnavailable,
+    504: errors.DeadlineExceeded,
+}
+# For errors inside a stream, which have no status. Unlisted types are a ServerError.
+_CLASS_BY_TYPE: dict[str, type[errors.APIError]] = {
+    "invalid_request_error": errors.BadRequest,
+    "authentication_error": errors.Unauthorized,
+    "permission_error": errors.Forbidden,
+    "not_found_error": errors.NotFound,
+    "rate_limit_error": errors.TooManyRequests,
+    "overloaded_error": errors.ServiceUnavailable,
+    "service_unavailable": errors.ServiceUnavailable,
+}
+_RETRYABLE = (errors.ServerError, errors.TooManyRequests)
+
+# OpenSSL's messages for a response that is not of TLS, the start of an alert of TLS in place of a status line, and what
+# nginx, servers in Go and Apache respond to plain HTTP on a port for TLS.
+_HANDSHAKE_TIMEOUT = "handshake operation timed out"
+_NO_TLS = re.compile("WRONG_VERSION_NUMBER|UNKNOWN_PROTOCOL|RECORD_LAYER_FAILURE|PACKET_LENGTH_TOO_LONG")
+_TLS_ALERT = "\x15\x03"
+_CLOSED = re.compile("closed connection without response|Connection reset by peer")
+_NEEDS_TLS = re.compile(
+    b"plain HTTP request was sent to HTTPS port|sent an HTTP request to an HTTPS server|plain HTTP to an SSL-enabled"
+)
+
+
+def json_object(response: requests.Response) -> dict[str, Any]:
+    """Return the JSON object in a successful response.
+
+    Raises:
+        UnexpectedResponse: the body is something else.
+    """
+    document = json_or_none(response.content)
+    if isinstance(document, dict):
+        return document
+    raise unexpected(response, "a JSON object")
+
+
+def raw_json(response: requests.Response) -> RawResponse:
+    """Return a successful response whose content type is JSON, without parsing it.
+
+    Raises:
+        UnexpectedResponse: it is of another type. Retryable: a proxy may answer in place of a server that restarts.
+    """
+    if "json" in response.headers.get("content-type", ""):
+        return RawResponse(response.status_code, _request_id(response.headers), response.content)
+    error = unexpected(response, "JSON")
+    error.retryable = True
+    raise error
+
+
+def unexpected(response: requests.Response, expected: str) -> errors.UnexpectedResponse:
+    """Return the error for a response that is not from this API."""
+    got = response.headers.get("content-type", "").partition(";")[0] or "no content type"
+    return errors.UnexpectedResponse(
+        f"{response.url} returned {response.status_code} with {got}, not {expected}: "
+        "check that base_url is a Sostenuto server"
+    )
+
+
+def refusal(response: requests.Response) -> errors.SostenutoError:
+    """Return the error for a response with a status of 300 or more."""
+    status, headers = response.status_code, response.headers
+    if status < _FIRST_ERROR:
+        target = headers.get("location", "another address")
+        return errors.UnexpectedResponse(f"{response.url} redirects to {target}: set base_url to that URL")
+    if _NEEDS_TLS.search(response.content):
+        return errors.WrongScheme(f"{response.url} speaks TLS: is it https://?")
+    body = json_or_none(response.content)
+    value = body.get("error") if isinstance(body, dict) else None
+    fields = value if isinstance(value, dict) else {"message": value}
+    fallback = errors.ServerError if status >= FIRST_SERVER_ERROR else errors.APIError
+    error_class = _CLASS_BY_CODE.get(str(fields.get("code")), _CLASS_BY_STATUS.get(status, fallback))
+    error = _api_error(error_class, {"message": response.reason, **_present(fields)}, headers, status)
+    error.choices, error.content = _choices(body), response.content
+    return error
+
+
+def stream_error(error: Any, headers: Mapping[str, str]) -> errors.APIError:
+    """Return the error for an `{"error": …}` event of a stream; `headers` are the response headers of the stream."""
+    fields = _present(error) if isinstance(error, dict) else {"message": error}
+    code = str(fields.get("code", ""))
+    status = int(code) if re.fullmatch("[45][0-9][0-9]", code) else None  # some servers put the status there
+    headers = {"x-request-id": headers.get("x-request-id", "")}  # the others describe the start of the stream
+    by_type = _CLASS_BY_TYPE.get(str(fields.get("type")), errors.ServerError)
+    return _api_error(_CLASS_BY_CODE.get(code, _CLASS_BY_STATUS.get(status or 0, by_type)), fields, headers, status)
+
+
+def failure(error: Exception, url: str, settings: Settings) -> errors.SostenutoError:
+    """Return the error for a request without a response, or with an incomplete one."""
+    connect_s, read_s = settings.timeout
+    if wrong_scheme := _wrong_scheme(reason(error), url, connect_s):
+        return wrong_scheme
+    if is_read_timeout(error):
+        return errors.Timeout(f"{url} sent nothing for {read_s} s: raise timeout, request fewer tokens, or stream")
+    if isinstance(error, (ValueError, requests.exceptions.InvalidJSONError)):
+        return errors.InvalidArgument(f"the request to {url} cannot be sent ({reason(error)}): correct its values")
+    if isinstance(error, requests.ConnectTimeout):
+        return errors.ConnectionFailed(f"{url} did not accept a connection within {connect_s} s: check base_url")
+    if isinstance(error, requests.exceptions.ProxyError):
+        return errors.ConnectionFailed(
+            f"no response from {url} through the proxy that the environment names ({reason(error)}): check HTTP_PROXY, "
+            "HTTPS_PROXY and NO_PROXY"
+        )
+    why = "its host does not respond any more" if is_lost_host(error) else reason(error)
+    # Many servers close a connection for TLS that begins with plain HTTP.
+    scheme = " (is it https://?)" if url.startswith("http://") and _CLOSED.search(why) else ""
+    return errors.ConnectionFailed(
+        f"no response from {url} ({why}): check base_url{scheme}, and that the server is running"
+    )
+
+
+def _wrong_scheme(why: str, url: str, connect_s: float | None) -> errors.SostenutoError | None:
+    """Return the error for a server that speaks TLS where the URL does not, or the reverse; None for any other."""
+    if _HANDSHAKE_TIMEOUT in why:
+        return errors.Timeout(f"{url} did not complete a TLS handshake within {connect_s} s: is it http://?")
+    if _NO_TLS.search(why):
+        return errors.WrongScheme(f"{url} does not speak TLS: is it http://?")
+    return errors.WrongScheme(f"{url} speaks TLS: is it https://?") if _TLS_ALERT in why else None
+
+
+def is_read_timeout(error: BaseException) -> bool:
+    """Return whether the read timeout expired, before the response or within it."""
+    expired = isinstance(error, requests.ReadTimeout) or any(isinstance(arg, ReadTimeoutError) for arg in error.args)
+    return expired and not is_lost_host(error)
+
+
+def is_lost_host(error: BaseException | None) -> bool:
+    """Return whether TCP keepalive closed the connection.
+
+    Python raises the same class as for a read timeout, so that urllib3 takes it for one; only the innermost error has
+    the operating system's number.
+    """
+    while error is not None:
+        if getattr(error, "errno", None) == errno.ETIMEDOUT:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def reason(error: BaseException) -> str:
+    """Return the message of the innermost error, which is the specific one, on one line."""
+    inner = (getattr(error, "reason", None), error.__cause__, *error.args)
+    for candidate in inner:
+        if isinstance(candidate, BaseException):
+            return reason(candidate)
+    return _one_line(getattr(error, "strerror", None) or str(error) or type(error).__name__)
+
+
+def json_or_none(content: bytes | str) -> Any:
+    """Parse JSON; return None if it is invalid."""
+    try:
+        return json.loads(content)
+    except ValueError:
+        return None
+
+
+def _api_error(
+    error_class: type[errors.APIError], fields: dict[str, Any], headers: Mapping[str, str], status: int | None
+) -> errors.APIError:
+    message = _one_line(str(fields.get("message") or "no reason given")).rstrip(".")
+    request_id, retry_after_s = _request_id(headers), asked_wait_s(headers)
+    facts = [f"HTTP {status}" if status else "", f"request {request_id}" if request_id else ""]
+    where = ", ".join(fact for fact in facts if fact) or "within the stream"
+    advice = error_class.advice if retry_after_s is None else f"try again in {retry_after_s:.3g} s"
+    return error_class(
+        f"{message} ({where}): {advice}",
+        status=status,
+        message=message,
+        **{name: str(fields[name]) for name in ("type", "code", "param") if fields.get(name) is not None},
+        request_id=request_id,
+        retry_after_s=retry_after_s,
+        retryable=is_retryable(status, headers) if status else issubclass(error_class, _RETRYABLE),
+    )
+
+
+def _request_id(headers: Mapping[str, str]) -> str | None:
+    return headers.get("x-request-id") or None
+
+
+def _choices(body: Any) -> tuple[Choice, ...]:
+    """Return the partial choices in an error response; ignore them if malformed, because the error matters more."""
+    try:
+        return Generation.from_response(body).choices
+    except errors.UnexpectedResponse:
+        return ()
+
+
+def _present(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

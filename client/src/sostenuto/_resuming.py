@@ -1,0 +1,176 @@
+"""Resumption of interrupted streams: with which request, and after which errors. Opens no connection."""
+
+from __future__ import annotations
+
+import random
+import threading
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, Callable
+
+from sostenuto._errors import (
+    APIError,
+    BackendUnavailable,
+    ConnectionFailed,
+    InternalError,
+    InvalidArgument,
+    ResumptionFailed,
+    ShuttingDown,
+    SostenutoError,
+    StreamInterrupted,
+)
+from sostenuto._events import LinkedEvent
+from sostenuto._fields import is_many
+from sostenuto._retries import FIRST_WAIT_S, JITTER, MAX_WAIT_S
+
+if TYPE_CHECKING:
+    import requests
+
+    from sostenuto._assembly import Assembly
+
+PATIENCE_S = 120.0  # of waiting without new text: Kubernetes replaces the gateway of a lost node after 80 s
+_AWAY_STATUSES = frozenset({502, 503})
+STATE_INTERVAL = 256  # maximum number of tokens to generate again; a resume token has some kilobytes
+
+
+class Resumption:
+    """Opens a new stream for a generation whose stream was interrupted.
+
+    The server sends a resume token every STATE_INTERVAL tokens, and the new request resumes from the last one. If there
+    is none yet, the original request is sent again with its seed.
+    """
+
+    def __init__(
+        self,
+        send: Callable[[dict[str, Any]], requests.Response],
+        body: dict[str, Any],
+        stopped: LinkedEvent,
+        *,
+        is_known: bool,
+    ) -> None:
+        """Prepare to resume the request of a body; `send` opens a stream. If `stopped`, nothing more is sent.
+
+        `is_known` says that the server has responded before: then it is lost, and not at a wrong address.
+
+        Raises:
+            InvalidArgument: the request has several sequences, which a single resume token cannot resume.
+        """
+        prompts = [body.get("prompt") or "", body.get("suffix") or ""]
+        if (body.get("n") or 1) > 1 or any(len(prompt) > 1 and is_many(prompt) for prompt in prompts):
+            raise InvalidArgument("resume=True needs one prompt and n=1: send one request per completion")
+        self._send, self._stopped, self._is_known = send, stopped, is_known
+        # Without max_tokens the remaining number of tokens is unknown.
+        if body.get("max_tokens") is not None:
+            options = {"state_interval": STATE_INTERVAL, **(body.get("stream_options") or {})}
+            body = {**body, "stream_options": options}
+        self._body = body
+
+    def open(self) -> requests.Response:
+        """Open the first stream; wait for a known server that is lost, as long as a resumption does.
+
+        Raises:
+            SostenutoError: the server refuses the request, is unknown, or was unavailable for PATIENCE_S.
+        """
+        try:
+            return self._send(self._body)
+        except (ConnectionFailed, APIError) as error:
+            if not (self._is_known and _is_away(error)):
+                raise
+            response, _ = self._open_patiently(self._body, 0.0, error)
+            if response is None:
+                raise
+            return response
+
+    def stop(self) -> None:
+        """Interrupt a wait and open no more streams. Idempotent, callable from any thread."""
+        self._stopped.set()
+
+    @staticmethod
+    def is_resumable(error: SostenutoError) -> bool:
+        """Return whether the stream can be resumed: its connection or its server was lost."""
+        lost = (StreamInterrupted, ShuttingDown, BackendUnavailable, InternalError)
+        return isinstance(error, lost) and not isinstance(error, ResumptionFailed)
+
+    def open_next(self, assembly: Assembly, waited_s: float) -> tuple[requests.Response | None, float]:
+        """Back off, then open the stream that resumes; rewind the assembly to the point where it begins.
+
+        Returns the stream, or None if attempts lasted PATIENCE_S or were stopped; and the seconds waited by then
+        without new text, `waited_s` included.
+
+        Raises:
+            SostenutoError: the server refuses to resume, or was unreachable for PATIENCE_S.
+        """
+        body = self._next_body(assembly)
+        assembly.rewind()
+        return self._open_patiently(body, waited_s)
+
+    def _open_patiently(
+        self, body: dict[str, Any], waited_s: float, lost: SostenutoError | None = None
+    ) -> tuple[requests.Response | None, float]:
+        """Back off and open a stream, until that succeeds; see `open_next`."""
+        while True:
+            pause_s = min(max(waited_s, FIRST_WAIT_S), MAX_WAIT_S)  # so that the total wait doubles
+            if waited_s + pause_s > PATIENCE_S:
+                if lost is not None:
+                    raise lost
+                return None, waited_s
+            if self._stopped.wait(pause_s * (1 - JITTER * random.random())):
+                return None, waited_s
+            waited_s += pause_s
+            try:
+                return self._send_unless_stopped(body), waited_s
+            except (ConnectionFailed, APIError) as error:
+                if self._stopped.is_set():
+                    return None, waited_s
+                if not error.retryable:
+                    raise
+                lost = error
+
+    def _send_unless_stopped(self, body: dict[str, Any]) -> requests.Response | None:
+        """Open a stream in a separate thread, because `requests` cannot be interrupted while it waits for a response.
+
+        Returns None if stopped first; a response that arrives later is closed.
+        """
+        opened: Future[requests.Response] = Future()
+        done = LinkedEvent(self._stopped)
+
+        def send() -> None:
+            try:
+                response = self._send(body)
+            except BaseException as error:
+                if opened.set_running_or_notify_cancel():
+                    opened.set_exception(error)
+            else:
+                if opened.set_running_or_notify_cancel():
+                    opened.set_result(response)
+                else:
+                    response.close()
+            done.set()
+
+        threading.Thread(target=send, name="sostenuto-resume", daemon=True).start()
+        try:
+            done.wait()
+        finally:
+            is_abandoned = opened.cancel()
+        return None if is_abandoned else opened.result()
+
+    def _next_body(self, assembly: Assembly) -> dict[str, Any]:
+        point, body = assembly.resume_point, dict(self._body)
+        if point is None or body.get("max_tokens") is None:
+            assembly.resume_point = None
+            seed = assembly.generation.seed
+            return body if seed is None else {**body, "seed": seed}
+        num_tokens = point.usage["completion_tokens"]
+        for field in ("max_tokens", "min_tokens"):
+            if body.get(field) is not None:
+                body[field] = max(0, body[field] - num_tokens)
+        # The prompt is prefilled already, and the resume token determines the model version.
+        for field in ("model", "prompt", "suffix", "echo", "seed"):
+            body.pop(field, None)
+        return {**body, "state": point.state}
+
+
+def _is_away(error: SostenutoError) -> bool:
+    """Return whether the connection failed, or the server or a proxy in front of it returned 502 or 503."""
+    return isinstance(error, ConnectionFailed) or (
+        isinstance(error, APIError) and error.retryable and error.status in _AWAY_STATUSES
+    )

@@ -1,0 +1,106 @@
+"""The client's settings, validated and frozen. The only module that reads the environment."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Optional, Union
+from urllib.parse import urlsplit
+
+from sostenuto._errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+DEFAULT_BASE_URL = "http://127.0.0.1:8000"
+DEFAULT_TIMEOUT = (5.0, 300.0)  # a long text without streaming takes minutes on a CPU
+DEFAULT_MAX_RETRIES = 2
+
+LONGEST_S = 1_000_000  # larger timeouts overflow in the socket
+
+TimeoutSeconds = Union[float, tuple[Optional[float], Optional[float]], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of a client.
+
+    Attributes:
+        base_url: str. With scheme, without trailing slash and without `/v1`.
+        shown_url: str. The same without user name and password, for messages.
+        api_key: str or None.
+        timeout: Connect timeout and read timeout in seconds. None disables a timeout.
+        max_retries: int. Maximum number of retries per request.
+    """
+
+    base_url: str
+    shown_url: str
+    api_key: str | None = field(repr=False)
+    timeout: tuple[float | None, float | None]
+    max_retries: int
+
+
+def resolve(
+    base_url: str | None,
+    api_key: str | None,
+    timeout: TimeoutSeconds,
+    max_retries: int,
+    environ: Mapping[str, str] = os.environ,
+) -> Settings:
+    """Complete the arguments from the environment and validate them.
+
+    Raises:
+        InvalidArgument: a value is invalid.
+    """
+    if not isinstance(max_retries, int) or max_retries < 0:
+        raise InvalidArgument(f"max_retries is {max_retries!r}: pass 0 or more")
+    url = base_url if base_url is not None else environ.get("SOSTENUTO_BASE_URL") or DEFAULT_BASE_URL
+    key = api_key if api_key is not None else environ.get("SOSTENUTO_API_KEY")
+    url = _base_url(url)
+    return Settings(
+        base_url=url,
+        shown_url=re.sub(r"(?<=://)[^/@]*@", "", url),
+        api_key=_api_key(key) if key else None,
+        timeout=_timeout(timeout),
+        max_retries=max_retries,
+    )
+
+
+def _timeout(timeout: TimeoutSeconds) -> tuple[float | None, float | None]:
+    pair = timeout if isinstance(timeout, tuple) else (timeout, timeout)
+    is_valid = all(
+        seconds is None or (isinstance(seconds, (int, float)) and 0 < seconds <= LONGEST_S) for seconds in pair
+    )
+    if len(pair) != 2 or not is_valid:
+        raise InvalidArgument(
+            f"timeout is {timeout!r}: pass seconds above 0 and at most {LONGEST_S:,}, a pair of them (to connect, to "
+            "read), or None for no timeout"
+        )
+    return pair
+
+
+def _base_url(url: str) -> str:
+    if not isinstance(url, str):
+        raise InvalidArgument(f"base_url is {url!r}: pass a str")
+    url = url.strip().rstrip("/")
+    if "?" in url or "#" in url:
+        raise InvalidArgument(f"base_url is {url!r}: remove the part from ? or # on")
+    if not url.lower().startswith(("http://", "https://")):
+        raise InvalidArgument(f"base_url is {url!r}: it must start with http:// or https://")
+    try:
+        host, port = urlsplit(url).hostname, urlsplit(url).port
+    except ValueError:
+        host = port = None
+    if not host or port == 0:
+        raise InvalidArgument(f"base_url is {url!r}: pass a URL such as {DEFAULT_BASE_URL}")
+    return url.removesuffix("/v1")
+
+
+def _api_key(key: str) -> str:
+    if not isinstance(key, str):
+        raise InvalidArgument(f"api_key is of type {type(key).__name__}: pass a str")
+    key = key.strip()  # a key read from a file ends with a newline
+    if not (key.isascii() and key.isprintable()):
+        raise InvalidArgument("api_key has characters that an HTTP header can't carry: use printable ASCII")
+    return key
