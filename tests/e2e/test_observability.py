@@ -59,7 +59,7 @@ def test_a_request_is_one_json_log_line_without_its_text(start_gateway):
     assert (status, headers["x-request-id"]) == (200, "my-own.1")
     status, headers, answer = ask(gateway, body=BODY, **{"X-Request-Id": "not allowed"})
     assert headers["x-request-id"].startswith("req-")
-    error = ask(gateway, body={**BODY, "stop": ""})
+    error = ask(gateway, body={**BODY, "stop": [""]})
     assert error[1]["x-request-id"].startswith("req-")
     until(lambda: sum(line["logger"] == "service.access" for line in lines(gateway)) >= 3)
     # A line is written after its response, so lines of two connections may change places.
