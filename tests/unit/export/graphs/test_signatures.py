@@ -18,13 +18,13 @@ def test_serving_default_returns_the_logits_of_keras(stack):
 
 
 def test_score_returns_the_log_probabilities_of_keras(stack):
-    """Those of the given tokens agree, and so do the five highest with their ids."""
+    """Those of the given tokens agree, and so do the twenty highest with their ids."""
     model, published = stack
     expected = keras.ops.log_softmax(model.predict(IDS[:, :-1], verbose=0)).numpy()
     scored = published.call("score", token_ids=IDS, lengths=np.full(ROWS, 19, np.int32), state=published.zeros())
     picked = np.take_along_axis(expected, IDS[:, 1:, None], 2)[:, :, 0]
     np.testing.assert_allclose(scored["logprobs"], picked, atol=1e-4)
-    best = np.sort(expected, axis=2)[:, :, ::-1][:, :, :5]
+    best = np.sort(expected, axis=2)[:, :, ::-1][:, :, :20]
     np.testing.assert_allclose(scored["top_logprobs"], best, atol=1e-4)
     top = np.take_along_axis(expected, scored["top_token_ids"], 2)
     np.testing.assert_allclose(top, best, atol=1e-4)
