@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from export.cli import build_parser
+from export.cli import program as export_program
 from service.__main__ import _parser as service_parser
 from service.batch.__main__ import _parser as batch_parser
 from sostenuto._cli.program import program
@@ -44,10 +44,10 @@ _BATCH_PROGRAM = "python -m service.batch"
 
 def render() -> str:
     """Return the page."""
-    export, service, batch = build_parser(), service_parser(), batch_parser()
+    service, batch = service_parser(), batch_parser()
     parts = [
         _HEAD,
-        *_argparse_program(export),
+        *_click_program(_context(export_program, "python -m export")),
         # Its epilog is the list of settings.
         *_argparse_program(service, epilog=_SETTINGS),
         *_argparse_program(batch),

@@ -81,7 +81,7 @@ def _up(settings: Settings) -> int:
     if not has_models(settings.models_dir):
         print(
             f"error: there is no models.config in {settings.models_dir}; train a model first, for example with: "
-            "python -m export train --config export/recipes/demo.toml",
+            "sostenuto train --config demo",
             file=sys.stderr,
         )
         return 1

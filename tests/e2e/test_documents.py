@@ -46,13 +46,25 @@ PAGES = ["README.md", "SECURITY.md", "client/README.md", *(page for page in _FOU
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 COMMANDS = [command for block in BLOCKS if block.language in SHELL for command in block.commands()]
 ADDRESS = "http://127.0.0.1:8000"
+# The program with the commands of both distributions; an installation finds those of the server by entry points.
+PROGRAM = """
+from export.cli import program as exporter
+from sostenuto._cli.program import program
+
+for name, command in exporter.commands.items():
+    program.commands.setdefault(name, command)
+program(prog_name="sostenuto")
+"""
 PATIENCE_S = 120
 # Every character of the pages' prompts, and a vocabulary larger than the token ids that the pages use.
 CORPUS = "".join(map(chr, range(32, 127))) + TEXT * 20
 # Appended to a training command of the pages, which then takes seconds.
 SHORT = ["--units=16", "--epochs=1", "--batch-size=4", "--validation=0.3", "--runs-dir=runs", "--models-dir=trained"]
 # Pages with the training commands of the models in use: `book` and `demo`, which carry state, and `reverse`.
-TRAININGS = {"docs/quickstart.md": "book", "docs/how-to/train.md": "ending"}
+TRAININGS = {
+    "docs/quickstart.md": "sostenuto train book.txt --units 256 ",
+    "docs/how-to/train.md": "sostenuto train book.txt --name ending ",
+}
 # Id of the key that a page revokes.
 KEY_ID = "82qz9i5j"
 
@@ -67,10 +79,10 @@ NOT_RUN = {
     "pip wheel ": "downloads 650 MB",
     "PIP_NO_INDEX=1 PIP_FIND_LINKS=$PWD/wheelhouse make run": "installs 2 GB, and serves until Ctrl-C",
     ".venv/bin/pip install ": "would change the tests' own environment",
-    ".venv/bin/python -m export train ": "takes minutes; `made` runs two, made short",
-    "cat *.txt | .venv/bin/python -m export train ": "takes minutes",
-    ".venv/bin/python -m export resume ": "takes the minutes that are left of a training run",
-    ".venv/bin/python -m export wrap lesson.h5 ": "takes half a minute; a .keras file is wrapped, from another page",
+    "sostenuto train ": "takes minutes; `made` runs two, made short",
+    "cat *.txt | sostenuto train ": "takes minutes",
+    "sostenuto resume ": "takes the minutes that are left of a training run",
+    "sostenuto import lesson.h5 ": "takes half a minute; a .keras file is imported, from another page",
     ".venv/bin/python -m benchmarks.": "takes minutes, and must be alone",
     "SOSTENUTO_KEYS_FILE=keys.json SOSTENUTO_HOST=0.0.0.0 make run": "opens a port to the network",
     "SOSTENUTO_PORTABLE=true make run": "serves until Ctrl-C",
@@ -79,7 +91,7 @@ NOT_RUN = {
     ".venv/bin/python -m service.batch in.jsonl out.jsonl --ray": "a cluster; test_batch.py has one",
 }
 # Asks for confirmation at a terminal; it reads no pipe.
-ASKS = ".venv/bin/python -m export remove "
+ASKS = "sostenuto remove "
 # Input that a reader types into a program, where the page does not show it.
 TYPED = {"sostenuto write --file story.json": "Once upon a time\n\n", ASKS: "y\n"}
 
@@ -225,11 +237,11 @@ CLAIMS = {
     ".venv/bin/python -m service.batch in.jsonl out.jsonl": every_line_is_answered,
     ".venv/bin/python -m service.batch in.jsonl out.csv --format csv": every_choice_is_a_record,
     ".venv/bin/python -m service keys revoke ": it_is_revoked,
-    ".venv/bin/python -m export remove book:1": it_is_gone,
-    ".venv/bin/python -m export compare book demo --plot compare.png": it_is_plotted,
-    ".venv/bin/python -m export promote book:": it_is_among_what_is_shown,
-    ".venv/bin/python -m export rollback book": it_is_among_what_is_shown,
-    ".venv/bin/python -m export wrap lesson.keras ": it_is_among_what_is_shown,
+    "sostenuto remove book:1": it_is_gone,
+    "sostenuto compare book demo --plot compare.png": it_is_plotted,
+    "sostenuto promote book:": it_is_among_what_is_shown,
+    "sostenuto rollback book": it_is_among_what_is_shown,
+    "sostenuto import lesson.keras ": it_is_among_what_is_shown,
     "cat /usr/share/common-licenses/* > book.txt": it_can_be_trained_on,
     "jq -r '.choices[0].text' first.json again.json": it_is_generated_again,
     f"""{_HTTP}/v1/completions -d '{{"model": "demo",\n  "prompt": "HAMLET.\\n", "max_tokens": 100, "seed": 7}}'""": (
@@ -255,7 +267,8 @@ def surroundings(tmp_path_factory):
     for name in ("curl", "jq"):
         program(name)
     folder = tmp_path_factory.mktemp("programs")
-    _write_program(folder / "sostenuto", "-m sostenuto")
+    (folder / "program.py").write_text(PROGRAM)
+    _write_program(folder / "sostenuto", folder / "program.py")
     (folder / ".curlrc").write_text("fail-with-body\nsilent\n")
     return environment(
         PATH=f"{folder}:{os.environ['PATH']}",
@@ -330,22 +343,21 @@ def _write_corpora(folder):
 def _trained_by_the_pages():
     """Return the model repository that the pages' training commands fill."""
     trainings = []
-    for page, name in TRAININGS.items():
+    for page, beginning in TRAININGS.items():
         lines = [line for block in blocks(page) for line in block.text.splitlines()]
-        trainings += [line for line in lines if f" train --corpus book.txt --name {name} " in line]
+        trainings += [line for line in lines if line.startswith(beginning)]
     assert len(trainings) == len(TRAININGS)
 
     def train(folder):
         """Train in this process, which has already imported TensorFlow."""
-        from export.cli import main
+        from tests.commands import main
 
         folder.mkdir(parents=True)
         _write_corpora(folder)
         with contextlib.chdir(folder), quick_to_load():
             for training in trainings:
-                program, *arguments = shlex.split(training, comments=True)
-                assert (program, arguments[:2]) == (".venv/bin/python", ["-m", "export"])
-                assert main(arguments[2:] + SHORT) == 0
+                _, *arguments = shlex.split(training, comments=True)
+                assert main(arguments + SHORT) == 0
 
     return built("documents", train, "".join(trainings)) / "trained"
 
@@ -510,23 +522,32 @@ def test_make_targets_of_commands_not_run_exist(text, tmp_path, surroundings):
     assert (code, bool(output)) == (0, True), errors
 
 
+EXPORTS = sorted({line for text in not_run("sostenuto ") for line in text.splitlines() if "sostenuto " in line})
+
+
+@pytest.mark.parametrize("text", EXPORTS)
+def test_commands_not_run_parse(text):
+    """The options are the command's, and the settings of a training run are consistent."""
+    from export.cli import program
+    from export.config import TrainConfig, load_config, recipe_path
+
+    words = shlex.split(text, comments=True)
+    name, *arguments = words[words.index("sostenuto") + 1 :]
+    options = program.commands[name].make_context(name, arguments).params
+    if name == "train":
+        settings = {key: options[key] for key in TrainConfig.model_fields if options[key] is not None}
+        load_config(recipe_path(options["config"]), settings)
+
+
 @pytest.mark.parametrize("text", not_run(" -m "))
 def test_module_commands_not_run_parse(text, monkeypatch):
-    """The program's own parser accepts the options, and the settings of a training run are consistent."""
-    from export.cli import build_parser
-    from export.config import TrainConfig, load_config
+    """The program's own parser accepts the options."""
     from model_server.flags import parse
     from service.__main__ import _parser
     from service.batch.__main__ import _options
 
-    def export(arguments):
-        options = vars(build_parser().parse_args(arguments))
-        if options["command"] == "train":
-            given = {name: options[name] for name in TrainConfig.model_fields if name in options}
-            load_config(options["config"], given)
-
     monkeypatch.chdir(ROOT)
-    parsers = {"export": export, "model_server": parse, "service": _parser().parse_args, "service.batch": _options}
+    parsers = {"model_server": parse, "service": _parser().parse_args, "service.batch": _options}
     words = shlex.split(text, comments=True)
     module, *arguments = words[words.index("-m") + 1 :]
     if module in parsers:
@@ -571,12 +592,16 @@ def test_make_targets_modules_and_options_in_prose_exist(page):
 @functools.cache
 def options():
     """Return every option of the programs that the pages name."""
-    from export.cli import build_parser
+    from export.cli import program
     from model_server.flags import _parser as build_flags
     from service.__main__ import _parser as build_service
 
     # Options generated from settings and flags are known only to the parsers; the others are literals in the sources.
-    made = {option for parser in (build_parser(), build_flags(), build_service()) for option in _options_of(parser)}
+    made = {option for parser in (build_flags(), build_service()) for option in _options_of(parser)}
+    made |= {name for command in program.commands.values() for option in command.params for name in option.opts}
+    made |= {
+        name for command in program.commands.values() for option in command.params for name in option.secondary_opts
+    }
     sources = [path for part in ("benchmarks", "client/src", "service") for path in (ROOT / part).rglob("*.py")]
     sources.append(ROOT / "tests/conftest.py")
     written = {option for path in sources for option in re.findall(r'["/](--[a-z][\w-]*)', path.read_text())}

@@ -6,7 +6,7 @@ import click
 import pytest
 
 from docs import cli_reference
-from export.cli import build_parser
+from export.cli import program as export_program
 from service.__main__ import _parser as service_parser
 from service.batch.__main__ import _parser as batch_parser
 from sostenuto._cli.program import program
@@ -22,9 +22,14 @@ def options_of(parser):
             yield from ((parser.prog, option) for option in action.option_strings)
 
 
-CLICK = [(f"sostenuto {name}", option) for name, command in program.commands.items() for option in command.params]
+CLICK = [
+    (f"{prefix} {name}", option)
+    for prefix, group in (("python -m export", export_program), ("sostenuto", program))
+    for name, command in group.commands.items()
+    for option in command.params
+]
 OPTIONS = [
-    *(found for parser in (build_parser(), service_parser(), batch_parser()) for found in options_of(parser)),
+    *(found for parser in (service_parser(), batch_parser()) for found in options_of(parser)),
     *((command, name) for command, option in CLICK if isinstance(option, click.Option) for name in option.opts),
 ]
 
