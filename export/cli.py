@@ -31,19 +31,21 @@ _CONFIG = (
     "TOML file of settings, whose keys are the names of the options with underscores, or one of the recipes "
     f"{', '.join(RECIPES)}. Options override it."
 )
-_EPILOG = """\
+_TRAIN_EXAMPLES = """\
 \b
 Examples:
   sostenuto train book.txt
   cat *.txt | sostenuto train - --name words --token-unit word --cell gru --max-minutes 20
-  sostenuto train --config demo
+  sostenuto train --config demo"""
+_EXAMPLES = f"""\
+{_TRAIN_EXAMPLES}
   sostenuto import lesson.h5 --tokenizer tokenizer.json --name lesson
   sostenuto list
   sostenuto compare book words:2 --plot losses.png"""
 
 
 @click.group(
-    epilog=_EPILOG,
+    epilog=_EXAMPLES,
     no_args_is_help=False,
     context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
 )
@@ -80,18 +82,23 @@ def _setting_option(name: str, group: str | None = None) -> click.Option:
 
 def _setting_options() -> list[click.Parameter]:
     """Return the options of all settings but the corpus, which is an argument, in the order of their groups."""
-    names = [name for name in TrainConfig.model_fields if name != "corpus"]
-    groups: list[Any] = [TrainConfig.model_fields[name].json_schema_extra for name in names]
-    order = sorted(range(len(names)), key=lambda i: list(Group).index(groups[i]["group"]))
-    return [_setting_option(names[i]) for i in order]
+    fields: dict[str, Any] = TrainConfig.model_fields
+    by_group = sorted(fields, key=lambda name: list(Group).index(fields[name].json_schema_extra["group"]))
+    return [_setting_option(name) for name in by_group if name != "corpus"]
+
+
+# A string, as it may also name a demo corpus; as a path, shells complete it.
+_corpus_argument = click.argument("corpus", type=click.Path(readable=False), required=False)
 
 
 def _given(**settings: Any) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if value is not None}
 
 
-@program.command(cls=Command, epilog=_EPILOG, params=_setting_options(), short_help="Train a generator and publish it.")
-@click.argument("corpus", required=False)
+@program.command(
+    cls=Command, epilog=_TRAIN_EXAMPLES, params=_setting_options(), short_help="Train a generator and publish it."
+)
+@_corpus_argument
 @click.option("--config", default=DEFAULT_RECIPE, metavar="RECIPE", help=_CONFIG)
 @click.option(
     "--if-empty", is_flag=True, cls=GroupedOption, group=Group.OUTPUT, help="Do nothing if the repository has a model."
@@ -210,7 +217,7 @@ _TOKENIZER_SETTINGS = ("documents", "token_unit", "num_words", "vocab_size", "va
     params=[_setting_option(name, "options") for name in _TOKENIZER_SETTINGS],
     short_help="Show how a corpus is tokenized; train no model.",
 )
-@click.argument("corpus", required=False)
+@_corpus_argument
 @click.option("--config", metavar="RECIPE", help=_CONFIG)
 @click.option(
     "--text",

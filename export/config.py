@@ -316,7 +316,11 @@ def load_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:
     try:
         return TrainConfig.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("; ".join(_explain(problem) for problem in error.errors())) from error
+        problems = error.errors()
+        if corpus is None:
+            # It would give the name, too.
+            problems = [problem for problem in problems if (problem["loc"], problem["type"]) != (("name",), "missing")]
+        raise ConfigError("; ".join(map(_explain, problems))) from error
 
 
 def _explain(problem: Any) -> str:

@@ -134,7 +134,7 @@ def test_a_usage_error_exits_with_2(arguments, message):
 def test_missing_and_invalid_settings_are_reported_together(capsys):
     """The corpus is not read, and TensorFlow not imported, before settings are valid."""
     assert main(["train", "--units", "0"]) == 1
-    assert "name is required (--name); corpus is required (CORPUS); units: " in one_line(capsys)
+    assert "error: corpus is required (CORPUS); units: " in one_line(capsys)
 
 
 def test_options_override_the_recipe(published, capsys):
