@@ -94,7 +94,7 @@ def test_an_invalid_value_is_reported_with_field_limit_and_value(field):
 
 
 def test_all_errors_are_reported_together():
-    """Three mistakes take one attempt to find."""
+    """Two mistakes take one attempt to find."""
     with pytest.raises(ConfigError, match=r"corpus is required \(CORPUS\); units: "):
         load_config(None, {"units": 0})
 
