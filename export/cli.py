@@ -3,7 +3,6 @@
 Imports neither TensorFlow nor NumPy until the settings are validated.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -87,8 +86,21 @@ def _setting_options() -> list[click.Parameter]:
     return [_setting_option(name) for name in by_group if name != "corpus"]
 
 
+def _one_corpus(_context: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> str | None:
+    if len(values) > 1:
+        raise click.BadParameter(
+            f"must be one file or directory, got {len(values)}: pass their directory, or join them with: "
+            "cat FILES | sostenuto train - --name NAME",
+            param_hint="CORPUS",
+        )
+    return values[0] if values else None
+
+
 # A string, as it may also name a demo corpus; as a path, shells complete it.
-_corpus_argument = click.argument("corpus", type=click.Path(readable=False), required=False)
+_corpus_argument = click.argument(
+    "corpus", type=click.Path(readable=False), nargs=-1, callback=_one_corpus, metavar="[CORPUS]"
+)
+_run_argument = click.argument("run", type=PATH)
 
 
 def _given(**settings: Any) -> dict[str, Any]:
@@ -150,10 +162,6 @@ def train(
     return _workflow(start=False).train(train_config, models_dir, runs_dir)
 
 
-def _run_argument(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.argument("run", type=PATH)(command)
-
-
 @program.command(cls=Command, short_help="Resume a training run that was stopped, and publish it.")
 @_run_argument
 @models_dir_option()
@@ -203,7 +211,7 @@ def import_(**options: Any) -> int:
     sliding-window model, padded on the left.
     """
     import_tensorflow_quietly()
-    from export.import_command import import_model  # noqa: PLC0415 - see the module
+    from export.import_command import import_model  # noqa: PLC0415 - it needs TensorFlow
 
     return import_model(**options)
 

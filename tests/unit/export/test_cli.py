@@ -116,7 +116,7 @@ def test_the_help_describes_every_default():
         ([], "Missing command"),
         (["tarin"], "No such command 'tarin'"),
         (["train", "--nome", "x"], "No such option '--nome'"),
-        (["train", "one.txt", "two.txt"], "unexpected extra argument (two.txt)"),
+        (["train", "one.txt", "two.txt"], "CORPUS: must be one file or directory, got 2"),
         (["train", "--units", "2.5"], "'--units': '2.5' is not a valid integer"),
         (["train", "--unit", "8"], "No such option '--unit'"),
         (["train", "--cell", "rnn"], "'--cell': 'rnn' is not one of"),
