@@ -10,7 +10,14 @@ sys.path.insert(0, str(Path(__file__).parent))  # for notebooks.py
 project = "Sostenuto"
 author = "Sostenuto"
 version = sostenuto.__version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton", "notebooks"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx_click",
+    "sphinx_copybutton",
+    "notebooks",
+]
 html_theme = "furo"
 html_title = "Sostenuto"
 html_static_path = ["_static"]

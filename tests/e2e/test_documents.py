@@ -20,6 +20,7 @@ from itertools import pairwise
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+import click
 import pytest
 from pydantic import ValidationError
 
@@ -76,7 +77,7 @@ NOT_RUN = {
     "SOSTENUTO_PORTABLE=true make run": "serves until Ctrl-C",
     ".venv/bin/python -m model_server --host=10.0.0.1 ": "another machine's address",
     "SOSTENUTO_STATE_KEY_FILE=.sostenuto-state-key ": "other machines' addresses",
-    ".venv/bin/python -m service.batch in.jsonl out.jsonl --ray": "a cluster; test_batch.py has one",
+    "sostenuto batch in.jsonl out.jsonl --ray": "a cluster; test_batch.py has one",
 }
 # Asks for confirmation at a terminal; it reads no pipe.
 ASKS = ".venv/bin/python -m export remove "
@@ -222,8 +223,8 @@ CLAIMS = {
     "sostenuto generate --state story.state ": halves_are_a_whole,
     r"sostenuto generate $'HAMLET.\n' --json | jq .usage": it_is_a_number,
     r"sostenuto write $'ROMEO.\n' --file scene.json ": there_are_two_texts,
-    ".venv/bin/python -m service.batch in.jsonl out.jsonl": every_line_is_answered,
-    ".venv/bin/python -m service.batch in.jsonl out.csv --format csv": every_choice_is_a_record,
+    "sostenuto batch in.jsonl out.jsonl": every_line_is_answered,
+    "sostenuto batch in.jsonl out.csv --format csv": every_choice_is_a_record,
     ".venv/bin/python -m service keys revoke ": it_is_revoked,
     ".venv/bin/python -m export remove book:1": it_is_gone,
     ".venv/bin/python -m export compare book demo --plot compare.png": it_is_plotted,
@@ -516,8 +517,7 @@ def test_module_commands_not_run_parse(text, monkeypatch):
     from export.cli import build_parser
     from export.config import TrainConfig, load_config
     from model_server.flags import parse
-    from service.__main__ import _parser
-    from service.batch.__main__ import _options
+    from service.cli import program
 
     def export(arguments):
         options = vars(build_parser().parse_args(arguments))
@@ -526,13 +526,21 @@ def test_module_commands_not_run_parse(text, monkeypatch):
             load_config(options["config"], given)
 
     monkeypatch.chdir(ROOT)
-    parsers = {"export": export, "model_server": parse, "service": _parser().parse_args, "service.batch": _options}
+    parsers = {"export": export, "model_server": parse, "service": lambda words: parse_click(program, words)}
     words = shlex.split(text, comments=True)
     module, *arguments = words[words.index("-m") + 1 :]
     if module in parsers:
         parsers[module](arguments)
     else:
         assert (is_module(module), arguments) == (True, [])
+
+
+def parse_click(command, arguments):
+    """Parse the arguments of a command and of its subcommand; an invalid one raises click's error."""
+    context = command.make_context(command.name, list(arguments))
+    while isinstance(command, click.Group):
+        name, command, rest = command.resolve_command(context, [*context._protected_args, *context.args])
+        context = command.make_context(name, rest, parent=context)
 
 
 def is_module(name):
@@ -546,9 +554,10 @@ INSTALLS = {text for command in COMMANDS if " install " in (text := f"{command.t
 
 @pytest.mark.parametrize("text", sorted(INSTALLS))
 def test_install_commands_name_existing_files_and_extras(text):
-    """The argument is a directory or a requirements file of the repository, perhaps with an extra."""
+    """The argument is a distribution, a directory or a requirements file of the repository, perhaps with an extra."""
     *_, place = shlex.split(text)
     name, _, extra = place.rstrip("]").partition("[")
+    name = {"sostenuto": "client", "sostenuto-server": "."}.get(name, name)
     assert (ROOT / name).exists()
     project = tomllib.loads((ROOT / name / "pyproject.toml").read_text()) if extra else {}
     assert not extra or extra in project["project"]["optional-dependencies"]
@@ -573,10 +582,12 @@ def options():
     """Return every option of the programs that the pages name."""
     from export.cli import build_parser
     from model_server.flags import _parser as build_flags
-    from service.__main__ import _parser as build_service
+    from service.cli import keys
 
     # Options generated from settings and flags are known only to the parsers; the others are literals in the sources.
-    made = {option for parser in (build_parser(), build_flags(), build_service()) for option in _options_of(parser)}
+    made = {option for parser in (build_parser(), build_flags()) for option in _options_of(parser)}
+    commands = [keys.get_command(click.Context(keys), name) for name in keys.list_commands(click.Context(keys))]
+    made |= {option for command in commands for parameter in command.params for option in parameter.opts}
     sources = [path for part in ("benchmarks", "client/src", "service") for path in (ROOT / part).rglob("*.py")]
     sources.append(ROOT / "tests/conftest.py")
     written = {option for path in sources for option in re.findall(r'["/](--[a-z][\w-]*)', path.read_text())}

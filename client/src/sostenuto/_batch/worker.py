@@ -1,10 +1,12 @@
 """From a line of IN to a line of OUT: the function that threads and Ray workers run."""
 
-from service.batch.client import BatchClient
-from service.batch.errors import LineError
-from service.batch.formats import OutputFormat
-from service.batch.output_record import OutputLine, error_line
-from service.batch.requests_file import BatchRequest, Line, parse
+from __future__ import annotations
+
+from sostenuto._batch.client import BatchClient
+from sostenuto._batch.errors import LineError
+from sostenuto._batch.formats import OutputFormat
+from sostenuto._batch.output_record import OutputLine, error_line
+from sostenuto._batch.requests_file import BatchRequest, Line, parse
 
 
 def process_line(line: Line, client: BatchClient, output_format: OutputFormat) -> OutputLine:

@@ -1,15 +1,17 @@
 """The client of the gateway: the SDK, with the rules of a batch for what fails a line and what ends the run."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 from functools import partial
 
 import sostenuto
-from service.batch.errors import LineError, Stopped, UsageError
-from service.batch.requests_file import BatchRequest
+from sostenuto._batch.errors import LineError, Stopped, UsageError
+from sostenuto._batch.requests_file import BatchRequest
 
 CONNECT_TIMEOUT_S = 10.0
 STATUS_TIMEOUT_S = 30.0
-MAX_RETRIES = 3  # of a request whose failure appears to be its own
+MAX_RETRIES = 3
 # A gateway with a shorter uptime may not have loaded all of its models yet.
 SETTLING_S = 60.0
 
@@ -23,12 +25,14 @@ class ClientOptions:
         api_key: Empty for none.
         timeout_s: Timeout of one response in seconds.
         give_up_after_s: Seconds without any response after which the run ends.
+        max_retries: Of a request whose failure appears to be its own.
     """
 
     base_url: str
     api_key: str = field(repr=False)
     timeout_s: float
     give_up_after_s: float
+    max_retries: int = MAX_RETRIES
 
 
 class BatchClient:
@@ -41,7 +45,7 @@ class BatchClient:
             UsageError: the base URL or the API key is invalid.
         """
         self._options = options
-        connect = partial(sostenuto.Client, options.base_url, api_key=options.api_key, max_retries=MAX_RETRIES)
+        connect = partial(sostenuto.Client, options.base_url, api_key=options.api_key, max_retries=options.max_retries)
         try:
             # Not with the shared wait: a response with the status is no response to a line.
             self._status_client = connect(timeout=(CONNECT_TIMEOUT_S, STATUS_TIMEOUT_S))

@@ -1,5 +1,7 @@
 """Progress on standard error: a progress bar in a terminal, else a line at intervals; at the end a summary."""
 
+from __future__ import annotations
+
 import sys
 import time
 from collections import Counter
@@ -7,7 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from service.batch.output_record import OutputLine
+from sostenuto._batch.output_record import OutputLine
 
 LINE_EVERY_S, BAR_EVERY_S = 30.0, 0.2
 BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"

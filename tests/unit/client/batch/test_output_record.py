@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from service.batch.errors import LineError
-from service.batch.output_record import OutputRecord, error_line, parse_output_record, response_line
-from service.batch.requests_file import DUPLICATE, Line
+from sostenuto._batch.errors import LineError
+from sostenuto._batch.output_record import OutputRecord, error_line, parse_output_record, response_line
+from sostenuto._batch.requests_file import DUPLICATE, Line
 
 REFUSAL = b'{"error": {"message": "no", "code": "model_not_found"}}'
 

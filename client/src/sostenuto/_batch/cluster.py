@@ -1,11 +1,13 @@
 """The Ray cluster that sends the requests. Does not import Ray, which is an optional package."""
 
+from __future__ import annotations
+
 import importlib.util
 import os
 import secrets
 from dataclasses import dataclass
 
-from service.batch.errors import UsageError
+from sostenuto._batch.errors import UsageError
 
 LOCAL = "local"
 
@@ -30,10 +32,10 @@ def prepare(cluster: Cluster) -> None:
         UsageError: it is not installed.
     """
     if importlib.util.find_spec("ray") is None:
-        raise UsageError("--ray needs Ray: pip install -r requirements/batch-ray.txt")
+        raise UsageError("--ray needs Ray: pip install 'sostenuto[batch-ray]'")
     # No usage statistics, and the logs of its processes stay in their files.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if cluster.address == LOCAL and "RAY_AUTH_MODE" not in os.environ:
         # Otherwise Ray stores a token in the home directory, for all clusters of this user.
-        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)})

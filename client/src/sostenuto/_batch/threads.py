@@ -1,11 +1,13 @@
 """Execution on one machine: one thread per concurrent request."""
 
+from __future__ import annotations
+
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
 
-from service.batch.output_record import OutputLine
-from service.batch.requests_file import Line
+from sostenuto._batch.output_record import OutputLine
+from sostenuto._batch.requests_file import Line
 
 TICK_S = 1.0
 
@@ -43,7 +45,7 @@ def process_lines(
         end()
 
 
-def _drain(done: "queue.Queue[OutputLine | BaseException | None]", num_threads: int) -> Iterator[OutputLine | None]:
+def _drain(done: queue.Queue[OutputLine | BaseException | None], num_threads: int) -> Iterator[OutputLine | None]:
     while num_threads:
         try:
             item = done.get(timeout=TICK_S)

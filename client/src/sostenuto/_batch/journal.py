@@ -1,5 +1,7 @@
 """OUT: recovered from an earlier run, then appended response by response. Locked for one process at a time."""
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import fcntl
@@ -9,9 +11,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from service.batch.errors import ForeignContent, OutputLost, Stopped, UsageError
-from service.batch.formats import OPENAI, OutputFormat
-from service.batch.output_record import OutputRecord
+from sostenuto._batch.errors import ForeignContent, OutputLost, Stopped, UsageError
+from sostenuto._batch.formats import OPENAI, OutputFormat
+from sostenuto._batch.output_record import OutputRecord
 
 # A crash of the machine may lose this much; a crash of the program loses no written line.
 SYNC_EVERY_S = 1.0

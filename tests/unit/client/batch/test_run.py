@@ -8,8 +8,7 @@ import sys
 
 import pytest
 
-import service.__main__
-from service.batch.__main__ import main
+from sostenuto._cli.program import program
 from sostenuto._events import LinkedEvent
 from tests.paths import ROOT
 from tests.ports import free_port
@@ -17,6 +16,13 @@ from tests.unit.client.scripted_responses import COMPLETION, answer_bytes, answe
 
 STATUS = answer_json({"status": "ok", "sequences": {"accepted": 0, "max": 10}, "models": [{}], "uptime_s": 1000.0})
 ANSWER = answer_json(COMPLETION)
+
+
+def main(options):
+    """Run `sostenuto batch` and return its exit code."""
+    with pytest.raises(SystemExit) as ended:
+        program.main(["batch", *options], prog_name="sostenuto")
+    return ended.value.code
 
 
 @pytest.fixture
@@ -140,13 +146,13 @@ def test_without_ray_installed_the_error_names_its_requirements(write_requests, 
     """The exit code is 2, before anything is sent."""
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     assert main([str(write_requests("a")), str(tmp_path / "out"), "--ray"]) == 2
-    assert "pip install -r requirements/batch-ray.txt" in capsys.readouterr().err
+    assert "pip install 'sostenuto[batch-ray]'" in capsys.readouterr().err
 
 
 def test_an_address_without_a_ray_cluster_is_an_error_within_a_minute(server, write_requests, tmp_path):
     """Ray itself would wait for minutes. A process of its own, as Ray stays initialized in a process."""
     server.script = [STATUS]
-    command = [sys.executable, "-m", "service.batch", str(write_requests("a")), str(tmp_path / "out")]
+    command = [sys.executable, "-m", "sostenuto", "batch", str(write_requests("a")), str(tmp_path / "out")]
     command += ["--base-url", server.url, "--ray", f"127.0.0.1:{free_port()}"]
     variables = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'client/src'}"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, cwd=ROOT, env=variables)
@@ -159,17 +165,15 @@ def test_an_address_without_a_ray_cluster_is_an_error_within_a_minute(server, wr
     [
         (["-", "out"], "must be a file, as it is read twice"),
         (["in", "out", "--concurrency", "0"], "must be a number from 1 to 4096, got '0'"),
-        (["in", "out", "--timeout", "nan"], "must be seconds"),
+        (["in", "out", "--timeout", "nan"], "must be above 0 and at most 1,000,000, got nan"),
         (["in", "out", "--ray-workers", "2"], "--ray-workers requires --ray"),
-        (["in", "out", "--format", "tsv"], "invalid choice: 'tsv' (choose from "),
+        (["in", "out", "--format", "tsv"], "'tsv' is not one of 'openai', 'jsonl', 'csv'"),
         (["in", "out", "--escape-formulas"], "--escape-formulas requires --format csv, got openai"),
     ],
 )
 def test_an_invalid_option_is_refused(capsys, options, message):
     """The exit code is 2, and the message has limit and value."""
-    with pytest.raises(SystemExit) as caught:
-        main(options)
-    assert caught.value.code == 2
+    assert main(options) == 2
     assert message in capsys.readouterr().err
 
 
@@ -228,9 +232,15 @@ def records_of(out):
     return [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
 
 
-def test_service_batch_is_the_same_program(capsys):
-    """`python -m service batch` runs `python -m service.batch`."""
-    with pytest.raises(SystemExit) as caught:
-        service.__main__.main(["batch", "--help"])
-    assert caught.value.code == 0
-    assert "python -m service.batch" in capsys.readouterr().out
+@pytest.mark.parametrize("missing", ["numpy", "orjson", "tqdm"])
+def test_without_the_extra_the_command_says_what_to_install(tmp_path, missing):
+    """One line, and exit code 2; the rest of the program needs none of these packages."""
+    (tmp_path / f"{missing}.py").write_text(f"raise ModuleNotFoundError(name={missing!r})\n")
+    variables = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT / 'client/src'}"}
+    command = [sys.executable, "-m", "sostenuto"]
+    done = subprocess.run(
+        [*command, "batch", "in", "out"], capture_output=True, text=True, check=False, cwd=tmp_path, env=variables
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "pip install 'sostenuto[batch]'" in done.stderr
+    subprocess.run([*command, "--help"], check=True, capture_output=True, cwd=tmp_path, env=variables)

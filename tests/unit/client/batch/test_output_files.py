@@ -5,11 +5,11 @@ import json
 
 import pytest
 
-from service.batch.errors import LineError, UsageError
-from service.batch.formats import CSV, FORMATS, JSONL, OPENAI
-from service.batch.output_files import OutputFiles
-from service.batch.output_record import error_line
-from service.batch.requests_file import Line
+from sostenuto._batch.errors import LineError, UsageError
+from sostenuto._batch.formats import CSV, FORMATS, JSONL, OPENAI
+from sostenuto._batch.output_files import OutputFiles
+from sostenuto._batch.output_record import error_line
+from sostenuto._batch.requests_file import Line
 
 RESPONSE = json.dumps({"choices": [{"index": i, "text": 'a "\n', "finish_reason": "stop"} for i in (0, 1)]}).encode()
 FAILED = error_line(Line(4, b""), LineError("timeout", "m", "failed"))

@@ -1,5 +1,7 @@
 """IN: read its lines and parse their requests. Knows OpenAI's format. Does not send anything."""
 
+from __future__ import annotations
+
 import os
 import stat
 from collections.abc import Iterator
@@ -9,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from service.batch.errors import LineError, UsageError
+from sostenuto._batch.errors import LineError, UsageError
 
 COMPLETIONS = "/v1/completions"
 URLS = (COMPLETIONS, "/v1/embeddings", "/tokenize", "/detokenize")
@@ -20,7 +22,7 @@ DUPLICATE = "duplicate_custom_id"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Line:
     """A line of IN.
 
@@ -35,7 +37,7 @@ class Line:
     same_as: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class BatchRequest:
     """A request to be sent; `body` is JSON in UTF-8."""
 

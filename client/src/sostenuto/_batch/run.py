@@ -1,5 +1,7 @@
 """A run: plan the remaining lines of IN, send them, and write OUT."""
 
+from __future__ import annotations
+
 import os
 import sys
 from collections import Counter
@@ -8,17 +10,17 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from service.batch import threads
-from service.batch.client import BatchClient, ClientOptions
-from service.batch.cluster import Cluster, prepare
-from service.batch.display import Display
-from service.batch.errors import UsageError
-from service.batch.formats import OutputFormat
-from service.batch.output_files import OutputFiles
-from service.batch.output_record import OutputLine, OutputRecord
-from service.batch.plan import CompletedLines, PendingLines, find_pending
-from service.batch.requests_file import check_readable
-from service.batch.worker import process_line
+from sostenuto._batch import threads
+from sostenuto._batch.client import BatchClient, ClientOptions
+from sostenuto._batch.cluster import Cluster, prepare
+from sostenuto._batch.display import Display
+from sostenuto._batch.errors import UsageError
+from sostenuto._batch.formats import OutputFormat
+from sostenuto._batch.output_files import OutputFiles
+from sostenuto._batch.output_record import OutputLine, OutputRecord
+from sostenuto._batch.plan import CompletedLines, PendingLines, find_pending
+from sostenuto._batch.requests_file import check_readable
+from sostenuto._batch.worker import process_line
 
 # Higher concurrency was not faster (docs/batch.md).
 MAX_CONCURRENCY = 64
@@ -106,6 +108,6 @@ def _output_lines(pending: PendingLines, client: BatchClient, options: Options) 
         process = partial(process_line, client=client, output_format=options.output_format)
         yield from threads.process_lines(pending, process, concurrency, client.close)
     else:
-        from service.batch import ray_workers  # noqa: PLC0415 - an optional package, and seconds of imports
+        from sostenuto._batch import ray_workers  # noqa: PLC0415 - an optional package, and seconds of imports
 
         yield from ray_workers.process_lines(pending, options.client, concurrency, options.ray, options.output_format)

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from service.batch import requests_file
-from service.batch.errors import LineError, UsageError
-from service.batch.requests_file import BatchRequest, Line, check_readable, parse, read_lines
+from sostenuto._batch import requests_file
+from sostenuto._batch.errors import LineError, UsageError
+from sostenuto._batch.requests_file import BatchRequest, Line, check_readable, parse, read_lines
 
 SOUND = {"custom_id": "a", "method": "POST", "url": "/tokenize", "body": {"model": "m", "prompt": "大 0.1"}}
 

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from service.batch.errors import ForeignContent, LineError
-from service.batch.formats import CSV, ESCAPED_CSV, FORMATS, JSONL, OPENAI
-from service.batch.output_record import OutputRecord
+from sostenuto._batch.errors import ForeignContent, LineError
+from sostenuto._batch.formats import CSV, ESCAPED_CSV, FORMATS, JSONL, OPENAI
+from sostenuto._batch.output_record import OutputRecord
 
 # Quotes, delimiters, line breaks of every kind, and text that is not ASCII.
 TEXTS = ["I am", "", 'say "no",\n', "a\r\nb\rc\n\nd", '"', '""', ',"\n"', "é𝄞\u2028 \x00\x1f", " space ", "\n", "=1+1"]

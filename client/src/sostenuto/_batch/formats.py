@@ -1,10 +1,12 @@
 """The formats of OUT, by the name that `--format` has. Does not know files."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from service.batch.choice_records import (
+from sostenuto._batch.choice_records import (
     COLUMNS,
     choice_records,
     read_csv,
@@ -14,8 +16,8 @@ from service.batch.choice_records import (
     write_escaped_csv,
     write_json,
 )
-from service.batch.output_record import OutputLine, OutputRecord, read_output_lines, response_line
-from service.batch.requests_file import COMPLETIONS, URLS
+from sostenuto._batch.output_record import OutputLine, OutputRecord, read_output_lines, response_line
+from sostenuto._batch.requests_file import COMPLETIONS, URLS
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ import threading
 
 import pytest
 
-from service.batch import threads
-from service.batch.errors import Stopped
-from service.batch.output_record import OutputLine
-from service.batch.requests_file import Line
+from sostenuto._batch import threads
+from sostenuto._batch.errors import Stopped
+from sostenuto._batch.output_record import OutputLine
+from sostenuto._batch.requests_file import Line
 
 LINES = [Line(number, b"%d" % number) for number in range(100)]
 

@@ -5,6 +5,8 @@ transferred. A task is a block of lines, shared by the threads of a worker; a wo
 thread waits for the last line of one.
 """
 
+from __future__ import annotations
+
 import logging
 import socket
 import time
@@ -22,16 +24,15 @@ from ray.data import ActorPoolStrategy, Dataset, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 from ray.data.context import DataContext
 
-import service
 import sostenuto
-from service.batch.client import CONNECT_TIMEOUT_S, BatchClient, ClientOptions
-from service.batch.cluster import LOCAL, Cluster
-from service.batch.errors import BatchError, Stopped
-from service.batch.formats import OutputFormat
-from service.batch.output_record import OutputLine
-from service.batch.plan import PendingLines
-from service.batch.requests_file import Line
-from service.batch.worker import process_line
+from sostenuto._batch.client import CONNECT_TIMEOUT_S, BatchClient, ClientOptions
+from sostenuto._batch.cluster import LOCAL, Cluster
+from sostenuto._batch.errors import BatchError, Stopped
+from sostenuto._batch.formats import OutputFormat
+from sostenuto._batch.output_record import OutputLine
+from sostenuto._batch.plan import PendingLines
+from sostenuto._batch.requests_file import Line
+from sostenuto._batch.worker import process_line
 
 TASKS_AT_ONCE = 4  # per worker, each with half as many lines as the worker has threads
 YIELD_EVERY_S = 1.0  # a kill loses at most the responses since
@@ -65,8 +66,8 @@ def process_lines(
 
 def _connect(address: str) -> None:
     _check_reachable(address)
-    # The workers get the versions of these packages that run here.
-    packages = {"py_modules": [package.__path__[0] for package in (service, sostenuto)]}
+    # The workers get the version of this package that runs here.
+    packages = {"py_modules": [sostenuto.__path__[0]]}
     cluster = {"include_dashboard": False} if address == LOCAL else {"address": address}
     try:
         ray.init(runtime_env=packages, log_to_driver=False, logging_level=logging.ERROR, **cluster)

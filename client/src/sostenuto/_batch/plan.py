@@ -3,6 +3,8 @@
 Memory: 16 bytes per custom_id while IN and OUT are compared, then one byte per line.
 """
 
+from __future__ import annotations
+
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from service.batch.output_record import OutputRecord
-from service.batch.requests_file import Line, custom_id_of, read_lines
+from sostenuto._batch.output_record import OutputRecord
+from sostenuto._batch.requests_file import Line, custom_id_of, read_lines
 
 DIGEST_BYTES = 16
 EMPTY, PENDING, COMPLETED = range(3)

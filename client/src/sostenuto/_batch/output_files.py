@@ -1,12 +1,14 @@
 """OUT, and beside it the errors file of a format that has no errors."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
-from service.batch.formats import OutputFormat
-from service.batch.journal import Journal
-from service.batch.output_record import OutputLine, OutputRecord
+from sostenuto._batch.formats import OutputFormat
+from sostenuto._batch.journal import Journal
+from sostenuto._batch.output_record import OutputLine, OutputRecord
 
 
 class OutputFiles(AbstractContextManager["OutputFiles"]):

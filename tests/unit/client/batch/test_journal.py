@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-from service.batch import journal as module
-from service.batch.errors import LineError, OutputLost, Stopped, UsageError
-from service.batch.journal import Journal
-from service.batch.output_record import error_line, response_line
-from service.batch.requests_file import Line
+from sostenuto._batch import journal as module
+from sostenuto._batch.errors import LineError, OutputLost, Stopped, UsageError
+from sostenuto._batch.journal import Journal
+from sostenuto._batch.output_record import error_line, response_line
+from sostenuto._batch.requests_file import Line
 
 GOOD = [response_line(name, 200, "r", b"{}").content for name in "abc"]
 BAD = error_line(Line(1, b""), LineError("timeout", "m", "d")).content
@@ -158,7 +158,7 @@ def test_a_new_name_is_flushed_to_disk(out, monkeypatch):
 def test_an_appended_line_survives_sigkill(out):
     """No line stays in a buffer of the process."""
     script = (
-        "import os, signal, sys; from pathlib import Path; from service.batch.journal import Journal\n"
+        "import os, signal, sys; from pathlib import Path; from sostenuto._batch.journal import Journal\n"
         "journal = Journal(Path(sys.argv[1])); journal.append(sys.argv[2].encode())\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )

@@ -9,6 +9,8 @@ LineError is not among them: it becomes an error in OUT or in the errors file. N
 journal makes a UsageError.
 """
 
+from __future__ import annotations
+
 from typing import ClassVar
 
 

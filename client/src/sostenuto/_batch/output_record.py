@@ -1,5 +1,7 @@
 """The lines of OUT: serialize and parse. Knows OpenAI's format. Does not know files."""
 
+from __future__ import annotations
+
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -7,15 +9,15 @@ from typing import Any
 
 import orjson
 
-from service.batch.errors import ForeignContent, LineError
-from service.batch.requests_file import DUPLICATE, Line
+from sostenuto._batch.errors import ForeignContent, LineError
+from sostenuto._batch.requests_file import DUPLICATE, Line
 
 FIRST_ERROR = 300
 # The prefix of every line: distinguishes an incomplete line from a file that no batch wrote.
 _PREFIX = b'{"id":"batch_req_'
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class OutputLine:
     """A serialized line of OUT, or several that belong together, with what is counted of it.
 
@@ -30,7 +32,7 @@ class OutputLine:
     tokens: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class OutputRecord:
     """A parsed line of OUT: its line of IN, by custom_id or by number (the other one is None), and its error.
 

@@ -8,10 +8,10 @@ import certifi
 import pytest
 import requests
 
-from service.batch.client import MAX_RETRIES, BatchClient, ClientOptions
-from service.batch.errors import LineError, Stopped, UsageError
-from service.batch.requests_file import BatchRequest
 from sostenuto import RawResponse
+from sostenuto._batch.client import MAX_RETRIES, BatchClient, ClientOptions
+from sostenuto._batch.errors import LineError, Stopped, UsageError
+from sostenuto._batch.requests_file import BatchRequest
 from tests.unit.client.scripted_responses import answer_bytes, answer_json, hang_up, linger, refusal
 
 REQUEST = BatchRequest("a", "/v1/completions", b'{"seed":1}')

@@ -5,9 +5,9 @@ import random
 import numpy as np
 import pytest
 
-from service.batch.output_record import OutputRecord
-from service.batch.plan import CompletedLines, _compare, find_pending
-from tests.unit.service.batch.conftest import request
+from sostenuto._batch.output_record import OutputRecord
+from sostenuto._batch.plan import CompletedLines, _compare, find_pending
+from tests.unit.client.batch.conftest import request
 
 
 def completed_of(*written):

@@ -4,17 +4,19 @@ The records of a response follow one another with descending indices. Index 0 co
 killed run left incomplete are recognized without knowing their number. Does not know files.
 """
 
+from __future__ import annotations
+
 import csv
 import io
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Optional
 
 import orjson
 
-from service.batch.errors import ForeignContent, LineError
-from service.batch.output_record import (
+from sostenuto._batch.errors import ForeignContent, LineError
+from sostenuto._batch.output_record import (
     OutputLine,
     OutputRecord,
     error_code,
@@ -33,7 +35,7 @@ _CSV_RECORD = re.compile(_FIELD + rb",(\d{1,9})," + _FIELD + b"," + _FIELD + _CR
 # included, so that removing one restores any cell.
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
 
-Row = tuple[str, int, str, str | None]
+Row = tuple[str, int, str, Optional[str]]
 
 
 class _Record(NamedTuple):
@@ -70,14 +72,14 @@ def choice_records(
 
 def _is_choice(fields: Any) -> bool:
     """Return whether these are the fields of a choice with a text."""
-    if not isinstance(fields, dict) or not isinstance(fields.get("finish_reason"), str | None):
+    if not isinstance(fields, dict) or not isinstance(fields.get("finish_reason"), (str, type(None))):
         return False
     return isinstance(fields.get("text"), str) and isinstance(fields.get("index"), int) and fields["index"] >= 0
 
 
 def write_json(row: Row) -> bytes:
     """Return a line of JSON."""
-    return orjson.dumps(dict(zip(COLUMNS, row, strict=True)), option=orjson.OPT_APPEND_NEWLINE)
+    return orjson.dumps(dict(zip(COLUMNS, row)), option=orjson.OPT_APPEND_NEWLINE)
 
 
 def write_csv(row: tuple[Any, ...]) -> bytes:
