@@ -128,7 +128,7 @@ class Service:
     def _start(self) -> None:
         settings, started = self._settings, time.monotonic()
         if "backends" in settings.model_fields_set:
-            instead = "python -m service serve uses these backends"
+            instead = "`sostenuto serve` uses these backends"
             _print(f"SOSTENUTO_BACKENDS is ignored: up starts its own model server; {instead}")
         port = _require_free(settings.host, settings.port)
         backend_port = _require_free("127.0.0.1", 0)

@@ -29,7 +29,7 @@ from tests.built import built
 from tests.conftest import TEXT, quick_to_load
 from tests.documents import SHELL, blocks, documents, fits, spans
 from tests.paths import ROOT
-from tests.programs import program
+from tests.programs import program, write_entry_points
 from tests.servers import Gateway, ModelServer
 from tests.terminals import environment
 
@@ -76,7 +76,7 @@ NOT_RUN = {
     "SOSTENUTO_KEYS_FILE=keys.json SOSTENUTO_HOST=0.0.0.0 make run": "opens a port to the network",
     "SOSTENUTO_PORTABLE=true make run": "serves until Ctrl-C",
     ".venv/bin/python -m model_server --host=10.0.0.1 ": "another machine's address",
-    "SOSTENUTO_STATE_KEY_FILE=.sostenuto-state-key ": "other machines' addresses",
+    "SOSTENUTO_STATE_KEY_FILE=.sostenuto-state-key sostenuto serve ": "other machines' addresses",
     "sostenuto batch in.jsonl out.jsonl --ray": "a cluster; test_batch.py has one",
 }
 # Asks for confirmation at a terminal; it reads no pipe.
@@ -225,7 +225,7 @@ CLAIMS = {
     r"sostenuto write $'ROMEO.\n' --file scene.json ": there_are_two_texts,
     "sostenuto batch in.jsonl out.jsonl": every_line_is_answered,
     "sostenuto batch in.jsonl out.csv --format csv": every_choice_is_a_record,
-    ".venv/bin/python -m service keys revoke ": it_is_revoked,
+    "sostenuto keys revoke ": it_is_revoked,
     ".venv/bin/python -m export remove book:1": it_is_gone,
     ".venv/bin/python -m export compare book demo --plot compare.png": it_is_plotted,
     ".venv/bin/python -m export promote book:": it_is_among_what_is_shown,
@@ -257,11 +257,12 @@ def surroundings(tmp_path_factory):
         program(name)
     folder = tmp_path_factory.mktemp("programs")
     _write_program(folder / "sostenuto", "-m sostenuto")
+    write_entry_points(folder)
     (folder / ".curlrc").write_text("fail-with-body\nsilent\n")
     return environment(
         PATH=f"{folder}:{os.environ['PATH']}",
         CURL_HOME=str(folder),
-        PYTHONPATH=f"{ROOT}:{ROOT / 'client/src'}",
+        PYTHONPATH=f"{folder}:{ROOT}:{ROOT / 'client/src'}",
         PYTHONWARNINGS="default",
     )
 
