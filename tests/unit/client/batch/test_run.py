@@ -232,6 +232,17 @@ def records_of(out):
     return [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
 
 
+def test_the_servers_options_are_those_of_the_other_commands(server, write_requests, tmp_path):
+    """They may precede the command, and the API key may be in a file."""
+    (tmp_path / "key").write_text("secret\n")
+    server.script = [STATUS, refusal(500, "no"), ANSWER]
+    arguments = ["--base-url", server.url, "--retries", "0", "batch", str(write_requests("a")), str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as ended:
+        program.main([*arguments, "--api-key-file", str(tmp_path / "key")], prog_name="sostenuto")
+    assert ended.value.code == 1  # the error is the response, as nothing is retried
+    assert {request.headers["Authorization"] for request in server.requests} == {"Bearer secret"}
+
+
 @pytest.mark.parametrize("missing", ["numpy", "orjson", "tqdm"])
 def test_without_the_extra_the_command_says_what_to_install(tmp_path, missing):
     """One line, and exit code 2; the rest of the program needs none of these packages."""
