@@ -13,18 +13,18 @@ unexport PYTHONDONTWRITEBYTECODE
 help:  ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
-TRAIN_OPTIONS := --if-empty
+TRAIN_OPTIONS := --config demo --if-empty
 # The model is named after the file, or NAME.
 ifdef CORPUS
 NAME := $(basename $(notdir $(CORPUS:%/=%)))
 # One file is a running text.
 DOCUMENTS := $(if $(filter shakespeare pydoc-topics,$(CORPUS))$(wildcard $(CORPUS)/.),file,none)
-TRAIN_OPTIONS := --if-new --corpus "$(CORPUS)" --name "$(NAME)" --documents $(DOCUMENTS)
+TRAIN_OPTIONS := "$(CORPUS)" --if-new --name "$(NAME)" --documents $(DOCUMENTS)
 run: export SOSTENUTO_DEFAULT_MODEL ?= $(NAME)
 endif
 
 run: $(STAMPS)/run  ## train the demo if there is no model yet, and serve it (PORT=8000); CORPUS=book.txt trains on your own text
-	@$(BIN)/python -m export train --config export/recipes/demo.toml $(TRAIN_OPTIONS)
+	@$(BIN)/python -m export train $(TRAIN_OPTIONS)
 	@exec $(BIN)/python -m service up
 
 # One process more than there are cores, as tests wait for servers. The end-to-end tests are the longest and come first,

@@ -82,7 +82,7 @@ def train(recipe: str, corpus: Path, max_minutes: float | None) -> Path:
     if done:
         print(f"{recipe}: trained already, in {home}", flush=True)
         return done[-1].parent
-    options = ["--config", RECIPES / f"{recipe}.toml", "--corpus", corpus, "--name", recipe]
+    options = [corpus, "--config", RECIPES / f"{recipe}.toml", "--name", recipe]
     options += ["--max-minutes", max_minutes] if max_minutes else []
     options += ["--models-dir", DIRECTORY / "models", "--runs-dir", DIRECTORY / "runs"]
     subprocess.run([sys.executable, "-m", "export", "train", *map(str, options)], check=True)

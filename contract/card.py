@@ -5,7 +5,7 @@ Knows the fields and their limits. Does not know how a model is trained or calle
 
 import shlex
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -13,11 +13,16 @@ from contract import signatures
 from contract.errors import CardError, ContractError
 from contract.files import read_file
 from contract.tokenizer import Tokenizer, load_tokenizer
-from contract.training_filter import Kind, TrainingFilter
+
+if TYPE_CHECKING:
+    # It needs NumPy, which no command line should wait for.
+    from contract.training_filter import TrainingFilter
 
 Cell = Literal["simple_rnn", "lstm", "gru"]
 Unit = Literal["character", "word", "exact_word", "subword"]
 Direction = Literal["forward", "backward"]
+# What a training filter recognizes; see `contract.training_filter`.
+FilterKind = Literal["documents", "spans"]
 HeldOut = Literal["tail", "shuffled_documents"]
 # Why a version that was trained here has no training filter: by its settings, for its size, or the corpus was gone when
 # it was published.
@@ -153,7 +158,7 @@ class TrainingFilterDescription(_Frozen):
         sha256: Hash of the file.
     """
 
-    kind: Kind
+    kind: FilterKind
     num_entries: int
     span_tokens: int
     stride: Count
@@ -161,7 +166,7 @@ class TrainingFilterDescription(_Frozen):
     sha256: str
 
     @classmethod
-    def of(cls, training_filter: TrainingFilter) -> "TrainingFilterDescription":
+    def of(cls, training_filter: "TrainingFilter") -> "TrainingFilterDescription":
         """Describe a filter."""
         names = ("kind", "num_entries", "span_tokens", "stride", "false_positive_rate")
         return cls(sha256=training_filter.sha256(), **{name: getattr(training_filter, name) for name in names})
@@ -254,7 +259,7 @@ def load_assets(version_dir: Path) -> tuple[GeneratorCard, Tokenizer]:
 def _require_format(format_version: int, version_dir: Path) -> None:
     if format_version != FORMAT:
         name, models_dir = version_dir.parent.name, version_dir.parent.parent
-        command = ["python", "-m", "export", "publish", f"runs/{name}", "--models-dir", str(models_dir)]
+        command = ["sostenuto", "publish", f"runs/{name}", "--models-dir", str(models_dir)]
         raise CardError(
             f"{version_dir}: exported in format {format_version}, but this release reads format {FORMAT}; "
             f"export it again with: {shlex.join(command)}"

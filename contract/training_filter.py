@@ -12,16 +12,16 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 
 from contract import splitmix64
 from contract.bloom_filter import MAX_HASHES, BloomFilter
+from contract.card import FilterKind
 from contract.errors import TrainingFilterError
 from contract.files import read_file
 
-Kind = Literal["documents", "spans"]
 DOCUMENTS: Final = "documents"
 SPANS: Final = "spans"
 
@@ -36,7 +36,7 @@ _HEADER = struct.Struct("<16s4I2Qd8x")
 _MAGIC = b"training-filter1"
 # Maximum size of the bits. More documents have no filter; spans then start at fewer tokens.
 MAX_BYTES = 64 << 20
-_KINDS: tuple[Kind, ...] = (DOCUMENTS, SPANS)
+_KINDS: tuple[FilterKind, ...] = (DOCUMENTS, SPANS)
 
 
 def polynomials(symbols: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
@@ -86,7 +86,7 @@ class TrainingFilter:
             - 1 tokens has one. 1 for documents.
     """
 
-    kind: Kind
+    kind: FilterKind
     bloom: BloomFilter
     num_entries: int
     false_positive_rate: float

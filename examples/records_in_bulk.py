@@ -1,6 +1,6 @@
 """Generate many distinct records: names, headlines, log lines, with a model that was trained on a list of them.
 
-    python -m export train --corpus names.txt --documents lines --name names
+    sostenuto train names.txt --documents lines
     python examples/records_in_bulk.py --model names --count 1000 --regex "[A-Z][a-z]+" --new > new-names.txt
 
 Prints one record per line, each once. With --regex all match it, with --new none is in the training text.

@@ -1,6 +1,6 @@
 """Write towards an ending: a backward model generates the text before it.
 
-    python -m export train --corpus book.txt --name book-backward --direction backward
+    sostenuto train book.txt --name book-backward --direction backward
     python examples/write_towards_an_ending.py "and that was the end." --n 3
 
 Prints --n different texts that all end with ENDING, separated by blank lines.
@@ -17,7 +17,7 @@ def backward_model(client: sostenuto.Client) -> str:
     for model in client.models():
         if model.direction == "backward":
             return model.id
-    sys.exit("error: the server has no backward model; train one with: python -m export train --direction backward …")
+    sys.exit("error: the server has no backward model; train one with: sostenuto train --direction backward …")
 
 
 def main() -> None:

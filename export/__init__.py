@@ -1,6 +1,6 @@
 """Exporter: trains Keras recurrent text generators and publishes them as SavedModels.
 
-In a notebook, `export.publish(model, tokenizer, name)` does the same as the last step of `python -m export train`.
+In a notebook, `export.publish(model, tokenizer, name)` does the same as the last step of `sostenuto train`.
 """
 
 from typing import TYPE_CHECKING, Any

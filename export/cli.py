@@ -1,217 +1,245 @@
-"""Command-line interface: parses options, runs a command, returns its exit code.
+"""The commands of the exporter: `python -m export COMMAND`, and those of `sostenuto` that train and manage models.
 
-Imports no TensorFlow until the settings are validated.
+Imports neither TensorFlow nor NumPy until the settings are validated.
 """
 
-import argparse
-import functools
-import io
-import os
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
+
+import click
+from click.core import ParameterSource
 
 from contract.card import Direction, load_assets
 from contract.errors import ContractError
 from contract.signatures import MODELS_CONFIG
-from export import tokenizer_command
-from export.config import MODELS, RUNS, Group, TrainConfig, load_config
-from export.errors import ExportError
-from export.interrupts import exit_code
+from export.command import PATH, Command, GroupedOption
+from export.config import DEFAULT_RECIPE, RECIPES, RUNS, Group, TrainConfig, load_config, recipe_path
 from export.quiet import import_tensorflow_quietly
-from export.repository import commands as repository_commands
-
-_DESCRIPTION = "Train recurrent text generators, publish them as SavedModels, and manage what was published."
-_WRAP = (
-    "Publish a model that maps token ids to logits or probabilities, of every token or only the last one. A model of "
-    "Embedding, SimpleRNN, LSTM, GRU and Dense layers carries its state from token to token. Any other model is served "
-    "as a sliding-window model, padded on the left."
+from export.repository.commands import (
+    compare,
+    list_versions,
+    models_dir_option,
+    promote,
+    remove,
+    rollback,
+    show,
+    verify,
 )
-_CONFIG = "TOML file of settings; its keys are the names of the options, with underscores. Options override it"
-_MODELS_DIR = "model repository (default: %(default)s)"
+
+_CONFIG = (
+    "TOML file of settings, whose keys are the names of the options with underscores, or one of the recipes "
+    f"{', '.join(RECIPES)}. Options override it."
+)
 _EPILOG = """\
-examples:
-  python -m export train --corpus book.txt --name book
-  cat *.txt | python -m export train --corpus - --token-unit word --cell gru --name words
-  python -m export train --config export/recipes/demo.toml
-  python -m export tokenizer --corpus book.txt --token-unit subword --vocab-size 1000
-  python -m export wrap lesson.h5 --tokenizer tokenizer.json --name lesson
-  python -m export list
-  python -m export compare book words:2 --plot losses.png
-"""
+\b
+Examples:
+  sostenuto train book.txt
+  cat *.txt | sostenuto train - --name words --token-unit word --cell gru --max-minutes 20
+  sostenuto train --config demo
+  sostenuto import lesson.h5 --tokenizer tokenizer.json --name lesson
+  sostenuto list
+  sostenuto compare book words:2 --plot losses.png"""
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Build the parser; the options of `train` are the fields of `TrainConfig`."""
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("python -m export", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=raw)
-    # Without abbreviations: one that a script uses would become ambiguous with the next option.
-    strict = functools.partial(argparse.ArgumentParser, allow_abbrev=False)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=strict)
-    train = commands.add_parser("train", help="train a generator and publish it", epilog=_EPILOG, formatter_class=raw)
-    output = _add_train(train)
-    resume = commands.add_parser("resume", help="resume a training run that was stopped, and publish it")
-    publish = commands.add_parser("publish", help="publish the best epoch of a training run that was stopped")
-    for command in (resume, publish):
-        command.add_argument("run", type=Path, metavar="RUN", help="directory of the run, such as runs/demo")
-    wrap = _add_wrap(
-        commands.add_parser("wrap", help="publish an imported Keras or TensorFlow model", description=_WRAP)
-    )
-    for command in (output, resume, publish, wrap):
-        command.add_argument("--models-dir", type=Path, default=MODELS, metavar="DIR", help=_MODELS_DIR)
-    _add_tokenizer(commands.add_parser("tokenizer", help="show how a corpus is tokenized; trains no model"))
-    repository_commands.add_commands(commands)
-    return parser
+@click.group(
+    epilog=_EPILOG,
+    no_args_is_help=False,
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
+)
+def program() -> None:
+    """Train recurrent text generators, publish them as SavedModels, and manage what was published."""
 
 
-def _add_train(command: argparse.ArgumentParser) -> Any:
-    """Add the options of `train` in their groups; return the group of the output."""
-    command.usage = "%(prog)s --corpus PATH --name NAME [options]"
-    command.add_argument("--config", type=Path, metavar="FILE", help=_CONFIG)
-    groups = {group: command.add_argument_group(group.value) for group in Group}
-    for name, field in TrainConfig.model_fields.items():
-        _add_setting(groups[field.json_schema_extra["group"]], name)
-    output = groups[Group.OUTPUT]
-    output.add_argument("--if-empty", action="store_true", help="do nothing if the repository has a model already")
-    output.add_argument("--if-new", action="store_true", help="do nothing if the repository has a model of this name")
-    output.add_argument(
-        "--runs-dir", type=Path, default=RUNS, metavar="DIR", help="directory of the runs (default: %(default)s)"
-    )
-    return output
+def _setting_option(name: str, group: str | None = None) -> click.Option:
+    """Return the option of a setting; its type gives the metavar or the choices, which pydantic checks again in TOML.
 
-
-def _add_setting(group: Any, name: str) -> None:
-    """Add the option of a setting; its type gives the metavar or the choices, which pydantic checks again in TOML."""
-    field = TrainConfig.model_fields[name]
-    options = {"dest": name, "default": argparse.SUPPRESS, "help": f"{field.description}{_default_of(field)}"}
-    kinds = {kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type)}
-    if field.annotation is bool:
-        options |= {"action": argparse.BooleanOptionalAction}
-    elif get_origin(field.annotation) is Literal:
-        options |= {"choices": get_args(field.annotation)}
-    elif number := next((kind for kind in (int, float) if kind in kinds), None):
-        options |= {"type": number, "metavar": number.__name__.upper()}
-    else:
-        options |= {"metavar": field.json_schema_extra["metavar"]}
-    group.add_argument("--" + name.replace("_", "-"), **options)
-
-
-def _default_of(field: Any) -> str:
-    """Format the default; the description of a setting whose default is None says what that means."""
-    if field.is_required():
-        return " (required)"
-    if field.default is None:
-        return ""
-    default = ("yes" if field.default else "no") if field.annotation is bool else field.default
-    return f" (default: {default})"
-
-
-def _add_wrap(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    command.add_argument(
-        "model", type=Path, metavar="MODEL", help=".keras or .h5 file, or the directory of a SavedModel"
-    )
-    command.add_argument(
-        "--tokenizer",
-        type=Path,
-        required=True,
-        metavar="FILE",
-        help="JSON of Keras's tokenizer.to_json(), or a tokenizer.json of Hugging Face's tokenizers",
-    )
-    command.add_argument("--name", required=True, metavar="NAME", help="name of the model in the repository")
-    command.add_argument(
-        "--context-length",
-        type=_positive,
-        metavar="INT",
-        help="serve it as a sliding-window model of this many tokens; required if it cannot carry state and its input "
-        "has no fixed length (default: the input's length)",
-    )
-    command.add_argument(
-        "--direction",
-        choices=get_args(Direction),
-        default="forward",
-        help="backward: it was trained to generate right to left (default: %(default)s)",
-    )
-    return command
-
-
-def _positive(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"must be a whole number, at least 1, got {text!r}")
-    return int(text)
-
-
-def _add_tokenizer(command: argparse.ArgumentParser) -> None:
-    command.set_defaults(act=tokenizer_command.run)
-    command.add_argument("--config", type=Path, dest="config_file", metavar="FILE", help=_CONFIG)
-    for name in tokenizer_command.SETTINGS:
-        _add_setting(command, name)
-    command.add_argument(
-        "--text",
-        dest="source",
-        metavar="PATH",
-        help="text to encode: file, directory, or - for standard input (default: the validation split)",
-    )
-    command.add_argument(
-        "--show", type=int, default=20, metavar="INT", help="tokens of the vocabulary to print (default: %(default)s)"
-    )
-    command.add_argument("--save", type=Path, metavar="FILE", help="write the tokenizer to this file")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command.
-
-    Returns:
-        0 on success; 1 after an error, printed in one line; 130 after Ctrl-C, 143 after SIGTERM. `argparse` exits with
-        2 on an unknown option.
+    Its value is None if it is not given, so that the recipe's applies.
     """
-    for stream in (sys.stdout, sys.stderr):
-        # A sample may hold any character of the corpus. A terminal that cannot encode it must not end the training.
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
-    options = vars(build_parser().parse_args(arguments))
-    try:
-        code = _run(options)
-        sys.stdout.flush()
-        return code
-    except BrokenPipeError:
-        # The reader, such as `head`, has closed the pipe; discard what is flushed at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 1
-    except (ExportError, ContractError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt as error:
-        return exit_code(error)
+    field = TrainConfig.model_fields[name]
+    extra: Any = field.json_schema_extra
+    option, kind, default = f"--{name.replace('_', '-')}", None, field.default
+    if field.annotation is bool:
+        option, default = f"{option}/--no-{option[2:]}", "yes" if field.default else "no"
+    elif get_origin(field.annotation) is Literal:
+        kind = click.Choice(get_args(field.annotation))
+    else:
+        annotated = (field.annotation, *get_args(field.annotation))
+        kind = next((number for number in (int, float) if number in annotated), None)
+    description = field.description or ""
+    return GroupedOption(
+        [option],
+        type=kind,
+        default=None,
+        metavar=extra["metavar"],
+        help=f"{description[:1].upper()}{description[1:]}.",
+        group=group or extra["group"],
+        shown_default=extra["shown_default"] or str(default),
+    )
 
 
-def _run(options: dict[str, Any]) -> int:
-    command, act = options.pop("command"), options.pop("act", None)
-    if act is not None:
-        return act(**options)
-    models_dir = options.pop("models_dir")
-    if command == "train":
-        if_empty, if_new, runs_dir = options.pop("if_empty"), options.pop("if_new"), options.pop("runs_dir")
-        config = load_config(options.pop("config"), options)
-        pattern = "*" if if_empty else config.name
-        if (if_empty or if_new) and (version_dir := _first_readable_version(models_dir, pattern)):
-            print(f"{version_dir} exists already: nothing to train")
-            if not (models_dir / MODELS_CONFIG).exists():
-                _add_to_models_config(models_dir, version_dir.parent.name)
-            return 0
-    # TensorFlow takes seconds to import, so import it only after the settings are validated.
-    import_tensorflow_quietly(start=command not in {"train", "resume"})
-    if command == "wrap":
-        from export import wrapping  # noqa: PLC0415
+def _setting_options() -> list[click.Parameter]:
+    """Return the options of all settings but the corpus, which is an argument, in the order of their groups."""
+    names = [name for name in TrainConfig.model_fields if name != "corpus"]
+    groups: list[Any] = [TrainConfig.model_fields[name].json_schema_extra for name in names]
+    order = sorted(range(len(names)), key=lambda i: list(Group).index(groups[i]["group"]))
+    return [_setting_option(names[i]) for i in order]
 
-        return wrapping.wrap(models_dir=models_dir, **options)
+
+def _given(**settings: Any) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+@program.command(cls=Command, epilog=_EPILOG, params=_setting_options(), short_help="Train a generator and publish it.")
+@click.argument("corpus", required=False)
+@click.option("--config", default=DEFAULT_RECIPE, metavar="RECIPE", help=_CONFIG)
+@click.option(
+    "--if-empty", is_flag=True, cls=GroupedOption, group=Group.OUTPUT, help="Do nothing if the repository has a model."
+)
+@click.option(
+    "--if-new",
+    is_flag=True,
+    cls=GroupedOption,
+    group=Group.OUTPUT,
+    help="Do nothing if the repository has a model of this name.",
+)
+@click.option(
+    "--runs-dir",
+    type=PATH,
+    default=RUNS,
+    cls=GroupedOption,
+    group=Group.OUTPUT,
+    metavar="DIR",
+    help="Directory of the runs.",
+)
+@models_dir_option(Group.OUTPUT)
+@click.pass_context
+def train(
+    context: click.Context,
+    config: str,
+    if_empty: bool,
+    if_new: bool,
+    runs_dir: Path,
+    models_dir: Path,
+    **settings: Any,
+) -> int:
+    """Train a generator on CORPUS and publish it, by default in three minutes.
+
+    CORPUS is a text file, a directory of text files, - for standard input, or a demo corpus, shakespeare or
+    pydoc-topics; without it, that of the recipe. The model is named after it.
+
+    The recipe sets the other settings. The defaults below apply to those that neither it nor an option sets.
+    """
+    given = _given(**settings)
+    if context.get_parameter_source("config") is ParameterSource.DEFAULT and "epochs" in given:
+        given.setdefault("max_minutes", None)
+    train_config = load_config(recipe_path(config), given)
+    pattern = "*" if if_empty else train_config.name
+    if (if_empty or if_new) and (version_dir := _first_readable_version(models_dir, pattern)):
+        print(f"{version_dir} exists already: nothing to train")
+        if not (models_dir / MODELS_CONFIG).exists():
+            _add_to_models_config(models_dir, version_dir.parent.name)
+        return 0
+    return _workflow(start=False).train(train_config, models_dir, runs_dir)
+
+
+def _run_argument(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.argument("run", type=PATH)(command)
+
+
+@program.command(cls=Command, short_help="Resume a training run that was stopped, and publish it.")
+@_run_argument
+@models_dir_option()
+def resume(run: Path, models_dir: Path) -> int:
+    """Resume a training run that was stopped, and publish it. RUN is its directory, such as runs/demo."""
+    return _workflow(start=False).resume(run, models_dir)
+
+
+@program.command(cls=Command, short_help="Publish the best epoch of a training run that was stopped.")
+@_run_argument
+@models_dir_option()
+def publish(run: Path, models_dir: Path) -> int:
+    """Publish the best epoch of a training run that was stopped. RUN is its directory, such as runs/demo."""
+    return _workflow().publish_best(run, models_dir)
+
+
+@program.command("import", cls=Command, short_help="Publish an imported Keras or TensorFlow model.")
+@click.argument("model", type=PATH)
+@click.option(
+    "--tokenizer",
+    type=PATH,
+    required=True,
+    metavar="FILE",
+    help="JSON of Keras's tokenizer.to_json(), or a tokenizer.json of Hugging Face's tokenizers.",
+)
+@click.option("--name", required=True, metavar="NAME", help="Name of the model in the repository.")
+@click.option(
+    "--context-length",
+    type=click.IntRange(min=1),
+    cls=GroupedOption,
+    shown_default="the input's length",
+    help="Serve it as a sliding-window model of this many tokens; required if it cannot carry state and its input has "
+    "no fixed length.",
+)
+@click.option(
+    "--direction",
+    type=click.Choice(get_args(Direction)),
+    default="forward",
+    help="Backward: it was trained to generate right to left.",
+)
+@models_dir_option()
+def import_(**options: Any) -> int:
+    """Publish an imported model: a .keras or .h5 file, or the directory of a SavedModel.
+
+    The model maps token ids to logits or probabilities, of every token or only the last one. A model of Embedding,
+    SimpleRNN, LSTM, GRU and Dense layers carries its state from token to token. Any other model is served as a
+    sliding-window model, padded on the left.
+    """
+    import_tensorflow_quietly()
+    from export.import_command import import_model  # noqa: PLC0415 - see the module
+
+    return import_model(**options)
+
+
+# Training settings that a vocabulary depends on.
+_TOKENIZER_SETTINGS = ("documents", "token_unit", "num_words", "vocab_size", "validation", "seed")
+
+
+@program.command(
+    cls=Command,
+    params=[_setting_option(name, "options") for name in _TOKENIZER_SETTINGS],
+    short_help="Show how a corpus is tokenized; train no model.",
+)
+@click.argument("corpus", required=False)
+@click.option("--config", metavar="RECIPE", help=_CONFIG)
+@click.option(
+    "--text",
+    "source",
+    cls=GroupedOption,
+    shown_default="the validation split",
+    metavar="PATH",
+    help="Text to encode: file, directory, or - for standard input.",
+)
+@click.option("--show", "num_shown", type=click.IntRange(min=0), default=20, help="Tokens of the vocabulary to print.")
+@click.option("--save", type=PATH, metavar="FILE", help="Write the tokenizer to this file.")
+def tokenizer(config: str | None, source: str | None, num_shown: int, save: Path | None, **settings: Any) -> int:
+    """Show how a training run tokenizes CORPUS. CORPUS is as for train; without it, that of the recipe."""
+    from export.tokenizer_command import run  # noqa: PLC0415 - NumPy
+
+    path = None if config is None else recipe_path(config)
+    return run(path, source, save, num_shown, **_given(**settings))
+
+
+for _command in (list_versions, show, verify, remove, promote, rollback, compare):
+    program.add_command(_command)
+
+
+def _workflow(*, start: bool = True) -> Any:
+    """Import TensorFlow, which takes seconds, and the training workflow."""
+    import_tensorflow_quietly(start=start)
     from export.training import workflow  # noqa: PLC0415
 
-    if command == "train":
-        return workflow.train(config, models_dir, runs_dir)
-    if command == "resume":
-        return workflow.resume(options["run"], models_dir)
-    return workflow.publish_best(options["run"], models_dir)
+    return workflow
 
 
 def _add_to_models_config(models_dir: Path, name: str) -> None:

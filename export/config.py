@@ -1,7 +1,4 @@
-"""Settings of a training run: one frozen pydantic model, filled from a TOML file and the command line.
-
-Knows names, limits, defaults and their reasons. Does not know what uses them.
-"""
+"""Settings of a training run: one frozen pydantic model, filled from a TOML file and the command line."""
 
 import tomllib
 from enum import StrEnum
@@ -17,6 +14,10 @@ from export.errors import ConfigError
 
 # Default directories of published versions and of training runs.
 MODELS, RUNS = Path("models"), Path("runs")
+# Files of settings that come with the program, by name.
+RECIPES = {path.stem: path for path in sorted(Path(__file__).with_name("recipes").glob("*.toml"))}
+# Applies where no other file of settings is given: three minutes on two cores.
+DEFAULT_RECIPE = "characters-3-minutes"
 
 Connections = Literal["none", "residual", "skip"]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -44,22 +45,32 @@ class Group(StrEnum):
     OUTPUT = "output"
 
 
-def _setting(group: Group, default: Any = ..., *, metavar: str | None = None, **limits: Any) -> Any:
-    """Return a pydantic field with its help group, and the metavar of its option where its type does not tell it."""
-    return Field(default, json_schema_extra={"group": group, "metavar": metavar}, **limits)
+def _setting(
+    group: Group, default: Any = ..., *, metavar: str | None = None, shown_default: str | None = None, **limits: Any
+) -> Any:
+    """Return a pydantic field with what the help needs.
+
+    That is its group, the metavar of its option where the type does not tell it, and what a default of None means.
+    """
+    extra = {"group": group, "metavar": metavar, "shown_default": shown_default}
+    return Field(default, json_schema_extra=extra, **limits)
 
 
 class TrainConfig(BaseModel, frozen=True, extra="forbid"):
     """Settings for training one generator. A field's description is its command-line help."""
 
     name: str = _setting(
-        Group.OUTPUT, metavar="NAME", pattern=ID_PATTERN, description="name of the model in the repository"
+        Group.OUTPUT,
+        metavar="NAME",
+        shown_default="that of the file or directory",
+        pattern=ID_PATTERN,
+        description="name of the model in the repository",
     )
     corpus: str = _setting(
         Group.CORPUS,
         metavar="PATH",
         min_length=1,
-        description="text file, directory of text files, - for standard input, or a demo corpus: shakespeare or "
+        description="text file, directory of text files, - for standard input, or a demo corpus, shakespeare or "
         "pydoc-topics",
     )
     documents: Documents = _setting(
@@ -88,14 +99,16 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid"):
         Group.CORPUS,
         None,
         ge=4,
+        shown_default="all",
         description="keep only words with an id below this number, as Keras's Tokenizer(num_words) does; for word and "
-        "exact_word (default: all)",
+        "exact_word",
     )
     vocab_size: int | None = _setting(
         Group.CORPUS,
         None,
         ge=4,
-        description="maximum number of tokens; for exact_word (default: all) and subword (default: 2000)",
+        shown_default="2000 for subword, otherwise all",
+        description="maximum number of tokens; for exact_word and subword",
     )
 
     direction: Direction = _setting(
@@ -116,7 +129,8 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid"):
         None,
         ge=1,
         le=4096,
-        description=f"tokens that a bidirectional model sees (default: {DEFAULT_CONTEXT})",
+        shown_default=str(DEFAULT_CONTEXT),
+        description="tokens that a bidirectional model sees",
     )
     connections: Connections = _setting(
         Group.MODEL,
@@ -131,8 +145,9 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid"):
         None,
         metavar="FILE",
         min_length=1,
+        shown_default="random",
         description="initialize the embedding from a file of word2vec, GloVe or fastText vectors, or with skip-gram: "
-        "from vectors that are first trained on the corpus (default: random)",
+        "from vectors that are first trained on the corpus",
     )
     freeze_embedding: bool = _setting(
         Group.MODEL, default=False, description="do not train the embedding; needs --embedding-init"
@@ -205,14 +220,16 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid"):
         Group.STOPPING,
         None,
         ge=1,
-        description=f"maximum number of epochs (default: {DEFAULT_EPOCHS} without --max-minutes, otherwise no limit)",
+        shown_default=f"{DEFAULT_EPOCHS} without --max-minutes, otherwise no limit",
+        description="maximum number of epochs; without --config it replaces the time limit",
     )
     max_minutes: float | None = _setting(
         Group.STOPPING,
         None,
         gt=0,
+        shown_default="no limit",
         description="time limit of the run, at which the learning rate schedule ends; with --epochs, the run "
-        "ends at whichever limit comes first (default: no limit)",
+        "ends at whichever limit comes first",
     )
     patience: int = _setting(
         Group.STOPPING,
@@ -270,8 +287,16 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid"):
         return (self.context_length or DEFAULT_CONTEXT) if self.bidirectional else None
 
 
+def recipe_path(text: str) -> Path:
+    """Return the path of a file of settings, or of the recipe of this name."""
+    path = Path(text)
+    return path if path.exists() else RECIPES.get(text, path)
+
+
 def load_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:
     """Read a TOML file and override its values with those of the command line.
+
+    The name is by default that of the corpus, without its directory and suffix.
 
     Raises:
         ConfigError: the file cannot be read, or a field is missing, unknown or out of range.
@@ -284,8 +309,12 @@ def load_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:
             raise ConfigError(f"{path}: {error.strerror}") from error
         except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise ConfigError(f"{path}: {error}") from error
+    values |= overrides
+    corpus = values.get("corpus")
+    if isinstance(corpus, str) and Path(corpus).stem not in {"", "-"}:
+        values.setdefault("name", Path(corpus).stem)
     try:
-        return TrainConfig.model_validate({**values, **overrides})
+        return TrainConfig.model_validate(values)
     except ValidationError as error:
         raise ConfigError("; ".join(_explain(problem) for problem in error.errors())) from error
 
@@ -295,10 +324,10 @@ def _explain(problem: Any) -> str:
         return str(problem["msg"])
     field = ".".join(map(str, problem["loc"]))
     if problem["type"] == "missing":
-        return f"{field} is required (--{field.replace('_', '-')})"
+        return f"{field} is required ({'CORPUS' if field == 'corpus' else '--name'})"
     if problem["type"] == "extra_forbidden":
         return f"{field} is not a setting; settings are {', '.join(TrainConfig.model_fields)}"
     if problem["type"] == "string_pattern_mismatch":
         rule = "1 to 64 letters, digits, dots, dashes and underscores, the first one a letter or a digit"
-        return f"{field}: must be {rule}, got {problem['input']!r}"
+        return f"{field}: must be {rule}, got {problem['input']!r}; choose another with --name"
     return f"{field}: {problem['msg']}, got {problem['input']!r}"

@@ -25,9 +25,9 @@ def exit_code(error: KeyboardInterrupt) -> int:
     return 128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
 
 
-def raise_on_sigterm() -> None:
-    """Have SIGTERM raise `Terminated`; as process 1 of a container a command would otherwise ignore it."""
-    signal.signal(signal.SIGTERM, _raise)
+def raised_interrupts() -> contextlib.AbstractContextManager[None]:
+    """Return a context in which Ctrl-C raises `KeyboardInterrupt`, and SIGTERM `Terminated`."""
+    return signal_handlers(_raise)
 
 
 def immediate_exit() -> contextlib.AbstractContextManager[None]:
@@ -35,7 +35,21 @@ def immediate_exit() -> contextlib.AbstractContextManager[None]:
 
     A module that is being imported may catch the exception, or turn it into another one (observed).
     """
-    return signal_handlers(lambda number, _frame: os._exit(128 + number))
+    return signal_handlers(_exit)
+
+
+def exit_on_signals() -> None:
+    """Have either signal end the process at once, except in the contexts of this module.
+
+    As process 1 of a container it would otherwise ignore SIGTERM. At exit, TensorFlow's threads take a moment to stop;
+    a second Ctrl-C would print a traceback then.
+    """
+    for number in _MESSAGES:
+        signal.signal(number, _exit)
+
+
+def _exit(number: int, _frame: FrameType | None) -> None:
+    os._exit(128 + number)
 
 
 def _raise(number: int, _frame: FrameType | None) -> None:

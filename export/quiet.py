@@ -1,6 +1,8 @@
 """Imports TensorFlow without its log output."""
 
+import atexit
 import os
+import sys
 
 from contract.quiet import suppress_stderr
 from export.interrupts import immediate_exit
@@ -17,3 +19,5 @@ def import_tensorflow_quietly(*, start: bool = True) -> None:
 
         if start:
             tf.zeros([1])
+    # TensorFlow leaves a thread pool to interpreter shutdown. It cannot be closed there and would print an error.
+    atexit.register(setattr, sys, "unraisablehook", lambda _: None)

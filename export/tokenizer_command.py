@@ -1,7 +1,4 @@
-"""Trains the tokenizer of a run; `python -m export tokenizer` shows how it encodes a corpus.
-
-Knows settings, tokenizers and corpora. Imports no TensorFlow, so the command starts fast.
-"""
+"""Trains the tokenizer of a run; `python -m export tokenizer` shows how it encodes a corpus, without TensorFlow."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -24,8 +21,6 @@ from export.config import TrainConfig, load_config
 from export.corpora.corpus import Corpus, read_corpus
 from export.errors import ConfigError, CorpusError
 
-# Training settings that the vocabulary depends on.
-SETTINGS = ("corpus", "documents", "token_unit", "num_words", "vocab_size", "validation", "seed")
 # Fewer tokens leave nothing to sample from.
 MIN_VOCABULARY = 2
 SHOWN_LINES, SHOWN_TOKENS, SHOWN_UNKNOWN = 3, 30, 10

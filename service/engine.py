@@ -210,7 +210,7 @@ class Engine:
         if training_filter is None:
             raise InvalidRequest(
                 f"not_in_training must be false for model {model.ref.name!r}: version {model.ref.version} has no "
-                f"training filter; `python -m export show {model.ref.name}:{model.ref.version}` says why",
+                f"training filter; `sostenuto show {model.ref.name}:{model.ref.version}` says why",
                 param="not_in_training",
             )
         return training_filter.contains

@@ -5,7 +5,6 @@ import os
 
 def fill_disk(monkeypatch):
     """Make atomic writes fail as on a full disk, where files can be created but not filled."""
-
     fdopen = os.fdopen
 
     def open_full(descriptor, mode):

@@ -17,5 +17,9 @@ def write_entry_points(folder):
     information = folder / "sostenuto_server-0.dist-info"
     information.mkdir()
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: sostenuto-server\nVersion: 0\n")
-    points = [f"{name} = service.cli:{name}\n" for name in ("serve", "keys", "demo", "doctor")]
-    (information / "entry_points.txt").write_text(f"[sostenuto.commands]\n{''.join(points)}")
+    points = {name: f"service.cli:{name}" for name in ("serve", "keys", "demo", "doctor")}
+    for name in ("train", "resume", "publish", "show", "compare", "promote", "rollback", "remove", "verify"):
+        points[name] = f"export.cli:{name}"
+    points |= {"import": "export.cli:import_", "list": "export.cli:list_versions"}
+    lines = [f"{name} = {value}\n" for name, value in points.items()]
+    (information / "entry_points.txt").write_text(f"[sostenuto.commands]\n{''.join(lines)}")

@@ -1,4 +1,4 @@
-"""`python -m export show`: prints the card of a version.
+"""`sostenuto show`: prints the card of a version.
 
 Knows cards and `history.json`. Changes nothing.
 """

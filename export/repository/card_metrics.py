@@ -6,7 +6,6 @@ Knows cards. Does not know where they are stored or how metrics are shown.
 from typing import Any
 
 from contract.card import GeneratorCard, NoTrainingFilter
-from contract.training_filter import SPANS
 from export.terminal import visible
 
 _NO_TRAINING_FILTER: dict[NoTrainingFilter | None, str] = {
@@ -33,7 +32,7 @@ def describe_training_filter(card: GeneratorCard) -> str:
     if described is None:
         return _NO_TRAINING_FILTER[reported(card, "no_training_filter")]
     entries = f"{described.num_entries:,} {described.kind}"
-    if described.kind == SPANS:
+    if described.kind == "spans":
         entries += f" of {described.span_tokens} tokens"
     if described.stride > 1:
         entries += f", one at every {described.stride} tokens"

@@ -1,4 +1,4 @@
-"""`python -m export compare`: versions side by side, as a table, as JSON and as a plot.
+"""`sostenuto compare`: versions side by side, as a table, as JSON and as a plot.
 
 Knows rows and columns. `export.repository.comparison` decides what is comparable.
 """

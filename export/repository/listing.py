@@ -1,4 +1,4 @@
-"""`python -m export list`: every version of the model repository in a table, the damaged ones too.
+"""`sostenuto list`: every version of the model repository in a table, the damaged ones too.
 
 Knows the columns. Changes nothing.
 """
@@ -116,7 +116,7 @@ def _table(rows: list[Row], models_dir: Path) -> Iterator[str]:
     if rows:
         yield from text_table(_COLUMNS, [row.cells() for row in rows], terminal_width())
         return
-    command = ["python", "-m", "export", "train", "--corpus", "book.txt", "--name", "book"]
+    command = ["sostenuto", "train", "book.txt"]
     elsewhere = [] if models_dir == MODELS else ["--models-dir", str(models_dir)]
     yield f"{models_dir} has no model yet; train one with:  {shlex.join([*command, *elsewhere])}"
 

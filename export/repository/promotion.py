@@ -1,4 +1,4 @@
-"""`python -m export promote` and `rollback`: choose the version of requests that name none, while requests run.
+"""`sostenuto promote` and `rollback`: choose the version of requests that name none, while requests run.
 
 Knows what the labels mean. A label takes effect once gateways have re-read `labels.json` and the version is loaded;
 running sequences stay on their version.
@@ -61,7 +61,7 @@ def rollback(models_dir: Path, name: str) -> int:
     """
     numbers = [version.number for version in Repository(models_dir).named(name)]
     if ":" in name:
-        raise RepositoryError(f"rollback takes NAME; to choose a version: python -m export promote {name}")
+        raise RepositoryError(f"rollback takes NAME; to choose a version: sostenuto promote {name}")
 
     def change(labels: dict[str, int], versions: list[int]) -> dict[str, int]:
         stable = labels.get(STABLE, max(versions, default=0))

@@ -1,4 +1,4 @@
-"""`python -m export remove`: removes versions such that a model server never sees an incomplete one.
+"""`sostenuto remove`: removes versions such that a model server never sees an incomplete one.
 
 Knows the order of the steps. Asks for confirmation first.
 """
@@ -72,7 +72,7 @@ def _require_unlabelled(repository: Repository, name: str, versions: Sequence[Ve
         if entry.folder == name and labels:
             raise RepositoryError(
                 f"{versions[0].label} is {' and '.join(labels)} of {entry.name}: promote another version first "
-                f"(python -m export promote {entry.name}:VERSION --label {labels[0]})"
+                f"(sostenuto promote {entry.name}:VERSION --label {labels[0]})"
             )
 
 

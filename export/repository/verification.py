@@ -1,4 +1,4 @@
-"""`python -m export verify`: checks that versions are unchanged, in files, weights and computation.
+"""`sostenuto verify`: checks that versions are unchanged, in files, weights and computation.
 
 Knows the checks, their inputs and how outcomes are printed. Does not know which versions exist, and changes nothing.
 """

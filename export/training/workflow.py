@@ -156,7 +156,7 @@ class _Job:
 
     def command(self, name: str) -> str:
         """Return the command line that runs another command on this run."""
-        words = ["python", "-m", "export", name, str(self.folder.path)]
+        words = ["sostenuto", name, str(self.folder.path)]
         return shlex.join(words if self.models_dir == MODELS else [*words, "--models-dir", str(self.models_dir)])
 
 

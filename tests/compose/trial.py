@@ -135,7 +135,7 @@ def test_no_request_fails_while_versions_change(project):
     for thread in threads:
         thread.start()
     try:
-        recipe = ("--config", "export/recipes/demo.toml", "--units", "32", "--max-minutes", "0.2")
+        recipe = ("--config", "demo", "--units", "32", "--max-minutes", "0.2")
         project.run("run", "--rm", "export", "promote", "demo:1")
         project.run("run", "--rm", "export", "train", *recipe)
         assert version() == 1
@@ -154,7 +154,7 @@ def test_an_unwritable_models_directory_is_an_error(project):
     """The exporter runs as a user who may not own models/; it names both before it trains."""
     os.chown(project.models, 0, 0)
     try:
-        command = ["run", "--rm", "export", "train", "--config", "export/recipes/demo.toml"]
+        command = ["run", "--rm", "export", "train", "--config", "demo"]
         done = project.start(*command)
         assert done.returncode == 1
         assert "uid 1000 (gid 1000) may not write to models, which belongs to 0:0" in done.stderr

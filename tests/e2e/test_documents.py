@@ -1,6 +1,5 @@
 """Commands and Python of the documentation run as written, against the real service."""
 
-import argparse
 import contextlib
 import csv
 import functools
@@ -53,7 +52,10 @@ CORPUS = "".join(map(chr, range(32, 127))) + TEXT * 20
 # Appended to a training command of the pages, which then takes seconds.
 SHORT = ["--units=16", "--epochs=1", "--batch-size=4", "--validation=0.3", "--runs-dir=runs", "--models-dir=trained"]
 # Pages with the training commands of the models in use: `book` and `demo`, which carry state, and `reverse`.
-TRAININGS = {"docs/quickstart.md": "book", "docs/how-to/train.md": "ending"}
+TRAININGS = {
+    "docs/quickstart.md": "sostenuto train book.txt --units 256 ",
+    "docs/how-to/train.md": "sostenuto train book.txt --name ending ",
+}
 # Id of the key that a page revokes.
 KEY_ID = "82qz9i5j"
 
@@ -68,10 +70,10 @@ NOT_RUN = {
     "pip wheel ": "downloads 650 MB",
     "PIP_NO_INDEX=1 PIP_FIND_LINKS=$PWD/wheelhouse make run": "installs 2 GB, and serves until Ctrl-C",
     ".venv/bin/pip install ": "would change the tests' own environment",
-    ".venv/bin/python -m export train ": "takes minutes; `made` runs two, made short",
-    "cat *.txt | .venv/bin/python -m export train ": "takes minutes",
-    ".venv/bin/python -m export resume ": "takes the minutes that are left of a training run",
-    ".venv/bin/python -m export wrap lesson.h5 ": "takes half a minute; a .keras file is wrapped, from another page",
+    "sostenuto train ": "takes minutes; `made` runs two, made short",
+    "cat *.txt | sostenuto train ": "takes minutes",
+    "sostenuto resume ": "takes the minutes that are left of a training run",
+    "sostenuto import lesson.h5 ": "takes half a minute; a .keras file is imported, from another page",
     ".venv/bin/python -m benchmarks.": "takes minutes, and must be alone",
     "SOSTENUTO_KEYS_FILE=keys.json SOSTENUTO_HOST=0.0.0.0 make run": "opens a port to the network",
     "SOSTENUTO_PORTABLE=true make run": "serves until Ctrl-C",
@@ -80,7 +82,7 @@ NOT_RUN = {
     "sostenuto batch in.jsonl out.jsonl --ray": "a cluster; test_batch.py has one",
 }
 # Asks for confirmation at a terminal; it reads no pipe.
-ASKS = ".venv/bin/python -m export remove "
+ASKS = "sostenuto remove "
 # Input that a reader types into a program, where the page does not show it.
 TYPED = {"sostenuto write --file story.json": "Once upon a time\n\n", ASKS: "y\n"}
 
@@ -226,11 +228,11 @@ CLAIMS = {
     "sostenuto batch in.jsonl out.jsonl": every_line_is_answered,
     "sostenuto batch in.jsonl out.csv --format csv": every_choice_is_a_record,
     "sostenuto keys revoke ": it_is_revoked,
-    ".venv/bin/python -m export remove book:1": it_is_gone,
-    ".venv/bin/python -m export compare book demo --plot compare.png": it_is_plotted,
-    ".venv/bin/python -m export promote book:": it_is_among_what_is_shown,
-    ".venv/bin/python -m export rollback book": it_is_among_what_is_shown,
-    ".venv/bin/python -m export wrap lesson.keras ": it_is_among_what_is_shown,
+    "sostenuto remove book:1": it_is_gone,
+    "sostenuto compare book demo --plot compare.png": it_is_plotted,
+    "sostenuto promote book:": it_is_among_what_is_shown,
+    "sostenuto rollback book": it_is_among_what_is_shown,
+    "sostenuto import lesson.keras ": it_is_among_what_is_shown,
     "cat /usr/share/common-licenses/* > book.txt": it_can_be_trained_on,
     "jq -r '.choices[0].text' first.json again.json": it_is_generated_again,
     f"""{_HTTP}/v1/completions -d '{{"model": "demo",\n  "prompt": "HAMLET.\\n", "max_tokens": 100, "seed": 7}}'""": (
@@ -332,22 +334,21 @@ def _write_corpora(folder):
 def _trained_by_the_pages():
     """Return the model repository that the pages' training commands fill."""
     trainings = []
-    for page, name in TRAININGS.items():
+    for page, beginning in TRAININGS.items():
         lines = [line for block in blocks(page) for line in block.text.splitlines()]
-        trainings += [line for line in lines if f" train --corpus book.txt --name {name} " in line]
+        trainings += [line for line in lines if line.startswith(beginning)]
     assert len(trainings) == len(TRAININGS)
 
     def train(folder):
         """Train in this process, which has already imported TensorFlow."""
-        from export.cli import main
+        from tests.commands import main
 
         folder.mkdir(parents=True)
         _write_corpora(folder)
         with contextlib.chdir(folder), quick_to_load():
             for training in trainings:
-                program, *arguments = shlex.split(training, comments=True)
-                assert (program, arguments[:2]) == (".venv/bin/python", ["-m", "export"])
-                assert main(arguments[2:] + SHORT) == 0
+                _, *arguments = shlex.split(training, comments=True)
+                assert main(arguments + SHORT) == 0
 
     return built("documents", train, "".join(trainings)) / "trained"
 
@@ -512,22 +513,34 @@ def test_make_targets_of_commands_not_run_exist(text, tmp_path, surroundings):
     assert (code, bool(output)) == (0, True), errors
 
 
+PARSED = sorted({line for text in not_run("sostenuto ") for line in text.splitlines() if "sostenuto " in line})
+
+
+@pytest.mark.parametrize("text", PARSED)
+def test_commands_not_run_parse(text):
+    """The options are the command's, and the settings of a training run are consistent."""
+    from export.cli import program as exporter
+    from export.config import TrainConfig, load_config, recipe_path
+    from service import cli as service
+    from sostenuto._cli.program import program as client
+
+    words = shlex.split(text, comments=True)
+    name, *arguments = words[words.index("sostenuto") + 1 :]
+    commands = {**client.commands, **exporter.commands, "serve": service.serve, "keys": service.keys}
+    options = commands[name].make_context(name, arguments).params
+    if name == "train":
+        settings = {key: options[key] for key in TrainConfig.model_fields if options[key] is not None}
+        load_config(recipe_path(options["config"]), settings)
+
+
 @pytest.mark.parametrize("text", not_run(" -m "))
 def test_module_commands_not_run_parse(text, monkeypatch):
-    """The program's own parser accepts the options, and the settings of a training run are consistent."""
-    from export.cli import build_parser
-    from export.config import TrainConfig, load_config
+    """The program's own parser accepts the options."""
     from model_server.flags import parse
     from service.cli import program
 
-    def export(arguments):
-        options = vars(build_parser().parse_args(arguments))
-        if options["command"] == "train":
-            given = {name: options[name] for name in TrainConfig.model_fields if name in options}
-            load_config(options["config"], given)
-
     monkeypatch.chdir(ROOT)
-    parsers = {"export": export, "model_server": parse, "service": lambda words: parse_click(program, words)}
+    parsers = {"model_server": parse, "service": lambda words: parse_click(program, words)}
     words = shlex.split(text, comments=True)
     module, *arguments = words[words.index("-m") + 1 :]
     if module in parsers:
@@ -581,14 +594,16 @@ def test_make_targets_modules_and_options_in_prose_exist(page):
 @functools.cache
 def options():
     """Return every option of the programs that the pages name."""
-    from export.cli import build_parser
+    from export.cli import program as exporter
     from model_server.flags import _parser as build_flags
     from service.cli import keys
 
+    context = click.Context(keys)
     # Options generated from settings and flags are known only to the parsers; the others are literals in the sources.
-    made = {option for parser in (build_parser(), build_flags()) for option in _options_of(parser)}
-    commands = [keys.get_command(click.Context(keys), name) for name in keys.list_commands(click.Context(keys))]
-    made |= {option for command in commands for parameter in command.params for option in parameter.opts}
+    made = {option for action in build_flags()._actions for option in action.option_strings}
+    commands = [*exporter.commands.values(), *(keys.get_command(context, name) for name in keys.list_commands(context))]
+    parameters = [parameter for command in commands for parameter in command.params]
+    made |= {option for parameter in parameters for option in [*parameter.opts, *parameter.secondary_opts]}
     sources = [path for part in ("benchmarks", "client/src", "service") for path in (ROOT / part).rglob("*.py")]
     sources.append(ROOT / "tests/conftest.py")
     written = {option for path in sources for option in re.findall(r'["/](--[a-z][\w-]*)', path.read_text())}
@@ -599,14 +614,6 @@ def options():
         "--max-num-seqs",
     }  # docker compose's, kubectl's, llama.cpp's, vLLM's
     return made | written | others
-
-
-def _options_of(parser):
-    for action in parser._actions:
-        yield from action.option_strings
-        if isinstance(action, argparse._SubParsersAction):
-            for command in action.choices.values():
-                yield from _options_of(command)
 
 
 def test_the_traffic_split_of_the_pages_parses(tmp_path):

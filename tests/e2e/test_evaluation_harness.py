@@ -45,11 +45,11 @@ TASK = {
 def trained(tmp_path_factory):
     """A model that the exporter trained: directory, card and tokenizer."""
     from contract.card import load_assets
-    from export.cli import main
+    from tests.commands import main
 
     folder = tmp_path_factory.mktemp("harness")
     (folder / "corpus.txt").write_text(TEXT, encoding="utf-8")
-    arguments = ["--corpus", folder / "corpus.txt", "--name", "small", "--units", 24, "--embedding", 8]
+    arguments = [folder / "corpus.txt", "--name", "small", "--units", 24, "--embedding", 8]
     arguments += ["--epochs", 3, "--batch-size", 8, "--sequence-length", 32]
     arguments += ["--models-dir", folder / "models", "--runs-dir", folder / "runs"]
     assert main(["train", *map(str, arguments)]) == 0

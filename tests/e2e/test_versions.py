@@ -8,9 +8,9 @@ from collections import Counter
 
 import pytest
 
-from export.cli import main
 from export.repository.models_config import add_to_models_config
 from tests.built import built
+from tests.commands import main
 from tests.conftest import publish_model, publish_versions
 from tests.e2e.conftest import AMPLE
 from tests.servers import Gateway, ModelServer, server_kinds

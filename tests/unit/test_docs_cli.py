@@ -6,6 +6,7 @@ import re
 import click
 import pytest
 
+from export.cli import program as exporter
 from service import cli as service
 from sostenuto._cli.program import program
 from tests.unit.test_docs import site  # noqa: F401 - a fixture is used by its name
@@ -21,8 +22,13 @@ def commands_below(command, name):
             yield from commands_below(command.get_command(context, each), f"{name} {each}")
 
 
+EXPORTER = {
+    ("python -m export" if name == "tokenizer" else "sostenuto") + f" {name}": command
+    for name, command in exporter.commands.items()
+}
 COMMANDS = dict(
     [
+        *EXPORTER.items(),
         *commands_below(program, "sostenuto"),
         *(
             pair
@@ -42,4 +48,7 @@ def test_the_page_has_every_command_with_all_its_options(site, name):  # noqa: F
     options = {option for param in COMMANDS[name].params if isinstance(param, click.Option) for option in param.opts}
     prefix = "cmdoption-" + re.sub(r"\W+", "-", name)
     assert [option for option in options if f'id="{prefix}-{option.lstrip("-")}"' not in page] == []
-    assert f"{name} [OPTIONS]" in html.unescape(re.sub("<[^>]*>", "", page))
+    text = html.unescape(re.sub("<[^>]*>", "", page))
+    assert f"{name} [OPTIONS]" in text
+    # Also dashes and quotes.
+    assert (COMMANDS[name].epilog or "").replace("\b\n", "").strip() in text

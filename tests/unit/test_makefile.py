@@ -10,14 +10,14 @@ from tests.paths import ROOT
 @pytest.mark.parametrize(
     ("given", "options"),
     [
-        ([], "--if-empty"),
-        (["CORPUS=texts/book.txt"], '--if-new --corpus "texts/book.txt" --name "book" --documents none'),
-        (["CORPUS=book.txt", "NAME=mine"], '--if-new --corpus "book.txt" --name "mine" --documents none'),
-        (["CORPUS=docs"], '--if-new --corpus "docs" --name "docs" --documents file'),
-        (["CORPUS=pydoc-topics"], '--if-new --corpus "pydoc-topics" --name "pydoc-topics" --documents file'),
+        ([], "--config demo --if-empty"),
+        (["CORPUS=texts/book.txt"], '"texts/book.txt" --if-new --name "book" --documents none'),
+        (["CORPUS=book.txt", "NAME=mine"], '"book.txt" --if-new --name "mine" --documents none'),
+        (["CORPUS=docs"], '"docs" --if-new --name "docs" --documents file'),
+        (["CORPUS=pydoc-topics"], '"pydoc-topics" --if-new --name "pydoc-topics" --documents file'),
     ],
 )
 def test_make_run_trains_on_the_given_corpus(given, options):
     """A file is a running text, whose end is held out; files of a directory are documents."""
     done = subprocess.run(["make", "-n", "run", *given], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert f"-m export train --config export/recipes/demo.toml {options}\n" in done.stdout
+    assert f"-m export train {options}\n" in done.stdout

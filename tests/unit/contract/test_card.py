@@ -80,7 +80,7 @@ def test_a_version_of_another_format_is_rejected_with_the_export_command(found, 
         load_assets(folder)
     assert str(error.value) == (
         f"{folder}: exported in format {found}, but this release reads format 4; export it again with: "
-        f"python -m export publish runs/demo --models-dir {tmp_path / 'models'}"
+        f"sostenuto publish runs/demo --models-dir {tmp_path / 'models'}"
     )
 
 

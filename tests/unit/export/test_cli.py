@@ -1,4 +1,4 @@
-"""`python -m export train`, `resume` and `publish`: from a corpus to a published version; errors are one line."""
+"""`sostenuto train`, `resume` and `publish`: from a corpus to a published version; errors are one line."""
 
 import json
 import os
@@ -11,15 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from contract.card import GeneratorCard, load_assets
 from contract.tokenizer import CharacterTokenizer
-from export.cli import main
-from export.config import Group, TrainConfig
+from export.cli import program
+from export.config import DEFAULT_RECIPE, RECIPES, Group, TrainConfig, load_config
 from export.corpora import training_filter as training_filter_module
 from export.graphs.network import CELLS
 from export.training import workflow
 from export.training.trainer import Evaluation
+from tests.commands import main
 from tests.paths import ROOT
 from tests.unit.export.trainings import TEXT, NoSamples, scalars
 
@@ -59,7 +61,7 @@ def filters():
 
 def train(*options, corpus="book.txt"):
     """Train a small model."""
-    return main(["train", "--name", "m", "--corpus", corpus, *SMALL, *options])
+    return main(["train", "--name", "m", corpus, *SMALL, *options])
 
 
 def one_line(capsys):
@@ -70,71 +72,69 @@ def one_line(capsys):
     return err
 
 
-def test_help_lists_every_setting_without_importing_tensorflow():
-    """The import alone takes seconds."""
+def test_help_lists_every_setting_without_importing_tensorflow_or_numpy():
+    """TensorFlow's import alone takes seconds."""
     code = (
-        "import sys\nfrom export.cli import main\ntry:\n    main(['train', '--help'])\n"
-        "finally:\n    print('tensorflow' in sys.modules, 'keras' in sys.modules)"
+        "import sys\nfrom export.cli import program\ntry:\n    program(['train', '--help'])\n"
+        "finally:\n    print([name for name in ('tensorflow', 'keras', 'numpy', 'flask') if name in sys.modules])"
     )
     outcome = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert outcome.returncode == 0
-    assert outcome.stdout.endswith("False False\n")
-    settings = {f"--{name.replace('_', '-')}" for name in TrainConfig.model_fields}
+    assert outcome.stdout.endswith("[]\n")
+    settings = {f"--{name.replace('_', '-')}" for name in TrainConfig.model_fields if name != "corpus"}
     assert settings | {"--config", "--if-empty", "--models-dir"} <= set(
         re.findall(r"^  (--[a-z-]+)", outcome.stdout, re.M)
     )
 
 
-def test_help_groups_the_settings_and_shows_types_choices_and_defaults(capsys, monkeypatch):
+def test_help_groups_the_settings_and_shows_types_choices_and_defaults():
     """Every option of `train` but two is in a group."""
-    monkeypatch.setenv("COLUMNS", "200")
-    with pytest.raises(SystemExit):
-        main(["train", "--help"])
-    sections = dict(re.findall(r"^(\w[\w ]+):\n((?:  .*\n)+)", capsys.readouterr().out, re.M))
-    assert list(sections) == ["options", *Group, "examples"]
+    out = CliRunner().invoke(program, ["train", "--help"]).stdout
+    sections = dict(re.findall(r"^(\w[\w ]+):\n((?:  .*\n)+)", out, re.M))
+    assert list(sections) == ["Options", *map(str.capitalize, Group)]
     options = {group: re.findall(r"^  (?:-h, )?(--\S+)", text, re.M) for group, text in sections.items()}
-    assert options["options"] == ["--help", "--config"]
-    assert options["stopping"] == ["--epochs", "--max-minutes", "--patience"]
-    assert {"--name", "--models-dir", "--runs-dir"} <= set(options["output"])
+    assert options["Options"] == ["--config", "--help"]
+    assert options["Stopping"] == ["--epochs", "--max-minutes", "--patience"]
+    assert {"--name", "--models-dir", "--runs-dir"} <= set(options["Output"])
     lines = {group: " ".join(text.split()) for group, text in sections.items()}
-    assert re.search(r"--cell \{simple_rnn,lstm,gru\} [^-]*\(default: lstm\)", lines["model"])
-    assert re.search(r"--units INT [^-]*\(default: 256\)", lines["model"])
-    assert re.search(r"--learning-rate FLOAT [^-]*\(default: 0.004\)", lines["optimization"])
-    assert re.search(r"--name NAME [^-]*\(required\)", lines["output"])
+    assert re.search(r"--cell \[simple_rnn\|lstm\|gru\] [^-]*\[default: lstm\]", lines["Model"])
+    assert re.search(r"--units INTEGER [^-]*\[default: 256\]", lines["Model"])
+    assert re.search(r"--learning-rate FLOAT [^-]*\[default: 0.004\]", lines["Optimization"])
+    assert re.search(r"--tensorboard / --no-tensorboard [^-]*\[default: no\]", lines["Output"])
 
 
-def test_a_setting_without_a_default_value_describes_its_default():
-    """The help cannot show None."""
-    descriptions = [field.description for field in TrainConfig.model_fields.values() if field.default is None]
-    assert descriptions
-    assert [text for text in descriptions if "(default: " not in text] == []
+def test_the_help_describes_every_default():
+    """It cannot show None."""
+    out = " ".join(CliRunner().invoke(program, ["train", "--help"]).stdout.split())
+    assert out.count("[default: ") >= len(TrainConfig.model_fields)
+    assert "[default: None]" not in out
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "required: COMMAND"),
-        (["tarin"], "invalid choice: 'tarin'"),
-        (["train", "--nome", "x"], "unrecognized arguments: --nome x"),
-        (["train", "--units", "2.5"], "--units: invalid int value: '2.5'"),
-        (["train", "--unit", "8"], "unrecognized arguments: --unit 8"),
-        (["train", "--cell", "rnn"], "--cell: invalid choice: 'rnn' (choose from"),
-        (["tokenizer", "--token-unit", "byte"], "--token-unit: invalid choice: 'byte' (choose from"),
-        (["resume"], "required: RUN"),
+        ([], "Missing command"),
+        (["tarin"], "No such command 'tarin'"),
+        (["train", "--nome", "x"], "No such option '--nome'"),
+        (["train", "one.txt", "two.txt"], "unexpected extra argument (two.txt)"),
+        (["train", "--units", "2.5"], "'--units': '2.5' is not a valid integer"),
+        (["train", "--unit", "8"], "No such option '--unit'"),
+        (["train", "--cell", "rnn"], "'--cell': 'rnn' is not one of"),
+        (["tokenizer", "--token-unit", "byte"], "'--token-unit': 'byte' is not one of"),
+        (["resume"], "Missing argument 'RUN'"),
     ],
 )
-def test_a_usage_error_exits_with_2(capsys, arguments, message):
+def test_a_usage_error_exits_with_2(arguments, message):
     """The message names the argument."""
-    with pytest.raises(SystemExit) as end:
-        main(arguments)
-    assert end.value.code == 2
-    assert message in capsys.readouterr().err
+    outcome = CliRunner().invoke(program, arguments)
+    assert outcome.exit_code == 2
+    assert message in outcome.stderr
 
 
 def test_missing_and_invalid_settings_are_reported_together(capsys):
     """The corpus is not read, and TensorFlow not imported, before settings are valid."""
     assert main(["train", "--units", "0"]) == 1
-    assert "name is required (--name); corpus is required (--corpus); units: " in one_line(capsys)
+    assert "name is required (--name); corpus is required (CORPUS); units: " in one_line(capsys)
 
 
 def test_options_override_the_recipe(published, capsys):
@@ -145,6 +145,48 @@ def test_options_override_the_recipe(published, capsys):
     assert (config["units"], config["epochs"]) == (6, 1)
     assert "epoch 1: " in capsys.readouterr().out
     assert len(published) == 1
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """The settings of each training run, none of which takes place."""
+    configs = []
+    monkeypatch.setattr(workflow, "train", lambda config, *_: configs.append(config) or 0)
+    return configs
+
+
+def test_train_needs_only_a_corpus(trained):
+    """The model is named after the file, and trained for three minutes."""
+    assert main(["train", "book.txt"]) == 0
+    assert trained == [load_config(RECIPES[DEFAULT_RECIPE], {"name": "book", "corpus": "book.txt"})]
+    assert 2 < trained[0].max_minutes < 3
+
+
+def test_epochs_replace_the_time_limit_of_the_default_recipe_only(trained):
+    """A limit that was not asked for must not end the run before its last epoch."""
+    assert main(["train", "book.txt", "--epochs", "50"]) == 0
+    assert main(["train", "book.txt", "--epochs", "50", "--max-minutes", "9"]) == 0
+    assert main(["train", "book.txt", "--epochs", "50", "--config", "demo"]) == 0
+    assert [config.max_minutes for config in trained] == [None, 9, load_config(RECIPES["demo"], {}).max_minutes]
+    assert {config.epochs for config in trained} == {50}
+
+
+def test_a_recipe_is_found_by_its_name_or_its_path(trained, capsys):
+    """A file of one's own comes first; a name that is neither is an error."""
+    assert main(["train", "--config", "demo"]) == 0
+    Path("demo").write_text('name = "mine"\ncorpus = "book.txt"\n')
+    assert main(["train", "--config", "demo"]) == 0
+    assert [config.name for config in trained] == ["demo", "mine"]
+    assert main(["train", "--config", "dmeo"]) == 1
+    assert "dmeo: No such file" in one_line(capsys)
+
+
+def test_a_command_restores_the_signal_handlers(trained):
+    """In a notebook, Ctrl-C works after it as before."""
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    assert main(["train", "book.txt"]) == 0
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    assert trained
 
 
 def test_the_card_reports_the_epoch_whose_weights_are_published(monkeypatch, capsys):
@@ -326,7 +368,7 @@ def test_separated_documents_give_the_model_an_eos_token(published, capsys, docu
 
 
 def test_the_corpus_can_come_from_standard_input(published, monkeypatch):
-    """`cat *.txt | python -m export train --corpus -` works."""
+    """`cat *.txt | sostenuto train - --name NAME` works."""
     with Path("book.txt").open() as pipe:
         monkeypatch.setattr("sys.stdin", pipe)
         assert train("--epochs", "1", corpus="-") == 0
@@ -457,9 +499,7 @@ def test_a_diverged_training_can_publish_its_best_epoch(published, monkeypatch, 
     monkeypatch.setattr(workflow, "Trainer", Failing)
     assert train() == 1
     out, err = capsys.readouterr()
-    assert (
-        "stopped after 1 complete epoch(s)\npublish the best, epoch 1, with:  python -m export publish runs/m\n" in out
-    )
+    assert "stopped after 1 complete epoch(s)\npublish the best, epoch 1, with:  sostenuto publish runs/m\n" in out
     assert "resume" not in out
     assert err == "error: the loss is nan in epoch 2; lower --learning-rate (now 0.004) or --clip-norm (now 1.0)\n"
     assert main(["publish", "runs/m"]) == 0
@@ -491,7 +531,7 @@ def test_a_full_disk_while_publishing_keeps_the_run(monkeypatch, capsys):
     monkeypatch.setattr(workflow, "publish", full)
     assert train("--epochs", "1") == 1
     out, err = capsys.readouterr()
-    assert "publish the best, epoch 1, with:  python -m export publish runs/m\n" in out
+    assert "publish the best, epoch 1, with:  sostenuto publish runs/m\n" in out
     assert err == "error: [Errno 28] No space left on device: 'models/m'\n"
 
 
@@ -603,7 +643,7 @@ def test_a_run_without_a_complete_epoch_is_not_publishable(published, monkeypatc
 
     monkeypatch.setattr(workflow.Trainer, "run", stop)
     assert train("--models-dir", "my models") == 130
-    hint = "python -m export resume runs/m --models-dir 'my models'\n"
+    hint = "sostenuto resume runs/m --models-dir 'my models'\n"
     assert capsys.readouterr().out.endswith(f"stopped after 0 complete epoch(s)\nresume with:  {hint}")
     assert main(["publish", "runs/m", "--models-dir", "my models"]) == 1
     assert one_line(capsys) == f"error: runs/m: no epoch is complete yet; resume with: {hint}"
@@ -650,7 +690,7 @@ def test_a_character_that_the_terminal_cannot_encode_is_replaced(monkeypatch):
 
 def test_an_interrupted_training_can_be_published_and_resumed(published, capsys):
     """The exit code is 130, and the best checkpoint is kept; `resume` then trains the remaining epochs."""
-    command = [sys.executable, "-m", "export", "train", "--name", "m", "--corpus", "book.txt", *SMALL, "--epochs", "40"]
+    command = [sys.executable, "-m", "export", "train", "--name", "m", "book.txt", *SMALL, "--epochs", "40"]
     command.append("--tensorboard")
     environment = {"PYTHONPATH": str(ROOT), "PATH": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -665,7 +705,7 @@ def test_an_interrupted_training_can_be_published_and_resumed(published, capsys)
     assert err == "\nstopping after this step; press Ctrl-C again to stop at once\n"
     done = int(re.search(r"stopped after (\d+) complete epoch", out)[1])
     assert 2 <= done < 40
-    assert "with:  python -m export publish runs/m\nresume with:  python -m export resume runs/m\n" in out
+    assert "with:  sostenuto publish runs/m\nresume with:  sostenuto resume runs/m\n" in out
     assert not Path("models").exists()
 
     assert main(["publish", "runs/m"]) == 0
@@ -684,7 +724,7 @@ def test_an_interrupted_training_can_be_published_and_resumed(published, capsys)
 def test_a_corpus_below_min_characters_is_refused(published, capsys):
     """The message has the minimum, the size of the corpus, and the option that lowers the minimum."""
     Path("few.txt").write_text("abcab cabc")
-    assert main(["train", "--name", "m", "--corpus", "few.txt", "--validation", "0"]) == 1
+    assert main(["train", "--name", "m", "few.txt", "--validation", "0"]) == 1
     assert one_line(capsys) == (
         "error: corpus few.txt: at least 1,000 characters are needed, got 10; to train on it anyway, pass "
         "--min-characters 10\n"
@@ -707,7 +747,7 @@ def test_the_validation_split_samples_documents_of_the_whole_corpus(published, c
     assert set("ABCDEFGHIJKLMNOPQRSTUVWXYZ") <= set(tokenizer.tokens)
     assert (training.held_out, len(training.held_out_sha256)) == ("shuffled_documents", 64)
     assert "held out, documents sampled by seed 4\n" in capsys.readouterr().out
-    assert main(["tokenizer", "--corpus", "names.txt", "--documents", "lines", "--seed", "4"]) == 0
+    assert main(["tokenizer", "names.txt", "--documents", "lines", "--seed", "4"]) == 0
     assert f"a vocabulary of {len(tokenizer.tokens):,} tokens" in capsys.readouterr().out
 
 

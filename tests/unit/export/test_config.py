@@ -1,14 +1,10 @@
 """Training settings come from a TOML file and the command line; errors name field, limit and value."""
 
-from pathlib import Path
-
 import pytest
 
-import export
-from export.config import TrainConfig, load_config
+from export.config import RECIPES, TrainConfig, load_config
 from export.errors import ConfigError
 
-RECIPES = Path(export.__file__).parent / "recipes"
 NEEDED = {"name": "m", "corpus": "c.txt"}
 
 
@@ -26,15 +22,33 @@ def test_only_name_and_corpus_are_required():
     assert (config.name, config.corpus, config.token_unit, config.cell) == ("m", "c.txt", "character", "lstm")
 
 
+@pytest.mark.parametrize(
+    ("corpus", "name"),
+    [("texts/book.txt", "book"), ("texts/songs/", "songs"), ("shakespeare", "shakespeare"), ("a.b.txt", "a.b")],
+)
+def test_the_model_is_named_after_its_corpus(corpus, name, toml):
+    """A name in the file or on the command line comes first."""
+    assert load_config(None, {"corpus": corpus}).name == name
+    assert load_config(toml, {"corpus": corpus}).name == "m"
+
+
+@pytest.mark.parametrize(
+    ("corpus", "message"),
+    [("-", r"name is required \(--name\)"), ("my book.txt", "got 'my book'; choose another with --name")],
+)
+def test_a_corpus_that_names_no_model_asks_for_a_name(corpus, message):
+    """Standard input has none, and that of a file may have characters that a model's must not have."""
+    with pytest.raises(ConfigError, match=message):
+        load_config(None, {"corpus": corpus})
+
+
 def test_the_command_line_overrides_the_file(toml):
     """An option changes one setting of a recipe and keeps the others."""
     config = load_config(toml, {"units": 64})
     assert (config.units, config.epochs) == (64, 3)
 
 
-@pytest.mark.parametrize(
-    "path", sorted((Path(export.__file__).parent / "recipes").iterdir()), ids=lambda path: path.name
-)
+@pytest.mark.parametrize("path", RECIPES.values(), ids=lambda path: path.name)
 def test_every_recipe_is_valid_and_limits_its_minutes(path):
     """Only name and corpus are missing from a recipe that is shipped."""
     assert load_config(path, {"name": "m", "corpus": "c"}).max_minutes
@@ -81,7 +95,7 @@ def test_an_invalid_value_is_reported_with_field_limit_and_value(field):
 
 def test_all_errors_are_reported_together():
     """Three mistakes take one attempt to find."""
-    with pytest.raises(ConfigError, match=r"name is required \(--name\); corpus is required \(--corpus\); units: "):
+    with pytest.raises(ConfigError, match=r"name is required \(--name\); corpus is required \(CORPUS\); units: "):
         load_config(None, {"units": 0})
 
 

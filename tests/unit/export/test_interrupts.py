@@ -63,6 +63,19 @@ def test_a_signal_during_an_import_ends_the_process_at_once(number, raised, code
     assert (outcome.returncode, outcome.stdout, outcome.stderr) == (code, "", "")
 
 
+@SIGNALS
+def test_outside_a_command_a_signal_ends_the_program_at_once(number, raised, code):
+    """Without a traceback, as at exit, while TensorFlow's threads stop. Within a command it is raised."""
+    program = (
+        "import signal\nfrom export.interrupts import exit_on_signals, raised_interrupts\nexit_on_signals()\n"
+        f"with raised_interrupts():\n    try:\n        signal.raise_signal({int(number)})\n"
+        "    except KeyboardInterrupt as error:\n        print(type(error).__name__, flush=True)\n"
+        f"signal.raise_signal({int(number)})\nprint('still here')"
+    )
+    outcome = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (outcome.returncode, outcome.stdout, outcome.stderr) == (code, f"{raised.__name__}\n", "")
+
+
 def handles_sigterm(pid):
     """Return whether a process has a handler for SIGTERM."""
     status = Path(f"/proc/{pid}/status").read_text()
@@ -74,7 +87,7 @@ def test_sigterm_ends_a_command(prefix):
     """Also as process 1 of a container, where the kernel ignores signals without a handler."""
     if prefix and subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode:
         pytest.skip("no PID namespace can be made here")
-    command = [*prefix, sys.executable, "-m", "export", "tokenizer", "--corpus", "-"]
+    command = [*prefix, sys.executable, "-m", "export", "tokenizer", "-"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, cwd=ROOT, text=True, **pipes) as process:
         pid = until(lambda: children(process.pid))[0] if prefix else process.pid

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from contract.tokenizer import load_tokenizer
-from export.cli import main
 from export.config import load_config
 from export.corpora.corpus import read_corpus
 from export.errors import ConfigError
 from export.tokenizer_command import train_tokenizer
+from tests.commands import main
 from tests.paths import ROOT
 
 LINE = "the cat sat on the mat, and the dog ran.\n"
@@ -31,7 +31,7 @@ def folder(tmp_path, monkeypatch):
 
 def show(capsys, *options, corpus="book.txt"):
     """Run the command and return the lines that it prints."""
-    assert main(["tokenizer", "--corpus", corpus, *options]) == 0
+    assert main(["tokenizer", corpus, *options]) == 0
     return capsys.readouterr().out.splitlines()
 
 
@@ -47,8 +47,8 @@ def one_line(capsys, *options):
 def test_the_command_does_not_import_tensorflow(unit):
     """The import alone takes seconds."""
     code = (
-        "import sys\nfrom export.cli import main\n"
-        f"main(['tokenizer', '--corpus', 'book.txt', '--token-unit', '{unit}'])\n"
+        "import sys\nfrom export.cli import program\n"
+        f"program.main(['tokenizer', 'book.txt', '--token-unit', '{unit}'], standalone_mode=False)\n"
         "print('tensorflow' in sys.modules, 'keras' in sys.modules)"
     )
     env = {"PYTHONPATH": str(ROOT), "PATH": ""}
@@ -121,7 +121,7 @@ def test_the_text_may_come_from_standard_input(capsys, monkeypatch):
     pipe = types.SimpleNamespace(buffer=io.BytesIO(b"the dog\n"))
     monkeypatch.setattr("sys.stdin", pipe)
     assert "  'the' 'dog'" in show(capsys, "--token-unit", "word", "--text", "-")
-    assert "corpus and text are both -" in one_line(capsys, "--corpus", "-", "--text", "-")
+    assert "corpus and text are both -" in one_line(capsys, "-", "--text", "-")
 
 
 def test_without_a_validation_split_the_corpus_is_shown(capsys):
@@ -148,24 +148,24 @@ def test_the_saved_tokenizer_is_the_one_that_training_builds(capsys, unit, docum
 def test_settings_come_from_a_recipe(capsys):
     """The command line overrides it."""
     Path("r.toml").write_text('name = "m"\ncorpus = "none.txt"\ntoken_unit = "subword"\nvocab_size = 270\nunits = 6\n')
-    assert main(["tokenizer", "--config", "r.toml", "--corpus", "book.txt"]) == 0
+    assert main(["tokenizer", "--config", "r.toml", "book.txt"]) == 0
     assert capsys.readouterr().out.startswith("subword: a vocabulary of 270 tokens ")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "error: corpus is required (--corpus)"),
-        (["--corpus", "no.txt"], "corpus no.txt: No such file"),
-        (["--corpus", "book.txt", "--text", "no.txt"], "text no.txt: No such file"),
-        (["--corpus", "one.txt", "--token-unit", "exact_word"], "at least 2 different words are needed, got 1"),
-        (["--corpus", "one.txt"], "at least 2 different characters are needed, got 1"),
+        ([], "error: corpus is required (CORPUS)"),
+        (["no.txt"], "corpus no.txt: No such file"),
+        (["book.txt", "--text", "no.txt"], "text no.txt: No such file"),
+        (["one.txt", "--token-unit", "exact_word"], "at least 2 different words are needed, got 1"),
+        (["one.txt"], "at least 2 different characters are needed, got 1"),
         (
-            ["--corpus", "book.txt", "--token-unit", "subword", "--vocab-size", "100"],
+            ["book.txt", "--token-unit", "subword", "--vocab-size", "100"],
             "vocab_size must be at least 259 ",
         ),
         (
-            ["--corpus", "book.txt", "--token-unit", "exact_word", "--vocab-size", "10"],
+            ["book.txt", "--token-unit", "exact_word", "--vocab-size", "10"],
             "vocab_size must be at least 19 ",
         ),
     ],
@@ -178,7 +178,7 @@ def test_errors_are_one_line(capsys, options, message):
 
 def test_an_unwritable_output_file_is_an_error_after_the_counts(capsys):
     """The counts are not lost."""
-    assert main(["tokenizer", "--corpus", "book.txt", "--save", "no/t.json"]) == 1
+    assert main(["tokenizer", "book.txt", "--save", "no/t.json"]) == 1
     out, err = capsys.readouterr()
     assert out
     assert "No such file or directory: 'no/t.json'" in err

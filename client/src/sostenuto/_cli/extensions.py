@@ -15,7 +15,7 @@ INSTALL = "install the server: pip install sostenuto-server"
 # Of the server's distribution, by section of the help.
 SERVER_COMMANDS = {
     "Train": ("train", "import", "resume", "demo"),
-    "Manage models": ("publish", "list", "show", "compare", "promote", "rollback", "remove"),
+    "Manage models": ("publish", "list", "show", "compare", "verify", "promote", "rollback", "remove"),
     "Serve": ("serve", "keys", "doctor"),
 }
 _NAMES = {name for names in SERVER_COMMANDS.values() for name in names}

@@ -8,7 +8,8 @@ import yaml
 from prometheus_client import generate_latest
 
 from contract.signatures import MODELS_CONFIG
-from export.cli import build_parser
+from export.cli import train
+from export.config import RECIPES
 from service.commands.serve import AFTER_DRAIN_S, metrics_port
 from service.observability.metrics import Metrics
 from service.params import ModelVersion
@@ -216,12 +217,13 @@ def test_images_have_the_tested_versions(objects):
 
 def test_the_exporters_arguments_are_valid(objects):
     """Its recipe exists, and it publishes to the volume."""
-    options = build_parser().parse_args(main_container(objects, "exporter")["args"])
-    assert options.command == "train"
-    assert options.if_empty
-    assert (ROOT / options.config).is_file()
-    assert str(options.models_dir) == "/models"
-    assert str(options.runs_dir).startswith("/tmp/")
+    command, *arguments = main_container(objects, "exporter")["args"]
+    assert command == train.name
+    options = train.make_context(command, arguments).params
+    assert options["if_empty"]
+    assert options["config"] in RECIPES
+    assert str(options["models_dir"]) == "/models"
+    assert str(options["runs_dir"]).startswith("/tmp/")
 
 
 def test_the_autoscaler_uses_a_metric_that_gateways_export(objects):

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from export.cli import main
 from export.errors import RepositoryError
 from export.repository.versions import Repository
+from tests.commands import main
 from tests.paths import ROOT
 from tests.unit.export.repository.stored import store
 
@@ -47,7 +47,7 @@ def test_repository_commands_import_neither_tensorflow_nor_matplotlib(models_dir
     for name in ("m", "n"):
         store(models_dir, name)
     code = (
-        f"import sys\nfrom export.cli import main\nprint(main({command!r}))\n"
+        f"import sys\nfrom export.cli import program\nprint(program.main({command!r}, standalone_mode=False))\n"
         "print([name for name in ('tensorflow', 'keras', 'matplotlib') if name in sys.modules])"
     )
     env = {"PYTHONPATH": str(ROOT), "PATH": ""}
@@ -135,8 +135,7 @@ def test_a_damaged_models_config_makes_only_served_versions_unknown(models_dir, 
 def test_an_empty_repository_prints_the_command_that_trains_a_model(capsys):
     """The command has the directory of the option. As JSON, the list is empty."""
     assert told(capsys, "list", "--models-dir", "my models") == [
-        "my models has no model yet; train one with:  python -m export train --corpus book.txt --name book "
-        "--models-dir 'my models'"
+        "my models has no model yet; train one with:  sostenuto train book.txt --models-dir 'my models'"
     ]
     assert json.loads("\n".join(told(capsys, "list", "--json")))["versions"] == []
 

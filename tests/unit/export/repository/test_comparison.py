@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from contract.tokenizer import CharacterTokenizer, ExactWordTokenizer
-from export.cli import main
+from tests.commands import main
 from tests.unit.export.repository.stored import REPORT, store
 
 WORDS = ExactWordTokenizer.train(["one two three"] * 3)

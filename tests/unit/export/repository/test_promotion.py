@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from contract.labels import read_labels
-from export.cli import main
 from export.repository import removal
 from export.repository.models_config import add_to_models_config, read_entries
+from tests.commands import main
 from tests.faults import fill_disk
 from tests.unit.export.repository.stored import store
 

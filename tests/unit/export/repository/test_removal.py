@@ -7,11 +7,13 @@ import time
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from export.cli import main
+from export.cli import program
 from export.repository import removal
 from export.repository.models_config import add_to_models_config, read_entries
 from export.repository.numbering import LAST_REMOVED_FILE, next_version
+from tests.commands import main
 from tests.unit.export.repository.stored import store
 
 
@@ -291,15 +293,17 @@ def test_a_removed_name_can_be_published_again(models_dir):
 
 
 @pytest.mark.parametrize(
-    "option", ["--wait=-1", "--wait=inf", "--wait=x", "--server=host", "--server=:8500", "--server=host:0"]
+    "option",
+    ["--wait=-1", "--wait=inf", "--wait=nan", "--wait=x", "--server=host", "--server=:8500", "--server=host:0"],
 )
-def test_invalid_options_are_usage_errors(models_dir, capsys, option):
+def test_invalid_options_are_usage_errors(models_dir, option):
     """The exit code is 2, the message says what is needed, and nothing is removed."""
     store(models_dir)
-    with pytest.raises(SystemExit) as ended:
-        remove("m", "--yes", option)
-    assert ended.value.code == 2
-    assert "must be " in capsys.readouterr().err
+    outcome = CliRunner().invoke(program, ["remove", "m", "--yes", option])
+    assert outcome.exit_code == 2
+    name, _, value = option.partition("=")
+    assert f"Invalid value for '{name}': " in outcome.stderr
+    assert value in outcome.stderr
     assert versions(models_dir) == ["1"]
 
 

@@ -7,11 +7,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from click.testing import CliRunner
 
 from contract.card import TrainingFilterDescription
 from contract.signatures import SCORE
 from contract.tokenizer import CharacterTokenizer
-from export.cli import main
+from export.cli import program
 from export.corpora.corpus import Corpus
 from export.corpora.training_filter import build_training_filter
 from export.graphs.exportable import prepare, prepare_function
@@ -20,6 +21,7 @@ from export.repository import verification
 from export.repository.publishing import publish_exportable
 from export.repository.verification import FAILED, NOT_CHECKED, OK, Verification
 from export.repository.versions import Version
+from tests.commands import main
 from tests.conftest import TEXT
 from tests.unit.export.models import make_model
 
@@ -299,10 +301,11 @@ def test_a_damaged_version_does_not_stop_the_verification_of_others(version, wra
 
 
 @pytest.mark.parametrize("options", [[], ["m", "--all"]])
-def test_verify_takes_either_a_version_or_all(tmp_path, capsys, options):
-    """Neither and both are errors."""
-    assert main(["verify", *options, "--models-dir", str(tmp_path)]) == 1
-    assert "verify needs either VERSION or --all" in capsys.readouterr().err
+def test_verify_takes_either_a_version_or_all(tmp_path, options):
+    """Neither and both are usage errors."""
+    outcome = CliRunner().invoke(program, ["verify", *options, "--models-dir", str(tmp_path)])
+    assert outcome.exit_code == 2
+    assert "verify needs either VERSION or --all" in outcome.stderr
 
 
 def test_an_empty_repository_passes_the_verification(tmp_path, capsys):

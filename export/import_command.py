@@ -1,4 +1,4 @@
-"""`python -m export wrap`: publishes an imported model and its tokenizer as a version."""
+"""`sostenuto import`: publishes an imported model and its tokenizer as a version."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from export.repository.publishing import publish_exportable, require_name, requi
 from export.terminal import echo
 
 
-def wrap(
+def import_model(
     model: Path, tokenizer: Path, name: str, context_length: int | None, direction: Direction, models_dir: Path
 ) -> int:
     """Publish an imported model. Returns the exit code.

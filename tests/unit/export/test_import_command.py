@@ -1,4 +1,4 @@
-"""`python -m export wrap` publishes an imported model, or refuses it with a one-line error."""
+"""`sostenuto import` publishes an imported model, or refuses it with a one-line error."""
 
 import re
 from pathlib import Path
@@ -7,10 +7,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from click.testing import CliRunner
 from keras.src.legacy.preprocessing.text import Tokenizer
 
 from contract.card import load_assets
-from export.cli import main
+from export.cli import program
+from tests.commands import main
 
 LINES = ["The cat sat on the mat", "and the dog ran to the hill", "a cat and a dog"]
 
@@ -30,15 +32,15 @@ def folder(tmp_path, monkeypatch):
     return tokenizer, model
 
 
-def wrap(*options, model="lesson.keras", tokenizer="tokenizer.json"):
+def import_model(*options, model="lesson.keras", tokenizer="tokenizer.json"):
     """Run the command."""
-    return main(["wrap", model, "--tokenizer", tokenizer, "--name", "lesson", *options])
+    return main(["import", model, "--tokenizer", tokenizer, "--name", "lesson", *options])
 
 
 def test_a_keras_model_is_published_with_its_outputs_and_token_ids(folder, capsys):
     """The served logits of a padded window are those of the model; the tokenizer's ids are those of Keras."""
     theirs, model = folder
-    assert wrap() == 0
+    assert import_model() == 0
     card, tokenizer = load_assets(Path("models/lesson/1"))
     assert (card.context, card.cell, card.unit, card.training) == (5, "lstm", "word", None)
     line = "the dog sat on a unicorn"
@@ -59,7 +61,10 @@ def test_direction_window_and_models_dir_are_applied(capsys):
     layers = keras.layers
     model = keras.Sequential([layers.Input([None]), layers.Embedding(20, 8), layers.GRU(6), layers.Dense(20)])
     model.save("gru.keras")
-    assert wrap("--direction", "backward", "--models-dir", "other", "--context-length", "7", model="gru.keras") == 0
+    assert (
+        import_model("--direction", "backward", "--models-dir", "other", "--context-length", "7", model="gru.keras")
+        == 0
+    )
     card, _ = load_assets(Path("other/lesson/1"))
     assert (card.direction, card.context) == ("backward", 7)
     assert "7 of its outputs have no token and are never sampled" in capsys.readouterr().out
@@ -74,7 +79,7 @@ def test_a_tokenizer_larger_than_the_model_is_refused(capsys):
         ("few.keras", "the model has 11 outputs, too few for a tokenizer of 13 tokens"),
         ("rows.keras", "the embedding has 11 ids, too few for a tokenizer of 13 tokens"),
     ):
-        assert wrap(model=name) == 1
+        assert import_model(model=name) == 1
         assert message in capsys.readouterr().err
     assert not list(Path("models").glob("lesson/*"))
 
@@ -90,29 +95,30 @@ def test_a_tokenizer_larger_than_the_model_is_refused(capsys):
 )
 def test_a_missing_or_invalid_file_is_named_in_one_line(options, message, capsys):
     """The file may be the model's or the tokenizer's."""
-    assert wrap(**options) == 1
+    assert import_model(**options) == 1
     err = capsys.readouterr().err
     assert message in err
     assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize("window", ["0", "-3", "many"])
-def test_an_invalid_window_is_a_usage_error(window, capsys):
+def test_an_invalid_window_is_a_usage_error(window):
     """The exit code is 2, and the message names the option."""
-    with pytest.raises(SystemExit) as ended:
-        wrap("--context-length", window)
-    assert ended.value.code == 2
-    assert f"--context-length: must be a whole number, at least 1, got '{window}'" in capsys.readouterr().err
+    outcome = CliRunner().invoke(
+        program, ["import", "lesson.keras", "--tokenizer", "t.json", "--name", "lesson", "--context-length", window]
+    )
+    assert outcome.exit_code == 2
+    assert re.search(rf"Invalid value for '--context-length': '?{window}", outcome.stderr)
 
 
 def test_an_invalid_name_is_refused_before_any_file_is_read(capsys):
     """A name cannot lead out of the repository."""
-    assert main(["wrap", "none", "--tokenizer", "none", "--name", "../up"]) == 1
+    assert main(["import", "none", "--tokenizer", "none", "--name", "../up"]) == 1
     assert "name must be" in capsys.readouterr().err
 
 
 def test_a_savedmodel_that_writes_files_is_refused_and_not_run(tmp_path, capsys):
-    """Wrapping it writes no file, and nothing is published that a model server would run."""
+    """Importing it writes no file, and nothing is published that a model server would run."""
     module, file = tf.Module(), tmp_path / "written"
 
     def serve(ids):
@@ -121,7 +127,7 @@ def test_a_savedmodel_that_writes_files_is_refused_and_not_run(tmp_path, capsys)
 
     module.serve = tf.function(serve, input_signature=[tf.TensorSpec([None, 5], tf.int32)])
     tf.saved_model.save(module, "theirs", signatures=module.serve)
-    assert wrap(model="theirs") == 1
+    assert import_model(model="theirs") == 1
     assert "WriteFile" in capsys.readouterr().err
     assert not file.exists()
     assert not list(Path("models").glob("lesson/*"))
@@ -141,7 +147,7 @@ def test_a_keras_file_with_a_savedmodel_layer_is_refused(tmp_path, capsys):
     model = keras.Sequential([layers.Input([5], dtype="int32"), layers.TFSMLayer("theirs", call_endpoint="serve")])
     model.save("indirect.keras")
     file.unlink(missing_ok=True)
-    assert wrap(model="indirect.keras") == 1
+    assert import_model(model="indirect.keras") == 1
     assert re.match("error: indirect.keras: Keras cannot read it: .*TFSMLayer", capsys.readouterr().err)
     assert not file.exists()
 
@@ -150,5 +156,5 @@ def test_a_tokenizer_file_above_the_size_limit_is_refused(monkeypatch, capsys):
     """Parsed JSON takes many times its size in memory. The message has the limit and the size."""
     monkeypatch.setattr("export.imported_tokenizer.MAX_BYTES", 100)
     size = Path("tokenizer.json").stat().st_size
-    assert wrap() == 1
+    assert import_model() == 1
     assert f"a tokenizer file must have at most 100 bytes, got {size:,}" in capsys.readouterr().err

@@ -1,0 +1,67 @@
+"""The commands' class: groups of options in the help, one-line errors and exit codes."""
+
+import io
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from contract.errors import ContractError
+from export.errors import ExportError
+from export.interrupts import exit_code, raised_interrupts
+
+# The command itself reports a file that it cannot read.
+PATH = click.Path(path_type=Path, readable=False)
+
+
+class Command(click.Command):
+    """A command that returns its exit code.
+
+    An error is one line on standard error, with exit code 1. Ctrl-C exits with 130, SIGTERM with 143.
+    """
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command and exit with its code."""
+        for stream in (sys.stdout, sys.stderr):
+            # A sample may hold any character of the corpus. A terminal that cannot encode it must not end the training.
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")
+        try:
+            with raised_interrupts():
+                code = super().invoke(ctx)
+                sys.stdout.flush()
+        except BrokenPipeError:
+            # The reader, such as `head`, has closed the pipe; the program exits silently.
+            raise
+        except (ExportError, ContractError, OSError) as error:
+            click.echo(f"error: {error}", err=True)
+            code = 1
+        except KeyboardInterrupt as error:
+            code = exit_code(error)
+        ctx.exit(code)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options that belong to no group, then each group."""
+        groups: dict[str, list[tuple[str, str]]] = {"options": []}
+        for param in self.get_params(ctx):
+            if isinstance(param, click.Option) and (record := param.get_help_record(ctx)):
+                groups.setdefault(getattr(param, "group", "options"), []).append(record)
+        for title, records in groups.items():
+            with formatter.section(title.capitalize()):
+                formatter.write_dl(records)
+
+
+class GroupedOption(click.Option):
+    """An option in a group of the help, with a default that the help shows, but the option does not have."""
+
+    def __init__(
+        self, *declarations: Any, group: str = "options", shown_default: str | None = None, **attributes: Any
+    ) -> None:
+        super().__init__(*declarations, **attributes)
+        self.group, self.shown_default = group, shown_default
+
+    def get_help_extra(self, ctx: click.Context) -> Any:
+        """Return what the help adds in brackets."""
+        extra = super().get_help_extra(ctx)
+        return extra if self.shown_default is None else {**extra, "default": self.shown_default}
