@@ -10,6 +10,7 @@ import json
 import shutil
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,8 +21,11 @@ from export.errors import UnsupportedModel
 # The model config takes a few kilobytes per layer. Parsed JSON takes up to thirty times as much memory.
 MAX_CONFIG_BYTES = 8 << 20
 MAX_METADATA_BYTES = 64 << 10
+# Exceptions of a file that is damaged or no ZIP file.
+DAMAGED = (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, LookupError, ValueError, TypeError)
 # Limit of the unpacked size of a file: the larger of a number of bytes and a multiple of the file's size.
 FREE_BYTES, MAX_EXPANSION = 64 << 20, 16
+MAX_VOCABULARY_BYTES = 64 << 20
 _CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 
 
@@ -45,6 +49,32 @@ def read_metadata(path: Path) -> dict[str, Any]:
                 shutil.copyfileobj(weights, copy)
                 _require_datasets(copy, path, limit)
     return metadata
+
+
+def read_vocabularies(path: Path) -> tuple[Any, dict[str, bytes]]:
+    """Return the model config of a `.keras` file and the content of its vocabulary files, by their names.
+
+    Raises:
+        UnsupportedModel: the unpacked size exceeds a limit, or the file is damaged or not a `.keras` file.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            _require_size(path, "its members", sum(info.file_size for info in archive.infolist()), _limit(path))
+            names = [name for name in archive.namelist() if name.endswith("/vocabulary.txt")]
+            config = json.loads(_read(archive, _CONFIG, path, MAX_CONFIG_BYTES))
+            return config, {name: _read(archive, name, path, MAX_VOCABULARY_BYTES) for name in names}
+    except DAMAGED as error:
+        raise UnsupportedModel(f"{path}: not a .keras file, or a damaged one ({error})") from error
+
+
+def write_config(path: Path, config: Any, target: Path) -> None:
+    """Copy a `.keras` file, with another model config."""
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(target, "w") as copy:
+        for info in archive.infolist():
+            if info.filename != _CONFIG:
+                with archive.open(info) as member, copy.open(info.filename, "w", force_zip64=True) as copied:
+                    shutil.copyfileobj(member, copied)
+        copy.writestr(_CONFIG, json.dumps(config))
 
 
 def read_config(path: Path) -> tuple[str | None, str]:

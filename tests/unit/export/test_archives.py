@@ -9,8 +9,8 @@ import keras
 import numpy as np
 import pytest
 
+from export import archives
 from export.errors import UnsupportedModel
-from export.graphs import archives
 from export.graphs.imported_model import load_keras
 
 MIB = 1 << 20
