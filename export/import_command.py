@@ -22,8 +22,8 @@ def import_model(
     """Publish an imported model. Returns the exit code.
 
     The model is named after its file, unless a name is given. Without a tokenizer's file, the tokenizer is the model's
-    `TextVectorization` or `StringLookup` layer. `context_length` is the number of tokens that a sliding-window model sees; None if the model carries state or has a
-    fixed length.
+    `TextVectorization` or `StringLookup` layer. `context_length` is the number of tokens that a sliding-window model
+    sees; None if the model carries state or has a fixed length.
     """
     name = name or model.resolve().stem
     require_name(name)
