@@ -81,11 +81,14 @@ def read_layers(path: Path) -> tuple[Any, list[dict[str, Any]]]:
     """
     config, files = read_vocabularies(path)
     layers, counts = list(_find_layers(config)), Counter[str]()
+    own = [name for name in files if "/_lookup_layer/" not in name]
     for layer in layers:
         name = _DIRECTORIES[layer["class_name"]]
         number = f"_{counts[name]}" if counts[name] else ""
         counts[name] += 1
-        content = files.get(f"assets/layers/{name}{number}/vocabulary.txt")
+        # A layer in a nested model has another path.
+        default = files[own[0]] if len(own) == len(layers) == 1 else None
+        content = files.get(f"assets/layers/{name}{number}/vocabulary.txt", default)
         if layer["config"].get("vocabulary") is None and content is not None:
             layer["config"]["vocabulary"] = parse_lines(decode(content, str(path)))
     return config, layers

@@ -67,7 +67,7 @@ def read_imported(path: Path, window: int | None) -> ImportedModel:
 
 
 def _from_keras(path: Path, window: int | None) -> ImportedModel:
-    model = _from_token_ids(load_keras(path))
+    model = _from_token_ids(load_keras(path), path)
     _require_one_input_and_output(model, path)
     try:
         prepared = prepare(model, window)
@@ -93,15 +93,25 @@ def _from_keras(path: Path, window: int | None) -> ImportedModel:
     return ImportedModel(prepared, (*lines, _outputs_line(prepared)))
 
 
-def _from_token_ids(model: keras.Model) -> keras.Model:
+def _from_token_ids(model: keras.Model, path: Path) -> keras.Model:
     """Return a model without the layer that maps its input, text, to token ids: the gateway does that."""
     lookups = [layer for layer in model.layers if isinstance(layer, _LOOKUPS) and not getattr(layer, "invert", False)]
     if not lookups:
         return model
-    if isinstance(model, keras.Sequential):
-        length, rest = lookups[0].output.shape[1:], model.layers[model.layers.index(lookups[0]) + 1 :]
-        return keras.Sequential([keras.Input(length, dtype="int32"), *rest])
-    return keras.Model(lookups[0].output, model.output)
+    try:
+        if isinstance(model, keras.Sequential):
+            length, rest = lookups[0].output.shape[1:], model.layers[model.layers.index(lookups[0]) + 1 :]
+            inner = keras.Sequential([keras.Input(length, dtype="int32"), *rest])
+        else:
+            inner = keras.Model(lookups[0].output, model.output)
+    except (ValueError, AttributeError) as error:
+        kind, name = type(lookups[0]).__name__, lookups[0].name
+        raise UnsupportedModel(
+            f"{path}: {kind} {name!r} must be the first layer of a model that was built: {_summary_line(error)}"
+        ) from error
+    layers = [layer for layer in inner.layers if not isinstance(layer, keras.layers.InputLayer)]
+    # The usual end-to-end model is such a layer before the model that was trained.
+    return layers[0] if len(layers) == 1 and isinstance(layers[0], keras.Model) else inner
 
 
 def _why_no_state(model: keras.Model) -> str:

@@ -87,8 +87,8 @@ def test_a_tokenizer_larger_than_the_model_is_refused(capsys):
 TEXT = "To be, or not\nto be:\nthat is the question"
 
 
-@pytest.mark.parametrize("is_sequential", [True, False], ids=["sequential", "functional"])
-def test_a_model_with_its_vectorization_layer_needs_no_tokenizer(is_sequential, capsys):
+@pytest.mark.parametrize("kind", ["sequential", "functional", "end to end"])
+def test_a_model_with_its_vectorization_layer_needs_no_tokenizer(kind, capsys):
     """The served logits of the ids are those of the model for the text, a newline included."""
     layers = keras.layers
     vectorization = layers.TextVectorization(standardize="lower", split="character")
@@ -98,7 +98,10 @@ def test_a_model_with_its_vectorization_layer_needs_no_tokenizer(is_sequential, 
     outputs = text = keras.Input([1], dtype="string")
     for layer in (vectorization, *rest):
         outputs = layer(outputs)
-    model = keras.Sequential([text, vectorization, *rest]) if is_sequential else keras.Model(text, outputs)
+    model = keras.Model(text, outputs)
+    if kind != "functional":
+        inner = rest if kind == "sequential" else [keras.Sequential([keras.Input([None]), *rest])]
+        model = keras.Sequential([text, vectorization, *inner])
     model.save("whole.keras")
     assert main(["import", "whole.keras"]) == 0
     card, tokenizer = load_assets(Path("models/whole/1"))
@@ -108,6 +111,15 @@ def test_a_model_with_its_vectorization_layer_needs_no_tokenizer(is_sequential, 
     np.testing.assert_allclose(logits, model(tf.constant([[TEXT]])), atol=1e-5)
     assert f"whole.keras: character, {size} tokens, lower-cases A to Z\n" in capsys.readouterr().out
     assert main(["verify", "whole"]) == 0
+
+
+def test_a_vectorization_layer_that_is_not_the_first_is_refused(capsys):
+    """Here the text goes into two layers."""
+    layers, text = keras.layers, keras.Input([None], dtype="string")
+    first, second = (layers.StringLookup(vocabulary=["a", "b"], name=name)(text) for name in ("first", "second"))
+    keras.Model(text, layers.Dense(3)(layers.Embedding(3, 4)(first + second))).save("two.keras")
+    assert main(["import", "two.keras", "--tokenizer", "tokenizer.json"]) == 1
+    assert "two.keras: StringLookup 'first' must be the first layer of a model" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
