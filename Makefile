@@ -57,8 +57,7 @@ check: $(STAMPS)/dev  ## ruff, mypy, import-linter, spelling
 	@$(BIN)/lint-imports
 	@$(BIN)/codespell
 
-docs: $(STAMPS)/dev  ## generate docs/cli.md from the parsers, and build the documentation site in build/docs
-	@PYTHONPATH=client/src $(BIN)/python -m docs.cli_reference
+docs: $(STAMPS)/dev  ## build the documentation site in build/docs
 	@PYTHONPATH=client/src $(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -b html docs build/docs
 	@echo "build/docs/index.html"
 

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.batch`: throughput of `service.batch`, as a ratio to typical scripts with OpenAI's client.
+"""`python -m benchmarks.batch`: throughput of `sostenuto batch`, as a ratio to typical scripts with OpenAI's client.
 
 Each competitor is a process that completes the same file of requests. The time for a file of one line, its start-up
 time, is subtracted. They run in alternation, on the same cores as gateway and model server.
@@ -18,7 +18,7 @@ from benchmarks.fixture_model import BODY
 from benchmarks.report import Comparison, each_round, parse_rounds, print_heading, print_table, spread, write_results
 from benchmarks.servers import fixture_servers
 
-OURS, THREADS, TASKS = "service.batch", "ThreadPoolExecutor over OpenAI", "AsyncOpenAI with a semaphore"
+OURS, THREADS, TASKS = "sostenuto batch", "ThreadPoolExecutor over OpenAI", "AsyncOpenAI with a semaphore"
 # max_tokens of each request -> lines of the file: some seconds each.
 WORKLOADS = {1: 1500, 200: 400}
 CONCURRENCY = 64
@@ -63,7 +63,7 @@ def _run(name: str, source: Path, port: int, concurrency: int) -> tuple[int, flo
     """Return the number of lines, the wall time and the CPU time in seconds."""
     target, url = source.with_suffix(".out"), f"http://127.0.0.1:{port}"
     commands = {
-        OURS: ["service.batch", str(source), str(target), "--base-url", url, "--concurrency", str(concurrency)],
+        OURS: ["sostenuto", "batch", str(source), str(target), "--base-url", url, "--concurrency", str(concurrency)],
         THREADS: ["benchmarks.batch_baselines", "threads", str(source), str(target), str(concurrency)],
         TASKS: ["benchmarks.batch_baselines", "async", str(source), str(target), str(concurrency)],
     }
@@ -119,7 +119,7 @@ def main() -> None:
     started = time.time()
     results = measure(rounds)
     print_heading(f"model_server, concurrency {CONCURRENCY}", rounds)
-    speeds = ("lines/s of service.batch", "lines/s of the baseline", "ratio")
+    speeds = ("lines/s of sostenuto batch", "lines/s of the baseline", "ratio")
     rows = [
         [max_tokens, name, spread(lines.ours, ",.0f"), spread(lines.baseline, ",.0f"), lines.ratio(),
          spread(cpu.ours), spread(cpu.baseline)]

@@ -17,7 +17,14 @@ from contract.tokenizers import exact_words, subwords
 from contract.tokenizers.characters import EVERY_CHARACTER, CharacterTokenizer
 from contract.tokenizers.exact_words import ExactWordTokenizer
 from contract.tokenizers.imported import ImportedTokenizer, is_imported
-from contract.tokenizers.rules import KERAS_FILTERS, KERAS_RULES, LOWERCASE, WordRules
+from contract.tokenizers.rules import (
+    KERAS_FILTERS,
+    KERAS_RULES,
+    LOWERCASE,
+    Standardization,
+    WhitespaceRules,
+    WordRules,
+)
 from contract.tokenizers.subwords import SubwordTokenizer
 from contract.tokenizers.vocabulary import UNKNOWN, Detokenizer, SpecialIds, Tokenizer, padding_name
 from contract.tokenizers.words import WordTokenizer
@@ -30,8 +37,10 @@ __all__ = [
     "ExactWordTokenizer",
     "ImportedTokenizer",
     "SpecialIds",
+    "Standardization",
     "SubwordTokenizer",
     "Tokenizer",
+    "WhitespaceRules",
     "WordRules",
     "WordTokenizer",
     "load_tokenizer",
@@ -73,14 +82,23 @@ def _read(document: Any) -> Tokenizer:
 def _word_level(document: Any, tokens: list[str]) -> Tokenizer:
     """Build a character or word tokenizer, depending on the pre-tokenizer."""
     unknown, normalizer, rule = document["model"]["unk_token"], document["normalizer"], document["pre_tokenizer"]
-    if unknown == tokens[0]:
+    if unknown == tokens[0] == padding_name(tokens[1:]):
         unknown = None
-    if rule == EVERY_CHARACTER and normalizer in (None, LOWERCASE):
-        return CharacterTokenizer(tokens, unknown=unknown, lower=normalizer is not None)
-    rules = WordRules.read(normalizer, rule)
+    if rule == EVERY_CHARACTER:
+        return _characters(tokens, unknown, normalizer)
+    rules = WordRules.read(normalizer, rule) or WhitespaceRules.read(normalizer, rule)
     if rules is None:
         raise TokenizerError(_OTHER_RULE)
     return WordTokenizer(tokens, rules, unknown)
+
+
+def _characters(tokens: list[str], unknown: str | None, normalizer: Any) -> CharacterTokenizer:
+    if normalizer == LOWERCASE:
+        return CharacterTokenizer(tokens, unknown=unknown, lower=True)
+    standardization = Standardization.read(normalizer)
+    if standardization is None:
+        raise TokenizerError(_OTHER_RULE)
+    return CharacterTokenizer(tokens, unknown=unknown, standardization=standardization)
 
 
 def _byte_pairs(document: Any, tokens: list[str]) -> Tokenizer:

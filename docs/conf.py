@@ -1,7 +1,11 @@
 """How Sphinx makes these pages into a site: `make docs`, into build/docs."""
 
 import sys
+import textwrap
 from pathlib import Path
+
+import click
+from sphinx.application import Sphinx
 
 import sostenuto
 
@@ -10,7 +14,14 @@ sys.path.insert(0, str(Path(__file__).parent))  # for notebooks.py
 project = "Sostenuto"
 author = "Sostenuto"
 version = sostenuto.__version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton", "notebooks"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx_click",
+    "sphinx_copybutton",
+    "notebooks",
+]
 html_theme = "furo"
 html_title = "Sostenuto"
 html_static_path = ["_static"]
@@ -30,3 +41,15 @@ autodoc_typehints = "signature"
 napoleon_use_rtype = False
 napoleon_use_ivar = True
 napoleon_attr_annotations = False  # the docstrings give the types
+smartquotes_action = "qe"  # no dashes, which options begin with
+
+
+def _literally(_app: Sphinx, context: click.Context, lines: list[str]) -> None:
+    """Show the end of a command's help, which has examples, as it is."""
+    text = (context.command.epilog or "").replace("\b\n", "").strip()
+    lines[:] = ["::", "", *textwrap.indent(text, "   ").splitlines(), ""] if text else []
+
+
+def setup(app: Sphinx) -> None:
+    """Connect the hook of sphinx-click."""
+    app.connect("sphinx-click-process-epilog", _literally)

@@ -183,11 +183,19 @@ def publish(run: Path, models_dir: Path) -> int:
 @click.option(
     "--tokenizer",
     type=PATH,
-    required=True,
+    cls=GroupedOption,
+    shown_default="the layer in MODEL",
     metavar="FILE",
-    help="JSON of Keras's tokenizer.to_json(), or a tokenizer.json of Hugging Face's tokenizers.",
+    help="Vocabulary of a TextVectorization or StringLookup layer (.txt, .json, or a .keras file with the layer), JSON "
+    "of Keras's tokenizer.to_json(), or a tokenizer.json of Hugging Face's tokenizers.",
 )
-@click.option("--name", required=True, metavar="NAME", help="Name of the model in the repository.")
+@click.option(
+    "--name",
+    cls=GroupedOption,
+    shown_default="that of the file",
+    metavar="NAME",
+    help="Name of the model in the repository.",
+)
 @click.option(
     "--context-length",
     type=click.IntRange(min=1),

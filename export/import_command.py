@@ -3,6 +3,8 @@
 from pathlib import Path
 
 from contract.card import Direction
+from contract.errors import TokenizerError
+from contract.tokenizer import CharacterTokenizer, Standardization, Tokenizer, WhitespaceRules, WordTokenizer
 from export.graphs.imported_model import read_imported
 from export.imported_tokenizer import read_tokenizer
 from export.repository.publishing import publish_exportable, require_name, require_writable
@@ -10,17 +12,24 @@ from export.terminal import echo
 
 
 def import_model(
-    model: Path, tokenizer: Path, name: str, context_length: int | None, direction: Direction, models_dir: Path
+    model: Path,
+    tokenizer: Path | None,
+    name: str | None,
+    context_length: int | None,
+    direction: Direction,
+    models_dir: Path,
 ) -> int:
     """Publish an imported model. Returns the exit code.
 
-    `context_length` is the number of tokens that a sliding-window model sees; None if the model carries state or has a
-    fixed length.
+    The model is named after its file, unless a name is given. Without a tokenizer's file, the tokenizer is the model's
+    `TextVectorization` or `StringLookup` layer. `context_length` is the number of tokens that a sliding-window model
+    sees; None if the model carries state or has a fixed length.
     """
+    name = name or model.resolve().stem
     require_name(name)
     require_writable(models_dir / name)
-    imported_tokenizer = read_tokenizer(tokenizer)
-    echo(f"{tokenizer}: {imported_tokenizer.unit}, {len(imported_tokenizer.tokens):,} tokens")
+    imported_tokenizer = _read_inner(model) if tokenizer is None else read_tokenizer(tokenizer)
+    echo(f"{tokenizer or model}: {_describe(imported_tokenizer)}")
     imported = read_imported(model, context_length)
     for line in imported.lines:
         echo(line)
@@ -30,3 +39,21 @@ def import_model(
     version_dir = publish_exportable(imported.model, imported_tokenizer, name, models_dir, None, direction)
     echo(f"published {version_dir}")
     return 0
+
+
+def _read_inner(model: Path) -> Tokenizer:
+    """Read the tokenizer of the layer in a model."""
+    if model.suffix != ".keras":
+        raise TokenizerError(f"--tokenizer is missing: only a .keras file can have the tokenizer in it, got {model}")
+    return read_tokenizer(model)
+
+
+def _describe(tokenizer: Tokenizer) -> str:
+    """Describe a tokenizer; of a Keras layer's, also how text is standardized, which a vocabulary does not say."""
+    described = f"{tokenizer.unit}, {len(tokenizer.tokens):,} tokens"
+    rules = tokenizer.rules if isinstance(tokenizer, WordTokenizer) else tokenizer
+    if not isinstance(rules, CharacterTokenizer | WhitespaceRules) or rules.standardization == Standardization():
+        return described
+    lower, strip = rules.standardization.lower, rules.standardization.strip_punctuation
+    steps = [*(["lower-cases A to Z"] if lower else []), *(["drops punctuation"] if strip else [])]
+    return f"{described}, {' and '.join(steps)}"

@@ -1,6 +1,6 @@
-"""Imported tokenizers: Keras's JSON, Hugging Face's `tokenizer.json`, and this project's own.
+"""Imported tokenizers: vocabularies and JSON of Keras, Hugging Face's `tokenizer.json`, and this project's own.
 
-Knows file formats. Does not know the model of a tokenizer, and never unpickles.
+Pickles are refused.
 """
 
 import contextlib
@@ -25,23 +25,29 @@ from contract.tokenizer import (
     padding_name,
 )
 from export.corpora.encodings import decode
-from export.errors import NotText
+from export.errors import NotText, UnsupportedModel
+from export.layer_vocabularies import model_tokenizer, parse_lines, vocabulary_tokenizer
 
 # Twice the size of the largest vocabularies in use. Parsed JSON takes up to thirty times as much memory.
 MAX_BYTES = 64 << 20
+_ZIP = b"PK\x03\x04"
 _PICKLE_SUFFIXES = {".pickle", ".pkl"}
 # Pickle protocols from 2 on begin with this byte; in protocols 0 and 1 an object begins with its constructor's name.
 _PICKLE = re.compile(rb"\x80|c[\w.]+\n\w+\n")
 _UNPICKLE = "import pickle, sys; print(pickle.load(open(sys.argv[1], 'rb')).to_json())"
-_EXPECTED_FORMATS = "pass a file of Keras's Tokenizer.to_json() or of save() of Hugging Face's tokenizers"
+_EXPECTED_FORMATS = (
+    "pass a .txt file with the vocabulary of a layer of Keras, a .keras file with the layer, the JSON of Keras's "
+    "Tokenizer.to_json(), or a file of save() of Hugging Face's tokenizers"
+)
 
 
 def read_tokenizer(path: Path) -> Tokenizer:
     """Read an imported tokenizer and keep its token ids, which the model was trained with.
 
     Args:
-        path: Output of Keras's legacy `Tokenizer.to_json()`, plain or encoded once more as a JSON string; or a
-            `tokenizer.json` of Hugging Face's `tokenizers` or of this project.
+        path: Output of Keras's legacy `Tokenizer.to_json()`, plain or encoded once more as a JSON string; a
+            `tokenizer.json` of Hugging Face's `tokenizers` or of this project; the vocabulary of a `TextVectorization`
+            or `StringLookup` layer, as a `.txt` file of lines or as a JSON list; or a `.keras` file with the layer.
 
     Raises:
         TokenizerError: the file is missing, damaged, a pickle or of an unsupported format; the message names it.
@@ -53,7 +59,14 @@ def read_tokenizer(path: Path) -> Tokenizer:
 
 
 def _read(path: Path) -> Tokenizer:
-    document = _parse(path)
+    content = _content(path)
+    if content.startswith(_ZIP):
+        return _layer(path)
+    if path.suffix.lower() == ".txt":
+        return vocabulary_tokenizer(parse_lines(_decoded(content, path)))
+    document = _parse(content, path)
+    if isinstance(document, list):
+        return vocabulary_tokenizer(document)
     if document.get("class_name") == "Tokenizer":
         return _keras(document.get("config"))
     if "model" not in document:
@@ -67,7 +80,20 @@ def _read(path: Path) -> Tokenizer:
         raise TokenizerError(f"a tokenizer.json that is damaged ({type(error).__name__}: {error})") from error
 
 
-def _parse(path: Path) -> dict[str, Any]:
+def _layer(path: Path) -> Tokenizer:
+    try:
+        tokenizer = model_tokenizer(path)
+    except UnsupportedModel as error:
+        raise TokenizerError(str(error).removeprefix(f"{path}: ")) from error
+    if tokenizer is None:
+        raise TokenizerError(
+            "it has no TextVectorization or StringLookup layer; pass the tokenizer's file (--tokenizer)"
+        )
+    return tokenizer
+
+
+def _content(path: Path) -> bytes:
+    """Return the content of a file, unless it is too large or a pickle."""
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
@@ -83,15 +109,27 @@ def _parse(path: Path) -> dict[str, Any]:
             "this is a pickle, which can execute arbitrary code, so it is not loaded; convert it where it was written, "
             f"with: {command} > {target}"
         )
+    return content
+
+
+def _decoded(content: bytes, path: Path) -> str:
     try:
-        document = json.loads(decode(content, str(path)))
+        return decode(content, str(path))
+    except NotText as error:
+        raise TokenizerError(str(error)) from error
+
+
+def _parse(content: bytes, path: Path) -> dict[str, Any] | list[str]:
+    """Return a JSON object, or a list of strings."""
+    try:
+        document = json.loads(_decoded(content, path))
         if isinstance(document, str):
             # `json.dump(tokenizer.to_json(), file)` encodes the JSON twice.
             document = json.loads(document)
-    except NotText as error:
-        raise TokenizerError(str(error)) from error
     except (ValueError, RecursionError) as error:
         raise TokenizerError(f"this is not JSON ({error}); {_EXPECTED_FORMATS}") from error
+    if isinstance(document, list) and all(isinstance(term, str) for term in document):
+        return document
     if not isinstance(document, dict):
         raise TokenizerError(f"this JSON is not a tokenizer: {type(document).__name__}; {_EXPECTED_FORMATS}")
     return document
@@ -101,7 +139,7 @@ def _describe_unknown_format(document: dict[str, Any]) -> str:
     if "class_name" in document:
         return f"class_name must be 'Tokenizer', got {document['class_name']!r}"
     if document and all(type(value) is int for value in document.values()):
-        return f"this is only a vocabulary, without the rules of tokenization; {_EXPECTED_FORMATS}"
+        return f"this is only an index, without the rules of tokenization; {_EXPECTED_FORMATS}"
     return f"this JSON is not a tokenizer: it has neither class_name nor model; {_EXPECTED_FORMATS}"
 
 

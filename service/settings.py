@@ -122,7 +122,7 @@ class Settings(BaseSettings, Limits):
         "reference link to; unset: no link",
     )
     keys_file: Path | None = Field(
-        None, description="file of API keys, written by `python -m service keys add`; unset: no authentication"
+        None, description="file of API keys, written by `sostenuto keys add`; unset: no authentication"
     )
     state_key_file: Path | None = Field(
         None,
@@ -162,7 +162,7 @@ class Settings(BaseSettings, Limits):
     )
     portable: bool = Field(
         False,
-        description="whether the model server of `service up` is bit-exact across types of CPU, which is slower; "
+        description="whether the model server of `sostenuto serve` is bit-exact across types of CPU, which is slower; "
         "SOSTENUTO_PRECISION=auto is then float32",
     )
     max_chunk: int = Field(128, ge=1, le=128, description="maximum number of decode steps per call")
@@ -205,7 +205,7 @@ class Settings(BaseSettings, Limits):
 
 
 # Variables of other programs of the project.
-_OTHER_VARIABLES = {"ENV_FILE", "BASE_URL", "API_KEY"}
+_OTHER_VARIABLES = {"ENV_FILE", "BASE_URL", "API_KEY", "MODEL"}
 
 
 def unknown_settings() -> list[str]:

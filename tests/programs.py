@@ -1,4 +1,4 @@
-"""Programs that tests need and pip does not install."""
+"""Programs that tests need: those that pip does not install, and the commands of `sostenuto`."""
 
 import shutil
 
@@ -10,3 +10,16 @@ def program(name):
     if path is None:
         raise AssertionError(f"this test needs {name} on PATH; scripts/install-test-packages installs it")
     return path
+
+
+def write_entry_points(folder):
+    """Write the entry points of the server's commands, as its distribution has them, into a directory of sys.path."""
+    information = folder / "sostenuto_server-0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: sostenuto-server\nVersion: 0\n")
+    points = {name: f"service.cli:{name}" for name in ("serve", "keys", "demo", "doctor")}
+    for name in ("train", "resume", "publish", "show", "compare", "promote", "rollback", "remove", "verify"):
+        points[name] = f"export.cli:{name}"
+    points |= {"import": "export.cli:import_", "list": "export.cli:list_versions"}
+    lines = [f"{name} = {value}\n" for name, value in points.items()]
+    (information / "entry_points.txt").write_text(f"[sostenuto.commands]\n{''.join(lines)}")

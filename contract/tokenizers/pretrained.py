@@ -10,7 +10,7 @@ from contract.errors import TokenizerError
 from contract.tokenizers.characters import CharacterTokenizer
 from contract.tokenizers.huggingface import byte_pairs
 from contract.tokenizers.imported import ImportedTokenizer
-from contract.tokenizers.rules import LOWERCASE
+from contract.tokenizers.rules import LOWERCASE, WhitespaceRules, WordRules
 from contract.tokenizers.vocabulary import Tokenizer
 from contract.tokenizers.words import WordTokenizer
 
@@ -35,8 +35,8 @@ def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
     document: dict[str, Any] = json.loads(tokenizer.to_json())
     if isinstance(tokenizer, WordTokenizer):
         _require_words_of_the_library(tokenizer)
-        before = [_FINAL_SIGMA] if tokenizer.rules.lower else []
-        steps = [*before, *document["normalizer"]["normalizers"], _unknown_padding(tokenizer)]
+        before = [_FINAL_SIGMA] if isinstance(tokenizer.rules, WordRules) and tokenizer.rules.lower else []
+        steps = [*before, *(document["normalizer"] or {"normalizers": []})["normalizers"], *_unknown_padding(tokenizer)]
         document["normalizer"] = {"type": "Sequence", "normalizers": steps}
     elif isinstance(tokenizer, CharacterTokenizer):
         if tokenizer.unknown is None:
@@ -77,10 +77,14 @@ def _require_words_of_the_library(tokenizer: WordTokenizer) -> None:
         raise TokenizerError(f"it joins words by {tokenizer.rules.split!r}, and Hugging Face's library by spaces")
 
 
-def _unknown_padding(tokenizer: WordTokenizer) -> dict[str, Any]:
+def _unknown_padding(tokenizer: WordTokenizer) -> list[dict[str, Any]]:
     """Return the normalizer that replaces the word `<pad>`, which is unknown, by the unknown token."""
-    word = tokenizer.tokens[tokenizer.special.padding]
-    return {"type": "Replace", "pattern": {"Regex": f"(?<![^ ]){word}(?![^ ])"}, "content": tokenizer.unknown}
+    if tokenizer.special.padding == tokenizer.special.unknown:
+        return []
+    word, other = tokenizer.tokens[tokenizer.special.padding], "[^ ]"
+    if isinstance(tokenizer.rules, WhitespaceRules):
+        other = "[^ \\t\\n\\x0b\\x0c\\r]"
+    return [{"type": "Replace", "pattern": {"Regex": f"(?<!{other}){word}(?!{other})"}, "content": tokenizer.unknown}]
 
 
 def _with_textless(added_tokens: list[dict[str, Any]], tokenizer: ImportedTokenizer) -> list[dict[str, Any]]:

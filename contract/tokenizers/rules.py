@@ -1,19 +1,114 @@
-"""Word splitting by the options of Keras's legacy `Tokenizer`, and its Hugging Face `tokenizers` equivalent."""
+"""Standardization and word splitting by the options of Keras's layer `TextVectorization` and its legacy `Tokenizer`.
+
+With their equivalents in Hugging Face's `tokenizers` format.
+"""
 
 import re
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 # Keras's default `filters`: each of these characters separates words and is dropped.
 # https://github.com/keras-team/keras/blob/v3.15.0/keras/src/legacy/preprocessing/text.py
 KERAS_FILTERS = '!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~\t\n'
 
 LOWERCASE = {"type": "Lowercase"}
+# What TensorFlow's `tf.strings.split` splits at; Python's `str.split` also splits at Unicode's white space.
+_WHITE_SPACE = " \t\n\v\f\r"
 _ESCAPES = {character: "\\" + character for character in string.punctuation} | {"\t": "\\t", "\n": "\\n"}
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
+_WORD = re.compile(f"[^{_WHITE_SPACE}]+")
+
+
+@dataclass(frozen=True)
+class Standardization:
+    """The option `standardize` of Keras's `TextVectorization`. Characters outside ASCII are left as they are.
+
+    Attributes:
+        lower: Whether to lower-case the letters A to Z.
+        strip_punctuation: Whether to delete ASCII punctuation.
+    """
+
+    lower: bool = False
+    strip_punctuation: bool = False
+
+    def apply(self, text: str) -> str:
+        """Return the standardized text."""
+        return text.translate(self._table) if self._table else text
+
+    def sources(self, text: str) -> Sequence[int]:
+        """Return the offset in `text` of each character of `apply(text)`."""
+        if not self.strip_punctuation:
+            return range(len(text))
+        return [offset for offset, character in enumerate(text) if character not in string.punctuation]
+
+    @property
+    def normalizer(self) -> dict[str, Any] | None:
+        """The Hugging Face normalizer that does the same; None if there is nothing to do."""
+        pairs = zip(string.ascii_uppercase, string.ascii_lowercase, strict=True) if self.lower else ()
+        steps = [_replace({"String": upper}, lower) for upper, lower in pairs]
+        if self.strip_punctuation:
+            escaped = "".join(map(_ESCAPES.__getitem__, string.punctuation))
+            steps.append(_replace({"Regex": f"[{escaped}]"}, ""))
+        return {"type": "Sequence", "normalizers": steps} if steps else None
+
+    @classmethod
+    def read(cls, normalizer: Any) -> Self | None:
+        """Return the standardization with this normalizer; None if there is none."""
+        options = [cls(lower, strip) for lower in (False, True) for strip in (False, True)]
+        return next((each for each in options if each.normalizer == normalizer), None)
+
+    @cached_property
+    def _table(self) -> dict[int, str | None]:
+        pairs = zip(string.ascii_uppercase, string.ascii_lowercase, strict=True) if self.lower else ()
+        lowered: dict[int, str | None] = {ord(upper): lower for upper, lower in pairs}
+        return lowered | (dict.fromkeys(map(ord, string.punctuation)) if self.strip_punctuation else {})
+
+
+def _replace(pattern: dict[str, str], content: str) -> dict[str, Any]:
+    return {"type": "Replace", "pattern": pattern, "content": content}
+
+
+@dataclass(frozen=True)
+class WhitespaceRules:
+    """Words of Keras's `TextVectorization` with `split="whitespace"`, its default."""
+
+    standardization: Standardization = Standardization()
+
+    # Joins words.
+    split: ClassVar[str] = " "
+    pre_tokenizer: ClassVar[dict[str, Any]] = {
+        "type": "Split",
+        "pattern": {"Regex": "[ \\t\\n\\x0b\\x0c\\r]+"},
+        "behavior": "Removed",
+        "invert": False,
+    }
+
+    def words(self, text: str) -> list[str]:
+        """Return the words of a text, split as Keras does."""
+        return [match[0] for match in _WORD.finditer(self.standardization.apply(text))]
+
+    def offsets(self, text: str) -> list[int]:
+        """Return the offset of each word in `text`, in code points."""
+        sources = self.standardization.sources(text)
+        return [sources[match.start()] for match in _WORD.finditer(self.standardization.apply(text))]
+
+    def needs_none_beside(self, text: str, *, backward: bool) -> bool:
+        """Return whether a word can follow `text`, or precede it if `backward`, without a separator."""
+        return not text or text[0 if backward else -1] in _WHITE_SPACE
+
+    @property
+    def normalizer(self) -> dict[str, Any] | None:
+        """The Hugging Face normalizer that standardizes; None if there is nothing to do."""
+        return self.standardization.normalizer
+
+    @classmethod
+    def read(cls, normalizer: Any, pre_tokenizer: Any) -> Self | None:
+        """Return the rules with this normalizer and pre-tokenizer; None if there are none."""
+        standardization = Standardization.read(normalizer)
+        return cls(standardization) if standardization and pre_tokenizer == cls.pre_tokenizer else None
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ class SpecialIds:
 
     Attributes:
         padding: Pads sequences of unequal length; 0 in every vocabulary except imported Hugging Face ones.
-        unknown: Stands for out-of-vocabulary text; equals `padding` if there is no unknown token.
+        unknown: Stands for out-of-vocabulary text; equals `padding` if there is no unknown token, or no other padding.
         start: Prefilled when there is no prompt; falls back to `end` or `padding` where there is no start token.
         end: Ends a document, and with it the sequence; None for a corpus that is one running text. In a vocabulary that
             was trained here it is also `start`: the end of one document is the start of the next.
@@ -135,10 +135,11 @@ def padding_name(tokens: Iterable[str]) -> str:
     return name
 
 
-def _special_ids(tokens: Sequence[str], unknown: str | None) -> SpecialIds:
+def _special_ids(tokens: Sequence[str], unknown: str | None, *, needs_padding: bool) -> SpecialIds:
     """Return the special ids of a vocabulary, found by token name."""
     index = {token: i for i, token in enumerate(tokens)}
     padded = bool(tokens) and tokens[0] == padding_name(tokens[1:])
+    padded = padded or (not needs_padding and tokens[:1] == (unknown,))
     if not padded or (unknown is not None and unknown not in index):
         raise TokenizerError(f"a vocabulary needs {PADDING} = 0 and {unknown or 'words'}; got {tokens[:4]} …")
     end = index.get(END)
@@ -151,9 +152,11 @@ class Vocabulary:
 
     Attributes:
         unknown: Token for out-of-vocabulary text; None if that is dropped.
+        needs_padding: Whether id 0 must be padding. Else it may be the unknown token, as in Keras's `StringLookup`.
     """
 
     unit: str
+    needs_padding = True
     unknown: str | None
 
     def __init__(self, tokens: Sequence[str]) -> None:
@@ -163,7 +166,7 @@ class Vocabulary:
             TokenizerError: duplicate token, or a special token is missing.
         """
         self.tokens = tuple(tokens)
-        self.special = _special_ids(self.tokens, self.unknown)
+        self.special = _special_ids(self.tokens, self.unknown, needs_padding=self.needs_padding)
         self._ids = {token: i for i, token in enumerate(self.tokens)}
         if len(self._ids) != len(self.tokens):
             duplicate = next(token for token, count in Counter(self.tokens).items() if count > 1)

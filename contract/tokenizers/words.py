@@ -1,4 +1,4 @@
-"""Word tokenizer with the rules of Keras's legacy `Tokenizer`: by default lower case, without punctuation.
+"""Word tokenizer with the rules of Keras's legacy `Tokenizer`, by default lower case, or of its layer.
 
 Implemented here, not with Hugging Face's library: Keras lower-cases by context ("ΟΔΟΣ" becomes "οδος"), the library
 does not.
@@ -9,23 +9,27 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
 from contract.errors import TokenizerError
-from contract.tokenizers.rules import KERAS_RULES, WordRules
+from contract.tokenizers.rules import KERAS_RULES, WhitespaceRules, WordRules
 from contract.tokenizers.vocabulary import END, PADDING, START, Detokenizer, UnbufferedDetokenizer, Vocabulary
 
 UNKNOWN_WORD = "<OOV>"
 
 
 class WordTokenizer(Vocabulary):
-    """A word tokenizer with the rules of Keras's legacy `Tokenizer`.
+    """A word tokenizer with the rules of Keras's legacy `Tokenizer`, or, if imported, of its `TextVectorization`.
 
     `train` assigns word ids from 2 by descending frequency, then by first occurrence; 0 is padding and 1 is the unknown
     word. The start or end token follows the last word, so every word has the id that Keras gives it.
     """
 
     unit = "word"
+    needs_padding = False
 
     def __init__(
-        self, tokens: Sequence[str], rules: WordRules = KERAS_RULES, unknown: str | None = UNKNOWN_WORD
+        self,
+        tokens: Sequence[str],
+        rules: WordRules | WhitespaceRules = KERAS_RULES,
+        unknown: str | None = UNKNOWN_WORD,
     ) -> None:
         """Index a vocabulary, padding first; words outside it are the unknown token, or dropped; see `Vocabulary`."""
         self.rules, self.unknown = rules, unknown

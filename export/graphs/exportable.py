@@ -112,7 +112,7 @@ def _prepare_stateful(model: keras.Model, network: Network) -> Exportable:
     whole = rebuild_unfixed(model) if needs_rebuild(model) else model
     nodes = without_softmax(read_graph(whole))
     top_layer = nodes[nodes[-1].inputs[0]].layer
-    top = None if is_shared(top_layer, nodes) else model_up_to(whole, lambda: top_layer.output)
+    top = None if is_shared(top_layer, nodes) else model_up_to(whole, lambda: keras.tree.flatten(top_layer.output)[0])
 
     def outputs(token_ids: np.ndarray) -> np.ndarray:
         return np.asarray(whole(as_input(token_ids, whole), training=False))

@@ -8,8 +8,6 @@ import re
 import shutil
 import tempfile
 import warnings
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,17 +17,19 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from export.archives import DAMAGED, read_config, read_metadata, write_config
 from export.errors import NotFinite, UnknownCode, UnsupportedModel
-from export.graphs.archives import read_config, read_metadata
 from export.graphs.exportable import Exportable, fixed_length, prepare, prepare_function
 from export.graphs.network import read_network
 from export.graphs.operations import require_harmless
 from export.graphs.rebuild import all_layers
+from export.layer_vocabularies import read_layers
 
 _HDF5, _ZIP = b"\x89HDF", b"PK"
 _SAVED_MODEL = "saved_model.pb"
 # Options in Keras 2 files that Keras 3 rejects. These values are the defaults and have no effect.
 _REMOVED_OPTIONS = {"time_major": False, "input_length": None}
+_LOOKUPS = (keras.layers.TextVectorization, keras.layers.StringLookup)
 # The slope of `hard_sigmoid` is 0.2 in Keras 2 and 1/6 in Keras 3: gate inputs are scaled by the ratio.
 _HARD_SIGMOID = 0.2 * 6
 # Which columns of LSTM's (i, f, c, o) and GRU's (z, r, h) weights are gates.
@@ -67,7 +67,7 @@ def read_imported(path: Path, window: int | None) -> ImportedModel:
 
 
 def _from_keras(path: Path, window: int | None) -> ImportedModel:
-    model = load_keras(path)
+    model = _from_token_ids(load_keras(path), path)
     _require_one_input_and_output(model, path)
     try:
         prepared = prepare(model, window)
@@ -91,6 +91,27 @@ def _from_keras(path: Path, window: int | None) -> ImportedModel:
         why = "as --context-length requests" if window is not None else _why_no_state(model)
         lines.append(f"it is a sliding-window model of {prepared.facts.context} tokens, padded on the left: {why}")
     return ImportedModel(prepared, (*lines, _outputs_line(prepared)))
+
+
+def _from_token_ids(model: keras.Model, path: Path) -> keras.Model:
+    """Return a model without the layer that maps its input, text, to token ids: the gateway does that."""
+    lookups = [layer for layer in model.layers if isinstance(layer, _LOOKUPS) and not getattr(layer, "invert", False)]
+    if not lookups:
+        return model
+    try:
+        if isinstance(model, keras.Sequential):
+            length, rest = lookups[0].output.shape[1:], model.layers[model.layers.index(lookups[0]) + 1 :]
+            inner = keras.Sequential([keras.Input(length, dtype="int32"), *rest])
+        else:
+            inner = keras.Model(lookups[0].output, model.output)
+    except (ValueError, AttributeError) as error:
+        kind, name = type(lookups[0]).__name__, lookups[0].name
+        raise UnsupportedModel(
+            f"{path}: {kind} {name!r} must be the first layer of a model that was built: {_summary_line(error)}"
+        ) from error
+    layers = [layer for layer in inner.layers if not isinstance(layer, keras.layers.InputLayer)]
+    # The usual end-to-end model is such a layer before the model that was trained.
+    return layers[0] if len(layers) == 1 and isinstance(layers[0], keras.Model) else inner
 
 
 def _why_no_state(model: keras.Model) -> str:
@@ -148,7 +169,7 @@ def load_keras(path: Path) -> keras.Model:
         with warnings.catch_warnings():
             # Warnings about Keras 2 arguments that have no effect here.
             warnings.simplefilter("ignore")
-            return _load_h5(path) if start.startswith(_HDF5) else keras.models.load_model(path, compile=False)
+            return _load_h5(path) if start.startswith(_HDF5) else _load_keras_3(path)
     except UnsupportedModel:
         raise
     except Exception as error:
@@ -160,13 +181,14 @@ def _explained(path: Path, message: str) -> UnsupportedModel:
     if unknown:
         name = unknown[1] or unknown[2]
         return UnknownCode(
-            f"{path}: layer class {name!r} is not one of Keras's; where the class is defined, write a SavedModel with "
-            f"model.export('directory'), and wrap that directory"
+            f"{path}: layer class {name!r} is not one of Keras's; where the class is defined, save a functional model "
+            f"of its layers, which carries its state, or write a SavedModel with model.export('directory'), and import "
+            f"that directory"
         )
     if "lambda" in message.lower() and "unsafe" in message.lower():
         return UnknownCode(
             f"{path}: a Lambda layer has Python code, which is not run; if you trust it, write a SavedModel with "
-            "model.export('directory'), and wrap that directory"
+            "model.export('directory'), and import that directory"
         )
     return UnsupportedModel(f"{path}: Keras cannot read it: " + message.strip().partition("\n")[0][:200])
 
@@ -175,13 +197,24 @@ def _require_keras_3(path: Path) -> None:
     """Reject `.keras` files of Keras 2, which store weights differently, and files whose unpacked size is too large."""
     try:
         version = read_metadata(path)["keras_version"]
-    except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, LookupError, ValueError, TypeError) as error:
+    except DAMAGED as error:
         raise UnsupportedModel(f"{path}: not a .keras file, or a damaged one ({error})") from error
     if str(version).startswith("2."):
         raise UnsupportedModel(
             f"{path}: written by Keras {version}, whose .keras files Keras {keras.__version__} cannot read; there, "
             f"save the model as .h5"
         )
+
+
+def _load_keras_3(path: Path) -> keras.Model:
+    """Load a file, with vocabularies moved into the config: Keras misreads a vocabulary file with a newline as term."""
+    config, layers = read_layers(path)
+    if not layers:
+        return keras.models.load_model(path, compile=False)
+    with tempfile.TemporaryDirectory() as directory:
+        copy = Path(directory) / "model.keras"
+        write_config(path, config, copy)
+        return keras.models.load_model(copy, compile=False)
 
 
 def _load_h5(path: Path) -> keras.Model:
@@ -267,7 +300,9 @@ def _load_serving_default(path: Path) -> tuple[Any, Any]:
         loaded = tf.saved_model.load(str(path))
         return loaded, loaded.signatures["serving_default"]
     except KeyError:
-        raise UnsupportedModel(f"{path}: it has no signature serving_default") from None
+        raise UnsupportedModel(
+            f"{path}: it has no signature serving_default; model.export('directory') writes one"
+        ) from None
     except (OSError, ValueError, tf.errors.OpError) as error:
         raise UnsupportedModel(f"{path}: TensorFlow cannot read it: {str(error).partition(chr(10))[0]}") from error
 

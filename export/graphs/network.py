@@ -226,9 +226,9 @@ def _read(node: Node) -> Operation:
 
 
 def _read_recurrent(layer: Any) -> Recurrent:
-    for option in ("go_backwards", "return_state"):
-        if getattr(layer, option):
-            raise UnsupportedModel(f"layer {layer.name!r}: {option} must be False, got True")
+    # With `return_state`, a layer has further outputs; `read_graph` refuses a model that uses them.
+    if layer.go_backwards:
+        raise UnsupportedModel(f"layer {layer.name!r}: go_backwards must be False, got True")
     cell, bias = NAMES[type(layer)], layer.cell.bias
     reset_after = cell != "gru" or bool(layer.reset_after)
     width = layer.cell.kernel.shape[1]

@@ -51,7 +51,7 @@ def choose_precision(ref: ModelVersion, card: GeneratorCard, wanted: Mapping[str
         log.info("%s: float32, as bfloat16 costs %.4f nats per token", what, difference)
     elif card.units < MIN_UNITS:
         log.info("%s: float32, as it has %d units, fewer than %d", what, card.units, MIN_UNITS)
-    elif not has_fast_bfloat16(_cpuinfo()):
+    elif not has_fast_bfloat16(read_cpuinfo()):
         log.info("%s: float32, as the CPU of this machine has no fast instructions for bfloat16", what)
     else:
         log.info("%s: bfloat16, as the CPU of this machine has fast instructions for it", what)
@@ -72,7 +72,7 @@ def has_fast_bfloat16(cpuinfo: str) -> bool:
     return "amx_bf16" in flags or ("avx512_bf16" in flags and fields.get("vendor_id") == ["AuthenticAMD"])
 
 
-def _cpuinfo() -> str:
+def read_cpuinfo() -> str:
     """Return the content of /proc/cpuinfo; nothing where there is none."""
     try:
         return read_file(_CPUINFO).decode(errors="replace")

@@ -1,13 +1,15 @@
-"""`python -m service keys`: create, list and revoke API keys. `service.access.keys` knows the file."""
+"""`sostenuto keys`: create, list and revoke API keys. `service.access.keys` knows the file."""
 
-import argparse
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import click
 
 from service.access.keys import (
     ID_PATTERN,
@@ -19,8 +21,11 @@ from service.access.keys import (
     read_keys,
     revoke_keys,
 )
+from service.commands.errors import WRONG_USAGE, fail, valid_settings
 
 SETTING = "SOSTENUTO_KEYS_FILE"
+T = TypeVar("T")
+Command = TypeVar("Command", bound=Callable[..., Any])
 _UNITS = {"d": "days", "h": "hours"}
 
 
@@ -28,62 +33,29 @@ class _OutputError(Exception):
     """The output could not be written to standard output."""
 
 
-def add_parser(commands: Any) -> None:
-    """Add `keys` to the subcommands of a parser, as its `add_subparsers` returned them."""
-    description = "create, list and revoke API keys"
-    keys = commands.add_parser("keys", help=description, description=description)
-    actions = keys.add_subparsers(dest="action", required=True, metavar="ACTION")
-    add = actions.add_parser("add", help="create a key and print it: KEY=$(python -m service keys add --tenant NAME)")
-    add.add_argument("--tenant", type=_tenant, required=True, metavar="NAME", help="tenant that the key belongs to")
-    add.add_argument(
-        "--expires",
-        type=_expiry,
-        metavar="WHEN",
-        help="expiry: 30d, 12h, 2027-01-31 (00:00 UTC) or 2027-01-31T12:00:00Z (default: never)",
-    )
-    for name, field in KeyLimits.model_fields.items():
-        option, description = "--" + name.replace("_", "-"), f"{field.description} (default: the server's limit)"
-        add.add_argument(option, type=_count, metavar="N", help=description)
-    revoke = actions.add_parser("revoke", help="revoke keys; takes effect within a second")
-    revoke.add_argument("ids", nargs="+", type=_key_id, metavar="ID", help="id of a key, as `list` shows it")
-    show = actions.add_parser("list", help="list all keys, without secrets")
-    show.add_argument("--json", action="store_true", help="print JSON")
-    for action in (add, revoke, show):
-        action.add_argument("--file", type=Path, metavar="FILE", help=f"key file (default: {SETTING})")
-
-
-def run(options: argparse.Namespace, keys_file: Path | None) -> int:
-    """Run the command on the file of its options, or else of the setting.
-
-    Returns 0; 1 if the file cannot be read or changed, or a key does not exist; 2 if no file is named.
-    """
-    path = options.file or keys_file
-    if path is None:
-        print(f"error: no key file: use --file FILE or set {SETTING}", file=sys.stderr)
-        return 2
+@contextmanager
+def _errors_in_one_line() -> Iterator[None]:
     try:
-        if options.action == "add":
-            _add(path, options)
-        elif options.action == "revoke":
-            revoke_keys(path, options.ids)
-        else:
-            _list(read_keys(path), as_json=options.json)
+        yield
     except (KeyFileError, _OutputError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+        fail(str(error))
 
 
-def _add(path: Path, options: argparse.Namespace) -> None:
-    limits = KeyLimits(**{name: getattr(options, name) for name in KeyLimits.model_fields})
-    key, presented = add_key(path, options.tenant, options.expires, limits)
+def _key_file(path: Path | None) -> Path:
+    """Return the file of the option, or else of the setting."""
+    path = path or valid_settings().keys_file
+    return path or fail(f"no key file: use --file FILE or set {SETTING}", WRONG_USAGE)
+
+
+def _add(path: Path, tenant: str, expires: datetime | None, limits: KeyLimits) -> None:
+    key, presented = add_key(path, tenant, expires, limits)
     try:
         _print(presented)
     except _OutputError as error:
         revoke_keys(path, [key.id])
         raise _OutputError(f"{error}; the key is revoked") from error
-    expires = "never expires" if key.expires is None else f"expires {_format_time(key.expires)}"
-    print(f"shown once; {path} stores only its hash: id {key.id}, tenant {key.tenant}, {expires}", file=sys.stderr)
+    expiry = "never expires" if key.expires is None else f"expires {_format_time(key.expires)}"
+    print(f"shown once; {path} stores only its hash: id {key.id}, tenant {key.tenant}, {expiry}", file=sys.stderr)
 
 
 def _list(keys: Sequence[Key], *, as_json: bool) -> None:
@@ -137,22 +109,20 @@ def _format_time(moment: datetime | None) -> str:
 
 def _tenant(text: str) -> str:
     if not re.fullmatch(TENANT_PATTERN, text):
-        raise argparse.ArgumentTypeError(
-            f"must be up to 64 letters, digits or . _ @ -, a letter or digit first, got {text!r}"
-        )
+        raise click.BadParameter(f"must be up to 64 letters, digits or . _ @ -, a letter or digit first, got {text!r}")
     return text
 
 
 def _count(text: str) -> int:
     if not re.fullmatch("0*[1-9][0-9]{0,14}", text):
-        raise argparse.ArgumentTypeError(f"must be a positive integer, got {text!r}")
+        raise click.BadParameter(f"must be a positive integer, got {text!r}")
     return int(text)
 
 
 def _key_id(text: str) -> str:
     if not re.fullmatch(ID_PATTERN, text):
         # Without the value, which may be a whole key.
-        raise argparse.ArgumentTypeError("must be the 8 characters between the dashes of ost-<id>-<secret>")
+        raise click.BadParameter("must be the 8 characters between the dashes of ost-<id>-<secret>")
     return text
 
 
@@ -161,11 +131,9 @@ def _expiry(text: str) -> datetime:
     try:
         expires = _parse_time(text, now)
     except (ValueError, OverflowError):
-        raise argparse.ArgumentTypeError(
-            f"must be like 30d, 12h, 2027-01-31 or 2027-01-31T12:00:00Z, got {text!r}"
-        ) from None
+        raise click.BadParameter(f"must be like 30d, 12h, 2027-01-31 or 2027-01-31T12:00:00Z, got {text!r}") from None
     if expires <= now:
-        raise argparse.ArgumentTypeError(f"must be in the future, got {_format_time(expires)}")
+        raise click.BadParameter(f"must be in the future, got {_format_time(expires)}")
     return expires
 
 
@@ -184,3 +152,64 @@ def _parse_time(text: str, now: datetime) -> datetime:
     if moment.tzinfo is None:
         raise ValueError("no zone")
     return moment.astimezone(UTC).replace(microsecond=0)
+
+
+def _parsed_by(parse: Callable[[str], T]) -> Callable[[click.Context, click.Parameter, Any], Any]:
+    """Return the callback of a parameter: it parses its value, or each of its values."""
+
+    def callback(_context: click.Context, _parameter: click.Parameter, value: Any) -> Any:
+        return [parse(each) for each in value] if isinstance(value, tuple) else value if value is None else parse(value)
+
+    return callback
+
+
+_file_option = click.option(
+    "--file", "path", type=click.Path(path_type=Path), metavar="FILE", help=f"Key file.  [default: {SETTING}]"
+)
+
+
+def _limit_options(command: Command) -> Command:
+    for name, field in reversed(KeyLimits.model_fields.items()):
+        help_text = f"Limit of {field.description}.  [default: the server's limit]"
+        option = click.option("--" + name.replace("_", "-"), callback=_parsed_by(_count), metavar="N", help=help_text)
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.option(
+    "--tenant", required=True, callback=_parsed_by(_tenant), metavar="NAME", help="Tenant that the key belongs to."
+)
+@click.option(
+    "--expires",
+    callback=_parsed_by(_expiry),
+    metavar="WHEN",
+    help="Expiry: 30d, 12h, 2027-01-31 (00:00 UTC) or 2027-01-31T12:00:00Z.  [default: never]",
+)
+@_limit_options
+@_file_option
+def add(path: Path | None, tenant: str, expires: datetime | None, **limits: int | None) -> None:
+    """Create a key and print it; it is not shown again."""
+    with _errors_in_one_line():
+        _add(_key_file(path), tenant, expires, KeyLimits(**limits))
+
+
+@click.command()
+@click.argument("ids", nargs=-1, required=True, callback=_parsed_by(_key_id), metavar="ID...")
+@_file_option
+def revoke(path: Path | None, ids: list[str]) -> None:
+    """Revoke the keys with these ids, as `list` shows them; takes effect within a second."""
+    with _errors_in_one_line():
+        revoke_keys(_key_file(path), ids)
+
+
+@click.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@_file_option
+def show(path: Path | None, as_json: bool) -> None:
+    """List all keys, without secrets."""
+    with _errors_in_one_line():
+        _list(read_keys(_key_file(path)), as_json=as_json)
+
+
+COMMANDS = {command.name: command for command in (add, revoke, show) if command.name}

@@ -146,8 +146,8 @@ def serve(settings: Settings) -> int:
     log.info("metrics at http://%s:%d/metrics", settings.metrics_host, metrics_socket.getsockname()[1])
     if settings.keys_file is None and not is_loopback(settings.host):
         log.warning(
-            "NO API KEYS: anyone who can connect to %s:%d can use this server; set SOSTENUTO_KEYS_FILE (python -m "
-            "service keys add), or put an authenticating proxy in front",
+            "NO API KEYS: anyone who can connect to %s:%d can use this server; set SOSTENUTO_KEYS_FILE (sostenuto "
+            "keys add), or put an authenticating proxy in front",
             settings.host,
             port,
         )

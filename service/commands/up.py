@@ -128,7 +128,7 @@ class Service:
     def _start(self) -> None:
         settings, started = self._settings, time.monotonic()
         if "backends" in settings.model_fields_set:
-            instead = "python -m service serve uses these backends"
+            instead = "`sostenuto serve` uses these backends"
             _print(f"SOSTENUTO_BACKENDS is ignored: up starts its own model server; {instead}")
         port = _require_free(settings.host, settings.port)
         backend_port = _require_free("127.0.0.1", 0)
@@ -173,8 +173,9 @@ class Service:
     ) -> Child:
         """Start a process, which inherits `fd`; `prepare` is called in it before `exec`."""
         process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
-            env={**os.environ, **variables},
+            # Without the current directory, which may have a file of such a name.
+            [sys.executable, "-P", "-m", module, *arguments],
+            env={**os.environ, "PYTHONPATH": python_path(), **variables},
             # Ctrl-C reaches every process of the terminal's group; only this one should handle it.
             start_new_session=True,
             preexec_fn=prepare,  # noqa: PLW1509 - there are no threads here
@@ -226,6 +227,11 @@ class Service:
                 child.kill()
                 return
             time.sleep(POLL_S)
+
+
+def python_path() -> str:
+    """Return PYTHONPATH with the directory of this project's packages first."""
+    return os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
 
 
 def _require_free(host: str, port: int) -> int:

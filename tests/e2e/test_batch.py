@@ -42,11 +42,11 @@ def source(tmp_path_factory):
 
 
 class Batch(Process):
-    """`python -m service.batch` on a gateway; killed at the end of the `with` block."""
+    """`sostenuto batch` on a gateway; killed at the end of the `with` block."""
 
     def __init__(self, source, out, gateway, *options, **variables):
         self.out = Path(out)
-        command = [sys.executable, "-m", "service.batch", str(source), str(out), *options]
+        command = [sys.executable, "-m", "sostenuto", "batch", str(source), str(out), *options]
         variables = {"SOSTENUTO_BASE_URL": f"http://127.0.0.1:{gateway.port}", "PYTHONPATH": PYTHONPATH, **variables}
         super().__init__(command, self.out.with_suffix(".log"), **variables)
 
@@ -294,7 +294,7 @@ def test_two_batches_cannot_write_the_same_output_file(gateway, source, tmp_path
         batch.wait_for_lines(1)
         # Stopped, it is still running when the second one has started.
         batch.process.send_signal(signal.SIGSTOP)
-        command = [sys.executable, "-m", "service.batch", str(source), str(tmp_path / "out.jsonl")]
+        command = [sys.executable, "-m", "sostenuto", "batch", str(source), str(tmp_path / "out.jsonl")]
         variables = {**os.environ, "PYTHONPATH": PYTHONPATH}
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=240, check=False, cwd=ROOT, env=variables

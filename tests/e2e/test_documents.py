@@ -1,6 +1,5 @@
 """Commands and Python of the documentation run as written, against the real service."""
 
-import argparse
 import contextlib
 import csv
 import functools
@@ -20,6 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+import click
 import pytest
 from pydantic import ValidationError
 
@@ -28,7 +28,7 @@ from tests.built import built
 from tests.conftest import TEXT, quick_to_load
 from tests.documents import SHELL, blocks, documents, fits, spans
 from tests.paths import ROOT
-from tests.programs import program
+from tests.programs import program, write_entry_points
 from tests.servers import Gateway, ModelServer
 from tests.terminals import environment
 
@@ -46,15 +46,6 @@ PAGES = ["README.md", "SECURITY.md", "client/README.md", *(page for page in _FOU
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 COMMANDS = [command for block in BLOCKS if block.language in SHELL for command in block.commands()]
 ADDRESS = "http://127.0.0.1:8000"
-# The program with the commands of both distributions; an installation finds those of the server by entry points.
-PROGRAM = """
-from export.cli import program as exporter
-from sostenuto._cli.program import program
-
-for name, command in exporter.commands.items():
-    program.commands.setdefault(name, command)
-program(prog_name="sostenuto")
-"""
 PATIENCE_S = 120
 # Every character of the pages' prompts, and a vocabulary larger than the token ids that the pages use.
 CORPUS = "".join(map(chr, range(32, 127))) + TEXT * 20
@@ -70,7 +61,6 @@ KEY_ID = "82qz9i5j"
 
 # Commands that are not run, by their beginning, and the reason.
 NOT_RUN = {
-    "make run": "trains for three minutes, and serves until Ctrl-C",
     "make test": "is what runs this",
     "docker compose up": "needs Docker; tests/compose has it",
     "docker run ": "needs Docker, and an image that could not be had",
@@ -78,8 +68,9 @@ NOT_RUN = {
     "pip install ": "would change the tests' own environment",
     "pip wheel ": "downloads 650 MB",
     "PIP_NO_INDEX=1 PIP_FIND_LINKS=$PWD/wheelhouse make run": "installs 2 GB, and serves until Ctrl-C",
-    ".venv/bin/pip install ": "would change the tests' own environment",
     "sostenuto train ": "takes minutes; `made` runs two, made short",
+    "sostenuto serve": "serves until Ctrl-C",
+    "sostenuto demo": "trains for three minutes, and serves until Ctrl-C",
     "cat *.txt | sostenuto train ": "takes minutes",
     "sostenuto resume ": "takes the minutes that are left of a training run",
     "sostenuto import lesson.h5 ": "takes half a minute; a .keras file is imported, from another page",
@@ -87,8 +78,8 @@ NOT_RUN = {
     "SOSTENUTO_KEYS_FILE=keys.json SOSTENUTO_HOST=0.0.0.0 make run": "opens a port to the network",
     "SOSTENUTO_PORTABLE=true make run": "serves until Ctrl-C",
     ".venv/bin/python -m model_server --host=10.0.0.1 ": "another machine's address",
-    "SOSTENUTO_STATE_KEY_FILE=.sostenuto-state-key ": "other machines' addresses",
-    ".venv/bin/python -m service.batch in.jsonl out.jsonl --ray": "a cluster; test_batch.py has one",
+    "SOSTENUTO_STATE_KEY_FILE=.sostenuto-state-key sostenuto serve ": "other machines' addresses",
+    "sostenuto batch in.jsonl out.jsonl --ray": "a cluster; test_batch.py has one",
 }
 # Asks for confirmation at a terminal; it reads no pipe.
 ASKS = "sostenuto remove "
@@ -234,9 +225,9 @@ CLAIMS = {
     "sostenuto generate --state story.state ": halves_are_a_whole,
     r"sostenuto generate $'HAMLET.\n' --json | jq .usage": it_is_a_number,
     r"sostenuto write $'ROMEO.\n' --file scene.json ": there_are_two_texts,
-    ".venv/bin/python -m service.batch in.jsonl out.jsonl": every_line_is_answered,
-    ".venv/bin/python -m service.batch in.jsonl out.csv --format csv": every_choice_is_a_record,
-    ".venv/bin/python -m service keys revoke ": it_is_revoked,
+    "sostenuto batch in.jsonl out.jsonl": every_line_is_answered,
+    "sostenuto batch in.jsonl out.csv --format csv": every_choice_is_a_record,
+    "sostenuto keys revoke ": it_is_revoked,
     "sostenuto remove book:1": it_is_gone,
     "sostenuto compare book demo --plot compare.png": it_is_plotted,
     "sostenuto promote book:": it_is_among_what_is_shown,
@@ -267,13 +258,13 @@ def surroundings(tmp_path_factory):
     for name in ("curl", "jq"):
         program(name)
     folder = tmp_path_factory.mktemp("programs")
-    (folder / "program.py").write_text(PROGRAM)
-    _write_program(folder / "sostenuto", folder / "program.py")
+    _write_program(folder / "sostenuto", "-m sostenuto")
+    write_entry_points(folder)
     (folder / ".curlrc").write_text("fail-with-body\nsilent\n")
     return environment(
         PATH=f"{folder}:{os.environ['PATH']}",
         CURL_HOME=str(folder),
-        PYTHONPATH=f"{ROOT}:{ROOT / 'client/src'}",
+        PYTHONPATH=f"{folder}:{ROOT}:{ROOT / 'client/src'}",
         PYTHONWARNINGS="default",
     )
 
@@ -522,18 +513,21 @@ def test_make_targets_of_commands_not_run_exist(text, tmp_path, surroundings):
     assert (code, bool(output)) == (0, True), errors
 
 
-EXPORTS = sorted({line for text in not_run("sostenuto ") for line in text.splitlines() if "sostenuto " in line})
+PARSED = sorted({line for text in not_run("sostenuto ") for line in text.splitlines() if "sostenuto " in line})
 
 
-@pytest.mark.parametrize("text", EXPORTS)
+@pytest.mark.parametrize("text", PARSED)
 def test_commands_not_run_parse(text):
     """The options are the command's, and the settings of a training run are consistent."""
-    from export.cli import program
+    from export.cli import program as exporter
     from export.config import TrainConfig, load_config, recipe_path
+    from service import cli as service
+    from sostenuto._cli.program import program as client
 
     words = shlex.split(text, comments=True)
     name, *arguments = words[words.index("sostenuto") + 1 :]
-    options = program.commands[name].make_context(name, arguments).params
+    commands = {**client.commands, **exporter.commands, "serve": service.serve, "demo": service.demo}
+    options = commands[name].make_context(name, arguments).params
     if name == "train":
         settings = {key: options[key] for key in TrainConfig.model_fields if options[key] is not None}
         load_config(recipe_path(options["config"]), settings)
@@ -543,17 +537,24 @@ def test_commands_not_run_parse(text):
 def test_module_commands_not_run_parse(text, monkeypatch):
     """The program's own parser accepts the options."""
     from model_server.flags import parse
-    from service.__main__ import _parser
-    from service.batch.__main__ import _options
+    from service.cli import program
 
     monkeypatch.chdir(ROOT)
-    parsers = {"model_server": parse, "service": _parser().parse_args, "service.batch": _options}
+    parsers = {"model_server": parse, "service": lambda words: parse_click(program, words)}
     words = shlex.split(text, comments=True)
     module, *arguments = words[words.index("-m") + 1 :]
     if module in parsers:
         parsers[module](arguments)
     else:
         assert (is_module(module), arguments) == (True, [])
+
+
+def parse_click(command, arguments):
+    """Parse the arguments of a command and of its subcommand; an invalid one raises click's error."""
+    context = command.make_context(command.name, list(arguments))
+    while isinstance(command, click.Group):
+        name, command, rest = command.resolve_command(context, [*context._protected_args, *context.args])
+        context = command.make_context(name, rest, parent=context)
 
 
 def is_module(name):
@@ -567,9 +568,10 @@ INSTALLS = {text for command in COMMANDS if " install " in (text := f"{command.t
 
 @pytest.mark.parametrize("text", sorted(INSTALLS))
 def test_install_commands_name_existing_files_and_extras(text):
-    """The argument is a directory or a requirements file of the repository, perhaps with an extra."""
+    """The argument is a distribution, a directory or a requirements file of the repository, perhaps with an extra."""
     *_, place = shlex.split(text)
     name, _, extra = place.rstrip("]").partition("[")
+    name = {"sostenuto": "client", "sostenuto-server": "."}.get(name, name)
     assert (ROOT / name).exists()
     project = tomllib.loads((ROOT / name / "pyproject.toml").read_text()) if extra else {}
     assert not extra or extra in project["project"]["optional-dependencies"]
@@ -592,16 +594,16 @@ def test_make_targets_modules_and_options_in_prose_exist(page):
 @functools.cache
 def options():
     """Return every option of the programs that the pages name."""
-    from export.cli import program
+    from export.cli import program as exporter
     from model_server.flags import _parser as build_flags
-    from service.__main__ import _parser as build_service
+    from service.cli import keys
 
+    context = click.Context(keys)
     # Options generated from settings and flags are known only to the parsers; the others are literals in the sources.
-    made = {option for parser in (build_flags(), build_service()) for option in _options_of(parser)}
-    made |= {name for command in program.commands.values() for option in command.params for name in option.opts}
-    made |= {
-        name for command in program.commands.values() for option in command.params for name in option.secondary_opts
-    }
+    made = {option for action in build_flags()._actions for option in action.option_strings}
+    commands = [*exporter.commands.values(), *(keys.get_command(context, name) for name in keys.list_commands(context))]
+    parameters = [parameter for command in commands for parameter in command.params]
+    made |= {option for parameter in parameters for option in [*parameter.opts, *parameter.secondary_opts]}
     sources = [path for part in ("benchmarks", "client/src", "service") for path in (ROOT / part).rglob("*.py")]
     sources.append(ROOT / "tests/conftest.py")
     written = {option for path in sources for option in re.findall(r'["/](--[a-z][\w-]*)', path.read_text())}
@@ -612,14 +614,6 @@ def options():
         "--max-num-seqs",
     }  # docker compose's, kubectl's, llama.cpp's, vLLM's
     return made | written | others
-
-
-def _options_of(parser):
-    for action in parser._actions:
-        yield from action.option_strings
-        if isinstance(action, argparse._SubParsersAction):
-            for command in action.choices.values():
-                yield from _options_of(command)
 
 
 def test_the_traffic_split_of_the_pages_parses(tmp_path):

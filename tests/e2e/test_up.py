@@ -1,4 +1,4 @@
-"""`python -m service up` after SIGKILL; tests/unit/service/commands covers other ways to end it."""
+"""`sostenuto serve`, and `python -m service up` after SIGKILL. The unit tests cover other ways to end it."""
 
 import concurrent.futures
 import os
@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.paths import ROOT
 from tests.ports import free_port
+from tests.programs import write_entry_points
 from tests.servers import Client, Process, children, is_running
 from tests.waiting import until
 
@@ -76,3 +78,26 @@ def test_accepted_streams_finish_after_up_is_killed(up):
             one.result(120)
     assert ends == [None] * NUM_STREAMS
     until(lambda: not any(is_running(pid) for pid in up.pids.values()), timeout=90)
+
+
+def test_sostenuto_serve_starts_in_any_directory(two_models_dir, tmp_path):
+    """Modules of the user's there, with the names of the project's packages, are not imported; Ctrl-C ends it."""
+    commands, home = tmp_path / "commands", tmp_path / "home"
+    for folder in (commands, home):
+        folder.mkdir()
+    write_entry_points(commands)
+    for name in ("service", "model_server", "contract", "export"):
+        (home / f"{name}.py").write_text("raise SystemExit('not the project's')\n")
+    port = free_port()
+    serving = Process(
+        [sys.executable, "-P", "-m", "sostenuto", "serve", "--port", str(port), "--models-dir", str(two_models_dir)],
+        tmp_path / "log",
+        cwd=home,
+        PYTHONPATH=os.pathsep.join(map(str, (commands, ROOT, ROOT / "client/src"))),
+        SOSTENUTO_METRICS_PORT="0",
+    )
+    try:
+        serving.wait_until(lambda: "ready after" in serving.output, timeout=200)
+        assert f"http://127.0.0.1:{port}" in serving.output
+    finally:
+        assert serving.end(signal.SIGINT, timeout=60) == 0

@@ -81,8 +81,8 @@ def make_site(folder):
 
 @pytest.fixture(scope="module")
 def site():
-    """The directory of the site, which is kept until a page or the SDK changes."""
-    return built("site", make_site, sources=("docs", "client/src", "requirements/dev.txt")) / "site"
+    """The directory of the site, which is kept until a page, the SDK or the gateway changes."""
+    return built("site", make_site, sources=("docs", "client/src", "service", "requirements/dev.txt")) / "site"
 
 
 def test_the_site_documents_every_public_name_of_the_sdk(site):

@@ -1,48 +1,54 @@
-"""docs/cli.md is what the parsers of the command-line programs give."""
+"""The command-line reference of the site, which sphinx-click writes from the commands."""
 
-import argparse
+import html
+import re
 
 import click
 import pytest
 
-from docs import cli_reference
-from export.cli import program as export_program
-from service.__main__ import _parser as service_parser
-from service.batch.__main__ import _parser as batch_parser
+from export.cli import program as exporter
+from service import cli as service
 from sostenuto._cli.program import program
+from tests.unit.test_docs import site  # noqa: F401 - a fixture is used by its name
 
 
-def options_of(parser):
-    """Return every option of a parser and of its commands, with the command's name."""
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for command in action.choices.values():
-                yield from options_of(command)
-        elif not isinstance(action, argparse._HelpAction):
-            yield from ((parser.prog, option) for option in action.option_strings)
+def commands_below(command, name):
+    """Yield a command and its subcommands, those of other distributions excepted, with their full names."""
+    yield name, command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        names = command.commands or command.list_commands(context)
+        for each in names:
+            yield from commands_below(command.get_command(context, each), f"{name} {each}")
 
 
-CLICK = [
-    (f"{prefix} {name}", option)
-    for prefix, group in (("python -m export", export_program), ("sostenuto", program))
-    for name, command in group.commands.items()
-    for option in command.params
-]
-OPTIONS = [
-    *(found for parser in (service_parser(), batch_parser()) for found in options_of(parser)),
-    *((command, name) for command, option in CLICK if isinstance(option, click.Option) for name in option.opts),
-]
+EXPORTER = {
+    ("python -m export" if name == "tokenizer" else "sostenuto") + f" {name}": command
+    for name, command in exporter.commands.items()
+}
+COMMANDS = dict(
+    [
+        *EXPORTER.items(),
+        *commands_below(program, "sostenuto"),
+        *(
+            pair
+            for name in ("serve", "demo", "doctor")
+            for pair in commands_below(getattr(service, name), f"sostenuto {name}")
+        ),
+        *commands_below(service.keys, "sostenuto keys"),
+        *(pair for pair in commands_below(service.program, "python -m service") if " keys" not in pair[0]),
+    ]
+)
 
 
-def test_the_page_is_what_the_parsers_give():
-    """`python -m docs.cli_reference` writes it anew."""
-    assert cli_reference.PAGE.read_text(encoding="utf-8") == cli_reference.render()
-
-
-@pytest.mark.parametrize("command", sorted({command for command, _ in OPTIONS}))
-def test_every_option_is_in_the_section_of_its_command(command):
-    """A row of its table begins with it."""
-    _, _, rest = cli_reference.render().partition(f"# `{command}`\n")
-    cells = [line.split("` |")[0] for line in rest.partition("\n##")[0].splitlines() if line.startswith("| `")]
-    words = {word.strip(",") for cell in cells for word in cell.removeprefix("| `").split()}
-    assert {option for name, option in OPTIONS if name == command} <= words
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_page_has_every_command_with_all_its_options(site, name):  # noqa: F811 - a fixture
+    """Each option is a target that can be linked to, with the command's full name."""
+    page = (site / "cli.html").read_text(encoding="utf-8")
+    options = {option for param in COMMANDS[name].params if isinstance(param, click.Option) for option in param.opts}
+    prefix = "cmdoption-" + re.sub(r"\W+", "-", name)
+    assert [option for option in options if f'id="{prefix}-{option.lstrip("-")}"' not in page] == []
+    text = html.unescape(re.sub("<[^>]*>", "", page))
+    assert f"{name} [OPTIONS]" in text
+    # Also dashes and quotes.
+    assert (COMMANDS[name].epilog or "").replace("\b\n", "").strip() in text

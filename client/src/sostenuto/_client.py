@@ -467,7 +467,7 @@ class Client(AbstractContextManager["Client"]):
         """Generate a completion of each prompt, with concurrent requests, and yield them in the order of the prompts.
 
         Nothing is sent before the first `next()`. A request that gets 429 (full queue, rate limit) waits and is sent
-        again. Prompts are consumed lazily, so the iterable may be infinite. For files use `python -m service.batch`.
+        again. Prompts are consumed lazily, so the iterable may be infinite. For files use `sostenuto batch`.
 
         Args:
             prompts: iterable of str or of lists of int (token ids).

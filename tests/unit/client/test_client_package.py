@@ -16,7 +16,8 @@ from tests.unit.client.scripted_server import ScriptedServer
 
 PACKAGE = Path(sostenuto.__file__).parent
 COMMAND_LINE = sorted((PACKAGE / "_cli").rglob("*.py"))
-SOURCES = sorted(set(PACKAGE.rglob("*.py")) - {*COMMAND_LINE, PACKAGE / "__main__.py"})
+BATCH = sorted((PACKAGE / "_batch").rglob("*.py"))
+SOURCES = sorted(set(PACKAGE.rglob("*.py")) - {*COMMAND_LINE, *BATCH, PACKAGE / "__main__.py"})
 README = Path(sostenuto.__file__).parents[2] / "README.md"
 
 
@@ -46,15 +47,15 @@ def imported(source: Path) -> set[str]:
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
 def test_the_library_depends_on_requests_alone(source: Path) -> None:
-    """Nor does it import the command line."""
+    """Nor does it import the command line or the batch client."""
     names = imported(source)
     assert {name.partition(".")[0] for name in names} <= {"sostenuto", "requests", "urllib3"}
-    assert not any(f"{name}.".startswith("sostenuto._cli.") for name in names)
+    assert not any(f"{name}.".startswith(("sostenuto._cli.", "sostenuto._batch.")) for name in names)
 
 
 @pytest.mark.parametrize("source", COMMAND_LINE, ids=lambda source: source.name)
-def test_the_command_line_depends_on_the_packages_of_its_extra(source: Path) -> None:
-    """`pip install sostenuto[cli]` installs click and rich."""
+def test_the_command_line_depends_on_click_and_rich_alone(source: Path) -> None:
+    """They are installed with the SDK."""
     assert {name.partition(".")[0] for name in imported(source)} <= {"sostenuto", "click", "rich"}
 
 

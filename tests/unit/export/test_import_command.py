@@ -84,6 +84,60 @@ def test_a_tokenizer_larger_than_the_model_is_refused(capsys):
     assert not list(Path("models").glob("lesson/*"))
 
 
+TEXT = "To be, or not\nto be:\nthat is the question"
+
+
+@pytest.mark.parametrize("kind", ["sequential", "functional", "end to end"])
+def test_a_model_with_its_vectorization_layer_needs_no_tokenizer(kind, capsys):
+    """The served logits of the ids are those of the model for the text, a newline included."""
+    layers = keras.layers
+    vectorization = layers.TextVectorization(standardize="lower", split="character")
+    vectorization.adapt([TEXT])
+    size = vectorization.vocabulary_size()
+    rest = [layers.Embedding(size, 8), layers.GRU(6, return_sequences=True), layers.Dense(size)]
+    outputs = text = keras.Input([1], dtype="string")
+    for layer in (vectorization, *rest):
+        outputs = layer(outputs)
+    model = keras.Model(text, outputs)
+    if kind != "functional":
+        inner = rest if kind == "sequential" else [keras.Sequential([keras.Input([None]), *rest])]
+        model = keras.Sequential([text, vectorization, *inner])
+    model.save("whole.keras")
+    assert main(["import", "whole.keras"]) == 0
+    card, tokenizer = load_assets(Path("models/whole/1"))
+    assert (card.context, card.unit, len(tokenizer.tokens)) == (None, "character", size)
+    ids = tf.constant([tokenizer.encode(TEXT)], tf.int32)
+    logits = tf.saved_model.load("models/whole/1").signatures["serving_default"](token_ids=ids)["logits"]
+    np.testing.assert_allclose(logits, model(tf.constant([[TEXT]])), atol=1e-5)
+    assert f"whole.keras: character, {size} tokens, lower-cases A to Z\n" in capsys.readouterr().out
+    assert main(["verify", "whole"]) == 0
+
+
+def test_a_vectorization_layer_that_is_not_the_first_is_refused(capsys):
+    """Here the text goes into two layers."""
+    layers, text = keras.layers, keras.Input([None], dtype="string")
+    first, second = (layers.StringLookup(vocabulary=["a", "b"], name=name)(text) for name in ("first", "second"))
+    keras.Model(text, layers.Dense(3)(layers.Embedding(3, 4)(first + second))).save("two.keras")
+    assert main(["import", "two.keras", "--tokenizer", "tokenizer.json"]) == 1
+    assert "two.keras: StringLookup 'first' must be the first layer of a model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (
+            "lesson.keras",
+            "lesson.keras: it has no TextVectorization or StringLookup layer; pass the tokenizer's file (--tokenizer)",
+        ),
+        ("lesson.h5", "--tokenizer is missing: only a .keras file can have the tokenizer in it, got lesson.h5"),
+    ],
+)
+def test_a_model_without_such_a_layer_needs_a_tokenizer(model, message, capsys):
+    """The message names the option."""
+    assert main(["import", model]) == 1
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

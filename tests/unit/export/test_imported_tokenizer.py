@@ -259,7 +259,7 @@ BAD = {
     "a string in a string": (json.dumps(json.dumps("x")), "JSON is not a tokenizer: str"),
     "deep": ("[" * 100_000, "this is not JSON"),
     "another object": ('{"a": {}}', "neither class_name nor model"),
-    "a vocabulary": ('{"the": 1, "cat": 2}', "only a vocabulary, without the rules of tokenization"),
+    "a vocabulary": ('{"the": 1, "cat": 2}', "only an index, without the rules of tokenization"),
     "another class": ('{"class_name": "TextVectorization"}', "class_name must be 'Tokenizer', got 'TextVectorization'"),
     "no config": ('{"class_name": "Tokenizer"}', "config: "),
     "no index": ('{"class_name": "Tokenizer", "config": {}}', "word_index: Field required"),

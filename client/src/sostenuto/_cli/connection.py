@@ -25,12 +25,12 @@ Environment:
   NO_COLOR           disables colors"""
 
 
-def _seconds(value: str) -> float:
+def seconds(value: str) -> float:
     """Parse a timeout."""
-    seconds = float(value)
-    if not 0 < seconds <= LONGEST_S:
+    number = float(value)
+    if not 0 < number <= LONGEST_S:
         raise click.BadParameter(f"must be above 0 and at most {LONGEST_S:,.0f}, got {value}")
-    return seconds
+    return number
 
 
 def server_options(command: Decorated) -> Decorated:
@@ -49,7 +49,7 @@ def server_options(command: Decorated) -> Decorated:
             ),
             _option(
                 "--timeout",
-                type=_seconds,
+                type=seconds,
                 metavar="SECONDS",
                 help=f"Read timeout: maximum wait for the next bytes.  [default: {READ_S:g}]",
             ),
@@ -81,14 +81,28 @@ def connect() -> Client:
         Failure: the API key file cannot be read.
         InvalidArgument: an option's value is invalid.
     """
-    options = _stored_options(click.get_current_context())
-    read_s = options.get("timeout", READ_S)
+    read_s, retries = given_option("timeout") or READ_S, given_option("retries")
     return Client(
-        options.get("base_url"),
-        api_key=_read_key(options["api_key_file"]) if "api_key_file" in options else None,
+        given_option("base_url"),
+        api_key=api_key(),
         timeout=(min(CONNECT_S, read_s), read_s),
-        max_retries=options.get("retries", DEFAULT_MAX_RETRIES),
+        max_retries=DEFAULT_MAX_RETRIES if retries is None else retries,
     )
+
+
+def given_option(name: str) -> Any:
+    """Return the value of a server option, or None if it is not given."""
+    return _stored_options(click.get_current_context()).get(name)
+
+
+def api_key() -> str | None:
+    """Return the API key of --api-key-file, or None if it is not given.
+
+    Raises:
+        Failure: the file cannot be read.
+    """
+    path = given_option("api_key_file")
+    return None if path is None else _read_key(path)
 
 
 def reading(client: Client, model: str | None) -> tuple[str | None, bool]:

@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 import click
 
 from sostenuto import SostenutoError, __version__
-from sostenuto._cli import INTERRUPTED, WRONG_USAGE
+from sostenuto._cli import INTERRUPTED, WRONG_USAGE, extensions
+from sostenuto._cli.commands.batch import batch
 from sostenuto._cli.commands.bench import bench
 from sostenuto._cli.commands.completion import completion
 from sostenuto._cli.commands.generate import generate
@@ -22,7 +23,7 @@ from sostenuto._cli.commands.tokenizer import tokenizer
 from sostenuto._cli.commands.tokens import tokens
 from sostenuto._cli.commands.write import write
 from sostenuto._cli.connection import ENVIRONMENT, server_options
-from sostenuto._cli.errors import BROKEN_PIPE, EXIT_CODES, exit_code, line
+from sostenuto._cli.errors import BROKEN_PIPE, EXIT_CODES, Failure, exit_code, line
 from sostenuto._cli.screen import say
 
 EPILOG = f"""\
@@ -37,6 +38,12 @@ Examples:
 {EXIT_CODES}
 
 For completion by the Tab key see `sostenuto completion --help`."""
+
+SECTIONS = {
+    "Text": ("generate", "write", "score", "inspect"),
+    "Server": ("models", "tokens", "tokenizer", "batch", "bench"),
+}
+SHORT_HELP = 60  # characters of a command's help in the list
 
 
 class Program(click.Group):
@@ -60,6 +67,36 @@ class Program(click.Group):
             code = WRONG_USAGE
             _discard_output()
         sys.exit(code or 0)
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """Return the names of all installed commands."""
+        return sorted({*super().list_commands(context), *extensions.installed()})
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        """Return a command; those of other distributions are imported here."""
+        return super().get_command(context, name) or extensions.load(name)
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the installed commands by section, and which the server would add."""
+        names, sections = self.list_commands(context), {**SECTIONS, **extensions.SERVER_COMMANDS}
+        known = {name for section in sections.values() for name in section}
+        sections["Further commands"] = tuple(name for name in names if name not in known)
+        for title, section in sections.items():
+            rows = [(name, self._short_help(context, name)) for name in section if name in names]
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
+        if not any(name in names for section in extensions.SERVER_COMMANDS.values() for name in section):
+            missing = ", ".join(name for section in extensions.SERVER_COMMANDS.values() for name in section)
+            formatter.write_paragraph()
+            formatter.write_text(f"Without the server there are no {missing}; {extensions.INSTALL}")
+
+    def _short_help(self, context: click.Context, name: str) -> str:
+        try:
+            command = self.get_command(context, name)
+        except Failure as error:
+            return error.message
+        return "" if command is None else command.get_short_help_str(SHORT_HELP)
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
         """Parse the arguments; without a command, print the help and exit."""
@@ -111,8 +148,11 @@ def _open_missing_streams() -> None:
 @click.version_option(__version__, prog_name="sostenuto", message="%(prog)s %(version)s")
 @server_options
 def program() -> None:
-    """Generate, score and inspect text with a Sostenuto server. The options below may also follow a command."""
+    """Train and serve text generators; generate, score and inspect text with a server.
+
+    The options below may also follow a command that connects to a server.
+    """
 
 
-for command in (generate, write, score, models, tokens, tokenizer, inspect, bench, completion):
+for command in (generate, write, score, models, tokens, tokenizer, inspect, batch, bench, completion):
     program.add_command(command)

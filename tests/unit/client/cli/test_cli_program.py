@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import click
 import pytest
 
 from sostenuto import __version__
 from sostenuto._cli.program import program
-from tests.terminals import environment, interruptible
+from tests.terminals import interruptible
 from tests.unit.client.scripted_responses import (
     WHOLE,
     answer_bytes,
@@ -54,7 +51,7 @@ def test_without_a_command_the_commands_are_listed_on_standard_error(sostenuto):
     """It is wrong usage: exit code 2."""
     shown = sostenuto()
     assert (shown.exit_code, shown.stdout) == (2, "")
-    assert "Commands:" in shown.stderr
+    assert "Text:" in shown.stderr
 
 
 def test_version_prints_the_version_of_the_package(sostenuto):
@@ -219,24 +216,6 @@ def test_a_closed_output_pipe_prints_no_message(process, server, arguments):
     running = process(*arguments)
     running.stdout.close()
     assert (running.wait(PATIENCE_S), running.stderr.read()) == (141, b"")
-
-
-@pytest.mark.parametrize("missing", ["click", "rich"])
-def test_without_the_extra_the_program_says_what_to_install(tmp_path, missing):
-    """One line, and exit code 2."""
-    (tmp_path / f"{missing}.py").write_text(f"raise ModuleNotFoundError(name={missing!r})\n")
-    paths = f"{tmp_path}:{environment()['PYTHONPATH']}"
-    run = subprocess.run(
-        [sys.executable, "-m", "sostenuto", "models"],
-        env=environment(PYTHONPATH=paths),
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(tmp_path),
-    )
-    assert (run.returncode, run.stdout) == (2, "")
-    assert run.stderr.count("\n") == 1
-    assert "pip install 'sostenuto[cli]'" in run.stderr
 
 
 def test_a_complete_stream_exits_with_0(sostenuto, server):

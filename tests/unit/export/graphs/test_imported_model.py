@@ -80,6 +80,24 @@ def same_answers(foreign, expected):
     np.testing.assert_allclose(got, tf.nn.log_softmax(np.log(expected)), atol=1e-4)
 
 
+@pytest.mark.parametrize(("kit", "suffix"), [(keras, "keras"), (tf_keras, "h5")], ids=["keras 3", "keras 2"])
+def test_the_layers_of_the_current_tutorial_carry_their_state(kit, suffix, tmp_path):
+    """In a functional model of three lines, which leaves the states out that its GRU returns."""
+    layers = kit.layers
+    embedding, gru, dense = (
+        layers.Embedding(V, 8),
+        layers.GRU(7, return_sequences=True, return_state=True),
+        layers.Dense(V),
+    )
+    ids = kit.Input([None])
+    outputs, *_ = gru(embedding(ids))
+    model = kit.Model(ids, dense(outputs))
+    model.save(path := tmp_path / f"lesson.{suffix}")
+    foreign = read_imported(path, None)
+    assert (foreign.model.facts.context, foreign.model.network.state_size) == (None, 7)
+    same_answers(foreign, tf.nn.softmax(model(IDS)[:, -1]))
+
+
 @pytest.mark.parametrize("kit", [keras, tf_keras], ids=["keras 3", "keras 2"])
 def test_a_bidirectional_model_gets_a_window_of_its_input_length(kit, tmp_path):
     """A call detects whether its outputs are probabilities."""

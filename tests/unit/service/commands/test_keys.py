@@ -1,6 +1,5 @@
 """`python -m service keys`: its output and exit codes, for a person and for a shell script."""
 
-import argparse
 import errno
 import json
 import re
@@ -12,16 +11,7 @@ from pathlib import Path
 import pytest
 
 from service.access.keys import KeyLimits, KeyRing, add_key, read_keys
-from service.commands import keys as keys_command
-
-# What `service.__main__` does with the two functions, for tests that need a process.
-PROGRAM = """
-import argparse, sys
-from service.commands.keys import add_parser, run
-parser = argparse.ArgumentParser()
-add_parser(parser.add_subparsers(dest="command"))
-sys.exit(run(parser.parse_args(), None))
-"""
+from service.cli import main
 
 
 @pytest.fixture
@@ -30,14 +20,15 @@ def path(tmp_path):
     return tmp_path / "keys.json"
 
 
-def call(path, *arguments):
-    """Run a command and return its exit code, which is 2 for an invalid option."""
-    parser = argparse.ArgumentParser("python -m service")
-    keys_command.add_parser(parser.add_subparsers(dest="command"))
-    try:
-        return keys_command.run(parser.parse_args(["keys", *arguments]), path)
-    except SystemExit as end:
-        return end.code
+@pytest.fixture(autouse=True)
+def setting(path, monkeypatch):
+    """The setting names the key file."""
+    monkeypatch.setenv("SOSTENUTO_KEYS_FILE", str(path))
+
+
+def call(*arguments):
+    """Run a command and return its exit code."""
+    return main(["keys", *arguments])
 
 
 def only_key(path):
@@ -47,7 +38,7 @@ def only_key(path):
 
 def test_add_prints_only_the_key_to_stdout(path, capsys):
     """A shell script can capture it; the explanation goes to standard error, without the secret."""
-    assert call(path, "add", "--tenant", "acme") == 0
+    assert call("add", "--tenant", "acme") == 0
     out, err = capsys.readouterr()
     key = only_key(path)
     assert KeyRing(path).find(out.removesuffix("\n")) == key
@@ -59,7 +50,7 @@ def test_add_prints_only_the_key_to_stdout(path, capsys):
 def test_add_has_an_option_for_every_limit(path):
     """A limit that is not set stays None: the server's own applies."""
     for number, name in enumerate(KeyLimits.model_fields, 1):
-        call(path, "add", "--tenant", "acme", f"--{name.replace('_', '-')}", str(number))
+        call("add", "--tenant", "acme", f"--{name.replace('_', '-')}", str(number))
         assert read_keys(path)[-1].limits == KeyLimits(**{name: number})
 
 
@@ -73,7 +64,7 @@ def test_add_has_an_option_for_every_limit(path):
 )
 def test_a_key_expires_at_a_date_or_time(path, text, expires):
     """A date means midnight UTC; a time needs a time zone."""
-    assert call(path, "add", "--tenant", "acme", "--expires", text) == 0
+    assert call("add", "--tenant", "acme", "--expires", text) == 0
     assert only_key(path).expires == expires
 
 
@@ -81,7 +72,7 @@ def test_a_key_expires_at_a_date_or_time(path, text, expires):
 def test_a_key_expires_after_days_or_hours(path, text, span):
     """The span begins when the key is added."""
     before = datetime.now(UTC).replace(microsecond=0)
-    assert call(path, "add", "--tenant", "acme", "--expires", text) == 0
+    assert call("add", "--tenant", "acme", "--expires", text) == 0
     assert before + span <= only_key(path).expires <= datetime.now(UTC) + span
 
 
@@ -104,8 +95,8 @@ def test_a_key_expires_after_days_or_hours(path, text, span):
 )
 def test_an_invalid_option_is_named_and_adds_no_key(path, capsys, option, value):
     """The exit code is 2, and no file is created."""
-    assert call(path, "add", "--tenant", "acme", f"{option}={value}") == 2
-    assert f"argument {option}: " in capsys.readouterr().err
+    assert call("add", "--tenant", "acme", f"{option}={value}") == 2
+    assert f"'{option}': " in capsys.readouterr().err
     assert not path.exists()
 
 
@@ -113,7 +104,7 @@ def test_list_is_a_table_without_secrets(path, capsys):
     """One line per key under aligned headings, in the order of creation; hashes are not shown."""
     first, _ = add_key(path, "acme", None, KeyLimits(max_sequences=8))
     second, _ = add_key(path, "a-longer-name", datetime(2020, 1, 31, tzinfo=UTC), KeyLimits())
-    assert call(path, "list") == 0
+    assert call("list") == 0
     out = capsys.readouterr().out
     headings, *rows = out.splitlines()
     assert headings.split() == ["id", "tenant", "created", "expires", "state", *KeyLimits.model_fields]
@@ -130,7 +121,7 @@ def test_list_is_a_table_without_secrets(path, capsys):
 def test_list_json_has_the_fields_of_the_table(path, capsys):
     """Times are ISO 8601 in UTC; limits are numbers or null."""
     key, _ = add_key(path, "acme", datetime(2999, 1, 31, tzinfo=UTC), KeyLimits(max_sequences=8))
-    assert call(path, "list", "--json") == 0
+    assert call("list", "--json") == 0
     assert json.loads(capsys.readouterr().out) == [
         {
             "id": key.id,
@@ -151,14 +142,14 @@ def test_list_json_has_the_fields_of_the_table(path, capsys):
 def test_revoke_removes_only_the_named_keys(path):
     """One command can name several."""
     ids = [add_key(path, "acme", None, KeyLimits())[0].id for _ in range(3)]
-    assert call(path, "revoke", ids[0], ids[2]) == 0
+    assert call("revoke", ids[0], ids[2]) == 0
     assert only_key(path).id == ids[1]
 
 
 def test_revoking_an_unknown_id_is_a_one_line_error(path, capsys):
     """The exit code is 1, and the line shows nothing of the file's content."""
     key, _ = add_key(path, "acme", None, KeyLimits())
-    assert call(path, "revoke", "00000000") == 1
+    assert call("revoke", "00000000") == 1
     assert capsys.readouterr().err == f"error: {path}: there is no key 00000000; nothing was revoked\n"
     assert only_key(path) == key
 
@@ -166,29 +157,30 @@ def test_revoking_an_unknown_id_is_a_one_line_error(path, capsys):
 def test_revoking_by_the_whole_key_does_not_show_it(path, capsys):
     """A key given in place of its id must not end up in the log of the terminal."""
     _, presented = add_key(path, "acme", None, KeyLimits())
-    assert call(path, "revoke", presented) == 2
+    assert call("revoke", presented) == 2
     out, err = capsys.readouterr()
     assert presented not in out + err
-    assert "argument ID" in err
+    assert "ID" in err
 
 
 def test_the_file_option_overrides_the_setting(path, tmp_path):
     """The setting's file is not even created."""
     other = tmp_path / "other.json"
-    assert call(path, "add", "--tenant", "acme", "--file", str(other)) == 0
+    assert call("add", "--tenant", "acme", "--file", str(other)) == 0
     assert (path.exists(), other.exists()) == (False, True)
 
 
-def test_without_a_file_the_error_names_option_and_setting(capsys):
+def test_without_a_file_the_error_names_option_and_setting(capsys, monkeypatch):
     """The exit code is 2."""
-    assert call(None, "add", "--tenant", "acme") == 2
+    monkeypatch.delenv("SOSTENUTO_KEYS_FILE")
+    assert call("add", "--tenant", "acme") == 2
     assert re.fullmatch(r"error: .*--file.*SOSTENUTO_KEYS_FILE\n", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("arguments", [["list"], ["revoke", "00000000"]])
 def test_a_missing_file_is_a_one_line_error(path, capsys, arguments):
     """Only `add` creates the file."""
-    assert call(path, *arguments) == 1
+    assert call(*arguments) == 1
     assert capsys.readouterr().err == f"error: {path}: No such file or directory\n"
     assert not path.exists()
 
@@ -200,7 +192,7 @@ def test_a_permission_error_is_one_line(path, capsys, monkeypatch):
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr("service.access.keys.atomic_write", refuse)
-    assert call(path, "add", "--tenant", "acme") == 1
+    assert call("add", "--tenant", "acme") == 1
     assert capsys.readouterr() == ("", f"error: {path}: Permission denied\n")
 
 
@@ -210,7 +202,7 @@ def test_a_full_stdout_is_a_one_line_error(path, arguments, word):
     """`add` then revokes its new key, which nobody has seen."""
     key, _ = add_key(path, "acme", None, KeyLimits())
     with open("/dev/full", "w") as full:
-        command = [sys.executable, "-c", PROGRAM, "keys", *arguments, "--file", path]
+        command = [sys.executable, "-m", "service", "keys", *arguments, "--file", path]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=240)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1

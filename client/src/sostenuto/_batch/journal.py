@@ -1,0 +1,187 @@
+"""OUT: recovered from an earlier run, then appended response by response. Locked for one process at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from sostenuto._batch.errors import ForeignContent, OutputLost, Stopped, UsageError
+from sostenuto._batch.formats import OPENAI, OutputFormat
+from sostenuto._batch.output_record import OutputRecord
+
+# A crash of the machine may lose this much; a crash of the program loses no written line.
+SYNC_EVERY_S = 1.0
+
+
+class Journal(contextlib.AbstractContextManager["Journal"]):
+    """OUT, open and locked; a context manager that closes it."""
+
+    def __init__(self, path: Path, output_format: OutputFormat = OPENAI) -> None:
+        """Open and lock OUT; create it if it does not exist.
+
+        Raises:
+            UsageError: it cannot be opened, is not a regular file, or is locked by another run.
+        """
+        self._given_path, self._path, self._format = path, path.resolve(), output_format
+        self._file = _open_locked(self._path)
+        self._sync_directory()
+        self._synced_at = time.monotonic()
+        self._unsynced = False
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def recover(self, on_record: Callable[[OutputRecord], None]) -> None:
+        """Call `on_record` with every existing record, and truncate what a killed run left incomplete.
+
+        Raises:
+            UsageError: OUT has a line that no batch wrote in this format.
+        """
+        end = 0
+        for content, record in self._contents():
+            end += len(content)
+            if record is not None:
+                on_record(record)
+        os.ftruncate(self._file, end)
+        if end == 0 and self._format.header:
+            self.append(self._format.header)
+
+    def drop_errors(self) -> None:
+        """Replace OUT atomically with a file that has only the successes.
+
+        Raises:
+            UsageError: OUT has a line that no batch wrote in this format, or the new file cannot be written.
+        """
+        replacement_path = self._path.with_name(f"{self._path.name}.rewriting")
+        try:
+            # Locked before it is renamed, so that no other run can lock it in between.
+            replacement = _open_locked(replacement_path)
+            os.ftruncate(replacement, 0)
+            with os.fdopen(os.dup(replacement), "ab") as new:
+                new.writelines(content for content, record in self._contents() if record is None or record.code is None)
+            os.fchmod(replacement, stat.S_IMODE(os.fstat(self._file).st_mode))
+            os.fsync(replacement)
+            replacement_path.replace(self._path)
+        except OSError as error:
+            raise UsageError(f"cannot write {replacement_path}: {error.strerror}") from None
+        os.close(self._file)
+        self._file = replacement
+        self._sync_directory()
+
+    def append(self, content: bytes) -> None:
+        """Append whole lines.
+
+        Raises:
+            Stopped: it cannot be written, as on a full disk. The next run truncates an incomplete line.
+            OutputLost: as `check`.
+        """
+        self._unsynced = True
+        try:
+            # One call as a rule; a disk that is filling up accepts a part, and so may a call that a kill interrupts.
+            while content:
+                content = content[os.write(self._file, content) :]
+        except OSError as error:
+            raise Stopped(f"cannot write {self._path}: {error.strerror}") from None
+        self.sync_if_due()
+
+    def sync_if_due(self) -> None:
+        """Flush written lines to disk, and check the path, if the last flush was at least `SYNC_EVERY_S` ago.
+
+        Raises:
+            OutputLost: as `check`.
+        """
+        if self._unsynced and time.monotonic() - self._synced_at >= SYNC_EVERY_S:
+            self._sync()
+            self.check()
+
+    def check(self) -> None:
+        """Check that the file that is written is still the one at its path.
+
+        Raises:
+            OutputLost: it was removed, renamed or replaced.
+        """
+        with contextlib.suppress(OSError):
+            if os.path.samestat(self._given_path.stat(), os.fstat(self._file)):
+                return
+        raise OutputLost(
+            f"{self._given_path} was removed, renamed or replaced during the run; its lines are in the file that was "
+            "renamed, or lost with the one that was removed. Put it back to resume, or the same command starts again"
+        )
+
+    def remove_if_empty(self) -> None:
+        """Remove the file, which stays open and locked, unless it has content."""
+        if os.fstat(self._file).st_size == 0:
+            self._path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Flush written lines to disk, close OUT and release the lock."""
+        self._sync()
+        os.close(self._file)
+
+    def _sync(self) -> None:
+        # Not every file system supports it.
+        with contextlib.suppress(OSError):
+            os.fdatasync(self._file)
+        self._synced_at, self._unsynced = time.monotonic(), False
+
+    def _sync_directory(self) -> None:
+        # A file that is new there, or has a new name. Not every file system supports it.
+        with contextlib.suppress(OSError):
+            directory = os.open(self._path.parent, os.O_RDONLY)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+
+    def _contents(self) -> Iterator[tuple[bytes, OutputRecord | None]]:
+        """Yield the header with None, then the bytes and the record of each response, up to an incomplete one."""
+        header = self._format.header
+        with os.fdopen(os.dup(self._file), "rb") as file:
+            file.seek(0)
+            beginning = file.read(len(header))
+            if beginning != header:
+                if not header.startswith(beginning):
+                    raise self._not_output(1)
+                return
+            yield beginning, None
+            try:
+                yield from self._format.read(file)
+            except ForeignContent as error:
+                raise self._not_output(error.line) from None
+
+    def _not_output(self, line: int) -> UsageError:
+        kind = f"the output of a batch with --format {self._format.name}"
+        return UsageError(f"line {line} of {self._path} is not {kind}; pass another OUT, or remove this file")
+
+
+def _open_locked(path: Path) -> int:
+    """Open the file at this path, lock it, and return its descriptor."""
+    while True:
+        try:
+            file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise UsageError(f"cannot write {path}: {error.strerror}") from None
+        status = os.fstat(file)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(file)
+            raise UsageError(f"OUT must be a regular file, as it is read on resume; got {path}")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(file)
+            if error.errno == errno.EWOULDBLOCK:
+                raise UsageError(
+                    f"another run is writing {path}; wait until it finishes, or pass another OUT"
+                ) from None
+            raise UsageError(f"cannot lock {path}: {error.strerror}") from None
+        # The path may have been replaced between open and lock.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(path.stat(), status):
+                return file
+        os.close(file)

@@ -1,0 +1,146 @@
+"""The plan of a run: which lines of IN have no output record yet, found in one pass over IN.
+
+Memory: 16 bytes per custom_id while IN and OUT are compared, then one byte per line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sostenuto._batch.output_record import OutputRecord
+from sostenuto._batch.requests_file import Line, custom_id_of, read_lines
+
+DIGEST_BYTES = 16
+EMPTY, PENDING, COMPLETED = range(3)
+
+
+class CompletedLines:
+    """The lines that OUT has: digests of custom_ids, and numbers of lines without a custom_id of their own."""
+
+    def __init__(self) -> None:
+        self.digests = bytearray()
+        self.lines: list[int] = []
+
+    def add(self, record: OutputRecord) -> None:
+        """Add a line of OUT."""
+        if record.custom_id is not None:
+            self.digests += _digest(record.custom_id)
+        elif record.line is not None:
+            self.lines.append(record.line)
+
+
+@dataclass(frozen=True)
+class PendingLines:
+    """The lines to be sent, in their order; iterable more than once, and picklable.
+
+    Attributes:
+        path: IN.
+        states: uint8 (lines,). EMPTY, PENDING or COMPLETED.
+        repeated: int64 (repeated lines, 2). Numbers of lines with a duplicate custom_id, ascending, and of the first
+            line with that custom_id.
+        num_unknown: Lines of OUT whose custom_id is not in IN.
+    """
+
+    path: Path
+    states: np.ndarray
+    repeated: np.ndarray
+    num_unknown: int
+
+    @property
+    def num_lines(self) -> int:
+        """Lines that are not empty."""
+        return int(np.count_nonzero(self.states != EMPTY))
+
+    @property
+    def num_pending(self) -> int:
+        """Lines that have no output record yet."""
+        return int(np.count_nonzero(self.states == PENDING))
+
+    def __iter__(self) -> Iterator[Line]:
+        """Yield the lines to be sent, reading IN again up to the length that it had in the first pass.
+
+        Raises:
+            UsageError: it cannot be read.
+        """
+        for line in read_lines(self.path):
+            if line.number > len(self.states):
+                return
+            if self.states[line.number - 1] == PENDING:
+                yield self._with_first_line(line)
+
+    def _with_first_line(self, line: Line) -> Line:
+        index = np.searchsorted(self.repeated[:, 0], line.number)
+        if index < len(self.repeated) and self.repeated[index, 0] == line.number:
+            return Line(line.number, line.content, int(self.repeated[index, 1]))
+        return line
+
+
+def find_pending(path: Path, completed: CompletedLines) -> PendingLines:
+    """Read IN once and compare it with OUT.
+
+    Raises:
+        UsageError: IN cannot be read.
+    """
+    states, digests, has_id = bytearray(), bytearray(), bytearray()
+    for line in read_lines(path):
+        custom_id = custom_id_of(line.content) if line.content else None
+        states.append(PENDING if line.content else EMPTY)
+        has_id.append(custom_id is not None)
+        if custom_id is not None:
+            digests += _digest(custom_id)
+    state = np.frombuffer(states, np.uint8).copy()
+    numbers = np.flatnonzero(np.frombuffer(has_id, np.uint8)) + 1
+    is_completed, first, num_unknown = _compare(_keys(completed.digests), _keys(digests))
+    state[numbers[is_completed] - 1] = COMPLETED
+    is_repeated = first >= 0
+    repeated = np.stack([numbers[is_repeated], numbers[first[is_repeated]]], axis=1)
+    _mark_lines(state, numbers, repeated[:, 0], np.array(completed.lines, np.int64))
+    return PendingLines(path, state, repeated, num_unknown)
+
+
+def _compare(out: np.ndarray, requested: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """Compare the custom_ids of OUT and IN: uint64 (records, 2) and (lines, 2).
+
+    Returns bool (lines,), whether OUT has the custom_id and the line is the first with it; int64 (lines,), the index of
+    the first line with the same custom_id, -1 for the first line itself; and the number of records of OUT that are not
+    in IN.
+    """
+    keys = np.concatenate([out, requested])
+    # Stable: of equal custom_ids those of OUT come first, then those of IN in their order.
+    order = np.lexsort((keys[:, 1], keys[:, 0]))
+    is_new_id = np.ones(len(keys), bool)
+    is_new_id[1:] = (keys[order[1:]] != keys[order[:-1]]).any(axis=1)
+    id_index = np.cumsum(is_new_id) - 1
+    is_requested = order >= len(out)
+    num_ids = int(is_new_id.sum())
+    in_out = np.zeros(num_ids, bool)
+    in_out[id_index[~is_requested]] = True
+    first_of = np.full(num_ids, -1, np.int64)
+    # Assigned from last to first, so that the first remains.
+    first_of[id_index[is_requested][::-1]] = (order[is_requested] - len(out))[::-1]
+    id_of = np.empty(len(requested), np.int64)
+    id_of[order[is_requested] - len(out)] = id_index[is_requested]
+    is_first = first_of[id_of] == np.arange(len(requested))
+    first = np.where(is_first, -1, first_of[id_of])
+    return in_out[id_of] & is_first, first, int(np.count_nonzero(first_of[id_index[~is_requested]] < 0))
+
+
+def _mark_lines(state: np.ndarray, has_id: np.ndarray, repeated: np.ndarray, lines: np.ndarray) -> None:
+    """Mark the lines that OUT has by number as completed, unless they have a unique custom_id by now."""
+    lines = lines[(lines >= 1) & (lines <= len(state))]
+    lines = lines[~np.isin(lines, has_id) | np.isin(lines, repeated)]
+    state[lines - 1] = np.where(state[lines - 1] == PENDING, COMPLETED, state[lines - 1])
+
+
+def _digest(custom_id: str) -> bytes:
+    return hashlib.blake2b(custom_id.encode(), digest_size=DIGEST_BYTES).digest()
+
+
+def _keys(digests: bytearray) -> np.ndarray:
+    """Return digests as uint64 (count, 2)."""
+    return np.frombuffer(digests, np.uint64).reshape(-1, 2)

@@ -1,0 +1,161 @@
+"""`sostenuto batch`: send a file of requests to a server and write a file of responses."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sostenuto._cli import INTERRUPTED
+from sostenuto._cli.connection import api_key, given_option, seconds, server_options
+from sostenuto._cli.errors import Failure
+from sostenuto._cli.screen import say
+from sostenuto._settings import DEFAULT_BASE_URL
+
+if TYPE_CHECKING:
+    from sostenuto._batch.run import Options
+
+TIMEOUT_S = 660.0
+LOCAL = "local"
+RESUME_HINT = "completed lines are kept, and the same command resumes"
+NEEDED = {"numpy", "orjson", "tqdm"}
+MISSING = "batch files need further packages: pip install 'sostenuto[batch]'"
+
+EPILOG = """\
+\b
+Examples:
+  sostenuto batch in.jsonl out.jsonl
+  sostenuto batch in.jsonl out.csv --format csv
+
+\b
+Exit codes:
+  0    every line of IN has a successful response in OUT
+  1    every line of IN has a line in OUT or in OUT.errors.jsonl, some of them
+       errors
+  2    IN, OUT or an option is invalid
+  3    stopped: the server is unavailable, refuses the API key or is not a
+       Sostenuto server; the same command resumes. Or OUT was removed, renamed
+       or replaced during the run
+  130  interrupted by Ctrl-C; the same command resumes
+
+Proxies are those of HTTP_PROXY, HTTPS_PROXY and NO_PROXY."""
+
+
+def _source(value: str) -> Path:
+    if value == "-":
+        raise click.BadParameter("must be a file, as it is read twice and again on resume; got -")
+    return Path(value)
+
+
+def _count(value: str) -> int:
+    if not (value.isascii() and value.isdigit() and 0 < int(value) <= 4096):
+        raise click.BadParameter(f"must be a number from 1 to 4096, got {value!r}")
+    return int(value)
+
+
+@click.command(epilog=EPILOG, short_help="Send a file of requests; write a file of responses.")
+@click.argument("source", type=_source, metavar="IN")
+@click.argument("target", type=click.Path(path_type=Path), metavar="OUT")
+@click.option(
+    "--format",
+    "output_format",
+    type=click.Choice(["openai", "jsonl", "csv"]),
+    default="openai",
+    help="Format of OUT: openai has whole responses; jsonl and csv have only custom_id, index, text and finish_reason, "
+    "a line of JSON or of CSV per choice, and put errors in OUT.errors.jsonl.",
+)
+@click.option(
+    "--escape-formulas",
+    is_flag=True,
+    help="With --format csv: put an apostrophe before cells that begin with =, +, -, @, a tab or a line break, which "
+    "spreadsheets would evaluate.",
+)
+@click.option(
+    "--concurrency",
+    type=_count,
+    metavar="N",
+    help="Concurrent requests.  [default: as many as the server admits, up to 64]",
+)
+@click.option(
+    "--give-up-after",
+    type=seconds,
+    default=600.0,
+    metavar="SECONDS",
+    help="Stop after this time without any response.",
+)
+@click.option(
+    "--retry-errors", is_flag=True, help="Remove errors from OUT or OUT.errors.jsonl, and retry their requests."
+)
+@click.option(
+    "--ray",
+    is_flag=False,
+    flag_value=LOCAL,
+    metavar="[ADDRESS]",
+    help="Send the requests from Ray workers, of the cluster at ADDRESS or of one started here for this run.",
+)
+@click.option(
+    "--ray-workers",
+    type=_count,
+    metavar="N",
+    help="With --ray: number of workers, which share the concurrent requests.  [default: one per machine]",
+)
+@server_options
+def batch(**options: Any) -> None:
+    """Send a file of requests to a server, and write a file of responses.
+
+    IN has the format of OpenAI's Batch API input files, one JSON object per line; OUT that of its output files, in
+    order of completion, unless --format says otherwise. After an interruption the same command resumes: it appends to
+    OUT, and does not repeat requests that OUT has. A request that takes longer than --timeout, by default 660 seconds,
+    becomes an error.
+    """
+    try:
+        from sostenuto._batch import errors  # noqa: PLC0415 - packages of the extra `batch`
+        from sostenuto._batch.run import run  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        if error.name not in NEEDED:
+            raise
+        raise Failure(MISSING) from None
+    try:
+        code = 0 if run(_options(**options)) else 1
+    except errors.BatchError as error:
+        say(f"error: {error}" + (f"; {RESUME_HINT}" if isinstance(error, errors.Stopped) else ""))
+        code = error.exit_code
+    except KeyboardInterrupt:
+        say(f"stopped; {RESUME_HINT}")
+        code = INTERRUPTED
+    click.get_current_context().exit(code)
+
+
+def _options(
+    *,
+    output_format: str,
+    escape_formulas: bool,
+    give_up_after: float,
+    ray: str | None,
+    ray_workers: int | None,
+    **others: Any,
+) -> Options:
+    from sostenuto._batch.client import MAX_RETRIES, ClientOptions  # noqa: PLC0415 - as above
+    from sostenuto._batch.cluster import Cluster  # noqa: PLC0415
+    from sostenuto._batch.formats import CSV, ESCAPED_CSV, FORMATS  # noqa: PLC0415
+    from sostenuto._batch.run import Options  # noqa: PLC0415
+
+    if ray_workers and ray is None:
+        raise click.UsageError("--ray-workers requires --ray")
+    if escape_formulas and output_format != CSV.name:
+        raise click.UsageError(f"--escape-formulas requires --format csv, got {output_format}")
+    client = ClientOptions(
+        given_option("base_url") or os.environ.get("SOSTENUTO_BASE_URL") or DEFAULT_BASE_URL,
+        api_key() or os.environ.get("SOSTENUTO_API_KEY", ""),
+        given_option("timeout") or TIMEOUT_S,
+        give_up_after,
+        MAX_RETRIES if (retries := given_option("retries")) is None else retries,
+    )
+    return Options(
+        output_format=ESCAPED_CSV if escape_formulas else FORMATS[output_format],
+        client=client,
+        ray=None if ray is None else Cluster(ray, ray_workers),
+        **others,
+    )

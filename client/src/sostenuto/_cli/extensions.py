@@ -1,0 +1,48 @@
+"""Commands that other distributions add by entry points of the group `sostenuto.commands`, as the server's does."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+import click
+
+from sostenuto._cli.errors import Failure
+
+GROUP = "sostenuto.commands"
+INSTALL = "install the server: pip install sostenuto-server"
+
+# Of the server's distribution, by section of the help.
+SERVER_COMMANDS = {
+    "Train": ("train", "import", "resume", "demo"),
+    "Manage models": ("publish", "list", "show", "compare", "verify", "promote", "rollback", "remove"),
+    "Serve": ("serve", "keys", "doctor"),
+}
+_NAMES = {name for names in SERVER_COMMANDS.values() for name in names}
+
+
+def installed() -> dict[str, EntryPoint]:
+    """Return the entry points by the names of their commands; nothing is imported."""
+    found: Any = entry_points()
+    points = found.select(group=GROUP) if hasattr(found, "select") else found.get(GROUP, ())  # Python 3.9
+    return {point.name: point for point in points}
+
+
+def load(name: str) -> click.Command | None:
+    """Import a command, or return None if there is none of this name.
+
+    Raises:
+        Failure: it is the server's, which is not installed, or it cannot be imported.
+    """
+    point = installed().get(name)
+    if point is None:
+        if name in _NAMES:
+            raise Failure(f"`sostenuto {name}` is a command of the server; {INSTALL}")
+        return None
+    try:
+        command = point.load()
+    except Exception as error:  # of a module that is not ours
+        raise Failure(f"`sostenuto {name}` cannot be loaded: {point.value}: {error}") from error
+    if not isinstance(command, click.Command):
+        raise Failure(f"`sostenuto {name}` cannot be loaded: {point.value} is no click command, got {command!r}")
+    return command

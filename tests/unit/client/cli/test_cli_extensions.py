@@ -1,0 +1,140 @@
+"""Commands that other distributions add to the program by entry points."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import click
+import pytest
+
+from sostenuto._cli import extensions
+from sostenuto._cli.program import program
+from tests.paths import ROOT
+from tests.terminals import environment
+
+MODULE = """
+import click
+
+@click.command(short_help="Waltz with somebody.")
+@click.argument("somebody")
+@click.pass_context
+def waltz(context, somebody):
+    print(f"waltzing with {somebody}")
+    context.exit(7)
+"""
+SERVER_COMMANDS = [name for names in extensions.SERVER_COMMANDS.values() for name in names]
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Install a distribution with entry points, as pip does; its modules are imported from the same directory."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def write(module="", **points):
+        (tmp_path / "dances.py").write_text(module)
+        information = tmp_path / "dances-1.dist-info"
+        information.mkdir()
+        (information / "METADATA").write_text("Metadata-Version: 2.1\nName: dances\nVersion: 1\n")
+        lines = [f"{name} = {value}\n" for name, value in points.items()]
+        (information / "entry_points.txt").write_text(f"[{extensions.GROUP}]\n{''.join(lines)}")
+        return tmp_path
+
+    yield write
+    sys.modules.pop("dances", None)
+
+
+@pytest.fixture
+def without_server(monkeypatch):
+    """An environment in which only the SDK is installed."""
+    monkeypatch.setattr(extensions, "installed", dict)
+
+
+def test_a_command_of_another_distribution_runs_with_its_own_exit_code(sostenuto, install):
+    """It is found by its entry point."""
+    install(MODULE, waltz="dances:waltz")
+    shown = sostenuto("waltz", "anybody")
+    assert (shown.exit_code, shown.stdout) == (7, "waltzing with anybody\n")
+
+
+def test_its_wrong_usage_is_one_line(sostenuto, install):
+    """As that of the program's own commands."""
+    install(MODULE, waltz="dances:waltz")
+    shown = sostenuto("waltz")
+    assert (shown.exit_code, shown.stderr) == (2, "error: Missing argument 'SOMEBODY': see `sostenuto waltz --help`\n")
+
+
+def test_help_lists_it_in_a_section(sostenuto, install):
+    """Commands that the program does not know are listed last."""
+    install(MODULE, waltz="dances:waltz", serve="dances:waltz")
+    shown = sostenuto("--help").stdout
+    assert "Serve:\n  serve " in shown
+    further = shown.partition("Further commands:\n")[2].partition("\n\n")[0]
+    assert [line.split(maxsplit=1) for line in further.splitlines()] == [
+        ["completion", "Print the shell completion script."],
+        ["waltz", "Waltz with somebody."],
+    ]
+
+
+def test_no_command_of_another_distribution_replaces_the_programs_own(sostenuto, install):
+    """Its help is unchanged."""
+    install(MODULE, generate="dances:waltz")
+    assert "PROMPT" in sostenuto("generate", "--help").stdout
+
+
+def test_other_commands_are_imported_only_when_they_run(install):
+    """Neither the program's start nor its own commands import them."""
+    folder = install("raise SystemExit('imported')", waltz="dances:waltz")
+    command = [sys.executable, "-m", "sostenuto", "completion", "bash"]
+    variables = environment(PYTHONPATH=f"{folder}:{ROOT / 'client/src'}")
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("module", "reason"), [("import nonsense_", "No module named 'nonsense_'"), ("waltz = 3", "is no click command")]
+)
+def test_a_broken_command_is_one_line_and_breaks_no_other(sostenuto, install, module, reason):
+    """The help says why it cannot be loaded."""
+    install(module, waltz="dances:waltz")
+    shown = sostenuto("waltz", "anybody")
+    assert shown.exit_code == 2
+    assert shown.stderr.startswith("error: `sostenuto waltz` cannot be loaded: dances:waltz")
+    assert reason in shown.stderr
+    assert shown.stderr.count("\n") == 1
+    help_text = sostenuto("--help")
+    assert help_text.exit_code == 0
+    assert "cannot be loaded" in help_text.stdout
+
+
+@pytest.mark.usefixtures("without_server")
+@pytest.mark.parametrize("name", SERVER_COMMANDS)
+def test_without_the_server_its_commands_say_what_to_install(sostenuto, name):
+    """With any arguments; the exit code is 2."""
+    shown = sostenuto(name, "book.txt")
+    assert (shown.exit_code, shown.stdout) == (2, "")
+    assert shown.stderr == (
+        f"error: `sostenuto {name}` is a command of the server; install the server: pip install sostenuto-server\n"
+    )
+
+
+@pytest.mark.usefixtures("without_server")
+def test_without_the_server_the_help_names_its_commands(sostenuto):
+    """And what to install."""
+    shown = " ".join(sostenuto("--help").stdout.split())
+    assert f"Without the server there are no {', '.join(SERVER_COMMANDS)}; install the server" in shown
+
+
+@pytest.mark.usefixtures("without_server")
+def test_every_command_of_the_program_is_in_a_section_of_the_help(sostenuto):
+    """`Further commands` has only the completion script."""
+    shown = sostenuto("--help").stdout
+    assert all(f"\n  {name} " in shown for name in program.commands)
+    assert shown.partition("Further commands:\n")[2].partition("\n\n")[0].split()[0] == "completion"
+
+
+def test_completion_offers_commands_of_other_distributions(install):
+    """Click asks the program for them."""
+    install(MODULE, waltz="dances:waltz")
+    context = click.Context(program, info_name="sostenuto", resilient_parsing=True)
+    assert "waltz" in [item.value for item in program.shell_complete(context, "wa")]

