@@ -50,12 +50,17 @@ test-compose: $(STAMPS)/dev  ## test docker-compose.yml with Docker, as root; in
 test-kubernetes: $(STAMPS)/dev  ## deploy to kubectl's current cluster, as in docs/kubernetes.md, and inject faults (SMOKE=1: only one)
 	@tests/kubernetes/run $(ARGS)
 
-check: $(STAMPS)/dev  ## ruff, mypy, import-linter, spelling
+check: $(STAMPS)/dev  ## ruff, mypy, import-linter, spelling, workflows (also by actionlint, if it is installed)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/codespell
+	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	@! command -v actionlint >/dev/null || actionlint
+
+coverage: $(STAMPS)/dev  ## list the lines and branches that no unit test reaches
+	@$(BIN)/python -m pytest tests/unit --numprocesses $(NUM_PROCESSES) --cov --cov-report=term-missing:skip-covered $(ARGS)
 
 # The pins in the files stay where they still fit; ARGS=--upgrade replaces them by the newest releases.
 LOCK := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --quiet \
