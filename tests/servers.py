@@ -39,13 +39,13 @@ def children(pid):
 class Process:
     """A program under test, with its output in a file."""
 
-    def __init__(self, arguments, log, **variables):
-        """Start it in a process group of its own."""
+    def __init__(self, arguments, log, cwd=ROOT, **variables):
+        """Start it in a process group of its own; on its Python path is the checkout, unless PYTHONPATH is given."""
         self.log = Path(log)
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3", **variables}
         with self.log.open("ab") as output, interruptible():
             self.process = subprocess.Popen(
-                arguments, stdout=output, stderr=output, cwd=ROOT, env=environment, start_new_session=True
+                arguments, stdout=output, stderr=output, cwd=cwd, env=environment, start_new_session=True
             )
 
     @property

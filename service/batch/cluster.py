@@ -30,7 +30,7 @@ def prepare(cluster: Cluster) -> None:
         UsageError: it is not installed.
     """
     if importlib.util.find_spec("ray") is None:
-        raise UsageError("--ray needs Ray: pip install 'sostenuto-server[ray]'")
+        raise UsageError("--ray needs Ray: pip install -r requirements/batch-ray.txt")
     # No usage statistics, and the logs of its processes stay in their files.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")

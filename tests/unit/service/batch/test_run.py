@@ -140,7 +140,7 @@ def test_without_ray_installed_the_error_names_its_requirements(write_requests, 
     """The exit code is 2, before anything is sent."""
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     assert main([str(write_requests("a")), str(tmp_path / "out"), "--ray"]) == 2
-    assert "pip install 'sostenuto-server[ray]'" in capsys.readouterr().err
+    assert "pip install -r requirements/batch-ray.txt" in capsys.readouterr().err
 
 
 def test_an_address_without_a_ray_cluster_is_an_error_within_a_minute(server, write_requests, tmp_path):

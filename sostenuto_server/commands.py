@@ -1,0 +1,19 @@
+"""The server's commands of the program `sostenuto`: entry points of the group `sostenuto.commands`."""
+
+from export.cli import compare, import_, list_versions, promote, publish, remove, resume, rollback, show, train
+from service.cli import keys, serve
+
+__all__ = [
+    "compare",
+    "import_",
+    "keys",
+    "list_versions",
+    "promote",
+    "publish",
+    "remove",
+    "resume",
+    "rollback",
+    "serve",
+    "show",
+    "train",
+]
