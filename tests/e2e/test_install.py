@@ -1,9 +1,9 @@
 """Both wheels in a fresh virtual environment, used in an empty directory, as a stranger does.
 
-The wheel of `sostenuto-server` is built from its sdist. Only the two distributions are installed: a `.pth` file lends
-the environment the other packages of this one, which `scripts/setup` has installed from the lock, as TensorFlow would be
-downloaded again. The checkout itself is not lent: pip's editable installations are `.pth` files, which Python reads
-in the environment's own directory alone.
+The wheel of `sostenuto-server` is built from its sdist. Only the two distributions are installed. A `.pth` file lends
+the environment the other packages of the one that runs the tests, which `scripts/setup` has installed from the lock:
+TensorFlow would be downloaded again. The checkout is not lent, as Python reads the `.pth` files of editable
+installations in its own environment alone.
 """
 
 import json
