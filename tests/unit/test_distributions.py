@@ -56,7 +56,7 @@ def test_both_distributions_have_the_same_version():
     versions = {metadata(folder)["Version"] for folder in (ROOT, ROOT / "client")}
     major, minor, _ = versions.pop().split(".")
     assert versions == set()
-    assert f"sostenuto<{major}.{int(minor) + 1},>={major}.{minor}" in metadata(ROOT).get_all("Requires-Dist")
+    assert f"sostenuto[batch]<{major}.{int(minor) + 1},>={major}.{minor}" in metadata(ROOT).get_all("Requires-Dist")
 
 
 def test_the_servers_wheel_has_every_file_of_its_packages_and_no_others():
