@@ -40,7 +40,7 @@ class Process:
     """A program under test, with its output in a file."""
 
     def __init__(self, arguments, log, cwd=ROOT, **variables):
-        """Start it in a process group of its own; on its Python path is the checkout, unless PYTHONPATH is given."""
+        """Start it in a process group of its own."""
         self.log = Path(log)
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3", **variables}
         with self.log.open("ab") as output, interruptible():
