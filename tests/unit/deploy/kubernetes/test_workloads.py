@@ -8,10 +8,10 @@ from prometheus_client import generate_latest
 
 from contract.signatures import MODELS_CONFIG
 from export.cli import build_parser
-from service import __version__
 from service.commands.serve import AFTER_DRAIN_S, metrics_port
 from service.observability.metrics import Metrics
 from service.params import ModelVersion
+from sostenuto import __version__
 from tests.manifests import (
     ABANDONED_PER_CALL,
     KUBERNETES,
