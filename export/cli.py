@@ -245,7 +245,7 @@ _TOKENIZER_SETTINGS = ("documents", "token_unit", "num_words", "vocab_size", "va
 )
 @click.option("--show", "num_shown", type=click.IntRange(min=0), default=20, help="Tokens of the vocabulary to print.")
 @click.option("--save", type=PATH, metavar="FILE", help="Write the tokenizer to this file.")
-def tokenizer(config: str | None, source: str | None, num_shown: int, save: Path | None, **settings: Any) -> int:
+def vocabulary(config: str | None, source: str | None, num_shown: int, save: Path | None, **settings: Any) -> int:
     """Show how a training run tokenizes CORPUS. CORPUS is as for train; without it, that of the recipe."""
     from export.tokenizer_command import run  # noqa: PLC0415 - NumPy
 

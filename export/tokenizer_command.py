@@ -1,4 +1,4 @@
-"""Trains the tokenizer of a run; `python -m export tokenizer` shows how it encodes a corpus, without TensorFlow."""
+"""Trains the tokenizer of a run; `sostenuto vocabulary` shows how it encodes a corpus, without TensorFlow."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence

@@ -1,6 +1,19 @@
 """The server's commands of the program `sostenuto`: entry points of the group `sostenuto.commands`."""
 
-from export.cli import compare, import_, list_versions, promote, publish, remove, resume, rollback, show, train
+from export.cli import (
+    compare,
+    import_,
+    list_versions,
+    promote,
+    publish,
+    remove,
+    resume,
+    rollback,
+    show,
+    train,
+    verify,
+    vocabulary,
+)
 from service.cli import demo, doctor, keys, serve
 
 __all__ = [
@@ -18,4 +31,6 @@ __all__ = [
     "serve",
     "show",
     "train",
+    "verify",
+    "vocabulary",
 ]

@@ -120,7 +120,7 @@ def test_the_help_describes_every_default():
         (["train", "--units", "2.5"], "'--units': '2.5' is not a valid integer"),
         (["train", "--unit", "8"], "No such option '--unit'"),
         (["train", "--cell", "rnn"], "'--cell': 'rnn' is not one of"),
-        (["tokenizer", "--token-unit", "byte"], "'--token-unit': 'byte' is not one of"),
+        (["vocabulary", "--token-unit", "byte"], "'--token-unit': 'byte' is not one of"),
         (["resume"], "Missing argument 'RUN'"),
     ],
 )
@@ -747,7 +747,7 @@ def test_the_validation_split_samples_documents_of_the_whole_corpus(published, c
     assert set("ABCDEFGHIJKLMNOPQRSTUVWXYZ") <= set(tokenizer.tokens)
     assert (training.held_out, len(training.held_out_sha256)) == ("shuffled_documents", 64)
     assert "held out, documents sampled by seed 4\n" in capsys.readouterr().out
-    assert main(["tokenizer", "names.txt", "--documents", "lines", "--seed", "4"]) == 0
+    assert main(["vocabulary", "names.txt", "--documents", "lines", "--seed", "4"]) == 0
     assert f"a vocabulary of {len(tokenizer.tokens):,} tokens" in capsys.readouterr().out
 
 

@@ -1,4 +1,4 @@
-"""`python -m export tokenizer` shows how a tokenizer unit encodes a corpus, without TensorFlow."""
+"""`sostenuto vocabulary` shows how a tokenizer unit encodes a corpus, without TensorFlow."""
 
 import io
 import re
@@ -31,13 +31,13 @@ def folder(tmp_path, monkeypatch):
 
 def show(capsys, *options, corpus="book.txt"):
     """Run the command and return the lines that it prints."""
-    assert main(["tokenizer", corpus, *options]) == 0
+    assert main(["vocabulary", corpus, *options]) == 0
     return capsys.readouterr().out.splitlines()
 
 
 def one_line(capsys, *options):
     """Run the command, which must fail, and return its one-line error."""
-    assert main(["tokenizer", *options]) == 1
+    assert main(["vocabulary", *options]) == 1
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     return err
@@ -48,7 +48,7 @@ def test_the_command_does_not_import_tensorflow(unit):
     """The import alone takes seconds."""
     code = (
         "import sys\nfrom export.cli import program\n"
-        f"program.main(['tokenizer', 'book.txt', '--token-unit', '{unit}'], standalone_mode=False)\n"
+        f"program.main(['vocabulary', 'book.txt', '--token-unit', '{unit}'], standalone_mode=False)\n"
         "print('tensorflow' in sys.modules, 'keras' in sys.modules)"
     )
     env = {"PYTHONPATH": str(ROOT), "PATH": ""}
@@ -148,7 +148,7 @@ def test_the_saved_tokenizer_is_the_one_that_training_builds(capsys, unit, docum
 def test_settings_come_from_a_recipe(capsys):
     """The command line overrides it."""
     Path("r.toml").write_text('name = "m"\ncorpus = "none.txt"\ntoken_unit = "subword"\nvocab_size = 270\nunits = 6\n')
-    assert main(["tokenizer", "--config", "r.toml", "book.txt"]) == 0
+    assert main(["vocabulary", "--config", "r.toml", "book.txt"]) == 0
     assert capsys.readouterr().out.startswith("subword: a vocabulary of 270 tokens ")
 
 
@@ -178,7 +178,7 @@ def test_errors_are_one_line(capsys, options, message):
 
 def test_an_unwritable_output_file_is_an_error_after_the_counts(capsys):
     """The counts are not lost."""
-    assert main(["tokenizer", "book.txt", "--save", "no/t.json"]) == 1
+    assert main(["vocabulary", "book.txt", "--save", "no/t.json"]) == 1
     out, err = capsys.readouterr()
     assert out
     assert "No such file or directory: 'no/t.json'" in err

@@ -10,11 +10,11 @@ import click
 from sostenuto._cli.errors import Failure
 
 GROUP = "sostenuto.commands"
-INSTALL = "install the server: pip install sostenuto-server"
+INSTALL = "install the distribution sostenuto-server in the same environment"
 
 # Of the server's distribution, by section of the help.
 SERVER_COMMANDS = {
-    "Train": ("train", "import", "resume", "demo"),
+    "Train": ("train", "import", "resume", "vocabulary", "demo"),
     "Manage models": ("publish", "list", "show", "compare", "verify", "promote", "rollback", "remove"),
     "Serve": ("serve", "keys", "doctor"),
 }

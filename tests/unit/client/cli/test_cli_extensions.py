@@ -114,7 +114,7 @@ def test_without_the_server_its_commands_say_what_to_install(sostenuto, name):
     shown = sostenuto(name, "book.txt")
     assert (shown.exit_code, shown.stdout) == (2, "")
     assert shown.stderr == (
-        f"error: `sostenuto {name}` is a command of the server; install the server: pip install sostenuto-server\n"
+        f"error: `sostenuto {name}` is a command of the server; install the distribution sostenuto-server in the same environment\n"
     )
 
 
