@@ -1,6 +1,9 @@
 """Programs that tests need: those that pip does not install, and the commands of `sostenuto`."""
 
 import shutil
+import tomllib
+
+from tests.paths import ROOT
 
 
 def program(name):
@@ -17,9 +20,7 @@ def write_entry_points(folder):
     information = folder / "sostenuto_server-0.dist-info"
     information.mkdir()
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: sostenuto-server\nVersion: 0\n")
-    points = {name: f"service.cli:{name}" for name in ("serve", "keys", "demo", "doctor")}
-    for name in ("train", "resume", "publish", "show", "compare", "promote", "rollback", "remove", "verify"):
-        points[name] = f"export.cli:{name}"
-    points |= {"import": "export.cli:import_", "list": "export.cli:list_versions"}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    points = project["entry-points"]["sostenuto.commands"]
     lines = [f"{name} = {value}\n" for name, value in points.items()]
     (information / "entry_points.txt").write_text(f"[sostenuto.commands]\n{''.join(lines)}")

@@ -612,7 +612,8 @@ def options():
         "--previous",
         "--parallel",
         "--max-num-seqs",
-    }  # docker compose's, kubectl's, llama.cpp's, vLLM's
+        "--require-hashes",
+    }  # docker compose's, kubectl's, llama.cpp's, vLLM's, pip's
     return made | written | others
 
 

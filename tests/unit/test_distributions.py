@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from sostenuto._cli.extensions import SERVER_COMMANDS
+from sostenuto_server import commands
 from tests.paths import ROOT
 
 BUNDLED = ("contract", "export", "model_server", "service")
@@ -57,6 +59,14 @@ def test_both_distributions_have_the_same_version():
     major, minor, _ = versions.pop().split(".")
     assert versions == set()
     assert f"sostenuto[batch]<{major}.{int(minor) + 1},>={major}.{minor}" in metadata(ROOT).get_all("Requires-Dist")
+
+
+def test_the_entry_points_are_the_commands_that_the_client_calls_the_servers():
+    """Each of them is a command of `sostenuto_server.commands`."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    points = project["entry-points"]["sostenuto.commands"]
+    assert points.keys() == {name for names in SERVER_COMMANDS.values() for name in names}
+    assert {value.partition(":")[2] for value in points.values()} == set(commands.__all__)
 
 
 def test_the_servers_wheel_has_every_file_of_its_packages_and_no_others():
