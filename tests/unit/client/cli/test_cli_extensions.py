@@ -114,7 +114,8 @@ def test_without_the_server_its_commands_say_what_to_install(sostenuto, name):
     shown = sostenuto(name, "book.txt")
     assert (shown.exit_code, shown.stdout) == (2, "")
     assert shown.stderr == (
-        f"error: `sostenuto {name}` is a command of the server; install the distribution sostenuto-server in the same environment\n"
+        f"error: `sostenuto {name}` is a command of the server; install the distribution sostenuto-server in the same "
+        "environment\n"
     )
 
 
@@ -122,7 +123,7 @@ def test_without_the_server_its_commands_say_what_to_install(sostenuto, name):
 def test_without_the_server_the_help_names_its_commands(sostenuto):
     """And what to install."""
     shown = " ".join(sostenuto("--help").stdout.split())
-    assert f"Without the server there are no {', '.join(SERVER_COMMANDS)}; install the server" in shown
+    assert f"Without the server there are no {', '.join(SERVER_COMMANDS)}; install the distribution" in shown
 
 
 @pytest.mark.usefixtures("without_server")
