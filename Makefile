@@ -112,7 +112,7 @@ clean:  ## remove the virtual environment and everything that can be rebuilt; mo
 
 BASE := requirements.txt pyproject.toml client/pyproject.toml
 $(STAMPS)/run: $(BASE) requirements/demo.txt
-$(STAMPS)/dev: $(BASE) requirements/demo.txt requirements/dev.txt requirements/batch-ray.txt
+$(STAMPS)/dev: $(BASE) requirements/demo.txt requirements/dev.txt
 $(STAMPS)/bench: $(BASE) requirements/bench.txt
 
 $(STAMPS)/%: scripts/setup
