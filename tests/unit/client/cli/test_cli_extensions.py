@@ -70,10 +70,9 @@ def test_help_lists_it_in_a_section(sostenuto, install):
     shown = sostenuto("--help").stdout
     assert "Serve:\n  serve " in shown
     further = shown.partition("Further commands:\n")[2].partition("\n\n")[0]
-    assert [line.split(maxsplit=1) for line in further.splitlines()] == [
-        ["completion", "Print the shell completion script."],
-        ["waltz", "Waltz with somebody."],
-    ]
+    rows = [line.split(maxsplit=1) for line in further.splitlines()]
+    assert rows[0] == ["completion", "Print the shell completion script."]
+    assert ["waltz", "Waltz with somebody."] in rows
 
 
 def test_no_command_of_another_distribution_replaces_the_programs_own(sostenuto, install):
