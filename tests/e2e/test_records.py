@@ -1,9 +1,11 @@
 """The page about records runs as written: its list, its training, its request and its program, all made short."""
 
 import json
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -25,7 +27,12 @@ def entered(text, folder):
     ended = subprocess.run(
         ["bash", "-eu", "-o", "pipefail", "-c", text],
         cwd=folder,
-        env=environment(PYTHONPATH=f"{ROOT}:{ROOT / 'client/src'}", PYTHONWARNINGS="default"),
+        env=environment(
+            # With the program `sostenuto`.
+            PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            PYTHONPATH=f"{ROOT}:{ROOT / 'client/src'}",
+            PYTHONWARNINGS="default",
+        ),
         capture_output=True,
         timeout=240,
         check=False,
