@@ -105,7 +105,9 @@ def crowd():
 def test_2000_idle_connections_do_not_delay_other_requests(server, crowd, sent):
     """Whether they send nothing, stop within a request's head, or were served once."""
     for _ in range(2000):
-        crowd.enter_context(server.connect(sent))
+        connection = crowd.enter_context(server.connect(sent))
+        if sent == GET:
+            assert connection.recv(1024).startswith(b"HTTP/1.1 200")
     seconds = sorted(server.get_s() for _ in range(50))
     print(f"50 requests beside 2,000 connections: median {seconds[25]:.3f} s, longest {seconds[-1]:.3f} s")
     assert seconds[-1] < PROMPT_S
