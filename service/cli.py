@@ -128,7 +128,7 @@ def _listening_options(command: Decorated) -> Decorated:
 
 
 def _changed_settings(options: dict[str, Any]) -> "Settings":
-    """Read the settings, with options in the place of environment variables, which started processes inherit."""
+    """Read the settings; options override environment variables, which child processes inherit."""
     os.environ.update({f"SOSTENUTO_{name.upper()}": str(value) for name, value in options.items() if value is not None})
     return valid_settings()
 

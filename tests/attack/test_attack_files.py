@@ -1,4 +1,4 @@
-"""Pipes, devices and truncated files in the place of a running service's own: it serves on, and goes on polling."""
+"""Pipes, devices and truncated files instead of those of a running service: it keeps serving and polling."""
 
 import json
 import os

@@ -174,7 +174,7 @@ def test_rusts_messages_are_not_in_the_log(patient, capfd):
 
 
 def test_a_cheap_pattern_does_not_wait_for_slow_ones(patient):
-    """Neither for the one that is being compiled nor for those that wait, whoever sends it."""
+    """Neither for the one that is being compiled nor for those that wait, from the same sender too."""
     compiler = patient
     with ThreadPoolExecutor(4) as pool:
         bombs = [pool.submit(compiler.compile, BOMB, name, lambda: TEXTS) for name in "xyz"]
