@@ -171,9 +171,9 @@ def test_an_invalid_name_is_refused_before_any_file_is_read(capsys):
     assert "name must be" in capsys.readouterr().err
 
 
-def test_a_savedmodel_that_writes_files_is_refused_and_not_run(tmp_path, capsys):
-    """Importing it writes no file, and nothing is published that a model server would run."""
-    module, file = tf.Module(), tmp_path / "written"
+def save_writing_model(folder):
+    """Save a SavedModel that writes a file when it is called, and return the file's path."""
+    module, file = tf.Module(), folder / "written"
 
     def serve(ids):
         tf.io.write_file(str(file), "written")
@@ -181,6 +181,12 @@ def test_a_savedmodel_that_writes_files_is_refused_and_not_run(tmp_path, capsys)
 
     module.serve = tf.function(serve, input_signature=[tf.TensorSpec([None, 5], tf.int32)])
     tf.saved_model.save(module, "theirs", signatures=module.serve)
+    return file
+
+
+def test_a_savedmodel_that_writes_files_is_refused_and_not_run(tmp_path, capsys):
+    """Importing it writes no file, and nothing is published that a model server would run."""
+    file = save_writing_model(tmp_path)
     assert import_model(model="theirs") == 1
     assert "WriteFile" in capsys.readouterr().err
     assert not file.exists()
@@ -189,14 +195,7 @@ def test_a_savedmodel_that_writes_files_is_refused_and_not_run(tmp_path, capsys)
 
 def test_a_keras_file_with_a_savedmodel_layer_is_refused(tmp_path, capsys):
     """`TFSMLayer` would run a SavedModel around the check of its operations."""
-    module, file = tf.Module(), tmp_path / "written"
-
-    def serve(ids):
-        tf.io.write_file(str(file), "written")
-        return tf.one_hot(ids[:, -1], 13)
-
-    module.serve = tf.function(serve, input_signature=[tf.TensorSpec([None, 5], tf.int32)])
-    tf.saved_model.save(module, "theirs", signatures=module.serve)
+    file = save_writing_model(tmp_path)
     layers = keras.layers
     model = keras.Sequential([layers.Input([5], dtype="int32"), layers.TFSMLayer("theirs", call_endpoint="serve")])
     model.save("indirect.keras")

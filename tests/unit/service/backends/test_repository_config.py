@@ -16,6 +16,15 @@ def model_registry(server, two_versions):
     return PolledRegistry(two_versions, only(server))
 
 
+FILES = (
+    "models.config",
+    "labels.json",
+    "routing.toml",
+    "demo/1/assets.extra/generator.json",
+    "demo/1/assets.extra/tokenizer.json",
+)
+
+
 def truncate(path, size):
     """Truncate a file in place, as a full disk or an interrupted copy leaves it."""
     stamp = path.stat().st_mtime_ns
@@ -25,16 +34,7 @@ def truncate(path, size):
 
 
 @pytest.mark.parametrize("size", [0, 10])
-@pytest.mark.parametrize(
-    "name",
-    [
-        "models.config",
-        "labels.json",
-        "routing.toml",
-        "demo/1/assets.extra/generator.json",
-        "demo/1/assets.extra/tokenizer.json",
-    ],
-)
+@pytest.mark.parametrize("name", FILES)
 def test_a_truncated_file_keeps_versions_labels_and_traffic_split(model_registry, server, tmp_path, name, size, caplog):
     """The backend gets no calls for it, and the log names the file once."""
     (tmp_path / "routing.toml").write_text("[demo]\nstable = 3\ncanary = 1\n")
@@ -67,16 +67,7 @@ def huge(path):
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("replace", [pipe, endless, huge])
-@pytest.mark.parametrize(
-    "name",
-    [
-        "models.config",
-        "labels.json",
-        "routing.toml",
-        "demo/1/assets.extra/generator.json",
-        "demo/1/assets.extra/tokenizer.json",
-    ],
-)
+@pytest.mark.parametrize("name", FILES)
 def test_a_special_or_huge_file_neither_blocks_a_poll_nor_fills_the_memory(
     model_registry, tmp_path, name, replace, caplog
 ):
