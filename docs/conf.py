@@ -1,5 +1,6 @@
 """How Sphinx makes these pages into a site: `make docs`, into build/docs."""
 
+import re
 import sys
 import textwrap
 from pathlib import Path
@@ -50,6 +51,13 @@ def _literally(_app: Sphinx, context: click.Context, lines: list[str]) -> None:
     lines[:] = ["::", "", *textwrap.indent(text, "   ").splitlines(), ""] if text else []
 
 
+def _links_out_of_the_site(_app: Sphinx, _page: str, source: list[str]) -> None:
+    """Link the threat model's page, and the history as a file; on a code host the links lead to the files themselves."""
+    text = re.sub(r"\]\((?:\.\./)+SECURITY\.md", "](/security.md", source[0])
+    source[0] = re.sub(r"\]\(((?:\.\./)+benchmarks/HISTORY\.md)[^)]*\)", r"](path:\1)", text)
+
+
 def setup(app: Sphinx) -> None:
-    """Connect the hook of sphinx-click."""
+    """Connect the hooks."""
     app.connect("sphinx-click-process-epilog", _literally)
+    app.connect("source-read", _links_out_of_the_site)

@@ -101,25 +101,21 @@ def _playground(browser: Browser, gateway: SimpleNamespace, model: str) -> None:
 
 
 def _inspector(browser: Browser, gateway: SimpleNamespace, model: str) -> None:
-    for look in ("light", "dark"):
-        page = Inspector(browser.new_page(viewport=DESKTOP, color_scheme=look), gateway)
-        page.look(model, page.page.input_value("#text"))
-        page.page.select_option("#feature", "brackets")
-        page.click("#search button")
-        page.page.locator("#units tbody tr", has_text="holds").first.locator("button").click()
-        page.page.locator("#tokens [data-position='78']").click()
-        page.page.locator("#map").evaluate("map => { map.scrollLeft = 0; }")
-        # The map is drawn before the next frame.
-        page.page.wait_for_timeout(300)
-        if look == "dark":
-            _save(page, "inspector-dark", ".panel:has(#map)")
-            return
-        _save(page, "inspector-text", ".panel:has(#tokens)")
-        _save(page, "inspector-map", ".panel:has(#map)")
-        _save(page, "inspector-token", ".pair:has(#units)")
-        page.click("#embedding summary")
-        page.page.locator("#neighbors tr").first.wait_for()
-        _save(page, "inspector-embedding", ".panel:has(#embedding)")
+    page = Inspector(browser.new_page(viewport=DESKTOP), gateway)
+    page.look(model, page.page.input_value("#text"))
+    page.page.select_option("#feature", "brackets")
+    page.click("#search button")
+    page.page.locator("#units tbody tr", has_text="holds").first.locator("button").click()
+    page.page.locator("#tokens [data-position='78']").click()
+    page.page.locator("#map").evaluate("map => { map.scrollLeft = 0; }")
+    # The map is drawn before the next frame.
+    page.page.wait_for_timeout(300)
+    _save(page, "inspector-text", ".panel:has(#tokens)")
+    _save(page, "inspector-map", ".panel:has(#map)")
+    _save(page, "inspector-token", ".pair:has(#units)")
+    page.click("#embedding summary")
+    page.page.locator("#neighbors tr").first.wait_for()
+    _save(page, "inspector-embedding", ".panel:has(#embedding)")
 
 
 def _save(page: Page, name: str, selector: str | None = None) -> None:

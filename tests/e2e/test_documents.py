@@ -37,7 +37,7 @@ from tests.terminals import environment
 NOT_TRIED = {
     "docs/deployment.md",
     "docs/kubernetes.md",
-    "docs/how-to/build-tensorflow-serving.md",
+    "docs/tensorflow-serving.md",
     "docs/how-to/clients.md",
     "docs/how-to/records.md",
 }

@@ -1,4 +1,4 @@
-"""docs/how-it-works.md lists the modules that a streaming completion passes through; this compares a traced one."""
+"""docs/architecture.md lists the modules that a streaming completion passes through; this compares a traced one."""
 
 import json
 import re
@@ -25,7 +25,7 @@ def test_a_streaming_completion_runs_the_modules_that_the_page_lists(models_dir,
     command = [sys.executable, "-m", "tests.e2e.traced_completion", models_dir, str(model_server.port)]
     output = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=120, check=True).stdout
     threads = json.loads(output.splitlines()[-1])
-    page = (ROOT / "docs/how-it-works.md").read_text(encoding="utf-8").partition("## From the socket")[2]
+    page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8").partition("### Modules on the path")[2].partition("\n## ")[0]
     listed = re.findall(r"^\d+\. `([\w/]+\.py)`", page, re.MULTILINE)
     helpers = set(re.findall(r"`([\w/]+\.py)`", page)) - {*listed}
     called = {module for name, modules in threads.items() if THREADS.fullmatch(name) for module in modules}
