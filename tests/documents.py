@@ -1,6 +1,6 @@
 """The documentation as a reader types it: its fenced blocks, and the shell commands in them.
 
-Knows how the pages are written. Does not know what the commands do.
+Tests find a page by what it has, so that pages can be renamed, merged and split.
 """
 
 import json
@@ -11,6 +11,10 @@ from itertools import pairwise
 from textwrap import dedent
 
 from tests.paths import ROOT
+
+# Paths relative to the checkout.
+PAGES = ["README.md", "SECURITY.md", "client/README.md"]
+PAGES += sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))
 
 # A block without a language calls a running service; one of `bash` needs the repository or a network, too. Any other
 # block names its language.
@@ -62,9 +66,29 @@ class Block:
         return _of_transcript(self.text) if is_transcript else [Command(text) for text in _joined(self.text)]
 
 
+def read(page):
+    """Return the text of a page, given by its path relative to the checkout."""
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def page_with(pattern):
+    """Return the text of the only page in which a regular expression matches; ^ and $ match at line breaks."""
+    (text,) = (text for text in map(read, PAGES) if re.search(pattern, text, re.MULTILINE))
+    return text
+
+
+def rows(*headings):
+    """Return the cells of each row of all pages' tables whose header begins with these cells."""
+    header = re.escape(f"| {' | '.join(headings)} |")
+    tables = re.findall(rf"^{header}.*\n\|[-|]+\n((?:\|.*\n?)+)", "\n".join(map(read, PAGES)), re.MULTILINE)
+    return [
+        [cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]] for table in tables for row in table.splitlines()
+    ]
+
+
 def blocks(page):
-    """Return the fenced blocks of a page, a path below the root such as "docs/batch.md", without MyST's directives."""
-    text = (ROOT / page).read_text(encoding="utf-8")
+    """Return the fenced blocks of a page, given by its path relative to the checkout, without MyST's directives."""
+    text = read(page)
     fences = list(_BLOCK.finditer(text))
     lines = [1 + text.count("\n", 0, fence.start()) for fence in fences]
     found = [
@@ -78,9 +102,14 @@ def blocks(page):
     return [block for block in found if not block.language.startswith("{")]
 
 
+def commands_of(page):
+    """Return the shell commands of a page."""
+    return [command for block in blocks(page) if block.language in SHELL for command in block.commands()]
+
+
 def spans(page):
     """Return the inline code of a page's sentences and tables, each on one line."""
-    text = _BLOCK.sub("", (ROOT / page).read_text(encoding="utf-8"))
+    text = _BLOCK.sub("", read(page))
     return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text)]
 
 

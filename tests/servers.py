@@ -97,7 +97,7 @@ class ModelServer(Process):
         return False
 
 
-# Names an executable of TensorFlow Serving; docs/tensorflow-serving.md says how to get one.
+# Names an executable of TensorFlow Serving, such as scripts/build-tensorflow-serving makes.
 TENSORFLOW_MODEL_SERVER = "TENSORFLOW_MODEL_SERVER"
 
 
@@ -130,7 +130,7 @@ class TensorFlowServing(ModelServer):
     def why_not(cls):
         """Return why it cannot run here, or None."""
         if TENSORFLOW_MODEL_SERVER not in os.environ:
-            return f"{TENSORFLOW_MODEL_SERVER} names no executable of TensorFlow Serving: see docs/tensorflow-serving.md"
+            return f"{TENSORFLOW_MODEL_SERVER} names no executable of TensorFlow Serving: see CONTRIBUTING.md"
         attempt = subprocess.run([*cls.MOUNT, "/tmp", "true"], capture_output=True, text=True, check=False)
         return f"nothing can be mounted at /models: {attempt.stderr.strip()}" if attempt.returncode else None
 

@@ -26,36 +26,35 @@ from pydantic import ValidationError
 import sostenuto
 from tests.built import built
 from tests.conftest import TEXT, quick_to_load
-from tests.documents import SHELL, blocks, documents, fits, spans
+from tests.documents import PAGES, SHELL, blocks, commands_of, documents, fits, spans
 from tests.paths import ROOT
 from tests.programs import program, write_entry_points
 from tests.servers import Gateway, ModelServer
 from tests.terminals import environment
 
-# They need Docker, Kubernetes, a clone of TensorFlow Serving or gigabytes of other clients' packages; tests/kubernetes
-# and tests/compose cover a part. The last one trains a model of its own: test_records.py runs it.
-NOT_TRIED = {
-    "docs/deployment.md",
-    "docs/kubernetes.md",
-    "docs/tensorflow-serving.md",
-    "docs/how-to/clients.md",
-    "docs/how-to/records.md",
-}
-_FOUND = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))
-PAGES = ["README.md", "SECURITY.md", "client/README.md", *(page for page in _FOUND if page not in NOT_TRIED)]
+# Pages with such a command are not tried here.
+NOT_TRIED = (
+    "docker compose down",  # needs Docker; tests/compose covers a part
+    "kubectl create ",  # needs a cluster; tests/kubernetes has one
+    "scripts/build-tensorflow-serving ",  # needs a clone of TensorFlow Serving
+    "npm install ",  # gigabytes of other clients' packages
+    "sostenuto train names.txt ",  # trains a model of its own; test_records.py runs the page
+)
+
+
+PAGES = [page for page in PAGES if not any(command.text.startswith(NOT_TRIED) for command in commands_of(page))]
 BLOCKS = [block for page in PAGES for block in blocks(page)]
-COMMANDS = [command for block in BLOCKS if block.language in SHELL for command in block.commands()]
+COMMANDS = [command for page in PAGES for command in commands_of(page)]
+# Lines of batch files.
+REQUEST_LINES = [block for block in BLOCKS if block.language == "json" and '"custom_id": ' in block.text]
 ADDRESS = "http://127.0.0.1:8000"
 PATIENCE_S = 120
 # Every character of the pages' prompts, and a vocabulary larger than the token ids that the pages use.
 CORPUS = "".join(map(chr, range(32, 127))) + TEXT * 20
 # Appended to a training command of the pages, which then takes seconds.
 SHORT = ["--units=16", "--epochs=1", "--batch-size=4", "--validation=0.3", "--runs-dir=runs", "--models-dir=trained"]
-# Pages with the training commands of the models in use: `book` and `demo`, which carry state, and `reverse`.
-TRAININGS = {
-    "docs/quickstart.md": "sostenuto train book.txt --units 256 ",
-    "docs/how-to/train.md": "sostenuto train book.txt --name ending ",
-}
+# The pages' training commands of the models in use: `book` and `demo`, which carry state, and `reverse`.
+TRAININGS = ("sostenuto train book.txt --units 256 ", "sostenuto train book.txt --name ending ")
 # Id of the key that a page revokes.
 KEY_ID = "82qz9i5j"
 
@@ -312,8 +311,7 @@ def made(tmp_path_factory):
     (reader / ".venv/bin").mkdir(parents=True)
     _write_program(reader / ".venv/bin/python")
     _write_corpora(reader)
-    (requests,) = (block.text for block in blocks("docs/batch.md") if block.language == "json")
-    (reader / "in.jsonl").write_text(requests)
+    (reader / "in.jsonl").write_text("".join(block.text for block in REQUEST_LINES))
     _make_key(reader / "keys.json")
     (reader / "runs").mkdir()
     (reader / ".sostenuto-state-key").write_text("0" * 64)
@@ -333,11 +331,7 @@ def _write_corpora(folder):
 
 def _trained_by_the_pages():
     """Return the model repository that the pages' training commands fill."""
-    trainings = []
-    for page, beginning in TRAININGS.items():
-        lines = [line for block in blocks(page) for line in block.text.splitlines()]
-        trainings += [line for line in lines if line.startswith(beginning)]
-    assert len(trainings) == len(TRAININGS)
+    trainings = [command.text for command in COMMANDS if command.text.startswith(TRAININGS)]
 
     def train(folder):
         """Train in this process, which has already imported TensorFlow."""
@@ -391,12 +385,9 @@ def is_entered(block):
     return block.language == "python" or (block.language in SHELL and any(map(is_run, block.commands())))
 
 
-# What a newcomer enters first; `make test-all` runs all other pages.
-FIRST_PAGES = ("README.md", "docs/quickstart.md", "client/README.md")
-
-
+# `make test-all` runs all other pages than those that a newcomer enters first.
 PAGES_WITH_COMMANDS = [
-    pytest.param(page, marks=[] if page in FIRST_PAGES else pytest.mark.slow)
+    pytest.param(page, marks=[] if "README" in page or "quickstart" in page else pytest.mark.slow)
     for page in PAGES
     if any(map(is_entered, blocks(page)))
 ]
@@ -431,7 +422,7 @@ def _run(command, session, address, variables):
     asks = command.text.startswith(ASKS)
     code, output, errors = enter(f". ./.variables\n{text}{kept}", session.folder, variables, typed, asks=asks)
     refused = of(REFUSED, command)
-    # 141 after a closed pipe, as docs/command-line.md says; 22 is curl's, for an error response.
+    # 141 after a closed pipe; 22 is curl's, for an error response.
     expected = (22,) if refused else (0, 141) if "| head" in text else (0,)
     # Output that is cut off by bytes may end within a character.
     output = output.decode(errors="surrogateescape")
@@ -463,7 +454,7 @@ def requests():
             # 0 replaces shell variables; a body from a pipe (`@-`) is generated by a program, so it is not known here.
             bodies = [json.loads(re.sub(r"\$\w+", "0", body)) for body in posted if not body.startswith("@")]
             found.append(("post" if posted else "get", url.removeprefix(ADDRESS), *(bodies or [None])))
-    lines = [json.loads(block.text) for block in blocks("docs/batch.md") if block.language == "json"]
+    lines = [json.loads(block.text) for block in REQUEST_LINES]
     return found + [(line["method"].lower(), line["url"], line["body"]) for line in lines]
 
 

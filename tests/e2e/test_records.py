@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.built import built
-from tests.documents import blocks
+from tests.documents import PAGES, commands_of
 from tests.paths import ROOT
 from tests.servers import Gateway, ModelServer
 from tests.terminals import environment
@@ -18,7 +18,11 @@ from tests.terminals import environment
 COUNT = 1500
 # Appended to the page's training command, which then takes seconds; the models' text is poor, but it matches.
 SHORT = ["--units=32", "--epochs=1", "--runs-dir=runs", "--models-dir=models"]
-COMMANDS = [command.text for block in blocks("docs/how-to/records.md") for command in block.commands()]
+(COMMANDS,) = (
+    [command.text for command in commands]
+    for commands in map(commands_of, PAGES)
+    if any(command.text.startswith("sostenuto train names.txt") for command in commands)
+)
 
 
 def entered(text, folder):

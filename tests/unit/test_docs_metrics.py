@@ -1,4 +1,4 @@
-"""docs/metrics.md lists every metric and every alert, as the code has them."""
+"""The documentation lists every metric and every alert, as the code has them."""
 
 import re
 
@@ -7,20 +7,14 @@ import yaml
 from prometheus_client.registry import CollectorRegistry
 
 from service.observability.metrics import Metrics
+from tests.documents import page_with, rows
 from tests.paths import ROOT
 from tests.unit.service.observability.test_metrics import watch_everything
 
-PAGE = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
+PAGE = page_with(r"^\| metric \|")
 ALERTS = yaml.safe_load((ROOT / "deploy/prometheus/alerts.yml").read_text())["groups"]
 # Metrics of the process and of Python, whose units Prometheus's client does not put into every name.
 OTHER_UNITS = {"process_open_fds": "descriptors", "process_max_fds": "descriptors"}
-
-
-def rows(heading):
-    """Return the cells of each row of the tables whose first column has this heading."""
-    tables = re.findall(rf"^\| {heading} \|.*\n\|[-|]+\n((?:\|.*\n)+)", PAGE, re.MULTILINE)
-    lines = "".join(tables).splitlines()
-    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
 
 
 def exported() -> CollectorRegistry:

@@ -1,4 +1,4 @@
-"""docs/troubleshooting.md quotes messages as the programs have them."""
+"""The tables of symptoms and error responses quote messages as the programs have them."""
 
 import ast
 import re
@@ -6,9 +6,11 @@ import re
 import pytest
 
 from service import errors
+from tests.documents import rows
 from tests.paths import ROOT
 
-PAGE = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
+RESPONSES = [cells[0] for cells in rows("response")]
+SYMPTOMS = [cells[0] for cells in rows("symptom")]
 PARTS = ("contract", "export", "model_server", "service", "client/src")
 # Those of Python, pydantic, the C library, Docker and Kubernetes; and what the page itself puts between two words.
 OTHERS = (
@@ -47,8 +49,7 @@ def sources():
 
 def messages():
     """Return what is quoted in the first column and has several words; a command is no message."""
-    symptoms = [line.split(" | ")[0] for line in PAGE.splitlines() if line.startswith("| ")]
-    quoted = {span for symptom in symptoms for span in re.findall(r"`([^`]+)`", symptom)}
+    quoted = {span for cell in RESPONSES + SYMPTOMS for span in re.findall(r"`([^`]+)`", cell)}
     commands = ("curl ", ".venv/", "export ")
     return sorted(span for span in quoted if " " in span and not span.startswith(commands))
 
@@ -61,10 +62,14 @@ def test_every_quoted_message_is_one_of_the_programs(message, sources):
         assert words in sources, words
 
 
-def test_every_error_code_of_the_gateway_is_on_the_page():
+def test_every_error_code_of_the_gateway_is_explained():
     """But those that no client can do anything about."""
     codes = {kind.code for kind in vars(errors).values() if isinstance(kind, type) and getattr(kind, "code", None)}
-    explained = {*re.findall(r"^\| \d{3} `(\w+)`", PAGE, re.MULTILINE), "invalid_api_key", "model_not_found"}
+    explained = {
+        *re.findall(r"^\d{3} `(\w+)`", "\n".join(RESPONSES), re.MULTILINE),
+        "invalid_api_key",
+        "model_not_found",
+    }
     sent_by_mistake = {
         "state_malformed",
         "state_altered",

@@ -1,4 +1,4 @@
-"""docker-compose.yml is consistent with the programs, the Kubernetes objects and docs/deployment.md.
+"""docker-compose.yml is consistent with the programs, the Kubernetes objects and its page.
 
 `tests/compose/run` tests how it runs.
 """
@@ -10,11 +10,12 @@ import yaml
 
 from service.commands.serve import AFTER_DRAIN_S
 from service.settings import Settings
+from tests.documents import page_with, rows
 from tests.manifests import ABANDONED_PER_CALL, arguments, calls_in_flight, main_container, overlay
 from tests.paths import ROOT
 
 TEXT = (ROOT / "docker-compose.yml").read_text()
-PAGE = (ROOT / "docs/deployment.md").read_text()
+PAGE = page_with("docker compose down")
 
 
 @pytest.fixture(scope="module")
@@ -117,8 +118,8 @@ def test_variables_that_the_page_puts_into_gateway_env_take_effect(compose):
 def test_the_page_lists_every_variable_with_its_default():
     """And no variable that the compose file does not have."""
     used = dict(re.findall(r"\$\{(\w+):-([^}]*)\}", TEXT))
-    table = re.findall(r"^\| (`[A-Z_`, ]+`) \| (.*?) \|", PAGE, re.MULTILINE)
-    told = {name: defaults for names, defaults in table for name in re.findall(r"`(\w+)`", names)}
+    table = rows("variable", "default")
+    told = {name: defaults for names, defaults, _ in table for name in re.findall(r"`(\w+)`", names)}
     assert used.keys() == told.keys() - {"COMPOSE_PROFILES"}
     for name, defaults in told.items():
         if used.get(name):

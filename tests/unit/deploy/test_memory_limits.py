@@ -13,6 +13,7 @@ from service.process.worker import RECEIVED_BYTES
 from service.scheduling.batching import MAX_TRACE_VALUES_PER_CALL
 from service.settings import Settings
 from service.structured_outputs.compiler import FAST_MEMORY_BYTES, MAX_MEMORY_BYTES
+from tests.documents import rows
 from tests.manifests import main_container, overlay, quantity
 from tests.paths import ROOT
 
@@ -26,7 +27,7 @@ REPLY_COPIES = 3
 
 
 def parts(settings):
-    """Return the MiB of each part of docs/settings.md's table, in its order."""
+    """Return the MiB of each part of the documented table, in its order."""
     threads = settings.max_running + settings.max_queued + SPARE_THREADS
     sizes = (
         PROCESS_BYTES,
@@ -63,10 +64,8 @@ def test_the_default_settings_fit_into_the_limit_of_each_overlay(name):
     assert sum(parts(Settings())) * MIB <= limit
 
 
-def test_the_pages_memory_table_has_the_tested_numbers():
-    """The table of docs/settings.md."""
-    page = (ROOT / "docs/settings.md").read_text(encoding="utf-8").partition("## How much memory")[2]
-    assert [int(number) for number in re.findall(r"^\| [^|]+ \| (\d+) \|", page, re.MULTILINE)] == parts(Settings())
+def test_the_documented_memory_table_has_the_tested_numbers():
+    assert [int(mebibytes) for _, mebibytes, *_ in rows("part", "MiB")] == parts(Settings())
 
 
 def test_a_body_of_the_maximum_size_fits_into_the_memory_budget():

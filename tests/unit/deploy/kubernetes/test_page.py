@@ -1,4 +1,4 @@
-"""The manifests and commands of docs/kubernetes.md match the rendered objects."""
+"""The manifests and commands of the page about Kubernetes match the rendered objects."""
 
 import re
 import textwrap
@@ -7,10 +7,11 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from tests.documents import page_with
 from tests.manifests import main_container, of_kind, overlay, render, settings, templates
 from tests.paths import ROOT
 
-PAGE = (ROOT / "docs/kubernetes.md").read_text(encoding="utf-8")
+PAGE = page_with("kubectl create secret generic")
 # Blocks within lists are indented.
 BLOCKS = [textwrap.dedent(block) for block in re.findall(r"^ *```yaml\n(.*?)^ *```", PAGE, re.MULTILINE | re.DOTALL)]
 KINDS = {"deployment": "Deployment", "job": "Job", "service": "Service", "hpa": "HorizontalPodAutoscaler"}
