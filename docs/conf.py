@@ -52,7 +52,7 @@ def _literally(_app: Sphinx, context: click.Context, lines: list[str]) -> None:
 
 
 def _links_out_of_the_site(_app: Sphinx, _page: str, source: list[str]) -> None:
-    """Link the threat model's page, and the history as a file; on a code host the links lead to the files themselves."""
+    """Link the page of the threat model, and the history as a file; on a code host both links lead to the files."""
     text = re.sub(r"\]\((?:\.\./)+SECURITY\.md", "](/security.md", source[0])
     source[0] = re.sub(r"\]\(((?:\.\./)+benchmarks/HISTORY\.md)[^)]*\)", r"](path:\1)", text)
 
