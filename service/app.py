@@ -3,28 +3,25 @@
 import socket
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from service import __version__
 from service.access.auth import build_authenticator
-from service.backends.client import GrpcBackend
-from service.backends.embedding_vectors import VectorFiles
-from service.backends.registry import ModelRegistry
+from service.backends.client import GrpcBackend, backend_tls
 from service.backends.replicas import Replicas
-from service.backends.tls import backend_tls
-from service.backends.training_filters import TrainingFilters
 from service.engine import Engine
 from service.errors import ShuttingDown
 from service.generation.resume_tokens import ResumeTokens, StateKeys, key_file
+from service.http_server.disconnects import DisconnectWatcher
 from service.memory_budget import MemoryBudget
+from service.models.embedding_vectors import VectorFiles
+from service.models.registry import ModelRegistry
+from service.models.training_filters import TrainingFilters
 from service.observability.metrics import Metrics
 from service.observability.scrape import serve_metrics
 from service.observability.tracing import Tracing
-from service.process.disconnects import DisconnectWatcher
 from service.scheduling.admission import AdmissionControl
 from service.scheduling.scheduler import Scheduler
 from service.settings import Settings
@@ -146,7 +143,9 @@ def _register(app: Gateway, settings: Settings) -> None:
         lambda: app.drain.is_draining,
     )
     vectors, has_keys = VectorFiles(settings.models_dir), settings.keys_file is not None
-    services = Services(engine, app.model_registry, vectors, status, _watch(), app.drain, settings, has_keys)
+    services = Services(
+        engine, app.model_registry, vectors, status, DisconnectWatcher().watch, app.drain, settings, has_keys
+    )
     app.register_blueprint(build_routes(services))
     register_pages(app, settings.docs_url)
     register_error_handlers(app)
@@ -159,12 +158,16 @@ def _register(app: Gateway, settings: Settings) -> None:
 def _watch_state(app: Gateway) -> None:
     """Have the metrics read the state of scheduler, memory and backends at each scrape."""
     metrics, scheduler, replicas = app.metrics, app.scheduler, app.replicas
-    metrics.watch_load(lambda: scheduler.loads, lambda: app.admission.num_tokens)
-    metrics.watch_prefix_cache(scheduler.prefix_cache)
-    metrics.watch_request_memory(app.memory)
-    metrics.watch_servers(lambda: [replica.ejected_because is None for replica in replicas.all()])
-    metrics.watch_rejections(lambda: replicas.num_rejected)
-    metrics.watch_config_drift(lambda: {replica.address: replica.drift.seconds() for replica in replicas.all()})
+    metrics.watch(
+        loads=lambda: scheduler.loads,
+        num_tokens=lambda: app.admission.num_tokens,
+        prefix_cache=scheduler.prefix_cache,
+        memory=app.memory,
+        backends=lambda: [
+            (each.address, each.ejected_because is None, each.drift.seconds()) for each in replicas.all()
+        ],
+        rejections=lambda: replicas.num_rejected,
+    )
 
 
 def _tracing(settings: Settings) -> Tracing | None:
@@ -178,13 +181,3 @@ def _resume_tokens(settings: Settings) -> ResumeTokens:
         return ResumeTokens(key_file(settings.state_key_file).content, settings.state_max_age_s)
     keys = StateKeys.random()
     return ResumeTokens(lambda: keys, settings.state_max_age_s)
-
-
-def _watch() -> Callable[[Any, Callable[[], object]], AbstractContextManager[Any]]:
-    watcher = DisconnectWatcher()
-
-    def watch(sock: Any, on_gone: Callable[[], object]) -> AbstractContextManager[Any]:
-        # Under Flask's test client there is no socket and no disconnect.
-        return nullcontext() if sock is None else watcher.watch(sock, on_gone)
-
-    return watch

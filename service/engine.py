@@ -10,10 +10,8 @@ from functools import partial
 
 from contract import signatures
 from service.api.requests import CompletionRequest, EmbeddingsRequest, InspectRequest, PromptText
-from service.backends.registry import ModelRegistry, ServedModel
-from service.backends.training_filters import TrainingFilters
 from service.context import RequestContext, TokenCharges
-from service.errors import InvalidRequest, StateOfAnotherModel, StateOutdated
+from service.errors import InvalidRequest, StateRefused
 from service.generation.candidate_filter import IsCopy
 from service.generation.checkpoint import Checkpoint
 from service.generation.choice import ConstrainedMatch
@@ -25,6 +23,8 @@ from service.generation.prompts import NOTHING, EncodedPrompt, encode_prompts, r
 from service.generation.request import Request
 from service.generation.resume_tokens import ResumeTokens
 from service.limits import Limits
+from service.models.registry import ModelRegistry, ServedModel
+from service.models.training_filters import TrainingFilters
 from service.observability.metrics import Metrics
 from service.scheduling.admission import AdmissionControl
 from service.scheduling.automaton import FIRST_ROW, Match
@@ -162,7 +162,7 @@ class Engine:
 
         Raises:
             InvalidRequest: it cannot be compiled, or not completed within `max_tokens`.
-            StateOutdated: it is resumed, and another release compiled it.
+            StateRefused: it is resumed, and another release compiled it.
             GatewayError: the client disconnected or the deadline passed, or too many patterns wait.
         """
         body, request, model = builder.body, builder.request, builder.request.model
@@ -185,9 +185,10 @@ class Engine:
                 field = f"{' and '.join(fields)}: their combination"
             raise InvalidRequest(f"{field}{separator}{error}", param=fields[0].split(".", maxsplit=1)[0]) from error
         if resumed and resumed.digest != automaton.digest:
-            raise StateOutdated(
+            raise StateRefused(
                 "state contains a match of a pattern that another release of this server compiled. Send the text "
-                "so far as a prompt instead"
+                "so far as a prompt instead",
+                "state_outdated",
             )
         row = resumed.row if resumed else FIRST_ROW
         match = Match(automaton, row, is_always_completed=body.complete_within_max_tokens)
@@ -262,21 +263,22 @@ class Engine:
         """Return the version that took a checkpoint, as no other can resume it.
 
         Raises:
-            StateOfAnotherModel: the request names another model or version.
-            StateOutdated: the version is no longer served.
+            StateRefused: the request names another model or version, or the version is no longer served.
         """
         # A name without a version or label leaves the version to the checkpoint.
         if checkpoint.model != named.ref and requested != checkpoint.model.name:
-            raise StateOfAnotherModel(
+            raise StateRefused(
                 f"state must be of model {requested[:64]!r}, which the request names, got one of version "
-                f"{checkpoint.model.version} of {checkpoint.model.name!r}"
+                f"{checkpoint.model.version} of {checkpoint.model.name!r}",
+                "state_of_another_model",
             )
         model = self._model_registry.find_version(checkpoint.model)
         # Another version may have got the number since.
         if model is None or model.card.weights_sha256 != checkpoint.weights_sha256:
-            raise StateOutdated(
+            raise StateRefused(
                 f"state is of version {checkpoint.model.version} of model {checkpoint.model.name!r}, which is no "
-                f"longer served; version {named.ref.version} is. Send the text so far as a prompt instead"
+                f"longer served; version {named.ref.version} is. Send the text so far as a prompt instead",
+                "state_outdated",
             )
         return model
 

@@ -2,7 +2,7 @@
 
 GatewayError
 ├── InvalidRequest      400  a field is wrong; `param` names it
-│   └── StateRefused    400  a resume token cannot be resumed from; one class for each reason
+│   └── StateRefused    400  a resume token cannot be resumed from; `code` is the reason (403, 410: see `STATE_CODES`)
 ├── Unauthorized        401  the API key is missing or invalid
 ├── CrossOrigin         403  sent by a web page of another origin
 ├── ModelNotFound       404  no such model, or none of its versions is served
@@ -31,13 +31,15 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
 
+# OpenAI's error type by status; of other statuses it is invalid_request_error or server_error.
+_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error", 504: "timeout_error"}
+
 
 class GatewayError(Exception):
     """Base class of the errors that a client can see.
 
     Attributes:
         status: HTTP status.
-        type: OpenAI's error type.
         code: Machine-readable code, or None.
         param: The invalid field, or None.
         retry_after_s: Seconds after which to retry, or None.
@@ -45,16 +47,25 @@ class GatewayError(Exception):
         rest: The partial output when the request failed: `choices` and `usage` as in the response.
     """
 
-    status: ClassVar[int] = 500
-    type: ClassVar[str] = "server_error"
-    code: ClassVar[str | None] = None
+    status: int = 500
+    code: str | None = None
     should_retry: bool | None = None
     rest: Mapping[str, Any] = MappingProxyType({})
+
+    def __init_subclass__(cls, status: int | None = None, code: str | None = None) -> None:
+        """Set the status and the code of a subclass that has others than its base."""
+        cls.status = status or cls.status
+        cls.code = code or cls.code
 
     def __init__(self, message: str, *, param: str | None = None, retry_after_s: int | None = None) -> None:
         super().__init__(message)
         self.param = param
         self.retry_after_s = retry_after_s
+
+    @property
+    def type(self) -> str:
+        """OpenAI's error type."""
+        return _TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
 
     def release(self) -> None:
         """Drop traceback and causes once the error is handled.
@@ -81,157 +92,80 @@ class GatewayError(Exception):
         return headers
 
 
-class InvalidRequest(GatewayError):
+class InvalidRequest(GatewayError, status=400):
     """A field is missing, of the wrong type or outside its limits."""
 
-    status = 400
-    type = "invalid_request_error"
+
+# Why a resume token cannot be resumed from, as the error's code, and its status.
+STATE_CODES = {
+    "state_malformed": 400,  # malformed or truncated
+    "state_key_unknown": 400,  # signed with a key that this gateway does not accept
+    "state_altered": 400,  # its signature does not match
+    "state_foreign": 403,  # issued to another tenant
+    "state_expired": 400,
+    "state_of_another_model": 400,  # the request names another model
+    "state_outdated": 410,  # its model version is no longer served
+}
 
 
 class StateRefused(InvalidRequest):
-    """A resume token cannot be resumed from."""
+    """A resume token cannot be resumed from; `code` is the reason, one of `STATE_CODES`."""
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, code: str) -> None:
         super().__init__(message, param="state")
+        self.code, self.status = code, STATE_CODES[code]
 
 
-class StateMalformed(StateRefused):
-    """The token is malformed or truncated."""
-
-    code = "state_malformed"
-
-
-class StateOfUnknownKey(StateRefused):
-    """The token was signed with a key that this gateway does not accept."""
-
-    code = "state_key_unknown"
-
-
-class StateAltered(StateRefused):
-    """The token's signature does not match."""
-
-    code = "state_altered"
-
-
-class StateForeign(StateRefused):
-    """The token was issued to another tenant."""
-
-    status = 403
-    type = "permission_error"
-    code = "state_foreign"
-
-
-class StateExpired(StateRefused):
-    """The token has expired."""
-
-    code = "state_expired"
-
-
-class StateOfAnotherModel(StateRefused):
-    """The request names another model."""
-
-    code = "state_of_another_model"
-
-
-class StateOutdated(StateRefused):
-    """The token's model version is no longer served."""
-
-    status = 410
-    code = "state_outdated"
-
-
-class Unauthorized(GatewayError):
+class Unauthorized(GatewayError, status=401, code="invalid_api_key"):
     """The API key is missing or invalid."""
-
-    status = 401
-    type = "authentication_error"
-    code = "invalid_api_key"
 
     def headers(self) -> dict[str, str]:
         """Add the authentication scheme, as RFC 9110 section 11.6.1 requires."""
         return {**super().headers(), "WWW-Authenticate": 'Bearer realm="sostenuto"'}
 
 
-class CrossOrigin(GatewayError):
+class CrossOrigin(GatewayError, status=403, code="cross_origin"):
     """The request was sent by a web page of another origin."""
 
-    status = 403
-    type = "permission_error"
-    code = "cross_origin"
 
-
-class ModelNotFound(GatewayError):
+class ModelNotFound(GatewayError, status=404, code="model_not_found"):
     """The model does not exist, or none of its versions is served."""
 
-    status = 404
-    type = "invalid_request_error"
-    code = "model_not_found"
 
-
-class NotFound(GatewayError):
+class NotFound(GatewayError, status=404):
     """The endpoint does not exist."""
 
-    status = 404
-    type = "invalid_request_error"
 
-
-class MethodNotAllowed(GatewayError):
+class MethodNotAllowed(GatewayError, status=405):
     """The endpoint does not allow the method."""
 
-    status = 405
-    type = "invalid_request_error"
 
-
-class BodyTimeout(GatewayError):
+class BodyTimeout(GatewayError, status=408):
     """The body did not arrive within the worker's time-out."""
 
-    status = 408
-    type = "invalid_request_error"
 
-
-class BodyTooLarge(GatewayError):
+class BodyTooLarge(GatewayError, status=413):
     """The body exceeds the limit."""
 
-    status = 413
-    type = "invalid_request_error"
 
-
-class HostNotAllowed(GatewayError):
+class HostNotAllowed(GatewayError, status=421, code="host_not_allowed"):
     """The Host header names another server."""
 
-    status = 421
-    type = "invalid_request_error"
-    code = "host_not_allowed"
 
-
-class Overloaded(GatewayError):
+class Overloaded(GatewayError, status=429, code="queue_full"):
     """The queue is full."""
 
-    status = 429
-    type = "rate_limit_error"
-    code = "queue_full"
 
-
-class MemoryExhausted(Overloaded):
+class MemoryExhausted(Overloaded, code="memory_full"):
     """Requests in flight hold the whole memory budget."""
 
-    code = "memory_full"
 
-
-class RateLimited(GatewayError):
+class RateLimited(GatewayError, status=429, code="rate_limit_exceeded"):
     """The key's requests or tokens per minute are used up."""
 
-    status = 429
-    type = "rate_limit_error"
-    code = "rate_limit_exceeded"
 
-
-class ClientGone(GatewayError):
+class ClientGone(GatewayError, status=499, code="client_gone"):
     """The client has closed its connection, or its sending half."""
-
-    status = 499
-    type = "invalid_request_error"
-    code = "client_gone"
 
     def __init__(self) -> None:
         super().__init__("the client closed its connection, or the sending half of it")
@@ -241,36 +175,26 @@ class InternalError(GatewayError):
     """An unexpected error; the log has the traceback."""
 
 
-class TrainingFilterUnusable(InternalError):
+class TrainingFilterUnusable(InternalError, code="training_filter_unusable"):
     """The training filter of the version is missing or damaged; the log says how."""
 
-    code = "training_filter_unusable"
     should_retry = False
 
 
-class ShuttingDown(GatewayError):
+class ShuttingDown(GatewayError, status=503, code="shutting_down"):
     """The server is draining."""
 
-    status = 503
-    code = "shutting_down"
 
-
-class ModelLoading(GatewayError):
+class ModelLoading(GatewayError, status=503, code="model_loading"):
     """The model or the version is being loaded or probed, or the served models are not known yet."""
-
-    status = 503
-    code = "model_loading"
 
     def __init__(self, message: str) -> None:
         # A worker probes two small models within two seconds; clients retry two or three times.
         super().__init__(message, param="model", retry_after_s=2)
 
 
-class VersionGone(GatewayError):
+class VersionGone(GatewayError, status=503, code="version_gone"):
     """The version was unloaded while the sequence was generated; a retry gets the next version."""
-
-    status = 503
-    code = "version_gone"
 
 
 def version_gone() -> VersionGone:
@@ -278,11 +202,8 @@ def version_gone() -> VersionGone:
     return VersionGone("the version of the model is no longer served; send the request again", retry_after_s=1)
 
 
-class BackendUnavailable(GatewayError):
+class BackendUnavailable(GatewayError, status=503, code="backend_unavailable"):
     """No backend responds."""
-
-    status = 503
-    code = "backend_unavailable"
 
 
 class ServerBusy(BackendUnavailable):
@@ -305,10 +226,7 @@ class InvalidResponse(BackendUnavailable):
     """A backend's response cannot be parsed or holds values that no model computes; another backend may be healthy."""
 
 
-class DeadlineExceeded(GatewayError):
+class DeadlineExceeded(GatewayError, status=504, code="deadline_exceeded"):
     """The request exceeded its own time-out; a retry would most likely do so too."""
 
-    status = 504
-    type = "timeout_error"
-    code = "deadline_exceeded"
     should_retry = False

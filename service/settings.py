@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast, get_args
 
+import click
 from dotenv import dotenv_values
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -192,7 +193,7 @@ class Settings(BaseSettings, Limits):
 
     @property
     def precisions(self) -> dict[str, Precision]:
-        """`precision` by model, see `service.backends.precision.choose_precision`; without `auto` if `portable`."""
+        """`precision` by model, see `service.models.precision`; without `auto` if `portable`."""
         by_model = _parse_precisions(self.precision)
         if self.portable:
             return {name: "float32" if each == "auto" else each for name, each in by_model.items()}
@@ -227,8 +228,10 @@ def unknown_settings() -> list[str]:
     return lines
 
 
-class SettingsError(ValueError):
+class SettingsError(click.ClickException):
     """A setting is invalid; the message names it."""
+
+    exit_code = 2
 
 
 def load_settings() -> Settings:

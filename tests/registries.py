@@ -1,6 +1,19 @@
-"""A model registry that a test polls, in place of a thread."""
+"""A model registry that a test polls, a fake model server behind it, and the files of its repository."""
 
-from service.backends.registry import ModelRegistry
+import json
+
+import numpy as np
+
+from contract.card import GeneratorCard
+from contract.tokenizer import CharacterTokenizer
+from service.backends.client import VersionStatus
+from service.backends.replicas import Replicas
+from service.errors import BackendUnavailable, ModelNotFound
+from service.models.registry import ModelRegistry
+from tests.unit.contract.test_card import FIELDS, write
+
+# Set as a version's error: the version is loading.
+LOADING = "loading"
 
 
 class PolledRegistry(ModelRegistry):
@@ -13,3 +26,61 @@ class PolledRegistry(ModelRegistry):
             for thread in self._checks.check(replica):
                 thread.join()
         self._merge()
+
+
+class FakeServer:
+    """A model server with the models, errors and bits that a test sets."""
+
+    def __init__(self):
+        self.models = {}
+        self.down = False
+        self.down_for_calls = False
+        self.num_resets = 0
+        self.num_calls = 0
+        self.bits = 0.0
+
+    def versions(self, name):
+        if self.down:
+            raise BackendUnavailable("down")
+        if name not in self.models:
+            raise ModelNotFound(f"no {name}")
+        return [
+            VersionStatus(version, available=error == "", error=error.replace(LOADING, ""), loading=error == LOADING)
+            for version, error in self.models[name].items()
+        ]
+
+    def reset(self):
+        self.num_resets = self.num_resets + 1
+
+    def close(self):
+        self.closed = True
+
+    def predict(self, _model, _signature, inputs, outputs, vocab_size):
+        if self.down or self.down_for_calls:
+            raise BackendUnavailable("down")
+        self.num_calls += 1
+        assert vocab_size == FIELDS["vocab_size"], "what a probe computes is checked against the card"
+        return {name: np.full(shape, self.bits, np.float32) for name, shape in outputs.items()} | {
+            "state": inputs["state"]
+        }
+
+
+def only(server):
+    """Return the server as the only replica."""
+    return Replicas(lambda *_: server, ["server:1"], resolve=lambda address: [address])
+
+
+def add(folder, name, version, **fields):
+    """Publish a version into a repository."""
+    home = folder / name / str(version)
+    home.mkdir(parents=True)
+    write(home, GeneratorCard(**{**FIELDS, "name": name, **fields}), CharacterTokenizer.train("abc"))
+    config = folder / "models.config"
+    if f'"{name}"' not in config.read_text():
+        entry = f'config {{ name: "{name}" base_path: "/models/{name}" }} }}'
+        config.write_text(config.read_text().rstrip()[:-1] + entry)
+
+
+def label(folder, **labels):
+    """Set the labels of the model."""
+    (folder / "labels.json").write_text(json.dumps({"demo": labels}))

@@ -1,9 +1,6 @@
-"""Authentication: from an Authorization header to a principal with its quota and rate limits.
+"""Authentication: from an Authorization header to a request's context with the quota and rate limits of its key."""
 
-Knows keys and their limits. Does not know Flask or the contents of a request.
-"""
-
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from service.access.keys import KeyLimits, KeyRing, read_keys
@@ -13,21 +10,8 @@ from service.errors import Unauthorized
 from service.settings import Settings
 
 
-@dataclass(frozen=True)
-class Principal:
-    """The authenticated sender of a request.
-
-    Attributes:
-        key_id: The id of its key; "" where no keys are required.
-        context: Its quota and its rate limit charges, as the engine takes them.
-    """
-
-    key_id: str
-    context: RequestContext
-
-
 class Authenticator:
-    """Authenticates API keys; a principal has its quota, and the functions that charge its rate limits.
+    """Authenticates API keys. The context of a request has its key's quota, and the functions that charge rate limits.
 
     Without keys, none is required, and the defaults limit all requests together.
     """
@@ -35,7 +19,7 @@ class Authenticator:
     def __init__(self, keys: KeyRing | None, limiter: RateLimiter, defaults: KeyLimits) -> None:
         self._keys, self._limiter, self._defaults = keys, limiter, defaults
 
-    def authenticate(self, authorization: str | None) -> Principal:
+    def authenticate(self, authorization: str | None) -> RequestContext:
         """Authenticate a request by its Authorization header.
 
         Where no keys are required, the header is ignored: clients send whatever they have, and the evaluation harness
@@ -45,30 +29,21 @@ class Authenticator:
             Unauthorized: the key is missing, invalid or expired; the message does not say which part of it is wrong.
         """
         if self._keys is None:
-            return self._principal("", "", self._defaults, RequestContext())
+            return self._context("", "", self._defaults)
         scheme, _, presented = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not presented.strip():
             raise Unauthorized("an API key is required: send the header Authorization: Bearer <key>")
         key = self._keys.find(presented.strip())
-        context = RequestContext(watch_key=partial(self._keys.watch, key))
-        return self._principal(key.id, key.tenant, _with_defaults(key.limits, self._defaults), context)
+        limits = self._defaults.model_copy(update=key.limits.model_dump(exclude_none=True))
+        return replace(self._context(key.id, key.tenant, limits), watch_key=partial(self._keys.watch, key))
 
-    def _principal(self, name: str, tenant: str, limits: KeyLimits, context: RequestContext) -> Principal:
-        quota = Quota(name, limits.max_sequences, limits.max_queued_tokens, tenant)
+    def _context(self, name: str, tenant: str, limits: KeyLimits) -> RequestContext:
         charge = partial(self._limiter.charge, name)
-        return Principal(
-            name,
-            replace(
-                context,
-                quota=quota,
-                charge_request=partial(charge, "requests", limits.requests_per_minute, 1),
-                charge=partial(charge, "tokens", limits.tokens_per_minute),
-            ),
+        return RequestContext(
+            Quota(name, limits.max_sequences, limits.max_queued_tokens, tenant),
+            charge_request=partial(charge, "requests", limits.requests_per_minute, 1),
+            charge=partial(charge, "tokens", limits.tokens_per_minute),
         )
-
-
-def _with_defaults(limits: KeyLimits, defaults: KeyLimits) -> KeyLimits:
-    return KeyLimits(**{**defaults.model_dump(), **limits.model_dump(exclude_none=True)})
 
 
 def build_authenticator(settings: Settings) -> Authenticator:

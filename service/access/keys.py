@@ -1,4 +1,4 @@
-"""API keys and the key file: validate, create, revoke. Does not know HTTP.
+"""API keys and the key file: validate, create, revoke.
 
 A key is `ost-<id>-<secret>`. The id names it in logs and lists. The file stores only the SHA-256 of the whole key. A
 slow hash is for passwords, which can be guessed; 256 random bits cannot, however fast the hash, and a fast hash adds no
@@ -28,7 +28,7 @@ from pydantic_core import from_json
 
 from contract.files import atomic_write, read_file
 from service.errors import Unauthorized
-from service.process.reloading import ReloadingFile
+from service.reloading_file import ReloadingFile
 
 log = logging.getLogger(__name__)
 

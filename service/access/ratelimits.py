@@ -1,4 +1,4 @@
-"""Rate limits: requests and tokens per minute, counted in Redis or in this process. Does not know HTTP.
+"""Rate limits: requests and tokens per minute, counted in Redis or in this process.
 
 The algorithm is the sliding window counter of `limits`: the count of this minute plus a share of the previous minute's.
 It approximates a true window of 60 seconds with two numbers per counter.
@@ -63,7 +63,8 @@ class RateLimiter:
         Raises:
             RedisUrlError: the URL is invalid.
         """
-        self._own = _MemoryCounters()
+        # The storage in memory is not thread-safe.
+        self._own = _Counters(MemoryStorage(), threading.Lock())
         self._shared = None if redis_url is None else _RedisCounters(redis_url)
 
     def charge(
@@ -114,21 +115,23 @@ class RateLimiter:
 class _Counters:
     """The rate limit counters in one storage."""
 
-    def __init__(self, storage: MemoryStorage | RedisStorage) -> None:
-        self._storage = storage
+    def __init__(self, storage: MemoryStorage | RedisStorage, lock: contextlib.AbstractContextManager[object]) -> None:
+        self._storage, self._storage_lock = storage, lock
         self._windows = SlidingWindowCounterRateLimiter(storage)
 
     def charge(self, charge: _Charge) -> int | None:
         """Charge; return None, or the seconds after which the charge would fit if no other came before it."""
-        if self._hit(charge, charge.cost):
-            return None
-        return wait_s(*self._window(charge), limit=charge.item.amount, cost=charge.cost)
+        with self._storage_lock:
+            if self._hit(charge, charge.cost):
+                return None
+            return wait_s(*self._window(charge), limit=charge.item.amount, cost=charge.cost)
 
     def refund(self, charge: _Charge) -> None:
         """Refund a charge, as far as the count of the current window has it: below zero it would admit too much."""
-        _, _, current, _ = self._window(charge)
-        if cost := min(charge.cost, current):
-            self._hit(charge, -cost)
+        with self._storage_lock:
+            _, _, current, _ = self._window(charge)
+            if cost := min(charge.cost, current):
+                self._hit(charge, -cost)
 
     def _window(self, charge: _Charge) -> tuple[int, float, int, float]:
         """Return count and seconds left of the previous window, and of the current one."""
@@ -136,24 +139,6 @@ class _Counters:
 
     def _hit(self, charge: _Charge, cost: int) -> bool:
         return self._windows.hit(charge.item, charge.what, charge.subject, cost=cost)
-
-
-class _MemoryCounters(_Counters):
-    """The counters in this process; the storage of `limits` is not thread-safe."""
-
-    def __init__(self) -> None:
-        super().__init__(MemoryStorage())
-        self._lock = threading.Lock()
-
-    def charge(self, charge: _Charge) -> int | None:
-        """Charge, one thread at a time."""
-        with self._lock:
-            return super().charge(charge)
-
-    def refund(self, charge: _Charge) -> None:
-        """Refund a charge, one thread at a time."""
-        with self._lock:
-            super().refund(charge)
 
 
 def wait_s(previous: int, previous_ttl_s: float, current: int, current_ttl_s: float, *, limit: int, cost: int) -> int:
@@ -196,7 +181,8 @@ class _RedisCounters(_Counters):
     """The counters in Redis, shared by every process that uses it."""
 
     def __init__(self, url: str) -> None:
-        super().__init__(RedisStorage(url, connection_pool=_connection_pool(url), wrap_exceptions=True))
+        storage = RedisStorage(url, connection_pool=_connection_pool(url), wrap_exceptions=True)
+        super().__init__(storage, contextlib.nullcontext())
         self._lock = threading.Lock()
         self._is_unavailable = False
         self._retry_at = 0.0

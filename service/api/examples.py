@@ -21,7 +21,7 @@ from service.errors import (
     ModelNotFound,
     NotFound,
     Overloaded,
-    StateOutdated,
+    StateRefused,
     Unauthorized,
 )
 
@@ -255,9 +255,10 @@ ERRORS: dict[str, GatewayError] = {
     ),
     "404": ModelNotFound("model 'nosuch' is not served; models are: demo", param="model"),
     "408": BodyTimeout("the body did not arrive in time"),
-    "410": StateOutdated(
+    "410": StateRefused(
         "state is of version 1 of model 'demo', which is no longer served; version 2 is. Send the text so far as a "
-        "prompt instead"
+        "prompt instead",
+        "state_outdated",
     ),
     "413": BodyTooLarge("the body must be at most 4194304 bytes, got 5000000"),
     "421": HostNotAllowed(

@@ -1,1 +1,1 @@
-"""Backends: the model registry, replicas and their health, determinism probes, and gRPC calls to model servers."""
+"""Backends: gRPC calls to model servers, load balancing, health checks and determinism probes."""

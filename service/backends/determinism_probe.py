@@ -34,15 +34,13 @@ class Probe:
         batch_sizes: Ascending; a sequence is bit-exact at each of them, in any slot, with any other sequences.
         sha256: The probe hash, of all outputs: two servers with the same hash are bit-exact with each other.
         is_deterministic: Whether there are such batch sizes; otherwise the one in use is not reproducible.
-        stamp: Modification time of the card that it was made with; see `service.backends.prober.Assets`.
-        precision: Precision of the signatures that it called.
+        stamp: Modification time of the card that it was made with; see `service.backends.health.Assets`.
     """
 
     batch_sizes: tuple[int, ...]
     sha256: str
     is_deterministic: bool = True
     stamp: int = 0
-    precision: signatures.PrecisionName = signatures.FLOAT32
 
 
 def run_probe(card: GeneratorCard, num_tokens: int, predict: Predict) -> Probe:

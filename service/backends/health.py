@@ -1,43 +1,85 @@
 """Health checks: poll each backend for the versions that it serves, and probe new ones.
 
 Each backend has a thread, and each model being probed at it has another, so that a slow or hanging backend or probe
-does not block the others. Knows when a backend is checked. Does not know what a probe is, or where requests go.
+does not block the others.
 """
 
 import logging
 import threading
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from contract import signatures
+from contract.card import GeneratorCard
+from contract.errors import ContractError
+from contract.tokenizer import Tokenizer
 from service.backends.client import VersionStatus
-from service.backends.prober import BackendErrors, Prober
+from service.backends.determinism_probe import Probe, run_probe, still_holds
 from service.backends.replica import Replica
 from service.backends.replicas import Replicas
-from service.errors import BackendUnavailable, ModelNotFound, ServerBusy
+from service.errors import BackendUnavailable, GatewayError, InvalidResponse, ModelNotFound, ServerBusy
 from service.params import ModelVersion
+from service.scheduling.padding import Arrays, finite_sequences
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Assets:
+    """A version's files.
+
+    Attributes:
+        precision: In which it is called.
+        stamp: Modification time of the card in nanoseconds; it changes if the version is replaced.
+    """
+
+    card: GeneratorCard
+    tokenizer: Tokenizer
+    precision: signatures.PrecisionName
+    stamp: int
+
+
+class RepeatedErrors:
+    """A log of errors that repeat at every poll: each is logged once.
+
+    Attributes:
+        current: The last message of each subject that has not recovered.
+    """
+
+    def __init__(self) -> None:
+        self.current: dict[str, str] = {}
+
+    def add(self, subject: str, message: str) -> None:
+        """Log an error, unless it is the last one logged for its subject."""
+        if self.current.get(subject) != message:
+            self.current[subject] = message
+            log.warning("%s: %s", subject, message)
+
+    def clear(self, subject: str) -> None:
+        """Mark a subject as recovered: its next error is logged again."""
+        self.current.pop(subject, None)
 
 
 class HealthChecks:
     """Periodic health checks of all backends, until closed.
 
-    `listed` returns the models that the repository lists, and the versions to be served of each, or None. `changed` is
-    called after each check and each probe.
+    `assets` returns a version's files, or raises `ContractError` if they cannot be read. `listed` returns the models
+    that the repository lists, and the versions to be served of each, or None. `changed` is called after each check and
+    each probe.
     """
 
     def __init__(
         self,
         replicas: Replicas,
-        prober: Prober,
-        errors: BackendErrors,
+        errors: RepeatedErrors,
         *,
         poll_s: float,
+        assets: Callable[[ModelVersion], Assets],
         listed: Callable[[], Mapping[str, Collection[int] | None]],
         changed: Callable[[], None],
     ) -> None:
-        self._replicas, self._prober, self._errors = replicas, prober, errors
-        self._poll_s, self._listed, self._changed = poll_s, listed, changed
+        self._replicas, self._errors = replicas, errors
+        self._poll_s, self._assets, self._listed, self._changed = poll_s, assets, listed, changed
         self._watched: set[Replica] = set()
         self._probing: dict[tuple[Replica, str], threading.Thread] = {}
         self._closed = threading.Event()
@@ -87,17 +129,22 @@ class HealthChecks:
         return [thread for (probed, _), thread in list(self._probing.items()) if probed is replica]
 
     def _check_model(self, replica: Replica, name: str, listed: Collection[int] | None, num_ejections: int) -> None:
-        statuses = self._prober.statuses(replica, name)
+        what, statuses = f"{name} at {replica.address}", []
+        try:
+            statuses = replica.server.versions(name)
+            self._errors.clear(what)
+        except ModelNotFound as error:
+            self._errors.add(what, str(error))
         loaded = [ModelVersion(name, status.version) for status in statuses if status.available]
         loading = [ModelVersion(name, status.version) for status in statuses if status.loading]
         self._replicas.report(replica, name, [*loaded, *loading])
         replica.drift.note(name, listed, [ref.version for ref in loaded], [ref.version for ref in loading])
-        check = _Check(replica, name, statuses, num_ejections)
-        if all(self._prober.is_probed(replica, ref) for ref in loaded):
-            self._probe(check)
+        check = (replica, name, statuses, num_ejections)
+        if all(self._is_probed(replica, ref) for ref in loaded):
+            self._probe_all(*check)
             return
         thread = threading.Thread(
-            target=self._probe_and_notify, args=(check,), name=f"probes {name} {replica.address}", daemon=True
+            target=self._probe_and_notify, args=check, name=f"probes {name} {replica.address}", daemon=True
         )
         self._probing[replica, name] = thread
         thread.start()
@@ -113,58 +160,110 @@ class HealthChecks:
         if not available:
             replica.delisted -= {name}
 
-    def _probe_and_notify(self, check: "_Check") -> None:
+    def _is_probed(self, replica: Replica, ref: ModelVersion) -> bool:
+        """Return whether a version has a valid probe at a backend."""
+        probe = replica.probes.get(ref)
         try:
-            self._probe(check)
+            return probe is not None and ref not in replica.needs_reprobe and probe.stamp == self._assets(ref).stamp
+        except ContractError:
+            return False
+
+    def _probe_and_notify(
+        self, replica: Replica, name: str, statuses: Collection[VersionStatus], num_ejections: int
+    ) -> None:
+        try:
+            self._probe_all(replica, name, statuses, num_ejections)
         except BackendUnavailable as error:
-            self._eject(check.replica, error)
+            self._eject(replica, error)
         except Exception as error:
             # Unexpected, and it must not affect other models: keep this model's known probes.
-            log.debug("probing %s failed", check.name, exc_info=True)
-            self._errors.add(_probing(check), f"{type(error).__name__}: {error}")
-            probes = {ref: probe for ref, probe in check.replica.probes.items() if ref.name == check.name}
-            needs_reprobe = probes.keys() & check.replica.needs_reprobe
+            log.debug("probing %s failed", name, exc_info=True)
+            self._errors.add(f"probing {name} at {replica.address}", f"{type(error).__name__}: {error}")
+            probes = {ref: probe for ref, probe in replica.probes.items() if ref.name == name}
+            needs_reprobe = probes.keys() & replica.needs_reprobe
             self._replicas.record_probes(
-                check.replica, check.name, probes, needs_reprobe=needs_reprobe, num_ejections_before=check.num_ejections
+                replica, name, probes, needs_reprobe=needs_reprobe, num_ejections_before=num_ejections
             )
         finally:
-            del self._probing[check.replica, check.name]
+            del self._probing[replica, name]
         try:
             self._changed()
         except Exception:
             log.exception("updating the model registry failed; retrying")
 
-    def _probe(self, check: "_Check") -> None:
-        probes, needs_reprobe, is_complete = self._prober.probe_all(check.replica, check.statuses, check.name)
+    def _probe_all(self, replica: Replica, name: str, statuses: Collection[VersionStatus], num_ejections: int) -> None:
+        """Probe the new versions of a model at a backend, and those that need to be probed again.
+
+        Raises:
+            BackendUnavailable: it does not respond.
+        """
+        probes: dict[ModelVersion, Probe] = {}
+        needs_reprobe: set[ModelVersion] = set()
+        is_complete = True
+        for status in statuses:
+            ref, what = ModelVersion(name, status.version), f"{name}:{status.version} at {replica.address}"
+            before = replica.probes.get(ref)
+            if not status.available:
+                if status.error:
+                    self._errors.add(what, status.error)
+                continue
+            try:
+                probes[ref] = self._probe_version(replica, ref)
+                self._errors.clear(what)
+            except (ServerBusy, InvalidResponse) as error:
+                self._errors.add(what, str(error))
+                if before is None:
+                    is_complete = is_complete and not isinstance(error, ServerBusy)
+                    continue
+                probes[ref] = before
+                if ref in replica.needs_reprobe or isinstance(error, InvalidResponse):
+                    needs_reprobe.add(ref)
+            except (ContractError, GatewayError) as error:
+                # A new version that cannot be called is the fault of that version, not of the server.
+                if isinstance(error, BackendUnavailable) and before is not None:
+                    raise
+                self._errors.add(what, str(error))
         self._replicas.record_probes(
-            check.replica,
-            check.name,
+            replica,
+            name,
             probes,
             needs_reprobe=needs_reprobe,
             is_complete=is_complete,
-            num_ejections_before=check.num_ejections,
+            num_ejections_before=num_ejections,
         )
-        self._errors.clear(_probing(check))
+        self._errors.clear(f"probing {name} at {replica.address}")
+
+    def _probe_version(self, replica: Replica, ref: ModelVersion) -> Probe:
+        """Probe a version; if the backend was ejected since its last probe, verify only that this still holds."""
+        assets, before = self._assets(ref), replica.probes.get(ref)
+        num_tokens = len(assets.tokenizer.tokens)
+
+        def predict(signature: str, inputs: Arrays, shapes: Mapping[str, tuple[int, ...]]) -> Arrays:
+            name = signatures.in_precision(signature, assets.precision)
+            with replica.probe_calls:
+                outputs = replica.server.predict(ref, name, inputs, shapes, assets.card.vocab_size)
+            # Otherwise NaN would be in the probe hash for as long as the server serves the version.
+            if not finite_sequences(outputs).all():
+                raise InvalidResponse(f"the backend computed NaN or infinity ({name})")
+            return outputs
+
+        if (
+            before
+            and before.stamp == assets.stamp
+            and (ref not in replica.needs_reprobe or still_holds(before, assets.card, num_tokens, predict))
+        ):
+            return before
+        probe = replace(run_probe(assets.card, num_tokens, predict), stamp=assets.stamp)
+        log.info(
+            "model %s version %d at %s: %s, batch sizes %s",
+            ref.name,
+            ref.version,
+            replica.address,
+            assets.precision,
+            probe.batch_sizes,
+        )
+        return probe
 
     def _eject(self, replica: Replica, error: BackendUnavailable) -> None:
         if self._replicas.eject(replica, str(error)):
             self._errors.add(replica.address, str(error))
-
-
-@dataclass(frozen=True)
-class _Check:
-    """A backend's status of one model.
-
-    Attributes:
-        num_ejections: `Ejection.count` when the check began.
-    """
-
-    replica: Replica
-    name: str
-    statuses: list[VersionStatus]
-    num_ejections: int
-
-
-def _probing(check: _Check) -> str:
-    """Return the subject of errors of a model's probes; that of its status is cleared at each check."""
-    return f"probing {check.name} at {check.replica.address}"

@@ -1,7 +1,6 @@
 """Replicas of the model server: load balancing, retries, and ejection and readmission.
 
-Calls have no side effects, so one that fails or hangs is retried on another server. Knows calls, addresses and probes.
-Does not know models' files, or when a call is made.
+Calls have no side effects, so one that fails or hangs is retried on another server.
 """
 
 import ipaddress
@@ -10,14 +9,12 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
-from collections.abc import Sequence as Many
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from service.backends.determinism_probe import Probe
-from service.backends.ejection import HangDetector
-from service.backends.replica import Replica, Server
+from service.backends.replica import HangDetector, Replica, Server
 from service.errors import (
     BackendUnavailable,
     BatchingConflict,
@@ -47,7 +44,7 @@ class Replicas:
     def __init__(
         self,
         connect: Callable[[str, str], Server],
-        addresses: Many[str],
+        addresses: Sequence[str],
         *,
         resolve: Callable[[str], Iterable[str]] | None = None,
     ) -> None:
@@ -179,7 +176,7 @@ class Replicas:
             replica: The server.
             name: Of the model.
             probes: The versions that it serves, and their probes.
-            needs_reprobe: Those of them whose probes could not be repeated: they get no calls yet.
+            needs_reprobe: Versions whose probes could not be repeated: they get no calls yet.
             is_complete: Whether all new versions were probed; until then others of the model may still appear.
             num_ejections_before: `ejection.count` when the health check began: if it was ejected since, it stays
                 ejected, and all versions need to be probed again.
@@ -309,7 +306,7 @@ class _Attempt:
 
     Attributes:
         tried: The servers that it was sent to, in order.
-        suspects: Those of them that failed it, and their errors, where the call itself may be at fault.
+        suspects: The servers that failed it where the call itself may be at fault, and their errors.
         failure: The last error.
     """
 

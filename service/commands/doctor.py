@@ -1,6 +1,5 @@
 """`sostenuto doctor`: checks what serving and training need of this machine, and says what is wrong with a hint."""
 
-import http.client
 import importlib.metadata
 import os
 import platform
@@ -12,11 +11,11 @@ from pathlib import Path
 from contract.card import load_assets
 from contract.errors import ContractError
 from contract.signatures import MODELS_CONFIG
-from service.backends.precision import has_fast_bfloat16, read_cpuinfo
-from service.backends.prober import BackendErrors
-from service.backends.repository_config import RepositoryConfig
-from service.commands.health import get_readiness
-from service.process.listening import listen
+from service.backends.health import RepeatedErrors
+from service.commands.health import is_ready
+from service.http_server.addresses import listen
+from service.models.precision import has_fast_bfloat16, read_cpuinfo
+from service.models.repository import RepositoryConfig
 from service.settings import Settings, SettingsError, load_settings, unknown_settings
 
 TENSORFLOW = "2.21."
@@ -67,29 +66,23 @@ def _examine() -> Iterator[Finding]:
 
 def _machine() -> Iterator[Finding]:
     cpuinfo = read_cpuinfo()
-    lines = (line.partition(":") for line in cpuinfo.partition("\n\n")[0].splitlines())  # of the first core
-    fields = {name.strip(): value.strip() for name, _, value in lines}
-    flags = fields.get("flags", "").split()
+    flags = cpuinfo.get("flags", "").split()
     amx, avx512 = ("yes" if flag in flags else "no" for flag in ("amx_bf16", "avx512_bf16"))
     fast = "fast" if has_fast_bfloat16(cpuinfo) else "no fast"
-    name = fields.get("model name") or platform.processor() or platform.machine()
+    name = cpuinfo.get("model name") or platform.processor() or platform.machine()
     yield Finding(
         "CPU",
-        f"{fields.get('vendor_id', 'unknown maker')}, {name}; AMX {amx}, AVX512-BF16 {avx512}: {fast} bfloat16",
+        f"{cpuinfo.get('vendor_id', 'unknown maker')}, {name}; AMX {amx}, AVX512-BF16 {avx512}: {fast} bfloat16",
         "TensorFlow's packages need a CPU with AVX" if flags and "avx" not in flags else None,
     )
-    yield Finding("cores", str(_num_cores()))
+    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    yield Finding("cores", str(num_cores))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     hint = f"training and serving need {MIN_MEMORY_BYTES / 2**30:.1f} GiB" if memory < MIN_MEMORY_BYTES else None
     yield Finding("memory", f"{memory / 2**30:.1f} GiB", hint)
     is_supported = (3, 11) <= sys.version_info[:2] <= (3, 13)
     hint = None if is_supported else "TensorFlow has packages for Python 3.11 to 3.13"
     yield Finding("Python", platform.python_version(), hint)
-
-
-def _num_cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _packages() -> Iterator[Finding]:
@@ -108,10 +101,11 @@ def _ports(settings: Settings) -> Iterator[Finding]:
         listen(settings.host, settings.port).close()
         yield Finding(f"port {settings.port}", "free")
     except OSError as error:
-        is_ready = _is_gateway(settings)
-        value = "in use by a gateway that is ready" if is_ready else str(error)
-        hint = None if is_ready else "choose another: SOSTENUTO_PORT, or `sostenuto serve --port`"
-        yield Finding(f"port {settings.port}", value, hint)
+        if is_ready(settings.host, settings.port):
+            yield Finding(f"port {settings.port}", "in use by a gateway that is ready")
+        else:
+            hint = "choose another: SOSTENUTO_PORT, or `sostenuto serve --port`"
+            yield Finding(f"port {settings.port}", str(error), hint)
     try:
         listen("127.0.0.1", MODEL_SERVER_PORT).close()
         yield Finding(f"port {MODEL_SERVER_PORT}", "free")
@@ -119,23 +113,12 @@ def _ports(settings: Settings) -> Iterator[Finding]:
         yield Finding(f"port {MODEL_SERVER_PORT}", "in use, as by TensorFlow Serving; `serve` picks another one")
 
 
-def _is_gateway(settings: Settings) -> bool:
-    try:
-        return get_readiness(settings.host, settings.port)[0] == http.client.OK
-    except (OSError, http.client.HTTPException):
-        return False
-
-
-class _Errors(BackendErrors):
+class _Errors(RepeatedErrors):
     """Collects the errors of the repository's configuration files instead of logging them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[tuple[str, str]] = []
 
     def add(self, subject: str, message: str) -> None:
         """Collect an error."""
-        self.found.append((subject, message))
+        self.current[subject] = message
 
 
 def _models(models_dir: Path) -> Iterator[Finding]:
@@ -144,7 +127,7 @@ def _models(models_dir: Path) -> Iterator[Finding]:
         return (yield Finding("models", f"{where}: `sostenuto train FILE` or `sostenuto demo` trains one"))
     config = RepositoryConfig(models_dir, errors := _Errors())
     config.read()
-    for path, message in errors.found:
+    for path, message in errors.current.items():
         yield Finding("models", f"{path}: {message}", "restore the file from a backup, or publish a model again")
     for name, versions in config.wanted.items():
         if not versions:

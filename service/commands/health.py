@@ -1,4 +1,4 @@
-"""`python -m service health`: a readiness check of the gateway on this machine, as an exit code."""
+"""Readiness checks of the gateway on this machine; `python -m service health` is one as an exit code."""
 
 import http.client
 import sys
@@ -11,22 +11,25 @@ TIMEOUT_S = 5.0
 def check(settings: Settings) -> int:
     """Print the response of `/readyz` of the gateway with these settings. Return 0 if it is ready, else 1."""
     try:
-        status, body = get_readiness(settings.host, settings.port)
+        status, body = _get_readiness(settings.host, settings.port)
     except (OSError, http.client.HTTPException) as error:
         print(f"no response from {settings.host}:{settings.port}: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
-    is_ready = status == http.client.OK
-    print(body.decode(errors="replace").strip(), file=sys.stdout if is_ready else sys.stderr)
-    return 0 if is_ready else 1
+    has_failed = status != http.client.OK
+    print(body.decode(errors="replace").strip(), file=sys.stderr if has_failed else sys.stdout)
+    return int(has_failed)
 
 
-def get_readiness(host: str, port: int) -> tuple[int, bytes]:
-    """Return status and body of `/readyz`.
+def is_ready(host: str, port: int) -> bool:
+    """Return whether a gateway responds that it is ready."""
+    try:
+        return _get_readiness(host, port)[0] == http.client.OK
+    except (OSError, http.client.HTTPException):
+        return False
 
-    Raises:
-        OSError: no connection, or no response in time.
-        http.client.HTTPException: the response is not HTTP.
-    """
+
+def _get_readiness(host: str, port: int) -> tuple[int, bytes]:
+    """Return status and body of `/readyz`."""
     # A connection to the wildcard address 0.0.0.0 goes to loopback.
     connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
     try:

@@ -1,10 +1,9 @@
-"""`sostenuto keys`: create, list and revoke API keys. `service.access.keys` knows the file."""
+"""`sostenuto keys`: create, list and revoke API keys."""
 
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,45 +14,33 @@ from service.access.keys import (
     ID_PATTERN,
     TENANT_PATTERN,
     Key,
-    KeyFileError,
     KeyLimits,
     add_key,
     read_keys,
     revoke_keys,
 )
-from service.commands.errors import WRONG_USAGE, fail, valid_settings
+from service.settings import SettingsError, load_settings
 
 SETTING = "SOSTENUTO_KEYS_FILE"
-T = TypeVar("T")
 Command = TypeVar("Command", bound=Callable[..., Any])
 _UNITS = {"d": "days", "h": "hours"}
 
 
-class _OutputError(Exception):
-    """The output could not be written to standard output."""
-
-
-@contextmanager
-def _errors_in_one_line() -> Iterator[None]:
-    try:
-        yield
-    except (KeyFileError, _OutputError) as error:
-        fail(str(error))
-
-
 def _key_file(path: Path | None) -> Path:
     """Return the file of the option, or else of the setting."""
-    path = path or valid_settings().keys_file
-    return path or fail(f"no key file: use --file FILE or set {SETTING}", WRONG_USAGE)
+    path = path or load_settings().keys_file
+    if path is None:
+        raise SettingsError(f"no key file: use --file FILE or set {SETTING}")
+    return path
 
 
 def _add(path: Path, tenant: str, expires: datetime | None, limits: KeyLimits) -> None:
     key, presented = add_key(path, tenant, expires, limits)
     try:
         _print(presented)
-    except _OutputError as error:
+    except click.ClickException as error:
         revoke_keys(path, [key.id])
-        raise _OutputError(f"{error}; the key is revoked") from error
+        raise click.ClickException(f"{error}; the key is revoked") from error
     expiry = "never expires" if key.expires is None else f"expires {_format_time(key.expires)}"
     print(f"shown once; {path} stores only its hash: id {key.id}, tenant {key.tenant}, {expiry}", file=sys.stderr)
 
@@ -75,7 +62,7 @@ def _print(text: str) -> None:
     try:
         print(text, flush=True)
     except OSError as error:
-        raise _OutputError(f"standard output: {error.strerror}") from error
+        raise click.ClickException(f"standard output: {error.strerror}") from error
 
 
 def _rows(keys: Sequence[Key], now: datetime) -> list[list[str]]:
@@ -113,12 +100,6 @@ def _tenant(text: str) -> str:
     return text
 
 
-def _count(text: str) -> int:
-    if not re.fullmatch("0*[1-9][0-9]{0,14}", text):
-        raise click.BadParameter(f"must be a positive integer, got {text!r}")
-    return int(text)
-
-
 def _key_id(text: str) -> str:
     if not re.fullmatch(ID_PATTERN, text):
         # Without the value, which may be a whole key.
@@ -154,15 +135,6 @@ def _parse_time(text: str, now: datetime) -> datetime:
     return moment.astimezone(UTC).replace(microsecond=0)
 
 
-def _parsed_by(parse: Callable[[str], T]) -> Callable[[click.Context, click.Parameter, Any], Any]:
-    """Return the callback of a parameter: it parses its value, or each of its values."""
-
-    def callback(_context: click.Context, _parameter: click.Parameter, value: Any) -> Any:
-        return [parse(each) for each in value] if isinstance(value, tuple) else value if value is None else parse(value)
-
-    return callback
-
-
 _file_option = click.option(
     "--file", "path", type=click.Path(path_type=Path), metavar="FILE", help=f"Key file.  [default: {SETTING}]"
 )
@@ -171,18 +143,16 @@ _file_option = click.option(
 def _limit_options(command: Command) -> Command:
     for name, field in reversed(KeyLimits.model_fields.items()):
         help_text = f"Limit of {field.description}.  [default: the server's limit]"
-        option = click.option("--" + name.replace("_", "-"), callback=_parsed_by(_count), metavar="N", help=help_text)
+        option = click.option("--" + name.replace("_", "-"), type=click.IntRange(1), metavar="N", help=help_text)
         command = option(command)
     return command
 
 
 @click.command()
-@click.option(
-    "--tenant", required=True, callback=_parsed_by(_tenant), metavar="NAME", help="Tenant that the key belongs to."
-)
+@click.option("--tenant", required=True, type=_tenant, metavar="NAME", help="Tenant that the key belongs to.")
 @click.option(
     "--expires",
-    callback=_parsed_by(_expiry),
+    type=_expiry,
     metavar="WHEN",
     help="Expiry: 30d, 12h, 2027-01-31 (00:00 UTC) or 2027-01-31T12:00:00Z.  [default: never]",
 )
@@ -190,17 +160,15 @@ def _limit_options(command: Command) -> Command:
 @_file_option
 def add(path: Path | None, tenant: str, expires: datetime | None, **limits: int | None) -> None:
     """Create a key and print it; it is not shown again."""
-    with _errors_in_one_line():
-        _add(_key_file(path), tenant, expires, KeyLimits(**limits))
+    _add(_key_file(path), tenant, expires, KeyLimits(**limits))
 
 
 @click.command()
-@click.argument("ids", nargs=-1, required=True, callback=_parsed_by(_key_id), metavar="ID...")
+@click.argument("ids", nargs=-1, required=True, type=_key_id, metavar="ID...")
 @_file_option
-def revoke(path: Path | None, ids: list[str]) -> None:
+def revoke(path: Path | None, ids: tuple[str, ...]) -> None:
     """Revoke the keys with these ids, as `list` shows them; takes effect within a second."""
-    with _errors_in_one_line():
-        revoke_keys(_key_file(path), ids)
+    revoke_keys(_key_file(path), ids)
 
 
 @click.command("list")
@@ -208,8 +176,7 @@ def revoke(path: Path | None, ids: list[str]) -> None:
 @_file_option
 def show(path: Path | None, as_json: bool) -> None:
     """List all keys, without secrets."""
-    with _errors_in_one_line():
-        _list(read_keys(_key_file(path)), as_json=as_json)
+    _list(read_keys(_key_file(path)), as_json=as_json)
 
 
 COMMANDS = {command.name: command for command in (add, revoke, show) if command.name}

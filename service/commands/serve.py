@@ -3,6 +3,7 @@
 One worker process, so that one scheduler sees all sequences, and a thread for every request that may be accepted.
 """
 
+import ctypes
 import logging
 import math
 import socket
@@ -17,12 +18,11 @@ from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
 from service.access.auth import check_authenticator
 from service.access.keys import KeyFileError, warn_if_exposed
 from service.access.ratelimits import RedisUrlError
-from service.backends.tls import TlsFileError, backend_tls
+from service.backends.client import TlsFileError, backend_tls
 from service.generation.resume_tokens import StateKeyError, StateKeys
+from service.http_server.addresses import is_loopback, listen
+from service.http_server.worker import StreamingWorker
 from service.observability.logs import configure_logging
-from service.process.allocator import return_freed_memory
-from service.process.listening import is_loopback, listen
-from service.process.worker import StreamingWorker
 from service.settings import Settings, unknown_settings
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,15 @@ BACKLOG = 2048
 # For the final error events of requests that outlast the drain, and for the worker to exit
 # (StreamingWorker.exit_margin_s).
 AFTER_DRAIN_S = 4
+
+# From malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
+# Threads nearly always hold the GIL when they allocate: more arenas save no time, and each keeps what was freed in it.
+_NUM_ARENAS = 2
+# Larger blocks are mapped one by one and unmapped when freed. Setting the threshold stops it from growing with the
+# largest block ever freed, up to 32 MB.
+_MMAP_BYTES = 256 * 2**10
+_TRIM_BYTES = 2**20
 
 
 class _Server(BaseApplication):  # type: ignore[misc]
@@ -120,6 +129,18 @@ def metrics_port(settings: Settings, port: int) -> int:
     if settings.metrics_port is not None:
         return settings.metrics_port
     return 0 if settings.port == 0 or port == MAX_PORT else port + 1
+
+
+def return_freed_memory() -> None:
+    """Have the C library return freed memory to the system, here and in forked processes.
+
+    glibc otherwise keeps it in one arena per thread: 32 threads that allocated and freed 256 MB leave 266 MiB resident
+    without it, and 10 MiB with it (measured). With musl nothing is changed.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", lambda *_: None)
+    mallopt(_M_ARENA_MAX, _NUM_ARENAS)
+    mallopt(_M_MMAP_THRESHOLD, _MMAP_BYTES)
+    mallopt(_M_TRIM_THRESHOLD, _TRIM_BYTES)
 
 
 def serve(settings: Settings) -> int:

@@ -4,76 +4,105 @@ Starts both as child processes, waits until a model is ready, and stops both whe
 """
 
 import contextlib
-import http.client
-import json
+import ctypes
+import fcntl
 import math
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TypeVar
 
 from contract.files import read_file
 from contract.signatures import MODELS_CONFIG
-from service.commands.health import get_readiness
+from service.commands.health import is_ready
 from service.generation.resume_tokens import make_key_file
-from service.process.lifeline import Lifeline, terminate_with_parent
-from service.process.listening import listen
+from service.http_server.addresses import listen
 from service.settings import Settings
 
 # Measured from when every version is loaded.
 GATEWAY_TIMEOUT_S = 120.0
 POLL_S = 0.05
+MODEL_SERVER, GATEWAY = "model server", "gateway"
 # After the gateway's drain, before a process that does not end is killed.
 EXIT_TIMEOUT_S = 10.0
 # In the working directory, like models and runs.
 STATE_KEY_FILE = Path(".sostenuto-state-key")
-# Placeholder for a model whose name is unknown.
-UNKNOWN_MODEL = "MODEL"
 # Prompts of the example request, as JSON strings; a model of another name starts a new text.
 EXAMPLE_PROMPTS = {"demo": r"HAMLET.\n"}
-
-T = TypeVar("T")
-
-
-@dataclass
-class Child:
-    """One of the two child processes."""
-
-    name: str
-    process: subprocess.Popen[bytes]
-
-    def kill(self) -> None:
-        """Kill it with its children: gunicorn's worker would keep draining without its master."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+_PR_SET_PDEATHSIG = 1
 
 
 class ChildExited(Exception):
     """A process ended on its own.
 
     Attributes:
-        exit_code: Its exit code, or 128 + the signal that ended it.
+        exit_code: Its exit code, or 128 + the signal that ended it; a process that ends unasked has failed, so not 0.
     """
 
-    def __init__(self, child: Child) -> None:
-        code = child.process.returncode
-        self.exit_code = code if code >= 0 else 128 - code
+    def __init__(self, name: str, code: int) -> None:
+        self.exit_code = code or 1 if code >= 0 else 128 - code
         how = f"exited with code {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
-        super().__init__(f"the {child.name} {how}; stopping")
+        super().__init__(f"the {name} {how}; stopping")
 
 
 class Interrupted(Exception):
     """SIGINT or SIGTERM was received."""
+
+
+def terminate_with_parent(parent: int) -> None:
+    """Have the kernel send this process SIGTERM when its parent ends, or exit if it has ended; for `preexec_fn`."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+class ParentDeathPipe:
+    """A pipe by which one process is signalled when the last of several others has ended, however they end.
+
+    The processes that hold the write end are its holders: this process until it calls `drop`, those that it was passed
+    to, and their children. However they end, the kernel closes their ends; the pipe is then cut.
+    """
+
+    def __init__(self) -> None:
+        self.read_fd, self.write_fd = os.pipe()
+        self._is_dropped = False
+
+    def terminate_when_cut(self) -> None:
+        """Have the kernel send this process SIGTERM when the pipe is cut; for `preexec_fn`, with `read_fd` passed on.
+
+        `fork` makes this process a holder until `exec`: if all other holders have ended before, `exec` cuts the pipe.
+        """
+        fcntl.fcntl(self.read_fd, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(self.read_fd, fcntl.F_SETSIG, signal.SIGTERM)
+        flags = fcntl.fcntl(self.read_fd, fcntl.F_GETFL)
+        fcntl.fcntl(self.read_fd, fcntl.F_SETFL, flags | os.O_ASYNC)
+
+    def drop(self) -> None:
+        """Stop being a holder; may be repeated."""
+        if not self._is_dropped:
+            self._is_dropped = True
+            os.close(self.write_fd)
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether no holder is left."""
+        poll = select.poll()
+        poll.register(self.read_fd, 0)  # POLLHUP is always reported
+        return bool(poll.poll(0))
+
+    def close(self) -> None:
+        """Close both ends."""
+        self.drop()
+        with contextlib.suppress(OSError):
+            os.close(self.read_fd)
 
 
 class Service:
@@ -85,9 +114,8 @@ class Service:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._model_server: Child | None = None
-        self._gateway: Child | None = None
-        self._gateway_life = Lifeline()
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._gateway_life = ParentDeathPipe()
         self._num_signals = 0
 
     def run(self) -> int:
@@ -104,8 +132,7 @@ class Service:
             return 0
         except ChildExited as error:
             _print(f"error: {error}")
-            # A process that ends unasked is a failure, whatever its exit code.
-            return error.exit_code or 1
+            return error.exit_code
         except (TimeoutError, OSError) as error:
             _print(f"error: {error}")
             return 1
@@ -121,9 +148,9 @@ class Service:
         if self._num_signals:
             raise Interrupted
         # The gateway first: if it has ended, the model server may have ended because of it.
-        for child in (self._gateway, self._model_server):
-            if child is not None and child.process.poll() is not None:
-                raise ChildExited(child)
+        for name, process in reversed(self._children.items()):
+            if process.poll() is not None:
+                raise ChildExited(name, process.returncode)
 
     def _start(self) -> None:
         settings, started = self._settings, time.monotonic()
@@ -132,20 +159,20 @@ class Service:
             _print(f"SOSTENUTO_BACKENDS is ignored: up starts its own model server; {instead}")
         port = _require_free(settings.host, settings.port)
         backend_port = _require_free("127.0.0.1", 0)
-        self._model_server = self._launch_model_server(backend_port)
+        self._launch_model_server(backend_port)
         # No time-out: it loads versions one after another, logs each, and exits if one fails.
         self._wait(lambda: _listens(backend_port))
-        self._gateway = self._launch_gateway(port, backend_port)
+        self._launch_gateway(port, backend_port)
         # From now on only the gateway holds it.
         self._gateway_life.drop()
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
-        models = self._wait(lambda: _models_ready(host, port), GATEWAY_TIMEOUT_S)
+        self._wait(lambda: is_ready(host, port), GATEWAY_TIMEOUT_S)
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        self._print_ready(f"http://{address}", models, time.monotonic() - started)
+        self._print_ready(f"http://{address}", time.monotonic() - started)
 
-    def _launch_model_server(self, port: int) -> Child:
-        return self._launch(
-            "model server",
+    def _launch_model_server(self, port: int) -> None:
+        self._launch(
+            MODEL_SERVER,
             "model_server",
             f"--port={port}",
             f"--model_config_file={self._settings.models_dir / MODELS_CONFIG}",
@@ -156,7 +183,7 @@ class Service:
             fd=self._gateway_life.read_fd,
         )
 
-    def _launch_gateway(self, port: int, backend_port: int) -> Child:
+    def _launch_gateway(self, port: int, backend_port: int) -> None:
         variables = {"SOSTENUTO_BACKENDS": f"127.0.0.1:{backend_port}", "SOSTENUTO_PORT": str(port)}
         if "log_format" not in self._settings.model_fields_set:
             # The output is a terminal, or a file that a person reads.
@@ -166,13 +193,13 @@ class Service:
             make_key_file(STATE_KEY_FILE)
             variables["SOSTENUTO_STATE_KEY_FILE"] = str(STATE_KEY_FILE)
         prepare, fd = partial(terminate_with_parent, os.getpid()), self._gateway_life.write_fd
-        return self._launch("gateway", "service", "serve", prepare=prepare, fd=fd, **variables)
+        self._launch(GATEWAY, "service", "serve", prepare=prepare, fd=fd, **variables)
 
     def _launch(
         self, name: str, module: str, *arguments: str, prepare: Callable[[], None], fd: int, **variables: str
-    ) -> Child:
+    ) -> None:
         """Start a process, which inherits `fd`; `prepare` is called in it before `exec`."""
-        process = subprocess.Popen(
+        self._children[name] = subprocess.Popen(
             # Without the current directory, which may have a file of such a name.
             [sys.executable, "-P", "-m", module, *arguments],
             env={**os.environ, "PYTHONPATH": python_path(), **variables},
@@ -181,21 +208,18 @@ class Service:
             preexec_fn=prepare,  # noqa: PLW1509 - there are no threads here
             pass_fds=[fd],
         )
-        return Child(name, process)
 
-    def _wait(self, ready: Callable[[], T | None], timeout_s: float = math.inf) -> T:
-        """Poll until `ready` returns a value, and return it."""
+    def _wait(self, is_ready: Callable[[], bool], timeout_s: float = math.inf) -> None:
         deadline = time.monotonic() + timeout_s
-        while (value := ready()) is None:
+        while not is_ready():
             self._check()
             if time.monotonic() > deadline:
                 raise TimeoutError(f"no model is ready after {timeout_s:.0f} s")
             time.sleep(POLL_S)
         self._check()
-        return value
 
-    def _print_ready(self, url: str, models: list[str], seconds: float) -> None:
-        models = models or _configured_models(self._settings.models_dir) or [UNKNOWN_MODEL]
+    def _print_ready(self, url: str, seconds: float) -> None:
+        models = _configured_models(self._settings.models_dir) or ["MODEL"]
         prompt = EXAMPLE_PROMPTS.get(models[0], "")
         fields = '"max_tokens": 300, "temperature": 0.5, "stream": true'
         body = f'{{"model": "{models[0]}", "prompt": "{prompt}", {fields}}}'
@@ -208,23 +232,26 @@ class Service:
         """Stop the gateway first, as it still needs the model server for accepted requests."""
         signals_before = self._num_signals
         self._gateway_life.drop()
-        if self._gateway is not None:
-            self._gateway.process.terminate()
+        if gateway := self._children.get(GATEWAY):
+            gateway.terminate()
             # A worker may outlive its master, and drains too.
-            self._wait_until_ended(self._gateway, signals_before, lambda: self._gateway_life.is_cut)
-        if self._model_server is not None:
+            self._wait_until_ended(gateway, signals_before, lambda: self._gateway_life.is_cut)
+        if model_server := self._children.get(MODEL_SERVER):
             # It got SIGTERM when the gateway's last process ended; a second one would kill it early.
-            self._wait_until_ended(self._model_server, signals_before)
+            self._wait_until_ended(model_server, signals_before)
         self._gateway_life.close()
 
     def _wait_until_ended(
-        self, child: Child, signals_before: int, has_no_children: Callable[[], bool] = lambda: True
+        self, process: subprocess.Popen[bytes], signals_before: int, has_no_children: Callable[[], bool] = lambda: True
     ) -> None:
         """Wait until a process and its children have ended; kill them after the time-out or on a further signal."""
         deadline = time.monotonic() + self._settings.drain_s + EXIT_TIMEOUT_S
-        while child.process.poll() is None or not has_no_children():
+        while process.poll() is None or not has_no_children():
             if self._num_signals > signals_before or time.monotonic() > deadline:
-                child.kill()
+                # Also gunicorn's worker, which would keep draining without its master.
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
                 return
             time.sleep(POLL_S)
 
@@ -240,31 +267,16 @@ def _require_free(host: str, port: int) -> int:
         return int(listener.getsockname()[1])
 
 
-def _listens(port: int) -> bool | None:
-    """Return True if a server listens on the port, else None."""
+def _listens(port: int) -> bool:
     try:
         socket.create_connection(("127.0.0.1", port), timeout=1).close()
     except OSError:
-        return None
+        return False
     return True
 
 
-def _models_ready(host: str, port: int) -> list[str] | None:
-    """Return the names of the ready models, [] if the gateway does not list them, None if it is not ready."""
-    try:
-        status, body = get_readiness(host, port)
-    except (OSError, http.client.HTTPException):
-        return None
-    if status != http.client.OK:
-        return None
-    try:
-        return [str(name) for name in json.loads(body)["models"]]
-    except (ValueError, KeyError, TypeError):
-        return []
-
-
 def _configured_models(models_dir: Path) -> list[str]:
-    """Return the names in `models.config`."""
+    """Return the names in `models.config`; /readyz has none where API keys are required."""
     try:
         text = read_file(models_dir / MODELS_CONFIG).decode()
     except (OSError, UnicodeDecodeError):
@@ -274,8 +286,3 @@ def _configured_models(models_dir: Path) -> list[str]:
 
 def _print(line: str) -> None:
     print(line, flush=True)
-
-
-def has_models(models_dir: Path) -> bool:
-    """Return whether there is a `models.config`."""
-    return (models_dir / MODELS_CONFIG).exists()

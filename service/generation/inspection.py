@@ -7,10 +7,10 @@ import numpy as np
 from contract import signatures
 from contract.card import Trace
 from service.api.requests import InspectRequest
-from service.backends.registry import ServedModel
 from service.generation.logprobs import Logprobs, expected_next
 from service.generation.prompts import EncodedPrompt
 from service.generation.request import Request
+from service.models.registry import ServedModel
 from service.scheduling.sequence import Event, PrefillResult, Scores
 
 # Values of `include`, and the kinds of traces that each selects.

@@ -15,11 +15,11 @@ import numpy as np
 
 from contract.tokenizer import Tokenizer
 from service.api.requests import PromptText
-from service.backends.registry import ServedModel
 from service.errors import InvalidRequest
 from service.generation.logprobs import BackwardLog, Logprobs, LogprobsLog, prompt_logprobs_json, score_prompt
 from service.limits import Limits
 from service.memory_budget import MemoryLease
+from service.models.registry import ServedModel
 from service.scheduling.sequence import Scores
 
 NOTHING = np.zeros(0, np.int32)

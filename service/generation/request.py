@@ -14,11 +14,11 @@ from typing import Any, TypeVar
 import numpy as np
 
 from contract import signatures
-from service.backends.registry import ServedModel
 from service.context import RequestContext
 from service.errors import ClientGone, DeadlineExceeded, GatewayError
 from service.generation.checkpoint import Checkpoint
 from service.generation.prompts import NOTHING, EncodedPrompt
+from service.models.registry import ServedModel
 from service.observability.metrics import Metrics
 from service.params import SamplingParams
 from service.scheduling.admission import Admission

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from contract.files import create_atomically, read_file
-from service.errors import StateAltered, StateExpired, StateForeign, StateMalformed, StateOfUnknownKey
+from service.errors import StateRefused
 from service.generation.checkpoint import Checkpoint
-from service.process.reloading import ReloadingFile
+from service.reloading_file import ReloadingFile
 
 KIND = "ost1"
 MIN_KEY_CHARACTERS = 32
@@ -103,38 +103,39 @@ class ResumeTokens:
         A token from the future is accepted: its signature is ours, and the clock was set back since.
 
         Raises:
-            StateMalformed: it is not a resume token, or not a complete one.
-            StateOfUnknownKey: it was signed by another server, or with a retired key.
-            StateAltered: its signature does not match.
-            StateForeign: it was issued to another tenant.
-            StateExpired: it is too old.
+            StateRefused: it is not a complete resume token, was signed by another server or with a retired key, was
+                altered, was issued to another tenant, or is too old.
         """
         match = _TOKEN.fullmatch(token)
         if match is None:
-            raise StateMalformed(
+            raise StateRefused(
                 f"state must be a complete resume token, unchanged, {KIND}.….….…, got {_shorten(token)} of "
-                f"{len(token)} characters"
+                f"{len(token)} characters",
+                "state_malformed",
             )
         name, content, signature = match.groups()
         key = self._keys().keys.get(name)
         if key is None:
-            raise StateOfUnknownKey(
+            raise StateRefused(
                 f"state was signed with key {name}, which this server does not have: it is from another server, or the "
-                "key was retired"
+                "key was retired",
+                "state_key_unknown",
             )
         signed = token[: match.end(2)]
         if not hmac.compare_digest(_to_base64(_sign(key, signed)), signature):
-            raise StateAltered("state was changed: its signature does not match")
+            raise StateRefused("state was changed: its signature does not match", "state_altered")
         try:
             payload = base64.urlsafe_b64decode(content + "=" * (-len(content) % 4))
         except binascii.Error as error:
-            raise StateMalformed("state must be a complete resume token, unchanged") from error
+            raise StateRefused("state must be a complete resume token, unchanged", "state_malformed") from error
         issued_at, owner = _HEAD.unpack_from(payload)
         if not hmac.compare_digest(owner, _hashed(tenant)):
-            raise StateForeign("state was issued to another tenant")
+            raise StateRefused("state was issued to another tenant", "state_foreign")
         age_s = self._clock() - issued_at
         if age_s > self._max_age_s:
-            raise StateExpired(f"state must be at most {self._max_age_s:g} seconds old, got one of {age_s:.0f}")
+            raise StateRefused(
+                f"state must be at most {self._max_age_s:g} seconds old, got one of {age_s:.0f}", "state_expired"
+            )
         return Checkpoint.from_bytes(payload[_HEAD.size :])
 
 

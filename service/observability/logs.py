@@ -1,7 +1,4 @@
-"""Logging: one format for every line in the process, and one access log line per request.
-
-Knows `logging`. Does not know Flask: the fields of the access log are passed in.
-"""
+"""Logging: one format for every line in the process, and one access log line per request."""
 
 import json
 import logging
@@ -135,20 +132,13 @@ class AccessLogLine:
     """The fields of a finished request's line in the access log; those that are None are omitted.
 
     Attributes:
-        method: As sent by the client.
         route: The URL rule that matched.
-        path: As sent by the client; the query, which may contain secrets, is not logged.
-        status: HTTP status of the response.
+        path: The query, which may contain secrets, is not logged.
         duration_ms: From the request's head to the last byte of the response.
         client: IP address of the client.
         key: Id of the API key, not the key.
-        prompt_tokens: Tokens of all prompts.
-        completion_tokens: Tokens of all choices.
-        finish_reasons: Of the first `MAX_REASONS` finished choices.
         error: The error's code, or its type if it has no code, also within a stream.
-        user_agent: As sent by the client.
-        prompt: The prompts. User content: set it only if the operator enables it.
-        suffix: The suffixes; as for `prompt`.
+        prompt: Like `suffix` user content: set it only if the operator enables it.
     """
 
     method: str

@@ -1,16 +1,15 @@
 """Prometheus metrics.
 
-Knows calls, sequences and the measurements of a request. Does not know Flask, the principal, or where the metrics are
-scraped. Labels have few values: served versions, signatures, declared routes; never a value that a client chose.
+Labels have few values: served versions, signatures, declared routes; never a value that a client chose.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
 import prometheus_client
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client import CollectorRegistry, Counter, Histogram, Info
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -215,77 +214,65 @@ class Metrics:
         if error_code is not None:
             self._errors.labels(error_code).inc()
 
-    def watch_load(self, loads: Loads, num_tokens: Callable[[], int]) -> None:
-        """Report the scheduler's load at each scrape.
+    def watch(
+        self,
+        *,
+        loads: Loads,
+        num_tokens: Callable[[], int],
+        prefix_cache: PrefixCache,
+        memory: MemoryBudget,
+        backends: Callable[[], Iterable[tuple[str, bool, float]]],
+        rejections: Callable[[], Mapping[str, int]],
+    ) -> None:
+        """Report the state of scheduler, memory and backends at each scrape.
 
-        It is, for each model version, the numbers of running and of waiting sequences; and the tokens of all of those,
-        as admission control counts them.
+        Args:
+            loads: Returns the numbers of running and of waiting sequences of each model version.
+            num_tokens: Returns the tokens of all of those, as admission control counts them.
+            prefix_cache: The scheduler's.
+            memory: Of requests in flight.
+            backends: Returns for each its address, whether it gets calls, and the seconds of its config drift.
+            rejections: Returns by reason how many calls backends rejected.
         """
 
-        def collect() -> list[Metric]:
-            running = GaugeMetricFamily("sostenuto_sequences_running", "Sequences that hold a slot.", labels=_MODEL)
-            waiting = GaugeMetricFamily("sostenuto_sequences_waiting", "Sequences that wait for a slot.", labels=_MODEL)
-            # Zeros for idle versions: a series that comes and goes cannot be distinguished from a lost one.
-            counts = dict.fromkeys(self._sequences.models(), (0, 0))
-            counts |= {model: (num_running, num_waiting) for model, num_running, num_waiting in loads()}
-            for model, (num_running, num_waiting) in counts.items():
-                labels = (model.name, str(model.version))
-                running.add_metric(labels, num_running)
-                waiting.add_metric(labels, num_waiting)
-            return [running, waiting]
+        def collect() -> Iterator[Metric]:
+            yield from self._load_gauges(loads())
+            help_text = "Prompt tokens and max_tokens of running and waiting sequences, counted until a sequence ends."
+            yield _gauge("queued_tokens", help_text, num_tokens())
+            help_text = "Memory used by the states in the prefix cache."
+            yield _gauge("prefix_cache_bytes", help_text, prefix_cache.num_bytes)
+            yield _gauge("prefix_cache_states", "States in the prefix cache.", len(prefix_cache))
+            name, help_text = "sostenuto_prefix_cache_evicted_states", "States evicted from the prefix cache."
+            yield CounterMetricFamily(name, help_text, value=prefix_cache.num_evicted)
+            help_text = "Memory used by bodies, prompts and responses of requests in flight."
+            yield _gauge("request_memory_bytes", help_text, memory.num_bytes)
+            help_text = "Limit of sostenuto_request_memory_bytes; requests beyond it get 429."
+            yield _gauge("request_memory_limit_bytes", help_text, memory.max_bytes)
+            states = list(backends())
+            num_serving = sum(is_serving for _, is_serving, _ in states)
+            counts = {"serving": num_serving, "ejected": len(states) - num_serving}
+            yield _by_label(GaugeMetricFamily, "backends", "Backends, by whether they get calls.", "state", counts)
+            help_text = "Calls that a backend rejected without computing them; they are retried."
+            yield _by_label(CounterMetricFamily, "call_rejections", help_text, "reason", rejections())
+            help_text = (
+                "Time for which a backend has served other versions than models.config lists; 0: it serves those."
+            )
+            drifts = {address: seconds for address, _, seconds in states}
+            yield _by_label(GaugeMetricFamily, "backend_config_drift_seconds", help_text, "backend", drifts)
 
         self.registry.register(_AtScrape(collect))
-        help_text = "Prompt tokens and max_tokens of running and waiting sequences, counted until a sequence ends."
-        self._gauge("queued_tokens", help_text, num_tokens)
 
-    def watch_prefix_cache(self, cache: PrefixCache) -> None:
-        """Report the size of the prefix cache at each scrape."""
-        self._gauge("prefix_cache_bytes", "Memory used by the states in the prefix cache.", lambda: cache.num_bytes)
-        self._gauge("prefix_cache_states", "States in the prefix cache.", lambda: len(cache))
-        name, help_text = "sostenuto_prefix_cache_evicted_states", "States evicted from the prefix cache."
-        collect = lambda: [CounterMetricFamily(name, help_text, value=cache.num_evicted)]  # noqa: E731
-        self.registry.register(_AtScrape(collect))
-
-    def watch_servers(self, states: Callable[[], Iterable[bool]]) -> None:
-        """Report the number of backends at each scrape; `states` returns for each whether it gets calls."""
-        gauge = Gauge("sostenuto_backends", "Backends, by whether they get calls.", ["state"], registry=self.registry)
-        gauge.labels("serving").set_function(lambda: sum(states()))
-        gauge.labels("ejected").set_function(lambda: sum(not is_serving for is_serving in states()))
-
-    def watch_rejections(self, counts: Callable[[], Mapping[str, int]]) -> None:
-        """Report at each scrape how many calls backends rejected; `counts` returns the numbers by reason."""
-        help_text = "Calls that a backend rejected without computing them; they are retried."
-        self._by_label(CounterMetricFamily, "call_rejections", help_text, "reason", counts)
-
-    def watch_request_memory(self, budget: MemoryBudget) -> None:
-        """Report the memory that requests hold, and its limit, at each scrape."""
-        help_text = "Memory used by bodies, prompts and responses of requests in flight."
-        self._gauge("request_memory_bytes", help_text, lambda: budget.num_bytes)
-        help_text = "Limit of sostenuto_request_memory_bytes; requests beyond it get 429."
-        self._gauge("request_memory_limit_bytes", help_text, lambda: budget.max_bytes)
-
-    def watch_config_drift(self, seconds: Callable[[], Mapping[str, float]]) -> None:
-        """Report at each scrape for how long each backend, by address, has served other versions than configured."""
-        help_text = "Time for which a backend has served other versions than models.config lists; 0: it serves those."
-        self._by_label(GaugeMetricFamily, "backend_config_drift_seconds", help_text, "backend", seconds)
-
-    def _by_label(
-        self,
-        kind: type[CounterMetricFamily] | type[GaugeMetricFamily],
-        name: str,
-        help_text: str,
-        label: str,
-        values: Callable[[], Mapping[str, float]],
-    ) -> None:
-        """Declare a metric whose values, by its label, are read at each scrape."""
-
-        def collect() -> list[Metric]:
-            family = kind(f"sostenuto_{name}", help_text, labels=[label])
-            for key, value in values().items():
-                family.add_metric([key], value)
-            return [family]
-
-        self.registry.register(_AtScrape(collect))
+    def _load_gauges(self, loads: Iterable[tuple[ModelVersion, int, int]]) -> list[Metric]:
+        running = GaugeMetricFamily("sostenuto_sequences_running", "Sequences that hold a slot.", labels=_MODEL)
+        waiting = GaugeMetricFamily("sostenuto_sequences_waiting", "Sequences that wait for a slot.", labels=_MODEL)
+        # Zeros for idle versions: a series that comes and goes cannot be distinguished from a lost one.
+        counts = dict.fromkeys(self._sequences.models(), (0, 0))
+        counts |= {model: (num_running, num_waiting) for model, num_running, num_waiting in loads}
+        for model, (num_running, num_waiting) in counts.items():
+            labels = (model.name, str(model.version))
+            running.add_metric(labels, num_running)
+            waiting.add_metric(labels, num_waiting)
+        return [running, waiting]
 
     def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
         return Counter(f"sostenuto_{name}", help_text, labels, registry=self.registry)
@@ -295,17 +282,6 @@ class Metrics:
     ) -> Histogram:
         return Histogram(f"sostenuto_{name}", help_text, labels, registry=self.registry, buckets=buckets)
 
-    def _gauge(self, name: str, help_text: str, value: Callable[[], float]) -> None:
-        """Declare a gauge that is read at each scrape."""
-        Gauge(f"sostenuto_{name}", help_text, registry=self.registry).set_function(value)
-
-    def forget(self, model: ModelVersion) -> None:
-        """Remove the series of a version that is no longer served; a late observation creates them again."""
-        self._sequences.forget(model)
-        self._calls.forget(model)
-        _remove(self._finished, model)
-        _remove(self._failures, model)
-
     def compiled(self, seconds: float, *, is_refused: bool) -> None:
         """Record the compilation of a constraint, or its refusal."""
         self._compilations.labels("refused" if is_refused else "compiled").observe(seconds)
@@ -313,8 +289,28 @@ class Metrics:
     def keep(self, models: Iterable[ModelVersion]) -> None:
         """Remove the series of all other versions; called regularly, it also removes those of late observations."""
         for model in {*self._sequences.models(), *self._calls.models()}.difference(models):
-            self.forget(model)
+            self._sequences.forget(model)
+            self._calls.forget(model)
+            _remove(self._finished, model)
+            _remove(self._failures, model)
 
 
 def _remove(family: Counter | Histogram, model: ModelVersion) -> None:
     family.remove_by_labels({"model": model.name, "version": str(model.version)})
+
+
+def _gauge(name: str, help_text: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"sostenuto_{name}", help_text, value=value)
+
+
+def _by_label(
+    kind: type[CounterMetricFamily] | type[GaugeMetricFamily],
+    name: str,
+    help_text: str,
+    label: str,
+    values: Mapping[str, float],
+) -> Metric:
+    family = kind(f"sostenuto_{name}", help_text, labels=[label])
+    for key, value in values.items():
+        family.add_metric([key], value)
+    return family

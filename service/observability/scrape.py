@@ -1,7 +1,4 @@
-"""`GET /metrics` on its own port, so that network access to the port decides who may read the metrics.
-
-Knows sockets and Prometheus's exposition format. Does not know what is measured.
-"""
+"""`GET /metrics` on its own port, so that network access to the port decides who may read the metrics."""
 
 import contextlib
 import logging
@@ -16,8 +13,7 @@ from typing import Any, ClassVar
 
 from prometheus_client import CollectorRegistry, MetricsHandler
 
-from service.process.hosts import AllowedHosts
-from service.process.listening import is_loopback
+from service.http_server.addresses import AllowedHosts, is_loopback
 
 log = logging.getLogger(__name__)
 

@@ -1,15 +1,13 @@
 """OpenTelemetry traces: a span for each request, with a child span for each call that computes for it.
 
-Knows spans, calls and OpenTelemetry's semantic conventions. Does not know Flask or gRPC. OpenTelemetry is imported when
-tracing starts, not with this module: a gateway without tracing does not load it.
+OpenTelemetry is imported when tracing starts, not with this module: a gateway without tracing does not load it.
 """
 
 import logging
 import secrets
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from collections.abc import Sequence as Many
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -194,7 +192,7 @@ class _Exporter:
         exporter_log.setLevel(logging.WARNING)
         exporter_log.propagate, exporter_log.handlers = False, [self._reason]
 
-    def export(self, spans: Many["ReadableSpan"]) -> "SpanExportResult":
+    def export(self, spans: Sequence["ReadableSpan"]) -> "SpanExportResult":
         self._reason.text = ""
         result = self._exporter.export(spans)
         failing = result.name != "SUCCESS"

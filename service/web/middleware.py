@@ -12,11 +12,11 @@ from flask import Flask, Response, g, request
 
 from service.access.auth import Authenticator
 from service.context import RequestContext
+from service.http_server.addresses import AllowedHosts
 from service.memory_budget import MemoryBudget
 from service.observability.logs import request_id
 from service.observability.metrics import Metrics
 from service.observability.tracing import Tracing
-from service.process.hosts import AllowedHosts
 from service.web.access_log import RequestLog
 from service.web.pages import PUBLIC_ENDPOINTS
 from service.web.security import add_security_headers, require_allowed_host, require_same_origin
@@ -51,13 +51,13 @@ class Middleware:
         require_allowed_host(request, self._hosts)
         require_same_origin(request)
         if request.endpoint not in PUBLIC_ENDPOINTS:
-            principal = self._access.authenticate(request.headers.get("Authorization"))
-            record.line.key = principal.key_id or None
+            context = self._access.authenticate(request.headers.get("Authorization"))
+            record.line.key = context.quota.name or None
             g.context = replace(
-                principal.context,
+                context,
                 trace=record.trace,
                 memory=self._memory.lease(),
-                sender=principal.key_id or request.remote_addr or "",
+                sender=context.quota.name or request.remote_addr or "",
             )
 
     def _after(self, response: Response) -> Response:

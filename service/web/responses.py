@@ -15,12 +15,12 @@ import orjson
 
 from contract.labels import STABLE
 from service.api import responses
-from service.backends.registry import ServedModel
-from service.backends.routing import Route
 from service.errors import ClientGone, GatewayError, InternalError, Unauthorized, VersionGone
 from service.generation.choice import TextDelta
 from service.generation.completion import CompletionBuilder
 from service.generation.pooling import PoolingBuilder
+from service.models.registry import ServedModel
+from service.models.routing import Route
 
 log = logging.getLogger(__name__)
 

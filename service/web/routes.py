@@ -30,8 +30,6 @@ from service.api.requests import (
     parse_flag,
     parse_number,
 )
-from service.backends.embedding_vectors import VectorFiles, Vectors, find_token
-from service.backends.registry import ModelRegistry, ServedModel
 from service.context import RequestContext
 from service.engine import Engine, OutputBuilder, Watch
 from service.errors import ClientGone, InvalidRequest, NotFound, ShuttingDown, Unauthorized
@@ -39,6 +37,8 @@ from service.generation.logprobs import labels
 from service.generation.prompts import encoding_bytes, min_tokens, prompt_bytes, require_ids
 from service.generation.request import Request
 from service.limits import Limits
+from service.models.embedding_vectors import VectorFiles, Vectors, find_token
+from service.models.registry import ModelRegistry, ServedModel
 from service.web.access_log import RequestLog
 from service.web.inspection_response import inspection_parts
 from service.web.request_body import read_body

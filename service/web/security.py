@@ -6,8 +6,7 @@ Knows headers of requests and responses. Does not know API keys: without them ev
 from flask import Request, Response
 
 from service.errors import CrossOrigin, HostNotAllowed
-from service.process.hosts import AllowedHosts
-from service.process.listening import is_loopback
+from service.http_server.addresses import AllowedHosts, is_loopback
 from service.settings import Settings
 
 MAX_SHOWN = 60  # characters of a header in a message

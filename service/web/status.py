@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 from service import __version__
 from service.api.responses import BackendStatus, ConfigDriftObject, LoadObject, ModelStatus, StatusObject
-from service.backends.registry import ModelRegistry
 from service.backends.replica import Replica
 from service.backends.replicas import Replicas
 from service.memory_budget import MemoryBudget
+from service.models.registry import ModelRegistry
 from service.scheduling.admission import AdmissionControl
 from service.scheduling.scheduler import Load, Scheduler
 from service.settings import Settings

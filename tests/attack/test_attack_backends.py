@@ -10,7 +10,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from service.backends.tensors import to_proto
+from service.backends.messages import to_proto
 from sostenuto import Client as Sdk
 from tests.e2e.test_failover import NUM_STREAMS, Proxy, bodies, changed, foreign_ids, left_out, other_shape, spoil_state
 from tests.servers import children

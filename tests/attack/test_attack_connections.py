@@ -23,7 +23,7 @@ from tests.paths import ROOT
 from tests.ports import free_port
 from tests.servers import children
 
-APP = "tests.unit.service.process.worker_app"
+APP = "tests.unit.service.http_server.worker_app"
 NUM_THREADS = 416
 GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
 POST = b"POST /body HTTP/1.1\r\nHost: test\r\n%b\r\n\r\n"
@@ -36,7 +36,14 @@ class Server:
 
     def __init__(self, log):
         self.port = free_port()
-        options = ["-k", "service.process.worker.StreamingWorker", "-b", f"127.0.0.1:{self.port}", "--backlog", "2048"]
+        options = [
+            "-k",
+            "service.http_server.worker.StreamingWorker",
+            "-b",
+            f"127.0.0.1:{self.port}",
+            "--backlog",
+            "2048",
+        ]
         options += ["--threads", str(NUM_THREADS), "--worker-connections", str(2 * NUM_THREADS), "--keep-alive", "15"]
         with log.open("wb") as output:
             self.process = subprocess.Popen(

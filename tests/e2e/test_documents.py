@@ -610,7 +610,7 @@ def options():
 
 def test_the_traffic_split_of_the_pages_parses(tmp_path):
     """By the gateway's own parser of routing.toml."""
-    from service.backends.routing import read_shares
+    from service.models.routing import read_shares
 
     (shares,) = (block.text for block in BLOCKS if block.language == "toml")
     (tmp_path / "routing.toml").write_text(shares)

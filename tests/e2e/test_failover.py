@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from contract import signatures
-from service.backends.protos import predict_pb2
-from service.backends.tensors import to_proto
+from service.backends.messages import predict_pb2, to_proto
 from tests.conftest import TEXT
 from tests.ports import free_port
 from tests.servers import joined, server_kinds

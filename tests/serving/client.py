@@ -9,14 +9,15 @@ import grpc
 from google.protobuf import text_format
 from tensorflow_serving.apis import get_model_metadata_pb2, model_management_pb2
 
-from service.backends.protos import (
+from service.backends.messages import (
     get_model_status_pb2,
     model_server_config_pb2,
     model_service_pb2_grpc,
     predict_pb2,
     prediction_service_pb2_grpc,
+    to_array,
+    to_proto,
 )
-from service.backends.tensors import to_array, to_proto
 
 # Long enough for a busy machine; no test measures it.
 TIMEOUT_S = 60.0

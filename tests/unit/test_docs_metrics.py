@@ -8,8 +8,8 @@ from prometheus_client.registry import CollectorRegistry
 
 from service.observability.metrics import Metrics
 from tests.documents import page_with, rows
+from tests.metrics import watch_everything
 from tests.paths import ROOT
-from tests.unit.service.observability.test_metrics import watch_everything
 
 PAGE = page_with(r"^\| metric \|")
 ALERTS = yaml.safe_load((ROOT / "deploy/prometheus/alerts.yml").read_text())["groups"]

@@ -9,7 +9,7 @@ import requests
 
 import sostenuto
 from service import errors as service_errors
-from service.errors import ClientGone, GatewayError, ServerBusy, StateRefused
+from service.errors import STATE_CODES, ClientGone, GatewayError, ServerBusy, StateRefused
 from sostenuto._responses import refusal, stream_error
 
 # The client never receives the first two; the gateway reports busy and invalid backends as unavailable.
@@ -50,6 +50,14 @@ def test_an_error_in_a_stream_has_the_same_class(kind: type[GatewayError]) -> No
     """Found by type and code alone."""
     made = stream_error(kind("no").body()["error"], {})
     assert type(made) is getattr(sostenuto, SAME.get(kind, kind.__name__))
+
+
+@pytest.mark.parametrize("code", STATE_CODES)
+def test_each_reason_to_refuse_a_resume_token_has_a_client_class(code: str) -> None:
+    """A subclass of `StateRefused`, found by the code, also in a stream."""
+    error = StateRefused("no", code)
+    (kind,) = {type(refusal(answered(error))), type(stream_error(error.body()["error"], {}))}
+    assert sostenuto.StateRefused in kind.__bases__
 
 
 def test_an_error_has_the_choices_so_far() -> None:

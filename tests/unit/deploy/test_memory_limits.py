@@ -6,10 +6,10 @@ import re
 import pytest
 import yaml
 
-from service.backends import training_filters
 from service.commands.serve import SPARE_THREADS
+from service.http_server.worker import RECEIVED_BYTES
 from service.memory_budget import FREE_BYTES
-from service.process.worker import RECEIVED_BYTES
+from service.models import training_filters
 from service.scheduling.batching import MAX_TRACE_VALUES_PER_CALL
 from service.settings import Settings
 from service.structured_outputs.compiler import FAST_MEMORY_BYTES, MAX_MEMORY_BYTES

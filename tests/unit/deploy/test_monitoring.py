@@ -10,8 +10,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service import errors
 from service.observability.metrics import Metrics
+from tests.metrics import watch_everything
 from tests.paths import ROOT
-from tests.unit.service.observability.test_metrics import watch_everything
 
 # Added by Prometheus itself.
 COMMON = {"job", "instance"}
@@ -75,7 +75,7 @@ def test_the_alert_on_failed_requests_counts_every_server_error():
     """By code: an error within a stream has status 200."""
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.GatewayError)]
     (counted,) = re.findall(r'code=~"([^"]+)"', alerts()["RequestsFail"]["expr"])
-    assert set(counted.split("|")) == {kind.code or kind.type for kind in kinds if kind.status >= 500}
+    assert set(counted.split("|")) == {kind.code or "server_error" for kind in kinds if kind.status >= 500}
 
 
 def test_the_dashboard_uses_the_provisioned_data_source():

@@ -5,7 +5,7 @@ import sys
 
 SCRIPT = """
 import sys
-import service.app, service.process.worker, gunicorn.app.base
+import service.app, service.http_server.worker, gunicorn.app.base
 assert "tensorflow" not in sys.modules, "TensorFlow was imported, or its placeholder was left"
 assert not [name for name in sys.modules if name.startswith(("keras", "tensorflow.python"))]
 status = open("/proc/self/status").read().splitlines()
@@ -24,7 +24,9 @@ def test_the_gateway_imports_no_tensorflow_and_stays_small():
 
 def test_tensorflow_can_be_imported_after_the_protos():
     """The protos leave no placeholder for TensorFlow: the real package loads and computes in the same process."""
-    script = f"{WITHOUT_KERAS}import service.backends.protos, tensorflow as tf; assert tf.constant(2).numpy() + 2 == 4"
+    script = (
+        f"{WITHOUT_KERAS}import service.backends.messages, tensorflow as tf; assert tf.constant(2).numpy() + 2 == 4"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
 
@@ -32,7 +34,7 @@ def test_tensorflow_can_be_imported_after_the_protos():
 def test_the_protos_of_an_imported_tensorflow_are_reused():
     """With TensorFlow imported first, the gateway uses TensorFlow's own message classes."""
     script = f"""
-{WITHOUT_KERAS}import tensorflow as tf, service.backends.protos as p
+{WITHOUT_KERAS}import tensorflow as tf, service.backends.messages as p
 assert type(tf.make_tensor_proto(1)) is p.tensor_pb2.TensorProto
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=240, check=False)

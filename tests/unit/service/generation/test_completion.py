@@ -11,7 +11,6 @@ import pytest
 from contract.card import GeneratorCard
 from contract.tokenizer import CharacterTokenizer, WordTokenizer
 from service.api.requests import CompletionRequest, EmbeddingsRequest, parse
-from service.backends.registry import ServedModel
 from service.context import Quota, RequestContext, TokenCharges
 from service.engine import Engine
 from service.errors import (
@@ -27,6 +26,7 @@ from service.generation.choice import TextDelta
 from service.generation.logprobs import Logprobs
 from service.generation.resume_tokens import ResumeTokens, StateKeys
 from service.limits import Limits
+from service.models.registry import ServedModel
 from service.params import ModelVersion
 from service.scheduling.admission import AdmissionControl
 from service.scheduling.batching import BatchLimits

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from service.context import ANYBODY, Quota, RequestContext
-from service.errors import ClientGone, DeadlineExceeded, InvalidRequest, Overloaded, StateOutdated
+from service.errors import ClientGone, DeadlineExceeded, InvalidRequest, Overloaded, StateRefused
 from service.generation import checkpoint
 from service.memory_budget import MemoryBudget
 from tests.unit.service.generation.test_completion import Service, request
@@ -139,7 +139,7 @@ def test_a_resume_token_of_another_automaton_is_refused(service, monkeypatch):
     """Another release may compile the pattern to other rows."""
     monkeypatch.setattr(checkpoint.SavedMatch, "__init__", _with_other_digest(checkpoint.SavedMatch.__init__))
     part = ask(service, max_tokens=2, complete_within_max_tokens=False, return_state=True)[0]
-    with pytest.raises(StateOutdated, match="another release of this server compiled"):
+    with pytest.raises(StateRefused, match="another release of this server compiled"):
         ask(service, pattern=None, state=part.resume_token, prompt=None, seed=None)
 
 

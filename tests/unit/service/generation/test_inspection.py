@@ -6,7 +6,7 @@ import pytest
 
 from service.api.requests import InspectRequest, parse
 from service.context import RequestContext
-from service.errors import InvalidRequest, StateOfAnotherModel
+from service.errors import InvalidRequest, StateRefused
 from service.generation.inspection import evenly_spaced
 from tests.fakes import STATE_SIZE, fake_step
 from tests.unit.service.generation.test_completion import CHARACTERS, LIMITS, Service, request
@@ -111,7 +111,7 @@ def test_input_is_read_after_a_resumed_state(service):
     np.testing.assert_array_equal(found.values[0][1], expected)
     assert found.logprobs.token_logprobs[0] is not None
     assert found.logprobs.tokens == list("xyz")
-    with pytest.raises(StateOfAnotherModel):
+    with pytest.raises(StateRefused, match="state must be of model 'words'"):
         looked_into(service, "xyz", state=first.resume_token, model="words")
 
 

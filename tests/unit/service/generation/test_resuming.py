@@ -15,9 +15,7 @@ from service.errors import (
     DeadlineExceeded,
     InvalidRequest,
     ShuttingDown,
-    StateForeign,
-    StateOfAnotherModel,
-    StateOutdated,
+    StateRefused,
 )
 from service.generation.checkpoint import ResumePoint
 from service.generation.choice import Choice
@@ -398,17 +396,19 @@ def test_a_resume_token_of_another_tenant_model_or_version_is_refused(service):
     """Each reason has its error, also a version that is no longer served or whose number has other weights now."""
     (first,) = ask(service, "abc", seed=2, max_tokens=5, tenant="anna")
     assert ask(service, "", state=first.resume_token, seed=None, max_tokens=5, tenant="anna")
-    with pytest.raises(StateForeign):
+    with pytest.raises(StateRefused, match="another tenant"):
         ask(service, "", state=first.resume_token, seed=None, tenant="bert")
-    with pytest.raises(StateOfAnotherModel, match=r"'words'.*'characters'"):
+    with pytest.raises(StateRefused, match=r"'words'.*'characters'") as caught:
         ask(service, "", state=first.resume_token, seed=None, tenant="anna", model="words")
+    assert caught.value.code == "state_of_another_model"
     tokens = service.engine._resume_tokens
     saved = tokens.open(first.resume_token, "anna")
     gone = tokens.seal(replace(saved, model=ModelVersion("characters", 7)), "anna")
     replaced = tokens.seal(replace(saved, weights_sha256="f" * 64), "anna")
     for token in (gone, replaced):
-        with pytest.raises(StateOutdated, match="no longer served; version 1 is"):
+        with pytest.raises(StateRefused, match="no longer served; version 1 is") as caught:
             ask(service, "", state=token, seed=None, tenant="anna")
+        assert (caught.value.code, caught.value.status) == ("state_outdated", 410)
 
 
 def test_without_return_state_there_is_no_resume_token(service):

@@ -20,13 +20,12 @@ from service.observability import scrape
 from service.observability.metrics import Metrics
 from service.observability.scrape import serve_metrics
 from service.params import ModelVersion
-from service.scheduling.call import Call
 from service.scheduling.prefix_cache import Prefix, PrefixCache
 from tests.fakes import make_sequence
+from tests.metrics import DEMO, happen, make_call, watch, watch_everything
 from tests.waiting import until
 
 LIMIT_S = 10.0  # patience with what takes milliseconds on an idle machine
-DEMO = ModelVersion("demo", 3)
 DEMO_LABELS = {"model": "demo", "version": "3"}
 # Units of https://prometheus.io/docs/practices/naming and of this project; counters have "_total" after theirs.
 NAME = re.compile(
@@ -35,45 +34,12 @@ NAME = re.compile(
 )
 
 
-def sequence(model=DEMO):
-    return make_sequence(model=model)
-
-
-def call(num_used=3, model=DEMO, signature="decode"):
-    return Call(model, signature, tuple(sequence(model) for _ in range(num_used)), batch_size=8, size=16)
-
-
 def value(metrics, name, **labels):
     return metrics.registry.get_sample_value(f"sostenuto_{name}", labels)
 
 
 def text_of(metrics):
     return generate_latest(metrics.registry).decode()
-
-
-def happen(metrics, model=DEMO):
-    """Record every event once."""
-    metrics.compiled(0.01, is_refused=False)
-    metrics.sequence_started(sequence(model), 0.2)
-    metrics.call_completed(call(model=model), 0.03)
-    metrics.call_failed(call(model=model), BackendUnavailable("away"), True)
-    metrics.cancelled([sequence(model)])
-    metrics.first_token(model, 0.1)
-    metrics.token_gap(model, 0.02, 4)
-    metrics.finished(model, num_prompt_tokens=5, num_completion_tokens=7, reasons=["stop", "length"])
-    metrics.responded(method="GET", route="/v1/models", status=200, error_code=None, seconds=0.01)
-    metrics.responded(method="POST", route=None, status=404, error_code="model_not_found", seconds=0.01)
-
-
-def watch_everything(metrics):
-    """Let every event happen and watch every state, so that a scrape has all metrics with all labels."""
-    metrics.watch_load(lambda: [(DEMO, 1, 2)], lambda: 30)
-    metrics.watch_prefix_cache(PrefixCache(1000))
-    metrics.watch_servers(lambda: [True, False])
-    metrics.watch_request_memory(MemoryBudget(1000))
-    metrics.watch_rejections(lambda: {"busy": 0, "batching": 0})
-    metrics.watch_config_drift(lambda: {"127.0.0.1:8500": 0.0})
-    happen(metrics)
 
 
 @pytest.fixture
@@ -108,34 +74,46 @@ def test_every_metric_name_ends_with_its_unit(metrics):
     assert [name for name in names if not NAME.fullmatch(name)] == []
 
 
-def test_config_drift_is_a_gauge_per_backend(metrics):
-    """Its label is the backend's address, and its value is read at the scrape."""
-    drift = {"10.0.0.1:8500": 0.0, "10.0.0.2:8500": 0.0}
-    metrics.watch_config_drift(lambda: drift)
-    drift["10.0.0.2:8500"] = 75.5
-    assert value(metrics, "backend_config_drift_seconds", backend="10.0.0.1:8500") == 0
-    assert value(metrics, "backend_config_drift_seconds", backend="10.0.0.2:8500") == 75.5
-
-
-def test_rejected_calls_are_counted_by_reason(metrics):
-    """They are read at the scrape; the first scrape has zeros, so that an increase is one."""
-    counts = {"busy": 0, "batching": 0}
-    metrics.watch_rejections(lambda: counts)
-    assert value(metrics, "call_rejections_total", reason="busy") == 0
-    counts["busy"] = 3
-    assert value(metrics, "call_rejections_total", reason="busy") == 3
-    assert value(metrics, "call_rejections_total", reason="batching") == 0
-
-
-def test_request_memory_is_a_gauge_beside_its_limit(metrics):
-    """Large requests are shed once it reaches the limit; it is read at the scrape."""
-    budget = MemoryBudget(10_000_000)
-    metrics.watch_request_memory(budget)
+def test_the_state_is_read_at_the_scrape(metrics):
+    """The first scrape has a zero for each reason, so that an increase is one; a version without load reports zero."""
+    loads, budget, cache = [(DEMO, 5, 7)], MemoryBudget(10_000_000), PrefixCache(1000)
+    counts, backends = {"busy": 0, "batching": 0}, [("a:1", True, 0.0), ("b:1", True, 0.0), ("c:1", False, 75.5)]
+    watch(
+        metrics,
+        loads=lambda: loads,
+        num_tokens=lambda: 1000 * len(loads),
+        prefix_cache=cache,
+        memory=budget,
+        backends=lambda: backends,
+        rejections=lambda: counts,
+    )
+    metrics.first_token(DEMO, 0.1)
+    assert value(metrics, "sequences_running", **DEMO_LABELS) == 5
+    assert value(metrics, "sequences_waiting", **DEMO_LABELS) == 7
+    assert value(metrics, "queued_tokens") == 1000
+    loads.clear()
+    assert value(metrics, "sequences_running", **DEMO_LABELS) == 0
+    assert value(metrics, "queued_tokens") == 0
     with closing(budget.lease()) as lease:
         lease.hold(1_000_000, "the body")
         assert value(metrics, "request_memory_bytes") == 1_000_000
     assert value(metrics, "request_memory_bytes") == 0
     assert value(metrics, "request_memory_limit_bytes") == 10_000_000
+    for token_id in (1, 2):
+        prefix = Prefix("here")
+        prefix.extend([token_id])
+        cache.keep(prefix, np.zeros(30, np.float32))
+    assert value(metrics, "prefix_cache_states") == 1
+    assert value(metrics, "prefix_cache_bytes") == cache.num_bytes == 760
+    assert value(metrics, "prefix_cache_evicted_states_total") == 1
+    assert value(metrics, "call_rejections_total", reason="busy") == 0
+    counts["busy"] = 3
+    assert [value(metrics, "call_rejections_total", reason=reason) for reason in counts] == [3, 0]
+    assert [value(metrics, "backends", state=state) for state in ("serving", "ejected")] == [2, 1]
+    assert value(metrics, "backend_config_drift_seconds", backend="a:1") == 0
+    assert value(metrics, "backend_config_drift_seconds", backend="c:1") == 75.5
+    backends.clear()
+    assert [value(metrics, "backends", state=state) for state in ("serving", "ejected")] == [0, 0]
 
 
 def test_inter_token_latency_counts_every_token(metrics):
@@ -151,8 +129,8 @@ def test_inter_token_latency_counts_every_token(metrics):
 
 def test_completed_calls_are_counted_by_signature(metrics):
     """Prefill and decode calls are separate, and so are sequences and padding."""
-    metrics.call_completed(call(num_used=3, signature="prefill"), 0.01)
-    metrics.call_completed(call(num_used=5, signature="decode"), 0.03)
+    metrics.call_completed(make_call(num_used=3, signature="prefill"), 0.01)
+    metrics.call_completed(make_call(num_used=5, signature="decode"), 0.03)
     labels = {**DEMO_LABELS, "signature": "decode"}
     assert value(metrics, "call_duration_seconds_count", **labels) == 1
     assert value(metrics, "call_duration_seconds_sum", **labels) == pytest.approx(0.03)
@@ -163,9 +141,9 @@ def test_completed_calls_are_counted_by_signature(metrics):
 
 def test_failed_calls_are_counted_by_code_and_retries_separately(metrics):
     """A failure that ends a sequence is no retry; an error without a code is counted by its type."""
-    metrics.call_failed(call(), BackendUnavailable("away"), True)
-    metrics.call_failed(call(), BackendUnavailable("away"), False)
-    metrics.call_failed(call(), InternalError("refused"), False)
+    metrics.call_failed(make_call(), BackendUnavailable("away"), True)
+    metrics.call_failed(make_call(), BackendUnavailable("away"), False)
+    metrics.call_failed(make_call(), InternalError("refused"), False)
     labels = {**DEMO_LABELS, "signature": "decode"}
     assert value(metrics, "call_failures_total", code="backend_unavailable", **labels) == 2
     assert value(metrics, "call_failures_total", code="server_error", **labels) == 1
@@ -203,46 +181,23 @@ def test_errors_within_a_stream_are_counted_by_code(metrics):
     assert value(metrics, "http_requests_total", method="POST", route="/v1/completions", status="200") == 2
 
 
-def test_load_gauges_are_read_at_the_scrape(metrics):
-    """A version without load reports zero."""
-    loads = [(DEMO, 5, 7)]
-    metrics.watch_load(lambda: loads, lambda: 1000 * len(loads))
-    assert value(metrics, "sequences_running", **DEMO_LABELS) == 5
-    assert value(metrics, "sequences_waiting", **DEMO_LABELS) == 7
-    assert value(metrics, "queued_tokens") == 1000
-    metrics.first_token(DEMO, 0.1)
-    loads.clear()
-    assert value(metrics, "sequences_running", **DEMO_LABELS) == 0
-    assert value(metrics, "queued_tokens") == 0
-
-
 def test_build_info_has_the_version_of_the_gateway(metrics):
     """An operator sees what runs."""
     assert value(metrics, "build_info", version="1.2.3") == 1
 
 
 def test_removed_versions_leave_no_series(metrics):
-    """The series of other versions stay."""
+    """The series of other versions stay; a version that is served again counts from zero."""
     other = ModelVersion("demo", 4)
     happen(metrics)
     happen(metrics, other)
-    metrics.forget(DEMO)
-    assert 'version="3"' not in text_of(metrics)
-    assert 'version="4"' in text_of(metrics)
-    happen(metrics)
-    metrics.keep([other])
-    assert 'version="3"' not in text_of(metrics)
-    assert value(metrics, "call_retries_total", model="demo", version="4", signature="decode") == 1
-
-
-def test_a_version_that_is_served_again_counts_from_zero(metrics):
-    """Nothing is counted in the removed series, which no scrape has."""
-    happen(metrics)
-    metrics.forget(DEMO)
-    metrics.forget(DEMO)
+    for _ in range(2):
+        metrics.keep([other])
+        assert 'version="3"' not in text_of(metrics)
     happen(metrics)
     assert value(metrics, "call_retries_total", signature="decode", **DEMO_LABELS) == 1
     assert value(metrics, "time_to_first_token_seconds_count", **DEMO_LABELS) == 1
+    assert value(metrics, "call_retries_total", model="demo", version="4", signature="decode") == 1
 
 
 def test_scrapes_are_consistent_during_concurrent_writes(metrics, server):
@@ -339,7 +294,7 @@ def test_a_failed_scrape_is_logged_and_the_next_one_succeeds(metrics, server, ca
             raise failures.pop()
         return []
 
-    metrics.watch_load(loads, lambda: 0)
+    watch(metrics, loads=loads)
     with caplog.at_level(logging.ERROR), pytest.raises(http.client.HTTPException):
         get(server)
     assert get(server)[0] == 200
@@ -357,8 +312,7 @@ def test_ipv6_is_served(metrics):
     close()
 
 
-def test_the_prefix_cache_reports_hit_tokens_size_and_evictions(metrics):
-    """Hit tokens are the prefill that was saved."""
+def test_hit_tokens_are_the_prefill_that_was_saved(metrics):
     for num_cached_tokens in (0, 5):
         known = make_sequence(model=DEMO, prompt_ids=np.arange(8, dtype=np.int32))
         if num_cached_tokens:
@@ -366,21 +320,3 @@ def test_the_prefix_cache_reports_hit_tokens_size_and_evictions(metrics):
         metrics.sequence_started(known, 0.1)
     assert value(metrics, "prefix_cache_queried_tokens_total", **DEMO_LABELS) == 14
     assert value(metrics, "prefix_cache_hit_tokens_total", **DEMO_LABELS) == 5
-    cache = PrefixCache(1000)
-    metrics.watch_prefix_cache(cache)
-    for token_id in (1, 2):
-        prefix = Prefix("here")
-        prefix.extend([token_id])
-        cache.keep(prefix, np.zeros(30, np.float32))
-    assert value(metrics, "prefix_cache_states") == 1
-    assert value(metrics, "prefix_cache_bytes") == cache.num_bytes == 760
-    assert value(metrics, "prefix_cache_evicted_states_total") == 1
-
-
-def test_backends_are_counted_as_serving_or_ejected(metrics):
-    """A state without backends reports zero."""
-    states = [True, True, False]
-    metrics.watch_servers(lambda: states)
-    assert [value(metrics, "backends", state=state) for state in ("serving", "ejected")] == [2, 1]
-    states.clear()
-    assert [value(metrics, "backends", state=state) for state in ("serving", "ejected")] == [0, 0]

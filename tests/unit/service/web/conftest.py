@@ -10,10 +10,10 @@ from werkzeug.test import EnvironBuilder
 from service.access.auth import Authenticator
 from service.access.keys import KeyLimits
 from service.access.ratelimits import RateLimiter
+from service.http_server.addresses import AllowedHosts
 from service.limits import Limits
 from service.memory_budget import MemoryBudget
 from service.observability.metrics import Metrics
-from service.process.hosts import AllowedHosts
 from service.web.error_handlers import register_error_handlers
 from service.web.middleware import Middleware
 from service.web.routes import Services, ShutdownGate, build_routes

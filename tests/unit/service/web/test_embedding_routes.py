@@ -9,16 +9,16 @@ from flask import Flask, g
 
 from contract.card import GeneratorCard
 from service.access.ratelimits import RateLimiter
-from service.backends.embedding_vectors import VectorFiles
-from service.backends.registry import ServedModel
 from service.context import RequestContext
+from service.models.embedding_vectors import VectorFiles
+from service.models.registry import ServedModel
 from service.params import ModelVersion
 from service.scheduling.batching import BatchLimits
 from service.web.access_log import RequestLog
 from service.web.error_handlers import register_error_handlers
 from service.web.routes import ShutdownGate, build_routes
-from tests.unit.service.backends.test_embedding_vectors import write
 from tests.unit.service.generation.test_completion import CHARACTERS, FIELDS
+from tests.unit.service.models.test_embedding_vectors import write
 
 NUM_TOKENS = len(CHARACTERS.tokens)
 

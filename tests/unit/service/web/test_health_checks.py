@@ -4,7 +4,7 @@ from dataclasses import fields
 
 from flask import Flask
 
-from service.process.worker import HEALTH_PATHS
+from service.http_server.worker import HEALTH_PATHS
 from service.web.routes import Services, build_routes
 
 

@@ -8,8 +8,8 @@ from tokenizers import Tokenizer
 
 from contract.tokenizer import CharacterTokenizer, SubwordTokenizer, WordTokenizer
 from service.access.keys import KeyLimits
-from service.backends.registry import ServedModel
 from service.memory_budget import MemoryLease
+from service.models.registry import ServedModel
 from tests.unit.service.generation.test_completion import CHARACTERS, WORDS, Models
 
 FILES = ("tokenizer.json", "tokenizer_config.json")

@@ -1,0 +1,66 @@
+"""Listening sockets, and the host names that a request's Host header may have."""
+
+import ipaddress
+import os
+import socket
+from collections.abc import Iterable
+
+ANY = "*"
+
+
+def listen(host: str, port: int, backlog: int | None = None) -> socket.socket:
+    """Bind a host, an address or a name, and listen; port 0 picks a free one.
+
+    Raises:
+        OSError: the port is in use, or the address does not exist; the message says which, in one line.
+    """
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=backlog)
+    except OSError as error:
+        # Name resolution has its own error numbers; the messages of other errors repeat the address.
+        reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+        raise OSError(f"cannot listen on {host}:{port}: {reason}") from error
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host is reachable from this machine only; False for a name that cannot be resolved."""
+    try:
+        addresses = {str(info[4][0]) for info in socket.getaddrinfo(host, None)}
+    except OSError:
+        return False
+    return all(ipaddress.ip_address(address.partition("%")[0]).is_loopback for address in addresses)
+
+
+class AllowedHosts:
+    """The allowed host names, besides `localhost` and IP addresses: protection against DNS rebinding.
+
+    To a browser, a web page whose name resolves to this machine has the same origin as this server: it may send
+    requests and read the responses. Its name is in the Host header, which no page can change. An IP address is always
+    allowed: it cannot be rebound. Health checks and metrics use addresses.
+    """
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        self._names = frozenset(name.lower() for name in names)
+
+    def allows(self, host: str | None) -> bool:
+        """Return whether a Host header is allowed; None, a request without one, is: browsers always send it."""
+        if host is None or ANY in self._names:
+            return True
+        name = host_name(host)
+        return name in self._names or name == "localhost" or name.endswith(".localhost") or _is_address(name)
+
+
+def host_name(host: str) -> str:
+    """Return the name or address in a Host header, without port, brackets and trailing dot."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0].lower()
+    return host.partition(":")[0].lower().removesuffix(".")
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,371 @@
+"""Model registry: the models, their served versions, and each version's card, tokenizer and fingerprint.
+
+Names, cards and tokenizers come from the model repository, the served versions from the backends. Threads poll all of
+them every second; requests read the current snapshot without waiting.
+"""
+
+import hashlib
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from contract import signatures
+from contract.card import GeneratorCard
+from contract.labels import LABELS_FILE
+from contract.tokenizer import Tokenizer
+from service.backends.determinism_probe import Probe
+from service.backends.health import Assets, HealthChecks, RepeatedErrors
+from service.backends.replica import Replica
+from service.backends.replicas import Replicas
+from service.errors import InvalidRequest, ModelLoading, ModelNotFound
+from service.models.precision import DEFAULT
+from service.models.repository import RepositoryConfig, VersionFiles
+from service.models.routing import Reference, Route, make_route
+from service.params import ModelVersion
+from service.scheduling.batching import BatchLimits
+from service.settings import Precision
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A version that is served.
+
+    Attributes:
+        batch_limits: Allowed sizes and the precision of its calls.
+        fingerprint: Changes whenever the output for the same request and seed might change.
+        is_deterministic: Whether output is reproducible, whatever other requests run.
+        expected_probe_hash: Probe hash that the fingerprint stands for; None if there is none.
+    """
+
+    ref: ModelVersion
+    card: GeneratorCard
+    tokenizer: Tokenizer
+    batch_limits: BatchLimits
+    fingerprint: str
+    is_deterministic: bool = True
+    expected_probe_hash: str | None = None
+
+    def fingerprint_if(self, is_reproducible: bool) -> str:
+        """Return the fingerprint, marked as mixed if a backend with another probe hash computed some of the output."""
+        return self.fingerprint if is_reproducible else f"{self.fingerprint}_mixed"
+
+    @property
+    def backward(self) -> bool:
+        """Whether it is a backward model: it generates right to left, the text before `suffix`."""
+        return self.card.direction == "backward"
+
+
+@dataclass(frozen=True)
+class _Snapshot:
+    """The state of the registry; replaced as a whole, so that requests read it without a lock.
+
+    Attributes:
+        served: The served versions.
+        routes: By model; one for each model that has a served version.
+        listed: Names in `models.config`; None: not read yet.
+        has_labels: Whether labels are known; until then, requests must name a version.
+    """
+
+    served: Mapping[ModelVersion, ServedModel]
+    routes: Mapping[str, Route]
+    listed: Collection[str] | None = None
+    has_labels: bool = False
+
+
+class ModelRegistry:
+    """The models that are served now."""
+
+    def __init__(
+        self,
+        models_dir: Path,
+        replicas: Replicas,
+        *,
+        poll_s: float = 1.0,
+        max_chunk: int = 128,
+        default_model: str | None = None,
+        precisions: Mapping[str, Precision] = DEFAULT,
+        changed: Callable[[Iterable[ModelVersion]], None] = lambda _: None,
+    ) -> None:
+        """Prepare; nothing is polled before `start` or `refresh`.
+
+        Args:
+            models_dir: The model repository.
+            replicas: The backends.
+            poll_s: Polling interval in seconds.
+            max_chunk: Maximum decode steps of one call; the model's card may set a lower limit.
+            default_model: The model of requests that name none; None: the only model, if there is just one.
+            precisions: See `service.models.precision.choose_precision`.
+            changed: Called after every poll with the served versions.
+        """
+        self._models_dir, self._replicas = models_dir, replicas
+        self._poll_s, self._max_chunk, self._default_model = poll_s, max_chunk, default_model
+        self._changed = changed
+        self._snapshot = _Snapshot({}, {})
+        self._errors = RepeatedErrors()
+        self._config = RepositoryConfig(models_dir, self._errors)
+        self._files = VersionFiles(models_dir, self._errors, precisions)
+        self._checks = HealthChecks(
+            replicas,
+            self._errors,
+            poll_s=poll_s,
+            assets=self._files.load,
+            listed=lambda: self._config.wanted,
+            changed=self._merge,
+        )
+        # Expected probe hash of each version.
+        self._hashes: dict[ModelVersion, str] = {}
+        self._was_ready = False
+        self._merging = threading.Lock()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="registry", daemon=True)
+
+    def start(self) -> None:
+        """Poll now and then every `poll_s` seconds, on a thread."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread and those of the health checks, each after its current step."""
+        self._closed.set()
+        self._checks.close()
+
+    def models(self) -> list[tuple[ServedModel, Route]]:
+        """Return the primary version of each model and its route, sorted by name.
+
+        Raises:
+            ModelLoading: the models or their labels are not known yet, or no model is loaded yet.
+        """
+        snapshot = self._snapshot
+        self._require_known(snapshot)
+        if not snapshot.routes and snapshot.listed:
+            raise ModelLoading(f"models are being loaded: {', '.join(snapshot.listed)}")
+        return [
+            (snapshot.served[ModelVersion(name, route.primary)], route)
+            for name, route in sorted(snapshot.routes.items())
+            if self._pending_version(route, Reference(name)) is None
+        ]
+
+    def ready_models(self) -> list[str]:
+        """Return the names of the models that are ready.
+
+        Raises:
+            ModelLoading: there is none; or, until the first success, a healthy backend has not yet been checked for
+                another listed model: a model added later must not make every gateway unready.
+        """
+        names, listed = [model.ref.name for model, _ in self.models()], self._config.labels
+        healthy = [replica for replica in self._replicas.all() if replica.is_available]
+        pending = [
+            name
+            for name in listed
+            if name not in names and any(name not in replica.probed_models for replica in healthy)
+        ]
+        if not names or (pending and not self._was_ready):
+            raise ModelLoading(
+                f"models are being loaded: {', '.join(pending)}" if pending else "no model is served yet"
+            )
+        self._was_ready = True
+        return names
+
+    def versions(self) -> list[ServedModel]:
+        """Return every served version, sorted by name and number."""
+        return sorted(self._snapshot.served.values(), key=lambda model: (model.ref.name, model.ref.version))
+
+    def find(self, name: str | None, seed: int | None = None) -> ServedModel:
+        """Return the version for a request; see `look_up`."""
+        return self.look_up(name, seed)[0]
+
+    def look_up(self, name: str | None, seed: int | None = None) -> tuple[ServedModel, Route]:
+        """Return the version for a request, and the model's route.
+
+        Args:
+            name: NAME, NAME:VERSION or NAME@LABEL; None is the default model.
+            seed: Of the request, if it has one; see `Route.choose`.
+
+        Raises:
+            ModelNotFound: it is not served; the message lists those that are.
+            ModelLoading: it is not served yet, or not known yet.
+            InvalidRequest: an empty name; or no name, and no default.
+        """
+        snapshot = self._snapshot
+        reference = Reference.parse(self._default(snapshot) if name is None else name)
+        self._require_known(snapshot, with_labels=reference.version is None)
+        if reference.name not in snapshot.routes:
+            if reference.name in (snapshot.listed or ()):
+                raise ModelLoading(f"model {reference.name!r} is listed in models.config but not loaded yet")
+            models = f"models are: {', '.join(snapshot.routes) or 'none yet'}"
+            if name is not None and not reference.name:
+                raise InvalidRequest(f"model must not be empty, got {name[:64]!r}; {models}", param="model")
+            what = f"model {reference.name[:64]!r} is not served" if reference.name else "no model is served"
+            raise ModelNotFound(f"{what}; {models}", param="model")
+        route = snapshot.routes[reference.name]
+        pending = self._pending_version(route, reference)
+        if pending is not None:
+            raise ModelLoading(f"version {pending} of model {route.name!r} is not loaded yet")
+        return snapshot.served[ModelVersion(reference.name, route.choose(reference, seed))], route
+
+    def find_version(self, ref: ModelVersion) -> ServedModel | None:
+        """Return a version, or None if it is not served.
+
+        Raises:
+            ModelLoading: it may still be loaded.
+        """
+        model = self._snapshot.served.get(ref)
+        if model is None and self._may_appear(ref):
+            raise ModelLoading(f"version {ref.version} of model {ref.name!r} is not loaded yet")
+        return model
+
+    def _default(self, snapshot: _Snapshot) -> str:
+        """Return the name of the default model; "" if no model is known."""
+        if self._default_model:
+            return self._default_model
+        served = sorted(snapshot.routes)
+        if len(served) > 1:
+            raise InvalidRequest(
+                f"model is required, as several are served and SOSTENUTO_DEFAULT_MODEL is unset; models are: "
+                f"{', '.join(served)}",
+                param="model",
+            )
+        # The default model must not depend on which model is loaded first.
+        pending = sorted(name for name in snapshot.listed or () if name not in served and not self._is_settled(name))
+        if len(served) + len(pending) > 1 or (snapshot.listed and not served):
+            raise ModelLoading(f"models are being loaded: {', '.join(pending or snapshot.listed or ())}")
+        return served[0] if served else ""
+
+    def _require_known(self, snapshot: _Snapshot, *, with_labels: bool = True) -> None:
+        """Require that the configuration of the repository has been read.
+
+        Raises:
+            ModelLoading: it has not.
+        """
+        if snapshot.listed is None:
+            raise ModelLoading(f"the served models are not known yet: {signatures.MODELS_CONFIG} has not been read")
+        if with_labels and not snapshot.has_labels:
+            raise ModelLoading(
+                f"the stable version is not known yet: {LABELS_FILE} cannot be read; name a version: NAME:VERSION"
+            )
+
+    def _is_settled(self, name: str) -> bool:
+        """Return whether every backend has been checked and probed for a model."""
+        replicas = self._replicas.all()
+        return bool(replicas) and all(name in replica.probed_models for replica in replicas)
+
+    def _pending_version(self, route: Route, reference: Reference) -> int | None:
+        """Return the version that a reference resolves to, if it is not served yet but may still be loaded."""
+        version = route.unserved_version(reference)
+        return version if version is not None and self._may_appear(ModelVersion(route.name, version)) else None
+
+    def _may_appear(self, ref: ModelVersion) -> bool:
+        """Return whether an unserved version may be served once all backends have been checked and probed."""
+        if self._snapshot.listed is None:
+            return True
+        # Only names in `listed` may get into the path: no path traversal.
+        if ref.name not in self._snapshot.listed or not (self._models_dir / ref.name / str(ref.version)).is_dir():
+            return False
+        replicas = self._replicas.all()
+        return not replicas or any(replica.may_take(ref) for replica in replicas)
+
+    def _run(self) -> None:
+        while not self._closed.is_set():
+            try:
+                self._config.read()
+                self._merge()
+                for replica in self._replicas.discover():
+                    self._checks.watch(replica)
+            except Exception:
+                log.exception("polling the models failed; retrying")
+            self._closed.wait(self._poll_s)
+
+    def _merge(self) -> None:
+        """Build a new snapshot from all backends and the configuration."""
+        with self._merging:
+            before = self._snapshot
+            probes_by_version: dict[ModelVersion, list[tuple[Replica, Probe]]] = {}
+            for replica in self._replicas.all():
+                for ref, probe in replica.probes.items():
+                    if ref.name in self._config.labels:
+                        probes_by_version.setdefault(ref, []).append((replica, probe))
+            served: dict[ModelVersion, ServedModel] = {}
+            available: set[ModelVersion] = set()
+            for ref, probes in probes_by_version.items():
+                # Not loaded here: other versions must not wait for a large tokenizer.
+                assets = self._files.get(ref)
+                if assets is None:
+                    continue
+                served[ref] = self._served_model(ref, assets, probes, before.served.get(ref))
+                if any(replica.takes(ref) for replica, _ in probes):
+                    available.add(ref)
+            for ref in before.served.keys() - served.keys():
+                log.info("model %s version %d is no longer served", ref.name, ref.version)
+            self._hashes = {ref: sha256 for ref, sha256 in self._hashes.items() if ref in served}
+            routes = self._make_routes(served, available, before)
+            listed = tuple(self._config.labels) if self._config.is_read else None
+            self._snapshot = _Snapshot(served, routes, listed, self._config.has_labels)
+            self._replicas.expect(self._hashes)
+            # Versions being probed are needed soon.
+            self._files.keep(served.keys() | {ref for replica in self._replicas.all() for ref in replica.reported})
+        self._changed(served)
+
+    def _served_model(
+        self, ref: ModelVersion, assets: Assets, probes: list[tuple[Replica, Probe]], before: ServedModel | None
+    ) -> ServedModel:
+        """Describe a version; the expected probe hash is that of most backends, in a tie the previous one."""
+        available = [pair for pair in probes if pair[0].takes(ref)] or probes
+        hashes = Counter(probe.sha256 for _, probe in available)
+        previous = self._hashes.get(ref)
+        expected = max(hashes, key=lambda sha256: (hashes[sha256], sha256 == previous))
+        if len(hashes) > 1:
+            others = sorted(replica.address for replica, probe in available if probe.sha256 != expected)
+            self._errors.add(
+                f"{ref.name}:{ref.version}",
+                f"not bit-exact with most backends, so used only as a fallback: {', '.join(others)}",
+            )
+        else:
+            self._errors.clear(f"{ref.name}:{ref.version}")
+        self._hashes[ref] = expected
+        matching = [probe for _, probe in available if probe.sha256 == expected]
+        shared = set(matching[0].batch_sizes).intersection(*(probe.batch_sizes for probe in matching))
+        batch_sizes = tuple(sorted(shared)) or matching[0].batch_sizes
+        card = assets.card
+        probe = matching[0]
+        steps = min(card.max_decode_steps, self._max_chunk)
+        batch_limits = BatchLimits(batch_sizes, steps, card.max_prefill_length, assets.precision)
+        model = ServedModel(
+            ref, card, assets.tokenizer, batch_limits, fingerprint(card, probe), probe.is_deterministic, probe.sha256
+        )
+        return before if before == model else model
+
+    def _make_routes(
+        self, served: Iterable[ModelVersion], available: Collection[ModelVersion], before: _Snapshot
+    ) -> dict[str, Route]:
+        """Make routes from served versions, labels and the traffic split; `available` ones have backends in service."""
+        versions: dict[str, list[int]] = {}
+        for ref in served:
+            versions.setdefault(ref.name, []).append(ref.version)
+        routes: dict[str, Route] = {}
+        for name, numbers in versions.items():
+            # A stable version chosen before labels were known has served no request.
+            old_route = before.routes.get(name) if before.has_labels else None
+            labels, shares = self._config.labels.get(name, {}), self._config.shares.get(name, {})
+            stable, was_guess = (old_route.stable, old_route.is_guess) if old_route else (None, False)
+            available_numbers = [number for number in numbers if ModelVersion(name, number) in available]
+            route, problems = make_route(name, numbers, labels, shares, stable, available_numbers, was_guess=was_guess)
+            if old_route and old_route != route:
+                log.info(
+                    "model %s: stable is version %d, traffic split %s", name, route.stable, dict(route.shares) or "none"
+                )
+            what = f"{signatures.ROUTING_FILE}: {name}"
+            if problems:
+                self._errors.add(what, "; ".join(problems))
+            else:
+                self._errors.clear(what)
+            routes[name] = route
+        return routes
+
+
+def fingerprint(card: GeneratorCard, probe: Probe) -> str:
+    """Hash what output depends on beyond the request: weights, code of the graph, arithmetic of the model server."""
+    return "fp_" + hashlib.sha256(f"{card.weights_sha256} {card.code_sha256} {probe.sha256}".encode()).hexdigest()[:16]

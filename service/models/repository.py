@@ -1,0 +1,148 @@
+"""The files of the model repository: served models, version labels, traffic splits, cards and tokenizers.
+
+While a file is damaged, its last valid content is used.
+"""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import text_format
+
+from contract import signatures
+from contract.card import load_assets
+from contract.errors import ContractError, LabelsError
+from contract.files import read_file
+from contract.labels import LABELS_FILE, Labels, read_labels
+from contract.models_config import VersionPolicy, folder_of, version_numbers
+from service.backends.health import Assets, RepeatedErrors
+from service.backends.messages import model_server_config_pb2
+from service.models.precision import DEFAULT, choose_precision
+from service.models.routing import RoutingError, Shares, read_shares
+from service.params import ModelVersion
+from service.settings import Precision
+
+
+class RepositoryConfig:
+    """The last valid content of `models.config`, `labels.json` and `routing.toml`.
+
+    Attributes:
+        labels: The version of each label, by model in `models.config`.
+        wanted: The versions to be served, by model, from its version policy and its directory; None: unknown.
+        shares: Traffic split by model.
+        is_read: Whether `models.config` has been read.
+        has_labels: Whether `labels.json` has been read, or its absence established.
+    """
+
+    def __init__(self, models_dir: Path, errors: RepeatedErrors) -> None:
+        self._models_dir, self._errors = models_dir, errors
+        self.labels: dict[str, dict[str, int]] = {}
+        self.wanted: dict[str, frozenset[int] | None] = {}
+        self.shares: dict[str, Shares] = {}
+        self.is_read = self.has_labels = False
+        self._labels: Labels = {}
+
+    def read(self) -> None:
+        """Read all three files; one that cannot be read changes nothing and is logged once."""
+        path = self._models_dir / signatures.MODELS_CONFIG
+        try:
+            text = read_file(path).decode()
+        except (OSError, UnicodeDecodeError) as error:
+            # The whole repository may be unavailable: then the absence of the other files means nothing.
+            self._errors.add(str(path), getattr(error, "strerror", None) or str(error))
+            return
+        self._read_labels()
+        self._read_shares()
+        self._read_models(path, text)
+
+    def _read_models(self, path: Path, text: str) -> None:
+        try:
+            config = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
+        except text_format.ParseError as error:
+            self._errors.add(str(path), str(error))
+            return
+        if not config.HasField("model_config_list"):
+            # An empty file parses as a valid message, but a repository without models has an empty list.
+            self._errors.add(str(path), "it has no model_config_list")
+            return
+        self._errors.clear(str(path))
+        self.labels = {
+            entry.name: {**entry.version_labels, **self._labels.get(entry.name, {})}
+            for entry in config.model_config_list.config
+        }
+        self.wanted = {entry.name: self._wanted(entry) for entry in config.model_config_list.config}
+        self.is_read = True
+
+    def _wanted(self, entry: Any) -> frozenset[int] | None:
+        """Return the versions that TensorFlow Serving serves for an entry; None if its directory is unknown."""
+        folder = folder_of(entry, self._models_dir)
+        if folder is None:
+            return None
+        try:
+            return VersionPolicy.of(entry).select(version_numbers(self._models_dir / folder))
+        except OSError:
+            return frozenset()
+
+    def _read_labels(self) -> None:
+        try:
+            labels = read_labels(self._models_dir)
+        except LabelsError as error:
+            self._errors.add(LABELS_FILE, str(error))
+            return
+        if self._labels and not (self._models_dir / LABELS_FILE).exists():
+            # Exporters never delete the file.
+            self._errors.add(
+                LABELS_FILE, "it is missing; the last content stays in effect. Write {} to it to remove all labels"
+            )
+            return
+        self._errors.clear(LABELS_FILE)
+        self._labels, self.has_labels = labels, True
+
+    def _read_shares(self) -> None:
+        try:
+            self.shares = read_shares(self._models_dir / signatures.ROUTING_FILE)
+        except RoutingError as error:
+            # If no valid file was ever read, all requests go to the stable version.
+            self._errors.add(signatures.ROUTING_FILE, str(error))
+            return
+        self._errors.clear(signatures.ROUTING_FILE)
+
+
+class VersionFiles:
+    """The cards and tokenizers of versions, by thread-safe reads."""
+
+    def __init__(self, models_dir: Path, errors: RepeatedErrors, precisions: Mapping[str, Precision] = DEFAULT) -> None:
+        self._models_dir, self._errors, self._precisions = models_dir, errors, precisions
+        self._assets: dict[ModelVersion, Assets] = {}
+
+    def load(self, ref: ModelVersion) -> Assets:
+        """Return a version's files; reload them if they were replaced, keep the last ones while they are damaged.
+
+        Raises:
+            ContractError: they cannot be read, and never could.
+        """
+        home = self._models_dir / ref.name / str(ref.version)
+        path = home / signatures.ASSETS / signatures.CARD_FILE
+        cached, stamp = self._assets.get(ref), path.stat().st_mtime_ns if path.exists() else 0
+        if cached is not None and stamp in (0, cached.stamp):
+            return cached
+        what = f"files of {ref.name}:{ref.version}"
+        try:
+            card, tokenizer = load_assets(home)
+        except ContractError as error:
+            if cached is None:
+                raise
+            self._errors.add(what, f"the last content stays in effect: {error}")
+            return cached
+        self._errors.clear(what)
+        loaded = self._assets[ref] = Assets(card, tokenizer, choose_precision(ref, card, self._precisions), stamp)
+        return loaded
+
+    def get(self, ref: ModelVersion) -> Assets | None:
+        """Return a version's files as last loaded, or None; read nothing."""
+        return self._assets.get(ref)
+
+    def keep(self, versions: Collection[ModelVersion]) -> None:
+        """Forget the files of all other versions."""
+        for ref in [ref for ref in list(self._assets) if ref not in versions]:
+            self._assets.pop(ref, None)

@@ -1,0 +1,187 @@
+"""Routing of requests to versions: NAME, NAME:VERSION or NAME@LABEL, and the traffic split for NAME."""
+
+import hashlib
+import math
+import re
+import tomllib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from contract.files import read_file
+from contract.labels import LABEL_PATTERN, STABLE
+from service.errors import ModelNotFound
+
+# Traffic split of a model: shares by version or label, as in the file.
+Shares = Mapping[str, float]
+
+
+class RoutingError(ValueError):
+    """The routing file is invalid; the message is one line that names the position."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A request's reference to a model: name, and version or label."""
+
+    name: str
+    version: int | None = None
+    label: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "Reference":
+        """Parse NAME, NAME:VERSION or NAME@LABEL; any other text is a name."""
+        name, colon, version = text.partition(":")
+        # TensorFlow Serving accepts no longer version numbers.
+        if colon and re.fullmatch("[0-9]{1,19}", version):
+            return cls(name, version=int(version))
+        name, at, label = text.partition("@")
+        return cls(name, label=label) if at and re.fullmatch(LABEL_PATTERN, label) else cls(text)
+
+
+@dataclass(frozen=True)
+class Route:
+    """The served versions of one model, its labels and its traffic split.
+
+    Attributes:
+        versions: Ascending, at least one.
+        labels: The version of each label, served or not.
+        stable: The version for requests that name none, if there is no traffic split.
+        shares: Traffic split: the share of each version in requests that name none. Empty: all go to `stable`.
+        is_guess: Whether `stable` is a substitute for the version labelled stable, and was never stable itself.
+    """
+
+    name: str
+    versions: tuple[int, ...]
+    stable: int
+    labels: Mapping[str, int] = field(default_factory=dict)
+    shares: Mapping[int, float] = field(default_factory=dict)
+    is_guess: bool = False
+
+    @property
+    def primary(self) -> int:
+        """The version that gets most of the requests that name none."""
+        return max(self.shares, key=lambda version: (self.shares[version], version)) if self.shares else self.stable
+
+    def unserved_version(self, reference: Reference) -> int | None:
+        """Return the version that a reference resolves to, if it is not served; otherwise, or if unknown, None."""
+        if reference.version is None and reference.label in (None, STABLE):
+            return self.labels[STABLE] if self.is_guess else None
+        version = reference.version if reference.label is None else self.labels.get(reference.label)
+        return None if version in self.versions else version
+
+    def choose(self, reference: Reference, seed: int | None) -> int:
+        """Return the version for a request.
+
+        With a traffic split, a seed always gets the same version, and keeps it when that version's share grows: so the
+        same request is reproducible while the split stays the same. Without a seed, it is the version with the largest
+        share.
+
+        Raises:
+            ModelNotFound: the version is not served, or the label is unknown; the message lists the alternatives.
+        """
+        if reference.version is not None:
+            return self._require_served(reference.version, f"version {reference.version}")
+        if reference.label is not None:
+            labels = {STABLE: self.stable, **self.labels}
+            if reference.label not in labels:
+                raise ModelNotFound(
+                    f"model {self.name!r} has no label {reference.label!r}; labels are: {', '.join(sorted(labels))}",
+                    param="model",
+                )
+            number = self.stable if reference.label == STABLE else labels[reference.label]
+            return self._require_served(number, f"{reference.label}, version {number},")
+        if not self.shares:
+            return self.stable
+        if seed is None:
+            return self.primary
+        digest = hashlib.blake2b(f"{self.name} {seed}".encode(), digest_size=8).digest()
+        point = int.from_bytes(digest, "little") / 2**64 * sum(self.shares.values())
+        versions = sorted(self.shares)
+        for version in versions[:-1]:
+            point -= self.shares[version]
+            if point < 0:
+                return version
+        return versions[-1]
+
+    def _require_served(self, version: int, what: str) -> int:
+        if version not in self.versions:
+            raise ModelNotFound(
+                f"{what} of model {self.name!r} is not served; versions are: {', '.join(map(str, self.versions))}",
+                param="model",
+            )
+        return version
+
+
+def make_route(
+    name: str,
+    versions: Collection[int],
+    labels: Mapping[str, int],
+    shares: Shares,
+    stable_before: int | None,
+    available: Collection[int] | None = None,
+    *,
+    was_guess: bool = False,
+) -> tuple[Route, list[str]]:
+    """Make the route of a model from its served versions, labels and traffic split, and a message per ignored share.
+
+    Args:
+        name: Of the model.
+        versions: Served, at least one.
+        labels: Of the model.
+        shares: Traffic split of the model, from the file.
+        stable_before: The stable version until now: it is kept while the one labelled stable is being loaded.
+        available: The versions whose backends take calls; None: all. The others belong to ejected backends that may
+            recover, and get no requests; if there are only such, `stable_before` is kept.
+        was_guess: Whether `stable_before` was a guess; see `Route.is_guess`.
+    """
+    if available is None:
+        available = versions
+    elif not available:
+        available = versions if stable_before is None or stable_before not in versions else [stable_before]
+    stable = labels.get(STABLE, max(available))
+    if stable not in available:
+        stable = stable_before if stable_before is not None and stable_before in available else max(available)
+    is_guess = stable != labels.get(STABLE, stable) and (stable_before is None or was_guess)
+    resolved: dict[int, float] = {}
+    problems = []
+    for target, share in shares.items():
+        version = int(target) if target.isdigit() else stable if target == STABLE else labels.get(target)
+        if version is None:
+            problems.append(f"it has no label {target}")
+        elif version not in available:
+            problems.append(f"version {version} is not served")
+        elif share > 0:
+            resolved[version] = resolved.get(version, 0.0) + share
+    return Route(name, tuple(sorted(versions)), stable, dict(labels), resolved, is_guess), problems
+
+
+def read_shares(path: Path) -> dict[str, Shares]:
+    """Read the routing file, a table per model with a share per label or version; without it, there are no splits.
+
+    Raises:
+        RoutingError: it cannot be read, is empty or is invalid.
+    """
+    try:
+        text = read_file(path).decode()
+        if not text.strip():
+            # It may be half written. To end all traffic splits, delete the file or leave only a comment in it.
+            raise RoutingError(f"{path}: is empty")
+        document = tomllib.loads(text)
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise RoutingError(f"{path}: {error.strerror}") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise RoutingError(f"{path}: {error}") from error
+    for name, table in document.items():
+        if not isinstance(table, dict) or not table:
+            raise RoutingError(f"{path}: {name} must be a table such as [{name}] with lines such as stable = 90")
+        for target, share in table.items():
+            if not target.isdigit() and not re.fullmatch(LABEL_PATTERN, target):
+                raise RoutingError(f"{path}: {name}.{target} must be a label or the number of a version")
+            if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < math.inf:
+                raise RoutingError(f"{path}: {name}.{target} must be a number of at least 0, got {share!r}")
+        if sum(table.values()) <= 0:
+            raise RoutingError(f"{path}: {name} must have a share above 0")
+    return document

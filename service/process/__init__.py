@@ -1,1 +1,0 @@
-"""The gateway process: gunicorn worker, connections, listening sockets, client disconnects."""

@@ -1,0 +1,40 @@
+"""Which `Host` headers are allowed."""
+
+import pytest
+
+from service.http_server.addresses import AllowedHosts
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("localhost", "LOCALHOST:8000", "localhost.", "demo.localhost:8000"),
+        *("127.0.0.1", "127.0.0.1:8000", "[::1]:8000", "[::1]", "10.0.0.7:8000", None),
+    ],
+)
+def test_localhost_and_addresses_are_always_allowed(host):
+    """DNS rebinding needs a name that resolves to this machine; a client without `Host` is no browser."""
+    assert AllowedHosts().allows(host)
+    assert AllowedHosts(["gateway"]).allows(host)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("evil.example", "evil.example:8000", "localhost.evil.example", "notlocalhost", "127.0.0.1.evil.example", ""),
+        *("[evil.example]:8000", "evil.example:127.0.0.1", "localhost@evil.example", "127.1"),
+    ],
+)
+def test_other_names_are_refused(host):
+    """Also those that begin or end with an allowed one."""
+    assert not AllowedHosts().allows(host)
+    assert not AllowedHosts(["gateway", "my.example"]).allows(host)
+
+
+def test_additional_names_are_allowed_by_the_setting():
+    """In upper or lower case and with any port; `*` allows every name."""
+    hosts = AllowedHosts(["Gateway", "my.example"])
+    assert hosts.allows("gateway:8000")
+    assert hosts.allows("MY.example.")
+    assert not hosts.allows("sub.my.example")
+    assert AllowedHosts(["*"]).allows("evil.example")

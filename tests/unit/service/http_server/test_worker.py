@@ -1,0 +1,542 @@
+"""The gunicorn worker with clients that stall, leave, flood and never close. Every test runs a real gunicorn."""
+
+import contextlib
+import http.client
+import itertools
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.http_server.worker import RECEIVED_BYTES
+from tests.paths import ROOT
+from tests.waiting import until
+
+APP = "tests.unit.service.http_server.worker_app"
+WORKER = f"{APP}.ImpatientWorker"
+LIMIT_S = 60.0  # longer than anything takes beside other tests on a busy machine, the start of gunicorn included
+GET = b"GET %s HTTP/1.1\r\nHost: test\r\n\r\n"
+POST = b"POST /body HTTP/1.1\r\nHost: test\r\n%s\r\n\r\n"
+LAST_GET = b"GET %s HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
+
+
+class Gunicorn:
+    """A gunicorn with one worker, on a free port of the loopback interface and on a Unix socket."""
+
+    def __init__(self, log: Path, *options: str) -> None:
+        """Start it; connections wait in the backlog until it is ready."""
+        self.log = log
+        self.path = str(log.parent / "socket")
+        self._connections = contextlib.ExitStack()
+        unix = socket.socket(socket.AF_UNIX)
+        with socket.create_server(("127.0.0.1", 0), backlog=128) as tcp, unix, log.open("wb") as output:
+            unix.bind(self.path)
+            self.address: tuple[str, int] = tcp.getsockname()
+            fds = [tcp.fileno(), unix.fileno()]
+            binds = itertools.chain(*(["-b", f"fd://{fd}"] for fd in fds))
+            command = [sys.executable, "-m", "gunicorn", "-k", WORKER, "--no-control-socket", *binds, *options]
+            self.process = subprocess.Popen(
+                [*command, f"{APP}:application"],
+                cwd=ROOT,
+                pass_fds=fds,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    def connect(self, sent: bytes = b"") -> socket.socket:
+        """Open a connection, which is closed at the end of the test at the latest, and send bytes."""
+        sock = self._connections.enter_context(socket.create_connection(self.address, timeout=LIMIT_S))
+        sock.sendall(sent)
+        return sock
+
+    def get(self, path: str) -> tuple[int, bytes]:
+        """Send a request on a connection of its own; return status and body."""
+        connection = http.client.HTTPConnection(*self.address, timeout=LIMIT_S)
+        with contextlib.closing(connection):
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+
+    def status(self) -> dict[str, Any]:
+        """Return what the application has recorded."""
+        facts: dict[str, Any] = json.loads(self.get("/status")[1])
+        return facts
+
+    def interrupt(self) -> None:
+        """Send SIGINT to arbiter and worker, as Ctrl-C does to a foreground job."""
+        os.killpg(self.process.pid, signal.SIGINT)
+
+    def kill(self) -> None:
+        """Kill arbiter and worker, which have a session of their own: a graceful shutdown takes 0.4 s."""
+        self._connections.close()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture
+def gunicorn(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Gunicorn]:
+    """Run gunicorn with 8 threads and a drain of 2 s, or with the options that a test sets."""
+    options = {"--threads": "8", "--worker-connections": "200", "--graceful-timeout": "4"}
+    options |= getattr(request, "param", {})
+    server = Gunicorn(tmp_path / "log", *itertools.chain(*options.items()))
+    try:
+        server.get("/")
+        yield server
+    finally:
+        server.kill()
+
+
+def with_options(**options: str) -> pytest.MarkDecorator:
+    """Set options of gunicorn for a test."""
+    given = {"--" + name.replace("_", "-"): value for name, value in options.items()}
+    return pytest.mark.parametrize("gunicorn", [given], indirect=True, ids=[""])
+
+
+def read_past(sock: socket.socket, mark: bytes) -> bytes:
+    """Read until `mark` has arrived."""
+    data = b""
+    while mark not in data:
+        piece = sock.recv(1 << 16)
+        assert piece, f"closed before {mark!r}"
+        data += piece
+    return data
+
+
+def read_all(sock: socket.socket) -> bytes:
+    """Read until the server closes or resets the connection."""
+    data = b""
+    with contextlib.suppress(ConnectionResetError):
+        while piece := sock.recv(1 << 16):
+            data += piece
+    return data
+
+
+def cpu_s(pid: int) -> float:
+    """Return the CPU time that a process has used (proc(5): the 14th and 15th fields, 12th and 13th after ")")."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def drip(sock: socket.socket, text: bytes) -> bytes:
+    """Send ten bytes a second until the server answers or closes."""
+    sock.settimeout(0.1)
+    for byte in itertools.islice(itertools.cycle(text), int(LIMIT_S * 10)):
+        with contextlib.suppress(TimeoutError, ConnectionError):
+            sock.send(bytes([byte]))
+            return sock.recv(1 << 16)
+    pytest.fail("the server still reads")
+
+
+def test_clients_that_never_close_delay_no_other_client(gunicorn):
+    """After `Connection: close`, a pool thread waits for the client to close."""
+    idlers = [gunicorn.connect(LAST_GET % b"/") for _ in range(6)]
+    start = time.monotonic()
+    assert gunicorn.get("/") == (200, b"ok")
+    assert time.monotonic() - start < 5
+    assert all(read_all(idler).endswith(b"ok") for idler in idlers)
+
+
+@with_options(threads="1")
+def test_silent_connections_hold_no_thread(gunicorn):
+    """Connections that send nothing leave the only thread to those that do."""
+    silent = [gunicorn.connect() for _ in range(20)]
+    start = time.monotonic()
+    assert gunicorn.get("/") == (200, b"ok")
+    # Each of them would hold it for a second.
+    assert time.monotonic() - start < 15
+    assert read_all(silent[0]) == b""
+
+
+@with_options(worker_class=f"{APP}.PatientWorker", worker_connections="10", keep_alive="600")
+@pytest.mark.parametrize("request_first", [False, True], ids=["new", "kept alive"])
+def test_a_new_connection_evicts_the_one_idle_longest_when_full(gunicorn, request_first):
+    """Connections with a running stream are not evicted."""
+    with gunicorn.connect(GET % b"/stream") as stream:
+        read_past(stream, b"tick")
+        idlers = []
+        for _ in range(30):
+            idlers.append(gunicorn.connect(GET % b"/" if request_first else b""))
+            if request_first:
+                read_past(idlers[-1], b"ok")
+        assert [gunicorn.get("/") for _ in range(20)] == [(200, b"ok")] * 20
+        assert read_all(idlers[0]) == b""
+        idlers[-1].sendall(GET % b"/")
+        read_past(stream, b"tick")
+
+
+@with_options(worker_class=f"{APP}.CountingWorker", keep_alive="600")
+def test_connections_are_limited_by_client_address(gunicorn):
+    """One more gets `429`. Another address and a Unix socket are served, and closing a connection makes room."""
+
+    def admitted():
+        # Connections stop counting a moment after they have closed.
+        sock = gunicorn.connect(GET % b"/")
+        data = b"."
+        with contextlib.suppress(ConnectionResetError):
+            while data and b"ok" not in data:
+                data = sock.recv(1 << 16)
+        return sock if data else sock.close()
+
+    ours = []
+    for _ in range(3):
+        until(lambda: (sock := admitted()) and not ours.append(sock))
+    refusal = read_all(gunicorn.connect())
+    assert refusal.startswith(b"HTTP/1.1 429 Too Many Requests")
+    assert b"Retry-After: 1" in refusal
+    assert b"at most 3 connections" in refusal
+    with socket.create_connection(gunicorn.address, LIMIT_S, source_address=("127.0.0.2", 0)) as other:
+        other.sendall(LAST_GET % b"/")
+        assert read_all(other).endswith(b"ok")
+    with socket.socket(socket.AF_UNIX) as local:
+        local.connect(gunicorn.path)
+        local.sendall(LAST_GET % b"/")
+        assert read_all(local).endswith(b"ok")
+    ours[0].close()
+    until(admitted)
+
+
+@with_options(worker_class=f"{APP}.PatientWorker", worker_connections="10", keep_alive="600")
+def test_a_burst_of_connections_causes_no_error(gunicorn):
+    """A hundred connect at once and send at any time, also while they are evicted."""
+    pid = gunicorn.status()["pid"]
+    crowd = [gunicorn.connect() for _ in range(100)]
+    for member in crowd:
+        with contextlib.suppress(OSError):
+            member.sendall(GET % b"/")
+    for member in crowd:
+        with contextlib.suppress(OSError):
+            member.recv(1 << 16)
+    assert gunicorn.status()["pid"] == pid
+    assert "Traceback" not in gunicorn.log.read_text()
+
+
+@with_options(threads="1")
+@pytest.mark.parametrize("kept_alive", [False, True], ids=["first request", "later request"])
+def test_an_incomplete_head_gets_408_and_frees_its_thread(gunicorn, kept_alive):
+    """With a single thread, another client is served before the timeout and the head gets its response."""
+    with gunicorn.connect() as staller:
+        if kept_alive:
+            staller.sendall(GET % b"/")
+            read_past(staller, b"ok")
+        staller.sendall(b"GET / HTTP/1.1\r\nHo")
+        assert gunicorn.get("/") == (200, b"ok")
+        assert read_all(staller).startswith(b"HTTP/1.1 408 ")
+
+
+@with_options(worker_class=f"{APP}.PatientWorker", threads="2")
+@pytest.mark.parametrize("before", ["", "request", "pipelined"])
+def test_an_incomplete_head_holds_no_thread(gunicorn, before):
+    """Whether of a connection's first request, a later one or a pipelined one; the rest of it is still read."""
+    half = b"GET / HTTP/1.1\r\nHo"
+    stallers = [
+        gunicorn.connect({"": half, "request": GET % b"/", "pipelined": GET % b"/" + half}[before]) for _ in range(6)
+    ]
+    for staller in stallers if before else ():
+        read_past(staller, b"ok")
+        if before == "request":
+            staller.sendall(half)
+    assert [gunicorn.get("/") for _ in range(5)] == [(200, b"ok")] * 5
+    for staller in stallers:
+        staller.sendall(b"st: test\r\n\r\n")
+        read_past(staller, b"ok")
+
+
+def test_pipelined_requests_are_answered_in_order(gunicorn):
+    """Wherever the bytes are divided between packets, bodies included."""
+    content = b"POST /body HTTP/1.1\r\nHost: test\r\nContent-Length: 3\r\n\r\nabc" + GET % b"/" + LAST_GET % b"/"
+    for cut in range(0, len(content), 7):
+        with gunicorn.connect(content[:cut]) as sock:
+            time.sleep(0.01)
+            sock.sendall(content[cut:])
+            answer = read_all(sock)
+        assert answer.count(b"HTTP/1.1 200 ") == 3
+        assert answer.index(b"abc") < answer.index(b"ok")
+
+
+@with_options(worker_class=f"{APP}.PatientWorker")
+def test_a_tls_handshake_is_refused_at_once(gunicorn):
+    """A client with `https://` would wait for its time-out; the response says which scheme to use."""
+    with pytest.raises(ssl.SSLError, match="WRONG_VERSION_NUMBER"):
+        ssl.create_default_context().wrap_socket(gunicorn.connect(), server_hostname="localhost")
+    answer = read_all(gunicorn.connect(b"\x16\x03\x01\x02\x00\x01"))
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"use http://" in answer
+
+
+def test_an_endless_head_is_refused(gunicorn):
+    """At a size that proxies refuse, too. As the client is still sending, a reset may destroy the response."""
+    with gunicorn.connect(b"GET / HTTP/1.1\r\nHost: test\r\n") as sender:
+        with contextlib.suppress(OSError):
+            sender.sendall(b"X: y\r\n" * 20_000)
+        assert read_all(sender)[:13] in (b"HTTP/1.1 431 ", b"")
+    assert gunicorn.get("/") == (200, b"ok")
+
+
+@with_options(threads="1")
+def test_a_head_that_drips_in_times_out(gunicorn):
+    """The limit is for the whole head, so a byte now and then does not extend it."""
+    with gunicorn.connect(b"GET / HTTP/1.1\r\nX: ") as staller:
+        assert drip(staller, b"x").startswith(b"HTTP/1.1 408 ")
+    assert gunicorn.get("/") == (200, b"ok")
+
+
+@with_options(threads="1")
+@pytest.mark.parametrize("dripping", [False, True], ids=["silent", "dripping"])
+def test_an_incomplete_body_times_out(gunicorn, dripping):
+    """Whether the client sends nothing or a byte now and then; the message says what is missing."""
+    with gunicorn.connect(POST % b"Content-Length: 1000" + b"{") as staller:
+        answer = drip(staller, b"x") if dripping else read_all(staller)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"the body did not arrive in time" in answer
+    assert gunicorn.get("/") == (200, b"ok")
+
+
+@with_options(worker_class=f"{APP}.PatientWorker", threads="2")
+@pytest.mark.parametrize(
+    ("framing", "part", "rest", "content"),
+    [
+        (b"Content-Length: 4", b"ab", b"cd", b"abcd"),
+        (b"Content-Length: 4\r\nExpect: 100-continue", b"", b"abcd", b"abcd"),
+        (b"Transfer-Encoding: chunked", b"2\r\nab\r\n3;x=y\r\n", b"cde\r\n0\r\n\r\n", b"abcde"),
+        (b"Transfer-Encoding: chunked", b"5\r\n0\r\n\r\n", b"\r\n0\r\nX: y\r\n\r\n", b"0\r\n\r\n"),
+        (b"Transfer-Encoding: chunked", b"2\r\nab\r\n0\r\nX: y\r\n", b"\r\n", b"ab"),
+    ],
+    ids=["length", "continue", "chunked", "chunk that looks like the end", "trailer"],
+)
+@pytest.mark.parametrize("pipelined", [False, True], ids=["first", "pipelined"])
+def test_an_incomplete_body_holds_no_thread(gunicorn, framing, part, rest, content, pipelined):
+    """However its length is announced; the rest of it is still read, and the connection kept."""
+    before = GET % b"/" if pipelined else b""
+    stallers = [gunicorn.connect(before + POST % framing + part) for _ in range(6)]
+    assert [gunicorn.get("/") for _ in range(5)] == [(200, b"ok")] * 5
+    for staller in stallers:
+        before = read_past(staller, b"100 Continue\r\n\r\n") if b"Expect" in framing else b""
+        staller.sendall(rest + LAST_GET % b"/")
+        answer = before + read_all(staller)
+        assert answer.count(b"HTTP/1.1 200 ") == 2 + pipelined
+        assert b"\r\n\r\n" + content + b"HTTP/1.1" in answer
+        assert answer.count(b"100 Continue") == (b"Expect" in framing)
+
+
+def test_a_body_that_arrives_in_pieces_is_passed_on_unchanged(gunicorn):
+    """Up to the limit, with a length and in chunks."""
+    content = bytes(range(256)) * 4096
+    chunks = b"%x\r\n%b\r\n" % (1000, content[:1000]) + b"%x\r\n%b\r\n0\r\n\r\n" % (len(content) - 1000, content[1000:])
+    for framing, body in ((b"Content-Length: %d" % len(content), content), (b"Transfer-Encoding: chunked", chunks)):
+        with gunicorn.connect(POST % framing) as sender:
+            for start in range(0, len(body), 70_001):
+                sender.sendall(body[start : start + 70_001])
+            sender.sendall(LAST_GET % b"/")
+            answer = read_all(sender)
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert answer.partition(b"\r\n\r\n")[2].startswith(content + b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: %d" % (2 << 20), b"Transfer-Encoding: chunked"])
+def test_a_body_beyond_the_limit_is_not_received(gunicorn, framing):
+    """Chunks get 413, a length reaches the application, which refuses it; what follows is never a request."""
+    with gunicorn.connect(POST % framing + b"200000\r\n" + GET % b"/smuggled") as sender:
+        answer = read_all(sender)
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert b"Connection: close" in answer
+    if framing == b"Transfer-Encoding: chunked":
+        assert answer.startswith(b"HTTP/1.1 413 ")
+        assert b"must be at most 1048576 bytes" in answer
+
+
+@pytest.mark.parametrize("body", [b"zz\r\n", b"-1\r\n{}", b"2\r\n{}X0\r\n\r\n"], ids=["size", "negative", "end"])
+def test_a_malformed_chunked_body_reaches_the_application_at_once(gunicorn, body):
+    """Its error comes from gunicorn's reader, before the client has sent more."""
+    with gunicorn.connect(POST % b"Transfer-Encoding: chunked" + body) as sender:
+        assert read_all(sender).startswith(b"HTTP/1.1 400 ")
+
+
+@with_options(worker_class=f"{APP}.PatientWorker")
+def test_incomplete_bodies_share_a_bounded_memory(gunicorn):
+    """The one stalled longest gets 429, and a client that sends its body at once is served."""
+    part = b"x" * (3 << 20)
+    stallers = [gunicorn.connect(POST % b"Content-Length: 4194304" + part) for _ in range(RECEIVED_BYTES // len(part))]
+    with gunicorn.connect(POST % b"Content-Length: 4194304" + part) as sender:
+        answer = read_all(stallers[0])
+        assert answer.startswith(b"HTTP/1.1 429 ")
+        assert f"{RECEIVED_BYTES} bytes" in answer.decode()
+        sender.sendall(b"x" * (1 << 20))
+        assert sender.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+    assert not select.select(stallers[2:], [], [], 0)[0]
+
+
+@with_options(worker_class=f"{APP}.PatientWorker", threads="1", worker_connections="16")
+@pytest.mark.parametrize("path", ["/health", "/healthz", "/ping", "/readyz"])
+def test_health_checks_are_answered_while_every_thread_is_held(gunicorn, path):
+    """And while further requests wait for a thread, until as many connections are taken as there may be."""
+    with contextlib.closing(gunicorn.connect(GET % b"/stream")) as stream:
+        read_past(stream, b"tick")
+        crowd = {gunicorn.connect(GET % b"/") for _ in range(30)}
+        # Eleven wait: three quarters of the connections beside the thread.
+        until(lambda: len(select.select(crowd, [], [], 0)[0]) == 19)
+        refused = set(select.select(crowd, [], [], 0)[0])
+        assert all(b"all threads are busy" in read_all(sock) for sock in refused)
+        assert gunicorn.get(path) == (200, b"ok")
+    assert all(read_past(sock, b"ok") for sock in crowd - refused)
+    assert gunicorn.log.read_text().count("others get 429") == 1
+
+
+@with_options(threads="1")
+def test_clients_that_do_not_read_hold_no_thread_of_health_checks(gunicorn):
+    """Whether they pipeline thousands of requests or never close their connection."""
+    crowd = [gunicorn.connect(LAST_GET % b"/healthz") for _ in range(20)]
+    with gunicorn.connect(GET % b"/stream") as stream:
+        read_past(stream, b"tick")
+        for _ in range(6):
+            crowd.append(gunicorn.connect())
+            crowd[-1].setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                crowd[-1].send((GET % b"/healthz") * 20_000)
+        assert gunicorn.get("/healthz") == (200, b"ok")
+
+
+def test_a_slow_but_steady_body_is_read_to_its_end(gunicorn):
+    """Bytes at the minimum rate or above extend the timeout by the time they take."""
+    with gunicorn.connect(b"POST /body HTTP/1.1\r\nHost: test\r\nContent-Length: 3000\r\n\r\n") as sender:
+        for _ in range(15):
+            time.sleep(0.1)
+            sender.sendall(b"x" * 200)
+        answer = sender.recv(1 << 16)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+@with_options(threads="1")
+@pytest.mark.parametrize(
+    ("family", "path"),
+    [(socket.AF_UNIX, b"/flood"), (socket.AF_INET, b"/flood"), (socket.AF_INET, b"/burst")],
+    ids=["blocked on a Unix socket", "blocked on TCP", "not blocked on TCP"],
+)
+def test_a_stream_that_the_client_does_not_read_is_closed(gunicorn, family, path):
+    """Whether its writes block or not, and without a traceback."""
+    with socket.socket(family) as idler:
+        idler.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        idler.connect(gunicorn.address if family == socket.AF_INET else gunicorn.path)
+        idler.sendall(GET % path)
+        until(lambda: gunicorn.status()["ended"] == [path.decode()])
+    assert "Traceback" not in gunicorn.log.read_text()
+
+
+def test_a_response_arrives_though_the_request_body_is_not_read(gunicorn):
+    """Closing waits for the client, since a reset would destroy the response in transit; the body exceeds the limit."""
+    size = 2 << 20
+    with gunicorn.connect(b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: %d\r\n\r\n" % size) as sender:
+        sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        until(lambda: select.select([sender], [], [], 0)[0])
+        sender.sendall(b"x" * size)
+        assert read_all(sender).endswith(b"ok")
+
+
+def test_running_out_of_descriptors_ends_neither_streams_nor_the_worker(gunicorn):
+    """Accepting pauses without spinning, and continues once there are descriptors again."""
+    pid = gunicorn.status()["pid"]
+    with gunicorn.connect(GET % b"/stream") as stream:
+        read_past(stream, b"tick")
+        limit = len(os.listdir(f"/proc/{pid}/fd")) + 5
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, limit))
+        crowd = [gunicorn.connect() for _ in range(12)]
+        until(lambda: "Cannot accept" in gunicorn.log.read_text())
+        before = cpu_s(pid)
+        for _ in range(20):
+            read_past(stream, b"tick")
+        assert cpu_s(pid) - before < 0.3
+        for member in crowd:
+            member.close()
+        assert gunicorn.status()["pid"] == pid
+        read_past(stream, b"tick")
+    assert gunicorn.log.read_text().count("Cannot accept") == 1
+
+
+@with_options(graceful_timeout="62", keep_alive="600")
+def test_after_sigterm_the_application_responds_until_its_streams_end(gunicorn):
+    """New and kept-alive connections get its `503`, the running stream its end, and the exit code is 0."""
+    with gunicorn.connect(GET % b"/stream") as stream, gunicorn.connect(GET % b"/") as kept:
+        read_past(kept, b"ok")
+        read_past(stream, b"tick")
+        gunicorn.process.terminate()
+        until(lambda: gunicorn.status()["drains"])
+        kept.sendall(GET % b"/")
+        read_past(kept, b"draining")
+        assert gunicorn.get("/") == (503, b"draining")
+        facts = gunicorn.status()
+        gunicorn.get("/end")
+        assert b"the end" in read_all(stream)
+    assert gunicorn.process.wait(LIMIT_S) == 0
+    assert facts["drains"] == [pytest.approx(60, abs=1)]
+
+
+@with_options(worker_class=f"{APP}.SettlingWorker", graceful_timeout="10", keep_alive="600")
+def test_a_request_in_transit_at_sigterm_is_answered(gunicorn):
+    """Though nothing runs, the worker stays for requests that crossed the signal on a kept-alive connection."""
+    with gunicorn.connect(GET % b"/") as kept:
+        read_past(kept, b"ok")
+        gunicorn.process.terminate()
+        until(lambda: "Draining" in gunicorn.log.read_text())
+        kept.sendall(GET % b"/")
+        assert read_all(kept).endswith(b"draining")
+    assert gunicorn.process.wait(LIMIT_S) == 0
+
+
+@with_options(graceful_timeout="6")
+@pytest.mark.parametrize("path", [b"/stream", b"/deaf"])
+def test_a_stream_longer_than_the_drain_ends_itself_or_is_cut(gunicorn, path):
+    """The application has time to end its streams; one that it does not end is cut before the arbiter kills."""
+    pid = gunicorn.status()["pid"]
+    with gunicorn.connect(GET % path) as stream:
+        read_past(stream, b"tick")
+        gunicorn.process.terminate()
+        assert (b"farewell" in read_all(stream)) == (path == b"/stream")
+        assert gunicorn.process.wait(LIMIT_S) == 0
+    assert f"{pid} ran its exit handlers" in gunicorn.log.read_text()
+    assert "Traceback" not in gunicorn.log.read_text()
+
+
+@with_options(graceful_timeout="300", keep_alive="300")
+def test_idle_connections_do_not_delay_the_exit(gunicorn):
+    """Whether they are kept alive or have not sent anything yet."""
+    with gunicorn.connect(GET % b"/") as kept, gunicorn.connect():
+        read_past(kept, b"ok")
+        gunicorn.process.terminate()
+        assert gunicorn.process.wait(LIMIT_S) == 0
+
+
+@with_options(graceful_timeout="300")
+@pytest.mark.parametrize("path", [b"/stream", b"/deaf", b"/stuck"])
+def test_sigint_ends_streams_at_once_and_without_a_traceback(gunicorn, path):
+    """Ctrl-C waits for no stream, not even for one that ignores its client."""
+    with gunicorn.connect(GET % path) as stream:
+        read_past(stream, b"tick")
+        gunicorn.interrupt()
+        assert (b"farewell" in read_all(stream)) == (path == b"/stream")
+        assert gunicorn.process.wait(LIMIT_S) == 0
+    assert "Traceback" not in gunicorn.log.read_text()
+
+
+@with_options(graceful_timeout="60")
+def test_a_reload_refuses_no_request(gunicorn):
+    """A worker that has a successor leaves new requests to it, and finishes its own."""
+    old = gunicorn.status()["pid"]
+    with gunicorn.connect(GET % b"/stream?8") as stream:
+        read_past(stream, b"tick")
+        gunicorn.process.send_signal(signal.SIGHUP)
+        until(lambda: "Draining 1" in gunicorn.log.read_text())
+        assert {gunicorn.get("/") for _ in range(20)} == {(200, b"ok")}
+        assert gunicorn.status()["pid"] != old
+        assert b"the end" in read_all(stream)

@@ -1,0 +1,164 @@
+"""The embedding in a version's files: neighbors, the map of its principal components, and the search for tokens."""
+
+import dataclasses
+from concurrent.futures import CancelledError, Future
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from contract.card import GeneratorCard
+from service.errors import InvalidRequest, NotFound
+from service.models import embedding_vectors as module
+from service.models.embedding_vectors import VectorFiles, Vectors, find_token
+from service.models.registry import ServedModel
+from service.params import ModelVersion
+from service.scheduling.batching import BatchLimits
+from tests.unit.service.generation.test_completion import CHARACTERS, FIELDS
+
+ROWS = np.array([[9, 9], [1, 0], [2, 0.2], [0, 5], [-3, 0], [0, 0]], np.float32)
+
+
+@pytest.fixture
+def model():
+    card = GeneratorCard(**{**FIELDS, "name": "demo", "weights_sha256": "a" * 64})
+    return ServedModel(ModelVersion("demo", 1), card, CHARACTERS, BatchLimits((8,), 8, 16), "fp")
+
+
+def write(folder, rows, name="demo"):
+    """Write a version's file of vectors."""
+    path = folder / name / "1" / "assets.extra" / "vectors.tsv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join("\t".join(f"{value:.7g}" for value in row) + "\n" for row in rows))
+    return path
+
+
+def test_neighbors_are_in_order_of_cosine_similarity():
+    """Vector lengths do not matter; the token itself and special tokens are none."""
+    vectors = Vectors.of(ROWS, frozenset({0, 99}), {})
+    ids, cosines = zip(*vectors.neighbors(1, 10), strict=True)
+    assert ids == (2, 3, 5, 4)
+    np.testing.assert_allclose(cosines, [1 / np.sqrt(1.01), 0, 0, -1], atol=1e-6)
+    assert [place for place, _ in vectors.neighbors(1, 1)] == [2]
+
+
+def test_the_nearest_neighbors_are_those_of_a_full_sort():
+    """Those of equal similarity are in the order of their ids."""
+    rows = np.random.default_rng(0).integers(-2, 3, size=(500, 2)).astype(np.float32)
+    vectors = Vectors.of(rows, frozenset({3}), {})
+    every = vectors.neighbors(7, 500)
+    assert every == sorted(every, key=lambda pair: (-pair[1], pair[0]))
+    assert {place for place, _ in every} == set(range(500)) - {3, 7}
+    for count in (1, 10, 100):
+        assert vectors.neighbors(7, count) == every[:count]
+
+
+@pytest.mark.parametrize("width", [6, 60], ids=["covariance", "products of vectors"])
+def test_the_map_has_the_principal_components(width, monkeypatch):
+    """Two-dimensional distances are kept, explained variances add up to 1, and the map is reproducible."""
+    monkeypatch.setattr(module, "_STEP", 7)
+    rng = np.random.default_rng(0)
+    flat = rng.normal(size=(30, 2)) * [5, 1] + [100, 0]
+    turned = flat @ np.linalg.qr(rng.normal(size=(width, width)))[0][:2]
+    vectors = Vectors.of(turned.astype(np.float32), frozenset({0}), {})
+    ids, plane, explained = vectors.map(20)
+    assert ids.tolist() == list(range(1, 21))
+    distances = np.linalg.norm(plane[:, None] - plane[None], axis=2)
+    expected = np.linalg.norm(flat[1:21, None] - flat[None, 1:21], axis=2)
+    np.testing.assert_allclose(distances, expected, atol=1e-3)
+    assert sum(explained) == pytest.approx(1)
+    assert explained[0] > explained[1] > 0
+    again = Vectors.of(turned.astype(np.float32), frozenset({0}), {}).map(20)[1]
+    np.testing.assert_array_equal(plane, again)
+
+
+def test_a_token_has_the_same_coordinates_in_every_map():
+    """They are computed once per version; a smaller map is a part of a larger one."""
+    vectors = Vectors.of(np.random.default_rng(0).normal(size=(50, 8)).astype(np.float32), frozenset({0}), {})
+    np.testing.assert_array_equal(vectors.map(10)[1], vectors.map(49)[1][:10])
+    assert vectors.map(49)[1].base is vectors.plane
+
+
+@pytest.mark.parametrize("rows", [np.ones((4, 3)), np.ones((1, 3)), np.arange(4.0)[:, None]])
+def test_a_degenerate_embedding_has_a_map(rows):
+    """Equal vectors, a single one, one dimension: no division by zero, and two coordinates."""
+    ids, plane, explained = Vectors.of(rows.astype(np.float32), frozenset(), {}).map(10)
+    assert plane.shape == (len(ids), 2)
+    assert np.isfinite(plane).all()
+    assert all(0 <= share <= 1 + 1e-9 for share in explained)
+
+
+def test_an_embedding_of_special_tokens_alone_has_an_empty_map():
+    """There is nothing to show, so nothing is computed."""
+    ids, plane, _ = Vectors.of(np.ones((2, 3), np.float32), frozenset({0, 1}), {}).map(10)
+    assert (len(ids), plane.shape) == (0, (0, 2))
+
+
+def of_weights(model, number):
+    return dataclasses.replace(model, card=model.card.model_copy(update={"weights_sha256": f"{number:064}"}))
+
+
+def test_vectors_are_cached_by_version_and_weights_up_to_max_bytes(tmp_path, model):
+    """A file is read once; the least recently used vectors are evicted."""
+    path = write(tmp_path, ROWS)
+    first = VectorFiles(tmp_path).of(model)
+    np.testing.assert_allclose(first.rows, ROWS)
+    assert vars(CHARACTERS.special)["padding"] in first.hidden
+    files = VectorFiles(tmp_path, max_bytes=2 * first.num_bytes)
+    first = files.of(model)
+    write(tmp_path, ROWS * 2)
+    assert files.of(model) is first
+    files.of(of_weights(model, 1))
+    assert files.of(model) is first
+    files.of(of_weights(model, 2))
+    assert files.of(model) is first
+    files.of(of_weights(model, 3))
+    files.of(of_weights(model, 4))
+    assert files.of(model) is not first
+    path.unlink()
+    with pytest.raises(NotFound, match="embedding of version 1 of model 'demo' is unavailable"):
+        VectorFiles(tmp_path).of(model)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "1\t2\n3\n", "1\t2\n3\tx\n", "1\tnan\n", "1\tinf\n", "1\n" * 1000],
+    ids=["empty", "ragged", "no number", "NaN", "infinite", "more than tokens"],
+)
+def test_a_damaged_file_of_vectors_is_not_found(tmp_path, model, content, caplog):
+    """The log says what is wrong with it, and the client only that there is no embedding."""
+    write(tmp_path, ROWS).write_text(content)
+    with pytest.raises(NotFound):
+        VectorFiles(tmp_path).of(model)
+    assert "vectors.tsv cannot be read" in caplog.text
+
+
+def test_reading_a_file_ends_when_the_client_leaves(tmp_path, model, monkeypatch):
+    """A large file is read in steps, and the request is checked before each."""
+    rows = np.random.default_rng(0).normal(size=(len(CHARACTERS.tokens), 4)).astype(np.float32)
+    write(tmp_path, rows)
+    monkeypatch.setattr(module, "_READ_BYTES", 64)
+    np.testing.assert_allclose(VectorFiles(tmp_path).of(model).rows, rows, rtol=1e-6)
+    request, parsed, parse = Future(), [], np.fromstring
+
+    def leave(*arguments, **options):
+        parsed.append(1)
+        request.cancel()
+        return parse(*arguments, **options)
+
+    monkeypatch.setattr(module, "np", SimpleNamespace(**{**vars(np), "fromstring": leave}))
+    with pytest.raises(CancelledError):
+        VectorFiles(tmp_path).of(model, request)
+    assert len(parsed) == 1
+
+
+def test_a_token_is_found_by_its_text_or_its_name(tmp_path, model):
+    """Text of several tokens is refused, and so is a token without a vector."""
+    write(tmp_path, np.ones((len(CHARACTERS.tokens) - 1, 2)))
+    vectors = VectorFiles(tmp_path).of(model)
+    assert find_token(model, vectors, "a") == CHARACTERS.encode("a")[0]
+    assert find_token(model, vectors, CHARACTERS.tokens[0]) == 0
+    with pytest.raises(InvalidRequest, match="one token of the model, got 'abc', which is 3"):
+        find_token(model, vectors, "abc")
+    with pytest.raises(InvalidRequest, match="among the first"):
+        find_token(model, vectors, CHARACTERS.tokens[-1])

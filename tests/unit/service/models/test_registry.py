@@ -1,0 +1,453 @@
+"""The model registry: models and versions come and go, and damaged files affect only their own version."""
+
+import logging
+import shutil
+
+import numpy as np
+import pytest
+
+from service.backends.determinism_probe import Probe
+from service.backends.replicas import Replicas
+from service.errors import BackendUnavailable, InvalidRequest, InvalidResponse, ModelLoading, ModelNotFound
+from service.params import ModelVersion
+from tests.registries import FakeServer, PolledRegistry, add, label, only
+
+
+@pytest.fixture
+def server():
+    """A server without models."""
+    return FakeServer()
+
+
+@pytest.fixture
+def model_registry(server, tmp_path):
+    """A model registry of an empty repository."""
+    (tmp_path / "models.config").write_text("model_config_list {}")
+    return PolledRegistry(tmp_path, only(server))
+
+
+def test_the_newest_available_version_is_found(model_registry, server, tmp_path):
+    """A new version takes over once it is available; when it is unloaded, the old one does again."""
+    add(tmp_path, "demo", 1)
+    add(tmp_path, "demo", 2)
+    server.models = {"demo": {1: ""}}
+    model_registry.refresh()
+    assert model_registry.find("demo").ref.version == 1
+    server.models = {"demo": {1: "", 2: ""}}
+    model_registry.refresh()
+    assert model_registry.find("demo").ref.version == 2
+    server.models = {"demo": {1: "", 2: "unloaded"}}
+    model_registry.refresh()
+    assert model_registry.find("demo").ref.version == 1
+
+
+def test_the_error_for_an_unknown_model_lists_the_served_models(model_registry, server, tmp_path):
+    """Before any model is served, it says that there are none yet."""
+    model_registry.refresh()
+    with pytest.raises(ModelNotFound, match="'nope' is not served; models are: none yet"):
+        model_registry.find("nope")
+    add(tmp_path, "demo", 1)
+    server.models = {"demo": {1: ""}}
+    model_registry.refresh()
+    with pytest.raises(ModelNotFound, match="models are: demo"):
+        model_registry.find("nope")
+
+
+@pytest.mark.parametrize("damage", ["no card", "half a card", "no tokenizer", "no folder"])
+def test_a_damaged_version_is_skipped_and_logged_once(model_registry, server, tmp_path, caplog, damage):
+    """The valid version is served. The log says what is wrong with the other, but not at every refresh."""
+    add(tmp_path, "demo", 1)
+    if damage != "no folder":
+        add(tmp_path, "demo", 2)
+    assets = tmp_path / "demo" / "2" / "assets.extra"
+    if damage == "no card":
+        (assets / "generator.json").unlink()
+    elif damage == "half a card":
+        (assets / "generator.json").write_text('{"name": "de')
+    elif damage == "no tokenizer":
+        (assets / "tokenizer.json").unlink()
+    server.models = {"demo": {1: "", 2: ""}}
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            model_registry.refresh()
+    assert model_registry.find("demo").ref.version == 1
+    assert len([record for record in caplog.records if "demo:2" in record.getMessage()]) == 1
+
+
+@pytest.mark.parametrize("content", ["", "{{{{", "\x00\xff", "model_config_list { config { nome: 'x' } }"])
+def test_an_invalid_config_keeps_the_served_models(model_registry, server, tmp_path, content):
+    """`models.config` may be read while it is being edited."""
+    add(tmp_path, "demo", 1)
+    server.models = {"demo": {1: ""}}
+    model_registry.refresh()
+    if content:
+        (tmp_path / "models.config").write_text(content)
+    else:
+        (tmp_path / "models.config").unlink()
+    model_registry.refresh()
+    assert model_registry.find("demo").ref.version == 1
+
+
+def test_a_failed_health_check_keeps_the_served_models(model_registry, server, tmp_path):
+    """Requests are not refused because of it: their own calls wait for the backend."""
+    add(tmp_path, "demo", 1)
+    server.models = {"demo": {1: ""}}
+    model_registry.refresh()
+    server.down = True
+    model_registry.refresh()
+    assert model_registry.find("demo").ref.version == 1
+
+
+def test_a_version_is_probed_once(model_registry, server, tmp_path):
+    """Another refresh returns the same served model."""
+    add(tmp_path, "demo", 1)
+    server.models = {"demo": {1: ""}}
+    model_registry.refresh()
+    first = model_registry.find("demo")
+    model_registry.refresh()
+    assert model_registry.find("demo") is first
+
+
+def test_the_fingerprint_depends_on_weights_and_code_but_not_on_the_name(model_registry, server, tmp_path):
+    """The code is that of the graph, which decides the bits as the weights do."""
+    add(tmp_path, "a", 1)
+    add(tmp_path, "b", 1)
+    add(tmp_path, "c", 1, weights_sha256="1" * 64)
+    add(tmp_path, "d", 1, code_sha256="1" * 64)
+    server.models = {"a": {1: ""}, "b": {1: ""}, "c": {1: ""}, "d": {1: ""}}
+    model_registry.refresh()
+    prints = [model_registry.find(name).fingerprint for name in "abcd"]
+    assert prints[0] == prints[1]
+    assert len(set(prints)) == 3
+
+
+def test_decode_steps_are_limited_by_max_chunk_and_by_the_card(server, tmp_path):
+    """The smaller limit applies."""
+    (tmp_path / "models.config").write_text("model_config_list {}")
+    add(tmp_path, "demo", 1, max_decode_steps=16)
+    server.models = {"demo": {1: ""}}
+    for bound, expected in ((1, 1), (8, 8), (100, 16)):
+        model_registry = PolledRegistry(tmp_path, only(server), max_chunk=bound)
+        model_registry.refresh()
+        assert model_registry.find("demo").batch_limits.max_steps == expected
+
+
+def test_an_unforeseen_probe_failure_affects_only_its_own_model(model_registry, server, tmp_path):
+    """That model is skipped, and the next one is served."""
+    add(tmp_path, "aaa", 1)
+    add(tmp_path, "zzz", 1)
+    server.models = {"aaa": {1: ""}, "zzz": {1: ""}}
+    honest = server.predict
+    server.predict = lambda model, *rest: {} if model.name == "aaa" else honest(model, *rest)
+    model_registry.refresh()
+    assert [model.ref.name for model, _ in model_registry.models()] == ["zzz"]
+
+
+def test_a_backend_that_returns_is_probed_again(model_registry, server, tmp_path):
+    """It may be another build: a fraction of the probe finds equal bits; other bits change the fingerprint."""
+    add(tmp_path, "demo", 1)
+    server.models = {"demo": {1: ""}}
+    model_registry.refresh()
+    first = model_registry.find("demo")
+    server.down = True
+    model_registry.refresh()
+    server.down, calls = False, server.num_calls
+    model_registry.refresh()
+    assert model_registry.find("demo") is first
+    again = server.num_calls - calls
+    assert 0 < again < calls / 4
+    server.down = True
+    model_registry.refresh()
+    server.down, server.bits = False, 0.5
+    model_registry.refresh()
+    assert model_registry.find("demo").fingerprint != first.fingerprint
+
+
+def test_a_replaced_version_is_read_again(model_registry, server, tmp_path):
+    """Another model under the same number has another fingerprint."""
+    add(tmp_path, "demo", 1)
+    server.models = {"demo": {1: ""}}
+    model_registry.refresh()
+    first = model_registry.find("demo").fingerprint
+    shutil.rmtree(tmp_path / "demo" / "1")
+    add(tmp_path, "demo", 1, weights_sha256="1" * 64)
+    model_registry.refresh()
+    assert model_registry.find("demo").fingerprint != first
+
+
+def test_a_backend_that_fails_during_a_probe_keeps_its_versions(model_registry, server, tmp_path):
+    """A known version is served as before until a later probe succeeds."""
+    add(tmp_path, "demo", 1)
+    server.models = {"demo": {1: ""}}
+    model_registry.refresh()
+    known = model_registry.find("demo")
+    server.down = True
+    model_registry.refresh()
+    server.down, server.down_for_calls = False, True
+    model_registry.refresh()
+    assert model_registry.find("demo") is known
+    server.down_for_calls, server.bits = False, 0.5
+    model_registry.refresh()
+    assert model_registry.find("demo") is not known
+
+
+def test_without_a_name_the_only_or_the_default_model_is_found(model_registry, server, tmp_path):
+    """Several models and no default make the request invalid; the message lists them."""
+    model_registry.refresh()
+    with pytest.raises(ModelNotFound, match="no model is served"):
+        model_registry.find(None)
+    add(tmp_path, "one", 1)
+    server.models = {"one": {1: ""}, "two": {1: ""}}
+    model_registry.refresh()
+    assert model_registry.find(None).ref.name == "one"
+    for name in ("", ":1", "@stable"):
+        with pytest.raises(InvalidRequest, match=f"model must not be empty, got '{name}'; models are: one"):
+            model_registry.find(name)
+    add(tmp_path, "two", 1)
+    model_registry.refresh()
+    with pytest.raises(InvalidRequest, match="models are: one, two") as caught:
+        model_registry.find(None)
+    assert caught.value.param == "model"
+    chooses = PolledRegistry(tmp_path, only(server), default_model="two")
+    chooses.refresh()
+    assert chooses.find(None).ref.name == "two"
+
+
+def test_labels_and_traffic_split_take_effect_at_the_next_refresh(model_registry, server, tmp_path, caplog):
+    """A damaged file leaves the last valid content in effect, and is logged once."""
+    for version in (1, 2, 3):
+        add(tmp_path, "demo", version)
+    server.models = {"demo": {1: "", 2: "", 3: ""}}
+    label(tmp_path, stable=1, canary=3)
+    model_registry.refresh()
+    assert [model_registry.find(name).ref.version for name in ("demo", "demo@canary", "demo:2")] == [1, 3, 2]
+    (tmp_path / "routing.toml").write_text("[demo]\nstable = 1\ncanary = 1\n[gone]\nstable = 1\n")
+    model_registry.refresh()
+    shared = [model_registry.find("demo", seed).ref.version for seed in range(40)]
+    assert set(shared) == {1, 3}
+    (tmp_path / "routing.toml").write_text("[demo")
+    (tmp_path / "labels.json").write_text('{"demo": {"stable": "1"}}')
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            model_registry.refresh()
+    assert [model_registry.find("demo", seed).ref.version for seed in range(40)] == shared
+    for name in ("routing.toml", "labels.json"):
+        assert len([record for record in caplog.records if name in record.getMessage()]) == 1
+    (tmp_path / "routing.toml").unlink()
+    label(tmp_path, stable=2)
+    model_registry.refresh()
+    assert {model_registry.find("demo", seed).ref.version for seed in range(40)} == {2}
+    with pytest.raises(ModelNotFound, match="labels are: stable"):
+        model_registry.find("demo@canary")
+
+
+def test_the_old_version_is_served_until_the_promoted_one_is_available(model_registry, server, tmp_path):
+    """Promoting a version that is still loading leaves no gap, nor does unloading the one that is served."""
+    for version in (1, 2, 3):
+        add(tmp_path, "demo", version)
+    server.models = {"demo": {1: "", 2: ""}}
+    label(tmp_path, stable=1)
+    model_registry.refresh()
+    label(tmp_path, stable=3)
+    model_registry.refresh()
+    assert model_registry.find("demo").ref.version == 1
+    server.models = {"demo": {1: "", 2: "", 3: ""}}
+    model_registry.refresh()
+    assert model_registry.find("demo").ref.version == 3
+    server.models = {"demo": {1: "", 2: "", 3: "unloaded"}}
+    model_registry.refresh()
+    assert model_registry.find("demo").ref.version == 2
+    assert [model.ref.version for model in model_registry.versions()] == [1, 2]
+    (model, route), *others = model_registry.models()
+    assert (model.ref.version, route.labels, others) == (2, {"stable": 3}, [])
+
+
+def test_merging_during_a_first_probe_causes_no_second_probe(model_registry, server, tmp_path):
+    """Results of other backends may be merged at any time."""
+    add(tmp_path, "demo", 1)
+    add(tmp_path, "demo", 2)
+    server.models = {"demo": {1: "", 2: ""}}
+    honest = server.predict
+
+    def merge_meanwhile(*call):
+        model_registry._merge()
+        return honest(*call)
+
+    server.predict = merge_meanwhile
+    model_registry.refresh()
+    calls = server.num_calls
+    model_registry.refresh()
+    assert (server.num_calls, calls > 0) == (calls, True)
+
+
+class Fleet:
+    """Several model servers by their addresses, and a model registry over them."""
+
+    def __init__(self, folder, *names):
+        (folder / "models.config").write_text("model_config_list {}")
+        self.servers = {name: FakeServer() for name in names}
+        for server in self.servers.values():
+            server.models = {"demo": {1: ""}}
+        self.replicas = Replicas(lambda address, _: self.servers[address], names, resolve=lambda address: [address])
+        add(folder, "demo", 1)
+        self.model_registry = PolledRegistry(folder, self.replicas)
+
+    def model(self):
+        """Refresh and return the model."""
+        self.model_registry.refresh()
+        return self.model_registry.find("demo")
+
+
+def test_the_expected_probe_hash_is_that_of_most_backends(tmp_path, caplog):
+    """Of equal groups, the hash expected before. A backend with another one is logged and only the last resort."""
+    fleet = Fleet(tmp_path, "a:1", "b:1", "c:1")
+    fleet.servers["a:1"].bits = 0.5
+    fleet.servers["b:1"].down = fleet.servers["c:1"].down = True
+    alone = fleet.model()
+    fleet.servers["b:1"].down = False
+    assert fleet.model().fingerprint == alone.fingerprint
+    fleet.servers["c:1"].down = False
+    most = fleet.model()
+    assert most.fingerprint != alone.fingerprint
+    assert "not bit-exact with most backends, so used only as a fallback: a:1" in caplog.text
+    assert fleet.replicas.num_servers(most.ref) == 2
+    fleet.servers["b:1"].down = True
+    assert fleet.model() is most
+    assert fleet.replicas.num_servers(most.ref) == 1
+    fleet.servers["c:1"].down = True
+    assert fleet.model() == alone
+    assert (most.expected_probe_hash == alone.expected_probe_hash, len(most.expected_probe_hash)) == (False, 64)
+
+
+def test_each_divergence_of_a_backend_is_logged_once(tmp_path, caplog):
+    """Also that of a backend that agreed in between."""
+    fleet, logged = Fleet(tmp_path, "a:1", "b:1", "c:1"), []
+    for bits in (0.5, 0.0, 0.5):
+        # It is probed again after a restart.
+        fleet.servers["a:1"].down = True
+        fleet.model()
+        fleet.servers["a:1"].down, fleet.servers["a:1"].bits = False, bits
+        for _ in range(2):
+            fleet.model()
+        logged.append(caplog.text.count("not bit-exact with most backends"))
+    assert logged == [1, 1, 2]
+
+
+def test_a_failed_probe_of_a_new_version_does_not_eject_its_backend(tmp_path, caplog):
+    """It may be too slow or fail: the backend still takes calls of its other versions."""
+    fleet = Fleet(tmp_path, "a:1")
+    first = fleet.model()
+    add(tmp_path, "demo", 2)
+    server = fleet.servers["a:1"]
+    server.models = {"demo": {1: "", 2: ""}}
+    honest = server.predict
+
+    def fail(model, *call):
+        if model.version == 2:
+            raise BackendUnavailable("too slow")
+        return honest(model, *call)
+
+    server.predict = fail
+    assert fleet.model() is first
+    assert fleet.replicas.all()[0].ejected_because is None
+    assert "demo:2 at a:1: too slow" in caplog.text
+    server.predict = honest
+    assert fleet.model().ref.version == 2
+
+
+def test_a_version_of_an_unavailable_backend_is_not_the_default(tmp_path):
+    """An older, available version is better than waiting. Requests that name the version wait for it."""
+    fleet = Fleet(tmp_path, "a:1", "b:1")
+    add(tmp_path, "demo", 2)
+    fleet.servers["a:1"].models = {"demo": {1: "", 2: ""}}
+    assert fleet.model().ref.version == 2
+    fleet.servers["a:1"].down = True
+    assert fleet.model().ref.version == 1
+    assert fleet.model_registry.find("demo:2").ref.version == 2
+    fleet.servers["b:1"].down = True
+    assert fleet.model().ref.version == 1
+
+
+def test_assets_of_unloaded_versions_are_dropped_from_memory(tmp_path):
+    """A gateway that runs for months meets many versions."""
+    fleet = Fleet(tmp_path, "a:1")
+    for version in (2, 3, 4):
+        add(tmp_path, "demo", version)
+        fleet.servers["a:1"].models = {"demo": {version: ""}}
+        fleet.model()
+    assert [ref.version for ref in fleet.model_registry._files._assets] == [4]
+
+
+def test_a_probe_with_nan_is_repeated_until_it_is_finite(tmp_path):
+    """NaN is a fault and no other arithmetic: until then the backend is not readmitted."""
+    fleet = Fleet(tmp_path, "a:1", "b:1")
+    well = fleet.model()
+    ill, (replica, _) = fleet.servers["a:1"], fleet.replicas.all()
+    ill.bits = np.nan
+    fleet.replicas.eject(replica, "it failed a call")
+    for _ in range(2):
+        assert fleet.model() is well
+        assert fleet.replicas.num_servers(well.ref) == 1
+        assert replica.ejected_because == "it failed a call"
+    ill.bits = 0.0
+    assert fleet.model() is well
+    assert fleet.replicas.num_servers(well.ref) == 2
+    assert replica.ejected_because is None
+
+
+def test_a_new_version_is_served_once_its_probe_is_finite(model_registry, server, tmp_path):
+    """Until then it is loading, as it is with an invalid response."""
+    add(tmp_path, "demo", 1)
+    server.models, server.bits = {"demo": {1: ""}}, np.inf
+    model_registry.refresh()
+    with pytest.raises(ModelLoading):
+        model_registry.find("demo")
+    honest = server.predict
+
+    def invalid(*_):
+        raise InvalidResponse("ids out of range")
+
+    server.predict, server.bits = invalid, 0.0
+    model_registry.refresh()
+    with pytest.raises(ModelLoading):
+        model_registry.find("demo")
+    server.predict = honest
+    model_registry.refresh()
+    assert model_registry.find("demo").ref.version == 1
+
+
+def test_a_version_whose_only_backend_computes_nan_stays_served(model_registry, server, tmp_path):
+    """Its sequences wait, as for a backend that does not answer."""
+    add(tmp_path, "demo", 1)
+    server.models = {"demo": {1: ""}}
+    model_registry.refresh()
+    (replica,) = model_registry._replicas.all()
+    model_registry._replicas.eject(replica, "it failed a call")
+    server.bits = np.nan
+    model_registry.refresh()
+    assert model_registry.find("demo").ref.version == 1
+    assert not replica.takes(ModelVersion("demo", 1))
+    server.bits = 0.0
+    model_registry.refresh()
+    assert replica.takes(ModelVersion("demo", 1))
+
+
+def test_batch_sizes_are_those_that_every_backend_has_verified(tmp_path, monkeypatch):
+    """Each probe may keep other sizes, and a call may go to any backend."""
+    fleet = Fleet(tmp_path, "a:1", "b:1")
+    found = iter([Probe((8, 16, 32), "same"), Probe((16, 32, 64), "same")])
+    monkeypatch.setattr("service.backends.health.run_probe", lambda *_: next(found))
+    assert fleet.model().batch_limits.batch_sizes == (16, 32)
+
+
+def test_a_version_is_served_while_one_backend_has_it(tmp_path):
+    """Backends load and unload at different times."""
+    fleet = Fleet(tmp_path, "a:1", "b:1")
+    add(tmp_path, "demo", 2)
+    fleet.servers["b:1"].models = {"demo": {1: "", 2: ""}}
+    assert fleet.model().ref.version == 2
+    assert fleet.replicas.num_servers(ModelVersion("demo", 1)) == 2
+    assert fleet.replicas.num_servers(ModelVersion("demo", 2)) == 1
+    fleet.servers["a:1"].models = fleet.servers["b:1"].models = {"demo": {2: ""}}
+    fleet.model_registry.refresh()
+    assert fleet.model_registry.find_version(ModelVersion("demo", 1)) is None

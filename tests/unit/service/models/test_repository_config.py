@@ -1,0 +1,170 @@
+"""Damaged files of a repository in use: the last valid content stays in effect, and no version is served by guess."""
+
+import os
+
+import pytest
+
+from service.errors import ModelLoading, ModelNotFound
+from tests.registries import PolledRegistry, label, only
+
+
+@pytest.fixture
+def model_registry(server, two_versions):
+    """A model registry before its first refresh; version 1 is stable, version 2 the canary."""
+    label(two_versions, stable=1, canary=2)
+    return PolledRegistry(two_versions, only(server))
+
+
+FILES = (
+    "models.config",
+    "labels.json",
+    "routing.toml",
+    "demo/1/assets.extra/generator.json",
+    "demo/1/assets.extra/tokenizer.json",
+)
+
+
+def truncate(path, size):
+    """Truncate a file in place, as a full disk or an interrupted copy leaves it."""
+    stamp = path.stat().st_mtime_ns
+    with path.open("r+b") as file:
+        file.truncate(size)
+    os.utime(path, ns=(stamp + 10**9, stamp + 10**9))
+
+
+@pytest.mark.parametrize("size", [0, 10])
+@pytest.mark.parametrize("name", FILES)
+def test_a_truncated_file_keeps_versions_labels_and_traffic_split(model_registry, server, tmp_path, name, size, caplog):
+    """The backend gets no calls for it, and the log names the file once."""
+    (tmp_path / "routing.toml").write_text("[demo]\nstable = 3\ncanary = 1\n")
+    model_registry.refresh()
+    versions, calls = [model_registry.find("demo", seed) for seed in range(40)], server.num_calls
+    assert {model.ref.version for model in versions} == {1, 2}
+    truncate(tmp_path / name, size)
+    for _ in range(3):
+        model_registry.refresh()
+        assert [model_registry.find("demo", seed) for seed in range(40)] == versions
+        assert model_registry.find("demo@canary").ref.version == 2
+    assert server.num_calls == calls
+    if "tokenizer" not in name:
+        assert len([record for record in caplog.records if name.rpartition("/")[2] in record.getMessage()]) == 1
+
+
+def pipe(path):
+    os.mkfifo(path)
+
+
+def endless(path):
+    path.symlink_to("/dev/zero")
+
+
+def huge(path):
+    """Make a sparse file, larger than that of any kind may be."""
+    with path.open("wb") as file:
+        file.truncate(2**40)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("replace", [pipe, endless, huge])
+@pytest.mark.parametrize("name", FILES)
+def test_a_special_or_huge_file_neither_blocks_a_poll_nor_fills_the_memory(
+    model_registry, tmp_path, name, replace, caplog
+):
+    """The last valid content stays in effect, and the log names the file with the reason."""
+    (tmp_path / "routing.toml").write_text("[demo]\nstable = 3\ncanary = 1\n")
+    model_registry.refresh()
+    versions = [model_registry.find("demo", seed) for seed in range(40)]
+    (tmp_path / name).unlink()
+    replace(tmp_path / name)
+    if name.endswith("tokenizer.json"):
+        # It is read together with the card.
+        os.utime(tmp_path / name.replace("tokenizer", "generator"))
+    model_registry.refresh()
+    assert [model_registry.find("demo", seed) for seed in range(40)] == versions
+    reason = "must have at most" if replace is huge else "is not a regular file"
+    assert [name in message and reason in message for message in caplog.messages].count(True) == 1
+
+
+@pytest.mark.parametrize(("name", "content"), [("labels.json", "[" * 10**5), ("routing.toml", "a = " + "[" * 10**5)])
+def test_a_file_that_nests_too_deep_keeps_the_last_content(model_registry, tmp_path, name, content, caplog):
+    """A parser's RecursionError does not end the poll."""
+    model_registry.refresh()
+    (tmp_path / name).write_text(content)
+    model_registry.refresh()
+    assert model_registry.find("demo@canary").ref.version == 2
+    assert name in caplog.text
+
+
+def test_labels_stay_when_their_file_is_deleted(model_registry, tmp_path):
+    """Exporters never delete it; an empty object in it removes all labels."""
+    model_registry.refresh()
+    (tmp_path / "labels.json").unlink()
+    model_registry.refresh()
+    assert model_registry.find("demo").ref.version == 1
+    (tmp_path / "labels.json").write_text("{}\n")
+    model_registry.refresh()
+    assert model_registry.find("demo").ref.version == 2
+
+
+def test_a_repository_that_is_unavailable_changes_nothing(model_registry, tmp_path):
+    """Such as on a network file system that is not mounted for a moment."""
+    (tmp_path / "routing.toml").write_text("[demo]\ncanary = 1\n")
+    model_registry.refresh()
+    for name in ("models.config", "labels.json", "routing.toml"):
+        (tmp_path / name).rename(tmp_path / f"{name}.away")
+    model_registry.refresh()
+    assert (model_registry.find("demo").ref.version, model_registry.find("demo@stable").ref.version) == (2, 1)
+    for name in ("models.config", "labels.json"):
+        (tmp_path / f"{name}.away").rename(tmp_path / name)
+    model_registry.refresh()
+    assert model_registry.find("demo").ref.version == 1
+
+
+def test_a_config_without_models_unloads_them(model_registry, tmp_path):
+    """An exporter that removes the last model writes it, so it is not a damaged file."""
+    model_registry.refresh()
+    (tmp_path / "models.config").write_text("model_config_list {\n}\n")
+    model_registry.refresh()
+    with pytest.raises(ModelNotFound):
+        model_registry.find("demo")
+    assert model_registry.models() == []
+
+
+@pytest.mark.parametrize("damage", ['{"demo": {"sta', ""])
+def test_unreadable_labels_at_startup_allow_only_explicit_versions(model_registry, tmp_path, damage):
+    """Once they can be read, the stable version is the default."""
+    (tmp_path / "labels.json").write_text(damage)
+    model_registry.refresh()
+    for name in ("demo", "demo@stable", "demo@canary", None):
+        with pytest.raises(ModelLoading, match=r"labels\.json cannot be read"):
+            model_registry.find(name)
+    with pytest.raises(ModelLoading):
+        model_registry.ready_models()
+    with pytest.raises(ModelLoading):
+        model_registry.models()
+    assert [model_registry.find(f"demo:{version}").ref.version for version in (1, 2)] == [1, 2]
+    label(tmp_path, stable=1, canary=2)
+    model_registry.refresh()
+    assert model_registry.find("demo").ref.version == 1
+
+
+def test_no_canary_replaces_a_stable_version_whose_card_is_damaged(model_registry, tmp_path):
+    """A backend has the version, so it is loading until its files are whole again."""
+    card = tmp_path / "demo" / "1" / "assets.extra" / "generator.json"
+    whole = card.read_bytes()
+    truncate(card, 10)
+    model_registry.refresh()
+    for name in ("demo", "demo@stable", "demo:1"):
+        with pytest.raises(ModelLoading):
+            model_registry.find(name)
+    assert model_registry.find("demo@canary").ref.version == 2
+    card.write_bytes(whole)
+    model_registry.refresh()
+    assert model_registry.find("demo").ref.version == 1
+
+
+def test_unreadable_routing_at_startup_sends_every_request_to_stable(model_registry, tmp_path):
+    """It is the default where there is no traffic split."""
+    (tmp_path / "routing.toml").write_text("[demo")
+    model_registry.refresh()
+    assert {model_registry.find("demo", seed).ref.version for seed in range(20)} == {1}
