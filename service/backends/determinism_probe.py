@@ -35,12 +35,14 @@ class Probe:
         sha256: The probe hash, of all outputs: two servers with the same hash are bit-exact with each other.
         is_deterministic: Whether there are such batch sizes; otherwise the one in use is not reproducible.
         stamp: Modification time of the card that it was made with; see `service.backends.health.Assets`.
+        is_stale: Whether it must be repeated before the server gets calls of the version.
     """
 
     batch_sizes: tuple[int, ...]
     sha256: str
     is_deterministic: bool = True
     stamp: int = 0
+    is_stale: bool = False
 
 
 def run_probe(card: GeneratorCard, num_tokens: int, predict: Predict) -> Probe:

@@ -190,8 +190,7 @@ class Replica:
     """The last known state of one model server.
 
     Attributes:
-        probes: The versions that it serves, and their probes; replaced as a whole, as are the next three.
-        needs_reprobe: Served versions that get no calls until their probes have been repeated.
+        probes: The versions that it serves, and their probes; replaced as a whole, as are the next two.
         reported: The versions that it serves or is loading, by its own status.
         probed_models: Names of the models whose versions have been checked and probed.
         in_flight: Its calls: monotonic seconds at which each was sent.
@@ -204,7 +203,6 @@ class Replica:
     address: str
     server: Server
     probes: Mapping[ModelVersion, Probe] = field(default_factory=dict)
-    needs_reprobe: frozenset[ModelVersion] = frozenset()
     reported: frozenset[ModelVersion] = frozenset()
     probed_models: frozenset[str] = frozenset()
     in_flight: dict[Call, float] = field(default_factory=dict)
@@ -225,7 +223,7 @@ class Replica:
 
     def takes(self, model: ModelVersion) -> bool:
         """Return whether it gets calls of a version."""
-        return self.ejected_because is None and model in self.probes and model not in self.needs_reprobe
+        return self.ejected_because is None and model in self.probes and not self.probes[model].is_stale
 
     def may_take(self, model: ModelVersion) -> bool:
         """Return whether it gets no calls of a version now but may get some later."""

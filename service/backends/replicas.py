@@ -10,8 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from types import MappingProxyType
+from dataclasses import dataclass, field, replace
 
 from service.backends.determinism_probe import Probe
 from service.backends.replica import HangDetector, Replica, Server
@@ -148,7 +147,7 @@ class Replicas:
                 return False
             was_in_service = replica.ejection.eject(reason, time.monotonic())
             # It may restart with another build.
-            replica.needs_reprobe = frozenset(replica.probes)
+            replica.probes = {ref: replace(probe, is_stale=True) for ref, probe in replica.probes.items()}
         if was_in_service:
             log.warning("backend %s was ejected: %s", replica.address, reason)
             replica.drift.clear()
@@ -166,7 +165,6 @@ class Replicas:
         name: str,
         probes: Mapping[ModelVersion, Probe],
         *,
-        needs_reprobe: Collection[ModelVersion] = (),
         is_complete: bool = True,
         num_ejections_before: int | None = None,
     ) -> None:
@@ -175,24 +173,20 @@ class Replicas:
         Args:
             replica: The server.
             name: Of the model.
-            probes: The versions that it serves, and their probes.
-            needs_reprobe: Versions whose probes could not be repeated: they get no calls yet.
+            probes: The versions that it serves, and their probes; one that could not be repeated is stale.
             is_complete: Whether all new versions were probed; until then others of the model may still appear.
             num_ejections_before: `ejection.count` when the health check began: if it was ejected since, it stays
                 ejected, and all versions need to be probed again.
         """
         with self._lock:
             others = {ref: probe for ref, probe in replica.probes.items() if ref.name != name}
-            replica.probes = MappingProxyType({**others, **probes})
-            ejected_since = num_ejections_before is not None and num_ejections_before != replica.ejection.count
-            replica.needs_reprobe = frozenset(others.keys() & replica.needs_reprobe).union(
-                probes if ejected_since else needs_reprobe
-            )
-            if ejected_since:
+            if num_ejections_before is not None and num_ejections_before != replica.ejection.count:
+                replica.probes = others | {ref: replace(probe, is_stale=True) for ref, probe in probes.items()}
                 return
+            replica.probes = {**others, **probes}
             if is_complete:
                 replica.probed_models |= {name}
-            takes_calls = not replica.probes or bool(replica.probes.keys() - replica.needs_reprobe)
+            takes_calls = not replica.probes or not all(probe.is_stale for probe in replica.probes.values())
             is_readmitted = takes_calls and replica.ejection.readmit()
         if is_readmitted:
             log.info("backend %s is in service", replica.address)
@@ -200,10 +194,7 @@ class Replicas:
     def retain(self, replica: Replica, names: Collection[str], num_ejections_before: int) -> None:
         """Forget a server's other models; readmit it if `names` is empty, as there is nothing to probe."""
         with self._lock:
-            replica.probes = MappingProxyType(
-                {ref: probe for ref, probe in replica.probes.items() if ref.name in names}
-            )
-            replica.needs_reprobe = frozenset(replica.probes.keys() & replica.needs_reprobe)
+            replica.probes = {ref: probe for ref, probe in replica.probes.items() if ref.name in names}
             replica.reported = frozenset(ref for ref in replica.reported if ref.name in names)
             replica.delisted = (replica.delisted | replica.probed_models).difference(names)
             replica.probed_models &= frozenset(names)
@@ -264,7 +255,7 @@ class Replicas:
         attempt.failure = outcome
         if isinstance(outcome, VersionGone):
             with self._lock:
-                replica.probes = MappingProxyType({ref: it for ref, it in replica.probes.items() if ref != call.model})
+                replica.probes = {ref: probe for ref, probe in replica.probes.items() if ref != call.model}
         elif isinstance(outcome, InvalidResponse) or not isinstance(outcome, BackendUnavailable):
             # The call itself may be at fault; a retry on another server decides. If there is no other, the caller
             # treats an invalid response like an outage.

@@ -4,6 +4,7 @@ import queue
 import socket
 import threading
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -102,7 +103,6 @@ class Fleet:
 
 
 def test_a_call_goes_to_the_replica_with_the_fewest_calls_in_flight():
-    """Calls that were answered no longer count."""
     fleet = Fleet("abc")
     for server in fleet.servers.values():
         server.hangs = True
@@ -117,7 +117,6 @@ def test_a_call_goes_to_the_replica_with_the_fewest_calls_in_flight():
 
 @pytest.mark.parametrize("error", [BackendUnavailable("gone"), InternalError("refused"), InvalidResponse("nonsense")])
 def test_a_failed_call_ejects_its_replica_and_is_retried_on_another(error):
-    """The caller gets the result, and later calls avoid the ejected replica."""
     fleet = Fleet()
     fleet.servers["a"].answer = error
     assert [fleet.answer() for _ in range(5)] == [("b", "usual")] * 5
@@ -211,7 +210,7 @@ def test_a_version_that_needs_another_probe_gets_no_calls():
     for letter in "ab":
         fleet.replicas.record_probes(fleet.replica(letter), "other", {other: PROBE})
     fleet.replicas.eject(fleet.replica("a"), "ill")
-    fleet.replicas.record_probes(fleet.replica("a"), "demo", {MODEL: PROBE}, needs_reprobe={MODEL})
+    fleet.replicas.record_probes(fleet.replica("a"), "demo", {MODEL: replace(PROBE, is_stale=True)})
     assert fleet.left_out() == "a"
     fleet.replicas.record_probes(fleet.replica("a"), "other", {other: PROBE})
     assert fleet.left_out() == ""
@@ -302,7 +301,6 @@ def test_a_call_without_a_known_duration_does_not_count_as_hanging(monkeypatch):
 
 
 def test_a_background_thread_ejects_hanging_replicas(monkeypatch):
-    """`start` starts it, and `close` also closes every connection."""
     monkeypatch.setattr("service.backends.replica.MIN_HANG_S", 0.05)
     fleet = Fleet()
     fleet.answer()
@@ -387,7 +385,6 @@ def test_names_are_resolved_and_addresses_are_used_as_they_are(monkeypatch):
 
 
 def test_concurrent_calls_are_each_answered_once():
-    """Whichever replicas are ejected and readmitted meanwhile."""
     fleet = Fleet("abc")
     ended = threading.Event()
 

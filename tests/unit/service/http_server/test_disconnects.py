@@ -149,7 +149,6 @@ def test_a_reused_descriptor_gets_no_event_of_its_former_socket(watcher, connect
 
 
 def test_an_exception_in_a_callback_is_logged_and_affects_no_other(watcher, connect, caplog):
-    """The watcher's thread survives it."""
     server, client = connect()
     with watcher.watch(server, lambda: 1 / 0):
         client.close()

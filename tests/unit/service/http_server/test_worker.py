@@ -151,7 +151,6 @@ def test_clients_that_never_close_delay_no_other_client(gunicorn):
 
 @with_options(threads="1")
 def test_silent_connections_hold_no_thread(gunicorn):
-    """Connections that send nothing leave the only thread to those that do."""
     silent = [gunicorn.connect() for _ in range(20)]
     start = time.monotonic()
     assert gunicorn.get("/") == (200, b"ok")
@@ -210,7 +209,6 @@ def test_connections_are_limited_by_client_address(gunicorn):
 
 @with_options(worker_class=f"{APP}.PatientWorker", worker_connections="10", keep_alive="600")
 def test_a_burst_of_connections_causes_no_error(gunicorn):
-    """A hundred connect at once and send at any time, also while they are evicted."""
     pid = gunicorn.status()["pid"]
     crowd = [gunicorn.connect() for _ in range(100)]
     for member in crowd:
@@ -255,7 +253,6 @@ def test_an_incomplete_head_holds_no_thread(gunicorn, before):
 
 
 def test_pipelined_requests_are_answered_in_order(gunicorn):
-    """Wherever the bytes are divided between packets, bodies included."""
     content = b"POST /body HTTP/1.1\r\nHost: test\r\nContent-Length: 3\r\n\r\nabc" + GET % b"/" + LAST_GET % b"/"
     for cut in range(0, len(content), 7):
         with gunicorn.connect(content[:cut]) as sock:
@@ -332,7 +329,6 @@ def test_an_incomplete_body_holds_no_thread(gunicorn, framing, part, rest, conte
 
 
 def test_a_body_that_arrives_in_pieces_is_passed_on_unchanged(gunicorn):
-    """Up to the limit, with a length and in chunks."""
     content = bytes(range(256)) * 4096
     chunks = b"%x\r\n%b\r\n" % (1000, content[:1000]) + b"%x\r\n%b\r\n0\r\n\r\n" % (len(content) - 1000, content[1000:])
     for framing, body in ((b"Content-Length: %d" % len(content), content), (b"Transfer-Encoding: chunked", chunks)):
@@ -510,7 +506,6 @@ def test_a_stream_longer_than_the_drain_ends_itself_or_is_cut(gunicorn, path):
 
 @with_options(graceful_timeout="300", keep_alive="300")
 def test_idle_connections_do_not_delay_the_exit(gunicorn):
-    """Whether they are kept alive or have not sent anything yet."""
     with gunicorn.connect(GET % b"/") as kept, gunicorn.connect():
         read_past(kept, b"ok")
         gunicorn.process.terminate()

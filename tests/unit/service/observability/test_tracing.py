@@ -21,8 +21,6 @@ from service.params import ModelVersion
 from service.scheduling.call import Call
 from tests.fakes import make_sequence
 from tests.paths import ROOT
-from tests.ports import free_port
-from tests.waiting import until
 
 PATIENCE_S = 20.0  # with what takes milliseconds on an idle machine
 POST = {"method": "POST", "route": "/v1/completions", "path": "/v1/completions"}
@@ -230,7 +228,6 @@ def test_a_failed_call_marks_its_span_with_the_error_code(tracing, exporter):
 
 
 def test_an_uncaught_exception_marks_the_span_and_propagates(tracing, exporter):
-    """The span ends all the same."""
     with pytest.raises(ZeroDivisionError), tracing.request({}, **POST):
         _ = 1 / 0
     ((span,), _) = spans_of(tracing, exporter)
@@ -308,23 +305,6 @@ def test_a_collector_that_refuses_is_logged_once(collector, caplog):
     assert "has recovered" in well
 
 
-def test_an_unreachable_collector_is_no_log_line_for_each_request(caplog, monkeypatch):
-    """Spans beyond the queue's limit are dropped without an exception, and one line has the reason."""
-    # It ends once the exporter has given up each batch in the queue.
-    monkeypatch.setattr("service.observability.tracing._EXPORT_TIMEOUT_S", 0.1)
-    tracing = Tracing.to(f"http://127.0.0.1:{free_port()}/v1/traces", ratio=1.0, version="1")
-    for _ in range(10_000):
-        with tracing.request({}, **POST) as trace:
-            pass
-    tracing.end_call(tracing.begin_call(call(trace)))
-    tracing.shutdown(timeout_s=0.01)
-    # Its retries call `random`, which Hypothesis refuses in the tests that follow.
-    until(lambda: not any(thread.name.startswith("Otel") for thread in threading.enumerate()))
-    (record,) = caplog.records
-    assert record.name == "service.observability.tracing"
-    assert record.getMessage().startswith("trace export failed; spans are dropped: ")
-
-
 class StuckExporter(InMemorySpanExporter):
     """An exporter whose collector does not respond until `released`."""
 
@@ -361,7 +341,6 @@ def test_a_collector_that_does_not_respond_blocks_neither_requests_nor_shutdown(
 
 
 def test_opentelemetry_is_not_imported_unless_tracing_is_used():
-    """Importing `service.observability.tracing` imports none of it."""
     code = """
 import sys, service.observability.tracing
 sys.exit(any(name.startswith('opentelemetry') for name in sys.modules))
