@@ -85,12 +85,9 @@ class HangDetector:
 
 @dataclass(frozen=True)
 class DriftReport:
-    """Drift that has lasted for longer than `TOLERATED_S`.
+    """Drift that has lasted for longer than `TOLERATED_S`: the age of the oldest difference, and NAME:VERSION of each.
 
-    Attributes:
-        seconds: Age of the oldest difference.
-        missing: NAME:VERSION, or just NAME, that the repository lists and the backend does not serve.
-        unexpected: NAME:VERSION that the backend serves and the repository does not list, or no longer.
+    A `missing` one, or just NAME, is listed by the repository and not served; an `unexpected` one is served only.
     """
 
     seconds: float
@@ -166,7 +163,7 @@ class Server(Protocol):
         """Send a call without waiting for it."""
 
     def versions(self, name: str) -> list[VersionStatus]:
-        """Return the status of every version of a model that the server knows."""
+        """Return the status of every version of a model."""
 
     def predict(
         self,

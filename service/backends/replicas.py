@@ -49,10 +49,8 @@ class Replicas:
     ) -> None:
         """Prepare; no server is called.
 
-        Args:
-            connect: Creates a client from an address and the host name that it was resolved from.
-            addresses: `host:port` each; a host name may resolve to several.
-            resolve: Resolves an address; by default with the system's resolver.
+        `connect` creates a client from an address and the host name that it was resolved from. `addresses` are
+        `host:port` each; a host name may resolve to several. `resolve` is the system's resolver by default.
         """
         self._connect, self._addresses, self._resolve = connect, addresses, resolve or resolved
         self._lock = threading.Lock()
@@ -172,7 +170,7 @@ class Replicas:
 
         Args:
             replica: The server.
-            name: Of the model.
+            name: The model.
             probes: The versions that it serves, and their probes; one that could not be repeated is stale.
             is_complete: Whether all new versions were probed; until then others of the model may still appear.
             num_ejections_before: `ejection.count` when the health check began: if it was ejected since, it stays

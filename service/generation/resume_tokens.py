@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from contract.files import create_atomically, read_file
-from service.errors import StateRefused
+from service.errors import ConfigurationError, StateRefused
 from service.generation.checkpoint import Checkpoint
 from service.reloading_file import ReloadingFile
 
@@ -27,10 +27,6 @@ MIN_KEY_CHARACTERS = 32
 _TOKEN = re.compile(rf"{KIND}\.([0-9a-f]{{8}})\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]{{43}})")
 # Time of signing in seconds since 1970, and the hash of the tenant: a token does not reveal the tenant's name.
 _HEAD = struct.Struct("<q32s")
-
-
-class StateKeyError(Exception):
-    """The key file is unusable; a one-line message that names the file and shows none of its content."""
 
 
 @dataclass(frozen=True)
@@ -44,18 +40,18 @@ class StateKeys:
         """Read a file with one secret per line; empty lines and those that begin with # are ignored.
 
         Raises:
-            StateKeyError: the file is missing or unreadable, has no secret, or one that is too short.
+            ConfigurationError: the file is missing or unreadable, has no secret, or one that is too short.
         """
         try:
             lines = [line.strip() for line in read_file(path).decode().splitlines()]
         except (OSError, UnicodeDecodeError) as error:
-            raise StateKeyError(f"{path}: the file of state keys cannot be read ({error})") from error
+            raise ConfigurationError(f"{path}: the file of state keys cannot be read ({error})") from error
         keys = [line for line in lines if line and not line.startswith("#")]
         if not keys:
-            raise StateKeyError(f"{path}: has no key; create one: openssl rand -hex 32 > {path}")
+            raise ConfigurationError(f"{path}: has no key; create one: openssl rand -hex 32 > {path}")
         short = min(map(len, keys))
         if short < MIN_KEY_CHARACTERS:
-            raise StateKeyError(f"{path}: a key must have at least {MIN_KEY_CHARACTERS} characters, got {short}")
+            raise ConfigurationError(f"{path}: a key must have at least {MIN_KEY_CHARACTERS} characters, got {short}")
         return cls.of([line.encode() for line in keys])
 
     @classmethod
@@ -80,8 +76,8 @@ def make_key_file(path: Path) -> bool:
 
 
 def key_file(path: Path) -> ReloadingFile[StateKeys]:
-    """Read a key file, which is reloaded when it changes; raise `StateKeyError` as `StateKeys.read` does."""
-    return ReloadingFile(path, StateKeys.read, StateKeyError, lambda keys: f"keys {', '.join(keys.keys)}")
+    """Read a key file, which is reloaded when it changes; raise `ConfigurationError` as `StateKeys.read` does."""
+    return ReloadingFile(path, StateKeys.read, lambda keys: f"keys {', '.join(keys.keys)}")
 
 
 class ResumeTokens:

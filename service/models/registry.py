@@ -91,7 +91,7 @@ class ModelRegistry:
         precisions: Mapping[str, Precision] = DEFAULT,
         changed: Callable[[Iterable[ModelVersion]], None] = lambda _: None,
     ) -> None:
-        """Prepare; nothing is polled before `start` or `refresh`.
+        """Prepare; nothing is polled before `start`.
 
         Args:
             models_dir: The model repository.
@@ -99,7 +99,7 @@ class ModelRegistry:
             poll_s: Polling interval in seconds.
             max_chunk: Maximum decode steps of one call; the model's card may set a lower limit.
             default_model: The model of requests that name none; None: the only model, if there is just one.
-            precisions: See `service.models.precision.choose_precision`.
+            precisions: See `choose_precision`.
             changed: Called after every poll with the served versions.
         """
         self._models_dir, self._replicas = models_dir, replicas
@@ -236,11 +236,7 @@ class ModelRegistry:
         return served[0] if served else ""
 
     def _require_known(self, snapshot: _Snapshot, *, with_labels: bool = True) -> None:
-        """Require that the configuration of the repository has been read.
-
-        Raises:
-            ModelLoading: it has not.
-        """
+        """Raise ModelLoading unless the configuration of the repository has been read."""
         if snapshot.listed is None:
             raise ModelLoading(f"the served models are not known yet: {signatures.MODELS_CONFIG} has not been read")
         if with_labels and not snapshot.has_labels:

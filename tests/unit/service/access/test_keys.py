@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 
 from service import reloading_file
 from service.access import keys
-from service.access.keys import KeyFileError, KeyLimits, KeyRing, add_key, read_keys, revoke_keys
-from service.errors import Unauthorized
+from service.access.keys import KeyLimits, KeyRing, add_key, read_keys, revoke_keys
+from service.errors import ConfigurationError, Unauthorized
 from tests.waiting import until
 
 
@@ -251,10 +251,10 @@ def test_a_file_that_disappears_again_is_logged_again(path, tmp_path, caplog):
 
 
 def test_a_missing_or_invalid_file_is_an_error_at_startup(path):
-    with pytest.raises(KeyFileError, match=f"{path}: No such file"):
+    with pytest.raises(ConfigurationError, match=f"{path}: No such file"):
         KeyRing(path)
     damage(path)
-    with pytest.raises(KeyFileError, match=f"{path}: Invalid JSON"):
+    with pytest.raises(ConfigurationError, match=f"{path}: Invalid JSON"):
         KeyRing(path)
 
 
@@ -316,7 +316,7 @@ def test_a_handwritten_file_is_read(path):
 def test_an_invalid_field_is_named_by_file_key_and_field(path, changes, field):
     """The value is not shown: it may be an API key, pasted into the wrong field."""
     path.write_text(json.dumps({"keys": [{**RECORD, "id": "first000"}, {**RECORD, **changes}]}))
-    with pytest.raises(KeyFileError) as caught:
+    with pytest.raises(ConfigurationError) as caught:
         read_keys(path)
     assert str(caught.value).startswith(f"{path}: key 'abcd1234', field '{field}': ")
     assert "\n" not in str(caught.value)
@@ -329,7 +329,7 @@ def test_an_invalid_field_is_named_by_file_key_and_field(path, changes, field):
 def test_a_record_without_a_valid_id_is_named_by_its_number(path, record):
     """The invalid id is not shown: it may hold a secret."""
     path.write_text(json.dumps({"keys": [RECORD, record]}))
-    with pytest.raises(KeyFileError, match="key number 2, ") as caught:
+    with pytest.raises(ConfigurationError, match="key number 2, ") as caught:
         read_keys(path)
     assert "hunter2" not in str(caught.value)
 
@@ -337,7 +337,7 @@ def test_a_record_without_a_valid_id_is_named_by_its_number(path, record):
 def test_a_duplicate_id_is_an_error(path):
     """One of the two keys would never be found."""
     path.write_text(json.dumps({"keys": [RECORD, RECORD]}))
-    with pytest.raises(KeyFileError, match=f"{path}: field 'keys': 2 keys have the id 'abcd1234'"):
+    with pytest.raises(ConfigurationError, match=f"{path}: field 'keys': 2 keys have the id 'abcd1234'"):
         read_keys(path)
 
 
@@ -386,7 +386,7 @@ def test_a_file_whose_owner_cannot_be_preserved_is_not_changed(path, monkeypatch
 
     monkeypatch.setattr(os, "fstat", fstat)
     monkeypatch.setattr(os, "fchown", fchown)
-    with pytest.raises(KeyFileError, match=f"{path}: belongs to user"):
+    with pytest.raises(ConfigurationError, match=f"{path}: belongs to user"):
         add(path)
     monkeypatch.undo()
     assert path.read_bytes() == before
@@ -405,14 +405,14 @@ def test_a_change_through_a_symlink_replaces_its_target(path, tmp_path):
 
 def test_an_invalid_file_is_not_overwritten(path):
     damage(path)
-    with pytest.raises(KeyFileError, match="Invalid JSON"):
+    with pytest.raises(ConfigurationError, match="Invalid JSON"):
         add(path)
     assert path.read_text() == "{"
 
 
 def test_a_missing_directory_is_not_created(path):
     """A typo in a path must not create a second key file elsewhere."""
-    with pytest.raises(KeyFileError, match=f"directory {path} does not exist"):
+    with pytest.raises(ConfigurationError, match=f"directory {path} does not exist"):
         add(path / "below.json")
     assert not path.exists()
 
@@ -420,7 +420,7 @@ def test_a_missing_directory_is_not_created(path):
 def test_an_unknown_id_revokes_nothing(path):
     """Revoking several keys is all or nothing."""
     key, _ = add(path)
-    with pytest.raises(KeyFileError, match="there is no key 00000000"):
+    with pytest.raises(ConfigurationError, match="there is no key 00000000"):
         revoke_keys(path, [key.id, "00000000"])
     assert read_keys(path) == (key,)
     revoke_keys(path, [key.id])
@@ -439,5 +439,5 @@ def test_concurrent_processes_lose_no_added_key(path):
 
 def test_a_lock_that_is_never_released_is_an_error(path, monkeypatch):
     monkeypatch.setattr(keys, "_LOCK_TIMEOUT_S", 0.1)
-    with keys._locked_for_writing(path), pytest.raises(KeyFileError, match=f"{path}: another process"):
+    with keys._locked_for_writing(path), pytest.raises(ConfigurationError, match=f"{path}: another process"):
         add(path)

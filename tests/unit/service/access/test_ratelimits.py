@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from redis import Redis
 
 from service.access import ratelimits
-from service.access.ratelimits import RateLimiter, RedisUrlError, wait_s
-from service.errors import InvalidRequest, RateLimited
+from service.access.ratelimits import RateLimiter, wait_s
+from service.errors import ConfigurationError, InvalidRequest, RateLimited
 from tests.ports import free_port
 
 
@@ -221,7 +221,7 @@ def test_a_wrong_password_is_a_warning_that_does_not_show_it(make_limiter, redis
 )
 def test_an_invalid_redis_url_names_the_setting_not_its_value(url):
     """The URL may hold a password, so neither the message nor its traceback has any part of it."""
-    with pytest.raises(RedisUrlError, match="SOSTENUTO_REDIS_URL") as caught:
+    with pytest.raises(ConfigurationError, match="SOSTENUTO_REDIS_URL") as caught:
         RateLimiter(url)
     assert "hunter2" not in str(caught.value)
     assert caught.value.__cause__ is None

@@ -53,7 +53,7 @@ def written(formatter, logger, act):
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(formatter)
-    handler.addFilter(logs._RequestId())
+    handler.addFilter(logs._add_request_id)
     logger.addHandler(handler)
     before = logger.level, logger.propagate
     # pytest must not capture the lines: its workers send them as UTF-8, which has no surrogates.
