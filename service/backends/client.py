@@ -62,24 +62,10 @@ _BATCHING_ADVICE = "it merges calls of different shapes, which then fail: start 
 
 @dataclass(frozen=True)
 class Tls:
-    """The gateway's trusted CAs and client certificate, in PEM.
+    """Encryption of calls; `name` is the expected one in server certificates, None the server's host name."""
 
-    Attributes:
-        cert: The client certificate chain, for servers that require one; None: no mutual TLS.
-        name: Expected name in server certificates; None: the server's host name.
-    """
-
-    ca: bytes
-    cert: bytes | None = None
-    key: bytes | None = None
-    name: str | None = None
-
-    def channel(self, address: str, host: str, options: tuple[tuple[str, object], ...]) -> grpc.Channel:
-        """Open an encrypted channel to an address; the certificate is issued for the host that it was resolved from."""
-        credentials = grpc.ssl_channel_credentials(self.ca, self.key, self.cert)
-        return grpc.secure_channel(
-            address, credentials, options=(*options, ("grpc.ssl_target_name_override", self.name or host))
-        )
+    credentials: grpc.ChannelCredentials
+    name: str | None
 
 
 def backend_tls(settings: Settings) -> Tls | None:
@@ -106,10 +92,11 @@ def backend_tls(settings: Settings) -> Tls | None:
         if not context.cert_store_stats()["x509_ca"]:
             raise ConfigurationError(f"{what}: has no CA certificate")
         if cert_file is None or key_file is None:
-            return Tls(ca_file.read_bytes(), name=name)
+            return Tls(grpc.ssl_channel_credentials(ca_file.read_bytes()), name)
         what = f"SOSTENUTO_BACKEND_TLS_CERT_FILE={cert_file}, SOSTENUTO_BACKEND_TLS_KEY_FILE={key_file}"
         context.load_cert_chain(cert_file, key_file, password=_no_password)
-        return Tls(ca_file.read_bytes(), cert_file.read_bytes(), key_file.read_bytes(), name)
+        pem = [file.read_bytes() for file in (ca_file, key_file, cert_file)]
+        return Tls(grpc.ssl_channel_credentials(*pem), name)
     except OSError as error:
         raise ConfigurationError(f"{what}: {error.strerror or error}") from error
 
@@ -170,7 +157,9 @@ class GrpcBackend:
         if self._tls is None:
             self._channel = grpc.insecure_channel(self.address, options=_OPTIONS)
         else:
-            self._channel = self._tls.channel(self.address, self._host, _OPTIONS)
+            # The certificate is issued for the host that the address was resolved from.
+            override = ("grpc.ssl_target_name_override", self._tls.name or self._host)
+            self._channel = grpc.secure_channel(self.address, self._tls.credentials, (*_OPTIONS, override))
         # Responses as bytes: gRPC reports an unparsable response as INTERNAL, like a call that the backend refuses.
         self._predict_rpc = self._channel.unary_unary(
             _PREDICT, request_serializer=predict_pb2.PredictRequest.SerializeToString

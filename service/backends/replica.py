@@ -5,16 +5,13 @@
 
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
-from service.backends.client import VersionStatus
+from service.backends.client import GrpcBackend
 from service.backends.determinism_probe import Probe
-from service.errors import GatewayError
 from service.params import ModelVersion
 from service.scheduling.call import Call
-from service.scheduling.padding import Arrays
 
 # Concurrent probe calls per server, over all models, which take turns: as many as most servers have cores.
 MAX_PROBE_CALLS = 2
@@ -156,32 +153,6 @@ class ConfigDrift:
         return DriftReport(round(max(ages.values()), 1), missing, unexpected)
 
 
-class Server(Protocol):
-    """A client of one model server; see `service.backends.client.GrpcBackend`."""
-
-    def call(self, call: Call, done: Callable[[Arrays | GatewayError], None]) -> None:
-        """Send a call without waiting for it."""
-
-    def versions(self, name: str) -> list[VersionStatus]:
-        """Return the status of every version of a model."""
-
-    def predict(
-        self,
-        model: ModelVersion,
-        signature: str,
-        inputs: Arrays,
-        shapes: Mapping[str, tuple[int, ...]],
-        vocab_size: int,
-    ) -> Arrays:
-        """Make a call and wait for the outputs named in `shapes`."""
-
-    def reset(self) -> None:
-        """Abort the calls in flight."""
-
-    def close(self) -> None:
-        """Close the connection."""
-
-
 @dataclass(eq=False)
 class Replica:
     """The last known state of one model server.
@@ -198,7 +169,7 @@ class Replica:
     """
 
     address: str
-    server: Server
+    server: GrpcBackend
     probes: Mapping[ModelVersion, Probe] = field(default_factory=dict)
     reported: frozenset[ModelVersion] = frozenset()
     probed_models: frozenset[str] = frozenset()

@@ -12,8 +12,9 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from service.backends.client import GrpcBackend
 from service.backends.determinism_probe import Probe
-from service.backends.replica import HangDetector, Replica, Server
+from service.backends.replica import HangDetector, Replica
 from service.errors import (
     BackendUnavailable,
     BatchingConflict,
@@ -42,7 +43,7 @@ class Replicas:
 
     def __init__(
         self,
-        connect: Callable[[str, str], Server],
+        connect: Callable[[str, str], GrpcBackend],
         addresses: Sequence[str],
         *,
         resolve: Callable[[str], Iterable[str]] | None = None,
@@ -56,7 +57,7 @@ class Replicas:
         self._lock = threading.Lock()
         self._replicas: dict[str, Replica] = {}
         # Expected probe hash of each version.
-        self._hashes: dict[ModelVersion, str] = {}
+        self._hashes: dict[ModelVersion, str | None] = {}
         # Last successful resolution of each address.
         self._resolved: dict[str, list[str]] = {}
         self._unresolved: set[str] = set()
@@ -109,7 +110,7 @@ class Replicas:
             replica.server.close()
         return self.all()
 
-    def expect(self, hashes: Mapping[ModelVersion, str]) -> None:
+    def expect(self, hashes: Mapping[ModelVersion, str | None]) -> None:
         """Set the expected probe hash of each version."""
         with self._lock:
             self._hashes = dict(hashes)
