@@ -13,8 +13,7 @@ from service.backends.client import VersionStatus
 from service.backends.determinism_probe import Probe
 from service.errors import GatewayError
 from service.params import ModelVersion
-from service.scheduling.call import Call
-from service.scheduling.padding import Arrays
+from service.scheduling.call import Arrays, Call
 
 # Concurrent probe calls per server, over all models, which take turns: as many as most servers have cores.
 MAX_PROBE_CALLS = 2
