@@ -31,8 +31,7 @@ from service.errors import (
 )
 from service.observability.tracing import Tracing
 from service.params import ModelVersion
-from service.scheduling.call import Call
-from service.scheduling.padding import Arrays
+from service.scheduling.call import Arrays, Call
 from service.scheduling.sequence import MAX_VOCAB_SIZE
 from service.settings import Settings
 

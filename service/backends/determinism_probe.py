@@ -14,8 +14,8 @@ import numpy as np
 
 from contract import signatures
 from contract.card import GeneratorCard
-from service.scheduling.padding import Arrays
-from service.scheduling.transition_table import unconstrained
+from service.scheduling.call import Arrays
+from service.scheduling.constraints import unconstrained_inputs
 
 log = logging.getLogger(__name__)
 
@@ -147,5 +147,5 @@ def _adjustments(token_ids: np.ndarray, sequences: np.ndarray, card: GeneratorCa
         "repetition_penalty": np.where(sequences % 3, 1.0, 1.2).astype(np.float32),
         "min_steps": np.zeros(batch_size, np.int32),
         "num_top": np.full(batch_size, card.num_top, np.int32),
-        **unconstrained(batch_size, card.vocab_size),
+        **unconstrained_inputs(batch_size, card.vocab_size),
     }

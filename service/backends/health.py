@@ -19,7 +19,7 @@ from service.backends.replica import Replica
 from service.backends.replicas import Replicas
 from service.errors import BackendUnavailable, GatewayError, InvalidResponse, ModelNotFound, ServerBusy
 from service.params import ModelVersion
-from service.scheduling.padding import Arrays, finite_sequences
+from service.scheduling.call import Arrays, finite_sequences
 
 log = logging.getLogger(__name__)
 

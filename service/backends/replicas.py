@@ -26,8 +26,7 @@ from service.errors import (
     version_gone,
 )
 from service.params import ModelVersion
-from service.scheduling.call import NOT_FINITE, Call
-from service.scheduling.padding import Arrays, finite_sequences
+from service.scheduling.call import NOT_FINITE, Arrays, Call, finite_sequences
 
 log = logging.getLogger(__name__)
 

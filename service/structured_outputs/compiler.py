@@ -21,7 +21,7 @@ from typing import Protocol
 from service.errors import GatewayError, InternalError, Overloaded
 from service.limits import Limits
 from service.lru_cache import LruCache
-from service.scheduling.automaton import Automaton
+from service.scheduling.constraints import Automaton
 from service.structured_outputs.automata import (
     CompilationInterrupted,
     CompilationLimits,

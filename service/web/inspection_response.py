@@ -12,19 +12,19 @@ import numpy as np
 import orjson
 
 from contract.card import Trace
-from service.generation.inspection import InspectionBuilder, InspectionOutput
+from service.generation.hidden_states import InspectionOutput, InspectionProcessor
 
 # Numbers per part, and list items per part.
 _NUMBERS, _ITEMS = 2**14, 2**12
 
 
-def inspection_parts(builder: InspectionBuilder) -> Iterator[bytes]:
+def inspection_parts(builder: InspectionProcessor) -> Iterator[bytes]:
     """Wait for the result, and return the parts of one JSON object; each array is freed once it is serialized."""
     # Not in the generator: errors are raised before the first byte is sent.
     return _parts(builder, builder.result())
 
 
-def _parts(builder: InspectionBuilder, output: InspectionOutput) -> Iterator[bytes]:
+def _parts(builder: InspectionProcessor, output: InspectionOutput) -> Iterator[bytes]:
     request = builder.request
     head = {
         "object": "inspection",

@@ -17,8 +17,8 @@ from contract.labels import STABLE
 from service.api import responses
 from service.errors import ClientGone, GatewayError, InternalError, Unauthorized, VersionGone
 from service.generation.choice import TextDelta
-from service.generation.completion import CompletionBuilder
-from service.generation.pooling import PoolingBuilder
+from service.generation.hidden_states import EmbeddingProcessor
+from service.generation.output_processor import OutputProcessor
 from service.models.registry import ServedModel
 from service.models.routing import Route
 
@@ -37,7 +37,7 @@ def sse(data: Any) -> bytes:
 class CompletionResponse:
     """The response to one completion request; `failed` gets an error that becomes the last event of a stream."""
 
-    def __init__(self, builder: CompletionBuilder, failed: Callable[[GatewayError], None]) -> None:
+    def __init__(self, builder: OutputProcessor, failed: Callable[[GatewayError], None]) -> None:
         self._builder, self._request, self._failed = builder, builder.request, failed
         model = self._request.model
         self._head: dict[str, Any] = {
@@ -159,7 +159,7 @@ def _choice(result: TextDelta, prompt_logprobs: bytes | None = None) -> response
     return choice if result.resume_token is None else {**choice, "state": result.resume_token}
 
 
-def embeddings_response(builder: PoolingBuilder) -> bytes:
+def embeddings_response(builder: EmbeddingProcessor) -> bytes:
     """Wait for every vector and return one object."""
     request, as_base64 = builder.request, builder.body.encoding_format == "base64"
     data = [

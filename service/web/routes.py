@@ -31,7 +31,7 @@ from service.api.requests import (
     parse_number,
 )
 from service.context import RequestContext
-from service.engine import Engine, OutputBuilder, Watch
+from service.engine import Engine, Processor, Watch
 from service.errors import ClientGone, InvalidRequest, NotFound, ShuttingDown, Unauthorized
 from service.generation.logprobs import labels
 from service.generation.prompts import encoding_bytes, min_tokens, prompt_bytes, require_ids
@@ -60,7 +60,7 @@ _TOKEN_BYTES, _LABEL_BYTES, _MAPPED_BYTES = 60, 120, 300
 # character of its name (measured: 8; a byte that is no character has the label `bytes:` and its code).
 _ENTRY_BYTES, _CHARACTER_BYTES = 600, 40
 
-Builder = TypeVar("Builder", bound=OutputBuilder)
+Builder = TypeVar("Builder", bound=Processor)
 # Watches the client's connection while a request runs, and calls back when the client disconnects.
 WatchSocket = Callable[[Any, Callable[[], object]], AbstractContextManager[Any]]
 

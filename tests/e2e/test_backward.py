@@ -7,7 +7,7 @@ import openai
 import pytest
 
 from contract.card import load_assets
-from service.scheduling.random_numbers import uniforms
+from service.scheduling.sampling import uniforms
 from sostenuto import Client
 from tests.conftest import TEXT
 

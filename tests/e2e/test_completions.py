@@ -191,7 +191,7 @@ def test_the_completion_equals_the_saved_models_own_output(gateway, models_dir, 
     import tensorflow as tf
 
     from contract.card import load_assets
-    from service.scheduling.random_numbers import uniforms
+    from service.scheduling.sampling import uniforms
 
     version = models_dir / "gru" / "1"
     functions = tf.saved_model.load(str(version)).signatures

@@ -7,9 +7,9 @@ import pytest
 from service.api.requests import InspectRequest, parse
 from service.context import RequestContext
 from service.errors import InvalidRequest, StateRefused
-from service.generation.inspection import evenly_spaced
+from service.generation.hidden_states import evenly_spaced
 from tests.fakes import STATE_SIZE, fake_step
-from tests.unit.service.generation.test_completion import CHARACTERS, LIMITS, Service, request
+from tests.unit.service.engines import CHARACTERS, LIMITS, Service, request
 
 
 def looked_into(service, given, **fields):

@@ -14,7 +14,8 @@ from service.models.embedding_vectors import VectorFiles, Vectors, find_token
 from service.models.registry import ServedModel
 from service.params import ModelVersion
 from service.scheduling.batching import BatchLimits
-from tests.unit.service.generation.test_completion import CHARACTERS, FIELDS
+from tests.unit.contract.test_card import FIELDS
+from tests.unit.service.engines import CHARACTERS
 
 ROWS = np.array([[9, 9], [1, 0], [2, 0.2], [0, 5], [-3, 0], [0, 0]], np.float32)
 

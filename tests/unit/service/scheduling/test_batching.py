@@ -8,13 +8,13 @@ from service.scheduling.batching import (
     DECODES_BETWEEN_LONG_PREFILLS,
     FIRST_DECODE_STEPS,
     JOINING_DECODE_STEPS,
+    MAX_WAIT_S,
     BatchLimits,
     ModelQueue,
     fit,
     fit_below,
     steps_for,
 )
-from service.scheduling.expected_prompts import MAX_WAIT_S
 from tests.fakes import make_sequence
 
 LIMITS = BatchLimits(batch_sizes=(8, 16, 24, 32, 40, 48, 56, 64), max_steps=128, max_length=128)

@@ -18,7 +18,7 @@ from service.web.error_handlers import register_error_handlers
 from service.web.middleware import Middleware
 from service.web.routes import Services, ShutdownGate, build_routes
 from tests.fakes import FakeBackend
-from tests.unit.service.generation.test_completion import Service
+from tests.unit.service.engines import Service
 
 
 class Unmoved:

@@ -1,11 +1,10 @@
-"""Automata over token ids, and how far the tokens of a sequence match one.
+"""Constrained decoding: automata over token ids, and the transition table of a decode call for all its sequences.
 
-Pure. Knows rows of a transition table and token ids. Does not know text or patterns, which `service.structured_outputs`
-compiles.
+`service.structured_outputs` compiles the automata.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -16,6 +15,10 @@ from contract import signatures
 # Rows before those of the automaton itself: the unconstrained and the final one.
 FIRST_ROW = 2
 ROW_MASK = signatures.MAX_ROWS - 1
+# Maximum entries of a call's transition table, 16 MiB, if several automata share it.
+MAX_SHARED_ENTRIES = 2**22
+# A table with fewer entries, 1 MiB, is sent whole: to select the reachable rows would take longer.
+_SELECTED_FROM = 2**18
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,3 +133,89 @@ class Match:
                 self.has_ended = True
                 break
         return number
+
+
+def unconstrained_inputs(batch_size: int, vocab_size: int) -> dict[str, np.ndarray]:
+    """Return the constraint inputs of a decode call in which any token is allowed.
+
+    The table has a row for each slot, though one would do: TensorFlow Serving's batching requires it.
+    """
+    return {
+        "transitions": np.broadcast_to(np.int32(0), (batch_size, vocab_size)),
+        "continuations": np.zeros(batch_size, np.int32),
+        "row": np.full(batch_size, signatures.UNCONSTRAINED_ROW, np.int32),
+        "budget": np.full(batch_size, signatures.FORBIDDEN_DISTANCE, np.int32),
+    }
+
+
+def constraint_inputs(
+    matches: Sequence[Match | None], nums_left: Sequence[int], batch_size: int, steps: int, vocab_size: int
+) -> dict[str, np.ndarray]:
+    """Return the constraint inputs of a decode call, from the match and the tokens left of each sequence."""
+    inputs = unconstrained_inputs(batch_size, vocab_size)
+    rows_by_slot: dict[Automaton, dict[int, int]] = {}
+    for slot, (match, num_left) in enumerate(zip(matches, nums_left, strict=True)):
+        if match is not None:
+            rows_by_slot.setdefault(match.automaton, {})[slot] = match.row
+            if match.is_always_completed:
+                inputs["budget"][slot] = min(num_left, signatures.FORBIDDEN_DISTANCE - 1)
+    if not rows_by_slot:
+        return inputs
+    tables, continuations, num_rows = [], [], 0
+    for automaton, at in rows_by_slot.items():
+        kept, new_rows = _select(automaton, at.values(), steps)
+        # The fixed rows are in the first table only, and all rows after them move by those of the tables before.
+        shift = max(0, num_rows - FIRST_ROW)
+        inputs["row"][list(at)] = new_rows[list(at.values())] + shift
+        own_rows = kept[FIRST_ROW if num_rows else 0 :]
+        tables.append(_renumbered(automaton.table[own_rows], new_rows, shift))
+        continuations.append(automaton.continuations[own_rows])
+        num_rows += len(own_rows)
+    if num_rows == batch_size:
+        # TensorFlow Serving's batching would take the rows for slots and merge calls, not reject them.
+        tables.append(tables[0][:1])
+        continuations.append(continuations[0][:1])
+    inputs["transitions"] = np.concatenate(tables) if len(tables) > 1 else tables[0]
+    inputs["continuations"] = np.concatenate(continuations)
+    return inputs
+
+
+def fit_into_table(matches: Iterable[Match | None]) -> list[bool]:
+    """Return for each match whether its automaton fits into the table of one call, as that of the first always does."""
+    shared: set[Automaton] = set()
+    fitting = []
+    for match in matches:
+        fits = match is None or match.automaton in shared or _fits(match.automaton, shared)
+        if match is not None and fits:
+            shared.add(match.automaton)
+        fitting.append(fits)
+    return fitting
+
+
+def _fits(automaton: Automaton, shared: set[Automaton]) -> bool:
+    if not shared:
+        return True
+    num_rows = FIRST_ROW + sum(other.num_states for other in shared) + automaton.num_states
+    num_entries = sum(other.table.size for other in shared) + automaton.table.size
+    return num_rows < signatures.MAX_ROWS and num_entries <= MAX_SHARED_ENTRIES
+
+
+def _select(automaton: Automaton, rows: Iterable[int], steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows of an automaton that a call needs, ascending, and the number in the call of each of its rows."""
+    num_rows = len(automaton.table)
+    if automaton.table.size < _SELECTED_FROM:
+        return np.arange(num_rows), np.arange(num_rows, dtype=np.int32)
+    kept = automaton.reachable(rows, steps)
+    # Tokens of the last step lead to rows that no step of the call reads: any row will do.
+    new_rows = np.zeros(num_rows, np.int32)
+    new_rows[kept] = np.arange(len(kept), dtype=np.int32)
+    return kept, new_rows
+
+
+def _renumbered(table: np.ndarray, new_rows: np.ndarray, shift: int) -> np.ndarray:
+    """Return a table with the rows of a call, those of the automaton itself shifted."""
+    if not shift and len(new_rows) == len(table):
+        return table
+    rows = new_rows[table & ROW_MASK]
+    renumbered: np.ndarray = table & ~ROW_MASK | np.where(rows >= FIRST_ROW, rows + shift, rows)
+    return renumbered
