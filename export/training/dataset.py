@@ -13,7 +13,7 @@ import numpy as np
 from contract.tokenizer import Tokenizer
 from export.config import TrainConfig
 from export.corpora.corpus import Corpus
-from export.corpora.ids import encode_corpus
+from export.corpora.encoder import encode_corpus
 from export.corpora.spool import blocks
 from export.errors import CorpusError
 

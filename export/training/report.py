@@ -1,16 +1,53 @@
-"""Training report of the card.
+"""Training report of the card, with a loss that is comparable between character, word and subword tokenizers.
 
-Knows settings, the description of a corpus and the history of a run. Does not know how samples are generated.
+All units are normalized by the same text, so two models can be compared on the same validation split:
+
+- A token counts as its own characters. For a subword these are the bytes that begin a character, so the subwords of a
+  text have as many characters as the text.
+- A word by Keras's rules counts as itself and the following space. Case, punctuation and line breaks, which such a
+  model never predicts, are not counted either.
+- An end token is one character, like the line break in its place in a running text.
+- Unknown tokens are excluded on both sides: from the loss and from the character count. A model with a smaller
+  vocabulary is evaluated on less of the text, so report that share beside the result.
 """
 
+import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from contract.card import CorpusDescription, NoTrainingFilter, Sample, TrainingReport
+from contract.tokenizer import SubwordTokenizer, Tokenizer, WordTokenizer
 from export.config import TrainConfig
-from export.corpora.bits_per_character import bits_per_character
 from export.corpora.memorization import Memorization
+from export.corpora.spool import blocks
 from export.repository.history import Progress
 from export.training.model import count_parameters
+
+_CONTINUATION_MASK, _CONTINUATION = 0xC0, 0x80
+
+
+def count_characters(tokenizer: Tokenizer, token_ids: np.ndarray) -> int:
+    """Count the characters of tokens, without unknown ones, in any order; the tokenizer is not an imported one."""
+    size = len(tokenizer.tokens)
+    counts = sum((np.bincount(block, minlength=size) for block in blocks(token_ids)), np.zeros(size, np.int64))
+    lengths = [_length(tokenizer, token_id) if counts[token_id] else 0 for token_id in range(len(tokenizer.tokens))]
+    return int(counts @ np.asarray(lengths, np.int64))
+
+
+def _length(tokenizer: Tokenizer, token_id: int) -> int:
+    if token_id == tokenizer.special.end:
+        return 1
+    if isinstance(tokenizer, SubwordTokenizer):
+        return sum(byte & _CONTINUATION_MASK != _CONTINUATION for byte in tokenizer.join([token_id]))
+    text = tokenizer.decode([token_id])
+    space = len(tokenizer.rules.split) if text and isinstance(tokenizer, WordTokenizer) else 0
+    return len(text) + space
+
+
+def bits_per_character(loss: float | None, num_tokens: int, num_characters: int) -> float | None:
+    """Convert a loss, the mean over some tokens in nats, to bits per character; None without a loss."""
+    return None if loss is None else loss * num_tokens / math.log(2) / num_characters
 
 
 def report(

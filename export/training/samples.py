@@ -13,8 +13,8 @@ from contract import signatures
 from contract.card import Sample
 from contract.tokenizer import Tokenizer, WordTokenizer
 from export.config import TrainConfig
+from export.corpora.corpus import Chunk
 from export.corpora.memorization import Memorization, find_memorized_spans
-from export.corpora.text import Chunk
 from export.graphs.exportable import prepare
 from export.graphs.signatures import Generator
 from export.graphs.specs import input_specs

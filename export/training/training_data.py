@@ -12,7 +12,6 @@ import numpy as np
 from contract.card import CorpusDescription
 from contract.tokenizer import Tokenizer
 from export.config import TrainConfig
-from export.corpora.bits_per_character import count_characters
 from export.corpora.corpus import Corpus, read_corpus
 from export.errors import CorpusError
 from export.terminal import echo
@@ -20,6 +19,7 @@ from export.training.dataset import Dataset
 from export.training.embeddings import initial_embedding
 from export.training.memory import require_memory
 from export.training.model import count_parameters
+from export.training.report import count_characters
 
 
 @dataclass(frozen=True)

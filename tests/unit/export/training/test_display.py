@@ -3,7 +3,6 @@
 import io
 
 from export.repository.history import Epoch, Progress
-from export.terminal import wrap_sample
 from export.training.display import TerminalDisplay
 from tests.unit.export.trainings import NoSamples
 
@@ -69,17 +68,3 @@ def test_the_progress_bar_of_a_resumed_run_starts_at_its_progress(monkeypatch):
         assert (display._bar.initial, display._bar.n) == (0.9, 0.9)
         display.update(9, 2.0, 500, 0.95)
         assert (display._bar.initial, display._bar.n) == (0.9, 0.95)
-
-
-def test_a_sample_is_indented_and_wrapped(monkeypatch):
-    """A sample of words has no newlines of its own."""
-    monkeypatch.setenv("COLUMNS", "60")
-    lines = wrap_sample("[one two]" + " three" * 50).splitlines()
-    assert len(lines) > 5
-    assert all(line.startswith("    ") and len(line) <= 60 for line in lines)
-    assert lines[0].startswith("    [one two] three three")
-
-
-def test_a_sample_cannot_send_escape_sequences_to_the_terminal():
-    """A corpus of logs may have some: control characters are shown as dots, and blank lines stay."""
-    assert wrap_sample("[a]\x1b[2Jb\a\n\nc\td") == "    [a]·[2Jb·\n\n    c   d".replace("\n\n", "\n    \n")

@@ -5,8 +5,8 @@ import pytest
 
 from contract.signatures import MAX_DECODE_STEPS
 from contract.tokenizer import CharacterTokenizer
+from export.corpora.corpus import Chunk
 from export.corpora.memorization import MIN_SPANS, SPAN_WORDS
-from export.corpora.text import Chunk
 from export.training.samples import (
     KEPT_TEMPERATURES,
     MAX_MEMORIZATION_BATCHES,
