@@ -86,7 +86,7 @@ class CorpusDescription(_Frozen):
         held_out_sha256: Hash of the validation split; None without one.
         train_tokens: Tokens per epoch.
         validation_tokens: Tokens of the validation split that are in the vocabulary; the losses are means over these.
-        validation_characters: Characters of these tokens; see `export.training.report`.
+        validation_characters: Characters of these tokens; see `export.corpora.bits_per_character`.
     """
 
     corpus: str

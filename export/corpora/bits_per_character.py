@@ -1,4 +1,4 @@
-"""Training report of the card, with a loss that is comparable between character, word and subword tokenizers.
+"""Bits per character: the loss per token, made comparable between character, word and subword tokenizers.
 
 All units are normalized by the same text, so two models can be compared on the same validation split:
 
@@ -12,25 +12,24 @@ All units are normalized by the same text, so two models can be compared on the 
 """
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 
-from contract.card import CorpusDescription, NoTrainingFilter, Sample, TrainingReport
 from contract.tokenizer import SubwordTokenizer, Tokenizer, WordTokenizer
-from export.config import TrainConfig
-from export.corpora.memorization import Memorization
 from export.corpora.spool import blocks
-from export.repository.history import Progress
-from export.training.model import count_parameters
 
 _CONTINUATION_MASK, _CONTINUATION = 0xC0, 0x80
 
 
+def count_tokens(token_ids: np.ndarray, vocab_size: int) -> np.ndarray:
+    """Return the frequency of each id, int64 (vocab,); reads memory-mapped ids block by block."""
+    counts = (np.bincount(block, minlength=vocab_size) for block in blocks(token_ids))
+    return sum(counts, np.zeros(vocab_size, np.int64))
+
+
 def count_characters(tokenizer: Tokenizer, token_ids: np.ndarray) -> int:
     """Count the characters of tokens, without unknown ones, in any order; the tokenizer is not an imported one."""
-    size = len(tokenizer.tokens)
-    counts = sum((np.bincount(block, minlength=size) for block in blocks(token_ids)), np.zeros(size, np.int64))
+    counts = count_tokens(token_ids, len(tokenizer.tokens))
     lengths = [_length(tokenizer, token_id) if counts[token_id] else 0 for token_id in range(len(tokenizer.tokens))]
     return int(counts @ np.asarray(lengths, np.int64))
 
@@ -48,39 +47,3 @@ def _length(tokenizer: Tokenizer, token_id: int) -> int:
 def bits_per_character(loss: float | None, num_tokens: int, num_characters: int) -> float | None:
     """Convert a loss, the mean over some tokens in nats, to bits per character; None without a loss."""
     return None if loss is None else loss * num_tokens / math.log(2) / num_characters
-
-
-def report(
-    config: TrainConfig,
-    vocab_size: int,
-    corpus: CorpusDescription,
-    progress: Progress,
-    samples: Sequence[Sample],
-    memorization: Memorization | None,
-    no_training_filter: NoTrainingFilter | None = None,
-) -> TrainingReport:
-    """Return the training report of the best of at least one epoch; it ignores later epochs.
-
-    The memorization in the model's output is None if the training text is unavailable; `no_training_filter` says why
-    the version has no training filter.
-    """
-    best = progress.best
-    return TrainingReport(
-        **corpus.model_dump(),
-        epochs=round(best.tokens / corpus.train_tokens, 2),
-        train_loss=best.train_loss,
-        validation_loss=best.validation_loss,
-        accuracy=best.accuracy,
-        bits_per_character=bits_per_character(
-            best.validation_loss, corpus.validation_tokens, corpus.validation_characters
-        ),
-        tokens_per_s=best.tokens / max(best.seconds, 1e-9),
-        seconds=best.seconds,
-        seed=config.seed,
-        parameters=count_parameters(config, vocab_size),
-        settings=config.model_dump(mode="json"),
-        samples=tuple(samples),
-        copied_spans=memorization.share if memorization else None,
-        written_spans=memorization.num_spans if memorization else None,
-        no_training_filter=no_training_filter,
-    )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from contract.tokenizer import CharacterTokenizer, ExactWordTokenizer, SubwordTokenizer, WordTokenizer
-from export.training.report import bits_per_character, count_characters
+from export.corpora.bits_per_character import bits_per_character, count_characters
 
 TEXT = "Größe, 大きさ and size: it's 1859.\n\n" * 3
 EXACT = [CharacterTokenizer.train(TEXT), ExactWordTokenizer.train([TEXT]), SubwordTokenizer.train([TEXT])]
