@@ -210,8 +210,8 @@ def test_the_card_reports_the_epoch_whose_weights_are_published(monkeypatch, cap
     assert all(sample.given in TEXT and sample.text for sample in training.samples)
     assert training.written_spans > 0
     page = Path("models/m/1/README.md").read_text()
-    assert "| loss, nats per token | " in page
-    assert "best was 2 of 3" in page
+    assert "| validation loss | `1.000 nats per token` |" in page
+    assert "2 is the best of 3" in page
     pictures = Path("models/m/1/assets.extra/history.png"), Path("runs/m/history.png")
     assert pictures[0].read_bytes() == pictures[1].read_bytes()
     assert "published models/m/1: epoch 2, validation loss 1.000\n" in capsys.readouterr().out

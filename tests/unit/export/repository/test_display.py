@@ -14,14 +14,6 @@ from tests.paths import ROOT
 from tests.unit.export.repository.stored import store
 
 
-@pytest.fixture(autouse=True)
-def models_dir(tmp_path, monkeypatch):
-    """An empty repository at the default path."""
-    monkeypatch.chdir(tmp_path)
-    Path("models").mkdir()
-    return Path("models")
-
-
 def told(capsys, *arguments):
     """Run a command, and return the lines that it prints."""
     assert main([*arguments]) == 0
@@ -42,10 +34,10 @@ def refused(capsys, *arguments):
 @pytest.mark.parametrize(
     "command", [["list"], ["show", "m"], ["compare", "m", "n"], ["remove", "n", "--yes", "--wait", "0"]]
 )
-def test_repository_commands_import_neither_tensorflow_nor_matplotlib(models_dir, command):
+def test_repository_commands_import_neither_tensorflow_nor_matplotlib(repository, command):
     """TensorFlow takes seconds; matplotlib is needed for plots only."""
     for name in ("m", "n"):
-        store(models_dir, name)
+        store(repository, name)
     code = (
         f"import sys\nfrom export.cli import program\nprint(program.main({command!r}, standalone_mode=False))\n"
         "print([name for name in ('tensorflow', 'keras', 'matplotlib') if name in sys.modules])"
@@ -55,11 +47,11 @@ def test_repository_commands_import_neither_tensorflow_nor_matplotlib(models_dir
     assert done.stdout.endswith("0\n[]\n")
 
 
-def test_list_prints_one_line_of_metrics_per_version(models_dir, capsys):
+def test_list_prints_one_line_of_metrics_per_version(repository, capsys):
     """Versions are in numerical order, and an unknown value is a dash."""
     for version in (10, 9, 2):
-        store(models_dir, version=version, card={"training": None})
-    store(models_dir, "n", bits_per_character=1.5, listed=False)
+        store(repository, version=version, card={"training": None})
+    store(repository, "n", bits_per_character=1.5, listed=False)
     head, *lines = told(capsys, "list")
     assert head.split("  ")[0] == "MODEL"
     assert [line.split()[:2] for line in lines] == [["m", "2"], ["m", "9"], ["m", "10"], ["n", "1"]]
@@ -85,10 +77,10 @@ def test_list_prints_one_line_of_metrics_per_version(models_dir, capsys):
         ("saved_model.pb", None, "saved_model.pb: No such file"),
     ],
 )
-def test_a_damaged_version_is_listed_with_the_reason(models_dir, capsys, file, content, reason):
+def test_a_damaged_version_is_listed_with_the_reason(repository, capsys, file, content, reason):
     """It takes one line; other versions are listed as usual."""
-    path = store(models_dir, "damaged") / file
-    store(models_dir, "whole")
+    path = store(repository, "damaged") / file
+    store(repository, "whole")
     path.unlink()
     if content is not None:
         path.write_bytes(content)
@@ -98,10 +90,10 @@ def test_a_damaged_version_is_listed_with_the_reason(models_dir, capsys, file, c
     assert whole.startswith("whole          1  character")
 
 
-def test_an_unreadable_directory_is_listed_with_the_reason(models_dir, capsys, monkeypatch):
+def test_an_unreadable_directory_is_listed_with_the_reason(repository, capsys, monkeypatch):
     """It is not hidden, and does not end the list."""
-    store(models_dir, "closed")
-    store(models_dir, "open")
+    store(repository, "closed")
+    store(repository, "open")
     iterdir = Path.iterdir
 
     def guarded(path):
@@ -115,18 +107,18 @@ def test_an_unreadable_directory_is_listed_with_the_reason(models_dir, capsys, m
     assert whole.startswith("open")
 
 
-def test_a_configured_model_without_versions_is_listed_as_unreadable(models_dir, capsys):
+def test_a_configured_model_without_versions_is_listed_as_unreadable(repository, capsys):
     """A model server would wait for it forever."""
-    place = store(models_dir, "gone")
+    place = store(repository, "gone")
     for path in sorted(place.parent.rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
     assert told(capsys, "list")[1] == "gone         –  cannot be read: models.config lists it, but it has no version"
 
 
-def test_a_damaged_models_config_makes_only_served_versions_unknown(models_dir, capsys):
+def test_a_damaged_models_config_makes_only_served_versions_unknown(repository, capsys):
     """The versions are listed, with the position of the syntax error."""
-    store(models_dir)
-    (models_dir / "models.config").write_text("model_config_list { konfig {} }")
+    store(repository)
+    (repository / "models.config").write_text("model_config_list { konfig {} }")
     _, line, complaint = told(capsys, "list")
     assert line.endswith("unknown")
     assert complaint.startswith("served versions are unknown: models/models.config: 1:21")
@@ -140,9 +132,9 @@ def test_an_empty_repository_prints_the_command_that_trains_a_model(capsys):
     assert json.loads("\n".join(told(capsys, "list", "--json")))["versions"] == []
 
 
-def test_a_narrow_terminal_gets_fewer_columns(models_dir, capsys, monkeypatch):
+def test_a_narrow_terminal_gets_fewer_columns(repository, capsys, monkeypatch):
     """The last line names the hidden ones. Without a terminal, all are printed."""
-    store(models_dir)
+    store(repository)
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "80")
     lines = told(capsys, "list")
@@ -166,36 +158,36 @@ def test_a_narrow_terminal_gets_fewer_columns(models_dir, capsys, monkeypatch):
         ("models/m/junk", "generator.json: No such file"),
     ],
 )
-def test_an_invalid_reference_is_an_error_that_lists_what_exists(models_dir, capsys, reference, message):
+def test_an_invalid_reference_is_an_error_that_lists_what_exists(repository, capsys, reference, message):
     """The message shows what to write instead."""
     for version in (1, 12):
-        store(models_dir, version=version)
-    (models_dir / "m" / "junk").mkdir()
+        store(repository, version=version)
+    (repository / "m" / "junk").mkdir()
     assert message in refused(capsys, "show", reference)
 
 
 @pytest.mark.parametrize(
     ("reference", "version"), [("m", "12"), ("m:1", "1"), ("m:012", "12"), ("models/m/1", "1"), ("./models/m/1/", "1")]
 )
-def test_a_version_is_found_by_its_number_or_its_directory(models_dir, reference, version):
+def test_a_version_is_found_by_its_number_or_its_directory(repository, reference, version):
     """A name alone means the newest version."""
     for number in (1, 9, 12):
-        store(models_dir, version=number)
-    assert Repository(models_dir).find(reference).path.name == version
+        store(repository, version=number)
+    assert Repository(repository).find(reference).path.name == version
 
 
-def test_an_error_lists_at_most_twenty_names(models_dir):
+def test_an_error_lists_at_most_twenty_names(repository):
     """The others are counted."""
     for i in range(25):
-        (models_dir / f"m{i:02}" / "1").mkdir(parents=True)
+        (repository / f"m{i:02}" / "1").mkdir(parents=True)
     with pytest.raises(RepositoryError, match=r"it has m00, .*, m19 and 5 more$"):
-        Repository(models_dir).find("none")
+        Repository(repository).find("none")
 
 
-def test_show_prints_the_card_as_text(models_dir, capsys):
+def test_show_prints_the_card_as_text(repository, capsys):
     """The output has metrics, settings and samples, and no escape sequences."""
     samples = [{"temperature": 0.5, "given": "It was", "text": " so\x1b[2J."}]
-    store(models_dir, epochs=[3.0, 2.0, 2.5], samples=samples, copied_spans=0.0123)
+    store(repository, epochs=[3.0, 2.0, 2.5], samples=samples, copied_spans=0.0123)
     lines = told(capsys, "show", "m")
     assert lines[0].startswith("m:1  models/m/1, ")
     for line in (
@@ -241,52 +233,52 @@ FILTER = {
     ],
     ids=["spans", "sampled spans", "documents", "disabled", "too many documents", "no corpus"],
 )
-def test_show_describes_the_training_filter(models_dir, capsys, training_filter, omitted, line):
+def test_show_describes_the_training_filter(repository, capsys, training_filter, omitted, line):
     """Or says why there is none."""
-    store(models_dir, card={"training_filter": training_filter}, no_training_filter=omitted)
+    store(repository, card={"training_filter": training_filter}, no_training_filter=omitted)
     assert f"  training filter   {line}" in told(capsys, "show", "m")
 
 
-def test_control_characters_in_a_card_are_not_printed(models_dir, capsys):
+def test_control_characters_in_a_card_are_not_printed(repository, capsys):
     """Names of corpora and settings are untrusted, and stay in their line."""
-    store(models_dir, corpus="a\x1b[2J\nb", settings={"x\r": "\x07"})
+    store(repository, corpus="a\x1b[2J\nb", settings={"x\r": "\x07"})
     lines = told(capsys, "show", "m")
     assert "  corpus            a·[2J·b, 5,000 characters" in lines
     assert "  x·                ·" in lines
 
 
-def test_a_backward_sample_is_printed_before_its_suffix(models_dir, capsys):
+def test_a_backward_sample_is_printed_before_its_suffix(repository, capsys):
     """The suffix is in brackets, as a prompt is."""
     samples = [{"temperature": 0.5, "given": "The end.", "text": "It is over. "}]
-    store(models_dir, samples=samples, card={"direction": "backward"})
+    store(repository, samples=samples, card={"direction": "backward"})
     assert told(capsys, "show", "m")[-1] == "    It is over. [The end.]"
 
 
-def test_an_imported_model_is_shown_without_a_training_report(models_dir, capsys):
+def test_an_imported_model_is_shown_without_a_training_report(repository, capsys):
     """The last line says that the model was imported."""
-    store(models_dir, card={"training": None, "cell": None, "layers": 0, "embedding": 0, "context": 5})
+    store(repository, card={"training": None, "cell": None, "layers": 0, "embedding": 0, "context": 5})
     lines = told(capsys, "show", "m")
     assert "  layers            unknown, window 5" in lines
     assert lines[-1] == "imported: its training is unknown"
 
 
-def test_show_json_prints_the_card_alone(models_dir, capsys):
+def test_show_json_prints_the_card_alone(repository, capsys):
     """Standard output is valid JSON."""
-    place = store(models_dir)
+    place = store(repository)
     card = json.loads("\n".join(told(capsys, "show", "m", "--json")))
     assert card == json.loads((place / "assets.extra" / "generator.json").read_text())
 
 
-def test_a_damaged_history_does_not_hide_the_card(models_dir, capsys):
+def test_a_damaged_history_does_not_hide_the_card(repository, capsys):
     """The error is printed in place of the epochs."""
-    (store(models_dir) / "assets.extra" / "history.json").write_text('[{"train_loss": 1, "validation_loss": null}]')
+    (store(repository) / "assets.extra" / "history.json").write_text('[{"train_loss": 1, "validation_loss": null}]')
     (line,) = [line for line in told(capsys, "show", "m") if line.startswith("  epochs")]
     assert "history.json: damaged (0.accuracy: Field required)" in line
 
 
-def test_a_closed_pipe_is_no_error(models_dir):
+def test_a_closed_pipe_is_no_error(repository):
     """`list | head -1` prints no BrokenPipeError."""
-    store(models_dir)
+    store(repository)
     script = f"{sys.executable} -m export list | true; exit ${{PIPESTATUS[0]}}"
     env = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
     done = subprocess.run(["bash", "-c", script], env=env, capture_output=True, text=True, check=False)
