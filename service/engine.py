@@ -16,7 +16,7 @@ from service.generation.candidate_filter import IsCopy
 from service.generation.checkpoint import Checkpoint
 from service.generation.choice import ConstrainedMatch
 from service.generation.completion import CompletionBuilder
-from service.generation.inspection import InspectionBuilder, num_values, wanted_traces
+from service.generation.inspection import InspectionBuilder, num_values, requested_activations
 from service.generation.memory_estimates import completion_bytes, embedding_bytes, inspection_bytes
 from service.generation.pooling import PoolingBuilder
 from service.generation.prompts import NOTHING, EncodedPrompt, encode_prompts, require_encodable, require_ids
@@ -139,7 +139,10 @@ class Engine:
         with TokenCharges(context, "input") as charges:
             charges.charge_up_to(require_encodable(body.prompts, model, "input", self._limits))
             prompts = self._encode(body.prompts, model, "input", context, checkpoint, reverse=body.go_backwards)
-            limit, count = self._limits.max_inspect_values, num_values(body, wanted_traces(body, model), prompts[0])
+            limit, count = (
+                self._limits.max_inspect_values,
+                num_values(body, requested_activations(body, model), prompts[0]),
+            )
             if count > limit:
                 raise InvalidRequest(
                     f"the response may have at most {limit} values (positions × values per position), got {count}; "

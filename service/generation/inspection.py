@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from contract import signatures
-from contract.card import Trace
+from contract.card import Activation
 from service.api.requests import InspectRequest
 from service.generation.logprobs import Logprobs, expected_next
 from service.generation.prompts import EncodedPrompt
@@ -13,7 +13,7 @@ from service.generation.request import Request
 from service.models.registry import ServedModel
 from service.scheduling.sequence import Event, PrefillResult, Scores
 
-# Values of `include`, and the kinds of traces that each selects.
+# Values of `include`, and the kinds of activations that each selects.
 KINDS = {
     "hidden": (signatures.HIDDEN, signatures.TOP),
     "cell": (signatures.CELL,),
@@ -38,7 +38,7 @@ class InspectionOutput:
         expected: The most probable tokens after the last one that the model read, and their log probabilities.
         positions: int64 (positions,): indexes of the tokens of `values`.
         units: By layer, int64 (units,): indexes of its units in `values`.
-        values: Each requested trace, float32 (positions, units).
+        values: Each requested activation, float32 (positions, units).
         state: Each layer's hidden and cell state after the last token, float32 (units,); empty if not requested.
     """
 
@@ -47,15 +47,15 @@ class InspectionOutput:
     expected: dict[str, float]
     positions: np.ndarray
     units: dict[int, np.ndarray]
-    values: list[tuple[Trace, np.ndarray]]
-    state: list[tuple[Trace, np.ndarray]]
+    values: list[tuple[Activation, np.ndarray]]
+    state: list[tuple[Activation, np.ndarray]]
 
 
-def wanted_traces(body: InspectRequest, model: ServedModel) -> list[Trace]:
-    """Return the traces of a model that a body selects by kind and layer."""
+def requested_activations(body: InspectRequest, model: ServedModel) -> list[Activation]:
+    """Return the activations of a model that a body selects by kind and layer."""
     kinds = {kind for name in body.include for kind in KINDS[name]}
-    layers = {trace.layer for trace in model.card.traces} if body.layers is None else set(body.layers)
-    return [trace for trace in model.card.traces if trace.kind in kinds and trace.layer in layers]
+    layers = {each.layer for each in model.card.traces} if body.layers is None else set(body.layers)
+    return [each for each in model.card.traces if each.kind in kinds and each.layer in layers]
 
 
 def evenly_spaced(count: int, most: int | None) -> np.ndarray:
@@ -65,10 +65,10 @@ def evenly_spaced(count: int, most: int | None) -> np.ndarray:
     return np.linspace(0, count - 1, most).round().astype(np.int64)
 
 
-def num_values(body: InspectRequest, traces: list[Trace], prompt: EncodedPrompt) -> int:
+def num_values(body: InspectRequest, activations: list[Activation], prompt: EncodedPrompt) -> int:
     """Return how many numbers the response would hold."""
     num_positions = min(prompt.num_tokens, body.max_positions or prompt.num_tokens) if body.return_sequences else 1
-    return num_positions * sum(min(trace.units, body.max_units or trace.units) for trace in traces)
+    return num_positions * sum(min(each.units, body.max_units or each.units) for each in activations)
 
 
 class InspectionBuilder:
@@ -76,18 +76,18 @@ class InspectionBuilder:
 
     def __init__(self, body: InspectRequest, request: Request) -> None:
         self.request, self.body, self._model = request, body, request.model
-        self.traces = wanted_traces(body, request.model)
+        self.activations = requested_activations(body, request.model)
         (prompt,) = request.prompts
         self._positions = evenly_spaced(prompt.num_tokens, body.max_positions)
         if not body.return_sequences:
             self._positions = self._positions[:1] if prompt.backward else self._positions[-1:]
-        self._units = {trace.layer: evenly_spaced(trace.units, body.max_units) for trace in self.traces}
+        self._units = {each.layer: evenly_spaced(each.units, body.max_units) for each in self.activations}
         num_tokens, num_before = prompt.num_tokens, len(prompt.input_ids) - prompt.num_tokens
         # Indexes of the positions in what the model reads.
         self._input_indexes = num_before + (num_tokens - 1 - self._positions if prompt.backward else self._positions)
         # Zeros take no memory until the first values are written.
         self._values = [
-            np.zeros((len(self._positions), len(self._units[trace.layer])), np.float32) for trace in self.traces
+            np.zeros((len(self._positions), len(self._units[each.layer])), np.float32) for each in self.activations
         ]
         self._num_prefilled = 0
 
@@ -104,22 +104,22 @@ class InspectionBuilder:
             self.request.prompts[0],
             signatures.INSPECT,
             returns_state=self.body.return_state,
-            requested_traces=tuple((trace.output, trace.units) for trace in self.traces),
+            requested_activations=tuple((each.output, each.units) for each in self.activations),
             emit=self._take_event,
         )
         self.request.submit([[sequence]])
 
     def _take_event(self, event: Event) -> None:
         """Keep an event's requested values, on the scheduler's thread; the other values are dropped, not queued."""
-        if isinstance(event, PrefillResult) and event.trace_values is not None and event.scores is not None:
+        if isinstance(event, PrefillResult) and event.activations is not None and event.scores is not None:
             length = len(event.scores.logprobs)
             indexes, start = self._input_indexes, self._num_prefilled
             in_event = np.flatnonzero((indexes >= start) & (indexes < start + length))
-            for trace, value in zip(self.traces, self._values, strict=True):
-                trace_values = event.trace_values[trace.output][indexes[in_event] - start]
-                value[in_event] = trace_values[:, self._units[trace.layer]]
+            for each, value in zip(self.activations, self._values, strict=True):
+                rows = event.activations[each.output][indexes[in_event] - start]
+                value[in_event] = rows[:, self._units[each.layer]]
             self._num_prefilled += length
-            event = replace(event, trace_values=None)
+            event = replace(event, activations=None)
         self.request.put(event)
 
     def result(self) -> InspectionOutput:
@@ -144,16 +144,16 @@ class InspectionBuilder:
             state=[] if state is None else self._split_state(state),
         )
 
-    def _take_values(self) -> list[tuple[Trace, np.ndarray]]:
+    def _take_values(self) -> list[tuple[Activation, np.ndarray]]:
         """Return the values and drop them here, so that the caller can free them one by one."""
         values, self._values = self._values, []
-        return list(zip(self.traces, values, strict=True))
+        return list(zip(self.activations, values, strict=True))
 
-    def _split_state(self, state: np.ndarray) -> list[tuple[Trace, np.ndarray]]:
+    def _split_state(self, state: np.ndarray) -> list[tuple[Activation, np.ndarray]]:
         """Split a state into the vectors of its layers; a sliding-window model has none."""
-        traces = [trace for trace in self._model.card.traces if trace.kind in (signatures.HIDDEN, signatures.CELL)]
-        parts = np.split(state, np.cumsum([trace.units for trace in traces])[:-1]) if traces else []
-        return list(zip(traces, parts, strict=True))
+        states = [each for each in self._model.card.traces if each.kind in (signatures.HIDDEN, signatures.CELL)]
+        parts = np.split(state, np.cumsum([each.units for each in states])[:-1]) if states else []
+        return list(zip(states, parts, strict=True))
 
 
 def _split_scores(scores: list[Scores]) -> tuple[Scores, Scores]:

@@ -95,7 +95,7 @@ class Request:
         num_top: int | None = None,
         match: Match | None = None,
         returns_state: bool = False,
-        requested_traces: tuple[tuple[str, int], ...] = (),
+        requested_activations: tuple[tuple[str, int], ...] = (),
         emit: Callable[[Event], None] | None = None,
     ) -> Sequence:
         """Return the next admitted sequence; see `Sequence` for the arguments. `emit` is `put` if not given."""
@@ -118,7 +118,7 @@ class Request:
             vocab_size=model.card.vocab_size,
             release=self.admission.take(),
             prefill_signature=prefill_signature,
-            requested_traces=requested_traces,
+            requested_activations=requested_activations,
             num_sampled_before=checkpoint.point.num_sampled if checkpoint else 0,
             counts_before=checkpoint.token_counts if checkpoint else None,
             returns_state=returns_state,

@@ -42,8 +42,8 @@ class BatchLimits:
 # streams was a fifth lower (measured).
 MAX_DECODE_TOKENS_PER_CALL = 2048
 MAX_PREFILL_TOKENS_PER_CALL = 4096
-# Maximum floats of the traces that one `inspect` call returns: 16 MiB.
-MAX_TRACE_VALUES_PER_CALL = 2**22
+# Maximum floats of the activations that one `inspect` call returns: 16 MiB.
+MAX_ACTIVATIONS_PER_CALL = 2**22
 # Maximum decode steps of a sequence's first decode call, in which all sequences are new.
 FIRST_DECODE_STEPS = 8
 # Maximum decode steps of a partly filled call while other sequences run: they can join the batch after it.
@@ -201,7 +201,7 @@ class ModelQueue:
         """Return the sequences in prefill with the same signature and outputs as the first."""
 
         def kind(sequence: Sequence) -> Hashable:
-            return sequence.prefill_signature, sequence.requested_traces
+            return sequence.prefill_signature, sequence.requested_activations
 
         return [sequence for sequence in self.prefilling if kind(sequence) == kind(self.prefilling[0])]
 
@@ -212,8 +212,8 @@ class ModelQueue:
         sequences = self._dequeue(self.prefilling, compatible, count, num_free_calls)
         batch_size = fit(self.limits.batch_sizes, len(sequences))
         limit = min(self.limits.max_length, MAX_PREFILL_TOKENS_PER_CALL // batch_size)
-        if trace_width := sum(units for _, units in sequences[0].requested_traces):
-            limit = max(1, min(limit, MAX_TRACE_VALUES_PER_CALL // (batch_size * trace_width)))
+        if activation_width := sum(units for _, units in sequences[0].requested_activations):
+            limit = max(1, min(limit, MAX_ACTIVATIONS_PER_CALL // (batch_size * activation_width)))
         longest = max(sequence.num_remaining_prompt_tokens for sequence in sequences)
         return self._call(sequences[0].prefill_signature, sequences, batch_size, min(longest, limit))
 

@@ -42,7 +42,7 @@ class Prefill:
 
     def outputs(self, sequences: Many[Sequence], batch_size: int, size: int) -> OutputShapes:
         """Return the shape of each requested output except the state, by name."""
-        shapes: OutputShapes = {name: (batch_size, size, units) for name, units in sequences[0].requested_traces}
+        shapes: OutputShapes = {name: (batch_size, size, units) for name, units in sequences[0].requested_activations}
         if self.scores:
             top = (batch_size, size, sequences[0].num_top_outputs)
             shapes |= {"logprobs": (batch_size, size), "top_token_ids": top, "top_logprobs": top}
@@ -70,7 +70,7 @@ class Prefill:
             sequence.hidden_sum,
             outputs["last"][slot] if self.sums else None,
             sequence.state_snapshot,
-            {name: of_slot(name) for name, _ in sequence.requested_traces},
+            {name: of_slot(name) for name, _ in sequence.requested_activations},
         )
 
 
