@@ -201,7 +201,7 @@ def _card(
         code_sha256=_code_sha256(),
         tensorflow=tf.__version__,
         created=int(time.time()),
-        traces=tuple(exportable.network.traces),
+        traces=tuple(exportable.network.activations),
         num_top=graph.num_top_of(exportable.network.vocab_size),
         training=training,
         training_filter=TrainingFilterDescription.of(training_filter) if training_filter else None,

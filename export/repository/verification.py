@@ -170,7 +170,7 @@ def _serving_default_as_model(card: GeneratorCard, functions: Mapping[str, Any])
 
     # The attributes of a network that the check of its signatures uses.
     sizes: Any = SimpleNamespace(
-        state_size=card.state_size, output_size=card.units, vocab_size=card.vocab_size, traces=card.traces
+        state_size=card.state_size, output_size=card.units, vocab_size=card.vocab_size, activations=card.traces
     )
     return Exportable(sizes, Facts(), card.weights_sha256, logits, gives_probabilities=False)
 
@@ -190,14 +190,14 @@ def _output_sizes(card: GeneratorCard) -> dict[str, dict[str, int | None]]:
     """Return the width of every output; None if it is the number of tokens."""
     state, tokens = {"state": card.state_size}, {"token_ids": None, "logprobs": None}
     top = dict.fromkeys(("top_token_ids", "top_logprobs"), card.num_top)
-    traces = {trace.output: trace.units for trace in card.traces}
+    activations = {each.output: each.units for each in card.traces}
     variants = {
         signatures.PREFILL: state,
         signatures.DECODE: {**tokens, **state},
         signatures.DECODE_FULL: {**tokens, **top, **state},
         signatures.SCORE: {"logprobs": None, **top, **state},
         signatures.EMBED: {**state, "sum": card.units, "last": card.units},
-        signatures.INSPECT: {"logprobs": None, **top, **state, **traces},
+        signatures.INSPECT: {"logprobs": None, **top, **state, **activations},
     }
     by_name = {
         signatures.in_precision(name, precision): sizes

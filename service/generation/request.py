@@ -138,7 +138,7 @@ class Request:
         num_top: int | None = None,
         match: Match | None = None,
         returns_state: bool = False,
-        requested_traces: tuple[tuple[str, int], ...] = (),
+        requested_activations: tuple[tuple[str, int], ...] = (),
         results: Results | None = None,
     ) -> Sequence:
         """Return a new sequence; see `Sequence` for the arguments. `results` is the request's queue if not given."""
@@ -158,7 +158,7 @@ class Request:
             index=index,
             vocab_size=model.card.vocab_size,
             prefill_signature=prefill_signature,
-            requested_traces=requested_traces,
+            requested_activations=requested_activations,
             num_sampled_before=checkpoint.point.num_sampled if checkpoint else 0,
             counts_before=checkpoint.token_counts if checkpoint else None,
             returns_state=returns_state,

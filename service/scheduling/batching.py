@@ -43,8 +43,8 @@ class BatchLimits:
 # streams was a fifth lower (measured).
 MAX_DECODE_TOKENS_PER_CALL = 2048
 MAX_PREFILL_TOKENS_PER_CALL = 4096
-# Maximum floats of the traces that one `inspect` call returns: 16 MiB.
-MAX_TRACE_VALUES_PER_CALL = 2**22
+# Maximum floats of the activations that one `inspect` call returns: 16 MiB.
+MAX_ACTIVATIONS_PER_CALL = 2**22
 # Maximum decode steps of a sequence's first decode call, in which all sequences are new.
 FIRST_DECODE_STEPS = 8
 # Maximum decode steps of a partly filled call while other sequences run: they can join the batch after it.
@@ -228,15 +228,15 @@ class ModelQueue:
 
     def _next_prefill(self, num_free_calls: int) -> Call:
         first = self.prefilling[0]
-        kind = first.prefill_signature, first.requested_traces
-        compatible = [each for each in self.prefilling if (each.prefill_signature, each.requested_traces) == kind]
+        kind = first.prefill_signature, first.requested_activations
+        compatible = [each for each in self.prefilling if (each.prefill_signature, each.requested_activations) == kind]
         # While sequences run, only as many prompts as fill a batch without padding.
         count = fit_below(self.limits.batch_sizes, len(compatible)) if self.ready else len(compatible)
         sequences = self._dequeue(self.prefilling, compatible, count, num_free_calls)
         batch_size = fit(self.limits.batch_sizes, len(sequences))
         limit = min(self.limits.max_length, MAX_PREFILL_TOKENS_PER_CALL // batch_size)
-        if trace_width := sum(units for _, units in first.requested_traces):
-            limit = max(1, min(limit, MAX_TRACE_VALUES_PER_CALL // (batch_size * trace_width)))
+        if activation_width := sum(units for _, units in first.requested_activations):
+            limit = max(1, min(limit, MAX_ACTIVATIONS_PER_CALL // (batch_size * activation_width)))
         longest = max(sequence.num_remaining_prompt_tokens for sequence in sequences)
         return self._call(first.prefill_signature, sequences, batch_size, min(longest, limit))
 

@@ -160,7 +160,7 @@ class Call:
 
     def _prefill_outputs(self) -> OutputShapes:
         first, shape = self.sequences[0], (self.batch_size, self.size)
-        shapes: OutputShapes = {name: (*shape, units) for name, units in first.requested_traces}
+        shapes: OutputShapes = {name: (*shape, units) for name, units in first.requested_activations}
         if self.signature in _SCORING:
             top = (*shape, first.num_top_outputs)
             shapes |= {"logprobs": shape, "top_token_ids": top, "top_logprobs": top}
@@ -187,7 +187,7 @@ class Call:
             hidden_sum=sequence.hidden_sum,
             hidden_last=outputs["last"][slot] if is_embedding else None,
             state=sequence.state_snapshot,
-            trace_values={name: of_slot(name) for name, _ in sequence.requested_traces},
+            activations={name: of_slot(name) for name, _ in sequence.requested_activations},
             is_reproducible=sequence.is_reproducible,
         )
 

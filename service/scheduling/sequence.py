@@ -76,7 +76,7 @@ class PrefillResult:
         hidden_sum: float32 (U,): sum of the top layer's outputs over all tokens prefilled so far; of "embed".
         hidden_last: float32 (U,): the top layer's output after the last of them; of "embed".
         state: float32 (S,), after them; None if not requested.
-        trace_values: Traces by name, float32 (tokens, units), of the tokens that the call prefilled.
+        activations: By name, float32 (tokens, units), of the tokens that the call prefilled.
         is_reproducible: See `Sequence`.
     """
 
@@ -86,7 +86,7 @@ class PrefillResult:
     hidden_sum: np.ndarray | None = None
     hidden_last: np.ndarray | None = None
     state: np.ndarray | None = None
-    trace_values: Mapping[str, np.ndarray] | None = None
+    activations: Mapping[str, np.ndarray] | None = None
     is_reproducible: bool = True
 
     @property
@@ -147,7 +147,7 @@ class Sequence:
         vocab_size: Exclusive upper limit of the model's token ids; a backend's samples are checked against it.
         release: Releases its admission, on the scheduler's thread, once it has finished.
         prefill_signature: "prefill", "score", "embed" or "inspect".
-        requested_traces: Requested traces of "inspect", as (name, width).
+        requested_activations: Those that "inspect" returns, as (name, width).
         counts_before: Ids and counts of the tokens sampled by the requests that it resumes; see `Adjustments`.
         returns_state: Whether its results carry the state.
         num_top: Requested top logprobs per sampled token; None: not even its own logprob.
@@ -185,7 +185,7 @@ class Sequence:
     vocab_size: int = MAX_VOCAB_SIZE
     release: Callable[[], object] = do_nothing
     prefill_signature: str = signatures.PREFILL
-    requested_traces: tuple[tuple[str, int], ...] = ()
+    requested_activations: tuple[tuple[str, int], ...] = ()
     num_sampled_before: int = 0
     counts_before: tuple[np.ndarray, np.ndarray] | None = None
     returns_state: bool = False

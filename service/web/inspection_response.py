@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from contract.card import Trace
+from contract.card import Activation
 from service.generation.hidden_states import InspectionOutput, InspectionProcessor
 
 # Numbers per part, and list items per part.
@@ -53,7 +53,7 @@ def _parts(builder: InspectionProcessor, output: InspectionOutput) -> Iterator[b
 
 def _layers(output: InspectionOutput, encoding: str) -> Iterator[bytes]:
     """Serialize every layer: its units, a matrix for each kind of value, and its state if requested."""
-    layers = sorted({*output.units, *(trace.layer for trace, _ in output.state)})
+    layers = sorted({*output.units, *(each.layer for each, _ in output.state)})
     encode = _ENCODINGS[encoding]
     for index, layer in enumerate(layers):
         units = output.units[layer].tolist() if layer in output.units else []
@@ -66,18 +66,18 @@ def _layers(output: InspectionOutput, encoding: str) -> Iterator[bytes]:
         yield b"}}"
 
 
-def _pop_layer(arrays: list[tuple[Trace, np.ndarray]], layer: int) -> Iterator[tuple[Trace, np.ndarray]]:
+def _pop_layer(arrays: list[tuple[Activation, np.ndarray]], layer: int) -> Iterator[tuple[Activation, np.ndarray]]:
     """Pop the arrays of a layer from a list, one after another."""
-    while (index := next((i for i, (trace, _) in enumerate(arrays) if trace.layer == layer), None)) is not None:
+    while (index := next((i for i, (each, _) in enumerate(arrays) if each.layer == layer), None)) is not None:
         yield arrays.pop(index)
 
 
 def _by_kind(
-    arrays: Iterable[tuple[Trace, np.ndarray]], encode: Callable[[np.ndarray], Iterator[bytes]]
+    arrays: Iterable[tuple[Activation, np.ndarray]], encode: Callable[[np.ndarray], Iterator[bytes]]
 ) -> Iterator[bytes]:
     comma = b""
-    for trace, array in arrays:
-        yield b'%b"%b":' % (comma, trace.kind.encode())
+    for each, array in arrays:
+        yield b'%b"%b":' % (comma, each.kind.encode())
         yield from encode(array)
         comma = b","
 

@@ -10,7 +10,7 @@ from service.commands.serve import SPARE_THREADS
 from service.http_server.worker import RECEIVED_BYTES
 from service.memory_budget import FREE_BYTES
 from service.models import training_filters
-from service.scheduling.batching import MAX_TRACE_VALUES_PER_CALL
+from service.scheduling.batching import MAX_ACTIVATIONS_PER_CALL
 from service.settings import Settings
 from service.structured_outputs.compiler import FAST_MEMORY_BYTES, MAX_MEMORY_BYTES
 from tests.documents import rows
@@ -36,7 +36,7 @@ def parts(settings):
         threads * FREE_BYTES,
         max(RECEIVED_BYTES, 4 * settings.max_body_bytes) + 2 * threads * FREE_BYTES,
         threads * THREAD_BYTES,
-        settings.max_calls * REPLY_COPIES * 4 * MAX_TRACE_VALUES_PER_CALL,
+        settings.max_calls * REPLY_COPIES * 4 * MAX_ACTIVATIONS_PER_CALL,
         training_filters.MAX_CACHE_BYTES,
         settings.pattern_cache_bytes,
         2 * COMPILER_BYTES + MAX_MEMORY_BYTES + FAST_MEMORY_BYTES,
