@@ -13,12 +13,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from benchmarks.fixture_model import BODY, NEW_TOKENS, PROMPT_LENGTH
-from benchmarks.load import run_load
+from benchmarks.load import CONCURRENCIES, run_load, with_cpu_times
 from benchmarks.report import Comparison, each_round, parse_rounds, print_heading, print_table, spread, write_results
-from benchmarks.servers import Servers, cpu_s, fixture_servers
+from benchmarks.servers import Servers, fixture_servers
 
 SIZES = (256, 512, 1024)
-CONCURRENCIES = (1, 8, 64)
 # Requests per measurement: some seconds.
 NUM_REQUESTS = {1: 16, 8: 64, 64: 640}
 ONE_CORE, TWO_CORES, TWO_SERVERS = "one server, one core", "one server, two cores", "two servers, two cores"
@@ -58,14 +57,14 @@ def arrange(
                 for thread in Path(f"/proc/{pid}/task").iterdir():
                     os.sched_setaffinity(int(thread.name), {first} if pid in pids else others)
         try:
-            before = sum(map(cpu_s, pids)), sum(map(cpu_s, workers))
-            load = run_load(gateway.port, BODY, concurrency=concurrency, num_requests=NUM_REQUESTS[concurrency])
-            after = sum(map(cpu_s, pids)), sum(map(cpu_s, workers))
+            load, cpu_us = with_cpu_times(
+                {"server": pids, "gateway": workers},
+                lambda: run_load(gateway.port, BODY, concurrency=concurrency, num_requests=NUM_REQUESTS[concurrency]),
+            )
         finally:
             if pinned:
                 os.sched_setaffinity(0, {first, *others})
-        server, worker = (1e6 * (end - begin) / load.tokens for begin, end in zip(before, after, strict=True))
-        return load.tokens_per_s, server, worker
+        return load.tokens_per_s, cpu_us["server"], cpu_us["gateway"]
 
     return measure
 

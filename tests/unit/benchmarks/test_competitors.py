@@ -5,11 +5,11 @@ import json
 
 import pytest
 
-from benchmarks.competitors import choose, cpu_rows, memory_rows, speed_rows
-from benchmarks.in_process import NEW_TOKENS, measure_completions
-from benchmarks.nanogpt import kv_cache_bytes
+from benchmarks.competitors.__main__ import choose, cpu_rows, speed_rows
+from benchmarks.competitors.libraries import NEW_TOKENS, measure_completions
+from benchmarks.competitors.nanogpt import kv_cache_bytes
+from benchmarks.competitors.systems import FLOAT32, Measurement, link_libraries
 from benchmarks.report import percentile
-from benchmarks.systems import FLOAT32, Measurement, link_libraries
 
 
 def measurement(tokens_per_s, *, load_us=0.0, setting="", **cpu_us):
@@ -62,9 +62,8 @@ def test_cpu_times_are_reported_by_part():
 
 
 def test_memory_is_computed_from_the_shapes():
-    """A KV cache has 384 float16 keys and values in each of 6 layers for each token; a state 1,024 float32."""
+    """A KV cache has 384 float16 keys and values in each of 6 layers for each token."""
     assert kv_cache_bytes(1) == 2 * 6 * 384 * 2
-    assert memory_rows()[0][1:] == ["4.1 kB", "2.4 MB"]
 
 
 @pytest.mark.parametrize(("share", "value"), [(0.5, 5), (0.99, 10), (0.1, 1)])

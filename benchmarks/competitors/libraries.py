@@ -1,4 +1,4 @@
-"""LSTMs of the fixture model's size without a server: `python -m benchmarks.in_process KIND …` measures one on request.
+"""LSTMs of the fixture model's size in a process: `python -m benchmarks.competitors.libraries KIND …` measures one.
 
 Each completes a batch of requests: prefill of the prompt, then one step per token with sampling. There is no HTTP, and
 all sequences of a batch start and end together.
