@@ -173,3 +173,38 @@ def _of_transcript(text):
         typed = "".join(f"{line[prompt.end() :]}\n" for line, prompt in prompts if prompt)
         commands.append(Command(entered, typed))
     return commands
+
+
+# Pages with such a command are not tried here.
+NOT_TRIED = (
+    "docker compose down",  # needs Docker; tests/compose covers a part
+    "kubectl create ",  # needs a cluster; tests/kubernetes has one
+    "scripts/build-tensorflow-serving ",  # needs a clone of TensorFlow Serving
+    "npm install ",  # gigabytes of other clients' packages
+    "sostenuto train names.txt ",  # trains a model of its own; test_records.py runs the page
+)
+# Commands that are not run, by their beginning, and the reason.
+NOT_RUN = {
+    "make test": "is what runs this",
+    "docker ": "needs Docker; tests/compose has it",
+    "pip install ": "would change the tests' own environment",
+    "pip wheel ": "downloads 650 MB",
+    "PIP_NO_INDEX=1 PIP_FIND_LINKS=$PWD/wheelhouse make run": "installs 2 GB, and serves until Ctrl-C",
+    "sostenuto train ": "takes minutes; test_documents.py runs two, made short",
+    "sostenuto serve": "serves until Ctrl-C",
+    "sostenuto demo": "trains for three minutes, and serves until Ctrl-C",
+    "cat *.txt | sostenuto train ": "takes minutes",
+    "sostenuto resume ": "takes the minutes that are left of a training run",
+    "sostenuto import lesson.h5 ": "takes half a minute; a .keras file is imported, from another page",
+    ".venv/bin/python -m benchmarks.": "takes minutes, and must be alone",
+    "SOSTENUTO_KEYS_FILE=keys.json SOSTENUTO_HOST=0.0.0.0 make run": "opens a port to the network",
+    "SOSTENUTO_PORTABLE=true make run": "serves until Ctrl-C",
+    ".venv/bin/python -m model_server --host=10.0.0.1 ": "another machine's address",
+    "SOSTENUTO_STATE_KEY_FILE=.sostenuto-state-key sostenuto serve ": "other machines' addresses",
+    "sostenuto remove ": "asks for confirmation at a terminal",
+    "sostenuto batch in.jsonl out.jsonl --ray": "a cluster; test_batch.py has one",
+}
+# Of the pages that are tried.
+TRIED = [page for page in PAGES if not any(command.text.startswith(NOT_TRIED) for command in commands_of(page))]
+BLOCKS = [block for page in TRIED for block in blocks(page)]
+COMMANDS = [command for page in TRIED for command in commands_of(page)]
