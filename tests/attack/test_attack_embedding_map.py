@@ -5,17 +5,16 @@ The vocabulary has 20,000 words, the vectors 512 numbers each: a file of 104 MB.
 
 import concurrent.futures
 import itertools
-import os
 import signal
 import socket
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.conftest import publish_model
+from tests.processes import cpu_s, status
 from tests.servers import Gateway, ModelServer
 from tests.waiting import until
 
@@ -78,16 +77,6 @@ def large_gateway(start):
     return start()
 
 
-def cpu_s(pid):
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def peak_bytes(pid):
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-
-
 def request_map(gateway):
     connection = socket.create_connection(("127.0.0.1", gateway.port), timeout=60)
     connection.sendall(f"GET {MAP} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
@@ -146,10 +135,10 @@ def test_concurrent_map_requests_share_one_computation(large_gateway):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     pid = large_gateway.worker_pid
-    before, memory_before, stream.longest_gap_s = cpu_s(pid), peak_bytes(pid), 0.0
+    before, memory_before, stream.longest_gap_s = cpu_s(pid), status(pid, "VmHWM"), 0.0
     with concurrent.futures.ThreadPoolExecutor(NUM_CLIENTS) as pool:
         maps = list(pool.map(lambda _: large_gateway.get(MAP), range(NUM_CLIENTS)))
-    used_s, used_bytes = cpu_s(pid) - before, peak_bytes(pid) - memory_before
+    used_s, used_bytes = cpu_s(pid) - before, status(pid, "VmHWM") - memory_before
     gap_s = stream.longest_gap_s
     stream.end()
     print(

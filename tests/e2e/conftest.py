@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+from tests.access import keys
 from tests.built import built
 from tests.pages import Tab, launch
 from tests.servers import Gateway, ModelServer
@@ -92,6 +93,14 @@ def start_gateway(two_models_dir, model_server, tmp_path):
     yield start
     for gateway in running:
         gateway.kill()
+
+
+@pytest.fixture
+def key_file(tmp_path):
+    """A key file with one key, of the tenant `operator`."""
+    path = tmp_path / "keys.json"
+    keys(path, "add", "--tenant", "operator")
+    return path
 
 
 @pytest.fixture(scope="session")

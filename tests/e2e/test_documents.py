@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -26,8 +27,12 @@ PATIENCE_S = 120
 CORPUS = "".join(map(chr, range(32, 127))) + TEXT * 20
 # Appended to a training command of the pages, which then takes seconds.
 SHORT = ["--units=16", "--epochs=1", "--batch-size=4", "--validation=0.3", "--runs-dir=runs", "--models-dir=trained"]
-# The pages' training commands of the models in use: `book` and `demo`, which carry state, and `reverse`.
-TRAININGS = ("sostenuto train book.txt --units 256 ", "sostenuto train book.txt --name ending ")
+# The pages' training commands of the models in use: `book` and `demo`, which carry state, `reverse`, and `names`.
+TRAININGS = (
+    "sostenuto train book.txt --units 256 ",
+    "sostenuto train book.txt --name ending ",
+    "sostenuto train names.txt ",
+)
 # Lines of batch files.
 REQUEST_LINES = [block for block in BLOCKS if block.language == "json" and '"custom_id": ' in block.text]
 # Id of the key that a page revokes.
@@ -102,17 +107,20 @@ def made(tmp_path_factory):
     (reader / "runs").mkdir()
     (reader / ".sostenuto-state-key").write_text("0" * 64)
     trained = _trained_by_the_pages()
-    book, ending = trained / "book/1", trained / "ending/1"
+    book = trained / "book/1"
     for name in ("book", "demo"):
         _copy_version(book, reader / "models", name, 1)
         _copy_version(book, served, name, 1)
-    _copy_version(ending, served, "reverse", 1)
+    _copy_version(trained / "ending/1", served, "reverse", 1)
+    _copy_version(trained / "names/1", served, "names", 1)
     return folder
 
 
 def _write_corpora(folder):
     for name in ("book.txt", "page.txt"):
         (folder / name).write_text(CORPUS)
+    names = (unicodedata.name(chr(code), "") for code in range(0x21, 0x200))
+    (folder / "names.txt").write_text("".join(f"{name}\n" for name in names if name))
 
 
 def _trained_by_the_pages():
@@ -150,7 +158,7 @@ def _copy_version(version, models_dir, name, number):
 
 @pytest.fixture(scope="module")
 def address(made, tmp_path_factory):
-    """The URL of a gateway with default settings that serves `book`, `demo` and `reverse`."""
+    """The URL of a gateway with default settings that serves all these models."""
     logs = tmp_path_factory.mktemp("logs")
     with contextlib.ExitStack() as stack:
         server = ModelServer(made / "served", logs / "model_server.log")

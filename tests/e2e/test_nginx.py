@@ -58,9 +58,9 @@ def test_nginx_streams_unbuffered_and_passes_on_disconnects(proxied):
     gateway, client = proxied
     events = client.stream(**BODY, max_tokens=10_000_000)
     assert next(events)["choices"][0]["text"]
-    assert gateway.get("/v1/status")[1]["sequences"]["accepted"] == 1
+    assert gateway.accepted == 1
     events.close()
-    until(lambda: gateway.get("/v1/status")[1]["sequences"]["accepted"] == 0)
+    until(lambda: gateway.accepted == 0)
 
 
 def test_responses_through_nginx_equal_the_gateways(proxied):

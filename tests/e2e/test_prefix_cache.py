@@ -2,8 +2,8 @@
 
 import pytest
 
+from tests.access import ask, keys
 from tests.conftest import MODEL_NAMES, TEXT
-from tests.e2e.test_access import ask, key_file, keys  # noqa: F401 - a fixture is used by its name
 from tests.servers import Gateway
 
 LONG = TEXT * 12
@@ -54,7 +54,7 @@ def test_a_prefix_cache_hit_does_not_change_a_byte(ample_gateway, forgetful, mod
         assert known == [0, 499, 499, 256, 799]
 
 
-def test_the_prefix_cache_is_shared_only_by_keys_of_one_tenant(start_gateway, key_file):  # noqa: F811 - see the import
+def test_the_prefix_cache_is_shared_only_by_keys_of_one_tenant(start_gateway, key_file):
     """Another tenant gets a miss, so it cannot find out whether a prompt was sent before."""
     anna, also_anna, bert = (
         keys(key_file, "add", "--tenant", tenant).splitlines()[-1] for tenant in ("anna", "anna", "bert")
@@ -69,7 +69,6 @@ def test_the_prefix_cache_is_shared_only_by_keys_of_one_tenant(start_gateway, ke
 
 
 def test_the_usage_of_a_stream_has_cached_tokens(ample_gateway):
-    """First a miss, then a hit."""
     fields = {"model": "lstm", "prompt": LONG[7:107], "max_tokens": 3, "seed": 1}
     for expected in (0, 99):
         events = list(ample_gateway.stream(**fields, stream_options={"include_usage": True}))

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
+from tests.access import ask, keys
 from tests.conftest import MODEL_NAMES, TEXT
-from tests.e2e.test_access import ask, key_file, keys  # noqa: F401 - a fixture is used by its name
 from tests.servers import Gateway
 from tests.waiting import until
 
@@ -166,7 +166,7 @@ def test_a_completion_cut_off_by_shutdown_resumes_on_another_gateway(start_gatew
     fields = {**BODY, "max_tokens": 1_000_000, "return_state": True, "stream": stream}
     connection = leaving.connect()
     connection.request("POST", "/v1/completions", json.dumps(fields))
-    until(lambda: leaving.get("/v1/status")[1]["sequences"]["accepted"] == 1)
+    until(lambda: leaving.accepted == 1)
     time.sleep(0.2)
     leaving.send(signal.SIGTERM)
     response = connection.getresponse()
@@ -184,7 +184,7 @@ def test_a_completion_cut_off_by_shutdown_resumes_on_another_gateway(start_gatew
     assert text + rest["text"] == completed(staying, **BODY, max_tokens=len(text) + 50)["text"]
 
 
-def test_each_invalid_resume_token_has_its_error(start_gateway, key_file):  # noqa: F811 - see the import
+def test_each_invalid_resume_token_has_its_error(start_gateway, key_file):
     """Another tenant's, altered, cut off, too long, of another model or state key, expired: by status and code."""
     anna, bert = (keys(key_file, "add", "--tenant", tenant).splitlines()[-1] for tenant in ("anna", "bert"))
     gateway = start_gateway(keys_file=key_file)

@@ -34,7 +34,6 @@ def bounds_of(field):
 
 @pytest.mark.parametrize("name", Settings.model_fields)
 def test_every_setting_is_documented_with_default_and_limits(name):
-    """With the field's own description."""
     field = Settings.model_fields[name]
     default = "unset" if field.default is None else f"`{field.default}`"
     assert [f"`SOSTENUTO_{name.upper()}`", default, bounds_of(field), field.description] in SETTINGS
@@ -45,7 +44,6 @@ def test_every_documented_setting_exists():
 
 
 def test_the_file_map_has_every_top_level_directory():
-    """And no others."""
     tree = set(re.findall(r"^(\w+)/ +\S", read("CONTRIBUTING.md"), re.MULTILINE))
     tracked = {path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith((".", "__"))}
     assert tree == tracked - {"runs", "build", "dist"}
@@ -91,7 +89,6 @@ def html_pages(site, part):
 
 
 def test_the_site_documents_every_public_name_of_the_sdk(site):
-    """`__all__` is the list."""
     (page,) = html_pages(site, 'id="sostenuto.')
     documented = set(re.findall(r'id="sostenuto\.(\w+)"', page))
     assert documented == set(sostenuto.__all__) - {"__version__"}
@@ -129,7 +126,6 @@ def test_every_picture_is_on_a_page_with_an_alternative_text(path):
 
 @pytest.mark.parametrize("page", TRIED)
 def test_targets_modules_variables_and_options_on_a_page_exist(page):
-    """In sentences, tables and commands, whether these are run or not."""
     text = read(page)
     targets = set(re.findall(r"(?:^|`|=\S+ )make ([a-z][a-z-]+)", text, re.MULTILINE))
     assert targets <= set(re.findall(r"^([a-z-]+):", read("Makefile"), re.MULTILINE))
@@ -207,7 +203,6 @@ def test_install_commands_name_existing_files_and_extras(text):
 
 
 def test_the_traffic_split_of_the_pages_parses(tmp_path):
-    """By the gateway's own parser of routing.toml."""
     from service.models.routing import read_shares
 
     (shares,) = (block.text for block in BLOCKS if block.language == "toml")

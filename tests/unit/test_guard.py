@@ -45,7 +45,6 @@ def start_run(server, sleep_s):
 
 @pytest.mark.parametrize("server", [SERVER, DEAF_SERVER], ids=["", "deaf to SIGTERM"])
 def test_a_killed_run_leaves_no_server(server):
-    """Not even one in its own session, or one that ignores SIGTERM."""
     run, pid = start_run(server, 600)
     assert is_running(pid)
     with run:
@@ -88,7 +87,6 @@ def test_a_failed_run_of_pytest_that_is_killed_leaves_neither_server_nor_worker(
 
 
 def test_a_run_that_ends_leaves_no_server():
-    """`stop` waits until none is running."""
     run, pid = start_run(SERVER, 0)
     with run:
         assert run.wait(LIMIT_S) == 0

@@ -68,12 +68,10 @@ def test_memory_is_computed_from_the_shapes():
 
 @pytest.mark.parametrize(("share", "value"), [(0.5, 5), (0.99, 10), (0.1, 1)])
 def test_percentiles_are_measured_values(share, value):
-    """No percentile is interpolated."""
     assert percentile([10, 9, 8, 7, 6, 5, 4, 3, 2, 1], share) == value
 
 
 def test_libraries_of_a_wheel_get_their_links(tmp_path):
-    """Chains of links end at the file."""
     libraries, directory = tmp_path / "bin", tmp_path / "links"
     libraries.mkdir()
     directory.mkdir()

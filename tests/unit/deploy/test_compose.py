@@ -99,7 +99,6 @@ def test_the_gateways_stop_grace_period_covers_drain_and_shutdown(compose):
 
 
 def test_every_environment_variable_of_the_gateway_is_a_setting(compose):
-    """Also those of the service `keys`."""
     names = {name.removeprefix("SOSTENUTO_").lower() for name in compose["services"]["gateway"]["environment"]}
     names |= {name.removeprefix("SOSTENUTO_").lower() for name in compose["services"]["keys"]["environment"]}
     assert names <= set(Settings.model_fields)
@@ -116,7 +115,6 @@ def test_variables_that_the_page_puts_into_gateway_env_take_effect(compose):
 
 
 def test_the_page_lists_every_variable_with_its_default():
-    """And no variable that the compose file does not have."""
     used = dict(re.findall(r"\$\{(\w+):-([^}]*)\}", TEXT))
     table = rows("variable", "default")
     told = {name: defaults for names, defaults, _ in table for name in re.findall(r"`(\w+)`", names)}
