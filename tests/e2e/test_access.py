@@ -12,9 +12,7 @@ import pytest
 from service.api.endpoints import ENDPOINTS
 from service.web.pages import PUBLIC_ENDPOINTS
 from tests.access import BODY, ask, keys
-from tests.e2e.conftest import AMPLE
 from tests.paths import ROOT
-from tests.servers import Gateway
 from tests.waiting import until
 
 PUBLIC = {
@@ -39,15 +37,13 @@ def accepted(gateway, key=None):
 
 
 @pytest.fixture(scope="module")
-def guarded_gateway(two_models_dir, model_server, tmp_path_factory):
-    """A gateway that requires API keys."""
-    folder = tmp_path_factory.mktemp("guarded")
-    path, log = folder / "keys.json", folder / "gateway.log"
+def guarded_gateway(start_shared_gateway, tmp_path_factory):
+    """A gateway that requires API keys, with their file."""
+    path = tmp_path_factory.mktemp("keys") / "keys.json"
     keys(path, "add", "--tenant", "operator")
-    gateway = Gateway(two_models_dir, model_server.port, log, keys_file=path, **AMPLE)
+    gateway = start_shared_gateway(keys_file=path)
     gateway.key_file = path
-    yield gateway
-    gateway.kill()
+    return gateway
 
 
 @pytest.fixture

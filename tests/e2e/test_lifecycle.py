@@ -11,9 +11,7 @@ import time
 
 import pytest
 
-from tests.e2e.conftest import AMPLE
 from tests.processes import status
-from tests.servers import Gateway
 from tests.waiting import until
 
 # Longer than any test runs.
@@ -44,12 +42,9 @@ class Pending:
 
 
 @pytest.fixture(scope="module")
-def narrow_gateway(two_models_dir, model_server, tmp_path_factory):
+def narrow_gateway(start_shared_gateway):
     """A gateway with one slot and no queue."""
-    log = tmp_path_factory.mktemp("narrow") / "gateway.log"
-    gateway = Gateway(two_models_dir, model_server.port, log, **AMPLE, max_running=1, max_queued=0)
-    yield gateway
-    gateway.kill()
+    return start_shared_gateway(max_running=1, max_queued=0)
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["streaming", "not streaming"])

@@ -8,7 +8,6 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from tests.access import ask
-from tests.conftest import MODEL_NAMES
 from tests.waiting import until
 
 SECRET = "It was the worst of times, and nobody is to know"
@@ -72,19 +71,21 @@ def test_a_request_is_one_json_log_line_without_its_text(start_gateway):
     assert answer["choices"][0]["text"][:10] not in gateway.output
 
 
-def test_prompts_are_logged_if_log_prompts_is_set(models_dir, start_gateway):
-    gateway = start_gateway(log_prompts=True, repository=models_dir)
-    ask(gateway, body=BODY)
-    until(lambda: any(line.get("prompt") == [SECRET] for line in lines(gateway)))
-    assert not any("suffix" in line for line in lines(gateway))
-    ask(gateway, body={"model": "reverse", "suffix": SECRET})
-    until(lambda: any(line.get("suffix") == [SECRET] for line in lines(gateway)))
+@pytest.fixture(scope="module")
+def talkative(start_shared_gateway):
+    """A gateway that logs prompts, with a small memory budget."""
+    return start_shared_gateway(log_prompts=True, request_memory_bytes=2**20)
 
 
-def test_status_has_models_load_and_limits(models_dir, start_gateway):
-    status = ask(start_gateway(request_memory_bytes=2**20, repository=models_dir), body=None, address="/v1/status")[2]
+def test_prompts_are_logged_if_log_prompts_is_set(talkative):
+    ask(talkative, body=BODY)
+    until(lambda: any(line.get("prompt") == [SECRET] for line in lines(talkative)))
+
+
+def test_status_has_models_load_and_limits(talkative):
+    status = ask(talkative, body=None, address="/v1/status")[2]
     assert status["status"] == "ok"
-    assert [model["id"] for model in status["models"]] == MODEL_NAMES
+    assert [model["id"] for model in status["models"]] == ["lstm", "words"]
     assert status["sequences"] == {"accepted": 0, "max": 384}
     assert status["tokens"]["accepted"] == 0
     assert status["memory"] == {"accepted": 0, "max": 2**20}

@@ -8,7 +8,6 @@ import pytest
 
 from tests.access import ask, keys
 from tests.conftest import MODEL_NAMES, TEXT
-from tests.servers import Gateway
 from tests.waiting import until
 
 BODY = {"model": "lstm", "prompt": TEXT[:40], "seed": 3, "temperature": 0.9}
@@ -23,13 +22,9 @@ def state_key(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def two_gateways(models_dir, model_server, state_key, tmp_path_factory):
+def two_gateways(start_shared_gateway, models_dir, state_key):
     """Two gateways with the same state key."""
-    logs = tmp_path_factory.mktemp("logs")
-    two = [Gateway(models_dir, model_server.port, logs / f"{i}.log", state_key_file=state_key) for i in range(2)]
-    yield two
-    for gateway in two:
-        gateway.kill()
+    return [start_shared_gateway(repository=models_dir, state_key_file=state_key) for _ in range(2)]
 
 
 def given(model, text):
@@ -137,9 +132,9 @@ def test_several_prompts_and_choices_branch_from_one_resume_token(gateway):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_deadline_error_has_the_text_so_far_and_a_resume_token(ample_gateway, stream):
+def test_a_deadline_error_has_the_text_so_far_and_a_resume_token(two_gateways, stream):
     """In the response or in the stream's last event; resuming gives the same text as an undisturbed request."""
-    gateway = ample_gateway
+    gateway = two_gateways[0]
     fields = {**BODY, "max_tokens": 1_000_000, "timeout_s": 2, "return_state": True}
     if stream:
         events = [event for event in gateway.stream(**fields) if event]

@@ -3,13 +3,9 @@
 import contextlib
 import json
 
-import pytest
-
 from benchmarks.competitors.__main__ import choose, cpu_rows, speed_rows
 from benchmarks.competitors.libraries import NEW_TOKENS, measure_completions
-from benchmarks.competitors.nanogpt import kv_cache_bytes
 from benchmarks.competitors.systems import FLOAT32, Measurement, link_libraries
-from benchmarks.report import percentile
 
 
 def measurement(tokens_per_s, *, load_us=0.0, setting="", **cpu_us):
@@ -59,16 +55,6 @@ def test_cpu_times_are_reported_by_part():
     assert [row[2] for row in rows] == ["gateway", "model server", "load generator"]
     assert rows[0][3] == "3.0 (3.0–3.0)"
     assert next(speed_rows({(1, FLOAT32): [server]}))[7] == "10.0"
-
-
-def test_memory_is_computed_from_the_shapes():
-    """A KV cache has 384 float16 keys and values in each of 6 layers for each token."""
-    assert kv_cache_bytes(1) == 2 * 6 * 384 * 2
-
-
-@pytest.mark.parametrize(("share", "value"), [(0.5, 5), (0.99, 10), (0.1, 1)])
-def test_percentiles_are_measured_values(share, value):
-    assert percentile([10, 9, 8, 7, 6, 5, 4, 3, 2, 1], share) == value
 
 
 def test_libraries_of_a_wheel_get_their_links(tmp_path):

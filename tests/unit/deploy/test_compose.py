@@ -11,7 +11,7 @@ import yaml
 from service.commands.serve import AFTER_DRAIN_S
 from service.settings import Settings
 from tests.documents import page_with, rows
-from tests.manifests import ABANDONED_PER_CALL, arguments, calls_in_flight, main_container, overlay
+from tests.manifests import ABANDONED_PER_CALL, arguments, calls_in_flight
 from tests.paths import ROOT
 
 TEXT = (ROOT / "docker-compose.yml").read_text()
@@ -48,19 +48,6 @@ def test_cpu_and_gpu_servers_differ_only_in_what_a_gpu_needs(compose):
         cpu.pop(own, None)
         gpu.pop(own)
     assert cpu == gpu
-
-
-def test_the_model_server_has_the_flags_of_the_kubernetes_deployment(compose):
-    """Except for the intervals of polling a shared file system, the number of cores, and the gRPC health check."""
-    here = flags(compose["services"]["tensorflow-serving"])
-    there = arguments(main_container(overlay("cpu"), "tensorflow-serving"))
-    differing = {name for name in here.keys() | there.keys() if here.get(name) != there.get(name)}
-    assert differing == {
-        "model_config_file_poll_wait_seconds",
-        "file_system_poll_wait_seconds",
-        "tensorflow_inter_op_parallelism",
-        "enable_grpc_healthcheck_service",
-    }
 
 
 def test_the_model_server_has_a_thread_per_concurrent_call(compose):

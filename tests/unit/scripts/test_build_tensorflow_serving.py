@@ -158,16 +158,6 @@ def test_a_python_with_another_tensorflow_is_refused(refusal, checkout, programs
     assert line == f"error: tensorflow {pinned} is needed, and {python} has 2.20.0; --python names another Python"
 
 
-def test_a_python_that_does_not_exist_is_refused(refusal, checkout, programs):
-    line = refusal(checkout, "--other-sources", "--python=/nowhere/python", path=programs)
-    assert line.startswith("error: /nowhere/python: No such file or directory; `make run` makes .venv")
-
-
-def test_paths_with_spaces_are_refused(refusal, checkout, programs, tmp_path):
-    line = refusal(checkout, "--other-sources", f"--output={tmp_path / 'a b'}", path=programs)
-    assert line == "error: CHECKOUT, --output and this repository need paths without spaces"
-
-
 @pytest.fixture
 def release(imported, tmp_path, monkeypatch):
     """The module that finds protoc, on an arm64 machine with a release page in a directory."""
