@@ -13,6 +13,7 @@ import pytest
 
 from tests import guard
 from tests.built import built
+from tests.documents import make_site
 from tests.servers import RunningRedis
 
 TEXT = "It was the best of times, it was the worst of times; 1859. “Größe” and 大きさ!\n"
@@ -169,6 +170,12 @@ def publish_versions(folder):
     """Publish four versions of `demo`, each with different weights."""
     for seed in (1, 2, 3, 4):
         publish_model(folder, "demo", seed=seed)
+
+
+@pytest.fixture(scope="session")
+def site():
+    """The directory of the site, which is kept until a page, the SDK or the gateway changes."""
+    return built("site", make_site, sources=("docs", "client/src", "service", "requirements/dev.txt")) / "site"
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,11 @@ Tests find a page by what it has, so that pages can be renamed, merged and split
 """
 
 import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from textwrap import dedent
@@ -105,6 +108,29 @@ def blocks(page):
 def commands_of(page):
     """Return the shell commands of a page."""
     return [command for block in blocks(page) if block.language in SHELL for command in block.commands()]
+
+
+def make_site(folder):
+    """Build the site with Sphinx, with warnings as errors: no orphaned page, no broken link."""
+    folder.mkdir()
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-d", str(folder / "trees"), "-b", "html"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "client/src")}
+    made = subprocess.run(
+        [*command, "docs", str(folder / "site")],
+        check=False,
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert (made.returncode, made.stderr) == (0, "")
+
+
+def html_pages(site, part):
+    """Return the HTML of the site's pages that have `part`."""
+    pages = [path.read_text(encoding="utf-8") for path in site.rglob("*.html")]
+    return [page for page in pages if part in page]
 
 
 def spans(page):

@@ -3,11 +3,10 @@
 import pytest
 
 from tests.pages import DESKTOP, PHONE
-from tests.unit.test_docs import site  # noqa: F401 - a fixture is used by its name
 
 
 @pytest.fixture
-def open_site(browser, site):  # noqa: F811 - a fixture
+def open_site(browser, site):
     """A factory that opens pages of the site."""
     contexts = []
 

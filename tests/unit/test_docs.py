@@ -3,11 +3,8 @@
 import functools
 import importlib.util
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 import tomllib
 from typing import Literal, get_args, get_origin
 
@@ -16,8 +13,7 @@ import pytest
 
 import sostenuto
 from service.settings import Settings
-from tests.built import built
-from tests.documents import BLOCKS, COMMANDS, NOT_RUN, SHELL, TRIED, documents, read, rows, spans
+from tests.documents import BLOCKS, COMMANDS, NOT_RUN, SHELL, TRIED, documents, html_pages, read, rows, spans
 from tests.paths import ROOT
 
 SETTINGS = rows("setting", "default")
@@ -57,35 +53,6 @@ def test_every_relative_link_leads_to_a_file(page):
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), target
-
-
-def make_site(folder):
-    """Build the site with Sphinx, with warnings as errors: no orphaned page, no broken link."""
-    folder.mkdir()
-    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-d", str(folder / "trees"), "-b", "html"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "client/src")}
-    made = subprocess.run(
-        [*command, "docs", str(folder / "site")],
-        check=False,
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    assert (made.returncode, made.stderr) == (0, "")
-
-
-@pytest.fixture(scope="module")
-def site():
-    """The directory of the site, which is kept until a page, the SDK or the gateway changes."""
-    return built("site", make_site, sources=("docs", "client/src", "service", "requirements/dev.txt")) / "site"
-
-
-def html_pages(site, part):
-    """Return the HTML of the site's pages that have `part`."""
-    pages = [path.read_text(encoding="utf-8") for path in site.rglob("*.html")]
-    return [page for page in pages if part in page]
 
 
 def test_the_site_documents_every_public_name_of_the_sdk(site):

@@ -31,7 +31,7 @@ def test_the_kernel_gives_none_of_them_to_a_connection():
 def test_a_taken_port_is_passed_over_and_the_last_is_followed_by_the_first(monkeypatch):
     # Ports that servers of other tests do not get.
     monkeypatch.setattr(ports, "FIRST", ports.LAST + 1)
-    monkeypatch.setattr(ports, "LAST", ports.LAST + 2000)
+    monkeypatch.setattr(ports, "LAST", ports.LAST + 200)
     first = ports.free_port()
     monkeypatch.setattr(ports, "FIRST", first)
     monkeypatch.setattr(ports, "LAST", first + 1)
