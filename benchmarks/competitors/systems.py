@@ -43,7 +43,6 @@ FLOAT32, BFLOAT16 = "Sostenuto, float32", "Sostenuto, bfloat16"
 LIBRARIES = {
     "PyTorch, `nn.LSTM`, in process": "torch",
     "ONNX Runtime, `LSTM`, in process": "onnx",
-    "TensorFlow's tutorial, in process": "tensorflow",
 }
 
 
@@ -158,9 +157,7 @@ class HttpServer:
 class Library:
     """An LSTM of a library in a process of its own."""
 
-    def __init__(
-        self, stack: contextlib.ExitStack, kind: str, threads: int, workload: Workload, python: Path | None
-    ) -> None:
+    def __init__(self, stack: contextlib.ExitStack, kind: str, threads: int, workload: Workload, python: Path) -> None:
         """Start the process."""
         self.setting = _threads(threads)
         sizes = {"threads": threads, "prompt": workload.prompt_length, "tokens": workload.new_tokens}
@@ -202,10 +199,8 @@ def prepare_systems(workload: Workload) -> Iterator[dict[str, list[Starter]]]:
         if VLLM_VENV.exists():
             systems["vLLM"] = [partial(_start_vllm, directory=Path(directory), workload=workload)]
         for name, kind in LIBRARIES.items():
-            interpreter = None if kind == "tensorflow" else python
             systems[name] = [
-                partial(Library, kind=kind, threads=threads, workload=workload, python=interpreter)
-                for threads in THREADS
+                partial(Library, kind=kind, threads=threads, workload=workload, python=python) for threads in THREADS
             ]
         yield systems
 

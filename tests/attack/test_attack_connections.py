@@ -8,7 +8,6 @@ import contextlib
 import http.client
 import resource
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -16,12 +15,12 @@ from collections import Counter
 
 import pytest
 
-from tests.paths import ROOT
 from tests.ports import free_port
 from tests.processes import cpu_s, status
-from tests.servers import children
+from tests.servers import Process, children
 
 APP = "tests.unit.service.http_server.worker_app"
+WORKER = "service.http_server.worker.StreamingWorker"
 NUM_THREADS = 416
 GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
 POST = b"POST /body HTTP/1.1\r\nHost: test\r\n%b\r\n\r\n"
@@ -29,34 +28,21 @@ POST = b"POST /body HTTP/1.1\r\nHost: test\r\n%b\r\n\r\n"
 PROMPT_S = 5.0
 
 
-class Server:
+class Server(Process):
     """gunicorn as `service serve` starts it."""
 
     def __init__(self, log):
         self.port = free_port()
-        options = [
-            "-k",
-            "service.http_server.worker.StreamingWorker",
-            "-b",
-            f"127.0.0.1:{self.port}",
-            "--backlog",
-            "2048",
-        ]
-        options += ["--threads", str(NUM_THREADS), "--worker-connections", str(2 * NUM_THREADS), "--keep-alive", "15"]
-        with log.open("wb") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "gunicorn", *options, "--no-control-socket", f"{APP}:application"],
-                cwd=ROOT,
-                stdout=output,
-                stderr=output,
-            )
-        deadline = time.monotonic() + 60
-        while True:
-            with contextlib.suppress(OSError):
-                self.get_s()
-                return
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.05)
+        options = ["-k", WORKER, "-b", f"127.0.0.1:{self.port}", "--backlog", "2048", "--keep-alive", "15"]
+        options += ["--threads", str(NUM_THREADS), "--worker-connections", str(2 * NUM_THREADS)]
+        command = [sys.executable, "-m", "gunicorn", *options, "--no-control-socket", f"{APP}:application"]
+        super().__init__(command, log)
+        self.wait_until(self._answers)
+
+    def _answers(self):
+        with contextlib.suppress(OSError):
+            return self.get_s() > 0
+        return False
 
     def connect(self, sent=b""):
         sock = socket.create_connection(("127.0.0.1", self.port), timeout=60)
@@ -78,14 +64,6 @@ class Server:
             connection.request(method, path, body)
             assert connection.getresponse().read() == expected
         return time.monotonic() - began
-
-    def end(self):
-        self.process.terminate()
-        try:
-            self.process.wait(40)
-        finally:
-            self.process.kill()
-            self.process.wait()
 
 
 @pytest.fixture
