@@ -53,13 +53,11 @@ def compose_limit():
 
 
 def test_the_default_settings_fit_into_docker_composes_limit():
-    """With every part at its maximum at the same time."""
     assert sum(parts(Settings())) * MIB <= compose_limit()
 
 
 @pytest.mark.parametrize("name", ["cpu", "gpu"])
 def test_the_default_settings_fit_into_the_limit_of_each_overlay(name):
-    """With every part at its maximum at the same time."""
     limit = quantity(main_container(overlay(name), "gateway")["resources"]["limits"]["memory"])
     assert sum(parts(Settings())) * MIB <= limit
 

@@ -1,4 +1,4 @@
-"""A model of nanoGPT's shape, untrained: `python -m benchmarks.nanogpt FILE TYPE CONTEXT` writes GGUF, for llama.cpp.
+"""An untrained model of nanoGPT's shape: `python -m benchmarks.competitors.nanogpt FILE TYPE CONTEXT` writes GGUF.
 
 The shape is that of nanoGPT's `config/train_shakespeare_char.py`, except for the context: a request of the benchmark is
 longer than 256 tokens. The vocabulary is the fixture model's characters.
@@ -11,7 +11,6 @@ from pathlib import Path
 from benchmarks.fixture_model import CHARACTERS
 
 LAYERS, HEADS, WIDTH = 6, 6, 384
-NANOGPT_CONTEXT = 256
 BYTES_PER_VALUE = 2  # of a key or value: float16, llama.cpp's default
 # GPT-2's tokenizer writes a space as Ġ. llama.cpp expects a merge, which the prompt does not contain.
 TOKENS = [*CHARACTERS.replace(" ", "Ġ"), "th", "<|end|>"]

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.batch_baselines threads|async IN OUT CONCURRENCY`: typical scripts that complete a file.
+"""Typical scripts that complete a file: `python -m benchmarks.competitors.batch_scripts threads|async IN OUT NUMBER`.
 
 They use OpenAI's own client with a thread pool, or with asyncio and a semaphore, as in its documentation. The server is
 OPENAI_BASE_URL. Lines are written whole as they complete; a killed run cannot be resumed.

@@ -15,16 +15,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from benchmarks.competitors.libraries import EMBEDDING
+from benchmarks.competitors.nanogpt import kv_cache_bytes, write_huggingface
 from benchmarks.fixture_model import BODY, NEW_TOKENS, PROMPT_LENGTH, TEMPERATURE, prompt_of
-from benchmarks.in_process import EMBEDDING
-from benchmarks.load import run_load
+from benchmarks.load import run_load, with_cpu_times
 from benchmarks.measurement import start_measurement
-from benchmarks.nanogpt import kv_cache_bytes, write_huggingface
 from benchmarks.report import percentile
 from benchmarks.servers import (
     ModelServer,
     Servers,
-    cpu_s,
     descendants,
     fixture_servers,
     free_port,
@@ -34,7 +33,7 @@ from benchmarks.servers import (
 )
 
 # `make competitors` creates it.
-VENV = Path(__file__).parent.parent / "build/competitors"
+VENV = Path(__file__).parents[2] / "build/competitors"
 # `scripts/setup-vllm build/vllm` creates it; without it vLLM is left out.
 VLLM_VENV = VENV.parent / "vllm"
 VLLM_START_S = 400
@@ -42,9 +41,8 @@ THREADS = (1, 2)
 LLAMA_TYPES = {"llama.cpp, 16 or 32 bits": ("F32", "F16", "BF16"), "llama.cpp, Q8_0": ("Q8_0",)}
 FLOAT32, BFLOAT16 = "Sostenuto, float32", "Sostenuto, bfloat16"
 LIBRARIES = {
-    "PyTorch, `nn.LSTM`, in process": ("torch", THREADS),
-    "ONNX Runtime, `LSTM`, in process": ("onnx", THREADS),
-    "TensorFlow's tutorial, in process": ("tensorflow", THREADS),
+    "PyTorch, `nn.LSTM`, in process": "torch",
+    "ONNX Runtime, `LSTM`, in process": "onnx",
 }
 
 
@@ -144,32 +142,26 @@ class HttpServer:
         """Send requests for about a time: one for each stream if the speed is not yet known, then at least two."""
         rate = self._rates.get(streams)
         waves = 1 if rate is None else max(2, math.ceil(seconds * rate / (self.body["max_tokens"] * streams)))
-        before = self._cpu_s()
-        load = run_load(
-            self.port, self.body, concurrency=streams, num_requests=waves * streams, keep_alive=self.keep_alive
+        load, cpu_us = with_cpu_times(
+            self.pids,
+            lambda: run_load(
+                self.port, self.body, concurrency=streams, num_requests=waves * streams, keep_alive=self.keep_alive
+            ),
         )
-        cpu_us = {part: 1e6 * (after - before[part]) / load.tokens for part, after in self._cpu_s().items()}
         self._rates[streams] = load.tokens_per_s
         firsts = [1000 * percentile(load.first_s, share) for share in (0.5, 0.99)]
         resident = sum(resident_mb(pid) for pids in self.pids.values() for pid in pids)
-        return Measurement(
-            load.tokens_per_s, *firsts, cpu_us, 1e6 * load.cpu_s / load.tokens, resident, self.setting
-        )  # fmt: skip
-
-    def _cpu_s(self) -> dict[str, float]:
-        return {part: sum(map(cpu_s, pids)) for part, pids in self.pids.items()}
+        return Measurement(load.tokens_per_s, *firsts, cpu_us, cpu_us.pop("load generator"), resident, self.setting)
 
 
 class Library:
     """An LSTM of a library in a process of its own."""
 
-    def __init__(
-        self, stack: contextlib.ExitStack, kind: str, threads: int, workload: Workload, python: Path | None
-    ) -> None:
+    def __init__(self, stack: contextlib.ExitStack, kind: str, threads: int, workload: Workload, python: Path) -> None:
         """Start the process."""
         self.setting = _threads(threads)
         sizes = {"threads": threads, "prompt": workload.prompt_length, "tokens": workload.new_tokens}
-        arguments = "benchmarks.in_process", kind, *(f"--{name}={value}" for name, value in sizes.items())
+        arguments = "benchmarks.competitors.libraries", kind, *(f"--{name}={value}" for name, value in sizes.items())
         self._request = start_measurement(stack, *arguments, python=python)
 
     def measure(self, streams: int, seconds: float) -> Measurement:
@@ -206,11 +198,9 @@ def prepare_systems(workload: Workload) -> Iterator[dict[str, list[Starter]]]:
             ]
         if VLLM_VENV.exists():
             systems["vLLM"] = [partial(_start_vllm, directory=Path(directory), workload=workload)]
-        for name, (kind, thread_counts) in LIBRARIES.items():
-            interpreter = None if kind == "tensorflow" else python
+        for name, kind in LIBRARIES.items():
             systems[name] = [
-                partial(Library, kind=kind, threads=threads, workload=workload, python=interpreter)
-                for threads in thread_counts
+                partial(Library, kind=kind, threads=threads, workload=workload, python=python) for threads in THREADS
             ]
         yield systems
 
@@ -225,9 +215,11 @@ def _start_gateway(
 
 
 def write_model(python: Path, directory: Path, kind: str, workload: Workload) -> Path:
-    """Write the model of `benchmarks.nanogpt` in a type of numbers, and return its file."""
+    """Write the model of `benchmarks.competitors.nanogpt` in a type of numbers, and return its file."""
     model = directory / f"{kind}.gguf"
-    subprocess.run([str(python), "-m", "benchmarks.nanogpt", str(model), kind, str(workload.context)], check=True)
+    subprocess.run(
+        [str(python), "-m", "benchmarks.competitors.nanogpt", str(model), kind, str(workload.context)], check=True
+    )
     return model
 
 

@@ -1,4 +1,4 @@
-"""Our training and its baselines: `python -m benchmarks.training_baselines KIND …` measures one on request.
+"""Our training and its baselines: `python -m benchmarks.competitors.trainings KIND …` measures one on request.
 
 Every kind does the same work per update: embedding, one recurrent layer, output layer, cross-entropy, gradients,
 clipping by global norm and AdamW, with the state carried from batch to batch.

@@ -15,19 +15,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from benchmarks.competitors.libraries import EMBEDDING
+from benchmarks.competitors.systems import FLOAT32, Alternative, Measurement, Starter, Workload, prepare_systems
 from benchmarks.fixture_model import NEW_TOKENS, PROMPT_LENGTH, UNITS
-from benchmarks.in_process import EMBEDDING
-from benchmarks.nanogpt import NANOGPT_CONTEXT, kv_cache_bytes
 from benchmarks.report import Comparison, each_round, print_heading, print_table, spread, write_results
-from benchmarks.systems import FLOAT32, Alternative, Measurement, Starter, Workload, prepare_systems
 
 STREAMS = (1, 8, 64)
 # By number of streams and system: one measurement per round.
 Results = dict[tuple[int, str], list[Measurement]]
-# A state: hidden and cell state, float32.
-STATE_BYTES = 2 * UNITS * 4
-MANY_STREAMS = 1000
-KB, MB = 1000, 1_000_000
 
 
 def main() -> None:
@@ -55,8 +50,6 @@ def main() -> None:
     print_table((*columns, "CPU µs per token", "over Sostenuto's", "memory, MB"), list(speed_rows(results)))
     print()
     print_table(("streams", "server", "part", "CPU µs per token"), list(cpu_rows(results)))
-    print()
-    print_table(("", "Sostenuto's state", "KV cache, computed"), memory_rows())
     rows = {f"{streams} streams, {name}": [*map(asdict, values)] for (streams, name), values in results.items()}
     write_results("competitors-", started, results=rows)
 
@@ -141,24 +134,6 @@ def cpu_rows(results: Results) -> Iterator[list[object]]:
         for part in values[0].cpu_us:
             yield [streams, name, part, spread([each.cpu_us[part] for each in values], ",.1f")]
         yield [streams, name, "load generator", spread([each.load_us for each in values], ",.1f")]
-
-
-def memory_rows() -> list[list[str]]:
-    """Return what streams keep between tokens: both sides computed from the shapes of the models."""
-    request, longest = PROMPT_LENGTH + NEW_TOKENS, NANOGPT_CONTEXT
-    return [
-        [f"one stream, {longest} tokens", f"{STATE_BYTES / KB:.1f} kB", f"{kv_cache_bytes(longest) / MB:.1f} MB"],
-        [
-            f"{MANY_STREAMS:,} streams, {request} tokens each",
-            f"{MANY_STREAMS * STATE_BYTES / MB:.1f} MB",
-            f"{MANY_STREAMS * kv_cache_bytes(request) / MB:,.0f} MB",
-        ],
-        [
-            f"{MANY_STREAMS:,} streams at position 100,000",
-            f"{MANY_STREAMS * STATE_BYTES / MB:.1f} MB",
-            f"{MANY_STREAMS * kv_cache_bytes(100_000) / MB:,.0f} MB, beyond its context",
-        ],
-    ]
 
 
 def plot(results: Path, image: Path) -> None:

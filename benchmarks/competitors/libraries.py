@@ -1,4 +1,4 @@
-"""LSTMs of the fixture model's size without a server: `python -m benchmarks.in_process KIND …` measures one on request.
+"""LSTMs of the fixture model's size in a process: `python -m benchmarks.competitors.libraries KIND …` measures one.
 
 Each completes a batch of requests: prefill of the prompt, then one step per token with sampling. There is no HTTP, and
 all sequences of a batch start and end together.
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.fixture_model import CHARACTERS, NEW_TOKENS, PROMPT_LENGTH, TEMPERATURE, UNITS, prompt_of
+from benchmarks.fixture_model import CHARACTERS, NEW_TOKENS, PROMPT_LENGTH, TEMPERATURE, UNITS
 from benchmarks.measurement import serve_measurements
 from benchmarks.servers import resident_mb
 
@@ -146,47 +146,9 @@ def onnx_model() -> bytes:
     return helper.make_model(graph, opset_imports=[opset], ir_version=9).SerializeToString()
 
 
-def tensorflow_tutorial(settings: Settings) -> Completer:
-    """The loop of TensorFlow's tutorial on text generation: one call of a tf.function per character, with its state.
-
-    As there, each call takes and returns strings, and samples in the graph. The layer is an LSTM in place of its GRU.
-    """
-    import keras  # noqa: PLC0415
-    import tensorflow as tf  # noqa: PLC0415
-
-    tf.config.threading.set_intra_op_parallelism_threads(settings.threads)
-    keras.utils.set_random_seed(0)
-    ids_from_chars = keras.layers.StringLookup(vocabulary=list(CHARACTERS), mask_token=None)
-    chars_from_ids = keras.layers.StringLookup(vocabulary=ids_from_chars.get_vocabulary(), invert=True, mask_token=None)
-    embedding = keras.layers.Embedding(VOCABULARY, EMBEDDING)
-    lstm = keras.layers.LSTM(UNITS, return_sequences=True, return_state=True)
-    dense = keras.layers.Dense(ids_from_chars.vocabulary_size())
-
-    @tf.function(reduce_retracing=True)
-    def generate_one_step(inputs: Any, states: Any) -> Any:
-        input_ids = ids_from_chars(tf.strings.unicode_split(inputs, "UTF-8")).to_tensor()
-        hidden, *states = lstm(embedding(input_ids), initial_state=states)
-        logits = dense(hidden)[:, -1] / TEMPERATURE
-        predicted_ids = tf.squeeze(tf.random.categorical(logits, num_samples=1), axis=-1)
-        return chars_from_ids(predicted_ids), states
-
-    def complete(streams: int) -> Iterator[None]:
-        characters, states = (
-            tf.constant([prompt_of(settings.prompt_length)] * streams),
-            [tf.zeros([streams, UNITS])] * 2,
-        )
-        for _ in range(settings.new_tokens):
-            characters, states = generate_one_step(characters, states)
-            characters.numpy()
-            yield
-
-    return complete
-
-
 KINDS: dict[str, Callable[[Settings], Completer]] = {
     "torch": torch_lstm,
     "onnx": onnx_lstm,
-    "tensorflow": tensorflow_tutorial,
 }
 
 
