@@ -5,15 +5,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from contract import signatures
-from contract.card import Activation
+from contract.card import Trace
 from service.api.requests import EmbeddingsRequest, InspectRequest
 from service.generation.logprobs import Logprobs, expected_next
 from service.generation.prompts import EncodedPrompt
 from service.generation.request import Request
 from service.models.registry import ServedModel
-from service.scheduling.sequence import ChoiceIndex, PrefillResult, Result, Results, Scores, Sequence
+from service.scheduling.sequence import ChoiceIndex, Result, Results, Scores, Sequence
 
-# Values of `include`, and the kinds of activations that each selects.
+# Values of `include`, and the kinds of traces that each selects.
 KINDS = {
     "hidden": (signatures.HIDDEN, signatures.TOP),
     "cell": (signatures.CELL,),
@@ -43,9 +43,7 @@ class EmbeddingProcessor:
         request, mean = self.request, self.body.pooling == "mean"
         vectors: list[np.ndarray] = [np.zeros(0, np.float32)] * len(request.prompts)
         for result in request.results(self.create):
-            assert isinstance(result, PrefillResult), "nothing is sampled"
-            assert result.hidden_sum is not None, "embed returns it"
-            if result.last and result.hidden_last is not None:
+            if result.is_prefilled and result.hidden_sum is not None and result.hidden_last is not None:
                 number = result.index[0]
                 num_tokens = np.float32(len(request.prompts[number].input_ids))
                 vectors[number] = result.hidden_sum / num_tokens if mean else result.hidden_last
@@ -63,7 +61,7 @@ class InspectionOutput:
         expected: The most probable tokens after the last one that the model read, and their log probabilities.
         positions: int64 (positions,): indexes of the tokens of `values`.
         units: By layer, int64 (units,): indexes of its units in `values`.
-        values: Each requested activation, float32 (positions, units).
+        values: Each requested trace, float32 (positions, units).
         state: Each layer's hidden and cell state after the last token, float32 (units,); empty if not requested.
     """
 
@@ -72,15 +70,15 @@ class InspectionOutput:
     expected: dict[str, float]
     positions: np.ndarray
     units: dict[int, np.ndarray]
-    values: list[tuple[Activation, np.ndarray]]
-    state: list[tuple[Activation, np.ndarray]]
+    values: list[tuple[Trace, np.ndarray]]
+    state: list[tuple[Trace, np.ndarray]]
 
 
-def requested_activations(body: InspectRequest, model: ServedModel) -> list[Activation]:
-    """Return the activations of a model that a body selects by kind and layer."""
+def requested_traces(body: InspectRequest, model: ServedModel) -> list[Trace]:
+    """Return the traces of a model that a body selects by kind and layer."""
     kinds = {kind for name in body.include for kind in KINDS[name]}
-    layers = {each.layer for each in model.card.traces} if body.layers is None else set(body.layers)
-    return [each for each in model.card.traces if each.kind in kinds and each.layer in layers]
+    layers = {trace.layer for trace in model.card.traces} if body.layers is None else set(body.layers)
+    return [trace for trace in model.card.traces if trace.kind in kinds and trace.layer in layers]
 
 
 def evenly_spaced(count: int, most: int | None) -> np.ndarray:
@@ -94,38 +92,36 @@ def num_values(body: InspectRequest, model: ServedModel, prompt: EncodedPrompt) 
     """Return how many numbers the response would hold."""
     num_positions = min(prompt.num_tokens, body.max_positions or prompt.num_tokens) if body.return_sequences else 1
     return num_positions * sum(
-        min(each.units, body.max_units or each.units) for each in requested_activations(body, model)
+        min(trace.units, body.max_units or trace.units) for trace in requested_traces(body, model)
     )
 
 
 class _SelectedValues:
     """Keeps the requested values of results, on the scheduler's thread; the other values are dropped, not queued."""
 
-    def __init__(
-        self, activations: list[Activation], indexes: np.ndarray, units: dict[int, np.ndarray], queue: Results
-    ) -> None:
+    def __init__(self, traces: list[Trace], indexes: np.ndarray, units: dict[int, np.ndarray], queue: Results) -> None:
         """`indexes` are those of the positions in what the model reads."""
-        self._activations, self._indexes, self._units, self._queue = activations, indexes, units, queue
+        self._traces, self._indexes, self._units, self._queue = traces, indexes, units, queue
         # Zeros take no memory until the first values are written.
-        self._values = [np.zeros((len(indexes), len(units[each.layer])), np.float32) for each in activations]
+        self._values = [np.zeros((len(indexes), len(units[trace.layer])), np.float32) for trace in traces]
         self._num_prefilled = 0
 
     def put(self, result: Result) -> None:
         """Select from a result, and pass on the rest of it."""
-        if isinstance(result, PrefillResult) and result.activations is not None and result.scores is not None:
+        if result.trace_values is not None and result.scores is not None:
             length, start = len(result.scores.logprobs), self._num_prefilled
             in_result = np.flatnonzero((self._indexes >= start) & (self._indexes < start + length))
-            for each, values in zip(self._activations, self._values, strict=True):
-                rows = result.activations[each.output][self._indexes[in_result] - start]
-                values[in_result] = rows[:, self._units[each.layer]]
+            for trace, values in zip(self._traces, self._values, strict=True):
+                trace_values = result.trace_values[trace.output][self._indexes[in_result] - start]
+                values[in_result] = trace_values[:, self._units[trace.layer]]
             self._num_prefilled += length
-            result = replace(result, activations=None)
+            result = replace(result, trace_values=None)
         self._queue.put(result)
 
-    def take(self) -> list[tuple[Activation, np.ndarray]]:
+    def take(self) -> list[tuple[Trace, np.ndarray]]:
         """Return the values and drop them here, so that the caller can free them one by one."""
         values, self._values = self._values, []
-        return list(zip(self._activations, values, strict=True))
+        return list(zip(self._traces, values, strict=True))
 
 
 class InspectionProcessor:
@@ -133,15 +129,15 @@ class InspectionProcessor:
 
     def __init__(self, body: InspectRequest, request: Request) -> None:
         self.request, self.body, self._model = request, body, request.model
-        self._activations = requested_activations(body, request.model)
+        self._traces = requested_traces(body, request.model)
         (prompt,) = request.prompts
         self._positions = evenly_spaced(prompt.num_tokens, body.max_positions)
         if not body.return_sequences:
             self._positions = self._positions[:1] if prompt.backward else self._positions[-1:]
-        self._units = {each.layer: evenly_spaced(each.units, body.max_units) for each in self._activations}
+        self._units = {trace.layer: evenly_spaced(trace.units, body.max_units) for trace in self._traces}
         num_tokens, num_before = prompt.num_tokens, len(prompt.input_ids) - prompt.num_tokens
         indexes = num_before + (num_tokens - 1 - self._positions if prompt.backward else self._positions)
-        self._values = _SelectedValues(self._activations, indexes, self._units, request.queue)
+        self._values = _SelectedValues(self._traces, indexes, self._units, request.queue)
 
     def create(self, indexes: list[ChoiceIndex]) -> list[Sequence]:
         """Create the only sequence."""
@@ -149,7 +145,7 @@ class InspectionProcessor:
             indexes[0],
             signatures.INSPECT,
             returns_state=self.body.return_state,
-            requested_activations=tuple((each.output, each.units) for each in self._activations),
+            requested_traces=tuple((trace.output, trace.units) for trace in self._traces),
             results=self._values,
         )
         return [sequence]
@@ -158,11 +154,10 @@ class InspectionProcessor:
         """Wait for the whole result; raise as `Request.results`."""
         (prompt,), state, scores = self.request.prompts, None, list[Scores]()
         for result in self.request.results(self.create):
-            assert isinstance(result, PrefillResult), "nothing is sampled"
             assert result.scores is not None, "inspect returns scores"
             scores.append(result.scores)
             state = result.state
-            if result.last:
+            if result.is_prefilled:
                 self.request.finish(result.index)
         text_scores, next_scores = _split_scores(scores)
         num_top = self.body.logprobs
@@ -176,11 +171,11 @@ class InspectionProcessor:
             state=[] if state is None else self._split_state(state),
         )
 
-    def _split_state(self, state: np.ndarray) -> list[tuple[Activation, np.ndarray]]:
+    def _split_state(self, state: np.ndarray) -> list[tuple[Trace, np.ndarray]]:
         """Split a state into the vectors of its layers; a sliding-window model has none."""
-        states = [each for each in self._model.card.traces if each.kind in (signatures.HIDDEN, signatures.CELL)]
-        parts = np.split(state, np.cumsum([each.units for each in states])[:-1]) if states else []
-        return list(zip(states, parts, strict=True))
+        traces = [trace for trace in self._model.card.traces if trace.kind in (signatures.HIDDEN, signatures.CELL)]
+        parts = np.split(state, np.cumsum([trace.units for trace in traces])[:-1]) if traces else []
+        return list(zip(traces, parts, strict=True))
 
 
 def _split_scores(scores: list[Scores]) -> tuple[Scores, Scores]:

@@ -27,7 +27,7 @@ from service.params import SamplingParams
 from service.scheduling.admission import Admission
 from service.scheduling.constraints import Match
 from service.scheduling.scheduler import Scheduler
-from service.scheduling.sequence import ChoiceIndex, DecodeResult, Failure, PrefillResult, Result, Results, Sequence
+from service.scheduling.sequence import ChoiceIndex, Result, Results, Sequence
 
 # Seconds between attempts to submit more while none of the request's sequences is unfinished.
 _RESUBMIT_S = 0.05
@@ -171,7 +171,7 @@ class Request:
             cache_namespace=(self.context.quota.tenant, model.ref, model.fingerprint, origin),
         )
 
-    def results(self, create: Create) -> Iterator[DecodeResult | PrefillResult]:
+    def results(self, create: Create) -> Iterator[Result]:
         """Yield the results of its sequences until all have finished; the consumer calls `finish` at a last one.
 
         Choices that wait are submitted, by `create`, as others finish.
@@ -191,7 +191,7 @@ class Request:
             result = self._next_result()
             if result.index not in self.sequences:
                 continue
-            if isinstance(result, Failure):
+            if result.error is not None:
                 self._stop()
                 # The same error may end many requests: each raises its own, with its own traceback.
                 raise copy.copy(result.error)

@@ -9,7 +9,7 @@ from contract import signatures
 from service.errors import InternalError
 from service.params import ModelVersion
 from service.scheduling.constraints import constraint_inputs
-from service.scheduling.sequence import Failure, PrefillResult, Result, Scores, Sequence
+from service.scheduling.sequence import Result, Scores, Sequence
 
 NOT_FINITE = "the model computed NaN or infinity"
 Arrays = dict[str, np.ndarray]
@@ -68,7 +68,9 @@ class Call:
         """Update every sequence from the outputs, and return the result to deliver for each, or None."""
         apply_slot = self._apply_decode if self.is_decode else self._apply_prefill
         return [
-            apply_slot(sequence, slot, outputs) if is_finite else Failure(sequence.index, InternalError(NOT_FINITE))
+            apply_slot(sequence, slot, outputs)
+            if is_finite
+            else Result(sequence.index, error=InternalError(NOT_FINITE))
             for slot, (sequence, is_finite) in enumerate(zip(self.sequences, finite_sequences(outputs), strict=False))
         ]
 
@@ -180,7 +182,7 @@ class Call:
             # A copy: a view would keep all arrays of the call alive as long as the result.
             return outputs[name][slot, :length].copy()
 
-        return PrefillResult(
+        return Result(
             sequence.index,
             sequence.num_remaining_prompt_tokens,
             scores=Scores(*map(of_slot, _SCORES)) if self.signature in _SCORING else None,

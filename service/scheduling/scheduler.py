@@ -22,7 +22,7 @@ from service.params import ModelVersion
 from service.scheduling.batching import BatchLimits, ModelQueue
 from service.scheduling.call import Arrays, Call
 from service.scheduling.prefix_cache import Prefix, PrefixCache, block_hashes
-from service.scheduling.sequence import Failure, PrefillResult, Result, Sequence, Status
+from service.scheduling.sequence import Result, Sequence, Status
 from service.scheduling.slots import Slots
 
 log = logging.getLogger(__name__)
@@ -257,13 +257,12 @@ class Scheduler:
         prefix, state = hit
         sequence.resume_from_prefix(prefix, state)
         if sequence.returns_state:
-            self._outbox.append(
-                (sequence, PrefillResult(sequence.index, sequence.num_remaining_prompt_tokens, state=state))
-            )
+            self._outbox.append((sequence, Result(sequence.index, sequence.num_remaining_prompt_tokens, state=state)))
 
     def _requeue(self, queue_: ModelQueue, sequence: Sequence, result: Result | None) -> None:
         """Enqueue a sequence for its next call, or finish it."""
-        if sequence.status is Status.CANCELLED or isinstance(result, Failure) or sequence.is_complete:
+        has_failed = result is not None and result.error is not None
+        if has_failed or sequence.is_complete or sequence.status is Status.CANCELLED:
             self._finish(sequence, result)
             return
         queue_.enqueue(sequence)
@@ -288,7 +287,7 @@ class Scheduler:
             if is_retried and sequence.status is Status.RUNNING:
                 queue_.enqueue(sequence, at_front=True)
             else:
-                self._finish(sequence, Failure(sequence.index, error))
+                self._finish(sequence, Result(sequence.index, error=error))
         self._observer.call_failed(call, error, is_retried)
         if not is_retried:
             return
@@ -298,14 +297,14 @@ class Scheduler:
         if now - outage.since >= self._limits.backend_grace_s:
             # The queued sequences wait for the same backend; those in calls are handled when these return.
             removed = self._remove(lambda sequence: sequence.model == call.model)
-            self._outbox += [(sequence, Failure(sequence.index, error)) for sequence in removed]
+            self._outbox += [(sequence, Result(sequence.index, error=error)) for sequence in removed]
 
     def _finish(self, sequence: Sequence, result: Result | None) -> None:
         """Finish a sequence, and with it the forks that wait for its prefill."""
         forks = _take_forks(sequence)
-        if isinstance(result, Failure):
-            self._outbox += [(fork, Failure(fork.index, result.error)) for fork in forks]
         if result is not None:
+            if result.error is not None:
+                self._outbox += [(fork, Result(fork.index, error=result.error)) for fork in forks]
             self._outbox.append((sequence, result))
         self._release([sequence, *forks])
 
@@ -423,7 +422,7 @@ class Scheduler:
         self._queues.clear()
         self._outages.clear()
         self._slots = Slots(self._limits.max_running)
-        self._outbox += [(sequence, Failure(sequence.index, error)) for sequence in failed]
+        self._outbox += [(sequence, Result(sequence.index, error=error)) for sequence in failed]
         for sequence in failed:
             sequence.status = max(sequence.status, Status.FINISHED)
             sequence.release()

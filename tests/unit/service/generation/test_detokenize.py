@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contract.tokenizer import CharacterTokenizer, SubwordTokenizer
-from service.generation.choice import Stops, TextAssembler
+from service.generation.choice import StopString, TextAssembler
 from service.generation.logprobs import Logprobs
 from service.scheduling.sequence import Scores
 from tests.unit.contract.test_detokenizers import beginnings
@@ -15,9 +15,13 @@ from tests.unit.contract.test_subwords import BYTE_IDS, BYTES
 TOKENIZER = CharacterTokenizer.train("abcd")
 
 
+def stop_strings(stops):
+    return [*map(StopString.of, stops)]
+
+
 def assemble(text, stops, sizes):
     """Feed a text in chunks; return (visible text, tokens counted, whether it stopped, text deltas)."""
-    assembler = TextAssembler(TOKENIZER.detokenizer(), Stops(stops))
+    assembler = TextAssembler(TOKENIZER.detokenizer(), stop_strings(stops))
     ids, deltas = TOKENIZER.encode(text), []
     while ids and not assembler.stopped:
         size = next(sizes)
@@ -74,7 +78,7 @@ def test_visible_text_is_a_prefix_without_stop_strings(text, stops):
 
 def test_text_that_cannot_be_a_stop_is_not_held_back():
     """Only the possible beginning of a stop string is held back; everything before it is visible at once."""
-    assembler = TextAssembler(TOKENIZER.detokenizer(), Stops(("cd",)))
+    assembler = TextAssembler(TOKENIZER.detokenizer(), stop_strings(("cd",)))
     assert assembler.feed(TOKENIZER.encode("abc")) == "ab"
     assert assembler.feed(TOKENIZER.encode("a")) == "ca"
 
@@ -87,7 +91,7 @@ def test_text_that_cannot_be_a_stop_is_not_held_back():
 def test_an_incomplete_character_at_the_end_is_shown_or_completes_a_stop(stops, visible, stopped, num_top):
     """What the detokenizer flushes is searched for stop strings, too, and the offset counts what is visible."""
     subwords = SubwordTokenizer.train([], vocab_size=259)
-    assembler = TextAssembler(subwords.detokenizer(), Stops(stops), num_top)
+    assembler = TextAssembler(subwords.detokenizer(), stop_strings(stops), num_top)
     text = assembler.feed(subwords.encode("ab€")[:-1]) + assembler.flush()
     assert (text, assembler.stopped, assembler.length) == (visible, stopped, len(visible))
 
@@ -116,7 +120,7 @@ def made(ids, stops, sizes, *, backward, tokenizer=SUBWORDS):
     Each token has a logprob of its own.
     """
     stops = [stop[::-1] for stop in stops] if backward else stops
-    assembler = TextAssembler(tokenizer.detokenizer(backward=backward), Stops(stops), 1, backward=backward)
+    assembler = TextAssembler(tokenizer.detokenizer(backward=backward), stop_strings(stops), 1, backward=backward)
     text, logprobs, place = "", Logprobs(), 0
     while not assembler.stopped:
         size = next(sizes)
@@ -205,7 +209,7 @@ def test_a_backward_text_begins_after_the_first_complete_stop(text, stops, visib
 
 def test_the_end_of_a_stop_string_at_the_left_edge_is_held_back():
     """Everything after it is visible at once. The assembler works on mirrored text, where `dc` is `cd`."""
-    assembler = TextAssembler(TOKENIZER.detokenizer(backward=True), Stops(("cd",)), backward=True)
+    assembler = TextAssembler(TOKENIZER.detokenizer(backward=True), stop_strings(("cd",)), backward=True)
     assert assembler.feed(TOKENIZER.encode("ba")) == "ba"
     assert assembler.feed(TOKENIZER.encode("bc")) == "b"
     assert assembler.feed(TOKENIZER.encode("a")) == "ca"

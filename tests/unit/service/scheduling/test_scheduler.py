@@ -11,7 +11,6 @@ import pytest
 from service.errors import BackendUnavailable, InternalError, ShuttingDown
 from service.params import ModelVersion, SamplingParams
 from service.scheduling.batching import BatchLimits
-from service.scheduling.sequence import DecodeResult
 from tests.fakes import END, STATE_SIZE, FakeBackend, FakeObserver, fake_logprob, fake_step
 from tests.unit.service.scheduling.sequences import PENALTY, SHAPES, Text, alone
 from tests.waiting import until
@@ -419,7 +418,7 @@ def test_a_prompt_is_scored_in_slices(start):
     text = Text(prompt=prompt, max_tokens=0, prefill_signature="score")
     scheduler.submit([[text.sequence]], SHAPES)
     events = []
-    while not events or not events[-1].last:
+    while not events or not events[-1].is_prefilled:
         events.append(text.events.get(timeout=10))
     assert len(events) == 4
     state, expected = np.zeros(STATE_SIZE, np.float32), []
@@ -462,8 +461,8 @@ def test_loads_count_the_running_and_waiting_sequences(start):
 def test_a_sequence_finishes_with_the_tokens_of_its_last_call():
     """Its last event has both the tokens and the finish reason."""
     text = Text(max_tokens=3)
-    chunk = text.sequence.advance([5, 6, 7], np.zeros(STATE_SIZE, np.float32))
-    assert chunk == DecodeResult((0, 0), [5, 6, 7], "length")
+    result = text.sequence.advance([5, 6, 7], np.zeros(STATE_SIZE, np.float32))
+    assert (result.token_ids, result.finish_reason) == ([5, 6, 7], "length")
 
 
 CACHE = {"prefix_cache_bytes": 10**6}
@@ -573,7 +572,7 @@ def test_a_scored_prompt_is_prefilled_whole_despite_a_cache_hit(start):
     for prefill_signature in ("prefill", "score", "prefill"):
         text = Text(prompt=(3, 4, 5, 6), prefill_signature=prefill_signature, cache_namespace="mine")
         scheduler.submit([[text.sequence]], SHAPES)
-        while not isinstance(event := text.events.get(timeout=10), DecodeResult) or not event.finish_reason:
+        while not text.events.get(timeout=10).finish_reason:
             pass
     assert reads(backend) == [3, 3]
 
