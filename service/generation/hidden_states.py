@@ -8,7 +8,6 @@ from contract import signatures
 from contract.card import Trace
 from service.api.requests import EmbeddingsRequest, InspectRequest
 from service.generation.logprobs import Logprobs, expected_next
-from service.generation.prompts import EncodedPrompt
 from service.generation.request import Request
 from service.models.registry import ServedModel
 from service.scheduling.sequence import ChoiceIndex, Result, Results, Scores, Sequence
@@ -36,7 +35,11 @@ class EmbeddingProcessor:
 
     def create(self, indexes: list[ChoiceIndex]) -> list[Sequence]:
         """Create the sequences of texts."""
-        return [self.request.new_sequence(index, signatures.EMBED) for index in indexes]
+        fields, units = self.request.sequence_fields, self.request.model.card.units
+        return [
+            Sequence(**fields(index), prefill_signature=signatures.EMBED, hidden_sum=np.zeros(units, np.float32))
+            for index in indexes
+        ]
 
     def vectors(self) -> list[np.ndarray]:
         """Wait for every text; return its vector, float32 (U,): the mean of its hidden states, or the last of them."""
@@ -88,14 +91,6 @@ def evenly_spaced(count: int, most: int | None) -> np.ndarray:
     return np.linspace(0, count - 1, most).round().astype(np.int64)
 
 
-def num_values(body: InspectRequest, model: ServedModel, prompt: EncodedPrompt) -> int:
-    """Return how many numbers the response would hold."""
-    num_positions = min(prompt.num_tokens, body.max_positions or prompt.num_tokens) if body.return_sequences else 1
-    return num_positions * sum(
-        min(trace.units, body.max_units or trace.units) for trace in requested_traces(body, model)
-    )
-
-
 class _SelectedValues:
     """Keeps the requested values of results, on the scheduler's thread; the other values are dropped, not queued."""
 
@@ -135,20 +130,27 @@ class InspectionProcessor:
         if not body.return_sequences:
             self._positions = self._positions[:1] if prompt.backward else self._positions[-1:]
         self._units = {trace.layer: evenly_spaced(trace.units, body.max_units) for trace in self._traces}
-        num_tokens, num_before = prompt.num_tokens, len(prompt.input_ids) - prompt.num_tokens
-        indexes = num_before + (num_tokens - 1 - self._positions if prompt.backward else self._positions)
-        self._values = _SelectedValues(self._traces, indexes, self._units, request.queue)
+
+    @property
+    def num_values(self) -> int:
+        """How many numbers the result holds."""
+        return len(self._positions) * sum(len(self._units[trace.layer]) for trace in self._traces)
 
     def create(self, indexes: list[ChoiceIndex]) -> list[Sequence]:
         """Create the only sequence."""
-        sequence = self.request.new_sequence(
-            indexes[0],
-            signatures.INSPECT,
-            returns_state=self.body.return_state,
-            requested_traces=tuple((trace.output, trace.units) for trace in self._traces),
-            results=self._values,
-        )
-        return [sequence]
+        (prompt,), positions = self.request.prompts, self._positions
+        num_tokens, num_before = prompt.num_tokens, len(prompt.input_ids) - prompt.num_tokens
+        read_at = num_before + (num_tokens - 1 - positions if prompt.backward else positions)
+        self._values = _SelectedValues(self._traces, read_at, self._units, self.request.queue)
+        fields = {**self.request.sequence_fields(indexes[0]), "results": self._values}
+        return [
+            Sequence(
+                **fields,
+                prefill_signature=signatures.INSPECT,
+                returns_state=self.body.return_state,
+                requested_traces=tuple((trace.output, trace.units) for trace in self._traces),
+            )
+        ]
 
     def result(self) -> InspectionOutput:
         """Wait for the whole result; raise as `Request.results`."""

@@ -255,10 +255,11 @@ class OutputProcessor:
         # The best choices are those with the highest log probabilities.
         ranks_choices = body.best_of > body.n and body.logprobs is None
         return [
-            self.request.new_sequence(
-                choice.index,
-                signatures.SCORE if output.is_scored else signatures.PREFILL,
+            Sequence(
+                **self.request.sequence_fields(choice.index),
+                prefill_signature=signatures.SCORE if output.is_scored else signatures.PREFILL,
                 sampling=self._sampling,
+                seen_ids=output.prompt.seen_ids if self._sampling.repetition_penalty != 1 else NO_IDS,
                 match=output.match.copy() if output.match else None,
                 seed=self.seed,
                 random_stream=choice.random_stream,

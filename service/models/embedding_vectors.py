@@ -15,10 +15,10 @@ import numpy as np
 from contract import signatures
 from contract.files import open_regular
 from contract.tokenizer import Tokenizer
+from service.caches import SingleFlightCache
 from service.errors import InvalidRequest, NotFound
 from service.models.registry import ServedModel
 from service.params import ModelVersion
-from service.single_flight import SingleFlightCache
 
 log = logging.getLogger(__name__)
 

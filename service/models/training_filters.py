@@ -6,10 +6,10 @@ from pathlib import Path
 from contract import signatures
 from contract.errors import TrainingFilterError
 from contract.training_filter import TrainingFilter, load_training_filter
+from service.caches import SingleFlightCache
 from service.errors import TrainingFilterUnusable
 from service.models.registry import ServedModel
 from service.reloading_file import Stamp, stamp
-from service.single_flight import SingleFlightCache
 
 log = logging.getLogger(__name__)
 

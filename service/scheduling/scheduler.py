@@ -252,7 +252,7 @@ class Scheduler:
         # No longer needed, and up to 0.3 MB for the longest prompt.
         sequence.prefix_blocks = ()
         if hit is None:
-            sequence.prefix = Prefix(sequence.cache_namespace)
+            sequence.prefix = Prefix.of(sequence.cache_namespace)
             return
         prefix, state = hit
         sequence.resume_from_prefix(prefix, state)

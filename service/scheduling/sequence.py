@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any, Literal, Protocol
 
@@ -18,6 +18,7 @@ from service.scheduling.sampling import Adjustments, UniformStream
 FinishReason = Literal["stop", "length"]
 # A prompt's number within its request, and a choice's number among those of the prompt.
 ChoiceIndex = tuple[int, int]
+_DEFAULTS = SamplingParams()
 # Token ids are int32.
 MAX_VOCAB_SIZE = 2**31
 
@@ -147,14 +148,14 @@ class Sequence:
 
     model: ModelVersion
     prompt_ids: np.ndarray
-    max_tokens: int
-    sampling: SamplingParams
-    seed: int
-    random_stream: int
-    end_id: int | None
-    results: Results
     state: np.ndarray
-    seen_ids: np.ndarray
+    results: Results
+    max_tokens: int = 0
+    end_id: int | None = None
+    sampling: SamplingParams = _DEFAULTS
+    seed: int = 0
+    random_stream: int = 0
+    seen_ids: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
     index: ChoiceIndex = (0, 0)
     vocab_size: int = MAX_VOCAB_SIZE
     release: Callable[[], object] = do_nothing
@@ -237,7 +238,7 @@ class Sequence:
         """Start from the state of another choice of the same prompt, after its prefill."""
         self.num_prefilled, self.state, self.is_reproducible = first.num_prefilled, first.state, first.is_reproducible
         self.status = Status.PREEMPTED
-        self.prefix = first.prefix.copy() if first.prefix else None
+        self.prefix = replace(first.prefix) if first.prefix else None
 
     def record_prefill(self, count: int, state: np.ndarray) -> None:
         """Record the prefill of `count` more prompt tokens."""

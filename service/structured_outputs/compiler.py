@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from service.caches import LruCache
 from service.errors import GatewayError, InternalError, Overloaded
 from service.limits import Limits
-from service.lru_cache import LruCache
 from service.scheduling.constraints import Automaton
 from service.structured_outputs.automata import (
     CompilationInterrupted,

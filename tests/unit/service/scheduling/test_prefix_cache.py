@@ -1,5 +1,7 @@
 """The prefix cache: longest prefix, least recently used eviction, isolated namespaces."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -22,7 +24,7 @@ STATE_BYTES = 16
 
 def named(token_ids, namespace="here"):
     """Return the `Prefix` of some tokens."""
-    prefix = Prefix(namespace)
+    prefix = Prefix.of(namespace)
     prefix.extend(np.array(token_ids, np.int32))
     return prefix
 
@@ -103,7 +105,7 @@ def count_hashes(monkeypatch):
 def test_the_cost_of_a_lookup_does_not_grow_with_cached_lengths(count_hashes):
     """With 3,000 lengths of one prompt cached, it and a different prompt take at most BLOCK hashes each."""
     text = np.arange(3000, dtype=np.int32)
-    cache, prefix = PrefixCache(10**7), Prefix("here")
+    cache, prefix = PrefixCache(10**7), Prefix.of("here")
     for token_id in text:
         prefix.extend([token_id])
         cache.keep(prefix, state(0))
@@ -130,11 +132,11 @@ def test_an_adversarial_prompt_costs_a_bounded_number_of_hashes(count_hashes):
 @pytest.mark.parametrize("split", range(1, 5))
 def test_a_key_does_not_depend_on_slices(split):
     """The same tokens, in slices of any length, as array or list, have one key. A copy is independent."""
-    cache, prefix = kept([1, 2, 3, 4, 5]), Prefix("here")
+    cache, prefix = kept([1, 2, 3, 4, 5]), Prefix.of("here")
     prefix.extend([1, 2, 3, 4, 5][:split])
     prefix.extend(np.array([1, 2, 3, 4, 5][split:], np.int32))
     assert prefix.key == named([1, 2, 3, 4, 5]).key
-    twin = prefix.copy()
+    twin = replace(prefix)
     twin.extend([6])
     assert (prefix.length, twin.length) == (5, 6)
     assert prefix.key == find(cache, [1, 2, 3, 4, 5, 6])[0].key
@@ -143,7 +145,7 @@ def test_a_key_does_not_depend_on_slices(split):
 @given(st.lists(st.integers(1, 2 * BLOCK), min_size=1, max_size=6))
 def test_a_key_of_several_blocks_does_not_depend_on_slices(sizes):
     """They may end within a block, at its end or beyond."""
-    prefix, text = Prefix("here"), list(range(sum(sizes)))
+    prefix, text = Prefix.of("here"), list(range(sum(sizes)))
     for end, size in zip(np.cumsum(sizes), sizes, strict=True):
         prefix.extend(text[end - size : end])
     assert (prefix.key, prefix.length) == (named(text).key, len(text))
@@ -201,7 +203,7 @@ def test_an_entry_that_is_too_large_or_empty_is_not_cached(max_bytes, token_ids)
 
 def test_states_are_cached_at_a_distance_during_prefill():
     """With slices of 50 tokens: each 150 tokens up to FAR, and each 1,050 beyond."""
-    cache, prefix = PrefixCache(10**6), Prefix("here")
+    cache, prefix = PrefixCache(10**6), Prefix.of("here")
     for _ in range(100):
         prefix.extend([1] * 50)
         cache.keep_if_due(prefix, state(0))

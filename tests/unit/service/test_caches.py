@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from service.single_flight import SingleFlightCache
+from service.caches import SingleFlightCache
 from tests.waiting import until
 
 
