@@ -5,14 +5,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from contract import signatures
-from contract.card import Trace
+from contract.card import Activation
 from service.api.requests import EmbeddingsRequest, InspectRequest
 from service.generation.logprobs import Logprobs, expected_next
 from service.generation.request import Request
 from service.models.registry import ServedModel
 from service.scheduling.sequence import ChoiceIndex, Result, Results, Scores, Sequence
 
-# Values of `include`, and the kinds of traces that each selects.
+# Values of `include`, and the kinds of activations that each selects.
 KINDS = {
     "hidden": (signatures.HIDDEN, signatures.TOP),
     "cell": (signatures.CELL,),
@@ -64,7 +64,7 @@ class InspectionOutput:
         expected: The most probable tokens after the last one that the model read, and their log probabilities.
         positions: int64 (positions,): indexes of the tokens of `values`.
         units: By layer, int64 (units,): indexes of its units in `values`.
-        values: Each requested trace, float32 (positions, units).
+        values: Each requested activation, float32 (positions, units).
         state: Each layer's hidden and cell state after the last token, float32 (units,); empty if not requested.
     """
 
@@ -73,15 +73,15 @@ class InspectionOutput:
     expected: dict[str, float]
     positions: np.ndarray
     units: dict[int, np.ndarray]
-    values: list[tuple[Trace, np.ndarray]]
-    state: list[tuple[Trace, np.ndarray]]
+    values: list[tuple[Activation, np.ndarray]]
+    state: list[tuple[Activation, np.ndarray]]
 
 
-def requested_traces(body: InspectRequest, model: ServedModel) -> list[Trace]:
-    """Return the traces of a model that a body selects by kind and layer."""
+def requested_activations(body: InspectRequest, model: ServedModel) -> list[Activation]:
+    """Return the activations of a model that a body selects by kind and layer."""
     kinds = {kind for name in body.include for kind in KINDS[name]}
-    layers = {trace.layer for trace in model.card.traces} if body.layers is None else set(body.layers)
-    return [trace for trace in model.card.traces if trace.kind in kinds and trace.layer in layers]
+    layers = {each.layer for each in model.card.traces} if body.layers is None else set(body.layers)
+    return [each for each in model.card.traces if each.kind in kinds and each.layer in layers]
 
 
 def evenly_spaced(count: int, most: int | None) -> np.ndarray:
@@ -94,29 +94,31 @@ def evenly_spaced(count: int, most: int | None) -> np.ndarray:
 class _SelectedValues:
     """Keeps the requested values of results, on the scheduler's thread; the other values are dropped, not queued."""
 
-    def __init__(self, traces: list[Trace], indexes: np.ndarray, units: dict[int, np.ndarray], queue: Results) -> None:
+    def __init__(
+        self, activations: list[Activation], indexes: np.ndarray, units: dict[int, np.ndarray], queue: Results
+    ) -> None:
         """`indexes` are those of the positions in what the model reads."""
-        self._traces, self._indexes, self._units, self._queue = traces, indexes, units, queue
+        self._activations, self._indexes, self._units, self._queue = activations, indexes, units, queue
         # Zeros take no memory until the first values are written.
-        self._values = [np.zeros((len(indexes), len(units[trace.layer])), np.float32) for trace in traces]
+        self._values = [np.zeros((len(indexes), len(units[each.layer])), np.float32) for each in activations]
         self._num_prefilled = 0
 
     def put(self, result: Result) -> None:
         """Select from a result, and pass on the rest of it."""
-        if result.trace_values is not None and result.scores is not None:
+        if result.activations is not None and result.scores is not None:
             length, start = len(result.scores.logprobs), self._num_prefilled
             in_result = np.flatnonzero((self._indexes >= start) & (self._indexes < start + length))
-            for trace, values in zip(self._traces, self._values, strict=True):
-                trace_values = result.trace_values[trace.output][self._indexes[in_result] - start]
-                values[in_result] = trace_values[:, self._units[trace.layer]]
+            for each, values in zip(self._activations, self._values, strict=True):
+                rows = result.activations[each.output][self._indexes[in_result] - start]
+                values[in_result] = rows[:, self._units[each.layer]]
             self._num_prefilled += length
-            result = replace(result, trace_values=None)
+            result = replace(result, activations=None)
         self._queue.put(result)
 
-    def take(self) -> list[tuple[Trace, np.ndarray]]:
+    def take(self) -> list[tuple[Activation, np.ndarray]]:
         """Return the values and drop them here, so that the caller can free them one by one."""
         values, self._values = self._values, []
-        return list(zip(self._traces, values, strict=True))
+        return list(zip(self._activations, values, strict=True))
 
 
 class InspectionProcessor:
@@ -124,31 +126,31 @@ class InspectionProcessor:
 
     def __init__(self, body: InspectRequest, request: Request) -> None:
         self.request, self.body, self._model = request, body, request.model
-        self._traces = requested_traces(body, request.model)
+        self._activations = requested_activations(body, request.model)
         (prompt,) = request.prompts
         self._positions = evenly_spaced(prompt.num_tokens, body.max_positions)
         if not body.return_sequences:
             self._positions = self._positions[:1] if prompt.backward else self._positions[-1:]
-        self._units = {trace.layer: evenly_spaced(trace.units, body.max_units) for trace in self._traces}
+        self._units = {each.layer: evenly_spaced(each.units, body.max_units) for each in self._activations}
 
     @property
     def num_values(self) -> int:
         """How many numbers the result holds."""
-        return len(self._positions) * sum(len(self._units[trace.layer]) for trace in self._traces)
+        return len(self._positions) * sum(len(self._units[each.layer]) for each in self._activations)
 
     def create(self, indexes: list[ChoiceIndex]) -> list[Sequence]:
         """Create the only sequence."""
         (prompt,), positions = self.request.prompts, self._positions
         num_tokens, num_before = prompt.num_tokens, len(prompt.input_ids) - prompt.num_tokens
         read_at = num_before + (num_tokens - 1 - positions if prompt.backward else positions)
-        self._values = _SelectedValues(self._traces, read_at, self._units, self.request.queue)
+        self._values = _SelectedValues(self._activations, read_at, self._units, self.request.queue)
         fields = {**self.request.sequence_fields(indexes[0]), "results": self._values}
         return [
             Sequence(
                 **fields,
                 prefill_signature=signatures.INSPECT,
                 returns_state=self.body.return_state,
-                requested_traces=tuple((trace.output, trace.units) for trace in self._traces),
+                requested_activations=tuple((each.output, each.units) for each in self._activations),
             )
         ]
 
@@ -173,11 +175,11 @@ class InspectionProcessor:
             state=[] if state is None else self._split_state(state),
         )
 
-    def _split_state(self, state: np.ndarray) -> list[tuple[Trace, np.ndarray]]:
+    def _split_state(self, state: np.ndarray) -> list[tuple[Activation, np.ndarray]]:
         """Split a state into the vectors of its layers; a sliding-window model has none."""
-        traces = [trace for trace in self._model.card.traces if trace.kind in (signatures.HIDDEN, signatures.CELL)]
-        parts = np.split(state, np.cumsum([trace.units for trace in traces])[:-1]) if traces else []
-        return list(zip(traces, parts, strict=True))
+        activations = [each for each in self._model.card.traces if each.kind in (signatures.HIDDEN, signatures.CELL)]
+        parts = np.split(state, np.cumsum([each.units for each in activations])[:-1]) if activations else []
+        return list(zip(activations, parts, strict=True))
 
 
 def _split_scores(scores: list[Scores]) -> tuple[Scores, Scores]:

@@ -52,7 +52,7 @@ class Result:
         state: float32 (S,), after all tokens but the last sampled one; None if not requested.
         hidden_sum: float32 (U,): sum of the top layer's outputs over all tokens prefilled so far; of "embed".
         hidden_last: float32 (U,): the top layer's output after the last of them; of "embed".
-        trace_values: Traces by name, float32 (tokens, units), of the tokens that the call read; of "inspect".
+        activations: By name, float32 (tokens, units), of the tokens that the call read; of "inspect".
         is_reproducible: See `Sequence`.
         error: Ends the sequence.
     """
@@ -66,7 +66,7 @@ class Result:
     state: np.ndarray | None = None
     hidden_sum: np.ndarray | None = None
     hidden_last: np.ndarray | None = None
-    trace_values: Mapping[str, np.ndarray] | None = None
+    activations: Mapping[str, np.ndarray] | None = None
     is_reproducible: bool = True
     error: GatewayError | None = None
 
@@ -122,7 +122,7 @@ class Sequence:
         vocab_size: Exclusive upper limit of the model's token ids; a backend's samples are checked against it.
         release: Releases its admission, on the scheduler's thread, once it has finished.
         prefill_signature: "prefill", "score", "embed" or "inspect".
-        requested_traces: Requested traces of "inspect", as (name, width).
+        requested_activations: Those that "inspect" returns, as (name, width).
         counts_before: Ids and counts of the tokens sampled by the requests that it resumes; see `Adjustments`.
         returns_state: Whether its results carry the state.
         num_top: Requested top logprobs per sampled token; None: not even its own logprob.
@@ -160,7 +160,7 @@ class Sequence:
     vocab_size: int = MAX_VOCAB_SIZE
     release: Callable[[], object] = do_nothing
     prefill_signature: str = signatures.PREFILL
-    requested_traces: tuple[tuple[str, int], ...] = ()
+    requested_activations: tuple[tuple[str, int], ...] = ()
     num_sampled_before: int = 0
     counts_before: tuple[np.ndarray, np.ndarray] | None = None
     returns_state: bool = False

@@ -57,13 +57,6 @@ def test_no_more_sequences_run_than_there_are_slots(start):
     until(lambda: scheduler.num_sequences == 0)
 
 
-def test_a_request_with_more_choices_than_slots_completes(start):
-    """Choices without a slot wait; the request is not rejected."""
-    scheduler = start(max_running=2, max_queued=20)
-    texts = submit(scheduler, choices(9))
-    assert [text.finish() for text in texts] == [alone(choice=choice) for choice in range(9)]
-
-
 def test_a_request_with_many_choices_does_not_block_later_ones(start):
     """It needs every slot, one of which is taken: it starts with those that are free, and later requests get theirs."""
     scheduler = start(max_running=8, max_queued=50)

@@ -1,7 +1,5 @@
 """The prefix cache: longest prefix, least recently used eviction, isolated namespaces."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -52,17 +50,6 @@ def found(cache, token_ids, namespace="here"):
     """Return length and number of the hit; of a miss 0 and None."""
     hit = find(cache, token_ids, namespace)
     return (0, None) if hit is None else (hit[0].length, int(hit[1][0]))
-
-
-@given(
-    st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=8), max_size=20),
-    st.lists(st.integers(0, 2), max_size=10),
-)
-def test_a_lookup_returns_the_longest_cached_prefix(texts, wanted):
-    """Whatever else is cached; without a prefix of the tokens it is a miss."""
-    cache = kept(*texts)
-    best = max((text for text in texts if wanted[: len(text)] == text), key=len, default=[])
-    assert found(cache, wanted) == (len(best), texts.index(best) if best else None)
 
 
 @given(
@@ -129,25 +116,13 @@ def test_an_adversarial_prompt_costs_a_bounded_number_of_hashes(count_hashes):
     assert count_hashes[0] <= MAX_HASHES
 
 
-@pytest.mark.parametrize("split", range(1, 5))
-def test_a_key_does_not_depend_on_slices(split):
-    """The same tokens, in slices of any length, as array or list, have one key. A copy is independent."""
-    cache, prefix = kept([1, 2, 3, 4, 5]), Prefix.of("here")
-    prefix.extend([1, 2, 3, 4, 5][:split])
-    prefix.extend(np.array([1, 2, 3, 4, 5][split:], np.int32))
-    assert prefix.key == named([1, 2, 3, 4, 5]).key
-    twin = replace(prefix)
-    twin.extend([6])
-    assert (prefix.length, twin.length) == (5, 6)
-    assert prefix.key == find(cache, [1, 2, 3, 4, 5, 6])[0].key
-
-
 @given(st.lists(st.integers(1, 2 * BLOCK), min_size=1, max_size=6))
-def test_a_key_of_several_blocks_does_not_depend_on_slices(sizes):
-    """They may end within a block, at its end or beyond."""
+def test_a_key_does_not_depend_on_slices(sizes):
+    """As array or list, they may end within a block, at its end or beyond."""
     prefix, text = Prefix.of("here"), list(range(sum(sizes)))
     for end, size in zip(np.cumsum(sizes), sizes, strict=True):
-        prefix.extend(text[end - size : end])
+        part = text[end - size : end]
+        prefix.extend(np.array(part, np.int32) if size % 2 else part)
     assert (prefix.key, prefix.length) == (named(text).key, len(text))
 
 

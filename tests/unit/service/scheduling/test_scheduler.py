@@ -333,31 +333,6 @@ def test_a_request_that_races_with_stopping_gets_an_error(start):
         assert scheduler.num_sequences == 0
 
 
-def test_a_nan_state_fails_its_own_sequence_alone(start):
-    """Other sequences of the same call continue."""
-    backend = FakeBackend()
-    honest = backend.call
-
-    def spoil(call, done):
-        def spoilt(outcome, probe_hash):
-            for row, sequence in enumerate(call.sequences):
-                if sequence.seed == 3:
-                    outcome["state"][row, 0] = np.nan
-            done(outcome, probe_hash)
-
-        honest(call, spoilt)
-
-    backend.call = spoil
-    scheduler = start(backend)
-    texts = [Text(seed=i) for i in range(6)]
-    for text in texts:
-        scheduler.submit([[text.sequence]], SHAPES)
-    outcomes = [text.finish() for text in texts]
-    assert isinstance(outcomes[3][1], InternalError)
-    del outcomes[3]
-    assert outcomes == [alone(seed=i) for i in range(6) if i != 3]
-
-
 def test_an_invalid_reply_fails_its_sequences_and_not_the_scheduler(start):
     """They get an internal error, and the next request is served."""
     backend = FakeBackend()
