@@ -33,10 +33,7 @@ Body = CompletionRequest | EmbeddingsRequest | InspectRequest
 Processor = OutputProcessor | EmbeddingProcessor | InspectionProcessor
 # Is called with each request before it waits: watches its client, and closes it in the end.
 Watch = Callable[[Request], object]
-
-
-def _watch_nobody(request: Request) -> None:
-    """Leave a request without a client."""
+_NO_CLIENT: Watch = lambda _: None  # noqa: E731
 
 
 class Engine:
@@ -57,9 +54,7 @@ class Engine:
         self._metrics, self._limits = metrics, limits
         self._resume_tokens, self._compiler, self._training_filters = resume_tokens, compiler, training_filters
 
-    def complete(
-        self, body: CompletionRequest, context: RequestContext, watch: Watch = _watch_nobody
-    ) -> OutputProcessor:
+    def complete(self, body: CompletionRequest, context: RequestContext, watch: Watch = _NO_CLIENT) -> OutputProcessor:
         """Encode the prompts, admit the first sequences, compile their constraint and submit them.
 
         Raises:
@@ -89,9 +84,7 @@ class Engine:
             processor.submit([self._match(body, request, each) if each else None for each in constraints])
         return processor
 
-    def embed(
-        self, body: EmbeddingsRequest, context: RequestContext, watch: Watch = _watch_nobody
-    ) -> EmbeddingProcessor:
+    def embed(self, body: EmbeddingsRequest, context: RequestContext, watch: Watch = _NO_CLIENT) -> EmbeddingProcessor:
         """Encode the texts and submit their prefill; raise as `complete`."""
         request = self._request(body, context)
         units = request.model.card.units
@@ -110,9 +103,7 @@ class Engine:
             request.submit(processor.create)
         return processor
 
-    def inspect(
-        self, body: InspectRequest, context: RequestContext, watch: Watch = _watch_nobody
-    ) -> InspectionProcessor:
+    def inspect(self, body: InspectRequest, context: RequestContext, watch: Watch = _NO_CLIENT) -> InspectionProcessor:
         """Encode a text and submit its inspection.
 
         Raises:

@@ -64,15 +64,7 @@ class OutputProcessor:
         resume_tokens: ResumeTokens,
         is_copy: IsCopy | None,
     ) -> None:
-        """Prepare the choices.
-
-        Args:
-            body: The request body.
-            request: The running request.
-            constraints: What the choices of each prompt must match; None: anything.
-            resume_tokens: Seals resume tokens.
-            is_copy: Rejects copies of training text; None: they are accepted.
-        """
+        """`constraints` are those of each prompt; `is_copy` rejects copies of training text, None accepts them."""
         self.request, self.body = request, body
         self._model, self._checkpoint, self._resume_tokens = request.model, request.checkpoint, resume_tokens
         seed = request.checkpoint.seed if body.seed is None and request.checkpoint else body.seed
@@ -274,7 +266,8 @@ class OutputProcessor:
         output = self._outputs[number]
         group = [self._new_choice(output, (number, choice)) for choice in choices]
         self._choices |= {choice.index: choice for choice in group}
-        self._groups[group[0].index] = group
+        if output.is_scored or self.body.issues_resume_tokens:
+            self._groups[group[0].index] = group
         if not output.is_scored:
             self._add_prompt_logprobs(output, group, [])
         return group
@@ -317,7 +310,7 @@ class OutputProcessor:
 
     def _process_prefill(self, result: Result) -> Iterator[Choice]:
         """Process the result of the sequence that prefills for a group; yield its choices if nothing is generated."""
-        group = self._groups[result.index]
+        group = self._groups.pop(result.index) if result.is_prefilled else self._groups[result.index]
         leader, output = group[0], self._outputs[result.index[0]]
         if result.scores is not None:
             leader.scores.append(result.scores)
@@ -328,7 +321,7 @@ class OutputProcessor:
                     choice.progress.point = replace(choice.progress.point, state=result.state, unread_ids=unread_ids)
         if result.is_prefilled and output.is_scored:
             self._add_prompt_logprobs(output, group, leader.scores)
-            leader.scores.clear()
+            leader.scores = []
         if result.is_prefilled and output.end:
             yield from self._end_ungenerated(group, output.end)
 

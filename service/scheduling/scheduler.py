@@ -50,10 +50,7 @@ class Observer(Protocol):
     """Callbacks for metrics, on the scheduler's thread; they must return at once."""
 
     def sequence_started(self, sequence: Sequence, waited_s: float) -> None:
-        """Record that the first sequence of a prompt got its first slot, and how long it waited.
-
-        Its prefix cache hit is in `num_cached_tokens`.
-        """
+        """Record that the first sequence of a prompt got its first slot, and its prefix cache hit."""
 
     def call_completed(self, call: Call, seconds: float) -> None:
         """Record a call that returned outputs."""

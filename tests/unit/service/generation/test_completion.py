@@ -189,24 +189,6 @@ def _with_steps(model, steps):
     return ServedModel(model.ref, model.card, model.tokenizer, BatchLimits((8,), steps, 4), "fp")
 
 
-@pytest.mark.parametrize(
-    ("fields", "param", "message"),
-    [
-        ({"prompts": ([1, VOCABULARY],)}, "prompt", f"prompt must have token ids below {VOCABULARY}, got {VOCABULARY}"),
-        ({"logit_bias": {str(VOCABULARY): 1.0}}, "logit_bias", "logit_bias must have token ids below"),
-        ({"prompts": ("a" * 1001,)}, "prompt", "prompt must be at most 1000 tokens, got 1001"),
-        ({"prompts": ([1] * 1001,)}, "prompt", "prompt must be at most 1000 tokens, got 1001"),
-    ],
-    ids=["id out of range", "bias out of range", "long text", "many ids"],
-)
-def test_limits_that_depend_on_the_model_are_validated(service, fields, param, message):
-    """Token ids outside the vocabulary and too long prompts are refused; the message names field, limit and value."""
-    prompts = fields.pop("prompts", ("abc",))
-    with pytest.raises(InvalidRequest, match=message) as caught:
-        service.results(*prompts, **fields)
-    assert caught.value.param == param
-
-
 def test_a_deadline_removes_all_sequences_of_the_request():
     """The client gets the error, and every sequence is counted as cancelled."""
     service = Service(FakeBackend(held=True))
@@ -317,23 +299,6 @@ def test_a_failed_request_is_not_counted_as_cancelled(service):
     assert service.listener.cancelled_sequences == []
     assert len(service.listener.finished_requests) == 2
     assert errors[0] is not errors[1]
-
-
-@pytest.mark.parametrize(
-    ("prompts", "fields", "param", "message"),
-    [
-        (("a" * 800,), {"echo": True, "n": 4}, "echo", "at most 3000 tokens .* got 3200"),
-        (("a" * 800,), {"echo": True, "n": 3, "logprobs": 1}, "logprobs", "at most 2000 tokens .* got 2436"),
-        (("a",), {"logprobs": 0, "max_tokens": 2001}, "logprobs", "at most 2000 tokens .* got 2001"),
-    ],
-    ids=["echo", "echo with logprobs", "logprobs"],
-)
-def test_a_request_for_too_large_a_response_is_refused(service, prompts, fields, param, message):
-    """`echo`, `n` and `logprobs` multiply a small request; their limits are checked before any call."""
-    with pytest.raises(InvalidRequest, match=message) as caught:
-        service.results(*prompts, **fields)
-    assert caught.value.param == param
-    assert service.calls() == []
 
 
 def test_an_empty_completion_has_a_mean_logprob_below_zero(service):
@@ -512,9 +477,19 @@ def test_token_ids_of_a_suffix_are_in_reading_order(service):
     assert [score is None for score in result.logprobs.token_logprobs] == [False] * 5 + [True]
 
 
+TOO_LONG = "must be at most 1000 tokens, got 1001"
+
+
 @pytest.mark.parametrize(
     ("wanted", "param", "message"),
     [
+        (request([1, VOCABULARY]), "prompt", f"prompt must have token ids below {VOCABULARY}, got {VOCABULARY}"),
+        (request(logit_bias={str(VOCABULARY): 1.0}), "logit_bias", "logit_bias must have token ids below"),
+        (request("a" * 1001), "prompt", f"prompt {TOO_LONG}"),
+        (request([1] * 1001), "prompt", f"prompt {TOO_LONG}"),
+        (request("a" * 800, echo=True, n=4), "echo", "at most 3000 tokens .* got 3200"),
+        (request("a" * 800, echo=True, n=3, logprobs=1), "logprobs", "at most 2000 tokens .* got 2436"),
+        (request("a", logprobs=0, max_tokens=2001), "logprobs", "at most 2000 tokens .* got 2001"),
         (
             request("abc", model="characters backwards"),
             "prompt",
@@ -529,13 +504,13 @@ def test_token_ids_of_a_suffix_are_in_reading_order(service):
         ),
         (request("", suffix=[5]), "suffix", "which takes prompt"),
         (from_the_end([VOCABULARY]), "suffix", f"suffix must have token ids below {VOCABULARY}, got {VOCABULARY}"),
-        (from_the_end("a" * 1001), "suffix", "suffix must be at most 1000 tokens, got 1001"),
+        (from_the_end("a" * 1001), "suffix", f"suffix {TOO_LONG}"),
         (from_the_end("a" * 800, echo=True, n=4), "echo", r"of every suffix × n\), got 3200"),
         (from_the_end("a" * 800, echo=True, n=3, logprobs=1), "logprobs", "every suffix with echo.* got 2436"),
     ],
 )
-def test_prompt_or_suffix_must_match_the_direction_of_the_model(service, wanted, param, message):
-    """The message names the field that was sent and the one to use; messages of limits name the field that was sent."""
+def test_limits_and_direction_of_the_model_are_checked_before_any_call(service, wanted, param, message):
+    """`echo`, `n` and `logprobs` multiply a small request. The message names the field that was sent."""
     with pytest.raises(InvalidRequest, match=message) as caught:
         begun(service, wanted)
     assert caught.value.param == param

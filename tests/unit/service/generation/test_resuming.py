@@ -407,11 +407,6 @@ def test_a_resume_token_of_another_tenant_model_or_version_is_refused(service):
         assert (caught.value.code, caught.value.status) == ("state_outdated", 410)
 
 
-def test_without_return_state_there_is_no_resume_token(service):
-    """Resume tokens are made on request only."""
-    assert [result.resume_token for result in ask(service, "abc", n=3, return_state=False)] == [None] * 3
-
-
 @pytest.mark.parametrize("model", ["characters", "characters backward"])
 def test_a_deadline_during_prefill_loses_no_held_back_text(service, model):
     """The error has it together with the echo, and its resume token gives the rest unchanged."""
