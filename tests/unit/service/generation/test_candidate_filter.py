@@ -60,7 +60,6 @@ def test_a_window_smaller_than_n_changes_no_text():
 
 
 def test_a_request_takes_no_more_of_the_queue_than_its_window():
-    """Forty choices of three at a time fit into a server without a queue."""
     service = Service(max_running=3, max_queued=0)
     builder = service.engine.complete(request(n=40), RequestContext())
     for _ in builder.client_deltas():
@@ -105,7 +104,6 @@ def refuse_more(service, count):
 
 @pytest.mark.parametrize("fields", [{"n": 7}, {"n": 9, "unique": True, "guided_regex": "[a-d]{2}"}], ids=str)
 def test_choices_that_are_not_admitted_now_are_submitted_later(fields):
-    """Other requests fill the queue: the request waits, and loses no choice."""
     service = Service(max_running=2, max_queued=0)
     alone = ask(service, **fields)
     refused = refuse_more(service, 5)
@@ -131,7 +129,6 @@ def test_copies_of_the_training_text_are_replaced(service):
 
 
 def test_a_model_without_a_filter_refuses_not_in_training(service):
-    """The message names model and version."""
     with pytest.raises(
         InvalidRequest, match="not_in_training must be false for model 'characters': version 1 has no training filter"
     ):
@@ -146,7 +143,6 @@ def test_if_too_few_texts_exist_there_are_fewer_choices(service):
 
 
 def test_the_index_names_the_prompt_also_if_a_prompt_has_fewer_choices_than_n(service):
-    """The same in a stream and in a response."""
     fields = {"n": 3, "unique": True, "guided_regex": "a|b", "prompt": ["abc", "xy"], "max_tokens": 1}
     builder = service.engine.complete(request(**fields), RequestContext())
     whole = json.loads(CompletionResponse(builder, lambda _: None).whole())["choices"]
@@ -167,7 +163,6 @@ def test_greedy_choices_cannot_be_unique(service, greedy):
 
 
 def test_a_greedy_copy_is_not_generated_again(service):
-    """It would be the same text."""
     service.training_filters.contains = lambda *_: True
     assert ask(service, not_in_training=True, temperature=0.0) == ([], 1)
 
@@ -217,7 +212,6 @@ def test_a_failed_stream_returns_every_accepted_choice(error):
 
 
 def test_a_choice_is_streamed_as_soon_as_it_has_finished():
-    """Not with the next one, which is submitted in its place."""
     service = Service(max_running=1)
     builder = service.engine.complete(request(n=3, stream=True), RequestContext())
     events = list(CompletionResponse(builder, lambda _: None).events())
@@ -231,7 +225,6 @@ def test_a_choice_is_streamed_as_soon_as_it_has_finished():
 
 @pytest.mark.parametrize(("timeout_s", "error"), [(60.0, ClientGone), (0.5, DeadlineExceeded)])
 def test_a_disconnect_or_the_deadline_ends_a_request_whose_choices_are_never_admitted(timeout_s, error):
-    """While none of its sequences runs."""
     service = Service(max_running=1, max_queued=0)
     refused = refuse_more(service, 10**6)
     builder = service.engine.complete(request(n=3, timeout_s=timeout_s), RequestContext())

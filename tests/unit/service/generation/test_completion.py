@@ -48,7 +48,6 @@ def test_a_request_with_several_prompts_equals_one_request_per_prompt(service):
 
 
 def test_logprobs_and_echo_do_not_change_the_completion(service):
-    """Whether the sampled or also the most probable tokens have logprobs, and whether the prompt is echoed."""
     (plain,) = service.results()
     assert [service.results(logprobs=top)[0].text for top in (0, 1, 5)] == [plain.text] * 3
     assert service.results(logprobs=5, echo=True)[0].text == "abc" + plain.text
@@ -76,7 +75,6 @@ def test_every_token_has_its_logprob_and_text_offset(service, length, echo):
 
 
 def test_max_tokens_0_with_echo_and_logprobs_scores_the_prompt(service):
-    """The prompt comes back with its logprobs, and no token is sampled."""
     (one, two) = service.results("abcdefghij" * 3, "b", logprobs=0, echo=True, max_tokens=0)
     assert (one.text, one.finish_reason) == ("abcdefghij" * 3, "length")
     assert one.logprobs.token_logprobs == [None, *expected_scores(CHARACTERS.encode(one.text))]
@@ -85,7 +83,6 @@ def test_max_tokens_0_with_echo_and_logprobs_scores_the_prompt(service):
 
 
 def test_max_tokens_0_without_logprobs_makes_no_call(service):
-    """Neither an echo nor several choices need the model."""
     results = service.results("abc", "", max_tokens=0, n=2)
     assert [(result.text, result.finish_reason, result.logprobs) for result in results] == [("", "length", None)] * 4
     assert [result.text for result in service.results("abc", max_tokens=0, echo=True)] == ["abc"]
@@ -93,7 +90,6 @@ def test_max_tokens_0_without_logprobs_makes_no_call(service):
 
 
 def test_choices_of_one_prompt_share_its_scoring(service):
-    """The prompt is scored in one call, and every choice begins with its text and logprobs."""
     results = service.results(n=3, logprobs=1, echo=True)
     assert service.calls().count("score") == 1
     assert len({tuple(result.logprobs.token_logprobs[:3]) for result in results}) == 1
@@ -110,7 +106,6 @@ def mean_with_end(result, prompt):
 
 
 def test_best_of_returns_the_choices_with_the_highest_mean_logprob(service):
-    """They come best first, and each is what it is without `best_of`."""
     every = service.results(n=6, logprobs=0)
     means = [mean_with_end(result, "abc") for result in every]
     order = sorted(range(6), key=lambda i: means[i], reverse=True)
@@ -121,7 +116,6 @@ def test_best_of_returns_the_choices_with_the_highest_mean_logprob(service):
 
 
 def test_logprobs_end_where_a_stop_string_cuts_the_text(service):
-    """No token of the stop string is returned, streamed or not."""
     (whole,) = service.results(logprobs=1)
     stop = whole.text[6:8]
     (result,) = service.results(logprobs=1, stop=[stop])
@@ -164,7 +158,6 @@ def test_more_logprobs_than_the_version_returns_are_refused_with_its_limit(servi
 
 
 def test_special_tokens_of_a_prompt_have_logprob_entries_but_no_text(service):
-    """A prompt of token ids may contain special tokens; the logprobs list them by name."""
     ids = [CHARACTERS.special.start, *CHARACTERS.encode("ab")]
     (result,) = service.results(ids, logprobs=1, echo=True, max_tokens=0)
     assert result.text == "ab"
@@ -175,7 +168,6 @@ def test_special_tokens_of_a_prompt_have_logprob_entries_but_no_text(service):
 
 
 def test_penalties_do_not_depend_on_the_decode_steps_of_a_call(service):
-    """A completion with a frequency penalty is the same with eight tokens per call and with one."""
     (result,) = service.results(frequency_penalty=2.0, max_tokens=40)
     slow = Service()
     slow.engine._model_registry.find = lambda name, seed: _with_steps(Models().find(name), 1)
@@ -190,7 +182,6 @@ def _with_steps(model, steps):
 
 
 def test_a_deadline_removes_all_sequences_of_the_request():
-    """The client gets the error, and every sequence is counted as cancelled."""
     service = Service(FakeBackend(held=True))
     with pytest.raises(DeadlineExceeded, match=r"within its timeout_s of 0\.1 seconds"):
         service.results(n=3, timeout_s=0.1)
@@ -201,7 +192,6 @@ def test_a_deadline_removes_all_sequences_of_the_request():
 
 
 def test_cancelling_a_request_wakes_the_thread_that_waits_for_it():
-    """It gets `ClientGone` at once, while the call is still in flight."""
     service = Service(FakeBackend(held=True))
     generation = service.engine.complete(request(), RequestContext())
     threading.Timer(0.1, generation.request.cancel).start()
@@ -267,7 +257,6 @@ def test_tokens_stay_charged_only_if_the_request_is_invalid(error, expected):
 
 
 def test_a_limit_names_the_field_of_its_endpoint(service):
-    """Embeddings have no `max_tokens`."""
     context = RequestContext(quota=Quota("key", max_queued_tokens=2))
     with pytest.raises(InvalidRequest) as of_embeddings:
         service.engine.embed(embedding("d", "abc"), context)
@@ -311,7 +300,6 @@ def test_an_empty_completion_has_a_mean_logprob_below_zero(service):
 
 
 def test_a_request_reports_its_tokens_and_times(service):
-    """The listener gets token counts, finish reasons, the first token and the gaps between tokens."""
     service.results("abc", "de", n=2, max_tokens=20)
     ((_, finished),) = service.listener.finished_requests
     assert finished["num_prompt_tokens"] == 5
@@ -325,7 +313,6 @@ def test_a_request_reports_its_tokens_and_times(service):
 
 
 def embedding(*prompts, **fields):
-    """Return a request for embeddings."""
     body = {"model": "characters", "input": prompts, "timeout_s": 10.0, **fields}
     return parse(EmbeddingsRequest, orjson.dumps(body), LIMITS)
 
@@ -350,18 +337,15 @@ def test_an_embedding_pools_the_outputs_of_all_tokens(service, pooling):
 
 
 def test_dimensions_must_equal_the_width_of_the_model(service):
-    """Vectors are not truncated; the message names the width."""
     with pytest.raises(InvalidRequest, match=r"dimensions must be 4, .*, got 5"):
         service.engine.embed(embedding("a", dimensions=5), RequestContext())
 
 
 def from_the_end(*suffixes, **fields):
-    """Return a request to the backward character model."""
     return request("", suffix=suffixes, **{"model": "characters backwards", **fields})
 
 
 def begun(service, wanted):
-    """Submit a request to the engine and return its generation."""
     return service.engine.complete(wanted, RequestContext())
 
 
@@ -397,7 +381,6 @@ def test_a_backward_completion_mirrors_the_forward_one(service, suffix, fields):
 
 @pytest.mark.parametrize("echo", [False, True])
 def test_stop_strings_of_a_backward_model_are_in_reading_order(service, echo):
-    """The completion and its logprobs begin after the stop string."""
     (whole,) = begun(service, from_the_end("abc", logprobs=1, max_tokens=30)).results()
     stop = whole.text[-8:-6]
     (result,) = begun(service, from_the_end("abc", logprobs=1, max_tokens=30, stop=[stop, "??"], echo=echo)).results()
@@ -432,7 +415,6 @@ def test_text_deltas_of_a_backward_model_are_prepended(service, num_top, echo):
 
 @pytest.mark.parametrize("num_top", [None, 1])
 def test_without_prepend_a_backward_choice_is_streamed_as_one_delta(service, num_top):
-    """It is what a response without streaming has, echo included."""
     wanted = {"logprobs": num_top, "echo": True, "n": 2, "max_tokens": 30}
     whole = begun(service, from_the_end("abc", **wanted)).results()
     generation = begun(service, from_the_end("abc", **wanted))
@@ -442,7 +424,6 @@ def test_without_prepend_a_backward_choice_is_streamed_as_one_delta(service, num
 
 
 def test_prepend_has_no_effect_on_a_forward_model(service):
-    """Its deltas are appended, with the option and without."""
     with_consent, without = (
         begun(service, request(logprobs=1, echo=True, prepend=prepend)) for prepend in (True, False)
     )
@@ -519,7 +500,6 @@ def test_limits_and_direction_of_the_model_are_checked_before_any_call(service, 
 
 @pytest.mark.parametrize("pooling", ["mean", "last"])
 def test_a_backward_model_embeds_a_text_from_its_end(service, pooling):
-    """The vector is the forward model's for the mirrored text."""
     forwards = service.engine.embed(embedding("abc", "", pooling=pooling), RequestContext()).vectors()
     job = service.engine.embed(embedding("cba", "", model="characters backwards", pooling=pooling), RequestContext())
     np.testing.assert_array_equal(job.vectors(), forwards)

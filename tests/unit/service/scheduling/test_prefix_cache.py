@@ -21,14 +21,12 @@ STATE_BYTES = 16
 
 
 def named(token_ids, namespace="here"):
-    """Return the `Prefix` of some tokens."""
     prefix = Prefix.of(namespace)
     prefix.extend(np.array(token_ids, np.int32))
     return prefix
 
 
 def state(number):
-    """Return a state that is identified by its number."""
     return np.full(STATE_BYTES // 4, number, np.float32)
 
 
@@ -77,7 +75,6 @@ def test_a_lookup_ignores_hashes_beyond_its_tokens(length):
 
 @pytest.fixture
 def count_hashes(monkeypatch):
-    """Count the hashes that are computed."""
     counts = [0]
     honest = prefix_cache._hash
 
@@ -147,7 +144,6 @@ def test_the_least_recently_used_entry_is_evicted():
 
 @given(st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=5), max_size=30))
 def test_eviction_leaves_nothing_behind(texts):
-    """Counts, bytes and tails are those of the remaining entries."""
     cache = kept(*texts, entries=2)
     assert len(cache) == min(2, len({tuple(text) for text in texts}))
     assert cache.num_bytes == len(cache) * (STATE_BYTES + OVERHEAD_BYTES)

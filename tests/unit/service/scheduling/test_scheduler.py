@@ -32,7 +32,6 @@ def test_a_sequence_is_that_of_prefill_and_sampling_step_by_step():
 
 
 def test_joining_a_running_batch_changes_no_sequence(start):
-    """Sequences of many lengths get the same tokens in company as they get alone."""
     scheduler = start(max_running=24, max_queued=100)
     wanted = [
         {"prompt": tuple(range(1, 2 + i % 37)), "max_tokens": 1 + (i * 7) % 45, "seed": i, "choice": i % 3}
@@ -106,7 +105,6 @@ def test_a_wait_that_ends_while_events_are_delivered_is_noticed(start, monkeypat
 
 
 def test_the_eos_token_finishes_a_sequence_and_is_not_returned(start):
-    """The finish reason is `stop`."""
     scheduler = start()
     for seed in range(60):
         text = Text(seed=seed, max_tokens=200)
@@ -134,7 +132,6 @@ def test_a_cancelled_sequence_is_removed(start, where):
 
 
 def test_cancelling_during_prefill_removes_every_choice(start):
-    """Also those that wait for the shared prefill."""
     backend = FakeBackend(held=True)
     scheduler = start(backend)
     texts = [Text(prompt=(1, 2, 3), choice=i) for i in range(4)]
@@ -146,7 +143,6 @@ def test_cancelling_during_prefill_removes_every_choice(start):
 
 
 def test_a_retried_call_neither_loses_nor_repeats_tokens(start):
-    """After two failures in a row, every sequence has the tokens that it has alone."""
     backend = FakeBackend()
     backend.failures = [BackendUnavailable("gone"), BackendUnavailable("still gone")]
     scheduler = start(backend)
@@ -157,7 +153,6 @@ def test_a_retried_call_neither_loses_nor_repeats_tokens(start):
 
 
 def test_a_permanent_error_is_not_retried(start):
-    """A call that the backend refuses would be refused again."""
     backend = FakeBackend()
     backend.failures = [InternalError("refused")]
     scheduler = start(backend)
@@ -282,7 +277,6 @@ def test_a_request_that_races_with_stopping_gets_an_error(start):
 
 
 def test_an_invalid_reply_fails_its_sequences_and_not_the_scheduler(start):
-    """They get an internal error, and the next request is served."""
     backend = FakeBackend()
     scheduler = start(backend)
     honest = backend.call
@@ -438,7 +432,6 @@ def test_a_scored_prompt_is_prefilled_whole_despite_a_cache_hit(start):
 
 
 def test_a_nan_state_is_not_cached(start):
-    """The same prompt succeeds in the next request."""
     backend = FakeBackend()
     honest, spoilt = backend.call, []
 
