@@ -75,7 +75,7 @@ class Engine:
             # Free the unencoded prompts.
             body = body.model_copy(update={"prompt": None, "suffix": None})
             self._require_response_fits(body, prompts, field)
-            _hold_memory(request, completion_bytes(body, model.card, prompts, [each for each in constraints if each]))
+            _hold_memory(request, completion_bytes(body, model.card, prompts, constraints))
             is_copy = self._copy_filter(model) if body.not_in_training else None
             processor = OutputProcessor(body, request, constraints, self._resume_tokens, is_copy)
             watch(request)
