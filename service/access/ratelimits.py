@@ -53,11 +53,7 @@ class RateLimiter:
     def __init__(self, redis_url: str | None = None) -> None:
         """Open the storage; log a warning if Redis is unavailable.
 
-        Args:
-            redis_url: `redis://…`, `rediss://…` or `unix://…`; None counts in this process.
-
-        Raises:
-            ConfigurationError: the URL is invalid.
+        The URL is `redis://…`, `rediss://…` or `unix://…`; None counts in this process.
         """
         # The storage in memory is not thread-safe.
         self._own = _Counters(MemoryStorage(), threading.Lock())
@@ -188,11 +184,7 @@ class _RedisCounters(_Counters):
             self._mark_unavailable(error)
 
     def charge(self, charge: _Charge) -> int | None:
-        """Charge.
-
-        Raises:
-            _RedisUnavailable: nothing was charged, as far as is known.
-        """
+        """Charge, or raise _RedisUnavailable: nothing was charged, as far as is known."""
         if not self._may_try():
             raise _RedisUnavailable
         try:

@@ -232,10 +232,9 @@ class GrpcBackend:
         shapes: Mapping[str, Shape],
         vocab_size: int = MAX_VOCAB_SIZE,
     ) -> Arrays:
-        """Make a call and wait for its outputs, those named in `shapes`; token ids must be below `vocab_size`.
+        """Make a call and return its outputs, those named in `shapes`, or raise the error that `call` would report.
 
-        Raises:
-            GatewayError: as `call` would report it.
+        Token ids must be below `vocab_size`.
         """
         outcome = self._predict(model, signature, inputs, shapes, vocab_size)
         if isinstance(outcome, GatewayError):

@@ -189,11 +189,7 @@ class HealthChecks:
             log.exception("updating the model registry failed; retrying")
 
     def _probe_all(self, replica: Replica, name: str, statuses: Collection[VersionStatus], num_ejections: int) -> None:
-        """Probe the new versions of a model at a backend, and those that need to be probed again.
-
-        Raises:
-            BackendUnavailable: it does not respond.
-        """
+        """Probe the new and the stale versions of a model; raise BackendUnavailable if the backend does not respond."""
         probes: dict[ModelVersion, Probe] = {}
         is_complete = True
         for status in statuses:

@@ -307,11 +307,7 @@ class _Attempt:
 
 
 def resolved(address: str) -> list[str]:
-    """Resolve an address `host:port`; return the sorted `ip:port` addresses.
-
-    Raises:
-        OSError: its name cannot be resolved.
-    """
+    """Return the sorted `ip:port` addresses of `host:port`; raise OSError if its name cannot be resolved."""
     name, port = _host(address), address.rpartition(":")[2]
     try:
         ipaddress.ip_address(name)

@@ -235,8 +235,7 @@ class Connection(TConn):  # type: ignore[misc]
     def receive(self) -> bool:
         """Receive without blocking; return whether a request is complete or to be refused, or the client has closed.
 
-        Raises:
-            MemoryExhausted: incomplete bodies hold too much memory; nothing was received.
+        Raise MemoryExhausted, before anything is received, if incomplete bodies hold too much memory.
         """
         size = self._reserve()
         try:

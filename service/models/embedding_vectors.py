@@ -174,12 +174,7 @@ class VectorFiles:
 
 
 def _read_rows(path: Path, max_rows: int, check_cancelled: CheckCancelled) -> np.ndarray:
-    """Read a file of vectors in steps.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is not a table of finite numbers, is empty, or has more than `max_rows` lines.
-    """
+    """Read a table of finite numbers, with at most `max_rows` lines, in steps; raise ValueError if it is none."""
     with open_regular(path) as file:
         width = file.readline().count(b"\t") + 1
         file.seek(0)
@@ -213,11 +208,7 @@ def _ids_by_text(tokenizer: Tokenizer, check_cancelled: CheckCancelled) -> dict[
 
 
 def find_token(model: ServedModel, vectors: Vectors, text: str) -> int:
-    """Return the id of a token by its name or its text.
-
-    Raises:
-        InvalidRequest: the text is not exactly one token, or the token has no vector.
-    """
+    """Return the id of a token by its name or its text; raise InvalidRequest if it is not one token with a vector."""
     token_id = vectors.ids_by_text.get(text)
     ids = model.tokenizer.encode(text) if token_id is None else [token_id]
     if len(ids) != 1:

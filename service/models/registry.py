@@ -179,9 +179,7 @@ class ModelRegistry:
     def look_up(self, name: str | None, seed: int | None = None) -> tuple[ServedModel, Route]:
         """Return the version for a request, and the model's route.
 
-        Args:
-            name: NAME, NAME:VERSION or NAME@LABEL; None is the default model.
-            seed: Of the request, if it has one; see `Route.choose`.
+        `name` is NAME, NAME:VERSION or NAME@LABEL, or None for the default model. For `seed` see `Route.choose`.
 
         Raises:
             ModelNotFound: it is not served; the message lists those that are.
@@ -206,11 +204,7 @@ class ModelRegistry:
         return snapshot.served[ModelVersion(reference.name, route.choose(reference, seed))], route
 
     def find_version(self, ref: ModelVersion) -> ServedModel | None:
-        """Return a version, or None if it is not served.
-
-        Raises:
-            ModelLoading: it may still be loaded.
-        """
+        """Return a version, or None if it is not served; raise ModelLoading if it may still be loaded."""
         model = self._snapshot.served.get(ref)
         if model is None and self._may_appear(ref):
             raise ModelLoading(f"version {ref.version} of model {ref.name!r} is not loaded yet")

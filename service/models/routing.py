@@ -157,11 +157,7 @@ def make_route(
 
 
 def read_shares(path: Path) -> dict[str, Shares]:
-    """Read the routing file, a table per model with a share per label or version; without it, there are no splits.
-
-    Raises:
-        RoutingError: it cannot be read, is empty or is invalid.
-    """
+    """Read the routing file, a table per model with a share per label or version; without it, there are no splits."""
     try:
         text = read_file(path).decode()
         if not text.strip():

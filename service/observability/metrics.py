@@ -99,7 +99,6 @@ class Metrics(Collector):
         self._compilations = self._histogram("pattern_compile_seconds", help_text, ("outcome",))
         self._errors = self._counter("errors", "Errors sent to clients, by code.", "code")
         self._collect_state: Callable[[], Iterable[Metric]] = tuple
-        self._http: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         Info("sostenuto_build", "Version of the gateway.", registry=registry).info({"version": version})
         prometheus_client.ProcessCollector(registry=registry)
         prometheus_client.PlatformCollector(registry=registry)
@@ -196,11 +195,8 @@ class Metrics(Collector):
         it has no code, also within a stream.
         """
         key = (method if method in HTTP_METHODS else "other", route or "other", status)
-        series = self._http.get(key)
-        if series is None:
-            series = self._http[key] = (self._requests.labels(*key), self._duration.labels(*key))
-        series[0].inc()
-        series[1].observe(seconds)
+        self._requests.labels(*key).inc()
+        self._duration.labels(*key).observe(seconds)
         if error_code is not None:
             self._errors.labels(error_code).inc()
 
