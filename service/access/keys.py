@@ -71,19 +71,13 @@ class KeyLimits(_Frozen):
 
 
 class Key(_Frozen):
-    """A record of the key file.
-
-    Attributes:
-        sha256: Hash of the whole key, `ost-<id>-<secret>`, in hexadecimal.
-        tenant: The owner; a tenant may have several keys.
-        expires: When it expires; None: never.
-    """
+    """A record of the key file."""
 
     id: str = Field(pattern=f"^{ID_PATTERN}$")
-    sha256: str = Field(pattern="^[0-9a-f]{64}$")
-    tenant: str = Field(pattern=f"^{TENANT_PATTERN}$")
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")  # of the whole key, `ost-<id>-<secret>`
+    tenant: str = Field(pattern=f"^{TENANT_PATTERN}$")  # the owner; one may have several keys
     created: _Time
-    expires: _Time | None
+    expires: _Time | None  # None: never
     limits: KeyLimits = KeyLimits()
 
     def expired(self, now: datetime) -> bool:

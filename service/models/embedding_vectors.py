@@ -37,25 +37,15 @@ CheckCancelled = Callable[[], None]
 
 @dataclass(frozen=True, eq=False)
 class Vectors:
-    """The embedding vectors of a version's tokens, by token id.
+    """The embedding vectors of a version's tokens, by token id."""
 
-    Attributes:
-        rows: float32 (tokens, width).
-        lengths: float32 (tokens,), the Euclidean norm of each.
-        hidden: Ids of special tokens, which have no text: never returned as neighbors.
-        ids: int64 (shown,), the other ids.
-        plane: float32 (shown, 2), their projection onto the first two principal components.
-        explained: Explained variance ratio of each axis.
-        ids_by_text: Ids by the texts of tokens and by their names.
-    """
-
-    rows: np.ndarray
-    lengths: np.ndarray
-    hidden: frozenset[int]
-    ids: np.ndarray
-    plane: np.ndarray
-    explained: tuple[float, float]
-    ids_by_text: Mapping[str, int]
+    rows: np.ndarray  # float32 (tokens, width)
+    lengths: np.ndarray  # float32 (tokens,), the Euclidean norm of each
+    hidden: frozenset[int]  # special tokens, which have no text: never returned as neighbors
+    ids: np.ndarray  # int64 (shown,), the other ids
+    plane: np.ndarray  # float32 (shown, 2), their projection onto the first two principal components
+    explained: tuple[float, float]  # explained variance ratio of each axis
+    ids_by_text: Mapping[str, int]  # by the texts of tokens and by their names
 
     @classmethod
     def of(

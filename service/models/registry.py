@@ -33,22 +33,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A version that is served.
-
-    Attributes:
-        batch_limits: Allowed sizes and the precision of its calls.
-        fingerprint: Changes whenever the output for the same request and seed might change.
-        is_deterministic: Whether output is reproducible, whatever other requests run.
-        expected_probe_hash: Probe hash that the fingerprint stands for; None if there is none.
-    """
+    """A version that is served."""
 
     ref: ModelVersion
     card: GeneratorCard
     tokenizer: Tokenizer
-    batch_limits: BatchLimits
-    fingerprint: str
-    is_deterministic: bool = True
-    expected_probe_hash: str | None = None
+    batch_limits: BatchLimits  # allowed sizes and the precision of its calls
+    fingerprint: str  # changes whenever the output for the same request and seed might change
+    is_deterministic: bool = True  # output is reproducible, whatever other requests run
+    expected_probe_hash: str | None = None  # that the fingerprint stands for
 
     def fingerprint_if(self, is_reproducible: bool) -> str:
         """Return the fingerprint, marked as mixed if a backend with another probe hash computed some of the output."""
@@ -62,19 +55,12 @@ class ServedModel:
 
 @dataclass(frozen=True)
 class _Snapshot:
-    """The state of the registry; replaced as a whole, so that requests read it without a lock.
-
-    Attributes:
-        served: The served versions.
-        routes: By model; one for each model that has a served version.
-        listed: Names in `models.config`; None: not read yet.
-        has_labels: Whether labels are known; until then, requests must name a version.
-    """
+    """The state of the registry; replaced as a whole, so that requests read it without a lock."""
 
     served: Mapping[ModelVersion, ServedModel]
-    routes: Mapping[str, Route]
-    listed: Collection[str] | None = None
-    has_labels: bool = False
+    routes: Mapping[str, Route]  # of each model that has a served version
+    listed: Collection[str] | None = None  # names in `models.config`; None: not read yet
+    has_labels: bool = False  # until labels are known, requests must name a version
 
 
 class ModelRegistry:

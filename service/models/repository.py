@@ -29,7 +29,6 @@ class RepositoryConfig:
     Attributes:
         labels: The version of each label, by model in `models.config`.
         wanted: The versions to be served, by model, from its version policy and its directory; None: unknown.
-        shares: Traffic split by model.
         is_read: Whether `models.config` has been read.
         has_labels: Whether `labels.json` has been read, or its absence established.
     """

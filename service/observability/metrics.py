@@ -191,8 +191,8 @@ class Metrics(Collector):
     def responded(self, *, method: str, route: str | None, status: int, error_code: str | None, seconds: float) -> None:
         """Count a request whose response was sent to the last byte, `seconds` after its head.
 
-        `route` is the URL rule that matched, as declared, never the path; `error_code` the error's code, or its type if
-        it has no code, also within a stream.
+        `route` is the URL rule that matched, never the path; `error_code` is the code or type of an error, also one
+        within a stream.
         """
         key = (method if method in HTTP_METHODS else "other", route or "other", status)
         self._requests.labels(*key).inc()
