@@ -33,8 +33,7 @@ class TrainingFilters:
     def get(self, model: ServedModel) -> TrainingFilter | None:
         """Return the filter of a version; None if its card describes none.
 
-        Raises:
-            TrainingFilterUnusable: the card describes one, but the file is missing, unreadable or has another hash.
+        Raise TrainingFilterUnusable if it describes one, but the file is missing, unreadable or has another hash.
         """
         described = model.card.training_filter
         if described is None:

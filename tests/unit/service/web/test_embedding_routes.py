@@ -17,9 +17,9 @@ from service.scheduling.batching import BatchLimits
 from service.web.access_log import RequestLog
 from service.web.error_handlers import register_error_handlers
 from service.web.routes import ShutdownGate, build_routes
+from tests.registries import write_vectors
 from tests.unit.contract.test_card import FIELDS
 from tests.unit.service.engines import CHARACTERS
-from tests.unit.service.models.test_embedding_vectors import write
 
 NUM_TOKENS = len(CHARACTERS.tokens)
 
@@ -28,7 +28,7 @@ class Site:
     """The endpoints over one model whose embedding is on disk."""
 
     def __init__(self, models_dir):
-        write(models_dir, np.random.default_rng(0).normal(size=(NUM_TOKENS, 4)))
+        write_vectors(models_dir, np.random.default_rng(0).normal(size=(NUM_TOKENS, 4)))
         card = GeneratorCard(**{**FIELDS, "name": "demo", "weights_sha256": "a" * 64})
         model = ServedModel(ModelVersion("demo", 1), card, CHARACTERS, BatchLimits((8,), 8, 16), "fp")
         self.charged, self.drain, self.vectors = [], ShutdownGate(), VectorFiles(models_dir)
