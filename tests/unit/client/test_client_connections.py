@@ -31,16 +31,6 @@ def test_concurrent_threads_request_the_default_model_once(client, server):
     assert len({request.client_port for request in posts}) == 8
 
 
-def test_each_thread_has_its_own_connection(client, server):
-    server.script = [ANSWER] * 4
-    with ThreadPoolExecutor(1) as first, ThreadPoolExecutor(1) as second:
-        for pool in (first, second, first, second):
-            pool.submit(client.generate, model="tiny").result()
-    ports = [request.client_port for request in server.requests]
-    assert ports[:2] == ports[2:]
-    assert ports[0] != ports[1]
-
-
 def test_requests_have_a_user_agent_and_reuse_one_connection(client, server):
     server.script = [models("tiny"), ANSWER]
     client.generate()
@@ -68,17 +58,6 @@ def test_a_connection_notices_within_15_seconds_that_its_host_is_lost(server, mo
         assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 5
         assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) == 5
         assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 15_000
-
-
-def test_an_api_key_takes_precedence_over_netrc(server, tmp_path, monkeypatch):
-    """`requests` would replace the header with the credentials from netrc."""
-    netrc = tmp_path / "netrc"
-    netrc.write_text("default login someone password else\n")
-    monkeypatch.setenv("NETRC", str(netrc))
-    server.script = [models("tiny")]
-    with Client(server.url, api_key="mine") as client:
-        client.models()
-    assert server.requests[0].headers["Authorization"] == "Bearer mine"
 
 
 def test_a_passed_session_is_used_and_not_closed(server, monkeypatch):

@@ -89,9 +89,11 @@ def test_a_wrong_scheme_is_named(waits, scheme, reply, error, words):
         listener.shutdown(socket.SHUT_RDWR)
 
 
-def test_after_the_last_attempt_the_error_is_raised(client, server, waits):
-    server.script = [refusal(500, "oops")] * 3
-    with pytest.raises(sostenuto.ServerError):
+@pytest.mark.parametrize("status", [429, 500])
+def test_after_the_last_attempt_the_error_is_raised(client, server, waits, status):
+    """By default a request is retried twice."""
+    server.script = [refusal(status, "oops")] * 3
+    with pytest.raises(sostenuto.APIError):
         client.models()
     assert (len(server.requests), len(waits)) == (3, 2)
 

@@ -66,11 +66,12 @@ def test_successive_requests_keep_their_own_path_and_body(client, server):
     assert [request.headers["Cookie"] for request in server.requests] == [None, None, None, "route=1"]
 
 
-def test_netrc_is_used_without_an_api_key(server, tmp_path, monkeypatch):
-    """As `requests` does; an API key takes precedence."""
+@pytest.mark.parametrize(("api_key", "authorization"), [(None, "Basic "), ("mine", "Bearer mine")])
+def test_an_api_key_takes_precedence_over_netrc(server, tmp_path, monkeypatch, api_key, authorization):
+    """`requests` would replace the header with the credentials from netrc, which it uses without a key."""
     (tmp_path / "netrc").write_text("default login someone password else\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     server.script = [answer_json({})]
-    with Client(server.url) as client:
+    with Client(server.url, api_key=api_key) as client:
         client.post("/a", b"{}")
-    assert server.requests[0].headers["Authorization"].startswith("Basic ")
+    assert server.requests[0].headers["Authorization"].startswith(authorization)

@@ -77,9 +77,11 @@ def test_a_malformed_response_raises_an_error_that_names_the_field(answer, field
         Generation.from_response(answer)
 
 
-def test_a_model_prints_as_its_id():
-    """So that `str(model)` can be passed as `model`."""
-    raw = {"id": "tiny", "created": 5, "owned_by": "me", "max_model_len": None}
-    model = Model.from_response(raw)
+def test_a_model_has_the_entrys_fields_as_attributes_and_prints_as_its_id():
+    """So that `str(model)` can be passed as `model`; fields that the client does not know are in `raw`."""
+    known = {"id": "tiny", "created": 5, "version": 3, "cell": "lstm", "layers": 2, "units": 8, "unit": "character"}
+    known |= {"direction": "forward", "deterministic": True, "max_model_len": None}
+    model = Model.from_response({**known, "new": 1})
+    assert (model, model.raw) == (Model(**known), {**known, "new": 1})
     assert str(model) == "tiny"
-    assert (model, model.raw) == (Model("tiny", 5, "me"), raw)
+    assert repr(model) == "Model(id='tiny', version=3, cell='lstm', units=8, unit='character', direction='forward')"

@@ -8,7 +8,7 @@ import struct
 import pytest
 
 import sostenuto
-from sostenuto import Choice, Model, Score, ScoredToken, Tokens
+from sostenuto import Choice, Score, ScoredToken, Tokens
 from tests.unit.client.scripted_responses import COMPLETION, answer_json, models, refusal
 
 
@@ -216,16 +216,6 @@ def test_a_choice_has_its_logprobs(client, server):
     assert choice == Choice(0, "ab", "length")
     assert choice.logprobs is not None
     assert choice.logprobs["token_logprobs"] == [-1.0, -2.0]
-
-
-def test_a_model_has_the_entrys_fields_as_attributes(client, server):
-    """Fields that the client does not know are in `raw`."""
-    entry = {"id": "tiny", "version": 3, "cell": "lstm", "layers": 2, "units": 8, "unit": "character", "new": 1}
-    server.script = [answer_json({"data": [{**entry, "direction": "forward", "deterministic": True}]})]
-    (model,) = client.models()
-    assert (model.version, model.layers, model.deterministic, model.raw["new"]) == (3, 2, True, 1)
-    assert repr(model) == "Model(id='tiny', version=3, cell='lstm', units=8, unit='character', direction='forward')"
-    assert model == Model(**{key: value for key, value in model.raw.items() if key != "new"})
 
 
 def test_all_methods_share_the_cached_default_model(client, server):

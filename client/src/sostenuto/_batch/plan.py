@@ -94,15 +94,21 @@ def _compare(out: np.ndarray, requested: np.ndarray) -> tuple[np.ndarray, np.nda
     Returns bool (lines,), whether OUT has the custom_id; int64 (lines,), the index of the first line with the same one;
     and the number of records of OUT that are not in IN.
     """
-    keys = np.concatenate([out, requested])
+    ids = _ids(np.concatenate([out, requested]))
+    out_ids, in_ids = ids[: len(out)], ids[len(out) :]
+    in_out, num_unknown = np.isin(in_ids, out_ids), int(np.count_nonzero(~np.isin(out_ids, in_ids)))
+    _, first_of, index = np.unique(in_ids, return_index=True, return_inverse=True)
+    return in_out, first_of[index], num_unknown
+
+
+def _ids(keys: np.ndarray) -> np.ndarray:
+    """Number the different rows of uint64 (count, 2), as int64 (count,): equal ones get the same number."""
     order = np.lexsort((keys[:, 1], keys[:, 0]))
     is_new = np.ones(len(keys), bool)
     is_new[1:] = (keys[order[1:]] != keys[order[:-1]]).any(axis=1)
-    ids = np.empty(len(keys), np.int64)  # equal custom_ids have equal ids
+    ids = np.empty(len(keys), np.int64)
     ids[order] = np.cumsum(is_new) - 1
-    out_ids, in_ids = ids[: len(out)], ids[len(out) :]
-    _, first_of, index = np.unique(in_ids, return_index=True, return_inverse=True)
-    return np.isin(in_ids, out_ids), first_of[index], int(np.count_nonzero(~np.isin(out_ids, in_ids)))
+    return ids
 
 
 def _mark_lines(state: np.ndarray, has_id: np.ndarray, repeated: np.ndarray, lines: np.ndarray) -> None:

@@ -29,10 +29,7 @@ def client(server, waits):  # noqa: ARG001 - no test should wait
     return connect(server.url, "secret")
 
 
-def test_a_request_has_the_bytes_and_url_of_its_line_and_the_key(server, client, monkeypatch, tmp_path):
-    """An entry in ~/.netrc does not override the API key."""
-    (tmp_path / "netrc").write_text("machine 127.0.0.1 login somebody password else\n")
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+def test_a_request_has_the_bytes_and_url_of_its_line_and_the_key(server, client):
     server.script = [answer_json({"x": 1}, headers={"x-request-id": "req-1"})]
     assert client.send(REQUEST) == RawResponse(200, "req-1", b'{"x": 1}')
     (received,) = server.requests

@@ -23,9 +23,11 @@ def turn(text, state="ost1.a.b"):
     return stream([chunk(text), chunk("", "length", state=state), usage_chunk(), DONE])
 
 
-def expired():
-    """Respond that the state has expired."""
-    return refusal(400, "state is older than 7 days", code="state_expired")
+def exchange(session, *pairs):
+    """Type keys in a terminal, each after the output has certain bytes."""
+    for wanted, keys in pairs:
+        session.wait_for(wanted)
+        session.type(keys)
 
 
 @pytest.fixture
@@ -68,7 +70,7 @@ def test_undone_turns_can_be_redone_until_another_is_generated(write, server):
     assert shown.stdout == "12" + "12" + "3" + "13"
     assert shown.exit_code == 2
     assert "no turn to redo" in shown.stderr
-    assert sostenuto_state(server, 2) == "ost1.a.b"
+    assert server.bodies[2]["state"] == "ost1.a.b"
 
 
 def test_after_a_change_of_model_a_redone_turn_has_no_state(write, server):
@@ -94,16 +96,11 @@ def test_unrelated_files_beside_a_session_are_ignored(sostenuto, server, tmp_pat
     assert json.loads(path.read_text(encoding="utf-8"))["turns"][0]["text"] == "mine"
 
 
-def sostenuto_state(server, number):
-    """Return the state from which a request resumed."""
-    return server.bodies[number]["state"]
-
-
 def test_retry_generates_the_last_turn_again_with_another_seed(write, server):
     server.script = [turn("1", "ost1.first.x"), turn("2"), turn("3")]
     assert write("", "and", "/retry", "/text").stdout == "1" + "2" + "3" + "1and3"
     assert read(server)[2] == ("and", True)
-    assert sostenuto_state(server, 2) == "ost1.first.x"
+    assert server.bodies[2]["state"] == "ost1.first.x"
     assert "seed" not in server.bodies[1]
     assert server.bodies[2]["seed"] > 0
 
@@ -122,7 +119,7 @@ def test_branches_are_independent(write, server):
     assert shown.exit_code == 0, shown.stderr
     assert shown.stdout.startswith("123  main: 1 turns, 1 characters\n  branch-2: 2 turns, 2 characters\n* other: 2 ")
     assert shown.stdout.endswith("4" + "124")
-    assert [sostenuto_state(server, number) for number in (1, 2)] == ["ost1.one.x"] * 2
+    assert [server.bodies[number]["state"] for number in (1, 2)] == ["ost1.one.x"] * 2
 
 
 @pytest.mark.parametrize(
@@ -185,7 +182,7 @@ def test_after_a_change_of_model_the_whole_text_is_sent(write, server):
 
 
 def test_after_a_rejected_state_the_whole_text_is_sent(write, server):
-    server.script = [turn("1"), expired(), turn("2")]
+    server.script = [turn("1"), refusal(400, "state is older than 7 days", code="state_expired"), turn("2")]
     shown = write("", "and", given=("Once",))
     assert (shown.exit_code, shown.stdout) == (0, "12")
     assert shown.stderr == "the whole text is processed again: state is older than 7 days\n"
@@ -206,7 +203,7 @@ def test_the_file_is_saved_after_every_turn(write, server, tmp_path):
     kept = sostenuto.Conversation.load(path, sostenuto.Client(server.url))
     assert (kept.text, kept.state) == ("Once upon", "ost1.one.x")
     assert write("", given=("--file", str(path), "--temperature", "0.1")).stdout == " a time"
-    assert sostenuto_state(server, 2) == "ost1.one.x"
+    assert server.bodies[2]["state"] == "ost1.one.x"
     assert server.bodies[2]["temperature"] == 0.1
     assert kept.load(path, sostenuto.Client(server.url)).text == "Once upon a time"
 
@@ -272,17 +269,13 @@ def test_ctrl_c_stops_the_turn_and_keeps_its_text(terminal, server, tmp_path):
     path = tmp_path / "story.json"
     server.script = [stream([chunk(" upon")], then=linger), turn(" a time")]
     session = terminal("write", "Once", "--file", str(path), *TINY)
-    session.wait_for(b"> ")
-    session.type(b"\n")
-    session.wait_for(b" upon")
-    session.type(CTRL_C)
+    exchange(session, (b"> ", b"\n"), (b" upon", CTRL_C))
     session.wait_for(b"> ")
     assert server.left.wait(5)
     assert [kept["text"] for kept in json.loads(path.read_text())["turns"]] == [" upon"]
     session.type(b"\n")
     session.wait_for(b" a time")
-    session.wait_for(b"> ")
-    session.type(CTRL_D)
+    exchange(session, (b"> ", CTRL_D))
     code, shown = session.end()
     assert code == 0
     assert "Traceback" not in shown
@@ -301,14 +294,12 @@ def test_ctrl_c_stops_the_resumption_of_a_turn(terminal, server, tmp_path):
 
     server.script = [stream([chunk(" upon")], then=hang_up), refuse]
     session = terminal("write", "Once", "--file", str(path), *TINY)
-    session.wait_for(b"> ")
-    session.type(b"\n")
+    exchange(session, (b"> ", b"\n"))
     session.wait_for(b" upon")
     assert refused.wait(PATIENCE_S)
     session.type(CTRL_C)
     session.wait_for(b"stopped")
-    session.wait_for(b"> ")
-    session.type(CTRL_D)
+    exchange(session, (b"> ", CTRL_D))
     assert session.end()[0] == 0
     assert [kept["text"] for kept in json.loads(path.read_text())["turns"]] == [" upon"]
     assert len(server.requests) == 2
@@ -341,28 +332,23 @@ def test_ctrl_c_before_the_first_delta_stops_the_turn(terminal, server):
 
     server.script = [answer]
     session = terminal("write", "Once", *TINY)
-    session.wait_for(b"> ")
-    session.type(b"\n")
+    exchange(session, (b"> ", b"\n"))
     assert asked.wait(5)
     time.sleep(0.1)
     session.type(CTRL_C)
     session.wait_for(b"stopped")
-    session.wait_for(b"> ")
-    session.type(b"/text\n")
+    exchange(session, (b"> ", b"/text\n"))
     session.wait_for(b"Once")
-    session.wait_for(b"> ")
-    session.type(CTRL_D)
+    exchange(session, (b"> ", CTRL_D))
     assert session.end()[0] == 0
 
 
 def test_in_a_terminal_the_session_continues_after_an_error(terminal, server):
     server.script = [refusal(400, "too hot"), turn(" upon")]
     session = terminal("write", *TINY)
-    session.wait_for(b"> ")
-    session.type(b"\n")
+    exchange(session, (b"> ", b"\n"))
     session.wait_for(b"error: too hot")
-    session.wait_for(b"> ")
-    session.type(b"never mind")
+    exchange(session, (b"> ", b"never mind"))
     session.wait_for(b"never mind")
     # Python's readline misses a signal while it still handles a key.
     for _ in range(20):
@@ -372,12 +358,7 @@ def test_in_a_terminal_the_session_continues_after_an_error(terminal, server):
             break
     else:
         pytest.fail("Ctrl-C had no effect")
-    session.wait_for(b"> ")
-    session.type(b"\n")
-    session.wait_for(b" upon")
-    session.type(b"/branch dark\n")
-    session.wait_for(b"dark> ")
-    session.type(CTRL_D)
+    exchange(session, (b"> ", b"\n"), (b" upon", b"/branch dark\n"), (b"dark> ", CTRL_D))
     assert session.end()[0] == 0
     assert read(server) == [("", False), ("", False)]
 
@@ -385,10 +366,7 @@ def test_in_a_terminal_the_session_continues_after_an_error(terminal, server):
 def test_the_prompt_of_the_session_is_not_written_to_a_file(terminal, server, tmp_path):
     server.script = [turn(" upon")]
     session = terminal("write", *TINY, output=tmp_path / "text")
-    session.wait_for(b"> ")
-    session.type(b"\n")
-    session.wait_for(b"> ")
-    session.type(CTRL_D)
+    exchange(session, (b"> ", b"\n"), (b"> ", CTRL_D))
     assert session.end()[0] == 0
     assert (tmp_path / "text").read_text() == " upon"
 
@@ -399,17 +377,13 @@ def test_a_session_survives_a_file_that_cannot_be_written(terminal, server, tmp_
     directory.mkdir()
     server.script = [turn(" upon"), turn(" a time")]
     session = terminal("write", "Once", "--file", str(directory / "story.json"), *TINY)
-    session.wait_for(b"> ")
-    session.type(b"\n")
+    exchange(session, (b"> ", b"\n"))
     session.wait_for(b" upon")
     session.wait_for(b"> ")
     shutil.rmtree(directory)
     session.type(b"\n")
     session.wait_for(b" a time")
     session.wait_for(b"No such file")
-    session.wait_for(b"> ")
-    session.type(f"/save {elsewhere}\n".encode())
-    session.wait_for(b"> ")
-    session.type(CTRL_D)
+    exchange(session, (b"> ", f"/save {elsewhere}\n".encode()), (b"> ", CTRL_D))
     session.end()
     assert [kept["text"] for kept in json.loads(elsewhere.read_text())["turns"]] == [" upon", " a time"]
