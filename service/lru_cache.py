@@ -36,8 +36,9 @@ class LruCache(Generic[K, V]):
 
     def put(self, key: K, value: V) -> None:
         """Add a value, and evict those that were used the longest time ago."""
+        replaced = self._values.pop(key, None)
         self._values[key] = value
-        self._num_bytes += value.num_bytes
+        self._num_bytes += value.num_bytes - (replaced.num_bytes if replaced is not None else 0)
         while len(self._values) > 1 and self._num_bytes > self._max_bytes:
             _, evicted = self._values.popitem(last=False)
             self._num_bytes -= evicted.num_bytes

@@ -14,7 +14,7 @@ import outlines_core
 
 from contract import signatures
 from service.scheduling.automaton import FIRST_ROW, Automaton
-from service.structured_outputs.regex_syntax import RegexError, as_group, tokenize
+from service.structured_outputs.regex_syntax import PatternError, as_group, tokenize
 
 _NUM_BYTES = 256
 # Before each expression; see `compile_bytes`.
@@ -25,28 +25,6 @@ _WALKED_AT_ONCE = 2**22
 _MAX_BYTE_STATES = 8
 State = TypeVar("State", bound=Hashable)
 _FAR = np.iinfo(np.int32).max
-
-
-class CompilationInterrupted(Exception):
-    """A compilation was interrupted for a reason that has nothing to do with its pattern."""
-
-
-class LimitExceeded(Exception):
-    """A compilation has used its CPU time or its memory; the message is the limit."""
-
-
-class CompilerCrashed(Exception):
-    """The compiler failed; the message says how."""
-
-
-class PatternError(Exception):
-    """A pattern cannot be compiled; the message says why, without naming the field.
-
-    Attributes:
-        is_combined: Whether it is about all patterns that a text must match, not about a single one.
-    """
-
-    is_combined = False
 
 
 @dataclass(frozen=True)
@@ -135,10 +113,7 @@ def compile_bytes(regex: str) -> ByteAutomaton:
     Raises:
         PatternError: it is invalid or has something that no automaton expresses.
     """
-    try:
-        whole = as_group(tokenize(regex))
-    except RegexError as error:
-        raise PatternError(str(error)) from error
+    whole = as_group(tokenize(regex))
     vocabulary = outlines_core.Vocabulary(_NUM_BYTES, {bytes([byte]): [byte] for byte in range(_NUM_BYTES)})
     try:
         index = outlines_core.Index(rf"(?:\x{_START:02}(?:\x{_START:02}{whole}\z|\z)|)", vocabulary)

@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 
 from service.structured_outputs.json_numbers import ANY_NUMBER, MAX_DIGITS, Bound, integers_within, numbers_within
-from service.structured_outputs.regex_syntax import RegexError, Token, as_group, tokenize, with_length
+from service.structured_outputs.regex_syntax import PatternError, Token, as_group, tokenize, with_length
 
 # Characters of a string without escapes (RFC 8259, section 7).
 _CHARACTER = r'[^"\\\x00-\x1f]'
@@ -81,7 +81,7 @@ _MAX_ORDERS = 400
 _MAX_DEPTH = 32
 
 
-class SchemaError(ValueError):
+class SchemaError(PatternError):
     """A schema is invalid or has something unsupported; the message names the keyword and its place."""
 
 
@@ -110,8 +110,6 @@ def schema_regex(schema: Any) -> str:
     try:
         return _Converter(schema).convert(schema, "schema", ())
     except (AttributeError, LookupError, TypeError, ValueError) as error:
-        if isinstance(error, SchemaError):
-            raise
         # A keyword's value has another type than JSON Schema's: items of a number, properties in a list.
         raise SchemaError(f"schema is not a valid JSON Schema ({error})") from error
     except RecursionError as error:
@@ -495,7 +493,7 @@ def _string(schema: Mapping[str, Any], at: str) -> str:
         raise SchemaError(f"{at}.pattern must be a string")
     try:
         tokens = with_length(tokenize(regex), low, math.inf if high is None else high)
-    except RegexError as error:
+    except PatternError as error:
         raise SchemaError(f"{at}.{'pattern' if form is None else 'format'} {error}") from error
     return f'"{as_group([_within_string(token, at) for token in tokens])}"'
 

@@ -39,8 +39,14 @@ _BOUNDARIES = (r"\b", r"\B", r"\<", r"\>")
 _CONTROLS = {"a": "\a", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
 
 
-class RegexError(ValueError):
-    """A regular expression is invalid or has something unsupported; the message says what and where."""
+class PatternError(Exception):
+    """A pattern cannot be compiled; the message says what and where, without naming the field.
+
+    Attributes:
+        is_combined: Whether it is about all patterns that a text must match, not about a single one.
+    """
+
+    is_combined = False
 
 
 @dataclass(frozen=True)
@@ -70,12 +76,12 @@ def tokenize(regex: str) -> list[Token]:
     """Return the tokens of a regular expression, without an anchor at its beginning or end.
 
     Raises:
-        RegexError: it is invalid, or has anchors elsewhere, look-around or backreferences.
+        PatternError: it is invalid, or has anchors elsewhere, look-around or backreferences.
     """
     tokens = _without_outer_anchors(_Tokenizer(regex).run())
     for token in tokens:
         if token.kind == "anchor":
-            raise RegexError(
+            raise PatternError(
                 f"must not have anchors or word boundaries inside, got {token.text} at position {token.position}: a "
                 "pattern matches the whole text"
             )
@@ -125,7 +131,7 @@ def with_length(tokens: Sequence[Token], low: float, high: float) -> list[Token]
     """Return tokens that match those texts of a regular expression that have from `low` to `high` characters.
 
     Raises:
-        RegexError: there are none, or more than a change of one quantifier is needed.
+        PatternError: there are none, or more than a change of one quantifier is needed.
     """
     result, limits = list(tokens), f"at least {low} characters" if high == math.inf else f"{low} to {high} characters"
     branches = _branches(tokens, 0)[0]
@@ -135,15 +141,17 @@ def with_length(tokens: Sequence[Token], low: float, high: float) -> list[Token]
         if low <= shortest and longest <= high:
             continue
         if shortest > high or longest < low:
-            raise RegexError(nothing)
+            raise PatternError(nothing)
         varying = [item for item in branch if item.total[0] < item.total[1]]
         item = varying[0]
         if len(varying) > 1 or item.length[0] < item.length[1] or item.repetition is None:
-            raise RegexError(f"cannot be limited to {limits}, as more than one of its quantifiers would have to change")
+            raise PatternError(
+                f"cannot be limited to {limits}, as more than one of its quantifiers would have to change"
+            )
         fixed, length = shortest - item.total[0], item.length[0]
         fewest, most = max(item.times[0], -((fixed - low) // length)), min(item.times[1], (high - fixed) // length)
         if fewest > most:
-            raise RegexError(nothing)
+            raise PatternError(nothing)
         text = f"{{{fewest:.0f},{'' if most == math.inf else f'{most:.0f}'}}}"
         result[item.repetition] = replace(tokens[item.repetition], text=text)
     return result
@@ -242,7 +250,9 @@ class _Tokenizer:
         if text in _STARTS | _ENDS or text.startswith(_BOUNDARIES):
             return "anchor", match.end()
         if text[1].isdecimal() or text == r"\k":
-            raise RegexError(f"must not have backreferences, got {text} at position {position}: they are not supported")
+            raise PatternError(
+                f"must not have backreferences, got {text} at position {position}: they are not supported"
+            )
         if text[1] in "pP" or text in _SHORTHANDS:
             return _checked("class", text, f"class {text}", position), match.end()
         return _checked("character", text, f"escape {text}", position), match.end()
@@ -282,7 +292,7 @@ class _Tokenizer:
             self._open.append((position, was_verbose))
             return "group", position + 1
         if around := _LOOK_AROUND.match(self._regex, inside):
-            raise RegexError(
+            raise PatternError(
                 f"must not have look-around, got ({around.group()} at position {position}: it is not supported"
             )
         start = _GROUP.match(self._regex, inside)
@@ -320,7 +330,7 @@ class _Tokenizer:
 
 
 def _fail(what: str) -> NoReturn:
-    raise RegexError(f"is not a valid regular expression: {what}")
+    raise PatternError(f"is not a valid regular expression: {what}")
 
 
 def _checked(kind: Kind, alone: str, name: str, position: int) -> Kind:
