@@ -51,9 +51,6 @@ MAX_REGEX = 10_000
 MAX_SCHEMA = 50_000
 MAX_CONSTRAINT_CHOICES = 10_000
 MAX_MIN_LENGTH = 10_000
-MAX_NEIGHBORS = 100
-MAX_MAPPED = 10_000
-MAX_VOCABULARY = 10_000
 # Whatever the server's own limit (SOSTENUTO_MAX_PROMPTS, at most this): longer lists are refused unvalidated.
 MAX_PROMPTS = 4096
 MAX_ID = 2**31 - 1
@@ -564,7 +561,7 @@ class CompletionRequest(Body):
         if value is RESOLVED and self.max_completion_tokens is not None:
             name, value = "max_completion_tokens", self.max_completion_tokens
         elif self.max_completion_tokens not in (None, value):
-            other = _shorten(self.max_completion_tokens)
+            other = shorten(self.max_completion_tokens)
             raise InvalidRequest(
                 f"max_completion_tokens must be absent or equal to max_tokens ({value}), got {other}",
                 param="max_completion_tokens",
@@ -700,37 +697,6 @@ def parse(body_type: type[AnyBody], body: bytes, limits: Limits) -> AnyBody:
     return request.resolve(limits)
 
 
-def parse_number(value: str | None, field: str, limits: tuple[int, int], default: int | None = None) -> int:
-    """Parse a number in a query, between two limits; without a default, it is required.
-
-    Raises:
-        InvalidRequest: it is not a number, is out of its limits, or is missing and required.
-    """
-    if value is None and default is not None:
-        return default
-    minimum, maximum = limits
-    # In JSON Schema 5.0 is an integer, too.
-    match = re.fullmatch(r"([0-9]{1,10})(\.0{1,10})?", value or "")
-    if match is None or not minimum <= int(match[1]) <= maximum:
-        raise InvalidRequest(
-            f"{field} must be a number from {minimum} to {maximum}, got {_shorten(value)}", param=field
-        )
-    return int(match[1])
-
-
-def parse_flag(value: str | None, field: str) -> bool:
-    """Parse a flag in a query, absent for false; in any case, as Python's clients send `True`.
-
-    Raises:
-        InvalidRequest: it is neither true nor false.
-    """
-    if value is None or value.lower() == "false":
-        return False
-    if value.lower() != "true":
-        raise InvalidRequest(f"{field} must be true or false, got {_shorten(value)}", param=field)
-    return True
-
-
 def _as_prompts(value: Any) -> tuple[PromptText, ...]:
     """Return the prompts of a field in any of its forms."""
     if value is None:
@@ -749,7 +715,7 @@ def _by_token_id(logit_bias: dict[str, float]) -> dict[int, float]:
     bias: dict[int, float] = {}
     for name, value in logit_bias.items():
         if not re.fullmatch(r"[0-9]{1,10}", name):
-            raise InvalidRequest(f"logit_bias must have token ids as names, got {_shorten(name)}", param="logit_bias")
+            raise InvalidRequest(f"logit_bias must have token ids as names, got {shorten(name)}", param="logit_bias")
         if int(name) in bias:
             raise InvalidRequest(f"logit_bias must name a token id once, got {int(name)} twice", param="logit_bias")
         bias[int(name)] = value
@@ -788,7 +754,7 @@ def _timeout_s(timeout_s: float, limits: Limits) -> float:
 
 def _require_at_most(field: str, value: int, limit: int, what: str = "") -> None:
     if value > limit:
-        raise InvalidRequest(f"{field} must be at most {what}{limit}, got {_shorten(value)}", param=field)
+        raise InvalidRequest(f"{field} must be at most {what}{limit}, got {shorten(value)}", param=field)
 
 
 def _explain(error: ValidationError) -> InvalidRequest:
@@ -799,7 +765,7 @@ def _explain(error: ValidationError) -> InvalidRequest:
     if problem["type"] == "unknown_field":
         return _unknown_field(problem["loc"], **problem["ctx"])
     if not problem["loc"]:
-        return InvalidRequest(f"the body must be a JSON object, got {_shorten(problem['input'])}")
+        return InvalidRequest(f"the body must be a JSON object, got {shorten(problem['input'])}")
     field = str(problem["loc"][0])
     # The path of a nested field: stop[1], stream_options.include_usage.
     nested = [part for part in problem["loc"][1:] if part not in PROMPT_KINDS]
@@ -809,9 +775,7 @@ def _explain(error: ValidationError) -> InvalidRequest:
     message = re.sub(r"^\w+ should ", "", problem["msg"]).split(" after validation")[0]
     if problem["loc"][1:] == ("text",):
         message = "be a string, a list of strings, a list of token ids or a list of such lists"
-    return InvalidRequest(
-        f"{_shorten(path, quoted=False)} must {message}, got {_shorten(problem['input'])}", param=field
-    )
+    return InvalidRequest(f"{shorten(path, quoted=False)} must {message}, got {shorten(problem['input'])}", param=field)
 
 
 def _unknown_field(location: tuple[int | str, ...], name: str, known: frozenset[str]) -> InvalidRequest:
@@ -819,11 +783,11 @@ def _unknown_field(location: tuple[int | str, ...], name: str, known: frozenset[
     where = f" in {'.'.join(map(str, location))}" if location else ""
     close = suggestion(name, known)
     hint = f": did you mean {close}?" if close else ""
-    param = str(location[0]) if location else _shorten(name, quoted=False)
-    return InvalidRequest(f"unknown field {_shorten(name)}{where}{hint}", param=param)
+    param = str(location[0]) if location else shorten(name, quoted=False)
+    return InvalidRequest(f"unknown field {shorten(name)}{where}{hint}", param=param)
 
 
-def _shorten(value: Any, *, quoted: bool = True) -> str:
+def shorten(value: Any, *, quoted: bool = True) -> str:
     """Return a value for an error message; a long list is cut before it is formatted."""
     if isinstance(value, list | str) and len(value) > 60:
         value = value[:60]

@@ -1,7 +1,4 @@
-"""The response of `/v1/inspect`, serialized in parts: 1 MB of numbers becomes 3 MB of JSON.
-
-Knows the schema in `service.api.responses`. Does not know HTTP.
-"""
+"""The response of `/v1/inspect`, serialized in parts: 1 MB of numbers becomes 3 MB of JSON."""
 
 import base64
 from collections.abc import Callable, Iterable, Iterator, Sequence

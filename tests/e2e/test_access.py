@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from service.__main__ import main
-from service.web.pages import PUBLIC_ENDPOINTS
+from service.web.middleware import PUBLIC_ENDPOINTS
 from tests.paths import ROOT
 from tests.servers import Gateway
 from tests.waiting import until

@@ -469,7 +469,7 @@ def unknown_fields(kind, body):
 
 def test_every_request_field_in_the_pages_exists_in_the_api():
     """Commands that no test runs included; the service ignores unknown parameters of a query."""
-    from service.api.endpoints import ENDPOINTS
+    from service.web.routes import ENDPOINTS
 
     for method, url, body in requests():
         path, query = urlsplit(url).path, parse_qs(urlsplit(url).query)

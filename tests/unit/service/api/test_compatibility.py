@@ -7,7 +7,6 @@ import pytest
 
 from service.api import compatibility, requests
 from service.api.compatibility import ANY, COMPLETION_FIELDS, EMBEDDING_FIELDS
-from service.api.openapi import openapi_document
 from service.api.requests import (
     CompletionRequest,
     DetokenizeRequest,
@@ -17,6 +16,7 @@ from service.api.requests import (
 )
 from service.errors import InvalidRequest
 from service.limits import Limits
+from service.web.openapi import openapi_document
 from tests.paths import ROOT
 
 # The required fields of each kind of request.

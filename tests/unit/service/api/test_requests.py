@@ -11,7 +11,6 @@ from service.api.requests import (
     InspectRequest,
     TokenizeRequest,
     parse,
-    parse_number,
 )
 from service.errors import InvalidRequest
 from service.limits import Limits
@@ -189,19 +188,6 @@ def test_an_integer_may_be_written_as_a_float():
     assert parse(DetokenizeRequest, b'{"tokens": [4.0]}', LIMITS).tokens == [4]
     inspect = parse(InspectRequest, b'{"input": [4.0], "layers": [1.0], "max_units": 2.0, "logprobs": 1.0}', LIMITS)
     assert (inspect.prompts, inspect.layers, inspect.max_units, inspect.logprobs) == (([4],), [1], 2, 1)
-
-
-@pytest.mark.parametrize(("value", "number"), [("5", 5), ("5.0", 5), ("09.00", 9), (None, 3)])
-def test_a_number_in_a_query_may_be_written_as_a_float(value, number):
-    """As in a body; without a value it is the default."""
-    assert parse_number(value, "count", (1, 9), 3) == number
-
-
-@pytest.mark.parametrize("value", ["10", "0", "5.1", "-1", "", "5.", "1e0", "x"])
-def test_an_invalid_number_in_a_query_is_named(value):
-    """With its limits."""
-    with pytest.raises(InvalidRequest, match=f"count must be a number from 1 to 9, got '{value}'"):
-        parse_number(value, "count", (1, 9), 3)
 
 
 @pytest.mark.parametrize(

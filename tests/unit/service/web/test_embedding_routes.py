@@ -15,8 +15,9 @@ from service.models.registry import ServedModel
 from service.params import ModelVersion
 from service.scheduling.batching import BatchLimits
 from service.web.access_log import RequestLog
+from service.web.endpoints import ShutdownGate
 from service.web.error_handlers import register_error_handlers
-from service.web.routes import ShutdownGate, build_routes
+from service.web.routes import build_routes
 from tests.unit.service.generation.test_completion import CHARACTERS, FIELDS
 from tests.unit.service.models.test_embedding_vectors import write
 

@@ -1,0 +1,172 @@
+"""The endpoints of embeddings and inspection: hidden states, gates, and the token embedding."""
+
+import base64
+from concurrent.futures import CancelledError, Future
+from contextlib import ExitStack
+
+import numpy as np
+import orjson
+from flask import Response, g, request
+
+from service.api.requests import EmbeddingsRequest, InspectRequest
+from service.api.responses import EmbeddingMapObject, EmbeddingsObject, InspectionObject, NeighborsObject
+from service.errors import ClientGone, InvalidRequest
+from service.models.embedding_vectors import Vectors, find_token
+from service.models.registry import ServedModel
+from service.web.endpoints import (
+    HIDDEN_STATES,
+    MODEL_ERRORS,
+    QueryParameter,
+    Services,
+    endpoint,
+    integer,
+    json_response,
+)
+from service.web.inspection_response import inspection_parts
+from service.web.request_start import start_request
+
+MAX_NEIGHBORS, MAX_MAPPED = 100, 10_000
+# Bytes per token of an embedding map, with its two coordinates.
+_MAPPED_BYTES = 300
+
+
+@endpoint(
+    "POST /v1/embeddings",
+    HIDDEN_STATES,
+    "Create embeddings",
+    MODEL_ERRORS,
+    request=EmbeddingsRequest,
+    response=EmbeddingsObject,
+)
+def embeddings(services: Services) -> Response:
+    """Return the hidden state of the top layer for each input: its mean over all tokens, or the last one.
+
+    The example shows the first three numbers of each vector.
+    """
+    with ExitStack() as stack:
+        builder = start_request(services, EmbeddingsRequest, services.engine.embed, stack)
+        running, as_base64 = builder.request, builder.body.encoding_format == "base64"
+        data = [
+            {"object": "embedding", "index": index, "embedding": _base64(vector) if as_base64 else vector}
+            for index, vector in enumerate(builder.vectors())
+        ]
+        response = {
+            "object": "list",
+            "data": data,
+            "model": running.model.ref.name,
+            "version": running.model.ref.version,
+            "system_fingerprint": running.fingerprint,
+            "usage": {"prompt_tokens": running.num_prompt_tokens, "total_tokens": running.num_prompt_tokens},
+        }
+        return json_response(orjson.dumps(response, option=orjson.OPT_SERIALIZE_NUMPY))
+
+
+def _base64(vector: np.ndarray) -> str:
+    return base64.b64encode(vector.astype("<f4").tobytes()).decode()
+
+
+@endpoint(
+    "POST /v1/inspect",
+    HIDDEN_STATES,
+    "Inspect a text",
+    f"{MODEL_ERRORS} 410",
+    request=InspectRequest,
+    response=InspectionObject,
+)
+def inspect(services: Services) -> Response:
+    """Return hidden state, cell state and gates of each layer at each token, and the most probable tokens there."""
+    with ExitStack() as stack:
+        builder = start_request(services, InspectRequest, services.engine.inspect, stack)
+        response = Response(inspection_parts(builder), mimetype="application/json")
+        response.call_on_close(stack.pop_all().close)
+        return response
+
+
+@endpoint(
+    "GET /v1/models/{name}/embedding/neighbors",
+    HIDDEN_STATES,
+    "List the nearest neighbors of a token",
+    "404 499 503",
+    query=(
+        QueryParameter("token", "text of the token, or its name if it has no text", example="e"),
+        QueryParameter("token_id", "id of the token, instead of `token`", {"type": "integer", "minimum": 0}),
+        integer("count", "number of neighbors to return", 1, MAX_NEIGHBORS, 10, 3),
+    ),
+)
+def neighbors(services: Services, name: str, token: str | None, token_id: int | None, count: int) -> NeighborsObject:
+    """Rank tokens by cosine similarity in the token embedding. `token` or `token_id` is required."""
+    model = _charged_model(services, name, count)
+    vectors = _vectors(services, model)
+    if token is not None:
+        token_id = find_token(model, vectors, token)
+    elif token_id is None or token_id >= len(vectors.rows):
+        raise InvalidRequest(
+            f"token_id must be a number from 0 to {len(vectors.rows) - 1}, got {token_id}", param="token_id"
+        )
+    label = model.tokenizer.detokenizer().label
+    return {
+        "object": "list",
+        "model": model.ref.name,
+        "version": model.ref.version,
+        "token_id": token_id,
+        "token": label(token_id),
+        "data": [
+            {"token_id": neighbor, "token": label(neighbor), "cosine": round(cosine, 6)}
+            for neighbor, cosine in vectors.neighbors(token_id, count)
+        ],
+    }
+
+
+@endpoint(
+    "GET /v1/models/{name}/embedding/map",
+    HIDDEN_STATES,
+    "Map the token embedding",
+    "404 499 503",
+    query=(integer("count", "number of tokens to map, from the start of the vocabulary", 1, MAX_MAPPED, 1000, 3),),
+)
+def embedding_map(services: Services, name: str, count: int) -> EmbeddingMapObject:
+    """Project the first tokens of the vocabulary to the plane of the two principal components."""
+    model = _charged_model(services, name, count)
+    g.context.memory.hold(_MAPPED_BYTES * count, "count", param="count")
+    token_ids, plane, explained = _vectors(services, model).map(count)
+    label = model.tokenizer.detokenizer().label
+    return {
+        "object": "embedding_map",
+        "model": model.ref.name,
+        "version": model.ref.version,
+        "token_ids": token_ids.tolist(),
+        "tokens": [label(token_id) for token_id in token_ids.tolist()],
+        # Rounded as float64: a rounded float32 would be written with 17 digits.
+        "x": plane[:, 0].astype(np.float64).round(5).tolist(),
+        "y": plane[:, 1].astype(np.float64).round(5).tolist(),
+        "explained": [round(share, 6) for share in explained],
+    }
+
+
+def _charged_model(services: Services, name: str, count: int) -> ServedModel:
+    """Return a model, and charge a request and the maximum number of tokens in its response.
+
+    Raises:
+        RateLimited: the requests or tokens per minute are used up.
+        InvalidRequest: this request alone exceeds the tokens per minute.
+    """
+    services.shutdown_gate.refuse_if_draining()
+    model = services.model_registry.find(name)
+    g.context.charge_request()
+    g.context.charge(min(count, len(model.tokenizer.tokens)), param="count")
+    return model
+
+
+def _vectors(services: Services, model: ServedModel) -> Vectors:
+    """Return the embedding vectors of a version; stop waiting when the client disconnects.
+
+    Raises:
+        NotFound: the version has none.
+        ClientGone: the client disconnected.
+    """
+    future: Future[Vectors] = Future()
+    with services.watch_socket(request.environ.get("gunicorn.socket"), future.cancel):
+        try:
+            return services.vectors.of(model, future)
+        except CancelledError:
+            raise ClientGone from None
