@@ -209,6 +209,22 @@ def _make_nullable(properties: dict[str, Any], name: str, field: FieldInfo) -> N
 AnyBody = TypeVar("AnyBody", bound=Body)
 
 
+class TimedBody(Body):
+    """A request with a deadline."""
+
+    timeout_s: Annotated[float, Field(gt=0)] = Field(
+        RESOLVED, description="deadline in seconds, after which the request fails; the server's maximum by default"
+    )
+
+    def resolve(self, limits: Limits) -> Self:
+        """See `Body.resolve`."""
+        if self.timeout_s is not RESOLVED and self.timeout_s > limits.max_timeout_s:
+            raise InvalidRequest(
+                f"timeout_s must be at most {limits.max_timeout_s:g}, got {self.timeout_s:g}", param="timeout_s"
+            )
+        return self.model_copy(update={"timeout_s": self.timeout_s or limits.max_timeout_s})
+
+
 @accept_without_effect(STREAM_FIELDS)
 class StreamOptions(Body):
     """How a stream is delivered."""
@@ -276,9 +292,18 @@ class ResponseFormat(Body):
     type: Literal["text", "json_object", "json_schema"] = Field(description="text: no constraint")
     json_schema: JsonSchemaFormat | None = Field(None, description="required with type json_schema")
 
+    def require_consistent(self) -> None:
+        """Raise InvalidRequest unless there is a schema exactly with the type for one."""
+        if (self.json_schema is None) == (self.type == "json_schema"):
+            raise InvalidRequest(
+                f"response_format.json_schema must be {'given' if self.json_schema is None else 'absent'} with type "
+                f"{self.type}",
+                param="response_format",
+            )
+
 
 @accept_without_effect(COMPLETION_FIELDS)
-class CompletionRequest(Body):
+class CompletionRequest(TimedBody):
     """A request of `/v1/completions`: prompts to continue, or suffixes to generate the text before."""
 
     model: str | None = Field(
@@ -391,9 +416,6 @@ class CompletionRequest(Body):
         description="text, token ids, or a list of either, before which a backward model generates text; with an "
         "empty suffix it generates the end of a text. Must be empty for a forward model",
     )
-    timeout_s: Annotated[float, Field(gt=0)] = Field(
-        RESOLVED, description="deadline in seconds, after which the request fails; the server's maximum by default"
-    )
     return_state: bool = Field(
         False, description="return a resume token with each choice, for `state` of another request"
     )
@@ -421,6 +443,8 @@ class CompletionRequest(Body):
             raise InvalidRequest(
                 "prompt_logprobs must be absent with stream; use echo and logprobs", param="prompt_logprobs"
             )
+        if self.response_format is not None:
+            self.response_format.require_consistent()
         if self.stream_options is not NO_OPTIONS and not self.stream:
             raise InvalidRequest("stream_options must be absent without stream", param="stream_options")
         _require_few_prompts(self.prompts, limits, "prompt")
@@ -429,16 +453,11 @@ class CompletionRequest(Body):
         _require_at_most("min_tokens", self.min_tokens, max_tokens, "max_tokens, ")
         self._require_few_tokens(best_of, max_tokens, limits)
         draws = self.seed is None and self.state is None
-        request = self.model_copy(
-            update={
-                "best_of": best_of,
-                "max_tokens": max_tokens,
-                "seed": secrets.randbits(SEED_BITS) if draws else self.seed,
-                "timeout_s": _timeout_s(self.timeout_s, limits),
-            }
-        )
+        seed = secrets.randbits(SEED_BITS) if draws else self.seed
+        resolved = {"best_of": best_of, "max_tokens": max_tokens, "seed": seed}
+        request = super().resolve(limits).model_copy(update=resolved)
         # Parse the token ids of `logit_bias` and the patterns, and keep the results.
-        _ = request.sampling, request.constraint
+        _ = request.sampling, request.constraint_by_field
         if self.unique and self.n > 1 and request.sampling.is_greedy:
             raise InvalidRequest(
                 "n must be 1 with unique and greedy decoding (temperature 0, top_k 1 or top_p 0), as all choices of a "
@@ -477,66 +496,53 @@ class CompletionRequest(Body):
         )
 
     @cached_property
-    def constraint(self) -> Constraint | None:
-        """What its completions must match; None without a constraint.
+    def constraint_by_field(self) -> dict[str, Pattern]:
+        """What its completions must match: at most one pattern, then what can be combined with it.
 
         Raises:
             InvalidRequest: it has several patterns, or the text of a JSON Schema is not JSON; `resolve` raises it.
         """
-        patterns = self.patterns
-        if len(patterns) > 1:
-            (first, _), (second, _) = list(patterns.items())[:2]
-            raise InvalidRequest(
-                f"{second} must be absent if {first} is given: a completion has one pattern", param=second
-            )
-        outputs = self.structured_outputs
-        if outputs == NO_STRUCTURED_OUTPUTS:
+        outputs, form = self.structured_outputs or NO_STRUCTURED_OUTPUTS, self.response_format
+        if self.structured_outputs == NO_STRUCTURED_OUTPUTS:
             raise InvalidRequest(
                 "structured_outputs must have one of regex, choice, json, json_object, allowed_characters and "
                 "banned_characters",
                 param="structured_outputs",
             )
-        limits = []
-        if outputs and outputs.allowed_characters:
-            limits.append(Pattern("allowed_characters", outputs.allowed_characters))
-        if outputs and outputs.banned_characters:
-            limits.append(Pattern("banned_characters", outputs.banned_characters))
-        if self.min_length:
-            limits.append(Pattern("min_length", str(self.min_length)))
-        return (*patterns.values(), *limits) or None
-
-    @property
-    def constraint_fields(self) -> list[str]:
-        """The fields of the constraint, the pattern first."""
-        fields = list(self.patterns)
-        if (outputs := self.structured_outputs) is not None:
-            names = ("allowed_characters", "banned_characters")
-            fields += [f"structured_outputs.{name}" for name in names if getattr(outputs, name)]
-        return [*fields, "min_length"] if self.min_length else fields
-
-    @cached_property
-    def patterns(self) -> dict[str, Pattern]:
-        """Its patterns by field; `constraint` allows at most one."""
-        outputs, form = self.structured_outputs or NO_STRUCTURED_OUTPUTS, self.response_format
-        if form is not None and (form.json_schema is None) == (form.type == "json_schema"):
-            raise InvalidRequest(
-                f"response_format.json_schema must be {'given' if form.json_schema is None else 'absent'} with type "
-                f"{form.type}",
-                param="response_format",
-            )
         schema = form.json_schema.schema_ if form and form.json_schema else None
-        candidates = {
+        patterns = {
             "structured_outputs.regex": outputs.regex and Pattern("regex", outputs.regex),
             "structured_outputs.choice": outputs.choice and Pattern.choice(outputs.choice),
             "structured_outputs.json": _schema_pattern("structured_outputs.json", outputs.json_),
-            "structured_outputs.json_object": Pattern("json_object", "") if outputs.json_object else None,
+            "structured_outputs.json_object": outputs.json_object and Pattern("json_object", ""),
             "guided_regex": self.guided_regex and Pattern("regex", self.guided_regex),
             "guided_choice": self.guided_choice and Pattern.choice(self.guided_choice),
             "guided_json": _schema_pattern("guided_json", self.guided_json),
             "response_format.json_schema.schema": _schema_pattern("response_format.json_schema.schema", schema),
-            "response_format": Pattern("json_object", "") if form and form.type == "json_object" else None,
+            "response_format": form and form.type == "json_object" and Pattern("json_object", ""),
         }
-        return {field: pattern for field, pattern in candidates.items() if pattern}
+        allowed, banned, length = outputs.allowed_characters, outputs.banned_characters, self.min_length
+        combined = {
+            "structured_outputs.allowed_characters": allowed and Pattern("allowed_characters", allowed),
+            "structured_outputs.banned_characters": banned and Pattern("banned_characters", banned),
+            "min_length": length and Pattern("min_length", str(length)),
+        }
+        given = [field for field, pattern in patterns.items() if pattern]
+        if len(given) > 1:
+            raise InvalidRequest(
+                f"{given[1]} must be absent if {given[0]} is given: a completion has one pattern", param=given[1]
+            )
+        return {field: pattern for field, pattern in (patterns | combined).items() if pattern}
+
+    @property
+    def constraint(self) -> Constraint | None:
+        """What its completions must match; None without a constraint."""
+        return tuple(self.constraint_by_field.values()) or None
+
+    @property
+    def constraint_fields(self) -> list[str]:
+        """The fields of the constraint, the pattern first."""
+        return list(self.constraint_by_field)
 
     @property
     def issues_resume_tokens(self) -> bool:
@@ -591,7 +597,7 @@ class CompletionRequest(Body):
 
 
 @accept_without_effect(EMBEDDING_FIELDS)
-class EmbeddingsRequest(Body):
+class EmbeddingsRequest(TimedBody):
     """A request of `/v1/embeddings`: inputs, and how the hidden states of each are pooled."""
 
     model: str | None = Field(None, description="name of a model; required if several models are served")
@@ -603,15 +609,12 @@ class EmbeddingsRequest(Body):
         "float", description="numbers, or float32 little-endian in base64"
     )
     dimensions: PositiveCount | None = Field(None, description="must be the model's own, if given")
-    timeout_s: Annotated[float, Field(gt=0)] = Field(
-        RESOLVED, description="deadline in seconds; the server's maximum by default"
-    )
     user: str | None = Field(None, description="ignored")
 
     def resolve(self, limits: Limits) -> Self:
         """See `Body.resolve`."""
         _require_few_prompts(self.prompts, limits, "input")
-        return self.model_copy(update={"timeout_s": _timeout_s(self.timeout_s, limits)})
+        return super().resolve(limits)
 
     @property
     def prompts(self) -> tuple[PromptText, ...]:
@@ -619,7 +622,7 @@ class EmbeddingsRequest(Body):
         return _as_prompts(self.input)
 
 
-class InspectRequest(Body):
+class InspectRequest(TimedBody):
     """A request of `/v1/inspect`: an input, and which activations to return."""
 
     model: str | None = Field(
@@ -652,13 +655,6 @@ class InspectRequest(Body):
     encoding_format: Literal["float", "base64", "base64_float16"] = Field(
         "float", description="a list of numbers, or base64 of little-endian float32 or float16, in row-major order"
     )
-    timeout_s: Annotated[float, Field(gt=0)] = Field(
-        RESOLVED, description="deadline in seconds; the server's maximum by default"
-    )
-
-    def resolve(self, limits: Limits) -> Self:
-        """See `Body.resolve`."""
-        return self.model_copy(update={"timeout_s": _timeout_s(self.timeout_s, limits)})
 
     @property
     def prompts(self) -> tuple[PromptText, ...]:
@@ -740,16 +736,6 @@ def _schema_pattern(field: str, schema: Schema | None) -> Pattern | None:
     if (length := len(pattern.source)) > MAX_SCHEMA:
         raise InvalidRequest(f"{field} must have at most {MAX_SCHEMA} characters, got {length}", param=field)
     return pattern
-
-
-def _timeout_s(timeout_s: float, limits: Limits) -> float:
-    if timeout_s is RESOLVED:
-        return limits.max_timeout_s
-    if timeout_s > limits.max_timeout_s:
-        raise InvalidRequest(
-            f"timeout_s must be at most {limits.max_timeout_s:g}, got {timeout_s:g}", param="timeout_s"
-        )
-    return timeout_s
 
 
 def _require_at_most(field: str, value: int, limit: int, what: str = "") -> None:

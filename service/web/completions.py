@@ -15,7 +15,7 @@ from service.api.responses import ChoiceObject, CompletionObject, CompletionUsag
 from service.errors import ClientGone, GatewayError, InternalError, NotFound, Unauthorized, VersionGone
 from service.generation.choice import TextDelta
 from service.generation.completion import CompletionBuilder
-from service.web.endpoints import COMPLETIONS, MODEL_ERRORS, Services, endpoint, json_response
+from service.web.endpoints import COMPLETIONS, MODEL_ERRORS, Endpoint, Services, json_response
 from service.web.request_start import start_request
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ DONE = b"data: [DONE]\n\n"
 _CHOICES = b'"choices":['
 
 
-@endpoint(
+@Endpoint(
     "POST /v1/completions",
     COMPLETIONS,
     "Generate completions",
@@ -59,7 +59,7 @@ NO_CHAT = (
 )
 
 
-@endpoint("POST /v1/chat/completions", COMPLETIONS, "Chat completions (unsupported)", "404")
+@Endpoint("POST /v1/chat/completions", COMPLETIONS, "Chat completions (unsupported)", "404")
 def chat(services: Services) -> NoReturn:  # noqa: ARG001 - every view takes them
     """Always return 404: these models have no chat format. Use `/v1/completions` with a prompt."""
     raise NotFound(NO_CHAT)

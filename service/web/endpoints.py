@@ -120,110 +120,69 @@ def integer(
     return QueryParameter(name, description, schema, example)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Endpoint:
-    """One method of one path.
+    """The declaration of an endpoint, as a decorator of its view.
+
+    The view gets the services, and as keyword arguments the parameters of path and query.
 
     Attributes:
-        view: Gets the services, and as keyword arguments the parameters of path and query.
-        method: In lower case.
-        path: With its parameters in braces.
+        rule: Method and path, with its parameters in braces.
         tag: Its group; a key of TAGS.
-        summary: Its title.
-        description: What it does beyond the title, in Markdown: the view's docstring.
+        summary: Its title in the reference, where the view's docstring is its description.
+        more_errors: Statuses of error responses, beside those that derive from the rest.
         request: Type of the request body, or None.
-        response: Type of a successful response, or None if it has no body; NoReturn if there is none.
-        errors: Statuses of error responses.
+        response: Type of a successful response; by default what the view returns: `Response` if it has no body,
+            NoReturn if there is none.
         query: Query parameters.
         public: Whether it never requires an API key.
         streams: Whether the response may also come as server-sent events.
     """
 
-    view: Callable[..., Any]
-    method: str
-    path: str
+    rule: str
     tag: str
     summary: str
-    description: str
-    request: type[BaseModel] | None
-    response: Any
-    errors: frozenset[str]
-    query: tuple[QueryParameter, ...]
-    public: bool
-    streams: bool
+    more_errors: str = ""
+    request: type[BaseModel] | None = None
+    response: Any = None
+    query: tuple[QueryParameter, ...] = ()
+    public: bool = False
+    streams: bool = False
+    view: Callable[..., Any] = field(init=False)
+
+    def __call__(self, view: View) -> View:
+        """Declare a view."""
+        self.view = view
+        self.response = self.response or typing.get_type_hints(view)["return"]
+        ENDPOINTS.append(self)
+        return view
+
+    @property
+    def method(self) -> str:
+        """Its HTTP method."""
+        return self.rule.split(" ")[0]
+
+    @property
+    def path(self) -> str:
+        """Its path, with parameters in braces."""
+        return self.rule.split(" ")[1]
 
     @property
     def has_body(self) -> bool:
         """Whether a successful response has a body."""
-        return self.response not in (None, typing.NoReturn)
+        return self.response not in (Response, typing.NoReturn)
 
     @property
-    def rule(self) -> str:
-        """Flask's URL rule."""
-        return self.path.replace("{", "<").replace("}", ">")
-
-    @property
-    def name(self) -> str:
-        """Flask's name of the endpoint, which has no dots."""
-        return self.path.strip("/").replace(".", "_")
+    def errors(self) -> set[str]:
+        """The statuses of its error responses."""
+        # Every endpoint checks the Host header, and a POST its origin and body.
+        statuses = {*self.more_errors.split(), "421", *(() if self.public else ("401",))}
+        statuses |= {"403", "408", "413"} if self.method == "POST" else set()
+        return statuses | ({"400", "429"} if self.request or self.query else set())
 
 
 # Every endpoint, once the modules of the views are imported.
 ENDPOINTS: list[Endpoint] = []
-
-
-def endpoint(
-    rule: str,
-    tag: str,
-    summary: str,
-    errors: str = "",
-    *,
-    request: type[BaseModel] | None = None,
-    response: Any = None,
-    query: tuple[QueryParameter, ...] = (),
-    public: bool = False,
-    streams: bool = False,
-) -> Callable[[View], View]:
-    """Return a decorator that declares a view as an endpoint; its docstring describes it in the reference.
-
-    Args:
-        rule: Method and path.
-        tag: As in `Endpoint`.
-        summary: As in `Endpoint`.
-        errors: Statuses of the error responses that do not derive from the rest of the declaration.
-        request: As in `Endpoint`.
-        response: That of a view that returns a `Response`; otherwise its annotation is the type.
-        query: As in `Endpoint`.
-        public: As in `Endpoint`.
-        streams: As in `Endpoint`.
-    """
-    method, path = rule.split(" ")
-
-    def declare(view: View) -> View:
-        returned = response or typing.get_type_hints(view)["return"]
-        # Every endpoint checks the Host header, and a POST its origin and body.
-        statuses = {*errors.split(), "421", *(() if public else ("401",))}
-        statuses |= {"403", "408", "413"} if method == "POST" else set()
-        statuses |= {"400", "429"} if request or query else set()
-        ENDPOINTS.append(
-            Endpoint(
-                view=view,
-                method=method.lower(),
-                path=path,
-                tag=tag,
-                summary=summary,
-                description=" ".join((view.__doc__ or "").split()),
-                request=request,
-                response=None if returned is Response else returned,
-                errors=frozenset(statuses),
-                query=query,
-                public=public,
-                streams=streams,
-            )
-        )
-        return view
-
-    return declare
 
 
 def json_response(body: bytes) -> Response:

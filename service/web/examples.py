@@ -218,67 +218,22 @@ STREAM = "".join(
     )
 )
 
-# What an error response means, by its status, and an example.
-ERRORS: dict[str, tuple[str, GatewayError]] = {
-    str(error.status): (description, error)
-    for description, error in (
-        (
-            "a field is invalid; `param` names it",
-            InvalidRequest("temperature must be less than or equal to 2, got 3", param="temperature"),
-        ),
-        (
-            "the API key is missing or invalid",
-            Unauthorized("an API key is required: send the header Authorization: Bearer <key>"),
-        ),
-        (
-            "the request comes from a page of another origin, or the resume token belongs to another tenant",
-            CrossOrigin(
-                "a web page may only call its own origin, got a request from 'https://other.example.org': call the API "
-                "from a program, or serve the page from this origin"
-            ),
-        ),
-        (
-            "there is no such model",
-            ModelNotFound("model 'nosuch' is not served; models are: demo", param="model"),
-        ),
-        ("the body did not arrive in time", BodyTimeout("the body did not arrive in time")),
-        (
-            "the version of the resume token is no longer served",
-            StateRefused(
-                "state is of version 1 of model 'demo', which is no longer served; version 2 is. Send the text so far "
-                "as a prompt instead",
-                "state_outdated",
-            ),
-        ),
-        (
-            "the body exceeds the maximum size",
-            BodyTooLarge("the body must be at most 4194304 bytes, got 5000000"),
-        ),
-        (
-            "the Host header names another server; see SOSTENUTO_ALLOWED_HOSTS",
-            HostNotAllowed(
-                "Host must be localhost, an IP address or a name in SOSTENUTO_ALLOWED_HOSTS, got 'gateway.example.org'"
-            ),
-        ),
-        (
-            "the queue or the memory for requests is full, or the key's rate limit is reached; see Retry-After",
-            Overloaded(
-                "the queue is full: 384 of 384 sequences on this server are in use and this request needs 1; try again "
-                "later"
-            ),
-        ),
-        ("the client closed the sending half of its connection", ClientGone()),
-        (
-            "an internal error of the gateway or the model server",
-            InternalError("internal error; see the gateway's log"),
-        ),
-        (
-            "the model is not loaded yet, no backend is available, or the server is shutting down; see Retry-After",
-            ModelLoading("model 'demo' is listed in models.config but not loaded yet"),
-        ),
-        (
-            "the request's deadline, timeout_s, has passed",
-            DeadlineExceeded("the request was not finished within its timeout_s of 600 seconds"),
-        ),
+# Error responses by status; each message says what the status means.
+ERRORS: dict[str, GatewayError] = {
+    str(error.status): error
+    for error in (
+        InvalidRequest("a field is invalid; `param` names it", param="temperature"),
+        Unauthorized("the API key is missing or invalid"),
+        CrossOrigin("the request comes from a page of another origin, or the resume token belongs to another tenant"),
+        ModelNotFound("there is no such model", param="model"),
+        BodyTimeout("the body did not arrive in time"),
+        StateRefused("the version of the resume token is no longer served", "state_outdated"),
+        BodyTooLarge("the body exceeds the maximum size"),
+        HostNotAllowed("the Host header names another server; see SOSTENUTO_ALLOWED_HOSTS"),
+        Overloaded("the queue or the memory for requests is full, or a rate limit is reached; see Retry-After"),
+        ClientGone(),
+        InternalError("an internal error of the gateway or the model server"),
+        ModelLoading("the model is not loaded, no backend is available, or the server is draining; see Retry-After"),
+        DeadlineExceeded("the request's deadline, timeout_s, has passed"),
     )
 }

@@ -17,10 +17,10 @@ from service.api.responses import (
 )
 from service.backends.replica import Replica
 from service.scheduling.scheduler import Load
-from service.web.endpoints import OPERATION, Services, endpoint
+from service.web.endpoints import OPERATION, Endpoint, Services
 
 
-@endpoint("GET /v1/status", OPERATION, "Get the status")
+@Endpoint("GET /v1/status", OPERATION, "Get the status")
 def status(services: Services) -> StatusObject:
     """Return served versions, load, limits, and the backends with the reason for each ejection and config drift."""
     settings, admission, memory = services.settings, services.admission, services.memory
@@ -59,7 +59,7 @@ def _backend_status(replica: Replica) -> BackendStatus:
     return {"address": replica.address, "ejected_because": replica.ejected_because, "config_drift": config_drift}
 
 
-@endpoint("GET /readyz", OPERATION, "Readiness", "503", public=True)
+@Endpoint("GET /readyz", OPERATION, "Readiness", "503", public=True)
 def readyz(services: Services) -> ReadyObject:
     """Return 200 if at least one model is served, none is probed for the first time, and the server isn't draining."""
     names = _ready_models(services)
@@ -69,26 +69,26 @@ def readyz(services: Services) -> ReadyObject:
     return {"status": "ready", "num_models": len(names), "models": names}
 
 
-@endpoint("GET /healthz", OPERATION, "Liveness", public=True)
+@Endpoint("GET /healthz", OPERATION, "Liveness", public=True)
 def healthz(services: Services) -> HealthObject:  # noqa: ARG001 - every view takes them
     """Return 200 while the process runs."""
     return {"status": "ok"}
 
 
-@endpoint("GET /health", OPERATION, "Readiness, as in vLLM", "503", public=True)
+@Endpoint("GET /health", OPERATION, "Readiness, as in vLLM", "503", public=True)
 def health(services: Services) -> Response:
     """Return 200 without a body if `/readyz` returns 200, else 503."""
     _ready_models(services)
     return Response(mimetype="application/json")
 
 
-@endpoint("GET /ping", OPERATION, "Readiness, as in SageMaker", "503", public=True)
+@Endpoint("GET /ping", OPERATION, "Readiness, as in SageMaker", "503", public=True)
 def ping(services: Services) -> Response:
     """Do the same as `/health`."""
     return health(services)
 
 
-@endpoint("GET /version", OPERATION, "Get the version of the service", public=True)
+@Endpoint("GET /version", OPERATION, "Get the version of the service", public=True)
 def version(services: Services) -> ServiceVersion:  # noqa: ARG001 - every view takes them
     """Return the version of the gateway, not of a model."""
     return {"version": __version__}

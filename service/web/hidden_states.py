@@ -16,9 +16,9 @@ from service.models.registry import ServedModel
 from service.web.endpoints import (
     HIDDEN_STATES,
     MODEL_ERRORS,
+    Endpoint,
     QueryParameter,
     Services,
-    endpoint,
     integer,
     json_response,
 )
@@ -30,7 +30,7 @@ MAX_NEIGHBORS, MAX_MAPPED = 100, 10_000
 _MAPPED_BYTES = 300
 
 
-@endpoint(
+@Endpoint(
     "POST /v1/embeddings",
     HIDDEN_STATES,
     "Create embeddings",
@@ -65,7 +65,7 @@ def _base64(vector: np.ndarray) -> str:
     return base64.b64encode(vector.astype("<f4").tobytes()).decode()
 
 
-@endpoint(
+@Endpoint(
     "POST /v1/inspect",
     HIDDEN_STATES,
     "Inspect a text",
@@ -82,7 +82,7 @@ def inspect(services: Services) -> Response:
         return response
 
 
-@endpoint(
+@Endpoint(
     "GET /v1/models/{name}/embedding/neighbors",
     HIDDEN_STATES,
     "List the nearest neighbors of a token",
@@ -117,7 +117,7 @@ def neighbors(services: Services, name: str, token: str | None, token_id: int | 
     }
 
 
-@endpoint(
+@Endpoint(
     "GET /v1/models/{name}/embedding/map",
     HIDDEN_STATES,
     "Map the token embedding",

@@ -26,7 +26,7 @@ from service.generation.logprobs import labels
 from service.generation.prompts import encoding_bytes, min_tokens, prompt_bytes, require_ids
 from service.models.registry import ServedModel
 from service.models.routing import Route
-from service.web.endpoints import MODELS, TOKENIZER, QueryParameter, Services, endpoint, integer, json_response
+from service.web.endpoints import MODELS, TOKENIZER, Endpoint, QueryParameter, Services, integer, json_response
 from service.web.request_start import parse_body
 
 MAX_VOCABULARY = 10_000
@@ -37,13 +37,13 @@ _TOKEN_BYTES, _LABEL_BYTES = 60, 120
 _ENTRY_BYTES, _CHARACTER_BYTES = 600, 40
 
 
-@endpoint("GET /v1/models", MODELS, "List models", "503")
+@Endpoint("GET /v1/models", MODELS, "List models", "503")
 def list_models(services: Services) -> ModelList:
     """Return every served model."""
     return {"object": "list", "data": [_model_object(*each) for each in services.model_registry.models()]}
 
 
-@endpoint("GET /v1/models/{name}", MODELS, "Get a model", "404 503")
+@Endpoint("GET /v1/models/{name}", MODELS, "Get a model", "404 503")
 def get_model(services: Services, name: str) -> ModelObject:
     """Return its stable version, or the version that `name` selects."""
     return _model_object(*services.model_registry.look_up(name))
@@ -85,7 +85,7 @@ def _version_object(version: int, route: Route) -> VersionObject:
     }
 
 
-@endpoint("POST /tokenize", TOKENIZER, "Tokenize a text", "404 503", request=TokenizeRequest)
+@Endpoint("POST /tokenize", TOKENIZER, "Tokenize a text", "404 503", request=TokenizeRequest)
 def tokenize(services: Services) -> TokenizeObject:
     """Return token ids, and with `return_token_strs` the text of each token."""
     body = parse_body(services, TokenizeRequest)
@@ -104,7 +104,7 @@ def tokenize(services: Services) -> TokenizeObject:
     return {"count": len(ids), "tokens": ids, "token_strs": strings, "max_model_len": None}
 
 
-@endpoint("POST /detokenize", TOKENIZER, "Detokenize token ids", "404 503", request=DetokenizeRequest)
+@Endpoint("POST /detokenize", TOKENIZER, "Detokenize token ids", "404 503", request=DetokenizeRequest)
 def detokenize(services: Services) -> DetokenizeObject:
     """Return their text."""
     body = parse_body(services, DetokenizeRequest)
@@ -122,7 +122,7 @@ def _require_max_tokens(field: str, count: int, services: Services) -> None:
         raise InvalidRequest(f"{field} must be at most {limit} tokens, got {count}", param=field)
 
 
-@endpoint(
+@Endpoint(
     "GET /tokenizer_info",
     TOKENIZER,
     "Get the tokenizer of a model",
@@ -170,7 +170,7 @@ def _vocabulary_bytes(tokens: Sequence[str]) -> int:
     return _ENTRY_BYTES * len(tokens) + _CHARACTER_BYTES * sum(map(len, tokens))
 
 
-@endpoint(
+@Endpoint(
     "GET /v1/models/{name}/tokenizer/tokenizer.json",
     TOKENIZER,
     "Download `tokenizer.json`",
@@ -186,7 +186,7 @@ def tokenizer_file(services: Services, name: str) -> Response:
     return _file_response(services, name, tokenizer_json)
 
 
-@endpoint(
+@Endpoint(
     "GET /v1/models/{name}/tokenizer/tokenizer_config.json",
     TOKENIZER,
     "Download `tokenizer_config.json`",

@@ -25,7 +25,7 @@ def openapi_document() -> dict[str, Any]:
     """Return the OpenAPI document as a JSON value."""
     paths: dict[str, dict[str, Any]] = {}
     for endpoint in ENDPOINTS:
-        paths.setdefault(endpoint.path, {})[endpoint.method] = _operation(endpoint)
+        paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint)
     description = "Recurrent text generators behind OpenAI's completions API."
     return {
         "openapi": "3.1.1",
@@ -52,12 +52,12 @@ def _schemas() -> dict[str, Any]:
 
 
 def _operation(endpoint: Endpoint) -> dict[str, Any]:
-    name = re.sub("[/.]", "_", re.sub("[{}]", "", endpoint.path.strip("/")))
+    method, name = endpoint.method.lower(), re.sub("[/.]", "_", re.sub("[{}]", "", endpoint.path.strip("/")))
     operation = {
         "tags": [endpoint.tag],
         "summary": endpoint.summary,
-        "description": endpoint.description,
-        "operationId": f"{endpoint.method}_{name}",
+        "description": " ".join((endpoint.view.__doc__ or "").split()),
+        "operationId": f"{method}_{name}",
         "responses": _responses(endpoint),
         # Without configured API keys, no endpoint requires one.
         "security": [] if endpoint.public else [{_BEARER: []}, {}],
@@ -139,10 +139,8 @@ def _event(chunk_type: Any) -> dict[str, Any]:
 
 
 def _error_response(status: str, endpoint: Endpoint) -> dict[str, Any]:
-    description, error = examples.ERRORS[status]
-    if (endpoint.response, status) == (NoReturn, "404"):
-        description, error = "always", NotFound(NO_CHAT)
-    return {"description": description, "content": _json(ErrorObject, error.body())}
+    error = NotFound(NO_CHAT) if (endpoint.response, status) == (NoReturn, "404") else examples.ERRORS[status]
+    return {"description": str(error), "content": _json(ErrorObject, error.body())}
 
 
 def _json(schema_type: Any, example: Any) -> dict[str, Any]:

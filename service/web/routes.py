@@ -16,8 +16,9 @@ def build_routes(services: Services) -> Blueprint:
     """Return a blueprint with the route of every endpoint."""
     routes = Blueprint(_BLUEPRINT, __name__)
     for endpoint in ENDPOINTS:
+        rule = endpoint.path.replace("{", "<").replace("}", ">")
         view = partial(_respond, endpoint, services)
-        routes.add_url_rule(endpoint.rule, endpoint.name, view, methods=[endpoint.method])
+        routes.add_url_rule(rule, endpoint.view.__name__, view, methods=[endpoint.method])
     return routes
 
 
@@ -29,4 +30,4 @@ def _respond(endpoint: Endpoint, services: Services, **in_path: str) -> Any:
 
 def public_endpoints() -> frozenset[str]:
     """Return Flask's names of the endpoints that need no API key."""
-    return frozenset(f"{_BLUEPRINT}.{endpoint.name}" for endpoint in ENDPOINTS if endpoint.public)
+    return frozenset(f"{_BLUEPRINT}.{endpoint.view.__name__}" for endpoint in ENDPOINTS if endpoint.public)
