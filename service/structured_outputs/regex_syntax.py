@@ -22,13 +22,6 @@ _ESCAPE = re.compile(
 _REPETITION = re.compile(r"(?:[*+?]|\{\s*(\d+)\s*(?:(,)\s*(\d+)?\s*)?\})\??")
 _GROUP = re.compile(r"\?(?:P?<[^>=!]*>|[a-zA-Z-]*[:)])")
 _LOOK_AROUND = re.compile(r"\?<?[=!]")
-_ASCII_CLASS = re.compile(r"\[:\^?[a-z]+:\]")
-# A bracket at the beginning of a class is a character, and so is one at the end of a range.
-_CLASS_START = {False: re.compile(r"\[\^?(?:-+|\])?"), True: re.compile(r"\[\s*\^?\s*(?:(?:-\s*)+|\])?")}
-_CLASS_ITEM = {
-    False: re.compile(r"&&|--|~~|(?:\\.|[^\\])(?:-(?![\]-])(?:\\.|[^\\]))?", re.DOTALL),
-    True: re.compile(r"\s+|&&|--|~~|(?:\\.|[^\\])(?:\s*-\s*(?![\s\]-])(?:\\.|[^\\]))?", re.DOTALL),
-}
 _COMMENT = re.compile(r"#[^\n]*")
 # White space for Python alone.
 _NOT_SPACE = "\x1c\x1d\x1e\x1f"
@@ -258,30 +251,19 @@ class _Tokenizer:
         return _checked("character", text, f"escape {text}", position), match.end()
 
     def _class(self, start: int) -> tuple[Kind, int]:
-        """Return where the class of characters ends; classes may contain others."""
-        position, depth = start, 0
-        while position == start or (depth and position < len(self._regex)):
-            position, num_opened = self._class_part(position, depth)
-            depth += num_opened
-        if depth:
-            _fail(f"[ at position {start} is not closed")
-        text = self._regex[start:position]
-        alone = f"(?x:{text})" if self._is_verbose else text
-        return _checked("class", alone, f"class {text}", start), position
+        """Return where the class of characters ends: it may contain others, brackets and, in verbose mode, comments.
 
-    def _class_part(self, position: int, depth: int) -> tuple[int, int]:
-        """Return where a part of a class ends, and how many more classes are open then."""
-        if self._regex[position] == "]":
-            return position + 1, -1
-        part = _ASCII_CLASS.match(self._regex, position) if depth else None
-        if part is None and self._regex[position] == "[":
-            opened = _CLASS_START[self._is_verbose].match(self._regex, position)
-            assert opened is not None, "it begins with a bracket"
-            return opened.end(), 1
-        if part is None and self._is_verbose:
-            part = _COMMENT.match(self._regex, position)
-        part = part or _CLASS_ITEM[self._is_verbose].match(self._regex, position)
-        return part.end() if part else len(self._regex), 0
+        The library takes it as far as the bracket that closes it, and not as far as one before.
+        """
+        end = start
+        while end := self._regex.find("]", end) + 1:
+            text = self._regex[start:end]
+            if _is_valid(f"(?x:{text})" if self._is_verbose else text):
+                return "class", end
+        text, bracket, _ = self._regex[start:].partition("]")
+        return _fail(
+            f"class {text}] at position {start} is invalid" if bracket else f"[ at position {start} is not closed"
+        )
 
     def _group(self, position: int) -> tuple[Kind, int]:
         inside = position + 1
