@@ -32,7 +32,6 @@ def embed(**fields):
 
 
 def test_defaults_are_openais():
-    """An absent field has OpenAI's default, and the seed is random."""
     request = parsed()
     assert (request.prompts, request.max_tokens, request.n, request.best_of) == (("",), 16, 1, 1)
     assert (request.stream, request.echo, request.logprobs, request.timeout_s) == (False, False, None, 60.0)
@@ -51,12 +50,10 @@ def test_a_resumed_request_has_no_seed_unless_it_sets_one():
 
 
 def test_random_seeds_differ():
-    """Two requests without a seed get different completions."""
     assert parsed().seed != parsed().seed
 
 
 def test_every_field_is_parsed():
-    """Values reach the request and its sampling parameters unchanged."""
     request = parsed(
         prompt="x",
         max_tokens=5,
@@ -113,43 +110,24 @@ def test_a_prompt_has_four_forms(prompt, prompts):
     ("suffix", "suffixes"), [("a", ("a",)), ([1, 2], ([1, 2],)), (["a", ""], ("a", "")), ("", ("",))]
 )
 def test_a_suffix_has_the_same_forms_as_a_prompt(suffix, suffixes):
-    """The parser does not know whether the model supports a suffix."""
     assert (parsed(suffix=suffix).suffixes, parsed(suffix=suffix).prompts) == (suffixes, ("",))
 
 
 def test_stream_options_prepend_is_false_by_default():
     """A client sets it if it can prepend the chunks that a backward model streams."""
-    assert [
-        parsed(stream=True, stream_options={"prepend": value}).stream_options.prepend for value in (True, False, None)
-    ] == [
-        True,
-        False,
-        False,
-    ]
-    assert not parsed(stream=True).stream_options.prepend
+    requests = [parsed(stream=True, stream_options={"prepend": value}) for value in (True, False, None)]
+    assert [request.stream_options.prepend for request in (*requests, parsed(stream=True))] == [True, *[False] * 3]
 
 
 def test_ignore_eos_sets_min_tokens_to_max_tokens():
-    """The EOS token is never sampled, whatever `min_tokens` the request has."""
     assert parsed(ignore_eos=True, max_tokens=50, min_tokens=2).sampling.min_tokens == 50
 
 
 def test_embeddings_parse_their_fields_and_defaults():
-    """The defaults are mean pooling, floats and all dimensions."""
-    request = embed()
-    assert (request.prompts, request.pooling, request.encoding_format, request.dimensions) == (
-        ("x",),
-        "mean",
-        "float",
-        None,
-    )
-    request = embed(input=[[1, 2]], pooling="last", encoding_format="base64", dimensions=8)
-    assert (request.prompts, request.pooling, request.encoding_format, request.dimensions) == (
-        ([1, 2],),
-        "last",
-        "base64",
-        8,
-    )
+    fields = {"pooling": "last", "encoding_format": "base64", "dimensions": 8}
+    for request, *wanted in ((embed(), "mean", "float", None), (embed(**fields), *fields.values())):
+        assert [request.pooling, request.encoding_format, request.dimensions] == wanted
+    assert (embed().prompts, embed(input=[[1, 2]]).prompts) == (("x",), ([1, 2],))
 
 
 @pytest.mark.parametrize(
@@ -174,7 +152,6 @@ def test_stop_is_a_string_or_a_list(value, expected):
 
 @pytest.mark.parametrize("value", [0, -1])
 def test_top_k_of_0_or_minus_1_means_all_tokens(value):
-    """Both are in use among clients, and both become 0."""
     assert parsed(top_k=value).sampling.top_k == 0
 
 
@@ -201,17 +178,14 @@ def test_an_integer_may_be_written_as_a_float():
         ("max_tokens", True, "max_tokens must .*integer, got True"),
         ("temperature", -0.1, "temperature must be greater than or equal to 0, got -0.1"),
         ("temperature", 2.1, "temperature must be less than or equal to 2, got 2.1"),
-        ("temperature", "hot", "temperature must .*number, got 'hot'"),
         ("top_p", 1.5, "top_p must be less than or equal to 1, got 1.5"),
         ("min_p", -1, "min_p must be greater than or equal to 0, got -1"),
         ("top_k", -2, "top_k must be greater than or equal to -1, got -2"),
         ("top_k", 2**31, "top_k must be less than or equal to 2147483647"),
         ("seed", 2**63, "seed must be less than 9223372036854775808"),
-        ("seed", 0.5, "seed must .*integer"),
         ("n", 0, "n must be greater than or equal to 1, got 0"),
         ("n", 10_001, "n must be less than or equal to 10000, got 10001"),
         ("prompt", 5, "prompt must be a string, a list of strings, a list of token ids or a list of such lists, got 5"),
-        ("prompt", {"a": 1}, "prompt must be a string, a list"),
         ("prompt", [], r"prompt must have at least 1 item, got \[\]"),
         ("prompt", ["a", 1], r"prompt\[1\] must be a valid string, got 1"),
         ("prompt", [1, "a"], r"prompt\[1\] must be a valid integer, got 'a'"),
@@ -231,7 +205,6 @@ def test_an_integer_may_be_written_as_a_float():
         ("best_of", 10_001, "best_of must be less than or equal to 10000, got 10001"),
         ("logprobs", 21, "logprobs must be less than or equal to 20, got 21"),
         ("logprobs", -1, "logprobs must be greater than or equal to 0, got -1"),
-        ("logprobs", True, "logprobs must be a valid integer, got True"),
         ("echo", "yes", "echo must .*boolean, got 'yes'"),
         ("presence_penalty", 2.1, "presence_penalty must be less than or equal to 2, got 2.1"),
         ("frequency_penalty", -2.1, "frequency_penalty must be greater than or equal to -2, got -2.1"),
@@ -246,14 +219,10 @@ def test_an_integer_may_be_written_as_a_float():
         ("logit_bias", [1], r"logit_bias must .*object.*, got \[1\]"),
         ("min_tokens", -1, "min_tokens must be greater than or equal to 0, got -1"),
         ("min_tokens", 17, "min_tokens must be at most max_tokens, 16, got 17"),
-        ("ignore_eos", 1, "ignore_eos must .*boolean, got 1"),
         ("suffix", 1, "suffix must be a string, a list of strings, a list of token ids or a list of such lists, got 1"),
-        ("suffix", [1, "a"], r"suffix\[1\] must be a valid integer, got 'a'"),
         ("suffix", ["a"] * 11, "suffix must have at most 10 items, got 11"),
         ("timeout_s", 0, "timeout_s must be greater than 0, got 0"),
         ("timeout_s", 61, "timeout_s must be at most 60, got 61"),
-        ("add_special_tokens", "x", "add_special_tokens must .*boolean, got 'x'"),
-        ("user", 5, "user must .*string, got 5"),
         ("stream_options", {"include_usage": True}, "stream_options must be absent without stream"),
         ("stream_options", {"state_interval": 0}, "stream_options.state_interval must be greater.* 1, got 0"),
         ("stream_options", {"prepend": 1}, "stream_options.prepend must .*boolean, got 1"),
@@ -264,16 +233,11 @@ def test_an_integer_may_be_written_as_a_float():
         ("stop", ["a", 5], r"stop\[1\] must .*string, got 5"),
         ("stop", ["x"] * 17, "stop must have at most 16 items"),
         ("stop", 5, "stop must be a valid array, got 5"),
-        ("stream", "yes", "stream must .*boolean, got 'yes'"),
-        ("stream_options", {"include_usage": 3}, "stream_options.include_usage must .*boolean, got 3"),
         ("model", 5, "model must .*string, got 5"),
-        ("state", 5, "state must .*string, got 5"),
         ("state", "x" * (2**21 + 1), "state must have at most 2097152 characters, got 'xxx"),
-        ("return_state", "yes", "return_state must .*boolean, got 'yes'"),
     ],
 )
 def test_an_invalid_field_is_named_with_its_limit_and_value(field, value, message):
-    """The error's `param` repeats the field for programs."""
     with pytest.raises(InvalidRequest, match=message) as caught:
         parsed(**{field: value})
     assert caught.value.param == field
@@ -299,7 +263,6 @@ def test_an_invalid_field_is_named_with_its_limit_and_value(field, value, messag
     ],
 )
 def test_contradicting_fields_are_named_together(fields, param, message):
-    """The message has the values of all of them; `param` is one of them."""
     with pytest.raises(InvalidRequest, match=message) as caught:
         parsed(**fields)
     assert caught.value.param == param
@@ -324,7 +287,6 @@ def test_echo_and_best_of_equal_to_n_can_be_streamed(fields):
     ],
 )
 def test_an_invalid_embeddings_field_is_named(field, value, message):
-    """The message has the limit and the value, as for completions."""
     with pytest.raises(InvalidRequest, match=message) as caught:
         embed(**{field: value})
     assert caught.value.param == field
@@ -341,7 +303,6 @@ def test_an_invalid_embeddings_field_is_named(field, value, message):
     ],
 )
 def test_an_invalid_tokenizer_field_is_named(kind, body, message):
-    """Requests of /tokenize and /detokenize get the same errors as completions."""
     with pytest.raises(InvalidRequest, match=message):
         parse(kind, body, LIMITS)
 
@@ -365,7 +326,6 @@ def test_a_million_invalid_items_are_one_error(fields, message):
 
 
 def test_one_invalid_token_id_among_a_million_is_named():
-    """Every item of a long list is validated, and the message has the index of the invalid one."""
     assert len(parsed(prompt=[5] * 1_000_000).prompts[0]) == 1_000_000
     with pytest.raises(InvalidRequest, match=r"prompt\[999999\] must be a valid integer, got 'x'"):
         parsed(prompt=[*[5] * 999_999, "x"])
@@ -401,7 +361,6 @@ def test_a_body_that_is_not_a_json_object_is_rejected(body, message):
 
 
 def test_a_long_value_is_shortened_in_the_message():
-    """An error message never repeats a megabyte."""
     with pytest.raises(InvalidRequest) as caught:
         parsed(n="x" * 1_000_000)
     assert len(str(caught.value)) < 200
@@ -418,13 +377,11 @@ def test_a_long_value_is_shortened_in_the_message():
     ids=["integer", "infinity", "depth", "length"],
 )
 def test_a_schema_that_cannot_be_kept_is_an_invalid_request(schema, message):
-    """Not an error of the server."""
     with pytest.raises(InvalidRequest, match=message) as caught:
         _ = parsed(guided_json=schema).constraint
     assert caught.value.param == "guided_json"
 
 
 def test_a_number_of_a_schema_that_no_double_holds_is_an_invalid_request():
-    """Written again it would be null."""
     with pytest.raises(InvalidRequest, match="guided_json cannot be written as JSON: Out of range float values"):
         _ = parse(CompletionRequest, b'{"model": "m", "guided_json": {"const": 1e400}}', LIMITS).constraint

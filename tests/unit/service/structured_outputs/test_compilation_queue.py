@@ -20,7 +20,6 @@ def take(queue, seconds, *, is_slow=False):
 
 
 def test_senders_take_turns_by_the_time_that_they_have_used():
-    """Those of one sender keep their order."""
     queue = CompilationQueue(100)
     put(queue, "a", "a", "a", "b", "b")
     assert [take(queue, 1.0) for _ in range(5)] == ["a0", "b3", "a1", "b4", "a2"]

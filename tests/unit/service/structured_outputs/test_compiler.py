@@ -79,7 +79,6 @@ def make_compiler():
 
 
 def test_a_pattern_is_compiled_once(make_compiler):
-    """Then its automaton is in the cache: the same object."""
     compiler = make_compiler(ScriptedProcess())
     automaton = compiler.compile(regex("a+b"), "model", lambda: TEXTS)
     assert automaton.num_states == 2
@@ -142,7 +141,6 @@ def test_a_compilation_that_nobody_waits_for_is_not_started(make_compiler):
 
 
 def test_a_request_that_leaves_does_not_end_the_wait_of_others(make_compiler):
-    """They share one compilation, whichever of them was the first."""
     compiler, held = make_compiler(ScriptedProcess()), Future()
     with ThreadPoolExecutor(1) as pool:
         with pytest.raises(TimeoutError):
@@ -222,7 +220,6 @@ def test_a_cheap_pattern_does_not_wait_for_slow_ones(make_compiler):
     ids=["regex", "schema"],
 )
 def test_an_error_of_the_process_is_raised_here(make_compiler, pattern, error, message):
-    """Every time, as an exception of its own."""
     compiler, caught = make_compiler(max_pattern_s=20), []
     for _ in range(2):
         with pytest.raises(error, match=message) as info:

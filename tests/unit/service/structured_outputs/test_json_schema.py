@@ -126,7 +126,6 @@ def sample(automaton, rng):
 
 @pytest.mark.parametrize("schema", SCHEMAS, ids=lambda schema: json.dumps(schema)[:60])
 def test_what_matches_is_valid(schema):
-    """Random texts of the automaton, of any length."""
     automaton, rng = automaton_of(schema_regex(schema)), random.Random(0)
     checker = jsonschema.Draft202012Validator.FORMAT_CHECKER
     validator = jsonschema.Draft202012Validator(schema, format_checker=checker)
@@ -164,7 +163,6 @@ def test_a_chain_of_references_nests_as_deep_as_it_is_long():
 
 
 def test_any_object_matches_json_objects_alone():
-    """Three levels deep."""
     automaton, rng = automaton_of(ANY_OBJECT), random.Random(0)
     assert all(isinstance(json.loads(sample(automaton, rng)), dict) for _ in range(200))
     assert re.fullmatch(ANY_OBJECT, '{"a": [1, -2.5e3, "x\\n"], "b": {"c": [null]}, "d": true}')
@@ -181,7 +179,6 @@ def test_an_object_with_any_names_has_no_empty_one(regex):
 @pytest.mark.parametrize("low", [None, -1234, -100, -99, -10, -1, 0, 1, 7, 9, 10, 11, 99, 100, 101, 345])
 @pytest.mark.parametrize("high", [None, -100, -99, -11, -9, -1, 0, 1, 9, 10, 12, 89, 99, 100, 110, 999, 1000, 1234])
 def test_whole_numbers_match_exactly_within_their_range(low, high):
-    """Each of them once, without leading zeros, and no other."""
     schema = {"type": "integer"} | {k: v for k, v in (("minimum", low), ("maximum", high)) if v is not None}
     if low is not None and high is not None and low > high:
         with pytest.raises(SchemaError, match="minimum must be at most maximum"):
@@ -248,7 +245,6 @@ def accepts(automaton, text):
 
 
 def test_deep_nesting_is_an_error_where_values_are_looked_up_too():
-    """Items that are distinct have to be listed."""
     items = {"const": 1}
     for _ in range(500):
         items = {"anyOf": [items]}
@@ -302,7 +298,6 @@ def test_texts_for_a_pydantic_model_are_valid_for_it():
 
 
 def test_optional_properties_are_in_the_order_of_the_schema():
-    """Any of them may be absent, with a comma between those that are not."""
     regex = schema_regex({"properties": {name: {"const": 1} for name in "abc"}, "required": ["b"]})
     texts = ['{"b":1}', '{"a": 1, "b": 1}', '{"b":1, "c":1}', '{"a":1,"b":1,"c":1}']
     assert all(re.fullmatch(regex, text) for text in texts)

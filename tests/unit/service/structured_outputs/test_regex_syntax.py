@@ -85,7 +85,6 @@ def test_a_syntax_error_is_named_with_its_position(regex, message):
     ],
 )
 def test_what_no_automaton_expresses_is_named_with_its_position(regex, message):
-    """It is valid elsewhere."""
     with pytest.raises(PatternError, match=f"^{re.escape(message)}"):
         tokenize(regex)
 
@@ -98,17 +97,8 @@ def test_an_anchor_at_the_beginning_or_end_is_left_out(regex):
 
 
 REGEXES = [
-    "a*",
-    "[ab]+c",
-    "(?:ab)*",
-    "(?:ab|cc)+b?a?a",
-    "a{2,}b|c+",
-    "a?b?c?",
-    "(a|bc)*",
-    "abc",
-    "b{1,4}?",
-    "(?i)[ab]{2}c*",
-]
+    "a*", "[ab]+c", "(?:ab)*", "(?:ab|cc)+b?a?a", "a{2,}b|c+", "a?b?c?", "(a|bc)*", "abc", "b{1,4}?", "(?i)[ab]{2}c*",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, math.inf), (0, 2), (2, 4), (3, 3), (3, math.inf), (5, 6)])
@@ -136,6 +126,5 @@ def test_a_length_keeps_those_matches_that_have_it(regex, low, high):
     ],
 )
 def test_a_length_that_one_quantifier_cannot_give_is_an_error(regex, message):
-    """Nothing is approximated."""
     with pytest.raises(PatternError, match=re.escape(message)):
         with_length(tokenize(regex), 1, 5)

@@ -94,7 +94,6 @@ def test_vectors_are_not_read_before_the_charge(site, monkeypatch):
 
 @pytest.mark.parametrize("rest", ["map", "neighbors?token=a"])
 def test_vectors_are_not_read_for_a_client_that_has_left(site, rest, monkeypatch):
-    """The response is `499`, as for every other endpoint."""
 
     @contextmanager
     def watch(_sock, on_gone):
@@ -109,7 +108,6 @@ def test_vectors_are_not_read_for_a_client_that_has_left(site, rest, monkeypatch
 
 @pytest.mark.parametrize("rest", ["map", "neighbors?token=a"])
 def test_a_draining_server_computes_no_embeddings(site, rest):
-    """It responds with `503` and charges nothing, as for a completion."""
     site.drain.is_draining = True
     status, answer = site.get(rest)
     assert (status, answer["error"]["code"]) == (503, "shutting_down")

@@ -206,7 +206,6 @@ def test_a_request_that_needs_more_than_the_budget_is_refused(make_site):
 
 
 def test_a_running_request_holds_the_memory_of_its_response(make_site):
-    """It is released when the response is closed."""
     site = make_site()
     answer = site.client.post(
         "/v1/completions",

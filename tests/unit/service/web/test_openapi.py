@@ -41,7 +41,6 @@ def validate(example, schema):
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_every_operation_has_a_group_a_title_and_a_description(name):
-    """A single group, which the document describes; a title that fits on one line."""
     operation = OPERATIONS[name]
     (tag,) = operation["tags"]
     assert tag in {tag["name"] for tag in DOCUMENT["tags"]}
@@ -51,7 +50,6 @@ def test_every_operation_has_a_group_a_title_and_a_description(name):
 
 
 def test_every_group_has_operations_and_every_title_is_unique():
-    """Groups are in the order in which the reference shows them."""
     assert [tag["name"] for tag in DOCUMENT["tags"]] == list(TAGS)
     assert {operation["tags"][0] for operation in OPERATIONS.values()} == set(TAGS)
     assert len({operation["summary"] for operation in OPERATIONS.values()}) == len(OPERATIONS)
@@ -59,7 +57,6 @@ def test_every_group_has_operations_and_every_title_is_unique():
 
 @pytest.mark.parametrize("name", BODIES)
 def test_every_body_has_an_example_that_validates_against_its_schema(name):
-    """Of requests, responses and errors."""
     media = BODIES[name]
     values = [each["value"] for each in media.get("examples", {"": {"value": media.get("example")}}).values()]
     assert None not in values
@@ -89,7 +86,6 @@ def test_every_chunk_of_the_example_stream_has_the_schema_of_its_content():
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_every_required_parameter_has_an_example(name):
-    """And the examples of all parameters validate against their schemas."""
     for parameter in OPERATIONS[name].get("parameters", []):
         assert "example" in parameter or not parameter["required"]
         assert parameter["description"]
@@ -99,7 +95,6 @@ def test_every_required_parameter_has_an_example(name):
 
 @pytest.mark.parametrize("endpoint", [endpoint for endpoint in ENDPOINTS if endpoint.request], ids=lambda e: e.path)
 def test_every_example_request_is_accepted(endpoint):
-    """With the default limits."""
     for example in examples.REQUESTS[endpoint.path].values():
         parse(endpoint.request, json.dumps(example).encode(), Limits())
 
