@@ -154,7 +154,9 @@ OnePrompt = Annotated[
 class Body(BaseModel):
     """A request body: null is the field's default; an unknown field is refused, whatever its value."""
 
-    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False, frozen=True)
+    model_config = ConfigDict(
+        strict=True, extra="ignore", allow_inf_nan=False, frozen=True, use_attribute_docstrings=True
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -212,9 +214,8 @@ AnyBody = TypeVar("AnyBody", bound=Body)
 class TimedBody(Body):
     """A request with a deadline."""
 
-    timeout_s: Annotated[float, Field(gt=0)] = Field(
-        RESOLVED, description="deadline in seconds, after which the request fails; the server's maximum by default"
-    )
+    timeout_s: Annotated[float, Field(gt=0)] = RESOLVED
+    """Deadline in seconds, after which the request fails; the server's maximum by default."""
 
     def resolve(self, limits: Limits) -> Self:
         """See `Body.resolve`."""
@@ -229,19 +230,14 @@ class TimedBody(Body):
 class StreamOptions(Body):
     """How a stream is delivered."""
 
-    include_usage: bool = Field(
-        False, description="whether to send a final chunk with `usage` and an empty `choices` list"
-    )
-    prepend: bool = Field(
-        False,
-        description="whether to stream the choices of a backward model as chunks with `prepend: true`, each of which "
-        "goes before the chunks received so far; if false, each choice is sent as one chunk when it finishes",
-    )
-    state_interval: PositiveCount | None = Field(
-        None,
-        description="number of tokens of a choice between chunks with a resume token (`state`) and `usage`, so that an "
-        "interrupted stream can be resumed; `return_state` adds a resume token to the last chunk only",
-    )
+    include_usage: bool = False
+    """Whether to send a final chunk with `usage` and an empty `choices` list."""
+    prepend: bool = False
+    """Whether to stream the choices of a backward model as chunks with `prepend: true`, each of which goes before the
+    chunks received so far; if false, each choice is sent as one chunk when it finishes."""
+    state_interval: PositiveCount | None = None
+    """Number of tokens of a choice between chunks with a resume token (`state`) and `usage`, so that an interrupted
+    stream can be resumed; `return_state` adds a resume token to the last chunk only."""
 
 
 NO_OPTIONS = StreamOptions()
@@ -260,18 +256,18 @@ Characters = Annotated[str, Field(min_length=1, max_length=1000)]
 class StructuredOutputs(Body):
     """What a completion must match, from its first character to its last; see `docs/structured-outputs.md`."""
 
-    regex: RegexText | None = Field(
-        None, description="regular expression, in the syntax of Rust's regex crate without anchors and look-around"
-    )
-    choice: Choices | None = Field(None, description="the completion is one of these strings")
-    json_: Schema | None = Field(None, alias="json", description="JSON Schema, as an object or a JSON string")
-    json_object: bool = Field(False, description="any JSON object")
-    allowed_characters: Characters | None = Field(
-        None, description="the completion contains only these characters; can be combined with a pattern"
-    )
-    banned_characters: Characters | None = Field(
-        None, description="the completion contains none of these characters; can be combined with a pattern"
-    )
+    regex: RegexText | None = None
+    """Regular expression, in the syntax of Rust's regex crate without anchors and look-around."""
+    choice: Choices | None = None
+    """The completion is one of these strings."""
+    json_: Schema | None = Field(None, alias="json")
+    """JSON Schema, as an object or a JSON string."""
+    json_object: bool = False
+    """Any JSON object."""
+    allowed_characters: Characters | None = None
+    """The completion contains only these characters; can be combined with a pattern."""
+    banned_characters: Characters | None = None
+    """The completion contains none of these characters; can be combined with a pattern."""
 
 
 NO_STRUCTURED_OUTPUTS = StructuredOutputs()
@@ -281,16 +277,21 @@ NO_STRUCTURED_OUTPUTS = StructuredOutputs()
 class JsonSchemaFormat(Body):
     """The schema of a `response_format`."""
 
-    name: str | None = Field(None, description="ignored")
-    schema_: Schema = Field(alias="schema", description="JSON Schema, as an object or a JSON string")
-    strict: bool = Field(True, description="ignored: a completion always matches the schema")
+    name: str | None = None
+    """Ignored."""
+    schema_: Schema = Field(alias="schema")
+    """JSON Schema, as an object or a JSON string."""
+    strict: bool = True
+    """Ignored: a completion always matches the schema."""
 
 
 class ResponseFormat(Body):
     """OpenAI's form of structured outputs."""
 
-    type: Literal["text", "json_object", "json_schema"] = Field(description="text: no constraint")
-    json_schema: JsonSchemaFormat | None = Field(None, description="required with type json_schema")
+    type: Literal["text", "json_object", "json_schema"]
+    """text: no constraint."""
+    json_schema: JsonSchemaFormat | None = None
+    """Required with type json_schema."""
 
     def require_consistent(self) -> None:
         """Raise InvalidRequest unless there is a schema exactly with the type for one."""
@@ -306,126 +307,89 @@ class ResponseFormat(Body):
 class CompletionRequest(TimedBody):
     """A request of `/v1/completions`: prompts to continue, or suffixes to generate the text before."""
 
-    model: str | None = Field(
-        None,
-        description="NAME, NAME:VERSION or NAME@LABEL of a model, as /v1/models lists them; required if several "
-        "models are served, unless `state` is given: then it is the resume token's model",
-    )
-    prompt: PromptForms | None = Field(
-        None,
-        description="text, token ids, or a list of either, to continue; an empty prompt starts a new text. Must be "
-        "empty for a backward model",
-    )
-    max_tokens: Count = Field(
-        RESOLVED, description="maximum number of tokens to generate for each choice; 16 by default"
-    )
-    max_completion_tokens: Count | None = Field(
-        None, description="another name for max_tokens; if both are given they must be equal"
-    )
-    n: Annotated[int, Field(ge=1, le=MAX_CHOICES), INTEGRAL] = Field(1, description="choices to return for each prompt")
-    best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES), INTEGRAL] = Field(
-        RESOLVED,
-        description="number of choices to generate for each prompt; the n with the highest mean log probability are "
-        "returned. Default: n. A value above n must be at most 128 and cannot be combined with stream, unique or "
-        "not_in_training",
-    )
-    temperature: Annotated[float, Field(ge=0, le=2)] = Field(
-        1.0, description="sampling temperature; 0 is greedy decoding"
-    )
-    top_p: Probability = Field(
-        1.0,
-        description="nucleus sampling: sample from the smallest set of most probable tokens whose probabilities add up "
-        "to at least this",
-    )
-    top_k: Annotated[int, Field(ge=-1, le=MAX_ID), INTEGRAL] = Field(
-        0, description="sample from this many of the most probable tokens; 0 or -1: all"
-    )
-    min_p: Probability = Field(
-        0.0, description="exclude tokens whose probability is below this fraction of the highest probability"
-    )
-    presence_penalty: Penalty = Field(
-        0.0, description="subtracted from the logit of every token that is in the output so far"
-    )
-    frequency_penalty: Penalty = Field(
-        0.0, description="subtracted from the logit of a token for each time that it is in the output so far"
-    )
-    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] = Field(
-        1.0,
-        description="divides the logit of every token that occurs in the prompt or the output (multiplies a negative "
-        "logit); 1 is off",
-    )
-    logit_bias: LogitBias = Field({}, description="added to the logits of these token ids")
-    logprobs: NumLogprobs | None = Field(
-        None,
-        description="return the log probability of each token, and of this many most probable tokens at its position",
-    )
-    prompt_logprobs: NumLogprobs | None = Field(
-        None,
-        description="return the log probability of each token of the prompt or suffix, and of this many most probable "
-        "tokens at its position, in vLLM's form; cannot be combined with stream",
-    )
-    echo: bool = Field(
-        False,
-        description="return the prompt before the completion, or the suffix after it; with max_tokens 0, return only "
-        "the prompt or suffix",
-    )
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63), INTEGRAL] | None = Field(
-        None,
-        description="sampling seed: the same seed gives the same output; if omitted, a random seed is used and "
-        "returned in the response. Choice 0 of every prompt is sampled with the same random numbers, so its "
-        "output does not depend on the others; for independent ones send a request with another seed for each",
-    )
-    stop: Stops = Field(
-        [],
-        description="stop strings: generation stops before the first one that occurs; the text of a backward model "
-        "starts after it",
-    )
-    min_tokens: Count = Field(0, description="the EOS token is not sampled before this many tokens")
-    ignore_eos: bool = Field(False, description="never sample the EOS token")
-    unique: bool = Field(
-        False,
-        description="whether to replace duplicate choices of a prompt with newly generated ones; each choice is then "
-        "sent as one chunk",
-    )
-    not_in_training: bool = Field(
-        False,
-        description="whether to replace choices that equal a training document or contain a long passage of the "
-        "training text; each choice is then sent as one chunk",
-    )
-    min_length: Annotated[int, Field(ge=0, le=MAX_MIN_LENGTH), INTEGRAL] = Field(
-        0, description="minimum number of characters of a completion"
-    )
-    structured_outputs: StructuredOutputs | None = Field(
-        None, description="a regular expression, strings, a JSON Schema or characters that a completion must match"
-    )
-    guided_regex: RegexText | None = Field(None, description="another name for structured_outputs.regex")
-    guided_choice: Choices | None = Field(None, description="another name for structured_outputs.choice")
-    guided_json: Schema | None = Field(None, description="another name for structured_outputs.json")
-    response_format: ResponseFormat | None = Field(
-        None, description="another form of structured_outputs.json and .json_object, as OpenAI's clients send it"
-    )
-    complete_within_max_tokens: bool = Field(
-        True,
-        description="whether the last tokens before max_tokens are restricted to those that complete the match; "
-        "otherwise max_tokens may cut it off",
-    )
-    stream: bool = Field(False, description="send the text as server-sent events while it is generated")
+    model: str | None = None
+    """NAME, NAME:VERSION or NAME@LABEL of a model, as /v1/models lists them; required if several models are served,
+    unless `state` is given: then it is the resume token's model."""
+    prompt: PromptForms | None = None
+    """Text, token ids, or a list of either, to continue; an empty prompt starts a new text. Must be empty for a
+    backward model."""
+    max_tokens: Count = RESOLVED
+    """Maximum number of tokens to generate for each choice; 16 by default."""
+    max_completion_tokens: Count | None = None
+    """Another name for max_tokens; if both are given they must be equal."""
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES), INTEGRAL] = 1
+    """Choices to return for each prompt."""
+    best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES), INTEGRAL] = RESOLVED
+    """Number of choices to generate for each prompt; the n with the highest mean log probability are returned. Default:
+    n. A value above n must be at most 128 and cannot be combined with stream, unique or not_in_training."""
+    temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
+    """Sampling temperature; 0 is greedy decoding."""
+    top_p: Probability = 1.0
+    """Nucleus sampling: from the smallest set of most probable tokens whose probabilities add up to at least this."""
+    top_k: Annotated[int, Field(ge=-1, le=MAX_ID), INTEGRAL] = 0
+    """Sample from this many of the most probable tokens; 0 or -1: all."""
+    min_p: Probability = 0.0
+    """Exclude tokens whose probability is below this fraction of the highest probability."""
+    presence_penalty: Penalty = 0.0
+    """Subtracted from the logit of every token that is in the output so far."""
+    frequency_penalty: Penalty = 0.0
+    """Subtracted from the logit of a token for each time that it is in the output so far."""
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] = 1.0
+    """Divides the logit of every token that occurs in the prompt or the output (multiplies a negative logit); 1 is off.
+    """
+    logit_bias: LogitBias = {}
+    """Added to the logits of these token ids."""
+    logprobs: NumLogprobs | None = None
+    """Return the log probability of each token, and of this many most probable tokens at its position."""
+    prompt_logprobs: NumLogprobs | None = None
+    """Return the log probability of each token of the prompt or suffix, and of this many most probable tokens at its
+    position, in vLLM's form; cannot be combined with stream."""
+    echo: bool = False
+    """Return the prompt before the completion, or the suffix after it; with max_tokens 0, return only that."""
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63), INTEGRAL] | None = None
+    """Sampling seed: the same seed gives the same output; if omitted, a random seed is used and returned in the
+    response. Choice 0 of every prompt is sampled with the same random numbers, so its output does not depend on the
+    others; for independent ones send a request with another seed for each."""
+    stop: Stops = []
+    """Stop strings: generation stops before the first one that occurs; the text of a backward model starts after it."""
+    min_tokens: Count = 0
+    """The EOS token is not sampled before this many tokens."""
+    ignore_eos: bool = False
+    """Never sample the EOS token."""
+    unique: bool = False
+    """Whether to replace duplicate choices of a prompt with new ones; each choice is then sent as one chunk."""
+    not_in_training: bool = False
+    """Whether to replace choices that equal a training document or contain a long passage of the training text; each
+    choice is then sent as one chunk."""
+    min_length: Annotated[int, Field(ge=0, le=MAX_MIN_LENGTH), INTEGRAL] = 0
+    """Minimum number of characters of a completion."""
+    structured_outputs: StructuredOutputs | None = None
+    """A regular expression, strings, a JSON Schema or characters that a completion must match."""
+    guided_regex: RegexText | None = None
+    """Another name for structured_outputs.regex."""
+    guided_choice: Choices | None = None
+    """Another name for structured_outputs.choice."""
+    guided_json: Schema | None = None
+    """Another name for structured_outputs.json."""
+    response_format: ResponseFormat | None = None
+    """Another form of structured_outputs.json and .json_object, as OpenAI's clients send it."""
+    complete_within_max_tokens: bool = True
+    """Whether the last tokens before max_tokens complete the match; otherwise max_tokens may cut it off."""
+    stream: bool = False
+    """Send the text as server-sent events while it is generated."""
     stream_options: StreamOptions = NO_OPTIONS
-    suffix: PromptForms | None = Field(
-        None,
-        description="text, token ids, or a list of either, before which a backward model generates text; with an "
-        "empty suffix it generates the end of a text. Must be empty for a forward model",
-    )
-    return_state: bool = Field(
-        False, description="return a resume token with each choice, for `state` of another request"
-    )
-    state: Annotated[str, Field(max_length=MAX_STATE)] | None = Field(
-        None,
-        description="resume token of a choice: generation continues where that choice ended; text to add before "
-        "continuing goes into prompt (suffix for a backward model)",
-    )
-    add_special_tokens: bool = Field(False, description="ignored: prompts get no special tokens")
-    user: str | None = Field(None, description="ignored")
+    suffix: PromptForms | None = None
+    """Text, token ids, or a list of either, before which a backward model generates text; with an empty suffix it
+    generates the end of a text. Must be empty for a forward model."""
+    return_state: bool = False
+    """Return a resume token with each choice, for `state` of another request."""
+    state: Annotated[str, Field(max_length=MAX_STATE)] | None = None
+    """Resume token of a choice: generation continues where that choice ended; text to add before continuing goes into
+    prompt (suffix for a backward model)."""
+    add_special_tokens: bool = False
+    """Ignored: prompts get no special tokens."""
+    user: str | None = None
+    """Ignored."""
 
     def resolve(self, limits: Limits) -> Self:
         """See `Body.resolve`; a seed is generated unless one is given or comes with the resume token."""
@@ -600,16 +564,18 @@ class CompletionRequest(TimedBody):
 class EmbeddingsRequest(TimedBody):
     """A request of `/v1/embeddings`: inputs, and how the hidden states of each are pooled."""
 
-    model: str | None = Field(None, description="name of a model; required if several models are served")
-    input: PromptForms = Field(description="text, token ids, or a list of either")
-    pooling: Literal["mean", "last"] = Field(
-        "mean", description="mean of the top layer's hidden states over all tokens, or the last of them"
-    )
-    encoding_format: Literal["float", "base64"] = Field(
-        "float", description="numbers, or float32 little-endian in base64"
-    )
-    dimensions: PositiveCount | None = Field(None, description="must be the model's own, if given")
-    user: str | None = Field(None, description="ignored")
+    model: str | None = None
+    """Name of a model; required if several models are served."""
+    input: PromptForms
+    """Text, token ids, or a list of either."""
+    pooling: Literal["mean", "last"] = "mean"
+    """Mean of the top layer's hidden states over all tokens, or the last of them."""
+    encoding_format: Literal["float", "base64"] = "float"
+    """Numbers, or float32 little-endian in base64."""
+    dimensions: PositiveCount | None = None
+    """Must be the model's own, if given."""
+    user: str | None = None
+    """Ignored."""
 
     def resolve(self, limits: Limits) -> Self:
         """See `Body.resolve`."""
@@ -625,36 +591,30 @@ class EmbeddingsRequest(TimedBody):
 class InspectRequest(TimedBody):
     """A request of `/v1/inspect`: an input, and which activations to return."""
 
-    model: str | None = Field(
-        None, description="name of a model; required if several models are served, unless `state` is given"
-    )
-    input: OnePrompt = Field(description="text or token ids")
-    state: Annotated[str, Field(max_length=MAX_STATE)] | None = Field(
-        None, description="resume token of a completion's choice: the input is processed after that text"
-    )
-    include: Annotated[list[Literal["hidden", "cell", "gates"]], Field(max_length=3)] = Field(
-        ["hidden", "cell", "gates"], description="what to return of each layer: hidden state, cell state, gates"
-    )
-    layers: Annotated[list[Count], Field(max_length=64)] | None = Field(
-        None, description="numbers of recurrent layers, from 1; all by default"
-    )
-    return_sequences: bool = Field(True, description="return the values of every token, or only of the last one")
-    return_state: bool = Field(False, description="return each layer's whole state after the last token as well")
-    go_backwards: bool = Field(
-        False, description="process the input in the other direction; the response stays in reading order"
-    )
-    logprobs: NumLogprobs = Field(
-        DEFAULT_LOGPROBS, description="number of most probable tokens to return at each position"
-    )
-    max_positions: PositiveCount | None = Field(
-        None, description="maximum number of tokens with values, spread evenly over the input; all by default"
-    )
-    max_units: PositiveCount | None = Field(
-        None, description="maximum number of units of each layer, spread evenly; all by default"
-    )
-    encoding_format: Literal["float", "base64", "base64_float16"] = Field(
-        "float", description="a list of numbers, or base64 of little-endian float32 or float16, in row-major order"
-    )
+    model: str | None = None
+    """Name of a model; required if several models are served, unless `state` is given."""
+    input: OnePrompt
+    """Text or token ids."""
+    state: Annotated[str, Field(max_length=MAX_STATE)] | None = None
+    """Resume token of a completion's choice: the input is processed after that text."""
+    include: Annotated[list[Literal["hidden", "cell", "gates"]], Field(max_length=3)] = ["hidden", "cell", "gates"]
+    """What to return of each layer: hidden state, cell state, gates."""
+    layers: Annotated[list[Count], Field(max_length=64)] | None = None
+    """Numbers of recurrent layers, from 1; all by default."""
+    return_sequences: bool = True
+    """Return the values of every token, or only of the last one."""
+    return_state: bool = False
+    """Return each layer's whole state after the last token as well."""
+    go_backwards: bool = False
+    """Process the input in the other direction; the response stays in reading order."""
+    logprobs: NumLogprobs = DEFAULT_LOGPROBS
+    """Number of most probable tokens to return at each position."""
+    max_positions: PositiveCount | None = None
+    """Maximum number of tokens with values, spread evenly over the input; all by default."""
+    max_units: PositiveCount | None = None
+    """Maximum number of units of each layer, spread evenly; all by default."""
+    encoding_format: Literal["float", "base64", "base64_float16"] = "float"
+    """A list of numbers, or base64 of little-endian float32 or float16, in row-major order."""
 
     @property
     def prompts(self) -> tuple[PromptText, ...]:
@@ -665,19 +625,23 @@ class InspectRequest(TimedBody):
 class TokenizeRequest(Body):
     """A request of `/tokenize`: a text."""
 
-    model: str | None = Field(None, description="name of a model; required if several models are served")
-    prompt: str = Field(
-        description="text to tokenize; a prompt that is exactly the name of a special token is encoded as that token"
-    )
-    return_token_strs: bool = Field(False, description="return the text of each token as well")
-    add_special_tokens: bool = Field(False, description="ignored: prompts get no special tokens")
+    model: str | None = None
+    """Name of a model; required if several models are served."""
+    prompt: str
+    """Text to tokenize; a prompt that is exactly the name of a special token is encoded as that token."""
+    return_token_strs: bool = False
+    """Return the text of each token as well."""
+    add_special_tokens: bool = False
+    """Ignored: prompts get no special tokens."""
 
 
 class DetokenizeRequest(Body):
     """A request of `/detokenize`: token ids."""
 
-    model: str | None = Field(None, description="name of a model; required if several models are served")
-    tokens: Tokens = Field(description="token ids")
+    model: str | None = None
+    """Name of a model; required if several models are served."""
+    tokens: Tokens
+    """Token ids."""
 
 
 def parse(body_type: type[AnyBody], body: bytes, limits: Limits) -> AnyBody:

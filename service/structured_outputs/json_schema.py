@@ -219,8 +219,8 @@ class _Converter:
         resolved = []
         for branch, place in places:
             with self._inside(place):
-                resolved.append(self._resolved(branch))
-        are_objects = list(map(_is_object, resolved))
+                resolved.append((self._resolved(branch), place))
+        are_objects = [_is_object(schema) for schema, _ in resolved]
         objects = list(itertools.compress(resolved, are_objects))
         tag = self._tag(objects) if len(objects) > 1 else None
         for first, second in itertools.combinations(range(len(branches)), 2):
@@ -235,15 +235,15 @@ class _Converter:
                 )
         return [
             {**schema, "required": [*schema.get("required", []), tag]} if tag and is_object else branch
-            for branch, schema, is_object in zip(branches, resolved, are_objects, strict=True)
+            for branch, (schema, _), is_object in zip(branches, resolved, are_objects, strict=True)
         ]
 
-    def _tag(self, objects: Sequence[Mapping[str, Any]]) -> str | None:
-        """Return a property that has other constants in each of several objects."""
-        for name in objects[0].get("properties", {}):
+    def _tag(self, objects: Sequence[tuple[Mapping[str, Any], str]]) -> str | None:
+        """Return a property that has other constants in each of several objects, which have a place each."""
+        for name in objects[0][0].get("properties", {}):
             values = [
-                self._canonical_values(schema.get("properties", {}).get(name), f".properties.{name}")
-                for schema in objects
+                self._canonical_values(schema.get("properties", {}).get(name), f"{place}.properties.{name}")
+                for schema, place in objects
             ]
             known = [each for each in values if each is not None]
             if len(known) == len(values) and sum(map(len, known)) == len(set[str]().union(*known)):
