@@ -1,19 +1,15 @@
 """Baselines of the serving benchmark: `python -m benchmarks.baselines KIND …` measures one on request."""
 
 import argparse
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from benchmarks.competitors.libraries import Settings, torch_lstm
 from benchmarks.fixture_model import EMBEDDING, NEW_TOKENS, PROMPT, TEMPERATURE
-from benchmarks.in_process import Settings, torch_lstm
 from benchmarks.measurement import repeat_for, serve_measurements
 from contract.card import load_assets
-from service.backends.client import GrpcBackend
-from service.params import ModelVersion
 
 DECODE_STEPS = 32
 
@@ -52,31 +48,6 @@ def model_in_process(version: Path, threads: int) -> Callable[..., float]:
     return measure
 
 
-def whole_text_each_time(version: Path, address: str) -> Callable[..., float]:
-    """Measure the usual way: one `serving_default` call per token with the whole text so far, sequentially."""
-    _, tokenizer = load_assets(version)
-    backend = GrpcBackend(address, 60)
-    model = ModelVersion(version.parent.name, int(version.name))
-    rng = np.random.default_rng(0)
-
-    def generate(num_tokens: int) -> int:
-        ids = tokenizer.encode(PROMPT)
-        for _ in range(num_tokens):
-            inputs = {"token_ids": np.array([ids], np.int32)}
-            shape = (1, len(ids), len(tokenizer.tokens))
-            logits = backend.predict(model, "serving_default", inputs, {"logits": shape})["logits"][0, -1]
-            weights = np.exp((logits - logits.max()) / TEMPERATURE)
-            ids.append(int(rng.choice(len(weights), p=weights / weights.sum())))
-        return num_tokens
-
-    def measure(**_: Any) -> float:
-        generate(2)
-        started = time.perf_counter()
-        return generate(NEW_TOKENS) / (time.perf_counter() - started)
-
-    return measure
-
-
 def torch_loop(threads: int) -> Callable[..., float]:
     """Measure requests, one after another, with PyTorch's nn.LSTM: a prefill call, then one decode step per token."""
     complete = torch_lstm(Settings(threads), EMBEDDING)
@@ -86,18 +57,12 @@ def torch_loop(threads: int) -> Callable[..., float]:
 def main() -> None:
     """Serve measurements of one baseline."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("kind", choices=["model", "whole-text", "torch"])
+    parser.add_argument("kind", choices=["model", "torch"])
     parser.add_argument("--version", type=Path)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--address", default="")
     options = parser.parse_args()
-    if options.kind == "model":
-        measure = model_in_process(options.version, options.threads)
-    elif options.kind == "whole-text":
-        measure = whole_text_each_time(options.version, options.address)
-    else:
-        measure = torch_loop(options.threads)
-    serve_measurements(measure)
+    is_model = options.kind == "model"
+    serve_measurements(model_in_process(options.version, options.threads) if is_model else torch_loop(options.threads))
 
 
 if __name__ == "__main__":

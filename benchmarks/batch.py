@@ -64,8 +64,8 @@ def _run(name: str, source: Path, port: int, concurrency: int) -> tuple[int, flo
     target, url = source.with_suffix(".out"), f"http://127.0.0.1:{port}"
     commands = {
         OURS: ["sostenuto", "batch", str(source), str(target), "--base-url", url, "--concurrency", str(concurrency)],
-        THREADS: ["benchmarks.batch_baselines", "threads", str(source), str(target), str(concurrency)],
-        TASKS: ["benchmarks.batch_baselines", "async", str(source), str(target), str(concurrency)],
+        THREADS: ["benchmarks.competitors.batch_scripts", "threads", str(source), str(target), str(concurrency)],
+        TASKS: ["benchmarks.competitors.batch_scripts", "async", str(source), str(target), str(concurrency)],
     }
     environment = {**os.environ, "OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_KEY": "none"}
     started, before = time.perf_counter(), _children_cpu_s()

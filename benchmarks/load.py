@@ -1,4 +1,4 @@
-"""A load generator with low overhead: one thread, raw sockets, minimal parsing.
+"""A load generator with low overhead: one thread, raw sockets, minimal parsing; and comparisons of two loads.
 
 It shares its cores with the servers under test, so a client library's time per token would be part of the result.
 """
@@ -10,11 +10,14 @@ import re
 import selectors
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from benchmarks.report import percentile
+from benchmarks.fixture_model import BODY, NUM_REQUESTS
+from benchmarks.report import Comparison, each_round, percentile
+from benchmarks.servers import cpu_s
 
+CONCURRENCIES = (1, 8, 64)
 DONE = b"data: [DONE]"
 LAST_CHUNK = b"\r\n0\r\n\r\n"
 COMPLETION_TOKENS = re.compile(rb'"completion_tokens": ?(\d+)')
@@ -84,6 +87,39 @@ def run_arrivals(port: int, body: dict[str, object], *, rate: float, num_request
         due.append(due[-1] + rng.expovariate(rate))
     with contextlib.ExitStack() as stack:
         return _Generator(stack, port, _requests(body, num_requests), keep_alive=False).send_at(due)
+
+
+def run_fixture_load(port: int, concurrency: int, **fields: object) -> Load:
+    """Keep requests of the fixture model in flight for some seconds."""
+    return run_load(port, {**BODY, **fields}, concurrency=concurrency, num_requests=NUM_REQUESTS[concurrency])
+
+
+def with_cpu_times(pids: Mapping[str, Sequence[int]], run: Callable[[], Load]) -> tuple[Load, dict[str, float]]:
+    """Run a load; return it and the CPU time per token in microseconds, by part and of the load generator.
+
+    Args:
+        pids: Processes of each part of the system under load.
+        run: Runs the load.
+    """
+
+    def used_s() -> dict[str, float]:
+        return {part: sum(map(cpu_s, processes)) for part, processes in pids.items()}
+
+    before = used_s()
+    load = run()
+    used = {part: after - before[part] for part, after in used_s().items()} | {"load generator": load.cpu_s}
+    return load, {part: 1e6 * seconds / load.tokens for part, seconds in used.items()}
+
+
+def compare_throughput(
+    name: str, ours: Callable[[int], Load], baseline: Callable[[int], Load], rounds: int, aim: float | None = None
+) -> list[Comparison]:
+    """Return the throughput of two loads, which run in alternation, at each of CONCURRENCIES."""
+    comparisons = [Comparison(f"{name}, {concurrency} streams", aim) for concurrency in CONCURRENCIES]
+    for _ in each_round(rounds, f"{name}: "):
+        for concurrency, comparison in zip(CONCURRENCIES, comparisons, strict=True):
+            comparison.add(ours(concurrency).tokens_per_s, baseline(concurrency).tokens_per_s)
+    return comparisons
 
 
 class _Generator:

@@ -1,19 +1,19 @@
-"""`python -m benchmarks.precision`: serving in bfloat16 over serving in float32, over HTTP.
+"""`python -m benchmarks.precision`: serving in bfloat16 over float32, and bit-exact across CPUs over the default.
 
-Two gateways run in front of one model server, call the same version in one precision each, and are measured in
-alternation.
+Two gateways call the same version in one precision each, and two model servers run with and without `--portable`. Each
+pair is measured in alternation.
 """
 
 import argparse
 import time
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 
 from benchmarks.fixture_model import BODY, NEW_TOKENS, NUM_REQUESTS, PROMPT_LENGTH
-from benchmarks.load import run_load
-from benchmarks.report import Comparison, each_round, print_heading, print_table, write_results
+from benchmarks.load import Load, compare_throughput, run_load
+from benchmarks.report import Comparison, print_heading, print_table, write_results
 from benchmarks.servers import fixture_servers
-
-CONCURRENCIES = (1, 8, 64)
 
 
 def main() -> None:
@@ -22,33 +22,34 @@ def main() -> None:
     parser.add_argument("--units", type=int, nargs="+", default=[256, 512, 1024], help="widths of the LSTM")
     parser.add_argument("--rounds", type=int, default=5, help="number of rounds (default: 5)")
     options = parser.parse_args()
-    started, comparisons = time.time(), []
-    for units in options.units:
-        comparisons += _compare(units, options.rounds)
-    setup = f"{PROMPT_LENGTH} prompt tokens and {NEW_TOKENS} completion tokens per request"
-    print_heading(f"tokens/s in bfloat16 over float32, {setup}", options.rounds)
-    print_table(("", "bfloat16", "float32", "ratio"), [each.row(",.0f") for each in comparisons])
+    started = time.time()
+    comparisons = [comparison for units in options.units for comparison in _compare(units, options.rounds)]
+    print_heading(f"{PROMPT_LENGTH} prompt tokens and {NEW_TOKENS} completion tokens per request", options.rounds)
+    print_table(("tokens/s", "variant", "default", "ratio"), [each.row() for each in comparisons])
     write_results("precision-", started, results=[asdict(each) for each in comparisons])
 
 
 def _compare(units: int, rounds: int) -> list[Comparison]:
-    """Return the throughput in both precisions at each concurrency."""
-    throughput = {number: Comparison(f"{units} units, {number} concurrent") for number in CONCURRENCIES}
+    """Return the throughput of both pairs at each concurrency."""
+
+    def load(port: int) -> Callable[[int], Load]:
+        def run(concurrency: int) -> Load:
+            # A wide layer takes several times as long.
+            num_requests = max(concurrency, NUM_REQUESTS[concurrency] * 512 // max(512, units * 2))
+            return run_load(port, BODY, concurrency=concurrency, num_requests=num_requests)
+
+        run(8)
+        return run
+
     with fixture_servers(units) as servers:
-        backend = servers.start_model_server()
-        ports = [
-            servers.start_gateway([backend], SOSTENUTO_PRECISION=precision).port
-            for precision in ("bfloat16", "float32")
+        backend, gateway = servers.start(SOSTENUTO_PRECISION="float32")
+        rounded = load(servers.start_gateway([backend], SOSTENUTO_PRECISION="bfloat16").port)
+        portable = load(servers.start(portable=True, SOSTENUTO_PRECISION="float32")[1].port)
+        compare = partial(compare_throughput, baseline=load(gateway.port), rounds=rounds)
+        return [
+            *compare(f"{units} units, bfloat16", rounded),
+            *compare(f"{units} units, --portable", portable),
         ]
-        for port in ports:
-            run_load(port, BODY, concurrency=8, num_requests=NUM_REQUESTS[8])
-        for _ in each_round(rounds):
-            for number, comparison in throughput.items():
-                # A wide layer takes several times as long.
-                num_requests = max(number, NUM_REQUESTS[number] * 512 // max(512, units * 2))
-                loads = [run_load(port, BODY, concurrency=number, num_requests=num_requests) for port in ports]
-                comparison.add(*(load.tokens_per_s for load in loads))
-    return list(throughput.values())
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """`python -m benchmarks.revision CHECKOUT`: speed of this gateway over that of another checkout of the project.
 
 Throughput, time to first token and CPU time per token, with 1 to 64 streams and with requests that arrive at random
-times. Both gateways run in front of one model server and are measured
-in alternation, so that a change which costs time shows as a ratio.
+times. Both gateways run in front of one model server and are measured in alternation, so that a change which costs
+time shows as a ratio.
 """
 
 import argparse
@@ -12,9 +12,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.fixture_model import BODY, NEW_TOKENS, PROMPT_LENGTH, UNITS
-from benchmarks.load import Load, run_arrivals, run_load
+from benchmarks.load import Load, run_arrivals, run_load, with_cpu_times
 from benchmarks.report import Comparison, each_round, print_heading, print_table, write_results
-from benchmarks.servers import Gateway, cpu_s, fixture_servers
+from benchmarks.servers import Gateway, fixture_servers
 
 STREAMS = (1, 4, 8, 16, 64)
 # Requests per second that arrive at random times; 64 streams complete some 300.
@@ -70,14 +70,12 @@ def _arrivals(rate: int) -> Callable[[Gateway], Load]:
 
 def _measure(gateway: Gateway, run: Callable[[Gateway], Load]) -> dict[str, float]:
     """Return throughput, time to first token, and the CPU time of the gateway's worker per token."""
-    (worker,) = gateway.workers
-    cpu_before = cpu_s(worker)
-    load = run(gateway)
+    load, cpu_us = with_cpu_times({"gateway": gateway.workers}, lambda: run(gateway))
     return {
         "tokens/s": load.tokens_per_s,
         "time to first token, p50, ms": load.first_ms(0.5),
         "time to first token, p99, ms": load.first_ms(0.99),
-        "gateway CPU per token, µs": 1e6 * (cpu_s(worker) - cpu_before) / load.tokens,
+        "gateway CPU per token, µs": cpu_us["gateway"],
     }
 
 

@@ -8,25 +8,24 @@ than this machine has.
 import itertools
 import os
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.fixture_model import BODY, NEW_TOKENS, PROMPT_LENGTH
-from benchmarks.load import run_load
+from benchmarks.load import CONCURRENCIES, run_load, with_cpu_times
 from benchmarks.report import Comparison, each_round, parse_rounds, print_heading, print_table, spread, write_results
-from benchmarks.servers import Servers, cpu_s, fixture_servers
+from benchmarks.servers import Servers, fixture_servers
 
 SIZES = (256, 512, 1024)
-CONCURRENCIES = (1, 8, 64)
 # Requests per measurement: some seconds.
 NUM_REQUESTS = {1: 16, 8: 64, 64: 640}
 ONE_CORE, TWO_CORES, TWO_SERVERS = "one server, one core", "one server, two cores", "two servers, two cores"
 
 
-@dataclass
-class Measurements:
-    """Measurements of one model size in one arrangement at one concurrency, one per round.
+@dataclass(frozen=True)
+class Measurement:
+    """One round of one model size in one arrangement at one concurrency.
 
     Attributes:
         tokens_per_s: Throughput.
@@ -34,45 +33,45 @@ class Measurements:
         gateway_us: CPU time of the gateway's worker per generated token, in microseconds.
     """
 
-    tokens_per_s: list[float] = field(default_factory=list)
-    server_us: list[float] = field(default_factory=list)
-    gateway_us: list[float] = field(default_factory=list)
+    tokens_per_s: float
+    server_us: float
+    gateway_us: float
 
 
 def arrange(
     servers: Servers, num_servers: int, max_calls: int, *, pinned: bool = False
-) -> Callable[[int], tuple[float, float, float]]:
+) -> Callable[[int], Measurement]:
     """Start model servers and a gateway; return a function that measures them at a concurrency.
 
-    It returns tokens per second, and the CPU time per token of model servers and gateway in microseconds. If `pinned`,
-    the model server has the first core to itself, and the gateway shares the second with the load generator.
+    If `pinned`, the model server has the first core to itself, and the gateway shares the second with the load
+    generator.
     """
     backends = [servers.start_model_server("--tensorflow_inter_op_parallelism=2") for _ in range(num_servers)]
     gateway = servers.start_gateway(backends, SOSTENUTO_MAX_CALLS=str(max_calls))
     pids, workers = [backend.process.pid for backend in backends], gateway.workers
     first, *others = sorted(os.sched_getaffinity(0))
 
-    def measure(concurrency: int) -> tuple[float, float, float]:
+    def measure(concurrency: int) -> Measurement:
         if pinned:
             for pid in (*pids, *workers, os.getpid()):
                 for thread in Path(f"/proc/{pid}/task").iterdir():
                     os.sched_setaffinity(int(thread.name), {first} if pid in pids else others)
         try:
-            before = sum(map(cpu_s, pids)), sum(map(cpu_s, workers))
-            load = run_load(gateway.port, BODY, concurrency=concurrency, num_requests=NUM_REQUESTS[concurrency])
-            after = sum(map(cpu_s, pids)), sum(map(cpu_s, workers))
+            load, cpu_us = with_cpu_times(
+                {"server": pids, "gateway": workers},
+                lambda: run_load(gateway.port, BODY, concurrency=concurrency, num_requests=NUM_REQUESTS[concurrency]),
+            )
         finally:
             if pinned:
                 os.sched_setaffinity(0, {first, *others})
-        server, worker = (1e6 * (end - begin) / load.tokens for begin, end in zip(before, after, strict=True))
-        return load.tokens_per_s, server, worker
+        return Measurement(load.tokens_per_s, cpu_us["server"], cpu_us["gateway"])
 
     return measure
 
 
-def measure(rounds: int) -> dict[tuple[int, str, int], Measurements]:
+def measure(rounds: int) -> dict[tuple[int, str, int], list[Measurement]]:
     """Measure every size in every arrangement at every concurrency, `rounds` times, in alternation."""
-    results: dict[tuple[int, str, int], Measurements] = {}
+    results: dict[tuple[int, str, int], list[Measurement]] = {}
     for units in SIZES:
         with fixture_servers(units) as servers:
             arrangements = {
@@ -82,17 +81,18 @@ def measure(rounds: int) -> dict[tuple[int, str, int], Measurements]:
             }
             for _ in each_round(rounds, f"{units} units, "):
                 for concurrency, (name, run) in itertools.product(CONCURRENCIES, arrangements.items()):
-                    measurements = results.setdefault((units, name, concurrency), Measurements())
-                    for values, value in zip(vars(measurements).values(), run(concurrency), strict=True):
-                        values.append(value)
+                    results.setdefault((units, name, concurrency), []).append(run(concurrency))
     return results
 
 
-def capacity_row(per_core: Measurements) -> list[str]:
+def capacity_row(per_core: Sequence[Measurement]) -> list[str]:
     """Return throughput and CPU times of one core, and how many such cores a gateway can feed."""
-    cores = [server / gateway for server, gateway in zip(per_core.server_us, per_core.gateway_us, strict=True)]
-    times = spread(per_core.server_us, ".1f"), spread(per_core.gateway_us, ".1f")
-    return [spread(per_core.tokens_per_s, ",.0f"), *times, spread(cores, ".1f")]
+    columns: list[list[float]] = [
+        [each.server_us for each in per_core],
+        [each.gateway_us for each in per_core],
+        [each.server_us / each.gateway_us for each in per_core],
+    ]
+    return [spread([each.tokens_per_s for each in per_core], ",.0f"), *(spread(column, ".1f") for column in columns)]
 
 
 def main() -> None:
@@ -111,13 +111,14 @@ def main() -> None:
     rows = []
     for units, concurrency in cells:
         one_core, two_cores, servers = (
-            results[units, name, concurrency].tokens_per_s for name in (ONE_CORE, TWO_CORES, TWO_SERVERS)
+            [each.tokens_per_s for each in results[units, name, concurrency]]
+            for name in (ONE_CORE, TWO_CORES, TWO_SERVERS)
         )
         pairs = Comparison("", None, two_cores, one_core), Comparison("", None, servers, two_cores)
         rows.append([units, concurrency, *(pair.ratio() for pair in pairs)])
     print()
     print_table(("units", "concurrency", "two cores over one", "two servers over one, both on two cores"), rows)
-    write_results("scaling-", started, results={str(key): asdict(values) for key, values in results.items()})
+    write_results("scaling-", started, results={str(key): [*map(asdict, values)] for key, values in results.items()})
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
+from benchmarks.competitors.trainings import BATCH_SIZE, EMBEDDING, SEQUENCE_LENGTH, VOCABULARY
 from benchmarks.measurement import start_measurement
 from benchmarks.report import Comparison, print_heading, print_table, write_results
-from benchmarks.training_baselines import BATCH_SIZE, EMBEDDING, SEQUENCE_LENGTH, VOCABULARY
 
 UNITS = (256, 512, 1024)
 
@@ -53,7 +53,7 @@ def measure(pair: Pair, rounds: int, seconds: float) -> Comparison:
 
         def start(kind: str, precision: str) -> Callable[..., float]:
             settings = ["--cell", pair.cell, "--units", str(pair.units), "--precision", precision]
-            return start_measurement(stack, "benchmarks.training_baselines", kind, *settings)
+            return start_measurement(stack, "benchmarks.competitors.trainings", kind, *settings)
 
         ours, baseline = start("sostenuto", pair.ours), start(pair.baseline, pair.theirs)
         for warm_up in (ours, baseline):

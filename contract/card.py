@@ -40,11 +40,11 @@ class _Format(_Frozen):
     format: int = FORMAT
 
 
-class Trace(NamedTuple):
-    """One per-token output of the signature `inspect`: float32 (batch, T, units).
+class Activation(NamedTuple):
+    """A state or gate of a layer that `inspect` returns at each token: float32 (batch, T, units).
 
     Attributes:
-        kind: `contract.signatures.HIDDEN`, `CELL`, `FORGET` or another trace constant.
+        kind: `contract.signatures.HIDDEN`, `CELL`, `FORGET` or another of these constants.
         layer: Number of the recurrent layer, from 1; 0 for the top of a sliding-window model.
         units: Width.
     """
@@ -211,7 +211,7 @@ class GeneratorCard(_Frozen):
     code_sha256: str
     tensorflow: str
     created: int
-    traces: tuple[Trace, ...] = Field(min_length=1)
+    traces: tuple[Activation, ...] = Field(min_length=1)
     batch_sizes: tuple[Count, ...] = signatures.BATCH_SIZES
     max_decode_steps: Count = signatures.MAX_DECODE_STEPS
     max_prefill_length: Count = signatures.MAX_PREFILL_LENGTH

@@ -19,14 +19,14 @@ PrecisionName = Literal["float32", "bfloat16"]
 FLOAT32: Final = "float32"
 BFLOAT16: Final = "bfloat16"
 
-# Traces that `inspect` returns for a recurrent layer: its state after each token, and its gates (LSTM: Hochreiter and
-# Schmidhuber 1997, with the forget gate of Gers et al. 2000; GRU: Cho et al. 2014).
+# Activations of a recurrent layer, which `inspect` returns: its state after each token, and its gates (LSTM: Hochreiter
+# and Schmidhuber 1997, with the forget gate of Gers et al. 2000; GRU: Cho et al. 2014).
 # LSTM: c' = forget⊙c + input⊙candidate, hidden' = output⊙tanh(c').
 # GRU: hidden' = update⊙hidden + (1 - update)⊙candidate; reset gates the old state in the candidate.
 HIDDEN, CELL = "hidden", "cell"
 FORGET, INPUT, CANDIDATE, OUTPUT = "forget", "input", "candidate", "output"
 UPDATE, RESET = "update", "reset"
-# The only trace of a sliding-window model: the output of its top layer.
+# The only activation of a sliding-window model: the output of its top layer.
 TOP = "top"
 
 # Above 64, large layers are not bit-exact across batch sizes (measured on AVX-512 with oneDNN).

@@ -1,7 +1,5 @@
 """Tokenizers of every unit (character, word, subword): encoding, detokenization and loading from a file.
 
-Knows vocabularies, special tokens and how token texts are joined. Does not know models or requests.
-
 Files are in Hugging Face `tokenizers` format, so any program with that library can load them. It encodes as this module
 does, with three exceptions: it parses the name of a special token as that token, it lower-cases without context, and
 it encodes an unknown word as padding where an imported vocabulary has no unknown token (here the word is dropped).
@@ -13,7 +11,6 @@ from typing import Any, Final
 
 from contract.errors import TokenizerError
 from contract.files import read_file
-from contract.tokenizers import exact_words, subwords
 from contract.tokenizers.characters import EVERY_CHARACTER, CharacterTokenizer
 from contract.tokenizers.exact_words import ExactWordTokenizer
 from contract.tokenizers.imported import ImportedTokenizer, is_imported
@@ -103,13 +100,10 @@ def _characters(tokens: list[str], unknown: str | None, normalizer: Any) -> Char
 
 def _byte_pairs(document: Any, tokens: list[str]) -> Tokenizer:
     """Build an exact-word tokenizer if there is an unknown token, else a subword tokenizer."""
-    model = document["model"]
-    exact = model["unk_token"] is not None
-    rule = (exact_words if exact else subwords).PRE_TOKENIZER
-    if document["pre_tokenizer"] != rule or document["normalizer"] is not None:
+    unknown, merges = document["model"]["unk_token"], document["model"]["merges"]
+    kind = SubwordTokenizer if unknown is None else ExactWordTokenizer
+    if document["pre_tokenizer"] != kind.pre_tokenizer or document["normalizer"] is not None:
         raise TokenizerError(_OTHER_RULE)
-    if not exact:
-        return SubwordTokenizer(tokens, model["merges"])
-    if model["merges"] or model["unk_token"] != UNKNOWN:
-        raise TokenizerError(f"exact words have no merges and unk_token {UNKNOWN!r}, got {model['unk_token']!r}")
-    return ExactWordTokenizer(tokens)
+    if unknown not in (None, UNKNOWN):
+        raise TokenizerError(f"exact words have unk_token {UNKNOWN!r}, got {unknown!r}")
+    return kind(tokens, merges)

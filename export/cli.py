@@ -15,16 +15,10 @@ from contract.signatures import MODELS_CONFIG
 from export.command import PATH, Command, GroupedOption
 from export.config import DEFAULT_RECIPE, RECIPES, RUNS, Group, TrainConfig, load_config, recipe_path
 from export.quiet import import_tensorflow_quietly
-from export.repository.commands import (
-    compare,
-    list_versions,
-    models_dir_option,
-    promote,
-    remove,
-    rollback,
-    show,
-    verify,
-)
+from export.repository.display import compare, list_versions, show, verify
+from export.repository.options import models_dir_option
+from export.repository.promotion import promote, rollback
+from export.repository.removal import remove
 
 _CONFIG = (
     "TOML file of settings, whose keys are the names of the options with underscores, or one of the recipes "

@@ -146,8 +146,7 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid"):
         metavar="FILE",
         min_length=1,
         shown_default="random",
-        description="initialize the embedding from a file of word2vec, GloVe or fastText vectors, or with skip-gram: "
-        "from vectors that are first trained on the corpus",
+        description="initialize the embedding from a file of word2vec, GloVe or fastText vectors",
     )
     freeze_embedding: bool = _setting(
         Group.MODEL, default=False, description="do not train the embedding; needs --embedding-init"

@@ -10,7 +10,6 @@ ExportError
 ├── CheckFailed       the exported graph does not compute what the Keras model computes
 ├── RunError          the run directory is damaged, in use or not a run directory
 ├── TrainingFailed    the loss is not a number, or the model does not fit into memory
-├── WorkerLost        a worker of a distributed training is gone
 ├── PublishError      a version cannot be written into the model repository, or its models.config cannot be read
 └── RepositoryError   the model repository has no such version, or the version is damaged or cannot be removed
 """
@@ -62,10 +61,6 @@ class RunError(ExportError):
 
 class TrainingFailed(ExportError):
     """The loss is not a number, or the model does not fit into memory."""
-
-
-class WorkerLost(ExportError):
-    """A worker of a distributed training is gone."""
 
 
 class PublishError(ExportError):

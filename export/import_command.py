@@ -7,7 +7,7 @@ from contract.errors import TokenizerError
 from contract.tokenizer import CharacterTokenizer, Standardization, Tokenizer, WhitespaceRules, WordTokenizer
 from export.graphs.imported_model import read_imported
 from export.imported_tokenizer import read_tokenizer
-from export.repository.publishing import publish_exportable, require_name, require_writable
+from export.repository.publishing import publish, require_name, require_writable
 from export.terminal import echo
 
 
@@ -36,7 +36,7 @@ def import_model(
     num_unused = imported.model.network.vocab_size - len(imported_tokenizer.tokens)
     if num_unused > 0:
         echo(f"{num_unused:,} of its outputs have no token and are never sampled")
-    version_dir = publish_exportable(imported.model, imported_tokenizer, name, models_dir, None, direction)
+    version_dir = publish(imported.model, imported_tokenizer, name, models_dir, direction=direction)
     echo(f"published {version_dir}")
     return 0
 

@@ -1,12 +1,11 @@
-"""Terminal output: lines above a progress bar, text tables, samples and human-readable numbers.
+"""Terminal output: lines above a progress bar, text tables, samples and human-readable numbers."""
 
-Knows columns, widths and units of measure. Does not know what the numbers measure. Imports no TensorFlow.
-"""
-
+import contextlib
 import json
 import shutil
 import sys
 import textwrap
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,12 +15,44 @@ from tqdm import tqdm
 
 NOTHING = "–"
 _GAP = "  "
+# A text of a few megabytes is finished before its progress is shown.
+QUIET_S, LINE_EVERY_S = 3.0, 30.0
 
 
 def echo(line: str) -> None:
     """Print a line and flush it, above a progress bar if there is one."""
     tqdm.write(line, file=sys.stdout)
     sys.stdout.flush()
+
+
+class ProgressLine(contextlib.AbstractContextManager):
+    """Progress of a task on a large text, if it takes long: a bar on a terminal, occasional lines elsewhere."""
+
+    def __init__(self, doing: str, total_bytes: int | None) -> None:
+        self._doing, self._total, self._done = doing, total_bytes, 0
+        self._next_line_s = time.monotonic() + LINE_EVERY_S
+        self._bar = tqdm(
+            total=total_bytes,
+            desc=doing,
+            unit="B",
+            unit_scale=True,
+            delay=QUIET_S,
+            disable=not sys.stderr.isatty(),
+            leave=False,
+            dynamic_ncols=True,
+        )
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.close()
+
+    def step(self, num_bytes: int) -> None:
+        """Advance by a number of bytes."""
+        self._done += num_bytes
+        self._bar.update(num_bytes)
+        if self._bar.disable and time.monotonic() >= self._next_line_s:
+            self._next_line_s = time.monotonic() + LINE_EVERY_S
+            of = f" of {self._total / 1e6:,.0f}" if self._total else ""
+            print(f"{self._doing}: {self._done / 1e6:,.0f}{of} MB", flush=True)
 
 
 def wrap_sample(sample: str) -> str:

@@ -8,7 +8,6 @@ import contextlib
 import gc
 import logging
 import os
-import queue
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from model_server.errors import ConfigError, ModelServerError
 from model_server.flags import parse
 
 log = logging.getLogger("model_server")
+_SIGNALS = {signal.SIGTERM, signal.SIGINT}
 
 # Both oneDNN and TensorFlow's replacement of Eigen's contraction choose kernels by the CPU's instruction set. Without
 # them, matrix products use code compiled once for all CPUs.
@@ -30,13 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns the exit status, if the server could not start.
     """
     flags = parse(arguments)
-    # Before the slow import of TensorFlow, so that a supervisor can stop the process during it.
-    signals = _receive_signals()
+    # In every thread and during the slow import of TensorFlow, too: a signal stays pending until it is accepted below.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     _log_to_stderr()
-    log.info(
-        "embedded model server: a stand-in for TensorFlow Serving, process %d",
-        os.getpid(),
-    )
+    log.info("embedded model server: a stand-in for TensorFlow Serving, process %d", os.getpid())
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if flags.portable:
         os.environ |= PORTABLE
@@ -53,11 +50,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         log.error("%s", error)
         return 2
     try:
-        server.start(give_up=lambda: not signals.empty())
+        server.start(give_up=lambda: not _SIGNALS.isdisjoint(signal.sigpending()))
     except ModelServerError as error:
         log.error("%s", error)
         return 1
-    log.info("stopping after %s", _wait_for(signals).name)
+    received = signal.sigwait(_SIGNALS)
+    # Another one ends the process at once.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    log.info("stopping after %s", signal.Signals(received).name)
     server.stop()
     logging.shutdown()
     # Not `return 0`: the interpreter would wait for threads whose calls exceeded the grace period.
@@ -77,33 +78,6 @@ def _without_keras() -> Iterator[None]:
         yield
     finally:
         del sys.modules[name]
-
-
-def _receive_signals() -> queue.SimpleQueue[signal.Signals]:
-    """Return a queue of received SIGTERM and SIGINT signals; a repeated signal has its default effect.
-
-    A queue, because an event that a handler sets can deadlock with the thread that waits for it.
-    """
-    received: queue.SimpleQueue[signal.Signals] = queue.SimpleQueue()
-
-    def receive(number: int, _frame: object) -> None:
-        signal.signal(number, signal.SIG_DFL)
-        received.put(signal.Signals(number))
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, receive)
-    return received
-
-
-def _wait_for(signals: queue.SimpleQueue[signal.Signals]) -> signal.Signals:
-    """Wait for a signal.
-
-    Python runs a handler between two instructions of the main thread. A signal that arrives just before the thread
-    blocks does not wake it, so it wakes every second. (Observed once, on a busy machine.)
-    """
-    while True:
-        with contextlib.suppress(queue.Empty):
-            return signals.get(timeout=1)
 
 
 def _log_to_stderr() -> None:

@@ -1,6 +1,6 @@
 """The command line: TensorFlow Serving's flags in its own spelling, and four of our own.
 
-Knows names, defaults and limits. Imports nothing heavy, so that `--help` and usage errors return at once.
+Imports nothing heavy, so that `--help` and usage errors return at once.
 """
 
 import argparse
@@ -34,6 +34,8 @@ what differs from TensorFlow Serving:
     and blocks later reloads
   a tensor with fewer values than elements is expanded to at most 67,108,864 elements; in TensorFlow Serving, as far
     as memory allows
+  a SavedModel must be one of TensorFlow 2, in saved_model.pb, that needs no asset files
+  outputs of other types than float32 and int32 are sent as tensor_content
   metadata, status, reload and Predict are served; Classify, Regress, MultiInference and SessionRun are not"""
 
 

@@ -1,35 +1,37 @@
-"""The model server: wires config, repository, watcher and gRPC, and starts and stops them in order.
-
-Knows the order. Changes no process-wide settings; `configure_tensorflow` does, for the command line.
-"""
+"""The model server: wires config, core, manager and the gRPC port, and starts and stops them in order."""
 
 import functools
 import logging
+import socket
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Self
 
 import grpc
 import tensorflow as tf
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
-from model_server import listener, warmup
+from contract.models_config import CONTAINER_ROOT
+from model_server import servable
 from model_server.batching import read_batching
-from model_server.config import ServerConfig, read_config, single_model
-from model_server.errors import ModelServerError, ModelsUnavailable, TransitionRefused
+from model_server.config import ServerConfig, read_config, read_credentials, single_model
+from model_server.errors import ModelServerError, ModelsUnavailable
 from model_server.flags import Flags
-from model_server.repository import Repository
-from model_server.servable import Servable
+from model_server.manager import Manager
+from model_server.server_core import ServerCore
 from model_server.servicer import ModelServicer, PredictionServicer
-from model_server.tls import read_credentials
-from model_server.watcher import Watcher
 
 log = logging.getLogger(__name__)
 # How long shutdown waits for running calls, and then for a version that is being loaded, which nobody will use.
 GRACE_S = 5.0
 _LOADING_GRACE_S = 1.0
-_NO_TRANSITION = (
-    "Cannot transition to requested config. It is only legal to transition from one ModelConfigList to another."
+_OPTIONS = (
+    # Otherwise two servers would silently share a port, and each would get some of the connections.
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
 )
 
 
@@ -60,15 +62,13 @@ class ModelServer:
         self._credentials = read_credentials(flags.ssl_config_file) if flags.ssl_config_file else None
         self.port = flags.port
         self._flags = flags
-        self._models_root = flags.models_root
+        self._models_root = flags.models_root or Path(CONTAINER_ROOT)
         if flags.models_root is None and flags.model_config_file is not None:
             self._models_root = flags.model_config_file.absolute().parent
-        self._repository: Repository[Servable] = Repository(
-            allow_unavailable_labels=flags.allow_version_labels_for_unavailable_models
-        )
-        self._watcher = Watcher(
-            self._repository,
-            functools.partial(warmup.load, batching=batching),
+        self._core = ServerCore(allow_unavailable_labels=flags.allow_version_labels_for_unavailable_models)
+        self._manager = Manager(
+            self._core,
+            functools.partial(servable.load, batching=batching),
             poll_s=flags.file_system_poll_wait_seconds,
             max_retries=flags.max_num_load_retries,
             retry_s=flags.load_retry_interval_micros / 1e6,
@@ -79,7 +79,8 @@ class ModelServer:
     @property
     def address(self) -> str:
         """Host and port, as the target of a gRPC channel."""
-        return listener.address(self._flags.host, self.port)
+        host = self._flags.host
+        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
 
     def start(self, give_up: Callable[[], bool] = lambda: False) -> None:
         """Load the configured versions and then listen, even if a version fails to load.
@@ -89,26 +90,25 @@ class ModelServer:
 
         Raises:
             ConfigError: the config file is missing or invalid.
-            LabelRefused: the config has labels, and `allow_version_labels_for_unavailable_models` is not set.
-            PortUnavailable: the port is in use, or the host is not an address of this machine.
+            ModelServerError: UNAVAILABLE: the port is in use, or the host is not an address of this machine.
+                FAILED_PRECONDITION: the config has labels, and `allow_version_labels_for_unavailable_models` is not
+                set.
         """
-        listener.check_port(self._flags.host, self.port)
+        self._check_port()
         config = self._read_config()
         if config is None:
             log.info("the config file has no model_config_list: nothing is served until it has one")
-        names = frozenset() if config is None else self._repository.configure(config)
-        self._watcher.start()
-        if not self._repository.wait_settled(names, give_up):
+        names = frozenset() if config is None else self._core.configure(config)
+        self._manager.start()
+        if not self._core.wait_settled(names, give_up):
             return
-        self._grpc, self.port = listener.listen(
-            self._flags.host, self.port, self._flags.grpc_max_threads, self._add_services, self._credentials
-        )
+        self._listen()
         if self._flags.model_config_file and self._flags.model_config_file_poll_wait_seconds:
             threading.Thread(target=self._follow_config, name="model-config", daemon=True).start()
         log.info("serving at %s%s", self.address, " (TLS)" if self._credentials else "")
 
     def stop(self, grace_s: float = GRACE_S) -> None:
-        """Refuse new calls, wait for running ones, and stop the watcher.
+        """Refuse new calls, wait for running ones, and stop the manager.
 
         A call that is longer than the grace period is cancelled (CANCELLED) and its thread abandoned. So is, after one
         second, a version that is being loaded.
@@ -116,7 +116,7 @@ class ModelServer:
         self._stopping.set()
         if self._grpc is not None:
             self._grpc.stop(grace_s).wait()
-        self._watcher.stop(_LOADING_GRACE_S)
+        self._manager.stop(_LOADING_GRACE_S)
 
     def __enter__(self) -> Self:
         """Start."""
@@ -127,18 +127,43 @@ class ModelServer:
         """Stop."""
         self.stop()
 
+    def _check_port(self) -> None:
+        """Refuse a port that is in use before minutes of loading."""
+        try:
+            addresses = socket.getaddrinfo(self._flags.host, self.port, type=socket.SOCK_STREAM)
+            family, _, _, _, socket_address = addresses[0]
+            with socket.socket(family, socket.SOCK_STREAM) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(socket_address)
+        except OSError as error:
+            raise self._cannot_listen(error.strerror) from error
+
+    def _listen(self) -> None:
+        # As gRPC's C++ server, which keeps one thread for polling. The next call gets RESOURCE_EXHAUSTED at once.
+        max_calls = self._flags.grpc_max_threads - 1
+        pool = ThreadPoolExecutor(max_calls, "grpc")
+        server = grpc.server(pool, options=_OPTIONS, maximum_concurrent_rpcs=max_calls)
+        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(PredictionServicer(self._core), server)
+        model = ModelServicer(self._core, self._models_root)
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(model, server)
+        try:
+            if self._credentials:
+                self.port = server.add_secure_port(self.address, self._credentials)
+            else:
+                self.port = server.add_insecure_port(self.address)
+        except RuntimeError as error:
+            raise self._cannot_listen(error) from error
+        server.start()
+        self._grpc = server
+
+    def _cannot_listen(self, reason: object) -> ModelServerError:
+        return ModelServerError(grpc.StatusCode.UNAVAILABLE, f"cannot listen on {self.address}: {reason}")
+
     def _read_config(self) -> ServerConfig | None:
         if self._flags.model_config_file is not None:
             return read_config(self._flags.model_config_file, self._models_root)
-        if self._flags.model_base_path is None:
-            raise ValueError("flags must have model_config_file or model_base_path")
+        assert self._flags.model_base_path is not None, "flags.parse requires one of the two"
         return single_model(self._flags.model_name, self._flags.model_base_path)
-
-    def _add_services(self, server: grpc.Server) -> None:
-        prediction = PredictionServicer(self._repository)
-        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(prediction, server)
-        model = ModelServicer(self._repository, self._models_root)
-        model_service_pb2_grpc.add_ModelServiceServicer_to_server(model, server)
 
     def _follow_config(self) -> None:
         """Reload the config file whenever it differs from the current config, as TensorFlow Serving does.
@@ -159,9 +184,13 @@ class ModelServer:
 
     def _apply_config(self, config: ServerConfig | None) -> None:
         """Apply a config if it differs from the current one."""
+        if config == self._core.config:
+            return
         if config is None:
-            if self._repository.is_configured:
-                raise TransitionRefused(_NO_TRANSITION)
-        elif config != self._repository.config:
-            self._repository.reload(config, self._stopping.is_set)
-            log.info("config file reloaded, models: %s", ", ".join(config) or "none")
+            raise ModelServerError(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                "Cannot transition to requested config. It is only legal to transition from one ModelConfigList to "
+                "another.",
+            )
+        self._core.reload(config, self._stopping.is_set)
+        log.info("config file reloaded, models: %s", ", ".join(config) or "none")

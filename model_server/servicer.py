@@ -1,14 +1,11 @@
-"""The gRPC services: map requests to the repository or a version, and results to responses or statuses.
-
-Knows protos and statuses. Makes no decisions about models.
-"""
+"""The gRPC services: map requests to the core or a version, and results to responses or statuses."""
 
 import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-import grpc
+from grpc import ServicerContext, StatusCode
 from tensorflow_serving.apis.get_model_metadata_pb2 import (
     GetModelMetadataRequest,
     GetModelMetadataResponse,
@@ -22,9 +19,9 @@ from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
 from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceServicer
 
 from model_server.config import from_proto
-from model_server.errors import InvalidRequest, ModelServerError
-from model_server.repository import Repository
+from model_server.errors import InvalidArgument, ModelServerError
 from model_server.servable import Servable
+from model_server.server_core import ServerCore
 
 log = logging.getLogger(__name__)
 R = TypeVar("R")
@@ -36,27 +33,25 @@ SIGNATURE_DEF = "signature_def"
 class PredictionServicer(PredictionServiceServicer):
     """Predict and GetModelMetadata; all other methods return UNIMPLEMENTED."""
 
-    def __init__(self, repository: Repository[Servable]) -> None:
-        self._repository = repository
+    def __init__(self, core: ServerCore) -> None:
+        self._core = core
 
-    def Predict(self, request: PredictRequest, context: grpc.ServicerContext) -> PredictResponse:
+    def Predict(self, request: PredictRequest, context: ServicerContext) -> PredictResponse:
         """Run one signature of one version."""
-        return _respond(context, lambda: _find(self._repository, request).predict(request))
+        return _respond(context, lambda: _find(self._core, request).predict(request))
 
-    def GetModelMetadata(
-        self, request: GetModelMetadataRequest, context: grpc.ServicerContext
-    ) -> GetModelMetadataResponse:
+    def GetModelMetadata(self, request: GetModelMetadataRequest, context: ServicerContext) -> GetModelMetadataResponse:
         """Return the signatures of one version: dtypes, shapes and names of tensors."""
         return _respond(context, lambda: self._metadata(request))
 
     def _metadata(self, request: GetModelMetadataRequest) -> GetModelMetadataResponse:
         _require_spec(request)
         if not request.metadata_field:
-            raise InvalidRequest("GetModelMetadataRequest must specify at least one metadata_field")
+            raise InvalidArgument("GetModelMetadataRequest must specify at least one metadata_field")
         for field in request.metadata_field:
             if field != SIGNATURE_DEF:
-                raise InvalidRequest(f"Metadata field {field} is not supported")
-        servable = _find(self._repository, request)
+                raise InvalidArgument(f"Metadata field {field} is not supported")
+        servable = _find(self._core, request)
         response = GetModelMetadataResponse()
         response.model_spec.name = servable.name
         response.model_spec.version.value = servable.version
@@ -67,70 +62,63 @@ class PredictionServicer(PredictionServiceServicer):
 class ModelServicer(ModelServiceServicer):
     """GetModelStatus and HandleReloadConfigRequest; `models_root` replaces `/models` in the config of a reload."""
 
-    def __init__(self, repository: Repository[Servable], models_root: Path | None) -> None:
-        self._repository = repository
-        self._models_root = models_root
+    def __init__(self, core: ServerCore, models_root: Path) -> None:
+        self._core, self._models_root = core, models_root
 
-    def GetModelStatus(self, request: GetModelStatusRequest, context: grpc.ServicerContext) -> GetModelStatusResponse:
+    def GetModelStatus(self, request: GetModelStatusRequest, context: ServicerContext) -> GetModelStatusResponse:
         """Return the state of one version or of all; ignores labels, as TensorFlow Serving does."""
         return _respond(context, lambda: self._status(request))
 
-    def HandleReloadConfigRequest(
-        self, request: ReloadConfigRequest, context: grpc.ServicerContext
-    ) -> ReloadConfigResponse:
+    def HandleReloadConfigRequest(self, request: ReloadConfigRequest, context: ServicerContext) -> ReloadConfigResponse:
         """Replace the whole config, and wait for the models that it adds."""
         return _respond(context, lambda: self._reload(request, lambda: not context.is_active()))
 
     def _status(self, request: GetModelStatusRequest) -> GetModelStatusResponse:
         spec = _require_spec(request)
-        response = GetModelStatusResponse()
-        for status in self._repository.statuses(spec.name, spec.version.value if spec.HasField("version") else None):
-            entry = response.model_version_status.add(version=status.number, state=int(status.state))
-            entry.status.error_code = status.code.value[0]
-            entry.status.error_message = status.message
-        return response
+        version = spec.version.value if spec.HasField("version") else None
+        return GetModelStatusResponse(model_version_status=self._core.statuses(spec.name, version))
 
     def _reload(self, request: ReloadConfigRequest, give_up: Callable[[], bool]) -> ReloadConfigResponse:
         if request.config.WhichOneof("config") != "model_config_list":
-            raise InvalidRequest(
+            raise InvalidArgument(
                 "ServerModelConfig type not supported by HandleReloadConfigRequest. "
                 "Only ModelConfigList is currently supported"
             )
         config = from_proto(request.config, self._models_root)
         log.info("reload request, models: %s", ", ".join(config) or "none")
-        self._repository.reload(config, give_up)
+        self._core.reload(config, give_up)
         return ReloadConfigResponse()
 
 
 def _require_spec(request: PredictRequest | GetModelMetadataRequest | GetModelStatusRequest) -> ModelSpec:
     if not request.HasField("model_spec"):
-        raise InvalidRequest("Missing ModelSpec")
+        raise InvalidArgument("Missing ModelSpec")
     return request.model_spec
 
 
-def _find(repository: Repository[Servable], request: PredictRequest | GetModelMetadataRequest) -> Servable:
+def _find(core: ServerCore, request: PredictRequest | GetModelMetadataRequest) -> Servable:
     spec = _require_spec(request)
     match spec.WhichOneof("version_choice"):
         case "version":
-            return repository.find(spec.name, version=spec.version.value)
+            return core.find(spec.name, version=spec.version.value)
         case "version_label":
-            return repository.find(spec.name, label=spec.version_label)
+            return core.find(spec.name, label=spec.version_label)
         case _:
-            return repository.find(spec.name)
+            return core.find(spec.name)
 
 
-def _respond(context: grpc.ServicerContext, compute: Callable[[], R]) -> R:
+def _respond(context: ServicerContext, compute: Callable[[], R]) -> R:
     """Compute a response, unless the call has been cancelled or its deadline has passed; map errors to statuses."""
     if not context.is_active():
-        context.abort(grpc.StatusCode.CANCELLED, "the call was cancelled before it was computed")
+        context.abort(StatusCode.CANCELLED, "the call was cancelled before it was computed")
     if context.time_remaining() == 0:
-        context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed before the call was computed")
+        context.abort(StatusCode.DEADLINE_EXCEEDED, "the deadline passed before the call was computed")
     try:
         return compute()
     except ModelServerError as error:
         code, message = error.code, str(error)
     except Exception as error:  # the gRPC boundary: one failed call must not affect others
         log.exception("unexpected error in a call")
-        code, message = grpc.StatusCode.INTERNAL, f"unexpected error: {type(error).__name__}: {error}"
+        code, message = StatusCode.INTERNAL, f"unexpected error: {type(error).__name__}: {error}"
     context.abort(code, message.encode()[:_MAX_MESSAGE_BYTES].decode(errors="ignore"))
     raise AssertionError("abort always raises")

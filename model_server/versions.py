@@ -1,39 +1,25 @@
-"""Version directories, and the next load or unload on the way to the versions to be served.
+"""A model's versions: those found on disk, and each one's way to being served, replaced, failed or removed."""
 
-Knows directory names and TensorFlow Serving's availability-preserving policy. Loads nothing and has no state.
-"""
-
-from collections.abc import Set
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
-SAVED_MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt")
+from grpc import StatusCode
+from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
+
+from model_server.config import ModelConfig
+from model_server.saved_model import SAVED_MODEL_FILE
+from model_server.servable import Servable
+
+START, LOADING, AVAILABLE, UNLOADING, END = (
+    ModelVersionStatus.State.Value(name) for name in ("START", "LOADING", "AVAILABLE", "UNLOADING", "END")
+)
 _MAX_VERSION = 2**63 - 1
 
 
-class Step(NamedTuple):
-    """What to do next, and with which version."""
-
-    action: Literal["load", "unload"]
-    version: int
-
-
-@dataclass(frozen=True)
-class Scan:
-    """The content of a base path.
-
-    Attributes:
-        versions: Directory of each version.
-        problems: One line per ignored entry.
-    """
-
-    versions: dict[int, Path]
-    problems: tuple[str, ...]
-
-
-def scan(base_path: Path) -> Scan:
-    """Find the versions under a base path.
+def scan(base_path: Path) -> tuple[dict[int, Path], list[str]]:
+    """Return the directory of each version under a base path, and a line for each ignored entry.
 
     Raises:
         OSError: the directory is missing or unreadable, so its versions are unknown.
@@ -46,7 +32,7 @@ def scan(base_path: Path) -> Scan:
             continue
         version = int(path.name) if path.name.isascii() and path.name.isdigit() else -1
         try:
-            has_saved_model = any((path / file).is_file() for file in SAVED_MODEL_FILES)
+            has_saved_model = (path / SAVED_MODEL_FILE).is_file()
         except PermissionError as error:
             # Of this entry only. After another error, such as one of NFS, a version that is served must not seem gone.
             problems.append(f"{path}: {error.strerror}")
@@ -54,7 +40,7 @@ def scan(base_path: Path) -> Scan:
         if not 0 <= version <= _MAX_VERSION:
             problems.append(f"{path}: not a version, its name is not a number")
         elif not has_saved_model:
-            problems.append(f"{path}: not a version (yet), it has no {SAVED_MODEL_FILES[0]}")
+            problems.append(f"{path}: not a version (yet), it has no {SAVED_MODEL_FILE}")
         else:
             if version in versions:
                 problems.append(f"{versions[version]}: skipped, {path.name} is the same version")
@@ -62,19 +48,121 @@ def scan(base_path: Path) -> Scan:
             versions[version] = path
     # A directory that was renamed or unmounted meanwhile seems to have no versions, and all would be unloaded.
     base_path.stat()
-    return Scan(versions, tuple(problems))
+    return versions, problems
 
 
-def next_step(wanted: Set[int], available: Set[int], loadable: Set[int]) -> Step | None:
-    """Return the next step towards the wanted versions that keeps the model available.
+@dataclass(eq=False)
+class Version:
+    """One attempt to serve a version; a version that reappears after END is a new attempt.
 
-    An unwanted version is unloaded once a wanted one is available, or when no version is wanted. Until then the newest
-    unwanted version stays, so a new version that fails to load causes no outage. `loadable` are the wanted versions
-    that are due: not loaded, not failed for good, and not waiting for a retry.
+    Attributes:
+        model: Name of the model.
+        state: `START` to `END`.
+        code: OK, or why loading failed.
+        servable: The loaded version, while AVAILABLE.
+        failures: Number of failed loads.
+        due: Earliest time (monotonic, s) of the next load attempt.
+        is_aspired: Whether the policy asks for the version.
     """
-    unwanted = available - wanted
-    if unwanted and (not wanted or wanted & available or len(unwanted) > 1):
-        return Step("unload", min(unwanted))
-    if loadable:
-        return Step("load", max(loadable))
-    return None
+
+    model: str
+    number: int
+    path: Path
+    state: int = START
+    code: StatusCode = StatusCode.OK
+    message: str = ""
+    servable: Servable | None = None
+    failures: int = 0
+    due: float = 0.0
+    is_aspired: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.model} version {self.number}"
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether loading has finished, successfully or not."""
+        return self.state not in (START, LOADING)
+
+    def serve(self, servable: Servable) -> None:
+        """Record that loading has succeeded."""
+        self.state, self.servable, self.code, self.message = AVAILABLE, servable, StatusCode.OK, ""
+
+    def fail(self, code: StatusCode, message: str, retry_at: float | None) -> None:
+        """Record that loading has failed, and when it is tried again (monotonic, s), or that it is not."""
+        self.failures, self.code, self.message = self.failures + 1, code, message
+        if retry_at is None:
+            self.state = END
+        else:
+            self.due = retry_at
+
+
+@dataclass
+class Model:
+    """The versions of one model.
+
+    Attributes:
+        config: None once the model is removed from the config; its versions' history stays.
+        versions: By number, including ended ones.
+        has_versions: Whether a version that `config` asks for was found since `config` was set.
+    """
+
+    name: str
+    config: ModelConfig | None = None
+    versions: dict[int, Version] = field(default_factory=dict)
+    has_versions: bool = False
+
+    def configure(self, config: ModelConfig | None) -> None:
+        """Replace the config; None unloads all versions."""
+        self.config, self.has_versions = config, False
+        if config is None:
+            self.update_versions({})
+
+    def update_versions(self, paths: Mapping[int, Path]) -> None:
+        """Update the versions that exist on disk.
+
+        A version that has failed for good is loaded again only after it was gone, or not aspired, in between. A served
+        version stays loaded even if its directory has moved.
+        """
+        aspired = self.config.policy.select(paths) if self.config else frozenset()
+        self.has_versions = self.has_versions or bool(aspired)
+        for version in self.versions.values():
+            if version.number not in aspired:
+                version.is_aspired = False
+                if not version.is_settled:
+                    version.fail(StatusCode.CANCELLED, "no longer wanted before it was loaded", None)
+        for number in sorted(aspired):
+            version = self.versions.get(number)
+            if version is None or (not version.is_aspired and version.state in (UNLOADING, END)):
+                self.versions[number] = Version(self.name, number, paths[number])
+            else:
+                version.is_aspired = True
+
+    def next_step(self, now: float) -> tuple[Literal["load", "unload"], Version] | None:
+        """Return the next load or unload at `now` (monotonic, s), by TensorFlow Serving's AvailabilityPreservingPolicy.
+
+        A version that is not aspired is unloaded once an aspired one is available, or when none is aspired. Until then
+        the newest of them stays, so a new version that fails to load causes no outage.
+        """
+        newest_first = sorted(self.versions.values(), key=lambda version: -version.number)
+        available = [version for version in newest_first if version.state == AVAILABLE]
+        surplus = [version for version in available if not version.is_aspired]
+        if len(surplus) > 1 or (
+            surplus and (len(surplus) < len(available) or not any(version.is_aspired for version in newest_first))
+        ):
+            return "unload", surplus[-1]
+        loadable = (version for version in newest_first if not version.is_settled and version.due <= now)
+        return next((("load", version) for version in loadable), None)
+
+    def next_due(self) -> float:
+        """Return the time of the next load attempt (monotonic, s), infinity if there is none."""
+        return min((version.due for version in self.versions.values() if not version.is_settled), default=float("inf"))
+
+    def served(self) -> dict[int, Servable]:
+        """Return the servable of each available version."""
+        return {number: version.servable for number, version in self.versions.items() if version.servable is not None}
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether a version was found and every version has loaded or failed. False as long as there is no version."""
+        return self.has_versions and all(version.is_settled for version in self.versions.values())

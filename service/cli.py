@@ -84,27 +84,18 @@ def health() -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 def state_key(file: Path) -> None:
     """Create a key file for SOSTENUTO_STATE_KEY_FILE; an existing one is kept and must contain keys."""
-    from service.generation.resume_tokens import StateKeyError, StateKeys, make_key_file  # noqa: PLC0415
+    from service.generation.resume_tokens import StateKeys, make_key_file  # noqa: PLC0415 - so is what it imports
 
     try:
         is_new = make_key_file(file)
-        keys = StateKeys.read(file)
-    except (OSError, StateKeyError) as error:
+    except OSError as error:
         raise click.ClickException(str(error)) from error
+    keys = StateKeys.read(file)
     click.echo(f"{file}: {'created' if is_new else 'exists'}, key {', '.join(keys.keys)}")
 
 
 class _Keys(click.Group):
     """The group of the commands on API keys, which are imported when they are needed."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; a faulty key file is an error in one line."""
-        from service.access.keys import KeyFileError  # noqa: PLC0415 - slow to import
-
-        try:
-            return super().invoke(ctx)
-        except KeyFileError as error:
-            raise click.ClickException(str(error)) from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """Return the names of the commands."""

@@ -1,6 +1,6 @@
 """The context of a request: its principal's quota and charges, its trace, and its lease of the memory budget.
 
-Middleware creates it; routes, the engine and output builders charge it.
+Middleware creates it; routes, the engine and the output processor charge it.
 """
 
 from collections.abc import Callable
@@ -30,21 +30,15 @@ class Quota:
     tenant: str = ""
 
 
-ANYBODY = Quota()
+UNLIMITED = Quota()
 
 
-def refund_nothing() -> None:
+def _nothing() -> None:
     """Charge or refund nothing."""
 
 
 def _charge_nothing(num_tokens: int, total: int | None = None, param: str = "") -> Callable[[], None]:  # noqa: ARG001 - see `RequestContext`
-    """Charge nothing."""
-    return refund_nothing
-
-
-def _never_revoked(_: Callable[[], object]) -> AbstractContextManager[object]:
-    """Watch nothing: there are no keys."""
-    return nullcontext()
+    return _nothing
 
 
 @dataclass(frozen=True)
@@ -64,10 +58,10 @@ class RequestContext:
         sender: Its API key, or its client's address where there are no keys.
     """
 
-    quota: Quota = ANYBODY
-    charge_request: Callable[[], object] = refund_nothing
+    quota: Quota = UNLIMITED
+    charge_request: Callable[[], object] = _nothing
     charge: Callable[..., Callable[[], None]] = _charge_nothing
-    watch_key: Callable[[Callable[[], object]], AbstractContextManager[object]] = _never_revoked
+    watch_key: Callable[[Callable[[], object]], AbstractContextManager[object]] = lambda _: nullcontext()
     trace: Any = None
     memory: MemoryLease = field(default_factory=MemoryBudget(2**63).lease)
     sender: str = ""
@@ -80,21 +74,23 @@ class TokenCharges:
     may succeed. An invalid request stays charged: to find that out may have taken all of the work on its prompts.
     """
 
-    def __init__(self, context: RequestContext, param: str) -> None:
-        """Prepare; `param` is the field that errors name."""
-        self._context, self._param, self._num_tokens = context, param, 0
+    def __init__(self, context: RequestContext, param: str, num_generated: int = 0) -> None:
+        """Prepare; `param` is the field that errors name, and `num_generated` the tokens that may be generated."""
+        self._context, self._param, self._num_generated = context, param, num_generated
+        self._num_charged = 0
         self._refunds: list[Callable[[], None]] = []
 
-    def charge_up_to(self, num_tokens: int) -> None:
-        """Charge the request up to this number of tokens in all; do nothing if it is charged as many.
+    def charge_prompts(self, num_prompt_tokens: int) -> None:
+        """Charge the request up to this number of prompt tokens, and those that may be generated.
 
         Raises:
             RateLimited: the tokens per minute are used up.
             InvalidRequest: the request alone exceeds the tokens per minute.
         """
-        if num_tokens > self._num_tokens:
-            self._refunds.append(self._context.charge(num_tokens - self._num_tokens, num_tokens, self._param))
-            self._num_tokens = num_tokens
+        num_tokens = num_prompt_tokens + self._num_generated
+        if num_tokens > self._num_charged:
+            self._refunds.append(self._context.charge(num_tokens - self._num_charged, num_tokens, self._param))
+            self._num_charged = num_tokens
 
     def __enter__(self) -> Self:
         return self

@@ -5,29 +5,24 @@ In vLLM this is the front end of the engine, with its input processor; the loop 
 """
 
 from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
 
 from contract import signatures
 from service.api.requests import CompletionRequest, EmbeddingsRequest, InspectRequest, PromptText
 from service.context import RequestContext, TokenCharges
 from service.errors import InvalidRequest, StateRefused
 from service.generation.candidate_filter import IsCopy
-from service.generation.checkpoint import Checkpoint
-from service.generation.choice import ConstrainedMatch
-from service.generation.completion import CompletionBuilder
-from service.generation.inspection import InspectionBuilder, num_values, wanted_traces
+from service.generation.hidden_states import EmbeddingProcessor, InspectionProcessor, num_values
 from service.generation.memory_estimates import completion_bytes, embedding_bytes, inspection_bytes
-from service.generation.pooling import PoolingBuilder
-from service.generation.prompts import NOTHING, EncodedPrompt, encode_prompts, require_encodable, require_ids
+from service.generation.output_processor import OutputProcessor
+from service.generation.prompts import NO_IDS, EncodedPrompt, encode_prompts, require_encodable, require_ids
 from service.generation.request import Request
-from service.generation.resume_tokens import ResumeTokens
+from service.generation.resume_tokens import Checkpoint, ResumeTokens
 from service.limits import Limits
 from service.models.registry import ModelRegistry, ServedModel
 from service.models.training_filters import TrainingFilters
 from service.observability.metrics import Metrics
 from service.scheduling.admission import AdmissionControl
-from service.scheduling.automaton import FIRST_ROW, Match
+from service.scheduling.constraints import FIRST_ROW, Match
 from service.scheduling.scheduler import Scheduler
 from service.structured_outputs.automata import TokenTexts
 from service.structured_outputs.compiler import ConstraintCompiler
@@ -35,7 +30,7 @@ from service.structured_outputs.json_schema import SchemaError
 from service.structured_outputs.patterns import Constraint
 from service.structured_outputs.regex_syntax import PatternError
 
-OutputBuilder = CompletionBuilder | PoolingBuilder | InspectionBuilder
+Processor = OutputProcessor | EmbeddingProcessor | InspectionProcessor
 # Is called with each request before it waits: watches its client, and closes it in the end.
 Watch = Callable[[Request], object]
 
@@ -45,7 +40,7 @@ def _watch_nobody(request: Request) -> None:
 
 
 class Engine:
-    """Starts requests; each method returns the output builder of a running one."""
+    """Starts requests; each method returns the processor of a running one."""
 
     def __init__(
         self,
@@ -64,7 +59,7 @@ class Engine:
 
     def complete(
         self, body: CompletionRequest, context: RequestContext, watch: Watch = _watch_nobody
-    ) -> CompletionBuilder:
+    ) -> OutputProcessor:
         """Encode the prompts, admit the first sequences, compile their constraint and submit them.
 
         Raises:
@@ -73,42 +68,30 @@ class Engine:
                 large, the queue is full, or the client disconnected or the deadline passed before the constraint was
                 compiled.
         """
-        tenant = context.quota.tenant
-        model, checkpoint = self._find_model(body.model, body.state, tenant, body.seed)
+        model, checkpoint = self._find_model(body.model, body.state, context.quota.tenant, body.seed)
         field, raw_prompts = _input_field(body, model)
         require_ids([token_id for token_id, _ in body.sampling.bias], model, "logit_bias")
         _require_num_top(body, model)
         num_generated = len(raw_prompts) * body.best_of * body.max_tokens
-        with TokenCharges(context, "max_tokens") as charges:
-            # Before encoding, so that a request beyond the rate limit causes hardly any work.
-            charges.charge_up_to(require_encodable(raw_prompts, model, field, self._limits) + num_generated)
-            prompts = self._encode(raw_prompts, model, field, context, checkpoint)
+        with TokenCharges(context, "max_tokens", num_generated) as charges:
+            prompts = self._encode(raw_prompts, model, field, context, charges, checkpoint)
             constraints = _constraints(body, prompts, checkpoint)
             # Free the unencoded prompts.
             body = body.model_copy(update={"prompt": None, "suffix": None})
             self._require_response_fits(body, prompts, field)
-            _hold_memory(
-                prompts, completion_bytes(body, model.card, prompts, [each for each in constraints if each]), context
-            )
-            # Without an EOS token there is nothing to suppress.
-            has_end = model.tokenizer.special.end is not None
-            builder = CompletionBuilder(
-                body,
-                self._request(model, prompts, context, body.timeout_s, watch, checkpoint),
-                body.sampling if has_end else replace(body.sampling, min_tokens=0),
-                partial(self._resume_tokens.seal, tenant=tenant),
-                max_unfinished=self._limits.max_running,
-                ended=_ended(constraints, checkpoint),
-                is_copy=self._copy_filter(model) if body.not_in_training else None,
-                charge=context.charge,
-            )
-            _admit(builder, charges, num_generated)
+            num_bytes = completion_bytes(body, model.card, prompts, [each for each in constraints if each])
+            _hold_memory(prompts, num_bytes, context)
+            is_copy = self._copy_filter(model) if body.not_in_training else None
+            request = self._request(model, prompts, context, body.timeout_s, watch, checkpoint)
+            processor = OutputProcessor(body, request, constraints, self._resume_tokens, is_copy)
+            request.admit(processor.choices_to_submit(), body.max_tokens, field="max_tokens")
             # While it waits for the compiler, the request is one of those that admission control counts.
-            match = partial(self._match, builder, checkpoint=checkpoint, sender=context.sender)
-            builder.submit([match(constraint) if constraint else None for constraint in constraints])
-        return builder
+            processor.submit([self._match(body, request, each) if each else None for each in constraints])
+        return processor
 
-    def embed(self, body: EmbeddingsRequest, context: RequestContext, watch: Watch = _watch_nobody) -> PoolingBuilder:
+    def embed(
+        self, body: EmbeddingsRequest, context: RequestContext, watch: Watch = _watch_nobody
+    ) -> EmbeddingProcessor:
         """Encode the texts and submit their prefill; raise as `complete`."""
         model = self._model_registry.find(body.model)
         if body.dimensions not in (None, model.card.units):
@@ -117,18 +100,19 @@ class Engine:
                 param="dimensions",
             )
         with TokenCharges(context, "input") as charges:
-            charges.charge_up_to(require_encodable(body.prompts, model, "input", self._limits))
-            prompts = self._encode(body.prompts, model, "input", context)
+            prompts = self._encode(body.prompts, model, "input", context, charges)
             _hold_memory(prompts, embedding_bytes(len(prompts), model.card.units), context)
             # Free the unencoded texts.
             body = body.model_copy(update={"input": ""})
             request = self._request(model, prompts, context, body.timeout_s, watch)
-            builder = PoolingBuilder(body, request, max_unfinished=self._limits.max_running)
-            _admit(builder, charges)
-            builder.submit()
-        return builder
+            processor = EmbeddingProcessor(body, request)
+            request.admit((number, 0) for number in range(len(prompts)))
+            request.submit(processor.create)
+        return processor
 
-    def inspect(self, body: InspectRequest, context: RequestContext, watch: Watch = _watch_nobody) -> InspectionBuilder:
+    def inspect(
+        self, body: InspectRequest, context: RequestContext, watch: Watch = _watch_nobody
+    ) -> InspectionProcessor:
         """Encode a text and submit its inspection.
 
         Raises:
@@ -138,9 +122,10 @@ class Engine:
         _require_layers(body, model)
         _require_num_top(body, model)
         with TokenCharges(context, "input") as charges:
-            charges.charge_up_to(require_encodable(body.prompts, model, "input", self._limits))
-            prompts = self._encode(body.prompts, model, "input", context, checkpoint, reverse=body.go_backwards)
-            limit, count = self._limits.max_inspect_values, num_values(body, wanted_traces(body, model), prompts[0])
+            prompts = self._encode(
+                body.prompts, model, "input", context, charges, checkpoint, reverse=body.go_backwards
+            )
+            limit, count = self._limits.max_inspect_values, num_values(body, model, prompts[0])
             if count > limit:
                 raise InvalidRequest(
                     f"the response may have at most {limit} values (positions × values per position), got {count}; "
@@ -151,14 +136,12 @@ class Engine:
             # Free the unencoded text.
             body = body.model_copy(update={"input": ""})
             request = self._request(model, prompts, context, body.timeout_s, watch, checkpoint)
-            builder = InspectionBuilder(body, request)
-            _admit(builder, charges)
-            builder.submit()
-        return builder
+            processor = InspectionProcessor(body, request)
+            request.admit([(0, 0)])
+            request.submit(processor.create)
+        return processor
 
-    def _match(
-        self, builder: CompletionBuilder, constraint: Constraint, checkpoint: Checkpoint | None, sender: str
-    ) -> ConstrainedMatch:
+    def _match(self, body: CompletionRequest, request: Request, constraint: Constraint) -> Match:
         """Return a new match, or the one that a checkpoint resumes.
 
         Raises:
@@ -166,18 +149,16 @@ class Engine:
             StateRefused: it is resumed, and another release compiled it.
             GatewayError: the client disconnected or the deadline passed, or too many patterns wait.
         """
-        body, request, model = builder.body, builder.request, builder.request.model
+        model, saved = request.model, request.checkpoint.match if request.checkpoint else None
         # `_constraints` returns that of the checkpoint itself, where it continues.
-        resumed = (
-            checkpoint.match if checkpoint and checkpoint.match and constraint is checkpoint.match.constraint else None
-        )
+        resumed = saved if saved and constraint is saved.constraint else None
         fields = ["state"] if resumed else body.constraint_fields
         try:
             automaton = self._compiler.compile(
                 constraint,
                 (model.ref, model.card.weights_sha256),
                 lambda: _token_texts(model),
-                sender=sender,
+                sender=request.context.sender,
                 wait=request.wait,
             )
         except PatternError as error:
@@ -200,7 +181,7 @@ class Engine:
                 f"{' and '.join(fields)}, got {body.max_tokens}",
                 param="max_tokens",
             )
-        return ConstrainedMatch(constraint, match)
+        return match
 
     def _copy_filter(self, model: ServedModel) -> IsCopy:
         """Return a function that recognizes copies of a model's training text.
@@ -223,14 +204,21 @@ class Engine:
         model: ServedModel,
         field: str,
         context: RequestContext,
+        charges: TokenCharges,
         checkpoint: Checkpoint | None = None,
         *,
         reverse: bool = False,
     ) -> list[EncodedPrompt]:
-        """Encode prompts, which follow a checkpoint's unread tokens, in the model's direction or in reverse."""
-        unread = NOTHING if checkpoint is None else checkpoint.point.unread_ids
+        """Charge and encode prompts, which follow a checkpoint's unread tokens, in the model's direction or reverse."""
+        # A minimum before encoding, so that a request beyond the rate limit causes hardly any work.
+        charges.charge_prompts(require_encodable(raw_prompts, model, field, self._limits))
+        unread = NO_IDS if checkpoint is None else checkpoint.point.unread_ids
         backward = model.backward != reverse
-        return encode_prompts(raw_prompts, model, field, self._limits, context.memory, after=unread, backward=backward)
+        prompts = encode_prompts(
+            raw_prompts, model, field, self._limits, context.memory, after=unread, backward=backward
+        )
+        charges.charge_prompts(sum(len(prompt.input_ids) for prompt in prompts))
+        return prompts
 
     def _request(
         self,
@@ -241,8 +229,17 @@ class Engine:
         watch: Watch,
         checkpoint: Checkpoint | None = None,
     ) -> Request:
-        admission = self._admission.open(context.quota)
-        request = Request(model, prompts, self._scheduler, admission, self._metrics, context, timeout_s, checkpoint)
+        request = Request(
+            model,
+            prompts,
+            checkpoint,
+            context,
+            timeout_s,
+            scheduler=self._scheduler,
+            admission=self._admission.open(context.quota),
+            metrics=self._metrics,
+            max_unfinished=self._limits.max_running,
+        )
         watch(request)
         return request
 
@@ -328,26 +325,6 @@ def _constraints(
     repeats = body.constraint == resumed.constraint and resumed.row != signatures.FINAL_ROW
     continues = body.constraint is None or repeats
     return [resumed.constraint if continues and prompt.is_empty else body.constraint for prompt in prompts]
-
-
-def _ended(constraints: list[Constraint | None], checkpoint: Checkpoint | None) -> list[int]:
-    """Return the prompts whose choices resume a match that cannot be longer."""
-    if checkpoint is None or checkpoint.match is None or checkpoint.match.row != signatures.FINAL_ROW:
-        return []
-    return [index for index, constraint in enumerate(constraints) if constraint is checkpoint.match.constraint]
-
-
-def _admit(builder: OutputBuilder, charges: TokenCharges, num_generated: int = 0) -> None:
-    """Charge the rest of a request's tokens, which are known once its prompts are encoded, and admit it."""
-    request = builder.request
-    charges.charge_up_to(sum(len(prompt.input_ids) for prompt in request.prompts) + num_generated)
-    try:
-        builder.admit()
-    except InvalidRequest as error:
-        # Admission control names the fields of completions.
-        if not isinstance(builder, CompletionBuilder):
-            error.param = "input"
-        raise
 
 
 def _hold_memory(prompts: list[EncodedPrompt], num_response_bytes: int, context: RequestContext) -> None:

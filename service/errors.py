@@ -31,6 +31,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
 
+import click
+
 # OpenAI's error type by status; of other statuses it is invalid_request_error or server_error.
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error", 504: "timeout_error"}
 
@@ -230,3 +232,7 @@ class DeadlineExceeded(GatewayError, status=504, code="deadline_exceeded"):
     """The request exceeded its own time-out; a retry would most likely do so too."""
 
     should_retry = False
+
+
+class ConfigurationError(click.ClickException):
+    """A setting or a file that it names is unusable: an operator's error; a one-line message without any secret."""

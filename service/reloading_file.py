@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from service.errors import ConfigurationError
+
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -20,19 +22,17 @@ class ReloadingFile(Generic[T]):
     If the file becomes invalid, unreadable or missing after the start, the last valid content stays in effect: an
     operator's mistake must not lock out clients.
 
-    `read` parses the file, or raises `error` with a message that names it; `describe` summarizes the content for the
-    log.
+    `read` parses the file, or raises `ConfigurationError`; `describe` summarizes the content for the log.
     """
 
     def __init__(
         self,
         path: Path,
         read: Callable[[Path], T],
-        error: type[Exception],
         describe: Callable[[T], str],
         check_every_s: float = 0.0,
     ) -> None:
-        self._path, self._read, self._error, self._describe = path, read, error, describe
+        self._path, self._read, self._describe = path, read, describe
         self._check_every_s = check_every_s
         self._stamp, self._content = stamp(path), read(path)
         self._next_check_at = time.monotonic() + check_every_s
@@ -56,7 +56,7 @@ class ReloadingFile(Generic[T]):
         # Retried at every check: a later change of permissions does not change the stamp.
         try:
             self._content = self._read(self._path)
-        except self._error as error:
+        except ConfigurationError as error:
             if self._last_problem != (current, str(error)):
                 self._last_problem = (current, str(error))
                 log.error("%s; the previous content stays in effect", error)

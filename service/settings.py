@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast, get_args
 
-import click
 from dotenv import dotenv_values
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.errors import ConfigurationError
 from service.limits import Limits
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -228,7 +228,7 @@ def unknown_settings() -> list[str]:
     return lines
 
 
-class SettingsError(click.ClickException):
+class SettingsError(ConfigurationError):
     """A setting is invalid; the message names it."""
 
     exit_code = 2

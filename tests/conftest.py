@@ -13,6 +13,7 @@ import pytest
 
 from tests import guard
 from tests.built import built
+from tests.documents import make_site
 from tests.servers import RunningRedis
 
 TEXT = "It was the best of times, it was the worst of times; 1859. “Größe” and 大きさ!\n"
@@ -80,7 +81,7 @@ def pytest_unconfigure(config):
 
 
 @contextlib.contextmanager
-def quick_to_load(unroll=1, batch_sizes=(8, 24, 64), bfloat16=False):
+def quick_to_load(*, bfloat16=False):
     """Publish models whose loops are not unrolled and that are probed at three batch sizes.
 
     Such a version is published, loaded and warmed up in a third of the time, and its determinism probe takes three
@@ -90,9 +91,9 @@ def quick_to_load(unroll=1, batch_sizes=(8, 24, 64), bfloat16=False):
     from export.graphs import cells
     from export.repository import publishing
 
-    make_card = partial(GeneratorCard, batch_sizes=batch_sizes)
+    make_card = partial(GeneratorCard, batch_sizes=(8, 24, 64))
     with (
-        mock.patch.object(cells.RecurrentStep, "unroll", unroll),
+        mock.patch.object(cells.RecurrentStep, "unroll", 1),
         mock.patch.object(cells, "MIN_BFLOAT16_UNITS", 1 if bfloat16 else 10_000),
         mock.patch.object(publishing, "GeneratorCard", make_card),
     ):
@@ -110,12 +111,12 @@ def publish_model(
     context=None,
     seed=0,
     direction="forward",
-    **as_exported,
+    bfloat16=False,
 ):
     """Publish an untrained model, of the characters of TEXT if no tokenizer is given; its output is varied noise.
 
     With a context it is a sliding-window model of bidirectional layers, whose state is that many tokens. It is quick to
-    load, except for what `as_exported` sets.
+    load.
     """
     import keras
     import numpy as np
@@ -135,7 +136,7 @@ def publish_model(
     rng = np.random.default_rng(seed)
     for weight in model.weights:
         weight.assign(rng.normal(0, 0.4, weight.shape))
-    with quick_to_load(**as_exported):
+    with quick_to_load(bfloat16=bfloat16):
         return publish(model, tokenizer, name, models_dir, direction=direction)
 
 
@@ -147,24 +148,19 @@ MODEL_NAMES = ["gru", "lstm", "reverse", "rnn", "window", "words"]
 def models_dir():
     """A repository with one model of each kind, which no test may change.
 
-    `gru` has two layers, and gateways of tests call it in bfloat16. `rnn` has an EOS token and is as exported models
-    are: unrolled, with all batch sizes.
-    `reverse` is a backward model, `window` is a sliding-window model of subword tokens, and `words` has word tokens.
+    `gru` has two layers, and gateways of tests call it in bfloat16. `rnn` has an EOS token. `reverse` is a backward
+    model, `window` is a sliding-window model of subword tokens, and `words` has word tokens.
     """
     return built("models", publish_models)
 
 
 def publish_models(folder):
     """Publish the models of `models_dir`."""
-    from contract import signatures
     from contract.tokenizer import CharacterTokenizer, ExactWordTokenizer, SubwordTokenizer
-    from export.graphs.cells import RecurrentStep
 
     publish_model(folder, "lstm")
     publish_model(folder, "gru", "gru", layers=2, bfloat16=True)
-    as_exported = {"unroll": RecurrentStep.unroll, "batch_sizes": signatures.BATCH_SIZES}
-    ends = CharacterTokenizer.train(TEXT, end_token=True)
-    publish_model(folder, "rnn", "simple_rnn", tokenizer=ends, **as_exported)
+    publish_model(folder, "rnn", "simple_rnn", tokenizer=CharacterTokenizer.train(TEXT, end_token=True))
     publish_model(folder, "reverse", seed=1, direction="backward")
     publish_model(folder, "window", "gru", units=8, context=6, tokenizer=SubwordTokenizer.train([TEXT * 2]))
     publish_model(folder, "words", tokenizer=ExactWordTokenizer.train([TEXT * 2]))
@@ -174,6 +170,12 @@ def publish_versions(folder):
     """Publish four versions of `demo`, each with different weights."""
     for seed in (1, 2, 3, 4):
         publish_model(folder, "demo", seed=seed)
+
+
+@pytest.fixture(scope="session")
+def site():
+    """The directory of the site, which is kept until a page, the SDK or the gateway changes."""
+    return built("site", make_site, sources=("docs", "client/src", "service", "requirements/dev.txt")) / "site"
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,11 @@ Tests find a page by what it has, so that pages can be renamed, merged and split
 """
 
 import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from textwrap import dedent
@@ -107,6 +110,29 @@ def commands_of(page):
     return [command for block in blocks(page) if block.language in SHELL for command in block.commands()]
 
 
+def make_site(folder):
+    """Build the site with Sphinx, with warnings as errors: no orphaned page, no broken link."""
+    folder.mkdir()
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-d", str(folder / "trees"), "-b", "html"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "client/src")}
+    made = subprocess.run(
+        [*command, "docs", str(folder / "site")],
+        check=False,
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert (made.returncode, made.stderr) == (0, "")
+
+
+def html_pages(site, part):
+    """Return the HTML of the site's pages that have `part`."""
+    pages = [path.read_text(encoding="utf-8") for path in site.rglob("*.html")]
+    return [page for page in pages if part in page]
+
+
 def spans(page):
     """Return the inline code of a page's sentences and tables, each on one line."""
     text = _BLOCK.sub("", read(page))
@@ -173,3 +199,38 @@ def _of_transcript(text):
         typed = "".join(f"{line[prompt.end() :]}\n" for line, prompt in prompts if prompt)
         commands.append(Command(entered, typed))
     return commands
+
+
+# Pages with such a command are not tried here.
+NOT_TRIED = (
+    "docker compose down",  # needs Docker; tests/compose covers a part
+    "kubectl create ",  # needs a cluster; tests/kubernetes has one
+    "scripts/build-tensorflow-serving ",  # needs a clone of TensorFlow Serving
+    "npm install ",  # gigabytes of other clients' packages
+)
+# Commands that are not run, by their beginning, and the reason.
+NOT_RUN = {
+    "make test": "is what runs this",
+    "docker ": "needs Docker; tests/compose has it",
+    "pip install ": "would change the tests' own environment",
+    "pip wheel ": "downloads 650 MB",
+    "PIP_NO_INDEX=1 PIP_FIND_LINKS=$PWD/wheelhouse make run": "installs 2 GB, and serves until Ctrl-C",
+    "sostenuto train ": "takes minutes; test_documents.py runs three, made short",
+    ".venv/bin/python examples/records_in_bulk.py ": "takes minutes; test_examples.py runs it",
+    "sostenuto serve": "serves until Ctrl-C",
+    "sostenuto demo": "trains for three minutes, and serves until Ctrl-C",
+    "cat *.txt | sostenuto train ": "takes minutes",
+    "sostenuto resume ": "takes the minutes that are left of a training run",
+    "sostenuto import lesson.h5 ": "takes half a minute; a .keras file is imported, from another page",
+    ".venv/bin/python -m benchmarks.": "takes minutes, and must be alone",
+    "SOSTENUTO_KEYS_FILE=keys.json SOSTENUTO_HOST=0.0.0.0 make run": "opens a port to the network",
+    "SOSTENUTO_PORTABLE=true make run": "serves until Ctrl-C",
+    ".venv/bin/python -m model_server --host=10.0.0.1 ": "another machine's address",
+    "SOSTENUTO_STATE_KEY_FILE=.sostenuto-state-key sostenuto serve ": "other machines' addresses",
+    "sostenuto remove ": "asks for confirmation at a terminal",
+    "sostenuto batch in.jsonl out.jsonl --ray": "a cluster; test_batch.py has one",
+}
+# Of the pages that are tried.
+TRIED = [page for page in PAGES if not any(command.text.startswith(NOT_TRIED) for command in commands_of(page))]
+BLOCKS = [block for page in TRIED for block in blocks(page)]
+COMMANDS = [command for page in TRIED for command in commands_of(page)]

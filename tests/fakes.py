@@ -1,5 +1,6 @@
 """Fakes of the model server and of observers; they compute in numpy, at once or when released."""
 
+import queue
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -9,8 +10,7 @@ import numpy as np
 from contract import signatures
 from service.errors import BackendUnavailable, GatewayError
 from service.params import ModelVersion, SamplingParams
-from service.scheduling.call import Call
-from service.scheduling.padding import Arrays
+from service.scheduling.call import Arrays, Call
 from service.scheduling.sequence import Sequence
 
 VOCABULARY = 50
@@ -133,7 +133,7 @@ def make_sequence(**fields) -> Sequence:
         "seed": 1,
         "random_stream": 0,
         "end_id": None,
-        "emit": lambda event: None,
+        "results": queue.SimpleQueue(),
         "state": np.zeros(2, np.float32),
     }
     return Sequence(**{**defaults, **fields})

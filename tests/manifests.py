@@ -1,7 +1,4 @@
-"""The Kubernetes manifests: their objects as `kubectl kustomize` renders them, and queries on these.
-
-Knows the objects' shapes. Does not know what this project requires of them.
-"""
+"""The Kubernetes manifests: their objects as `kubectl kustomize` renders them, and queries on these."""
 
 import functools
 import re
@@ -128,14 +125,3 @@ def _is_from(peer, labels, namespace):
     elif namespace is not None:
         return False
     return selects(peer.get("podSelector", {"matchLabels": {}}), labels)
-
-
-def leaves(value, path=()):
-    """Return the scalars of nested dicts and lists, by path; list entries that have a name go by it."""
-    if isinstance(value, dict):
-        entries = value.items()
-    elif isinstance(value, list):
-        entries = ((each.get("name", i) if isinstance(each, dict) else i, each) for i, each in enumerate(value))
-    else:
-        return {path: value}
-    return {place: leaf for key, each in entries for place, leaf in leaves(each, (*path, str(key))).items()}

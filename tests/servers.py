@@ -138,10 +138,10 @@ class TensorFlowServing(ModelServer):
 def server_kinds():
     """Return the parameters of a fixture or test: `ModelServer` and, where it can run, `TensorFlowServing`."""
     why_not = TensorFlowServing.why_not()
-    skip = pytest.mark.skipif(why_not is not None, reason=why_not or "")
+    marks = [pytest.mark.slow, pytest.mark.skipif(why_not is not None, reason=why_not or "")]
     return [
         pytest.param(ModelServer, id="model_server"),
-        pytest.param(TensorFlowServing, id="tensorflow-serving", marks=skip),
+        pytest.param(TensorFlowServing, id="tensorflow-serving", marks=marks),
     ]
 
 
@@ -178,6 +178,11 @@ class Client:
         """Return status and JSON of a GET."""
         status, _, body = self.ask("GET", address)
         return status, json.loads(body) if body else None
+
+    @property
+    def accepted(self):
+        """The number of sequences that the gateway has accepted and not finished."""
+        return self.get("/v1/status")[1]["sequences"]["accepted"]
 
     def post(self, body, address="/v1/completions", timeout=240):
         """Return status and JSON of a POST; `body` is bytes, or fields to send as JSON."""

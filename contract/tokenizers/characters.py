@@ -5,20 +5,19 @@ Implemented here, not with Hugging Face's library: a dictionary lookup per chara
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Self
+from typing import Self
 
-from contract.tokenizers.rules import LOWERCASE, Standardization, lowered_sources
-from contract.tokenizers.vocabulary import END, PADDING, START, UNKNOWN, JoinedVocabulary
+from contract.tokenizers.rules import LOWERCASE, Standardization, sources
+from contract.tokenizers.vocabulary import END, PADDING, START, UNKNOWN, JoinedTexts, LookupVocabulary
 
 EVERY_CHARACTER = {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False}
 _AS_IT_IS = Standardization()
 
 
-class CharacterTokenizer(JoinedVocabulary):
+class CharacterTokenizer(LookupVocabulary, JoinedTexts):
     """A tokenizer with one token per Unicode code point. `train` orders the tokens by code point."""
 
     unit = "character"
-    needs_padding = False
 
     def __init__(
         self,
@@ -59,32 +58,15 @@ class CharacterTokenizer(JoinedVocabulary):
         return None if self.unknown is None or self.standardization.strip_punctuation else 1
 
     def encoding_bytes(self, num_bytes: int) -> int:
-        """See `Tokenizer`: 8 bytes for the list entry of the id, and 4 for the lower-cased text."""
+        # 8 bytes for the list entry of the id, and 4 for the lower-cased text.
         return 12 * num_bytes
 
-    def encode(self, text: str) -> list[int]:
-        """Return one id per character; unknown ones become `special.unknown`, or are dropped without such a token."""
-        ids, unknown = self._text_ids, self.special.unknown
-        characters = self._normalized(text)
-        if self.unknown is None:
-            return [ids[character] for character in characters if character in ids]
-        return [ids.get(character, unknown) for character in characters]
-
-    def offsets(self, text: str) -> list[int]:
-        """Return the offset of each character; characters that lower-casing adds share the offset of their source."""
-        offsets = lowered_sources(text) if self.lower else list(self.standardization.sources(text))
-        if self.unknown is None:
-            pairs = zip(offsets, self._normalized(text), strict=True)
-            return [offset for offset, character in pairs if character in self._text_ids]
-        return offsets
-
     def to_json(self) -> str:
-        """Serialize to JSON in Hugging Face `tokenizers` format."""
         normalizer = LOWERCASE if self.lower else self.standardization.normalizer
         return self._json(self._word_level(), normalizer, EVERY_CHARACTER, {"type": "Fuse"})
 
-    def _key(self) -> tuple[Any, ...]:
-        return (*super()._key(), self.lower, self.standardization)
-
-    def _normalized(self, text: str) -> str:
+    def _parts(self, text: str) -> str:
         return text.lower() if self.lower else self.standardization.apply(text)
+
+    def _part_offsets(self, text: str) -> list[int]:
+        return sources(text, self._parts)

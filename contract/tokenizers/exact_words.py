@@ -5,14 +5,14 @@ space, as in GPT-2: sequences are about half as long as with separate space toke
 twice. Other white space has tokens of its own.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from itertools import accumulate
-from typing import Any, Self
+from typing import ClassVar, Self
 
 from contract.errors import TokenizerError
-from contract.tokenizers.huggingface import WHITE_SPACE, Engine, byte_pairs, count_words, split_by, without_surrogates
-from contract.tokenizers.vocabulary import END, PADDING, START, UNKNOWN, JoinedVocabulary
+from contract.tokenizers.huggingface import WHITE_SPACE, BytePairVocabulary, count_words, split_by, without_surrogates
+from contract.tokenizers.vocabulary import END, PADDING, START, UNKNOWN, JoinedTexts
 
 # Words that occur once are spelled in characters: the model learns to spell, and the vocabulary is about half as large.
 MIN_FREQUENCY = 2
@@ -20,20 +20,18 @@ PRE_TOKENIZER = split_by(rf" ?[\p{{L}}\p{{M}}\p{{N}}]+| ?[^\s\p{{L}}\p{{M}}\p{{N
 _NUM_SPECIAL = 3
 
 
-class ExactWordTokenizer(JoinedVocabulary):
+class ExactWordTokenizer(BytePairVocabulary, JoinedTexts):
     """A tokenizer of words, punctuation and white space, with a character fallback for out-of-vocabulary words.
 
-    The vocabulary has every character of the training text, so only unseen characters are unknown. Word ids start at 2,
+    To the library it is BPE without merges: a word in the vocabulary is one token, any other one per character. The
+    vocabulary has every character of the training text, so only unseen characters are unknown. Word ids start at 2,
     by descending frequency. Then come the characters that are not words themselves, and the start or end token.
     """
 
     unit = "exact_word"
-    unknown = UNKNOWN
-
-    def __init__(self, tokens: Sequence[str]) -> None:
-        """Index a vocabulary; see `Vocabulary`."""
-        super().__init__(tokens)
-        self._engine = Engine(self._model(), PRE_TOKENIZER)
+    pre_tokenizer = PRE_TOKENIZER
+    decoder: ClassVar = {"type": "Fuse"}
+    has_unknown = True
 
     @classmethod
     def train(
@@ -69,25 +67,16 @@ class ExactWordTokenizer(JoinedVocabulary):
 
     @cached_property
     def max_token_characters(self) -> int | None:
-        """Length of the longest token."""
         return max(map(len, self._text_ids), default=1)
 
-    def encode(self, text: str) -> list[int]:
-        """Return word ids, or character ids for unknown words; unseen characters become `special.unknown`."""
-        return self._engine.encode(text)
-
     def offsets(self, text: str) -> list[int]:
-        """Return the offset of each token; an unknown token is one character."""
         ids = self.encode(text)
+        # An unknown token is one character.
         return list(accumulate((len(self._texts[i]) or 1 for i in ids[:-1]), initial=0)) if ids else []
 
-    def to_json(self) -> str:
-        """Serialize to JSON in Hugging Face `tokenizers` format."""
-        return self._json(self._model(), None, PRE_TOKENIZER, {"type": "Fuse"})
-
-    def _model(self) -> dict[str, Any]:
-        """Describe BPE without merges: a word in the vocabulary is one token, any other is one token per character."""
-        return byte_pairs(self._ids, [], UNKNOWN)
+    def _validate(self) -> None:
+        if self.merges:
+            raise TokenizerError(f"exact words have no merges, got {len(self.merges)}")
 
 
 def exact_words(texts: Iterable[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Wrapper of Hugging Face's `tokenizers`, which splits text by regular expressions and encodes the result.
+"""Vocabularies that Hugging Face's `tokenizers` encodes with: it splits text by regular expressions.
 
 Training and serving use the same engine, configured by the tokenizer file: the Unicode version of Python's `re` depends
 on the Python version, and it has no class for combining marks. The library is imported by the first tokenizer that
@@ -8,7 +8,9 @@ needs it: 16 ms, 7 MB.
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from contract.tokenizers.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     import tokenizers
@@ -71,11 +73,6 @@ def chunks(text: str) -> Iterator[str]:
         yield text[start:]
 
 
-def encoding_bytes(num_bytes: int) -> int:
-    """Return the peak memory in bytes of encoding a text of this UTF-8 length, ids included."""
-    return min(150 * num_bytes, _CHUNK_BYTES) + _BYTES_PER_ID * num_bytes
-
-
 def without_surrogates(text: str) -> str:
     """Replace lone surrogates, which UTF-8 cannot encode, by U+FFFD."""
     return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
@@ -136,13 +133,37 @@ def _all_chunks(texts: Iterable[str]) -> Iterator[str]:
     return (chunk for text in texts for chunk in chunks(without_surrogates(text)))
 
 
-class Engine:
-    """An encoder of texts of any length, chunk by chunk."""
+class BytePairVocabulary(Vocabulary):
+    """A vocabulary that the library encodes with, by BPE; texts of any length are encoded chunk by chunk.
 
-    def __init__(self, model: Any, pre_tokenizer: Any) -> None:
-        self._library = build(model, pre_tokenizer)
+    Attributes:
+        pre_tokenizer: Splits texts into the words that are encoded one by one.
+        decoder: For other programs that load the file.
+        merges: Pairs of tokens to merge, by priority.
+    """
+
+    pre_tokenizer: ClassVar[Any]
+    decoder: ClassVar[Any]
+    # Whether the model has an unknown token: bytes cover all text.
+    has_unknown: ClassVar[bool]
+
+    def __init__(self, tokens: Sequence[str], merges: Iterable[Sequence[str]] = ()) -> None:
+        """Index a vocabulary; see `Vocabulary`."""
+        super().__init__(tokens)
+        self.merges = tuple((left, right) for left, right in merges)
+        self._validate()
+        self._model = byte_pairs(self._ids, self.merges, self.unknown if self.has_unknown else None)
+        self._library = build(self._model, self.pre_tokenizer)
+
+    def _validate(self) -> None:
+        """Raise TokenizerError if the tokens or merges are inconsistent."""
+
+    def encoding_bytes(self, num_bytes: int) -> int:
+        return min(150 * num_bytes, _CHUNK_BYTES) + _BYTES_PER_ID * num_bytes
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of a text."""
         encode, text_chunks = self._library.encode, chunks(without_surrogates(text))
         return [i for chunk in text_chunks for i in encode(chunk, add_special_tokens=False).ids]
+
+    def to_json(self) -> str:
+        return self._json(self._model, None, self.pre_tokenizer, self.decoder)

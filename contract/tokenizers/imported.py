@@ -1,6 +1,6 @@
-"""Imported tokenizers of Hugging Face's `tokenizers`.
+"""Imported tokenizers of Hugging Face's `tokenizers`: the library encodes.
 
-The library encodes. Decoding gives the library's text, but incrementally. Only the usual decoders allow that: those
+Decoding gives the library's text, but incrementally. Only the usual decoders allow that: those
 where the text of a token depends on nothing but whether another token precedes it.
 
 Files of imported tokenizers have a post-processor, at least a no-op; files of this project's own units have none.
@@ -14,10 +14,10 @@ from contract.errors import TokenizerError
 from contract.tokenizers.huggingface import without_surrogates
 from contract.tokenizers.special_tokens import find_special_tokens
 from contract.tokenizers.subwords import BYTES, byte_detokenizer, byte_label
-from contract.tokenizers.vocabulary import Detokenizer, UnbufferedDetokenizer
+from contract.tokenizers.vocabulary import Detokenizer, Tokenizer, as_json
 
 if TYPE_CHECKING:
-    import tokenizers
+    from tokenizers import Tokenizer as Library
 
 _UNITS = {"BPE": "subword", "Unigram": "subword", "WordPiece": "subword", "WordLevel": "word"}
 # Decoders that insert spaces between tokens; and those whose tokens contain the spaces.
@@ -34,7 +34,7 @@ def is_imported(document: Any) -> bool:
     return isinstance(document, dict) and document.get("post_processor") is not None
 
 
-class ImportedTokenizer:
+class ImportedTokenizer(Tokenizer):
     """A tokenizer backed by Hugging Face's library.
 
     Tokens that the file marks as special have no text, as in the library. No text can spell one.
@@ -63,34 +63,15 @@ class ImportedTokenizer:
         self._library.post_processor = None
         self._library.encode_special_tokens = True
 
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, ImportedTokenizer) and self._document == other._document
-
-    def __hash__(self) -> int:
-        return hash(self.tokens)
-
-    def __repr__(self) -> str:
-        return f"ImportedTokenizer({self._document['model']['type']}, {len(self.tokens)} tokens)"
-
-    @property
-    def max_token_characters(self) -> int | None:
-        """None: a normalizer may drop characters, and a word of any length may be unknown."""
-        return None
-
     def encoding_bytes(self, num_bytes: int) -> int:
-        """See `Tokenizer`: 370 bytes per byte were measured for one-byte tokens; text is not encoded in chunks here."""
+        # 370 bytes per byte were measured for one-byte tokens; text is not encoded in chunks here.
         return 400 * num_bytes
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of a text, without special tokens."""
         ids: list[int] = self._library.encode(without_surrogates(text), add_special_tokens=False).ids
         return ids
 
     def offsets(self, text: str) -> list[int]:
-        """Return the offset of each token; tokens within one character share its offset."""
         encoding = self._library.encode(without_surrogates(text), add_special_tokens=False)
         return [start for start, _ in encoding.offsets]
 
@@ -109,7 +90,7 @@ class ImportedTokenizer:
         return b"".join([_token_bytes(self.tokens[i]) for i in token_ids if i not in self.textless_ids])
 
     def token_bytes(self, *, first: bool, backward: bool = False) -> tuple[bytes, ...] | None:
-        """See `Tokenizer`: None for BPE with word suffixes, and for a backward model unless tokens are bytes."""
+        """Return None for BPE with word suffixes, and for a backward model unless tokens are bytes."""
         if self.decoder.joins_bytes:
             return tuple(self.join([token_id]) for token_id in range(len(self.tokens)))
         if backward or self.decoder.has_suffix:
@@ -132,8 +113,7 @@ class ImportedTokenizer:
         return None if token_id in self.textless_ids else self.tokens[token_id]
 
     def to_json(self) -> str:
-        """Serialize to JSON in Hugging Face `tokenizers` format."""
-        return json.dumps(self._document, ensure_ascii=False, indent=1) + "\n"
+        return as_json(self._document)
 
 
 def _normalize(document: Any) -> dict[str, Any]:
@@ -145,7 +125,7 @@ def _normalize(document: Any) -> dict[str, Any]:
     return {**document, "model": model, "truncation": None, "padding": None, "post_processor": processor}
 
 
-def _build(document: Mapping[str, Any]) -> "tokenizers.Tokenizer":
+def _build(document: Mapping[str, Any]) -> "Library":
     from tokenizers import Tokenizer  # noqa: PLC0415 - see `huggingface`
 
     model, decoder = document["model"], document.get("decoder") or {}
@@ -182,7 +162,7 @@ class _Decoder:
         anchor: Placeholder for an unknown preceding token that ends a word.
     """
 
-    def __init__(self, library: "tokenizers.Tokenizer", description: Any) -> None:
+    def __init__(self, library: "Library", description: Any) -> None:
         kind = (description or {}).get("type")
         self.joins_bytes, self.joins_by_spaces = kind == "ByteLevel", kind in _SPACING
         suffix = description["suffix"] if kind == "BPEDecoder" else ""
@@ -205,9 +185,8 @@ class _Decoder:
         return self.text([previous, token])[len(self.text([previous])) :]
 
 
-class _ImportedDetokenizer(UnbufferedDetokenizer):
+class _ImportedDetokenizer(Detokenizer):
     def __init__(self, tokenizer: ImportedTokenizer, follows: str) -> None:
-        super().__init__(backward=False)
         self._tokenizer = tokenizer
         self._previous = tokenizer.decoder.anchor if follows else None
         self._is_set_off = tokenizer.decoder.joins_by_spaces and follows[-1:].isspace()
@@ -235,7 +214,7 @@ class _ImportedDetokenizer(UnbufferedDetokenizer):
         return token_text.removeprefix(" ") if self._is_set_off else token_text
 
 
-class _BackwardImportedDetokenizer:
+class _BackwardImportedDetokenizer(Detokenizer):
     """A backward detokenizer that buffers the first token: its text depends on whether another precedes it."""
 
     def __init__(self, tokenizer: ImportedTokenizer, precedes: str) -> None:

@@ -1,11 +1,8 @@
-"""Standardization and word splitting by the options of Keras's layer `TextVectorization` and its legacy `Tokenizer`.
-
-With their equivalents in Hugging Face's `tokenizers` format.
-"""
+"""Rules of Keras for standardizing and splitting text, and their equivalents in Hugging Face's `tokenizers` format."""
 
 import re
 import string
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Self
@@ -38,17 +35,10 @@ class Standardization:
         """Return the standardized text."""
         return text.translate(self._table) if self._table else text
 
-    def sources(self, text: str) -> Sequence[int]:
-        """Return the offset in `text` of each character of `apply(text)`."""
-        if not self.strip_punctuation:
-            return range(len(text))
-        return [offset for offset, character in enumerate(text) if character not in string.punctuation]
-
     @property
     def normalizer(self) -> dict[str, Any] | None:
         """The Hugging Face normalizer that does the same; None if there is nothing to do."""
-        pairs = zip(string.ascii_uppercase, string.ascii_lowercase, strict=True) if self.lower else ()
-        steps = [_replace({"String": upper}, lower) for upper, lower in pairs]
+        steps = [_replace({"String": upper}, lower) for upper, lower in self._lowered]
         if self.strip_punctuation:
             escaped = "".join(map(_ESCAPES.__getitem__, string.punctuation))
             steps.append(_replace({"Regex": f"[{escaped}]"}, ""))
@@ -60,11 +50,23 @@ class Standardization:
         options = [cls(lower, strip) for lower in (False, True) for strip in (False, True)]
         return next((each for each in options if each.normalizer == normalizer), None)
 
+    @property
+    def _lowered(self) -> list[tuple[str, str]]:
+        return list(zip(string.ascii_uppercase, string.ascii_lowercase, strict=True)) if self.lower else []
+
     @cached_property
     def _table(self) -> dict[int, str | None]:
-        pairs = zip(string.ascii_uppercase, string.ascii_lowercase, strict=True) if self.lower else ()
-        lowered: dict[int, str | None] = {ord(upper): lower for upper, lower in pairs}
+        lowered: dict[int, str | None] = {ord(upper): lower for upper, lower in self._lowered}
         return lowered | (dict.fromkeys(map(ord, string.punctuation)) if self.strip_punctuation else {})
+
+
+def sources(text: str, normalize: Callable[[str], str]) -> list[int]:
+    """Return the offset in `text` of each character of `normalize(text)`, which treats characters one by one.
+
+    The normalized text can be shorter, or longer: lower-casing "İ" adds a character. Lower-casing by context, as of a
+    final sigma, keeps the length.
+    """
+    return [offset for offset, character in enumerate(text) for _ in normalize(character)]
 
 
 def _replace(pattern: dict[str, str], content: str) -> dict[str, Any]:
@@ -92,8 +94,8 @@ class WhitespaceRules:
 
     def offsets(self, text: str) -> list[int]:
         """Return the offset of each word in `text`, in code points."""
-        sources = self.standardization.sources(text)
-        return [sources[match.start()] for match in _WORD.finditer(self.standardization.apply(text))]
+        offsets = sources(text, self.standardization.apply)
+        return [offsets[match.start()] for match in _WORD.finditer(self.standardization.apply(text))]
 
     def needs_none_beside(self, text: str, *, backward: bool) -> bool:
         """Return whether a word can follow `text`, or precede it if `backward`, without a separator."""
@@ -131,11 +133,10 @@ class WordRules:
 
     def offsets(self, text: str) -> list[int]:
         """Return the offset of each word in `text`, in code points."""
-        normalized, offsets, position = self._normalized(text), [], 0
-        sources = range(len(text)) if len(normalized) == len(text) else self._sources(text)
-        for word in normalized.split(self.split):
+        of_characters, offsets, position = sources(text, self._normalized), [], 0
+        for word in self._normalized(text).split(self.split):
             if word:
-                offsets.append(sources[position])
+                offsets.append(of_characters[position])
             position += len(word) + len(self.split)
         return offsets
 
@@ -151,7 +152,7 @@ class WordRules:
         steps: list[dict[str, Any]] = [LOWERCASE] if self.lower else []
         if self.filters:
             pattern = "".join(_ESCAPES.get(character, character) for character in self.filters)
-            steps.append({"type": "Replace", "pattern": {"Regex": f"[{pattern}]"}, "content": self.split})
+            steps.append(_replace({"Regex": f"[{pattern}]"}, self.split))
         return {"type": "Sequence", "normalizers": steps}
 
     @property
@@ -180,23 +181,5 @@ class WordRules:
     def _normalized(self, text: str) -> str:
         return (text.lower() if self.lower else text).translate(self._table)
 
-    def _sources(self, text: str) -> Sequence[int]:
-        """Return the offset in `text` of each character of `_normalized(text)`.
-
-        The normalized text can be longer: lower-casing may add characters, as for "İ", and so may `split`.
-        """
-        lowered, sources = text, list(range(len(text)))
-        if self.lower:
-            lowered = text.lower()
-            sources = lowered_sources(text)
-        table = self._table
-        pairs = zip(sources, lowered, strict=True)
-        return [source for source, character in pairs for _ in table.get(ord(character), character)]
-
 
 KERAS_RULES = WordRules()
-
-
-def lowered_sources(text: str) -> list[int]:
-    """Return the offset in `text` of each character of `text.lower()`."""
-    return [offset for offset, character in enumerate(text) for _ in character.lower()]

@@ -12,8 +12,8 @@ from functools import cached_property
 from typing import Any, Protocol, Self
 
 from contract.errors import TokenizerError
-from contract.tokenizers.huggingface import WHITE_SPACE, Engine, byte_pairs, learn_merges, split_by
-from contract.tokenizers.vocabulary import AT_THE_EDGE, END, PADDING, START, UNKNOWN, Detokenizer, Vocabulary
+from contract.tokenizers.huggingface import WHITE_SPACE, BytePairVocabulary, learn_merges, split_by
+from contract.tokenizers.vocabulary import AT_THE_EDGE, END, PADDING, START, UNKNOWN, Detokenizer
 
 DEFAULT_VOCAB_SIZE = 2000
 _WORD = r"[\p{L}\p{M}]+(?:['’][\p{L}\p{M}]+)*"
@@ -37,11 +37,13 @@ _CONTINUATIONS = bytes(range(0x80, 0xC0))
 _MAX_CONTINUATIONS = 3
 
 
-class SubwordTokenizer(Vocabulary):
+class SubwordTokenizer(BytePairVocabulary):
     """A byte-level BPE tokenizer. Ids: padding, unknown (never used), start or end token, 256 bytes, merges."""
 
     unit = "subword"
-    unknown = UNKNOWN
+    pre_tokenizer = PRE_TOKENIZER
+    decoder = _AS_BYTES
+    has_unknown = False
 
     def __init__(self, tokens: Sequence[str], merges: Iterable[Sequence[str]]) -> None:
         """Index a vocabulary.
@@ -53,11 +55,8 @@ class SubwordTokenizer(Vocabulary):
         Raises:
             TokenizerError: duplicate token, a special token or one of the 256 bytes is missing, or a merge is invalid.
         """
-        super().__init__(tokens)
-        self.merges = tuple((left, right) for left, right in merges)
-        self._validate()
+        super().__init__(tokens, merges)
         self._bytes = tuple(bytes(map(BYTES.__getitem__, text)) for text in self._texts)
-        self._engine = Engine(self._model(), PRE_TOKENIZER)
 
     @classmethod
     def train(cls, texts: Iterable[str], *, vocab_size: int = DEFAULT_VOCAB_SIZE, end_token: bool = False) -> Self:
@@ -80,10 +79,6 @@ class SubwordTokenizer(Vocabulary):
         """Length of the longest token in bytes, as each character has at least one byte."""
         return max(map(len, self._bytes), default=1)
 
-    def encode(self, text: str) -> list[int]:
-        """Return the ids of a text; no id is unknown."""
-        return self._engine.encode(text)
-
     def decode(self, token_ids: Iterable[int]) -> str:
         """Return the joined bytes as text; invalid UTF-8 becomes U+FFFD, and special tokens have no bytes."""
         return _decode(self.join(token_ids))
@@ -93,7 +88,6 @@ class SubwordTokenizer(Vocabulary):
         return b"".join([self._bytes[i] for i in token_ids])
 
     def token_bytes(self, *, first: bool, backward: bool = False) -> tuple[bytes, ...] | None:  # noqa: ARG002
-        """See `Tokenizer`: it is the same everywhere."""
         return self._bytes
 
     def offsets(self, text: str) -> list[int]:
@@ -106,22 +100,10 @@ class SubwordTokenizer(Vocabulary):
         return offsets
 
     def detokenizer(self, beside: str = "", *, backward: bool = False) -> Detokenizer:  # noqa: ARG002 - as anywhere
-        """Return a detokenizer that buffers the bytes of a character that may be incomplete."""
         return byte_detokenizer(self, backward=backward)
 
     def label(self, token_id: int) -> str:
-        r"""Return a token's text, its name if it has none, or `bytes:\xe2\x82` for incomplete characters."""
         return byte_label(self._bytes[token_id], self.tokens[token_id])
-
-    def to_json(self) -> str:
-        """Serialize to JSON in Hugging Face `tokenizers` format."""
-        return self._json(self._model(), None, PRE_TOKENIZER, _AS_BYTES)
-
-    def _key(self) -> tuple[Any, ...]:
-        return (*super()._key(), self.merges)
-
-    def _model(self) -> dict[str, Any]:
-        return byte_pairs(self._ids, self.merges, None)
 
     def _validate(self) -> None:
         vocabulary = self._text_ids
@@ -160,7 +142,7 @@ def byte_detokenizer(vocabulary: _ByteVocabulary, *, backward: bool) -> Detokeni
     return _BackwardByteDetokenizer(vocabulary) if backward else _ByteDetokenizer(vocabulary)
 
 
-class _ByteDetokenizer:
+class _ByteDetokenizer(Detokenizer):
     """A detokenizer that buffers the bytes of an incomplete character."""
 
     def __init__(self, tokenizer: _ByteVocabulary) -> None:
@@ -191,7 +173,7 @@ class _ByteDetokenizer:
         self._decoder.setstate((bytes.fromhex(saved), 0))
 
 
-class _BackwardByteDetokenizer:
+class _BackwardByteDetokenizer(Detokenizer):
     """A backward detokenizer that buffers leading bytes of the text which a preceding byte may change.
 
     These are up to three continuation bytes: a fourth belongs to no character, whatever precedes it.

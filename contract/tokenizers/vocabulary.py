@@ -1,19 +1,20 @@
-"""Shared base of all tokenizers: special tokens, ids, file format, and the `Tokenizer` and `Detokenizer` protocols."""
+"""Base classes of all tokenizers: special tokens, ids, detokenization and the file format."""
 
 import json
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from contract.errors import TokenizerError
-from contract.tokenizers import huggingface
 
 PADDING = "<pad>"
 UNKNOWN = "<unk>"
 START = "<start>"
 END = "<end>"
+# Offset of a token, forwards, if nothing is buffered.
+AT_THE_EDGE = (0,)
 
 
 @dataclass(frozen=True)
@@ -39,18 +40,22 @@ class SpecialIds:
         return tuple(sorted({self.padding, self.unknown, self.start} - {self.end}))
 
 
-class Detokenizer(Protocol):
-    """An incremental detokenizer of one sequence.
+class Detokenizer(ABC):
+    """An incremental detokenizer of one sequence; in this base class the text of a token is final at once.
 
     A forward detokenizer returns text deltas to append. A backward one takes ids in sampling order, the one nearest to
     the end of the text first, and returns text deltas to prepend. Use either `feed` or `track` for a sequence.
     """
 
+    backward = False
+
+    @abstractmethod
     def feed(self, token_ids: Iterable[int]) -> str:
         """Add tokens and return the text delta that is final; all deltas and the flush make up the whole text."""
 
     def flush(self) -> str:
         """Return the buffered text at the end of the sequence."""
+        return ""
 
     def track(self, token_id: int | None) -> tuple[str, Sequence[int]]:
         """Add one token, or flush for None. Return the text delta, and where tokens begin.
@@ -59,7 +64,12 @@ class Detokenizer(Protocol):
         of the tokens: distances in code points from the edge of all text returned before (its end; backwards, its
         beginning).
         """
+        if token_id is None:
+            return "", ()
+        text = self.feed((token_id,))
+        return text, (len(text),) if self.backward else AT_THE_EDGE
 
+    @abstractmethod
     def label(self, token_id: int) -> str:
         r"""Return the text that the token would have as the next one.
 
@@ -69,45 +79,69 @@ class Detokenizer(Protocol):
 
     def save(self) -> Any:
         """Return the state to resume from, as a JSON value."""
+        return None
 
-    def restore(self, saved: Any) -> None:
+    def restore(self, saved: Any) -> None:  # noqa: B027 - most have no state
         """Resume from the saved state of another detokenizer of the same tokenizer and direction.
 
         Offsets of tokens before that are not returned: the other detokenizer returned them.
         """
 
 
-class Tokenizer(Protocol):
-    """The interface that the gateway and the exporter use, common to all units."""
+class Tokenizer(ABC):
+    """The interface that the gateway and the exporter use, common to all units.
+
+    Attributes:
+        unit: "character", "word", "exact_word" or "subword".
+        tokens: Token of each id, special ones included.
+        textless_ids: Ids of tokens without text: special tokens, and ids that an imported vocabulary does not use.
+    """
 
     unit: str
     tokens: tuple[str, ...]
     special: SpecialIds
-    # Ids of tokens without text: special tokens, and ids that an imported vocabulary does not use.
     textless_ids: frozenset[int]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, type(self)) and self.to_json() == other.to_json()
+
+    def __hash__(self) -> int:
+        return hash(self.tokens)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.unit}, {len(self.tokens)} tokens)"
 
     @property
     def max_token_characters(self) -> int | None:
         """Maximum number of input characters per token; None if unlimited."""
+        return None
 
+    @abstractmethod
     def encoding_bytes(self, num_bytes: int) -> int:
         """Return the peak memory in bytes of encoding a text of this UTF-8 length, ids included."""
 
+    @abstractmethod
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`, without start or end tokens.
 
         Out-of-vocabulary text becomes `special.unknown`, or is dropped if there is no unknown token.
         """
 
+    @abstractmethod
+    def offsets(self, text: str) -> list[int]:
+        """Return the offset in `text` of each token of `encode(text)`, in code points.
+
+        Tokens within one character share its offset.
+        """
+
+    @abstractmethod
     def decode(self, token_ids: Iterable[int]) -> str:
         """Return the text of the ids; special tokens have none."""
 
-    def offsets(self, text: str) -> list[int]:
-        """Return the offset in `text` of each token of `encode(text)`, in code points."""
-
-    def detokenizer(self, beside: str = "", *, backward: bool = False) -> Detokenizer:
-        """Return a detokenizer for text that continues `beside`, or is generated right to left and precedes it."""
-
+    @abstractmethod
     def token_bytes(self, *, first: bool, backward: bool = False) -> tuple[bytes, ...] | None:
         """Return the UTF-8 bytes that each token adds to a text, b"" for one without text.
 
@@ -119,12 +153,13 @@ class Tokenizer(Protocol):
             None if the text of a token depends on more than that.
         """
 
+    @abstractmethod
+    def detokenizer(self, beside: str = "", *, backward: bool = False) -> Detokenizer:
+        """Return a detokenizer for text that continues `beside`, or is generated right to left and precedes it."""
+
+    @abstractmethod
     def to_json(self) -> str:
         """Serialize to JSON in Hugging Face `tokenizers` format."""
-
-
-# Offset of a token, forwards, if nothing is buffered.
-AT_THE_EDGE = (0,)
 
 
 def padding_name(tokens: Iterable[str]) -> str:
@@ -135,29 +170,19 @@ def padding_name(tokens: Iterable[str]) -> str:
     return name
 
 
-def _special_ids(tokens: Sequence[str], unknown: str | None, *, needs_padding: bool) -> SpecialIds:
-    """Return the special ids of a vocabulary, found by token name."""
-    index = {token: i for i, token in enumerate(tokens)}
-    padded = bool(tokens) and tokens[0] == padding_name(tokens[1:])
-    padded = padded or (not needs_padding and tokens[:1] == (unknown,))
-    if not padded or (unknown is not None and unknown not in index):
-        raise TokenizerError(f"a vocabulary needs {PADDING} = 0 and {unknown or 'words'}; got {tokens[:4]} …")
-    end = index.get(END)
-    start = index.get(START, 0 if end is None else end)
-    return SpecialIds(padding=0, unknown=0 if unknown is None else index[unknown], start=start, end=end)
+def as_json(document: Mapping[str, Any]) -> str:
+    """Format a tokenizer file: each token and each merge is on a line of its own."""
+    return json.dumps(document, ensure_ascii=False, indent=1) + "\n"
 
 
-class Vocabulary:
-    """Base class that maps tokens to ids.
+class Vocabulary(Tokenizer):
+    """A tokenizer of this project's own: maps tokens to ids, and knows special tokens by name.
 
     Attributes:
         unknown: Token for out-of-vocabulary text; None if that is dropped.
-        needs_padding: Whether id 0 must be padding. Else it may be the unknown token, as in Keras's `StringLookup`.
     """
 
-    unit: str
-    needs_padding = True
-    unknown: str | None
+    unknown: str | None = UNKNOWN
 
     def __init__(self, tokens: Sequence[str]) -> None:
         """Index a vocabulary: the token of each id, special ones included.
@@ -166,107 +191,94 @@ class Vocabulary:
             TokenizerError: duplicate token, or a special token is missing.
         """
         self.tokens = tuple(tokens)
-        self.special = _special_ids(self.tokens, self.unknown, needs_padding=self.needs_padding)
         self._ids = {token: i for i, token in enumerate(self.tokens)}
         if len(self._ids) != len(self.tokens):
             duplicate = next(token for token, count in Counter(self.tokens).items() if count > 1)
             raise TokenizerError(f"token {duplicate!r} occurs twice in the vocabulary")
+        self.special = self._find_special_ids()
         self.textless_ids = frozenset(i for i in vars(self.special).values() if i is not None)
         self._text_ids = {token: i for token, i in self._ids.items() if i not in self.textless_ids}
         self._texts = tuple("" if i in self.textless_ids else token for i, token in enumerate(self.tokens))
 
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, type(self)) and self._key() == other._key()
-
-    def __hash__(self) -> int:
-        return hash(self._key())
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({len(self.tokens)} tokens)"
-
-    def encoding_bytes(self, num_bytes: int) -> int:
-        """See `Tokenizer`: the memory of Hugging Face's library, unless a subclass encodes by itself."""
-        return huggingface.encoding_bytes(num_bytes)
-
-    def _key(self) -> tuple[Any, ...]:
-        """Return the values that equality and hash depend on."""
-        return self.tokens, self.unknown
+    def _find_special_ids(self) -> SpecialIds:
+        """Return the ids by name. Id 0 is padding, or the unknown token, as in Keras's `StringLookup`."""
+        tokens, ids, unknown = self.tokens, self._ids, self.unknown
+        is_padded = bool(tokens) and tokens[0] in (unknown, padding_name(tokens[1:]))
+        if not is_padded or (unknown is not None and unknown not in ids):
+            raise TokenizerError(f"a vocabulary needs {PADDING} = 0 and {unknown or 'words'}; got {tokens[:4]} …")
+        end = ids.get(END)
+        start = ids.get(START, 0 if end is None else end)
+        return SpecialIds(padding=0, unknown=0 if unknown is None else ids[unknown], start=start, end=end)
 
     def _json(self, model: Any, normalizer: Any, pre_tokenizer: Any, decoder: Any) -> str:
         flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-        document = {
-            "version": "1.0",
-            "truncation": None,
-            "padding": None,
-            "added_tokens": [{"id": i, "content": self.tokens[i], **flags} for i in sorted(self.textless_ids)],
-            "normalizer": normalizer,
-            "pre_tokenizer": pre_tokenizer,
-            "post_processor": None,
-            "decoder": decoder,
-            "model": model,
-        }
-        return json.dumps(document, ensure_ascii=False, indent=1) + "\n"
+        return as_json(
+            {
+                "version": "1.0",
+                "truncation": None,
+                "padding": None,
+                "added_tokens": [{"id": i, "content": self.tokens[i], **flags} for i in sorted(self.textless_ids)],
+                "normalizer": normalizer,
+                "pre_tokenizer": pre_tokenizer,
+                "post_processor": None,
+                "decoder": decoder,
+                "model": model,
+            }
+        )
+
+
+class LookupVocabulary(Vocabulary):
+    """A vocabulary that encodes by looking up each part of a text: a character or a word."""
+
+    def __init__(self, tokens: Sequence[str]) -> None:
+        super().__init__(tokens)
+        # A word of a Keras vocabulary may have the name of a special token; text can contain it unless "<" is filtered.
+        self._part_ids = {token: i for token, i in self._ids.items() if i != self.special.padding}
+
+    @abstractmethod
+    def _parts(self, text: str) -> Sequence[str]: ...
+
+    @abstractmethod
+    def _part_offsets(self, text: str) -> list[int]: ...
+
+    def encode(self, text: str) -> list[int]:
+        ids, unknown = self._part_ids, self.special.unknown
+        if self.unknown is None:
+            return [ids[part] for part in self._parts(text) if part in ids]
+        return [ids.get(part, unknown) for part in self._parts(text)]
+
+    def offsets(self, text: str) -> list[int]:
+        offsets = self._part_offsets(text)
+        if self.unknown is None:
+            pairs = zip(offsets, self._parts(text), strict=True)
+            return [offset for offset, part in pairs if part in self._part_ids]
+        return offsets
 
     def _word_level(self) -> Any:
         # The format requires an unknown token. Without one it is padding, which has no text either.
         return {"type": "WordLevel", "vocab": self._ids, "unk_token": self.tokens[self.special.unknown]}
 
 
-class JoinedVocabulary(Vocabulary):
+class JoinedTexts(Vocabulary):
     """A vocabulary whose token texts, concatenated, are the text."""
 
     def decode(self, token_ids: Iterable[int]) -> str:
-        """Return the tokens joined; special tokens have no text."""
         texts = self._texts
         return "".join([texts[i] for i in token_ids])
 
     def token_bytes(self, *, first: bool, backward: bool = False) -> tuple[bytes, ...] | None:  # noqa: ARG002
-        """See `Tokenizer`: it is the same everywhere."""
         return tuple(text.encode("utf-8", "surrogatepass") for text in self._texts)
 
     def detokenizer(self, beside: str = "", *, backward: bool = False) -> Detokenizer:  # noqa: ARG002 - as anywhere
-        """Return a stateless detokenizer."""
         return _JoiningDetokenizer(self, backward=backward)
 
 
-@dataclass
-class UnbufferedDetokenizer(ABC):
-    """Base class of detokenizers whose text deltas are final at once; see `Detokenizer`."""
-
-    backward: bool
-
-    @abstractmethod
-    def feed(self, token_ids: Iterable[int]) -> str:
-        """Add tokens and return the text delta."""
-
-    def flush(self) -> str:
-        """Return nothing: no text is buffered."""
-        return ""
-
-    def track(self, token_id: int | None) -> tuple[str, Sequence[int]]:
-        """Add one token and return its text delta and offset; see `Detokenizer.track`."""
-        if token_id is None:
-            return "", ()
-        text = self.feed((token_id,))
-        return text, (len(text),) if self.backward else AT_THE_EDGE
-
-
-class _JoiningDetokenizer(UnbufferedDetokenizer):
-    def __init__(self, vocabulary: JoinedVocabulary, *, backward: bool) -> None:
-        super().__init__(backward)
-        self._vocabulary = vocabulary
+class _JoiningDetokenizer(Detokenizer):
+    def __init__(self, vocabulary: JoinedTexts, *, backward: bool) -> None:
+        self._vocabulary, self.backward = vocabulary, backward
 
     def feed(self, token_ids: Iterable[int]) -> str:
         return self._vocabulary.decode([*token_ids][::-1] if self.backward else token_ids)
 
     def label(self, token_id: int) -> str:
         return self._vocabulary.tokens[token_id]
-
-    def save(self) -> Any:
-        return None
-
-    def restore(self, saved: Any) -> None:
-        pass

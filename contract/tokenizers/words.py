@@ -10,12 +10,12 @@ from typing import Any, Self
 
 from contract.errors import TokenizerError
 from contract.tokenizers.rules import KERAS_RULES, WhitespaceRules, WordRules
-from contract.tokenizers.vocabulary import END, PADDING, START, Detokenizer, UnbufferedDetokenizer, Vocabulary
+from contract.tokenizers.vocabulary import END, PADDING, START, Detokenizer, LookupVocabulary
 
 UNKNOWN_WORD = "<OOV>"
 
 
-class WordTokenizer(Vocabulary):
+class WordTokenizer(LookupVocabulary):
     """A word tokenizer with the rules of Keras's legacy `Tokenizer`, or, if imported, of its `TextVectorization`.
 
     `train` assigns word ids from 2 by descending frequency, then by first occurrence; 0 is padding and 1 is the unknown
@@ -23,7 +23,6 @@ class WordTokenizer(Vocabulary):
     """
 
     unit = "word"
-    needs_padding = False
 
     def __init__(
         self,
@@ -34,8 +33,6 @@ class WordTokenizer(Vocabulary):
         """Index a vocabulary, padding first; words outside it are the unknown token, or dropped; see `Vocabulary`."""
         self.rules, self.unknown = rules, unknown
         super().__init__(tokens)
-        # A word of a Keras vocabulary may have the name of a special token; text can contain it unless "<" is filtered.
-        self._word_ids = {token: i for token, i in self._ids.items() if i != self.special.padding}
 
     @classmethod
     def train(cls, texts: Iterable[str], *, num_words: int | None = None, end_token: bool = False) -> Self:
@@ -60,57 +57,36 @@ class WordTokenizer(Vocabulary):
         unknown = {} if self.unknown is None else {self.unknown: self.special.unknown}
         return {**unknown, **self._text_ids}
 
-    @property
-    def max_token_characters(self) -> int | None:
-        """None: words have any length, and text between words has no token."""
-        return None
-
     def encoding_bytes(self, num_bytes: int) -> int:
-        """See `Tokenizer`: 47 bytes per byte were measured for words of one character, each an object."""
+        # 47 bytes per byte were measured for words of one character, each an object.
         return 48 * num_bytes
-
-    def encode(self, text: str) -> list[int]:
-        """Return one id per word; unknown words become `special.unknown`, or are dropped without such a token."""
-        ids, unknown = self._word_ids, self.special.unknown
-        if self.unknown is None:
-            return [ids[word] for word in self.rules.words(text) if word in ids]
-        return [ids.get(word, unknown) for word in self.rules.words(text)]
 
     def decode(self, token_ids: Iterable[int]) -> str:
         """Return the words joined by the separator, a space by default; special tokens have no text."""
         return self.rules.split.join([self._texts[i] for i in token_ids if self._texts[i]])
 
     def token_bytes(self, *, first: bool, backward: bool = False) -> tuple[bytes, ...] | None:
-        """See `Tokenizer`: all but the first word have a separator."""
         before, after = ("", self.rules.split) if backward else (self.rules.split, "")
         texts = self._texts if first else [text and before + text + after for text in self._texts]
         return tuple(text.encode("utf-8", "surrogatepass") for text in texts)
 
-    def offsets(self, text: str) -> list[int]:
-        """Return the offset in `text` of each word of `encode(text)`."""
-        offsets = self.rules.offsets(text)
-        if self.unknown is None:
-            pairs = zip(offsets, self.rules.words(text), strict=True)
-            return [offset for offset, word in pairs if word in self._word_ids]
-        return offsets
-
     def detokenizer(self, beside: str = "", *, backward: bool = False) -> Detokenizer:
-        """Return a detokenizer that separates the word at the edge from `beside` if needed."""
         is_separated = self.rules.needs_none_beside(beside, backward=backward)
         return _WordDetokenizer(self, backward=backward, is_separated=is_separated)
 
     def to_json(self) -> str:
-        """Serialize to JSON in Hugging Face `tokenizers` format."""
         return self._json(self._word_level(), self.rules.normalizer, self.rules.pre_tokenizer, None)
 
-    def _key(self) -> tuple[Any, ...]:
-        return (*super()._key(), self.rules)
+    def _parts(self, text: str) -> list[str]:
+        return self.rules.words(text)
+
+    def _part_offsets(self, text: str) -> list[int]:
+        return self.rules.offsets(text)
 
 
-class _WordDetokenizer(UnbufferedDetokenizer):
+class _WordDetokenizer(Detokenizer):
     def __init__(self, tokenizer: WordTokenizer, *, backward: bool, is_separated: bool) -> None:
-        super().__init__(backward)
-        self._tokenizer = tokenizer
+        self._tokenizer, self.backward = tokenizer, backward
         # Whether the next word needs no separator.
         self._is_separated = is_separated
 

@@ -21,10 +21,15 @@ from export.corpora.spool import blocks
 _CONTINUATION_MASK, _CONTINUATION = 0xC0, 0x80
 
 
+def count_tokens(token_ids: np.ndarray, vocab_size: int) -> np.ndarray:
+    """Return the frequency of each id, int64 (vocab,); reads memory-mapped ids block by block."""
+    counts = (np.bincount(block, minlength=vocab_size) for block in blocks(token_ids))
+    return sum(counts, np.zeros(vocab_size, np.int64))
+
+
 def count_characters(tokenizer: Tokenizer, token_ids: np.ndarray) -> int:
     """Count the characters of tokens, without unknown ones, in any order; the tokenizer is not an imported one."""
-    size = len(tokenizer.tokens)
-    counts = sum((np.bincount(block, minlength=size) for block in blocks(token_ids)), np.zeros(size, np.int64))
+    counts = count_tokens(token_ids, len(tokenizer.tokens))
     lengths = [_length(tokenizer, token_id) if counts[token_id] else 0 for token_id in range(len(tokenizer.tokens))]
     return int(counts @ np.asarray(lengths, np.int64))
 

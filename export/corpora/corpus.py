@@ -1,35 +1,65 @@
-"""A named corpus of text documents, and its train/validation split.
+"""A corpus of text documents, streamed from a temporary file, and its train/validation split.
 
-Knows where to split a corpus. Does not know tokens.
+The file contains all documents in UTF-8, separated by zero bytes, which occur in no text. Memory use does not grow with
+its size.
 """
 
+import codecs
+import hashlib
 import math
+import mmap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
 
-from export.corpora.documents import Documents, separate_documents
+import numpy as np
+
+from contract.tokenizers.chunking import Chunker
+from export.corpora.documents import SEPARATOR, Documents, separate_documents
 from export.corpora.shuffling import shuffle_documents
 from export.corpora.sources import read_texts
-from export.corpora.text import Chunk, Text, TextWriter
+from export.corpora.spool import BLOCK_BYTES, Spool, blocks
 from export.errors import CorpusError
+from export.terminal import ProgressLine
 
 # Longer texts are subsampled for excerpts.
 SAMPLED_CHARACTERS = 1 << 20
+# UTF-8 continuation bytes, as int8, are below this.
+_FIRST_BYTE = -64
+# Bytes that are searched at once for the position of a character.
+_SEARCHED_BYTES = 1 << 16
+
+
+class Chunk(NamedTuple):
+    """A chunk of a document; no word crosses its boundaries.
+
+    Attributes:
+        text: At least one character.
+        is_last: Whether it is the last chunk of the document.
+    """
+
+    text: str
+    is_last: bool
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A sequence of text documents in a file, which are streamed chunk by chunk.
+    """Consecutive documents in a file: at least one, none of them blank.
 
     Attributes:
         name: Its name.
-        text: The documents: at least one, none of them blank.
         ends: Whether each document ends with the end token; False if the corpus is one running text.
+        spool: The file; a corpus and its splits may share it.
+        start: Offset of the first document in bytes.
+        stop: End of the last document.
     """
 
     name: str
-    text: Text
     ends: bool
+    spool: Spool
+    start: int
+    stop: int
 
     @classmethod
     def of(cls, name: str, documents: Iterable[str], *, ends: bool) -> "Corpus":
@@ -42,32 +72,44 @@ class Corpus:
 
     @classmethod
     def _write(cls, name: str, separated: Iterable[str], role: str, *, ends: bool) -> "Corpus":
-        writer = TextWriter()
-        for part in separated:
-            writer.write(part)
-        text = writer.text()
-        if text is None:
+        spool = _write_documents(separated)
+        if not spool.size:
             raise CorpusError(f"{role} {name}: it has no text")
-        return cls(name, text, ends)
+        return cls(name, ends, spool, 0, spool.size)
 
-    @property
+    @cached_property
     def num_characters(self) -> int:
         """Characters of all documents."""
-        return self.text.num_characters
+        return sum(int(np.count_nonzero(_is_character(block))) for block in self.blocks("counting"))
 
-    @property
+    @cached_property
     def num_documents(self) -> int:
         """At least 1."""
-        return self.text.num_documents
+        return 1 + sum(block.count(0) for block in self.blocks("counting"))
 
     @property
     def documents(self) -> tuple[str, ...]:
         """All documents, in memory; for small corpora only."""
-        return tuple(self.text.documents())
+        return tuple(self.spool.read(self.start, self.stop).decode().split(SEPARATOR))
+
+    def blocks(self, doing: str) -> Iterator[bytes]:
+        """Yield the bytes of all documents, separated by zero bytes; the progress display says what is done."""
+        with ProgressLine(doing, self.stop - self.start) as progress:
+            for offset in range(self.start, self.stop, BLOCK_BYTES):
+                block = self.spool.read(offset, min(offset + BLOCK_BYTES, self.stop))
+                progress.step(len(block))
+                yield block
 
     def chunks(self, doing: str = "reading") -> Iterator[Chunk]:
         """Yield all documents in chunks; encoding chunk by chunk gives the same tokens as encoding the whole."""
-        return self.text.chunks(doing)
+        chunker, decoder = Chunker(), codecs.getincrementaldecoder("utf-8")()
+        for block in self.blocks(doing):
+            *last_parts, rest = decoder.decode(block).split(SEPARATOR)
+            for part in last_parts:
+                yield from (Chunk(chunk, is_last=False) for chunk in chunker.feed(part))
+                yield Chunk(chunker.end(), is_last=True)
+            yield from (Chunk(chunk, is_last=False) for chunk in chunker.feed(rest))
+        yield Chunk(chunker.end(), is_last=True)
 
     def texts(self, doing: str = "reading") -> Iterator[str]:
         """Yield the text of each chunk, for tokenizer training."""
@@ -75,7 +117,10 @@ class Corpus:
 
     def sha256(self) -> str:
         """Return the hash of the documents and their boundaries."""
-        return self.text.sha256()
+        digest = hashlib.sha256()
+        for block in self.blocks("hashing"):
+            digest.update(block)
+        return digest.hexdigest()
 
     def excerpts(self) -> tuple[str, ...]:
         """Return all documents, or evenly spaced chunks of a long text."""
@@ -93,22 +138,47 @@ class Corpus:
         Raises:
             CorpusError: there is too little text for a validation split.
         """
-        text = shuffle_documents(self.text, seed) if self.ends else self.text
+        corpus = self._shuffled(seed) if self.ends else self
         if fraction == 0:
-            return replace(self, text=text), None
+            return corpus, None
         # Round down, as nanoGPT and most others do, to compare results. The offset: in floats 1 - 0.9 is below 0.1.
         keep = math.floor(self.num_characters * (1 - fraction) + 1e-6)
         if self.ends:
-            parts = text.split_at_document(keep)
+            cut = corpus._nearest_boundary(keep)
         else:
-            parts = text.split_at_character(keep) if 0 < keep < self.num_characters else None
-        if parts is None:
+            cut = corpus._offset_of(keep) if 0 < keep < self.num_characters else None
+        if cut is None:
             raise CorpusError(
                 f"corpus {self.name}: {self.num_characters} character(s) in {self.num_documents} document(s) are too "
                 f"few to hold out validation = {fraction}; give more text or --validation 0"
             )
-        head, tail = parts
-        return replace(self, text=head), replace(self, text=tail)
+        return replace(corpus, stop=cut), replace(corpus, start=cut + len(SEPARATOR) if self.ends else cut)
+
+    def _shuffled(self, seed: int) -> "Corpus":
+        spool = shuffle_documents(self.blocks("shuffling"), self.stop - self.start, seed)
+        return replace(self, spool=spool, start=0, stop=spool.size)
+
+    def _offset_of(self, count: int) -> int:
+        """Return the offset in the file of the character that follows `count` characters."""
+        offset = self.start
+        for block in self.blocks("splitting"):
+            for flags in blocks(_is_character(block), _SEARCHED_BYTES):
+                num_characters = int(np.count_nonzero(flags))
+                if count < num_characters:
+                    return offset + int(np.flatnonzero(flags)[count])
+                count, offset = count - num_characters, offset + len(flags)
+        return offset
+
+    def _nearest_boundary(self, count: int) -> int | None:
+        """Return the offset of the separator nearest to `count` characters; None if there is only one document."""
+        target = self._offset_of(count)
+        with mmap.mmap(self.spool.file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            found = content.rfind(b"\0", self.start, target), content.find(b"\0", target, self.stop)
+
+        def distance(offset: int) -> int:
+            return replace(self, start=min(offset, target), stop=max(offset, target)).num_characters
+
+        return min((offset for offset in found if offset >= 0), key=distance, default=None)
 
 
 def read_corpus(source: str, documents: Documents = "none", role: str = "corpus") -> Corpus:
@@ -129,3 +199,26 @@ def read_corpus(source: str, documents: Documents = "none", role: str = "corpus"
     """
     separated = separate_documents(read_texts(source, role), documents)
     return Corpus._write(source, separated, role, ends=documents != "none")
+
+
+def _write_documents(parts: Iterable[str]) -> Spool:
+    """Write documents, which `SEPARATOR` separates, part by part; skip the blank ones."""
+    spool = Spool()
+    # Whether the current document has text, and its leading white space as long as it has none.
+    has_text, blank = False, ""
+    for part in parts:
+        first, *others = (blank + part).split(SEPARATOR)
+        continued = first if has_text else ""
+        begun = [document for document in (others if has_text else [first, *others]) if document.strip()]
+        text = continued + "".join(SEPARATOR + document for document in begun)
+        spool.write((text if spool.size else text.removeprefix(SEPARATOR)).encode())
+        last = others[-1] if others else first
+        has_text = bool(last.strip()) or (has_text and not others)
+        blank = "" if has_text else last
+    return spool
+
+
+def _is_character(block: bytes) -> np.ndarray:
+    """Return for each byte whether it begins a character, bool (bytes,); separators are none."""
+    symbols = np.frombuffer(block, np.int8)
+    return (symbols >= _FIRST_BYTE) & (symbols != 0)

@@ -1,7 +1,4 @@
-"""Splitting of streamed text into documents, separated by a zero character.
-
-Knows lines and paragraphs. Does not know where the text comes from.
-"""
+"""Splitting of streamed text into documents, separated by a zero character."""
 
 import re
 from collections.abc import Iterable, Iterator

@@ -1,24 +1,57 @@
-"""Encoding of long texts with a cache of segments.
+"""Encoding of a corpus to token ids in an unnamed, memory-mapped temporary file: only pages in use are in memory.
 
 Text is split at every boundary that `contract.tokenizers.chunking` could use. The segments, mostly a word with its
-leading space, repeat, and every unit encodes a segment alone as it does within the text.
-
-Knows tokenizers and arrays of ids. Does not know corpora or files.
+leading space, repeat, and every unit encodes a segment alone as it does within the text: so they are cached.
 """
 
 import re
 import sys
+from functools import lru_cache
 
 import numpy as np
 
+from contract.card import Direction
 from contract.tokenizer import CharacterTokenizer, Tokenizer
+from export.corpora.corpus import Corpus
+from export.corpora.spool import BLOCK_BYTES, Spool
 
 # From white space up to the next white space. White space that is not in `huggingface.CUT` begins no segment.
 _SEGMENT = re.compile(r"\s*\S+(?:[^\S \t\n]\s*\S+)*(?:[^\S \t\n]\s*\Z)?|\s+")
-# Cache size: the first segments, which include the frequent ones. About 50 MB.
+# Cache size: about 50 MB.
 MAX_SEGMENTS = 1 << 18
-# Longer segments rarely repeat.
+# Text without spaces has longer segments on average, which rarely repeat.
 MAX_CHARACTERS = 24
+# Number of ids to reverse at a time.
+_REVERSE_BLOCK = 1 << 18
+
+
+def encode_corpus(corpus: Corpus, tokenizer: Tokenizer, direction: Direction = "forward") -> np.ndarray:
+    """Return the ids of a corpus, (tokens,), with an end token after each document if `corpus.ends`.
+
+    For a backward model each document is reversed; its end token then marks the beginning of the document. The ids are
+    unsigned integers of the smallest dtype that holds every one, memory-mapped from a file.
+    """
+    encoder, spool, document_start = Encoder(tokenizer), Spool(BLOCK_BYTES), 0
+    end_id = tokenizer.special.end if corpus.ends else None
+    end = np.array([] if end_id is None else [end_id], encoder.dtype).tobytes()
+    for text, ends in corpus.chunks("encoding"):
+        ids = encoder.encode(text)
+        is_backward, is_whole = direction == "backward", ends and document_start == spool.size
+        spool.write((ids[::-1] if is_backward and is_whole else ids).tobytes())
+        if ends:
+            if is_backward and not is_whole:
+                _reverse(spool.map(encoder.dtype, writable=True)[document_start // encoder.dtype.itemsize :])
+            spool.write(end)
+            document_start = spool.size
+    return spool.map(encoder.dtype)
+
+
+def _reverse(ids: np.ndarray) -> None:
+    """Reverse ids in place, from both ends."""
+    for start in range(0, len(ids) // 2, _REVERSE_BLOCK):
+        stop = min(start + _REVERSE_BLOCK, len(ids) // 2)
+        front, back = ids[start:stop], ids[len(ids) - stop : len(ids) - start]
+        front[:], back[:] = back[::-1].copy(), front[::-1].copy()
 
 
 class Encoder:
@@ -28,7 +61,7 @@ class Encoder:
         self._tokenizer = tokenizer
         # The smallest dtype that holds every id.
         self.dtype = np.dtype(np.min_scalar_type(len(tokenizer.tokens) - 1))
-        self._segments = _Segments(tokenizer, self.dtype)
+        self._encode_segment = lru_cache(MAX_SEGMENTS)(self._encode)
         self._by_character = _by_character(tokenizer, self.dtype)
 
     def encode(self, text: str) -> np.ndarray:
@@ -37,9 +70,11 @@ class Encoder:
             return self._by_character[np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)]
         segments = _SEGMENT.findall(text)
         if len(text) > MAX_CHARACTERS * len(segments):
-            # Text without spaces: its segments rarely repeat.
-            return np.array(self._tokenizer.encode(text), self.dtype)
-        return np.frombuffer(b"".join(map(self._segments.__getitem__, segments)), self.dtype)
+            return np.frombuffer(self._encode(text), self.dtype)
+        return np.frombuffer(b"".join(map(self._encode_segment, segments)), self.dtype)
+
+    def _encode(self, text: str) -> bytes:
+        return np.array(self._tokenizer.encode(text), self.dtype).tobytes()
 
 
 def _by_character(tokenizer: Tokenizer, dtype: np.dtype) -> np.ndarray | None:
@@ -51,17 +86,3 @@ def _by_character(tokenizer: Tokenizer, dtype: np.dtype) -> np.ndarray | None:
         if tokenizer.decode([token_id]):
             ids[ord(token)] = token_id
     return ids
-
-
-class _Segments(dict[str, bytes]):
-    """A cache from segment to the bytes of its id array; it encodes missing segments."""
-
-    def __init__(self, tokenizer: Tokenizer, dtype: np.dtype) -> None:
-        super().__init__()
-        self._tokenizer, self._dtype = tokenizer, dtype
-
-    def __missing__(self, segment: str) -> bytes:
-        ids = np.array(self._tokenizer.encode(segment), self._dtype).tobytes()
-        if len(segment) <= MAX_CHARACTERS and len(self) < MAX_SEGMENTS:
-            self[segment] = ids
-        return ids

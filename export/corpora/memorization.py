@@ -1,15 +1,11 @@
-"""Memorization: n-gram overlap of generated text with the training text.
-
-Knows words and texts. The training text may be large: only the generated n-grams are in memory, and the training text
-is scanned once.
-"""
+"""Memorization: n-gram overlap of generated text with the training text, which is scanned once, chunk by chunk."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from export.corpora.text import Chunk
+from export.corpora.corpus import Chunk
 
 SPAN_WORDS = 8
 # With fewer, the share would be noise.

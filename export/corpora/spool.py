@@ -1,7 +1,4 @@
-"""Unnamed temporary files for data larger than memory; they disappear with the process, even if it is killed.
-
-Knows bytes and temporary directories. Does not know the content.
-"""
+"""Unnamed temporary files for data larger than memory; they disappear with the process, even if it is killed."""
 
 import os
 import tempfile

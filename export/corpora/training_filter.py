@@ -1,6 +1,6 @@
 """Building of the training filter of a corpus's training split, in one pass with bounded memory.
 
-Knows corpora, tokenizers and how large a filter may be. `contract.training_filter` has the hashes and the file.
+`contract.training_filter` has the hashes and the file.
 """
 
 import math
@@ -13,13 +13,12 @@ from contract.bloom_filter import BloomFilter
 from contract.card import Direction
 from contract.tokenizer import Tokenizer, WordTokenizer
 from contract.training_filter import DOCUMENTS, MAX_BYTES, SPANS, TrainingFilter, concatenated, polynomials, to_hashes
-from export.corpora.corpus import Corpus
+from export.corpora.corpus import Chunk, Corpus
 from export.corpora.documents import SEPARATOR
-from export.corpora.ids import encode_corpus
+from export.corpora.encoder import encode_corpus
 from export.corpora.memorization import SPAN_WORDS
-from export.corpora.progress import ProgressLine
 from export.corpora.spool import BLOCK_BYTES
-from export.corpora.text import Chunk
+from export.terminal import ProgressLine
 
 # Documents are short if their mean length in characters is at most this: they are then generated as a whole.
 SHORT_DOCUMENT_CHARACTERS = 200
@@ -46,7 +45,10 @@ def build_training_filter(
         if corpus.num_documents > _max_entries(DOCUMENT_FALSE_POSITIVE_RATE):
             return None
         bloom = BloomFilter.sized(corpus.num_documents, DOCUMENT_FALSE_POSITIVE_RATE)
-        for hashes in _hash_documents(_as_generated(corpus, tokenizer)):
+        # Only Keras's words differ from the text: the other tokenizers that are trained here restore it.
+        is_words = isinstance(tokenizer, WordTokenizer)
+        blocks = _words(corpus.chunks(_DOING), tokenizer) if is_words else corpus.blocks(_DOING)
+        for hashes in _hash_documents(blocks):
             bloom.add(hashes)
             raise_if_interrupted()
         return TrainingFilter(DOCUMENTS, bloom, corpus.num_documents, bloom.false_positive_rate())
@@ -55,19 +57,6 @@ def build_training_filter(
 
 def _max_entries(false_positive_rate: float) -> int:
     return int(8 * MAX_BYTES / bloom_filter.bits_per_entry(false_positive_rate))
-
-
-def _as_generated(corpus: Corpus, tokenizer: Tokenizer) -> Iterator[bytes]:
-    """Yield the documents in blocks of UTF-8, separated by zero bytes, in the form in which a model generates them.
-
-    Only Keras's words differ from the text: the other tokenizers that are trained here restore it.
-    """
-    if isinstance(tokenizer, WordTokenizer):
-        yield from _words(corpus.chunks(_DOING), tokenizer)
-        return
-    text = corpus.text
-    with ProgressLine(_DOING, text.stop.byte - text.start.byte) as progress:
-        yield from text.blocks(progress)
 
 
 def _words(chunks: Iterable[Chunk], tokenizer: WordTokenizer) -> Iterator[bytes]:

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from contract import signatures
-from contract.card import Trace
+from contract.card import Activation
 from export.graphs.network import Add, Concatenate, Dense, Embedding, Network, Operation, Recurrent
 from export.graphs.precision import BFLOAT16, FLOAT32, Kernel, Precision, Vectors
 
@@ -63,7 +63,7 @@ class _Layer(tf.Module):
     """Base class of the operations of a step; most have no state."""
 
     units = 0
-    # Trace kinds of its state and of its gates.
+    # Kinds of activations: its state and its gates.
     states: tuple[str, ...] = ()
     gates: tuple[str, ...] = ()
 
@@ -285,11 +285,11 @@ class StatefulNetwork(tf.Module):
         return (FLOAT32, BFLOAT16) if self.has_bfloat16 else (FLOAT32,)
 
     @property
-    def traces(self) -> list[Trace]:
-        """The traces of `step_with_traces`, in order."""
+    def activations(self) -> list[Activation]:
+        """The activations of `step_with_activations`, in order."""
         recurrent = [layer for layer in self.layers if layer.states]
         return [
-            Trace(kind, number, layer.units)
+            Activation(kind, number, layer.units)
             for number, layer in enumerate(recurrent, 1)
             for kind in (*layer.states, *layer.gates)
         ]
@@ -331,13 +331,13 @@ class RecurrentStep:
         output, new_parts, _ = self._run(token_ids, parts)
         return output, new_parts
 
-    def step_with_traces(self, token_ids: tf.Tensor, parts: Vectors) -> tuple[tf.Tensor, Vectors, Vectors]:
-        """Process one token per sequence as `step` does, and also return rows (batch, units) for each trace."""
-        output, new_parts, traces = self._run(token_ids, parts)
-        return output, new_parts, [self.to_rows(trace) for trace in traces]
+    def step_with_activations(self, token_ids: tf.Tensor, parts: Vectors) -> tuple[tf.Tensor, Vectors, Vectors]:
+        """Process one token per sequence as `step` does, and also return rows (batch, units) for each activation."""
+        output, new_parts, activations = self._run(token_ids, parts)
+        return output, new_parts, [self.to_rows(each) for each in activations]
 
     def _run(self, token_ids: tf.Tensor, parts: Vectors) -> tuple[tf.Tensor, Vectors, Vectors]:
-        outputs, new_parts, traces = Vectors(), Vectors(), Vectors()
+        outputs, new_parts, activations = Vectors(), Vectors(), Vectors()
         for layer, input_indices in zip(self._network.layers, self._network.inputs, strict=True):
             old = parts[len(new_parts) : len(new_parts) + len(layer.states)]
             inputs = [outputs[index] for index in input_indices]
@@ -346,9 +346,9 @@ class RecurrentStep:
                 new = self.select(token_ids != PADDING_ID, new, old)
                 output = new[0]
             new_parts += new
-            traces += [*new, *gates]
+            activations += [*new, *gates]
             outputs.append(output)
-        return outputs[-1], new_parts, traces
+        return outputs[-1], new_parts, activations
 
     def project(self, hidden: tf.Tensor) -> tf.Tensor:
         """Project the network's output to logits, rows float32 (batch, V)."""

@@ -32,7 +32,7 @@ def check_saved_model(path: Path, model: Exportable, num_tokens: int) -> None:
     The mean negative log likelihood of whole sequences must match to 1e-4 for `score` (in one call, and in two halves,
     the first by `prefill`) and for `serving_default`. `embed` must give the outputs of the model's top layer to 1e-4.
     The log probabilities of `decode_full` for the tokens that it samples, and those of `inspect`, must match `score` to
-    1e-4. The last state traces of `inspect` must equal the state that it returns. Signatures in bfloat16 must match
+    1e-4. The last states of `inspect` must equal the state that it returns. Signatures in bfloat16 must match
     each other as closely, and the model to 0.25.
 
     Raises:
@@ -112,12 +112,12 @@ def _check_embed(embed: Any, model: Exportable, token_ids: np.ndarray, state: np
 
 
 def _check_inspect(functions: Any, model: Exportable, token_ids: np.ndarray, state: np.ndarray) -> None:
-    """Compare the log probabilities with `score`, and the last state traces with the returned state."""
+    """Compare the log probabilities with `score`, and the last states with the returned state."""
     inspected = _call(
         functions[signatures.INSPECT], token_ids=token_ids, lengths=_full(_BATCH_SIZE, _LENGTH // 2 - 1), state=state
     )
     scored = _score(functions, token_ids, state)
-    states = [trace.output for trace in model.network.traces if trace.kind in (signatures.HIDDEN, signatures.CELL)]
+    states = [each.output for each in model.network.activations if each.kind in (signatures.HIDDEN, signatures.CELL)]
     parts = np.concatenate([inspected[name][:, -1] for name in states], axis=1) if states else inspected["state"]
     for name, actual, expected_value in (
         *((name, inspected[name], scored[name]) for name in ("logprobs", "top_logprobs", "state")),

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from contract import signatures
-from contract.card import Trace
+from contract.card import Activation
 from contract.tokenizer import SpecialIds
 from export.graphs.adjustments import NEVER, Adjustments, Constraints, Masked
 from export.graphs.cells import RecurrentStep, StatefulNetwork
@@ -35,9 +35,9 @@ class _Steps:
     def __init__(self, model: RecurrentStep | Window) -> None:
         self.unroll, self.split, self.join = model.unroll, model.split, model.join
         self.from_rows, self.to_rows, self.select = model.from_rows, model.to_rows, model.select
-        self.step, self.step_with_traces, self.project, self.score_tokens, self.sample = (
+        self.step, self.step_with_activations, self.project, self.score_tokens, self.sample = (
             tf.function(function, autograph=False)
-            for function in (model.step, model.step_with_traces, model.project, _score_tokens, sample)
+            for function in (model.step, model.step_with_activations, model.project, _score_tokens, sample)
         )
 
 
@@ -315,7 +315,7 @@ class Generator(tf.Module):
         return self._score_sequences(token_ids, lengths, state, [])
 
     def inspect(self, token_ids: tf.Tensor, lengths: tf.Tensor, state: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Prefill sequences and return log probabilities and traces at each token.
+        """Prefill sequences and return log probabilities and activations at each token.
 
         Args:
             token_ids: int32 (batch, T + 1), padded at the end; the last token before the padding is only scored, not
@@ -325,32 +325,32 @@ class Generator(tf.Module):
 
         Returns:
             logprobs float32 (batch, T) of the token after each, top_token_ids int32 and top_logprobs float32
-            (batch, T, `num_top_of` V) of the most probable tokens there; for each of the network's `traces`, under its
+            (batch, T, `num_top_of` V) of the most probable tokens there; each of the network's `activations`, by its
             output name, float32 (batch, T, units) at each token; all 0 past a sequence's length. state float32
             (batch, S) after the last processed token.
         """
-        return self._score_sequences(token_ids, lengths, state, self.network.traces)
+        return self._score_sequences(token_ids, lengths, state, self.network.activations)
 
     def _score_sequences(
-        self, token_ids: tf.Tensor, lengths: tf.Tensor, state: tf.Tensor, traces: list[Trace]
+        self, token_ids: tf.Tensor, lengths: tf.Tensor, state: tf.Tensor, activations: list[Activation]
     ) -> dict[str, tf.Tensor]:
-        """Process sequences and score the next token at each; return all `traces` of the network, or none."""
+        """Process sequences and score the next token at each; return all `activations` of the network, or none."""
         by_time = tf.transpose(token_ids)
         length, num_top = tf.shape(token_ids)[1] - 1, num_top_of(self.network.vocab_size)
 
         def body(t: tf.Tensor, variables: Loop, masked: bool) -> Loop:
             parts, arrays = variables
-            hidden, new_parts, trace_values = self._steps.step_with_traces(by_time[t], parts)
+            hidden, new_parts, values = self._steps.step_with_activations(by_time[t], parts)
             scores = self._steps.score_tokens(self._steps.project(hidden), by_time[t + 1], num_top=num_top)
-            outputs = [*scores, *trace_values] if traces else scores
+            outputs = [*scores, *values] if activations else scores
             if masked:
                 new_parts, outputs = self._mask_ended(t < lengths, parts, new_parts, outputs)
             return [new_parts, write(arrays, t, outputs)]
 
-        trace_arrays = [array(tf.float32, length, trace.units) for trace in traces]
-        variables = [self._steps.split(state), [*self._score_arrays(length, with_top=True), *trace_arrays]]
+        activation_arrays = [array(tf.float32, length, each.units) for each in activations]
+        variables = [self._steps.split(state), [*self._score_arrays(length, with_top=True), *activation_arrays]]
         parts, arrays = repeat(length, body, variables, tf.reduce_min(lengths), self._steps.unroll)
-        names = ("logprobs", "top_token_ids", "top_logprobs", *(trace.output for trace in traces))
+        names = ("logprobs", "top_token_ids", "top_logprobs", *(each.output for each in activations))
         return {**dict(zip(names, stack_batch_major(arrays), strict=True)), "state": self._steps.join(parts)}
 
 

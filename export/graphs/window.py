@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from contract import signatures
-from contract.card import Trace
+from contract.card import Activation
 from export.errors import NotFinite, UnsupportedModel
 from export.graphs.graph import Node, read_graph
 from export.graphs.network import without_softmax
@@ -76,12 +76,12 @@ class Window(tf.Module):
         return self._top(tf.cast(window, tf.int32)), [window]
 
     @property
-    def traces(self) -> list[Trace]:
-        """The traces of `step_with_traces`: only the top, as everything below is recomputed for each token."""
-        return [Trace(signatures.TOP, 0, self.output_size)]
+    def activations(self) -> list[Activation]:
+        """Only the top, as everything below is recomputed for each token."""
+        return [Activation(signatures.TOP, 0, self.output_size)]
 
-    def step_with_traces(self, token_ids: tf.Tensor, parts: Vectors) -> tuple[tf.Tensor, Vectors, Vectors]:
-        """Process one token per sequence; see `export.graphs.cells.RecurrentStep.step_with_traces`."""
+    def step_with_activations(self, token_ids: tf.Tensor, parts: Vectors) -> tuple[tf.Tensor, Vectors, Vectors]:
+        """Process one token per sequence; see `export.graphs.cells.RecurrentStep.step_with_activations`."""
         output, parts = self.step(token_ids, parts)
         return output, parts, [output]
 

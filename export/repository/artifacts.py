@@ -1,10 +1,10 @@
-"""Human-readable files of a version: README, history of the training with a plot, and the embedding.
+"""Files of a version for people: README, history of the training with a plot, and the embedding.
 
-Knows the names and paths of the files. `readme`, `plots` and `projector` produce their contents.
+The embedding is in the format of TensorFlow's Embedding Projector, https://projector.tensorflow.org: vectors and their
+labels, both as TSV. It skips blank lines and splits at tabs, so labels contain only visible characters.
 """
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +15,15 @@ from contract.signatures import ASSETS
 from contract.tokenizer import Tokenizer
 from export.repository.history import HISTORY_FILE, Progress, perplexity
 from export.repository.plots import history_png
-from export.repository.projector import label_lines, num_vectors, vector_lines
 from export.repository.readme import write_readme
 
 README_FILE = "README.md"
 PICTURE_FILE = "history.png"
 METADATA_FILE = "metadata.tsv"
+# Of a larger embedding only the first vectors are written: in most vocabularies those of the most frequent tokens.
+# 4 million numbers are some 40 MB.
+MAX_NUMBERS = 4_000_000
+_SPACE = "␣"
 
 
 def write_artifacts(
@@ -39,12 +42,9 @@ def write_artifacts(
     if history.epochs:
         (assets / HISTORY_FILE).write_text(history_json(history), encoding="utf-8")
         (assets / PICTURE_FILE).write_bytes(history_png(history, card.name))
-    if vectors is not None:
-        _write_lines(assets / signatures.VECTORS_FILE, vector_lines(tokenizer, vectors))
-        _write_lines(assets / METADATA_FILE, label_lines(tokenizer, vectors))
+    num_vectors = 0 if vectors is None else _write_embedding(assets, tokenizer, vectors)
     files = {path.name for path in assets.iterdir()}
-    num_lines = 0 if vectors is None else num_vectors(tokenizer, vectors)
-    readme = write_readme(card, len(tokenizer.tokens), history, files, num_lines)
+    readme = write_readme(card, len(tokenizer.tokens), history, files, num_vectors)
     (folder / README_FILE).write_text(readme, encoding="utf-8")
 
 
@@ -64,6 +64,29 @@ def history_json(history: Progress) -> str:
     return json.dumps(entries, indent=1) + "\n"
 
 
-def _write_lines(path: Path, lines: Iterable[str]) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.writelines(lines)
+def _write_embedding(assets: Path, tokenizer: Tokenizer, vectors: np.ndarray) -> int:
+    """Write a vector and a label per token, within the limit, and return how many."""
+    count = min(len(tokenizer.tokens), len(vectors), max(1, MAX_NUMBERS // vectors.shape[1]))
+    with (assets / signatures.VECTORS_FILE).open("w", encoding="utf-8") as file:
+        for vector in vectors[:count]:
+            file.write("\t".join([f"{value:.7g}" for value in vector.tolist()]) + "\n")
+    labels = [visible_label(tokenizer.detokenizer().label(token_id)) for token_id in range(count)]
+    (assets / METADATA_FILE).write_text("".join([f"{label}\n" for label in labels]), encoding="utf-8")
+    return count
+
+
+def visible_label(label: str) -> str:
+    r"""Make all characters of a label visible: a space becomes ␣, other white space and control characters are escaped.
+
+    A label made of bytes, such as `bytes:\xe2\x82`, keeps its backslashes.
+    """
+    if label.startswith("bytes:") and label.isascii() and label.isprintable():
+        return label.replace(" ", _SPACE)
+    return "".join(map(_visible_character, label))
+
+
+def _visible_character(character: str) -> str:
+    if character == " ":
+        return _SPACE
+    is_clear = character.isprintable() and character not in (_SPACE, "\\")
+    return character if is_clear else character.encode("unicode_escape").decode()

@@ -1,8 +1,4 @@
-"""Comparison of versions, and which of their metrics are comparable.
-
-Knows what makes metrics comparable: the same corpus, the same validation split, the same unit. Does not know tables or
-plots.
-"""
+"""Comparison of versions: which of their metrics are comparable, by corpus, validation split and token unit."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,10 +7,10 @@ from typing import Any
 from contract.card import GeneratorCard, TrainingReport
 from contract.tokenizer import Tokenizer
 from export.errors import RepositoryError
-from export.repository.card_metrics import reported
+from export.repository.card_facts import reported
 from export.repository.history import Progress, perplexity, read_history
 from export.repository.versions import Version
-from export.terminal import NOTHING, visible
+from export.terminal import NOTHING
 
 # Settings that other lines of the table already show.
 _SHOWN = {"name", "cell", "layers", "units", "token_unit", "corpus", "direction", "bidirectional", "context_length"}
@@ -77,13 +73,13 @@ class Metric:
     value: Callable[[Candidate], float | None]
 
 
+def _field(name: str) -> Callable[[Candidate], float | None]:
+    return lambda candidate: candidate.reported(name)
+
+
 def _minutes(candidate: Candidate) -> float | None:
     report = candidate.card.training
     return report.seconds / 60 if report else None
-
-
-def _field(name: str) -> Callable[[Candidate], float | None]:
-    return lambda candidate: candidate.reported(name)
 
 
 METRICS = (
@@ -121,10 +117,8 @@ class Comparison:
     def best(self, metric: Metric) -> set[int]:
         """Return which candidates have the best value of a metric; none if its values are not comparable."""
         values = {i: value for i, c in enumerate(self.candidates) if (value := metric.value(c)) is not None}
-        is_comparable = {"nothing": True, "text": self.same_text, "tokens": self.same_text and self.same_tokens}[
-            metric.needs
-        ]
-        if metric.best is None or not is_comparable or len(values) < 2:
+        comparable = {"nothing": True, "text": self.same_text, "tokens": self.same_text and self.same_tokens}
+        if metric.best is None or not comparable[metric.needs] or len(values) < 2:
             return set()
         best = metric.best(values.values())
         # Values that are shown alike count as equal; if all are equal, none is the best.
@@ -145,13 +139,14 @@ class Comparison:
                 yield f"{c.label}: its epochs are unknown: {c.problem}"
 
     def _notes_on_text(self) -> Iterator[str]:
+        cannot = "no quality metrics can be compared"
         untrained = [c.label for c in self.candidates if c.card.training is None]
         if untrained:
-            yield f"imported, so no quality metrics can be compared: {', '.join(untrained)}"
+            yield f"imported, so {cannot}: {', '.join(untrained)}"
         elif not self._same_corpus:
-            yield f"the corpora differ: no quality metrics can be compared ({self._each(_corpus)})"
+            yield f"the corpora differ: {cannot} ({self._each(_corpus)})"
         elif not self.same_text:
-            yield f"the validation splits differ: no quality metrics can be compared ({self._each(_held_out)})"
+            yield f"the validation splits differ: {cannot} ({self._each(_held_out)})"
         elif self.are_samples:
             yield (
                 f"each version holds out different documents of the same corpus, sampled by its seed, so small "
@@ -171,8 +166,7 @@ class Comparison:
 
 
 def _corpus(report: TrainingReport) -> str:
-    digest = visible(report.corpus_sha256[:8])
-    return f"{visible(report.corpus)}, {report.corpus_characters:,} characters, SHA-256 {digest}…"
+    return f"{report.corpus}, {report.corpus_characters:,} characters, SHA-256 {report.corpus_sha256[:8]}…"
 
 
 def _held_out(report: TrainingReport) -> str:

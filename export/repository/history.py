@@ -1,7 +1,4 @@
-"""The epochs of a training run: in the run directory during training, and in `assets.extra/history.json` of a version.
-
-Knows losses and how epochs are compared. Imports no TensorFlow.
-"""
+"""The epochs of a training run, in the run directory and in `assets.extra/history.json` of a version."""
 
 import math
 from pathlib import Path

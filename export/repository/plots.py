@@ -1,85 +1,146 @@
-"""Plot of a training run: loss and perplexity by epoch.
+"""Plots of losses by epoch, as PNG: of one training run, and of several versions side by side.
 
-Knows matplotlib, but only its object API: it opens no window and leaves the caller's current figure alone. Does no IO.
+They use matplotlib's object API alone: `pyplot` would look for a display and change a notebook's current figure.
 """
 
 import io
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from export.errors import PublishError
 from export.repository.history import Progress, perplexity
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
 
-_TRAINING, _VALIDATION = "#3b6fb6", "#d9722b"
-_GREY = "#666666"
+_INCHES, _DPI = (10, 4.2), 120
+_TRAINING: dict[str, Any] = {"linestyle": "--", "linewidth": 1}
+_VALIDATION: dict[str, Any] = {"linestyle": "-", "linewidth": 1.6}
+_BEST: dict[str, Any] = {"linestyle": "none", "marker": "o", "markersize": 8, "markerfacecolor": "none"}
 # Upper limit of the perplexity axis, in multiples of the best perplexity.
 _HIGHEST = 6
-_INCHES, _DPI = (10, 4.2), 120
-# With more epochs, a dot per epoch would hide the line.
+# Ten colours are easy to distinguish.
+_DISTINCT = 10
+# With more epochs, a dot per epoch would hide the line; a single epoch has no visible line without one.
 _DOTTED_EPOCHS = 40
 
 
+@dataclass(frozen=True)
+class Run:
+    """The losses of a training run of at least one epoch.
+
+    Attributes:
+        scale: Factor from nats per token to the unit of the plot.
+    """
+
+    label: str
+    progress: Progress
+    scale: float = 1.0
+
+
 def history_png(progress: Progress, title: str) -> bytes:
-    """Plot the losses and perplexities of a training run of at least one epoch, with its best epoch marked, as PNG.
+    """Plot the loss and the perplexity of a training run of at least one epoch, by epoch.
 
     Raises:
         PublishError: matplotlib is missing or fails.
     """
+
+    def draw(left: "Axes", right: "Axes") -> None:
+        runs, best = [Run(title, progress)], progress.best
+        _draw(left, runs, _epochs, float)
+        _draw(right, runs, _epochs, perplexity)
+        left.set(xlabel="epoch", ylabel="loss, nats per token")
+        right.set(xlabel="epoch", ylabel="perplexity")
+        highest = _HIGHEST * _measured(best.loss, 1.0, perplexity)
+        # The first epochs would make the differences of the others invisible.
+        if right.get_ylim()[1] > highest:
+            right.set_ylim(bottom=0, top=highest)
+        kind = "training" if best.validation_loss is None else "validation"
+        which = f"in epoch {progress.best_epoch} of {progress.epochs}"
+        right.figure.suptitle(f"{title}: {kind} loss {best.loss:.3f} nats per token {which}", fontsize=11)
+
+    return _png(draw, "history.png")
+
+
+def comparison_png(runs: Sequence[Run], unit: str) -> bytes:
+    """Plot the losses of several runs by epoch and by minutes, each in a colour; raise as `history_png`."""
+
+    def draw(left: "Axes", right: "Axes") -> None:
+        lines = _draw(left, runs, _epochs, float)
+        _draw(right, runs, _minutes, float)
+        left.set(xlabel="epoch", ylabel=f"loss, {unit}")
+        right.set(xlabel="minutes", ylim=left.get_ylim())
+        labels = [run.label for run in runs]
+        columns = min(5, len(runs))
+        right.figure.legend(lines, labels, loc="outside lower center", ncols=columns, frameon=False)
+
+    return _png(draw, "the plot")
+
+
+def _png(draw: Callable[["Axes", "Axes"], None], name: str) -> bytes:
+    """Return the PNG of a figure whose two panels `draw` fills."""
     try:
-        # Imported here: it takes a second, and is needed only at the end of a training run.
+        # Imported here: it takes a second, and only plots need it.
         import matplotlib.style  # noqa: PLC0415
         from matplotlib.figure import Figure  # noqa: PLC0415
 
         # A user's matplotlibrc may require what is unavailable here, such as LaTeX.
         with matplotlib.style.context("default"):
             figure = Figure(figsize=_INCHES, dpi=_DPI, layout="constrained")
-            left, right = figure.subplots(1, 2)
-            _draw(left, progress, "loss, nats per token", lambda loss: loss)
-            _draw(right, progress, "perplexity", perplexity)
-            best = progress.best
-            highest = _HIGHEST * _measured(best.loss, perplexity)
-            # The first epochs would make the differences of the others invisible.
-            if right.get_ylim()[1] > highest:
-                right.set_ylim(bottom=0, top=highest)
-            kind = "training" if best.validation_loss is None else "validation"
-            which = f"in epoch {progress.best_epoch} of {progress.epochs}"
-            figure.suptitle(f"{title}: {kind} loss {best.loss:.3f} nats per token {which}", fontsize=11)
+            draw(*figure.subplots(1, 2))
             file = io.BytesIO()
             figure.savefig(file, format="png", metadata={"Software": None})
     except Exception as error:
         # matplotlib may raise any exception, because of settings, fonts or files.
-        raise PublishError(
-            f"history.png cannot be drawn ({type(error).__name__}: {error})".replace("\n", " ")
-        ) from error
+        raise PublishError(f"{name} cannot be drawn ({type(error).__name__}: {error})".replace("\n", " ")) from error
     return file.getvalue()
 
 
-def _draw(axes: "Axes", progress: Progress, label: str, measure: Callable[[float], float | None]) -> None:
-    from matplotlib.ticker import MaxNLocator  # noqa: PLC0415 - as above
+def _draw(
+    axes: "Axes",
+    runs: Sequence[Run],
+    xs_of: Callable[[Progress], Sequence[float]],
+    measure: Callable[[float], float | None],
+) -> list["Line2D"]:
+    """Draw a measure of the losses of all runs; return a line in the colour of each run, for a legend."""
+    import matplotlib as mpl  # noqa: PLC0415 - as above
+    from matplotlib.lines import Line2D  # noqa: PLC0415
+    from matplotlib.ticker import MaxNLocator  # noqa: PLC0415
 
-    dots = "o" if progress.epochs <= _DOTTED_EPOCHS else ""
-    training, validation = zip(*[(epoch.train_loss, epoch.validation_loss) for epoch in progress.history], strict=True)
-    curves = [("training", _TRAINING, training), ("validation", _VALIDATION, validation)]
-    for name, colour, losses in curves if any(loss is not None for loss in validation) else curves[:1]:
-        values = [_measured(loss, measure) for loss in losses]
-        axes.plot(range(1, progress.epochs + 1), values, color=colour, label=name, marker=dots, markersize=3.5, lw=1.6)
-    best, value = progress.best_epoch, _measured(progress.best.loss, measure)
-    name = f"best epoch: {best}" + ("" if math.isnan(value) else f", {value:,.3f}")
-    axes.axvline(best, color=_GREY, lw=0.9, ls="--", zorder=0)
-    axes.plot([best], [value], color=_GREY, ls="--", lw=0.9, marker="o", markersize=9, mfc="none", mew=1.3, label=name)
-    space = max(0.3, progress.epochs * 0.02)
-    axes.set(xlabel="epoch", ylabel=label, xlim=(1 - space, progress.epochs + space))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    colours, colour_lines = mpl.colormaps["tab10" if len(runs) <= _DISTINCT else "turbo"], []
+    for i, run in enumerate(runs):
+        progress, xs = run.progress, xs_of(run.progress)
+        colour = colours(i if len(runs) <= _DISTINCT else i / (len(runs) - 1))
+        dots = "." if progress.epochs <= _DOTTED_EPOCHS else ""
+        training, validation = (
+            [_measured(getattr(epoch, name), run.scale, measure) for epoch in progress.history]
+            for name in ("train_loss", "validation_loss")
+        )
+        axes.plot(xs, training, color=colour, marker=dots, **_TRAINING)
+        axes.plot(xs, validation, color=colour, marker=dots, **_VALIDATION)
+        best = _measured(progress.best.loss, run.scale, measure)
+        axes.plot([xs[progress.best_epoch - 1]], [best], color=colour, **_BEST)
+        colour_lines.append(Line2D([], [], color=colour, linewidth=4))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=xs_of is _epochs, min_n_ticks=1))
     axes.grid(visible=True, alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    styles = {"validation": _VALIDATION, "training": _TRAINING, "best epoch": _BEST}
+    axes.legend([Line2D([], [], color="0.3", **style) for style in styles.values()], styles, frameon=False)
+    return colour_lines
 
 
-def _measured(loss: float | None, measure: Callable[[float], float | None]) -> float:
+def _epochs(progress: Progress) -> range:
+    return range(1, progress.epochs + 1)
+
+
+def _minutes(progress: Progress) -> list[float]:
+    return [epoch.seconds / 60 for epoch in progress.history]
+
+
+def _measured(loss: float | None, scale: float, measure: Callable[[float], float | None]) -> float:
     """Return the measure of a loss; NaN, which leaves a gap, if there is none."""
-    value = None if loss is None else measure(loss)
+    value = None if loss is None else measure(loss * scale)
     return math.nan if value is None else value

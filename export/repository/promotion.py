@@ -1,30 +1,37 @@
-"""`sostenuto promote` and `rollback`: choose the version of requests that name none, while requests run.
-
-Knows what the labels mean. A label takes effect once gateways have re-read `labels.json` and the version is loaded;
-running sequences stay on their version.
-"""
+"""The commands `promote` and `rollback`: choose the version of requests that name none, while requests run."""
 
 import re
 from pathlib import Path
 
+import click
+
 from contract.labels import LABEL_PATTERN, STABLE
 from contract.signatures import MODELS_CONFIG
+from export.command import Command
 from export.errors import RepositoryError
 from export.repository.models_config import change_labels
+from export.repository.options import models_dir_option
 from export.repository.versions import Repository
 
 # Label of the previously stable version, which `rollback` returns to.
 PREVIOUS = "previous"
 
 
+@click.command(cls=Command, short_help="Move a label, by default stable, to a version.")
+@click.argument("reference", metavar="VERSION")
+@click.option(
+    "--label",
+    default=STABLE,
+    metavar="LABEL",
+    help="Label to move; requests select it with NAME@LABEL, and stable also with NAME alone.",
+)
+@models_dir_option()
 def promote(models_dir: Path, reference: str, label: str) -> int:
-    """Point a label at a version, NAME:VERSION, or NAME for the newest. Returns the exit code.
+    """Move a label, by default stable, to a version. VERSION is NAME:VERSION, or NAME for the newest version.
 
-    "stable" is the version of requests that name only the model.
-
-    Raises:
-        RepositoryError: there is no such version, it cannot be read, or the label is invalid.
-        PublishError: `models.config` does not list the model, or cannot be parsed.
+    A label takes effect once gateways have re-read labels.json and the version is loaded; running sequences stay on
+    their version. Before the first promotion the newest version is the default. Afterwards a new version is served
+    only as NAME:VERSION until it is promoted. models/routing.toml splits the traffic of a model over its versions.
     """
     if not re.fullmatch(LABEL_PATTERN, label) or label == PREVIOUS:
         raise RepositoryError(
@@ -40,25 +47,21 @@ def promote(models_dir: Path, reference: str, label: str) -> int:
         if number not in versions:
             raise RepositoryError(f"{name} has no version {number} under its base_path in {MODELS_CONFIG}")
         before.update(labels)
-        changed = {**labels, label: number}
-        if label == STABLE:
-            # Without a stable label, the newest version was served.
-            previous = labels.get(STABLE, max(versions, default=number))
-            changed |= {PREVIOUS: previous} if previous != number else {}
-        return changed
+        # Without a stable label, the newest version was served.
+        stable = labels.get(STABLE, versions[-1])
+        previous = {PREVIOUS: stable} if label == STABLE and stable != number else {}
+        return {**labels, label: number, **previous}
 
     change_labels(models_dir, name, change)
     _report(name, label, before.get(label), number)
     return 0
 
 
+@click.command(cls=Command)
+@click.argument("name")
+@models_dir_option()
 def rollback(models_dir: Path, name: str) -> int:
-    """Point "stable" at the previously stable version. Returns the exit code.
-
-    Raises:
-        RepositoryError: there is no such model, or no previous version.
-        PublishError: `models.config` does not list the model, or cannot be parsed.
-    """
+    """Make the previous stable version of a model stable again."""
     numbers = [version.number for version in Repository(models_dir).named(name)]
     if ":" in name:
         raise RepositoryError(f"rollback takes NAME; to choose a version: sostenuto promote {name}")
@@ -78,7 +81,5 @@ def rollback(models_dir: Path, name: str) -> int:
 
 
 def _report(name: str, label: str, before: int | None, now: int) -> None:
-    if before == now:
-        print(f"{name}: {label} is already version {now}")
-    else:
-        print(f"{name}: {label} is now version {now}" + (f" (was {before})" if before is not None else ""))
+    is_new = "" if before is None else f" (was {before})"
+    print(f"{name}: {label} is " + (f"already version {now}" if before == now else f"now version {now}{is_new}"))

@@ -1,7 +1,4 @@
-"""Publishes a version into the model repository atomically.
-
-Knows the layout of the repository and renaming. `export.graphs.signatures` defines what a version computes.
-"""
+"""Publishes a version into the model repository atomically: a draft directory is written, checked and renamed."""
 
 import contextlib
 import dataclasses
@@ -13,11 +10,12 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import keras
 import tensorflow as tf
+from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 from contract import signatures
 from contract.card import ID_PATTERN, Direction, GeneratorCard, TrainingFilterDescription, TrainingReport
@@ -35,17 +33,21 @@ from export.graphs.specs import input_specs
 from export.repository.artifacts import write_artifacts
 from export.repository.history import Progress
 from export.repository.models_config import add_to_models_config, locked, read_entries
-from export.repository.numbering import next_version
-from export.repository.warmup import WARMUP_FILE, write_warmup
+from export.repository.versions import next_version
 
 # The Keras model, for notebooks and further training.
 KERAS_FILE = "model.keras"
+# Requests that a model server replays before it serves a version, so that no client waits for first runs: TFRecords of
+# PredictionLog (https://www.tensorflow.org/tfx/serving/saved_model_warmup).
+WARMUP_FILE = "tf_serving_warmup_requests"
+# Tokens to prefill and decode steps. Both only count loop iterations, which need no warmup, so any number will do.
+_WARMUP_LENGTH = 2
 # Prefix of a version that is being written, next to the versions, and suffix of its exporter's lock file.
 _DRAFT, _LOCK = ".draft-", ".lock"
 
 
 def publish(
-    model: keras.Model,
+    model: keras.Model | Exportable,
     tokenizer: Tokenizer,
     name: str,
     models_dir: Path | str = "models",
@@ -65,7 +67,8 @@ def publish(
     server never sees an incomplete version, and a failure leaves no files behind.
 
     Args:
-        model: From token ids (batch, T) to logits or probabilities, (batch, T, V) or (batch, V).
+        model: From token ids (batch, T) to logits or probabilities, (batch, T, V) or (batch, V); or such a model that
+            is already prepared.
         tokenizer: Its vocabulary is at most as large as the model's.
         name: Letters, digits, dots, dashes and underscores.
         models_dir: The model repository.
@@ -87,9 +90,28 @@ def publish(
         PublishError: the name is invalid, the sizes do not match, the history cannot be plotted, or writing failed.
     """
     require_name(name)
-    return publish_exportable(
-        prepare(model, context), tokenizer, name, models_dir, training, direction, history, held_out, training_filter
-    )
+    exportable = model if isinstance(model, Exportable) else prepare(model, context)
+    _require_sizes(exportable, len(tokenizer.tokens))
+    card = _card(exportable, tokenizer, name, training, direction, training_filter)
+    home = Path(models_dir) / name
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        remove_stale_drafts(home)
+        with _draft(home) as draft:
+            card = _save_graph(draft, exportable, tokenizer, card, held_out)
+            _write_assets(draft / signatures.ASSETS, exportable, tokenizer, card, training_filter)
+            write_artifacts(draft, card, tokenizer, exportable.vectors, history or Progress())
+            check_saved_model(draft, exportable, len(tokenizer.tokens))
+            sync_tree(draft)
+            version_dir = _rename_to_next_version(draft, home)
+        sync_directory(home)
+        add_to_models_config(Path(models_dir), name)
+    except OSError as error:
+        raise PublishError(f"{error.filename or home}: {error.strerror or error}") from error
+    except tf.errors.OpError as error:
+        # TensorFlow reports a full disk as an OpError.
+        raise PublishError(f"{home}: {error.message}") from error
+    return version_dir
 
 
 def require_name(name: str) -> None:
@@ -118,41 +140,12 @@ def require_writable(home: Path) -> None:
     read_entries(home.parent)
 
 
-def publish_exportable(
-    model: Exportable,
-    tokenizer: Tokenizer,
-    name: str,
-    models_dir: Path | str,
-    training: TrainingReport | None,
-    direction: Direction,
-    history: Progress | None = None,
-    held_out: Sequence[str] = (),
-    training_filter: TrainingFilter | None = None,
-) -> Path:
-    """Publish a model that is already prepared; see `publish`."""
-    vocab_size, num_tokens = model.network.vocab_size, len(tokenizer.tokens)
+def _require_sizes(model: Exportable, num_tokens: int) -> None:
+    vocab_size, num_embeddings = model.network.vocab_size, model.num_embeddings
     if vocab_size < num_tokens:
         raise PublishError(f"the model has {vocab_size} outputs, too few for a tokenizer of {num_tokens} tokens")
-    if model.num_embeddings is not None and model.num_embeddings < num_tokens:
-        raise PublishError(
-            f"the embedding has {model.num_embeddings} ids, too few for a tokenizer of {num_tokens} tokens"
-        )
-    card = _card(model, tokenizer, name, training, direction, training_filter)
-    home = Path(models_dir) / name
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        remove_stale_drafts(home)
-        with _draft(home) as draft:
-            _write(draft, model, tokenizer, card, history or Progress(), held_out, training_filter)
-            version_dir = _rename_to_next_version(draft, home)
-        sync_directory(home)
-        add_to_models_config(Path(models_dir), name)
-    except OSError as error:
-        raise PublishError(f"{error.filename or home}: {error.strerror or error}") from error
-    except tf.errors.OpError as error:
-        # TensorFlow reports a full disk as an OpError.
-        raise PublishError(f"{home}: {error.message}") from error
-    return version_dir
+    if num_embeddings is not None and num_embeddings < num_tokens:
+        raise PublishError(f"the embedding has {num_embeddings} ids, too few for a tokenizer of {num_tokens} tokens")
 
 
 @contextlib.contextmanager
@@ -208,7 +201,7 @@ def _card(
         code_sha256=_code_sha256(),
         tensorflow=tf.__version__,
         created=int(time.time()),
-        traces=tuple(exportable.network.traces),
+        traces=tuple(exportable.network.activations),
         num_top=graph.num_top_of(exportable.network.vocab_size),
         training=training,
         training_filter=TrainingFilterDescription.of(training_filter) if training_filter else None,
@@ -223,36 +216,64 @@ def _code_sha256() -> str:
     return digest.hexdigest()
 
 
-def _write(
-    draft: Path,
-    exportable: Exportable,
-    tokenizer: Tokenizer,
-    card: GeneratorCard,
-    history: Progress,
-    held_out: Sequence[str],
-    training_filter: TrainingFilter | None,
-) -> None:
+def _save_graph(
+    draft: Path, exportable: Exportable, tokenizer: Tokenizer, card: GeneratorCard, held_out: Sequence[str]
+) -> GeneratorCard:
+    """Write the SavedModel, and return the card with the cost of bfloat16, if there are signatures in it."""
     generator = Generator(exportable.network, tokenizer.special, len(tokenizer.tokens))
     functions = generator.signatures()
     with _without_info_logs():
         tf.saved_model.save(generator, str(draft), signatures=functions)
-    if len(exportable.network.precisions) > 1:
-        backward = card.direction == "backward"
-        check = check_precision(functions, tokenizer, held_out, card.state_size, backward=backward)
-        card = card.model_copy(update={"precision_check": check})
-    assets = draft / signatures.ASSETS
+    if len(exportable.network.precisions) < 2:
+        return card
+    backward = card.direction == "backward"
+    check = check_precision(functions, tokenizer, held_out, card.state_size, backward=backward)
+    return card.model_copy(update={"precision_check": check})
+
+
+def _write_assets(
+    assets: Path,
+    exportable: Exportable,
+    tokenizer: Tokenizer,
+    card: GeneratorCard,
+    training_filter: TrainingFilter | None,
+) -> None:
+    """Write what the gateway and model servers read beside the SavedModel, and the Keras model."""
     assets.mkdir()
     # Not in bfloat16: a gateway calls these signatures before it serves the version, if it uses them at all.
-    write_warmup(assets / WARMUP_FILE, input_specs(card.state_size, card.units, card.vocab_size), card.batch_sizes)
+    _write_warmup(assets / WARMUP_FILE, input_specs(card.state_size, card.units, card.vocab_size), card.batch_sizes)
     (assets / signatures.CARD_FILE).write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
     (assets / signatures.TOKENIZER_FILE).write_text(tokenizer.to_json(), encoding="utf-8")
     if training_filter is not None:
         (assets / signatures.TRAINING_FILTER_FILE).write_bytes(training_filter.to_bytes())
     if exportable.keras_model is not None:
         exportable.keras_model.save(assets / KERAS_FILE)
-    write_artifacts(draft, card, tokenizer, exportable.vectors, history)
-    check_saved_model(draft, exportable, len(tokenizer.tokens))
-    sync_tree(draft)
+
+
+def _write_warmup(path: Path, inputs: Mapping[str, specs.Specs], batch_sizes: Sequence[int]) -> None:
+    """Write a request for each signature and batch size: a GPU's libraries choose their kernels by batch size."""
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for signature, of_signature in inputs.items():
+            for batch_size in batch_sizes:
+                writer.write(_warmup_request(signature, of_signature, batch_size).SerializeToString())
+
+
+def _warmup_request(signature: str, inputs: specs.Specs, batch_size: int) -> PredictionLog:
+    log = PredictionLog()
+    request = log.predict_log.request
+    request.model_spec.signature_name = signature
+    for name, spec in inputs.items():
+        # One value and a shape: TensorFlow fills the tensor with the value, so a request has at most a kilobyte.
+        # 1 is valid as every token id, count, length and number of steps, and 0.5 as every float.
+        tensor = request.inputs[name]
+        tensor.dtype = spec.dtype.as_datatype_enum
+        for size in (batch_size, *spec.shape[1:]):
+            tensor.tensor_shape.dim.add(size=size or _WARMUP_LENGTH)
+        if spec.dtype.is_floating:
+            tensor.float_val.append(0.5)
+        else:
+            tensor.int_val.append(1)
+    return log
 
 
 @contextlib.contextmanager

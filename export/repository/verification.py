@@ -1,18 +1,12 @@
-"""`sostenuto verify`: checks that versions are unchanged, in files, weights and computation.
-
-Knows the checks, their inputs and how outcomes are printed. Does not know which versions exist, and changes nothing.
-"""
+"""`sostenuto verify`: checks that versions are unchanged, in files, weights and computation."""
 
 import re
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 from contract import signatures
 from contract.card import GeneratorCard
@@ -24,56 +18,15 @@ from export.graphs.checks import check_saved_model
 from export.graphs.exportable import Exportable, Facts, prepare
 from export.graphs.imported_model import load_keras
 from export.graphs.specs import Specs, input_specs
-from export.interrupts import deferred_interrupts
-from export.repository.card_metrics import describe_training_filter
+from export.repository.card_facts import describe_training_filter
 from export.repository.history import HISTORY_FILE, read_history
 from export.repository.versions import SAVED_MODEL, Version
-from export.terminal import echo, visible
 
+# Verdicts of a check.
 OK, FAILED, NOT_CHECKED = "ok", "FAILED", "not checked"
 _VARIABLES, _KERAS_FILE = "variables", "model.keras"
 _MAX_MESSAGE = 200
 _NODE = re.compile(r"\{\{[^}]*\}\} ?")
-
-
-def verify(versions: Sequence[Version], problems: Sequence[str]) -> int:
-    """Verify versions, after the problems of models whose versions cannot be listed. Returns 1 if a check failed."""
-    for problem in problems:
-        echo(f"{FAILED}  {visible(problem)}")
-    # With many sliding-window models TensorFlow warns about repeated retracing, which is intended here.
-    tf.get_logger().setLevel("ERROR")
-    failed = []
-    # A version takes seconds; for several ones, a progress bar shows how many are left.
-    bar = tqdm(versions, disable=len(versions) < 2 or not sys.stderr.isatty(), leave=False, dynamic_ncols=True)
-    with deferred_interrupts() as raise_if_interrupted, bar:
-        for version in bar:
-            bar.set_description_str(version.label)
-            echo(version.label)
-            verdicts = []
-            for outcome in Verification(version).outcomes():
-                echo(f"  {outcome.verdict:<11}  {visible(outcome.message)}")
-                verdicts.append(outcome.verdict)
-                raise_if_interrupted()
-            if FAILED in verdicts:
-                failed.append(version.label)
-    if len(versions) + len(problems) > 1:
-        echo(f"{len(versions):,} versions: {len(versions) - len(failed):,} good, {len(failed):,} damaged")
-        for label in failed:
-            echo(f"damaged: {label}")
-    return 1 if failed or problems else 0
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Result of a check.
-
-    Attributes:
-        verdict: `OK`, `FAILED` or `NOT_CHECKED`.
-        message: One line of explanation.
-    """
-
-    verdict: str
-    message: str
 
 
 class _NotChecked(Exception):
@@ -89,8 +42,10 @@ class Verification:
         self._functions: Mapping[str, Any] | None = None
         self._model: Exportable | None = None
 
-    def outcomes(self) -> Iterator[Outcome]:
-        """Run the checks one by one and yield their outcomes."""
+    def outcomes(self) -> Iterator[tuple[str, str]]:
+        """Run the checks one by one; yield the verdict of each, and one line of explanation."""
+        # With many sliding-window models TensorFlow warns about repeated retracing, which is intended here.
+        tf.get_logger().setLevel("ERROR")
         for name, check in {
             "card": self._card,
             _VARIABLES: self._variables,
@@ -102,14 +57,14 @@ class Verification:
             signatures.TRAINING_FILTER_FILE: self._training_filter,
         }.items():
             try:
-                yield Outcome(OK, f"{name}: {check()}")
+                yield OK, f"{name}: {check()}"
             except _NotChecked as reason:
-                yield Outcome(NOT_CHECKED, f"{name}: {reason}")
+                yield NOT_CHECKED, f"{name}: {reason}"
             except ExportError as error:
-                yield Outcome(FAILED, f"{name}: {self._short(str(error))}")
+                yield FAILED, f"{name}: {self._short(str(error))}"
             # Damaged files make TensorFlow, Keras, protobuf and HDF5 raise many kinds of exceptions.
             except Exception as error:
-                yield Outcome(FAILED, f"{name}: {self._short(f'{type(error).__name__}: {error}')}")
+                yield FAILED, f"{name}: {self._short(f'{type(error).__name__}: {error}')}"
 
     def _short(self, message: str) -> str:
         """Shorten an error message to one line, without the path of the version and without names of graph nodes."""
@@ -161,10 +116,9 @@ class Verification:
         card, path = self._contents[0], self._assets / _KERAS_FILE
         if not path.exists():
             # The layers of an imported SavedModel are unknown.
-            may_be_wrapped = card.training is None and card.cell is None and not card.layers and not card.embedding
-            if not may_be_wrapped:
+            if card.training or card.cell or card.layers or card.embedding:
                 raise CheckFailed(f"no such file in {signatures.ASSETS}")
-            raise _NotChecked("a wrapped SavedModel has none, so its weights cannot be compared with the card's hash")
+            raise _NotChecked("an imported SavedModel has none: its weights cannot be compared with the card's hash")
         try:
             self._model = prepare(load_keras(path), card.context)
         except UnknownCode as error:
@@ -216,7 +170,7 @@ def _serving_default_as_model(card: GeneratorCard, functions: Mapping[str, Any])
 
     # The attributes of a network that the check of its signatures uses.
     sizes: Any = SimpleNamespace(
-        state_size=card.state_size, output_size=card.units, vocab_size=card.vocab_size, traces=card.traces
+        state_size=card.state_size, output_size=card.units, vocab_size=card.vocab_size, activations=card.traces
     )
     return Exportable(sizes, Facts(), card.weights_sha256, logits, gives_probabilities=False)
 
@@ -236,14 +190,14 @@ def _output_sizes(card: GeneratorCard) -> dict[str, dict[str, int | None]]:
     """Return the width of every output; None if it is the number of tokens."""
     state, tokens = {"state": card.state_size}, {"token_ids": None, "logprobs": None}
     top = dict.fromkeys(("top_token_ids", "top_logprobs"), card.num_top)
-    traces = {trace.output: trace.units for trace in card.traces}
+    activations = {each.output: each.units for each in card.traces}
     variants = {
         signatures.PREFILL: state,
         signatures.DECODE: {**tokens, **state},
         signatures.DECODE_FULL: {**tokens, **top, **state},
         signatures.SCORE: {"logprobs": None, **top, **state},
         signatures.EMBED: {**state, "sum": card.units, "last": card.units},
-        signatures.INSPECT: {"logprobs": None, **top, **state, **traces},
+        signatures.INSPECT: {"logprobs": None, **top, **state, **activations},
     }
     by_name = {
         signatures.in_precision(name, precision): sizes

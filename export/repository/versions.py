@@ -1,12 +1,9 @@
-"""The model repository on disk: its models, their versions, and the resolution of `NAME:VERSION`.
-
-Knows the layout of directories and versions. Changes nothing; does not know tables or options. Imports no TensorFlow.
-"""
+"""The model repository on disk: its models, their versions, the resolution of `NAME:VERSION`, and version numbers."""
 
 import contextlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +11,14 @@ from pydantic import ValidationError
 
 from contract.card import ID_PATTERN, GeneratorCard, load_assets
 from contract.errors import ContractError
+from contract.files import write_atomically
+from contract.models_config import version_numbers
 from contract.tokenizer import Tokenizer
 from export.errors import RepositoryError, first_problem
 
 SAVED_MODEL = "saved_model.pb"
+# In a model's directory: the highest number that was removed. Model servers ignore names that are not numbers.
+LAST_REMOVED_FILE = ".last-removed"
 # Maximum number of names in an error message.
 _MAX_NAMED = 20
 
@@ -78,6 +79,16 @@ class Model:
     versions: tuple[Version, ...]
     problem: str = ""
 
+    @classmethod
+    def at(cls, path: Path) -> "Model":
+        """List the versions in a directory."""
+        try:
+            folders = [folder for folder in path.iterdir() if _is_number(folder.name) and folder.is_dir()]
+        except OSError as error:
+            return cls(path.name, path, (), error.strerror or str(error))
+        folders.sort(key=lambda folder: (int(folder.name), folder.name))
+        return cls(path.name, path, tuple(Version(folder, f"{path.name}:{folder.name}") for folder in folders))
+
 
 class Repository:
     """Model repository `models/`: one directory per model, and in it one per version."""
@@ -94,7 +105,7 @@ class Repository:
         if not self.path.exists():
             return []
         folders = sorted(path for path in self.path.iterdir() if path.is_dir() and not path.name.startswith("."))
-        return [model for model in map(_model, folders) if model.versions or model.problem]
+        return [model for model in map(Model.at, folders) if model.versions or model.problem]
 
     def model(self, name: str) -> Model:
         """Return a model that has a version.
@@ -118,9 +129,16 @@ class Repository:
             RepositoryError: there is no such version; the message names the existing ones.
         """
         # No name contains a slash or begins with a dot.
-        if "/" in reference or reference.startswith("."):
-            return _version_at(Path(reference))
-        return self.named(reference)[-1]
+        if "/" not in reference and not reference.startswith("."):
+            return self.named(reference)[-1]
+        path = Path(reference)
+        if not path.is_dir():
+            raise RepositoryError(f"{path}: no such version directory")
+        if numbers := [version.path.name for version in Model.at(path).versions]:
+            raise RepositoryError(
+                f"{path}: a model directory, not a version directory; its versions are {_join_names(numbers)}"
+            )
+        return Version(path, str(path))
 
     def named(self, reference: str) -> tuple[Version, ...]:
         """Return the version NAME:VERSION, or all versions of NAME; raise as `find`."""
@@ -137,24 +155,34 @@ class Repository:
         return matches
 
 
-def _model(path: Path) -> Model:
+def next_version(home: Path) -> int:
+    """Return the number of the next version in a model's directory.
+
+    While other versions remain, the number of a removed one is not given again: a model server that polls the directory
+    sees the same numbers before and after, and would keep serving the removed version under the number of the new one.
+    Where none remains, a removal waits until servers have unloaded the model, and numbers start at 1 again.
+    """
+    return max([_last_removed(home), *version_numbers(home)]) + 1
+
+
+def retire(home: Path, removed: Collection[int], remaining: Collection[int]) -> None:
+    """Record for `next_version` that versions are about to be removed. The caller holds the lock.
+
+    Raises:
+        OSError: the record cannot be written.
+    """
+    path = home / LAST_REMOVED_FILE
+    if not remaining:
+        path.unlink(missing_ok=True)
+    elif max(removed) > max(remaining):
+        write_atomically(path, f"{max([_last_removed(home), *removed])}\n")
+
+
+def _last_removed(home: Path) -> int:
     try:
-        folders = [folder for folder in path.iterdir() if _is_number(folder.name) and folder.is_dir()]
-    except OSError as error:
-        return Model(path.name, path, (), error.strerror or str(error))
-    folders.sort(key=lambda folder: (int(folder.name), folder.name))
-    return Model(path.name, path, tuple(Version(folder, f"{path.name}:{folder.name}") for folder in folders))
-
-
-def _version_at(path: Path) -> Version:
-    if not path.is_dir():
-        raise RepositoryError(f"{path}: no such version directory")
-    numbers = [version.path.name for version in _model(path).versions]
-    if numbers:
-        raise RepositoryError(
-            f"{path}: a model directory, not a version directory; its versions are {_join_names(numbers)}"
-        )
-    return Version(path, str(path))
+        return int((home / LAST_REMOVED_FILE).read_text("utf-8"))
+    except (OSError, ValueError):
+        return 0
 
 
 def _is_number(text: str) -> bool:

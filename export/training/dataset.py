@@ -1,7 +1,4 @@
-"""Batches of token ids for training and validation: parallel sequences with carried state, or sliding windows.
-
-Knows corpora, tokenizers and arrays of token ids. Does not know models.
-"""
+"""Batches of token ids for training and validation: parallel sequences with carried state, or sliding windows."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,10 +7,12 @@ from typing import Self
 
 import numpy as np
 
+from contract.card import CorpusDescription
 from contract.tokenizer import Tokenizer
 from export.config import TrainConfig
+from export.corpora.bits_per_character import count_characters, count_tokens
 from export.corpora.corpus import Corpus
-from export.corpora.ids import encode_corpus
+from export.corpora.encoder import encode_corpus
 from export.corpora.spool import blocks
 from export.errors import CorpusError
 
@@ -207,34 +206,37 @@ Split = Sequences | SlidingWindows
 
 @dataclass(frozen=True)
 class Dataset:
-    """Training and validation split.
+    """Training and validation split of a corpus, encoded and laid out.
 
     Attributes:
-        validation: None if nothing is held out.
-        unknown: The unknown token's id. It is never sampled and may not occur in training, so the evaluation skips it.
+        head: Text of the training split.
+        tail: Text of the validation split; None if nothing is held out.
+        train: Batches of the training split.
+        validation: Batches of the validation split; None if nothing is held out.
     """
 
+    head: Corpus
+    tail: Corpus | None
     train: Split
     validation: Split | None
-    unknown: int
+    tokenizer: Tokenizer
 
     @classmethod
     def lay_out(cls, head: Corpus, tail: Corpus | None, tokenizer: Tokenizer, config: TrainConfig) -> Self:
-        """Encode and lay out both splits of a corpus.
+        """Encode and lay out both splits of a corpus; the tokenizer was trained on the training split.
 
         Raises:
             CorpusError: the training split is too short, or the vocabulary contains no token of the validation split.
         """
-        unknown = tokenizer.special.unknown
         ids = encode_corpus(head, tokenizer, config.direction)
         if len(ids) < 2:
             raise CorpusError(f"corpus {head.name}: at least 2 tokens are needed to train on, got {len(ids)}")
         train = _lay_out(ids, tokenizer, config, for_validation=False)
         if tail is None:
-            return cls(train, None, unknown)
+            return cls(head, None, train, None, tokenizer)
         ids = encode_corpus(tail, tokenizer, config.direction)
         validation = _lay_out(ids, tokenizer, config, for_validation=True) if len(ids) else None
-        dataset = cls(train, validation, unknown)
+        dataset = cls(head, tail, train, validation, tokenizer)
         if not dataset.num_evaluated:
             raise CorpusError(
                 f"corpus {tail.name}: the vocabulary holds none of the {len(ids)} tokens held out; give more text, "
@@ -242,31 +244,49 @@ class Dataset:
             )
         return dataset
 
+    @property
+    def unknown(self) -> int:
+        """The unknown token's id. It is never sampled and may not occur in training, so the evaluation skips it."""
+        return self.tokenizer.special.unknown
+
     @cached_property
     def num_evaluated(self) -> int:
         """Number of evaluated validation tokens, which the validation loss is averaged over."""
         ids = self.validation.ids if self.validation else np.empty(0)
         return sum(int(np.count_nonzero(block != self.unknown)) for block in blocks(ids))
 
-    def unigram_loss(self, vocab_size: int) -> float | None:
+    @property
+    def share_unknown(self) -> float:
+        """Share of the validation tokens that are unknown to the vocabulary."""
+        return 1 - self.num_evaluated / self.validation.num_tokens if self.validation else 0.0
+
+    def unigram_loss(self) -> float | None:
         """Return the validation loss, in nats per token, of a model that knows token frequencies and no context.
 
         Frequencies are those of the training split, plus one for each token. None if nothing is held out.
         """
         if self.validation is None:
             return None
-        train, evaluated = (
-            sum(np.bincount(block, minlength=vocab_size) for block in blocks(split.ids))
-            for split in (self.train, self.validation)
-        )
+        vocab_size = len(self.tokenizer.tokens)
+        train, evaluated = (count_tokens(split.ids, vocab_size) for split in (self.train, self.validation))
         evaluated[self.unknown] = 0
         log_frequencies = np.log(train + 1) - np.log(train.sum() + vocab_size)
         return float(-(evaluated @ log_frequencies) / evaluated.sum())
 
-    @property
-    def share_unknown(self) -> float:
-        """Share of the validation tokens that are unknown to the vocabulary."""
-        return 1 - self.num_evaluated / self.validation.num_tokens if self.validation else 0.0
+    def describe(self, corpus: Corpus) -> CorpusDescription:
+        """Return the description of the whole corpus for the card."""
+        how = "shuffled_documents" if corpus.ends else "tail"
+        return CorpusDescription(
+            corpus=corpus.name,
+            corpus_sha256=corpus.sha256(),
+            corpus_characters=corpus.num_characters,
+            held_out_characters=self.tail.num_characters if self.tail else 0,
+            held_out=how if self.tail else None,
+            held_out_sha256=self.tail.sha256() if self.tail else None,
+            train_tokens=self.train.num_tokens,
+            validation_tokens=self.num_evaluated,
+            validation_characters=count_characters(self.tokenizer, self.validation.ids) if self.validation else 0,
+        )
 
 
 def _lay_out(ids: np.ndarray, tokenizer: Tokenizer, config: TrainConfig, *, for_validation: bool) -> Split:

@@ -1,7 +1,4 @@
-"""Devices of a training run: the CPU cores of this machine, its GPUs, or several machines.
-
-Knows `tf.distribute`, threads and how a batch is split over replicas. Does not know models or text.
-"""
+"""Devices of a training run: the CPU cores of this machine, its GPUs, or several machines by `tf.distribute`."""
 
 import contextlib
 import ctypes
@@ -15,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from contract.quiet import suppress_stderr
-from export.errors import ConfigError, WorkerLost
+from export.errors import ConfigError
 from export.interrupts import signal_handlers
 from export.terminal import echo
 
@@ -32,19 +29,23 @@ _MAX_TRIM_THRESHOLD, _MAX_MMAP_THRESHOLD = 2**31 - 1, 32 * 2**20
 
 
 @dataclass(frozen=True)
-class Cut:
-    """Partitioning of a layer's computation over cores.
+class Compute:
+    """Precision, device and partitioning of a forward pass.
 
     Partitions of rows never synchronize, but each reads all weights in every step. Partitions of units read only their
     own weights, and synchronize once per step.
 
     Attributes:
-        rows: Number of partitions of the batch.
-        units: Number of partitions of the units.
+        precision: float32 or bfloat16, for the factors of matrix products on a CPU.
+        on_gpu: Whether Keras's own layers run, by cuDNN.
+        row_parts: Number of partitions of the batch, one per core.
+        unit_parts: Number of partitions of the units of a layer, one per core.
     """
 
-    rows: int = 1
-    units: int = 1
+    precision: tf.DType = tf.float32
+    on_gpu: bool = False
+    row_parts: int = 1
+    unit_parts: int = 1
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,12 @@ class Devices:
                 _set_threads(cores)
                 _keep_freed_memory()
             if num_workers > 1:
-                # Must come first: it starts the server that the other workers connect to.
-                strategy = _join(num_workers)
+                echo(f"waiting until all {num_workers} processes of TF_CONFIG have started")
+                # TensorFlow blocks in C++, where Python handles no signals; Ctrl-C must end that too. It also sets a
+                # handler of its own for SIGTERM, for preempted machines, which must not stay.
+                with signal_handlers(signal.SIG_DFL):
+                    # Must come first: it starts the server that the other workers connect to.
+                    strategy = tf.distribute.MultiWorkerMirroredStrategy()
             else:
                 strategy = tf.distribute.MirroredStrategy() if len(gpus) > 1 else tf.distribute.get_strategy()
             tf.zeros([1])
@@ -92,47 +97,32 @@ class Devices:
         return int(self.strategy.num_replicas_in_sync)
 
     @property
-    def is_single(self) -> bool:
-        """Whether there is only one replica."""
-        return self.num_replicas == 1
-
-    @property
     def is_chief(self) -> bool:
         """Whether this process writes checkpoints and publishes; of several machines, one does."""
-        resolver = self.strategy.cluster_resolver
-        if resolver is None or not resolver.task_type:
-            return True
-        chief = "chief" if "chief" in resolver.cluster_spec().jobs else "worker"
-        return (resolver.task_type, resolver.task_id) == (chief, 0)
-
-    @property
-    def task(self) -> str:
-        """Task of this process in `TF_CONFIG`, such as "worker 1"."""
-        resolver = self.strategy.cluster_resolver
-        return f"{resolver.task_type} {resolver.task_id}" if resolver and resolver.task_type else "worker 0"
-
-    @contextlib.contextmanager
-    def detect_lost_workers(self) -> Iterator[None]:
-        """Translate TensorFlow's errors within the context into WorkerLost, if another worker is gone."""
-        try:
-            yield
-        except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
-            if self.is_single:
-                raise
-            raise WorkerLost("another process of TF_CONFIG is unreachable; restart all of them") from error
+        return bool(self.strategy.extended.should_checkpoint)
 
     def broadcast(self, value: float) -> float:
-        """Broadcast the chief's value to every process; each blocks until all have called it."""
-        if self.is_single:
+        """Broadcast the chief's value to every process; each blocks until all have called it.
+
+        Raises:
+            ConnectionError: another process is gone.
+        """
+        if self.num_replicas == 1:
             return value
         # The sum is over the replicas of all processes.
         own = tf.constant(value if self.is_chief else 0.0) / len(self.strategy.extended.worker_devices)
-        return float(self.strategy.reduce("SUM", self.distribute(lambda _: own, 1), axis=None))
-
-    def wait(self) -> None:
-        """Block until all workers get here (a barrier); raise WorkerLost if one is gone."""
         with self.detect_lost_workers():
-            self.broadcast(0.0)
+            return float(self.strategy.reduce("SUM", self.distribute(lambda _: own, 1), axis=None))
+
+    @contextlib.contextmanager
+    def detect_lost_workers(self) -> Iterator[None]:
+        """Translate TensorFlow's errors within the context into ConnectionError, if another process is gone."""
+        try:
+            yield
+        except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
+            if self.num_replicas == 1:
+                raise
+            raise ConnectionError("another process of TF_CONFIG is unreachable; restart all of them") from error
 
     def distribute(self, take: Callable[[slice], Any], rows: int) -> Any:
         """Distribute a batch over the replicas; `take` returns the value of a slice of it.
@@ -146,27 +136,20 @@ class Devices:
 
         return self.strategy.experimental_distribute_values_from_function(of)
 
-    def cut(self, rows: int, units: int) -> Cut:
-        """Return the partitioning of layers, of the width `units`, over the cores, for a global batch of some rows."""
+    def compute(self, rows: int, units: int) -> Compute:
+        """Return how a forward pass in float32 is computed, for the size of the global batch and of the layers."""
         own_rows = rows // self.num_replicas
-        by_rows = _parts(own_rows, MIN_ROWS_PER_CORE, self.cores)
-        by_units = _parts(units, MIN_UNITS_PER_CORE, self.cores)
-        is_memory_bound = by_units == by_rows and units * self.cores >= UNITS_FOR_A_ROW * own_rows
-        return Cut(units=by_units) if by_units > by_rows or is_memory_bound else Cut(rows=by_rows)
+        row_parts = _parts(own_rows, MIN_ROWS_PER_CORE, self.cores)
+        unit_parts = _parts(units, MIN_UNITS_PER_CORE, self.cores)
+        is_memory_bound = unit_parts == row_parts and units * self.cores >= UNITS_FOR_A_ROW * own_rows
+        if unit_parts > row_parts or is_memory_bound:
+            return Compute(on_gpu=self.on_gpu, unit_parts=unit_parts)
+        return Compute(on_gpu=self.on_gpu, row_parts=row_parts)
 
     def describe(self) -> str:
         """Describe the devices in a few words."""
         replicas = f"{self.num_replicas} × " if self.num_replicas > 1 else ""
         return f"{replicas}GPU" if self.on_gpu else f"{replicas}{self.cores} core(s)"
-
-
-def _join(num_workers: int) -> tf.distribute.Strategy:
-    """Return a strategy once all processes that `TF_CONFIG` names have started."""
-    echo(f"waiting until all {num_workers} processes of TF_CONFIG have started")
-    # TensorFlow blocks in C++, where Python handles no signals; Ctrl-C must end that too. It also sets a handler of its
-    # own for SIGTERM, for preempted machines, which must not stay.
-    with signal_handlers(signal.SIG_DFL):
-        return tf.distribute.MultiWorkerMirroredStrategy()
 
 
 def _num_workers() -> int:

@@ -1,29 +1,33 @@
-"""Progress display of a training run: a progress bar, and a line and a sample after each epoch."""
+"""Displays of a training run: a progress bar, and a line and a sample after each epoch; TensorBoard event files."""
 
 import contextlib
 import sys
 import time
-from typing import Protocol
+from collections.abc import Callable
+from pathlib import Path
 
 import keras
+import tensorflow as tf
 from tqdm import tqdm
 
-from export.repository.history import Progress
+from export.config import TrainConfig
+from export.repository.history import Progress, perplexity
 from export.terminal import echo, wrap_sample
+from export.training.trainer import learning_rate_at
 
-
-class SampleSource(Protocol):
-    """Source of the samples that are shown."""
-
-    def write(self, model: keras.Model) -> str:
-        """Return a sample of the model."""
+_SCALARS = tf.compat.v1.SummaryMetadata(
+    plugin_data=tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars"), data_class="DATA_CLASS_SCALAR"
+)
 
 
 class TerminalDisplay(contextlib.AbstractContextManager):
-    """A progress bar of the whole run, and a line after each epoch; without a terminal, only the lines."""
+    """A progress bar of the whole run, and a line after each epoch; without a terminal, only the lines.
 
-    def __init__(self, samples: SampleSource) -> None:
-        self._samples = samples
+    `sample` returns a sample of a model.
+    """
+
+    def __init__(self, sample: Callable[[keras.Model], str]) -> None:
+        self._sample = sample
         self._validation_loss: float | None = None
         self._tokens, self._started = 0, time.monotonic()
         # A time limit may determine the fraction done, so the bar counts to 1, not windows.
@@ -59,17 +63,44 @@ class TerminalDisplay(contextlib.AbstractContextManager):
         best = ", best so far" if progress.best_epoch == progress.epochs else ""
         losses = f"loss {last.train_loss:.3f}{validation} nats/token"
         echo(f"epoch {progress.epochs}: {losses}, {self._rate():,.0f} tokens/s{best}")
-        echo(wrap_sample(self._samples.write(model)))
+        echo(wrap_sample(self._sample(model)))
 
     def _rate(self) -> float:
         return self._tokens / max(time.monotonic() - self._started, 1e-9)
 
 
-class NoDisplay:
-    """A display that shows nothing: in a distributed training only the chief shows the progress."""
+class EventWriter(contextlib.AbstractContextManager):
+    """A writer of metrics to event files, which `tensorboard --logdir runs/<name>/tensorboard` shows.
 
-    def update(self, epoch: int, train_loss: float, tokens: int, fraction: float) -> None:
-        """See `export.training.trainer.Display`."""
+    The step of a metric is the number of tokens trained on since the run began; `tokens` of them before it was resumed.
+    The folder may contain event files from before. Writing them does not need the `tensorboard` package.
+    """
 
-    def epoch(self, progress: Progress, model: keras.Model) -> None:
-        """See `export.training.trainer.Display`."""
+    def __init__(self, folder: Path, config: TrainConfig, tokens: int) -> None:
+        self._config, self._tokens = config, tokens
+        self._writer = tf.summary.create_file_writer(str(folder))
+
+    def __exit__(self, *exception: object) -> None:
+        self._writer.close()
+
+    def update(self, epoch: int, train_loss: float, tokens: int, fraction: float) -> None:  # noqa: ARG002 - see `Display`
+        """Write the loss and the learning rate of an update."""
+        self._tokens += tokens
+        rate = learning_rate_at(fraction, self._config.learning_rate, self._config.warmup)
+        self._write({"train/loss": train_loss, "train/learning_rate": rate})
+
+    def epoch(self, progress: Progress, model: keras.Model) -> None:  # noqa: ARG002 - see `Display`
+        """Write the evaluation of an epoch."""
+        last = progress.last
+        metrics = {
+            "validation/loss": last.validation_loss,
+            "validation/perplexity": perplexity(last.validation_loss),
+            "validation/accuracy": last.accuracy,
+        }
+        self._write({name: value for name, value in metrics.items() if value is not None})
+        self._writer.flush()
+
+    def _write(self, values: dict[str, float]) -> None:
+        with self._writer.as_default():
+            for name, value in values.items():
+                tf.summary.write(name, tf.constant(value, tf.float32), self._tokens, _SCALARS)

@@ -1,69 +1,45 @@
-"""Initial embeddings: vectors from a file, or from skip-gram on the corpus.
+"""Initial embeddings from a file in word2vec's text format, also used by GloVe and fastText, or from projector files.
 
-Knows vocabularies and how to look up their tokens in a vector file. Does not know models.
+A line is a token and its values, separated by spaces or tabs; word2vec and fastText have a header line `count width`.
+The projector files are those of TensorFlow's Embedding Projector: `vectors.tsv`, and next to it `metadata.tsv` with the
+tokens. Files are read line by line, and only requested vectors are parsed and kept: GloVe's files have gigabytes.
 """
 
-from collections.abc import Callable
+import contextlib
+import gzip
+import zlib
+from collections.abc import Collection, Iterator
+from io import BufferedIOBase
+from itertools import chain, zip_longest
 from pathlib import Path
 
 import numpy as np
 
 from contract.tokenizer import Tokenizer
-from export.errors import ConfigError, CorpusError
-from export.training.skipgram import count_tokens, skip_gram
-from export.training.vector_file import read_vectors
+from export.corpora.encodings import decode
+from export.errors import ConfigError, NotText
+from export.terminal import echo
 
-SKIP_GRAM = "skip-gram"
+VECTORS, METADATA = "vectors.tsv", "metadata.tsv"
+_GZIP, _ZIP, _MARK = b"\x1f\x8b", b"PK\x03\x04", b"\xef\xbb\xbf"
+_HEAD_BYTES = 1 << 16
+# A line of the widest embedding, 8,192 values, has a quarter of that.
+MAX_LINE_BYTES = 1 << 20
 # Keras initializes an Embedding uniformly between -0.05 and 0.05.
 KERAS_RANGE = 0.05
-# Skip-gram vectors are scaled to this standard deviation: validation loss was 3.52, 3.48, 3.44 and 3.41 with 0.03, 0.1,
-# 0.3 and 1.
-SKIP_GRAM_STD = 1.0
 SHOWN_MISSING = 8
 
 
-def initial_embedding(
-    source: str, tokenizer: Tokenizer, ids: np.ndarray, width: int, seed: int, echo: Callable[[str], None]
-) -> np.ndarray:
-    """Return an initial embedding, float32 (vocab, width); reproducible for the same arguments.
+def read_embedding(path: Path, tokenizer: Tokenizer, width: int, seed: int) -> np.ndarray:
+    """Read an initial embedding, float32 (vocab, width); reproducible for the same arguments. Vectors are not rescaled.
 
     Special tokens are initialized as in Keras. Tokens without a vector are sampled from the normal distribution with
-    the mean and the standard deviation of the vectors. The source is `skip-gram`, which learns from the ids of the
-    training text, or a file that `export.training.vector_file` reads, whose vectors are not rescaled.
+    the mean and the standard deviation of the vectors. The file may be gzip-compressed, or `vectors.tsv`.
 
     Raises:
         ConfigError: the file cannot be read, is no vector file, has another width or contains none of the tokens.
-        CorpusError: the training text has no token to learn a vector for.
     """
     texts = [tokenizer.decode([token_id]) for token_id in range(len(tokenizer.tokens))]
-    has_text = np.array([bool(text) for text in texts])
-    if source.replace("_", "").lower() == SKIP_GRAM.replace("-", "") and not Path(source).exists():
-        raise ConfigError(f"embedding_init {source}: no such file; to train vectors on the corpus, pass {SKIP_GRAM}")
-    if source == SKIP_GRAM:
-        vectors, is_known = _train_skip_gram(ids, has_text, tokenizer.special.end, width, seed, echo)
-    else:
-        vectors, is_known = _read_file(Path(source), texts, width, echo)
-    rng = np.random.default_rng([seed, 1])
-    missing, special = has_text & ~is_known, ~has_text
-    available = vectors[is_known]
-    # A single vector, or equal ones, have no deviation; the missing tokens must still differ from each other.
-    vectors[missing] = rng.normal(available.mean(), available.std() or KERAS_RANGE, (missing.sum(), width))
-    vectors[special] = rng.uniform(-KERAS_RANGE, KERAS_RANGE, (special.sum(), width))
-    return vectors
-
-
-def _train_skip_gram(
-    ids: np.ndarray, has_text: np.ndarray, end: int | None, width: int, seed: int, echo: Callable[[str], None]
-) -> tuple[np.ndarray, np.ndarray]:
-    is_known = has_text & (count_tokens(ids, len(has_text)) > 0)
-    if not is_known.any():
-        raise CorpusError(f"embedding_init {SKIP_GRAM}: none of the {len(ids):,} training tokens has text")
-    is_end = end is not None and not has_text[end]
-    vectors = skip_gram(ids, has_text, end if is_end else None, width, seed, echo)
-    return vectors * (SKIP_GRAM_STD / vectors[is_known].std()), is_known
-
-
-def _read_file(path: Path, texts: list[str], width: int, echo: Callable[[str], None]) -> tuple[np.ndarray, np.ndarray]:
     names = [_names(text) for text in texts]
     vector_of = read_vectors(path, {name for candidates in names for name in candidates}, width)
     vectors, is_known = np.zeros((len(texts), width), np.float32), np.zeros(len(texts), bool)
@@ -71,14 +47,14 @@ def _read_file(path: Path, texts: list[str], width: int, echo: Callable[[str], N
         name = next((name for name in candidates if name in vector_of), None)
         if name is not None:
             vectors[token_id], is_known[token_id] = vector_of[name], True
-    missing = [text for text, known in zip(texts, is_known, strict=True) if text and not known]
-    num_found, total = int(is_known.sum()), int(is_known.sum()) + len(missing)
-    examples = ", ".join(map(repr, missing[:SHOWN_MISSING])) + (" …" if missing[SHOWN_MISSING:] else "")
-    if not num_found:
-        raise ConfigError(f"embedding_init {path}: it has none of the {total:,} tokens of the vocabulary: {examples}")
-    absent = f"; it has no {examples}" if missing else ""
-    echo(f"embedding from {path}: vectors of {num_found:,} of {total:,} tokens ({num_found / total:.1%}){absent}")
-    return vectors, is_known
+    has_text = np.array([bool(text) for text in texts])
+    is_missing, is_special = has_text & ~is_known, ~has_text
+    _echo_share(path, [texts[i] for i in np.flatnonzero(is_missing)], int(is_known.sum()))
+    rng, available = np.random.default_rng([seed, 1]), vectors[is_known]
+    # A single vector, or equal ones, have no deviation; the missing tokens must still differ from each other.
+    vectors[is_missing] = rng.normal(available.mean(), available.std() or KERAS_RANGE, (is_missing.sum(), width))
+    vectors[is_special] = rng.uniform(-KERAS_RANGE, KERAS_RANGE, (is_special.sum(), width))
+    return vectors
 
 
 def _names(text: str) -> tuple[bytes, ...]:
@@ -90,3 +66,133 @@ def _names(text: str) -> tuple[bytes, ...]:
     if not text.strip() or "\ufffd" in text:
         return ()
     return text.encode(errors="surrogatepass"), text.strip().encode(errors="surrogatepass")
+
+
+def _echo_share(path: Path, missing: list[str], num_found: int) -> None:
+    total = num_found + len(missing)
+    examples = ", ".join(map(repr, missing[:SHOWN_MISSING])) + (" …" if missing[SHOWN_MISSING:] else "")
+    if not num_found:
+        raise ConfigError(f"embedding_init {path}: it has none of the {total:,} tokens of the vocabulary: {examples}")
+    absent = f"; it has no {examples}" if missing else ""
+    echo(f"embedding from {path}: vectors of {num_found:,} of {total:,} tokens ({num_found / total:.1%}){absent}")
+
+
+def read_vectors(path: Path, requested: Collection[bytes], width: int) -> dict[bytes, np.ndarray]:
+    """Read the vectors of the requested tokens, in UTF-8, none of them only white space.
+
+    Returns float32 (width,) for each requested token in the file; the first one of duplicates.
+    """
+    try:
+        with contextlib.ExitStack() as files:
+            return _parse_lines(_lines(path, files), requested, width)
+    except NotText as error:
+        raise ConfigError(f"embedding_init {path}: {error}") from error
+    except (OSError, EOFError, zlib.error) as error:
+        name = getattr(error, "filename", None) or path
+        raise ConfigError(f"embedding_init {name}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _parse_lines(lines: Iterator[bytes], requested: Collection[bytes], width: int) -> dict[bytes, np.ndarray]:
+    vectors: dict[bytes, np.ndarray] = {}
+    separator = None
+    for number, content in enumerate(lines, 1):
+        line = content.rstrip()
+        if separator is None:
+            fields = line.split(b"\t" if b"\t" in line else None)
+            is_header = number == 1 and len(fields) == 2 and all(field.isdigit() for field in fields)
+            if number == 1:
+                _require_width(int(fields[1]) if is_header else len(fields) - 1, width)
+            if is_header:
+                continue
+            separator = b"\t" if b"\t" in line else b" "
+        # Fast path: a file has a million lines, and nearly all of them have the usual form.
+        if line.count(separator) == width:
+            token, _, values = line.partition(separator)
+        elif line:
+            token, values = _split(line, number, width)
+        else:
+            continue
+        if token in requested and token not in vectors:
+            vectors[token] = _parse(values, number)
+    return vectors
+
+
+def _require_width(found: int, width: int) -> None:
+    if found < 1:
+        raise NotText("line 1: a token and its values are expected")
+    if found != width:
+        raise NotText(f"its vectors have {found} values, but embedding is {width}; give --embedding {found}")
+
+
+def _split(line: bytes, number: int, width: int) -> tuple[bytes, bytes]:
+    """Split a line whose token contains white space, or whose fields are separated by more than one space."""
+    token, *values = line.rsplit(None, width)
+    if len(values) == width - 1 and line[:1].isspace() and _is_number(token):
+        return b" ", b""  # The token is white space, which the format cannot represent.
+    extra = [field for field in token.split()[1:] if _is_number(field)]
+    if len(values) < width or extra:
+        count = len(values) + len(extra)
+        raise NotText(f"line {number}: {width} values are expected, as in the lines before it, got {count}")
+    return token, b" ".join(values)
+
+
+def _parse(values: bytes, number: int) -> np.ndarray:
+    fields = values.split()
+    for field in fields:
+        if not _is_number(field):
+            raise NotText(f"line {number}: {field.decode('utf-8', 'replace')!r} is not a number")
+    with np.errstate(over="ignore"):
+        vector = np.array(list(map(float, fields)), np.float32)
+    if not np.all(np.isfinite(vector)):
+        field = fields[int(np.argmin(np.isfinite(vector)))]
+        raise NotText(f"line {number}: {field.decode()!r} is not a number that float32 can hold")
+    return vector
+
+
+def _is_number(field: bytes) -> bool:
+    try:
+        float(field)
+    except ValueError:
+        return False
+    return True
+
+
+def _lines(path: Path, files: contextlib.ExitStack) -> Iterator[bytes]:
+    """Return the lines of a file; for projector files, each token is prepended to its values."""
+    lines = _open(path, files)
+    if path.name != VECTORS:
+        return lines
+    labels = _open(path.with_name(METADATA), files)
+    first = next(labels, b"")
+    # Metadata of several columns has a header line, metadata of one column has none.
+    return _pairs(path, lines, labels if b"\t" in first else chain([first], labels))
+
+
+def _pairs(path: Path, lines: Iterator[bytes], labels: Iterator[bytes]) -> Iterator[bytes]:
+    for number, (line, label) in enumerate(zip_longest(lines, labels), 1):
+        if line is None or label is None:
+            shorter = path if line is None else path.with_name(METADATA)
+            raise NotText(f"{shorter.name} has only {number - 1} tokens, the other file more")
+        yield label.rstrip(b"\r\n").partition(b"\t")[0] + b"\t" + line
+
+
+def _open(path: Path, files: contextlib.ExitStack) -> Iterator[bytes]:
+    """Return the lines of a file, each of limited length; check that it begins with UTF-8 text."""
+    raw: BufferedIOBase = files.enter_context(path.open("rb", buffering=_HEAD_BYTES))
+    if raw.peek(2)[:2] == _GZIP:
+        raw = files.enter_context(gzip.GzipFile(fileobj=raw))
+    head = raw.peek(_HEAD_BYTES)
+    if head.startswith(_ZIP):
+        raise NotText("this is a ZIP archive; unpack it first, with: unzip")
+    decode(head[: head.rfind(b"\n") + 1] or head, str(path))
+    if head.startswith(_MARK):
+        raw.read(len(_MARK))
+    return _limited_lines(raw)
+
+
+def _limited_lines(file: BufferedIOBase) -> Iterator[bytes]:
+    """Yield lines of limited length: a line of a gigabyte fits into a compressed file of a megabyte."""
+    for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), 1):
+        if len(line) > MAX_LINE_BYTES:
+            raise NotText(f"line {number} must have at most {MAX_LINE_BYTES:,} bytes, got more")
+        yield line

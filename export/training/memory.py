@@ -1,12 +1,10 @@
-"""Checks whether a training run fits into memory. Otherwise the kernel would kill it without a message.
-
-Knows rough sizes, measured on the largest models. Does not know models.
-"""
+"""Checks whether a training run fits into memory. Otherwise the kernel would kill it without a message."""
 
 from pathlib import Path
 
 from export.config import TrainConfig
 from export.errors import TrainingFailed
+from export.training.model import count_parameters
 
 _MEMINFO = Path("/proc/meminfo")
 # The memory limit of a container: cgroups v2, and v1.
@@ -18,7 +16,7 @@ _COPIES = 8
 _KEPT_PER_UNIT = 5
 
 
-def require_memory(config: TrainConfig, num_parameters: int, vocab_size: int, window_tokens: int) -> None:
+def require_memory(config: TrainConfig, vocab_size: int, window_tokens: int) -> None:
     """Check a lower bound of the memory that a training run needs; a training run that passes may still be too large.
 
     `window_tokens` are those of one update, over the whole batch.
@@ -26,7 +24,7 @@ def require_memory(config: TrainConfig, num_parameters: int, vocab_size: int, wi
     Raises:
         TrainingFailed: the training needs more memory than is free.
     """
-    ways = 2 if config.bidirectional else 1
+    num_parameters, ways = count_parameters(config, vocab_size), 2 if config.bidirectional else 1
     # A bidirectional model has logits only for the token after a window.
     logits = vocab_size / (config.window_length or 1)
     per_token = logits + _KEPT_PER_UNIT * config.layers * config.units * ways

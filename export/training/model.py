@@ -5,7 +5,6 @@ The model consists of Keras's own layers, so a `.keras` file of it loads anywher
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -14,14 +13,15 @@ import tensorflow as tf
 from export.config import TrainConfig
 from export.graphs.graph import INPUT, Node, read_graph
 from export.graphs.network import CELLS, NAMES
-from export.training.cudnn import run_keras_layer
-from export.training.devices import Cut
+from export.training.devices import Compute
 from export.training.sequence import product, run_layer, split
 
 States = list[list[tf.Tensor]]
 # One array, partitioned along the batch: one part per core.
 Parts = list[tf.Tensor]
 
+# Values of an embedding are initialized uniformly up to this, unless it is tied.
+EMBEDDING_RANGE = 0.05
 # One dropout mask per sequence: a new mask at every step would disturb the carried state.
 _ONE_MASK = (None, 1, None)
 
@@ -34,7 +34,10 @@ def build_model(config: TrainConfig, vocab_size: int) -> keras.Model:
     keras.utils.set_random_seed(config.seed)
     token_ids = keras.layers.Input([config.window_length], dtype="int32", name="token_ids")
     kind = keras.layers.ReversibleEmbedding if config.tie_embeddings else keras.layers.Embedding
-    embedding = kind(vocab_size, config.embedding, trainable=not config.freeze_embedding, name="embedding")
+    options = {"trainable": not config.freeze_embedding, "name": "embedding"}
+    if not config.tie_embeddings:
+        options["embeddings_initializer"] = keras.initializers.RandomUniform(-EMBEDDING_RANGE, EMBEDDING_RANGE)
+    embedding = kind(vocab_size, config.embedding, **options)
     x = embedding(token_ids)
     if config.embedding_dropout:
         x = _dropout(config.embedding_dropout, x, "embedding_dropout")
@@ -98,35 +101,20 @@ def _num_vectors(layer: keras.layers.Layer) -> int:
     return 2 if isinstance(layer, CELLS["lstm"]) else 1
 
 
-@dataclass(frozen=True)
-class Compute:
-    """Precision, device and partitioning of a forward pass.
-
-    Attributes:
-        precision: float32 or bfloat16, for the factors of matrix products on a CPU.
-        on_gpu: Whether Keras's own layers run, by cuDNN.
-        cut: Partitioning of the layers over the cores.
-    """
-
-    precision: tf.DType = tf.float32
-    on_gpu: bool = False
-    cut: Cut = Cut()  # noqa: RUF009 - frozen
-
-
 def forward(
     model: keras.Model,
     token_ids: tf.Tensor,
     states: Sequence[Sequence[tf.Tensor]],
     *,
     training: bool,
-    compute: Compute = Compute(),
+    compute: Compute = Compute(),  # noqa: B008 - frozen
 ) -> tuple[Parts, States]:
     """Run the model over a BPTT window of token ids, int32 (T, batch): time first.
 
-    Returns logits float32 (T, rows, V) of each of the `compute.cut.rows` parts of the batch, and the states after the
+    Returns logits float32 (T, rows, V) of each of the `compute.row_parts` parts of the batch, and the states after the
     window. A bidirectional model returns (1, rows, V) and no states.
     """
-    batch_size, token_id_parts = tf.shape(token_ids)[1], split(token_ids, compute.cut.rows, axis=1)
+    batch_size, token_id_parts = tf.shape(token_ids)[1], split(token_ids, compute.row_parts, axis=1)
     outputs, remaining, new_states = list[Parts](), list(states), []
     for node in read_graph(model):
         inputs = [token_id_parts if i == INPUT else outputs[i] for i in node.inputs]
@@ -173,10 +161,30 @@ def _run_recurrent(
         if compute.on_gpu and mask is None:
             results.append(run_keras_layer(layer, x, own_state))
         else:
-            options = compute.precision, compute.cut.units
+            options = compute.precision, compute.unit_parts
             results.append(run_layer(NAMES[type(layer)], x, own_state, weights, mask, *options))
     ys, new_states = zip(*results, strict=True)
     return list(ys), [tf.concat(vectors, axis=0) for vectors in zip(*new_states, strict=True)]
+
+
+def run_keras_layer(
+    layer: keras.layers.Layer, inputs: tf.Tensor, state: Sequence[tf.Tensor]
+) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    """Run Keras's own layer, which uses cuDNN on a GPU; the result is that of `export.training.sequence.run_layer`.
+
+    Recurrent dropout is ignored: cuDNN has none. The inputs are float32 (T, B, D), the state [h] or, for LSTM, [h, c],
+    float32 (B, H) each.
+    """
+    # A layer returns its state only if built with `return_state`, which Keras would save with the model: hence a twin.
+    settings = {"return_sequences": True, "return_state": True, "recurrent_dropout": 0.0, "name": f"{layer.name}_twin"}
+    twin = type(layer).from_config({**layer.get_config(), **settings})
+    twin.build((None, None, inputs.shape[-1]))
+    weights = [variable.value for variable in layer.trainable_variables]
+    others = [variable.value for variable in twin.non_trainable_variables]
+    batch_major = tf.transpose(inputs, [1, 0, 2])
+    initial = list(state) if len(state) > 1 else state[0]
+    (outputs, *last), _ = twin.stateless_call(weights, others, batch_major, initial_state=initial, training=False)
+    return tf.transpose(outputs, [1, 0, 2]), [tf.stop_gradient(part) for part in last]
 
 
 def _run_bidirectional(
@@ -193,11 +201,11 @@ def _run_bidirectional(
 
 def _dropout_mask(rate: float, seed: keras.random.SeedGenerator, shape: Any, compute: Compute) -> Parts:
     """Sample a dropout mask (batch, width) for a window from a layer's seed generator; it is the same for any parts."""
-    return split(keras.random.dropout(tf.ones(shape), rate, seed=seed), compute.cut.rows)
+    return split(keras.random.dropout(tf.ones(shape), rate, seed=seed), compute.row_parts)
 
 
 def _matmul(x: tf.Tensor, kernel: tf.Tensor, compute: Compute, **transposed: bool) -> tf.Tensor:
     """Multiply all steps (T, rows, K) by a kernel; where units are partitioned, split the steps over the cores."""
-    parts = split(tf.reshape(x, [-1, x.shape[-1]]), compute.cut.units)
+    parts = split(tf.reshape(x, [-1, x.shape[-1]]), compute.unit_parts)
     y = tf.concat([product(part, kernel, compute.precision, **transposed) for part in parts], axis=0)
     return tf.reshape(y, tf.concat([tf.shape(x)[:-1], y.shape[1:]], axis=0))

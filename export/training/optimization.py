@@ -1,7 +1,4 @@
-"""One update of the weights and one evaluation step, on all devices at once.
-
-Knows gradients, the optimizer and the moving average. Does not know epochs, time limits or files.
-"""
+"""One update of the weights and one evaluation step, on all devices at once."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -12,9 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from export.config import TrainConfig
-from export.training.adamw import AdamW
-from export.training.devices import Cut, Devices, multiplies_bfloat16
-from export.training.model import Compute, States, forward, zero_states
+from export.training.devices import Compute, Devices, multiplies_bfloat16
+from export.training.model import States, forward, zero_states
 from export.training.sequence import split
 
 # The decay of the moving average starts low: it is (1 + n) / (10 + n) after n updates, until that reaches `ema`.
@@ -30,6 +26,38 @@ def precision_of(config: TrainConfig, devices: Devices) -> str:
     return "bfloat16" if not devices.on_gpu and multiplies_bfloat16() else "float32"
 
 
+class AdamW(keras.optimizers.Adam):
+    """Keras's Adam, including its state, with weight decay, and two passes over the weights per update, not fifteen.
+
+    A single fused TensorFlow operation updates a variable. Weight decay is a share of the learning rate, and none for
+    biases. Adam: Kingma and Ba, https://arxiv.org/abs/1412.6980; decoupled weight decay: Loshchilov and Hutter,
+    https://arxiv.org/abs/1711.05101.
+    """
+
+    def __init__(self, learning_rate: float, decay: float, beta_2: float) -> None:
+        super().__init__(learning_rate, beta_2=beta_2, name="adamw")
+        self._decay = decay
+
+    def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: Any) -> None:
+        """Update a variable and its moments in place; Keras calls it for each variable."""
+        index = self._get_variable_index(variable)
+        rate, step = tf.cast(learning_rate, tf.float32), tf.cast(self.iterations + 1, tf.float32)
+        if "bias" not in variable.name:
+            variable.assign(variable * (1.0 - self._decay * rate))
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=self._momentums[index].value.handle,
+            v=self._velocities[index].value.handle,
+            beta1_power=tf.pow(self.beta_1, step),
+            beta2_power=tf.pow(self.beta_2, step),
+            lr=rate,
+            beta1=self.beta_1,
+            beta2=self.beta_2,
+            epsilon=self.epsilon,
+            grad=gradient,
+        )
+
+
 class Optimization:
     """A model, its optimizer and the moving average of its weights. The unknown token is not evaluated.
 
@@ -41,7 +69,7 @@ class Optimization:
     def __init__(self, config: TrainConfig, model: keras.Model, devices: Devices, unknown: int) -> None:
         self._config, self._model, self._devices, self._unknown = config, model, devices, unknown
         # Evaluated in float32, as the model will be served.
-        self._evaluation_compute = Compute(on_gpu=devices.on_gpu, cut=devices.cut(config.batch_size, config.units))
+        self._evaluation_compute = devices.compute(config.batch_size, config.units)
         precision = tf.as_dtype(precision_of(config, devices))
         self._compute = dataclasses.replace(self._evaluation_compute, precision=precision)
         with devices.strategy.scope():
@@ -70,7 +98,7 @@ class Optimization:
         )
         kept, number = tf.TensorSpec([None, 1]), tf.TensorSpec([])
         signatures = [ids, ids, states, kept, number, number], [ids, ids, states]
-        update, evaluate = signatures if self._devices.is_single else (None, None)
+        update, evaluate = signatures if self._devices.num_replicas == 1 else (None, None)
         return (
             tf.function(self._update_everywhere, input_signature=update, autograph=False),
             tf.function(self._evaluate_everywhere, input_signature=evaluate, autograph=False),
@@ -141,7 +169,7 @@ class Optimization:
         variables = self._model.trainable_variables
         with tf.GradientTape() as tape:
             logits, new_states = forward(self._model, inputs, states, training=True, compute=self._compute)
-            parts = _parts(targets, logits, self._compute.cut)
+            parts = _parts(targets, logits, self._compute)
             loss = tf.add_n([tf.reduce_sum(_losses(*part)) for part in parts])
             mean = loss / count
         gradients = tape.gradient(mean, [variable.value for variable in variables])
@@ -154,7 +182,7 @@ class Optimization:
         Keras would clip the gradients of each replica and then sum them. Here they are summed first, so that clipping
         is the same as on one device. Each replica then passes on an equal share, and Keras sums the shares.
         """
-        if not self._devices.is_single:
+        if self._devices.num_replicas > 1:
             gradients = tf.distribute.get_replica_context().all_reduce("SUM", gradients)
         gradients, _ = tf.clip_by_global_norm(gradients, self._config.clip_norm)
         shares = [gradient / self._devices.num_replicas for gradient in gradients]
@@ -165,7 +193,7 @@ class Optimization:
     ) -> tuple[tf.Tensor, tf.Tensor, States]:
         logits, new_states = forward(self.averaged, inputs, states, training=False, compute=self._evaluation_compute)
         losses, hits = [], []
-        for own_targets, own_logits in _parts(targets, logits, self._evaluation_compute.cut):
+        for own_targets, own_logits in _parts(targets, logits, self._evaluation_compute):
             mask = tf.cast(own_targets != self._unknown, tf.float32)
             hit = tf.argmax(own_logits, axis=-1, output_type=tf.int32) == own_targets
             losses.append(tf.reduce_sum(_losses(own_targets, own_logits) * mask))
@@ -173,11 +201,12 @@ class Optimization:
         return tf.add_n(losses), tf.add_n(hits), new_states
 
 
-def _parts(targets: tf.Tensor, logits: list[tf.Tensor], cut: Cut) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
+def _parts(targets: tf.Tensor, logits: list[tf.Tensor], compute: Compute) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
     """Yield targets (tokens,) and logits (tokens, V) of each core's partition."""
-    for part_targets, part_logits in zip(split(targets, cut.rows, axis=1), logits, strict=True):
+    for part_targets, part_logits in zip(split(targets, compute.row_parts, axis=1), logits, strict=True):
         flat = tf.reshape(part_logits, [-1, part_logits.shape[-1]])
-        yield from zip(split(tf.reshape(part_targets, [-1]), cut.units), split(flat, cut.units), strict=True)
+        parts = [split(x, compute.unit_parts) for x in (tf.reshape(part_targets, [-1]), flat)]
+        yield from zip(*parts, strict=True)
 
 
 def _move(average: tf.Variable, value: tf.Tensor, decay: tf.Tensor) -> None:

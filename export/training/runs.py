@@ -1,7 +1,4 @@
-"""The directory of a training run: its last checkpoint, and the best weights so far.
-
-Knows files. Does not know how training works.
-"""
+"""The directory of a training run: its last checkpoint, and the best weights so far."""
 
 import contextlib
 import fcntl

@@ -1,7 +1,4 @@
-"""Generated samples: one after each epoch, the ones stored in a version, and those checked for memorization.
-
-Knows the published `decode` and how prompts are chosen from a text. Does not know displays or files.
-"""
+"""Generated samples: one after each epoch, the ones stored in a version, and those checked for memorization."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -13,8 +10,8 @@ from contract import signatures
 from contract.card import Sample
 from contract.tokenizer import Tokenizer, WordTokenizer
 from export.config import TrainConfig
+from export.corpora.corpus import Chunk
 from export.corpora.memorization import Memorization, find_memorized_spans
-from export.corpora.text import Chunk
 from export.graphs.exportable import prepare
 from export.graphs.signatures import Generator
 from export.graphs.specs import input_specs
@@ -41,14 +38,83 @@ MAX_MEMORIZATION_BATCHES = 4
 Check = Callable[[], None]
 
 
-class Sampler:
-    """Generates sequences with the same `prefill` and `decode` that are published."""
+class SampleWriter:
+    """Generates samples with the `prefill` and `decode` that are published, for the models of one training run.
 
-    def __init__(self, tokenizer: Tokenizer, *, backward: bool) -> None:
-        self._tokenizer, self._backward = tokenizer, backward
+    The prompts come from documents, preferably held out; without documents, they are empty. The run's seed determines
+    prompts and sampling.
+
+    Attributes:
+        documents: The text.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, documents: Sequence[str], config: TrainConfig) -> None:
+        self._tokenizer, self.documents, self._config = tokenizer, documents, config
+        self._lengths = np.array([len(document) for document in documents])
+        self._backward = config.direction == "backward"
+        self._rng = np.random.default_rng(config.seed)
         self._generator: Generator | None = None
 
-    def use_model(self, model: keras.Model) -> None:
+    def write(self, model: keras.Model) -> str:
+        """Return a prompt in brackets and its continuation; of a backward model, the generated text first."""
+        self._use_model(model)
+        prompt = self._pick_prompt(self._rng)
+        (text,) = self._generate([prompt], [SAMPLE_TEMPERATURE], SAMPLE_TOKENS, self._rng)
+        if self._backward:
+            return f"{text}[{prompt}]"[-SAMPLE_CHARACTERS:]
+        return f"[{prompt}]{text}"[:SAMPLE_CHARACTERS]
+
+    def samples(self, model: keras.Model) -> tuple[Sample, ...]:
+        """Return the samples that a version stores; reproducible for one model."""
+        self._use_model(model)
+        rng = np.random.default_rng([self._config.seed, 0])
+        prompts = [self._pick_prompt(rng) for _ in KEPT_TEMPERATURES]
+        texts = self._generate(prompts, KEPT_TEMPERATURES, KEPT_TOKENS, rng)
+        shown = slice(-SAMPLE_CHARACTERS, None) if self._backward else slice(SAMPLE_CHARACTERS)
+        samples = zip(KEPT_TEMPERATURES, prompts, texts, strict=True)
+        return tuple(
+            Sample(temperature=temperature, given=prompt, text=text[shown]) for temperature, prompt, text in samples
+        )
+
+    def measure_memorization(
+        self, model: keras.Model, training_text: Iterable[Chunk], raise_if_interrupted: Check
+    ) -> Memorization:
+        """Generate some 4,000 words at temperature 1 and find their n-gram overlap with the training text.
+
+        A sliding-window model generates 1,000 words. `raise_if_interrupted` is called between two steps.
+        """
+        self._use_model(model)
+        words = self._tokenizer.rules.words if isinstance(self._tokenizer, WordTokenizer) else str.split
+        rng, generated = np.random.default_rng([self._config.seed, 1]), list[str]()
+        batch_size = MEMORIZATION_WINDOWS if self._config.window_length else MEMORIZATION_BATCH_SIZE
+        for _ in range(MAX_MEMORIZATION_BATCHES if self._tokenizer.special.end is not None else 1):
+            prompts = [self._pick_prompt(rng) for _ in range(batch_size)]
+            num_tokens = self._num_memorization_tokens(prompts, words)
+            generated += self._generate(prompts, [1.0] * batch_size, num_tokens, rng, raise_if_interrupted)
+            if sum(len(words(text)) for text in generated) >= batch_size * MEMORIZATION_WORDS // 2:
+                break
+        return find_memorized_spans(generated, training_text, words, raise_if_interrupted)
+
+    def _num_memorization_tokens(self, prompts: Sequence[str], words: Callable[[str], list[str]]) -> int:
+        """Return how many tokens make `MEMORIZATION_WORDS` words, within the limits."""
+        num_tokens = sum(len(self._tokenizer.encode(prompt)) for prompt in prompts)
+        num_words = sum(len(words(prompt)) for prompt in prompts)
+        num_needed = -(-MEMORIZATION_WORDS * num_tokens // max(1, num_words)) or MAX_MEMORIZATION_TOKENS
+        num_readable = MAX_MEMORIZATION_READ // (self._config.window_length or 1)
+        return max(1, min(num_needed, MAX_MEMORIZATION_TOKENS, num_readable))
+
+    def _pick_prompt(self, rng: np.random.Generator) -> str:
+        """Return a random excerpt of a document, cut at word boundaries."""
+        if not len(self._lengths):
+            return ""
+        text = self.documents[rng.choice(len(self._lengths), p=self._lengths / self._lengths.sum())]
+        first = int(rng.integers(0, max(1, len(text) - PROMPT_CHARACTERS)))
+        words = text[first : first + PROMPT_CHARACTERS].split(" ")
+        # The first and the last word may be incomplete, unless the document begins or ends there.
+        complete = words[first > 0 : len(words) - (first + PROMPT_CHARACTERS < len(text))]
+        return " ".join(complete if any(complete) else words)
+
+    def _use_model(self, model: keras.Model) -> None:
         """Use this model from now on. The first call traces the graph; later ones only assign its variables."""
         fresh = Generator(prepare(model).network, self._tokenizer.special, len(self._tokenizer.tokens))
         if self._generator is None:
@@ -60,7 +126,7 @@ class Sampler:
             for variable, value in zip(self._generator.variables, fresh.variables, strict=True):
                 variable.assign(value)
 
-    def generate(
+    def _generate(
         self,
         prompts: Sequence[str],
         temperatures: Sequence[float],
@@ -99,7 +165,7 @@ class Sampler:
 
     def _prefill(self, prompts: Sequence[str]) -> tuple[np.ndarray, tf.Tensor]:
         """Return the last token of each prompt, int32 (batch,), and the state before it, float32 (batch, S)."""
-        assert self._generator is not None, "use_model comes first"
+        assert self._generator is not None, "_use_model comes first"
         step, start = (-1 if self._backward else 1), [self._tokenizer.special.start]
         encoded = [self._tokenizer.encode(prompt)[::step] or start for prompt in prompts]
         token_ids = np.zeros((len(encoded), max(map(len, encoded)) - 1), np.int32)
@@ -116,80 +182,3 @@ class Sampler:
         detokenizer = self._tokenizer.detokenizer(prompt, backward=self._backward)
         text, rest = detokenizer.feed(sampled), detokenizer.flush()
         return rest + text if self._backward else text + rest
-
-
-class SampleWriter:
-    """Generates samples from prompts of a text, for the models of one training run.
-
-    The prompts come from documents, preferably held out; without documents, they are empty. The run's seed determines
-    prompts and sampling.
-
-    Attributes:
-        documents: The text.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, documents: Sequence[str], config: TrainConfig) -> None:
-        self._tokenizer, self.documents, self._config = tokenizer, documents, config
-        self._lengths = np.array([len(document) for document in documents])
-        self._backward = config.direction == "backward"
-        self._rng = np.random.default_rng(config.seed)
-        self._sampler = Sampler(tokenizer, backward=self._backward)
-
-    def write(self, model: keras.Model) -> str:
-        """Return a prompt in brackets and its continuation; of a backward model, the generated text first."""
-        self._sampler.use_model(model)
-        prompt = self._pick_prompt(self._rng)
-        (text,) = self._sampler.generate([prompt], [SAMPLE_TEMPERATURE], SAMPLE_TOKENS, self._rng)
-        if self._backward:
-            return f"{text}[{prompt}]"[-SAMPLE_CHARACTERS:]
-        return f"[{prompt}]{text}"[:SAMPLE_CHARACTERS]
-
-    def samples(self, model: keras.Model) -> tuple[Sample, ...]:
-        """Return the samples that a version stores; reproducible for one model."""
-        self._sampler.use_model(model)
-        rng = np.random.default_rng([self._config.seed, 0])
-        prompts = [self._pick_prompt(rng) for _ in KEPT_TEMPERATURES]
-        texts = self._sampler.generate(prompts, KEPT_TEMPERATURES, KEPT_TOKENS, rng)
-        shown = slice(-SAMPLE_CHARACTERS, None) if self._backward else slice(SAMPLE_CHARACTERS)
-        samples = zip(KEPT_TEMPERATURES, prompts, texts, strict=True)
-        return tuple(
-            Sample(temperature=temperature, given=prompt, text=text[shown]) for temperature, prompt, text in samples
-        )
-
-    def measure_memorization(
-        self, model: keras.Model, training_text: Iterable[Chunk], raise_if_interrupted: Check
-    ) -> Memorization:
-        """Generate some 4,000 words at temperature 1 and find their n-gram overlap with the training text.
-
-        A sliding-window model generates 1,000 words. `raise_if_interrupted` is called between two steps.
-        """
-        self._sampler.use_model(model)
-        words = self._tokenizer.rules.words if isinstance(self._tokenizer, WordTokenizer) else str.split
-        rng, generated = np.random.default_rng([self._config.seed, 1]), list[str]()
-        batch_size = MEMORIZATION_WINDOWS if self._config.window_length else MEMORIZATION_BATCH_SIZE
-        for _ in range(MAX_MEMORIZATION_BATCHES if self._tokenizer.special.end is not None else 1):
-            prompts = [self._pick_prompt(rng) for _ in range(batch_size)]
-            num_tokens = self._num_memorization_tokens(prompts, words)
-            generated += self._sampler.generate(prompts, [1.0] * batch_size, num_tokens, rng, raise_if_interrupted)
-            if sum(len(words(text)) for text in generated) >= batch_size * MEMORIZATION_WORDS // 2:
-                break
-        return find_memorized_spans(generated, training_text, words, raise_if_interrupted)
-
-    def _num_memorization_tokens(self, prompts: Sequence[str], words: Callable[[str], list[str]]) -> int:
-        """Return how many tokens make `MEMORIZATION_WORDS` words, within the limits."""
-        num_tokens = sum(len(self._tokenizer.encode(prompt)) for prompt in prompts)
-        num_words = sum(len(words(prompt)) for prompt in prompts)
-        num_needed = -(-MEMORIZATION_WORDS * num_tokens // max(1, num_words)) or MAX_MEMORIZATION_TOKENS
-        num_readable = MAX_MEMORIZATION_READ // (self._config.window_length or 1)
-        return max(1, min(num_needed, MAX_MEMORIZATION_TOKENS, num_readable))
-
-    def _pick_prompt(self, rng: np.random.Generator) -> str:
-        """Return a random excerpt of a document, cut at word boundaries."""
-        if not len(self._lengths):
-            return ""
-        text = self.documents[rng.choice(len(self._lengths), p=self._lengths / self._lengths.sum())]
-        first = int(rng.integers(0, max(1, len(text) - PROMPT_CHARACTERS)))
-        words = text[first : first + PROMPT_CHARACTERS].split(" ")
-        # The first and the last word may be incomplete, unless the document begins or ends there.
-        complete = words[first > 0 : len(words) - (first + PROMPT_CHARACTERS < len(text))]
-        return " ".join(complete if any(complete) else words)

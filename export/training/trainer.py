@@ -1,13 +1,8 @@
-"""Training loop: BPTT windows in order with carried state, validation, checkpoints and early stopping.
-
-Knows the order of a run and when it ends; `optimization` computes the updates. Does not know where text comes from,
-what the display shows or how a version is published.
-"""
+"""Training loop: BPTT windows in order with carried state, validation, checkpoints and early stopping."""
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import keras
@@ -44,14 +39,6 @@ def learning_rate_at(fraction: float, peak: float, warmup: float) -> float:
     return peak * (FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * done)))
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Validation loss in nats per token, and accuracy: the share of tokens that were the most probable one."""
-
-    loss: float | None = None
-    accuracy: float | None = None
-
-
 class Trainer:
     """Training loop of a model; `run` trains until the epoch or time limit, or until early stopping.
 
@@ -73,14 +60,14 @@ class Trainer:
         self.optimization = Optimization(config, model, devices, dataset.unknown)
         self.averaged_model, self.checkpoint = self.optimization.averaged, self.optimization.checkpoint
 
-    def run(self, folder: RunFolder, display: Display) -> Progress:
+    def run(self, folder: RunFolder, displays: Sequence[Display] = ()) -> Progress:
         """Train, and save a checkpoint of each epoch and the model of the best one.
 
         A run whose directory has epochs is resumed. Each of several machines must see it; the chief writes to it.
 
         Raises:
             TrainingFailed: the loss or a weight is not a number.
-            WorkerLost: another worker is gone.
+            ConnectionError: the process of another machine is gone.
             RunError: the run directory is damaged.
             OSError: an epoch could not be saved.
         """
@@ -89,20 +76,21 @@ class Trainer:
         with self.devices.detect_lost_workers():
             # The first epoch runs regardless of the time limit: without it there would be nothing to publish.
             while progress.epochs == 0 or not self._is_over(progress, started):
-                train_loss, epoch_tokens = self._train_epoch(progress, started, display)
-                evaluation = self._validate(progress)
+                train_loss, epoch_tokens = self._train_epoch(progress, started, displays)
+                validation_loss, accuracy = self._validate(progress)
                 # Tokens and seconds are those of the whole run so far.
                 epoch = Epoch(
                     train_loss=train_loss,
-                    validation_loss=evaluation.loss,
-                    accuracy=evaluation.accuracy,
+                    validation_loss=validation_loss,
+                    accuracy=accuracy,
                     tokens=progress.last.tokens + epoch_tokens,
                     seconds=time.monotonic() - started,
                 )
                 progress = progress.after(epoch)
                 if self.devices.is_chief:
                     folder.save(self.checkpoint, self.averaged_model, progress)
-                display.epoch(progress, self.averaged_model)
+                for display in displays:
+                    display.epoch(progress, self.averaged_model)
                 self.raise_if_interrupted()
         return progress
 
@@ -118,7 +106,7 @@ class Trainer:
         by_epochs = (progress.epochs + updates / self.dataset.train.num_batches) / epochs if epochs else 0.0
         return max(by_epochs, (time.monotonic() - started) / (60 * minutes) if minutes else 0.0)
 
-    def _train_epoch(self, progress: Progress, started: float, display: Display) -> tuple[float, int]:
+    def _train_epoch(self, progress: Progress, started: float, displays: Sequence[Display]) -> tuple[float, int]:
         """Train for one epoch, or until the time limit, but on one batch at least.
 
         Returns the mean loss in nats per token, and the tokens trained on.
@@ -138,18 +126,23 @@ class Trainer:
             loss, states = self.optimization.update(inputs, targets, states, is_carried.astype(np.float32), rate)
             self._require_number(loss, "the loss", progress)
             total, tokens = total + loss * targets.size, tokens + targets.size
-            display.update(progress.epochs + 1, total / tokens, targets.size, fraction)
+            for display in displays:
+                display.update(progress.epochs + 1, total / tokens, targets.size, fraction)
             self.raise_if_interrupted()
         return total / tokens, tokens
 
-    def _validate(self, progress: Progress) -> Evaluation:
-        """Evaluate on the known tokens of the validation split, with carried state and without dropout."""
+    def _validate(self, progress: Progress) -> tuple[float | None, float | None]:
+        """Evaluate on the known tokens of the validation split, with carried state and without dropout.
+
+        Returns the loss in nats per token, and the share of tokens that were the most probable one; None without a
+        validation split.
+        """
         # The last update of an epoch can make weights NaN or infinite; without validation no loss would show it.
         for weight in self.averaged_model.trainable_variables:
             self._require_number(float(tf.reduce_sum(tf.abs(weight))), f"the sum of |{weight.path}|", progress)
         split = self.dataset.validation
         if split is None:
-            return Evaluation()
+            return None, None
         states = self.optimization.zero_states(split.batch_size)
         loss, hits = 0.0, 0.0
         for inputs, targets in split.batches():
@@ -157,7 +150,7 @@ class Trainer:
             loss, hits = loss + batch_loss, hits + batch_hits
             self.raise_if_interrupted()
         count = self.dataset.num_evaluated
-        return Evaluation(self._require_number(loss / count, "the validation loss", progress), hits / count)
+        return self._require_number(loss / count, "the validation loss", progress), hits / count
 
     def _require_number(self, value: float, name: str, progress: Progress) -> float:
         if math.isfinite(value):

@@ -3,34 +3,38 @@
 import contextlib
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from contract.card import CorpusDescription, NoTrainingFilter
+import numpy as np
+
+from contract.card import CorpusDescription, NoTrainingFilter, Sample, TrainingReport
 from contract.files import write_atomically
 from contract.tokenizer import Tokenizer
 from contract.training_filter import TrainingFilter
 from export.config import MODELS, TrainConfig
+from export.corpora.bits_per_character import bits_per_character
 from export.corpora.corpus import Corpus, read_corpus
-from export.corpora.memorization import SPAN_WORDS
+from export.corpora.memorization import SPAN_WORDS, Memorization
 from export.corpora.training_filter import build_training_filter
-from export.errors import CorpusError, ExportError, RunError, WorkerLost
+from export.errors import CorpusError, ExportError, RunError
 from export.interrupts import deferred_interrupts
 from export.repository.history import Progress
 from export.repository.plots import history_png
 from export.repository.publishing import publish, require_writable
 from export.terminal import echo, file_size
 from export.tokenizer_command import describe_dropped_words, train_tokenizer
+from export.training.dataset import Dataset
 from export.training.devices import Devices
-from export.training.display import NoDisplay, TerminalDisplay
-from export.training.events import EventDisplay
+from export.training.display import EventWriter, TerminalDisplay
+from export.training.embeddings import read_embedding
+from export.training.memory import require_memory
 from export.training.model import build_model, count_parameters
 from export.training.optimization import precision_of
-from export.training.report import report
 from export.training.runs import PICTURE, RunFolder
 from export.training.samples import Check, SampleWriter
 from export.training.trainer import Display, Trainer
-from export.training.training_data import TrainingData, require_enough, reread_corpus
 
 # Share of the loss of token frequencies alone, above which a model makes hardly any use of context.
 UNIGRAM_SHARE = 0.98
@@ -47,40 +51,46 @@ class _Job:
     corpus: CorpusDescription
     devices: Devices = field(default_factory=Devices)
 
-    def train_and_publish(self, data: TrainingData) -> None:
+    def train_and_publish(self, dataset: Dataset, embedding: np.ndarray | None) -> None:
+        """Train from the last complete epoch on; the chief publishes.
+
+        The initial embedding is float32 (vocab, embedding); None if Keras initializes it, or the run has an epoch.
+        """
         try:
-            _describe(self.config, self.tokenizer, data, self.devices)
-            writer = SampleWriter(self.tokenizer, data.prompt_source, self.config)
+            writer = SampleWriter(self.tokenizer, (dataset.tail or dataset.head).excerpts(), self.config)
             with deferred_interrupts() as raise_if_interrupted:
-                progress = self._train(data, writer, raise_if_interrupted)
-                self.publish(progress, writer, data.head, raise_if_interrupted)
-            self._warn_if_context_is_unused(progress, data)
+                progress = self._train(dataset, embedding, writer, raise_if_interrupted)
+                if self.devices.is_chief:
+                    self.publish(progress, writer, dataset.head, raise_if_interrupted)
+                    self._warn_if_context_is_unused(progress, dataset)
         except (KeyboardInterrupt, ExportError, OSError) as error:
-            self._suggest_commands(can_resume=isinstance(error, KeyboardInterrupt | OSError | WorkerLost))
+            self._suggest_commands(can_resume=isinstance(error, KeyboardInterrupt | OSError))
             raise
 
-    def _train(self, data: TrainingData, writer: SampleWriter, raise_if_interrupted: Check) -> Progress:
+    def _train(
+        self, dataset: Dataset, embedding: np.ndarray | None, writer: SampleWriter, raise_if_interrupted: Check
+    ) -> Progress:
         with self.devices.strategy.scope():
             model = build_model(self.config, len(self.tokenizer.tokens))
-        epochs_before = self.folder.progress().epochs
-        if data.embedding is not None:
-            model.get_layer("embedding").embeddings.assign(data.embedding)
-        trainer = Trainer(self.config, model, data.dataset, raise_if_interrupted, self.devices)
+        if embedding is not None:
+            model.get_layer("embedding").embeddings.assign(embedding)
+        before = self.folder.progress()
+        trainer = Trainer(self.config, model, dataset, raise_if_interrupted, self.devices)
         if not self.devices.is_chief:
-            return trainer.run(self.folder, NoDisplay())
+            return trainer.run(self.folder)
         with contextlib.ExitStack() as stack:
-            display: Display = stack.enter_context(TerminalDisplay(writer))
+            displays: list[Display] = [stack.enter_context(TerminalDisplay(writer.write))]
             if self.config.tensorboard:
-                events = EventDisplay(display, self.folder.events, self.config, self.folder.progress().last.tokens)
-                display = stack.enter_context(events)
-            progress = trainer.run(self.folder, display)
-        if progress.epochs == epochs_before:
+                events = EventWriter(self.folder.events, self.config, before.last.tokens)
+                displays.append(stack.enter_context(events))
+            progress = trainer.run(self.folder, displays)
+        if progress.epochs == before.epochs:
             echo(f"nothing is left to train: {progress.epochs} epochs are done")
         write_atomically(self.folder.path / PICTURE, history_png(progress, self.config.name))
         return progress
 
-    def _warn_if_context_is_unused(self, progress: Progress, data: TrainingData) -> None:
-        unigram, reached = data.dataset.unigram_loss(len(self.tokenizer.tokens)), progress.best.validation_loss
+    def _warn_if_context_is_unused(self, progress: Progress, dataset: Dataset) -> None:
+        unigram, reached = dataset.unigram_loss(), progress.best.validation_loss
         if unigram is not None and reached is not None and reached > UNIGRAM_SHARE * unigram:
             print(
                 f"warning: the model makes hardly any use of context: its validation loss is {reached:.3f}, and token "
@@ -88,13 +98,6 @@ class _Job:
                 f"--batch-size or --sequence-length, or with a smaller vocabulary",
                 file=sys.stderr,
             )
-
-    def train_as_worker(self, data: TrainingData) -> None:
-        """Train as a worker; the chief displays the progress and publishes."""
-        echo(f"{self.devices.task} of {self.devices.describe()}: a worker; the chief shows the progress")
-        writer = SampleWriter(self.tokenizer, data.prompt_source, self.config)
-        with deferred_interrupts() as raise_if_interrupted:
-            self._train(data, writer, raise_if_interrupted)
 
     def publish(
         self, progress: Progress, writer: SampleWriter, training_text: Corpus | None, raise_if_interrupted: Check
@@ -165,18 +168,25 @@ def train(config: TrainConfig, models_dir: Path, runs_dir: Path) -> int:
     require_writable(models_dir / config.name)
     devices = Devices.find(config.batch_size, config.units)
     corpus = read_corpus(config.corpus, config.documents)
-    require_enough(config, corpus)
-    tokenizer = train_tokenizer(config, corpus.split(config.validation, config.seed)[0])
-    data = TrainingData.prepare(config, corpus, tokenizer).with_embedding(config)
-    folder = RunFolder(runs_dir / config.name)
+    if corpus.num_characters < config.min_characters:
+        raise CorpusError(
+            f"corpus {corpus.name}: at least {config.min_characters:,} characters are needed, got "
+            f"{corpus.num_characters:,}; to train on it anyway, pass --min-characters {corpus.num_characters}"
+        )
+    head, tail = corpus.split(config.validation, config.seed)
+    tokenizer = train_tokenizer(config, head)
+    dataset = _lay_out(config, head, tail, tokenizer)
+    embedding = _initial_embedding(config, tokenizer)
+    description, folder = dataset.describe(corpus), RunFolder(runs_dir / config.name)
     with folder.locked() if devices.is_chief else contextlib.nullcontext():
         # Only after all checks: a command that fails must not replace the previous run.
-        previous = folder.create(config, tokenizer, data.description) if devices.is_chief else None
+        previous = folder.create(config, tokenizer, description) if devices.is_chief else None
         if previous:
             echo(f"the previous run in {folder.path} is now in {previous}")
-        devices.wait()
-        job = _Job(folder, models_dir, config, tokenizer, data.description, devices)
-        job.train_and_publish(data) if devices.is_chief else job.train_as_worker(data)
+        # The other processes read the directory once the chief has created it.
+        devices.broadcast(0.0)
+        _describe(config, corpus, dataset, devices)
+        _Job(folder, models_dir, config, tokenizer, description, devices).train_and_publish(dataset, embedding)
     return 0
 
 
@@ -184,22 +194,23 @@ def resume(run: Path, models_dir: Path) -> int:
     """Resume a run after its last complete epoch and publish the best epoch. Returns the exit code."""
     folder = RunFolder(run)
     config, tokenizer, before = folder.load()
-    job = _Job(folder, models_dir, config, tokenizer, before, Devices.find(config.batch_size, config.units))
+    devices = Devices.find(config.batch_size, config.units)
     require_writable(models_dir / config.name)
-    with folder.locked() if job.devices.is_chief else contextlib.nullcontext():
+    with folder.locked() if devices.is_chief else contextlib.nullcontext():
         corpus = read_corpus(config.corpus, config.documents)
         if corpus.sha256() != before.corpus_sha256:
             raise CorpusError(
                 f"corpus {corpus.name}: this is not the text that {run} started with: it has {corpus.num_characters:,} "
                 f"characters, the original had {before.corpus_characters:,}"
             )
-        data = TrainingData.prepare(config, corpus, tokenizer)
-        if data.description.held_out_sha256 != before.held_out_sha256:
+        head, tail = corpus.split(config.validation, config.seed)
+        if (tail.sha256() if tail else None) != before.held_out_sha256:
             raise CorpusError(f"corpus {corpus.name}: the validation split is not the one that {run} started with")
+        dataset = _lay_out(config, head, tail, tokenizer)
         # A run that was stopped before its first complete epoch starts over.
-        has_epochs = folder.progress().epochs > 0
-        data = data if has_epochs else data.with_embedding(config)
-        job.train_and_publish(data) if job.devices.is_chief else job.train_as_worker(data)
+        embedding = None if folder.progress().epochs else _initial_embedding(config, tokenizer)
+        _describe(config, corpus, dataset, devices)
+        _Job(folder, models_dir, config, tokenizer, before, devices).train_and_publish(dataset, embedding)
     return 0
 
 
@@ -211,7 +222,7 @@ def publish_best(run: Path, models_dir: Path) -> int:
     progress = folder.progress()
     if not progress.epochs:
         raise RunError(f"{run}: no epoch is complete yet; resume with: {job.command('resume')}")
-    corpus = reread_corpus(job.config, job.corpus.corpus_sha256)
+    corpus = _reread_corpus(job.config, job.corpus.corpus_sha256)
     if corpus is None:
         changed = f"corpus {job.config.corpus} is missing or has changed"
         lost = "samples have no prompt, memorization is not measured, and there is no training filter"
@@ -224,8 +235,29 @@ def publish_best(run: Path, models_dir: Path) -> int:
     return 0
 
 
-def _describe(config: TrainConfig, tokenizer: Tokenizer, data: TrainingData, devices: Devices) -> None:
-    corpus, dataset, vocab_size = data.corpus, data.dataset, len(tokenizer.tokens)
+def _reread_corpus(config: TrainConfig, corpus_sha256: str) -> Corpus | None:
+    """Return the corpus of a run; None if it cannot be read again or has changed."""
+    try:
+        corpus = None if config.corpus == "-" else read_corpus(config.corpus, config.documents)
+    except CorpusError:
+        return None
+    return corpus if corpus and corpus.sha256() == corpus_sha256 else None
+
+
+def _lay_out(config: TrainConfig, head: Corpus, tail: Corpus | None, tokenizer: Tokenizer) -> Dataset:
+    dataset = Dataset.lay_out(head, tail, tokenizer, config)
+    require_memory(config, len(tokenizer.tokens), dataset.train.batch_tokens)
+    return dataset
+
+
+def _initial_embedding(config: TrainConfig, tokenizer: Tokenizer) -> np.ndarray | None:
+    if config.embedding_init is None:
+        return None
+    return read_embedding(Path(config.embedding_init), tokenizer, config.embedding, config.seed)
+
+
+def _describe(config: TrainConfig, corpus: Corpus, dataset: Dataset, devices: Devices) -> None:
+    vocab_size = len(dataset.tokenizer.tokens)
     held_out = dataset.validation.num_tokens if dataset.validation else 0
     sampled = f", documents sampled by seed {config.seed}" if held_out and corpus.ends else ""
     unknown = f" ({dataset.share_unknown:.1%} of it unknown)" if dataset.share_unknown else ""
@@ -233,7 +265,7 @@ def _describe(config: TrainConfig, tokenizer: Tokenizer, data: TrainingData, dev
         f"corpus {corpus.name}: {corpus.num_characters:,} characters in {corpus.num_documents:,} document(s), "
         f"vocabulary {vocab_size:,}"
     )
-    for line in describe_dropped_words(config, data.head, tokenizer):
+    for line in describe_dropped_words(config, dataset.head, dataset.tokenizer):
         echo(line)
     echo(f"{dataset.train.num_tokens:,} tokens to train on, {held_out:,} held out{unknown}{sampled}")
     ways = "bidirectional " if config.bidirectional else ""
@@ -249,3 +281,39 @@ def _describe(config: TrainConfig, tokenizer: Tokenizer, data: TrainingData, dev
             "warning: nothing is held out: the training loss measures only how well the text is memorized",
             file=sys.stderr,
         )
+
+
+def report(
+    config: TrainConfig,
+    vocab_size: int,
+    corpus: CorpusDescription,
+    progress: Progress,
+    samples: Sequence[Sample],
+    memorization: Memorization | None,
+    no_training_filter: NoTrainingFilter | None = None,
+) -> TrainingReport:
+    """Return the training report of the best of at least one epoch for the card; it ignores later epochs.
+
+    The memorization in the model's output is None if the training text is unavailable; `no_training_filter` says why
+    the version has no training filter.
+    """
+    best = progress.best
+    return TrainingReport(
+        **corpus.model_dump(),
+        epochs=round(best.tokens / corpus.train_tokens, 2),
+        train_loss=best.train_loss,
+        validation_loss=best.validation_loss,
+        accuracy=best.accuracy,
+        bits_per_character=bits_per_character(
+            best.validation_loss, corpus.validation_tokens, corpus.validation_characters
+        ),
+        tokens_per_s=best.tokens / max(best.seconds, 1e-9),
+        seconds=best.seconds,
+        seed=config.seed,
+        parameters=count_parameters(config, vocab_size),
+        settings=config.model_dump(mode="json"),
+        samples=tuple(samples),
+        copied_spans=memorization.share if memorization else None,
+        written_spans=memorization.num_spans if memorization else None,
+        no_training_filter=no_training_filter,
+    )

@@ -50,8 +50,7 @@ def build_authenticator(settings: Settings) -> Authenticator:
     """Open the key file and the rate limit counters that the settings name.
 
     Raises:
-        KeyFileError: the key file cannot be read.
-        RedisUrlError: the Redis URL is invalid.
+        ConfigurationError: the key file cannot be read, or the Redis URL is invalid.
     """
     redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
     defaults = KeyLimits(

@@ -27,7 +27,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from pydantic_core import from_json
 
 from contract.files import atomic_write, read_file
-from service.errors import Unauthorized
+from service.errors import ConfigurationError, Unauthorized
 from service.reloading_file import ReloadingFile
 
 log = logging.getLogger(__name__)
@@ -42,10 +42,6 @@ _ID_CHARACTERS = string.ascii_lowercase + string.digits
 _DUMMY_SHA256 = "0" * 64
 _CHECK_EVERY_S = 0.5
 _LOCK_TIMEOUT_S = 10.0
-
-
-class KeyFileError(Exception):
-    """The key file cannot be read, used or changed; the message is one line that names it and shows no contents."""
 
 
 def _in_utc(value: datetime) -> datetime:
@@ -117,7 +113,6 @@ class KeyRing:
         self._file = ReloadingFile(
             path,
             lambda path: {key.id: key for key in read_keys(path)},
-            KeyFileError,
             lambda keys: f"{len(keys)} keys",
             _CHECK_EVERY_S,
         )
@@ -183,17 +178,17 @@ def read_keys(path: Path) -> tuple[Key, ...]:
     """Return every key of a file, expired ones included.
 
     Raises:
-        KeyFileError: it cannot be read or is invalid; the message names the key's id and the field.
+        ConfigurationError: it cannot be read or is invalid; the message names the key's id and the field.
     """
     try:
         content = read_file(path)
     except OSError as error:
-        raise KeyFileError(f"{path}: {error.strerror}") from error
+        raise ConfigurationError(f"{path}: {error.strerror}") from error
     try:
         return _KeyFile.model_validate_json(content).keys
     except ValidationError as error:
         # Without its cause, which shows values: one may be a key that was pasted into the wrong field.
-        raise KeyFileError(f"{path}: {_first_problem(content, error)}") from None
+        raise ConfigurationError(f"{path}: {_first_problem(content, error)}") from None
 
 
 def _first_problem(content: bytes, error: ValidationError) -> str:
@@ -222,7 +217,7 @@ def add_key(path: Path, tenant: str, expires: datetime | None, limits: KeyLimits
     Returns the record, and the key itself, which is stored nowhere.
 
     Raises:
-        KeyFileError: the file cannot be changed.
+        ConfigurationError: the file cannot be changed.
         ValueError: the tenant's name is invalid.
     """
     with _locked_for_writing(path) as target:
@@ -241,13 +236,13 @@ def revoke_keys(path: Path, key_ids: Collection[str]) -> None:
     """Remove keys from the file, all or none.
 
     Raises:
-        KeyFileError: the file cannot be changed, or one of the keys is not in it.
+        ConfigurationError: the file cannot be changed, or one of the keys is not in it.
     """
     with _locked_for_writing(path) as target:
         keys = read_keys(target)
         unknown = sorted(set(key_ids) - {key.id for key in keys})
         if unknown:
-            raise KeyFileError(f"{path}: there is no key {', '.join(unknown)}; nothing was revoked")
+            raise ConfigurationError(f"{path}: there is no key {', '.join(unknown)}; nothing was revoked")
         _write(target, tuple(key for key in keys if key.id not in key_ids))
 
 
@@ -263,7 +258,7 @@ def _locked_for_writing(path: Path) -> Iterator[Path]:
     """
     target = Path(os.path.realpath(path))
     if not target.parent.is_dir():
-        raise KeyFileError(f"{path}: directory {target.parent} does not exist")
+        raise ConfigurationError(f"{path}: directory {target.parent} does not exist")
     try:
         directory = os.open(target.parent, os.O_RDONLY)
         try:
@@ -272,7 +267,7 @@ def _locked_for_writing(path: Path) -> Iterator[Path]:
         finally:
             os.close(directory)
     except OSError as error:
-        raise KeyFileError(f"{path}: {error.strerror}") from error
+        raise ConfigurationError(f"{path}: {error.strerror}") from error
 
 
 def _lock(directory: int, path: Path) -> None:
@@ -282,7 +277,7 @@ def _lock(directory: int, path: Path) -> None:
             return fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() > deadline:
-                raise KeyFileError(f"{path}: another process holds the lock of its directory") from None
+                raise ConfigurationError(f"{path}: another process holds the lock of its directory") from None
             time.sleep(0.02)
 
 
@@ -304,7 +299,7 @@ def _copy_ownership(path: Path, descriptor: int) -> None:
         try:
             os.fchown(descriptor, old.st_uid, old.st_gid)
         except PermissionError:
-            raise KeyFileError(
+            raise ConfigurationError(
                 f"{path}: belongs to user {old.st_uid}, group {old.st_gid}; run this as that user or as root"
             ) from None
     os.fchmod(descriptor, 0o600 | (old.st_mode & 0o040))

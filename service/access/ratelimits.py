@@ -21,7 +21,7 @@ from limits.errors import StorageError
 from limits.storage import MemoryStorage, RedisStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 
-from service.errors import InvalidRequest, RateLimited
+from service.errors import ConfigurationError, InvalidRequest, RateLimited
 
 if TYPE_CHECKING:
     from redis import ConnectionPool
@@ -35,10 +35,6 @@ REDIS_TIMEOUT_S = 0.25
 # Between two attempts while Redis is unavailable: one request per interval waits for the time-out.
 REDIS_RETRY_S = 3.0
 _WINDOW_S = 60
-
-
-class RedisUrlError(ValueError):
-    """SOSTENUTO_REDIS_URL is not a Redis URL; the message does not show it, as it may contain a password."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +57,7 @@ class RateLimiter:
             redis_url: `redis://…`, `rediss://…` or `unix://…`; None counts in this process.
 
         Raises:
-            RedisUrlError: the URL is invalid.
+            ConfigurationError: the URL is invalid.
         """
         # The storage in memory is not thread-safe.
         self._own = _Counters(MemoryStorage(), threading.Lock())
@@ -169,7 +165,7 @@ def _seconds_until_below(count: int, limit: int) -> float:
 
 
 def check_redis_url(url: str) -> None:
-    """Raise RedisUrlError if a Redis URL is invalid; do not connect."""
+    """Raise ConfigurationError if a Redis URL is invalid; do not connect."""
     _connection_pool(url)
 
 
@@ -261,6 +257,6 @@ def _connection_pool(url: str) -> "ConnectionPool":
         # An unknown option is detected only when a connection is prepared.
         pool.make_connection()
     except (ValueError, TypeError, RedisError):
-        # Without the cause, which quotes parts of the URL.
-        raise RedisUrlError("SOSTENUTO_REDIS_URL: must be like redis://localhost:6379/0") from None
+        # Without the URL and the cause, which quotes parts of it: it may contain a password.
+        raise ConfigurationError("SOSTENUTO_REDIS_URL: must be like redis://localhost:6379/0") from None
     return pool

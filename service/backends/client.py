@@ -21,6 +21,7 @@ from service.backends.messages import (
 from service.errors import (
     BackendUnavailable,
     BatchingConflict,
+    ConfigurationError,
     GatewayError,
     InternalError,
     InvalidResponse,
@@ -30,8 +31,7 @@ from service.errors import (
 )
 from service.observability.tracing import Tracing
 from service.params import ModelVersion
-from service.scheduling.call import Call
-from service.scheduling.padding import Arrays
+from service.scheduling.call import Arrays, Call
 from service.scheduling.sequence import MAX_VOCAB_SIZE
 from service.settings import Settings
 
@@ -59,77 +59,54 @@ _DIFFERENT_SHAPES = "have different shapes and padding is turned off"
 _BATCHING_ADVICE = "it merges calls of different shapes, which then fail: start it without --enable_batching"
 
 
-class TlsFileError(Exception):
-    """A certificate or key file is invalid; the message names the file and the reason."""
-
-
 @dataclass(frozen=True)
 class Tls:
-    """The gateway's trusted CAs and client certificate.
+    """Encryption of calls; `name` is the expected one in server certificates, None the server's host name."""
 
-    Attributes:
-        ca: PEM: the trusted CA certificates.
-        cert: PEM: the client certificate chain, for servers that require one; None: no mutual TLS.
-        key: PEM: the private key of the client certificate.
-        name: Expected name in server certificates; None: the server's host name.
-    """
-
-    ca: bytes
-    cert: bytes | None = None
-    key: bytes | None = None
-    name: str | None = None
-
-    def channel(self, address: str, host: str, options: tuple[tuple[str, object], ...]) -> grpc.Channel:
-        """Open an encrypted channel to an address; the certificate is issued for the host that it was resolved from."""
-        credentials = grpc.ssl_channel_credentials(self.ca, self.key, self.cert)
-        return grpc.secure_channel(
-            address, credentials, options=(*options, ("grpc.ssl_target_name_override", self.name or host))
-        )
+    credentials: grpc.ChannelCredentials
+    name: str | None
 
 
 def backend_tls(settings: Settings) -> Tls | None:
     """Read the TLS files of the settings; None: plaintext.
 
     Raises:
-        TlsFileError: a file is missing, holds no certificate or key, or does not match the others.
+        ConfigurationError: a file is missing, holds no certificate or key, or does not match the others.
     """
     ca_file, name = settings.backend_tls_ca_file, settings.backend_tls_name
     cert_file, key_file = settings.backend_tls_cert_file, settings.backend_tls_key_file
     if ca_file is None:
         if cert_file or key_file or name:
-            raise TlsFileError("SOSTENUTO_BACKEND_TLS_CA_FILE is required with the other SOSTENUTO_BACKEND_TLS_*")
+            raise ConfigurationError("SOSTENUTO_BACKEND_TLS_CA_FILE is required with the other SOSTENUTO_BACKEND_TLS_*")
         return None
     if (cert_file is None) != (key_file is None):
-        raise TlsFileError("SOSTENUTO_BACKEND_TLS_CERT_FILE and SOSTENUTO_BACKEND_TLS_KEY_FILE must be set together")
+        raise ConfigurationError(
+            "SOSTENUTO_BACKEND_TLS_CERT_FILE and SOSTENUTO_BACKEND_TLS_KEY_FILE must be set together"
+        )
     # gRPC accepts any bytes and reports a failed handshake later, so the files are checked here.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         what: object = f"SOSTENUTO_BACKEND_TLS_CA_FILE={ca_file}"
         context.load_verify_locations(ca_file)
         if not context.cert_store_stats()["x509_ca"]:
-            raise TlsFileError(f"{what}: has no CA certificate")
+            raise ConfigurationError(f"{what}: has no CA certificate")
         if cert_file is None or key_file is None:
-            return Tls(ca_file.read_bytes(), name=name)
+            return Tls(grpc.ssl_channel_credentials(ca_file.read_bytes()), name)
         what = f"SOSTENUTO_BACKEND_TLS_CERT_FILE={cert_file}, SOSTENUTO_BACKEND_TLS_KEY_FILE={key_file}"
         context.load_cert_chain(cert_file, key_file, password=_no_password)
-        return Tls(ca_file.read_bytes(), cert_file.read_bytes(), key_file.read_bytes(), name)
+        pem = [file.read_bytes() for file in (ca_file, key_file, cert_file)]
+        return Tls(grpc.ssl_channel_credentials(*pem), name)
     except OSError as error:
-        raise TlsFileError(f"{what}: {error.strerror or error}") from error
+        raise ConfigurationError(f"{what}: {error.strerror or error}") from error
 
 
 def _no_password() -> str:
-    raise TlsFileError("SOSTENUTO_BACKEND_TLS_KEY_FILE: the key is encrypted; an unencrypted one is required")
+    raise ConfigurationError("SOSTENUTO_BACKEND_TLS_KEY_FILE: the key is encrypted; an unencrypted one is required")
 
 
 @dataclass(frozen=True)
 class VersionStatus:
-    """The status of one version in a GetModelStatus response.
-
-    Attributes:
-        available: Whether it takes calls.
-        error: The server's error message; "" if there is none.
-        loading: Whether the server is starting or loading it.
-    """
+    """The status of one version in a GetModelStatus response; `error` is the server's message, "" if there is none."""
 
     version: int
     available: bool
@@ -157,9 +134,9 @@ class GrpcBackend:
             timeout_s: Deadline of each call.
             max_calls: Concurrent calls. Each blocks a thread: grpcio's futures cost 350 µs of CPU time per call, a
                 blocked thread 230 µs (measured).
-            tracing: Creates a span for each call; None: no tracing.
+            tracing: None: no tracing.
             host: The host name that the address was resolved from.
-            tls: Encryption of the channel; None: plaintext.
+            tls: None: plaintext.
         """
         self.address, self._host, self._tls = address, host, tls
         self._timeout_s, self._tracing = timeout_s, tracing
@@ -179,7 +156,9 @@ class GrpcBackend:
         if self._tls is None:
             self._channel = grpc.insecure_channel(self.address, options=_OPTIONS)
         else:
-            self._channel = self._tls.channel(self.address, self._host, _OPTIONS)
+            # The certificate is issued for the host that the address was resolved from.
+            override = ("grpc.ssl_target_name_override", self._tls.name or self._host)
+            self._channel = grpc.secure_channel(self.address, self._tls.credentials, (*_OPTIONS, override))
         # Responses as bytes: gRPC reports an unparsable response as INTERNAL, like a call that the backend refuses.
         self._predict_rpc = self._channel.unary_unary(
             _PREDICT, request_serializer=predict_pb2.PredictRequest.SerializeToString
@@ -253,14 +232,7 @@ class GrpcBackend:
         shapes: Mapping[str, Shape],
         vocab_size: int = MAX_VOCAB_SIZE,
     ) -> Arrays:
-        """Make a call and wait for its outputs.
-
-        Args:
-            model: The version.
-            signature: Its signature.
-            inputs: The input tensors.
-            shapes: The shape of each requested output, by name.
-            vocab_size: Exclusive upper limit of token ids.
+        """Make a call and wait for its outputs, those named in `shapes`; token ids must be below `vocab_size`.
 
         Raises:
             GatewayError: as `call` would report it.
@@ -275,8 +247,7 @@ class GrpcBackend:
 
         Raises:
             ModelNotFound: the server has no version of it.
-            ServerBusy: the server has no free thread to respond.
-            BackendUnavailable: no response.
+            BackendUnavailable: no response, or `ServerBusy`: the server has no free thread.
         """
         request = get_model_status_pb2.GetModelStatusRequest()
         request.model_spec.name = name

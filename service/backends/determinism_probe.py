@@ -14,8 +14,8 @@ import numpy as np
 
 from contract import signatures
 from contract.card import GeneratorCard
-from service.scheduling.padding import Arrays
-from service.scheduling.transition_table import unconstrained
+from service.scheduling.call import Arrays
+from service.scheduling.constraints import unconstrained_inputs
 
 log = logging.getLogger(__name__)
 
@@ -35,12 +35,14 @@ class Probe:
         sha256: The probe hash, of all outputs: two servers with the same hash are bit-exact with each other.
         is_deterministic: Whether there are such batch sizes; otherwise the one in use is not reproducible.
         stamp: Modification time of the card that it was made with; see `service.backends.health.Assets`.
+        is_stale: Whether it must be repeated before the server gets calls of the version.
     """
 
     batch_sizes: tuple[int, ...]
     sha256: str
     is_deterministic: bool = True
     stamp: int = 0
+    is_stale: bool = False
 
 
 def run_probe(card: GeneratorCard, num_tokens: int, predict: Predict) -> Probe:
@@ -145,5 +147,5 @@ def _adjustments(token_ids: np.ndarray, sequences: np.ndarray, card: GeneratorCa
         "repetition_penalty": np.where(sequences % 3, 1.0, 1.2).astype(np.float32),
         "min_steps": np.zeros(batch_size, np.int32),
         "num_top": np.full(batch_size, card.num_top, np.int32),
-        **unconstrained(batch_size, card.vocab_size),
+        **unconstrained_inputs(batch_size, card.vocab_size),
     }

@@ -19,7 +19,7 @@ from service.backends.replica import Replica
 from service.backends.replicas import Replicas
 from service.errors import BackendUnavailable, GatewayError, InvalidResponse, ModelNotFound, ServerBusy
 from service.params import ModelVersion
-from service.scheduling.padding import Arrays, finite_sequences
+from service.scheduling.call import Arrays, finite_sequences
 
 log = logging.getLogger(__name__)
 
@@ -164,7 +164,7 @@ class HealthChecks:
         """Return whether a version has a valid probe at a backend."""
         probe = replica.probes.get(ref)
         try:
-            return probe is not None and ref not in replica.needs_reprobe and probe.stamp == self._assets(ref).stamp
+            return probe is not None and not probe.is_stale and probe.stamp == self._assets(ref).stamp
         except ContractError:
             return False
 
@@ -180,10 +180,7 @@ class HealthChecks:
             log.debug("probing %s failed", name, exc_info=True)
             self._errors.add(f"probing {name} at {replica.address}", f"{type(error).__name__}: {error}")
             probes = {ref: probe for ref, probe in replica.probes.items() if ref.name == name}
-            needs_reprobe = probes.keys() & replica.needs_reprobe
-            self._replicas.record_probes(
-                replica, name, probes, needs_reprobe=needs_reprobe, num_ejections_before=num_ejections
-            )
+            self._replicas.record_probes(replica, name, probes, num_ejections_before=num_ejections)
         finally:
             del self._probing[replica, name]
         try:
@@ -198,7 +195,6 @@ class HealthChecks:
             BackendUnavailable: it does not respond.
         """
         probes: dict[ModelVersion, Probe] = {}
-        needs_reprobe: set[ModelVersion] = set()
         is_complete = True
         for status in statuses:
             ref, what = ModelVersion(name, status.version), f"{name}:{status.version} at {replica.address}"
@@ -215,22 +211,13 @@ class HealthChecks:
                 if before is None:
                     is_complete = is_complete and not isinstance(error, ServerBusy)
                     continue
-                probes[ref] = before
-                if ref in replica.needs_reprobe or isinstance(error, InvalidResponse):
-                    needs_reprobe.add(ref)
+                probes[ref] = replace(before, is_stale=before.is_stale or isinstance(error, InvalidResponse))
             except (ContractError, GatewayError) as error:
                 # A new version that cannot be called is the fault of that version, not of the server.
                 if isinstance(error, BackendUnavailable) and before is not None:
                     raise
                 self._errors.add(what, str(error))
-        self._replicas.record_probes(
-            replica,
-            name,
-            probes,
-            needs_reprobe=needs_reprobe,
-            is_complete=is_complete,
-            num_ejections_before=num_ejections,
-        )
+        self._replicas.record_probes(replica, name, probes, is_complete=is_complete, num_ejections_before=num_ejections)
         self._errors.clear(f"probing {name} at {replica.address}")
 
     def _probe_version(self, replica: Replica, ref: ModelVersion) -> Probe:
@@ -250,9 +237,9 @@ class HealthChecks:
         if (
             before
             and before.stamp == assets.stamp
-            and (ref not in replica.needs_reprobe or still_holds(before, assets.card, num_tokens, predict))
+            and (not before.is_stale or still_holds(before, assets.card, num_tokens, predict))
         ):
-            return before
+            return replace(before, is_stale=False)
         probe = replace(run_probe(assets.card, num_tokens, predict), stamp=assets.stamp)
         log.info(
             "model %s version %d at %s: %s, batch sizes %s",

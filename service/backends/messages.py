@@ -17,7 +17,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from contract.tensors import DT_FLOAT, DT_INT32, flat_values, set_type
-from service.scheduling.padding import Arrays, OutputShapes
+from service.scheduling.call import Arrays, OutputShapes
 
 
 @contextmanager

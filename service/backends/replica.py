@@ -5,16 +5,13 @@
 
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
-from service.backends.client import VersionStatus
+from service.backends.client import GrpcBackend
 from service.backends.determinism_probe import Probe
-from service.errors import GatewayError
 from service.params import ModelVersion
 from service.scheduling.call import Call
-from service.scheduling.padding import Arrays
 
 # Concurrent probe calls per server, over all models, which take turns: as many as most servers have cores.
 MAX_PROBE_CALLS = 2
@@ -85,12 +82,9 @@ class HangDetector:
 
 @dataclass(frozen=True)
 class DriftReport:
-    """Drift that has lasted for longer than `TOLERATED_S`.
+    """Drift that has lasted for longer than `TOLERATED_S`: the age of the oldest difference, and NAME:VERSION of each.
 
-    Attributes:
-        seconds: Age of the oldest difference.
-        missing: NAME:VERSION, or just NAME, that the repository lists and the backend does not serve.
-        unexpected: NAME:VERSION that the backend serves and the repository does not list, or no longer.
+    A `missing` one, or just NAME, is listed by the repository and not served; an `unexpected` one is served only.
     """
 
     seconds: float
@@ -159,39 +153,12 @@ class ConfigDrift:
         return DriftReport(round(max(ages.values()), 1), missing, unexpected)
 
 
-class Server(Protocol):
-    """A client of one model server; see `service.backends.client.GrpcBackend`."""
-
-    def call(self, call: Call, done: Callable[[Arrays | GatewayError], None]) -> None:
-        """Send a call without waiting for it."""
-
-    def versions(self, name: str) -> list[VersionStatus]:
-        """Return the status of every version of a model that the server knows."""
-
-    def predict(
-        self,
-        model: ModelVersion,
-        signature: str,
-        inputs: Arrays,
-        shapes: Mapping[str, tuple[int, ...]],
-        vocab_size: int,
-    ) -> Arrays:
-        """Make a call and wait for the outputs named in `shapes`."""
-
-    def reset(self) -> None:
-        """Abort the calls in flight."""
-
-    def close(self) -> None:
-        """Close the connection."""
-
-
 @dataclass(eq=False)
 class Replica:
     """The last known state of one model server.
 
     Attributes:
-        probes: The versions that it serves, and their probes; replaced as a whole, as are the next three.
-        needs_reprobe: Served versions that get no calls until their probes have been repeated.
+        probes: The versions that it serves, and their probes; replaced as a whole, as are the next two.
         reported: The versions that it serves or is loading, by its own status.
         probed_models: Names of the models whose versions have been checked and probed.
         in_flight: Its calls: monotonic seconds at which each was sent.
@@ -202,9 +169,8 @@ class Replica:
     """
 
     address: str
-    server: Server
+    server: GrpcBackend
     probes: Mapping[ModelVersion, Probe] = field(default_factory=dict)
-    needs_reprobe: frozenset[ModelVersion] = frozenset()
     reported: frozenset[ModelVersion] = frozenset()
     probed_models: frozenset[str] = frozenset()
     in_flight: dict[Call, float] = field(default_factory=dict)
@@ -225,7 +191,7 @@ class Replica:
 
     def takes(self, model: ModelVersion) -> bool:
         """Return whether it gets calls of a version."""
-        return self.ejected_because is None and model in self.probes and model not in self.needs_reprobe
+        return self.ejected_because is None and model in self.probes and not self.probes[model].is_stale
 
     def may_take(self, model: ModelVersion) -> bool:
         """Return whether it gets no calls of a version now but may get some later."""

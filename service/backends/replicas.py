@@ -10,11 +10,11 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from types import MappingProxyType
+from dataclasses import dataclass, field, replace
 
+from service.backends.client import GrpcBackend
 from service.backends.determinism_probe import Probe
-from service.backends.replica import HangDetector, Replica, Server
+from service.backends.replica import HangDetector, Replica
 from service.errors import (
     BackendUnavailable,
     BatchingConflict,
@@ -26,8 +26,7 @@ from service.errors import (
     version_gone,
 )
 from service.params import ModelVersion
-from service.scheduling.call import NOT_FINITE, Call
-from service.scheduling.padding import Arrays, finite_sequences
+from service.scheduling.call import NOT_FINITE, Arrays, Call, finite_sequences
 
 log = logging.getLogger(__name__)
 
@@ -43,23 +42,21 @@ class Replicas:
 
     def __init__(
         self,
-        connect: Callable[[str, str], Server],
+        connect: Callable[[str, str], GrpcBackend],
         addresses: Sequence[str],
         *,
         resolve: Callable[[str], Iterable[str]] | None = None,
     ) -> None:
         """Prepare; no server is called.
 
-        Args:
-            connect: Creates a client from an address and the host name that it was resolved from.
-            addresses: `host:port` each; a host name may resolve to several.
-            resolve: Resolves an address; by default with the system's resolver.
+        `connect` creates a client from an address and the host name that it was resolved from. `addresses` are
+        `host:port` each; a host name may resolve to several. `resolve` is the system's resolver by default.
         """
         self._connect, self._addresses, self._resolve = connect, addresses, resolve or resolved
         self._lock = threading.Lock()
         self._replicas: dict[str, Replica] = {}
         # Expected probe hash of each version.
-        self._hashes: dict[ModelVersion, str] = {}
+        self._hashes: dict[ModelVersion, str | None] = {}
         # Last successful resolution of each address.
         self._resolved: dict[str, list[str]] = {}
         self._unresolved: set[str] = set()
@@ -112,7 +109,7 @@ class Replicas:
             replica.server.close()
         return self.all()
 
-    def expect(self, hashes: Mapping[ModelVersion, str]) -> None:
+    def expect(self, hashes: Mapping[ModelVersion, str | None]) -> None:
         """Set the expected probe hash of each version."""
         with self._lock:
             self._hashes = dict(hashes)
@@ -148,7 +145,7 @@ class Replicas:
                 return False
             was_in_service = replica.ejection.eject(reason, time.monotonic())
             # It may restart with another build.
-            replica.needs_reprobe = frozenset(replica.probes)
+            replica.probes = {ref: replace(probe, is_stale=True) for ref, probe in replica.probes.items()}
         if was_in_service:
             log.warning("backend %s was ejected: %s", replica.address, reason)
             replica.drift.clear()
@@ -166,7 +163,6 @@ class Replicas:
         name: str,
         probes: Mapping[ModelVersion, Probe],
         *,
-        needs_reprobe: Collection[ModelVersion] = (),
         is_complete: bool = True,
         num_ejections_before: int | None = None,
     ) -> None:
@@ -174,25 +170,21 @@ class Replicas:
 
         Args:
             replica: The server.
-            name: Of the model.
-            probes: The versions that it serves, and their probes.
-            needs_reprobe: Versions whose probes could not be repeated: they get no calls yet.
+            name: The model.
+            probes: The versions that it serves, and their probes; one that could not be repeated is stale.
             is_complete: Whether all new versions were probed; until then others of the model may still appear.
             num_ejections_before: `ejection.count` when the health check began: if it was ejected since, it stays
                 ejected, and all versions need to be probed again.
         """
         with self._lock:
             others = {ref: probe for ref, probe in replica.probes.items() if ref.name != name}
-            replica.probes = MappingProxyType({**others, **probes})
-            ejected_since = num_ejections_before is not None and num_ejections_before != replica.ejection.count
-            replica.needs_reprobe = frozenset(others.keys() & replica.needs_reprobe).union(
-                probes if ejected_since else needs_reprobe
-            )
-            if ejected_since:
+            if num_ejections_before is not None and num_ejections_before != replica.ejection.count:
+                replica.probes = others | {ref: replace(probe, is_stale=True) for ref, probe in probes.items()}
                 return
+            replica.probes = {**others, **probes}
             if is_complete:
                 replica.probed_models |= {name}
-            takes_calls = not replica.probes or bool(replica.probes.keys() - replica.needs_reprobe)
+            takes_calls = not replica.probes or not all(probe.is_stale for probe in replica.probes.values())
             is_readmitted = takes_calls and replica.ejection.readmit()
         if is_readmitted:
             log.info("backend %s is in service", replica.address)
@@ -200,10 +192,7 @@ class Replicas:
     def retain(self, replica: Replica, names: Collection[str], num_ejections_before: int) -> None:
         """Forget a server's other models; readmit it if `names` is empty, as there is nothing to probe."""
         with self._lock:
-            replica.probes = MappingProxyType(
-                {ref: probe for ref, probe in replica.probes.items() if ref.name in names}
-            )
-            replica.needs_reprobe = frozenset(replica.probes.keys() & replica.needs_reprobe)
+            replica.probes = {ref: probe for ref, probe in replica.probes.items() if ref.name in names}
             replica.reported = frozenset(ref for ref in replica.reported if ref.name in names)
             replica.delisted = (replica.delisted | replica.probed_models).difference(names)
             replica.probed_models &= frozenset(names)
@@ -264,7 +253,7 @@ class Replicas:
         attempt.failure = outcome
         if isinstance(outcome, VersionGone):
             with self._lock:
-                replica.probes = MappingProxyType({ref: it for ref, it in replica.probes.items() if ref != call.model})
+                replica.probes = {ref: probe for ref, probe in replica.probes.items() if ref != call.model}
         elif isinstance(outcome, InvalidResponse) or not isinstance(outcome, BackendUnavailable):
             # The call itself may be at fault; a retry on another server decides. If there is no other, the caller
             # treats an invalid response like an outage.

@@ -7,7 +7,6 @@ import ctypes
 import logging
 import math
 import socket
-import sys
 from dataclasses import replace
 from typing import Any
 
@@ -16,10 +15,10 @@ from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
 from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
 
 from service.access.auth import check_authenticator
-from service.access.keys import KeyFileError, warn_if_exposed
-from service.access.ratelimits import RedisUrlError
-from service.backends.client import TlsFileError, backend_tls
-from service.generation.resume_tokens import StateKeyError, StateKeys
+from service.access.keys import warn_if_exposed
+from service.backends.client import backend_tls
+from service.errors import ConfigurationError
+from service.generation.resume_tokens import StateKeys
 from service.http_server.addresses import is_loopback, listen
 from service.http_server.worker import StreamingWorker
 from service.observability.logs import configure_logging
@@ -147,18 +146,17 @@ def serve(settings: Settings) -> int:
     """Serve until a signal stops it. Return the exit code."""
     return_freed_memory()
     configure_logging(format=settings.log_format, level=settings.log_level)
+    # Errors that would stop the worker are detected here, where they end the start with one line.
+    check_authenticator(settings)
+    if settings.state_key_file is not None:
+        StateKeys.read(settings.state_key_file)
+    backend_tls(settings)
     try:
-        # Errors that would stop the worker are detected here, where they end the start with one line.
-        check_authenticator(settings)
-        if settings.state_key_file is not None:
-            StateKeys.read(settings.state_key_file)
-        backend_tls(settings)
         listener = listen(settings.host, settings.port, BACKLOG)
         port = listener.getsockname()[1]
         metrics_socket = listen(settings.metrics_host, metrics_port(settings, port))
-    except (OSError, KeyFileError, RedisUrlError, StateKeyError, TlsFileError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    except OSError as error:
+        raise ConfigurationError(str(error)) from error
     for path in filter(None, (settings.keys_file, settings.state_key_file)):
         warn_if_exposed(path)
     for line in unknown_settings():

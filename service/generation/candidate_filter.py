@@ -1,8 +1,4 @@
-"""The filter of candidates: rejects duplicates and copies of training text; the others become choices.
-
-The decision depends on the texts in the order of their random streams, not on the order in which they finish: the same
-seed gives the same choices. Pure: knows texts and token ids.
-"""
+"""The filter of candidates: rejects duplicates and copies of training text; the others become choices."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,20 +14,23 @@ IsCopy = Callable[[Sequence[int], str], bool]
 class CandidateFilter:
     """The candidates of one prompt.
 
+    The decision depends on the texts in the order of their random streams, not on the order in which they finish: the
+    same seed gives the same choices.
+
     Attributes:
         count: Number of requested choices.
         unique: Whether a text that was accepted before is rejected.
         is_copy: Rejects copies of training text; None: they are accepted.
         num_rejected: Candidates rejected so far.
+        num_accepted: Candidates accepted so far.
     """
 
     count: int
     unique: bool
     is_copy: IsCopy | None
     num_rejected: int = 0
+    num_accepted: int = 0
     _num_candidates: int = field(default=0, init=False)
-    _num_decided: int = field(default=0, init=False)
-    _num_accepted: int = field(default=0, init=False)
     _finished: dict[int, tuple[Sequence[int], str]] = field(default_factory=dict, init=False)
     _accepted: set[str] = field(default_factory=set, init=False)
 
@@ -41,7 +40,7 @@ class CandidateFilter:
     def next_candidate(self) -> int | None:
         """Return the number of a candidate in place of a rejected one; None: the limit of candidates is reached.
 
-        Then there are fewer choices than wanted.
+        Then there are fewer choices than requested.
         """
         if self._num_candidates == CANDIDATES_PER_CHOICE * self.count + MORE_CANDIDATES:
             return None
@@ -61,16 +60,14 @@ class CandidateFilter:
         """
         self._finished[number] = token_ids, text
         decided: list[tuple[int, int | None]] = []
-        while self._num_decided in self._finished:
-            candidate = self._num_decided
+        while (candidate := self.num_accepted + self.num_rejected) in self._finished:
             token_ids, text = self._finished.pop(candidate)
-            self._num_decided += 1
             if (self.unique and text in self._accepted) or (self.is_copy is not None and self.is_copy(token_ids, text)):
                 self.num_rejected += 1
                 decided.append((candidate, None))
                 continue
             if self.unique:
                 self._accepted.add(text)
-            decided.append((candidate, self._num_accepted))
-            self._num_accepted += 1
+            decided.append((candidate, self.num_accepted))
+            self.num_accepted += 1
         return decided

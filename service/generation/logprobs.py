@@ -1,13 +1,9 @@
-"""Log probabilities of a choice's tokens in OpenAI's format, each held back until the text of its token is visible.
+"""Log probabilities of tokens, in OpenAI's format and in vLLM's."""
 
-Knows tokens, their labels and their offsets in the text. Does not know stop strings or JSON.
-"""
-
-from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
-from typing import Any
 
 import numpy as np
 import orjson
@@ -32,7 +28,8 @@ class Logprobs:
         token_logprobs: Natural logarithms; None for the very first token of a text, which follows no other.
         top_logprobs: The most probable tokens at its position and the token itself; None as above.
         text_offset: Offset of the token's text in code points: within the choice's text, or within the delta if the
-            client prepends deltas.
+            client prepends deltas. In the order of generation, of a backward model: the distance from the token's
+            beginning to the end of the choice's text.
     """
 
     tokens: list[str] = field(default_factory=list)
@@ -41,11 +38,24 @@ class Logprobs:
     text_offset: list[int] = field(default_factory=list)
 
     def extend(self, other: "Logprobs", shift: int = 0) -> None:
-        """Append those of another delta, and add `shift` to its offsets."""
+        """Append those of later tokens, and add `shift` to their offsets."""
         self.tokens += other.tokens
         self.token_logprobs += other.token_logprobs
         self.top_logprobs += other.top_logprobs
         self.text_offset += [offset + shift for offset in other.text_offset] if shift else other.text_offset
+
+    def mirrored(self, length: int) -> "Logprobs":
+        """Convert those of a backward model from the order of generation to reading order, or back.
+
+        `length` is that of the text up to the last of them, in the order of generation.
+        """
+        offsets = [length - offset for offset in reversed(self.text_offset)]
+        return Logprobs(self.tokens[::-1], self.token_logprobs[::-1], self.top_logprobs[::-1], offsets)
+
+    def cut(self, start: int, stop: int | None) -> "Logprobs":
+        """Return some of them."""
+        part = slice(start, stop)
+        return Logprobs(self.tokens[part], self.token_logprobs[part], self.top_logprobs[part], self.text_offset[part])
 
 
 # A token's log probability, and the ids and log probabilities of the most probable tokens at its position.
@@ -74,128 +84,84 @@ def labels(detokenizer: Detokenizer, token_ids: list[int]) -> list[str]:
     return token_labels
 
 
-def expected_next(scores: Scores, num_top: int, detokenizer: Detokenizer) -> dict[str, float]:
+def expected_next(scores: Scores, num_top: int, label: Callable[[int], str]) -> dict[str, float]:
     """Return the most probable tokens at the first scored position, and their log probabilities."""
     _, top_ids, tops = next(token_scores(scores, num_top))
-    return dict(zip(map(detokenizer.label, top_ids), tops, strict=True))
+    return dict(zip(map(label, top_ids), tops, strict=True))
 
 
-class LogprobsLog:
-    """The log probabilities of one choice's tokens, in order; each is returned once its text is visible."""
+class PendingLogprobs:
+    """The log probabilities of a text's tokens in the order of generation, until the text of each is visible.
 
-    def __init__(self, offset: int = 0) -> None:
-        """Start with no tokens; `offset` is the length of the text before the first."""
-        self._pending = Logprobs()
-        self._offset = offset
+    Attributes:
+        length: Length of the text so far, in characters.
+    """
 
-    def add(self, detokenizer: Detokenizer, token_id: int, score: TokenScore | None) -> str:
-        """Add the next token, pass it to the detokenizer and return its text."""
-        pending = self._pending
-        label = detokenizer.label(token_id)
-        pending.tokens.append(label)
-        if score is None:
-            pending.token_logprobs.append(None)
-            pending.top_logprobs.append(None)
-        else:
+    def __init__(self, length: int = 0, *, backward: bool) -> None:
+        self.length, self._backward, self._pending = length, backward, Logprobs()
+        # Of a backward model: distance of the last token that was returned.
+        self._reached = 0
+
+    def add(self, token_id: int, score: TokenScore | None, label: Callable[[int], str]) -> None:
+        """Add the next token; `label` returns the text that a token would have as the next one."""
+        pending, name = self._pending, label(token_id)
+        pending.tokens.append(name)
+        pending.token_logprobs.append(None if score is None else score[0])
+        top = None
+        if score is not None:
             logprob, top_ids, tops = score
-            top = dict(zip(map(detokenizer.label, top_ids), tops, strict=True))
-            top[label] = logprob
-            pending.token_logprobs.append(logprob)
-            pending.top_logprobs.append(top)
-        return self._advance(detokenizer, token_id)
+            top = dict(zip(map(label, top_ids), tops, strict=True))
+            top[name] = logprob
+        pending.top_logprobs.append(top)
 
-    def end(self, detokenizer: Detokenizer) -> str:
-        """Return the text that the detokenizer held back, after the last token."""
-        return self._advance(detokenizer, None)
+    def place(self, text: str, offsets: Sequence[int]) -> None:
+        """Add text, and the offsets in it of the tokens whose beginning is known now; see `Detokenizer.track`."""
+        self._pending.text_offset += [self.length + offset for offset in offsets]
+        self.length += len(text)
 
-    def take(self, visible_length: int = 0, *, last: bool, stopped: bool = False) -> Logprobs:
+    def take(self, visible_length: int, *, last: bool, stopped: bool = False) -> Logprobs:
         """Return the log probabilities of visible tokens that were not returned before.
 
+        A token is visible if its first character is. Of a backward model, also the token that a stop string cuts
+        through, as if it began there, and at the end of a choice those whose text a checkpoint holds back.
+
         Args:
-            visible_length: Length of the visible text so far; tokens that begin after it are held back.
+            visible_length: Length of the visible text so far.
             last: Whether the text has ended: then all tokens are returned, unless a stop string cut it off.
             stopped: Whether a stop string cut the text off after the visible part.
         """
-        taken, offsets = self._pending, self._pending.text_offset
-        if (last and not stopped) or not offsets or offsets[-1] < visible_length:
-            self._pending = Logprobs()
-            return taken
-        count = sum(offset < visible_length for offset in offsets)
-        self._pending = _cut(taken, count, None)
-        return _cut(taken, 0, count)
-
-    def _advance(self, detokenizer: Detokenizer, token_id: int | None) -> str:
-        text, offsets = detokenizer.track(token_id)
-        for offset in offsets:
-            self._pending.text_offset.append(self._offset + offset)
-        self._offset += len(text)
-        return text
-
-
-class BackwardLog(LogprobsLog):
-    """The log probabilities of one choice of a backward model.
-
-    Until tokens are returned, `text_offset` has the distance from the beginning of each to the end of the text, for the
-    first tokens, of which it is known.
-    """
-
-    def __init__(self, offset: int = 0) -> None:
-        super().__init__(offset)
-        # That distance of the last token that was returned.
-        self._reached = 0
-
-    def take(self, visible_length: int = 0, *, last: bool, stopped: bool = False) -> Logprobs:
-        """Return, in reading order, tokens whose beginning is visible, with offsets within the visible text.
-
-        A token that a stop string cuts through is returned too, at offset 0. So are, at the end of a choice that keeps
-        a checkpoint, the tokens whose text is held back.
-        """
-        pending = self._pending
-        count = bisect_right(pending.text_offset, visible_length)
-        distances = pending.text_offset[:count]
-        self._reached = distances[-1] if distances else self._reached
-        if stopped and self._reached < visible_length:
-            distances.append(visible_length)
-        elif last and not stopped:
-            distances += [visible_length] * (len(pending.tokens) - len(distances))
-        taken = _cut(pending, 0, len(distances))
-        self._pending = _cut(pending, len(distances), None)
-        return Logprobs(
-            taken.tokens[::-1],
-            taken.token_logprobs[::-1],
-            taken.top_logprobs[::-1],
-            [visible_length - distance for distance in reversed(distances)],
-        )
-
-
-def _cut(logprobs: Logprobs, start: int, stop: int | None) -> Logprobs:
-    cut = slice(start, stop)
-    return Logprobs(
-        logprobs.tokens[cut], logprobs.token_logprobs[cut], logprobs.top_logprobs[cut], logprobs.text_offset[cut]
-    )
+        pending, offsets = self._pending, self._pending.text_offset
+        count = num_known = (bisect_right if self._backward else bisect_left)(offsets, visible_length)
+        if self._backward:
+            self._reached = offsets[count - 1] if count else self._reached
+            count += stopped and self._reached < visible_length
+        if last and not stopped:
+            count = len(pending.tokens)
+        taken, self._pending = pending.cut(0, count), pending.cut(count, None)
+        if self._backward:
+            taken.text_offset[num_known:] = [visible_length] * (count - num_known)
+        return taken
 
 
 def score_prompt(
-    log: LogprobsLog,
-    token_ids: Sequence[int],
-    scores: Sequence[Scores],
-    num_top: int,
-    detokenizer: Detokenizer,
+    token_ids: Sequence[int], scores: Sequence[Scores], num_top: int, detokenizer: Detokenizer, *, backward: bool
 ) -> Logprobs:
     """Return the log probabilities of a prompt's tokens, in reading order.
 
     Args:
-        log: A new one, for the model's direction.
         token_ids: All tokens of the prompt, in the order in which the model reads.
         scores: In that order, of all tokens but the first, or of all tokens and some before them, which are skipped.
         num_top: Number of most probable tokens to return for each token.
         detokenizer: A new one, for the model's direction.
+        backward: That direction.
     """
-    num_characters = 0
+    pending = PendingLogprobs(backward=backward)
     for token_id, score in _scored(token_ids, scores, num_top):
-        num_characters += len(log.add(detokenizer, token_id, score))
-    num_characters += len(log.end(detokenizer))
-    return log.take(num_characters, last=True)
+        pending.add(token_id, score, detokenizer.label)
+        pending.place(*detokenizer.track(token_id))
+    pending.place(*detokenizer.track(None))
+    logprobs = pending.take(pending.length, last=True)
+    return logprobs.mirrored(pending.length) if backward else logprobs
 
 
 def prompt_logprobs_json(
@@ -210,7 +176,7 @@ def prompt_logprobs_json(
     """
     entries = []
     for token_id, score in _scored(token_ids, scores, signatures.NUM_TOP):
-        by_id: dict[str, Any] | None = None
+        by_id = None
         if score is not None:
             logprob, top_ids, tops = score
             ranks = {top_id: rank for rank, top_id in enumerate(top_ids, 1)}

@@ -1,8 +1,6 @@
 """Prompts: text or token ids from the client, encoded once for all choices, within limits of tokens and memory.
 
 Lengths are checked by characters first, as encoding takes ten times the memory of a text and up to a second.
-
-Knows tokenizers and a model's direction. Does not know what prompts are for, or the principal.
 """
 
 import sys
@@ -16,13 +14,13 @@ import numpy as np
 from contract.tokenizer import Tokenizer
 from service.api.requests import PromptText
 from service.errors import InvalidRequest
-from service.generation.logprobs import BackwardLog, Logprobs, LogprobsLog, prompt_logprobs_json, score_prompt
+from service.generation.logprobs import Logprobs, prompt_logprobs_json, score_prompt
 from service.limits import Limits
 from service.memory_budget import MemoryLease
 from service.models.registry import ServedModel
 from service.scheduling.sequence import Scores
 
-NOTHING = np.zeros(0, np.int32)
+NO_IDS = np.zeros(0, np.int32)
 # Unread tokens that a resume token may add to a prompt of the maximum length: those of one call, and the last one.
 MAX_UNREAD = 129
 # A token id in the request: its list entry and the object.
@@ -49,15 +47,14 @@ class EncodedPrompt:
     after: np.ndarray
 
     @classmethod
-    def of(cls, prompt: PromptText, tokenizer: Tokenizer, *, backward: bool, after: np.ndarray = NOTHING) -> Self:
+    def of(cls, prompt: PromptText, tokenizer: Tokenizer, *, backward: bool, after: np.ndarray = NO_IDS) -> Self:
         """Encode a text, independently of what precedes it, or take token ids as they are."""
-        is_text = isinstance(prompt, str)
-        text, ids = (
-            (prompt, tokenizer.encode(prompt)) if isinstance(prompt, str) else (tokenizer.decode(prompt), prompt)
-        )
+        if isinstance(prompt, str):
+            text, ids, is_text = prompt, tokenizer.encode(prompt), True
+        else:
+            text, ids, is_text = tokenizer.decode(prompt), prompt, False
         # In a list each id may take 40 bytes, and a prompt in the queue may have 131,072 of them.
-        array = np.array(ids, np.int32)
-        return cls(text, array, given_as_text=is_text, tokenizer=tokenizer, backward=backward, after=after)
+        return cls(text, np.array(ids, np.int32), is_text, tokenizer, backward, after)
 
     @property
     def is_empty(self) -> bool:
@@ -77,9 +74,9 @@ class EncodedPrompt:
     @cached_property
     def input_ids(self) -> np.ndarray:
         """The model's input, int32 (tokens,), in the model's direction; the BOS token if it would be empty."""
-        if not self.after.size:
-            return self._ids_in_model_order if self.ids.size else self._start
-        return np.concatenate([self.after, self._ids_in_model_order])
+        if self.after.size:
+            return np.concatenate([self.after, self._ids_in_model_order])
+        return self._ids_in_model_order if self.ids.size else np.array([self.tokenizer.special.start], np.int32)
 
     @cached_property
     def seen_ids(self) -> np.ndarray:
@@ -90,9 +87,8 @@ class EncodedPrompt:
         """Return its log probabilities in reading order; `scores` are of all `input_ids` but the first."""
         if not self.ids.size:
             return Logprobs()
-        log = BackwardLog() if self.backward else LogprobsLog()
-        detokenizer = self.tokenizer.detokenizer(backward=self.backward)
-        logprobs = score_prompt(log, self._ids_in_model_order.tolist(), scores, num_top, detokenizer)
+        detokenizer, ids = self.tokenizer.detokenizer(backward=self.backward), self._ids_in_model_order.tolist()
+        logprobs = score_prompt(ids, scores, num_top, detokenizer, backward=self.backward)
         if self.given_as_text:
             logprobs.text_offset = self.tokenizer.offsets(self.text)
             self._show_unknown_text(logprobs)
@@ -116,10 +112,6 @@ class EncodedPrompt:
         detokenizer = self.tokenizer.detokenizer(backward=self.backward)
         entries = prompt_logprobs_json(ids, scores, num_top, detokenizer) if ids else []
         return b"[%b]" % b",".join(entries[::-1] if self.backward else entries)
-
-    @property
-    def _start(self) -> np.ndarray:
-        return np.array([self.tokenizer.special.start], np.int32)
 
     @property
     def _ids_in_model_order(self) -> np.ndarray:
@@ -150,7 +142,7 @@ def encode_prompts(
     limits: Limits,
     memory: MemoryLease,
     *,
-    after: np.ndarray = NOTHING,
+    after: np.ndarray = NO_IDS,
     backward: bool,
 ) -> list[EncodedPrompt]:
     """Encode prompts that `require_encodable` accepted, one by one until they exceed a limit.

@@ -1,37 +1,41 @@
-"""A running request: its sequences and their events, in order, until they finish, fail or are cancelled.
+"""A running request: submits its sequences as admission control has room for them, and yields their results.
 
-What it returns is made by the output builders in `completion`, `pooling` and `inspection`.
+What it returns is made by the processors in `output_processor` and `hidden_states`.
 """
 
+import contextlib
 import copy
+import itertools
 import queue
 import time
-from collections.abc import Callable, Iterator
-from collections.abc import Sequence as Many
+from collections import abc, deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 
 from contract import signatures
 from service.context import RequestContext
-from service.errors import ClientGone, DeadlineExceeded, GatewayError
-from service.generation.checkpoint import Checkpoint
-from service.generation.prompts import NOTHING, EncodedPrompt
+from service.errors import ClientGone, DeadlineExceeded, GatewayError, Overloaded
+from service.generation.prompts import NO_IDS, EncodedPrompt
+from service.generation.resume_tokens import Checkpoint
 from service.models.registry import ServedModel
 from service.observability.metrics import Metrics
 from service.params import SamplingParams
 from service.scheduling.admission import Admission
-from service.scheduling.automaton import Match
+from service.scheduling.constraints import Match
 from service.scheduling.scheduler import Scheduler
-from service.scheduling.sequence import Event, Failure, Sequence
+from service.scheduling.sequence import ChoiceIndex, DecodeResult, Failure, PrefillResult, Result, Results, Sequence
 
+# Seconds between attempts to submit more while none of the request's sequences is unfinished.
+_RESUBMIT_S = 0.05
 _DEFAULTS = SamplingParams()
 T = TypeVar("T")
-
-
-def _ignore(event: Event) -> None:
-    """Drop an event that arrives after the end of its request."""
+# Creates the sequences of choices of one prompt. Not kept by a request: it is a method of the processor that has the
+# request, and this cycle would keep the prompts until a garbage collection.
+Create = Callable[[list[ChoiceIndex]], list[Sequence]]
 
 
 class Request:
@@ -41,193 +45,209 @@ class Request:
         model: The version that computes it.
         prompts: Its encoded prompts.
         checkpoint: The checkpoint whose state precedes each prompt; None: the initial state.
+        context: Its principal's quota and charges.
         initial_state: The state before the prompts, float32 (S,).
-        sequences: Unfinished ones, by their index within the request.
+        waiting: Choices that were not admitted yet, in order; those of a prompt are adjacent.
+        sequences: Submitted, unfinished ones.
+        queue: Gets the results of its sequences; None, if it was cancelled.
         num_prompt_tokens: Tokens of all prompts.
-        num_completion_tokens: Tokens generated so far; an output builder counts them.
+        num_completion_tokens: Tokens generated so far; a processor counts them.
     """
 
     def __init__(
         self,
         model: ServedModel,
-        prompts: Many[EncodedPrompt],
+        prompts: abc.Sequence[EncodedPrompt],
+        checkpoint: Checkpoint | None,
+        context: RequestContext,
+        timeout_s: float,
+        *,
         scheduler: Scheduler,
         admission: Admission,
         metrics: Metrics,
-        context: RequestContext,
-        timeout_s: float,
-        checkpoint: Checkpoint | None = None,
+        max_unfinished: int,
     ) -> None:
-        self.model, self.prompts, self.checkpoint = model, prompts, checkpoint
+        self.model, self.prompts, self.checkpoint, self.context = model, prompts, checkpoint, context
         self.initial_state = checkpoint.point.state if checkpoint else np.zeros(model.card.state_size, np.float32)
-        self.sequences: dict[int, Sequence] = {}
+        self.waiting: deque[ChoiceIndex] = deque()
+        self.sequences: dict[ChoiceIndex, Sequence] = {}
+        self.queue: queue.SimpleQueue[Result | None] = queue.SimpleQueue()
         self.num_prompt_tokens = sum(prompt.num_tokens for prompt in prompts)
         self.num_completion_tokens = 0
-        self.admission = admission
-        self._scheduler, self._metrics, self._context = scheduler, metrics, context
+        self._scheduler, self._admission, self._metrics = scheduler, admission, metrics
+        self._max_unfinished, self._max_tokens = max_unfinished, 0
         self._started_at, self._timeout_s = time.monotonic(), timeout_s
-        self._last_token_at: dict[int, float] = {}
-        self._unfinished: set[int] = set()
-        self._finish_reasons: dict[int, str] = {}
-        self._submitted = self._failed = self._closed = self._cancelled = False
-        self._cancelled_by: GatewayError | None = None
+        # Choices that were not submitted yet, and the function that releases the admission of each.
+        self._admitted: list[tuple[ChoiceIndex, Callable[[], object]]] = []
+        self._is_open, self._num_submitted = False, 0
+        # Its number in the scheduler.
+        self._number: int | None = None
+        self._last_token_at: dict[ChoiceIndex, float] = {}
+        self._finish_reasons: dict[ChoiceIndex, str] = {}
+        self._is_reproducible, self._num_cached_tokens = True, 0
+        # Once it was cancelled, returns a new error: one that was raised holds frames, which hold the request.
+        self._cancellation: Callable[[], GatewayError] | None = None
         # What `wait` waits for.
         self._awaited: Future[Any] | None = None
-        self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
-        self._number: int | None = None
-        # Of sequences that have finished.
-        self._is_reproducible, self._num_cached_tokens = True, 0
-        # The prompts, by identity, and the first sequence of each: a prompt counts once, however often it is found in
-        # the prefix cache later.
-        self._prefilled: set[int] = set()
-        self._first_indexes: set[int] = set()
+
+    def admit(self, choices: Iterable[ChoiceIndex], max_tokens: int = 0, *, field: str = "input") -> None:
+        """Admit the first of its choices, which `submit` submits; the others follow as these finish.
+
+        Args:
+            choices: Those that need a sequence; at most one of a prompt if nothing is generated.
+            max_tokens: Maximum number of tokens that each generates.
+            field: Name of the field that errors name.
+
+        Raises:
+            InvalidRequest: a sequence alone exceeds a limit.
+            Overloaded: there is no room for one.
+        """
+        self.waiting, self._max_tokens = deque(choices), max_tokens
+        lengths = [len(self.prompts[number].input_ids) for number in {number for number, _ in self.waiting}]
+        if lengths:
+            self._admission.require_possible(max(lengths) + max_tokens, field)
+        self._admit()
+
+    def submit(self, create: Create) -> None:
+        """Create the sequences of the admitted choices and submit them to the scheduler.
+
+        Raises:
+            ShuttingDown: the scheduler was stopped.
+        """
+        self._is_open = True
+        groups = []
+        for _, of_prompt in itertools.groupby(self._admitted, key=lambda admitted: admitted[0][0]):
+            choices, releases = zip(*of_prompt, strict=True)
+            groups.append(create(list(choices)))
+            for sequence, release in zip(groups[-1], releases, strict=True):
+                sequence.release = release
+        self._admitted = []
+        if groups:
+            self._number = self._scheduler.submit(groups, self.model.batch_limits, self._number)
+            self.sequences |= {sequence.index: sequence for group in groups for sequence in group}
+        self._num_submitted = len(self.sequences)
 
     def new_sequence(
         self,
-        index: int,
-        prompt: EncodedPrompt,
+        index: ChoiceIndex,
         prefill_signature: str,
         *,
-        max_tokens: int = 0,
         sampling: SamplingParams = _DEFAULTS,
         seed: int = 0,
         random_stream: int = 0,
         num_top: int | None = None,
         match: Match | None = None,
         returns_state: bool = False,
-        requested_traces: tuple[tuple[str, int], ...] = (),
-        emit: Callable[[Event], None] | None = None,
+        requested_activations: tuple[tuple[str, int], ...] = (),
+        results: Results | None = None,
     ) -> Sequence:
-        """Return the next admitted sequence; see `Sequence` for the arguments. `emit` is `put` if not given."""
-        model, checkpoint, tenant = self.model, self.checkpoint, self._context.quota.tenant
-        if id(prompt) not in self._prefilled:
-            self._prefilled.add(id(prompt))
-            self._first_indexes.add(index)
+        """Return a new sequence; see `Sequence` for the arguments. `results` is the request's queue if not given."""
+        model, checkpoint, prompt = self.model, self.checkpoint, self.prompts[index[0]]
+        origin = checkpoint.origin if checkpoint else b""
         return Sequence(
             model=model.ref,
             prompt_ids=prompt.input_ids,
-            max_tokens=max_tokens,
+            max_tokens=self._max_tokens,
             sampling=sampling,
             seed=seed,
             random_stream=random_stream,
             end_id=model.tokenizer.special.end,
-            emit=emit or self.put,
+            results=results or self.queue,
             state=self.initial_state,
-            seen_ids=prompt.seen_ids if sampling.repetition_penalty != 1 else NOTHING,
+            seen_ids=prompt.seen_ids if sampling.repetition_penalty != 1 else NO_IDS,
             index=index,
             vocab_size=model.card.vocab_size,
-            release=self.admission.take(),
             prefill_signature=prefill_signature,
-            requested_traces=requested_traces,
+            requested_activations=requested_activations,
             num_sampled_before=checkpoint.point.num_sampled if checkpoint else 0,
             counts_before=checkpoint.token_counts if checkpoint else None,
             returns_state=returns_state,
             num_top=num_top,
             num_top_outputs=model.card.num_top,
             match=match,
-            trace=self._context.trace,
-            hidden_sum=np.zeros(model.card.units, np.float32) if prefill_signature == signatures.EMBED else None,
+            trace=self.context.trace,
+            hidden_sum=np.zeros(model.card.units if prefill_signature == signatures.EMBED else 0, np.float32),
             expected_probe_hash=model.expected_probe_hash,
-            cache_namespace=(tenant, model.ref, model.fingerprint, checkpoint.origin if checkpoint else b""),
+            cache_namespace=(self.context.quota.tenant, model.ref, model.fingerprint, origin),
         )
 
-    def submit(self, groups: Many[Many[Sequence]]) -> None:
-        """Submit sequences, grouped by prompt, to the scheduler; without any, nothing is computed.
+    def results(self, create: Create) -> Iterator[DecodeResult | PrefillResult]:
+        """Yield the results of its sequences until all have finished; the consumer calls `finish` at a last one.
 
-        Raises:
-            ShuttingDown: the scheduler was stopped.
-        """
-        self._submitted = True
-        if groups:
-            sequences = {sequence.index: sequence for group in groups for sequence in group}
-            # Before the first event.
-            self.sequences |= sequences
-            self._number = self._scheduler.submit(groups, self.model.batch_limits, self._number)
-            self._unfinished |= sequences.keys()
-
-    def wait(self, future: "Future[T]") -> T:
-        """Wait for a result, until the deadline or a call of `cancel`, which also cancel the future.
-
-        Raises:
-            GatewayError: as `events`.
-        """
-        self._awaited = future
-        try:
-            # `cancel` may have been called before.
-            self.require_active()
-            return future.result(timeout=max(0.0, self._remaining_s()))
-        except CancelledError:
-            raise self._cancellation() from None
-        except TimeoutError:
-            raise self._deadline_exceeded() from None
-        finally:
-            future.cancel()
-            self._awaited = None
-
-    def put(self, event: Event) -> None:
-        """Enqueue an event, on the scheduler's thread."""
-        self._events.put(event)
-
-    @property
-    def fingerprint(self) -> str:
-        """The `system_fingerprint` of the output so far: whether only bit-exact backends have computed it."""
-        is_reproducible = all(sequence.is_reproducible for sequence in self.sequences.values())
-        return self.model.fingerprint_if(self._is_reproducible and is_reproducible)
-
-    @property
-    def num_cached_tokens(self) -> int:
-        """Tokens of all prompts that were prefix cache hits."""
-        return self._num_cached_tokens + sum(map(self._cached_tokens_of, self.sequences.values()))
-
-    def _cached_tokens_of(self, sequence: Sequence) -> int:
-        if sequence.index not in self._first_indexes:
-            return 0
-        # The checkpoint's unread tokens go before each prompt, and are not part of it.
-        num_unread = len(self.checkpoint.point.unread_ids) if self.checkpoint else 0
-        return max(0, sequence.num_cached_tokens - num_unread)
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether all submitted sequences have finished; an output builder may submit more."""
-        return not self._unfinished
-
-    @property
-    def finish_reasons(self) -> list[str]:
-        """Finish reasons of the choices that have finished, in their order."""
-        return [self._finish_reasons[index] for index in sorted(self._finish_reasons)]
-
-    def events(self) -> Iterator[Event]:
-        """Yield events of unfinished sequences until all have finished; the consumer calls `finish` at a last event.
+        Choices that wait are submitted, by `create`, as others finish.
 
         Raises:
             GatewayError: that of `cancel`, which was called.
             DeadlineExceeded: the deadline has passed.
             GatewayError: the backends failed for longer than a sequence may wait, or the gateway was stopped.
         """
-        while self._unfinished:
-            event = self._next_event()
-            if event is None:
-                raise self._cancellation()
-            if isinstance(event, Failure):
-                self._failed = True
+        while not self.is_finished:
+            if not self.sequences:
+                # All submitted sequences have finished, and other requests have filled the queue.
+                self.require_active()
+                time.sleep(_RESUBMIT_S)
+                self._submit_more(create)
+                continue
+            result = self._next_result()
+            if result.index not in self.sequences:
+                continue
+            if isinstance(result, Failure):
+                self._stop()
                 # The same error may end many requests: each raises its own, with its own traceback.
-                raise copy.copy(event.error)
-            if event.index in self._unfinished:
-                yield event
+                raise copy.copy(result.error)
+            self._is_reproducible &= result.is_reproducible
+            yield result
+            if self.waiting and len(self.sequences) < self._num_submitted:
+                self._submit_more(create)
 
-    def finish(self, index: int, reason: str | None = None) -> None:
-        """Mark a sequence as finished, a choice with its finish reason."""
-        self._unfinished.discard(index)
+    def finish(self, index: ChoiceIndex, reason: str | None = None, *, cancel: bool = False) -> None:
+        """Mark a sequence as finished, a choice with its finish reason; cancel it if it still runs."""
         if reason is not None:
             self._finish_reasons[index] = reason
         sequence = self.sequences.pop(index, None)
         if sequence is not None:
-            self._is_reproducible &= sequence.is_reproducible
             self._num_cached_tokens += self._cached_tokens_of(sequence)
-            # It refers to the request by `emit`: this cycle would keep its objects until a full garbage collection.
-            sequence.emit = _ignore
+            if cancel:
+                self._scheduler.cancel([sequence])
 
-    def report_tokens(self, index: int, count: int) -> None:
+    def wait(self, future: "Future[T]") -> T:
+        """Wait for a result, until the deadline or a call of `cancel`, which also cancel the future.
+
+        Raises:
+            GatewayError: as `results`.
+        """
+        self._awaited = future
+        try:
+            # `cancel` may have been called before.
+            self.require_active()
+            return future.result(timeout=max(0.0, self._remaining_s()))
+        except (CancelledError, TimeoutError):
+            raise self._interruption() from None
+        finally:
+            future.cancel()
+            self._awaited = None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all sequences have finished, those included that were not submitted at first."""
+        return not self.sequences and not self.waiting
+
+    @property
+    def fingerprint(self) -> str:
+        """The `system_fingerprint` of the output so far: whether only bit-exact backends have computed it."""
+        return self.model.fingerprint_if(self._is_reproducible)
+
+    @property
+    def num_cached_tokens(self) -> int:
+        """Tokens of all prompts that were prefix cache hits."""
+        return self._num_cached_tokens + sum(map(self._cached_tokens_of, self.sequences.values()))
+
+    @property
+    def finish_reasons(self) -> list[str]:
+        """Finish reasons of the choices that have finished, in their order."""
+        return [self._finish_reasons[index] for index in sorted(self._finish_reasons)]
+
+    def report_tokens(self, index: ChoiceIndex, count: int) -> None:
         """Report the latency of `count` tokens of a choice that have just arrived."""
         now = time.monotonic()
         if not self._last_token_at:
@@ -237,69 +257,89 @@ class Request:
             self._metrics.token_gap(self.model.ref, now - last_at, count)
         self._last_token_at[index] = now
 
-    def cancel_sequence(self, index: int) -> None:
-        """Cancel a sequence and free its slot; do nothing if it has finished or was never submitted."""
-        if index in self.sequences:
-            self._scheduler.cancel([self.sequences[index]])
-
     def cancel(self, error: GatewayError | None = None) -> None:
         """Free all slots and end a wait or an iteration; from any thread, any number of times.
 
         Args:
-            error: What `wait` and `events` raise, if this is the first call; None: ClientGone.
+            error: What `wait` and `results` raise, if this is the first call; None: ClientGone.
         """
-        if not self._cancelled:
-            self._cancelled_by = error
-        self._cancelled = True
+        if self._cancellation is None:
+            self._cancellation = ClientGone if error is None else partial(copy.copy, error)
         if (awaited := self._awaited) is not None:
             awaited.cancel()
         self._scheduler.cancel(list(self.sequences.values()))
-        self._events.put(None)
+        self.queue.put(None)
 
     def close(self) -> None:
         """Cancel what still runs, and report the outcome; any number of times, on the request's thread."""
-        if self._closed:
+        for _, release in self._admitted:
+            release()
+        self._admitted = []
+        if not self._is_open:
             return
-        self._closed = True
-        self.admission.close()
-        if not self._submitted:
-            return
-        if self._unfinished:
-            self.cancel()
-            if not self._failed:
-                self._metrics.cancelled([self.sequences[index] for index in self._unfinished])
+        self._is_open = False
+        if self.sequences:
+            self._metrics.cancelled(list(self.sequences.values()))
+            self._stop()
         self._metrics.finished(
             self.model.ref,
             num_prompt_tokens=self.num_prompt_tokens,
             num_completion_tokens=self.num_completion_tokens,
             reasons=self.finish_reasons,
         )
-        # As in `finish`.
-        for sequence in self.sequences.values():
-            sequence.emit = _ignore
 
     def require_active(self) -> None:
-        """Raise as `events` if `cancel` was called or the deadline has passed, also while no sequence runs."""
-        if self._cancelled:
-            raise self._cancellation()
-        if self._remaining_s() <= 0:
-            raise self._deadline_exceeded()
+        """Raise as `results` if `cancel` was called or the deadline has passed, also while no sequence runs."""
+        if self._cancellation is not None or self._remaining_s() <= 0:
+            raise self._interruption()
 
-    def _cancellation(self) -> GatewayError:
-        """Return a new error: one that was raised holds frames, which hold the request."""
-        return ClientGone() if self._cancelled_by is None else copy.copy(self._cancelled_by)
+    def _stop(self) -> None:
+        """Cancel all sequences and submit no more."""
+        self.waiting.clear()
+        for index in list(self.sequences):
+            self.finish(index, cancel=True)
 
-    def _next_event(self) -> Event | None:
-        remaining_s = self._remaining_s()
+    def _submit_more(self, create: Create) -> None:
+        # Until the next one finishes, unless more are submitted now.
+        self._num_submitted = len(self.sequences)
         try:
-            if remaining_s > 0:
-                return self._events.get(timeout=remaining_s)
-        except queue.Empty:
-            pass
-        raise self._deadline_exceeded()
+            self._admit()
+        except Overloaded:
+            return
+        if self._admitted:
+            self.submit(create)
+
+    def _admit(self) -> None:
+        costs, before = [], None
+        for number, _ in itertools.islice(self.waiting, self._max_unfinished - len(self.sequences)):
+            # One sequence prefills a prompt for all of its choices.
+            num_prompt_tokens = len(self.prompts[number].input_ids) if number != before else 0
+            costs.append(num_prompt_tokens + self._max_tokens)
+            before = number
+        if costs:
+            self._admitted = [(self.waiting.popleft(), release) for release in self._admission.admit(costs)]
+
+    def _cached_tokens_of(self, sequence: Sequence) -> int:
+        # A prompt counts once, however often its later choices find it in the prefix cache.
+        if sequence.index[1] != 0:
+            return 0
+        # The checkpoint's unread tokens go before each prompt, and are not part of it.
+        num_unread = len(self.checkpoint.point.unread_ids) if self.checkpoint else 0
+        return max(0, sequence.num_cached_tokens - num_unread)
+
+    def _next_result(self) -> Result:
+        remaining_s, result = self._remaining_s(), None
+        if remaining_s > 0:
+            with contextlib.suppress(queue.Empty):
+                result = self.queue.get(timeout=remaining_s)
+        if result is None:
+            raise self._interruption()
+        return result
 
     def _remaining_s(self) -> float:
         return self._started_at + self._timeout_s - time.monotonic()
 
-    def _deadline_exceeded(self) -> DeadlineExceeded:
+    def _interruption(self) -> GatewayError:
+        if self._cancellation is not None:
+            return self._cancellation()
         return DeadlineExceeded(f"the request was not finished within its timeout_s of {self._timeout_s:g} seconds")

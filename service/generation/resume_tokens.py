@@ -1,8 +1,9 @@
-"""Resume tokens: checkpoints that clients keep, signed together with tenant and time of issue.
+"""Resume tokens: checkpoints of sequences that clients keep, signed together with tenant and time of issue.
 
-A token is `ost1.<key>.<content>.<signature>`: the name of the key that signed it, then in base64 (RFC 4648, section 5,
-unpadded) the content, and HMAC-SHA256 over all before it. Anyone who has a token can read it, like the text itself, but
-not forge or alter one.
+A checkpoint has the model's state, the tokens that it does not include yet, and the text held back: any gateway with
+the key can resume generation from it. A token is `ost1.<key>.<content>.<signature>`: the name of the key that signed
+it, then in base64 (RFC 4648, section 5, unpadded) the content, and HMAC-SHA256 over all before it. Anyone who has a
+token can read it, like the text itself, but not forge or alter one.
 """
 
 import base64
@@ -13,24 +14,164 @@ import re
 import secrets
 import struct
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import orjson
 
 from contract.files import create_atomically, read_file
-from service.errors import StateRefused
-from service.generation.checkpoint import Checkpoint
+from service.errors import ConfigurationError, StateRefused
+from service.params import ModelVersion
 from service.reloading_file import ReloadingFile
+from service.structured_outputs.patterns import Constraint, Pattern
 
 KIND = "ost1"
 MIN_KEY_CHARACTERS = 32
 _TOKEN = re.compile(rf"{KIND}\.([0-9a-f]{{8}})\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]{{43}})")
 # Time of signing in seconds since 1970, and the hash of the tenant: a token does not reveal the tenant's name.
 _HEAD = struct.Struct("<q32s")
+_LENGTH = struct.Struct("<I")
 
 
-class StateKeyError(Exception):
-    """The key file is unusable; a one-line message that names the file and shows none of its content."""
+@dataclass(frozen=True, eq=False)
+class ResumePoint:
+    """A point in a sequence from which generation can resume.
+
+    Attributes:
+        state: float32 (S,).
+        unread_ids: int32 (tokens,), at least one: tokens of the sequence that the state does not include yet.
+            Usually the last one alone; after a stop string those of a whole call, as the state is from before it.
+        num_sampled: Tokens sampled so far, which is the index of the next random number.
+    """
+
+    state: np.ndarray
+    unread_ids: np.ndarray
+    num_sampled: int
+
+    def after(self, token_ids: list[int], state: np.ndarray | None) -> "ResumePoint":
+        """Return the point after some more sampled tokens, at least one.
+
+        `state` is that after all but the last of them, float32 (S,); None: unknown.
+        """
+        sampled, num_sampled = np.array(token_ids, np.int32), self.num_sampled + len(token_ids)
+        if state is None:
+            return ResumePoint(self.state, np.concatenate([self.unread_ids, sampled]), num_sampled)
+        return ResumePoint(state, sampled[-1:], num_sampled)
+
+
+@dataclass(frozen=True)
+class SavedMatch:
+    """How far a text matches a constraint.
+
+    Attributes:
+        row: The automaton's row; `FINAL_ROW` where no longer match exists.
+        digest: The automaton's digest: another release may number its rows otherwise.
+    """
+
+    constraint: Constraint
+    row: int
+    digest: str
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """Everything that the rest of a sequence depends on, except the fields of the request that resumes it.
+
+    Attributes:
+        model: The version that generated it.
+        weights_sha256: Hash of that version's weights: another version may have its number by now.
+        seed: Key of its random numbers, together with `random_stream`: see `service.scheduling.sampling`.
+        random_stream: Index of the seed's random stream.
+        detokenizer: What `Detokenizer.save` returned.
+        held_back: Detokenized text that was not returned: it may begin a stop string, or follows one. Mirrored for a
+            backward model.
+        token_counts: int32 (ids,) and float32 (ids,): ids that penalties count, and how often each was sampled.
+        match: How far the text matches the constraint of its request; None: there is none.
+    """
+
+    model: ModelVersion
+    weights_sha256: str
+    point: ResumePoint
+    seed: int
+    random_stream: int
+    detokenizer: Any
+    held_back: str
+    token_counts: tuple[np.ndarray, np.ndarray]
+    match: SavedMatch | None = None
+
+    @property
+    def origin(self) -> bytes:
+        """Hash of the state, 16 bytes: distinguishes prefixes that start from it from all others."""
+        return hashlib.blake2b(self.point.state.tobytes(), digest_size=16).digest()
+
+    def branch(self, choice: int) -> int:
+        """Return the random stream of a choice that resumes here: choice 0 keeps this one, the others get new ones."""
+        if choice == 0:
+            return self.random_stream
+        name = f"{self.seed} {self.random_stream} {self.point.num_sampled} {choice}".encode()
+        return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little")
+
+    def to_bytes(self) -> bytes:
+        """Serialize and compress it: ids and words get smaller, the floats of the state hardly do."""
+        ids, counts = self.token_counts
+        match = self.match
+        patterns = [(pattern.kind, pattern.source) for pattern in match.constraint] if match else []
+        head = orjson.dumps(
+            {
+                "model": self.model.name,
+                "version": self.model.version,
+                "weights": self.weights_sha256,
+                "seed": self.seed,
+                "stream": self.random_stream,
+                "position": self.point.num_sampled,
+                "detokenizer": self.detokenizer,
+                "held": self.held_back,
+                "match": [patterns, match.row, match.digest] if match else None,
+                "sizes": [len(self.point.state), len(self.point.unread_ids), len(ids)],
+            }
+        )
+        arrays = (
+            self.point.state.astype("<f4"),
+            self.point.unread_ids.astype("<i4"),
+            ids.astype("<i4"),
+            counts.astype("<f4"),
+        )
+        return zlib.compress(b"".join([_LENGTH.pack(len(head)), head, *(array.tobytes() for array in arrays)]))
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Self:
+        """Parse what `to_bytes` returned; trusted bytes only, as their decompressed size has no limit."""
+        content = zlib.decompress(content)
+        (length,) = _LENGTH.unpack_from(content)
+        offset = _LENGTH.size + length
+        head = orjson.loads(content[_LENGTH.size : offset])
+        state_size, num_unread, num_ids = head["sizes"]
+        arrays = []
+        for count, dtype in ((state_size, "<f4"), (num_unread, "<i4"), (num_ids, "<i4"), (num_ids, "<f4")):
+            array = np.frombuffer(content, dtype, count, offset)
+            # To this machine's byte order.
+            arrays.append(array.astype(array.dtype.newbyteorder("=")))
+            offset += array.nbytes
+        state, unread_ids, ids, counts = arrays
+        match = None
+        if head["match"] is not None:
+            patterns, row, digest = head["match"]
+            match = SavedMatch(tuple(Pattern(*pattern) for pattern in patterns), row, digest)
+        return cls(
+            model=ModelVersion(head["model"], head["version"]),
+            weights_sha256=head["weights"],
+            point=ResumePoint(state, unread_ids, head["position"]),
+            seed=head["seed"],
+            random_stream=head["stream"],
+            detokenizer=head["detokenizer"],
+            held_back=head["held"],
+            token_counts=(ids, counts),
+            match=match,
+        )
 
 
 @dataclass(frozen=True)
@@ -44,18 +185,18 @@ class StateKeys:
         """Read a file with one secret per line; empty lines and those that begin with # are ignored.
 
         Raises:
-            StateKeyError: the file is missing or unreadable, has no secret, or one that is too short.
+            ConfigurationError: the file is missing or unreadable, has no secret, or one that is too short.
         """
         try:
             lines = [line.strip() for line in read_file(path).decode().splitlines()]
         except (OSError, UnicodeDecodeError) as error:
-            raise StateKeyError(f"{path}: the file of state keys cannot be read ({error})") from error
+            raise ConfigurationError(f"{path}: the file of state keys cannot be read ({error})") from error
         keys = [line for line in lines if line and not line.startswith("#")]
         if not keys:
-            raise StateKeyError(f"{path}: has no key; create one: openssl rand -hex 32 > {path}")
+            raise ConfigurationError(f"{path}: has no key; create one: openssl rand -hex 32 > {path}")
         short = min(map(len, keys))
         if short < MIN_KEY_CHARACTERS:
-            raise StateKeyError(f"{path}: a key must have at least {MIN_KEY_CHARACTERS} characters, got {short}")
+            raise ConfigurationError(f"{path}: a key must have at least {MIN_KEY_CHARACTERS} characters, got {short}")
         return cls.of([line.encode() for line in keys])
 
     @classmethod
@@ -80,8 +221,8 @@ def make_key_file(path: Path) -> bool:
 
 
 def key_file(path: Path) -> ReloadingFile[StateKeys]:
-    """Read a key file, which is reloaded when it changes; raise `StateKeyError` as `StateKeys.read` does."""
-    return ReloadingFile(path, StateKeys.read, StateKeyError, lambda keys: f"keys {', '.join(keys.keys)}")
+    """Read a key file, which is reloaded when it changes; raise `ConfigurationError` as `StateKeys.read` does."""
+    return ReloadingFile(path, StateKeys.read, lambda keys: f"keys {', '.join(keys.keys)}")
 
 
 class ResumeTokens:

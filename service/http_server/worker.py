@@ -23,14 +23,13 @@ import struct
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from http import HTTPStatus
 from itertools import islice
 from operator import attrgetter
 from types import FrameType
-from typing import Any, ClassVar
+from typing import ClassVar
 
 # gunicorn has no types of its own, hence every `type: ignore` in this file.
 from gunicorn import util  # type: ignore[import-untyped]
@@ -188,7 +187,7 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
             return True
         if self._num_client_connections[client[0]] >= limit:
             message = f"a client address may have at most {limit} connections; close one and try again"
-            _send_error(conn.sock, 429, _error(message, "rate_limit_error"), {"Retry-After": "1"})
+            _send_error(conn.sock, _refusal(429, message, retry_after_s=1))
             conn.close()
             return False
         self._num_client_connections[client[0]] += 1
@@ -294,15 +293,12 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
         The received bytes are neither returned nor logged: the rest of a body with a wrong length looks like a
         request.
         """
-        refusal = next((response for kind, response in _REFUSALS if isinstance(exc, kind)), None)
-        if isinstance(exc, GatewayError):
-            _send_error(client, exc.status, exc.body(), exc.headers())
-        elif refusal is not None:
-            status, message = refusal
-            _send_error(client, status, _error(message, "invalid_request_error"))
-        else:
+        refusals = (_refusal(status, message) for kind, (status, message) in _REFUSALS if isinstance(exc, kind))
+        error = exc if isinstance(exc, GatewayError) else next(refusals, None)
+        if error is None:
             super().handle_error(req, client, addr, exc)
             return
+        _send_error(client, error)
         self.log.info("Refused a request: %s", type(exc).__name__)
 
     def handle_quit(self, sig: int, frame: FrameType | None) -> None:
@@ -386,17 +382,18 @@ def _is_health_check(request: Request | None) -> bool:
     return request is not None and request.method in ("GET", "HEAD") and request.path in HEALTH_PATHS
 
 
-def _error(message: str, kind: str) -> dict[str, Any]:
-    return {"error": {"message": message, "type": kind, "param": None, "code": None}}
+def _refusal(status: int, message: str, retry_after_s: int | None = None) -> GatewayError:
+    error = GatewayError(message, retry_after_s=retry_after_s)
+    error.status = status
+    return error
 
 
-def _send_error(
-    client: socket.socket, status: int, error: Mapping[str, Any], headers: Mapping[str, str] | None = None
-) -> None:
+def _send_error(client: socket.socket, error: GatewayError) -> None:
     """Send OpenAI's error object, as far as possible without blocking."""
-    body = json.dumps(error).encode()
-    head = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", "Connection: close", "Content-Type: application/json"]
-    head += [f"{name}: {value}" for name, value in (headers or {}).items()]
+    body = json.dumps(error.body()).encode()
+    status = f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}"
+    head = [status, "Connection: close", "Content-Type: application/json"]
+    head += [f"{name}: {value}" for name, value in error.headers().items()]
     head += [f"Content-Length: {len(body)}", "", ""]
     with contextlib.suppress(OSError):
         util.write_nonblock(client, "\r\n".join(head).encode() + body)

@@ -35,10 +35,6 @@ _TEXT_BYTES = 200
 CheckCancelled = Callable[[], None]
 
 
-def _never_cancelled() -> None:
-    """Let the work continue."""
-
-
 @dataclass(frozen=True, eq=False)
 class Vectors:
     """The embedding vectors of a version's tokens, by token id.
@@ -67,7 +63,7 @@ class Vectors:
         rows: np.ndarray,
         hidden: frozenset[int],
         ids_by_text: Mapping[str, int],
-        check_cancelled: CheckCancelled = _never_cancelled,
+        check_cancelled: CheckCancelled = lambda: None,
     ) -> "Vectors":
         """Compute the norms and the projection, in steps."""
         ids = np.array([token_id for token_id in range(len(rows)) if token_id not in hidden], np.int64)

@@ -91,7 +91,7 @@ class ModelRegistry:
         precisions: Mapping[str, Precision] = DEFAULT,
         changed: Callable[[Iterable[ModelVersion]], None] = lambda _: None,
     ) -> None:
-        """Prepare; nothing is polled before `start` or `refresh`.
+        """Prepare; nothing is polled before `start`.
 
         Args:
             models_dir: The model repository.
@@ -99,7 +99,7 @@ class ModelRegistry:
             poll_s: Polling interval in seconds.
             max_chunk: Maximum decode steps of one call; the model's card may set a lower limit.
             default_model: The model of requests that name none; None: the only model, if there is just one.
-            precisions: See `service.models.precision.choose_precision`.
+            precisions: See `choose_precision`.
             changed: Called after every poll with the served versions.
         """
         self._models_dir, self._replicas = models_dir, replicas
@@ -117,8 +117,6 @@ class ModelRegistry:
             listed=lambda: self._config.wanted,
             changed=self._merge,
         )
-        # Expected probe hash of each version.
-        self._hashes: dict[ModelVersion, str] = {}
         self._was_ready = False
         self._merging = threading.Lock()
         self._closed = threading.Event()
@@ -236,11 +234,7 @@ class ModelRegistry:
         return served[0] if served else ""
 
     def _require_known(self, snapshot: _Snapshot, *, with_labels: bool = True) -> None:
-        """Require that the configuration of the repository has been read.
-
-        Raises:
-            ModelLoading: it has not.
-        """
+        """Raise ModelLoading unless the configuration of the repository has been read."""
         if snapshot.listed is None:
             raise ModelLoading(f"the served models are not known yet: {signatures.MODELS_CONFIG} has not been read")
         if with_labels and not snapshot.has_labels:
@@ -300,11 +294,10 @@ class ModelRegistry:
                     available.add(ref)
             for ref in before.served.keys() - served.keys():
                 log.info("model %s version %d is no longer served", ref.name, ref.version)
-            self._hashes = {ref: sha256 for ref, sha256 in self._hashes.items() if ref in served}
             routes = self._make_routes(served, available, before)
             listed = tuple(self._config.labels) if self._config.is_read else None
             self._snapshot = _Snapshot(served, routes, listed, self._config.has_labels)
-            self._replicas.expect(self._hashes)
+            self._replicas.expect({ref: model.expected_probe_hash for ref, model in served.items()})
             # Versions being probed are needed soon.
             self._files.keep(served.keys() | {ref for replica in self._replicas.all() for ref in replica.reported})
         self._changed(served)
@@ -315,22 +308,19 @@ class ModelRegistry:
         """Describe a version; the expected probe hash is that of most backends, in a tie the previous one."""
         available = [pair for pair in probes if pair[0].takes(ref)] or probes
         hashes = Counter(probe.sha256 for _, probe in available)
-        previous = self._hashes.get(ref)
+        previous = before.expected_probe_hash if before else None
         expected = max(hashes, key=lambda sha256: (hashes[sha256], sha256 == previous))
         if len(hashes) > 1:
-            others = sorted(replica.address for replica, probe in available if probe.sha256 != expected)
+            fallbacks = sorted(replica.address for replica, probe in available if probe.sha256 != expected)
             self._errors.add(
                 f"{ref.name}:{ref.version}",
-                f"not bit-exact with most backends, so used only as a fallback: {', '.join(others)}",
+                f"not bit-exact with most backends, so used only as a fallback: {', '.join(fallbacks)}",
             )
         else:
             self._errors.clear(f"{ref.name}:{ref.version}")
-        self._hashes[ref] = expected
-        matching = [probe for _, probe in available if probe.sha256 == expected]
-        shared = set(matching[0].batch_sizes).intersection(*(probe.batch_sizes for probe in matching))
-        batch_sizes = tuple(sorted(shared)) or matching[0].batch_sizes
-        card = assets.card
-        probe = matching[0]
+        probe, *others = [probe for _, probe in available if probe.sha256 == expected]
+        shared = set(probe.batch_sizes).intersection(*(other.batch_sizes for other in others))
+        batch_sizes, card = tuple(sorted(shared)) or probe.batch_sizes, assets.card
         steps = min(card.max_decode_steps, self._max_chunk)
         batch_limits = BatchLimits(batch_sizes, steps, card.max_prefill_length, assets.precision)
         model = ServedModel(

@@ -32,14 +32,11 @@ _PLAIN = re.compile(r'[^\s"=\\]+')
 _RESERVED = {*RESERVED_ATTRS, "taskName"}
 
 
-class _RequestId(logging.Filter):
-    """A filter that adds the id of the current request to every log record."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Accept every record."""
-        if (current := request_id.get()) is not None:
-            record.request_id = current
-        return True
+def _add_request_id(record: logging.LogRecord) -> bool:
+    """Add the id of the current request to a record; as a filter, accept the record."""
+    if (current := request_id.get()) is not None:
+        record.request_id = current
+    return True
 
 
 class _Json(JsonFormatter):
@@ -92,7 +89,7 @@ def configure_logging(*, format: Literal["json", "text"], level: str) -> None:
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json() if format == "json" else _Text())
-    handler.addFilter(_RequestId())
+    handler.addFilter(_add_request_id)
     # For loggers with a lower level of their own, such as gunicorn's.
     handler.setLevel(level.upper())
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)

@@ -77,18 +77,7 @@ class _Families:
             _remove(family, model)
 
 
-class _AtScrape(Collector):
-    """Metrics that a function returns at each scrape, for those whose labels come and go."""
-
-    def __init__(self, collect: Callable[[], Iterable[Metric]]) -> None:
-        self._collect = collect
-
-    def collect(self) -> Iterable[Metric]:
-        """Return the metrics."""
-        return self._collect()
-
-
-class Metrics:
+class Metrics(Collector):
     """Every metric of the gateway; each method takes a few microseconds and is thread-safe.
 
     Attributes:
@@ -109,6 +98,7 @@ class Metrics:
         help_text = "Time to compile the patterns of a request that were not cached, by outcome."
         self._compilations = self._histogram("pattern_compile_seconds", help_text, ("outcome",))
         self._errors = self._counter("errors", "Errors sent to clients, by code.", "code")
+        self._collect_state: Callable[[], Iterable[Metric]] = tuple
         self._http: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         Info("sostenuto_build", "Version of the gateway.", registry=registry).info({"version": version})
         prometheus_client.ProcessCollector(registry=registry)
@@ -260,7 +250,12 @@ class Metrics:
             drifts = {address: seconds for address, _, seconds in states}
             yield _by_label(GaugeMetricFamily, "backend_config_drift_seconds", help_text, "backend", drifts)
 
-        self.registry.register(_AtScrape(collect))
+        self._collect_state = collect
+        self.registry.register(self)
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the state that is read at each scrape, of which labels come and go."""
+        return self._collect_state()
 
     def _load_gauges(self, loads: Iterable[tuple[ModelVersion, int, int]]) -> list[Metric]:
         running = GaugeMetricFamily("sostenuto_sequences_running", "Sequences that hold a slot.", labels=_MODEL)

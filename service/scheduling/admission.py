@@ -8,13 +8,12 @@ Thread-safe: requests are admitted on their own threads, and their sequences are
 """
 
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from weakref import WeakValueDictionary
 
-from service.context import ANYBODY, Quota
+from service.context import UNLIMITED, Quota
 from service.errors import InvalidRequest, Overloaded
 
 
@@ -33,42 +32,45 @@ class _Load:
 
 
 @dataclass(frozen=True)
-class _Limits:
-    sequences: int | None
-    tokens: int | None
-    scope: str
+class _Scope:
+    """The load of the server or of an API key, and its limits; None: no limit."""
 
-    def require_possible(self, cost: int) -> None:
-        if self.tokens is not None and cost > self.tokens:
+    load: _Load
+    max_sequences: int | None
+    max_tokens: int | None
+    description: str
+
+    def require_possible(self, cost: int, field: str) -> None:
+        if self.max_tokens is not None and cost > self.max_tokens:
             raise InvalidRequest(
-                f"a sequence may have at most {self.tokens} tokens (prompt tokens + max_tokens) {self.scope}, got "
-                f"{cost}",
-                param="max_tokens",
+                f"a sequence may have at most {self.max_tokens} tokens (prompt tokens + max_tokens) "
+                f"{self.description}, got {cost}",
+                param=field,
             )
 
-    def require_room(self, load: _Load, cost: int) -> None:
+    def require_room(self, cost: int) -> None:
         """Refuse the first sequence of a request beyond a limit."""
         for what, used, needed, limit in (
-            ("sequences", load.sequences, 1, self.sequences),
-            ("tokens", load.tokens, cost, self.tokens),
+            ("sequences", self.load.sequences, 1, self.max_sequences),
+            ("tokens", self.load.tokens, cost, self.max_tokens),
         ):
             if limit is not None and used + needed > limit:
                 raise Overloaded(
-                    f"the queue is full: {used} of {limit} {what} {self.scope} are in use and this request needs at "
-                    f"least {needed}; try again later",
+                    f"the queue is full: {used} of {limit} {what} {self.description} are in use and this request needs "
+                    f"at least {needed}; try again later",
                     retry_after_s=1,
                 )
 
-    def has_room_for_more(self, load: _Load, num_held: int, cost: int) -> bool:
+    def has_room_for_more(self, num_held: int, cost: int) -> bool:
         """Return whether a request that holds some sequences may have another one."""
-        if self.sequences is not None:
-            shared = max(1, two_thirds(self.sequences))
-            if load.sequences >= shared or num_held >= max(1, shared // load.requests):
+        if self.max_sequences is not None:
+            shared = max(1, _two_thirds(self.max_sequences))
+            if self.load.sequences >= shared or num_held >= max(1, shared // self.load.requests):
                 return False
-        return self.tokens is None or load.tokens + cost <= two_thirds(self.tokens)
+        return self.max_tokens is None or self.load.tokens + cost <= _two_thirds(self.max_tokens)
 
 
-def two_thirds(limit: int) -> int:
+def _two_thirds(limit: int) -> int:
     """Return the part of a limit that requests share; the rest is for the first of each."""
     return limit * 2 // 3
 
@@ -77,7 +79,7 @@ class AdmissionControl:
     """Counts of admitted, unfinished sequences and of their tokens; and their limits."""
 
     def __init__(self, max_sequences: int, max_tokens: int) -> None:
-        self._limits, self._load = _Limits(max_sequences, max_tokens, "on this server"), _Load()
+        self._server = _Scope(_Load(), max_sequences, max_tokens, "on this server")
         # Of the keys of unfinished requests.
         self._loads_by_key: WeakValueDictionary[str, _Load] = WeakValueDictionary()
         self._lock = threading.Lock()
@@ -85,40 +87,38 @@ class AdmissionControl:
     @property
     def num_sequences(self) -> int:
         """Admitted sequences that have not finished."""
-        return self._load.sequences
+        return self._server.load.sequences
 
     @property
     def num_tokens(self) -> int:
         """Tokens of those sequences to be prefilled and generated, as of their admission."""
-        return self._load.tokens
+        return self._server.load.tokens
 
-    def open(self, quota: Quota = ANYBODY) -> "Admission":
+    def open(self, quota: Quota = UNLIMITED) -> "Admission":
         """Return the admission of a new request, which holds nothing yet."""
-        limits = _Limits(quota.max_sequences, quota.max_queued_tokens, "for this API key")
         with self._lock:
             load = self._loads_by_key.setdefault(quota.name, _Load())
-        return Admission(((self._limits, self._load), (limits, load)), self._lock)
+        key = _Scope(load, quota.max_sequences, quota.max_queued_tokens, "for this API key")
+        return Admission((self._server, key), self._lock)
 
 
 class Admission:
     """The admitted, unfinished sequences of one request."""
 
-    def __init__(self, scopes: "tuple[tuple[_Limits, _Load], ...]", lock: threading.Lock) -> None:
+    def __init__(self, scopes: tuple[_Scope, ...], lock: threading.Lock) -> None:
         self._scopes, self._lock, self._num_held = scopes, lock, 0
-        # Costs of admitted sequences that were not created yet.
-        self._reserved: deque[int] = deque()
 
-    def require_possible(self, cost: int) -> None:
+    def require_possible(self, cost: int, field: str = "max_tokens") -> None:
         """Refuse a request one of whose sequences alone exceeds a limit; `cost` is the largest, in tokens.
 
         Raises:
-            InvalidRequest: it does.
+            InvalidRequest: it does; the error names the field.
         """
-        for limits, _ in self._scopes:
-            limits.require_possible(cost)
+        for scope in self._scopes:
+            scope.require_possible(cost, field)
 
-    def admit(self, costs: Sequence[int]) -> int:
-        """Admit the first of some sequences, as many as there is room for, and return how many.
+    def admit(self, costs: Sequence[int]) -> list[Callable[[], None]]:
+        """Admit the first of some sequences, as many as there is room for; return the function that releases each.
 
         Args:
             costs: Tokens of each to be prefilled and generated.
@@ -126,26 +126,17 @@ class Admission:
         Raises:
             Overloaded: the request has no unfinished sequence, and there is no room for one.
         """
+        releases: list[Callable[[], None]] = []
         with self._lock:
-            for number, cost in enumerate(costs):
-                is_first = not self._num_held
-                if is_first:
-                    for limits, load in self._scopes:
-                        limits.require_room(load, cost)
-                elif not all(limits.has_room_for_more(load, self._num_held, cost) for limits, load in self._scopes):
-                    return number
+            for cost in costs:
+                if not self._num_held:
+                    for scope in self._scopes:
+                        scope.require_room(cost)
+                elif not all(scope.has_room_for_more(self._num_held, cost) for scope in self._scopes):
+                    break
                 self._count(1, cost)
-                self._reserved.append(cost)
-            return len(costs)
-
-    def take(self) -> Callable[[], None]:
-        """Return the function that releases the next admitted sequence, which the caller creates."""
-        return partial(self._release, self._reserved.popleft())
-
-    def close(self) -> None:
-        """Release the admitted sequences that were not created."""
-        while self._reserved:
-            self.take()()
+                releases.append(partial(self._release, cost))
+        return releases
 
     def _release(self, cost: int) -> None:
         with self._lock:
@@ -154,7 +145,7 @@ class Admission:
     def _count(self, num_sequences: int, num_tokens: int) -> None:
         was_active = self._num_held > 0
         self._num_held += num_sequences
-        for _, load in self._scopes:
-            load.sequences += num_sequences
-            load.tokens += num_tokens
-            load.requests += (self._num_held > 0) - was_active
+        for scope in self._scopes:
+            scope.load.sequences += num_sequences
+            scope.load.tokens += num_tokens
+            scope.load.requests += (self._num_held > 0) - was_active

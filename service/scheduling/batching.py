@@ -1,13 +1,15 @@
 """Batch formation: the queues of a model version, and the rules that choose its next call.
 
-Pure and single-threaded: no clock of its own, no network, no text. One `ModelQueue` per model version.
-
 The model server computes several calls at once, each on one core. Two calls of batch size 32 on two cores generate 1.5
 times the tokens of one call of batch size 64 on both (measured). So sequences are spread over as many calls as may be
 in flight, each padded to a batch size that the determinism probe has verified to be bit-exact.
 
 A new sequence has a short first decode call right after its prefill, so that its first token does not wait for the
-steps of running sequences. If other prompts are expected within milliseconds, its prefill waits to share their call.
+steps of running sequences. If other prompts are expected within milliseconds, its prefill waits to share their call:
+anticipatory scheduling. A client in a loop sends its next request when a response is complete, and the sequences of a
+call often end together. If the first prompt of that next wave started at once, its prefill call would take as long as a
+call of eight prompts, and the others would wait for its end. Anticipatory disk schedulers wait for the next read of a
+process for the same reason (Iyer and Druschel, SOSP 2001).
 
 A call runs one signature. Sequences with different signatures (with or without penalties, with or without prompt
 logprobs) take turns: the signature of the longest-waiting sequence is next.
@@ -15,16 +17,15 @@ logprobs) take turns: the signature of the longest-waiting sequence is next.
 
 import math
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, compress
 
 from contract import signatures
 from service.params import ModelVersion
 from service.scheduling.call import Call
-from service.scheduling.expected_prompts import ExpectedPrompts
+from service.scheduling.constraints import fit_into_table
 from service.scheduling.sequence import Sequence, take
-from service.scheduling.transition_table import share_table
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ class BatchLimits:
 # streams was a fifth lower (measured).
 MAX_DECODE_TOKENS_PER_CALL = 2048
 MAX_PREFILL_TOKENS_PER_CALL = 4096
-# Maximum floats of the traces that one `inspect` call returns: 16 MiB.
-MAX_TRACE_VALUES_PER_CALL = 2**22
+# Maximum floats of the activations that one `inspect` call returns: 16 MiB.
+MAX_ACTIVATIONS_PER_CALL = 2**22
 # Maximum decode steps of a sequence's first decode call, in which all sequences are new.
 FIRST_DECODE_STEPS = 8
 # Maximum decode steps of a partly filled call while other sequences run: they can join the batch after it.
@@ -51,6 +52,9 @@ JOINING_DECODE_STEPS = 32
 # Decode calls of running sequences between two prefill calls of a long prompt. With 1, 64 streams beside one had four
 # fifths of the throughput, and the prompt took nearly as long (measured).
 DECODES_BETWEEN_LONG_PREFILLS = 4
+# How long a prompt waits for expected ones. The gateway takes 1 to 2 ms of CPU time per request, so eight prompts
+# arrive within about this time. Of 3 to 30 ms it gave the highest throughput at 4 to 16 streams (measured).
+MAX_WAIT_S = 0.015
 
 
 def fit(sizes: Iterable[int], count: int) -> int:
@@ -75,6 +79,31 @@ def steps_for(nums_left: list[int], limit: int) -> int:
     """
     last_finish = max((num_left for num_left in nums_left if num_left <= limit), default=0)
     return last_finish if last_finish * 2 >= limit or last_finish == max(nums_left) else limit
+
+
+class ExpectedPrompts:
+    """Expects one prompt for each sequence that ended in the last `MAX_WAIT_S`. Times are monotonic seconds."""
+
+    def __init__(self) -> None:
+        self._deadlines: deque[float] = deque()
+
+    @property
+    def until(self) -> float:
+        """When the last expected prompt is no longer expected; 0 if there is none."""
+        return self._deadlines[-1] if self._deadlines else 0.0
+
+    def sequence_ended(self, now: float) -> None:
+        """Expect one more prompt."""
+        self._deadlines.append(now + MAX_WAIT_S)
+
+    def sequences_arrived(self, count: int, now: float) -> None:
+        """Expect `count` fewer prompts."""
+        while self._deadlines and (count > 0 or self._deadlines[0] <= now):
+            count -= self._deadlines.popleft() > now
+
+    def worth_waiting_until(self, arrived_at: float) -> float:
+        """Return until when a prompt should wait for others, at most `MAX_WAIT_S` after it arrived."""
+        return min(self.until, arrived_at + MAX_WAIT_S)
 
 
 @dataclass
@@ -116,7 +145,7 @@ class ModelQueue:
         return len(self.sequences) - self.num_running
 
     @property
-    def empty(self) -> bool:
+    def is_empty(self) -> bool:
         """Whether there are neither sequences nor calls in flight."""
         return not self.sequences and not self.calls
 
@@ -197,45 +226,36 @@ class ModelQueue:
                 return signature
         return None
 
-    def _compatible_prefills(self) -> list[Sequence]:
-        """Return the sequences in prefill with the same signature and outputs as the first."""
-
-        def kind(sequence: Sequence) -> Hashable:
-            return sequence.prefill_signature, sequence.requested_traces
-
-        return [sequence for sequence in self.prefilling if kind(sequence) == kind(self.prefilling[0])]
-
     def _next_prefill(self, num_free_calls: int) -> Call:
-        compatible = self._compatible_prefills()
+        first = self.prefilling[0]
+        kind = first.prefill_signature, first.requested_activations
+        compatible = [each for each in self.prefilling if (each.prefill_signature, each.requested_activations) == kind]
         # While sequences run, only as many prompts as fill a batch without padding.
         count = fit_below(self.limits.batch_sizes, len(compatible)) if self.ready else len(compatible)
         sequences = self._dequeue(self.prefilling, compatible, count, num_free_calls)
         batch_size = fit(self.limits.batch_sizes, len(sequences))
         limit = min(self.limits.max_length, MAX_PREFILL_TOKENS_PER_CALL // batch_size)
-        if trace_width := sum(units for _, units in sequences[0].requested_traces):
-            limit = max(1, min(limit, MAX_TRACE_VALUES_PER_CALL // (batch_size * trace_width)))
+        if activation_width := sum(units for _, units in first.requested_activations):
+            limit = max(1, min(limit, MAX_ACTIVATIONS_PER_CALL // (batch_size * activation_width)))
         longest = max(sequence.num_remaining_prompt_tokens for sequence in sequences)
-        return self._call(sequences[0].prefill_signature, sequences, batch_size, min(longest, limit))
+        return self._call(first.prefill_signature, sequences, batch_size, min(longest, limit))
 
     def _next_first_decode(self, num_free_calls: int) -> Call:
-        signature = self.new[0].decode_signature
-        compatible = share_table([sequence for sequence in self.new if sequence.decode_signature == signature])
+        compatible = _compatible(self.new, self.new[0].decode_signature)
         sequences = self._dequeue(self.new, compatible, len(compatible), num_free_calls)
-        return self._decode_call(signature, sequences, FIRST_DECODE_STEPS)
+        return self._decode_call(sequences, FIRST_DECODE_STEPS)
 
     def _next_decode(self, signature: str, max_calls: int) -> Call:
-        compatible = share_table([sequence for sequence in self.ready if sequence.decode_signature == signature])
+        compatible = _compatible(self.ready, signature)
         sequences = self._dequeue(self.ready, compatible, self._num_running_with(signature), max_calls)
         others_may_join = self.num_running > 0 and len(sequences) < self.limits.batch_sizes[0]
-        return self._decode_call(
-            signature, sequences, JOINING_DECODE_STEPS if others_may_join else self.limits.max_steps
-        )
+        return self._decode_call(sequences, JOINING_DECODE_STEPS if others_may_join else self.limits.max_steps)
 
-    def _decode_call(self, signature: str, sequences: tuple[Sequence, ...], max_steps: int) -> Call:
+    def _decode_call(self, sequences: tuple[Sequence, ...], max_steps: int) -> Call:
         batch_size = fit(self.limits.batch_sizes, len(sequences))
         limit = min(max_steps, self.limits.max_steps, max(1, MAX_DECODE_TOKENS_PER_CALL // batch_size))
         steps = steps_for([sequence.num_left for sequence in sequences], limit)
-        return self._call(signature, sequences, batch_size, steps)
+        return self._call(sequences[0].decode_signature, sequences, batch_size, steps)
 
     def _num_running_with(self, signature: str) -> int:
         """Count the running sequences of a decode signature, those in prefill and their forks included."""
@@ -251,16 +271,15 @@ class ModelQueue:
     ) -> tuple[Sequence, ...]:
         """Dequeue one call's share of `num_sequences`, rounded up to an allowed batch size."""
         batch = compatible[: fit(self.limits.batch_sizes, -(-num_sequences // num_calls))]
-        if len(batch) == len(queue):
-            queue.clear()
-        else:
-            dequeued = set(map(id, batch))
-            remaining = [sequence for sequence in queue if id(sequence) not in dequeued]
-            queue.clear()
-            queue.extend(remaining)
-        return tuple(batch)
+        return tuple(take(queue, set(batch).__contains__))
 
     def _call(self, signature: str, sequences: tuple[Sequence, ...], batch_size: int, size: int) -> Call:
         call = Call(self.model, signature, sequences, batch_size, size, self.limits.precision)
         self.calls.add(call)
         return call
+
+
+def _compatible(queue: Iterable[Sequence], signature: str) -> list[Sequence]:
+    """Return the sequences that a decode call of a signature may have: their automata fit into its table."""
+    sequences = [sequence for sequence in queue if sequence.decode_signature == signature]
+    return list(compress(sequences, fit_into_table(sequence.match for sequence in sequences)))

@@ -1,8 +1,6 @@
-"""Packs sequences into the batched inputs of one model call, and applies its outputs to them.
+"""Model calls: pack sequences into batched inputs, and apply the outputs to them."""
 
-Pure. Knows arrays and sequences. Does not know when or how a call is made.
-"""
-
+from collections import abc
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,20 +8,16 @@ import numpy as np
 from contract import signatures
 from service.errors import InternalError
 from service.params import ModelVersion
-from service.scheduling.decode import Decode
-from service.scheduling.padding import Arrays, OutputShapes, finite_sequences
-from service.scheduling.prefill import Prefill
-from service.scheduling.sequence import Event, Failure, Sequence
+from service.scheduling.constraints import constraint_inputs
+from service.scheduling.sequence import Failure, PrefillResult, Result, Scores, Sequence
 
 NOT_FINITE = "the model computed NaN or infinity"
-_KINDS: dict[str, Prefill | Decode] = {
-    signatures.PREFILL: Prefill(),
-    signatures.SCORE: Prefill(scores=True),
-    signatures.EMBED: Prefill(sums=True),
-    signatures.INSPECT: Prefill(scores=True),
-    signatures.DECODE: Decode(),
-    signatures.DECODE_FULL: Decode(full=True),
-}
+Arrays = dict[str, np.ndarray]
+# Requested outputs: shape by name.
+OutputShapes = dict[str, tuple[int, ...]]
+# Signatures that return logprobs of the token after each.
+_SCORING = (signatures.SCORE, signatures.INSPECT)
+_SCORES = ("logprobs", "top_token_ids", "top_logprobs")
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +45,7 @@ class Call:
     @property
     def is_decode(self) -> bool:
         """Whether this is a decode call; otherwise it is a prefill call."""
-        return isinstance(_KINDS[self.signature], Decode)
+        return self.signature in (signatures.DECODE, signatures.DECODE_FULL)
 
     @property
     def vocab_size(self) -> int:
@@ -63,21 +57,147 @@ class Call:
         states = np.zeros((self.batch_size, self.sequences[0].state.size), np.float32)
         for slot, sequence in enumerate(self.sequences):
             states[slot] = sequence.state
-        return {"state": states, **_KINDS[self.signature].inputs(self.sequences, self.batch_size, self.size)}
+        return {"state": states, **(self._decode_inputs() if self.is_decode else self._prefill_inputs())}
 
     def outputs(self) -> OutputShapes:
         """Return the shape of each requested output tensor, by name."""
         state = (self.batch_size, self.sequences[0].state.size)
-        return {"state": state, **_KINDS[self.signature].outputs(self.sequences, self.batch_size, self.size)}
+        return {"state": state, **(self._decode_outputs() if self.is_decode else self._prefill_outputs())}
 
-    def apply(self, outputs: Arrays) -> list[Event | None]:
-        """Update every sequence from the outputs, and return the event to emit for each, or None."""
-        kind = _KINDS[self.signature]
-        finite = finite_sequences(outputs)
-        events: list[Event | None] = []
+    def apply(self, outputs: Arrays) -> list[Result | None]:
+        """Update every sequence from the outputs, and return the result to deliver for each, or None."""
+        apply_slot = self._apply_decode if self.is_decode else self._apply_prefill
+        return [
+            apply_slot(sequence, slot, outputs) if is_finite else Failure(sequence.index, InternalError(NOT_FINITE))
+            for slot, (sequence, is_finite) in enumerate(zip(self.sequences, finite_sequences(outputs), strict=False))
+        ]
+
+    def _column(self, values: abc.Sequence[float], dtype: type, padding: float = 0) -> np.ndarray:
+        """Return an array (batch_size,): the sequences' values, then padding."""
+        column: np.ndarray = np.full(self.batch_size, padding, dtype)
+        column[: len(values)] = values
+        return column
+
+    def _decode_inputs(self) -> Arrays:
+        uniforms = np.zeros((self.batch_size, self.size), np.float32)
         for slot, sequence in enumerate(self.sequences):
-            if finite[slot]:
-                events.append(kind.apply(sequence, slot, outputs, self.size))
-            else:
-                events.append(Failure(sequence.index, InternalError(NOT_FINITE)))
-        return events
+            uniforms[slot] = sequence.uniforms(self.size)
+        samplings = [sequence.sampling for sequence in self.sequences]
+        inputs = {
+            "token_id": self._column([sequence.last_token_id for sequence in self.sequences], np.int32),
+            "uniforms": uniforms,
+            # Padding runs all steps, too: a call is faster if no slot ends early.
+            "steps": self._column([min(each.num_left, self.size) for each in self.sequences], np.int32, self.size),
+            "temperature": self._column([sampling.temperature for sampling in samplings], np.float32),
+            "top_k": self._column([sampling.top_k for sampling in samplings], np.int32),
+            "top_p": self._column([sampling.top_p for sampling in samplings], np.float32, 1),
+            "min_p": self._column([sampling.min_p for sampling in samplings], np.float32),
+        }
+        return inputs | self._adjustment_inputs() if self.signature == signatures.DECODE_FULL else inputs
+
+    def _adjustment_inputs(self) -> Arrays:
+        """Build the inputs that only `decode_full` has."""
+        sequences, size = self.sequences, self.size
+        samplings = [sequence.sampling for sequence in sequences]
+        shape = (self.batch_size, max(len(sequence.adjustments) for sequence in sequences))
+        adjusted_ids = np.zeros(shape, np.int32)
+        counts, seen, bias = (np.zeros(shape, np.float32) for _ in range(3))
+        for slot, sequence in enumerate(sequences):
+            sequence.adjustments.write(adjusted_ids[slot], counts[slot], seen[slot], bias[slot])
+        min_steps = [max(0, min(each.sampling.min_tokens - each.num_generated, size)) for each in sequences]
+        return {
+            "adjusted_ids": adjusted_ids,
+            "counts": counts,
+            "seen": seen,
+            "bias": bias,
+            "presence_penalty": self._column([sampling.presence_penalty for sampling in samplings], np.float32),
+            "frequency_penalty": self._column([sampling.frequency_penalty for sampling in samplings], np.float32),
+            "repetition_penalty": self._column([sampling.repetition_penalty for sampling in samplings], np.float32, 1),
+            "min_steps": self._column(min_steps, np.int32, size),
+            "num_top": self._column([sequence.num_top or 0 for sequence in sequences], np.int32),
+            **constraint_inputs(
+                [sequence.match for sequence in sequences],
+                [sequence.num_left for sequence in sequences],
+                self.batch_size,
+                size,
+                self.vocab_size,
+            ),
+        }
+
+    def _decode_outputs(self) -> OutputShapes:
+        shape = (self.batch_size, self.size)
+        shapes: OutputShapes = {"token_ids": shape}
+        if any(sequence.num_top is not None for sequence in self.sequences):
+            shapes["logprobs"] = shape
+        if self.signature == signatures.DECODE_FULL and any(sequence.num_top for sequence in self.sequences):
+            top = (*shape, self.sequences[0].num_top_outputs)
+            shapes |= {"top_token_ids": top, "top_logprobs": top}
+        return shapes
+
+    def _apply_decode(self, sequence: Sequence, slot: int, outputs: Arrays) -> Result | None:
+        sampled_ids = sequence.truncate(outputs["token_ids"][slot, : self.size].tolist())
+        scores = None
+        if sequence.num_top is not None:
+            names = _SCORES if sequence.num_top else _SCORES[:1]
+            # Copies: a view would keep all arrays of the call alive as long as the scores.
+            scores = Scores(*(outputs[name][slot, : len(sampled_ids)].copy() for name in names))
+        return sequence.advance(sampled_ids, outputs["state"][slot], scores)
+
+    def _prefill_inputs(self) -> Arrays:
+        extra = int(self.signature in _SCORING)  # the token after the last that is prefilled
+        token_ids = np.zeros((self.batch_size, self.size + extra), np.int32)
+        lengths = [self._slice_length(sequence) for sequence in self.sequences]
+        for slot, (sequence, length) in enumerate(zip(self.sequences, lengths, strict=True)):
+            ids = sequence.prompt_ids[sequence.num_prefilled : sequence.num_prefilled + length + extra]
+            token_ids[slot, : len(ids)] = ids
+        # Padding has the full length, too: a call is faster if no slot ends early.
+        inputs = {"token_ids": token_ids, "lengths": self._column(lengths, np.int32, self.size)}
+        if self.signature == signatures.EMBED:
+            inputs["sum"] = np.zeros((self.batch_size, self.sequences[0].hidden_sum.size), np.float32)
+            for slot, sequence in enumerate(self.sequences):
+                inputs["sum"][slot] = sequence.hidden_sum
+        return inputs
+
+    def _prefill_outputs(self) -> OutputShapes:
+        first, shape = self.sequences[0], (self.batch_size, self.size)
+        shapes: OutputShapes = {name: (*shape, units) for name, units in first.requested_activations}
+        if self.signature in _SCORING:
+            top = (*shape, first.num_top_outputs)
+            shapes |= {"logprobs": shape, "top_token_ids": top, "top_logprobs": top}
+        if self.signature == signatures.EMBED:
+            shapes |= dict.fromkeys(("sum", "last"), (self.batch_size, first.hidden_sum.size))
+        return shapes
+
+    def _apply_prefill(self, sequence: Sequence, slot: int, outputs: Arrays) -> Result | None:
+        length, is_embedding = self._slice_length(sequence), self.signature == signatures.EMBED
+        sequence.record_prefill(length, outputs["state"][slot])
+        if is_embedding:
+            sequence.hidden_sum = outputs["sum"][slot]
+        if not (self.signature in _SCORING or is_embedding or sequence.returns_state):
+            return None
+
+        def of_slot(name: str) -> np.ndarray:
+            # A copy: a view would keep all arrays of the call alive as long as the result.
+            return outputs[name][slot, :length].copy()
+
+        return PrefillResult(
+            sequence.index,
+            sequence.num_remaining_prompt_tokens,
+            scores=Scores(*map(of_slot, _SCORES)) if self.signature in _SCORING else None,
+            hidden_sum=sequence.hidden_sum,
+            hidden_last=outputs["last"][slot] if is_embedding else None,
+            state=sequence.state_snapshot,
+            activations={name: of_slot(name) for name, _ in sequence.requested_activations},
+            is_reproducible=sequence.is_reproducible,
+        )
+
+    def _slice_length(self, sequence: Sequence) -> int:
+        """Return how many of a sequence's prompt tokens a prefill call reads."""
+        return min(sequence.num_remaining_prompt_tokens, self.size)
+
+
+def finite_sequences(outputs: Arrays) -> np.ndarray:
+    """Return bool (batch,): whether all floats of a slot are finite, over all outputs of a call."""
+    floats = [array for array in outputs.values() if array.dtype.kind == "f"]
+    finite: np.ndarray = np.logical_and.reduce([np.isfinite(it).reshape(len(it), -1).all(axis=1) for it in floats])
+    return finite

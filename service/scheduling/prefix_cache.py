@@ -12,8 +12,7 @@ Used by the scheduler's thread alone, so it needs no lock. `block_hashes` is pur
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Hashable
-from collections.abc import Sequence as Many
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -86,7 +85,7 @@ class Prefix:
         copy.block, copy.length, copy.kept, copy._tail = self.block, self.length, self.kept, self._tail
         return copy
 
-    def extend(self, token_ids: np.ndarray | Many[int]) -> None:
+    def extend(self, token_ids: np.ndarray | Sequence[int]) -> None:
         """Append tokens."""
         self.length += len(token_ids)
         tail, size = self._tail + np.asarray(token_ids, np.int32).tobytes(), BLOCK * _ITEM_BYTES
@@ -134,7 +133,7 @@ class PrefixCache:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def find(self, blocks: Many[bytes], token_ids: np.ndarray) -> tuple[Prefix, np.ndarray] | None:
+    def find(self, blocks: Sequence[bytes], token_ids: np.ndarray) -> tuple[Prefix, np.ndarray] | None:
         """Look up the longest cached prefix of some tokens, int32 (tokens,), or None.
 
         `blocks` are the `block_hashes` of the tokens, or of a longer sequence that starts with them. The state after

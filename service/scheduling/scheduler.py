@@ -9,10 +9,10 @@ import logging
 import queue
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
-from collections.abc import Sequence as Many
+from collections import abc, deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, Protocol
 
 from contract import signatures
@@ -20,10 +20,9 @@ from service.errors import BackendUnavailable, GatewayError, InternalError, Shut
 from service.limits import Limits
 from service.params import ModelVersion
 from service.scheduling.batching import BatchLimits, ModelQueue
-from service.scheduling.call import Call
-from service.scheduling.padding import Arrays
+from service.scheduling.call import Arrays, Call
 from service.scheduling.prefix_cache import Prefix, PrefixCache, block_hashes
-from service.scheduling.sequence import Event, Failure, PrefillResult, Sequence
+from service.scheduling.sequence import Failure, PrefillResult, Result, Sequence, Status
 from service.scheduling.slots import Slots
 
 log = logging.getLogger(__name__)
@@ -72,38 +71,6 @@ class Load(NamedTuple):
     waiting: int
 
 
-@dataclass(frozen=True)
-class _Submit:
-    leaders: tuple[Sequence, ...]
-    limits: BatchLimits
-    is_first: bool
-
-
-@dataclass(frozen=True)
-class _Reply:
-    call: Call
-    outcome: Arrays | GatewayError
-    probe_hash: str | None
-
-
-@dataclass(frozen=True)
-class _Cancel:
-    sequences: tuple[Sequence, ...]
-
-
-@dataclass(frozen=True)
-class _Wake:
-    """Process the queues again: a retry is due, or prompts no longer wait for others."""
-
-
-@dataclass(frozen=True)
-class _Stop:
-    error: GatewayError
-
-
-_Message = _Submit | _Reply | _Cancel | _Wake | _Stop
-
-
 @dataclass
 class _Outage:
     """A model version whose calls fail.
@@ -131,12 +98,13 @@ class Scheduler:
         self.prefix_cache = PrefixCache(limits.prefix_cache_bytes)
         self._request_numbers = itertools.count()
         self.loads: tuple[Load, ...] = ()
-        self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
+        # Functions for the thread to call.
+        self._inbox: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         self._queues: dict[ModelVersion, ModelQueue] = {}
         self._outages: dict[ModelVersion, _Outage] = {}
         # Calls in flight: monotonic seconds at which each was sent.
         self._in_flight: dict[Call, float] = {}
-        self._outbox: deque[tuple[Sequence, Event]] = deque()
+        self._outbox: deque[tuple[Sequence, Result]] = deque()
         # Monotonic seconds at which calls were last chosen.
         self._dispatched_at = 0.0
         self._accepting = threading.Lock()
@@ -149,10 +117,12 @@ class Scheduler:
 
     def stop(self, error: GatewayError | None = None) -> None:
         """Fail every sequence, then end the thread."""
-        self._inbox.put(_Stop(error or ShuttingDown("the server was stopped")))
+        self._inbox.put(partial(self._close, error or ShuttingDown("the server was stopped")))
         self._thread.join(timeout=5)
 
-    def submit(self, groups: Many[Many[Sequence]], limits: BatchLimits, number: int | None = None) -> int:
+    def submit(
+        self, groups: abc.Sequence[abc.Sequence[Sequence]], limits: BatchLimits, number: int | None = None
+    ) -> int:
         """Enqueue admitted sequences of one request, and return the request's number.
 
         A group has the choices of one prompt, at least one. All are of one model version, whose calls have the limits.
@@ -161,32 +131,29 @@ class Scheduler:
         Raises:
             ShuttingDown: the scheduler was stopped; the sequences are released.
         """
-        now = time.monotonic()
-        is_first = number is None
+        now, is_first = time.monotonic(), number is None
         if number is None:
             number = next(self._request_numbers)
-        sequences = [sequence for group in groups for sequence in group]
         for leader, *forks in groups:
             leader.forks = forks
             if leader.cache_namespace is not None and self._limits.prefix_cache_bytes > 0:
                 leader.prefix_blocks = block_hashes(leader.cache_namespace, leader.prompt_ids)
+        sequences = [sequence for group in groups for sequence in group]
         for sequence in sequences:
             sequence.accepted_at, sequence.request_number = now, number
         with self._accepting:
             if self._stopped is not None:
                 for sequence in sequences:
+                    sequence.status = Status.FINISHED
                     sequence.release()
                 raise type(self._stopped)(str(self._stopped))
             # Under the lock, so that nothing is submitted after `_close` has drained the inbox.
-            self._inbox.put(_Submit(tuple(leader for leader, *_ in groups), limits, is_first))
+            self._inbox.put(partial(self._enqueue, [leader for leader, *_ in groups], limits, is_first=is_first))
         return number
 
-    def cancel(self, sequences: Many[Sequence]) -> None:
+    def cancel(self, sequences: Iterable[Sequence]) -> None:
         """Cancel sequences; one in a call frees its slot when the call returns. Finished ones are ignored."""
-        new = tuple(sequence for sequence in sequences if not (sequence.cancelled or sequence.ended))
-        for sequence in new:
-            sequence.cancelled = True
-        self._inbox.put(_Cancel(new))
+        self._inbox.put(partial(self._cancel, list(sequences)))
 
     def _run(self) -> None:
         try:
@@ -200,53 +167,40 @@ class Scheduler:
             self._close(self._stopped or InternalError("the scheduler failed; see the gateway's log"))
 
     def _iterate(self) -> None:
-        """Handle all messages, dispatch calls, and only then deliver events."""
-        self._handle(self._next_message())
+        """Handle all messages, dispatch calls, and only then deliver results."""
+        self._wait()
         # One at a time: if one fails, the others are still in the inbox.
         while self._stopped is None and not self._inbox.empty():
-            self._handle(self._inbox.get())
+            self._inbox.get()()
         self._dispatch()
         self._deliver()
         self.loads = tuple(
             Load(model, queue_.num_running, queue_.num_waiting) for model, queue_ in self._queues.items()
         )
 
-    def _next_message(self) -> _Message:
-        """Wait for a message, or until a retry is due or prompts no longer wait for others."""
+    def _wait(self) -> None:
+        """Handle the next message, or wait until a retry is due or prompts no longer wait for others."""
         times = [outage.resume_at for outage in self._outages.values() if outage.resume_at is not None]
         # Compared with the last dispatch, not with now: a wait that has ended since then still needs a dispatch.
         times += [until for each in self._queues.values() if (until := each.waits_until) > self._dispatched_at]
         try:
-            return self._inbox.get(timeout=max(0.0, min(times) - time.monotonic()) if times else None)
+            message = self._inbox.get(timeout=max(0.0, min(times) - time.monotonic()) if times else None)
         except queue.Empty:
-            return _Wake()
+            return
+        message()
 
-    def _handle(self, message: _Message) -> None:
-        match message:
-            case _Submit():
-                self._enqueue(message)
-            case _Reply():
-                self._apply_reply(message.call, message.outcome, message.probe_hash)
-            case _Cancel():
-                self._apply_cancellation(message.sequences)
-            case _Wake():
-                pass
-            case _Stop():
-                self._close(message.error)
-
-    def _enqueue(self, message: _Submit) -> None:
+    def _enqueue(self, leaders: list[Sequence], limits: BatchLimits, *, is_first: bool) -> None:
         """Enqueue the first sequence of each prompt of a request for a slot."""
-        leaders, model = message.leaders, message.leaders[0].model
-        queue_ = self._queues.setdefault(model, ModelQueue(model, message.limits))
+        model = leaders[0].model
+        queue_ = self._queues.setdefault(model, ModelQueue(model, limits))
         # The verified batch sizes may have changed since the queue was created, but not back to those of a request
         # that has been running since then.
-        if message.is_first:
-            queue_.limits = message.limits
+        if is_first:
+            queue_.limits = limits
         for sequence in leaders:
             queue_.sequences.update((sequence, *sequence.forks))
-        queue_.expected.sequences_arrived(sum(1 + len(each.forks) for each in leaders), time.monotonic())
-        for sequence in leaders:
             self._slots.enqueue(sequence)
+        queue_.expected.sequences_arrived(sum(1 + len(each.forks) for each in leaders), time.monotonic())
 
     def _apply_reply(self, call: Call, outcome: Arrays | GatewayError, probe_hash: str | None) -> None:
         sent_at = self._in_flight.pop(call, None)
@@ -257,30 +211,32 @@ class Scheduler:
         if isinstance(outcome, GatewayError):
             self._apply_failure(queue_, call, outcome, sent_at)
             return
-        events = call.apply(outcome)
+        for sequence in call.sequences:
+            sequence.is_reproducible &= probe_hash == sequence.expected_probe_hash
+        results = call.apply(outcome)
         now = time.monotonic()
         self._observer.call_completed(call, now - sent_at)
         self._outages.pop(call.model, None)
-        for sequence, event in zip(call.sequences, events, strict=True):
-            sequence.is_reproducible &= probe_hash == sequence.expected_probe_hash
+        for sequence, result in zip(call.sequences, results, strict=True):
             self._cache_state(sequence)
-            if sequence.ended and not sequence.cancelled:
+            if sequence.is_complete and sequence.status is Status.RUNNING:
                 queue_.expected.sequence_ended(now)
-            self._requeue(queue_, sequence, event)
+            self._requeue(queue_, sequence, result)
 
-    def _apply_cancellation(self, sequences: Many[Sequence]) -> None:
+    def _cancel(self, sequences: list[Sequence]) -> None:
         """Remove cancelled sequences: a stop string completed the response, or the client has gone."""
         now = time.monotonic()
         for sequence in sequences:
-            if queue_ := self._queues.get(sequence.model):
-                queue_.expected.sequence_ended(now)
-        self._remove(lambda sequence: sequence.cancelled)
+            if sequence.status < Status.FINISHED:
+                sequence.status = Status.CANCELLED
+                self._queues[sequence.model].expected.sequence_ended(now)
+        self._remove(lambda sequence: sequence.status is Status.CANCELLED)
 
     def _cache_state(self, sequence: Sequence) -> None:
         """Cache the state of a sequence at the end of its prompt, when it finishes, and at intervals during prefill."""
         if sequence.prefix is None or not sequence.is_reproducible:
             return
-        if sequence.ended or (sequence.num_remaining_prompt_tokens == 0 and sequence.num_generated == 0):
+        if sequence.is_complete or (sequence.num_remaining_prompt_tokens == 0 and sequence.num_generated == 0):
             self.prefix_cache.keep(sequence.prefix, sequence.state)
         elif sequence.num_generated == 0:
             self.prefix_cache.keep_if_due(sequence.prefix, sequence.state)
@@ -305,20 +261,23 @@ class Scheduler:
                 (sequence, PrefillResult(sequence.index, sequence.num_remaining_prompt_tokens, state=state))
             )
 
-    def _requeue(self, queue_: ModelQueue, sequence: Sequence, event: Event | None) -> None:
+    def _requeue(self, queue_: ModelQueue, sequence: Sequence, result: Result | None) -> None:
         """Enqueue a sequence for its next call, or finish it."""
-        if sequence.cancelled or isinstance(event, Failure) or sequence.ended:
-            self._finish(sequence, event)
+        if sequence.status is Status.CANCELLED or isinstance(result, Failure) or sequence.is_complete:
+            self._finish(sequence, result)
             return
         queue_.enqueue(sequence)
         self._enqueue_forks(sequence)
-        if event is not None:
-            self._outbox.append((sequence, event))
+        if result is not None:
+            self._outbox.append((sequence, result))
 
     def _enqueue_forks(self, sequence: Sequence) -> None:
         """Fork the choices that share the prompt of a prefilled sequence, and enqueue them for slots."""
         if sequence.num_remaining_prompt_tokens == 0:
             for fork in _take_forks(sequence):
+                if fork.status is Status.CANCELLED:
+                    self._release([fork])
+                    continue
                 fork.fork_from(sequence)
                 self._slots.enqueue(fork)
 
@@ -326,7 +285,7 @@ class Scheduler:
         """Retry the call after a delay, as a failed call has no effect; or fail its sequences."""
         is_retried = isinstance(error, BackendUnavailable)
         for sequence in reversed(call.sequences):
-            if is_retried and not sequence.cancelled:
+            if is_retried and sequence.status is Status.RUNNING:
                 queue_.enqueue(sequence, at_front=True)
             else:
                 self._finish(sequence, Failure(sequence.index, error))
@@ -341,13 +300,13 @@ class Scheduler:
             removed = self._remove(lambda sequence: sequence.model == call.model)
             self._outbox += [(sequence, Failure(sequence.index, error)) for sequence in removed]
 
-    def _finish(self, sequence: Sequence, event: Event | None) -> None:
+    def _finish(self, sequence: Sequence, result: Result | None) -> None:
         """Finish a sequence, and with it the forks that wait for its prefill."""
         forks = _take_forks(sequence)
-        if isinstance(event, Failure):
-            self._outbox += [(fork, Failure(fork.index, event.error)) for fork in forks]
-        if event is not None:
-            self._outbox.append((sequence, event))
+        if isinstance(result, Failure):
+            self._outbox += [(fork, Failure(fork.index, result.error)) for fork in forks]
+        if result is not None:
+            self._outbox.append((sequence, result))
         self._release([sequence, *forks])
 
     def _remove(self, unwanted: Callable[[Sequence], bool]) -> list[Sequence]:
@@ -359,18 +318,19 @@ class Scheduler:
         self._release(removed)
         return removed
 
-    def _release(self, sequences: Many[Sequence]) -> None:
+    def _release(self, sequences: Iterable[Sequence]) -> None:
         """Release the slots and the admission of finished sequences."""
         for sequence in sequences:
             self._queues[sequence.model].sequences.remove(sequence)
             self._slots.release(sequence)
+            sequence.status = max(sequence.status, Status.FINISHED)
             sequence.release()
 
     def _dispatch(self) -> None:
         """Send calls until no more may be in flight; models take turns."""
         self._dispatched_at = time.monotonic()
         for model, queue_ in list(self._queues.items()):
-            if queue_.empty:
+            if queue_.is_empty:
                 self._outages.pop(model, None)
                 if self._dispatched_at >= queue_.waits_until:
                     del self._queues[model]
@@ -386,10 +346,10 @@ class Scheduler:
         now = time.monotonic()
         while self._slots.any_waiting(self._may_run) and (self._slots.num_free > 0 or self._preempt()):
             sequence = self._slots.assign(self._may_run)
-            if not sequence.started:
-                sequence.started = True
+            if sequence.status is Status.WAITING:
                 self._lookup_prefix(sequence)
                 self._observer.sequence_started(sequence, now - sequence.accepted_at)
+            sequence.status = Status.RUNNING
             self._queues[sequence.model].enqueue(sequence)
             self._enqueue_forks(sequence)
 
@@ -414,6 +374,7 @@ class Scheduler:
         sequence = next((each for each in candidates if each is not None), None)
         if sequence is None:
             return False
+        sequence.status = Status.PREEMPTED
         self._slots.release(sequence)
         self._slots.enqueue(sequence, at_front=True)
         return True
@@ -432,25 +393,27 @@ class Scheduler:
         if call is None:
             return False
         self._in_flight[call] = time.monotonic()
-        self._backends.call(call, lambda outcome, probe_hash: self._inbox.put(_Reply(call, outcome, probe_hash)))
+        self._backends.call(
+            call, lambda outcome, probe_hash: self._inbox.put(partial(self._apply_reply, call, outcome, probe_hash))
+        )
         # To the end of the queue: the next call is another model's, if it has one.
         self._queues[model] = self._queues.pop(model)
         return True
 
     def _deliver(self) -> None:
         while self._outbox:
-            sequence, event = self._outbox.popleft()
-            if not sequence.cancelled:
-                sequence.emit(event)
+            sequence, result = self._outbox.popleft()
+            if sequence.status is not Status.CANCELLED:
+                sequence.results.put(result)
 
     def _close(self, error: GatewayError) -> None:
         """Reject further submissions, and fail all admitted sequences."""
         with self._accepting:
             self._stopped = error
+        # Replies are ignored from now on.
+        self._in_flight.clear()
         while not self._inbox.empty():
-            message = self._inbox.get()
-            if isinstance(message, _Submit):
-                self._handle(message)
+            self._inbox.get()()
         self._fail_all(error)
 
     def _fail_all(self, error: GatewayError) -> None:
@@ -462,6 +425,7 @@ class Scheduler:
         self._slots = Slots(self._limits.max_running)
         self._outbox += [(sequence, Failure(sequence.index, error)) for sequence in failed]
         for sequence in failed:
+            sequence.status = max(sequence.status, Status.FINISHED)
             sequence.release()
         self._deliver()
 

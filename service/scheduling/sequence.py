@@ -1,24 +1,23 @@
-"""A sequence: one continuation that is being generated, with its prompt, progress and model state.
-
-Knows token ids, counts and its own state. Does not know text, other sequences or where it is computed.
-"""
+"""A sequence: one continuation that is being generated, with its prompt, progress and model state; and its results."""
 
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from enum import IntEnum
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from contract import signatures
 from service.errors import GatewayError
 from service.params import ModelVersion, SamplingParams
-from service.scheduling.automaton import Match
-from service.scheduling.penalties import Adjustments
+from service.scheduling.constraints import Match
 from service.scheduling.prefix_cache import Prefix
-from service.scheduling.random_numbers import UniformStream
+from service.scheduling.sampling import Adjustments, UniformStream
 
 FinishReason = Literal["stop", "length"]
+# A prompt's number within its request, and a choice's number among those of the prompt.
+ChoiceIndex = tuple[int, int]
 # Token ids are int32.
 MAX_VOCAB_SIZE = 2**31
 
@@ -44,19 +43,26 @@ class DecodeResult:
 
     Attributes:
         index: Of the sequence within its request.
-        token_ids: In order, without the EOS token.
-        finish_reason: "stop" or "length" with the last chunk, else None.
-        has_eos: Whether the EOS token followed them.
+        sampled_ids: In order; the EOS token, if it was sampled, is the last.
+        finish_reason: "stop" or "length" with the last result, else None.
+        has_eos: Whether the EOS token is the last of them.
         scores: Of those tokens, if requested.
-        state: float32 (S,), after all sampled tokens but the last, where the EOS token counts; None if not requested.
+        state: float32 (S,), after all sampled tokens but the last; None if not requested.
+        is_reproducible: See `Sequence`.
     """
 
-    index: int
-    token_ids: list[int]
+    index: ChoiceIndex
+    sampled_ids: list[int]
     finish_reason: FinishReason | None = None
     scores: Scores | None = None
     state: np.ndarray | None = None
     has_eos: bool = False
+    is_reproducible: bool = True
+
+    @property
+    def token_ids(self) -> list[int]:
+        """Its tokens without the EOS token."""
+        return self.sampled_ids[:-1] if self.has_eos else self.sampled_ids
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,19 +73,21 @@ class PrefillResult:
         index: Of the sequence within its request.
         num_remaining_prompt_tokens: See `Sequence`.
         scores: Of the tokens after the first, if requested.
-        hidden_sum: float32 (U,): sum of the top layer's outputs over all tokens prefilled so far.
-        hidden_last: float32 (U,): the top layer's output after the last of them.
+        hidden_sum: float32 (U,): sum of the top layer's outputs over all tokens prefilled so far; of "embed".
+        hidden_last: float32 (U,): the top layer's output after the last of them; of "embed".
         state: float32 (S,), after them; None if not requested.
-        trace_values: Traces by name, float32 (tokens, units), of the tokens that the call prefilled.
+        activations: By name, float32 (tokens, units), of the tokens that the call prefilled.
+        is_reproducible: See `Sequence`.
     """
 
-    index: int
+    index: ChoiceIndex
     num_remaining_prompt_tokens: int
     scores: Scores | None = None
     hidden_sum: np.ndarray | None = None
     hidden_last: np.ndarray | None = None
     state: np.ndarray | None = None
-    trace_values: Mapping[str, np.ndarray] | None = None
+    activations: Mapping[str, np.ndarray] | None = None
+    is_reproducible: bool = True
 
     @property
     def last(self) -> bool:
@@ -89,13 +97,35 @@ class PrefillResult:
 
 @dataclass(frozen=True)
 class Failure:
-    """The error that ends a sequence; its last event."""
+    """The error that ends a sequence; its last result."""
 
-    index: int
+    index: ChoiceIndex
     error: GatewayError
 
 
-Event = DecodeResult | PrefillResult | Failure
+Result = DecodeResult | PrefillResult | Failure
+
+
+class Results(Protocol):
+    """The queue of a request's results, or what selects from them first; `put` must not block."""
+
+    def put(self, result: Result, /) -> None:
+        """Add a result, on the scheduler's thread."""
+
+
+class Status(IntEnum):
+    """Where a sequence is; only the scheduler's thread changes it.
+
+    WAITING for its first slot or for the prefill of its prompt; RUNNING in a slot; PREEMPTED, or forked: waiting for a
+    slot with a state to continue from; FINISHED with or without an error; CANCELLED by its request, and removed as soon
+    as it is in no call.
+    """
+
+    WAITING = 0
+    RUNNING = 1
+    PREEMPTED = 2
+    FINISHED = 3
+    CANCELLED = 4
 
 
 def do_nothing() -> None:
@@ -109,18 +139,17 @@ class Sequence:
     Attributes:
         model: The version; it never changes.
         prompt_ids: int32 (tokens,), at least one; the last is the first input of `decode`.
+        results: Gets the results of its calls, in order.
         seen_ids: int32 (ids,): unique ids of the prompt; empty where no penalty needs them.
         random_stream: With the seed, the key of its random numbers: its index within its prompt, if it resumes nothing.
         num_sampled_before: Tokens sampled by the requests that it resumes: the index of its first random number.
-        index: Within its request.
         end_id: The EOS token, or None.
         vocab_size: Exclusive upper limit of the model's token ids; a backend's samples are checked against it.
-        emit: Called with each event, in order, on the scheduler's thread; must not block.
         release: Releases its admission, on the scheduler's thread, once it has finished.
         prefill_signature: "prefill", "score", "embed" or "inspect".
-        requested_traces: Requested traces of "inspect", as (name, width).
+        requested_activations: Those that "inspect" returns, as (name, width).
         counts_before: Ids and counts of the tokens sampled by the requests that it resumes; see `Adjustments`.
-        returns_state: Whether its events carry the state.
+        returns_state: Whether its results carry the state.
         num_top: Requested top logprobs per sampled token; None: not even its own logprob.
         num_top_outputs: Top logprobs per token that its version returns.
         match: Its match of the pattern that constrains it; None: any token may be sampled.
@@ -129,7 +158,6 @@ class Sequence:
         cache_namespace: Namespace of the prefix cache, see `Prefix`; None: no caching.
         prefix_blocks: `block_hashes` of the prompt in that namespace.
         request_number: Its request, in order of arrival.
-        started: Whether it has held a slot.
         forks: Choices with the same prompt, which fork from this one after prefill.
         state: float32 (S,), after the tokens that the model has processed.
         hidden_sum: float32 (U,), for "embed": see `PrefillResult`.
@@ -140,7 +168,7 @@ class Sequence:
         num_generated: Tokens sampled so far.
         accepted_at: Monotonic seconds.
         is_reproducible: Whether all its calls ran on backends with the expected probe hash.
-        cancelled: Set by any thread; the scheduler removes the sequence afterwards.
+        decode_signature: The signature of its decode calls.
     """
 
     model: ModelVersion
@@ -150,14 +178,14 @@ class Sequence:
     seed: int
     random_stream: int
     end_id: int | None
-    emit: Callable[[Event], None]
+    results: Results
     state: np.ndarray
     seen_ids: np.ndarray
-    index: int = 0
+    index: ChoiceIndex = (0, 0)
     vocab_size: int = MAX_VOCAB_SIZE
     release: Callable[[], object] = do_nothing
     prefill_signature: str = signatures.PREFILL
-    requested_traces: tuple[tuple[str, int], ...] = ()
+    requested_activations: tuple[tuple[str, int], ...] = ()
     num_sampled_before: int = 0
     counts_before: tuple[np.ndarray, np.ndarray] | None = None
     returns_state: bool = False
@@ -165,12 +193,12 @@ class Sequence:
     num_top_outputs: int = signatures.UNSTATED_NUM_TOP
     match: Match | None = None
     trace: Any = None
-    hidden_sum: np.ndarray | None = None
+    hidden_sum: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
     expected_probe_hash: str | None = None
     cache_namespace: Hashable = None
     prefix_blocks: tuple[bytes, ...] = ()
     request_number: int = 0
-    started: bool = False
+    status: Status = Status.WAITING
     forks: list["Sequence"] = field(default_factory=list)
     num_prefilled: int = 0
     num_cached_tokens: int = 0
@@ -179,9 +207,9 @@ class Sequence:
     last_token_id: int = 0
     accepted_at: float = 0.0
     is_reproducible: bool = True
-    cancelled: bool = False
     _uniforms: UniformStream = field(init=False)
     adjustments: Adjustments = field(init=False)
+    decode_signature: str = field(init=False)
 
     def __post_init__(self) -> None:
         self._uniforms = UniformStream(self.seed, self.random_stream)
@@ -189,12 +217,8 @@ class Sequence:
         sampling = self.sampling
         counts, sampled = sampling.counts_tokens, self.counts_before
         self.adjustments = Adjustments(sampling.bias, self.seen_ids, counts=counts, sampled=sampled if counts else None)
-
-    @property
-    def decode_signature(self) -> str:
-        """The signature of its decode calls."""
-        is_full = self.num_top or self.match is not None or self.sampling.adjusts
-        return signatures.DECODE_FULL if is_full else signatures.DECODE
+        is_full = self.num_top or self.match is not None or sampling.adjusts
+        self.decode_signature = signatures.DECODE_FULL if is_full else signatures.DECODE
 
     @property
     def num_remaining_prompt_tokens(self) -> int:
@@ -208,7 +232,7 @@ class Sequence:
 
     @property
     def state_snapshot(self) -> np.ndarray | None:
-        """The state for an event, if requested: a copy, as a view would keep all outputs of its call alive."""
+        """The state for a result, if requested: a copy, as a view would keep all outputs of its call alive."""
         return self.state.copy() if self.returns_state else None
 
     @property
@@ -217,7 +241,7 @@ class Sequence:
         return self.max_tokens - self.num_generated
 
     @property
-    def ended(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether both prefill and decode are complete."""
         return self.num_remaining_prompt_tokens == 0 and self.finish_reason is not None
 
@@ -238,7 +262,7 @@ class Sequence:
     def fork_from(self, first: "Sequence") -> None:
         """Start from the state of another choice of the same prompt, after its prefill."""
         self.num_prefilled, self.state, self.is_reproducible = first.num_prefilled, first.state, first.is_reproducible
-        self.started = True
+        self.status = Status.PREEMPTED
         self.prefix = first.prefix.copy() if first.prefix else None
 
     def record_prefill(self, count: int, state: np.ndarray) -> None:
@@ -248,38 +272,38 @@ class Sequence:
         self.num_prefilled += count
         self.state = state
 
-    def advance(self, token_ids: list[int], state: np.ndarray, scores: Scores | None = None) -> DecodeResult:
-        """Record sampled tokens, at least one, and return the event to emit; the EOS token, if sampled, is the last.
+    def truncate(self, token_ids: list[int]) -> list[int]:
+        """Truncate sampled tokens at `max_tokens`, after the EOS token and at the end of the match, which advances."""
+        token_ids = token_ids[: self.num_left]
+        if self.end_id in token_ids:
+            token_ids = token_ids[: token_ids.index(self.end_id) + 1]
+        if self.match is not None:
+            return token_ids[: self.match.advance(token_ids, self.num_left)]
+        return token_ids
 
-        `match` has been advanced past them already.
-        """
-        self.num_generated += len(token_ids)
+    def advance(self, sampled_ids: list[int], state: np.ndarray, scores: Scores | None = None) -> DecodeResult:
+        """Record sampled tokens that `truncate` returned, at least one, and return the result to deliver."""
+        self.num_generated += len(sampled_ids)
         if self.prefix is not None:
-            self.prefix.extend([self.last_token_id, *token_ids[:-1]])
-        self.state, self.last_token_id = state, token_ids[-1]
-        self.adjustments.note(token_ids)
-        has_eos = self.last_token_id == self.end_id
+            self.prefix.extend([self.last_token_id, *sampled_ids[:-1]])
+        self.state, self.last_token_id = state, sampled_ids[-1]
+        self.adjustments.note(sampled_ids)
         return DecodeResult(
             self.index,
-            token_ids[:-1] if has_eos else token_ids,
+            sampled_ids,
             self.finish_reason,
             scores,
             self.state_snapshot,
-            has_eos,
+            has_eos=self.last_token_id == self.end_id,
+            is_reproducible=self.is_reproducible,
         )
 
 
 def take(queue: deque[Sequence], unwanted: Callable[[Sequence], bool]) -> list[Sequence]:
-    """Remove and return the unwanted sequences of a queue.
-
-    `unwanted` is called once for each: other threads cancel sequences meanwhile, and one that changed between two calls
-    would be lost.
-    """
-    leaving: list[Sequence] = []
-    staying: list[Sequence] = []
-    for sequence in queue:
-        (leaving if unwanted(sequence) else staying).append(sequence)
-    if leaving:
+    """Remove and return the unwanted sequences of a queue."""
+    taken = [sequence for sequence in queue if unwanted(sequence)]
+    if taken:
+        remaining = [sequence for sequence in queue if not unwanted(sequence)]
         queue.clear()
-        queue.extend(staying)
-    return leaving
+        queue.extend(remaining)
+    return taken

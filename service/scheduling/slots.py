@@ -5,8 +5,6 @@ oldest. If no slot is free, a request that holds at least two slots more than a 
 of 128 choices neither starves the others nor waits for 128 free slots, and a request of one choice waits only if every
 request holds a single slot. Preemption is free: a state is a few kilobytes and stays in the gateway, so nothing is
 recomputed.
-
-Pure and single-threaded. Knows sequences by their request's number. Does not know models, calls or tokens.
 """
 
 from collections import Counter, deque

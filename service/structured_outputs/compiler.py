@@ -13,7 +13,7 @@ from typing import Protocol, Self
 from service.errors import InternalError, Overloaded
 from service.limits import Limits
 from service.lru_cache import LruCache
-from service.scheduling.automaton import Automaton
+from service.scheduling.constraints import Automaton
 from service.structured_outputs.automata import CompilationLimits, TokenTexts
 from service.structured_outputs.compilation_queue import Compilation, CompilationQueue, Key
 from service.structured_outputs.compiler_process import CompilerProcess, Failure, Job, LimitExceeded, Outcome

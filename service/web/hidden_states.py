@@ -11,11 +11,11 @@ import numpy as np
 import orjson
 from flask import Response, g, request
 
-from contract.card import Trace
+from contract.card import Activation
 from service.api.requests import EmbeddingsRequest, InspectRequest
 from service.api.responses import EmbeddingMapObject, EmbeddingsObject, InspectionObject, NeighborsObject
 from service.errors import ClientGone, InvalidRequest
-from service.generation.inspection import InspectionBuilder, InspectionOutput
+from service.generation.hidden_states import InspectionOutput, InspectionProcessor
 from service.models.embedding_vectors import Vectors, find_token
 from service.models.registry import ServedModel
 from service.web.endpoints import (
@@ -88,7 +88,7 @@ def inspect(services: Services) -> Response:
         return response
 
 
-def inspection_parts(builder: InspectionBuilder) -> Iterator[bytes]:
+def inspection_parts(builder: InspectionProcessor) -> Iterator[bytes]:
     """Wait for the result, and return the parts of one JSON object: 1 MB of numbers becomes 3 MB of JSON.
 
     Each array is freed once it is serialized.
@@ -97,7 +97,7 @@ def inspection_parts(builder: InspectionBuilder) -> Iterator[bytes]:
     return _parts(builder, builder.result())
 
 
-def _parts(builder: InspectionBuilder, output: InspectionOutput) -> Iterator[bytes]:
+def _parts(builder: InspectionProcessor, output: InspectionOutput) -> Iterator[bytes]:
     request = builder.request
     head = {
         "object": "inspection",
@@ -126,7 +126,7 @@ def _parts(builder: InspectionBuilder, output: InspectionOutput) -> Iterator[byt
 
 def _layers(output: InspectionOutput, encoding: str) -> Iterator[bytes]:
     """Serialize every layer: its units, a matrix for each kind of value, and its state if requested."""
-    layers = sorted({*output.units, *(trace.layer for trace, _ in output.state)})
+    layers = sorted({*output.units, *(each.layer for each, _ in output.state)})
     encode = _ENCODINGS[encoding]
     for index, layer in enumerate(layers):
         units = output.units[layer].tolist() if layer in output.units else []
@@ -139,18 +139,18 @@ def _layers(output: InspectionOutput, encoding: str) -> Iterator[bytes]:
         yield b"}}"
 
 
-def _pop_layer(arrays: list[tuple[Trace, np.ndarray]], layer: int) -> Iterator[tuple[Trace, np.ndarray]]:
+def _pop_layer(arrays: list[tuple[Activation, np.ndarray]], layer: int) -> Iterator[tuple[Activation, np.ndarray]]:
     """Pop the arrays of a layer from a list, one after another."""
-    while (index := next((i for i, (trace, _) in enumerate(arrays) if trace.layer == layer), None)) is not None:
+    while (index := next((i for i, (each, _) in enumerate(arrays) if each.layer == layer), None)) is not None:
         yield arrays.pop(index)
 
 
 def _by_kind(
-    arrays: Iterable[tuple[Trace, np.ndarray]], encode: Callable[[np.ndarray], Iterator[bytes]]
+    arrays: Iterable[tuple[Activation, np.ndarray]], encode: Callable[[np.ndarray], Iterator[bytes]]
 ) -> Iterator[bytes]:
     comma = b""
-    for trace, array in arrays:
-        yield b'%b"%b":' % (comma, trace.kind.encode())
+    for each, array in arrays:
+        yield b'%b"%b":' % (comma, each.kind.encode())
         yield from encode(array)
         comma = b","
 

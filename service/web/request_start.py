@@ -10,7 +10,7 @@ from gunicorn.http.errors import ParseException  # type: ignore[import-untyped] 
 
 from service.api.requests import AnyBody, parse
 from service.context import RequestContext
-from service.engine import OutputBuilder, Watch
+from service.engine import Processor, Watch
 from service.errors import InvalidRequest, Unauthorized
 from service.generation.request import Request
 from service.memory_budget import MemoryLease
@@ -22,7 +22,7 @@ _READING_COPIES = 3
 # lists). Text that is not ASCII has up to four bytes per character.
 _BYTES_PER_ITEM, _BYTES_PER_BRACKET, _TEXT_COPIES = 80, 100, 2
 
-Builder = TypeVar("Builder", bound=OutputBuilder)
+Builder = TypeVar("Builder", bound=Processor)
 
 
 def start_request(

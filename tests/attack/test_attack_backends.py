@@ -12,7 +12,7 @@ import pytest
 
 from service.backends.messages import to_proto
 from sostenuto import Client as Sdk
-from tests.e2e.test_failover import NUM_STREAMS, Proxy, bodies, changed, foreign_ids, left_out, other_shape, spoil_state
+from tests.backends import NUM_STREAMS, Proxy, bodies, changed, foreign_ids, left_out, other_shape, spoil_state
 from tests.servers import children
 
 NUM_CLIENTS = 12

@@ -6,24 +6,21 @@ The target is gunicorn with the gateway's worker class and number of threads, wi
 import concurrent.futures
 import contextlib
 import http.client
-import os
-import re
 import resource
 import socket
-import subprocess
 import sys
 import threading
 import time
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
-from tests.paths import ROOT
 from tests.ports import free_port
-from tests.servers import children
+from tests.processes import cpu_s, status
+from tests.servers import Process, children
 
 APP = "tests.unit.service.http_server.worker_app"
+WORKER = "service.http_server.worker.StreamingWorker"
 NUM_THREADS = 416
 GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
 POST = b"POST /body HTTP/1.1\r\nHost: test\r\n%b\r\n\r\n"
@@ -31,34 +28,21 @@ POST = b"POST /body HTTP/1.1\r\nHost: test\r\n%b\r\n\r\n"
 PROMPT_S = 5.0
 
 
-class Server:
+class Server(Process):
     """gunicorn as `service serve` starts it."""
 
     def __init__(self, log):
         self.port = free_port()
-        options = [
-            "-k",
-            "service.http_server.worker.StreamingWorker",
-            "-b",
-            f"127.0.0.1:{self.port}",
-            "--backlog",
-            "2048",
-        ]
-        options += ["--threads", str(NUM_THREADS), "--worker-connections", str(2 * NUM_THREADS), "--keep-alive", "15"]
-        with log.open("wb") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "gunicorn", *options, "--no-control-socket", f"{APP}:application"],
-                cwd=ROOT,
-                stdout=output,
-                stderr=output,
-            )
-        deadline = time.monotonic() + 60
-        while True:
-            with contextlib.suppress(OSError):
-                self.get_s()
-                return
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.05)
+        options = ["-k", WORKER, "-b", f"127.0.0.1:{self.port}", "--backlog", "2048", "--keep-alive", "15"]
+        options += ["--threads", str(NUM_THREADS), "--worker-connections", str(2 * NUM_THREADS)]
+        command = [sys.executable, "-m", "gunicorn", *options, "--no-control-socket", f"{APP}:application"]
+        super().__init__(command, log)
+        self.wait_until(self._answers)
+
+    def _answers(self):
+        with contextlib.suppress(OSError):
+            return self.get_s() > 0
+        return False
 
     def connect(self, sent=b""):
         sock = socket.create_connection(("127.0.0.1", self.port), timeout=60)
@@ -80,14 +64,6 @@ class Server:
             connection.request(method, path, body)
             assert connection.getresponse().read() == expected
         return time.monotonic() - began
-
-    def end(self):
-        self.process.terminate()
-        try:
-            self.process.wait(40)
-        finally:
-            self.process.kill()
-            self.process.wait()
 
 
 @pytest.fixture
@@ -131,7 +107,6 @@ def test_2000_idle_connections_do_not_delay_other_requests(server, crowd, sent):
     ids=["one byte", "a chunk that looks like the last", "asked to continue", "100 KB"],
 )
 def test_3000_incomplete_bodies_do_not_delay_other_requests(server, crowd, sent):
-    """Nor those with a body of a megabyte, and the worker stays small."""
     (worker,) = children(server.process.pid)
     for _ in range(3000):
         with contextlib.suppress(ConnectionError):  # closed while it was sending
@@ -139,7 +114,7 @@ def test_3000_incomplete_bodies_do_not_delay_other_requests(server, crowd, sent)
     seconds = sorted(max(server.get_s(), server.post_s(b"x" * (1 << 20))) for _ in range(25))
     print(f"50 requests beside 3,000 bodies: median {seconds[12]:.3f} s, longest {seconds[-1]:.3f} s")
     assert seconds[-1] < PROMPT_S
-    assert resident_mib(worker) < 300
+    assert status(worker, "VmRSS") < 300 * 2**20
 
 
 def test_health_checks_are_answered_while_all_threads_are_blocked(server, crowd):
@@ -175,16 +150,6 @@ def test_a_steady_flow_of_new_connections_does_not_delay_other_requests(server, 
         thread.join()
     print(f"50 requests beside connections that come back: longest {seconds[-1]:.3f} s")
     assert seconds[-1] < PROMPT_S
-
-
-def resident_mib(pid):
-    (kib,) = re.findall(r"VmRSS:\s*(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    return int(kib) / 1024
-
-
-def cpu_s(pid):
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def test_bodies_in_one_byte_chunks_cost_the_worker_little_cpu_time(server):

@@ -5,17 +5,16 @@ The vocabulary has 20,000 words, the vectors 512 numbers each: a file of 104 MB.
 
 import concurrent.futures
 import itertools
-import os
 import signal
 import socket
-import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.attack.streams import Stream
 from tests.conftest import publish_model
+from tests.processes import cpu_s, status
 from tests.servers import Gateway, ModelServer
 from tests.waiting import until
 
@@ -78,43 +77,10 @@ def large_gateway(start):
     return start()
 
 
-def cpu_s(pid):
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def peak_bytes(pid):
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-
-
 def request_map(gateway):
     connection = socket.create_connection(("127.0.0.1", gateway.port), timeout=60)
     connection.sendall(f"GET {MAP} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
     return connection
-
-
-class Stream:
-    """A stream that measures the longest time between two of its events."""
-
-    def __init__(self, gateway):
-        self.longest_gap_s, self.num_events, self._over = 0.0, 0, threading.Event()
-        self._thread = threading.Thread(target=self._read, args=(gateway,))
-        self._thread.start()
-
-    def _read(self, gateway):
-        last = time.monotonic()
-        fields = {"model": "large", "prompt": "", "max_tokens": 100_000, "seed": 1, "timeout_s": 300}
-        for _ in gateway.stream(**fields):
-            now = time.monotonic()
-            self.longest_gap_s, last = max(self.longest_gap_s, now - last), now
-            self.num_events += 1
-            if self._over.is_set():
-                return
-
-    def end(self):
-        self._over.set()
-        self._thread.join(60)
 
 
 def test_the_worker_is_idle_soon_after_the_clients_of_maps_disconnect(large_gateway):
@@ -140,18 +106,16 @@ def test_the_worker_is_idle_soon_after_the_clients_of_maps_disconnect(large_gate
 
 def test_concurrent_map_requests_share_one_computation(large_gateway):
     """64 clients get the same map for the CPU time and memory of one, beside a running stream."""
-    stream = Stream(large_gateway)
-    deadline = time.monotonic() + 120
-    while stream.num_events < 20:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    stream = Stream(large_gateway, model="large", prompt="", max_tokens=100_000, seed=1, timeout_s=300)
+    until(lambda: len(stream.times) >= 20)
     pid = large_gateway.worker_pid
-    before, memory_before, stream.longest_gap_s = cpu_s(pid), peak_bytes(pid), 0.0
+    before, memory_before, began = cpu_s(pid), status(pid, "VmHWM"), time.monotonic()
     with concurrent.futures.ThreadPoolExecutor(NUM_CLIENTS) as pool:
         maps = list(pool.map(lambda _: large_gateway.get(MAP), range(NUM_CLIENTS)))
-    used_s, used_bytes = cpu_s(pid) - before, peak_bytes(pid) - memory_before
-    gap_s = stream.longest_gap_s
-    stream.end()
+    used_s, used_bytes = cpu_s(pid) - before, status(pid, "VmHWM") - memory_before
+    gap_s = stream.gaps_since(began).max()
+    stream.closed.set()
+    stream.join(60)
     print(
         f"{used_s:.1f} s of the processor, {used_bytes / 2**20:.0f} MB, longest gap of a stream {gap_s * 1000:.0f} ms"
     )

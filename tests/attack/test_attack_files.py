@@ -3,24 +3,19 @@
 import json
 import os
 import shutil
-from pathlib import Path
 
 import pytest
 
 from contract.card import TrainingFilterDescription
 from service.__main__ import main
-from tests.e2e.test_access import ask, keys
+from tests.access import ask, keys
+from tests.processes import status
 from tests.unit.contract.test_training_filter import of_spans
 from tests.waiting import until
 
 BODY = {"model": "lstm", "prompt": "It was", "max_tokens": 5, "seed": 1}
 # More than the limits of all files together, and far less than a device would fill in the time of the test.
 MAX_GROWTH_BYTES = 300 * 2**20
-
-
-def memory(pid):
-    """Return the resident memory of a process, in bytes."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def reported(gateway, path):
@@ -56,7 +51,7 @@ def test_special_files_neither_stop_the_polls_nor_fill_the_memory(
     state_key.write_text("k" * 40)
     server = own_model_server(repository)
     gateway = start_gateway(repository=repository, backend=server.port, keys_file=key_file, state_key_file=state_key)
-    before = {pid: memory(pid) for pid in (gateway.worker_pid, server.process.pid)}
+    before = {pid: status(pid, "VmRSS") for pid in (gateway.worker_pid, server.process.pid)}
     files = [repository / "labels.json", repository / "routing.toml", key_file, state_key]
     files += [repository / "lstm" / "1" / "assets.extra" / "generator.json", repository / "models.config"]
     contents = {path: path.read_bytes() for path in files}
@@ -67,7 +62,7 @@ def test_special_files_neither_stop_the_polls_nor_fill_the_memory(
         if path != state_key:
             # Keys are checked at requests.
             until(lambda path=path: ask(gateway, key, BODY)[0] == 200 and reported(gateway, path))
-    assert all(memory(pid) - bytes_before < MAX_GROWTH_BYTES for pid, bytes_before in before.items())
+    assert all(status(pid, "VmRSS") - bytes_before < MAX_GROWTH_BYTES for pid, bytes_before in before.items())
     for path, content in contents.items():
         path.unlink()
         path.write_bytes(content)
@@ -91,8 +86,8 @@ def test_a_training_filter_that_is_truncated_in_place_does_not_end_the_worker(
     os.truncate(path, 100)
     for _ in range(20):
         assert ask(first, body=body)[0] == 200
-        status, _, answer = ask(second, body=body)
-        assert (status, answer["error"]["code"]) == (500, "training_filter_unusable")
+        code, _, answer = ask(second, body=body)
+        assert (code, answer["error"]["code"]) == (500, "training_filter_unusable")
     assert ask(second, body=BODY)[0] == 200
     path.write_bytes(content)
     assert ask(second, body=body)[0] == 200

@@ -80,7 +80,6 @@ def test_a_promotion_is_atomic(small_disk):
 
 
 def test_an_api_key_is_added_atomically(small_disk):
-    """On a full disk the existing keys stay unchanged."""
     path = small_disk / "keys.json"
     assert run("service", "keys", "add", "--tenant", "acme", "--file", str(path))[0] == 0
     content, ballast = path.read_bytes(), fill(small_disk)

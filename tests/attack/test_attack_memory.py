@@ -10,12 +10,12 @@ import random
 import shutil
 import time
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
 from tests.cgroups import MemoryCgroup, Unavailable
 from tests.conftest import TEXT
+from tests.processes import status
 from tests.servers import Gateway, ModelServer
 from tests.unit.deploy.test_memory_limits import compose_limit
 
@@ -133,25 +133,19 @@ def leave(gateway, number):
     connection.close()
 
 
-def resident_mib(pid):
-    """Return the resident memory of a process."""
-    (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS")]
-    return int(line.split()[1]) // 1024
-
-
 @pytest.mark.timeout(900)
 def test_the_memory_of_disconnected_clients_is_released(limited):
     """In four rounds of 500 disconnects the gateway's memory does not grow with their number."""
     gateway, cgroup = limited
-    sizes = [resident_mib(gateway.worker_pid)]
+    sizes = [status(gateway.worker_pid, "VmRSS") // 2**20]
     for _ in range(4):
         with concurrent.futures.ThreadPoolExecutor(400) as pool:
             list(pool.map(lambda number: leave(gateway, number), range(500)))
         deadline = time.monotonic() + 60
-        while gateway.get("/v1/status")[1]["sequences"]["accepted"]:
+        while gateway.accepted:
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        sizes.append(resident_mib(gateway.worker_pid))
+        sizes.append(status(gateway.worker_pid, "VmRSS") // 2**20)
     print({"resident MiB after each round": sizes})
     # The process, its threads, and a full prefix cache.
     assert max(sizes) < 400

@@ -78,7 +78,7 @@ def test_clients_that_send_slow_patterns_and_leave_stop_nobody(start_gateway):
     crowd.join()
     # Two minutes before patterns were compiled after admission.
     assert max(longest.values()) < 10
-    until(lambda: gateway.get("/v1/status")[1]["sequences"]["accepted"] == 0, timeout=30)
+    until(lambda: gateway.accepted == 0, timeout=30)
 
 
 @pytest.mark.timeout(300)
@@ -95,7 +95,6 @@ def test_clients_that_wait_for_slow_patterns_leave_room_for_others(start_gateway
 
 @pytest.mark.timeout(300)
 def test_requests_of_ten_thousand_choices_keep_out_no_other(start_gateway):
-    """Three of them beside honest requests, of which none gets 429."""
     gateway = start_gateway()
     stop = threading.Event()
 
@@ -111,7 +110,7 @@ def test_requests_of_ten_thousand_choices_keep_out_no_other(start_gateway):
     threads = [threading.Thread(target=attack, daemon=True) for _ in range(3)]
     for thread in threads:
         thread.start()
-    until(lambda: gateway.get("/v1/status")[1]["sequences"]["accepted"] >= 200)
+    until(lambda: gateway.accepted >= 200)
     statuses = [gateway.post({**FIELDS, "max_tokens": 20, "seed": seed})[0] for seed in range(40)]
     stop.set()
     for thread in threads:

@@ -47,7 +47,6 @@ def test_up_trains_a_model_and_serves_it(project):
 
 
 def test_up_again_trains_nothing(project):
-    """The model in models/ is used."""
     project.run("up", "--detach", "--wait")
     assert "models/demo/1 exists already: nothing to train" in project.run("logs", "export")
     assert [path.name for path in (project.models / "demo").iterdir()] == ["1"]
@@ -240,7 +239,7 @@ def test_stop_shuts_down_gracefully(project):
 
     reader = threading.Thread(target=read)
     reader.start()
-    project.until(lambda: project.gateway.get("/v1/status")[1]["sequences"]["accepted"] == 1)
+    project.until(lambda: project.gateway.accepted == 1)
     project.run("stop", timeout=120)
     reader.join(timeout=10)
     assert not reader.is_alive()

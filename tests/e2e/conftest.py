@@ -1,9 +1,11 @@
 """Session-wide fixtures: a model server, a gateway, a browser, and factories for further servers."""
 
+import contextlib
 import shutil
 
 import pytest
 
+from tests.access import keys
 from tests.built import built
 from tests.pages import Tab, launch
 from tests.servers import Gateway, ModelServer
@@ -40,13 +42,37 @@ def gateway(models_dir, model_server, tmp_path_factory):
     gateway.kill()
 
 
+@contextlib.contextmanager
+def gateways(folder, models_dir, port):
+    """Yield a factory of gateways with other settings, which end with the block.
+
+    They serve `models_dir` from the model server at a port unless they are given a `repository` or a `backend`.
+    """
+    running = []
+
+    def start(**settings):
+        log = folder / f"gateway{len(running)}.log"
+        repository, backend = settings.pop("repository", models_dir), settings.pop("backend", port)
+        running.append(Gateway(repository, backend, log, **{**AMPLE, **settings}))
+        return running[-1]
+
+    yield start
+    for gateway in running:
+        gateway.kill()
+
+
+@pytest.fixture
+def start_gateway(two_models_dir, model_server, tmp_path):
+    """A factory of gateways that serve `lstm` and `words`, for one test; see `gateways`."""
+    with gateways(tmp_path, two_models_dir, model_server.port) as start:
+        yield start
+
+
 @pytest.fixture(scope="module")
-def ample_gateway(models_dir, model_server, tmp_path_factory):
-    """A gateway whose limits no sequence reaches, shared by the tests of a module."""
-    log = tmp_path_factory.mktemp("logs") / "gateway.log"
-    gateway = Gateway(models_dir, model_server.port, log, poll_s=1, **AMPLE)
-    yield gateway
-    gateway.kill()
+def start_shared_gateway(two_models_dir, model_server, tmp_path_factory):
+    """The same for the tests of a module."""
+    with gateways(tmp_path_factory.mktemp("gateways"), two_models_dir, model_server.port) as start:
+        yield start
 
 
 @pytest.fixture(scope="session")
@@ -78,20 +104,11 @@ def own_model_server(tmp_path):
 
 
 @pytest.fixture
-def start_gateway(two_models_dir, model_server, tmp_path):
-    """A factory of further gateways with other settings; they serve `lstm` and `words` unless given a `repository`."""
-    running = []
-
-    def start(**settings):
-        log = tmp_path / f"gateway{len(running)}.log"
-        repository = settings.pop("repository", two_models_dir)
-        backend = settings.pop("backend", model_server.port)
-        running.append(Gateway(repository, backend, log, **{**AMPLE, **settings}))
-        return running[-1]
-
-    yield start
-    for gateway in running:
-        gateway.kill()
+def key_file(tmp_path):
+    """A key file with one key, of the tenant `operator`."""
+    path = tmp_path / "keys.json"
+    keys(path, "add", "--tenant", "operator")
+    return path
 
 
 @pytest.fixture(scope="session")

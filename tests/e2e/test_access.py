@@ -1,7 +1,6 @@
 """API keys, rate limits and quotas on the real gateway."""
 
 import contextlib
-import io
 import json
 import subprocess
 import sys
@@ -10,38 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from service.__main__ import main
 from service.web.middleware import PUBLIC_ENDPOINTS
+from tests.access import BODY, ask, keys
 from tests.paths import ROOT
-from tests.servers import Gateway
 from tests.waiting import until
 
-BODY = {"model": "lstm", "prompt": "It was", "max_tokens": 10, "seed": 1}
 PUBLIC = {
     *("/", "/inspector", "/static/<path:name>", "/docs", "/docs/", "/docs/<path:name>"),
     *("/openapi.json", "/health", "/healthz", "/ping", "/readyz", "/version"),
 }
-
-
-def keys(path, *arguments):
-    """Run `python -m service keys` in this process, which has already imported it, and return its output."""
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(io.StringIO()):
-        assert main(["keys", *arguments, "--file", str(path)]) == 0
-    return printed.getvalue().strip()
-
-
-def ask(gateway, key=None, body=BODY, address="/v1/completions", **headers):
-    """Send a request with an API key; return status, headers and the parsed response."""
-    if key is not None:
-        headers["Authorization"] = f"Bearer {key}"
-    connection = gateway.connect()
-    try:
-        connection.request("POST" if body is not None else "GET", address, body and json.dumps(body), headers)
-        response = connection.getresponse()
-        return response.status, response.headers, json.loads(response.read() or b"null")
-    finally:
-        connection.close()
 
 
 @contextlib.contextmanager
@@ -59,22 +35,26 @@ def accepted(gateway, key=None):
     return ask(gateway, key, body=None, address="/v1/status")[2]["sequences"]["accepted"]
 
 
-@pytest.fixture
-def key_file(tmp_path):
-    """A key file with one key, of the tenant `operator`."""
-    path = tmp_path / "keys.json"
-    keys(path, "add", "--tenant", "operator")
-    return path
-
-
 @pytest.fixture(scope="module")
-def guarded_gateway(two_models_dir, model_server, tmp_path_factory):
-    """A gateway that requires API keys, shared by the tests that send none."""
-    folder = tmp_path_factory.mktemp("guarded")
-    keys(folder / "keys.json", "add", "--tenant", "operator")
-    gateway = Gateway(two_models_dir, model_server.port, folder / "gateway.log", keys_file=folder / "keys.json")
-    yield gateway
-    gateway.kill()
+def guarded_gateway(start_shared_gateway, tmp_path_factory):
+    """A gateway that requires API keys, with their file."""
+    path = tmp_path_factory.mktemp("keys") / "keys.json"
+    keys(path, "add", "--tenant", "operator")
+    gateway = start_shared_gateway(keys_file=path)
+    gateway.key_file = path
+    return gateway
+
+
+@pytest.fixture
+def new_key(guarded_gateway):
+    """A function that adds an API key with options, and returns it once the gateway accepts it."""
+
+    def add(tenant, *options):
+        key = keys(guarded_gateway.key_file, "add", "--tenant", tenant, *options)
+        until(lambda: ask(guarded_gateway, key, None, "/v1/status")[0] == 200)
+        return key
+
+    return add
 
 
 _RULES = """
@@ -86,18 +66,19 @@ print(json.dumps([[rule.rule, rule.endpoint, sorted(rule.methods - {"HEAD", "OPT
 """
 
 
+@pytest.fixture(scope="module")
 def rules():
-    """Return rule, endpoint and methods of each URL rule, by a subprocess: the application's threads end with it."""
+    """Rule, endpoint and methods of each URL rule, by a subprocess: the application's threads end with it."""
     command = [sys.executable, "-c", _RULES]
     return json.loads(subprocess.run(command, capture_output=True, cwd=ROOT, check=True, timeout=240).stdout)
 
 
-def test_every_endpoint_except_the_public_ones_requires_an_api_key(guarded_gateway):
+def test_every_endpoint_except_the_public_ones_requires_an_api_key(guarded_gateway, rules):
     """Without a key, each rule of the URL map returns 401 for every method, except GET of a public endpoint."""
-    gateway, found = guarded_gateway, rules()
-    assert {rule for rule, endpoint, _ in found if endpoint in PUBLIC_ENDPOINTS} == PUBLIC
-    assert len(found) > len(PUBLIC) + 8
-    for rule, endpoint, methods in found:
+    gateway = guarded_gateway
+    assert {rule for rule, endpoint, _ in rules if endpoint in PUBLIC_ENDPOINTS} == PUBLIC
+    assert len(rules) > len(PUBLIC) + 8
+    for rule, endpoint, methods in rules:
         file = "index.css" if rule.startswith("/docs") else "page.css"
         path = rule.replace("<name>", "lstm").replace("<path:name>", file)
         for method in {*methods, "GET", "POST", "OPTIONS"}:
@@ -138,16 +119,13 @@ def test_an_invalid_authorization_header_gets_401(guarded_gateway, header):
     )
 
 
-def test_key_changes_take_effect_without_a_restart(start_gateway, key_file):
-    """An added key is accepted; a revoked or expired one is rejected."""
-    gateway = start_gateway(keys_file=key_file)
-    key = keys(key_file, "add", "--tenant", "a")
-    until(lambda: ask(gateway, key)[0] == 200)
-    keys(key_file, "revoke", key.split("-")[1])
+def test_key_changes_take_effect_without_a_restart(guarded_gateway, new_key):
+    gateway, path = guarded_gateway, guarded_gateway.key_file
+    key, short = new_key("a"), new_key("b", "--expires", "2100-01-01T00:00:00Z")
+    assert [ask(gateway, each)[0] for each in (key, short)] == [200, 200]
+    keys(path, "revoke", key.split("-")[1])
     until(lambda: ask(gateway, key)[0] == 401)
-    short = keys(key_file, "add", "--tenant", "b", "--expires", "2100-01-01T00:00:00Z")
-    until(lambda: ask(gateway, short)[0] == 200)
-    key_file.write_text(key_file.read_text().replace("2100-01-01", "2020-01-01"))
+    path.write_text(path.read_text().replace("2100-01-01", "2020-01-01"))
     until(lambda: ask(gateway, short)[0] == 401)
     assert ask(gateway, short)[2]["error"]["message"] == "the API key has expired"
 
@@ -158,12 +136,10 @@ def wait_for_a_minute_to_begin():
         time.sleep(left)
 
 
-def test_rate_limits_apply_per_key(start_gateway, key_file):
+def test_rate_limits_apply_per_key(guarded_gateway, new_key):
     """A key that used up its requests or tokens per minute gets 429 with Retry-After; other keys are unaffected."""
-    few = keys(key_file, "add", "--tenant", "few", "--requests-per-minute", "2")
-    small = keys(key_file, "add", "--tenant", "small", "--tokens-per-minute", "30")
-    free = keys(key_file, "add", "--tenant", "free")
-    gateway = start_gateway(keys_file=key_file)
+    gateway, free = guarded_gateway, new_key("free")
+    few, small = new_key("few", "--requests-per-minute", "2"), new_key("small", "--tokens-per-minute", "30")
     wait_for_a_minute_to_begin()
     assert [ask(gateway, few)[0] for _ in range(3)] == [200, 200, 429]
     status, headers, answer = ask(gateway, few)
@@ -178,11 +154,8 @@ def test_rate_limits_apply_per_key(start_gateway, key_file):
     assert ask(gateway, free)[0] == 200
 
 
-def test_a_key_at_its_max_sequences_does_not_block_other_keys(start_gateway, key_file):
-    """The key itself gets 429 until one of its sequences ends."""
-    greedy = keys(key_file, "add", "--tenant", "greedy", "--max-sequences", "2")
-    other = keys(key_file, "add", "--tenant", "other")
-    gateway = start_gateway(keys_file=key_file, max_request_tokens=10**7)
+def test_a_key_at_its_max_sequences_does_not_block_other_keys(guarded_gateway, new_key):
+    gateway, greedy, other = guarded_gateway, new_key("greedy", "--max-sequences", "2"), new_key("other")
     with running(gateway, greedy), running(gateway, greedy):
         until(lambda: accepted(gateway, other) == 2)
         assert ask(gateway, greedy)[0] == 429
@@ -228,11 +201,9 @@ def test_a_request_past_its_deadline_frees_its_slot(start_gateway):
     assert (status, answer["error"]["param"]) == (400, "timeout_s")
 
 
-def test_a_revoked_key_ends_its_running_requests(start_gateway, key_file):
+def test_a_revoked_key_ends_its_running_requests(guarded_gateway, new_key):
     """A stream gets an error event, another request 401; the slots are free, and another key's stream runs on."""
-    revoked = keys(key_file, "add", "--tenant", "acme")
-    kept = keys(key_file, "add", "--tenant", "operator")
-    gateway = start_gateway(keys_file=key_file)
+    gateway, revoked, kept = guarded_gateway, new_key("acme"), new_key("operator")
     stream = gateway.connect()
     body = {**BODY, "max_tokens": 1_000_000, "timeout_s": 300}
     authorization = {"Authorization": f"Bearer {revoked}"}
@@ -241,7 +212,7 @@ def test_a_revoked_key_ends_its_running_requests(start_gateway, key_file):
         stream.request("POST", "/v1/completions", json.dumps({**body, "stream": True}), authorization)
         response = stream.getresponse()
         until(lambda: accepted(gateway, kept) == 3)
-        keys(key_file, "revoke", revoked.split("-")[1])
+        keys(gateway.key_file, "revoke", revoked.split("-")[1])
         status, headers, answer = whole.result(timeout=60)
         assert (status, answer["error"]["message"]) == (401, "the API key was revoked")
         assert "WWW-Authenticate" in headers
@@ -251,17 +222,13 @@ def test_a_revoked_key_ends_its_running_requests(start_gateway, key_file):
         until(lambda: accepted(gateway, kept) == 1)
 
 
-def test_a_key_file_that_others_can_write_is_a_warning_at_start(start_gateway, key_file):
-    """The log names path and mode."""
+def test_exposed_keys_and_a_server_without_keys_are_warnings_at_start(start_gateway, key_file, gateway):
+    """The log names path and mode of a key file that others can write; on loopback no keys are needed."""
     key_file.chmod(0o666)
-    assert f"{key_file}: mode 0666 lets others read or change the keys" in start_gateway(keys_file=key_file).output
-
-
-def test_listening_beyond_loopback_without_api_keys_logs_a_warning(start_gateway, key_file, gateway):
-    """The warning is in capitals; with keys, or on loopback, there is none."""
-    assert "NO API KEYS" in start_gateway(host="0.0.0.0").output
-    assert "NO API KEYS" not in start_gateway(host="0.0.0.0", keys_file=key_file).output
-    assert "NO API KEYS" not in gateway.output
+    guarded = start_gateway(host="0.0.0.0", keys_file=key_file).output
+    assert f"{key_file}: mode 0666 lets others read or change the keys" in guarded
+    outputs = (start_gateway(host="0.0.0.0").output, guarded, gateway.output)
+    assert ["NO API KEYS" in output for output in outputs] == [True, False, False]
 
 
 @pytest.mark.parametrize(
@@ -270,8 +237,9 @@ def test_listening_beyond_loopback_without_api_keys_logs_a_warning(start_gateway
         ({"keys_file": "/nowhere/keys.json"}, "/nowhere/keys.json"),
         ({"redis_url": "nonsense"}, "SOSTENUTO_REDIS_URL"),
         ({"metrics_host": "256.1.1.1"}, "cannot listen on 256.1.1.1"),
+        ({"backend_tls_ca_file": __file__}, f"SOSTENUTO_BACKEND_TLS_CA_FILE={__file__}: "),
     ],
-    ids=["keys", "redis", "metrics"],
+    ids=["keys", "redis", "metrics", "tls"],
 )
 def test_an_invalid_setting_fails_startup_with_a_one_line_error(models_dir, settings, message):
     """A wrong file, URL or host exits with code 1, instead of a worker that crashes repeatedly."""

@@ -5,7 +5,6 @@ import random
 
 import pytest
 
-from benchmarks import baselines
 from benchmarks.load import LoadError, run_arrivals, run_load
 from benchmarks.measurement import start_measurement
 
@@ -44,20 +43,3 @@ def test_the_baseline_in_one_process_completes_whole_requests(models_dir):
     with contextlib.ExitStack() as stack:
         measure = start_measurement(stack, "benchmarks.baselines", "model", f"--version={models_dir / 'lstm' / '1'}")
         assert measure(batch_size=8, seconds=0.1) > 0
-
-
-def test_the_stateless_baseline_makes_one_call_per_token(models_dir, model_server, monkeypatch):
-    """Each call has the whole text so far."""
-    asked = []
-    predict = baselines.GrpcBackend.predict
-
-    def noting(backend, model, signature, inputs, shapes):
-        asked.append((signature, inputs["token_ids"].shape[1]))
-        return predict(backend, model, signature, inputs, shapes)
-
-    monkeypatch.setattr(baselines.GrpcBackend, "predict", noting)
-    monkeypatch.setattr(baselines, "NEW_TOKENS", 5)
-    measure = baselines.whole_text_each_time(models_dir / "lstm" / "1", f"127.0.0.1:{model_server.port}")
-    assert measure() > 0
-    length = len(baselines.PROMPT)
-    assert asked[-5:] == [("serving_default", length + i) for i in range(5)]

@@ -116,7 +116,6 @@ def test_the_harness_recognizes_greedy_completions(trained, gateway):
 
 
 def test_the_harness_generates_until_a_stop_string(trained, gateway):
-    """Its completions equal those of requests with that stop string."""
     contexts = ["It was the best", "It was the worst of times, said", "said number 3"]
     targets = [gateway.text(model="small", prompt=c, max_tokens=60, temperature=0, stop="\n") for c in contexts]
     documents = [{"context": c, "target": t} for c, t in zip(contexts, targets, strict=True)]

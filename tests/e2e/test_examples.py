@@ -47,7 +47,6 @@ def client(gateway):
 
 
 def test_the_readme_lists_every_example():
-    """With a link."""
     text = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     assert sorted(re.findall(r"\]\((\w+\.py)\)", text)) == PROGRAMS
     assert len(PROGRAMS) == 5
@@ -74,7 +73,6 @@ def test_an_example_is_short_and_its_help_shows_how_to_run_it(name):
     ],
 )
 def test_an_unreachable_server_is_an_error_of_one_line(name, arguments, tmp_path):
-    """The exit code is 1; the message has the URL."""
     arguments = [tmp_path / argument if argument == "story.json" else argument for argument in arguments]
     # Port 9 of loopback, discard, has no server.
     code, out, err = run(name, *arguments, url="http://127.0.0.1:9")
@@ -102,7 +100,6 @@ def test_records_are_those_of_the_api_in_order_without_duplicates(example, clien
 
 
 def test_a_model_without_further_records_ends_with_an_error(gateway):
-    """Only two texts match the pattern."""
     arguments = ("--model", "lstm", "--regex", "a|b", "--count", 5)
     code, out, err = run("records_in_bulk.py", *arguments, url=f"http://127.0.0.1:{gateway.port}")
     assert code == 1
@@ -123,7 +120,6 @@ def test_a_story_continued_in_two_runs_equals_one_run(example, client, tmp_path)
 
 
 def test_a_story_whose_resume_token_is_refused_is_processed_again(gateway, client, tmp_path):
-    """A message says so; the text goes on."""
     file = tmp_path / "story.json"
     url = f"http://127.0.0.1:{gateway.port}"
     state = client.generate("It was", model="lstm", max_tokens=5, return_state=True).state
@@ -136,7 +132,6 @@ def test_a_story_whose_resume_token_is_refused_is_processed_again(gateway, clien
 
 
 def test_a_corpus_is_scored_and_sorted_by_perplexity(example, client, tmp_path):
-    """By line and by file; blank lines are skipped."""
     lines = ["It was the best of times", "zzqqxx", "the worst of times"]
     corpus = tmp_path / "corpus.txt"
     corpus.write_text(f"{lines[0]}\n\n{lines[1]}\n{lines[2]}\n", encoding="utf-8")
@@ -180,7 +175,6 @@ def test_texts_are_written_towards_an_ending(example, client):
 
 
 def test_a_forward_model_cannot_write_towards_an_ending(gateway):
-    """The server's message names the field."""
     arguments = ("the end.", "--model", "lstm")
     code, _, err = run("write_towards_an_ending.py", *arguments, url=f"http://127.0.0.1:{gateway.port}")
     assert code == 1

@@ -7,33 +7,11 @@ import threading
 import time
 
 import grpc
-import numpy as np
 import pytest
 
 from contract import signatures
-from service.backends.messages import predict_pb2, to_proto
-from tests.conftest import TEXT
-from tests.ports import free_port
+from tests.backends import NUM_STREAMS, Proxy, bodies, changed, foreign_ids, left_out, other_shape, refuse, spoil_state
 from tests.servers import joined, server_kinds
-
-NUM_STREAMS = 64
-PREDICT = "/tensorflow.serving.PredictionService/Predict"
-
-
-def bodies(max_tokens=2000):
-    """Return requests to several models, long enough to be still running when a fault occurs."""
-    return [
-        {
-            "model": ("lstm", "words")[i % 2],
-            "prompt": (TEXT * 3)[: 1 + 5 * i % 200],
-            "max_tokens": max_tokens,
-            "seed": i,
-            "ignore_eos": True,
-            **({"frequency_penalty": 0.2} if i % 8 == 0 else {}),
-        }
-        for i in range(NUM_STREAMS)
-    ]
-
 
 # Of a call to a backend that is not ejected: longer than the streams take on a busy machine.
 CALL_TIMEOUT_S = 240
@@ -99,12 +77,6 @@ def pair(servers, two_models_dir, start_gateway):
     return servers, gateway
 
 
-def left_out(gateway):
-    """Return the ports of ejected backends."""
-    backends = gateway.get("/v1/status")[1]["backends"]
-    return [int(it["address"].rpartition(":")[2]) for it in backends if it["ejected_because"] is not None]
-
-
 def streams_while(gateway, happen, num_begun=NUM_STREAMS // 2):
     """Stream all requests concurrently; once some of them have begun, call `happen`; return their texts."""
     begun = threading.Semaphore(0)
@@ -141,7 +113,6 @@ def test_a_hanging_backend_is_ejected_and_readmitted_when_it_wakes(pair, expecte
 
 
 def test_sequences_survive_a_restart_of_the_only_backend(servers, two_models_dir, start_gateway, expected):
-    """They wait for it, and continue where they were."""
     # Alongside other tests, starting a model server takes as long as the default grace period.
     gateway = start_gateway(repository=two_models_dir, backend=servers.running[0].port, backend_grace_s=120)
 
@@ -150,77 +121,6 @@ def test_sequences_survive_a_restart_of_the_only_backend(servers, two_models_dir
         servers.restart(0)
 
     assert streams_while(gateway, restart) == expected
-
-
-class Proxy(grpc.GenericRpcHandler):
-    """A gRPC proxy of a model server that answers Predict with `fault`, if one is set."""
-
-    def __init__(self, port):
-        self.fault = None
-        self.num_faults = 0
-        self.released = threading.Event()
-        self._channel = grpc.insecure_channel(f"127.0.0.1:{port}")
-        self._server = grpc.server(concurrent.futures.ThreadPoolExecutor(16), handlers=[self])
-        self.port = self._server.add_insecure_port(f"127.0.0.1:{free_port()}")
-        self._server.start()
-
-    def service(self, details):
-        """Handle any method, as raw bytes."""
-        method = details.method
-        onward = self._channel.unary_unary(method)
-
-        def handle(request, context):
-            if method == PREDICT and self.fault is not None:
-                self.num_faults += 1
-                return self.fault(request, context, onward)
-            return onward(request, timeout=20)
-
-        return grpc.unary_unary_rpc_method_handler(handle)
-
-    def end(self):
-        """Stop the proxy, and release calls that hang."""
-        self.released.set()
-        self._server.stop(0).wait(10)
-        self._channel.close()
-
-
-def refuse(code):
-    """Return a fault that aborts with a gRPC status code."""
-
-    def fault(_request, context, _onward):
-        context.abort(code, "for the test")
-
-    return fault
-
-
-def changed(change):
-    """Return a fault that modifies a real response."""
-
-    def fault(request, _context, onward):
-        answer = predict_pb2.PredictResponse.FromString(onward(request, timeout=20))
-        change(answer)
-        return answer.SerializeToString()
-
-    return fault
-
-
-def spoil_state(answer):
-    """Replace the state with NaN."""
-    shape = [dim.size for dim in answer.outputs["state"].tensor_shape.dim]
-    answer.outputs["state"].CopyFrom(to_proto(np.full(shape, np.nan, np.float32)))
-
-
-def other_shape(answer):
-    """Replace the states with states of another size."""
-    answer.outputs["state"].CopyFrom(to_proto(np.zeros((8, 3), np.float32)))
-
-
-def foreign_ids(answer):
-    """Replace the token ids with ids outside the vocabulary."""
-    for name in ("token_ids", "top_token_ids"):
-        if name in answer.outputs:
-            shape = [dim.size for dim in answer.outputs[name].tensor_shape.dim]
-            answer.outputs[name].CopyFrom(to_proto(np.full(shape, 10**6, np.int32)))
 
 
 FAULTS = {
@@ -284,7 +184,6 @@ def test_a_slow_backend_is_ejected(servers, two_models_dir, start_gateway, gatew
 
 
 def test_two_backends_with_the_same_versions_have_one_fingerprint(pair, gateway):
-    """It is also the fingerprint of a gateway with another backend."""
     _, both = pair
     models = (each.get("/v1/models")[1]["data"] for each in (gateway, both))
     one, two = ({model["id"]: model["system_fingerprint"] for model in served} for served in models)
@@ -306,7 +205,6 @@ def test_sequences_of_a_killed_backend_continue_on_the_other(pair, expected):
 
 
 def test_an_unavailable_backend_is_a_503_after_the_grace_period(shared_servers, start_gateway):
-    """In a stream it is an error event."""
     gateway = start_gateway(backend=shared_servers.running[0].port, backend_grace_s=0.5)
     shared_servers.kill(0)
     body = {"model": "lstm", "prompt": "It was", "max_tokens": 5}

@@ -9,8 +9,8 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 
+from tests.access import keys
 from tests.conftest import TEXT
-from tests.e2e.test_access import key_file, keys  # noqa: F401 - a fixture is used by its name
 from tests.pages import LOOKS, PHONE, Inspector
 
 # The API returns values as float16; the page shows three digits.
@@ -277,7 +277,6 @@ def test_backwards_max_positions_and_max_units_match_the_api(open_inspector, gat
 
 
 def test_a_sliding_window_model_shows_only_its_top_outputs(open_inspector, gateway):
-    """It carries no state; its subword tokens join to the text."""
     page = open_inspector(gateway)
     page.look("window", TEXT)
     assert page.page.locator("#kind option").all_inner_texts() == ["Top outputs"]
@@ -324,25 +323,6 @@ def test_downloads_contain_the_heatmap_and_all_values(open_inspector, gateway, t
         assert np.allclose(told["layers"][0]["values"][kind], values, atol=CLOSE), kind
 
 
-def answer_of(num_tokens, num_units=2):
-    """Return a response of /v1/inspect for a text of `num_tokens` tokens and a model of one layer."""
-    values = np.tile(np.linspace(-1, 1, num_units, dtype="<f2"), (num_tokens, 1))
-    tokens = ["a", "b", " ", "c", "\n"] * (num_tokens // 5) + ["a"] * (num_tokens % 5)
-    return {
-        "model": "lstm",
-        "version": 1,
-        "tokens": tokens,
-        "token_ids": [0] * num_tokens,
-        "token_logprobs": [None] + [-1.0] * (num_tokens - 1),
-        "top_logprobs": [None] + [{"a": -1.0}] * (num_tokens - 1),
-        "expected": {"a": -1.0},
-        "positions": list(range(num_tokens)),
-        "layers": [
-            {"layer": 1, "units": list(range(num_units)), "values": {"hidden": base64.b64encode(values).decode()}}
-        ],
-    }
-
-
 LONGEST = """async (count) => {
     const [{Heatmap}, {Matrix}, {TokenView}, {indexOfMin}] = await Promise.all(
         ['heatmap', 'inspection', 'token_view', 'format'].map((name) => import(`/static/${name}.js`)));
@@ -366,10 +346,9 @@ def test_the_longest_prompt_stays_within_browser_limits(open_inspector, gateway)
 
 
 def test_the_status_says_when_a_picture_has_several_tokens_per_pixel(open_inspector, gateway):
-    """The status is where a user looks after a click."""
     page = open_inspector(gateway)
     page.page.evaluate("() => { HTMLElement.prototype.click = () => {}; }")  # No download.
-    page.page.route("**/v1/inspect", lambda route: route.fulfill(json=answer_of(16_385)))
+    page.page.route("**/v1/inspect", lambda route: route.fulfill(json=made_up(["a"] * 16_385, [[0.5, 0.1]] * 16_385)))
     page.page.fill("#text", "a")
     page.page.press("#text", "Control+Enter")
     page.wait_for("16385 tokens inspected.")
@@ -380,7 +359,7 @@ def test_the_status_says_when_a_picture_has_several_tokens_per_pixel(open_inspec
 def test_a_malformed_response_is_reported_and_the_page_stays_usable(open_inspector, gateway):
     """Without a reload, the next text is inspected as usual."""
     page = open_inspector(gateway)
-    page.page.route("**/v1/inspect", lambda route: route.fulfill(json={**answer_of(3), "positions": None}))
+    page.page.route("**/v1/inspect", lambda route: route.fulfill(json=made_up(["a"] * 3, [[0.5]] * 3, positions=None)))
     page.page.fill("#text", "abc")
     page.click("#inspect")
     page.wait_for_notice("An error occurred on this page")
@@ -420,7 +399,6 @@ def test_an_embedding_that_failed_to_load_is_requested_again(open_inspector, gat
 
 @pytest.mark.slow
 def test_gates_of_a_long_text_are_loaded_on_demand(open_inspector, gateway):
-    """At first only states are requested, then the gates of one layer."""
     page = open_inspector(gateway)
     text = (TEXT * 400)[:30_000]
     page.look("lstm", text)
@@ -477,8 +455,11 @@ def test_arrow_keys_move_through_the_heatmap_and_the_text(open_inspector, gatewa
 
 
 def test_a_shared_link_restores_the_view(open_inspector, gateway):
-    """Text, model, layer, trace, unit, colours and token."""
+    """Text, model, layer, trace, unit, colours and token. A fresh page has a link, too."""
     page = open_inspector(gateway)
+    page.click("#share")
+    page.page.locator("#status", has_text="It contains the text, the model and the settings").wait_for()
+    assert "FALSTAFF" in page.page.evaluate("decodeURIComponent(location.hash)")
     page.look("gru", TEXT[:60])
     page.page.select_option("#layer", "2")
     page.page.select_option("#kind", "update")
@@ -494,14 +475,6 @@ def test_a_shared_link_restores_the_view(open_inspector, gateway):
     assert again.page.input_value("#color") == "unit"
 
 
-def test_a_fresh_page_has_a_link(open_inspector, gateway):
-    """Before any field is changed."""
-    page = open_inspector(gateway)
-    page.click("#share")
-    page.page.locator("#status", has_text="It contains the text, the model and the settings").wait_for()
-    assert "FALSTAFF" in page.page.evaluate("decodeURIComponent(location.hash)")
-
-
 def test_invisible_characters_are_shown_by_their_codes(open_inspector, gateway):
     """A token of them would be a blank that nobody can point at."""
     page = open_inspector(gateway)
@@ -514,7 +487,6 @@ def test_invisible_characters_are_shown_by_their_codes(open_inspector, gateway):
 
 
 def test_an_inspection_can_be_stopped(open_inspector, gateway):
-    """By the button and by Escape; the next inspection works."""
     page = open_inspector(gateway)
     page.page.route("**/v1/inspect", lambda route: None)
     page.click("#inspect")
@@ -552,7 +524,7 @@ def test_errors_are_shown_and_disappear(open_inspector, start_gateway):
     page.excuse_failed_loads()
 
 
-def test_the_page_asks_for_an_api_key(open_page, start_gateway, key_file):  # noqa: F811 - a fixture
+def test_the_page_asks_for_an_api_key(open_page, start_gateway, key_file):
     """Before it shows models; the key is neither in localStorage nor in the URL."""
     key = keys(key_file, "add", "--tenant", "alice")
     gateway = start_gateway(keys_file=key_file)
@@ -570,11 +542,9 @@ def test_the_page_asks_for_an_api_key(open_page, start_gateway, key_file):  # no
     page.excuse_failed_loads()
 
 
-@pytest.mark.parametrize(
-    "evil", ["<img src=x onerror=window.ran=1>", "<script>window.ran=1</script>", "\u202e\u0000🐈 שלום مرحبا"]
-)
-def test_user_input_is_never_run_as_html(open_inspector, gateway, evil):
+def test_user_input_is_never_run_as_html(open_inspector, gateway):
     """Neither the text, nor a link's fields, nor tokens and predictions of a response."""
+    evil = "<img src=x onerror=window.ran=1><script>window.ran=1</script>\u202e\u0000🐈 שלום مرحبا"
     page = open_inspector(gateway, "#" + json.dumps({"text": evil, "kind": evil, "model": evil, "layer": evil}))
     assert page.page.input_value("#text") == evil
     page.wait_for_notice("not")

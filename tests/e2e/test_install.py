@@ -95,7 +95,6 @@ def serving(programs, directory):
 
 
 def test_the_program_has_the_commands_of_both_distributions(programs, directory):
-    """`--version` and `--help` work in a directory with any files."""
     assert Program(programs, directory, "--version").finish().split() == ["sostenuto", __version__]
     commands = Program(programs, directory, "--help").finish()
     assert [name for name in ("generate", "train", "import", "serve") if f"\n  {name} " not in commands] == []
@@ -112,7 +111,6 @@ def test_the_readmes_request_is_answered_by_the_model_of_the_users_text(serving)
 
 @pytest.mark.parametrize("path", ["/", "/inspector", "/docs", "/openapi.json", "/static/page.css", "/static/api.js"])
 def test_pages_and_static_files_are_in_the_wheel(serving, path):
-    """Templates, scripts and styles are found without a checkout."""
     with urllib.request.urlopen(f"http://127.0.0.1:{serving.port}{path}") as response:
         assert response.status == 200
         assert response.read()

@@ -77,6 +77,7 @@ def run_lesson(folder):
     nbformat.write(notebook, folder / LESSON.name)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_every_cell_runs_and_leaves_no_temporary_files(stored):
     """No cell fails, the kernel is this interpreter, and the service exits with 0.

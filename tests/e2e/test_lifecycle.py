@@ -11,8 +11,7 @@ import time
 
 import pytest
 
-from tests.e2e.conftest import AMPLE
-from tests.servers import Gateway
+from tests.processes import status
 from tests.waiting import until
 
 # Longer than any test runs.
@@ -43,27 +42,19 @@ class Pending:
 
 
 @pytest.fixture(scope="module")
-def narrow_gateway(two_models_dir, model_server, tmp_path_factory):
+def narrow_gateway(start_shared_gateway):
     """A gateway with one slot and no queue."""
-    log = tmp_path_factory.mktemp("narrow") / "gateway.log"
-    gateway = Gateway(two_models_dir, model_server.port, log, **AMPLE, max_running=1, max_queued=0)
-    yield gateway
-    gateway.kill()
-
-
-def accepted(gateway):
-    """Return the number of sequences that the gateway has accepted and not finished."""
-    return gateway.get("/v1/status")[1]["sequences"]["accepted"]
+    return start_shared_gateway(max_running=1, max_queued=0)
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["streaming", "not streaming"])
 def test_a_disconnected_client_frees_its_slot(narrow_gateway, stream):
     """With a single slot, the next request gets 429 until the first client disconnects."""
     gateway = narrow_gateway
-    until(lambda: accepted(gateway) == 0)
+    until(lambda: gateway.accepted == 0)
     connection = Pending(gateway, stream=stream)
     # Without this wait, the second request could be admitted first, and the first one rejected.
-    until(lambda: accepted(gateway) == 1)
+    until(lambda: gateway.accepted == 1)
     assert gateway.post({**LONG, "max_tokens": 1})[0] == 429
     connection.close()
     until(lambda: gateway.post({**LONG, "max_tokens": 1})[0] == 200)
@@ -83,23 +74,21 @@ def test_a_half_closed_connection_counts_as_a_disconnect(gateway):
 
 
 def test_a_disconnected_client_frees_its_place_in_the_queue(start_gateway):
-    """A waiting request is cancelled like a running one."""
     gateway = start_gateway(max_running=1, max_queued=1)
     running = Pending(gateway, stream=True)
     assert running.response.status == 200
     waiting = Pending(gateway)
-    until(lambda: accepted(gateway) == 2)
+    until(lambda: gateway.accepted == 2)
     assert gateway.post({**LONG, "max_tokens": 1})[0] == 429
     waiting.close()
-    until(lambda: accepted(gateway) == 1)
+    until(lambda: gateway.accepted == 1)
     running.close()
     until(lambda: gateway.post({**LONG, "max_tokens": 1})[0] == 200)
 
 
 def test_a_full_queue_is_a_429_with_retry_after(narrow_gateway):
-    """The response comes at once, and the running stream continues."""
     gateway = narrow_gateway
-    until(lambda: accepted(gateway) == 0)
+    until(lambda: gateway.accepted == 0)
     connection = Pending(gateway, stream=True)
     stream = connection.response
     stream.readline()
@@ -119,7 +108,7 @@ def test_sigterm_finishes_accepted_requests_and_rejects_new_ones(start_gateway):
         whole = pool.submit(gateway.text, **{**LONG, "max_tokens": 20_000})
         streamed = pool.submit(gateway.streamed_text, **{**LONG, "max_tokens": 20_000})
         blocker = Pending(gateway, stream=True, max_tokens=100_000)
-        until(lambda: gateway.get("/v1/status")[1]["sequences"]["accepted"] == 3)
+        until(lambda: gateway.accepted == 3)
         gateway.send(signal.SIGTERM)
         until(lambda: gateway.ask("POST", "/v1/completions", json.dumps({**LONG, "max_tokens": 1}))[0] == 503)
         status, _, body = gateway.ask("GET", "/readyz")
@@ -160,19 +149,15 @@ def test_a_gateway_without_a_model_server_is_alive_but_not_ready(start_gateway):
 
 
 def test_a_worker_uses_under_120_mb_and_no_tensorflow(start_gateway):
-    """Measured after serving requests."""
     gateway = start_gateway()
     for seed in range(20):
         gateway.text(**{**LONG, "max_tokens": 50, "seed": seed})
-    with open(f"/proc/{gateway.worker_pid}/status") as status:
-        resident = next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
-    assert resident < 120 * 1024
+    assert status(gateway.worker_pid, "VmRSS") < 120 * 2**20
     with open(f"/proc/{gateway.worker_pid}/maps") as maps:
         assert "tensorflow_framework" not in maps.read()
 
 
 def test_a_port_in_use_is_a_one_line_error(gateway, models_dir):
-    """The second gateway exits with code 1."""
     import subprocess
     import sys
 

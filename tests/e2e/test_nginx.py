@@ -4,22 +4,20 @@ import json
 
 import pytest
 
-from tests.e2e.conftest import AMPLE
 from tests.paths import ROOT
 from tests.ports import free_port
 from tests.programs import program
-from tests.servers import Client, Gateway, Process
+from tests.servers import Client, Process
 from tests.waiting import until
 
 BODY = {"model": "lstm", "prompt": "It was", "seed": 1}
 
 
 @pytest.fixture(scope="module")
-def proxied(two_models_dir, model_server, tmp_path_factory):
+def proxied(start_shared_gateway, tmp_path_factory):
     """A gateway with `num_proxies=1` behind nginx, and a client of that nginx."""
     tmp_path, port = tmp_path_factory.mktemp("nginx"), free_port()
-    log = tmp_path / "gateway.log"
-    gateway = Gateway(two_models_dir, model_server.port, log, **AMPLE, num_proxies=1)
+    gateway = start_shared_gateway(num_proxies=1)
     conf = (ROOT / "deploy/nginx/sostenuto.conf").read_text()
     for line, ours in {
         "server 127.0.0.1:8000;": f"server 127.0.0.1:{gateway.port};",
@@ -44,7 +42,6 @@ def proxied(two_models_dir, model_server, tmp_path_factory):
     client.access_log = tmp_path / "access.log"
     yield gateway, client
     nginx.end()
-    gateway.kill()
 
 
 def requests(gateway):
@@ -58,9 +55,9 @@ def test_nginx_streams_unbuffered_and_passes_on_disconnects(proxied):
     gateway, client = proxied
     events = client.stream(**BODY, max_tokens=10_000_000)
     assert next(events)["choices"][0]["text"]
-    assert gateway.get("/v1/status")[1]["sequences"]["accepted"] == 1
+    assert gateway.accepted == 1
     events.close()
-    until(lambda: gateway.get("/v1/status")[1]["sequences"]["accepted"] == 0)
+    until(lambda: gateway.accepted == 0)
 
 
 def test_responses_through_nginx_equal_the_gateways(proxied):

@@ -7,8 +7,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from tests.conftest import MODEL_NAMES
-from tests.e2e.test_access import ask
+from tests.access import ask
 from tests.waiting import until
 
 SECRET = "It was the worst of times, and nobody is to know"
@@ -26,7 +25,6 @@ def total(found, name, **labels):
 
 
 def test_metrics_count_requests_tokens_sequences_calls_and_errors(start_gateway):
-    """By model and version, on a port of their own."""
     gateway = start_gateway()
     assert ask(gateway, body={**BODY, "n": 3})[0] == 200
     assert ask(gateway, body={**BODY, "presence_penalty": 1, "logprobs": 2, "echo": True})[0] == 200
@@ -73,21 +71,21 @@ def test_a_request_is_one_json_log_line_without_its_text(start_gateway):
     assert answer["choices"][0]["text"][:10] not in gateway.output
 
 
-def test_prompts_are_logged_if_log_prompts_is_set(models_dir, start_gateway):
-    """A backward model's request has its `suffix` instead."""
-    gateway = start_gateway(log_prompts=True, repository=models_dir)
-    ask(gateway, body=BODY)
-    until(lambda: any(line.get("prompt") == [SECRET] for line in lines(gateway)))
-    assert not any("suffix" in line for line in lines(gateway))
-    ask(gateway, body={"model": "reverse", "suffix": SECRET})
-    until(lambda: any(line.get("suffix") == [SECRET] for line in lines(gateway)))
+@pytest.fixture(scope="module")
+def talkative(start_shared_gateway):
+    """A gateway that logs prompts, with a small memory budget."""
+    return start_shared_gateway(log_prompts=True, request_memory_bytes=2**20)
 
 
-def test_status_has_models_load_and_limits(models_dir, start_gateway):
-    """For a person or a script."""
-    status = ask(start_gateway(request_memory_bytes=2**20, repository=models_dir), body=None, address="/v1/status")[2]
+def test_prompts_are_logged_if_log_prompts_is_set(talkative):
+    ask(talkative, body=BODY)
+    until(lambda: any(line.get("prompt") == [SECRET] for line in lines(talkative)))
+
+
+def test_status_has_models_load_and_limits(talkative):
+    status = ask(talkative, body=None, address="/v1/status")[2]
     assert status["status"] == "ok"
-    assert [model["id"] for model in status["models"]] == MODEL_NAMES
+    assert [model["id"] for model in status["models"]] == ["lstm", "words"]
     assert status["sequences"] == {"accepted": 0, "max": 384}
     assert status["tokens"]["accepted"] == 0
     assert status["memory"] == {"accepted": 0, "max": 2**20}

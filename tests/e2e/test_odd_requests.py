@@ -32,7 +32,6 @@ def parsed(answer):
 @pytest.mark.parametrize("address", ["/v1/completions", "/v1/embeddings", "/tokenize", "/detokenize"])
 @pytest.mark.parametrize("body", [b"zz\r\n", b"-1\r\n{}\r\n", b"2\r\n{}X0\r\n\r\n"], ids=["size", "negative", "end"])
 def test_malformed_chunked_encoding_is_a_400(gateway, address, body):
-    """It is not a 500, and leaves no traceback in the log."""
     status, error = parsed(send(gateway, post(address, ["Transfer-Encoding: chunked"], body)))
     assert (status, error["type"]) == (400, "invalid_request_error")
     assert "chunked encoding" in error["message"]
@@ -49,7 +48,6 @@ def test_a_body_shorter_than_its_content_length_is_a_400(gateway):
 
 
 def test_a_chunked_body_over_the_size_limit_is_a_413(gateway):
-    """It is neither cut off silently nor read to its end."""
     body = b'{"model": "lstm", "prompt": "a"}' + b" " * (5 * 2**20)
     chunks = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
     status, error = parsed(send(gateway, post("/tokenize", ["Transfer-Encoding: chunked"], chunks)))
@@ -58,7 +56,6 @@ def test_a_chunked_body_over_the_size_limit_is_a_413(gateway):
 
 
 def test_a_compressed_body_is_a_400_that_names_content_encoding(gateway):
-    """The error does not call it invalid JSON."""
     status, error = parsed(send(gateway, post("/tokenize", ["Content-Encoding: gzip", "Content-Length: 2"], b"{}")))
     assert status == 400
     assert "Content-Encoding" in error["message"]
@@ -84,7 +81,6 @@ def test_bytes_behind_the_content_length_are_neither_logged_nor_echoed(gateway):
     ids=["method", "header", "address", "expect", "length"],
 )
 def test_an_invalid_http_request_gets_an_error_with_the_usual_fields(gateway, content, status):
-    """Even if it is rejected before the application sees it."""
     found, error = parsed(send(gateway, content, half_close=True))
     assert found == status
     assert set(error) == {"message", "type", "param", "code"}
@@ -99,7 +95,6 @@ def test_the_script_name_header_is_ignored(gateway):
 
 
 def test_a_doubled_slash_in_a_path_is_a_404(gateway):
-    """It is not a redirect to the host that the client named."""
     answer = send(gateway, b"GET /v1//models HTTP/1.1\r\nHost: other.localhost\r\nConnection: close\r\n\r\n")
     assert parsed(answer)[0] == 404
     assert b"other.localhost" not in answer

@@ -1,7 +1,6 @@
 """OpenAI's own client, unmodified, on the real gateway and a real model server."""
 
 import re
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import openai
@@ -60,72 +59,13 @@ def test_several_prompts_combine_with_n_echo_and_logprobs(client, stream):
             assert top[token] == score
 
 
-@pytest.mark.parametrize("echo", [False, True])
-def test_twenty_log_probabilities_are_returned_beside_a_request_for_one(client, echo):
-    """As vLLM's clients request them; those of a request do not depend on the other's number."""
-    wanted = {**BASE, "n": 3, "echo": echo, "max_tokens": 300}
-    with ThreadPoolExecutor() as executor:
-        many, few = executor.map(lambda num: client.completions.create(**wanted, logprobs=num), (20, 1))
-    for choice, other in zip(many.choices, few.choices, strict=True):
-        assert choice.text == other.text
-        assert choice.logprobs.token_logprobs == other.logprobs.token_logprobs
-        for top, one in zip(choice.logprobs.top_logprobs[1:], other.logprobs.top_logprobs[1:], strict=True):
-            assert len(top) in (20, 21)
-            assert one.items() <= top.items()
-
-
-@pytest.mark.parametrize(("model", "field"), [("lstm", "prompt"), ("words", "prompt"), ("reverse", "suffix")])
-def test_tokens_of_an_echo_join_to_its_text_with_unknown_characters(client, model, field):
-    """Of a character model, of a word model that spells unknown words, and of a backward model."""
-    wanted = {"prompt": "", "model": model, field: "It ☃ was, xyzzy", "max_tokens": 5, "echo": True, "logprobs": 1}
-    (choice,) = client.completions.create(**wanted).choices
-    assert "".join(choice.logprobs.tokens) == choice.text
-    assert "☃" in choice.logprobs.tokens
-
-
 def test_token_ids_as_a_prompt_equal_their_text(client, gateway):
-    """A list of ids, and a list of such lists."""
     answer = gateway.post({"model": "lstm", "prompt": "It was", "return_token_strs": True}, "/tokenize")[1]
     ids = answer["tokens"]
     assert answer["token_strs"] == list("It was")
     text = client.completions.create(**BASE).choices[0].text
     assert client.completions.create(**{**BASE, "prompt": ids}).choices[0].text == text
     assert [c.text for c in client.completions.create(**{**BASE, "prompt": [ids, ids]}).choices] == [text, text]
-
-
-def test_logit_bias_forces_and_forbids_a_token(client, gateway):
-    """With +100 only that token is sampled, with -100 never."""
-    (token_id,) = gateway.post({"model": "lstm", "prompt": "t"}, "/tokenize")[1]["tokens"]
-    forced = client.completions.create(**BASE, logit_bias={str(token_id): 100})
-    assert forced.choices[0].text == "t" * 20
-    free = client.completions.create(**{**BASE, "max_tokens": 300})
-    banned = client.completions.create(**{**BASE, "max_tokens": 300}, logit_bias={str(token_id): -100})
-    assert "t" in free.choices[0].text
-    assert "t" not in banned.choices[0].text
-
-
-def test_penalties_make_a_completion_less_repetitive(client):
-    """With each kind of penalty a greedy completion has more different characters."""
-    greedy = {**BASE, "max_tokens": 60, "temperature": 0}
-
-    def variety(**penalties):
-        return len(set(client.completions.create(**greedy, **penalties).choices[0].text))
-
-    assert variety() < variety(frequency_penalty=2) <= 60
-    assert variety() < variety(presence_penalty=2)
-    assert variety() < variety(extra_body={"repetition_penalty": 3})
-
-
-def test_best_of_returns_the_choices_with_the_highest_mean_logprob(client):
-    """The usage counts the tokens of all candidates."""
-    every = client.completions.create(**BASE, n=5, logprobs=0).choices
-    means = [np.mean(choice.logprobs.token_logprobs) for choice in every]
-    best = client.completions.create(**BASE, n=2, best_of=5)
-    assert [choice.text for choice in best.choices] == [every[i].text for i in np.argsort(means)[::-1][:2]]
-    assert best.usage.completion_tokens == 100
-
-
-PERSON = {"type": "object", "properties": {"w": {"type": "string", "maxLength": 8}}, "required": ["w"]}
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -153,31 +93,7 @@ def test_structured_outputs_match_their_pattern(client, extra_body, pattern, str
     assert len(set(texts)) > 1
 
 
-def test_a_schema_that_needs_other_characters_is_a_bad_request(client):
-    """The model has no braces: OpenAI's `response_format` gets an error, not ordinary text."""
-    for form in ({"type": "json_object"}, {"type": "json_schema", "json_schema": {"name": "p", "schema": PERSON}}):
-        with pytest.raises(
-            openai.BadRequestError, match=r"needs characters that the model's vocabulary lacks, such as '\{'"
-        ):
-            client.completions.create(**BASE, extra_body={"response_format": form})
-
-
-def test_min_tokens_and_ignore_eos_postpone_the_eos_token(client):
-    """`min_tokens` suppresses it up to that length, `ignore_eos` for the whole completion."""
-    wanted = {"model": "rnn", "prompt": "", "max_tokens": 300, "temperature": 1.5}
-    seed = next(
-        seed for seed in range(50) if client.completions.create(**wanted, seed=seed).choices[0].finish_reason == "stop"
-    )
-    early = client.completions.create(**wanted, seed=seed)
-    least = early.usage.completion_tokens + 5
-    later = client.completions.create(**wanted, seed=seed, extra_body={"min_tokens": least})
-    assert later.usage.completion_tokens >= least
-    never = client.completions.create(**wanted, seed=seed, extra_body={"ignore_eos": True})
-    assert (never.choices[0].finish_reason, never.usage.completion_tokens) == ("length", 300)
-
-
 def test_base64_and_float_embeddings_are_equal(client):
-    """The client requests base64 by default."""
     texts = ["It was the best of times", "", "1859"]
     packed = client.embeddings.create(model="gru", input=texts)
     plain = client.embeddings.create(model="gru", input=texts, encoding_format="float")
@@ -191,7 +107,6 @@ def test_base64_and_float_embeddings_are_equal(client):
 
 
 def test_the_client_lists_and_retrieves_models(client):
-    """An unknown model is its NotFoundError."""
     assert [model.id for model in client.models.list()] == MODEL_NAMES
     assert client.models.retrieve("gru").id == "gru"
     with pytest.raises(openai.NotFoundError) as caught:

@@ -2,9 +2,8 @@
 
 import pytest
 
+from tests.access import ask, keys
 from tests.conftest import MODEL_NAMES, TEXT
-from tests.e2e.test_access import ask, key_file, keys  # noqa: F401 - a fixture is used by its name
-from tests.servers import Gateway
 
 LONG = TEXT * 12
 
@@ -19,16 +18,19 @@ def completed(gateway, **fields):
 
 
 @pytest.fixture(scope="module")
-def forgetful(models_dir, model_server, tmp_path_factory):
+def caching(start_shared_gateway, models_dir):
+    """A gateway whose cache has only what the tests of this module send."""
+    return start_shared_gateway(repository=models_dir)
+
+
+@pytest.fixture(scope="module")
+def forgetful(start_shared_gateway, models_dir):
     """A gateway without a prefix cache."""
-    log = tmp_path_factory.mktemp("logs") / "gateway.log"
-    gateway = Gateway(models_dir, model_server.port, log, prefix_cache_bytes=0)
-    yield gateway
-    gateway.kill()
+    return start_shared_gateway(repository=models_dir, prefix_cache_bytes=0)
 
 
 @pytest.mark.parametrize("model", MODEL_NAMES)
-def test_a_prefix_cache_hit_does_not_change_a_byte(ample_gateway, forgetful, model):
+def test_a_prefix_cache_hit_does_not_change_a_byte(caching, forgetful, model):
     """For the same prompt, longer and shorter ones with the same prefix, and prompt with completion."""
     field = "suffix" if model == "reverse" else "prompt"
 
@@ -38,12 +40,12 @@ def test_a_prefix_cache_hit_does_not_change_a_byte(ample_gateway, forgetful, mod
     known = []
     for length in (500, 500, 800, 300, 800):
         (expected,), none = completed(forgetful, model=model, **{field: beginning(length)})
-        (text,), cached = completed(ample_gateway, model=model, **{field: beginning(length)})
+        (text,), cached = completed(caching, model=model, **{field: beginning(length)})
         assert (text, none) == (expected, 0)
         known.append(cached)
     joined = text + beginning(800) if model == "reverse" else beginning(800) + text
     assert (
-        completed(ample_gateway, model=model, **{field: joined}, n=3)[0]
+        completed(caching, model=model, **{field: joined}, n=3)[0]
         == completed(forgetful, model=model, **{field: joined}, n=3)[0]
     )
     assert known[0] == 0
@@ -54,7 +56,7 @@ def test_a_prefix_cache_hit_does_not_change_a_byte(ample_gateway, forgetful, mod
         assert known == [0, 499, 499, 256, 799]
 
 
-def test_the_prefix_cache_is_shared_only_by_keys_of_one_tenant(start_gateway, key_file):  # noqa: F811 - see the import
+def test_the_prefix_cache_is_shared_only_by_keys_of_one_tenant(start_gateway, key_file):
     """Another tenant gets a miss, so it cannot find out whether a prompt was sent before."""
     anna, also_anna, bert = (
         keys(key_file, "add", "--tenant", tenant).splitlines()[-1] for tenant in ("anna", "anna", "bert")
@@ -68,9 +70,8 @@ def test_the_prefix_cache_is_shared_only_by_keys_of_one_tenant(start_gateway, ke
     assert [cached(key) for key in (anna, also_anna, bert, bert)] == [0, 399, 0, 399]
 
 
-def test_the_usage_of_a_stream_has_cached_tokens(ample_gateway):
-    """First a miss, then a hit."""
+def test_the_usage_of_a_stream_has_cached_tokens(caching):
     fields = {"model": "lstm", "prompt": LONG[7:107], "max_tokens": 3, "seed": 1}
     for expected in (0, 99):
-        events = list(ample_gateway.stream(**fields, stream_options={"include_usage": True}))
+        events = list(caching.stream(**fields, stream_options={"include_usage": True}))
         assert events[-2]["usage"]["prompt_tokens_details"] == {"cached_tokens": expected}

@@ -6,9 +6,8 @@ import time
 
 import pytest
 
+from tests.access import ask, keys
 from tests.conftest import MODEL_NAMES, TEXT
-from tests.e2e.test_access import ask, key_file, keys  # noqa: F401 - a fixture is used by its name
-from tests.servers import Gateway
 from tests.waiting import until
 
 BODY = {"model": "lstm", "prompt": TEXT[:40], "seed": 3, "temperature": 0.9}
@@ -23,13 +22,9 @@ def state_key(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def two_gateways(models_dir, model_server, state_key, tmp_path_factory):
+def two_gateways(start_shared_gateway, models_dir, state_key):
     """Two gateways with the same state key."""
-    logs = tmp_path_factory.mktemp("logs")
-    two = [Gateway(models_dir, model_server.port, logs / f"{i}.log", state_key_file=state_key) for i in range(2)]
-    yield two
-    for gateway in two:
-        gateway.kill()
+    return [start_shared_gateway(repository=models_dir, state_key_file=state_key) for _ in range(2)]
 
 
 def given(model, text):
@@ -137,9 +132,9 @@ def test_several_prompts_and_choices_branch_from_one_resume_token(gateway):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_deadline_error_has_the_text_so_far_and_a_resume_token(ample_gateway, stream):
+def test_a_deadline_error_has_the_text_so_far_and_a_resume_token(two_gateways, stream):
     """In the response or in the stream's last event; resuming gives the same text as an undisturbed request."""
-    gateway = ample_gateway
+    gateway = two_gateways[0]
     fields = {**BODY, "max_tokens": 1_000_000, "timeout_s": 2, "return_state": True}
     if stream:
         events = [event for event in gateway.stream(**fields) if event]
@@ -166,7 +161,7 @@ def test_a_completion_cut_off_by_shutdown_resumes_on_another_gateway(start_gatew
     fields = {**BODY, "max_tokens": 1_000_000, "return_state": True, "stream": stream}
     connection = leaving.connect()
     connection.request("POST", "/v1/completions", json.dumps(fields))
-    until(lambda: leaving.get("/v1/status")[1]["sequences"]["accepted"] == 1)
+    until(lambda: leaving.accepted == 1)
     time.sleep(0.2)
     leaving.send(signal.SIGTERM)
     response = connection.getresponse()
@@ -184,7 +179,7 @@ def test_a_completion_cut_off_by_shutdown_resumes_on_another_gateway(start_gatew
     assert text + rest["text"] == completed(staying, **BODY, max_tokens=len(text) + 50)["text"]
 
 
-def test_each_invalid_resume_token_has_its_error(start_gateway, key_file):  # noqa: F811 - see the import
+def test_each_invalid_resume_token_has_its_error(start_gateway, key_file):
     """Another tenant's, altered, cut off, too long, of another model or state key, expired: by status and code."""
     anna, bert = (keys(key_file, "add", "--tenant", tenant).splitlines()[-1] for tenant in ("anna", "bert"))
     gateway = start_gateway(keys_file=key_file)

@@ -3,11 +3,10 @@
 import pytest
 
 from tests.pages import DESKTOP, PHONE
-from tests.unit.test_docs import site  # noqa: F401 - a fixture is used by its name
 
 
 @pytest.fixture
-def open_site(browser, site):  # noqa: F811 - a fixture
+def open_site(browser, site):
     """A factory that opens pages of the site."""
     contexts = []
 
@@ -30,14 +29,12 @@ def clipped(page, selector):
 
 @pytest.mark.parametrize("name", ["index.html", "quickstart.html"])
 def test_commands_are_not_clipped_at_1280_pixels(open_site, name):
-    """A reader sees whole commands without scrolling."""
     page = open_site(name, DESKTOP)
     assert page.locator("article pre").count() >= 2
     assert clipped(page, "article pre") == []
 
 
 def test_a_copy_button_copies_the_block(open_site):
-    """Every code block has one, except the outputs of the lesson."""
     page = open_site("index.html", DESKTOP)
     assert page.locator("article pre").count() == page.locator("article button.copybtn").count()
     page.locator("article pre").first.hover()

@@ -1,8 +1,8 @@
 """Minutes of mixed load while model servers are killed: outputs stay the same, and no resource leaks."""
 
 import concurrent.futures
+import contextlib
 import itertools
-import json
 import signal
 import time
 from pathlib import Path
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import TEXT
+from tests.processes import status
 from tests.servers import ModelServer
 
 SOAK_S = 120
@@ -53,24 +54,17 @@ def content(gateway, path, body):
 
 def leave(gateway, seed):
     """Start a stream and disconnect in the middle."""
-    connection = gateway.connect()
-    body = {"model": "lstm", "prompt": TEXT[:30], "max_tokens": 20_000, "seed": seed, "stream": True}
-    connection.request("POST", "/v1/completions", json.dumps(body))
-    response = connection.getresponse()
-    response.read(300)
-    response.close()
-    connection.close()
+    with contextlib.closing(gateway.stream(model="lstm", prompt=TEXT[:30], max_tokens=20_000, seed=seed)) as events:
+        next(events)
 
 
 class Footprint:
     """The resources of a gateway's worker: resident bytes, threads, open files."""
 
     def __init__(self, gateway):
-        process = Path(f"/proc/{gateway.worker_pid}")
-        fields = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
-        self.resident_bytes = int(fields["VmRSS"].split()[0]) * 1024
-        self.num_threads = int(fields["Threads"])
-        self.num_files = len(list((process / "fd").iterdir()))
+        pid = gateway.worker_pid
+        self.resident_bytes, self.num_threads = status(pid, "VmRSS"), status(pid, "Threads")
+        self.num_files = len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 def soak(gateway, expected, seconds):
@@ -95,7 +89,7 @@ def soak(gateway, expected, seconds):
 
 def settled(gateway):
     """Wait until the gateway has no sequences, and return its footprint."""
-    gateway.wait_until(lambda: gateway.get("/v1/status")[1]["sequences"]["accepted"] == 0)
+    gateway.wait_until(lambda: gateway.accepted == 0)
     time.sleep(2)
     return Footprint(gateway)
 

@@ -190,7 +190,6 @@ def test_labels_of_a_repository_apply_when_the_servers_start(served, labelled):
 
 @ONLY_MODEL_SERVER
 def test_an_unknown_model_version_or_label_is_a_404_that_lists_the_known(served, model):
-    """In completions and in /v1/models alike."""
     gateway = served.gateway
     models = ", ".join(entry["id"] for entry in gateway.get("/v1/models")[1]["data"])
     assert model in models
@@ -218,7 +217,7 @@ def test_removing_a_running_version_returns_the_text_so_far(served, model, strea
 
     thread = threading.Thread(target=run)
     thread.start()
-    until(lambda: gateway.get("/v1/status")[1]["sequences"]["accepted"] == 1)
+    until(lambda: gateway.accepted == 1)
     time.sleep(0.5)
     served.run("remove", f"{model}:3", "--yes")
     thread.join(timeout=120)

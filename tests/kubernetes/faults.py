@@ -40,7 +40,6 @@ def until_lost(deployment, node):
 
 @needs_node_command
 def test_a_killed_gateway_container_changes_no_text(deployment, inject):
-    """It restarts in place."""
     (pod, *_) = deployment.kubectl.pods(GATEWAY)
     (status,) = pod["status"]["containerStatuses"]
     node = pod["spec"]["nodeName"]
@@ -54,7 +53,6 @@ def test_a_killed_gateway_container_changes_no_text(deployment, inject):
 
 
 def test_all_model_servers_killed_at_once_change_no_text(deployment, inject):
-    """Their sequences wait in the gateways."""
     pods = deployment.kubectl.ready_pods(SERVER)
     with inject("all model servers are killed at once"):
         for pod in pods:
@@ -63,7 +61,6 @@ def test_all_model_servers_killed_at_once_change_no_text(deployment, inject):
 
 
 def test_a_dns_outage_changes_no_text(deployment, inject):
-    """The gateways keep to the addresses that they know."""
     dns = ("--namespace", "kube-system", "scale", "deployment/coredns", "--replicas")
     with inject(f"the cluster's DNS is gone for {DNS_OUTAGE_S} s"):
         deployment.kubectl.run(*dns, "0")
@@ -76,7 +73,6 @@ def test_a_dns_outage_changes_no_text(deployment, inject):
 
 @needs_node_command
 def test_an_api_server_outage_changes_no_text(inject):
-    """Neither gateways nor model servers ask it anything."""
     with inject(f"the API server is gone for {API_OUTAGE_S} s"):
         on_node("control-plane", "stop-kube-apiserver")
         try:
@@ -111,7 +107,6 @@ def test_a_gateways_node_without_network_changes_no_text(deployment, load, injec
 
 @needs_node_command
 def test_a_power_cycled_node_changes_no_text(deployment, load, inject):
-    """Power off, and on again ten seconds later."""
     node = node_of(deployment, load, GATEWAY)
     with inject("a gateway's node is power-cycled", avoid=[node]):
         on_node(node, "kill")
@@ -122,7 +117,6 @@ def test_a_power_cycled_node_changes_no_text(deployment, load, inject):
 
 @needs_node_command
 def test_a_lost_node_is_replaced_and_changes_no_text(deployment, load, inject):
-    """The node of a model server; its pods move to other nodes."""
     node = node_of(deployment, load, SERVER)
 
     def has_moved():
@@ -149,7 +143,6 @@ def test_a_rolling_restart_changes_no_text(deployment, inject, name):
 
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_draining_a_node_changes_no_text(deployment, load, inject, number):
-    """Each in turn, the load's last."""
     nodes = sorted(deployment.kubectl.nodes(), key=lambda node: (node == load.node, node))
     if number >= len(nodes):
         pytest.skip(f"the cluster has {len(nodes)} nodes")

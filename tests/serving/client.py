@@ -6,7 +6,9 @@ It converts tensors with the gateway's own code, so a tensor that the gateway ca
 import time
 
 import grpc
+import pytest
 from google.protobuf import text_format
+from google.protobuf.message import Message
 from tensorflow_serving.apis import get_model_metadata_pb2, model_management_pb2
 
 from service.backends.messages import (
@@ -35,9 +37,12 @@ class Client:
     RESOURCE_EXHAUSTED.
     """
 
-    def __init__(self, address):
+    def __init__(self, address, credentials=None):
         self.address = address
-        self.channel = grpc.insecure_channel(address, _OPTIONS)
+        if credentials is None:
+            self.channel = grpc.insecure_channel(address, _OPTIONS)
+        else:
+            self.channel = grpc.secure_channel(address, credentials, _OPTIONS)
         self.prediction = prediction_service_pb2_grpc.PredictionServiceStub(self.channel)
         self.model = model_service_pb2_grpc.ModelServiceStub(self.channel)
 
@@ -57,9 +62,7 @@ class Client:
         """Return the state of each version, by number."""
         message = get_model_status_pb2.GetModelStatusRequest()
         _specify(message.model_spec, name, version)
-        answer = _complete(self.model.GetModelStatus, message)
-        name_of = get_model_status_pb2.ModelVersionStatus.State.Name
-        return {status.version: name_of(status.state) for status in answer.model_version_status}
+        return states_of(_complete(self.model.GetModelStatus, message).model_version_status)
 
     def metadata(self, name, version=None, fields=("signature_def",)):
         """Return the model_spec and the signatures of a version."""
@@ -90,13 +93,25 @@ def _complete(rpc, message):
 
 
 def request(name, signature, inputs, *, version=None, label=None, output_filter=()):
-    """Build a PredictRequest."""
+    """Build a PredictRequest; inputs are arrays, float32 or int32, or messages."""
     message = predict_pb2.PredictRequest(output_filter=output_filter)
     _specify(message.model_spec, name, version, label)
     message.model_spec.signature_name = signature
-    for key, array in inputs.items():
-        message.inputs[key].CopyFrom(to_proto(array))
+    for key, value in inputs.items():
+        message.inputs[key].CopyFrom(value if isinstance(value, Message) else to_proto(value))
     return message
+
+
+def refusal(attempt):
+    """Return the status and the message of a call that fails."""
+    with pytest.raises(grpc.RpcError) as caught:
+        attempt()
+    return caught.value.code(), caught.value.details()
+
+
+def states_of(statuses):
+    """Return the state of each version, by number."""
+    return {status.version: get_model_status_pb2.ModelVersionStatus.State.Name(status.state) for status in statuses}
 
 
 def to_arrays(answer):

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-import grpc
 import pytest
 
 from tests.built import built
 from tests.servers import ModelServer, TensorFlowServing
+from tests.serving.client import Client
 from tests.serving.given import Server
 from tests.serving.repository import BATCHING_CONFIG, make_repository
 
@@ -70,23 +70,9 @@ def server(request, started, serving_models):
 @pytest.fixture
 def client(server):
     """A client of the server under test."""
-    from tests.serving.client import Client
-
     client = Client(server.address)
     yield client
     client.channel.close()
-
-
-@pytest.fixture
-def refusal():
-    """Return the status and the message of a call that fails."""
-
-    def call(attempt):
-        with pytest.raises(grpc.RpcError) as caught:
-            attempt()
-        return caught.value.code(), caught.value.details()
-
-    return call
 
 
 @pytest.fixture(scope="session")

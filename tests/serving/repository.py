@@ -28,7 +28,6 @@ _SOURCES = (
     "export/repository/models_config.py",
     "export/repository/artifacts.py",
     "export/repository/publishing.py",
-    "export/repository/warmup.py",
     "contract",
     "tests/conftest.py",
     "tests/serving/repository.py",

@@ -60,7 +60,7 @@ OUTPUTS = {
     signatures.DECODE: _DRAWN,
     signatures.DECODE_FULL: {**_DRAWN, "top_token_ids": (INT, "BK" + TOP), "top_logprobs": (FLOAT, "BK" + TOP)},
     signatures.SCORE: _SCORED,
-    # And the traces that each model's card lists.
+    # And the activations that each model's card lists.
     signatures.INSPECT: _SCORED,
     signatures.EMBED: {"state": (FLOAT, "BS"), "sum": (FLOAT, "BU"), "last": (FLOAT, "BU")},
 }
@@ -68,9 +68,9 @@ NAMES = tuple(INPUTS)
 
 
 def outputs_of(signature, card):
-    """Return a signature's outputs; those of `inspect` include the traces that the model's card lists."""
+    """Return a signature's outputs; those of `inspect` include the activations that the model's card lists."""
     told = card.traces if signature == signatures.INSPECT else ()
-    return {**OUTPUTS[signature], **{trace.output: (FLOAT, ("B", "T", trace.units)) for trace in told}}
+    return {**OUTPUTS[signature], **{each.output: (FLOAT, ("B", "T", each.units)) for each in told}}
 
 
 def sizes_of(card, rows=None, length=None, steps=None):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from contract import signatures
+from tests.serving.client import refusal
 from tests.serving.repository import MAX_BATCH_SIZE, VERSIONS
 from tests.serving.tensors import INPUTS, NAMES, make_call, outputs_of, shape, sizes_of
 
@@ -50,7 +51,7 @@ def test_output_filter_selects_the_outputs(server, client):
     ],
     ids=["model", "version", "label", "signature"],
 )
-def test_unknown_models_versions_labels_and_signatures_have_their_statuses(client, call, refusal, fields, code, told):
+def test_unknown_models_versions_labels_and_signatures_have_their_statuses(client, call, fields, code, told):
     """By the status the gateway distinguishes a removed version from an invalid request."""
     found, text = refusal(
         lambda: client.predict(**{"name": "lstm", "signature": signatures.PREFILL, **fields}, inputs=call)
@@ -69,7 +70,7 @@ def test_unknown_models_versions_labels_and_signatures_have_their_statuses(clien
     ],
     ids=["missing", "extra", "int32 for float32", "float32 for int32"],
 )
-def test_missing_extra_and_mistyped_inputs_are_invalid(client, call, refusal, change, told):
+def test_missing_extra_and_mistyped_inputs_are_invalid(client, call, change, told):
     """A missing or extra input is named in the message; one of another dtype is not in every release."""
     change(call)
     code, text = refusal(lambda: client.predict("lstm", signatures.PREFILL, call))
@@ -79,7 +80,7 @@ def test_missing_extra_and_mistyped_inputs_are_invalid(client, call, refusal, ch
 
 @pytest.mark.parametrize("name", VERSIONS)
 @pytest.mark.parametrize("signature", [name for name in NAMES if len(INPUTS[name]) > 1])
-def test_inputs_of_unequal_batch_sizes_are_invalid(server, client, refusal, name, signature):
+def test_inputs_of_unequal_batch_sizes_are_invalid(server, client, name, signature):
     """They are refused by the graph or, with batching, before it runs."""
     inputs = make_call(signature, server.card(name), 4)
     inputs["state"] = inputs["state"][:3]
@@ -88,7 +89,7 @@ def test_inputs_of_unequal_batch_sizes_are_invalid(server, client, refusal, name
     assert ("Run() input tensors must have equal 0th-dimension size" in text) == server.is_batching
 
 
-def test_a_call_above_max_batch_size_is_refused_only_with_batching(server, client, refusal):
+def test_a_call_above_max_batch_size_is_refused_only_with_batching(server, client):
     """Without batching it is computed."""
     inputs = make_call(signatures.PREFILL, server.card("lstm"), MAX_BATCH_SIZE + 1)
     if server.is_batching:
@@ -112,7 +113,7 @@ def test_the_status_of_one_version_lists_no_other(client):
 
 
 @pytest.mark.parametrize(("name", "version"), [("absent", None), ("lstm", 99)])
-def test_the_status_of_an_unknown_model_or_version_is_not_found(client, refusal, name, version):
+def test_the_status_of_an_unknown_model_or_version_is_not_found(client, name, version):
     """It is not an empty list."""
     assert refusal(lambda: client.states(name, version))[0] is Status.NOT_FOUND
 
@@ -159,6 +160,6 @@ def expected(tensors, sizes):
     ],
     ids=["model", "version", "no field", "unknown field"],
 )
-def test_unknown_metadata_is_refused(client, refusal, fields, code):
+def test_unknown_metadata_is_refused(client, fields, code):
     """`signature_def` of a served version is the only metadata."""
     assert refusal(lambda: client.metadata(**fields))[0] is code

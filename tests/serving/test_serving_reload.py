@@ -6,6 +6,7 @@ from google.protobuf import text_format
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from contract import signatures
+from tests.serving.client import refusal
 from tests.serving.repository import VERSIONS
 from tests.serving.tensors import make_call
 from tests.waiting import until
@@ -52,7 +53,7 @@ def remove(config, name):
     config.model_config_list.config.remove(entry(config, name))
 
 
-def test_an_added_model_is_served_when_the_reload_returns(config, reload, answering, refusal):
+def test_an_added_model_is_served_when_the_reload_returns(config, reload, answering):
     """The other models are served as before."""
     assert refusal(lambda: answering("added"))[0] is Status.NOT_FOUND
     config.model_config_list.config.add().CopyFrom(entry(config, "lstm"))
@@ -62,7 +63,7 @@ def test_an_added_model_is_served_when_the_reload_returns(config, reload, answer
     assert answering("lstm") == 2
 
 
-def test_a_removed_model_is_unloaded(config, reload, client, answering, refusal):
+def test_a_removed_model_is_unloaded(config, reload, client, answering):
     """Its version is END and calls are NOT_FOUND; the other models are served as before."""
     remove(config, "gru")
     reload()
@@ -80,7 +81,7 @@ def test_a_removed_model_is_served_again_once_it_is_added_back(config, reload, c
     assert answering("lstm") == 2
 
 
-def test_the_version_policy_selects_the_served_versions(config, reload, client, answering, refusal):
+def test_the_version_policy_selects_the_served_versions(config, reload, client, answering):
     """With the older version alone, it responds to calls without a version."""
     entry(config, "lstm").model_version_policy.specific.versions[:] = [1]
     reload()
@@ -89,7 +90,7 @@ def test_the_version_policy_selects_the_served_versions(config, reload, client, 
     assert refusal(lambda: answering(version=2))[0] is Status.NOT_FOUND
 
 
-def test_a_label_selects_its_version_until_it_is_moved_or_removed(config, reload, client, server, answering, refusal):
+def test_a_label_selects_its_version_until_it_is_moved_or_removed(config, reload, client, server, answering):
     """Calls without a label are not affected."""
     labels = entry(config, "lstm").version_labels
     labels["stable"], labels["canary"] = 1, 2
@@ -102,7 +103,7 @@ def test_a_label_selects_its_version_until_it_is_moved_or_removed(config, reload
     assert refusal(lambda: answering(label="stable"))[0] is Status.INVALID_ARGUMENT
 
 
-def test_a_label_is_not_moved_to_an_unavailable_version(config, reload, answering, refusal):
+def test_a_label_is_not_moved_to_an_unavailable_version(config, reload, answering):
     """The reload fails and the label keeps its version, so that its users are still served."""
     labels = entry(config, "lstm").version_labels
     labels["stable"] = 1
@@ -112,7 +113,7 @@ def test_a_label_is_not_moved_to_an_unavailable_version(config, reload, answerin
     assert answering(label="stable") == 1
 
 
-def test_an_invalid_config_changes_nothing(config, reload, answering, refusal):
+def test_an_invalid_config_changes_nothing(config, reload, answering):
     """A config that lists a model twice is refused."""
     config.model_config_list.config.add().CopyFrom(entry(config, "lstm"))
     assert refusal(reload)[0] is Status.INVALID_ARGUMENT

@@ -54,7 +54,6 @@ def test_a_wheel_has_the_license(folder):
 
 
 def test_both_distributions_have_the_same_version():
-    """The server depends on the SDK of its own minor version."""
     versions = {metadata(folder)["Version"] for folder in (ROOT, ROOT / "client")}
     major, minor, _ = versions.pop().split(".")
     assert versions == set()
@@ -62,7 +61,6 @@ def test_both_distributions_have_the_same_version():
 
 
 def test_the_entry_points_are_the_commands_that_the_client_calls_the_servers():
-    """Each of them is a command of `sostenuto_server.commands`."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     points = project["entry-points"]["sostenuto.commands"]
     assert points.keys() == {name for names in SERVER_COMMANDS.values() for name in names}

@@ -1,18 +1,19 @@
 """The documentation is accurate: settings, links, the site, pictures and commands."""
 
+import functools
+import importlib.util
 import json
-import os
 import re
-import subprocess
-import sys
+import shlex
+import tomllib
 from typing import Literal, get_args, get_origin
 
+import click
 import pytest
 
 import sostenuto
 from service.settings import Settings
-from tests.built import built
-from tests.documents import read, rows
+from tests.documents import BLOCKS, COMMANDS, NOT_RUN, SHELL, TRIED, documents, html_pages, read, rows, spans
 from tests.paths import ROOT
 
 SETTINGS = rows("setting", "default")
@@ -29,7 +30,6 @@ def bounds_of(field):
 
 @pytest.mark.parametrize("name", Settings.model_fields)
 def test_every_setting_is_documented_with_default_and_limits(name):
-    """With the field's own description."""
     field = Settings.model_fields[name]
     default = "unset" if field.default is None else f"`{field.default}`"
     assert [f"`SOSTENUTO_{name.upper()}`", default, bounds_of(field), field.description] in SETTINGS
@@ -40,7 +40,6 @@ def test_every_documented_setting_exists():
 
 
 def test_the_file_map_has_every_top_level_directory():
-    """And no others."""
     tree = set(re.findall(r"^(\w+)/ +\S", read("CONTRIBUTING.md"), re.MULTILINE))
     tracked = {path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith((".", "__"))}
     assert tree == tracked - {"runs", "build", "dist"}
@@ -56,37 +55,7 @@ def test_every_relative_link_leads_to_a_file(page):
             assert (page.parent / target).exists(), target
 
 
-def make_site(folder):
-    """Build the site with Sphinx, with warnings as errors: no orphaned page, no broken link."""
-    folder.mkdir()
-    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-d", str(folder / "trees"), "-b", "html"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "client/src")}
-    made = subprocess.run(
-        [*command, "docs", str(folder / "site")],
-        check=False,
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    assert (made.returncode, made.stderr) == (0, "")
-
-
-@pytest.fixture(scope="module")
-def site():
-    """The directory of the site, which is kept until a page, the SDK or the gateway changes."""
-    return built("site", make_site, sources=("docs", "client/src", "service", "requirements/dev.txt")) / "site"
-
-
-def html_pages(site, part):
-    """Return the HTML of the site's pages that have `part`."""
-    pages = [path.read_text(encoding="utf-8") for path in site.rglob("*.html")]
-    return [page for page in pages if part in page]
-
-
 def test_the_site_documents_every_public_name_of_the_sdk(site):
-    """`__all__` is the list."""
     (page,) = html_pages(site, 'id="sostenuto.')
     documented = set(re.findall(r'id="sostenuto\.(\w+)"', page))
     assert documented == set(sostenuto.__all__) - {"__version__"}
@@ -120,3 +89,95 @@ def test_every_picture_is_on_a_page_with_an_alternative_text(path):
     """In plain Markdown, which a code host shows, too."""
     text = "\n".join(page.read_text(encoding="utf-8") for page in MARKDOWN)
     assert re.search(rf"!\[\S[^]]+\]\([^)]*{re.escape(path.name)}\)", text)
+
+
+@pytest.mark.parametrize("page", TRIED)
+def test_targets_modules_variables_and_options_on_a_page_exist(page):
+    text = read(page)
+    targets = set(re.findall(r"(?:^|`|=\S+ )make ([a-z][a-z-]+)", text, re.MULTILINE))
+    assert targets <= set(re.findall(r"^([a-z-]+):", read("Makefile"), re.MULTILINE))
+    modules = re.findall(r" -m ([a-z_.]*[a-z_])", text)
+    assert [name for name in modules if importlib.util.find_spec(name) is None] == []
+    assert set(re.findall(r"\bSOSTENUTO_[A-Z0-9_]*[A-Z0-9]\b", text)) <= variables()
+    # docker compose's, kubectl's, llama.cpp's, vLLM's, pip's.
+    others = {"--profile", "--previous", "--parallel", "--max-num-seqs", "--require-hashes"}
+    found = {option for span in spans(page) for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", span)}
+    assert found <= options() | others
+
+
+@functools.cache
+def variables():
+    """Return every environment variable of the programs."""
+    sources = [ROOT / "docker-compose.yml", ROOT / ".env"]
+    sources += [path for part in ("client/src", "service") for path in (ROOT / part).rglob("*.py")]
+    found = {name for path in sources for name in re.findall(r"SOSTENUTO_\w+", path.read_text())}
+    return found | {f"SOSTENUTO_{name.upper()}" for name in Settings.model_fields}
+
+
+@functools.cache
+def options():
+    """Return every option of the programs that the pages name."""
+    from export.cli import program as exporter
+    from model_server.flags import _parser as build_flags
+    from service.cli import keys
+
+    # Options generated from settings and flags are known only to the parsers; the others are literals in the sources.
+    made = {option for action in build_flags()._actions for option in action.option_strings}
+    context = click.Context(keys)
+    commands = [*exporter.commands.values(), *(keys.get_command(context, name) for name in keys.list_commands(context))]
+    parameters = [parameter for command in commands for parameter in command.params]
+    made |= {option for parameter in parameters for option in [*parameter.opts, *parameter.secondary_opts]}
+    sources = [path for part in ("benchmarks", "client/src", "service") for path in (ROOT / part).rglob("*.py")]
+    sources.append(ROOT / "tests/conftest.py")
+    return made | {option for path in sources for option in re.findall(r'["/](--[a-z][\w-]*)', path.read_text())}
+
+
+TEXTS = {command.text for command in COMMANDS if command.text.startswith(tuple(NOT_RUN))}
+
+
+@pytest.mark.parametrize(
+    "text", sorted({line for text in TEXTS for line in text.splitlines() if re.search(r"(?<!-m )\bsostenuto ", line)})
+)
+def test_commands_that_are_not_run_parse(text):
+    """The options are the command's, and the settings of a training run are consistent."""
+    from export.cli import program as exporter
+    from export.config import TrainConfig, load_config, recipe_path
+    from service import cli as service
+    from sostenuto._cli.program import program as client
+
+    words = shlex.split(text, comments=True)
+    name, *arguments = words[words.index("sostenuto") + 1 :]
+    commands = {**client.commands, **exporter.commands, "serve": service.serve, "demo": service.demo}
+    options = commands[name].make_context(name, arguments).params
+    if name == "train":
+        settings = {key: options[key] for key in TrainConfig.model_fields if options[key] is not None}
+        load_config(recipe_path(options["config"]), settings)
+
+
+# With `--no-index` they name a distribution.
+INSTALLS = {text for command in COMMANDS if " install " in (text := f"{command.text} ") and "--no-index" not in text}
+
+
+@pytest.mark.parametrize("text", sorted(INSTALLS))
+def test_install_commands_name_existing_files_and_extras(text):
+    """The argument is a distribution, a directory or a requirements file of the repository, perhaps with an extra."""
+    *_, place = shlex.split(text)
+    name, _, extra = place.rstrip("]").partition("[")
+    name = {"sostenuto": "client", "sostenuto-server": "."}.get(name, name)
+    assert (ROOT / name).exists()
+    project = tomllib.loads((ROOT / name / "pyproject.toml").read_text()) if extra else {}
+    assert not extra or extra in project["project"]["optional-dependencies"]
+
+
+def test_the_traffic_split_of_the_pages_parses(tmp_path):
+    from service.models.routing import read_shares
+
+    (shares,) = (block.text for block in BLOCKS if block.language == "toml")
+    (tmp_path / "routing.toml").write_text(shares)
+    assert read_shares(tmp_path / "routing.toml") == {"book": {"stable": 90, "canary": 10}}
+
+
+def test_every_code_block_has_a_known_language():
+    """A block in any other language would be skipped unnoticed; JSON blocks must parse."""
+    assert {block.language for block in BLOCKS} <= {*SHELL, "python", "json", "toml", "text"}
+    assert all(documents(block.text) for block in BLOCKS if block.language == "json")

@@ -9,7 +9,7 @@ import pytest
 from export.cli import program as exporter
 from service import cli as service
 from sostenuto._cli.program import program
-from tests.unit.test_docs import html_pages, site  # noqa: F401 - a fixture is used by its name
+from tests.documents import html_pages
 
 
 def commands_below(command, name):
@@ -41,10 +41,16 @@ COMMANDS = dict(
 )
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_the_page_has_every_command_with_all_its_options(site, name):  # noqa: F811 - a fixture
-    """Each option is a target that can be linked to, with the command's full name."""
+@pytest.fixture(scope="module")
+def page(site):
+    """The HTML of the reference."""
     (page,) = html_pages(site, 'id="cmdoption-')
+    return page
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_page_has_every_command_with_all_its_options(page, name):
+    """Each option is a target that can be linked to, with the command's full name."""
     options = {option for param in COMMANDS[name].params if isinstance(param, click.Option) for option in param.opts}
     prefix = "cmdoption-" + re.sub(r"\W+", "-", name)
     assert [option for option in options if f'id="{prefix}-{option.lstrip("-")}"' not in page] == []

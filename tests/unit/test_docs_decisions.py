@@ -12,14 +12,12 @@ RECORDS = sorted(FOLDER.glob("0*.md"))
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
 def test_a_record_has_its_three_parts_in_at_most_40_lines(path):
-    """Context, decision and consequences, in this order."""
     text = path.read_text(encoding="utf-8")
     assert re.findall(r"^\*\*(\w+)\.\*\*", text, re.MULTILINE) == ["Context", "Decision", "Consequences"]
     assert len(text.splitlines()) <= 40
 
 
 def test_records_are_numbered_without_a_gap_and_listed_by_their_titles():
-    """File name, title and the index agree."""
     titles = [path.read_text(encoding="utf-8").splitlines()[0] for path in RECORDS]
     listed = re.findall(r"^\| \[(\d+)\]\((\S+)\) \| (.*) \|$", (FOLDER / "index.md").read_text(), re.MULTILINE)
     assert [(f"# {number}. {title}", name) for number, name, title in listed] == [

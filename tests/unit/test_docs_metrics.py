@@ -39,7 +39,6 @@ def unit_of(family):
 
 
 def test_the_page_has_every_metric_as_it_is_exported_and_no_other():
-    """With its type, unit, labels and help text."""
     documented = []
     for name, facts, text in rows("metric"):
         kind_and_unit, _, labels = facts.partition("; ")
@@ -50,12 +49,10 @@ def test_the_page_has_every_metric_as_it_is_exported_and_no_other():
 
 
 def test_the_page_says_what_to_watch_each_metric_for():
-    """Behind its meaning."""
     assert [name for name, _, text in rows("metric") if not re.search(r" \*Watch:\* \w|\*Watch:\* `", text)] == []
 
 
 def test_the_page_has_every_alert_with_its_condition_and_no_other():
-    """With severity, expression and duration."""
     # A table needs the backslash before a | within a cell.
     documented = sorted((name, condition.replace("\\|", "|")) for name, condition, _ in rows("alert"))
     rules = [rule for group in ALERTS for rule in group["rules"]]
@@ -71,7 +68,6 @@ def test_the_page_has_every_alert_with_its_condition_and_no_other():
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"sostenuto_\w+", PAGE))))
 def test_every_series_in_the_pages_queries_exists(name):
-    """A histogram's series have suffixes."""
     series = {sample.name for family in exported().collect() for sample in family.samples}
     families = {family.name for family in exported().collect()}
     assert name in series | families

@@ -63,7 +63,6 @@ def test_every_quoted_message_is_one_of_the_programs(message, sources):
 
 
 def test_every_error_code_of_the_gateway_is_explained():
-    """But those that no client can do anything about."""
     codes = {kind.code for kind in vars(errors).values() if isinstance(kind, type) and getattr(kind, "code", None)}
     explained = {
         *re.findall(r"^\d{3} `(\w+)`", "\n".join(RESPONSES), re.MULTILINE),

@@ -55,7 +55,6 @@ def test_the_gateways_lock_satisfies_pyproject_but_for_what_its_image_lacks():
 
 
 def test_both_locks_have_the_same_versions():
-    """The gateway of the image is the one that was tested."""
     whole, part = ({str(pin) for pin in pins.values()} for pins in LOCKED.values())
     assert part <= whole
 

@@ -16,7 +16,6 @@ def counter(tmp_path, monkeypatch):
 
 
 def test_processes_at_the_same_time_get_different_ports():
-    """A port is chosen seconds before its server listens."""
     with ProcessPoolExecutor(4, mp_context=get_context("fork")) as pool:
         futures = [pool.submit(ports.free_port) for _ in range(100)]
         assert len({future.result() for future in futures}) == 100
@@ -30,10 +29,9 @@ def test_the_kernel_gives_none_of_them_to_a_connection():
 
 
 def test_a_taken_port_is_passed_over_and_the_last_is_followed_by_the_first(monkeypatch):
-    """All ports are tried before it fails."""
     # Ports that servers of other tests do not get.
     monkeypatch.setattr(ports, "FIRST", ports.LAST + 1)
-    monkeypatch.setattr(ports, "LAST", ports.LAST + 2000)
+    monkeypatch.setattr(ports, "LAST", ports.LAST + 200)
     first = ports.free_port()
     monkeypatch.setattr(ports, "FIRST", first)
     monkeypatch.setattr(ports, "LAST", first + 1)

@@ -15,7 +15,6 @@ TARGETS = WORKFLOWS["images"]["jobs"]["build"]["strategy"]["matrix"]["target"]
 
 
 def test_every_supported_python_is_tested():
-    """Those that `requires-python` allows, and the classifiers name."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     tested = WORKFLOWS["ci"]["jobs"]["test"]["strategy"]["matrix"]["python"]
     assert tested == [f"3.{minor}" for minor in range(30) if f"3.{minor}" in SpecifierSet(project["requires-python"])]
@@ -35,7 +34,6 @@ def test_every_action_has_a_version(path):
 
 
 def test_a_release_is_built_by_the_tested_tools():
-    """Its build backend is the one of requirements/dev.txt."""
     (pinned,) = re.findall(r"^hatchling==\S+", (ROOT / "requirements/dev.txt").read_text(), re.MULTILINE)
     runs = [step.get("run", "") for step in WORKFLOWS["release"]["jobs"]["build"]["steps"]]
     assert any(f"pip install {pinned} " in run for run in runs)

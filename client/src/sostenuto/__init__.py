@@ -10,54 +10,10 @@ TYPE_CHECKING = False  # true for type checkers, as in `typing`, which takes lon
 if TYPE_CHECKING:
     from sostenuto._client import Client
     from sostenuto._conversation import Conversation, Turn
-    from sostenuto._errors import (
-        APIError,
-        BackendUnavailable,
-        BadRequest,
-        BodyTimeout,
-        BodyTooLarge,
-        ClientClosed,
-        ConnectionFailed,
-        CrossOrigin,
-        DeadlineExceeded,
-        Forbidden,
-        HostNotAllowed,
-        InternalError,
-        InvalidArgument,
-        MemoryExhausted,
-        MethodNotAllowed,
-        ModelLoading,
-        ModelNotFound,
-        NotFound,
-        NotReady,
-        Overloaded,
-        RateLimited,
-        ResumptionFailed,
-        ServerError,
-        ServiceUnavailable,
-        ShuttingDown,
-        SostenutoError,
-        StateAltered,
-        StateExpired,
-        StateForeign,
-        StateMalformed,
-        StateOfAnotherModel,
-        StateOfUnknownKey,
-        StateOutdated,
-        StateRefused,
-        StreamInterrupted,
-        Timeout,
-        TooManyRequests,
-        TrainingFilterUnusable,
-        Unauthorized,
-        UnexpectedResponse,
-        VersionGone,
-        WrongScheme,
-    )
-    from sostenuto._inspection import InspectedLayer, Inspection
-    from sostenuto._readiness import WaitForReady
-    from sostenuto._results import Choice, Generation, Model, RawResponse, Status, TextDelta, Usage
-    from sostenuto._scores import EmbeddingMap, Neighbor, Score, ScoredToken, Tokens, VocabularyToken
+    from sostenuto._errors import *
+    from sostenuto._inspection import *
+    from sostenuto._results import *
+    from sostenuto._retries import WaitForReady
     from sostenuto._stream import Stream
 
 __all__ = [
@@ -127,7 +83,7 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:
-    _MODULES = ("_errors", "_results", "_scores", "_inspection", "_readiness", "_stream", "_conversation", "_client")
+    _MODULES = ("_errors", "_results", "_inspection", "_retries", "_stream", "_conversation", "_client")
 
     def __getattr__(name: str) -> object:
         """Import a public name."""

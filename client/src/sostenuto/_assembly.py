@@ -1,7 +1,6 @@
 """Assembles the chunks of a stream into a `Generation`.
 
-Knows the shape of chunks. Does not know bytes or connections. After a resumption, text that the new stream repeats is
-compared with the text that was already delivered.
+After a resumption, text that the new stream repeats is compared with the text that was already delivered.
 """
 
 from __future__ import annotations
@@ -106,7 +105,7 @@ class Assembly:
         num_completion_tokens = self._used["completion_tokens"] + (latest or {}).get("completion_tokens", 0)
         num_prompt_tokens = self._used.get("prompt_tokens", 0)
         counts = (num_prompt_tokens, num_completion_tokens, num_prompt_tokens + num_completion_tokens)
-        return {**self._used, **dict(zip(_COUNTS, counts))}
+        return {**self._used, **dict(zip(_COUNTS, counts, strict=True))}
 
     def _add_choice(self, choice: dict[str, Any]) -> TextDelta:
         index, text = required(choice, "index", int), required(choice, "text", str)

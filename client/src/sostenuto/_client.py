@@ -1,48 +1,47 @@
-"""The client: one method per operation. Knows the API's fields. Leaves their limits to the server."""
+"""The client: one method per operation. Limits are the server's to check."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence, Sized
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import AbstractContextManager
 from functools import partial
+from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 from urllib.parse import quote, urlencode
 
-from sostenuto._concurrency import in_order
+import requests
+
+from sostenuto._concurrency import in_order, with_seeds
 from sostenuto._conversation import Conversation
-from sostenuto._default_model import DefaultModel
-from sostenuto._errors import InvalidArgument, UnexpectedResponse
-from sostenuto._events import LinkedEvent
+from sostenuto._errors import InvalidArgument, NotFound, SostenutoError, UnexpectedResponse
 from sostenuto._fields import (
     COMPLETION_FIELDS,
     EMBEDDING_FIELDS,
     INSPECT_FIELDS,
     TOKENIZE_FIELDS,
+    CompletionArguments,
+    ManyArguments,
+    ManyPrompts,
+    OnePrompt,
+    Prompt,
     is_many,
     present_fields,
+    with_signature,
+    with_structured_outputs,
 )
-from sostenuto._inspection import Inspection
-from sostenuto._results import Generation, Model, Status, required
+from sostenuto._inspection import EmbeddingMap, Inspection, Neighbor, Score, Tokens, VocabularyToken
+from sostenuto._results import Generation, Model, RawResponse, Status, required
 from sostenuto._resuming import Resumption
-from sostenuto._scores import EmbeddingMap, Neighbor, Score, Tokens, VocabularyToken
-from sostenuto._seeds import with_seeds
+from sostenuto._retries import LinkedEvent, WaitForReady
 from sostenuto._settings import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, TimeoutSeconds, resolve
 from sostenuto._stream import Stream
-from sostenuto._structured import with_structured_outputs
 from sostenuto._transport import Transport
 
 if TYPE_CHECKING:
-    from os import PathLike
-
-    import requests
-
-    from sostenuto._errors import SostenutoError
-    from sostenuto._fields import ManyPrompts, OnePrompt, Prompt
-    from sostenuto._readiness import WaitForReady
-    from sostenuto._results import RawResponse
-    from sostenuto._structured import JSONSchema
+    from typing_extensions import Unpack  # type checkers have it; Python only from 3.11 on
 
 T = TypeVar("T")
 
@@ -94,30 +93,11 @@ class Client(AbstractContextManager["Client"]):
         """Validate the settings; sends nothing."""
         self._settings = resolve(base_url, api_key, timeout, max_retries)
         self._transport = Transport(self._settings, session, wait_for_ready)
-        self._default_model = DefaultModel(self._look_up_first_model)
+        self._default_model: str | None = None
+        self._model_lookup = threading.Lock()
 
-    def generate(
-        self,
-        prompt: Prompt = "",
-        *,
-        suffix: Prompt | None = None,
-        model: str | None = None,
-        max_tokens: int | None = None,
-        temperature: float | None = None,
-        top_p: float | None = None,
-        top_k: int | None = None,
-        min_p: float | None = None,
-        seed: int | None = None,
-        stop: str | Sequence[str] | None = None,
-        n: int | None = None,
-        regex: str | None = None,
-        choices: Sequence[str] | None = None,
-        json_schema: JSONSchema | None = None,
-        allowed: str | None = None,
-        banned: str | None = None,
-        min_length: int | None = None,
-        **extra: Any,
-    ) -> Generation:
+    @with_signature(CompletionArguments)
+    def generate(self, prompt: Prompt = "", **fields: Unpack[CompletionArguments]) -> Generation:
         """Generate a completion of a prompt and return it when it is complete.
 
         Arguments that are None are not sent: the server's defaults apply. The server checks all limits.
@@ -141,41 +121,22 @@ class Client(AbstractContextManager["Client"]):
             allowed: str. Characters; the completion has no others. Also beside one of the three above.
             banned: str. Characters that the completion does not have. Also beside one of them.
             min_length: int. Minimum number of characters of the completion.
-            extra: The API's other fields: `logprobs`, `echo`, penalties, `return_state`, `state`, …. Fields unknown to
+            fields: The API's other fields: `logprobs`, `echo`, penalties, `return_state`, `state`, …. Fields unknown to
                 this client go into `extra_body`, a dict.
 
         Raises:
             InvalidArgument: an argument is not a field of the API, or two exclude each other, as `regex` and `choices`.
         """
-        named = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p}
-        pattern = {"regex": regex, "choices": choices, "json_schema": json_schema}
-        characters = {"allowed": allowed, "banned": banned, "min_length": min_length}
-        fields = {"suffix": suffix, **named, "seed": seed, "stop": stop, "n": n, **pattern, **characters}
-        return Generation.from_response(self._complete(self._transport.post, prompt, model, {**fields, **extra}))
+        return Generation.from_response(self._call(self._transport.post, COMPLETIONS, self._completion(prompt, fields)))
 
+    @with_signature(CompletionArguments)
     def stream(
         self,
         prompt: Prompt = "",
         *,
-        suffix: Prompt | None = None,
         prepend: bool = False,
         resume: bool = False,
-        model: str | None = None,
-        max_tokens: int | None = None,
-        temperature: float | None = None,
-        top_p: float | None = None,
-        top_k: int | None = None,
-        min_p: float | None = None,
-        seed: int | None = None,
-        stop: str | Sequence[str] | None = None,
-        n: int | None = None,
-        regex: str | None = None,
-        choices: Sequence[str] | None = None,
-        json_schema: JSONSchema | None = None,
-        allowed: str | None = None,
-        banned: str | None = None,
-        min_length: int | None = None,
-        **extra: Any,
+        **fields: Unpack[CompletionArguments],
     ) -> Stream:
         """Generate a completion and stream it.
 
@@ -196,19 +157,14 @@ class Client(AbstractContextManager["Client"]):
             InvalidArgument: `resume` with several prompts or `n` above 1.
             ResumptionFailed: while the stream is read: it could not be resumed exactly.
         """
-        named = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p}
         options = {"include_usage": True, **({"prepend": True} if prepend else {})}
-        pattern = {"regex": regex, "choices": choices, "json_schema": json_schema}
-        characters = {"allowed": allowed, "banned": banned, "min_length": min_length}
-        fields = {"suffix": suffix, **named, "seed": seed, "stop": stop, "n": n, **pattern, **characters}
-        fields |= {"stream_options": options, **extra}
-        if not resume:
-            return Stream(self._complete(self._open_stream, prompt, model, fields))
+        body = {**self._completion(prompt, {"stream_options": options, **fields}), "stream": True}
         stopped = LinkedEvent(self._transport.closed)
-        send = partial(self._open_stream, COMPLETIONS, stopped=stopped)
-        body = self._completion(prompt, model, fields)
+        send = partial(self._transport.open_stream, COMPLETIONS, stopped=stopped)
+        if not resume:
+            return Stream(self._call(send, body))
         resumption = Resumption(send, body, stopped, is_known=self._transport.was_answered)
-        return Stream(self._default_model.resetting(resumption.open), resumption)
+        return Stream(self._call(resumption.open), resumption)
 
     def resume(self, state: str, prompt: Prompt = "", **options: Any) -> Generation:
         """Continue a generation from a resume token.
@@ -264,18 +220,19 @@ class Client(AbstractContextManager["Client"]):
             A Score, or a list of Score for a list of prompts.
         """
         fields = {"suffix": suffix, "echo": True, "logprobs": top, "max_tokens": 0, **extra}
-        generation = Generation.from_response(self._complete(self._transport.post, prompt, model, fields))
+        body = self._completion(prompt, {"model": model, **fields})
+        generation = Generation.from_response(self._call(self._transport.post, COMPLETIONS, body))
         scores = [Score.from_choice(choice) for choice in generation.choices]
         return scores if is_many(prompt if suffix is None else suffix) else _only(scores, "choices")
 
     def tokenize(self, text: str, *, model: str | None = None) -> Tokens:
         """Tokenize a text with a model's tokenizer."""
-        fields = {"prompt": text, "return_token_strs": True}
-        return Tokens.from_response(self._post(TOKENIZE, model, fields, TOKENIZE_FIELDS))
+        fields = {"model": model, "prompt": text, "return_token_strs": True}
+        return Tokens.from_response(self._post(TOKENIZE, fields, TOKENIZE_FIELDS))
 
     def detokenize(self, tokens: Sequence[int], *, model: str | None = None) -> str:
         """Convert token ids to text."""
-        response = self._post(DETOKENIZE, model, {"tokens": list(tokens)}, TOKENIZE_FIELDS)
+        response = self._post(DETOKENIZE, {"model": model, "tokens": list(tokens)}, TOKENIZE_FIELDS)
         return required(response, "prompt", str)
 
     def vocabulary(self, *, model: str | None = None) -> list[VocabularyToken]:
@@ -289,7 +246,7 @@ class Client(AbstractContextManager["Client"]):
         name, tokens = self._model_or_default(model), list[VocabularyToken]()
         while True:
             path = f"{TOKENIZER_INFO}?{urlencode({'model': name, 'vocabulary': 'true', 'offset': len(tokens)})}"
-            page = self._default_model.resetting(partial(self._transport.get, path))
+            page = self._call(self._transport.get, path)
             entries = required(page, "vocabulary", list)
             tokens += map(VocabularyToken.from_response, entries)
             if not entries or len(tokens) >= required(page, "vocab_size", int):
@@ -308,7 +265,7 @@ class Client(AbstractContextManager["Client"]):
             OSError: a file cannot be written.
         """
         query = urlencode({"model": self._model_or_default(model)})
-        info = self._default_model.resetting(partial(self._transport.get, f"{TOKENIZER_INFO}?{query}"))
+        info = self._call(self._transport.get, f"{TOKENIZER_INFO}?{query}")
         # Both files are of one version.
         version = f"{required(info, 'model', str)}:{required(info, 'version', int)}"
         files = {file: self._get_of_model(version, f"tokenizer/{file}") for file in TOKENIZER_FILES}
@@ -339,8 +296,8 @@ class Client(AbstractContextManager["Client"]):
         Returns:
             A list of float with one value per unit of the top layer; a list of such lists for a list of texts.
         """
-        fields = {"input": text, "pooling": pooling, **extra}
-        data = required(self._post(EMBEDDINGS, model, fields, EMBEDDING_FIELDS), "data", list)
+        fields = {"model": model, "input": text, "pooling": pooling, **extra}
+        data = required(self._post(EMBEDDINGS, fields, EMBEDDING_FIELDS), "data", list)
         vectors = [required(entry, "embedding", list) for entry in data]
         return vectors if is_many(text) else _only(vectors, "data")
 
@@ -379,8 +336,8 @@ class Client(AbstractContextManager["Client"]):
         values = {"include": include, "layers": layers, "max_positions": max_positions, "max_units": max_units}
         returned = {"return_sequences": return_sequences, "return_state": return_state, **values, "logprobs": top}
         extra_body = {"encoding_format": "base64", **(extra.pop("extra_body", None) or {})}
-        fields = {"input": text, "state": state, "go_backwards": go_backwards, **returned, "extra_body": extra_body}
-        return Inspection.from_response(self._post(INSPECT, model, {**fields, **extra}, INSPECT_FIELDS))
+        fields = {"model": model, "input": text, "state": state, "go_backwards": go_backwards, **returned, **extra}
+        return Inspection.from_response(self._post(INSPECT, {**fields, "extra_body": extra_body}, INSPECT_FIELDS))
 
     def neighbors(self, token: str | int, *, model: str | None = None, count: int = 10) -> list[Neighbor]:
         """Return the nearest neighbors of a token in the model's embedding matrix.
@@ -431,38 +388,15 @@ class Client(AbstractContextManager["Client"]):
 
     @overload
     def generate_many(
-        self,
-        prompts: Iterable[OnePrompt],
-        *,
-        seed: int | None = None,
-        seeds: Sequence[int] | None = None,
-        concurrency: int | None = None,
-        progress: bool = False,
-        return_errors: Literal[False] = False,
-        **options: Any,
+        self, prompts: Iterable[OnePrompt], *, return_errors: Literal[False] = False, **options: Unpack[ManyArguments]
     ) -> Iterator[Generation]: ...
     @overload
     def generate_many(
-        self,
-        prompts: Iterable[OnePrompt],
-        *,
-        seed: int | None = None,
-        seeds: Sequence[int] | None = None,
-        concurrency: int | None = None,
-        progress: bool = False,
-        return_errors: bool,
-        **options: Any,
+        self, prompts: Iterable[OnePrompt], *, return_errors: bool, **options: Unpack[ManyArguments]
     ) -> Iterator[Generation | SostenutoError]: ...
+    @with_signature(ManyArguments)
     def generate_many(
-        self,
-        prompts: Iterable[OnePrompt],
-        *,
-        seed: int | None = None,
-        seeds: Sequence[int] | None = None,
-        concurrency: int | None = None,
-        progress: bool = False,
-        return_errors: bool = False,
-        **options: Any,
+        self, prompts: Iterable[OnePrompt], *, return_errors: bool = False, **options: Unpack[ManyArguments]
     ) -> Iterator[Generation] | Iterator[Generation | SostenutoError]:
         """Generate a completion of each prompt, with concurrent requests, and yield them in the order of the prompts.
 
@@ -485,28 +419,30 @@ class Client(AbstractContextManager["Client"]):
             SostenutoError: as `generate`, unless `return_errors`. Requests in flight finish in the background; no more
                 are sent.
         """
+        concurrency, progress = options.pop("concurrency", None), options.pop("progress", None)
+        seeded = with_seeds(prompts, options.pop("seed", None), options.pop("seeds", None))
         if concurrency is not None and concurrency < 1:
             raise InvalidArgument(f"concurrency is {concurrency}: pass 1 or more")
         if isinstance(prompts, str):
             raise InvalidArgument("prompts is one string: pass a list of strings, or call generate")
 
         stopped = LinkedEvent(self._transport.closed)
-        post = partial(self._transport.post, stopped=stopped)
-        model = options.pop("model", None)
+        post = partial(self._transport.post, stopped=stopped, patient=True)
 
-        def generate(seeded: tuple[OnePrompt, int | None]) -> Generation:
-            prompt, own_seed = seeded
-            return Generation.from_response(self._complete(post, prompt, model, {**options, "seed": own_seed}))
+        def generate(seeded_prompt: tuple[OnePrompt, int | None]) -> Generation:
+            prompt, seed = seeded_prompt
+            body = self._completion(prompt, {**options, "seed": seed})
+            return Generation.from_response(self._call(post, COMPLETIONS, body))
 
         return in_order(
             generate,
-            with_seeds(prompts, seed, seeds),
+            seeded,
             # By default as many as the server admits.
             lambda: concurrency or max(1, min(self.status().max_sequences, MAX_CONCURRENCY)),
-            progress,
-            return_errors,
-            stopped,
             total=len(prompts) if isinstance(prompts, Sized) else None,
+            show_progress=bool(progress),
+            return_errors=return_errors,
+            stopped=stopped,
         )
 
     def post(self, path: str, body: bytes | dict[str, Any]) -> RawResponse:
@@ -547,43 +483,44 @@ class Client(AbstractContextManager["Client"]):
         """Show the server's URL, without the API key."""
         return f"Client({self._settings.shown_url!r})"
 
-    def _complete(
-        self, send: Callable[[str, dict[str, Any]], T], prompt: Prompt, model: str | None, fields: dict[str, Any]
-    ) -> T:
-        body = self._completion(prompt, model, fields)
-        return self._default_model.resetting(partial(send, COMPLETIONS, body))
-
-    def _completion(self, prompt: Prompt, model: str | None, fields: dict[str, Any]) -> dict[str, Any]:
+    def _completion(self, prompt: Prompt, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Build the body of a completion request."""
         if "stream" in fields:
             raise InvalidArgument("stream is not an argument: call client.stream(...) or client.generate(...)")
-        return self._body(model, with_structured_outputs({"prompt": prompt, **fields}), COMPLETION_FIELDS)
+        return self._body(with_structured_outputs({"prompt": prompt, **fields}), COMPLETION_FIELDS)
 
-    def _body(self, model: str | None, fields: dict[str, Any], allowed: frozenset[str]) -> dict[str, Any]:
+    def _body(self, fields: Mapping[str, Any], allowed: frozenset[str]) -> dict[str, Any]:
         """Build a request body; without a model it is the default, unless a resume token implies one."""
         present = present_fields(fields, allowed)
-        if model is None and "state" in present:
-            return present
-        return {"model": self._model_or_default(model), **present}
+        return present if "model" in present or "state" in present else {"model": self._first_model(), **present}
 
-    def _post(self, path: str, model: str | None, fields: dict[str, Any], allowed: frozenset[str]) -> dict[str, Any]:
-        body = self._body(model, fields, allowed)
-        return self._default_model.resetting(partial(self._transport.post, path, body))
+    def _post(self, path: str, fields: Mapping[str, Any], allowed: frozenset[str]) -> dict[str, Any]:
+        return self._call(self._transport.post, path, self._body(fields, allowed))
 
     def _get_of_model(self, model: str | None, rest: str) -> dict[str, Any]:
         path = f"{MODELS}/{quote(self._model_or_default(model), safe='')}/{rest}"
-        return self._default_model.resetting(partial(self._transport.get, path))
+        return self._call(self._transport.get, path)
+
+    def _call(self, send: Callable[..., T], *arguments: Any) -> T:
+        """Send a request. NotFound resets the default model, as the server may serve others by now."""
+        try:
+            return send(*arguments)
+        except NotFound:
+            self._default_model = None
+            raise
 
     def _model_or_default(self, model: str | None) -> str:
-        return model if model is not None else self._default_model.name()
+        return model if model is not None else self._first_model()
 
-    def _open_stream(self, path: str, body: dict[str, Any], stopped: LinkedEvent | None = None) -> requests.Response:
-        return self._transport.open_stream(path, {**body, "stream": True}, stopped)
-
-    def _look_up_first_model(self) -> str:
-        models = self.models()
-        if not models:
-            raise UnexpectedResponse(f"{self._settings.shown_url} serves no model: publish one, or pass model")
-        return models[0].id
+    def _first_model(self) -> str:
+        """Return the first model that the server lists; threads share one lookup."""
+        with self._model_lookup:
+            if self._default_model is None:
+                models = self.models()
+                if not models:
+                    raise UnexpectedResponse(f"{self._settings.shown_url} serves no model: publish one, or pass model")
+                self._default_model = models[0].id
+            return self._default_model
 
 
 def _only(entries: list[T], name: str) -> T:

@@ -1,39 +1,41 @@
-"""A concurrent map with ordered results. Knows threads and retries. Does not know HTTP or generations."""
+"""Many prompts at once: a concurrent map with ordered results, a seed for each prompt, and a progress bar."""
 
 from __future__ import annotations
 
+import operator
 import queue
-import random
+import shutil
+import sys
 import threading
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Callable, TypeVar
+from contextlib import AbstractContextManager
+from itertools import count, repeat
+from time import monotonic
+from typing import Any, TextIO, TypeVar
 
-from sostenuto._errors import SostenutoError, TooManyRequests
-from sostenuto._events import LinkedEvent
-from sostenuto._progress import Progress
-from sostenuto._retries import JITTER, MAX_ASKED_WAIT_S
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+from sostenuto._errors import InvalidArgument, SostenutoError
+from sostenuto._retries import LinkedEvent
 
 Input = TypeVar("Input")
 Output = TypeVar("Output")
 
 AHEAD = 4  # a slow item blocks the later ones only when this many times `concurrency` are pending
-PAUSE_S = 1.0  # if the server sends no Retry-After
-LEAST_PAUSE_S = 0.1  # if it sends 0
 THREAD_NAME = "sostenuto-many"
+BAR_WIDTH = 24  # characters
+TERMINAL_INTERVAL_S, FILE_INTERVAL_S = 0.2, 30.0
 
 
 def in_order(
     make: Callable[[Input], Output],
     inputs: Iterable[Input],
     concurrency: Callable[[], int],
-    show_progress: bool,
-    return_errors: bool,
-    stopped: LinkedEvent | None = None,
+    *,
     total: int | None = None,
+    show_progress: bool = False,
+    return_errors: bool = False,
+    stopped: LinkedEvent | None = None,
 ) -> Iterator[Output | SostenutoError]:
     """Yield `make(input)` for each input, in order.
 
@@ -41,12 +43,12 @@ def in_order(
         make: Called by several threads.
         inputs: Consumed only as far ahead as needed.
         concurrency: Returns the number of threads; called when the first result is requested.
+        total: Number of inputs, for the progress bar; None: unknown.
         show_progress: Whether to show a progress bar on standard error.
         return_errors: Whether to yield an error in place of its result, instead of raising it.
         stopped: Set when the iteration ends; interrupts a wait before a retry.
-        total: Number of inputs, for the progress bar; None: unknown.
     """
-    workers = _Workers(make, concurrency(), stopped or LinkedEvent())
+    workers = _Workers(make, concurrency())
     pending: deque[Future[Output]] = deque()
     source, failure = iter(inputs), None
     try:
@@ -69,17 +71,18 @@ def in_order(
             raise failure
     finally:
         workers.stop()
+        if stopped is not None:
+            stopped.set()
 
 
 class _Workers:
     """A pool of daemon threads, started on demand. They do not keep the program from exiting."""
 
-    def __init__(self, make: Callable[[Any], Any], count: int, stopped: LinkedEvent) -> None:
+    def __init__(self, make: Callable[[Any], Any], count: int) -> None:
         self.count = count
         self._make = make
         self._work: queue.SimpleQueue[tuple[Future[Any], Any] | None] = queue.SimpleQueue()
-        self._num_threads = 0
-        self._stopped, self._is_over = stopped, False
+        self._num_threads, self._is_over = 0, False
 
     def submit(self, item: Any) -> Future[Any]:
         future: Future[Any] = Future()
@@ -92,7 +95,6 @@ class _Workers:
     def stop(self) -> None:
         """Start no more work; calls in progress finish in the background."""
         self._is_over = True
-        self._stopped.set()
         for _ in range(self._num_threads):
             self._work.put(None)
 
@@ -100,22 +102,9 @@ class _Workers:
         while (work := self._work.get()) is not None and not self._is_over:
             future, item = work
             try:
-                future.set_result(self._make_with_retries(item))
+                future.set_result(self._make(item))
             except BaseException as error:
                 future.set_exception(error)
-
-    def _make_with_retries(self, item: Any) -> Any:
-        """Call `make`; wait and repeat while the server answers 429, unless the wait exceeds MAX_ASKED_WAIT_S."""
-        while True:
-            try:
-                return self._make(item)
-            except TooManyRequests as error:
-                pause_s = PAUSE_S if error.retry_after_s is None else max(error.retry_after_s, LEAST_PAUSE_S)
-                if not error.retryable or pause_s > MAX_ASKED_WAIT_S:
-                    raise
-                # If the client was closed but the iteration continues, the next attempt raises ClientClosed.
-                if self._stopped.wait(pause_s * (1 + JITTER * random.random())) and self._is_over:
-                    raise
 
 
 def _result(future: Future[Any], return_errors: bool) -> Any:
@@ -125,3 +114,107 @@ def _result(future: Future[Any], return_errors: bool) -> Any:
         if return_errors:
             return error
         raise
+
+
+def with_seeds(
+    prompts: Iterable[Input], seed: int | None, seeds: Sequence[int] | None
+) -> Iterator[tuple[Input, int | None]]:
+    """Pair each prompt with its seed: `seed` + index, an entry of `seeds`, or None if neither is given.
+
+    Raises:
+        InvalidArgument: both are given, one is not an int, or `seeds` does not have one entry per prompt. Without the
+            number of prompts, it is raised by the iterator, after the pairs that exist.
+    """
+    if seeds is None:
+        derived = repeat(None) if seed is None else count(_integer("seed", seed, ", or seeds with one per prompt"))
+        return zip(prompts, derived, strict=False)  # the seeds are infinite
+    if seed is not None:
+        raise InvalidArgument(f"seed is {seed!r} and seeds is given, too: pass one of them")
+    given = [_integer(f"seeds[{index}]", entry) for index, entry in enumerate(seeds)]
+    if isinstance(prompts, Sized) and len(prompts) != len(given):
+        raise _wrong_length(given, f"{len(prompts):,}")
+    return _one_by_one(prompts, given)
+
+
+def _one_by_one(prompts: Iterable[Input], seeds: list[int]) -> Iterator[tuple[Input, int | None]]:
+    num_prompts = 0
+    for num_prompts, prompt in enumerate(prompts, 1):
+        if num_prompts > len(seeds):
+            raise _wrong_length(seeds, f"more than {len(seeds):,}")
+        yield prompt, seeds[num_prompts - 1]
+    if num_prompts < len(seeds):
+        raise _wrong_length(seeds, f"{num_prompts:,}")
+
+
+def _integer(field: str, value: object, instead: str = "") -> int:
+    try:
+        return operator.index(value)  # type: ignore[arg-type]  # it raises for other types
+    except TypeError:
+        raise InvalidArgument(f"{field} is {value!r}: pass an int{instead}") from None
+
+
+def _wrong_length(seeds: list[int], num_prompts: str) -> InvalidArgument:
+    return InvalidArgument(f"seeds has {len(seeds):,} entries for {num_prompts} prompts: pass one seed per prompt")
+
+
+class Progress(AbstractContextManager["Progress"]):
+    """A thread-safe progress bar: one rewritten line in a terminal, and a new line at intervals elsewhere.
+
+    As a context manager it writes a last line on exit, and nothing after it.
+
+    Args:
+        total: Number of items; None if unknown.
+        shown: Whether to write anything.
+        num_done: Number of items that were done before.
+        file: Default: standard error.
+
+    Attributes:
+        note: What a line ends with.
+    """
+
+    def __init__(self, total: int | None, *, shown: bool, num_done: int = 0, file: TextIO | None = None) -> None:
+        self.note = ""
+        self._total, self._shown, self._file = total, shown, file or sys.stderr
+        self._terminal = self._file.isatty()
+        self._lock = threading.Lock()
+        self._begun_at = self._written_at = monotonic()
+        self._num_before = self._num_done = num_done
+
+    def advance(self, num_items: int = 1) -> None:
+        """Count finished items, and write a line if one is due."""
+        with self._lock:
+            self._num_done += num_items
+            interval_s = TERMINAL_INTERVAL_S if self._terminal else FILE_INTERVAL_S
+            if monotonic() - self._written_at >= interval_s:
+                self._write("" if self._terminal else "\n")
+
+    def __exit__(self, *exception: object) -> None:
+        """Write the last line."""
+        with self._lock:
+            self._write("\n")
+            self._shown = False
+
+    def _write(self, end: str) -> None:
+        self._written_at = monotonic()
+        if not self._shown:
+            return
+        line = self._line()
+        if self._terminal:  # a line that wraps could not be rewritten
+            line = "\r\x1b[K" + line[: shutil.get_terminal_size().columns - 1]
+        self._file.write(line + end)
+        self._file.flush()
+
+    def _line(self) -> str:
+        elapsed_s, done = monotonic() - self._begun_at, self._num_done
+        rate = (done - self._num_before) / elapsed_s if elapsed_s > 0 else 0.0
+        if not self._total:
+            return f"{done} done, {rate:.3g}/s{self.note}"
+        filled = BAR_WIDTH * done // self._total
+        left = f", {_clock((self._total - done) / rate)} left" if rate and done < self._total else ""
+        return f"{'█' * filled}{'·' * (BAR_WIDTH - filled)} {done}/{self._total}, {rate:.3g}/s{left}{self.note}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,23 +1,24 @@
-"""A conversation: a text that grows by turns. Knows turns and their resume tokens. Does not know HTTP."""
+"""A conversation: a text that grows by turns, each resumed from the state of the previous one, and its file."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
+import tempfile
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sostenuto._errors import InvalidArgument, UnexpectedResponse
-from sostenuto._files import write_whole
-from sostenuto._results import required, shortened
-from sostenuto._structured import as_json_schema
+from sostenuto._fields import as_json_schema
+from sostenuto._results import Generation, required, shortened
+from sostenuto._stream import Stream
 
 if TYPE_CHECKING:
     from sostenuto._client import Client
-    from sostenuto._results import Generation
-    from sostenuto._stream import Stream
 
 FORMAT = 1  # version of the file format
 _NOT_OPTIONS = {"n", "best_of", "echo", "suffix", "prepend", "state", "return_state", "model"}
@@ -198,3 +199,30 @@ class Conversation:
 def _turn(raw: Any) -> Turn:
     """Parse a turn; ignores fields that a later version may have added."""
     return Turn(required(raw, "prompt", str), required(raw, "text", str), raw.get("finish_reason"), raw.get("state"))
+
+
+def write_whole(path: str | os.PathLike[str], content: str) -> None:
+    """Replace a file's content with a text, as UTF-8, atomically.
+
+    An existing file keeps its permissions, and symbolic links are followed. A new file is readable by its owner only,
+    because anyone who can read a resume token can resume from it.
+
+    Raises:
+        OSError: the file cannot be written; it is unchanged. The error names `path`.
+    """
+    target = os.path.realpath(path)
+    try:
+        descriptor, draft = tempfile.mkstemp(dir=os.path.dirname(target), prefix=".", suffix=".draft")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from None
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
+            file.write(content)
+        with suppress(FileNotFoundError):
+            shutil.copymode(target, draft)
+        os.replace(draft, target)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from None
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(draft)

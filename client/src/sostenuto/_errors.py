@@ -1,4 +1,4 @@
-"""Every error that this package raises, in one tree. Does not know how a response maps to an error.
+"""Every error that this package raises, in one tree.
 
 ::
 
@@ -25,7 +25,7 @@
         │       ├── StateOfAnotherModel     the request names another model
         │       └── StateOutdated           410: its model version is no longer served
         ├── Unauthorized            401: missing or invalid API key
-        ├── Forbidden               403: the API key lacks the permission
+        ├── Forbidden               403: the server or a proxy refuses the request
         │   └── CrossOrigin         a web page of another origin sent the request
         ├── NotFound                404: no such endpoint
         │   └── ModelNotFound       no such model, or none of its versions is served
@@ -52,6 +52,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from sostenuto._results import Choice
+
+# Classes of the server's errors, as they declare themselves. A code is more specific than a status, which several
+# errors share; a type is all that an error inside a stream may have.
+BY_CODE: dict[str, type[APIError]] = {}
+BY_STATUS: dict[int, type[APIError]] = {}
+BY_TYPE: dict[str, type[APIError]] = {}
 
 
 class SostenutoError(Exception):
@@ -150,20 +156,28 @@ class APIError(SostenutoError):
         super().__init__(line)
         vars(self).update(details)
 
+    def __init_subclass__(
+        cls, *, code: str | None = None, statuses: tuple[int, ...] = (), types: tuple[str, ...] = ()
+    ) -> None:
+        """Register the class for the errors that it represents."""
+        BY_CODE.update({code: cls} if code else {})
+        BY_STATUS.update(dict.fromkeys(statuses, cls))
+        BY_TYPE.update(dict.fromkeys(types, cls))
 
-class BadRequest(APIError):
+
+class BadRequest(APIError, statuses=(400, 422), types=("invalid_request_error",)):
     """The request is invalid (400), too large (413) or cannot be parsed (422)."""
 
     advice = "change the request"
 
 
-class BodyTooLarge(BadRequest):
+class BodyTooLarge(BadRequest, statuses=(413,)):
     """The request body exceeds the server's limit (413)."""
 
     advice = "send fewer or shorter prompts at once"
 
 
-class HostNotAllowed(BadRequest):
+class HostNotAllowed(BadRequest, code="host_not_allowed"):
     """The host in `base_url` is not among the server's allowed hosts (421)."""
 
     advice = "use localhost or an IP address in base_url, or add the host to the server's SOSTENUTO_ALLOWED_HOSTS"
@@ -175,103 +189,104 @@ class StateRefused(BadRequest):
     advice = "send the text so far as prompt instead"
 
 
-class StateMalformed(StateRefused):
+class StateMalformed(StateRefused, code="state_malformed"):
     """The value is not a resume token, or is truncated."""
 
     advice = "pass the resume token unchanged"
 
 
-class StateOfUnknownKey(StateRefused):
+class StateOfUnknownKey(StateRefused, code="state_key_unknown"):
     """The token was signed with a key that this server does not have: another server's, or a retired one."""
 
     advice = "send it to the server that issued it, or send the text so far as prompt instead"
 
 
-class StateAltered(StateRefused):
+class StateAltered(StateRefused, code="state_altered"):
     """The token was modified: its signature does not match."""
 
     advice = "pass the resume token unchanged"
 
 
-class StateExpired(StateRefused):
+class StateExpired(StateRefused, code="state_expired"):
     """The token is older than the server accepts."""
 
 
-class StateOfAnotherModel(StateRefused):
+class StateOfAnotherModel(StateRefused, code="state_of_another_model"):
     """The request names another model than the token."""
 
     advice = "omit model, or name the model of the state"
 
 
-class StateOutdated(StateRefused):
+class StateOutdated(StateRefused, code="state_outdated"):
     """The token's model version is no longer served (410)."""
 
 
-class Unauthorized(APIError):
+class Unauthorized(APIError, statuses=(401,), types=("authentication_error",)):
     """The API key is missing or invalid (401)."""
 
     advice = "pass a valid api_key or set SOSTENUTO_API_KEY"
 
 
-class Forbidden(APIError):
-    """The API key is valid, but lacks the permission (403)."""
+class Forbidden(APIError, statuses=(403,), types=("permission_error",)):
+    """The server, or a proxy in front of it, refuses the request (403); the subclass says why."""
 
-    advice = "use an API key that has the permission"
+    advice = "check the API key, and the proxies in front of the server"
 
 
-class CrossOrigin(Forbidden):
+class CrossOrigin(Forbidden, code="cross_origin"):
     """A web page of another origin sent the request."""
 
     advice = "call the API from a program, or serve the page from the server's own origin"
 
 
-class StateForeign(StateRefused, Forbidden):
+class StateForeign(StateRefused, Forbidden, code="state_foreign"):
     """The token was issued to another tenant (403)."""
 
     advice = "use an API key of the tenant that it was issued to"
 
 
-class NotFound(APIError):
+class NotFound(APIError, statuses=(404,), types=("not_found_error",)):
     """The model or the endpoint does not exist (404)."""
 
     advice = "compare model with client.models(), and check base_url"
 
 
-class ModelNotFound(NotFound):
+class ModelNotFound(NotFound, code="model_not_found"):
     """The model does not exist, or none of its versions is served (404)."""
 
     advice = "use a model that client.models() lists"
 
 
-class MethodNotAllowed(APIError):
+class MethodNotAllowed(APIError, statuses=(405,)):
     """The endpoint does not support the HTTP method (405)."""
 
     advice = "check base_url"
 
 
-class BodyTimeout(APIError):
+class BodyTimeout(APIError, statuses=(408,)):
     """The request body did not arrive in time (408)."""
 
     advice = "check the connection and try again"
 
 
-class TooManyRequests(APIError):
+class TooManyRequests(APIError, statuses=(429,), types=("rate_limit_error",)):
     """The server's queue is full, or a limit of the API key is reached (429); `retry_after_s` says when to retry."""
 
     advice = "try again later, or send fewer requests at once"
+    retryable = True
 
 
-class Overloaded(TooManyRequests):
+class Overloaded(TooManyRequests, code="queue_full"):
     """The server's queue is full."""
 
 
-class MemoryExhausted(Overloaded):
+class MemoryExhausted(Overloaded, code="memory_full"):
     """The server's memory for requests is full."""
 
     advice = "try again later, or send smaller requests"
 
 
-class RateLimited(TooManyRequests):
+class RateLimited(TooManyRequests, code="rate_limit_exceeded"):
     """The API key's requests or tokens per minute are exhausted."""
 
 
@@ -279,41 +294,42 @@ class ServerError(APIError):
     """The server failed (500 and above)."""
 
     advice = "try again; if it persists, look up the request in the server's log"
+    retryable = True
 
 
-class InternalError(ServerError):
+class InternalError(ServerError, statuses=(500,)):
     """The server failed because of a bug (500); its log has the traceback under `request_id`."""
 
 
-class TrainingFilterUnusable(InternalError):
+class TrainingFilterUnusable(InternalError, code="training_filter_unusable"):
     """The training filter of the version is missing or damaged (500); the server's log says how."""
 
 
-class ServiceUnavailable(ServerError):
+class ServiceUnavailable(ServerError, statuses=(503,), types=("overloaded_error", "service_unavailable")):
     """The server cannot accept requests now: it is starting, shutting down, or has no model server (503)."""
 
     advice = "try again later"
 
 
-class ModelLoading(ServiceUnavailable):
+class ModelLoading(ServiceUnavailable, code="model_loading"):
     """The model or version is not loaded yet, or the server has just started."""
 
 
-class ShuttingDown(ServiceUnavailable):
+class ShuttingDown(ServiceUnavailable, code="shutting_down"):
     """The server is shutting down; another gateway, or the restarted one, may respond."""
 
 
-class VersionGone(ServiceUnavailable):
+class VersionGone(ServiceUnavailable, code="version_gone"):
     """The model version was unloaded during the request."""
 
     advice = "send the request again: it gets another version"
 
 
-class BackendUnavailable(ServiceUnavailable):
+class BackendUnavailable(ServiceUnavailable, code="backend_unavailable"):
     """No model server responds to the gateway."""
 
 
-class DeadlineExceeded(ServerError):
+class DeadlineExceeded(ServerError, code="deadline_exceeded", statuses=(504,)):
     """The request's `timeout_s` expired (504)."""
 
     advice = "raise timeout_s or request fewer tokens"

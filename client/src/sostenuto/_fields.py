@@ -1,48 +1,159 @@
-"""Names and types of the API's fields. The client rejects misspelt ones before it sends a request."""
+"""The API's fields as keyword arguments: names, types, and the request body that they become."""
 
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING, Any, Union
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias, TypedDict, TypeVar
 
 from sostenuto._errors import InvalidArgument
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+OnePrompt: TypeAlias = str | Sequence[int]
+ManyPrompts: TypeAlias = Sequence[str] | Sequence[Sequence[int]]
+Prompt: TypeAlias = OnePrompt | ManyPrompts
+JSONSchema: TypeAlias = dict[str, Any] | bool | str | type[Any]
 
-OnePrompt = Union[str, "Sequence[int]"]
-ManyPrompts = Union["Sequence[str]", "Sequence[Sequence[int]]"]
-Prompt = Union[OnePrompt, ManyPrompts]
+Method = TypeVar("Method", bound=Callable[..., Any])
 
-COMPLETION_FIELDS = frozenset({
-    "model", "prompt", "suffix", "max_tokens", "min_tokens", "ignore_eos", "temperature", "top_p", "top_k", "min_p",
-    "presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias", "seed", "stop", "n", "best_of",
-    "echo", "logprobs", "prompt_logprobs", "stream_options", "return_state", "state", "timeout_s",
-    "add_special_tokens", "user", "min_length", "structured_outputs", "guided_regex", "guided_choice", "guided_json",
-    "response_format", "complete_within_max_tokens", "unique", "not_in_training",
-})  # fmt: skip
+
+class CompletionArguments(TypedDict, total=False):
+    """Keyword arguments of `Client.generate`, which documents the most important ones: the API's fields, and others."""
+
+    suffix: Prompt | None
+    model: str | None
+    max_tokens: int | None
+    temperature: float | None
+    top_p: float | None
+    top_k: int | None
+    min_p: float | None
+    seed: int | None
+    stop: str | Sequence[str] | None
+    n: int | None
+    # Members of the field `structured_outputs`.
+    regex: str | None
+    choices: Sequence[str] | None
+    json_schema: JSONSchema | None
+    allowed: str | None
+    banned: str | None
+    min_length: int | None
+    min_tokens: int | None
+    ignore_eos: bool | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    repetition_penalty: float | None
+    logit_bias: Mapping[str, float] | None
+    best_of: int | None
+    echo: bool | None
+    logprobs: int | None
+    prompt_logprobs: int | None
+    return_state: bool | None
+    state: str | None
+    timeout_s: float | None
+    unique: bool | None
+    not_in_training: bool | None
+    complete_within_max_tokens: bool | None
+    add_special_tokens: bool | None
+    user: str | None
+    stream_options: Mapping[str, Any] | None
+    # Other notations of structured outputs, as vLLM and OpenAI have them.
+    structured_outputs: Mapping[str, Any] | None
+    guided_regex: str | None
+    guided_choice: Sequence[str] | None
+    guided_json: Any
+    response_format: Mapping[str, Any] | None
+    # Fields that this client does not know.
+    extra_body: Mapping[str, Any] | None
+
+
+class ManyArguments(CompletionArguments, total=False):
+    """Keyword arguments of `Client.generate_many`."""
+
+    seeds: Sequence[int] | None
+    concurrency: int | None
+    progress: bool | None
+
+
+STRUCTURED_OUTPUTS = "structured_outputs"
+PATTERNS = ("regex", "choices", "json_schema")  # a completion has one of them
+# Members of `structured_outputs`, by argument.
+_MEMBERS = {
+    "regex": "regex",
+    "choices": "choice",
+    "json_schema": "json",
+    "allowed": "allowed_characters",
+    "banned": "banned_characters",
+}
+
+COMPLETION_FIELDS = CompletionArguments.__optional_keys__ - {*_MEMBERS, "extra_body"} | {"prompt"}
 EMBEDDING_FIELDS = frozenset({"model", "input", "pooling", "dimensions", "timeout_s", "user"})
-TOKENIZE_FIELDS = frozenset({"prompt", "return_token_strs", "tokens"})  # and of detokenize
+TOKENIZE_FIELDS = frozenset({"model", "prompt", "return_token_strs", "tokens"})  # and of detokenize
 INSPECT_FIELDS = frozenset({
     "model", "input", "state", "include", "layers", "return_sequences", "return_state", "go_backwards", "logprobs",
     "max_positions", "max_units", "timeout_s",
 })  # fmt: skip
 
 
-def present_fields(fields: dict[str, Any], allowed: frozenset[str]) -> dict[str, Any]:
+def with_signature(arguments: type) -> Callable[[Method], Method]:
+    """Return a decorator that replaces `**` in a signature by these arguments, for `help()`, notebooks and the docs."""
+
+    def decorate(method: Method) -> Method:
+        signature = inspect.signature(method)
+        *own, _ = signature.parameters.values()
+        named = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind.__forward_arg__)
+            for name, kind in arguments.__annotations__.items()
+        ]
+        vars(method)["__signature__"] = signature.replace(parameters=[*own, *named])
+        return method
+
+    return decorate
+
+
+def present_fields(fields: Mapping[str, Any], allowed: frozenset[str]) -> dict[str, Any]:
     """Return the fields to send: those that are not None, and what `extra_body` contains.
 
     Raises:
         InvalidArgument: a name is no field of the API.
     """
-    extra_body = fields.pop("extra_body", None) or {}
-    for name in fields.keys() - allowed:
+    own = {name: value for name, value in fields.items() if name != "extra_body"}
+    for name in own.keys() - allowed:
         matches = difflib.get_close_matches(name, allowed, n=1)
         instead = f"did you mean {matches[0]}? " if matches else ""
         raise InvalidArgument(
             f"unknown argument {name}: {instead}pass fields that are not arguments in extra_body={{{name!r}: …}}"
         )
-    return {name: value for name, value in {**fields, **extra_body}.items() if value is not None}
+    return {name: value for name, value in {**own, **(fields.get("extra_body") or {})}.items() if value is not None}
+
+
+def with_structured_outputs(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields with `structured_outputs` in place of its arguments.
+
+    Raises:
+        InvalidArgument: arguments contradict each other, or have the name of a member.
+    """
+    for argument, member in _MEMBERS.items():
+        if member in fields and member not in _MEMBERS:
+            raise InvalidArgument(f"unknown argument {member}: did you mean {argument}?")
+    given = {name: fields[name] for name in _MEMBERS if fields.get(name) is not None}
+    rest = {name: value for name, value in fields.items() if name not in _MEMBERS}
+    if not given:
+        return rest
+    patterns = [name for name in given if name in PATTERNS]
+    if len(patterns) > 1:
+        raise InvalidArgument(
+            f"{patterns[0]} and {patterns[1]} exclude each other, as a completion has one pattern: pass one of them"
+        )
+    if any(each.get(STRUCTURED_OUTPUTS) is not None for each in (rest, rest.get("extra_body") or {})):
+        raise InvalidArgument(f"{next(iter(given))} and {STRUCTURED_OUTPUTS} exclude each other: pass one of them")
+    if "json_schema" in given:
+        given["json_schema"] = as_json_schema(given["json_schema"])
+    return {**rest, STRUCTURED_OUTPUTS: {_MEMBERS[name]: value for name, value in given.items()}}
+
+
+def as_json_schema(schema: JSONSchema) -> Any:
+    """Return a schema as JSON; that of a pydantic model is its `model_json_schema()`."""
+    return schema.model_json_schema() if hasattr(schema, "model_json_schema") else schema
 
 
 def is_many(prompt: Prompt) -> bool:

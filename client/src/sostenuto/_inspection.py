@@ -1,19 +1,181 @@
-"""Results of `/v1/inspect`. Knows the shape of the response and the encoding of its numbers."""
+"""Responses of the endpoints that look into a model: scores, tokens, embeddings and activations."""
 
 from __future__ import annotations
 
 import base64
 import binascii
+import math
 import sys
 from array import array
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from sostenuto._errors import UnexpectedResponse
-from sostenuto._results import required, shortened
-from sostenuto._scores import ScoredToken, scored_tokens
+from sostenuto._results import Choice, required, shortened
 
-Matrix = list[list[float]]
+Matrix: TypeAlias = list[list[float]]
+
+
+@dataclass(frozen=True)
+class ScoredToken:
+    """One token of a text with its log probability.
+
+    Attributes:
+        text: str. The token's text, or its name if it has no text.
+        logprob: float or None. Natural log probability; None for the token that the model processes first, which has
+            no context.
+        offset: int. Start of the token in the text, in characters.
+        alternatives: dict of str to float. The most probable tokens at this position, and the token itself, with their
+            natural log probabilities.
+    """
+
+    text: str
+    logprob: float | None
+    offset: int
+    alternatives: dict[str, float] = field(default_factory=dict, repr=False)
+
+    @property
+    def probability(self) -> float | None:
+        """The probability, from 0 to 1; None for the token that the model processes first."""
+        return None if self.logprob is None else math.exp(self.logprob)
+
+
+@dataclass(frozen=True, repr=False)
+class Score:
+    """Log probabilities of a text. Its first token (for a backward model, its last) has none.
+
+    Attributes:
+        text: str.
+        tokens: tuple of ScoredToken, in reading order.
+    """
+
+    text: str
+    tokens: tuple[ScoredToken, ...]
+
+    @classmethod
+    def from_choice(cls, choice: Choice) -> Score:
+        """Convert a choice that was requested with `echo` and `logprobs`."""
+        return cls(choice.text, scored_tokens(choice.logprobs) if choice.logprobs else ())
+
+    @property
+    def num_scored(self) -> int:
+        """Number of tokens that have a log probability."""
+        return sum(token.logprob is not None for token in self.tokens)
+
+    @property
+    def logprob(self) -> float:
+        """Natural log probability of the text, the sum over its tokens, in nats."""
+        return math.fsum(token.logprob for token in self.tokens if token.logprob is not None)
+
+    @property
+    def perplexity(self) -> float:
+        """Perplexity per token, exp(-logprob / num_scored)."""
+        return math.exp(-self.logprob / self.num_scored) if self.num_scored else math.nan
+
+    @property
+    def bits_per_character(self) -> float:
+        """Bits per character of the scored tokens, -logprob / ln 2 / characters; comparable between tokenizers."""
+        ends = (*(token.offset for token in self.tokens[1:]), len(self.text))
+        spans = zip(self.tokens, ends, strict=False)  # without a token there is still an end
+        num_characters = sum(end - token.offset for token, end in spans if token.logprob is not None)
+        return -self.logprob / math.log(2) / num_characters if num_characters else math.nan
+
+    def __repr__(self) -> str:
+        """Show the metrics; truncate a long text."""
+        return (
+            f"Score({shortened(self.text)!r}, tokens={len(self.tokens)}, logprob={self.logprob:.4g}, "
+            f"perplexity={self.perplexity:.4g}, bits_per_character={self.bits_per_character:.4g})"
+        )
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A tokenized text; `len()` is the number of tokens.
+
+    Attributes:
+        ids: list of int. Token ids, as `prompt` and `detokenize` accept them.
+        texts: list of str. Text of each token, or its name if it has no text.
+    """
+
+    ids: list[int]
+    texts: list[str]
+
+    @classmethod
+    def from_response(cls, raw: dict[str, Any]) -> Tokens:
+        """Parse a response of `/tokenize`; raise UnexpectedResponse if it has another shape."""
+        return cls(required(raw, "tokens", list), required(raw, "token_strs", list))
+
+    def __len__(self) -> int:
+        """Return the number of tokens."""
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class VocabularyToken:
+    """A token of a model's vocabulary.
+
+    Attributes:
+        token: str. The token's text, or its name if it has no text.
+        token_id: int.
+        special: bool. Whether the token has no text: padding, the end token and the like.
+    """
+
+    token: str
+    token_id: int
+    special: bool
+
+    @classmethod
+    def from_response(cls, raw: Any) -> VocabularyToken:
+        """Parse an entry of the response's `vocabulary`; raise UnexpectedResponse if it has another shape."""
+        return cls(required(raw, "token", str), required(raw, "token_id", int), required(raw, "special", bool))
+
+
+@dataclass(frozen=True)
+class Neighbor:
+    """A nearest neighbor of a token in the embedding matrix.
+
+    Attributes:
+        token: str. The token's text, or its name if it has no text.
+        token_id: int.
+        cosine: float. Cosine similarity of the two vectors, from -1 to 1.
+    """
+
+    token: str
+    token_id: int
+    cosine: float
+
+    @classmethod
+    def from_response(cls, raw: Any) -> Neighbor:
+        """Parse an entry of the response's `data`; raise UnexpectedResponse if it has another shape."""
+        return cls(required(raw, "token", str), required(raw, "token_id", int), required(raw, "cosine", float))
+
+
+@dataclass(frozen=True, repr=False)
+class EmbeddingMap:
+    """Embedding vectors, projected onto two principal components. All lists but `explained` have an entry per token.
+
+    Attributes:
+        tokens: list of str.
+        token_ids: list of int.
+        x: list of float. First principal component.
+        y: list of float. Second principal component.
+        explained: list of float. Share of the variance that each of the two components explains.
+    """
+
+    tokens: list[str]
+    token_ids: list[int]
+    x: list[float]
+    y: list[float]
+    explained: list[float]
+
+    @classmethod
+    def from_response(cls, raw: dict[str, Any]) -> EmbeddingMap:
+        """Parse a response of `embedding/map`; raise UnexpectedResponse if it has another shape."""
+        return cls(*(required(raw, name, list) for name in ("tokens", "token_ids", "x", "y", "explained")))
+
+    def __repr__(self) -> str:
+        """Show the number of tokens and the explained variance."""
+        return f"EmbeddingMap({len(self.tokens)} tokens, explained={self.explained})"
 
 
 @dataclass(frozen=True, repr=False)
@@ -38,8 +200,8 @@ class InspectedLayer:
     @property
     def learn(self) -> Matrix:
         """What an LSTM adds to its cell state at each token, input ⊙ candidate, shape (positions, units)."""
-        rows = zip(self.values["input"], self.values["candidate"])
-        return [[gate * candidate for gate, candidate in zip(*pair)] for pair in rows]
+        rows = zip(self.values["input"], self.values["candidate"], strict=True)
+        return [[gate * candidate for gate, candidate in zip(*pair, strict=True)] for pair in rows]
 
     def __repr__(self) -> str:
         """Show the layer, the number of units and the kinds of values."""
@@ -94,6 +256,20 @@ class Inspection:
     def __repr__(self) -> str:
         """Show the text, the model and the layers."""
         return f"Inspection({shortened(self.text)!r}, model={self.model!r}, layers={list(self.layers)})"
+
+
+def scored_tokens(logprobs: dict[str, list[Any]]) -> tuple[ScoredToken, ...]:
+    """Convert the API's parallel lists to tokens.
+
+    Raises:
+        UnexpectedResponse: a list is missing.
+    """
+    tokens, scores = required(logprobs, "tokens", list), required(logprobs, "token_logprobs", list)
+    offsets, tops = required(logprobs, "text_offset", list), required(logprobs, "top_logprobs", list)
+    return tuple(
+        ScoredToken(text, score, offset, top or {})
+        for text, score, offset, top in zip(tokens, scores, offsets, tops, strict=False)
+    )
 
 
 def _layer(raw: Any) -> InspectedLayer:

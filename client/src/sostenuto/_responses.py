@@ -1,11 +1,12 @@
-"""Maps responses to JSON or to errors. Knows statuses and error codes. Sends nothing and reads no socket."""
+"""What a response or a failed request becomes: JSON, or an error with advice."""
 
 from __future__ import annotations
 
 import errno
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import requests
 from urllib3.exceptions import ReadTimeoutError  # requests needs urllib3 too, and hides this one in a ConnectionError
@@ -13,61 +14,9 @@ from urllib3.exceptions import ReadTimeoutError  # requests needs urllib3 too, a
 from sostenuto import _errors as errors
 from sostenuto._results import Choice, Generation, RawResponse
 from sostenuto._retries import FIRST_SERVER_ERROR, asked_wait_s, is_retryable
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from sostenuto._settings import Settings
+from sostenuto._settings import Settings
 
 _FIRST_ERROR = 400  # below it a status is a redirect
-
-# The error code takes precedence over the status, which several errors share.
-_CLASS_BY_CODE: dict[str, type[errors.APIError]] = {
-    "state_malformed": errors.StateMalformed,
-    "state_key_unknown": errors.StateOfUnknownKey,
-    "state_altered": errors.StateAltered,
-    "state_foreign": errors.StateForeign,
-    "state_expired": errors.StateExpired,
-    "state_of_another_model": errors.StateOfAnotherModel,
-    "state_outdated": errors.StateOutdated,
-    "model_not_found": errors.ModelNotFound,
-    "cross_origin": errors.CrossOrigin,
-    "host_not_allowed": errors.HostNotAllowed,
-    "queue_full": errors.Overloaded,
-    "memory_full": errors.MemoryExhausted,
-    "training_filter_unusable": errors.TrainingFilterUnusable,
-    "rate_limit_exceeded": errors.RateLimited,
-    "model_loading": errors.ModelLoading,
-    "shutting_down": errors.ShuttingDown,
-    "version_gone": errors.VersionGone,
-    "backend_unavailable": errors.BackendUnavailable,
-    "deadline_exceeded": errors.DeadlineExceeded,
-}
-_CLASS_BY_STATUS: dict[int, type[errors.APIError]] = {
-    400: errors.BadRequest,
-    401: errors.Unauthorized,
-    403: errors.Forbidden,
-    404: errors.NotFound,
-    405: errors.MethodNotAllowed,
-    408: errors.BodyTimeout,
-    413: errors.BodyTooLarge,
-    422: errors.BadRequest,
-    429: errors.TooManyRequests,
-    500: errors.InternalError,
-    503: errors.ServiceUnavailable,
-    504: errors.DeadlineExceeded,
-}
-# For errors inside a stream, which have no status. Unlisted types are a ServerError.
-_CLASS_BY_TYPE: dict[str, type[errors.APIError]] = {
-    "invalid_request_error": errors.BadRequest,
-    "authentication_error": errors.Unauthorized,
-    "permission_error": errors.Forbidden,
-    "not_found_error": errors.NotFound,
-    "rate_limit_error": errors.TooManyRequests,
-    "overloaded_error": errors.ServiceUnavailable,
-    "service_unavailable": errors.ServiceUnavailable,
-}
-_RETRYABLE = (errors.ServerError, errors.TooManyRequests)
 
 # OpenSSL's messages for a response that is not of TLS, the start of an alert of TLS in place of a status line, and what
 # nginx, servers in Go and Apache respond to plain HTTP on a port for TLS.
@@ -126,7 +75,7 @@ def refusal(response: requests.Response) -> errors.SostenutoError:
     value = body.get("error") if isinstance(body, dict) else None
     fields = value if isinstance(value, dict) else {"message": value}
     fallback = errors.ServerError if status >= FIRST_SERVER_ERROR else errors.APIError
-    error_class = _CLASS_BY_CODE.get(str(fields.get("code")), _CLASS_BY_STATUS.get(status, fallback))
+    error_class = errors.BY_CODE.get(str(fields.get("code")), errors.BY_STATUS.get(status, fallback))
     error = _api_error(error_class, {"message": response.reason, **_present(fields)}, headers, status)
     error.choices, error.content = _choices(body), response.content
     return error
@@ -138,8 +87,8 @@ def stream_error(error: Any, headers: Mapping[str, str]) -> errors.APIError:
     code = str(fields.get("code", ""))
     status = int(code) if re.fullmatch("[45][0-9][0-9]", code) else None  # some servers put the status there
     headers = {"x-request-id": headers.get("x-request-id", "")}  # the others describe the start of the stream
-    by_type = _CLASS_BY_TYPE.get(str(fields.get("type")), errors.ServerError)
-    return _api_error(_CLASS_BY_CODE.get(code, _CLASS_BY_STATUS.get(status or 0, by_type)), fields, headers, status)
+    by_type = errors.BY_TYPE.get(str(fields.get("type")), errors.ServerError)
+    return _api_error(errors.BY_CODE.get(code, errors.BY_STATUS.get(status or 0, by_type)), fields, headers, status)
 
 
 def failure(error: Exception, url: str, settings: Settings) -> errors.SostenutoError:
@@ -226,7 +175,7 @@ def _api_error(
         **{name: str(fields[name]) for name in ("type", "code", "param") if fields.get(name) is not None},
         request_id=request_id,
         retry_after_s=retry_after_s,
-        retryable=is_retryable(status, headers) if status else issubclass(error_class, _RETRYABLE),
+        retryable=is_retryable(status, headers) if status else error_class.retryable,
     )
 
 

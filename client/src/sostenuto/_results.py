@@ -1,4 +1,4 @@
-"""Responses of the server as frozen values. Knows their shape. Does not know where they come from."""
+"""Responses of the server as frozen values: generations, models and status."""
 
 from __future__ import annotations
 

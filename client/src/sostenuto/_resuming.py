@@ -1,12 +1,16 @@
-"""Resumption of interrupted streams: with which request, and after which errors. Opens no connection."""
+"""Resumption of interrupted streams: with which request, after which errors, and for how long."""
 
 from __future__ import annotations
 
 import random
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Callable
+from typing import Any
 
+import requests
+
+from sostenuto._assembly import Assembly
 from sostenuto._errors import (
     APIError,
     BackendUnavailable,
@@ -18,14 +22,8 @@ from sostenuto._errors import (
     SostenutoError,
     StreamInterrupted,
 )
-from sostenuto._events import LinkedEvent
 from sostenuto._fields import is_many
-from sostenuto._retries import FIRST_WAIT_S, JITTER, MAX_WAIT_S
-
-if TYPE_CHECKING:
-    import requests
-
-    from sostenuto._assembly import Assembly
+from sostenuto._retries import FIRST_WAIT_S, JITTER, MAX_WAIT_S, LinkedEvent
 
 PATIENCE_S = 120.0  # of waiting without new text: Kubernetes replaces the gateway of a lost node after 80 s
 _AWAY_STATUSES = frozenset({502, 503})
@@ -58,6 +56,8 @@ class Resumption:
         if (body.get("n") or 1) > 1 or any(len(prompt) > 1 and is_many(prompt) for prompt in prompts):
             raise InvalidArgument("resume=True needs one prompt and n=1: send one request per completion")
         self._send, self._stopped, self._is_known = send, stopped, is_known
+        self._waited_s = 0.0  # since the last new text
+        self._progress: object = None  # the text and the resume point at the last interruption
         # Without max_tokens the remaining number of tokens is unknown.
         if body.get("max_tokens") is not None:
             options = {"state_interval": STATE_INTERVAL, **(body.get("stream_options") or {})}
@@ -75,7 +75,7 @@ class Resumption:
         except (ConnectionFailed, APIError) as error:
             if not (self._is_known and _is_away(error)):
                 raise
-            response, _ = self._open_patiently(self._body, 0.0, error)
+            response = self._open_patiently(self._body, error)
             if response is None:
                 raise
             return response
@@ -90,37 +90,37 @@ class Resumption:
         lost = (StreamInterrupted, ShuttingDown, BackendUnavailable, InternalError)
         return isinstance(error, lost) and not isinstance(error, ResumptionFailed)
 
-    def open_next(self, assembly: Assembly, waited_s: float) -> tuple[requests.Response | None, float]:
+    def open_next(self, assembly: Assembly) -> requests.Response | None:
         """Back off, then open the stream that resumes; rewind the assembly to the point where it begins.
 
-        Returns the stream, or None if attempts lasted PATIENCE_S or were stopped; and the seconds waited by then
-        without new text, `waited_s` included.
+        Returns None if PATIENCE_S have passed without new text, or the resumption was stopped.
 
         Raises:
             SostenutoError: the server refuses to resume, or was unreachable for PATIENCE_S.
         """
+        progress = (len(assembly.generation.text), assembly.resume_point)
+        if progress != self._progress:
+            self._progress, self._waited_s = progress, 0.0
         body = self._next_body(assembly)
         assembly.rewind()
-        return self._open_patiently(body, waited_s)
+        return self._open_patiently(body)
 
-    def _open_patiently(
-        self, body: dict[str, Any], waited_s: float, lost: SostenutoError | None = None
-    ) -> tuple[requests.Response | None, float]:
-        """Back off and open a stream, until that succeeds; see `open_next`."""
+    def _open_patiently(self, body: dict[str, Any], lost: SostenutoError | None = None) -> requests.Response | None:
+        """Back off and open a stream, until that succeeds; see `open_next`. `lost` is the error so far."""
         while True:
-            pause_s = min(max(waited_s, FIRST_WAIT_S), MAX_WAIT_S)  # so that the total wait doubles
-            if waited_s + pause_s > PATIENCE_S:
+            pause_s = min(max(self._waited_s, FIRST_WAIT_S), MAX_WAIT_S)  # so that the total wait doubles
+            if self._waited_s + pause_s > PATIENCE_S:
                 if lost is not None:
                     raise lost
-                return None, waited_s
+                return None
             if self._stopped.wait(pause_s * (1 - JITTER * random.random())):
-                return None, waited_s
-            waited_s += pause_s
+                return None
+            self._waited_s += pause_s
             try:
-                return self._send_unless_stopped(body), waited_s
+                return self._send_unless_stopped(body)
             except (ConnectionFailed, APIError) as error:
                 if self._stopped.is_set():
-                    return None, waited_s
+                    return None
                 if not error.retryable:
                     raise
                 lost = error

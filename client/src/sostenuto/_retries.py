@@ -1,4 +1,4 @@
-"""Retry policy. Knows statuses, headers, errors and delays. Neither sends nor waits.
+"""Whether a failed request is sent again, after which wait, and what ends the wait.
 
 A generation has no effects on the server, so a retry is always safe.
 """
@@ -7,24 +7,160 @@ from __future__ import annotations
 
 import math
 import random
+import threading
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING
+from time import monotonic
 
-from sostenuto._errors import APIError, ConnectionFailed
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from sostenuto._errors import SostenutoError
-    from sostenuto._readiness import WaitForReady
+from sostenuto._errors import APIError, ConnectionFailed, InvalidArgument, NotReady, SostenutoError, TooManyRequests
 
 RETRIED_STATUSES = frozenset({408, 409, 429})  # and everything from FIRST_SERVER_ERROR on
 FIRST_SERVER_ERROR = 500
 FIRST_WAIT_S = 0.5  # doubled at every attempt
 MAX_WAIT_S = 8.0
+MIN_PATIENT_WAIT_S = 0.1  # where the number of attempts is not limited, if the server asks for 0
 MAX_ASKED_WAIT_S = 60.0  # for a longer wait, raise the error instead; WaitForReady waits
 JITTER = 0.25  # so that clients refused together do not retry together
+_UNAVAILABLE_STATUSES = frozenset({429, 502, 503})
+
+
+class LinkedEvent:
+    """A `threading.Event` that is also set when its parent is set.
+
+    The wait before a retry is a wait for this event, so that closing a client or a stream interrupts it at once.
+    """
+
+    def __init__(self, parent: LinkedEvent | None = None) -> None:
+        self._parent = parent
+        # Shared with all ancestors, so that a waiter wakes when a parent is set. Its lock is reentrant, because a
+        # signal handler or the garbage collector may set an event in a thread that holds it.
+        self._changed: threading.Condition = parent._changed if parent else threading.Condition()
+        self._is_set = False
+
+    def is_set(self) -> bool:
+        """Return whether the event or one of its ancestors is set."""
+        return self._is_set or (self._parent is not None and self._parent.is_set())
+
+    def set(self) -> None:
+        """Set the event permanently and wake all waiters."""
+        with self._changed:
+            self._is_set = True
+            self._changed.notify_all()
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until the event is set or the timeout expires; return whether it is set."""
+        with self._changed:
+            return self._changed.wait_for(self.is_set, timeout_s)
+
+
+class WaitForReady:
+    """A policy that waits for an unavailable server instead of raising an error, like gRPC's option of that name.
+
+    Pass it to `Client`. All requests wait together: none gives up while others get responses. Waits do not count
+    against `max_retries`, unless a request repeatedly loses its connection while others get responses. Thread-safe;
+    several clients of one server may share it.
+
+    Args:
+        timeout_s: float. Seconds without a response to any request after which all waiting requests raise NotReady.
+
+    Attributes:
+        last_error: SostenutoError or None. The latest error of any request; None after a response.
+        num_responses: int. Number of responses so far.
+
+    Raises:
+        InvalidArgument: `timeout_s` is not above 0.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        """Start without an error."""
+        if not timeout_s > 0:
+            raise InvalidArgument(f"timeout_s is {timeout_s!r}: pass seconds above 0")
+        self.last_error: SostenutoError | None = None
+        self.num_responses = 0
+        self._timeout_s = timeout_s
+        self._unavailable_since = 0.0
+        self._lock = threading.Lock()
+
+    def is_unavailable(self, error: SostenutoError) -> bool:
+        """Return whether to wait after an error: a failed connection, or status 429, 502 or 503.
+
+        Subclasses may add others.
+        """
+        return (isinstance(error, ConnectionFailed) and error.retryable) or (
+            isinstance(error, APIError) and error.status in _UNAVAILABLE_STATUSES
+        )
+
+    def record_response(self) -> None:
+        """Record that a request got a response."""
+        with self._lock:
+            self.last_error = None
+            self.num_responses += 1
+
+    def record_error(self, error: SostenutoError) -> float:
+        """Record what a request waits for, and return the seconds that it may wait.
+
+        Raises:
+            NotReady: the server was unavailable for `timeout_s`.
+        """
+        now = monotonic()
+        with self._lock:
+            if self.last_error is None:
+                self._unavailable_since = now
+            self.last_error = error
+            left_s = self._unavailable_since + self._timeout_s - now
+        if left_s <= 0:
+            raise NotReady(f"the server was unavailable for {self._timeout_s:g} s; the last error: {error}") from error
+        return left_s
+
+
+class Attempts:
+    """The attempts of one request: whether and when it is sent again.
+
+    Args:
+        max_retries: Maximum number of retries.
+        wait_for_ready: Waits that do not count as retries.
+        patient: Whether refusals by 429 do not count as retries, either.
+    """
+
+    def __init__(self, max_retries: int, wait_for_ready: WaitForReady | None, *, patient: bool = False) -> None:
+        self._max_retries, self._wait_for_ready, self._patient = max_retries, wait_for_ready, patient
+        self._num_attempts = self._num_failures = 0
+        self._num_responses: int | None = None  # to all requests, when this one lost its connection
+
+    def succeed(self) -> None:
+        """Record that the request got its response."""
+        if self._wait_for_ready is not None:
+            self._wait_for_ready.record_response()
+
+    def pause_s(self, error: SostenutoError) -> float | None:
+        """Return the seconds before the next attempt; None: the error is final.
+
+        Raises:
+            NotReady: the server has been unavailable for the timeout of `WaitForReady`.
+        """
+        asked_s = error.retry_after_s if isinstance(error, APIError) else None
+        pause_s = wait_s(self._num_attempts, asked_s, random.random())
+        self._num_attempts += 1
+        if self._wait_for_ready is not None:
+            if self._is_unavailable(error, self._wait_for_ready):
+                return min(pause_s, self._wait_for_ready.record_error(error))
+            if isinstance(error, APIError):
+                self._wait_for_ready.record_response()
+        if not error.retryable or (asked_s or 0.0) > MAX_ASKED_WAIT_S:
+            return None
+        if self._patient and isinstance(error, TooManyRequests):
+            return max(pause_s, MIN_PATIENT_WAIT_S)
+        self._num_failures += 1
+        return None if self._num_failures > self._max_retries else pause_s
+
+    def _is_unavailable(self, error: SostenutoError, wait_for_ready: WaitForReady) -> bool:
+        """Return whether the server is unavailable, and not this request at fault."""
+        if isinstance(error, ConnectionFailed):
+            before, self._num_responses = self._num_responses, wait_for_ready.num_responses
+            if before not in {None, self._num_responses}:
+                return False  # others got responses since its last lost connection: it breaks its connections itself
+        return wait_for_ready.is_unavailable(error)
 
 
 def is_retryable(status: int, headers: Mapping[str, str]) -> bool:
@@ -63,46 +199,6 @@ def wait_s(attempt: int, asked_s: float | None, chance: float) -> float:
     return asked_s * (1 + JITTER * chance)
 
 
-class Attempts:
-    """The attempts of one request: whether and when it is sent again."""
-
-    def __init__(self, max_retries: int, wait_for_ready: WaitForReady | None) -> None:
-        self._max_retries, self._wait_for_ready = max_retries, wait_for_ready
-        self._num_attempts = self._num_failures = 0
-        self._num_responses: int | None = None  # to all requests, when this one lost its connection
-
-    def succeed(self) -> None:
-        """Record that the request got its response."""
-        if self._wait_for_ready is not None:
-            self._wait_for_ready.record_response()
-
-    def pause_s(self, error: SostenutoError) -> float | None:
-        """Return the seconds before the next attempt; None: the error is final.
-
-        Raises:
-            NotReady: the server has been unavailable for the timeout of `WaitForReady`.
-        """
-        asked_s = error.retry_after_s if isinstance(error, APIError) else None
-        pause_s = wait_s(self._num_attempts, asked_s, random.random())
-        self._num_attempts += 1
-        if self._wait_for_ready is not None:
-            if self._is_unavailable(error, self._wait_for_ready):
-                return min(pause_s, self._wait_for_ready.record_error(error))
-            if isinstance(error, APIError):
-                self._wait_for_ready.record_response()
-        self._num_failures += 1
-        is_final = not error.retryable or self._num_failures > self._max_retries
-        return None if is_final or (asked_s or 0.0) > MAX_ASKED_WAIT_S else pause_s
-
-    def _is_unavailable(self, error: SostenutoError, wait_for_ready: WaitForReady) -> bool:
-        """Return whether the server is unavailable, and not this request at fault."""
-        if isinstance(error, ConnectionFailed):
-            before, self._num_responses = self._num_responses, wait_for_ready.num_responses
-            if before not in {None, self._num_responses}:
-                return False  # others got responses since its last lost connection: it breaks its connections itself
-        return wait_for_ready.is_unavailable(error)
-
-
 def _number(text: str) -> float | None:
     try:
         number = float(text)
@@ -114,7 +210,7 @@ def _number(text: str) -> float | None:
 def _seconds_until(http_date: str) -> float | None:
     try:
         moment = parsedate_to_datetime(http_date)
-    except (TypeError, ValueError, IndexError):  # Python 3.9 raises TypeError for an invalid date
+    except (ValueError, IndexError):
         return None
     if moment.tzinfo is None:  # "-0000", which means GMT
         moment = moment.replace(tzinfo=timezone.utc)

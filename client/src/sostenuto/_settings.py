@@ -1,17 +1,15 @@
-"""The client's settings, validated and frozen. The only module that reads the environment."""
+"""The client's settings, from arguments and the environment."""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Optional, Union
+from typing import TypeAlias
 from urllib.parse import urlsplit
 
 from sostenuto._errors import InvalidArgument
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 DEFAULT_BASE_URL = "http://127.0.0.1:8000"
 DEFAULT_TIMEOUT = (5.0, 300.0)  # a long text without streaming takes minutes on a CPU
@@ -19,7 +17,7 @@ DEFAULT_MAX_RETRIES = 2
 
 LONGEST_S = 1_000_000  # larger timeouts overflow in the socket
 
-TimeoutSeconds = Union[float, tuple[Optional[float], Optional[float]], None]
+TimeoutSeconds: TypeAlias = float | tuple[float | None, float | None] | None
 
 
 @dataclass(frozen=True)

@@ -1,26 +1,19 @@
-"""A generation as a stream. Knows events and their meaning. Does not know bytes or sockets."""
+"""A generation that is streamed: its events, its end, and its continuation after an interruption."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, suppress
-from typing import TYPE_CHECKING, Callable, NoReturn
+
+import requests
 
 from sostenuto._assembly import Assembly
-from sostenuto._body import Body
 from sostenuto._errors import SostenutoError, StreamInterrupted, UnexpectedResponse
 from sostenuto._responses import is_lost_host, is_read_timeout, json_or_none, reason, stream_error
-from sostenuto._results import TextDelta
-from sostenuto._sse import decode
-
-if TYPE_CHECKING:
-    from collections.abc import Generator
-
-    import requests
-
-    from sostenuto._results import Generation
-    from sostenuto._resuming import Resumption
+from sostenuto._results import Generation, TextDelta
+from sostenuto._resuming import Resumption
+from sostenuto._sse import Body, decode
 
 DONE = "[DONE]"
 
@@ -49,10 +42,9 @@ class Stream(Iterator[str], AbstractContextManager["Stream"]):
             response: Its events are still unread.
             resumption: Resumes an interrupted stream; None: an interruption is an error.
         """
-        self._connection = _Connection(Body(response), resumption)
-        self._assembly = Assembly()
-        # A function, not a method: a reference cycle would delay the close on garbage collection.
-        self._deltas = _Deltas(_read(self._connection, self._assembly, resumption))
+        self._reader = _Reader(Body(response), resumption)
+        # The reader does not refer to it: a reference cycle would delay the close on garbage collection.
+        self._deltas = _Deltas(self._reader.deltas())
 
     def __next__(self) -> str:
         """Return the next text delta of the first choice."""
@@ -68,7 +60,7 @@ class Stream(Iterator[str], AbstractContextManager["Stream"]):
     @property
     def generation(self) -> Generation:
         """The generation so far; at the end of the stream it is complete, with finish reasons and usage."""
-        return self._assembly.generation
+        return self._reader.assembly.generation
 
     @property
     def text(self) -> str:
@@ -78,18 +70,18 @@ class Stream(Iterator[str], AbstractContextManager["Stream"]):
     @property
     def num_resumed(self) -> int:
         """Number of interruptions after which the stream was resumed."""
-        return self._connection.num_resumed
+        return self._reader.num_resumed
 
     def _when_ended(self, call: Callable[[Generation], None]) -> None:
         """Call back with the generation when the stream has ended, for whatever reason; never if it is not read."""
-        self._connection.ended = call
+        self._reader.ended = call
 
     def close(self) -> None:
         """Cancel the generation: close the connection, so that the server frees its slots.
 
         Idempotent, callable from any thread.
         """
-        self._connection.close()
+        self._reader.close()
         self._deltas.close()
 
     def __exit__(self, *exception: object) -> None:
@@ -122,102 +114,92 @@ class _Deltas(Iterator[TextDelta]):
                 self._running.release()
 
 
-class _Connection:
-    """The body that a stream currently reads. A resumption replaces it; closing is final."""
+class _Reader:
+    """Reads the body of a stream, and those of its resumptions, into an assembly. Closing is final.
+
+    Attributes:
+        assembly: What has been read.
+        num_resumed: Number of resumptions so far.
+        ended: Called with the generation when the stream has ended.
+    """
 
     def __init__(self, body: Body, resumption: Resumption | None) -> None:
-        self.body, self.num_resumed = body, 0
-        self._resumption = resumption
-        self.closed = False
+        self.assembly, self.num_resumed = Assembly(), 0
         self.ended: Callable[[Generation], None] | None = None
+        self._body, self._resumption = body, resumption
+        self._closed = False
         self._lock = threading.Lock()
 
-    def replace(self, body: Body) -> None:
-        """Read from another body from now on."""
-        with self._lock:
-            self.body, self.num_resumed = body, self.num_resumed + 1
-            closed = self.closed
-        if closed:
-            body.close()
+    def deltas(self) -> Generator[TextDelta, None, None]:
+        """Yield the deltas of the stream and of its resumptions; close their bodies in any case."""
+        try:
+            while True:
+                try:
+                    yield from self._body_deltas(self._body)
+                    return
+                except SostenutoError as error:
+                    error.choices = self.assembly.generation.choices
+                    if self._resumption is None or not self._resumption.is_resumable(error):
+                        raise
+                    if self.assembly.generation.finish_reason is not None:
+                        return  # only the end of the stream is missing
+                    self._resume(self._resumption, error)
+        finally:
+            self.close()
+            if self.ended is not None:
+                self.ended(self.assembly.generation)
 
     def close(self) -> None:
         """Close the body and stop resumption."""
         with self._lock:
-            self.closed, body = True, self.body
+            self._closed, body = True, self._body
         if self._resumption is not None:
             self._resumption.stop()
         body.close()
 
-
-def _read(
-    connection: _Connection, assembly: Assembly, resumption: Resumption | None
-) -> Generator[TextDelta, None, None]:
-    """Yield the deltas of a stream and of its resumptions; close their bodies in any case."""
-    point, waited_s = assembly.resume_point, 0.0  # waited for new text
-    try:
-        while True:
-            try:
-                for delta in _body_deltas(connection.body, assembly):
-                    if delta.text or assembly.resume_point is not point:
-                        point, waited_s = assembly.resume_point, 0.0
-                    yield delta
+    def _body_deltas(self, body: Body) -> Iterator[TextDelta]:
+        """Yield the text deltas of a body, to its end."""
+        for data in decode(body):
+            if body.closed:
                 return
-            except SostenutoError as error:
-                error.choices = assembly.generation.choices
-                if resumption is None or not resumption.is_resumable(error):
-                    raise
-                if assembly.generation.finish_reason is not None:
-                    return  # only the end of the stream is missing
-                waited_s = _resume(connection, assembly, resumption, waited_s, error)
-    finally:
-        connection.close()
-        if connection.ended is not None:
-            connection.ended(assembly.generation)
+            if data == DONE:
+                body.finish()
+                return
+            chunk = json_or_none(data)
+            if not isinstance(chunk, dict):
+                raise UnexpectedResponse(f"an event has {data!r:.40} instead of a JSON object: check base_url")
+            error = chunk.get("error")
+            # An error event may contain the last choices.
+            if not error or chunk.get("choices"):
+                yield from self.assembly.add({name: value for name, value in chunk.items() if name != "error"})
+            if error:
+                raise stream_error(error, body.headers)
+        if not body.closed:
+            raise _interruption(body, self.assembly.generation.text) from body.failure
+
+    def _resume(self, resumption: Resumption, error: SostenutoError) -> None:
+        """Continue with a new body, unless the stream was closed.
+
+        Raises:
+            SostenutoError: the stream could not be resumed; its `choices` contain the text so far.
+        """
+        self._body.close()
+        try:
+            response = resumption.open_next(self.assembly)
+        except SostenutoError as failed:
+            failed.choices = self.assembly.generation.choices
+            raise failed from error
+        with self._lock:
+            if response is not None:
+                self._body, self.num_resumed = Body(response), self.num_resumed + 1
+            elif not self._closed:
+                raise error
+            closed = self._closed
+        if closed:
+            self._body.close()
 
 
-def _resume(
-    connection: _Connection, assembly: Assembly, resumption: Resumption, waited_s: float, error: SostenutoError
-) -> float:
-    """Continue the connection with a new body, unless it was closed; return the seconds waited without new text.
-
-    Raises:
-        SostenutoError: the stream could not be resumed; its `choices` contain the text so far.
-    """
-    connection.body.close()
-    try:
-        response, waited_s = resumption.open_next(assembly, waited_s)
-    except SostenutoError as failed:
-        failed.choices = assembly.generation.choices
-        raise failed from error
-    if response is not None:
-        connection.replace(Body(response))
-    elif not connection.closed:
-        raise error
-    return waited_s
-
-
-def _body_deltas(body: Body, assembly: Assembly) -> Iterator[TextDelta]:
-    """Yield the text deltas of a body, to its end."""
-    for data in decode(body):
-        if body.closed:
-            return
-        if data == DONE:
-            body.finish()
-            return
-        chunk = json_or_none(data)
-        if not isinstance(chunk, dict):
-            raise UnexpectedResponse(f"an event has {data!r:.40} instead of a JSON object: check base_url")
-        error = chunk.get("error")
-        # An error event may contain the last choices.
-        if not error or chunk.get("choices"):
-            yield from assembly.add({name: value for name, value in chunk.items() if name != "error"})
-        if error:
-            raise stream_error(error, body.headers)
-    if not body.closed:
-        _raise_interrupted(body, assembly.generation.text)
-
-
-def _raise_interrupted(body: Body, text: str) -> NoReturn:
+def _interruption(body: Body, text: str) -> StreamInterrupted:
     if body.failure is None:
         why = "it ended without [DONE]"
     elif is_lost_host(body.failure):
@@ -226,7 +208,7 @@ def _raise_interrupted(body: Body, text: str) -> NoReturn:
         why = "no byte arrived within the read timeout"
     else:
         why = reason(body.failure)
-    raise StreamInterrupted(
+    return StreamInterrupted(
         f"the stream was interrupted after {len(text)} characters ({why}): send the request again, or stream with "
         "resume=True; .text holds the text so far"
-    ) from body.failure
+    )

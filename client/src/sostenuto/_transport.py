@@ -1,34 +1,40 @@
-"""HTTP transport: sessions, headers, retries. Knows HTTP. Does not know the API's fields."""
+"""HTTP: sessions, headers, connections that notice a lost host, and requests with retries."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import socket
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any, Callable, TypeVar
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
 
 import requests
+from requests.adapters import HTTPAdapter
+from requests.utils import default_user_agent
+from urllib3.connection import HTTPConnection
 from urllib3.exceptions import HTTPError
 
 from sostenuto._errors import APIError, ClientClosed, ConnectionFailed, InvalidArgument, UnexpectedResponse
-from sostenuto._events import LinkedEvent
 from sostenuto._responses import failure, json_object, raw_json, refusal, unexpected
-from sostenuto._retries import Attempts
-from sostenuto._session import Session
-
-if TYPE_CHECKING:
-    from sostenuto._readiness import WaitForReady
-    from sostenuto._results import RawResponse
-    from sostenuto._settings import Settings
+from sostenuto._results import RawResponse
+from sostenuto._retries import Attempts, LinkedEvent, WaitForReady
+from sostenuto._settings import Settings
+from sostenuto._version import __version__
 
 T = TypeVar("T")
 
-_ACCEPT_JSON = {"Accept": "application/json"}
-_JSON = {"Content-Type": "application/json"}
+_JSON = {"Accept": "application/json", "Content-Type": "application/json"}
+# With compression, events would be buffered until a block is full.
+_EVENTS = {"Accept": "text/event-stream", "Accept-Encoding": "identity", "Content-Type": "application/json"}
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _FIRST_REFUSAL = 300  # redirects too: requests would turn a redirected POST into a GET
+
+KEEPALIVE_S = 5  # silence before the first probe, and between probes
+LOST_AFTER_S = 15  # without an acknowledgement: a lost host closes no connection, and TCP alone would wait for minutes
 
 
 class Transport:
@@ -55,25 +61,30 @@ class Transport:
 
     def get(self, path: str) -> dict[str, Any]:
         """Return the JSON object at `path`."""
-        return self._send(json_object, "GET", path, _ACCEPT_JSON)
+        return self._send(json_object, partial(self._attempt, "GET", path, {"Accept": "application/json"}))
 
-    def post(self, path: str, body: dict[str, Any], stopped: LinkedEvent | None = None) -> dict[str, Any]:
-        """Send a JSON object and return the JSON object in the response; setting `stopped` ends retries."""
-        return self._send(json_object, "POST", path, {**_ACCEPT_JSON, **_JSON}, stopped, data=_encoded(body))
+    def post(
+        self, path: str, body: dict[str, Any], *, stopped: LinkedEvent | None = None, patient: bool = False
+    ) -> dict[str, Any]:
+        """Send a JSON object and return the JSON object in the response.
+
+        Setting `stopped` ends retries; if `patient`, those after 429 do not count.
+        """
+        attempt = partial(self._attempt, "POST", path, _JSON, data=_encoded(body))
+        return self._send(json_object, attempt, stopped, patient=patient)
 
     def post_raw(self, path: str, body: bytes | dict[str, Any]) -> RawResponse:
         """Send a JSON object, encoded or not, and return the response, whose JSON is not parsed."""
         data = body if isinstance(body, bytes) else _encoded(body)
-        return self._send(raw_json, "POST", path, {**_ACCEPT_JSON, **_JSON}, data=data)
+        return self._send(raw_json, partial(self._attempt, "POST", path, _JSON, data=data))
 
-    def open_stream(self, path: str, body: dict[str, Any], stopped: LinkedEvent | None = None) -> requests.Response:
+    def open_stream(self, path: str, body: dict[str, Any], *, stopped: LinkedEvent | None = None) -> requests.Response:
         """Send a JSON object and return the response with its events unread. The caller closes it.
 
         Setting `stopped` ends retries.
         """
-        # With compression, events would be buffered until a block is full.
-        headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity", **_JSON}
-        return self._send(_events, "POST", path, headers, stopped, data=_encoded(body), stream=True)
+        attempt = partial(self._attempt, "POST", path, _EVENTS, data=_encoded(body), stream=True)
+        return self._send(_events, attempt, stopped)
 
     def close(self) -> None:
         """Close the sessions of all threads. Open streams stay open."""
@@ -86,17 +97,16 @@ class Transport:
     def _send(
         self,
         read: Callable[[requests.Response], T],
-        method: str,
-        path: str,
-        headers: dict[str, str],
+        attempt: Callable[[], requests.Response],
         stopped: LinkedEvent | None = None,
-        **kwargs: Any,
+        *,
+        patient: bool = False,
     ) -> T:
         """Send a request until it succeeds or its error is final; return what `read` makes of the response."""
-        attempts, stopped = Attempts(self._settings.max_retries, self._wait_for_ready), stopped or self.closed
+        attempts = Attempts(self._settings.max_retries, self._wait_for_ready, patient=patient)
         while True:
             try:
-                response = read(self._attempt(method, path, headers, **kwargs))
+                response = read(attempt())
                 attempts.succeed()
                 self.was_answered = True
                 return response
@@ -104,7 +114,7 @@ class Transport:
                 pause_s = attempts.pause_s(error)
                 if pause_s is None:
                     raise
-                if stopped.wait(pause_s):
+                if (stopped or self.closed).wait(pause_s):
                     self._require_open()
                     raise
 
@@ -144,6 +154,72 @@ class Transport:
     def _require_open(self) -> None:
         if self.closed.is_set():
             raise ClientClosed("this Client is closed: create a new one")
+
+
+class Session(requests.Session):
+    """A session of one thread with one server.
+
+    Reading proxies and certificates from the environment takes a third of the CPU time of a small request, and
+    preparing its URL and headers a quarter. Both are done once: the environment for the session, and a POST for its
+    path.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        for scheme in ("http://", "https://"):
+            self.mount(scheme, _KeepAliveAdapter())
+        self.headers["User-Agent"] = f"sostenuto/{__version__} {default_user_agent()}"
+        self._environment: dict[str, Any] = {}
+        self._prepared_posts: dict[tuple[Any, ...], requests.PreparedRequest] = {}
+
+    def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
+        """Return proxies and certificates as the environment had them at the first request."""
+        if not self._environment:
+            self._environment = {**super().merge_environment_settings(url, proxies, stream, verify, cert)}
+        return {**self._environment, "stream": stream}
+
+    def prepare_request(self, request: requests.Request) -> requests.PreparedRequest:
+        """Prepare a request. A POST is a copy of the first one to its URL, with a body of its own, in bytes."""
+        if request.method != "POST" or self.cookies:
+            return super().prepare_request(request)
+        body: Any = request.data
+        key = (request.url, *request.headers.items())
+        if key not in self._prepared_posts:
+            request.data = b""
+            self._prepared_posts[key] = super().prepare_request(request)
+        prepared = self._prepared_posts[key].copy()
+        prepared.body = body
+        prepared.headers["Content-Length"] = str(len(body))
+        return prepared
+
+
+class _KeepAliveAdapter(HTTPAdapter):
+    """Connections with TCP keepalive, by which the operating system notices a host that is gone.
+
+    A wait for a slow response stays possible: the operating system of the server acknowledges the probes.
+    """
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        """Set the options of direct connections."""
+        super().init_poolmanager(*args, **kwargs, socket_options=socket_options())
+
+    def proxy_manager_for(self, proxy: str, **proxy_kwargs: Any) -> Any:
+        """Set the options of connections to a proxy."""
+        return super().proxy_manager_for(proxy, **proxy_kwargs, socket_options=socket_options())
+
+
+def socket_options() -> list[tuple[int, int, int]]:
+    """Return urllib3's own options and those of keepalive that the operating system has."""
+    of_tcp = {
+        "TCP_KEEPIDLE": KEEPALIVE_S,
+        "TCP_KEEPALIVE": KEEPALIVE_S,  # its name on macOS
+        "TCP_KEEPINTVL": KEEPALIVE_S,
+        "TCP_KEEPCNT": LOST_AFTER_S // KEEPALIVE_S - 1,
+        "TCP_USER_TIMEOUT": LOST_AFTER_S * 1000,  # also for a request that is not acknowledged
+    }
+    found = [(getattr(socket, name, None), value) for name, value in of_tcp.items()]
+    keepalive = [(socket.IPPROTO_TCP, option, value) for option, value in found if option is not None]
+    return [*HTTPConnection.default_socket_options, (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), *keepalive]
 
 
 def _events(response: requests.Response) -> requests.Response:

@@ -3,13 +3,9 @@
 import contextlib
 import json
 
-import pytest
-
-from benchmarks.competitors import choose, cpu_rows, memory_rows, speed_rows
-from benchmarks.in_process import NEW_TOKENS, measure_completions
-from benchmarks.nanogpt import kv_cache_bytes
-from benchmarks.report import percentile
-from benchmarks.systems import FLOAT32, Measurement, link_libraries
+from benchmarks.competitors.__main__ import choose, cpu_rows, speed_rows
+from benchmarks.competitors.libraries import NEW_TOKENS, measure_completions
+from benchmarks.competitors.systems import FLOAT32, Measurement, link_libraries
 
 
 def measurement(tokens_per_s, *, load_us=0.0, setting="", **cpu_us):
@@ -61,20 +57,7 @@ def test_cpu_times_are_reported_by_part():
     assert next(speed_rows({(1, FLOAT32): [server]}))[7] == "10.0"
 
 
-def test_memory_is_computed_from_the_shapes():
-    """A KV cache has 384 float16 keys and values in each of 6 layers for each token; a state 1,024 float32."""
-    assert kv_cache_bytes(1) == 2 * 6 * 384 * 2
-    assert memory_rows()[0][1:] == ["4.1 kB", "2.4 MB"]
-
-
-@pytest.mark.parametrize(("share", "value"), [(0.5, 5), (0.99, 10), (0.1, 1)])
-def test_percentiles_are_measured_values(share, value):
-    """No percentile is interpolated."""
-    assert percentile([10, 9, 8, 7, 6, 5, 4, 3, 2, 1], share) == value
-
-
 def test_libraries_of_a_wheel_get_their_links(tmp_path):
-    """Chains of links end at the file."""
     libraries, directory = tmp_path / "bin", tmp_path / "links"
     libraries.mkdir()
     directory.mkdir()

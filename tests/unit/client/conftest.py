@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sostenuto import Client
-from sostenuto._events import LinkedEvent
+from sostenuto._retries import LinkedEvent
 from tests.unit.client.scripted_server import ScriptedServer
 
 if TYPE_CHECKING:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import io
 import itertools
 import threading
-from contextlib import suppress
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import sostenuto
-from sostenuto import Client, Generation, _progress
-from sostenuto._concurrency import AHEAD, THREAD_NAME, in_order
-from sostenuto._progress import Progress
+from sostenuto import Client, Generation, _concurrency
+from sostenuto._concurrency import AHEAD, THREAD_NAME, Progress, in_order
 from tests.unit.client.scripted_responses import answer_json, refusal
 from tests.unit.client.scripted_server import PATIENCE_S
 from tests.waiting import until
@@ -35,7 +33,7 @@ def echo(handler: Handler) -> None:
 
 def made(given: Any, make: Any = str.upper, concurrency: int = 2, **options: Any) -> Iterator[Any]:
     """Return the results of `make` for each input, without a progress bar."""
-    return in_order(make, given, lambda: concurrency, **{"show_progress": False, "return_errors": False, **options})
+    return in_order(make, given, lambda: concurrency, **options)
 
 
 def test_results_have_the_order_of_their_prompts(client: Client, server: ScriptedServer) -> None:
@@ -129,61 +127,27 @@ def test_return_errors_yields_the_error_as_its_prompts_result(client: Client, se
     assert [type(result) for result in results] == [Generation, sostenuto.BadRequest, Generation]
 
 
-def full(**headers: str) -> Callable[[str], str]:
-    """Return a function that raises `Overloaded` five times before it succeeds."""
-    attempts = itertools.count()
-
-    def make(one: str) -> str:
-        if next(attempts) < 5:
-            raise answered_429(headers)
-        return one.upper()
-
-    return make
-
-
-def answered_429(headers: dict[str, str]) -> sostenuto.Overloaded:
-    """Return the error that a response with status 429 becomes."""
-    asked = headers.get("retry_after_s")
-    error = sostenuto.Overloaded("full", retryable=headers.get("retry") != "false")
-    error.retry_after_s = None if asked is None else float(asked)
-    return error
+@pytest.mark.parametrize(("asked", "pause"), [("2", 2.0), (None, None), ("0", 0.1)])
+def test_an_overloaded_server_is_retried_until_it_accepts(
+    server: ScriptedServer, waits: list[float], asked: str | None, pause: float | None
+) -> None:
+    """More often than `max_retries`: after `Retry-After` and at least 0.1 s, or else after growing waits."""
+    full = refusal(429, "full", headers={} if asked is None else {"Retry-After": asked})
+    server.script = [*[full] * 5, echo]
+    with Client(server.url, max_retries=0) as client:
+        assert [str(result) for result in client.generate_many(["a"], model="tiny", concurrency=1)] == ["A"]
+    assert waits == ([0.5, 1.0, 2.0, 4.0, 8.0] if pause is None else [pause] * 5)
 
 
-@pytest.mark.parametrize(("asked", "pause"), [("2", 2.0), (None, 1.0), ("0", 0.1)])
-def test_an_overloaded_server_is_retried_until_it_accepts(waits: list[float], asked: str | None, pause: float) -> None:
-    """With any number of refusals: after `Retry-After`, or else a second, and at least 0.1 s."""
-    assert list(made(["a"], full(**({} if asked is None else {"retry_after_s": asked})))) == ["A"]
-    assert waits == [pause] * 5
-
-
-@pytest.mark.parametrize("headers", [{"retry": "false"}, {"retry_after_s": "3600"}])
-def test_an_overload_that_is_not_retryable_is_raised(waits: list[float], headers: dict[str, str]) -> None:
+@pytest.mark.parametrize("headers", [{"X-Should-Retry": "false"}, {"Retry-After": "3600"}])
+def test_an_overload_that_is_not_retryable_is_raised(
+    client: Client, server: ScriptedServer, waits: list[float], headers: dict[str, str]
+) -> None:
     """The server forbids a retry, or `Retry-After` is longer than the client waits."""
-    with pytest.raises(sostenuto.Overloaded):
-        list(made(["a"], full(**headers)))
+    server.script = [refusal(429, "full", headers=headers)]
+    with pytest.raises(sostenuto.TooManyRequests):
+        list(client.generate_many(["a"], model="tiny", concurrency=1))
     assert waits == []
-
-
-def test_stopping_the_workers_ends_the_wait_for_an_overloaded_server() -> None:
-    """A worker in a wait of 30 s ends immediately."""
-    tried = threading.Event()
-
-    def make(_: str) -> None:
-        tried.set()
-        raise answered_429({"retry_after_s": "30"})
-
-    results = made(["a", "b"], make)
-
-    def read() -> None:
-        with suppress(sostenuto.Overloaded):
-            next(results)
-
-    reader = threading.Thread(target=read, daemon=True)
-    reader.start()
-    assert tried.wait(PATIENCE_S)
-    workers_of(results).stop()
-    reader.join(PATIENCE_S)  # it starts the second worker, perhaps only now
-    assert_no_worker_waits()
 
 
 def test_closing_the_results_ends_retries(server: ScriptedServer) -> None:
@@ -234,11 +198,6 @@ def assert_no_worker_waits() -> None:
         if thread.name == THREAD_NAME:
             thread.join(PATIENCE_S)
             assert not thread.is_alive()
-
-
-def workers_of(results: Any) -> Any:
-    """Return the workers of a running generator."""
-    return results.gi_frame.f_locals["workers"]
 
 
 def test_workers_are_daemon_threads() -> None:
@@ -295,7 +254,7 @@ class Terminal(io.StringIO):
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time that the progress bar reads, in seconds."""
     moment = [100.0]
-    monkeypatch.setattr(_progress, "monotonic", lambda: moment[0])
+    monkeypatch.setattr(_concurrency, "monotonic", lambda: moment[0])
     return moment
 
 

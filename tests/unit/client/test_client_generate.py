@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import pytest
@@ -11,8 +10,7 @@ import sostenuto
 from sostenuto import Client, InvalidArgument, NotFound
 from sostenuto._fields import COMPLETION_FIELDS, EMBEDDING_FIELDS, INSPECT_FIELDS
 from tests.unit.client.scripted_responses import COMPLETION, answer_json, models, refusal
-from tests.unit.client.scripted_server import PATIENCE_S, Handler, ScriptedServer
-from tests.waiting import until
+from tests.unit.client.scripted_server import ScriptedServer
 
 ANSWER = answer_json(COMPLETION)
 
@@ -149,38 +147,6 @@ def test_non_ascii_text_is_sent_as_utf8(client: Client, server: ScriptedServer) 
     assert server.bodies[0]["prompt"] == "Жил-был 🐈"
     assert int(server.requests[0].headers["Content-Length"]) < 60
     assert server.requests[0].headers["Content-Type"] == "application/json"
-
-
-def test_concurrent_threads_share_a_failed_request_for_the_default_model(server: ScriptedServer) -> None:
-    """Eight threads wait for one `GET /v1/models` and all raise its error; a later call requests it again."""
-    server.script = [refusal(403, "no")]
-    errors: list[Exception] = []
-    asked = threading.Event()
-
-    def late(handler: Handler) -> None:
-        assert asked.wait(PATIENCE_S)
-        refusal(403, "no")(handler)
-
-    server.script = [late]
-
-    def ask(client: Client) -> None:
-        try:
-            client.generate("a")
-        except sostenuto.Forbidden as error:
-            errors.append(error)
-
-    with Client(server.url) as client:
-        threads = [threading.Thread(target=ask, args=(client,)) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        # One looks it up, seven wait for that.
-        until(lambda: (lookup := client._default_model._lookup) and len(lookup._condition._waiters) == 7)
-        asked.set()
-        for thread in threads:
-            thread.join(PATIENCE_S)
-        assert len(errors) == 8
-        server.script = [models("tiny"), ANSWER]
-        assert client.generate("a").text == " upon a time"
 
 
 def test_generate_rejects_stream_true(client: Client) -> None:

@@ -32,14 +32,17 @@ def test_every_public_class_is_exported_and_documented() -> None:
         for name, thing in vars(module).items()
         if isinstance(thing, type) and thing.__module__ == module.__name__ and not name.startswith("_")
     }
-    assert public == set(things) <= set(dir(sostenuto))
+    assert public - {"Attempts", "LinkedEvent"} == set(things) <= set(dir(sostenuto))
     with pytest.raises(AttributeError, match="no attribute 'Clients'"):
         _ = sostenuto.Clients  # type: ignore[attr-defined]
 
 
 def imported(source: Path) -> set[str]:
-    """Return the modules that a file imports from outside the standard library."""
+    """Return the modules that a file imports from outside the standard library, except for type checkers alone."""
     tree = ast.parse(source.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     return {name for name in names if name.partition(".")[0] not in sys.stdlib_module_names}

@@ -11,8 +11,8 @@ import pytest
 import sostenuto
 from sostenuto import Client, Usage, _resuming
 from sostenuto._assembly import Assembly
-from sostenuto._events import LinkedEvent
 from sostenuto._resuming import STATE_INTERVAL
+from sostenuto._retries import LinkedEvent
 from tests.unit.client.scripted_responses import (
     DONE,
     as_event,

@@ -22,7 +22,9 @@ def scored(text: str, *logprobs: float | None, index: int = 0) -> dict[str, Any]
     lists = {
         "tokens": list(text),
         "token_logprobs": list(logprobs),
-        "top_logprobs": [None if logprob is None else {letter: logprob} for letter, logprob in zip(text, logprobs)],
+        "top_logprobs": [
+            None if logprob is None else {letter: logprob} for letter, logprob in zip(text, logprobs, strict=False)
+        ],
         "text_offset": list(range(len(text))),
     }
     return {"index": index, "text": text, "finish_reason": "length", "logprobs": lists}
@@ -50,7 +52,7 @@ def test_bits_per_character_count_scored_characters_only(
     offsets: list[int], logprobs: list[float | None], characters: int
 ) -> None:
     """The first token has no score, or a backward model's last one; its characters do not count."""
-    tokens = tuple(ScoredToken("x", logprob, offset) for logprob, offset in zip(logprobs, offsets))
+    tokens = tuple(ScoredToken("x", logprob, offset) for logprob, offset in zip(logprobs, offsets, strict=False))
     score = Score("abcde", tokens)
     if characters:
         assert score.bits_per_character == pytest.approx(3.0 / math.log(2) / characters)

@@ -238,7 +238,11 @@ DAMAGES = {
     ),
     "words with merges": ((ExactWordTokenizer, "model", "merges", [["t", "h"]]), "exact words have no merges"),
     "another unknown token": ((ExactWordTokenizer, "model", "unk_token", "[UNK]"), "unk_token '<unk>', got '[UNK]'"),
-    "no padding": ((ExactWordTokenizer, "model", "vocab", without("<pad>")), "a vocabulary needs <pad> = 0"),
+    "no unknown token": (
+        (ExactWordTokenizer, "model", "vocab", without("<unk>")),
+        "a vocabulary needs <pad> = 0 and <unk>",
+    ),
+    "no padding": ((WordTokenizer, "model", "vocab", lambda d: {"a": 0, "<OOV>": 1}), "a vocabulary needs <pad> = 0"),
 }
 
 

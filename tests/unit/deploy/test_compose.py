@@ -11,7 +11,7 @@ import yaml
 from service.commands.serve import AFTER_DRAIN_S
 from service.settings import Settings
 from tests.documents import page_with, rows
-from tests.manifests import ABANDONED_PER_CALL, arguments, calls_in_flight, main_container, overlay
+from tests.manifests import ABANDONED_PER_CALL, arguments, calls_in_flight
 from tests.paths import ROOT
 
 TEXT = (ROOT / "docker-compose.yml").read_text()
@@ -50,19 +50,6 @@ def test_cpu_and_gpu_servers_differ_only_in_what_a_gpu_needs(compose):
     assert cpu == gpu
 
 
-def test_the_model_server_has_the_flags_of_the_kubernetes_deployment(compose):
-    """Except for the intervals of polling a shared file system, the number of cores, and the gRPC health check."""
-    here = flags(compose["services"]["tensorflow-serving"])
-    there = arguments(main_container(overlay("cpu"), "tensorflow-serving"))
-    differing = {name for name in here.keys() | there.keys() if here.get(name) != there.get(name)}
-    assert differing == {
-        "model_config_file_poll_wait_seconds",
-        "file_system_poll_wait_seconds",
-        "tensorflow_inter_op_parallelism",
-        "enable_grpc_healthcheck_service",
-    }
-
-
 def test_the_model_server_has_a_thread_per_concurrent_call(compose):
     """One variable sets both, so that each call has its core."""
     threads = flags(compose["services"]["tensorflow-serving"])["tensorflow_inter_op_parallelism"]
@@ -99,7 +86,6 @@ def test_the_gateways_stop_grace_period_covers_drain_and_shutdown(compose):
 
 
 def test_every_environment_variable_of_the_gateway_is_a_setting(compose):
-    """Also those of the service `keys`."""
     names = {name.removeprefix("SOSTENUTO_").lower() for name in compose["services"]["gateway"]["environment"]}
     names |= {name.removeprefix("SOSTENUTO_").lower() for name in compose["services"]["keys"]["environment"]}
     assert names <= set(Settings.model_fields)
@@ -116,7 +102,6 @@ def test_variables_that_the_page_puts_into_gateway_env_take_effect(compose):
 
 
 def test_the_page_lists_every_variable_with_its_default():
-    """And no variable that the compose file does not have."""
     used = dict(re.findall(r"\$\{(\w+):-([^}]*)\}", TEXT))
     table = rows("variable", "default")
     told = {name: defaults for names, defaults, _ in table for name in re.findall(r"`(\w+)`", names)}

@@ -10,7 +10,7 @@ from service.commands.serve import SPARE_THREADS
 from service.http_server.worker import RECEIVED_BYTES
 from service.memory_budget import FREE_BYTES
 from service.models import training_filters
-from service.scheduling.batching import MAX_TRACE_VALUES_PER_CALL
+from service.scheduling.batching import MAX_ACTIVATIONS_PER_CALL
 from service.settings import Settings
 from service.structured_outputs.compiler import FAST_MEMORY_BYTES, MAX_MEMORY_BYTES
 from tests.documents import rows
@@ -36,7 +36,7 @@ def parts(settings):
         threads * FREE_BYTES,
         max(RECEIVED_BYTES, 4 * settings.max_body_bytes) + 2 * threads * FREE_BYTES,
         threads * THREAD_BYTES,
-        settings.max_calls * REPLY_COPIES * 4 * MAX_TRACE_VALUES_PER_CALL,
+        settings.max_calls * REPLY_COPIES * 4 * MAX_ACTIVATIONS_PER_CALL,
         training_filters.MAX_CACHE_BYTES,
         settings.pattern_cache_bytes,
         2 * COMPILER_BYTES + MAX_MEMORY_BYTES + FAST_MEMORY_BYTES,
@@ -53,13 +53,11 @@ def compose_limit():
 
 
 def test_the_default_settings_fit_into_docker_composes_limit():
-    """With every part at its maximum at the same time."""
     assert sum(parts(Settings())) * MIB <= compose_limit()
 
 
 @pytest.mark.parametrize("name", ["cpu", "gpu"])
 def test_the_default_settings_fit_into_the_limit_of_each_overlay(name):
-    """With every part at its maximum at the same time."""
     limit = quantity(main_container(overlay(name), "gateway")["resources"]["limits"]["memory"])
     assert sum(parts(Settings())) * MIB <= limit
 

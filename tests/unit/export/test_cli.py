@@ -20,7 +20,6 @@ from export.config import DEFAULT_RECIPE, RECIPES, Group, TrainConfig, load_conf
 from export.corpora import training_filter as training_filter_module
 from export.graphs.network import CELLS
 from export.training import workflow
-from export.training.trainer import Evaluation
 from tests.commands import main
 from tests.paths import ROOT
 from tests.unit.export.trainings import TEXT, NoSamples, scalars
@@ -191,9 +190,7 @@ def test_a_command_restores_the_signal_handlers(trained):
 
 def test_the_card_reports_the_epoch_whose_weights_are_published(monkeypatch, capsys):
     """Losses, speed, settings, samples and plot of the version are those of the best epoch."""
-    monkeypatch.setattr(
-        workflow.Trainer, "_validate", lambda _, progress: Evaluation([2.0, 1.0, 3.0][progress.epochs], 0.5)
-    )
+    monkeypatch.setattr(workflow.Trainer, "_validate", lambda _, progress: ([2.0, 1.0, 3.0][progress.epochs], 0.5))
     assert train("--epochs", "3", "--seed", "5") == 0
     card, tokenizer = load_assets(Path("models/m/1"))
     best = json.loads(Path("runs/m/progress.json").read_text())["history"][1]
@@ -213,8 +210,8 @@ def test_the_card_reports_the_epoch_whose_weights_are_published(monkeypatch, cap
     assert all(sample.given in TEXT and sample.text for sample in training.samples)
     assert training.written_spans > 0
     page = Path("models/m/1/README.md").read_text()
-    assert "| loss, nats per token | " in page
-    assert "best was 2 of 3" in page
+    assert "| validation loss | `1.000 nats per token` |" in page
+    assert "2 is the best of 3" in page
     pictures = Path("models/m/1/assets.extra/history.png"), Path("runs/m/history.png")
     assert pictures[0].read_bytes() == pictures[1].read_bytes()
     assert "published models/m/1: epoch 2, validation loss 1.000\n" in capsys.readouterr().out

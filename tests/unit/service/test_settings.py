@@ -16,14 +16,12 @@ def clean(monkeypatch):
 
 
 def test_settings_come_from_environment_variables(monkeypatch):
-    """A variable is the setting's name in upper case, after `SOSTENUTO_`."""
     monkeypatch.setenv("SOSTENUTO_MAX_QUEUED", "7")
     monkeypatch.setenv("SOSTENUTO_MODELS_DIR", "/srv/models")
     assert (load_settings().max_queued, load_settings().models_dir) == (7, Path("/srv/models"))
 
 
 def test_environment_variables_override_the_settings_file(monkeypatch, tmp_path):
-    """SOSTENUTO_ENV_FILE names the file."""
     path = tmp_path / "settings"
     path.write_text("SOSTENUTO_MAX_QUEUED=7\nSOSTENUTO_MAX_RUNNING=9\n")
     monkeypatch.setenv("SOSTENUTO_ENV_FILE", str(path))
@@ -123,6 +121,5 @@ def test_unknown_variables_of_the_file_are_reported(monkeypatch, tmp_path):
 
 
 def test_the_repr_of_settings_hides_the_redis_url(monkeypatch):
-    """The URL may hold a password."""
     monkeypatch.setenv("SOSTENUTO_REDIS_URL", "redis://:hunter2@localhost")
     assert "hunter2" not in repr(load_settings())

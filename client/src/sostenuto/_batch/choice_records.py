@@ -11,7 +11,7 @@ import io
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -35,7 +35,7 @@ _CSV_RECORD = re.compile(_FIELD + rb",(\d{1,9})," + _FIELD + b"," + _FIELD + _CR
 # included, so that removing one restores any cell.
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
 
-Row = tuple[str, int, str, Optional[str]]
+Row = tuple[str, int, str, str | None]
 
 
 class _Record(NamedTuple):
@@ -79,7 +79,7 @@ def _is_choice(fields: Any) -> bool:
 
 def write_json(row: Row) -> bytes:
     """Return a line of JSON."""
-    return orjson.dumps(dict(zip(COLUMNS, row)), option=orjson.OPT_APPEND_NEWLINE)
+    return orjson.dumps(dict(zip(COLUMNS, row, strict=False)), option=orjson.OPT_APPEND_NEWLINE)
 
 
 def write_csv(row: tuple[Any, ...]) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
 
 import click
 
@@ -23,9 +22,7 @@ _NAMES = {name for names in SERVER_COMMANDS.values() for name in names}
 
 def installed() -> dict[str, EntryPoint]:
     """Return the entry points by the names of their commands; nothing is imported."""
-    found: Any = entry_points()
-    points = found.select(group=GROUP) if hasattr(found, "select") else found.get(GROUP, ())  # Python 3.9
-    return {point.name: point for point in points}
+    return {point.name: point for point in entry_points(group=GROUP)}
 
 
 def load(name: str) -> click.Command | None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Callable
 
 from sostenuto._cli.errors import Failure
 from sostenuto._cli.inputs import from_bytes

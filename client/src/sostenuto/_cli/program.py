@@ -13,7 +13,6 @@ import click
 from sostenuto import SostenutoError, __version__
 from sostenuto._cli import INTERRUPTED, WRONG_USAGE, extensions
 from sostenuto._cli.commands.batch import batch
-from sostenuto._cli.commands.bench import bench
 from sostenuto._cli.commands.completion import completion
 from sostenuto._cli.commands.generate import generate
 from sostenuto._cli.commands.inspect import inspect
@@ -41,7 +40,7 @@ For completion by the Tab key see `sostenuto completion --help`."""
 
 SECTIONS = {
     "Text": ("generate", "write", "score", "inspect"),
-    "Server": ("models", "tokens", "tokenizer", "batch", "bench"),
+    "Server": ("models", "tokens", "tokenizer", "batch"),
 }
 SHORT_HELP = 60  # characters of a command's help in the list
 
@@ -154,5 +153,5 @@ def program() -> None:
     """
 
 
-for command in (generate, write, score, models, tokens, tokenizer, inspect, batch, bench, completion):
+for command in (generate, write, score, models, tokens, tokenizer, inspect, batch, completion):
     program.add_command(command)

@@ -70,13 +70,13 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], numbers:
     Columns whose heading is one of the numbers are right-aligned.
     """
     screen = console()
-    widths = [max(map(cell_len, column)) for column in zip(headings, *rows)]
+    widths = [max(map(cell_len, column)) for column in zip(headings, *rows, strict=False)]
     if sum(widths) + GAP * (len(widths) - 1) > screen.width:
         return _print_records(screen, headings, rows)
     for row in (headings, *rows):
         cells = [
             " " * (width - cell_len(cell)) + cell if heading in numbers else cell + " " * (width - cell_len(cell))
-            for cell, width, heading in zip(row, widths, headings)
+            for cell, width, heading in zip(row, widths, headings, strict=False)
         ]
         screen.print((" " * GAP).join(cells).rstrip(), style="bold" if row is headings else "")
     return None
@@ -86,5 +86,5 @@ def _print_records(screen: Console, headings: Sequence[str], rows: Sequence[Sequ
     for number, row in enumerate(rows):
         if number:
             screen.print()
-        for heading, cell in zip(headings, row):
+        for heading, cell in zip(headings, row, strict=False):
             screen.print(f"{heading}: {cell}")

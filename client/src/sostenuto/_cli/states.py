@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from sostenuto._cli.errors import Failure, failing_to
-from sostenuto._files import write_whole
+from sostenuto._conversation import write_whole
 
 _TOKEN = re.compile(r"ost\d+\.")  # prefix of every token
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sostenuto import InvalidArgument
 from sostenuto._cli.errors import Failure, failing_to
-from sostenuto._structured import PATTERNS
+from sostenuto._fields import PATTERNS
 
 if TYPE_CHECKING:
     from sostenuto import Client, Conversation, Stream, Turn

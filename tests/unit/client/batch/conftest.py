@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sostenuto._events import LinkedEvent
+from sostenuto._retries import LinkedEvent
 from tests.unit.client.conftest import _clean_environment, server  # noqa: F401 - fixtures are used by name
 
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from sostenuto._cli.program import program
-from sostenuto._events import LinkedEvent
+from sostenuto._retries import LinkedEvent
 from tests.paths import ROOT
 from tests.ports import free_port
 from tests.unit.client.scripted_responses import COMPLETION, answer_bytes, answer_json, hang_up, refusal

@@ -168,7 +168,6 @@ def test_the_text_before_an_interruption_stays_on_standard_output(sostenuto, ser
         ("tokens", "a", "b"),
         ("tokens", "--decode", "a"),
         ("inspect", "a", "--top", "6"),
-        ("bench", "--concurrency", "1,0"),
         ("write", "--file", "/nope/x"),
         ("completion", "nope"),
         ("models", "--base-url", "127.0.0.1"),

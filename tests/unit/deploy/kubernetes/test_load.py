@@ -5,7 +5,7 @@ import json
 import pytest
 
 import sostenuto
-from tests.kubernetes.load import DIFFERED, FAILED, IDENTICAL, NUM_SEEDS, NUM_THREADS, Load
+from tests.kubernetes.load import DIFFERED, FAILED, IDENTICAL, NUM_SEEDS, Load
 from tests.kubernetes.load_generator import stream
 
 
@@ -72,7 +72,6 @@ def load(kubectl):
 
 
 def test_a_lost_connection_is_an_error():
-    """The load generator reports it and continues."""
     completion = stream(Client(["a"], sostenuto.StreamInterrupted("cut")), "demo", 2, 10)
     assert (completion.seed, completion.error, completion.num_resumed) == (2, "StreamInterrupted: cut", 1)
 
@@ -87,7 +86,6 @@ def test_equal_texts_have_equal_hashes_however_they_are_split():
     ("completion", "outcome"), [(line(1), IDENTICAL), (line(1, "2"), DIFFERED), (line(1, error="cut"), FAILED)]
 )
 def test_a_text_is_compared_with_the_recorded_one_of_its_seed(load, completion, outcome):
-    """Not with that of another."""
     assert load.outcome(completion) == outcome
 
 
@@ -96,32 +94,3 @@ def test_an_error_before_the_first_fault_is_raised(kubectl):
     kubectl.log[3]["error"] = "cut"
     with pytest.raises(AssertionError, match="cut"):
         Load(kubectl, "gateway", "key", "image").record()
-
-
-def test_a_fault_is_over_when_each_stream_in_flight_has_ended(load, kubectl, monkeypatch):
-    """One that hangs is waited for."""
-    num_before = len(kubectl.log)
-    later = [line(number) for number in range(NUM_THREADS)]
-
-    def appear_after_a_poll(condition, what):
-        assert not condition()
-        kubectl.log += later
-        assert condition(), what
-
-    monkeypatch.setattr(kubectl, "until", appear_after_a_poll)
-    assert load.in_flight_after(num_before) == later
-    later.pop()
-    with pytest.raises(AssertionError, match="in flight"):
-        load.in_flight_after(num_before)
-
-
-def test_a_load_moves_only_from_a_node_that_it_must_avoid(load, monkeypatch):
-    """A new pod costs seconds."""
-    started = []
-    monkeypatch.setattr(load, "_start", started.append)
-    monkeypatch.setattr(load, "in_flight_after", lambda _number: [])
-    load.node = "a"
-    load.avoid(["b"])
-    assert started == []
-    load.avoid(["a"])
-    assert started == [["a"]]

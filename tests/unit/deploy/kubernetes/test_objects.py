@@ -3,20 +3,13 @@
 `make test-kubernetes` tests them in a cluster.
 """
 
-import hashlib
-import json
-import re
-
 import kubernetes_validate
 import pytest
 
 from tests.manifests import (
-    OVERLAYS,
     containers,
-    leaves,
     may_reach,
     of_kind,
-    overlay,
     ports_of,
     quantity,
     selects,
@@ -36,7 +29,6 @@ def probes(container):
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_every_object_is_valid_under_the_strict_schema_of_kubernetes(objects, version):
-    """Each has the fields of its kind and no others."""
     assert len(objects) > 10
     for each in objects:
         try:
@@ -47,7 +39,6 @@ def test_every_object_is_valid_under_the_strict_schema_of_kubernetes(objects, ve
 
 
 def test_no_object_has_a_namespace(objects):
-    """It is chosen when they are applied."""
     assert [each["metadata"]["name"] for each in objects if "namespace" in each["metadata"]] == []
 
 
@@ -68,7 +59,6 @@ def test_every_selector_matches_the_pods_of_its_name_and_no_others(objects, name
 
 
 def test_every_referenced_port_is_declared_by_a_container(objects):
-    """In probes, Services, network policies and annotations."""
     for template in templates(objects).values():
         ports, notes = ports_of(template), template["metadata"].get("annotations", {})
         known = {*ports, *ports.values()}
@@ -87,7 +77,6 @@ def test_every_referenced_port_is_declared_by_a_container(objects):
 
 
 def test_every_mounted_volume_its_claim_and_its_configmap_exist(objects):
-    """Secrets are not among the objects: users create them."""
     names = {(each["kind"], each["metadata"]["name"]) for each in objects}
     for template in templates(objects).values():
         volumes = {volume["name"]: volume for volume in template["spec"]["volumes"]}
@@ -100,25 +89,7 @@ def test_every_mounted_volume_its_claim_and_its_configmap_exist(objects):
                 assert ("ConfigMap", volume["configMap"]["name"]) in names
 
 
-def content_hash(data):
-    """Return kustomize's hash of a ConfigMap: 10 hexadecimal digits of its JSON, without digits that spell words."""
-    text = json.dumps({"data": data, "kind": "ConfigMap", "name": ""}, separators=(",", ":"), ensure_ascii=False)
-    # As Go's encoder does.
-    text = re.sub("[<>&]", lambda sign: f"\\u{ord(sign[0]):04x}", text)
-    return hashlib.sha256(text.encode()).hexdigest()[:10].translate(str.maketrans("013ae", "ghkmt"))
-
-
-def test_configmaps_have_the_hash_of_their_content_in_their_name(objects):
-    """So that a change of settings rolls the pods out."""
-    maps = [each for each in objects if each["kind"] == "ConfigMap"]
-    assert len(maps) == 2
-    for each in maps:
-        data = dict(sorted(each["data"].items()))
-        assert each["metadata"]["name"].rpartition("-")[2] == content_hash(data)
-
-
 def test_only_exporter_and_workbench_mount_the_repository_writable(objects):
-    """Gateways and model servers mount `/models` read-only."""
     for name, template in templates(objects).items():
         for container in containers(template):
             mounts = {mount["name"]: mount for mount in container["volumeMounts"]}
@@ -142,17 +113,7 @@ def test_every_pod_meets_the_restricted_pod_security_standard(objects):
             }
 
 
-def test_every_main_container_has_a_bounded_tmp(objects):
-    """An `emptyDir` with a size limit, as the root file system is read-only."""
-    for template in templates(objects).values():
-        volumes = {volume["name"]: volume for volume in template["spec"]["volumes"]}
-        for container in template["spec"]["containers"]:
-            (mount,) = (mount for mount in container["volumeMounts"] if mount["mountPath"] == "/tmp")
-            assert "sizeLimit" in volumes[mount["name"]]["emptyDir"]
-
-
 def test_every_container_requests_cpu_and_memory_and_limits_memory(objects):
-    """Requests do not exceed limits."""
     for template in templates(objects).values():
         for container in containers(template):
             needs = container["resources"]
@@ -190,40 +151,3 @@ def test_pods_that_need_no_network_have_no_egress(objects, name):
     (policy,) = (policy for policy in policies if selects(policy["podSelector"], labels))
     assert "Egress" in policy["policyTypes"]
     assert "egress" not in policy
-
-
-def test_the_gpu_overlay_differs_only_in_what_a_gpu_needs():
-    """Image, GPU, toleration, memory growth, memory, rollout order, and the precision, else chosen by the CPU."""
-    by_name = [
-        leaves({f"{each['kind']}/{each['metadata']['name']}": each for each in overlay(name)}) for name in OVERLAYS
-    ]
-    cpu, gpu = by_name
-    changed = {path for path in {*cpu, *gpu} if cpu.get(path) != gpu.get(path)}
-    pod = ("spec", "template", "spec")
-    gateway = {path for path in changed if path[0] == "Deployment/gateway"}
-    precision = ("Deployment/gateway", *pod, "containers", "gateway", "env", "SOSTENUTO_PRECISION")
-    assert {path: gpu[path] for path in gateway} == {
-        (*precision, "name"): "SOSTENUTO_PRECISION",
-        (*precision, "value"): "float32",
-    }
-    changed -= gateway
-    assert {path[0] for path in changed} == {"Deployment/tensorflow-serving"}
-    server = (*pod, "containers", "tensorflow-serving")
-    assert {path[1:] for path in changed} == {
-        ("spec", "strategy", "rollingUpdate", "maxSurge"),
-        ("spec", "strategy", "rollingUpdate", "maxUnavailable"),
-        (*pod, "initContainers", "wait-for-models", "image"),
-        *((*pod, "tolerations", "2", field) for field in ("key", "operator", "effect")),
-        (*server, "image"),
-        (*server, "env", "TF_FORCE_GPU_ALLOW_GROWTH", "name"),
-        (*server, "env", "TF_FORCE_GPU_ALLOW_GROWTH", "value"),
-        (*server, "resources", "limits", "nvidia.com/gpu"),
-        (*server, "resources", "limits", "memory"),
-        (*server, "resources", "requests", "memory"),
-    }
-
-
-def test_network_policies_have_no_empty_lists(objects):
-    """The API server drops them, so that an applied object would differ from its manifest for ever."""
-    for policy in of_kind(objects, "NetworkPolicy").values():
-        assert [path for path, value in policy["spec"].items() if value == []] == []

@@ -39,7 +39,6 @@ def mine(tmp_path):
 
 
 def test_the_pages_kustomization_sets_namespace_registry_and_storage_class(mine):
-    """All objects are rendered, each with its namespace."""
     objects = mine(BLOCKS[0])
     assert len(objects) == len(overlay("cpu"))
     assert {each["metadata"]["namespace"] for each in objects} == {"sostenuto"}
@@ -49,13 +48,11 @@ def test_the_pages_kustomization_sets_namespace_registry_and_storage_class(mine)
 
 
 def test_the_pages_literals_are_merged_into_the_gateways_settings(mine):
-    """No other setting changes."""
     before, after = settings(overlay("cpu"), "gateway"), settings(mine(*BLOCKS[:2]), "gateway")
     assert after == {**before, "SOSTENUTO_DEFAULT_MODEL": "demo", "SOSTENUTO_LOG_LEVEL": "warning"}
 
 
 def test_the_pages_patch_removes_api_keys_and_nothing_else(mine):
-    """Variable, mount and volume."""
     objects = mine(BLOCKS[0], BLOCKS[2])
     container, template = main_container(objects, "gateway"), templates(objects)["gateway"]
     assert "api-keys" not in yaml.safe_dump(template)
@@ -70,7 +67,6 @@ def test_the_page_has_only_the_tested_blocks():
 
 
 def test_kubectl_commands_of_the_page_name_rendered_objects():
-    """And create exactly the Secrets that the gateway mounts."""
     objects = overlay("cpu")
     lines = "\n".join(re.findall(r"^ *(kubectl .*)", PAGE, re.MULTILINE))
     named = set(re.findall(r"\b(deployment|job|service|hpa)[/ ]([a-z][a-z-]+)", lines))

@@ -34,8 +34,6 @@ from tests.paths import ROOT
 DNS_CACHE_S = 30
 # kube-controller-manager's --node-monitor-grace-period: 40 s until Kubernetes 1.31, 50 s since then.
 LOST_AFTER_S = 50
-# The kubelet's, before the second, third and fourth restart of a container.
-RESTART_WAITS_S = (10, 20, 40)
 
 
 def pre_stop_s(container):
@@ -51,7 +49,6 @@ def test_a_model_server_has_exclusive_cores(objects):
 
 
 def test_a_model_server_has_a_core_and_a_thread_per_concurrent_call(objects, gateway_settings):
-    """Of all gateways together; an operation uses one thread."""
     server, flags = (
         main_container(objects, "tensorflow-serving"),
         arguments(main_container(objects, "tensorflow-serving")),
@@ -79,11 +76,6 @@ def test_pods_of_a_lost_node_are_replaced_within_the_backends_grace(objects, gat
     assert max(waits.values()) + LOST_AFTER_S < gateway_settings.backend_grace_s
 
 
-def test_sequences_wait_for_model_servers_that_end_again_and_again(gateway_settings):
-    """The grace covers the kubelet's waits before three restarts in a row."""
-    assert gateway_settings.backend_grace_s > sum(RESTART_WAITS_S)
-
-
 def test_a_rollout_may_take_as_long_as_the_first_training(objects):
     """And as the start of a model server after it; otherwise it is reported as failed."""
     deployments = of_kind(objects, "Deployment")
@@ -94,13 +86,7 @@ def test_a_rollout_may_take_as_long_as_the_first_training(objects):
         assert deployments[name]["spec"]["progressDeadlineSeconds"] > waits_s
 
 
-def test_the_exporter_has_one_pod_at_a_time(objects):
-    """By default a Job replaces a pod while that one still ends, and both would write to the repository."""
-    assert of_kind(objects, "Job")["exporter"]["spec"]["podReplacementPolicy"] == "Failed"
-
-
 def test_environment_variables_of_the_gateway_are_valid_settings(objects, gateway_settings):
-    """Each is a known setting within its limits."""
     names = {name.removeprefix("SOSTENUTO_").lower() for name in settings(objects, "gateway")}
     assert names == gateway_settings.model_fields_set
     assert gateway_settings.host == gateway_settings.metrics_host == "0.0.0.0"
@@ -116,7 +102,6 @@ def test_the_gateway_declares_the_ports_on_which_it_listens(objects, gateway_set
 
 
 def test_the_gateways_backend_is_a_headless_service_of_the_model_servers(objects, gateway_settings):
-    """Its DNS name resolves to all ready pods."""
     (address,) = gateway_settings.addresses
     name, _, port = address.partition(":")
     service = of_kind(objects, "Service")[name]["spec"]
@@ -137,19 +122,6 @@ def test_the_gateways_key_files_are_in_mounted_secrets(objects, gateway_settings
         assert source == {"secretName": secret, "defaultMode": 0o440}
 
 
-def test_readiness_probes_test_serving_and_liveness_probes_the_process(objects):
-    """A gateway is ready when a model is served; a model server, when its port is open."""
-    gateway = main_container(objects, "gateway")
-    assert gateway["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "http"}
-    assert gateway["livenessProbe"]["httpGet"] == gateway["startupProbe"]["httpGet"]
-    assert gateway["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "http"}
-    server = main_container(objects, "tensorflow-serving")
-    assert server["startupProbe"]["tcpSocket"] == server["readinessProbe"]["tcpSocket"] == {"port": "grpc"}
-    # The server implements it only with the flag.
-    assert server["livenessProbe"]["grpc"] == {"port": 8500}
-    assert arguments(server)["enable_grpc_healthcheck_service"] == "true"
-
-
 def test_the_gateways_grace_period_covers_prestop_drain_and_shutdown(objects, gateway_settings):
     """Otherwise Kubernetes kills it before its requests have finished."""
     grace_s = templates(objects)["gateway"]["spec"]["terminationGracePeriodSeconds"]
@@ -168,12 +140,6 @@ def test_a_model_server_outlives_its_dns_entries(objects, gateway_settings):
     assert deployment["spec"]["minReadySeconds"] > DNS_CACHE_S + gateway_settings.poll_s
 
 
-def test_sigterm_reaches_the_model_server(objects):
-    """It is no child of the image's script, and not process 1, where SIGTERM without a handler has no effect."""
-    assert main_container(objects, "tensorflow-serving")["command"] == ["tensorflow_model_server"]
-    assert templates(objects)["tensorflow-serving"]["spec"]["shareProcessNamespace"] is True
-
-
 def test_the_model_server_waits_for_its_models_config(objects):
     """The init container waits for the file of the flag, on the same volume, which is then polled."""
     template = templates(objects)["tensorflow-serving"]
@@ -187,7 +153,6 @@ def test_the_model_server_waits_for_its_models_config(objects):
 
 
 def test_the_model_servers_metrics_have_the_path_and_port_of_the_annotations(objects):
-    """The file of the flag is mounted and enables them."""
     template, server = templates(objects)["tensorflow-serving"], main_container(objects, "tensorflow-serving")
     folder, _, file = arguments(server)["monitoring_config_file"].rpartition("/")
     (mount,) = (mount["name"] for mount in server["volumeMounts"] if mount["mountPath"] == folder)
@@ -216,7 +181,6 @@ def test_images_have_the_tested_versions(objects):
 
 
 def test_the_exporters_arguments_are_valid(objects):
-    """Its recipe exists, and it publishes to the volume."""
     command, *arguments = main_container(objects, "exporter")["args"]
     assert command == train.name
     options = train.make_context(command, arguments).params

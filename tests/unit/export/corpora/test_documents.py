@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from export.corpora.corpus import Corpus
-from export.corpora.documents import SEPARATOR, separate_documents
-from export.corpora.text import TextWriter
+from export.corpora.documents import separate_documents
 from export.errors import CorpusError
 
 TEXT = st.text(st.sampled_from("ab \t\n\x0b"), max_size=30)
@@ -32,21 +31,10 @@ def at_once(texts, documents):
 @given(texts=st.lists(st.lists(TEXT, max_size=4), max_size=4))
 def test_chunked_texts_separate_into_the_same_documents(documents, texts):
     """Also where a chunk ends within a blank line or in leading white space; blank documents are dropped."""
-    writer = TextWriter()
-    for part in separate_documents(texts, documents):
-        writer.write(part)
-    text, expected = writer.text(), at_once(["".join(parts) for parts in texts], documents)
-    assert (list(text.documents()) if text else []) == expected
-    if text:
-        assert (text.num_documents, text.num_characters) == (len(expected), sum(map(len, expected)))
-
-
-def test_a_corpus_of_blank_documents_is_rejected():
-    """A corpus has at least one document."""
-    with pytest.raises(CorpusError, match="corpus c: it has no text"):
-        Corpus.of("c", [" ", "\n"], ends=True)
-
-
-def test_the_document_separator_is_nul():
-    """No text contains NUL: files with it are rejected as binary."""
-    assert SEPARATOR == "\0"
+    expected = at_once(["".join(parts) for parts in texts], documents)
+    if not expected:
+        with pytest.raises(CorpusError, match="corpus c: it has no text"):
+            Corpus._write("c", separate_documents(texts, documents), "corpus", ends=True)
+        return
+    corpus = Corpus._write("c", separate_documents(texts, documents), "corpus", ends=True)
+    assert corpus.documents == tuple(expected)

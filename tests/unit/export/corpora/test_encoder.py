@@ -1,4 +1,6 @@
-"""The caching encoder returns the same ids as the tokenizer."""
+"""A corpus has the token ids that its tokenizer gives, memory-mapped in the model's reading order."""
+
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -6,8 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contract.tokenizer import CharacterTokenizer, ExactWordTokenizer, SubwordTokenizer, WordTokenizer
+from contract.tokenizers import huggingface
+from export.corpora import corpus as corpus_module
 from export.corpora import encoder
-from export.corpora.encoder import Encoder
+from export.corpora.corpus import Corpus
+from export.corpora.encoder import Encoder, encode_corpus
+from export.training.dataset import Sequences, SlidingWindows
 from tests.unit.contract.scripts import ALL
 
 WHITE = " \n\t\x0b\r\x1c\x85\xa0\u2028"
@@ -15,6 +21,7 @@ TOKENIZERS = {
     kind.unit: kind.train([ALL, ALL + WHITE + "don't ΑΣ aΣ.Α. a1"])
     for kind in (CharacterTokenizer, WordTokenizer, ExactWordTokenizer, SubwordTokenizer)
 }
+DOCUMENTS = st.lists(st.text(st.sampled_from("ab. \n"), min_size=1, max_size=80).filter(str.strip), min_size=1)
 
 
 @pytest.mark.parametrize("unit", TOKENIZERS)
@@ -32,19 +39,15 @@ def test_ids_equal_those_of_the_tokenizer(unit, text):
 def test_ids_of_every_script_equal_those_of_the_tokenizer(unit):
     """Also of scripts that are written without spaces."""
     tokenizer = TOKENIZERS[unit]
-    assert Encoder(tokenizer).encode(ALL * 2).tolist() == tokenizer.encode(ALL * 2)
-    assert Encoder(tokenizer).encode("語" * 300).tolist() == tokenizer.encode("語" * 300)
+    for text in (ALL * 2, "語" * 300):
+        assert Encoder(tokenizer).encode(text).tolist() == tokenizer.encode(text)
 
 
-def test_the_cache_is_bounded(monkeypatch):
-    """In entries and in characters per entry; text that is not cached is encoded all the same."""
+def test_the_cache_of_segments_is_bounded(monkeypatch):
     monkeypatch.setattr(encoder, "MAX_SEGMENTS", 10)
-    tokenizer = TOKENIZERS["subword"]
-    fast = Encoder(tokenizer)
-    text = " ".join(f"w{number}" for number in range(100)) + " " + "x" * 50
-    assert fast.encode(text).tolist() == tokenizer.encode(text)
-    assert len(fast._segments) == 10
-    assert max(map(len, fast._segments)) <= encoder.MAX_CHARACTERS
+    fast = Encoder(TOKENIZERS["subword"])
+    fast.encode(" ".join(f"w{number}" for number in range(100)))
+    assert fast._encode_segment.cache_info().currsize == 10
 
 
 @pytest.mark.parametrize(("num_words", "dtype"), [(100, np.uint8), (300, np.uint16), (70_000, np.uint32)])
@@ -53,3 +56,42 @@ def test_ids_have_the_smallest_sufficient_dtype(num_words, dtype):
     tokenizer = WordTokenizer.train([" ".join(f"w{number}" for number in range(num_words))])
     ids = Encoder(tokenizer).encode(f"w0 w{num_words - 1}")
     assert (ids.dtype, ids.tolist()) == (dtype, [2, num_words + 1])
+
+
+@pytest.fixture(scope="module")
+def small_blocks():
+    """Shrink chunks and blocks, so that a small document has many of them."""
+    with (
+        patch.object(huggingface, "CHUNK_CHARACTERS", 3),
+        patch.object(corpus_module, "BLOCK_BYTES", 11),
+        patch.object(encoder, "BLOCK_BYTES", 5),
+        patch.object(encoder, "_REVERSE_BLOCK", 4),
+    ):
+        yield
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("ends", [True, False])
+@pytest.mark.parametrize("kind", [CharacterTokenizer, WordTokenizer])
+@settings(deadline=None)
+@given(documents=DOCUMENTS)
+def test_a_document_in_many_chunks_is_reversed_as_a_whole(kind, ends, documents):
+    """Ids equal those of whole documents in both directions; an end token follows each document if documents end."""
+    documents = documents if ends else documents[:1]
+    tokenizer = kind.train([*documents, "ab"], end_token=ends)
+    corpus = Corpus.of("c", documents, ends=ends)
+    mark = [tokenizer.special.end] if ends else []
+    for direction, step in (("forward", 1), ("backward", -1)):
+        expected = [i for document in documents for i in tokenizer.encode(document)[::step] + mark]
+        assert encode_corpus(corpus, tokenizer, direction).tolist() == expected
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_sequences_and_windows_are_views_of_the_mapped_ids(direction):
+    """So a split needs no memory of the size of its ids."""
+    corpus = Corpus.of("c", ["ab ab " * 200], ends=False)
+    ids = encode_corpus(corpus, CharacterTokenizer.train("ab "), direction)
+    assert isinstance(ids.base, np.memmap)
+    for laid_out in (Sequences.for_training(ids, 2, 4, 10), SlidingWindows(ids, 4, 2, None, 10)):
+        assert np.shares_memory(laid_out.ids, ids)
+    assert np.shares_memory(Sequences.for_training(ids, 2, 4, 10).targets, ids)

@@ -7,8 +7,8 @@ import pytest
 
 from contract.tokenizer import KERAS_RULES
 from export.corpora import memorization
+from export.corpora.corpus import Chunk
 from export.corpora.memorization import MIN_SPANS, SPAN_WORDS, Memorization, find_memorized_spans
-from export.corpora.text import Chunk
 
 WORDS = [f"w{i}" for i in range(200)]
 # The first and last word of a text are ignored, so this one has 191 runs.

@@ -8,32 +8,31 @@ from hypothesis import strategies as st
 
 from export.corpora import shuffling
 from export.corpora.corpus import Corpus
-from export.corpora.shuffling import shuffle_documents
 
 DOCUMENTS = st.lists(st.text("aé大\n ", min_size=1, max_size=9).map(lambda text: text + "."), min_size=1, max_size=40)
 
 
-def shuffled(documents, seed):
-    return list(shuffle_documents(Corpus.of("c", documents, ends=True).text, seed).documents())
+def shuffle(corpus, seed):
+    return corpus.split(0, seed)[0]
 
 
 @given(DOCUMENTS, st.integers(0, 2**31 - 1), st.sampled_from([1, 7, 50]))
 @settings(max_examples=60, deadline=None)
 def test_the_shuffled_order_is_complete_and_independent_of_bucket_size(documents, seed, bucket_bytes):
     """In one bucket or in many files, no document is lost or split."""
-    whole = shuffled(documents, seed)
+    corpus = Corpus.of("c", documents, ends=True)
+    whole = shuffle(corpus, seed).documents
     assert sorted(whole) == sorted(documents)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shuffling, "BUCKET_BYTES", bucket_bytes)
         patch.setattr(shuffling, "BLOCK_BYTES", 3)
-        assert shuffled(documents, seed) == whole
+        assert shuffle(corpus, seed).documents == whole
 
 
 def test_a_split_is_shuffled_on_its_own():
     """Documents before and after it in the same file do not enter."""
-    head, tail = Corpus.of("c", [f"name {i}" for i in range(40)], ends=True).split(0.5, 0)
-    for part in (head, tail):
-        assert sorted(shuffle_documents(part.text, 5).documents()) == sorted(part.documents)
+    for part in Corpus.of("c", [f"name {i}" for i in range(40)], ends=True).split(0.5, 0):
+        assert sorted(shuffle(part, 5).documents) == sorted(part.documents)
 
 
 def test_every_permutation_is_about_equally_likely():
@@ -41,7 +40,7 @@ def test_every_permutation_is_about_equally_likely():
     counts = {}
     corpus = Corpus.of("c", list("abcd"), ends=True)
     for seed in range(2400):
-        order = "".join(shuffle_documents(corpus.text, seed).documents())
+        order = "".join(shuffle(corpus, seed).documents)
         counts[order] = counts.get(order, 0) + 1
     assert len(counts) == 24
     assert 60 < min(counts.values()) <= max(counts.values()) < 150
@@ -52,8 +51,8 @@ def test_memory_does_not_grow_with_the_corpus(monkeypatch):
     monkeypatch.setattr(shuffling, "BUCKET_BYTES", 1 << 20)
     corpus = Corpus.of("c", (f"document {i} " + "x" * 1000 for i in range(32_000)), ends=True)
     tracemalloc.start()
-    text = shuffle_documents(corpus.text, 0)
+    shuffled = shuffle(corpus, 0)
     used = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert text.num_characters == corpus.num_characters > 32_000_000
+    assert shuffled.num_characters == corpus.num_characters > 32_000_000
     assert used < 16 << 20

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from contract.tokenizer import CharacterTokenizer, ExactWordTokenizer, SubwordTokenizer, WordTokenizer
 from contract.tokenizers import huggingface
 from contract.training_filter import DOCUMENTS, SPANS
-from export.corpora import text as text_module
+from export.corpora import corpus as corpus_module
 from export.corpora import training_filter as module
 from export.corpora.corpus import Corpus
-from export.corpora.ids import encode_corpus
+from export.corpora.encoder import encode_corpus
 from export.corpora.memorization import SPAN_WORDS
 from export.corpora.training_filter import build_training_filter
 
@@ -31,7 +31,7 @@ SHORT = st.lists(
 def small_blocks():
     """Shrink blocks and chunks, so that a few words have many of them."""
     with (
-        patch.object(text_module, "BLOCK_BYTES", 11),
+        patch.object(corpus_module, "BLOCK_BYTES", 11),
         patch.object(huggingface, "CHUNK_CHARACTERS", 3),
         patch.object(module, "BLOCK_BYTES", 5),
         patch.object(module, "_BLOCK_TOKENS", 7),
@@ -152,7 +152,7 @@ def test_memory_does_not_grow_with_the_corpus(monkeypatch, ends):
     """16 MB of text are added within 16 MiB of memory, a filter of 1 MiB included."""
     monkeypatch.setattr(module, "MAX_BYTES", 1 << 20)
     monkeypatch.setattr(module, "_BLOCK_TOKENS", 1 << 16)
-    monkeypatch.setattr(text_module, "BLOCK_BYTES", 1 << 16)
+    monkeypatch.setattr(corpus_module, "BLOCK_BYTES", 1 << 16)
     lines = (f"{i} " + "x" * 190 for i in range(80_000))
     corpus = Corpus.of("c", lines if ends else ["".join(lines)], ends=ends)
     tokenizer = CharacterTokenizer.train("0123456789 x", end_token=ends)

@@ -1,4 +1,4 @@
-"""`inspect` returns each token's traces, by the cells' own formulas, and the same log probabilities as `score`."""
+"""`inspect` returns each token's activations, by the cells' own formulas, and the same log probabilities as `score`."""
 
 import keras
 import numpy as np
@@ -24,7 +24,7 @@ def sigmoid(values):
 
 
 def lstm(before, layer, inputs):
-    """Compute gates and states of an LSTM in float64, from the traces of the previous token."""
+    """Compute gates and states of an LSTM in float64, from the activations of the previous token."""
     h, c = (before[f"{kind}_{layer}"].astype(float) for kind in ("hidden", "cell"))
     i, f, g, o = np.split(inputs(h), 4, axis=-1)
     c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
@@ -56,8 +56,8 @@ def simple_rnn(before, layer, inputs):
 FORMULAS = {keras.layers.LSTM: lstm, keras.layers.GRU: gru, keras.layers.SimpleRNN: simple_rnn}
 
 
-def test_traces_equal_the_cells_formulas(stack):
-    """The oracle computes every layer and token from the model's weights and the previous token's traces."""
+def test_activations_equal_the_cells_formulas(stack):
+    """The oracle computes every layer and token from the model's weights and the previous token's activations."""
     model, published = stack
     told = published.call(signatures.INSPECT, token_ids=IDS, lengths=full(), state=published.zeros())
     recurrent = [layer for layer in model.layers if type(layer) in FORMULAS]
@@ -98,7 +98,7 @@ def test_inspect_is_bit_exact_to_score_in_one_call_or_in_slices(stack):
     assert same_bits(rest["state"], told["state"])
 
 
-def test_traces_are_zero_past_a_sequences_length(stack):
+def test_activations_are_zero_past_a_sequences_length(stack):
     """The returned state is that of the shorter sequence."""
     _, published = stack
     lengths = np.array([0, 1, 2, 3, 5, 8, 13, LENGTH], np.int32)
@@ -114,7 +114,7 @@ def test_traces_are_zero_past_a_sequences_length(stack):
 @pytest.mark.parametrize(
     "cell", ["lstm", *(pytest.param(cell, marks=pytest.mark.slow) for cell in ("simple_rnn", "gru"))]
 )
-def test_the_networks_traces_list_the_outputs_of_inspect(cell, tmp_path, monkeypatch):
+def test_the_networks_activations_list_the_outputs_of_inspect(cell, tmp_path, monkeypatch):
     """Each has kind, layer and width, in the order of the layers."""
     monkeypatch.setattr("export.graphs.cells.RecurrentStep.unroll", 1)
     network = prepare(make_model(cell, 2)).network
@@ -123,32 +123,32 @@ def test_the_networks_traces_list_the_outputs_of_inspect(cell, tmp_path, monkeyp
         "lstm": ["hidden", "cell", "forget", "input", "candidate", "output"],
         "gru": ["hidden", "update", "reset", "candidate"],
     }[cell]
-    assert [tuple(trace) for trace in network.traces] == [(k, n, 11 + n) for n in (1, 2) for k in kinds]
+    assert [tuple(each) for each in network.activations] == [(k, n, 11 + n) for n in (1, 2) for k in kinds]
     published = Published.of(network, tmp_path)
     told = published.call(signatures.INSPECT, token_ids=IDS, lengths=full(), state=published.zeros())
-    assert {trace.output: (ROWS, LENGTH, trace.units) for trace in network.traces} == {
+    assert {each.output: (ROWS, LENGTH, each.units) for each in network.activations} == {
         name: value.shape for name, value in told.items() if name[-1].isdigit()
     }
 
 
-def test_traces_number_the_recurrent_layers_only():
+def test_activations_number_the_recurrent_layers_only():
     """A Dense layer between two of them has no number."""
     keras.utils.set_random_seed(0)
     parts = [Embedding(VOCABULARY, 6), LSTM(5, return_sequences=True), Dense(4), GRU(3, return_sequences=True)]
     model = keras.Sequential([Input([None]), *parts, Dense(VOCABULARY)])
     network = prepare(model).network
-    assert [(trace.kind, trace.layer) for trace in network.traces if trace.kind == "hidden"] == [
+    assert [(each.kind, each.layer) for each in network.activations if each.kind == "hidden"] == [
         ("hidden", 1),
         ("hidden", 2),
     ]
-    assert {trace.units for trace in network.traces if trace.layer == 2} == {3}
+    assert {each.units for each in network.activations if each.layer == 2} == {3}
 
 
 def test_inspect_of_a_sliding_window_model_returns_the_top_layer(tmp_path):
     """Its lower layers are computed again for each token."""
     model = make_model("lstm", 1)
     network = prepare(model, context=6).network
-    assert [tuple(trace) for trace in network.traces] == [(signatures.TOP, 0, 12)]
+    assert [tuple(each) for each in network.activations] == [(signatures.TOP, 0, 12)]
     published = Published.of(network, tmp_path)
     told = published.call(signatures.INSPECT, token_ids=IDS, lengths=full(), state=published.zeros())
     embedded = published.call(

@@ -87,7 +87,7 @@ def test_a_sequence_does_not_depend_on_others_or_on_padding(model):
 
 
 def test_embeddings_are_the_top_layers_outputs(model):
-    """`last` and `sum` are those of the traces that `inspect` returns."""
+    """`last` and `sum` are those of the activations that `inspect` returns."""
     lengths = np.full(ROWS, 19, np.int32)
     inspected = model.call("inspect", token_ids=IDS, lengths=lengths, state=model.zeros())
     top = max(name for name in inspected if name.startswith("hidden"))

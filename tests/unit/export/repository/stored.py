@@ -1,9 +1,10 @@
-"""Versions on disk without a graph: fast to write, for tests that never load the model."""
+"""Cards, and versions on disk without a graph: fast to write, for tests that never load the model."""
 
 import json
 
 from contract.card import GeneratorCard, TrainingReport
 from contract.tokenizer import CharacterTokenizer
+from export.repository.history import Epoch, Progress
 from export.repository.models_config import add_to_models_config
 
 TOKENIZER = CharacterTokenizer.train("abcdefgh")
@@ -33,31 +34,34 @@ REPORT = {
 }
 
 
-def store(models_dir, name="m", version=1, *, tokenizer=TOKENIZER, epochs=(), listed=True, card=None, **report):
-    """Write a version. `report` changes its training report, `card` its card; `epochs` are validation losses."""
+def make_card(name="m", tokenizer=TOKENIZER, card=None, **report):
+    """Return a card; `report` changes its training report, `card` its other fields."""
+    sizes = {"layers": 2, "units": 16, "embedding": 4, "state_size": 64, "vocab_size": len(tokenizer.tokens)}
+    facts = {"name": name, "cell": "lstm", "unit": tokenizer.unit, "weights_sha256": "0", "code_sha256": "0", **sizes}
+    facts |= {"traces": (("hidden", 1, 16),), "tensorflow": "2", "created": 0}
+    return GeneratorCard(**{**facts, "training": TrainingReport(**{**REPORT, **report}), **(card or {})})
+
+
+def make_progress(*losses):
+    """Return epochs with these validation losses, or pairs of training and validation loss."""
+    pairs = [loss if isinstance(loss, tuple) else (loss - 0.1, loss) for loss in losses]
+    epochs = [
+        Epoch(train_loss=training, validation_loss=validation, accuracy=None, tokens=i, seconds=60 * i)
+        for i, (training, validation) in enumerate(pairs, 1)
+    ]
+    return Progress(history=tuple(epochs))
+
+
+def store(models_dir, name="m", version=1, *, tokenizer=TOKENIZER, epochs=(), listed=True, **changes):
+    """Write a version; see `make_card` for its changes, and `make_progress` for its epochs."""
     place = models_dir / name / str(version)
     assets = place / "assets.extra"
     assets.mkdir(parents=True)
     (place / "saved_model.pb").write_bytes(b"x" * 1000)
-    sizes = {"layers": 2, "units": 16, "embedding": 4, "state_size": 64, "vocab_size": len(tokenizer.tokens)}
-    facts = {"name": name, "cell": "lstm", "unit": tokenizer.unit, "weights_sha256": "0", "code_sha256": "0", **sizes}
-    facts["traces"] = (("hidden", 1, 16),)
-    training = TrainingReport(**{**REPORT, **report})
-    written = GeneratorCard(**{**facts, "tensorflow": "2", "created": 0, "training": training, **(card or {})})
-    (assets / "generator.json").write_text(written.model_dump_json())
+    (assets / "generator.json").write_text(make_card(name, tokenizer, **changes).model_dump_json())
     (assets / "tokenizer.json").write_text(tokenizer.to_json())
     if epochs:
-        history = [
-            {
-                "train_loss": loss - 0.1,
-                "validation_loss": loss,
-                "accuracy": None,
-                "tokens": i,
-                "seconds": 60 * i,
-                "new": 1,
-            }
-            for i, loss in enumerate(epochs, 1)
-        ]
+        history = [{**epoch.model_dump(), "new": 1} for epoch in make_progress(*epochs).history]
         (assets / "history.json").write_text(json.dumps(history))
     if listed:
         add_to_models_config(models_dir, name)

@@ -1,71 +1,178 @@
-"""Page, history, plot and embedding of a version are written to their paths."""
+"""The README of a version has what is known of it; history and embedding are written for programs."""
 
 import json
+import re
+import shlex
 
 import numpy as np
 import pytest
 
-from contract.card import GeneratorCard
-from contract.tokenizer import CharacterTokenizer
-from export.repository.artifacts import write_artifacts
-from export.repository.history import Epoch, Progress
+from contract.card import Sample, TrainingFilterDescription
+from contract.tokenizer import CharacterTokenizer, ExactWordTokenizer, SubwordTokenizer, WordTokenizer
+from export.repository import artifacts
+from export.repository.artifacts import visible_label, write_artifacts
+from export.repository.history import Progress
+from tests.unit.export.repository.stored import TOKENIZER, make_card, make_progress
 
-TOKENIZER = CharacterTokenizer.train("ab")
-VECTORS = np.arange(15, dtype=np.float32).reshape(5, 3)
-CARD = GeneratorCard(
-    name="m",
-    cell="gru",
-    layers=1,
-    units=4,
-    embedding=3,
-    state_size=4,
-    vocab_size=5,
-    unit="character",
-    weights_sha256="",
-    code_sha256="",
-    tensorflow="",
-    created=0,
-    traces=(("hidden", 1, 4),),
-)
-HISTORY = Progress(
-    history=(
-        Epoch(train_loss=1.0, validation_loss=2.0, accuracy=0.5, tokens=10, seconds=1.5),
-        Epoch(train_loss=0.5, validation_loss=1000.0, accuracy=0.25, tokens=20, seconds=3.0),
-    )
+VECTORS = np.arange(33, dtype=np.float32).reshape(11, 3)
+HISTORY = make_progress((1.0, 2.0), (0.5, 1000.0))
+SAMPLE = Sample(temperature=0.5, given="It’s a", text=" cat.\n```\n# no heading\x1b[2J")
+FILTER = TrainingFilterDescription(
+    kind="documents", num_entries=12_345, span_tokens=0, stride=1, false_positive_rate=1e-5, sha256="f" * 64
 )
 
 
-def written(folder, vectors, history):
+def written(folder, card, tokenizer=TOKENIZER, vectors=None, history=HISTORY):
     """Write the artifacts into a version's directory, and return its files' contents by relative path."""
     (folder / "assets.extra").mkdir()
-    write_artifacts(folder, CARD, TOKENIZER, vectors, history)
+    write_artifacts(folder, card, tokenizer, vectors, history)
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_trained_version_has_a_page_its_history_and_its_embedding(tmp_path):
-    """The page is at the root, where people and model hubs look for it."""
-    files = written(tmp_path, VECTORS, HISTORY)
+def page(tmp_path, **changes):
+    """Return the README of a trained version with these changes."""
+    card = make_card("my.model", **{"samples": (SAMPLE,), "corpus": "my|`book`.txt", "seed": 7, **changes})
+    return written(tmp_path, card, vectors=VECTORS)["README.md"].decode()
+
+
+def test_a_trained_version_has_a_readme_its_history_and_its_embedding(tmp_path):
+    """The README is at the root, where people and model hubs look for it, and names the files."""
+    files = written(tmp_path, make_card(samples=(SAMPLE,)), vectors=VECTORS)
     names = ["history.json", "history.png", "metadata.tsv", "vectors.tsv"]
     assert sorted(files) == ["README.md", *(f"assets.extra/{name}" for name in names)]
-    assert files["README.md"].startswith(b"# `m`\n")
-    assert all(name.encode() in files["README.md"] for name in names)
+    assert all(f"| `assets.extra/{name}` |".encode() in files["README.md"] for name in names)
+    assert b"](assets.extra/history.png)" in files["README.md"]
     assert files["assets.extra/history.png"].startswith(b"\x89PNG")
-    assert files["assets.extra/metadata.tsv"] == b"<pad>\n<unk>\n<start>\na\nb\n"
-    assert files["assets.extra/vectors.tsv"].startswith(b"0\t1\t2\n3\t4\t5\n")
 
 
 def test_the_history_has_an_entry_for_each_epoch(tmp_path):
     """It has perplexities, null where JSON has no number for them, and marks the best epoch."""
-    first, second = json.loads(written(tmp_path, None, HISTORY)["assets.extra/history.json"])
+    files = written(tmp_path, make_card(samples=(SAMPLE,)))
+    first, second = json.loads(files["assets.extra/history.json"])
     assert first.pop("train_perplexity") == pytest.approx(np.e)
     assert first.pop("validation_perplexity") == pytest.approx(np.e**2)
-    losses = {"train_loss": 1.0, "validation_loss": 2.0, "accuracy": 0.5}
-    assert first == {"epoch": 1, "best": True, **losses, "tokens": 10, "seconds": 1.5}
+    losses = {"train_loss": 1.0, "validation_loss": 2.0, "accuracy": None}
+    assert first == {"epoch": 1, "best": True, **losses, "tokens": 1, "seconds": 60}
     assert (second["epoch"], second["best"], second["validation_perplexity"]) == (2, False, None)
 
 
-def test_an_imported_model_may_have_a_page_only(tmp_path):
-    """The page mentions no file that is absent."""
-    (page,) = written(tmp_path, None, Progress()).values()
-    assert b"history" not in page
-    assert b"projector" not in page
+def test_the_readme_has_the_facts_of_the_card(tmp_path):
+    """Text of the corpus stays in its cell of a table."""
+    text = page(tmp_path, card={"training_filter": FILTER}, copied_spans=0.0123, written_spans=3_000)
+    for line in (
+        "# `my.model`",
+        "A model (lstm 2 × 16), trained on ``my\\|`book`.txt``, that continues a text character by character.",
+        "| validation loss | `2.000 nats per token` |",
+        "| token unit | `characters, a vocabulary of 11` |",
+        "| corpus | ``my\\|`book`.txt, 5,000 characters`` |",
+        "| epochs | `1 is the best of 2, 4,500 tokens per epoch` |",
+        "| training filter | `12,345 documents, false-positive rate 1.0e-05` |",
+        "| dropout | `0.1` |",
+    ):
+        assert f"\n{line}\n" in f"\n{text}", line
+    assert "over the 500 characters of the validation split" in text
+    assert "of 3,000 8-grams of words generated at temperature 1, 1.23% occur in the training text" in text
+    assert "of its first" not in text
+
+
+def test_a_sample_cannot_break_the_markdown_of_the_readme(tmp_path):
+    """A code fence in it stays text, and a control character becomes a dot."""
+    assert "\n````\n[It’s a] cat.\n```\n# no heading·[2J\n````\n" in page(tmp_path)
+
+
+@pytest.mark.parametrize(("direction", "field"), [("forward", "prompt"), ("backward", "suffix")])
+def test_the_example_command_calls_the_model_with_a_samples_prompt(tmp_path, direction, field):
+    """A backward model gets it as suffix. It is quoted for the shell."""
+    text = page(tmp_path, card={"direction": direction})
+    command = shlex.split(re.search(r"```bash\n(.*?)\n```", text, re.DOTALL)[1].replace("\\\n", ""))
+    assert command[:3] == ["curl", "http://127.0.0.1:8000/v1/completions", "-d"]
+    assert json.loads(command[3]) == {"model": "my.model", field: "It’s a", "max_tokens": 200, "temperature": 0.8}
+
+
+def test_a_backward_sample_is_written_before_its_suffix(tmp_path):
+    sample = Sample(temperature=1, given="the end.", text="and that was ")
+    assert "\n```\nand that was [the end.]\n```\n" in page(tmp_path, card={"direction": "backward"}, samples=(sample,))
+
+
+def test_long_lines_of_samples_are_wrapped(tmp_path):
+    """A word model generates no newlines."""
+    text = page(tmp_path, samples=(Sample(temperature=1, given="the", text=" cat" * 100),))
+    assert max(map(len, text.partition("## Samples")[2].partition("##")[0].split("\n"))) < 120
+
+
+def test_the_readme_of_an_imported_model_omits_what_is_unknown(tmp_path):
+    """It has no training report, no history and perhaps no embedding, and is then the only file."""
+    unknown = {"cell": None, "layers": 0, "embedding": 0, "context": 20, "training": None, "unit": "word"}
+    (text,) = written(tmp_path, make_card(card=unknown), history=Progress()).values()
+    assert b"A model (unknown, window 20), imported, that continues a text word by word, in lower case" in text
+    for word in (b"## Metrics", b"## Samples", b"## Training", b"history", b"vectors", b"model.keras", b"None"):
+        assert word not in text, word
+
+
+def test_the_readme_warns_if_there_was_no_validation_split(tmp_path):
+    """The training loss only measures how well the model remembers its text."""
+    nothing = {"validation_loss": None, "accuracy": None, "bits_per_character": None, "held_out": None}
+    text = page(tmp_path, **nothing)
+    assert "| validation loss | `–` |" in text
+    assert "Nothing was held out: the training loss measures only how well the text was memorized." in text
+    assert "an excerpt of the training text, as nothing was held out" in text
+
+
+def test_samples_without_a_prompt_are_described_as_such(tmp_path):
+    """The corpus, from which prompts are taken, may be missing when a run is published."""
+    text = page(tmp_path, samples=(Sample(temperature=1, given="", text="c"),))
+    assert "Without a prompt." in text
+    assert '"prompt": "The "' in text
+
+
+TEXT = "The cat\tsat\n\n大 on \u2028 a mat\\ ␣\x1b\xa0 the cat. " * 2
+TOKENIZERS = [
+    CharacterTokenizer.train(TEXT),
+    ExactWordTokenizer.train([TEXT]),
+    SubwordTokenizer.train([TEXT]),
+    WordTokenizer.train([TEXT]),
+]
+
+
+def loaded(content):
+    """Parse a file as the Embedding Projector does: skip blank lines, split lines at tabs."""
+    return [line.split("\t") for line in content.decode().split("\n") if line.strip()]
+
+
+@pytest.mark.parametrize("tokenizer", TOKENIZERS, ids=lambda tokenizer: tokenizer.unit)
+def test_every_token_has_a_vector_and_a_label(tmp_path, tokenizer):
+    """Line i of both files is token i; each label is one visible, unique cell."""
+    vectors = np.random.default_rng(0).normal(size=(len(tokenizer.tokens) + 3, 5)).astype(np.float32)
+    files = written(tmp_path, make_card(card={"training": None}), tokenizer, vectors, Progress())
+    numbers, labels = (loaded(files[f"assets.extra/{name}.tsv"]) for name in ("vectors", "metadata"))
+    assert np.allclose(np.array(numbers, np.float32), vectors[: len(tokenizer.tokens)], rtol=1e-6, atol=0)
+    assert len(labels) == len(tokenizer.tokens)
+    assert all(len(label) == 1 and label[0].isprintable() and " " not in label[0] for label in labels)
+    assert len({label[0] for label in labels}) == len(labels)
+
+
+@pytest.mark.parametrize(
+    ("label", "expected"),
+    [
+        ("cat", "cat"),
+        (" the", "␣the"),
+        ("\n\r", "\\n\\r"),
+        ("\\", "\\\\"),
+        ("␣", "\\u2423"),
+        ("\x1b", "\\x1b"),
+        ("大", "大"),
+        ("bytes: \\xe5", "bytes:␣\\xe5"),
+        ("bytes:\t", "bytes:\\t"),
+    ],
+)
+def test_labels_escape_white_space_and_control_characters(label, expected):
+    """They do so as Python does, except for the space."""
+    assert visible_label(label) == expected
+
+
+def test_a_large_embedding_is_truncated(tmp_path, monkeypatch):
+    """Only the first vectors are written, with as many labels; the README says how many."""
+    monkeypatch.setattr(artifacts, "MAX_NUMBERS", 11)
+    files = written(tmp_path, make_card(card={"training": None}), vectors=VECTORS)
+    assert [len(loaded(files[f"assets.extra/{name}.tsv"])) for name in ("vectors", "metadata")] == [3, 3]
+    assert b"projector.tensorflow.org, of its first 3 tokens |" in files["README.md"]

@@ -1,4 +1,4 @@
-"""The plot of a training run shows its losses, and needs no display."""
+"""Plots show the losses of training runs, and need no display."""
 
 import io
 import sys
@@ -10,19 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from export.errors import PublishError
-from export.repository.history import Epoch, Progress
-from export.repository.plots import history_png, perplexity
+from export.repository.plots import Run, comparison_png, history_png
+from tests.unit.export.repository.stored import make_progress
 
-
-def history(*losses):
-    """Return the progress of a training run with these (training, validation) losses."""
-    epochs = [
-        Epoch(train_loss=a, validation_loss=b, accuracy=None, tokens=i, seconds=i) for i, (a, b) in enumerate(losses, 1)
-    ]
-    return Progress(history=tuple(epochs))
-
-
-THREE = history((3.0, 2.5), (2.0, 1.5), (1.0, 2.0))
+THREE = make_progress((3.0, 2.5), (2.0, 1.5), (1.0, 2.0))
 
 
 @pytest.fixture
@@ -38,42 +29,53 @@ def axes(monkeypatch):
     return panels
 
 
-def curves(panel):
-    """Return the x and y values of each curve of an axes by its legend label."""
-    names = [text.get_text() for text in panel.get_legend().get_texts()]
-    lines = {line.get_label(): line for line in panel.lines}
-    return {name: (list(lines[name].get_xdata()), list(lines[name].get_ydata())) for name in names}
+def points(line):
+    return list(line.get_xdata()), list(line.get_ydata())
 
 
-def test_losses_and_perplexities_are_plotted_with_the_best_epoch_marked(axes):
-    """Each of the two axes has the training and the validation curve, by epoch."""
+def test_losses_and_perplexities_of_a_run_are_plotted_with_the_best_epoch_marked(axes):
+    """Each of the two axes has the training curve, the validation curve and the mark, by epoch."""
     assert history_png(THREE, "m").startswith(b"\x89PNG")
-    left, right = map(curves, axes)
-    assert left["training"] == ([1, 2, 3], [3.0, 2.0, 1.0])
-    assert left["validation"] == ([1, 2, 3], [2.5, 1.5, 2.0])
-    assert left["best epoch: 2, 1.500"] == ([2], [1.5])
-    assert right["validation"][1] == pytest.approx(np.exp([2.5, 1.5, 2.0]))
-    assert right["best epoch: 2, 4.482"][0] == [2]
+    left, right = axes
+    assert [points(line) for line in left.lines] == [([1, 2, 3], [3, 2, 1]), ([1, 2, 3], [2.5, 1.5, 2]), ([2], [1.5])]
+    assert points(right.lines[1])[1] == pytest.approx(np.exp([2.5, 1.5, 2.0]))
+    assert points(right.lines[2]) == ([2], [pytest.approx(np.exp(1.5))])
     assert [panel.get_ylabel() for panel in axes] == ["loss, nats per token", "perplexity"]
+    assert [text.get_text() for text in left.get_legend().get_texts()] == ["validation", "training", "best epoch"]
+    assert left.figure.get_suptitle() == "m: validation loss 1.500 nats per token in epoch 2 of 3"
 
 
-def test_without_validation_only_the_training_curve_is_plotted(axes):
-    """The best epoch is that of the lowest training loss."""
-    history_png(history((3.0, None), (2.0, None)), "m")
-    assert set(curves(axes[0])) == {"training", "best epoch: 2, 2.000"}
+def test_without_validation_the_best_training_loss_is_marked(axes):
+    history_png(make_progress((3.0, None), (2.0, None)), "m")
+    assert points(axes[0].lines[2]) == ([2], [2.0])
+    assert np.isnan(points(axes[0].lines[1])[1]).all()
+
+
+def test_losses_of_several_runs_are_plotted_by_epoch_and_by_minutes(axes):
+    """Each in a colour: validation solid, training dashed; scaled to the unit of the plot."""
+    comparison_png([Run("a:1", THREE), Run("b:1", make_progress((4.0, 3.0)), scale=0.5)], "bits per character")
+    left, right = axes
+    assert [line.get_linestyle() for line in left.lines] == ["--", "-", "None"] * 2
+    colours = [line.get_color() for line in left.lines]
+    assert colours[0] == colours[1] == colours[2] != colours[3] == colours[4] == colours[5]
+    assert [points(line) for line in left.lines[3:]] == [([1], [2.0]), ([1], [1.5]), ([1], [1.5])]
+    assert points(right.lines[1]) == ([1, 2, 3], [2.5, 1.5, 2])
+    assert left.get_ylabel() == "loss, bits per character"
+    assert left.get_ylim() == right.get_ylim()
+    assert [text.get_text() for text in left.figure.legends[0].get_texts()] == ["a:1", "b:1"]
 
 
 @pytest.mark.parametrize("losses", [[(3.0, 2.0)], [(900.0, None)], [(5.0, 4.0)] * 300], ids=["one", "huge", "many"])
 def test_every_history_can_be_plotted(losses):
     """It may have one epoch, a perplexity that overflows or hundreds of epochs. The image is 1200 pixels wide."""
-    picture = imread(io.BytesIO(history_png(history(*losses), "m")))
+    picture = imread(io.BytesIO(history_png(make_progress(*losses), "m")))
     assert picture.shape == (504, 1200, 4)
     assert len(np.unique(picture.reshape(-1, 4), axis=0)) > 10
 
 
 def test_a_bad_first_epoch_does_not_hide_the_others(axes):
     """The perplexity axis ends at six times the best value."""
-    history_png(history((7.0, 7.0), (1.0, 1.0)), "m")
+    history_png(make_progress((7.0, 7.0), (1.0, 1.0)), "m")
     assert axes[1].get_ylim() == (0, pytest.approx(6 * np.exp(1)))
     assert axes[0].get_ylim()[1] > 7
 
@@ -109,9 +111,3 @@ def test_a_missing_matplotlib_is_a_one_line_error(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.style", None)
     with pytest.raises(PublishError, match=r"^history\.png cannot be drawn \(ModuleNotFoundError: .*matplotlib"):
         history_png(THREE, "m")
-
-
-@pytest.mark.parametrize(("loss", "expected"), [(0.0, 1.0), (None, None), (1000.0, None)])
-def test_a_perplexity_that_overflows_is_none(loss, expected):
-    """JSON has no infinity."""
-    assert perplexity(loss) == expected

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-from pathlib import Path
 
 import pytest
 
@@ -15,12 +14,11 @@ from tests.unit.export.repository.stored import store
 
 
 @pytest.fixture(autouse=True)
-def models_dir(tmp_path, monkeypatch):
-    """A repository with four versions of a model, at the default path."""
-    monkeypatch.chdir(tmp_path)
+def models_dir(repository):
+    """A repository with four versions of a model."""
     for version in (1, 2, 3, 4):
-        store(Path("models"), version=version)
-    return Path("models")
+        store(repository, version=version)
+    return repository
 
 
 def run(capsys, *arguments):

@@ -22,11 +22,11 @@ from export.graphs import cells, signatures
 from export.graphs.cells import RecurrentStep
 from export.graphs.network import read_network
 from export.repository import publishing
-from export.repository.history import Epoch, Progress
 from export.repository.models_config import add_to_models_config
 from export.repository.publishing import publish
 from tests.paths import ROOT
 from tests.unit.export.models import VOCABULARY, make_model
+from tests.unit.export.repository.stored import make_progress
 
 TOKENIZER = CharacterTokenizer.train("abcdefghij")
 
@@ -42,11 +42,16 @@ def left_in(models_dir):
     return [path.name for path in (models_dir / "m").iterdir() if not path.name.isdigit()]
 
 
-HISTORY = Progress(
-    history=tuple(
-        Epoch(train_loss=3.0 - i, validation_loss=None, accuracy=None, tokens=i, seconds=i) for i in range(1, 4)
+@pytest.fixture
+def without_graph(monkeypatch):
+    """Publish without a SavedModel, which takes seconds."""
+    monkeypatch.setattr(
+        publishing, "_save_graph", lambda draft, _model, _tokenizer, card, _held_out: draft.mkdir() or card
     )
-)
+    monkeypatch.setattr(publishing, "check_saved_model", lambda *_: None)
+
+
+HISTORY = make_progress((2.0, None), (1.0, None), (0.0, None))
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +92,7 @@ def test_a_version_has_the_card_and_tokenizer_that_the_gateway_reads(network, ve
 def test_a_version_has_page_embedding_and_history_of_its_model(network, version):
     """Hash, vectors and best epoch are those of the published weights."""
     page, assets = (version / "README.md").read_text(), version / "assets.extra"
-    assert page.startswith("# `m`\n\nAn LSTM of 12 units, imported, that continues a text")
+    assert page.startswith("# `m`\n\nA model (lstm 1 × 12), imported, that continues a text")
     assert read_network(network).sha256() in page
     vectors = np.loadtxt(assets / "vectors.tsv", delimiter="\t", dtype=np.float32)
     assert np.allclose(vectors, network.layers[0].get_weights()[0][: len(TOKENIZER.tokens)])
@@ -105,6 +110,7 @@ def test_a_version_has_the_training_filter_that_its_card_describes(version, trai
     assert "training.bloom" in (version / "README.md").read_text()
 
 
+@pytest.mark.usefixtures("without_graph")
 def test_a_plot_that_fails_leaves_no_version(model, models_dir, monkeypatch):
     """The error is one line."""
 
@@ -118,6 +124,7 @@ def test_a_plot_that_fails_leaves_no_version(model, models_dir, monkeypatch):
     assert not (models_dir / "models.config").exists()
 
 
+@pytest.mark.usefixtures("without_graph")
 def test_the_next_version_is_one_above_the_highest_number(model, models_dir):
     """Other files and directories are ignored."""
     home = models_dir / "m"
@@ -131,19 +138,15 @@ def test_the_next_version_is_one_above_the_highest_number(model, models_dir):
     assert load_assets(version)[0].training_filter is None
 
 
+@pytest.mark.usefixtures("without_graph")
 def test_a_version_number_that_is_taken_meanwhile_is_skipped(model, models_dir, monkeypatch):
     """Two exporters at the same time get two versions."""
-    write = publishing._write
-
-    def slowly(draft, *arguments):
-        write(draft, *arguments)
-        (models_dir / "m" / "1").mkdir()
-        (models_dir / "m" / "1" / "saved_model.pb").write_text("theirs")
-
-    monkeypatch.setattr(publishing, "_write", slowly)
+    theirs = models_dir / "m" / "1" / "saved_model.pb"
     monkeypatch.setattr(publishing, "next_version", lambda home: 1)
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("theirs")
     assert publish(model, TOKENIZER, "m", models_dir).name == "2"
-    assert (models_dir / "m" / "1" / "saved_model.pb").read_text() == "theirs"
+    assert theirs.read_text() == "theirs"
 
 
 def wrong_cell(patch):
@@ -169,21 +172,21 @@ def wrong_order(patch):
     patch.setattr(signatures.Generator, "_scan", lambda self, ids, *rest: scan(self, ids[:, ::-1], *rest))
 
 
-def wrong_judgement(patch):
+def wrong_logprobs(patch):
     """Make log probabilities of `decode` and `decode_full` differ from those of `score`."""
     draw = signatures.Generator._sample_tokens
 
-    def boastful(*arguments, **options):
+    def changed(*arguments, **options):
         token_ids, logprobs, *rest = draw(*arguments, **options)
         return token_ids, logprobs * 0.99, *rest
 
-    patch.setattr(signatures.Generator, "_sample_tokens", boastful)
+    patch.setattr(signatures.Generator, "_sample_tokens", changed)
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
-        *(wrong_cell, wrong_judgement),
+        *(wrong_cell, wrong_logprobs),
         *(pytest.param(wrong, marks=pytest.mark.slow) for wrong in (wrong_output, wrong_state, wrong_order)),
     ],
 )
@@ -196,26 +199,24 @@ def test_a_graph_with_wrong_outputs_is_not_published(model, models_dir, monkeypa
     assert not (models_dir / "m" / "1").exists()
 
 
-def test_a_full_disk_leaves_no_version_and_no_draft(model, models_dir, monkeypatch):
-    """The error names the model's directory."""
+@pytest.mark.parametrize(
+    ("place", "error", "message"),
+    [
+        ("sync_tree", OSError(28, "No space left on device"), "m: No space left on device"),
+        ("_save_graph", tf.errors.ResourceExhaustedError(None, None, "variables: full"), "m: variables: full"),
+    ],
+    ids=["system", "TensorFlow"],
+)
+@pytest.mark.usefixtures("without_graph")
+def test_a_full_disk_leaves_no_version_and_no_draft(model, models_dir, monkeypatch, place, error, message):
+    """The error names the model's directory, also where TensorFlow reports it."""
 
-    def full(*_):
-        raise OSError(28, "No space left on device")
+    def full(draft, *_):
+        draft.mkdir(exist_ok=True)
+        raise error
 
-    monkeypatch.setattr(publishing, "sync_tree", full)
-    with pytest.raises(PublishError, match=r"m: No space left on device"):
-        publish(model, TOKENIZER, "m", models_dir)
-    assert left_in(models_dir) == []
-
-
-def test_a_tensorflow_write_error_is_a_publish_error(model, models_dir, monkeypatch):
-    """A disk that fills up while the SavedModel is written is reported as at any other time."""
-
-    def full(*_, **__):
-        raise tf.errors.ResourceExhaustedError(None, None, "variables: No space left on device")
-
-    monkeypatch.setattr(tf.saved_model, "save", full)
-    with pytest.raises(PublishError, match="m: variables: No space left on device"):
+    monkeypatch.setattr(publishing, place, full)
+    with pytest.raises(PublishError, match=message):
         publish(model, TOKENIZER, "m", models_dir)
     assert left_in(models_dir) == []
 
@@ -227,6 +228,7 @@ def test_a_models_directory_that_cannot_be_created_is_named(model, tmp_path):
         publish(model, TOKENIZER, "m", tmp_path / "models")
 
 
+@pytest.mark.usefixtures("without_graph")
 def test_signatures_return_twenty_most_probable_tokens_or_all_of_a_smaller_vocabulary(models_dir):
     """The card says how many; clients may request as many as that."""
     version_dir = publish(make_model(vocab_size=4), CharacterTokenizer.train("a"), "m", models_dir)
@@ -245,6 +247,7 @@ def test_concurrent_exporters_are_all_listed_in_models_config(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_graph")
 def test_publishing_removes_the_drafts_of_killed_exporters_only(model, models_dir):
     """A running exporter holds the lock of its draft, so that one stays."""
     home = models_dir / "m"

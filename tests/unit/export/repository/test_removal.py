@@ -12,17 +12,9 @@ from click.testing import CliRunner
 from export.cli import program
 from export.repository import removal
 from export.repository.models_config import add_to_models_config, read_entries
-from export.repository.numbering import LAST_REMOVED_FILE, next_version
+from export.repository.versions import LAST_REMOVED_FILE, next_version
 from tests.commands import main
 from tests.unit.export.repository.stored import store
-
-
-@pytest.fixture(autouse=True)
-def models_dir(tmp_path, monkeypatch):
-    """An empty repository at the default path."""
-    monkeypatch.chdir(tmp_path)
-    Path("models").mkdir()
-    return Path("models")
 
 
 def answer(monkeypatch, text):
@@ -37,66 +29,66 @@ def remove(*arguments):
     return main(["remove", "--wait", "0", *arguments])
 
 
-def versions(models_dir, name="m"):
+def versions(repository, name="m"):
     """Return the names in a model's directory, without that of the last removed version."""
-    return sorted(path.name for path in (models_dir / name).iterdir() if path.name != LAST_REMOVED_FILE)
+    return sorted(path.name for path in (repository / name).iterdir() if path.name != LAST_REMOVED_FILE)
 
 
-def listed(models_dir):
+def listed(repository):
     """Return the models of `models.config`."""
-    return [entry.name for entry in read_entries(models_dir)]
+    return [entry.name for entry in read_entries(repository)]
 
 
-def test_removing_one_of_several_versions_keeps_the_entry(models_dir, capsys):
+def test_removing_one_of_several_versions_keeps_the_entry(repository, capsys):
     """The versions served before and after are printed."""
     for version in (1, 2, 3):
-        store(models_dir, version=version)
+        store(repository, version=version)
     assert remove("m:3", "--yes") == 0
     out = capsys.readouterr().out
     assert "served of m: versions 2, 3 now; versions 1, 2 afterwards\n" in out
     assert out.endswith("removed m:3\n")
-    assert versions(models_dir) == ["1", "2"]
-    assert listed(models_dir) == ["m"]
+    assert versions(repository) == ["1", "2"]
+    assert listed(repository) == ["m"]
 
 
 @pytest.mark.parametrize(("reference", "numbers"), [("m", (1, 2)), ("m:7", (7,))])
-def test_removing_the_last_version_removes_the_entry(models_dir, capsys, reference, numbers):
+def test_removing_the_last_version_removes_the_entry(repository, capsys, reference, numbers):
     """This holds for a model and for its only version. Entries of other models stay."""
     for number in numbers:
-        store(models_dir, version=number)
-    store(models_dir, "n")
+        store(repository, version=number)
+    store(repository, "n")
     assert remove(reference, "--yes") == 0
     assert "; afterwards it is no longer in models.config\n" in capsys.readouterr().out
-    assert listed(models_dir) == ["n"]
-    assert versions(models_dir) == []
+    assert listed(repository) == ["n"]
+    assert versions(repository) == []
 
 
-def test_an_entry_is_matched_by_its_base_path_not_its_name(models_dir, capsys):
+def test_an_entry_is_matched_by_its_base_path_not_its_name(repository, capsys):
     """An entry of the same name with another base path stays."""
-    store(models_dir, listed=False)
+    store(repository, listed=False)
     entry = 'config { name: "%s" base_path: "%s" model_platform: "tensorflow" %s }'
     policy = "model_version_policy { specific { versions: 9 } }"
     entries = entry % ("prod", "/models/m", policy), entry % ("m", "/elsewhere/m", "")
-    (models_dir / "models.config").write_text(f"model_config_list {{ {' '.join(entries)} }}")
+    (repository / "models.config").write_text(f"model_config_list {{ {' '.join(entries)} }}")
     assert remove("m", "--yes") == 0
     assert "served of m as prod: no version now; afterwards it is no longer" in capsys.readouterr().out
-    assert listed(models_dir) == ["m"]
+    assert listed(repository) == ["m"]
 
 
-def test_the_entry_is_removed_and_versions_renamed_before_files_are_deleted(models_dir, monkeypatch):
+def test_the_entry_is_removed_and_versions_renamed_before_files_are_deleted(repository, monkeypatch):
     """A concurrent reader sees complete versions or none."""
     for version in (1, 2):
-        store(models_dir, version=version)
+        store(repository, version=version)
     seen = []
     wait = removal.wait_until_unloaded
     monkeypatch.setattr(
-        removal, "wait_until_unloaded", lambda *a: (seen.append(("wait", listed(models_dir))), wait(*a))
+        removal, "wait_until_unloaded", lambda *a: (seen.append(("wait", listed(repository))), wait(*a))
     )
     rename, rmtree = Path.rename, shutil.rmtree
-    monkeypatch.setattr(Path, "rename", lambda *a: (seen.append((a[0].name, listed(models_dir))), rename(*a))[1])
+    monkeypatch.setattr(Path, "rename", lambda *a: (seen.append((a[0].name, listed(repository))), rename(*a))[1])
 
     def watched(path, **options):
-        seen.append((path.name[:10], versions(models_dir)))
+        seen.append((path.name[:10], versions(repository)))
         rmtree(path, **options)
 
     monkeypatch.setattr(removal.shutil, "rmtree", watched)
@@ -106,10 +98,10 @@ def test_the_entry_is_removed_and_versions_renamed_before_files_are_deleted(mode
     assert all(name.startswith(".removed-") for _, left in seen[3:] for name in left)
 
 
-def test_a_removal_deletes_what_a_killed_removal_left(models_dir, monkeypatch):
+def test_a_removal_deletes_what_a_killed_removal_left(repository, monkeypatch):
     """It does so for every model of the repository."""
-    store(models_dir)
-    store(models_dir, "n")
+    store(repository)
+    store(repository, "n")
 
     def killed(*_, **__):
         raise KeyboardInterrupt
@@ -117,222 +109,222 @@ def test_a_removal_deletes_what_a_killed_removal_left(models_dir, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(removal.shutil, "rmtree", killed)
         assert remove("m", "--yes") == 130
-    assert versions(models_dir)[0].startswith(".removed-1-")
-    assert listed(models_dir) == ["n"]
+    assert versions(repository)[0].startswith(".removed-1-")
+    assert listed(repository) == ["n"]
     assert remove("n", "--yes") == 0
-    assert versions(models_dir) == []
+    assert versions(repository) == []
 
 
-def test_a_version_published_during_the_confirmation_stays_with_its_entry(models_dir, monkeypatch):
+def test_a_version_published_during_the_confirmation_stays_with_its_entry(repository, monkeypatch):
     """The answer did not cover it."""
-    store(models_dir)
-    monkeypatch.setattr(removal, "_is_confirmed", lambda: bool(store(models_dir, version=2)))
+    store(repository)
+    monkeypatch.setattr(removal, "_is_confirmed", lambda: bool(store(repository, version=2)))
     assert remove("m") == 0
-    assert versions(models_dir) == ["2"]
-    assert listed(models_dir) == ["m"]
+    assert versions(repository) == ["2"]
+    assert listed(repository) == ["m"]
 
 
-def test_files_that_are_no_version_stay(models_dir):
+def test_files_that_are_no_version_stay(repository):
     """They may be a draft of another exporter, or files of the user."""
-    store(models_dir)
-    (models_dir / "m" / ".draft-host-1").mkdir()
-    (models_dir / "m" / "notes.txt").write_text("mine")
+    store(repository)
+    (repository / "m" / ".draft-host-1").mkdir()
+    (repository / "m" / "notes.txt").write_text("mine")
     assert remove("m", "--yes") == 0
-    assert versions(models_dir) == [".draft-host-1", "notes.txt"]
+    assert versions(repository) == [".draft-host-1", "notes.txt"]
 
 
 @pytest.mark.parametrize(
     ("text", "code", "left"), [("y\n", 0, []), ("n\n", 1, ["1"]), ("\n", 1, ["1"]), ("", 1, ["1"])]
 )
-def test_only_a_yes_confirms_a_removal(models_dir, monkeypatch, text, code, left):
+def test_only_a_yes_confirms_a_removal(repository, monkeypatch, text, code, left):
     """Anything else keeps the version, with exit code 1."""
-    store(models_dir)
-    store(models_dir, "n")
-    (models_dir / "m" / "keep").touch()
+    store(repository)
+    store(repository, "n")
+    (repository / "m" / "keep").touch()
     answer(monkeypatch, text)
     assert remove("m") == code
-    assert versions(models_dir) == [*left, "keep"]
+    assert versions(repository) == [*left, "keep"]
 
 
-def test_without_a_terminal_the_option_yes_is_required(models_dir, capsys, monkeypatch):
+def test_without_a_terminal_the_option_yes_is_required(repository, capsys, monkeypatch):
     """A script without it deletes nothing."""
-    store(models_dir)
+    store(repository)
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
     assert remove("m") == 1
     assert "there is no terminal to confirm on; pass --yes" in capsys.readouterr().err
-    assert versions(models_dir) == ["1"]
+    assert versions(repository) == ["1"]
 
 
 @pytest.mark.parametrize(
     "reference", ["../outside", "..", ".", "models/m/1", "/tmp", "m/../m", "m:1/..", "m:-1", "m:", "m\n"]
 )
-def test_paths_and_invalid_names_are_refused(models_dir, capsys, reference):
+def test_paths_and_invalid_names_are_refused(repository, capsys, reference):
     """A path might lead out of the repository."""
-    store(models_dir)
+    store(repository)
     store(Path(), "outside", listed=False)
     assert remove(reference, "--yes") == 1
     assert f"got {reference!r}" in capsys.readouterr().err
-    assert versions(models_dir) == ["1"]
+    assert versions(repository) == ["1"]
     assert Path("outside/1").exists()
 
 
-def test_the_targets_of_symbolic_links_are_not_deleted(models_dir, capsys):
+def test_the_targets_of_symbolic_links_are_not_deleted(repository, capsys):
     """A linked model is refused; of a linked version, only the link is deleted."""
     store(Path(), "outside", listed=False)
-    (models_dir / "linked").symlink_to(Path("outside").absolute())
+    (repository / "linked").symlink_to(Path("outside").absolute())
     assert remove("linked", "--yes") == 1
     assert "models/linked: a link to " in capsys.readouterr().err
-    store(models_dir)
-    (models_dir / "m" / "2").symlink_to(Path("outside/1").absolute())
+    store(repository)
+    (repository / "m" / "2").symlink_to(Path("outside/1").absolute())
     assert remove("m:2", "--yes") == 0
-    assert versions(models_dir) == ["1"]
+    assert versions(repository) == ["1"]
     assert Path("outside/1/saved_model.pb").exists()
 
 
-def test_nothing_is_removed_if_models_config_is_invalid(models_dir, capsys):
+def test_nothing_is_removed_if_models_config_is_invalid(repository, capsys):
     """Served versions are unknown then."""
-    store(models_dir)
-    (models_dir / "models.config").write_text("junk {")
+    store(repository)
+    (repository / "models.config").write_text("junk {")
     assert remove("m", "--yes") == 1
     assert "models/models.config: 1:" in capsys.readouterr().err
-    assert versions(models_dir) == ["1"]
+    assert versions(repository) == ["1"]
 
 
-def test_files_that_cannot_be_deleted_are_named(models_dir, capsys, monkeypatch):
+def test_files_that_cannot_be_deleted_are_named(repository, capsys, monkeypatch):
     """The version is removed from the repository anyway: its directory was renamed."""
-    store(models_dir)
+    store(repository)
     monkeypatch.setattr(removal.shutil, "rmtree", lambda path, **_: None)
     assert remove("m", "--yes") == 1
     assert "models/m/.removed-1-" in capsys.readouterr().err
-    assert [name[:9] for name in versions(models_dir)] == [".removed-"]
+    assert [name[:9] for name in versions(repository)] == [".removed-"]
 
 
-def test_a_removal_interrupted_in_its_wait_can_be_repeated(models_dir, capsys, monkeypatch):
+def test_a_removal_interrupted_in_its_wait_can_be_repeated(repository, capsys, monkeypatch):
     """The entry is removed and the versions are complete. The wait holds no lock: another model can be published."""
-    store(models_dir)
+    store(repository)
 
     def interrupted(*_):
-        store(models_dir, "n")
+        store(repository, "n")
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("export.repository.unloading.time.sleep", interrupted)
+        patch.setattr(removal.time, "sleep", interrupted)
         assert main(["remove", "m", "--yes", "--wait", "60"]) == 130
     assert (
         "m is no longer served, but its files still exist: run the command again to finish" in capsys.readouterr().out
     )
-    assert (listed(models_dir), versions(models_dir)) == (["n"], ["1"])
+    assert (listed(repository), versions(repository)) == (["n"], ["1"])
     assert remove("m", "--yes") == 0
-    assert (listed(models_dir), versions(models_dir)) == (["n"], [])
+    assert (listed(repository), versions(repository)) == (["n"], [])
 
 
-def test_removing_the_last_entry_leaves_an_empty_list(models_dir):
+def test_removing_the_last_entry_leaves_an_empty_list(repository):
     """TensorFlow Serving refuses an empty file, and would keep serving the removed model."""
-    store(models_dir)
+    store(repository)
     assert remove("m", "--yes") == 0
-    assert (models_dir / "models.config").read_text().split() == ["model_config_list", "{", "}"]
+    assert (repository / "models.config").read_text().split() == ["model_config_list", "{", "}"]
 
 
-def test_a_version_published_during_the_wait_stays_with_its_entry(models_dir, monkeypatch):
+def test_a_version_published_during_the_wait_stays_with_its_entry(repository, monkeypatch):
     """The removed version is deleted completely."""
-    store(models_dir)
-    monkeypatch.setattr(removal, "wait_until_unloaded", lambda *_: store(models_dir, version=2))
+    store(repository)
+    monkeypatch.setattr(removal, "wait_until_unloaded", lambda *_: store(repository, version=2))
     assert remove("m", "--yes") == 0
-    assert (listed(models_dir), versions(models_dir)) == (["m"], ["2"])
+    assert (listed(repository), versions(repository)) == (["m"], ["2"])
 
 
-def test_a_model_that_is_listed_again_during_the_wait_keeps_its_versions(models_dir, capsys, monkeypatch):
+def test_a_model_that_is_listed_again_during_the_wait_keeps_its_versions(repository, capsys, monkeypatch):
     """Model servers may read its base path again."""
-    store(models_dir)
-    monkeypatch.setattr(removal, "wait_until_unloaded", lambda *_: add_to_models_config(models_dir, "m"))
+    store(repository)
+    monkeypatch.setattr(removal, "wait_until_unloaded", lambda *_: add_to_models_config(repository, "m"))
     assert remove("m", "--yes") == 1
     assert "m was added to models.config again meanwhile: run the command again" in capsys.readouterr().err
-    assert versions(models_dir) == ["1"]
+    assert versions(repository) == ["1"]
 
 
-def test_one_version_of_several_is_removed_without_a_wait(models_dir, monkeypatch):
+def test_one_version_of_several_is_removed_without_a_wait(repository, monkeypatch):
     """The base path keeps a version."""
     for version in (1, 2):
-        store(models_dir, version=version)
+        store(repository, version=version)
     monkeypatch.setattr(removal, "wait_until_unloaded", None)
     assert remove("m:2", "--yes") == 0
-    assert versions(models_dir) == ["1"]
+    assert versions(repository) == ["1"]
 
 
-def test_the_only_served_version_is_not_removed_while_others_stay(models_dir, capsys):
+def test_the_only_served_version_is_not_removed_while_others_stay(repository, capsys):
     """A model server whose entry selects no version does not open its port."""
-    store(models_dir, listed=False)
-    store(models_dir, version=2, listed=False)
+    store(repository, listed=False)
+    store(repository, version=2, listed=False)
     policy = "model_version_policy { specific { versions: 2 } }"
     entry = f'config {{ name: "m" base_path: "/models/m" model_platform: "tensorflow" {policy} }}'
-    (models_dir / "models.config").write_text(f"model_config_list {{ {entry} }}")
+    (repository / "models.config").write_text(f"model_config_list {{ {entry} }}")
     assert remove("m:2", "--yes") == 1
     told = "models.config would serve no version of m, and a model server does not start then"
     assert f"{told}: its model_version_policy must choose one of 1 first" in capsys.readouterr().err
-    assert versions(models_dir) == ["1", "2"]
+    assert versions(repository) == ["1", "2"]
 
 
-def test_empty_directories_are_deleted_after_an_hour_unless_listed(models_dir):
+def test_empty_directories_are_deleted_after_an_hour_unless_listed(repository):
     """A server that is slow to read models.config may still poll them before."""
     for name in ("old", "fresh", "listed"):
-        (models_dir / name).mkdir()
+        (repository / name).mkdir()
     for name in ("old", "listed"):
-        os.utime(models_dir / name, (0, time.time() - 3700))
-    add_to_models_config(models_dir, "listed")
-    store(models_dir)
+        os.utime(repository / name, (0, time.time() - 3700))
+    add_to_models_config(repository, "listed")
+    store(repository)
     assert remove("m", "--yes") == 0
-    assert sorted(path.name for path in models_dir.iterdir() if path.is_dir()) == ["fresh", "listed", "m"]
+    assert sorted(path.name for path in repository.iterdir() if path.is_dir()) == ["fresh", "listed", "m"]
 
 
-def test_a_removed_name_can_be_published_again(models_dir):
+def test_a_removed_name_can_be_published_again(repository):
     """Its empty directory is reused."""
-    store(models_dir)
+    store(repository)
     assert remove("m", "--yes") == 0
-    store(models_dir)
-    assert (listed(models_dir), versions(models_dir)) == (["m"], ["1"])
+    store(repository)
+    assert (listed(repository), versions(repository)) == (["m"], ["1"])
 
 
 @pytest.mark.parametrize(
     "option",
     ["--wait=-1", "--wait=inf", "--wait=nan", "--wait=x", "--server=host", "--server=:8500", "--server=host:0"],
 )
-def test_invalid_options_are_usage_errors(models_dir, option):
+def test_invalid_options_are_usage_errors(repository, option):
     """The exit code is 2, the message says what is needed, and nothing is removed."""
-    store(models_dir)
+    store(repository)
     outcome = CliRunner().invoke(program, ["remove", "m", "--yes", option])
     assert outcome.exit_code == 2
     name, _, value = option.partition("=")
     assert f"Invalid value for '{name}': " in outcome.stderr
     assert value in outcome.stderr
-    assert versions(models_dir) == ["1"]
+    assert versions(repository) == ["1"]
 
 
-def test_the_number_of_a_removed_version_is_not_given_again(models_dir):
+def test_the_number_of_a_removed_version_is_not_given_again(repository):
     """A model server that saw the old version 3 would take the new one for it. Without any version, numbers restart."""
-    home = models_dir / "m"
+    home = repository / "m"
     for version in (1, 2, 3):
-        store(models_dir, version=version)
+        store(repository, version=version)
     assert remove("m:3", "--yes") == 0
     assert next_version(home) == 4
     assert remove("m:1", "--yes") == 0
     assert next_version(home) == 4
-    store(models_dir, version=4)
+    store(repository, version=4)
     assert next_version(home) == 5
     assert remove("m", "--yes") == 0
     assert list(home.iterdir()) == []
     assert next_version(home) == 1
 
 
-def test_a_damaged_record_of_the_last_removed_version_is_ignored(models_dir):
+def test_a_damaged_record_of_the_last_removed_version_is_ignored(repository):
     """The next number is then the one after the highest."""
-    store(models_dir, version=2)
-    (models_dir / "m" / LAST_REMOVED_FILE).write_text("?")
-    assert next_version(models_dir / "m") == 3
+    store(repository, version=2)
+    (repository / "m" / LAST_REMOVED_FILE).write_text("?")
+    assert next_version(repository / "m") == 3
 
 
-def test_a_lock_that_another_user_created_can_be_taken(models_dir, monkeypatch):
+def test_a_lock_that_another_user_created_can_be_taken(repository, monkeypatch):
     """A lock on a local disk needs no permission to write."""
-    store(models_dir)
+    store(repository)
     opened, modes = Path.open, []
 
     def guarded(path, mode="r", *arguments, **options):

@@ -6,8 +6,8 @@ import grpc
 import pytest
 
 from export.errors import RepositoryError
-from export.repository import unloading
-from export.repository.unloading import ServerWatch, wait_until_unloaded
+from export.repository import removal
+from export.repository.removal import ServerWatch, wait_until_unloaded
 
 AVAILABLE, UNLOADING, END = 30, 40, 50
 
@@ -31,7 +31,7 @@ class Clock:
 def clock(monkeypatch):
     """Replace the clock, so that waiting takes no time."""
     made = Clock()
-    monkeypatch.setattr(unloading, "time", made)
+    monkeypatch.setattr(removal, "time", made)
     return made
 
 
@@ -108,7 +108,7 @@ def test_status_is_queried_over_grpc():
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(Service(), server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    get_states = unloading._status_client()
+    get_states = removal._status_client()
     assert get_states(f"127.0.0.1:{port}", "m") == {3: AVAILABLE}
     assert get_states(f"127.0.0.1:{port}", "n") is None
     server.stop(None).wait()

@@ -18,7 +18,7 @@ from export.corpora.training_filter import build_training_filter
 from export.graphs.exportable import prepare, prepare_function
 from export.graphs.signatures import Generator
 from export.repository import verification
-from export.repository.publishing import publish_exportable
+from export.repository.publishing import publish
 from export.repository.verification import FAILED, NOT_CHECKED, OK, Verification
 from export.repository.versions import Version
 from tests.commands import main
@@ -32,12 +32,11 @@ CHECKS += ["training.bloom"]
 
 
 @pytest.fixture(scope="session")
-def wrapped(tmp_path_factory):
-    """A version that was wrapped from a function, without a Keras model."""
+def imported(tmp_path_factory):
+    """A version of an imported SavedModel: a function, without a Keras model."""
     table = tf.Variable(np.random.default_rng(0).normal(size=(NUM_TOKENS, NUM_TOKENS)).astype(np.float32))
     function = prepare_function(lambda ids: tf.gather(table, ids), 2, [table], b"")
-    folder = tmp_path_factory.mktemp("wrapped")
-    return publish_exportable(function, TOKENIZER, "wrapped", folder, None, "forward")
+    return publish(function, TOKENIZER, "imported", tmp_path_factory.mktemp("imported"))
 
 
 @pytest.fixture
@@ -55,7 +54,7 @@ def quick(monkeypatch):
 def verified(path):
     """Return verdict and line of each check by its name."""
     outcomes = list(Verification(Version(path, "m:1")).outcomes())
-    told = {name: (outcome.verdict, outcome.message) for name, outcome in zip(CHECKS, outcomes, strict=True)}
+    told = dict(zip(CHECKS, outcomes, strict=True))
     assert all(line.startswith(f"{name}: ") and "\n" not in line for name, (_, line) in told.items())
     return told
 
@@ -97,9 +96,9 @@ def test_the_hash_of_a_sliding_window_model_matches_after_loading(models_dir):
     assert verified(models_dir / "window" / "1")["model.keras"][0] == OK
 
 
-def test_a_wrapped_savedmodel_is_compared_with_itself(wrapped):
+def test_an_imported_savedmodel_is_compared_with_itself(imported):
     """It has no Keras model. What cannot be checked is reported, and is no failure."""
-    told = verified(wrapped)
+    told = verified(imported)
     assert [verdict for verdict, _ in told.values()] == [OK] * 4 + [NOT_CHECKED, OK, NOT_CHECKED, NOT_CHECKED]
     assert "its weights cannot be compared with the card's hash" in told["model.keras"][1]
     assert told["computation"][1].startswith("computation: the signatures agree with each other; without model.keras")
@@ -288,15 +287,15 @@ def test_verify_prints_one_line_per_check(version, capsys):
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_damaged_version_does_not_stop_the_verification_of_others(version, wrapped, capsys):
+def test_a_damaged_version_does_not_stop_the_verification_of_others(version, imported, capsys):
     """The last line names the damaged ones."""
     models_dir = version.parent.parent
-    shutil.copytree(wrapped, models_dir / "wrapped" / "1")
+    shutil.copytree(imported, models_dir / "imported" / "1")
     shutil.rmtree(version / "variables")
     assert main(["verify", "--all", "--models-dir", str(models_dir)]) == 1
     out = capsys.readouterr().out
     assert "  FAILED       variables: no such directory\n" in out
-    assert "\nwrapped:1\n  ok           card: " in out
+    assert "imported:1\n  ok           card: " in out
     assert out.endswith("2 versions: 1 good, 1 damaged\ndamaged: lstm:1\n")
 
 

@@ -6,8 +6,7 @@ import tensorflow as tf
 
 from contract import signatures
 from contract.card import load_assets
-from model_server.servable import Servable
-from model_server.warmup import WARMUP_FILE, read_requests
+from model_server.servable import WARMUP_FILE, Servable, read_requests
 
 SIGNATURES = {
     signatures.SERVING_DEFAULT,

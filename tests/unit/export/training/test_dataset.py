@@ -14,7 +14,6 @@ from export.training.dataset import (
     Dataset,
     Sequences,
     SlidingWindows,
-    encode_corpus,
 )
 
 FIRST = 99
@@ -67,22 +66,6 @@ def test_each_epoch_divides_the_text_at_another_offset():
         assert np.diff(places).tolist() == [10] * (len(places) - 1)
         firsts.add(places[0])
     assert firsts == set(range(10))
-
-
-def test_each_document_is_followed_by_the_end_token_if_documents_end():
-    """The model learns to predict it like any token; a running text has none."""
-    tokenizer = CharacterTokenizer.train("ab", end_token=True)
-    a, b, end = (tokenizer.tokens.index(token) for token in ("a", "b", "<end>"))
-    assert encode_corpus(Corpus.of("c", ["ab", "b"], ends=True), tokenizer).tolist() == [a, b, end, b, end]
-    assert encode_corpus(Corpus.of("c", ["ab"], ends=False), tokenizer).tolist() == [a, b]
-
-
-def test_a_backward_model_gets_each_document_reversed():
-    """Its end token marks the beginning of the document."""
-    tokenizer = CharacterTokenizer.train("ab", end_token=True)
-    a, b, end = (tokenizer.tokens.index(token) for token in ("a", "b", "<end>"))
-    ids = encode_corpus(Corpus.of("c", ["ab", "b"], ends=True), tokenizer, "backward")
-    assert ids.tolist() == [b, a, end, b, end]
 
 
 START, END = 98, 97
@@ -196,14 +179,14 @@ def test_the_unigram_loss_is_that_of_token_frequencies_alone():
     """Counts of the training split, plus one each; unknown tokens are not evaluated."""
     tokenizer = CharacterTokenizer.train("ab")
     vocab_size = len(tokenizer.tokens)
-    loss = dataset("aaab", "abX", tokenizer, window=1).unigram_loss(vocab_size)
+    loss = dataset("aaab", "abX", tokenizer, window=1).unigram_loss()
     assert loss == pytest.approx(-np.mean(np.log([4 / (4 + vocab_size), 2 / (4 + vocab_size)])))
 
 
 def test_without_a_validation_split_no_tokens_are_evaluated():
     """That is not an error."""
     laid_out = dataset("abcabc", None)
-    assert laid_out.unigram_loss(9) is None
+    assert laid_out.unigram_loss() is None
     assert (laid_out.validation, laid_out.num_evaluated, laid_out.share_unknown) == (None, 0, 0.0)
 
 

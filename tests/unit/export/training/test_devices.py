@@ -6,7 +6,7 @@ import pytest
 
 from export.errors import ConfigError
 from export.training import devices
-from export.training.devices import Cut, Devices, cores_for, multiplies_bfloat16, num_cores
+from export.training.devices import Compute, Devices, cores_for, multiplies_bfloat16, num_cores
 
 
 @pytest.mark.parametrize(
@@ -19,22 +19,22 @@ def test_cores_without_enough_work_are_not_used(rows, units, cores, used):
 
 
 @pytest.mark.parametrize(
-    ("rows", "units", "cores", "cut"),
+    ("rows", "units", "cores", "compute"),
     [
-        (64, 256, 2, Cut(rows=2)),
-        (64, 512, 2, Cut(rows=2)),
-        (32, 512, 2, Cut(units=2)),
-        (66, 1024, 2, Cut(rows=2)),
-        (64, 1024, 2, Cut(units=2)),
-        (32, 255, 2, Cut(rows=2)),
-        (32, 511, 4, Cut(rows=4)),
-        (8, 256, 2, Cut(units=2)),
-        (8, 6, 2, Cut()),
+        (64, 256, 2, Compute(row_parts=2)),
+        (64, 512, 2, Compute(row_parts=2)),
+        (32, 512, 2, Compute(unit_parts=2)),
+        (66, 1024, 2, Compute(row_parts=2)),
+        (64, 1024, 2, Compute(unit_parts=2)),
+        (32, 255, 2, Compute(row_parts=2)),
+        (32, 511, 4, Compute(row_parts=4)),
+        (8, 256, 2, Compute(unit_parts=2)),
+        (8, 6, 2, Compute()),
     ],
 )
-def test_layers_are_cut_by_units_where_reading_weights_dominates(rows, units, cores, cut):
+def test_layers_are_cut_by_units_where_reading_weights_dominates(rows, units, cores, compute):
     """By rows elsewhere, as these need no synchronization; never into fewer parts than the other way."""
-    assert Devices(cores=cores).cut(rows, units) == cut
+    assert Devices(cores=cores).compute(rows, units) == compute
 
 
 def test_freed_memory_stays_with_the_process(monkeypatch):
@@ -87,5 +87,5 @@ def test_an_invalid_tf_config_is_rejected(monkeypatch, text):
 def test_one_process_without_gpus_is_a_single_replica_and_the_chief():
     """It gets the whole batch and writes the checkpoints."""
     found = Devices.find(32, 6)
-    assert (found.is_single, found.is_chief, found.on_gpu) == (True, True, False)
+    assert (found.num_replicas, found.is_chief, found.on_gpu) == (1, True, False)
     assert found.distribute(lambda own: (own.start, own.stop), 32) == (0, 32)

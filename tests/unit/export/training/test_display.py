@@ -1,11 +1,15 @@
-"""Training displays progress, losses and samples: a bar on a terminal, plain lines elsewhere."""
+"""Training shows progress, losses and samples: a bar on a terminal, plain lines elsewhere; TensorBoard gets events."""
 
 import io
 
+import pytest
+
 from export.repository.history import Epoch, Progress
-from export.terminal import wrap_sample
-from export.training.display import TerminalDisplay
-from tests.unit.export.trainings import NoSamples
+from export.training.display import EventWriter, TerminalDisplay
+from export.training.trainer import learning_rate_at
+from tests.unit.export.trainings import Watcher, scalars, start
+
+SAMPLE = "[the cat] sat\non the mat"
 
 
 class Terminal(io.StringIO):
@@ -22,7 +26,7 @@ PROGRESS = Progress(history=(Epoch(train_loss=2.5, validation_loss=2.25, accurac
 
 def test_without_a_terminal_there_are_plain_lines(capsys):
     """A log has a line for each epoch and its sample, and no progress bar."""
-    with TerminalDisplay(NoSamples()) as display:
+    with TerminalDisplay(lambda _: SAMPLE) as display:
         display.update(1, 2.6, 500, 0.5)
         display.epoch(PROGRESS, None)
     out, err = capsys.readouterr()
@@ -36,7 +40,7 @@ def test_without_a_terminal_there_are_plain_lines(capsys):
 def test_an_epoch_that_is_not_the_best_is_not_marked_as_best(capsys):
     """Without a validation split, its line has no validation loss."""
     worse = Epoch(train_loss=2.75, validation_loss=None, accuracy=None, tokens=2000, seconds=2.0)
-    with TerminalDisplay(NoSamples()) as display:
+    with TerminalDisplay(lambda _: SAMPLE) as display:
         display.epoch(PROGRESS.after(worse), None)
     first = capsys.readouterr().out.splitlines()[0]
     assert first.startswith("epoch 2: loss 2.750 nats/token, ")
@@ -48,7 +52,7 @@ def test_a_terminal_shows_a_bar_with_losses_speed_and_time_left(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
     monkeypatch.setenv("COLUMNS", "80")
-    with TerminalDisplay(NoSamples()) as display:
+    with TerminalDisplay(lambda _: SAMPLE) as display:
         display.epoch(PROGRESS, None)
         display._bar.mininterval = 0
         display.update(2, 2.125, 500, 0.5)
@@ -64,22 +68,26 @@ def test_a_terminal_shows_a_bar_with_losses_speed_and_time_left(monkeypatch):
 def test_the_progress_bar_of_a_resumed_run_starts_at_its_progress(monkeypatch):
     """The time left is estimated from this session alone."""
     monkeypatch.setattr("sys.stderr", Terminal())
-    with TerminalDisplay(NoSamples()) as display:
+    with TerminalDisplay(lambda _: SAMPLE) as display:
         display.update(9, 2.0, 500, 0.9)
         assert (display._bar.initial, display._bar.n) == (0.9, 0.9)
         display.update(9, 2.0, 500, 0.95)
         assert (display._bar.initial, display._bar.n) == (0.9, 0.95)
 
 
-def test_a_sample_is_indented_and_wrapped(monkeypatch):
-    """A sample of words has no newlines of its own."""
-    monkeypatch.setenv("COLUMNS", "60")
-    lines = wrap_sample("[one two]" + " three" * 50).splitlines()
-    assert len(lines) > 5
-    assert all(line.startswith("    ") and len(line) <= 60 for line in lines)
-    assert lines[0].startswith("    [one two] three three")
-
-
-def test_a_sample_cannot_send_escape_sequences_to_the_terminal():
-    """A corpus of logs may have some: control characters are shown as dots, and blank lines stay."""
-    assert wrap_sample("[a]\x1b[2Jb\a\n\nc\td") == "    [a]·[2Jb·\n\n    c   d".replace("\n\n", "\n    \n")
+def test_losses_rates_and_accuracies_are_logged_by_token_count(tmp_path):
+    """For every update and every epoch; steps continue from the tokens of the earlier sessions."""
+    trainer, folder = start(tmp_path / "m", epochs=2)
+    watcher = Watcher()
+    with EventWriter(folder.events, trainer.config, tokens=5_000) as events:
+        progress = trainer.run(folder, [watcher, events])
+    found = scalars(folder.events)
+    assert [value for _, value in found["train/loss"]] == pytest.approx(watcher.losses)
+    expected = [learning_rate_at(fraction, 4e-3, 0.05) for fraction in watcher.fractions]
+    assert [value for _, value in found["train/learning_rate"]] == pytest.approx(expected)
+    epochs = [(5_000 + epoch.tokens, epoch.validation_loss) for epoch in progress.history]
+    assert found["validation/loss"] == [(tokens, pytest.approx(loss)) for tokens, loss in epochs]
+    assert [value for _, value in found["validation/accuracy"]] == pytest.approx(
+        [epoch.accuracy for epoch in progress.history]
+    )
+    assert found["validation/perplexity"][0][1] > 1

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from export.config import load_config
-from export.training.devices import Cut, Devices
+from export.training.devices import Compute, Devices
 from export.training.model import build_model
 from export.training.optimization import Optimization, precision_of
 from tests.unit.export.trainings import SETTINGS
@@ -39,13 +39,13 @@ def train(optimization, updates=4, inputs=INPUTS, targets=TARGETS, rate=0.01):
 
 
 @dataclasses.dataclass(frozen=True)
-class Cutting(Devices):
+class Partitioned(Devices):
     """Devices with a fixed partitioning of layers, however narrow."""
 
-    how: Cut = dataclasses.field(default_factory=Cut)
+    parts: Compute = dataclasses.field(default_factory=Compute)
 
-    def cut(self, *_):
-        return self.how
+    def compute(self, *_):
+        return self.parts
 
 
 @functools.cache
@@ -57,28 +57,30 @@ def train_whole(cell):
 @pytest.mark.parametrize(
     ("cell", "parts"),
     [
-        ("gru", {"rows": 3}),
-        pytest.param("lstm", {"units": 4}, marks=pytest.mark.slow),
-        *(pytest.param("lstm", {"rows": number}, marks=pytest.mark.slow) for number in (2, 3, 9)),
-        *(pytest.param(cell, {"units": 2}, marks=pytest.mark.slow) for cell in ("lstm", "gru", "simple_rnn")),
-        pytest.param("simple_rnn", {"rows": 3}, marks=pytest.mark.slow),
+        ("gru", {"row_parts": 3}),
+        pytest.param("lstm", {"unit_parts": 4}, marks=pytest.mark.slow),
+        *(pytest.param("lstm", {"row_parts": number}, marks=pytest.mark.slow) for number in (2, 3, 9)),
+        *(pytest.param(cell, {"unit_parts": 2}, marks=pytest.mark.slow) for cell in ("lstm", "gru", "simple_rnn")),
+        pytest.param("simple_rnn", {"row_parts": 3}, marks=pytest.mark.slow),
     ],
 )
 def test_partitioning_does_not_change_the_losses(cell, parts):
     """For any number of partitions, uneven and empty ones included, to rounding."""
     expected, judged = train_whole(cell)
-    got, judged_too = train(prepare(Cutting(how=Cut(**parts)), cell=cell)[0])
+    got, judged_too = train(prepare(Partitioned(parts=Compute(**parts)), cell=cell)[0])
     np.testing.assert_allclose(got, expected, rtol=1e-5)
     np.testing.assert_allclose(judged_too, judged, rtol=1e-5)
 
 
-@pytest.mark.parametrize("parts", [{"rows": 3}, pytest.param({"units": 2}, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("parts", [{"row_parts": 3}, pytest.param({"unit_parts": 2}, marks=pytest.mark.slow)])
 def test_dropout_does_not_depend_on_the_partitioning(parts):
     """Masks are sampled for the whole batch: a seed means the same on a machine with more or fewer cores."""
     dropouts = {"layers": 1, "dropout": 0.5, "recurrent_dropout": 0.3, "embedding_dropout": 0.2}
     expected = train(prepare(**dropouts)[0])
     assert train(prepare(**{**dropouts, "seed": 2})[0])[0] != pytest.approx(expected[0], rel=1e-4)
-    np.testing.assert_allclose(train(prepare(Cutting(how=Cut(**parts)), **dropouts)[0])[0], expected[0], rtol=1e-5)
+    np.testing.assert_allclose(
+        train(prepare(Partitioned(parts=Compute(**parts)), **dropouts)[0])[0], expected[0], rtol=1e-5
+    )
 
 
 @pytest.mark.slow
@@ -87,8 +89,8 @@ def test_partitioning_does_not_change_a_bidirectional_model():
     settings = {"bidirectional": True, "context_length": STEPS}
     targets = TARGETS[:1]
     expected = train(prepare(**settings)[0], targets=targets)
-    for how in (Cut(units=2), Cut(rows=3)):
-        got = train(prepare(Cutting(how=how), **settings)[0], targets=targets)
+    for parts in (Compute(unit_parts=2), Compute(row_parts=3)):
+        got = train(prepare(Partitioned(parts=parts), **settings)[0], targets=targets)
         np.testing.assert_allclose(got[0], expected[0], rtol=1e-5)
 
 

@@ -7,7 +7,7 @@ import pytest
 from contract.card import Sample
 from export.corpora.memorization import Memorization
 from export.repository.history import Epoch, Progress
-from export.training.report import report
+from export.training.workflow import report
 from tests.unit.export import trainings
 from tests.unit.export.trainings import prepare
 

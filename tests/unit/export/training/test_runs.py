@@ -12,14 +12,14 @@ from export.errors import RunError
 from export.repository.history import Epoch, Progress
 from export.training.runs import RunFolder
 from tests.faults import fill_disk
-from tests.unit.export.trainings import DESCRIPTION, Watcher, prepare, start
+from tests.unit.export.trainings import DESCRIPTION, prepare, start
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """The directory of a finished run; tests that change it use `copy`."""
     trainer, folder = start(tmp_path_factory.mktemp("runs") / "m")
-    trainer.run(folder, Watcher())
+    trainer.run(folder)
     return folder
 
 
@@ -210,7 +210,7 @@ def test_a_new_run_moves_the_previous_one_aside(copy):
     assert aside.name == "m~"
     assert RunFolder(aside).progress() == before
     assert copy.progress() == Progress()
-    trainer.run(copy, Watcher())
+    trainer.run(copy)
     assert copy.create(trainer.config, tokenizer, DESCRIPTION) == aside
     assert RunFolder(aside).progress() != before
 

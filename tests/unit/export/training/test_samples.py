@@ -5,15 +5,14 @@ import pytest
 
 from contract.signatures import MAX_DECODE_STEPS
 from contract.tokenizer import CharacterTokenizer
+from export.corpora.corpus import Chunk
 from export.corpora.memorization import MIN_SPANS, SPAN_WORDS
-from export.corpora.text import Chunk
 from export.training.samples import (
     KEPT_TEMPERATURES,
     MAX_MEMORIZATION_BATCHES,
     MEMORIZATION_BATCH_SIZE,
     MEMORIZATION_WORDS,
     SAMPLE_CHARACTERS,
-    Sampler,
     SampleWriter,
 )
 from tests.unit.export.trainings import TEXT, prepare
@@ -45,12 +44,10 @@ def make(traced):
             trainer, tokenizer = prepare(**settings)
             if settings == ENDING:
                 tokenizer = CharacterTokenizer.train(TEXT, end_token=True)
-            writer = Sampler(tokenizer, backward=settings.get("direction") == "backward")
-            traced[key] = trainer, tokenizer, writer
-        trainer, tokenizer, writer = traced[key]
-        samples = SampleWriter(tokenizer, texts, trainer.config)
-        samples._sampler = writer
-        return samples, trainer.averaged_model, tokenizer
+            traced[key] = SampleWriter(tokenizer, texts, trainer.config), trainer.averaged_model, tokenizer
+        writer = traced[key][0]
+        writer.documents, writer._lengths = texts, np.array(list(map(len, texts)))
+        return traced[key]
 
     return make
 
@@ -143,19 +140,19 @@ def test_a_finished_sequence_gets_no_further_decode_steps(make):
     """The unfinished sequences of its batch do."""
     writer, model, tokenizer = make(**ENDING)
     bias(model, tokenizer, **{"c": 5.0, "<end>": 0.0})
-    writer._sampler.use_model(model)
-    decode, calls = writer._sampler._decode_signature, []
+    writer._use_model(model)
+    decode, calls = writer._decode_signature, []
 
     def record(**inputs):
         outputs = decode(**inputs)
         calls.append((inputs["steps"].numpy(), (outputs["token_ids"].numpy() == tokenizer.special.end).any(axis=1)))
         return outputs
 
-    writer._sampler._decode_signature = record
+    writer._decode_signature = record
     try:
-        writer._sampler.generate(["the"] * 16, [1.0] * 16, 2 * MAX_DECODE_STEPS, np.random.default_rng(0))
+        writer._generate(["the"] * 16, [1.0] * 16, 2 * MAX_DECODE_STEPS, np.random.default_rng(0))
     finally:
-        writer._sampler._decode_signature = decode
+        writer._decode_signature = decode
     (_, ended), (steps, _) = calls
     assert 0 < ended.sum() < 16
     assert (steps > 0).tolist() == (~ended).tolist()
@@ -165,8 +162,8 @@ def test_a_finished_sequence_gets_no_further_decode_steps(make):
 def test_prefill_ends_at_the_token_next_to_the_generated_text(make, settings, last):
     """A backward model reads the first word of a suffix last."""
     writer, model, tokenizer = make(**settings)
-    writer._sampler.use_model(model)
-    token_ids, _ = writer._sampler._prefill(["the cat sat"])
+    writer._use_model(model)
+    token_ids, _ = writer._prefill(["the cat sat"])
     assert tokenizer.tokens[token_ids[0]] == last
 
 
@@ -175,12 +172,12 @@ def test_short_sequences_are_generated_until_there_are_enough_words(make, words,
     """Up to a limit of batches: a model may generate nothing at all."""
     writer, model, tokenizer = make(**ENDING)
     bias(model, tokenizer, **{"c": words, " ": words, "<end>": 0.0 if words < 0 else -100.0})
-    write, calls = writer._sampler.generate, []
-    writer._sampler.generate = lambda *arguments: calls.append(arguments) or write(*arguments)
+    write, calls = writer._generate, []
+    writer._generate = lambda *arguments: calls.append(arguments) or write(*arguments)
     try:
         writer.measure_memorization(model, [Chunk(TEXT, is_last=True)], lambda: None)
     finally:
-        del writer._sampler.generate
+        del writer._generate
     assert len(calls) == rounds
 
 

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from export.graphs.network import CELLS
-from export.training.cudnn import run_keras_layer
+from export.training.model import run_keras_layer
 from export.training.sequence import run_layer
 
 T, B, D, H = 9, 4, 5, 6

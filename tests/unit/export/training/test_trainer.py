@@ -10,10 +10,10 @@ from export.config import load_config
 from export.errors import TrainingFailed
 from export.graphs.network import CELLS
 from export.training import trainer as training
-from export.training.devices import Cut
-from export.training.model import Compute, build_model, count_parameters, forward, zero_states
+from export.training.devices import Compute
+from export.training.model import build_model, count_parameters, forward, zero_states
 from export.training.runs import RunFolder
-from export.training.trainer import FINAL_RATE, Evaluation, learning_rate_at
+from export.training.trainer import FINAL_RATE, learning_rate_at
 from tests.unit.export.trainings import SETTINGS, TEXT, Watcher, prepare, start
 
 
@@ -67,16 +67,16 @@ def test_parameters_are_counted_before_the_model_is_built(cell, kind):
     assert count_parameters(config, 11) == sum(np.size(weight) for weight in weights)
 
 
-@pytest.mark.parametrize("cut", [Cut(), Cut(rows=2), Cut(units=2)])
+@pytest.mark.parametrize("compute", [Compute(), Compute(row_parts=2), Compute(unit_parts=2)])
 @pytest.mark.parametrize("kind", BUILT)
-def test_the_forward_pass_of_every_architecture_equals_the_keras_model(kind, cut):
+def test_the_forward_pass_of_every_architecture_equals_the_keras_model(kind, compute):
     """Connections, tied weights and windows are trained as they are saved, with and without partitioning."""
     model = build_model(load_config(None, {**SETTINGS, **BUILT[kind]}), 11)
     for weight in model.trainable_weights:
         # Keras initializes biases to zero, where a missing one would go unnoticed.
         weight.assign(np.random.default_rng(1).normal(0, 0.5, weight.shape))
     token_ids = np.random.default_rng(0).integers(0, 11, (3, 9)).astype(np.int32)
-    parts, _ = forward(model, token_ids.T, zero_states(model, 3), training=False, compute=Compute(cut=cut))
+    parts, _ = forward(model, token_ids.T, zero_states(model, 3), training=False, compute=compute)
     logits = np.concatenate(parts, axis=1)
     expected = np.asarray(model(token_ids))
     got = np.swapaxes(logits, 0, 1) if expected.ndim == 3 else logits[0]
@@ -145,7 +145,7 @@ def test_sequences_are_reset_with_the_configured_probability(tmp_path, share, le
         return update(inputs, targets, states, kept, rate)
 
     trainer.optimization.update = record
-    trainer.run(folder, Watcher())
+    trainer.run(folder)
     windows = len(rows) // 2
     # The first update of an epoch has no state to carry.
     begun = [row for i, row in enumerate(rows) if i % windows]
@@ -170,7 +170,7 @@ def test_the_learning_rate_is_set_before_each_update(tmp_path):
 
     trainer.optimization.update = record
     watcher = Watcher()
-    trainer.run(folder, watcher)
+    trainer.run(folder, [watcher])
     assert rates == pytest.approx([learning_rate_at(fraction, 0.5, 0.2) for fraction in watcher.fractions])
     assert watcher.fractions == sorted(watcher.fractions)
     assert watcher.fractions[0] == 0
@@ -191,7 +191,7 @@ def test_each_update_starts_with_the_final_state_of_the_previous_one(tmp_path, c
 
     trainer.optimization.update = spy
     firsts = []
-    trainer.run(folder, Watcher(at_epoch=lambda _: firsts.append(len(begun))))
+    trainer.run(folder, [Watcher(at_epoch=lambda _: firsts.append(len(begun)))])
     for i, states in enumerate(begun):
         expected = zero_states(trainer.averaged_model, 4) if i in (0, firsts[0]) else ended[i - 1]
         assert same([part for state in states for part in state], [part for state in expected for part in state])
@@ -201,7 +201,7 @@ def test_each_update_starts_with_the_final_state_of_the_previous_one(tmp_path, c
 def test_the_validation_loss_is_the_mean_over_known_tokens(tmp_path):
     """It equals that of one pass over the whole split: it does not depend on the sequence length."""
     trainer, folder = start(tmp_path / "m", text=TEXT + "the cXt sXt on thX mat" * 6, epochs=1, sequence_length=7)
-    loss = trainer.run(folder, Watcher()).last.validation_loss
+    loss = trainer.run(folder).last.validation_loss
     streams, unknown = trainer.dataset.validation, trainer.dataset.unknown
     inputs = np.concatenate([window for window, _ in streams.batches()]).T
     logits = np.asarray(trainer.averaged_model(inputs, training=False), np.float64)
@@ -215,7 +215,7 @@ def test_the_validation_loss_is_the_mean_over_known_tokens(tmp_path):
 def test_training_learns_a_repetitive_text(tmp_path):
     """The loss falls below a fifth of that of guessing by character frequency."""
     trainer, folder = start(tmp_path / "m", units=32, epochs=12, batch_size=2, learning_rate=0.03, dropout=0)
-    progress = trainer.run(folder, Watcher())
+    progress = trainer.run(folder)
     shares = np.array([TEXT.count(character) / len(TEXT) for character in set(TEXT)])
     assert progress.best.validation_loss < 0.2 * -(shares * np.log(shares)).sum()
 
@@ -224,9 +224,9 @@ def test_training_learns_a_repetitive_text(tmp_path):
 def test_the_epoch_with_the_lowest_loss_is_kept(tmp_path, monkeypatch, losses, best):
     """Its weights are published, whatever comes after it."""
     trainer, folder = start(tmp_path / "m", validation=0)
-    monkeypatch.setattr(trainer, "_validate", lambda progress: Evaluation(losses[progress.epochs], 0.5))
+    monkeypatch.setattr(trainer, "_validate", lambda progress: (losses[progress.epochs], 0.5))
     watcher = Watcher()
-    progress = trainer.run(folder, watcher)
+    progress = trainer.run(folder, [watcher])
     assert (progress.best_epoch, progress.best.loss) == (best, losses[best - 1])
     kept = folder.load_best(progress)
     assert same([weight.numpy() for weight in kept.trainable_variables], watcher.weights[best - 1])
@@ -237,7 +237,7 @@ def test_without_validation_the_training_loss_decides_the_best_epoch(tmp_path, m
     """There is no other loss."""
     trainer, folder = start(tmp_path / "m", validation=0)
     monkeypatch.setattr(trainer, "_train_epoch", lambda progress, *_: ([3.0, 1.0, 2.0][progress.epochs], 10))
-    progress = trainer.run(folder, Watcher())
+    progress = trainer.run(folder)
     assert (progress.best_epoch, progress.best.validation_loss) == (2, None)
 
 
@@ -269,7 +269,7 @@ def test_a_non_finite_loss_or_weight_ends_the_training_with_advice(tmp_path, par
     name = spoil(trainer, part)
     advice = r"lower --learning-rate \(now 0\.004\) or --clip-norm \(now 1\.0\)"
     with pytest.raises(TrainingFailed, match=f"^{name} in epoch 2; {advice}$"):
-        trainer.run(folder, Watcher())
+        trainer.run(folder)
     progress = folder.progress()
     assert progress.epochs == 1
     assert all(np.isfinite(weight.numpy()).all() for weight in folder.load_best(progress).weights)
@@ -299,7 +299,7 @@ def test_max_minutes_ends_the_training_within_an_epoch(tmp_path):
     """The shortened epoch counts, and the learning rate has reached its end by then."""
     trainer, folder = start(tmp_path / "m", epochs=100, max_minutes=0.5)
     watcher = Watcher()
-    progress = trainer.run(folder, watcher)
+    progress = trainer.run(folder, [watcher])
     assert progress.epochs == 3
     assert 30 <= progress.last.seconds <= 35
     assert watcher.fractions[-1] > 0.9
@@ -311,7 +311,7 @@ def test_max_minutes_without_epochs_trains_that_long(tmp_path):
     """For any number of epochs, beyond the default of ten."""
     trainer, folder = start(tmp_path / "m", epochs=None, max_minutes=3)
     watcher = Watcher()
-    progress = trainer.run(folder, watcher)
+    progress = trainer.run(folder, [watcher])
     assert progress.epochs > 10
     assert 180 <= progress.last.seconds <= 185
     # Time left and learning rate depend on the fraction: it rises steadily to its end.
@@ -324,7 +324,7 @@ def test_max_minutes_without_epochs_trains_that_long(tmp_path):
 def test_training_ends_at_max_minutes_or_epochs_whichever_is_first(tmp_path):
     """Here it is the epochs."""
     trainer, folder = start(tmp_path / "m", epochs=2, max_minutes=30)
-    assert trainer.run(folder, Watcher()).epochs == 2
+    assert trainer.run(folder).epochs == 2
 
 
 @pytest.mark.usefixtures("clock")
@@ -332,7 +332,7 @@ def test_a_run_makes_at_least_one_update(tmp_path):
     """However short its time limit is: an epoch without updates would have no loss, and nothing to publish."""
     trainer, folder = start(tmp_path / "m", max_minutes=1e-6)
     watcher = Watcher()
-    progress = trainer.run(folder, watcher)
+    progress = trainer.run(folder, [watcher])
     assert (progress.epochs, len(watcher.losses)) == (1, 1)
     assert np.isfinite(progress.best.loss)
 
@@ -342,16 +342,16 @@ def test_max_minutes_includes_the_time_before_an_interruption(tmp_path, clock):
     settings = {"epochs": 100, "max_minutes": 1.0}
     trainer, folder = start(tmp_path / "m", **settings)
     with pytest.raises(KeyboardInterrupt):
-        trainer.run(folder, Watcher(at_epoch=interrupt(2)))
+        trainer.run(folder, [Watcher(at_epoch=interrupt(2))])
     spent = folder.progress().last.seconds
     assert 20 < spent < 40
     clock.now += 10_000
     watcher = Watcher()
-    progress = prepare(**settings)[0].run(folder, watcher)
+    progress = prepare(**settings)[0].run(folder, [watcher])
     assert 60 <= progress.last.seconds <= 65
     assert watcher.fractions[0] == pytest.approx(spent / 60, abs=0.05)
     again = Watcher()
-    assert prepare(**settings)[0].run(folder, again) == progress
+    assert prepare(**settings)[0].run(folder, [again]) == progress
     assert again.fractions == []
 
 
@@ -363,7 +363,7 @@ def test_training_is_bit_exact_for_a_seed_and_differs_between_seeds(tmp_path, ce
     for name, seed in (("a", 7), ("b", 7), ("c", 8)):
         trainer, folder = start(tmp_path / name, **settings, seed=seed)
         watcher = Watcher()
-        trainer.run(folder, watcher)
+        trainer.run(folder, [watcher])
         weights[name] = watcher.weights[-1]
     assert same(weights["a"], weights["b"])
     assert not same(weights["a"], weights["c"])
@@ -375,15 +375,15 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, moment):
     settings = {"dropout": 0.4, "epochs": 4}
     trainer, folder = start(tmp_path / "whole", **settings)
     whole = Watcher()
-    expected = trainer.run(folder, whole)
+    expected = trainer.run(folder, [whole])
 
     trainer, folder = start(tmp_path / "parts", **settings)
     watcher = Watcher(at_epoch=interrupt(2)) if moment == "epoch" else Watcher(at_window=interrupt(26))
     with pytest.raises(KeyboardInterrupt):
-        trainer.run(folder, watcher)
+        trainer.run(folder, [watcher])
     assert folder.progress().epochs == 2
     rest = Watcher()
-    progress = prepare(**settings)[0].run(RunFolder(folder.path), rest)
+    progress = prepare(**settings)[0].run(RunFolder(folder.path), [rest])
     assert [epoch.loss for epoch in progress.history] == [epoch.loss for epoch in expected.history]
     assert same(rest.weights[-1], whole.weights[-1])
 
@@ -394,7 +394,7 @@ def test_an_interruption_is_checked_after_every_update_and_in_validation(tmp_pat
     asked = []
     trainer.raise_if_interrupted = lambda: asked.append(len(watcher.losses))
     watcher = Watcher()
-    trainer.run(folder, watcher)
+    trainer.run(folder, [watcher])
     windows, judged = len(watcher.losses), trainer.dataset.validation.num_batches
     assert asked == [*range(1, windows + 1), *[windows] * (judged + 1)]
 
@@ -403,19 +403,19 @@ def test_early_stopping_ends_a_run_after_patience_epochs(tmp_path, monkeypatch):
     """Counted without improvement in a row; resuming a run that has stopped early trains no further."""
     losses = [3.0, 2.0, 2.5, 2.1, 1.0, 1.0]
     trainer, folder = start(tmp_path / "m", epochs=6, patience=2)
-    monkeypatch.setattr(trainer, "_validate", lambda progress: Evaluation(losses[progress.epochs], 0.5))
-    progress = trainer.run(folder, Watcher())
+    monkeypatch.setattr(trainer, "_validate", lambda progress: (losses[progress.epochs], 0.5))
+    progress = trainer.run(folder)
     assert (progress.epochs, progress.best_epoch) == (4, 2)
-    assert prepare(epochs=6, patience=2)[0].run(folder, Watcher()) == progress
+    assert prepare(epochs=6, patience=2)[0].run(folder) == progress
     trainer, folder = start(tmp_path / "n", epochs=6, patience=3)
-    monkeypatch.setattr(trainer, "_validate", lambda progress: Evaluation(losses[progress.epochs], 0.5))
-    assert trainer.run(folder, Watcher()).epochs == 6
+    monkeypatch.setattr(trainer, "_validate", lambda progress: (losses[progress.epochs], 0.5))
+    assert trainer.run(folder).epochs == 6
 
 
 def test_accuracy_is_the_share_of_known_tokens_predicted(tmp_path):
     """On the validation split, without dropout."""
     trainer, folder = start(tmp_path / "m", text=TEXT + "the cXt sat on the mat" * 6, epochs=1, ema=0)
-    last = trainer.run(folder, Watcher()).last
+    last = trainer.run(folder).last
     streams, unknown = trainer.dataset.validation, trainer.dataset.unknown
     inputs = np.concatenate([[2], streams.ids[:-1]]).reshape(streams.targets.shape)
     expected = np.argmax(trainer.averaged_model(inputs, training=False), axis=-1) == streams.targets

@@ -16,7 +16,6 @@ from export.corpora.corpus import Corpus
 from export.tokenizer_command import train_tokenizer
 from export.training.dataset import Dataset
 from export.training.devices import Devices
-from export.training.display import NoDisplay
 from export.training.model import build_model
 from export.training.runs import RunFolder
 from export.training.trainer import Trainer
@@ -46,11 +45,11 @@ def main(path, kind):
     folder = RunFolder(Path(path))
     if devices.is_chief:
         folder.create(config, tokenizer, DESCRIPTION)
-    devices.wait()
+    devices.broadcast(0.0)
     with devices.strategy.scope():
         model = build_model(config, len(tokenizer.tokens))
     trainer = Trainer(config, model, Dataset.lay_out(head, tail, tokenizer, config), devices=devices)
-    progress = trainer.run(folder, NoDisplay())
+    progress = trainer.run(folder)
     weights = [np.asarray(weight) for weight in (*model.trainable_weights, *trainer.averaged_model.trainable_weights)]
     outcome = {
         "replicas": devices.num_replicas,

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from redis import Redis
 
 from service.access import ratelimits
-from service.access.ratelimits import RateLimiter, RedisUrlError, wait_s
-from service.errors import InvalidRequest, RateLimited
+from service.access.ratelimits import RateLimiter, wait_s
+from service.errors import ConfigurationError, InvalidRequest, RateLimited
 from tests.ports import free_port
 
 
@@ -93,7 +93,6 @@ def test_a_request_above_the_whole_token_limit_is_invalid(limiter, subject):
 
 
 def test_a_refund_returns_the_whole_charge(limiter, subject):
-    """A request that is rejected after it was charged costs nothing."""
     refund = limiter.charge(subject, "tokens", 100, 60)
     assert num_charged(limiter, subject, tokens=100, num_tokens=60) == 0
     refund()
@@ -118,7 +117,6 @@ def test_without_a_limit_nothing_is_counted(limiter, subject):
 
 
 def test_subjects_are_counted_separately(limiter, subject):
-    """A subject at its limit does not use up another's."""
     assert num_charged(limiter, subject, requests=2) == 2
     assert num_charged(limiter, subject + "x", requests=2) == 2
 
@@ -152,7 +150,6 @@ def test_concurrent_charges_never_exceed_the_limit(limiter, subject, attempt):  
 
 
 def test_two_limiters_on_one_redis_share_their_counts(make_limiter, redis_url, subject):
-    """A limit holds for all processes together."""
     first, second = make_limiter(redis_url), make_limiter(redis_url)
     assert num_charged(first, subject, at_most=3, requests=5) == 3
     assert num_charged(second, subject, requests=5) == 2
@@ -187,7 +184,6 @@ def test_while_redis_is_down_each_process_counts_in_memory(make_limiter, own_red
 
 
 def test_an_unresponsive_redis_is_retried_once_per_interval(make_limiter, monkeypatch, subject):
-    """One request waits for the timeout, not every one."""
     monkeypatch.setattr(ratelimits, "REDIS_TIMEOUT_S", 0.05)
     monkeypatch.setattr(ratelimits, "REDIS_RETRY_S", 3600.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -225,7 +221,7 @@ def test_a_wrong_password_is_a_warning_that_does_not_show_it(make_limiter, redis
 )
 def test_an_invalid_redis_url_names_the_setting_not_its_value(url):
     """The URL may hold a password, so neither the message nor its traceback has any part of it."""
-    with pytest.raises(RedisUrlError, match="SOSTENUTO_REDIS_URL") as caught:
+    with pytest.raises(ConfigurationError, match="SOSTENUTO_REDIS_URL") as caught:
         RateLimiter(url)
     assert "hunter2" not in str(caught.value)
     assert caught.value.__cause__ is None

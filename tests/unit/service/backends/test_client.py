@@ -7,9 +7,16 @@ import grpc
 import numpy as np
 import pytest
 
-from service.backends.client import GrpcBackend, TlsFileError, backend_tls
+from service.backends.client import GrpcBackend, backend_tls
 from service.backends.messages import get_model_status_pb2
-from service.errors import BackendUnavailable, BatchingConflict, InternalError, InvalidResponse, ServerBusy
+from service.errors import (
+    BackendUnavailable,
+    BatchingConflict,
+    ConfigurationError,
+    InternalError,
+    InvalidResponse,
+    ServerBusy,
+)
 from service.params import ModelVersion
 from service.settings import Settings
 from tests.certificates import make_certificate
@@ -176,5 +183,5 @@ def test_invalid_tls_files_are_refused_at_startup(made, tmp_path):
         ({**trusting, "cert_file": cert, "key_file": junk}, "KEY_FILE=.*junk.pem: "),
         ({**trusting, "cert_file": cert, "key_file": locked}, "KEY_FILE: the key is encrypted"),
     ):
-        with pytest.raises(TlsFileError, match=message):
+        with pytest.raises(ConfigurationError, match=message):
             versions(1, **settings)

@@ -55,12 +55,10 @@ def test_the_largest_group_of_batch_sizes_that_agree_is_kept(rounding, expected)
 
 @pytest.mark.parametrize("signature", [PREFILL, DECODE, DECODE_FULL, SCORE, EMBED])
 def test_every_signature_that_is_called_is_probed(signature):
-    """A batch size that differs in any of them is dropped."""
     assert run_probe(CARD, CARD.vocab_size, server(lambda rows, row: rows == 8, signature)).batch_sizes == (16, 24, 32)
 
 
 def test_the_probe_hash_identifies_the_arithmetic():
-    """It is equal for servers that compute the same bits, and differs for others."""
     one, same, other = (run_probe(CARD, CARD.vocab_size, server(lambda rows, row, x=x: x)).sha256 for x in (0, 0, 1))
     assert one == same != other
 

@@ -44,7 +44,6 @@ def test_typed_values_are_read():
     ids=["type", "count", "bytes"],
 )
 def test_an_invalid_tensor_is_a_value_error(fields):
-    """It has another type, or values that do not fill its shape."""
     with pytest.raises(ValueError, match=r"tensor type|reshape|buffer size"):
         to_array(tensor(3, **fields), (3,))
 
@@ -109,6 +108,5 @@ def test_nan_is_not_an_invalid_response():
     ids=lambda value: "" if isinstance(value, bytes) else value,
 )
 def test_an_invalid_response_is_refused(content, message):
-    """The message names the output, what it must be and what it is."""
     with pytest.raises(ValueError, match=message):
         parse_response(content, SHAPES, vocab_size=50)

@@ -46,7 +46,6 @@ def models(tmp_path):
 
 @pytest.mark.usefixtures("models")
 def test_serve_starts_the_model_server_and_the_gateway(call):
-    """On the models of the current directory."""
     done, started = call(cli.serve)
     assert done.exit_code == 0
     assert [name for name, _ in started] == ["both"]
@@ -55,7 +54,6 @@ def test_serve_starts_the_model_server_and_the_gateway(call):
 @pytest.mark.usefixtures("models")
 @pytest.mark.parametrize("how", ["option", "environment"])
 def test_serve_with_backends_starts_the_gateway_alone(call, monkeypatch, how):
-    """By the option or by the setting."""
     if how == "environment":
         monkeypatch.setenv("SOSTENUTO_BACKENDS", "10.0.0.1:8500")
     _, started = call(cli.serve, *(["--backends", "10.0.0.1:8500"] if how == "option" else []))
@@ -71,7 +69,6 @@ def test_options_of_serve_override_the_environment(call, monkeypatch, models):  
 
 
 def test_serve_without_a_model_says_how_to_train_one(call):
-    """One line, and exit code 1."""
     done, started = call(cli.serve)
     assert (done.exit_code, started) == (1, [])
     assert re.fullmatch(r"Error: there is no models.config in models: .*`sostenuto demo`\n", done.stderr)
@@ -79,14 +76,12 @@ def test_serve_without_a_model_says_how_to_train_one(call):
 
 @pytest.mark.parametrize("arguments", [("--port", "65536"), ("--backends", "nowhere")])
 def test_an_invalid_option_of_serve_has_exit_code_2(call, arguments):
-    """The message has the value, and nothing is started."""
     done, started = call(cli.serve, *arguments)
     assert (done.exit_code, started) == (2, [])
     assert arguments[1] in done.stderr
 
 
 def test_serve_help_lists_the_settings(call):
-    """Each with its default."""
     shown = call(cli.serve, "--help")[0].stdout
     assert [name for name in Settings.model_fields if f"  SOSTENUTO_{name.upper()}" not in shown] == []
 
@@ -138,7 +133,6 @@ def test_demo_fetches_the_corpus_trains_and_serves(call, processes, tmp_path):
 
 @pytest.mark.usefixtures("models")
 def test_demo_with_a_model_only_serves(call, processes):
-    """Nothing is fetched or trained."""
     _, started = call(cli.demo)
     assert ([name for name, _ in started], processes[0]) == (["both"], [])
 
@@ -153,7 +147,6 @@ def test_a_corpus_that_cannot_be_fetched_leaves_nothing(call, processes, tmp_pat
 
 
 def test_a_training_that_fails_is_not_served(call, processes):
-    """The exit code is the training's."""
     processes[1]["export"] = 130
     done, started = call(cli.demo)
     assert (done.exit_code, started) == (130, [])
@@ -166,7 +159,6 @@ def test_the_corpus_has_the_version_of_make_run():
 
 @pytest.mark.parametrize("arguments", [[], ["keys"], ["nope"], ["keys", "nope"], ["serve", "--nope"]], ids=" ".join)
 def test_wrong_usage_of_the_module_is_one_line(capsys, arguments):
-    """With exit code 2; the line says where help is."""
     assert cli.main(arguments) == 2
     shown = capsys.readouterr()
     assert re.fullmatch(r"error: [^\n]*: see `python -m service[^`]* --help`\n", shown.err)

@@ -48,7 +48,6 @@ def line_of(lines, subject):
 
 
 def test_a_machine_in_order_has_no_problems(run):
-    """The report has every subject, and the exit code is 0."""
     code, lines = run()
     assert (code, wrong(lines), lines[-1]) == (0, {}, "no problems found")
     for subject in ("CPU", "cores", "memory", "Python", "tensorflow", "port 8500", "model demo:1", "model demo:2"):
@@ -74,7 +73,6 @@ def test_the_cpu_is_named_with_its_instructions(run, tmp_path, monkeypatch, flag
 
 
 def test_a_machine_with_little_memory_is_a_problem(run, monkeypatch):
-    """The hint has the amount that is needed."""
     monkeypatch.setattr("os.sysconf", lambda name: {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 2**18}[name])
     code, lines = run()
     assert (code, wrong(lines)) == (1, {"memory": "training and serving need 1.5 GiB"})
@@ -82,7 +80,6 @@ def test_a_machine_with_little_memory_is_a_problem(run, monkeypatch):
 
 @pytest.mark.parametrize(("version", "hint"), [("2.19.0", "it must be 2.21.*: pip"), (None, "pip install ")])
 def test_a_missing_package_or_another_tensorflow_is_a_problem(run, monkeypatch, version, hint):
-    """The hint is a command."""
 
     def installed(name):
         if name == "tensorflow" and version is None:
@@ -96,7 +93,6 @@ def test_a_missing_package_or_another_tensorflow_is_a_problem(run, monkeypatch, 
 
 
 def test_a_port_in_use_is_a_problem(run, monkeypatch):
-    """The hint names the setting."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         other.settimeout(0)
         monkeypatch.setenv("SOSTENUTO_PORT", str(other.getsockname()[1]))
@@ -113,7 +109,6 @@ def other_port(lines):
 
 
 def test_the_port_of_a_gateway_that_is_ready_is_in_order(run, monkeypatch):
-    """A running service is no problem."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         monkeypatch.setenv("SOSTENUTO_PORT", str(other.getsockname()[1]))
         monkeypatch.setattr(module, "is_ready", lambda *_: True)
@@ -123,7 +118,6 @@ def test_the_port_of_a_gateway_that_is_ready_is_in_order(run, monkeypatch):
 
 
 def test_unknown_and_invalid_settings_are_problems(run, monkeypatch):
-    """With the name that was meant, or the value."""
     monkeypatch.setenv("SOSTENUTO_MAX_RUNING", "3")
     code, lines = run()
     assert code == 1
@@ -136,15 +130,7 @@ def test_unknown_and_invalid_settings_are_problems(run, monkeypatch):
     assert "'none'" in line_of(lines, "settings")
 
 
-def test_the_clients_settings_are_known(run, monkeypatch):
-    """One environment may have those of the gateway and of the client."""
-    for name in ("BASE_URL", "API_KEY", "MODEL"):
-        monkeypatch.setenv(f"SOSTENUTO_{name}", "http://127.0.0.1")
-    assert run()[0] == 0
-
-
 def test_a_damaged_version_is_a_problem_and_the_others_are_in_order(run, two_versions):  # noqa: F811 - a fixture
-    """A damaged card, or no SavedModel."""
     card = two_versions / "demo/1/assets.extra/generator.json"
     assert json.loads(card.read_text())
     card.write_text("{")
@@ -157,7 +143,6 @@ def test_a_damaged_version_is_a_problem_and_the_others_are_in_order(run, two_ver
 
 
 def test_a_damaged_models_config_is_a_problem(run, two_versions):  # noqa: F811 - a fixture
-    """The line has the file."""
     (two_versions / "models.config").write_text("nonsense {")
     code, lines = run()
     assert code == 1

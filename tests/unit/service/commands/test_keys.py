@@ -70,7 +70,6 @@ def test_a_key_expires_at_a_date_or_time(path, text, expires):
 
 @pytest.mark.parametrize(("text", "span"), [("30d", timedelta(days=30)), ("12h", timedelta(hours=12))])
 def test_a_key_expires_after_days_or_hours(path, text, span):
-    """The span begins when the key is added."""
     before = datetime.now(UTC).replace(microsecond=0)
     assert call("add", "--tenant", "acme", "--expires", text) == 0
     assert before + span <= only_key(path).expires <= datetime.now(UTC) + span
@@ -94,7 +93,6 @@ def test_a_key_expires_after_days_or_hours(path, text, span):
     ],
 )
 def test_an_invalid_option_is_named_and_adds_no_key(path, capsys, option, value):
-    """The exit code is 2, and no file is created."""
     assert call("add", "--tenant", "acme", f"{option}={value}") == 2
     assert f"'{option}': " in capsys.readouterr().err
     assert not path.exists()
@@ -140,7 +138,6 @@ def test_list_json_has_the_fields_of_the_table(path, capsys):
 
 
 def test_revoke_removes_only_the_named_keys(path):
-    """One command can name several."""
     ids = [add_key(path, "acme", None, KeyLimits())[0].id for _ in range(3)]
     assert call("revoke", ids[0], ids[2]) == 0
     assert only_key(path).id == ids[1]

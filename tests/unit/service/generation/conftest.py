@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.unit.service.generation.test_completion import Service
+from tests.unit.service.engines import Service
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from service.context import RequestContext
 from service.errors import ClientGone, DeadlineExceeded, InvalidRequest, Overloaded, RateLimited
 from service.generation.candidate_filter import CandidateFilter
 from service.web.completions import CompletionResponse
-from tests.unit.service.generation.test_completion import Service, request
+from tests.unit.service.engines import Service, request
 
 
 def ask(service, **fields):
@@ -70,7 +70,7 @@ def test_a_request_takes_no_more_of_the_queue_than_its_window():
     """Forty choices of three at a time fit into a server without a queue."""
     service = Service(max_running=3, max_queued=0)
     builder = service.engine.complete(request(n=40), RequestContext())
-    for _ in builder:
+    for _ in builder.client_deltas():
         assert len(builder.request.sequences) <= 3
     assert len(builder.request.finish_reasons) == 40
     service.close()
@@ -220,7 +220,7 @@ def test_a_failed_stream_returns_every_accepted_choice(error):
     assert set(texts) <= set(accepted)
     assert "error" in streamed[-1]
     # Whatever was accepted before the first rejection.
-    assert len(texts) == len(set(texts)) == builder._filters[0]._num_accepted
+    assert len(texts) == len(set(texts)) == builder._outputs[0].candidates.num_accepted
 
 
 def test_a_choice_is_streamed_as_soon_as_it_has_finished():

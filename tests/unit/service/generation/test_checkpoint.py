@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.generation.checkpoint import Checkpoint, ResumePoint
+from service.generation.resume_tokens import Checkpoint, ResumePoint
 from service.params import ModelVersion
 
 FLOATS = st.lists(st.floats(width=32), min_size=1, max_size=20)

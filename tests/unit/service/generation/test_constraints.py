@@ -6,11 +6,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from service.context import ANYBODY, Quota, RequestContext
+from service.context import UNLIMITED, Quota, RequestContext
 from service.errors import ClientGone, DeadlineExceeded, InvalidRequest, Overloaded, StateRefused
-from service.generation import checkpoint
+from service.generation import resume_tokens
 from service.memory_budget import MemoryBudget
-from tests.unit.service.generation.test_completion import Service, request
+from tests.unit.service.engines import Service, request
 from tests.waiting import until
 
 PATTERN = "(ab+c?|[d-f]{2,9})-[g-k]+"
@@ -137,7 +137,7 @@ def test_a_match_that_stops_at_a_stop_string_can_be_resumed(service):
 
 def test_a_resume_token_of_another_automaton_is_refused(service, monkeypatch):
     """Another release may compile the pattern to other rows."""
-    monkeypatch.setattr(checkpoint.SavedMatch, "__init__", _with_other_digest(checkpoint.SavedMatch.__init__))
+    monkeypatch.setattr(resume_tokens.SavedMatch, "__init__", _with_other_digest(resume_tokens.SavedMatch.__init__))
     part = ask(service, max_tokens=2, complete_within_max_tokens=False, return_state=True)[0]
     with pytest.raises(StateRefused, match="another release of this server compiled"):
         ask(service, pattern=None, state=part.resume_token, prompt=None, seed=None)
@@ -282,7 +282,7 @@ def test_requests_that_wait_for_the_compiler_count_towards_their_keys_limit(held
     assert held.listener.finished_requests == []
 
 
-def start(service, watch=lambda _: None, quota=ANYBODY, **fields):
+def start(service, watch=lambda _: None, quota=UNLIMITED, **fields):
     """Start a request with a pattern, and close it as the routes do."""
     requests = []
     try:

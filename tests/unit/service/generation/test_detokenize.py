@@ -6,9 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contract.tokenizer import CharacterTokenizer, SubwordTokenizer
-from service.generation.detokenize import TextAssembler
+from service.generation.choice import Stops, TextAssembler
 from service.generation.logprobs import Logprobs
-from service.generation.stop_strings import Stops
 from service.scheduling.sequence import Scores
 from tests.unit.contract.test_detokenizers import beginnings
 from tests.unit.contract.test_subwords import BYTE_IDS, BYTES
@@ -90,7 +89,7 @@ def test_an_incomplete_character_at_the_end_is_shown_or_completes_a_stop(stops, 
     subwords = SubwordTokenizer.train([], vocab_size=259)
     assembler = TextAssembler(subwords.detokenizer(), Stops(stops), num_top)
     text = assembler.feed(subwords.encode("ab€")[:-1]) + assembler.flush()
-    assert (text, assembler.stopped, assembler.offset) == (visible, stopped, len(visible))
+    assert (text, assembler.stopped, assembler.length) == (visible, stopped, len(visible))
 
 
 def joined_tokens(*parts):
@@ -130,7 +129,7 @@ def made(ids, stops, sizes, *, backward, tokenizer=SUBWORDS):
         told = assembler.take_logprobs(last=last or assembler.stopped)
         assert told is not None
         if backward:
-            piece, earlier, logprobs = piece[::-1], logprobs, told
+            piece, earlier, logprobs = piece[::-1], logprobs, (told := told.mirrored(assembler.length))
             assert all(0 <= offset <= len(piece) for offset in told.text_offset)
             logprobs.extend(earlier, shift=len(piece))
             text = piece + text

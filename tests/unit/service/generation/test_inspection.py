@@ -7,9 +7,9 @@ import pytest
 from service.api.requests import InspectRequest, parse
 from service.context import RequestContext
 from service.errors import InvalidRequest, StateRefused
-from service.generation.inspection import evenly_spaced
+from service.generation.hidden_states import evenly_spaced
 from tests.fakes import STATE_SIZE, fake_step
-from tests.unit.service.generation.test_completion import CHARACTERS, LIMITS, Service, request
+from tests.unit.service.engines import CHARACTERS, LIMITS, Service, request
 
 
 def looked_into(service, given, **fields):
@@ -39,8 +39,8 @@ def test_every_token_has_its_values_and_logprobs(service):
     """Whatever the slices of the calls; the most probable next tokens are returned, too."""
     found = looked_into(service, TEXT)
     ids = CHARACTERS.encode(TEXT)
-    ((trace, values),) = found.values
-    assert trace == ("hidden", 1, STATE_SIZE)
+    ((activation, values),) = found.values
+    assert activation == ("hidden", 1, STATE_SIZE)
     np.testing.assert_array_equal(values, states_after(ids))
     assert found.positions.tolist() == list(range(len(ids)))
     assert found.units[1].tolist() == list(range(STATE_SIZE))
@@ -79,8 +79,8 @@ def test_return_sequences_off_returns_the_token_read_last(service):
 def test_return_state_returns_every_unit_whatever_is_included(service):
     """It is the state after the last token, which `max_units`, `max_positions` and `include` do not limit."""
     found = looked_into(service, TEXT, return_state=True, max_units=1, max_positions=1, include=())
-    ((trace, state),) = found.state
-    assert (trace.kind, trace.layer, found.values) == ("hidden", 1, [])
+    ((activation, state),) = found.state
+    assert (activation.kind, activation.layer, found.values) == ("hidden", 1, [])
     np.testing.assert_array_equal(state, states_after(CHARACTERS.encode(TEXT))[-1])
 
 

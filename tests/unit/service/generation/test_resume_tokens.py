@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.errors import StateRefused
-from service.generation.resume_tokens import ResumeTokens, StateKeyError, StateKeys, key_file, make_key_file
+from service.errors import ConfigurationError, StateRefused
+from service.generation.resume_tokens import ResumeTokens, StateKeys, key_file, make_key_file
 from tests.unit.service.generation.test_checkpoint import saved
 
 NOW = 1_800_000_000.0
@@ -112,7 +112,7 @@ def test_the_error_for_an_invalid_key_file_contains_no_key(tmp_path, content, co
     path = tmp_path / "state.keys"
     if content is not None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(StateKeyError, match=complaint) as info:
+    with pytest.raises(ConfigurationError, match=complaint) as info:
         StateKeys.read(path)
     assert str(path) in str(info.value)
     assert "aaaa" not in str(info.value)

@@ -5,7 +5,6 @@ import threading
 from collections import Counter
 from dataclasses import replace
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,15 +16,12 @@ from service.errors import (
     ShuttingDown,
     StateRefused,
 )
-from service.generation.checkpoint import ResumePoint
-from service.generation.choice import Choice
-from service.generation.detokenize import TextAssembler
-from service.generation.stop_strings import Stops
+from service.generation.choice import Choice, Stops, TextAssembler
 from service.params import ModelVersion
 from service.scheduling.sequence import DecodeResult
 from tests.fakes import END, FakeBackend
 from tests.unit.contract.test_subwords import BYTE_IDS, BYTES
-from tests.unit.service.generation.test_completion import CHARACTERS, Service, request
+from tests.unit.service.engines import CHARACTERS, Service, request
 
 TOTAL = 40
 CHUNK = 8  # tokens that the fake model samples in a call
@@ -456,20 +452,10 @@ def test_a_deadline_during_prefill_loses_no_held_back_text(service, model):
 def test_a_stop_string_completed_by_the_flush_is_the_finish_reason():
     """The text that the detokenizer flushes, here U+FFFD for an incomplete character, may complete a stop string."""
     tokenizer = BYTES
-    choice = Choice(
-        0,
-        0,
-        TextAssembler(tokenizer.detokenizer(), Stops(["\ufffd"])),
-        None,
-        ResumePoint(np.zeros(2, np.float32), np.zeros(1, np.int32), 0),
-        0,
-        None,
-        None,
-        keeps_checkpoint=False,
-        may_continue_after_end=False,
-    )
-    text = choice.take(DecodeResult(0, [BYTE_IDS[ord("a")], BYTE_IDS[0xE2]], "length"))
-    assert (text, choice.finish_reason) == ("a", "stop")
+    assembler = TextAssembler(tokenizer.detokenizer(), Stops(["\ufffd"]))
+    choice = Choice((0, 0), assembler, None, may_continue_after_end=False)
+    choice.take(DecodeResult((0, 0), [BYTE_IDS[ord("a")], BYTE_IDS[0xE2]], "length"))
+    assert (choice.take_delta(0).text, choice.finish_reason) == ("a", "stop")
 
 
 def test_the_tokens_in_resume_tokens_are_limited(service):

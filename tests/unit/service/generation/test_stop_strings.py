@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.generation.stop_strings import StopFinder, StopMatch, Stops
+from service.generation.choice import StopFinder, StopMatch, Stops
 
 TEXT = st.text("ab", max_size=40)
 STOPS = st.lists(st.text("ab", min_size=1, max_size=6), min_size=1, max_size=4)
@@ -31,7 +31,7 @@ def test_a_match_is_what_searching_the_whole_text_finds(text, stops, data):
 def test_a_repetitive_stop_string_is_found_without_rescanning():
     """Its borders say where to continue after a mismatch, so no character of the text is compared from the start."""
     stops = Stops(["a" * 999 + "b"])
-    (pattern,) = stops.patterns
+    (pattern,) = stops.stops
     assert pattern.borders[998] == 998
     finder = StopFinder(stops)
     assert finder.feed("a" * 5000) is None

@@ -7,53 +7,48 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
 
 from service.http_server.disconnects import DisconnectWatcher, is_disconnected
+from tests.waiting import until
 
 LIMIT_S = 10.0
-Pair = tuple[socket.socket, socket.socket]
 
 
 @pytest.fixture
-def watcher() -> DisconnectWatcher:
-    """Start a watcher."""
+def watcher():
     return DisconnectWatcher()
 
 
 @pytest.fixture
-def connect() -> Iterator[Callable[[], Pair]]:
+def connect():
     """Return a function that makes a connection: the server's socket and the client's."""
     with ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
 
-        def connect() -> Pair:
+        def connect():
             client = stack.enter_context(socket.create_connection(listener.getsockname()))
             return stack.enter_context(listener.accept()[0]), client
 
         yield connect
 
 
-def reset(client: socket.socket) -> None:
+def reset(client):
     """Reset a connection: a zero linger time sends RST (socket(7))."""
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     client.close()
 
 
-def leave(pair: Pair) -> None:
+def leave(pair):
     """Close the client's end, and wait until the server's socket is disconnected."""
     server, client = pair
     client.close()
-    end = time.monotonic() + LIMIT_S
-    while not is_disconnected(server.fileno()):
-        assert time.monotonic() < end, "nothing happened in time"
-        time.sleep(0.001)
+    until(lambda: is_disconnected(server.fileno()))
 
 
-def pass_through(watcher: DisconnectWatcher, pair: Pair) -> None:
+def pass_through(watcher, pair):
     """Wait until the watcher has handled every earlier event."""
     server, client = pair
     dealt_with = threading.Event()
@@ -70,7 +65,7 @@ def pass_through(watcher: DisconnectWatcher, pair: Pair) -> None:
 @pytest.mark.parametrize("before", [False, True], ids=["while watched", "before"])
 def test_a_disconnect_calls_back_once(watcher, connect, depart, before):
     """Closing, half-closing and a reset, even before the watch; the callback runs in the watcher's thread."""
-    calls: queue.SimpleQueue[str] = queue.SimpleQueue()
+    calls = queue.SimpleQueue()
     server, client = connect()
     if before:
         depart(client)
@@ -124,7 +119,7 @@ def test_a_reused_descriptor_gets_no_event_of_its_former_socket(watcher, connect
     barrier, wrong = threading.Barrier(2), threading.Event()
     first, second, former = connect(), connect(), connect()
 
-    def pause() -> None:
+    def pause():
         barrier.wait(LIMIT_S)
         barrier.wait(LIMIT_S)
 
@@ -149,7 +144,6 @@ def test_a_reused_descriptor_gets_no_event_of_its_former_socket(watcher, connect
 
 
 def test_an_exception_in_a_callback_is_logged_and_affects_no_other(watcher, connect, caplog):
-    """The watcher's thread survives it."""
     server, client = connect()
     with watcher.watch(server, lambda: 1 / 0):
         client.close()
@@ -162,7 +156,7 @@ def test_a_callback_can_close_its_own_watch(watcher, connect):
     done = threading.Event()
     server, client = connect()
 
-    def on_gone() -> None:
+    def on_gone():
         watch.close()
         done.set()
 

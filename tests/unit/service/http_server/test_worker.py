@@ -151,7 +151,6 @@ def test_clients_that_never_close_delay_no_other_client(gunicorn):
 
 @with_options(threads="1")
 def test_silent_connections_hold_no_thread(gunicorn):
-    """Connections that send nothing leave the only thread to those that do."""
     silent = [gunicorn.connect() for _ in range(20)]
     start = time.monotonic()
     assert gunicorn.get("/") == (200, b"ok")
@@ -210,7 +209,6 @@ def test_connections_are_limited_by_client_address(gunicorn):
 
 @with_options(worker_class=f"{APP}.PatientWorker", worker_connections="10", keep_alive="600")
 def test_a_burst_of_connections_causes_no_error(gunicorn):
-    """A hundred connect at once and send at any time, also while they are evicted."""
     pid = gunicorn.status()["pid"]
     crowd = [gunicorn.connect() for _ in range(100)]
     for member in crowd:
@@ -223,17 +221,31 @@ def test_a_burst_of_connections_causes_no_error(gunicorn):
     assert "Traceback" not in gunicorn.log.read_text()
 
 
+HEAD, BODY = b"the head of the request timed out", b"the body did not arrive in time"
+
+
 @with_options(threads="1")
-@pytest.mark.parametrize("kept_alive", [False, True], ids=["first request", "later request"])
-def test_an_incomplete_head_gets_408_and_frees_its_thread(gunicorn, kept_alive):
-    """With a single thread, another client is served before the timeout and the head gets its response."""
-    with gunicorn.connect() as staller:
-        if kept_alive:
-            staller.sendall(GET % b"/")
+@pytest.mark.parametrize(
+    ("before", "part", "dripping", "message"),
+    [
+        (b"", b"GET / HTTP/1.1\r\nHo", False, HEAD),
+        (GET % b"/", b"GET / HTTP/1.1\r\nHo", False, HEAD),
+        (b"", b"GET / HTTP/1.1\r\nX: ", True, HEAD),
+        (b"", POST % b"Content-Length: 1000" + b"{", False, BODY),
+        (b"", POST % b"Content-Length: 1000" + b"{", True, BODY),
+    ],
+    ids=["head", "head of a later request", "dripping head", "body", "dripping body"],
+)
+def test_an_incomplete_request_gets_408_and_holds_no_thread(gunicorn, before, part, dripping, message):
+    """Another client is served meanwhile by the only thread. A byte now and then does not extend the time."""
+    with gunicorn.connect(before) as staller:
+        if before:
             read_past(staller, b"ok")
-        staller.sendall(b"GET / HTTP/1.1\r\nHo")
+        staller.sendall(part)
         assert gunicorn.get("/") == (200, b"ok")
-        assert read_all(staller).startswith(b"HTTP/1.1 408 ")
+        answer = drip(staller, b"x") if dripping else read_all(staller)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert message in answer
 
 
 @with_options(worker_class=f"{APP}.PatientWorker", threads="2")
@@ -255,7 +267,6 @@ def test_an_incomplete_head_holds_no_thread(gunicorn, before):
 
 
 def test_pipelined_requests_are_answered_in_order(gunicorn):
-    """Wherever the bytes are divided between packets, bodies included."""
     content = b"POST /body HTTP/1.1\r\nHost: test\r\nContent-Length: 3\r\n\r\nabc" + GET % b"/" + LAST_GET % b"/"
     for cut in range(0, len(content), 7):
         with gunicorn.connect(content[:cut]) as sock:
@@ -282,25 +293,6 @@ def test_an_endless_head_is_refused(gunicorn):
         with contextlib.suppress(OSError):
             sender.sendall(b"X: y\r\n" * 20_000)
         assert read_all(sender)[:13] in (b"HTTP/1.1 431 ", b"")
-    assert gunicorn.get("/") == (200, b"ok")
-
-
-@with_options(threads="1")
-def test_a_head_that_drips_in_times_out(gunicorn):
-    """The limit is for the whole head, so a byte now and then does not extend it."""
-    with gunicorn.connect(b"GET / HTTP/1.1\r\nX: ") as staller:
-        assert drip(staller, b"x").startswith(b"HTTP/1.1 408 ")
-    assert gunicorn.get("/") == (200, b"ok")
-
-
-@with_options(threads="1")
-@pytest.mark.parametrize("dripping", [False, True], ids=["silent", "dripping"])
-def test_an_incomplete_body_times_out(gunicorn, dripping):
-    """Whether the client sends nothing or a byte now and then; the message says what is missing."""
-    with gunicorn.connect(POST % b"Content-Length: 1000" + b"{") as staller:
-        answer = drip(staller, b"x") if dripping else read_all(staller)
-    assert answer.startswith(b"HTTP/1.1 408 ")
-    assert b"the body did not arrive in time" in answer
     assert gunicorn.get("/") == (200, b"ok")
 
 
@@ -332,7 +324,6 @@ def test_an_incomplete_body_holds_no_thread(gunicorn, framing, part, rest, conte
 
 
 def test_a_body_that_arrives_in_pieces_is_passed_on_unchanged(gunicorn):
-    """Up to the limit, with a length and in chunks."""
     content = bytes(range(256)) * 4096
     chunks = b"%x\r\n%b\r\n" % (1000, content[:1000]) + b"%x\r\n%b\r\n0\r\n\r\n" % (len(content) - 1000, content[1000:])
     for framing, body in ((b"Content-Length: %d" % len(content), content), (b"Transfer-Encoding: chunked", chunks)):
@@ -510,7 +501,6 @@ def test_a_stream_longer_than_the_drain_ends_itself_or_is_cut(gunicorn, path):
 
 @with_options(graceful_timeout="300", keep_alive="300")
 def test_idle_connections_do_not_delay_the_exit(gunicorn):
-    """Whether they are kept alive or have not sent anything yet."""
     with gunicorn.connect(GET % b"/") as kept, gunicorn.connect():
         read_past(kept, b"ok")
         gunicorn.process.terminate()

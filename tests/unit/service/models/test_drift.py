@@ -37,7 +37,6 @@ def reported(model_registry, now):
 
 
 def test_a_backend_that_follows_the_config_has_no_drift(model_registry, now):
-    """However long it is observed."""
     assert reported(model_registry, now) is None
     (replica,) = model_registry._replicas.all()
     assert replica.drift.seconds() == 0
@@ -80,7 +79,6 @@ def test_a_model_removed_from_the_config_is_unexpected_while_it_is_served(model_
 
 
 def test_expected_versions_are_those_of_the_version_policy(model_registry, server, tmp_path, now):
-    """`promote` writes them; one that the repository does not have is not missing."""
     config = tmp_path / "models.config"
     config.write_text(config.read_text().replace("latest { num_versions: 2 }", "specific { versions: 1 versions: 9 }"))
     label(tmp_path, stable=1)

@@ -14,7 +14,8 @@ from service.models.embedding_vectors import VectorFiles, Vectors, find_token
 from service.models.registry import ServedModel
 from service.params import ModelVersion
 from service.scheduling.batching import BatchLimits
-from tests.unit.service.generation.test_completion import CHARACTERS, FIELDS
+from tests.unit.contract.test_card import FIELDS
+from tests.unit.service.engines import CHARACTERS
 
 ROWS = np.array([[9, 9], [1, 0], [2, 0.2], [0, 5], [-3, 0], [0, 0]], np.float32)
 
@@ -72,26 +73,22 @@ def test_the_map_has_the_principal_components(width, monkeypatch):
     np.testing.assert_array_equal(plane, again)
 
 
-def test_a_token_has_the_same_coordinates_in_every_map():
-    """They are computed once per version; a smaller map is a part of a larger one."""
-    vectors = Vectors.of(np.random.default_rng(0).normal(size=(50, 8)).astype(np.float32), frozenset({0}), {})
-    np.testing.assert_array_equal(vectors.map(10)[1], vectors.map(49)[1][:10])
-    assert vectors.map(49)[1].base is vectors.plane
-
-
-@pytest.mark.parametrize("rows", [np.ones((4, 3)), np.ones((1, 3)), np.arange(4.0)[:, None]])
-def test_a_degenerate_embedding_has_a_map(rows):
-    """Equal vectors, a single one, one dimension: no division by zero, and two coordinates."""
-    ids, plane, explained = Vectors.of(rows.astype(np.float32), frozenset(), {}).map(10)
-    assert plane.shape == (len(ids), 2)
+@pytest.mark.parametrize(
+    ("rows", "hidden", "shown"),
+    [
+        (np.ones((4, 3)), set(), 4),
+        (np.ones((1, 3)), set(), 1),
+        (np.arange(4.0)[:, None], set(), 4),
+        (np.ones((2, 3)), {0, 1}, 0),
+    ],
+    ids=["equal vectors", "one vector", "one dimension", "special tokens alone"],
+)
+def test_a_degenerate_embedding_has_a_map(rows, hidden, shown):
+    """No division by zero, and two coordinates for each token."""
+    ids, plane, explained = Vectors.of(rows.astype(np.float32), frozenset(hidden), {}).map(10)
+    assert (len(ids), plane.shape) == (shown, (shown, 2))
     assert np.isfinite(plane).all()
     assert all(0 <= share <= 1 + 1e-9 for share in explained)
-
-
-def test_an_embedding_of_special_tokens_alone_has_an_empty_map():
-    """There is nothing to show, so nothing is computed."""
-    ids, plane, _ = Vectors.of(np.ones((2, 3), np.float32), frozenset({0, 1}), {}).map(10)
-    assert (len(ids), plane.shape) == (0, (0, 2))
 
 
 def of_weights(model, number):
@@ -99,7 +96,6 @@ def of_weights(model, number):
 
 
 def test_vectors_are_cached_by_version_and_weights_up_to_max_bytes(tmp_path, model):
-    """A file is read once; the least recently used vectors are evicted."""
     path = write(tmp_path, ROWS)
     first = VectorFiles(tmp_path).of(model)
     np.testing.assert_allclose(first.rows, ROWS)

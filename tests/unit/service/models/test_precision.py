@@ -55,7 +55,6 @@ def test_a_given_precision_goes_before_the_card(on_cpu, setting, difference, exp
 
 @pytest.mark.parametrize("wanted", ["auto", "float32", "bfloat16"])
 def test_a_version_without_bfloat16_is_called_in_float32(wanted, caplog):
-    """If bfloat16 was asked for, a warning says why."""
     exact = card(precision_check=None)
     assert choose_precision(DEMO, exact, {"": wanted}) == "float32"
     assert ("exported without signatures in bfloat16" in caplog.text) == (wanted == "bfloat16")
@@ -63,7 +62,6 @@ def test_a_version_without_bfloat16_is_called_in_float32(wanted, caplog):
 
 @pytest.mark.parametrize(("units", "expected"), [(MIN_UNITS, "bfloat16"), (MIN_UNITS - 1, "float32")])
 def test_auto_chooses_bfloat16_for_wide_models_alone(on_cpu, units, expected):
-    """A narrow one would gain little."""
     on_cpu("GenuineIntel", AMX)
     assert choose_precision(DEMO, card(units=units)) == expected
 
@@ -78,7 +76,6 @@ def test_auto_chooses_bfloat16_for_wide_models_alone(on_cpu, units, expected):
     ],
 )
 def test_auto_chooses_bfloat16_on_cpus_that_multiply_it_faster(on_cpu, caplog, vendor, flags, is_fast):
-    """The log has the reason."""
     caplog.set_level("INFO")
     on_cpu(vendor, flags)
     assert choose_precision(DEMO, card()) == ("bfloat16" if is_fast else "float32")

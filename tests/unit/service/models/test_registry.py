@@ -26,23 +26,7 @@ def model_registry(server, tmp_path):
     return PolledRegistry(tmp_path, only(server))
 
 
-def test_the_newest_available_version_is_found(model_registry, server, tmp_path):
-    """A new version takes over once it is available; when it is unloaded, the old one does again."""
-    add(tmp_path, "demo", 1)
-    add(tmp_path, "demo", 2)
-    server.models = {"demo": {1: ""}}
-    model_registry.refresh()
-    assert model_registry.find("demo").ref.version == 1
-    server.models = {"demo": {1: "", 2: ""}}
-    model_registry.refresh()
-    assert model_registry.find("demo").ref.version == 2
-    server.models = {"demo": {1: "", 2: "unloaded"}}
-    model_registry.refresh()
-    assert model_registry.find("demo").ref.version == 1
-
-
 def test_the_error_for_an_unknown_model_lists_the_served_models(model_registry, server, tmp_path):
-    """Before any model is served, it says that there are none yet."""
     model_registry.refresh()
     with pytest.raises(ModelNotFound, match="'nope' is not served; models are: none yet"):
         model_registry.find("nope")
@@ -74,40 +58,6 @@ def test_a_damaged_version_is_skipped_and_logged_once(model_registry, server, tm
     assert len([record for record in caplog.records if "demo:2" in record.getMessage()]) == 1
 
 
-@pytest.mark.parametrize("content", ["", "{{{{", "\x00\xff", "model_config_list { config { nome: 'x' } }"])
-def test_an_invalid_config_keeps_the_served_models(model_registry, server, tmp_path, content):
-    """`models.config` may be read while it is being edited."""
-    add(tmp_path, "demo", 1)
-    server.models = {"demo": {1: ""}}
-    model_registry.refresh()
-    if content:
-        (tmp_path / "models.config").write_text(content)
-    else:
-        (tmp_path / "models.config").unlink()
-    model_registry.refresh()
-    assert model_registry.find("demo").ref.version == 1
-
-
-def test_a_failed_health_check_keeps_the_served_models(model_registry, server, tmp_path):
-    """Requests are not refused because of it: their own calls wait for the backend."""
-    add(tmp_path, "demo", 1)
-    server.models = {"demo": {1: ""}}
-    model_registry.refresh()
-    server.down = True
-    model_registry.refresh()
-    assert model_registry.find("demo").ref.version == 1
-
-
-def test_a_version_is_probed_once(model_registry, server, tmp_path):
-    """Another refresh returns the same served model."""
-    add(tmp_path, "demo", 1)
-    server.models = {"demo": {1: ""}}
-    model_registry.refresh()
-    first = model_registry.find("demo")
-    model_registry.refresh()
-    assert model_registry.find("demo") is first
-
-
 def test_the_fingerprint_depends_on_weights_and_code_but_not_on_the_name(model_registry, server, tmp_path):
     """The code is that of the graph, which decides the bits as the weights do."""
     add(tmp_path, "a", 1)
@@ -122,7 +72,6 @@ def test_the_fingerprint_depends_on_weights_and_code_but_not_on_the_name(model_r
 
 
 def test_decode_steps_are_limited_by_max_chunk_and_by_the_card(server, tmp_path):
-    """The smaller limit applies."""
     (tmp_path / "models.config").write_text("model_config_list {}")
     add(tmp_path, "demo", 1, max_decode_steps=16)
     server.models = {"demo": {1: ""}}
@@ -133,7 +82,6 @@ def test_decode_steps_are_limited_by_max_chunk_and_by_the_card(server, tmp_path)
 
 
 def test_an_unforeseen_probe_failure_affects_only_its_own_model(model_registry, server, tmp_path):
-    """That model is skipped, and the next one is served."""
     add(tmp_path, "aaa", 1)
     add(tmp_path, "zzz", 1)
     server.models = {"aaa": {1: ""}, "zzz": {1: ""}}
@@ -164,7 +112,6 @@ def test_a_backend_that_returns_is_probed_again(model_registry, server, tmp_path
 
 
 def test_a_replaced_version_is_read_again(model_registry, server, tmp_path):
-    """Another model under the same number has another fingerprint."""
     add(tmp_path, "demo", 1)
     server.models = {"demo": {1: ""}}
     model_registry.refresh()
@@ -263,7 +210,6 @@ def test_the_old_version_is_served_until_the_promoted_one_is_available(model_reg
 
 
 def test_merging_during_a_first_probe_causes_no_second_probe(model_registry, server, tmp_path):
-    """Results of other backends may be merged at any time."""
     add(tmp_path, "demo", 1)
     add(tmp_path, "demo", 2)
     server.models = {"demo": {1: "", 2: ""}}
@@ -320,7 +266,6 @@ def test_the_expected_probe_hash_is_that_of_most_backends(tmp_path, caplog):
 
 
 def test_each_divergence_of_a_backend_is_logged_once(tmp_path, caplog):
-    """Also that of a backend that agreed in between."""
     fleet, logged = Fleet(tmp_path, "a:1", "b:1", "c:1"), []
     for bits in (0.5, 0.0, 0.5):
         # It is probed again after a restart.
@@ -441,7 +386,6 @@ def test_batch_sizes_are_those_that_every_backend_has_verified(tmp_path, monkeyp
 
 
 def test_a_version_is_served_while_one_backend_has_it(tmp_path):
-    """Backends load and unload at different times."""
     fleet = Fleet(tmp_path, "a:1", "b:1")
     add(tmp_path, "demo", 2)
     fleet.servers["b:1"].models = {"demo": {1: "", 2: ""}}

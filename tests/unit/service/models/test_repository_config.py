@@ -85,11 +85,20 @@ def test_a_special_or_huge_file_neither_blocks_a_poll_nor_fills_the_memory(
     assert [name in message and reason in message for message in caplog.messages].count(True) == 1
 
 
-@pytest.mark.parametrize(("name", "content"), [("labels.json", "[" * 10**5), ("routing.toml", "a = " + "[" * 10**5)])
-def test_a_file_that_nests_too_deep_keeps_the_last_content(model_registry, tmp_path, name, content, caplog):
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("labels.json", b"[" * 10**5),
+        ("routing.toml", b"a = " + b"[" * 10**5),
+        ("models.config", b"\x00\xff"),
+        ("models.config", b'model_config_list { config { nome: "x" } }'),
+    ],
+    ids=["nested labels", "nested routing", "no text", "unknown field"],
+)
+def test_a_damaged_file_keeps_the_last_content(model_registry, tmp_path, name, content, caplog):
     """A parser's RecursionError does not end the poll."""
     model_registry.refresh()
-    (tmp_path / name).write_text(content)
+    (tmp_path / name).write_bytes(content)
     model_registry.refresh()
     assert model_registry.find("demo@canary").ref.version == 2
     assert name in caplog.text
@@ -132,7 +141,6 @@ def test_a_config_without_models_unloads_them(model_registry, tmp_path):
 
 @pytest.mark.parametrize("damage", ['{"demo": {"sta', ""])
 def test_unreadable_labels_at_startup_allow_only_explicit_versions(model_registry, tmp_path, damage):
-    """Once they can be read, the stable version is the default."""
     (tmp_path / "labels.json").write_text(damage)
     model_registry.refresh()
     for name in ("demo", "demo@stable", "demo@canary", None):
@@ -164,7 +172,6 @@ def test_no_canary_replaces_a_stable_version_whose_card_is_damaged(model_registr
 
 
 def test_unreadable_routing_at_startup_sends_every_request_to_stable(model_registry, tmp_path):
-    """It is the default where there is no traffic split."""
     (tmp_path / "routing.toml").write_text("[demo")
     model_registry.refresh()
     assert {model_registry.find("demo", seed).ref.version for seed in range(20)} == {1}

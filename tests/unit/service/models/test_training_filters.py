@@ -90,6 +90,5 @@ def test_an_unusable_filter_is_an_error_of_the_server_until_it_is_repaired(tmp_p
 
 
 def test_a_version_whose_card_describes_no_filter_has_none(tmp_path):
-    """Whatever is in its directory."""
     published(tmp_path, 1)
     assert TrainingFilters(tmp_path).get(SimpleNamespace(card=SimpleNamespace(training_filter=None))) is None

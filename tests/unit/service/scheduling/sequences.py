@@ -50,7 +50,7 @@ class Text:
             seed=seed,
             random_stream=choice,
             end_id=end_id,
-            emit=self.events.put,
+            results=self.events,
             state=np.zeros(STATE_SIZE, np.float32),
             seen_ids=np.zeros(0, np.int32),
             **more,

@@ -8,13 +8,13 @@ from service.scheduling.batching import (
     DECODES_BETWEEN_LONG_PREFILLS,
     FIRST_DECODE_STEPS,
     JOINING_DECODE_STEPS,
+    MAX_WAIT_S,
     BatchLimits,
     ModelQueue,
     fit,
     fit_below,
     steps_for,
 )
-from service.scheduling.expected_prompts import MAX_WAIT_S
 from tests.fakes import make_sequence
 
 LIMITS = BatchLimits(batch_sizes=(8, 16, 24, 32, 40, 48, 56, 64), max_steps=128, max_length=128)
@@ -204,13 +204,13 @@ def test_prompts_are_prefilled_without_padding_while_others_run(queue):
     assert len(queue.prefilling) == 3
 
 
-def test_a_prefill_call_has_one_signature_and_one_set_of_traces(queue):
+def test_a_prefill_call_has_one_signature_and_one_set_of_activations(queue):
     """Those of the prompt that waits longest."""
     fields = {"prefill_signature": "inspect", "max_tokens": 0}
-    first = add_prompts(queue, 2, **fields, requested_traces=(("hidden_1", 512),))
+    first = add_prompts(queue, 2, **fields, requested_activations=(("hidden_1", 512),))
     add_prompts(queue, 2)
-    add_prompts(queue, 2, **fields, requested_traces=(("cell_1", 512),))
-    first += add_prompts(queue, 1, **fields, requested_traces=(("hidden_1", 512),))
+    add_prompts(queue, 2, **fields, requested_activations=(("cell_1", 512),))
+    first += add_prompts(queue, 1, **fields, requested_activations=(("hidden_1", 512),))
     call = queue.next_call(1, 2)
     assert (call.signature, call.sequences) == ("inspect", tuple(first))
 
@@ -225,9 +225,9 @@ def test_a_prefill_call_ends_with_the_longest_prompt_or_at_its_limit(queue, coun
     assert (call.batch_size, call.size) == (batch_size, size)
 
 
-def test_an_inspect_call_returns_at_most_16_mib_of_traces(queue):
+def test_an_inspect_call_returns_at_most_16_mib_of_activations(queue):
     """A float has four bytes."""
-    add_prompts(queue, 8, 1000, prefill_signature="inspect", max_tokens=0, requested_traces=(("hidden_1", 6000),))
+    add_prompts(queue, 8, 1000, prefill_signature="inspect", max_tokens=0, requested_activations=(("hidden_1", 6000),))
     call = queue.next_call(1, 1)
     assert call.batch_size * call.size * 6000 * 4 <= 2**24 < call.batch_size * (call.size + 1) * 6000 * 4
     assert dict(call.outputs())["hidden_1"] == (call.batch_size, call.size, 6000)

@@ -21,7 +21,7 @@ def sequences(signature):
     fields |= {"prompt_ids": np.arange(1, 6, dtype=np.int32), "prefill_signature": signature, "max_tokens": 0}
     fields |= {
         "hidden_sum": np.zeros(WIDTH, np.float32) if signature == "embed" else None,
-        "requested_traces": (("hidden_1", WIDTH),) if signature == "inspect" else (),
+        "requested_activations": (("hidden_1", WIDTH),) if signature == "inspect" else (),
         "returns_state": True,
     }
     return tuple(make_sequence(**{**fields, "index": index}) for index in range(2))

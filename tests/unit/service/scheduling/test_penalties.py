@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.scheduling.penalties import Adjustments
+from service.scheduling.sampling import Adjustments
 
 IDS = st.lists(st.integers(0, 9), max_size=30)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from service.scheduling.random_numbers import UniformStream, uniforms
+from service.scheduling.sampling import UniformStream, uniforms
 
 
 @pytest.mark.parametrize("first", [0, 1, 2, 3, 4, 5, 255, 1001])

@@ -19,7 +19,7 @@ from tests.waiting import until
 
 def test_a_sequence_is_that_of_prefill_and_sampling_step_by_step():
     """Each token follows from the state after the token before and from its uniform."""
-    from service.scheduling.random_numbers import uniforms
+    from service.scheduling.sampling import uniforms
 
     token_ids, reason = alone(prompt=(5, 6, 7), max_tokens=12, seed=3)
     state, last, expected = np.zeros(STATE_SIZE, np.float32), 7, []
@@ -51,7 +51,7 @@ def test_joining_a_running_batch_changes_no_sequence(start):
 @pytest.mark.parametrize("end", ["finished", "cancelled"])
 def test_prompts_that_follow_ended_sequences_share_a_prefill_call(start, monkeypatch, end):
     """Eight have ended, so the first new prompt waits for seven others. A stop string cancels a sequence."""
-    monkeypatch.setattr("service.scheduling.expected_prompts.MAX_WAIT_S", 60.0)
+    monkeypatch.setattr("service.scheduling.batching.MAX_WAIT_S", 60.0)
     backend = FakeBackend()
     scheduler = start(backend)
     max_tokens = 20 if end == "finished" else 10**6
@@ -74,7 +74,7 @@ def test_prompts_that_follow_ended_sequences_share_a_prefill_call(start, monkeyp
 
 def test_a_prompt_starts_although_an_expected_one_does_not_come(start, monkeypatch):
     """Nothing but the time wakes the scheduler; then it also forgets the version."""
-    monkeypatch.setattr("service.scheduling.expected_prompts.MAX_WAIT_S", 0.05)
+    monkeypatch.setattr("service.scheduling.batching.MAX_WAIT_S", 0.05)
     scheduler = start()
     texts = [Text(prompt=(3, 4, 5)) for _ in range(3)]
     scheduler.submit([[text.sequence] for text in texts[:2]], SHAPES)
@@ -87,7 +87,7 @@ def test_a_prompt_starts_although_an_expected_one_does_not_come(start, monkeypat
 
 def test_a_wait_that_ends_while_events_are_delivered_is_noticed(start, monkeypatch):
     """Nothing else would wake the scheduler afterwards."""
-    monkeypatch.setattr("service.scheduling.expected_prompts.MAX_WAIT_S", 0.5)
+    monkeypatch.setattr("service.scheduling.batching.MAX_WAIT_S", 0.5)
     scheduler, is_slow = start(), threading.Event()
     deliver = scheduler._deliver
 
@@ -463,7 +463,7 @@ def test_a_sequence_finishes_with_the_tokens_of_its_last_call():
     """Its last event has both the tokens and the finish reason."""
     text = Text(max_tokens=3)
     chunk = text.sequence.advance([5, 6, 7], np.zeros(STATE_SIZE, np.float32))
-    assert chunk == DecodeResult(0, [5, 6, 7], "length")
+    assert chunk == DecodeResult((0, 0), [5, 6, 7], "length")
 
 
 CACHE = {"prefix_cache_bytes": 10**6}

@@ -94,12 +94,3 @@ def test_shares_are_max_min_fair(widths, num_slots):
     for number, width in enumerate(widths):
         if held[number] < width:
             assert max(held.values()) <= held[number] + 1
-
-
-def test_a_sequence_that_another_thread_cancels_meanwhile_is_not_lost():
-    """Whatever the predicate says of it, it is among those removed or still waits."""
-    slots, sequences = Slots(3), request(1, 3)
-    enqueue(slots, sequences)
-    answers = iter([True, False, False, True, True, True])
-    removed = slots.remove(lambda _: next(answers))
-    assert [*removed, *admit_all(slots)] == sequences

@@ -19,7 +19,7 @@ from service.web.error_handlers import register_error_handlers
 from service.web.middleware import Middleware
 from service.web.routes import build_routes
 from tests.fakes import FakeBackend
-from tests.unit.service.generation.test_completion import Service
+from tests.unit.service.engines import Service
 
 
 class Unmoved:

@@ -18,7 +18,8 @@ from service.web.access_log import RequestLog
 from service.web.endpoints import ShutdownGate
 from service.web.error_handlers import register_error_handlers
 from service.web.routes import build_routes
-from tests.unit.service.generation.test_completion import CHARACTERS, FIELDS
+from tests.unit.contract.test_card import FIELDS
+from tests.unit.service.engines import CHARACTERS
 from tests.unit.service.models.test_embedding_vectors import write
 
 NUM_TOKENS = len(CHARACTERS.tokens)

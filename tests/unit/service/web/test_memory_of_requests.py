@@ -12,11 +12,11 @@ from contract.tokenizer import CharacterTokenizer
 from service.access.keys import KeyLimits
 from service.context import RequestContext
 from service.errors import ClientGone
-from service.generation.inspection import InspectionBuilder
+from service.generation.hidden_states import InspectionProcessor
 from service.limits import Limits
 from service.memory_budget import FREE_BYTES
 from tests.fakes import FakeBackend
-from tests.unit.service.generation.test_completion import request as completion_request
+from tests.unit.service.engines import request as completion_request
 
 LONG = 200_000
 
@@ -117,7 +117,7 @@ def test_a_request_whose_client_left_frees_its_memory_at_once(make_site):
     builder = site.service.engine.complete(completion_request("abc", max_tokens=100), RequestContext())
     request = builder.request
     # The sequence holds the same array.
-    watched = [weakref.ref(each) for each in (builder, request, request.sequences[0].prompt_ids)]
+    watched = [weakref.ref(each) for each in (builder, request, request.sequences[0, 0].prompt_ids)]
     request.cancel()
     with pytest.raises(ClientGone):
         builder.results()
@@ -223,8 +223,8 @@ def test_an_inspection_is_streamed_in_parts(site, monkeypatch, encoding):
     jobs = []
     monkeypatch.setattr("service.web.hidden_states._NUMBERS", 32)
     monkeypatch.setattr("service.web.hidden_states._ITEMS", 10)
-    take = InspectionBuilder.result
-    monkeypatch.setattr(InspectionBuilder, "result", lambda job: jobs.append(take(job)) or jobs[-1])
+    take = InspectionProcessor.result
+    monkeypatch.setattr(InspectionProcessor, "result", lambda job: jobs.append(take(job)) or jobs[-1])
     fields = {"model": "characters", "input": "abcdefghij" * 20, "encoding_format": encoding, "return_state": True}
     answer = site.client.post("/v1/inspect", json=fields, buffered=False)
     parts = list(answer.response)

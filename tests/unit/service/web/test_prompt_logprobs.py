@@ -5,7 +5,7 @@ import tracemalloc
 import orjson
 import pytest
 
-from tests.unit.service.generation.test_completion import CHARACTERS
+from tests.unit.service.engines import CHARACTERS
 
 
 def of_prompt(answer):

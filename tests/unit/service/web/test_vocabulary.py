@@ -10,7 +10,7 @@ from contract.tokenizer import CharacterTokenizer, SubwordTokenizer, WordTokeniz
 from service.access.keys import KeyLimits
 from service.memory_budget import MemoryLease
 from service.models.registry import ServedModel
-from tests.unit.service.generation.test_completion import CHARACTERS, WORDS, Models
+from tests.unit.service.engines import CHARACTERS, WORDS, Models
 
 FILES = ("tokenizer.json", "tokenizer_config.json")
 # As many as the largest common vocabularies.

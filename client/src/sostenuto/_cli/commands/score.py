@@ -61,7 +61,7 @@ def score(text: str | None, *, files: tuple[Path, ...], lines: bool, as_json: bo
         return
     rows = [
         [_shortened(result.text if lines or not name else name), *_cells(result)]
-        for (name, _), result in zip(texts, scores)
+        for (name, _), result in zip(texts, scores, strict=False)
     ]
     print_table(HEADINGS, rows, numbers=HEADINGS[1:])
 

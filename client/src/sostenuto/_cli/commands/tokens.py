@@ -45,7 +45,9 @@ def tokens(given: tuple[str, ...], *, decode: bool, as_json: bool, model: str | 
         result = client.tokenize(text, model=model)
     if as_json:
         return write_json({"ids": result.ids, "texts": result.texts})
-    cells = [(str(token_id), on_one_line(token_text)) for token_id, token_text in zip(result.ids, result.texts)]
+    cells = [
+        (str(token_id), on_one_line(token_text)) for token_id, token_text in zip(result.ids, result.texts, strict=False)
+    ]
     if sys.stdout.isatty():
         return _print_flowing(cells)
     return write_text("".join(f"{token_id}\t{token_text}\n" for token_id, token_text in cells))

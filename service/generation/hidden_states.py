@@ -1,0 +1,191 @@
+"""Requests that read hidden states and generate nothing: embeddings and inspections of texts."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from contract import signatures
+from contract.card import Activation
+from service.api.requests import EmbeddingsRequest, InspectRequest
+from service.generation.logprobs import Logprobs, expected_next
+from service.generation.prompts import EncodedPrompt
+from service.generation.request import Request
+from service.models.registry import ServedModel
+from service.scheduling.sequence import ChoiceIndex, PrefillResult, Result, Results, Scores, Sequence
+
+# Values of `include`, and the kinds of activations that each selects.
+KINDS = {
+    "hidden": (signatures.HIDDEN, signatures.TOP),
+    "cell": (signatures.CELL,),
+    "gates": (
+        signatures.FORGET,
+        signatures.INPUT,
+        signatures.CANDIDATE,
+        signatures.OUTPUT,
+        signatures.UPDATE,
+        signatures.RESET,
+    ),
+}
+
+
+class EmbeddingProcessor:
+    """Pools the top layer's hidden states over each text."""
+
+    def __init__(self, body: EmbeddingsRequest, request: Request) -> None:
+        self.request, self.body = request, body
+
+    def create(self, indexes: list[ChoiceIndex]) -> list[Sequence]:
+        """Create the sequences of texts."""
+        return [self.request.new_sequence(index, signatures.EMBED) for index in indexes]
+
+    def vectors(self) -> list[np.ndarray]:
+        """Wait for every text; return its vector, float32 (U,): the mean of its hidden states, or the last of them."""
+        request, mean = self.request, self.body.pooling == "mean"
+        vectors: list[np.ndarray] = [np.zeros(0, np.float32)] * len(request.prompts)
+        for result in request.results(self.create):
+            assert isinstance(result, PrefillResult), "nothing is sampled"
+            assert result.hidden_sum is not None, "embed returns it"
+            if result.last and result.hidden_last is not None:
+                number = result.index[0]
+                num_tokens = np.float32(len(request.prompts[number].input_ids))
+                vectors[number] = result.hidden_sum / num_tokens if mean else result.hidden_last
+                request.finish(result.index)
+        return vectors
+
+
+@dataclass(frozen=True)
+class InspectionOutput:
+    """The result of an inspection.
+
+    Attributes:
+        logprobs: Log probabilities of the text's tokens, in reading order.
+        token_ids: Ids of the same tokens.
+        expected: The most probable tokens after the last one that the model read, and their log probabilities.
+        positions: int64 (positions,): indexes of the tokens of `values`.
+        units: By layer, int64 (units,): indexes of its units in `values`.
+        values: Each requested activation, float32 (positions, units).
+        state: Each layer's hidden and cell state after the last token, float32 (units,); empty if not requested.
+    """
+
+    logprobs: Logprobs
+    token_ids: list[int]
+    expected: dict[str, float]
+    positions: np.ndarray
+    units: dict[int, np.ndarray]
+    values: list[tuple[Activation, np.ndarray]]
+    state: list[tuple[Activation, np.ndarray]]
+
+
+def requested_activations(body: InspectRequest, model: ServedModel) -> list[Activation]:
+    """Return the activations of a model that a body selects by kind and layer."""
+    kinds = {kind for name in body.include for kind in KINDS[name]}
+    layers = {each.layer for each in model.card.traces} if body.layers is None else set(body.layers)
+    return [each for each in model.card.traces if each.kind in kinds and each.layer in layers]
+
+
+def evenly_spaced(count: int, most: int | None) -> np.ndarray:
+    """Return int64 (≤ most,): indexes below `count`, spread evenly from the first to the last; None: all of them."""
+    if most is None or count <= most:
+        return np.arange(count)
+    return np.linspace(0, count - 1, most).round().astype(np.int64)
+
+
+def num_values(body: InspectRequest, model: ServedModel, prompt: EncodedPrompt) -> int:
+    """Return how many numbers the response would hold."""
+    num_positions = min(prompt.num_tokens, body.max_positions or prompt.num_tokens) if body.return_sequences else 1
+    return num_positions * sum(
+        min(each.units, body.max_units or each.units) for each in requested_activations(body, model)
+    )
+
+
+class _SelectedValues:
+    """Keeps the requested values of results, on the scheduler's thread; the other values are dropped, not queued."""
+
+    def __init__(
+        self, activations: list[Activation], indexes: np.ndarray, units: dict[int, np.ndarray], queue: Results
+    ) -> None:
+        """`indexes` are those of the positions in what the model reads."""
+        self._activations, self._indexes, self._units, self._queue = activations, indexes, units, queue
+        # Zeros take no memory until the first values are written.
+        self._values = [np.zeros((len(indexes), len(units[each.layer])), np.float32) for each in activations]
+        self._num_prefilled = 0
+
+    def put(self, result: Result) -> None:
+        """Select from a result, and pass on the rest of it."""
+        if isinstance(result, PrefillResult) and result.activations is not None and result.scores is not None:
+            length, start = len(result.scores.logprobs), self._num_prefilled
+            in_result = np.flatnonzero((self._indexes >= start) & (self._indexes < start + length))
+            for each, values in zip(self._activations, self._values, strict=True):
+                rows = result.activations[each.output][self._indexes[in_result] - start]
+                values[in_result] = rows[:, self._units[each.layer]]
+            self._num_prefilled += length
+            result = replace(result, activations=None)
+        self._queue.put(result)
+
+    def take(self) -> list[tuple[Activation, np.ndarray]]:
+        """Return the values and drop them here, so that the caller can free them one by one."""
+        values, self._values = self._values, []
+        return list(zip(self._activations, values, strict=True))
+
+
+class InspectionProcessor:
+    """Collects hidden states, cell states, gates and predicted tokens at each token of one text."""
+
+    def __init__(self, body: InspectRequest, request: Request) -> None:
+        self.request, self.body, self._model = request, body, request.model
+        self._activations = requested_activations(body, request.model)
+        (prompt,) = request.prompts
+        self._positions = evenly_spaced(prompt.num_tokens, body.max_positions)
+        if not body.return_sequences:
+            self._positions = self._positions[:1] if prompt.backward else self._positions[-1:]
+        self._units = {each.layer: evenly_spaced(each.units, body.max_units) for each in self._activations}
+        num_tokens, num_before = prompt.num_tokens, len(prompt.input_ids) - prompt.num_tokens
+        indexes = num_before + (num_tokens - 1 - self._positions if prompt.backward else self._positions)
+        self._values = _SelectedValues(self._activations, indexes, self._units, request.queue)
+
+    def create(self, indexes: list[ChoiceIndex]) -> list[Sequence]:
+        """Create the only sequence."""
+        sequence = self.request.new_sequence(
+            indexes[0],
+            signatures.INSPECT,
+            returns_state=self.body.return_state,
+            requested_activations=tuple((each.output, each.units) for each in self._activations),
+            results=self._values,
+        )
+        return [sequence]
+
+    def result(self) -> InspectionOutput:
+        """Wait for the whole result; raise as `Request.results`."""
+        (prompt,), state, scores = self.request.prompts, None, list[Scores]()
+        for result in self.request.results(self.create):
+            assert isinstance(result, PrefillResult), "nothing is sampled"
+            assert result.scores is not None, "inspect returns scores"
+            scores.append(result.scores)
+            state = result.state
+            if result.last:
+                self.request.finish(result.index)
+        text_scores, next_scores = _split_scores(scores)
+        num_top = self.body.logprobs
+        return InspectionOutput(
+            logprobs=prompt.logprobs([text_scores] if len(text_scores.logprobs) else [], num_top),
+            token_ids=prompt.ids.tolist(),
+            expected=expected_next(next_scores, num_top, self._model.tokenizer.detokenizer(prompt.text).label),
+            positions=self._positions,
+            units=self._units,
+            values=self._values.take(),
+            state=[] if state is None else self._split_state(state),
+        )
+
+    def _split_state(self, state: np.ndarray) -> list[tuple[Activation, np.ndarray]]:
+        """Split a state into the vectors of its layers; a sliding-window model has none."""
+        states = [each for each in self._model.card.traces if each.kind in (signatures.HIDDEN, signatures.CELL)]
+        parts = np.split(state, np.cumsum([each.units for each in states])[:-1]) if states else []
+        return list(zip(states, parts, strict=True))
+
+
+def _split_scores(scores: list[Scores]) -> tuple[Scores, Scores]:
+    """Split scores into those of the text's tokens after the first, and that of the token after the last."""
+    joined = [
+        np.concatenate([getattr(part, name) for part in scores]) for name in ("logprobs", "top_ids", "top_logprobs")
+    ]
+    return Scores(*(array[:-1] for array in joined)), Scores(*(array[-1:] for array in joined))

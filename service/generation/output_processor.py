@@ -1,0 +1,378 @@
+"""The output processor of a completion: turns the results of its sequences into text deltas of its choices.
+
+It decides what a choice begins with (`echo`), and which choices are returned: all, the best, or those that are neither
+duplicates nor copies of training text. Text is in the order of generation; see `choice`.
+"""
+
+from collections import Counter, abc
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from operator import attrgetter
+
+from contract import signatures
+from service.api.requests import CompletionRequest
+from service.generation.candidate_filter import CandidateFilter, IsCopy
+from service.generation.choice import Choice, Progress, Stops, TextAssembler, TextDelta
+from service.generation.prompts import NO_IDS, EncodedPrompt
+from service.generation.request import Request
+from service.generation.resume_tokens import ResumePoint, ResumeTokens
+from service.scheduling.constraints import Match
+from service.scheduling.sequence import ChoiceIndex, DecodeResult, FinishReason, PrefillResult, Scores, Sequence
+from service.structured_outputs.patterns import Constraint
+
+
+@dataclass
+class PromptOutput:
+    """A prompt of a completion, and what its choices share.
+
+    Attributes:
+        held_back: The text that a checkpoint held back, which a prompt makes final.
+        leading_text: The text before the first token of its choices: `held_back`, and the prompt if it is echoed.
+        constraint: What its choices must match; None: anything.
+        end: Finish reason of its choices if nothing is generated; None: tokens are.
+        is_scored: Whether its tokens need log probabilities.
+        is_computed: Whether it needs sequences: at most one if nothing is generated.
+        candidates: Decides which choices are accepted; None: all are.
+        match: The match that its choices start with.
+        logprobs_json: vLLM's `prompt_logprobs`, if they are requested and known.
+    """
+
+    prompt: EncodedPrompt
+    held_back: str
+    leading_text: str
+    constraint: Constraint | None
+    end: FinishReason | None
+    is_scored: bool
+    is_computed: bool
+    candidates: CandidateFilter | None
+    match: Match | None = None
+    logprobs_json: bytes | None = None
+
+
+class OutputProcessor:
+    """Turns results into text deltas: iterate over `client_deltas`, or get the `results`.
+
+    Choices are submitted as earlier ones finish. If duplicates or copies are rejected, each choice is one delta, once
+    it is accepted, and others are generated in place of the rejected ones.
+    """
+
+    def __init__(
+        self,
+        body: CompletionRequest,
+        request: Request,
+        constraints: abc.Sequence[Constraint | None],
+        resume_tokens: ResumeTokens,
+        is_copy: IsCopy | None,
+    ) -> None:
+        """Prepare the choices.
+
+        Args:
+            body: The request body.
+            request: The running request.
+            constraints: What the choices of each prompt must match; None: anything.
+            resume_tokens: Seals resume tokens.
+            is_copy: Rejects copies of training text; None: they are accepted.
+        """
+        self.request, self.body = request, body
+        self._model, self._checkpoint, self._resume_tokens = request.model, request.checkpoint, resume_tokens
+        seed = request.checkpoint.seed if body.seed is None and request.checkpoint else body.seed
+        assert seed is not None, "a seed is generated unless it comes with a resume token"
+        self.seed = seed
+        # Without an EOS token there is nothing to suppress.
+        has_end = self._model.tokenizer.special.end is not None
+        self._sampling = body.sampling if has_end else replace(body.sampling, min_tokens=0)
+        self._stops = Stops([self._in_order_of_generation(stop) for stop in body.stop])
+        self._is_filtered = body.unique or is_copy is not None
+        self._outputs = [
+            self._new_output(prompt, constraint, is_copy)
+            for prompt, constraint in zip(request.prompts, constraints, strict=True)
+        ]
+        self._choices: dict[ChoiceIndex, Choice] = {}
+        # Choices that share a prefill, by the one whose sequence prefills.
+        self._groups: dict[ChoiceIndex, list[Choice]] = {}
+        # Accepted choices that were not returned yet.
+        self._accepted: list[TextDelta] = []
+
+    def _new_output(self, prompt: EncodedPrompt, constraint: Constraint | None, is_copy: IsCopy | None) -> PromptOutput:
+        body, checkpoint = self.body, self._checkpoint
+        held_back = ""
+        end: FinishReason | None = None if body.max_tokens else "length"
+        if checkpoint and not prompt.is_empty:
+            detokenizer = self._model.tokenizer.detokenizer(backward=self._model.backward)
+            detokenizer.restore(checkpoint.detokenizer)
+            held_back = checkpoint.held_back + self._in_order_of_generation(detokenizer.flush())
+        resumed = checkpoint.match if checkpoint else None
+        if resumed and constraint is resumed.constraint and resumed.row == signatures.FINAL_ROW:
+            # No longer match exists.
+            end = "stop"
+        is_requested = (body.echo and body.logprobs is not None) or body.prompt_logprobs is not None
+        is_scored = is_requested and prompt.ids.size > 0 and len(prompt.input_ids) > 1
+        needs_state = body.return_state and len(prompt.input_ids) > 1
+        return PromptOutput(
+            prompt,
+            held_back,
+            held_back + (self._in_order_of_generation(prompt.text) if body.echo else ""),
+            constraint,
+            end,
+            is_scored,
+            is_computed=not end or is_scored or needs_state,
+            candidates=CandidateFilter(body.n, body.unique, is_copy) if self._is_filtered else None,
+        )
+
+    def _in_order_of_generation(self, text: str) -> str:
+        """Mirror the text of a backward model."""
+        return text[::-1] if self._model.backward else text
+
+    def choices_to_submit(self) -> Iterator[ChoiceIndex]:
+        """Yield the choices that need a sequence."""
+        for number, output in enumerate(self._outputs):
+            if output.is_computed:
+                yield from ((number, choice) for choice in range(1 if output.end else self.body.best_of))
+
+    def submit(self, matches: abc.Sequence[Match | None]) -> None:
+        """Submit the admitted choices; those of each prompt start with a match of its constraint."""
+        for output, match in zip(self._outputs, matches, strict=True):
+            output.match = match
+        self.request.submit(self._create)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all choices have finished."""
+        return self.request.is_finished
+
+    @property
+    def num_rejected(self) -> int | None:
+        """Number of rejected choices; None if none can be."""
+        filters = [output.candidates for output in self._outputs if output.candidates]
+        return sum(each.num_rejected for each in filters) if filters else None
+
+    @property
+    def prepends(self) -> bool:
+        """Whether the client prepends each delta of `client_deltas` to those so far."""
+        return self._model.backward and self.body.stream_options.prepend and not self._is_filtered
+
+    def client_deltas(self) -> Iterator[TextDelta]:
+        """Yield the deltas that the client joins until all choices have finished; raise as `Request.results`.
+
+        A client that did not ask for `prepend` gets each choice of a backward model as one delta.
+        """
+        if self._is_filtered:
+            yield from self._accepted_choices()
+            return
+        for choice in self._updated_choices():
+            if choice.finish_reason or self.prepends or not self._model.backward:
+                delta = self._delta(choice)
+                if choice.finish_reason:
+                    del self._choices[choice.index]
+                if not delta.is_empty:
+                    yield delta
+
+    def results(self) -> list[TextDelta]:
+        """Wait for every choice and return the best `n` of each prompt; raise as `Request.results`.
+
+        They are in the response's order: by prompt, the best first. `index // n` of each is its prompt, also if a
+        prompt has fewer choices than `n`.
+        """
+        if self._is_filtered:
+            self._accepted.extend(self._accepted_choices())
+            return sorted(self._accepted, key=attrgetter("index"))
+        for _ in self._updated_choices():
+            pass
+        best = [choice for number in range(len(self._outputs)) for choice in self._best(number)]
+        return [self._delta(choice, index) for index, choice in enumerate(best)]
+
+    def prompt_logprobs(self, index: int) -> bytes | None:
+        """Return vLLM's `prompt_logprobs` of the prompt of a result, as JSON; None if they are not requested."""
+        return self._outputs[index // self.body.n].logprobs_json
+
+    def partial_outputs(self, *, with_resume_tokens: bool = True) -> list[TextDelta]:
+        """Return what was generated and not yet returned when the request failed.
+
+        Resume tokens are useless if the version is no longer served.
+        """
+        if self._is_filtered:
+            return self._accepted
+        outputs = []
+        for _, choice in sorted(self._choices.items()):
+            if choice.finish_reason is None:
+                choice.interrupt()
+            needs_token = with_resume_tokens and (self.body.return_state or choice.finish_reason is None)
+            outputs.append(choice.take_delta(self._number(choice), self._resume_token(choice) if needs_token else None))
+        return outputs
+
+    def _updated_choices(self) -> Iterator[Choice]:
+        """Yield each choice when it may have new text, until all have finished."""
+        for number, output in enumerate(self._outputs):
+            if output.end and not output.is_computed:
+                yield from self._end_ungenerated(self._new_group(number, range(self.body.best_of)), output.end)
+        for result in self.request.results(self._create):
+            if isinstance(result, DecodeResult):
+                yield self._process_decode(result)
+            else:
+                yield from self._process_prefill(result)
+
+    def _accepted_choices(self) -> Iterator[TextDelta]:
+        """Yield each accepted choice as one delta, numbered in the order of acceptance within its prompt."""
+        for choice in self._updated_choices():
+            number, output = choice.index[0], self._outputs[choice.index[0]]
+            if choice.finish_reason is None or output.candidates is None:
+                continue
+            for candidate, rank in output.candidates.decide(choice.index[1], *self._whole_text(choice)):
+                decided = self._choices.pop((number, candidate))
+                if rank is None:
+                    self._replace(number, output.candidates)
+                else:
+                    yield self._delta(decided, number * self.body.n + rank)
+
+    def _replace(self, number: int, candidates: CandidateFilter) -> None:
+        """Generate another candidate in place of a rejected one, unless there were too many or it would be the same."""
+        candidate = None if self._sampling.is_greedy else candidates.next_candidate()
+        if candidate is not None:
+            self.request.context.charge(self.body.max_tokens)
+            self.request.waiting.append((number, candidate))
+
+    def _whole_text(self, choice: Choice) -> tuple[list[int], str]:
+        """Return the tokens of a prompt and its finished choice, in the order of generation, and their text."""
+        prompt = self._outputs[choice.index[0]].prompt
+        # Without the checkpoint's unread tokens: they are not part of this text.
+        ids = prompt.input_ids[len(prompt.after) :] if prompt.ids.size else NO_IDS
+        echo = "" if self.body.echo else self._in_order_of_generation(prompt.text)
+        return [*ids.tolist(), *(choice.token_ids or ())], self._in_order_of_generation(echo + choice.pending_text)
+
+    def _best(self, number: int) -> list[Choice]:
+        """Return the `n` choices of a prompt with the highest mean log probability; in order if `best_of` is `n`."""
+        choices = [self._choices[number, i] for i in range(self.body.best_of)]
+        if self.body.best_of > self.body.n:
+            choices.sort(key=lambda choice: choice.assembler.mean_logprob, reverse=True)
+        return choices[: self.body.n]
+
+    def _create(self, indexes: list[ChoiceIndex]) -> list[Sequence]:
+        """Create choices of one prompt, and return their sequences."""
+        (number, _), body = indexes[0], self.body
+        output = self._outputs[number]
+        # If nothing is generated, one sequence prefills for all choices.
+        choices = self._new_group(number, range(body.best_of) if output.end else [choice for _, choice in indexes])
+        # The best choices are those with the highest log probabilities.
+        ranks_choices = body.best_of > body.n and body.logprobs is None
+        return [
+            self.request.new_sequence(
+                choice.index,
+                signatures.SCORE if output.is_scored else signatures.PREFILL,
+                sampling=self._sampling,
+                match=output.match.copy() if output.match else None,
+                seed=self.seed,
+                random_stream=choice.random_stream,
+                num_top=0 if ranks_choices else body.logprobs,
+                returns_state=body.issues_resume_tokens,
+            )
+            for choice in choices[: len(indexes)]
+        ]
+
+    def _new_group(self, number: int, choices: abc.Iterable[int]) -> list[Choice]:
+        """Create choices of one prompt, which share its prefill."""
+        output = self._outputs[number]
+        group = [self._new_choice(output, (number, choice)) for choice in choices]
+        self._choices |= {choice.index: choice for choice in group}
+        self._groups[group[0].index] = group
+        if not output.is_scored:
+            self._add_prompt_logprobs(output, group, [])
+        return group
+
+    def _new_choice(self, output: PromptOutput, index: ChoiceIndex) -> Choice:
+        body, checkpoint = self.body, self._checkpoint
+        choice = Choice(
+            index,
+            self._new_assembler(output),
+            self._new_progress(output) if body.issues_resume_tokens else None,
+            may_continue_after_end=body.return_state,
+            random_stream=checkpoint.branch(index[1]) if checkpoint else index[1],
+            token_ids=[] if self._is_filtered else None,
+        )
+        choice.begin(output.leading_text)
+        return choice
+
+    def _new_assembler(self, output: PromptOutput) -> TextAssembler:
+        backward, held_back = self._model.backward, ""
+        detokenizer = self._model.tokenizer.detokenizer(output.prompt.text, backward=backward)
+        if self._checkpoint and output.prompt.is_empty:
+            detokenizer.restore(self._checkpoint.detokenizer)
+            held_back = self._checkpoint.held_back
+        length = len(output.leading_text)
+        return TextAssembler(
+            detokenizer, self._stops, self.body.logprobs, length, backward=backward, held_back=held_back
+        )
+
+    def _new_progress(self, output: PromptOutput) -> Progress:
+        checkpoint, prompt, token_counts = self._checkpoint, output.prompt, None
+        if self._sampling.counts_tokens:
+            ids, counts = checkpoint.token_counts if checkpoint else (NO_IDS, NO_IDS)
+            token_counts = Counter(dict(zip(ids.tolist(), counts.tolist(), strict=True)))
+            for token_id in prompt.seen_ids.tolist() if self._sampling.repetition_penalty != 1 else ():
+                token_counts.setdefault(token_id, 0)
+        num_sampled = checkpoint.point.num_sampled if checkpoint else 0
+        point = ResumePoint(self.request.initial_state, prompt.input_ids, num_sampled)
+        match = output.match.copy() if output.match else None
+        return Progress(point, self.body.max_tokens, token_counts, output.constraint, match)
+
+    def _process_prefill(self, result: PrefillResult) -> Iterator[Choice]:
+        """Process the result of the sequence that prefills for a group; yield its choices if nothing is generated."""
+        group = self._groups[result.index]
+        leader, output = group[0], self._outputs[result.index[0]]
+        if result.scores is not None:
+            leader.scores.append(result.scores)
+        if result.state is not None:
+            unread_ids = output.prompt.input_ids[-1 - result.num_remaining_prompt_tokens :]
+            for choice in group:
+                if choice.progress is not None:
+                    choice.progress.point = replace(choice.progress.point, state=result.state, unread_ids=unread_ids)
+        if result.last and output.is_scored:
+            self._add_prompt_logprobs(output, group, leader.scores)
+            leader.scores.clear()
+        if result.last and output.end:
+            yield from self._end_ungenerated(group, output.end)
+
+    def _add_prompt_logprobs(self, output: PromptOutput, group: list[Choice], scores: list[Scores]) -> None:
+        """Add the log probabilities of a prompt to its response, and to its echo in choices."""
+        body, prompt = self.body, output.prompt
+        if body.prompt_logprobs is not None and output.logprobs_json is None:
+            output.logprobs_json = prompt.logprobs_json(scores, body.prompt_logprobs)
+        if body.echo and body.logprobs is not None:
+            logprobs = prompt.logprobs(scores, body.logprobs)
+            if self._model.backward:
+                logprobs = logprobs.mirrored(len(prompt.text))
+            for choice in group:
+                choice.add_logprobs(logprobs, shift=len(output.held_back))
+
+    def _end_ungenerated(self, group: list[Choice], reason: FinishReason) -> Iterator[Choice]:
+        """Finish choices whose prompt was prefilled, if it had to be, and for which nothing is generated."""
+        for choice in group:
+            choice.finish(reason)
+            self.request.finish(choice.index, choice.finish_reason)
+            yield choice
+
+    def _process_decode(self, result: DecodeResult) -> Choice:
+        choice, request = self._choices[result.index], self.request
+        request.report_tokens(result.index, len(result.token_ids))
+        request.num_completion_tokens += choice.take(result)
+        if choice.finish_reason:
+            # A stop string ends a sequence that would go on.
+            request.finish(result.index, choice.finish_reason, cancel=result.finish_reason is None)
+        return choice
+
+    def _delta(self, choice: Choice, index: int | None = None) -> TextDelta:
+        """Return what is new of a choice, with a resume token if it is due."""
+        body = self.body
+        is_due = body.return_state if choice.finish_reason else choice.is_due(body.stream_options.state_interval)
+        number = self._number(choice) if index is None else index
+        return choice.take_delta(number, self._resume_token(choice) if is_due else None)
+
+    def _number(self, choice: Choice) -> int:
+        """Return the number of a choice among all that are generated."""
+        return choice.index[0] * self.body.best_of + choice.index[1]
+
+    def _resume_token(self, choice: Choice) -> str | None:
+        """Return a resume token for a choice's current point; None if it keeps no checkpoints."""
+        if choice.progress is None:
+            return None
+        checkpoint = choice.save(choice.progress, self._model.ref, self._model.card.weights_sha256, self.seed)
+        return self._resume_tokens.seal(checkpoint, self.request.context.quota.tenant)

@@ -1,0 +1,221 @@
+"""Constrained decoding: automata over token ids, and the transition table of a decode call for all its sequences.
+
+`service.structured_outputs` compiles the automata.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from contract import signatures
+
+# Rows before those of the automaton itself: the unconstrained and the final one.
+FIRST_ROW = 2
+ROW_MASK = signatures.MAX_ROWS - 1
+# Maximum entries of a call's transition table, 16 MiB, if several automata share it.
+MAX_SHARED_ENTRIES = 2**22
+# A table with fewer entries, 1 MiB, is sent whole: to select the reachable rows would take longer.
+_SELECTED_FROM = 2**18
+
+
+@dataclass(frozen=True, eq=False)
+class Automaton:
+    """A deterministic automaton over token ids; every row can reach a complete match. Compared by identity.
+
+    Attributes:
+        table: int32 (M, V): the transition table of `decode_full`, with the two fixed rows; it starts at `FIRST_ROW`.
+        continuations: int32 (M,): minimum number of tokens, at least one, from each row to a complete match; the EOS
+            token does not count.
+        successors: int32 (edges,): rows that follow each row, without `FINAL_ROW`, one row after another.
+        first_successor: int32 (M + 1,): where those of each row begin.
+    """
+
+    table: np.ndarray
+    continuations: np.ndarray
+    successors: np.ndarray
+    first_successor: np.ndarray
+
+    @property
+    def num_states(self) -> int:
+        """Its states, without the fixed rows."""
+        return len(self.table) - FIRST_ROW
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of its arrays."""
+        return sum(array.nbytes for array in (self.table, self.continuations, self.successors, self.first_successor))
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of the table: equal for equal automata, in any process."""
+        return hashlib.blake2b(np.ascontiguousarray(self.table, "<i4").data, digest_size=8).hexdigest()
+
+    def step(self, row: int, token_id: int) -> int:
+        """Return the row after a token, which must be allowed."""
+        entry: int = self._entries[row, token_id]
+        return entry & ROW_MASK
+
+    def is_complete(self, row: int, num_left: int) -> bool:
+        """Return whether no longer match can be completed within `num_left` more tokens."""
+        return self._continuations[row] > num_left
+
+    # Elements of a memoryview take a quarter of the time of an array's, and each sampled token reads both.
+    @cached_property
+    def _entries(self) -> memoryview:
+        return self.table.data
+
+    @cached_property
+    def _continuations(self) -> memoryview:
+        return self.continuations.data
+
+    def reachable(self, rows: Iterable[int], steps: int) -> np.ndarray:
+        """Return the rows, ascending, that some rows reach in fewer than `steps` steps, with the fixed ones."""
+        is_reached = np.zeros(len(self.table), bool)
+        is_reached[[signatures.UNCONSTRAINED_ROW, signatures.FINAL_ROW]] = True
+        frontier = np.unique(np.fromiter(rows, np.int32))
+        for _ in range(steps):
+            frontier = frontier[~is_reached[frontier]]
+            if not frontier.size:
+                break
+            is_reached[frontier] = True
+            starts, ends = self.first_successor[frontier], self.first_successor[frontier + 1]
+            following = [self.successors[start:end] for start, end in zip(starts, ends, strict=True)]
+            frontier = np.unique(np.concatenate(following))
+        return np.flatnonzero(is_reached)
+
+
+@dataclass(eq=False)
+class Match:
+    """How far the tokens of a sequence match a pattern.
+
+    Attributes:
+        row: The automaton's row after them; `FINAL_ROW` where no longer match exists.
+        is_always_completed: Whether the last tokens before `max_tokens` are chosen so that the match is complete.
+        has_ended: Whether the match is complete, and no longer one fits into the tokens that are left.
+    """
+
+    automaton: Automaton
+    row: int = FIRST_ROW
+    is_always_completed: bool = True
+    has_ended: bool = False
+
+    @property
+    def is_extensible(self) -> bool:
+        """Whether a longer match exists."""
+        return self.row != signatures.FINAL_ROW
+
+    @property
+    def num_missing(self) -> int:
+        """Minimum number of tokens, at least one, to a complete match."""
+        return int(self.automaton.continuations[self.row])
+
+    def copy(self) -> "Match":
+        """Return a copy that advances by itself."""
+        return replace(self)
+
+    def advance(self, token_ids: Iterable[int], num_left: int) -> int:
+        """Move past sampled tokens and return how many belong to the match: all, if it does not end before.
+
+        As in the graph (`export.graphs.adjustments.Constraints`), it ends where no token is allowed.
+
+        Args:
+            token_ids: The next tokens.
+            num_left: Tokens that the sequence may have from here on.
+        """
+        number = 0
+        for number, token_id in enumerate(token_ids, 1):
+            self.row = self.automaton.step(self.row, token_id)
+            left = num_left - number if self.is_always_completed else signatures.FORBIDDEN_DISTANCE
+            if self.automaton.is_complete(self.row, left):
+                self.has_ended = True
+                break
+        return number
+
+
+def unconstrained_inputs(batch_size: int, vocab_size: int) -> dict[str, np.ndarray]:
+    """Return the constraint inputs of a decode call in which any token is allowed.
+
+    The table has a row for each slot, though one would do: TensorFlow Serving's batching requires it.
+    """
+    return {
+        "transitions": np.broadcast_to(np.int32(0), (batch_size, vocab_size)),
+        "continuations": np.zeros(batch_size, np.int32),
+        "row": np.full(batch_size, signatures.UNCONSTRAINED_ROW, np.int32),
+        "budget": np.full(batch_size, signatures.FORBIDDEN_DISTANCE, np.int32),
+    }
+
+
+def constraint_inputs(
+    matches: Sequence[Match | None], nums_left: Sequence[int], batch_size: int, steps: int, vocab_size: int
+) -> dict[str, np.ndarray]:
+    """Return the constraint inputs of a decode call, from the match and the tokens left of each sequence."""
+    inputs = unconstrained_inputs(batch_size, vocab_size)
+    rows_by_slot: dict[Automaton, dict[int, int]] = {}
+    for slot, (match, num_left) in enumerate(zip(matches, nums_left, strict=True)):
+        if match is not None:
+            rows_by_slot.setdefault(match.automaton, {})[slot] = match.row
+            if match.is_always_completed:
+                inputs["budget"][slot] = min(num_left, signatures.FORBIDDEN_DISTANCE - 1)
+    if not rows_by_slot:
+        return inputs
+    tables, continuations, num_rows = [], [], 0
+    for automaton, at in rows_by_slot.items():
+        kept, new_rows = _select(automaton, at.values(), steps)
+        # The fixed rows are in the first table only, and all rows after them move by those of the tables before.
+        shift = max(0, num_rows - FIRST_ROW)
+        inputs["row"][list(at)] = new_rows[list(at.values())] + shift
+        own_rows = kept[FIRST_ROW if num_rows else 0 :]
+        tables.append(_renumbered(automaton.table[own_rows], new_rows, shift))
+        continuations.append(automaton.continuations[own_rows])
+        num_rows += len(own_rows)
+    if num_rows == batch_size:
+        # TensorFlow Serving's batching would take the rows for slots and merge calls, not reject them.
+        tables.append(tables[0][:1])
+        continuations.append(continuations[0][:1])
+    inputs["transitions"] = np.concatenate(tables) if len(tables) > 1 else tables[0]
+    inputs["continuations"] = np.concatenate(continuations)
+    return inputs
+
+
+def fit_into_table(matches: Iterable[Match | None]) -> list[bool]:
+    """Return for each match whether its automaton fits into the table of one call, as that of the first always does."""
+    shared: set[Automaton] = set()
+    fitting = []
+    for match in matches:
+        fits = match is None or match.automaton in shared or _fits(match.automaton, shared)
+        if match is not None and fits:
+            shared.add(match.automaton)
+        fitting.append(fits)
+    return fitting
+
+
+def _fits(automaton: Automaton, shared: set[Automaton]) -> bool:
+    if not shared:
+        return True
+    num_rows = FIRST_ROW + sum(other.num_states for other in shared) + automaton.num_states
+    num_entries = sum(other.table.size for other in shared) + automaton.table.size
+    return num_rows < signatures.MAX_ROWS and num_entries <= MAX_SHARED_ENTRIES
+
+
+def _select(automaton: Automaton, rows: Iterable[int], steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows of an automaton that a call needs, ascending, and the number in the call of each of its rows."""
+    num_rows = len(automaton.table)
+    if automaton.table.size < _SELECTED_FROM:
+        return np.arange(num_rows), np.arange(num_rows, dtype=np.int32)
+    kept = automaton.reachable(rows, steps)
+    # Tokens of the last step lead to rows that no step of the call reads: any row will do.
+    new_rows = np.zeros(num_rows, np.int32)
+    new_rows[kept] = np.arange(len(kept), dtype=np.int32)
+    return kept, new_rows
+
+
+def _renumbered(table: np.ndarray, new_rows: np.ndarray, shift: int) -> np.ndarray:
+    """Return a table with the rows of a call, those of the automaton itself shifted."""
+    if not shift and len(new_rows) == len(table):
+        return table
+    rows = new_rows[table & ROW_MASK]
+    renumbered: np.ndarray = table & ~ROW_MASK | np.where(rows >= FIRST_ROW, rows + shift, rows)
+    return renumbered

@@ -1,0 +1,13 @@
+"""The working directory of commands on the model repository."""
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """An empty repository at the default path."""
+    monkeypatch.chdir(tmp_path)
+    Path("models").mkdir()
+    return Path("models")

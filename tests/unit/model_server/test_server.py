@@ -1,0 +1,237 @@
+"""A server in this process: start and stop, its threads, TLS, and the config file that it follows."""
+
+import logging
+import shutil
+import socket
+import threading
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from google.protobuf import text_format
+from grpc import StatusCode
+
+from model_server import server as module
+from model_server.config import read_config
+from model_server.errors import ConfigError, ModelServerError
+from model_server.flags import Flags
+from model_server.server import ModelServer
+from tests.certificates import make_certificate
+from tests.ports import free_port
+from tests.serving.client import refusal, states_of
+from tests.waiting import until
+
+X = {"x": np.array([[1, 2, 3]], np.float32)}
+
+
+def weight(client, name="tiny"):
+    """Return the weight of the version that responds; it tells versions apart."""
+    return client.predict(name, "", X)["total"].item() / 6
+
+
+def test_the_port_opens_only_when_the_models_are_loaded(models, connect, gates):
+    """So a client that can connect gets a response, not NOT_FOUND. A start that is given up leaves it closed."""
+    gate, port = gates("a"), free_port()
+    models.publish_gated(1, gate)
+    server = ModelServer(Flags(port=port, model_config_file=models.config_file))
+    server.start(give_up=lambda: gate.is_reached)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), timeout=5.0)
+    gate.open()
+    server.stop()
+    with ModelServer(Flags(port=port, model_config_file=models.config_file)):
+        assert weight(connect(f"127.0.0.1:{port}")) == 2.0
+
+
+def test_the_port_stays_closed_until_every_model_has_a_version(models, connect):
+    """As in TensorFlow Serving. The other models are loaded meanwhile."""
+    models.publish(1)
+    (models.root / "later").mkdir()
+    file = models.configure("tiny", "later")
+    server = ModelServer(Flags(port=0, model_config_file=file, file_system_poll_wait_seconds=0.05))
+    starting = threading.Thread(target=server.start, daemon=True)
+    starting.start()
+    until(lambda: server._core._served[0].get("tiny"))
+    assert (starting.is_alive(), server.port) == (True, 0)
+    models.publish(4, 3.0, name="later")
+    starting.join(20.0)
+    client = connect(server.address)
+    assert (weight(client), weight(client, "later")) == (2.0, 3.0)
+    server.stop()
+
+
+def test_the_port_opens_although_a_version_fails_to_load(models, serve):
+    """The broken version is END, and the other models are served."""
+    models.publish(1)
+    (models.publish(1, name="broken") / "saved_model.pb").write_bytes(b"torn")
+    models.configure("tiny", "broken")
+    _, client = serve()
+    assert client.states("broken") == {1: "END"}
+    assert weight(client) == 2.0
+
+
+def test_a_single_model_needs_no_config_file(models, serve):
+    """`--model_name` and `--model_base_path` are enough."""
+    models.publish(1)
+    _, client = serve(model_config_file=None, model_name="mine", model_base_path=models.root / "tiny")
+    assert weight(client, "mine") == 2.0
+
+
+def test_models_root_replaces_slash_models_in_base_paths(models, serve, tmp_path):
+    """In the config file and in a reload; by default it is the directory of the file."""
+    models.publish(1, 2.0)
+    models.publish(1, 3.0, name="other")
+    other = models.configure("other").read_text()
+    file = models.configure("tiny").rename(tmp_path / "elsewhere.config")
+    _, client = serve(model_config_file=file, models_root=models.root)
+    assert weight(client) == 2.0
+    client.reload(other)
+    assert weight(client, "other") == 3.0
+
+
+def test_a_port_in_use_is_refused_before_the_config_is_read(models, serve):
+    """Even the port of another model server, which gRPC would share by default."""
+    models.publish(1)
+    port = serve()[0].port
+    second = ModelServer(Flags(port=port, model_config_file=Path("/no/such/file")))
+    with pytest.raises(ModelServerError, match=f"cannot listen on 127.0.0.1:{port}: Address already in use"):
+        second.start()
+    second.stop()
+
+
+def test_a_port_taken_while_the_models_load_is_refused(models, serve, gates):
+    """By default gRPC would share it with the other server."""
+    gate, port = gates("a"), free_port()
+    models.publish_gated(1, gate)
+    models.publish(1, name="other")
+    late = ModelServer(Flags(port=port, model_config_file=models.config_file))
+    errors = []
+
+    def start():
+        try:
+            late.start()
+        except ModelServerError as error:
+            errors.append(error.code)
+
+    starting = threading.Thread(target=start)
+    starting.start()
+    until(lambda: gate.is_reached)
+    serve(port=port, model_config_file=None, model_name="other", model_base_path=models.root / "other")
+    gate.open()
+    starting.join(20.0)
+    late.stop()
+    assert errors == [StatusCode.UNAVAILABLE]
+
+
+def test_a_host_without_an_address_is_refused(models):
+    """The error names the host; there is no traceback."""
+    with pytest.raises(ModelServerError, match=r"cannot listen on no\.such\.host\.invalid:"):
+        ModelServer(Flags(host="no.such.host.invalid", port=0, model_config_file=models.config_file)).start()
+
+
+def test_a_missing_config_file_fails_the_start(models):
+    """As in TensorFlow Serving, even if the file is polled."""
+    path = models.root / "absent.config"
+    flags = Flags(port=0, model_config_file=path, model_config_file_poll_wait_seconds=1.0)
+    with pytest.raises(ConfigError, match=r"absent\.config: cannot be read"):
+        ModelServer(flags).start()
+
+
+def test_a_call_finishes_on_a_version_that_is_being_unloaded(models, serve, gates):
+    """The version is UNLOADING while the call runs, then END."""
+    models.publish(1, 2.0)
+    _, client = serve()
+    gate = gates("a")
+    call = client.begin("tiny", "gate", gate.inputs)
+    until(lambda: gate.is_reached)
+    models.publish(2, 3.0)
+    until(lambda: client.states("tiny") == {2: "AVAILABLE", 1: "UNLOADING"})
+    gate.open()
+    answer = call.result(20.0)
+    assert (answer.outputs["weight"].float_val[0], answer.model_spec.version.value) == (2.0, 1)
+    until(lambda: client.states("tiny") == {2: "AVAILABLE", 1: "END"})
+
+
+def test_all_threads_but_one_run_calls_and_one_more_is_rejected_at_once(models, serve, gates):
+    """All calls are inside TensorFlow before the first can return; there is no queue."""
+    models.publish(1)
+    server, client = serve(grpc_max_threads=6)
+    waiting = [gates(str(number)) for number in range(5)]
+    calls = [client.begin("tiny", "take", gate.inputs) for gate in waiting]
+    give = server._core.find("tiny").signature("give")
+    try:
+        until(lambda: all(gate.is_reached for gate in waiting))
+        assert client.begin("tiny", "", X).code() is StatusCode.RESOURCE_EXHAUSTED
+    finally:  # not by a call: if the claim is false, no thread may be free for it
+        give({"values": np.arange(5, dtype=np.float32)})
+    assert sorted(call.result(20.0).outputs["value"].float_val[0] for call in calls) == [0.0, 1.0, 2.0, 3.0, 4.0]
+
+
+def test_with_client_verify_only_certificates_of_custom_ca_are_accepted(models, serve, connect, tmp_path):
+    """A client without one, with one of another authority, or without TLS sees UNAVAILABLE."""
+    names = ("server", "client", "stranger")
+    keys, certificates = {}, {}
+    for name in names:
+        files = make_certificate(tmp_path, name)
+        keys[name], certificates[name] = files.key.read_text(), files.cert.read_text()
+    fields = {"server_key": keys["server"], "server_cert": certificates["server"], "custom_ca": certificates["client"]}
+    path = tmp_path / "ssl.config"
+    texts = [f'{name}: "{text_format.text_encoding.CEscape(text, as_utf8=True)}"' for name, text in fields.items()]
+    path.write_text("\n".join([*texts, "client_verify: true"]))
+    models.publish(1)
+    server, plain = serve(ssl_config_file=path)
+
+    def client(name=None):
+        own = (keys[name].encode(), certificates[name].encode()) if name else (None, None)
+        return connect(server.address, grpc.ssl_channel_credentials(certificates["server"].encode(), *own))
+
+    assert weight(client("client")) == 2.0
+    for other in (client(), client("stranger"), plain):
+        assert refusal(lambda other=other: weight(other))[0] is StatusCode.UNAVAILABLE
+
+
+def test_the_config_file_is_followed(models, serve, caplog, monkeypatch):
+    """Faults change nothing and are logged once; an empty list unloads every model; a reload request is undone."""
+    caplog.set_level(logging.INFO, "model_server")
+    readings = []
+    monkeypatch.setattr(module, "read_config", lambda *where: (readings.append(where), read_config(*where))[1])
+    models.publish(1, 2.0)
+    models.publish(2, 3.0)
+    only = "model_version_policy {{ specific {{ versions: {} }} }}".format
+    file = models.configure("tiny", extra=only(1))
+    server, client = serve(model_config_file_poll_wait_seconds=0.02)
+    for content, told in (
+        ("", "Invalid argument: the file is empty"),
+        ("# nothing", "It is only legal to transition from one ModelConfigList to another."),
+        ("oops", "invalid models.config"),
+        (None, "cannot be read (No such file"),
+    ):
+        file.unlink() if content is None else file.write_text(content)
+        until(lambda told=told: told in caplog.text)
+        seen = len(readings)
+        until(lambda seen=seen: len(readings) > seen + 2)
+        assert caplog.text.count(told) == 1
+    assert weight(client) == 2.0
+    models.configure("tiny", extra=only(2))
+    until(lambda: client.states("tiny") == {2: "AVAILABLE", 1: "END"})
+    client.reload("model_config_list {}")
+    until(lambda: caplog.text.count("config file reloaded, models: tiny") == 2)
+    until(lambda: client.states("tiny")[2] == "AVAILABLE")
+    shutil.copytree(models.root / "tiny", models.root / "broken")
+    (models.root / "broken/2/saved_model.pb").write_bytes(b"damaged")
+    models.configure("tiny", "broken")
+    until(lambda: "config file applied, but 1 model(s) did not become available" in caplog.text)
+    models.configure()
+    until(lambda: client.states("tiny")[2] == "END")
+    assert server._core.config == {}
+
+
+def test_a_server_started_without_a_model_list_serves_the_first_one(models, serve):
+    """It serves no model until then."""
+    models.publish(1)
+    models.config_file.write_text("# nothing yet")
+    server, client = serve(model_config_file_poll_wait_seconds=0.02)
+    assert (server._core.config, refusal(lambda: weight(client))[0]) == (None, StatusCode.NOT_FOUND)
+    models.configure("tiny")
+    until(lambda: server._core.config and states_of(server._core.statuses("tiny")) == {1: "AVAILABLE"})

@@ -1,0 +1,104 @@
+"""An engine with its scheduler on a fake backend, and requests to it."""
+
+import orjson
+
+from contract.card import GeneratorCard
+from contract.tokenizer import CharacterTokenizer, WordTokenizer
+from service.api.requests import CompletionRequest, parse
+from service.context import RequestContext
+from service.engine import Engine
+from service.generation.resume_tokens import ResumeTokens, StateKeys
+from service.limits import Limits
+from service.models.registry import ServedModel
+from service.params import ModelVersion
+from service.scheduling.admission import AdmissionControl
+from service.scheduling.batching import BatchLimits
+from service.scheduling.scheduler import Scheduler
+from service.structured_outputs.compiler import ConstraintCompiler
+from tests.fakes import STATE_SIZE, VOCABULARY, FakeBackend, FakeListener, FakeObserver
+from tests.unit.contract.test_card import FIELDS
+
+# The fake model ends a sequence at id 2, which must be the EOS token.
+CHARACTERS = CharacterTokenizer.train("".join(chr(97 + i) for i in range(VOCABULARY - 3)), end_token=True)
+WORDS = WordTokenizer.train(["the cat sat on a mat", " ".join(f"w{i}" for i in range(VOCABULARY - 9))])
+
+
+KEYS = StateKeys.random()
+LIMITS = Limits(max_prompt_tokens=1000, max_request_tokens=3000, max_logprobs_tokens=2000, prefix_cache_bytes=0)
+
+
+class Models:
+    """One model per token unit and direction, on a fake backend."""
+
+    def __init__(self):
+        self.models = {"characters": CHARACTERS, "words": WORDS}
+
+    def find_version(self, ref):
+        """Return a version, if it is served."""
+        return self.find(ref.name) if ref.version == 1 else None
+
+    def find(self, name, seed=None):  # noqa: ARG002 - the registry's signature
+        unit, _, backward = name.partition(" ")
+        tokenizer = self.models[unit]
+        assert len(tokenizer.tokens) == VOCABULARY
+        fields = {"name": unit, "state_size": STATE_SIZE, "units": STATE_SIZE, "vocab_size": VOCABULARY}
+        fields |= {"direction": "backward" if backward else "forward", "traces": (("hidden", 1, STATE_SIZE),)}
+        card = GeneratorCard(**{**FIELDS, **fields})
+        return ServedModel(ModelVersion(name, 1), card, tokenizer, BatchLimits((8, 16), 8, 16), "fp")
+
+
+def request(*prompts, **fields):
+    """Return a request to the character model, with defaults; `prepend` and `state_interval` make it a stream."""
+    options = {name: fields.pop(name) for name in ("prepend", "state_interval") if name in fields}
+    if options:
+        fields |= {"stream": True, "stream_options": options}
+    defaults = {"model": "characters", "prompt": prompts or "abc", "max_tokens": 12, "seed": 1, "timeout_s": 10.0}
+    return parse(CompletionRequest, orjson.dumps({**defaults, **fields}), LIMITS)
+
+
+class FakeFilters:
+    """Training filters of any model: `contains` decides; None: there is no filter."""
+
+    contains = None
+
+    def get(self, model):  # noqa: ARG002 - the same of every model
+        return self if self.contains else None
+
+
+class Service:
+    """An engine with its scheduler, on a fake backend."""
+
+    def __init__(self, backend=None, **limits):
+        self.backend, limits = backend or FakeBackend(), LIMITS.model_copy(update=limits)
+        self.scheduler = Scheduler(self.backend, limits, FakeObserver())
+        self.scheduler.start()
+        self.listener, self.compiler = FakeListener(), ConstraintCompiler(limits, FakeListener())
+        self.training_filters = FakeFilters()
+        self.admission = AdmissionControl(limits.max_sequences, limits.max_queued_tokens)
+        self.engine = Engine(
+            Models(),
+            self.scheduler,
+            self.admission,
+            self.listener,
+            limits,
+            ResumeTokens(lambda: KEYS, 60.0),
+            self.compiler,
+            self.training_filters,
+        )
+
+    def close(self):
+        """End the scheduler's thread and the compiler's process."""
+        self.scheduler.stop()
+        self.compiler.close()
+
+    def results(self, *prompts, **fields):
+        """Return the results of a request."""
+        generation = self.engine.complete(request(*prompts, **fields), RequestContext())
+        try:
+            return generation.results()
+        finally:
+            generation.request.close()
+
+    def calls(self):
+        """Return the signatures of all calls."""
+        return [call.signature for call in self.backend.calls]
