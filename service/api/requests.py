@@ -219,11 +219,9 @@ class TimedBody(Body):
 
     def resolve(self, limits: Limits) -> Self:
         """See `Body.resolve`."""
-        if self.timeout_s is not RESOLVED and self.timeout_s > limits.max_timeout_s:
-            raise InvalidRequest(
-                f"timeout_s must be at most {limits.max_timeout_s:g}, got {self.timeout_s:g}", param="timeout_s"
-            )
-        return self.model_copy(update={"timeout_s": self.timeout_s or limits.max_timeout_s})
+        timeout_s, limit = self.timeout_s or limits.max_timeout_s, limits.max_timeout_s
+        _require(timeout_s <= limit, "timeout_s", f"be at most {limit:g}, got {timeout_s:g}")
+        return self.model_copy(update={"timeout_s": timeout_s})
 
 
 @accept_without_effect(STREAM_FIELDS)
@@ -292,15 +290,6 @@ class ResponseFormat(Body):
     """text: no constraint."""
     json_schema: JsonSchemaFormat | None = None
     """Required with type json_schema."""
-
-    def require_consistent(self) -> None:
-        """Raise InvalidRequest unless there is a schema exactly with the type for one."""
-        if (self.json_schema is None) == (self.type == "json_schema"):
-            raise InvalidRequest(
-                f"response_format.json_schema must be {'given' if self.json_schema is None else 'absent'} with type "
-                f"{self.type}",
-                param="response_format",
-            )
 
 
 @accept_without_effect(COMPLETION_FIELDS)
@@ -393,28 +382,11 @@ class CompletionRequest(TimedBody):
 
     def resolve(self, limits: Limits) -> Self:
         """See `Body.resolve`; a seed is generated unless one is given or comes with the resume token."""
-        best_of = self.n if self.best_of is RESOLVED else self.best_of
-        if best_of < self.n:
-            raise InvalidRequest(f"best_of must be at least n, got best_of {best_of} and n {self.n}", param="best_of")
-        if self.stream and best_of > self.n:
-            raise InvalidRequest(
-                f"best_of must be n with stream, as only whole choices can be ranked; got best_of {best_of} and n "
-                f"{self.n}",
-                param="best_of",
-            )
-        self._require_ranked(best_of)
-        if self.prompt_logprobs is not None and self.stream:
-            raise InvalidRequest(
-                "prompt_logprobs must be absent with stream; use echo and logprobs", param="prompt_logprobs"
-            )
-        if self.response_format is not None:
-            self.response_format.require_consistent()
-        if self.stream_options is not NO_OPTIONS and not self.stream:
-            raise InvalidRequest("stream_options must be absent without stream", param="stream_options")
+        self._require_consistent()
+        best_of, max_tokens = self._best_of(), self._max_tokens(limits)
+        _require(self.min_tokens <= max_tokens, "min_tokens", f"be at most max_tokens, {max_tokens}", self.min_tokens)
         _require_few_prompts(self.prompts, limits, "prompt")
         _require_few_prompts(self.suffixes, limits, "suffix")
-        max_tokens = self._max_tokens(limits)
-        _require_at_most("min_tokens", self.min_tokens, max_tokens, "max_tokens, ")
         self._require_few_tokens(best_of, max_tokens, limits)
         draws = self.seed is None and self.state is None
         seed = secrets.randbits(SEED_BITS) if draws else self.seed
@@ -422,13 +394,35 @@ class CompletionRequest(TimedBody):
         request = super().resolve(limits).model_copy(update=resolved)
         # Parse the token ids of `logit_bias` and the patterns, and keep the results.
         _ = request.sampling, request.constraint_by_field
-        if self.unique and self.n > 1 and request.sampling.is_greedy:
-            raise InvalidRequest(
-                "n must be 1 with unique and greedy decoding (temperature 0, top_k 1 or top_p 0), as all choices of a "
-                f"prompt would be equal, got {self.n}",
-                param="n",
-            )
+        is_varied = self.n == 1 or not (self.unique and request.sampling.is_greedy)
+        greedy = "greedy decoding (temperature 0, top_k 1 or top_p 0)"
+        limit = f"be 1 with unique and {greedy}, as all choices of a prompt would be equal"
+        _require(is_varied, "n", limit, self.n)
         return request
+
+    def _require_consistent(self) -> None:
+        """Refuse fields that exclude each other."""
+        is_scored, form = self.prompt_logprobs is not None, self.response_format
+        _require(not (is_scored and self.stream), "prompt_logprobs", "be absent with stream; use echo and logprobs")
+        _require(self.stream or self.stream_options is NO_OPTIONS, "stream_options", "be absent without stream")
+        if form is not None and (form.json_schema is None) == (form.type == "json_schema"):
+            what = "given" if form.json_schema is None else "absent"
+            raise InvalidRequest(
+                f"response_format.json_schema must be {what} with type {form.type}", param="response_format"
+            )
+
+    def _best_of(self) -> int:
+        """Return the number of choices to generate for each prompt; above `n`, whole choices are ranked."""
+        best_of = self.n if self.best_of is RESOLVED else self.best_of
+        got = f"best_of {best_of} and n {self.n}"
+        _require(best_of >= self.n, "best_of", f"be at least n, got {got}")
+        if best_of > self.n:
+            _require(not self.stream, "best_of", f"be n with stream, as only whole choices can be ranked; got {got}")
+            _require(best_of <= MAX_BEST_OF, "best_of", f"be at most n, or {MAX_BEST_OF}", best_of)
+            for field in ("unique", "not_in_training"):
+                is_absent = not getattr(self, field)
+                _require(is_absent, "best_of", f"be n with {field}, which rejects choices; got {got}")
+        return best_of
 
     @property
     def prompts(self) -> tuple[PromptText, ...]:
@@ -513,50 +507,31 @@ class CompletionRequest(TimedBody):
         """Whether resume tokens are requested, at the end of choices or before."""
         return self.return_state or self.stream_options.state_interval is not None
 
-    def _require_ranked(self, best_of: int) -> None:
-        """Refuse a `best_of` above `n` where whole choices are not ranked."""
-        if best_of == self.n:
-            return
-        _require_at_most("best_of", best_of, MAX_BEST_OF, "n, or ")
-        if self.unique or self.not_in_training:
-            field = "unique" if self.unique else "not_in_training"
-            raise InvalidRequest(
-                f"best_of must be n with {field}, which rejects choices; got best_of {best_of} and n {self.n}",
-                param="best_of",
-            )
-
     def _max_tokens(self, limits: Limits) -> int:
         """Return the maximum tokens of each choice, by either name: guidellm sends both."""
         name, value = "max_tokens", self.max_tokens
         if value is RESOLVED and self.max_completion_tokens is not None:
             name, value = "max_completion_tokens", self.max_completion_tokens
         elif self.max_completion_tokens not in (None, value):
-            other = shorten(self.max_completion_tokens)
-            raise InvalidRequest(
-                f"max_completion_tokens must be absent or equal to max_tokens ({value}), got {other}",
-                param="max_completion_tokens",
-            )
+            limit = f"be absent or equal to max_tokens ({value})"
+            _require(False, "max_completion_tokens", limit, self.max_completion_tokens)
         if value is RESOLVED:
             return min(DEFAULT_MAX_TOKENS, limits.max_tokens)
-        _require_at_most(name, value, limits.max_tokens)
+        _require(value <= limits.max_tokens, name, f"be at most {limits.max_tokens}", value)
         return value
 
     def _require_few_tokens(self, best_of: int, max_tokens: int, limits: Limits) -> None:
         """Refuse a request for too many sequences or tokens."""
         # A model reads prompts or suffixes; the engine refuses the request if the others are not empty.
-        what = "suffixes" if self.suffix else "prompts"
         num_prompts = max(len(self.prompts), len(self.suffixes))
+        what = f"{'suffixes' if self.suffix else 'prompts'} × n (best_of if it is given)"
+        counts, total = f"{num_prompts} × {best_of}", num_prompts * best_of * max_tokens
         if num_prompts * best_of > MAX_CHOICES:
-            raise InvalidRequest(
-                f"{what} × n (best_of if it is given) must be at most {MAX_CHOICES}, got {num_prompts} × {best_of}",
-                param="n",
-            )
-        total = num_prompts * best_of * max_tokens
+            raise InvalidRequest(f"{what} must be at most {MAX_CHOICES}, got {counts}", param="n")
         if total > limits.max_request_tokens:
+            limit = f"must be at most {limits.max_request_tokens}"
             raise InvalidRequest(
-                f"{what} × n (best_of if it is given) × max_tokens must be at most {limits.max_request_tokens}, got "
-                f"{num_prompts} × {best_of} × {max_tokens} = {total}",
-                param="max_tokens",
+                f"{what} × max_tokens {limit}, got {counts} × {max_tokens} = {total}", param="max_tokens"
             )
 
 
@@ -665,9 +640,16 @@ def _as_prompts(value: Any) -> tuple[PromptText, ...]:
     return (value,) if is_single else tuple(value)
 
 
+def _require(holds: bool, field: str, limit: str, value: Any = None) -> None:
+    """Raise InvalidRequest unless a condition holds; the message names the field, its limit and its value."""
+    if not holds:
+        got = "" if value is None else f", got {shorten(value)}"
+        raise InvalidRequest(f"{field} must {limit}{got}", param=field)
+
+
 def _require_few_prompts(prompts: tuple[PromptText, ...], limits: Limits, field: str) -> None:
-    if len(prompts) > limits.max_prompts:
-        raise InvalidRequest(f"{field} must have at most {limits.max_prompts} items, got {len(prompts)}", param=field)
+    limit = limits.max_prompts
+    _require(len(prompts) <= limit, field, f"have at most {limit} items, got {len(prompts)}")
 
 
 def _by_token_id(logit_bias: dict[str, float]) -> dict[int, float]:
@@ -700,11 +682,6 @@ def _schema_pattern(field: str, schema: Schema | None) -> Pattern | None:
     if (length := len(pattern.source)) > MAX_SCHEMA:
         raise InvalidRequest(f"{field} must have at most {MAX_SCHEMA} characters, got {length}", param=field)
     return pattern
-
-
-def _require_at_most(field: str, value: int, limit: int, what: str = "") -> None:
-    if value > limit:
-        raise InvalidRequest(f"{field} must be at most {what}{limit}, got {shorten(value)}", param=field)
 
 
 def _explain(error: ValidationError) -> InvalidRequest:
