@@ -26,12 +26,12 @@ from service.scheduling.admission import AdmissionControl
 from service.scheduling.scheduler import Scheduler
 from service.settings import Settings
 from service.structured_outputs.compiler import ConstraintCompiler
+from service.web.endpoints import Services, ShutdownGate
 from service.web.error_handlers import register_error_handlers
 from service.web.middleware import Middleware
 from service.web.pages import register_pages
-from service.web.routes import Services, ShutdownGate, build_routes
+from service.web.routes import build_routes
 from service.web.security import allowed_hosts
-from service.web.status import Status
 
 # Before the worker exits, for the final error events of requests that are still running.
 LAST_WORDS_S = 1.0
@@ -131,18 +131,17 @@ def _register(app: Gateway, settings: Settings) -> None:
         app.constraint_compiler,
         TrainingFilters(settings.models_dir),
     )
-    status = Status(
+    services = Services(
+        engine,
         app.model_registry,
+        VectorFiles(settings.models_dir),
         app.scheduler,
         app.admission,
         app.replicas,
         app.memory,
         settings,
-        lambda: app.drain.is_draining,
-    )
-    vectors, has_keys = VectorFiles(settings.models_dir), settings.keys_file is not None
-    services = Services(
-        engine, app.model_registry, vectors, status, DisconnectWatcher().watch, app.drain, settings, has_keys
+        DisconnectWatcher().watch,
+        app.drain,
     )
     app.register_blueprint(build_routes(services))
     register_pages(app, settings.docs_url)

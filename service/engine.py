@@ -24,10 +24,11 @@ from service.observability.metrics import Metrics
 from service.scheduling.admission import AdmissionControl
 from service.scheduling.constraints import FIRST_ROW, Match
 from service.scheduling.scheduler import Scheduler
-from service.structured_outputs.automata import PatternError, TokenTexts
+from service.structured_outputs.automata import TokenTexts
 from service.structured_outputs.compiler import ConstraintCompiler
 from service.structured_outputs.json_schema import SchemaError
 from service.structured_outputs.patterns import Constraint
+from service.structured_outputs.regex_syntax import PatternError
 
 Body = CompletionRequest | EmbeddingsRequest | InspectRequest
 Processor = OutputProcessor | EmbeddingProcessor | InspectionProcessor
@@ -150,9 +151,9 @@ class Engine:
                 sender=request.context.sender,
                 wait=request.wait,
             )
-        except (PatternError, SchemaError) as error:
+        except PatternError as error:
             field, separator = fields[0], ": " if isinstance(error, SchemaError) else " "
-            if isinstance(error, PatternError) and error.is_combined and len(fields) > 1:
+            if error.is_combined and len(fields) > 1:
                 field = f"{' and '.join(fields)}: their combination"
             raise InvalidRequest(f"{field}{separator}{error}", param=fields[0].split(".", maxsplit=1)[0]) from error
         if resumed and resumed.digest != automaton.digest:

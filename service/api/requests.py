@@ -51,9 +51,6 @@ MAX_REGEX = 10_000
 MAX_SCHEMA = 50_000
 MAX_CONSTRAINT_CHOICES = 10_000
 MAX_MIN_LENGTH = 10_000
-MAX_NEIGHBORS = 100
-MAX_MAPPED = 10_000
-MAX_VOCABULARY = 10_000
 # Whatever the server's own limit (SOSTENUTO_MAX_PROMPTS, at most this): longer lists are refused unvalidated.
 MAX_PROMPTS = 4096
 MAX_ID = 2**31 - 1
@@ -157,7 +154,9 @@ OnePrompt = Annotated[
 class Body(BaseModel):
     """A request body: null is the field's default; an unknown field is refused, whatever its value."""
 
-    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False, frozen=True)
+    model_config = ConfigDict(
+        strict=True, extra="ignore", allow_inf_nan=False, frozen=True, use_attribute_docstrings=True
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -212,23 +211,31 @@ def _make_nullable(properties: dict[str, Any], name: str, field: FieldInfo) -> N
 AnyBody = TypeVar("AnyBody", bound=Body)
 
 
+class TimedBody(Body):
+    """A request with a deadline."""
+
+    timeout_s: Annotated[float, Field(gt=0)] = RESOLVED
+    """Deadline in seconds, after which the request fails; the server's maximum by default."""
+
+    def resolve(self, limits: Limits) -> Self:
+        """See `Body.resolve`."""
+        timeout_s, limit = self.timeout_s or limits.max_timeout_s, limits.max_timeout_s
+        _require(timeout_s <= limit, "timeout_s", f"be at most {limit:g}, got {timeout_s:g}")
+        return self.model_copy(update={"timeout_s": timeout_s})
+
+
 @accept_without_effect(STREAM_FIELDS)
 class StreamOptions(Body):
     """How a stream is delivered."""
 
-    include_usage: bool = Field(
-        False, description="whether to send a final chunk with `usage` and an empty `choices` list"
-    )
-    prepend: bool = Field(
-        False,
-        description="whether to stream the choices of a backward model as chunks with `prepend: true`, each of which "
-        "goes before the chunks received so far; if false, each choice is sent as one chunk when it finishes",
-    )
-    state_interval: PositiveCount | None = Field(
-        None,
-        description="number of tokens of a choice between chunks with a resume token (`state`) and `usage`, so that an "
-        "interrupted stream can be resumed; `return_state` adds a resume token to the last chunk only",
-    )
+    include_usage: bool = False
+    """Whether to send a final chunk with `usage` and an empty `choices` list."""
+    prepend: bool = False
+    """Whether to stream the choices of a backward model as chunks with `prepend: true`, each of which goes before the
+    chunks received so far; if false, each choice is sent as one chunk when it finishes."""
+    state_interval: PositiveCount | None = None
+    """Number of tokens of a choice between chunks with a resume token (`state`) and `usage`, so that an interrupted
+    stream can be resumed; `return_state` adds a resume token to the last chunk only."""
 
 
 NO_OPTIONS = StreamOptions()
@@ -247,18 +254,18 @@ Characters = Annotated[str, Field(min_length=1, max_length=1000)]
 class StructuredOutputs(Body):
     """What a completion must match, from its first character to its last; see `docs/structured-outputs.md`."""
 
-    regex: RegexText | None = Field(
-        None, description="regular expression, in the syntax of Rust's regex crate without anchors and look-around"
-    )
-    choice: Choices | None = Field(None, description="the completion is one of these strings")
-    json_: Schema | None = Field(None, alias="json", description="JSON Schema, as an object or a JSON string")
-    json_object: bool = Field(False, description="any JSON object")
-    allowed_characters: Characters | None = Field(
-        None, description="the completion contains only these characters; can be combined with a pattern"
-    )
-    banned_characters: Characters | None = Field(
-        None, description="the completion contains none of these characters; can be combined with a pattern"
-    )
+    regex: RegexText | None = None
+    """Regular expression, in the syntax of Rust's regex crate without anchors and look-around."""
+    choice: Choices | None = None
+    """The completion is one of these strings."""
+    json_: Schema | None = Field(None, alias="json")
+    """JSON Schema, as an object or a JSON string."""
+    json_object: bool = False
+    """Any JSON object."""
+    allowed_characters: Characters | None = None
+    """The completion contains only these characters; can be combined with a pattern."""
+    banned_characters: Characters | None = None
+    """The completion contains none of these characters; can be combined with a pattern."""
 
 
 NO_STRUCTURED_OUTPUTS = StructuredOutputs()
@@ -268,187 +275,154 @@ NO_STRUCTURED_OUTPUTS = StructuredOutputs()
 class JsonSchemaFormat(Body):
     """The schema of a `response_format`."""
 
-    name: str | None = Field(None, description="ignored")
-    schema_: Schema = Field(alias="schema", description="JSON Schema, as an object or a JSON string")
-    strict: bool = Field(True, description="ignored: a completion always matches the schema")
+    name: str | None = None
+    """Ignored."""
+    schema_: Schema = Field(alias="schema")
+    """JSON Schema, as an object or a JSON string."""
+    strict: bool = True
+    """Ignored: a completion always matches the schema."""
 
 
 class ResponseFormat(Body):
     """OpenAI's form of structured outputs."""
 
-    type: Literal["text", "json_object", "json_schema"] = Field(description="text: no constraint")
-    json_schema: JsonSchemaFormat | None = Field(None, description="required with type json_schema")
+    type: Literal["text", "json_object", "json_schema"]
+    """text: no constraint."""
+    json_schema: JsonSchemaFormat | None = None
+    """Required with type json_schema."""
 
 
 @accept_without_effect(COMPLETION_FIELDS)
-class CompletionRequest(Body):
+class CompletionRequest(TimedBody):
     """A request of `/v1/completions`: prompts to continue, or suffixes to generate the text before."""
 
-    model: str | None = Field(
-        None,
-        description="NAME, NAME:VERSION or NAME@LABEL of a model, as /v1/models lists them; required if several "
-        "models are served, unless `state` is given: then it is the resume token's model",
-    )
-    prompt: PromptForms | None = Field(
-        None,
-        description="text, token ids, or a list of either, to continue; an empty prompt starts a new text. Must be "
-        "empty for a backward model",
-    )
-    max_tokens: Count = Field(
-        RESOLVED, description="maximum number of tokens to generate for each choice; 16 by default"
-    )
-    max_completion_tokens: Count | None = Field(
-        None, description="another name for max_tokens; if both are given they must be equal"
-    )
-    n: Annotated[int, Field(ge=1, le=MAX_CHOICES), INTEGRAL] = Field(1, description="choices to return for each prompt")
-    best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES), INTEGRAL] = Field(
-        RESOLVED,
-        description="number of choices to generate for each prompt; the n with the highest mean log probability are "
-        "returned. Default: n. A value above n must be at most 128 and cannot be combined with stream, unique or "
-        "not_in_training",
-    )
-    temperature: Annotated[float, Field(ge=0, le=2)] = Field(
-        1.0, description="sampling temperature; 0 is greedy decoding"
-    )
-    top_p: Probability = Field(
-        1.0,
-        description="nucleus sampling: sample from the smallest set of most probable tokens whose probabilities add up "
-        "to at least this",
-    )
-    top_k: Annotated[int, Field(ge=-1, le=MAX_ID), INTEGRAL] = Field(
-        0, description="sample from this many of the most probable tokens; 0 or -1: all"
-    )
-    min_p: Probability = Field(
-        0.0, description="exclude tokens whose probability is below this fraction of the highest probability"
-    )
-    presence_penalty: Penalty = Field(
-        0.0, description="subtracted from the logit of every token that is in the output so far"
-    )
-    frequency_penalty: Penalty = Field(
-        0.0, description="subtracted from the logit of a token for each time that it is in the output so far"
-    )
-    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] = Field(
-        1.0,
-        description="divides the logit of every token that occurs in the prompt or the output (multiplies a negative "
-        "logit); 1 is off",
-    )
-    logit_bias: LogitBias = Field({}, description="added to the logits of these token ids")
-    logprobs: NumLogprobs | None = Field(
-        None,
-        description="return the log probability of each token, and of this many most probable tokens at its position",
-    )
-    prompt_logprobs: NumLogprobs | None = Field(
-        None,
-        description="return the log probability of each token of the prompt or suffix, and of this many most probable "
-        "tokens at its position, in vLLM's form; cannot be combined with stream",
-    )
-    echo: bool = Field(
-        False,
-        description="return the prompt before the completion, or the suffix after it; with max_tokens 0, return only "
-        "the prompt or suffix",
-    )
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63), INTEGRAL] | None = Field(
-        None,
-        description="sampling seed: the same seed gives the same output; if omitted, a random seed is used and "
-        "returned in the response. Choice 0 of every prompt is sampled with the same random numbers, so its "
-        "output does not depend on the others; for independent ones send a request with another seed for each",
-    )
-    stop: Stops = Field(
-        [],
-        description="stop strings: generation stops before the first one that occurs; the text of a backward model "
-        "starts after it",
-    )
-    min_tokens: Count = Field(0, description="the EOS token is not sampled before this many tokens")
-    ignore_eos: bool = Field(False, description="never sample the EOS token")
-    unique: bool = Field(
-        False,
-        description="whether to replace duplicate choices of a prompt with newly generated ones; each choice is then "
-        "sent as one chunk",
-    )
-    not_in_training: bool = Field(
-        False,
-        description="whether to replace choices that equal a training document or contain a long passage of the "
-        "training text; each choice is then sent as one chunk",
-    )
-    min_length: Annotated[int, Field(ge=0, le=MAX_MIN_LENGTH), INTEGRAL] = Field(
-        0, description="minimum number of characters of a completion"
-    )
-    structured_outputs: StructuredOutputs | None = Field(
-        None, description="a regular expression, strings, a JSON Schema or characters that a completion must match"
-    )
-    guided_regex: RegexText | None = Field(None, description="another name for structured_outputs.regex")
-    guided_choice: Choices | None = Field(None, description="another name for structured_outputs.choice")
-    guided_json: Schema | None = Field(None, description="another name for structured_outputs.json")
-    response_format: ResponseFormat | None = Field(
-        None, description="another form of structured_outputs.json and .json_object, as OpenAI's clients send it"
-    )
-    complete_within_max_tokens: bool = Field(
-        True,
-        description="whether the last tokens before max_tokens are restricted to those that complete the match; "
-        "otherwise max_tokens may cut it off",
-    )
-    stream: bool = Field(False, description="send the text as server-sent events while it is generated")
+    model: str | None = None
+    """NAME, NAME:VERSION or NAME@LABEL of a model, as /v1/models lists them; required if several models are served,
+    unless `state` is given: then it is the resume token's model."""
+    prompt: PromptForms | None = None
+    """Text, token ids, or a list of either, to continue; an empty prompt starts a new text. Must be empty for a
+    backward model."""
+    max_tokens: Count = RESOLVED
+    """Maximum number of tokens to generate for each choice; 16 by default."""
+    max_completion_tokens: Count | None = None
+    """Another name for max_tokens; if both are given they must be equal."""
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES), INTEGRAL] = 1
+    """Choices to return for each prompt."""
+    best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES), INTEGRAL] = RESOLVED
+    """Number of choices to generate for each prompt; the n with the highest mean log probability are returned. Default:
+    n. A value above n must be at most 128 and cannot be combined with stream, unique or not_in_training."""
+    temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
+    """Sampling temperature; 0 is greedy decoding."""
+    top_p: Probability = 1.0
+    """Nucleus sampling: from the smallest set of most probable tokens whose probabilities add up to at least this."""
+    top_k: Annotated[int, Field(ge=-1, le=MAX_ID), INTEGRAL] = 0
+    """Sample from this many of the most probable tokens; 0 or -1: all."""
+    min_p: Probability = 0.0
+    """Exclude tokens whose probability is below this fraction of the highest probability."""
+    presence_penalty: Penalty = 0.0
+    """Subtracted from the logit of every token that is in the output so far."""
+    frequency_penalty: Penalty = 0.0
+    """Subtracted from the logit of a token for each time that it is in the output so far."""
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] = 1.0
+    """Divides the logit of every token that occurs in the prompt or the output (multiplies a negative logit); 1 is off.
+    """
+    logit_bias: LogitBias = {}
+    """Added to the logits of these token ids."""
+    logprobs: NumLogprobs | None = None
+    """Return the log probability of each token, and of this many most probable tokens at its position."""
+    prompt_logprobs: NumLogprobs | None = None
+    """Return the log probability of each token of the prompt or suffix, and of this many most probable tokens at its
+    position, in vLLM's form; cannot be combined with stream."""
+    echo: bool = False
+    """Return the prompt before the completion, or the suffix after it; with max_tokens 0, return only that."""
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63), INTEGRAL] | None = None
+    """Sampling seed: the same seed gives the same output; if omitted, a random seed is used and returned in the
+    response. Choice 0 of every prompt is sampled with the same random numbers, so its output does not depend on the
+    others; for independent ones send a request with another seed for each."""
+    stop: Stops = []
+    """Stop strings: generation stops before the first one that occurs; the text of a backward model starts after it."""
+    min_tokens: Count = 0
+    """The EOS token is not sampled before this many tokens."""
+    ignore_eos: bool = False
+    """Never sample the EOS token."""
+    unique: bool = False
+    """Whether to replace duplicate choices of a prompt with new ones; each choice is then sent as one chunk."""
+    not_in_training: bool = False
+    """Whether to replace choices that equal a training document or contain a long passage of the training text; each
+    choice is then sent as one chunk."""
+    min_length: Annotated[int, Field(ge=0, le=MAX_MIN_LENGTH), INTEGRAL] = 0
+    """Minimum number of characters of a completion."""
+    structured_outputs: StructuredOutputs | None = None
+    """A regular expression, strings, a JSON Schema or characters that a completion must match."""
+    guided_regex: RegexText | None = None
+    """Another name for structured_outputs.regex."""
+    guided_choice: Choices | None = None
+    """Another name for structured_outputs.choice."""
+    guided_json: Schema | None = None
+    """Another name for structured_outputs.json."""
+    response_format: ResponseFormat | None = None
+    """Another form of structured_outputs.json and .json_object, as OpenAI's clients send it."""
+    complete_within_max_tokens: bool = True
+    """Whether the last tokens before max_tokens complete the match; otherwise max_tokens may cut it off."""
+    stream: bool = False
+    """Send the text as server-sent events while it is generated."""
     stream_options: StreamOptions = NO_OPTIONS
-    suffix: PromptForms | None = Field(
-        None,
-        description="text, token ids, or a list of either, before which a backward model generates text; with an "
-        "empty suffix it generates the end of a text. Must be empty for a forward model",
-    )
-    timeout_s: Annotated[float, Field(gt=0)] = Field(
-        RESOLVED, description="deadline in seconds, after which the request fails; the server's maximum by default"
-    )
-    return_state: bool = Field(
-        False, description="return a resume token with each choice, for `state` of another request"
-    )
-    state: Annotated[str, Field(max_length=MAX_STATE)] | None = Field(
-        None,
-        description="resume token of a choice: generation continues where that choice ended; text to add before "
-        "continuing goes into prompt (suffix for a backward model)",
-    )
-    add_special_tokens: bool = Field(False, description="ignored: prompts get no special tokens")
-    user: str | None = Field(None, description="ignored")
+    suffix: PromptForms | None = None
+    """Text, token ids, or a list of either, before which a backward model generates text; with an empty suffix it
+    generates the end of a text. Must be empty for a forward model."""
+    return_state: bool = False
+    """Return a resume token with each choice, for `state` of another request."""
+    state: Annotated[str, Field(max_length=MAX_STATE)] | None = None
+    """Resume token of a choice: generation continues where that choice ended; text to add before continuing goes into
+    prompt (suffix for a backward model)."""
+    add_special_tokens: bool = False
+    """Ignored: prompts get no special tokens."""
+    user: str | None = None
+    """Ignored."""
 
     def resolve(self, limits: Limits) -> Self:
         """See `Body.resolve`; a seed is generated unless one is given or comes with the resume token."""
-        best_of = self.n if self.best_of is RESOLVED else self.best_of
-        if best_of < self.n:
-            raise InvalidRequest(f"best_of must be at least n, got best_of {best_of} and n {self.n}", param="best_of")
-        if self.stream and best_of > self.n:
-            raise InvalidRequest(
-                f"best_of must be n with stream, as only whole choices can be ranked; got best_of {best_of} and n "
-                f"{self.n}",
-                param="best_of",
-            )
-        self._require_ranked(best_of)
-        if self.prompt_logprobs is not None and self.stream:
-            raise InvalidRequest(
-                "prompt_logprobs must be absent with stream; use echo and logprobs", param="prompt_logprobs"
-            )
-        if self.stream_options is not NO_OPTIONS and not self.stream:
-            raise InvalidRequest("stream_options must be absent without stream", param="stream_options")
+        self._require_consistent()
+        best_of, max_tokens = self._best_of(), self._max_tokens(limits)
+        _require(self.min_tokens <= max_tokens, "min_tokens", f"be at most max_tokens, {max_tokens}", self.min_tokens)
         _require_few_prompts(self.prompts, limits, "prompt")
         _require_few_prompts(self.suffixes, limits, "suffix")
-        max_tokens = self._max_tokens(limits)
-        _require_at_most("min_tokens", self.min_tokens, max_tokens, "max_tokens, ")
         self._require_few_tokens(best_of, max_tokens, limits)
         draws = self.seed is None and self.state is None
-        request = self.model_copy(
-            update={
-                "best_of": best_of,
-                "max_tokens": max_tokens,
-                "seed": secrets.randbits(SEED_BITS) if draws else self.seed,
-                "timeout_s": _timeout_s(self.timeout_s, limits),
-            }
-        )
+        seed = secrets.randbits(SEED_BITS) if draws else self.seed
+        resolved = {"best_of": best_of, "max_tokens": max_tokens, "seed": seed}
+        request = super().resolve(limits).model_copy(update=resolved)
         # Parse the token ids of `logit_bias` and the patterns, and keep the results.
-        _ = request.sampling, request.constraint
-        if self.unique and self.n > 1 and request.sampling.is_greedy:
-            raise InvalidRequest(
-                "n must be 1 with unique and greedy decoding (temperature 0, top_k 1 or top_p 0), as all choices of a "
-                f"prompt would be equal, got {self.n}",
-                param="n",
-            )
+        _ = request.sampling, request.constraint_by_field
+        is_varied = self.n == 1 or not (self.unique and request.sampling.is_greedy)
+        greedy = "greedy decoding (temperature 0, top_k 1 or top_p 0)"
+        limit = f"be 1 with unique and {greedy}, as all choices of a prompt would be equal"
+        _require(is_varied, "n", limit, self.n)
         return request
+
+    def _require_consistent(self) -> None:
+        """Refuse fields that exclude each other."""
+        is_scored, form = self.prompt_logprobs is not None, self.response_format
+        _require(not (is_scored and self.stream), "prompt_logprobs", "be absent with stream; use echo and logprobs")
+        _require(self.stream or self.stream_options is NO_OPTIONS, "stream_options", "be absent without stream")
+        if form is not None and (form.json_schema is None) == (form.type == "json_schema"):
+            what = "given" if form.json_schema is None else "absent"
+            raise InvalidRequest(
+                f"response_format.json_schema must be {what} with type {form.type}", param="response_format"
+            )
+
+    def _best_of(self) -> int:
+        """Return the number of choices to generate for each prompt; above `n`, whole choices are ranked."""
+        best_of = self.n if self.best_of is RESOLVED else self.best_of
+        got = f"best_of {best_of} and n {self.n}"
+        _require(best_of >= self.n, "best_of", f"be at least n, got {got}")
+        if best_of > self.n:
+            _require(not self.stream, "best_of", f"be n with stream, as only whole choices can be ranked; got {got}")
+            _require(best_of <= MAX_BEST_OF, "best_of", f"be at most n, or {MAX_BEST_OF}", best_of)
+            for field in ("unique", "not_in_training"):
+                is_absent = not getattr(self, field)
+                _require(is_absent, "best_of", f"be n with {field}, which rejects choices; got {got}")
+        return best_of
 
     @property
     def prompts(self) -> tuple[PromptText, ...]:
@@ -480,83 +454,58 @@ class CompletionRequest(Body):
         )
 
     @cached_property
-    def constraint(self) -> Constraint | None:
-        """What its completions must match; None without a constraint.
+    def constraint_by_field(self) -> dict[str, Pattern]:
+        """What its completions must match: at most one pattern, then what can be combined with it.
 
         Raises:
             InvalidRequest: it has several patterns, or the text of a JSON Schema is not JSON; `resolve` raises it.
         """
-        patterns = self.patterns
-        if len(patterns) > 1:
-            (first, _), (second, _) = list(patterns.items())[:2]
-            raise InvalidRequest(
-                f"{second} must be absent if {first} is given: a completion has one pattern", param=second
-            )
-        outputs = self.structured_outputs
-        if outputs == NO_STRUCTURED_OUTPUTS:
+        outputs, form = self.structured_outputs or NO_STRUCTURED_OUTPUTS, self.response_format
+        if self.structured_outputs == NO_STRUCTURED_OUTPUTS:
             raise InvalidRequest(
                 "structured_outputs must have one of regex, choice, json, json_object, allowed_characters and "
                 "banned_characters",
                 param="structured_outputs",
             )
-        limits = []
-        if outputs and outputs.allowed_characters:
-            limits.append(Pattern("allowed_characters", outputs.allowed_characters))
-        if outputs and outputs.banned_characters:
-            limits.append(Pattern("banned_characters", outputs.banned_characters))
-        if self.min_length:
-            limits.append(Pattern("min_length", str(self.min_length)))
-        return (*patterns.values(), *limits) or None
-
-    @property
-    def constraint_fields(self) -> list[str]:
-        """The fields of the constraint, the pattern first."""
-        fields = list(self.patterns)
-        if (outputs := self.structured_outputs) is not None:
-            names = ("allowed_characters", "banned_characters")
-            fields += [f"structured_outputs.{name}" for name in names if getattr(outputs, name)]
-        return [*fields, "min_length"] if self.min_length else fields
-
-    @cached_property
-    def patterns(self) -> dict[str, Pattern]:
-        """Its patterns by field; `constraint` allows at most one."""
-        outputs, form = self.structured_outputs or NO_STRUCTURED_OUTPUTS, self.response_format
-        if form is not None and (form.json_schema is None) == (form.type == "json_schema"):
-            raise InvalidRequest(
-                f"response_format.json_schema must be {'given' if form.json_schema is None else 'absent'} with type "
-                f"{form.type}",
-                param="response_format",
-            )
         schema = form.json_schema.schema_ if form and form.json_schema else None
-        candidates = {
+        patterns = {
             "structured_outputs.regex": outputs.regex and Pattern("regex", outputs.regex),
             "structured_outputs.choice": outputs.choice and Pattern.choice(outputs.choice),
             "structured_outputs.json": _schema_pattern("structured_outputs.json", outputs.json_),
-            "structured_outputs.json_object": Pattern("json_object", "") if outputs.json_object else None,
+            "structured_outputs.json_object": outputs.json_object and Pattern("json_object", ""),
             "guided_regex": self.guided_regex and Pattern("regex", self.guided_regex),
             "guided_choice": self.guided_choice and Pattern.choice(self.guided_choice),
             "guided_json": _schema_pattern("guided_json", self.guided_json),
             "response_format.json_schema.schema": _schema_pattern("response_format.json_schema.schema", schema),
-            "response_format": Pattern("json_object", "") if form and form.type == "json_object" else None,
+            "response_format": form and form.type == "json_object" and Pattern("json_object", ""),
         }
-        return {field: pattern for field, pattern in candidates.items() if pattern}
+        allowed, banned, length = outputs.allowed_characters, outputs.banned_characters, self.min_length
+        combined = {
+            "structured_outputs.allowed_characters": allowed and Pattern("allowed_characters", allowed),
+            "structured_outputs.banned_characters": banned and Pattern("banned_characters", banned),
+            "min_length": length and Pattern("min_length", str(length)),
+        }
+        given = [field for field, pattern in patterns.items() if pattern]
+        if len(given) > 1:
+            raise InvalidRequest(
+                f"{given[1]} must be absent if {given[0]} is given: a completion has one pattern", param=given[1]
+            )
+        return {field: pattern for field, pattern in (patterns | combined).items() if pattern}
+
+    @property
+    def constraint(self) -> Constraint | None:
+        """What its completions must match; None without a constraint."""
+        return tuple(self.constraint_by_field.values()) or None
+
+    @property
+    def constraint_fields(self) -> list[str]:
+        """The fields of the constraint, the pattern first."""
+        return list(self.constraint_by_field)
 
     @property
     def issues_resume_tokens(self) -> bool:
         """Whether resume tokens are requested, at the end of choices or before."""
         return self.return_state or self.stream_options.state_interval is not None
-
-    def _require_ranked(self, best_of: int) -> None:
-        """Refuse a `best_of` above `n` where whole choices are not ranked."""
-        if best_of == self.n:
-            return
-        _require_at_most("best_of", best_of, MAX_BEST_OF, "n, or ")
-        if self.unique or self.not_in_training:
-            field = "unique" if self.unique else "not_in_training"
-            raise InvalidRequest(
-                f"best_of must be n with {field}, which rejects choices; got best_of {best_of} and n {self.n}",
-                param="best_of",
-            )
 
     def _max_tokens(self, limits: Limits) -> int:
         """Return the maximum tokens of each choice, by either name: guidellm sends both."""
@@ -564,57 +513,49 @@ class CompletionRequest(Body):
         if value is RESOLVED and self.max_completion_tokens is not None:
             name, value = "max_completion_tokens", self.max_completion_tokens
         elif self.max_completion_tokens not in (None, value):
-            other = _shorten(self.max_completion_tokens)
-            raise InvalidRequest(
-                f"max_completion_tokens must be absent or equal to max_tokens ({value}), got {other}",
-                param="max_completion_tokens",
-            )
+            limit = f"be absent or equal to max_tokens ({value})"
+            _require(False, "max_completion_tokens", limit, self.max_completion_tokens)
         if value is RESOLVED:
             return min(DEFAULT_MAX_TOKENS, limits.max_tokens)
-        _require_at_most(name, value, limits.max_tokens)
+        _require(value <= limits.max_tokens, name, f"be at most {limits.max_tokens}", value)
         return value
 
     def _require_few_tokens(self, best_of: int, max_tokens: int, limits: Limits) -> None:
         """Refuse a request for too many sequences or tokens."""
         # A model reads prompts or suffixes; the engine refuses the request if the others are not empty.
-        what = "suffixes" if self.suffix else "prompts"
         num_prompts = max(len(self.prompts), len(self.suffixes))
+        what = f"{'suffixes' if self.suffix else 'prompts'} × n (best_of if it is given)"
+        counts, total = f"{num_prompts} × {best_of}", num_prompts * best_of * max_tokens
         if num_prompts * best_of > MAX_CHOICES:
-            raise InvalidRequest(
-                f"{what} × n (best_of if it is given) must be at most {MAX_CHOICES}, got {num_prompts} × {best_of}",
-                param="n",
-            )
-        total = num_prompts * best_of * max_tokens
+            raise InvalidRequest(f"{what} must be at most {MAX_CHOICES}, got {counts}", param="n")
         if total > limits.max_request_tokens:
+            limit = f"must be at most {limits.max_request_tokens}"
             raise InvalidRequest(
-                f"{what} × n (best_of if it is given) × max_tokens must be at most {limits.max_request_tokens}, got "
-                f"{num_prompts} × {best_of} × {max_tokens} = {total}",
-                param="max_tokens",
+                f"{what} × max_tokens {limit}, got {counts} × {max_tokens} = {total}", param="max_tokens"
             )
 
 
 @accept_without_effect(EMBEDDING_FIELDS)
-class EmbeddingsRequest(Body):
+class EmbeddingsRequest(TimedBody):
     """A request of `/v1/embeddings`: inputs, and how the hidden states of each are pooled."""
 
-    model: str | None = Field(None, description="name of a model; required if several models are served")
-    input: PromptForms = Field(description="text, token ids, or a list of either")
-    pooling: Literal["mean", "last"] = Field(
-        "mean", description="mean of the top layer's hidden states over all tokens, or the last of them"
-    )
-    encoding_format: Literal["float", "base64"] = Field(
-        "float", description="numbers, or float32 little-endian in base64"
-    )
-    dimensions: PositiveCount | None = Field(None, description="must be the model's own, if given")
-    timeout_s: Annotated[float, Field(gt=0)] = Field(
-        RESOLVED, description="deadline in seconds; the server's maximum by default"
-    )
-    user: str | None = Field(None, description="ignored")
+    model: str | None = None
+    """Name of a model; required if several models are served."""
+    input: PromptForms
+    """Text, token ids, or a list of either."""
+    pooling: Literal["mean", "last"] = "mean"
+    """Mean of the top layer's hidden states over all tokens, or the last of them."""
+    encoding_format: Literal["float", "base64"] = "float"
+    """Numbers, or float32 little-endian in base64."""
+    dimensions: PositiveCount | None = None
+    """Must be the model's own, if given."""
+    user: str | None = None
+    """Ignored."""
 
     def resolve(self, limits: Limits) -> Self:
         """See `Body.resolve`."""
         _require_few_prompts(self.prompts, limits, "input")
-        return self.model_copy(update={"timeout_s": _timeout_s(self.timeout_s, limits)})
+        return super().resolve(limits)
 
     @property
     def prompts(self) -> tuple[PromptText, ...]:
@@ -622,46 +563,33 @@ class EmbeddingsRequest(Body):
         return _as_prompts(self.input)
 
 
-class InspectRequest(Body):
+class InspectRequest(TimedBody):
     """A request of `/v1/inspect`: an input, and which activations to return."""
 
-    model: str | None = Field(
-        None, description="name of a model; required if several models are served, unless `state` is given"
-    )
-    input: OnePrompt = Field(description="text or token ids")
-    state: Annotated[str, Field(max_length=MAX_STATE)] | None = Field(
-        None, description="resume token of a completion's choice: the input is processed after that text"
-    )
-    include: Annotated[list[Literal["hidden", "cell", "gates"]], Field(max_length=3)] = Field(
-        ["hidden", "cell", "gates"], description="what to return of each layer: hidden state, cell state, gates"
-    )
-    layers: Annotated[list[Count], Field(max_length=64)] | None = Field(
-        None, description="numbers of recurrent layers, from 1; all by default"
-    )
-    return_sequences: bool = Field(True, description="return the values of every token, or only of the last one")
-    return_state: bool = Field(False, description="return each layer's whole state after the last token as well")
-    go_backwards: bool = Field(
-        False, description="process the input in the other direction; the response stays in reading order"
-    )
-    logprobs: NumLogprobs = Field(
-        DEFAULT_LOGPROBS, description="number of most probable tokens to return at each position"
-    )
-    max_positions: PositiveCount | None = Field(
-        None, description="maximum number of tokens with values, spread evenly over the input; all by default"
-    )
-    max_units: PositiveCount | None = Field(
-        None, description="maximum number of units of each layer, spread evenly; all by default"
-    )
-    encoding_format: Literal["float", "base64", "base64_float16"] = Field(
-        "float", description="a list of numbers, or base64 of little-endian float32 or float16, in row-major order"
-    )
-    timeout_s: Annotated[float, Field(gt=0)] = Field(
-        RESOLVED, description="deadline in seconds; the server's maximum by default"
-    )
-
-    def resolve(self, limits: Limits) -> Self:
-        """See `Body.resolve`."""
-        return self.model_copy(update={"timeout_s": _timeout_s(self.timeout_s, limits)})
+    model: str | None = None
+    """Name of a model; required if several models are served, unless `state` is given."""
+    input: OnePrompt
+    """Text or token ids."""
+    state: Annotated[str, Field(max_length=MAX_STATE)] | None = None
+    """Resume token of a completion's choice: the input is processed after that text."""
+    include: Annotated[list[Literal["hidden", "cell", "gates"]], Field(max_length=3)] = ["hidden", "cell", "gates"]
+    """What to return of each layer: hidden state, cell state, gates."""
+    layers: Annotated[list[Count], Field(max_length=64)] | None = None
+    """Numbers of recurrent layers, from 1; all by default."""
+    return_sequences: bool = True
+    """Return the values of every token, or only of the last one."""
+    return_state: bool = False
+    """Return each layer's whole state after the last token as well."""
+    go_backwards: bool = False
+    """Process the input in the other direction; the response stays in reading order."""
+    logprobs: NumLogprobs = DEFAULT_LOGPROBS
+    """Number of most probable tokens to return at each position."""
+    max_positions: PositiveCount | None = None
+    """Maximum number of tokens with values, spread evenly over the input; all by default."""
+    max_units: PositiveCount | None = None
+    """Maximum number of units of each layer, spread evenly; all by default."""
+    encoding_format: Literal["float", "base64", "base64_float16"] = "float"
+    """A list of numbers, or base64 of little-endian float32 or float16, in row-major order."""
 
     @property
     def prompts(self) -> tuple[PromptText, ...]:
@@ -672,19 +600,23 @@ class InspectRequest(Body):
 class TokenizeRequest(Body):
     """A request of `/tokenize`: a text."""
 
-    model: str | None = Field(None, description="name of a model; required if several models are served")
-    prompt: str = Field(
-        description="text to tokenize; a prompt that is exactly the name of a special token is encoded as that token"
-    )
-    return_token_strs: bool = Field(False, description="return the text of each token as well")
-    add_special_tokens: bool = Field(False, description="ignored: prompts get no special tokens")
+    model: str | None = None
+    """Name of a model; required if several models are served."""
+    prompt: str
+    """Text to tokenize; a prompt that is exactly the name of a special token is encoded as that token."""
+    return_token_strs: bool = False
+    """Return the text of each token as well."""
+    add_special_tokens: bool = False
+    """Ignored: prompts get no special tokens."""
 
 
 class DetokenizeRequest(Body):
     """A request of `/detokenize`: token ids."""
 
-    model: str | None = Field(None, description="name of a model; required if several models are served")
-    tokens: Tokens = Field(description="token ids")
+    model: str | None = None
+    """Name of a model; required if several models are served."""
+    tokens: Tokens
+    """Token ids."""
 
 
 def parse(body_type: type[AnyBody], body: bytes, limits: Limits) -> AnyBody:
@@ -700,37 +632,6 @@ def parse(body_type: type[AnyBody], body: bytes, limits: Limits) -> AnyBody:
     return request.resolve(limits)
 
 
-def parse_number(value: str | None, field: str, limits: tuple[int, int], default: int | None = None) -> int:
-    """Parse a number in a query, between two limits; without a default, it is required.
-
-    Raises:
-        InvalidRequest: it is not a number, is out of its limits, or is missing and required.
-    """
-    if value is None and default is not None:
-        return default
-    minimum, maximum = limits
-    # In JSON Schema 5.0 is an integer, too.
-    match = re.fullmatch(r"([0-9]{1,10})(\.0{1,10})?", value or "")
-    if match is None or not minimum <= int(match[1]) <= maximum:
-        raise InvalidRequest(
-            f"{field} must be a number from {minimum} to {maximum}, got {_shorten(value)}", param=field
-        )
-    return int(match[1])
-
-
-def parse_flag(value: str | None, field: str) -> bool:
-    """Parse a flag in a query, absent for false; in any case, as Python's clients send `True`.
-
-    Raises:
-        InvalidRequest: it is neither true nor false.
-    """
-    if value is None or value.lower() == "false":
-        return False
-    if value.lower() != "true":
-        raise InvalidRequest(f"{field} must be true or false, got {_shorten(value)}", param=field)
-    return True
-
-
 def _as_prompts(value: Any) -> tuple[PromptText, ...]:
     """Return the prompts of a field in any of its forms."""
     if value is None:
@@ -739,9 +640,16 @@ def _as_prompts(value: Any) -> tuple[PromptText, ...]:
     return (value,) if is_single else tuple(value)
 
 
+def _require(holds: bool, field: str, limit: str, value: Any = None) -> None:
+    """Raise InvalidRequest unless a condition holds; the message names the field, its limit and its value."""
+    if not holds:
+        got = "" if value is None else f", got {shorten(value)}"
+        raise InvalidRequest(f"{field} must {limit}{got}", param=field)
+
+
 def _require_few_prompts(prompts: tuple[PromptText, ...], limits: Limits, field: str) -> None:
-    if len(prompts) > limits.max_prompts:
-        raise InvalidRequest(f"{field} must have at most {limits.max_prompts} items, got {len(prompts)}", param=field)
+    limit = limits.max_prompts
+    _require(len(prompts) <= limit, field, f"have at most {limit} items, got {len(prompts)}")
 
 
 def _by_token_id(logit_bias: dict[str, float]) -> dict[int, float]:
@@ -749,7 +657,7 @@ def _by_token_id(logit_bias: dict[str, float]) -> dict[int, float]:
     bias: dict[int, float] = {}
     for name, value in logit_bias.items():
         if not re.fullmatch(r"[0-9]{1,10}", name):
-            raise InvalidRequest(f"logit_bias must have token ids as names, got {_shorten(name)}", param="logit_bias")
+            raise InvalidRequest(f"logit_bias must have token ids as names, got {shorten(name)}", param="logit_bias")
         if int(name) in bias:
             raise InvalidRequest(f"logit_bias must name a token id once, got {int(name)} twice", param="logit_bias")
         bias[int(name)] = value
@@ -776,21 +684,6 @@ def _schema_pattern(field: str, schema: Schema | None) -> Pattern | None:
     return pattern
 
 
-def _timeout_s(timeout_s: float, limits: Limits) -> float:
-    if timeout_s is RESOLVED:
-        return limits.max_timeout_s
-    if timeout_s > limits.max_timeout_s:
-        raise InvalidRequest(
-            f"timeout_s must be at most {limits.max_timeout_s:g}, got {timeout_s:g}", param="timeout_s"
-        )
-    return timeout_s
-
-
-def _require_at_most(field: str, value: int, limit: int, what: str = "") -> None:
-    if value > limit:
-        raise InvalidRequest(f"{field} must be at most {what}{limit}, got {_shorten(value)}", param=field)
-
-
 def _explain(error: ValidationError) -> InvalidRequest:
     """Return the first error in one line; pydantic names each branch of a union, but a client knows only the field."""
     problem = error.errors(include_url=False)[0]
@@ -799,7 +692,7 @@ def _explain(error: ValidationError) -> InvalidRequest:
     if problem["type"] == "unknown_field":
         return _unknown_field(problem["loc"], **problem["ctx"])
     if not problem["loc"]:
-        return InvalidRequest(f"the body must be a JSON object, got {_shorten(problem['input'])}")
+        return InvalidRequest(f"the body must be a JSON object, got {shorten(problem['input'])}")
     field = str(problem["loc"][0])
     # The path of a nested field: stop[1], stream_options.include_usage.
     nested = [part for part in problem["loc"][1:] if part not in PROMPT_KINDS]
@@ -809,9 +702,7 @@ def _explain(error: ValidationError) -> InvalidRequest:
     message = re.sub(r"^\w+ should ", "", problem["msg"]).split(" after validation")[0]
     if problem["loc"][1:] == ("text",):
         message = "be a string, a list of strings, a list of token ids or a list of such lists"
-    return InvalidRequest(
-        f"{_shorten(path, quoted=False)} must {message}, got {_shorten(problem['input'])}", param=field
-    )
+    return InvalidRequest(f"{shorten(path, quoted=False)} must {message}, got {shorten(problem['input'])}", param=field)
 
 
 def _unknown_field(location: tuple[int | str, ...], name: str, known: frozenset[str]) -> InvalidRequest:
@@ -819,11 +710,11 @@ def _unknown_field(location: tuple[int | str, ...], name: str, known: frozenset[
     where = f" in {'.'.join(map(str, location))}" if location else ""
     close = suggestion(name, known)
     hint = f": did you mean {close}?" if close else ""
-    param = str(location[0]) if location else _shorten(name, quoted=False)
-    return InvalidRequest(f"unknown field {_shorten(name)}{where}{hint}", param=param)
+    param = str(location[0]) if location else shorten(name, quoted=False)
+    return InvalidRequest(f"unknown field {shorten(name)}{where}{hint}", param=param)
 
 
-def _shorten(value: Any, *, quoted: bool = True) -> str:
+def shorten(value: Any, *, quoted: bool = True) -> str:
     """Return a value for an error message; a long list is cut before it is formatted."""
     if isinstance(value, list | str) and len(value) > 60:
         value = value[:60]

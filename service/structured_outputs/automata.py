@@ -14,7 +14,7 @@ import outlines_core
 
 from contract import signatures
 from service.scheduling.constraints import FIRST_ROW, Automaton
-from service.structured_outputs.regex_syntax import RegexError, as_group, tokenize
+from service.structured_outputs.regex_syntax import PatternError, as_group, tokenize
 
 _NUM_BYTES = 256
 # Before each expression; see `compile_bytes`.
@@ -25,28 +25,6 @@ _WALKED_AT_ONCE = 2**22
 _MAX_BYTE_STATES = 8
 State = TypeVar("State", bound=Hashable)
 _FAR = np.iinfo(np.int32).max
-
-
-class CompilationInterrupted(Exception):
-    """A compilation was interrupted for a reason that has nothing to do with its pattern."""
-
-
-class LimitExceeded(Exception):
-    """A compilation has used its CPU time or its memory; the message is the limit."""
-
-
-class CompilerCrashed(Exception):
-    """The compiler failed; the message says how."""
-
-
-class PatternError(Exception):
-    """A pattern cannot be compiled; the message says why, without naming the field.
-
-    Attributes:
-        is_combined: Whether it is about all patterns that a text must match, not about a single one.
-    """
-
-    is_combined = False
 
 
 @dataclass(frozen=True)
@@ -108,19 +86,13 @@ def _combine(automata: Sequence[ByteAutomaton], texts: TokenTexts, limits: Compi
     by_byte = reduce(partial(_intersect, max_states=limits.max_states), automata)
     if texts.backward:
         by_byte = _reverse(by_byte, limits.max_states)
-    try:
-        return _over_tokens(by_byte, texts, limits)
-    except _NothingMatches:
-        missing = _missing_characters(by_byte, texts)
+    automaton = _over_tokens(by_byte, texts, limits)
+    if automaton is None:
+        missing = ", ".join(map(repr, _missing_characters(by_byte, texts)))
         raise PatternError(
-            f"needs characters that the model's vocabulary lacks, such as {', '.join(map(repr, missing))}"
-            if missing
-            else "matches no text"
-        ) from None
-
-
-class _NothingMatches(Exception):
-    """No text of the tokens matches."""
+            f"needs characters that the model's vocabulary lacks, such as {missing}" if missing else "matches no text"
+        )
+    return automaton
 
 
 def compile_bytes(regex: str) -> ByteAutomaton:
@@ -135,10 +107,7 @@ def compile_bytes(regex: str) -> ByteAutomaton:
     Raises:
         PatternError: it is invalid or has something that no automaton expresses.
     """
-    try:
-        whole = as_group(tokenize(regex))
-    except RegexError as error:
-        raise PatternError(str(error)) from error
+    whole = as_group(tokenize(regex))
     vocabulary = outlines_core.Vocabulary(_NUM_BYTES, {bytes([byte]): [byte] for byte in range(_NUM_BYTES)})
     try:
         index = outlines_core.Index(rf"(?:\x{_START:02}(?:\x{_START:02}{whole}\z|\z)|)", vocabulary)
@@ -231,8 +200,11 @@ def _reverse(automaton: ByteAutomaton, max_states: int) -> ByteAutomaton:
     return ByteAutomaton(table, np.array([0 in states for states in subsets]))
 
 
-def _over_tokens(by_byte: ByteAutomaton, texts: TokenTexts, limits: CompilationLimits) -> Automaton:
-    """Return the automaton over tokens: one state for each that tokens reach, the beginning separate from the rest."""
+def _over_tokens(by_byte: ByteAutomaton, texts: TokenTexts, limits: CompilationLimits) -> Automaton | None:
+    """Return the automaton over tokens: one state for each that tokens reach, the beginning separate from the rest.
+
+    It is None if no text of the tokens matches.
+    """
     first, following = (_Trie.of(tokens, backward=texts.backward) for tokens in (texts.first, texts.following))
     # With a dead state at the end.
     num_dead = len(by_byte.next)
@@ -329,14 +301,14 @@ def _require(num_states: int, vocab_size: int, limits: CompilationLimits) -> Non
         )
 
 
-def _finish(following: np.ndarray, accepts: np.ndarray, texts: TokenTexts) -> Automaton:
+def _finish(following: np.ndarray, accepts: np.ndarray, texts: TokenTexts) -> Automaton | None:
     """Remove states without a way to a match, number the others as rows and encode the table.
 
     `following` is the node after each token, int32 (nodes, tokens), -1 where there is none.
     """
     distances = _distances(following, accepts)
     if distances[0] == _FAR:
-        raise _NothingMatches
+        return None
     if distances.max(where=distances < _FAR, initial=0) >= signatures.FORBIDDEN_DISTANCE - signatures.MAX_DECODE_STEPS:
         raise PatternError("needs too many tokens to be completed")
     following = np.where((following >= 0) & (distances[following] < _FAR), following, -1)
@@ -402,23 +374,15 @@ def _successors(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _missing_characters(by_byte: ByteAutomaton, texts: TokenTexts) -> list[str]:
     """Return characters of a shortest match that no token has, in their order; [] if nothing matches at all."""
-    before: dict[int, tuple[int, int]] = {0: (-1, -1)}
-    order, end = [0], None
-    for state in order:
-        if by_byte.accepts[state]:
-            end = state
-            break
-        for byte in np.flatnonzero(by_byte.next[state] >= 0).tolist():
-            following = int(by_byte.next[state, byte])
-            if following not in before:
-                before[following] = state, byte
-                order.append(following)
-    if end is None:
+    distances = _distances(by_byte.next, by_byte.accepts)
+    if distances[0] == _FAR:
         return []
-    content = bytearray()
-    while end != 0:
-        end, byte = before[end]
+    state, content = 0, bytearray()
+    while distances[state]:
+        following = by_byte.next[state]
+        byte = int(np.flatnonzero((following >= 0) & (distances[following] == distances[state] - 1))[0])
         content.append(byte)
-    match = bytes(content if texts.backward else content[::-1]).decode("utf-8", "replace")
+        state = following[byte]
+    match = bytes(content[::-1] if texts.backward else content).decode("utf-8", "replace")
     known = set("".join(token.decode("utf-8", "ignore") for token in (*texts.first, *texts.following)))
     return [character for character in dict.fromkeys(match) if character not in known][:5]

@@ -5,67 +5,111 @@ time, and a sender that was idle starts from the time that the last one had used
 delays its sender's next ones, and other senders' once at most.
 """
 
-from collections import deque
-from typing import Generic, Protocol, TypeVar
+from collections import Counter
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from service.errors import Overloaded
+from service.structured_outputs.automata import TokenTexts
+from service.structured_outputs.patterns import Constraint
 
 # Senders whose used time is kept; beyond it those with the least are forgotten.
 MAX_SENDERS = 4096
 
+Key = tuple[Constraint, Hashable]
 
-class Compilation(Protocol):
-    """A compilation that waits.
+
+@dataclass(eq=False)
+class Compilation:
+    """A constraint that waits to be compiled, or is being compiled.
 
     Attributes:
+        texts: Returns what the model's tokens add to a text.
+        waiting: The requests that wait for it, with the sender of each.
         is_slow: Whether it has exceeded a limit of the fast lane.
+        is_running: Whether a process compiles it.
     """
 
-    is_slow: bool
+    key: Key
+    texts: Callable[[], TokenTexts]
+    waiting: dict[Future[Any], str] = field(default_factory=dict)
+    is_slow: bool = False
+    is_running: bool = False
 
 
-C = TypeVar("C", bound=Compilation)
+class CompilationQueue:
+    """The compilations that wait or run, in two lanes; not thread-safe.
 
+    Each waiting request holds a thread, so at most `max_waiting` may wait, two thirds of them from one sender.
+    """
 
-class CompilationQueue(Generic[C]):
-    """The waiting compilations by sender, in two lanes; not thread-safe."""
-
-    def __init__(self) -> None:
-        self._waiting: dict[tuple[bool, str], deque[C]] = {}
+    def __init__(self, max_waiting: int) -> None:
+        self._max_waiting, self._max_of_sender = max_waiting, max(1, max_waiting * 2 // 3)
+        self._pending: dict[Key, Compilation] = {}
         self._used_s: dict[str, float] = {}
         # Used time of the sender of the latest compilation.
         self._clock_s = 0.0
 
-    def put(self, sender: str, compilation: C) -> None:
-        """Enqueue a compilation after the others of its sender and lane."""
-        if not any((is_slow, sender) in self._waiting for is_slow in (False, True)):
-            self._used_s[sender] = max(self._used_s.get(sender, 0.0), self._clock_s)
-        self._waiting.setdefault((compilation.is_slow, sender), deque()).append(compilation)
+    def join(self, key: Key, texts: Callable[[], TokenTexts], request: Future[Any], sender: str) -> Compilation:
+        """Have a request wait for a compilation, with the others that wait for the same.
 
-    def take(self, *, is_slow: bool) -> tuple[str, C] | None:
-        """Remove and return the next compilation of a lane with its sender; None if there is none."""
-        senders = [sender for lane, sender in self._waiting if lane == is_slow]
-        if not senders:
+        Raises:
+            Overloaded: too many requests wait.
+        """
+        waiting = Counter(sender for each in self._pending.values() for sender in each.waiting.values())
+        total, of_sender = waiting.total(), waiting[sender]
+        if total >= self._max_waiting or of_sender >= self._max_of_sender:
+            raise Overloaded(
+                f"the queue of patterns to compile is full: {total} of {self._max_waiting} requests are waiting, "
+                f"{of_sender} of {self._max_of_sender} from this sender; try again later",
+                retry_after_s=1,
+            )
+        if not any(sender in each.waiting.values() for each in self._pending.values() if not each.is_running):
+            self._used_s[sender] = max(self._used_s.get(sender, 0.0), self._clock_s)
+        compilation = self._pending.setdefault(key, Compilation(key, texts))
+        compilation.waiting[request] = sender
+        return compilation
+
+    def leave(self, compilation: Compilation, request: Future[Any]) -> None:
+        """End a request's wait; drop the compilation if it has not begun and nobody else waits."""
+        del compilation.waiting[request]
+        if not compilation.waiting and not compilation.is_running:
+            self.remove(compilation)
+
+    def take(self, *, is_slow: bool) -> tuple[str, Compilation] | None:
+        """Start the next compilation of a lane, and return it with its sender; None if there is none."""
+        ready = [
+            (sender, each)
+            for each in self._pending.values()
+            if each.is_slow == is_slow and not each.is_running
+            for sender in each.waiting.values()
+        ]
+        if not ready:
             return None
-        sender = min(senders, key=self._used_s.__getitem__)
+        sender, compilation = min(ready, key=lambda pair: self._used_s[pair[0]])
         self._clock_s = max(self._clock_s, self._used_s[sender])
-        queue = self._waiting[is_slow, sender]
-        compilation = queue.popleft()
-        if not queue:
-            del self._waiting[is_slow, sender]
+        compilation.is_running = True
         return sender, compilation
 
-    def remove(self, compilation: C) -> None:
-        """Remove a compilation from the queues of all senders."""
-        for key, queue in list(self._waiting.items()):
-            if compilation in queue:
-                queue.remove(compilation)
-                if not queue:
-                    del self._waiting[key]
-
-    def charge(self, sender: str, seconds: float) -> None:
-        """Add to the time that a sender has used."""
+    def end(self, compilation: Compilation, sender: str, seconds: float) -> None:
+        """End a run, which counts towards its sender's time."""
+        compilation.is_running = False
         self._used_s[sender] = max(self._used_s.get(sender, 0.0), self._clock_s) + seconds
         if len(self._used_s) > MAX_SENDERS:
-            waiting = {sender for _, sender in self._waiting}
-            idle = [sender for sender in self._used_s if sender not in waiting]
-            for forgotten in sorted(idle, key=self._used_s.__getitem__)[: MAX_SENDERS // 2]:
+            waiting = {sender for each in self._pending.values() for sender in each.waiting.values()}
+            for forgotten in sorted(self._used_s.keys() - waiting, key=self._used_s.__getitem__)[: MAX_SENDERS // 2]:
                 del self._used_s[forgotten]
+
+    def remove(self, compilation: Compilation) -> None:
+        """Remove a compilation, which is finished or for which nobody waits."""
+        # By now it may have a successor.
+        if self._pending.get(compilation.key) is compilation:
+            del self._pending[compilation.key]
+
+    def clear(self) -> list[Future[Any]]:
+        """Remove all compilations, and return the requests that wait for them."""
+        requests = [request for each in self._pending.values() for request in each.waiting]
+        self._pending.clear()
+        return requests

@@ -1,39 +1,24 @@
-"""Compilation of constraints for the gateway: processes that compile, a fair queue before them, a cache behind them."""
+"""Compilation of constraints for the gateway: a cache, a fair queue, and two processes that compile."""
 
-import contextlib
 import copy
 import logging
 import math
-import os
-import pickle
-import signal
-import subprocess
-import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Protocol, Self
 
 from service.caches import LruCache
-from service.errors import GatewayError, InternalError, Overloaded
+from service.errors import InternalError, Overloaded
 from service.limits import Limits
 from service.scheduling.constraints import Automaton
-from service.structured_outputs.automata import (
-    CompilationInterrupted,
-    CompilationLimits,
-    CompilerCrashed,
-    LimitExceeded,
-    PatternError,
-    TokenTexts,
-)
-from service.structured_outputs.compilation_queue import CompilationQueue
-from service.structured_outputs.compiler_process import LENGTH, Job, write_message
-from service.structured_outputs.json_schema import SchemaError
+from service.structured_outputs.automata import CompilationLimits, TokenTexts
+from service.structured_outputs.compilation_queue import Compilation, CompilationQueue, Key
+from service.structured_outputs.compiler_process import CompilerProcess, Failure, Job, LimitExceeded, Outcome
 from service.structured_outputs.patterns import Constraint
+from service.structured_outputs.regex_syntax import PatternError
 
 log = logging.getLogger(__name__)
 
@@ -48,36 +33,34 @@ _ENTRY_BYTES = 1000
 INTERRUPTED_S = 30.0
 # Wall-clock limit, as a multiple of the CPU limit: on a busy machine one pattern would block the others for long.
 WALL_FACTOR = 5
-# For the process to start and to respond, beside the wall-clock limit; then it is killed.
-RESPONSE_S = 30.0
-_ROOT = Path(__file__).parents[2]
-
-Key = tuple[Constraint, Hashable]
-Outcome = Automaton | PatternError | SchemaError | CompilationInterrupted | LimitExceeded | CompilerCrashed
 
 
 @dataclass(frozen=True)
 class _Entry:
-    result: Automaton | PatternError | SchemaError
-    num_bytes: int
+    """An outcome in the cache, until monotonic seconds."""
 
+    outcome: Outcome
+    num_bytes: int = 0
+    expires_at: float = math.inf
 
-@dataclass(eq=False)
-class _Compilation:
-    """A constraint that waits to be compiled, or is being compiled.
+    @classmethod
+    def of(cls, key: Key, outcome: Outcome) -> Self:
+        """Return the entry of a constraint."""
+        num_bytes = _ENTRY_BYTES + len(repr(key)) + (outcome.num_bytes if isinstance(outcome, Automaton) else 0)
+        return cls(outcome, num_bytes, time.monotonic() + INTERRUPTED_S if isinstance(outcome, Failure) else math.inf)
 
-    Attributes:
-        texts: Returns what the model's tokens add to a text.
-        waiting: The requests that wait for it, with the sender of each.
-        is_slow: Whether it has exceeded a limit of the fast lane.
-        is_running: Whether a process compiles it.
-    """
+    def automaton(self) -> Automaton:
+        """Return the automaton, or raise the error that there is instead.
 
-    key: Key
-    texts: Callable[[], TokenTexts]
-    waiting: "dict[Future[Outcome], str]" = field(default_factory=dict)
-    is_slow: bool = False
-    is_running: bool = False
+        Each request raises an exception of its own, with its own traceback.
+        """
+        if isinstance(self.outcome, Automaton):
+            return self.outcome
+        if isinstance(self.outcome, PatternError):
+            raise copy.copy(self.outcome)
+        seconds = max(1, math.ceil(self.expires_at - time.monotonic()))
+        message = f"the pattern was not compiled: {self.outcome.reason}; try again in {seconds} s"
+        raise self.outcome.error(message, retry_after_s=seconds)
 
 
 class Observer(Protocol):
@@ -90,27 +73,21 @@ class Observer(Protocol):
 class ConstraintCompiler:
     """Compiles constraints; thread-safe. Requests for the same constraint share one compilation.
 
-    One process compiles any constraint to its end. While it is busy, a second one compiles those that take less than
-    `FAST_S`; the others wait for the first one. In both lanes senders take turns, see `CompilationQueue`.
+    One process tries every constraint, for `FAST_S` at most. Those that take more are repeated by a second process, to
+    their end, and so do not delay the others. In both lanes senders take turns, see `CompilationQueue`.
     """
 
     def __init__(self, limits: Limits, observer: Observer) -> None:
         self._limits = CompilationLimits(limits.max_pattern_states, limits.max_pattern_bytes)
         self._timeout_s, self._observer = limits.max_pattern_s, observer
-        # Each waiting request holds a thread and a place in the queue of sequences: half of these at most, and one
-        # sender may hold two thirds of that half.
-        self._max_waiting = max(1, limits.max_sequences // 2)
-        self._max_waiting_of_sender = max(1, self._max_waiting * 2 // 3)
         self._condition = threading.Condition()
         self._cache: LruCache[Key, _Entry] = LruCache(limits.pattern_cache_bytes)
-        self._pending: dict[Key, _Compilation] = {}
-        self._queue: CompilationQueue[_Compilation] = CompilationQueue()
-        self._num_waiting: Counter[str] = Counter()
-        # By constraint: until when it is not compiled again, in monotonic seconds, and why.
-        self._paused: dict[Key, tuple[float, CompilationInterrupted | CompilerCrashed]] = {}
-        self._processes = (CompilerProcess(), CompilerProcess())
+        # Each waiting request also holds a place in the queue of sequences: half of these at most.
+        self._queue = CompilationQueue(max(1, limits.max_sequences // 2))
+        # By whether they are for slow constraints.
+        self._processes = {False: CompilerProcess(), True: CompilerProcess()}
         self._threads: list[threading.Thread] = []
-        self._is_busy = self._is_closed = False
+        self._is_closed = False
 
     def compile(
         self,
@@ -119,7 +96,7 @@ class ConstraintCompiler:
         texts: Callable[[], TokenTexts],
         *,
         sender: str = "",
-        wait: "Callable[[Future[Outcome]], Outcome]" = Future.result,
+        wait: Callable[[Future[_Entry]], _Entry] = Future.result,
     ) -> Automaton:
         """Return the automaton of a constraint over a model's tokens.
 
@@ -132,22 +109,23 @@ class ConstraintCompiler:
                 nobody waits for is not started.
 
         Raises:
-            PatternError: a pattern is invalid, no text of the model matches, or a limit is exceeded.
-            SchemaError: its JSON Schema is invalid or has something unsupported.
+            PatternError: a pattern or its JSON Schema is invalid, no text of the model matches, or a limit is exceeded.
             Overloaded: too many requests wait, or the machine was too busy to compile it.
             InternalError: the compiler crashed.
         """
-        key, request = (constraint, vocabulary), Future[Outcome]()
+        key, request = (constraint, vocabulary), Future[_Entry]()
         with self._condition:
             entry = self._cache.get(key)
-            if entry is None:
-                compilation = self._join(key, texts, request, sender)
-        if entry is not None:
-            return _result(entry.result)
+            if entry is not None and entry.expires_at > time.monotonic():
+                return entry.automaton()
+            compilation = self._queue.join(key, texts, request, sender)
+            self._start_threads()
+            self._condition.notify_all()
         try:
-            return _result(wait(request))
+            return wait(request).automaton()
         finally:
-            self._leave(compilation, request)
+            with self._condition:
+                self._queue.leave(compilation, request)
             # An error's traceback holds this frame, and the future holds the error.
             del request
 
@@ -156,228 +134,79 @@ class ConstraintCompiler:
         with self._condition:
             self._is_closed = True
             self._condition.notify_all()
-            requests = [request for compilation in self._pending.values() for request in compilation.waiting]
-            self._pending.clear()
-        _deliver(requests, CompilerCrashed("the gateway is closing"))
-        for process in self._processes:
+            requests = self._queue.clear()
+        _deliver(requests, _Entry(Failure(InternalError, "the gateway is closing"), expires_at=0))
+        for process in self._processes.values():
             process.kill()
         for thread in self._threads:
             thread.join(timeout=1)
 
-    def _join(self, key: Key, texts: Callable[[], TokenTexts], request: "Future[Outcome]", sender: str) -> _Compilation:
-        """Have a request wait for a compilation, which is enqueued for its sender.
-
-        Raises:
-            Overloaded: it was interrupted a moment ago, or too many requests wait.
-        """
-        until, failure = self._paused.get(key, (0.0, None))
-        if failure is not None and until > time.monotonic():
-            raise _failed(failure, until - time.monotonic())
-        total, limit = self._num_waiting.total(), self._max_waiting
-        of_sender, limit_of_sender = self._num_waiting[sender], self._max_waiting_of_sender
-        if total >= limit or of_sender >= limit_of_sender:
-            raise Overloaded(
-                f"the queue of patterns to compile is full: {total} of {limit} requests are waiting, {of_sender} of "
-                f"{limit_of_sender} from this sender; try again later",
-                retry_after_s=1,
-            )
-        compilation = self._pending.setdefault(key, _Compilation(key, texts))
-        is_new_sender = sender not in compilation.waiting.values()
-        compilation.waiting[request] = sender
-        self._num_waiting[sender] += 1
-        if is_new_sender and not compilation.is_running:
-            self._queue.put(sender, compilation)
-            self._start_threads()
-            self._condition.notify_all()
-        return compilation
-
-    def _leave(self, compilation: _Compilation, request: "Future[Outcome]") -> None:
-        """End a request's wait; drop the compilation if it has not begun and nobody else waits."""
-        with self._condition:
-            sender = compilation.waiting.pop(request)
-            self._num_waiting[sender] -= 1
-            if not self._num_waiting[sender]:
-                del self._num_waiting[sender]
-            if not compilation.waiting and not compilation.is_running:
-                self._drop(compilation)
-
-    def _drop(self, compilation: _Compilation) -> None:
-        self._queue.remove(compilation)
-        if self._pending.get(compilation.key) is compilation:
-            del self._pending[compilation.key]
-
     def _start_threads(self) -> None:
         if not self._threads:
-            for is_fast, process in enumerate(self._processes):
-                thread = threading.Thread(target=self._run, args=(process, bool(is_fast)), name="compiler", daemon=True)
+            for is_slow in self._processes:
+                thread = threading.Thread(target=self._run, args=(is_slow,), name="compiler", daemon=True)
                 self._threads.append(thread)
                 thread.start()
 
-    def _run(self, process: "CompilerProcess", is_fast: bool) -> None:
+    def _run(self, is_slow: bool) -> None:
         """Compile one constraint after another, on a thread for each process."""
-        while (taken := self._next(is_fast)) is not None:
+        while (taken := self._next(is_slow)) is not None:
             sender, compilation = taken
             began = time.monotonic()
             try:
-                outcome = self._compile(process, compilation, is_fast)
+                outcome = self._compile(compilation)
             except Exception:
                 log.exception("a constraint could not be sent to the compiler")
-                outcome = CompilerCrashed("it could not be sent to the compiler")
-            seconds = time.monotonic() - began
-            self._finish(compilation, outcome, seconds, sender, is_fast)
+                outcome = Failure(InternalError, "it could not be sent to the compiler")
+            self._finish(compilation, outcome, sender, time.monotonic() - began)
 
-    def _next(self, is_fast: bool) -> tuple[str, _Compilation] | None:
+    def _next(self, is_slow: bool) -> tuple[str, Compilation] | None:
         """Wait for the next compilation of a lane, and return it with its sender; None once the compiler is closed."""
         with self._condition:
-            if not is_fast:
-                self._is_busy = False
             while not self._is_closed:
-                if is_fast:
-                    taken = self._queue.take(is_slow=False) if self._is_busy else None
-                else:
-                    taken = self._queue.take(is_slow=True) or self._queue.take(is_slow=False)
-                if taken is not None:
-                    self._queue.remove(taken[1])
-                    taken[1].is_running = True
-                    self._is_busy |= not is_fast
-                    self._condition.notify_all()
+                if taken := self._queue.take(is_slow=is_slow):
                     return taken
                 self._condition.wait()
             return None
 
-    def _compile(self, process: "CompilerProcess", compilation: _Compilation, is_fast: bool) -> Outcome:
-        timeout_s = min(FAST_S, self._timeout_s) if is_fast else self._timeout_s
-        max_memory_bytes = FAST_MEMORY_BYTES if is_fast else MAX_MEMORY_BYTES
+    def _compile(self, compilation: Compilation) -> Outcome:
+        is_slow = compilation.is_slow
+        timeout_s = self._timeout_s if is_slow else min(FAST_S, self._timeout_s)
+        max_memory_bytes = MAX_MEMORY_BYTES if is_slow else FAST_MEMORY_BYTES
         try:
             texts = compilation.texts()
         except PatternError as error:
             return error
-        constraint, wall_timeout_s = compilation.key[0], WALL_FACTOR * timeout_s
-        return process.run(Job(constraint, texts, self._limits, timeout_s, wall_timeout_s, max_memory_bytes))
+        job = Job(compilation.key[0], texts, self._limits, timeout_s, WALL_FACTOR * timeout_s, max_memory_bytes)
+        return self._processes[is_slow].run(job)
 
-    def _finish(self, compilation: _Compilation, outcome: Outcome, seconds: float, sender: str, is_fast: bool) -> None:
+    def _finish(self, compilation: Compilation, outcome: Outcome, sender: str, seconds: float) -> None:
         """Pass an outcome to the requests that wait, and keep it; or continue in the slow lane."""
-        key = compilation.key
         with self._condition:
-            self._queue.charge(sender, seconds)
-            compilation.is_running = False
+            self._queue.end(compilation, sender, seconds)
             if self._is_closed:
                 return
-            if is_fast and isinstance(outcome, LimitExceeded | CompilationInterrupted):
+            if not compilation.is_slow and _may_need_more(outcome):
                 compilation.is_slow = True
-                for each in dict.fromkeys(compilation.waiting.values()):
-                    self._queue.put(each, compilation)
                 if not compilation.waiting:
-                    self._drop(compilation)
+                    self._queue.remove(compilation)
                 self._condition.notify_all()
                 return
-            del self._pending[key]
-            if isinstance(outcome, LimitExceeded):
-                outcome = PatternError(f"takes more than {outcome} to compile; simplify it")
-            if isinstance(outcome, Automaton | PatternError | SchemaError):
-                num_bytes = outcome.num_bytes if isinstance(outcome, Automaton) else 0
-                self._cache.put(key, _Entry(outcome, num_bytes + _ENTRY_BYTES + len(repr(key))))
-            else:
-                now = time.monotonic()
-                self._paused = {other: pause for other, pause in self._paused.items() if pause[0] > now}
-                self._paused[key] = now + INTERRUPTED_S, outcome
+            self._queue.remove(compilation)
+            entry = _Entry.of(compilation.key, outcome)
+            self._cache.put(compilation.key, entry)
             requests = list(compilation.waiting)
         self._observer.compiled(seconds, is_refused=not isinstance(outcome, Automaton))
-        _deliver(requests, outcome)
+        _deliver(requests, entry)
 
 
-def _deliver(requests: "list[Future[Outcome]]", outcome: Outcome) -> None:
+def _may_need_more(outcome: Outcome) -> bool:
+    """Return whether a compilation may succeed with more time or memory."""
+    return isinstance(outcome, LimitExceeded) or (isinstance(outcome, Failure) and outcome.error is Overloaded)
+
+
+def _deliver(requests: list[Future[_Entry]], entry: _Entry) -> None:
     """Pass an outcome to the requests that still wait for it."""
     for request in requests:
         if request.set_running_or_notify_cancel():
-            request.set_result(outcome)
-
-
-def _result(outcome: Outcome) -> Automaton:
-    """Return an automaton, or raise the error that there is instead."""
-    if isinstance(outcome, Automaton):
-        return outcome
-    if isinstance(outcome, CompilationInterrupted | CompilerCrashed):
-        raise _failed(outcome, INTERRUPTED_S)
-    # Each request raises its own, with its own traceback.
-    raise copy.copy(outcome)
-
-
-def _failed(failure: CompilationInterrupted | CompilerCrashed, wait_s: float) -> GatewayError:
-    """Return the error of a compilation that may succeed when it is repeated after a pause."""
-    seconds = math.ceil(wait_s)
-    kind = InternalError if isinstance(failure, CompilerCrashed) else Overloaded
-    return kind(f"the pattern was not compiled: {failure}; try again in {seconds} s", retry_after_s=seconds)
-
-
-class CompilerProcess:
-    """The gateway's end of a compiler process, which is started when it is needed; one thread at a time."""
-
-    def __init__(self) -> None:
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def run(self, job: Job) -> Outcome:
-        """Have a job compiled; start the process if it is not running.
-
-        The result is `CompilerCrashed` if the process exits, and `CompilationInterrupted` if it does not respond.
-        """
-        if self.process is not None and self.process.poll() is not None:
-            self.kill()
-        self.process = process = self.process or subprocess.Popen(
-            [sys.executable, "-m", "service.structured_outputs.compiler_process"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            cwd=_ROOT,
-            # A process group: the fork that compiles ends with it. Ctrl-C in a terminal does not reach it.
-            start_new_session=True,
-        )
-        limit_s, began = job.wall_timeout_s + RESPONSE_S, time.monotonic()
-        watchdog = threading.Timer(limit_s, _kill, [process])
-        watchdog.daemon = True
-        watchdog.start()
-        try:
-            result = _exchange(process, job)
-        finally:
-            watchdog.cancel()
-        if isinstance(result, CompilerCrashed):
-            log.error("the pattern compiler failed: %s", result)
-        if isinstance(result, Outcome):
-            return result
-        self.kill()
-        if time.monotonic() - began >= limit_s:
-            log.error("the pattern compiler did not respond for %g s and was killed", limit_s)
-            return CompilationInterrupted("the compiler did not respond")
-        log.error("the pattern compiler exited unexpectedly; it is started again for the next pattern")
-        return CompilerCrashed("the compiler exited unexpectedly")
-
-    def kill(self) -> None:
-        """End the process, if there is one, with the fork that compiles."""
-        process, self.process = self.process, None
-        if process is not None:
-            _kill(process)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=RESPONSE_S)
-            for pipe in (process.stdin, process.stdout):
-                with contextlib.suppress(OSError):
-                    pipe.close()  # type: ignore[union-attr]  # both are pipes
-
-
-def _kill(process: "subprocess.Popen[bytes]") -> None:
-    # Not reaped yet, so the number of its process group is still its own.
-    if process.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-
-
-def _exchange(process: "subprocess.Popen[bytes]", job: Job) -> object:
-    """Send a job and receive its result; None if the process has ended."""
-    assert process.stdin is not None
-    assert process.stdout is not None
-    with contextlib.suppress(BrokenPipeError):
-        write_message(process.stdin, job)
-        header = process.stdout.read(LENGTH.size)
-        if len(header) == LENGTH.size:
-            content = process.stdout.read(LENGTH.unpack(header)[0])
-            with contextlib.suppress(EOFError, pickle.UnpicklingError):
-                return pickle.loads(content)
-    return None
+            request.set_result(entry)

@@ -8,15 +8,17 @@ and as many after it. Anything else is an error that names the keyword and its p
 import itertools
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from decimal import Decimal
-from typing import Any
+from functools import partial
+from typing import Any, NoReturn
 
 import orjson
 
 from service.structured_outputs.json_numbers import ANY_NUMBER, MAX_DIGITS, Bound, integers_within, numbers_within
-from service.structured_outputs.regex_syntax import RegexError, Token, as_group, tokenize, with_length
+from service.structured_outputs.regex_syntax import PatternError, Token, as_group, tokenize, with_length
 
 # Characters of a string without escapes (RFC 8259, section 7).
 _CHARACTER = r'[^"\\\x00-\x1f]'
@@ -81,7 +83,7 @@ _MAX_ORDERS = 400
 _MAX_DEPTH = 32
 
 
-class SchemaError(ValueError):
+class SchemaError(PatternError):
     """A schema is invalid or has something unsupported; the message names the keyword and its place."""
 
 
@@ -108,73 +110,118 @@ def schema_regex(schema: Any) -> str:
         SchemaError: the schema has something unsupported.
     """
     try:
-        return _Converter(schema).convert(schema, "schema", ())
+        return _Converter(schema).convert(schema)
     except (AttributeError, LookupError, TypeError, ValueError) as error:
-        if isinstance(error, SchemaError):
-            raise
         # A keyword's value has another type than JSON Schema's: items of a number, properties in a list.
         raise SchemaError(f"schema is not a valid JSON Schema ({error})") from error
-    except RecursionError as error:
-        raise SchemaError("schema nests too deeply") from error
 
 
 class _Converter:
+    """Converts a schema; `_at` is the path of the subschema at hand, and `_refs` are the references that led to it."""
+
     def __init__(self, root: Any) -> None:
-        self._root = root
-        self._depth = 0
+        self._root, self._at, self._depth = root, "schema", 0
+        self._refs: tuple[str, ...] = ()
 
-    def convert(self, schema: Any, at: str, refs: tuple[str, ...]) -> str:
-        """Return the regular expression of a subschema at a path; `refs` are the references that led to it."""
-        self._depth += 1
+    @contextmanager
+    def _inside(self, place: str) -> Iterator[None]:
+        """Go to a place below the subschema at hand."""
+        before = self._at, self._depth, self._refs
+        self._at, self._depth = self._at + place, self._depth + 1
         if self._depth > _MAX_DEPTH:
-            raise SchemaError(f"{at[:60]}… must nest at most {_MAX_DEPTH} levels deep")
-        regex = self._convert(schema, at, refs)
-        self._depth -= 1
-        return regex
+            self._fail_nesting()
+        yield
+        self._at, self._depth, self._refs = before
 
-    def _convert(self, schema: Any, at: str, refs: tuple[str, ...]) -> str:
-        if schema is True or (isinstance(schema, dict) and not _keywords(schema)):
-            return _any_value(2)
-        if not isinstance(schema, dict):
-            raise SchemaError(f"{at} must be an object, got {orjson.dumps(schema).decode()[:40]}")
-        schema = _without_nullable(schema, at)
-        keywords = _keywords(schema)
-        for combining in ("$ref", "enum", "const", "anyOf", "oneOf", "allOf"):
-            if combining in keywords:
-                return self._combined(combining, schema, at, refs)
-        kinds = schema.get("type", _implied_type(keywords))
-        if kinds is None:
-            raise SchemaError(f"{at} must have a type, or one of $ref, enum, const and anyOf")
-        kinds = kinds if isinstance(kinds, list) else [kinds]
-        if not kinds:
-            raise SchemaError(f"{at}.type must have at least one type")
-        known = set[str]().union(*(_KEYWORDS.get(kind, set()) for kind in kinds)) | {"type"}
-        if unsupported := sorted(keywords - known):
-            raise SchemaError(f"{at}.{unsupported[0]} is not supported for type {' or '.join(map(str, kinds))}")
-        return _one_of([self._typed(kind, schema, at, refs) for kind in kinds])
+    def _fail(self, problem: str) -> NoReturn:
+        raise SchemaError(f"{self._at}{problem}")
 
-    def _combined(self, keyword: str, schema: Mapping[str, Any], at: str, refs: tuple[str, ...]) -> str:
-        if keyword == "$ref":
-            return self.convert(*self._resolved(schema, at, refs))
+    def _fail_nesting(self) -> NoReturn:
+        raise SchemaError(f"{self._at[:60]}… must nest at most {_MAX_DEPTH} levels deep")
+
+    def convert(self, schema: Any, place: str = "") -> str:
+        """Return the regular expression of a subschema."""
+        with self._inside(place):
+            schema = self._resolved(schema)
+            if schema is True or (isinstance(schema, dict) and not _keywords(schema)):
+                return _any_value(2)
+            if not isinstance(schema, dict):
+                self._fail(f" must be an object, got {orjson.dumps(schema).decode()[:40]}")
+            keywords = _keywords(schema)
+            for combining in ("enum", "const", "anyOf", "oneOf", "allOf"):
+                if combining in keywords:
+                    return self._combined(combining, schema)
+            kinds = schema.get("type", _implied_type(keywords))
+            if kinds is None:
+                self._fail(" must have a type, or one of $ref, enum, const and anyOf")
+            kinds = kinds if isinstance(kinds, list) else [kinds]
+            if not kinds:
+                self._fail(".type must have at least one type")
+            known = set[str]().union(*(_KEYWORDS.get(kind, set()) for kind in kinds)) | {"type"}
+            if unsupported := sorted(keywords - known):
+                self._fail(f".{unsupported[0]} is not supported for type {' or '.join(map(str, kinds))}")
+            return _one_of([self._typed(kind, schema) for kind in kinds])
+
+    def _resolved(self, schema: Any) -> Any:
+        """Go where references lead, and return the schema there, without OpenAPI 3.0's `nullable`."""
+        while isinstance(schema, dict) and "$ref" in schema:
+            self._require_alone("$ref", schema)
+            ref = schema["$ref"]
+            if not isinstance(ref, str) or not ref.startswith("#"):
+                self._fail(f".$ref must begin with #, got {str(ref)[:40]!r}")
+            if len(self._refs) == _MAX_DEPTH:
+                self._fail_nesting()
+            if ref in self._refs:
+                self._fail(f".$ref must not refer to itself, got {ref!r}: recursive schemas are not regular")
+            schema = self._lookup(ref)
+            self._at, self._refs = f"{self._at}({ref})", (*self._refs, ref)
+        if not isinstance(schema, dict) or "nullable" not in schema:
+            return schema
+        # It belongs to `type`, as one of its types.
+        rest = {keyword: value for keyword, value in schema.items() if keyword != "nullable"}
+        if not schema["nullable"]:
+            return rest
+        if "type" not in schema:
+            self._fail(".nullable is not supported without type; use anyOf with type null")
+        kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+        return {**rest, "type": [*kinds, "null"]}
+
+    def _lookup(self, ref: str) -> Any:
+        target = self._root
+        for part in ref.removeprefix("#").split("/")[1:]:
+            key = part.replace("~1", "/").replace("~0", "~")
+            if not isinstance(target, dict) or key not in target:
+                self._fail(f".$ref must name a schema, got {ref!r}, which does not exist")
+            target = target[key]
+        return target
+
+    def _require_alone(self, keyword: str, schema: Mapping[str, Any], *others: str) -> None:
+        if beside := _keywords(schema) - {keyword, *others}:
+            self._fail(f".{sorted(beside)[0]} is not supported beside {keyword}")
+
+    def _combined(self, keyword: str, schema: Mapping[str, Any]) -> str:
         if keyword in ("enum", "const"):
-            return _one_of([_json_literal(value) for value in _constants(keyword, schema, at)])
-        _require_alone(keyword, schema, at)
-        schemas = schema[keyword]
-        if not isinstance(schemas, list) or not schemas:
-            raise SchemaError(f"{at}.{keyword} must have at least one schema")
-        branches = [(item, f"{at}.{keyword}[{number}]", refs) for number, item in enumerate(schemas)]
+            return _one_of([_json_literal(value) for value in self._constants(keyword, schema)])
+        self._require_alone(keyword, schema)
+        branches = schema[keyword]
+        if not isinstance(branches, list) or not branches:
+            self._fail(f".{keyword} must have at least one schema")
         if keyword == "oneOf" and len(branches) > 1:
-            branches = self._exclusive(branches, at)
+            branches = self._exclusive(branches)
         elif keyword == "allOf" and len(branches) > 1:
-            raise SchemaError(f"{at}.allOf is not supported with several schemas")
-        return _one_of([self.convert(*branch) for branch in branches])
+            self._fail(".allOf is not supported with several schemas")
+        return _one_of([self.convert(branch, f".{keyword}[{number}]") for number, branch in enumerate(branches)])
 
-    def _exclusive(self, branches: Sequence["_Place"], at: str) -> list["_Place"]:
+    def _exclusive(self, branches: Sequence[Any]) -> list[Any]:
         """Return schemas that exclude each other; objects do by a property, which becomes required."""
-        branches = [self._resolved(*branch) for branch in branches]
-        allowed = [(self._kinds(*branch), self._canonical_values(*branch)) for branch in branches]
-        are_objects = [_is_object(schema, at) for schema, at, _ in branches]
-        objects = list(itertools.compress(branches, are_objects))
+        places = [(branch, f".oneOf[{number}]") for number, branch in enumerate(branches)]
+        allowed = [(self._kinds(*place), self._canonical_values(*place)) for place in places]
+        resolved = []
+        for branch, place in places:
+            with self._inside(place):
+                resolved.append((self._resolved(branch), place))
+        are_objects = [_is_object(schema) for schema, _ in resolved]
+        objects = list(itertools.compress(resolved, are_objects))
         tag = self._tag(objects) if len(objects) > 1 else None
         for first, second in itertools.combinations(range(len(branches)), 2):
             (kinds, values), (other_kinds, other_values) = allowed[first], allowed[second]
@@ -182,197 +229,260 @@ class _Converter:
                 values is not None and other_values is not None and values.isdisjoint(other_values)
             )
             if not is_exclusive and not (tag is not None and are_objects[first] and are_objects[second]):
-                raise SchemaError(
-                    f"{at}.oneOf[{first}] and [{second}] must exclude each other by their types, their constants, or a "
+                self._fail(
+                    f".oneOf[{first}] and [{second}] must exclude each other by their types, their constants, or a "
                     "property with constants; use anyOf if both may be valid"
                 )
         return [
-            ({**schema, "required": [*schema.get("required", []), tag]} if tag and is_object else schema, at, refs)
-            for (schema, at, refs), is_object in zip(branches, are_objects, strict=True)
+            {**schema, "required": [*schema.get("required", []), tag]} if tag and is_object else branch
+            for branch, (schema, _), is_object in zip(branches, resolved, are_objects, strict=True)
         ]
 
-    def _tag(self, objects: Sequence["_Place"]) -> str | None:
-        """Return a property that has other constants in each of several objects."""
+    def _tag(self, objects: Sequence[tuple[Mapping[str, Any], str]]) -> str | None:
+        """Return a property that has other constants in each of several objects, which have a place each."""
         for name in objects[0][0].get("properties", {}):
             values = [
-                self._canonical_values(schema.get("properties", {}).get(name), f"{at}.properties.{name}", refs)
-                for schema, at, refs in objects
+                self._canonical_values(schema.get("properties", {}).get(name), f"{place}.properties.{name}")
+                for schema, place in objects
             ]
             known = [each for each in values if each is not None]
             if len(known) == len(values) and sum(map(len, known)) == len(set[str]().union(*known)):
                 return str(name)
         return None
 
-    def _canonical_values(self, schema: Any, at: str, refs: tuple[str, ...]) -> set[str] | None:
-        values = self._values(schema, at, refs)
+    def _canonical_values(self, schema: Any, place: str) -> set[str] | None:
+        values = self._values(schema, place)
         return None if values is None else set(map(_canonical, values))
 
-    def _values(self, schema: Any, at: str, refs: tuple[str, ...]) -> list[Any] | None:
+    def _values(self, schema: Any, place: str) -> list[Any] | None:
         """Return all values that are valid against a schema, if it lists them."""
-        schema, at, refs = self._resolved(schema, at, refs)
-        if not isinstance(schema, dict):
-            return None
-        schema = _without_nullable(schema, at)
-        for keyword in ("enum", "const"):
-            if keyword in schema:
-                return _constants(keyword, schema, at)
-        if "anyOf" in schema:
-            lists = [self._values(item, f"{at}.anyOf[{number}]", refs) for number, item in enumerate(schema["anyOf"])]
-            known = [values for values in lists if values is not None]
-            return list(itertools.chain(*known)) if len(known) == len(lists) else None
-        values: dict[str, list[Any]] = {"boolean": [True, False], "null": [None]}
-        return values.get(str(schema.get("type")))
+        with self._inside(place):
+            schema = self._resolved(schema)
+            if not isinstance(schema, dict):
+                return None
+            for keyword in ("enum", "const"):
+                if keyword in schema:
+                    return self._constants(keyword, schema)
+            if "anyOf" in schema:
+                lists = [self._values(item, f".anyOf[{number}]") for number, item in enumerate(schema["anyOf"])]
+                known = [values for values in lists if values is not None]
+                return list(itertools.chain(*known)) if len(known) == len(lists) else None
+            values: dict[str, list[Any]] = {"boolean": [True, False], "null": [None]}
+            return values.get(str(schema.get("type")))
 
-    def _kinds(self, schema: Any, at: str, refs: tuple[str, ...]) -> set[str]:
+    def _kinds(self, schema: Any, place: str) -> set[str]:
         """Return the types of the values that are valid against a schema; integers are numbers."""
-        values = self._values(schema, at, refs)
+        values = self._values(schema, place)
         if values is not None:
             return {kind for kind in _KEYWORDS for value in values if _has_type(value, kind)} - {"integer"}
-        schema, at, refs = self._resolved(schema, at, refs)
-        if isinstance(schema, dict) and "anyOf" in schema:
-            return set().union(*(self._kinds(item, f"{at}.anyOf[{i}]", refs) for i, item in enumerate(schema["anyOf"])))
-        if not isinstance(schema, dict) or "type" not in schema:
-            return set(_KEYWORDS)
-        kinds = _without_nullable(schema, at)["type"]
-        return {"number" if kind == "integer" else kind for kind in (kinds if isinstance(kinds, list) else [kinds])}
+        with self._inside(place):
+            schema = self._resolved(schema)
+            if isinstance(schema, dict) and "anyOf" in schema:
+                return set().union(*(self._kinds(item, f".anyOf[{i}]") for i, item in enumerate(schema["anyOf"])))
+            if not isinstance(schema, dict) or "type" not in schema:
+                return set(_KEYWORDS)
+            kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+            return {"number" if kind == "integer" else kind for kind in kinds}
 
-    def _resolved(self, schema: Any, at: str, refs: tuple[str, ...]) -> "_Place":
-        """Return the schema that a reference, if it is one, leads to."""
-        while isinstance(schema, dict) and "$ref" in schema:
-            _require_alone("$ref", schema, at)
-            ref = schema["$ref"]
-            if not isinstance(ref, str) or not ref.startswith("#"):
-                raise SchemaError(f"{at}.$ref must begin with #, got {str(ref)[:40]!r}")
-            if len(refs) == _MAX_DEPTH:
-                raise SchemaError(f"{at[:60]}… must nest at most {_MAX_DEPTH} levels deep")
-            if ref in refs:
-                raise SchemaError(f"{at}.$ref must not refer to itself, got {ref!r}: recursive schemas are not regular")
-            schema, at, refs = self._lookup(ref, at), f"{at}({ref})", (*refs, ref)
-        return schema, at, refs
+    def _constants(self, keyword: str, schema: Mapping[str, Any]) -> list[Any]:
+        """Return the values of `enum` or `const` that have the schema's type."""
+        self._require_alone(keyword, schema, "type")
+        values = schema[keyword] if keyword == "enum" else [schema[keyword]]
+        if not isinstance(values, list) or not values:
+            self._fail(".enum must be a list with at least one value")
+        kinds = schema.get("type")
+        if kinds is not None:
+            kinds = kinds if isinstance(kinds, list) else [kinds]
+            values = [value for value in values if any(_has_type(value, kind) for kind in kinds)]
+            if not values:
+                self._fail(f".{keyword} must have a value of type {' or '.join(map(str, kinds))}")
+        return values
 
-    def _lookup(self, ref: str, at: str) -> Any:
-        target = self._root
-        for part in ref.removeprefix("#").split("/")[1:]:
-            key = part.replace("~1", "/").replace("~0", "~")
-            if not isinstance(target, dict) or key not in target:
-                raise SchemaError(f"{at}.$ref must name a schema, got {ref!r}, which does not exist")
-            target = target[key]
-        return target
-
-    def _typed(self, kind: Any, schema: Mapping[str, Any], at: str, refs: tuple[str, ...]) -> str:
-        convert: Mapping[str, Callable[[], str]] = {
-            "null": lambda: "null",
-            "boolean": lambda: "(?:true|false)",
-            "integer": lambda: _number(integers_within, schema, at),
-            "number": lambda: _number(numbers_within, schema, at),
-            "string": lambda: _string(schema, at),
-            "array": lambda: self._array(schema, at, refs),
-            "object": lambda: self._object(schema, at, refs),
+    def _typed(self, kind: Any, schema: Mapping[str, Any]) -> str:
+        convert: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+            "null": lambda _: "null",
+            "boolean": lambda _: "(?:true|false)",
+            "integer": partial(self._number, integers_within),
+            "number": partial(self._number, numbers_within),
+            "string": self._string,
+            "array": self._array,
+            "object": self._object,
         }
         if kind not in convert:
-            raise SchemaError(f"{at}.type must be one of {', '.join(convert)}, got {kind!r}")
-        return convert[kind]()
+            self._fail(f".type must be one of {', '.join(convert)}, got {kind!r}")
+        return convert[kind](schema)
 
-    def _array(self, schema: Mapping[str, Any], at: str, refs: tuple[str, ...]) -> str:
+    def _number(self, within: Callable[[Bound | None, Bound | None], list[str]], schema: Mapping[str, Any]) -> str:
+        bounds = {
+            name: (self._decimal(schema, name), name.startswith("exclusive")) for name in _BOUNDS if name in schema
+        }
+        lows = [bound for name, bound in bounds.items() if name in _BOUNDS[:2]]
+        highs = [bound for name, bound in bounds.items() if name in _BOUNDS[2:]]
+        low, high = max(lows, default=None), min(highs, key=lambda bound: (bound[0], not bound[1]), default=None)
+        if low and high and low[0] > high[0]:
+            self._fail(f".minimum must be at most maximum, got {low[0]} and {high[0]}")
+        numbers = within(low, high)
+        if not numbers:
+            given = ", ".join(f"{name} {schema[name]}" for name in bounds)
+            self._fail(f" must allow a number of at most {MAX_DIGITS} digits, got {given}")
+        return _one_of(numbers)
+
+    def _decimal(self, schema: Mapping[str, Any], name: str) -> Decimal:
+        value = schema[name]
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            self._fail(f".{name} must be a number, got {value!r}")
+        return Decimal(repr(value))
+
+    def _string(self, schema: Mapping[str, Any]) -> str:
+        pattern, form = schema.get("pattern"), schema.get("format")
+        low, high = self._range(schema, "minLength", "maxLength")
+        if form in _ANNOTATING_FORMATS:
+            form = None
+        if pattern is None and form is None:
+            return f'"{_CHARACTER}{_times(low, high)}"'
+        if pattern is not None and form is not None:
+            self._fail(".format is not supported beside pattern")
+        if form is not None and form not in _FORMATS:
+            self._fail(f".format must be one of {', '.join(_FORMATS)}, got {form!r}")
+        regex = pattern if form is None else _FORMATS[form]
+        if not isinstance(regex, str):
+            self._fail(".pattern must be a string")
+        try:
+            tokens = with_length(tokenize(regex), low, math.inf if high is None else high)
+        except PatternError as error:
+            raise SchemaError(f"{self._at}.{'pattern' if form is None else 'format'} {error}") from error
+        return f'"{as_group([self._within_string(token) for token in tokens])}"'
+
+    def _within_string(self, token: Token) -> Token:
+        """Return a token of a pattern whose characters need no escapes in a JSON string.
+
+        A class of characters loses those that do; a pattern that spells one is an error.
+        """
+        if token.kind == "character" and re.fullmatch(_CHARACTER, token.character) is None:
+            self._fail(f".pattern must not have {token.text!r}, which would have to be escaped in JSON")
+        if token.kind != "class" or token.text in (r"\d", r"\w"):
+            return token
+        return replace(token, text=_CHARACTER if token.text == "." else f"[{token.text}&&{_CHARACTER}]")
+
+    def _range(self, schema: Mapping[str, Any], minimum: str, maximum: str) -> tuple[int, int | None]:
+        low, high = self._whole(schema, minimum) or 0, self._whole(schema, maximum)
+        if low < 0 or (high is not None and high < low):
+            self._fail(f".{minimum} must be from 0 to {maximum}, got {low} and {high}")
+        return low, high
+
+    def _whole(self, schema: Mapping[str, Any], name: str) -> int | None:
+        value = schema.get(name)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+            self._fail(f".{name} must be a whole number, got {value!r}")
+        return value
+
+    def _array(self, schema: Mapping[str, Any]) -> str:
         if not isinstance(schema.get("uniqueItems", False), bool):
-            raise SchemaError(f"{at}.uniqueItems must be true or false, got {schema['uniqueItems']!r}")
-        if schema.get("uniqueItems") and _whole(schema, "maxItems", at) not in (0, 1):
-            return self._distinct(schema, at, refs)
-        first = [
-            self.convert(item, f"{at}.prefixItems[{i}]", refs) for i, item in enumerate(schema.get("prefixItems", []))
-        ]
+            self._fail(f".uniqueItems must be true or false, got {schema['uniqueItems']!r}")
+        if schema.get("uniqueItems") and self._whole(schema, "maxItems") not in (0, 1):
+            return self._distinct(schema)
+        first = [self.convert(item, f".prefixItems[{i}]") for i, item in enumerate(schema.get("prefixItems", []))]
         items = schema.get("items", not first)
-        rest = None if items is False else self.convert(items, f"{at}.items", refs)
-        low, high = _range(schema, "minItems", "maxItems", at)
+        rest = None if items is False else self.convert(items, ".items")
+        low, high = self._range(schema, "minItems", "maxItems")
         if rest is None:
             high = len(first) if high is None else min(high, len(first))
         # A valid array may be shorter than prefixItems; this one is not.
         first = first[: len(first) if high is None else high]
         if low > len(first) and rest is None:
-            raise SchemaError(f"{at}.minItems must be at most {len(first)}, the number of prefixItems, got {low}")
+            self._fail(f".minItems must be at most {len(first)}, the number of prefixItems, got {low}")
         more = None if high is None else high - len(first)
         return rf"\[{_separated(first, rest, max(0, low - len(first)), more)}\]"
 
-    def _distinct(self, schema: Mapping[str, Any], at: str, refs: tuple[str, ...]) -> str:
+    def _distinct(self, schema: Mapping[str, Any]) -> str:
         """Return arrays of distinct items: some of a few constants, in any order."""
-        values = self._values(schema.get("items", True), f"{at}.items", refs)
+        values = self._values(schema.get("items", True), ".items")
         if values is None or "prefixItems" in schema:
-            raise SchemaError(f"{at}.uniqueItems needs items of enum, const, boolean or null, or maxItems 1")
+            self._fail(".uniqueItems needs items of enum, const, boolean or null, or maxItems 1")
         texts = list({_canonical(value): _json_literal(value) for value in values}.values())
-        low, high = _range(schema, "minItems", "maxItems", at)
+        low, high = self._range(schema, "minItems", "maxItems")
         high = len(texts) if high is None else min(high, len(texts))
         if low > high:
-            raise SchemaError(f"{at}.minItems must be at most {high}, the number of distinct items, got {low}")
+            self._fail(f".minItems must be at most {high}, the number of distinct items, got {low}")
         num_items = min(len(texts), _MAX_ORDERS + 1)
         if sum(math.perm(num_items, size) for size in range(1, high + 1)) > _MAX_ORDERS:
-            raise SchemaError(
-                f"{at}.uniqueItems must allow at most {_MAX_ORDERS} arrays, got {len(texts)} items, {high} at a time"
+            self._fail(
+                f".uniqueItems must allow at most {_MAX_ORDERS} arrays, got {len(texts)} items, {high} at a time"
             )
         content = _orders(texts, low, high)
         return rf"\[{content}\]" if low else rf"\[(?:{content})?\]"
 
-    def _object(self, schema: Mapping[str, Any], at: str, refs: tuple[str, ...]) -> str:
+    def _object(self, schema: Mapping[str, Any]) -> str:
         properties, required = schema.get("properties", {}), schema.get("required", [])
-        additional = schema.get("additionalProperties", not properties)
         if not properties:
-            return self._mapping(schema, additional, at, refs)
+            return self._mapping(schema, schema.get("additionalProperties", True))
         for keyword in ("minProperties", "maxProperties", "propertyNames", "patternProperties"):
             if keyword in schema:
-                raise SchemaError(f"{at}.{keyword} is not supported beside properties")
-        if unknown := [name for name in required if name not in properties]:
-            raise SchemaError(f"{at}.required must have names of properties, got {unknown[0]!r}")
-        entries = [
-            (
-                f"{_json_literal(name)}{_COLON}{self.convert(value, f'{at}.properties.{name}', refs)}",
-                name in required,
-            )
-            for name, value in properties.items()
-        ]
-        return rf"\{{{_entries(entries, at)}\}}"
+                self._fail(f".{keyword} is not supported beside properties")
+        self._require_known(required, properties)
+        entries = {name: self.convert(value, f".properties.{name}") for name, value in properties.items()}
+        return self._entries(entries, required)
 
-    def _mapping(self, schema: Mapping[str, Any], additional: Any, at: str, refs: tuple[str, ...]) -> str:
+    def _mapping(self, schema: Mapping[str, Any], additional: Any) -> str:
         """Return objects with any names, or some of a list, whose values all have one schema."""
-        names = schema.get("propertyNames", True)
+        names, required = schema.get("propertyNames", True), schema.get("required", [])
         if patterns := schema.get("patternProperties"):
             if len(patterns) > 1 or names is not True:
-                raise SchemaError(f"{at}.patternProperties must have one pattern, without propertyNames")
+                self._fail(".patternProperties must have one pattern, without propertyNames")
             # All names match it, so that no others are needed.
             ((pattern, additional),) = patterns.items()
             names = {"type": "string", "pattern": pattern}
-        listed = None if additional is False else self._values(names, f"{at}.propertyNames", refs)
-        if unknown := [name for name in schema.get("required", []) if name not in (listed or [])]:
-            raise SchemaError(f"{at}.required must have names of properties, got {unknown[0]!r}")
-        low, high = _range(schema, "minProperties", "maxProperties", at)
+        listed = None if additional is False else self._values(names, ".propertyNames")
+        self._require_known(required, listed or [])
+        low, high = self._range(schema, "minProperties", "maxProperties")
         if additional is False:
             if low:
-                raise SchemaError(f"{at}.minProperties must be 0 without any properties, got {low}")
+                self._fail(f".minProperties must be 0 without any properties, got {low}")
             return r"\{\}"
-        value = self.convert(additional, f"{at}.additionalProperties", refs)
+        value = self.convert(additional, ".additionalProperties")
         if listed is not None and not {"minProperties", "maxProperties"} & schema.keys():
-            keys = dict.fromkeys(name for name in listed if isinstance(name, str))
-            required = schema.get("required", [])
-            return rf"\{{{_entries([(f'{_json_literal(key)}{_COLON}{value}', key in required) for key in keys], at)}\}}"
+            return self._entries({name: value for name in listed if isinstance(name, str)}, required)
         if low > 1 or (high is not None and high > 1):
             # Names may be equal, and then there are fewer properties.
-            raise SchemaError(f"{at}.minProperties and maxProperties above 1 are not supported without properties")
-        if schema.get("required"):
-            raise SchemaError(f"{at}.required is not supported beside minProperties and maxProperties")
-        return rf"\{{{_separated([], f'{self._name(names, at, refs)}{_COLON}{value}', low, high)}\}}"
+            self._fail(".minProperties and maxProperties above 1 are not supported without properties")
+        if required:
+            self._fail(".required is not supported beside minProperties and maxProperties")
+        return rf"\{{{_separated([], f'{self._name(names)}{_COLON}{value}', low, high)}\}}"
 
-    def _name(self, schema: Any, at: str, refs: tuple[str, ...]) -> str:
+    def _require_known(self, required: Sequence[Any], names: Container[Any]) -> None:
+        if unknown := [name for name in required if name not in names]:
+            self._fail(f".required must have names of properties, got {unknown[0]!r}")
+
+    def _name(self, schema: Any) -> str:
         """Return the names that a schema allows."""
         if schema is True:
             return _ANY_NAME
-        at = f"{at}.propertyNames"
         if isinstance(schema, dict) and not _keywords(schema) & {"$ref", "enum", "const", "anyOf", "oneOf", "allOf"}:
             schema = {"type": "string", **schema}
-        if self._kinds(schema, at, refs) != {"string"}:
-            raise SchemaError(f"{at} must be of type string")
-        return self.convert(schema, at, refs)
+        if self._kinds(schema, ".propertyNames") != {"string"}:
+            self._fail(".propertyNames must be of type string")
+        return self.convert(schema, ".propertyNames")
 
-
-# A schema, its path, and the references that led to it.
-_Place = tuple[Any, str, tuple[str, ...]]
+    def _entries(self, values: Mapping[str, str], required: Container[str]) -> str:
+        """Return objects with properties in their order; an optional one may be absent."""
+        entries = [(f"{_json_literal(name)}{_COLON}{value}", name in required) for name, value in values.items()]
+        first_required = next((number for number, (_, is_required) in enumerate(entries) if is_required), None)
+        if first_required is None and len(entries) > _MAX_OPTIONAL:
+            self._fail(f".properties must have at most {_MAX_OPTIONAL} optional ones without a required one")
+        # One that is certainly present has no comma of its own: the first required one, or each in turn as the last.
+        alternatives = [
+            "".join(f"(?:{entry}{_COMMA})?" for entry, _ in entries[:present])
+            + entries[present][0]
+            + "".join(
+                f"{_COMMA}{entry}" if is_required else f"(?:{_COMMA}{entry})?"
+                for entry, is_required in (entries[present + 1 :] if first_required is not None else ())
+            )
+            for present in (range(len(entries)) if first_required is None else [first_required])
+        ]
+        content = _one_of(alternatives)
+        return rf"\{{{content if first_required is not None else f'(?:{content})?'}\}}"
 
 
 def _keywords(schema: Mapping[str, Any]) -> set[str]:
@@ -380,50 +490,14 @@ def _keywords(schema: Mapping[str, Any]) -> set[str]:
     return {keyword for keyword in schema.keys() - _ANNOTATIONS if not keyword.startswith("x-")}
 
 
-def _require_alone(keyword: str, schema: Mapping[str, Any], at: str) -> None:
-    if beside := _keywords(schema) - {keyword}:
-        raise SchemaError(f"{at}.{sorted(beside)[0]} is not supported beside {keyword}")
-
-
-def _without_nullable(schema: Mapping[str, Any], at: str) -> Mapping[str, Any]:
-    """Return a schema with OpenAPI 3.0's `nullable`, which belongs to `type`, as one of its types."""
-    if "nullable" not in schema:
-        return schema
-    rest = {keyword: value for keyword, value in schema.items() if keyword != "nullable"}
-    if not schema["nullable"]:
-        return rest
-    if "type" not in schema:
-        raise SchemaError(f"{at}.nullable is not supported without type; use anyOf with type null")
-    kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
-    return {**rest, "type": [*kinds, "null"]}
-
-
-def _is_object(schema: Any, at: str) -> bool:
+def _is_object(schema: Any) -> bool:
     """Return whether all texts for a schema are objects."""
-    if not isinstance(schema, dict):
-        return False
-    return bool(_without_nullable(schema, at).get("type", _implied_type(_keywords(schema))) == "object")
+    return isinstance(schema, dict) and schema.get("type", _implied_type(_keywords(schema))) == "object"
 
 
 def _implied_type(keywords: set[str]) -> str | None:
     """Return the type that keywords belong to, for a schema without one."""
     return next((kind for kind in ("object", "array", "string") if keywords & _KEYWORDS[kind]), None)
-
-
-def _constants(keyword: str, schema: Mapping[str, Any], at: str) -> list[Any]:
-    """Return the values of `enum` or `const` that have the schema's type."""
-    if beside := _keywords(schema) - {keyword, "type"}:
-        raise SchemaError(f"{at}.{sorted(beside)[0]} is not supported beside {keyword}")
-    values = schema[keyword] if keyword == "enum" else [schema[keyword]]
-    if not isinstance(values, list) or not values:
-        raise SchemaError(f"{at}.enum must be a list with at least one value")
-    kinds = schema.get("type")
-    if kinds is not None:
-        kinds = kinds if isinstance(kinds, list) else [kinds]
-        values = [value for value in values if any(_has_type(value, kind) for kind in kinds)]
-        if not values:
-            raise SchemaError(f"{at}.{keyword} must have a value of type {' or '.join(map(str, kinds))}")
-    return values
 
 
 def _canonical(value: Any) -> str:
@@ -455,79 +529,6 @@ def _json_literal(value: Any) -> str:
     return re.escape(orjson.dumps(value).decode())
 
 
-def _number(within: Callable[[Bound | None, Bound | None], list[str]], schema: Mapping[str, Any], at: str) -> str:
-    lows = [
-        (_decimal(schema, name, at), name != "minimum") for name in ("minimum", "exclusiveMinimum") if name in schema
-    ]
-    highs = [
-        (_decimal(schema, name, at), name != "maximum") for name in ("maximum", "exclusiveMaximum") if name in schema
-    ]
-    low, high = max(lows, default=None), min(highs, key=lambda bound: (bound[0], not bound[1]), default=None)
-    if low and high and low[0] > high[0]:
-        raise SchemaError(f"{at}.minimum must be at most maximum, got {low[0]} and {high[0]}")
-    numbers = within(low, high)
-    if not numbers:
-        bounds = ", ".join(f"{name} {schema[name]}" for name in _BOUNDS if name in schema)
-        raise SchemaError(f"{at} must allow a number of at most {MAX_DIGITS} digits, got {bounds}")
-    return _one_of(numbers)
-
-
-def _decimal(schema: Mapping[str, Any], name: str, at: str) -> Decimal:
-    value = schema[name]
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise SchemaError(f"{at}.{name} must be a number, got {value!r}")
-    return Decimal(repr(value))
-
-
-def _string(schema: Mapping[str, Any], at: str) -> str:
-    pattern, form = schema.get("pattern"), schema.get("format")
-    low, high = _range(schema, "minLength", "maxLength", at)
-    if form in _ANNOTATING_FORMATS:
-        form = None
-    if pattern is None and form is None:
-        return f'"{_CHARACTER}{_times(low, high)}"'
-    if pattern is not None and form is not None:
-        raise SchemaError(f"{at}.format is not supported beside pattern")
-    if form is not None and form not in _FORMATS:
-        raise SchemaError(f"{at}.format must be one of {', '.join(_FORMATS)}, got {form!r}")
-    regex = pattern if form is None else _FORMATS[form]
-    if not isinstance(regex, str):
-        raise SchemaError(f"{at}.pattern must be a string")
-    try:
-        tokens = with_length(tokenize(regex), low, math.inf if high is None else high)
-    except RegexError as error:
-        raise SchemaError(f"{at}.{'pattern' if form is None else 'format'} {error}") from error
-    return f'"{as_group([_within_string(token, at) for token in tokens])}"'
-
-
-def _within_string(token: Token, at: str) -> Token:
-    """Return a token of a pattern whose characters need no escapes in a JSON string.
-
-    A class of characters loses those that do; a pattern that spells one is an error.
-    """
-    if token.kind == "character" and re.fullmatch(_CHARACTER, token.character) is None:
-        raise SchemaError(f"{at}.pattern must not have {token.text!r}, which would have to be escaped in JSON")
-    if token.kind != "class" or token.text in (r"\d", r"\w"):
-        return token
-    return replace(token, text=_CHARACTER if token.text == "." else f"[{token.text}&&{_CHARACTER}]")
-
-
-def _range(schema: Mapping[str, Any], minimum: str, maximum: str, at: str) -> tuple[int, int | None]:
-    low, high = _whole(schema, minimum, at) or 0, _whole(schema, maximum, at)
-    if low < 0 or (high is not None and high < low):
-        raise SchemaError(f"{at}.{minimum} must be from 0 to {maximum}, got {low} and {high}")
-    return low, high
-
-
-def _whole(schema: Mapping[str, Any], name: str, at: str) -> int | None:
-    value = schema.get(name)
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-        raise SchemaError(f"{at}.{name} must be a whole number, got {value!r}")
-    return value
-
-
 def _one_of(alternatives: Sequence[str]) -> str:
     return alternatives[0] if len(alternatives) == 1 else f"(?:{'|'.join(alternatives)})"
 
@@ -554,25 +555,6 @@ def _orders(texts: Sequence[str], low: int, high: int) -> str:
         more = _orders([*texts[:number], *texts[number + 1 :]], low - 1, high - 1) if high > 1 else ""
         parts.append(text + (f"{_COMMA}{more}" if low > 1 else f"(?:{_COMMA}{more})?" if more else ""))
     return _one_of(parts)
-
-
-def _entries(entries: Sequence[tuple[str, bool]], at: str) -> str:
-    """Return property entries in their order, with commas between; an optional one may be absent."""
-    required = [number for number, (_, is_required) in enumerate(entries) if is_required]
-    if not required and len(entries) > _MAX_OPTIONAL:
-        raise SchemaError(f"{at}.properties must have at most {_MAX_OPTIONAL} optional ones without a required one")
-    # One that is certainly present has no comma of its own: the first required one, or each in turn as the last one.
-    alternatives = [
-        "".join(f"(?:{entry}{_COMMA})?" for entry, _ in entries[:present])
-        + entries[present][0]
-        + "".join(
-            f"{_COMMA}{entry}" if is_required else f"(?:{_COMMA}{entry})?"
-            for entry, is_required in (entries[present + 1 :] if required else ())
-        )
-        for present in required[:1] or range(len(entries))
-    ]
-    content = _one_of(alternatives)
-    return content if required else f"(?:{content})?"
 
 
 # Objects and arrays nest three levels deep: 459 states for a vocabulary of characters. With a fourth, 976.

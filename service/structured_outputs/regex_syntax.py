@@ -22,13 +22,6 @@ _ESCAPE = re.compile(
 _REPETITION = re.compile(r"(?:[*+?]|\{\s*(\d+)\s*(?:(,)\s*(\d+)?\s*)?\})\??")
 _GROUP = re.compile(r"\?(?:P?<[^>=!]*>|[a-zA-Z-]*[:)])")
 _LOOK_AROUND = re.compile(r"\?<?[=!]")
-_ASCII_CLASS = re.compile(r"\[:\^?[a-z]+:\]")
-# A bracket at the beginning of a class is a character, and so is one at the end of a range.
-_CLASS_START = {False: re.compile(r"\[\^?(?:-+|\])?"), True: re.compile(r"\[\s*\^?\s*(?:(?:-\s*)+|\])?")}
-_CLASS_ITEM = {
-    False: re.compile(r"&&|--|~~|(?:\\.|[^\\])(?:-(?![\]-])(?:\\.|[^\\]))?", re.DOTALL),
-    True: re.compile(r"\s+|&&|--|~~|(?:\\.|[^\\])(?:\s*-\s*(?![\s\]-])(?:\\.|[^\\]))?", re.DOTALL),
-}
 _COMMENT = re.compile(r"#[^\n]*")
 # White space for Python alone.
 _NOT_SPACE = "\x1c\x1d\x1e\x1f"
@@ -39,8 +32,14 @@ _BOUNDARIES = (r"\b", r"\B", r"\<", r"\>")
 _CONTROLS = {"a": "\a", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
 
 
-class RegexError(ValueError):
-    """A regular expression is invalid or has something unsupported; the message says what and where."""
+class PatternError(Exception):
+    """A pattern cannot be compiled; the message says what and where, without naming the field.
+
+    Attributes:
+        is_combined: Whether it is about all patterns that a text must match, not about a single one.
+    """
+
+    is_combined = False
 
 
 @dataclass(frozen=True)
@@ -70,12 +69,12 @@ def tokenize(regex: str) -> list[Token]:
     """Return the tokens of a regular expression, without an anchor at its beginning or end.
 
     Raises:
-        RegexError: it is invalid, or has anchors elsewhere, look-around or backreferences.
+        PatternError: it is invalid, or has anchors elsewhere, look-around or backreferences.
     """
     tokens = _without_outer_anchors(_Tokenizer(regex).run())
     for token in tokens:
         if token.kind == "anchor":
-            raise RegexError(
+            raise PatternError(
                 f"must not have anchors or word boundaries inside, got {token.text} at position {token.position}: a "
                 "pattern matches the whole text"
             )
@@ -125,7 +124,7 @@ def with_length(tokens: Sequence[Token], low: float, high: float) -> list[Token]
     """Return tokens that match those texts of a regular expression that have from `low` to `high` characters.
 
     Raises:
-        RegexError: there are none, or more than a change of one quantifier is needed.
+        PatternError: there are none, or more than a change of one quantifier is needed.
     """
     result, limits = list(tokens), f"at least {low} characters" if high == math.inf else f"{low} to {high} characters"
     branches = _branches(tokens, 0)[0]
@@ -135,15 +134,17 @@ def with_length(tokens: Sequence[Token], low: float, high: float) -> list[Token]
         if low <= shortest and longest <= high:
             continue
         if shortest > high or longest < low:
-            raise RegexError(nothing)
+            raise PatternError(nothing)
         varying = [item for item in branch if item.total[0] < item.total[1]]
         item = varying[0]
         if len(varying) > 1 or item.length[0] < item.length[1] or item.repetition is None:
-            raise RegexError(f"cannot be limited to {limits}, as more than one of its quantifiers would have to change")
+            raise PatternError(
+                f"cannot be limited to {limits}, as more than one of its quantifiers would have to change"
+            )
         fixed, length = shortest - item.total[0], item.length[0]
         fewest, most = max(item.times[0], -((fixed - low) // length)), min(item.times[1], (high - fixed) // length)
         if fewest > most:
-            raise RegexError(nothing)
+            raise PatternError(nothing)
         text = f"{{{fewest:.0f},{'' if most == math.inf else f'{most:.0f}'}}}"
         result[item.repetition] = replace(tokens[item.repetition], text=text)
     return result
@@ -242,36 +243,27 @@ class _Tokenizer:
         if text in _STARTS | _ENDS or text.startswith(_BOUNDARIES):
             return "anchor", match.end()
         if text[1].isdecimal() or text == r"\k":
-            raise RegexError(f"must not have backreferences, got {text} at position {position}: they are not supported")
+            raise PatternError(
+                f"must not have backreferences, got {text} at position {position}: they are not supported"
+            )
         if text[1] in "pP" or text in _SHORTHANDS:
             return _checked("class", text, f"class {text}", position), match.end()
         return _checked("character", text, f"escape {text}", position), match.end()
 
     def _class(self, start: int) -> tuple[Kind, int]:
-        """Return where the class of characters ends; classes may contain others."""
-        position, depth = start, 0
-        while position == start or (depth and position < len(self._regex)):
-            position, num_opened = self._class_part(position, depth)
-            depth += num_opened
-        if depth:
-            _fail(f"[ at position {start} is not closed")
-        text = self._regex[start:position]
-        alone = f"(?x:{text})" if self._is_verbose else text
-        return _checked("class", alone, f"class {text}", start), position
+        """Return where the class of characters ends: it may contain others, brackets and, in verbose mode, comments.
 
-    def _class_part(self, position: int, depth: int) -> tuple[int, int]:
-        """Return where a part of a class ends, and how many more classes are open then."""
-        if self._regex[position] == "]":
-            return position + 1, -1
-        part = _ASCII_CLASS.match(self._regex, position) if depth else None
-        if part is None and self._regex[position] == "[":
-            opened = _CLASS_START[self._is_verbose].match(self._regex, position)
-            assert opened is not None, "it begins with a bracket"
-            return opened.end(), 1
-        if part is None and self._is_verbose:
-            part = _COMMENT.match(self._regex, position)
-        part = part or _CLASS_ITEM[self._is_verbose].match(self._regex, position)
-        return part.end() if part else len(self._regex), 0
+        The library takes it as far as the bracket that closes it, and not as far as one before.
+        """
+        end = start
+        while end := self._regex.find("]", end) + 1:
+            text = self._regex[start:end]
+            if _is_valid(f"(?x:{text})" if self._is_verbose else text):
+                return "class", end
+        text, bracket, _ = self._regex[start:].partition("]")
+        return _fail(
+            f"class {text}] at position {start} is invalid" if bracket else f"[ at position {start} is not closed"
+        )
 
     def _group(self, position: int) -> tuple[Kind, int]:
         inside = position + 1
@@ -282,7 +274,7 @@ class _Tokenizer:
             self._open.append((position, was_verbose))
             return "group", position + 1
         if around := _LOOK_AROUND.match(self._regex, inside):
-            raise RegexError(
+            raise PatternError(
                 f"must not have look-around, got ({around.group()} at position {position}: it is not supported"
             )
         start = _GROUP.match(self._regex, inside)
@@ -320,7 +312,7 @@ class _Tokenizer:
 
 
 def _fail(what: str) -> NoReturn:
-    raise RegexError(f"is not a valid regular expression: {what}")
+    raise PatternError(f"is not a valid regular expression: {what}")
 
 
 def _checked(kind: Kind, alone: str, name: str, position: int) -> Kind:

@@ -1,18 +1,15 @@
-"""What the access log and the trace report of a request.
-
-Knows Flask's request. Does not know formats and exporters.
-"""
+"""What the access log and the trace report of a request."""
 
 import random
 import re
 import time
-from collections.abc import Iterable
 from contextlib import ExitStack
 
 from flask import Request
 
 from service.api.requests import CompletionRequest, EmbeddingsRequest, InspectRequest
 from service.errors import GatewayError
+from service.generation.request import Request as Running
 from service.observability.logs import AccessLogLine, log_request
 from service.observability.tracing import TRACE_HEADERS, Trace, Tracing
 
@@ -70,20 +67,18 @@ class RequestLog:
         """Record the error."""
         self._error, self.line.error = error, error.code or error.type
 
-    def record_result(
-        self, *, model: str, version: int, num_prompt_tokens: int, num_completion_tokens: int, reasons: Iterable[str]
-    ) -> None:
+    def record_result(self, running: Running) -> None:
         """Record the outcome, and the model if the request named none."""
-        line = self.line
-        line.model, line.version = line.model or model, version
-        line.prompt_tokens, line.completion_tokens = num_prompt_tokens, num_completion_tokens
-        line.finish_reasons = reasons
+        line, model = self.line, running.model.ref
+        line.model, line.version = line.model or model.name, model.version
+        line.prompt_tokens, line.completion_tokens = running.num_prompt_tokens, running.num_completion_tokens
+        line.finish_reasons = running.finish_reasons
         if self.trace:
             self.trace.set_result(
-                version=version,
-                num_prompt_tokens=num_prompt_tokens,
-                num_completion_tokens=num_completion_tokens,
-                reasons=reasons,
+                version=model.version,
+                num_prompt_tokens=running.num_prompt_tokens,
+                num_completion_tokens=running.num_completion_tokens,
+                reasons=running.finish_reasons,
             )
 
     def close(self, status: int, seconds: float) -> None:

@@ -1,7 +1,4 @@
-"""Middleware: request id, Host, origin, API key and trace; then security headers, metrics and the access log.
-
-Knows Flask's hooks. Does not know what any endpoint does.
-"""
+"""Middleware: request id, Host, origin, API key and trace; then security headers, metrics and the access log."""
 
 import time
 from dataclasses import replace
@@ -18,8 +15,12 @@ from service.observability.logs import request_id
 from service.observability.metrics import Metrics
 from service.observability.tracing import Tracing
 from service.web.access_log import RequestLog
-from service.web.pages import PUBLIC_ENDPOINTS
+from service.web.pages import PAGES
+from service.web.routes import public_endpoints
 from service.web.security import add_security_headers, require_allowed_host, require_same_origin
+
+# Flask's names of the endpoints that need no API key.
+PUBLIC_ENDPOINTS = PAGES | public_endpoints()
 
 
 class Middleware:

@@ -10,15 +10,10 @@ import flask_swagger_ui  # type: ignore[import-untyped]  # it has no types
 from flask import Flask, Response, make_response, redirect, render_template, send_from_directory
 from flask.typing import ResponseReturnValue
 
-from service.api.openapi import openapi_document
+from service.web.openapi import openapi_document
 
-# Endpoints that need no API key.
-PUBLIC_ENDPOINTS = frozenset(
-    {
-        *("index", "inspector", "page_file", "docs_redirect", "docs", "docs_file", "openapi"),
-        *("v1.health", "v1.healthz", "v1.ping", "v1.readyz", "v1.version"),
-    }
-)
+# Flask's names of their endpoints, which need no API key.
+PAGES = frozenset({"index", "inspector", "page_file", "docs_redirect", "docs", "docs_file", "openapi"})
 _FILES = Path(__file__).with_name("static")
 _SWAGGER_UI = Path(flask_swagger_ui.__file__).with_name("dist")
 _POLICY = (

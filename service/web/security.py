@@ -1,7 +1,4 @@
-"""Protection against cross-origin requests and DNS rebinding, and security headers.
-
-Knows headers of requests and responses. Does not know API keys: without them every client that can connect is served.
-"""
+"""Protection against cross-origin requests and DNS rebinding, and security headers."""
 
 from flask import Request, Response
 

@@ -9,8 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from service.api.endpoints import ENDPOINTS
-from service.web.pages import PUBLIC_ENDPOINTS
+from service.web.middleware import PUBLIC_ENDPOINTS
 from tests.access import BODY, ask, keys
 from tests.paths import ROOT
 from tests.waiting import until
@@ -72,13 +71,6 @@ def rules():
     """Rule, endpoint and methods of each URL rule, by a subprocess: the application's threads end with it."""
     command = [sys.executable, "-c", _RULES]
     return json.loads(subprocess.run(command, capture_output=True, cwd=ROOT, check=True, timeout=240).stdout)
-
-
-def test_the_openapi_document_has_every_endpoint_of_the_application(rules):
-    """It has the same paths and methods as the URL map, and no others."""
-    pages = PUBLIC - {"/health", "/healthz", "/ping", "/readyz", "/version"}
-    there = {(rule.replace("<", "{").replace(">", "}"), *methods) for rule, _, methods in rules if rule not in pages}
-    assert {(endpoint.path, endpoint.method.upper()) for endpoint in ENDPOINTS} == there
 
 
 def test_every_endpoint_except_the_public_ones_requires_an_api_key(guarded_gateway, rules):

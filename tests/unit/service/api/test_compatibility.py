@@ -7,7 +7,6 @@ import pytest
 
 from service.api import compatibility, requests
 from service.api.compatibility import ANY, COMPLETION_FIELDS, EMBEDDING_FIELDS
-from service.api.openapi import openapi_document
 from service.api.requests import (
     CompletionRequest,
     DetokenizeRequest,
@@ -17,6 +16,7 @@ from service.api.requests import (
 )
 from service.errors import InvalidRequest
 from service.limits import Limits
+from service.web.openapi import openapi_document
 from tests.paths import ROOT
 
 # The required fields of each kind of request.
@@ -44,7 +44,6 @@ every = pytest.mark.parametrize(("kind", "name", "values"), EVERY, ids=[f"{e[0].
 @pytest.mark.parametrize("value", [1, None], ids=repr)
 @pytest.mark.parametrize("kind", REQUIRED)
 def test_an_unknown_field_is_refused_whatever_its_value(kind, value):
-    """In the body of every endpoint, as OpenAI does."""
     with pytest.raises(InvalidRequest, match=r"^unknown field 'xyzzy'$") as caught:
         parse(kind, xyzzy=value)
     assert caught.value.param == "xyzzy"
@@ -95,7 +94,6 @@ def test_no_name_is_suggested_for_what_is_not_there(name):
     ids=str,
 )
 def test_an_unknown_member_is_refused_with_its_place(fields, message):
-    """At every depth; `param` is the request's field."""
     with pytest.raises(InvalidRequest, match=re.escape(f"unknown field {message}")) as caught:
         parse(CompletionRequest, **fields)
     assert caught.value.param in fields
@@ -109,7 +107,6 @@ def test_keywords_of_a_json_schema_are_no_fields():
 
 @pytest.mark.parametrize("empty", [{}, {"regex": None}, {"json_object": False}, {"grammar": None}], ids=str)
 def test_structured_outputs_without_a_constraint_are_refused(empty):
-    """It asks for one and names none."""
     with pytest.raises(InvalidRequest, match=r"^structured_outputs must have one of regex, choice, json,") as caught:
         parse(CompletionRequest, structured_outputs=empty)
     assert caught.value.param == "structured_outputs"
@@ -117,7 +114,6 @@ def test_structured_outputs_without_a_constraint_are_refused(empty):
 
 
 def test_a_hundred_thousand_unknown_fields_are_one_error():
-    """The first is named."""
     with pytest.raises(InvalidRequest, match=r"^unknown field 'u0'$") as caught:
         parse(CompletionRequest, **{f"u{i}": 1 for i in range(100_000)})
     assert caught.value.__cause__.error_count() == 1
@@ -182,24 +178,7 @@ def test_a_value_that_requests_nothing_is_dropped(kind, name, values):
         {"temperature": 0, "max_tokens": 1, "logprobs": 1, "seed": 1234, "echo": True, "add_special_tokens": False},
         {"top_p": 1, "frequency_penalty": 0, "presence_penalty": 0, "n": 1, "logprobs": None, "max_tokens": 256},
         {"best_of": 1, "repetition_penalty": 1.0, "logprobs": None, "priority": 0, "cache_salt": "x"},
-        # The defaults of vLLM's CompletionRequest and StructuredOutputsParams.
-        {
-            "use_beam_search": False,
-            "length_penalty": 1.0,
-            "stop_token_ids": [],
-            "include_stop_str_in_output": False,
-            "skip_special_tokens": True,
-            "spaces_between_special_tokens": True,
-            "truncate_prompt_tokens": None,
-            "allowed_token_ids": None,
-            "bad_words": [],
-            "prompt_embeds": None,
-            "request_id": "r",
-            "return_tokens_as_token_ids": None,
-            "return_token_ids": None,
-            "kv_transfer_params": None,
-            "vllm_xargs": None,
-        },
+        # The defaults of vLLM's StructuredOutputsParams; `COMPLETION_FIELDS` has those of its CompletionRequest.
         {
             "structured_outputs": {
                 **dict.fromkeys(["json", "choice", "grammar", "json_object", "whitespace_pattern", "structural_tag"]),
@@ -211,12 +190,10 @@ def test_a_value_that_requests_nothing_is_dropped(kind, name, values):
     ],
 )
 def test_requests_of_unmodified_clients_pass(fields):
-    """Fields and values that they send."""
     assert parse(CompletionRequest, **fields).prompts == ("x",)
 
 
 def test_max_completion_tokens_is_an_alias_of_max_tokens():
-    """A request may have either, or both with the same value."""
     assert parse(CompletionRequest, max_completion_tokens=7).max_tokens == 7
     assert parse(CompletionRequest, max_completion_tokens=7, max_tokens=7).max_tokens == 7
     with pytest.raises(

@@ -11,7 +11,6 @@ from service.api.requests import (
     InspectRequest,
     TokenizeRequest,
     parse,
-    parse_number,
 )
 from service.errors import InvalidRequest
 from service.limits import Limits
@@ -33,7 +32,6 @@ def embed(**fields):
 
 
 def test_defaults_are_openais():
-    """An absent field has OpenAI's default, and the seed is random."""
     request = parsed()
     assert (request.prompts, request.max_tokens, request.n, request.best_of) == (("",), 16, 1, 1)
     assert (request.stream, request.echo, request.logprobs, request.timeout_s) == (False, False, None, 60.0)
@@ -52,12 +50,10 @@ def test_a_resumed_request_has_no_seed_unless_it_sets_one():
 
 
 def test_random_seeds_differ():
-    """Two requests without a seed get different completions."""
     assert parsed().seed != parsed().seed
 
 
 def test_every_field_is_parsed():
-    """Values reach the request and its sampling parameters unchanged."""
     request = parsed(
         prompt="x",
         max_tokens=5,
@@ -114,43 +110,24 @@ def test_a_prompt_has_four_forms(prompt, prompts):
     ("suffix", "suffixes"), [("a", ("a",)), ([1, 2], ([1, 2],)), (["a", ""], ("a", "")), ("", ("",))]
 )
 def test_a_suffix_has_the_same_forms_as_a_prompt(suffix, suffixes):
-    """The parser does not know whether the model supports a suffix."""
     assert (parsed(suffix=suffix).suffixes, parsed(suffix=suffix).prompts) == (suffixes, ("",))
 
 
 def test_stream_options_prepend_is_false_by_default():
     """A client sets it if it can prepend the chunks that a backward model streams."""
-    assert [
-        parsed(stream=True, stream_options={"prepend": value}).stream_options.prepend for value in (True, False, None)
-    ] == [
-        True,
-        False,
-        False,
-    ]
-    assert not parsed(stream=True).stream_options.prepend
+    requests = [parsed(stream=True, stream_options={"prepend": value}) for value in (True, False, None)]
+    assert [request.stream_options.prepend for request in (*requests, parsed(stream=True))] == [True, *[False] * 3]
 
 
 def test_ignore_eos_sets_min_tokens_to_max_tokens():
-    """The EOS token is never sampled, whatever `min_tokens` the request has."""
     assert parsed(ignore_eos=True, max_tokens=50, min_tokens=2).sampling.min_tokens == 50
 
 
 def test_embeddings_parse_their_fields_and_defaults():
-    """The defaults are mean pooling, floats and all dimensions."""
-    request = embed()
-    assert (request.prompts, request.pooling, request.encoding_format, request.dimensions) == (
-        ("x",),
-        "mean",
-        "float",
-        None,
-    )
-    request = embed(input=[[1, 2]], pooling="last", encoding_format="base64", dimensions=8)
-    assert (request.prompts, request.pooling, request.encoding_format, request.dimensions) == (
-        ([1, 2],),
-        "last",
-        "base64",
-        8,
-    )
+    fields = {"pooling": "last", "encoding_format": "base64", "dimensions": 8}
+    for request, *wanted in ((embed(), "mean", "float", None), (embed(**fields), *fields.values())):
+        assert [request.pooling, request.encoding_format, request.dimensions] == wanted
+    assert (embed().prompts, embed(input=[[1, 2]]).prompts) == (("x",), ([1, 2],))
 
 
 @pytest.mark.parametrize(
@@ -175,7 +152,6 @@ def test_stop_is_a_string_or_a_list(value, expected):
 
 @pytest.mark.parametrize("value", [0, -1])
 def test_top_k_of_0_or_minus_1_means_all_tokens(value):
-    """Both are in use among clients, and both become 0."""
     assert parsed(top_k=value).sampling.top_k == 0
 
 
@@ -191,19 +167,6 @@ def test_an_integer_may_be_written_as_a_float():
     assert (inspect.prompts, inspect.layers, inspect.max_units, inspect.logprobs) == (([4],), [1], 2, 1)
 
 
-@pytest.mark.parametrize(("value", "number"), [("5", 5), ("5.0", 5), ("09.00", 9), (None, 3)])
-def test_a_number_in_a_query_may_be_written_as_a_float(value, number):
-    """As in a body; without a value it is the default."""
-    assert parse_number(value, "count", (1, 9), 3) == number
-
-
-@pytest.mark.parametrize("value", ["10", "0", "5.1", "-1", "", "5.", "1e0", "x"])
-def test_an_invalid_number_in_a_query_is_named(value):
-    """With its limits."""
-    with pytest.raises(InvalidRequest, match=f"count must be a number from 1 to 9, got '{value}'"):
-        parse_number(value, "count", (1, 9), 3)
-
-
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
@@ -215,17 +178,14 @@ def test_an_invalid_number_in_a_query_is_named(value):
         ("max_tokens", True, "max_tokens must .*integer, got True"),
         ("temperature", -0.1, "temperature must be greater than or equal to 0, got -0.1"),
         ("temperature", 2.1, "temperature must be less than or equal to 2, got 2.1"),
-        ("temperature", "hot", "temperature must .*number, got 'hot'"),
         ("top_p", 1.5, "top_p must be less than or equal to 1, got 1.5"),
         ("min_p", -1, "min_p must be greater than or equal to 0, got -1"),
         ("top_k", -2, "top_k must be greater than or equal to -1, got -2"),
         ("top_k", 2**31, "top_k must be less than or equal to 2147483647"),
         ("seed", 2**63, "seed must be less than 9223372036854775808"),
-        ("seed", 0.5, "seed must .*integer"),
         ("n", 0, "n must be greater than or equal to 1, got 0"),
         ("n", 10_001, "n must be less than or equal to 10000, got 10001"),
         ("prompt", 5, "prompt must be a string, a list of strings, a list of token ids or a list of such lists, got 5"),
-        ("prompt", {"a": 1}, "prompt must be a string, a list"),
         ("prompt", [], r"prompt must have at least 1 item, got \[\]"),
         ("prompt", ["a", 1], r"prompt\[1\] must be a valid string, got 1"),
         ("prompt", [1, "a"], r"prompt\[1\] must be a valid integer, got 'a'"),
@@ -245,7 +205,6 @@ def test_an_invalid_number_in_a_query_is_named(value):
         ("best_of", 10_001, "best_of must be less than or equal to 10000, got 10001"),
         ("logprobs", 21, "logprobs must be less than or equal to 20, got 21"),
         ("logprobs", -1, "logprobs must be greater than or equal to 0, got -1"),
-        ("logprobs", True, "logprobs must be a valid integer, got True"),
         ("echo", "yes", "echo must .*boolean, got 'yes'"),
         ("presence_penalty", 2.1, "presence_penalty must be less than or equal to 2, got 2.1"),
         ("frequency_penalty", -2.1, "frequency_penalty must be greater than or equal to -2, got -2.1"),
@@ -260,14 +219,10 @@ def test_an_invalid_number_in_a_query_is_named(value):
         ("logit_bias", [1], r"logit_bias must .*object.*, got \[1\]"),
         ("min_tokens", -1, "min_tokens must be greater than or equal to 0, got -1"),
         ("min_tokens", 17, "min_tokens must be at most max_tokens, 16, got 17"),
-        ("ignore_eos", 1, "ignore_eos must .*boolean, got 1"),
         ("suffix", 1, "suffix must be a string, a list of strings, a list of token ids or a list of such lists, got 1"),
-        ("suffix", [1, "a"], r"suffix\[1\] must be a valid integer, got 'a'"),
         ("suffix", ["a"] * 11, "suffix must have at most 10 items, got 11"),
         ("timeout_s", 0, "timeout_s must be greater than 0, got 0"),
         ("timeout_s", 61, "timeout_s must be at most 60, got 61"),
-        ("add_special_tokens", "x", "add_special_tokens must .*boolean, got 'x'"),
-        ("user", 5, "user must .*string, got 5"),
         ("stream_options", {"include_usage": True}, "stream_options must be absent without stream"),
         ("stream_options", {"state_interval": 0}, "stream_options.state_interval must be greater.* 1, got 0"),
         ("stream_options", {"prepend": 1}, "stream_options.prepend must .*boolean, got 1"),
@@ -278,16 +233,11 @@ def test_an_invalid_number_in_a_query_is_named(value):
         ("stop", ["a", 5], r"stop\[1\] must .*string, got 5"),
         ("stop", ["x"] * 17, "stop must have at most 16 items"),
         ("stop", 5, "stop must be a valid array, got 5"),
-        ("stream", "yes", "stream must .*boolean, got 'yes'"),
-        ("stream_options", {"include_usage": 3}, "stream_options.include_usage must .*boolean, got 3"),
         ("model", 5, "model must .*string, got 5"),
-        ("state", 5, "state must .*string, got 5"),
         ("state", "x" * (2**21 + 1), "state must have at most 2097152 characters, got 'xxx"),
-        ("return_state", "yes", "return_state must .*boolean, got 'yes'"),
     ],
 )
 def test_an_invalid_field_is_named_with_its_limit_and_value(field, value, message):
-    """The error's `param` repeats the field for programs."""
     with pytest.raises(InvalidRequest, match=message) as caught:
         parsed(**{field: value})
     assert caught.value.param == field
@@ -313,7 +263,6 @@ def test_an_invalid_field_is_named_with_its_limit_and_value(field, value, messag
     ],
 )
 def test_contradicting_fields_are_named_together(fields, param, message):
-    """The message has the values of all of them; `param` is one of them."""
     with pytest.raises(InvalidRequest, match=message) as caught:
         parsed(**fields)
     assert caught.value.param == param
@@ -326,38 +275,25 @@ def test_echo_and_best_of_equal_to_n_can_be_streamed(fields):
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "message"),
+    ("kind", "fields", "message"),
     [
-        ("input", None, "input must be a string"),
-        ("input", [], "input must have at least 1 item"),
-        ("input", ["a"] * 11, "input must have at most 10 items, got 11"),
-        ("pooling", "max", "pooling must be 'mean' or 'last', got 'max'"),
-        ("encoding_format", "hex", "encoding_format must be 'float' or 'base64', got 'hex'"),
-        ("dimensions", 0, "dimensions must be greater than or equal to 1, got 0"),
-        ("timeout_s", 61, "timeout_s must be at most 60, got 61"),
+        (EmbeddingsRequest, {"input": None}, "input must be a string"),
+        (EmbeddingsRequest, {"input": []}, "input must have at least 1 item"),
+        (EmbeddingsRequest, {"input": ["a"] * 11}, "input must have at most 10 items, got 11"),
+        (EmbeddingsRequest, {"input": "a", "pooling": "max"}, "pooling must be 'mean' or 'last', got 'max'"),
+        (EmbeddingsRequest, {"input": "a", "dimensions": 0}, "dimensions must be greater than or equal to 1, got 0"),
+        (EmbeddingsRequest, {"input": "a", "timeout_s": 61}, "timeout_s must be at most 60, got 61"),
+        (TokenizeRequest, {}, "prompt is required"),
+        (TokenizeRequest, {"prompt": [1]}, r"prompt must be a valid string, got \[1\]"),
+        (DetokenizeRequest, {}, "tokens is required"),
+        (DetokenizeRequest, {"tokens": [-1]}, r"tokens\[0\] must be greater than or equal to 0, got -1"),
+        (DetokenizeRequest, {"tokens": "a"}, "tokens must be a valid array, got 'a'"),
     ],
 )
-def test_an_invalid_embeddings_field_is_named(field, value, message):
-    """The message has the limit and the value, as for completions."""
+def test_an_invalid_field_of_another_request_is_named(kind, fields, message):
     with pytest.raises(InvalidRequest, match=message) as caught:
-        embed(**{field: value})
-    assert caught.value.param == field
-
-
-@pytest.mark.parametrize(
-    ("kind", "body", "message"),
-    [
-        (TokenizeRequest, b"{}", "prompt is required"),
-        (TokenizeRequest, b'{"prompt": [1]}', r"prompt must be a valid string, got \[1\]"),
-        (DetokenizeRequest, b"{}", "tokens is required"),
-        (DetokenizeRequest, b'{"tokens": [-1]}', r"tokens\[0\] must be greater than or equal to 0, got -1"),
-        (DetokenizeRequest, b'{"tokens": "a"}', "tokens must be a valid array, got 'a'"),
-    ],
-)
-def test_an_invalid_tokenizer_field_is_named(kind, body, message):
-    """Requests of /tokenize and /detokenize get the same errors as completions."""
-    with pytest.raises(InvalidRequest, match=message):
-        parse(kind, body, LIMITS)
+        parse(kind, json.dumps(fields).encode(), LIMITS)
+    assert message.startswith(caught.value.param)
 
 
 @pytest.mark.parametrize(
@@ -379,7 +315,6 @@ def test_a_million_invalid_items_are_one_error(fields, message):
 
 
 def test_one_invalid_token_id_among_a_million_is_named():
-    """Every item of a long list is validated, and the message has the index of the invalid one."""
     assert len(parsed(prompt=[5] * 1_000_000).prompts[0]) == 1_000_000
     with pytest.raises(InvalidRequest, match=r"prompt\[999999\] must be a valid integer, got 'x'"):
         parsed(prompt=[*[5] * 999_999, "x"])
@@ -415,7 +350,6 @@ def test_a_body_that_is_not_a_json_object_is_rejected(body, message):
 
 
 def test_a_long_value_is_shortened_in_the_message():
-    """An error message never repeats a megabyte."""
     with pytest.raises(InvalidRequest) as caught:
         parsed(n="x" * 1_000_000)
     assert len(str(caught.value)) < 200
@@ -432,13 +366,11 @@ def test_a_long_value_is_shortened_in_the_message():
     ids=["integer", "infinity", "depth", "length"],
 )
 def test_a_schema_that_cannot_be_kept_is_an_invalid_request(schema, message):
-    """Not an error of the server."""
     with pytest.raises(InvalidRequest, match=message) as caught:
         _ = parsed(guided_json=schema).constraint
     assert caught.value.param == "guided_json"
 
 
 def test_a_number_of_a_schema_that_no_double_holds_is_an_invalid_request():
-    """Written again it would be null."""
     with pytest.raises(InvalidRequest, match="guided_json cannot be written as JSON: Out of range float values"):
         _ = parse(CompletionRequest, b'{"model": "m", "guided_json": {"const": 1e400}}', LIMITS).constraint

@@ -9,7 +9,7 @@ import pytest
 from service.context import RequestContext
 from service.errors import ClientGone, DeadlineExceeded, InvalidRequest, Overloaded, RateLimited
 from service.generation.candidate_filter import CandidateFilter
-from service.web.responses import CompletionResponse
+from service.web.completions import CompletionResponse
 from tests.unit.service.engines import Service, request
 
 

@@ -9,13 +9,8 @@ import pytest
 from contract.signatures import FINAL_ROW, FORBIDDEN, ROW_BITS
 from contract.tokenizer import SubwordTokenizer, WordTokenizer
 from service.scheduling.constraints import FIRST_ROW, Match
-from service.structured_outputs.automata import (
-    CompilationLimits,
-    PatternError,
-    TokenTexts,
-    compile_automaton,
-    compile_bytes,
-)
+from service.structured_outputs.automata import CompilationLimits, TokenTexts, compile_automaton, compile_bytes
+from service.structured_outputs.regex_syntax import PatternError
 
 LIMITS = CompilationLimits(max_states=20_000, max_bytes=2**25)
 CHARACTERS = ("", "", "", "a", "b", "c", "é", "-")
@@ -51,7 +46,6 @@ def accepts(automaton, token_ids, end=END):
 @pytest.mark.parametrize("backward", [False, True])
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_the_texts_of_an_automaton_are_those_that_re_matches(pattern, backward):
-    """Every text of up to five characters is accepted if and only if `re.fullmatch` does."""
     automaton = compiled(pattern, backward=backward)
     for length in range(1, 6):
         for ids in itertools.product(range(3, len(CHARACTERS)), repeat=length):
@@ -87,7 +81,6 @@ def test_distances_and_continuations_agree(pattern):
     ],
 )
 def test_the_syntax_of_rust_that_python_lacks(pattern, same):
-    """The automata are equal."""
     assert compiled(pattern).digest == compiled(same).digest
 
 
@@ -111,7 +104,6 @@ def test_flags_cost_nothing(pattern, same):
 
 
 def test_all_regexes_must_match():
-    """Three characters or more, all of them a or c, and an even number of a."""
     automaton = compiled("(?s:.){3,}", "[ac]*", "(c*ac*a)*c*")
     for length in range(1, 6):
         for ids in itertools.product((3, 4, 5), repeat=length):
@@ -171,13 +163,11 @@ def test_words_are_separated_but_not_from_what_precedes_the_text():
     ],
 )
 def test_a_pattern_that_cannot_be_compiled_is_an_error_that_says_why(pattern, message):
-    """Invalid, unsupported, without a match, or with too many states."""
     with pytest.raises(PatternError, match=re.escape(message)):
         compiled(pattern)
 
 
 def test_the_bytes_of_a_table_are_limited():
-    """It has four bytes for each state and token."""
     with pytest.raises(
         PatternError, match=r"must need at most 1000 bytes for its states × 10 tokens, got 1040 or more"
     ):
@@ -191,14 +181,12 @@ def test_an_automaton_is_the_same_in_every_process():
 
 
 def test_the_rows_that_a_call_needs_are_those_that_its_steps_read():
-    """After one step more there is one row more."""
     automaton = compiled("abcabcabc")
     for steps in range(1, 7):
         assert automaton.reachable([FIRST_ROW], steps).tolist() == list(range(FIRST_ROW + steps))
 
 
 def test_a_match_ends_where_no_token_can_follow():
-    """Tokens after that do not belong to it."""
     match = Match(compiled("ab|ac?-"))
     assert match.num_missing == 2
     assert match.copy().advance([3, 5, 7, 3], 10) == 3

@@ -1,87 +1,92 @@
 """The fair queue of compilations."""
 
-from dataclasses import dataclass
+from concurrent.futures import Future
 
 from service.structured_outputs.compilation_queue import MAX_SENDERS, CompilationQueue
 
 
-@dataclass(eq=False)
-class Item:
-    name: str
-    is_slow: bool = False
-
-
 def put(queue, *senders, is_slow=False):
-    """Enqueue an item for each sender; return the items."""
-    items = [Item(f"{sender}{number}", is_slow) for number, sender in enumerate(senders)]
-    for sender, item in zip(senders, items, strict=True):
-        queue.put(sender, item)
-    return items
+    """Enqueue a compilation for each sender, named by it and its number."""
+    for number, sender in enumerate(senders):
+        queue.join(f"{sender}{number}", None, Future(), sender).is_slow = is_slow
 
 
-def drain(queue, *, is_slow=False, seconds=0.0):
-    """Take everything from a lane, each for some seconds, and return the names in order."""
-    names = []
-    while taken := queue.take(is_slow=is_slow):
-        sender, item = taken
-        names.append(item.name)
-        queue.charge(sender, seconds)
-    return names
+def take(queue, seconds, *, is_slow=False):
+    """Take the next compilation from a lane, for some seconds, and return its name."""
+    sender, compilation = queue.take(is_slow=is_slow)
+    queue.end(compilation, sender, seconds)
+    queue.remove(compilation)
+    return compilation.key
 
 
 def test_senders_take_turns_by_the_time_that_they_have_used():
-    """Those of one sender keep their order."""
-    queue = CompilationQueue()
+    queue = CompilationQueue(100)
     put(queue, "a", "a", "a", "b", "b")
-    assert drain(queue, seconds=1.0) == ["a0", "b3", "a1", "b4", "a2"]
+    assert [take(queue, 1.0) for _ in range(5)] == ["a0", "b3", "a1", "b4", "a2"]
+    assert queue.take(is_slow=False) is None
 
 
 def test_a_slow_pattern_delays_the_next_ones_of_its_sender_only():
     """Another sender's patterns go first, until they have taken as long."""
-    queue = CompilationQueue()
+    queue = CompilationQueue(100)
     put(queue, "a", "a")
-    queue.take(is_slow=False)
-    queue.charge("a", 2.0)
+    take(queue, 2.0)
     put(queue, "b", "b", "b")
-    assert drain(queue, seconds=0.9) == ["b0", "b1", "b2", "a1"]
+    assert [take(queue, 0.9) for _ in range(4)] == ["b0", "b1", "b2", "a1"]
 
 
 def test_an_idle_sender_saves_up_no_time():
     """It starts where the others are: otherwise it could go first for as long as they have been busy."""
-    queue = CompilationQueue()
+    queue = CompilationQueue(100)
     for _ in range(50):
         put(queue, "a")
-        drain(queue, seconds=1.0)
+        take(queue, 1.0)
     put(queue, "a", "b", "b", "b")
-    assert drain(queue, seconds=1.0) == ["b1", "a0", "b2", "b3"]
+    assert [take(queue, 1.0) for _ in range(4)] == ["b1", "a0", "b2", "b3"]
 
 
 def test_each_lane_has_an_order_of_its_own():
-    """A slow compilation waits in its own lane; both count towards its sender's time."""
-    queue = CompilationQueue()
-    slow, fast = put(queue, "a", is_slow=True), put(queue, "a", "b")
-    assert queue.take(is_slow=False) == ("a", fast[0])
-    queue.charge("a", 1.0)
-    assert queue.take(is_slow=True) == ("a", slow[0])
+    """Both count towards a sender's time."""
+    queue = CompilationQueue(100)
+    put(queue, "c", is_slow=True)
+    put(queue, "a", "b")
+    assert take(queue, 1.0) == "a0"
+    assert take(queue, 1.0, is_slow=True) == "c0"
     assert queue.take(is_slow=True) is None
-    assert queue.take(is_slow=False) == ("b", fast[1])
+    put(queue, "a", "c")
+    assert [take(queue, 1.0) for _ in range(3)] == ["b1", "a0", "c1"]
 
 
-def test_a_removed_compilation_is_in_no_senders_queue():
-    """Several senders may wait for the same one."""
-    queue, item = CompilationQueue(), Item("shared")
-    for sender in "ab":
-        queue.put(sender, item)
-    queue.remove(item)
+def test_a_shared_compilation_is_run_once_and_leaves_with_its_last_request():
+    """It takes the turn of the sender that has used the least."""
+    queue, requests = CompilationQueue(100), [Future(), Future()]
+    put(queue, "a")
+    take(queue, 1.0)
+    shared = [queue.join("s", None, request, sender) for request, sender in zip(requests, "ab", strict=True)]
+    assert shared[0] is shared[1]
+    assert queue.take(is_slow=False) == ("b", shared[0])
     assert queue.take(is_slow=False) is None
+    queue.end(shared[0], "b", 1.0)
+    queue.leave(shared[0], requests[0])
+    assert queue.join("s", None, requests[0], "a") is shared[0]
+    for request in requests:
+        queue.leave(shared[0], request)
+    assert queue.take(is_slow=False) is None
+    other = queue.join("s", None, requests[0], "a")
+    queue.remove(shared[0])
+    assert queue.take(is_slow=False) == ("a", other)
 
 
 def test_the_number_of_remembered_senders_is_limited():
-    """Addresses are cheap: those that have used the least are forgotten."""
-    queue = CompilationQueue()
-    queue.charge("heavy", 100.0)
+    """Addresses are cheap: those that have used the least are forgotten, unless they wait."""
+    queue = CompilationQueue(MAX_SENDERS * 10)
+    put(queue, "heavy")
+    take(queue, 100.0)
+    put(queue, "waiting", is_slow=True)
     for number in range(2 * MAX_SENDERS):
-        queue.charge(str(number), 1.0)
+        put(queue, f"{number}-")
+        take(queue, 1.0)
     assert len(queue._used_s) <= MAX_SENDERS
     put(queue, "heavy", "new")
-    assert drain(queue) == ["new1", "heavy0"]
+    assert [take(queue, 1.0) for _ in range(2)] == ["new1", "heavy0"]
+    assert take(queue, 1.0, is_slow=True) == "waiting0"

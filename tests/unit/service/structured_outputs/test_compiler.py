@@ -1,9 +1,9 @@
-"""The compiler's process: its limits, its cache, and that it ends with the gateway."""
+"""The compiler of constraints: its cache and its lanes, and the limits of its processes."""
 
 import os
 import signal
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,32 +11,26 @@ import pytest
 from service.errors import InternalError, Overloaded
 from service.limits import Limits
 from service.structured_outputs import compiler as module
-from service.structured_outputs.automata import PatternError, TokenTexts
-from service.structured_outputs.compiler import ConstraintCompiler
+from service.structured_outputs import compiler_process
+from service.structured_outputs.automata import CompilationLimits, TokenTexts, compile_automaton
+from service.structured_outputs.compiler import FAST_S, MAX_MEMORY_BYTES, ConstraintCompiler
+from service.structured_outputs.compiler_process import CompilerProcess, Failure, Job, LimitExceeded
 from service.structured_outputs.json_schema import SchemaError
 from service.structured_outputs.patterns import Pattern
+from service.structured_outputs.regex_syntax import PatternError
 from tests.fakes import FakeListener
 from tests.servers import children
 from tests.waiting import until
 
 TEXTS = TokenTexts((b"a", b"b"), (b"a", b"b"), None, 2)
-BOMB = (Pattern("regex", "(a{1,1000}){1,1000}"),)
+LIMITS = CompilationLimits(20_000, 2**25)
 
 
-@pytest.fixture
-def compiler(monkeypatch):
-    # Before its process gets only idle CPU time, which beside other tests may be none at all.
-    monkeypatch.setattr(module, "WALL_FACTOR", 1000)
-    compiler = ConstraintCompiler(Limits(max_pattern_s=0.08, pattern_cache_bytes=20_000), FakeListener())
-    yield compiler
-    compiler.close()
+def regex(source):
+    return (Pattern("regex", source),)
 
 
-@pytest.fixture
-def patient():
-    """A compiler that gives a pattern more time than a test takes."""
-    with closing(ConstraintCompiler(Limits(max_pattern_s=20), FakeListener())) as compiler:
-        yield compiler
+BOMB = regex("(a{1,1000}){1,1000}")
 
 
 def no_texts():
@@ -44,35 +38,86 @@ def no_texts():
     raise AssertionError
 
 
-def test_a_pattern_is_compiled_once(compiler):
-    """Then its automaton is in the cache: the same object."""
-    pattern = (Pattern("regex", "a+b"),)
-    automaton = compiler.compile(pattern, "model", lambda: TEXTS)
+def job(constraint, wall_timeout_s=600.0):
+    return Job(constraint, TEXTS, LIMITS, 20.0, wall_timeout_s, MAX_MEMORY_BYTES)
+
+
+@pytest.fixture
+def process():
+    process = CompilerProcess()
+    yield process
+    process.kill()
+
+
+class ScriptedProcess:
+    """Compiles in this process; `script` replaces the outcomes of the first jobs."""
+
+    def __init__(self, *script):
+        self.script, self.jobs = list(script), []
+
+    def run(self, job):
+        self.jobs.append(job)
+        return self.script.pop(0) if self.script else compile_automaton([job.constraint[0].source], TEXTS, LIMITS)
+
+    def kill(self):
+        pass
+
+
+@pytest.fixture
+def make_compiler():
+    """Return a function that makes a compiler with scripted processes, if any, and closes it after the test."""
+    made = []
+
+    def make(*scripted, **limits):
+        made.append(ConstraintCompiler(Limits(**limits), FakeListener()))
+        made[-1]._processes.update(zip((False, True), scripted, strict=False))
+        return made[-1]
+
+    yield make
+    for compiler in made:
+        compiler.close()
+
+
+def test_a_pattern_is_compiled_once(make_compiler):
+    compiler = make_compiler(ScriptedProcess())
+    automaton = compiler.compile(regex("a+b"), "model", lambda: TEXTS)
     assert automaton.num_states == 2
-    assert compiler.compile(pattern, "model", no_texts) is automaton
+    assert compiler.compile(regex("a+b"), "model", no_texts) is automaton
     with pytest.raises(InternalError):
-        compiler.compile(pattern, "another model", no_texts)
+        compiler.compile(regex("a+b"), "another model", no_texts)
 
 
-def test_a_regex_bomb_costs_its_time_once_and_disturbs_no_other_pattern(compiler):
-    """Its error is in the cache; the process is started again for the next pattern."""
-    with pytest.raises(PatternError, match=r"takes more than 0\.08 seconds to compile"):
-        compiler.compile(BOMB, "model", lambda: TEXTS)
-    with pytest.raises(PatternError, match="takes more than"):
-        compiler.compile(BOMB, "model", no_texts)
-    assert compiler.compile((Pattern("regex", "a"),), "model", lambda: TEXTS).num_states == 1
+def test_a_pattern_that_exceeds_a_limit_is_repeated_once_with_the_whole_limits(make_compiler):
+    """Its error is in the cache then."""
+    error = LimitExceeded("takes more than 256 MiB of memory to compile")
+    busy = Failure(Overloaded, "the machine is too busy")
+    fast, slow = ScriptedProcess(LimitExceeded("takes more"), busy), ScriptedProcess(error)
+    compiler = make_compiler(fast, slow, max_pattern_s=3)
+    for texts in (lambda: TEXTS, no_texts):
+        with pytest.raises(PatternError, match="takes more than 256 MiB"):
+            compiler.compile(regex("a"), "model", texts)
+    assert compiler.compile(regex("b"), "model", lambda: TEXTS).num_states == 1
+    assert [(each.timeout_s, each.max_memory_bytes >> 20) for each in fast.jobs] == [(FAST_S, 64)] * 2
+    assert [(each.timeout_s, each.max_memory_bytes >> 20) for each in slow.jobs] == [(3, 256)] * 2
     assert [is_refused for _, is_refused in compiler._observer.compilations] == [True, False]
 
 
-def process_of(compiler, lane=0):
-    """Wait for a compiler process and return it: of the lane for any pattern, or of the fast one."""
-    return until(lambda: compiler._processes[lane].process)
+def test_an_interrupted_compilation_is_paused_and_then_repeated(make_compiler, monkeypatch):
+    """The machine may be less busy then: its failure says nothing about the pattern."""
+    busy = Failure(Overloaded, "the machine is too busy")
+    compiler = make_compiler(ScriptedProcess(busy, busy), ScriptedProcess(busy, busy))
+    for texts in (lambda: TEXTS, no_texts):
+        with pytest.raises(Overloaded, match=r"not compiled: the machine is too busy; try again in \d+ s") as paused:
+            compiler.compile(regex("a"), "model", texts)
+        assert 1 <= paused.value.retry_after_s <= 30
+    monkeypatch.setattr(module, "INTERRUPTED_S", 0.0)
+    with pytest.raises(Overloaded):
+        compiler.compile(regex("b"), "model", lambda: TEXTS)
+    assert compiler.compile(regex("b"), "model", lambda: TEXTS).num_states == 1
 
 
-def child_of(compiler):
-    """Wait for the fork of a compilation, and return its process id."""
-    pid = process_of(compiler).pid
-    return until(lambda: children(pid))[0]
+def num_waiting(compiler):
+    return sum(len(each.waiting) for each in compiler._queue._pending.values())
 
 
 def wait_briefly(future):
@@ -80,36 +125,166 @@ def wait_briefly(future):
     return future.result(timeout=0.01)
 
 
-def test_a_long_compilation_gets_only_idle_cpu_time(patient):
-    """After a tenth of a second of it; the process that starts compilations keeps its priority."""
-    compiler = patient
+def test_a_compilation_that_nobody_waits_for_is_not_started(make_compiler):
+    """Its clients have left: it takes no time, and its place in the queue is free."""
+    compiler, held = make_compiler(ScriptedProcess()), Future()
     with ThreadPoolExecutor(1) as pool:
-        bomb = pool.submit(compiler.compile, BOMB, "model", lambda: TEXTS)
-        child = child_of(compiler)
-        until(lambda: os.sched_getscheduler(child) == os.SCHED_IDLE)
-        assert os.sched_getscheduler(process_of(compiler).pid) == os.SCHED_OTHER
-        os.kill(child, signal.SIGKILL)
-        assert isinstance(bomb.exception(), Overloaded)
+        first = pool.submit(compiler.compile, regex("ab"), "model", lambda: held.result(timeout=30))
+        until(lambda: any(each.is_running for each in compiler._queue._pending.values()))
+        for source in ("a", "b"):
+            with pytest.raises(TimeoutError):
+                compiler.compile(regex(source), "model", no_texts, wait=wait_briefly)
+        assert list(compiler._queue._pending) == [(regex("ab"), "model")]
+        assert num_waiting(compiler) == 1
+        held.set_result(TEXTS)
+        assert first.result(timeout=30).num_states == 2
 
 
-def test_a_lost_process_is_started_again(patient):
-    """Whether it was lost before a compilation, or during one: then that request gets an error, which is not cached."""
-    compiler = patient
-    compiler.compile((Pattern("regex", "a"),), "model", lambda: TEXTS)
-    process = process_of(compiler)
-    process.kill()
-    process.wait()
-    assert compiler.compile((Pattern("regex", "b"),), "model", lambda: TEXTS).num_states == 1
+def test_a_request_that_leaves_does_not_end_the_wait_of_others(make_compiler):
+    compiler, held = make_compiler(ScriptedProcess()), Future()
     with ThreadPoolExecutor(1) as pool:
-        bomb = pool.submit(compiler.compile, BOMB, "model", lambda: TEXTS)
-        child = child_of(compiler)
-        process_of(compiler).kill()
-        assert isinstance(bomb.exception(), InternalError)
+        with pytest.raises(TimeoutError):
+            compiler.compile(regex("ab"), "model", lambda: held.result(timeout=30), wait=wait_briefly)
+        other = pool.submit(compiler.compile, regex("ab"), "model", no_texts)
+        until(lambda: num_waiting(compiler) == 1)
+        held.set_result(TEXTS)
+        assert other.result(timeout=30).num_states == 2
+
+
+def test_a_slow_pattern_whose_clients_have_left_is_not_repeated(make_compiler):
+    """Nor is the error of the fast lane kept."""
+    fast, slow, held = ScriptedProcess(LimitExceeded("takes more")), ScriptedProcess(), Future()
+    compiler = make_compiler(fast, slow)
+    with pytest.raises(TimeoutError):
+        compiler.compile(regex("ab"), "model", lambda: held.result(timeout=30), wait=wait_briefly)
+    held.set_result(TEXTS)
+    until(lambda: not compiler._queue._pending)
+    assert compiler.compile(regex("ab"), "model", lambda: TEXTS).num_states == 2
+    assert slow.jobs == []
+
+
+def test_the_requests_that_wait_are_limited(make_compiler):
+    """Also those for the same pattern: each holds a thread. One sender cannot take all places."""
+    compiler, held = make_compiler(ScriptedProcess(), max_running=4, max_queued=8), Future()
+    compiler.compile(regex("ab"), "model", lambda: TEXTS)
+
+    def texts():
+        return held.result(timeout=30)
+
+    with ThreadPoolExecutor(6) as pool:
+        waiting = [pool.submit(compiler.compile, regex("b"), name, texts, sender="greedy") for name in "xyyy"]
+        until(lambda: num_waiting(compiler) == 4)
+        with pytest.raises(Overloaded, match="4 of 6 requests are waiting, 4 of 4 from this sender"):
+            compiler.compile(regex("b"), "y", no_texts, sender="greedy")
+        waiting += [pool.submit(compiler.compile, regex("b"), "z", texts, sender=name) for name in "ab"]
+        until(lambda: num_waiting(compiler) == 6)
+        with pytest.raises(Overloaded, match="6 of 6 requests are waiting, 0 of 4 from this sender"):
+            compiler.compile(regex("b"), "y", no_texts, sender="modest")
+        compiler.compile(regex("ab"), "model", no_texts, sender="greedy")
+        held.set_result(TEXTS)
+        assert [each.result(timeout=30).num_states for each in waiting] == [1] * 6
+    until(lambda: num_waiting(compiler) == 0)
+
+
+def test_the_cache_evicts_the_least_recently_used_automata(make_compiler):
+    """It keeps 20,000 bytes; one automaton of a hundred states has some 4,000."""
+    compiler = make_compiler(ScriptedProcess(), pattern_cache_bytes=20_000)
+    patterns = [regex(f"a{{{length}}}") for length in range(100, 110)]
+    for pattern in patterns:
+        compiler.compile(pattern, "model", lambda: TEXTS)
+    with pytest.raises(InternalError):
+        compiler.compile(patterns[0], "model", no_texts)
+    assert compiler.compile(patterns[-1], "model", no_texts).num_states == 109
+
+
+def test_a_cheap_pattern_does_not_wait_for_slow_ones(make_compiler):
+    """Neither for the one that is being compiled nor for those that wait, from the same sender too."""
+    compiler = make_compiler(max_pattern_s=20)
+    with ThreadPoolExecutor(4) as pool:
+        bombs = [pool.submit(compiler.compile, BOMB, name, lambda: TEXTS) for name in "xyz"]
+        until(lambda: sum(each.is_slow for each in compiler._queue._pending.values()) == 3)
+        assert compiler.compile(regex("a"), "model", lambda: TEXTS).num_states == 1
+        assert not any(bomb.done() for bomb in bombs)
+        fast = compiler._processes[False].process
+        compiler.close()
+        assert fast.returncode is not None
+        assert {type(bomb.exception()) for bomb in bombs} == {InternalError}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "error", "message"),
+    [
+        (Pattern("regex", "("), PatternError, "is not a valid regular expression"),
+        (Pattern.json({"not": {}}), SchemaError, "schema must have a type"),
+    ],
+    ids=["regex", "schema"],
+)
+def test_an_error_of_the_process_is_raised_here(make_compiler, pattern, error, message):
+    compiler, caught = make_compiler(max_pattern_s=20), []
+    for _ in range(2):
+        with pytest.raises(error, match=message) as info:
+            compiler.compile((pattern,), "model", lambda: TEXTS)
+        caught.append(info.value)
+    assert caught[0] is not caught[1]
+
+
+@pytest.mark.parametrize(
+    ("limit", "message"),
+    [
+        ({"timeout_s": 0.05}, "takes more than 0.05 seconds to compile; simplify it"),
+        ({"max_memory_bytes": 2**24}, "takes more than 16 MiB of memory to compile; simplify it"),
+    ],
+    ids=["time", "memory"],
+)
+def test_a_regex_bomb_is_stopped_at_its_limits(process, capfd, limit, message):
+    """The process compiles the next pattern. What Rust's allocator writes is not in the log of JSON lines."""
+    outcome = process.run(replace(job(BOMB), **limit))
+    assert isinstance(outcome, LimitExceeded)
+    assert str(outcome) == message
+    assert process.run(job(regex("a"))).num_states == 1
+    assert capfd.readouterr().err == ""
+
+
+def child_of(process):
+    """Wait for the fork of a compilation, and return its process id."""
+    pid = until(lambda: process.process).pid
+    return until(lambda: children(pid))[0]
+
+
+@pytest.mark.parametrize(
+    ("number", "failure"),
+    [
+        (signal.SIGKILL, Failure(Overloaded, "the kernel killed its process")),
+        (signal.SIGALRM, Failure(Overloaded, "the machine is too busy")),
+        (signal.SIGSEGV, Failure(InternalError, "its process ended with SIGSEGV")),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_a_fork_that_ends_early_is_a_failure_and_not_an_error_of_the_pattern(process, number, failure):
+    """After a tenth of a second it gets only idle CPU time; the process that starts forks keeps its priority."""
+    with ThreadPoolExecutor(1) as pool:
+        bomb = pool.submit(process.run, job(BOMB))
+        child = child_of(process)
+        if number == signal.SIGKILL:
+            until(lambda: os.sched_getscheduler(child) == os.SCHED_IDLE)
+            assert os.sched_getscheduler(process.process.pid) == os.SCHED_OTHER
+        os.kill(child, number)
+        assert bomb.result(timeout=30) == failure
+
+
+def test_a_lost_process_is_started_again(process):
+    """Whether it was lost before a compilation, or during one: then that request gets an error."""
+    process.run(job(regex("a")))
+    process.process.kill()
+    process.process.wait()
+    with ThreadPoolExecutor(1) as pool:
+        bomb = pool.submit(process.run, job(BOMB))
+        child = child_of(process)
+        process.process.kill()
+        assert bomb.result(timeout=30) == Failure(InternalError, "the compiler exited unexpectedly")
         # The fork that compiled ends, too.
         until(lambda: not is_running(child))
-    compiler._paused.clear()
-    with pytest.raises(InternalError):
-        compiler.compile(BOMB, "model", no_texts)
+    assert process.run(job(regex("b"))).num_states == 1
 
 
 def is_running(pid):
@@ -121,172 +296,22 @@ def is_running(pid):
     return stat.rpartition(") ")[2][0] != "Z"
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGALRM], ids=lambda number: number.name)
-def test_a_compilation_that_is_interrupted_can_be_repeated(patient, number):
-    """The kernel killed it for memory, or the machine is too busy: that says nothing about the pattern."""
-    compiler = patient
-    with ThreadPoolExecutor(1) as pool:
-        bomb = pool.submit(compiler.compile, BOMB, "model", lambda: TEXTS)
-        os.kill(child_of(compiler), number)
-        assert isinstance(bomb.exception(), Overloaded)
-        assert "the pattern was not compiled: the " in str(bomb.exception())
-    with pytest.raises(Overloaded, match=r"the pattern was not compiled: .* try again in \d+ s") as paused:
-        compiler.compile(BOMB, "model", no_texts)
-    assert 1 <= paused.value.retry_after_s <= 30
-    compiler._paused.clear()
-    with pytest.raises(InternalError):
-        compiler.compile(BOMB, "model", no_texts)
+def test_a_stopped_process_is_killed(process, monkeypatch):
+    """It would never respond; another one is started for the next pattern."""
+    process.run(job(regex("a")))
+    stopped = process.process
+    os.kill(stopped.pid, signal.SIGSTOP)
+    with monkeypatch.context() as patch:
+        patch.setattr(compiler_process, "RESPONSE_S", 0.1)
+        outcome = process.run(job(regex("b"), wall_timeout_s=0.1))
+    assert outcome == Failure(Overloaded, "the compiler did not respond")
+    assert stopped.returncode == -signal.SIGKILL
+    assert process.run(job(regex("ab"))).num_states == 2
 
 
-def test_a_crash_is_not_mistaken_for_a_slow_pattern(patient):
-    """The client gets 500, the log says how it crashed, and the pattern is compiled again after a pause."""
-    compiler = patient
-    with ThreadPoolExecutor(1) as pool:
-        bomb = pool.submit(compiler.compile, BOMB, "model", lambda: TEXTS)
-        os.kill(child_of(compiler), signal.SIGSEGV)
-        assert isinstance(bomb.exception(), InternalError)
-        assert "its process ended with SIGSEGV" in str(bomb.exception())
-    compiler._paused.clear()
-    assert compiler._cache.get((BOMB, "model")) is None
-
-
-def test_a_stopped_process_is_killed(patient, monkeypatch):
-    """It would never respond: requests get 429, and another process is started for the next pattern."""
-    compiler = patient
-    compiler.compile((Pattern("regex", "a"),), "model", lambda: TEXTS)
-    monkeypatch.setattr(module, "RESPONSE_S", 0.1)
-    monkeypatch.setattr(module, "WALL_FACTOR", 0.01)
-    process = process_of(compiler)
-    os.kill(process.pid, signal.SIGSTOP)
-    with pytest.raises(Overloaded, match="the compiler did not respond"):
-        compiler.compile((Pattern("regex", "b"),), "model", lambda: TEXTS)
-    assert process.returncode == -signal.SIGKILL
-    monkeypatch.undo()
-    assert compiler.compile((Pattern("regex", "ab"),), "model", lambda: TEXTS).num_states == 2
-
-
-def test_rusts_messages_are_not_in_the_log(patient, capfd):
-    """Its allocator writes one when the memory limit is reached: the gateway's log has one JSON object per line."""
-    big = (Pattern("regex", r"[\s\S]{60000}"),)
-    with pytest.raises(PatternError, match="takes more than 256 MiB of memory"):
-        patient.compile(big, "model", lambda: TEXTS)
-    assert capfd.readouterr().err == ""
-
-
-def test_a_cheap_pattern_does_not_wait_for_slow_ones(patient):
-    """Neither for the one that is being compiled nor for those that wait, from the same sender too."""
-    compiler = patient
-    with ThreadPoolExecutor(4) as pool:
-        bombs = [pool.submit(compiler.compile, BOMB, name, lambda: TEXTS) for name in "xyz"]
-        child_of(compiler)
-        # The other two have exceeded the fast lane's limit.
-        until(lambda: sum(each.is_slow for each in compiler._pending.values()) == 2)
-        assert compiler.compile((Pattern("regex", "a"),), "model", lambda: TEXTS).num_states == 1
-        assert not any(bomb.done() for bomb in bombs)
-        compiler.close()
-        assert {type(bomb.exception()) for bomb in bombs} == {InternalError}
-
-
-def test_a_compilation_that_nobody_waits_for_is_not_started(patient):
-    """Its clients have left: it takes no time, and its place in the queue is free."""
-    compiler = patient
-    with ThreadPoolExecutor(1) as pool:
-        bomb = pool.submit(compiler.compile, BOMB, "model", lambda: TEXTS)
-        child = child_of(compiler)
-        until(lambda: compiler._is_busy)
-        # Occupy the fast lane, too, so that what follows waits.
-        with compiler._condition:
-            compiler._is_busy = False
-        for regex in ("a", "b"):
-            with pytest.raises(TimeoutError):
-                compiler.compile((Pattern("regex", regex),), "model", no_texts, wait=wait_briefly)
-        assert list(compiler._pending) == [(BOMB, "model")]
-        assert compiler._num_waiting.total() == 1
-        os.kill(child, signal.SIGKILL)
-        assert bomb.exception()
-
-
-def test_a_request_that_leaves_does_not_end_the_wait_of_others(patient):
-    """They share one compilation, whichever of them was the first."""
-    compiler, pattern, held = patient, (Pattern("regex", "ab"),), Future()
-
-    def texts():
-        return held.result(timeout=30)
-
-    with ThreadPoolExecutor(1) as pool:
-        with pytest.raises(TimeoutError):
-            compiler.compile(pattern, "model", texts, wait=wait_briefly)
-        other = pool.submit(compiler.compile, pattern, "model", no_texts)
-        until(lambda: compiler._num_waiting.total() == 1)
-        held.set_result(TEXTS)
-        assert other.result(timeout=30).num_states == 2
-
-
-def test_the_requests_that_wait_are_limited():
-    """Also those for the same pattern: each holds a thread. One sender cannot take all places."""
-    compiler, held = ConstraintCompiler(Limits(max_running=4, max_queued=8), FakeListener()), Future()
-    cached, *others = ((Pattern("regex", regex),) for regex in "abab")
-    compiler.compile(cached, "model", lambda: TEXTS)
-
-    def texts():
-        return held.result(timeout=30)
-
-    with ThreadPoolExecutor(6) as pool:
-        waiting = [pool.submit(compiler.compile, others[0], name, texts, sender="greedy") for name in "xyyy"]
-        until(lambda: compiler._num_waiting.total() == 4)
-        with pytest.raises(Overloaded, match="4 of 6 requests are waiting, 4 of 4 from this sender"):
-            compiler.compile(others[0], "y", no_texts, sender="greedy")
-        waiting += [pool.submit(compiler.compile, others[0], "z", texts, sender=name) for name in "ab"]
-        until(lambda: compiler._num_waiting.total() == 6)
-        with pytest.raises(Overloaded, match="6 of 6 requests are waiting, 0 of 4 from this sender"):
-            compiler.compile(others[0], "y", no_texts, sender="modest")
-        compiler.compile(cached, "model", no_texts, sender="greedy")
-        held.set_result(TEXTS)
-        assert [each.result(timeout=30).num_states for each in waiting] == [1] * 6
-    assert not compiler._num_waiting
-    compiler.close()
-
-
-@pytest.mark.parametrize(
-    ("pattern", "error", "message"),
-    [
-        (Pattern("regex", "("), PatternError, "is not a valid regular expression"),
-        (Pattern.json({"not": {}}), SchemaError, "schema must have a type"),
-    ],
-)
-def test_an_error_of_the_process_is_raised_here(compiler, pattern, error, message):
-    """Every time, as an exception of its own."""
-    caught = []
-    for _ in range(2):
-        with pytest.raises(error, match=message) as info:
-            compiler.compile((pattern,), "model", lambda: TEXTS)
-        caught.append(info.value)
-    assert caught[0] is not caught[1]
-
-
-def test_the_cache_evicts_the_least_recently_used_automata(compiler):
-    """It keeps 20,000 bytes; one automaton of a hundred states has some 4,000."""
-    patterns = [(Pattern("regex", f"a{{{length}}}"),) for length in range(100, 110)]
-    for pattern in patterns:
-        compiler.compile(pattern, "model", lambda: TEXTS)
-    with pytest.raises(InternalError):
-        compiler.compile(patterns[0], "model", no_texts)
-    assert compiler.compile(patterns[-1], "model", no_texts).num_states == 109
-
-
-def test_close_ends_the_process(compiler):
-    """And waits for it."""
-    compiler.compile((Pattern("regex", "a"),), "model", lambda: TEXTS)
-    process = process_of(compiler)
-    os.kill(process.pid, 0)
-    compiler.close()
-    assert process.returncode is not None
-
-
-def test_the_process_ends_with_the_gateway(compiler):
-    """Whose end of the pipe closes then, however it ends."""
-    compiler.compile((Pattern("regex", "a"),), "model", lambda: TEXTS)
-    process = process_of(compiler)
-    process.stdin.close()
-    until(lambda: process.poll() is not None)
-    assert process.returncode == 0
+def test_the_process_ends_with_the_gateway(process):
+    """Whose end of the connection closes then, however it ends."""
+    process.run(job(regex("a")))
+    process._connection.close()
+    until(lambda: process.process.poll() is not None)
+    assert process.process.returncode == 0

@@ -41,7 +41,6 @@ def neighbours(value):
 @pytest.mark.parametrize("within", [integers_within, numbers_within])
 @given(low=BOUNDS, high=BOUNDS, lower=st.sampled_from(["ge", "gt"]), upper=st.sampled_from(["le", "lt"]))
 def test_what_matches_is_within_the_range_for_every_parser(within, low, high, lower, upper):
-    """Numbers just beside a bound are tried, with all its digits and with fewer."""
     low, high = sorted((low, high))
     regex = regex_of(within, **{lower: low, upper: high})
     matching = [text for value in (low, high, 0) for text in neighbours(value) if regex.fullmatch(text)]

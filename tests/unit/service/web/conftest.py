@@ -11,12 +11,13 @@ from service.access.auth import Authenticator
 from service.access.keys import KeyLimits
 from service.access.ratelimits import RateLimiter
 from service.http_server.addresses import AllowedHosts
-from service.limits import Limits
 from service.memory_budget import MemoryBudget
 from service.observability.metrics import Metrics
+from service.settings import Settings
+from service.web.endpoints import Services, ShutdownGate
 from service.web.error_handlers import register_error_handlers
 from service.web.middleware import Middleware
-from service.web.routes import Services, ShutdownGate, build_routes
+from service.web.routes import build_routes
 from tests.fakes import FakeBackend
 from tests.unit.service.engines import Service
 
@@ -44,7 +45,8 @@ class Site:
         app = Flask("site")
         app.config["MAX_CONTENT_LENGTH"] = 4 * 2**20
         watch = lambda *_: nullcontext()  # noqa: E731 - shorter than a function
-        parts = Services(self.service.engine, models, None, None, watch, ShutdownGate(), Limits(), has_keys=False)
+        unused = [None] * 4
+        parts = Services(self.service.engine, models, *unused, self.memory, Settings(), watch, ShutdownGate())
         app.register_blueprint(build_routes(parts))
         register_error_handlers(app)
         access = Authenticator(None, RateLimiter(), limits)

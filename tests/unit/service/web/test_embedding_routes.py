@@ -15,8 +15,9 @@ from service.models.registry import ServedModel
 from service.params import ModelVersion
 from service.scheduling.batching import BatchLimits
 from service.web.access_log import RequestLog
+from service.web.endpoints import ShutdownGate
 from service.web.error_handlers import register_error_handlers
-from service.web.routes import ShutdownGate, build_routes
+from service.web.routes import build_routes
 from tests.registries import write_vectors
 from tests.unit.contract.test_card import FIELDS
 from tests.unit.service.engines import CHARACTERS
@@ -94,7 +95,6 @@ def test_vectors_are_not_read_before_the_charge(site, monkeypatch):
 
 @pytest.mark.parametrize("rest", ["map", "neighbors?token=a"])
 def test_vectors_are_not_read_for_a_client_that_has_left(site, rest, monkeypatch):
-    """The response is `499`, as for every other endpoint."""
 
     @contextmanager
     def watch(_sock, on_gone):
@@ -109,7 +109,6 @@ def test_vectors_are_not_read_for_a_client_that_has_left(site, rest, monkeypatch
 
 @pytest.mark.parametrize("rest", ["map", "neighbors?token=a"])
 def test_a_draining_server_computes_no_embeddings(site, rest):
-    """It responds with `503` and charges nothing, as for a completion."""
     site.drain.is_draining = True
     status, answer = site.get(rest)
     assert (status, answer["error"]["code"]) == (503, "shutting_down")

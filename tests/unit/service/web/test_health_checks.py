@@ -5,7 +5,8 @@ from dataclasses import fields
 from flask import Flask
 
 from service.http_server.worker import HEALTH_PATHS
-from service.web.routes import Services, build_routes
+from service.web.endpoints import Services
+from service.web.routes import build_routes
 
 
 def test_the_workers_paths_of_health_checks_are_endpoints():

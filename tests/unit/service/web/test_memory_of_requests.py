@@ -206,7 +206,6 @@ def test_a_request_that_needs_more_than_the_budget_is_refused(make_site):
 
 
 def test_a_running_request_holds_the_memory_of_its_response(make_site):
-    """It is released when the response is closed."""
     site = make_site()
     answer = site.client.post(
         "/v1/completions",
@@ -222,8 +221,8 @@ def test_a_running_request_holds_the_memory_of_its_response(make_site):
 def test_an_inspection_is_streamed_in_parts(site, monkeypatch, encoding):
     """Joined, they are the JSON of the API. Each array is freed once it is written."""
     jobs = []
-    monkeypatch.setattr("service.web.inspection_response._NUMBERS", 32)
-    monkeypatch.setattr("service.web.inspection_response._ITEMS", 10)
+    monkeypatch.setattr("service.web.hidden_states._NUMBERS", 32)
+    monkeypatch.setattr("service.web.hidden_states._ITEMS", 10)
     take = InspectionProcessor.result
     monkeypatch.setattr(InspectionProcessor, "result", lambda job: jobs.append(take(job)) or jobs[-1])
     fields = {"model": "characters", "input": "abcdefghij" * 20, "encoding_format": encoding, "return_state": True}

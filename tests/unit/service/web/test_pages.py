@@ -35,7 +35,6 @@ def test_every_page_links_to_all_pages(path):
 
 @pytest.mark.parametrize("path", PATHS)
 def test_every_page_names_itself(path):
-    """In its title, and as the current one of the navigation."""
     html = page(path)
     (current,) = re.findall(r'aria-current="page">([^<]*)<', html)
     assert f"<title>Sostenuto: {current}</title>" in html
@@ -43,5 +42,4 @@ def test_every_page_names_itself(path):
 
 @pytest.mark.parametrize("path", PATHS)
 def test_a_url_is_escaped(path):
-    """As an attribute."""
     assert links(page(path, 'https://docs.example.org/"onclick=x'))["Docs"] == "https://docs.example.org/&#34;onclick=x"

@@ -51,7 +51,6 @@ def test_each_choice_has_those_of_its_prompt(site):
 
 
 def test_they_do_not_change_the_choice(site):
-    """Nor does a response without them have the field."""
     (plain,) = site.post(prompt="abc", seed=1).json["choices"]
     (scored,) = site.post(prompt="abc", seed=1, prompt_logprobs=1).json["choices"]
     assert len(scored.pop("prompt_logprobs")) == 3
@@ -69,14 +68,12 @@ def test_they_do_not_change_the_choice(site):
     ids=["above", "below", "stream", "size"],
 )
 def test_what_cannot_be_returned_is_refused(site, fields, message):
-    """Before any call, by name and limit."""
     answer = site.post(**{"prompt": "abc", **fields})
     assert (answer.status_code, answer.json["error"]["param"]) == (400, "prompt_logprobs")
     assert message in answer.json["error"]["message"]
 
 
 def test_a_response_takes_no_more_memory_than_is_held(make_site, monkeypatch):
-    """The log probabilities of a prompt in two choices, with five alternatives each."""
     site, held = make_site(max_logprobs_tokens=10_000, max_prompt_tokens=4000), []
     monkeypatch.setattr("service.engine._hold_memory", lambda _, num_bytes: held.append(num_bytes))
     fields = {"model": "characters", "prompt": "abcdefgh" * 500, "max_tokens": 1, "n": 2}

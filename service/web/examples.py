@@ -7,6 +7,8 @@ responses.
 import json
 from typing import Any
 
+from contract.tokenizer import CharacterTokenizer
+from contract.tokenizers.pretrained import tokenizer_config, tokenizer_json
 from service.errors import (
     BodyTimeout,
     BodyTooLarge,
@@ -19,7 +21,6 @@ from service.errors import (
     InvalidRequest,
     ModelLoading,
     ModelNotFound,
-    NotFound,
     Overloaded,
     StateRefused,
     Unauthorized,
@@ -50,7 +51,7 @@ _MODEL_OBJECT = {
     "batch_sizes": _BATCH_SIZES,
     "deterministic": True,
 }
-_TOKEN_FLAGS = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+_TOKENIZER = CharacterTokenizer.train(["\n !"], end_token=True)
 _COMPLETION = {
     "id": "cmpl-d863097b1d8d4c7aa49ca4bb714e19e3",
     "object": "text_completion",
@@ -69,18 +70,16 @@ def _event(text: str, finish_reason: str | None) -> str:
     return f"data: {json.dumps({**_COMPLETION, 'choices': [_choice(text, finish_reason)]})}\n\n"
 
 
-# By path, as in the URL map.
-REQUESTS: dict[str, dict[str, Any]] = {
-    "/v1/completions": {"model": MODEL, "prompt": "HAMLET.\n", "max_tokens": 60, "temperature": 0.5, "seed": 1},
-    "/v1/embeddings": {"model": MODEL, "input": ["HAMLET.", "OTHELLO."]},
-    "/v1/inspect": {"model": MODEL, "input": "The", "include": ["hidden"], "max_units": 2, "logprobs": 1},
-    "/tokenize": {"model": MODEL, "prompt": "HAMLET.", "return_token_strs": True},
-    "/detokenize": {"model": MODEL, "tokens": [28, 21, 33]},
-}
-# Titles of requests, by path, where there are several: that of `REQUESTS` comes first.
-TITLES = {"/v1/completions": "Continue a prompt"}
-FURTHER_REQUESTS: dict[str, dict[str, dict[str, Any]]] = {
+# By path and title; the first one has the response below.
+REQUESTS: dict[str, dict[str, dict[str, Any]]] = {
     "/v1/completions": {
+        "Continue a prompt": {
+            "model": MODEL,
+            "prompt": "HAMLET.\n",
+            "max_tokens": 60,
+            "temperature": 0.5,
+            "seed": 1,
+        },
         "Match a regular expression": {
             "model": MODEL,
             "prompt": "",
@@ -90,6 +89,12 @@ FURTHER_REQUESTS: dict[str, dict[str, dict[str, Any]]] = {
             "structured_outputs": {"regex": "[A-Z][a-z]{2,9} of [A-Z][a-z]{2,9}\\."},
         },
     },
+    "/v1/embeddings": {"Two texts": {"model": MODEL, "input": ["HAMLET.", "OTHELLO."]}},
+    "/v1/inspect": {
+        "Two units": {"model": MODEL, "input": "The", "include": ["hidden"], "max_units": 2, "logprobs": 1}
+    },
+    "/tokenize": {"A text": {"model": MODEL, "prompt": "HAMLET.", "return_token_strs": True}},
+    "/detokenize": {"Token ids": {"model": MODEL, "tokens": [28, 21, 33]}},
 }
 RESPONSES: dict[str, dict[str, Any]] = {
     "/v1/completions": {
@@ -145,37 +150,8 @@ RESPONSES: dict[str, dict[str, Any]] = {
             {"token_id": 13, "token": "2", "cosine": 0.333681},
         ],
     },
-    "/v1/models/{name}/tokenizer/tokenizer.json": {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [
-            {"id": i, "content": token, **_TOKEN_FLAGS} for i, token in enumerate(("<pad>", "<unk>", "<end>"))
-        ],
-        "normalizer": None,
-        "pre_tokenizer": {
-            "type": "Split",
-            "pattern": {"Regex": "[\\s\\S]"},
-            "behavior": "Isolated",
-            "invert": False,
-        },
-        "post_processor": None,
-        "decoder": {"type": "Fuse"},
-        "model": {
-            "type": "WordLevel",
-            "vocab": {"<pad>": 0, "<unk>": 1, "<end>": 2, "\n": 3, " ": 4, "!": 5},
-            "unk_token": "<unk>",
-        },
-    },
-    "/v1/models/{name}/tokenizer/tokenizer_config.json": {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": "<end>",
-        "eos_token": "<end>",
-        "pad_token": "<pad>",
-        "unk_token": "<unk>",
-        "split_special_tokens": True,
-        "clean_up_tokenization_spaces": False,
-    },
+    "/v1/models/{name}/tokenizer/tokenizer.json": tokenizer_json(_TOKENIZER),
+    "/v1/models/{name}/tokenizer/tokenizer_config.json": tokenizer_config(_TOKENIZER),
     "/v1/models/{name}/embedding/map": {
         "object": "embedding_map",
         **_VERSION,
@@ -242,33 +218,22 @@ STREAM = "".join(
     )
 )
 
-NO_CHAT = NotFound(
-    "these models complete text and have no chat format: use /v1/completions with a prompt instead of "
-    "/v1/chat/completions with messages"
-)
+# Error responses by status; each message says what the status means.
 ERRORS: dict[str, GatewayError] = {
-    "400": InvalidRequest("temperature must be less than or equal to 2, got 3", param="temperature"),
-    "401": Unauthorized("an API key is required: send the header Authorization: Bearer <key>"),
-    "403": CrossOrigin(
-        "a web page may only call its own origin, got a request from 'https://other.example.org': call the API from a "
-        "program, or serve the page from this origin"
-    ),
-    "404": ModelNotFound("model 'nosuch' is not served; models are: demo", param="model"),
-    "408": BodyTimeout("the body did not arrive in time"),
-    "410": StateRefused(
-        "state is of version 1 of model 'demo', which is no longer served; version 2 is. Send the text so far as a "
-        "prompt instead",
-        "state_outdated",
-    ),
-    "413": BodyTooLarge("the body must be at most 4194304 bytes, got 5000000"),
-    "421": HostNotAllowed(
-        "Host must be localhost, an IP address or a name in SOSTENUTO_ALLOWED_HOSTS, got 'gateway.example.org'"
-    ),
-    "429": Overloaded(
-        "the queue is full: 384 of 384 sequences on this server are in use and this request needs 1; try again later"
-    ),
-    "499": ClientGone(),
-    "500": InternalError("internal error; see the gateway's log"),
-    "503": ModelLoading("model 'demo' is listed in models.config but not loaded yet"),
-    "504": DeadlineExceeded("the request was not finished within its timeout_s of 600 seconds"),
+    str(error.status): error
+    for error in (
+        InvalidRequest("a field is invalid; `param` names it", param="temperature"),
+        Unauthorized("the API key is missing or invalid"),
+        CrossOrigin("the request comes from a page of another origin, or the resume token belongs to another tenant"),
+        ModelNotFound("there is no such model", param="model"),
+        BodyTimeout("the body did not arrive in time"),
+        StateRefused("the version of the resume token is no longer served", "state_outdated"),
+        BodyTooLarge("the body exceeds the maximum size"),
+        HostNotAllowed("the Host header names another server; see SOSTENUTO_ALLOWED_HOSTS"),
+        Overloaded("the queue or the memory for requests is full, or a rate limit is reached; see Retry-After"),
+        ClientGone(),
+        InternalError("an internal error of the gateway or the model server"),
+        ModelLoading("the model is not loaded, no backend is available, or the server is draining; see Retry-After"),
+        DeadlineExceeded("the request's deadline, timeout_s, has passed"),
+    )
 }

@@ -5,11 +5,13 @@ import json
 import pytest
 from jsonschema import Draft202012Validator, ValidationError
 
-from service.api import examples
-from service.api.endpoints import ENDPOINTS, TAGS
-from service.api.openapi import openapi_document
 from service.api.requests import parse
+from service.errors import InvalidRequest
 from service.limits import Limits
+from service.web import examples
+from service.web.endpoints import TAGS, QueryParameter, integer
+from service.web.openapi import openapi_document
+from service.web.routes import ENDPOINTS
 
 DOCUMENT = openapi_document()
 OPERATIONS = {
@@ -39,7 +41,6 @@ def validate(example, schema):
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_every_operation_has_a_group_a_title_and_a_description(name):
-    """A single group, which the document describes; a title that fits on one line."""
     operation = OPERATIONS[name]
     (tag,) = operation["tags"]
     assert tag in {tag["name"] for tag in DOCUMENT["tags"]}
@@ -49,7 +50,6 @@ def test_every_operation_has_a_group_a_title_and_a_description(name):
 
 
 def test_every_group_has_operations_and_every_title_is_unique():
-    """Groups are in the order in which the reference shows them."""
     assert [tag["name"] for tag in DOCUMENT["tags"]] == list(TAGS)
     assert {operation["tags"][0] for operation in OPERATIONS.values()} == set(TAGS)
     assert len({operation["summary"] for operation in OPERATIONS.values()}) == len(OPERATIONS)
@@ -57,7 +57,6 @@ def test_every_group_has_operations_and_every_title_is_unique():
 
 @pytest.mark.parametrize("name", BODIES)
 def test_every_body_has_an_example_that_validates_against_its_schema(name):
-    """Of requests, responses and errors."""
     media = BODIES[name]
     values = [each["value"] for each in media.get("examples", {"": {"value": media.get("example")}}).values()]
     assert None not in values
@@ -87,7 +86,6 @@ def test_every_chunk_of_the_example_stream_has_the_schema_of_its_content():
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_every_required_parameter_has_an_example(name):
-    """And the examples of all parameters validate against their schemas."""
     for parameter in OPERATIONS[name].get("parameters", []):
         assert "example" in parameter or not parameter["required"]
         assert parameter["description"]
@@ -97,21 +95,34 @@ def test_every_required_parameter_has_an_example(name):
 
 @pytest.mark.parametrize("endpoint", [endpoint for endpoint in ENDPOINTS if endpoint.request], ids=lambda e: e.path)
 def test_every_example_request_is_accepted(endpoint):
-    """With the default limits."""
-    for example in (examples.REQUESTS[endpoint.path], *examples.FURTHER_REQUESTS.get(endpoint.path, {}).values()):
+    for example in examples.REQUESTS[endpoint.path].values():
         parse(endpoint.request, json.dumps(example).encode(), Limits())
 
 
-def test_the_reference_has_an_example_of_structured_outputs():
-    """Below the one that continues a prompt."""
-    shown = BODIES["POST /v1/completions application/json"]["examples"]
-    assert list(shown) == ["Continue a prompt", "Match a regular expression"]
-    assert shown["Continue a prompt"]["value"] == examples.REQUESTS["/v1/completions"]
-    assert "regex" in shown["Match a regular expression"]["value"]["structured_outputs"]
+COUNT = integer("count", "a number", 1, 9, 3)
+FLAG = QueryParameter("vocabulary", "a flag", {"type": "boolean", "default": False})
 
 
-def test_every_example_error_has_the_status_that_it_is_shown_for():
-    """The class of an error determines its status."""
-    assert {status: str(error.status) for status, error in examples.ERRORS.items()} == {
-        status: status for status in examples.ERRORS
-    }
+@pytest.mark.parametrize(
+    ("parameter", "value", "parsed"),
+    [
+        *((COUNT, value, number) for value, number in (("5", 5), ("5.0", 5), ("09.00", 9), (None, 3))),
+        *((FLAG, value, True) for value in ("true", "True", "TRUE")),
+        *((FLAG, value, False) for value in ("false", "False", None)),
+    ],
+)
+def test_a_parameter_of_a_query_is_parsed_by_its_schema(parameter, value, parsed):
+    """A number may be written as a float, as in a body, and a flag in any case, as Python's clients send `True`."""
+    assert parameter.parse(value) is parsed
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value", "message"),
+    [
+        *((COUNT, value, "from 1 to 9") for value in ("10", "0", "5.1", "-1", "", "5.", "1e0", "x")),
+        *((FLAG, value, "true or false") for value in ("yes", "", "1")),
+    ],
+)
+def test_an_invalid_parameter_of_a_query_is_named_with_its_limits(parameter, value, message):
+    with pytest.raises(InvalidRequest, match=f"{parameter.name} must be .*{message}, got '{value}'"):
+        parameter.parse(value)

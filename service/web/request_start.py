@@ -1,16 +1,58 @@
-"""Reads a request body, which the worker has received as a whole."""
+"""Reads a request's body, which the worker has received as a whole, parses it and starts its request."""
 
-from flask import request
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from typing import TypeVar
+
+from flask import g, request
 from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]  # it has no types
 
-from service.errors import InvalidRequest
+from service.api.requests import AnyBody, parse
+from service.context import RequestContext
+from service.engine import Processor, Watch
+from service.errors import InvalidRequest, Unauthorized
+from service.generation.request import Request
 from service.memory_budget import MemoryLease
+from service.web.endpoints import Services
 
 # Copies of a body while it is read: gunicorn's buffer, Werkzeug's, and the returned bytes.
 _READING_COPIES = 3
 # Bytes per JSON value while it is parsed, in the parser and in Python (measured: 46 and 77 for ids, 116 for lists of
 # lists). Text that is not ASCII has up to four bytes per character.
 _BYTES_PER_ITEM, _BYTES_PER_BRACKET, _TEXT_COPIES = 80, 100, 2
+
+Builder = TypeVar("Builder", bound=Processor)
+
+
+def start_request(
+    services: Services,
+    body_type: type[AnyBody],
+    start: Callable[[AnyBody, RequestContext, Watch], Builder],
+    stack: ExitStack,
+) -> Builder:
+    """Parse a body and start its request, which ends with the stack.
+
+    In its own frame, so that no frame holds the body's prompts while it runs.
+    """
+    services.shutdown_gate.refuse_if_draining()
+    body = parse_body(services, body_type)
+    g.record.record_request(body)
+    return start(body, g.context, partial(_watch_request, services, stack))
+
+
+def _watch_request(services: Services, stack: ExitStack, running: Request) -> None:
+    """Have a request end when its client disconnects or its key is revoked, and closed and recorded with the stack."""
+    stack.callback(g.record.record_result, running)
+    stack.callback(running.close)
+    stack.enter_context(g.context.watch_key(lambda: running.cancel(Unauthorized("the API key was revoked"))))
+    stack.enter_context(services.watch_socket(request.environ.get("gunicorn.socket"), running.cancel))
+
+
+def parse_body(services: Services, body_type: type[AnyBody]) -> AnyBody:
+    """Charge a request to its principal, whatever its outcome, and read and parse its body."""
+    g.context.charge_request()
+    return parse(body_type, read_body(g.context.memory), services.settings)
 
 
 def read_body(memory: MemoryLease) -> bytes:

@@ -1,32 +1,68 @@
-"""Response bodies in OpenAI's format, as one JSON object or as server-sent events.
+"""The endpoints of completions, and the response in OpenAI's format: one JSON object, or server-sent events."""
 
-The schemas are in `service.api.responses`, from which `/openapi.json` is generated.
-"""
-
-import base64
 import logging
 import random
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from contextlib import ExitStack
+from typing import Any, NoReturn, cast
 
-import numpy as np
 import orjson
+from flask import Response, g
 
-from contract.labels import STABLE
-from service.api import responses
-from service.errors import ClientGone, GatewayError, InternalError, Unauthorized, VersionGone
+from service.api.requests import CompletionRequest
+from service.api.responses import ChoiceObject, CompletionObject, CompletionUsage, LogprobsObject, PromptLogprobs
+from service.errors import ClientGone, GatewayError, InternalError, NotFound, Unauthorized, VersionGone
 from service.generation.choice import TextDelta
-from service.generation.hidden_states import EmbeddingProcessor
 from service.generation.output_processor import OutputProcessor
-from service.models.registry import ServedModel
-from service.models.routing import Route
+from service.web.endpoints import COMPLETIONS, MODEL_ERRORS, Endpoint, Services, json_response
+from service.web.request_start import start_request
 
 log = logging.getLogger(__name__)
 
 DONE = b"data: [DONE]\n\n"
 # The end of the constant prefix of every completion event.
 _CHOICES = b'"choices":['
+
+
+@Endpoint(
+    "POST /v1/completions",
+    COMPLETIONS,
+    "Generate completions",
+    f"{MODEL_ERRORS} 410",
+    request=CompletionRequest,
+    response=CompletionObject,
+    streams=True,
+)
+def completions(services: Services) -> Response:
+    """Continue each prompt; a backward model generates the text before each `suffix`.
+
+    `stream` returns a stream of server-sent events, `state` continues from a resume token, `echo` with `max_tokens` 0
+    scores the prompt.
+    """
+    record = g.record
+    with ExitStack() as stack:
+        builder = start_request(services, CompletionRequest, services.engine.complete, stack)
+        completion = CompletionResponse(builder, record.record_error)
+        if not builder.body.stream:
+            return json_response(completion.whole())
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        response = Response(completion.events(), mimetype="text/event-stream", headers=headers)
+        # Closed even if the stream is dropped before its first event, when no `finally` of the generator would run.
+        response.call_on_close(stack.pop_all().close)
+        return response
+
+
+NO_CHAT = (
+    "these models complete text and have no chat format: use /v1/completions with a prompt instead of "
+    "/v1/chat/completions with messages"
+)
+
+
+@Endpoint("POST /v1/chat/completions", COMPLETIONS, "Chat completions (unsupported)", "404")
+def chat(services: Services) -> NoReturn:  # noqa: ARG001 - every view takes them
+    """Always return 404: these models have no chat format. Use `/v1/completions` with a prompt."""
+    raise NotFound(NO_CHAT)
 
 
 def sse(data: Any) -> bytes:
@@ -134,9 +170,9 @@ class CompletionResponse:
             self._tail,
         )
 
-    def _usage(self) -> responses.CompletionUsage:
+    def _usage(self) -> CompletionUsage:
         prompt, completion = self._request.num_prompt_tokens, self._request.num_completion_tokens
-        usage: responses.CompletionUsage = {
+        usage: CompletionUsage = {
             "prompt_tokens": prompt,
             "completion_tokens": completion,
             "total_tokens": prompt + completion,
@@ -147,135 +183,13 @@ class CompletionResponse:
         return usage
 
 
-def _choice(result: TextDelta, prompt_logprobs: bytes | None = None) -> responses.ChoiceObject:
-    choice: responses.ChoiceObject = {
+def _choice(result: TextDelta, prompt_logprobs: bytes | None = None) -> ChoiceObject:
+    choice: ChoiceObject = {
         "index": result.index,
         "text": result.text,
-        "logprobs": None if result.logprobs is None else cast("responses.LogprobsObject", vars(result.logprobs)),
+        "logprobs": None if result.logprobs is None else cast("LogprobsObject", vars(result.logprobs)),
         "finish_reason": result.finish_reason,
     }
     if prompt_logprobs is not None:
-        choice["prompt_logprobs"] = cast("list[responses.PromptLogprobs | None]", orjson.Fragment(prompt_logprobs))
+        choice["prompt_logprobs"] = cast("list[PromptLogprobs | None]", orjson.Fragment(prompt_logprobs))
     return choice if result.resume_token is None else {**choice, "state": result.resume_token}
-
-
-def embeddings_response(builder: EmbeddingProcessor) -> bytes:
-    """Wait for every vector and return one object."""
-    request, as_base64 = builder.request, builder.body.encoding_format == "base64"
-    data = [
-        {"object": "embedding", "index": index, "embedding": _base64(vector) if as_base64 else vector}
-        for index, vector in enumerate(builder.vectors())
-    ]
-    usage = {"prompt_tokens": request.num_prompt_tokens, "total_tokens": request.num_prompt_tokens}
-    response = {
-        "object": "list",
-        "data": data,
-        "model": request.model.ref.name,
-        "version": request.model.ref.version,
-        "system_fingerprint": request.fingerprint,
-        "usage": usage,
-    }
-    return orjson.dumps(response, option=orjson.OPT_SERIALIZE_NUMPY)
-
-
-def _base64(vector: np.ndarray) -> str:
-    return base64.b64encode(vector.astype("<f4").tobytes()).decode()
-
-
-def model_object(model: ServedModel, route: Route) -> responses.ModelObject:
-    """Return the model object: one version, and the labels and traffic split of all.
-
-    `max_model_len` is null: a recurrent model has no maximum sequence length.
-    """
-    card = model.card
-    return {
-        "id": model.ref.name,
-        "object": "model",
-        "created": card.created,
-        "owned_by": "sostenuto",
-        "root": model.ref.name,
-        "max_model_len": None,
-        "version": model.ref.version,
-        "versions": [_version_object(version, route) for version in route.versions],
-        "system_fingerprint": model.fingerprint,
-        "cell": card.cell,
-        "layers": card.layers,
-        "units": card.units,
-        "unit": card.unit,
-        "direction": card.direction,
-        "context": card.context,
-        "vocab_size": card.vocab_size,
-        "precision": model.batch_limits.precision,
-        "batch_sizes": model.batch_limits.batch_sizes,
-        "deterministic": model.is_deterministic,
-    }
-
-
-def _version_object(version: int, route: Route) -> responses.VersionObject:
-    shares = route.shares or {route.stable: 1.0}
-    labels = {**route.labels, STABLE: route.stable}
-    return {
-        "version": version,
-        "labels": sorted(label for label, number in labels.items() if number == version),
-        "share": shares.get(version, 0.0) / sum(shares.values()),
-    }
-
-
-def neighbors_object(
-    model: ServedModel, token_id: int, neighbors: list[tuple[int, float]]
-) -> responses.NeighborsObject:
-    """Return the nearest neighbors of a token in the embedding."""
-    label = model.tokenizer.detokenizer().label
-    return {
-        "object": "list",
-        "model": model.ref.name,
-        "version": model.ref.version,
-        "token_id": token_id,
-        "token": label(token_id),
-        "data": [
-            {"token_id": neighbor, "token": label(neighbor), "cosine": round(cosine, 6)}
-            for neighbor, cosine in neighbors
-        ],
-    }
-
-
-def embedding_map_object(
-    model: ServedModel, token_ids: np.ndarray, plane: np.ndarray, explained: tuple[float, float]
-) -> responses.EmbeddingMapObject:
-    """Return the coordinates of tokens in the embedding map."""
-    label = model.tokenizer.detokenizer().label
-    return {
-        "object": "embedding_map",
-        "model": model.ref.name,
-        "version": model.ref.version,
-        "token_ids": token_ids.tolist(),
-        "tokens": [label(token_id) for token_id in token_ids.tolist()],
-        # Rounded as float64: a rounded float32 would be written with 17 digits.
-        "x": plane[:, 0].astype(np.float64).round(5).tolist(),
-        "y": plane[:, 1].astype(np.float64).round(5).tolist(),
-        "explained": [round(share, 6) for share in explained],
-    }
-
-
-def vocabulary_page(model: ServedModel, token_ids: range) -> list[responses.VocabularyToken]:
-    """Return the tokens with these ids."""
-    label, textless = model.tokenizer.detokenizer().label, model.tokenizer.textless_ids
-    return [{"token_id": i, "token": label(i), "special": i in textless} for i in token_ids]
-
-
-def tokenizer_object(model: ServedModel) -> responses.TokenizerObject:
-    """Return a model's tokenizer with the field names of Hugging Face's `tokenizer_config.json`."""
-    tokens, special = model.tokenizer.tokens, model.tokenizer.special
-    return {
-        "tokenizer_class": type(model.tokenizer).__name__,
-        "model": model.ref.name,
-        "version": model.ref.version,
-        "unit": model.tokenizer.unit,
-        "vocab_size": len(tokens),
-        "bos_token": tokens[special.start],
-        "eos_token": None if special.end is None else tokens[special.end],
-        "pad_token": tokens[special.padding],
-        # Where nothing is unknown, or unknown characters are dropped, the tokenizer has the padding token's id for it.
-        "unk_token": None if special.unknown == special.padding else tokens[special.unknown],
-        "chat_template": None,
-    }

@@ -1,34 +1,23 @@
 """The OpenAPI 3.1 document at `/openapi.json`, generated from the endpoints and the types of requests and responses.
 
-Knows the format of the document. Tests validate its examples, and a fuzzer calls what it describes.
+Tests validate its examples, and a fuzzer calls what it describes.
 """
 
 import re
 from functools import cache
-from typing import Any
+from typing import Any, NoReturn
 
 from pydantic import TypeAdapter
 
 from service import __version__
-from service.api import examples, responses
-from service.api.endpoints import ENDPOINTS, TAGS, Endpoint
+from service.api.responses import ErrorObject
+from service.errors import NotFound
+from service.web import examples
+from service.web.completions import NO_CHAT
+from service.web.endpoints import TAGS, Endpoint
+from service.web.routes import ENDPOINTS
 
 _BEARER = "key"
-_ERRORS = {
-    "400": "a field is invalid; `param` names it",
-    "401": "the API key is missing or invalid",
-    "403": "the request comes from a page of another origin, or the resume token belongs to another tenant",
-    "404": "there is no such model",
-    "408": "the body did not arrive in time",
-    "410": "the version of the resume token is no longer served",
-    "413": "the body exceeds the maximum size",
-    "421": "the Host header names another server; see SOSTENUTO_ALLOWED_HOSTS",
-    "429": "the queue or the memory for requests is full, or the key's rate limit is reached; see Retry-After",
-    "499": "the client closed the sending half of its connection",
-    "500": "an internal error of the gateway or the model server",
-    "503": "the model is not loaded yet, no backend is available, or the server is shutting down; see Retry-After",
-    "504": "the request's deadline, timeout_s, has passed",
-}
 
 
 @cache
@@ -36,7 +25,7 @@ def openapi_document() -> dict[str, Any]:
     """Return the OpenAPI document as a JSON value."""
     paths: dict[str, dict[str, Any]] = {}
     for endpoint in ENDPOINTS:
-        paths.setdefault(endpoint.path, {})[endpoint.method] = _operation(endpoint)
+        paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint)
     description = "Recurrent text generators behind OpenAI's completions API."
     return {
         "openapi": "3.1.1",
@@ -53,7 +42,7 @@ def openapi_document() -> dict[str, Any]:
 def _schemas() -> dict[str, Any]:
     """Return the JSON schemas of all request bodies and response objects, and of the definitions that they refer to."""
     types = [endpoint.request for endpoint in ENDPOINTS if endpoint.request]
-    types += [endpoint.response for endpoint in ENDPOINTS if endpoint.response] + [responses.ErrorObject]
+    types += [endpoint.response for endpoint in ENDPOINTS if endpoint.has_body] + [ErrorObject]
     by_key, shared = TypeAdapter.json_schemas(
         [(each.__name__, "validation", TypeAdapter(each)) for each in types],
         ref_template="#/components/schemas/{model}",
@@ -63,33 +52,30 @@ def _schemas() -> dict[str, Any]:
 
 
 def _operation(endpoint: Endpoint) -> dict[str, Any]:
-    name = re.sub("[/.]", "_", re.sub("[{}]", "", endpoint.path.strip("/")))
-    parameters = _parameters(endpoint)
-    body = {}
-    if endpoint.request:
-        body = {"requestBody": {"content": _request_content(endpoint), "required": True}}
-    return {
+    method, name = endpoint.method.lower(), re.sub("[/.]", "_", re.sub("[{}]", "", endpoint.path.strip("/")))
+    operation = {
         "tags": [endpoint.tag],
         "summary": endpoint.summary,
-        "description": endpoint.description,
-        "operationId": f"{endpoint.method}_{name}",
-        **({"parameters": parameters} if parameters else {}),
-        **body,
+        "description": " ".join((endpoint.view.__doc__ or "").split()),
+        "operationId": f"{method}_{name}",
         "responses": _responses(endpoint),
         # Without configured API keys, no endpoint requires one.
         "security": [] if endpoint.public else [{_BEARER: []}, {}],
     }
+    if parameters := _parameters(endpoint):
+        operation["parameters"] = parameters
+    if endpoint.request:
+        operation["requestBody"] = {"content": _request_content(endpoint), "required": True}
+    return operation
 
 
 def _request_content(endpoint: Endpoint) -> dict[str, Any]:
-    example, further = examples.REQUESTS[endpoint.path], examples.FURTHER_REQUESTS.get(endpoint.path)
-    content = _json(endpoint.request, example)
-    if further:
-        named = {examples.TITLES[endpoint.path]: example, **further}
-        media = content["application/json"]
-        del media["example"]
-        media["examples"] = {title: {"value": value} for title, value in named.items()}
-    return content
+    named = examples.REQUESTS[endpoint.path]
+    schema = _reference(endpoint.request)
+    if len(named) == 1:
+        return {"application/json": {"schema": schema, "example": next(iter(named.values()))}}
+    shown = {title: {"value": value} for title, value in named.items()}
+    return {"application/json": {"schema": schema, "examples": shown}}
 
 
 def _parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
@@ -120,22 +106,21 @@ def _parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
 
 
 def _responses(endpoint: Endpoint) -> dict[str, Any]:
-    """Describe the responses by status; every endpoint checks the Host header, and a POST its origin."""
-    statuses = {*endpoint.errors, "421", *(("403",) if endpoint.method == "post" else ())}
-    described = {status: _error_response(status, endpoint) for status in statuses}
-    if endpoint.is_empty:
-        described["200"] = {"description": "success"}
-    if endpoint.response is not None:
+    """Describe the responses by status."""
+    described = {status: _error_response(status, endpoint) for status in endpoint.errors}
+    if endpoint.has_body:
         content = _json(endpoint.response, examples.RESPONSES[endpoint.path])
         if endpoint.streams:
             content["text/event-stream"] = {"schema": _event(endpoint.response), "example": examples.STREAM}
         described["200"] = {"description": "success", "content": content}
+    elif endpoint.response is not NoReturn:
+        described["200"] = {"description": "success"}
     return dict(sorted(described.items()))
 
 
 def _event(chunk_type: Any) -> dict[str, Any]:
     """Describe an event of a stream; in OpenAPI 3.1 the schema of an event stream is that of each event."""
-    chunk = {"anyOf": [_reference(chunk_type), _reference(responses.ErrorObject)]}
+    chunk = {"anyOf": [_reference(chunk_type), _reference(ErrorObject)]}
     return {
         "type": "object",
         "description": "An event: a line `data: …` and an empty line. With `stream` there is one for each chunk, then "
@@ -154,10 +139,8 @@ def _event(chunk_type: Any) -> dict[str, Any]:
 
 
 def _error_response(status: str, endpoint: Endpoint) -> dict[str, Any]:
-    description, error = _ERRORS[status], examples.ERRORS[status]
-    if (endpoint.path, status) == ("/v1/chat/completions", "404"):
-        description, error = "always", examples.NO_CHAT
-    return {"description": description, "content": _json(responses.ErrorObject, error.body())}
+    error = NotFound(NO_CHAT) if (endpoint.response, status) == (NoReturn, "404") else examples.ERRORS[status]
+    return {"description": str(error), "content": _json(ErrorObject, error.body())}
 
 
 def _json(schema_type: Any, example: Any) -> dict[str, Any]:

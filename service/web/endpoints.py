@@ -1,0 +1,191 @@
+"""The declaration of an endpoint: its route, its permission and its entry in the OpenAPI document derive from it."""
+
+import re
+import time
+import typing
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from flask import Response, g
+from pydantic import BaseModel
+
+from service.api.requests import MAX_ID, shorten
+from service.backends.replicas import Replicas
+from service.engine import Engine
+from service.errors import InvalidRequest, ShuttingDown
+from service.memory_budget import MemoryBudget
+from service.models.embedding_vectors import VectorFiles
+from service.models.registry import ModelRegistry
+from service.scheduling.admission import AdmissionControl
+from service.scheduling.scheduler import Scheduler
+from service.settings import Settings
+
+COMPLETIONS, HIDDEN_STATES, MODELS, TOKENIZER, OPERATION = (
+    "Completions",
+    "Embeddings and inspection",
+    "Models",
+    "Tokenizer",
+    "Health and status",
+)
+# Groups of endpoints, in the order of the reference.
+TAGS = {
+    COMPLETIONS: "Generate text, score it, and resume it",
+    HIDDEN_STATES: "Hidden states, gates and the token embedding",
+    MODELS: "Served models, their versions, labels and traffic split",
+    TOKENIZER: "Text to tokens and back",
+    OPERATION: "For load balancers, orchestrators and people",
+}
+# Errors of endpoints that run a model, beside those that derive from their declaration.
+MODEL_ERRORS = "404 499 500 503 504"
+
+
+class ShutdownGate:
+    """The switch that refuses new requests once shutdown has begun."""
+
+    def __init__(self) -> None:
+        self.is_draining = False
+
+    def refuse_if_draining(self) -> None:
+        """Raise ShuttingDown for a new request during shutdown."""
+        if self.is_draining:
+            raise ShuttingDown("the server is shutting down; send the request to another gateway", retry_after_s=1)
+
+
+# Watches the client's connection while a request runs, and calls back when the client disconnects.
+View = TypeVar("View", bound=Callable[..., Any])
+WatchSocket = Callable[[Any, Callable[[], object]], AbstractContextManager[Any]]
+
+
+@dataclass(frozen=True)
+class Services:
+    """The collaborators of the views."""
+
+    engine: Engine
+    model_registry: ModelRegistry
+    vectors: VectorFiles
+    scheduler: Scheduler
+    admission: AdmissionControl
+    replicas: Replicas
+    memory: MemoryBudget
+    settings: Settings
+    watch_socket: WatchSocket
+    shutdown_gate: ShutdownGate
+    started_at: float = field(default_factory=time.monotonic)
+
+
+@dataclass(frozen=True)
+class QueryParameter:
+    """An optional parameter in the query.
+
+    Attributes:
+        schema: Its JSON schema: a string, an integer with its limits, or a boolean.
+        example: A value, or None.
+    """
+
+    name: str
+    description: str
+    schema: Mapping[str, Any] = field(default_factory=lambda: {"type": "string"})
+    example: Any = None
+
+    def parse(self, value: str | None) -> Any:
+        """Return the value of a parameter, or its default if it is absent.
+
+        Raises:
+            InvalidRequest: an integer is none or out of its limits, or a boolean is neither true nor false.
+        """
+        if value is None or self.schema["type"] == "string":
+            return self.schema.get("default") if value is None else value
+        if self.schema["type"] == "boolean":
+            # Python's clients send `True`.
+            if value.lower() not in ("true", "false"):
+                raise InvalidRequest(f"{self.name} must be true or false, got {shorten(value)}", param=self.name)
+            return value.lower() == "true"
+        low, high = self.schema["minimum"], self.schema.get("maximum", MAX_ID)
+        # In JSON Schema 5.0 is an integer, too.
+        match = re.fullmatch(r"([0-9]{1,10})(\.0{1,10})?", value)
+        if match is None or not low <= int(match[1]) <= high:
+            raise InvalidRequest(
+                f"{self.name} must be a number from {low} to {high}, got {shorten(value)}", param=self.name
+            )
+        return int(match[1])
+
+
+def integer(
+    name: str, description: str, minimum: int, maximum: int, default: int, example: int | None = None
+) -> QueryParameter:
+    """Return an integer parameter."""
+    schema = {"type": "integer", "minimum": minimum, "maximum": maximum, "default": default}
+    return QueryParameter(name, description, schema, example)
+
+
+@dataclass(eq=False)
+class Endpoint:
+    """The declaration of an endpoint, as a decorator of its view.
+
+    The view gets the services, and as keyword arguments the parameters of path and query.
+
+    Attributes:
+        rule: Method and path, with its parameters in braces.
+        tag: Its group; a key of TAGS.
+        summary: Its title in the reference, where the view's docstring is its description.
+        more_errors: Statuses of error responses, beside those that derive from the rest.
+        request: Type of the request body, or None.
+        response: Type of a successful response; by default what the view returns: `Response` if it has no body,
+            NoReturn if there is none.
+        query: Query parameters.
+        public: Whether it never requires an API key.
+        streams: Whether the response may also come as server-sent events.
+    """
+
+    rule: str
+    tag: str
+    summary: str
+    more_errors: str = ""
+    request: type[BaseModel] | None = None
+    response: Any = None
+    query: tuple[QueryParameter, ...] = ()
+    public: bool = False
+    streams: bool = False
+    view: Callable[..., Any] = field(init=False)
+
+    def __call__(self, view: View) -> View:
+        """Declare a view."""
+        self.view = view
+        self.response = self.response or typing.get_type_hints(view)["return"]
+        ENDPOINTS.append(self)
+        return view
+
+    @property
+    def method(self) -> str:
+        """Its HTTP method."""
+        return self.rule.split(" ")[0]
+
+    @property
+    def path(self) -> str:
+        """Its path, with parameters in braces."""
+        return self.rule.split(" ")[1]
+
+    @property
+    def has_body(self) -> bool:
+        """Whether a successful response has a body."""
+        return self.response not in (Response, typing.NoReturn)
+
+    @property
+    def errors(self) -> set[str]:
+        """The statuses of its error responses."""
+        # Every endpoint checks the Host header, and a POST its origin and body.
+        statuses = {*self.more_errors.split(), "421", *(() if self.public else ("401",))}
+        statuses |= {"403", "408", "413"} if self.method == "POST" else set()
+        return statuses | ({"400", "429"} if self.request or self.query else set())
+
+
+# Every endpoint, once the modules of the views are imported.
+ENDPOINTS: list[Endpoint] = []
+
+
+def json_response(body: bytes) -> Response:
+    """Return a response, whose request needs no other memory from here on."""
+    g.context.memory.shrink(len(body))
+    return Response(body, mimetype="application/json")

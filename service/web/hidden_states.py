@@ -1,0 +1,283 @@
+"""The endpoints of embeddings and inspection: hidden states, gates, and the token embedding."""
+
+import base64
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+import numpy as np
+import orjson
+from flask import Response, g, request
+
+from contract.card import Activation
+from service.api.requests import EmbeddingsRequest, InspectRequest
+from service.api.responses import EmbeddingMapObject, EmbeddingsObject, InspectionObject, NeighborsObject
+from service.errors import ClientGone, InvalidRequest
+from service.generation.hidden_states import InspectionOutput, InspectionProcessor
+from service.models.embedding_vectors import Vectors, find_token
+from service.models.registry import ServedModel
+from service.web.endpoints import (
+    HIDDEN_STATES,
+    MODEL_ERRORS,
+    Endpoint,
+    QueryParameter,
+    Services,
+    integer,
+    json_response,
+)
+from service.web.request_start import start_request
+
+MAX_NEIGHBORS, MAX_MAPPED = 100, 10_000
+# Bytes per token of an embedding map, with its two coordinates.
+_MAPPED_BYTES = 300
+# Numbers per part of an inspection, and list items per part.
+_NUMBERS, _ITEMS = 2**14, 2**12
+
+
+@Endpoint(
+    "POST /v1/embeddings",
+    HIDDEN_STATES,
+    "Create embeddings",
+    MODEL_ERRORS,
+    request=EmbeddingsRequest,
+    response=EmbeddingsObject,
+)
+def embeddings(services: Services) -> Response:
+    """Return the hidden state of the top layer for each input: its mean over all tokens, or the last one.
+
+    The example shows the first three numbers of each vector.
+    """
+    with ExitStack() as stack:
+        builder = start_request(services, EmbeddingsRequest, services.engine.embed, stack)
+        running, as_base64 = builder.request, builder.body.encoding_format == "base64"
+        data = [
+            {"object": "embedding", "index": index, "embedding": _base64(vector) if as_base64 else vector}
+            for index, vector in enumerate(builder.vectors())
+        ]
+        response = {
+            "object": "list",
+            "data": data,
+            "model": running.model.ref.name,
+            "version": running.model.ref.version,
+            "system_fingerprint": running.fingerprint,
+            "usage": {"prompt_tokens": running.num_prompt_tokens, "total_tokens": running.num_prompt_tokens},
+        }
+        return json_response(orjson.dumps(response, option=orjson.OPT_SERIALIZE_NUMPY))
+
+
+def _base64(vector: np.ndarray) -> str:
+    return base64.b64encode(vector.astype("<f4").tobytes()).decode()
+
+
+@Endpoint(
+    "POST /v1/inspect",
+    HIDDEN_STATES,
+    "Inspect a text",
+    f"{MODEL_ERRORS} 410",
+    request=InspectRequest,
+    response=InspectionObject,
+)
+def inspect(services: Services) -> Response:
+    """Return hidden state, cell state and gates of each layer at each token, and the most probable tokens there."""
+    with ExitStack() as stack:
+        builder = start_request(services, InspectRequest, services.engine.inspect, stack)
+        response = Response(inspection_parts(builder), mimetype="application/json")
+        response.call_on_close(stack.pop_all().close)
+        return response
+
+
+def inspection_parts(builder: InspectionProcessor) -> Iterator[bytes]:
+    """Wait for the result, and return the parts of one JSON object: 1 MB of numbers becomes 3 MB of JSON.
+
+    Each array is freed once it is serialized.
+    """
+    # Not in the generator: errors are raised before the first byte is sent.
+    return _parts(builder, builder.result())
+
+
+def _parts(builder: InspectionProcessor, output: InspectionOutput) -> Iterator[bytes]:
+    request = builder.request
+    head = {
+        "object": "inspection",
+        "model": request.model.ref.name,
+        "version": request.model.ref.version,
+        "system_fingerprint": request.fingerprint,
+        "expected": output.expected,
+    }
+    yield orjson.dumps(head)[:-1]
+    logprobs = output.logprobs
+    for name, items in (
+        ("token_ids", output.token_ids),
+        ("tokens", logprobs.tokens),
+        ("token_logprobs", logprobs.token_logprobs),
+        ("top_logprobs", logprobs.top_logprobs),
+        ("text_offset", logprobs.text_offset),
+        ("positions", output.positions.tolist()),
+    ):
+        yield b',"%b":' % name.encode()
+        yield from _json_list(items)
+    yield b',"layers":['
+    yield from _layers(output, builder.body.encoding_format)
+    usage = {"prompt_tokens": request.num_prompt_tokens, "total_tokens": request.num_prompt_tokens}
+    yield b'],"usage":%b}' % orjson.dumps(usage)
+
+
+def _layers(output: InspectionOutput, encoding: str) -> Iterator[bytes]:
+    """Serialize every layer: its units, a matrix for each kind of value, and its state if requested."""
+    layers = sorted({*output.units, *(each.layer for each, _ in output.state)})
+    encode = _ENCODINGS[encoding]
+    for index, layer in enumerate(layers):
+        units = output.units[layer].tolist() if layer in output.units else []
+        yield b'%b{"layer":%d,"units":%b,"values":{' % (b"," if index else b"", layer, orjson.dumps(units))
+        yield from _by_kind(_pop_layer(output.values, layer), encode)
+        state = _pop_layer(output.state, layer)
+        if (first := next(state, None)) is not None:
+            yield b'},"state":{'
+            yield from _by_kind((pair for pairs in ([first], state) for pair in pairs), encode)
+        yield b"}}"
+
+
+def _pop_layer(arrays: list[tuple[Activation, np.ndarray]], layer: int) -> Iterator[tuple[Activation, np.ndarray]]:
+    """Pop the arrays of a layer from a list, one after another."""
+    while (index := next((i for i, (each, _) in enumerate(arrays) if each.layer == layer), None)) is not None:
+        yield arrays.pop(index)
+
+
+def _by_kind(
+    arrays: Iterable[tuple[Activation, np.ndarray]], encode: Callable[[np.ndarray], Iterator[bytes]]
+) -> Iterator[bytes]:
+    comma = b""
+    for each, array in arrays:
+        yield b'%b"%b":' % (comma, each.kind.encode())
+        yield from encode(array)
+        comma = b","
+
+
+def _json_list(items: Sequence[Any]) -> Iterator[bytes]:
+    """Serialize a list, `_ITEMS` items at a time."""
+    yield b"["
+    for start in range(0, len(items), _ITEMS):
+        yield (b"," if start else b"") + orjson.dumps(items[start : start + _ITEMS])[1:-1]
+    yield b"]"
+
+
+def _numbers(array: np.ndarray) -> Iterator[bytes]:
+    """Serialize a vector or a matrix as lists of numbers, some rows at a time."""
+    if array.ndim == 1:
+        # orjson requires a contiguous array; a slice of a state is not.
+        yield orjson.dumps(np.ascontiguousarray(array), option=orjson.OPT_SERIALIZE_NUMPY)
+        return
+    num_rows = max(1, _NUMBERS // max(1, array.shape[1]))
+    yield b"["
+    for start in range(0, len(array), num_rows):
+        rows = orjson.dumps(array[start : start + num_rows], option=orjson.OPT_SERIALIZE_NUMPY)
+        yield (b"," if start else b"") + rows[1:-1]
+    yield b"]"
+
+
+def _base64_parts(array: np.ndarray, kind: str) -> Iterator[bytes]:
+    """Serialize an array in base64, little-endian and row-major; parts have 3 × n bytes, so they concatenate."""
+    flat = np.ascontiguousarray(array).reshape(-1)
+    yield b'"'
+    for start in range(0, flat.size, 3 * _NUMBERS):
+        yield base64.b64encode(flat[start : start + 3 * _NUMBERS].astype(kind).tobytes())
+    yield b'"'
+
+
+_ENCODINGS: dict[str, Callable[[np.ndarray], Iterator[bytes]]] = {
+    "float": _numbers,
+    "base64": partial(_base64_parts, kind="<f4"),
+    "base64_float16": partial(_base64_parts, kind="<f2"),
+}
+
+
+@Endpoint(
+    "GET /v1/models/{name}/embedding/neighbors",
+    HIDDEN_STATES,
+    "List the nearest neighbors of a token",
+    "404 499 503",
+    query=(
+        QueryParameter("token", "text of the token, or its name if it has no text", example="e"),
+        QueryParameter("token_id", "id of the token, instead of `token`", {"type": "integer", "minimum": 0}),
+        integer("count", "number of neighbors to return", 1, MAX_NEIGHBORS, 10, 3),
+    ),
+)
+def neighbors(services: Services, name: str, token: str | None, token_id: int | None, count: int) -> NeighborsObject:
+    """Rank tokens by cosine similarity in the token embedding. `token` or `token_id` is required."""
+    model = _charged_model(services, name, count)
+    vectors = _vectors(services, model)
+    if token is not None:
+        token_id = find_token(model, vectors, token)
+    elif token_id is None or token_id >= len(vectors.rows):
+        raise InvalidRequest(
+            f"token_id must be a number from 0 to {len(vectors.rows) - 1}, got {token_id}", param="token_id"
+        )
+    label = model.tokenizer.detokenizer().label
+    return {
+        "object": "list",
+        "model": model.ref.name,
+        "version": model.ref.version,
+        "token_id": token_id,
+        "token": label(token_id),
+        "data": [
+            {"token_id": neighbor, "token": label(neighbor), "cosine": round(cosine, 6)}
+            for neighbor, cosine in vectors.neighbors(token_id, count)
+        ],
+    }
+
+
+@Endpoint(
+    "GET /v1/models/{name}/embedding/map",
+    HIDDEN_STATES,
+    "Map the token embedding",
+    "404 499 503",
+    query=(integer("count", "number of tokens to map, from the start of the vocabulary", 1, MAX_MAPPED, 1000, 3),),
+)
+def embedding_map(services: Services, name: str, count: int) -> EmbeddingMapObject:
+    """Project the first tokens of the vocabulary to the plane of the two principal components."""
+    model = _charged_model(services, name, count)
+    g.context.memory.hold(_MAPPED_BYTES * count, "count", param="count")
+    token_ids, plane, explained = _vectors(services, model).map(count)
+    label = model.tokenizer.detokenizer().label
+    return {
+        "object": "embedding_map",
+        "model": model.ref.name,
+        "version": model.ref.version,
+        "token_ids": token_ids.tolist(),
+        "tokens": [label(token_id) for token_id in token_ids.tolist()],
+        # Rounded as float64: a rounded float32 would be written with 17 digits.
+        "x": plane[:, 0].astype(np.float64).round(5).tolist(),
+        "y": plane[:, 1].astype(np.float64).round(5).tolist(),
+        "explained": [round(share, 6) for share in explained],
+    }
+
+
+def _charged_model(services: Services, name: str, count: int) -> ServedModel:
+    """Return a model, and charge a request and the maximum number of tokens in its response.
+
+    Raises:
+        RateLimited: the requests or tokens per minute are used up.
+        InvalidRequest: this request alone exceeds the tokens per minute.
+    """
+    services.shutdown_gate.refuse_if_draining()
+    model = services.model_registry.find(name)
+    g.context.charge_request()
+    g.context.charge(min(count, len(model.tokenizer.tokens)), param="count")
+    return model
+
+
+def _vectors(services: Services, model: ServedModel) -> Vectors:
+    """Return the embedding vectors of a version; stop waiting when the client disconnects.
+
+    Raises:
+        NotFound: the version has none.
+        ClientGone: the client disconnected.
+    """
+    future: Future[Vectors] = Future()
+    with services.watch_socket(request.environ.get("gunicorn.socket"), future.cancel):
+        try:
+            return services.vectors.of(model, future)
+        except CancelledError:
+            raise ClientGone from None

@@ -1,0 +1,210 @@
+"""The endpoints of served models and of their tokenizers."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import orjson
+from flask import Response, g
+
+from contract.errors import TokenizerError
+from contract.labels import STABLE
+from contract.tokenizer import Tokenizer
+from contract.tokenizers.pretrained import tokenizer_config, tokenizer_json
+from service.api.requests import MAX_ID, DetokenizeRequest, TokenizeRequest
+from service.api.responses import (
+    DetokenizeObject,
+    ModelList,
+    ModelObject,
+    TokenizeObject,
+    TokenizerConfigFile,
+    TokenizerFile,
+    TokenizerObject,
+    VersionObject,
+)
+from service.errors import InvalidRequest, NotFound
+from service.generation.logprobs import labels
+from service.generation.prompts import encoding_bytes, min_tokens, prompt_bytes, require_ids
+from service.models.registry import ServedModel
+from service.models.routing import Route
+from service.web.endpoints import MODELS, TOKENIZER, Endpoint, QueryParameter, Services, integer, json_response
+from service.web.request_start import parse_body
+
+MAX_VOCABULARY = 10_000
+# Bytes per token of /tokenize, as an id and in JSON, and per token string (measured: 48 and 110).
+_TOKEN_BYTES, _LABEL_BYTES = 60, 120
+# Bytes per token of a vocabulary, as an object and in JSON (measured: 485, and 585 in a file for Hugging Face), and per
+# character of its name (measured: 8; a byte that is no character has the label `bytes:` and its code).
+_ENTRY_BYTES, _CHARACTER_BYTES = 600, 40
+
+
+@Endpoint("GET /v1/models", MODELS, "List models", "503")
+def list_models(services: Services) -> ModelList:
+    """Return every served model."""
+    return {"object": "list", "data": [_model_object(*each) for each in services.model_registry.models()]}
+
+
+@Endpoint("GET /v1/models/{name}", MODELS, "Get a model", "404 503")
+def get_model(services: Services, name: str) -> ModelObject:
+    """Return its stable version, or the version that `name` selects."""
+    return _model_object(*services.model_registry.look_up(name))
+
+
+def _model_object(model: ServedModel, route: Route) -> ModelObject:
+    """Return the model object: one version, and the labels and traffic split of all."""
+    card = model.card
+    return {
+        "id": model.ref.name,
+        "object": "model",
+        "created": card.created,
+        "owned_by": "sostenuto",
+        "root": model.ref.name,
+        "max_model_len": None,
+        "version": model.ref.version,
+        "versions": [_version_object(version, route) for version in route.versions],
+        "system_fingerprint": model.fingerprint,
+        "cell": card.cell,
+        "layers": card.layers,
+        "units": card.units,
+        "unit": card.unit,
+        "direction": card.direction,
+        "context": card.context,
+        "vocab_size": card.vocab_size,
+        "precision": model.batch_limits.precision,
+        "batch_sizes": model.batch_limits.batch_sizes,
+        "deterministic": model.is_deterministic,
+    }
+
+
+def _version_object(version: int, route: Route) -> VersionObject:
+    shares = route.shares or {route.stable: 1.0}
+    labels = {**route.labels, STABLE: route.stable}
+    return {
+        "version": version,
+        "labels": sorted(label for label, number in labels.items() if number == version),
+        "share": shares.get(version, 0.0) / sum(shares.values()),
+    }
+
+
+@Endpoint("POST /tokenize", TOKENIZER, "Tokenize a text", "404 503", request=TokenizeRequest)
+def tokenize(services: Services) -> TokenizeObject:
+    """Return token ids, and with `return_token_strs` the text of each token."""
+    body = parse_body(services, TokenizeRequest)
+    model, memory = services.model_registry.find(body.model), g.context.memory
+    tokenizer = model.tokenizer
+    _require_max_tokens("prompt", min_tokens(body.prompt, model), services)
+    memory.hold(prompt_bytes([body.prompt]) + encoding_bytes(body.prompt, model), "prompt", param="prompt")
+    special = {tokenizer.tokens[i]: i for i in vars(tokenizer.special).values() if i is not None}
+    # A prompt that is exactly the name of a special token is encoded as that token: this is how the evaluation harness
+    # finds the id of the start token.
+    ids = [special[body.prompt]] if body.prompt in special else tokenizer.encode(body.prompt)
+    _require_max_tokens("prompt", len(ids), services)
+    token_bytes = _TOKEN_BYTES + (_LABEL_BYTES if body.return_token_strs else 0)
+    memory.hold(prompt_bytes([body.prompt]) + len(ids) * token_bytes, "prompt", param="prompt")
+    strings = labels(tokenizer.detokenizer(), ids) if body.return_token_strs else None
+    return {"count": len(ids), "tokens": ids, "token_strs": strings, "max_model_len": None}
+
+
+@Endpoint("POST /detokenize", TOKENIZER, "Detokenize token ids", "404 503", request=DetokenizeRequest)
+def detokenize(services: Services) -> DetokenizeObject:
+    """Return their text."""
+    body = parse_body(services, DetokenizeRequest)
+    model = services.model_registry.find(body.model)
+    _require_max_tokens("tokens", len(body.tokens), services)
+    require_ids(body.tokens, model, "tokens")
+    num_bytes = prompt_bytes([body.tokens]) + 2 * encoding_bytes(body.tokens, model)
+    g.context.memory.hold(num_bytes, "tokens", param="tokens")
+    return {"prompt": model.tokenizer.decode(body.tokens)}
+
+
+def _require_max_tokens(field: str, count: int, services: Services) -> None:
+    limit = services.settings.max_request_tokens
+    if count > limit:
+        raise InvalidRequest(f"{field} must be at most {limit} tokens, got {count}", param=field)
+
+
+@Endpoint(
+    "GET /tokenizer_info",
+    TOKENIZER,
+    "Get the tokenizer of a model",
+    "404 503",
+    response=TokenizerObject,
+    query=(
+        QueryParameter("model", "name of a model; required if several models are served", example="demo"),
+        QueryParameter("vocabulary", "return tokens as well", {"type": "boolean", "default": False}, True),
+        integer("offset", "with `vocabulary`: the first id", 0, MAX_ID, 0),
+        integer("count", "with `vocabulary`: maximum number of tokens", 1, MAX_VOCABULARY, MAX_VOCABULARY, 3),
+    ),
+)
+def tokenizer_info(services: Services, model: str | None, vocabulary: bool, offset: int, count: int) -> Response:
+    """Return its class, unit, vocabulary size and special tokens, and with `vocabulary` the tokens by id.
+
+    A token is listed with its text, or its name if it is special and has no text.
+    """
+    served = services.model_registry.find(model)
+    tokenizer, special = served.tokenizer, served.tokenizer.special
+    tokens = tokenizer.tokens
+    info: TokenizerObject = {
+        "tokenizer_class": type(tokenizer).__name__,
+        "model": served.ref.name,
+        "version": served.ref.version,
+        "unit": tokenizer.unit,
+        "vocab_size": len(tokens),
+        "bos_token": tokens[special.start],
+        "eos_token": None if special.end is None else tokens[special.end],
+        "pad_token": tokens[special.padding],
+        # Where nothing is unknown, or unknown characters are dropped, the tokenizer has the padding token's id for it.
+        "unk_token": None if special.unknown == special.padding else tokens[special.unknown],
+        "chat_template": None,
+    }
+    if vocabulary:
+        g.context.charge_request()
+        page, label, textless = tokens[offset : offset + count], tokenizer.detokenizer().label, tokenizer.textless_ids
+        g.context.memory.hold(_vocabulary_bytes(page), "count", param="count")
+        info["vocabulary"] = [
+            {"token_id": i, "token": label(i), "special": i in textless} for i in range(offset, offset + len(page))
+        ]
+    return json_response(orjson.dumps(info))
+
+
+def _vocabulary_bytes(tokens: Sequence[str]) -> int:
+    return _ENTRY_BYTES * len(tokens) + _CHARACTER_BYTES * sum(map(len, tokens))
+
+
+@Endpoint(
+    "GET /v1/models/{name}/tokenizer/tokenizer.json",
+    TOKENIZER,
+    "Download `tokenizer.json`",
+    "400 404 429 503",
+    response=TokenizerFile,
+)
+def tokenizer_file(services: Services, name: str) -> Response:
+    """Return a model's tokenizer in the format of Hugging Face's `tokenizers`; 404 if that has no equal.
+
+    Beside `tokenizer_config.json` in a directory, Transformers loads it, and encodes and decodes as this server does;
+    `tokenizers` alone does so once `encode_special_tokens` is set.
+    """
+    return _file_response(services, name, tokenizer_json)
+
+
+@Endpoint(
+    "GET /v1/models/{name}/tokenizer/tokenizer_config.json",
+    TOKENIZER,
+    "Download `tokenizer_config.json`",
+    "400 404 429 503",
+    response=TokenizerConfigFile,
+)
+def tokenizer_config_file(services: Services, name: str) -> Response:
+    """Return the special tokens of a model for Transformers, and that no text spells one."""
+    return _file_response(services, name, tokenizer_config)
+
+
+def _file_response(services: Services, name: str, content: Callable[[Tokenizer], dict[str, Any]]) -> Response:
+    model = services.model_registry.find(name)
+    g.context.charge_request()
+    g.context.memory.hold(_vocabulary_bytes(model.tokenizer.tokens), "the tokenizer")
+    try:
+        return json_response(orjson.dumps(content(model.tokenizer)))
+    except TokenizerError as error:
+        raise NotFound(
+            f"the tokenizer of model {model.ref.name!r} has no equal in Hugging Face's library: {error}"
+        ) from error
