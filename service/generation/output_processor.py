@@ -128,11 +128,6 @@ class OutputProcessor:
         self.request.submit(self._create)
 
     @property
-    def is_finished(self) -> bool:
-        """Whether all choices have finished."""
-        return self.request.is_finished
-
-    @property
     def num_rejected(self) -> int | None:
         """Number of rejected choices; None if none can be."""
         filters = [output.candidates for output in self._outputs if output.candidates]

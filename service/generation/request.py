@@ -272,8 +272,9 @@ class Request:
     def _stop(self) -> None:
         """Cancel all sequences and submit no more."""
         self.waiting.clear()
+        self._scheduler.cancel(list(self.sequences.values()))
         for index in list(self.sequences):
-            self.finish(index, cancel=True)
+            self.finish(index)
 
     def _submit_more(self, create: Create) -> None:
         # Until the next one finishes, unless more are submitted now.
