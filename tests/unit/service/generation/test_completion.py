@@ -296,7 +296,7 @@ def test_an_empty_completion_has_a_mean_logprob_below_zero(service):
     results = [(one.results()[0], one) for one in every]
     empty = [one for result, one in results if not result.text]
     assert empty, "choose other seeds"
-    assert all(one._choices[0, 0].assembler.mean_logprob < 0 for one in empty)
+    assert all(one._choices[0, 0].mean_logprob < 0 for one in empty)
 
 
 def test_a_request_reports_its_tokens_and_times(service):
@@ -546,3 +546,18 @@ def test_a_call_with_another_probe_hash_makes_the_fingerprint_mixed():
     # The state after the prompt, computed before that, and neither choice's.
     assert len(service.scheduler.prefix_cache) == 1
     service.scheduler.stop()
+
+
+@pytest.mark.parametrize("logprobs", [None, 1])
+def test_an_echo_is_streamed_before_the_first_token(logprobs):
+    """With log probabilities, once those of the prompt are known."""
+    backend = FakeBackend(held=True)
+    service = Service(backend)
+    generation = service.engine.complete(request(echo=True, stream=True, logprobs=logprobs), RequestContext())
+    if logprobs is not None:
+        backend.release()
+    deltas = generation.client_deltas()
+    assert next(deltas).text == "abc"
+    backend.release(1000)
+    assert "".join(delta.text for delta in deltas)
+    service.close()
