@@ -23,6 +23,7 @@ from service.generation.choice import TextDelta
 from service.generation.logprobs import Logprobs
 from service.models.registry import ServedModel
 from service.scheduling.batching import BatchLimits
+from service.scheduling.sequence import Result
 from tests.fakes import STATE_SIZE, VOCABULARY, FakeBackend, fake_logprob, fake_step
 from tests.unit.service.engines import CHARACTERS, LIMITS, Models, Service, request
 from tests.waiting import until
@@ -561,3 +562,14 @@ def test_an_echo_is_streamed_before_the_first_token(logprobs):
     backend.release(1000)
     assert "".join(delta.text for delta in deltas)
     service.close()
+
+
+def test_results_that_come_after_a_stop_string_are_ignored(service):
+    """The scheduler may have delivered some before it gets the cancellation."""
+    fields = {"n": 2, "max_tokens": 30, "stop": [service.results(max_tokens=30)[0].text[3:5]]}
+    generation, texts = service.engine.complete(request(stream=True, **fields), RequestContext()), ["", ""]
+    for delta in generation.client_deltas():
+        texts[delta.index] += delta.text
+        if delta.finish_reason:
+            generation.request.queue.put(Result((0, delta.index), sampled_ids=[5]))
+    assert texts == [result.text for result in service.results(**fields)]
