@@ -1,4 +1,4 @@
-"""Every error that a client can see, with its HTTP status and its OpenAI type.
+"""Every error that a client can see, with its HTTP status, and the operator's `ConfigurationError`.
 
 GatewayError
 ├── InvalidRequest      400  a field is wrong; `param` names it
