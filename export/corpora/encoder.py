@@ -1,6 +1,6 @@
 """Encoding of long texts with a cache of segments.
 
-Text is split at every boundary that `contract.tokenizers.chunking` could use. The segments, mostly a word with its
+Text is split at every boundary that `contract.tokenizers.huggingface` could use. The segments, mostly a word with its
 leading space, repeat, and every unit encodes a segment alone as it does within the text.
 
 Knows tokenizers and arrays of ids. Does not know corpora or files.

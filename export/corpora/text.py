@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from contract.tokenizers.chunking import Chunker
+from contract.tokenizers.huggingface import Chunker
 from export.corpora.documents import SEPARATOR
 from export.corpora.progress import ProgressLine
 from export.corpora.spool import BLOCK_BYTES, Spool

@@ -11,7 +11,7 @@ from google.protobuf import text_format
 
 from contract import signatures
 from contract.card import load_assets
-from contract.errors import ContractError, LabelsError
+from contract.errors import ContractError
 from contract.files import read_file
 from contract.labels import LABELS_FILE, Labels, read_labels
 from contract.models_config import VersionPolicy, folder_of, version_numbers
@@ -86,7 +86,7 @@ class RepositoryConfig:
     def _read_labels(self) -> None:
         try:
             labels = read_labels(self._models_dir)
-        except LabelsError as error:
+        except ContractError as error:
             self._errors.add(LABELS_FILE, str(error))
             return
         if self._labels and not (self._models_dir / LABELS_FILE).exists():
