@@ -10,7 +10,7 @@ from pathlib import Path
 from google.protobuf import text_format
 from tensorflow_serving.config.model_server_config_pb2 import ModelConfig, ModelServerConfig
 
-from contract.errors import LabelsError
+from contract.errors import ContractError
 from contract.files import write_atomically
 from contract.labels import LABELS_FILE, read_labels
 from contract.models_config import CONTAINER_ROOT, VersionPolicy, folder_of, version_numbers
@@ -163,7 +163,7 @@ class _Files:
         self.entries = self._config.model_config_list.config
         try:
             self.labels = read_labels(models_dir)
-        except LabelsError as error:
+        except ContractError as error:
             raise PublishError(str(error)) from error
 
     def _parse(self, content: bytes) -> None:
