@@ -128,9 +128,7 @@ class TrainingReport(CorpusDescription):
 class PrecisionCheck(_Frozen):
     """The loss of a version on a text in each precision of its signatures: mean negative log likelihoods in nats.
 
-    Attributes:
-        text: Whether the text is of the validation split, or was sampled from the model itself.
-        tokens: Its length.
+    `tokens` is the length of the text: of the validation split, or sampled from the model itself.
     """
 
     text: Literal["held_out", "sampled"]
@@ -140,7 +138,7 @@ class PrecisionCheck(_Frozen):
 
     @property
     def difference(self) -> float:
-        """By how many nats per token the loss in bfloat16 is higher."""
+        """The cost of bfloat16 in nats per token."""
         return self.bfloat16 - self.float32
 
 

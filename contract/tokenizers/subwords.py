@@ -35,15 +35,7 @@ class SubwordTokenizer(BytePairVocabulary, ByteTexts):
     has_unknown = False
 
     def __init__(self, tokens: Sequence[str], merges: Iterable[Sequence[str]]) -> None:
-        """Index a vocabulary.
-
-        Args:
-            tokens: Token of each id, special ones included, in GPT-2's alphabet.
-            merges: Pairs of tokens to merge, by priority.
-
-        Raises:
-            TokenizerError: duplicate token, a special token or one of the 256 bytes is missing, or a merge is invalid.
-        """
+        """Index a vocabulary in GPT-2's alphabet; see `BytePairVocabulary`."""
         super().__init__(tokens, merges)
         self._bytes = tuple(bytes(map(BYTES.__getitem__, text)) for text in self._texts)
 
