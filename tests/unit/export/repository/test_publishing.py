@@ -16,7 +16,7 @@ from export.corpora.corpus import Corpus
 from export.corpora.training_filter import build_training_filter
 from export.errors import CheckFailed, PublishError
 from export.graphs import cells, signatures
-from export.graphs.cells import RecurrentStep
+from export.graphs.cells import StatefulNetwork
 from export.graphs.network import read_network
 from export.repository import publishing
 from export.repository.models_config import add_to_models_config
@@ -67,7 +67,7 @@ def version(network, training_filter, tmp_path_factory):
     """A published version, for tests that only read it."""
     models_dir = tmp_path_factory.mktemp("published") / "models"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RecurrentStep, "unroll", 1)
+        patch.setattr(StatefulNetwork, "unroll", 1)
         return publish(network, TOKENIZER, "m", models_dir, history=HISTORY, training_filter=training_filter)
 
 
@@ -144,14 +144,14 @@ def test_a_version_number_that_is_taken_meanwhile_is_skipped(model, models_dir, 
 
 def wrong_cell(patch):
     """Make every gate slightly wrong."""
-    step = cells.LSTMCell.step
-    patch.setattr(cells.LSTMCell, "step", lambda self, precision, x, state: step(self, precision, x * 1.001, state))
+    step = cells._LSTMCell.step
+    patch.setattr(cells._LSTMCell, "step", lambda self, precision, x, state: step(self, precision, x * 1.001, state))
 
 
 def wrong_output(patch):
     """Make every logit slightly wrong."""
-    project = cells.RecurrentStep.project
-    patch.setattr(cells.RecurrentStep, "project", lambda self, hidden: project(self, hidden) * 1.01)
+    project = cells.StatefulNetwork.project
+    patch.setattr(cells.StatefulNetwork, "project", lambda self, hidden: project(self, hidden) * 1.01)
 
 
 def wrong_state(patch):
