@@ -313,9 +313,13 @@ def test_a_malformed_event_is_reported_and_the_page_stays_usable(open_playground
     """Of another shape, or no JSON; without a reload, the next completion is generated as usual."""
     page = open_playground(gateway)
     page.set(**FIELDS)
-    for event in ('{"seed": 1, "choices": [null]}', "<html>"):
-        answer = {"body": f"data: {event}\n\ndata: [DONE]\n\n", "content_type": "text/event-stream"}
-        page.page.route("**/v1/completions", lambda route, answer=answer: route.fulfill(**answer))
+    events = iter(('{"seed": 1, "choices": [null]}', "<html>"))
+
+    def answer(route):
+        route.fulfill(body=f"data: {next(events)}\n\ndata: [DONE]\n\n", content_type="text/event-stream")
+
+    for _ in range(2):
+        page.page.route("**/v1/completions", answer)
         page.click("#generate")
         page.wait_for_notice("An error occurred on this page")
         assert (page.page.is_enabled("#generate"), page.page.is_enabled("#stop")) == (True, False)
