@@ -4,13 +4,13 @@ import json
 
 import pytest
 
+from service.api.body import parse
 from service.api.requests import (
     CompletionRequest,
     DetokenizeRequest,
     EmbeddingsRequest,
     InspectRequest,
     TokenizeRequest,
-    parse,
 )
 from service.errors import InvalidRequest
 from service.limits import Limits
