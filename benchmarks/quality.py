@@ -107,7 +107,7 @@ def served(version: Path, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     model, length = ModelVersion(version.parent.name, int(version.name)), card.max_prefill_length
     logprobs, best = [], []
     with contextlib.ExitStack() as stack:
-        backend = GrpcBackend(Servers(version.parents[1], stack).start_model_server().address, 60)
+        backend = GrpcBackend(Servers(version.parents[1], stack).start_model_server().address, timeout_s=60)
         state = np.zeros((1, card.state_size), np.float32)
         starts = range(0, len(ids) - 1, length)
         for start in tqdm(starts, desc="scoring", disable=not sys.stderr.isatty(), leave=False):

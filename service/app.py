@@ -2,7 +2,7 @@
 
 import socket
 import threading
-from collections.abc import Callable
+from functools import partial
 
 from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
@@ -46,7 +46,14 @@ class Gateway(Flask):
         super().__init__("service", static_folder=None, template_folder="web/templates")
         self._drain_s, self.drain = settings.drain_s, ShutdownGate()
         self.metrics, self.tracing = Metrics(__version__), _tracing(settings)
-        self.replicas = Replicas(self._connect(settings), settings.addresses)
+        connect = partial(
+            GrpcBackend,
+            timeout_s=settings.call_timeout_s,
+            max_calls=settings.max_calls,
+            tracing=self.tracing,
+            tls=backend_tls(settings),
+        )
+        self.replicas = Replicas(connect, settings.addresses)
         self.scheduler = Scheduler(self.replicas, settings, self.metrics)
         self.admission = AdmissionControl(settings.max_sequences, settings.max_queued_tokens)
         self.model_registry = ModelRegistry(
@@ -70,7 +77,9 @@ class Gateway(Flask):
     def begin_drain(self, seconds_left: float) -> None:
         """Refuse new requests from now on, and end running ones with an error when the drain time is over."""
         self.drain.is_draining = True
-        timer = threading.Timer(max(0.0, min(self._drain_s, seconds_left - LAST_WORDS_S)), self._end_all)
+        error = ShuttingDown("the server was shut down before the request was finished")
+        seconds = max(0.0, min(self._drain_s, seconds_left - LAST_WORDS_S))
+        timer = threading.Timer(seconds, self.scheduler.stop, (error,))
         timer.daemon = True
         timer.start()
 
@@ -81,17 +90,6 @@ class Gateway(Flask):
         self.model_registry.close()
         self.replicas.close()
         self.constraint_compiler.close()
-
-    def _end_all(self) -> None:
-        self.scheduler.stop(ShuttingDown("the server was shut down before the request was finished"))
-
-    def _connect(self, settings: Settings) -> Callable[[str, str], GrpcBackend]:
-        tls = backend_tls(settings)
-
-        def connect(address: str, host: str) -> GrpcBackend:
-            return GrpcBackend(address, settings.call_timeout_s, settings.max_calls, self.tracing, host=host, tls=tls)
-
-        return connect
 
 
 def create_app(settings: Settings, metrics_socket: socket.socket | None = None) -> Gateway:

@@ -33,12 +33,8 @@ class Quota:
 UNLIMITED = Quota()
 
 
-def _nothing() -> None:
+def _nothing(*_: object, **__: object) -> None:
     """Charge or refund nothing."""
-
-
-def _charge_nothing(num_tokens: int, total: int | None = None, param: str = "") -> Callable[[], None]:  # noqa: ARG001 - see `RequestContext`
-    return _nothing
 
 
 @dataclass(frozen=True)
@@ -60,7 +56,7 @@ class RequestContext:
 
     quota: Quota = UNLIMITED
     charge_request: Callable[[], object] = _nothing
-    charge: Callable[..., Callable[[], None]] = _charge_nothing
+    charge: Callable[..., Callable[[], None]] = lambda *_, **__: _nothing
     watch_key: Callable[[Callable[[], object]], AbstractContextManager[object]] = lambda _: nullcontext()
     trace: Any = None
     memory: MemoryLease = field(default_factory=MemoryBudget(2**63).lease)

@@ -11,7 +11,7 @@ from service.api.requests import CompletionRequest, EmbeddingsRequest, InspectRe
 from service.context import RequestContext, TokenCharges
 from service.errors import InvalidRequest, StateRefused
 from service.generation.candidate_filter import IsCopy
-from service.generation.hidden_states import EmbeddingProcessor, InspectionProcessor, num_values
+from service.generation.hidden_states import EmbeddingProcessor, InspectionProcessor
 from service.generation.memory_estimates import completion_bytes, embedding_bytes, inspection_bytes
 from service.generation.output_processor import OutputProcessor
 from service.generation.prompts import NO_IDS, EncodedPrompt, encode_prompts, require_encodable, require_ids
@@ -30,13 +30,11 @@ from service.structured_outputs.json_schema import SchemaError
 from service.structured_outputs.patterns import Constraint
 from service.structured_outputs.regex_syntax import PatternError
 
+Body = CompletionRequest | EmbeddingsRequest | InspectRequest
 Processor = OutputProcessor | EmbeddingProcessor | InspectionProcessor
 # Is called with each request before it waits: watches its client, and closes it in the end.
 Watch = Callable[[Request], object]
-
-
-def _watch_nobody(request: Request) -> None:
-    """Leave a request without a client."""
+_NO_CLIENT: Watch = lambda _: None  # noqa: E731
 
 
 class Engine:
@@ -57,9 +55,7 @@ class Engine:
         self._metrics, self._limits = metrics, limits
         self._resume_tokens, self._compiler, self._training_filters = resume_tokens, compiler, training_filters
 
-    def complete(
-        self, body: CompletionRequest, context: RequestContext, watch: Watch = _watch_nobody
-    ) -> OutputProcessor:
+    def complete(self, body: CompletionRequest, context: RequestContext, watch: Watch = _NO_CLIENT) -> OutputProcessor:
         """Encode the prompts, admit the first sequences, compile their constraint and submit them.
 
         Raises:
@@ -68,75 +64,69 @@ class Engine:
                 large, the queue is full, or the client disconnected or the deadline passed before the constraint was
                 compiled.
         """
-        model, checkpoint = self._find_model(body.model, body.state, context.quota.tenant, body.seed)
+        request = self._request(body, context, body.state, body.seed)
+        model = request.model
         field, raw_prompts = _input_field(body, model)
         require_ids([token_id for token_id, _ in body.sampling.bias], model, "logit_bias")
         _require_num_top(body, model)
         num_generated = len(raw_prompts) * body.best_of * body.max_tokens
         with TokenCharges(context, "max_tokens", num_generated) as charges:
-            prompts = self._encode(raw_prompts, model, field, context, charges, checkpoint)
-            constraints = _constraints(body, prompts, checkpoint)
+            self._encode(request, raw_prompts, field, charges)
+            prompts, constraints = request.prompts, _constraints(body, request)
             # Free the unencoded prompts.
             body = body.model_copy(update={"prompt": None, "suffix": None})
             self._require_response_fits(body, prompts, field)
-            num_bytes = completion_bytes(body, model.card, prompts, [each for each in constraints if each])
-            _hold_memory(prompts, num_bytes, context)
+            _hold_memory(request, completion_bytes(body, model.card, prompts, constraints))
             is_copy = self._copy_filter(model) if body.not_in_training else None
-            request = self._request(model, prompts, context, body.timeout_s, watch, checkpoint)
             processor = OutputProcessor(body, request, constraints, self._resume_tokens, is_copy)
+            watch(request)
             request.admit(processor.choices_to_submit(), body.max_tokens, field="max_tokens")
             # While it waits for the compiler, the request is one of those that admission control counts.
             processor.submit([self._match(body, request, each) if each else None for each in constraints])
         return processor
 
-    def embed(
-        self, body: EmbeddingsRequest, context: RequestContext, watch: Watch = _watch_nobody
-    ) -> EmbeddingProcessor:
+    def embed(self, body: EmbeddingsRequest, context: RequestContext, watch: Watch = _NO_CLIENT) -> EmbeddingProcessor:
         """Encode the texts and submit their prefill; raise as `complete`."""
-        model = self._model_registry.find(body.model)
-        if body.dimensions not in (None, model.card.units):
+        request = self._request(body, context)
+        units = request.model.card.units
+        if body.dimensions not in (None, units):
             raise InvalidRequest(
-                f"dimensions must be {model.card.units}, the width of the model's top layer, got {body.dimensions}",
+                f"dimensions must be {units}, the width of the model's top layer, got {body.dimensions}",
                 param="dimensions",
             )
         with TokenCharges(context, "input") as charges:
-            prompts = self._encode(body.prompts, model, "input", context, charges)
-            _hold_memory(prompts, embedding_bytes(len(prompts), model.card.units), context)
+            self._encode(request, body.prompts, "input", charges)
+            _hold_memory(request, embedding_bytes(len(request.prompts), units))
             # Free the unencoded texts.
-            body = body.model_copy(update={"input": ""})
-            request = self._request(model, prompts, context, body.timeout_s, watch)
-            processor = EmbeddingProcessor(body, request)
-            request.admit((number, 0) for number in range(len(prompts)))
+            processor = EmbeddingProcessor(body.model_copy(update={"input": ""}), request)
+            watch(request)
+            request.admit((number, 0) for number in range(len(request.prompts)))
             request.submit(processor.create)
         return processor
 
-    def inspect(
-        self, body: InspectRequest, context: RequestContext, watch: Watch = _watch_nobody
-    ) -> InspectionProcessor:
+    def inspect(self, body: InspectRequest, context: RequestContext, watch: Watch = _NO_CLIENT) -> InspectionProcessor:
         """Encode a text and submit its inspection.
 
         Raises:
             GatewayError: as `complete`; or the model has no such layer, or the response would have too many values.
         """
-        model, checkpoint = self._find_model(body.model, body.state, context.quota.tenant)
-        _require_layers(body, model)
-        _require_num_top(body, model)
+        request = self._request(body, context, body.state)
+        _require_layers(body, request.model)
+        _require_num_top(body, request.model)
         with TokenCharges(context, "input") as charges:
-            prompts = self._encode(
-                body.prompts, model, "input", context, charges, checkpoint, reverse=body.go_backwards
-            )
-            limit, count = self._limits.max_inspect_values, num_values(body, model, prompts[0])
+            self._encode(request, body.prompts, "input", charges, reverse=body.go_backwards)
+            # Free the unencoded text.
+            processor = InspectionProcessor(body.model_copy(update={"input": ""}), request)
+            limit, count = self._limits.max_inspect_values, processor.num_values
             if count > limit:
                 raise InvalidRequest(
                     f"the response may have at most {limit} values (positions × values per position), got {count}; "
                     "request fewer layers or kinds of values, or set max_positions or max_units",
                     param="input",
                 )
-            _hold_memory(prompts, inspection_bytes(count, prompts[0].num_tokens, body.logprobs, model.card), context)
-            # Free the unencoded text.
-            body = body.model_copy(update={"input": ""})
-            request = self._request(model, prompts, context, body.timeout_s, watch, checkpoint)
-            processor = InspectionProcessor(body, request)
+            num_tokens, card = request.prompts[0].num_tokens, request.model.card
+            _hold_memory(request, inspection_bytes(count, num_tokens, body.logprobs, card))
+            watch(request)
             request.admit([(0, 0)])
             request.submit(processor.create)
         return processor
@@ -200,137 +190,121 @@ class Engine:
 
     def _encode(
         self,
+        request: Request,
         raw_prompts: tuple[PromptText, ...],
-        model: ServedModel,
         field: str,
-        context: RequestContext,
         charges: TokenCharges,
-        checkpoint: Checkpoint | None = None,
         *,
         reverse: bool = False,
-    ) -> list[EncodedPrompt]:
+    ) -> None:
         """Charge and encode prompts, which follow a checkpoint's unread tokens, in the model's direction or reverse."""
+        model, checkpoint = request.model, request.checkpoint
         # A minimum before encoding, so that a request beyond the rate limit causes hardly any work.
         charges.charge_prompts(require_encodable(raw_prompts, model, field, self._limits))
         unread = NO_IDS if checkpoint is None else checkpoint.point.unread_ids
-        backward = model.backward != reverse
-        prompts = encode_prompts(
-            raw_prompts, model, field, self._limits, context.memory, after=unread, backward=backward
+        backward, memory = model.backward != reverse, request.context.memory
+        request.prompts = encode_prompts(
+            raw_prompts, model, field, self._limits, memory, after=unread, backward=backward
         )
-        charges.charge_prompts(sum(len(prompt.input_ids) for prompt in prompts))
-        return prompts
+        charges.charge_prompts(sum(len(prompt.input_ids) for prompt in request.prompts))
 
     def _request(
-        self,
-        model: ServedModel,
-        prompts: list[EncodedPrompt],
-        context: RequestContext,
-        timeout_s: float,
-        watch: Watch,
-        checkpoint: Checkpoint | None = None,
+        self, body: Body, context: RequestContext, resume_token: str | None = None, seed: int | None = None
     ) -> Request:
-        request = Request(
-            model,
-            prompts,
-            checkpoint,
-            context,
-            timeout_s,
-            scheduler=self._scheduler,
-            admission=self._admission.open(context.quota),
-            metrics=self._metrics,
-            max_unfinished=self._limits.max_running,
-        )
-        watch(request)
-        return request
-
-    def _find_model(
-        self, name: str | None, resume_token: str | None, tenant: str, seed: int | None = None
-    ) -> tuple[ServedModel, Checkpoint | None]:
-        """Return the version that serves a request, and the checkpoint of its resume token.
+        """Return a request to the version that serves it, with the checkpoint of its resume token.
 
         Raises:
             GatewayError: there is no such model, or the resume token is not usable.
         """
         if resume_token is None:
-            return self._model_registry.find(name, seed), None
-        checkpoint = self._resume_tokens.open(resume_token, tenant)
-        requested = checkpoint.model.name if name is None else name
-        return self._version_of(checkpoint, self._model_registry.find(requested, seed), requested), checkpoint
+            model, checkpoint = self._model_registry.find(body.model, seed), None
+        else:
+            checkpoint = self._resume_tokens.open(resume_token, context.quota.tenant)
+            model = self._version_of(checkpoint, body.model, seed)
+        return Request(
+            model,
+            checkpoint,
+            context,
+            body.timeout_s,
+            scheduler=self._scheduler,
+            admission=self._admission.open(context.quota),
+            metrics=self._metrics,
+            max_unfinished=self._limits.max_running,
+        )
 
-    def _version_of(self, checkpoint: Checkpoint, named: ServedModel, requested: str) -> ServedModel:
+    def _version_of(self, checkpoint: Checkpoint, name: str | None, seed: int | None) -> ServedModel:
         """Return the version that took a checkpoint, as no other can resume it.
 
         Raises:
             StateRefused: the request names another model or version, or the version is no longer served.
         """
+        saved, requested = checkpoint.model, checkpoint.model.name if name is None else name
+        named = self._model_registry.find(requested, seed)
         # A name without a version or label leaves the version to the checkpoint.
-        if checkpoint.model != named.ref and requested != checkpoint.model.name:
+        if saved != named.ref and requested != saved.name:
             raise StateRefused(
                 f"state must be of model {requested[:64]!r}, which the request names, got one of version "
-                f"{checkpoint.model.version} of {checkpoint.model.name!r}",
+                f"{saved.version} of {saved.name!r}",
                 "state_of_another_model",
             )
-        model = self._model_registry.find_version(checkpoint.model)
+        model = self._model_registry.find_version(saved)
         # Another version may have got the number since.
         if model is None or model.card.weights_sha256 != checkpoint.weights_sha256:
             raise StateRefused(
-                f"state is of version {checkpoint.model.version} of model {checkpoint.model.name!r}, which is no "
-                f"longer served; version {named.ref.version} is. Send the text so far as a prompt instead",
+                f"state is of version {saved.version} of model {saved.name!r}, which is no longer served; version "
+                f"{named.ref.version} is. Send the text so far as a prompt instead",
                 "state_outdated",
             )
         return model
 
     def _require_response_fits(self, body: CompletionRequest, prompts: list[EncodedPrompt], field: str) -> None:
         """Refuse a request whose response would have hundreds of megabytes."""
-        num_echoed = sum(prompt.num_tokens for prompt in prompts) * body.best_of if body.echo else 0
-        limits, num_generated = self._limits, len(prompts) * body.best_of * body.max_tokens
-        if num_echoed > limits.max_request_tokens:
-            raise InvalidRequest(
-                f"echo may repeat at most {limits.max_request_tokens} tokens (of every {field} × n), got {num_echoed}",
-                param="echo",
-            )
+        limits, num_tokens = self._limits, sum(prompt.num_tokens for prompt in prompts)
+        num_echoed = num_tokens * body.best_of if body.echo else 0
         num_held = sum(len(prompt.input_ids) for prompt in prompts) * body.best_of if body.issues_resume_tokens else 0
-        if num_held > limits.max_request_tokens:
-            raise InvalidRequest(
-                f"resume tokens may contain at most {limits.max_request_tokens} tokens (of every {field} × n, as each "
-                f"may contain its whole {field}), got {num_held}",
-                param="return_state",
-            )
-        if body.logprobs is not None and num_echoed + num_generated > limits.max_logprobs_tokens:
-            raise InvalidRequest(
-                f"logprobs may be returned for at most {limits.max_logprobs_tokens} tokens (of all choices, and of "
-                f"every {field} with echo), got {num_echoed + num_generated}",
-                param="logprobs",
-            )
-        num_scored = sum(prompt.num_tokens for prompt in prompts) * body.n
-        if body.prompt_logprobs is not None and num_scored > limits.max_logprobs_tokens:
-            raise InvalidRequest(
-                f"prompt_logprobs may be returned for at most {limits.max_logprobs_tokens} tokens (of every {field} × "
-                f"n), got {num_scored}",
-                param="prompt_logprobs",
-            )
+        num_logprobs = num_echoed + len(prompts) * body.best_of * body.max_tokens if body.logprobs is not None else 0
+        num_scored = num_tokens * body.n if body.prompt_logprobs is not None else 0
+        each = f"every {field} × n"
+        for param, what, count, limit, counted in (
+            ("echo", "echo may repeat", num_echoed, limits.max_request_tokens, each),
+            (
+                "return_state",
+                "resume tokens may contain",
+                num_held,
+                limits.max_request_tokens,
+                f"{each}, as each may contain its whole {field}",
+            ),
+            (
+                "logprobs",
+                "logprobs may be returned for",
+                num_logprobs,
+                limits.max_logprobs_tokens,
+                f"all choices, and of every {field} with echo",
+            ),
+            ("prompt_logprobs", "prompt_logprobs may be returned for", num_scored, limits.max_logprobs_tokens, each),
+        ):
+            if count > limit:
+                raise InvalidRequest(f"{what} at most {limit} tokens (of {counted}), got {count}", param=param)
 
 
-def _constraints(
-    body: CompletionRequest, prompts: list[EncodedPrompt], checkpoint: Checkpoint | None
-) -> list[Constraint | None]:
+def _constraints(body: CompletionRequest, request: Request) -> list[Constraint | None]:
     """Return what the choices of each prompt must match.
 
     A resumed match continues, unless the request has another constraint or a prompt of its own, or repeats that of a
     match that cannot be longer.
     """
-    resumed = checkpoint.match if checkpoint else None
+    resumed = request.checkpoint.match if request.checkpoint else None
     if resumed is None:
-        return [body.constraint] * len(prompts)
+        return [body.constraint] * len(request.prompts)
     repeats = body.constraint == resumed.constraint and resumed.row != signatures.FINAL_ROW
     continues = body.constraint is None or repeats
-    return [resumed.constraint if continues and prompt.is_empty else body.constraint for prompt in prompts]
+    return [resumed.constraint if continues and prompt.is_empty else body.constraint for prompt in request.prompts]
 
 
-def _hold_memory(prompts: list[EncodedPrompt], num_response_bytes: int, context: RequestContext) -> None:
+def _hold_memory(request: Request, num_response_bytes: int) -> None:
     """Hold the memory that the request needs from here to its end."""
-    num_bytes = sum(prompt.num_bytes for prompt in prompts) + num_response_bytes
-    context.memory.hold(num_bytes, "the request and its response")
+    num_bytes = sum(prompt.num_bytes for prompt in request.prompts) + num_response_bytes
+    request.context.memory.hold(num_bytes, "the request and its response")
 
 
 def _token_texts(model: ServedModel) -> TokenTexts:
@@ -340,14 +314,13 @@ def _token_texts(model: ServedModel) -> TokenTexts:
         PatternError: it depends on more than the token.
     """
     tokenizer, special = model.tokenizer, model.tokenizer.special
-    texts = [tokenizer.token_bytes(first=first, backward=model.backward) for first in (True, False)]
-    sampled = []
-    for tokens in texts:
+    textless, sampled = {*special.never_sampled, special.end}, []
+    for is_first in (True, False):
+        tokens = tokenizer.token_bytes(first=is_first, backward=model.backward)
         if tokens is None:
             raise PatternError(
                 f"is not supported for model {model.ref.name!r}: the text of its tokens depends on those beside them"
             )
-        textless = {*special.never_sampled, special.end}
         sampled.append(tuple(b"" if i in textless else token for i, token in enumerate(tokens)))
     first, following = sampled
     return TokenTexts(first, following, special.end, model.card.vocab_size, model.backward)
@@ -382,14 +355,14 @@ def _input_field(body: CompletionRequest, model: ServedModel) -> tuple[str, tupl
     Raises:
         InvalidRequest: the other field is not empty.
     """
+    read, other = ("prompt", body.prompts), ("suffix", body.suffixes)
     if model.backward:
-        read, other, kind = ("suffix", body.suffixes), ("prompt", body.prompts), "backward"
-    else:
-        read, other, kind = ("prompt", body.prompts), ("suffix", body.suffixes), "forward"
+        read, other = other, read
     name, values = other
     if len(values) > 1 or values[0]:
         raise InvalidRequest(
-            f"{name} must be empty or absent: {model.ref.name!r} is a {kind} model, which takes {read[0]}",
+            f"{name} must be empty or absent: {model.ref.name!r} is a {model.card.direction} model, which takes "
+            f"{read[0]}",
             param=name,
         )
     return read

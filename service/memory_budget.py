@@ -1,7 +1,4 @@
-"""A memory budget for requests in flight: their bodies, encoded prompts and responses.
-
-Knows bytes. Does not know the objects: their modules estimate the bytes.
-"""
+"""A memory budget for requests in flight: their bodies, encoded prompts and responses."""
 
 import threading
 

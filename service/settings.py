@@ -235,11 +235,7 @@ class SettingsError(ConfigurationError):
 
 
 def load_settings() -> Settings:
-    """Read the settings.
-
-    Raises:
-        SettingsError: a setting has the wrong type or is outside its limits.
-    """
+    """Read the settings; raise SettingsError if one has the wrong type or is outside its limits."""
     file = os.environ.get("SOSTENUTO_ENV_FILE")
     if file is not None and not Path(file).is_file():
         raise SettingsError(f"SOSTENUTO_ENV_FILE: there is no file {file}")

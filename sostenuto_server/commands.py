@@ -1,6 +1,6 @@
 """The server's commands of the program `sostenuto`: entry points of the group `sostenuto.commands`."""
 
-from export.cli import (
+from export.cli import (  # noqa: F401 - entry points
     compare,
     import_,
     list_versions,
@@ -14,23 +14,4 @@ from export.cli import (
     verify,
     vocabulary,
 )
-from service.cli import demo, doctor, keys, serve
-
-__all__ = [
-    "compare",
-    "demo",
-    "doctor",
-    "import_",
-    "keys",
-    "list_versions",
-    "promote",
-    "publish",
-    "remove",
-    "resume",
-    "rollback",
-    "serve",
-    "show",
-    "train",
-    "verify",
-    "vocabulary",
-]
+from service.cli import demo, doctor, keys, serve  # noqa: F401 - entry points

@@ -84,3 +84,11 @@ def add(folder, name, version, **fields):
 def label(folder, **labels):
     """Set the labels of the model."""
     (folder / "labels.json").write_text(json.dumps({"demo": labels}))
+
+
+def write_vectors(folder, rows, name="demo"):
+    """Write a version's file of vectors."""
+    path = folder / name / "1" / "assets.extra" / "vectors.tsv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join("\t".join(f"{value:.7g}" for value in row) + "\n" for row in rows))
+    return path

@@ -23,10 +23,7 @@ class Authenticator:
         """Authenticate a request by its Authorization header.
 
         Where no keys are required, the header is ignored: clients send whatever they have, and the evaluation harness
-        sends an empty one.
-
-        Raises:
-            Unauthorized: the key is missing, invalid or expired; the message does not say which part of it is wrong.
+        sends an empty one. Else raise Unauthorized if the key is missing, invalid or expired.
         """
         if self._keys is None:
             return self._context("", "", self._defaults)
@@ -47,11 +44,7 @@ class Authenticator:
 
 
 def build_authenticator(settings: Settings) -> Authenticator:
-    """Open the key file and the rate limit counters that the settings name.
-
-    Raises:
-        ConfigurationError: the key file cannot be read, or the Redis URL is invalid.
-    """
+    """Open the key file and the rate limit counters that the settings name."""
     redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
     defaults = KeyLimits(
         max_sequences=settings.max_key_sequences,

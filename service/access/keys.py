@@ -71,19 +71,13 @@ class KeyLimits(_Frozen):
 
 
 class Key(_Frozen):
-    """A record of the key file.
-
-    Attributes:
-        sha256: Hash of the whole key, `ost-<id>-<secret>`, in hexadecimal.
-        tenant: The owner; a tenant may have several keys.
-        expires: When it expires; None: never.
-    """
+    """A record of the key file."""
 
     id: str = Field(pattern=f"^{ID_PATTERN}$")
-    sha256: str = Field(pattern="^[0-9a-f]{64}$")
-    tenant: str = Field(pattern=f"^{TENANT_PATTERN}$")
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")  # of the whole key, `ost-<id>-<secret>`
+    tenant: str = Field(pattern=f"^{TENANT_PATTERN}$")  # the owner; one may have several keys
     created: _Time
-    expires: _Time | None
+    expires: _Time | None  # None: never
     limits: KeyLimits = KeyLimits()
 
     def expired(self, now: datetime) -> bool:
@@ -164,11 +158,7 @@ class KeyRing:
 
 
 def warn_if_exposed(path: Path) -> None:
-    """Log a warning if others than the owner may write a file of keys, or others than its group may read it.
-
-    Raises:
-        OSError: there is no such file.
-    """
+    """Log a warning if others than the owner may write a file of keys, or others than its group may read it."""
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & (stat.S_IWGRP | stat.S_IROTH | stat.S_IWOTH):
         log.warning("%s: mode %04o lets others read or change the keys; run chmod 600, or 640 for a group", path, mode)
@@ -218,7 +208,6 @@ def add_key(path: Path, tenant: str, expires: datetime | None, limits: KeyLimits
 
     Raises:
         ConfigurationError: the file cannot be changed.
-        ValueError: the tenant's name is invalid.
     """
     with _locked_for_writing(path) as target:
         keys = read_keys(target) if target.exists() else ()
@@ -233,11 +222,7 @@ def add_key(path: Path, tenant: str, expires: datetime | None, limits: KeyLimits
 
 
 def revoke_keys(path: Path, key_ids: Collection[str]) -> None:
-    """Remove keys from the file, all or none.
-
-    Raises:
-        ConfigurationError: the file cannot be changed, or one of the keys is not in it.
-    """
+    """Remove keys from the file; raise ConfigurationError, and remove none, if it has not all of them."""
     with _locked_for_writing(path) as target:
         keys = read_keys(target)
         unknown = sorted(set(key_ids) - {key.id for key in keys})

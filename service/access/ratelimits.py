@@ -53,11 +53,7 @@ class RateLimiter:
     def __init__(self, redis_url: str | None = None) -> None:
         """Open the storage; log a warning if Redis is unavailable.
 
-        Args:
-            redis_url: `redis://…`, `rediss://…` or `unix://…`; None counts in this process.
-
-        Raises:
-            ConfigurationError: the URL is invalid.
+        The URL is `redis://…`, `rediss://…` or `unix://…`; None counts in this process.
         """
         # The storage in memory is not thread-safe.
         self._own = _Counters(MemoryStorage(), threading.Lock())
@@ -72,18 +68,15 @@ class RateLimiter:
         total: int | None = None,
         param: str = "max_tokens",
     ) -> Callable[[], None]:
-        """Charge requests or tokens.
+        """Charge a subject, such as the id of a key; return a function that refunds what the current window has of it.
 
         Args:
-            subject: Who is charged, such as the id of a key.
+            subject: Who is charged.
             what: "requests" or "tokens".
             per_minute: The limit, at least 1; None: no limit. A new limit starts a new count.
             cost: 1 for a request; else the maximum tokens of the request, or of its part that is charged now.
             total: Cost of the whole request, if `cost` is a part of it.
             param: The field that an error names.
-
-        Returns:
-            A function that refunds what the current window still has of the charge, for a request that is refused.
 
         Raises:
             RateLimited: the limit is reached; the request may be admitted later.
@@ -140,16 +133,15 @@ class _Counters:
 def wait_s(previous: int, previous_ttl_s: float, current: int, current_ttl_s: float, *, limit: int, cost: int) -> int:
     """Return the seconds until a cost fits into a sliding window, if nothing else is charged meanwhile.
 
+    Whole seconds, rounded up, at least 1.
+
     Args:
         previous: Count of the previous minute; its weight is the remaining share of this minute.
         previous_ttl_s: Seconds left of this minute, if there is a previous count.
         current: Count of this minute.
         current_ttl_s: Seconds until this minute's count expires, at the end of the next minute.
-        limit: The limit per minute; at least `cost`.
-        cost: The cost to fit.
-
-    Returns:
-        Whole seconds, rounded up, at least 1.
+        limit: The limit per minute.
+        cost: At most `limit`.
     """
     room = limit - current - cost
     if room >= 0:
@@ -188,11 +180,7 @@ class _RedisCounters(_Counters):
             self._mark_unavailable(error)
 
     def charge(self, charge: _Charge) -> int | None:
-        """Charge.
-
-        Raises:
-            _RedisUnavailable: nothing was charged, as far as is known.
-        """
+        """Charge, or raise _RedisUnavailable: nothing was charged, as far as is known."""
         if not self._may_try():
             raise _RedisUnavailable
         try:

@@ -120,22 +120,22 @@ class GrpcBackend:
     def __init__(
         self,
         address: str,
+        host: str = "",
+        *,
         timeout_s: float,
         max_calls: int = 1,
         tracing: Tracing | None = None,
-        *,
-        host: str = "",
         tls: Tls | None = None,
     ) -> None:
         """Open a channel; it connects on first use and reconnects by itself.
 
         Args:
             address: `host:port`.
+            host: The host name that the address was resolved from.
             timeout_s: Deadline of each call.
             max_calls: Concurrent calls. Each blocks a thread: grpcio's futures cost 350 µs of CPU time per call, a
                 blocked thread 230 µs (measured).
             tracing: None: no tracing.
-            host: The host name that the address was resolved from.
             tls: None: plaintext.
         """
         self.address, self._host, self._tls = address, host, tls
@@ -232,10 +232,9 @@ class GrpcBackend:
         shapes: Mapping[str, Shape],
         vocab_size: int = MAX_VOCAB_SIZE,
     ) -> Arrays:
-        """Make a call and wait for its outputs, those named in `shapes`; token ids must be below `vocab_size`.
+        """Make a call and return its outputs, those named in `shapes`, or raise the error that `call` would report.
 
-        Raises:
-            GatewayError: as `call` would report it.
+        Token ids must be below `vocab_size`.
         """
         outcome = self._predict(model, signature, inputs, shapes, vocab_size)
         if isinstance(outcome, GatewayError):

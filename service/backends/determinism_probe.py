@@ -30,19 +30,15 @@ _LENGTH = 16
 class Probe:
     """The result of a determinism probe: a fingerprint of a model server's arithmetic.
 
-    Attributes:
-        batch_sizes: Ascending; a sequence is bit-exact at each of them, in any slot, with any other sequences.
-        sha256: The probe hash, of all outputs: two servers with the same hash are bit-exact with each other.
-        is_deterministic: Whether there are such batch sizes; otherwise the one in use is not reproducible.
-        stamp: Modification time of the card that it was made with; see `service.backends.health.Assets`.
-        is_stale: Whether it must be repeated before the server gets calls of the version.
+    A sequence is bit-exact at each of the batch sizes, in any slot, with any other sequences. `sha256` is the probe
+    hash, of all outputs: two servers with the same hash are bit-exact with each other.
     """
 
-    batch_sizes: tuple[int, ...]
+    batch_sizes: tuple[int, ...]  # ascending
     sha256: str
-    is_deterministic: bool = True
-    stamp: int = 0
-    is_stale: bool = False
+    is_deterministic: bool = True  # otherwise the only batch size is not reproducible
+    stamp: int = 0  # of the card that it was made with; see `service.backends.health.Assets`
+    is_stale: bool = False  # it must be repeated before the server gets calls of the version
 
 
 def run_probe(card: GeneratorCard, num_tokens: int, predict: Predict) -> Probe:

@@ -26,17 +26,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Assets:
-    """A version's files.
-
-    Attributes:
-        precision: In which it is called.
-        stamp: Modification time of the card in nanoseconds; it changes if the version is replaced.
-    """
+    """A version's files, and the precision of its calls."""
 
     card: GeneratorCard
     tokenizer: Tokenizer
     precision: signatures.PrecisionName
-    stamp: int
+    stamp: int  # modification time of the card in nanoseconds; it changes if the version is replaced
 
 
 class RepeatedErrors:
@@ -102,7 +97,7 @@ class HealthChecks:
                 self._changed()
             except Exception:
                 log.exception("the health check of %s failed; retrying", replica.address)
-            self._closed.wait(self._poll_s if replica.ejected_because is None else replica.ejection.pause_s)
+            self._closed.wait(self._poll_s if replica.ejected_because is None else replica.pause_s)
         self._watched.discard(replica)
 
     def check(self, replica: Replica) -> list[threading.Thread]:
@@ -111,11 +106,11 @@ class HealthChecks:
         A backend that does not respond is ejected and keeps its known versions: requests are not rejected here, their
         calls wait for its recovery.
         """
-        num_ejections, listed = replica.ejection.count, dict(self._listed())
+        num_failures, listed = replica.num_failures, dict(self._listed())
         try:
             for name, versions in listed.items():
                 if (replica, name) not in self._probing:
-                    self._check_model(replica, name, versions, num_ejections)
+                    self._check_model(replica, name, versions, num_failures)
             for name in replica.delisted.difference(listed):
                 self._check_delisted(replica, name)
         except ServerBusy as error:
@@ -124,11 +119,11 @@ class HealthChecks:
             self._eject(replica, error)
         else:
             self._errors.clear(replica.address)
-            self._replicas.retain(replica, listed, num_ejections)
+            self._replicas.retain(replica, listed, num_failures)
             replica.drift.retain(listed.keys() | replica.delisted)
         return [thread for (probed, _), thread in list(self._probing.items()) if probed is replica]
 
-    def _check_model(self, replica: Replica, name: str, listed: Collection[int] | None, num_ejections: int) -> None:
+    def _check_model(self, replica: Replica, name: str, listed: Collection[int] | None, num_failures: int) -> None:
         what, statuses = f"{name} at {replica.address}", []
         try:
             statuses = replica.server.versions(name)
@@ -139,7 +134,7 @@ class HealthChecks:
         loading = [ModelVersion(name, status.version) for status in statuses if status.loading]
         self._replicas.report(replica, name, [*loaded, *loading])
         replica.drift.note(name, listed, [ref.version for ref in loaded], [ref.version for ref in loading])
-        check = (replica, name, statuses, num_ejections)
+        check = (replica, name, statuses, num_failures)
         if all(self._is_probed(replica, ref) for ref in loaded):
             self._probe_all(*check)
             return
@@ -169,10 +164,10 @@ class HealthChecks:
             return False
 
     def _probe_and_notify(
-        self, replica: Replica, name: str, statuses: Collection[VersionStatus], num_ejections: int
+        self, replica: Replica, name: str, statuses: Collection[VersionStatus], num_failures: int
     ) -> None:
         try:
-            self._probe_all(replica, name, statuses, num_ejections)
+            self._probe_all(replica, name, statuses, num_failures)
         except BackendUnavailable as error:
             self._eject(replica, error)
         except Exception as error:
@@ -180,7 +175,7 @@ class HealthChecks:
             log.debug("probing %s failed", name, exc_info=True)
             self._errors.add(f"probing {name} at {replica.address}", f"{type(error).__name__}: {error}")
             probes = {ref: probe for ref, probe in replica.probes.items() if ref.name == name}
-            self._replicas.record_probes(replica, name, probes, num_ejections_before=num_ejections)
+            self._replicas.record_probes(replica, name, probes, num_failures_before=num_failures)
         finally:
             del self._probing[replica, name]
         try:
@@ -188,12 +183,8 @@ class HealthChecks:
         except Exception:
             log.exception("updating the model registry failed; retrying")
 
-    def _probe_all(self, replica: Replica, name: str, statuses: Collection[VersionStatus], num_ejections: int) -> None:
-        """Probe the new versions of a model at a backend, and those that need to be probed again.
-
-        Raises:
-            BackendUnavailable: it does not respond.
-        """
+    def _probe_all(self, replica: Replica, name: str, statuses: Collection[VersionStatus], num_failures: int) -> None:
+        """Probe the new and the stale versions of a model; raise BackendUnavailable if the backend does not respond."""
         probes: dict[ModelVersion, Probe] = {}
         is_complete = True
         for status in statuses:
@@ -217,7 +208,7 @@ class HealthChecks:
                 if isinstance(error, BackendUnavailable) and before is not None:
                     raise
                 self._errors.add(what, str(error))
-        self._replicas.record_probes(replica, name, probes, is_complete=is_complete, num_ejections_before=num_ejections)
+        self._replicas.record_probes(replica, name, probes, is_complete=is_complete, num_failures_before=num_failures)
         self._errors.clear(f"probing {name} at {replica.address}")
 
     def _probe_version(self, replica: Replica, ref: ModelVersion) -> Probe:

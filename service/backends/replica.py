@@ -6,7 +6,7 @@
 import threading
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from service.backends.client import GrpcBackend
 from service.backends.determinism_probe import Probe
@@ -25,37 +25,6 @@ HANG_FACTOR = 10.0
 MIN_HANG_S = 1.0
 # A roll-out is complete by then: a server polls its files every few seconds.
 TOLERATED_S = 60.0
-
-
-@dataclass
-class Ejection:
-    """Whether a backend is ejected, and why.
-
-    Attributes:
-        reason: None: it is in service.
-        count: Number of failures, including those while it was already ejected.
-        pause_s: Seconds until its next health check while it is ejected.
-        at: Monotonic seconds of the last ejection from service.
-    """
-
-    reason: str | None = NOT_PROBED
-    count: int = 0
-    pause_s: float = FIRST_PAUSE_S
-    at: float = float("-inf")
-
-    def eject(self, reason: str, now: float) -> bool:
-        """Eject the backend at `now`, in monotonic seconds; return whether it was in service until then."""
-        was_in_service, self.reason = self.reason is None, reason
-        self.count += 1
-        if was_in_service:
-            self.pause_s = min(2 * self.pause_s, LAST_PAUSE_S) if now - self.at < SOON_S else FIRST_PAUSE_S
-            self.at = now
-        return was_in_service
-
-    def readmit(self) -> bool:
-        """Put the backend back into service; return whether it was ejected."""
-        was_ejected, self.reason = self.reason is not None, None
-        return was_ejected
 
 
 class HangDetector:
@@ -155,34 +124,37 @@ class ConfigDrift:
 
 @dataclass(eq=False)
 class Replica:
-    """The last known state of one model server.
-
-    Attributes:
-        probes: The versions that it serves, and their probes; replaced as a whole, as are the next two.
-        reported: The versions that it serves or is loading, by its own status.
-        probed_models: Names of the models whose versions have been checked and probed.
-        in_flight: Its calls: monotonic seconds at which each was sent.
-        ejection: Whether it is ejected, and why.
-        probe_calls: Held by each call of a probe.
-        drift: Its drift from the model repository.
-        delisted: Names of models that it served and that are no longer listed.
-    """
+    """The last known state of one model server; mappings and sets are replaced as a whole."""
 
     address: str
     server: GrpcBackend
-    probes: Mapping[ModelVersion, Probe] = field(default_factory=dict)
-    reported: frozenset[ModelVersion] = frozenset()
-    probed_models: frozenset[str] = frozenset()
-    in_flight: dict[Call, float] = field(default_factory=dict)
-    ejection: Ejection = field(default_factory=Ejection)
+    probes: Mapping[ModelVersion, Probe] = field(default_factory=dict)  # of the versions that it serves
+    reported: frozenset[ModelVersion] = frozenset()  # versions that it serves or is loading, by its own status
+    probed_models: frozenset[str] = frozenset()  # whose versions have been checked and probed
+    delisted: frozenset[str] = frozenset()  # models that it served and that are no longer listed
+    in_flight: dict[Call, float] = field(default_factory=dict)  # monotonic seconds at which each was sent
     probe_calls: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(MAX_PROBE_CALLS))
     drift: ConfigDrift = field(default_factory=ConfigDrift)
-    delisted: frozenset[str] = frozenset()
+    ejected_because: str | None = NOT_PROBED  # None: it is in service
+    num_failures: int = 0  # including those while it was already ejected
+    ejected_at: float = float("-inf")  # monotonic seconds
+    pause_s: float = FIRST_PAUSE_S  # until its next health check while it is ejected
 
-    @property
-    def ejected_because(self) -> str | None:
-        """Why it is ejected; None: it is in service."""
-        return self.ejection.reason
+    def eject(self, reason: str, now: float) -> bool:
+        """Eject the backend at `now`, in monotonic seconds; return whether it was in service until then."""
+        was_in_service, self.ejected_because = self.ejected_because is None, reason
+        self.num_failures += 1
+        # It may restart with another build.
+        self.probes = {ref: replace(probe, is_stale=True) for ref, probe in self.probes.items()}
+        if was_in_service:
+            self.pause_s = min(2 * self.pause_s, LAST_PAUSE_S) if now - self.ejected_at < SOON_S else FIRST_PAUSE_S
+            self.ejected_at = now
+        return was_in_service
+
+    def readmit(self) -> bool:
+        """Put the backend back into service; return whether it was ejected."""
+        was_ejected, self.ejected_because = self.ejected_because is not None, None
+        return was_ejected
 
     @property
     def is_available(self) -> bool:

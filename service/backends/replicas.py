@@ -143,9 +143,7 @@ class Replicas:
         with self._lock:
             if self._replicas.get(replica.address) is not replica:
                 return False
-            was_in_service = replica.ejection.eject(reason, time.monotonic())
-            # It may restart with another build.
-            replica.probes = {ref: replace(probe, is_stale=True) for ref, probe in replica.probes.items()}
+            was_in_service = replica.eject(reason, time.monotonic())
         if was_in_service:
             log.warning("backend %s was ejected: %s", replica.address, reason)
             replica.drift.clear()
@@ -164,7 +162,7 @@ class Replicas:
         probes: Mapping[ModelVersion, Probe],
         *,
         is_complete: bool = True,
-        num_ejections_before: int | None = None,
+        num_failures_before: int | None = None,
     ) -> None:
         """Record the versions of one model that a server serves, and readmit the server.
 
@@ -173,31 +171,31 @@ class Replicas:
             name: The model.
             probes: The versions that it serves, and their probes; one that could not be repeated is stale.
             is_complete: Whether all new versions were probed; until then others of the model may still appear.
-            num_ejections_before: `ejection.count` when the health check began: if it was ejected since, it stays
+            num_failures_before: `num_failures` when the health check began: if it was ejected since, it stays
                 ejected, and all versions need to be probed again.
         """
         with self._lock:
             others = {ref: probe for ref, probe in replica.probes.items() if ref.name != name}
-            if num_ejections_before is not None and num_ejections_before != replica.ejection.count:
+            if num_failures_before is not None and num_failures_before != replica.num_failures:
                 replica.probes = others | {ref: replace(probe, is_stale=True) for ref, probe in probes.items()}
                 return
             replica.probes = {**others, **probes}
             if is_complete:
                 replica.probed_models |= {name}
             takes_calls = not replica.probes or not all(probe.is_stale for probe in replica.probes.values())
-            is_readmitted = takes_calls and replica.ejection.readmit()
+            is_readmitted = takes_calls and replica.readmit()
         if is_readmitted:
             log.info("backend %s is in service", replica.address)
 
-    def retain(self, replica: Replica, names: Collection[str], num_ejections_before: int) -> None:
+    def retain(self, replica: Replica, names: Collection[str], num_failures_before: int) -> None:
         """Forget a server's other models; readmit it if `names` is empty, as there is nothing to probe."""
         with self._lock:
             replica.probes = {ref: probe for ref, probe in replica.probes.items() if ref.name in names}
             replica.reported = frozenset(ref for ref in replica.reported if ref.name in names)
             replica.delisted = (replica.delisted | replica.probed_models).difference(names)
             replica.probed_models &= frozenset(names)
-            if not names and num_ejections_before == replica.ejection.count:
-                replica.ejection.readmit()
+            if not names and num_failures_before == replica.num_failures:
+                replica.readmit()
 
     def call(self, call: Call, done: Done) -> None:
         """Send a call to the least loaded server; `done` is called once, on any thread."""
@@ -291,27 +289,17 @@ class Replicas:
 
 @dataclass(eq=False)
 class _Attempt:
-    """A call and its retries.
-
-    Attributes:
-        tried: The servers that it was sent to, in order.
-        suspects: The servers that failed it where the call itself may be at fault, and their errors.
-        failure: The last error.
-    """
+    """A call and its retries."""
 
     call: Call
     done: Done
-    tried: list[Replica] = field(default_factory=list)
-    suspects: list[tuple[Replica, GatewayError]] = field(default_factory=list)
-    failure: GatewayError | None = None
+    tried: list[Replica] = field(default_factory=list)  # in order
+    suspects: list[tuple[Replica, GatewayError]] = field(default_factory=list)  # failed, perhaps by the call's fault
+    failure: GatewayError | None = None  # the last one
 
 
 def resolved(address: str) -> list[str]:
-    """Resolve an address `host:port`; return the sorted `ip:port` addresses.
-
-    Raises:
-        OSError: its name cannot be resolved.
-    """
+    """Return the sorted `ip:port` addresses of `host:port`; raise OSError if its name cannot be resolved."""
     name, port = _host(address), address.rpartition(":")[2]
     try:
         ipaddress.ip_address(name)

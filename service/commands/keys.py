@@ -34,30 +34,6 @@ def _key_file(path: Path | None) -> Path:
     return path
 
 
-def _add(path: Path, tenant: str, expires: datetime | None, limits: KeyLimits) -> None:
-    key, presented = add_key(path, tenant, expires, limits)
-    try:
-        _print(presented)
-    except click.ClickException as error:
-        revoke_keys(path, [key.id])
-        raise click.ClickException(f"{error}; the key is revoked") from error
-    expiry = "never expires" if key.expires is None else f"expires {_format_time(key.expires)}"
-    print(f"shown once; {path} stores only its hash: id {key.id}, tenant {key.tenant}, {expiry}", file=sys.stderr)
-
-
-def _list(keys: Sequence[Key], *, as_json: bool) -> None:
-    now = datetime.now(UTC)
-    if as_json:
-        rows = [
-            {**key.model_dump(mode="json", exclude={"sha256", "limits"}), "state": _state(key, now)}
-            | {"limits": key.limits.model_dump()}
-            for key in keys
-        ]
-        return _print(json.dumps(rows, indent=2))
-    headings = ["id", "tenant", "created", "expires", "state", *KeyLimits.model_fields]
-    return _print(_table([headings, *_rows(keys, now)]))
-
-
 def _print(text: str) -> None:
     try:
         print(text, flush=True)
@@ -119,12 +95,7 @@ def _expiry(text: str) -> datetime:
 
 
 def _parse_time(text: str, now: datetime) -> datetime:
-    """Parse a time, rounded down to the second.
-
-    Raises:
-        ValueError: it is not a time, or has no time zone.
-        OverflowError: it is out of range.
-    """
+    """Parse a time, rounded down to the second; raise ValueError or OverflowError."""
     if duration := re.fullmatch("([0-9]+)([dh])", text):
         return (now + timedelta(**{_UNITS[duration[2]]: int(duration[1])})).replace(microsecond=0)
     if re.fullmatch("[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
@@ -160,7 +131,15 @@ def _limit_options(command: Command) -> Command:
 @_file_option
 def add(path: Path | None, tenant: str, expires: datetime | None, **limits: int | None) -> None:
     """Create a key and print it; it is not shown again."""
-    _add(_key_file(path), tenant, expires, KeyLimits(**limits))
+    file = _key_file(path)
+    key, presented = add_key(file, tenant, expires, KeyLimits(**limits))
+    try:
+        _print(presented)
+    except click.ClickException as error:
+        revoke_keys(file, [key.id])
+        raise click.ClickException(f"{error}; the key is revoked") from error
+    expiry = "never expires" if key.expires is None else f"expires {_format_time(key.expires)}"
+    print(f"shown once; {file} stores only its hash: id {key.id}, tenant {key.tenant}, {expiry}", file=sys.stderr)
 
 
 @click.command()
@@ -176,7 +155,17 @@ def revoke(path: Path | None, ids: tuple[str, ...]) -> None:
 @_file_option
 def show(path: Path | None, as_json: bool) -> None:
     """List all keys, without secrets."""
-    _list(read_keys(_key_file(path)), as_json=as_json)
+    keys, now = read_keys(_key_file(path)), datetime.now(UTC)
+    if as_json:
+        rows = [
+            {**key.model_dump(mode="json", exclude={"sha256", "limits"}), "state": _state(key, now)}
+            | {"limits": key.limits.model_dump()}
+            for key in keys
+        ]
+        _print(json.dumps(rows, indent=2))
+    else:
+        headings = ["id", "tenant", "created", "expires", "state", *KeyLimits.model_fields]
+        _print(_table([headings, *_rows(keys, now)]))
 
 
 COMMANDS = {command.name: command for command in (add, revoke, show) if command.name}

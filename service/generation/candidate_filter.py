@@ -48,15 +48,10 @@ class CandidateFilter:
         return self._num_candidates - 1
 
     def decide(self, number: int, token_ids: Sequence[int], text: str) -> list[tuple[int, int | None]]:
-        """Add a finished candidate, and return those that are decided now.
+        """Add a finished candidate by its number, and return those that are decided now, in order of their numbers.
 
-        Args:
-            number: Of the candidate; each from 0 on is added once.
-            token_ids: The tokens of prompt and candidate, in the order of generation.
-            text: Their text, in reading order.
-
-        Returns:
-            Number and rank among the accepted ones, None for a rejected one; in order of the numbers.
+        Each has its rank among the accepted ones, or None if it is rejected. The token ids of prompt and candidate are
+        in the order of generation, their text is in reading order.
         """
         self._finished[number] = token_ids, text
         decided: list[tuple[int, int | None]] = []

@@ -16,19 +16,24 @@ from service.generation.logprobs import Logprobs, PendingLogprobs, TokenScore, t
 from service.generation.resume_tokens import Checkpoint, ResumePoint, SavedMatch
 from service.params import ModelVersion
 from service.scheduling.constraints import Match
-from service.scheduling.sequence import ChoiceIndex, DecodeResult, FinishReason, Scores
+from service.scheduling.sequence import ChoiceIndex, FinishReason, Result, Scores
 from service.structured_outputs.patterns import Constraint
 
 
 @dataclass(frozen=True)
-class _Stop:
-    """A stop string and its KMP failure table: for each prefix the length of its longest border."""
+class StopString:
+    """A stop string and its KMP failure table: for each prefix the length of its longest border.
+
+    One step per character, however repetitive the string is: Knuth, Morris and Pratt, "Fast pattern matching in
+    strings", 1977. Searching for each string anew at every token took milliseconds for hostile ones (measured).
+    """
 
     text: str
     borders: tuple[int, ...]
 
     @classmethod
-    def of(cls, text: str) -> "_Stop":
+    def of(cls, text: str) -> "StopString":
+        """Prepare the search for a string."""
         borders = [0] * len(text)
         for i in range(1, len(text)):
             length = borders[i - 1]
@@ -44,34 +49,6 @@ class _Stop:
         return matched + (self.text[matched] == character)
 
 
-class Stops:
-    """Stop strings, prepared for search; shared by the choices of a request.
-
-    One step per character and stop string, however repetitive the strings are: Knuth, Morris and Pratt, "Fast pattern
-    matching in strings", 1977. Searching for each string anew at every token took milliseconds for hostile ones
-    (measured).
-    """
-
-    def __init__(self, stops: Sequence[str]) -> None:
-        self.stops = tuple(map(_Stop.of, stops))
-
-    def __bool__(self) -> bool:
-        return bool(self.stops)
-
-
-@dataclass(frozen=True)
-class StopMatch:
-    """The end of a stop string in the text.
-
-    Attributes:
-        end: Number of characters of the text fed last, up to and including the stop string's last one.
-        length: Length of the string; of several that end there, of the longest.
-    """
-
-    end: int
-    length: int
-
-
 class StopFinder:
     """The search for the first stop string in the text of one choice.
 
@@ -79,11 +56,14 @@ class StopFinder:
         num_pending: Number of characters at the end of the text so far that may begin a stop string.
     """
 
-    def __init__(self, stops: Stops) -> None:
-        self._stops, self._matched, self.num_pending = stops.stops, [0] * len(stops.stops), 0
+    def __init__(self, stops: Sequence[StopString]) -> None:
+        self._stops, self._matched, self.num_pending = stops, [0] * len(stops), 0
 
-    def feed(self, text: str) -> StopMatch | None:
-        """Search the next characters of the text; return the first match, or None."""
+    def feed(self, text: str) -> tuple[int, int] | None:
+        """Search the next characters of the text; return where the first match ends in them and its length, or None.
+
+        Of several that end there, it is the longest.
+        """
         matched = self._matched
         for end, character in enumerate(text, 1):
             complete = 0
@@ -92,7 +72,7 @@ class StopFinder:
                 if matched[i] == len(stop.text):
                     complete = max(complete, matched[i])
             if complete:
-                return StopMatch(end, complete)
+                return end, complete
         self.num_pending = max(matched, default=0)
         return None
 
@@ -115,7 +95,7 @@ class TextAssembler:
     """
 
     detokenizer: Detokenizer
-    stops: Stops
+    stops: Sequence[StopString]
     num_top: int | None = None
     length: int = 0
     backward: bool = False
@@ -207,9 +187,9 @@ class TextAssembler:
         held = len(self.held_back)
         text = self.held_back + text
         if match is not None:
-            end = held + match.end
+            end, length = held + match[0], match[1]
             self.stopped, self.held_back = True, text[end:]
-            return text[: end - match.length]
+            return text[: end - length]
         visible = len(text) - self._finder.num_pending
         self.held_back = text[visible:]
         return text[:visible]
@@ -307,7 +287,7 @@ class Choice:
         if logprobs is not None:
             self._logprobs.extend(logprobs, shift)
 
-    def take(self, result: DecodeResult) -> int:
+    def take(self, result: Result) -> int:
         """Process sampled tokens, set `finish_reason` at the end, and return how many are the choice's own."""
         assembler, num_before = self.assembler, self.assembler.num_tokens
         # The text that a checkpoint held back may have completed a stop string before.

@@ -8,10 +8,9 @@ from contract import signatures
 from contract.card import Activation
 from service.api.requests import EmbeddingsRequest, InspectRequest
 from service.generation.logprobs import Logprobs, expected_next
-from service.generation.prompts import EncodedPrompt
 from service.generation.request import Request
 from service.models.registry import ServedModel
-from service.scheduling.sequence import ChoiceIndex, PrefillResult, Result, Results, Scores, Sequence
+from service.scheduling.sequence import ChoiceIndex, Result, Results, Scores, Sequence
 
 # Values of `include`, and the kinds of activations that each selects.
 KINDS = {
@@ -36,16 +35,18 @@ class EmbeddingProcessor:
 
     def create(self, indexes: list[ChoiceIndex]) -> list[Sequence]:
         """Create the sequences of texts."""
-        return [self.request.new_sequence(index, signatures.EMBED) for index in indexes]
+        fields, units = self.request.sequence_fields, self.request.model.card.units
+        return [
+            Sequence(**fields(index), prefill_signature=signatures.EMBED, hidden_sum=np.zeros(units, np.float32))
+            for index in indexes
+        ]
 
     def vectors(self) -> list[np.ndarray]:
         """Wait for every text; return its vector, float32 (U,): the mean of its hidden states, or the last of them."""
         request, mean = self.request, self.body.pooling == "mean"
         vectors: list[np.ndarray] = [np.zeros(0, np.float32)] * len(request.prompts)
         for result in request.results(self.create):
-            assert isinstance(result, PrefillResult), "nothing is sampled"
-            assert result.hidden_sum is not None, "embed returns it"
-            if result.last and result.hidden_last is not None:
+            if result.is_prefilled and result.hidden_sum is not None and result.hidden_last is not None:
                 number = result.index[0]
                 num_tokens = np.float32(len(request.prompts[number].input_ids))
                 vectors[number] = result.hidden_sum / num_tokens if mean else result.hidden_last
@@ -90,14 +91,6 @@ def evenly_spaced(count: int, most: int | None) -> np.ndarray:
     return np.linspace(0, count - 1, most).round().astype(np.int64)
 
 
-def num_values(body: InspectRequest, model: ServedModel, prompt: EncodedPrompt) -> int:
-    """Return how many numbers the response would hold."""
-    num_positions = min(prompt.num_tokens, body.max_positions or prompt.num_tokens) if body.return_sequences else 1
-    return num_positions * sum(
-        min(each.units, body.max_units or each.units) for each in requested_activations(body, model)
-    )
-
-
 class _SelectedValues:
     """Keeps the requested values of results, on the scheduler's thread; the other values are dropped, not queued."""
 
@@ -112,7 +105,7 @@ class _SelectedValues:
 
     def put(self, result: Result) -> None:
         """Select from a result, and pass on the rest of it."""
-        if isinstance(result, PrefillResult) and result.activations is not None and result.scores is not None:
+        if result.activations is not None and result.scores is not None:
             length, start = len(result.scores.logprobs), self._num_prefilled
             in_result = np.flatnonzero((self._indexes >= start) & (self._indexes < start + length))
             for each, values in zip(self._activations, self._values, strict=True):
@@ -139,30 +132,36 @@ class InspectionProcessor:
         if not body.return_sequences:
             self._positions = self._positions[:1] if prompt.backward else self._positions[-1:]
         self._units = {each.layer: evenly_spaced(each.units, body.max_units) for each in self._activations}
-        num_tokens, num_before = prompt.num_tokens, len(prompt.input_ids) - prompt.num_tokens
-        indexes = num_before + (num_tokens - 1 - self._positions if prompt.backward else self._positions)
-        self._values = _SelectedValues(self._activations, indexes, self._units, request.queue)
+
+    @property
+    def num_values(self) -> int:
+        """How many numbers the result holds."""
+        return len(self._positions) * sum(len(self._units[each.layer]) for each in self._activations)
 
     def create(self, indexes: list[ChoiceIndex]) -> list[Sequence]:
         """Create the only sequence."""
-        sequence = self.request.new_sequence(
-            indexes[0],
-            signatures.INSPECT,
-            returns_state=self.body.return_state,
-            requested_activations=tuple((each.output, each.units) for each in self._activations),
-            results=self._values,
-        )
-        return [sequence]
+        (prompt,), positions = self.request.prompts, self._positions
+        num_tokens, num_before = prompt.num_tokens, len(prompt.input_ids) - prompt.num_tokens
+        read_at = num_before + (num_tokens - 1 - positions if prompt.backward else positions)
+        self._values = _SelectedValues(self._activations, read_at, self._units, self.request.queue)
+        fields = {**self.request.sequence_fields(indexes[0]), "results": self._values}
+        return [
+            Sequence(
+                **fields,
+                prefill_signature=signatures.INSPECT,
+                returns_state=self.body.return_state,
+                requested_activations=tuple((each.output, each.units) for each in self._activations),
+            )
+        ]
 
     def result(self) -> InspectionOutput:
         """Wait for the whole result; raise as `Request.results`."""
         (prompt,), state, scores = self.request.prompts, None, list[Scores]()
         for result in self.request.results(self.create):
-            assert isinstance(result, PrefillResult), "nothing is sampled"
             assert result.scores is not None, "inspect returns scores"
             scores.append(result.scores)
             state = result.state
-            if result.last:
+            if result.is_prefilled:
                 self.request.finish(result.index)
         text_scores, next_scores = _split_scores(scores)
         num_top = self.body.logprobs
@@ -178,9 +177,9 @@ class InspectionProcessor:
 
     def _split_state(self, state: np.ndarray) -> list[tuple[Activation, np.ndarray]]:
         """Split a state into the vectors of its layers; a sliding-window model has none."""
-        states = [each for each in self._model.card.traces if each.kind in (signatures.HIDDEN, signatures.CELL)]
-        parts = np.split(state, np.cumsum([each.units for each in states])[:-1]) if states else []
-        return list(zip(states, parts, strict=True))
+        activations = [each for each in self._model.card.traces if each.kind in (signatures.HIDDEN, signatures.CELL)]
+        parts = np.split(state, np.cumsum([each.units for each in activations])[:-1]) if activations else []
+        return list(zip(activations, parts, strict=True))
 
 
 def _split_scores(scores: list[Scores]) -> tuple[Scores, Scores]:

@@ -1,7 +1,4 @@
-"""Upper estimates of a request's memory, each from a measurement.
-
-Knows requests, prompts and responses. Does not know what holds the memory, or the budget.
-"""
+"""Upper estimates of a request's memory, each from a measurement."""
 
 import sys
 from collections.abc import Sequence
@@ -31,12 +28,9 @@ def completion_bytes(
     request: CompletionRequest,
     card: GeneratorCard,
     prompts: Sequence[EncodedPrompt],
-    constraints: Sequence[Constraint] = (),
+    constraints: Sequence[Constraint | None] = (),
 ) -> int:
-    """Return the bytes that the generated tokens and the response take, without the encoded prompts.
-
-    `constraints` are those of the prompts that have one.
-    """
+    """Return the bytes that the generated tokens and the response take, without the encoded prompts."""
     num_choices = len(prompts) * request.best_of
     num_generated, echoes = num_choices * request.max_tokens, request.best_of if request.echo else 0
     num_echoed = echoes * sum(prompt.num_tokens for prompt in prompts)
@@ -56,7 +50,9 @@ def completion_bytes(
         chunks = 1 + request.max_tokens // _TOKENS_PER_CHUNK
         total += num_choices * card.state_size * 4 * (chunks + _STATE_COPIES)
         # A resume token has the patterns, too.
-        num_pattern_bytes = sum(len(pattern.source.encode()) for constraint in constraints for pattern in constraint)
+        num_pattern_bytes = sum(
+            len(pattern.source.encode()) for constraint in constraints for pattern in constraint or ()
+        )
         total += request.best_of * num_pattern_bytes * _STATE_COPIES
     return total
 

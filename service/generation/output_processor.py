@@ -12,12 +12,12 @@ from operator import attrgetter
 from contract import signatures
 from service.api.requests import CompletionRequest
 from service.generation.candidate_filter import CandidateFilter, IsCopy
-from service.generation.choice import Choice, Progress, Stops, TextAssembler, TextDelta
+from service.generation.choice import Choice, Progress, StopString, TextAssembler, TextDelta
 from service.generation.prompts import NO_IDS, EncodedPrompt
 from service.generation.request import Request
 from service.generation.resume_tokens import ResumePoint, ResumeTokens
 from service.scheduling.constraints import Match
-from service.scheduling.sequence import ChoiceIndex, DecodeResult, FinishReason, PrefillResult, Scores, Sequence
+from service.scheduling.sequence import ChoiceIndex, FinishReason, Result, Scores, Sequence
 from service.structured_outputs.patterns import Constraint
 
 
@@ -64,15 +64,7 @@ class OutputProcessor:
         resume_tokens: ResumeTokens,
         is_copy: IsCopy | None,
     ) -> None:
-        """Prepare the choices.
-
-        Args:
-            body: The request body.
-            request: The running request.
-            constraints: What the choices of each prompt must match; None: anything.
-            resume_tokens: Seals resume tokens.
-            is_copy: Rejects copies of training text; None: they are accepted.
-        """
+        """`constraints` are those of each prompt; `is_copy` rejects copies of training text, None accepts them."""
         self.request, self.body = request, body
         self._model, self._checkpoint, self._resume_tokens = request.model, request.checkpoint, resume_tokens
         seed = request.checkpoint.seed if body.seed is None and request.checkpoint else body.seed
@@ -81,7 +73,7 @@ class OutputProcessor:
         # Without an EOS token there is nothing to suppress.
         has_end = self._model.tokenizer.special.end is not None
         self._sampling = body.sampling if has_end else replace(body.sampling, min_tokens=0)
-        self._stops = Stops([self._in_order_of_generation(stop) for stop in body.stop])
+        self._stops = [StopString.of(self._in_order_of_generation(stop)) for stop in body.stop]
         self._is_filtered = body.unique or is_copy is not None
         self._outputs = [
             self._new_output(prompt, constraint, is_copy)
@@ -206,7 +198,7 @@ class OutputProcessor:
             if output.end and not output.is_computed:
                 yield from self._end_ungenerated(self._new_group(number, range(self.body.best_of)), output.end)
         for result in self.request.results(self._create):
-            if isinstance(result, DecodeResult):
+            if result.sampled_ids:
                 yield self._process_decode(result)
             else:
                 yield from self._process_prefill(result)
@@ -255,10 +247,11 @@ class OutputProcessor:
         # The best choices are those with the highest log probabilities.
         ranks_choices = body.best_of > body.n and body.logprobs is None
         return [
-            self.request.new_sequence(
-                choice.index,
-                signatures.SCORE if output.is_scored else signatures.PREFILL,
+            Sequence(
+                **self.request.sequence_fields(choice.index),
+                prefill_signature=signatures.SCORE if output.is_scored else signatures.PREFILL,
                 sampling=self._sampling,
+                seen_ids=output.prompt.seen_ids if self._sampling.repetition_penalty != 1 else NO_IDS,
                 match=output.match.copy() if output.match else None,
                 seed=self.seed,
                 random_stream=choice.random_stream,
@@ -273,7 +266,8 @@ class OutputProcessor:
         output = self._outputs[number]
         group = [self._new_choice(output, (number, choice)) for choice in choices]
         self._choices |= {choice.index: choice for choice in group}
-        self._groups[group[0].index] = group
+        if output.is_scored or self.body.issues_resume_tokens:
+            self._groups[group[0].index] = group
         if not output.is_scored:
             self._add_prompt_logprobs(output, group, [])
         return group
@@ -314,9 +308,9 @@ class OutputProcessor:
         match = output.match.copy() if output.match else None
         return Progress(point, self.body.max_tokens, token_counts, output.constraint, match)
 
-    def _process_prefill(self, result: PrefillResult) -> Iterator[Choice]:
+    def _process_prefill(self, result: Result) -> Iterator[Choice]:
         """Process the result of the sequence that prefills for a group; yield its choices if nothing is generated."""
-        group = self._groups[result.index]
+        group = self._groups.pop(result.index) if result.is_prefilled else self._groups[result.index]
         leader, output = group[0], self._outputs[result.index[0]]
         if result.scores is not None:
             leader.scores.append(result.scores)
@@ -325,10 +319,10 @@ class OutputProcessor:
             for choice in group:
                 if choice.progress is not None:
                     choice.progress.point = replace(choice.progress.point, state=result.state, unread_ids=unread_ids)
-        if result.last and output.is_scored:
+        if result.is_prefilled and output.is_scored:
             self._add_prompt_logprobs(output, group, leader.scores)
-            leader.scores.clear()
-        if result.last and output.end:
+            leader.scores = []
+        if result.is_prefilled and output.end:
             yield from self._end_ungenerated(group, output.end)
 
     def _add_prompt_logprobs(self, output: PromptOutput, group: list[Choice], scores: list[Scores]) -> None:
@@ -350,7 +344,7 @@ class OutputProcessor:
             self.request.finish(choice.index, choice.finish_reason)
             yield choice
 
-    def _process_decode(self, result: DecodeResult) -> Choice:
+    def _process_decode(self, result: Result) -> Choice:
         choice, request = self._choices[result.index], self.request
         request.report_tokens(result.index, len(result.token_ids))
         request.num_completion_tokens += choice.take(result)

@@ -131,7 +131,7 @@ def require_encodable(raw_prompts: Sequence[PromptText], model: ServedModel, fie
         _require_at_most(minimums[-1], limits.max_prompt_tokens, field, "" if is_exact else "at least ")
         if isinstance(prompt, list):
             require_ids(prompt, model, field)
-    _require_total(sum(minimums), field, limits)
+    _require_at_most(sum(minimums), limits.max_queued_tokens, field, "at least ", " in all")
     return sum(minimums)
 
 
@@ -168,7 +168,7 @@ def encode_prompts(
                 f"{prompt.num_tokens} and {len(after)}",
                 param=field,
             )
-        _require_total(total, field, limits)
+        _require_at_most(total, limits.max_queued_tokens, field, "at least ", " in all")
     return prompts
 
 
@@ -203,13 +203,7 @@ def require_ids(token_ids: list[int], model: ServedModel, field: str) -> None:
         raise InvalidRequest(f"{field} must have token ids below {vocab_size}, got {largest}", param=field)
 
 
-def _require_at_most(num_tokens: int, limit: int, field: str, qualifier: str = "") -> None:
+def _require_at_most(num_tokens: int, limit: int, field: str, qualifier: str = "", total: str = "") -> None:
     if num_tokens > limit:
-        raise InvalidRequest(f"{field} must be at most {limit} tokens, got {qualifier}{num_tokens}", param=field)
-
-
-def _require_total(num_tokens: int, field: str, limits: Limits) -> None:
-    if num_tokens > limits.max_queued_tokens:
-        raise InvalidRequest(
-            f"{field} must be at most {limits.max_queued_tokens} tokens in all, got at least {num_tokens}", param=field
-        )
+        message = f"{field} must be at most {limit} tokens{total}, got {qualifier}{num_tokens}"
+        raise InvalidRequest(message, param=field)

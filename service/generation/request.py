@@ -8,7 +8,7 @@ import copy
 import itertools
 import queue
 import time
-from collections import abc, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
 from functools import partial
@@ -16,22 +16,18 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from contract import signatures
 from service.context import RequestContext
 from service.errors import ClientGone, DeadlineExceeded, GatewayError, Overloaded
-from service.generation.prompts import NO_IDS, EncodedPrompt
+from service.generation.prompts import EncodedPrompt
 from service.generation.resume_tokens import Checkpoint
 from service.models.registry import ServedModel
 from service.observability.metrics import Metrics
-from service.params import SamplingParams
 from service.scheduling.admission import Admission
-from service.scheduling.constraints import Match
 from service.scheduling.scheduler import Scheduler
-from service.scheduling.sequence import ChoiceIndex, DecodeResult, Failure, PrefillResult, Result, Results, Sequence
+from service.scheduling.sequence import ChoiceIndex, Result, Sequence
 
 # Seconds between attempts to submit more while none of the request's sequences is unfinished.
 _RESUBMIT_S = 0.05
-_DEFAULTS = SamplingParams()
 T = TypeVar("T")
 # Creates the sequences of choices of one prompt. Not kept by a request: it is a method of the processor that has the
 # request, and this cycle would keep the prompts until a garbage collection.
@@ -39,25 +35,23 @@ Create = Callable[[list[ChoiceIndex]], list[Sequence]]
 
 
 class Request:
-    """A request whose model and prompts are known; its deadline is `timeout_s` after its creation.
+    """A request whose model is known; its deadline is `timeout_s` after its creation.
 
     Attributes:
         model: The version that computes it.
-        prompts: Its encoded prompts.
+        prompts: Its encoded prompts; the engine adds them.
         checkpoint: The checkpoint whose state precedes each prompt; None: the initial state.
         context: Its principal's quota and charges.
         initial_state: The state before the prompts, float32 (S,).
         waiting: Choices that were not admitted yet, in order; those of a prompt are adjacent.
         sequences: Submitted, unfinished ones.
         queue: Gets the results of its sequences; None, if it was cancelled.
-        num_prompt_tokens: Tokens of all prompts.
         num_completion_tokens: Tokens generated so far; a processor counts them.
     """
 
     def __init__(
         self,
         model: ServedModel,
-        prompts: abc.Sequence[EncodedPrompt],
         checkpoint: Checkpoint | None,
         context: RequestContext,
         timeout_s: float,
@@ -67,12 +61,12 @@ class Request:
         metrics: Metrics,
         max_unfinished: int,
     ) -> None:
-        self.model, self.prompts, self.checkpoint, self.context = model, prompts, checkpoint, context
+        self.model, self.checkpoint, self.context = model, checkpoint, context
+        self.prompts: list[EncodedPrompt] = []
         self.initial_state = checkpoint.point.state if checkpoint else np.zeros(model.card.state_size, np.float32)
         self.waiting: deque[ChoiceIndex] = deque()
         self.sequences: dict[ChoiceIndex, Sequence] = {}
         self.queue: queue.SimpleQueue[Result | None] = queue.SimpleQueue()
-        self.num_prompt_tokens = sum(prompt.num_tokens for prompt in prompts)
         self.num_completion_tokens = 0
         self._scheduler, self._admission, self._metrics = scheduler, admission, metrics
         self._max_unfinished, self._max_tokens = max_unfinished, 0
@@ -127,51 +121,28 @@ class Request:
             self.sequences |= {sequence.index: sequence for group in groups for sequence in group}
         self._num_submitted = len(self.sequences)
 
-    def new_sequence(
-        self,
-        index: ChoiceIndex,
-        prefill_signature: str,
-        *,
-        sampling: SamplingParams = _DEFAULTS,
-        seed: int = 0,
-        random_stream: int = 0,
-        num_top: int | None = None,
-        match: Match | None = None,
-        returns_state: bool = False,
-        requested_activations: tuple[tuple[str, int], ...] = (),
-        results: Results | None = None,
-    ) -> Sequence:
-        """Return a new sequence; see `Sequence` for the arguments. `results` is the request's queue if not given."""
-        model, checkpoint, prompt = self.model, self.checkpoint, self.prompts[index[0]]
+    def sequence_fields(self, index: ChoiceIndex) -> dict[str, Any]:
+        """Return the fields of `Sequence` that do not depend on what is requested of it."""
+        model, checkpoint = self.model, self.checkpoint
         origin = checkpoint.origin if checkpoint else b""
-        return Sequence(
-            model=model.ref,
-            prompt_ids=prompt.input_ids,
-            max_tokens=self._max_tokens,
-            sampling=sampling,
-            seed=seed,
-            random_stream=random_stream,
-            end_id=model.tokenizer.special.end,
-            results=results or self.queue,
-            state=self.initial_state,
-            seen_ids=prompt.seen_ids if sampling.repetition_penalty != 1 else NO_IDS,
-            index=index,
-            vocab_size=model.card.vocab_size,
-            prefill_signature=prefill_signature,
-            requested_activations=requested_activations,
-            num_sampled_before=checkpoint.point.num_sampled if checkpoint else 0,
-            counts_before=checkpoint.token_counts if checkpoint else None,
-            returns_state=returns_state,
-            num_top=num_top,
-            num_top_outputs=model.card.num_top,
-            match=match,
-            trace=self.context.trace,
-            hidden_sum=np.zeros(model.card.units if prefill_signature == signatures.EMBED else 0, np.float32),
-            expected_probe_hash=model.expected_probe_hash,
-            cache_namespace=(self.context.quota.tenant, model.ref, model.fingerprint, origin),
-        )
+        return {
+            "index": index,
+            "model": model.ref,
+            "prompt_ids": self.prompts[index[0]].input_ids,
+            "state": self.initial_state,
+            "results": self.queue,
+            "max_tokens": self._max_tokens,
+            "end_id": model.tokenizer.special.end,
+            "vocab_size": model.card.vocab_size,
+            "num_top_outputs": model.card.num_top,
+            "num_sampled_before": checkpoint.point.num_sampled if checkpoint else 0,
+            "counts_before": checkpoint.token_counts if checkpoint else None,
+            "trace": self.context.trace,
+            "expected_probe_hash": model.expected_probe_hash,
+            "cache_namespace": (self.context.quota.tenant, model.ref, model.fingerprint, origin),
+        }
 
-    def results(self, create: Create) -> Iterator[DecodeResult | PrefillResult]:
+    def results(self, create: Create) -> Iterator[Result]:
         """Yield the results of its sequences until all have finished; the consumer calls `finish` at a last one.
 
         Choices that wait are submitted, by `create`, as others finish.
@@ -191,7 +162,7 @@ class Request:
             result = self._next_result()
             if result.index not in self.sequences:
                 continue
-            if isinstance(result, Failure):
+            if result.error is not None:
                 self._stop()
                 # The same error may end many requests: each raises its own, with its own traceback.
                 raise copy.copy(result.error)
@@ -236,6 +207,11 @@ class Request:
     def fingerprint(self) -> str:
         """The `system_fingerprint` of the output so far: whether only bit-exact backends have computed it."""
         return self.model.fingerprint_if(self._is_reproducible)
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Tokens of all prompts."""
+        return sum(prompt.num_tokens for prompt in self.prompts)
 
     @property
     def num_cached_tokens(self) -> int:

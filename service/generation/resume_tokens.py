@@ -35,6 +35,8 @@ _TOKEN = re.compile(rf"{KIND}\.([0-9a-f]{{8}})\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]
 # Time of signing in seconds since 1970, and the hash of the tenant: a token does not reveal the tenant's name.
 _HEAD = struct.Struct("<q32s")
 _LENGTH = struct.Struct("<I")
+# Of a checkpoint's arrays: state, unread ids, counted ids, counts.
+_DTYPES = ("<f4", "<i4", "<i4", "<f4")
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,13 +136,9 @@ class Checkpoint:
                 "sizes": [len(self.point.state), len(self.point.unread_ids), len(ids)],
             }
         )
-        arrays = (
-            self.point.state.astype("<f4"),
-            self.point.unread_ids.astype("<i4"),
-            ids.astype("<i4"),
-            counts.astype("<f4"),
-        )
-        return zlib.compress(b"".join([_LENGTH.pack(len(head)), head, *(array.tobytes() for array in arrays)]))
+        arrays = zip((self.point.state, self.point.unread_ids, ids, counts), _DTYPES, strict=True)
+        parts = [array.astype(dtype).tobytes() for array, dtype in arrays]
+        return zlib.compress(b"".join([_LENGTH.pack(len(head)), head, *parts]))
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Self:
@@ -151,7 +149,7 @@ class Checkpoint:
         head = orjson.loads(content[_LENGTH.size : offset])
         state_size, num_unread, num_ids = head["sizes"]
         arrays = []
-        for count, dtype in ((state_size, "<f4"), (num_unread, "<i4"), (num_ids, "<i4"), (num_ids, "<f4")):
+        for count, dtype in zip((state_size, num_unread, num_ids, num_ids), _DTYPES, strict=True):
             array = np.frombuffer(content, dtype, count, offset)
             # To this machine's byte order.
             arrays.append(array.astype(array.dtype.newbyteorder("=")))

@@ -9,11 +9,7 @@ ANY = "*"
 
 
 def listen(host: str, port: int, backlog: int | None = None) -> socket.socket:
-    """Bind a host, an address or a name, and listen; port 0 picks a free one.
-
-    Raises:
-        OSError: the port is in use, or the address does not exist; the message says which, in one line.
-    """
+    """Bind an address or a name, and listen; port 0 picks a free one. The message of an OSError is one line."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=backlog)

@@ -187,7 +187,7 @@ class Connection(TConn):  # type: ignore[misc]
         timeout: When the head or the body has to be complete.
         idle_since: The start of the head; for a body, each received byte moves it forward.
         is_closed: Whether the client has closed the connection before the end of a head.
-        is_health_check: Whether the request has a thread for health checks; the worker sets it.
+        is_health_check: Whether the request has a thread of health checks; the worker sets it.
     """
 
     def __init__(
@@ -235,8 +235,7 @@ class Connection(TConn):  # type: ignore[misc]
     def receive(self) -> bool:
         """Receive without blocking; return whether a request is complete or to be refused, or the client has closed.
 
-        Raises:
-            MemoryExhausted: incomplete bodies hold too much memory; nothing was received.
+        Raise MemoryExhausted, before anything is received, if incomplete bodies hold too much memory.
         """
         size = self._reserve()
         try:

@@ -15,10 +15,10 @@ import numpy as np
 from contract import signatures
 from contract.files import open_regular
 from contract.tokenizer import Tokenizer
+from service.caches import SingleFlightCache
 from service.errors import InvalidRequest, NotFound
 from service.models.registry import ServedModel
 from service.params import ModelVersion
-from service.single_flight import SingleFlightCache
 
 log = logging.getLogger(__name__)
 
@@ -37,25 +37,15 @@ CheckCancelled = Callable[[], None]
 
 @dataclass(frozen=True, eq=False)
 class Vectors:
-    """The embedding vectors of a version's tokens, by token id.
+    """The embedding vectors of a version's tokens, by token id."""
 
-    Attributes:
-        rows: float32 (tokens, width).
-        lengths: float32 (tokens,), the Euclidean norm of each.
-        hidden: Ids of special tokens, which have no text: never returned as neighbors.
-        ids: int64 (shown,), the other ids.
-        plane: float32 (shown, 2), their projection onto the first two principal components.
-        explained: Explained variance ratio of each axis.
-        ids_by_text: Ids by the texts of tokens and by their names.
-    """
-
-    rows: np.ndarray
-    lengths: np.ndarray
-    hidden: frozenset[int]
-    ids: np.ndarray
-    plane: np.ndarray
-    explained: tuple[float, float]
-    ids_by_text: Mapping[str, int]
+    rows: np.ndarray  # float32 (tokens, width)
+    lengths: np.ndarray  # float32 (tokens,), the Euclidean norm of each
+    hidden: frozenset[int]  # special tokens, which have no text: never returned as neighbors
+    ids: np.ndarray  # int64 (shown,), the other ids
+    plane: np.ndarray  # float32 (shown, 2), their projection onto the first two principal components
+    explained: tuple[float, float]  # explained variance ratio of each axis
+    ids_by_text: Mapping[str, int]  # by the texts of tokens and by their names
 
     @classmethod
     def of(
@@ -174,12 +164,7 @@ class VectorFiles:
 
 
 def _read_rows(path: Path, max_rows: int, check_cancelled: CheckCancelled) -> np.ndarray:
-    """Read a file of vectors in steps.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is not a table of finite numbers, is empty, or has more than `max_rows` lines.
-    """
+    """Read a table of finite numbers, with at most `max_rows` lines, in steps; raise ValueError if it is none."""
     with open_regular(path) as file:
         width = file.readline().count(b"\t") + 1
         file.seek(0)
@@ -213,11 +198,7 @@ def _ids_by_text(tokenizer: Tokenizer, check_cancelled: CheckCancelled) -> dict[
 
 
 def find_token(model: ServedModel, vectors: Vectors, text: str) -> int:
-    """Return the id of a token by its name or its text.
-
-    Raises:
-        InvalidRequest: the text is not exactly one token, or the token has no vector.
-    """
+    """Return the id of a token by its name or its text; raise InvalidRequest if it is not one token with a vector."""
     token_id = vectors.ids_by_text.get(text)
     ids = model.tokenizer.encode(text) if token_id is None else [token_id]
     if len(ids) != 1:

@@ -33,22 +33,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A version that is served.
-
-    Attributes:
-        batch_limits: Allowed sizes and the precision of its calls.
-        fingerprint: Changes whenever the output for the same request and seed might change.
-        is_deterministic: Whether output is reproducible, whatever other requests run.
-        expected_probe_hash: Probe hash that the fingerprint stands for; None if there is none.
-    """
+    """A version that is served."""
 
     ref: ModelVersion
     card: GeneratorCard
     tokenizer: Tokenizer
-    batch_limits: BatchLimits
-    fingerprint: str
-    is_deterministic: bool = True
-    expected_probe_hash: str | None = None
+    batch_limits: BatchLimits  # allowed sizes and the precision of its calls
+    fingerprint: str  # changes whenever the output for the same request and seed might change
+    is_deterministic: bool = True  # output is reproducible, whatever other requests run
+    expected_probe_hash: str | None = None  # that the fingerprint stands for
 
     def fingerprint_if(self, is_reproducible: bool) -> str:
         """Return the fingerprint, marked as mixed if a backend with another probe hash computed some of the output."""
@@ -62,19 +55,12 @@ class ServedModel:
 
 @dataclass(frozen=True)
 class _Snapshot:
-    """The state of the registry; replaced as a whole, so that requests read it without a lock.
-
-    Attributes:
-        served: The served versions.
-        routes: By model; one for each model that has a served version.
-        listed: Names in `models.config`; None: not read yet.
-        has_labels: Whether labels are known; until then, requests must name a version.
-    """
+    """The state of the registry; replaced as a whole, so that requests read it without a lock."""
 
     served: Mapping[ModelVersion, ServedModel]
-    routes: Mapping[str, Route]
-    listed: Collection[str] | None = None
-    has_labels: bool = False
+    routes: Mapping[str, Route]  # of each model that has a served version
+    listed: Collection[str] | None = None  # names in `models.config`; None: not read yet
+    has_labels: bool = False  # until labels are known, requests must name a version
 
 
 class ModelRegistry:
@@ -179,9 +165,7 @@ class ModelRegistry:
     def look_up(self, name: str | None, seed: int | None = None) -> tuple[ServedModel, Route]:
         """Return the version for a request, and the model's route.
 
-        Args:
-            name: NAME, NAME:VERSION or NAME@LABEL; None is the default model.
-            seed: Of the request, if it has one; see `Route.choose`.
+        `name` is NAME, NAME:VERSION or NAME@LABEL, or None for the default model. For `seed` see `Route.choose`.
 
         Raises:
             ModelNotFound: it is not served; the message lists those that are.
@@ -206,11 +190,7 @@ class ModelRegistry:
         return snapshot.served[ModelVersion(reference.name, route.choose(reference, seed))], route
 
     def find_version(self, ref: ModelVersion) -> ServedModel | None:
-        """Return a version, or None if it is not served.
-
-        Raises:
-            ModelLoading: it may still be loaded.
-        """
+        """Return a version, or None if it is not served; raise ModelLoading if it may still be loaded."""
         model = self._snapshot.served.get(ref)
         if model is None and self._may_appear(ref):
             raise ModelLoading(f"version {ref.version} of model {ref.name!r} is not loaded yet")

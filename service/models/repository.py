@@ -3,7 +3,8 @@
 While a file is damaged, its last valid content is used.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,6 @@ class RepositoryConfig:
     Attributes:
         labels: The version of each label, by model in `models.config`.
         wanted: The versions to be served, by model, from its version policy and its directory; None: unknown.
-        shares: Traffic split by model.
         is_read: Whether `models.config` has been read.
         has_labels: Whether `labels.json` has been read, or its absence established.
     """
@@ -51,21 +51,23 @@ class RepositoryConfig:
             # The whole repository may be unavailable: then the absence of the other files means nothing.
             self._errors.add(str(path), getattr(error, "strerror", None) or str(error))
             return
-        self._read_labels()
-        self._read_shares()
-        self._read_models(path, text)
+        self._try(LABELS_FILE, self._read_labels)
+        # If no valid file was ever read, all requests go to the stable version.
+        self._try(signatures.ROUTING_FILE, self._read_shares)
+        self._try(str(path), partial(self._read_models, text))
 
-    def _read_models(self, path: Path, text: str) -> None:
+    def _try(self, subject: str, read: Callable[[], None]) -> None:
         try:
-            config = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
-        except text_format.ParseError as error:
-            self._errors.add(str(path), str(error))
-            return
+            read()
+            self._errors.clear(subject)
+        except (LabelsError, RoutingError, text_format.ParseError) as error:
+            self._errors.add(subject, str(error))
+
+    def _read_models(self, text: str) -> None:
+        config = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
         if not config.HasField("model_config_list"):
             # An empty file parses as a valid message, but a repository without models has an empty list.
-            self._errors.add(str(path), "it has no model_config_list")
-            return
-        self._errors.clear(str(path))
+            raise text_format.ParseError("it has no model_config_list")
         self.labels = {
             entry.name: {**entry.version_labels, **self._labels.get(entry.name, {})}
             for entry in config.model_config_list.config
@@ -84,28 +86,14 @@ class RepositoryConfig:
             return frozenset()
 
     def _read_labels(self) -> None:
-        try:
-            labels = read_labels(self._models_dir)
-        except LabelsError as error:
-            self._errors.add(LABELS_FILE, str(error))
-            return
+        labels = read_labels(self._models_dir)
         if self._labels and not (self._models_dir / LABELS_FILE).exists():
             # Exporters never delete the file.
-            self._errors.add(
-                LABELS_FILE, "it is missing; the last content stays in effect. Write {} to it to remove all labels"
-            )
-            return
-        self._errors.clear(LABELS_FILE)
+            raise LabelsError("it is missing; the last content stays in effect. Write {} to it to remove all labels")
         self._labels, self.has_labels = labels, True
 
     def _read_shares(self) -> None:
-        try:
-            self.shares = read_shares(self._models_dir / signatures.ROUTING_FILE)
-        except RoutingError as error:
-            # If no valid file was ever read, all requests go to the stable version.
-            self._errors.add(signatures.ROUTING_FILE, str(error))
-            return
-        self._errors.clear(signatures.ROUTING_FILE)
+        self.shares = read_shares(self._models_dir / signatures.ROUTING_FILE)
 
 
 class VersionFiles:

@@ -41,22 +41,14 @@ class Reference:
 
 @dataclass(frozen=True)
 class Route:
-    """The served versions of one model, its labels and its traffic split.
-
-    Attributes:
-        versions: Ascending, at least one.
-        labels: The version of each label, served or not.
-        stable: The version for requests that name none, if there is no traffic split.
-        shares: Traffic split: the share of each version in requests that name none. Empty: all go to `stable`.
-        is_guess: Whether `stable` is a substitute for the version labelled stable, and was never stable itself.
-    """
+    """The served versions of one model, its labels and its traffic split."""
 
     name: str
-    versions: tuple[int, ...]
-    stable: int
-    labels: Mapping[str, int] = field(default_factory=dict)
-    shares: Mapping[int, float] = field(default_factory=dict)
-    is_guess: bool = False
+    versions: tuple[int, ...]  # ascending, at least one
+    stable: int  # for requests that name none, if there is no traffic split
+    labels: Mapping[str, int] = field(default_factory=dict)  # the version of each, served or not
+    shares: Mapping[int, float] = field(default_factory=dict)  # of requests that name no version
+    is_guess: bool = False  # `stable` is a substitute for the version labelled stable, and was never stable itself
 
     @property
     def primary(self) -> int:
@@ -126,10 +118,10 @@ def make_route(
     """Make the route of a model from its served versions, labels and traffic split, and a message per ignored share.
 
     Args:
-        name: Of the model.
+        name: The model.
         versions: Served, at least one.
-        labels: Of the model.
-        shares: Traffic split of the model, from the file.
+        labels: The version of each label.
+        shares: Traffic split, from the file.
         stable_before: The stable version until now: it is kept while the one labelled stable is being loaded.
         available: The versions whose backends take calls; None: all. The others belong to ejected backends that may
             recover, and get no requests; if there are only such, `stable_before` is kept.
@@ -157,11 +149,7 @@ def make_route(
 
 
 def read_shares(path: Path) -> dict[str, Shares]:
-    """Read the routing file, a table per model with a share per label or version; without it, there are no splits.
-
-    Raises:
-        RoutingError: it cannot be read, is empty or is invalid.
-    """
+    """Read the routing file, a table per model with a share per label or version; without it, there are no splits."""
     try:
         text = read_file(path).decode()
         if not text.strip():

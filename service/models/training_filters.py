@@ -6,10 +6,10 @@ from pathlib import Path
 from contract import signatures
 from contract.errors import TrainingFilterError
 from contract.training_filter import TrainingFilter, load_training_filter
+from service.caches import SingleFlightCache
 from service.errors import TrainingFilterUnusable
 from service.models.registry import ServedModel
 from service.reloading_file import Stamp, stamp
-from service.single_flight import SingleFlightCache
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +33,7 @@ class TrainingFilters:
     def get(self, model: ServedModel) -> TrainingFilter | None:
         """Return the filter of a version; None if its card describes none.
 
-        Raises:
-            TrainingFilterUnusable: the card describes one, but the file is missing, unreadable or has another hash.
+        Raise TrainingFilterUnusable if it describes one, but the file is missing, unreadable or has another hash.
         """
         described = model.card.training_filter
         if described is None:

@@ -126,34 +126,24 @@ class GunicornLogger(Logger):  # type: ignore[misc]
 
 @dataclass
 class AccessLogLine:
-    """The fields of a finished request's line in the access log; those that are None are omitted.
-
-    Attributes:
-        route: The URL rule that matched.
-        path: The query, which may contain secrets, is not logged.
-        duration_ms: From the request's head to the last byte of the response.
-        client: IP address of the client.
-        key: Id of the API key, not the key.
-        error: The error's code, or its type if it has no code, also within a stream.
-        prompt: Like `suffix` user content: set it only if the operator enables it.
-    """
+    """The fields of a finished request's line in the access log; those that are None are omitted."""
 
     method: str
-    route: str | None
-    path: str
+    route: str | None  # the URL rule that matched
+    path: str  # the query, which may contain secrets, is not logged
     status: int = 0
-    duration_ms: float = 0.0
-    client: str | None = None
-    key: str | None = None
+    duration_ms: float = 0.0  # from the request's head to the last byte of the response
+    client: str | None = None  # IP address
+    key: str | None = None  # id of the API key, not the key
     model: str | None = None
     version: int | None = None
     stream: bool | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     finish_reasons: Iterable[str] = ()
-    error: str | None = None
+    error: str | None = None  # its code, or its type if it has no code, also within a stream
     user_agent: str | None = None
-    prompt: object = None
+    prompt: object = None  # as the suffix, user content: set only if the operator enables it
     suffix: object = None
 
 

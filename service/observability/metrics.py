@@ -99,7 +99,6 @@ class Metrics(Collector):
         self._compilations = self._histogram("pattern_compile_seconds", help_text, ("outcome",))
         self._errors = self._counter("errors", "Errors sent to clients, by code.", "code")
         self._collect_state: Callable[[], Iterable[Metric]] = tuple
-        self._http: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         Info("sostenuto_build", "Version of the gateway.", registry=registry).info({"version": version})
         prometheus_client.ProcessCollector(registry=registry)
         prometheus_client.PlatformCollector(registry=registry)
@@ -192,15 +191,12 @@ class Metrics(Collector):
     def responded(self, *, method: str, route: str | None, status: int, error_code: str | None, seconds: float) -> None:
         """Count a request whose response was sent to the last byte, `seconds` after its head.
 
-        `route` is the URL rule that matched, as declared, never the path; `error_code` the error's code, or its type if
-        it has no code, also within a stream.
+        `route` is the URL rule that matched, never the path; `error_code` is the code or type of an error, also one
+        within a stream.
         """
         key = (method if method in HTTP_METHODS else "other", route or "other", status)
-        series = self._http.get(key)
-        if series is None:
-            series = self._http[key] = (self._requests.labels(*key), self._duration.labels(*key))
-        series[0].inc()
-        series[1].observe(seconds)
+        self._requests.labels(*key).inc()
+        self._duration.labels(*key).observe(seconds)
         if error_code is not None:
             self._errors.labels(error_code).inc()
 

@@ -75,14 +75,10 @@ class Trace:
 
 @dataclass(frozen=True, eq=False)
 class CallSpans:
-    """The spans of a running call, one in each trace that it belongs to.
-
-    Attributes:
-        metadata: gRPC metadata with the context of the first span, for a backend that traces too.
-    """
+    """The spans of a running call, one in each trace that it belongs to."""
 
     spans: tuple["Span", ...]
-    metadata: tuple[tuple[str, str], ...]
+    metadata: tuple[tuple[str, str], ...]  # of gRPC: the context of the first span, for a backend that traces too
 
 
 class Tracing:
@@ -113,14 +109,8 @@ class Tracing:
     ) -> Iterator[Trace | None]:
         """Trace a request for the duration of the context, which may end on another thread.
 
-        Yields the trace, which the request's sequences refer to; None if the request is not sampled.
-
-        Args:
-            headers: Those of TRACE_HEADERS that the client sent, by lower-case name.
-            method: As sent by the client.
-            route: The URL rule that matched, or None.
-            path: Without the query.
-            scheme: "http" or "https".
+        Yields the trace, which the request's sequences refer to; None if the request is not sampled. `headers` are
+        those of TRACE_HEADERS that the client sent, `route` is the URL rule that matched, and `path` has no query.
         """
         standard_method = method if method in HTTP_METHODS else "_OTHER"
         attributes = {"http.request.method": standard_method, "url.path": path, "url.scheme": scheme}

@@ -107,6 +107,19 @@ class ExpectedPrompts:
 
 
 @dataclass
+class Outage:
+    """The time in which the calls of a model version fail.
+
+    Attributes:
+        since: Monotonic seconds at which the first failed call was sent.
+        resume_at: When to retry; None while an attempt is in flight.
+    """
+
+    since: float
+    resume_at: float | None = None
+
+
+@dataclass
 class ModelQueue:
     """The sequences of one model version.
 
@@ -120,6 +133,7 @@ class ModelQueue:
         num_decodes: Decode calls of `ready` sequences since the last prefill call.
         first_decode_is_due: Whether `ready` sequences had a decode call since the last first decode call.
         expected: Prompts that are likely to arrive soon.
+        outage: None while calls succeed.
     """
 
     model: ModelVersion
@@ -132,6 +146,7 @@ class ModelQueue:
     num_decodes: int = 0
     first_decode_is_due: bool = True
     expected: ExpectedPrompts = field(default_factory=ExpectedPrompts)
+    outage: Outage | None = None
 
     @property
     def num_running(self) -> int:

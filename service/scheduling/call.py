@@ -9,7 +9,7 @@ from contract import signatures
 from service.errors import InternalError
 from service.params import ModelVersion
 from service.scheduling.constraints import constraint_inputs
-from service.scheduling.sequence import Failure, PrefillResult, Result, Scores, Sequence
+from service.scheduling.sequence import Result, Scores, Sequence
 
 NOT_FINITE = "the model computed NaN or infinity"
 Arrays = dict[str, np.ndarray]
@@ -68,7 +68,9 @@ class Call:
         """Update every sequence from the outputs, and return the result to deliver for each, or None."""
         apply_slot = self._apply_decode if self.is_decode else self._apply_prefill
         return [
-            apply_slot(sequence, slot, outputs) if is_finite else Failure(sequence.index, InternalError(NOT_FINITE))
+            apply_slot(sequence, slot, outputs)
+            if is_finite
+            else Result(sequence.index, error=InternalError(NOT_FINITE))
             for slot, (sequence, is_finite) in enumerate(zip(self.sequences, finite_sequences(outputs), strict=False))
         ]
 
@@ -82,46 +84,43 @@ class Call:
         uniforms = np.zeros((self.batch_size, self.size), np.float32)
         for slot, sequence in enumerate(self.sequences):
             uniforms[slot] = sequence.uniforms(self.size)
-        samplings = [sequence.sampling for sequence in self.sequences]
         inputs = {
             "token_id": self._column([sequence.last_token_id for sequence in self.sequences], np.int32),
             "uniforms": uniforms,
             # Padding runs all steps, too: a call is faster if no slot ends early.
             "steps": self._column([min(each.num_left, self.size) for each in self.sequences], np.int32, self.size),
-            "temperature": self._column([sampling.temperature for sampling in samplings], np.float32),
-            "top_k": self._column([sampling.top_k for sampling in samplings], np.int32),
-            "top_p": self._column([sampling.top_p for sampling in samplings], np.float32, 1),
-            "min_p": self._column([sampling.min_p for sampling in samplings], np.float32),
+            **self._sampling_inputs("temperature", "top_k", "top_p", "min_p"),
         }
         return inputs | self._adjustment_inputs() if self.signature == signatures.DECODE_FULL else inputs
+
+    def _sampling_inputs(self, *names: str) -> Arrays:
+        """Build the inputs with the names of sampling parameters; padding samples greedily, without filters."""
+        inputs = {}
+        for name in names:
+            values = [getattr(sequence.sampling, name) for sequence in self.sequences]
+            dtype = np.int32 if name == "top_k" else np.float32
+            inputs[name] = self._column(values, dtype, padding=name in ("top_p", "repetition_penalty"))
+        return inputs
 
     def _adjustment_inputs(self) -> Arrays:
         """Build the inputs that only `decode_full` has."""
         sequences, size = self.sequences, self.size
-        samplings = [sequence.sampling for sequence in sequences]
         shape = (self.batch_size, max(len(sequence.adjustments) for sequence in sequences))
         adjusted_ids = np.zeros(shape, np.int32)
         counts, seen, bias = (np.zeros(shape, np.float32) for _ in range(3))
         for slot, sequence in enumerate(sequences):
             sequence.adjustments.write(adjusted_ids[slot], counts[slot], seen[slot], bias[slot])
         min_steps = [max(0, min(each.sampling.min_tokens - each.num_generated, size)) for each in sequences]
+        matches, nums_left = zip(*[(sequence.match, sequence.num_left) for sequence in sequences], strict=True)
         return {
             "adjusted_ids": adjusted_ids,
             "counts": counts,
             "seen": seen,
             "bias": bias,
-            "presence_penalty": self._column([sampling.presence_penalty for sampling in samplings], np.float32),
-            "frequency_penalty": self._column([sampling.frequency_penalty for sampling in samplings], np.float32),
-            "repetition_penalty": self._column([sampling.repetition_penalty for sampling in samplings], np.float32, 1),
+            **self._sampling_inputs("presence_penalty", "frequency_penalty", "repetition_penalty"),
             "min_steps": self._column(min_steps, np.int32, size),
             "num_top": self._column([sequence.num_top or 0 for sequence in sequences], np.int32),
-            **constraint_inputs(
-                [sequence.match for sequence in sequences],
-                [sequence.num_left for sequence in sequences],
-                self.batch_size,
-                size,
-                self.vocab_size,
-            ),
+            **constraint_inputs(matches, nums_left, self.batch_size, size, self.vocab_size),
         }
 
     def _decode_outputs(self) -> OutputShapes:
@@ -180,7 +179,7 @@ class Call:
             # A copy: a view would keep all arrays of the call alive as long as the result.
             return outputs[name][slot, :length].copy()
 
-        return PrefillResult(
+        return Result(
             sequence.index,
             sequence.num_remaining_prompt_tokens,
             scores=Scores(*map(of_slot, _SCORES)) if self.signature in _SCORING else None,

@@ -53,6 +53,7 @@ def block_hashes(namespace: Hashable, token_ids: np.ndarray) -> tuple[bytes, ...
     return tuple(hashes)
 
 
+@dataclass(slots=True)
 class Prefix:
     """The tokens behind a state, as a hash chain.
 
@@ -61,54 +62,40 @@ class Prefix:
 
     Attributes:
         block: Hash of the namespace and all whole blocks.
+        tail: The tokens after the last whole block, as the bytes of an int32 array.
         length: Number of tokens.
         kept: `length` when a state was last cached.
     """
 
-    __slots__ = ("_tail", "block", "kept", "length")
-
-    def __init__(self, namespace: Hashable) -> None:
-        self.block, self.length, self.kept = _root(namespace), 0, 0
-        self._tail = b""
+    block: bytes
+    tail: bytes = b""
+    length: int = 0
+    kept: int = 0
 
     @classmethod
-    def at(cls, block: bytes, num_blocks: int, tail: np.ndarray) -> Self:
-        """Return the prefix of `num_blocks` whole blocks, whose hash is `block`, and the tokens of `tail`."""
-        prefix = cls.__new__(cls)
-        prefix.block, prefix._tail = block, tail.tobytes()
-        prefix.length = prefix.kept = num_blocks * BLOCK + len(tail)
-        return prefix
-
-    def copy(self) -> Self:
-        """Return an independent copy."""
-        copy = type(self).__new__(type(self))
-        copy.block, copy.length, copy.kept, copy._tail = self.block, self.length, self.kept, self._tail
-        return copy
+    def of(cls, namespace: Hashable) -> Self:
+        """Return the prefix of no tokens."""
+        return cls(_root(namespace))
 
     def extend(self, token_ids: np.ndarray | Sequence[int]) -> None:
         """Append tokens."""
         self.length += len(token_ids)
-        tail, size = self._tail + np.asarray(token_ids, np.int32).tobytes(), BLOCK * _ITEM_BYTES
+        tail, size = self.tail + np.asarray(token_ids, np.int32).tobytes(), BLOCK * _ITEM_BYTES
         while len(tail) >= size:
             self.block, tail = _hash(self.block, tail[:size]), tail[size:]
-        self._tail = tail
+        self.tail = tail
 
     @property
     def key(self) -> bytes:
         """Hash of the namespace and all tokens."""
-        return _key(self.block, self._tail)
-
-    @property
-    def tail_length(self) -> int:
-        """Tokens after the last whole block."""
-        return len(self._tail) // _ITEM_BYTES
+        return _key(self.block, self.tail)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Entry:
     state: np.ndarray
     block: bytes
-    tail_length: int
+    tail_size: int
 
     @property
     def num_bytes(self) -> int:
@@ -126,7 +113,7 @@ class PrefixCache:
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
-        # By block hash: number of entries per tail length.
+        # By block hash: number of entries per size of their tail in bytes.
         self._tails: dict[bytes, dict[int, int]] = {}
         self.num_bytes = self.num_evicted = 0
 
@@ -144,13 +131,13 @@ class PrefixCache:
             tails = self._tails.get(blocks[number])
             if tails is None:
                 continue
-            next_tokens = token_ids[number * BLOCK : (number + 1) * BLOCK]
-            tokens = next_tokens.tobytes()
-            for length in sorted((length for length in tails if length <= len(next_tokens)), reverse=True):
-                key = _key(blocks[number], tokens[: length * _ITEM_BYTES])
+            tokens = token_ids[number * BLOCK : (number + 1) * BLOCK].tobytes()
+            for size in sorted((size for size in tails if size <= len(tokens)), reverse=True):
+                key = _key(blocks[number], tokens[:size])
                 if key in self._entries:
                     self._entries.move_to_end(key)
-                    return Prefix.at(blocks[number], number, next_tokens[:length]), self._entries[key].state
+                    length = number * BLOCK + size // _ITEM_BYTES
+                    return Prefix(blocks[number], tokens[:size], length, kept=length), self._entries[key].state
                 num_hashes += 1
                 if num_hashes == MAX_HASHES:
                     return None
@@ -168,12 +155,12 @@ class PrefixCache:
             self._entries.move_to_end(key)
             return
         # A copy: a view would keep all outputs of its call alive.
-        entry = _Entry(state.copy(), prefix.block, prefix.tail_length)
+        entry = _Entry(state.copy(), prefix.block, len(prefix.tail))
         if not prefix.length or entry.num_bytes > self._max_bytes:
             return
         self._entries[key] = entry
         tails = self._tails.setdefault(entry.block, {})
-        tails[entry.tail_length] = tails.get(entry.tail_length, 0) + 1
+        tails[entry.tail_size] = tails.get(entry.tail_size, 0) + 1
         self.num_bytes += entry.num_bytes
         while self.num_bytes > self._max_bytes:
             self._evict()
@@ -183,8 +170,8 @@ class PrefixCache:
         self.num_bytes -= entry.num_bytes
         self.num_evicted += 1
         tails = self._tails[entry.block]
-        tails[entry.tail_length] -= 1
-        if not tails[entry.tail_length]:
-            del tails[entry.tail_length]
+        tails[entry.tail_size] -= 1
+        if not tails[entry.tail_size]:
+            del tails[entry.tail_size]
         if not tails:
             del self._tails[entry.block]

@@ -11,7 +11,6 @@ import threading
 import time
 from collections import abc, deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -19,10 +18,10 @@ from contract import signatures
 from service.errors import BackendUnavailable, GatewayError, InternalError, ShuttingDown
 from service.limits import Limits
 from service.params import ModelVersion
-from service.scheduling.batching import BatchLimits, ModelQueue
+from service.scheduling.batching import BatchLimits, ModelQueue, Outage
 from service.scheduling.call import Arrays, Call
 from service.scheduling.prefix_cache import Prefix, PrefixCache, block_hashes
-from service.scheduling.sequence import Failure, PrefillResult, Result, Sequence, Status
+from service.scheduling.sequence import Result, Sequence, Status
 from service.scheduling.slots import Slots
 
 log = logging.getLogger(__name__)
@@ -51,10 +50,7 @@ class Observer(Protocol):
     """Callbacks for metrics, on the scheduler's thread; they must return at once."""
 
     def sequence_started(self, sequence: Sequence, waited_s: float) -> None:
-        """Record that the first sequence of a prompt got its first slot, and how long it waited.
-
-        Its prefix cache hit is in `num_cached_tokens`.
-        """
+        """Record that the first sequence of a prompt got its first slot, and its prefix cache hit."""
 
     def call_completed(self, call: Call, seconds: float) -> None:
         """Record a call that returned outputs."""
@@ -69,19 +65,6 @@ class Load(NamedTuple):
     model: ModelVersion
     running: int
     waiting: int
-
-
-@dataclass
-class _Outage:
-    """A model version whose calls fail.
-
-    Attributes:
-        since: Monotonic seconds at which the first failed call was sent.
-        resume_at: When to retry; None while an attempt is in flight.
-    """
-
-    since: float
-    resume_at: float | None = None
 
 
 class Scheduler:
@@ -101,7 +84,6 @@ class Scheduler:
         # Functions for the thread to call.
         self._inbox: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         self._queues: dict[ModelVersion, ModelQueue] = {}
-        self._outages: dict[ModelVersion, _Outage] = {}
         # Calls in flight: monotonic seconds at which each was sent.
         self._in_flight: dict[Call, float] = {}
         self._outbox: deque[tuple[Sequence, Result]] = deque()
@@ -180,9 +162,10 @@ class Scheduler:
 
     def _wait(self) -> None:
         """Handle the next message, or wait until a retry is due or prompts no longer wait for others."""
-        times = [outage.resume_at for outage in self._outages.values() if outage.resume_at is not None]
+        queues = self._queues.values()
+        times = [each.outage.resume_at for each in queues if each.outage and each.outage.resume_at is not None]
         # Compared with the last dispatch, not with now: a wait that has ended since then still needs a dispatch.
-        times += [until for each in self._queues.values() if (until := each.waits_until) > self._dispatched_at]
+        times += [until for each in queues if (until := each.waits_until) > self._dispatched_at]
         try:
             message = self._inbox.get(timeout=max(0.0, min(times) - time.monotonic()) if times else None)
         except queue.Empty:
@@ -216,7 +199,7 @@ class Scheduler:
         results = call.apply(outcome)
         now = time.monotonic()
         self._observer.call_completed(call, now - sent_at)
-        self._outages.pop(call.model, None)
+        queue_.outage = None
         for sequence, result in zip(call.sequences, results, strict=True):
             self._cache_state(sequence)
             if sequence.is_complete and sequence.status is Status.RUNNING:
@@ -252,18 +235,17 @@ class Scheduler:
         # No longer needed, and up to 0.3 MB for the longest prompt.
         sequence.prefix_blocks = ()
         if hit is None:
-            sequence.prefix = Prefix(sequence.cache_namespace)
+            sequence.prefix = Prefix.of(sequence.cache_namespace)
             return
         prefix, state = hit
         sequence.resume_from_prefix(prefix, state)
         if sequence.returns_state:
-            self._outbox.append(
-                (sequence, PrefillResult(sequence.index, sequence.num_remaining_prompt_tokens, state=state))
-            )
+            self._outbox.append((sequence, Result(sequence.index, sequence.num_remaining_prompt_tokens, state=state)))
 
     def _requeue(self, queue_: ModelQueue, sequence: Sequence, result: Result | None) -> None:
         """Enqueue a sequence for its next call, or finish it."""
-        if sequence.status is Status.CANCELLED or isinstance(result, Failure) or sequence.is_complete:
+        has_failed = result is not None and result.error is not None
+        if has_failed or sequence.is_complete or sequence.status is Status.CANCELLED:
             self._finish(sequence, result)
             return
         queue_.enqueue(sequence)
@@ -288,24 +270,24 @@ class Scheduler:
             if is_retried and sequence.status is Status.RUNNING:
                 queue_.enqueue(sequence, at_front=True)
             else:
-                self._finish(sequence, Failure(sequence.index, error))
+                self._finish(sequence, Result(sequence.index, error=error))
         self._observer.call_failed(call, error, is_retried)
         if not is_retried:
             return
         now = time.monotonic()
-        outage = self._outages.setdefault(call.model, _Outage(since=sent_at))
+        outage = queue_.outage = queue_.outage or Outage(since=sent_at)
         outage.resume_at = now + RETRY_DELAY_S
         if now - outage.since >= self._limits.backend_grace_s:
             # The queued sequences wait for the same backend; those in calls are handled when these return.
             removed = self._remove(lambda sequence: sequence.model == call.model)
-            self._outbox += [(sequence, Failure(sequence.index, error)) for sequence in removed]
+            self._outbox += [(sequence, Result(sequence.index, error=error)) for sequence in removed]
 
     def _finish(self, sequence: Sequence, result: Result | None) -> None:
         """Finish a sequence, and with it the forks that wait for its prefill."""
         forks = _take_forks(sequence)
-        if isinstance(result, Failure):
-            self._outbox += [(fork, Failure(fork.index, result.error)) for fork in forks]
         if result is not None:
+            if result.error is not None:
+                self._outbox += [(fork, Result(fork.index, error=result.error)) for fork in forks]
             self._outbox.append((sequence, result))
         self._release([sequence, *forks])
 
@@ -331,7 +313,7 @@ class Scheduler:
         self._dispatched_at = time.monotonic()
         for model, queue_ in list(self._queues.items()):
             if queue_.is_empty:
-                self._outages.pop(model, None)
+                queue_.outage = None
                 if self._dispatched_at >= queue_.waits_until:
                     del self._queues[model]
         self._fill_slots()
@@ -355,14 +337,15 @@ class Scheduler:
 
     def _may_run(self, sequence: Sequence) -> bool:
         """Return whether a slot is of use: during an outage of its model only to one sequence, which retries."""
-        return sequence.model not in self._outages or not self._queues[sequence.model].num_running
+        queue_ = self._queues[sequence.model]
+        return queue_.outage is None or not queue_.num_running
 
     def _preempt(self) -> bool:
         """Preempt a sequence, for one that may run; return whether there was one.
 
         First those of a model in an outage, then those of a request that holds more than its fair share of slots.
         """
-        idle = [self._queues[model] for model in self._outages if self._queues[model].num_running > 1]
+        idle = [each for each in self._queues.values() if each.outage is not None and each.num_running > 1]
         candidates = itertools.chain(
             (queue_.preempt() for queue_ in idle),
             (
@@ -381,12 +364,11 @@ class Scheduler:
 
     def _send_one(self, model: ModelVersion) -> bool:
         """Send the next call of a model, if there is one and no retry is pending; return whether one was sent."""
-        outage, limits = self._outages.get(model), self._limits
-        if outage is not None and outage.resume_at is not None:
-            if time.monotonic() < outage.resume_at:
+        queue_, limits = self._queues[model], self._limits
+        if queue_.outage is not None and queue_.outage.resume_at is not None:
+            if time.monotonic() < queue_.outage.resume_at:
                 return False
-            outage.resume_at = None
-        queue_ = self._queues[model]
+            queue_.outage.resume_at = None
         max_calls = limits.max_calls * self._backends.num_servers(model)
         num_free_calls = self._backends.num_free_calls(model, limits.max_calls)
         call = queue_.next_call(num_free_calls, max_calls, self._dispatched_at) if num_free_calls > 0 else None
@@ -421,9 +403,8 @@ class Scheduler:
         failed = [sequence for queue_ in self._queues.values() for sequence in queue_.sequences]
         self._in_flight.clear()
         self._queues.clear()
-        self._outages.clear()
         self._slots = Slots(self._limits.max_running)
-        self._outbox += [(sequence, Failure(sequence.index, error)) for sequence in failed]
+        self._outbox += [(sequence, Result(sequence.index, error=error)) for sequence in failed]
         for sequence in failed:
             sequence.status = max(sequence.status, Status.FINISHED)
             sequence.release()

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any, Literal, Protocol
 
@@ -18,6 +18,7 @@ from service.scheduling.sampling import Adjustments, UniformStream
 FinishReason = Literal["stop", "length"]
 # A prompt's number within its request, and a choice's number among those of the prompt.
 ChoiceIndex = tuple[int, int]
+_DEFAULTS = SamplingParams()
 # Token ids are int32.
 MAX_VOCAB_SIZE = 2**31
 
@@ -37,73 +38,47 @@ class Scores:
     top_logprobs: np.ndarray | None = None
 
 
-@dataclass(frozen=True)
-class DecodeResult:
-    """The tokens of one sequence that one decode call sampled.
-
-    Attributes:
-        index: Of the sequence within its request.
-        sampled_ids: In order; the EOS token, if it was sampled, is the last.
-        finish_reason: "stop" or "length" with the last result, else None.
-        has_eos: Whether the EOS token is the last of them.
-        scores: Of those tokens, if requested.
-        state: float32 (S,), after all sampled tokens but the last; None if not requested.
-        is_reproducible: See `Sequence`.
-    """
-
-    index: ChoiceIndex
-    sampled_ids: list[int]
-    finish_reason: FinishReason | None = None
-    scores: Scores | None = None
-    state: np.ndarray | None = None
-    has_eos: bool = False
-    is_reproducible: bool = True
-
-    @property
-    def token_ids(self) -> list[int]:
-        """Its tokens without the EOS token."""
-        return self.sampled_ids[:-1] if self.has_eos else self.sampled_ids
-
-
 @dataclass(frozen=True, eq=False)
-class PrefillResult:
-    """The result of one prefill call for one sequence.
+class Result:
+    """What one call computed for one sequence, or the error that ended it.
 
     Attributes:
         index: Of the sequence within its request.
         num_remaining_prompt_tokens: See `Sequence`.
-        scores: Of the tokens after the first, if requested.
+        sampled_ids: Of a decode call, at least one, in order; the EOS token, if it was sampled, is the last.
+        has_eos: Whether it is.
+        finish_reason: "stop" or "length" if they are the last.
+        scores: Of those tokens, or of the prompt's tokens after the first that the call read; None if not requested.
+        state: float32 (S,), after all tokens but the last sampled one; None if not requested.
         hidden_sum: float32 (U,): sum of the top layer's outputs over all tokens prefilled so far; of "embed".
         hidden_last: float32 (U,): the top layer's output after the last of them; of "embed".
-        state: float32 (S,), after them; None if not requested.
-        activations: By name, float32 (tokens, units), of the tokens that the call prefilled.
+        activations: By name, float32 (tokens, units), of the tokens that the call read; of "inspect".
         is_reproducible: See `Sequence`.
+        error: Ends the sequence.
     """
 
     index: ChoiceIndex
-    num_remaining_prompt_tokens: int
+    num_remaining_prompt_tokens: int = 0
+    sampled_ids: list[int] = field(default_factory=list)
+    has_eos: bool = False
+    finish_reason: FinishReason | None = None
     scores: Scores | None = None
+    state: np.ndarray | None = None
     hidden_sum: np.ndarray | None = None
     hidden_last: np.ndarray | None = None
-    state: np.ndarray | None = None
     activations: Mapping[str, np.ndarray] | None = None
     is_reproducible: bool = True
+    error: GatewayError | None = None
 
     @property
-    def last(self) -> bool:
-        """Whether this completes the prefill."""
+    def token_ids(self) -> list[int]:
+        """The sampled tokens without the EOS token."""
+        return self.sampled_ids[:-1] if self.has_eos else self.sampled_ids
+
+    @property
+    def is_prefilled(self) -> bool:
+        """Whether the prefill is complete."""
         return self.num_remaining_prompt_tokens == 0
-
-
-@dataclass(frozen=True)
-class Failure:
-    """The error that ends a sequence; its last result."""
-
-    index: ChoiceIndex
-    error: GatewayError
-
-
-Result = DecodeResult | PrefillResult | Failure
 
 
 class Results(Protocol):
@@ -160,7 +135,7 @@ class Sequence:
         request_number: Its request, in order of arrival.
         forks: Choices with the same prompt, which fork from this one after prefill.
         state: float32 (S,), after the tokens that the model has processed.
-        hidden_sum: float32 (U,), for "embed": see `PrefillResult`.
+        hidden_sum: float32 (U,), for "embed": see `Result`.
         num_prefilled: Prompt tokens prefilled.
         num_cached_tokens: Those of them from a prefix cache hit; 0 for forks.
         prefix: The tokens behind `state`; None: no caching.
@@ -173,14 +148,14 @@ class Sequence:
 
     model: ModelVersion
     prompt_ids: np.ndarray
-    max_tokens: int
-    sampling: SamplingParams
-    seed: int
-    random_stream: int
-    end_id: int | None
-    results: Results
     state: np.ndarray
-    seen_ids: np.ndarray
+    results: Results
+    max_tokens: int = 0
+    end_id: int | None = None
+    sampling: SamplingParams = _DEFAULTS
+    seed: int = 0
+    random_stream: int = 0
+    seen_ids: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
     index: ChoiceIndex = (0, 0)
     vocab_size: int = MAX_VOCAB_SIZE
     release: Callable[[], object] = do_nothing
@@ -263,7 +238,7 @@ class Sequence:
         """Start from the state of another choice of the same prompt, after its prefill."""
         self.num_prefilled, self.state, self.is_reproducible = first.num_prefilled, first.state, first.is_reproducible
         self.status = Status.PREEMPTED
-        self.prefix = first.prefix.copy() if first.prefix else None
+        self.prefix = replace(first.prefix) if first.prefix else None
 
     def record_prefill(self, count: int, state: np.ndarray) -> None:
         """Record the prefill of `count` more prompt tokens."""
@@ -281,20 +256,20 @@ class Sequence:
             return token_ids[: self.match.advance(token_ids, self.num_left)]
         return token_ids
 
-    def advance(self, sampled_ids: list[int], state: np.ndarray, scores: Scores | None = None) -> DecodeResult:
+    def advance(self, sampled_ids: list[int], state: np.ndarray, scores: Scores | None = None) -> Result:
         """Record sampled tokens that `truncate` returned, at least one, and return the result to deliver."""
         self.num_generated += len(sampled_ids)
         if self.prefix is not None:
             self.prefix.extend([self.last_token_id, *sampled_ids[:-1]])
         self.state, self.last_token_id = state, sampled_ids[-1]
         self.adjustments.note(sampled_ids)
-        return DecodeResult(
+        return Result(
             self.index,
-            sampled_ids,
-            self.finish_reason,
-            scores,
-            self.state_snapshot,
+            sampled_ids=sampled_ids,
             has_eos=self.last_token_id == self.end_id,
+            finish_reason=self.finish_reason,
+            scores=scores,
+            state=self.state_snapshot,
             is_reproducible=self.is_reproducible,
         )
 

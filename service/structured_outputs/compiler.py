@@ -10,9 +10,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol, Self
 
+from service.caches import LruCache
 from service.errors import InternalError, Overloaded
 from service.limits import Limits
-from service.lru_cache import LruCache
 from service.scheduling.constraints import Automaton
 from service.structured_outputs.automata import CompilationLimits, TokenTexts
 from service.structured_outputs.compilation_queue import Compilation, CompilationQueue, Key

@@ -38,9 +38,9 @@ class Repository:
         return name
 
     def add_version(self, name, version):
-        """Add a version to a model by an atomic rename, as the exporter does."""
+        """Add a version by an atomic rename, as the exporter does. The fourth has the weights of the first."""
         draft = self.path / name / f"{version}.draft"
-        shutil.copytree(self._published / str(version), draft)
+        shutil.copytree(self._published / str(1 + (version - 1) % 3), draft)
         draft.rename(draft.with_name(str(version)))
 
     def run(self, *arguments):

@@ -52,7 +52,7 @@ def check_given(address, models_dir):
         raise pytest.UsageError(f"--serving-models={models_dir}: no models there; make serving-models makes them")
     if address is None:
         return
-    backend = GrpcBackend(address, _TIMEOUT_S)
+    backend = GrpcBackend(address, timeout_s=_TIMEOUT_S)
     try:
         for name, versions in VERSIONS.items():
             served = sorted(status.version for status in backend.versions(name) if status.available)

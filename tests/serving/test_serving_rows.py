@@ -17,7 +17,7 @@ from tests.serving.tensors import NAMES, make_call
 @pytest.fixture(scope="session")
 def probe(server):
     """Run the gateway's determinism probe, once per model."""
-    backend = GrpcBackend(server.address, TIMEOUT_S)
+    backend = GrpcBackend(server.address, timeout_s=TIMEOUT_S)
 
     @functools.cache
     def run(name):

@@ -10,47 +10,30 @@ from typing import Any, NamedTuple
 from sostenuto._errors import ResumptionFailed
 from sostenuto._results import Generation, TextDelta, required
 
-_COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
-
 
 class _Part(NamedTuple):
-    """One text delta of a choice, as received.
-
-    Attributes:
-        logprobs: Lists with one entry per token, by name. Offsets of a prepended delta are relative to its own start.
-        prepended: Whether it goes before the earlier deltas.
-        before: Characters delivered by earlier streams, which the offsets of this stream do not count.
-    """
+    """One text delta of a choice, as received."""
 
     text: str
+    # Lists with one entry per token, by name. Offsets of a prepended delta are relative to its own start.
     logprobs: dict[str, list[Any]] | None
-    prepended: bool
-    before: int = 0
+    prepended: bool  # before the earlier deltas
+    before: int = 0  # characters delivered by earlier streams, which the offsets of this stream do not count
 
 
 class ResumePoint(NamedTuple):
-    """A point in the first choice's text from which another request can resume.
+    """A point in the first choice's text from which another request can resume."""
 
-    Attributes:
-        state: The resume token.
-        usage: Token counts of the request up to this point.
-        num_parts: Number of text deltas before this point.
-    """
-
-    state: str
-    usage: dict[str, Any]
-    num_parts: int
+    state: str  # the resume token
+    usage: dict[str, Any]  # of the request up to this point
+    num_parts: int  # text deltas before it
 
 
 class Assembly:
-    """The chunks received so far. `generation` is valid after any chunk.
-
-    Attributes:
-        resume_point: The last point from which the first choice can resume; None if there is none yet.
-    """
+    """The chunks received so far. `generation` is valid after any chunk."""
 
     def __init__(self) -> None:
-        self.resume_point: ResumePoint | None = None
+        self.resume_point: ResumePoint | None = None  # the last one, of the first choice
         self._fields: dict[str, Any] = {}
         self._choices: dict[int, dict[str, Any]] = {}
         self._parts: dict[int, list[_Part]] = {}  # in order of arrival
@@ -102,10 +85,10 @@ class Assembly:
         latest = self._fields.get("usage")
         if not self._used:
             return latest
-        num_completion_tokens = self._used["completion_tokens"] + (latest or {}).get("completion_tokens", 0)
-        num_prompt_tokens = self._used.get("prompt_tokens", 0)
-        counts = (num_prompt_tokens, num_completion_tokens, num_prompt_tokens + num_completion_tokens)
-        return {**self._used, **dict(zip(_COUNTS, counts, strict=True))}
+        prompt, completion = self._used.get("prompt_tokens", 0), self._used["completion_tokens"]
+        completion += (latest or {}).get("completion_tokens", 0)
+        counts = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+        return {**self._used, **counts}
 
     def _add_choice(self, choice: dict[str, Any]) -> TextDelta:
         index, text = required(choice, "index", int), required(choice, "text", str)

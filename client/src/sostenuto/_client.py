@@ -27,6 +27,7 @@ from sostenuto._fields import (
     ManyPrompts,
     OnePrompt,
     Prompt,
+    ScoreArguments,
     is_many,
     present_fields,
     with_signature,
@@ -45,12 +46,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-COMPLETIONS = "/v1/completions"
-EMBEDDINGS = "/v1/embeddings"
-INSPECT = "/v1/inspect"
-MODELS = "/v1/models"
-STATUS = "/v1/status"
-TOKENIZE, DETOKENIZE, TOKENIZER_INFO = "/tokenize", "/detokenize", "/tokenizer_info"
+COMPLETIONS, MODELS, TOKENIZER_INFO = "/v1/completions", "/v1/models", "/tokenizer_info"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 MAX_CONCURRENCY = 64  # the largest batch of a model server
@@ -181,46 +177,34 @@ class Client(AbstractContextManager["Client"]):
         return self.generate(prompt, state=state, **options)
 
     @overload
-    def score(
-        self,
-        prompt: OnePrompt = "",
-        *,
-        suffix: OnePrompt | None = None,
-        model: str | None = None,
-        top: int = 0,
-        **extra: Any,
+    def score(  # type: ignore[overload-overlap]  # a str is a sequence of str, too
+        self, prompt: OnePrompt = "", *, suffix: OnePrompt | None = None, top: int = 0, **fields: Unpack[ScoreArguments]
     ) -> Score: ...
     @overload
     def score(
-        self,
-        prompt: ManyPrompts,
-        *,
-        suffix: ManyPrompts | None = None,
-        model: str | None = None,
-        top: int = 0,
-        **extra: Any,
+        self, prompt: ManyPrompts, *, suffix: ManyPrompts | None = None, top: int = 0, **fields: Unpack[ScoreArguments]
     ) -> list[Score]: ...
     @overload
     def score(
-        self, prompt: Literal[""] = "", *, suffix: ManyPrompts, model: str | None = None, top: int = 0, **extra: Any
+        self, prompt: Literal[""] = "", *, suffix: ManyPrompts, top: int = 0, **fields: Unpack[ScoreArguments]
     ) -> list[Score]: ...
+    @with_signature(ScoreArguments)
     def score(
-        self, prompt: Prompt = "", *, suffix: Prompt | None = None, model: str | None = None, top: int = 0, **extra: Any
+        self, prompt: Prompt = "", *, suffix: Prompt | None = None, top: int = 0, **fields: Unpack[ScoreArguments]
     ) -> Score | list[Score]:
         """Compute the log probability of each token of a text. Generates nothing.
 
         Args:
             prompt: str or list of int (token ids), or a list of either.
             suffix: Same types. For a backward model, in place of the prompt.
-            model: str. Default: as `generate`.
             top: int. Number of alternatives per token, at most 20.
-            extra: The completion endpoint's other fields.
+            fields: The completion endpoint's other fields: `model`, ….
 
         Returns:
             A Score, or a list of Score for a list of prompts.
         """
-        fields = {"suffix": suffix, "echo": True, "logprobs": top, "max_tokens": 0, **extra}
-        body = self._completion(prompt, {"model": model, **fields})
+        own = {"suffix": suffix, "echo": True, "logprobs": top, "max_tokens": 0}
+        body = self._completion(prompt, {**own, **fields})
         generation = Generation.from_response(self._call(self._transport.post, COMPLETIONS, body))
         scores = [Score.from_choice(choice) for choice in generation.choices]
         return scores if is_many(prompt if suffix is None else suffix) else _only(scores, "choices")
@@ -228,11 +212,11 @@ class Client(AbstractContextManager["Client"]):
     def tokenize(self, text: str, *, model: str | None = None) -> Tokens:
         """Tokenize a text with a model's tokenizer."""
         fields = {"model": model, "prompt": text, "return_token_strs": True}
-        return Tokens.from_response(self._post(TOKENIZE, fields, TOKENIZE_FIELDS))
+        return Tokens.from_response(self._post("/tokenize", fields, TOKENIZE_FIELDS))
 
     def detokenize(self, tokens: Sequence[int], *, model: str | None = None) -> str:
         """Convert token ids to text."""
-        response = self._post(DETOKENIZE, {"model": model, "tokens": list(tokens)}, TOKENIZE_FIELDS)
+        response = self._post("/detokenize", {"model": model, "tokens": list(tokens)}, TOKENIZE_FIELDS)
         return required(response, "prompt", str)
 
     def vocabulary(self, *, model: str | None = None) -> list[VocabularyToken]:
@@ -297,7 +281,7 @@ class Client(AbstractContextManager["Client"]):
             A list of float with one value per unit of the top layer; a list of such lists for a list of texts.
         """
         fields = {"model": model, "input": text, "pooling": pooling, **extra}
-        data = required(self._post(EMBEDDINGS, fields, EMBEDDING_FIELDS), "data", list)
+        data = required(self._post("/v1/embeddings", fields, EMBEDDING_FIELDS), "data", list)
         vectors = [required(entry, "embedding", list) for entry in data]
         return vectors if is_many(text) else _only(vectors, "data")
 
@@ -337,7 +321,7 @@ class Client(AbstractContextManager["Client"]):
         returned = {"return_sequences": return_sequences, "return_state": return_state, **values, "logprobs": top}
         extra_body = {"encoding_format": "base64", **(extra.pop("extra_body", None) or {})}
         fields = {"model": model, "input": text, "state": state, "go_backwards": go_backwards, **returned, **extra}
-        return Inspection.from_response(self._post(INSPECT, {**fields, "extra_body": extra_body}, INSPECT_FIELDS))
+        return Inspection.from_response(self._post("/v1/inspect", {**fields, "extra_body": extra_body}, INSPECT_FIELDS))
 
     def neighbors(self, token: str | int, *, model: str | None = None, count: int = 10) -> list[Neighbor]:
         """Return the nearest neighbors of a token in the model's embedding matrix.
@@ -462,7 +446,7 @@ class Client(AbstractContextManager["Client"]):
 
     def status(self) -> Status:
         """Return the server's load and limit."""
-        return Status.from_response(self._transport.get(STATUS))
+        return Status.from_response(self._transport.get("/v1/status"))
 
     def models(self) -> list[Model]:
         """Return the models that the server serves."""

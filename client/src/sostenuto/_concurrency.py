@@ -37,16 +37,10 @@ def in_order(
     return_errors: bool = False,
     stopped: LinkedEvent | None = None,
 ) -> Iterator[Output | SostenutoError]:
-    """Yield `make(input)` for each input, in order.
+    """Yield `make(input)` for each input, in order; with `return_errors`, an error in place of its result.
 
-    Args:
-        make: Called by several threads.
-        inputs: Consumed only as far ahead as needed.
-        concurrency: Returns the number of threads; called when the first result is requested.
-        total: Number of inputs, for the progress bar; None: unknown.
-        show_progress: Whether to show a progress bar on standard error.
-        return_errors: Whether to yield an error in place of its result, instead of raising it.
-        stopped: Set when the iteration ends; interrupts a wait before a retry.
+    Several threads, as many as `concurrency()` returns at the first result, call `make`. Inputs are consumed only as
+    far ahead as needed. `total` is their number, if known, for the progress bar. `stopped` is set at the end.
     """
     workers = _Workers(make, concurrency())
     pending: deque[Future[Output]] = deque()
@@ -160,20 +154,11 @@ def _wrong_length(seeds: list[int], num_prompts: str) -> InvalidArgument:
 class Progress(AbstractContextManager["Progress"]):
     """A thread-safe progress bar: one rewritten line in a terminal, and a new line at intervals elsewhere.
 
-    As a context manager it writes a last line on exit, and nothing after it.
-
-    Args:
-        total: Number of items; None if unknown.
-        shown: Whether to write anything.
-        num_done: Number of items that were done before.
-        file: Default: standard error.
-
-    Attributes:
-        note: What a line ends with.
+    As a context manager it writes a last line on exit, and nothing after it. `num_done` items were done before.
     """
 
     def __init__(self, total: int | None, *, shown: bool, num_done: int = 0, file: TextIO | None = None) -> None:
-        self.note = ""
+        self.note = ""  # what a line ends with
         self._total, self._shown, self._file = total, shown, file or sys.stderr
         self._terminal = self._file.isatty()
         self._lock = threading.Lock()
@@ -189,6 +174,9 @@ class Progress(AbstractContextManager["Progress"]):
                 self._write("" if self._terminal else "\n")
 
     def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         """Write the last line."""
         with self._lock:
             self._write("\n")
@@ -208,10 +196,10 @@ class Progress(AbstractContextManager["Progress"]):
         elapsed_s, done = monotonic() - self._begun_at, self._num_done
         rate = (done - self._num_before) / elapsed_s if elapsed_s > 0 else 0.0
         if not self._total:
-            return f"{done} done, {rate:.3g}/s{self.note}"
+            return f"{done:,} done, {rate:.3g}/s{self.note}"
         filled = BAR_WIDTH * done // self._total
         left = f", {_clock((self._total - done) / rate)} left" if rate and done < self._total else ""
-        return f"{'█' * filled}{'·' * (BAR_WIDTH - filled)} {done}/{self._total}, {rate:.3g}/s{left}{self.note}"
+        return f"{'█' * filled}{'·' * (BAR_WIDTH - filled)} {done:,}/{self._total:,}, {rate:.3g}/s{left}{self.note}"
 
 
 def _clock(seconds: float) -> str:

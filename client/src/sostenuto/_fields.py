@@ -17,10 +17,9 @@ JSONSchema: TypeAlias = dict[str, Any] | bool | str | type[Any]
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
-class CompletionArguments(TypedDict, total=False):
-    """Keyword arguments of `Client.generate`, which documents the most important ones: the API's fields, and others."""
+class ScoreArguments(TypedDict, total=False):
+    """Keyword arguments of `Client.generate`, which documents the most important ones, and of `Client.score`."""
 
-    suffix: Prompt | None
     model: str | None
     max_tokens: int | None
     temperature: float | None
@@ -64,6 +63,12 @@ class CompletionArguments(TypedDict, total=False):
     response_format: Mapping[str, Any] | None
     # Fields that this client does not know.
     extra_body: Mapping[str, Any] | None
+
+
+class CompletionArguments(ScoreArguments, total=False):
+    """Keyword arguments of `Client.generate` and `Client.stream`."""
+
+    suffix: Prompt | None
 
 
 class ManyArguments(CompletionArguments, total=False):
@@ -113,8 +118,7 @@ def with_signature(arguments: type) -> Callable[[Method], Method]:
 def present_fields(fields: Mapping[str, Any], allowed: frozenset[str]) -> dict[str, Any]:
     """Return the fields to send: those that are not None, and what `extra_body` contains.
 
-    Raises:
-        InvalidArgument: a name is no field of the API.
+    Another name than those of the API is an InvalidArgument.
     """
     own = {name: value for name, value in fields.items() if name != "extra_body"}
     for name in own.keys() - allowed:
@@ -129,8 +133,7 @@ def present_fields(fields: Mapping[str, Any], allowed: frozenset[str]) -> dict[s
 def with_structured_outputs(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields with `structured_outputs` in place of its arguments.
 
-    Raises:
-        InvalidArgument: arguments contradict each other, or have the name of a member.
+    Arguments that contradict each other, or have the name of a member, are an InvalidArgument.
     """
     for argument, member in _MEMBERS.items():
         if member in fields and member not in _MEMBERS:

@@ -259,11 +259,7 @@ class Inspection:
 
 
 def scored_tokens(logprobs: dict[str, list[Any]]) -> tuple[ScoredToken, ...]:
-    """Convert the API's parallel lists to tokens.
-
-    Raises:
-        UnexpectedResponse: a list is missing.
-    """
+    """Convert the API's parallel lists to tokens; raise UnexpectedResponse if one is missing."""
     tokens, scores = required(logprobs, "tokens", list), required(logprobs, "token_logprobs", list)
     offsets, tops = required(logprobs, "text_offset", list), required(logprobs, "top_logprobs", list)
     return tuple(
@@ -283,11 +279,7 @@ def _layer(raw: Any) -> InspectedLayer:
 
 
 def numbers(packed: Any) -> list[float]:
-    """Decode little-endian float32 (n,) from base64.
-
-    Raises:
-        UnexpectedResponse: the value is not base64, or not a multiple of 4 bytes.
-    """
+    """Decode little-endian float32 (n,) from base64; raise UnexpectedResponse if it is something else."""
     try:
         unpacked = array("f", base64.b64decode(packed, validate=True))
     except (TypeError, ValueError, binascii.Error) as error:

@@ -30,11 +30,7 @@ _NEEDS_TLS = re.compile(
 
 
 def json_object(response: requests.Response) -> dict[str, Any]:
-    """Return the JSON object in a successful response.
-
-    Raises:
-        UnexpectedResponse: the body is something else.
-    """
+    """Return the JSON object in a successful response; raise UnexpectedResponse if it is something else."""
     document = json_or_none(response.content)
     if isinstance(document, dict):
         return document
@@ -44,8 +40,7 @@ def json_object(response: requests.Response) -> dict[str, Any]:
 def raw_json(response: requests.Response) -> RawResponse:
     """Return a successful response whose content type is JSON, without parsing it.
 
-    Raises:
-        UnexpectedResponse: it is of another type. Retryable: a proxy may answer in place of a server that restarts.
+    Another type is an UnexpectedResponse, and retryable: a proxy may answer in place of a server that restarts.
     """
     if "json" in response.headers.get("content-type", ""):
         return RawResponse(response.status_code, _request_id(response.headers), response.content)

@@ -241,11 +241,7 @@ def shortened(text: str) -> str:
 
 
 def required(raw: Any, name: str, kind: type[T]) -> T:
-    """Return the field `name` of a JSON object.
-
-    Raises:
-        UnexpectedResponse: `raw` is not an object, or the field is missing or of another type.
-    """
+    """Return the field `name` of a JSON object; raise UnexpectedResponse if it is missing or of another type."""
     value = raw.get(name) if isinstance(raw, dict) else None
     if not isinstance(value, kind):
         raise UnexpectedResponse(

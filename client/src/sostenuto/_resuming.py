@@ -57,7 +57,7 @@ class Resumption:
             raise InvalidArgument("resume=True needs one prompt and n=1: send one request per completion")
         self._send, self._stopped, self._is_known = send, stopped, is_known
         self._waited_s = 0.0  # since the last new text
-        self._progress: object = None  # the text and the resume point at the last interruption
+        self._progress: object = None  # length of the text, and resume point, at the last interruption
         # Without max_tokens the remaining number of tokens is unknown.
         if body.get("max_tokens") is not None:
             options = {"state_interval": STATE_INTERVAL, **(body.get("stream_options") or {})}

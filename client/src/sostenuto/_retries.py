@@ -117,10 +117,7 @@ class WaitForReady:
 class Attempts:
     """The attempts of one request: whether and when it is sent again.
 
-    Args:
-        max_retries: Maximum number of retries.
-        wait_for_ready: Waits that do not count as retries.
-        patient: Whether refusals by 429 do not count as retries, either.
+    The waits of `wait_for_ready` do not count as retries; if `patient`, those after 429 do not, either.
     """
 
     def __init__(self, max_retries: int, wait_for_ready: WaitForReady | None, *, patient: bool = False) -> None:
@@ -182,16 +179,10 @@ def asked_wait_s(headers: Mapping[str, str]) -> float | None:
 
 
 def wait_s(attempt: int, asked_s: float | None, chance: float) -> float:
-    """Return the wait before the next attempt.
+    """Return the seconds before the next attempt, after one that had `attempt` attempts before it.
 
-    Args:
-        attempt: int. Number of attempts before the one that has just failed.
-        asked_s: float or None. Retry-After of the server, in seconds.
-        chance: float in [0, 1). Random number for the jitter.
-
-    Returns:
-        Seconds: `asked_s` plus up to a quarter; without it, FIRST_WAIT_S · 2^attempt, at most MAX_WAIT_S, minus up to a
-        quarter.
+    They are `asked_s`, the server's Retry-After, plus up to a quarter; without it, FIRST_WAIT_S · 2^attempt, at most
+    MAX_WAIT_S, minus up to a quarter. `chance`, in [0, 1), is the random number for that.
     """
     if asked_s is None:
         # The exponent is limited: a night of waiting for a server has thousands of attempts.

@@ -22,21 +22,13 @@ TimeoutSeconds: TypeAlias = float | tuple[float | None, float | None] | None
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of a client.
+    """Settings of a client."""
 
-    Attributes:
-        base_url: str. With scheme, without trailing slash and without `/v1`.
-        shown_url: str. The same without user name and password, for messages.
-        api_key: str or None.
-        timeout: Connect timeout and read timeout in seconds. None disables a timeout.
-        max_retries: int. Maximum number of retries per request.
-    """
-
-    base_url: str
-    shown_url: str
+    base_url: str  # with scheme, without trailing slash and without `/v1`
+    shown_url: str  # the same without user name and password, for messages
     api_key: str | None = field(repr=False)
-    timeout: tuple[float | None, float | None]
-    max_retries: int
+    timeout: tuple[float | None, float | None]  # connect and read timeout in seconds; None disables one
+    max_retries: int  # per request
 
 
 def resolve(
@@ -46,11 +38,7 @@ def resolve(
     max_retries: int,
     environ: Mapping[str, str] = os.environ,
 ) -> Settings:
-    """Complete the arguments from the environment and validate them.
-
-    Raises:
-        InvalidArgument: a value is invalid.
-    """
+    """Complete the arguments from the environment; raise InvalidArgument if one is invalid."""
     if not isinstance(max_retries, int) or max_retries < 0:
         raise InvalidArgument(f"max_retries is {max_retries!r}: pass 0 or more")
     url = base_url if base_url is not None else environ.get("SOSTENUTO_BASE_URL") or DEFAULT_BASE_URL

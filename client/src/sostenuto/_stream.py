@@ -115,17 +115,11 @@ class _Deltas(Iterator[TextDelta]):
 
 
 class _Reader:
-    """Reads the body of a stream, and those of its resumptions, into an assembly. Closing is final.
-
-    Attributes:
-        assembly: What has been read.
-        num_resumed: Number of resumptions so far.
-        ended: Called with the generation when the stream has ended.
-    """
+    """Reads the body of a stream, and those of its resumptions, into an assembly. Closing is final."""
 
     def __init__(self, body: Body, resumption: Resumption | None) -> None:
         self.assembly, self.num_resumed = Assembly(), 0
-        self.ended: Callable[[Generation], None] | None = None
+        self.ended: Callable[[Generation], None] | None = None  # called when the stream has ended
         self._body, self._resumption = body, resumption
         self._closed = False
         self._lock = threading.Lock()
@@ -178,11 +172,7 @@ class _Reader:
             raise _interruption(body, self.assembly.generation.text) from body.failure
 
     def _resume(self, resumption: Resumption, error: SostenutoError) -> None:
-        """Continue with a new body, unless the stream was closed.
-
-        Raises:
-            SostenutoError: the stream could not be resumed; its `choices` contain the text so far.
-        """
+        """Continue with a new body, unless the stream was closed; raise an error with the text so far if it fails."""
         self._body.close()
         try:
             response = resumption.open_next(self.assembly)

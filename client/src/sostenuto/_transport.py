@@ -42,10 +42,6 @@ class Transport:
 
     Each thread has its own requests.Session, because sessions are not thread-safe. A session passed by the caller is
     used by all threads and stays open, because the caller owns it.
-
-    Attributes:
-        closed: Set by `close`; interrupts the wait before a retry.
-        was_answered: Whether any request has succeeded yet; an error response does not count.
     """
 
     def __init__(
@@ -56,8 +52,8 @@ class Transport:
         self._local = threading.local()
         self._lock = threading.Lock()
         self._sessions: weakref.WeakSet[requests.Session] = weakref.WeakSet()  # sessions of ended threads drop out
-        self.closed = LinkedEvent()
-        self.was_answered = False
+        self.closed = LinkedEvent()  # set by `close`; interrupts the wait before a retry
+        self.was_answered = False  # whether any request has succeeded yet; an error response does not count
 
     def get(self, path: str) -> dict[str, Any]:
         """Return the JSON object at `path`."""
@@ -231,11 +227,7 @@ def _events(response: requests.Response) -> requests.Response:
 
 
 def _encoded(body: dict[str, Any]) -> bytes:
-    """Encode a JSON object as UTF-8.
-
-    Raises:
-        InvalidArgument: a value is not JSON-serializable, or not encodable as UTF-8.
-    """
+    """Encode a JSON object as UTF-8; raise InvalidArgument if a value has no JSON or cannot be encoded."""
     try:
         return json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
     except UnicodeEncodeError:

@@ -1,35 +1,35 @@
 """Fixtures of the client's tests: a scripted server, a client of it, and recorded waits that take no time."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import pytest
 
 from sostenuto import Client
 from sostenuto._retries import LinkedEvent
 from tests.unit.client.scripted_server import ScriptedServer
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 
 @pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def _clean_environment(monkeypatch):
     for name in ("SOSTENUTO_BASE_URL", "SOSTENUTO_API_KEY", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
 
 
-@pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The waits before further attempts, in seconds: recorded, not slept, and without jitter."""
-    noted: list[float] = []
-    real_wait = LinkedEvent.wait
+class Waits(list):
+    """The waits before further attempts, in seconds. `on_wait` is called in place of each."""
 
-    def wait(event: LinkedEvent, timeout_s: float | None = None) -> bool:
+    def on_wait(self):
+        """Do nothing."""
+
+
+@pytest.fixture
+def waits(monkeypatch):
+    """The waits before further attempts: recorded, not slept, and without jitter."""
+    noted, real_wait = Waits(), LinkedEvent.wait
+
+    def wait(event, timeout_s=None):
         if timeout_s is None:  # for another thread, without a timeout
             return real_wait(event)
         noted.append(timeout_s)
+        noted.on_wait()
         return event.is_set()
 
     monkeypatch.setattr(LinkedEvent, "wait", wait)
@@ -38,14 +38,14 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 @pytest.fixture
-def server() -> Iterator[ScriptedServer]:
+def server():
     """A running server with an empty script."""
     with ScriptedServer() as running:
         yield running
 
 
 @pytest.fixture
-def client(server: ScriptedServer, waits: list[float]) -> Iterator[Client]:  # noqa: ARG001 - no test should sleep
+def client(server, waits):  # noqa: ARG001 - no test should sleep
     """A client of the scripted server."""
     with Client(server.url) as made:
         yield made

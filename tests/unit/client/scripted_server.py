@@ -14,9 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from email.message import Message
-    from types import TracebackType
 
 Answer = Callable[["Handler"], None]
 
@@ -42,30 +40,28 @@ class ScriptedServer:
     requests: list[Received] = field(default_factory=list)
     left: threading.Event = field(default_factory=threading.Event)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self):
         """Bind to a free port."""
         self._http = _HTTPServer(("127.0.0.1", 0), Handler)
         self._http.scripted = self
         self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
 
     @property
-    def url(self) -> str:
+    def url(self):
         """The base URL."""
         return f"http://127.0.0.1:{self._http.server_port}"
 
     @property
-    def bodies(self) -> list[Any]:
+    def bodies(self):
         """The JSON bodies of the requests so far."""
         return [request.body for request in self.requests]
 
-    def __enter__(self) -> ScriptedServer:
+    def __enter__(self):
         """Start to serve."""
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind, error, traceback):
         """Stop, and free the port."""
         self._http.shutdown()
         self._http.server_close()
@@ -80,34 +76,34 @@ class Handler(BaseHTTPRequestHandler):
     server: _HTTPServer
     received: Received  # the current request
 
-    def do_GET(self) -> None:
+    def do_GET(self):
         """Respond to a GET."""
         self._answer()
 
-    def do_POST(self) -> None:
+    def do_POST(self):
         """Respond to a POST."""
         self._answer()
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, *_):
         """Log nothing."""
 
-    def start(self, status: int, headers: Mapping[str, str]) -> None:
+    def start(self, status, headers):
         """Write the status line and the headers."""
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
 
-    def write_chunk(self, data: bytes) -> None:
+    def write_chunk(self, data):
         """Write one chunk of a chunked body; an empty one ends it."""
         self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
 
-    def hang_up(self) -> None:
+    def hang_up(self):
         """Close the connection immediately, even if a body was announced."""
         self.close_connection = True
         self.connection.shutdown(socket.SHUT_RDWR)
 
-    def wait_until_client_leaves(self) -> None:
+    def wait_until_client_leaves(self):
         """Block until the client has closed the connection, and set the server's `left`."""
         self.close_connection = True
         self.connection.settimeout(PATIENCE_S)
@@ -120,7 +116,7 @@ class Handler(BaseHTTPRequestHandler):
         if gone:
             self.server.scripted.left.set()
 
-    def _answer(self) -> None:
+    def _answer(self):
         scripted = self.server.scripted
         length = int(self.headers.get("Content-Length", 0))
         body = json.loads(self.rfile.read(length)) if length else None
@@ -130,7 +126,7 @@ class Handler(BaseHTTPRequestHandler):
         answer(self)
 
 
-def _script_is_over(handler: Handler) -> None:
+def _script_is_over(handler):
     handler.send_error(418, "the script is over")
 
 
@@ -140,5 +136,5 @@ class _HTTPServer(ThreadingHTTPServer):
     daemon_threads = True
     scripted: ScriptedServer
 
-    def handle_error(self, *_: object) -> None:
+    def handle_error(self, *_):
         """Ignore the error: clients that disconnect are part of the tests."""

@@ -1,12 +1,9 @@
 """`generate_many`: concurrency, order of results, errors, retries and progress."""
 
-from __future__ import annotations
-
 import io
 import itertools
 import threading
 from time import monotonic
-from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -17,26 +14,21 @@ from tests.unit.client.scripted_responses import answer_json, refusal
 from tests.unit.client.scripted_server import PATIENCE_S
 from tests.waiting import until
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tests.unit.client.scripted_server import Handler, ScriptedServer
-
 STATUS = answer_json({"status": "ok", "sequences": {"accepted": 3, "max": 8}})
 
 
-def echo(handler: Handler) -> None:
+def echo(handler):
     """Respond with the prompt in capitals."""
     text = handler.received.body["prompt"].upper()
     answer_json({"choices": [{"index": 0, "text": text, "finish_reason": "length"}]})(handler)
 
 
-def made(given: Any, make: Any = str.upper, concurrency: int = 2, **options: Any) -> Iterator[Any]:
+def made(given, make=str.upper, concurrency=2, **options):
     """Return the results of `make` for each input, without a progress bar."""
     return in_order(make, given, lambda: concurrency, **options)
 
 
-def test_results_have_the_order_of_their_prompts(client: Client, server: ScriptedServer) -> None:
+def test_results_have_the_order_of_their_prompts(client, server):
     """Every prompt is sent once, with the same options, and no more at once than the server's status allows."""
     server.script = [STATUS, *[echo] * 50]
     prompts = [f"p{number}" for number in range(50)]
@@ -47,11 +39,11 @@ def test_results_have_the_order_of_their_prompts(client: Client, server: Scripte
     assert len({request.client_port for request in server.requests[1:]}) <= 8
 
 
-def test_a_slow_result_does_not_change_the_order() -> None:
+def test_a_slow_result_does_not_change_the_order():
     """The first result is ready last, and is still returned first."""
     others = threading.Semaphore(0)
 
-    def make(number: int) -> int:
+    def make(number):
         if number:
             others.release()
         else:
@@ -61,12 +53,12 @@ def test_a_slow_result_does_not_change_the_order() -> None:
     assert list(made(range(8), make)) == list(range(8))
 
 
-def test_concurrency_is_reached_and_never_exceeded() -> None:
+def test_concurrency_is_reached_and_never_exceeded():
     """With `concurrency=3`, three calls run at the same time and never four."""
     together, now, most = threading.Barrier(3, timeout=PATIENCE_S), itertools.count(), []
-    running: set[int] = set()
+    running = set()
 
-    def make(number: int) -> int:
+    def make(number):
         running.add(number)
         most.append(len(running))
         together.wait()
@@ -77,11 +69,11 @@ def test_concurrency_is_reached_and_never_exceeded() -> None:
     assert max(most) <= 3
 
 
-def test_prompts_are_read_lazily() -> None:
+def test_prompts_are_read_lazily():
     """An infinite iterable works; nothing is read before the first result is requested."""
     read = []
 
-    def numbers() -> Iterator[str]:
+    def numbers():
         for number in itertools.count():
             read.append(number)
             yield f"p{number}"
@@ -93,7 +85,7 @@ def test_prompts_are_read_lazily() -> None:
     results.close()
 
 
-def test_an_error_is_raised_in_the_order_of_its_prompt(client: Client, server: ScriptedServer) -> None:
+def test_an_error_is_raised_in_the_order_of_its_prompt(client, server):
     """Earlier results are delivered, and later prompts that have not started are not sent."""
     server.script = [echo, refusal(400, "no"), *[echo] * 50]
     results = client.generate_many([str(number) for number in range(50)], model="tiny", concurrency=1)
@@ -103,11 +95,11 @@ def test_an_error_is_raised_in_the_order_of_its_prompt(client: Client, server: S
     assert len(server.requests) <= 2 + AHEAD
 
 
-def test_after_an_error_no_further_call_starts() -> None:
+def test_after_an_error_no_further_call_starts():
     """Calls in progress finish; waiting ones never start."""
     begun, go_on = [], threading.Event()
 
-    def make(number: int) -> None:
+    def make(number):
         if number == 0:
             raise sostenuto.BadRequest("no")
         begun.append(number)
@@ -120,7 +112,7 @@ def test_after_an_error_no_further_call_starts() -> None:
     assert begun in ([], [1])
 
 
-def test_return_errors_yields_the_error_as_its_prompts_result(client: Client, server: ScriptedServer) -> None:
+def test_return_errors_yields_the_error_as_its_prompts_result(client, server):
     """The other prompts still get their results."""
     server.script = [echo, refusal(400, "no"), echo]
     results = list(client.generate_many(["a", "b", "c"], model="tiny", concurrency=1, return_errors=True))
@@ -128,10 +120,7 @@ def test_return_errors_yields_the_error_as_its_prompts_result(client: Client, se
 
 
 @pytest.mark.parametrize(("asked", "pause"), [("2", 2.0), (None, None), ("0", 0.1)])
-def test_an_overloaded_server_is_retried_until_it_accepts(
-    server: ScriptedServer, waits: list[float], asked: str | None, pause: float | None
-) -> None:
-    """More often than `max_retries`: after `Retry-After` and at least 0.1 s, or else after growing waits."""
+def test_an_overloaded_server_is_retried_until_it_accepts(server, waits, asked, pause):
     full = refusal(429, "full", headers={} if asked is None else {"Retry-After": asked})
     server.script = [*[full] * 5, echo]
     with Client(server.url, max_retries=0) as client:
@@ -140,21 +129,18 @@ def test_an_overloaded_server_is_retried_until_it_accepts(
 
 
 @pytest.mark.parametrize("headers", [{"X-Should-Retry": "false"}, {"Retry-After": "3600"}])
-def test_an_overload_that_is_not_retryable_is_raised(
-    client: Client, server: ScriptedServer, waits: list[float], headers: dict[str, str]
-) -> None:
-    """The server forbids a retry, or `Retry-After` is longer than the client waits."""
+def test_an_overload_that_is_not_retryable_is_raised(client, server, waits, headers):
     server.script = [refusal(429, "full", headers=headers)]
     with pytest.raises(sostenuto.TooManyRequests):
         list(client.generate_many(["a"], model="tiny", concurrency=1))
     assert waits == []
 
 
-def test_closing_the_results_ends_retries(server: ScriptedServer) -> None:
+def test_closing_the_results_ends_retries(server):
     """A prompt that waits for its next attempt is not sent again."""
     attempted = threading.Event()
 
-    def unavailable(handler: Handler) -> None:
+    def unavailable(handler):
         refusal(503, "no", headers={"Retry-After": "30"})(handler)
         attempted.set()
 
@@ -169,16 +155,16 @@ def test_closing_the_results_ends_retries(server: ScriptedServer) -> None:
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_closing_the_client_ends_the_waits_of_its_workers(server: ScriptedServer, status: int) -> None:
+def test_closing_the_client_ends_the_waits_of_its_workers(server, status):
     """On 429 and on 503 alike: the results end with `ClientClosed`, and nothing is sent again."""
     attempted = threading.Event()
     client = Client(server.url, max_retries=1 if status == 503 else 0)
 
-    def refuse(handler: Handler) -> None:
+    def refuse(handler):
         refusal(status, "no", headers={"Retry-After": "30"})(handler)
         attempted.set()
 
-    def close() -> None:
+    def close():
         assert attempted.wait(PATIENCE_S)
         client.close()
 
@@ -192,7 +178,7 @@ def test_closing_the_client_ends_the_waits_of_its_workers(server: ScriptedServer
     assert len(server.requests) == 1
 
 
-def assert_no_worker_waits() -> None:
+def assert_no_worker_waits():
     """Join all workers, and assert that each has ended."""
     for thread in threading.enumerate():
         if thread.name == THREAD_NAME:
@@ -200,16 +186,16 @@ def assert_no_worker_waits() -> None:
             assert not thread.is_alive()
 
 
-def test_workers_are_daemon_threads() -> None:
+def test_workers_are_daemon_threads():
     """They never keep a program from exiting."""
     assert list(made(["a"], lambda _: threading.current_thread().daemon)) == [True]
 
 
-def test_finished_results_are_delivered_before_more_prompts_are_read() -> None:
+def test_finished_results_are_delivered_before_more_prompts_are_read():
     """A slow source does not delay results; if it fails, they are delivered before its error."""
     asked, received = threading.Event(), threading.Event()
 
-    def slow() -> Iterator[str]:
+    def slow():
         yield "a"
         asked.set()
         until(results.gi_frame.f_locals["pending"][0].done)
@@ -218,7 +204,7 @@ def test_finished_results_are_delivered_before_more_prompts_are_read() -> None:
         yield "c"
         raise LookupError("no more")
 
-    def make(one: str) -> str:
+    def make(one):
         assert asked.wait(PATIENCE_S)
         return one.upper()
 
@@ -230,14 +216,14 @@ def test_finished_results_are_delivered_before_more_prompts_are_read() -> None:
         next(results)
 
 
-def test_generate_many_rejects_a_single_string(client: Client) -> None:
+def test_generate_many_rejects_a_single_string(client):
     """It would be read as one prompt per letter."""
     with pytest.raises(sostenuto.InvalidArgument, match="pass a list"):
         client.generate_many("The ")
 
 
 @pytest.mark.parametrize("concurrency", [0, -1])
-def test_a_concurrency_below_one_is_rejected(client: Client, concurrency: int) -> None:
+def test_a_concurrency_below_one_is_rejected(client, concurrency):
     """By the call itself, not by the first result."""
     with pytest.raises(sostenuto.InvalidArgument, match=f"concurrency is {concurrency}: pass 1 or more"):
         client.generate_many(["a"], concurrency=concurrency)
@@ -246,20 +232,19 @@ def test_a_concurrency_below_one_is_rejected(client: Client, concurrency: int) -
 class Terminal(io.StringIO):
     """A file that claims to be a terminal."""
 
-    def isatty(self) -> bool:
+    def isatty(self):
         return True
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+def clock(monkeypatch):
     """The time that the progress bar reads, in seconds."""
     moment = [100.0]
     monkeypatch.setattr(_concurrency, "monotonic", lambda: moment[0])
     return moment
 
 
-def test_a_terminal_gets_a_progress_bar(clock: list[float]) -> None:
-    """The line is redrawn with rate and remaining time; the last one stays."""
+def test_a_terminal_gets_a_progress_bar(clock):
     file = Terminal()
     with Progress(4, shown=True, file=file) as progress:
         for _ in range(4):
@@ -271,8 +256,7 @@ def test_a_terminal_gets_a_progress_bar(clock: list[float]) -> None:
     assert len(lines) == 6
 
 
-def test_a_file_gets_progress_lines_at_intervals(clock: list[float]) -> None:
-    """Without control characters, and fewer lines than results."""
+def test_a_file_gets_progress_lines_at_intervals(clock):
     file = io.StringIO()
     with Progress(None, shown=True, file=file) as progress:
         for _ in range(4):
@@ -284,8 +268,7 @@ def test_a_file_gets_progress_lines_at_intervals(clock: list[float]) -> None:
     assert file.getvalue() == "2 done, 0.05/s\n4 done, 0.05/s\n4 done, 0.0286/s\n"
 
 
-def test_the_remaining_time_includes_hours(clock: list[float]) -> None:
-    """Three inputs of 3,700 s each leave 2:03:20 after the first."""
+def test_the_remaining_time_includes_hours(clock):
     file = Terminal()
     with Progress(3, shown=True, file=file) as progress:
         clock[0] += 3700
@@ -293,10 +276,7 @@ def test_the_remaining_time_includes_hours(clock: list[float]) -> None:
     assert "2:03:20 left" in file.getvalue()
 
 
-def test_progress_is_shown_only_on_request(
-    capfd: pytest.CaptureFixture[str], client: Client, server: ScriptedServer
-) -> None:
-    """`progress=True` writes to standard error alone."""
+def test_progress_is_shown_only_on_request(capfd, client, server):
     server.script = [echo] * 4
     list(client.generate_many(["a", "b"], model="tiny", concurrency=1))
     assert capfd.readouterr() == ("", "")

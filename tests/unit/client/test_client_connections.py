@@ -1,12 +1,9 @@
 """Sessions, threads and headers: which connection a request uses, and what identifies its sender."""
 
-from __future__ import annotations
-
 import multiprocessing
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
 import pytest
 import requests
@@ -15,19 +12,14 @@ import urllib3
 import sostenuto
 from sostenuto import Client
 from tests.unit.client.scripted_responses import COMPLETION, answer_json, models
-from tests.unit.client.scripted_server import Handler, ScriptedServer
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 ANSWER = answer_json(COMPLETION)
 
 
-def test_concurrent_threads_request_the_default_model_once(client: Client, server: ScriptedServer) -> None:
-    """Eight threads without a model send one `GET /v1/models` and eight completions, each over its own connection."""
+def test_concurrent_threads_request_the_default_model_once(client, server):
     together = threading.Barrier(8)
 
-    def generate(_: int) -> str:
+    def generate(_):
         together.wait()
         return client.generate().text
 
@@ -39,19 +31,7 @@ def test_concurrent_threads_request_the_default_model_once(client: Client, serve
     assert len({request.client_port for request in posts}) == 8
 
 
-def test_each_thread_has_its_own_connection(client: Client, server: ScriptedServer) -> None:
-    """Two threads use two connections, and each thread reuses its own."""
-    server.script = [ANSWER] * 4
-    with ThreadPoolExecutor(1) as first, ThreadPoolExecutor(1) as second:
-        for pool in (first, second, first, second):
-            pool.submit(client.generate, model="tiny").result()
-    ports = [request.client_port for request in server.requests]
-    assert ports[:2] == ports[2:]
-    assert ports[0] != ports[1]
-
-
-def test_requests_have_a_user_agent_and_reuse_one_connection(client: Client, server: ScriptedServer) -> None:
-    """Without a key there is no `Authorization` header."""
+def test_requests_have_a_user_agent_and_reuse_one_connection(client, server):
     server.script = [models("tiny"), ANSWER]
     client.generate()
     get, post = server.requests
@@ -61,13 +41,11 @@ def test_requests_have_a_user_agent_and_reuse_one_connection(client: Client, ser
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="only Linux has this option")
-def test_a_connection_notices_within_15_seconds_that_its_host_is_lost(
-    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_connection_notices_within_15_seconds_that_its_host_is_lost(server, monkeypatch):
     """By probes every 5 seconds; also while a request is not acknowledged."""
     opened, connect = [], urllib3.connection.HTTPConnection._new_conn
 
-    def note(connection: urllib3.connection.HTTPConnection) -> socket.socket:
+    def note(connection):
         opened.append(connect(connection))
         return opened[-1]
 
@@ -82,24 +60,10 @@ def test_a_connection_notices_within_15_seconds_that_its_host_is_lost(
         assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 15_000
 
 
-def test_an_api_key_takes_precedence_over_netrc(
-    server: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """`requests` would replace the header with the credentials from netrc."""
-    netrc = tmp_path / "netrc"
-    netrc.write_text("default login someone password else\n")
-    monkeypatch.setenv("NETRC", str(netrc))
-    server.script = [models("tiny")]
-    with Client(server.url, api_key="mine") as client:
-        client.models()
-    assert server.requests[0].headers["Authorization"] == "Bearer mine"
-
-
-def test_a_passed_session_is_used_and_not_closed(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The caller's session sends its own headers, and its owner closes it."""
+def test_a_passed_session_is_used_and_not_closed(server, monkeypatch):
     session = requests.Session()
     session.headers["X-Mine"] = "yes"
-    closed: list[bool] = []
+    closed = []
     monkeypatch.setattr(session, "close", lambda: closed.append(True))
     server.script = [models("tiny")]
     with Client(server.url, session=session) as client:
@@ -108,10 +72,10 @@ def test_a_passed_session_is_used_and_not_closed(server: ScriptedServer, monkeyp
     assert closed == []
 
 
-def test_closing_a_client_closes_the_sessions_of_all_its_threads(server: ScriptedServer) -> None:
+def test_closing_a_client_closes_the_sessions_of_all_its_threads(server):
     """After `close` no connection is open, and further requests raise `ClientClosed`."""
 
-    def answer_and_watch(handler: Handler) -> None:
+    def answer_and_watch(handler):
         models("tiny")(handler)
         handler.wait_until_client_leaves()
 
@@ -119,7 +83,7 @@ def test_closing_a_client_closes_the_sessions_of_all_its_threads(server: Scripte
     client = Client(server.url)
     asked, may_end = threading.Event(), threading.Event()
 
-    def ask_and_linger() -> None:
+    def ask_and_linger():
         client.models()
         asked.set()
         may_end.wait()
@@ -135,7 +99,7 @@ def test_closing_a_client_closes_the_sessions_of_all_its_threads(server: Scripte
         client.models()
 
 
-def test_a_forked_process_opens_its_own_connection(client: Client, server: ScriptedServer) -> None:
+def test_a_forked_process_opens_its_own_connection(client, server):
     """On a shared connection, parent and child would read each other's responses."""
     server.script = [models("tiny")] * 3
     client.models()

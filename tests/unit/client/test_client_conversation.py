@@ -1,29 +1,18 @@
 """Conversations: each turn resumes from the state of the previous one."""
 
-from __future__ import annotations
-
-import json
-from typing import TYPE_CHECKING, Any
-
 import pytest
 
 import sostenuto
-from sostenuto import Client, Turn
+from sostenuto import Turn
 from tests.unit.client.scripted_responses import DONE, answer_json, chunk, hang_up, linger, models, refusal, stream
 
-if TYPE_CHECKING:
-    from pathlib import Path
 
-    from tests.unit.client.scripted_server import Answer, ScriptedServer
-
-
-def said(text: str, state: str | None, finish_reason: str = "length") -> Answer:
+def said(text, state, finish_reason="length"):
     """Respond with a completion and its state."""
     return answer_json({"choices": [{"index": 0, "text": text, "finish_reason": finish_reason, "state": state}]})
 
 
-def test_each_turn_resumes_from_the_state_of_the_previous_one(client: Client, server: ScriptedServer) -> None:
-    """The first turn sends the prompt; later ones send new text and the state, which implies the model."""
+def test_each_turn_resumes_from_the_state_of_the_previous_one(client, server):
     server.script = [said(" two", "s1"), said(" four", "s2", "stop")]
     growing = client.conversation("One", model="tiny", max_tokens=5, temperature=0.5)
     assert (growing.text, growing.state, growing.undo()) == ("One", None, None)
@@ -42,8 +31,7 @@ def test_each_turn_resumes_from_the_state_of_the_previous_one(client: Client, se
     )
 
 
-def test_turns_can_be_undone_and_conversations_branched(client: Client, server: ScriptedServer) -> None:
-    """A branch starts at its origin's state; neither changes the other."""
+def test_turns_can_be_undone_and_conversations_branched(client, server):
     server.script = [said("a", "s1"), said("b", "s2"), said("c", "s3")]
     growing = client.conversation(model="tiny")
     growing.generate()
@@ -58,8 +46,7 @@ def test_turns_can_be_undone_and_conversations_branched(client: Client, server: 
     assert (growing.text, growing.state) == ("a", "s1")
 
 
-def test_a_failed_turn_changes_nothing(client: Client, server: ScriptedServer) -> None:
-    """After `StateExpired`, `reread` makes the next turn send the whole text."""
+def test_a_failed_turn_changes_nothing(client, server):
     server.script = [said("a", "s1"), refusal(400, "old", code="state_expired"), said("c", "s3")]
     growing = client.conversation("x", model="tiny")
     growing.generate()
@@ -73,7 +60,7 @@ def test_a_failed_turn_changes_nothing(client: Client, server: ScriptedServer) -
     assert (growing.text, growing.state) == ("xabc", "s3")
 
 
-def test_a_streamed_turn_is_added_when_its_stream_ends(client: Client, server: ScriptedServer) -> None:
+def test_a_streamed_turn_is_added_when_its_stream_ends(client, server):
     """Before that, `turns` does not have it."""
     server.script = [stream([chunk("a"), chunk("b", "stop", state="s1"), DONE])]
     growing = client.conversation("x", model="tiny")
@@ -84,8 +71,7 @@ def test_a_streamed_turn_is_added_when_its_stream_ends(client: Client, server: S
     assert growing.turns == (Turn(" y", "ab", "stop", "s1"),)
 
 
-def test_an_unfinished_streamed_turn_keeps_its_text(client: Client, server: ScriptedServer) -> None:
-    """Closed, interrupted or failed: the next turn sends the text again, or the state if the error had one."""
+def test_an_unfinished_streamed_turn_keeps_its_text(client, server):
     server.script = [
         stream([chunk("a")], then=linger),
         stream([chunk("b")], then=hang_up),
@@ -104,7 +90,7 @@ def test_an_unfinished_streamed_turn_keeps_its_text(client: Client, server: Scri
     assert growing.text == "xabcd"
 
 
-def test_a_change_during_a_stream_discards_the_state_of_that_turn(client: Client, server: ScriptedServer) -> None:
+def test_a_change_during_a_stream_discards_the_state_of_that_turn(client, server):
     """The state covers the turns that existed when the stream started; the next turn sends the whole text."""
     server.script = [said("a", "s1"), stream([chunk("b"), chunk("c", "stop", state="s2"), DONE]), said("d", "s3")]
     growing = client.conversation("x", model="tiny")
@@ -118,7 +104,7 @@ def test_a_change_during_a_stream_discards_the_state_of_that_turn(client: Client
     assert server.bodies[-1]["prompt"] == "xbc"
 
 
-def test_after_a_change_of_model_the_whole_text_is_sent(client: Client, server: ScriptedServer) -> None:
+def test_after_a_change_of_model_the_whole_text_is_sent(client, server):
     """No state of the previous model is sent to the new one, even after `undo`."""
     server.script = [said("a", "s1"), said("b", "s2"), said("c", "s3"), said("d", "s4")]
     growing = client.conversation("x", model="tiny")
@@ -133,9 +119,7 @@ def test_after_a_change_of_model_the_whole_text_is_sent(client: Client, server: 
 
 
 @pytest.mark.parametrize("name", ["n", "best_of", "echo", "suffix", "state", "return_state"])
-def test_options_that_break_the_single_text_of_a_turn_are_rejected(
-    client: Client, server: ScriptedServer, name: str
-) -> None:
+def test_options_that_break_the_single_text_of_a_turn_are_rejected(client, server, name):
     """As options of the conversation and of one turn."""
     for options, once in (({name: 1}, {}), ({}, {name: 1})):
         with pytest.raises(sostenuto.InvalidArgument, match=f"{name} is not an option"):
@@ -143,7 +127,7 @@ def test_options_that_break_the_single_text_of_a_turn_are_rejected(
     assert server.requests == []
 
 
-def test_saving_keeps_permissions_and_symbolic_links(client: Client, tmp_path: Path) -> None:
+def test_saving_keeps_permissions_and_symbolic_links(client, tmp_path):
     """A new file has mode 600, as its states let any reader resume the text."""
     growing, path, link = client.conversation("x", model="tiny"), tmp_path / "text.json", tmp_path / "link.json"
     growing.save(path)
@@ -158,30 +142,13 @@ def test_saving_keeps_permissions_and_symbolic_links(client: Client, tmp_path: P
 
 
 @pytest.mark.parametrize(("text", "options"), [("\ud800", {}), ("x", {"stop": object()})])
-def test_a_conversation_that_json_cannot_represent_is_not_saved(
-    client: Client, tmp_path: Path, text: str, options: dict[str, Any]
-) -> None:
-    """The error comes before anything is written."""
+def test_a_conversation_that_json_cannot_represent_is_not_saved(client, tmp_path, text, options):
     with pytest.raises(sostenuto.InvalidArgument, match="cannot be written"):
         client.conversation(text, model="tiny", **options).save(tmp_path / "text.json")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_unknown_fields_of_a_saved_turn_are_ignored(client: Client, tmp_path: Path) -> None:
-    """A known field of a wrong type is rejected."""
-    turn: dict[str, Any] = {"prompt": "a", "text": "b", "finish_reason": None, "state": None, "more": 1}
-    document = {"sostenuto_conversation": 1, "model": "m", "prompt": "x", "options": {}, "turns": [turn]}
-    path = tmp_path / "text.json"
-    path.write_text(json.dumps(document), encoding="utf-8")
-    assert client.load_conversation(path).text == "xab"
-    turn["text"] = 2
-    path.write_text(json.dumps(document), encoding="utf-8")
-    with pytest.raises(sostenuto.InvalidArgument, match="is not a file of"):
-        client.load_conversation(path)
-
-
-def test_a_stream_without_an_event_adds_no_turn(client: Client, server: ScriptedServer) -> None:
-    """A stream interrupted before its first event leaves the conversation unchanged."""
+def test_a_stream_without_an_event_adds_no_turn(client, server):
     server.script = [stream([], then=hang_up)]
     growing = client.conversation("x", model="tiny")
     with pytest.raises(sostenuto.StreamInterrupted):
@@ -189,7 +156,7 @@ def test_a_stream_without_an_event_adds_no_turn(client: Client, server: Scripted
     assert growing.turns == ()
 
 
-def test_a_saved_conversation_can_be_loaded_and_resumed(client: Client, server: ScriptedServer, tmp_path: Path) -> None:
+def test_a_saved_conversation_can_be_loaded_and_resumed(client, server, tmp_path):
     """With all turns, states and options, and no API key; the write is atomic."""
     server.script = [models("first"), said("é", "s1"), said("c", "s2")]
     growing = client.conversation("x", max_tokens=5)
@@ -204,7 +171,7 @@ def test_a_saved_conversation_can_be_loaded_and_resumed(client: Client, server: 
     assert [entry.name for entry in tmp_path.iterdir()] == ["text.json"]
 
 
-def test_a_failed_save_leaves_no_temporary_file(client: Client, tmp_path: Path) -> None:
+def test_a_failed_save_leaves_no_temporary_file(client, tmp_path):
     """The target is a directory, so that the final rename fails."""
     (tmp_path / "text.json").mkdir()
     with pytest.raises(OSError, match="text"):
@@ -212,19 +179,27 @@ def test_a_failed_save_leaves_no_temporary_file(client: Client, tmp_path: Path) 
     assert [entry.name for entry in tmp_path.iterdir()] == ["text.json"]
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"\xff", b'{"sostenuto_conversation": 1, "turns": 5}'])
-def test_loading_a_file_that_is_no_conversation_is_rejected(client: Client, tmp_path: Path, content: bytes) -> None:
-    """The error names the file."""
+TURN = b'{"prompt": "a", "text": %b, "more": 1}'
+DOCUMENT = b'{"sostenuto_conversation": 1, "model": "m", "prompt": "x", "options": {}, "turns": [%b]}'
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        *((content, r"text\.json is not a file of") for content in (b"", b"{}", b"[]", b"\xff")),
+        (b'{"sostenuto_conversation": 1, "turns": 5}', "is not a file of"),
+        (DOCUMENT % (TURN % b"2"), "is not a file of"),
+        (b'{"sostenuto_conversation": 2}', "of format 2: update sostenuto"),
+    ],
+)
+def test_loading_a_file_that_is_no_conversation_is_rejected(client, tmp_path, content, message):
     path = tmp_path / "text.json"
     path.write_bytes(content)
-    with pytest.raises(sostenuto.InvalidArgument, match=r"text\.json is not a file of"):
+    with pytest.raises(sostenuto.InvalidArgument, match=message):
         client.load_conversation(path)
 
 
-def test_loading_a_newer_format_is_rejected(client: Client, tmp_path: Path) -> None:
-    """The error says to update the client."""
-    path = tmp_path / "text.json"
-    document: dict[str, Any] = {"sostenuto_conversation": 2}
-    path.write_text(json.dumps(document), encoding="utf-8")
-    with pytest.raises(sostenuto.InvalidArgument, match="of format 2: update sostenuto"):
-        client.load_conversation(path)
+def test_unknown_fields_of_a_saved_turn_are_ignored(client, tmp_path):
+    """A later version may have written them."""
+    (tmp_path / "text.json").write_bytes(DOCUMENT % (TURN % b'"b"'))
+    assert client.load_conversation(tmp_path / "text.json").text == "xab"

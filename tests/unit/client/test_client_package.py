@@ -1,7 +1,5 @@
 """The package as a whole: its exports, its dependencies and the example of its README."""
 
-from __future__ import annotations
-
 import ast
 import importlib
 import re
@@ -12,7 +10,6 @@ import pytest
 
 import sostenuto
 from tests.unit.client.scripted_responses import COMPLETION, answer_json, chunk, models, stream
-from tests.unit.client.scripted_server import ScriptedServer
 
 PACKAGE = Path(sostenuto.__file__).parent
 COMMAND_LINE = sorted((PACKAGE / "_cli").rglob("*.py"))
@@ -21,7 +18,7 @@ SOURCES = sorted(set(PACKAGE.rglob("*.py")) - {*COMMAND_LINE, *BATCH, PACKAGE / 
 README = Path(sostenuto.__file__).parents[2] / "README.md"
 
 
-def test_every_public_class_is_exported_and_documented() -> None:
+def test_every_public_class_is_exported_and_documented():
     """`__all__` has no name that does not exist, and every public class of a module that exports any."""
     things = {name: getattr(sostenuto, name) for name in sostenuto.__all__ if name != "__version__"}
     assert all(isinstance(thing, type) and thing.__doc__ for thing in things.values())
@@ -37,7 +34,7 @@ def test_every_public_class_is_exported_and_documented() -> None:
         _ = sostenuto.Clients  # type: ignore[attr-defined]
 
 
-def imported(source: Path) -> set[str]:
+def imported(source):
     """Return the modules that a file imports from outside the standard library, except for type checkers alone."""
     tree = ast.parse(source.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
@@ -49,26 +46,23 @@ def imported(source: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
-def test_the_library_depends_on_requests_alone(source: Path) -> None:
-    """Nor does it import the command line or the batch client."""
+def test_the_library_depends_on_requests_alone(source):
     names = imported(source)
     assert {name.partition(".")[0] for name in names} <= {"sostenuto", "requests", "urllib3"}
     assert not any(f"{name}.".startswith(("sostenuto._cli.", "sostenuto._batch.")) for name in names)
 
 
 @pytest.mark.parametrize("source", COMMAND_LINE, ids=lambda source: source.name)
-def test_the_command_line_depends_on_click_and_rich_alone(source: Path) -> None:
-    """They are installed with the SDK."""
+def test_the_command_line_depends_on_click_and_rich_alone(source):
     assert {name.partition(".")[0] for name in imported(source)} <= {"sostenuto", "click", "rich"}
 
 
-def test_the_package_has_py_typed() -> None:
+def test_the_package_has_py_typed():
     """Without the marker, type checkers ignore the annotations."""
     assert Path(sostenuto.__file__).with_name("py.typed").is_file()
 
 
-def test_the_readmes_example_runs(server: ScriptedServer, capsys: pytest.CaptureFixture[str]) -> None:
-    """It runs unchanged, except for the URL."""
+def test_the_readmes_example_runs(server, capsys):
     (example,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
     server.script = [
         models("tiny"),

@@ -1,9 +1,5 @@
 """`post`: bodies are sent unchanged, and responses returned unchanged."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
-
 import pytest
 import requests
 
@@ -11,14 +7,11 @@ import sostenuto
 from sostenuto import Client, RawResponse
 from tests.unit.client.scripted_responses import answer_bytes, answer_json, refusal
 
-if TYPE_CHECKING:
-    from tests.unit.client.scripted_server import ScriptedServer
-
 PAGE = answer_bytes(b"<html>", "text/html")
 
 
 @pytest.mark.parametrize("body", [b'{"n":1}', {"n": 1}])
-def test_post_sends_the_body_unchanged(client: Client, server: ScriptedServer, body: Any) -> None:
+def test_post_sends_the_body_unchanged(client, server, body):
     """No field is added or validated; a dict becomes JSON."""
     server.script = [answer_json({})]
     client.post("/new/endpoint", body)
@@ -28,8 +21,7 @@ def test_post_sends_the_body_unchanged(client: Client, server: ScriptedServer, b
     assert received.headers["Content-Length"] == str(len(b'{"n":1}') if isinstance(body, bytes) else len('{"n": 1}'))
 
 
-def test_post_returns_the_response_unchanged(client: Client, server: ScriptedServer) -> None:
-    """With its bytes, its status and its request id."""
+def test_post_returns_the_response_unchanged(client, server):
     server.script = [
         answer_bytes(b'{"x": 1.10}\n', "application/json; charset=utf-8", 201, {"X-Request-Id": "req-1"}),
         answer_bytes(b"[]", "application/json"),
@@ -38,15 +30,14 @@ def test_post_returns_the_response_unchanged(client: Client, server: ScriptedSer
     assert client.post("/a", b"{}") == RawResponse(200, None, b"[]")
 
 
-def test_an_error_of_post_has_the_response_body(client: Client, server: ScriptedServer) -> None:
-    """Its class is that of the other methods."""
+def test_an_error_of_post_has_the_response_body(client, server):
     server.script = [refusal(400, "no", param="seed")]
     with pytest.raises(sostenuto.BadRequest) as caught:
         client.post("/a", b"{}")
     assert caught.value.content == b'{"error": {"message": "no", "param": "seed"}}'
 
 
-def test_a_web_page_instead_of_json_is_retried(client: Client, server: ScriptedServer, waits: list[float]) -> None:
+def test_a_web_page_instead_of_json_is_retried(client, server, waits):
     """A proxy may serve it while the server restarts; after the last attempt it is an error."""
     server.script = [PAGE, answer_json({}), *[PAGE] * 3]
     assert client.post("/a", b"{}").content == b"{}"
@@ -55,9 +46,7 @@ def test_a_web_page_instead_of_json_is_retried(client: Client, server: ScriptedS
     assert (len(server.requests), len(waits)) == (5, 3)
 
 
-def test_proxies_are_read_from_the_environment_once(
-    client: Client, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_proxies_are_read_from_the_environment_once(client, server, monkeypatch):
     """`requests` reads them for each request, which takes a third of a call."""
     server.script = [answer_json({})] * 3
     client.post("/a", b"{}")
@@ -67,8 +56,7 @@ def test_proxies_are_read_from_the_environment_once(
     assert len({request.client_port for request in server.requests}) == 1
 
 
-def test_successive_requests_keep_their_own_path_and_body(client: Client, server: ScriptedServer) -> None:
-    """A cookie that a load balancer sets is sent from then on."""
+def test_successive_requests_keep_their_own_path_and_body(client, server):
     server.script = [*[answer_json({})] * 2, answer_json({}, headers={"Set-Cookie": "route=1"}), answer_json({})]
     for path in ("/a", "/b", "/a", "/b"):
         client.post(path, {"path": path})
@@ -78,13 +66,12 @@ def test_successive_requests_keep_their_own_path_and_body(client: Client, server
     assert [request.headers["Cookie"] for request in server.requests] == [None, None, None, "route=1"]
 
 
-def test_netrc_is_used_without_an_api_key(
-    server: ScriptedServer, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As `requests` does; an API key takes precedence."""
+@pytest.mark.parametrize(("api_key", "authorization"), [(None, "Basic "), ("mine", "Bearer mine")])
+def test_an_api_key_takes_precedence_over_netrc(server, tmp_path, monkeypatch, api_key, authorization):
+    """`requests` would replace the header with the credentials from netrc, which it uses without a key."""
     (tmp_path / "netrc").write_text("default login someone password else\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     server.script = [answer_json({})]
-    with Client(server.url) as client:
+    with Client(server.url, api_key=api_key) as client:
         client.post("/a", b"{}")
-    assert server.requests[0].headers["Authorization"].startswith("Basic ")
+    assert server.requests[0].headers["Authorization"].startswith(authorization)

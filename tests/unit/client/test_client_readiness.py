@@ -1,22 +1,19 @@
 """`WaitForReady`: requests that wait together while the server is unavailable."""
 
-from __future__ import annotations
-
 import threading
 
 import pytest
 
 import sostenuto
-from sostenuto import Client, NotReady, SostenutoError, WaitForReady
+from sostenuto import Client, NotReady, WaitForReady
 from tests.unit.client.scripted_responses import COMPLETION, answer_bytes, answer_json, hang_up, models, refusal
-from tests.unit.client.scripted_server import PATIENCE_S, ScriptedServer
+from tests.unit.client.scripted_server import PATIENCE_S
 
 ANSWER = answer_json(COMPLETION)
 UNAVAILABLE = [refusal(429, "full"), refusal(503, "draining"), answer_bytes(b"<html>", "text/html", 502), hang_up]
 
 
-def test_waits_do_not_count_against_the_retries(server: ScriptedServer, waits: list[float]) -> None:
-    """For a full queue, a shutdown, a proxy without a server and a lost connection; waits grow to a maximum."""
+def test_waits_do_not_count_against_the_retries(server, waits):
     server.script = [*UNAVAILABLE, *UNAVAILABLE, ANSWER]
     waiting = WaitForReady(60)
     with Client(server.url, max_retries=0, wait_for_ready=waiting) as client:
@@ -27,7 +24,7 @@ def test_waits_do_not_count_against_the_retries(server: ScriptedServer, waits: l
 
 
 @pytest.mark.usefixtures("waits")
-def test_an_internal_error_counts_against_the_retries(server: ScriptedServer) -> None:
+def test_an_internal_error_counts_against_the_retries(server):
     """It is raised after `max_retries`; waits for readiness in between do not count."""
     server.script = [refusal(500, "bug"), refusal(503, "draining"), refusal(500, "bug"), refusal(400, "no")]
     with Client(server.url, max_retries=1, wait_for_ready=WaitForReady(60)) as client:
@@ -37,8 +34,7 @@ def test_an_internal_error_counts_against_the_retries(server: ScriptedServer) ->
             client.models()
 
 
-def test_retry_after_may_exceed_a_minute_up_to_the_timeout(server: ScriptedServer, waits: list[float]) -> None:
-    """Without `wait_for_ready`, such a wait is raised at once."""
+def test_retry_after_may_exceed_a_minute_up_to_the_timeout(server, waits):
     server.script = [refusal(429, "full", headers={"Retry-After": wait}) for wait in ("90", "9000")] + [models("tiny")]
     with Client(server.url, wait_for_ready=WaitForReady(600)) as client:
         client.models()
@@ -46,8 +42,7 @@ def test_retry_after_may_exceed_a_minute_up_to_the_timeout(server: ScriptedServe
     assert 599 < waits[1] <= 600
 
 
-def test_the_timeout_ends_the_wait_when_no_request_gets_a_response(server: ScriptedServer) -> None:
-    """The error names the timeout and the last failure; any response, even an error, restarts the timeout."""
+def test_the_timeout_ends_the_wait_when_no_request_gets_a_response(server):
     away = refusal(503, "draining", headers={"Retry-After-Ms": "10"})
     server.script = [away] * 5000
     waiting = WaitForReady(0.5)
@@ -67,14 +62,12 @@ def test_the_timeout_ends_the_wait_when_no_request_gets_a_response(server: Scrip
 
 
 @pytest.mark.usefixtures("waits")
-def test_a_request_that_loses_its_connection_while_others_succeed_fails(
-    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_request_that_loses_its_connection_while_others_succeed_fails(server, monkeypatch):
     """Such losses count against `max_retries`, except for the first, which is no evidence yet."""
     waiting = WaitForReady(60)
     record_error = waiting.record_error
 
-    def record_both(error: SostenutoError) -> float:
+    def record_both(error):
         left_s = record_error(error)
         waiting.record_response()  # as another request would
         return left_s
@@ -86,13 +79,12 @@ def test_a_request_that_loses_its_connection_while_others_succeed_fails(
     assert len(server.requests) == 2
 
 
-def test_clients_can_share_one_wait_for_ready(server: ScriptedServer) -> None:
-    """A response to one client restarts the timeout of the other."""
+def test_clients_can_share_one_wait_for_ready(server):
     waiting, woken = WaitForReady(60), threading.Event()
     first = Client(server.url, wait_for_ready=waiting)
     server.script = [refusal(503, "draining", headers={"Retry-After": "60"}), models("tiny")]
 
-    def wait() -> None:
+    def wait():
         with pytest.raises(sostenuto.ClientClosed):
             first.models()
         woken.set()
@@ -108,11 +100,10 @@ def test_clients_can_share_one_wait_for_ready(server: ScriptedServer) -> None:
 
 
 @pytest.mark.usefixtures("waits")
-def test_a_subclass_can_wait_on_further_errors(server: ScriptedServer) -> None:
-    """For example, for a model that is about to be published."""
+def test_a_subclass_can_wait_on_further_errors(server):
 
     class WaitForModels(WaitForReady):
-        def is_unavailable(self, error: SostenutoError) -> bool:
+        def is_unavailable(self, error):
             return super().is_unavailable(error) or isinstance(error, sostenuto.ModelNotFound)
 
     server.script = [refusal(404, "no", code="model_not_found"), hang_up, ANSWER]
@@ -121,7 +112,6 @@ def test_a_subclass_can_wait_on_further_errors(server: ScriptedServer) -> None:
 
 
 @pytest.mark.parametrize("timeout_s", [0, -1, float("nan")])
-def test_a_timeout_that_is_not_positive_is_rejected(timeout_s: float) -> None:
-    """The error has the value."""
+def test_a_timeout_that_is_not_positive_is_rejected(timeout_s):
     with pytest.raises(sostenuto.InvalidArgument, match="timeout_s is"):
         WaitForReady(timeout_s)

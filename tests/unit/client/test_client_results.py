@@ -1,9 +1,6 @@
 """How responses become results: `Generation`, `Choice`, `Usage` and `Model`."""
 
-from __future__ import annotations
-
 from dataclasses import FrozenInstanceError
-from typing import Any
 
 import pytest
 
@@ -11,7 +8,7 @@ from sostenuto import Choice, Generation, Model, UnexpectedResponse, Usage
 from tests.unit.client.scripted_responses import COMPLETION
 
 
-def test_a_generation_has_every_field_of_the_response() -> None:
+def test_a_generation_has_every_field_of_the_response():
     """`raw` is the response itself."""
     generation = Generation.from_response(COMPLETION)
     assert generation == Generation(
@@ -27,13 +24,12 @@ def test_a_generation_has_every_field_of_the_response() -> None:
     assert (generation.text, generation.finish_reason) == (" upon a time", "length")
 
 
-def test_a_generation_prints_as_its_text() -> None:
+def test_a_generation_prints_as_its_text():
     """`str()` returns the text and nothing else."""
     assert str(Generation.from_response(COMPLETION)) == " upon a time"
 
 
-def test_the_repr_is_one_line_with_a_truncated_text() -> None:
-    """Less than 200 characters for a text of 1,000."""
+def test_the_repr_is_one_line_with_a_truncated_text():
     assert repr(Generation.from_response(COMPLETION)) == (
         "Generation(text=' upon a time', finish_reason='length', model='tiny', seed=7, completion_tokens=3)"
     )
@@ -44,15 +40,14 @@ def test_the_repr_is_one_line_with_a_truncated_text() -> None:
     assert len(shown) < 200
 
 
-def test_choices_are_sorted_by_index() -> None:
-    """`text` is that of index 0, whatever the order in the response."""
+def test_choices_are_sorted_by_index():
     choices = [{"index": index, "text": str(index), "finish_reason": "stop"} for index in (2, 0, 1)]
     generation = Generation.from_response({"choices": choices})
     assert [choice.index for choice in generation.choices] == [0, 1, 2]
     assert generation.text == "0"
 
 
-def test_results_are_frozen_and_hashable() -> None:
+def test_results_are_frozen_and_hashable():
     """So that they can be shared between threads and used as keys."""
     generation = Generation.from_response(COMPLETION)
     with pytest.raises(FrozenInstanceError):
@@ -60,7 +55,7 @@ def test_results_are_frozen_and_hashable() -> None:
     assert len({generation, Generation.from_response({**COMPLETION, "created": 2})}) == 1
 
 
-def test_optional_fields_may_be_missing() -> None:
+def test_optional_fields_may_be_missing():
     """Another server's response may have nothing but `choices`."""
     generation = Generation.from_response({"choices": []})
     assert (generation.id, generation.seed, generation.usage) == ("", None, None)
@@ -76,15 +71,17 @@ def test_optional_fields_may_be_missing() -> None:
         ({"choices": [{"index": 0, "text": None}]}, "text"),
     ],
 )
-def test_a_malformed_response_raises_an_error_that_names_the_field(answer: dict[str, Any], field: str) -> None:
+def test_a_malformed_response_raises_an_error_that_names_the_field(answer, field):
     """The message has the expected type, and suggests a wrong base_url."""
     with pytest.raises(UnexpectedResponse, match=f"'{field}' should be of type .* base_url"):
         Generation.from_response(answer)
 
 
-def test_a_model_prints_as_its_id() -> None:
-    """So that `str(model)` can be passed as `model`."""
-    raw = {"id": "tiny", "created": 5, "owned_by": "me", "max_model_len": None}
-    model = Model.from_response(raw)
+def test_a_model_has_the_entrys_fields_as_attributes_and_prints_as_its_id():
+    """So that `str(model)` can be passed as `model`; fields that the client does not know are in `raw`."""
+    known = {"id": "tiny", "created": 5, "version": 3, "cell": "lstm", "layers": 2, "units": 8, "unit": "character"}
+    known |= {"direction": "forward", "deterministic": True, "max_model_len": None}
+    model = Model.from_response({**known, "new": 1})
+    assert (model, model.raw) == (Model(**known), {**known, "new": 1})
     assert str(model) == "tiny"
-    assert (model, model.raw) == (Model("tiny", 5, "me"), raw)
+    assert repr(model) == "Model(id='tiny', version=3, cell='lstm', units=8, unit='character', direction='forward')"

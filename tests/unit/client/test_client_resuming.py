@@ -1,10 +1,6 @@
 """`stream(resume=True)`: which request resumes an interrupted stream, and when none does."""
 
-from __future__ import annotations
-
-import itertools
 import threading
-from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -26,14 +22,11 @@ from tests.unit.client.scripted_responses import (
 )
 from tests.unit.client.scripted_server import PATIENCE_S
 
-if TYPE_CHECKING:
-    from tests.unit.client.scripted_server import Answer, Handler, ScriptedServer
-
-REQUEST: dict[str, Any] = {"model": "tiny", "max_tokens": 10, "temperature": 0.5, "stop": "!"}
+REQUEST = {"model": "tiny", "max_tokens": 10, "temperature": 0.5, "stop": "!"}
 END = [chunk("", "length"), DONE]
 
 
-def marked(text: str, num_tokens: int, state: str, prompt_tokens: int = 4, **fields: Any) -> dict[str, Any]:
+def marked(text, num_tokens, state, prompt_tokens=4, **fields):
     """Return a chunk with a resume token and the usage so far."""
     usage = {
         "prompt_tokens": prompt_tokens,
@@ -43,15 +36,12 @@ def marked(text: str, num_tokens: int, state: str, prompt_tokens: int = 4, **fie
     return {**chunk(text, state=state, **fields), "usage": usage}
 
 
-def cut(*events: Any) -> Answer:
+def cut(*events):
     """Respond with these events, then close the connection."""
     return stream(events, then=hang_up)
 
 
-def test_an_interrupted_stream_resumes_from_its_last_state(
-    client: Client, server: ScriptedServer, waits: list[float]
-) -> None:
-    """Text after that state is received again and delivered once; the state implies prompt, seed and model."""
+def test_an_interrupted_stream_resumes_from_its_last_state(client, server, waits):
     server.script = [
         cut(chunk("a"), marked("b", 2, "s1"), chunk("c"), marked("d", 4, "s2"), chunk("ef")),
         stream([chunk("e"), chunk("fg"), chunk("h", "length"), usage_chunk(), DONE]),
@@ -77,8 +67,7 @@ def test_an_interrupted_stream_resumes_from_its_last_state(
     assert pieces.generation.finish_reason == "length"
 
 
-def test_without_a_state_the_request_is_sent_again_with_its_seed(client: Client, server: ScriptedServer) -> None:
-    """The seed reproduces the text, and the part that was delivered is skipped."""
+def test_without_a_state_the_request_is_sent_again_with_its_seed(client, server):
     server.script = [cut(chunk("ab"), chunk("c")), stream([chunk("a"), chunk("bcd", "stop"), DONE])]
     pieces = client.stream("Once", **REQUEST, resume=True)
     assert list(pieces) == ["ab", "c", "d"]
@@ -86,7 +75,7 @@ def test_without_a_state_the_request_is_sent_again_with_its_seed(client: Client,
     assert (pieces.text, pieces.generation.finish_reason) == ("abcd", "stop")
 
 
-def test_without_max_tokens_the_whole_request_is_sent_again(client: Client, server: ScriptedServer) -> None:
+def test_without_max_tokens_the_whole_request_is_sent_again(client, server):
     """Only the server knows how many tokens remain, so that a state cannot be resumed."""
     server.script = [cut(marked("ab", 2, "s1"), chunk("c")), stream([chunk("abcd", "stop"), DONE])]
     assert list(client.stream("Once", model="tiny", resume=True)) == ["ab", "c", "d"]
@@ -94,15 +83,14 @@ def test_without_max_tokens_the_whole_request_is_sent_again(client: Client, serv
     assert "state_interval" not in server.bodies[0]["stream_options"]
 
 
-def test_a_stream_without_an_event_is_sent_again_unchanged(client: Client, server: ScriptedServer) -> None:
+def test_a_stream_without_an_event_is_sent_again_unchanged(client, server):
     """The seed is unknown before the first event."""
     server.script = [cut(), stream([chunk("abc", "stop"), DONE])]
     assert list(client.stream("Once", **REQUEST, resume=True)) == ["abc"]
     assert server.bodies[1] == server.bodies[0]
 
 
-def test_a_stream_can_be_resumed_several_times(server: ScriptedServer, waits: list[float]) -> None:
-    """Each time from the last state; usage is summed, and new text resets the backoff."""
+def test_a_stream_can_be_resumed_several_times(server, waits):
     server.script = [
         cut(marked("a", 1, "s1"), chunk("b")),
         cut(chunk("b"), marked("c", 2, "s3", prompt_tokens=0), chunk("d")),
@@ -120,9 +108,7 @@ def test_a_stream_can_be_resumed_several_times(server: ScriptedServer, waits: li
 
 
 @pytest.mark.parametrize("again", [cut(), cut(chunk("a"), chunk("b")), cut(chunk("a"))])
-def test_resuming_ends_after_two_minutes_without_new_text(
-    client: Client, server: ScriptedServer, waits: list[float], again: Answer
-) -> None:
+def test_resuming_ends_after_two_minutes_without_new_text(client, server, waits, again):
     """Repeated text is not new. The error is the interruption, with the text so far."""
     server.script = [cut(chunk("ab")), *[again] * 50]
     with pytest.raises(sostenuto.StreamInterrupted, match="interrupted after 2 characters") as caught:
@@ -132,7 +118,7 @@ def test_resuming_ends_after_two_minutes_without_new_text(
     assert len(server.requests) == 1 + len(waits)
 
 
-def test_resuming_waits_for_a_server_that_restarts(client: Client, server: ScriptedServer, waits: list[float]) -> None:
+def test_resuming_waits_for_a_server_that_restarts(client, server, waits):
     """While it responds 503, for longer than `max_retries` would allow."""
     away = [refusal(503, "starting", code="backend_unavailable")] * 9
     server.script = [cut(marked("ab", 2, "s1"), chunk("c")), *away, stream([chunk("cd", "stop"), DONE])]
@@ -141,7 +127,7 @@ def test_resuming_waits_for_a_server_that_restarts(client: Client, server: Scrip
     assert sum(waits) > 5
 
 
-def test_resuming_ends_if_the_server_stays_unavailable(client: Client, server: ScriptedServer) -> None:
+def test_resuming_ends_if_the_server_stays_unavailable(client, server):
     """The error is that of the last response, with the text so far."""
     server.script = [cut(chunk("ab")), *[refusal(503, "starting")] * 100]
     with pytest.raises(sostenuto.ServiceUnavailable) as caught:
@@ -151,9 +137,7 @@ def test_resuming_ends_if_the_server_stays_unavailable(client: Client, server: S
 
 
 @pytest.mark.parametrize("away", [hang_up, refusal(503, "starting"), refusal(502, "no gateway")])
-def test_a_stream_waits_for_a_server_that_was_lost_before_it_begins(
-    client: Client, server: ScriptedServer, away: Answer
-) -> None:
+def test_a_stream_waits_for_a_server_that_was_lost_before_it_begins(client, server, away):
     """For longer than `max_retries` allows, as the client knows the server from an earlier response."""
     server.script = [models("tiny"), *[away] * 20, stream([chunk("abc", "stop"), DONE])]
     client.models()
@@ -161,7 +145,7 @@ def test_a_stream_waits_for_a_server_that_was_lost_before_it_begins(
     assert server.bodies[1:] == [server.bodies[1]] * 21
 
 
-def test_a_stream_does_not_wait_for_a_server_that_never_responded(client: Client, server: ScriptedServer) -> None:
+def test_a_stream_does_not_wait_for_a_server_that_never_responded(client, server):
     """Its address may be wrong."""
     server.script = [hang_up] * 20
     with pytest.raises(sostenuto.ConnectionFailed):
@@ -172,10 +156,7 @@ def test_a_stream_does_not_wait_for_a_server_that_never_responded(client: Client
 @pytest.mark.parametrize(
     ("answer", "num_requests"), [(refusal(429, "full"), 3), (refusal(500, "oops"), 3), (refusal(400, "no"), 1)]
 )
-def test_a_stream_that_is_refused_does_not_wait(
-    client: Client, server: ScriptedServer, answer: Answer, num_requests: int
-) -> None:
-    """The server is there: `max_retries` applies."""
+def test_a_stream_that_is_refused_does_not_wait(client, server, answer, num_requests):
     server.script = [models("tiny"), *[answer] * 20]
     client.models()
     with pytest.raises(sostenuto.APIError):
@@ -183,10 +164,7 @@ def test_a_stream_that_is_refused_does_not_wait(
     assert len(server.requests) == 1 + num_requests
 
 
-def test_a_stream_waits_two_minutes_for_a_lost_server(
-    client: Client, server: ScriptedServer, waits: list[float]
-) -> None:
-    """Then the last error is raised."""
+def test_a_stream_waits_two_minutes_for_a_lost_server(client, server, waits):
     server.script = [models("tiny"), *[hang_up] * 100]
     client.models()
     with pytest.raises(sostenuto.ConnectionFailed):
@@ -196,7 +174,7 @@ def test_a_stream_waits_two_minutes_for_a_lost_server(
     assert 40 < retries < 70
 
 
-def test_usage_is_counted_once(client: Client, server: ScriptedServer) -> None:
+def test_usage_is_counted_once(client, server):
     """A stream that is interrupted before it reports its usage adds none."""
     server.script = [cut(marked("ab", 2, "s1"), chunk("c")), cut(chunk("c"), chunk("d")), *[cut()] * 19]
     pieces = client.stream("Once", **{**REQUEST, "min_tokens": 1}, resume=True)
@@ -206,8 +184,7 @@ def test_usage_is_counted_once(client: Client, server: ScriptedServer) -> None:
     assert [body["min_tokens"] for body in server.bodies] == [1, *[0] * 20]
 
 
-def test_a_rejected_resumption_is_raised_with_the_text_so_far(client: Client, server: ScriptedServer) -> None:
-    """Its `__cause__` is the interruption."""
+def test_a_rejected_resumption_is_raised_with_the_text_so_far(client, server):
     server.script = [cut(marked("ab", 2, "s1"), chunk("c")), refusal(410, "gone", code="state_outdated")]
     with pytest.raises(sostenuto.StateOutdated) as caught:
         list(client.stream("Once", **REQUEST, resume=True))
@@ -216,11 +193,10 @@ def test_a_rejected_resumption_is_raised_with_the_text_so_far(client: Client, se
 
 
 @pytest.mark.parametrize("code", ["shutting_down", "backend_unavailable", None])
-def test_a_server_error_with_a_state_is_resumed(client: Client, server: ScriptedServer, code: str | None) -> None:
-    """Text in the error event is delivered, and the connection is closed before the next request."""
+def test_a_server_error_with_a_state_is_resumed(client, server, code):
     error = {"error": {"message": "no", "type": "server_error", "code": code}, **marked("c", 3, "s1")}
 
-    def rest(handler: Handler) -> None:
+    def rest(handler):
         assert server.left.wait(PATIENCE_S)
         stream([chunk("d", "stop"), DONE])(handler)
 
@@ -232,7 +208,7 @@ def test_a_server_error_with_a_state_is_resumed(client: Client, server: Scripted
 
 
 @pytest.mark.parametrize("code", ["deadline_exceeded", "version_gone", "model_not_found"])
-def test_permanent_errors_end_the_stream_with_text_and_state(client: Client, server: ScriptedServer, code: str) -> None:
+def test_permanent_errors_end_the_stream_with_text_and_state(client, server, code):
     """They would occur again. Text in the error event is delivered first."""
     server.script = [stream([chunk("ab"), {"error": {"message": "no", "code": code}, **marked("c", 3, "s1")}])]
     pieces, got = client.stream("Once", **REQUEST, resume=True), []
@@ -242,7 +218,7 @@ def test_permanent_errors_end_the_stream_with_text_and_state(client: Client, ser
     assert len(server.requests) == 1
 
 
-def test_a_repeated_text_that_differs_raises_resumption_failed(client: Client, server: ScriptedServer) -> None:
+def test_a_repeated_text_that_differs_raises_resumption_failed(client, server):
     """A different server may sample differently; that is no continuation, and is not retried."""
     for rest in ([chunk("abX")], [chunk("ab", "stop"), DONE]):
         server.script = [cut(chunk("abc")), stream(rest)]
@@ -251,8 +227,7 @@ def test_a_repeated_text_that_differs_raises_resumption_failed(client: Client, s
         assert caught.value.text.startswith("ab")
 
 
-def test_without_resume_an_interrupted_stream_is_not_sent_again(client: Client, server: ScriptedServer) -> None:
-    """The error has text and state, and suggests `resume=True`."""
+def test_without_resume_an_interrupted_stream_is_not_sent_again(client, server):
     server.script = [cut(marked("ab", 2, "s1"))]
     with pytest.raises(sostenuto.StreamInterrupted, match=r"resume=True") as caught:
         list(client.stream("Once", **REQUEST))
@@ -260,13 +235,13 @@ def test_without_resume_an_interrupted_stream_is_not_sent_again(client: Client, 
     assert "state_interval" not in server.bodies[0]["stream_options"]
 
 
-def test_an_interruption_after_the_finish_reason_is_no_error(client: Client, server: ScriptedServer) -> None:
+def test_an_interruption_after_the_finish_reason_is_no_error(client, server):
     """Only usage and [DONE] are lost."""
     server.script = [cut(chunk("ab"), chunk("c", "stop"))]
     assert list(client.stream("Once", **REQUEST, resume=True)) == ["ab", "c"]
 
 
-def test_a_state_without_usage_is_not_resumed(client: Client, server: ScriptedServer) -> None:
+def test_a_state_without_usage_is_not_resumed(client, server):
     """The number of tokens before it is unknown."""
     server.script = [
         cut(marked("ab", 2, "s1"), chunk("c", state="s2"), chunk("d")),
@@ -276,7 +251,7 @@ def test_a_state_without_usage_is_not_resumed(client: Client, server: ScriptedSe
     assert server.bodies[1]["state"] == "s1"
 
 
-def test_an_error_has_a_state_only_if_it_covers_the_whole_text(client: Client, server: ScriptedServer) -> None:
+def test_an_error_has_a_state_only_if_it_covers_the_whole_text(client, server):
     """Resuming from an earlier state would generate the later text twice."""
     server.script = [cut(marked("ab", 2, "s1")), cut(marked("ab", 2, "s1"), chunk("c"))]
     for text, state in (("ab", "s1"), ("abc", None)):
@@ -285,7 +260,7 @@ def test_an_error_has_a_state_only_if_it_covers_the_whole_text(client: Client, s
         assert (caught.value.text, caught.value.state) == (text, state)
 
 
-def test_a_closed_stream_is_not_resumed(client: Client, server: ScriptedServer) -> None:
+def test_a_closed_stream_is_not_resumed(client, server):
     """`close` is no interruption."""
     server.script = [cut(chunk("ab"))]
     pieces = client.stream("Once", **REQUEST, resume=True)
@@ -295,11 +270,11 @@ def test_a_closed_stream_is_not_resumed(client: Client, server: ScriptedServer) 
     assert len(server.requests) == 1
 
 
-def read_in_a_thread(pieces: sostenuto.Stream) -> tuple[threading.Thread, list[Any]]:
+def read_in_a_thread(pieces):
     """Read a stream to its end in a thread; return the thread and the list of text deltas, with the error if any."""
-    brought: list[Any] = []
+    brought = []
 
-    def read() -> None:
+    def read():
         try:
             brought.extend(pieces)
         except sostenuto.SostenutoError as error:
@@ -311,14 +286,14 @@ def read_in_a_thread(pieces: sostenuto.Stream) -> tuple[threading.Thread, list[A
 
 
 @pytest.fixture
-def waiting(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+def waiting(monkeypatch):
     """An event that is set once a wait of a resumption begins; each lasts a minute."""
     begun = threading.Event()
     real_wait = LinkedEvent.wait
 
-    def wait(event: LinkedEvent, timeout_s: float | None = None) -> bool:
-        if timeout_s is None:
-            return real_wait(event)
+    def wait(event, timeout_s=None):
+        if not timeout_s:
+            return event.is_set() if timeout_s == 0 else real_wait(event)
         begun.set()
         return real_wait(event, 60.0)
 
@@ -326,8 +301,7 @@ def waiting(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     return begun
 
 
-def test_closing_a_stream_ends_its_wait_and_sends_nothing(server: ScriptedServer, waiting: threading.Event) -> None:
-    """The reader, in another thread, sees the end of the iteration."""
+def test_closing_a_stream_ends_its_wait_and_sends_nothing(server, waiting):
     server.script = [cut(chunk("ab"))]
     with Client(server.url) as client:
         pieces = client.stream("Once", **REQUEST, resume=True)
@@ -339,39 +313,25 @@ def test_closing_a_stream_ends_its_wait_and_sends_nothing(server: ScriptedServer
     assert (brought, pieces.text, len(server.requests)) == (["ab"], "ab", 1)
 
 
-def test_closing_a_stream_ends_the_retries_of_its_resumption(server: ScriptedServer, waiting: threading.Event) -> None:
+def test_closing_a_stream_ends_the_retries_of_its_resumption(server, waiting, monkeypatch):
     """A request that was to be retried after 50 s is not sent."""
+    monkeypatch.setattr(_resuming, "FIRST_WAIT_S", 0.0)
     server.script = [cut(marked("ab", 2, "s1")), refusal(503, "no", headers={"Retry-After": "50"})]
     with Client(server.url) as client:
         pieces = client.stream("Once", **REQUEST, resume=True)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(_resuming, "FIRST_WAIT_S", 0.0)
-            patch.setattr(LinkedEvent, "wait", skipping_the_first(LinkedEvent.wait))
-            thread, brought = read_in_a_thread(pieces)
-            assert waiting.wait(PATIENCE_S)
-            pieces.close()
-            thread.join(PATIENCE_S)
+        thread, brought = read_in_a_thread(pieces)
+        assert waiting.wait(PATIENCE_S)
+        pieces.close()
+        thread.join(PATIENCE_S)
         assert not thread.is_alive()
     assert (brought, len(server.requests)) == (["ab"], 2)
 
 
-def skipping_the_first(wait: Any) -> Any:
-    """Return a `wait` whose first call with a timeout returns immediately."""
-    timed = itertools.count()
-
-    def skipping(event: LinkedEvent, timeout_s: float | None = None) -> bool:
-        if timeout_s is not None and next(timed) == 0:
-            return event.is_set()
-        return bool(wait(event, timeout_s))
-
-    return skipping
-
-
-def test_closing_a_stream_abandons_a_pending_resumption(client: Client, server: ScriptedServer) -> None:
+def test_closing_a_stream_abandons_a_pending_resumption(client, server):
     """The reader does not wait for the response; once it arrives, its connection is closed."""
     asked, closed = threading.Event(), threading.Event()
 
-    def late(handler: Handler) -> None:
+    def late(handler):
         asked.set()
         assert closed.wait(PATIENCE_S)
         stream([chunk("abc")], then=linger)(handler)
@@ -388,7 +348,7 @@ def test_closing_a_stream_abandons_a_pending_resumption(client: Client, server: 
     assert brought == ["ab"]
 
 
-def test_closing_the_client_ends_a_wait_with_the_interruption(server: ScriptedServer, waiting: threading.Event) -> None:
+def test_closing_the_client_ends_a_wait_with_the_interruption(server, waiting):
     """No further request is possible: the reader gets the error and the text so far at once."""
     server.script = [cut(chunk("ab"))]
     client = Client(server.url)
@@ -402,12 +362,10 @@ def test_closing_the_client_ends_a_wait_with_the_interruption(server: ScriptedSe
     assert (brought[1].text, len(server.requests)) == ("ab", 1)
 
 
-def test_after_a_read_timeout_the_connection_is_closed_before_resuming(
-    server: ScriptedServer, waits: list[float]
-) -> None:
+def test_after_a_read_timeout_the_connection_is_closed_before_resuming(server, waits):
     """This frees the slot of the abandoned sequence for the resumed one."""
 
-    def rest(handler: Handler) -> None:
+    def rest(handler):
         assert server.left.wait(PATIENCE_S)
         stream([chunk("abc", "stop"), DONE])(handler)
 
@@ -417,17 +375,8 @@ def test_after_a_read_timeout_the_connection_is_closed_before_resuming(
     assert waits == [0.5]
 
 
-def test_model_not_found_clears_the_cached_default_model(client: Client, server: ScriptedServer) -> None:
-    """As without `resume`: the next request lists the models again."""
-    server.script = [models("old"), refusal(404, "no", code="model_not_found"), models("new"), stream([DONE])]
-    with pytest.raises(sostenuto.ModelNotFound):
-        client.stream("Once", resume=True)
-    client.stream("Once", resume=True)
-    assert server.bodies[-1]["model"] == "new"
-
-
 @pytest.mark.parametrize("fields", [{"n": 2}, {"prompt": ["a", "b"]}, {"suffix": [[1], [2]]}])
-def test_resume_requires_one_prompt_and_n_1(client: Client, server: ScriptedServer, fields: dict[str, Any]) -> None:
+def test_resume_requires_one_prompt_and_n_1(client, server, fields):
     """Several choices have no single state; the error comes before anything is sent."""
     with pytest.raises(sostenuto.InvalidArgument, match="one prompt and n=1"):
         client.stream(**{"model": "tiny", **fields}, resume=True)
@@ -437,8 +386,7 @@ def test_resume_requires_one_prompt_and_n_1(client: Client, server: ScriptedServ
         assert list(client.stream(prompt, model="tiny", n=1, resume=True)) == ["a"]
 
 
-def test_a_backward_model_resumes_before_its_text(client: Client, server: ScriptedServer) -> None:
-    """Repeated deltas are compared from the other end of the delivered text."""
+def test_a_backward_model_resumes_before_its_text(client, server):
     server.script = [
         cut(marked("z", 1, "s1", prepend=True), chunk("xy", prepend=True)),
         stream([chunk("y", prepend=True), chunk("vwx", prepend=True), chunk("u", "stop", prepend=True), DONE]),
@@ -449,10 +397,9 @@ def test_a_backward_model_resumes_before_its_text(client: Client, server: Script
     assert "suffix" not in server.bodies[1]
 
 
-def test_logprobs_of_a_resumed_stream_are_those_of_one_stream(client: Client, server: ScriptedServer) -> None:
-    """Repeated tokens count once, and offsets count from the beginning of the text."""
+def test_logprobs_of_a_resumed_stream_are_those_of_one_stream(client, server):
 
-    def told(text: str, offset: int) -> dict[str, Any]:
+    def told(text, offset):
         scores = [-float(ord(letter)) for letter in text]
         return {
             "tokens": list(text),
@@ -470,7 +417,7 @@ def test_logprobs_of_a_resumed_stream_are_those_of_one_stream(client: Client, se
     assert pieces.generation.choices[0].logprobs == told("abcde", 0)
 
 
-def test_text_that_is_yet_to_be_repeated_stays_in_the_generation() -> None:
+def test_text_that_is_yet_to_be_repeated_stays_in_the_generation():
     """`rewind` does not shorten the text while the repetition is being received."""
     so_far = Assembly()
     for event in (marked("ab", 2, "s1"), chunk("cd")):
@@ -484,8 +431,7 @@ def test_text_that_is_yet_to_be_repeated_stays_in_the_generation() -> None:
     assert so_far.generation.text == "abcde"
 
 
-def test_an_interruption_within_an_event_loses_that_event_alone(client: Client, server: ScriptedServer) -> None:
-    """At every byte of two events that arrive in one HTTP chunk."""
+def test_an_interruption_within_an_event_loses_that_event_alone(client, server):
     whole = as_event(marked("ab", 2, "s1")) + as_event(chunk("cd"))
     rest = stream([chunk("cd"), chunk("e", "stop"), DONE])
     for place in range(len(whole)):

@@ -1,30 +1,20 @@
 """The retry policy, computed without requests: what is retryable, and after which wait."""
 
-from __future__ import annotations
-
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
 
 import pytest
 
-import sostenuto
-from sostenuto._retries import MAX_ASKED_WAIT_S, MAX_WAIT_S, Attempts, asked_wait_s, is_retryable, wait_s
+from sostenuto._retries import MAX_WAIT_S, asked_wait_s, is_retryable, wait_s
 
 
-@pytest.mark.parametrize("status", [408, 409, 429, 500, 502, 503, 504, 599])
-def test_transient_statuses_are_retryable(status: int) -> None:
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 408, 409, 413, 422, 429, 499, 500, 502, 503, 504, 599])
+def test_transient_statuses_are_retryable(status):
     """Timeouts, conflicts, full queues and server errors may be over at the next attempt."""
-    assert is_retryable(status, {})
+    assert is_retryable(status, {}) == (status in {408, 409, 429} or status >= 500)
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 422, 499])
-def test_permanent_statuses_are_not_retryable(status: int) -> None:
-    """The same invalid request will be rejected again."""
-    assert not is_retryable(status, {})
-
-
-def test_x_should_retry_overrides_the_status() -> None:
-    """In both directions; values other than true and false are ignored."""
+def test_x_should_retry_overrides_the_status():
     assert is_retryable(400, {"x-should-retry": "true"})
     assert not is_retryable(503, {"x-should-retry": "False"})
     assert is_retryable(503, {"x-should-retry": "maybe"})
@@ -41,39 +31,28 @@ def test_x_should_retry_overrides_the_status() -> None:
         ({"retry-after": "Thu, 01 Jan 1970 00:00:00 GMT"}, 0.0),
     ],
 )
-def test_retry_after_headers_are_read_in_seconds(headers: dict[str, str], seconds: float) -> None:
-    """`Retry-After-Ms` takes precedence, and a date in the past means 0."""
+def test_retry_after_headers_are_read_in_seconds(headers, seconds):
     assert asked_wait_s(headers) == seconds
 
 
 @pytest.mark.parametrize("zone", ["GMT", "-0000"])
-def test_retry_after_may_be_a_date(zone: str) -> None:
-    """In both notations of GMT."""
+def test_retry_after_may_be_a_date(zone):
     text = format_datetime(datetime.now(timezone.utc) + timedelta(seconds=30), usegmt=True).replace("GMT", zone)
     assert asked_wait_s({"retry-after": text}) == pytest.approx(30, abs=2)
 
 
 @pytest.mark.parametrize("text", ["", "soon", "-1", "nan", "inf", "Thu, 99 Foo 1970"])
-def test_an_invalid_retry_after_is_ignored(text: str) -> None:
-    """Neither a finite, non-negative number of seconds nor a date."""
+def test_an_invalid_retry_after_is_ignored(text):
     assert asked_wait_s({"retry-after": text, "retry-after-ms": text}) is None
 
 
-def test_waits_double_up_to_a_maximum() -> None:
-    """Where the server sends no `Retry-After`."""
+def test_waits_double_up_to_a_maximum():
     assert [wait_s(attempt, None, 0.0) for attempt in range(6)] == [0.5, 1.0, 2.0, 4.0, MAX_WAIT_S, MAX_WAIT_S]
     assert wait_s(9999, None, 1.0) == 6.0
 
 
-def test_jitter_shortens_the_clients_waits_and_lengthens_retry_after() -> None:
+def test_jitter_shortens_the_clients_waits_and_lengthens_retry_after():
     """Clients are spread out, and none retries before the time that the server named."""
     assert wait_s(1, None, 1.0) == 0.75
     assert wait_s(1, 4.0, 0.0) == 4.0
     assert wait_s(1, 4.0, 1.0) == 5.0
-
-
-def test_a_retry_after_above_the_maximum_is_not_waited_for() -> None:
-    """A server that asks for an hour gets no second attempt, rather than an early one."""
-    assert wait_s(0, MAX_ASKED_WAIT_S, 0.0) == MAX_ASKED_WAIT_S
-    error = sostenuto.TooManyRequests("full", retryable=True, retry_after_s=MAX_ASKED_WAIT_S + 1)
-    assert Attempts(2, None).pause_s(error) is None

@@ -1,31 +1,24 @@
 """Seeds of `generate_many`: derived from one seed, or one per prompt."""
 
-from __future__ import annotations
-
 import itertools
-from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import sostenuto
 from tests.unit.client.scripted_responses import COMPLETION, answer_json
 
-if TYPE_CHECKING:
-    from sostenuto import Client
-    from tests.unit.client.scripted_server import ScriptedServer
-
 
 class Index:
     """An integer of another type, such as NumPy's."""
 
-    def __init__(self, value: int) -> None:
+    def __init__(self, value):
         self._value = value
 
-    def __index__(self) -> int:
+    def __index__(self):
         return self._value
 
 
-def sent(client: Client, server: ScriptedServer, prompts: Any, **options: Any) -> list[Any]:
+def sent(client, server, prompts, **options):
     """Generate, and return the seed of each request body; None if the body has none."""
     server.script = [answer_json(COMPLETION)] * 9
     list(client.generate_many(prompts, model="tiny", concurrency=1, **options))
@@ -44,14 +37,12 @@ def sent(client: Client, server: ScriptedServer, prompts: Any, **options: Any) -
         ({"extra_body": {"seed": 7}}, [7, 7, 7]),
     ],
 )
-def test_each_prompt_gets_its_seed(
-    client: Client, server: ScriptedServer, options: dict[str, Any], seeds: list[Any]
-) -> None:
+def test_each_prompt_gets_its_seed(client, server, options, seeds):
     """`seed` plus the index of the prompt, or its entry of `seeds`; the server draws one where none is given."""
     assert sent(client, server, ["a"] * 3, **options) == seeds
 
 
-def test_seeds_are_paired_with_prompts_of_an_unknown_number(client: Client, server: ScriptedServer) -> None:
+def test_seeds_are_paired_with_prompts_of_an_unknown_number(client, server):
     """A generator of prompts is as good as a list."""
     assert sent(client, server, iter(["a"] * 3), seeds=[3, 1, 2]) == [3, 1, 2]
 
@@ -66,9 +57,7 @@ def test_seeds_are_paired_with_prompts_of_an_unknown_number(client: Client, serv
         ({"seed": [1, 2, 3]}, r"seed is \[1, 2, 3\]: pass an int, or seeds with one per prompt"),
     ],
 )
-def test_invalid_seeds_are_rejected_before_anything_is_sent(
-    client: Client, server: ScriptedServer, options: dict[str, Any], message: str
-) -> None:
+def test_invalid_seeds_are_rejected_before_anything_is_sent(client, server, options, message):
     """By the call itself, with a ValueError that names argument, expected number and given number."""
     with pytest.raises(ValueError, match=message) as caught:
         client.generate_many(["a", "b", "c"], **options)
@@ -80,9 +69,7 @@ def test_invalid_seeds_are_rejected_before_anything_is_sent(
     ("num_prompts", "message"),
     [(4, "seeds has 3 entries for more than 3 prompts"), (2, "seeds has 3 entries for 2 prompts")],
 )
-def test_a_wrong_number_of_seeds_for_unknown_prompts_is_raised_after_the_results(
-    client: Client, server: ScriptedServer, num_prompts: int, message: str
-) -> None:
+def test_a_wrong_number_of_seeds_for_unknown_prompts_is_raised_after_the_results(client, server, num_prompts, message):
     """Nothing that was generated is lost."""
     server.script = [answer_json(COMPLETION)] * 4
     results = client.generate_many(iter("abcd"[:num_prompts]), model="tiny", concurrency=1, seeds=[1, 2, 3])
@@ -91,7 +78,7 @@ def test_a_wrong_number_of_seeds_for_unknown_prompts_is_raised_after_the_results
         next(results)
 
 
-def test_one_seed_is_enough_for_infinite_prompts(client: Client, server: ScriptedServer) -> None:
+def test_one_seed_is_enough_for_infinite_prompts(client, server):
     """Seeds are derived as prompts are read."""
     server.script = [answer_json(COMPLETION)] * 50
     results = client.generate_many(itertools.repeat("a"), model="tiny", concurrency=1, seed=10)

@@ -1,9 +1,5 @@
 """Every error of the service has an exception class in the client."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import pytest
 import requests
 
@@ -29,7 +25,7 @@ ALL = [
 ]
 
 
-def answered(error: GatewayError) -> requests.Response:
+def answered(error):
     """Return the response that the service would send."""
     response = requests.Response()
     response.status_code, response.url = error.status, "http://127.0.0.1/"
@@ -39,33 +35,31 @@ def answered(error: GatewayError) -> requests.Response:
 
 
 @pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)
-def test_each_error_of_the_service_has_a_client_class_of_the_same_name(kind: type[GatewayError]) -> None:
-    """Found by status, type and code of the response."""
+def test_each_error_of_the_service_has_a_client_class_of_the_same_name(kind):
     made = refusal(answered(kind("no")))
     assert type(made) is getattr(sostenuto, SAME.get(kind, kind.__name__))
 
 
 @pytest.mark.parametrize("kind", [kind for kind in ALL if kind.code], ids=lambda kind: kind.__name__)
-def test_an_error_in_a_stream_has_the_same_class(kind: type[GatewayError]) -> None:
-    """Found by type and code alone."""
+def test_an_error_in_a_stream_has_the_same_class(kind):
     made = stream_error(kind("no").body()["error"], {})
     assert type(made) is getattr(sostenuto, SAME.get(kind, kind.__name__))
 
 
 @pytest.mark.parametrize("code", STATE_CODES)
-def test_each_reason_to_refuse_a_resume_token_has_a_client_class(code: str) -> None:
+def test_each_reason_to_refuse_a_resume_token_has_a_client_class(code):
     """A subclass of `StateRefused`, found by the code, also in a stream."""
     error = StateRefused("no", code)
     (kind,) = {type(refusal(answered(error))), type(stream_error(error.body()["error"], {}))}
     assert sostenuto.StateRefused in kind.__bases__
 
 
-def test_an_error_has_the_choices_so_far() -> None:
+def test_an_error_has_the_choices_so_far():
     """Its state can be resumed; malformed choices do not hide the error itself."""
     error = service_errors.DeadlineExceeded("late")
     error.rest = {"choices": [{"index": 0, "text": "so far", "finish_reason": None, "state": "s1"}], "usage": {}}
     made = refusal(answered(error))
     assert (made.text, made.state, made.choices[0].finish_reason) == ("so far", "s1", None)
-    rests: list[Any] = [{"choices": 5}, {"choices": [{}]}, {}]
+    rests = [{"choices": 5}, {"choices": [{}]}, {}]
     for error.rest in rests:
         assert refusal(answered(error)).choices == ()

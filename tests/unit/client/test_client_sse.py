@@ -1,7 +1,5 @@
 """The decoder of server-sent events, without a server."""
 
-from __future__ import annotations
-
 import pytest
 
 from sostenuto._sse import decode
@@ -18,23 +16,21 @@ EVENTS = ['{"text": "naïve 🎵"}', "two\nlines", "no space", " two spaces", ""
 
 
 @pytest.mark.parametrize("cut", range(len(STREAM) + 1))
-def test_events_do_not_depend_on_where_the_bytes_are_split(cut: int) -> None:
-    """At every byte, within a character or a CRLF too."""
+def test_events_do_not_depend_on_where_the_bytes_are_split(cut):
     assert list(decode([STREAM[:cut], STREAM[cut:]])) == EVENTS
 
 
-def test_events_are_the_same_byte_by_byte() -> None:
-    """Every byte in its own chunk."""
+def test_events_are_the_same_byte_by_byte():
     assert list(decode(bytes([byte]) for byte in STREAM)) == EVENTS
 
 
-def test_empty_chunks_have_no_effect() -> None:
+def test_empty_chunks_have_no_effect():
     """An empty chunk within a CRLF does not make it two line ends."""
     assert list(decode([b"data: a\r", b"", b"\ndata: b\r\n", b"", b"\r\n"])) == ["a\nb"]
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"], ids=["LF", "CRLF", "CR"])
-def test_an_event_is_emitted_with_its_last_byte(end: bytes) -> None:
+def test_an_event_is_emitted_with_its_last_byte(end):
     """It does not wait for the first byte of the next event, whatever the line ends."""
     fed = []
 
@@ -48,17 +44,15 @@ def test_an_event_is_emitted_with_its_last_byte(end: bytes) -> None:
 
 
 @pytest.mark.parametrize("lone", [b": ping\n\n", b"\n\n", b"event: x\n\n", b"datum: x\n\n", b"data: unfinished\n"])
-def test_input_without_data_and_a_blank_line_gives_no_event(lone: bytes) -> None:
-    """Comments, other fields and an incomplete event."""
+def test_input_without_data_and_a_blank_line_gives_no_event(lone):
     assert list(decode([lone])) == []
 
 
-def test_a_byte_order_mark_is_skipped_only_at_the_start() -> None:
-    """Later ones belong to the text, or to a field's name."""
+def test_a_byte_order_mark_is_skipped_only_at_the_start():
     mark = b"\xef\xbb\xbf"
     assert list(decode([mark + b"data: a\n\ndata: " + mark + b"b\n\n" + mark + b"data: c\n\n"])) == ["a", "\ufeffb"]
 
 
-def test_invalid_utf8_becomes_replacement_characters() -> None:
+def test_invalid_utf8_becomes_replacement_characters():
     """The stream does not fail."""
     assert list(decode([b"data: a\xffb\n\n"])) == ["a\ufffdb"]

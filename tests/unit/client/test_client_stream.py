@@ -1,9 +1,6 @@
 """`stream`, against a real HTTP server."""
 
-from __future__ import annotations
-
 import threading
-from typing import Any
 
 import pytest
 
@@ -23,20 +20,20 @@ from tests.unit.client.scripted_responses import (
     refusal,
     stream,
 )
-from tests.unit.client.scripted_server import PATIENCE_S, Handler, ScriptedServer
+from tests.unit.client.scripted_server import PATIENCE_S
 
 
-def test_iterating_a_stream_yields_text_deltas(client: Client, server: ScriptedServer) -> None:
+def test_iterating_a_stream_yields_text_deltas(client, server):
     """As strings, without empty ones."""
     server.script = [stream(WHOLE)]
     assert list(client.stream("Once", model="tiny")) == [" upon", " a", " time"]
 
 
-def test_a_delta_is_yielded_before_the_next_one_is_sent(client: Client, server: ScriptedServer) -> None:
+def test_a_delta_is_yielded_before_the_next_one_is_sent(client, server):
     """Nothing is buffered: the server continues only after the delta has been read."""
     read = threading.Event()
 
-    def rest(handler: Handler) -> None:
+    def rest(handler):
         assert read.wait(PATIENCE_S)
         handler.write_chunk(as_event(chunk("second", "stop")) + as_event(DONE))
         handler.write_chunk(b"")
@@ -48,11 +45,11 @@ def test_a_delta_is_yielded_before_the_next_one_is_sent(client: Client, server: 
     assert list(pieces) == ["second"]
 
 
-def test_a_body_without_chunked_encoding_is_not_buffered_either(client: Client, server: ScriptedServer) -> None:
+def test_a_body_without_chunked_encoding_is_not_buffered_either(client, server):
     """Where the end of the connection ends the body, as in HTTP/1.0, deltas arrive just as soon."""
     read = threading.Event()
 
-    def answer(handler: Handler) -> None:
+    def answer(handler):
         handler.start(200, {"Content-Type": "text/event-stream", "Connection": "close"})
         handler.wfile.write(as_event(chunk("first")))
         assert read.wait(PATIENCE_S)
@@ -65,7 +62,7 @@ def test_a_body_without_chunked_encoding_is_not_buffered_either(client: Client, 
     assert list(pieces) == ["second"]
 
 
-def test_after_the_stream_its_generation_equals_that_of_generate(client: Client, server: ScriptedServer) -> None:
+def test_after_the_stream_its_generation_equals_that_of_generate(client, server):
     """In text, finish reason, usage and seed."""
     server.script = [stream(WHOLE), answer_json(COMPLETION)]
     pieces = client.stream("Once", model="tiny")
@@ -75,7 +72,7 @@ def test_after_the_stream_its_generation_equals_that_of_generate(client: Client,
     assert pieces.generation.usage == Usage(1, 3, 4)
 
 
-def test_during_a_stream_its_generation_is_the_text_so_far(client: Client, server: ScriptedServer) -> None:
+def test_during_a_stream_its_generation_is_the_text_so_far(client, server):
     """Without finish reason and usage."""
     server.script = [stream(WHOLE)]
     with client.stream("Once", model="tiny") as pieces:
@@ -85,8 +82,7 @@ def test_during_a_stream_its_generation_is_the_text_so_far(client: Client, serve
     assert (so_far.text, so_far.seed, so_far.finish_reason, so_far.usage) == (" upon", 7, None, None)
 
 
-def test_a_stream_is_requested_with_usage_and_uncompressed(client: Client, server: ScriptedServer) -> None:
-    """The other fields are those of `generate`."""
+def test_a_stream_is_requested_with_usage_and_uncompressed(client, server):
     server.script = [models("first"), stream([DONE])]
     list(client.stream("Once", max_tokens=3, return_state=True))
     options = {"stream": True, "stream_options": {"include_usage": True}}
@@ -95,7 +91,7 @@ def test_a_stream_is_requested_with_usage_and_uncompressed(client: Client, serve
     assert server.requests[1].headers["Accept-Encoding"] == "identity"
 
 
-def test_events_have_the_index_of_their_choice(client: Client, server: ScriptedServer) -> None:
+def test_events_have_the_index_of_their_choice(client, server):
     """With `n=2`, the generation has the text and finish reason of each choice."""
     server.script = [stream([chunk("a"), chunk("x", index=1), chunk("b", "stop"), chunk("y", "length", 1), DONE])]
     pieces = client.stream("Once", model="tiny", n=2)
@@ -109,16 +105,16 @@ def test_events_have_the_index_of_their_choice(client: Client, server: ScriptedS
     assert [choice.finish_reason for choice in pieces.generation.choices] == ["stop", "length"]
 
 
-def test_iterating_yields_the_first_choice_alone(client: Client, server: ScriptedServer) -> None:
+def test_iterating_yields_the_first_choice_alone(client, server):
     """Texts of several choices are never mixed."""
     server.script = [stream([chunk("x", index=1), chunk("a"), chunk("y", index=1), chunk("b", "stop"), DONE])]
     assert list(client.stream("Once", model="tiny", n=2)) == ["a", "b"]
 
 
-def test_logprobs_and_other_fields_of_chunks_are_merged(client: Client, server: ScriptedServer) -> None:
+def test_logprobs_and_other_fields_of_chunks_are_merged(client, server):
     """Logprobs are joined token by token, and a field that comes once, such as a state, is kept."""
-    first: dict[str, Any] = {"tokens": ["a"], "token_logprobs": [-1.0]}
-    second: dict[str, Any] = {"tokens": ["b"], "token_logprobs": [-2.0]}
+    first = {"tokens": ["a"], "token_logprobs": [-1.0]}
+    second = {"tokens": ["b"], "token_logprobs": [-2.0]}
     server.script = [stream([chunk("a", logprobs=first), chunk("b", "stop", logprobs=second, state="S"), DONE])]
     pieces = client.stream("Once", model="tiny", logprobs=1)
     assert list(pieces.events()) == [TextDelta(0, "a", None), TextDelta(0, "b", "stop")]
@@ -133,10 +129,9 @@ def test_logprobs_and_other_fields_of_chunks_are_merged(client: Client, server: 
     ]
 
 
-def test_deltas_of_a_backward_model_are_prepended(client: Client, server: ScriptedServer) -> None:
-    """With their logprobs; offsets are those in the whole text."""
-    last: dict[str, Any] = {"tokens": ["e", "f"], "token_logprobs": [-5.0, None], "text_offset": [0, 1]}
-    first: dict[str, Any] = {"tokens": ["ab", "cd"], "token_logprobs": [-1.0, -2.0], "text_offset": [0, 2]}
+def test_deltas_of_a_backward_model_are_prepended(client, server):
+    last = {"tokens": ["e", "f"], "token_logprobs": [-5.0, None], "text_offset": [0, 1]}
+    first = {"tokens": ["ab", "cd"], "token_logprobs": [-1.0, -2.0], "text_offset": [0, 2]}
     server.script = [
         stream([chunk("ef", logprobs=last, prepend=True), chunk("abcd", "stop", logprobs=first, prepend=True), DONE])
     ]
@@ -160,24 +155,15 @@ def test_deltas_of_a_backward_model_are_prepended(client: Client, server: Script
     ]
 
 
-def test_text_offsets_of_appended_deltas_are_unchanged(client: Client, server: ScriptedServer) -> None:
-    """They already count from the beginning of the text."""
-    parts: list[dict[str, Any]] = [{"tokens": ["a"], "text_offset": [0]}, {"tokens": ["b"], "text_offset": [1]}]
+def test_text_offsets_of_appended_deltas_are_unchanged(client, server):
+    parts = [{"tokens": ["a"], "text_offset": [0]}, {"tokens": ["b"], "text_offset": [1]}]
     server.script = [stream([chunk("a", logprobs=parts[0]), chunk("b", "stop", logprobs=parts[1]), DONE])]
     pieces = client.stream("Once", model="tiny", logprobs=0)
     assert list(pieces) == ["a", "b"]
     assert pieces.generation.raw["choices"][0]["logprobs"] == {"tokens": ["a", "b"], "text_offset": [0, 1]}
 
 
-def test_prepended_deltas_are_requested_only_with_prepend(client: Client, server: ScriptedServer) -> None:
-    """By default, joining the deltas gives the text."""
-    server.script = [stream([chunk("whole", "stop"), DONE])]
-    assert "".join(client.stream(suffix="!", model="tiny")) == "whole"
-    options = {"stream": True, "stream_options": {"include_usage": True}}
-    assert server.bodies == [{"model": "tiny", "prompt": "", "suffix": "!", **options}]
-
-
-def test_a_null_in_a_later_chunk_keeps_the_earlier_value(client: Client, server: ScriptedServer) -> None:
+def test_a_null_in_a_later_chunk_keeps_the_earlier_value(client, server):
     """As of usage, which is null in most chunks."""
     usage = COMPLETION["usage"]
     early = {**chunk("a", "stop", state="S"), "usage": usage}
@@ -188,10 +174,7 @@ def test_a_null_in_a_later_chunk_keeps_the_earlier_value(client: Client, server:
     assert (choice["state"], choice["finish_reason"], pieces.generation.raw["usage"]) == ("S", "stop", usage)
 
 
-def test_an_error_before_the_stream_is_raised_by_the_call_itself(
-    client: Client, server: ScriptedServer, waits: list[float]
-) -> None:
-    """It is retried like that of any request."""
+def test_an_error_before_the_stream_is_raised_by_the_call_itself(client, server, waits):
     server.script = [refusal(429, "full"), refusal(400, "no")]
     with pytest.raises(sostenuto.BadRequest):
         client.stream("Once", model="tiny")
@@ -199,16 +182,14 @@ def test_an_error_before_the_stream_is_raised_by_the_call_itself(
 
 
 @pytest.mark.parametrize("content_type", ["text/html", "application/json"])
-def test_a_response_that_is_no_event_stream_is_unexpected(
-    client: Client, server: ScriptedServer, content_type: str
-) -> None:
+def test_a_response_that_is_no_event_stream_is_unexpected(client, server, content_type):
     """A web page is not parsed as events."""
     server.script = [answer_bytes(b"{}", content_type)]
     with pytest.raises(sostenuto.UnexpectedResponse, match=f"with {content_type}, not a stream of events"):
         client.stream("Once", model="tiny")
 
 
-def test_deltas_before_an_error_in_the_stream_are_delivered(client: Client, server: ScriptedServer) -> None:
+def test_deltas_before_an_error_in_the_stream_are_delivered(client, server):
     """Even if they arrive in the same chunk; the request is not retried."""
     error = {"error": {"message": "the model server is gone", "type": "overloaded_error"}}
     server.script = [stream([as_event(chunk("first")) + as_event(error)], headers={"x-request-id": "req-9"})]
@@ -221,7 +202,7 @@ def test_deltas_before_an_error_in_the_stream_are_delivered(client: Client, serv
 
 
 @pytest.mark.parametrize("then", [None, hang_up], ids=["in order", "abruptly"])
-def test_a_stream_without_done_raises_stream_interrupted(client: Client, server: ScriptedServer, then: Any) -> None:
+def test_a_stream_without_done_raises_stream_interrupted(client, server, then):
     """The text may be incomplete: the error has it, and the request is not retried."""
     server.script = [stream([chunk("first"), chunk(" half")], then=then)]
     pieces = client.stream("Once", model="tiny")
@@ -231,8 +212,7 @@ def test_a_stream_without_done_raises_stream_interrupted(client: Client, server:
     assert (caught.value.text, len(server.requests)) == ("first half", 1)
 
 
-def test_the_read_timeout_applies_between_deltas(server: ScriptedServer) -> None:
-    """A stalled stream raises `StreamInterrupted`."""
+def test_the_read_timeout_applies_between_deltas(server):
     server.script = [stream([chunk("first")], then=linger)]
     with Client(server.url, timeout=(5, 2)) as client, client.stream("Once", model="tiny") as pieces:
         assert next(pieces) == "first"

@@ -1,7 +1,5 @@
 """How streams end, and when their connections are closed or reused."""
 
-from __future__ import annotations
-
 import gc
 import threading
 import time
@@ -9,23 +7,20 @@ import time
 import pytest
 
 import sostenuto
-from sostenuto import Client
 from tests.unit.client.scripted_responses import WHOLE, as_event, chunk, hang_up, linger, stream
-from tests.unit.client.scripted_server import PATIENCE_S, Handler, ScriptedServer
+from tests.unit.client.scripted_server import PATIENCE_S
 from tests.waiting import until
 
 
 @pytest.mark.parametrize("event", [b"data: {\n\n", b"data: 7\n\n", b"data: {}\n\n"])
-def test_a_malformed_event_is_unexpected(client: Client, server: ScriptedServer, event: bytes) -> None:
-    """It ends the stream with an error and closes the connection."""
+def test_a_malformed_event_is_unexpected(client, server, event):
     server.script = [stream([event], then=linger)]
     with pytest.raises(sostenuto.UnexpectedResponse):
         next(client.stream("Once", model="tiny"))
     assert server.left.wait(PATIENCE_S)
 
 
-def test_leaving_a_with_block_closes_the_connection(client: Client, server: ScriptedServer) -> None:
-    """The server can stop generating at once."""
+def test_leaving_a_with_block_closes_the_connection(client, server):
     server.script = [stream([chunk("first")], then=linger)]
     with client.stream("Once", model="tiny") as pieces:
         next(pieces)
@@ -34,7 +29,7 @@ def test_leaving_a_with_block_closes_the_connection(client: Client, server: Scri
     assert list(pieces) == []
 
 
-def test_an_unreferenced_stream_closes_its_connection(client: Client, server: ScriptedServer) -> None:
+def test_an_unreferenced_stream_closes_its_connection(client, server):
     """Leaving the loop is enough: there is no reference cycle that needs the garbage collector."""
     server.script = [stream([chunk("first"), chunk("second")], then=linger)]
     gc.disable()
@@ -46,21 +41,20 @@ def test_an_unreferenced_stream_closes_its_connection(client: Client, server: Sc
         gc.enable()
 
 
-def test_a_stream_that_is_never_read_closes_its_connection(client: Client, server: ScriptedServer) -> None:
+def test_a_stream_that_is_never_read_closes_its_connection(client, server):
     """Otherwise its sequence would keep a slot."""
     server.script = [stream([chunk("first")], then=linger)]
     client.stream("Once", model="tiny")
     assert server.left.wait(PATIENCE_S)
 
 
-def test_events_keep_their_stream_open(client: Client, server: ScriptedServer) -> None:
+def test_events_keep_their_stream_open(client, server):
     """`client.stream(…).events()` can be iterated, though nothing else refers to the stream."""
     server.script = [stream(WHOLE)]
     assert "".join(piece.text for piece in client.stream("Once", model="tiny").events()) == " upon a time"
 
 
-def test_a_closed_stream_yields_nothing_more(client: Client, server: ScriptedServer) -> None:
-    """`close` ends the iteration without an error, even before deltas that had arrived; it is idempotent."""
+def test_a_closed_stream_yields_nothing_more(client, server):
     server.script = [stream([as_event(chunk("first")) + as_event(chunk("second"))], then=linger)]
     pieces = client.stream("Once", model="tiny")
     assert next(pieces) == "first"
@@ -70,8 +64,7 @@ def test_a_closed_stream_yields_nothing_more(client: Client, server: ScriptedSer
     assert server.left.wait(PATIENCE_S)
 
 
-def test_another_thread_can_close_a_stream_that_blocks(client: Client, server: ScriptedServer) -> None:
-    """The reader wakes up, and sees the end of the iteration rather than an error."""
+def test_another_thread_can_close_a_stream_that_blocks(client, server):
     server.script = [stream([chunk("first")], then=linger)]
     pieces = client.stream("Once", model="tiny")
     assert next(pieces) == "first"
@@ -82,11 +75,10 @@ def test_another_thread_can_close_a_stream_that_blocks(client: Client, server: S
     assert server.left.wait(PATIENCE_S)
 
 
-def test_closing_while_another_thread_reads_is_no_error(client: Client, server: ScriptedServer) -> None:
-    """A reader that requests a delta while the stream is being closed sees the end of the iteration."""
+def test_closing_while_another_thread_reads_is_no_error(client, server):
     closing, go_on = threading.Event(), threading.Event()
 
-    def take_time(_: sostenuto.Generation) -> None:
+    def take_time(_):
         closing.set()
         assert go_on.wait(PATIENCE_S)
 
@@ -102,19 +94,19 @@ def test_closing_while_another_thread_reads_is_no_error(client: Client, server: 
     closer.join(PATIENCE_S)
 
 
-def test_closing_does_not_wait_for_a_pending_resumption(client: Client, server: ScriptedServer) -> None:
+def test_closing_does_not_wait_for_a_pending_resumption(client, server):
     """The reader may be waiting for a server; it sees the end of the iteration by itself."""
     asked, go_on = threading.Event(), threading.Event()
-    released: list[bool] = []
+    released = []
 
-    def late(handler: Handler) -> None:
+    def late(handler):
         asked.set()
         released.append(go_on.wait(PATIENCE_S))
         stream([chunk("ab")])(handler)
 
     server.script = [stream([chunk("a")], then=hang_up), late]
     pieces = client.stream("Once", model="tiny", resume=True)
-    got: list[str] = []
+    got = []
     reader = threading.Thread(target=lambda: got.extend(pieces))
     reader.start()
     assert asked.wait(PATIENCE_S)
@@ -127,15 +119,14 @@ def test_closing_does_not_wait_for_a_pending_resumption(client: Client, server: 
     assert released == [True]
 
 
-def test_a_stream_read_to_its_end_leaves_its_connection_for_reuse(client: Client, server: ScriptedServer) -> None:
-    """Ten streams in succession use one connection."""
+def test_a_stream_read_to_its_end_leaves_its_connection_for_reuse(client, server):
     server.script = [stream(WHOLE)] * 10
     for _ in range(10):
         list(client.stream("Once", model="tiny"))
     assert len({request.client_port for request in server.requests}) == 1
 
 
-def test_done_ends_the_stream_though_the_connection_stays_open(client: Client, server: ScriptedServer) -> None:
+def test_done_ends_the_stream_though_the_connection_stays_open(client, server):
     """The client does not wait for the end of the body."""
     server.script = [stream(WHOLE, then=linger)]
     start_s = time.monotonic()

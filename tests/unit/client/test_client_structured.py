@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
-
 import pytest
 from pydantic import BaseModel
 
-from sostenuto import Client, InvalidArgument
+from sostenuto import InvalidArgument
 from sostenuto._resuming import STATE_INTERVAL
 from tests.unit.client.scripted_responses import COMPLETION, DONE, answer_json, chunk, hang_up, stream
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tests.unit.client.scripted_server import ScriptedServer
 
 ANSWER = answer_json(COMPLETION)
 SCHEMA = {"type": "object", "properties": {"z": {"type": "integer"}, "a": {"type": "string"}}}
@@ -48,11 +40,8 @@ class Person(BaseModel):
     ],
     ids=str,
 )
-def test_the_arguments_become_one_field(
-    client: Client, server: ScriptedServer, arguments: dict[str, Any], fields: dict[str, Any]
-) -> None:
-    """In every method that generates."""
-    calls: list[Callable[[], Any]] = [
+def test_the_arguments_become_one_field(client, server, arguments, fields):
+    calls = [
         lambda: client.generate("Once", model="tiny", **arguments),
         lambda: client.stream("Once", model="tiny", **arguments),
         lambda: client.resume("s1", **arguments),
@@ -80,17 +69,14 @@ def test_the_arguments_become_one_field(
     ],
     ids=str,
 )
-def test_contradictions_are_rejected_before_sending(
-    client: Client, server: ScriptedServer, arguments: dict[str, Any], message: str
-) -> None:
-    """The error names both arguments."""
+def test_contradictions_are_rejected_before_sending(client, server, arguments, message):
     for call in (client.generate, client.stream, client.conversation(model="tiny").generate):
         with pytest.raises(InvalidArgument, match=message):
             call("Once", **arguments)
     assert server.requests == []
 
 
-def test_a_resumed_stream_repeats_the_constraint_unchanged(client: Client, server: ScriptedServer) -> None:
+def test_a_resumed_stream_repeats_the_constraint_unchanged(client, server):
     """The server continues a match only if its constraint is the same: `min_length` does not decrease as tokens do."""
     usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
     server.script = [
@@ -98,14 +84,14 @@ def test_a_resumed_stream_repeats_the_constraint_unchanged(client: Client, serve
         stream([chunk("cd", "stop"), DONE]),
     ]
     constraint = {"structured_outputs": {"regex": "[a-z]+", "banned_characters": "e"}, "min_length": 4}
-    limits: dict[str, Any] = {"max_tokens": 10, "complete_within_max_tokens": False}
+    limits = {"max_tokens": 10, "complete_within_max_tokens": False}
     pieces = client.stream("Once", model="tiny", regex="[a-z]+", banned="e", min_length=4, **limits, resume=True)
     assert list(pieces) == ["ab", "c", "d"]
     shared = {"stream": True, "stream_options": {"include_usage": True, "state_interval": STATE_INTERVAL}}
     assert server.bodies[1] == {**shared, **constraint, **limits, "max_tokens": 8, "state": "s1"}
 
 
-def test_a_saved_conversation_keeps_its_schema(client: Client, server: ScriptedServer, tmp_path: Path) -> None:
+def test_a_saved_conversation_keeps_its_schema(client, server, tmp_path):
     """As JSON, even if it was a pydantic model."""
     client.conversation(model="tiny", json_schema=Person).save(tmp_path / "text.json")
     server.script = [ANSWER]

@@ -1,23 +1,18 @@
 """Scoring, tokenizing, embedding and inspecting of texts, and resuming from a state."""
 
-from __future__ import annotations
-
 import base64
 import json
 import math
 import struct
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 import sostenuto
-from sostenuto import Choice, Client, Model, Score, ScoredToken, Tokens
+from sostenuto import Choice, Score, ScoredToken, Tokens
 from tests.unit.client.scripted_responses import COMPLETION, answer_json, models, refusal
-from tests.unit.client.scripted_server import ScriptedServer
 
 
-def scored(text: str, *logprobs: float | None, index: int = 0) -> dict[str, Any]:
+def scored(text, *logprobs, index=0):
     """Return an echoed choice with logprobs, each character a token."""
     lists = {
         "tokens": list(text),
@@ -30,8 +25,7 @@ def scored(text: str, *logprobs: float | None, index: int = 0) -> dict[str, Any]
     return {"index": index, "text": text, "finish_reason": "length", "logprobs": lists}
 
 
-def test_score_echoes_the_text_with_logprobs_and_generates_nothing(client: Client, server: ScriptedServer) -> None:
-    """`logprob`, `perplexity` and `bits_per_character` are derived from the scored tokens."""
+def test_score_echoes_the_text_with_logprobs_and_generates_nothing(client, server):
     server.script = [answer_json({"choices": [scored("abc", None, -1.0, -2.0)]})]
     score = client.score("abc", model="tiny", top=2)
     fields = {"echo": True, "logprobs": 2, "max_tokens": 0}
@@ -48,9 +42,7 @@ def test_score_echoes_the_text_with_logprobs_and_generates_nothing(client: Clien
     ("offsets", "logprobs", "characters"),
     [([0, 3, 4], [None, -1.0, -2.0], 2), ([0, 3, 4], [-1.0, -2.0, None], 4), ([0], [None], 0), ([], [], 0)],
 )
-def test_bits_per_character_count_scored_characters_only(
-    offsets: list[int], logprobs: list[float | None], characters: int
-) -> None:
+def test_bits_per_character_count_scored_characters_only(offsets, logprobs, characters):
     """The first token has no score, or a backward model's last one; its characters do not count."""
     tokens = tuple(ScoredToken("x", logprob, offset) for logprob, offset in zip(logprobs, offsets, strict=False))
     score = Score("abcde", tokens)
@@ -61,8 +53,7 @@ def test_bits_per_character_count_scored_characters_only(
         assert math.isnan(score.perplexity)
 
 
-def test_a_list_of_texts_is_scored_by_one_request(client: Client, server: ScriptedServer) -> None:
-    """Results are in the list's order; token ids and suffixes are accepted too."""
+def test_a_list_of_texts_is_scored_by_one_request(client, server):
     server.script = [
         answer_json({"choices": [scored("b", -1.0, index=1), scored("a", -2.0)]}),
         answer_json({"choices": [scored("a", -2.0)]}),
@@ -74,8 +65,7 @@ def test_a_list_of_texts_is_scored_by_one_request(client: Client, server: Script
     assert server.bodies[2]["suffix"] == ["a"]
 
 
-def test_tokenize_returns_ids_and_strings_and_detokenize_the_text(client: Client, server: ScriptedServer) -> None:
-    """At `/tokenize` and `/detokenize`."""
+def test_tokenize_returns_ids_and_strings_and_detokenize_the_text(client, server):
     server.script = [
         answer_json({"count": 2, "tokens": [5, 6], "token_strs": ["a", "b"], "max_model_len": None}),
         answer_json({"prompt": "ab"}),
@@ -90,8 +80,7 @@ def test_tokenize_returns_ids_and_strings_and_detokenize_the_text(client: Client
     ]
 
 
-def test_embed_returns_a_vector_per_text(client: Client, server: ScriptedServer) -> None:
-    """One text gives one vector, a list gives a list of vectors."""
+def test_embed_returns_a_vector_per_text(client, server):
     server.script = [
         answer_json({"data": [{"embedding": [0.5, 1.0]}]}),
         answer_json({"data": [{"embedding": [0.5]}, {"embedding": [1.5]}]}),
@@ -102,13 +91,12 @@ def test_embed_returns_a_vector_per_text(client: Client, server: ScriptedServer)
     assert server.bodies[1] == {"model": "tiny", "input": [[1], [2]], "pooling": "last", "timeout_s": 5}
 
 
-def packed(*numbers: float) -> str:
+def packed(*numbers):
     """Encode numbers as little-endian float32, in base64."""
     return base64.b64encode(struct.pack(f"<{len(numbers)}f", *numbers)).decode()
 
 
-def test_inspect_sends_every_field_and_decodes_its_traces(client: Client, server: ScriptedServer) -> None:
-    """Traces become lists of floats, one per position."""
+def test_inspect_sends_every_field_and_decodes_its_traces(client, server):
     layer = {
         "layer": 2,
         "units": [0, 7],
@@ -141,8 +129,7 @@ def test_inspect_sends_every_field_and_decodes_its_traces(client: Client, server
     ]
 
 
-def test_neighbors_and_embedding_map_quote_names_in_the_url(client: Client, server: ScriptedServer) -> None:
-    """Neighbors are those of a token's text or of its id."""
+def test_neighbors_and_embedding_map_quote_names_in_the_url(client, server):
     lists = {"tokens": ["a", "b"], "token_ids": [3, 4], "x": [0.5, 1.0], "y": [0.0, 2.0], "explained": [0.7, 0.1]}
     found = answer_json({"data": [{"token": "a b", "token_id": 3, "cosine": 0.5}]})
     server.script = [found, found, answer_json(lists)]
@@ -158,10 +145,10 @@ def test_neighbors_and_embedding_map_quote_names_in_the_url(client: Client, serv
     ]
 
 
-def test_a_vocabulary_is_read_in_pages_of_one_version(client: Client, server: ScriptedServer) -> None:
+def test_a_vocabulary_is_read_in_pages_of_one_version(client, server):
     """The first page names the version for the others, so that a new version cannot mix in."""
 
-    def page(*texts: str) -> Any:
+    def page(*texts):
         tokens = [{"token": text, "token_id": 7, "special": text == "<pad>"} for text in texts]
         return answer_json({"model": "tiny", "version": 3, "vocab_size": 3, "vocabulary": tokens})
 
@@ -174,7 +161,7 @@ def test_a_vocabulary_is_read_in_pages_of_one_version(client: Client, server: Sc
     ]
 
 
-def test_a_tokenizers_files_are_saved_of_one_version(client: Client, server: ScriptedServer, tmp_path: Path) -> None:
+def test_a_tokenizers_files_are_saved_of_one_version(client, server, tmp_path):
     """Into a new directory, as the server returned them; a refusal leaves nothing."""
     config = {"bos_token": "<start>é", "eos_token": None}
     info = answer_json({"model": "tiny", "version": 3})
@@ -192,7 +179,7 @@ def test_a_tokenizers_files_are_saved_of_one_version(client: Client, server: Scr
     assert not (tmp_path / "c").exists()
 
 
-def test_the_vocabulary_of_a_server_that_has_none_is_unexpected(client: Client, server: ScriptedServer) -> None:
+def test_the_vocabulary_of_a_server_that_has_none_is_unexpected(client, server):
     """An older server ignores the parameter; one that stops early ends the list."""
     server.script = [answer_json({"model": "tiny", "vocab_size": 3})]
     with pytest.raises(sostenuto.UnexpectedResponse, match="'vocabulary' should be of type list"):
@@ -202,9 +189,7 @@ def test_the_vocabulary_of_a_server_that_has_none_is_unexpected(client: Client, 
 
 
 @pytest.mark.parametrize("wrong", [5, None, "§", "AAA=", [[1.0]]])
-def test_traces_that_are_no_base64_float32_are_unexpected(
-    client: Client, server: ScriptedServer, wrong: object
-) -> None:
+def test_traces_that_are_no_base64_float32_are_unexpected(client, server, wrong):
     """They raise `UnexpectedResponse`, not an error of the decoder."""
     layer = {"layer": 1, "units": [0], "values": {"hidden": wrong}}
     answer = {"token_ids": [], "expected": {}, "positions": [], **scored("")["logprobs"], "layers": [layer]}
@@ -213,7 +198,7 @@ def test_traces_that_are_no_base64_float32_are_unexpected(
         client.inspect("", model="tiny")
 
 
-def test_resume_sends_the_state_with_the_passed_fields(client: Client, server: ScriptedServer) -> None:
+def test_resume_sends_the_state_with_the_passed_fields(client, server):
     """The state implies its model, so that `model` is optional."""
     server.script = [answer_json(COMPLETION), answer_json(COMPLETION)]
     assert client.resume("s1", max_tokens=5).text == " upon a time"
@@ -224,7 +209,7 @@ def test_resume_sends_the_state_with_the_passed_fields(client: Client, server: S
     ]
 
 
-def test_a_choice_has_its_logprobs(client: Client, server: ScriptedServer) -> None:
+def test_a_choice_has_its_logprobs(client, server):
     """In the API's format; they are no part of equality."""
     server.script = [answer_json({"choices": [scored("ab", -1.0, -2.0)]})]
     (choice,) = client.generate("x", model="tiny", logprobs=1).choices
@@ -233,18 +218,7 @@ def test_a_choice_has_its_logprobs(client: Client, server: ScriptedServer) -> No
     assert choice.logprobs["token_logprobs"] == [-1.0, -2.0]
 
 
-def test_a_model_has_the_entrys_fields_as_attributes(client: Client, server: ScriptedServer) -> None:
-    """Fields that the client does not know are in `raw`."""
-    entry = {"id": "tiny", "version": 3, "cell": "lstm", "layers": 2, "units": 8, "unit": "character", "new": 1}
-    server.script = [answer_json({"data": [{**entry, "direction": "forward", "deterministic": True}]})]
-    (model,) = client.models()
-    assert (model.version, model.layers, model.deterministic, model.raw["new"]) == (3, 2, True, 1)
-    assert repr(model) == "Model(id='tiny', version=3, cell='lstm', units=8, unit='character', direction='forward')"
-    assert model == Model(**{key: value for key, value in model.raw.items() if key != "new"})
-
-
-def test_all_methods_share_the_cached_default_model(client: Client, server: ScriptedServer) -> None:
-    """`detokenize` and `embed` send one `GET /v1/models` between them."""
+def test_all_methods_share_the_cached_default_model(client, server):
     server.script = [models("first"), answer_json({"prompt": "a"}), answer_json({"data": [{"embedding": []}]})]
     client.detokenize([1])
     client.embed("a")
@@ -252,7 +226,7 @@ def test_all_methods_share_the_cached_default_model(client: Client, server: Scri
 
 
 @pytest.mark.parametrize("answer", [{}, {"sequences": {}}, {"status": "ok", "sequences": {"accepted": 1}}])
-def test_a_malformed_status_is_unexpected(client: Client, server: ScriptedServer, answer: object) -> None:
+def test_a_malformed_status_is_unexpected(client, server, answer):
     """As of a server without a status of this kind."""
     server.script = [answer_json(answer)]
     with pytest.raises(sostenuto.UnexpectedResponse, match="base_url"):
@@ -260,7 +234,6 @@ def test_a_malformed_status_is_unexpected(client: Client, server: ScriptedServer
 
 
 def test_the_encoding_of_arrays_is_not_an_argument(client, server):
-    """The client decodes one encoding only."""
     for call in (client.embed, client.inspect):
         with pytest.raises(sostenuto.InvalidArgument, match="unknown argument encoding_format"):
             call("abc", model="tiny", encoding_format="float")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from functools import partial
 
 import sostenuto
-from sostenuto._batch.errors import LineError, Stopped, UsageError
-from sostenuto._batch.requests_file import BatchRequest
+from sostenuto._batch.errors import LineError, Stopped
+from sostenuto._batch.formats import OutputFormat, OutputLine, error_line
+from sostenuto._batch.requests_file import BatchRequest, Line, parse
+from sostenuto._settings import Settings
 
 CONNECT_TIMEOUT_S = 10.0
 STATUS_TIMEOUT_S = 30.0
@@ -16,44 +17,24 @@ MAX_RETRIES = 3
 SETTLING_S = 60.0
 
 
-@dataclass(frozen=True)
-class ClientOptions:
-    """How to reach the gateway.
+class BatchClient:
+    """A client of the gateway. Thread-safe. All requests wait together for a gateway that is unavailable.
 
-    Attributes:
-        base_url: With or without /v1 at its end.
-        api_key: Empty for none.
-        timeout_s: Timeout of one response in seconds.
+    Args:
+        settings: The SDK's, complete: a worker on another machine has another environment.
         give_up_after_s: Seconds without any response after which the run ends.
-        max_retries: Of a request whose failure appears to be its own.
     """
 
-    base_url: str
-    api_key: str = field(repr=False)
-    timeout_s: float
-    give_up_after_s: float
-    max_retries: int = MAX_RETRIES
-
-
-class BatchClient:
-    """A client of the gateway. Thread-safe. All requests wait together for a gateway that is unavailable."""
-
-    def __init__(self, options: ClientOptions) -> None:
-        """Prepare the requests; nothing is sent.
-
-        Raises:
-            UsageError: the base URL or the API key is invalid.
-        """
-        self._options = options
-        connect = partial(sostenuto.Client, options.base_url, api_key=options.api_key, max_retries=options.max_retries)
-        try:
-            # Not with the shared wait: a response with the status is no response to a line.
-            self._status_client = connect(timeout=(CONNECT_TIMEOUT_S, STATUS_TIMEOUT_S))
-            self._wait = _WaitForModels(options.give_up_after_s, self._status_client)
-            self._client = connect(timeout=(CONNECT_TIMEOUT_S, options.timeout_s), wait_for_ready=self._wait)
-        except sostenuto.InvalidArgument as error:
-            message = str(error).replace("base_url", "--base-url").replace("api_key", "SOSTENUTO_API_KEY")
-            raise UsageError(message) from None
+    def __init__(self, settings: Settings, give_up_after_s: float) -> None:
+        """Prepare the requests; nothing is sent."""
+        connect = partial(
+            sostenuto.Client, settings.base_url, api_key=settings.api_key or "", max_retries=settings.max_retries
+        )
+        self._timeout_s = settings.timeout[1]
+        # Not with the shared wait: a response with the status is no response to a line.
+        self._status_client = connect(timeout=(CONNECT_TIMEOUT_S, STATUS_TIMEOUT_S))
+        self._wait = _WaitForModels(give_up_after_s, self._status_client)
+        self._client = connect(timeout=settings.timeout, wait_for_ready=self._wait)
 
     @property
     def trouble(self) -> str | None:
@@ -88,15 +69,15 @@ class BatchClient:
                 raise Stopped(str(error)) from None
             return sostenuto.RawResponse(error.status, error.request_id, error.content)
         except sostenuto.Timeout:
-            message = f"no response within --timeout of {self._options.timeout_s:g} s; not retried"
-            raise LineError("timeout", message, request.custom_id) from None
+            code, message = "timeout", f"no response within --timeout of {self._timeout_s:g} s; not retried"
         except sostenuto.ConnectionFailed as error:
+            code = "connection_lost"
             message = f"its connection was lost repeatedly while other requests succeeded: {error}"
-            raise LineError("connection_lost", message, request.custom_id) from None
         except sostenuto.UnexpectedResponse as error:
-            raise LineError("not_json", str(error), request.custom_id) from None
+            code, message = "not_json", str(error)
         except sostenuto.SostenutoError as error:  # NotReady, or ClientClosed at the end of the run
             raise Stopped(str(error)) from None
+        raise LineError(code, message, request.custom_id)
 
     def close(self) -> None:
         """Wake all threads that wait, and send nothing more."""
@@ -120,3 +101,22 @@ class _WaitForModels(sostenuto.WaitForReady):
         except sostenuto.SostenutoError:
             return True
         return not status.get("models", True) or status.get("uptime_s", SETTLING_S) < SETTLING_S
+
+
+def process_line(line: Line, client: BatchClient, output_format: OutputFormat) -> OutputLine:
+    """Send the request of a line of IN and return its line of OUT; raise Stopped if no line would get a response."""
+    try:
+        request = parse(line)
+        _require_url(request, output_format)
+        response = client.send(request)
+        return output_format.serialize(request.custom_id, response.status, response.request_id, response.content)
+    except LineError as error:
+        return error_line(line, error)
+
+
+def _require_url(request: BatchRequest, output_format: OutputFormat) -> None:
+    """Raise LineError if the format cannot represent the response to a request."""
+    if request.url not in output_format.urls:
+        urls = " or ".join(output_format.urls)
+        message = f"url must be {urls} with --format {output_format.name}, got {request.url}"
+        raise LineError("invalid_url", message, request.custom_id)

@@ -1,4 +1,4 @@
-"""Errors that end a run early, with their exit codes.
+"""Errors that end a run early, with their exit codes, and those of a line or a file.
 
 BatchError
 ├── UsageError    2  IN, OUT or an option cannot be used
@@ -17,7 +17,7 @@ from typing import ClassVar
 class BatchError(Exception):
     """An error that ends the run; its message is one line."""
 
-    exit_code: ClassVar[int]
+    exit_code: ClassVar[int] = 3
 
 
 class UsageError(BatchError):
@@ -29,13 +29,9 @@ class UsageError(BatchError):
 class Stopped(BatchError):
     """No further line would get a response."""
 
-    exit_code = 3
-
 
 class OutputLost(BatchError):
     """OUT is not at its path any more: what was written is in a removed or renamed file."""
-
-    exit_code = 3
 
 
 class LineError(Exception):
@@ -52,11 +48,7 @@ class LineError(Exception):
 
 
 class ForeignContent(Exception):
-    """The content of a file that no batch wrote in this format.
-
-    Attributes:
-        line: Its line in the file, from 1.
-    """
+    """The content of a file that no batch wrote in this format, at a line from 1."""
 
     def __init__(self, line: int) -> None:
         super().__init__(f"line {line}")

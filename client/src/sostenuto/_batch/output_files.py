@@ -1,29 +1,156 @@
-"""OUT, and beside it the errors file of a format that has no errors."""
+"""OUT, and beside it the errors file of a format that has no errors: recovered from an earlier run, then appended.
+
+Each file is locked for one process at a time.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+import errno
+import fcntl
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 
-from sostenuto._batch.formats import OutputFormat
-from sostenuto._batch.journal import Journal
-from sostenuto._batch.output_record import OutputLine, OutputRecord
+from sostenuto._batch.errors import ForeignContent, OutputLost, Stopped, UsageError
+from sostenuto._batch.formats import OPENAI, OutputFormat, OutputLine, OutputRecord
+
+# A crash of the machine may lose this much; a crash of the program loses no written line.
+SYNC_EVERY_S = 1.0
+
+
+class Journal(AbstractContextManager["Journal"]):
+    """A file of responses, open and locked; a context manager that closes it."""
+
+    def __init__(self, path: Path, output_format: OutputFormat = OPENAI) -> None:
+        """Open and lock the file; create it if it does not exist. Raise UsageError if that is impossible."""
+        self._given_path, self._path, self._format = path, path.resolve(), output_format
+        self._file = _open_locked(self._path)
+        self._sync_directory()
+        self._synced_at = time.monotonic()
+        self._unsynced = False
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def recover(self, on_record: Callable[[OutputRecord], None]) -> None:
+        """Call `on_record` with every existing record, and truncate what a killed run left incomplete.
+
+        Raise UsageError, and change nothing, if the file has a line that no batch wrote in this format.
+        """
+        end = 0
+        for content, record in self._contents():
+            end += len(content)
+            if record is not None:
+                on_record(record)
+        os.ftruncate(self._file, end)
+        if end == 0 and self._format.header:
+            self.append(self._format.header)
+
+    def drop_errors(self) -> None:
+        """Replace the file atomically by one that has only the successes."""
+        replacement_path = self._path.with_name(f"{self._path.name}.rewriting")
+        try:
+            # Locked before it is renamed, so that no other run can lock it in between.
+            replacement = _open_locked(replacement_path)
+            os.ftruncate(replacement, 0)
+            with os.fdopen(os.dup(replacement), "ab") as new:
+                new.writelines(content for content, record in self._contents() if record is None or record.code is None)
+            os.fchmod(replacement, stat.S_IMODE(os.fstat(self._file).st_mode))
+            os.fsync(replacement)
+            replacement_path.replace(self._path)
+        except OSError as error:
+            raise UsageError(f"cannot write {replacement_path}: {error.strerror}") from None
+        os.close(self._file)
+        self._file = replacement
+        self._sync_directory()
+
+    def append(self, content: bytes) -> None:
+        """Append whole lines, and sync if due.
+
+        Raise Stopped if they cannot be written, as on a full disk; the next run truncates an incomplete line.
+        """
+        self._unsynced = True
+        try:
+            # One call as a rule; a disk that is filling up accepts a part, and so may a call that a kill interrupts.
+            while content:
+                content = content[os.write(self._file, content) :]
+        except OSError as error:
+            raise Stopped(f"cannot write {self._path}: {error.strerror}") from None
+        self.sync_if_due()
+
+    def sync_if_due(self) -> None:
+        """Flush written lines to disk, and check the path, if the last flush was at least `SYNC_EVERY_S` ago."""
+        if self._unsynced and time.monotonic() - self._synced_at >= SYNC_EVERY_S:
+            self._sync()
+            self.check()
+
+    def check(self) -> None:
+        """Raise OutputLost if the file that is written is not the one at its path any more."""
+        with suppress(OSError):
+            if os.path.samestat(self._given_path.stat(), os.fstat(self._file)):
+                return
+        raise OutputLost(
+            f"{self._given_path} was removed, renamed or replaced during the run; its lines are in the file that was "
+            "renamed, or lost with the one that was removed. Put it back to resume, or the same command starts again"
+        )
+
+    def remove_if_empty(self) -> None:
+        """Remove the file, which stays open and locked, unless it has content."""
+        if os.fstat(self._file).st_size == 0:
+            self._path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Flush written lines to disk, close OUT and release the lock."""
+        self._sync()
+        os.close(self._file)
+
+    def _sync(self) -> None:
+        # Not every file system supports it.
+        with suppress(OSError):
+            os.fdatasync(self._file)
+        self._synced_at, self._unsynced = time.monotonic(), False
+
+    def _sync_directory(self) -> None:
+        # A file that is new there, or has a new name. Not every file system supports it.
+        with suppress(OSError):
+            directory = os.open(self._path.parent, os.O_RDONLY)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+
+    def _contents(self) -> Iterator[tuple[bytes, OutputRecord | None]]:
+        """Yield the header with None, then the bytes and the record of each response, up to an incomplete one."""
+        header = self._format.header
+        with os.fdopen(os.dup(self._file), "rb") as file:
+            file.seek(0)
+            beginning = file.read(len(header))
+            if beginning != header:
+                if not header.startswith(beginning):
+                    raise self._not_output(1)
+                return
+            yield beginning, None
+            try:
+                yield from self._format.read(file)
+            except ForeignContent as error:
+                raise self._not_output(error.line) from None
+
+    def _not_output(self, line: int) -> UsageError:
+        kind = f"the output of a batch with --format {self._format.name}"
+        return UsageError(f"line {line} of {self._path} is not {kind}; pass another OUT, or remove this file")
 
 
 class OutputFiles(AbstractContextManager["OutputFiles"]):
     """OUT and the errors file, open and locked; a context manager that closes them.
 
-    Attributes:
-        errors_path: The errors file; None if errors are lines of OUT. It exists after the run if there are errors.
+    `errors_path` is the errors file, or None if errors are lines of OUT. It exists after the run if there are errors.
     """
 
     def __init__(self, target: Path, output_format: OutputFormat) -> None:
-        """Open and lock the files; create those that do not exist.
-
-        Raises:
-            UsageError: one cannot be opened, is not a regular file, or is locked by another run.
-        """
+        """Open and lock the files, as `Journal`."""
         self.errors_path = None if output_format.has_errors else target.with_name(f"{target.name}.errors.jsonl")
         with ExitStack() as stack:
             self._out = self._errors = stack.enter_context(Journal(target, output_format))
@@ -36,13 +163,7 @@ class OutputFiles(AbstractContextManager["OutputFiles"]):
         self._open.close()
 
     def recover(self, on_record: Callable[[OutputRecord], None], *, drops_errors: bool) -> None:
-        """Call `on_record` with every existing record, and truncate what a killed run left incomplete.
-
-        `drops_errors` removes errors instead, atomically.
-
-        Raises:
-            UsageError: a file has content that no batch wrote in its format.
-        """
+        """Recover both files, as `Journal`. `drops_errors` removes errors instead of calling back."""
 
         def add(record: OutputRecord) -> None:
             if record.code is None or not drops_errors:
@@ -55,24 +176,42 @@ class OutputFiles(AbstractContextManager["OutputFiles"]):
             self._errors.drop_errors()
 
     def append(self, line: OutputLine) -> None:
-        """Append what a response adds to OUT, or an error.
-
-        Raises:
-            Stopped: it cannot be written, as on a full disk.
-            OutputLost: it is not at its path any more.
-        """
+        """Append what a response adds to OUT, or an error, as `Journal`."""
         (self._out if line.code is None else self._errors).append(line.content)
 
     def sync_if_due(self) -> None:
-        """Flush what was written to disk, and check the paths, if the last flush was at least a second ago.
-
-        Raises:
-            OutputLost: a file is not at its path any more.
-        """
+        """Sync both files, as `Journal`."""
         self._out.sync_if_due()
         self._errors.sync_if_due()
 
     def check(self) -> None:
-        """Check that the files that were written are those at their paths; raise as `sync_if_due`."""
+        """Check both files, as `Journal`."""
         self._out.check()
         self._errors.check()
+
+
+def _open_locked(path: Path) -> int:
+    """Open the file at this path, lock it, and return its descriptor."""
+    while True:
+        try:
+            file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise UsageError(f"cannot write {path}: {error.strerror}") from None
+        status = os.fstat(file)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(file)
+            raise UsageError(f"OUT must be a regular file, as it is read on resume; got {path}")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(file)
+            if error.errno == errno.EWOULDBLOCK:
+                raise UsageError(
+                    f"another run is writing {path}; wait until it finishes, or pass another OUT"
+                ) from None
+            raise UsageError(f"cannot lock {path}: {error.strerror}") from None
+        # The path may have been replaced between open and lock.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(path.stat(), status):
+                return file
+        os.close(file)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sostenuto._batch.output_record import OutputRecord
+from sostenuto._batch.formats import OutputRecord
 from sostenuto._batch.requests_file import Line, custom_id_of, read_lines
 
 DIGEST_BYTES = 16
@@ -36,20 +36,13 @@ class CompletedLines:
 
 @dataclass(frozen=True)
 class PendingLines:
-    """The lines to be sent, in their order; iterable more than once, and picklable.
+    """The lines to be sent, in their order; iterable more than once, and picklable."""
 
-    Attributes:
-        path: IN.
-        states: uint8 (lines,). EMPTY, PENDING or COMPLETED.
-        repeated: int64 (repeated lines, 2). Numbers of lines with a duplicate custom_id, ascending, and of the first
-            line with that custom_id.
-        num_unknown: Lines of OUT whose custom_id is not in IN.
-    """
-
-    path: Path
-    states: np.ndarray
+    path: Path  # IN
+    states: np.ndarray  # uint8 (lines,): EMPTY, PENDING or COMPLETED
+    # int64 (repeated lines, 2): numbers of lines with a duplicate custom_id, ascending, and of the first line with it.
     repeated: np.ndarray
-    num_unknown: int
+    num_unknown: int  # lines of OUT whose custom_id is not in IN
 
     @property
     def num_lines(self) -> int:
@@ -62,11 +55,7 @@ class PendingLines:
         return int(np.count_nonzero(self.states == PENDING))
 
     def __iter__(self) -> Iterator[Line]:
-        """Yield the lines to be sent, reading IN again up to the length that it had in the first pass.
-
-        Raises:
-            UsageError: it cannot be read.
-        """
+        """Yield the lines to be sent, reading IN again up to the length that it had in the first pass."""
         for line in read_lines(self.path):
             if line.number > len(self.states):
                 return
@@ -81,11 +70,7 @@ class PendingLines:
 
 
 def find_pending(path: Path, completed: CompletedLines) -> PendingLines:
-    """Read IN once and compare it with OUT.
-
-    Raises:
-        UsageError: IN cannot be read.
-    """
+    """Read IN once and compare it with OUT."""
     states, digests, has_id = bytearray(), bytearray(), bytearray()
     for line in read_lines(path):
         custom_id = custom_id_of(line.content) if line.content else None
@@ -95,10 +80,10 @@ def find_pending(path: Path, completed: CompletedLines) -> PendingLines:
             digests += _digest(custom_id)
     state = np.frombuffer(states, np.uint8).copy()
     numbers = np.flatnonzero(np.frombuffer(has_id, np.uint8)) + 1
-    is_completed, first, num_unknown = _compare(_keys(completed.digests), _keys(digests))
-    state[numbers[is_completed] - 1] = COMPLETED
-    is_repeated = first >= 0
-    repeated = np.stack([numbers[is_repeated], numbers[first[is_repeated]]], axis=1)
+    in_out, first, num_unknown = _compare(_keys(completed.digests), _keys(digests))
+    is_first = first == np.arange(len(first))
+    state[numbers[in_out & is_first] - 1] = COMPLETED
+    repeated = np.stack([numbers, numbers[first]], axis=1)[~is_first]
     _mark_lines(state, numbers, repeated[:, 0], np.array(completed.lines, np.int64))
     return PendingLines(path, state, repeated, num_unknown)
 
@@ -106,28 +91,24 @@ def find_pending(path: Path, completed: CompletedLines) -> PendingLines:
 def _compare(out: np.ndarray, requested: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
     """Compare the custom_ids of OUT and IN: uint64 (records, 2) and (lines, 2).
 
-    Returns bool (lines,), whether OUT has the custom_id and the line is the first with it; int64 (lines,), the index of
-    the first line with the same custom_id, -1 for the first line itself; and the number of records of OUT that are not
-    in IN.
+    Returns bool (lines,), whether OUT has the custom_id; int64 (lines,), the index of the first line with the same one;
+    and the number of records of OUT that are not in IN.
     """
-    keys = np.concatenate([out, requested])
-    # Stable: of equal custom_ids those of OUT come first, then those of IN in their order.
+    ids = _ids(np.concatenate([out, requested]))
+    out_ids, in_ids = ids[: len(out)], ids[len(out) :]
+    in_out, num_unknown = np.isin(in_ids, out_ids), int(np.count_nonzero(~np.isin(out_ids, in_ids)))
+    _, first_of, index = np.unique(in_ids, return_index=True, return_inverse=True)
+    return in_out, first_of[index], num_unknown
+
+
+def _ids(keys: np.ndarray) -> np.ndarray:
+    """Number the different rows of uint64 (count, 2), as int64 (count,): equal ones get the same number."""
     order = np.lexsort((keys[:, 1], keys[:, 0]))
-    is_new_id = np.ones(len(keys), bool)
-    is_new_id[1:] = (keys[order[1:]] != keys[order[:-1]]).any(axis=1)
-    id_index = np.cumsum(is_new_id) - 1
-    is_requested = order >= len(out)
-    num_ids = int(is_new_id.sum())
-    in_out = np.zeros(num_ids, bool)
-    in_out[id_index[~is_requested]] = True
-    first_of = np.full(num_ids, -1, np.int64)
-    # Assigned from last to first, so that the first remains.
-    first_of[id_index[is_requested][::-1]] = (order[is_requested] - len(out))[::-1]
-    id_of = np.empty(len(requested), np.int64)
-    id_of[order[is_requested] - len(out)] = id_index[is_requested]
-    is_first = first_of[id_of] == np.arange(len(requested))
-    first = np.where(is_first, -1, first_of[id_of])
-    return in_out[id_of] & is_first, first, int(np.count_nonzero(first_of[id_index[~is_requested]] < 0))
+    is_new = np.ones(len(keys), bool)
+    is_new[1:] = (keys[order[1:]] != keys[order[:-1]]).any(axis=1)
+    ids = np.empty(len(keys), np.int64)
+    ids[order] = np.cumsum(is_new) - 1
+    return ids
 
 
 def _mark_lines(state: np.ndarray, has_id: np.ndarray, repeated: np.ndarray, lines: np.ndarray) -> None:

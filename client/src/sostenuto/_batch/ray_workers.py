@@ -1,4 +1,4 @@
-"""Execution on several machines: Ray Data maps `worker.process_line` over the lines of IN.
+"""Execution on several machines: Ray Data maps `process_line` over the lines of IN.
 
 One task on the machine of this process reads IN, and this process writes OUT, so only requests and responses are
 transferred. A task is a block of lines, shared by the threads of a worker; a worker has a few tasks at once, so no
@@ -11,7 +11,7 @@ import logging
 import socket
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict
 from functools import partial
@@ -25,14 +25,11 @@ from ray.data.block import BlockMetadata
 from ray.data.context import DataContext
 
 import sostenuto
-from sostenuto._batch.client import CONNECT_TIMEOUT_S, BatchClient, ClientOptions
-from sostenuto._batch.cluster import LOCAL, Cluster
+from sostenuto._batch.client import CONNECT_TIMEOUT_S, BatchClient, process_line
 from sostenuto._batch.errors import BatchError, Stopped
-from sostenuto._batch.formats import OutputFormat
-from sostenuto._batch.output_record import OutputLine
+from sostenuto._batch.formats import OutputFormat, OutputLine
 from sostenuto._batch.plan import PendingLines
 from sostenuto._batch.requests_file import Line
-from sostenuto._batch.worker import process_line
 
 TASKS_AT_ONCE = 4  # per worker, each with half as many lines as the worker has threads
 YIELD_EVERY_S = 1.0  # a kill loses at most the responses since
@@ -44,18 +41,26 @@ _OUTPUT = pa.struct([("content", pa.binary()), ("code", pa.string()), ("tokens",
 
 
 def process_lines(
-    pending: PendingLines, options: ClientOptions, concurrency: int, cluster: Cluster, output_format: OutputFormat
+    pending: PendingLines,
+    connect: Callable[[], BatchClient],
+    output_format: OutputFormat,
+    concurrency: int,
+    address: str | None,
+    max_workers: int | None,
 ) -> Iterator[OutputLine]:
     """Yield lines of OUT in the order of completion.
+
+    `address` is that of a running cluster, as `ray.init` takes it; None: one is started for this run and stopped after
+    it. Without `max_workers` there is one per machine. `connect`, which is pickled, makes the client of each.
 
     Raises:
         Stopped: no line would get a response, or there is no cluster at the address.
     """
-    _connect(cluster.address)
+    _connect(address)
     try:
         num_machines = sum(node["Alive"] for node in ray.nodes())
-        num_workers = min(cluster.num_workers or num_machines, concurrency)
-        for table in _map_lines(pending, options, concurrency, num_workers, output_format):
+        num_workers = min(max_workers or num_machines, concurrency)
+        for table in _map_lines(pending, (connect, output_format), concurrency, num_workers):
             for fields in _unpacked(table):
                 if (stopped := fields.pop("stopped")) is not None:
                     raise Stopped(stopped)
@@ -64,11 +69,12 @@ def process_lines(
         ray.shutdown()
 
 
-def _connect(address: str) -> None:
-    _check_reachable(address)
+def _connect(address: str | None) -> None:
+    if address is not None:
+        _check_reachable(address)
     # The workers get the version of this package that runs here.
     packages = {"py_modules": [sostenuto.__path__[0]]}
-    cluster = {"include_dashboard": False} if address == LOCAL else {"address": address}
+    cluster = {"include_dashboard": False} if address is None else {"address": address}
     try:
         ray.init(runtime_env=packages, log_to_driver=False, logging_level=logging.ERROR, **cluster)
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -94,7 +100,7 @@ def _check_reachable(address: str) -> None:
 
 
 def _map_lines(
-    pending: PendingLines, options: ClientOptions, concurrency: int, num_workers: int, output_format: OutputFormat
+    pending: PendingLines, worker_args: tuple[Any, ...], concurrency: int, num_workers: int
 ) -> Iterator[pa.Table]:
     threads = -(-concurrency // num_workers)
     lines: Dataset = ray.data.read_datasource(
@@ -105,7 +111,7 @@ def _map_lines(
     )
     mapped = lines.map_batches(
         _Worker,
-        fn_constructor_args=(options, threads, output_format),
+        fn_constructor_args=(*worker_args, threads),
         batch_size=None,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(
@@ -144,8 +150,8 @@ def _tables(pending: Any, lines_of_task: int) -> Iterator[pa.Table]:
 class _Worker:
     """A Ray actor that sends requests."""
 
-    def __init__(self, options: ClientOptions, num_threads: int, output_format: OutputFormat) -> None:
-        self._client, self._format = BatchClient(options), output_format
+    def __init__(self, connect: Callable[[], BatchClient], output_format: OutputFormat, num_threads: int) -> None:
+        self._client, self._format = connect(), output_format
         self._threads = ThreadPoolExecutor(num_threads)
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:

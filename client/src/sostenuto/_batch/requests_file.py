@@ -1,4 +1,4 @@
-"""IN: read its lines and parse their requests. Knows OpenAI's format. Does not send anything."""
+"""IN, in OpenAI's format: its lines, and the requests that they become."""
 
 from __future__ import annotations
 
@@ -24,17 +24,11 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True)
 class Line:
-    """A line of IN.
+    """A line of IN."""
 
-    Attributes:
-        number: From 1, counting empty lines.
-        content: Without surrounding white space; of a line that is too long, the first MAX_LINE_BYTES + 1 bytes.
-        same_as: Number of the first line with the same custom_id, or 0 if this is the first.
-    """
-
-    number: int
-    content: bytes
-    same_as: int = 0
+    number: int  # from 1, counting empty lines
+    content: bytes  # without surrounding white space; of a line that is too long, the first MAX_LINE_BYTES + 1 bytes
+    same_as: int = 0  # number of the first line with the same custom_id; 0 if this is the first
 
 
 @dataclass(frozen=True)
@@ -47,11 +41,7 @@ class BatchRequest:
 
 
 def check_readable(path: Path) -> os.stat_result:
-    """Check that IN can be read twice, and return its `stat` result.
-
-    Raises:
-        UsageError: it cannot be read, or is not a regular file.
-    """
+    """Check that IN can be read twice, and return its `stat` result; raise UsageError if not."""
     try:
         with path.open("rb"):
             status = path.stat()
@@ -65,11 +55,7 @@ def check_readable(path: Path) -> os.stat_result:
 
 
 def read_lines(path: Path) -> Iterator[Line]:
-    """Yield every line, including empty ones, with one in memory at a time.
-
-    Raises:
-        UsageError: the file cannot be read.
-    """
+    """Yield every line, including empty ones, with one in memory at a time."""
     try:
         with path.open("rb") as file:
             number = 0
@@ -98,11 +84,7 @@ def custom_id_of(content: bytes) -> str | None:
 
 
 def parse(line: Line) -> BatchRequest:
-    """Validate a line and return its request.
-
-    Raises:
-        LineError: the line is invalid; the message names the field, the requirement and the value.
-    """
+    """Return the request of a line; raise LineError, with field, requirement and value, if it is invalid."""
     custom_id, fields = _parse_fields(line.content)
     if line.same_as:
         message = f"custom_id must be unique, got {_excerpt(custom_id)} as in line {line.same_as}"

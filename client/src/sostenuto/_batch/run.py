@@ -1,52 +1,48 @@
-"""A run: plan the remaining lines of IN, send them, and write OUT."""
+"""A run: plan the remaining lines of IN, send them, write OUT, and show progress on standard error."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import queue
+import secrets
 import sys
+import threading
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from sostenuto._batch import threads
-from sostenuto._batch.client import BatchClient, ClientOptions
-from sostenuto._batch.cluster import Cluster, prepare
-from sostenuto._batch.display import Display
+from sostenuto._batch.client import BatchClient, process_line
 from sostenuto._batch.errors import UsageError
-from sostenuto._batch.formats import OutputFormat
+from sostenuto._batch.formats import OutputFormat, OutputLine, OutputRecord
 from sostenuto._batch.output_files import OutputFiles
-from sostenuto._batch.output_record import OutputLine, OutputRecord
 from sostenuto._batch.plan import CompletedLines, PendingLines, find_pending
-from sostenuto._batch.requests_file import check_readable
-from sostenuto._batch.worker import process_line
+from sostenuto._batch.requests_file import Line, check_readable
+from sostenuto._concurrency import Progress
+from sostenuto._settings import Settings
 
 # Higher concurrency was not faster (docs/batch.md).
 MAX_CONCURRENCY = 64
+LOCAL = "local"
+TICK_S = 1.0
 
 
 @dataclass(frozen=True)
 class Options:
-    """The options of a run.
+    """The options of a run."""
 
-    Attributes:
-        source: IN.
-        target: OUT.
-        output_format: The format of OUT.
-        client: How to reach the gateway.
-        concurrency: Concurrent requests; None: as many as the gateway would admit, up to MAX_CONCURRENCY.
-        retry_errors: Whether to retry the lines of OUT that are errors.
-        ray: The Ray cluster that sends the requests; None: threads of this process send them.
-    """
-
-    source: Path
-    target: Path
+    source: Path  # IN
+    target: Path  # OUT
     output_format: OutputFormat
-    client: ClientOptions
-    concurrency: int | None
-    retry_errors: bool
-    ray: Cluster | None
+    settings: Settings  # how to reach the gateway
+    give_up_after_s: float  # without any response
+    concurrency: int | None  # None: as many as the gateway would admit, up to MAX_CONCURRENCY
+    retry_errors: bool  # those in OUT
+    ray: str | None  # address of a cluster, or LOCAL: started for this run; None: threads of this process send
+    ray_workers: int | None  # None: one per machine
 
 
 def run(options: Options) -> bool:
@@ -59,7 +55,7 @@ def run(options: Options) -> bool:
     if options.target.exists() and os.path.samestat(source, options.target.stat()):
         raise UsageError(f"IN and OUT must be two files, got {options.source} for both")
     if options.ray is not None:
-        prepare(options.ray)
+        _prepare_ray(options.ray)
     with OutputFiles(options.target, options.output_format) as files:
         completed, errors = _recover(files, retry_errors=options.retry_errors)
         pending = find_pending(options.source, completed)
@@ -69,6 +65,18 @@ def run(options: Options) -> bool:
         _complete(pending, files, errors, options)
         files.check()
     return not errors
+
+
+def _prepare_ray(address: str) -> None:
+    """Check that Ray is installed, and set the environment variables that it reads on import."""
+    if importlib.util.find_spec("ray") is None:
+        raise UsageError("--ray needs Ray: pip install 'sostenuto[batch-ray]'")
+    # No usage statistics, and the logs of its processes stay in their files.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    if address == LOCAL and "RAY_AUTH_MODE" not in os.environ:
+        # Otherwise Ray stores a token in the home directory, for all clusters of this user.
+        os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)})
 
 
 def _recover(files: OutputFiles, *, retry_errors: bool) -> tuple[CompletedLines, Counter[str]]:
@@ -84,21 +92,23 @@ def _recover(files: OutputFiles, *, retry_errors: bool) -> tuple[CompletedLines,
 
 
 def _complete(pending: PendingLines, files: OutputFiles, errors: Counter[str], options: Options) -> None:
-    client = BatchClient(options.client)
-    display = Display(pending.num_lines, pending.num_lines - pending.num_pending, errors, files.errors_path)
+    """Send the pending lines and write OUT; count their errors."""
+    connect = partial(BatchClient, options.settings, options.give_up_after_s)
+    client, display = connect(), _Display(pending, errors, files.errors_path)
     try:
-        for line in _output_lines(pending, client, options):
+        for line in _output_lines(pending, client, connect, options):
             if line is None:
                 files.sync_if_due()
             else:
                 files.append(line)
-                display.add(line)
-            display.show(client.trouble)
+            display.show(line, client.trouble)
     finally:
         display.close()
 
 
-def _output_lines(pending: PendingLines, client: BatchClient, options: Options) -> Iterator[OutputLine | None]:
+def _output_lines(
+    pending: PendingLines, client: BatchClient, connect: Callable[[], BatchClient], options: Options
+) -> Iterator[OutputLine | None]:
     """Yield lines of OUT as they complete, and None at intervals while there are none."""
     if not pending.num_pending:
         return
@@ -106,8 +116,97 @@ def _output_lines(pending: PendingLines, client: BatchClient, options: Options) 
     concurrency = min(options.concurrency or min(num_free, MAX_CONCURRENCY), pending.num_pending)
     if options.ray is None:
         process = partial(process_line, client=client, output_format=options.output_format)
-        yield from threads.process_lines(pending, process, concurrency, client.close)
-    else:
-        from sostenuto._batch import ray_workers  # noqa: PLC0415 - an optional package, and seconds of imports
+        yield from in_threads(pending, process, concurrency, client.close)
+        return
+    from sostenuto._batch import ray_workers  # noqa: PLC0415 - an optional package, and seconds of imports
 
-        yield from ray_workers.process_lines(pending, options.client, concurrency, options.ray, options.output_format)
+    address = None if options.ray == LOCAL else options.ray
+    yield from ray_workers.process_lines(
+        pending, connect, options.output_format, concurrency, address, options.ray_workers
+    )
+
+
+def in_threads(
+    lines: Iterable[Line], process: Callable[[Line], OutputLine], concurrency: int, end: Callable[[], None]
+) -> Iterator[OutputLine | None]:
+    """Yield lines of OUT in the order of completion, and None after a second without one.
+
+    Lines are read only as fast as threads and queue have room for them. `end` wakes waiting threads at the end. Threads
+    in the middle of a request are left until the process exits, as their response is not needed. The first exception
+    that `lines` or `process` raised is raised here.
+    """
+    done: queue.Queue[OutputLine | BaseException | None] = queue.Queue(2 * concurrency)
+    source, lock, over = iter(lines), threading.Lock(), threading.Event()
+
+    def work() -> None:
+        try:
+            while not over.is_set():
+                with lock:
+                    line = next(source, None)
+                if line is None:
+                    break
+                done.put(process(line))
+            done.put(None)
+        except BaseException as error:  # top of a thread: the generator raises it
+            done.put(error)
+
+    for _ in range(concurrency):
+        threading.Thread(target=work, daemon=True).start()
+    try:
+        yield from _drain(done, concurrency)
+    finally:
+        over.set()
+        end()
+
+
+def _drain(done: queue.Queue[OutputLine | BaseException | None], num_threads: int) -> Iterator[OutputLine | None]:
+    while num_threads:
+        try:
+            item = done.get(timeout=TICK_S)
+        except queue.Empty:
+            yield None
+            continue
+        if isinstance(item, BaseException):
+            raise item
+        if item is None:
+            num_threads -= 1
+        else:
+            yield item
+
+
+class _Display:
+    """A progress bar, and a summary at the end.
+
+    `errors` counts errors by code, including those of earlier runs; `errors_path` is their file, if it is not OUT.
+    """
+
+    def __init__(self, pending: PendingLines, errors: Counter[str], errors_path: Path | None) -> None:
+        self._num_lines, self._num_before = pending.num_lines, pending.num_lines - pending.num_pending
+        self._errors, self._errors_path = errors, errors_path
+        self._num_new = self._num_tokens = 0
+        self._began_at = time.monotonic()
+        self._progress = Progress(self._num_lines, shown=pending.num_pending > 0, num_done=self._num_before)
+
+    def show(self, line: OutputLine | None, trouble: str | None) -> None:
+        """Count a line of OUT, if there is one; show progress, and the trouble that the run waits for."""
+        if line is not None:
+            self._num_new += 1
+            self._num_tokens += line.tokens
+            self._errors.update([] if line.code is None else [line.code])
+        speed, waiting = f"{self._per_s(self._num_tokens):,.0f} tokens/s", f", waiting: {trouble}" if trouble else ""
+        self._progress.note = f", {speed}, {self._errors.total():,} errors{waiting}"
+        self._progress.advance(0 if line is None else 1)
+
+    def close(self) -> None:
+        """End the progress bar and print the summary."""
+        self._progress.close()
+        errors = ", ".join(f"{count:,} {code}" for code, count in self._errors.most_common())
+        errors += f", in {self._errors_path}" if errors and self._errors_path else ""
+        before = f", {self._num_before:,} in earlier runs" if self._num_before else ""
+        speed = f"{self._per_s(self._num_new):,.1f} lines/s, {self._per_s(self._num_tokens):,.0f} tokens/s"
+        seconds = time.monotonic() - self._began_at
+        completed = f"{self._num_new:,} completed in {seconds:.1f} s ({speed})" if self._num_new else "none completed"
+        print(f"{self._num_lines:,} lines: {completed}{before}; errors: {errors or 'none'}", file=sys.stderr)
+
+    def _per_s(self, count: int) -> float:
+        return count / max(time.monotonic() - self._began_at, 1e-3)

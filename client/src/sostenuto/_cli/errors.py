@@ -1,4 +1,4 @@
-"""Maps errors to exit codes and one-line messages with advice. Writes nothing."""
+"""Exit codes and one-line messages of errors, with advice in terms of the command line."""
 
 from __future__ import annotations
 

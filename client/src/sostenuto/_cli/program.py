@@ -1,4 +1,4 @@
-"""The program `sostenuto`: commands, error handling and exit codes."""
+"""The program `sostenuto`: its commands, those of other distributions, and the handling of errors."""
 
 from __future__ import annotations
 
@@ -6,24 +6,23 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import PurePath
 from typing import Any, NoReturn
 
 import click
+from click.shell_completion import get_completion_class
 
 from sostenuto import SostenutoError, __version__
-from sostenuto._cli import INTERRUPTED, WRONG_USAGE, extensions
-from sostenuto._cli.commands.batch import batch
-from sostenuto._cli.commands.completion import completion
-from sostenuto._cli.commands.generate import generate
-from sostenuto._cli.commands.inspect import inspect
-from sostenuto._cli.commands.models import models
-from sostenuto._cli.commands.score import score
-from sostenuto._cli.commands.tokenizer import tokenizer
-from sostenuto._cli.commands.tokens import tokens
-from sostenuto._cli.commands.write import write
-from sostenuto._cli.connection import ENVIRONMENT, server_options
+from sostenuto._cli import INTERRUPTED, WRONG_USAGE
+from sostenuto._cli.batch import batch
 from sostenuto._cli.errors import BROKEN_PIPE, EXIT_CODES, Failure, exit_code, line
-from sostenuto._cli.screen import say
+from sostenuto._cli.generate import generate
+from sostenuto._cli.models import models, tokenizer
+from sostenuto._cli.options import ENVIRONMENT, server_options
+from sostenuto._cli.terminal import say, write_text
+from sostenuto._cli.texts import inspect, score, tokens
+from sostenuto._cli.write import write
 
 EPILOG = f"""\
 \b
@@ -42,7 +41,24 @@ SECTIONS = {
     "Text": ("generate", "write", "score", "inspect"),
     "Server": ("models", "tokens", "tokenizer", "batch"),
 }
+# Of the server's distribution, which adds them by entry points of GROUP.
+SERVER_SECTIONS = {
+    "Train": ("train", "import", "resume", "vocabulary", "demo"),
+    "Manage models": ("publish", "list", "show", "compare", "verify", "promote", "rollback", "remove"),
+    "Serve": ("serve", "keys", "doctor"),
+}
+SERVER_COMMANDS = tuple(name for section in SERVER_SECTIONS.values() for name in section)
+GROUP = "sostenuto.commands"
+INSTALL = "install the distribution sostenuto-server in the same environment"
 SHORT_HELP = 60  # characters of a command's help in the list
+
+NAME, COMPLETION_VARIABLE = "sostenuto", "_SOSTENUTO_COMPLETE"
+# Path of the completion script for each shell.
+COMPLETION_PATHS = {
+    "bash": "~/.local/share/bash-completion/completions/sostenuto",
+    "zsh": "~/.zfunc/_sostenuto, with `fpath+=~/.zfunc` before `compinit` in ~/.zshrc",
+    "fish": "~/.config/fish/completions/sostenuto.fish",
+}
 
 
 class Program(click.Group):
@@ -69,15 +85,15 @@ class Program(click.Group):
 
     def list_commands(self, context: click.Context) -> list[str]:
         """Return the names of all installed commands."""
-        return sorted({*super().list_commands(context), *extensions.installed()})
+        return sorted({*super().list_commands(context), *installed()})
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         """Return a command; those of other distributions are imported here."""
-        return super().get_command(context, name) or extensions.load(name)
+        return super().get_command(context, name) or load(name)
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the installed commands by section, and which the server would add."""
-        names, sections = self.list_commands(context), {**SECTIONS, **extensions.SERVER_COMMANDS}
+        names, sections = self.list_commands(context), {**SECTIONS, **SERVER_SECTIONS}
         known = {name for section in sections.values() for name in section}
         sections["Further commands"] = tuple(name for name in names if name not in known)
         for title, section in sections.items():
@@ -85,10 +101,9 @@ class Program(click.Group):
             if rows:
                 with formatter.section(title):
                     formatter.write_dl(rows)
-        if not any(name in names for section in extensions.SERVER_COMMANDS.values() for name in section):
-            missing = ", ".join(name for section in extensions.SERVER_COMMANDS.values() for name in section)
+        if not any(name in names for name in SERVER_COMMANDS):
             formatter.write_paragraph()
-            formatter.write_text(f"Without the server there are no {missing}; {extensions.INSTALL}")
+            formatter.write_text(f"Without the server there are no {', '.join(SERVER_COMMANDS)}; {INSTALL}")
 
     def _short_help(self, context: click.Context, name: str) -> str:
         try:
@@ -113,6 +128,27 @@ class Program(click.Group):
         """Run the command of a context."""
         with _silent_on_broken_pipe():
             super().invoke(context)
+
+
+def installed() -> dict[str, EntryPoint]:
+    """Return the entry points by the names of their commands; nothing is imported."""
+    return {point.name: point for point in entry_points(group=GROUP)}
+
+
+def load(name: str) -> click.Command | None:
+    """Import a command, or return None if there is none of this name; raise Failure if it cannot be imported."""
+    point = installed().get(name)
+    if point is None:
+        if name in SERVER_COMMANDS:
+            raise Failure(f"`sostenuto {name}` is a command of the server; {INSTALL}")
+        return None
+    try:
+        command = point.load()
+    except Exception as error:  # of a module that is not ours
+        raise Failure(f"`sostenuto {name}` cannot be loaded: {point.value}: {error}") from error
+    if not isinstance(command, click.Command):
+        raise Failure(f"`sostenuto {name}` cannot be loaded: {point.value} is no click command, got {command!r}")
+    return command
 
 
 @contextmanager
@@ -151,6 +187,30 @@ def program() -> None:
 
     The options below may also follow a command that connects to a server.
     """
+
+
+COMPLETION_EPILOG = """\
+\b
+Example:
+  sostenuto completion bash > ~/.local/share/bash-completion/completions/sostenuto"""
+
+
+@click.command(epilog=COMPLETION_EPILOG, short_help="Print the shell completion script.")
+@click.argument("shell", type=click.Choice(sorted(COMPLETION_PATHS)), required=False, metavar="SHELL")
+def completion(shell: str | None) -> None:
+    """Print the completion script of a shell; its first lines say where to save it.
+
+    SHELL is bash, zsh or fish, by default that of the environment variable SHELL.
+    """
+    shell = shell or PurePath(os.environ.get("SHELL", "")).name
+    kind = get_completion_class(shell) if shell in COMPLETION_PATHS else None
+    if kind is None:
+        raise click.UsageError(f"unknown shell: pass one of {', '.join(sorted(COMPLETION_PATHS))}")
+    # Its source() would start the shell to get its version.
+    script = kind(click.get_current_context().find_root().command, {}, NAME, COMPLETION_VARIABLE)
+    first = "#compdef sostenuto\n" if shell == "zsh" else ""
+    body = (script.source_template % script.source_vars()).strip().replace("#compdef sostenuto\n", "")
+    write_text(f"{first}# Save as {COMPLETION_PATHS[shell]}\n{body.strip()}\n")
 
 
 for command in (generate, write, score, models, tokens, tokenizer, inspect, batch, completion):

@@ -2,16 +2,16 @@
 
 import json
 import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import certifi
 import pytest
 import requests
 
 from sostenuto import RawResponse
-from sostenuto._batch.client import MAX_RETRIES, BatchClient, ClientOptions
-from sostenuto._batch.errors import LineError, Stopped, UsageError
+from sostenuto._batch.client import CONNECT_TIMEOUT_S, MAX_RETRIES, BatchClient
+from sostenuto._batch.errors import LineError, Stopped
 from sostenuto._batch.requests_file import BatchRequest
+from sostenuto._settings import resolve
 from tests.unit.client.scripted_responses import answer_bytes, answer_json, hang_up, linger, refusal
 
 REQUEST = BatchRequest("a", "/v1/completions", b'{"seed":1}')
@@ -20,7 +20,7 @@ STATUS = {"status": "ok", "sequences": {"accepted": 3, "max": 10}, "models": [{}
 
 def connect(url, api_key="", timeout_s=60.0):
     """Make a client for the gateway at a URL."""
-    return BatchClient(ClientOptions(url, api_key, timeout_s, give_up_after_s=600.0))
+    return BatchClient(resolve(url, api_key, (CONNECT_TIMEOUT_S, timeout_s), MAX_RETRIES), give_up_after_s=600.0)
 
 
 @pytest.fixture
@@ -29,10 +29,7 @@ def client(server, waits):  # noqa: ARG001 - no test should wait
     return connect(server.url, "secret")
 
 
-def test_a_request_has_the_bytes_and_url_of_its_line_and_the_key(server, client, monkeypatch, tmp_path):
-    """An entry in ~/.netrc does not override the API key."""
-    (tmp_path / "netrc").write_text("machine 127.0.0.1 login somebody password else\n")
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+def test_a_request_has_the_bytes_and_url_of_its_line_and_the_key(server, client):
     server.script = [answer_json({"x": 1}, headers={"x-request-id": "req-1"})]
     assert client.send(REQUEST) == RawResponse(200, "req-1", b'{"x": 1}')
     (received,) = server.requests
@@ -41,25 +38,7 @@ def test_a_request_has_the_bytes_and_url_of_its_line_and_the_key(server, client,
     assert received.headers["Content-Length"] == str(len(REQUEST.body))
 
 
-def test_requests_of_a_thread_share_a_connection(server, client):
-    """Their bodies are not mixed up on it."""
-    server.script = [answer_json({})] * 3
-    for number in range(3):
-        client.send(BatchRequest("a", "/tokenize", b'{"n":%d}' % number))
-    assert server.bodies == [{"n": 0}, {"n": 1}, {"n": 2}]
-    assert len({request.client_port for request in server.requests}) == 1
-
-
-def test_the_base_url_may_end_in_v1(server):
-    """OpenAI's does, with or without a slash at the end."""
-    server.script = [answer_json({})]
-    connect(f"{server.url}/v1/").send(REQUEST)
-    assert server.requests[0].path == "/v1/completions"
-    assert "Authorization" not in server.requests[0].headers
-
-
 def test_an_unavailable_gateway_is_retried_after_its_retry_after(server, client, waits):
-    """429, 502, 503 and lost connections are retried more often than `MAX_RETRIES`."""
     away = [refusal(429, "full", headers={"retry-after-ms": "2000"}), refusal(503, "drains"), hang_up]
     server.script = [*away, answer_bytes(b"<html>", "text/html", 502), *away, answer_json({})]
     troubles = []
@@ -87,7 +66,6 @@ def test_an_unavailable_gateway_is_retried_after_its_retry_after(server, client,
     ],
 )
 def test_status_and_x_should_retry_decide_about_retries(server, client, status, should_retry, error, num_requests):
-    """These errors become the line's response, after one request or after all retries."""
     headers = {"X-Should-Retry": should_retry} if should_retry else {}
     server.script = [refusal(status, "no", headers=headers, **error)] * 10
     response = client.send(REQUEST)
@@ -111,7 +89,6 @@ def test_a_redirect_is_an_error_of_the_line(server, client):
 
 
 def test_closing_the_client_wakes_waiting_threads(server):
-    """A thread that waits ten minutes for `Retry-After` raises Stopped at once."""
     refused = threading.Event()
 
     def refuse(handler):
@@ -136,7 +113,6 @@ def test_a_refused_api_key_stops_the_run(server, client, status):
 
 
 def test_a_request_that_timed_out_is_not_retried(server):
-    """It becomes the line's error, which names --timeout and its value."""
     server.script = [linger]
     with pytest.raises(LineError, match=r"no response within --timeout of 2 s") as caught:
         connect(server.url, timeout_s=2).send(REQUEST)
@@ -162,17 +138,7 @@ def test_lost_connections_are_retried_while_no_line_gets_a_response(server, clie
     assert client.send(REQUEST).status == 200
 
 
-def test_threads_do_not_mix_up_their_bodies(server, client):
-    """Each of 400 bodies is sent exactly once, by one of 16 threads."""
-    bodies = [b'{"n":%d}' % number for number in range(400)]
-    server.script = [answer_json({})] * len(bodies)
-    with ThreadPoolExecutor(16) as pool:
-        list(pool.map(lambda body: client.send(BatchRequest("a", "/tokenize", body)), bodies))
-    assert sorted(body["n"] for body in server.bodies) == list(range(len(bodies)))
-
-
 def test_the_ca_bundle_of_the_environment_is_used(server, monkeypatch):
-    """REQUESTS_CA_BUNDLE is passed to each request."""
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", certifi.where())
     client, given = connect(server.url), []
     send = requests.Session.send
@@ -204,7 +170,6 @@ def test_a_missing_model_is_retried_while_the_gateway_starts(server, client, wai
 
 
 def test_num_free_is_the_limit_minus_the_admitted_sequences(server, client, waits):
-    """It is at least 1, and an unavailable gateway is retried."""
     server.script = [refusal(503, "drains"), hang_up, answer_json(STATUS)]
     assert client.num_free() == 7
     assert len(waits) == 2
@@ -222,40 +187,6 @@ def test_num_free_is_the_limit_minus_the_admitted_sequences(server, client, wait
     ],
 )
 def test_a_server_that_is_not_a_gateway_stops_the_run(server, client, answer):
-    """The error advises to check the base URL."""
     server.script = [answer]
     with pytest.raises(Stopped, match=r"check (that )?base_url"):
         client.num_free()
-
-
-@pytest.mark.parametrize("url", ["example", "ftp://example", "http://", "http://example:port"])
-def test_an_invalid_base_url_is_a_usage_error(url):
-    """The constructor raises it, before any request."""
-    with pytest.raises(UsageError, match=r"--base-url is .* http://"):
-        connect(url)
-
-
-def test_a_proxy_of_the_environment_is_used(server, monkeypatch):
-    """HTTP_PROXY gets the request, with the absolute URL in its first line."""
-    monkeypatch.setenv("HTTP_PROXY", server.url)
-    monkeypatch.setenv("NO_PROXY", "")
-    server.script = [answer_json({})]
-    connect("http://gateway.invalid:8000").send(REQUEST)
-    assert server.requests[0].path == "http://gateway.invalid:8000/v1/completions"
-
-
-def test_a_truncated_response_is_retried(server, client, waits):
-    """A body shorter than its Content-Length is not accepted."""
-
-    def half(handler):
-        handler.start(200, {"Content-Length": "100"})
-        handler.wfile.write(b'{"x":')
-        handler.hang_up()
-
-    server.script = [half, answer_json({})]
-    troubles = []
-    waits.on_wait = lambda: troubles.append(client.trouble)
-    assert client.send(REQUEST).content == b"{}"
-    assert len(troubles) == 1
-    assert "IncompleteRead" in troubles[0]
-    assert json.dumps(server.bodies) == json.dumps([{"seed": 1}] * 2)

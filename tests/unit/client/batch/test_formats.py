@@ -7,8 +7,18 @@ import json
 import pytest
 
 from sostenuto._batch.errors import ForeignContent, LineError
-from sostenuto._batch.formats import CSV, ESCAPED_CSV, FORMATS, JSONL, OPENAI
-from sostenuto._batch.output_record import OutputRecord
+from sostenuto._batch.formats import (
+    CSV,
+    ESCAPED_CSV,
+    FORMATS,
+    JSONL,
+    OPENAI,
+    OutputRecord,
+    error_line,
+    parse_line,
+    response_line,
+)
+from sostenuto._batch.requests_file import DUPLICATE, Line
 
 # Quotes, delimiters, line breaks of every kind, and text that is not ASCII.
 TEXTS = ["I am", "", 'say "no",\n', "a\r\nb\rc\n\nd", '"', '""', ',"\n"', "é𝄞\u2028 \x00\x1f", " space ", "\n", "=1+1"]
@@ -32,7 +42,6 @@ def read(output_format, content):
 
 
 def test_a_completion_becomes_a_line_of_json_per_choice():
-    """The first choice comes last, and the line is counted with its tokens."""
     made = JSONL.serialize("ä", 200, "r", response(["one", "two\n"]))
     lines = made.content.decode().splitlines()
     assert lines[0] == '{"custom_id":"ä","index":1,"text":"two\\n","finish_reason":"length"}'
@@ -41,7 +50,6 @@ def test_a_completion_becomes_a_line_of_json_per_choice():
 
 
 def test_csv_is_that_of_rfc_4180_with_a_header():
-    """Lines end with CRLF; fields with quotation marks, commas or line breaks are quoted."""
     assert CSV.header == b"custom_id,index,text,finish_reason\r\n"
     made = CSV.serialize("a,b", 200, "r", response(['say "no"\nor, yes', "plain"]))
     assert made.content == b'"a,b",1,plain,length\r\n"a,b",0,"say ""no""\nor, yes",length\r\n'
@@ -53,7 +61,6 @@ PLAIN = ["a=1", "'a", "'", "", " =1", "1-1"]
 
 @pytest.mark.parametrize("text", FORMULAS + PLAIN)
 def test_escaped_csv_has_an_apostrophe_before_formulas_alone(text):
-    """In texts and in custom_ids, of which the reader removes it."""
     content = written(ESCAPED_CSV, (text, [text]))[0]
     (row,) = csv.reader(io.StringIO(content.decode(), newline=""), strict=True)
     expected = f"'{text}" if text in FORMULAS else text
@@ -80,7 +87,6 @@ def test_every_text_survives_csv_and_json(text):
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_what_is_written_is_read_again(name):
-    """Each response once, with its custom_id, whatever the text."""
     contents = written(FORMATS[name], *((text, [text, *TEXTS]) for text in TEXTS), ("n", ["x"]))
     found = list(FORMATS[name].read(io.BytesIO(b"".join(contents))))
     assert [part for part, _ in found] == contents
@@ -89,7 +95,6 @@ def test_what_is_written_is_read_again(name):
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_an_incomplete_response_is_left_out_at_any_length(name):
-    """A response of three choices counts only if all three are there."""
     first, second = written(FORMATS[name], ("a", ['"x"\n', "y"]), ("b", ['1,"\n"', "2\r\n", "3"]))
     for length in range(len(second)):
         assert read(FORMATS[name], first + second[:length]) == (["a"], len(first))
@@ -110,10 +115,24 @@ def test_an_incomplete_response_is_left_out_at_any_length(name):
         (CSV, b'a,0,x"y",stop\r\n', 2),
         (CSV, b"\xff,0,x,stop\r\n", 2),
         (OPENAI, b'{"custom_id":"a","index":0,"text":"","finish_reason":null}\n', 1),
+        (OPENAI, b"notes", 1),
+        (OPENAI, response_line("a", 200, "r", b"{}").content + b"notes", 2),
+        *(
+            (OPENAI, content + b"\n", 1)
+            for content in (
+                b"",
+                b"x",
+                b"[]",
+                b"{}",
+                b'{"id": 1}',
+                b'{"custom_id": "a"}',
+                b'{"response": {"status_code": 200}}',
+                b'{"error": {}}',
+            )
+        ),
     ],
 )
 def test_content_of_another_kind_is_foreign(output_format, content, line):
-    """A resumed run neither counts nor truncates it."""
     with pytest.raises(ForeignContent) as caught:
         read(output_format, content)
     assert caught.value.line == line
@@ -138,7 +157,6 @@ def test_records_whose_order_was_changed_are_foreign(output_format):
 
 @pytest.mark.parametrize("output_format", [JSONL, CSV], ids=["jsonl", "csv"])
 def test_an_error_is_a_line_of_openais_format_in_every_format(output_format):
-    """Its file is the same, whatever the format of OUT."""
     made = output_format.serialize("a", 404, "r", b'{"error": {"code": "model_not_found"}}')
     assert made.code == "model_not_found"
     assert [record for _, record in OPENAI.read([made.content])] == [OutputRecord("a", None, "model_not_found")]
@@ -154,3 +172,42 @@ def test_a_success_that_is_no_completion_is_an_error_of_its_line(output_format, 
     with pytest.raises(LineError) as caught:
         output_format.serialize("a", 200, "r", json.dumps({"choices": choices}).encode())
     assert (caught.value.code, caught.value.custom_id) == ("not_a_completion", "a")
+
+
+REFUSAL = b'{"error": {"message": "no", "code": "model_not_found"}}'
+
+
+def test_a_response_line_keeps_the_bytes_of_its_body():
+    made = response_line("ä", 200, "req-1", b'{"x": 1.10, "usage": {"completion_tokens": 7}}\n')
+    assert b'"body":{"x": 1.10, "usage": {"completion_tokens": 7}}' in made.content
+    line = json.loads(made.content)
+    assert line.pop("id").startswith("batch_req_")
+    body = {"x": 1.1, "usage": {"completion_tokens": 7}}
+    response = {"status_code": 200, "request_id": "req-1", "body": body}
+    assert line == {"custom_id": "ä", "response": response, "error": None}
+    assert (made.code, made.tokens) == (None, 7)
+
+
+@pytest.mark.parametrize("body", [b'{\n "x":\n 1}', b"<html>\n</html>", b"", b"\xff"])
+def test_any_response_body_becomes_one_line_of_json(body):
+    """Newlines of the body do not end the line, and a body without JSON is kept as well."""
+    content = response_line("a", 413, None, body).content
+    assert content.count(b"\n") == 1
+    assert content.endswith(b"\n")
+    assert json.loads(content)["response"]["request_id"] is None
+
+
+@pytest.mark.parametrize(
+    ("made", "written"),
+    [
+        (response_line("a", 200, "r", b"{}"), OutputRecord("a", None, None)),
+        (response_line("a", 404, "r", REFUSAL), OutputRecord("a", None, "model_not_found")),
+        (response_line("a", 500, "r", b"<html>"), OutputRecord("a", None, "http_500")),
+        (error_line(Line(3, b""), LineError("timeout", "m", "a")), OutputRecord("a", None, "timeout")),
+        (error_line(Line(3, b""), LineError("invalid_json", "m", None)), OutputRecord(None, 3, "invalid_json")),
+        (error_line(Line(3, b""), LineError(DUPLICATE, "m", "a")), OutputRecord(None, 3, DUPLICATE)),
+    ],
+)
+def test_an_output_record_has_custom_id_or_line_number(made, written):
+    assert parse_line(made.content) == written
+    assert made.code == written.code

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from sostenuto._batch.output_record import OutputRecord
+from sostenuto._batch.formats import OutputRecord
 from sostenuto._batch.plan import CompletedLines, _compare, find_pending
 from tests.unit.client.batch.conftest import request
 
@@ -24,14 +24,12 @@ def numbers(pending):
 
 
 def test_every_line_but_empty_ones_is_pending(write_requests):
-    """Invalid lines too: their errors are lines of OUT."""
     pending = find_pending(write_requests("a", b"\n", b"nonsense\n", "b"), CompletedLines())
     assert numbers(pending) == [(1, 0), (3, 0), (4, 0)]
     assert (pending.num_lines, pending.num_pending) == (3, 3)
 
 
 def test_lines_that_are_in_out_are_not_pending(write_requests):
-    """They match by custom_id, wherever the line is now, and by number without one."""
     done = completed_of(
         OutputRecord("b", None, None), OutputRecord(None, 3, "invalid_json"), OutputRecord("gone", None, None)
     )
@@ -76,14 +74,12 @@ def test_the_plan_of_random_lines_matches_a_dictionary(tmp_path):
 
 
 def test_custom_ids_match_by_all_128_bits_of_their_digests():
-    """Digests that agree in their first 64 bits are different custom_ids."""
     given = np.array([[1, 2], [1, 1], [1, 2]], np.uint64)
     done, first, num_unknown = _compare(np.array([[1, 1], [1, 3]], np.uint64), given)
-    assert (done.tolist(), first.tolist(), num_unknown) == ([False, True, False], [-1, -1, 0], 1)
+    assert (done.tolist(), first.tolist(), num_unknown) == ([False, True, False], [0, 1, 0], 1)
 
 
 def test_lines_appended_during_a_run_are_left_to_the_next_run(write_requests):
-    """A run sends the lines that it has counted."""
     path = write_requests("a")
     pending = find_pending(path, CompletedLines())
     path.write_bytes(path.read_bytes() + request("b"))

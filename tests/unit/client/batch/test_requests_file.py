@@ -36,7 +36,6 @@ def test_a_valid_line_keeps_its_body():
     ],
 )
 def test_an_invalid_line_is_an_error_with_field_limit_and_value(content, code, message, custom_id):
-    """Each kind of error has a code, and keeps the custom_id if the line has one."""
     line = Line(1, content if isinstance(content, bytes) else json.dumps({**SOUND, **content}).encode())
     with pytest.raises(LineError) as caught:
         parse(line)
@@ -52,7 +51,6 @@ def test_a_missing_field_is_reported_as_none(field):
 
 
 def test_a_duplicate_custom_id_is_an_error_naming_its_first_line():
-    """`same_as`, from the plan of the run, makes the later line the invalid one."""
     with pytest.raises(LineError, match='must be unique, got "a" as in line 3'):
         parse(Line(9, json.dumps(SOUND).encode(), same_as=3))
 
@@ -65,7 +63,6 @@ def test_lines_are_numbered_from_1_empty_ones_included(tmp_path):
 
 
 def test_a_line_above_the_limit_is_an_error_and_not_held_in_memory(tmp_path, monkeypatch):
-    """One byte more than the limit is read of it. The next line is whole, and a line of just the limit is valid."""
     monkeypatch.setattr(requests_file, "MAX_LINE_BYTES", 10)
     path = tmp_path / "in"
     path.write_bytes(b"x" * 1000 + b"\n" + b"y" * 9 + b"\n" + b"z" * 11)

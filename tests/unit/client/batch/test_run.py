@@ -1,13 +1,19 @@
 """Whole runs against a scripted server: exit codes, OUT and messages."""
 
 import csv
+import itertools
 import json
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
+from sostenuto._batch.errors import Stopped
+from sostenuto._batch.formats import OutputLine
+from sostenuto._batch.requests_file import Line
+from sostenuto._batch.run import in_threads
 from sostenuto._cli.program import program
 from sostenuto._retries import LinkedEvent
 from tests.paths import ROOT
@@ -54,7 +60,6 @@ def test_a_completed_run_sends_nothing_when_repeated(run, server, write_requests
 
 
 def test_out_that_was_removed_during_the_run_is_an_error(run, server, write_requests, tmp_path, capsys):
-    """The same command starts again."""
 
     def remove_and_answer(*arguments):
         (tmp_path / "out.jsonl").unlink()
@@ -93,7 +98,6 @@ def test_retry_errors_sends_failed_lines_again(run, server, write_requests):
 
 
 def test_a_run_stopped_by_an_unavailable_gateway_is_resumable(run, server, write_requests, capsys):
-    """The exit code is 3, OUT has the completed lines, and the same command sends the others."""
     source = write_requests("a", "b", "c")
     server.script = [STATUS, ANSWER, *[hang_up] * 5000]
     code, lines = run(source, "--give-up-after", "0.05")
@@ -123,7 +127,6 @@ def test_an_error_that_every_line_would_get_stops_the_run(run, server, write_req
 
 
 def test_lines_of_out_that_are_not_in_in_are_kept_and_reported(run, server, write_requests, capsys):
-    """IN was changed between two runs."""
     server.script = [STATUS, ANSWER]
     run(write_requests("a"))
     server.script = [STATUS, ANSWER]
@@ -143,7 +146,6 @@ def test_in_and_out_must_be_two_files(write_requests, tmp_path, capsys):
 
 
 def test_without_ray_installed_the_error_names_its_requirements(write_requests, tmp_path, capsys, monkeypatch):
-    """The exit code is 2, before anything is sent."""
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     assert main([str(write_requests("a")), str(tmp_path / "out"), "--ray"]) == 2
     assert "pip install 'sostenuto[batch-ray]'" in capsys.readouterr().err
@@ -166,13 +168,13 @@ def test_an_address_without_a_ray_cluster_is_an_error_within_a_minute(server, wr
         (["-", "out"], "must be a file, as it is read twice"),
         (["in", "out", "--concurrency", "0"], "must be a number from 1 to 4096, got '0'"),
         (["in", "out", "--timeout", "nan"], "must be above 0 and at most 1,000,000, got nan"),
+        (["in", "out", "--base-url", "ftp://example"], "--base-url is 'ftp://example': it must start with http://"),
         (["in", "out", "--ray-workers", "2"], "--ray-workers requires --ray"),
         (["in", "out", "--format", "tsv"], "'tsv' is not one of 'openai', 'jsonl', 'csv'"),
         (["in", "out", "--escape-formulas"], "--escape-formulas requires --format csv, got openai"),
     ],
 )
 def test_an_invalid_option_is_refused(capsys, options, message):
-    """The exit code is 2, and the message has limit and value."""
     assert main(options) == 2
     assert message in capsys.readouterr().err
 
@@ -243,7 +245,7 @@ def test_the_servers_options_are_those_of_the_other_commands(server, write_reque
     assert {request.headers["Authorization"] for request in server.requests} == {"Bearer secret"}
 
 
-@pytest.mark.parametrize("missing", ["numpy", "orjson", "tqdm"])
+@pytest.mark.parametrize("missing", ["numpy", "orjson"])
 def test_without_the_extra_the_command_says_what_to_install(tmp_path, missing):
     """One line, and exit code 2; the rest of the program needs none of these packages."""
     (tmp_path / f"{missing}.py").write_text(f"raise ModuleNotFoundError(name={missing!r})\n")
@@ -255,3 +257,68 @@ def test_without_the_extra_the_command_says_what_to_install(tmp_path, missing):
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "pip install 'sostenuto[batch]'" in done.stderr
     subprocess.run([*command, "--help"], check=True, capture_output=True, cwd=tmp_path, env=variables)
+
+
+LINES = [Line(number, b"%d" % number) for number in range(100)]
+
+
+def made(line):
+    """Process a line: its output is its content."""
+    return OutputLine(line.content)
+
+
+def test_every_line_is_processed_once():
+    """The order of the output may differ."""
+    answers = list(in_threads(LINES, made, 8, lambda: None))
+    assert sorted(int(answer.content) for answer in answers) == list(range(100))
+
+
+def test_lines_are_read_only_as_fast_as_they_are_processed():
+    """So an endless IN costs no memory."""
+    read = itertools.count()
+    lines = (Line(number, b"") for number in read)
+    answers = in_threads(lines, made, 4, lambda: None)
+    for _ in range(50):
+        next(answers)
+    answers.close()
+    # The lines taken, four in process and eight in the queue; four of tolerance.
+    assert next(read) <= 50 + 4 + 8 + 4
+
+
+def test_as_many_lines_are_processed_at_once_as_requested():
+    """A barrier lets none of the 16 end before all have begun."""
+    together = threading.Barrier(16)
+
+    def wait(line):
+        together.wait(10)
+        return made(line)
+
+    assert len(list(in_threads(LINES[:32], wait, 16, lambda: None))) == 32
+
+
+def test_an_exception_in_a_thread_ends_the_run_and_wakes_the_others():
+    woken = threading.Event()
+
+    def fail(line):
+        if line.number == 5:
+            raise Stopped("gone")
+        return made(line)
+
+    with pytest.raises(Stopped, match="gone"):
+        list(in_threads(LINES, fail, 1, woken.set))
+    assert woken.is_set()
+
+
+def test_an_interval_without_output_yields_none(monkeypatch):
+    """So the caller can update its progress bar."""
+    monkeypatch.setattr("sostenuto._batch.run.TICK_S", 0.01)
+    go_on = threading.Event()
+
+    def wait(line):
+        assert go_on.wait(10)
+        return made(line)
+
+    answers = in_threads(LINES[:1], wait, 1, lambda: None)
+    assert next(answers) is None
+    go_on.set()
+    assert [answer for answer in answers if answer] == [made(LINES[0])]

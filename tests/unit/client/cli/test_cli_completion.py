@@ -1,7 +1,5 @@
 """`sostenuto completion`: scripts for shells, and the candidates that they request."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.unit.client.scripted_server import PATIENCE_S
@@ -21,7 +19,6 @@ def test_a_completion_script_says_where_to_install_it(sostenuto, monkeypatch, sh
 
 
 def test_an_unsupported_shell_is_wrong_usage(sostenuto, monkeypatch):
-    """The message lists the supported ones."""
     monkeypatch.setenv("SHELL", "/bin/sh")
     shown = sostenuto("completion")
     assert shown.exit_code == 2
@@ -37,7 +34,6 @@ def test_an_unsupported_shell_is_wrong_usage(sostenuto, monkeypatch):
     ],
 )
 def test_commands_and_options_are_completed(process, words, found):
-    """In the protocol of the bash script."""
     place = str(len(words.split()) - 1)
     running = process(_SOSTENUTO_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD=place)
     output, error = running.communicate(timeout=PATIENCE_S)

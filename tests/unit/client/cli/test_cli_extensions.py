@@ -1,15 +1,12 @@
 """Commands that other distributions add to the program by entry points."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 
 import click
 import pytest
 
-from sostenuto._cli import extensions
-from sostenuto._cli.program import program
+from sostenuto._cli.program import GROUP, SERVER_COMMANDS, program
 from tests.paths import ROOT
 from tests.terminals import environment
 
@@ -23,7 +20,6 @@ def waltz(context, somebody):
     print(f"waltzing with {somebody}")
     context.exit(7)
 """
-SERVER_COMMANDS = [name for names in extensions.SERVER_COMMANDS.values() for name in names]
 
 
 @pytest.fixture
@@ -37,7 +33,7 @@ def install(tmp_path, monkeypatch):
         information.mkdir()
         (information / "METADATA").write_text("Metadata-Version: 2.1\nName: dances\nVersion: 1\n")
         lines = [f"{name} = {value}\n" for name, value in points.items()]
-        (information / "entry_points.txt").write_text(f"[{extensions.GROUP}]\n{''.join(lines)}")
+        (information / "entry_points.txt").write_text(f"[{GROUP}]\n{''.join(lines)}")
         return tmp_path
 
     yield write
@@ -47,11 +43,10 @@ def install(tmp_path, monkeypatch):
 @pytest.fixture
 def without_server(monkeypatch):
     """An environment in which only the SDK is installed."""
-    monkeypatch.setattr(extensions, "installed", dict)
+    monkeypatch.setattr("sostenuto._cli.program.installed", dict)
 
 
 def test_a_command_of_another_distribution_runs_with_its_own_exit_code(sostenuto, install):
-    """It is found by its entry point."""
     install(MODULE, waltz="dances:waltz")
     shown = sostenuto("waltz", "anybody")
     assert (shown.exit_code, shown.stdout) == (7, "waltzing with anybody\n")
@@ -76,13 +71,11 @@ def test_help_lists_it_in_a_section(sostenuto, install):
 
 
 def test_no_command_of_another_distribution_replaces_the_programs_own(sostenuto, install):
-    """Its help is unchanged."""
     install(MODULE, generate="dances:waltz")
     assert "PROMPT" in sostenuto("generate", "--help").stdout
 
 
 def test_other_commands_are_imported_only_when_they_run(install):
-    """Neither the program's start nor its own commands import them."""
     folder = install("raise SystemExit('imported')", waltz="dances:waltz")
     command = [sys.executable, "-m", "sostenuto", "completion", "bash"]
     variables = environment(PYTHONPATH=f"{folder}:{ROOT / 'client/src'}")
@@ -109,7 +102,6 @@ def test_a_broken_command_is_one_line_and_breaks_no_other(sostenuto, install, mo
 @pytest.mark.usefixtures("without_server")
 @pytest.mark.parametrize("name", SERVER_COMMANDS)
 def test_without_the_server_its_commands_say_what_to_install(sostenuto, name):
-    """With any arguments; the exit code is 2."""
     shown = sostenuto(name, "book.txt")
     assert (shown.exit_code, shown.stdout) == (2, "")
     assert shown.stderr == (
@@ -120,21 +112,18 @@ def test_without_the_server_its_commands_say_what_to_install(sostenuto, name):
 
 @pytest.mark.usefixtures("without_server")
 def test_without_the_server_the_help_names_its_commands(sostenuto):
-    """And what to install."""
     shown = " ".join(sostenuto("--help").stdout.split())
     assert f"Without the server there are no {', '.join(SERVER_COMMANDS)}; install the distribution" in shown
 
 
 @pytest.mark.usefixtures("without_server")
 def test_every_command_of_the_program_is_in_a_section_of_the_help(sostenuto):
-    """`Further commands` has only the completion script."""
     shown = sostenuto("--help").stdout
     assert all(f"\n  {name} " in shown for name in program.commands)
     assert shown.partition("Further commands:\n")[2].partition("\n\n")[0].split()[0] == "completion"
 
 
 def test_completion_offers_commands_of_other_distributions(install):
-    """Click asks the program for them."""
     install(MODULE, waltz="dances:waltz")
     context = click.Context(program, info_name="sostenuto", resilient_parsing=True)
     assert "waltz" in [item.value for item in program.shell_complete(context, "wa")]

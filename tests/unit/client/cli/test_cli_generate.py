@@ -1,15 +1,11 @@
 """`sostenuto generate`: what it requests, and what it writes where."""
 
-from __future__ import annotations
-
 import json
 import signal
 import subprocess
 
 import pytest
 
-from sostenuto._cli import states
-from sostenuto._cli.errors import Failure
 from tests.terminals import interruptible
 from tests.unit.client.scripted_responses import (
     COMPLETION,
@@ -110,7 +106,6 @@ def test_wrong_patterns_are_rejected_before_sending(sostenuto, server, given, wo
 
 
 def test_the_model_can_come_from_the_environment(sostenuto, server, monkeypatch):
-    """`--model` takes precedence; without either it is the server's first model."""
     monkeypatch.setenv("SOSTENUTO_MODEL", "theirs")
     server.script = [stream(WHOLE), stream(WHOLE), models("first"), stream(WHOLE)]
     sostenuto("generate", "Once")
@@ -122,7 +117,6 @@ def test_the_model_can_come_from_the_environment(sostenuto, server, monkeypatch)
 
 @pytest.mark.parametrize("argument", [(), ("-",)], ids=["none", "dash"])
 def test_a_prompt_is_read_from_standard_input_unchanged(sostenuto, server, argument):
-    """Neither white space nor line ends are stripped."""
     server.script = [stream(WHOLE)]
     shown = sostenuto("generate", *argument, "--model", "tiny", given="Größe \n\n 大\r\n".encode())
     assert shown.exit_code == 0, shown.stderr
@@ -165,7 +159,6 @@ def test_json_is_the_whole_response_on_one_line(sostenuto, server):
 
 
 def test_streamed_json_has_a_line_per_delta_and_one_for_the_generation(sostenuto, server):
-    """With `-n 2`, each delta has the index of its choice."""
     events = [chunk("a"), chunk("b", index=1), chunk("", "stop"), chunk("c", "length", index=1), usage_chunk(), DONE]
     server.script = [stream(events)]
     lines = [json.loads(line) for line in sostenuto(*GENERATE, "-n", "2", "--json", "--stream").stdout.splitlines()]
@@ -180,14 +173,12 @@ def test_streamed_json_has_a_line_per_delta_and_one_for_the_generation(sostenuto
 
 
 def test_several_choices_are_printed_in_succession(sostenuto, server):
-    """Each below a heading with its number."""
     choices = [{**COMPLETION["choices"][0], "index": index, "text": text} for index, text in enumerate("ab")]
     server.script = [answer_json({**COMPLETION, "choices": choices})]
     assert sostenuto(*GENERATE, "-n", "2").stdout == "==> 1 of 2 <==\na\n==> 2 of 2 <==\nb\n"
 
 
 def test_suffix_is_sent_without_a_prompt(sostenuto, server):
-    """`-` reads it from standard input."""
     server.script = [stream(WHOLE), stream(WHOLE)]
     sostenuto("generate", "--suffix", "the end.", "--model", "tiny")
     assert asked(server) == {"prompt": "", "suffix": "the end."}
@@ -212,19 +203,22 @@ def test_a_saved_state_can_be_resumed(sostenuto, server, tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["story.state"]
 
 
-def test_the_state_of_a_json_response_is_saved_too(sostenuto, server, tmp_path):
-    """`--save-state` works with `--json` as with plain text."""
-    server.script = [answer_json({**COMPLETION, "choices": [{**COMPLETION["choices"][0], "state": STATE}]})]
-    sostenuto(*GENERATE, "--json", "--save-state", str(tmp_path / "state"))
-    assert (tmp_path / "state").read_text() == STATE + "\n"
+LATE = {"error": {"message": "too late", "code": "deadline_exceeded"}}
+STATED = {**COMPLETION, "choices": [{**COMPLETION["choices"][0], "state": STATE}]}
 
 
-def test_the_state_in_a_streamed_error_is_saved(sostenuto, server, tmp_path):
+@pytest.mark.parametrize(
+    ("option", "answer", "code"),
+    [
+        ("--json", answer_json(STATED), 0),
+        ("--no-resume", stream([{**LATE, **chunk(" upon", state=STATE)}]), 1),
+        ("--no-stream", answer_json({**STATED, **LATE}, 504, {"x-should-retry": "false"}), 1),
+    ],
+)
+def test_a_state_is_saved_also_of_json_and_of_an_error(sostenuto, server, tmp_path, option, answer, code):
     """A generation that exceeds its deadline can be resumed."""
-    late = {"error": {"message": "too late", "code": "deadline_exceeded"}, **chunk(" upon", state=STATE)}
-    server.script = [stream([late])]
-    shown = sostenuto(*GENERATE, "--save-state", str(tmp_path / "state"), "--no-resume")
-    assert (shown.exit_code, shown.stdout) == (1, " upon")
+    server.script = [answer]
+    assert sostenuto(*GENERATE, option, "--save-state", str(tmp_path / "state")).exit_code == code
     assert (tmp_path / "state").read_text() == STATE + "\n"
 
 
@@ -242,16 +236,6 @@ def test_ctrl_c_before_a_state_says_that_none_is_saved(process, server, tmp_path
     assert server.bodies[0]["stream_options"]["state_interval"] == 1
 
 
-def test_the_state_in_an_error_response_is_saved(sostenuto, server, tmp_path):
-    """As the help of `--save-state` says."""
-    choice = {**COMPLETION["choices"][0], "state": STATE}
-    error = {"message": "too late", "code": "deadline_exceeded"}
-    server.script = [answer_json({**COMPLETION, "choices": [choice], "error": error}, 504, {"x-should-retry": "false"})]
-    shown = sostenuto(*GENERATE, "--no-stream", "--save-state", str(tmp_path / "state"))
-    assert shown.exit_code == 1
-    assert (tmp_path / "state").read_text() == STATE + "\n"
-
-
 def test_a_prompt_is_read_after_the_state(sostenuto, server):
     """As the help of `--state` says, whether the prompt is an argument or piped in."""
     for arguments, given in ((("and then",), ""), ((), "and then"), ((), "")):
@@ -266,7 +250,6 @@ def test_a_prompt_is_read_after_the_state(sostenuto, server):
 
 @pytest.mark.parametrize("content", ["", "no state", "\x00\xff"])
 def test_a_file_without_a_state_is_rejected_before_sending(sostenuto, server, tmp_path, content):
-    """The message names the file."""
     path = tmp_path / "state"
     path.write_text(content)
     shown = sostenuto("generate", "--state", str(path))
@@ -304,23 +287,13 @@ def test_a_closed_output_pipe_ends_the_command_and_its_stream(process, server):
 
 
 def test_deltas_are_written_as_they_arrive(process, server):
-    """The first one can be read before the second is sent."""
     server.script = [stream([chunk("first")], then=linger)]
     running = process(*GENERATE)
     assert running.stdout.read(5) == b"first"
 
 
 def test_control_characters_are_not_escaped_in_a_pipe(process, server):
-    """The reader of a pipe gets the text that the model generated."""
     server.script = [stream([chunk("\x1b[31m\r\n\x9b"), DONE])]
     running = process(*GENERATE, stdin=subprocess.DEVNULL)
     output, _ = running.communicate(timeout=PATIENCE_S)
     assert output == "\x1b[31m\r\n\x9b".encode()
-
-
-def test_a_failed_save_of_a_state_leaves_no_temporary_file(tmp_path):
-    """The message names the path."""
-    (tmp_path / "taken").mkdir()
-    with pytest.raises(Failure, match=r"cannot write .*taken"):
-        states.save(STATE, tmp_path / "taken")
-    assert [entry.name for entry in tmp_path.iterdir()] == ["taken"]

@@ -1,7 +1,5 @@
 """The program as a whole: help, server options, and the message and exit code of each failure."""
 
-from __future__ import annotations
-
 import os
 import signal
 
@@ -12,7 +10,6 @@ from sostenuto import __version__
 from sostenuto._cli.program import program
 from tests.terminals import interruptible
 from tests.unit.client.scripted_responses import (
-    WHOLE,
     answer_bytes,
     chunk,
     hang_up,
@@ -30,7 +27,6 @@ HTML = answer_bytes(b"<html><body>\x1b]0;mine\x07 It works!</body></html>", "tex
 
 @pytest.mark.parametrize("name", sorted(program.commands))
 def test_the_help_of_every_command_has_an_example_and_all_options(sostenuto, name):
-    """Server options included."""
     shown = sostenuto(name, "-h")
     assert shown.exit_code == 0
     assert f"sostenuto {name}" in shown.stdout
@@ -55,13 +51,11 @@ def test_without_a_command_the_commands_are_listed_on_standard_error(sostenuto):
 
 
 def test_version_prints_the_version_of_the_package(sostenuto):
-    """On standard output, after the program's name."""
     assert sostenuto("--version").stdout == f"sostenuto {__version__}\n"
 
 
 @pytest.mark.parametrize("behind", [False, True])
 def test_server_options_can_precede_or_follow_the_command(sostenuto, server, tmp_path, behind):
-    """In both positions they override the environment."""
     key = tmp_path / "key"
     key.write_text("secret\n")
     given = ("--base-url", f"{server.url}/texts/v1", "--api-key-file", str(key))
@@ -131,7 +125,6 @@ def test_a_refused_connection_exits_with_3(sostenuto):
 
 
 def test_timeout_bounds_the_wait_for_a_silent_server(sostenuto, server):
-    """The message has the value, and suggests to raise `--timeout`."""
     server.script = [linger]
     shown = sostenuto(*GENERATE, "--timeout", "0.2")
     assert shown.exit_code == 3
@@ -140,7 +133,6 @@ def test_timeout_bounds_the_wait_for_a_silent_server(sostenuto, server):
 
 
 def test_the_text_before_an_interruption_stays_on_standard_output(sostenuto, server):
-    """The error goes to standard error."""
     server.script = [stream([chunk(" upon")], then=hang_up)]
     assert sostenuto(*GENERATE, "--no-resume").stdout == " upon"
 
@@ -175,7 +167,6 @@ def test_the_text_before_an_interruption_stays_on_standard_output(sostenuto, ser
     ids=" ".join,
 )
 def test_wrong_usage_is_one_line_and_sends_nothing(sostenuto, server, arguments):
-    """With exit code 2."""
     shown = sostenuto(*arguments)
     assert (shown.exit_code, shown.stdout, server.requests) == (2, "", [])
     assert shown.stderr.startswith("error: ")
@@ -197,7 +188,6 @@ def test_ctrl_c_while_modules_are_imported_exits_with_130(process, tmp_path, imp
 
 
 def test_ctrl_c_exits_with_130_and_closes_the_stream(terminal, server):
-    """Without a traceback."""
     server.script = [stream([chunk(" upon")], then=lambda handler: handler.wait_until_client_leaves())]
     running = terminal(*GENERATE)
     running.wait_for(b" upon")
@@ -210,14 +200,7 @@ def test_ctrl_c_exits_with_130_and_closes_the_stream(terminal, server):
 
 @pytest.mark.parametrize("arguments", [("models",), ("models", "--json"), ("--help",)], ids=" ".join)
 def test_a_closed_output_pipe_prints_no_message(process, server, arguments):
-    """However short the output; the exit code is 141."""
     server.script = [models("tiny")]
     running = process(*arguments)
     running.stdout.close()
     assert (running.wait(PATIENCE_S), running.stderr.read()) == (141, b"")
-
-
-def test_a_complete_stream_exits_with_0(sostenuto, server):
-    """The counterpart to all the failures."""
-    server.script = [stream(WHOLE)]
-    assert sostenuto(*GENERATE).exit_code == 0

@@ -1,11 +1,9 @@
 """Output in terminals of any width, with and without colours: never with active control characters."""
 
-from __future__ import annotations
-
 import pytest
 from rich.cells import cell_len
 
-from sostenuto._cli.screen import on_one_line, print_table, visible
+from sostenuto._cli.terminal import on_one_line, print_table, visible
 from tests.unit.client.scripted_responses import DONE, WHOLE, answer_json, chunk, models, stream
 
 GENERATE = ("generate", "Once", "--model", "tiny")
@@ -28,7 +26,6 @@ SHOWN = {
 
 @pytest.mark.parametrize("text", ["Größe", "大きさ", "שלום", "👩‍👩‍👧", "a\tb\nc", "e\u0301"])
 def test_printable_text_is_shown_unchanged(text):
-    """Letters of any script, combining marks, joiners, tabs and line ends."""
     assert visible(text) == text
 
 
@@ -39,7 +36,6 @@ def test_control_and_bidi_characters_are_escaped(character):
 
 
 def test_line_ends_and_tabs_are_escaped_in_a_table_cell():
-    """A cell is always one line."""
     assert on_one_line("a\nb\tc\r") == "a\\nb\\tc\\r"
 
 
@@ -50,7 +46,6 @@ def test_columns_are_aligned_by_display_width(capsys):
 
 
 def test_generated_escape_sequences_do_not_reach_the_terminal(terminal, server):
-    """Even if a sequence is split between deltas."""
     server.script = [stream([chunk("a\x1b"), chunk("]0;mine\x07"), chunk("\x9b31m", "length"), DONE])]
     code, shown = terminal(*GENERATE, "-q").end()
     assert (code, shown) == (0, "a\\u001b]0;mine\\u0007\\u009b31m\n")
@@ -92,7 +87,6 @@ def test_a_table_wider_than_the_terminal_becomes_a_list(terminal, server, column
 
 
 def test_inspect_shades_tokens_by_probability(terminal, server):
-    """With a legend, and the least probable tokens with their most probable alternatives."""
     server.script = [models("tiny"), answer_json(SHOWN)]
     _, shown = terminal("inspect", "ab").end()
     assert "\x1b[30;48;5;229m⏎" in shown
@@ -104,7 +98,6 @@ def test_inspect_shades_tokens_by_probability(terminal, server):
 
 @pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=lambda wish: next(iter(wish)))
 def test_without_colours_inspect_prints_a_table(terminal, server, variables):
-    """Each token with its probability and its most probable alternative."""
     server.script = [models("tiny"), answer_json(SHOWN)]
     _, shown = terminal("inspect", "ab", **variables).end()
     assert "48;5" not in shown

@@ -1,7 +1,5 @@
 """`sostenuto score`, `tokens`, `inspect` and `models`."""
 
-from __future__ import annotations
-
 import json
 import math
 
@@ -29,7 +27,6 @@ def scored(*texts):
 
 
 def test_score_prints_tokens_log_probability_perplexity_and_bits(sostenuto, server):
-    """The text is sent unchanged."""
     server.script = [models("tiny"), scored("abc")]
     shown = sostenuto("score", "abc")
     assert shown.exit_code == 0, shown.stderr
@@ -63,7 +60,6 @@ def test_with_lines_each_line_is_scored_by_itself(sostenuto, server):
 
 
 def test_several_files_are_scored_as_one_text_each(sostenuto, server, tmp_path):
-    """With their final line ends, in one request."""
     paths = [tmp_path / name for name in ("one.txt", "two.txt")]
     for path in paths:
         path.write_text(f"in {path.name}\n")
@@ -76,7 +72,6 @@ def test_several_files_are_scored_as_one_text_each(sostenuto, server, tmp_path):
 @pytest.mark.parametrize("command", ["score", "inspect"])
 @pytest.mark.parametrize("model", [None, "reverse:2", "reverse@canary"])
 def test_a_backward_model_gets_the_text_as_suffix(sostenuto, server, command, model):
-    """Whether the name has a version, a label or neither."""
     entries = [{"id": "reverse", "direction": "backward"}, {"id": "tiny", "direction": "forward"}]
     server.script = [answer_json({"data": entries}), scored("ab")]
     shown = sostenuto(command, "ab", *([] if model is None else ["--model", model]))
@@ -87,13 +82,11 @@ def test_a_backward_model_gets_the_text_as_suffix(sostenuto, server, command, mo
 
 
 def test_tokens_in_a_pipe_are_lines_of_id_tab_and_string(sostenuto, server):
-    """Line ends and tabs within tokens are escaped."""
     server.script = [answer_json({"tokens": [5, 6, 7], "token_strs": ["ab", "\n", "\t"]})]
     assert sostenuto("tokens", "x", *TINY).stdout == "5\tab\n6\t\\n\n7\t\\t\n"
 
 
 def test_tokens_as_json_are_ids_and_strings(sostenuto, server):
-    """On one line."""
     server.script = [answer_json({"tokens": [5, 6], "token_strs": ["ab", "\n"]})]
     assert json.loads(sostenuto("tokens", "x", *TINY, "--json").stdout) == {"ids": [5, 6], "texts": ["ab", "\n"]}
 
@@ -143,7 +136,6 @@ def test_models_are_listed_with_versions_and_labels(sostenuto, server):
 
 
 def test_models_as_json_are_the_servers_entries_unchanged(sostenuto, server):
-    """One line per model."""
     entries = [{"id": "a", "more": [1]}, {"id": "b"}]
     server.script = [answer_json({"data": entries})]
     assert [json.loads(line) for line in sostenuto("models", "--json").stdout.splitlines()] == entries

@@ -1,7 +1,5 @@
 """`sostenuto write`: what each line of a session does to the text, and what remains when it ends."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import signal
@@ -25,9 +23,11 @@ def turn(text, state="ost1.a.b"):
     return stream([chunk(text), chunk("", "length", state=state), usage_chunk(), DONE])
 
 
-def expired():
-    """Respond that the state has expired."""
-    return refusal(400, "state is older than 7 days", code="state_expired")
+def exchange(session, *pairs):
+    """Type keys in a terminal, each after the output has certain bytes."""
+    for wanted, keys in pairs:
+        session.wait_for(wanted)
+        session.type(keys)
 
 
 @pytest.fixture
@@ -46,7 +46,6 @@ def read(server):
 
 
 def test_an_empty_line_generates_and_a_text_line_is_appended_first(write, server):
-    """Each turn resumes from the previous state; standard output has generated text alone."""
     server.script = [turn(" upon"), turn(" a time"), turn(" there")]
     shown = write("", ",\\nlong ago \\\\n", "//was", given=("Once",))
     assert (shown.exit_code, shown.stdout, shown.stderr) == (0, " upon a time there", "")
@@ -54,27 +53,24 @@ def test_an_empty_line_generates_and_a_text_line_is_appended_first(write, server
 
 
 def test_a_turn_has_200_tokens_by_default(write, server):
-    """`/set max-tokens` changes it."""
     server.script = [turn("a"), turn("b")]
     write("", "/set max-tokens 7", "")
     assert [body["max_tokens"] for body in server.bodies] == [200, 7]
 
 
 def test_options_of_the_command_apply_to_every_turn(write, server):
-    """They have the names of `generate`."""
     server.script = [turn("a"), turn("b")]
     write("", "", given=("--temperature", "0.5", "--stop", "x"))
     assert [(body["temperature"], body["stop"]) for body in server.bodies] == [(0.5, ["x"])] * 2
 
 
 def test_undone_turns_can_be_redone_until_another_is_generated(write, server):
-    """Several in succession, with their states."""
     server.script = [turn("1"), turn("2"), turn("3", "ost1.c.d"), turn("4")]
     shown = write("", "", "/undo", "/undo", "/redo", "/redo", "/text", "/undo", "", "/text", "/redo")
     assert shown.stdout == "12" + "12" + "3" + "13"
     assert shown.exit_code == 2
     assert "no turn to redo" in shown.stderr
-    assert sostenuto_state(server, 2) == "ost1.a.b"
+    assert server.bodies[2]["state"] == "ost1.a.b"
 
 
 def test_after_a_change_of_model_a_redone_turn_has_no_state(write, server):
@@ -100,17 +96,11 @@ def test_unrelated_files_beside_a_session_are_ignored(sostenuto, server, tmp_pat
     assert json.loads(path.read_text(encoding="utf-8"))["turns"][0]["text"] == "mine"
 
 
-def sostenuto_state(server, number):
-    """Return the state from which a request resumed."""
-    return server.bodies[number]["state"]
-
-
 def test_retry_generates_the_last_turn_again_with_another_seed(write, server):
-    """From the state before that turn, with its prompt."""
     server.script = [turn("1", "ost1.first.x"), turn("2"), turn("3")]
     assert write("", "and", "/retry", "/text").stdout == "1" + "2" + "3" + "1and3"
     assert read(server)[2] == ("and", True)
-    assert sostenuto_state(server, 2) == "ost1.first.x"
+    assert server.bodies[2]["state"] == "ost1.first.x"
     assert "seed" not in server.bodies[1]
     assert server.bodies[2]["seed"] > 0
 
@@ -124,13 +114,12 @@ def test_a_failed_retry_keeps_the_turn(write, server, tmp_path):
 
 
 def test_branches_are_independent(write, server):
-    """Each resumes from its own state; names are generated or chosen, and listed."""
     server.script = [turn("1", "ost1.one.x"), turn("2"), turn("3"), turn("4")]
     shown = write("", "/branch", "", "/switch main", "/branch other", "", "/branches", "/switch branch-2", "", "/text")
     assert shown.exit_code == 0, shown.stderr
     assert shown.stdout.startswith("123  main: 1 turns, 1 characters\n  branch-2: 2 turns, 2 characters\n* other: 2 ")
     assert shown.stdout.endswith("4" + "124")
-    assert [sostenuto_state(server, number) for number in (1, 2)] == ["ost1.one.x"] * 2
+    assert [server.bodies[number]["state"] for number in (1, 2)] == ["ost1.one.x"] * 2
 
 
 @pytest.mark.parametrize(
@@ -193,8 +182,7 @@ def test_after_a_change_of_model_the_whole_text_is_sent(write, server):
 
 
 def test_after_a_rejected_state_the_whole_text_is_sent(write, server):
-    """Standard error has one line, and the turn succeeds."""
-    server.script = [turn("1"), expired(), turn("2")]
+    server.script = [turn("1"), refusal(400, "state is older than 7 days", code="state_expired"), turn("2")]
     shown = write("", "and", given=("Once",))
     assert (shown.exit_code, shown.stdout) == (0, "12")
     assert shown.stderr == "the whole text is processed again: state is older than 7 days\n"
@@ -209,20 +197,18 @@ def test_an_interrupted_turn_is_resumed(write, server):
 
 
 def test_the_file_is_saved_after_every_turn(write, server, tmp_path):
-    """The next session resumes from its state; the SDK can load it too."""
     path = tmp_path / "story.json"
     server.script = [turn(" upon", "ost1.one.x"), refusal(400, "no"), turn(" a time")]
     assert write("", "", given=("Once", "--file", str(path))).exit_code == 1
     kept = sostenuto.Conversation.load(path, sostenuto.Client(server.url))
     assert (kept.text, kept.state) == ("Once upon", "ost1.one.x")
     assert write("", given=("--file", str(path), "--temperature", "0.1")).stdout == " a time"
-    assert sostenuto_state(server, 2) == "ost1.one.x"
+    assert server.bodies[2]["state"] == "ost1.one.x"
     assert server.bodies[2]["temperature"] == 0.1
     assert kept.load(path, sostenuto.Client(server.url)).text == "Once upon a time"
 
 
 def test_branches_are_saved_beside_the_file(write, server, tmp_path):
-    """Under their names, and loaded by the next session; other files are ignored."""
     path = tmp_path / "story[1].json"
     server.script = [turn("1"), turn("2")]
     assert write("", "/branch dark", "", given=("--file", str(path))).exit_code == 0
@@ -237,7 +223,6 @@ def test_branches_are_saved_beside_the_file(write, server, tmp_path):
 
 
 def test_a_prompt_for_an_existing_text_is_rejected(write, server, tmp_path):
-    """The text already has its beginning."""
     path = tmp_path / "story.json"
     server.script = [turn("1")]
     write("", given=("--file", str(path)))
@@ -258,7 +243,6 @@ def test_a_file_without_a_conversation_is_rejected_and_unchanged(write, tmp_path
 
 
 def test_load_adds_a_branch_named_after_the_file(write, server, tmp_path):
-    """The other branches are unchanged."""
     path = tmp_path / "my story.json"
     server.script = [turn("1"), turn("2")]
     shown = write("", f"/save {path}", "", f"/load {path}", "/text", "/branches")
@@ -267,22 +251,10 @@ def test_load_adds_a_branch_named_after_the_file(write, server, tmp_path):
 
 
 def test_a_line_with_invalid_utf8_ends_a_piped_session(sostenuto, server):
-    """The offset counts from the beginning of standard input; earlier lines have been executed."""
     server.script = [turn("1")]
     shown = sostenuto("write", *TINY, given=b"ab\nc\xff\n")
     assert (shown.exit_code, shown.stdout) == (2, "1")
     assert "byte 0xff at offset 4" in shown.stderr
-
-
-def test_branches_are_saved_where_the_help_says(write, sostenuto, server, tmp_path):
-    """And a turn has the number of tokens that it names."""
-    server.script = [turn("1"), turn("2")]
-    write("a", "/branch NAME", "b", given=("--file", str(tmp_path / "story.json")))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["story.NAME.json", "story.json"]
-    told = " ".join(sostenuto("write", "--help").stdout.split())
-    assert "A branch NAME of story.json is saved next to it, as story.NAME.json." in told
-    assert "up to 200 tokens (--max-tokens)" in told
-    assert server.bodies[0]["max_tokens"] == 200
 
 
 def test_quit_ends_the_session_and_help_lists_every_command(write, server):
@@ -294,21 +266,16 @@ def test_quit_ends_the_session_and_help_lists_every_command(write, server):
 
 
 def test_ctrl_c_stops_the_turn_and_keeps_its_text(terminal, server, tmp_path):
-    """The session continues: the next turn sends the whole text. Ctrl-D exits with 0."""
     path = tmp_path / "story.json"
     server.script = [stream([chunk(" upon")], then=linger), turn(" a time")]
     session = terminal("write", "Once", "--file", str(path), *TINY)
-    session.wait_for(b"> ")
-    session.type(b"\n")
-    session.wait_for(b" upon")
-    session.type(CTRL_C)
+    exchange(session, (b"> ", b"\n"), (b" upon", CTRL_C))
     session.wait_for(b"> ")
     assert server.left.wait(5)
     assert [kept["text"] for kept in json.loads(path.read_text())["turns"]] == [" upon"]
     session.type(b"\n")
     session.wait_for(b" a time")
-    session.wait_for(b"> ")
-    session.type(CTRL_D)
+    exchange(session, (b"> ", CTRL_D))
     code, shown = session.end()
     assert code == 0
     assert "Traceback" not in shown
@@ -327,14 +294,12 @@ def test_ctrl_c_stops_the_resumption_of_a_turn(terminal, server, tmp_path):
 
     server.script = [stream([chunk(" upon")], then=hang_up), refuse]
     session = terminal("write", "Once", "--file", str(path), *TINY)
-    session.wait_for(b"> ")
-    session.type(b"\n")
+    exchange(session, (b"> ", b"\n"))
     session.wait_for(b" upon")
     assert refused.wait(PATIENCE_S)
     session.type(CTRL_C)
     session.wait_for(b"stopped")
-    session.wait_for(b"> ")
-    session.type(CTRL_D)
+    exchange(session, (b"> ", CTRL_D))
     assert session.end()[0] == 0
     assert [kept["text"] for kept in json.loads(path.read_text())["turns"]] == [" upon"]
     assert len(server.requests) == 2
@@ -367,29 +332,23 @@ def test_ctrl_c_before_the_first_delta_stops_the_turn(terminal, server):
 
     server.script = [answer]
     session = terminal("write", "Once", *TINY)
-    session.wait_for(b"> ")
-    session.type(b"\n")
+    exchange(session, (b"> ", b"\n"))
     assert asked.wait(5)
     time.sleep(0.1)
     session.type(CTRL_C)
     session.wait_for(b"stopped")
-    session.wait_for(b"> ")
-    session.type(b"/text\n")
+    exchange(session, (b"> ", b"/text\n"))
     session.wait_for(b"Once")
-    session.wait_for(b"> ")
-    session.type(CTRL_D)
+    exchange(session, (b"> ", CTRL_D))
     assert session.end()[0] == 0
 
 
 def test_in_a_terminal_the_session_continues_after_an_error(terminal, server):
-    """And Ctrl-C at the prompt discards the line."""
     server.script = [refusal(400, "too hot"), turn(" upon")]
     session = terminal("write", *TINY)
-    session.wait_for(b"> ")
-    session.type(b"\n")
+    exchange(session, (b"> ", b"\n"))
     session.wait_for(b"error: too hot")
-    session.wait_for(b"> ")
-    session.type(b"never mind")
+    exchange(session, (b"> ", b"never mind"))
     session.wait_for(b"never mind")
     # Python's readline misses a signal while it still handles a key.
     for _ in range(20):
@@ -399,24 +358,15 @@ def test_in_a_terminal_the_session_continues_after_an_error(terminal, server):
             break
     else:
         pytest.fail("Ctrl-C had no effect")
-    session.wait_for(b"> ")
-    session.type(b"\n")
-    session.wait_for(b" upon")
-    session.type(b"/branch dark\n")
-    session.wait_for(b"dark> ")
-    session.type(CTRL_D)
+    exchange(session, (b"> ", b"\n"), (b" upon", b"/branch dark\n"), (b"dark> ", CTRL_D))
     assert session.end()[0] == 0
     assert read(server) == [("", False), ("", False)]
 
 
 def test_the_prompt_of_the_session_is_not_written_to_a_file(terminal, server, tmp_path):
-    """If standard output is redirected, the prompt goes to standard error."""
     server.script = [turn(" upon")]
     session = terminal("write", *TINY, output=tmp_path / "text")
-    session.wait_for(b"> ")
-    session.type(b"\n")
-    session.wait_for(b"> ")
-    session.type(CTRL_D)
+    exchange(session, (b"> ", b"\n"), (b"> ", CTRL_D))
     assert session.end()[0] == 0
     assert (tmp_path / "text").read_text() == " upon"
 
@@ -427,17 +377,13 @@ def test_a_session_survives_a_file_that_cannot_be_written(terminal, server, tmp_
     directory.mkdir()
     server.script = [turn(" upon"), turn(" a time")]
     session = terminal("write", "Once", "--file", str(directory / "story.json"), *TINY)
-    session.wait_for(b"> ")
-    session.type(b"\n")
+    exchange(session, (b"> ", b"\n"))
     session.wait_for(b" upon")
     session.wait_for(b"> ")
     shutil.rmtree(directory)
     session.type(b"\n")
     session.wait_for(b" a time")
     session.wait_for(b"No such file")
-    session.wait_for(b"> ")
-    session.type(f"/save {elsewhere}\n".encode())
-    session.wait_for(b"> ")
-    session.type(CTRL_D)
+    exchange(session, (b"> ", f"/save {elsewhere}\n".encode()), (b"> ", CTRL_D))
     session.end()
     assert [kept["text"] for kept in json.loads(elsewhere.read_text())["turns"]] == [" upon", " a time"]

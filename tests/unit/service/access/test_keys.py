@@ -31,7 +31,7 @@ def path(tmp_path):
     return tmp_path / "keys.json"
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def always_look(monkeypatch):
     """Make key rings check their file at every call."""
     monkeypatch.setattr(keys, "_CHECK_EVERY_S", 0.0)
@@ -100,7 +100,6 @@ def test_every_key_costs_one_constant_time_comparison(path, monkeypatch):
     assert [[len(digest) for digest in both] for both in compared] == [[64, 64]] * 3
 
 
-@pytest.mark.usefixtures("always_look")
 def test_added_and_revoked_keys_take_effect_without_a_restart(path):
     first, first_presented = add(path)
     ring = KeyRing(path)
@@ -158,7 +157,6 @@ def test_the_file_is_checked_once_per_interval(path, monkeypatch):
     ring.find(presented)
 
 
-@pytest.mark.usefixtures("always_look")
 def test_an_unchanged_file_is_not_read_again(path, monkeypatch):
     add(path)
     ring = KeyRing(path)
@@ -168,7 +166,6 @@ def test_an_unchanged_file_is_not_read_again(path, monkeypatch):
     ring.find(presented)
 
 
-@pytest.mark.usefixtures("always_look")
 def test_threads_find_their_key_while_the_file_changes(path):
     """A reload swaps all keys at once: no request sees a half-loaded key ring."""
     _, presented = add(path)
@@ -205,7 +202,6 @@ def make_unreadable(path):
     path.mkdir()
 
 
-@pytest.mark.usefixtures("always_look")
 @pytest.mark.parametrize("spoil", [damage, remove, make_unreadable])
 def test_an_invalid_file_leaves_the_last_valid_keys_in_force(path, spoil, caplog):
     """One error is logged, and one info line once the file is valid again."""
@@ -226,7 +222,6 @@ def test_an_invalid_file_leaves_the_last_valid_keys_in_force(path, spoil, caplog
     assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
 
 
-@pytest.mark.usefixtures("always_look")
 def test_each_invalid_content_of_the_file_is_logged_once(path, caplog):
     _, presented = add(path)
     ring = KeyRing(path)
@@ -237,7 +232,6 @@ def test_each_invalid_content_of_the_file_is_logged_once(path, caplog):
     assert len(caplog.records) == 3
 
 
-@pytest.mark.usefixtures("always_look")
 def test_a_file_that_disappears_again_is_logged_again(path, tmp_path, caplog):
     """Its return in between is a change, even with the same content."""
     _, presented = add(path)
@@ -259,7 +253,6 @@ def test_a_missing_or_invalid_file_is_an_error_at_startup(path):
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.usefixtures("always_look")
 @pytest.mark.parametrize("replace", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["pipe", "device"])
 def test_a_special_file_in_its_place_leaves_the_last_valid_keys_in_force(path, replace, caplog):
     """No request waits for a writer of the pipe, or reads the device."""

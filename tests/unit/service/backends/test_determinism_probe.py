@@ -28,24 +28,14 @@ def server(rounding, where=DECODE):
 @pytest.mark.parametrize(
     ("rounding", "expected"),
     [
-        (lambda rows, row: 0, (8, 16, 24, 32)),
-        (lambda rows, row: rows == 8, (16, 24, 32)),
-        (lambda rows, row: rows >= 24, (24, 32)),
-        (lambda rows, row: rows, (32,)),
+        (lambda rows, row: 0, (8, 16, 24, 32)),  # all agree
+        (lambda rows, row: rows == 8, (16, 24, 32)),  # one stands out
+        (lambda rows, row: rows >= 24, (24, 32)),  # of equal groups the one with the larger maximum
+        (lambda rows, row: rows, (32,)),  # none agree
         (lambda rows, row: rows in (8, 32), (8, 32)),
-        (lambda rows, row: row if rows == 32 else rows, (24,)),
-        (lambda rows, row: rows == 16 and row == 13, (8, 24, 32)),
-        (lambda rows, row: row, (32,)),
-    ],
-    ids=[
-        "all agree",
-        "one stands out",
-        "of equal groups the larger",
-        "none agree",
-        "of equal groups the one that reaches higher",
-        "one is unsteady",
-        "one place differs",
-        "places differ",
+        (lambda rows, row: row if rows == 32 else rows, (24,)),  # one differs between slots
+        (lambda rows, row: rows == 16 and row == 13, (8, 24, 32)),  # in one slot
+        (lambda rows, row: row, (32,)),  # all differ between slots
     ],
 )
 def test_the_largest_group_of_batch_sizes_that_agree_is_kept(rounding, expected):

@@ -310,13 +310,13 @@ def test_repeated_ejections_back_off_exponentially(monkeypatch):
     for _ in range(8):
         fleet.replicas.eject(replica, "ill")
         fleet.replicas.eject(replica, "still ill")
-        pauses.append(replica.ejection.pause_s)
+        pauses.append(replica.pause_s)
         fleet.replicas.record_probes(replica, "demo", {MODEL: PROBE})
     assert pauses[:3] == [FIRST_PAUSE_S, 2 * FIRST_PAUSE_S, 4 * FIRST_PAUSE_S]
     assert pauses[-1] == LAST_PAUSE_S
     now[0] += 1000
     fleet.replicas.eject(replica, "ill")
-    assert replica.ejection.pause_s == FIRST_PAUSE_S
+    assert replica.pause_s == FIRST_PAUSE_S
     assert replica.ejected_because == "ill"
 
 
@@ -427,11 +427,11 @@ def test_a_replica_ejected_during_its_probe_is_not_readmitted_by_it():
     """The probe's results are older than the ejection."""
     fleet = Fleet()
     replica = fleet.replica("a")
-    num_ejections_before = replica.ejection.count
+    num_failures_before = replica.num_failures
     fleet.replicas.eject(replica, "ill")
-    fleet.replicas.record_probes(replica, "demo", {MODEL: PROBE}, num_ejections_before=num_ejections_before)
+    fleet.replicas.record_probes(replica, "demo", {MODEL: PROBE}, num_failures_before=num_failures_before)
     assert fleet.left_out() == "a"
-    fleet.replicas.record_probes(replica, "demo", {MODEL: PROBE}, num_ejections_before=replica.ejection.count)
+    fleet.replicas.record_probes(replica, "demo", {MODEL: PROBE}, num_failures_before=replica.num_failures)
     assert fleet.left_out() == ""
 
 

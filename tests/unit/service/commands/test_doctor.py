@@ -13,11 +13,10 @@ from service.cli import doctor
 from service.commands import doctor as module
 from service.models import precision
 from tests.ports import free_port
-from tests.unit.service.models.conftest import two_versions  # noqa: F401 - a fixture is used by its name
 
 
 @pytest.fixture
-def run(monkeypatch, two_versions):  # noqa: F811 - a fixture
+def run(monkeypatch, two_versions):
     """Run the command beside a repository with two versions of a model; return its exit code and its lines."""
     monkeypatch.setenv("SOSTENUTO_MODELS_DIR", str(two_versions))
     monkeypatch.setenv("SOSTENUTO_PORT", str(free_port()))
@@ -130,7 +129,7 @@ def test_unknown_and_invalid_settings_are_problems(run, monkeypatch):
     assert "'none'" in line_of(lines, "settings")
 
 
-def test_a_damaged_version_is_a_problem_and_the_others_are_in_order(run, two_versions):  # noqa: F811 - a fixture
+def test_a_damaged_version_is_a_problem_and_the_others_are_in_order(run, two_versions):
     card = two_versions / "demo/1/assets.extra/generator.json"
     assert json.loads(card.read_text())
     card.write_text("{")
@@ -142,7 +141,7 @@ def test_a_damaged_version_is_a_problem_and_the_others_are_in_order(run, two_ver
     assert "saved_model.pb" in line_of(lines, "model demo:2")
 
 
-def test_a_damaged_models_config_is_a_problem(run, two_versions):  # noqa: F811 - a fixture
+def test_a_damaged_models_config_is_a_problem(run, two_versions):
     (two_versions / "models.config").write_text("nonsense {")
     code, lines = run()
     assert code == 1

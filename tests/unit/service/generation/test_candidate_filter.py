@@ -32,13 +32,6 @@ def test_candidates_are_decided_in_the_order_of_their_numbers(order):
     assert candidates.num_rejected == 1
 
 
-def test_there_are_at_most_ten_candidates_for_each_choice_and_ninety_more():
-    """The first ones are the choices themselves."""
-    candidates = CandidateFilter(5, unique=True, is_copy=None)
-    numbers = list(iter(candidates.next_candidate, None))
-    assert numbers == list(range(5, 140))
-
-
 def test_unique_choices_are_distinct_and_the_same_in_every_run(service):
     """Their pattern has 24 texts; all are found, each once, in the order of the candidates' random streams."""
     fields = {"n": 24, "unique": True, "guided_regex": "[ab][cd][ef][g-i]"}
@@ -67,7 +60,6 @@ def test_a_window_smaller_than_n_changes_no_text():
 
 
 def test_a_request_takes_no_more_of_the_queue_than_its_window():
-    """Forty choices of three at a time fit into a server without a queue."""
     service = Service(max_running=3, max_queued=0)
     builder = service.engine.complete(request(n=40), RequestContext())
     for _ in builder.client_deltas():
@@ -112,7 +104,6 @@ def refuse_more(service, count):
 
 @pytest.mark.parametrize("fields", [{"n": 7}, {"n": 9, "unique": True, "guided_regex": "[a-d]{2}"}], ids=str)
 def test_choices_that_are_not_admitted_now_are_submitted_later(fields):
-    """Other requests fill the queue: the request waits, and loses no choice."""
     service = Service(max_running=2, max_queued=0)
     alone = ask(service, **fields)
     refused = refuse_more(service, 5)
@@ -138,7 +129,6 @@ def test_copies_of_the_training_text_are_replaced(service):
 
 
 def test_a_model_without_a_filter_refuses_not_in_training(service):
-    """The message names model and version."""
     with pytest.raises(
         InvalidRequest, match="not_in_training must be false for model 'characters': version 1 has no training filter"
     ):
@@ -153,7 +143,6 @@ def test_if_too_few_texts_exist_there_are_fewer_choices(service):
 
 
 def test_the_index_names_the_prompt_also_if_a_prompt_has_fewer_choices_than_n(service):
-    """The same in a stream and in a response."""
     fields = {"n": 3, "unique": True, "guided_regex": "a|b", "prompt": ["abc", "xy"], "max_tokens": 1}
     builder = service.engine.complete(request(**fields), RequestContext())
     whole = json.loads(CompletionResponse(builder, lambda _: None).whole())["choices"]
@@ -174,7 +163,6 @@ def test_greedy_choices_cannot_be_unique(service, greedy):
 
 
 def test_a_greedy_copy_is_not_generated_again(service):
-    """It would be the same text."""
     service.training_filters.contains = lambda *_: True
     assert ask(service, not_in_training=True, temperature=0.0) == ([], 1)
 
@@ -224,7 +212,6 @@ def test_a_failed_stream_returns_every_accepted_choice(error):
 
 
 def test_a_choice_is_streamed_as_soon_as_it_has_finished():
-    """Not with the next one, which is submitted in its place."""
     service = Service(max_running=1)
     builder = service.engine.complete(request(n=3, stream=True), RequestContext())
     events = list(CompletionResponse(builder, lambda _: None).events())
@@ -236,23 +223,15 @@ def test_a_choice_is_streamed_as_soon_as_it_has_finished():
     assert ends[-1] == len(events) - 1
 
 
-def test_a_disconnect_ends_a_request_whose_choices_are_never_admitted():
-    """While none of its sequences runs."""
+@pytest.mark.parametrize(("timeout_s", "error"), [(60.0, ClientGone), (0.5, DeadlineExceeded)])
+def test_a_disconnect_or_the_deadline_ends_a_request_whose_choices_are_never_admitted(timeout_s, error):
     service = Service(max_running=1, max_queued=0)
     refused = refuse_more(service, 10**6)
-    builder = service.engine.complete(request(n=3, timeout_s=60.0), RequestContext())
-    threading.Timer(0.2, builder.request.cancel).start()
-    with pytest.raises(ClientGone):
+    builder = service.engine.complete(request(n=3, timeout_s=timeout_s), RequestContext())
+    if error is ClientGone:
+        threading.Timer(0.2, builder.request.cancel).start()
+    with pytest.raises(error):
         builder.results()
     assert refused
     builder.request.close()
-    service.close()
-
-
-def test_a_deadline_ends_a_request_whose_choices_are_never_admitted():
-    """It does not wait for ever."""
-    service = Service(max_running=1, max_queued=0)
-    refuse_more(service, 10**6)
-    with pytest.raises(DeadlineExceeded):
-        ask(service, n=3, timeout_s=0.5)
     service.close()

@@ -49,7 +49,6 @@ def test_a_request_with_several_prompts_equals_one_request_per_prompt(service):
 
 
 def test_logprobs_and_echo_do_not_change_the_completion(service):
-    """Whether the sampled or also the most probable tokens have logprobs, and whether the prompt is echoed."""
     (plain,) = service.results()
     assert [service.results(logprobs=top)[0].text for top in (0, 1, 5)] == [plain.text] * 3
     assert service.results(logprobs=5, echo=True)[0].text == "abc" + plain.text
@@ -77,7 +76,6 @@ def test_every_token_has_its_logprob_and_text_offset(service, length, echo):
 
 
 def test_max_tokens_0_with_echo_and_logprobs_scores_the_prompt(service):
-    """The prompt comes back with its logprobs, and no token is sampled."""
     (one, two) = service.results("abcdefghij" * 3, "b", logprobs=0, echo=True, max_tokens=0)
     assert (one.text, one.finish_reason) == ("abcdefghij" * 3, "length")
     assert one.logprobs.token_logprobs == [None, *expected_scores(CHARACTERS.encode(one.text))]
@@ -86,7 +84,6 @@ def test_max_tokens_0_with_echo_and_logprobs_scores_the_prompt(service):
 
 
 def test_max_tokens_0_without_logprobs_makes_no_call(service):
-    """Neither an echo nor several choices need the model."""
     results = service.results("abc", "", max_tokens=0, n=2)
     assert [(result.text, result.finish_reason, result.logprobs) for result in results] == [("", "length", None)] * 4
     assert [result.text for result in service.results("abc", max_tokens=0, echo=True)] == ["abc"]
@@ -94,7 +91,6 @@ def test_max_tokens_0_without_logprobs_makes_no_call(service):
 
 
 def test_choices_of_one_prompt_share_its_scoring(service):
-    """The prompt is scored in one call, and every choice begins with its text and logprobs."""
     results = service.results(n=3, logprobs=1, echo=True)
     assert service.calls().count("score") == 1
     assert len({tuple(result.logprobs.token_logprobs[:3]) for result in results}) == 1
@@ -111,7 +107,6 @@ def mean_with_end(result, prompt):
 
 
 def test_best_of_returns_the_choices_with_the_highest_mean_logprob(service):
-    """They come best first, and each is what it is without `best_of`."""
     every = service.results(n=6, logprobs=0)
     means = [mean_with_end(result, "abc") for result in every]
     order = sorted(range(6), key=lambda i: means[i], reverse=True)
@@ -122,7 +117,6 @@ def test_best_of_returns_the_choices_with_the_highest_mean_logprob(service):
 
 
 def test_logprobs_end_where_a_stop_string_cuts_the_text(service):
-    """No token of the stop string is returned, streamed or not."""
     (whole,) = service.results(logprobs=1)
     stop = whole.text[6:8]
     (result,) = service.results(logprobs=1, stop=[stop])
@@ -165,7 +159,6 @@ def test_more_logprobs_than_the_version_returns_are_refused_with_its_limit(servi
 
 
 def test_special_tokens_of_a_prompt_have_logprob_entries_but_no_text(service):
-    """A prompt of token ids may contain special tokens; the logprobs list them by name."""
     ids = [CHARACTERS.special.start, *CHARACTERS.encode("ab")]
     (result,) = service.results(ids, logprobs=1, echo=True, max_tokens=0)
     assert result.text == "ab"
@@ -176,7 +169,6 @@ def test_special_tokens_of_a_prompt_have_logprob_entries_but_no_text(service):
 
 
 def test_penalties_do_not_depend_on_the_decode_steps_of_a_call(service):
-    """A completion with a frequency penalty is the same with eight tokens per call and with one."""
     (result,) = service.results(frequency_penalty=2.0, max_tokens=40)
     slow = Service()
     slow.engine._model_registry.find = lambda name, seed: _with_steps(Models().find(name), 1)
@@ -190,26 +182,7 @@ def _with_steps(model, steps):
     return ServedModel(model.ref, model.card, model.tokenizer, BatchLimits((8,), steps, 4), "fp")
 
 
-@pytest.mark.parametrize(
-    ("fields", "param", "message"),
-    [
-        ({"prompts": ([1, VOCABULARY],)}, "prompt", f"prompt must have token ids below {VOCABULARY}, got {VOCABULARY}"),
-        ({"logit_bias": {str(VOCABULARY): 1.0}}, "logit_bias", "logit_bias must have token ids below"),
-        ({"prompts": ("a" * 1001,)}, "prompt", "prompt must be at most 1000 tokens, got 1001"),
-        ({"prompts": ([1] * 1001,)}, "prompt", "prompt must be at most 1000 tokens, got 1001"),
-    ],
-    ids=["id out of range", "bias out of range", "long text", "many ids"],
-)
-def test_limits_that_depend_on_the_model_are_validated(service, fields, param, message):
-    """Token ids outside the vocabulary and too long prompts are refused; the message names field, limit and value."""
-    prompts = fields.pop("prompts", ("abc",))
-    with pytest.raises(InvalidRequest, match=message) as caught:
-        service.results(*prompts, **fields)
-    assert caught.value.param == param
-
-
 def test_a_deadline_removes_all_sequences_of_the_request():
-    """The client gets the error, and every sequence is counted as cancelled."""
     service = Service(FakeBackend(held=True))
     with pytest.raises(DeadlineExceeded, match=r"within its timeout_s of 0\.1 seconds"):
         service.results(n=3, timeout_s=0.1)
@@ -220,7 +193,6 @@ def test_a_deadline_removes_all_sequences_of_the_request():
 
 
 def test_cancelling_a_request_wakes_the_thread_that_waits_for_it():
-    """It gets `ClientGone` at once, while the call is still in flight."""
     service = Service(FakeBackend(held=True))
     generation = service.engine.complete(request(), RequestContext())
     threading.Timer(0.1, generation.request.cancel).start()
@@ -286,7 +258,6 @@ def test_tokens_stay_charged_only_if_the_request_is_invalid(error, expected):
 
 
 def test_a_limit_names_the_field_of_its_endpoint(service):
-    """Embeddings have no `max_tokens`."""
     context = RequestContext(quota=Quota("key", max_queued_tokens=2))
     with pytest.raises(InvalidRequest) as of_embeddings:
         service.engine.embed(embedding("d", "abc"), context)
@@ -320,23 +291,6 @@ def test_a_failed_request_is_not_counted_as_cancelled(service):
     assert errors[0] is not errors[1]
 
 
-@pytest.mark.parametrize(
-    ("prompts", "fields", "param", "message"),
-    [
-        (("a" * 800,), {"echo": True, "n": 4}, "echo", "at most 3000 tokens .* got 3200"),
-        (("a" * 800,), {"echo": True, "n": 3, "logprobs": 1}, "logprobs", "at most 2000 tokens .* got 2436"),
-        (("a",), {"logprobs": 0, "max_tokens": 2001}, "logprobs", "at most 2000 tokens .* got 2001"),
-    ],
-    ids=["echo", "echo with logprobs", "logprobs"],
-)
-def test_a_request_for_too_large_a_response_is_refused(service, prompts, fields, param, message):
-    """`echo`, `n` and `logprobs` multiply a small request; their limits are checked before any call."""
-    with pytest.raises(InvalidRequest, match=message) as caught:
-        service.results(*prompts, **fields)
-    assert caught.value.param == param
-    assert service.calls() == []
-
-
 def test_an_empty_completion_has_a_mean_logprob_below_zero(service):
     """The EOS token counts in the mean; else `best_of` would always choose a completion that ends at once."""
     every = [service.engine.complete(request(seed=seed, logprobs=0), RequestContext()) for seed in range(60)]
@@ -347,7 +301,6 @@ def test_an_empty_completion_has_a_mean_logprob_below_zero(service):
 
 
 def test_a_request_reports_its_tokens_and_times(service):
-    """The listener gets token counts, finish reasons, the first token and the gaps between tokens."""
     service.results("abc", "de", n=2, max_tokens=20)
     ((_, finished),) = service.listener.finished_requests
     assert finished["num_prompt_tokens"] == 5
@@ -361,7 +314,6 @@ def test_a_request_reports_its_tokens_and_times(service):
 
 
 def embedding(*prompts, **fields):
-    """Return a request for embeddings."""
     body = {"model": "characters", "input": prompts, "timeout_s": 10.0, **fields}
     return parse(EmbeddingsRequest, orjson.dumps(body), LIMITS)
 
@@ -386,18 +338,15 @@ def test_an_embedding_pools_the_outputs_of_all_tokens(service, pooling):
 
 
 def test_dimensions_must_equal_the_width_of_the_model(service):
-    """Vectors are not truncated; the message names the width."""
     with pytest.raises(InvalidRequest, match=r"dimensions must be 4, .*, got 5"):
         service.engine.embed(embedding("a", dimensions=5), RequestContext())
 
 
 def from_the_end(*suffixes, **fields):
-    """Return a request to the backward character model."""
     return request("", suffix=suffixes, **{"model": "characters backwards", **fields})
 
 
 def begun(service, wanted):
-    """Submit a request to the engine and return its generation."""
     return service.engine.complete(wanted, RequestContext())
 
 
@@ -433,7 +382,6 @@ def test_a_backward_completion_mirrors_the_forward_one(service, suffix, fields):
 
 @pytest.mark.parametrize("echo", [False, True])
 def test_stop_strings_of_a_backward_model_are_in_reading_order(service, echo):
-    """The completion and its logprobs begin after the stop string."""
     (whole,) = begun(service, from_the_end("abc", logprobs=1, max_tokens=30)).results()
     stop = whole.text[-8:-6]
     (result,) = begun(service, from_the_end("abc", logprobs=1, max_tokens=30, stop=[stop, "??"], echo=echo)).results()
@@ -468,7 +416,6 @@ def test_text_deltas_of_a_backward_model_are_prepended(service, num_top, echo):
 
 @pytest.mark.parametrize("num_top", [None, 1])
 def test_without_prepend_a_backward_choice_is_streamed_as_one_delta(service, num_top):
-    """It is what a response without streaming has, echo included."""
     wanted = {"logprobs": num_top, "echo": True, "n": 2, "max_tokens": 30}
     whole = begun(service, from_the_end("abc", **wanted)).results()
     generation = begun(service, from_the_end("abc", **wanted))
@@ -478,7 +425,6 @@ def test_without_prepend_a_backward_choice_is_streamed_as_one_delta(service, num
 
 
 def test_prepend_has_no_effect_on_a_forward_model(service):
-    """Its deltas are appended, with the option and without."""
     with_consent, without = (
         begun(service, request(logprobs=1, echo=True, prepend=prepend)) for prepend in (True, False)
     )
@@ -513,9 +459,19 @@ def test_token_ids_of_a_suffix_are_in_reading_order(service):
     assert [score is None for score in result.logprobs.token_logprobs] == [False] * 5 + [True]
 
 
+TOO_LONG = "must be at most 1000 tokens, got 1001"
+
+
 @pytest.mark.parametrize(
     ("wanted", "param", "message"),
     [
+        (request([1, VOCABULARY]), "prompt", f"prompt must have token ids below {VOCABULARY}, got {VOCABULARY}"),
+        (request(logit_bias={str(VOCABULARY): 1.0}), "logit_bias", "logit_bias must have token ids below"),
+        (request("a" * 1001), "prompt", f"prompt {TOO_LONG}"),
+        (request([1] * 1001), "prompt", f"prompt {TOO_LONG}"),
+        (request("a" * 800, echo=True, n=4), "echo", "at most 3000 tokens .* got 3200"),
+        (request("a" * 800, echo=True, n=3, logprobs=1), "logprobs", "at most 2000 tokens .* got 2436"),
+        (request("a", logprobs=0, max_tokens=2001), "logprobs", "at most 2000 tokens .* got 2001"),
         (
             request("abc", model="characters backwards"),
             "prompt",
@@ -530,13 +486,13 @@ def test_token_ids_of_a_suffix_are_in_reading_order(service):
         ),
         (request("", suffix=[5]), "suffix", "which takes prompt"),
         (from_the_end([VOCABULARY]), "suffix", f"suffix must have token ids below {VOCABULARY}, got {VOCABULARY}"),
-        (from_the_end("a" * 1001), "suffix", "suffix must be at most 1000 tokens, got 1001"),
+        (from_the_end("a" * 1001), "suffix", f"suffix {TOO_LONG}"),
         (from_the_end("a" * 800, echo=True, n=4), "echo", r"of every suffix × n\), got 3200"),
         (from_the_end("a" * 800, echo=True, n=3, logprobs=1), "logprobs", "every suffix with echo.* got 2436"),
     ],
 )
-def test_prompt_or_suffix_must_match_the_direction_of_the_model(service, wanted, param, message):
-    """The message names the field that was sent and the one to use; messages of limits name the field that was sent."""
+def test_limits_and_direction_of_the_model_are_checked_before_any_call(service, wanted, param, message):
+    """`echo`, `n` and `logprobs` multiply a small request. The message names the field that was sent."""
     with pytest.raises(InvalidRequest, match=message) as caught:
         begun(service, wanted)
     assert caught.value.param == param
@@ -545,7 +501,6 @@ def test_prompt_or_suffix_must_match_the_direction_of_the_model(service, wanted,
 
 @pytest.mark.parametrize("pooling", ["mean", "last"])
 def test_a_backward_model_embeds_a_text_from_its_end(service, pooling):
-    """The vector is the forward model's for the mirrored text."""
     forwards = service.engine.embed(embedding("abc", "", pooling=pooling), RequestContext()).vectors()
     job = service.engine.embed(embedding("cba", "", model="characters backwards", pooling=pooling), RequestContext())
     np.testing.assert_array_equal(job.vectors(), forwards)

@@ -56,7 +56,6 @@ def test_every_choice_matches_and_has_the_same_text_however_many_there_are(servi
 
 @pytest.mark.parametrize("max_tokens", range(4, 9))
 def test_max_tokens_cuts_no_match_off(service, max_tokens):
-    """Unless the request allows it: then some choices are cut off."""
     results = ask(service, n=16, max_tokens=max_tokens)
     assert all(re.fullmatch(PATTERN, result.text) for result in results)
     cut = ask(service, n=16, max_tokens=max_tokens, complete_within_max_tokens=False)
@@ -116,7 +115,6 @@ def test_an_extensible_match_that_max_tokens_ended_is_cut_off_and_can_be_continu
 
 
 def test_a_match_begins_anew_after_a_prompt_another_pattern_or_its_end(service):
-    """It is continued only where nothing comes between."""
     part = ask(service, max_tokens=2, complete_within_max_tokens=False, return_state=True)[0]
     fields = {"state": part.resume_token, "seed": None}
     assert re.fullmatch(PATTERN, ask(service, prompt="xyz", **fields)[0].text)
@@ -128,7 +126,6 @@ def test_a_match_begins_anew_after_a_prompt_another_pattern_or_its_end(service):
 
 
 def test_a_match_that_stops_at_a_stop_string_can_be_resumed(service):
-    """The rest completes it."""
     part = ask(service, pattern="a{3}z[b-d]{6}e", stop=["z"], return_state=True)[0]
     assert part.text == "aaa"
     rest = ask(service, pattern=None, state=part.resume_token, prompt=None, seed=None)[0]
@@ -199,7 +196,6 @@ def test_sequences_with_different_patterns_share_calls_with_sequences_without(se
     ids=str,
 )
 def test_what_cannot_be_matched_is_an_error_that_names_the_field(service, fields, param, message):
-    """No request gets ordinary text instead."""
     with pytest.raises(InvalidRequest, match=re.escape(message)) as caught:
         ask(service, pattern=None, **fields)
     assert caught.value.param == param
@@ -216,7 +212,6 @@ def test_what_cannot_be_matched_is_an_error_that_names_the_field(service, fields
     ids=str,
 )
 def test_each_kind_of_constraint(service, fields, pattern):
-    """Alone and combined."""
     assert all(re.fullmatch(pattern, result.text) for result in ask(service, pattern=None, n=16, **fields))
 
 
@@ -261,7 +256,6 @@ def test_the_deadline_includes_the_compilation(held):
 
 
 def test_a_client_that_disconnects_waits_for_no_compilation(held):
-    """Before or while it waits."""
     with pytest.raises(ClientGone):
         start(held, watch=lambda running: running.cancel())
     with pytest.raises(ClientGone):

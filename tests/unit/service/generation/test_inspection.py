@@ -14,7 +14,6 @@ from tests.unit.service.engines import CHARACTERS, LIMITS, Service, request
 
 
 def looked_into(service, given, **fields):
-    """Send an inspect request and return its result."""
     body = {"model": "characters", "input": given, "logprobs": 2, "timeout_s": 10.0, **fields}
     builder = service.engine.inspect(parse(InspectRequest, orjson.dumps(body), LIMITS), RequestContext())
     try:
@@ -90,7 +89,6 @@ def test_return_state_returns_every_unit_whatever_is_included(service):
     [(5, None, [0, 1, 2, 3, 4]), (5, 5, [0, 1, 2, 3, 4]), (5, 2, [0, 4]), (9, 3, [0, 4, 8]), (5, 1, [0]), (0, 3, [])],
 )
 def test_positions_are_evenly_spaced_from_the_first_to_the_last(count, most, places):
-    """As evenly as integers allow; without a maximum, all of them."""
     assert evenly_spaced(count, most).tolist() == places
 
 
@@ -139,14 +137,12 @@ def test_an_unknown_layer_or_too_many_values_are_refused(service, fields, messag
 
 
 def test_token_ids_that_the_model_does_not_have_are_refused(service):
-    """The message names the limit and the id."""
     num_tokens = len(CHARACTERS.tokens)
     with pytest.raises(InvalidRequest, match=f"input must have token ids below {num_tokens}, got 99999"):
         looked_into(service, [99999])
 
 
 def test_an_inspection_does_not_change_a_running_completion(service):
-    """Both are served by the same model at the same time."""
     (alone,) = service.results("abc", max_tokens=12)
     generation = service.engine.complete(request("abc", max_tokens=12), RequestContext())
     looked_into(service, TEXT)

@@ -16,9 +16,9 @@ from service.errors import (
     ShuttingDown,
     StateRefused,
 )
-from service.generation.choice import Choice, Stops, TextAssembler
+from service.generation.choice import Choice, StopString, TextAssembler
 from service.params import ModelVersion
-from service.scheduling.sequence import DecodeResult
+from service.scheduling.sequence import Result
 from tests.fakes import END, FakeBackend
 from tests.unit.contract.test_subwords import BYTE_IDS, BYTES
 from tests.unit.service.engines import CHARACTERS, Service, request
@@ -407,11 +407,6 @@ def test_a_resume_token_of_another_tenant_model_or_version_is_refused(service):
         assert (caught.value.code, caught.value.status) == ("state_outdated", 410)
 
 
-def test_without_return_state_there_is_no_resume_token(service):
-    """Resume tokens are made on request only."""
-    assert [result.resume_token for result in ask(service, "abc", n=3, return_state=False)] == [None] * 3
-
-
 @pytest.mark.parametrize("model", ["characters", "characters backward"])
 def test_a_deadline_during_prefill_loses_no_held_back_text(service, model):
     """The error has it together with the echo, and its resume token gives the rest unchanged."""
@@ -452,9 +447,9 @@ def test_a_deadline_during_prefill_loses_no_held_back_text(service, model):
 def test_a_stop_string_completed_by_the_flush_is_the_finish_reason():
     """The text that the detokenizer flushes, here U+FFFD for an incomplete character, may complete a stop string."""
     tokenizer = BYTES
-    assembler = TextAssembler(tokenizer.detokenizer(), Stops(["\ufffd"]))
+    assembler = TextAssembler(tokenizer.detokenizer(), [StopString.of("\ufffd")])
     choice = Choice((0, 0), assembler, None, may_continue_after_end=False)
-    choice.take(DecodeResult((0, 0), [BYTE_IDS[ord("a")], BYTE_IDS[0xE2]], "length"))
+    choice.take(Result((0, 0), sampled_ids=[BYTE_IDS[ord("a")], BYTE_IDS[0xE2]], finish_reason="length"))
     assert (choice.take_delta(0).text, choice.finish_reason) == ("a", "stop")
 
 

@@ -69,26 +69,8 @@ def test_the_end_is_found_wherever_the_bytes_are_divided(wire):
 
 @pytest.mark.parametrize(
     "wire",
-    [
-        b"\r\n",
-        b"zz\r\n",
-        b"-1\r\n",
-        b"0x3\r\n",
-        b"3 \r\n",
-        b"3_0\r\n",
-        b"3\r\nabcX0\r\n\r\n",
-        b"1" * 9000,
-    ],
-    ids=[
-        "empty",
-        "letters",
-        "negative",
-        "prefix",
-        "blank",
-        "underscore",
-        "no end of chunk",
-        "long line",
-    ],
+    [b"\r\n", b"zz\r\n", b"-1\r\n", b"0x3\r\n", b"3 \r\n", b"3_0\r\n", b"3\r\nabcX0\r\n\r\n", b"1" * 9000],
+    ids=["empty", "letters", "negative", "prefix", "blank", "underscore", "no end of chunk", "long line"],
 )
 def test_a_malformed_body_is_complete_at_its_error(wire):
     """Gunicorn's reader finds the error without waiting for more."""

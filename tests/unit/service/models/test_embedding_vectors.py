@@ -14,6 +14,7 @@ from service.models.embedding_vectors import VectorFiles, Vectors, find_token
 from service.models.registry import ServedModel
 from service.params import ModelVersion
 from service.scheduling.batching import BatchLimits
+from tests.registries import write_vectors
 from tests.unit.contract.test_card import FIELDS
 from tests.unit.service.engines import CHARACTERS
 
@@ -24,14 +25,6 @@ ROWS = np.array([[9, 9], [1, 0], [2, 0.2], [0, 5], [-3, 0], [0, 0]], np.float32)
 def model():
     card = GeneratorCard(**{**FIELDS, "name": "demo", "weights_sha256": "a" * 64})
     return ServedModel(ModelVersion("demo", 1), card, CHARACTERS, BatchLimits((8,), 8, 16), "fp")
-
-
-def write(folder, rows, name="demo"):
-    """Write a version's file of vectors."""
-    path = folder / name / "1" / "assets.extra" / "vectors.tsv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join("\t".join(f"{value:.7g}" for value in row) + "\n" for row in rows))
-    return path
 
 
 def test_neighbors_are_in_order_of_cosine_similarity():
@@ -96,13 +89,13 @@ def of_weights(model, number):
 
 
 def test_vectors_are_cached_by_version_and_weights_up_to_max_bytes(tmp_path, model):
-    path = write(tmp_path, ROWS)
+    path = write_vectors(tmp_path, ROWS)
     first = VectorFiles(tmp_path).of(model)
     np.testing.assert_allclose(first.rows, ROWS)
     assert vars(CHARACTERS.special)["padding"] in first.hidden
     files = VectorFiles(tmp_path, max_bytes=2 * first.num_bytes)
     first = files.of(model)
-    write(tmp_path, ROWS * 2)
+    write_vectors(tmp_path, ROWS * 2)
     assert files.of(model) is first
     files.of(of_weights(model, 1))
     assert files.of(model) is first
@@ -123,7 +116,7 @@ def test_vectors_are_cached_by_version_and_weights_up_to_max_bytes(tmp_path, mod
 )
 def test_a_damaged_file_of_vectors_is_not_found(tmp_path, model, content, caplog):
     """The log says what is wrong with it, and the client only that there is no embedding."""
-    write(tmp_path, ROWS).write_text(content)
+    write_vectors(tmp_path, ROWS).write_text(content)
     with pytest.raises(NotFound):
         VectorFiles(tmp_path).of(model)
     assert "vectors.tsv cannot be read" in caplog.text
@@ -132,7 +125,7 @@ def test_a_damaged_file_of_vectors_is_not_found(tmp_path, model, content, caplog
 def test_reading_a_file_ends_when_the_client_leaves(tmp_path, model, monkeypatch):
     """A large file is read in steps, and the request is checked before each."""
     rows = np.random.default_rng(0).normal(size=(len(CHARACTERS.tokens), 4)).astype(np.float32)
-    write(tmp_path, rows)
+    write_vectors(tmp_path, rows)
     monkeypatch.setattr(module, "_READ_BYTES", 64)
     np.testing.assert_allclose(VectorFiles(tmp_path).of(model).rows, rows, rtol=1e-6)
     request, parsed, parse = Future(), [], np.fromstring
@@ -150,7 +143,7 @@ def test_reading_a_file_ends_when_the_client_leaves(tmp_path, model, monkeypatch
 
 def test_a_token_is_found_by_its_text_or_its_name(tmp_path, model):
     """Text of several tokens is refused, and so is a token without a vector."""
-    write(tmp_path, np.ones((len(CHARACTERS.tokens) - 1, 2)))
+    write_vectors(tmp_path, np.ones((len(CHARACTERS.tokens) - 1, 2)))
     vectors = VectorFiles(tmp_path).of(model)
     assert find_token(model, vectors, "a") == CHARACTERS.encode("a")[0]
     assert find_token(model, vectors, CHARACTERS.tokens[0]) == 0

@@ -11,7 +11,7 @@ from service.limits import Limits
 from service.params import ModelVersion, SamplingParams
 from service.scheduling.batching import BatchLimits
 from service.scheduling.scheduler import Scheduler
-from service.scheduling.sequence import Failure, Sequence
+from service.scheduling.sequence import Sequence
 from tests.fakes import END, STATE_SIZE, FakeBackend, FakeObserver
 
 SHAPES = BatchLimits(batch_sizes=(8, 16), max_steps=8, max_length=16)
@@ -61,7 +61,7 @@ class Text:
         token_ids = []
         while True:
             event = self.events.get(timeout=timeout)
-            if isinstance(event, Failure):
+            if event.error:
                 return token_ids, event.error
             token_ids += event.token_ids
             if event.finish_reason:

@@ -47,7 +47,6 @@ def test_a_full_server_refuses_requests_until_sequences_finish(count, cost, need
     ids=["sequences", "tokens"],
 )
 def test_a_quota_limits_its_own_key_only(limits, message):
-    """A key at its quota is refused, and another one is still admitted."""
     admissions = control()
     held = [admissions.open(Quota("greedy", *limits)) for _ in range(2)]
     for request in held:
@@ -116,7 +115,6 @@ def test_a_request_larger_than_its_keys_limit_is_admitted_in_parts(quota, admitt
 
 
 def test_concurrent_requests_never_exceed_a_limit():
-    """Eight threads admit and release at the same time; the counts are 0 in the end."""
     admissions, seen = control(5, 10**9), []
 
     def come_and_go():

@@ -23,12 +23,10 @@ PENALTY = SamplingParams(frequency_penalty=2.0)
 
 @pytest.fixture
 def queue():
-    """An empty queue of a model version."""
     return ModelQueue(ModelVersion("demo", 1), LIMITS)
 
 
 def add(queue, count, **fields):
-    """Enqueue sequences; return them."""
     sequences = [make_sequence(**{"max_tokens": 1000, **fields}) for _ in range(count)]
     queue.sequences.update(sequences)
     for sequence in sequences:
@@ -37,7 +35,6 @@ def add(queue, count, **fields):
 
 
 def add_running(queue, count, **fields):
-    """Enqueue sequences that have a token."""
     sequences = [make_sequence(**{"max_tokens": 1000, **fields}) for _ in range(count)]
     queue.sequences.update(sequences)
     for sequence in sequences:
@@ -47,7 +44,6 @@ def add_running(queue, count, **fields):
 
 
 def add_prompts(queue, count, length=100, **fields):
-    """Enqueue sequences with a prompt to prefill."""
     return add(queue, count, prompt_ids=np.ones(length, np.int32), **fields)
 
 
@@ -132,7 +128,6 @@ def test_a_full_batch_of_prompts_waits_for_no_other(queue, signatures):
 
 
 def test_running_sequences_decode_while_prompts_wait(queue):
-    """Only the prefill waits."""
     queue.expected.sequence_ended(100.0)
     add_running(queue, 8)
     add_prompts(queue, 1, accepted_at=100.0)
@@ -188,7 +183,6 @@ def test_a_prefill_uses_the_call_that_decode_leaves_free(queue):
 
 
 def test_every_free_call_prefills_if_no_sequence_can_decode(queue):
-    """The prompts are spread over the free calls."""
     add_prompts(queue, 30)
     calls = [queue.next_call(2, 2), queue.next_call(1, 2)]
     assert [(kind(call), len(call.sequences)) for call in calls] == [("prefill", 16), ("prefill", 14)]
@@ -226,7 +220,6 @@ def test_a_prefill_call_ends_with_the_longest_prompt_or_at_its_limit(queue, coun
 
 
 def test_an_inspect_call_returns_at_most_16_mib_of_activations(queue):
-    """A float has four bytes."""
     add_prompts(queue, 8, 1000, prefill_signature="inspect", max_tokens=0, requested_activations=(("hidden_1", 6000),))
     call = queue.next_call(1, 1)
     assert call.batch_size * call.size * 6000 * 4 <= 2**24 < call.batch_size * (call.size + 1) * 6000 * 4
@@ -252,7 +245,6 @@ def test_running_sequences_are_spread_over_the_calls_in_flight(queue):
 
 
 def test_the_signature_of_the_longest_waiting_sequence_is_next(queue):
-    """A call runs one signature."""
     first = add_running(queue, 1, sampling=PENALTY)
     add_running(queue, 20)
     call = queue.next_call(2, 2)
@@ -289,6 +281,5 @@ def test_a_decode_call_ends_with_the_sequences_that_end_late_in_it(nums_left, st
 
 
 def test_a_count_is_rounded_to_an_allowed_batch_size():
-    """Up to the largest one, or down if there is a smaller one."""
     assert [fit((8, 16), count) for count in (1, 8, 9, 40)] == [8, 8, 16, 16]
     assert [fit_below((8, 16), count) for count in (5, 8, 15, 40)] == [5, 8, 8, 16]

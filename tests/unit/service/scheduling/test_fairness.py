@@ -35,18 +35,15 @@ class CountingBackend(FakeBackend):
 
 
 def submit(scheduler, texts):
-    """Submit one request: a prompt with these choices."""
     scheduler.submit([[text.sequence for text in texts]], SHAPES)
     return texts
 
 
 def choices(count, **wanted):
-    """Return the choices of one prompt."""
     return [Text(**wanted, choice=choice) for choice in range(count)]
 
 
 def test_no_more_sequences_run_than_there_are_slots(start):
-    """However many requests there are, and however many choices each has."""
     backend = CountingBackend()
     scheduler = start(backend, max_running=6, max_queued=100, max_calls=4)
     requests = [submit(scheduler, choices(9, prompt=(1, 2, 3), seed=seed)) for seed in range(5)]
@@ -55,13 +52,6 @@ def test_no_more_sequences_run_than_there_are_slots(start):
         assert [text.finish() for text in texts] == expected
     assert backend.most <= 6
     until(lambda: scheduler.num_sequences == 0)
-
-
-def test_a_request_with_more_choices_than_slots_completes(start):
-    """Choices without a slot wait; the request is not rejected."""
-    scheduler = start(max_running=2, max_queued=20)
-    texts = submit(scheduler, choices(9))
-    assert [text.finish() for text in texts] == [alone(choice=choice) for choice in range(9)]
 
 
 def test_a_request_with_many_choices_does_not_block_later_ones(start):
@@ -93,7 +83,6 @@ def test_a_request_that_holds_every_slot_is_preempted(start):
 
 
 def test_a_request_with_many_choices_does_not_starve(start):
-    """It completes while requests with a single choice keep coming."""
     scheduler = start(max_running=2, max_queued=50)
     running = [submit(scheduler, [Text(**ENDLESS, seed=seed)])[0] for seed in range(2)]
     wide = submit(scheduler, choices(6, prompt=(3, 4), max_tokens=3))
@@ -118,7 +107,6 @@ def test_a_request_with_many_choices_does_not_starve(start):
 
 
 def test_slots_are_shared_fairly_between_models(start):
-    """A request that holds every slot for one model is preempted for a request to another."""
     scheduler = start(max_running=4, max_queued=50)
     wide = submit(scheduler, choices(4, **ENDLESS))
     until(lambda: all(not text.events.empty() for text in wide))

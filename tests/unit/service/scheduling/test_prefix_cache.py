@@ -21,14 +21,12 @@ STATE_BYTES = 16
 
 
 def named(token_ids, namespace="here"):
-    """Return the `Prefix` of some tokens."""
-    prefix = Prefix(namespace)
+    prefix = Prefix.of(namespace)
     prefix.extend(np.array(token_ids, np.int32))
     return prefix
 
 
 def state(number):
-    """Return a state that is identified by its number."""
     return np.full(STATE_BYTES // 4, number, np.float32)
 
 
@@ -50,17 +48,6 @@ def found(cache, token_ids, namespace="here"):
     """Return length and number of the hit; of a miss 0 and None."""
     hit = find(cache, token_ids, namespace)
     return (0, None) if hit is None else (hit[0].length, int(hit[1][0]))
-
-
-@given(
-    st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=8), max_size=20),
-    st.lists(st.integers(0, 2), max_size=10),
-)
-def test_a_lookup_returns_the_longest_cached_prefix(texts, wanted):
-    """Whatever else is cached; without a prefix of the tokens it is a miss."""
-    cache = kept(*texts)
-    best = max((text for text in texts if wanted[: len(text)] == text), key=len, default=[])
-    assert found(cache, wanted) == (len(best), texts.index(best) if best else None)
 
 
 @given(
@@ -88,7 +75,6 @@ def test_a_lookup_ignores_hashes_beyond_its_tokens(length):
 
 @pytest.fixture
 def count_hashes(monkeypatch):
-    """Count the hashes that are computed."""
     counts = [0]
     honest = prefix_cache._hash
 
@@ -103,7 +89,7 @@ def count_hashes(monkeypatch):
 def test_the_cost_of_a_lookup_does_not_grow_with_cached_lengths(count_hashes):
     """With 3,000 lengths of one prompt cached, it and a different prompt take at most BLOCK hashes each."""
     text = np.arange(3000, dtype=np.int32)
-    cache, prefix = PrefixCache(10**7), Prefix("here")
+    cache, prefix = PrefixCache(10**7), Prefix.of("here")
     for token_id in text:
         prefix.extend([token_id])
         cache.keep(prefix, state(0))
@@ -127,25 +113,13 @@ def test_an_adversarial_prompt_costs_a_bounded_number_of_hashes(count_hashes):
     assert count_hashes[0] <= MAX_HASHES
 
 
-@pytest.mark.parametrize("split", range(1, 5))
-def test_a_key_does_not_depend_on_slices(split):
-    """The same tokens, in slices of any length, as array or list, have one key. A copy is independent."""
-    cache, prefix = kept([1, 2, 3, 4, 5]), Prefix("here")
-    prefix.extend([1, 2, 3, 4, 5][:split])
-    prefix.extend(np.array([1, 2, 3, 4, 5][split:], np.int32))
-    assert prefix.key == named([1, 2, 3, 4, 5]).key
-    twin = prefix.copy()
-    twin.extend([6])
-    assert (prefix.length, twin.length) == (5, 6)
-    assert prefix.key == find(cache, [1, 2, 3, 4, 5, 6])[0].key
-
-
 @given(st.lists(st.integers(1, 2 * BLOCK), min_size=1, max_size=6))
-def test_a_key_of_several_blocks_does_not_depend_on_slices(sizes):
-    """They may end within a block, at its end or beyond."""
-    prefix, text = Prefix("here"), list(range(sum(sizes)))
+def test_a_key_does_not_depend_on_slices(sizes):
+    """As array or list, they may end within a block, at its end or beyond."""
+    prefix, text = Prefix.of("here"), list(range(sum(sizes)))
     for end, size in zip(np.cumsum(sizes), sizes, strict=True):
-        prefix.extend(text[end - size : end])
+        part = text[end - size : end]
+        prefix.extend(np.array(part, np.int32) if size % 2 else part)
     assert (prefix.key, prefix.length) == (named(text).key, len(text))
 
 
@@ -170,7 +144,6 @@ def test_the_least_recently_used_entry_is_evicted():
 
 @given(st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=5), max_size=30))
 def test_eviction_leaves_nothing_behind(texts):
-    """Counts, bytes and tails are those of the remaining entries."""
     cache = kept(*texts, entries=2)
     assert len(cache) == min(2, len({tuple(text) for text in texts}))
     assert cache.num_bytes == len(cache) * (STATE_BYTES + OVERHEAD_BYTES)
@@ -201,7 +174,7 @@ def test_an_entry_that_is_too_large_or_empty_is_not_cached(max_bytes, token_ids)
 
 def test_states_are_cached_at_a_distance_during_prefill():
     """With slices of 50 tokens: each 150 tokens up to FAR, and each 1,050 beyond."""
-    cache, prefix = PrefixCache(10**6), Prefix("here")
+    cache, prefix = PrefixCache(10**6), Prefix.of("here")
     for _ in range(100):
         prefix.extend([1] * 50)
         cache.keep_if_due(prefix, state(0))

@@ -1,6 +1,5 @@
 """Continuous batching on a fake backend: sequences do not affect each other, and every resource is freed."""
 
-import itertools
 import queue
 import threading
 import time
@@ -11,8 +10,7 @@ import pytest
 from service.errors import BackendUnavailable, InternalError, ShuttingDown
 from service.params import ModelVersion, SamplingParams
 from service.scheduling.batching import BatchLimits
-from service.scheduling.sequence import DecodeResult
-from tests.fakes import END, STATE_SIZE, FakeBackend, FakeObserver, fake_logprob, fake_step
+from tests.fakes import END, STATE_SIZE, FakeBackend, FakeObserver, fake_step
 from tests.unit.service.scheduling.sequences import PENALTY, SHAPES, Text, alone
 from tests.waiting import until
 
@@ -34,7 +32,6 @@ def test_a_sequence_is_that_of_prefill_and_sampling_step_by_step():
 
 
 def test_joining_a_running_batch_changes_no_sequence(start):
-    """Sequences of many lengths get the same tokens in company as they get alone."""
     scheduler = start(max_running=24, max_queued=100)
     wanted = [
         {"prompt": tuple(range(1, 2 + i % 37)), "max_tokens": 1 + (i * 7) % 45, "seed": i, "choice": i % 3}
@@ -107,20 +104,7 @@ def test_a_wait_that_ends_while_events_are_delivered_is_noticed(start, monkeypat
     assert texts[2].finish() == alone(prompt=(3, 4, 5), max_tokens=1)
 
 
-def test_choices_of_one_prompt_share_a_prefill_and_differ(start):
-    """Each has random numbers of its own and gets the same tokens as alone."""
-    backend = FakeBackend()
-    scheduler = start(backend)
-    texts = [Text(prompt=(3, 4, 5, 6, 7, 8), choice=i) for i in range(5)]
-    scheduler.submit([[text.sequence for text in texts]], SHAPES)
-    outcomes = [text.finish() for text in texts]
-    assert outcomes == [alone(prompt=(3, 4, 5, 6, 7, 8), choice=i) for i in range(5)]
-    assert len({tuple(token_ids) for token_ids, _ in outcomes}) == 5
-    assert sum(len(call.sequences) for call in backend.calls if call.signature == "prefill") == 1
-
-
 def test_the_eos_token_finishes_a_sequence_and_is_not_returned(start):
-    """The finish reason is `stop`."""
     scheduler = start()
     for seed in range(60):
         text = Text(seed=seed, max_tokens=200)
@@ -128,21 +112,6 @@ def test_the_eos_token_finishes_a_sequence_and_is_not_returned(start):
         token_ids, reason = text.finish()
         assert END not in token_ids
         assert (reason == "stop") == (len(token_ids) < 200)
-
-
-def test_calls_have_only_allowed_batch_sizes_steps_and_lengths(start):
-    """The determinism probe has verified no others."""
-    backend = FakeBackend()
-    scheduler = start(backend, max_running=40)
-    texts = [Text(prompt=tuple(range(1, 2 + i)), max_tokens=1 + i, seed=i) for i in range(40)]
-    for text in texts:
-        scheduler.submit([[text.sequence]], SHAPES)
-    for text in texts:
-        text.finish()
-    for call in backend.calls:
-        assert call.batch_size in SHAPES.batch_sizes
-        assert 1 <= call.size <= (SHAPES.max_steps if call.signature == "decode" else SHAPES.max_length)
-        assert len(call.sequences) <= call.batch_size
 
 
 @pytest.mark.parametrize("where", ["queued", "running"])
@@ -163,7 +132,6 @@ def test_a_cancelled_sequence_is_removed(start, where):
 
 
 def test_cancelling_during_prefill_removes_every_choice(start):
-    """Also those that wait for the shared prefill."""
     backend = FakeBackend(held=True)
     scheduler = start(backend)
     texts = [Text(prompt=(1, 2, 3), choice=i) for i in range(4)]
@@ -175,7 +143,6 @@ def test_cancelling_during_prefill_removes_every_choice(start):
 
 
 def test_a_retried_call_neither_loses_nor_repeats_tokens(start):
-    """After two failures in a row, every sequence has the tokens that it has alone."""
     backend = FakeBackend()
     backend.failures = [BackendUnavailable("gone"), BackendUnavailable("still gone")]
     scheduler = start(backend)
@@ -185,19 +152,7 @@ def test_a_retried_call_neither_loses_nor_repeats_tokens(start):
     assert [text.finish() for text in texts] == [alone(prompt=(1, 2, 3), seed=i) for i in range(5)]
 
 
-def test_an_unavailable_backend_fails_sequences_after_the_grace_time(start):
-    """Choices that never started get its error, too."""
-    backend = FakeBackend()
-    backend.failures = [BackendUnavailable("gone for good") for _ in range(1000)]
-    scheduler = start(backend, backend_grace_s=0.3)
-    texts = [Text(prompt=(1, 2), choice=i) for i in range(3)]
-    scheduler.submit([[text.sequence for text in texts]], SHAPES)
-    assert [str(text.finish()[1]) for text in texts] == ["gone for good"] * 3
-    until(lambda: scheduler.num_sequences == 0)
-
-
 def test_a_permanent_error_is_not_retried(start):
-    """A call that the backend refuses would be refused again."""
     backend = FakeBackend()
     backend.failures = [InternalError("refused")]
     scheduler = start(backend)
@@ -220,19 +175,6 @@ def test_stopping_fails_every_sequence_with_the_given_error(start):
     with pytest.raises(ShuttingDown):
         scheduler.submit([[Text().sequence]], SHAPES)
     backend.release(10)
-
-
-def test_two_models_take_turns_with_a_single_call(start):
-    """A model with many sequences does not block the other one."""
-    scheduler = start(max_calls=1)
-    other = ModelVersion("other", 4)
-    long = [Text(max_tokens=3000, seed=i) for i in range(8)]
-    for text in long:
-        scheduler.submit([[text.sequence]], SHAPES)
-    short = Text(model=other, max_tokens=4)
-    scheduler.submit([[short.sequence]], SHAPES)
-    assert short.finish() == alone(max_tokens=4)
-    scheduler.cancel([text.sequence for text in long])
 
 
 class SteppedBackend(FakeBackend):
@@ -299,13 +241,13 @@ def test_a_retry_is_not_missed_when_messages_arrive_during_the_backoff(start):
 
 
 def test_an_outage_fails_all_waiting_sequences_together(start):
-    """Sequences that never had a call do not wait for one grace time after another."""
+    """Sequences that never had a call do not wait for one grace time after another, nor do choices without prefill."""
     backend = FakeBackend()
     backend.failures = [BackendUnavailable("gone for good") for _ in range(10_000)]
     scheduler = start(backend, max_running=8, max_queued=200, backend_grace_s=0.4)
-    texts = [Text(seed=i) for i in range(60)]
-    for text in texts:
-        scheduler.submit([[text.sequence]], SHAPES)
+    texts = [Text(prompt=(1, 2), choice=i) for i in range(60)]
+    for i in range(0, 60, 3):
+        scheduler.submit([[text.sequence for text in texts[i : i + 3]]], SHAPES)
     assert {str(text.finish(timeout=5)[1]) for text in texts} == {"gone for good"}
     assert len(backend.calls) < 10
     until(lambda: scheduler.num_sequences == 0)
@@ -334,33 +276,7 @@ def test_a_request_that_races_with_stopping_gets_an_error(start):
         assert scheduler.num_sequences == 0
 
 
-def test_a_nan_state_fails_its_own_sequence_alone(start):
-    """Other sequences of the same call continue."""
-    backend = FakeBackend()
-    honest = backend.call
-
-    def spoil(call, done):
-        def spoilt(outcome, probe_hash):
-            for row, sequence in enumerate(call.sequences):
-                if sequence.seed == 3:
-                    outcome["state"][row, 0] = np.nan
-            done(outcome, probe_hash)
-
-        honest(call, spoilt)
-
-    backend.call = spoil
-    scheduler = start(backend)
-    texts = [Text(seed=i) for i in range(6)]
-    for text in texts:
-        scheduler.submit([[text.sequence]], SHAPES)
-    outcomes = [text.finish() for text in texts]
-    assert isinstance(outcomes[3][1], InternalError)
-    del outcomes[3]
-    assert outcomes == [alone(seed=i) for i in range(6) if i != 3]
-
-
 def test_an_invalid_reply_fails_its_sequences_and_not_the_scheduler(start):
-    """They get an internal error, and the next request is served."""
     backend = FakeBackend()
     scheduler = start(backend)
     honest = backend.call
@@ -372,62 +288,6 @@ def test_an_invalid_reply_fails_its_sequences_and_not_the_scheduler(start):
     again = Text()
     scheduler.submit([[again.sequence]], SHAPES)
     assert again.finish() == alone()
-
-
-def test_decode_continues_during_a_long_prefill(start):
-    """With a single call in flight, two prefill calls never follow each other while there is something to decode."""
-    backend = FakeBackend(held=True)
-    scheduler = start(backend, max_calls=1)
-    running = [Text(max_tokens=200, seed=seed, end_id=None) for seed in range(30)]
-    scheduler.submit([[running[0].sequence]], SHAPES)
-    long = Text(prompt=tuple(1 + i % 40 for i in range(800)), max_tokens=1)
-    scheduler.submit([[long.sequence]], SHAPES)
-    for text in running[1:]:
-        scheduler.submit([[text.sequence]], SHAPES)
-    backend.release(10_000)
-    for text in (*running, long):
-        text.finish()
-    signatures = [call.signature for call in backend.calls]
-    last_draw = len(signatures) - signatures[::-1].index("decode", signatures[::-1].index("prefill"))
-    pairs = list(itertools.pairwise(signatures[:last_draw]))
-    assert ("prefill", "prefill") not in pairs
-    assert pairs.count(("decode", "prefill")) > 3
-
-
-def test_sequences_with_and_without_penalties_take_turns(start):
-    """A call has one signature; neither kind changes or starves the other, however many there are of each."""
-    backend = FakeBackend()
-    scheduler = start(backend, max_running=64, max_calls=1)
-    wanted = [{"seed": i, "max_tokens": 60, "prompt": (3, 4, 5)} for i in range(40)]
-    texts = [Text(**one, sampling=PENALTY if i % 8 == 0 else SamplingParams()) for i, one in enumerate(wanted)]
-    for text in texts:
-        scheduler.submit([[text.sequence]], SHAPES)
-    outcomes = [text.finish() for text in texts]
-    expected = [alone(**one, sampling=PENALTY if i % 8 == 0 else SamplingParams()) for i, one in enumerate(wanted)]
-    assert outcomes == expected
-    for call in backend.calls:
-        assert not call.is_decode or {sequence.decode_signature for sequence in call.sequences} == {call.signature}
-    drawing = [call.signature for call in backend.calls if call.is_decode]
-    assert drawing.index("decode_full") < 6
-    assert len(list(itertools.groupby(drawing))) > 6
-
-
-def test_a_prompt_is_scored_in_slices(start):
-    """Each slice has an event; together they have the logprob of every token but the first."""
-    scheduler = start()
-    prompt = tuple(3 + i % 40 for i in range(60))
-    text = Text(prompt=prompt, max_tokens=0, prefill_signature="score")
-    scheduler.submit([[text.sequence]], SHAPES)
-    events = []
-    while not events or not events[-1].last:
-        events.append(text.events.get(timeout=10))
-    assert len(events) == 4
-    state, expected = np.zeros(STATE_SIZE, np.float32), []
-    for last, token_id in itertools.pairwise(prompt):
-        state = fake_step(last, state)
-        expected.append(fake_logprob(token_id, state))
-    np.testing.assert_array_equal(np.concatenate([event.scores.logprobs for event in events]), expected)
-    until(lambda: scheduler.num_sequences == 0)
 
 
 def test_an_observer_gets_starts_failures_and_calls_in_order(start):
@@ -457,13 +317,6 @@ def test_loads_count_the_running_and_waiting_sequences(start):
     for text in texts:
         text.finish()
     until(lambda: scheduler.loads == () or scheduler.loads[0].running == 0)
-
-
-def test_a_sequence_finishes_with_the_tokens_of_its_last_call():
-    """Its last event has both the tokens and the finish reason."""
-    text = Text(max_tokens=3)
-    chunk = text.sequence.advance([5, 6, 7], np.zeros(STATE_SIZE, np.float32))
-    assert chunk == DecodeResult((0, 0), [5, 6, 7], "length")
 
 
 CACHE = {"prefix_cache_bytes": 10**6}
@@ -573,13 +426,12 @@ def test_a_scored_prompt_is_prefilled_whole_despite_a_cache_hit(start):
     for prefill_signature in ("prefill", "score", "prefill"):
         text = Text(prompt=(3, 4, 5, 6), prefill_signature=prefill_signature, cache_namespace="mine")
         scheduler.submit([[text.sequence]], SHAPES)
-        while not isinstance(event := text.events.get(timeout=10), DecodeResult) or not event.finish_reason:
+        while not text.events.get(timeout=10).finish_reason:
             pass
     assert reads(backend) == [3, 3]
 
 
 def test_a_nan_state_is_not_cached(start):
-    """The same prompt succeeds in the next request."""
     backend = FakeBackend()
     honest, spoilt = backend.call, []
 

@@ -11,7 +11,6 @@ from tests.fakes import make_sequence
 
 
 def request(number, count):
-    """Return the sequences of a request."""
     made = [make_sequence(random_stream=choice) for choice in range(count)]
     for sequence in made:
         sequence.request_number = number
@@ -19,7 +18,6 @@ def request(number, count):
 
 
 def enqueue(slots, sequences):
-    """Enqueue sequences."""
     for sequence in sequences:
         slots.enqueue(sequence)
 
@@ -65,7 +63,6 @@ def test_a_request_is_over_its_share_with_two_slots_more_than_a_waiting_one(held
 
 
 def test_removed_sequences_are_no_longer_waiting():
-    """The predicate selects them, whatever their request; the rest keeps waiting."""
     slots = Slots(3)
     first, second = request(1, 3), request(2, 2)
     enqueue(slots, [*first, *second])

@@ -8,8 +8,8 @@ import pytest
 from service.access.keys import KeyLimits
 from service.access.ratelimits import RateLimiter
 from service.models.embedding_vectors import VectorFiles
+from tests.registries import write_vectors
 from tests.unit.service.engines import CHARACTERS
-from tests.unit.service.models.test_embedding_vectors import write
 
 NUM_TOKENS = len(CHARACTERS.tokens)
 
@@ -17,7 +17,7 @@ NUM_TOKENS = len(CHARACTERS.tokens)
 @pytest.fixture
 def get(make_site, tmp_path):
     """A function that requests an embedding's endpoint; it has the site, whose limit is 10,000 tokens per minute."""
-    write(tmp_path, np.random.default_rng(0).normal(size=(NUM_TOKENS, 4)), "characters")
+    write_vectors(tmp_path, np.random.default_rng(0).normal(size=(NUM_TOKENS, 4)), "characters")
 
     def get(rest):
         response = get.site.client.get(f"/v1/models/characters/embedding/{rest}")

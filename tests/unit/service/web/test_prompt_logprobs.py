@@ -75,7 +75,7 @@ def test_what_cannot_be_returned_is_refused(site, fields, message):
 
 def test_a_response_takes_no_more_memory_than_is_held(make_site, monkeypatch):
     site, held = make_site(max_logprobs_tokens=10_000, max_prompt_tokens=4000), []
-    monkeypatch.setattr("service.engine._hold_memory", lambda prompts, num_bytes, _: held.append(num_bytes))
+    monkeypatch.setattr("service.engine._hold_memory", lambda _, num_bytes: held.append(num_bytes))
     fields = {"model": "characters", "prompt": "abcdefgh" * 500, "max_tokens": 1, "n": 2}
     site.send(orjson.dumps(fields))
     body = orjson.dumps({**fields, "prompt_logprobs": 5})

@@ -1,27 +1,26 @@
-"""`sostenuto models`: list the server's models."""
+"""`sostenuto models` and `sostenuto tokenizer`: list models, and download a model's tokenizer."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import click
 
-from sostenuto._cli.connection import connect, server_options
-from sostenuto._cli.screen import on_one_line, print_table, write_json
-
-if TYPE_CHECKING:
-    from sostenuto import Model
+from sostenuto import Model
+from sostenuto._cli.errors import failing_to
+from sostenuto._cli.options import connect, server_options
+from sostenuto._cli.terminal import on_one_line, print_table, write_json
 
 HEADINGS = ("id", "versions", "cell", "size", "token unit", "vocabulary", "direction", "deterministic")
 UNKNOWN = "-"
 
-EPILOG = """\
+MODELS_EPILOG = """\
 \b
 Example:
   sostenuto models --json | jq -r .id"""
 
 
-@click.command(epilog=EPILOG, short_help="List the server's models.")
+@click.command(epilog=MODELS_EPILOG, short_help="List the server's models.")
 @click.option("--json", "as_json", is_flag=True, help="Print the server's JSON object of each model, one per line.")
 @server_options
 def models(*, as_json: bool) -> None:
@@ -54,3 +53,29 @@ def _versions(model: Model) -> str:
 
 def _or_unknown(value: object) -> str:
     return UNKNOWN if value is None else str(value)
+
+
+TOKENIZER_EPILOG = """\
+\b
+Example:
+  sostenuto tokenizer demo -o tokenizers/demo"""
+
+
+@click.command(epilog=TOKENIZER_EPILOG, short_help="Download a model's tokenizer for other tools.")
+@click.argument("model", required=False, envvar="SOSTENUTO_MODEL")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    metavar="DIR",
+    help="Directory for tokenizer.json and tokenizer_config.json; it is created if there is none.",
+)
+@server_options
+def tokenizer(model: str | None, *, output: Path) -> None:
+    """Write the tokenizer of MODEL to a directory that Transformers' AutoTokenizer.from_pretrained loads.
+
+    MODEL is NAME, NAME:VERSION or NAME@LABEL; if omitted, SOSTENUTO_MODEL, or the first model that the server lists.
+    """
+    with connect() as client, failing_to(f"write {output}"):
+        client.save_tokenizer(output, model=model)

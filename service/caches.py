@@ -1,12 +1,49 @@
-"""A single-flight LRU cache: concurrent requests for a key share one computation."""
+"""LRU caches with a memory limit; in one of them concurrent requests for a key share one computation."""
 
 import copy
 import threading
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future
-from typing import Generic
+from typing import Generic, Protocol, TypeVar
 
-from service.lru_cache import K, LruCache, V
+
+class Sized(Protocol):
+    """A value with a memory size."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Its memory, in bytes."""
+
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V", bound=Sized)
+
+
+class LruCache(Generic[K, V]):
+    """The most recently used values, up to a limit of their sizes; not thread-safe.
+
+    The most recently used one is kept even if it alone is larger than the limit.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes, self._num_bytes = max_bytes, 0
+        self._values: OrderedDict[K, V] = OrderedDict()
+
+    def get(self, key: K) -> V | None:
+        """Return a value and mark it as used; None if it is not in the cache."""
+        value = self._values.get(key)
+        if value is not None:
+            self._values.move_to_end(key)
+        return value
+
+    def put(self, key: K, value: V) -> None:
+        """Add a value, and evict those that were used the longest time ago."""
+        self._values[key] = value
+        self._num_bytes += value.num_bytes
+        while len(self._values) > 1 and self._num_bytes > self._max_bytes:
+            _, evicted = self._values.popitem(last=False)
+            self._num_bytes -= evicted.num_bytes
 
 
 class Abandoned(Exception):
@@ -14,7 +51,7 @@ class Abandoned(Exception):
 
 
 class SingleFlightCache(Generic[K, V]):
-    """A thread-safe single-flight LRU cache with a memory limit."""
+    """A thread-safe LRU cache whose values are computed once for all concurrent requests."""
 
     def __init__(self, max_bytes: int) -> None:
         self._cache: LruCache[K, V] = LruCache(max_bytes)

@@ -1,4 +1,4 @@
-"""Stop strings cut a text at the same place however its tokens are chunked, forward and backward."""
+"""Stop strings cut a text at the same place however its tokens are grouped into calls, in both directions."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contract.tokenizer import CharacterTokenizer, SubwordTokenizer
-from service.generation.choice import Stops, TextAssembler
+from service.generation.choice import StopFinder, StopString, TextAssembler
 from service.generation.logprobs import Logprobs
 from service.scheduling.sequence import Scores
 from tests.unit.contract.test_detokenizers import beginnings
@@ -15,68 +15,14 @@ from tests.unit.contract.test_subwords import BYTE_IDS, BYTES
 TOKENIZER = CharacterTokenizer.train("abcd")
 
 
-def assemble(text, stops, sizes):
-    """Feed a text in chunks; return (visible text, tokens counted, whether it stopped, text deltas)."""
-    assembler = TextAssembler(TOKENIZER.detokenizer(), Stops(stops))
-    ids, deltas = TOKENIZER.encode(text), []
-    while ids and not assembler.stopped:
-        size = next(sizes)
-        deltas.append(assembler.feed(ids[:size]))
-        ids = ids[size:]
-    if not assembler.stopped:
-        deltas.append(assembler.flush())
-    return "".join(deltas), assembler.num_tokens, assembler.stopped, deltas
+def stop_strings(stops):
+    return [*map(StopString.of, stops)]
 
 
 def every(size):
     """Yield one size forever."""
     while True:
         yield size
-
-
-@pytest.mark.parametrize(
-    ("text", "stops", "visible", "num_tokens"),
-    [
-        ("abcabd", ["abd"], "abc", 6),
-        ("aaab", ["aab"], "a", 4),
-        ("abcd", ["bcd", "c"], "ab", 3),
-        ("abcd", ["abcd", "bc"], "a", 3),
-        ("abc", ["bc", "c"], "a", 3),
-        ("abab", ["d"], "abab", 4),
-        ("abca", ["ad"], "abca", 4),
-        ("a", ["a"], "", 1),
-    ],
-)
-@pytest.mark.parametrize("size", [1, 2, 3, 100])
-def test_a_text_ends_before_the_first_complete_stop(text, stops, visible, num_tokens, size):
-    """The first stop string to be complete counts; of two that end together, the longer."""
-    assert assemble(text, stops, every(size))[:2] == (visible, num_tokens)
-
-
-@given(
-    text=st.text("ab", max_size=30),
-    stops=st.lists(st.text("ab", min_size=1, max_size=4), max_size=3),
-    sizes=st.lists(st.integers(1, 7), min_size=30, max_size=30),
-)
-def test_chunk_sizes_do_not_change_the_text(text, stops, sizes):
-    """Text, token count and stop are those of one token at a time."""
-    assert assemble(text, stops, iter(sizes))[:3] == assemble(text, stops, every(1))[:3]
-
-
-@given(text=st.text("abc", max_size=40), stops=st.lists(st.text("abc", min_size=1, max_size=5), max_size=3))
-def test_visible_text_is_a_prefix_without_stop_strings(text, stops):
-    """What was streamed cannot be withdrawn, so it must never contain a stop string."""
-    visible, _, stopped, _ = assemble(text, stops, every(1))
-    assert text.startswith(visible)
-    assert not any(stop in visible for stop in stops)
-    assert stopped == any(stop in text for stop in stops)
-
-
-def test_text_that_cannot_be_a_stop_is_not_held_back():
-    """Only the possible beginning of a stop string is held back; everything before it is visible at once."""
-    assembler = TextAssembler(TOKENIZER.detokenizer(), Stops(("cd",)))
-    assert assembler.feed(TOKENIZER.encode("abc")) == "ab"
-    assert assembler.feed(TOKENIZER.encode("a")) == "ca"
 
 
 @pytest.mark.parametrize(
@@ -87,7 +33,7 @@ def test_text_that_cannot_be_a_stop_is_not_held_back():
 def test_an_incomplete_character_at_the_end_is_shown_or_completes_a_stop(stops, visible, stopped, num_top):
     """What the detokenizer flushes is searched for stop strings, too, and the offset counts what is visible."""
     subwords = SubwordTokenizer.train([], vocab_size=259)
-    assembler = TextAssembler(subwords.detokenizer(), Stops(stops), num_top)
+    assembler = TextAssembler(subwords.detokenizer(), stop_strings(stops), num_top)
     text = assembler.feed(subwords.encode("ab€")[:-1]) + assembler.flush()
     assert (text, assembler.stopped, assembler.length) == (visible, stopped, len(visible))
 
@@ -110,34 +56,29 @@ chunk_sizes = st.lists(st.integers(1, 4), min_size=14, max_size=14)
 both_directions = pytest.mark.parametrize("backward", [False, True], ids=["forwards", "backwards"])
 
 
-def made(ids, stops, sizes, *, backward, tokenizer=SUBWORDS):
+def made(ids, stops, sizes, *, backward, num_top=1, tokenizer=SUBWORDS):
     """Feed ids in this order; return text, logprobs, tokens counted and whether it stopped.
 
     Each token has a logprob of its own.
     """
-    stops = [stop[::-1] for stop in stops] if backward else stops
-    assembler = TextAssembler(tokenizer.detokenizer(backward=backward), Stops(stops), 1, backward=backward)
+    stops = stop_strings(stop[::-1] if backward else stop for stop in stops)
+    assembler = TextAssembler(tokenizer.detokenizer(backward=backward), stops, num_top, backward=backward)
     text, logprobs, place = "", Logprobs(), 0
     while not assembler.stopped:
         size = next(sizes)
         part, place = ids[place : place + size], place + size
         numbers = np.arange(place - size, place - size + len(part), dtype=np.float32)
         tops = np.full((len(part), 5), 5, np.int32), np.full((len(part), 5), -0.5, np.float32)
-        piece, last = assembler.feed(part, Scores(-numbers, *tops)), place >= len(ids)
+        text += assembler.feed(part, None if num_top is None else Scores(-numbers, *tops))
+        last = place >= len(ids)
         if last and not assembler.stopped:
-            piece += assembler.flush()
-        told = assembler.take_logprobs(last=last or assembler.stopped)
-        assert told is not None
-        if backward:
-            piece, earlier, logprobs = piece[::-1], logprobs, (told := told.mirrored(assembler.length))
-            assert all(0 <= offset <= len(piece) for offset in told.text_offset)
-            logprobs.extend(earlier, shift=len(piece))
-            text = piece + text
-        else:
-            text += piece
-            logprobs.extend(told)
+            text += assembler.flush()
+        logprobs.extend(assembler.take_logprobs(last=last or assembler.stopped) or Logprobs())
         if last:
             break
+    assert len(text) == assembler.length
+    if backward:
+        text, logprobs = text[::-1], logprobs.mirrored(len(text))
     return text, logprobs, assembler.num_tokens, assembler.stopped
 
 
@@ -174,41 +115,43 @@ def test_text_and_offsets_are_those_of_decoding_all_tokens_at_once(backward, ids
 
 
 @both_directions
-@settings(deadline=None, max_examples=500)
+@pytest.mark.parametrize("num_top", [None, 1])
+@settings(deadline=None, max_examples=300)
 @given(ids=st.lists(st.sampled_from([*DRAWN, 0, 2]), max_size=14), stops=drawn_stops, sizes=chunk_sizes)
-def test_chunk_sizes_do_not_change_logprobs(backward, ids, stops, sizes):
+def test_the_size_of_calls_changes_neither_text_nor_logprobs(backward, num_top, ids, stops, sizes):
     """Text, tokens, offsets, count and stop are those of one token at a time, with special tokens among them."""
-    assert made(ids, stops, iter(sizes), backward=backward) == made(ids, stops, every(1), backward=backward)
+    how = {"backward": backward, "num_top": num_top}
+    assert made(ids, stops, iter(sizes), **how) == made(ids, stops, every(1), **how)
 
 
 @pytest.mark.parametrize(
     ("text", "stops", "visible", "num_tokens"),
     [
-        ("abcabd", ["cab"], "d", 4),
-        ("dbacba", ["dba"], "cba", 6),
-        ("dcba", ["dcb", "c"], "ba", 3),
-        ("cba", ["cb", "cba"], "", 3),
-        ("cba", ["cb"], "a", 3),
+        ("abcabd", ["abd"], "abc", 6),
+        ("aaab", ["aab"], "a", 4),
+        ("abcd", ["bcd", "c"], "ab", 3),
+        ("abcd", ["abcd", "bc"], "a", 3),
+        ("abc", ["bc", "c"], "a", 3),
         ("abab", ["d"], "abab", 4),
-        ("cba", ["ca"], "cba", 3),
+        ("abca", ["ad"], "abca", 4),
         ("a", ["a"], "", 1),
     ],
 )
 @pytest.mark.parametrize("size", [1, 2, 3, 100])
-def test_a_backward_text_begins_after_the_first_complete_stop(text, stops, visible, num_tokens, size):
-    """Stop strings are in reading order; of two that begin together, the longer counts."""
-    ids = TOKENIZER.encode(text)[::-1]
-    told, logprobs, count, stopped = made(ids, stops, every(size), backward=True, tokenizer=TOKENIZER)
-    assert (told, count, stopped) == (visible, num_tokens, len(visible) < len(text))
-    assert (logprobs.tokens, logprobs.text_offset) == (list(visible), list(range(len(visible))))
+@both_directions
+def test_a_text_ends_before_the_first_complete_stop(backward, text, stops, visible, num_tokens, size):
+    """Of two that end together, the longer counts. The text of a backward model begins after it."""
+    if backward:
+        text, stops, visible = text[::-1], [stop[::-1] for stop in stops], visible[::-1]
+    ids = TOKENIZER.encode(text)
+    made_of = made(ids[::-1] if backward else ids, stops, every(size), backward=backward, tokenizer=TOKENIZER)
+    assert (made_of[0], *made_of[2:]) == (visible, num_tokens, len(visible) < len(text))
+    assert (made_of[1].tokens, made_of[1].text_offset) == (list(visible), list(range(len(visible))))
 
 
-def test_the_end_of_a_stop_string_at_the_left_edge_is_held_back():
-    """Everything after it is visible at once. The assembler works on mirrored text, where `dc` is `cd`."""
-    assembler = TextAssembler(TOKENIZER.detokenizer(backward=True), Stops(("cd",)), backward=True)
-    assert assembler.feed(TOKENIZER.encode("ba")) == "ba"
-    assert assembler.feed(TOKENIZER.encode("bc")) == "b"
-    assert assembler.feed(TOKENIZER.encode("a")) == "ca"
+def test_only_the_possible_beginning_of_a_stop_string_is_held_back():
+    assembler = TextAssembler(TOKENIZER.detokenizer(), stop_strings(["cd"]))
+    assert [assembler.feed(TOKENIZER.encode(text)) for text in ("abc", "a")] == ["ab", "ca"]
 
 
 def test_a_token_after_an_incomplete_character_has_the_next_offset():
@@ -216,3 +159,36 @@ def test_a_token_after_an_incomplete_character_has_the_next_offset():
     half, a = BYTE_IDS[0xE2], BYTE_IDS[ord("a")]
     _, logprobs, _, _ = made([a, half, a, a], [], every(1), backward=False)
     assert logprobs.text_offset == [0, 1, 2, 3]
+
+
+TEXT = st.text("ab", max_size=40)
+STOPS = st.lists(st.text("ab", min_size=1, max_size=6), min_size=1, max_size=4)
+
+
+@given(text=TEXT, stops=STOPS, data=st.data())
+def test_a_match_is_what_searching_the_whole_text_finds(text, stops, data):
+    """The longest stop string at the first end of any; without one, the longest that may still be completed."""
+    finder, place = StopFinder([*map(StopString.of, stops)]), 0
+    found = None
+    while place < len(text) and found is None:
+        size = data.draw(st.integers(1, 7))
+        found = finder.feed(text[place : place + size])
+        place += size if found is None else 0
+    ends = [i for i in range(1, len(text) + 1) if any(text[:i].endswith(stop) for stop in stops)]
+    if ends:
+        length = max(len(stop) for stop in stops if text[: ends[0]].endswith(stop))
+        assert found == (ends[0] - place, length)
+    else:
+        assert found is None
+        pending = [n for stop in stops for n in range(len(stop)) if n and text.endswith(stop[:n])]
+        assert finder.num_pending == max(pending, default=0)
+
+
+def test_a_repetitive_stop_string_is_found_without_rescanning():
+    """Its borders say where to continue after a mismatch, so no character of the text is compared from the start."""
+    stop = StopString.of("a" * 999 + "b")
+    assert stop.borders[998] == 998
+    finder = StopFinder([stop])
+    assert finder.feed("a" * 5000) is None
+    assert finder.num_pending == 999
+    assert finder.feed("b") == (1, 1000)

@@ -10,14 +10,12 @@ from dataclasses import dataclass
 
 import pytest
 
-from service.single_flight import SingleFlightCache
+from service.caches import SingleFlightCache
 from tests.waiting import until
 
 
 @dataclass(frozen=True, eq=False)
 class Value:
-    """A value with a size."""
-
     num_bytes: int = 1
 
 
@@ -47,7 +45,6 @@ def until_waiting(cache, key, count):
 
 
 def test_concurrent_callers_share_one_computation(pool):
-    """All of them get the same value, and later callers get it from the cache."""
     cache, work = SingleFlightCache(10), Work()
     results = [pool.submit(cache.get, "a", work, Future()) for _ in range(8)]
     until_waiting(cache, "a", 8)
@@ -58,7 +55,6 @@ def test_concurrent_callers_share_one_computation(pool):
 
 
 def test_a_computation_does_not_block_other_keys(pool):
-    """Their values are computed and read meanwhile."""
     cache, work = SingleFlightCache(10), Work()
     slow = pool.submit(cache.get, "a", work, Future())
     assert work.begun.wait(30)
@@ -69,7 +65,6 @@ def test_a_computation_does_not_block_other_keys(pool):
 
 
 def test_callers_that_cancel_do_not_affect_the_others(pool):
-    """The others get their value, even if the first caller has cancelled."""
     cache, work = SingleFlightCache(10), Work()
     requests = [Future(), Future(), Future()]
     results = []
@@ -88,7 +83,6 @@ def test_callers_that_cancel_do_not_affect_the_others(pool):
 
 
 def test_a_computation_without_callers_ends_at_its_next_checkpoint(pool):
-    """The next caller starts a new one."""
     cache, work = SingleFlightCache(10), Work()
     requests = [Future() for _ in range(3)]
     results = [pool.submit(cache.get, "a", work, request) for request in requests]

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from sostenuto._cli import INTERRUPTED
-from sostenuto._cli.connection import api_key, given_option, seconds, server_options
 from sostenuto._cli.errors import Failure
-from sostenuto._cli.screen import say
-from sostenuto._settings import DEFAULT_BASE_URL
+from sostenuto._cli.options import api_key, given_options, seconds, server_options
+from sostenuto._cli.terminal import say
+from sostenuto._settings import resolve
 
 if TYPE_CHECKING:
     from sostenuto._batch.run import Options
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 TIMEOUT_S = 660.0
 LOCAL = "local"
 RESUME_HINT = "completed lines are kept, and the same command resumes"
-NEEDED = {"numpy", "orjson", "tqdm"}
+NEEDED = {"numpy", "orjson"}
 MISSING = "batch files need further packages: pip install 'sostenuto[batch]'"
 
 EPILOG = """\
@@ -128,34 +127,20 @@ def batch(**options: Any) -> None:
     click.get_current_context().exit(code)
 
 
-def _options(
-    *,
-    output_format: str,
-    escape_formulas: bool,
-    give_up_after: float,
-    ray: str | None,
-    ray_workers: int | None,
-    **others: Any,
-) -> Options:
-    from sostenuto._batch.client import MAX_RETRIES, ClientOptions  # noqa: PLC0415 - as above
-    from sostenuto._batch.cluster import Cluster  # noqa: PLC0415
+def _options(*, output_format: str, escape_formulas: bool, give_up_after: float, **others: Any) -> Options:
+    from sostenuto._batch.client import CONNECT_TIMEOUT_S, MAX_RETRIES  # noqa: PLC0415 - as above
     from sostenuto._batch.formats import CSV, ESCAPED_CSV, FORMATS  # noqa: PLC0415
     from sostenuto._batch.run import Options  # noqa: PLC0415
 
-    if ray_workers and ray is None:
+    if others["ray_workers"] and others["ray"] is None:
         raise click.UsageError("--ray-workers requires --ray")
     if escape_formulas and output_format != CSV.name:
         raise click.UsageError(f"--escape-formulas requires --format csv, got {output_format}")
-    client = ClientOptions(
-        given_option("base_url") or os.environ.get("SOSTENUTO_BASE_URL") or DEFAULT_BASE_URL,
-        api_key() or os.environ.get("SOSTENUTO_API_KEY", ""),
-        given_option("timeout") or TIMEOUT_S,
-        give_up_after,
-        MAX_RETRIES if (retries := given_option("retries")) is None else retries,
-    )
+    given = given_options()
+    timeout, max_retries = (CONNECT_TIMEOUT_S, given.get("timeout", TIMEOUT_S)), given.get("retries", MAX_RETRIES)
     return Options(
         output_format=ESCAPED_CSV if escape_formulas else FORMATS[output_format],
-        client=client,
-        ray=None if ray is None else Cluster(ray, ray_workers),
+        settings=resolve(given.get("base_url"), api_key(), timeout, max_retries),
+        give_up_after_s=give_up_after,
         **others,
     )

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from sostenuto import SostenutoError
-from sostenuto._cli import states
-from sostenuto._cli.connection import connect, model_option, server_options
-from sostenuto._cli.inputs import text_or_stdin
-from sostenuto._cli.interrupts import closed_by_ctrl_c
-from sostenuto._cli.sampling import given_fields, sampling_options
-from sostenuto._cli.screen import say, write_json, write_text
+from sostenuto import Client, Generation, SostenutoError, Stream
+from sostenuto._cli.errors import Failure, failing_to
+from sostenuto._cli.options import connect, given_fields, model_option, sampling_options, server_options
+from sostenuto._cli.terminal import read_until_ctrl_c, say, text_or_stdin, write_json, write_text
+from sostenuto._conversation import write_whole
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from sostenuto import Generation, Stream, TextDelta
+_TOKEN = re.compile(r"ost\d+\.")  # prefix of every resume token
 
 EPILOG = """\
 \b
@@ -33,6 +29,17 @@ Examples:
 
 With -n 3 the completions are printed one after another, each under a header line: ==> 1 of 3 <==. With --json --stream
 each text delta is a line of JSON with index, text and finish_reason, and the last line is the whole response."""
+
+
+def resume_token(argument: str) -> str:
+    """Return a resume token, given directly or as the name of a file; raise Failure if there is none in the file."""
+    if _TOKEN.match(argument):
+        return argument
+    with failing_to(f"read the resume token in {argument:.60}"):
+        content = Path(argument).read_bytes().decode("utf-8", "replace").strip()
+    if not _TOKEN.match(content):
+        raise Failure(f"{argument} has no resume token: pass a file of --save-state")
+    return content
 
 
 @click.command(epilog=EPILOG, short_help="Generate text that continues PROMPT.")
@@ -49,7 +56,7 @@ each text delta is a line of JSON with index, text and finish_reason, and the la
 @click.option("--logprobs", type=int, metavar="N", help="With --json: number of alternatives per token.")
 @click.option(
     "--state",
-    type=states.token,
+    type=resume_token,
     metavar="FILE|TOKEN",
     help="Resume from a resume token, or from a file written by --save-state. PROMPT, if given, is appended; the "
     "earlier text is not processed again.",
@@ -96,30 +103,29 @@ def generate(
     _check(several, stream, as_json, options["logprobs"], save_state)
     fields = {**given_fields(options), **_beginning(prompt, suffix, options["state"])}
     if save_state is not None:
-        states.check_place(save_state)
+        check_place(save_state)
         fields["return_state"] = True
         if stream:
             # With every text delta, so that there is one for the text that Ctrl-C leaves.
             fields["stream_options"] = {"include_usage": True, "state_interval": 1}
+    began_at_s = monotonic()
     with connect() as client:
-        if not stream:
-            try:
+        try:
+            if not stream:
                 generation = client.generate(**fields)
-            except SostenutoError as error:
-                _keep_state(error.state, save_state)
-                raise
-            _write_whole(generation, as_json, save_state)
-            return
-        resume = not several if resume is None else resume
-        began_at_s = monotonic()
-        response = client.stream(resume=resume, **fields)
-        with _state_kept(save_state, response), _line_ended(as_json), closed_by_ctrl_c(response):
-            for delta in response.events():
-                _write_piece(delta, as_json)
+            else:
+                fields["resume"] = not several if resume is None else resume
+                response = _stream(client, fields, as_json, save_state)
+                generation = response.generation
+        except SostenutoError as error:
+            _save_state(error.state, save_state)
+            raise
+    _save_state(generation.state, save_state)
     if as_json:
-        write_json(response.generation.raw)
-    _keep_state(response.generation.state, save_state)
-    if sys.stderr.isatty() and not quiet:
+        write_json(generation.raw)
+    elif not stream:
+        _write_choices(generation)
+    if stream and sys.stderr.isatty() and not quiet:
         say(_summary(response, monotonic() - began_at_s), dim=True)
 
 
@@ -143,10 +149,33 @@ def _beginning(prompt: str | None, suffix: str | None, state: str | None) -> dic
     return {"suffix": text_or_stdin(suffix, "suffix")}
 
 
-def _write_whole(generation: Generation, as_json: bool, save_state: Path | None) -> None:
-    _keep_state(generation.state, save_state)
-    if as_json:
-        return write_json(generation.raw)
+def _stream(client: Client, fields: dict[str, Any], as_json: bool, save_state: Path | None) -> Stream:
+    """Write the text deltas of a stream as they arrive, and return the stream at its end."""
+    stream = client.stream(**fields)
+
+    def read() -> None:
+        for delta in stream.events():
+            if as_json:
+                write_json({"index": delta.index, "text": delta.text, "finish_reason": delta.finish_reason})
+            else:
+                write_text(delta.text)
+
+    try:
+        try:
+            read_until_ctrl_c(stream, read)
+        finally:
+            if not as_json and sys.stdout.isatty():
+                write_text("\n")
+    except KeyboardInterrupt:
+        state = stream.generation.state
+        _save_state(state, save_state)
+        if state is None and save_state is not None:
+            say(f"{save_state} is not written: there was no resume token yet", dim=True)
+        raise
+    return stream
+
+
+def _write_choices(generation: Generation) -> None:
     if len(generation.choices) == 1:
         return write_text(generation.text)
     for choice in generation.choices:
@@ -154,42 +183,18 @@ def _write_whole(generation: Generation, as_json: bool, save_state: Path | None)
     return None
 
 
-def _write_piece(delta: TextDelta, as_json: bool) -> None:
-    if as_json:
-        write_json({"index": delta.index, "text": delta.text, "finish_reason": delta.finish_reason})
-    else:
-        write_text(delta.text)
+def check_place(path: Path) -> None:
+    """Raise Failure, before there is anything to write, if nothing can be written to a path."""
+    if not path.parent.is_dir():
+        raise Failure(f"cannot write {path}: there is no directory {path.parent}")
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise Failure(f"cannot write {path}: pass a file in a writable directory")
 
 
-@contextmanager
-def _state_kept(path: Path | None, response: Stream) -> Iterator[None]:
-    """Save the resume token of an interrupted stream: after an error or Ctrl-C, that of its text so far."""
-    try:
-        yield
-    except SostenutoError as error:
-        _keep_state(error.state, path)
-        raise
-    except KeyboardInterrupt:
-        state = response.generation.state
-        _keep_state(state, path)
-        if state is None and path is not None:
-            say(f"{path} is not written: there was no resume token yet", dim=True)
-        raise
-
-
-@contextmanager
-def _line_ended(as_json: bool) -> Iterator[None]:
-    """End the text with a line break on a terminal."""
-    try:
-        yield
-    finally:
-        if not as_json and sys.stdout.isatty():
-            write_text("\n")
-
-
-def _keep_state(state: str | None, path: Path | None) -> None:
+def _save_state(state: str | None, path: Path | None) -> None:
     if state is not None and path is not None:
-        states.save(state, path)
+        with failing_to(f"write {path}"):
+            write_whole(path, state + "\n")
 
 
 def _summary(stream: Stream, seconds: float) -> str:
