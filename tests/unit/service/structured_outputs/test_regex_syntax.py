@@ -120,10 +120,7 @@ def test_a_length_keeps_those_matches_that_have_it(regex, low, high):
 @pytest.mark.parametrize(
     ("regex", "message"),
     [
-        (
-            "[a-z]+(-[a-z]+)*",
-            "cannot be limited to 1 to 5 characters, as more than one of its quantifiers would have to",
-        ),
+        ("[a-z]+(-[a-z]+)*", "cannot be limited to 1 to 5 characters, as more than one of its quantifiers"),
         ("a{6}", "matches no text of 1 to 5 characters"),
     ],
 )
