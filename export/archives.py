@@ -2,8 +2,6 @@
 
 Weights hardly compress, and Keras stores them uncompressed. A file that unpacks to many times its size is therefore not
 from a training run, but a decompression bomb.
-
-Knows ZIP and HDF5. Does not know models.
 """
 
 import json

@@ -54,16 +54,20 @@ def read_tokenizer(path: Path) -> Tokenizer:
     """
     try:
         return _read(path)
-    except TokenizerError as error:
-        raise TokenizerError(f"{path}: {error}") from error
+    except (TokenizerError, NotText, UnsupportedModel) as error:
+        raise TokenizerError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
 
 
 def _read(path: Path) -> Tokenizer:
     content = _content(path)
     if content.startswith(_ZIP):
-        return _layer(path)
+        if (tokenizer := model_tokenizer(path)) is None:
+            raise TokenizerError(
+                "it has no TextVectorization or StringLookup layer; pass the tokenizer's file (--tokenizer)"
+            )
+        return tokenizer
     if path.suffix.lower() == ".txt":
-        return vocabulary_tokenizer(parse_lines(_decoded(content, path)))
+        return vocabulary_tokenizer(parse_lines(decode(content, str(path))))
     document = _parse(content, path)
     if isinstance(document, list):
         return vocabulary_tokenizer(document)
@@ -78,18 +82,6 @@ def _read(path: Path) -> Tokenizer:
         return ImportedTokenizer(document)
     except (LookupError, TypeError, AttributeError) as error:
         raise TokenizerError(f"a tokenizer.json that is damaged ({type(error).__name__}: {error})") from error
-
-
-def _layer(path: Path) -> Tokenizer:
-    try:
-        tokenizer = model_tokenizer(path)
-    except UnsupportedModel as error:
-        raise TokenizerError(str(error).removeprefix(f"{path}: ")) from error
-    if tokenizer is None:
-        raise TokenizerError(
-            "it has no TextVectorization or StringLookup layer; pass the tokenizer's file (--tokenizer)"
-        )
-    return tokenizer
 
 
 def _content(path: Path) -> bytes:
@@ -112,17 +104,10 @@ def _content(path: Path) -> bytes:
     return content
 
 
-def _decoded(content: bytes, path: Path) -> str:
-    try:
-        return decode(content, str(path))
-    except NotText as error:
-        raise TokenizerError(str(error)) from error
-
-
 def _parse(content: bytes, path: Path) -> dict[str, Any] | list[str]:
     """Return a JSON object, or a list of strings."""
     try:
-        document = json.loads(_decoded(content, path))
+        document = json.loads(decode(content, str(path)))
         if isinstance(document, str):
             # `json.dump(tokenizer.to_json(), file)` encodes the JSON twice.
             document = json.loads(document)
@@ -200,7 +185,12 @@ def _kept_words(config: _KerasConfig) -> list[str]:
     words = sorted(index, key=index.__getitem__)
     for expected_id, word in enumerate(words, 1):
         if index[word] != expected_id:
-            raise TokenizerError(_describe_id_error(config, words, index, expected_id))
+            # The texts that it was made from hold the token as a word; Keras then leaves the id unused.
+            hint = f"; oov_token {config.oov_token!r} is a word of the texts" if config.oov_token in index else ""
+            raise TokenizerError(
+                f"word_index: ids must run from 1 to {len(words)} without a gap, got {word!r} = {index[word]} in place "
+                f"of {expected_id}{hint}"
+            )
     oov, limit = config.oov_token, config.num_words or len(words) + 1
     if oov is not None and oov not in index:
         raise TokenizerError(f"oov_token {oov!r} is not in word_index")
@@ -210,17 +200,3 @@ def _kept_words(config: _KerasConfig) -> list[str]:
     if not set(kept) - {oov}:
         raise TokenizerError(f"it has no words: word_index has {len(index)} entries, num_words is {limit}")
     return kept
-
-
-def _describe_id_error(config: _KerasConfig, words: list[str], index: dict[str, int], expected_id: int) -> str:
-    word, rule = words[expected_id - 1], f"ids must run from 1 to {len(words)} without a gap"
-    if index[word] < 1:
-        return f"word_index has {word!r} = {index[word]}; {rule}"
-    if index[word] < expected_id:
-        return f"word_index has the id {index[word]} twice, for {words[expected_id - 2]!r} and {word!r}; {rule}"
-    if config.oov_token in index and expected_id == 1:
-        return (
-            f"word_index has no id 1: the texts that it was made from hold oov_token {config.oov_token!r} as a word, "
-            f"and Keras then leaves that id unused; {rule}"
-        )
-    return f"word_index has no id {expected_id}; {rule}"

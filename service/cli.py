@@ -41,7 +41,10 @@ class _ListsSettings(click.Command):
         with formatter.section("Settings, from the environment or from the file that SOSTENUTO_ENV_FILE names"):
             formatter.write_dl(
                 [
-                    (f"SOSTENUTO_{name.upper()}", f"{field.description}  [default: {_shown(field.default)}]")
+                    (
+                        f"SOSTENUTO_{name.upper()}",
+                        f"{field.description}  [default: {'unset' if field.default is None else field.default}]",
+                    )
                     for name, field in Settings.model_fields.items()
                 ]
             )
@@ -49,10 +52,6 @@ class _ListsSettings(click.Command):
 
 class _Program(_ListsSettings, click.Group):
     """The group of `python -m service`."""
-
-
-def _shown(default: object) -> str:
-    return "unset" if default is None else str(default)
 
 
 @click.group(cls=_Program, no_args_is_help=False, context_settings=CONTEXT)

@@ -1,4 +1,4 @@
-"""Every error that a client can see, with its HTTP status and its OpenAI type.
+"""Every error that a client can see, with its HTTP status, and the operator's `ConfigurationError`.
 
 GatewayError
 ├── InvalidRequest      400  a field is wrong; `param` names it
@@ -38,21 +38,12 @@ _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit
 
 
 class GatewayError(Exception):
-    """Base class of the errors that a client can see.
-
-    Attributes:
-        status: HTTP status.
-        code: Machine-readable code, or None.
-        param: The invalid field, or None.
-        retry_after_s: Seconds after which to retry, or None.
-        should_retry: Whether the same request may succeed on a retry; None: the client decides by the status.
-        rest: The partial output when the request failed: `choices` and `usage` as in the response.
-    """
+    """Base class of the errors that a client can see; `param` is the invalid field, if there is one."""
 
     status: int = 500
-    code: str | None = None
-    should_retry: bool | None = None
-    rest: Mapping[str, Any] = MappingProxyType({})
+    code: str | None = None  # for programs
+    should_retry: bool | None = None  # whether a retry may succeed; None: the client decides by the status
+    rest: Mapping[str, Any] = MappingProxyType({})  # the partial output: `choices` and `usage` as in the response
 
     def __init_subclass__(cls, status: int | None = None, code: str | None = None) -> None:
         """Set the status and the code of a subclass that has others than its base."""

@@ -17,7 +17,7 @@ from export.corpora.spool import blocks
 from export.errors import CorpusError
 
 # Batch size of validation. A step of a small batch takes nearly as long as one of a large batch: with 8, validation
-# took a quarter of an epoch (`docs/log.md`).
+# took a quarter of an epoch (`benchmarks/HISTORY.md`).
 VALIDATION_BATCH_SIZE = 64
 # Burn-in: tokens that a validation sequence reads before it is evaluated, so that its state is as good as a carried
 # one.

@@ -16,7 +16,7 @@ from export.errors import ConfigError
 from export.interrupts import signal_handlers
 from export.terminal import echo
 
-# With fewer rows or units per core, the overhead of an operation exceeds its computation (measured: `docs/log.md`).
+# With fewer rows or units per core, the overhead of an operation exceeds its computation (`benchmarks/HISTORY.md`).
 MIN_ROWS_PER_CORE, MIN_UNITS_PER_CORE = 8, 128
 # From this ratio of units to rows per core on, a step is bound by reading weights; units are partitioned then.
 UNITS_FOR_A_ROW = 32
@@ -190,7 +190,7 @@ def _keep_freed_memory() -> None:
     """Make glibc keep freed memory.
 
     Every update allocates and frees the same arrays. By default glibc returns large ones to the kernel each time, which
-    then has to map thousands of pages again (measured: `docs/log.md`).
+    then has to map thousands of pages again (measured: `benchmarks/HISTORY.md`).
     """
     # Other C libraries have no `mallopt`.
     with contextlib.suppress(AttributeError, TypeError):

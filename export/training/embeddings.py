@@ -1,8 +1,7 @@
-"""Initial embeddings from a file in word2vec's text format, also used by GloVe and fastText, or from projector files.
+"""Initial embeddings from a file in word2vec's text format, also used by GloVe and fastText.
 
 A line is a token and its values, separated by spaces or tabs; word2vec and fastText have a header line `count width`.
-The projector files are those of TensorFlow's Embedding Projector: `vectors.tsv`, and next to it `metadata.tsv` with the
-tokens. Files are read line by line, and only requested vectors are parsed and kept: GloVe's files have gigabytes.
+Files are read line by line, and only requested vectors are parsed and kept: GloVe's files have gigabytes.
 """
 
 import contextlib
@@ -10,7 +9,6 @@ import gzip
 import zlib
 from collections.abc import Collection, Iterator
 from io import BufferedIOBase
-from itertools import chain, zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +18,6 @@ from export.corpora.encodings import decode
 from export.errors import ConfigError, NotText
 from export.terminal import echo
 
-VECTORS, METADATA = "vectors.tsv", "metadata.tsv"
 _GZIP, _ZIP, _MARK = b"\x1f\x8b", b"PK\x03\x04", b"\xef\xbb\xbf"
 _HEAD_BYTES = 1 << 16
 # A line of the widest embedding, 8,192 values, has a quarter of that.
@@ -34,7 +31,7 @@ def read_embedding(path: Path, tokenizer: Tokenizer, width: int, seed: int) -> n
     """Read an initial embedding, float32 (vocab, width); reproducible for the same arguments. Vectors are not rescaled.
 
     Special tokens are initialized as in Keras. Tokens without a vector are sampled from the normal distribution with
-    the mean and the standard deviation of the vectors. The file may be gzip-compressed, or `vectors.tsv`.
+    the mean and the standard deviation of the vectors. The file may be gzip-compressed.
 
     Raises:
         ConfigError: the file cannot be read, is no vector file, has another width or contains none of the tokens.
@@ -84,12 +81,11 @@ def read_vectors(path: Path, requested: Collection[bytes], width: int) -> dict[b
     """
     try:
         with contextlib.ExitStack() as files:
-            return _parse_lines(_lines(path, files), requested, width)
+            return _parse_lines(_open(path, files), requested, width)
     except NotText as error:
         raise ConfigError(f"embedding_init {path}: {error}") from error
     except (OSError, EOFError, zlib.error) as error:
-        name = getattr(error, "filename", None) or path
-        raise ConfigError(f"embedding_init {name}: {getattr(error, 'strerror', None) or error}") from error
+        raise ConfigError(f"embedding_init {path}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _parse_lines(lines: Iterator[bytes], requested: Collection[bytes], width: int) -> dict[bytes, np.ndarray]:
@@ -155,25 +151,6 @@ def _is_number(field: bytes) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _lines(path: Path, files: contextlib.ExitStack) -> Iterator[bytes]:
-    """Return the lines of a file; for projector files, each token is prepended to its values."""
-    lines = _open(path, files)
-    if path.name != VECTORS:
-        return lines
-    labels = _open(path.with_name(METADATA), files)
-    first = next(labels, b"")
-    # Metadata of several columns has a header line, metadata of one column has none.
-    return _pairs(path, lines, labels if b"\t" in first else chain([first], labels))
-
-
-def _pairs(path: Path, lines: Iterator[bytes], labels: Iterator[bytes]) -> Iterator[bytes]:
-    for number, (line, label) in enumerate(zip_longest(lines, labels), 1):
-        if line is None or label is None:
-            shorter = path if line is None else path.with_name(METADATA)
-            raise NotText(f"{shorter.name} has only {number - 1} tokens, the other file more")
-        yield label.rstrip(b"\r\n").partition(b"\t")[0] + b"\t" + line
 
 
 def _open(path: Path, files: contextlib.ExitStack) -> Iterator[bytes]:

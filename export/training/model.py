@@ -20,8 +20,9 @@ States = list[list[tf.Tensor]]
 # One array, partitioned along the batch: one part per core.
 Parts = list[tf.Tensor]
 
-# Values of an embedding are initialized uniformly up to this, unless it is tied.
-EMBEDDING_RANGE = 0.05
+# Initial values of an embedding are uniform up to these. With a standard deviation of 1 for words and subwords, a model
+# of words ended with a loss of 3.424; with 0.03, Keras's, it was 3.499 (`benchmarks/HISTORY.md`).
+CHARACTER_RANGE, WORD_RANGE = 0.05, 3**0.5
 # One dropout mask per sequence: a new mask at every step would disturb the carried state.
 _ONE_MASK = (None, 1, None)
 
@@ -34,10 +35,15 @@ def build_model(config: TrainConfig, vocab_size: int) -> keras.Model:
     keras.utils.set_random_seed(config.seed)
     token_ids = keras.layers.Input([config.window_length], dtype="int32", name="token_ids")
     kind = keras.layers.ReversibleEmbedding if config.tie_embeddings else keras.layers.Embedding
-    options = {"trainable": not config.freeze_embedding, "name": "embedding"}
-    if not config.tie_embeddings:
-        options["embeddings_initializer"] = keras.initializers.RandomUniform(-EMBEDDING_RANGE, EMBEDDING_RANGE)
-    embedding = kind(vocab_size, config.embedding, **options)
+    # A tied embedding is the output layer, too: larger values would make its first logits too large.
+    limit = CHARACTER_RANGE if config.tie_embeddings or config.token_unit == "character" else WORD_RANGE
+    embedding = kind(
+        vocab_size,
+        config.embedding,
+        embeddings_initializer=keras.initializers.RandomUniform(-limit, limit),
+        trainable=not config.freeze_embedding,
+        name="embedding",
+    )
     x = embedding(token_ids)
     if config.embedding_dropout:
         x = _dropout(config.embedding_dropout, x, "embedding_dropout")

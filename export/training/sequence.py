@@ -2,7 +2,7 @@
 
 They compute the same functions as Keras's SimpleRNN, LSTM and GRU layers, from the same weights and with the same
 gradients (tests compare them), but with less work. The state is an input and an output, as carried state needs.
-Optimizations (measured: `docs/log.md`):
+Optimizations (measured: `benchmarks/HISTORY.md`):
 
 - The units of a layer are partitioned over the cores. Each core uses only its own weights. They synchronize once per
   step, to concatenate the state or its gradient.

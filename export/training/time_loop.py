@@ -26,7 +26,7 @@ def pop(items: tf.Tensor, like: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Return a list without its last item, and that item, (n, B) with the shape of `like`.
 
     Results computed from the item reuse its memory. Written elsewhere, they would touch memory that has long left the
-    cache, which took half as long as the step's product (measured: `docs/log.md`).
+    cache, which took half as long as the step's product (measured: `benchmarks/HISTORY.md`).
     """
     return tf.raw_ops.TensorListPopBack(input_handle=items, element_shape=_shape(like), element_dtype=like.dtype)
 

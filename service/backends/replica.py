@@ -124,7 +124,7 @@ class ConfigDrift:
 
 @dataclass(eq=False)
 class Replica:
-    """The last known state of one model server; mappings and sets are replaced as a whole."""
+    """The last known state of one model server; its probes and sets of names are replaced as a whole."""
 
     address: str
     server: GrpcBackend
@@ -163,7 +163,8 @@ class Replica:
 
     def takes(self, model: ModelVersion) -> bool:
         """Return whether it gets calls of a version."""
-        return self.ejected_because is None and model in self.probes and not self.probes[model].is_stale
+        probe = self.probes.get(model)
+        return self.ejected_because is None and probe is not None and not probe.is_stale
 
     def may_take(self, model: ModelVersion) -> bool:
         """Return whether it gets no calls of a version now but may get some later."""

@@ -40,21 +40,12 @@ EXAMPLE_PROMPTS = {"demo": r"HAMLET.\n"}
 _PR_SET_PDEATHSIG = 1
 
 
-class ChildExited(Exception):
-    """A process ended on its own.
+class Ended(Exception):
+    """A process ended on its own, or a signal arrived: a message and an exit code."""
 
-    Attributes:
-        exit_code: Its exit code, or 128 + the signal that ended it; a process that ends unasked has failed, so not 0.
-    """
-
-    def __init__(self, name: str, code: int) -> None:
-        self.exit_code = code or 1 if code >= 0 else 128 - code
-        how = f"exited with code {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
-        super().__init__(f"the {name} {how}; stopping")
-
-
-class Interrupted(Exception):
-    """SIGINT or SIGTERM was received."""
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 def terminate_with_parent(parent: int) -> None:
@@ -65,7 +56,7 @@ def terminate_with_parent(parent: int) -> None:
 
 
 class ParentDeathPipe:
-    """A pipe by which one process is signalled when the last of several others has ended, however they end.
+    """A pipe by which one process is signalled when the last of several others has ended.
 
     The processes that hold the write end are its holders: this process until it calls `drop`, those that it was passed
     to, and their children. However they end, the kernel closes their ends; the pipe is then cut.
@@ -127,12 +118,9 @@ class Service:
             while True:
                 self._check()
                 time.sleep(POLL_S)
-        except Interrupted:
-            _print("stopping: draining accepted requests (signal again to stop at once)")
-            return 0
-        except ChildExited as error:
-            _print(f"error: {error}")
-            return error.exit_code
+        except Ended as end:
+            _print(str(end))
+            return end.exit_code
         except (TimeoutError, OSError) as error:
             _print(f"error: {error}")
             return 1
@@ -144,13 +132,15 @@ class Service:
         self._num_signals += 1
 
     def _check(self) -> None:
-        """Raise Interrupted if a signal was received, ChildExited if a process ended."""
+        """Raise Ended if a signal was received or a process ended."""
         if self._num_signals:
-            raise Interrupted
+            raise Ended("stopping: draining accepted requests (signal again to stop at once)", 0)
         # The gateway first: if it has ended, the model server may have ended because of it.
         for name, process in reversed(self._children.items()):
-            if process.poll() is not None:
-                raise ChildExited(name, process.returncode)
+            if (code := process.poll()) is not None:
+                how = f"exited with code {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
+                # A process that ends unasked is a failure, whatever its exit code; 128 + a signal as in shells.
+                raise Ended(f"error: the {name} {how}; stopping", code or 1 if code >= 0 else 128 - code)
 
     def _start(self) -> None:
         settings, started = self._settings, time.monotonic()

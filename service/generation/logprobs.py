@@ -1,14 +1,11 @@
-"""Log probabilities of tokens, in OpenAI's format and in vLLM's."""
+"""Log probabilities of tokens, as OpenAI's completions name them."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, islice
 
 import numpy as np
-import orjson
 
-from contract import signatures
 from contract.tokenizer import Detokenizer
 from service.scheduling.sequence import Scores
 
@@ -20,7 +17,7 @@ _CONVERTED_AT_ONCE = 1024
 
 @dataclass
 class Logprobs:
-    """Parallel lists, one entry per token, as OpenAI's completions name them.
+    """Parallel lists, one entry per token.
 
     Attributes:
         tokens: The text that each token adds, or the name of a token that adds none. For the unknown token of a prompt
@@ -141,61 +138,3 @@ class PendingLogprobs:
         if self._backward:
             taken.text_offset[num_known:] = [visible_length] * (count - num_known)
         return taken
-
-
-def score_prompt(
-    token_ids: Sequence[int], scores: Sequence[Scores], num_top: int, detokenizer: Detokenizer, *, backward: bool
-) -> Logprobs:
-    """Return the log probabilities of a prompt's tokens, in reading order.
-
-    Args:
-        token_ids: All tokens of the prompt, in the order in which the model reads.
-        scores: In that order, of all tokens but the first, or of all tokens and some before them, which are skipped.
-        num_top: Number of most probable tokens to return for each token.
-        detokenizer: A new one, for the model's direction.
-        backward: That direction.
-    """
-    pending = PendingLogprobs(backward=backward)
-    for token_id, score in _scored(token_ids, scores, num_top):
-        pending.add(token_id, score, detokenizer.label)
-        pending.place(*detokenizer.track(token_id))
-    pending.place(*detokenizer.track(None))
-    logprobs = pending.take(pending.length, last=True)
-    return logprobs.mirrored(pending.length) if backward else logprobs
-
-
-def prompt_logprobs_json(
-    token_ids: Sequence[int], scores: Sequence[Scores], num_top: int, detokenizer: Detokenizer
-) -> list[bytes]:
-    """Return vLLM's `prompt_logprobs` of each token, in the order in which the model reads, as JSON.
-
-    Each is an object by token id: first the token itself, then the most probable tokens at its position. A rank beyond
-    those that the model returns is null. Encoded at once: as Python objects they take ten times the memory.
-
-    The arguments are those of `score_prompt`.
-    """
-    entries = []
-    for token_id, score in _scored(token_ids, scores, signatures.NUM_TOP):
-        by_id = None
-        if score is not None:
-            logprob, top_ids, tops = score
-            ranks = {top_id: rank for rank, top_id in enumerate(top_ids, 1)}
-            top = list(zip(top_ids, tops, strict=True))[:num_top]
-            others = [(top_id, value) for top_id, value in top if top_id != token_id]
-            by_id = {
-                str(i): {"logprob": value, "rank": ranks.get(i), "decoded_token": detokenizer.label(i)}
-                for i, value in [(token_id, logprob), *others]
-            }
-        # A copy: orjson's own object keeps its buffer of some kilobytes.
-        entries.append(bytes(memoryview(orjson.dumps(by_id))))
-        detokenizer.track(token_id)
-    return entries
-
-
-def _scored(
-    token_ids: Sequence[int], scores: Sequence[Scores], num_top: int
-) -> Iterator[tuple[int, TokenScore | None]]:
-    """Yield each token with its score, which the first token of a text does not have; see `score_prompt`."""
-    num_scores = 1 + sum(len(part.logprobs) for part in scores)
-    every_score: Iterator[TokenScore | None] = chain([None], *(token_scores(part, num_top) for part in scores))
-    return zip(token_ids, islice(every_score, num_scores - len(token_ids), None), strict=True)

@@ -12,7 +12,7 @@ from operator import attrgetter
 from contract import signatures
 from service.api.requests import CompletionRequest
 from service.generation.candidate_filter import CandidateFilter, IsCopy
-from service.generation.choice import Choice, Progress, StopString, TextAssembler, TextDelta
+from service.generation.choice import Choice, Progress, StopString, TextDelta
 from service.generation.prompts import NO_IDS, EncodedPrompt
 from service.generation.request import Request
 from service.generation.resume_tokens import ResumePoint, ResumeTokens
@@ -128,11 +128,6 @@ class OutputProcessor:
         self.request.submit(self._create)
 
     @property
-    def is_finished(self) -> bool:
-        """Whether all choices have finished."""
-        return self.request.is_finished
-
-    @property
     def num_rejected(self) -> int | None:
         """Number of rejected choices; None if none can be."""
         filters = [output.candidates for output in self._outputs if output.candidates]
@@ -197,6 +192,11 @@ class OutputProcessor:
         for number, output in enumerate(self._outputs):
             if output.end and not output.is_computed:
                 yield from self._end_ungenerated(self._new_group(number, range(self.body.best_of)), output.end)
+        # The echo does not wait for the first token, unless it waits for the log probabilities of the prompt.
+        for choice in list(self._choices.values()):
+            output = self._outputs[choice.index[0]]
+            if not output.end and not output.is_scored:
+                yield choice
         for result in self.request.results(self._create):
             if result.sampled_ids:
                 yield self._process_decode(result)
@@ -235,7 +235,7 @@ class OutputProcessor:
         """Return the `n` choices of a prompt with the highest mean log probability; in order if `best_of` is `n`."""
         choices = [self._choices[number, i] for i in range(self.body.best_of)]
         if self.body.best_of > self.body.n:
-            choices.sort(key=lambda choice: choice.assembler.mean_logprob, reverse=True)
+            choices.sort(key=lambda choice: choice.mean_logprob, reverse=True)
         return choices[: self.body.n]
 
     def _create(self, indexes: list[ChoiceIndex]) -> list[Sequence]:
@@ -273,27 +273,23 @@ class OutputProcessor:
         return group
 
     def _new_choice(self, output: PromptOutput, index: ChoiceIndex) -> Choice:
-        body, checkpoint = self.body, self._checkpoint
-        choice = Choice(
+        body, checkpoint, backward, held_back = self.body, self._checkpoint, self._model.backward, ""
+        detokenizer = self._model.tokenizer.detokenizer(output.prompt.text, backward=backward)
+        if checkpoint and output.prompt.is_empty:
+            detokenizer.restore(checkpoint.detokenizer)
+            held_back = checkpoint.held_back
+        return Choice(
             index,
-            self._new_assembler(output),
-            self._new_progress(output) if body.issues_resume_tokens else None,
+            detokenizer,
+            self._stops,
+            backward=backward,
+            num_top=body.logprobs,
+            leading_text=output.leading_text,
+            held_back=held_back,
+            progress=self._new_progress(output) if body.issues_resume_tokens else None,
             may_continue_after_end=body.return_state,
             random_stream=checkpoint.branch(index[1]) if checkpoint else index[1],
-            token_ids=[] if self._is_filtered else None,
-        )
-        choice.begin(output.leading_text)
-        return choice
-
-    def _new_assembler(self, output: PromptOutput) -> TextAssembler:
-        backward, held_back = self._model.backward, ""
-        detokenizer = self._model.tokenizer.detokenizer(output.prompt.text, backward=backward)
-        if self._checkpoint and output.prompt.is_empty:
-            detokenizer.restore(self._checkpoint.detokenizer)
-            held_back = self._checkpoint.held_back
-        length = len(output.leading_text)
-        return TextAssembler(
-            detokenizer, self._stops, self.body.logprobs, length, backward=backward, held_back=held_back
+            keeps_token_ids=self._is_filtered,
         )
 
     def _new_progress(self, output: PromptOutput) -> Progress:
@@ -309,21 +305,23 @@ class OutputProcessor:
         return Progress(point, self.body.max_tokens, token_counts, output.constraint, match)
 
     def _process_prefill(self, result: Result) -> Iterator[Choice]:
-        """Process the result of the sequence that prefills for a group; yield its choices if nothing is generated."""
+        """Process the result of the sequence that prefills for a group; yield its choices if they have new text."""
         group = self._groups.pop(result.index) if result.is_prefilled else self._groups[result.index]
         leader, output = group[0], self._outputs[result.index[0]]
         if result.scores is not None:
-            leader.scores.append(result.scores)
+            leader.prompt_scores.append(result.scores)
         if result.state is not None:
             unread_ids = output.prompt.input_ids[-1 - result.num_remaining_prompt_tokens :]
             for choice in group:
                 if choice.progress is not None:
                     choice.progress.point = replace(choice.progress.point, state=result.state, unread_ids=unread_ids)
         if result.is_prefilled and output.is_scored:
-            self._add_prompt_logprobs(output, group, leader.scores)
-            leader.scores = []
+            self._add_prompt_logprobs(output, group, leader.prompt_scores)
+            leader.prompt_scores = []
         if result.is_prefilled and output.end:
             yield from self._end_ungenerated(group, output.end)
+        elif result.is_prefilled and output.is_scored:
+            yield from group
 
     def _add_prompt_logprobs(self, output: PromptOutput, group: list[Choice], scores: list[Scores]) -> None:
         """Add the log probabilities of a prompt to its response, and to its echo in choices."""

@@ -4,17 +4,20 @@ Lengths are checked by characters first, as encoding takes ten times the memory 
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain, islice
 from typing import Self
 
 import numpy as np
+import orjson
 
-from contract.tokenizer import Tokenizer
+from contract import signatures
+from contract.tokenizer import Detokenizer, Tokenizer
 from service.api.requests import PromptText
 from service.errors import InvalidRequest
-from service.generation.logprobs import Logprobs, prompt_logprobs_json, score_prompt
+from service.generation.logprobs import Logprobs, PendingLogprobs, TokenScore, token_scores
 from service.limits import Limits
 from service.memory_budget import MemoryLease
 from service.models.registry import ServedModel
@@ -84,11 +87,19 @@ class EncodedPrompt:
         return np.unique(self.input_ids)
 
     def logprobs(self, scores: Sequence[Scores], num_top: int) -> Logprobs:
-        """Return its log probabilities in reading order; `scores` are of all `input_ids` but the first."""
+        """Return its log probabilities in reading order, with `num_top` most probable tokens for each.
+
+        `scores` are of all `input_ids` but the first.
+        """
         if not self.ids.size:
             return Logprobs()
-        detokenizer, ids = self.tokenizer.detokenizer(backward=self.backward), self._ids_in_model_order.tolist()
-        logprobs = score_prompt(ids, scores, num_top, detokenizer, backward=self.backward)
+        pending, detokenizer = PendingLogprobs(backward=self.backward), self._detokenizer()
+        for token_id, score in self._scored(scores, num_top):
+            pending.add(token_id, score, detokenizer.label)
+            pending.place(*detokenizer.track(token_id))
+        pending.place(*detokenizer.track(None))
+        logprobs = pending.take(pending.length, last=True)
+        logprobs = logprobs.mirrored(pending.length) if self.backward else logprobs
         if self.given_as_text:
             logprobs.text_offset = self.tokenizer.offsets(self.text)
             self._show_unknown_text(logprobs)
@@ -107,11 +118,38 @@ class EncodedPrompt:
                 top[source] = top.pop(name)
 
     def logprobs_json(self, scores: Sequence[Scores], num_top: int) -> bytes:
-        """Return vLLM's `prompt_logprobs`, in reading order; `scores` are of all `input_ids` but the first."""
-        ids = self._ids_in_model_order.tolist()
-        detokenizer = self.tokenizer.detokenizer(backward=self.backward)
-        entries = prompt_logprobs_json(ids, scores, num_top, detokenizer) if ids else []
+        """Return vLLM's `prompt_logprobs` in reading order; the arguments are those of `logprobs`.
+
+        Each is an object by token id: first the token itself, then the most probable tokens at its position. A rank
+        beyond those that the model returns is null.
+        """
+        entries, detokenizer = [], self._detokenizer()
+        for token_id, score in self._scored(scores, signatures.NUM_TOP) if self.ids.size else ():
+            by_id = None
+            if score is not None:
+                logprob, top_ids, tops = score
+                ranks = {top_id: rank for rank, top_id in enumerate(top_ids, 1)}
+                top = list(zip(top_ids, tops, strict=True))[:num_top]
+                others = [(top_id, value) for top_id, value in top if top_id != token_id]
+                by_id = {
+                    str(i): {"logprob": value, "rank": ranks.get(i), "decoded_token": detokenizer.label(i)}
+                    for i, value in [(token_id, logprob), *others]
+                }
+            # Encoded at once: as Python objects they take ten times the memory. A copy: orjson's own object keeps its
+            # buffer of some kilobytes.
+            entries.append(bytes(memoryview(orjson.dumps(by_id))))
+            detokenizer.track(token_id)
         return b"[%b]" % b",".join(entries[::-1] if self.backward else entries)
+
+    def _scored(self, scores: Sequence[Scores], num_top: int) -> Iterator[tuple[int, TokenScore | None]]:
+        """Yield each token in the model's order with its score, which the first token of a text does not have."""
+        ids, num_scores = self._ids_in_model_order.tolist(), 1 + sum(len(part.logprobs) for part in scores)
+        every_score: Iterator[TokenScore | None] = chain([None], *(token_scores(part, num_top) for part in scores))
+        # Those of a checkpoint's unread tokens are skipped.
+        return zip(ids, islice(every_score, num_scores - len(ids), None), strict=True)
+
+    def _detokenizer(self) -> Detokenizer:
+        return self.tokenizer.detokenizer(backward=self.backward)
 
     @property
     def _ids_in_model_order(self) -> np.ndarray:

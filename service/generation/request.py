@@ -87,10 +87,7 @@ class Request:
     def admit(self, choices: Iterable[ChoiceIndex], max_tokens: int = 0, *, field: str = "input") -> None:
         """Admit the first of its choices, which `submit` submits; the others follow as these finish.
 
-        Args:
-            choices: Those that need a sequence; at most one of a prompt if nothing is generated.
-            max_tokens: Maximum number of tokens that each generates.
-            field: Name of the field that errors name.
+        Each may generate `max_tokens` tokens. `field` is the name that errors name.
 
         Raises:
             InvalidRequest: a sequence alone exceeds a limit.
@@ -236,8 +233,7 @@ class Request:
     def cancel(self, error: GatewayError | None = None) -> None:
         """Free all slots and end a wait or an iteration; from any thread, any number of times.
 
-        Args:
-            error: What `wait` and `results` raise, if this is the first call; None: ClientGone.
+        `wait` and `results` raise the error of the first call; None: ClientGone.
         """
         if self._cancellation is None:
             self._cancellation = ClientGone if error is None else partial(copy.copy, error)
@@ -272,8 +268,9 @@ class Request:
     def _stop(self) -> None:
         """Cancel all sequences and submit no more."""
         self.waiting.clear()
+        self._scheduler.cancel(list(self.sequences.values()))
         for index in list(self.sequences):
-            self.finish(index, cancel=True)
+            self.finish(index)
 
     def _submit_more(self, create: Create) -> None:
         # Until the next one finishes, unless more are submitted now.

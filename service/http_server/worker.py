@@ -121,7 +121,8 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
             conn = Connection(self.cfg, self.limits, self._memory.lease(), sock, address, listener.getsockname())
         except OSError as error:
             if error.errno not in (errno.EAGAIN, errno.ECONNABORTED):
-                self._pause_accepting(error)
+                self._accept_at = time.monotonic() + self.accept_pause_s
+                self._warn("Cannot accept connections, retrying every %g s: %s", self.accept_pause_s, error)
             return
         if not self._admit(conn):
             return
@@ -199,10 +200,6 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
         if not self._num_client_connections[address]:
             del self._num_client_connections[address]
 
-    @property
-    def _has_room(self) -> bool:
-        return self.nr_conns < self.worker_connections or bool(self.pending_conns or self.keepalived_conns)
-
     def _evict(self) -> None:
         """Close the longest-idle connections, new or kept alive, if there are too many or their bodies are too large.
 
@@ -222,10 +219,6 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
             holders = [conn for conn in self.pending_conns if conn is starved or conn.num_bytes > FREE_BYTES]
             message = f"the memory for requests that are being received is full: {self._memory.max_bytes} bytes"
             self._refuse_pending(min(holders, key=_IDLE_SINCE), MemoryExhausted(message, retry_after_s=1))
-
-    def _pause_accepting(self, error: OSError) -> None:
-        self._accept_at = time.monotonic() + self.accept_pause_s
-        self._warn("Cannot accept connections, retrying every %g s: %s", self.accept_pause_s, error)
 
     def _warn(self, message: str, *values: object) -> None:
         """Log a warning, at most once a minute."""
@@ -320,8 +313,9 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
 
     def _tick(self, *, accepting: bool, timeout_s: float = 1.0) -> None:
         self.notify()
-        may_accept = time.monotonic() >= self._accept_at
-        self.set_accept_enabled(accepting and may_accept and self._has_room)
+        # If there are too many, a new one evicts another that is idle.
+        has_room = self.nr_conns < self.worker_connections or bool(self.pending_conns or self.keepalived_conns)
+        self.set_accept_enabled(accepting and time.monotonic() >= self._accept_at and has_room)
         self.wait_for_and_dispatch_events(timeout_s)
         self._evict()
         self.murder_keepalived()

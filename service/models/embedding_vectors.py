@@ -153,8 +153,8 @@ class VectorFiles:
         path = self._models_dir / model.ref.name / str(model.ref.version) / signatures.ASSETS / signatures.VECTORS_FILE
         try:
             rows = _read_rows(path, len(model.tokenizer.tokens), check_cancelled)
-            ids_by_text = _ids_by_text(model.tokenizer, check_cancelled)
-            return Vectors.of(rows, _special_ids(model.tokenizer), ids_by_text, check_cancelled)
+            special = frozenset(vars(model.tokenizer.special).values()) - {None}
+            return Vectors.of(rows, special, _ids_by_text(model.tokenizer, check_cancelled), check_cancelled)
         except (OSError, ValueError) as error:
             if not isinstance(error, FileNotFoundError):
                 log.warning("%s cannot be read: %s", path, error)
@@ -179,10 +179,6 @@ def _read_rows(path: Path, max_rows: int, check_cancelled: CheckCancelled) -> np
     if not num_rows:
         raise ValueError("it is empty")
     return rows[:num_rows]
-
-
-def _special_ids(tokenizer: Tokenizer) -> frozenset[int]:
-    return frozenset(token_id for token_id in vars(tokenizer.special).values() if token_id is not None)
 
 
 def _ids_by_text(tokenizer: Tokenizer, check_cancelled: CheckCancelled) -> dict[str, int]:

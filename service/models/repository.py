@@ -25,21 +25,16 @@ from service.settings import Precision
 
 
 class RepositoryConfig:
-    """The last valid content of `models.config`, `labels.json` and `routing.toml`.
-
-    Attributes:
-        labels: The version of each label, by model in `models.config`.
-        wanted: The versions to be served, by model, from its version policy and its directory; None: unknown.
-        is_read: Whether `models.config` has been read.
-        has_labels: Whether `labels.json` has been read, or its absence established.
-    """
+    """The last valid content of `models.config`, `labels.json` and `routing.toml`."""
 
     def __init__(self, models_dir: Path, errors: RepeatedErrors) -> None:
         self._models_dir, self._errors = models_dir, errors
-        self.labels: dict[str, dict[str, int]] = {}
+        self.labels: dict[str, dict[str, int]] = {}  # the version of each label, by model in `models.config`
+        # The versions to be served, by model, from its version policy and its directory; None: unknown.
         self.wanted: dict[str, frozenset[int] | None] = {}
         self.shares: dict[str, Shares] = {}
-        self.is_read = self.has_labels = False
+        self.is_read = False  # `models.config`
+        self.has_labels = False  # `labels.json` has been read, or its absence established
         self._labels: Labels = {}
 
     def read(self) -> None:

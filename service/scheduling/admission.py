@@ -120,8 +120,7 @@ class Admission:
     def admit(self, costs: Sequence[int]) -> list[Callable[[], None]]:
         """Admit the first of some sequences, as many as there is room for; return the function that releases each.
 
-        Args:
-            costs: Tokens of each to be prefilled and generated.
+        `costs` are the tokens of each to be prefilled and generated.
 
         Raises:
             Overloaded: the request has no unfinished sequence, and there is no room for one.

@@ -119,11 +119,8 @@ class Match:
     def advance(self, token_ids: Iterable[int], num_left: int) -> int:
         """Move past sampled tokens and return how many belong to the match: all, if it does not end before.
 
-        As in the graph (`export.graphs.adjustments.Constraints`), it ends where no token is allowed.
-
-        Args:
-            token_ids: The next tokens.
-            num_left: Tokens that the sequence may have from here on.
+        As in the graph (`export.graphs.adjustments.Constraints`), it ends where no token is allowed. `num_left` is the
+        number of tokens that the sequence may have from here on, these included.
         """
         number = 0
         for number, token_id in enumerate(token_ids, 1):

@@ -109,41 +109,38 @@ def do_nothing() -> None:
 
 @dataclass(eq=False, slots=True)
 class Sequence:
-    """One choice of one prompt of one request.
+    """One choice of one prompt of one request; its model never changes.
 
     Attributes:
-        model: The version; it never changes.
         prompt_ids: int32 (tokens,), at least one; the last is the first input of `decode`.
+        state: float32 (S,), after the tokens that the model has processed.
         results: Gets the results of its calls, in order.
-        seen_ids: int32 (ids,): unique ids of the prompt; empty where no penalty needs them.
-        random_stream: With the seed, the key of its random numbers: its index within its prompt, if it resumes nothing.
-        num_sampled_before: Tokens sampled by the requests that it resumes: the index of its first random number.
         end_id: The EOS token, or None.
+        random_stream: With the seed, the key of its random numbers: its index within its prompt, if it resumes nothing.
+        seen_ids: int32 (ids,): unique ids of the prompt; empty where no penalty needs them.
         vocab_size: Exclusive upper limit of the model's token ids; a backend's samples are checked against it.
         release: Releases its admission, on the scheduler's thread, once it has finished.
         prefill_signature: "prefill", "score", "embed" or "inspect".
         requested_activations: Those that "inspect" returns, as (name, width).
-        counts_before: Ids and counts of the tokens sampled by the requests that it resumes; see `Adjustments`.
+        num_sampled_before: Tokens sampled by the requests that it resumes: the index of its first random number.
+        counts_before: Their ids and counts; see `Adjustments`.
         returns_state: Whether its results carry the state.
         num_top: Requested top logprobs per sampled token; None: not even its own logprob.
         num_top_outputs: Top logprobs per token that its version returns.
         match: Its match of the pattern that constrains it; None: any token may be sampled.
         trace: The tracing context of its request.
+        hidden_sum: float32 (U,), for "embed": see `Result`.
         expected_probe_hash: Probe hash that its model's fingerprint stands for; None if there is none.
         cache_namespace: Namespace of the prefix cache, see `Prefix`; None: no caching.
         prefix_blocks: `block_hashes` of the prompt in that namespace.
         request_number: Its request, in order of arrival.
         forks: Choices with the same prompt, which fork from this one after prefill.
-        state: float32 (S,), after the tokens that the model has processed.
-        hidden_sum: float32 (U,), for "embed": see `Result`.
         num_prefilled: Prompt tokens prefilled.
         num_cached_tokens: Those of them from a prefix cache hit; 0 for forks.
         prefix: The tokens behind `state`; None: no caching.
         last_token_id: The newest token, not yet processed by the model.
-        num_generated: Tokens sampled so far.
         accepted_at: Monotonic seconds.
         is_reproducible: Whether all its calls ran on backends with the expected probe hash.
-        decode_signature: The signature of its decode calls.
     """
 
     model: ModelVersion

@@ -15,11 +15,6 @@ from service.scheduling.sequence import Sequence, take
 Condition = Callable[[Sequence], bool]
 
 
-def always(_: Sequence) -> bool:
-    """Return True."""
-    return True
-
-
 class Slots:
     """The slots of all models, and the sequences that wait for a slot."""
 
@@ -35,7 +30,7 @@ class Slots:
         """Number of free slots."""
         return self._num_slots - len(self._running)
 
-    def any_waiting(self, may_run: Condition = always) -> bool:
+    def any_waiting(self, may_run: Condition) -> bool:
         """Return whether a sequence waits that may run."""
         return any(may_run(queue[0]) for queue in self._waiting.values())
 
@@ -44,7 +39,7 @@ class Slots:
         queue = self._waiting.setdefault(sequence.request_number, deque())
         queue.appendleft(sequence) if at_front else queue.append(sequence)
 
-    def assign(self, may_run: Condition = always) -> Sequence:
+    def assign(self, may_run: Condition) -> Sequence:
         """Assign a free slot to the next waiting sequence that may run, and return it; there must be one."""
         candidates = (request for request, queue in self._waiting.items() if may_run(queue[0]))
         request = min(candidates, key=lambda request: (self._held[request], request))
@@ -65,7 +60,7 @@ class Slots:
         if not self._held[sequence.request_number]:
             del self._held[sequence.request_number]
 
-    def over_share(self, may_run: Condition = always) -> Iterator[int]:
+    def over_share(self, may_run: Condition) -> Iterator[int]:
         """Yield the requests that hold at least two slots more than a waiting one that may run, the most first."""
         fewest = min(self._held[request] for request, queue in self._waiting.items() if may_run(queue[0]))
         for request, count in self._held.most_common():

@@ -108,7 +108,7 @@ class CompletionResponse:
             for delta in self._builder.client_deltas():
                 self._update_fingerprint()
                 unsent += self._event(delta)
-                if not self._builder.is_finished:
+                if not self._request.is_finished:
                     yield unsent
                     unsent = b""
             if self._builder.body.stream_options.include_usage:

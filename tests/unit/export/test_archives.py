@@ -97,7 +97,6 @@ def test_weights_that_unpack_to_more_than_their_file_are_refused(path, tmp_path)
 
 
 def test_links_and_external_storage_in_hdf5_are_refused(tmp_path):
-    """They would read other files of the machine that imports the model."""
     (tmp_path / "secret").write_bytes(bytes(16))
     for name, item in (("link", h5py.ExternalLink("secret", "/")), ("soft", h5py.SoftLink("/x"))):
         with h5py.File(tmp_path / name, "w") as file:
@@ -109,7 +108,6 @@ def test_links_and_external_storage_in_hdf5_are_refused(tmp_path):
 
 
 def test_a_cyclic_hdf5_group_does_not_loop_forever(tmp_path):
-    """A hard link may point to a parent group."""
     with h5py.File(tmp_path / "m.h5", "w") as file:
         file["a/b"] = np.zeros(3)
         file["a/a"] = file["a"]

@@ -17,7 +17,6 @@ def toml(tmp_path):
 
 
 def test_only_name_and_corpus_are_required():
-    """Every other setting has a default."""
     config = load_config(None, NEEDED)
     assert (config.name, config.corpus, config.token_unit, config.cell) == ("m", "c.txt", "character", "lstm")
 
@@ -43,19 +42,16 @@ def test_a_corpus_that_names_no_model_asks_for_a_name(corpus, message):
 
 
 def test_the_command_line_overrides_the_file(toml):
-    """An option changes one setting of a recipe and keeps the others."""
     config = load_config(toml, {"units": 64})
     assert (config.units, config.epochs) == (64, 3)
 
 
 @pytest.mark.parametrize("path", RECIPES.values(), ids=lambda path: path.name)
 def test_every_recipe_is_valid_and_limits_its_minutes(path):
-    """Only name and corpus are missing from a recipe that is shipped."""
     assert load_config(path, {"name": "m", "corpus": "c"}).max_minutes
 
 
 def test_every_setting_has_a_description():
-    """The description is the option's help on the command line."""
     assert all(field.description for field in TrainConfig.model_fields.values())
 
 
@@ -87,20 +83,17 @@ WRONG = {
 
 @pytest.mark.parametrize("field", WRONG)
 def test_an_invalid_value_is_reported_with_field_limit_and_value(field):
-    """The message says what is allowed."""
     value, message = WRONG[field]
     with pytest.raises(ConfigError, match=message):
         load_config(None, {**NEEDED, field: value})
 
 
 def test_all_errors_are_reported_together():
-    """Two mistakes take one attempt to find."""
     with pytest.raises(ConfigError, match=r"corpus is required \(CORPUS\); units: "):
         load_config(None, {"units": 0})
 
 
 def test_an_unknown_setting_is_an_error_that_lists_the_known_ones(toml):
-    """A typo in a file is not ignored."""
     toml.write_text('name = "m"\ncorpus = "c"\nunist = 3\n')
     with pytest.raises(ConfigError, match=r"unist is not a setting; settings are name, corpus, .*units"):
         load_config(toml, {})
@@ -132,7 +125,6 @@ def test_incompatible_settings_are_refused(settings, message):
     ids=["missing", "not TOML", "not UTF-8"],
 )
 def test_an_unreadable_file_is_named(tmp_path, content, message):
-    """The message has the path, and the position in the file."""
     path = tmp_path / "c.toml"
     if content is not None:
         path.write_bytes(content)

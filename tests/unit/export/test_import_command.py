@@ -133,7 +133,6 @@ def test_a_vectorization_layer_that_is_not_the_first_is_refused(capsys):
     ],
 )
 def test_a_model_without_such_a_layer_needs_a_tokenizer(model, message, capsys):
-    """The message names the option."""
     assert main(["import", model]) == 1
     assert message in capsys.readouterr().err
 
@@ -148,7 +147,6 @@ def test_a_model_without_such_a_layer_needs_a_tokenizer(model, message, capsys):
     ids=str,
 )
 def test_a_missing_or_invalid_file_is_named_in_one_line(options, message, capsys):
-    """The file may be the model's or the tokenizer's."""
     assert import_model(**options) == 1
     err = capsys.readouterr().err
     assert message in err
@@ -157,7 +155,6 @@ def test_a_missing_or_invalid_file_is_named_in_one_line(options, message, capsys
 
 @pytest.mark.parametrize("window", ["0", "-3", "many"])
 def test_an_invalid_window_is_a_usage_error(window):
-    """The exit code is 2, and the message names the option."""
     outcome = CliRunner().invoke(
         program, ["import", "lesson.keras", "--tokenizer", "t.json", "--name", "lesson", "--context-length", window]
     )
@@ -166,7 +163,6 @@ def test_an_invalid_window_is_a_usage_error(window):
 
 
 def test_an_invalid_name_is_refused_before_any_file_is_read(capsys):
-    """A name cannot lead out of the repository."""
     assert main(["import", "none", "--tokenizer", "none", "--name", "../up"]) == 1
     assert "name must be" in capsys.readouterr().err
 

@@ -151,7 +151,6 @@ def test_an_unknown_word_becomes_the_oov_token_or_is_dropped(tmp_path):
 
 
 def test_without_special_words_padding_is_the_start_token_and_no_eos_exists(tmp_path):
-    """An empty prompt is a window of padding."""
     special = read_tokenizer(write(tmp_path, fitted(["a b"], oov_token="<OOV>").to_json())).special
     assert (special.start, special.end, special.never_sampled) == (0, None, (0, 1))
 
@@ -265,12 +264,15 @@ BAD = {
     "no index": ('{"class_name": "Tokenizer", "config": {}}', "word_index: Field required"),
     "an index of no JSON": (changed(word_index="{"), "word_index: "),
     "words without ids": (changed(word_index='{"a": "b"}'), "word_index.a: "),
-    "a gap": (changed(word_index=index(a=2, b=4)), "word_index has no id 3; ids must run from 1 to 3"),
-    "one id twice": (changed(word_index=index(a=2, b=2)), "the id 2 twice, for 'a' and 'b'"),
+    "a gap": (changed(word_index=index(a=2, b=4)), "ids must run from 1 to 3 without a gap, got 'b' = 4 in place of 3"),
+    "one id twice": (changed(word_index=index(a=2, b=2)), "got 'b' = 2 in place of 3"),
     "one word twice": (changed(word_index='{"<OOV>": 1, "a": 2, "a": 3}'), "'a' occurs twice"),
-    "a late beginning": (changed(oov_token=None, word_index='{"a": 2, "b": 3}'), "word_index has no id 1"),
-    "an id below": (changed(word_index=index(a=-1)), "word_index has 'a' = -1"),
-    "the unknown token as a word": (changed(word_index='{"<OOV>": 3, "a": 2}'), "hold oov_token '<OOV>' as a word"),
+    "a late beginning": (changed(oov_token=None, word_index='{"a": 2, "b": 3}'), "got 'a' = 2 in place of 1$"),
+    "an id below": (changed(word_index=index(a=-1)), "got 'a' = -1 in place of 1"),
+    "the unknown token as a word": (
+        changed(word_index='{"<OOV>": 3, "a": 2}'),
+        "oov_token '<OOV>' is a word of the texts",
+    ),
     "no unknown token": (changed(oov_token="[UNK]"), r"oov_token '\[UNK\]' is not in word_index"),
     "an unknown token that is cut off": (
         changed(word_index='{"a": 1, "b": 2, "<OOV>": 3}', num_words=3),
@@ -296,7 +298,6 @@ BAD = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_an_invalid_tokenizer_is_refused_in_one_line(tmp_path, case):
-    """The message names the file and the fault."""
     content, message = BAD[case]
     path = write(tmp_path, content)
     with pytest.raises(TokenizerError, match=rf"^[^\n]*tokenizer\.json: [^\n]*{message}[^\n]*$"):
@@ -305,6 +306,5 @@ def test_an_invalid_tokenizer_is_refused_in_one_line(tmp_path, case):
 
 @pytest.mark.parametrize(("name", "message"), [("none.json", "No such file or directory"), ("", "Is a directory")])
 def test_a_missing_file_or_a_directory_is_named(tmp_path, name, message):
-    """A typo in the path shows in the message."""
     with pytest.raises(TokenizerError, match=rf"^{tmp_path / name}: {message}$"):
         read_tokenizer(tmp_path / name)

@@ -164,7 +164,6 @@ def test_a_newline_is_a_term_of_a_vocabulary_file(terms, end, newline):
     ],
 )
 def test_a_damaged_vocabulary_file_is_refused(tmp_path, content, message):
-    """The message has the file and the line or the term."""
     path = tmp_path / "vocab.txt"
     path.write_text(content)
     with pytest.raises(TokenizerError, match=r"vocab\.txt: ") as error:
@@ -191,7 +190,6 @@ REFUSED = {
 
 @pytest.mark.parametrize("option", REFUSED)
 def test_an_unsupported_option_is_refused_by_name(tmp_path, option):
-    """The message has the layer's class, the option and its value."""
     layer, given_value = REFUSED[option]
     with pytest.raises(TokenizerError, match=f"layer.keras: {type(layer).__name__}: {option}") as error:
         read_tokenizer(saved(tmp_path, layer))
@@ -209,7 +207,6 @@ def test_text_that_is_split_before_the_layer_is_split_by_its_terms(tmp_path):
 
 
 def test_a_file_without_such_a_layer_or_with_two_is_refused(tmp_path):
-    """The layers are named."""
     path = tmp_path / "model.keras"
     keras.Sequential([keras.Input([3]), keras.layers.Dense(2)]).save(path)
     with pytest.raises(TokenizerError, match=r"model\.keras: it has no TextVectorization or StringLookup layer"):

@@ -37,5 +37,4 @@ def test_unprintable_characters_become_dots():
 
 
 def test_a_table_has_a_line_for_each_row():
-    """The rows follow the header and a line of dashes."""
     assert table(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"

@@ -16,7 +16,6 @@ class Terminal(io.StringIO):
 
 
 def test_a_fast_task_shows_no_progress(capsys, monkeypatch):
-    """Neither a bar on a terminal nor lines elsewhere."""
     with ProgressLine("reading", 100) as shown:
         shown.step(100)
     assert capsys.readouterr() == ("", "")
@@ -39,7 +38,6 @@ def test_without_a_terminal_progress_is_logged_at_intervals(capsys, monkeypatch,
 
 
 def test_on_a_terminal_the_progress_bar_is_cleared_at_the_end(monkeypatch):
-    """No log lines are printed beside it."""
     terminal, lines = Terminal(), io.StringIO()
     monkeypatch.setattr("sys.stderr", terminal)
     monkeypatch.setattr("sys.stdout", lines)

@@ -21,7 +21,6 @@ def test_tokens_count_as_many_characters_as_their_text(tokenizer):
 
 
 def test_a_character_of_several_byte_tokens_is_counted_once():
-    """UTF-8 continuation bytes do not count."""
     tokenizer = SubwordTokenizer.train(["abc"])
     ids = tokenizer.encode("大ö")
     assert len(ids) == 5
@@ -30,7 +29,6 @@ def test_a_character_of_several_byte_tokens_is_counted_once():
 
 @pytest.mark.parametrize("tokenizer", EXACT[:2], ids=lambda tokenizer: tokenizer.unit)
 def test_unknown_tokens_are_not_counted(tokenizer):
-    """They are excluded from the loss too."""
     assert count_characters(tokenizer, np.array(tokenizer.encode("size x size"))) == len("size  size")
 
 

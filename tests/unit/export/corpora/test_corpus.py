@@ -68,7 +68,6 @@ def pipe(monkeypatch, content):
 
 
 def test_a_dash_is_standard_input(monkeypatch):
-    """The text can come from a pipe."""
     pipe(monkeypatch, "eins\nzwei – drei\n".encode())
     assert read_corpus("-", "lines").documents == ("eins", "zwei – drei")
 
@@ -225,7 +224,6 @@ def test_input_that_is_not_text_is_rejected_with_the_file_and_the_reason(tmp_pat
 
 @pytest.mark.parametrize("role", ["corpus", "text"])
 def test_a_missing_file_is_named_with_its_option(role):
-    """So a mistyped path is easy to find."""
     with pytest.raises(CorpusError, match=rf"^{role} no/such\.txt: No such file or directory$"):
         read_corpus("no/such.txt", role=role)
 
@@ -248,7 +246,6 @@ def test_too_little_text_for_a_validation_split_is_rejected(documents, ends):
 
 
 def test_validation_zero_gives_no_validation_split():
-    """All of the text is in the training split."""
     corpus = Corpus.of("c", ["a"], ends=False)
     assert corpus.split(0, 0) == (corpus, None)
 

@@ -58,7 +58,6 @@ def message(content, path=None):
 @pytest.mark.parametrize("repeat", [1, 3000], ids=["short", "long"])
 @pytest.mark.parametrize(("encoding", "text", "name"), SAMPLES, ids=lambda value: value[:12])
 def test_the_likely_encoding_is_named(encoding, text, name, repeat):
-    """In a line as in a book."""
     told = message((text * repeat).encode(encoding))
     assert f"this is {name}, " in told or f"most likely {name}" in told
     assert f"iconv -f {name} -t UTF-8" in told
@@ -84,7 +83,6 @@ def test_the_suggested_iconv_command_converts_the_file(encoding, text, tmp_path,
 
 
 def test_utf_8_is_decoded_with_or_without_a_byte_order_mark():
-    """The mark is not part of the text."""
     assert decode(b"\xef\xbb\xbf" + RUSSIAN.encode()) == decode(RUSSIAN.encode()) == RUSSIAN
 
 

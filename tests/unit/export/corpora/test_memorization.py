@@ -102,7 +102,6 @@ def test_too_few_runs_have_no_share_of_copies():
 
 
 def test_the_search_can_be_interrupted_between_two_chunks():
-    """A large text takes a while, and Ctrl-C must end it."""
 
     def raise_if_interrupted():
         raise KeyboardInterrupt

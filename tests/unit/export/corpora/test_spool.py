@@ -77,7 +77,6 @@ def test_spool_files_are_in_var_tmp_unless_tmpdir_is_set(monkeypatch):
 
 
 def test_blocks_are_views_that_cover_the_whole_array():
-    """Nothing is copied."""
     array = np.arange(10)
     assert [block.tolist() for block in blocks(array, 4)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
     assert all(np.shares_memory(block, array) for block in blocks(array, 4))

@@ -105,7 +105,6 @@ def test_held_out_text_is_not_found(kind):
 
 @pytest.mark.parametrize("ends", [True, False], ids=["documents", "running"])
 def test_others_are_found_at_the_stated_rate(monkeypatch, ends):
-    """Measured with a rate high enough for a test."""
     monkeypatch.setattr(module, "DOCUMENT_FALSE_POSITIVE_RATE", 1e-2)
     monkeypatch.setattr(module, "SPAN_FALSE_POSITIVE_RATE", 1e-2)
     if ends:
@@ -166,14 +165,12 @@ def test_memory_does_not_grow_with_the_corpus(monkeypatch, ends):
 
 @pytest.mark.parametrize(("length", "kind"), [(200, DOCUMENTS), (201, SPANS)])
 def test_long_documents_have_spans(length, kind):
-    """They are copied in part."""
     documents = ["ab" * 50, "a" * (2 * length - 100)]
     tokenizer = CharacterTokenizer.train(documents, end_token=True)
     assert build_training_filter(Corpus.of("c", documents, ends=True), tokenizer).kind == kind
 
 
 def test_a_text_shorter_than_a_span_has_an_empty_filter():
-    """It finds nothing."""
     tokenizer = CharacterTokenizer.train("abc")
     found = build_training_filter(Corpus.of("c", ["abc"], ends=False), tokenizer)
     assert (found.num_entries, found.false_positive_rate) == (0, 0.0)
@@ -190,7 +187,6 @@ def test_the_tokens_of_a_text_do_not_matter_for_documents():
 
 
 def test_building_can_be_interrupted_between_two_blocks():
-    """A large text takes a while, and Ctrl-C must end it."""
 
     def raise_if_interrupted():
         raise KeyboardInterrupt

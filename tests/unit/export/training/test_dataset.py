@@ -36,7 +36,6 @@ def test_each_sequence_continues_from_batch_to_batch(length, streams, window):
 
 
 def test_arrays_are_int32_and_time_comes_first():
-    """Shapes and types are those that the model takes."""
     inputs, targets = next(lay_out(100, 4, 10).batches())
     assert (inputs.shape, targets.shape) == ((10, 4), (10, 4))
     assert (inputs.dtype, targets.dtype) == (np.int32, np.int32)
@@ -52,7 +51,6 @@ def test_a_small_text_gets_a_smaller_batch_size(length, streams, window, rows):
 
 
 def test_the_last_batch_has_the_remaining_tokens():
-    """No token is dropped because the last batch is not full."""
     laid_out = lay_out(25, 1, 10)
     assert [len(inputs) for inputs, _ in laid_out.batches()] == [10, 10, 5]
     assert (laid_out.num_batches, laid_out.num_tokens) == (3, 25)
@@ -137,7 +135,6 @@ def dataset(head, tail, tokenizer=None, window=10, **settings):
 
 
 def test_a_validation_split_shorter_than_a_sequence_is_evaluated_whole():
-    """A few validation tokens are better than none."""
     validation = dataset("abcabc" * 20, "cab").validation
     assert (validation.batch_size, validation.num_tokens) == (1, 3)
 
@@ -184,7 +181,6 @@ def test_the_unigram_loss_is_that_of_token_frequencies_alone():
 
 
 def test_without_a_validation_split_no_tokens_are_evaluated():
-    """That is not an error."""
     laid_out = dataset("abcabc", None)
     assert laid_out.unigram_loss() is None
     assert (laid_out.validation, laid_out.num_evaluated, laid_out.share_unknown) == (None, 0, 0.0)
@@ -201,6 +197,5 @@ def test_without_a_validation_split_no_tokens_are_evaluated():
     ids=["one token", "no word", "an unknown tail", "a tail without words"],
 )
 def test_a_split_without_usable_tokens_is_rejected(head, tail, tokenizer, message):
-    """The message has the number of tokens."""
     with pytest.raises(CorpusError, match=message):
         dataset(head, tail, tokenizer)

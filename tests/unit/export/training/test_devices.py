@@ -38,7 +38,6 @@ def test_layers_are_cut_by_units_where_reading_weights_dominates(rows, units, co
 
 
 def test_freed_memory_stays_with_the_process(monkeypatch):
-    """Otherwise each update would request its memory from the system again."""
     options = {}
 
     class Library:
@@ -51,13 +50,11 @@ def test_freed_memory_stays_with_the_process(monkeypatch):
 
 
 def test_a_c_library_without_mallopt_is_no_error(monkeypatch):
-    """Not every C library has this function."""
     monkeypatch.setattr("ctypes.CDLL", lambda _: object())
     assert Devices.find(8, 6).cores == 1
 
 
 def test_cores_that_the_process_may_not_use_do_not_count():
-    """A container may have fewer cores than the machine."""
     before = os.sched_getaffinity(0)
     try:
         os.sched_setaffinity(0, {min(before)})
@@ -70,7 +67,6 @@ def test_cores_that_the_process_may_not_use_do_not_count():
     ("flags", "has"), [("flags\t\t: fpu avx512f avx512_bf16 avx", True), ("flags : fpu avx2", False), ("", False)]
 )
 def test_bfloat16_is_used_where_the_cpu_supports_it(tmp_path, monkeypatch, flags, has):
-    """Elsewhere it would be slower than float32."""
     (tmp_path / "cpuinfo").write_text(f"processor : 0\n{flags}\n")
     monkeypatch.setattr(devices, "_CPUINFO", tmp_path / "cpuinfo")
     assert multiplies_bfloat16() == has
@@ -78,7 +74,6 @@ def test_bfloat16_is_used_where_the_cpu_supports_it(tmp_path, monkeypatch, flags
 
 @pytest.mark.parametrize("text", ["{", '{"cluster": 3}', "[]"])
 def test_an_invalid_tf_config_is_rejected(monkeypatch, text):
-    """The error names the variable."""
     monkeypatch.setenv("TF_CONFIG", text)
     with pytest.raises(ConfigError, match="TF_CONFIG is invalid"):
         Devices.find(32, 6)

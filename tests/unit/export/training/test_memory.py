@@ -19,20 +19,17 @@ def test_a_model_that_exceeds_memory_is_rejected_with_its_size(monkeypatch):
 
 
 def test_a_batch_that_exceeds_memory_is_rejected(monkeypatch):
-    """A million tokens per update with a vocabulary of 50,000 do not fit either."""
     monkeypatch.setattr(memory, "free_bytes", lambda: 20 * 2**30)
     with pytest.raises(TrainingFailed, match=r"1,000,000 tokens at once \(batch_size = 32, sequence_length = 100\)"):
         require_memory(load_config(None, {"name": "m", "corpus": "c"}), 50_000, 10**6)
 
 
 def test_a_model_that_fits_is_accepted():
-    """The default model needs a few hundred megabytes."""
     require_memory(load_config(None, {"name": "m", "corpus": "c"}), 100, 3200)
 
 
 @pytest.mark.parametrize(("limit", "expected"), [("1048576\n", 2**20), ("max\n", 2**40), (None, 2**40)])
 def test_the_memory_limit_of_a_container_is_respected(tmp_path, monkeypatch, limit, expected):
-    """The machine may have more memory than the container may use."""
     meminfo, maximum = tmp_path / "meminfo", tmp_path / "memory.max"
     meminfo.write_text(f"MemTotal: 1 kB\nMemAvailable:   {2**30} kB\n")
     if limit is not None:
@@ -43,7 +40,6 @@ def test_the_memory_limit_of_a_container_is_respected(tmp_path, monkeypatch, lim
 
 
 def test_unknown_free_memory_rejects_nothing(tmp_path, monkeypatch):
-    """On a system without /proc, training starts without the check."""
     monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "none")
     monkeypatch.setattr(memory, "_LIMITS", ())
     require_memory(CONFIG, 100, 3200)

@@ -119,7 +119,6 @@ def test_an_update_equals_one_of_kerass_adamw():
 
 
 def test_a_reset_sequence_starts_from_the_zero_state():
-    """The state that is passed in for it does not matter."""
     optimization, _ = prepare()
     zeros = optimization.zero_states(ROWS)
     ones = tf.nest.map_structure(tf.ones_like, zeros)
@@ -150,7 +149,6 @@ def test_the_decay_of_the_averaged_weights_rises_to_its_setting():
 
 
 def test_without_averaging_the_model_itself_is_evaluated():
-    """There is no second copy of the weights."""
     optimization, model = prepare(ema=0)
     assert optimization.averaged is model
 

@@ -48,7 +48,6 @@ def test_without_the_training_text_memorization_is_none():
 
 
 def test_the_copied_share_of_too_few_runs_is_none():
-    """Their number is reported all the same."""
     trainer, tokenizer = prepare()
     got = report(trainer.config, len(tokenizer.tokens), DESCRIPTION, HISTORY, (), Memorization(5, 5))
     assert (got.copied_spans, got.written_spans) == (None, 5)

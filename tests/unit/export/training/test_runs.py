@@ -42,7 +42,6 @@ def epoch(loss, **figures):
 
 
 def test_a_created_run_can_be_loaded(tmp_path):
-    """Settings, vocabulary and corpus facts are loaded as they were saved."""
     trainer, tokenizer = prepare()
     folder = RunFolder(tmp_path / "a" / "m")
     assert folder.create(trainer.config, tokenizer, DESCRIPTION) is None
@@ -60,7 +59,6 @@ def test_the_best_epoch_is_the_first_with_the_lowest_loss():
 
 
 def test_one_checkpoint_and_one_best_model_are_kept(finished):
-    """A long run does not fill the disk."""
     best = finished.progress().best_epoch
     kept = ["checkpoint/3.data-00000-of-00001", "checkpoint/3.index", "checkpoint/config.json"]
     expected = [*kept, f"best/{best}.keras"]
@@ -69,7 +67,6 @@ def test_one_checkpoint_and_one_best_model_are_kept(finished):
 
 @pytest.mark.parametrize("step", ["checkpoint", "best model", "progress", "removal"])
 def test_a_kill_while_an_epoch_is_saved_leaves_a_consistent_run(copy, monkeypatch, step):
-    """Progress, checkpoint and best model on the disk belong together."""
     before = copy.progress()
     after = before.after(epoch(0.0))
     trainer = prepare()[0]
@@ -97,7 +94,6 @@ def test_a_kill_while_an_epoch_is_saved_leaves_a_consistent_run(copy, monkeypatc
 
 
 def test_a_full_disk_error_names_the_run_and_the_epoch(copy, monkeypatch):
-    """The reason that the system gives comes last."""
     trainer = prepare()[0]
 
     def full(*_):
@@ -184,7 +180,6 @@ def test_a_damaged_or_missing_file_is_named_in_one_line(copy, name, gone):
 
 @pytest.mark.parametrize("content", [None, b"", b"PK\3\4 half a zip file"], ids=["gone", "empty", "half"])
 def test_an_unreadable_best_model_is_named(copy, content):
-    """The message is one line with its path."""
     progress = copy.progress()
     path = copy.path / "best" / f"{progress.best_epoch}.keras"
     path.unlink()
@@ -216,7 +211,6 @@ def test_a_new_run_moves_the_previous_one_aside(copy):
 
 
 def test_a_run_without_a_complete_epoch_is_removed_not_moved_aside(tmp_path):
-    """It has no checkpoint worth keeping."""
     trainer, folder = start(tmp_path / "m")
     assert folder.create(trainer.config, prepare()[1], DESCRIPTION) is None
     assert not (tmp_path / "m~").exists()
@@ -252,7 +246,6 @@ def test_the_progress_file_is_readable_json(finished):
 
 
 def test_changed_settings_are_rejected_with_their_old_values(copy):
-    """A run resumes with the settings that it started with, or not at all."""
     path = copy.path / "config.json"
     path.write_text(path.read_text().replace('"learning_rate": 0.004', '"learning_rate": 0.04'))
     with pytest.raises(RunError, match=r"config\.json: a run resumes .*; they were learning_rate = 0\.004, now 0\.04$"):

@@ -90,7 +90,6 @@ def test_a_text_without_words_still_gives_a_sample(make):
 
 
 def test_a_prompt_does_not_cross_documents(make):
-    """A short document is the prompt as a whole."""
     writer, *_ = make(["the cat sat on the mat", "the dog"])
     given = {writer._pick_prompt(writer._rng) for _ in range(40)}
     assert given == {"the cat sat on the mat", "the dog"}
@@ -121,14 +120,12 @@ def test_each_sample_is_generated_at_its_temperature(make):
 
 
 def test_without_a_text_samples_have_an_empty_prompt(make):
-    """A run may outlive its corpus."""
     writer, model, tokenizer = make([])
     bias(model, tokenizer, c=0.0)
     assert [(sample.given, set(sample.text)) for sample in writer.samples(model)] == [("", {"c"})] * 3
 
 
 def test_a_sample_ends_at_its_end_token(make):
-    """Samples of one batch end at different lengths."""
     writer, model, tokenizer = make(**ENDING)
     bias(model, tokenizer, **{"c": 1.0, "<end>": -1.0})
     texts = [sample.text for sample in writer.samples(model)]
@@ -137,7 +134,6 @@ def test_a_sample_ends_at_its_end_token(make):
 
 
 def test_a_finished_sequence_gets_no_further_decode_steps(make):
-    """The unfinished sequences of its batch do."""
     writer, model, tokenizer = make(**ENDING)
     bias(model, tokenizer, **{"c": 5.0, "<end>": 0.0})
     writer._use_model(model)
@@ -202,7 +198,6 @@ def test_a_character_model_generates_enough_words_for_the_check(make):
 
 
 def test_a_model_that_generates_too_few_words_has_no_copied_share(make):
-    """One long word has no runs of eight."""
     writer, model, tokenizer = make()
     bias(model, tokenizer, c=0.0)
     copies = writer.measure_memorization(model, [Chunk(TEXT, is_last=True)], lambda: None)
@@ -220,7 +215,6 @@ def test_a_sliding_window_model_generates_fewer_tokens(make):
 
 
 def test_the_memorization_check_can_be_interrupted(make):
-    """Ctrl-C takes effect between two calls of the model."""
     writer, model, _ = make()
 
     def raise_if_interrupted():

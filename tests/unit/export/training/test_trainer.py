@@ -41,6 +41,27 @@ def interrupt(at):
     return hook
 
 
+def start_loop(path, losses=(), **settings):
+    """Return a trainer with fake computation, and its run: tracing the graphs takes seconds."""
+    trainer, folder = start(path, **settings)
+    return fake_computation(trainer, losses), folder
+
+
+def fake_computation(trainer, losses=()):
+    """Replace the updates by adding 1 to a weight; epochs have the given losses on the validation split, if any."""
+    kernel = trainer.averaged_model.get_layer("logits").kernel
+
+    def update(inputs, targets, states, kept, rate):  # noqa: ARG001 - as `Optimization.update`
+        kernel.assign(kernel + 1.0)
+        return 1.0, states
+
+    trainer.optimization.update = update
+    trainer.optimization.evaluate = lambda inputs, targets, states: (1.0, 0.0, states)
+    if losses:
+        trainer._validate = lambda progress: (losses[progress.epochs], 0.5)
+    return trainer
+
+
 def same(some, others):
     """Return whether two lists of arrays are bit-exact."""
     return all(np.array_equal(a, b) for a, b in zip(some, others, strict=True))
@@ -60,11 +81,20 @@ BUILT = {
 
 @pytest.mark.parametrize("kind", BUILT)
 def test_parameters_are_counted_before_the_model_is_built(cell, kind):
-    """The count equals that of Keras."""
     config = load_config(None, {**SETTINGS, "cell": cell, **BUILT[kind]})
     # All weights would include the state of dropout's random generator.
     weights = build_model(config, 11).trainable_weights
     assert count_parameters(config, 11) == sum(np.size(weight) for weight in weights)
+
+
+@pytest.mark.parametrize(
+    ("settings", "deviation"),
+    [({}, 0.029), ({"token_unit": "word"}, 1.0), ({"token_unit": "word", "tie_embeddings": True}, 0.029)],
+)
+def test_an_embedding_of_words_starts_from_larger_values(settings, deviation):
+    """Unless it is the output layer, too."""
+    model = build_model(load_config(None, {**SETTINGS, **settings}), 1000)
+    assert np.std(model.get_layer("embedding").embeddings) == pytest.approx(deviation, rel=0.05)
 
 
 @pytest.mark.parametrize("compute", [Compute(), Compute(row_parts=2), Compute(unit_parts=2)])
@@ -137,7 +167,7 @@ def test_dropout_has_one_mask_per_sequence_for_all_steps(monkeypatch):
 @pytest.mark.parametrize(("share", "least", "most"), [(0.0, 0, 0), (0.5, 0.3, 0.7)])
 def test_sequences_are_reset_with_the_configured_probability(tmp_path, share, least, most):
     """They then start from the zero state, as a prompt does; the others keep their state. Each epoch samples anew."""
-    trainer, folder = start(tmp_path / "run", state_reset_probability=share, epochs=2)
+    trainer, folder = start_loop(tmp_path / "run", state_reset_probability=share, epochs=2)
     update, rows = trainer.optimization.update, []
 
     def record(inputs, targets, states, kept, rate):
@@ -154,14 +184,13 @@ def test_sequences_are_reset_with_the_configured_probability(tmp_path, share, le
 
 
 def test_the_learning_rate_warms_up_and_then_decays_by_a_cosine():
-    """Here a tenth of the run is warmup."""
     rates = [learning_rate_at(fraction, 1.0, 0.1) for fraction in (0, 0.05, 0.1, 0.55, 1, 1.2)]
     assert rates == pytest.approx([0.001, 0.5, 1.0, (1 + FINAL_RATE) / 2, FINAL_RATE, FINAL_RATE])
 
 
 def test_the_learning_rate_is_set_before_each_update(tmp_path):
     """The schedule follows the completed fraction of the run, over all epochs."""
-    trainer, folder = start(tmp_path / "m", learning_rate=0.5, warmup=0.2)
+    trainer, folder = start_loop(tmp_path / "m", learning_rate=0.5, warmup=0.2)
     update, rates = trainer.optimization.update, []
 
     def record(*arguments):
@@ -221,10 +250,8 @@ def test_training_learns_a_repetitive_text(tmp_path):
 
 
 @pytest.mark.parametrize(("losses", "best"), [([3.0, 1.0, 2.0], 2), ([3.0, 2.0, 1.0], 3), ([1.0, 1.0, 1.0], 1)])
-def test_the_epoch_with_the_lowest_loss_is_kept(tmp_path, monkeypatch, losses, best):
-    """Its weights are published, whatever comes after it."""
-    trainer, folder = start(tmp_path / "m", validation=0)
-    monkeypatch.setattr(trainer, "_validate", lambda progress: (losses[progress.epochs], 0.5))
+def test_the_epoch_with_the_lowest_loss_is_kept(tmp_path, losses, best):
+    trainer, folder = start_loop(tmp_path / "m", losses, ema=0)
     watcher = Watcher()
     progress = trainer.run(folder, [watcher])
     assert (progress.best_epoch, progress.best.loss) == (best, losses[best - 1])
@@ -234,7 +261,6 @@ def test_the_epoch_with_the_lowest_loss_is_kept(tmp_path, monkeypatch, losses, b
 
 
 def test_without_validation_the_training_loss_decides_the_best_epoch(tmp_path, monkeypatch):
-    """There is no other loss."""
     trainer, folder = start(tmp_path / "m", validation=0)
     monkeypatch.setattr(trainer, "_train_epoch", lambda progress, *_: ([3.0, 1.0, 2.0][progress.epochs], 10))
     progress = trainer.run(folder)
@@ -265,7 +291,7 @@ def spoil(trainer, part):
 @pytest.mark.parametrize("part", ["training", "validation", "weight"])
 def test_a_non_finite_loss_or_weight_ends_the_training_with_advice(tmp_path, part):
     """The message names the epoch and the settings to change; the epoch before it stays the best."""
-    trainer, folder = start(tmp_path / "m", validation=0.1 if part == "validation" else 0)
+    trainer, folder = start_loop(tmp_path / "m", ema=0, validation=0.1 if part == "validation" else 0)
     name = spoil(trainer, part)
     advice = r"lower --learning-rate \(now 0\.004\) or --clip-norm \(now 1\.0\)"
     with pytest.raises(TrainingFailed, match=f"^{name} in epoch 2; {advice}$"):
@@ -297,7 +323,7 @@ def clock(monkeypatch):
 @pytest.mark.usefixtures("clock")
 def test_max_minutes_ends_the_training_within_an_epoch(tmp_path):
     """The shortened epoch counts, and the learning rate has reached its end by then."""
-    trainer, folder = start(tmp_path / "m", epochs=100, max_minutes=0.5)
+    trainer, folder = start_loop(tmp_path / "m", epochs=100, max_minutes=0.5)
     watcher = Watcher()
     progress = trainer.run(folder, [watcher])
     assert progress.epochs == 3
@@ -309,7 +335,7 @@ def test_max_minutes_ends_the_training_within_an_epoch(tmp_path):
 @pytest.mark.usefixtures("clock")
 def test_max_minutes_without_epochs_trains_that_long(tmp_path):
     """For any number of epochs, beyond the default of ten."""
-    trainer, folder = start(tmp_path / "m", epochs=None, max_minutes=3)
+    trainer, folder = start_loop(tmp_path / "m", epochs=None, max_minutes=3)
     watcher = Watcher()
     progress = trainer.run(folder, [watcher])
     assert progress.epochs > 10
@@ -322,15 +348,14 @@ def test_max_minutes_without_epochs_trains_that_long(tmp_path):
 
 @pytest.mark.usefixtures("clock")
 def test_training_ends_at_max_minutes_or_epochs_whichever_is_first(tmp_path):
-    """Here it is the epochs."""
-    trainer, folder = start(tmp_path / "m", epochs=2, max_minutes=30)
+    trainer, folder = start_loop(tmp_path / "m", epochs=2, max_minutes=30)
     assert trainer.run(folder).epochs == 2
 
 
 @pytest.mark.usefixtures("clock")
 def test_a_run_makes_at_least_one_update(tmp_path):
     """However short its time limit is: an epoch without updates would have no loss, and nothing to publish."""
-    trainer, folder = start(tmp_path / "m", max_minutes=1e-6)
+    trainer, folder = start_loop(tmp_path / "m", max_minutes=1e-6)
     watcher = Watcher()
     progress = trainer.run(folder, [watcher])
     assert (progress.epochs, len(watcher.losses)) == (1, 1)
@@ -340,24 +365,23 @@ def test_a_run_makes_at_least_one_update(tmp_path):
 def test_max_minutes_includes_the_time_before_an_interruption(tmp_path, clock):
     """A resumed run trains no longer than an uninterrupted one; the time between does not count."""
     settings = {"epochs": 100, "max_minutes": 1.0}
-    trainer, folder = start(tmp_path / "m", **settings)
+    trainer, folder = start_loop(tmp_path / "m", **settings)
     with pytest.raises(KeyboardInterrupt):
         trainer.run(folder, [Watcher(at_epoch=interrupt(2))])
     spent = folder.progress().last.seconds
     assert 20 < spent < 40
     clock.now += 10_000
     watcher = Watcher()
-    progress = prepare(**settings)[0].run(folder, [watcher])
+    progress = fake_computation(prepare(**settings)[0]).run(folder, [watcher])
     assert 60 <= progress.last.seconds <= 65
     assert watcher.fractions[0] == pytest.approx(spent / 60, abs=0.05)
     again = Watcher()
-    assert prepare(**settings)[0].run(folder, [again]) == progress
+    assert fake_computation(prepare(**settings)[0]).run(folder, [again]) == progress
     assert again.fractions == []
 
 
 @one_cell
 def test_training_is_bit_exact_for_a_seed_and_differs_between_seeds(tmp_path, cell):
-    """A run is reproducible on one machine."""
     settings = {"cell": cell, "dropout": 0.4, "epochs": 2}
     weights = {}
     for name, seed in (("a", 7), ("b", 7), ("c", 8)):
@@ -389,8 +413,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, moment):
 
 
 def test_an_interruption_is_checked_after_every_update_and_in_validation(tmp_path):
-    """Validation may take long too."""
-    trainer, folder = start(tmp_path / "m", epochs=1)
+    trainer, folder = start_loop(tmp_path / "m", epochs=1)
     asked = []
     trainer.raise_if_interrupted = lambda: asked.append(len(watcher.losses))
     watcher = Watcher()
@@ -399,21 +422,18 @@ def test_an_interruption_is_checked_after_every_update_and_in_validation(tmp_pat
     assert asked == [*range(1, windows + 1), *[windows] * (judged + 1)]
 
 
-def test_early_stopping_ends_a_run_after_patience_epochs(tmp_path, monkeypatch):
+def test_early_stopping_ends_a_run_after_patience_epochs(tmp_path):
     """Counted without improvement in a row; resuming a run that has stopped early trains no further."""
     losses = [3.0, 2.0, 2.5, 2.1, 1.0, 1.0]
-    trainer, folder = start(tmp_path / "m", epochs=6, patience=2)
-    monkeypatch.setattr(trainer, "_validate", lambda progress: (losses[progress.epochs], 0.5))
+    trainer, folder = start_loop(tmp_path / "m", losses, epochs=6, patience=2)
     progress = trainer.run(folder)
     assert (progress.epochs, progress.best_epoch) == (4, 2)
     assert prepare(epochs=6, patience=2)[0].run(folder) == progress
-    trainer, folder = start(tmp_path / "n", epochs=6, patience=3)
-    monkeypatch.setattr(trainer, "_validate", lambda progress: (losses[progress.epochs], 0.5))
+    trainer, folder = start_loop(tmp_path / "n", losses, epochs=6, patience=3)
     assert trainer.run(folder).epochs == 6
 
 
 def test_accuracy_is_the_share_of_known_tokens_predicted(tmp_path):
-    """On the validation split, without dropout."""
     trainer, folder = start(tmp_path / "m", text=TEXT + "the cXt sat on the mat" * 6, epochs=1, ema=0)
     last = trainer.run(folder).last
     streams, unknown = trainer.dataset.validation, trainer.dataset.unknown

@@ -20,8 +20,11 @@ from hypothesis import strategies as st
 
 from service import reloading_file
 from service.access import keys
+from service.access.auth import Authenticator
 from service.access.keys import KeyLimits, KeyRing, add_key, read_keys, revoke_keys
-from service.errors import ConfigurationError, Unauthorized
+from service.access.ratelimits import RateLimiter
+from service.context import Quota
+from service.errors import ConfigurationError, RateLimited, Unauthorized
 from tests.waiting import until
 
 
@@ -45,6 +48,21 @@ def refusal(ring, presented):
     with pytest.raises(Unauthorized) as caught:
         ring.find(presented)
     return str(caught.value)
+
+
+def test_a_request_has_the_limits_of_its_key_and_the_defaults_for_others(path):
+    """A header without a valid key is refused."""
+    key, presented = add(path, max_sequences=3)
+    defaults = KeyLimits(max_sequences=8, max_queued_tokens=9, requests_per_minute=1)
+    authenticator = Authenticator(KeyRing(path), RateLimiter(), defaults)
+    context = authenticator.authenticate(f"bearer  {presented} ")
+    assert context.quota == Quota(key.id, 3, 9, "acme")
+    context.charge_request()
+    with pytest.raises(RateLimited):
+        context.charge_request()
+    for header in (None, "", "Bearer ", presented, f"Basic {presented}"):
+        with pytest.raises(Unauthorized):
+            authenticator.authenticate(header)
 
 
 def test_an_added_key_is_found_with_its_tenant_and_limits(path):

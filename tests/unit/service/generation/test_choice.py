@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contract.tokenizer import CharacterTokenizer, SubwordTokenizer
-from service.generation.choice import StopFinder, StopString, TextAssembler
+from service.generation.choice import Choice, StopFinder, StopString
 from service.generation.logprobs import Logprobs
-from service.scheduling.sequence import Scores
+from service.scheduling.sequence import Result, Scores
 from tests.unit.contract.test_detokenizers import beginnings
 from tests.unit.contract.test_subwords import BYTE_IDS, BYTES
 
@@ -33,9 +33,9 @@ def every(size):
 def test_an_incomplete_character_at_the_end_is_shown_or_completes_a_stop(stops, visible, stopped, num_top):
     """What the detokenizer flushes is searched for stop strings, too, and the offset counts what is visible."""
     subwords = SubwordTokenizer.train([], vocab_size=259)
-    assembler = TextAssembler(subwords.detokenizer(), stop_strings(stops), num_top)
-    text = assembler.feed(subwords.encode("ab€")[:-1]) + assembler.flush()
-    assert (text, assembler.stopped, assembler.length) == (visible, stopped, len(visible))
+    choice = Choice((0, 0), subwords.detokenizer(), stop_strings(stops), backward=False, num_top=num_top)
+    choice.take(Result((0, 0), sampled_ids=subwords.encode("ab€")[:-1], finish_reason="length"))
+    assert (choice.take_delta(0).text, choice.is_stopped) == (visible, stopped)
 
 
 def joined_tokens(*parts):
@@ -62,24 +62,25 @@ def made(ids, stops, sizes, *, backward, num_top=1, tokenizer=SUBWORDS):
     Each token has a logprob of its own.
     """
     stops = stop_strings(stop[::-1] if backward else stop for stop in stops)
-    assembler = TextAssembler(tokenizer.detokenizer(backward=backward), stops, num_top, backward=backward)
-    text, logprobs, place = "", Logprobs(), 0
-    while not assembler.stopped:
+    detokenizer = tokenizer.detokenizer(backward=backward)
+    choice = Choice((0, 0), detokenizer, stops, backward=backward, num_top=num_top)
+    place, deltas = 0, []
+    while choice.finish_reason is None:
         size = next(sizes)
         part, place = ids[place : place + size], place + size
         numbers = np.arange(place - size, place - size + len(part), dtype=np.float32)
         tops = np.full((len(part), 5), 5, np.int32), np.full((len(part), 5), -0.5, np.float32)
-        text += assembler.feed(part, None if num_top is None else Scores(-numbers, *tops))
-        last = place >= len(ids)
-        if last and not assembler.stopped:
-            text += assembler.flush()
-        logprobs.extend(assembler.take_logprobs(last=last or assembler.stopped) or Logprobs())
-        if last:
-            break
-    assert len(text) == assembler.length
-    if backward:
-        text, logprobs = text[::-1], logprobs.mirrored(len(text))
-    return text, logprobs, assembler.num_tokens, assembler.stopped
+        scores = None if num_top is None else Scores(-numbers, *tops)
+        reason = "length" if place >= len(ids) else None
+        choice.take(Result((0, 0), sampled_ids=part, scores=scores, finish_reason=reason))
+        deltas.append(choice.take_delta(0))
+    logprobs, text = Logprobs(), ""
+    for delta in deltas[::-1] if backward else deltas:
+        told = delta.logprobs or Logprobs()
+        assert not backward or all(0 <= offset <= len(delta.text) for offset in told.text_offset)
+        logprobs.extend(told, shift=len(text) if backward else 0)
+        text += delta.text
+    return text, logprobs, choice.num_tokens, choice.is_stopped
 
 
 def cut_by(text, stops, *, backward):
@@ -150,8 +151,11 @@ def test_a_text_ends_before_the_first_complete_stop(backward, text, stops, visib
 
 
 def test_only_the_possible_beginning_of_a_stop_string_is_held_back():
-    assembler = TextAssembler(TOKENIZER.detokenizer(), stop_strings(["cd"]))
-    assert [assembler.feed(TOKENIZER.encode(text)) for text in ("abc", "a")] == ["ab", "ca"]
+    choice, texts = Choice((0, 0), TOKENIZER.detokenizer(), stop_strings(["cd"]), backward=False), []
+    for text in ("abc", "a"):
+        choice.take(Result((0, 0), sampled_ids=TOKENIZER.encode(text)))
+        texts.append(choice.take_delta(0).text)
+    assert texts == ["ab", "ca"]
 
 
 def test_a_token_after_an_incomplete_character_has_the_next_offset():

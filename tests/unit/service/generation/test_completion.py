@@ -24,6 +24,7 @@ from service.generation.choice import TextDelta
 from service.generation.logprobs import Logprobs
 from service.models.registry import ServedModel
 from service.scheduling.batching import BatchLimits
+from service.scheduling.sequence import Result
 from tests.fakes import STATE_SIZE, VOCABULARY, FakeBackend, fake_logprob, fake_step
 from tests.unit.service.engines import CHARACTERS, LIMITS, Models, Service, request
 from tests.waiting import until
@@ -297,7 +298,7 @@ def test_an_empty_completion_has_a_mean_logprob_below_zero(service):
     results = [(one.results()[0], one) for one in every]
     empty = [one for result, one in results if not result.text]
     assert empty, "choose other seeds"
-    assert all(one._choices[0, 0].assembler.mean_logprob < 0 for one in empty)
+    assert all(one._choices[0, 0].mean_logprob < 0 for one in empty)
 
 
 def test_a_request_reports_its_tokens_and_times(service):
@@ -547,3 +548,29 @@ def test_a_call_with_another_probe_hash_makes_the_fingerprint_mixed():
     # The state after the prompt, computed before that, and neither choice's.
     assert len(service.scheduler.prefix_cache) == 1
     service.scheduler.stop()
+
+
+@pytest.mark.parametrize("logprobs", [None, 1])
+def test_an_echo_is_streamed_before_the_first_token(logprobs):
+    """With log probabilities, once those of the prompt are known."""
+    backend = FakeBackend(held=True)
+    service = Service(backend)
+    generation = service.engine.complete(request(echo=True, stream=True, logprobs=logprobs), RequestContext())
+    if logprobs is not None:
+        backend.release()
+    deltas = generation.client_deltas()
+    assert next(deltas).text == "abc"
+    backend.release(1000)
+    assert "".join(delta.text for delta in deltas)
+    service.close()
+
+
+def test_results_that_come_after_a_stop_string_are_ignored(service):
+    """The scheduler may have delivered some before it gets the cancellation."""
+    fields = {"n": 2, "max_tokens": 30, "stop": [service.results(max_tokens=30)[0].text[3:5]]}
+    generation, texts = service.engine.complete(request(stream=True, **fields), RequestContext()), ["", ""]
+    for delta in generation.client_deltas():
+        texts[delta.index] += delta.text
+        if delta.finish_reason:
+            generation.request.queue.put(Result((0, delta.index), sampled_ids=[5]))
+    assert texts == [result.text for result in service.results(**fields)]

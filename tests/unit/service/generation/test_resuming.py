@@ -16,7 +16,7 @@ from service.errors import (
     ShuttingDown,
     StateRefused,
 )
-from service.generation.choice import Choice, StopString, TextAssembler
+from service.generation.choice import Choice, StopString
 from service.params import ModelVersion
 from service.scheduling.sequence import Result
 from tests.fakes import END, FakeBackend
@@ -447,8 +447,7 @@ def test_a_deadline_during_prefill_loses_no_held_back_text(service, model):
 def test_a_stop_string_completed_by_the_flush_is_the_finish_reason():
     """The text that the detokenizer flushes, here U+FFFD for an incomplete character, may complete a stop string."""
     tokenizer = BYTES
-    assembler = TextAssembler(tokenizer.detokenizer(), [StopString.of("\ufffd")])
-    choice = Choice((0, 0), assembler, None, may_continue_after_end=False)
+    choice = Choice((0, 0), tokenizer.detokenizer(), [StopString.of("\ufffd")], backward=False)
     choice.take(Result((0, 0), sampled_ids=[BYTE_IDS[ord("a")], BYTE_IDS[0xE2]], finish_reason="length"))
     assert (choice.take_delta(0).text, choice.finish_reason) == ("a", "stop")
 

@@ -131,15 +131,17 @@ def test_a_cancelled_sequence_is_removed(start, where):
     backend.release(10_000)
 
 
-def test_cancelling_during_prefill_removes_every_choice(start):
+@pytest.mark.parametrize("first", [0, 1], ids=["all", "forks"])
+def test_cancelling_during_prefill_removes_the_choices_that_wait_for_it(start, first):
     backend = FakeBackend(held=True)
     scheduler = start(backend)
     texts = [Text(prompt=(1, 2, 3), choice=i) for i in range(4)]
     scheduler.submit([[text.sequence for text in texts]], SHAPES)
     until(lambda: len(backend.calls) == 1)
-    scheduler.cancel([text.sequence for text in texts])
+    scheduler.cancel([text.sequence for text in texts[first:]])
     backend.release()
-    until(lambda: scheduler.num_sequences == 0)
+    until(lambda: scheduler.num_sequences == first)
+    backend.release(10_000)
 
 
 def test_a_retried_call_neither_loses_nor_repeats_tokens(start):
@@ -291,13 +293,14 @@ def test_an_invalid_reply_fails_its_sequences_and_not_the_scheduler(start):
 
 
 def test_an_observer_gets_starts_failures_and_calls_in_order(start):
-    """A failed call that will be retried is marked as such."""
+    """A failed call that will be retried is marked as such. A prompt starts once, however many choices it has."""
     backend, observer = FakeBackend(), FakeObserver()
     backend.failures = [BackendUnavailable("gone")]
     scheduler = start(backend, observer)
-    text = Text(prompt=(3, 4), max_tokens=4)
-    scheduler.submit([[text.sequence]], SHAPES)
+    text, other = (Text(prompt=(3, 4), max_tokens=4, choice=choice) for choice in range(2))
+    scheduler.submit([[text.sequence, other.sequence]], SHAPES)
     text.finish()
+    other.finish()
     kinds = [event[0] for event in observer.events]
     assert kinds == ["started", "failed", "answered", "answered"]
     assert observer.events[0][1] is text.sequence
