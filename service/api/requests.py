@@ -6,27 +6,19 @@ depends on the model: whether ids are in its vocabulary, and its direction.
 
 import re
 import secrets
-from functools import cache, cached_property
-from typing import Annotated, Any, Literal, Self, TypeVar
+from functools import cached_property
+from typing import Annotated, Any, Literal, Self
 
 import orjson
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
-    GetJsonSchemaHandler,
     Tag,
-    ValidationError,
-    ValidatorFunctionWrapHandler,
-    WithJsonSchema,
-    field_validator,
-    model_validator,
 )
-from pydantic.fields import FieldInfo
-from pydantic_core import CoreSchema, PydanticCustomError
+from pydantic_core import PydanticCustomError
 
+from service.api.body import RESOLVED, Body, require, shorten
 from service.api.compatibility import (
     COMPLETION_FIELDS,
     EMBEDDING_FIELDS,
@@ -34,7 +26,6 @@ from service.api.compatibility import (
     STREAM_FIELDS,
     STRUCTURED_OUTPUT_FIELDS,
     accept_without_effect,
-    suggestion,
 )
 from service.errors import InvalidRequest
 from service.limits import Limits
@@ -61,8 +52,6 @@ SEED_BITS = 53
 DEFAULT_MAX_TOKENS = 16
 
 PromptText = str | list[int]
-# The default of a field that `resolve` fills in, from other fields or from the server's limits.
-RESOLVED: Any = None
 
 
 def _as_integers(value: Any) -> Any:
@@ -83,21 +72,12 @@ TokenId = Annotated[int, Field(ge=0, le=MAX_ID)]
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 # A single stop string becomes a list of one, and an empty one, as clients send it for none, an empty list: a union of
 # both types would report every error twice.
+StopList = Annotated[list[Stop], Field(max_length=MAX_STOPS, fail_fast=True)]
 Stops = Annotated[
-    list[Stop],
-    Field(max_length=MAX_STOPS, fail_fast=True),
-    BeforeValidator(lambda value: [value] * bool(value) if isinstance(value, str) else value),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "string", "maxLength": 1000},
-                {
-                    "type": "array",
-                    "items": {"type": "string", "minLength": 1, "maxLength": 1000},
-                    "maxItems": MAX_STOPS,
-                },
-            ]
-        }
+    StopList,
+    BeforeValidator(
+        lambda value: [value] * bool(value) if isinstance(value, str) else value,
+        json_schema_input_type=Annotated[str, Field(max_length=1000)] | StopList,
     ),
 ]
 
@@ -111,14 +91,8 @@ def _require_few_biases(value: Any) -> Any:
 
 LogitBias = Annotated[
     dict[str, Annotated[float, Field(ge=-100, le=100)]],
+    Field(max_length=MAX_BIAS),
     BeforeValidator(_require_few_biases),
-    WithJsonSchema(
-        {
-            "type": "object",
-            "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
-            "maxProperties": MAX_BIAS,
-        }
-    ),
 ]
 
 
@@ -132,8 +106,6 @@ def _prompt_kind(value: Any) -> str:
     return "tokens" if isinstance(value, list) else "text"
 
 
-# Kinds of prompt: pydantic puts them into the location of an error, but a client knows only the field.
-PROMPT_KINDS = {"text", "texts", "tokens", "token lists"}
 Tokens = Annotated[list[TokenId], Field(fail_fast=True), INTEGRAL]
 PromptForms = Annotated[
     Annotated[str, Tag("text")]
@@ -151,66 +123,6 @@ OnePrompt = Annotated[
 ]
 
 
-class Body(BaseModel):
-    """A request body: null is the field's default; an unknown field is refused, whatever its value."""
-
-    model_config = ConfigDict(
-        strict=True, extra="ignore", allow_inf_nan=False, frozen=True, use_attribute_docstrings=True
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_unknown_fields(cls, value: Any) -> Any:
-        """Refuse the first unknown field; with `extra="forbid"` each would be an error of its own."""
-        known = _field_names(cls)
-        unknown = next((name for name in value if name not in known), None) if isinstance(value, dict) else None
-        if unknown is not None:
-            raise PydanticCustomError("unknown_field", "{name}", {"name": unknown, "known": known})
-        return value
-
-    @field_validator("*", mode="wrap")
-    @classmethod
-    def _default_for_null(cls, value: Any, validate: ValidatorFunctionWrapHandler, info: Any) -> Any:
-        field = cls.model_fields[info.field_name]
-        return field.default if value is None and not field.is_required() else validate(value)
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        """Describe every optional field as nullable."""
-        described = handler.resolve_ref_schema(handler(schema))
-        described["additionalProperties"] = False
-        for name, field in cls.model_fields.items():
-            if not field.is_required():
-                _make_nullable(described["properties"], field.alias or name, field)
-        return described
-
-    def resolve(self, limits: Limits) -> Self:  # noqa: ARG002 - most bodies have only limits of their own
-        """Return the request with every default filled in.
-
-        Raises:
-            InvalidRequest: fields contradict each other, or exceed the server's limits.
-        """
-        return self
-
-
-@cache
-def _field_names(body_type: type[Body]) -> frozenset[str]:
-    return frozenset(field.alias or name for name, field in body_type.model_fields.items())
-
-
-def _make_nullable(properties: dict[str, Any], name: str, field: FieldInfo) -> None:
-    described = dict(properties[name])
-    outside = {key: described.pop(key) for key in ("title", "description", "default") if key in described}
-    if field.default is RESOLVED:
-        outside["default"] = None
-    if None not in described.get("enum", ()) and {"type": "null"} not in described.get("anyOf", ()):
-        described = {"anyOf": [*described.get("anyOf", [described]), {"type": "null"}]}
-    properties[name] = {**described, **outside}
-
-
-AnyBody = TypeVar("AnyBody", bound=Body)
-
-
 class TimedBody(Body):
     """A request with a deadline."""
 
@@ -220,7 +132,7 @@ class TimedBody(Body):
     def resolve(self, limits: Limits) -> Self:
         """See `Body.resolve`."""
         timeout_s, limit = self.timeout_s or limits.max_timeout_s, limits.max_timeout_s
-        _require(timeout_s <= limit, "timeout_s", f"be at most {limit:g}, got {timeout_s:g}")
+        require(timeout_s <= limit, "timeout_s", f"be at most {limit:g}, got {timeout_s:g}")
         return self.model_copy(update={"timeout_s": timeout_s})
 
 
@@ -326,7 +238,7 @@ class CompletionRequest(TimedBody):
     repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] = 1.0
     """Divides the logit of every token that occurs in the prompt or the output (multiplies a negative logit); 1 is off.
     """
-    logit_bias: LogitBias = {}
+    logit_bias: LogitBias = Field({})
     """Added to the logits of these token ids."""
     logprobs: NumLogprobs | None = None
     """Return the log probability of each token, and of this many most probable tokens at its position."""
@@ -339,7 +251,7 @@ class CompletionRequest(TimedBody):
     """Sampling seed: the same seed gives the same output; if omitted, a random seed is used and returned in the
     response. Choice 0 of every prompt is sampled with the same random numbers, so its output does not depend on the
     others; for independent ones send a request with another seed for each."""
-    stop: Stops = []
+    stop: Stops = Field([])
     """Stop strings: generation stops before the first one that occurs; the text of a backward model starts after it."""
     min_tokens: Count = 0
     """The EOS token is not sampled before this many tokens."""
@@ -384,7 +296,7 @@ class CompletionRequest(TimedBody):
         """See `Body.resolve`; a seed is generated unless one is given or comes with the resume token."""
         self._require_consistent()
         best_of, max_tokens = self._best_of(), self._max_tokens(limits)
-        _require(self.min_tokens <= max_tokens, "min_tokens", f"be at most max_tokens, {max_tokens}", self.min_tokens)
+        require(self.min_tokens <= max_tokens, "min_tokens", f"be at most max_tokens, {max_tokens}", self.min_tokens)
         _require_few_prompts(self.prompts, limits, "prompt")
         _require_few_prompts(self.suffixes, limits, "suffix")
         self._require_few_tokens(best_of, max_tokens, limits)
@@ -397,14 +309,14 @@ class CompletionRequest(TimedBody):
         is_varied = self.n == 1 or not (self.unique and request.sampling.is_greedy)
         greedy = "greedy decoding (temperature 0, top_k 1 or top_p 0)"
         limit = f"be 1 with unique and {greedy}, as all choices of a prompt would be equal"
-        _require(is_varied, "n", limit, self.n)
+        require(is_varied, "n", limit, self.n)
         return request
 
     def _require_consistent(self) -> None:
         """Refuse fields that exclude each other."""
         is_scored, form = self.prompt_logprobs is not None, self.response_format
-        _require(not (is_scored and self.stream), "prompt_logprobs", "be absent with stream; use echo and logprobs")
-        _require(self.stream or self.stream_options is NO_OPTIONS, "stream_options", "be absent without stream")
+        require(not (is_scored and self.stream), "prompt_logprobs", "be absent with stream; use echo and logprobs")
+        require(self.stream or self.stream_options is NO_OPTIONS, "stream_options", "be absent without stream")
         if form is not None and (form.json_schema is None) == (form.type == "json_schema"):
             what = "given" if form.json_schema is None else "absent"
             raise InvalidRequest(
@@ -415,13 +327,13 @@ class CompletionRequest(TimedBody):
         """Return the number of choices to generate for each prompt; above `n`, whole choices are ranked."""
         best_of = self.n if self.best_of is RESOLVED else self.best_of
         got = f"best_of {best_of} and n {self.n}"
-        _require(best_of >= self.n, "best_of", f"be at least n, got {got}")
+        require(best_of >= self.n, "best_of", f"be at least n, got {got}")
         if best_of > self.n:
-            _require(not self.stream, "best_of", f"be n with stream, as only whole choices can be ranked; got {got}")
-            _require(best_of <= MAX_BEST_OF, "best_of", f"be at most n, or {MAX_BEST_OF}", best_of)
+            require(not self.stream, "best_of", f"be n with stream, as only whole choices can be ranked; got {got}")
+            require(best_of <= MAX_BEST_OF, "best_of", f"be at most n, or {MAX_BEST_OF}", best_of)
             for field in ("unique", "not_in_training"):
                 is_absent = not getattr(self, field)
-                _require(is_absent, "best_of", f"be n with {field}, which rejects choices; got {got}")
+                require(is_absent, "best_of", f"be n with {field}, which rejects choices; got {got}")
         return best_of
 
     @property
@@ -514,10 +426,10 @@ class CompletionRequest(TimedBody):
             name, value = "max_completion_tokens", self.max_completion_tokens
         elif self.max_completion_tokens not in (None, value):
             limit = f"be absent or equal to max_tokens ({value})"
-            _require(False, "max_completion_tokens", limit, self.max_completion_tokens)
+            require(False, "max_completion_tokens", limit, self.max_completion_tokens)
         if value is RESOLVED:
             return min(DEFAULT_MAX_TOKENS, limits.max_tokens)
-        _require(value <= limits.max_tokens, name, f"be at most {limits.max_tokens}", value)
+        require(value <= limits.max_tokens, name, f"be at most {limits.max_tokens}", value)
         return value
 
     def _require_few_tokens(self, best_of: int, max_tokens: int, limits: Limits) -> None:
@@ -572,7 +484,9 @@ class InspectRequest(TimedBody):
     """Text or token ids."""
     state: Annotated[str, Field(max_length=MAX_STATE)] | None = None
     """Resume token of a completion's choice: the input is processed after that text."""
-    include: Annotated[list[Literal["hidden", "cell", "gates"]], Field(max_length=3)] = ["hidden", "cell", "gates"]
+    include: Annotated[list[Literal["hidden", "cell", "gates"]], Field(max_length=3)] = Field(
+        ["hidden", "cell", "gates"]
+    )
     """What to return of each layer: hidden state, cell state, gates."""
     layers: Annotated[list[Count], Field(max_length=64)] | None = None
     """Numbers of recurrent layers, from 1; all by default."""
@@ -619,19 +533,6 @@ class DetokenizeRequest(Body):
     """Token ids."""
 
 
-def parse(body_type: type[AnyBody], body: bytes, limits: Limits) -> AnyBody:
-    """Validate a JSON body and fill in its defaults.
-
-    Raises:
-        InvalidRequest: it is not JSON, or a field is wrong; the message names the field, the limit and the value.
-    """
-    try:
-        request = body_type.model_validate_json(body)
-    except ValidationError as error:
-        raise _explain(error) from error
-    return request.resolve(limits)
-
-
 def _as_prompts(value: Any) -> tuple[PromptText, ...]:
     """Return the prompts of a field in any of its forms."""
     if value is None:
@@ -640,16 +541,9 @@ def _as_prompts(value: Any) -> tuple[PromptText, ...]:
     return (value,) if is_single else tuple(value)
 
 
-def _require(holds: bool, field: str, limit: str, value: Any = None) -> None:
-    """Raise InvalidRequest unless a condition holds; the message names the field, its limit and its value."""
-    if not holds:
-        got = "" if value is None else f", got {shorten(value)}"
-        raise InvalidRequest(f"{field} must {limit}{got}", param=field)
-
-
 def _require_few_prompts(prompts: tuple[PromptText, ...], limits: Limits, field: str) -> None:
     limit = limits.max_prompts
-    _require(len(prompts) <= limit, field, f"have at most {limit} items, got {len(prompts)}")
+    require(len(prompts) <= limit, field, f"have at most {limit} items, got {len(prompts)}")
 
 
 def _by_token_id(logit_bias: dict[str, float]) -> dict[int, float]:
@@ -682,43 +576,3 @@ def _schema_pattern(field: str, schema: Schema | None) -> Pattern | None:
     if (length := len(pattern.source)) > MAX_SCHEMA:
         raise InvalidRequest(f"{field} must have at most {MAX_SCHEMA} characters, got {length}", param=field)
     return pattern
-
-
-def _explain(error: ValidationError) -> InvalidRequest:
-    """Return the first error in one line; pydantic names each branch of a union, but a client knows only the field."""
-    problem = error.errors(include_url=False)[0]
-    if problem["type"] == "json_invalid":
-        return InvalidRequest(f"the body must be JSON: {problem['ctx']['error']}")
-    if problem["type"] == "unknown_field":
-        return _unknown_field(problem["loc"], **problem["ctx"])
-    if not problem["loc"]:
-        return InvalidRequest(f"the body must be a JSON object, got {shorten(problem['input'])}")
-    field = str(problem["loc"][0])
-    # The path of a nested field: stop[1], stream_options.include_usage.
-    nested = [part for part in problem["loc"][1:] if part not in PROMPT_KINDS]
-    path = field + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in nested)
-    if problem["type"] == "missing":
-        return InvalidRequest(f"{path} is required", param=field)
-    message = re.sub(r"^\w+ should ", "", problem["msg"]).split(" after validation")[0]
-    if problem["loc"][1:] == ("text",):
-        message = "be a string, a list of strings, a list of token ids or a list of such lists"
-    return InvalidRequest(f"{shorten(path, quoted=False)} must {message}, got {shorten(problem['input'])}", param=field)
-
-
-def _unknown_field(location: tuple[int | str, ...], name: str, known: frozenset[str]) -> InvalidRequest:
-    """Return the error of an unknown field, or of an unknown member of the field at a location."""
-    where = f" in {'.'.join(map(str, location))}" if location else ""
-    close = suggestion(name, known)
-    hint = f": did you mean {close}?" if close else ""
-    param = str(location[0]) if location else shorten(name, quoted=False)
-    return InvalidRequest(f"unknown field {shorten(name)}{where}{hint}", param=param)
-
-
-def shorten(value: Any, *, quoted: bool = True) -> str:
-    """Return a value for an error message; a long list is cut before it is formatted."""
-    if isinstance(value, list | str) and len(value) > 60:
-        value = value[:60]
-    if isinstance(value, int) and abs(value) > 10**60:
-        return "a number of more than 60 digits"
-    text = repr(value) if quoted else str(value)
-    return text if len(text) <= 60 else text[:57] + "…"

@@ -1,6 +1,6 @@
-"""Types of the response objects that `service.web.responses` builds and `/openapi.json` describes.
+"""Types of the response objects that `service.web` builds and `/openapi.json` describes.
 
-Types alone; field names and meanings are OpenAI's where it has them.
+Field names and meanings are OpenAI's where it has them.
 """
 
 from typing import Any, Literal, NotRequired

@@ -66,8 +66,7 @@ class CompilationQueue:
                 f"{of_sender} of {self._max_of_sender} from this sender; try again later",
                 retry_after_s=1,
             )
-        if not any(sender in each.waiting.values() for each in self._pending.values() if not each.is_running):
-            self._used_s[sender] = max(self._used_s.get(sender, 0.0), self._clock_s)
+        self._used_s.setdefault(sender, self._clock_s)
         compilation = self._pending.setdefault(key, Compilation(key, texts))
         compilation.waiting[request] = sender
         return compilation
@@ -96,6 +95,7 @@ class CompilationQueue:
     def end(self, compilation: Compilation, sender: str, seconds: float) -> None:
         """End a run, which counts towards its sender's time."""
         compilation.is_running = False
+        # A sender that was idle has saved up no time.
         self._used_s[sender] = max(self._used_s.get(sender, 0.0), self._clock_s) + seconds
         if len(self._used_s) > MAX_SENDERS:
             waiting = {sender for each in self._pending.values() for sender in each.waiting.values()}

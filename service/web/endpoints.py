@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 from flask import Response, g
 from pydantic import BaseModel
 
-from service.api.requests import MAX_ID, shorten
+from service.api.body import shorten
+from service.api.requests import MAX_ID
 from service.backends.replicas import Replicas
 from service.engine import Engine
 from service.errors import InvalidRequest, ShuttingDown

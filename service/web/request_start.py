@@ -8,7 +8,7 @@ from typing import TypeVar
 from flask import g, request
 from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]  # it has no types
 
-from service.api.requests import AnyBody, parse
+from service.api.body import AnyBody, parse
 from service.context import RequestContext
 from service.engine import Processor, Watch
 from service.errors import InvalidRequest, Unauthorized

@@ -4,7 +4,8 @@ import orjson
 
 from contract.card import GeneratorCard
 from contract.tokenizer import CharacterTokenizer, WordTokenizer
-from service.api.requests import CompletionRequest, parse
+from service.api.body import parse
+from service.api.requests import CompletionRequest
 from service.context import RequestContext
 from service.engine import Engine
 from service.generation.resume_tokens import ResumeTokens, StateKeys

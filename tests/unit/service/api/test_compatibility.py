@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from service.api import compatibility, requests
+from service.api import body, compatibility
 from service.api.compatibility import ANY, COMPLETION_FIELDS, EMBEDDING_FIELDS
 from service.api.requests import (
     CompletionRequest,
@@ -31,7 +31,7 @@ REQUIRED = {
 
 def parse(kind, **fields):
     """Parse a request of a kind with its required fields and the given ones."""
-    return requests.parse(kind, json.dumps({**REQUIRED[kind], **fields}).encode(), Limits())
+    return body.parse(kind, json.dumps({**REQUIRED[kind], **fields}).encode(), Limits())
 
 
 EVERY = [
@@ -216,8 +216,8 @@ def test_every_field_without_an_effect_is_documented():
     }
     page = (ROOT / "docs/http-api.md").read_text(encoding="utf-8")
     section = page.partition("## Unknown fields")[2].partition("\n## ")[0]
-    for body, fields in bodies.items():
-        assert schemas[body]["additionalProperties"] is False
+    for kind, fields in bodies.items():
+        assert schemas[kind]["additionalProperties"] is False
         for name, values in fields.items():
-            assert (schemas[body]["properties"][name].get("enum") is None) == (values is ANY)
+            assert (schemas[kind]["properties"][name].get("enum") is None) == (values is ANY)
             assert f"`{name}`" in section

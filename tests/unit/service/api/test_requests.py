@@ -4,13 +4,13 @@ import json
 
 import pytest
 
+from service.api.body import parse
 from service.api.requests import (
     CompletionRequest,
     DetokenizeRequest,
     EmbeddingsRequest,
     InspectRequest,
     TokenizeRequest,
-    parse,
 )
 from service.errors import InvalidRequest
 from service.limits import Limits
@@ -193,11 +193,7 @@ def test_an_integer_may_be_written_as_a_float():
         ("prompt", [1.5], r"prompt\[0\] must .*integer.*, got 1.5"),
         ("prompt", [-1], r"prompt\[0\] must be greater than or equal to 0, got -1"),
         ("prompt", [2**31], r"prompt\[0\] must be less than or equal to 2147483647"),
-        (
-            "prompt",
-            [10**4000],
-            r"prompt\[0\] must be less than or equal to 2147483647, got a number of more than 60 digits",
-        ),
+        ("prompt", [10**4000], r"prompt\[0\] must be .* 2147483647, got a number of more than 60 digits"),
         ("prompt", [[1], [2, None]], r"prompt\[1\]\[1\] must be a valid integer, got None"),
         ("prompt", [[1], "a"], r"prompt\[1\] must be a valid array, got 'a'"),
         ("prompt", ["a"] * 11, "prompt must have at most 10 items, got 11"),
@@ -258,6 +254,7 @@ def test_an_invalid_field_is_named_with_its_limit_and_value(field, value, messag
             "best_of",
             "best_of must be n with unique, which rejects .* best_of 3 and n 1",
         ),
+        ({"best_of": 3, "not_in_training": True}, "best_of", "best_of must be n with not_in_training"),
         ({"suffix": ["a"] * 5, "n": 5, "max_tokens": 1000}, "max_tokens", "suffixes × n .* got 5 × 5 × 1000 = 25000"),
         ({"max_tokens": 4, "min_tokens": 5}, "min_tokens", "min_tokens must be at most max_tokens, 4, got 5"),
     ],

@@ -8,7 +8,8 @@ import numpy as np
 import orjson
 import pytest
 
-from service.api.requests import EmbeddingsRequest, parse
+from service.api.body import parse
+from service.api.requests import EmbeddingsRequest
 from service.context import Quota, RequestContext, TokenCharges
 from service.errors import (
     ClientGone,

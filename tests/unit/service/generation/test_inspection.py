@@ -4,7 +4,8 @@ import numpy as np
 import orjson
 import pytest
 
-from service.api.requests import InspectRequest, parse
+from service.api.body import parse
+from service.api.requests import InspectRequest
 from service.context import RequestContext
 from service.errors import InvalidRequest, StateRefused
 from service.generation.hidden_states import evenly_spaced

@@ -144,17 +144,8 @@ def test_words_are_separated_but_not_from_what_precedes_the_text():
     ("pattern", "message"),
     [
         ("[ab", "is not a valid regular expression: [ at position 0 is not closed"),
-        ("a)(b", "is not a valid regular expression: ) at position 1 closes no group"),
-        ("a)(?:b", "is not a valid regular expression: ) at position 1 closes no group"),
-        (
-            r"(?-u:\xff)",
-            "is not a valid regular expression: it nests too deeply, has too large a number, or matches inv",
-        ),
+        (r"(?-u:\xff)", "it nests too deeply, has too large a number, or matches invalid UTF-8"),
         ("(" * 250 + "a" + ")" * 250, "is not a valid regular expression: it nests too deeply"),
-        (r"(a)\1", "backreferences"),
-        ("a(?=b)", "look-around"),
-        (r"\babc", "must not have anchors or word boundaries inside"),
-        ("a$|b", "must not have anchors or word boundaries inside, got $ at position 1"),
         ("[a&&b]", "matches no text"),
         ("a[b&&c]", "matches no text"),
         ("a{0}", "matches the empty text only"),

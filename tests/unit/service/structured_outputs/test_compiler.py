@@ -114,6 +114,8 @@ def test_an_interrupted_compilation_is_paused_and_then_repeated(make_compiler, m
     with pytest.raises(Overloaded):
         compiler.compile(regex("b"), "model", lambda: TEXTS)
     assert compiler.compile(regex("b"), "model", lambda: TEXTS).num_states == 1
+    # An automaton does not expire.
+    assert compiler.compile(regex("b"), "model", no_texts).num_states == 1
 
 
 def num_waiting(compiler):

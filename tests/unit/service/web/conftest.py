@@ -12,6 +12,7 @@ from service.access.keys import KeyLimits
 from service.access.ratelimits import RateLimiter
 from service.http_server.addresses import AllowedHosts
 from service.memory_budget import MemoryBudget
+from service.models.embedding_vectors import VectorFiles
 from service.observability.metrics import Metrics
 from service.settings import Settings
 from service.web.endpoints import Services, ShutdownGate
@@ -35,23 +36,28 @@ class Site:
     Attributes:
         client: Flask's test client.
         memory: The memory budget of requests.
+        gate: Refuses requests during shutdown.
+        watch: Watches a client's connection.
     """
 
-    def __init__(self, limits, backend, memory_bytes, **queue):
+    def __init__(self, limits, backend, memory_bytes, models_dir=None, **queue):
         self.service = Service(backend, **queue)
         self.service.scheduler._observer = self.service.engine._metrics = Unmoved()
         models = self.service.engine._model_registry
         self.memory = MemoryBudget(memory_bytes)
         app = Flask("site")
         app.config["MAX_CONTENT_LENGTH"] = 4 * 2**20
-        watch = lambda *_: nullcontext()  # noqa: E731 - shorter than a function
-        unused = [None] * 4
-        parts = Services(self.service.engine, models, *unused, self.memory, Settings(), watch, ShutdownGate())
+        self.gate, self.watch = ShutdownGate(), lambda *_: nullcontext()
+        unused, vectors = [None] * 3, VectorFiles(models_dir)
+        parts = Services(self.service.engine, models, vectors, *unused, self.memory, Settings(), self._watch, self.gate)
         app.register_blueprint(build_routes(parts))
         register_error_handlers(app)
         access = Authenticator(None, RateLimiter(), limits)
         Middleware(access, Metrics("test"), None, AllowedHosts(), self.memory, log_prompts=False).register(app)
         self._app, self.client = app, app.test_client()
+
+    def _watch(self, *args):
+        return self.watch(*args)
 
     def post(self, path="/v1/completions", **fields):
         """Send a body to the character model."""

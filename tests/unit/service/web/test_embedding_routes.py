@@ -1,115 +1,106 @@
 """The embedding endpoints: what they charge and when, clients that left, and draining."""
 
-from contextlib import contextmanager, nullcontext
-from types import SimpleNamespace
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from flask import Flask, g
 
-from contract.card import GeneratorCard
+from service.access.keys import KeyLimits
 from service.access.ratelimits import RateLimiter
-from service.context import RequestContext
 from service.models.embedding_vectors import VectorFiles
-from service.models.registry import ServedModel
-from service.params import ModelVersion
-from service.scheduling.batching import BatchLimits
-from service.web.access_log import RequestLog
-from service.web.endpoints import ShutdownGate
-from service.web.error_handlers import register_error_handlers
-from service.web.routes import build_routes
 from tests.registries import write_vectors
-from tests.unit.contract.test_card import FIELDS
 from tests.unit.service.engines import CHARACTERS
 
 NUM_TOKENS = len(CHARACTERS.tokens)
 
 
-class Site:
-    """The endpoints over one model whose embedding is on disk."""
+@pytest.fixture
+def get(make_site, tmp_path):
+    """A function that requests an embedding's endpoint; it has the site, whose limit is 10,000 tokens per minute."""
+    write_vectors(tmp_path, np.random.default_rng(0).normal(size=(NUM_TOKENS, 4)), "characters")
 
-    def __init__(self, models_dir):
-        write_vectors(models_dir, np.random.default_rng(0).normal(size=(NUM_TOKENS, 4)))
-        card = GeneratorCard(**{**FIELDS, "name": "demo", "weights_sha256": "a" * 64})
-        model = ServedModel(ModelVersion("demo", 1), card, CHARACTERS, BatchLimits((8,), 8, 16), "fp")
-        self.charged, self.drain, self.vectors = [], ShutdownGate(), VectorFiles(models_dir)
-        self.watch = lambda sock, on_gone: nullcontext()
-        self.charge = self.charged.append
-        app = Flask(__name__)
-        app.before_request(self._before)
-        model_registry = SimpleNamespace(find=lambda name: model)
-        parts = SimpleNamespace(
-            model_registry=model_registry, vectors=self.vectors, shutdown_gate=self.drain, watch_socket=self._watch
-        )
-        app.register_blueprint(build_routes(parts))
-        register_error_handlers(app)
-        self._client = app.test_client()
-
-    def _before(self):
-        from flask import request
-
-        g.record, g.context = RequestLog(request, prompts=False), RequestContext(charge=self._charge)
-
-    def _charge(self, num_tokens, *, param):
-        self.param = param
-        return self.charge(num_tokens)
-
-    def _watch(self, sock, on_gone):
-        return self.watch(sock, on_gone)
-
-    def get(self, rest):
-        response = self._client.get(f"/v1/models/demo/embedding/{rest}")
+    def get(rest):
+        response = get.site.client.get(f"/v1/models/characters/embedding/{rest}")
         return response.status_code, response.json
+
+    get.site = make_site(KeyLimits(tokens_per_minute=10_000), models_dir=tmp_path)
+    return get
 
 
 @pytest.fixture
-def site(tmp_path):
-    return Site(tmp_path)
+def charged(monkeypatch):
+    """The tokens of each charge."""
+    charged, charge = [], RateLimiter.charge
+
+    def record(self, key, kind, limit, num, **more):
+        charged.extend([num] if kind == "tokens" else [])
+        return charge(self, key, kind, limit, num, **more)
+
+    monkeypatch.setattr(RateLimiter, "charge", record)
+    return charged
+
+
+@pytest.fixture
+def unread(monkeypatch):
+    """Fail if a file of vectors is read."""
+    monkeypatch.setattr(VectorFiles, "_read", lambda *_: pytest.fail("read"))
 
 
 @pytest.mark.parametrize(
     ("rest", "num_tokens"),
     [("map?count=3", 3), ("map", NUM_TOKENS), ("neighbors?token=a", 10), ("neighbors?token=a&count=2", 2)],
 )
-def test_an_embedding_is_charged_by_the_tokens_of_the_response(site, rest, num_tokens):
+def test_an_embedding_is_charged_by_the_tokens_of_the_response(get, charged, rest, num_tokens):
     """That is `count`, but at most the vocabulary. A cached result is charged again."""
     for _ in range(2):
-        assert site.get(rest)[0] == 200
-    assert site.charged == [num_tokens, num_tokens]
+        assert get(rest)[0] == 200
+    assert charged == [num_tokens, num_tokens]
 
 
-def test_vectors_are_not_read_before_the_charge(site, monkeypatch):
+@pytest.mark.usefixtures("unread")
+def test_vectors_are_not_read_before_the_charge(get, make_site):
     """A request that is refused costs no work; the error names `count`, the field that the request has."""
-
-    def refuse(num_tokens):
-        RateLimiter().charge("a", "tokens", 2, num_tokens, param=site.param)
-
-    site.charge = refuse
-    monkeypatch.setattr(VectorFiles, "_read", lambda *_: pytest.fail("read"))
-    status, answer = site.get("map?count=3")
+    get.site = make_site(KeyLimits(tokens_per_minute=2))
+    status, answer = get("map?count=3")
     assert (status, answer["error"]["param"]) == (400, "count")
-    site.charge = site.charged.append
-    assert site.get("map?count=x")[0] == 400
-    assert site.charged == []
 
 
+def test_an_invalid_query_is_not_charged(get, charged):
+    assert get("map?count=x")[0] == 400
+    assert charged == []
+
+
+@pytest.mark.parametrize(
+    ("query", "param", "message"),
+    [
+        ("", "token_id", f"token_id must be a number from 0 to {NUM_TOKENS - 1}, got None"),
+        (f"token_id={NUM_TOKENS}", "token_id", f"from 0 to {NUM_TOKENS - 1}, got {NUM_TOKENS}"),
+        ("token=abc", "token", "token must be one token of the model, got 'abc', which is 3"),
+    ],
+)
+def test_a_token_is_required_and_must_have_a_vector(get, query, param, message):
+    status, answer = get(f"neighbors?{query}")
+    assert (status, answer["error"]["param"]) == (400, param)
+    assert message in answer["error"]["message"]
+    assert get("neighbors?token_id=3")[1]["token"] == "a"
+
+
+@pytest.mark.usefixtures("unread")
 @pytest.mark.parametrize("rest", ["map", "neighbors?token=a"])
-def test_vectors_are_not_read_for_a_client_that_has_left(site, rest, monkeypatch):
-
+def test_vectors_are_not_read_for_a_client_that_has_left(get, rest):
     @contextmanager
     def watch(_sock, on_gone):
         on_gone()
         yield
 
-    site.watch = watch
-    monkeypatch.setattr(VectorFiles, "_read", lambda *_: pytest.fail("read"))
-    status, answer = site.get(rest)
+    get.site.watch = watch
+    status, answer = get(rest)
     assert (status, answer["error"]["code"]) == (499, "client_gone")
 
 
 @pytest.mark.parametrize("rest", ["map", "neighbors?token=a"])
-def test_a_draining_server_computes_no_embeddings(site, rest):
-    site.drain.is_draining = True
-    status, answer = site.get(rest)
+def test_a_draining_server_computes_no_embeddings(get, charged, rest):
+    get.site.gate.is_draining = True
+    status, answer = get(rest)
     assert (status, answer["error"]["code"]) == (503, "shutting_down")
-    assert site.charged == []
+    assert charged == []

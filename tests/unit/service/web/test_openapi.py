@@ -5,7 +5,7 @@ import json
 import pytest
 from jsonschema import Draft202012Validator, ValidationError
 
-from service.api.requests import parse
+from service.api.body import parse
 from service.errors import InvalidRequest
 from service.limits import Limits
 from service.web import examples
