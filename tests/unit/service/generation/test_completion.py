@@ -574,3 +574,14 @@ def test_results_that_come_after_a_stop_string_are_ignored(service):
         if delta.finish_reason:
             generation.request.queue.put(Result((0, delta.index), sampled_ids=[5]))
     assert texts == [result.text for result in service.results(**fields)]
+
+
+def test_a_stop_string_frees_the_slot_and_the_admission_at_once(service):
+    """The sequence would go on to `max_tokens`, and the response is not closed yet."""
+    words = {"model": "words", "max_tokens": 900}
+    fields = {**words, "stop": [service.results(**words)[0].text[20:30]]}
+    service.backend.calls.clear()
+    generation = service.engine.complete(request(**fields), RequestContext())
+    assert generation.results()[0].finish_reason == "stop"
+    until(lambda: service.admission.num_sequences == 0)
+    assert sum(call.is_decode for call in service.backend.calls) < 50

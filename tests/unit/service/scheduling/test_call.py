@@ -5,6 +5,7 @@ import pytest
 
 from service.errors import InternalError
 from service.params import ModelVersion
+from service.scheduling import constraints
 from service.scheduling.call import Call
 from tests.fakes import COMPUTE, make_sequence
 
@@ -50,3 +51,14 @@ def test_nan_or_infinity_in_any_output_fails_its_own_sequence_alone(signature, o
     assert well.error is None
     assert isinstance(failed.error, InternalError)
     assert str(failed.error) == "the model computed NaN or infinity"
+
+
+def test_automata_share_a_call_as_far_as_its_table_has_room(monkeypatch):
+    """One that does not fit waits for another call; the first one always fits."""
+    monkeypatch.setattr(constraints, "MAX_SHARED_ENTRIES", 100)
+    large, medium, small, huge = (
+        constraints.Match(constraints.Automaton(np.zeros((rows, 10), np.int32), *[np.zeros(0, np.int32)] * 3))
+        for rows in (6, 4, 3, 11)
+    )
+    assert constraints.fit_into_table([None, large, medium, large, small]) == [True, True, True, True, False]
+    assert constraints.fit_into_table([huge, small]) == [True, False]
