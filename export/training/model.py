@@ -19,9 +19,12 @@ States = list[list[tf.Tensor]]
 # One array, partitioned along the batch: one part per core.
 Parts = list[tf.Tensor]
 
-# Initial values of an embedding are uniform up to these. With a standard deviation of 1 for words and subwords, a model
-# of words ended with a loss of 3.424; with 0.03, Keras's, it was 3.499 (`benchmarks/HISTORY.md`).
-CHARACTER_RANGE, WORD_RANGE = 0.05, 3**0.5
+# Initial values of an embedding are uniform up to this: their standard deviation is 1. With 0.03, as in Keras, a model
+# of words ended with a loss of 3.499, not 3.424 (`benchmarks/HISTORY.md`), and three epochs of 250,000 characters with
+# 1.959, not 1.716.
+EMBEDDING_RANGE = 3**0.5
+# That of a tied embedding, which is the output layer, too: its first logits must not be large.
+TIED_RANGE = 0.05
 # One dropout mask per sequence: a new mask at every step would disturb the carried state.
 _ONE_MASK = (None, 1, None)
 
@@ -34,8 +37,7 @@ def build_model(config: TrainConfig, vocab_size: int) -> keras.Model:
     keras.utils.set_random_seed(config.seed)
     token_ids = keras.layers.Input([config.window_length], dtype="int32", name="token_ids")
     kind = keras.layers.ReversibleEmbedding if config.tie_embeddings else keras.layers.Embedding
-    # A tied embedding is the output layer, too: larger values would make its first logits too large.
-    limit = CHARACTER_RANGE if config.tie_embeddings or config.token_unit == "character" else WORD_RANGE
+    limit = TIED_RANGE if config.tie_embeddings else EMBEDDING_RANGE
     embedding = kind(
         vocab_size,
         config.embedding,

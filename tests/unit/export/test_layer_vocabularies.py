@@ -21,22 +21,8 @@ STANDARDIZE = [None, "lower", "strip_punctuation", "lower_and_strip_punctuation"
 # Letters whose lower case is not ASCII's or has another length, white space that TensorFlow does not split at, and a
 # special token's name.
 _pieces = [
-    "To",
-    " be",
-    "or",
-    "not ",
-    "Don't",
-    "É",
-    "İ",
-    "Σ",
-    "ς",
-    "日本",
-    "\u00a0",
-    "\u2028",
-    "\x1c",
-    "\x85",
-    "[UNK]",
-    "<pad>",
+    *("To", " be", "or", "not ", "Don't", "É", "İ", "Σ", "ς", "日本", "\u00a0", "\u2028", "\x1c", "\x85"),
+    *("[UNK]", "<pad>"),
 ]
 _texts = st.lists(
     st.one_of(

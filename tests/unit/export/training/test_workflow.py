@@ -5,11 +5,12 @@ import math
 import pytest
 
 from contract.card import Sample
+from export.config import load_config
 from export.corpora.memorization import Memorization
 from export.repository.history import Epoch, Progress
 from export.training.workflow import report
 from tests.unit.export import trainings
-from tests.unit.export.trainings import prepare
+from tests.unit.export.trainings import SETTINGS, prepare
 
 DESCRIPTION = trainings.DESCRIPTION.model_copy(
     update={"corpus_characters": 1000, "train_tokens": 450, "validation_tokens": 50}
@@ -39,15 +40,12 @@ def test_every_field_describes_the_best_epoch():
     assert got.no_training_filter is None
 
 
-def test_without_the_training_text_memorization_is_none():
+@pytest.mark.parametrize(
+    ("memorization", "expected"), [(None, (None, None)), (Memorization(5, 5), (None, 5))], ids=["no text", "too few"]
+)
+def test_the_copied_share_may_be_unknown(memorization, expected):
     """The corpus of a run may be gone when it is published; then there is no training filter either."""
-    trainer, tokenizer = prepare()
-    got = report(trainer.config, len(tokenizer.tokens), DESCRIPTION, HISTORY, (), None, "no_corpus")
-    assert (got.copied_spans, got.written_spans) == (None, None)
+    config = load_config(None, SETTINGS)
+    got = report(config, 20, DESCRIPTION, HISTORY, (), memorization, "no_corpus")
+    assert (got.copied_spans, got.written_spans) == expected
     assert got.no_training_filter == "no_corpus"
-
-
-def test_the_copied_share_of_too_few_runs_is_none():
-    trainer, tokenizer = prepare()
-    got = report(trainer.config, len(tokenizer.tokens), DESCRIPTION, HISTORY, (), Memorization(5, 5))
-    assert (got.copied_spans, got.written_spans) == (None, 5)
