@@ -1,7 +1,7 @@
 """Bloom filters (Bloom 1970, https://doi.org/10.1145/362686.362692) of 64-bit hashes.
 
 A filter answers whether a hash may have been added: never no for one that was, and yes for another one with a small
-probability, the false-positive rate. Knows hashes and bits. Does not know what is hashed, nor files.
+probability, the false-positive rate.
 """
 
 import math
@@ -50,7 +50,7 @@ class BloomFilter:
 
     @property
     def num_bits(self) -> int:
-        """Size, a multiple of 8."""
+        """Size of the filter."""
         return 8 * len(self.bits)
 
     def add(self, hashes: np.ndarray) -> None:

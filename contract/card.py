@@ -1,7 +1,4 @@
-"""The generator card: the metadata of a published version, in `assets.extra/generator.json`.
-
-Knows the fields and their limits. Does not know how a model is trained or called.
-"""
+"""The generator card: the metadata of a published version, in `assets.extra/generator.json`."""
 
 import shlex
 from pathlib import Path
@@ -10,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from contract import signatures
-from contract.errors import CardError, ContractError
+from contract.errors import ContractError
 from contract.files import read_file
 from contract.tokenizer import Tokenizer, load_tokenizer
 
@@ -46,7 +43,6 @@ class Activation(NamedTuple):
     Attributes:
         kind: `contract.signatures.HIDDEN`, `CELL`, `FORGET` or another of these constants.
         layer: Number of the recurrent layer, from 1; 0 for the top of a sliding-window model.
-        units: Width.
     """
 
     kind: str
@@ -78,12 +74,10 @@ class CorpusDescription(_Frozen):
 
     Attributes:
         corpus: Name of the corpus on the command line.
-        corpus_sha256: Hash of its text.
         corpus_characters: Length of its text, including the validation split.
         held_out_characters: Length of the validation split, which the tokenizer and the training never saw.
         held_out: How the split was made: the "tail" of a running text, or "shuffled_documents": the last documents
-            after a shuffle by `seed`. None without a split.
-        held_out_sha256: Hash of the validation split; None without one.
+            after a shuffle by `seed`. None without a split, and so is `held_out_sha256`.
         train_tokens: Tokens per epoch.
         validation_tokens: Tokens of the validation split that are in the vocabulary; the losses are means over these.
         validation_characters: Characters of these tokens; see `export.corpora.bits_per_character`.
@@ -109,7 +103,6 @@ class TrainingReport(CorpusDescription):
         bits_per_character: The validation loss in bits per character of its tokens.
         seconds: Wall time of the training, without the export.
         settings: Every training setting, by its name in `export.config.TrainConfig`.
-        samples: Sample completions at several temperatures.
         copied_spans: Memorization: share of the 8-grams of words in longer samples at temperature 1 that occur in the
             training text; None if there are too few, or the text was unavailable.
         written_spans: Number of such 8-grams; None if the text was unavailable.
@@ -135,9 +128,7 @@ class TrainingReport(CorpusDescription):
 class PrecisionCheck(_Frozen):
     """The loss of a version on a text in each precision of its signatures: mean negative log likelihoods in nats.
 
-    Attributes:
-        text: Whether the text is of the validation split, or was sampled from the model itself.
-        tokens: Its length.
+    `tokens` is the length of the text: of the validation split, or sampled from the model itself.
     """
 
     text: Literal["held_out", "sampled"]
@@ -147,15 +138,14 @@ class PrecisionCheck(_Frozen):
 
     @property
     def difference(self) -> float:
-        """By how many nats per token the loss in bfloat16 is higher."""
+        """The cost of bfloat16 in nats per token."""
         return self.bfloat16 - self.float32
 
 
 class TrainingFilterDescription(_Frozen):
     """The training filter of a version; see `contract.training_filter.TrainingFilter` for the attributes.
 
-    Attributes:
-        sha256: Hash of the file.
+    `sha256` is the hash of the file.
     """
 
     kind: FilterKind
@@ -186,8 +176,7 @@ class GeneratorCard(_Frozen):
         vocab_size: V, rows of the output layer.
         weights_sha256: Hash of the weights' names, shapes and bytes: versions with equal hashes are the same model.
         code_sha256: Hash of the code that built the graph of the signatures: the sampled tokens depend on it, too.
-        traces: Outputs of `inspect`, at least one.
-        batch_sizes: Allowed batch sizes.
+        traces: Outputs of `inspect`.
         max_decode_steps: Maximum K of a `decode` call.
         max_prefill_length: Maximum T of a `prefill` call.
         num_top: Number of most probable tokens that `decode_full` and `score` return at each position.
@@ -246,7 +235,7 @@ def load_assets(version_dir: Path) -> tuple[GeneratorCard, Tokenizer]:
         _require_format(_Format.model_validate_json(content).format, version_dir)
         card = GeneratorCard.model_validate_json(content)
     except (OSError, ValidationError) as error:
-        raise CardError(f"{path}: not a generator card ({error})") from error
+        raise ContractError(f"{path}: not a generator card ({error})") from error
     tokenizer = load_tokenizer(path.with_name(signatures.TOKENIZER_FILE))
     if len(tokenizer.tokens) > card.vocab_size or tokenizer.unit != card.unit:
         raise ContractError(
@@ -260,7 +249,7 @@ def _require_format(format_version: int, version_dir: Path) -> None:
     if format_version != FORMAT:
         name, models_dir = version_dir.parent.name, version_dir.parent.parent
         command = ["sostenuto", "publish", f"runs/{name}", "--models-dir", str(models_dir)]
-        raise CardError(
+        raise ContractError(
             f"{version_dir}: exported in format {format_version}, but this release reads format {FORMAT}; "
             f"export it again with: {shlex.join(command)}"
         )

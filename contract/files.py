@@ -45,7 +45,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """Replace or create a file in an existing directory. Symbolic links are followed; pipes are written directly.
 
     Raises:
-        OSError: the write failed; the file is unchanged. The error names the file and the reason.
+        OSError: the write failed, and the file is unchanged. The error names the file and the reason.
     """
     if path.exists() and not path.is_file():
         path.write_bytes(_to_bytes(content))
@@ -57,11 +57,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 @contextlib.contextmanager
 def atomic_write(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
-    """Open a temporary file; replace `path` with it when the block ends, delete it when the block raises.
-
-    Raises:
-        OSError: as for `write_atomically`.
-    """
+    """Open a temporary file; replace `path` with it when the block ends, delete it when the block raises."""
     with _temporary_file(path, mode) as (temporary, file):
         yield file
         _flush_to_disk(file)
@@ -72,10 +68,7 @@ def atomic_write(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
 def create_atomically(path: Path, content: str | bytes, mode: int = 0o666) -> bool:
     """Create a file in an existing directory, unless it exists; return whether it was created.
 
-    Of several concurrent processes one succeeds. The umask reduces the mode.
-
-    Raises:
-        OSError: the write failed, and there is no file. The error names the file and the reason.
+    Of several concurrent processes one succeeds. The umask reduces the mode. Errors are those of `write_atomically`.
     """
     if os.path.lexists(path):
         return False

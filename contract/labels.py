@@ -8,7 +8,7 @@ import json
 import re
 from pathlib import Path
 
-from contract.errors import LabelsError
+from contract.errors import ContractError
 from contract.files import read_file
 
 LABELS_FILE = "labels.json"
@@ -24,23 +24,21 @@ def read_labels(models_dir: Path) -> Labels:
     """Read the labels; a missing file has none.
 
     Raises:
-        LabelsError: the file is unreadable or malformed.
+        ContractError: the file is unreadable or malformed.
     """
     path = models_dir / LABELS_FILE
     try:
         document = json.loads(read_file(path).decode())
     except FileNotFoundError:
         return {}
-    except OSError as error:
-        raise LabelsError(f"{path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise LabelsError(f"{path}: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ContractError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
     if not isinstance(document, dict):
-        raise LabelsError(f"{path}: must hold an object, got {type(document).__name__}")
+        raise ContractError(f"{path}: must hold an object, got {type(document).__name__}")
     for name, labels in document.items():
         for label, version in labels.items() if isinstance(labels, dict) else [("", labels)]:
             if not re.fullmatch(LABEL_PATTERN, label) or isinstance(version, bool) or not isinstance(version, int):
-                raise LabelsError(
+                raise ContractError(
                     f"{path}: {name}.{label} must be a label with the number of a version, got {version!r}"
                 )
     return document

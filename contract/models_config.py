@@ -1,6 +1,6 @@
 """Entries of `models.config`: which versions of which directory are served, alike for all that read the file.
 
-Takes TensorFlow Serving's messages as arguments; imports neither them nor gRPC.
+TensorFlow Serving's messages are arguments.
 """
 
 from collections.abc import Collection

@@ -1,7 +1,6 @@
 """Suppression of stderr output during noisy imports.
 
-In `contract` because `export` and `model_server` both need it and never import each other. TensorFlow 2.21 prints about
-eight lines about CPUs and drivers on import, whatever TF_CPP_MIN_LOG_LEVEL says.
+TensorFlow 2.21 prints about eight lines about CPUs and drivers on import, whatever TF_CPP_MIN_LOG_LEVEL says.
 """
 
 import os

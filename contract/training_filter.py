@@ -19,7 +19,7 @@ import numpy as np
 from contract import splitmix64
 from contract.bloom_filter import MAX_HASHES, BloomFilter
 from contract.card import FilterKind
-from contract.errors import TrainingFilterError
+from contract.errors import ContractError
 from contract.files import read_file
 
 DOCUMENTS: Final = "documents"
@@ -40,7 +40,7 @@ _KINDS: tuple[FilterKind, ...] = (DOCUMENTS, SPANS)
 
 
 def polynomials(symbols: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
-    """Return the polynomials of parts of a sequence, of which `to_hashes` makes hashes.
+    """Return the polynomials of parts of a sequence, of which `splitmix64.mix` makes hashes for a Bloom filter.
 
     Args:
         symbols: Token ids, or bytes of UTF-8: unsigned integers (symbols,).
@@ -61,11 +61,6 @@ def concatenated(head: int, head_length: int, tail: int) -> int:
     return (head + tail * pow(_FACTOR, head_length, _MODULUS)) % _MODULUS
 
 
-def to_hashes(parts: np.ndarray) -> np.ndarray:
-    """Return the hashes of polynomials for a Bloom filter, uint64 (parts,)."""
-    return splitmix64.mix(parts)
-
-
 def _powers(base: int, count: int) -> np.ndarray:
     """Return base^0, base^1, … mod 2^64: uint64 (count,)."""
     factors = np.full(count, base, np.uint64)
@@ -75,7 +70,7 @@ def _powers(base: int, count: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class TrainingFilter:
-    """A filter of a training split; see the module for its kinds.
+    """A filter of a training split; see the module for its kinds. No document is missed.
 
     Attributes:
         bloom: The Bloom filter.
@@ -96,14 +91,13 @@ class TrainingFilter:
     def contains(self, token_ids: Sequence[int], text: str) -> bool:
         """Return whether a generation is a training document, or has a span of the training split.
 
-        No document is missed, and no copy of at least `span_tokens` + `stride` - 1 tokens. A copy that begins in the
-        prompt is found only if the caller puts the prompt before both arguments.
+        A copy that begins in the prompt is found only if the caller puts the prompt before both arguments.
 
         Args:
             token_ids: The sampled tokens in the order of sampling, with or without the end token. Only spans need them.
-            text: The whole generated text in reading order. Only documents need it. It is compared exactly, white space
-                included, in the form in which the model generates it: Keras's words in lower case, with a space between
-                two. An empty text is no copy.
+            text: The whole generated text in reading order. Only documents need it. It is compared exactly, in the form
+                in which the model generates it: Keras's words in lower case, with a space between two. An empty text is
+                no copy.
         """
         if self.kind == SPANS:
             return len(self.find_spans(token_ids)) > 0
@@ -118,7 +112,7 @@ class TrainingFilter:
         return self._find(symbols, np.arange(max(0, len(symbols) - self.span_tokens + 1)), self.span_tokens)
 
     def _find(self, symbols: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
-        return self.bloom.find(to_hashes(polynomials(symbols, starts, starts + length)))
+        return self.bloom.find(splitmix64.mix(polynomials(symbols, starts, starts + length)))
 
     @property
     def num_bytes(self) -> int:
@@ -148,22 +142,22 @@ class TrainingFilter:
         """Read the content of a file, uint8 (bytes,), without copying its bits.
 
         Raises:
-            TrainingFilterError: it is damaged or of another format.
+            ContractError: it is damaged or of another format.
         """
         if len(content) < _HEADER.size or content[: len(_MAGIC)].tobytes() != _MAGIC:
-            raise TrainingFilterError(f"not a training filter: it must start with {_MAGIC!r} and have a whole header")
+            raise ContractError(f"not a training filter: it must start with {_MAGIC!r} and have a whole header")
         _, kind, num_hashes, span_tokens, stride, num_bits, num_entries, rate = _HEADER.unpack(
             content[: _HEADER.size].tobytes()
         )
         bits = content[_HEADER.size :]
         if not num_bits or num_bits != 8 * len(bits):
-            raise TrainingFilterError(f"the header says {num_bits} bits, but the file has {8 * len(bits)}")
+            raise ContractError(f"the header says {num_bits} bits, but the file has {8 * len(bits)}")
         if kind >= len(_KINDS) or (_KINDS[kind] == SPANS) != (span_tokens > 0) or not stride:
-            raise TrainingFilterError(
+            raise ContractError(
                 f"kind {kind} (0 documents, 1 spans) with {span_tokens} tokens per span and stride {stride}"
             )
         if not 0 < num_hashes <= MAX_HASHES:
-            raise TrainingFilterError(f"hashes per entry must be from 1 to {MAX_HASHES}, got {num_hashes}")
+            raise ContractError(f"hashes per entry must be from 1 to {MAX_HASHES}, got {num_hashes}")
         return cls(_KINDS[kind], BloomFilter(bits, num_hashes), num_entries, rate, span_tokens, stride)
 
 
@@ -175,19 +169,19 @@ def load_training_filter(path: Path, sha256: str | None = None) -> TrainingFilte
         sha256: Hash of the file in the card; None: do not check it.
 
     Raises:
-        TrainingFilterError: the file cannot be read, is damaged or of another format, or has another hash.
+        ContractError: the file cannot be read, is damaged or of another format, or has another hash.
     """
     try:
         content = read_file(path, MAX_BYTES + _HEADER.size)
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise TrainingFilterError(f"{path}: {error.strerror or error}") from error
+        raise ContractError(f"{path}: {error.strerror or error}") from error
     try:
         loaded = TrainingFilter.from_buffer(np.frombuffer(content, np.uint8))
-    except TrainingFilterError as error:
-        raise TrainingFilterError(f"{path}: {error}") from error
+    except ContractError as error:
+        raise ContractError(f"{path}: {error}") from error
     actual = hashlib.sha256(content).hexdigest()
     if sha256 not in (None, actual):
-        raise TrainingFilterError(f"{path}: has the hash {actual[:12]}…, but the card says {sha256[:12]}…")
+        raise ContractError(f"{path}: has the hash {actual[:12]}…, but the card says {sha256[:12]}…")
     return loaded

@@ -32,9 +32,7 @@ class Batching:
         """Call a function on the padded inputs, and remove the padding from its outputs.
 
         Raises:
-            InvalidArgument: inputs without a batch dimension, with unequal batch sizes, or with a batch size above the
-                maximum.
-            ModelServerError: FAILED_PRECONDITION: an output does not have the batch size.
+            ModelServerError: INVALID_ARGUMENT or FAILED_PRECONDITION: inputs or outputs are no batch.
         """
         batch_size = self._batch_size(inputs)
         # An empty batch is not padded: it has no first entry.
@@ -68,11 +66,7 @@ class Batching:
 
 
 def read_batching(path: Path | None) -> Batching:
-    """Read a file of batching parameters; None means TensorFlow Serving's defaults.
-
-    Raises:
-        ConfigError: the file cannot be read or is invalid.
-    """
+    """Read a file of batching parameters; None means TensorFlow Serving's defaults."""
     return Batching() if path is None else read_proto(path, BatchingParameters, "batching parameters", _from_proto)
 
 

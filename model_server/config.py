@@ -115,9 +115,6 @@ def read_config(path: Path, models_root: Path) -> ServerConfig | None:
     """Read a `ModelServerConfig`; it may list no model: nothing is served then.
 
     `models_root` replaces `/models`. Returns None if the file has no `model_config_list`, not even an empty one.
-
-    Raises:
-        ConfigError: the file cannot be read or is invalid.
     """
 
     def convert(message: ModelServerConfig) -> ServerConfig | None:
@@ -127,11 +124,7 @@ def read_config(path: Path, models_root: Path) -> ServerConfig | None:
 
 
 def from_proto(message: ModelServerConfig, models_root: Path) -> ServerConfig:
-    """Validate and convert a config; `models_root` replaces `/models`.
-
-    Raises:
-        ConfigError: a model is listed twice, or one of its fields is invalid; messages are TensorFlow Serving's.
-    """
+    """Validate and convert a config; `models_root` replaces `/models`. Messages are TensorFlow Serving's."""
     if message.WhichOneof("config") == "custom_model_config":
         raise ConfigError("custom_model_config is not supported, only model_config_list is")
     models: dict[str, ModelConfig] = {}
@@ -168,11 +161,7 @@ def _model(entry: model_server_config_pb2.ModelConfig, models_root: Path) -> Mod
 
 
 def read_credentials(path: Path) -> grpc.ServerCredentials:
-    """Read an SSLConfig, which contains PEM texts, and verify them: gRPC would only fail to bind the port.
-
-    Raises:
-        ConfigError: the file cannot be read or is invalid; the message quotes nothing of it.
-    """
+    """Read an SSLConfig, which contains PEM texts, and verify them: gRPC would only fail to bind the port."""
     return read_proto(path, SSLConfig, "SSL config", _credentials, is_secret=True)
 
 

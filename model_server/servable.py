@@ -50,10 +50,6 @@ class Servable:
         """Run a signature and respond as TensorFlow Serving does: with typed fields and the concrete version.
 
         `output_filter` selects the outputs in the response. The request's model name and version are ignored.
-
-        Raises:
-            ModelServerError: the signature does not exist, an input does not match it, an output does not exist, or the
-                graph failed.
         """
         signature = self.signature(request.model_spec.signature_name)
         arrays = signature.decode(request.inputs)
@@ -69,11 +65,7 @@ class Servable:
 
 
 def load(name: str, version: int, path: Path, batching: Batching | None = None) -> Servable:
-    """Load a version and run its warm-up requests, so that no client pays for the first run of a shape.
-
-    Raises:
-        ModelServerError: the version cannot be loaded, the file is damaged or too long, or a request failed.
-    """
+    """Load a version and run its warm-up requests, so that no client pays for the first run of a shape."""
     servable = Servable(name, version, path, batching)
     file = path / WARMUP_FILE
     if file.is_file():

@@ -36,11 +36,7 @@ _OPTIONS = (
 
 
 def configure_tensorflow(flags: Flags) -> None:
-    """Set the sizes of TensorFlow's thread pools, before TensorFlow runs anything in this process.
-
-    Raises:
-        RuntimeError: TensorFlow is already initialized.
-    """
+    """Set the sizes of TensorFlow's thread pools, before TensorFlow runs anything in this process."""
     tf.config.threading.set_intra_op_parallelism_threads(flags.tensorflow_intra_op_parallelism)
     tf.config.threading.set_inter_op_parallelism_threads(flags.tensorflow_inter_op_parallelism)
 
@@ -91,8 +87,7 @@ class ModelServer:
         Raises:
             ConfigError: the config file is missing or invalid.
             ModelServerError: UNAVAILABLE: the port is in use, or the host is not an address of this machine.
-                FAILED_PRECONDITION: the config has labels, and `allow_version_labels_for_unavailable_models` is not
-                set.
+                FAILED_PRECONDITION: the config has labels, and the flag that allows them is not set.
         """
         self._check_port()
         config = self._read_config()

@@ -48,8 +48,7 @@ class ServerCore:
         """Return a version, by default the newest. It stays usable even when it is unloaded meanwhile.
 
         Raises:
-            ModelServerError: INVALID_ARGUMENT: the name is empty, or the model does not have the label; NOT_FOUND: the
-                model or the version is unknown or not available.
+            ModelServerError: INVALID_ARGUMENT for an empty name or an unknown label, otherwise NOT_FOUND.
         """
         if not name:
             raise InvalidArgument("ModelSpec has no name specified.")
@@ -66,11 +65,7 @@ class ServerCore:
         return versions[resolved]
 
     def statuses(self, name: str, number: int | None = None) -> list[ModelVersionStatus]:
-        """Return the status of a model's versions, newest first, or of one; ended ones and former models included.
-
-        Raises:
-            ModelServerError: NOT_FOUND: the version, or any version of the model, was never found.
-        """
+        """Return the status of a model's versions, newest first, or of one; ended ones and former models included."""
         with self._changed:
             versions = self._models[name].versions.values() if name in self._models else ()
             statuses = [
@@ -91,8 +86,7 @@ class ServerCore:
         """Replace the config; loads and unloads follow in the background. Return the names of the models that are new.
 
         Raises:
-            ModelServerError: FAILED_PRECONDITION: a label points to a version that is not available; the current config
-                stays.
+            ModelServerError: FAILED_PRECONDITION: `_check_labels` refuses a label; the current config stays.
         """
         with self._changed:
             self._check_labels(config)

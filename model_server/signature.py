@@ -51,11 +51,7 @@ class Signature:
         self._callable: Any = None
 
     def decode(self, protos: Mapping[str, TensorProto]) -> Arrays:
-        """Validate and decode the inputs of a request: one tensor per input, of its dtype and a matching shape.
-
-        Raises:
-            InvalidArgument: an input is missing, unknown or does not match; the message names it.
-        """
+        """Decode the inputs of a request, if there is one of its dtype and a matching shape for each; else name it."""
         if protos.keys() != self.inputs.keys():
             raise InvalidArgument(self._names_differ(protos.keys()))
         for number, (name, spec) in enumerate(self.inputs.items()):
@@ -63,11 +59,7 @@ class Signature:
         return {name: tensors.decode(name, protos[name]) for name in self.inputs}
 
     def select(self, output_filter: Sequence[str]) -> Collection[str]:
-        """Return the names of the requested outputs; an empty filter selects all.
-
-        Raises:
-            InvalidArgument: an output does not exist or is listed twice.
-        """
+        """Return the names of the requested outputs; an empty filter selects all."""
         for position, name in enumerate(output_filter):
             if name not in self.outputs:
                 names = ",".join(self.outputs)
@@ -79,11 +71,7 @@ class Signature:
         return output_filter or self.outputs.keys()
 
     def __call__(self, arrays: Arrays) -> Arrays:
-        """Run the graph on inputs as `decode` returns them; the first call optimizes it.
-
-        Raises:
-            ModelServerError: a rule of batching is violated, or TensorFlow's status and message.
-        """
+        """Run the graph on inputs as `decode` returns them; the first call optimizes it."""
         try:
             return self._batching.run(self._compute, arrays) if self._batching else self._compute(arrays)
         except tf.errors.OpError as error:

@@ -10,7 +10,7 @@ from service.backends.messages import predict_pb2, to_proto
 from tests.conftest import TEXT
 from tests.ports import free_port
 
-NUM_STREAMS = 64
+NUM_STREAMS = 32
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 
 

@@ -93,7 +93,7 @@ def quick_to_load(*, bfloat16=False):
 
     make_card = partial(GeneratorCard, batch_sizes=(8, 24, 64))
     with (
-        mock.patch.object(cells.RecurrentStep, "unroll", 1),
+        mock.patch.object(cells.StatefulNetwork, "unroll", 1),
         mock.patch.object(cells, "MIN_BFLOAT16_UNITS", 1 if bfloat16 else 10_000),
         mock.patch.object(publishing, "GeneratorCard", make_card),
     ):

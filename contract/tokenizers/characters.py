@@ -27,16 +27,13 @@ class CharacterTokenizer(LookupVocabulary, JoinedTexts):
         lower: bool = False,
         standardization: Standardization = _AS_IT_IS,
     ) -> None:
-        """Index a vocabulary.
+        """Index a vocabulary, padding first; see `Vocabulary`.
 
         Args:
-            tokens: Token of each id, padding first.
+            tokens: Token of each id.
             unknown: Token for characters outside the vocabulary; None drops them.
             lower: Whether to lower-case text before encoding, as Keras's legacy `Tokenizer(char_level=True)` does.
             standardization: What Keras's `TextVectorization` does to text before encoding; excludes `lower`.
-
-        Raises:
-            TokenizerError: duplicate token, or a special token is missing.
         """
         self.unknown, self.lower, self.standardization = unknown, lower, standardization
         super().__init__(tokens)

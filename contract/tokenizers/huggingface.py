@@ -23,12 +23,14 @@ _BYTES_PER_ID = 40
 # Maximum number of chunks without white space to learn merges from, about 4 million characters. Each character costs up
 # to 90 bytes of memory and 10 µs; repeated words cost next to nothing.
 MAX_ENDLESS_CHUNKS = 64
+# Maximum number of characters without white space in one chunk of a `Chunker`.
+MAX_ENDLESS = 1 << 22
 # White space that belongs to no word: a run up to its last line break, then all of it but the last character.
 WHITE_SPACE = r"\s*[\r\n]+|\s+(?!\S)|\s+"
 
 # Start of white space. No match of the patterns used here crosses it. The characters are listed because Python's `\s`
 # matches some that the library's does not (U+001C to U+001F).
-CUT = re.compile(r"(?<=\S)(?=[ \t\n])")
+_CUT = re.compile(r"(?<=\S)(?=[ \t\n])")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -57,20 +59,45 @@ def byte_pairs(vocabulary: Mapping[str, int], merges: Sequence[Sequence[str]], u
     }
 
 
-def chunks(text: str) -> Iterator[str]:
-    """Split a text into chunks whose encodings, joined, equal the encoding of the whole.
+class Chunker:
+    """An incremental splitter of texts into chunks with the tokens of the whole text; `feed` it parts, then `end` it.
 
-    If there is no white space within `CHUNK_CHARACTERS`, the split may be inside a word.
+    The text is split where white space begins. No word of any unit crosses such a boundary, and no rule looks across
+    it: neither the pre-tokenizer patterns nor context-dependent lower-casing. A long run without white space is split
+    only where `chunks` would split it, so chunks are exact for exact words and subwords at any length. For words by
+    Keras's rules they are exact for words of up to `max_endless` characters, and no word is longer.
     """
-    start = 0
-    while len(text) - start > 2 * CHUNK_CHARACTERS:
-        limit = start + 2 * CHUNK_CHARACTERS
-        cut = CUT.search(text, start + CHUNK_CHARACTERS, limit)
-        end = cut.start() if cut else limit
-        yield text[start:end]
-        start = end
-    if start < len(text):
-        yield text[start:]
+
+    def __init__(self, max_endless: int = MAX_ENDLESS) -> None:
+        self._buffer, self._max_endless = "", max_endless
+        # Position in the buffer from which to search; there is no boundary before it.
+        self._searched = 0
+
+    def feed(self, part: str) -> Iterator[str]:
+        """Add the next part of the text and yield the chunks that are complete."""
+        text, start, position = self._buffer + part, 0, self._searched
+        size = CHUNK_CHARACTERS
+        while len(text) - position > 2 * size:
+            limit = position + 2 * size
+            cut = _CUT.search(text, position + size, limit)
+            position = cut.start() if cut else limit
+            if cut or position - start >= self._max_endless:
+                yield text[start:position]
+                start = position
+        self._buffer, self._searched = text[start:], position - start
+
+    def end(self) -> str:
+        """Return the last chunk of the text; it is empty only if the text is."""
+        last, self._buffer, self._searched = self._buffer, "", 0
+        return last
+
+
+def chunks(text: str) -> Iterator[str]:
+    """Split a text into chunks; without white space within `CHUNK_CHARACTERS`, the split may be inside a word."""
+    chunker = Chunker(max_endless=0)
+    yield from chunker.feed(text)
+    if last := chunker.end():
+        yield last
 
 
 def without_surrogates(text: str) -> str:

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from contract.errors import TokenizerError
+from contract.tokenizers.byte_level import BYTES, ByteTexts
 from contract.tokenizers.huggingface import without_surrogates
 from contract.tokenizers.special_tokens import find_special_tokens
-from contract.tokenizers.subwords import BYTES, byte_detokenizer, byte_label
-from contract.tokenizers.vocabulary import Detokenizer, Tokenizer, as_json
+from contract.tokenizers.vocabulary import Detokenizer, as_json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Library
@@ -34,8 +34,8 @@ def is_imported(document: Any) -> bool:
     return isinstance(document, dict) and document.get("post_processor") is not None
 
 
-class ImportedTokenizer(Tokenizer):
-    """A tokenizer backed by Hugging Face's library.
+class ImportedTokenizer(ByteTexts):
+    """A tokenizer backed by Hugging Face's library; only a byte-level decoder joins bytes.
 
     Tokens that the file marks as special have no text, as in the library. No text can spell one.
     """
@@ -59,6 +59,9 @@ class ImportedTokenizer(Tokenizer):
         self.special, textless = find_special_tokens(self._library, model, self.tokens)
         self.named_textless_ids = frozenset(textless)
         self.textless_ids = frozenset(textless | (set(range(len(self.tokens))) - names.keys()))
+        self._bytes = ()
+        if self.decoder.joins_bytes:
+            self._bytes = tuple(b"" if i in self.textless_ids else _token_bytes(t) for i, t in enumerate(self.tokens))
         # Not before `find_special_tokens`. A post-processor would move token offsets behind the leading space.
         self._library.post_processor = None
         self._library.encode_special_tokens = True
@@ -76,23 +79,20 @@ class ImportedTokenizer(Tokenizer):
         return [start for start, _ in encoding.offsets]
 
     def decode(self, token_ids: Iterable[int]) -> str:
-        """Return the library's text of the ids; special tokens have none."""
+        if self.decoder.joins_bytes:
+            return super().decode(token_ids)
         return self.decoder.text([self.tokens[i] for i in token_ids if i not in self.textless_ids])
 
     def detokenizer(self, beside: str = "", *, backward: bool = False) -> Detokenizer:
         """Return a detokenizer; if the decoder joins by spaces, one separates `beside` from the word at the edge."""
         if self.decoder.joins_bytes:
-            return byte_detokenizer(self, backward=backward)
+            return super().detokenizer(beside, backward=backward)
         return _BackwardImportedDetokenizer(self, beside) if backward else _ImportedDetokenizer(self, beside)
-
-    def join(self, token_ids: Iterable[int]) -> bytes:
-        """Return the bytes of the ids of a byte-level vocabulary; special tokens have none."""
-        return b"".join([_token_bytes(self.tokens[i]) for i in token_ids if i not in self.textless_ids])
 
     def token_bytes(self, *, first: bool, backward: bool = False) -> tuple[bytes, ...] | None:
         """Return None for BPE with word suffixes, and for a backward model unless tokens are bytes."""
         if self.decoder.joins_bytes:
-            return tuple(self.join([token_id]) for token_id in range(len(self.tokens)))
+            return self._bytes
         if backward or self.decoder.has_suffix:
             return None
         previous = None if first else self.decoder.anchor
@@ -105,7 +105,7 @@ class ImportedTokenizer(Tokenizer):
     def label(self, token_id: int) -> str:
         """Return a token's text after another token, or its name if it has none."""
         if self.decoder.joins_bytes:
-            return byte_label(self.join([token_id]), self.tokens[token_id])
+            return super().label(token_id)
         return self.token_text(token_id, self.decoder.anchor) or self.tokens[token_id]
 
     def token(self, token_id: int) -> str | None:
@@ -173,9 +173,7 @@ class _Decoder:
             raise TokenizerError(f"a token has the decoder's suffix {suffix!r} in its middle")
 
     def text(self, tokens: Sequence[str]) -> str:
-        """Return the text of tokens."""
-        if self.joins_bytes:
-            return b"".join(map(_token_bytes, tokens)).decode("utf-8", "replace")
+        """Return the text of tokens, unless they are bytes."""
         return " ".join(tokens) if self._library is None else self._library.decode(tokens)
 
     def token_text(self, token: str, previous: str | None) -> str:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from contract.tokenizers.chunking import Chunker
+from contract.tokenizers.huggingface import Chunker
 from export.corpora.documents import SEPARATOR, Documents, separate_documents
 from export.corpora.shuffling import shuffle_documents
 from export.corpora.sources import read_texts

@@ -1,6 +1,6 @@
 """Encoding of a corpus to token ids in an unnamed, memory-mapped temporary file: only pages in use are in memory.
 
-Text is split at every boundary that `contract.tokenizers.chunking` could use. The segments, mostly a word with its
+Text is split at every boundary that `contract.tokenizers.huggingface` could use. The segments, mostly a word with its
 leading space, repeat, and every unit encodes a segment alone as it does within the text: so they are cached.
 """
 

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from contract import bloom_filter
+from contract import bloom_filter, splitmix64
 from contract.bloom_filter import BloomFilter
 from contract.card import Direction
 from contract.tokenizer import Tokenizer, WordTokenizer
-from contract.training_filter import DOCUMENTS, MAX_BYTES, SPANS, TrainingFilter, concatenated, polynomials, to_hashes
+from contract.training_filter import DOCUMENTS, MAX_BYTES, SPANS, TrainingFilter, concatenated, polynomials
 from export.corpora.corpus import Chunk, Corpus
 from export.corpora.documents import SEPARATOR
 from export.corpora.encoder import encode_corpus
@@ -86,10 +86,10 @@ def _hash_documents(blocks: Iterable[bytes]) -> Iterator[np.ndarray]:
         starts, stops = np.append(0, ends + 1), np.append(ends, len(symbols))
         parts = polynomials(symbols, starts, stops)
         parts[0] = concatenated(head, num_bytes, int(parts[0]))
-        yield to_hashes(parts[:-1])
+        yield splitmix64.mix(parts[:-1])
         head, num_bytes = int(parts[-1]), int(stops[-1] - starts[-1]) + (0 if len(ends) else num_bytes)
     if num_bytes:
-        yield to_hashes(np.array([head], np.uint64))
+        yield splitmix64.mix(np.array([head], np.uint64))
 
 
 def _of_spans(
@@ -118,5 +118,5 @@ def _hash_spans(
         if end is not None:
             num_ends = np.append(0, np.cumsum(block == end))
             starts = starts[num_ends[starts] == num_ends[starts + span_tokens]]
-        yield to_hashes(polynomials(block, starts, starts + span_tokens))
+        yield splitmix64.mix(polynomials(block, starts, starts + span_tokens))
         progress.step(block.nbytes)

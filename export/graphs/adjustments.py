@@ -5,6 +5,7 @@ disabled adjustment is a bit-exact no-op: dividing by 1 and adding 0 change no b
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -16,37 +17,7 @@ NEVER = -1e9
 _ROW_MASK = signatures.MAX_ROWS - 1
 
 
-@dataclass(frozen=True)
-class Masked:
-    """Logits processing that only masks ids.
-
-    Attributes:
-        mask: float32 (V,): `NEVER` for ids that must not be sampled, 0 for the others.
-    """
-
-    mask: tf.Tensor
-    # Whether a sequence may end before its steps are done, without an end token.
-    may_end = False
-
-    def tables(self) -> Loop:
-        """Return the initial tables for `adjust`, as loop variables."""
-        return []
-
-    def adjust(self, t: tf.Tensor, logits: tf.Tensor, tables: Loop) -> tf.Tensor:  # noqa: ARG002 - the same at any t
-        """Return the adjusted logits float32 (batch, V) of step t."""
-        return logits + self.mask
-
-    def count(self, sampled: tf.Tensor, tables: Loop) -> Loop:  # noqa: ARG002 - nothing is counted
-        """Return the tables for the next step, after the sampled ids int32 (batch,)."""
-        return tables
-
-    def end_complete(self, t: tf.Tensor, ends: tf.Tensor, tables: Loop) -> tf.Tensor:  # noqa: ARG002 - none is complete
-        """Return `ends`, int32 (batch,): the steps after which sequences end, where step t may have ended some."""
-        return ends
-
-
-@dataclass(frozen=True)
-class Constraints:
+class Constraints(NamedTuple):
     """Automata that restrict which tokens sequences may sample, in one table for all patterns of a call.
 
     An entry is `distance << ROW_BITS | next row`, or `FORBIDDEN` (see `contract.signatures`). A token is allowed if,
@@ -86,7 +57,7 @@ class Constraints:
 
 
 @dataclass(frozen=True)
-class Adjustments(Masked):
+class Adjustments:
     """Penalties, logit bias and a minimum number of steps before the end token.
 
     Order: the logit of a token in the prompt or output is divided by the repetition penalty if positive, else
@@ -97,8 +68,10 @@ class Adjustments(Masked):
     The lists have N entries per sequence: distinct ids, then padding of id 0 and value 0.
 
     Attributes:
+        mask: float32 (V,): `NEVER` for ids that must not be sampled, 0 for the others.
         end_id: Id of the end token; -1 for a model without one.
-        token_ids: int32 (batch, N): ids with any value below that is not 0.
+        constraints: Applied last, after bias and mask.
+        adjusted_ids: int32 (batch, N): ids with any value below that is not 0.
         counts: float32 (batch, N): how often each id was sampled so far.
         seen: float32 (batch, N): 1 if the id is in the prompt or output so far, else 0.
         bias: float32 (batch, N).
@@ -106,11 +79,12 @@ class Adjustments(Masked):
         frequency_penalty: float32 (batch,); 0 is off.
         repetition_penalty: float32 (batch,), above 0; 1 is off.
         min_steps: int32 (batch,): number of steps of this call in which the end token cannot be sampled.
-        constraints: Applied last, after bias and mask.
     """
 
+    mask: tf.Tensor
     end_id: int
-    token_ids: tf.Tensor
+    constraints: Constraints
+    adjusted_ids: tf.Tensor
     counts: tf.Tensor
     seen: tf.Tensor
     bias: tf.Tensor
@@ -118,14 +92,12 @@ class Adjustments(Masked):
     frequency_penalty: tf.Tensor
     repetition_penalty: tf.Tensor
     min_steps: tf.Tensor
-    constraints: Constraints
-    may_end = True
 
     def tables(self) -> Loop:
         """Return the initial counts, biases plus mask and divisors, float32 (batch, V) each, and rows."""
-        batch, length = tf.shape(self.token_ids)[0], tf.shape(self.token_ids)[1]
+        batch, length = tf.shape(self.adjusted_ids)[0], tf.shape(self.adjusted_ids)[1]
         rows = tf.repeat(tf.range(batch)[:, None], length, axis=1)
-        indices = tf.stack([rows, self.token_ids], axis=2)
+        indices = tf.stack([rows, self.adjusted_ids], axis=2)
         shape = [batch, self.mask.shape[0]]
         counts, seen, bias = (tf.scatter_nd(indices, values, shape) for values in (self.counts, self.seen, self.bias))
         return [
@@ -155,6 +127,6 @@ class Adjustments(Masked):
         return [counts + one_hot, bias, divisors, self.constraints.advance(sampled, rows)]
 
     def end_complete(self, t: tf.Tensor, ends: tf.Tensor, tables: Loop) -> tf.Tensor:
-        """Return `ends` with sequences whose match is complete ending after step t."""
+        """Return `ends`, int32 (batch,), the steps after which sequences end; some may be complete after step t."""
         # Not those that ended before: the zeros after their end may lead to any row.
         return tf.where(self.constraints.is_complete(t, tables[-1]) & (t < ends), t + 1, ends)

@@ -1,7 +1,6 @@
 """One time step of a recurrent network, optimized for generation: few operations, no dropout, no Keras layers.
 
-Every signature runs this same step token by token, so states from `decode` and `prefill` are bit-exact. Knows cells and
-their connections. Does not know sampling, signatures or training, nor in which precision and layout a step computes.
+Every signature runs this same step token by token, so states from `decode` and `prefill` are bit-exact.
 
 A layer whose only input is the embedding has one of V possible inputs, so embedding · kernel + bias is precomputed for
 all of them: a step is a table lookup and one matmul by the recurrent kernel (measured: `docs/log.md`).
@@ -45,18 +44,8 @@ class LayerInput(NamedTuple):
     state: Vectors
 
 
-class LayerOutput(NamedTuple):
-    """The results of a layer for one token: float32 vectors in the layout of the precision.
-
-    Attributes:
-        output: Input of the following layers.
-        state: The new state; empty for a stateless layer.
-        gates: Gate activations and the candidate; empty for a layer without gates.
-    """
-
-    output: tf.Tensor
-    state: Vectors = []  # noqa: RUF012 - nobody changes it
-    gates: Vectors = []  # noqa: RUF012
+# Output, new state and gates with the candidate; the latter two are empty for a layer without any.
+LayerOutput = tuple[tf.Tensor, Vectors, Vectors]
 
 
 class _Layer(tf.Module):
@@ -69,7 +58,7 @@ class _Layer(tf.Module):
 
     @abstractmethod
     def run(self, layer_input: LayerInput) -> LayerOutput:
-        """Process one token."""
+        """Process one token; all results are float32 in the layout of the precision."""
 
 
 class _Cell(_Layer):
@@ -104,25 +93,23 @@ class _Cell(_Layer):
         return precision.add(precision.multiply(inputs, self.kernel), self.bias)
 
     def run(self, layer_input: LayerInput) -> LayerOutput:
-        """See `_Layer.run`."""
         precision, _, inputs, state = layer_input
         new, gates = self.step(precision, self.gate_inputs(precision, inputs[0]), state)
-        return LayerOutput(new[0], new, gates)
+        return new[0], new, gates
 
     @abstractmethod
     def step(self, precision: Precision, gate_inputs: tf.Tensor, state: Vectors) -> tuple[Vectors, Vectors]:
-        """Return the new state, whose first vector is the layer's output, and the gates."""
+        """Return the new state, whose first vector is the layer's output, and the gates; a state is [h], or [h, c]."""
 
 
-class SimpleRNNCell(_Cell):
+class _SimpleRNNCell(_Cell):
     """h' = tanh(x + h·R)."""
 
     def step(self, precision: Precision, gate_inputs: tf.Tensor, state: Vectors) -> tuple[Vectors, Vectors]:
-        """See `_Cell.step`; the state is [h]."""
         return [self.activation(gate_inputs + precision.multiply(state[0], self.recurrent_kernels[0]))], []
 
 
-class LSTMCell(_Cell):
+class _LSTMCell(_Cell):
     """c' = f⊙c + i⊙g, h' = o⊙tanh(c'), with i, f, o = σ(x + h·R) and g = tanh(x + h·R)."""
 
     states = (signatures.HIDDEN, signatures.CELL)
@@ -137,7 +124,6 @@ class LSTMCell(_Cell):
         return (*map(sigmoids_first, (layer.kernel, layer.recurrent_kernel, layer.bias)), np.zeros(0))
 
     def step(self, precision: Precision, gate_inputs: tf.Tensor, state: Vectors) -> tuple[Vectors, Vectors]:
-        """See `_Cell.step`; the state is [h, c]."""
         h, c = state
         units = self.units
         gates = gate_inputs + precision.multiply(h, self.recurrent_kernels[0])
@@ -148,7 +134,7 @@ class LSTMCell(_Cell):
         return [o * self.activation(c), c], [f, i, candidate, o]
 
 
-class GRUCell(_Cell):
+class _GRUCell(_Cell):
     """h' = z⊙h + (1 - z)⊙tanh(x + r⊙(h·R + b)), with z, r = σ(x + h·R + b): Keras's `reset_after=True`."""
 
     gates = (signatures.UPDATE, signatures.RESET, signatures.CANDIDATE)
@@ -158,7 +144,6 @@ class GRUCell(_Cell):
         return layer.kernel, layer.recurrent_kernel, layer.bias[0], layer.bias[1]
 
     def step(self, precision: Precision, gate_inputs: tf.Tensor, state: Vectors) -> tuple[Vectors, Vectors]:
-        """See `_Cell.step`; the state is [h]."""
         (h,) = state
         sizes = [2 * self.units, self.units]
         from_state = precision.add(precision.multiply(h, self.recurrent_kernels[0]), self.recurrent_bias)
@@ -168,16 +153,15 @@ class GRUCell(_Cell):
         return [update * h + (1.0 - update) * candidate], [update, reset, candidate]
 
 
-class OriginalGRUCell(_Cell):
+class _OriginalGRUCell(_Cell):
     """h' = z⊙h + (1 - z)⊙tanh(x + (r⊙h)·R), with z, r = σ(x + h·R): Keras's `reset_after=False`."""
 
-    gates = GRUCell.gates
+    gates = _GRUCell.gates
 
     def _split_recurrent(self, kernel: np.ndarray) -> list[np.ndarray]:
         return np.split(kernel, [2 * self.units], axis=1)
 
     def step(self, precision: Precision, gate_inputs: tf.Tensor, state: Vectors) -> tuple[Vectors, Vectors]:
-        """See `_Cell.step`; the state is [h]."""
         (h,) = state
         gates, last = self.recurrent_kernels
         x_gates, x_last = precision.split(gate_inputs, [2 * self.units, self.units])
@@ -186,7 +170,7 @@ class OriginalGRUCell(_Cell):
         return [update * h + (1.0 - update) * candidate], [update, reset, candidate]
 
 
-_CELLS: dict[str, type[_Cell]] = {"simple_rnn": SimpleRNNCell, "lstm": LSTMCell, "gru": GRUCell}
+_CELLS: dict[str, type[_Cell]] = {"simple_rnn": _SimpleRNNCell, "lstm": _LSTMCell, "gru": _GRUCell}
 _FAST = {"tanh": tf.tanh, "sigmoid": tf.sigmoid, "linear": tf.identity}
 
 
@@ -205,7 +189,7 @@ class _Folded(_Layer):
     def run(self, layer_input: LayerInput) -> LayerOutput:
         precision, token_ids, _, state = layer_input
         new, gates = self.cell.step(precision, precision.from_rows(tf.gather(self.table, token_ids)), state)
-        return LayerOutput(new[0], new, gates)
+        return new[0], new, gates
 
 
 class _Lookup(_Layer):
@@ -214,7 +198,7 @@ class _Lookup(_Layer):
         self.table = tf.Variable(embedding.table, trainable=False)
 
     def run(self, layer_input: LayerInput) -> LayerOutput:
-        return LayerOutput(layer_input.precision.from_rows(tf.gather(self.table, layer_input.token_ids)))
+        return layer_input.precision.from_rows(tf.gather(self.table, layer_input.token_ids)), [], []
 
 
 class _Dense(_Layer):
@@ -226,24 +210,24 @@ class _Dense(_Layer):
 
     def run(self, layer_input: LayerInput) -> LayerOutput:
         precision, _, inputs, _ = layer_input
-        return LayerOutput(self.activation(precision.add(precision.multiply(inputs[0], self.kernel), self.bias)))
+        return self.activation(precision.add(precision.multiply(inputs[0], self.kernel), self.bias)), [], []
 
 
 class _Add(_Layer):
     def run(self, layer_input: LayerInput) -> LayerOutput:
         # In fixed order: float addition is not associative, and results must be bit-exact.
-        return LayerOutput(functools.reduce(tf.add, layer_input.inputs))
+        return functools.reduce(tf.add, layer_input.inputs), [], []
 
 
 class _Concatenate(_Layer):
     def run(self, layer_input: LayerInput) -> LayerOutput:
-        return LayerOutput(layer_input.precision.concatenate(layer_input.inputs))
+        return layer_input.precision.concatenate(layer_input.inputs), [], []
 
 
 def _make(operation: Operation, *, with_bfloat16: bool) -> _Layer:
     match operation:
         case Recurrent():
-            cell = _CELLS[operation.cell] if operation.reset_after else OriginalGRUCell
+            cell = _CELLS[operation.cell] if operation.reset_after else _OriginalGRUCell
             return cell(operation, with_bfloat16=with_bfloat16)
         case Embedding():
             return _Lookup(operation)
@@ -257,6 +241,9 @@ def _make(operation: Operation, *, with_bfloat16: bool) -> _Layer:
 
 class StatefulNetwork(tf.Module):
     """The weights and layers of a network with carried state: the state vectors of its recurrent layers, in order."""
+
+    # Steps per loop iteration: 4 makes `decode` at batch size 8 5 to 15% faster than 1 (measured: `docs/log.md`).
+    unroll = 4
 
     def __init__(self, network: Network) -> None:
         """Copy the weights into variables, and precompute tables of gate inputs up to `MAX_TABLE_BYTES`."""
@@ -285,8 +272,13 @@ class StatefulNetwork(tf.Module):
         return (FLOAT32, BFLOAT16) if self.has_bfloat16 else (FLOAT32,)
 
     @property
+    def state_sizes(self) -> list[int]:
+        """Widths of the state's vectors."""
+        return [layer.units for layer in self.layers for _ in layer.states]
+
+    @property
     def activations(self) -> list[Activation]:
-        """The activations of `step_with_activations`, in order."""
+        """The activations that `step` returns, in order."""
         recurrent = [layer for layer in self.layers if layer.states]
         return [
             Activation(kind, number, layer.units)
@@ -294,63 +286,25 @@ class StatefulNetwork(tf.Module):
             for kind in (*layer.states, *layer.gates)
         ]
 
-    def in_precision(self, precision: Precision) -> "RecurrentStep":
-        """Return the step of this network in one of its `precisions`."""
-        return RecurrentStep(self, precision)
-
-
-class RecurrentStep:
-    """The step of a network in one precision. Vectors of sequences are in its layout, except where rows are named."""
-
-    # Steps per loop iteration: 4 makes `decode` at batch size 8 5 to 15% faster than 1 (measured: `docs/log.md`).
-    unroll = 4
-
-    def __init__(self, network: StatefulNetwork, precision: Precision) -> None:
-        self._network, self._precision = network, precision
-        self.from_rows, self.to_rows, self.select = precision.from_rows, precision.to_rows, precision.select
-
-    def split(self, state: tf.Tensor) -> Vectors:
-        """Split states, rows float32 (batch, S), into the vectors of each layer."""
-        sizes = [layer.units for layer in self._network.layers for _ in layer.states]
-        return self._precision.split(self.from_rows(state), sizes)
-
-    def join(self, parts: Vectors) -> tf.Tensor:
-        """Concatenate state vectors to rows (batch, S), the inverse of `split`."""
-        return self.to_rows(self._precision.concatenate(parts))
-
-    def step(self, token_ids: tf.Tensor, parts: Vectors) -> tuple[tf.Tensor, Vectors]:
-        """Process one token per sequence.
-
-        Args:
-            token_ids: int32 (batch,).
-            parts: The state as returned by `split`.
+    def step(self, precision: Precision, token_ids: tf.Tensor, state: Vectors) -> tuple[tf.Tensor, Vectors, Vectors]:
+        """Process one token per sequence, int32 (batch,), in one of the `precisions`; vectors are in its layout.
 
         Returns:
-            The network's output, U units, and the new state parts.
+            The network's output, U units, the new state, and the `activations`.
         """
-        output, new_parts, _ = self._run(token_ids, parts)
-        return output, new_parts
-
-    def step_with_activations(self, token_ids: tf.Tensor, parts: Vectors) -> tuple[tf.Tensor, Vectors, Vectors]:
-        """Process one token per sequence as `step` does, and also return rows (batch, units) for each activation."""
-        output, new_parts, activations = self._run(token_ids, parts)
-        return output, new_parts, [self.to_rows(each) for each in activations]
-
-    def _run(self, token_ids: tf.Tensor, parts: Vectors) -> tuple[tf.Tensor, Vectors, Vectors]:
-        outputs, new_parts, activations = Vectors(), Vectors(), Vectors()
-        for layer, input_indices in zip(self._network.layers, self._network.inputs, strict=True):
-            old = parts[len(new_parts) : len(new_parts) + len(layer.states)]
+        outputs, new_state, activations = Vectors(), Vectors(), Vectors()
+        for layer, input_indices in zip(self.layers, self.inputs, strict=True):
+            old = state[len(new_state) : len(new_state) + len(layer.states)]
             inputs = [outputs[index] for index in input_indices]
-            output, new, gates = layer.run(LayerInput(self._precision, token_ids, inputs, old))
-            if self._network.skips_padding and new:
-                new = self.select(token_ids != PADDING_ID, new, old)
+            output, new, gates = layer.run(LayerInput(precision, token_ids, inputs, old))
+            if self.skips_padding and new:
+                new = precision.select(token_ids != PADDING_ID, new, old)
                 output = new[0]
-            new_parts += new
+            new_state += new
             activations += [*new, *gates]
             outputs.append(output)
-        return outputs[-1], new_parts, activations
+        return outputs[-1], new_state, activations
 
-    def project(self, hidden: tf.Tensor) -> tf.Tensor:
-        """Project the network's output to logits, rows float32 (batch, V)."""
-        rows = self.to_rows(hidden)
-        return self._network.output.run(LayerInput(FLOAT32, rows, [rows], [])).output
+    def project(self, rows: tf.Tensor) -> tf.Tensor:
+        """Project outputs of `step`, rows float32 (batch, U), to logits float32 (batch, V)."""
+        return self.output.run(LayerInput(FLOAT32, rows, [rows], []))[0]

@@ -1,5 +1,9 @@
-"""Numerical verification of an exported SavedModel against its model, required before publishing."""
+"""Numerical verification of an exported SavedModel against its model, required before publishing; the cost of bfloat16.
 
+Both call the signatures of a loaded SavedModel.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,13 +11,15 @@ import numpy as np
 import tensorflow as tf
 
 from contract import signatures
+from contract.card import PrecisionCheck
+from contract.tokenizer import Tokenizer
 from export.errors import CheckFailed
 from export.graphs.exportable import Exportable
 
 # Of log probabilities, losses and outputs of layers.
 TOLERANCE = 1e-4
 # Against the model in bfloat16, whose factors have three digits: for a wrong graph, not for a coarse one. How much
-# worse the model becomes is in `export.graphs.precision_check`.
+# worse the model becomes is what `check_precision` computes.
 BFLOAT16_TOLERANCE = 0.25
 _BATCH_SIZE, _LENGTH = 8, 64
 # Tokens to compare one by one: few, as rounding errors grow with each step in a network with large weights. The state
@@ -23,6 +29,13 @@ _EMBED_LENGTH = 8
 _NUM_SAMPLED = 16
 _SHARE_PADDING = 0.05
 _CHECKED = (signatures.PREFILL, signatures.DECODE_FULL, signatures.SCORE, signatures.EMBED, signatures.INSPECT)
+# Sequences of `check_precision`, and tokens of each: 16,384 tokens, which two cores of an AMD EPYC score in less than a
+# second.
+_NUM_SCORED, _SCORED_LENGTH = 64, 256
+_SAMPLED = {"temperature": np.float32(1), "top_k": np.int32(0), "top_p": np.float32(1), "min_p": np.float32(0)}
+
+# The signatures of a version, by name.
+Functions = Mapping[str, Callable[..., Mapping[str, tf.Tensor]]]
 
 
 def check_saved_model(path: Path, model: Exportable, num_tokens: int) -> None:
@@ -32,8 +45,8 @@ def check_saved_model(path: Path, model: Exportable, num_tokens: int) -> None:
     The mean negative log likelihood of whole sequences must match to 1e-4 for `score` (in one call, and in two halves,
     the first by `prefill`) and for `serving_default`. `embed` must give the outputs of the model's top layer to 1e-4.
     The log probabilities of `decode_full` for the tokens that it samples, and those of `inspect`, must match `score` to
-    1e-4. The last states of `inspect` must equal the state that it returns. Signatures in bfloat16 must match
-    each other as closely, and the model to 0.25.
+    1e-4. The last states of `inspect` must equal the state that it returns. Signatures in bfloat16 must match each
+    other as closely, and the model to 0.25.
 
     Raises:
         CheckFailed: a value differs by more than its tolerance; the message gives the values or the difference.
@@ -54,7 +67,7 @@ def check_saved_model(path: Path, model: Exportable, num_tokens: int) -> None:
 
 
 def _check_signatures(
-    functions: Any,
+    functions: Functions,
     model: Exportable,
     token_ids: np.ndarray,
     expected: np.ndarray,
@@ -63,27 +76,33 @@ def _check_signatures(
 ) -> None:
     """Check the signatures of one precision, by their names without it; the tolerance is that of the model's values."""
     state = np.zeros((_BATCH_SIZE, model.network.state_size), np.float32)
-    scored = _score(functions, token_ids, state)["logprobs"]
-    _check_tokens(scored, expected, tolerance)
+    scored = _read(functions[signatures.SCORE], token_ids, _LENGTH, state)["logprobs"]
+    scale = np.maximum(1, np.abs(expected))[:, :_COMPARED]
+    _check_close(
+        f"{signatures.SCORE}: a log probability / max(1, |log p|)",
+        scored[:, :_COMPARED] / scale,
+        expected[:, :_COMPARED] / scale,
+        tolerance,
+    )
     _check_loss(signatures.SCORE, scored, expected, tolerance)
     half = _LENGTH // 2
-    first = token_ids[:, :half]
-    prefill = functions[signatures.PREFILL]
-    prefilled = _call(prefill, token_ids=first, lengths=_full(_BATCH_SIZE, half), state=state)["state"]
-    rest = _score(functions, token_ids[:, half:], prefilled)["logprobs"]
+    prefilled = _read(functions[signatures.PREFILL], token_ids[:, :half], half, state)["state"]
+    rest = _read(functions[signatures.SCORE], token_ids[:, half:], half, prefilled)["logprobs"]
     _check_loss(f"{signatures.PREFILL} and {signatures.SCORE}", rest, scored[:, half:], TOLERANCE)
-    _check_embed(functions[signatures.EMBED], model, token_ids[:, :_EMBED_LENGTH], state, tolerance)
+    if model.tops is not None:
+        tops = model.tops(token_ids[:, :_EMBED_LENGTH])
+        total = np.zeros((_BATCH_SIZE, model.network.output_size), np.float32)
+        embedded = _read(functions[signatures.EMBED], token_ids[:, :_EMBED_LENGTH], _EMBED_LENGTH, state, sum=total)
+        _check_close(f"{signatures.EMBED}: sum", embedded["sum"] / _EMBED_LENGTH, tops.mean(axis=1), tolerance)
+        _check_close(f"{signatures.EMBED}: last", embedded["last"], tops[:, -1], tolerance)
     _check_inspect(functions, model, token_ids[:, :half], state)
     _check_decode_full(functions, model, token_ids[:, half], prefilled, rng)
 
 
-def _check_tokens(scored: np.ndarray, expected: np.ndarray, tolerance: float) -> None:
-    errors = np.abs(scored - expected) / np.maximum(1, np.abs(expected))
-    worst = errors[:, :_COMPARED].max()
-    if not worst <= tolerance:
-        raise CheckFailed(
-            f"{signatures.SCORE}: a log probability is off by {worst:.2e} · max(1, |log p|), over {tolerance:g}"
-        )
+def _check_close(name: str, actual: np.ndarray, expected: np.ndarray, tolerance: float = TOLERANCE) -> None:
+    difference = np.abs(actual - expected).max()
+    if not difference <= tolerance:
+        raise CheckFailed(f"{name} differs by {difference:.2e}, over {tolerance:g}")
 
 
 def _check_loss(name: str, actual: np.ndarray, expected: np.ndarray, tolerance: float) -> None:
@@ -93,51 +112,27 @@ def _check_loss(name: str, actual: np.ndarray, expected: np.ndarray, tolerance: 
         )
 
 
-def _check_embed(embed: Any, model: Exportable, token_ids: np.ndarray, state: np.ndarray, tolerance: float) -> None:
-    """Compare the mean and the last top-layer output with the model's, if these are known."""
-    if model.tops is None:
-        return
-    expected, length = model.tops(token_ids), token_ids.shape[1]
-    total = np.zeros((_BATCH_SIZE, model.network.output_size), np.float32)
-    actual = _call(embed, token_ids=token_ids, lengths=_full(_BATCH_SIZE, length), state=state, sum=total)
-    for name, value, expected_value in (
-        ("sum", actual["sum"] / length, expected.mean(axis=1)),
-        ("last", actual["last"], expected[:, -1]),
-    ):
-        difference = np.abs(value - expected_value).max()
-        if not difference <= tolerance:
-            raise CheckFailed(
-                f"{signatures.EMBED}: {name} differs from the model's by {difference:.2e}, over {tolerance:g}"
-            )
-
-
-def _check_inspect(functions: Any, model: Exportable, token_ids: np.ndarray, state: np.ndarray) -> None:
+def _check_inspect(functions: Functions, model: Exportable, token_ids: np.ndarray, state: np.ndarray) -> None:
     """Compare the log probabilities with `score`, and the last states with the returned state."""
-    inspected = _call(
-        functions[signatures.INSPECT], token_ids=token_ids, lengths=_full(_BATCH_SIZE, _LENGTH // 2 - 1), state=state
+    length = token_ids.shape[1] - 1
+    inspected, scored = (
+        _read(functions[name], token_ids, length, state) for name in (signatures.INSPECT, signatures.SCORE)
     )
-    scored = _score(functions, token_ids, state)
+    for name in ("logprobs", "top_logprobs", "state"):
+        _check_close(f"{signatures.INSPECT}: {name}", inspected[name], scored[name])
     states = [each.output for each in model.network.activations if each.kind in (signatures.HIDDEN, signatures.CELL)]
-    parts = np.concatenate([inspected[name][:, -1] for name in states], axis=1) if states else inspected["state"]
-    for name, actual, expected_value in (
-        *((name, inspected[name], scored[name]) for name in ("logprobs", "top_logprobs", "state")),
-        ("states", parts, inspected["state"]),
-    ):
-        difference = np.abs(actual - expected_value).max()
-        if not difference <= TOLERANCE:
-            raise CheckFailed(f"{signatures.INSPECT}: {name} differ by {difference:.2e}, over 1e-4")
+    if states:
+        last = np.concatenate([inspected[name][:, -1] for name in states], axis=1)
+        _check_close(f"{signatures.INSPECT}: states", last, inspected["state"])
 
 
 def _check_decode_full(
-    functions: Any, model: Exportable, token_id: np.ndarray, state: np.ndarray, rng: np.random.Generator
+    functions: Functions, model: Exportable, token_id: np.ndarray, state: np.ndarray, rng: np.random.Generator
 ) -> None:
     """Sample with every adjustment on, without a constraint, and compare the log probabilities with `score`."""
     columns = {
         **dict.fromkeys(("steps", "min_steps"), np.int32(_NUM_SAMPLED)),
-        "temperature": np.float32(1),
-        "top_k": np.int32(0),
-        "top_p": np.float32(1),
-        "min_p": np.float32(0),
+        **_SAMPLED,
         **dict.fromkeys(("presence_penalty", "frequency_penalty"), np.float32(0.5)),
         "repetition_penalty": np.float32(1.2),
         "row": np.int32(signatures.UNCONSTRAINED_ROW),
@@ -156,25 +151,82 @@ def _check_decode_full(
         **{name: np.full(_BATCH_SIZE, value) for name, value in columns.items()},
     )
     token_ids = np.concatenate([token_id[:, None], sampled["token_ids"]], axis=1)
-    for name, expected in _score(functions, token_ids, state).items():
-        difference = np.abs(sampled[name] - expected).max()
+    for name, expected in _read(functions[signatures.SCORE], token_ids, _NUM_SAMPLED, state).items():
         # Equally probable tokens may be in any order.
-        if name != "top_token_ids" and not difference <= TOLERANCE:
-            raise CheckFailed(f"{signatures.DECODE_FULL}: {name} differs from score by {difference:.2e}, over 1e-4")
+        if name != "top_token_ids":
+            _check_close(f"{signatures.DECODE_FULL}: {name}", sampled[name], expected)
 
 
-def _score(functions: Any, token_ids: np.ndarray, state: np.ndarray) -> dict[str, np.ndarray]:
-    batch_size, length = token_ids.shape
-    return _call(functions[signatures.SCORE], token_ids=token_ids, lengths=_full(batch_size, length - 1), state=state)
+def check_precision(
+    functions: Functions, tokenizer: Tokenizer, documents: Sequence[str], state_size: int, *, backward: bool
+) -> PrecisionCheck:
+    """Compute the loss of the signatures in float32 and in bfloat16, each carrying its own state, for the card.
+
+    Args:
+        functions: The signatures of a version, by name.
+        tokenizer: Its tokenizer.
+        documents: A text that the model was not trained on, of which at most 16,384 tokens are used; if it has less
+            than 256, tokens sampled from the model take its place.
+        state_size: S, floats of state per sequence.
+        backward: Whether it is a backward model.
+    """
+    token_ids, text = _encode(tokenizer, documents, backward=backward), "held_out"
+    lengths = np.full(len(token_ids), _SCORED_LENGTH, np.int32)
+    if not len(token_ids):
+        token_ids, lengths = _sample(functions, tokenizer, state_size)
+        text = "sampled"
+    state = np.zeros((len(token_ids), state_size), np.float32)
+    losses = {}
+    for precision in (signatures.FLOAT32, signatures.BFLOAT16):
+        score = functions[signatures.in_precision(signatures.SCORE, precision)]
+        logprobs = _call(score, token_ids=token_ids, lengths=lengths, state=state)["logprobs"]
+        losses[precision] = float(-logprobs.sum(dtype=np.float64) / lengths.sum())
+    return PrecisionCheck(text=text, tokens=int(lengths.sum()), **losses)
 
 
-def _call(function: Any, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+def _encode(tokenizer: Tokenizer, documents: Sequence[str], *, backward: bool) -> np.ndarray:
+    """Return token ids int32 (batch, 257) of the documents, one after another, each with its end token."""
+    end = [] if tokenizer.special.end is None else [tokenizer.special.end]
+    ids: list[int] = []
+    for document in documents:
+        if len(ids) >= _NUM_SCORED * (_SCORED_LENGTH + 1):
+            break
+        ids += [*tokenizer.encode(document)[:: -1 if backward else 1], *end]
+    num_rows = min(_NUM_SCORED, len(ids) // (_SCORED_LENGTH + 1))
+    return np.array(ids[: num_rows * (_SCORED_LENGTH + 1)], np.int32).reshape(num_rows, _SCORED_LENGTH + 1)
+
+
+def _sample(functions: Functions, tokenizer: Tokenizer, state_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return sampled token ids int32 (64, T + 1), from the start token on, and how many of each sequence to score."""
+    rng = np.random.default_rng(0)
+    last, state = np.full(_NUM_SCORED, tokenizer.special.start, np.int32), np.zeros((_NUM_SCORED, state_size), "f4")
+    parts, ended = [last[:, None]], np.zeros(_NUM_SCORED, bool)
+    for _ in range(_SCORED_LENGTH // signatures.MAX_DECODE_STEPS):
+        decoded = _call(
+            functions[signatures.DECODE],
+            token_id=last,
+            state=state,
+            uniforms=rng.random((_NUM_SCORED, signatures.MAX_DECODE_STEPS), dtype=np.float32),
+            steps=np.where(ended, 0, signatures.MAX_DECODE_STEPS).astype(np.int32),
+            **{name: np.full(_NUM_SCORED, value) for name, value in _SAMPLED.items()},
+        )
+        sampled, state = decoded["token_ids"], decoded["state"]
+        parts.append(sampled)
+        last, ended = sampled[:, -1], ended | (sampled == tokenizer.special.end).any(axis=1)
+    token_ids = np.concatenate(parts, axis=1)
+    is_end = token_ids[:, 1:] == tokenizer.special.end
+    lengths = np.where(is_end.any(axis=1), is_end.argmax(axis=1) + 1, token_ids.shape[1] - 1)
+    return token_ids, lengths.astype(np.int32)
+
+
+def _read(function: Any, token_ids: np.ndarray, length: int, state: np.ndarray, **more: np.ndarray) -> dict[str, Any]:
+    """Call a signature that processes as many tokens of each sequence."""
+    return _call(function, token_ids=token_ids, lengths=np.full(len(token_ids), length, np.int32), state=state, **more)
+
+
+def _call(function: Any, **inputs: np.ndarray) -> dict[str, Any]:
     outputs = function(**{name: tf.constant(value) for name, value in inputs.items()})
     return {name: value.numpy() for name, value in outputs.items()}
-
-
-def _full(batch_size: int, value: int) -> np.ndarray:
-    return np.full(batch_size, value, np.int32)
 
 
 def _log_probabilities(logits: np.ndarray, token_ids: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Preparation of a Keras model or an imported function for export: its step function and its reference logits.
 
-Knows the two ways to serve a model: with carried state, or with a sliding window. Does not know signatures or files.
+A model is served in one of two ways: with carried state, or with a sliding window.
 """
 
 import hashlib
@@ -15,25 +15,26 @@ import tensorflow as tf
 
 from export.errors import NotFinite, UnsupportedModel
 from export.graphs.cells import StatefulNetwork
-from export.graphs.graph import read_graph
-from export.graphs.network import CELLS, Network, read_network, without_softmax
-from export.graphs.rebuild import all_layers, is_plain, needs_rebuild, rebuild_plain, rebuild_unfixed
+from export.graphs.network import CELLS, Network, all_layers, read_graph, read_network, without_softmax
 from export.graphs.window import (
-    MIN_PROBABILITY,
     Function,
     Window,
     as_input,
     call,
-    function_window,
-    gives_probabilities,
     is_shared,
     keras_window,
     last_output,
+    logits_window,
     model_up_to,
 )
 
 # int32 (batch, T) to float32 (batch, T, width).
 LogitsFn = Callable[[np.ndarray], np.ndarray]
+# Tolerance of the sum of probabilities; those of bfloat16 are up to 1% off.
+_PROBABILITY_TOLERANCE = 2e-2
+# Lower limit of probabilities before the logarithm, as log(0) is undefined.
+_MIN_PROBABILITY = 1e-37
+_BATCH_SIZE = 8
 
 
 @dataclass(frozen=True)
@@ -95,10 +96,7 @@ def prepare(model: keras.Model, context: int | None = None) -> Exportable:
                     f"{error}; so it carries no state and must be a sliding-window model: pass the length of its "
                     f"training sequences as context length"
                 ) from error
-    if length not in (None, context):
-        raise UnsupportedModel(
-            f"the model's input has a fixed length of {length} tokens, got a context length of {context}"
-        )
+    require_context(length, context)
     return _prepare_window(model, context)
 
 
@@ -108,22 +106,32 @@ def fixed_length(model: keras.Model) -> int | None:
     return shape[1] if isinstance(shape, tuple) and len(shape) == 2 else None
 
 
+def require_context(length: int | None, context: int | None) -> None:
+    """Raise UnsupportedModel if a model's input has a fixed length other than the context length."""
+    if context is not None and length not in (None, context):
+        raise UnsupportedModel(
+            f"the model's input has a fixed length of {length} tokens, got a context length of {context}"
+        )
+
+
 def _prepare_stateful(model: keras.Model, network: Network) -> Exportable:
-    whole = rebuild_unfixed(model) if needs_rebuild(model) else model
+    whole = _rebuild(model, _UNFIXED) if _needs_rebuild(model) else model
     nodes = without_softmax(read_graph(whole))
     top_layer = nodes[nodes[-1].inputs[0]].layer
     top = None if is_shared(top_layer, nodes) else model_up_to(whole, lambda: keras.tree.flatten(top_layer.output)[0])
 
-    def outputs(token_ids: np.ndarray) -> np.ndarray:
-        return np.asarray(whole(as_input(token_ids, whole), training=False))
+    def outputs(token_ids: np.ndarray) -> tf.Tensor:
+        return whole(as_input(token_ids, whole), training=False)
 
     vectors = network.embedding.table
     num_embeddings, width = vectors.shape
+    are_probabilities = _are_probabilities(outputs(_random_ids(num_embeddings, 1))[:, -1])
     return Exportable(
         StatefulNetwork(network),
         Facts(network.cell, len(network.recurrent), width),
         network.sha256(),
-        *_reference_logits(outputs, num_embeddings),
+        lambda token_ids: np.asarray(_as_logits(outputs(token_ids), are_probabilities)),
+        are_probabilities,
         tops=None if top is None else lambda token_ids: np.asarray(top(as_input(token_ids, whole), training=False)),
         num_embeddings=num_embeddings,
         vectors=vectors,
@@ -133,22 +141,20 @@ def _prepare_stateful(model: keras.Model, network: Network) -> Exportable:
 
 def _prepare_window(original: keras.Model, context: int) -> Exportable:
     can_be_rebuilt = isinstance(original, keras.Sequential) or hasattr(original, "input_shape")
-    model = rebuild_plain(original) if can_be_rebuilt and not is_plain(original) else original
-
+    model = _rebuild(original, _PLAIN) if can_be_rebuilt and not _is_plain(original) else original
     layers = list(all_layers(model))
     kinds = {name for layer in layers for name, kind in CELLS.items() if type(layer) is kind}
     embedding = next((layer for layer in layers if isinstance(layer, keras.layers.Embedding)), None)
     num_embeddings = None if embedding is None else embedding.input_dim
-    network = keras_window(model, context)
+    logits, are_probabilities = _logits_of(lambda token_ids: call(model, token_ids, model), context, num_embeddings)
     structure = json.dumps(_description(original), sort_keys=True, default=lambda value: type(value).__name__)
     return Exportable(
-        network,
+        keras_window(model, logits, context),
         Facts(kinds.pop() if len(kinds) == 1 else None, 0, embedding.output_dim if embedding else 0, context),
         # Not `variables`: these include dropout seeds, which are random at every load.
         _hash(f"{context} {structure}", [variable.value for variable in model.weights]),
-        *_reference_logits(
-            _by_windows(lambda ids: call(model, ids, model), context), num_embeddings or network.vocab_size
-        ),
+        _by_windows(logits, context),
+        are_probabilities,
         num_embeddings=num_embeddings,
         vectors=None if embedding is None else np.asarray(embedding.embeddings, np.float32),
         keras_model=original,
@@ -177,11 +183,10 @@ def prepare_function(
     Raises:
         UnsupportedModel: its outputs have another shape.
     """
-    network = function_window(function, context, [*variables, *([] if keep is None else [keep])])
+    logits, are_probabilities = _logits_of(function, context, None)
+    network = logits_window(logits, context, [*variables, *([] if keep is None else [keep])])
     digest = _hash(f"{context} {hashlib.sha256(structure).hexdigest()}", variables)
-    return Exportable(
-        network, Facts(context=context), digest, *_reference_logits(_by_windows(function, context), network.vocab_size)
-    )
+    return Exportable(network, Facts(context=context), digest, _by_windows(logits, context), are_probabilities)
 
 
 def _hash(structure: str, variables: Sequence[tf.Variable]) -> str:
@@ -192,26 +197,112 @@ def _hash(structure: str, variables: Sequence[tf.Variable]) -> str:
     return digest.hexdigest()
 
 
-def _by_windows(function: Function, context: int) -> LogitsFn:
+def _logits_of(function: Function, context: int, num_ids: int | None) -> tuple[Function, bool]:
+    """Return a function to the logits of the last token, float32 (batch, V), and whether the outputs are probabilities.
+
+    Raises:
+        UnsupportedModel: the outputs have another shape, or are neither logits nor probabilities.
+    """
+    outputs = last_output(function(tf.zeros([_BATCH_SIZE, context], tf.int32)))
+    if outputs.shape.rank != 2 or not outputs.dtype.is_floating:
+        raise UnsupportedModel(
+            f"the outputs must be floats of shape (batch, vocabulary) or (batch, tokens, vocabulary), got "
+            f"{outputs.dtype.name} of shape {tuple(outputs.shape)}"
+        )
+    outputs = last_output(function(_random_ids(num_ids or int(outputs.shape[1]), context)))
+    are_probabilities = _are_probabilities(outputs)
+    rows = np.asarray(tf.cast(outputs, tf.float32))
+    # As logits, outputs of sigmoids and similar would give nearly uniform samples. All zeros are the logits of a model
+    # with an untrained last layer.
+    if not are_probabilities and (rows >= 0).all() and (rows <= 1).all() and rows.any():
+        raise UnsupportedModel(
+            f"every output is between 0 and 1, but they add up to {rows.sum(axis=1).max():.3g} and not to 1: neither "
+            f"probabilities nor logits"
+        )
+    return lambda token_ids: _as_logits(last_output(function(token_ids)), are_probabilities), are_probabilities
+
+
+def _random_ids(num_ids: int, length: int) -> tf.Tensor:
+    return tf.constant(np.random.default_rng(0).integers(0, num_ids, (_BATCH_SIZE, length)), tf.int32)
+
+
+def _are_probabilities(outputs: tf.Tensor) -> bool:
+    """Return whether outputs (batch, V) of a model are probabilities and not logits.
+
+    Raises:
+        NotFinite: an output is NaN or infinite.
+    """
+    rows = np.asarray(tf.cast(outputs, tf.float32))
+    if not np.isfinite(rows).all():
+        raise NotFinite("an output is NaN or infinite: the training did not converge")
+    return bool((rows >= 0).all() and np.abs(rows.sum(axis=1) - 1).max() < _PROBABILITY_TOLERANCE)
+
+
+def _as_logits(outputs: tf.Tensor, are_probabilities: bool) -> tf.Tensor:
+    outputs = tf.cast(outputs, tf.float32)
+    return tf.math.log(tf.maximum(outputs, _MIN_PROBABILITY)) if are_probabilities else outputs
+
+
+def _by_windows(logits: Function, context: int) -> LogitsFn:
     """Return a function that calls the model for each token with the window that ends there, left-padded."""
-    traced = tf.function(function, input_signature=[tf.TensorSpec([None, context], tf.int32)])
+    traced = tf.function(logits, input_signature=[tf.TensorSpec([None, context], tf.int32)])
 
     def outputs(token_ids: np.ndarray) -> np.ndarray:
         padded = np.pad(token_ids, ((0, 0), (context, 0)))
         ends = range(1, token_ids.shape[1] + 1)
-        by_token = [np.asarray(last_output(traced(tf.constant(padded[:, end : end + context])))) for end in ends]
-        return np.stack(by_token, axis=1)
+        return np.stack([traced(tf.constant(padded[:, end : end + context])).numpy() for end in ends], axis=1)
 
     return outputs
 
 
-def _reference_logits(outputs: LogitsFn, num_ids: int) -> tuple[LogitsFn, bool]:
-    """Test in a call whether outputs are probabilities; return a function to logits, and the result of the test."""
-    token_ids = np.random.default_rng(0).integers(0, num_ids, (8, 1)).astype(np.int32)
-    are_probabilities = gives_probabilities(outputs(token_ids)[:, -1])
+def _needs_rebuild(model: keras.Model) -> bool:
+    """Return whether a model has a fixed batch size or length, is stateful, or outputs only the last token."""
+    recurrent = [layer for layer in model.layers if isinstance(layer, tuple(CELLS.values()))]
+    fixed = any(size is not None for size in model.input_shape)
+    return fixed or not _is_plain(model) or any(layer.stateful or not layer.return_sequences for layer in recurrent)
 
-    def logits(token_ids: np.ndarray) -> np.ndarray:
-        raw = np.asarray(outputs(token_ids), np.float32)
-        return np.log(np.maximum(raw, MIN_PROBABILITY)) if are_probabilities else raw
 
-    return logits, are_probabilities
+def _is_plain(model: keras.Model) -> bool:
+    """Return whether a model computes in float32, takes any batch size and is stateless."""
+    layers = list(all_layers(model))
+    floats = all(layer.compute_dtype in ("float32", None) for layer in layers if layer.weights)
+    fixed = isinstance(model.input_shape, tuple) and model.input_shape[0] is not None
+    return floats and not fixed and not any(getattr(layer, "stateful", False) for layer in layers)
+
+
+def _in_float32(dtype: Any) -> Any:
+    """Replace a float dtype or dtype policy by float32; other dtypes, such as int32 inputs, are unchanged."""
+    name = dtype["config"].get("name") if isinstance(dtype, dict) and "config" in dtype else dtype
+    return "float32" if isinstance(name, str) and "float" in name else dtype
+
+
+# By names of config entries, what a rebuilt model has in their place: it is plain; unfixed, it takes any length, too,
+# and outputs every token.
+Changes = dict[str, Callable[[Any], Any]]
+_SHAPES = ("batch_shape", "build_input_shape")
+_PLAIN: Changes = {
+    "stateful": lambda _: False,
+    "dtype": _in_float32,
+    **dict.fromkeys(_SHAPES, lambda shape: [None, *shape[1:]]),
+}
+_UNFIXED: Changes = {**_PLAIN, **dict.fromkeys(_SHAPES, lambda _: [None, None]), "return_sequences": lambda _: True}
+
+
+def _rebuild(model: keras.Model, changes: Changes) -> keras.Model:
+    """Rebuild a model from its changed config, with the same weights."""
+    rebuilt = type(model).from_config(_apply_changes(model.get_config(), changes))
+    rebuilt.set_weights(model.get_weights())
+    return rebuilt
+
+
+def _apply_changes(config: Any, changes: Changes) -> Any:
+    """Apply the changes to all entries with these names, at any depth."""
+    if isinstance(config, list | tuple):
+        return type(config)(_apply_changes(item, changes) for item in config)
+    if not isinstance(config, dict):
+        return config
+    kept = {name: value for name, value in config.items() if name != "build_config"}
+    return {
+        name: changes[name](value) if name in changes and value is not None else _apply_changes(value, changes)
+        for name, value in kept.items()
+    }

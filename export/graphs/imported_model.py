@@ -1,13 +1,12 @@
-"""Imported models: `.keras` files, Keras 2's `.h5` files and SavedModels.
+"""Imported models: `.keras` files, Keras 2's `.h5` files and SavedModels."""
 
-Knows their file formats, and what Keras 3 cannot load of Keras 2's. Does not know how they are served.
-"""
-
+import contextlib
 import json
 import re
 import shutil
 import tempfile
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,10 @@ import numpy as np
 import tensorflow as tf
 
 from export.archives import DAMAGED, read_config, read_metadata, write_config
-from export.errors import NotFinite, UnknownCode, UnsupportedModel
-from export.graphs.exportable import Exportable, fixed_length, prepare, prepare_function
-from export.graphs.network import read_network
+from export.errors import UnknownCode, UnsupportedModel
+from export.graphs.exportable import Exportable, fixed_length, prepare, prepare_function, require_context
+from export.graphs.network import all_layers, read_network
 from export.graphs.operations import require_harmless
-from export.graphs.rebuild import all_layers
 from export.layer_vocabularies import read_layers
 
 _HDF5, _ZIP = b"\x89HDF", b"PK"
@@ -36,8 +34,9 @@ _HARD_SIGMOID = 0.2 * 6
 _GATES = {"LSTM": (True, True, False, True), "GRU": (True, True, False)}
 # Exceptions of Keras and TensorFlow for an input that the model does not accept.
 _REFUSALS = (ValueError, TypeError, LookupError, AttributeError, NotImplementedError, tf.errors.OpError)
-_COLOUR, _RAISED = re.compile(r"\x1b\[\d*m"), re.compile(r"(\w+\.)*\w*Error: ")
-_FRAMES = ("Exception encountered", "Arguments received", "Graph execution error", "Detected at", "File ", "•", "{{")
+_COLOUR_OR_NODE = re.compile(r"\x1b\[\d*m|\{\{[^}]*\}\} ?|\s*\[Op:\w+\] name:")
+_RAISED = re.compile(r"(\w+\.)*\w*Error: ")
+_FRAMES = ("Exception encountered", "Arguments received", "Graph execution error", "Detected at", "File ", "•")
 
 
 @dataclass(frozen=True)
@@ -61,23 +60,32 @@ def read_imported(path: Path, window: int | None) -> ImportedModel:
         UnsupportedModel: the model cannot be loaded, has a custom layer, has unsupported inputs or outputs, or needs a
             window of unknown length.
     """
-    if path.is_dir():
-        return _from_saved_model(path, window)
-    return _from_keras(path, window)
+    with _naming(path):
+        try:
+            return _from_saved_model(path, window) if path.is_dir() else _from_keras(path, window)
+        except _REFUSALS as error:
+            raise UnsupportedModel(f"it cannot be run: {_summary_line(error)}") from error
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Put the file's name before errors, unless it is there."""
+    try:
+        yield
+    except UnsupportedModel as error:
+        if str(error).startswith(f"{path}: "):
+            raise
+        raise type(error)(f"{path}: {error}") from error
 
 
 def _from_keras(path: Path, window: int | None) -> ImportedModel:
-    model = _from_token_ids(load_keras(path), path)
-    _require_one_input_and_output(model, path)
+    model = _from_token_ids(_load(path))
+    _require_one_input_and_output(model)
     try:
         prepared = prepare(model, window)
-    except NotFinite as error:
-        raise UnsupportedModel(f"{path}: {error}") from error
     except UnsupportedModel as error:
         option = " (--context-length)" if "context length" in str(error) else ""
-        raise UnsupportedModel(f"{path}: {error}{option}") from error
-    except _REFUSALS as error:
-        raise UnsupportedModel(f"{path}: it cannot be run: {_summary_line(error)}") from error
+        raise UnsupportedModel(f"{error}{option}") from error
     lines = [f"{path}: {', '.join(type(layer).__name__ for layer in model.layers)}"]
     if prepared.facts.context is None:
         lines.append(f"it carries its state from token to token: {prepared.network.state_size:,} floats per sequence")
@@ -88,12 +96,11 @@ def _from_keras(path: Path, window: int | None) -> ImportedModel:
                 f"--context-length {length} serves it as it was trained"
             )
     else:
-        why = "as --context-length requests" if window is not None else _why_no_state(model)
-        lines.append(f"it is a sliding-window model of {prepared.facts.context} tokens, padded on the left: {why}")
+        lines.append(_window_line(prepared, "as --context-length requests" if window else _why_no_state(model)))
     return ImportedModel(prepared, (*lines, _outputs_line(prepared)))
 
 
-def _from_token_ids(model: keras.Model, path: Path) -> keras.Model:
+def _from_token_ids(model: keras.Model) -> keras.Model:
     """Return a model without the layer that maps its input, text, to token ids: the gateway does that."""
     lookups = [layer for layer in model.layers if isinstance(layer, _LOOKUPS) and not getattr(layer, "invert", False)]
     if not lookups:
@@ -107,7 +114,7 @@ def _from_token_ids(model: keras.Model, path: Path) -> keras.Model:
     except (ValueError, AttributeError) as error:
         kind, name = type(lookups[0]).__name__, lookups[0].name
         raise UnsupportedModel(
-            f"{path}: {kind} {name!r} must be the first layer of a model that was built: {_summary_line(error)}"
+            f"{kind} {name!r} must be the first layer of a model that was built: {_summary_line(error)}"
         ) from error
     layers = [layer for layer in inner.layers if not isinstance(layer, keras.layers.InputLayer)]
     # The usual end-to-end model is such a layer before the model that was trained.
@@ -122,6 +129,10 @@ def _why_no_state(model: keras.Model) -> str:
     raise AssertionError("a model that can carry a state was given a window")
 
 
+def _window_line(model: Exportable, why: str) -> str:
+    return f"it is a sliding-window model of {model.facts.context} tokens, padded on the left: {why}"
+
+
 def _outputs_line(model: Exportable) -> str:
     kind = "probabilities" if model.gives_probabilities else "logits"
     return f"its outputs are {kind} of {model.network.vocab_size:,} tokens"
@@ -129,7 +140,7 @@ def _outputs_line(model: Exportable) -> str:
 
 def _summary_line(error: Exception) -> str:
     """Return the informative line of an error; Keras and TensorFlow surround it with call frames and arguments."""
-    lines = [line.strip() for line in _COLOUR.sub("", str(error)).splitlines() if line.strip()]
+    lines = [line.strip() for line in _COLOUR_OR_NODE.sub("", str(error)).splitlines() if line.strip()]
     # A traceback in the message precedes the name of the last error.
     begin = max((i for i, line in enumerate(lines) if _RAISED.match(line)), default=0)
     lines[begin:] = [_RAISED.sub("", line) for line in lines[begin:]]
@@ -137,14 +148,14 @@ def _summary_line(error: Exception) -> str:
     return (informative or lines or [type(error).__name__])[0][:300]
 
 
-def _require_one_input_and_output(model: keras.Model, path: Path) -> None:
+def _require_one_input_and_output(model: keras.Model) -> None:
     inputs, outputs = getattr(model, "inputs", None) or [], getattr(model, "outputs", None) or []
     if len(inputs) != 1 or len(outputs) != 1:
-        raise UnsupportedModel(f"{path}: one input and one output are needed, got {len(inputs)} and {len(outputs)}")
+        raise UnsupportedModel(f"one input and one output are needed, got {len(inputs)} and {len(outputs)}")
     input_shape, output_shape = tuple(inputs[0].shape), tuple(outputs[0].shape)
     if len(input_shape) != 2 or len(output_shape) not in (2, 3):
         raise UnsupportedModel(
-            f"{path}: the input must be token ids (batch, tokens) and the output (batch, vocabulary) or "
+            f"the input must be token ids (batch, tokens) and the output (batch, vocabulary) or "
             f"(batch, tokens, vocabulary), got {input_shape} and {output_shape}"
         )
 
@@ -156,15 +167,18 @@ def load_keras(path: Path) -> keras.Model:
         UnknownCode: the model has custom code.
         UnsupportedModel: the file cannot be loaded.
     """
+    with _naming(path):
+        return _load(path)
+
+
+def _load(path: Path) -> keras.Model:
     try:
         with path.open("rb") as file:
             start = file.read(4)
     except OSError as error:
-        raise UnsupportedModel(f"{path}: {error.strerror}") from error
-    if start.startswith(_ZIP):
-        _require_keras_3(path)
-    elif not start.startswith(_HDF5):
-        raise UnsupportedModel(f"{path}: neither a .keras file, nor an .h5 file, nor a SavedModel directory")
+        raise UnsupportedModel(str(error.strerror)) from error
+    if not start.startswith((_ZIP, _HDF5)):
+        raise UnsupportedModel("neither a .keras file, nor an .h5 file, nor a SavedModel directory")
     try:
         with warnings.catch_warnings():
             # Warnings about Keras 2 arguments that have no effect here.
@@ -173,41 +187,40 @@ def load_keras(path: Path) -> keras.Model:
     except UnsupportedModel:
         raise
     except Exception as error:
-        raise _explained(path, str(error)) from error
+        raise _explained(str(error)) from error
 
 
-def _explained(path: Path, message: str) -> UnsupportedModel:
+def _explained(message: str) -> UnsupportedModel:
     unknown = re.search(r"Could not locate class '([^']+)'|Unknown layer: '?([\w>]+)'?", message)
     if unknown:
         name = unknown[1] or unknown[2]
         return UnknownCode(
-            f"{path}: layer class {name!r} is not one of Keras's; where the class is defined, save a functional model "
+            f"layer class {name!r} is not one of Keras's; where the class is defined, save a functional model "
             f"of its layers, which carries its state, or write a SavedModel with model.export('directory'), and import "
             f"that directory"
         )
     if "lambda" in message.lower() and "unsafe" in message.lower():
         return UnknownCode(
-            f"{path}: a Lambda layer has Python code, which is not run; if you trust it, write a SavedModel with "
+            "a Lambda layer has Python code, which is not run; if you trust it, write a SavedModel with "
             "model.export('directory'), and import that directory"
         )
-    return UnsupportedModel(f"{path}: Keras cannot read it: " + message.strip().partition("\n")[0][:200])
-
-
-def _require_keras_3(path: Path) -> None:
-    """Reject `.keras` files of Keras 2, which store weights differently, and files whose unpacked size is too large."""
-    try:
-        version = read_metadata(path)["keras_version"]
-    except DAMAGED as error:
-        raise UnsupportedModel(f"{path}: not a .keras file, or a damaged one ({error})") from error
-    if str(version).startswith("2."):
-        raise UnsupportedModel(
-            f"{path}: written by Keras {version}, whose .keras files Keras {keras.__version__} cannot read; there, "
-            f"save the model as .h5"
-        )
+    return UnsupportedModel("Keras cannot read it: " + message.strip().partition("\n")[0][:200])
 
 
 def _load_keras_3(path: Path) -> keras.Model:
-    """Load a file, with vocabularies moved into the config: Keras misreads a vocabulary file with a newline as term."""
+    """Load a file, with vocabularies moved into the config: Keras misreads a vocabulary file with a newline as term.
+
+    `.keras` files of Keras 2 store weights differently.
+    """
+    try:
+        version = str(read_metadata(path)["keras_version"])
+    except DAMAGED as error:
+        raise UnsupportedModel(f"not a .keras file, or a damaged one ({error})") from error
+    if version.startswith("2."):
+        raise UnsupportedModel(
+            f"written by Keras {version}, whose .keras files Keras {keras.__version__} cannot read; there, save the "
+            f"model as .h5"
+        )
     config, layers = read_layers(path)
     if not layers:
         return keras.models.load_model(path, compile=False)
@@ -221,7 +234,7 @@ def _load_h5(path: Path) -> keras.Model:
     """Load via a copy without the options that Keras 3 rejects: Keras's loader needs a file."""
     config, version = read_config(path)
     if config is None:
-        raise UnsupportedModel(f"{path}: only weights, without the model; save both with model.save")
+        raise UnsupportedModel("only weights, without the model; save both with model.save")
     cleaned = json.dumps(_with_input(json.loads(config, object_hook=_without_removed_options)))
     with tempfile.TemporaryDirectory() as directory:
         copy = Path(directory) / "model.h5"
@@ -273,62 +286,52 @@ def _with_input(config: Any) -> Any:
 
 def _from_saved_model(path: Path, window: int | None) -> ImportedModel:
     loaded, function = _load_serving_default(path)
-    name, spec = _require_one(function.structured_input_signature[1], f"{path}: serving_default must have one input")
-    output, _ = _require_one(function.structured_outputs, f"{path}: serving_default must have one output")
-    context = _context_of(path, name, spec, window)
+    name, spec = _require_one(function.structured_input_signature[1], "input")
+    output, _ = _require_one(function.structured_outputs, "output")
+    context = _context_of(name, spec, window)
 
     def call(token_ids: tf.Tensor) -> tf.Tensor:
         return function(**{name: tf.cast(token_ids, spec.dtype)})[output]
 
     structure = (path / _SAVED_MODEL).read_bytes()
-    try:
-        prepared = prepare_function(call, context, list(function.variables), structure, keep=loaded)
-    except (UnsupportedModel, *_REFUSALS) as error:
-        raise UnsupportedModel(f"{path}: {_summary_line(error)}") from error
-    window_line = (
-        f"it is a sliding-window model of {context} tokens, padded on the left: a SavedModel's layers are unknown"
-    )
+    prepared = prepare_function(call, context, list(function.variables), structure, keep=loaded)
+    window_line = _window_line(prepared, "a SavedModel's layers are unknown")
     return ImportedModel(prepared, (f"{path}: SavedModel, {name} → {output}", window_line, _outputs_line(prepared)))
 
 
 def _load_serving_default(path: Path) -> tuple[Any, Any]:
     """Return the loaded SavedModel, and the function of it that TensorFlow Serving would call."""
     if not (path / _SAVED_MODEL).is_file():
-        raise UnsupportedModel(f"{path}: not a SavedModel: {_SAVED_MODEL} is missing")
+        raise UnsupportedModel(f"not a SavedModel: {_SAVED_MODEL} is missing")
     try:
         require_harmless(path)
         loaded = tf.saved_model.load(str(path))
         return loaded, loaded.signatures["serving_default"]
     except KeyError:
-        raise UnsupportedModel(
-            f"{path}: it has no signature serving_default; model.export('directory') writes one"
-        ) from None
+        raise UnsupportedModel("it has no signature serving_default; model.export('directory') writes one") from None
     except (OSError, ValueError, tf.errors.OpError) as error:
-        raise UnsupportedModel(f"{path}: TensorFlow cannot read it: {str(error).partition(chr(10))[0]}") from error
+        raise UnsupportedModel(f"TensorFlow cannot read it: {str(error).partition(chr(10))[0]}") from error
 
 
-def _context_of(path: Path, name: str, spec: tf.TensorSpec, window: int | None) -> int:
+def _context_of(name: str, spec: tf.TensorSpec, window: int | None) -> int:
     """Return the window length, requested or fixed by the input, after checking the input's dtype and shape."""
     if spec.shape.rank != 2 or not (spec.dtype.is_integer or spec.dtype.is_floating):
         raise UnsupportedModel(
-            f"{path}: the input {name!r} must be token ids (batch, tokens), got {spec.dtype.name} of shape {spec.shape}"
+            f"the input {name!r} must be token ids (batch, tokens), got {spec.dtype.name} of shape {spec.shape}"
         )
     if spec.shape[0] is not None:
-        raise UnsupportedModel(f"{path}: its batch size is fixed at {spec.shape[0]}; it must accept any batch size")
-    if window is not None and spec.shape[1] not in (None, window):
-        raise UnsupportedModel(
-            f"{path}: its input has a fixed length of {spec.shape[1]} tokens, got a context length of {window}"
-        )
+        raise UnsupportedModel(f"its batch size is fixed at {spec.shape[0]}; it must accept any batch size")
+    require_context(spec.shape[1], window)
     context = window or spec.shape[1]
     if context is None:
         raise UnsupportedModel(
-            f"{path}: a SavedModel is served as a sliding-window model, and its input has no fixed length: pass the "
-            f"length of its training sequences with --context-length"
+            "a SavedModel is served as a sliding-window model, and its input has no fixed length: pass the length of "
+            "its training sequences with --context-length"
         )
     return int(context)
 
 
-def _require_one(tensors: dict[str, Any], message: str) -> tuple[str, Any]:
+def _require_one(tensors: dict[str, Any], kind: str) -> tuple[str, Any]:
     if len(tensors) != 1:
-        raise UnsupportedModel(f"{message}, got {', '.join(tensors) or 'none'}")
+        raise UnsupportedModel(f"serving_default must have one {kind}, got {', '.join(tensors) or 'none'}")
     return next(iter(tensors.items()))

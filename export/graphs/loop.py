@@ -1,7 +1,4 @@
-"""The loop over time steps of every signature, with masks for sequences that end before others.
-
-Knows step counts, loop variables and outputs per step. Does not know what a step computes.
-"""
+"""The loop over time steps of every signature, with masks for sequences that end before others."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,8 +6,6 @@ from typing import Any
 import tensorflow as tf
 
 Loop = list[Any]
-
-
 # One step, `body(t, variables, masked)`: only a masked one must keep the variables of sequences that have ended.
 Body = Callable[[tf.Tensor, Loop, bool], Loop]
 
@@ -44,11 +39,6 @@ def repeat(num_steps: tf.Tensor, body: Body, variables: Loop, num_full: tf.Tenso
         several = iteration(unroll, masked=num_full is None)
         t, variables = tf.while_loop(lambda t, _: t + unroll <= limit, several, (t, variables))
     return tf.while_loop(lambda t, _: t < num_steps, iteration(1, masked=True), (t, variables))[1]
-
-
-def select_active(mask: tf.Tensor, new_parts: list[tf.Tensor], old_parts: list[tf.Tensor]) -> list[tf.Tensor]:
-    """Return the new values where a mask, which is broadcast to their shape, is true, and the old ones elsewhere."""
-    return [tf.where(mask, new, old) for new, old in zip(new_parts, old_parts, strict=True)]
 
 
 def zero_inactive(active: tf.Tensor, value: tf.Tensor) -> tf.Tensor:

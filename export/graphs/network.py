@@ -1,7 +1,4 @@
-"""A recurrent network as plain arrays and operations in order, converted from a Keras model.
-
-Knows Keras's layers and the order of their gates. Does not know TensorFlow graphs, signatures or files.
-"""
+"""A recurrent network as plain arrays and operations in order, converted from the layer graph of a Keras model."""
 
 import hashlib
 from collections.abc import Iterator
@@ -12,7 +9,6 @@ import keras
 import numpy as np
 
 from export.errors import NotFinite, UnsupportedModel
-from export.graphs.graph import INPUT, Node, read_graph
 
 CELLS: dict[str, type[keras.layers.Layer]] = {
     "simple_rnn": keras.layers.SimpleRNN,
@@ -22,6 +18,74 @@ CELLS: dict[str, type[keras.layers.Layer]] = {
 NAMES = {kind: name for name, kind in CELLS.items()}
 # Layers that are the identity in inference.
 _TRAINING_ONLY = (keras.layers.Dropout, keras.layers.SpatialDropout1D, keras.layers.GaussianNoise)
+# Index that stands for the model's own input among the inputs of a node.
+INPUT = -1
+
+
+@dataclass(frozen=True)
+class Node:
+    """One call of a layer.
+
+    Attributes:
+        inputs: Indices of its input nodes, or `INPUT`.
+        reverse: Whether an embedding is used in reverse, from vectors to logits.
+    """
+
+    layer: keras.layers.Layer
+    inputs: tuple[int, ...]
+    reverse: bool = False
+
+
+def all_layers(layer: Any) -> Iterator[Any]:
+    """Yield a layer and all its nested layers."""
+    yield layer
+    names = ("forward_layer", "backward_layer", "layer")
+    for inner in [*getattr(layer, "layers", ()), *(getattr(layer, name, None) for name in names)]:
+        if isinstance(inner, keras.layers.Layer):
+            yield from all_layers(inner)
+
+
+def read_graph(model: keras.Model) -> tuple[Node, ...]:
+    """Return the layer calls of a model in topological order; the last one is its output.
+
+    Raises:
+        UnsupportedModel: the model is neither Sequential nor functional, has several inputs or outputs, or contains
+            operations on tensors that are not layers.
+    """
+    if isinstance(model, keras.Sequential):
+        layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
+        return tuple(Node(layer, (i - 1,)) for i, layer in enumerate(layers))
+    described = f"model {getattr(model, 'name', '')!r} ({type(model).__name__})"
+    # A subclass has a `call` of its own.
+    if not type(model).__module__.startswith("keras.") or not hasattr(model, "outputs"):
+        raise UnsupportedModel(f"{described} is neither Sequential nor functional: its layers cannot be followed")
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
+        counts = f"{len(model.inputs)} inputs and {len(model.outputs)} outputs"
+        raise UnsupportedModel(f"{described} must have one input and one output, got {counts}")
+    nodes: list[Node] = []
+    indices = {id(model.inputs[0]): INPUT}
+    _visit(model.outputs[0], nodes, indices)
+    return tuple(nodes)
+
+
+def _visit(tensor: keras.KerasTensor, nodes: list[Node], indices: dict[int, int]) -> int:
+    """Append the call that a tensor comes from after its inputs, unless it is there already; return its index."""
+    if id(tensor) not in indices:
+        layer, call, output = tensor._keras_history
+        if output:
+            raise UnsupportedModel(
+                f"output {output} of layer {layer.name!r} is used: states that are passed explicitly are not supported"
+            )
+        if not isinstance(layer, keras.layers.Layer):
+            raise UnsupportedModel(f"{type(layer).__name__} {layer.name!r} is no layer")
+        arguments = layer._inbound_nodes[call].arguments
+        # `Embedding.skips_padding` represents the mask that Keras derives from an embedding's padding.
+        unmasked = {name: value for name, value in arguments.kwargs.items() if name != "mask"}
+        sources = keras.tree.flatten([arguments.args, unmasked])
+        inputs = tuple(_visit(source, nodes, indices) for source in sources if isinstance(source, keras.KerasTensor))
+        nodes.append(Node(layer, inputs, bool(unmasked.get("reverse"))))
+        indices[id(tensor)] = len(nodes) - 1
+    return indices[id(tensor)]
 
 
 @dataclass(frozen=True)
@@ -61,7 +125,7 @@ class Recurrent:
 
     @property
     def units(self) -> int:
-        """Width of the layer's state."""
+        """Width of each of the state's vectors."""
         return int(self.recurrent_kernel.shape[0])
 
     @property

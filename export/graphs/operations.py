@@ -3,10 +3,9 @@
 A SavedModel is a program. Its operations can write files, run Python, open connections or end the process, both at load
 and at call time, here and again in the model server. So it is inspected before any of it runs, against an allowlist: an
 unknown operation is rejected.
-
-Knows the SavedModel format. Runs nothing.
 """
 
+import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -87,79 +86,74 @@ def require_harmless(path: Path) -> None:
     for meta_graph in tf.__internal__.saved_model.parse_saved_model(str(path)).meta_graphs:
         if meta_graph.asset_file_def:
             filename = meta_graph.asset_file_def[0].filename
-            raise UnsupportedModel(
-                f"{path}: it needs the file {filename!r} beside its weights; such models are not served"
-            )
-        _Graph(path, meta_graph).require_harmless()
+            raise UnsupportedModel(f"it needs the file {filename!r} beside its weights; such models are not served")
+        graph = _Graph(meta_graph)
+        loaded = graph.reachable([meta_graph.saver_def.restore_op_name], [])
+        run = graph.reachable(_tensor_roots(meta_graph), _function_roots(meta_graph))
+        for nodes, allowed in ((run, _COMPUTING), (loaded, _RESTORING), (graph.all_nodes(), _SAVING)):
+            refused = [f"{node.op} ({where})" for where, node in nodes if node.op not in allowed]
+            if refused:
+                more = f" and {len(refused) - _SHOWN} more" if len(refused) > _SHOWN else ""
+                raise UnsupportedModel(
+                    f"a SavedModel is a program, and only operations that compute are served; this one has "
+                    f"{'; '.join(refused[:_SHOWN])}{more}, so it was not run"
+                )
 
 
 class _Graph:
-    """A graph with its function library."""
+    """The nodes of a graph and of the functions in its library, with their locations for messages."""
 
-    def __init__(self, path: Path, meta_graph: Any) -> None:
-        self._path, self._meta_graph = path, meta_graph
-        self._nodes = {node.name: node for node in meta_graph.graph_def.node}
-        self._functions = {function.signature.name: function for function in meta_graph.graph_def.library.function}
+    def __init__(self, meta_graph: Any) -> None:
+        self._nodes = {node.name: (f"operation {node.name!r}", node) for node in meta_graph.graph_def.node}
+        self._functions = {
+            function.signature.name: [
+                (f"operation {node.name!r} of function {function.signature.name!r}", node) for node in function.node_def
+            ]
+            for function in meta_graph.graph_def.library.function
+        }
 
-    def require_harmless(self) -> None:
-        restored = self._reachable([self._meta_graph.saver_def.restore_op_name])
-        run = self._reachable(self._roots(), self._function_roots())
-        for nodes, allowed in ((run, _COMPUTING), (restored, _RESTORING), (self._all_nodes(), _SAVING)):
-            refused = {where: node.op for where, node in nodes if node.op not in allowed}
-            if refused:
-                raise UnsupportedModel(f"{self._path}: {_refusal(refused)}")
+    def all_nodes(self) -> Iterator[tuple[str, Any]]:
+        """Yield every node with its location."""
+        yield from self._nodes.values()
+        yield from itertools.chain.from_iterable(self._functions.values())
 
-    def _roots(self) -> Iterator[str]:
-        """Yield the names of operations and tensors that are run at load or call time."""
-        for signature in self._meta_graph.signature_def.values():
-            for tensor in (*signature.inputs.values(), *signature.outputs.values()):
-                yield from (tensor.name, *(part.name for part in tensor.composite_tensor.components))
-                yield from (tensor.coo_sparse.values_tensor_name, tensor.coo_sparse.indices_tensor_name)
-                yield tensor.coo_sparse.dense_shape_tensor_name
-        for collection in self._meta_graph.collection_def.values():
-            yield from collection.node_list.value
-
-    def _function_roots(self) -> Iterator[str]:
-        """Yield the names of the functions of the loaded object."""
-        objects = self._meta_graph.object_graph_def
-        yield from objects.concrete_functions
-        for node in objects.nodes:
-            yield from (*node.function.concrete_functions, node.bare_concrete_function.concrete_function_name)
-        for gradient in self._meta_graph.graph_def.library.gradient:
-            yield gradient.gradient_func
-        for gradient in self._meta_graph.graph_def.library.registered_gradients:
-            yield gradient.gradient_func
-
-    def _all_nodes(self) -> Iterator[tuple[str, Any]]:
-        yield from ((f"operation {name!r}", node) for name, node in self._nodes.items())
-        for name, function in self._functions.items():
-            yield from _nodes_of(name, function)
-
-    def _reachable(self, tensors: Iterable[str], functions: Iterable[str] = ()) -> list[tuple[str, Any]]:
+    def reachable(self, tensors: Iterable[str], functions: Iterable[str]) -> list[tuple[str, Any]]:
         """Return all nodes, with their locations, that these tensors, operations and functions depend on."""
-        reachable, open_nodes, seen = list[tuple[str, Any]](), list(map(_operation, tensors)), set[str]()
-        open_functions, seen_functions = list(functions), set[str]()
-        while open_nodes:
-            name = open_nodes.pop()
-            node = self._nodes.get(name)
-            if node is not None and name not in seen:
-                seen.add(name)
-                reachable.append((f"operation {name!r}", node))
-                open_nodes += map(_operation, node.input)
-                open_functions += _called(node)
-        while open_functions:
-            name = open_functions.pop()
-            function = self._functions.get(name)
-            if function is not None and name not in seen_functions:
-                seen_functions.add(name)
-                for where, node in _nodes_of(name, function):
-                    reachable.append((where, node))
-                    open_functions += _called(node)
-        return reachable
+        found, seen = list[tuple[str, Any]](), set[tuple[str, bool]]()
+        open_names = [*((_operation(name), False) for name in tensors), *((name, True) for name in functions)]
+        while open_names:
+            name, is_function = open_names.pop()
+            if (name, is_function) in seen:
+                continue
+            seen.add((name, is_function))
+            nodes = self._functions.get(name, []) if is_function else [self._nodes[name]] if name in self._nodes else []
+            found += nodes
+            for _, node in nodes:
+                # The inputs of a function's nodes are in the function, all of whose nodes are here.
+                open_names += [] if is_function else [(_operation(tensor), False) for tensor in node.input]
+                open_names += [(called, True) for called in _called(node)]
+        return found
 
 
-def _nodes_of(name: str, function: Any) -> Iterator[tuple[str, Any]]:
-    yield from ((f"operation {node.name!r} of function {name!r}", node) for node in function.node_def)
+def _tensor_roots(meta_graph: Any) -> Iterator[str]:
+    """Yield the names of operations and tensors that are run at load or call time."""
+    for signature in meta_graph.signature_def.values():
+        for tensor in (*signature.inputs.values(), *signature.outputs.values()):
+            yield from (tensor.name, *(part.name for part in tensor.composite_tensor.components))
+            yield from (tensor.coo_sparse.values_tensor_name, tensor.coo_sparse.indices_tensor_name)
+            yield tensor.coo_sparse.dense_shape_tensor_name
+    for collection in meta_graph.collection_def.values():
+        yield from collection.node_list.value
+
+
+def _function_roots(meta_graph: Any) -> Iterator[str]:
+    """Yield the names of the functions of the loaded object, and of gradients."""
+    yield from meta_graph.object_graph_def.concrete_functions
+    for node in meta_graph.object_graph_def.nodes:
+        yield from (*node.function.concrete_functions, node.bare_concrete_function.concrete_function_name)
+    library = meta_graph.graph_def.library
+    for gradient in (*library.gradient, *library.registered_gradients):
+        yield gradient.gradient_func
 
 
 def _operation(tensor: str) -> str:
@@ -171,12 +165,3 @@ def _called(node: Any) -> Iterator[str]:
     """Yield the functions in a node's attributes. A node whose type is a function name is not on the allowlist."""
     for value in node.attr.values():
         yield from (function.name for function in (value.func, *value.list.func) if function.name)
-
-
-def _refusal(refused: dict[str, str]) -> str:
-    shown = "; ".join(f"{op} ({where})" for where, op in list(refused.items())[:_SHOWN])
-    more = f" and {len(refused) - _SHOWN} more" if len(refused) > _SHOWN else ""
-    return (
-        f"a SavedModel is a program, and only operations that compute are served; this one has {shown}{more}, so it "
-        "was not run"
-    )

@@ -1,8 +1,4 @@
-"""The signatures of a published SavedModel.
-
-The network (`cells`, `window`) computes one step. The loop over time is in `loop`, the input specs are in `specs`,
-sampling is in `adjustments` and `sampling`. `export.repository.publishing` writes the files.
-"""
+"""The signatures of a published SavedModel; their inputs are described in `export.graphs.specs`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,8 +9,8 @@ import tensorflow as tf
 from contract import signatures
 from contract.card import Activation
 from contract.tokenizer import SpecialIds
-from export.graphs.adjustments import NEVER, Adjustments, Constraints, Masked
-from export.graphs.cells import RecurrentStep, StatefulNetwork
+from export.graphs.adjustments import NEVER, Adjustments, Constraints
+from export.graphs.cells import StatefulNetwork
 from export.graphs.loop import Loop, array, repeat, stack_batch_major, write, zero_inactive
 from export.graphs.precision import FLOAT32, Precision
 from export.graphs.sampling import Controls, prepare, sample
@@ -26,19 +22,39 @@ StepModel = StatefulNetwork | Window
 
 
 class _Steps:
-    """A step in one precision; its functions are each traced once, as `tf.function`s that all loops call.
+    """The steps of a network in one precision, each traced once as a `tf.function` that all loops call.
 
     TensorFlow inlines the calls when it loads them: `decode` is bit-exact and as fast as without (measured:
-    `docs/log.md`).
+    `docs/log.md`). Vectors of sequences are in the layout of the precision, except where rows are named.
     """
 
-    def __init__(self, model: RecurrentStep | Window) -> None:
-        self.unroll, self.split, self.join = model.unroll, model.split, model.join
-        self.from_rows, self.to_rows, self.select = model.from_rows, model.to_rows, model.select
+    def __init__(self, network: StepModel, precision: Precision) -> None:
+        self._network, self.precision = network, precision
         self.step, self.step_with_activations, self.project, self.score_tokens, self.sample = (
             tf.function(function, autograph=False)
-            for function in (model.step, model.step_with_activations, model.project, _score_tokens, sample)
+            for function in (self._step, self._step_with_activations, self._project, _score_tokens, sample)
         )
+
+    def split(self, state: tf.Tensor) -> Loop:
+        """Split states, rows float32 (batch, S), into the vectors of each layer."""
+        return self.precision.split(self.precision.from_rows(state), self._network.state_sizes)
+
+    def join(self, parts: Loop) -> tf.Tensor:
+        """Concatenate state vectors to rows (batch, S), the inverse of `split`."""
+        return self.precision.to_rows(self.precision.concatenate(parts))
+
+    def _step(self, token_ids: tf.Tensor, parts: Loop) -> tuple[tf.Tensor, Loop]:
+        output, parts, _ = self._network.step(self.precision, token_ids, parts)
+        return output, parts
+
+    def _step_with_activations(self, token_ids: tf.Tensor, parts: Loop) -> tuple[tf.Tensor, Loop, Loop]:
+        """Return rows (batch, units) of each activation, too."""
+        output, parts, activations = self._network.step(self.precision, token_ids, parts)
+        return output, parts, [self.precision.to_rows(each) for each in activations]
+
+    def _project(self, hidden: tf.Tensor) -> tf.Tensor:
+        """Project the network's output to logits, rows float32 (batch, V)."""
+        return self._network.project(self.precision.to_rows(hidden))
 
 
 class Generator(tf.Module):
@@ -59,7 +75,7 @@ class Generator(tf.Module):
         self.network, self._precision = network, precision
         self._sampled = special, num_tokens
         # TensorFlow does not track this object, so functions that no signature calls are not saved.
-        self._steps = _Steps(network.in_precision(precision))
+        self._steps = _Steps(network, precision)
         mask = np.zeros(network.vocab_size, np.float32)
         mask[[*special.never_sampled, *range(num_tokens, network.vocab_size)]] = NEVER
         self.mask = tf.constant(mask)
@@ -93,9 +109,6 @@ class Generator(tf.Module):
     def logits(self, token_ids: tf.Tensor) -> dict[str, tf.Tensor]:
         """Compute the logits of whole sequences from the zero state.
 
-        Args:
-            token_ids: int32 (batch, T).
-
         Returns:
             logits float32 (batch, T, V): position t predicts the token after tokens 0 … t.
         """
@@ -105,27 +118,18 @@ class Generator(tf.Module):
         def body(t: tf.Tensor, variables: Loop, masked: bool) -> Loop:  # noqa: ARG001 - no sequence ends
             parts, arrays = variables
             output, parts = self._steps.step(by_time[t], parts)
-            return [parts, write(arrays, t, [self._steps.to_rows(output)])]
+            return [parts, write(arrays, t, [self._precision.to_rows(output)])]
 
         parts = self._steps.split(tf.zeros([batch, self.network.state_size]))
         variables = [parts, [array(tf.float32, length, self.network.output_size)]]
-        _, arrays = repeat(length, body, variables, length, self._steps.unroll)
+        _, arrays = repeat(length, body, variables, length, self.network.unroll)
         (hidden,) = stack_batch_major(arrays)
-        hidden = self._steps.from_rows(tf.reshape(hidden, [-1, self.network.output_size]))
+        hidden = self._precision.from_rows(tf.reshape(hidden, [-1, self.network.output_size]))
         logits = self._steps.project(hidden)
         return {"logits": tf.reshape(logits, [batch, length, self.network.vocab_size])}
 
     def prefill(self, token_ids: tf.Tensor, lengths: tf.Tensor, state: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Prefill prompts without sampling.
-
-        Args:
-            token_ids: int32 (batch, T), padded at the end.
-            lengths: int32 (batch,): tokens of each sequence without padding; 0 leaves its state unchanged.
-            state: float32 (batch, S).
-
-        Returns:
-            state float32 (batch, S) after the last token before the padding.
-        """
+        """Prefill prompts without sampling; return their states, float32 (batch, S), after the last token."""
         state_parts = self._steps.split(state)
         parts = self._scan(token_ids, lengths, lambda ids, parts: self._steps.step(ids, parts)[1], state_parts)
         return {"state": self._steps.join(parts)}
@@ -133,16 +137,10 @@ class Generator(tf.Module):
     def embed(self, token_ids: tf.Tensor, lengths: tf.Tensor, state: tf.Tensor, sum: tf.Tensor) -> dict[str, tf.Tensor]:
         """Prefill sequences and sum the top layer's outputs.
 
-        Args:
-            token_ids: int32 (batch, T), padded at the end.
-            lengths: int32 (batch,): tokens of each sequence without padding; 0 leaves its state and sum unchanged.
-            state: float32 (batch, S).
-            sum: float32 (batch, U): sum of the top layer's outputs at the tokens of previous calls.
-
         Returns:
-            state float32 (batch, S) after the last token before the padding; sum float32 (batch, U) including the
-            outputs at these tokens, added in order, so it is bit-exact however the sequence is split into calls; last
-            float32 (batch, U), the output at the last token before the padding, 0 if there is none.
+            state float32 (batch, S) after the last token; sum float32 (batch, U) including the outputs at these tokens,
+            added in order, so it is bit-exact however the sequence is split into calls; last float32 (batch, U), the
+            output at the last token, 0 if there is none.
         """
 
         def step(token_ids: tf.Tensor, variables: Loop) -> Loop:
@@ -150,9 +148,9 @@ class Generator(tf.Module):
             output, parts = self._steps.step(token_ids, parts)
             return [total + output, output, *parts]
 
-        sum = self._steps.from_rows(sum)
+        sum = self._precision.from_rows(sum)
         total, last, *parts = self._scan(token_ids, lengths, step, [sum, tf.zeros_like(sum), *self._steps.split(state)])
-        total, last = self._steps.to_rows(total), self._steps.to_rows(last)
+        total, last = self._precision.to_rows(total), self._precision.to_rows(last)
         return {"state": self._steps.join(parts), "sum": total, "last": last}
 
     def _scan(
@@ -166,40 +164,21 @@ class Generator(tf.Module):
 
         def body(t: tf.Tensor, vectors: Loop, masked: bool) -> Loop:
             new = step(by_time[t], vectors)
-            return self._steps.select(t < lengths, new, vectors) if masked else new
+            return self._precision.select(t < lengths, new, vectors) if masked else new
 
-        return repeat(tf.shape(token_ids)[1], body, vectors, tf.reduce_min(lengths), self._steps.unroll)
+        return repeat(tf.shape(token_ids)[1], body, vectors, tf.reduce_min(lengths), self.network.unroll)
 
     def decode(
-        self,
-        token_id: tf.Tensor,
-        state: tf.Tensor,
-        uniforms: tf.Tensor,
-        steps: tf.Tensor,
-        temperature: tf.Tensor,
-        top_k: tf.Tensor,
-        top_p: tf.Tensor,
-        min_p: tf.Tensor,
+        self, token_id: tf.Tensor, state: tf.Tensor, uniforms: tf.Tensor, steps: tf.Tensor, **controls: tf.Tensor
     ) -> dict[str, tf.Tensor]:
         """Advance every sequence by up to K sampled tokens.
-
-        Args:
-            token_id: int32 (batch,): the last token of each sequence, not yet processed.
-            state: float32 (batch, S): before that token.
-            uniforms: float32 (batch, K) in [0, 1).
-            steps: int32 (batch,): tokens to sample for each sequence, 0 to K.
-            temperature: float32 (batch,); see `export.graphs.sampling.Controls`, also for the next three.
-            top_k: int32 (batch,).
-            top_p: float32 (batch,).
-            min_p: float32 (batch,).
 
         Returns:
             token_ids int32 (batch, K) and logprobs float32 (batch, K), the model's own before temperature and filters,
             both 0 after the end of a sequence; state float32 (batch, S), before the last returned token. A sequence
             ends after `steps` tokens or after the end token.
         """
-        controls = Controls(temperature, top_k, top_p, min_p)
-        outputs = self._sample_tokens(token_id, state, uniforms, steps, controls, Masked(self.mask), num_top=0)
+        outputs = self._sample_tokens(token_id, state, uniforms, steps, Controls(**controls), None, num_top=0)
         return dict(zip(("token_ids", "logprobs", "state"), outputs, strict=True))
 
     def decode_full(
@@ -208,42 +187,23 @@ class Generator(tf.Module):
         state: tf.Tensor,
         uniforms: tf.Tensor,
         steps: tf.Tensor,
-        temperature: tf.Tensor,
-        top_k: tf.Tensor,
-        top_p: tf.Tensor,
-        min_p: tf.Tensor,
-        adjusted_ids: tf.Tensor,
-        counts: tf.Tensor,
-        seen: tf.Tensor,
-        bias: tf.Tensor,
-        presence_penalty: tf.Tensor,
-        frequency_penalty: tf.Tensor,
-        repetition_penalty: tf.Tensor,
-        min_steps: tf.Tensor,
-        transitions: tf.Tensor,
-        continuations: tf.Tensor,
-        row: tf.Tensor,
-        budget: tf.Tensor,
         num_top: tf.Tensor,
+        **options: tf.Tensor,
     ) -> dict[str, tf.Tensor]:
         """Advance every sequence as `decode` does, with logits processing and top log probabilities.
 
-        The first eight arguments are those of `decode`. For the others see `adjustments.Adjustments` and its
-        `Constraints`; N may be 0, and M is 1 for a call without constraints. The call counts the tokens that it samples
-        and follows the transitions itself; the caller updates `counts`, `seen` and `row` before the next call.
-        `num_top` is int32 (batch,): the number of top log probabilities that a sequence needs.
+        N may be 0, and M is 1 for a call without constraints. The call counts the tokens that it samples and follows
+        the transitions itself; the caller updates `counts`, `seen` and `row` before the next call.
 
         Returns:
             As `decode`, with top_token_ids int32 and top_logprobs float32 (batch, K, `num_top_of` V), the most probable
             tokens of each step in descending order, by the model's own log probabilities, as in logprobs; 0 after the
             end of a sequence, and beyond the largest `num_top`: to find 5 takes 4% of a step at batch size 64, 20 8%.
         """
-        controls = Controls(temperature, top_k, top_p, min_p)
-        penalties = presence_penalty, frequency_penalty, repetition_penalty
-        constraints = Constraints(transitions, continuations, row, budget)
-        adjustments = Adjustments(
-            self.mask, self.end_id, adjusted_ids, counts, seen, bias, *penalties, min_steps, constraints
+        controls, constraints = (
+            kind(*(options.pop(name) for name in kind._fields)) for kind in (Controls, Constraints)
         )
+        adjustments = Adjustments(self.mask, self.end_id, constraints, **options)
         outputs = self._sample_tokens(
             token_id, state, uniforms, steps, controls, adjustments, num_top=tf.reduce_max(num_top)
         )
@@ -257,7 +217,7 @@ class Generator(tf.Module):
         uniforms: tf.Tensor,
         steps: tf.Tensor,
         controls: Controls,
-        adjustments: Masked,
+        adjustments: Adjustments | None,
         *,
         num_top: int | tf.Tensor,
     ) -> tuple[tf.Tensor, ...]:
@@ -270,21 +230,25 @@ class Generator(tf.Module):
             last, ends, parts, tables, arrays = variables
             hidden, new_parts = self._steps.step(last, parts)
             logits = self._steps.project(hidden)
-            sampled = self._steps.sample(adjustments.adjust(t, logits, tables), by_time[t], sampling)
+            adjusted = adjustments.adjust(t, logits, tables) if adjustments else logits + self.mask
+            sampled = self._steps.sample(adjusted, by_time[t], sampling)
             outputs = [sampled, *self._steps.score_tokens(logits, sampled, num_top=num_top)]
             if masked:
                 new_parts, outputs = self._mask_ended(t < ends, parts, new_parts, outputs)
             if self.end_id >= 0:
                 # No sequence that has ended gets here with the end token: its outputs are 0.
                 ends = tf.where(outputs[0] == self.end_id, t + 1, ends)
-            tables = adjustments.count(outputs[0], tables)
-            ends = adjustments.end_complete(t, ends, tables)
+            if adjustments:
+                tables = adjustments.count(outputs[0], tables)
+                ends = adjustments.end_complete(t, ends, tables)
             return [outputs[0], ends, new_parts, tables, write(arrays, t, outputs)]
 
         arrays = [array(tf.int32, num_steps), *self._score_arrays(num_steps, with_top=isinstance(num_top, tf.Tensor))]
-        variables = [token_id, steps, self._steps.split(state), adjustments.tables(), arrays]
-        num_full = None if self.end_id >= 0 or adjustments.may_end else tf.reduce_min(steps)
-        _, _, parts, _, arrays = repeat(num_steps, body, variables, num_full, self._steps.unroll)
+        tables = adjustments.tables() if adjustments else []
+        variables = [token_id, steps, self._steps.split(state), tables, arrays]
+        # Without an end token and constraints, only `steps` end a sequence.
+        num_full = None if self.end_id >= 0 or adjustments else tf.reduce_min(steps)
+        _, _, parts, _, arrays = repeat(num_steps, body, variables, num_full, self.network.unroll)
         return *stack_batch_major(arrays), self._steps.join(parts)
 
     def _score_arrays(self, num_steps: tf.Tensor, *, with_top: bool) -> list[tf.TensorArray]:
@@ -297,37 +261,24 @@ class Generator(tf.Module):
         self, active: tf.Tensor, parts: Loop, new_parts: Loop, outputs: list[tf.Tensor]
     ) -> tuple[Loop, list[tf.Tensor]]:
         """Keep the state of ended sequences and zero their outputs."""
-        return self._steps.select(active, new_parts, parts), [zero_inactive(active, value) for value in outputs]
+        return self._precision.select(active, new_parts, parts), [zero_inactive(active, value) for value in outputs]
 
     def score(self, token_ids: tf.Tensor, lengths: tf.Tensor, state: tf.Tensor) -> dict[str, tf.Tensor]:
         """Compute log probabilities of given tokens.
 
-        Args:
-            token_ids: int32 (batch, T + 1), padded at the end; the first is the last token so far, not yet processed.
-            lengths: int32 (batch,): tokens after the first, without padding.
-            state: float32 (batch, S): before the first token.
-
         Returns:
             logprobs float32 (batch, T) of each token given those before it, top_token_ids int32 and top_logprobs
             float32 (batch, T, `num_top_of` V) of the most probable tokens there, all 0 past a sequence's length; state
-            float32 (batch, S), before the last token without padding.
+            float32 (batch, S), before the last token.
         """
         return self._score_sequences(token_ids, lengths, state, [])
 
     def inspect(self, token_ids: tf.Tensor, lengths: tf.Tensor, state: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Prefill sequences and return log probabilities and activations at each token.
-
-        Args:
-            token_ids: int32 (batch, T + 1), padded at the end; the last token before the padding is only scored, not
-                processed.
-            lengths: int32 (batch,): tokens to process, at most T.
-            state: float32 (batch, S): before the first token.
+        """Compute log probabilities as `score` does, and the activations at each token.
 
         Returns:
-            logprobs float32 (batch, T) of the token after each, top_token_ids int32 and top_logprobs float32
-            (batch, T, `num_top_of` V) of the most probable tokens there; each of the network's `activations`, by its
-            output name, float32 (batch, T, units) at each token; all 0 past a sequence's length. state float32
-            (batch, S) after the last processed token.
+            As `score`, and each of the network's `activations`, by its output name, float32 (batch, T, units), 0 past a
+            sequence's length.
         """
         return self._score_sequences(token_ids, lengths, state, self.network.activations)
 
@@ -349,7 +300,7 @@ class Generator(tf.Module):
 
         activation_arrays = [array(tf.float32, length, each.units) for each in activations]
         variables = [self._steps.split(state), [*self._score_arrays(length, with_top=True), *activation_arrays]]
-        parts, arrays = repeat(length, body, variables, tf.reduce_min(lengths), self._steps.unroll)
+        parts, arrays = repeat(length, body, variables, tf.reduce_min(lengths), self.network.unroll)
         names = ("logprobs", "top_token_ids", "top_logprobs", *(each.output for each in activations))
         return {**dict(zip(names, stack_batch_major(arrays), strict=True)), "state": self._steps.join(parts)}
 

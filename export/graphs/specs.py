@@ -1,4 +1,4 @@
-"""Input specs of each signature: names, dtypes and shapes, as listed in `docs/architecture.md`."""
+"""Inputs of each signature: names, dtypes and shapes, as listed in `docs/architecture.md`."""
 
 from collections.abc import Iterable
 
@@ -16,6 +16,18 @@ def input_specs(
     precisions: Iterable[signatures.PrecisionName] = (signatures.FLOAT32,),
 ) -> dict[str, Specs]:
     """Return the input specs of every signature.
+
+    - `state`: before the first token.
+    - `token_ids`: padded at the end, with T tokens to process. `score` and `inspect` have one more: each token is
+      scored by the state before it, and the last one is not processed.
+    - `lengths`: number of tokens to process without padding; 0 leaves the state unchanged.
+    - `sum`: of the top layer's outputs at the tokens of previous calls.
+    - `token_id`: the last token of each sequence, not yet processed.
+    - `uniforms`: in [0, 1), one per step.
+    - `steps`: tokens to sample, 0 to K.
+    - `num_top`: number of top log probabilities that a sequence needs.
+
+    The others are those of `sampling.Controls`, `adjustments.Adjustments` and `adjustments.Constraints`.
 
     Args:
         state_size: S, floats of state per sequence.

@@ -10,35 +10,25 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from contract import signatures
 from contract.card import Activation
-from export.errors import NotFinite, UnsupportedModel
-from export.graphs.graph import Node, read_graph
-from export.graphs.network import without_softmax
+from export.errors import UnsupportedModel
+from export.graphs.network import Node, all_layers, read_graph, without_softmax
 from export.graphs.precision import FLOAT32, Precision, Vectors
-from export.graphs.rebuild import all_layers
 
-# Tolerance of the sum of probabilities; those of bfloat16 are up to 1% off.
-_PROBABILITY_TOLERANCE = 2e-2
-# Lower limit of probabilities before the logarithm, as log(0) is undefined.
-MIN_PROBABILITY = 1e-37
-_BATCH_SIZE = 8
-
-# int32 (batch, W) to float32 (batch, width) or (batch, W, width), of which the last token is used.
+# int32 (batch, W) to float32 (batch, width), for the last token.
 Function = Callable[[tf.Tensor], tf.Tensor]
 
 
 class Window(tf.Module):
-    """A function of a window of tokens, called for each token on the whole window."""
+    """A function of a window of tokens, called for each token on the whole window; see `cells.StatefulNetwork`."""
 
     # A step is large: see `export.graphs.loop.repeat`.
     unroll = 1
-    # The precisions that it can compute in: whatever the model itself uses is taken for float32.
+    # Whatever the model itself uses is taken for float32.
     precisions = (FLOAT32,)
-    from_rows, to_rows, select = FLOAT32.from_rows, FLOAT32.to_rows, FLOAT32.select
 
     def __init__(
         self, top: Function, project: Function, context: int, sizes: tuple[int, int], resources: Sequence[Any]
@@ -54,54 +44,37 @@ class Window(tf.Module):
         """
         super().__init__()
         self.state_size, (self.output_size, self.vocab_size) = context, sizes
+        self.state_sizes = [context]
         # Traced once for all signatures: a layer that loops over the window is a large graph.
         self._top = tf.function(top, input_signature=[tf.TensorSpec([None, context], tf.int32)])
-        self._project, self._kept = project, list(resources)
-
-    def in_precision(self, precision: Precision) -> "Window":  # noqa: ARG002 - it has just one
-        """Return itself; see `export.graphs.cells.StatefulNetwork.in_precision`."""
-        return self
-
-    def split(self, state: tf.Tensor) -> Vectors:
-        """Return the window, float32 (batch, context), as the only part of the state."""
-        return [state]
-
-    def join(self, parts: Vectors) -> tf.Tensor:
-        """Return the window, the inverse of `split`."""
-        return parts[0]
-
-    def step(self, token_ids: tf.Tensor, parts: Vectors) -> tuple[tf.Tensor, Vectors]:
-        """Process one token per sequence; see `export.graphs.cells.RecurrentStep.step`."""
-        window = tf.concat([parts[0][:, 1:], tf.cast(token_ids, tf.float32)[:, None]], axis=1)
-        return self._top(tf.cast(window, tf.int32)), [window]
+        self.project, self._kept = project, list(resources)
 
     @property
     def activations(self) -> list[Activation]:
         """Only the top, as everything below is recomputed for each token."""
         return [Activation(signatures.TOP, 0, self.output_size)]
 
-    def step_with_activations(self, token_ids: tf.Tensor, parts: Vectors) -> tuple[tf.Tensor, Vectors, Vectors]:
-        """Process one token per sequence; see `export.graphs.cells.RecurrentStep.step_with_activations`."""
-        output, parts = self.step(token_ids, parts)
-        return output, parts, [output]
+    def step(
+        self,
+        precision: Precision,  # noqa: ARG002 - it has just one
+        token_ids: tf.Tensor,
+        state: Vectors,
+    ) -> tuple[tf.Tensor, Vectors, Vectors]:
+        """Process one token per sequence; the state is the window, float32 (batch, context)."""
+        window = tf.concat([state[0][:, 1:], tf.cast(token_ids, tf.float32)[:, None]], axis=1)
+        output = self._top(tf.cast(window, tf.int32))
+        return output, [window], [output]
 
-    def project(self, hidden: tf.Tensor) -> tf.Tensor:
-        """Project the model's top float32 (batch, U) to logits float32 (batch, V)."""
-        return self._project(hidden)
 
+def keras_window(model: keras.Model, logits: Function, context: int) -> Window:
+    """Create a sliding-window model of a Keras model, whose logits a function returns.
 
-def keras_window(model: keras.Model, context: int) -> Window:
-    """Create a sliding-window model of a Keras model from token ids (batch, W) to (batch, V) or (batch, W, V).
-
-    If its last layer is Dense, linear or softmax, its top is the input of that layer; else the output itself.
-
-    Raises:
-        UnsupportedModel: the outputs have another shape.
+    If its last layer is Dense, linear or softmax, its top is the input of that layer; else the logits themselves.
     """
     variables = [variable.value for variable in model.variables]
     dense, below = _split_model(model)
     if dense is None or below is None:
-        return function_window(lambda token_ids: call(model, token_ids, model), context, variables)
+        return logits_window(logits, context, variables)
 
     def top(token_ids: tf.Tensor) -> tf.Tensor:
         return last_output(call(below, token_ids, model))
@@ -113,54 +86,16 @@ def keras_window(model: keras.Model, context: int) -> Window:
     return Window(top, project, context, (int(dense.kernel.shape[0]), int(dense.kernel.shape[1])), variables)
 
 
+def logits_window(logits: Function, context: int, resources: Sequence[Any]) -> Window:
+    """Create a sliding-window model whose top is the logits."""
+    vocab_size = int(logits(tf.zeros([1, context], tf.int32)).shape[1])
+    return Window(logits, lambda hidden: hidden, context, (vocab_size, vocab_size), resources)
+
+
 def call(part: keras.Model, token_ids: tf.Tensor, model: keras.Model) -> tf.Tensor:
     """Run a model, or a part of it, on token ids int32 (batch, T) in inference mode without cuDNN."""
     with without_cudnn(model):
         return part(as_input(token_ids, model), training=False)
-
-
-def function_window(function: Function, context: int, resources: Sequence[Any]) -> Window:
-    """Create a sliding-window model of a function from token ids to logits or probabilities; a call tests which.
-
-    Raises:
-        UnsupportedModel: the outputs have another shape.
-    """
-    outputs = last_output(function(tf.zeros([_BATCH_SIZE, context], tf.int32)))
-    if outputs.shape.rank != 2 or not outputs.dtype.is_floating:
-        raise UnsupportedModel(
-            f"the outputs must be floats of shape (batch, vocabulary) or (batch, tokens, vocabulary), got "
-            f"{outputs.dtype.name} of shape {tuple(outputs.shape)}"
-        )
-    vocab_size = int(outputs.shape[1])
-    random_ids = np.random.default_rng(0).integers(0, vocab_size, (_BATCH_SIZE, context))
-    outputs = last_output(function(tf.constant(random_ids, tf.int32)))
-    are_probabilities = gives_probabilities(outputs)
-    rows = np.asarray(tf.cast(outputs, tf.float32))
-    # As logits, outputs of sigmoids and similar would give nearly uniform samples. All zeros are the logits of a model
-    # with an untrained last layer.
-    if not are_probabilities and (rows >= 0).all() and (rows <= 1).all() and rows.any():
-        raise UnsupportedModel(
-            f"every output is between 0 and 1, but they add up to {rows.sum(axis=1).max():.3g} and not to 1: neither "
-            f"probabilities nor logits"
-        )
-
-    def top(token_ids: tf.Tensor) -> tf.Tensor:
-        outputs = tf.cast(last_output(function(token_ids)), tf.float32)
-        return tf.math.log(tf.maximum(outputs, MIN_PROBABILITY)) if are_probabilities else outputs
-
-    return Window(top, lambda hidden: hidden, context, (vocab_size, vocab_size), resources)
-
-
-def gives_probabilities(outputs: tf.Tensor) -> bool:
-    """Return whether outputs (batch, V) of a model are probabilities and not logits.
-
-    Raises:
-        NotFinite: an output is NaN or infinite.
-    """
-    rows = np.asarray(tf.cast(outputs, tf.float32))
-    if not np.isfinite(rows).all():
-        raise NotFinite("an output is NaN or infinite: the training did not converge")
-    return bool((rows >= 0).all() and np.abs(rows.sum(axis=1) - 1).max() < _PROBABILITY_TOLERANCE)
 
 
 def last_output(outputs: tf.Tensor) -> tf.Tensor:

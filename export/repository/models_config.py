@@ -1,4 +1,7 @@
-"""`models.config` and `labels.json`: which models of the repository are served, and the labels of their versions."""
+"""`models.config` and `labels.json`: which models of the repository are served, and the labels of their versions.
+
+All functions raise PublishError if one of the files exists and cannot be parsed.
+"""
 
 import contextlib
 import fcntl
@@ -10,7 +13,7 @@ from pathlib import Path
 from google.protobuf import text_format
 from tensorflow_serving.config.model_server_config_pb2 import ModelConfig, ModelServerConfig
 
-from contract.errors import LabelsError
+from contract.errors import ContractError
 from contract.files import write_atomically
 from contract.labels import LABELS_FILE, read_labels
 from contract.models_config import CONTAINER_ROOT, VersionPolicy, folder_of, version_numbers
@@ -60,11 +63,7 @@ def locked(models_dir: Path) -> Iterator[None]:
 
 
 def read_entries(models_dir: Path) -> list[ConfigEntry]:
-    """Read the entries in file order; a missing file has none.
-
-    Raises:
-        PublishError: one of the files exists and cannot be parsed.
-    """
+    """Read the entries in file order; a missing file has none."""
     files = _Files(models_dir)
     return [
         ConfigEntry(entry.name, files.folder(entry), VersionPolicy.of(entry), files.labels.get(entry.name, {}))
@@ -73,11 +72,7 @@ def read_entries(models_dir: Path) -> list[ConfigEntry]:
 
 
 def add_to_models_config(models_dir: Path, name: str) -> None:
-    """Add a model to `models.config`; if it is listed and has labels, make its newest versions served too.
-
-    Raises:
-        PublishError: as for `read_entries`.
-    """
+    """Add a model to `models.config`; if it is listed and has labels, make its newest versions served too."""
     with locked(models_dir):
         files = _Files(models_dir)
         entry = files.find(name)
@@ -100,7 +95,7 @@ def change_labels(
     change.
 
     Raises:
-        PublishError: the model is not listed, or as for `read_entries`.
+        PublishError: the model is not listed.
     """
     with locked(models_dir):
         files = _Files(models_dir)
@@ -118,11 +113,7 @@ def change_labels(
 
 
 def forget_versions(models_dir: Path, folder: str) -> None:
-    """Remove versions that no longer exist from the entries of a model's directory. The caller holds the lock.
-
-    Raises:
-        PublishError: as for `read_entries`.
-    """
+    """Remove versions that no longer exist from the entries of a model's directory. The caller holds the lock."""
     files = _Files(models_dir)
     changed = [entry for entry in files.entries if files.folder(entry) == folder and files.labels.get(entry.name)]
     for entry in changed:
@@ -135,11 +126,7 @@ def forget_versions(models_dir: Path, folder: str) -> None:
 
 
 def drop_from_models_config(models_dir: Path, folder: str) -> None:
-    """Remove all entries of a model's directory, and their labels. The caller holds the lock.
-
-    Raises:
-        PublishError: as for `read_entries`.
-    """
+    """Remove all entries of a model's directory, and their labels. The caller holds the lock."""
     files = _Files(models_dir)
     dropped = [entry for entry in files.entries if files.folder(entry) == folder]
     labelled = {entry.name for entry in dropped} & files.labels.keys()
@@ -163,7 +150,7 @@ class _Files:
         self.entries = self._config.model_config_list.config
         try:
             self.labels = read_labels(models_dir)
-        except LabelsError as error:
+        except ContractError as error:
             raise PublishError(str(error)) from error
 
     def _parse(self, content: bytes) -> None:

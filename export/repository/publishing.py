@@ -25,9 +25,8 @@ from contract.training_filter import TrainingFilter
 from export.errors import PublishError
 from export.graphs import adjustments, cells, loop, precision, sampling, specs, window
 from export.graphs import signatures as graph
-from export.graphs.checks import check_saved_model
+from export.graphs.checks import check_precision, check_saved_model
 from export.graphs.exportable import Exportable, prepare
-from export.graphs.precision_check import check_precision
 from export.graphs.signatures import Generator
 from export.graphs.specs import input_specs
 from export.repository.artifacts import write_artifacts

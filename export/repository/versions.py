@@ -43,8 +43,7 @@ class Version:
         """Read the card and the tokenizer.
 
         Raises:
-            RepositoryError: one of them is missing, damaged or of another format; the message is one line and names the
-                file.
+            RepositoryError: one is missing, damaged or of another format; the message is one line with the file.
         """
         try:
             return load_assets(self.path)

@@ -11,8 +11,7 @@ import keras
 import tensorflow as tf
 
 from export.config import TrainConfig
-from export.graphs.graph import INPUT, Node, read_graph
-from export.graphs.network import CELLS, NAMES
+from export.graphs.network import CELLS, INPUT, NAMES, Node, read_graph
 from export.training.devices import Compute
 from export.training.sequence import product, run_layer, split
 

@@ -185,7 +185,7 @@ class Choice:
         self._finder = StopFinder(stops) if stops else None
         self._sum_logprobs, self._num_scored = 0.0, 0
         self._num_tokens_at_checkpoint = 0
-        self._show(held_back)
+        self._append(self._final(held_back))
 
     @property
     def mean_logprob(self) -> float:
@@ -276,16 +276,18 @@ class Choice:
         before, num_top = self.num_tokens, self._num_top
         if self._finder is not None or self._pending is not None:
             every_score = repeat(None) if scores is None or num_top is None else token_scores(scores, num_top)
+            texts = []
             for token_id, score in zip(token_ids, every_score, strict=False):
                 if self.is_stopped:
                     break
                 self.num_tokens += 1
                 if self._pending is not None:
                     self._pending.add(token_id, score, self.detokenizer.label)
-                self._show(self._detokenize(token_id))
+                texts.append(self._final(self._detokenize(token_id)))
+            self._append("".join(texts))
         else:
             self.num_tokens += len(token_ids)
-            self._show(self._in_order(self.detokenizer.feed(token_ids)))
+            self._append(self._in_order(self.detokenizer.feed(token_ids)))
         if scores is not None:
             # The last score is the EOS token's, which is not among `token_ids`.
             own = scores.logprobs[: self.num_tokens - before] if self.is_stopped else scores.logprobs
@@ -295,9 +297,9 @@ class Choice:
             self._num_scored += len(own)
 
     def _flush(self) -> None:
-        """Show the text held back, after the last token; the detokenizer's part of it may complete a stop string."""
+        """Append the text held back, after the last token; the detokenizer's part of it may complete a stop string."""
         if not self.is_stopped:
-            self._show(self._detokenize(None))
+            self._append(self._final(self._detokenize(None)))
         if not self.is_stopped:
             self._append(self.held_back)
             self.held_back = ""
@@ -314,21 +316,19 @@ class Choice:
     def _in_order(self, text: str) -> str:
         return text[::-1] if self._backward else text
 
-    def _show(self, text: str) -> None:
-        """Append the part of detokenized text that is final; hold back what may begin a stop string."""
+    def _final(self, text: str) -> str:
+        """Return the part of detokenized text that is final; hold back what may begin a stop string."""
         if self._finder is None:
-            self._append(text)
-            return
+            return text
         match, num_held = self._finder.feed(text), len(self.held_back)
         text = self.held_back + text
         if match is not None:
             end, length = num_held + match[0], match[1]
             self.is_stopped, self.held_back = True, text[end:]
-            self._append(text[: end - length])
-            return
+            return text[: end - length]
         visible = len(text) - self._finder.num_pending
         self.held_back = text[visible:]
-        self._append(text[:visible])
+        return text[:visible]
 
     def _append(self, text: str) -> None:
         self._texts.append(text)

@@ -113,7 +113,8 @@ class PendingLogprobs:
 
     def place(self, text: str, offsets: Sequence[int]) -> None:
         """Add text, and the offsets in it of the tokens whose beginning is known now; see `Detokenizer.track`."""
-        self._pending.text_offset += [self.length + offset for offset in offsets]
+        for offset in offsets:
+            self._pending.text_offset.append(self.length + offset)
         self.length += len(text)
 
     def take(self, visible_length: int, *, last: bool, stopped: bool = False) -> Logprobs:
@@ -134,7 +135,9 @@ class PendingLogprobs:
             count += stopped and self._reached < visible_length
         if last and not stopped:
             count = len(pending.tokens)
-        taken, self._pending = pending.cut(0, count), pending.cut(count, None)
+        taken, self._pending = pending, Logprobs()
+        if count < len(pending.tokens):
+            taken, self._pending = pending.cut(0, count), pending.cut(count, None)
         if self._backward:
             taken.text_offset[num_known:] = [visible_length] * (count - num_known)
         return taken

@@ -12,7 +12,7 @@ from google.protobuf import text_format
 
 from contract import signatures
 from contract.card import load_assets
-from contract.errors import ContractError, LabelsError
+from contract.errors import ContractError
 from contract.files import read_file
 from contract.labels import LABELS_FILE, Labels, read_labels
 from contract.models_config import VersionPolicy, folder_of, version_numbers
@@ -55,7 +55,7 @@ class RepositoryConfig:
         try:
             read()
             self._errors.clear(subject)
-        except (LabelsError, RoutingError, text_format.ParseError) as error:
+        except (ContractError, RoutingError, text_format.ParseError) as error:
             self._errors.add(subject, str(error))
 
     def _read_models(self, text: str) -> None:
@@ -84,7 +84,7 @@ class RepositoryConfig:
         labels = read_labels(self._models_dir)
         if self._labels and not (self._models_dir / LABELS_FILE).exists():
             # Exporters never delete the file.
-            raise LabelsError("it is missing; the last content stays in effect. Write {} to it to remove all labels")
+            raise ContractError("it is missing; the last content stays in effect. Write {} to it to remove all labels")
         self._labels, self.has_labels = labels, True
 
     def _read_shares(self) -> None:

@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 
 from contract import signatures
-from contract.errors import TrainingFilterError
+from contract.errors import ContractError
 from contract.training_filter import TrainingFilter, load_training_filter
 from service.caches import SingleFlightCache
 from service.errors import TrainingFilterUnusable
@@ -42,7 +42,7 @@ class TrainingFilters:
         assets = self._models_dir / model.ref.name / str(model.ref.version) / signatures.ASSETS
         try:
             return self._filters.get(sha256, lambda _: self._load(assets / signatures.TRAINING_FILTER_FILE, sha256))
-        except TrainingFilterError:
+        except ContractError:
             raise TrainingFilterUnusable(
                 f"not_in_training is unavailable for model {model.ref.name!r}: the training filter of version "
                 f"{model.ref.version} is missing or damaged; see the gateway's log",
@@ -53,15 +53,15 @@ class TrainingFilters:
         key, current = (path, sha256), stamp(path)
         known = self._unusable.get(key)
         if known is not None and known[0] == current:
-            raise TrainingFilterError(known[1])
+            raise ContractError(known[1])
         try:
             loaded = load_training_filter(path, sha256)
             problem = f"{path}: no such file, but the card describes it"
-        except TrainingFilterError as error:
+        except ContractError as error:
             loaded, problem = None, str(error)
         if loaded is None:
             log.error("%s", problem)
             self._unusable[key] = current, problem
-            raise TrainingFilterError(problem)
+            raise ContractError(problem)
         self._unusable.pop(key, None)
         return loaded

@@ -38,7 +38,7 @@ class Scores:
     top_logprobs: np.ndarray | None = None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class Result:
     """What one call computed for one sequence, or the error that ended it.
 

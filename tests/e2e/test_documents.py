@@ -229,9 +229,11 @@ def _compare(block, printed):
         got, shown = documents(printed), documents(text)
         assert [one for one in got if not any(fits(one, other) for other in shown)] == [], block.output.place
         assert [one for one in shown if not any(fits(other, one) for other in got)] == [], block.output.place
-        assert [one["error"]["code"] for one in got if "error" in one] == [
-            one["error"]["code"] for one in shown if "error" in one
-        ], block.output.place
+        assert _error_codes(got) == _error_codes(shown), block.output.place
+
+
+def _error_codes(found):
+    return [one["error"]["code"] for one in found if isinstance(one, dict) and "error" in one]
 
 
 TABLES = {"NOT_RUN": NOT_RUN, "TYPED": TYPED, "EXACT": EXACT, "REFUSED": REFUSED}

@@ -103,11 +103,11 @@ def test_a_full_queue_is_a_429_with_retry_after(narrow_gateway):
 def test_sigterm_finishes_accepted_requests_and_rejects_new_ones(start_gateway):
     """New requests get 503, and so does /readyz; then the process exits with 0."""
     gateway = start_gateway(drain_s=120)
-    expected = gateway.text(**{**LONG, "max_tokens": 20_000})
+    expected = gateway.text(**{**LONG, "max_tokens": 10_000})
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        whole = pool.submit(gateway.text, **{**LONG, "max_tokens": 20_000})
-        streamed = pool.submit(gateway.streamed_text, **{**LONG, "max_tokens": 20_000})
-        blocker = Pending(gateway, stream=True, max_tokens=100_000)
+        whole = pool.submit(gateway.text, **{**LONG, "max_tokens": 10_000})
+        streamed = pool.submit(gateway.streamed_text, **{**LONG, "max_tokens": 10_000})
+        blocker = Pending(gateway, stream=True, max_tokens=50_000)
         until(lambda: gateway.accepted == 3)
         gateway.send(signal.SIGTERM)
         until(lambda: gateway.ask("POST", "/v1/completions", json.dumps({**LONG, "max_tokens": 1}))[0] == 503)

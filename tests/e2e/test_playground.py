@@ -313,9 +313,13 @@ def test_a_malformed_event_is_reported_and_the_page_stays_usable(open_playground
     """Of another shape, or no JSON; without a reload, the next completion is generated as usual."""
     page = open_playground(gateway)
     page.set(**FIELDS)
-    for event in ('{"seed": 1, "choices": [null]}', "<html>"):
-        answer = {"body": f"data: {event}\n\ndata: [DONE]\n\n", "content_type": "text/event-stream"}
-        page.page.route("**/v1/completions", lambda route, answer=answer: route.fulfill(**answer))
+    events = iter(('{"seed": 1, "choices": [null]}', "<html>"))
+
+    def answer(route):
+        route.fulfill(body=f"data: {next(events)}\n\ndata: [DONE]\n\n", content_type="text/event-stream")
+
+    for _ in range(2):
+        page.page.route("**/v1/completions", answer)
         page.click("#generate")
         page.wait_for_notice("An error occurred on this page")
         assert (page.page.is_enabled("#generate"), page.page.is_enabled("#stop")) == (True, False)
@@ -367,7 +371,7 @@ def test_errors_are_shown_and_disappear(open_playground, start_gateway):
     """A prompt over the limit of tokens or bytes, also for a link, and an unreachable server; then the page works."""
     page = open_playground(start_gateway(max_prompt_tokens=50, max_body_bytes=2**16))
     page.set(**FIELDS)
-    for length, bound in ((100, "at most 50 tokens, got 100"), (2**16, "65536")):
+    for length, bound in ((100, "at most 50 tokens, got 100"), (200_000, "65536")):
         page.page.fill("#prompt", "x" * length)
         page.click("#generate")
         page.wait_for_notice(bound)

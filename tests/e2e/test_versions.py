@@ -101,9 +101,9 @@ def versions(gateway, name):
 
 
 class Load:
-    """Continuous load from several threads, about 100 requests a second, until it is stopped."""
+    """Continuous load from several threads, about 60 requests a second, until it is stopped."""
 
-    def __init__(self, gateway, body, num_threads=5):
+    def __init__(self, gateway, body, num_threads=3):
         self.answers: list[tuple[float, int, dict]] = []
         self._gateway, self._body, self._ended = gateway, body, threading.Event()
         self._threads = [threading.Thread(target=self._run, args=(i,)) for i in range(num_threads)]

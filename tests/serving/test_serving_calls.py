@@ -23,7 +23,6 @@ def bits(outputs):
 
 
 def test_a_response_may_exceed_grpcs_default_limit(server, client, compute):
-    """Which is 4 MB."""
     inputs = make_call(signatures.SERVING_DEFAULT, server.card("lstm"), MAX_BATCH_SIZE, length=600)
     logits = client.predict("lstm", signatures.SERVING_DEFAULT, inputs)["logits"]
     assert logits.nbytes > 4 * 2**20

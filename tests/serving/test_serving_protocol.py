@@ -26,7 +26,6 @@ def test_a_response_names_the_concrete_version_and_the_signature(client, call, v
 
 
 def test_a_request_without_a_signature_uses_the_default_one(server, client):
-    """The response names it."""
     inputs = make_call(signatures.SERVING_DEFAULT, server.card("lstm"), 3)
     answer = client.answer("lstm", "", inputs)
     assert answer.model_spec.signature_name == signatures.SERVING_DEFAULT

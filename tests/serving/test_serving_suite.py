@@ -12,11 +12,9 @@ from tests.serving import given
 from tests.serving.given import check_given
 from tests.serving.repository import (
     BATCHING_CONFIG,
-    BATCHING_FLAGS,
     MADE_BY,
     VERSIONS,
     StaleModels,
-    docker_line,
     make_repository,
 )
 
@@ -51,15 +49,6 @@ def test_the_batching_parameters_allow_the_batch_sizes_of_the_contract(serving_m
     assert read_batching(serving_models / BATCHING_CONFIG) == Batching(
         signatures.MAX_BATCH_SIZE, signatures.BATCH_SIZES
     )
-
-
-def test_the_docker_command_mounts_the_models_and_does_not_poll_the_config(tmp_path):
-    """A polled config file would undo the reloads of the suite."""
-    line = docker_line(tmp_path, *BATCHING_FLAGS)
-    assert f"source={tmp_path},target=/models,readonly" in line
-    assert "--entrypoint tensorflow_model_server tensorflow/serving:2.21.0 --port=8500 " in line
-    assert line.endswith("--enable_batching=true --batching_parameters_file=/models/batching.config")
-    assert "model_config_file_poll_wait_seconds" not in line
 
 
 def test_a_directory_without_models_is_a_usage_error(tmp_path):

@@ -64,7 +64,7 @@ def test_the_entry_points_are_the_commands_that_the_client_calls_the_servers():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     points = project["entry-points"]["sostenuto.commands"]
     assert points.keys() == set(SERVER_COMMANDS)
-    assert {value.partition(":")[2] for value in points.values()} == set(commands.__all__)
+    assert [value for value in points.values() if not hasattr(commands, value.partition(":")[2])] == []
 
 
 def test_the_servers_wheel_has_every_file_of_its_packages_and_no_others():

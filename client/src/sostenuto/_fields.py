@@ -35,6 +35,7 @@ class ScoreArguments(TypedDict, total=False):
     json_schema: JSONSchema | None
     allowed: str | None
     banned: str | None
+    # Further fields of the API.
     min_length: int | None
     min_tokens: int | None
     ignore_eos: bool | None

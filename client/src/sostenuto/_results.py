@@ -57,17 +57,11 @@ class Choice:
 
 @dataclass(frozen=True)
 class Usage:
-    """Token counts of a request.
-
-    Attributes:
-        prompt_tokens: int.
-        completion_tokens: int.
-        total_tokens: int. Their sum.
-    """
+    """Token counts of a request."""
 
     prompt_tokens: int
     completion_tokens: int
-    total_tokens: int
+    total_tokens: int  # their sum
 
     @classmethod
     def from_response(cls, raw: dict[str, Any]) -> Usage:

@@ -57,7 +57,7 @@ class Resumption:
             raise InvalidArgument("resume=True needs one prompt and n=1: send one request per completion")
         self._send, self._stopped, self._is_known = send, stopped, is_known
         self._waited_s = 0.0  # since the last new text
-        self._progress: object = None  # length of the text, and resume point, at the last interruption
+        self._num_characters = 0  # delivered before the last interruption
         # Without max_tokens the remaining number of tokens is unknown.
         if body.get("max_tokens") is not None:
             options = {"state_interval": STATE_INTERVAL, **(body.get("stream_options") or {})}
@@ -98,9 +98,9 @@ class Resumption:
         Raises:
             SostenutoError: the server refuses to resume, or was unreachable for PATIENCE_S.
         """
-        progress = (len(assembly.generation.text), assembly.resume_point)
-        if progress != self._progress:
-            self._progress, self._waited_s = progress, 0.0
+        num_characters = len(assembly.generation.text)
+        if num_characters > self._num_characters:
+            self._num_characters, self._waited_s = num_characters, 0.0
         body = self._next_body(assembly)
         assembly.rewind()
         return self._open_patiently(body)

@@ -268,6 +268,17 @@ def test_a_file_gets_progress_lines_at_intervals(clock):
     assert file.getvalue() == "2 done, 0.05/s\n4 done, 0.05/s\n4 done, 0.0286/s\n"
 
 
+def test_a_line_fits_the_terminal_and_its_rate_is_that_of_new_items(clock, monkeypatch):
+    """A line that wraps could not be redrawn."""
+    monkeypatch.setenv("COLUMNS", "60")
+    file = Terminal()
+    with Progress(4, shown=True, num_done=2, file=file) as progress:
+        progress.note = ", waiting" * 9
+        clock[0] += 10
+        progress.advance()
+    assert file.getvalue().split("\r\x1b[K")[1] == "█" * 18 + "·" * 6 + " 3/4, 0.1/s, 0:10 left, waiting, wa"
+
+
 def test_the_remaining_time_includes_hours(clock):
     file = Terminal()
     with Progress(3, shown=True, file=file) as progress:

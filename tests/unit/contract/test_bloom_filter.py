@@ -39,7 +39,6 @@ def test_whatever_was_added_is_found(added, others, rate):
 
 
 def test_an_empty_filter_finds_nothing():
-    """It has bits all the same."""
     bloom = BloomFilter.sized(0, 1e-3)
     assert (bloom.find(hashes(0, 100)).tolist(), bloom.false_positive_rate()) == ([], 0.0)
     assert len(bloom.bits) == MIN_BYTES
@@ -64,7 +63,6 @@ def test_a_small_filter_keeps_a_low_rate():
 
 
 def test_the_position_of_a_found_hash_is_returned():
-    """Positions ascend."""
     bloom = BloomFilter.sized(100, 1e-7)
     bloom.add(hashes(0, 2))
     queries = np.concatenate([hashes(10, 14), hashes(1, 2), hashes(14, 16), hashes(0, 1)])

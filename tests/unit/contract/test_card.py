@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from contract.card import GeneratorCard, load_assets
-from contract.errors import CardError, ContractError
+from contract.errors import ContractError
 from contract.tokenizer import CharacterTokenizer, WordTokenizer
 
 FIELDS = {
@@ -34,7 +34,6 @@ def write(folder, card, tokenizer):
 
 
 def test_assets_are_loaded_as_they_were_written(tmp_path):
-    """What the exporter writes equals what the gateway reads."""
     card, tokenizer = GeneratorCard(**FIELDS), CharacterTokenizer.train("abc")
     assert load_assets(write(tmp_path, card, tokenizer)) == (card, tokenizer)
 
@@ -65,18 +64,16 @@ def test_an_unknown_field_is_ignored():
 
 
 def test_a_truncated_card_raises_an_error_with_its_file(tmp_path):
-    """The message has the file's name."""
-    with pytest.raises(CardError, match=r"generator\.json"):
+    with pytest.raises(ContractError, match=r"generator\.json"):
         load_assets(write(tmp_path, '{"name": "demo"', CharacterTokenizer.train("abc")))
 
 
 @pytest.mark.parametrize("found", [1, 5])
 def test_a_version_of_another_format_is_rejected_with_the_export_command(found, tmp_path):
-    """In one line with both formats, whatever other fields the card has."""
     folder = tmp_path / "models" / "demo" / "7"
     folder.mkdir(parents=True)
     write(folder, f'{{"format": {found}, "name": "demo"}}', CharacterTokenizer.train("abc"))
-    with pytest.raises(CardError) as error:
+    with pytest.raises(ContractError) as error:
         load_assets(folder)
     assert str(error.value) == (
         f"{folder}: exported in format {found}, but this release reads format 4; export it again with: "

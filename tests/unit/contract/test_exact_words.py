@@ -5,13 +5,10 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from contract.errors import TokenizerError
 from contract.tokenizer import ExactWordTokenizer
-from tests.unit.contract.scripts import ALL, SCRIPTS, texts
-
-TOKENIZER = ExactWordTokenizer.train([ALL, ALL], num_words=150)
+from tests.unit.contract.scripts import ALL, texts
 
 
 def pieces(tokenizer, text):
@@ -24,27 +21,25 @@ def words(text):
     return pieces(ExactWordTokenizer.train([text, text]), text)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=200)
 @given(learnt=texts, num_words=st.one_of(st.none(), st.integers(3, 30)))
 def test_the_training_text_is_decoded_exactly(learnt, num_words):
-    """However few words are in the vocabulary, all characters are."""
     tokenizer = ExactWordTokenizer.train([learnt], num_words=num_words)
     ids = tokenizer.encode(learnt)
     assert tokenizer.special.unknown not in ids
     assert tokenizer.decode(ids) == learnt
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=200)
 @given(learnt=texts, text=texts)
 def test_only_a_character_outside_the_training_text_is_unknown(learnt, text):
-    """All other characters of any text are decoded, in order."""
     tokenizer = ExactWordTokenizer.train([learnt])
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == "".join(c for c in text if c in learnt)
     assert ids.count(tokenizer.special.unknown) == sum(c not in learnt for c in text)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=200)
 @given(learnt=texts, text=texts)
 def test_each_token_is_found_at_its_offset(learnt, text):
     """The text between two offsets is the token, or one unknown character."""
@@ -75,7 +70,6 @@ def test_a_word_has_its_combining_marks_and_one_leading_space(text, expected):
 
 
 def test_a_word_outside_the_vocabulary_is_spelt_in_characters():
-    """Its neighbours stay whole words."""
     tokenizer = ExactWordTokenizer.train(["a the cat the cat tea"])
     assert pieces(tokenizer, "the cat the tea☃") == ["t", "h", "e", " cat", " the", " ", "t", "e", "a", "<unk>"]
 
@@ -104,16 +98,5 @@ def test_vocab_size_limits_words_and_characters_together():
     ],
 )
 def test_a_limit_that_is_too_small_is_rejected(bound, message):
-    """The message has the minimum and the value."""
     with pytest.raises(TokenizerError, match=message):
         ExactWordTokenizer.train(["a b"], **bound)
-
-
-@pytest.mark.parametrize("text", SCRIPTS.values(), ids=SCRIPTS)
-def test_hugging_faces_library_encodes_and_decodes_alike(text):
-    """It reads the same file; only names of special tokens in the text differ."""
-    text = text.replace("<", "")
-    theirs = HuggingFaceTokenizer.from_str(TOKENIZER.to_json())
-    ids = TOKENIZER.encode(text + " ☃")
-    assert theirs.encode(text + " ☃").ids == ids
-    assert theirs.decode(ids) == TOKENIZER.decode(ids) == text + " "

@@ -15,7 +15,6 @@ from tests.faults import fill_disk
 
 
 def test_a_file_within_the_limit_is_read_whole(tmp_path):
-    """The limit itself is within it."""
     (tmp_path / "file").write_bytes(b"12345")
     assert read_file(tmp_path / "file", 5) == b"12345"
     with pytest.raises(OSError, match="must have at most 4 bytes, got 5"):
@@ -65,7 +64,6 @@ def create(path):
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="/dev/full is Linux's")
 @pytest.mark.parametrize("act", [write, create])
 def test_a_full_disk_leaves_no_file_and_an_error_with_the_path(act, tmp_path, full_disk):  # noqa: ARG001 - a fixture
-    """Neither an empty file nor a temporary one."""
     path = tmp_path / "file"
     with pytest.raises(OSError, match=re.escape(f"No space left on device: '{path}'")):
         act(path)
@@ -74,7 +72,6 @@ def test_a_full_disk_leaves_no_file_and_an_error_with_the_path(act, tmp_path, fu
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="/dev/full is Linux's")
 def test_a_full_disk_leaves_an_existing_file_unchanged(tmp_path, full_disk):  # noqa: ARG001 - a fixture
-    """The old content is complete."""
     path = tmp_path / "file"
     path.write_text("old")
     with pytest.raises(OSError, match="No space left"):
@@ -107,7 +104,6 @@ def test_permissions_are_the_requested_mode_without_the_umask(tmp_path):
 
 
 def test_create_keeps_an_existing_file(tmp_path):
-    """It returns False."""
     path = tmp_path / "file"
     assert create(path)
     assert not create(path)
@@ -130,8 +126,6 @@ def test_concurrent_creation_succeeds_once(tmp_path, monkeypatch):
 
 
 def test_an_error_of_the_writer_removes_the_temporary_file(tmp_path):
-    """The error itself is raised, even a `KeyboardInterrupt`."""
-
     def fail():
         with atomic_write(tmp_path / "file") as file:
             file.write(b"half")

@@ -32,10 +32,9 @@ def nothing(tokenizer):
 
 
 @kinds
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(text=texts)
 def test_ids_and_texts_equal_the_librarys(name, text):
-    """Without special tokens around the text, and with none recognized within it."""
     tokenizer, library = KINDS[name], plain(name)
     library.encode_special_tokens = True
     ids = tokenizer.encode(text)
@@ -44,10 +43,9 @@ def test_ids_and_texts_equal_the_librarys(name, text):
 
 
 @kinds
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(numbers=id_lists, places=cuts)
 def test_streamed_deltas_joined_are_the_text_that_the_library_decodes(name, numbers, places):
-    """Any ids in any chunks, forward and backward; special tokens have no text."""
     tokenizer = KINDS[name]
     ids = [number % len(tokenizer) for number in numbers]
     expected = plain(name).decode([i for i in ids if i not in nothing(tokenizer)])
@@ -61,7 +59,7 @@ def test_streamed_deltas_joined_are_the_text_that_the_library_decodes(name, numb
 
 
 @kinds
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(numbers=id_lists)
 def test_tracked_offsets_agree_in_both_directions(name, numbers):
     """One per token, in order; with words, the text between two offsets is the token's."""
@@ -106,7 +104,6 @@ def test_the_offset_of_a_token_is_that_of_its_leading_space():
 
 @kinds
 def test_a_tokenizer_is_loaded_from_its_file_unchanged(name, tmp_path):
-    """With its special tokens; the library can read the file too."""
     tokenizer, path = KINDS[name], tmp_path / "tokenizer.json"
     path.write_text(tokenizer.to_json(), encoding="utf-8")
     again = load_tokenizer(path)
@@ -216,7 +213,6 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_an_unsupported_file_is_rejected_when_it_is_read(damage):
-    """Not when the first text is encoded."""
     part, key, value, message = DAMAGES[damage]
     document = json.loads(MADE["words"].to_str())
     (document if part is None else document[part])[key] = value
@@ -233,7 +229,7 @@ def test_a_word_suffix_in_the_middle_of_a_token_is_rejected():
 
 
 @kinds
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(numbers=id_lists)
 def test_the_bytes_of_tokens_are_those_of_the_text(name, numbers):
     """Patterns are compiled from them. A suffix is dropped only at the end of a text, so such tokens have none."""

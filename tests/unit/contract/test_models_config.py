@@ -17,5 +17,4 @@ from contract.models_config import VersionPolicy
     ],
 )
 def test_a_version_policy_selects_from_the_existing_versions(policy: VersionPolicy, found: list[int], wanted: set[int]):
-    """The latest by number, all, or specific ones."""
     assert policy.select(found) == wanted

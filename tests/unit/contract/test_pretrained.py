@@ -60,7 +60,7 @@ def library(name):
 
 
 @kinds
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(text=TEXTS)
 def test_the_library_encodes_alike(name, text):
     """Any text, also one with special tokens' names or final sigmas, without tokens around it."""
@@ -68,10 +68,9 @@ def test_the_library_encodes_alike(name, text):
 
 
 @kinds
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(numbers=st.lists(st.integers(0, 10**6), max_size=30))
 def test_the_library_decodes_alike(name, numbers):
-    """Any ids; special tokens have no text."""
     tokenizer = KINDS[name]
     ids = [number % len(tokenizer.tokens) for number in numbers]
     assert library(name).decode(ids) == tokenizer.decode(ids)
@@ -79,7 +78,6 @@ def test_the_library_decodes_alike(name, numbers):
 
 @kinds
 def test_the_names_of_special_tokens_are_text(name):
-    """No text spells a special token."""
     for token in ("<start>", "<pad>", "a <PAD> <pad>b", "a <end>b", "<unk> [UNK] </s><|endoftext|>"):
         assert library(name).encode(token).ids == KINDS[name].encode(token)
 
@@ -108,6 +106,5 @@ def test_the_config_names_the_special_tokens_of_the_model(name):
     ids=["unknown", "split", "surrogate"],
 )
 def test_a_tokenizer_without_an_equal_is_refused(tokenizer, reason):
-    """The message says what the library cannot do."""
     with pytest.raises(TokenizerError, match=reason):
         tokenizer_json(tokenizer)

@@ -18,15 +18,14 @@ any_rules = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=200)
 @given(rules=any_rules, text=any_text)
 def test_words_equal_those_of_keras(rules, text):
-    """For any text and any rules."""
     options = {"filters": rules.filters, "lower": rules.lower, "split": rules.split}
     assert rules.words(text) == text_to_word_sequence(text, **options)
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=200)
 @given(rules=any_rules, text=any_text)
 def test_the_text_from_a_words_offset_has_that_word_and_all_later_ones(rules, text):
     """Also where lower case or a separator is longer than the text that it replaces."""
@@ -56,10 +55,9 @@ def test_offsets_are_those_of_the_original_text(rules, text, places):
     assert rules.offsets(text) == places
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=200)
 @given(rules=any_rules)
 def test_rules_are_read_from_the_file_format_unchanged(rules):
-    """Every filter, in its order."""
     assert WordRules.read(rules.normalizer, rules.pre_tokenizer) == rules
 
 

@@ -1,19 +1,16 @@
 """Subwords: every text is encoded without loss, and a stream never shows part of a character."""
 
 import re
-from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from contract.errors import TokenizerError
 from contract.tokenizer import SubwordTokenizer
-from tests.unit.contract.scripts import ALL, SCRIPTS, texts
+from tests.unit.contract.scripts import ALL, texts
 
 TOKENIZER = SubwordTokenizer.train([ALL] * 4, vocab_size=500)
-LIBRARY = HuggingFaceTokenizer.from_str(TOKENIZER.to_json())
 BYTES = SubwordTokenizer.train([], vocab_size=259)
 BYTE_IDS = [next(i for i in range(3, 259) if BYTES.join([i]) == bytes([byte])) for byte in range(256)]
 
@@ -32,91 +29,27 @@ odd_bytes = st.lists(
 cuts = st.lists(st.integers(0, 60), max_size=6)
 
 
-def stream(tokenizer, ids, places):
-    """Return the text deltas of ids that are fed in chunks, and the flush."""
-    bounds = [0, *sorted(min(place, len(ids)) for place in places), len(ids)]
-    detokenizer = tokenizer.detokenizer()
-    return [*(detokenizer.feed(ids[a:b]) for a, b in pairwise(bounds)), detokenizer.flush()]
-
-
-@pytest.mark.parametrize("text", SCRIPTS.values(), ids=SCRIPTS)
-def test_a_vocabulary_trained_on_english_encodes_every_script(text):
-    """Its alphabet is all bytes: nothing is unknown."""
-    tokenizer = SubwordTokenizer.train(["the cat sat on the mat " * 9], vocab_size=300)
+@pytest.mark.parametrize("tokenizer", [TOKENIZER, BYTES], ids=["merges", "bytes"])
+@settings(max_examples=200)
+@given(text=texts)
+def test_every_text_is_decoded_exactly(tokenizer, text):
+    """In any script, whatever the merges are learned from; NUL and lone combining marks too."""
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
     assert not set(ids) & set(vars(tokenizer.special).values())
 
 
-@settings(deadline=None, max_examples=500)
-@given(text=texts)
-def test_every_text_is_decoded_exactly(text):
-    """With merges in every script; NUL and lone combining marks too."""
-    ids = TOKENIZER.encode(text)
-    assert TOKENIZER.decode(ids) == text
-    assert not set(ids) & set(vars(TOKENIZER.special).values())
-
-
-@settings(deadline=None, max_examples=300)
-@given(text=texts)
-def test_hugging_faces_library_encodes_alike(text):
-    """It reads the same file; only names of special tokens in the text differ."""
-    text = text.replace("<", "")
-    assert LIBRARY.encode(text).ids == TOKENIZER.encode(text)
-
-
-@settings(deadline=None, max_examples=500)
-@given(ids=any_ids)
-def test_hugging_faces_library_decodes_any_ids_alike(ids):
-    """Invalid UTF-8 becomes the same U+FFFD."""
-    assert LIBRARY.decode(ids) == TOKENIZER.decode(ids)
-
-
-@settings(deadline=None, max_examples=500)
-@given(content=odd_bytes, places=cuts)
-def test_any_bytes_decode_alike_however_they_are_chunked(content, places):
-    """Byte by byte, in chunks or at once: the same U+FFFD, and never part of a character."""
-    ids = [BYTE_IDS[byte] for byte in content]
-    expected = content.decode("utf-8", "replace")
-    assert BYTES.decode(ids) == expected
-    assert "".join(stream(BYTES, ids, places)) == expected
-    assert "".join(stream(BYTES, ids, range(len(ids)))) == expected
-
-
-@settings(deadline=None, max_examples=500)
-@given(ids=any_ids, places=cuts)
-def test_streamed_deltas_joined_are_the_decoded_text(ids, places):
-    """For any ids, special tokens among them, in any chunks."""
-    assert "".join(stream(TOKENIZER, ids, places)) == TOKENIZER.decode(ids)
-    assert "".join(stream(TOKENIZER, ids, range(len(ids)))) == TOKENIZER.decode(ids)
-
-
-@settings(deadline=None)
-@given(text=texts)
-def test_the_streamed_text_is_always_a_prefix_of_the_text(text):
-    """A character whose bytes arrive one by one is held back until the last; the flush is empty."""
-    pieces = stream(BYTES, BYTES.encode(text), range(400))
-    shown = ""
-    for piece in pieces:
-        shown += piece
-        assert text.startswith(shown)
-    assert shown == text
-    assert pieces[-1] == ""
-
-
 def test_an_incomplete_character_at_the_end_is_flushed_as_one_u_fffd():
-    """A second flush returns nothing."""
     detokenizer = BYTES.detokenizer()
     ids = BYTES.encode("a€")
     assert detokenizer.feed(ids[:3]) == "a"
     assert (detokenizer.flush(), detokenizer.flush()) == ("\ufffd", "")
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=200)
 @given(text=texts)
 @pytest.mark.parametrize("tokenizer", [TOKENIZER, BYTES], ids=["merges", "bytes"])
 def test_the_offset_of_a_token_is_that_of_the_character_of_its_first_byte(tokenizer, text):
-    """Tokens within one character share its offset."""
     ids, offsets = tokenizer.encode(text), tokenizer.offsets(text)
     starts = [len(tokenizer.join(ids[:n])) for n in range(len(ids))]
     begins, place = {}, 0
@@ -142,7 +75,6 @@ def test_labels_are_unique_texts_names_or_bytes():
 
 
 def test_a_label_does_not_depend_on_the_previous_tokens():
-    """Even if their bytes would complete the character."""
     detokenizer = BYTES.detokenizer()
     first, second, third = BYTES.encode("€")
     labels = [detokenizer.label(third)]
@@ -165,13 +97,11 @@ def test_combining_marks_are_in_the_token_of_their_letter():
 
 
 def test_a_vocab_size_below_the_number_of_bytes_is_rejected():
-    """The message has the minimum and the value."""
     with pytest.raises(TokenizerError, match=r"vocab_size must be at least 259 \(bytes and special tokens\), got 258"):
         SubwordTokenizer.train(["a"], vocab_size=258)
 
 
 def test_the_vocabulary_has_the_requested_size():
-    """If the text has enough pairs."""
     assert len(TOKENIZER) == 500
 
 

@@ -1,18 +1,15 @@
 """All tokenizer units: encoding, decoding, special tokens and files; for words, Keras's tokenizer is the oracle."""
 
-import itertools
 import json
 import os
 import subprocess
 import sys
 import tracemalloc
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras.src.legacy.preprocessing.text import Tokenizer as KerasTokenizer
-from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from contract.errors import TokenizerError
 from contract.tokenizer import (
@@ -23,7 +20,8 @@ from contract.tokenizer import (
     load_tokenizer,
 )
 from contract.tokenizers.vocabulary import END
-from tests.unit.contract.scripts import ALL, SCRIPTS
+from tests.paths import ROOT
+from tests.unit.contract.scripts import ALL
 
 KINDS = [CharacterTokenizer, WordTokenizer, ExactWordTokenizer, SubwordTokenizer]
 texts = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=80)
@@ -34,14 +32,7 @@ def learn(kind, text, **options):
     return kind.train(text if kind is CharacterTokenizer else [text], **options)
 
 
-@pytest.mark.parametrize("text", SCRIPTS.values(), ids=SCRIPTS)
-def test_characters_are_decoded_exactly(text):
-    """In any script."""
-    tokenizer = CharacterTokenizer.train(text)
-    assert tokenizer.decode(tokenizer.encode(text)) == text
-
-
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(learnt=texts, text=texts)
 def test_only_a_character_outside_the_training_text_is_unknown(learnt, text):
     """Each character is one id; the unknown token has no text."""
@@ -52,30 +43,19 @@ def test_only_a_character_outside_the_training_text_is_unknown(learnt, text):
     assert all((i == tokenizer.special.unknown) == (c not in learnt) for c, i in zip(text, ids, strict=True))
 
 
-@settings(deadline=None, max_examples=300)
-@given(learnt=st.lists(texts, max_size=4), text=texts)
-def test_words_equal_those_of_keras(learnt, text):
-    """Word index and sequences are those of Keras's legacy tokenizer, on any text."""
-    oracle = KerasTokenizer(oov_token="<OOV>")
-    oracle.fit_on_texts(learnt)
-    tokenizer = WordTokenizer.train(learnt)
-    assert tokenizer.word_index == oracle.word_index
-    assert tokenizer.encode(text) == oracle.texts_to_sequences([text])[0]
-
-
-@settings(deadline=None, max_examples=200)
-@given(learnt=st.lists(texts, min_size=1, max_size=4), num_words=st.integers(3, 12))
-def test_num_words_truncates_the_vocabulary_as_keras_does(learnt, num_words):
-    """The same rare words become unknown."""
+@settings(max_examples=400)
+@given(learnt=st.lists(texts, max_size=4), text=texts, num_words=st.none() | st.integers(3, 12))
+def test_words_equal_those_of_keras(learnt, text, num_words):
+    """Word index and sequences are those of Keras's legacy tokenizer, on any text; the same rare words are unknown."""
     oracle = KerasTokenizer(num_words=num_words, oov_token="<OOV>")
     oracle.fit_on_texts(learnt)
     tokenizer = WordTokenizer.train(learnt, num_words=num_words)
-    assert [tokenizer.encode(text) for text in learnt] == oracle.texts_to_sequences(learnt)
-    assert tokenizer.word_index == {word: i for word, i in oracle.word_index.items() if i < num_words}
+    kept = {word: i for word, i in oracle.word_index.items() if num_words is None or i < num_words}
+    assert tokenizer.word_index == kept
+    assert [tokenizer.encode(each) for each in (text, *learnt)] == oracle.texts_to_sequences([text, *learnt])
 
 
 def test_a_num_words_that_leaves_no_word_is_rejected():
-    """The message has the minimum and the value."""
     with pytest.raises(TokenizerError, match=r"num_words must be at least 3 .*, got 2"):
         WordTokenizer.train(["a b"], num_words=2)
 
@@ -111,30 +91,15 @@ def test_the_name_of_a_special_token_is_encoded_as_text(kind, name):
     ("follows", "expected"), [("", "b a b"), ("a", " b a b"), ("a ", "b a b"), ("a\n", "b a b")], ids=repr
 )
 def test_one_space_separates_words_from_the_prompt(follows, expected):
-    """None is added if the prompt ends in white space."""
     tokenizer = WordTokenizer.train(["a b"])
     detokenizer = tokenizer.detokenizer(follows)
     a, b = tokenizer.encode("a b")
     assert detokenizer.feed([b]) + detokenizer.feed([0]) + detokenizer.feed([a, b]) == expected
 
 
-@settings(deadline=None)
-@given(text=st.text("abc \n.é", max_size=60), cuts=st.lists(st.integers(0, 60), max_size=5))
-@pytest.mark.parametrize("kind", KINDS)
-def test_streamed_deltas_joined_are_the_decoded_text(kind, text, cuts):
-    """However the ids are split into chunks."""
-    tokenizer = learn(kind, text)
-    ids = tokenizer.encode(text)
-    bounds = [0, *sorted(min(cut, len(ids)) for cut in cuts), len(ids)]
-    detokenizer = tokenizer.detokenizer()
-    pieces = [detokenizer.feed(ids[a:b]) for a, b in itertools.pairwise(bounds)]
-    assert "".join(pieces) + detokenizer.flush() == tokenizer.decode(ids)
-
-
 @pytest.mark.parametrize("end_token", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_tokenizer_is_loaded_from_its_file_unchanged(kind, end_token, tmp_path):
-    """Ids of special tokens included."""
     tokenizer = learn(kind, ALL * 2, end_token=end_token)
     path = tmp_path / "tokenizer.json"
     path.write_text(tokenizer.to_json(), encoding="utf-8")
@@ -145,37 +110,24 @@ def test_a_tokenizer_is_loaded_from_its_file_unchanged(kind, end_token, tmp_path
     assert again.to_json() == tokenizer.to_json()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_training_is_byte_reproducible(kind):
+def test_training_is_byte_reproducible():
     """In processes with different hash seeds, which iterate sets in different orders."""
     code = (
-        "from contract import tokenizer as t; from tests.unit.contract.scripts import ALL; import hashlib; "
-        f"made = t.{kind.__name__}.train({'ALL' if kind is CharacterTokenizer else '[ALL, ALL[::-1], ALL]'}); "
-        "print(hashlib.sha256(made.to_json().encode()).hexdigest())"
+        "import contract.tokenizer as t; from tests.unit.contract.scripts import ALL; "
+        f"print([getattr(t, kind).train([ALL, ALL[::-1], ALL]).to_json() for kind in {[k.__name__ for k in KINDS]}])"
     )
     digests = {
         subprocess.run(
             [sys.executable, "-c", code],
-            cwd=Path(__file__).parents[3],
+            cwd=ROOT,
             env={**os.environ, "PYTHONHASHSEED": seed},
             capture_output=True,
             text=True,
             check=True,
         ).stdout
-        for seed in ("1", "2", "3")
+        for seed in ("1", "2")
     }
     assert len(digests) == 1
-
-
-@pytest.mark.parametrize(
-    ("kind", "text"), [(CharacterTokenizer, "Abc, dé\n!"), (WordTokenizer, "The cat, the DOG! (a)")]
-)
-def test_hugging_faces_library_reads_the_file_and_encodes_alike(kind, text):
-    """Except for words whose lower case depends on their neighbours."""
-    tokenizer = kind.train([text] if kind is WordTokenizer else text)
-    theirs = HuggingFaceTokenizer.from_str(tokenizer.to_json())
-    assert theirs.encode(text).ids == tokenizer.encode(text)
-    assert theirs.decode(tokenizer.encode(text)) == tokenizer.decode(tokenizer.encode(text))
 
 
 @pytest.mark.parametrize(
@@ -192,7 +144,6 @@ def test_hugging_faces_library_reads_the_file_and_encodes_alike(kind, text):
     ids=lambda content: content[:40],
 )
 def test_a_file_that_is_no_tokenizer_is_rejected_by_name(content, tmp_path):
-    """With one line, whatever it holds."""
     path = tmp_path / "tokenizer.json"
     path.write_text(content)
     with pytest.raises(TokenizerError, match=r"^.*tokenizer\.json: [^\n]+$"):
@@ -228,6 +179,10 @@ DAMAGES = {
     "a merge of three": ((SubwordTokenizer, "model", "merges", [["a", "b", "c"]]), "not a tokenizer file"),
     "merges that are none": ((SubwordTokenizer, "model", "merges", 5), "not a tokenizer file"),
     "merges are missing": ((SubwordTokenizer, "model", "merges", None), "not a tokenizer file"),
+    "another rule of words": (
+        (WordTokenizer, None, "pre_tokenizer", {"type": "Whitespace"}),
+        "does not support its normalizer or pre_tokenizer",
+    ),
     "another rule": (
         (SubwordTokenizer, None, "pre_tokenizer", None),
         "does not support its normalizer or pre_tokenizer",
@@ -248,7 +203,6 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_an_inconsistent_tokenizer_file_is_rejected_when_it_is_read(damage, tmp_path):
-    """With one line, and not when the first text is encoded."""
     arguments, message = DAMAGES[damage]
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps(change(*arguments)))
@@ -258,22 +212,12 @@ def test_an_inconsistent_tokenizer_file_is_rejected_when_it_is_read(damage, tmp_
 
 
 def test_a_duplicate_token_is_rejected():
-    """The message has the token."""
     with pytest.raises(TokenizerError, match="'a' occurs twice"):
         CharacterTokenizer(["<pad>", "<unk>", "<start>", "a", "a"])
 
 
-def test_a_file_with_another_pre_tokenizer_is_rejected(tmp_path):
-    """Text would otherwise be split differently than the file says."""
-    path = tmp_path / "tokenizer.json"
-    rule = {"normalizer": {"type": "Sequence", "normalizers": []}, "pre_tokenizer": {"type": "Whitespace"}}
-    path.write_text(json.dumps({"model": {"vocab": {"[PAD]": 0}, "unk_token": "[UNK]"}, **rule}))
-    with pytest.raises(TokenizerError, match="does not support its normalizer or pre_tokenizer"):
-        load_tokenizer(path)
-
-
 @pytest.mark.parametrize("kind", KINDS)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(learnt=texts, text=texts)
 def test_no_token_is_longer_than_max_token_characters(kind, learnt, text):
     """So that the length of a text alone suffices to reject it."""

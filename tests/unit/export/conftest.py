@@ -4,7 +4,7 @@ import functools
 
 import pytest
 
-from export.graphs.cells import RecurrentStep
+from export.graphs.cells import StatefulNetwork
 from tests.unit.export.models import make_model
 from tests.unit.export.published import END, Published
 
@@ -21,7 +21,7 @@ STACKS = [
 def _small_graphs(request, monkeypatch):
     """Trace a step once and not four times, except in tests of graphs: publishing takes a third of the time."""
     if request.path.parent.name != "graphs":
-        monkeypatch.setattr(RecurrentStep, "unroll", 1)
+        monkeypatch.setattr(StatefulNetwork, "unroll", 1)
 
 
 @pytest.fixture

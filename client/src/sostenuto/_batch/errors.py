@@ -1,13 +1,4 @@
-"""Errors that end a run early, with their exit codes, and those of a line or a file.
-
-BatchError
-├── UsageError    2  IN, OUT or an option cannot be used
-├── Stopped       3  the gateway is unavailable, refuses the key or is not a gateway; the same command resumes
-└── OutputLost    3  OUT was removed, renamed or replaced during the run
-
-LineError is not among them: it becomes an error in OUT or in the errors file. Nor is ForeignContent, of which the
-journal makes a UsageError.
-"""
+"""Errors that end a run early, with their exit codes, and those of one line or one file, which do not."""
 
 from __future__ import annotations
 
@@ -27,7 +18,7 @@ class UsageError(BatchError):
 
 
 class Stopped(BatchError):
-    """No further line would get a response."""
+    """No further line would get a response: the gateway is unavailable, refuses the key or is not a gateway."""
 
 
 class OutputLost(BatchError):
@@ -35,7 +26,7 @@ class OutputLost(BatchError):
 
 
 class LineError(Exception):
-    """A line of IN that gets no HTTP response: it is invalid and never sent, or its request failed.
+    """A line of IN that gets no HTTP response: it is invalid and never sent, or its request failed. OUT has the error.
 
     Attributes:
         code: Machine-readable code.
@@ -48,7 +39,7 @@ class LineError(Exception):
 
 
 class ForeignContent(Exception):
-    """The content of a file that no batch wrote in this format, at a line from 1."""
+    """The content of a file that no batch wrote in this format, at a line from 1; it becomes a UsageError."""
 
     def __init__(self, line: int) -> None:
         super().__init__(f"line {line}")

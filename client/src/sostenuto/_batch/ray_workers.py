@@ -78,7 +78,7 @@ def _connect(address: str | None) -> None:
     try:
         ray.init(runtime_env=packages, log_to_driver=False, logging_level=logging.ERROR, **cluster)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise Stopped(f"no Ray cluster at {address}: {error}") from None
+        raise Stopped(f"no Ray cluster at {address or 'this machine'}: {error}") from None
     # Ray 2.64 is to have another option for SPREAD; the pinned 2.60 has none yet.
     warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
     context = DataContext.get_current()

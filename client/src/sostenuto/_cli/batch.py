@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sostenuto._batch.run import Options
 
 TIMEOUT_S = 660.0
+COUNT = click.IntRange(1, 4096)
 LOCAL = "local"
 RESUME_HINT = "completed lines are kept, and the same command resumes"
 NEEDED = {"numpy", "orjson"}
@@ -48,12 +49,6 @@ def _source(value: str) -> Path:
     return Path(value)
 
 
-def _count(value: str) -> int:
-    if not (value.isascii() and value.isdigit() and 0 < int(value) <= 4096):
-        raise click.BadParameter(f"must be a number from 1 to 4096, got {value!r}")
-    return int(value)
-
-
 @click.command(epilog=EPILOG, short_help="Send a file of requests; write a file of responses.")
 @click.argument("source", type=_source, metavar="IN")
 @click.argument("target", type=click.Path(path_type=Path), metavar="OUT")
@@ -73,7 +68,7 @@ def _count(value: str) -> int:
 )
 @click.option(
     "--concurrency",
-    type=_count,
+    type=COUNT,
     metavar="N",
     help="Concurrent requests.  [default: as many as the server admits, up to 64]",
 )
@@ -96,7 +91,7 @@ def _count(value: str) -> int:
 )
 @click.option(
     "--ray-workers",
-    type=_count,
+    type=COUNT,
     metavar="N",
     help="With --ray: number of workers, which share the concurrent requests.  [default: one per machine]",
 )

@@ -55,7 +55,7 @@ def exit_code(error: sostenuto.SostenutoError) -> int:
     return SERVER_FAILED if isinstance(error, sostenuto.APIError) else NO_SERVER
 
 
-def line(error: Exception) -> str:
+def error_line(error: Exception) -> str:
     """Return the message for an error, on one line."""
     if isinstance(error, sostenuto.APIError):
         message = _with_advice(error)

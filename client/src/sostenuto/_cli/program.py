@@ -16,7 +16,7 @@ from click.shell_completion import get_completion_class
 from sostenuto import SostenutoError, __version__
 from sostenuto._cli import INTERRUPTED, WRONG_USAGE
 from sostenuto._cli.batch import batch
-from sostenuto._cli.errors import BROKEN_PIPE, EXIT_CODES, Failure, exit_code, line
+from sostenuto._cli.errors import BROKEN_PIPE, EXIT_CODES, Failure, error_line, exit_code
 from sostenuto._cli.generate import generate
 from sostenuto._cli.models import models, tokenizer
 from sostenuto._cli.options import ENVIRONMENT, server_options
@@ -70,15 +70,15 @@ class Program(click.Group):
         try:
             code = super().main(*args, **{**kwargs, "standalone_mode": False})
         except click.ClickException as error:
-            say(line(error))
+            say(error_line(error))
             code = error.exit_code
         except click.Abort:
             code = INTERRUPTED
         except SostenutoError as error:
-            say(line(error))
+            say(error_line(error))
             code = exit_code(error)
         except OSError as error:  # such as a full disk behind standard output
-            say(line(click.ClickException(f"cannot write: {error.strerror or error}")))
+            say(error_line(click.ClickException(f"cannot write: {error.strerror or error}")))
             code = WRONG_USAGE
             _discard_output()
         sys.exit(code or 0)

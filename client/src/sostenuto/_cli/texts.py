@@ -155,8 +155,8 @@ def inspect(text: str | None, *, top: int, least: int, as_json: bool, model: str
     worst = sorted(scored, key=lambda token: token.probability or 0)[:least]
     if worst:
         screen.print()
-        befores = [on_one_line(score.text[max(0, token.offset - CONTEXT) : token.offset]) for token in worst]
-        rows = [[before, *_row(token)] for before, token in zip(befores, worst, strict=True)]
+        contexts = [on_one_line(score.text[max(0, token.offset - CONTEXT) : token.offset]) for token in worst]
+        rows = [[context, *_row(token)] for context, token in zip(contexts, worst, strict=True)]
         print_table(("after", *INSPECT_HEADINGS), rows, numbers=INSPECT_HEADINGS[1:2])
     return None
 

@@ -16,8 +16,7 @@ from typing import Any
 import click
 
 from sostenuto import Client, Conversation, InvalidArgument, SostenutoError, StateRefused, Turn
-from sostenuto._cli.errors import Failure, failing_to
-from sostenuto._cli.errors import line as error_line
+from sostenuto._cli.errors import Failure, error_line, failing_to
 from sostenuto._cli.generate import check_place
 from sostenuto._cli.options import NAMES, connect, given_fields, model_option, sampling_options, server_options
 from sostenuto._cli.terminal import (

@@ -38,6 +38,13 @@ def test_a_request_has_the_bytes_and_url_of_its_line_and_the_key(server, client)
     assert received.headers["Content-Length"] == str(len(REQUEST.body))
 
 
+def test_a_worker_does_not_send_the_key_of_its_own_environment(server, monkeypatch):
+    monkeypatch.setenv("SOSTENUTO_API_KEY", "theirs")
+    server.script = [answer_json({})]
+    connect(server.url).send(REQUEST)
+    assert "Authorization" not in server.requests[0].headers
+
+
 def test_an_unavailable_gateway_is_retried_after_its_retry_after(server, client, waits):
     away = [refusal(429, "full", headers={"retry-after-ms": "2000"}), refusal(503, "drains"), hang_up]
     server.script = [*away, answer_bytes(b"<html>", "text/html", 502), *away, answer_json({})]

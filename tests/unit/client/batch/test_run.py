@@ -166,7 +166,7 @@ def test_an_address_without_a_ray_cluster_is_an_error_within_a_minute(server, wr
     ("options", "message"),
     [
         (["-", "out"], "must be a file, as it is read twice"),
-        (["in", "out", "--concurrency", "0"], "must be a number from 1 to 4096, got '0'"),
+        (["in", "out", "--concurrency", "0"], "0 is not in the range 1<=x<=4096"),
         (["in", "out", "--timeout", "nan"], "must be above 0 and at most 1,000,000, got nan"),
         (["in", "out", "--base-url", "ftp://example"], "--base-url is 'ftp://example': it must start with http://"),
         (["in", "out", "--ray-workers", "2"], "--ray-workers requires --ray"),

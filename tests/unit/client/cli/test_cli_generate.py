@@ -1,11 +1,14 @@
 """`sostenuto generate`: what it requests, and what it writes where."""
 
 import json
+import os
 import signal
 import subprocess
+import threading
 
 import pytest
 
+from sostenuto._cli.terminal import read_until_ctrl_c
 from tests.terminals import interruptible
 from tests.unit.client.scripted_responses import (
     COMPLETION,
@@ -297,3 +300,25 @@ def test_control_characters_are_not_escaped_in_a_pipe(process, server):
     running = process(*GENERATE, stdin=subprocess.DEVNULL)
     output, _ = running.communicate(timeout=PATIENCE_S)
     assert output == "\x1b[31m\r\n\x9b".encode()
+
+
+def test_a_second_ctrl_c_interrupts_at_once(client, server):
+    """The reader of the output may block it for ever; the first one has closed the stream."""
+    server.script = [stream([chunk("a")], then=linger)]
+    blocked, ended = threading.Event(), []
+
+    def press_twice():
+        os.kill(os.getpid(), signal.SIGINT)
+        assert server.left.wait(PATIENCE_S)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        pieces = client.stream("Once", model="tiny")
+        threading.Timer(0.1, press_twice).start()
+        with pytest.raises(KeyboardInterrupt):
+            read_until_ctrl_c(pieces, lambda: ended.append(blocked.wait(PATIENCE_S)))
+        assert ended == []
+    finally:
+        signal.signal(signal.SIGINT, previous)
+        blocked.set()

@@ -1,6 +1,7 @@
 """Text that is not UTF-8 is rejected with the name of its most likely encoding."""
 
 import random
+import re
 import shutil
 import subprocess
 from unittest.mock import patch
@@ -126,6 +127,6 @@ def test_the_result_does_not_depend_on_the_block_size(content, block_bytes):
     if whole.startswith("refused") and b"\0" in content:
         assert in_blocks.startswith("refused")
     elif whole.startswith("refused"):
-        assert in_blocks.partition("offset")[2][:4] == whole.partition("offset")[2][:4]
+        assert re.search(r"offset \d+|$", in_blocks)[0] == re.search(r"offset \d+|$", whole)[0]
     else:
         assert in_blocks == whole

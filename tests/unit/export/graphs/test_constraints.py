@@ -161,14 +161,3 @@ def test_the_end_token_is_allowed_only_where_the_table_allows_it(ending):
         assert text.rstrip(".").rstrip("$").strip("b") == ""
         assert text[0] == "b"
         assert "$" in text
-
-
-def test_log_probabilities_are_the_models_own(stack):
-    """Those of `score`, which knows no table."""
-    _, published = stack
-    state = published.read(IDS[:, :-1])
-    drawn = draw(published, budget=STEPS)
-    tokens = np.concatenate([IDS[:, -1:], drawn["token_ids"]], axis=1)
-    scored = published.call("score", token_ids=tokens, lengths=np.full(ROWS, STEPS, np.int32), state=state)
-    sampled = drawn["token_ids"] != 0
-    assert same_bits(drawn["logprobs"][sampled], scored["logprobs"][sampled])

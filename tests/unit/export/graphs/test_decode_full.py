@@ -30,7 +30,6 @@ def biased(token_id, value):
 
 @pytest.mark.parametrize("controls", CONTROLS, ids=str)
 def test_with_everything_off_decode_full_is_bit_exact_to_decode(stack, controls):
-    """Tokens, log probabilities and state are equal, whether the lists are empty or filled."""
     _, published = stack
     state = published.read(IDS[:, :-1])
     plain = published.draw(IDS[:, -1], state, UNIFORMS, **controls)
@@ -77,19 +76,6 @@ def test_forty_calls_of_one_step_are_bit_exact_to_one_call_of_forty(stack, contr
         for name in piece.keys() - {"state"}:
             assert same_bits(piece[name][:, 0], whole[name][:, step])
     assert same_bits(state, whole["state"])
-
-
-@pytest.mark.parametrize("rows", [16, 64])
-def test_a_sequence_is_bit_exact_in_a_larger_batch(stack, rows):
-    """Batch sizes are multiples of 8."""
-    _, published = stack
-    state = published.read(IDS[:, :-1])
-    eight = published.draw_full(IDS[:, -1], state, UNIFORMS, counts=COUNTS, seen=SEEN, **ALL)
-    which = np.arange(rows)[::-1] % ROWS
-    tables = {"counts": COUNTS[which], "seen": SEEN[which], "bias": BIAS[which]}
-    many = published.draw_full(IDS[which, -1], state[which], UNIFORMS[which], **tables, **PENALTIES)
-    for name, value in many.items():
-        assert same_bits(value, eight[name][which])
 
 
 def adjusted(logits, counts, seen, bias=0.0, presence_penalty=0.0, frequency_penalty=0.0, repetition_penalty=1.0):
@@ -142,7 +128,6 @@ def test_a_bias_of_100_forces_a_token_and_of_minus_100_bans_it(published):
 
 
 def test_the_eos_token_is_banned_for_exactly_min_steps(ending):
-    """A sequence whose EOS token is certain ends right after `min_steps` tokens."""
     state = ending.read(IDS[:, :-1])
     min_steps = np.array([0, 1, 2, 5, 8, 23, 24, 1000])
     drawn = ending.draw_full(IDS[:, -1], state, UNIFORMS, bias=biased(END, 100), min_steps=min_steps)["token_ids"]
@@ -153,39 +138,7 @@ def test_the_eos_token_is_banned_for_exactly_min_steps(ending):
             assert not drawn[row, count + 1 :].any()
 
 
-def test_min_steps_ban_the_eos_token_without_other_adjustments(ending):
-    """A flat distribution and evenly spaced uniforms sample EOS at the first step, but not with `min_steps`."""
-    rows = 64
-    state, last = ending.read(np.tile(IDS[:1, :-1], (rows, 1))), np.tile(IDS[:1, -1], rows)
-    uniforms = np.linspace(0, 1, rows, endpoint=False, dtype=np.float32)[:, None]
-    assert END in ending.draw_full(last, state, uniforms, temperature=5.0)["token_ids"]
-    assert END not in ending.draw_full(last, state, uniforms, temperature=5.0, min_steps=1)["token_ids"]
-
-
-def test_min_steps_across_calls_of_one_step_equal_one_call(ending):
-    """The caller subtracts the tokens sampled so far. Penalties apply to the EOS token, too."""
-    state, last = ending.read(IDS[:, :-1]), IDS[:, -1]
-    counts, seen, bias = COUNTS.copy(), SEEN.copy(), biased(END, -1)
-    counts[:, END], seen[:, END] = 1, 1
-    min_steps = np.array([0, 3, 6, 9, 12, 15, 18, 21])
-    options = {**PENALTIES, "bias": bias}
-    whole = ending.draw_full(last, state, UNIFORMS, counts=counts, seen=seen, min_steps=min_steps, **options)
-    steps = np.ones(ROWS)
-    for step in range(STEPS):
-        column, rest = UNIFORMS[:, step : step + 1], np.maximum(min_steps - step, 0)
-        piece = ending.draw_full(last, state, column, steps=steps, counts=counts, seen=seen, min_steps=rest, **options)
-        last, state = piece["token_ids"][:, 0], piece["state"]
-        assert same_bits(last, whole["token_ids"][:, step])
-        steps[last == END] = 0
-        active = np.flatnonzero(steps)
-        counts[active, last[active]] += 1
-        seen[active, last[active]] = 1
-    assert same_bits(state, whole["state"])
-    assert 0 < steps.sum() < ROWS
-
-
 def test_min_steps_have_no_effect_without_an_eos_token(published):
-    """No id is banned."""
     state = published.read(IDS[:, :-1])
     plain = published.draw_full(IDS[:, -1], state, UNIFORMS)
     for name, value in published.draw_full(IDS[:, -1], state, UNIFORMS, min_steps=STEPS).items():
@@ -208,34 +161,6 @@ def test_the_top_log_probabilities_ignore_the_sampling_options(stack):
     np.testing.assert_allclose(
         np.take_along_axis(expected, drawn["top_token_ids"], 2), drawn["top_logprobs"], atol=1e-4
     )
-
-
-def test_a_sampled_token_has_the_same_logprob_in_the_top_five(stack):
-    """The two are bit-exact, as clients compare them."""
-    _, published = stack
-    drawn = published.draw_full(IDS[:, -1], published.read(IDS[:, :-1]), UNIFORMS, bias=BIAS, num_top=5)
-    among = drawn["top_token_ids"] == drawn["token_ids"][:, :, None]
-    assert 0 < among.sum() < ROWS * STEPS
-    own = np.broadcast_to(drawn["logprobs"][:, :, None], among.shape)
-    assert same_bits(drawn["top_logprobs"][among], own[among])
-
-
-def test_a_sequence_stops_after_its_steps(stack):
-    """Fewer steps give a prefix of the longer result, zeros after it, and the state of a shorter call."""
-    _, published = stack
-    state = published.read(IDS[:, :-1])
-    options = {"counts": COUNTS, "seen": SEEN, **ALL}
-    whole = published.draw_full(IDS[:, -1], state, UNIFORMS, **options)
-    steps = np.array([0, 1, 2, 3, 5, 8, 13, 24])
-    short = published.draw_full(IDS[:, -1], state, UNIFORMS, steps=steps, **options)
-    for row, count in enumerate(steps):
-        for name in short.keys() - {"state"}:
-            assert same_bits(short[name][row, :count], whole[name][row, :count])
-            assert not short[name][row, count:].any()
-        if count:
-            alone = published.draw_full(IDS[:, -1], state, UNIFORMS[:, :count], **options)["state"][row]
-            assert same_bits(short["state"][row], alone)
-    assert same_bits(short["state"][0], state[0])
 
 
 def test_order_and_padding_of_the_lists_change_no_bit(published):

@@ -23,7 +23,7 @@ SETTINGS = {"name": "m", "corpus": "c", "units": 10, "embedding": 6}
 @pytest.fixture(autouse=True)
 def _small_graphs(monkeypatch):
     """Trace each step once and not four times: the outputs are the same, and this file writes many SavedModels."""
-    monkeypatch.setattr("export.graphs.cells.RecurrentStep.unroll", 1)
+    monkeypatch.setattr("export.graphs.cells.StatefulNetwork.unroll", 1)
 
 
 def built(**settings):
@@ -184,19 +184,7 @@ def test_a_sliding_window_model_is_bit_exact_in_slices(tmp_path):
     assert same_bits(np.concatenate([first["token_ids"], rest["token_ids"]], axis=1), drawn["token_ids"])
 
 
-def test_a_sliding_window_model_never_samples_special_tokens(tmp_path):
-    """They are masked even if their logits are the highest."""
-    model = WINDOWS["the lesson's"]()
-    model.layers[-1].bias.assign([50.0] * 3 + [0.0] * (V - 3))
-    published = Published.of(prepare(model).network, tmp_path)
-    drawn = published.draw(
-        np.full(8, 4, np.int32), published.zeros(), np.random.default_rng(0).random((8, 24), dtype=np.float32)
-    )
-    assert drawn["token_ids"].min() >= 3
-
-
 def test_a_context_makes_a_stateful_model_a_sliding_window_model():
-    """Its outputs are then those for the padded window."""
     exportable = prepare(MODELS["a fixed length"](), context=9)
     assert (exportable.facts.context, exportable.network.state_size) == (9, 9)
 
@@ -209,13 +197,11 @@ def test_layers_may_be_shared_between_models(tmp_path):
 
 
 def test_a_context_other_than_the_models_fixed_length_is_refused():
-    """The message has both lengths."""
     with pytest.raises(UnsupportedModel, match="fixed length of 9 tokens, got a context length of 8"):
         prepare(WINDOWS["the lesson's"](), context=8)
 
 
 def test_a_bidirectional_model_without_a_length_needs_a_context():
-    """The message names the layer and what to pass."""
     model = stack(Bidirectional(LSTM(8)), Dense(V))()
     with pytest.raises(UnsupportedModel, match=r"Bidirectional\) cannot be run.*must be a sliding-window model"):
         prepare(model)
@@ -238,7 +224,6 @@ def test_any_function_is_exported_as_a_sliding_window_model(soft, tmp_path):
 
 
 def test_a_function_with_wrong_output_dtype_or_shape_is_refused():
-    """The message has dtype and shape."""
     with pytest.raises(UnsupportedModel, match=r"got int32 of shape \(8, 4\)"):
         prepare_function(lambda token_ids: token_ids, 4, [], b"")
     with pytest.raises(UnsupportedModel, match=r"got float32 of shape \(8,\)"):
@@ -278,7 +263,6 @@ def test_sigmoid_outputs_are_refused():
 
 
 def test_the_hash_covers_weights_length_and_structure():
-    """Preparing the same model twice gives the same hash."""
     model = stack(Bidirectional(LSTM(8)), Dense(V))()
     hashes = [prepare(model, context).weights_sha256 for context in (4, 4, 3)]
     model.layers[-1].bias.assign_add(np.ones(V))

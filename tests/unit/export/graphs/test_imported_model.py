@@ -331,7 +331,6 @@ REFUSED = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_an_unsupported_model_is_refused_in_one_line(case, tmp_path):
-    """The message names the file and the fault, and a remedy if there is one."""
     make, message = REFUSED[case]
     with pytest.raises(UnsupportedModel, match=message) as refused:
         read_imported(make(tmp_path), None)
@@ -340,7 +339,6 @@ def test_an_unsupported_model_is_refused_in_one_line(case, tmp_path):
 
 
 def test_keras_errors_for_too_short_a_window_become_one_line(tmp_path):
-    """The line has the name of the file."""
     with pytest.raises(UnsupportedModel, match=r"m.keras: it cannot be run: .*egative") as refused:
         read_imported(too_short(tmp_path), 3)
     assert "\n" not in str(refused.value)

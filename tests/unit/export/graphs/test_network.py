@@ -14,14 +14,12 @@ from tests.unit.export.models import make_model
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_sizes_are_read_from_the_layers(cell):
-    """They include cell, state size, vocabulary size, number of recurrent layers and output size."""
     network = read_network(make_model(cell, 2, units=10, vocab_size=9))
     assert (network.cell, network.vocab_size, len(network.recurrent), network.output_size) == (cell, 9, 2, 11)
     assert network.state_size == (10 + 11) * (2 if cell == "lstm" else 1)
 
 
 def test_mixed_cells_have_no_cell_name_and_concatenate_their_states():
-    """`cell` is None, and the state size is the sum over the layers."""
     network = read_network(build(LSTM(4, return_sequences=True), GRU(5, return_sequences=True), Dense(9)))
     assert (network.cell, network.state_size) == (None, 2 * 4 + 5)
 
@@ -70,7 +68,6 @@ def test_layer_options_and_connections_change_the_hash():
 
 
 def build(*layers):
-    """Build a model of an embedding and these layers."""
     return keras.Sequential([Input([None]), Embedding(9, 4), *layers])
 
 
@@ -81,27 +78,22 @@ def handed_on():
 
 
 def two_inputs():
-    """Build a model with two inputs."""
     first, second = Input([None]), Input([None])
     x = Concatenate()([Embedding(9, 4)(first), Embedding(9, 4)(second)])
     return keras.Model([first, second], Dense(9)(LSTM(4, return_sequences=True)(x)))
 
 
 def operation():
-    """Build a model with an operation that is not a layer."""
     x = LSTM(4, return_sequences=True)(Embedding(9, 4)(token_ids := Input([None])))
     return keras.Model(token_ids, Dense(9)(x * 2))
 
 
 def past_the_network():
-    """Build a model whose layers after the embedding are not recurrent."""
     x = Embedding(9, 4)(token_ids := Input([None]))
     return keras.Model(token_ids, Dense(9)(Add()([Dense(4)(x), x])))
 
 
 class OfAClass(keras.Model):
-    """A subclassed model."""
-
     def call(self, token_ids):
         return token_ids
 

@@ -19,7 +19,6 @@ def logits(ids):
 
 
 def save(folder, function, **parts):
-    """Save a model of one function and these attributes."""
     module = tf.Module()
     module.serve = tf.function(function, input_signature=[IDS])
     for name, part in parts.items():

@@ -8,7 +8,8 @@ import pytest
 
 from contract.tokenizer import CharacterTokenizer
 from export.graphs import cells, precision
-from export.graphs.precision_check import check_precision
+from export.graphs.checks import check_precision
+from export.graphs.exportable import prepare
 from tests.unit.export.models import VOCABULARY, make_model
 from tests.unit.export.published import END, IDS, ROWS, UNIFORMS, Published, same_bits
 
@@ -33,10 +34,9 @@ def model(request):
     return published(request.param).using("bfloat16")
 
 
-def test_a_narrow_model_has_no_signatures_in_bfloat16(tmp_path):
+def test_a_narrow_model_has_no_signatures_in_bfloat16():
     """They would be no faster, and take time to load."""
-    functions = Published(make_model(), tmp_path).functions
-    assert [name for name in functions if "bfloat16" in name] == []
+    assert prepare(make_model()).network.precisions == (precision.FLOAT32,)
 
 
 def test_a_wide_model_has_every_signature_in_both(model):
@@ -97,20 +97,6 @@ def test_embeddings_are_the_top_layers_outputs(model):
     np.testing.assert_allclose(embedded["sum"], inspected[top].sum(1), rtol=1e-5, atol=1e-5)
 
 
-def test_a_sequence_ends_after_its_end_token():
-    """Its further outputs are 0, and its state is that before the end token."""
-    model = published("lstm", END).using("bfloat16")
-    state = model.read(IDS[:, :-1])
-    sampled = model.draw(IDS[:, -1], state, UNIFORMS)
-    ended = [row for row in range(ROWS) if END in sampled["token_ids"][row]]
-    assert ended
-    for row in ended:
-        count = sampled["token_ids"][row].tolist().index(END) + 1
-        assert not sampled["token_ids"][row, count:].any()
-        alone = model.draw(IDS[:, -1], state, UNIFORMS[:, :count])
-        assert same_bits(sampled["state"][row], alone["state"][row])
-
-
 def test_a_padded_kernel_multiplies_as_an_unpadded_one(monkeypatch):
     """The zeros that keep rows apart in the cache change no bit."""
     values = np.random.default_rng(0).normal(size=(64, 24)).astype(np.float32)
@@ -138,7 +124,6 @@ def score_of(loss):
 
 @pytest.mark.parametrize("backward", [False, True])
 def test_the_precisions_are_compared_on_held_out_text(backward):
-    """The card has the loss in each, and the number of tokens."""
     functions = {"score": score_of(1.25), "score_bfloat16": score_of(1.5)}
     check = check_precision(functions, TOKENIZER, ["abc" * 200, "bca" * 100], 4, backward=backward)
     assert (check.text, check.tokens) == ("held_out", 3 * 256)

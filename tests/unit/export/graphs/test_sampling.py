@@ -41,20 +41,17 @@ def shares(**controls):
 
 
 def test_unfiltered_sampling_follows_the_probabilities():
-    """Each token's share over evenly spaced uniforms is its probability."""
     np.testing.assert_allclose(shares(), np.exp(LOGITS), atol=2e-3)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 2.0])
 def test_temperature_raises_probabilities_to_its_inverse(temperature):
-    """The distribution is p^(1/T), normalized."""
     expected = np.exp(LOGITS / temperature)
     np.testing.assert_allclose(shares(temperature=temperature), expected / expected.sum(), atol=2e-3)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1e-37, 1e-5])
 def test_temperature_near_0_is_greedy(temperature):
-    """The token is the argmax, whatever the uniform."""
     assert set(draw([0.0, 0.3, 0.999999], temperature=temperature)) == {1}
 
 
@@ -85,7 +82,6 @@ def test_filters_keep_the_expected_tokens_in_proportion(controls, kept):
 
 
 def test_top_k_of_equal_logits_keeps_exactly_k():
-    """Ties do not add tokens."""
     assert len(set(draw(np.linspace(0, 0.999, 50), logits=np.zeros(5, np.float32), top_k=2))) == 2
 
 
@@ -100,7 +96,6 @@ def test_the_smallest_and_largest_uniform_sample_possible_tokens(uniform, contro
 
 @pytest.mark.parametrize("scale", [1e-30, 1e4, 1e30])
 def test_extreme_logits_give_valid_token_ids(scale):
-    """Overflow and underflow give no NaN."""
     for temperature in (1e-4, 1.0, 2.0):
         for token in draw([0.0, 0.5, 0.999], logits=LOGITS * scale, temperature=temperature):
             assert 0 <= token < 5

@@ -10,7 +10,6 @@ from tests.unit.export.published import END, IDS, ROWS, UNIFORMS, Published, sam
 
 
 def test_serving_default_returns_the_logits_of_keras(stack):
-    """They agree at every token, within 1e-4."""
     model, published = stack
     np.testing.assert_allclose(
         published.call("serving_default", token_ids=IDS)["logits"], model.predict(IDS, verbose=0), atol=1e-4
@@ -46,7 +45,6 @@ def test_prefill_decode_and_score_return_bit_exact_states(stack):
 
 @pytest.mark.parametrize("sizes", [[1] * 24, [4, 4, 16], [5, 3, 16], [16, 8]], ids=str)
 def test_decode_calls_of_any_size_are_bit_exact_to_one_call(stack, sizes):
-    """24 tokens are split into calls in several ways."""
     _, published = stack
     state = published.read(IDS[:, :-1])
     whole = published.draw(IDS[:, -1], state, UNIFORMS)
@@ -60,7 +58,6 @@ def test_decode_calls_of_any_size_are_bit_exact_to_one_call(stack, sizes):
 
 
 def test_a_sequence_stops_after_its_steps(stack):
-    """Fewer steps give a prefix of the longer result, zeros after it, and the state of a shorter call."""
     _, published = stack
     state = published.read(IDS[:, :-1])
     whole = published.draw(IDS[:, -1], state, UNIFORMS)
@@ -77,7 +74,6 @@ def test_a_sequence_stops_after_its_steps(stack):
 
 
 def test_padding_changes_no_bit_of_the_state(stack):
-    """Sequences of unequal length, padded at the end, have the states of the unpadded ones."""
     _, published = stack
     lengths = np.array([0, 1, 5, 20, 19, 7, 3, 12], np.int32)
     token_ids = np.where(np.arange(20)[None] < lengths[:, None], IDS, 0).astype(np.int32)
@@ -150,11 +146,3 @@ def test_logits_are_the_same_without_the_table_of_gate_inputs(kind, monkeypatch,
     logits = Published(model, tmp_path).call("serving_default", token_ids=IDS)["logits"]
     # Rounding errors grow over twenty steps with large weights.
     np.testing.assert_allclose(logits, model.predict(IDS, verbose=0), atol=1e-4)
-
-
-def test_the_first_dimension_of_every_tensor_is_the_batch(published):
-    """TensorFlow Serving's batching requires rank 1 or more for inputs and outputs."""
-    for function in published.functions.values():
-        for spec in (*function.structured_input_signature[1].values(), *function.structured_outputs.values()):
-            assert spec.shape.rank >= 1
-            assert spec.shape[0] is None

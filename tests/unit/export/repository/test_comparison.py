@@ -103,7 +103,6 @@ def test_validation_splits_of_two_seeds_are_compared_with_a_note(repository, cap
 
 
 def test_equal_validation_splits_are_compared_without_a_note(repository, capsys):
-    """The same seed sampled them."""
     store(repository, "a", **SHUFFLED, held_out_sha256="1" * 64)
     store(repository, "b", **SHUFFLED, held_out_sha256="1" * 64, validation_loss=1.5)
     result = document(capsys, "a", "b")
@@ -141,7 +140,6 @@ def test_different_corpora_or_validation_splits_get_a_note_and_no_mark(repositor
 
 
 def test_an_imported_model_has_no_metrics(repository, capsys):
-    """It has a column in the table, and a note says why no metric is marked."""
     store(repository, "a")
     store(repository, "b", card={"training": None})
     lines = compared(capsys, "a", "b")
@@ -158,7 +156,6 @@ def test_a_perplexity_that_overflows_is_null_and_never_the_best(repository, caps
 
 
 def test_a_narrow_terminal_gets_several_tables(repository, capsys, monkeypatch):
-    """Every version is in one of them."""
     names = [f"model-with-a-name-{i}" for i in range(5)]
     for name in names:
         store(repository, name)
@@ -173,7 +170,6 @@ def test_a_narrow_terminal_gets_several_tables(repository, capsys, monkeypatch):
 
 @pytest.mark.parametrize("names", [["m"], ["m", "m:1"], ["m", "n", "m"]])
 def test_fewer_than_two_different_versions_are_refused(repository, capsys, names):
-    """A version is not compared with itself."""
     for name in ("m", "n"):
         store(repository, name)
     assert "at least two versions are needed, each named once" in refused(capsys, *names)
@@ -187,7 +183,6 @@ def drawn(monkeypatch):
 
 
 def test_versions_with_a_history_are_plotted(repository, capsys, monkeypatch):
-    """Those without one are named."""
     plots = drawn(monkeypatch)
     store(repository, "a", epochs=[3.0, 2.0, 2.5])
     store(repository, "b", epochs=[4.0, 3.5])
@@ -225,7 +220,6 @@ def test_different_units_are_plotted_in_bits_per_character(repository, capsys, m
     ],
 )
 def test_a_plot_that_cannot_be_written_is_an_error(repository, capsys, path, message):
-    """No file is left."""
     for name in ("a", "b"):
         store(repository, name, epochs=[2.0] if "/" in path else ())
     assert message in refused(capsys, "a", "b", "--plot", path)
@@ -233,7 +227,6 @@ def test_a_plot_that_cannot_be_written_is_an_error(repository, capsys, path, mes
 
 
 def test_a_damaged_history_gets_a_note_and_the_rest_is_compared(repository, capsys):
-    """The epochs of that version are unknown."""
     (store(repository, "a") / "assets.extra" / "history.json").write_text("[")
     store(repository, "b")
     (note,) = document(capsys, "a", "b")["notes"]

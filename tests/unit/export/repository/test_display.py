@@ -31,24 +31,22 @@ def refused(capsys, *arguments):
     return err
 
 
-@pytest.mark.parametrize(
-    "command", [["list"], ["show", "m"], ["compare", "m", "n"], ["remove", "n", "--yes", "--wait", "0"]]
-)
-def test_repository_commands_import_neither_tensorflow_nor_matplotlib(repository, command):
+def test_repository_commands_import_neither_tensorflow_nor_matplotlib(repository):
     """TensorFlow takes seconds; matplotlib is needed for plots only."""
     for name in ("m", "n"):
         store(repository, name)
+    commands = [["list"], ["show", "m"], ["compare", "m", "n"], ["promote", "m"], ["remove", "n", "--yes", "--wait=0"]]
     code = (
-        f"import sys\nfrom export.cli import program\nprint(program.main({command!r}, standalone_mode=False))\n"
+        "import sys\nfrom export.cli import program\n"
+        f"print([program.main(command, standalone_mode=False) for command in {commands!r}])\n"
         "print([name for name in ('tensorflow', 'keras', 'matplotlib') if name in sys.modules])"
     )
     env = {"PYTHONPATH": str(ROOT), "PATH": ""}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
-    assert done.stdout.endswith("0\n[]\n")
+    assert done.stdout.endswith("[0, 0, 0, 0, 0]\n[]\n")
 
 
 def test_list_prints_one_line_of_metrics_per_version(repository, capsys):
-    """Versions are in numerical order, and an unknown value is a dash."""
     for version in (10, 9, 2):
         store(repository, version=version, card={"training": None})
     store(repository, "n", bits_per_character=1.5, listed=False)
@@ -78,7 +76,6 @@ def test_list_prints_one_line_of_metrics_per_version(repository, capsys):
     ],
 )
 def test_a_damaged_version_is_listed_with_the_reason(repository, capsys, file, content, reason):
-    """It takes one line; other versions are listed as usual."""
     path = store(repository, "damaged") / file
     store(repository, "whole")
     path.unlink()
@@ -91,7 +88,6 @@ def test_a_damaged_version_is_listed_with_the_reason(repository, capsys, file, c
 
 
 def test_an_unreadable_directory_is_listed_with_the_reason(repository, capsys, monkeypatch):
-    """It is not hidden, and does not end the list."""
     store(repository, "closed")
     store(repository, "open")
     iterdir = Path.iterdir
@@ -133,7 +129,6 @@ def test_an_empty_repository_prints_the_command_that_trains_a_model(capsys):
 
 
 def test_a_narrow_terminal_gets_fewer_columns(repository, capsys, monkeypatch):
-    """The last line names the hidden ones. Without a terminal, all are printed."""
     store(repository)
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "80")
@@ -159,7 +154,6 @@ def test_a_narrow_terminal_gets_fewer_columns(repository, capsys, monkeypatch):
     ],
 )
 def test_an_invalid_reference_is_an_error_that_lists_what_exists(repository, capsys, reference, message):
-    """The message shows what to write instead."""
     for version in (1, 12):
         store(repository, version=version)
     (repository / "m" / "junk").mkdir()
@@ -170,14 +164,12 @@ def test_an_invalid_reference_is_an_error_that_lists_what_exists(repository, cap
     ("reference", "version"), [("m", "12"), ("m:1", "1"), ("m:012", "12"), ("models/m/1", "1"), ("./models/m/1/", "1")]
 )
 def test_a_version_is_found_by_its_number_or_its_directory(repository, reference, version):
-    """A name alone means the newest version."""
     for number in (1, 9, 12):
         store(repository, version=number)
     assert Repository(repository).find(reference).path.name == version
 
 
 def test_an_error_lists_at_most_twenty_names(repository):
-    """The others are counted."""
     for i in range(25):
         (repository / f"m{i:02}" / "1").mkdir(parents=True)
     with pytest.raises(RepositoryError, match=r"it has m00, .*, m19 and 5 more$"):
@@ -185,7 +177,6 @@ def test_an_error_lists_at_most_twenty_names(repository):
 
 
 def test_show_prints_the_card_as_text(repository, capsys):
-    """The output has metrics, settings and samples, and no escape sequences."""
     samples = [{"temperature": 0.5, "given": "It was", "text": " so\x1b[2J."}]
     store(repository, epochs=[3.0, 2.0, 2.5], samples=samples, copied_spans=0.0123)
     lines = told(capsys, "show", "m")
@@ -234,7 +225,6 @@ FILTER = {
     ids=["spans", "sampled spans", "documents", "disabled", "too many documents", "no corpus"],
 )
 def test_show_describes_the_training_filter(repository, capsys, training_filter, omitted, line):
-    """Or says why there is none."""
     store(repository, card={"training_filter": training_filter}, no_training_filter=omitted)
     assert f"  training filter   {line}" in told(capsys, "show", "m")
 
@@ -247,15 +237,7 @@ def test_control_characters_in_a_card_are_not_printed(repository, capsys):
     assert "  x·                ·" in lines
 
 
-def test_a_backward_sample_is_printed_before_its_suffix(repository, capsys):
-    """The suffix is in brackets, as a prompt is."""
-    samples = [{"temperature": 0.5, "given": "The end.", "text": "It is over. "}]
-    store(repository, samples=samples, card={"direction": "backward"})
-    assert told(capsys, "show", "m")[-1] == "    It is over. [The end.]"
-
-
 def test_an_imported_model_is_shown_without_a_training_report(repository, capsys):
-    """The last line says that the model was imported."""
     store(repository, card={"training": None, "cell": None, "layers": 0, "embedding": 0, "context": 5})
     lines = told(capsys, "show", "m")
     assert "  layers            unknown, window 5" in lines
@@ -263,14 +245,12 @@ def test_an_imported_model_is_shown_without_a_training_report(repository, capsys
 
 
 def test_show_json_prints_the_card_alone(repository, capsys):
-    """Standard output is valid JSON."""
     place = store(repository)
     card = json.loads("\n".join(told(capsys, "show", "m", "--json")))
     assert card == json.loads((place / "assets.extra" / "generator.json").read_text())
 
 
 def test_a_damaged_history_does_not_hide_the_card(repository, capsys):
-    """The error is printed in place of the epochs."""
     (store(repository) / "assets.extra" / "history.json").write_text('[{"train_loss": 1, "validation_loss": null}]')
     (line,) = [line for line in told(capsys, "show", "m") if line.startswith("  epochs")]
     assert "history.json: damaged (0.accuracy: Field required)" in line

@@ -34,7 +34,6 @@ def points(line):
 
 
 def test_losses_and_perplexities_of_a_run_are_plotted_with_the_best_epoch_marked(axes):
-    """Each of the two axes has the training curve, the validation curve and the mark, by epoch."""
     assert history_png(THREE, "m").startswith(b"\x89PNG")
     left, right = axes
     assert [points(line) for line in left.lines] == [([1, 2, 3], [3, 2, 1]), ([1, 2, 3], [2.5, 1.5, 2]), ([2], [1.5])]
@@ -96,8 +95,6 @@ def test_pyplot_is_not_needed(monkeypatch):
 
 
 def test_a_plot_that_fails_is_a_one_line_error(monkeypatch):
-    """The line has matplotlib's own reason."""
-
     def fail(*_, **__):
         raise RuntimeError("no font\nat all")
 

@@ -58,14 +58,12 @@ def test_rollback_swaps_stable_and_previous(models_dir, capsys):
 
 
 def test_a_canary_changes_neither_stable_nor_previous(models_dir, capsys):
-    """`promote --label canary` only adds its label."""
     run(capsys, "promote", "m:2")
     assert run(capsys, "promote", "m:1", "--label", "canary") == (0, "m: canary is now version 1\n")
     assert entry(models_dir) == ({"stable": 2, "previous": 4, "canary": 1}, [1, 2, 3, 4])
 
 
 def test_list_shows_labels_beside_the_served_state(capsys):
-    """They are in alphabetical order, in the last column."""
     run(capsys, "promote", "m:2")
     run(capsys, "promote", "m:2", "--label", "canary")
     _, *lines = run(capsys, "list")[1].splitlines()
@@ -89,7 +87,6 @@ def test_list_shows_labels_beside_the_served_state(capsys):
     ],
 )
 def test_an_invalid_promotion_or_rollback_changes_nothing(models_dir, capsys, arguments, message):
-    """The error is one line, and models.config stays the same byte for byte."""
     before = (models_dir / "models.config").read_bytes()
     code, told = run(capsys, *arguments)
     assert (code, told.count("\n")) == (1, 1)
@@ -106,7 +103,6 @@ def test_a_damaged_version_is_not_promoted(models_dir, capsys):
 
 
 def test_rollback_needs_a_previous_version(models_dir, capsys):
-    """The message names the stable one."""
     store(models_dir, "n", 7)
     assert run(capsys, "rollback", "n") == (
         1,
@@ -144,8 +140,6 @@ def test_a_stable_version_is_not_removed(models_dir, capsys):
 
 
 def test_a_version_promoted_during_the_confirmation_is_not_removed(models_dir, capsys, monkeypatch):
-    """The label is checked again after the answer."""
-
     def promote_and_agree():
         run(capsys, "promote", "m:2")
         return True

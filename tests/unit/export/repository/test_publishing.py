@@ -4,9 +4,6 @@ import concurrent.futures
 import hashlib
 import json
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,12 +16,11 @@ from export.corpora.corpus import Corpus
 from export.corpora.training_filter import build_training_filter
 from export.errors import CheckFailed, PublishError
 from export.graphs import cells, signatures
-from export.graphs.cells import RecurrentStep
+from export.graphs.cells import StatefulNetwork
 from export.graphs.network import read_network
 from export.repository import publishing
 from export.repository.models_config import add_to_models_config
 from export.repository.publishing import publish
-from tests.paths import ROOT
 from tests.unit.export.models import VOCABULARY, make_model
 from tests.unit.export.repository.stored import make_progress
 
@@ -71,7 +67,7 @@ def version(network, training_filter, tmp_path_factory):
     """A published version, for tests that only read it."""
     models_dir = tmp_path_factory.mktemp("published") / "models"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RecurrentStep, "unroll", 1)
+        patch.setattr(StatefulNetwork, "unroll", 1)
         return publish(network, TOKENIZER, "m", models_dir, history=HISTORY, training_filter=training_filter)
 
 
@@ -101,7 +97,6 @@ def test_a_version_has_page_embedding_and_history_of_its_model(network, version)
 
 
 def test_a_version_has_the_training_filter_that_its_card_describes(version, training_filter):
-    """Card and page name it."""
     path = version / "assets.extra" / "training.bloom"
     assert load_training_filter(path).to_bytes() == training_filter.to_bytes()
     described = load_assets(version)[0].training_filter
@@ -112,8 +107,6 @@ def test_a_version_has_the_training_filter_that_its_card_describes(version, trai
 
 @pytest.mark.usefixtures("without_graph")
 def test_a_plot_that_fails_leaves_no_version(model, models_dir, monkeypatch):
-    """The error is one line."""
-
     def fail(*_, **__):
         raise RuntimeError("no font")
 
@@ -151,14 +144,14 @@ def test_a_version_number_that_is_taken_meanwhile_is_skipped(model, models_dir, 
 
 def wrong_cell(patch):
     """Make every gate slightly wrong."""
-    step = cells.LSTMCell.step
-    patch.setattr(cells.LSTMCell, "step", lambda self, precision, x, state: step(self, precision, x * 1.001, state))
+    step = cells._LSTMCell.step
+    patch.setattr(cells._LSTMCell, "step", lambda self, precision, x, state: step(self, precision, x * 1.001, state))
 
 
 def wrong_output(patch):
     """Make every logit slightly wrong."""
-    project = cells.RecurrentStep.project
-    patch.setattr(cells.RecurrentStep, "project", lambda self, hidden: project(self, hidden) * 1.01)
+    project = cells.StatefulNetwork.project
+    patch.setattr(cells.StatefulNetwork, "project", lambda self, hidden: project(self, hidden) * 1.01)
 
 
 def wrong_state(patch):
@@ -222,7 +215,6 @@ def test_a_full_disk_leaves_no_version_and_no_draft(model, models_dir, monkeypat
 
 
 def test_a_models_directory_that_cannot_be_created_is_named(model, tmp_path):
-    """A file in its place is an error, not a traceback."""
     (tmp_path / "models").write_text("in the way")
     with pytest.raises(PublishError, match=r"models/m: "):
         publish(model, TOKENIZER, "m", tmp_path / "models")
@@ -238,7 +230,6 @@ def test_signatures_return_twenty_most_probable_tokens_or_all_of_a_smaller_vocab
 
 
 def test_concurrent_exporters_are_all_listed_in_models_config(tmp_path):
-    """No update overwrites another."""
     names = [f"model{i}" for i in range(24)]
     with concurrent.futures.ThreadPoolExecutor(len(names)) as pool:
         list(pool.map(lambda name: add_to_models_config(tmp_path, name), names))
@@ -246,37 +237,20 @@ def test_concurrent_exporters_are_all_listed_in_models_config(tmp_path):
     assert all(f'"{name}"' in text for name in names)
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("without_graph")
 def test_publishing_removes_the_drafts_of_killed_exporters_only(model, models_dir):
     """A running exporter holds the lock of its draft, so that one stays."""
     home = models_dir / "m"
-    home.mkdir(parents=True)
-    code = """
-import sys, pathlib
-from export.repository.publishing import _draft
-with _draft(pathlib.Path(sys.argv[1])) as draft:
-    draft.mkdir()
-    print(draft, flush=True)
-    input()
-"""
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(home)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
-        )
-        for _ in range(2)
-    ]
-    killed, living = (Path(process.stdout.readline().strip()) for process in running)
-    running[0].kill()
-    running[0].communicate()
-    publish(model, TOKENIZER, "m", models_dir)
-    assert (killed.exists(), living.exists()) == (False, True)
-    running[1].communicate("\n")
-    assert [path.name for path in home.iterdir()] == ["1"]
+    (home / ".draft-killed").mkdir(parents=True)
+    (home / ".draft-killed.lock").touch()
+    with publishing._draft(home) as draft:
+        draft.mkdir()
+        publish(model, TOKENIZER, "m", models_dir)
+        assert sorted(left_in(models_dir)) == [draft.name, f"{draft.name}.lock"]
+    assert left_in(models_dir) == []
 
 
 def test_a_tokenizer_larger_than_the_model_is_refused(model, models_dir):
-    """The message has both sizes."""
     with pytest.raises(PublishError, match=f"{VOCABULARY} outputs, too few for a tokenizer of 53 tokens"):
         publish(model, CharacterTokenizer.train("".join(map(chr, range(40, 90)))), "m", models_dir)
 
@@ -300,21 +274,20 @@ def test_listing_a_model_again_keeps_models_config(tmp_path):
     assert path.read_text().count("num_versions: 5") == 1
 
 
-def test_an_invalid_models_config_is_not_overwritten(tmp_path):
-    """The error has the position of the typo."""
-    path = tmp_path / "models.config"
-    path.write_text("model_config_list { konfig {} }")
-    with pytest.raises(PublishError, match=r"models\.config: 1:21"):
-        add_to_models_config(tmp_path, "a")
-    assert path.read_text() == "model_config_list { konfig {} }"
-
-
-@pytest.mark.parametrize("content", ["", "# model_config_list {}\n"], ids=["no bytes", "a comment"])
-def test_a_models_config_without_a_list_is_not_overwritten(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("model_config_list { konfig {} }", r"models\.config: 1:21"),
+        ("", r"models\.config: it has no model_config_list"),
+        ("# model_config_list {}\n", r"models\.config: it has no model_config_list"),
+    ],
+    ids=["a typo", "no bytes", "a comment"],
+)
+def test_an_invalid_models_config_is_not_overwritten(tmp_path, content, message):
     """With the new entry alone, model servers would unload every other model."""
     path = tmp_path / "models.config"
     path.write_text(content)
-    with pytest.raises(PublishError, match=r"models\.config: it has no model_config_list"):
+    with pytest.raises(PublishError, match=message):
         add_to_models_config(tmp_path, "a")
     assert path.read_text() == content
 

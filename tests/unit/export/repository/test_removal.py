@@ -39,8 +39,9 @@ def listed(repository):
     return [entry.name for entry in read_entries(repository)]
 
 
-def test_removing_one_of_several_versions_keeps_the_entry(repository, capsys):
-    """The versions served before and after are printed."""
+def test_removing_one_of_several_versions_keeps_the_entry(repository, capsys, monkeypatch):
+    """The versions served before and after are printed. There is no wait: the base path keeps a version."""
+    monkeypatch.setattr(removal, "wait_until_unloaded", None)
     for version in (1, 2, 3):
         store(repository, version=version)
     assert remove("m:3", "--yes") == 0
@@ -64,7 +65,6 @@ def test_removing_the_last_version_removes_the_entry(repository, capsys, referen
 
 
 def test_an_entry_is_matched_by_its_base_path_not_its_name(repository, capsys):
-    """An entry of the same name with another base path stays."""
     store(repository, listed=False)
     entry = 'config { name: "%s" base_path: "%s" model_platform: "tensorflow" %s }'
     policy = "model_version_policy { specific { versions: 9 } }"
@@ -99,7 +99,6 @@ def test_the_entry_is_removed_and_versions_renamed_before_files_are_deleted(repo
 
 
 def test_a_removal_deletes_what_a_killed_removal_left(repository, monkeypatch):
-    """It does so for every model of the repository."""
     store(repository)
     store(repository, "n")
 
@@ -116,7 +115,6 @@ def test_a_removal_deletes_what_a_killed_removal_left(repository, monkeypatch):
 
 
 def test_a_version_published_during_the_confirmation_stays_with_its_entry(repository, monkeypatch):
-    """The answer did not cover it."""
     store(repository)
     monkeypatch.setattr(removal, "_is_confirmed", lambda: bool(store(repository, version=2)))
     assert remove("m") == 0
@@ -137,7 +135,6 @@ def test_files_that_are_no_version_stay(repository):
     ("text", "code", "left"), [("y\n", 0, []), ("n\n", 1, ["1"]), ("\n", 1, ["1"]), ("", 1, ["1"])]
 )
 def test_only_a_yes_confirms_a_removal(repository, monkeypatch, text, code, left):
-    """Anything else keeps the version, with exit code 1."""
     store(repository)
     store(repository, "n")
     (repository / "m" / "keep").touch()
@@ -226,7 +223,6 @@ def test_removing_the_last_entry_leaves_an_empty_list(repository):
 
 
 def test_a_version_published_during_the_wait_stays_with_its_entry(repository, monkeypatch):
-    """The removed version is deleted completely."""
     store(repository)
     monkeypatch.setattr(removal, "wait_until_unloaded", lambda *_: store(repository, version=2))
     assert remove("m", "--yes") == 0
@@ -239,15 +235,6 @@ def test_a_model_that_is_listed_again_during_the_wait_keeps_its_versions(reposit
     monkeypatch.setattr(removal, "wait_until_unloaded", lambda *_: add_to_models_config(repository, "m"))
     assert remove("m", "--yes") == 1
     assert "m was added to models.config again meanwhile: run the command again" in capsys.readouterr().err
-    assert versions(repository) == ["1"]
-
-
-def test_one_version_of_several_is_removed_without_a_wait(repository, monkeypatch):
-    """The base path keeps a version."""
-    for version in (1, 2):
-        store(repository, version=version)
-    monkeypatch.setattr(removal, "wait_until_unloaded", None)
-    assert remove("m:2", "--yes") == 0
     assert versions(repository) == ["1"]
 
 
@@ -276,20 +263,11 @@ def test_empty_directories_are_deleted_after_an_hour_unless_listed(repository):
     assert sorted(path.name for path in repository.iterdir() if path.is_dir()) == ["fresh", "listed", "m"]
 
 
-def test_a_removed_name_can_be_published_again(repository):
-    """Its empty directory is reused."""
-    store(repository)
-    assert remove("m", "--yes") == 0
-    store(repository)
-    assert (listed(repository), versions(repository)) == (["m"], ["1"])
-
-
 @pytest.mark.parametrize(
     "option",
     ["--wait=-1", "--wait=inf", "--wait=nan", "--wait=x", "--server=host", "--server=:8500", "--server=host:0"],
 )
 def test_invalid_options_are_usage_errors(repository, option):
-    """The exit code is 2, the message says what is needed, and nothing is removed."""
     store(repository)
     outcome = CliRunner().invoke(program, ["remove", "m", "--yes", option])
     assert outcome.exit_code == 2
@@ -316,7 +294,6 @@ def test_the_number_of_a_removed_version_is_not_given_again(repository):
 
 
 def test_a_damaged_record_of_the_last_removed_version_is_ignored(repository):
-    """The next number is then the one after the highest."""
     store(repository, version=2)
     (repository / "m" / LAST_REMOVED_FILE).write_text("?")
     assert next_version(repository / "m") == 3

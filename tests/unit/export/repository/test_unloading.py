@@ -42,7 +42,6 @@ def watch(*answers, servers=("127.0.0.1:1",), names=("m",)):
 
 
 def test_the_wait_ends_when_a_server_unloads_the_model(clock):
-    """It reported a served version, and then that every version has ended."""
     serving = {1: END, 2: AVAILABLE}
     wait_until_unloaded(watch(serving, serving, {1: END, 2: UNLOADING}, {1: END, 2: END}), "m", 15.0)
     assert clock.now == 1.0
@@ -65,7 +64,6 @@ def test_without_servers_the_wait_takes_its_full_time(clock, capsys):
 
 
 def test_the_wait_lasts_until_every_server_has_unloaded_the_model():
-    """A single slow server extends it."""
     states = {("127.0.0.1:1", "m"): {1: AVAILABLE}, ("127.0.0.1:2", "m"): {1: AVAILABLE}}
     made = ServerWatch(("127.0.0.1:1", "127.0.0.1:2"), ["m"], lambda *key: states[key])
     states["127.0.0.1:1", "m"] = {1: END}
