@@ -158,6 +158,11 @@ def test_a_pattern_that_cannot_be_compiled_is_an_error_that_says_why(pattern, me
         compiled(pattern)
 
 
+def test_missing_characters_are_named_in_reading_order():
+    with pytest.raises(PatternError, match="vocabulary lacks, such as 'x', 'y'"):
+        compiled("xay", backward=True)
+
+
 def test_the_bytes_of_a_table_are_limited():
     with pytest.raises(
         PatternError, match=r"must need at most 1000 bytes for its states × 10 tokens, got 1040 or more"

@@ -1,11 +1,14 @@
 """Health checks, which the worker serves by threads of their own."""
 
 from dataclasses import fields
+from types import SimpleNamespace
 
+import pytest
 from flask import Flask
 
 from service.http_server.worker import HEALTH_PATHS
-from service.web.endpoints import Services
+from service.web.endpoints import Services, ShutdownGate
+from service.web.health import readyz
 from service.web.routes import build_routes
 
 
@@ -14,3 +17,13 @@ def test_the_workers_paths_of_health_checks_are_endpoints():
     app = Flask("routes")
     app.register_blueprint(build_routes(Services(*[None] * len(fields(Services)))))
     assert {rule.rule for rule in app.url_map.iter_rules() if "GET" in rule.methods} >= HEALTH_PATHS
+
+
+@pytest.mark.parametrize(("keys_file", "names"), [(None, {"models": ["demo"]}), ("keys.json", {})])
+def test_readiness_names_the_models_only_where_no_keys_are_required(keys_file, names):
+    services = SimpleNamespace(
+        settings=SimpleNamespace(keys_file=keys_file),
+        shutdown_gate=ShutdownGate(),
+        model_registry=SimpleNamespace(ready_models=lambda: ["demo"]),
+    )
+    assert readyz(services) == {"status": "ready", "num_models": 1, **names}

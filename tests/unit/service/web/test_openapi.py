@@ -99,6 +99,21 @@ def test_every_example_request_is_accepted(endpoint):
         parse(endpoint.request, json.dumps(example).encode(), Limits())
 
 
+@pytest.mark.parametrize(
+    ("name", "errors"),
+    [
+        ("GET /healthz", "421"),
+        ("GET /v1/status", "401 421"),
+        ("GET /tokenizer_info", "400 401 404 421 429 503"),
+        ("POST /v1/chat/completions", "401 403 404 408 413 421"),
+        ("POST /tokenize", "400 401 403 404 408 413 421 429 503"),
+    ],
+)
+def test_the_errors_of_an_endpoint_derive_from_its_declaration(name, errors):
+    """Of its key, its method, its body and its query."""
+    assert " ".join(status for status in OPERATIONS[name]["responses"] if status != "200") == errors
+
+
 COUNT = integer("count", "a number", 1, 9, 3)
 FLAG = QueryParameter("vocabulary", "a flag", {"type": "boolean", "default": False})
 
