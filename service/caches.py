@@ -38,7 +38,9 @@ class LruCache(Generic[K, V]):
         return value
 
     def put(self, key: K, value: V) -> None:
-        """Add a value, and evict those that were used the longest time ago."""
+        """Add or replace a value, and evict those that were used the longest time ago."""
+        if (replaced := self._values.pop(key, None)) is not None:
+            self._num_bytes -= replaced.num_bytes
         self._values[key] = value
         self._num_bytes += value.num_bytes
         while len(self._values) > 1 and self._num_bytes > self._max_bytes:

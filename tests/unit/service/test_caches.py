@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from service.caches import SingleFlightCache
+from service.caches import LruCache, SingleFlightCache
 from tests.waiting import until
 
 
@@ -160,3 +160,10 @@ def test_the_cache_is_limited_by_bytes():
     assert made == ["a", "b", "c", "b"]
     get("d", 100), get("d", 100), get("a", 4)
     assert made == ["a", "b", "c", "b", "d", "a"]
+
+
+def test_a_replaced_value_takes_no_room():
+    cache = LruCache(10)
+    for key in ("a", "b", "b", "b"):
+        cache.put(key, Value(5))
+    assert cache.get("a") is not None
