@@ -10,7 +10,7 @@ from tests.documents import page_with
 from tests.paths import ROOT
 
 # The worker runs only under gunicorn, which the trace does not use; app.py is only called by it.
-WORKER, APPLICATION = "process/worker.py", "app.py"
+WORKER, APPLICATION = "http_server/worker.py", "app.py"
 # Other threads poll the model servers.
 THREADS = re.compile(r"MainThread|scheduler|call \d+")
 
