@@ -3,7 +3,7 @@
 Every signature runs this same step token by token, so states from `decode` and `prefill` are bit-exact.
 
 A layer whose only input is the embedding has one of V possible inputs, so embedding · kernel + bias is precomputed for
-all of them: a step is a table lookup and one matmul by the recurrent kernel (measured: `docs/log.md`).
+all of them: a step is a table lookup and one matmul by the recurrent kernel (see `benchmarks/HISTORY.md`).
 """
 
 import functools
@@ -24,7 +24,7 @@ from export.graphs.precision import BFLOAT16, FLOAT32, Kernel, Precision, Vector
 MAX_TABLE_BYTES = 64 * 2**20
 # The id that Keras's `mask_zero` skips.
 PADDING_ID = 0
-# Narrower layers are as fast in float32 (measured: `docs/log.md`), so their versions have no signatures in bfloat16.
+# Narrower layers are as fast in float32 (see `benchmarks/HISTORY.md`): their versions have no bfloat16 signatures.
 MIN_BFLOAT16_UNITS = 192
 
 
@@ -242,7 +242,7 @@ def _make(operation: Operation, *, with_bfloat16: bool) -> _Layer:
 class StatefulNetwork(tf.Module):
     """The weights and layers of a network with carried state: the state vectors of its recurrent layers, in order."""
 
-    # Steps per loop iteration: 4 makes `decode` at batch size 8 5 to 15% faster than 1 (measured: `docs/log.md`).
+    # Steps per loop iteration: 4 makes `decode` at batch size 8 5 to 15% faster than 1 (see `benchmarks/HISTORY.md`).
     unroll = 4
 
     def __init__(self, network: Network) -> None:

@@ -13,8 +13,8 @@ Body = Callable[[tf.Tensor, Loop, bool], Loop]
 def repeat(num_steps: tf.Tensor, body: Body, variables: Loop, num_full: tf.Tensor | None, unroll: int) -> Loop:
     """Run `body` for t = 0 … num_steps - 1, with `unroll` steps per iteration as long as possible.
 
-    Masks cost a tenth of a cell's step, and another iteration as much as 4 µs (measured: `docs/log.md`). So steps are
-    unmasked while no sequence can have ended.
+    Masks cost a tenth of a cell's step, and another iteration as much as 4 µs (see `benchmarks/HISTORY.md`). So steps
+    are unmasked while no sequence can have ended.
 
     Args:
         num_steps: T.

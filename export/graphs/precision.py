@@ -3,7 +3,7 @@
 - `FLOAT32`: a sequence is a row, (batch, width), and a product is `x · kernel`.
 - `BFLOAT16`: a sequence is a column, (width, batch), and a product is `kernelᵀ · x`, with both factors rounded to
   bfloat16. oneDNN repacks the second factor of such a product in every call, which must therefore be the small one
-  (measured: `docs/log.md`). States, biases, gates and logits stay float32.
+  (measured: `benchmarks/HISTORY.md`). States, biases, gates and logits stay float32.
 
 Signatures take and return rows in either precision.
 """
@@ -14,7 +14,7 @@ import tensorflow as tf
 from contract import signatures
 
 # Rows whose size is a multiple of this compete for the same lines of the cache: 1,024 units at batch size 8 take 540 µs
-# a step, and 410 µs with rows that are longer by these zeros (measured: `docs/log.md`).
+# a step, and 410 µs with rows that are longer by these zeros (measured: `benchmarks/HISTORY.md`).
 _ALIASED_BYTES, _PADDING = 2048, 32
 
 Vectors = list[tf.Tensor]

@@ -25,7 +25,7 @@ class _Steps:
     """The steps of a network in one precision, each traced once as a `tf.function` that all loops call.
 
     TensorFlow inlines the calls when it loads them: `decode` is bit-exact and as fast as without (measured:
-    `docs/log.md`). Vectors of sequences are in the layout of the precision, except where rows are named.
+    `benchmarks/HISTORY.md`). Vectors of sequences are in the layout of the precision, except where rows are named.
     """
 
     def __init__(self, network: StepModel, precision: Precision) -> None:

@@ -1,1 +1,1 @@
-"""Generation for one request: prompts, events, text deltas, log probabilities and resume tokens."""
+"""Generation for one request: prompts, text deltas, log probabilities and resume tokens."""

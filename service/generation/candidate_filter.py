@@ -48,7 +48,7 @@ class CandidateFilter:
         return self._num_candidates - 1
 
     def decide(self, number: int, token_ids: Sequence[int], text: str) -> list[tuple[int, int | None]]:
-        """Add a finished candidate by its number, and return those that are decided now, in order of their numbers.
+        """Record a finished candidate; return all candidates that can now be decided, in order of their numbers.
 
         Each has its rank among the accepted ones, or None if it is rejected. The token ids of prompt and candidate are
         in the order of generation, their text is in reading order.

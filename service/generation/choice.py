@@ -62,7 +62,7 @@ class StopFinder:
     def feed(self, text: str) -> tuple[int, int] | None:
         """Search the next characters of the text; return where the first match ends in them and its length, or None.
 
-        Of several that end there, it is the longest.
+        If several end there, the longest wins.
         """
         matched = self._matched
         for end, character in enumerate(text, 1):
@@ -104,7 +104,7 @@ class TextDelta:
 
 @dataclass
 class Progress:
-    """How far the text that a choice has returned has come in its sequence: what a checkpoint contains.
+    """The position in the sequence that matches the text returned so far, as checkpoints contain it.
 
     Attributes:
         point: Its point in the sequence.
@@ -142,7 +142,7 @@ class Choice:
         detokenizer: The detokenizer of its text, of the model's direction.
         progress: Kept up to date if checkpoints may be taken, at its end or before; else None.
         random_stream: Index of the seed's random stream.
-        token_ids: Its tokens, without the EOS token; None: they are not needed.
+        token_ids: Its tokens, without the EOS token; None if not needed.
         prompt_scores: Scores of its prompt, if this choice's sequence prefills it.
         finish_reason: None until it has finished.
         num_tokens: Tokens processed, up to the one that completed a stop string.
@@ -165,7 +165,7 @@ class Choice:
         random_stream: int = 0,
         keeps_token_ids: bool = False,
     ) -> None:
-        """Start with the text before the first token: `leading_text`, and what a checkpoint `held_back`.
+        """Start with the text before the first token: `leading_text`, and the text that a checkpoint has `held_back`.
 
         The stop strings are mirrored for a backward model. `num_top` most probable tokens are returned for each token;
         None: no log probabilities. If a request may resume the choice at its end, text that is not final is held back
@@ -224,27 +224,27 @@ class Choice:
         return self.num_tokens - num_before
 
     def finish(self, reason: FinishReason, *, is_final: bool = False) -> None:
-        """Finish, and return all text unless a request may resume it and the end is not final."""
+        """Finish; release held-back text, unless a later request may resume before it is final."""
         if is_final or not self._may_continue:
             self._flush()
         self.finish_reason = "stop" if self.is_stopped else reason
         self._take_logprobs(last=True)
 
     def interrupt(self) -> None:
-        """Return what an error leaves: also the text held back, unless a request may resume it."""
+        """Release the output so far after an error, including held-back text unless a request may resume it."""
         if self.progress is None:
             self._flush()
         self._take_logprobs(last=True)
 
     def is_due(self, interval: int | None) -> bool:
-        """Return whether at least `interval` tokens came since this was last true; None: never."""
+        """Return whether `interval` tokens have arrived since this last returned True; never if it is None."""
         if interval is None or self.num_tokens - self._num_tokens_at_checkpoint < interval:
             return False
         self._num_tokens_at_checkpoint = self.num_tokens
         return True
 
     def take_delta(self, index: int, resume_token: str | None = None) -> TextDelta:
-        """Return what was not returned before, as a delta of the choice with this index."""
+        """Return the output since the last call, as a delta with this index."""
         text, logprobs = self.pending_text, None
         self._texts.clear()
         if self._pending is not None:
@@ -272,7 +272,7 @@ class Choice:
         )
 
     def _feed(self, token_ids: Sequence[int], scores: Scores | None) -> None:
-        """Process tokens: one by one, if the first complete stop string or log probabilities depend on it."""
+        """Process tokens; one at a time if stop strings or log probabilities require it."""
         before, num_top = self.num_tokens, self._num_top
         if self._finder is not None or self._pending is not None:
             every_score = repeat(None) if scores is None or num_top is None else token_scores(scores, num_top)

@@ -97,7 +97,7 @@ class _SelectedValues:
     def __init__(
         self, activations: list[Activation], indexes: np.ndarray, units: dict[int, np.ndarray], queue: Results
     ) -> None:
-        """`indexes` are those of the positions in what the model reads."""
+        """`indexes` are positions in the model's input."""
         self._activations, self._indexes, self._units, self._queue = activations, indexes, units, queue
         # Zeros take no memory until the first values are written.
         self._values = [np.zeros((len(indexes), len(units[each.layer])), np.float32) for each in activations]

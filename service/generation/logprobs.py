@@ -35,7 +35,7 @@ class Logprobs:
     text_offset: list[int] = field(default_factory=list)
 
     def extend(self, other: "Logprobs", shift: int = 0) -> None:
-        """Append those of later tokens, and add `shift` to their offsets."""
+        """Append another list's entries, with `shift` added to their offsets."""
         self.tokens += other.tokens
         self.token_logprobs += other.token_logprobs
         self.top_logprobs += other.top_logprobs
@@ -50,7 +50,7 @@ class Logprobs:
         return Logprobs(self.tokens[::-1], self.token_logprobs[::-1], self.top_logprobs[::-1], offsets)
 
     def cut(self, start: int, stop: int | None) -> "Logprobs":
-        """Return some of them."""
+        """Return the entries from `start` to `stop`."""
         part = slice(start, stop)
         return Logprobs(self.tokens[part], self.token_logprobs[part], self.top_logprobs[part], self.text_offset[part])
 

@@ -8,7 +8,7 @@ from service.api.requests import CompletionRequest
 from service.generation.prompts import EncodedPrompt
 from service.structured_outputs.patterns import Constraint
 
-# A generated token, in a queued event or a text: 40 as a list entry and its object, and a share of its event.
+# A generated token, in a queued result or a text: 40 as a list entry and its object, and a share of its event.
 _TOKEN_BYTES = 48
 # A token with log probabilities, as lists and JSON, and each top token (measured: 362 and 814 with 5).
 _LOGPROBS_BYTES, _ALTERNATIVE_BYTES = 350, 100
@@ -68,7 +68,7 @@ def embedding_bytes(num_prompts: int, units: int) -> int:
 
 
 def scores_bytes(num_tokens: int, card: GeneratorCard) -> int:
-    """Return the bytes that log probabilities take in queued events: one of each token, and top ones with their ids."""
+    """Return the bytes that log probabilities take in queued results: one per token, top ones with ids."""
     return num_tokens * (4 + 8 * card.num_top)
 
 

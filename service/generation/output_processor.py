@@ -95,7 +95,7 @@ class OutputProcessor:
             held_back = checkpoint.held_back + self._in_order_of_generation(detokenizer.flush())
         resumed = checkpoint.match if checkpoint else None
         if resumed and constraint is resumed.constraint and resumed.row == signatures.FINAL_ROW:
-            # No longer match exists.
+            # The match cannot be extended.
             end = "stop"
         is_requested = (body.echo and body.logprobs is not None) or body.prompt_logprobs is not None
         is_scored = is_requested and prompt.ids.size > 0 and len(prompt.input_ids) > 1
@@ -139,7 +139,7 @@ class OutputProcessor:
         return self._model.backward and self.body.stream_options.prepend and not self._is_filtered
 
     def client_deltas(self) -> Iterator[TextDelta]:
-        """Yield the deltas that the client joins until all choices have finished; raise as `Request.results`.
+        """Yield the deltas that the client concatenates, until all choices have finished; raise as `Request.results`.
 
         A client that did not ask for `prepend` gets each choice of a backward model as one delta.
         """
@@ -217,7 +217,7 @@ class OutputProcessor:
                     yield self._delta(decided, number * self.body.n + rank)
 
     def _replace(self, number: int, candidates: CandidateFilter) -> None:
-        """Generate another candidate in place of a rejected one, unless there were too many or it would be the same."""
+        """Generate another candidate for a rejected one, unless the limit is reached or sampling is greedy."""
         candidate = None if self._sampling.is_greedy else candidates.next_candidate()
         if candidate is not None:
             self.request.context.charge(self.body.max_tokens)
@@ -352,7 +352,7 @@ class OutputProcessor:
         return choice
 
     def _delta(self, choice: Choice, index: int | None = None) -> TextDelta:
-        """Return what is new of a choice, with a resume token if it is due."""
+        """Return a choice's new output, with a resume token if it is due."""
         body = self.body
         is_due = body.return_state if choice.finish_reason else choice.is_due(body.stream_options.state_interval)
         number = self._number(choice) if index is None else index

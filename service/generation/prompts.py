@@ -106,7 +106,7 @@ class EncodedPrompt:
         return logprobs
 
     def _show_unknown_text(self, logprobs: Logprobs) -> None:
-        """Replace the unknown token's name by the text it stands for, if the joined tokens are the text then."""
+        """Replace the unknown token's name by the text it stands for, if the joined tokens then equal the text."""
         offsets, tokens = logprobs.text_offset, logprobs.tokens
         unknown = np.flatnonzero(self.ids == self.tokenizer.special.unknown).tolist()
         sources = {i: self.text[offsets[i] : offsets[i + 1] if i + 1 < len(offsets) else None] for i in unknown}

@@ -1,4 +1,4 @@
-"""A running request: submits its sequences as admission control has room for them, and yields their results.
+"""A running request: submits its sequences as admission control makes room, and yields their results.
 
 What it returns is made by the processors in `output_processor` and `hidden_states`.
 """
@@ -45,7 +45,7 @@ class Request:
         initial_state: The state before the prompts, float32 (S,).
         waiting: Choices that were not admitted yet, in order; those of a prompt are adjacent.
         sequences: Submitted, unfinished ones.
-        queue: Gets the results of its sequences; None, if it was cancelled.
+        queue: Gets the results of its sequences; None wakes the reader after a cancellation.
         num_completion_tokens: Tokens generated so far; a processor counts them.
     """
 
@@ -140,14 +140,14 @@ class Request:
         }
 
     def results(self, create: Create) -> Iterator[Result]:
-        """Yield the results of its sequences until all have finished; the consumer calls `finish` at a last one.
+        """Yield the results of its sequences until all have finished; the consumer calls `finish` on each last one.
 
         Choices that wait are submitted, by `create`, as others finish.
 
         Raises:
-            GatewayError: that of `cancel`, which was called.
             DeadlineExceeded: the deadline has passed.
-            GatewayError: the backends failed for longer than a sequence may wait, or the gateway was stopped.
+            GatewayError: that of `cancel`; or the backends failed for longer than a sequence may wait, or the gateway
+                was stopped.
         """
         while not self.is_finished:
             if not self.sequences:
@@ -169,7 +169,7 @@ class Request:
                 self._submit_more(create)
 
     def finish(self, index: ChoiceIndex, reason: str | None = None, *, cancel: bool = False) -> None:
-        """Mark a sequence as finished, a choice with its finish reason; cancel it if it still runs."""
+        """Mark a sequence as finished and record its choice's finish reason; `cancel` it if it still runs."""
         if reason is not None:
             self._finish_reasons[index] = reason
         sequence = self.sequences.pop(index, None)

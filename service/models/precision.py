@@ -64,7 +64,8 @@ def has_fast_bfloat16(cpuinfo: Mapping[str, str]) -> bool:
     """Return whether a CPU multiplies bfloat16 clearly faster than float32, by its fields in /proc/cpuinfo.
 
     From 512 to 2,048 units prefill is 2.1 to 4.5 times as fast with AMX. With AVX512-BF16 alone a layer is 1.6 to 2
-    times as fast on AMD's CPUs, but prefill 0.7 to 1.2 times on Intel's. Otherwise it is at most as fast (docs/log.md).
+    times as fast on AMD's CPUs, but prefill 0.7 to 1.2 times on Intel's. Otherwise it is at most as fast
+    (`benchmarks/HISTORY.md`).
     """
     flags = cpuinfo.get("flags", "").split()
     return "amx_bf16" in flags or ("avx512_bf16" in flags and cpuinfo.get("vendor_id") == "AuthenticAMD")

@@ -1,7 +1,7 @@
 """Admission control: limits on unfinished sequences and their tokens, for the server and for each API key.
 
-A request is admitted if there is room for one sequence, and gets more as there is room: all requests together may fill
-two thirds of each limit, in equal shares. The last third is for the first sequences of requests, so that a request of
+A request is admitted if there is room for one sequence, and gets more as there is room: requests share two thirds of
+each limit, the sequences in equal parts. The last third is for the first sequences of requests, so that a request of
 10,000 choices keeps out no other.
 
 Thread-safe: requests are admitted on their own threads, and their sequences are released on the scheduler's.
@@ -109,7 +109,7 @@ class Admission:
         self._scopes, self._lock, self._num_held = scopes, lock, 0
 
     def require_possible(self, cost: int, field: str = "max_tokens") -> None:
-        """Refuse a request one of whose sequences alone exceeds a limit; `cost` is the largest, in tokens.
+        """Refuse a request if any of its sequences exceeds a limit by itself; `cost` is the largest, in tokens.
 
         Raises:
             InvalidRequest: it does; the error names the field.

@@ -102,7 +102,7 @@ class ExpectedPrompts:
             count -= self._deadlines.popleft() > now
 
     def worth_waiting_until(self, arrived_at: float) -> float:
-        """Return until when a prompt should wait for others, at most `MAX_WAIT_S` after it arrived."""
+        """Return the time until which a prompt should wait for others, at most `MAX_WAIT_S` after it arrived."""
         return min(self.until, arrived_at + MAX_WAIT_S)
 
 
@@ -189,7 +189,7 @@ class ModelQueue:
 
     @property
     def waits_until(self) -> float:
-        """When prompts stop waiting for expected ones, in monotonic seconds; if empty, when none is expected."""
+        """When prompts stop waiting for expected ones, in monotonic s; in an empty queue, when none is expected."""
         if not self.prefilling:
             return 0.0 if self.sequences else self.expected.until
         if len(self.prefilling) >= self.limits.batch_sizes[0]:

@@ -53,7 +53,10 @@ class Call:
         return self.sequences[0].vocab_size
 
     def inputs(self) -> Arrays:
-        """Build the input tensors, padded to `batch_size`."""
+        """Build the input tensors, padded to `batch_size`.
+
+        Called on a backend's thread. The scheduler does not touch a sequence while it is in a call.
+        """
         states = np.zeros((self.batch_size, self.sequences[0].state.size), np.float32)
         for slot, sequence in enumerate(self.sequences):
             states[slot] = sequence.state

@@ -59,7 +59,7 @@ class Automaton:
         return entry & ROW_MASK
 
     def is_complete(self, row: int, num_left: int) -> bool:
-        """Return whether no longer match can be completed within `num_left` more tokens."""
+        """Return whether the match cannot be extended within `num_left` more tokens."""
         return self._continuations[row] > num_left
 
     # Elements of a memoryview take a quarter of the time of an array's, and each sampled token reads both.
@@ -178,7 +178,7 @@ def constraint_inputs(
 
 
 def fit_into_table(matches: Iterable[Match | None]) -> list[bool]:
-    """Return for each match whether its automaton fits into the table of one call, as that of the first always does."""
+    """Return for each match whether its automaton fits into the table of one call; the first always fits."""
     shared: set[Automaton] = set()
     fitting = []
     for match in matches:

@@ -57,8 +57,8 @@ def block_hashes(namespace: Hashable, token_ids: np.ndarray) -> tuple[bytes, ...
 class Prefix:
     """The tokens behind a state, as a hash chain.
 
-    Its namespace is tenant, model version and initial state. Prefixes of different namespaces never match; the `repr`
-    of a namespace must be unique.
+    Its namespace is tenant, model version, fingerprint and initial state. Prefixes of different namespaces never
+    match; the `repr` of a namespace must be unique.
 
     Attributes:
         block: Hash of the namespace and all whole blocks.

@@ -1,4 +1,4 @@
-"""What the sampling of a sequence depends on beside the model: its random numbers and its logit adjustments."""
+"""Inputs of sampling, by sequence: its random numbers and its logit adjustments."""
 
 import itertools
 import threading

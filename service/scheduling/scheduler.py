@@ -336,7 +336,7 @@ class Scheduler:
             self._enqueue_forks(sequence)
 
     def _may_run(self, sequence: Sequence) -> bool:
-        """Return whether a slot is of use: during an outage of its model only to one sequence, which retries."""
+        """Return whether a sequence may take a slot; during its model's outage only one may, to retry."""
         queue_ = self._queues[sequence.model]
         return queue_.outage is None or not queue_.num_running
 

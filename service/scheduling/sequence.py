@@ -43,11 +43,11 @@ class Result:
     """What one call computed for one sequence, or the error that ended it.
 
     Attributes:
-        index: Of the sequence within its request.
+        index: That of the sequence in its request.
         num_remaining_prompt_tokens: See `Sequence`.
         sampled_ids: Of a decode call, at least one, in order; the EOS token, if it was sampled, is the last.
-        has_eos: Whether it is.
-        finish_reason: "stop" or "length" if they are the last.
+        has_eos: Whether the last sampled token is the EOS token.
+        finish_reason: "stop" or "length" with the sequence's last result, else None.
         scores: Of those tokens, or of the prompt's tokens after the first that the call read; None if not requested.
         state: float32 (S,), after all tokens but the last sampled one; None if not requested.
         hidden_sum: float32 (U,): sum of the top layer's outputs over all tokens prefilled so far; of "embed".
@@ -82,7 +82,7 @@ class Result:
 
 
 class Results(Protocol):
-    """The queue of a request's results, or what selects from them first; `put` must not block."""
+    """A sink for results: the queue of a request, or a filter in front of it; `put` must not block."""
 
     def put(self, result: Result, /) -> None:
         """Add a result, on the scheduler's thread."""
@@ -116,7 +116,7 @@ class Sequence:
         state: float32 (S,), after the tokens that the model has processed.
         results: Gets the results of its calls, in order.
         end_id: The EOS token, or None.
-        random_stream: With the seed, the key of its random numbers: its index within its prompt, if it resumes nothing.
+        random_stream: Second half of the random key, beside the seed: the choice's index, or a checkpoint's stream.
         seen_ids: int32 (ids,): unique ids of the prompt; empty where no penalty needs them.
         vocab_size: Exclusive upper limit of the model's token ids; a backend's samples are checked against it.
         release: Releases its admission, on the scheduler's thread, once it has finished.
@@ -219,7 +219,7 @@ class Sequence:
 
     @property
     def finish_reason(self) -> FinishReason | None:
-        """Why decoding is complete: "length" also if a longer match exists that does not fit; None: it is not."""
+        """Why decoding has ended, None while it goes on; "length" also if a longer match does not fit."""
         match_ended = self.match is not None and self.match.has_ended
         is_whole = self.match is not None and not self.match.is_extensible
         if (self.num_generated and self.last_token_id == self.end_id) or (match_ended and is_whole):
@@ -271,11 +271,11 @@ class Sequence:
         )
 
 
-def take(queue: deque[Sequence], unwanted: Callable[[Sequence], bool]) -> list[Sequence]:
-    """Remove and return the unwanted sequences of a queue."""
-    taken = [sequence for sequence in queue if unwanted(sequence)]
+def take(queue: deque[Sequence], selected: Callable[[Sequence], bool]) -> list[Sequence]:
+    """Remove and return the selected sequences of a queue."""
+    taken = [sequence for sequence in queue if selected(sequence)]
     if taken:
-        remaining = [sequence for sequence in queue if not unwanted(sequence)]
+        remaining = [sequence for sequence in queue if not selected(sequence)]
         queue.clear()
         queue.extend(remaining)
     return taken

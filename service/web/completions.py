@@ -42,9 +42,9 @@ def completions(services: Services) -> Response:
     """
     record = g.record
     with ExitStack() as stack:
-        builder = start_request(services, CompletionRequest, services.engine.complete, stack)
-        completion = CompletionResponse(builder, record.record_error)
-        if not builder.body.stream:
+        processor = start_request(services, CompletionRequest, services.engine.complete, stack)
+        completion = CompletionResponse(processor, record.record_error)
+        if not processor.body.stream:
             return json_response(completion.whole())
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         response = Response(completion.events(), mimetype="text/event-stream", headers=headers)
@@ -73,8 +73,8 @@ def sse(data: Any) -> bytes:
 class CompletionResponse:
     """The response to one completion request; `failed` gets an error that becomes the last event of a stream."""
 
-    def __init__(self, builder: OutputProcessor, failed: Callable[[GatewayError], None]) -> None:
-        self._builder, self._request, self._failed = builder, builder.request, failed
+    def __init__(self, processor: OutputProcessor, failed: Callable[[GatewayError], None]) -> None:
+        self._processor, self._request, self._failed = processor, processor.request, failed
         model = self._request.model
         self._head: dict[str, Any] = {
             "id": f"cmpl-{random.randbytes(16).hex()}",
@@ -83,19 +83,19 @@ class CompletionResponse:
             "model": model.ref.name,
             "version": model.ref.version,
             "system_fingerprint": model.fingerprint,
-            "seed": builder.seed,
+            "seed": processor.seed,
         }
         self._prefix = self._event_prefix()
-        self._tail = b', "prepend": true}]}\n\n' if builder.prepends else b"}]}\n\n"
+        self._tail = b', "prepend": true}]}\n\n' if processor.prepends else b"}]}\n\n"
 
     def whole(self) -> bytes:
         """Wait for every choice and return one object."""
         try:
-            results = self._builder.results()
+            results = self._processor.results()
         except GatewayError as error:
             raise self._with_partial_output(error) from None
         self._update_fingerprint()
-        choices = [_choice(result, self._builder.prompt_logprobs(result.index)) for result in results]
+        choices = [_choice(result, self._processor.prompt_logprobs(result.index)) for result in results]
         return orjson.dumps({**self._head, "choices": choices, "usage": self._usage()})
 
     def events(self) -> Iterator[bytes]:
@@ -105,13 +105,13 @@ class CompletionResponse:
         """
         unsent = b""
         try:
-            for delta in self._builder.client_deltas():
+            for delta in self._processor.client_deltas():
                 self._update_fingerprint()
                 unsent += self._event(delta)
                 if not self._request.is_finished:
                     yield unsent
                     unsent = b""
-            if self._builder.body.stream_options.include_usage:
+            if self._processor.body.stream_options.include_usage:
                 unsent += sse({**self._head, "choices": [], "usage": self._usage()})
             yield unsent + DONE
         except GatewayError as error:
@@ -141,9 +141,9 @@ class CompletionResponse:
         """Attach the partial output to an error: a client with resume tokens can resume instead of starting again."""
         if not isinstance(error, ClientGone | Unauthorized):
             gone = isinstance(error, VersionGone)
-            rest = self._builder.partial_outputs(with_resume_tokens=not gone)
+            rest = self._processor.partial_outputs(with_resume_tokens=not gone)
             error.rest = {"choices": [_choice(each) for each in rest], "usage": self._usage()}
-            if self._builder.body.return_state and not gone:
+            if self._processor.body.return_state and not gone:
                 error.should_retry = False
         return error
 
@@ -178,8 +178,8 @@ class CompletionResponse:
             "total_tokens": prompt + completion,
             "prompt_tokens_details": {"cached_tokens": self._request.num_cached_tokens},
         }
-        if self._builder.num_rejected is not None:
-            usage["rejected_choices"] = self._builder.num_rejected
+        if self._processor.num_rejected is not None:
+            usage["rejected_choices"] = self._processor.num_rejected
         return usage
 
 

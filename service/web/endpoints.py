@@ -54,8 +54,8 @@ class ShutdownGate:
             raise ShuttingDown("the server is shutting down; send the request to another gateway", retry_after_s=1)
 
 
-# Watches the client's connection while a request runs, and calls back when the client disconnects.
 View = TypeVar("View", bound=Callable[..., Any])
+# Watches the client's connection while a request runs, and calls back when the client disconnects.
 WatchSocket = Callable[[Any, Callable[[], object]], AbstractContextManager[Any]]
 
 
@@ -187,6 +187,6 @@ ENDPOINTS: list[Endpoint] = []
 
 
 def json_response(body: bytes) -> Response:
-    """Return a response, whose request needs no other memory from here on."""
+    """Return a JSON response, and release all other memory of its request."""
     g.context.memory.shrink(len(body))
     return Response(body, mimetype="application/json")

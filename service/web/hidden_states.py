@@ -50,11 +50,11 @@ def embeddings(services: Services) -> Response:
     The example shows the first three numbers of each vector.
     """
     with ExitStack() as stack:
-        builder = start_request(services, EmbeddingsRequest, services.engine.embed, stack)
-        running, as_base64 = builder.request, builder.body.encoding_format == "base64"
+        processor = start_request(services, EmbeddingsRequest, services.engine.embed, stack)
+        running, as_base64 = processor.request, processor.body.encoding_format == "base64"
         data = [
             {"object": "embedding", "index": index, "embedding": _base64(vector) if as_base64 else vector}
-            for index, vector in enumerate(builder.vectors())
+            for index, vector in enumerate(processor.vectors())
         ]
         response = {
             "object": "list",
@@ -82,23 +82,23 @@ def _base64(vector: np.ndarray) -> str:
 def inspect(services: Services) -> Response:
     """Return hidden state, cell state and gates of each layer at each token, and the most probable tokens there."""
     with ExitStack() as stack:
-        builder = start_request(services, InspectRequest, services.engine.inspect, stack)
-        response = Response(inspection_parts(builder), mimetype="application/json")
+        processor = start_request(services, InspectRequest, services.engine.inspect, stack)
+        response = Response(inspection_parts(processor), mimetype="application/json")
         response.call_on_close(stack.pop_all().close)
         return response
 
 
-def inspection_parts(builder: InspectionProcessor) -> Iterator[bytes]:
+def inspection_parts(processor: InspectionProcessor) -> Iterator[bytes]:
     """Wait for the result, and return the parts of one JSON object: 1 MB of numbers becomes 3 MB of JSON.
 
     Each array is freed once it is serialized.
     """
     # Not in the generator: errors are raised before the first byte is sent.
-    return _parts(builder, builder.result())
+    return _parts(processor, processor.result())
 
 
-def _parts(builder: InspectionProcessor, output: InspectionOutput) -> Iterator[bytes]:
-    request = builder.request
+def _parts(processor: InspectionProcessor, output: InspectionOutput) -> Iterator[bytes]:
+    request = processor.request
     head = {
         "object": "inspection",
         "model": request.model.ref.name,
@@ -119,7 +119,7 @@ def _parts(builder: InspectionProcessor, output: InspectionOutput) -> Iterator[b
         yield b',"%b":' % name.encode()
         yield from _json_list(items)
     yield b',"layers":['
-    yield from _layers(output, builder.body.encoding_format)
+    yield from _layers(output, processor.body.encoding_format)
     usage = {"prompt_tokens": request.num_prompt_tokens, "total_tokens": request.num_prompt_tokens}
     yield b'],"usage":%b}' % orjson.dumps(usage)
 

@@ -106,7 +106,7 @@ def tokenize(services: Services) -> TokenizeObject:
 
 @Endpoint("POST /detokenize", TOKENIZER, "Detokenize token ids", "404 503", request=DetokenizeRequest)
 def detokenize(services: Services) -> DetokenizeObject:
-    """Return their text."""
+    """Return the text of the token ids."""
     body = parse_body(services, DetokenizeRequest)
     model = services.model_registry.find(body.model)
     _require_max_tokens("tokens", len(body.tokens), services)
@@ -194,7 +194,7 @@ def tokenizer_file(services: Services, name: str) -> Response:
     response=TokenizerConfigFile,
 )
 def tokenizer_config_file(services: Services, name: str) -> Response:
-    """Return the special tokens of a model for Transformers, and that no text spells one."""
+    """Return the special tokens of a model for Transformers, marked as never matched in plain text."""
     return _file_response(services, name, tokenizer_config)
 
 

@@ -22,15 +22,15 @@ _READING_COPIES = 3
 # lists). Text that is not ASCII has up to four bytes per character.
 _BYTES_PER_ITEM, _BYTES_PER_BRACKET, _TEXT_COPIES = 80, 100, 2
 
-Builder = TypeVar("Builder", bound=Processor)
+AnyProcessor = TypeVar("AnyProcessor", bound=Processor)
 
 
 def start_request(
     services: Services,
     body_type: type[AnyBody],
-    start: Callable[[AnyBody, RequestContext, Watch], Builder],
+    start: Callable[[AnyBody, RequestContext, Watch], AnyProcessor],
     stack: ExitStack,
-) -> Builder:
+) -> AnyProcessor:
     """Parse a body and start its request, which ends with the stack.
 
     In its own frame, so that no frame holds the body's prompts while it runs.
@@ -42,7 +42,7 @@ def start_request(
 
 
 def _watch_request(services: Services, stack: ExitStack, running: Request) -> None:
-    """Have a request end when its client disconnects or its key is revoked, and closed and recorded with the stack."""
+    """Cancel a request if its client disconnects or its key is revoked; record and close it when the stack unwinds."""
     stack.callback(g.record.record_result, running)
     stack.callback(running.close)
     stack.enter_context(g.context.watch_key(lambda: running.cancel(Unauthorized("the API key was revoked"))))
@@ -50,7 +50,7 @@ def _watch_request(services: Services, stack: ExitStack, running: Request) -> No
 
 
 def parse_body(services: Services, body_type: type[AnyBody]) -> AnyBody:
-    """Charge a request to its principal, whatever its outcome, and read and parse its body."""
+    """Charge the principal for one request, even if it fails, and read and parse its body."""
     g.context.charge_request()
     return parse(body_type, read_body(g.context.memory), services.settings)
 
