@@ -116,7 +116,7 @@ def test_an_incomplete_response_is_left_out_at_any_length(name):
         (CSV, b"\xff,0,x,stop\r\n", 2),
         (OPENAI, b'{"custom_id":"a","index":0,"text":"","finish_reason":null}\n', 1),
         (OPENAI, b"notes", 1),
-        (OPENAI, response_line("a", 200, "r", b"{}").content + b"notes", 2),
+        pytest.param(OPENAI, response_line("a", 200, "r", b"{}").content + b"notes", 2, id="notes after a response"),
         *(
             (OPENAI, content + b"\n", 1)
             for content in (
