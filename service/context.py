@@ -15,19 +15,12 @@ from service.memory_budget import MemoryBudget, MemoryLease
 
 @dataclass(frozen=True)
 class Quota:
-    """Limits of the API key that a sequence is charged to.
+    """Limits of the API key that a sequence is charged to."""
 
-    Attributes:
-        name: Of the key, or "" where there are no keys.
-        max_sequences: Limit of admitted, unfinished sequences; None: only the server's.
-        max_queued_tokens: Limit of their tokens to be prefilled and generated; None: only the server's.
-        tenant: Owner of the key, or "".
-    """
-
-    name: str = ""
-    max_sequences: int | None = None
-    max_queued_tokens: int | None = None
-    tenant: str = ""
+    name: str = ""  # of the key, or "" where there are no keys
+    max_sequences: int | None = None  # limit of admitted, unfinished sequences; None: only the server's
+    max_queued_tokens: int | None = None  # limit of their tokens to be prefilled and generated; None: only the server's
+    tenant: str = ""  # owner of the key, or ""
 
 
 UNLIMITED = Quota()
@@ -39,28 +32,20 @@ def _nothing(*_: object, **__: object) -> None:
 
 @dataclass(frozen=True)
 class RequestContext:
-    """The principal of a request, and what the request holds.
+    """The principal of a request, and what the request holds."""
 
-    Attributes:
-        quota: Limits that its sequences count towards.
-        charge_request: Charges one request, before any work on it; raises `RateLimited`.
-        charge: Charges tokens that the request may prefill and generate; `total` is the total known so far, if these
-            are not all, and `param` the field that an error names. Raises `RateLimited` or `InvalidRequest`, or returns
-            a function that refunds them. See `TokenCharges`.
-        watch_key: Returns a context manager, in whose block the function that it gets is called, by another thread, if
-            the key is revoked.
-        trace: The request's tracing context, or None.
-        memory: The request's lease of the memory budget.
-        sender: Its API key, or its client's address where there are no keys.
-    """
-
-    quota: Quota = UNLIMITED
-    charge_request: Callable[[], object] = _nothing
+    quota: Quota = UNLIMITED  # limits that its sequences count towards
+    charge_request: Callable[[], object] = _nothing  # charges one request, before any work on it; raises `RateLimited`
+    # Charges tokens that the request may prefill and generate; `total` is the total known so far, if these are not all,
+    # and `param` the field that an error names. Raises `RateLimited` or `InvalidRequest`, or returns a function that
+    # refunds them. See `TokenCharges`.
     charge: Callable[..., Callable[[], None]] = lambda *_, **__: _nothing
+    # Returns a context manager, in whose block the function that it gets is called, by another thread, if the key is
+    # revoked.
     watch_key: Callable[[Callable[[], object]], AbstractContextManager[object]] = lambda _: nullcontext()
-    trace: Any = None
+    trace: Any = None  # its tracing context, or None
     memory: MemoryLease = field(default_factory=MemoryBudget(2**63).lease)
-    sender: str = ""
+    sender: str = ""  # its API key, or its client's address where there are no keys
 
 
 class TokenCharges:

@@ -200,13 +200,9 @@ class BackendUnavailable(GatewayError, status=503, code="backend_unavailable"):
 
 
 class ServerBusy(BackendUnavailable):
-    """The backend rejected the call without computing it; it has more calls than it accepts.
+    """The backend rejected the call without computing it; it has more calls than it accepts."""
 
-    Attributes:
-        reason: The metric's label.
-    """
-
-    reason: ClassVar[str] = "busy"
+    reason: ClassVar[str] = "busy"  # the metric's label
 
 
 class BatchingConflict(ServerBusy):

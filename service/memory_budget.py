@@ -9,11 +9,7 @@ FREE_BYTES = 64 * 2**10
 
 
 class MemoryBudget:
-    """Bytes that all requests in flight may hold together; thread-safe.
-
-    Attributes:
-        max_bytes: The limit.
-    """
+    """Bytes that all requests in flight may hold together; thread-safe."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes, self._num_bytes = max_bytes, 0

@@ -16,28 +16,17 @@ class ModelVersion:
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """Sampling parameters; see `export.graphs.sampling.Controls` and `signatures` there for the meaning of each.
-
-    Attributes:
-        top_k: 0 is off.
-        top_p: 1 is off.
-        min_p: 0 is off.
-        presence_penalty: 0 is off.
-        frequency_penalty: 0 is off.
-        repetition_penalty: 1 is off.
-        bias: (token id, value added to its logit); ids are unique.
-        min_tokens: The EOS token is not sampled among the first `min_tokens` tokens.
-    """
+    """Sampling parameters; see `export.graphs.sampling.Controls` and `signatures` there for the meaning of each."""
 
     temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    repetition_penalty: float = 1.0
-    bias: tuple[tuple[int, float], ...] = ()
-    min_tokens: int = 0
+    top_k: int = 0  # 0 is off
+    top_p: float = 1.0  # 1 is off
+    min_p: float = 0.0  # 0 is off
+    presence_penalty: float = 0.0  # 0 is off
+    frequency_penalty: float = 0.0  # 0 is off
+    repetition_penalty: float = 1.0  # 1 is off
+    bias: tuple[tuple[int, float], ...] = ()  # (token id, value added to its logit); ids are unique
+    min_tokens: int = 0  # the EOS token is not sampled among the first `min_tokens` tokens
 
     @property
     def is_greedy(self) -> bool:

@@ -35,14 +35,10 @@ class Assets:
 
 
 class RepeatedErrors:
-    """A log of errors that repeat at every poll: each is logged once.
-
-    Attributes:
-        current: The last message of each subject that has not recovered.
-    """
+    """A log of errors that repeat at every poll: each is logged once."""
 
     def __init__(self) -> None:
-        self.current: dict[str, str] = {}
+        self.current: dict[str, str] = {}  # the last message of each subject that has not recovered
 
     def add(self, subject: str, message: str) -> None:
         """Log an error, unless it is the last one logged for its subject."""

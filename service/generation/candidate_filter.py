@@ -16,20 +16,13 @@ class CandidateFilter:
 
     The decision depends on the texts in the order of their random streams, not on the order in which they finish: the
     same seed gives the same choices.
-
-    Attributes:
-        count: Number of requested choices.
-        unique: Whether a text that was accepted before is rejected.
-        is_copy: Rejects copies of training text; None: they are accepted.
-        num_rejected: Candidates rejected so far.
-        num_accepted: Candidates accepted so far.
     """
 
-    count: int
-    unique: bool
-    is_copy: IsCopy | None
-    num_rejected: int = 0
-    num_accepted: int = 0
+    count: int  # number of requested choices
+    unique: bool  # whether a text that was accepted before is rejected
+    is_copy: IsCopy | None  # rejects copies of training text; None: they are accepted
+    num_rejected: int = 0  # candidates rejected so far
+    num_accepted: int = 0  # candidates accepted so far
     _num_candidates: int = field(default=0, init=False)
     _finished: dict[int, tuple[Sequence[int], str]] = field(default_factory=dict, init=False)
     _accepted: set[str] = field(default_factory=set, init=False)

@@ -50,14 +50,11 @@ class StopString:
 
 
 class StopFinder:
-    """The search for the first stop string in the text of one choice.
-
-    Attributes:
-        num_pending: Number of characters at the end of the text so far that may begin a stop string.
-    """
+    """The search for the first stop string in the text of one choice."""
 
     def __init__(self, stops: Sequence[StopString]) -> None:
-        self._stops, self._matched, self.num_pending = stops, [0] * len(stops), 0
+        self._stops, self._matched = stops, [0] * len(stops)
+        self.num_pending = 0  # characters at the end of the text so far that may begin a stop string
 
     def feed(self, text: str) -> tuple[int, int] | None:
         """Search the next characters of the text; return where the first match ends in them and its length, or None.
@@ -79,21 +76,15 @@ class StopFinder:
 
 @dataclass(frozen=True)
 class TextDelta:
-    """New visible text of one choice, in reading order.
+    """New visible text of one choice, in reading order."""
 
-    Attributes:
-        index: Index of the choice in the response.
-        finish_reason: "stop" or "length" with the choice's last delta, else None.
-        logprobs: Log probabilities of the tokens whose text begins in this delta; None if not requested. Offsets count
-            from the beginning of the choice's text, or of this delta if the client prepends it.
-        resume_token: For the point after this delta, if requested.
-    """
-
-    index: int
+    index: int  # of the choice in the response
     text: str
-    finish_reason: FinishReason | None
+    finish_reason: FinishReason | None  # "stop" or "length" with the choice's last delta, else None
+    # Log probabilities of the tokens whose text begins in this delta; None if not requested. Offsets count from the
+    # beginning of the choice's text, or of this delta if the client prepends it.
     logprobs: Logprobs | None = None
-    resume_token: str | None = None
+    resume_token: str | None = None  # for the point after this delta, if requested
 
     @property
     def is_empty(self) -> bool:
@@ -104,21 +95,14 @@ class TextDelta:
 
 @dataclass
 class Progress:
-    """The position in the sequence that matches the text returned so far, as checkpoints contain it.
+    """The position in the sequence that matches the text returned so far, as checkpoints contain it."""
 
-    Attributes:
-        point: Its point in the sequence.
-        token_counts: How often each token that penalties count was sampled; None: no penalty counts tokens.
-        constraint: What the text must match; None: no constraint.
-        match: How far it does.
-        num_left: Tokens that may be sampled after `point`.
-    """
-
-    point: ResumePoint
-    num_left: int
+    point: ResumePoint  # its point in the sequence
+    num_left: int  # tokens that may be sampled after `point`
+    # How often each token that penalties count was sampled; None: no penalty counts tokens.
     token_counts: Counter[int] | None
-    constraint: Constraint | None
-    match: Match | None
+    constraint: Constraint | None  # what the text must match; None: no constraint
+    match: Match | None  # how far it does
 
     def advance(self, sampled_ids: list[int], state: np.ndarray | None) -> None:
         """Move past sampled tokens; see `ResumePoint.after`."""

@@ -56,24 +56,16 @@ class EmbeddingProcessor:
 
 @dataclass(frozen=True)
 class InspectionOutput:
-    """The result of an inspection.
+    """The result of an inspection."""
 
-    Attributes:
-        logprobs: Log probabilities of the text's tokens, in reading order.
-        token_ids: Ids of the same tokens.
-        expected: The most probable tokens after the last one that the model read, and their log probabilities.
-        positions: int64 (positions,): indexes of the tokens of `values`.
-        units: By layer, int64 (units,): indexes of its units in `values`.
-        values: Each requested activation, float32 (positions, units).
-        state: Each layer's hidden and cell state after the last token, float32 (units,); empty if not requested.
-    """
-
-    logprobs: Logprobs
-    token_ids: list[int]
+    logprobs: Logprobs  # log probabilities of the text's tokens, in reading order
+    token_ids: list[int]  # ids of the same tokens
+    # The most probable tokens after the last one that the model read, and their log probabilities.
     expected: dict[str, float]
-    positions: np.ndarray
-    units: dict[int, np.ndarray]
-    values: list[tuple[Activation, np.ndarray]]
+    positions: np.ndarray  # int64 (positions,): indexes of the tokens of `values`
+    units: dict[int, np.ndarray]  # by layer, int64 (units,): indexes of its units in `values`
+    values: list[tuple[Activation, np.ndarray]]  # each requested activation, float32 (positions, units)
+    # Each layer's hidden and cell state after the last token, float32 (units,); empty if not requested.
     state: list[tuple[Activation, np.ndarray]]
 
 

@@ -17,21 +17,18 @@ _CONVERTED_AT_ONCE = 1024
 
 @dataclass
 class Logprobs:
-    """Parallel lists, one entry per token.
+    """Parallel lists, one entry per token."""
 
-    Attributes:
-        tokens: The text that each token adds, or the name of a token that adds none. For the unknown token of a prompt
-            it is the text of the prompt that it stands for.
-        token_logprobs: Natural logarithms; None for the very first token of a text, which follows no other.
-        top_logprobs: The most probable tokens at its position and the token itself; None as above.
-        text_offset: Offset of the token's text in code points: within the choice's text, or within the delta if the
-            client prepends deltas. In the order of generation, of a backward model: the distance from the token's
-            beginning to the end of the choice's text.
-    """
-
+    # The text that each token adds, or the name of a token that adds none. For the unknown token of a prompt it is the
+    # text of the prompt that it stands for.
     tokens: list[str] = field(default_factory=list)
+    # Natural logarithms; None for the very first token of a text, which follows no other.
     token_logprobs: list[float | None] = field(default_factory=list)
+    # The most probable tokens at its position and the token itself; None as above.
     top_logprobs: list[dict[str, float] | None] = field(default_factory=list)
+    # Offset of the token's text in code points: within the choice's text, or within the delta if the client prepends
+    # deltas. In the order of generation, of a backward model: the distance from the token's beginning to the end of the
+    # choice's text.
     text_offset: list[int] = field(default_factory=list)
 
     def extend(self, other: "Logprobs", shift: int = 0) -> None:
@@ -88,14 +85,11 @@ def expected_next(scores: Scores, num_top: int, label: Callable[[int], str]) -> 
 
 
 class PendingLogprobs:
-    """The log probabilities of a text's tokens in the order of generation, until the text of each is visible.
-
-    Attributes:
-        length: Length of the text so far, in characters.
-    """
+    """The log probabilities of a text's tokens in the order of generation, until the text of each is visible."""
 
     def __init__(self, length: int = 0, *, backward: bool) -> None:
-        self.length, self._backward, self._pending = length, backward, Logprobs()
+        self.length = length  # of the text so far, in characters
+        self._backward, self._pending = backward, Logprobs()
         # Of a backward model: distance of the last token that was returned.
         self._reached = 0
 

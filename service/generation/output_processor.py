@@ -23,30 +23,18 @@ from service.structured_outputs.patterns import Constraint
 
 @dataclass
 class PromptOutput:
-    """A prompt of a completion, and what its choices share.
-
-    Attributes:
-        held_back: The text that a checkpoint held back, which a prompt makes final.
-        leading_text: The text before the first token of its choices: `held_back`, and the prompt if it is echoed.
-        constraint: What its choices must match; None: anything.
-        end: Finish reason of its choices if nothing is generated; None: tokens are.
-        is_scored: Whether its tokens need log probabilities.
-        is_computed: Whether it needs sequences: at most one if nothing is generated.
-        candidates: Decides which choices are accepted; None: all are.
-        match: The match that its choices start with.
-        logprobs_json: vLLM's `prompt_logprobs`, if they are requested and known.
-    """
+    """A prompt of a completion, and what its choices share."""
 
     prompt: EncodedPrompt
-    held_back: str
-    leading_text: str
-    constraint: Constraint | None
-    end: FinishReason | None
-    is_scored: bool
-    is_computed: bool
-    candidates: CandidateFilter | None
-    match: Match | None = None
-    logprobs_json: bytes | None = None
+    held_back: str  # the text that a checkpoint held back, which a prompt makes final
+    leading_text: str  # the text before the first token of its choices: `held_back`, and the prompt if it is echoed
+    constraint: Constraint | None  # what its choices must match; None: anything
+    end: FinishReason | None  # finish reason of its choices if nothing is generated; None: tokens are
+    is_scored: bool  # whether its tokens need log probabilities
+    is_computed: bool  # whether it needs sequences: at most one if nothing is generated
+    candidates: CandidateFilter | None  # decides which choices are accepted; None: all are
+    match: Match | None = None  # the match that its choices start with
+    logprobs_json: bytes | None = None  # vLLM's `prompt_logprobs`, if they are requested and known
 
 
 class OutputProcessor:

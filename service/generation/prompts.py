@@ -32,21 +32,14 @@ _GIVEN_ID_BYTES = 40
 
 @dataclass(frozen=True)
 class EncodedPrompt:
-    """The tokens before the generated text, or after it for a backward model.
+    """The tokens before the generated text, or after it for a backward model."""
 
-    Attributes:
-        text: The client's text, or that of the client's token ids.
-        ids: int32 (tokens,): its tokens, in reading order; empty for an empty prompt.
-        given_as_text: Whether the client sent text.
-        backward: Whether the model reads it from right to left.
-        after: int32 (tokens,): a checkpoint's unread tokens, which the model reads first; empty without a checkpoint.
-    """
-
-    text: str
-    ids: np.ndarray
-    given_as_text: bool
+    text: str  # the client's text, or that of the client's token ids
+    ids: np.ndarray  # int32 (tokens,): its tokens, in reading order; empty for an empty prompt
+    given_as_text: bool  # whether the client sent text
     tokenizer: Tokenizer
-    backward: bool
+    backward: bool  # whether the model reads it from right to left
+    # int32 (tokens,): a checkpoint's unread tokens, which the model reads first; empty without a checkpoint.
     after: np.ndarray
 
     @classmethod

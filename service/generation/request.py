@@ -37,16 +37,7 @@ Create = Callable[[list[ChoiceIndex]], list[Sequence]]
 class Request:
     """A request whose model is known; its deadline is `timeout_s` after its creation.
 
-    Attributes:
-        model: The version that computes it.
-        prompts: Its encoded prompts; the engine adds them.
-        checkpoint: The checkpoint whose state precedes each prompt; None: the initial state.
-        context: Its principal's quota and charges.
-        initial_state: The state before the prompts, float32 (S,).
-        waiting: Choices that were not admitted yet, in order; those of a prompt are adjacent.
-        sequences: Submitted, unfinished ones.
-        queue: Gets the results of its sequences; None wakes the reader after a cancellation.
-        num_completion_tokens: Tokens generated so far; a processor counts them.
+    The state of its checkpoint precedes each prompt; None: the initial state.
     """
 
     def __init__(
@@ -62,12 +53,14 @@ class Request:
         max_unfinished: int,
     ) -> None:
         self.model, self.checkpoint, self.context = model, checkpoint, context
-        self.prompts: list[EncodedPrompt] = []
+        self.prompts: list[EncodedPrompt] = []  # the engine adds them
+        # Before the prompts, float32 (S,).
         self.initial_state = checkpoint.point.state if checkpoint else np.zeros(model.card.state_size, np.float32)
+        # Choices that were not admitted yet, in order; those of a prompt are adjacent.
         self.waiting: deque[ChoiceIndex] = deque()
-        self.sequences: dict[ChoiceIndex, Sequence] = {}
-        self.queue: queue.SimpleQueue[Result | None] = queue.SimpleQueue()
-        self.num_completion_tokens = 0
+        self.sequences: dict[ChoiceIndex, Sequence] = {}  # submitted, unfinished ones
+        self.queue: queue.SimpleQueue[Result | None] = queue.SimpleQueue()  # None wakes the reader after a cancellation
+        self.num_completion_tokens = 0  # generated so far; a processor counts them
         self._scheduler, self._admission, self._metrics = scheduler, admission, metrics
         self._max_unfinished, self._max_tokens = max_unfinished, 0
         self._started_at, self._timeout_s = time.monotonic(), timeout_s

@@ -41,18 +41,13 @@ _DTYPES = ("<f4", "<i4", "<i4", "<f4")
 
 @dataclass(frozen=True, eq=False)
 class ResumePoint:
-    """A point in a sequence from which generation can resume.
+    """A point in a sequence from which generation can resume."""
 
-    Attributes:
-        state: float32 (S,).
-        unread_ids: int32 (tokens,), at least one: tokens of the sequence that the state does not include yet.
-            Usually the last one alone; after a stop string those of a whole call, as the state is from before it.
-        num_sampled: Tokens sampled so far, which is the index of the next random number.
-    """
-
-    state: np.ndarray
+    state: np.ndarray  # float32 (S,)
+    # int32 (tokens,), at least one: tokens of the sequence that the state does not include yet. Usually the last one
+    # alone; after a stop string those of a whole call, as the state is from before it.
     unread_ids: np.ndarray
-    num_sampled: int
+    num_sampled: int  # tokens sampled so far, which is the index of the next random number
 
     def after(self, token_ids: list[int], state: np.ndarray | None) -> "ResumePoint":
         """Return the point after some more sampled tokens, at least one.
@@ -67,43 +62,28 @@ class ResumePoint:
 
 @dataclass(frozen=True)
 class SavedMatch:
-    """How far a text matches a constraint.
-
-    Attributes:
-        row: The automaton's row; `FINAL_ROW` where no longer match exists.
-        digest: The automaton's digest: another release may number its rows otherwise.
-    """
+    """How far a text matches a constraint."""
 
     constraint: Constraint
-    row: int
-    digest: str
+    row: int  # the automaton's row; `FINAL_ROW` where no longer match exists
+    digest: str  # the automaton's digest: another release may number its rows otherwise
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """Everything that the rest of a sequence depends on, except the fields of the request that resumes it.
+    """Everything that the rest of a sequence depends on, except the fields of the request that resumes it."""
 
-    Attributes:
-        model: The version that generated it.
-        weights_sha256: Hash of that version's weights: another version may have its number by now.
-        seed: Key of its random numbers, together with `random_stream`: see `service.scheduling.sampling`.
-        random_stream: Index of the seed's random stream.
-        detokenizer: What `Detokenizer.save` returned.
-        held_back: Detokenized text that was not returned: it may begin a stop string, or follows one. Mirrored for a
-            backward model.
-        token_counts: int32 (ids,) and float32 (ids,): ids that penalties count, and how often each was sampled.
-        match: How far the text matches the constraint of its request; None: there is none.
-    """
-
-    model: ModelVersion
-    weights_sha256: str
+    model: ModelVersion  # the version that generated it
+    weights_sha256: str  # hash of that version's weights: another version may have its number by now
     point: ResumePoint
-    seed: int
-    random_stream: int
-    detokenizer: Any
+    seed: int  # key of its random numbers, together with `random_stream`: see `service.scheduling.sampling`
+    random_stream: int  # index of the seed's random stream
+    detokenizer: Any  # what `Detokenizer.save` returned
+    # Detokenized text that was not returned: it may begin a stop string, or follows one. Mirrored for a backward model.
     held_back: str
+    # int32 (ids,) and float32 (ids,): ids that penalties count, and how often each was sampled.
     token_counts: tuple[np.ndarray, np.ndarray]
-    match: SavedMatch | None = None
+    match: SavedMatch | None = None  # how far the text matches the constraint of its request; None: there is none
 
     @property
     def origin(self) -> bytes:

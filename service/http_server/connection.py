@@ -65,15 +65,11 @@ class ConnectionLimits:
 
 
 class ReceivedBytes(Unreader):  # type: ignore[misc]
-    """gunicorn's reader over bytes that have been received: it never waits for the client.
-
-    Attributes:
-        received: Bytes that follow those in gunicorn's own buffer.
-    """
+    """gunicorn's reader over bytes that have been received: it never waits for the client."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.received = bytearray()
+        self.received = bytearray()  # follows what is in gunicorn's own buffer
 
     @property
     def num_bytes(self) -> int:

@@ -78,17 +78,13 @@ class _Families:
 
 
 class Metrics(Collector):
-    """Every metric of the gateway; each method takes a few microseconds and is thread-safe.
-
-    Attributes:
-        registry: The registry that a scrape reads.
-    """
+    """Every metric of the gateway; each method takes a few microseconds and is thread-safe."""
 
     def __init__(self, version: str) -> None:
         """Declare the metrics; `version` is the project's."""
         # Otherwise every histogram and counter has another series with its creation time, which nobody reads.
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
-        self.registry = registry = CollectorRegistry()
+        self.registry = registry = CollectorRegistry()  # a scrape reads it
         self._sequences, self._calls = self._sequence_families(), self._call_families()
         self._finished = self._counter("sequences_finished", "Finished sequences, by finish reason.", *_MODEL, "reason")
         self._failures = self._counter("call_failures", "Failed calls, by error code.", *_CALL, "code")
@@ -120,11 +116,7 @@ class Metrics(Collector):
                 "sequences_cancelled", "Sequences cancelled by a disconnect or a deadline.", *_MODEL
             ),
             # Both count tokens, as is usual: their ratio is the share of prefill that was saved.
-            prefix_queries=self._counter(
-                "prefix_cache_queried_tokens",
-                "Prompt tokens of started sequences.",
-                *_MODEL,
-            ),
+            prefix_queries=self._counter("prefix_cache_queried_tokens", "Prompt tokens of started sequences.", *_MODEL),
             prefix_hits=self._counter("prefix_cache_hit_tokens", "Prompt tokens that were prefix cache hits.", *_MODEL),
             prompt_tokens=self._counter("prompt_tokens", "Prompt tokens of ended requests.", *_MODEL),
             completion_tokens=self._counter("completion_tokens", "Completion tokens of ended requests.", *_MODEL),

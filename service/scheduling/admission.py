@@ -19,16 +19,11 @@ from service.errors import InvalidRequest, Overloaded
 
 @dataclass
 class _Load:
-    """What the server or an API key has admitted.
-
-    Attributes:
-        tokens: Tokens of the sequences to be prefilled and generated, as of their admission.
-        requests: Requests with at least one of the sequences.
-    """
+    """What the server or an API key has admitted."""
 
     sequences: int = 0
-    tokens: int = 0
-    requests: int = 0
+    tokens: int = 0  # tokens of the sequences to be prefilled and generated, as of their admission
+    requests: int = 0  # requests with at least one of the sequences
 
 
 @dataclass(frozen=True)

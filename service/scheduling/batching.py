@@ -108,45 +108,29 @@ class ExpectedPrompts:
 
 @dataclass
 class Outage:
-    """The time in which the calls of a model version fail.
+    """The time in which the calls of a model version fail."""
 
-    Attributes:
-        since: Monotonic seconds at which the first failed call was sent.
-        resume_at: When to retry; None while an attempt is in flight.
-    """
-
-    since: float
-    resume_at: float | None = None
+    since: float  # monotonic seconds at which the first failed call was sent
+    resume_at: float | None = None  # when to retry; None while an attempt is in flight
 
 
 @dataclass
 class ModelQueue:
-    """The sequences of one model version.
-
-    Attributes:
-        sequences: All unfinished ones: waiting for a slot, waiting for the prefill of a shared prompt, in one of the
-            queues below, or in a call.
-        prefilling: Sequences in prefill.
-        new: Sequences ready for their first decode call.
-        ready: Sequences ready for another one.
-        calls: In flight.
-        num_decodes: Decode calls of `ready` sequences since the last prefill call.
-        first_decode_is_due: Whether `ready` sequences had a decode call since the last first decode call.
-        expected: Prompts that are likely to arrive soon.
-        outage: None while calls succeed.
-    """
+    """The sequences of one model version."""
 
     model: ModelVersion
     limits: BatchLimits
+    # All unfinished ones: waiting for a slot, waiting for the prefill of a shared prompt, in one of the queues below,
+    # or in a call.
     sequences: set[Sequence] = field(default_factory=set)
-    prefilling: deque[Sequence] = field(default_factory=deque)
-    new: deque[Sequence] = field(default_factory=deque)
-    ready: deque[Sequence] = field(default_factory=deque)
-    calls: set[Call] = field(default_factory=set)
-    num_decodes: int = 0
-    first_decode_is_due: bool = True
-    expected: ExpectedPrompts = field(default_factory=ExpectedPrompts)
-    outage: Outage | None = None
+    prefilling: deque[Sequence] = field(default_factory=deque)  # sequences in prefill
+    new: deque[Sequence] = field(default_factory=deque)  # sequences ready for their first decode call
+    ready: deque[Sequence] = field(default_factory=deque)  # sequences ready for another one
+    calls: set[Call] = field(default_factory=set)  # in flight
+    num_decodes: int = 0  # decode calls of `ready` sequences since the last prefill call
+    first_decode_is_due: bool = True  # whether `ready` sequences had a decode call since the last first decode call
+    expected: ExpectedPrompts = field(default_factory=ExpectedPrompts)  # prompts that are likely to arrive soon
+    outage: Outage | None = None  # None while calls succeed
 
     @property
     def num_running(self) -> int:

@@ -22,19 +22,13 @@ _SCORES = ("logprobs", "top_token_ids", "top_logprobs")
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """One batched request to the model server; compared by identity.
-
-    Attributes:
-        sequences: In the first slots of the batch; the others are padding.
-        batch_size: B, padding included.
-        size: K, the decode steps of a decode call; T, the tokens per slot of a prefill call.
-    """
+    """One batched request to the model server; compared by identity."""
 
     model: ModelVersion
     signature: str
-    sequences: tuple[Sequence, ...]
-    batch_size: int
-    size: int
+    sequences: tuple[Sequence, ...]  # in the first slots of the batch; the others are padding
+    batch_size: int  # B, padding included
+    size: int  # K, the decode steps of a decode call; T, the tokens per slot of a prefill call
     precision: signatures.PrecisionName = signatures.FLOAT32
 
     @property

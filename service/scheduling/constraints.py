@@ -23,20 +23,15 @@ _SELECTED_FROM = 2**18
 
 @dataclass(frozen=True, eq=False)
 class Automaton:
-    """A deterministic automaton over token ids; every row can reach a complete match. Compared by identity.
+    """A deterministic automaton over token ids; every row can reach a complete match. Compared by identity."""
 
-    Attributes:
-        table: int32 (M, V): the transition table of `decode_full`, with the two fixed rows; it starts at `FIRST_ROW`.
-        continuations: int32 (M,): minimum number of tokens, at least one, from each row to a complete match; the EOS
-            token does not count.
-        successors: int32 (edges,): rows that follow each row, without `FINAL_ROW`, one row after another.
-        first_successor: int32 (M + 1,): where those of each row begin.
-    """
-
+    # int32 (M, V): the transition table of `decode_full`, with the two fixed rows; it starts at `FIRST_ROW`.
     table: np.ndarray
+    # int32 (M,): minimum number of tokens, at least one, from each row to a complete match; the EOS token does not
+    # count.
     continuations: np.ndarray
-    successors: np.ndarray
-    first_successor: np.ndarray
+    successors: np.ndarray  # int32 (edges,): rows that follow each row, without `FINAL_ROW`, one row after another
+    first_successor: np.ndarray  # int32 (M + 1,): where those of each row begin
 
     @property
     def num_states(self) -> int:
@@ -89,18 +84,13 @@ class Automaton:
 
 @dataclass(eq=False)
 class Match:
-    """How far the tokens of a sequence match a pattern.
-
-    Attributes:
-        row: The automaton's row after them; `FINAL_ROW` where no longer match exists.
-        is_always_completed: Whether the last tokens before `max_tokens` are chosen so that the match is complete.
-        has_ended: Whether the match is complete, and no longer one fits into the tokens that are left.
-    """
+    """How far the tokens of a sequence match a pattern."""
 
     automaton: Automaton
-    row: int = FIRST_ROW
+    row: int = FIRST_ROW  # the automaton's row after them; `FINAL_ROW` where no longer match exists
+    # Whether the last tokens before `max_tokens` are chosen so that the match is complete.
     is_always_completed: bool = True
-    has_ended: bool = False
+    has_ended: bool = False  # whether the match is complete, and no longer one fits into the tokens that are left
 
     @property
     def is_extensible(self) -> bool:

@@ -59,18 +59,12 @@ class Prefix:
 
     Its namespace is tenant, model version, fingerprint and initial state. Prefixes of different namespaces never
     match; the `repr` of a namespace must be unique.
-
-    Attributes:
-        block: Hash of the namespace and all whole blocks.
-        tail: The tokens after the last whole block, as the bytes of an int32 array.
-        length: Number of tokens.
-        kept: `length` when a state was last cached.
     """
 
-    block: bytes
-    tail: bytes = b""
-    length: int = 0
-    kept: int = 0
+    block: bytes  # hash of the namespace and all whole blocks
+    tail: bytes = b""  # the tokens after the last whole block, as the bytes of an int32 array
+    length: int = 0  # number of tokens
+    kept: int = 0  # `length` when a state was last cached
 
     @classmethod
     def of(cls, namespace: Hashable) -> Self:
@@ -103,12 +97,7 @@ class _Entry:
 
 
 class PrefixCache:
-    """An LRU cache of states, with a memory limit; 0 disables it.
-
-    Attributes:
-        num_bytes: Memory of all entries.
-        num_evicted: Entries evicted so far.
-    """
+    """An LRU cache of states, with a memory limit; 0 disables it."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes

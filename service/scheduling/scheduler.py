@@ -68,19 +68,14 @@ class Load(NamedTuple):
 
 
 class Scheduler:
-    """Runs sequences on the backends; call `start` before the first `submit`, `stop` after the last.
-
-    Attributes:
-        prefix_cache: Other threads may only read its counters.
-        loads: The load of each model version after the thread's last iteration.
-    """
+    """Runs sequences on the backends; call `start` before the first `submit`, `stop` after the last."""
 
     def __init__(self, backends: Backends, limits: Limits, observer: Observer) -> None:
         self._backends, self._limits, self._observer = backends, limits, observer
         self._slots = Slots(limits.max_running)
-        self.prefix_cache = PrefixCache(limits.prefix_cache_bytes)
+        self.prefix_cache = PrefixCache(limits.prefix_cache_bytes)  # other threads may only read its counters
         self._request_numbers = itertools.count()
-        self.loads: tuple[Load, ...] = ()
+        self.loads: tuple[Load, ...] = ()  # of each model version after the thread's last iteration
         # Functions for the thread to call.
         self._inbox: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         self._queues: dict[ModelVersion, ModelQueue] = {}

@@ -25,50 +25,34 @@ MAX_VOCAB_SIZE = 2**31
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """Logprobs of tokens, from the model's distribution before temperature and filters.
+    """Logprobs of tokens, from the model's distribution before temperature and filters."""
 
-    Attributes:
-        logprobs: float32 (tokens,), of each token itself.
-        top_ids: int32 (tokens, `num_top` of the card): the most probable tokens at its position; None if not requested.
-        top_logprobs: float32, of the same shape, descending.
-    """
-
-    logprobs: np.ndarray
+    logprobs: np.ndarray  # float32 (tokens,), of each token itself
+    # int32 (tokens, `num_top` of the card): the most probable tokens at its position; None if not requested.
     top_ids: np.ndarray | None = None
-    top_logprobs: np.ndarray | None = None
+    top_logprobs: np.ndarray | None = None  # float32, of the same shape, descending
 
 
 @dataclass(eq=False, slots=True)
 class Result:
-    """What one call computed for one sequence, or the error that ended it.
+    """What one call computed for one sequence, or the error that ended it."""
 
-    Attributes:
-        index: That of the sequence in its request.
-        num_remaining_prompt_tokens: See `Sequence`.
-        sampled_ids: Of a decode call, at least one, in order; the EOS token, if it was sampled, is the last.
-        has_eos: Whether the last sampled token is the EOS token.
-        finish_reason: "stop" or "length" with the sequence's last result, else None.
-        scores: Of those tokens, or of the prompt's tokens after the first that the call read; None if not requested.
-        state: float32 (S,), after all tokens but the last sampled one; None if not requested.
-        hidden_sum: float32 (U,): sum of the top layer's outputs over all tokens prefilled so far; of "embed".
-        hidden_last: float32 (U,): the top layer's output after the last of them; of "embed".
-        activations: By name, float32 (tokens, units), of the tokens that the call read; of "inspect".
-        is_reproducible: See `Sequence`.
-        error: Ends the sequence.
-    """
-
-    index: ChoiceIndex
-    num_remaining_prompt_tokens: int = 0
+    index: ChoiceIndex  # that of the sequence in its request
+    num_remaining_prompt_tokens: int = 0  # see `Sequence`
+    # Of a decode call, at least one, in order; the EOS token, if it was sampled, is the last.
     sampled_ids: list[int] = field(default_factory=list)
-    has_eos: bool = False
-    finish_reason: FinishReason | None = None
+    has_eos: bool = False  # whether the last sampled token is the EOS token
+    finish_reason: FinishReason | None = None  # "stop" or "length" with the last result
+    # Of those tokens, or of the prompt's tokens after the first that the call read; None if not requested.
     scores: Scores | None = None
-    state: np.ndarray | None = None
+    state: np.ndarray | None = None  # float32 (S,), after all tokens but the last sampled one; None if not requested
+    # float32 (U,): sum of the top layer's outputs over all tokens prefilled so far; of "embed".
     hidden_sum: np.ndarray | None = None
-    hidden_last: np.ndarray | None = None
+    hidden_last: np.ndarray | None = None  # float32 (U,): the top layer's output after the last of them; of "embed"
+    # By name, float32 (tokens, units), of the tokens that the call read; of "inspect".
     activations: Mapping[str, np.ndarray] | None = None
-    is_reproducible: bool = True
-    error: GatewayError | None = None
+    is_reproducible: bool = True  # see `Sequence`
+    error: GatewayError | None = None  # ends the sequence
 
     @property
     def token_ids(self) -> list[int]:
@@ -109,76 +93,50 @@ def do_nothing() -> None:
 
 @dataclass(eq=False, slots=True)
 class Sequence:
-    """One choice of one prompt of one request; its model never changes.
-
-    Attributes:
-        prompt_ids: int32 (tokens,), at least one; the last is the first input of `decode`.
-        state: float32 (S,), after the tokens that the model has processed.
-        results: Gets the results of its calls, in order.
-        end_id: The EOS token, or None.
-        random_stream: Second half of the random key, beside the seed: the choice's index, or a checkpoint's stream.
-        seen_ids: int32 (ids,): unique ids of the prompt; empty where no penalty needs them.
-        vocab_size: Exclusive upper limit of the model's token ids; a backend's samples are checked against it.
-        release: Releases its admission, on the scheduler's thread, once it has finished.
-        prefill_signature: "prefill", "score", "embed" or "inspect".
-        requested_activations: Those that "inspect" returns, as (name, width).
-        num_sampled_before: Tokens sampled by the requests that it resumes: the index of its first random number.
-        counts_before: Their ids and counts; see `Adjustments`.
-        returns_state: Whether its results carry the state.
-        num_top: Requested top logprobs per sampled token; None: not even its own logprob.
-        num_top_outputs: Top logprobs per token that its version returns.
-        match: Its match of the pattern that constrains it; None: any token may be sampled.
-        trace: The tracing context of its request.
-        hidden_sum: float32 (U,), for "embed": see `Result`.
-        expected_probe_hash: Probe hash that its model's fingerprint stands for; None if there is none.
-        cache_namespace: Namespace of the prefix cache, see `Prefix`; None: no caching.
-        prefix_blocks: `block_hashes` of the prompt in that namespace.
-        request_number: Its request, in order of arrival.
-        forks: Choices with the same prompt, which fork from this one after prefill.
-        num_prefilled: Prompt tokens prefilled.
-        num_cached_tokens: Those of them from a prefix cache hit; 0 for forks.
-        prefix: The tokens behind `state`; None: no caching.
-        last_token_id: The newest token, not yet processed by the model.
-        accepted_at: Monotonic seconds.
-        is_reproducible: Whether all its calls ran on backends with the expected probe hash.
-    """
+    """One choice of one prompt of one request; its model never changes."""
 
     model: ModelVersion
-    prompt_ids: np.ndarray
-    state: np.ndarray
-    results: Results
+    prompt_ids: np.ndarray  # int32 (tokens,), at least one; the last is the first input of `decode`
+    state: np.ndarray  # float32 (S,), after the tokens that the model has processed
+    results: Results  # gets the results of its calls, in order
     max_tokens: int = 0
-    end_id: int | None = None
+    end_id: int | None = None  # the EOS token, or None
     sampling: SamplingParams = _DEFAULTS
     seed: int = 0
+    # Second half of the random key, beside the seed: the choice's index, or a checkpoint's stream.
     random_stream: int = 0
+    # int32 (ids,): unique ids of the prompt; empty where no penalty needs them.
     seen_ids: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
     index: ChoiceIndex = (0, 0)
+    # Exclusive upper limit of the model's token ids; a backend's samples are checked against it.
     vocab_size: int = MAX_VOCAB_SIZE
+    # Releases its admission, on the scheduler's thread, once it has finished.
     release: Callable[[], object] = do_nothing
-    prefill_signature: str = signatures.PREFILL
-    requested_activations: tuple[tuple[str, int], ...] = ()
-    num_sampled_before: int = 0
-    counts_before: tuple[np.ndarray, np.ndarray] | None = None
-    returns_state: bool = False
-    num_top: int | None = None
-    num_top_outputs: int = signatures.UNSTATED_NUM_TOP
-    match: Match | None = None
-    trace: Any = None
+    prefill_signature: str = signatures.PREFILL  # "prefill", "score", "embed" or "inspect"
+    requested_activations: tuple[tuple[str, int], ...] = ()  # those that "inspect" returns, as (name, width)
+    num_sampled_before: int = 0  # tokens sampled by the requests that it resumes: the index of its first random number
+    counts_before: tuple[np.ndarray, np.ndarray] | None = None  # their ids and counts; see `Adjustments`
+    returns_state: bool = False  # whether its results carry the state
+    num_top: int | None = None  # requested top logprobs per sampled token; None: not even its own logprob
+    num_top_outputs: int = signatures.UNSTATED_NUM_TOP  # top logprobs per token that its version returns
+    match: Match | None = None  # its match of the pattern that constrains it; None: any token may be sampled
+    trace: Any = None  # the tracing context of its request
+    # float32 (U,), for "embed": see `Result`.
     hidden_sum: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
-    expected_probe_hash: str | None = None
-    cache_namespace: Hashable = None
-    prefix_blocks: tuple[bytes, ...] = ()
-    request_number: int = 0
+    expected_probe_hash: str | None = None  # probe hash that its model's fingerprint stands for; None if there is none
+    cache_namespace: Hashable = None  # namespace of the prefix cache, see `Prefix`; None: no caching
+    prefix_blocks: tuple[bytes, ...] = ()  # `block_hashes` of the prompt in that namespace
+    request_number: int = 0  # its request, in order of arrival
     status: Status = Status.WAITING
+    # Choices with the same prompt, which fork from this one after prefill.
     forks: list["Sequence"] = field(default_factory=list)
-    num_prefilled: int = 0
-    num_cached_tokens: int = 0
-    prefix: Prefix | None = None
+    num_prefilled: int = 0  # prompt tokens prefilled
+    num_cached_tokens: int = 0  # those of them from a prefix cache hit; 0 for forks
+    prefix: Prefix | None = None  # the tokens behind `state`; None: no caching
     num_generated: int = 0
-    last_token_id: int = 0
-    accepted_at: float = 0.0
-    is_reproducible: bool = True
+    last_token_id: int = 0  # the newest token, not yet processed by the model
+    accepted_at: float = 0.0  # monotonic seconds
+    is_reproducible: bool = True  # whether all its calls ran on backends with the expected probe hash
     _uniforms: UniformStream = field(init=False)
     adjustments: Adjustments = field(init=False)
     decode_signature: str = field(init=False)

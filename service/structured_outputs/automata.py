@@ -29,21 +29,14 @@ _FAR = np.iinfo(np.int32).max
 
 @dataclass(frozen=True)
 class TokenTexts:
-    """What the tokens of a model add to a text.
+    """What the tokens of a model add to a text."""
 
-    Attributes:
-        first: UTF-8 bytes of each token at the beginning of the text; b"" for one that must not be sampled.
-        following: The same after another token.
-        end_id: The EOS token, or None.
-        vocab_size: V of the model's output layer, at least the number of tokens.
-        backward: Whether the model generates a text from its end.
-    """
-
+    # UTF-8 bytes of each token at the beginning of the text; b"" for one that must not be sampled.
     first: tuple[bytes, ...]
-    following: tuple[bytes, ...]
-    end_id: int | None
-    vocab_size: int
-    backward: bool = False
+    following: tuple[bytes, ...]  # the same after another token
+    end_id: int | None  # the EOS token, or None
+    vocab_size: int  # V of the model's output layer, at least the number of tokens
+    backward: bool = False  # whether the model generates a text from its end
 
 
 @dataclass(frozen=True)
@@ -56,15 +49,10 @@ class CompilationLimits:
 
 @dataclass(frozen=True, eq=False)
 class ByteAutomaton:
-    """A deterministic automaton over bytes that starts in state 0.
+    """A deterministic automaton over bytes that starts in state 0."""
 
-    Attributes:
-        next: int32 (states, 256): -1 where there is none.
-        accepts: Bool (states,).
-    """
-
-    next: np.ndarray
-    accepts: np.ndarray
+    next: np.ndarray  # int32 (states, 256): -1 where there is none
+    accepts: np.ndarray  # bool (states,)
 
 
 def compile_automaton(regexes: Sequence[str], texts: TokenTexts, limits: CompilationLimits) -> Automaton:
@@ -233,14 +221,11 @@ def _over_tokens(by_byte: ByteAutomaton, texts: TokenTexts, limits: CompilationL
 
 @dataclass(frozen=True)
 class _Trie:
-    """The bytes of all tokens in the order of generation, as a trie: tokens share the walk of a common beginning.
+    """The bytes of all tokens in the order of generation, as a trie: tokens share the walk of a common beginning."""
 
-    Attributes:
-        levels: For each depth the parents of its nodes, their numbers within the depth before, and their bytes; int32.
-        tokens: For each depth the tokens that end there, and their nodes; int32.
-    """
-
+    # For each depth the parents of its nodes, their numbers within the depth before, and their bytes; int32.
     levels: tuple[tuple[np.ndarray, np.ndarray], ...]
+    # For each depth the tokens that end there, and their nodes; int32.
     tokens: tuple[tuple[np.ndarray, np.ndarray], ...]
     num_tokens: int
 

@@ -23,20 +23,14 @@ Key = tuple[Constraint, Hashable]
 
 @dataclass(eq=False)
 class Compilation:
-    """A constraint that waits to be compiled, or is being compiled.
-
-    Attributes:
-        texts: Returns what the model's tokens add to a text.
-        waiting: The requests that wait for it, with the sender of each.
-        is_slow: Whether it has exceeded a limit of the fast lane.
-        is_running: Whether a process compiles it.
-    """
+    """A constraint that waits to be compiled, or is being compiled."""
 
     key: Key
-    texts: Callable[[], TokenTexts]
+    texts: Callable[[], TokenTexts]  # returns what the model's tokens add to a text
+    # The requests that wait for it, with the sender of each.
     waiting: dict[Future[Any], str] = field(default_factory=dict)
-    is_slow: bool = False
-    is_running: bool = False
+    is_slow: bool = False  # whether it has exceeded a limit of the fast lane
+    is_running: bool = False  # whether a process compiles it
 
 
 class CompilationQueue:

@@ -40,20 +40,14 @@ _ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Job:
-    """A constraint to compile.
-
-    Attributes:
-        timeout_s: Limit of its CPU time in seconds.
-        wall_timeout_s: Limit of its time in seconds, as others wait.
-        max_memory_bytes: Limit of its address space, beside what the process has at its start.
-    """
+    """A constraint to compile."""
 
     constraint: Constraint
     texts: TokenTexts
     limits: CompilationLimits
-    timeout_s: float
-    wall_timeout_s: float
-    max_memory_bytes: int
+    timeout_s: float  # limit of its CPU time in seconds
+    wall_timeout_s: float  # limit of its time in seconds, as others wait
+    max_memory_bytes: int  # limit of its address space, beside what the process has at its start
 
 
 class LimitExceeded(PatternError):
@@ -62,13 +56,9 @@ class LimitExceeded(PatternError):
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a compilation ended for a reason that has nothing to do with its pattern.
+    """Why a compilation ended for a reason that has nothing to do with its pattern."""
 
-    Attributes:
-        error: `Overloaded` if it was interrupted, `InternalError` if the compiler crashed.
-    """
-
-    error: type[GatewayError]
+    error: type[GatewayError]  # `Overloaded` if it was interrupted, `InternalError` if the compiler crashed
     reason: str
 
 

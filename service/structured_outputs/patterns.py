@@ -18,14 +18,10 @@ Kind = Literal["regex", "choice", "json", "json_object", "allowed_characters", "
 
 @dataclass(frozen=True)
 class Pattern:
-    """A constraint on the whole text, as its kind and source.
-
-    Attributes:
-        source: The regular expression; the choices or the JSON Schema as JSON; "" for "json_object"; the characters;
-            the number.
-    """
+    """A constraint on the whole text, as its kind and source."""
 
     kind: Kind
+    # The regular expression; the choices or the JSON Schema as JSON; "" for "json_object"; the characters; the number.
     source: str
 
     @classmethod

@@ -33,27 +33,18 @@ _CONTROLS = {"a": "\a", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
 
 
 class PatternError(Exception):
-    """A pattern cannot be compiled; the message says what and where, without naming the field.
+    """A pattern cannot be compiled; the message says what and where, without naming the field."""
 
-    Attributes:
-        is_combined: Whether it is about all patterns that a text must match, not about a single one.
-    """
-
-    is_combined = False
+    is_combined = False  # whether it is about all patterns that a text must match, not about a single one
 
 
 @dataclass(frozen=True)
 class Token:
-    """A part of a regular expression.
+    """A part of a regular expression."""
 
-    Attributes:
-        kind: "flags" set those of the expression or group; "space" is what verbose mode ignores.
-        position: Characters before it.
-    """
-
-    kind: Kind
+    kind: Kind  # "flags" set those of the expression or group; "space" is what verbose mode ignores
     text: str
-    position: int
+    position: int  # characters before it
 
     @property
     def character(self) -> str:
@@ -100,17 +91,11 @@ def as_group(tokens: Sequence[Token]) -> str:
 
 @dataclass
 class _Item:
-    """A character, class or group, with its repetition.
+    """A character, class or group, with its repetition."""
 
-    Attributes:
-        length: Minimum and maximum characters of one.
-        times: Minimum and maximum number of them.
-        repetition: Index of the repetition token, if there is one.
-    """
-
-    length: tuple[float, float]
-    times: tuple[float, float] = (1, 1)
-    repetition: int | None = None
+    length: tuple[float, float]  # minimum and maximum characters of one
+    times: tuple[float, float] = (1, 1)  # minimum and maximum number of them
+    repetition: int | None = None  # index of the repetition token, if there is one
 
     @property
     def total(self) -> tuple[float, float]:

@@ -18,14 +18,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
 class RequestLog:
-    """The log line and the trace of one request, filled in while it is handled.
-
-    Attributes:
-        request_id: The client's X-Request-Id if valid, else a generated one.
-        started_at: Monotonic seconds.
-        line: The line of the access log.
-        trace: The span of the request, or None if it is not traced.
-    """
+    """The log line and the trace of one request, filled in while it is handled."""
 
     def __init__(self, incoming: Request, *, prompts: bool) -> None:
         client_id = incoming.headers.get("X-Request-Id", "")
@@ -38,7 +31,7 @@ class RequestLog:
             client=incoming.remote_addr,
             user_agent=incoming.headers.get("User-Agent"),
         )
-        self.trace: Trace | None = None
+        self.trace: Trace | None = None  # None: it is not traced
         self._error: GatewayError | None = None
         self._log_prompts = prompts
         self._scope = ExitStack()

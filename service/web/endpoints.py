@@ -78,15 +78,11 @@ class Services:
 
 @dataclass(frozen=True)
 class QueryParameter:
-    """An optional parameter in the query.
-
-    Attributes:
-        schema: Its JSON schema: a string, an integer with its limits, or a boolean.
-        example: A value, or None.
-    """
+    """An optional parameter in the query."""
 
     name: str
     description: str
+    # Its JSON schema: a string, an integer with its limits, or a boolean.
     schema: Mapping[str, Any] = field(default_factory=lambda: {"type": "string"})
     example: Any = None
 
@@ -126,29 +122,19 @@ class Endpoint:
     """The declaration of an endpoint, as a decorator of its view.
 
     The view gets the services, and as keyword arguments the parameters of path and query.
-
-    Attributes:
-        rule: Method and path, with its parameters in braces.
-        tag: Its group; a key of TAGS.
-        summary: Its title in the reference, where the view's docstring is its description.
-        more_errors: Statuses of error responses, beside those that derive from the rest.
-        request: Type of the request body, or None.
-        response: Type of a successful response; by default what the view returns: `Response` if it has no body,
-            NoReturn if there is none.
-        query: Query parameters.
-        public: Whether it never requires an API key.
-        streams: Whether the response may also come as server-sent events.
     """
 
-    rule: str
-    tag: str
-    summary: str
-    more_errors: str = ""
-    request: type[BaseModel] | None = None
+    rule: str  # method and path, with its parameters in braces
+    tag: str  # its group; a key of TAGS
+    summary: str  # its title in the reference, where the view's docstring is its description
+    more_errors: str = ""  # statuses of error responses, beside those that derive from the rest
+    request: type[BaseModel] | None = None  # type of the body
+    # Type of a successful response; by default what the view returns: `Response` if it has no body, NoReturn if there
+    # is none.
     response: Any = None
     query: tuple[QueryParameter, ...] = ()
-    public: bool = False
-    streams: bool = False
+    public: bool = False  # whether it never requires an API key
+    streams: bool = False  # whether the response may also come as server-sent events
     view: Callable[..., Any] = field(init=False)
 
     def __call__(self, view: View) -> View:
