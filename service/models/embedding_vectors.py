@@ -4,8 +4,7 @@ https://projector.tensorflow.org reads the file of vectors, too.
 """
 
 import logging
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,13 +25,10 @@ log = logging.getLogger(__name__)
 MAX_CACHE_BYTES = 128 * 2**20
 # Bytes of a parsing step, which holds the GIL for 1.6 ms. 104 MB in one step held it for 2 s.
 _READ_BYTES = 64 * 2**10
-# Vectors of a computing step, and tokens of a step of `_ids_by_text`.
+# Vectors of a computing step.
 _STEP = 1024
 # Approximate memory of an entry of `ids_by_text`: the string, and its slot in the dictionary.
 _TEXT_BYTES = 200
-
-# Called between two steps; raises if the work has been cancelled.
-CheckCancelled = Callable[[], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,16 +44,10 @@ class Vectors:
     ids_by_text: Mapping[str, int]  # by the texts of tokens and by their names
 
     @classmethod
-    def of(
-        cls,
-        rows: np.ndarray,
-        hidden: frozenset[int],
-        ids_by_text: Mapping[str, int],
-        check_cancelled: CheckCancelled = lambda: None,
-    ) -> "Vectors":
+    def of(cls, rows: np.ndarray, hidden: frozenset[int], ids_by_text: Mapping[str, int]) -> "Vectors":
         """Compute the norms and the projection, in steps."""
         ids = np.array([token_id for token_id in range(len(rows)) if token_id not in hidden], np.int64)
-        plane, explained = _principal_plane(rows, ids, check_cancelled)
+        plane, explained = _principal_plane(rows, ids)
         lengths = np.linalg.norm(rows, axis=1)
         present = frozenset(token_id for token_id in hidden if token_id < len(rows))
         return cls(rows, lengths, present, ids, plane, explained, ids_by_text)
@@ -84,9 +74,7 @@ class Vectors:
         return self.ids[:count], self.plane[:count], self.explained
 
 
-def _principal_plane(
-    rows: np.ndarray, ids: np.ndarray, check_cancelled: CheckCancelled
-) -> tuple[np.ndarray, tuple[float, float]]:
+def _principal_plane(rows: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
     """Project the vectors onto their first two principal components.
 
     The covariance matrix is accumulated in steps, without a second copy of all vectors: 20,000 vectors of width 512
@@ -99,18 +87,15 @@ def _principal_plane(
     if not len(ids):
         return plane, (0.0, 0.0)
     mean = rows[ids].mean(axis=0, dtype=float)
-    axes, variances = _principal_axes(rows, ids, mean, check_cancelled)
+    axes, variances = _principal_axes(rows, ids, mean)
     for start in range(0, len(ids), _STEP):
-        check_cancelled()
         plane[start : start + _STEP, : axes.shape[1]] = (rows[ids[start : start + _STEP]] - mean) @ axes
     total = max(float(variances.sum()), np.finfo(float).tiny)
     first, second = [*(float(variance / total) for variance in variances[:2]), 0.0][:2]
     return plane, (first, second)
 
 
-def _principal_axes(
-    rows: np.ndarray, ids: np.ndarray, mean: np.ndarray, check_cancelled: CheckCancelled
-) -> tuple[np.ndarray, np.ndarray]:
+def _principal_axes(rows: np.ndarray, ids: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the axes of the plane, float64 (width, at most 2), and all variances, the largest first."""
     width = rows.shape[1]
     if len(ids) < width:
@@ -121,7 +106,6 @@ def _principal_axes(
     else:
         covariance = np.zeros((width, width))
         for start in range(0, len(ids), _STEP):
-            check_cancelled()
             centred = (rows[ids[start : start + _STEP]] - mean).astype(np.float32)
             covariance += centred.T @ centred
         variances, axes = np.linalg.eigh(covariance)
@@ -138,23 +122,22 @@ class VectorFiles:
         self._models_dir = models_dir
         self._cache: SingleFlightCache[tuple[ModelVersion, str], Vectors] = SingleFlightCache(max_bytes)
 
-    def of(self, model: ServedModel, request: "Future[Vectors] | None" = None) -> Vectors:
-        """Return the vectors of a version; reading stops when all requests for it are cancelled by their callers.
+    def of(self, model: ServedModel) -> Vectors:
+        """Return the vectors of a version.
 
         Raises:
             NotFound: it has no vectors; those of imported models are not always available.
-            CancelledError: the request was cancelled.
         """
         # A version number may be reused, and a copy of the weights may have another tokenizer.
         key = (model.ref, model.card.weights_sha256)
-        return self._cache.get(key, partial(self._read, model), request)
+        return self._cache.get(key, partial(self._read, model))
 
-    def _read(self, model: ServedModel, check_cancelled: CheckCancelled) -> Vectors:
+    def _read(self, model: ServedModel) -> Vectors:
         path = self._models_dir / model.ref.name / str(model.ref.version) / signatures.ASSETS / signatures.VECTORS_FILE
         try:
-            rows = _read_rows(path, len(model.tokenizer.tokens), check_cancelled)
+            rows = _read_rows(path, len(model.tokenizer.tokens))
             special = frozenset(vars(model.tokenizer.special).values()) - {None}
-            return Vectors.of(rows, special, _ids_by_text(model.tokenizer, check_cancelled), check_cancelled)
+            return Vectors.of(rows, special, _ids_by_text(model.tokenizer))
         except (OSError, ValueError) as error:
             if not isinstance(error, FileNotFoundError):
                 log.warning("%s cannot be read: %s", path, error)
@@ -163,14 +146,13 @@ class VectorFiles:
             ) from None
 
 
-def _read_rows(path: Path, max_rows: int, check_cancelled: CheckCancelled) -> np.ndarray:
+def _read_rows(path: Path, max_rows: int) -> np.ndarray:
     """Read a table of finite numbers, with at most `max_rows` lines, in steps; raise ValueError if it is none."""
     with open_regular(path) as file:
         width = file.readline().count(b"\t") + 1
         file.seek(0)
         rows, num_rows = np.empty((max_rows, width), np.float32), 0
         while lines := file.readlines(_READ_BYTES):
-            check_cancelled()
             numbers = np.fromstring(b"".join(lines), np.float32, sep=" ").reshape(len(lines), width)
             if not np.isfinite(numbers).all():
                 raise ValueError("a number is not finite")
@@ -181,13 +163,11 @@ def _read_rows(path: Path, max_rows: int, check_cancelled: CheckCancelled) -> np
     return rows[:num_rows]
 
 
-def _ids_by_text(tokenizer: Tokenizer, check_cancelled: CheckCancelled) -> dict[str, int]:
+def _ids_by_text(tokenizer: Tokenizer) -> dict[str, int]:
     """Return token ids by name and by text; of duplicates, the first."""
     ids: dict[str, int] = {}
     label = tokenizer.detokenizer().label
     for token_id, name in enumerate(tokenizer.tokens):
-        if not token_id % _STEP:
-            check_cancelled()
         ids.setdefault(name, token_id)
         ids.setdefault(label(token_id), token_id)
     return ids

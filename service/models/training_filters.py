@@ -41,7 +41,7 @@ class TrainingFilters:
         sha256 = described.sha256
         assets = self._models_dir / model.ref.name / str(model.ref.version) / signatures.ASSETS
         try:
-            return self._filters.get(sha256, lambda _: self._load(assets / signatures.TRAINING_FILTER_FILE, sha256))
+            return self._filters.get(sha256, lambda: self._load(assets / signatures.TRAINING_FILTER_FILE, sha256))
         except ContractError:
             raise TrainingFilterUnusable(
                 f"not_in_training is unavailable for model {model.ref.name!r}: the training filter of version "

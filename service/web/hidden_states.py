@@ -2,21 +2,20 @@
 
 import base64
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
 import numpy as np
 import orjson
-from flask import Response, g, request
+from flask import Response, g
 
 from contract.card import Activation
 from service.api.requests import EmbeddingsRequest, InspectRequest
 from service.api.responses import EmbeddingMapObject, EmbeddingsObject, InspectionObject, NeighborsObject
-from service.errors import ClientGone, InvalidRequest
+from service.errors import InvalidRequest
 from service.generation.hidden_states import InspectionOutput, InspectionProcessor
-from service.models.embedding_vectors import Vectors, find_token
+from service.models.embedding_vectors import find_token
 from service.models.registry import ServedModel
 from service.web.endpoints import (
     HIDDEN_STATES,
@@ -194,7 +193,7 @@ _ENCODINGS: dict[str, Callable[[np.ndarray], Iterator[bytes]]] = {
     "GET /v1/models/{name}/embedding/neighbors",
     HIDDEN_STATES,
     "List the nearest neighbors of a token",
-    "404 499 503",
+    "404 503",
     query=(
         QueryParameter("token", "text of the token, or its name if it has no text", example="e"),
         QueryParameter("token_id", "id of the token, instead of `token`", {"type": "integer", "minimum": 0}),
@@ -204,7 +203,7 @@ _ENCODINGS: dict[str, Callable[[np.ndarray], Iterator[bytes]]] = {
 def neighbors(services: Services, name: str, token: str | None, token_id: int | None, count: int) -> NeighborsObject:
     """Rank tokens by cosine similarity in the token embedding. `token` or `token_id` is required."""
     model = _charged_model(services, name, count)
-    vectors = _vectors(services, model)
+    vectors = services.vectors.of(model)
     if token is not None:
         token_id = find_token(model, vectors, token)
     elif token_id is None or token_id >= len(vectors.rows):
@@ -229,14 +228,14 @@ def neighbors(services: Services, name: str, token: str | None, token_id: int | 
     "GET /v1/models/{name}/embedding/map",
     HIDDEN_STATES,
     "Map the token embedding",
-    "404 499 503",
+    "404 503",
     query=(integer("count", "number of tokens to map, from the start of the vocabulary", 1, MAX_MAPPED, 1000, 3),),
 )
 def embedding_map(services: Services, name: str, count: int) -> EmbeddingMapObject:
     """Project the first tokens of the vocabulary to the plane of the two principal components."""
     model = _charged_model(services, name, count)
     g.context.memory.hold(_MAPPED_BYTES * count, "count", param="count")
-    token_ids, plane, explained = _vectors(services, model).map(count)
+    token_ids, plane, explained = services.vectors.of(model).map(count)
     label = model.tokenizer.detokenizer().label
     return {
         "object": "embedding_map",
@@ -263,18 +262,3 @@ def _charged_model(services: Services, name: str, count: int) -> ServedModel:
     g.context.charge_request()
     g.context.charge(min(count, len(model.tokenizer.tokens)), param="count")
     return model
-
-
-def _vectors(services: Services, model: ServedModel) -> Vectors:
-    """Return the embedding vectors of a version; stop waiting when the client disconnects.
-
-    Raises:
-        NotFound: the version has none.
-        ClientGone: the client disconnected.
-    """
-    future: Future[Vectors] = Future()
-    with services.watch_socket(request.environ.get("gunicorn.socket"), future.cancel):
-        try:
-            return services.vectors.of(model, future)
-        except CancelledError:
-            raise ClientGone from None

@@ -1,10 +1,10 @@
-"""The single-flight cache: one computation per key, cancellation, failures, limits, eviction."""
+"""The single-flight cache: one computation per key, failures, limits, eviction."""
 
 import gc
 import threading
 import traceback
 import weakref
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -20,17 +20,15 @@ class Value:
 
 
 class Work:
-    """A computation that stops at its first checkpoint until it is released."""
+    """A computation that lasts until it is released."""
 
     def __init__(self):
-        self.begun, self.released, self.num_begun, self.num_finished = threading.Event(), threading.Event(), 0, 0
+        self.begun, self.released, self.num_begun = threading.Event(), threading.Event(), 0
 
-    def __call__(self, checkpoint):
+    def __call__(self):
         self.num_begun += 1
         self.begun.set()
         assert self.released.wait(30)
-        checkpoint()
-        self.num_finished += 1
         return Value()
 
 
@@ -41,95 +39,53 @@ def pool():
 
 
 def until_waiting(cache, key, count):
-    until(lambda: len(cache._waiting.get(key, ())) >= count)
+    """Wait until one caller computes and the others wait."""
+    until(lambda: key in cache._computing and len(cache._computing[key]._condition._waiters) == count - 1)
 
 
 def test_concurrent_callers_share_one_computation(pool):
     cache, work = SingleFlightCache(10), Work()
-    results = [pool.submit(cache.get, "a", work, Future()) for _ in range(8)]
+    results = [pool.submit(cache.get, "a", work) for _ in range(8)]
     until_waiting(cache, "a", 8)
     work.released.set()
     assert len({id(result.result(30)) for result in results}) == 1
-    assert cache.get("a", work, Future()) is results[0].result()
+    assert cache.get("a", work) is results[0].result()
     assert work.num_begun == 1
 
 
 def test_a_computation_does_not_block_other_keys(pool):
     cache, work = SingleFlightCache(10), Work()
-    slow = pool.submit(cache.get, "a", work, Future())
+    slow = pool.submit(cache.get, "a", work)
     assert work.begun.wait(30)
-    other = cache.get("b", lambda _: Value(), Future())
-    assert cache.get("b", work, Future()) is other
+    other = cache.get("b", Value)
+    assert cache.get("b", work) is other
     work.released.set()
     assert slow.result(30) is not other
-
-
-def test_callers_that_cancel_do_not_affect_the_others(pool):
-    cache, work = SingleFlightCache(10), Work()
-    requests = [Future(), Future(), Future()]
-    results = []
-    for count, request in enumerate(requests, 1):
-        results.append(pool.submit(cache.get, "a", work, request))
-        until_waiting(cache, "a", count)
-    requests[1].cancel()
-    with pytest.raises(CancelledError):
-        results[1].result(30)
-    requests[0].cancel()
-    work.released.set()
-    with pytest.raises(CancelledError):
-        results[0].result(30)
-    assert results[2].result(30) is cache.get("a", work, Future())
-    assert (work.num_begun, work.num_finished) == (1, 1)
-
-
-def test_a_computation_without_callers_ends_at_its_next_checkpoint(pool):
-    cache, work = SingleFlightCache(10), Work()
-    requests = [Future() for _ in range(3)]
-    results = [pool.submit(cache.get, "a", work, request) for request in requests]
-    until_waiting(cache, "a", 3)
-    for request in requests:
-        request.cancel()
-    work.released.set()
-    for result in results:
-        with pytest.raises(CancelledError):
-            result.result(30)
-    assert work.num_finished == 0
-    assert isinstance(cache.get("a", work, Future()), Value)
-    assert (work.num_begun, work.num_finished) == (2, 1)
-
-
-def test_a_request_that_is_already_cancelled_starts_no_computation():
-    """The client may have left before its request got this far."""
-    cache, work, request = SingleFlightCache(10), Work(), Future()
-    request.cancel()
-    with pytest.raises(CancelledError):
-        cache.get("a", work, request)
-    assert work.num_begun == 0
 
 
 def test_a_failure_is_raised_to_every_waiting_caller_and_not_cached(pool):
     """Each raises an exception object of its own, whose traceback shows where the computation failed."""
     cache, begun = SingleFlightCache(10), threading.Event()
 
-    def fail(_checkpoint):
+    def fail():
         begun.wait(30)
         raise ValueError("no such thing")
 
-    results = [pool.submit(cache.get, "a", fail, Future()) for _ in range(4)]
+    results = [pool.submit(cache.get, "a", fail) for _ in range(4)]
     until_waiting(cache, "a", 4)
     begun.set()
     errors = [result.exception(30) for result in results]
     assert {str(error) for error in errors} == {"no such thing"}
     assert len(set(map(id, errors))) == 4
     assert all("in fail" in "".join(traceback.format_tb(error.__traceback__)) for error in errors)
-    assert isinstance(cache.get("a", lambda _: Value(), Future()), Value)
+    assert isinstance(cache.get("a", Value), Value)
 
 
 def test_an_error_leaves_no_reference_cycle():
     """Its traceback holds frames with a request's body; only a full garbage collection would free a cycle."""
     cache = SingleFlightCache(10)
 
-    def fail(_checkpoint):
+    def fail():
         bodies.append(weakref.ref(body := Value()))
         raise ValueError(body.num_bytes)
 
@@ -148,11 +104,11 @@ def test_the_cache_is_limited_by_bytes():
     cache, made = SingleFlightCache(10), []
 
     def get(key, num_bytes):
-        def compute(_checkpoint):
+        def compute():
             made.append(key)
             return Value(num_bytes)
 
-        return cache.get(key, compute, Future())
+        return cache.get(key, compute)
 
     get("a", 4), get("b", 4), get("a", 4), get("c", 4)
     assert made == ["a", "b", "c"]

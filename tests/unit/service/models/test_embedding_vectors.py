@@ -1,8 +1,6 @@
 """The embedding in a version's files: neighbors, the map of its principal components, and the search for tokens."""
 
 import dataclasses
-from concurrent.futures import CancelledError, Future
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -122,23 +120,12 @@ def test_a_damaged_file_of_vectors_is_not_found(tmp_path, model, content, caplog
     assert "vectors.tsv cannot be read" in caplog.text
 
 
-def test_reading_a_file_ends_when_the_client_leaves(tmp_path, model, monkeypatch):
-    """A large file is read in steps, and the request is checked before each."""
+def test_a_large_file_is_read_in_steps(tmp_path, model, monkeypatch):
+    """Each holds the interpreter's lock for a moment only."""
     rows = np.random.default_rng(0).normal(size=(len(CHARACTERS.tokens), 4)).astype(np.float32)
     write_vectors(tmp_path, rows)
     monkeypatch.setattr(module, "_READ_BYTES", 64)
     np.testing.assert_allclose(VectorFiles(tmp_path).of(model).rows, rows, rtol=1e-6)
-    request, parsed, parse = Future(), [], np.fromstring
-
-    def leave(*arguments, **options):
-        parsed.append(1)
-        request.cancel()
-        return parse(*arguments, **options)
-
-    monkeypatch.setattr(module, "np", SimpleNamespace(**{**vars(np), "fromstring": leave}))
-    with pytest.raises(CancelledError):
-        VectorFiles(tmp_path).of(model, request)
-    assert len(parsed) == 1
 
 
 def test_a_token_is_found_by_its_text_or_its_name(tmp_path, model):

@@ -1,6 +1,4 @@
-"""The embedding endpoints: what they charge and when, clients that left, and draining."""
-
-from contextlib import contextmanager
+"""The embedding endpoints: what they charge and when, and draining."""
 
 import numpy as np
 import pytest
@@ -83,19 +81,6 @@ def test_a_token_is_required_and_must_have_a_vector(get, query, param, message):
     assert (status, answer["error"]["param"]) == (400, param)
     assert message in answer["error"]["message"]
     assert get("neighbors?token_id=3")[1]["token"] == "a"
-
-
-@pytest.mark.usefixtures("unread")
-@pytest.mark.parametrize("rest", ["map", "neighbors?token=a"])
-def test_vectors_are_not_read_for_a_client_that_has_left(get, rest):
-    @contextmanager
-    def watch(_sock, on_gone):
-        on_gone()
-        yield
-
-    get.site.watch = watch
-    status, answer = get(rest)
-    assert (status, answer["error"]["code"]) == (499, "client_gone")
 
 
 @pytest.mark.parametrize("rest", ["map", "neighbors?token=a"])
