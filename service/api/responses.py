@@ -5,6 +5,8 @@ Field names and meanings are OpenAI's where it has them.
 
 from typing import Any, Literal, NotRequired
 
+from pydantic import RootModel
+
 # Before Python 3.12 pydantic supports only this TypedDict.
 from typing_extensions import TypedDict
 
@@ -283,42 +285,8 @@ class TokenizerObject(TypedDict):
     vocabulary: NotRequired[list[VocabularyToken]]
 
 
-class AddedToken(TypedDict):
-    """A token without text."""
-
-    id: int
-    content: str
-    single_word: bool
-    lstrip: bool
-    rstrip: bool
-    normalized: bool
-    special: bool
-
-
-class TokenizerFile(TypedDict):
-    """The file `tokenizer.json`, in the format of Hugging Face's `tokenizers`."""
-
-    version: str
-    truncation: None
-    padding: None
-    added_tokens: list[AddedToken]
-    normalizer: dict[str, Any] | None
-    pre_tokenizer: dict[str, Any] | None
-    post_processor: None
-    decoder: dict[str, Any] | None
-    model: dict[str, Any]
-
-
-class TokenizerConfigFile(TypedDict):
-    """The file `tokenizer_config.json` of Transformers; a special token is null if the model has none."""
-
-    tokenizer_class: Literal["PreTrainedTokenizerFast"]
-    bos_token: str | None
-    eos_token: str | None
-    pad_token: str | None
-    unk_token: str | None
-    split_special_tokens: Literal[True]
-    clean_up_tokenization_spaces: Literal[False]
+class PretrainedFile(RootModel[dict[str, Any]]):
+    """A file in the format of Hugging Face's `tokenizers` and Transformers."""
 
 
 class HealthObject(TypedDict):

@@ -1,7 +1,7 @@
 """The endpoints of embeddings and inspection: hidden states, gates, and the token embedding."""
 
 import base64
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -10,7 +10,6 @@ import numpy as np
 import orjson
 from flask import Response, g
 
-from contract.card import Activation
 from service.api.requests import EmbeddingsRequest, InspectRequest
 from service.api.responses import EmbeddingMapObject, EmbeddingsObject, InspectionObject, NeighborsObject
 from service.errors import InvalidRequest
@@ -87,76 +86,64 @@ def inspect(services: Services) -> Response:
 def inspection_parts(processor: InspectionProcessor) -> Iterator[bytes]:
     """Wait for the result, and return the parts of one JSON object: 1 MB of numbers becomes 3 MB of JSON.
 
-    Each array is freed once it is serialized.
+    Errors are raised here, before the first byte is sent.
     """
-    # Not in the generator: errors are raised before the first byte is sent.
-    return _parts(processor, processor.result())
-
-
-def _parts(processor: InspectionProcessor, output: InspectionOutput) -> Iterator[bytes]:
-    request = processor.request
-    head = {
+    output, request = processor.result(), processor.request
+    logprobs, num_tokens = output.logprobs, request.num_prompt_tokens
+    response = {
         "object": "inspection",
         "model": request.model.ref.name,
         "version": request.model.ref.version,
         "system_fingerprint": request.fingerprint,
         "expected": output.expected,
+        "token_ids": output.token_ids,
+        "tokens": logprobs.tokens,
+        "token_logprobs": logprobs.token_logprobs,
+        "top_logprobs": logprobs.top_logprobs,
+        "text_offset": logprobs.text_offset,
+        "positions": output.positions.tolist(),
+        "layers": iter(_layers(output)),
+        "usage": {"prompt_tokens": num_tokens, "total_tokens": num_tokens},
     }
-    yield orjson.dumps(head)[:-1]
-    logprobs = output.logprobs
-    for name, items in (
-        ("token_ids", output.token_ids),
-        ("tokens", logprobs.tokens),
-        ("token_logprobs", logprobs.token_logprobs),
-        ("top_logprobs", logprobs.top_logprobs),
-        ("text_offset", logprobs.text_offset),
-        ("positions", output.positions.tolist()),
-    ):
-        yield b',"%b":' % name.encode()
-        yield from _json_list(items)
-    yield b',"layers":['
-    yield from _layers(output, processor.body.encoding_format)
-    usage = {"prompt_tokens": request.num_prompt_tokens, "total_tokens": request.num_prompt_tokens}
-    yield b'],"usage":%b}' % orjson.dumps(usage)
+    return _json_parts(response, _ENCODINGS[processor.body.encoding_format])
 
 
-def _layers(output: InspectionOutput, encoding: str) -> Iterator[bytes]:
-    """Serialize every layer: its units, a matrix for each kind of value, and its state if requested."""
-    layers = sorted({*output.units, *(each.layer for each, _ in output.state)})
-    encode = _ENCODINGS[encoding]
-    for index, layer in enumerate(layers):
-        units = output.units[layer].tolist() if layer in output.units else []
-        yield b'%b{"layer":%d,"units":%b,"values":{' % (b"," if index else b"", layer, orjson.dumps(units))
-        yield from _by_kind(_pop_layer(output.values, layer), encode)
-        state = _pop_layer(output.state, layer)
-        if (first := next(state, None)) is not None:
-            yield b'},"state":{'
-            yield from _by_kind((pair for pairs in ([first], state) for pair in pairs), encode)
-        yield b"}}"
+def _layers(output: InspectionOutput) -> list[dict[str, Any]]:
+    """Move the arrays of an output to its layers: units, each kind of values, and the state if requested."""
+    numbers = sorted({*output.units, *(each.layer for each, _ in output.state)})
+    units = {number: output.units[number].tolist() if number in output.units else [] for number in numbers}
+    layers: dict[int, dict[str, Any]] = {
+        number: {"layer": number, "units": units[number], "values": {}} for number in numbers
+    }
+    for name, arrays in (("values", output.values), ("state", output.state)):
+        while arrays:
+            each, array = arrays.pop(0)
+            layers[each.layer].setdefault(name, {})[each.kind] = array
+    return list(layers.values())
 
 
-def _pop_layer(arrays: list[tuple[Activation, np.ndarray]], layer: int) -> Iterator[tuple[Activation, np.ndarray]]:
-    """Pop the arrays of a layer from a list, one after another."""
-    while (index := next((i for i, (each, _) in enumerate(arrays) if each.layer == layer), None)) is not None:
-        yield arrays.pop(index)
-
-
-def _by_kind(
-    arrays: Iterable[tuple[Activation, np.ndarray]], encode: Callable[[np.ndarray], Iterator[bytes]]
-) -> Iterator[bytes]:
-    comma = b""
-    for each, array in arrays:
-        yield b'%b"%b":' % (comma, each.kind.encode())
-        yield from encode(array)
-        comma = b","
-
-
-def _json_list(items: Sequence[Any]) -> Iterator[bytes]:
-    """Serialize a list, `_ITEMS` items at a time."""
-    yield b"["
-    for start in range(0, len(items), _ITEMS):
-        yield (b"," if start else b"") + orjson.dumps(items[start : start + _ITEMS])[1:-1]
-    yield b"]"
+def _json_parts(value: Any, encode: Callable[[np.ndarray], Iterator[bytes]]) -> Iterator[bytes]:
+    """Serialize a JSON value; members of objects are removed, so that each array is freed once it is serialized."""
+    if isinstance(value, dict):
+        yield b"{"
+        for index, name in enumerate([*value]):
+            yield (b"," if index else b"") + orjson.dumps(name) + b":"
+            yield from _json_parts(value.pop(name), encode)
+        yield b"}"
+    elif isinstance(value, Iterator):
+        yield b"["
+        for index, item in enumerate(value):
+            if index:
+                yield b","
+            yield from _json_parts(item, encode)
+        yield b"]"
+    elif isinstance(value, list):
+        yield b"["
+        for start in range(0, len(value), _ITEMS):
+            yield (b"," if start else b"") + orjson.dumps(value[start : start + _ITEMS])[1:-1]
+        yield b"]"
+    else:
+        yield from encode(value) if isinstance(value, np.ndarray) else [orjson.dumps(value)]
 
 
 def _numbers(array: np.ndarray) -> Iterator[bytes]:

@@ -15,9 +15,8 @@ from service.api.responses import (
     DetokenizeObject,
     ModelList,
     ModelObject,
+    PretrainedFile,
     TokenizeObject,
-    TokenizerConfigFile,
-    TokenizerFile,
     TokenizerObject,
     VersionObject,
 )
@@ -175,7 +174,7 @@ def _vocabulary_bytes(tokens: Sequence[str]) -> int:
     TOKENIZER,
     "Download `tokenizer.json`",
     "400 404 429 503",
-    response=TokenizerFile,
+    response=PretrainedFile,
 )
 def tokenizer_file(services: Services, name: str) -> Response:
     """Return a model's tokenizer in the format of Hugging Face's `tokenizers`; 404 if that has no equal.
@@ -191,7 +190,7 @@ def tokenizer_file(services: Services, name: str) -> Response:
     TOKENIZER,
     "Download `tokenizer_config.json`",
     "400 404 429 503",
-    response=TokenizerConfigFile,
+    response=PretrainedFile,
 )
 def tokenizer_config_file(services: Services, name: str) -> Response:
     """Return the special tokens of a model for Transformers, marked as never matched in plain text."""

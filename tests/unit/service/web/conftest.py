@@ -37,7 +37,6 @@ class Site:
         client: Flask's test client.
         memory: The memory budget of requests.
         gate: Refuses requests during shutdown.
-        watch: Watches a client's connection.
     """
 
     def __init__(self, limits, backend, memory_bytes, models_dir=None, **queue):
@@ -47,17 +46,14 @@ class Site:
         self.memory = MemoryBudget(memory_bytes)
         app = Flask("site")
         app.config["MAX_CONTENT_LENGTH"] = 4 * 2**20
-        self.gate, self.watch = ShutdownGate(), lambda *_: nullcontext()
-        unused, vectors = [None] * 3, VectorFiles(models_dir)
-        parts = Services(self.service.engine, models, vectors, *unused, self.memory, Settings(), self._watch, self.gate)
+        self.gate, unused, vectors = ShutdownGate(), [None] * 3, VectorFiles(models_dir)
+        settings, watch = Settings(), lambda *_: nullcontext()
+        parts = Services(self.service.engine, models, vectors, *unused, self.memory, settings, watch, self.gate)
         app.register_blueprint(build_routes(parts))
         register_error_handlers(app)
         access = Authenticator(None, RateLimiter(), limits)
         Middleware(access, Metrics("test"), None, AllowedHosts(), self.memory, log_prompts=False).register(app)
         self._app, self.client = app, app.test_client()
-
-    def _watch(self, *args):
-        return self.watch(*args)
 
     def post(self, path="/v1/completions", **fields):
         """Send a body to the character model."""
