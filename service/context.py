@@ -62,12 +62,7 @@ class TokenCharges:
         self._refunds: list[Callable[[], None]] = []
 
     def charge_prompts(self, num_prompt_tokens: int) -> None:
-        """Charge the request up to this number of prompt tokens, and those that may be generated.
-
-        Raises:
-            RateLimited: the tokens per minute are used up.
-            InvalidRequest: the request alone exceeds the tokens per minute.
-        """
+        """Charge the request up to this number of prompt tokens, and those that may be generated; raise as `charge`."""
         num_tokens = num_prompt_tokens + self._num_generated
         if num_tokens > self._num_charged:
             self._refunds.append(self._context.charge(num_tokens - self._num_charged, num_tokens, self._param))

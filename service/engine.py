@@ -174,11 +174,7 @@ class Engine:
         return match
 
     def _copy_filter(self, model: ServedModel) -> IsCopy:
-        """Return a function that recognizes copies of a model's training text.
-
-        Raises:
-            InvalidRequest: the version has no training filter.
-        """
+        """Return what recognizes copies of a model's training text; raise InvalidRequest if it has no filter."""
         training_filter = self._training_filters.get(model)
         if training_filter is None:
             raise InvalidRequest(
@@ -211,11 +207,7 @@ class Engine:
     def _request(
         self, body: Body, context: RequestContext, resume_token: str | None = None, seed: int | None = None
     ) -> Request:
-        """Return a request to the version that serves it, with the checkpoint of its resume token.
-
-        Raises:
-            GatewayError: there is no such model, or the resume token is not usable.
-        """
+        """Return a request with its version and checkpoint; refuse an unknown model and an unusable resume token."""
         if resume_token is None:
             model, checkpoint = self._model_registry.find(body.model, seed), None
         else:
@@ -233,11 +225,7 @@ class Engine:
         )
 
     def _version_of(self, checkpoint: Checkpoint, name: str | None, seed: int | None) -> ServedModel:
-        """Return the version that took a checkpoint, as no other can resume it.
-
-        Raises:
-            StateRefused: the request names another model or version, or the version is no longer served.
-        """
+        """Return the version that took a checkpoint; refuse one that is not served or not the requested one."""
         saved, requested = checkpoint.model, checkpoint.model.name if name is None else name
         named = self._model_registry.find(requested, seed)
         # A name without a version or label leaves the version to the checkpoint.
@@ -308,11 +296,7 @@ def _hold_memory(request: Request, num_response_bytes: int) -> None:
 
 
 def _token_texts(model: ServedModel) -> TokenTexts:
-    """Return what a model's tokens add to a text.
-
-    Raises:
-        PatternError: it depends on more than the token.
-    """
+    """Return what a model's tokens add to a text; raise PatternError if it depends on more than the token."""
     tokenizer, special = model.tokenizer, model.tokenizer.special
     textless, sampled = {*special.never_sampled, special.end}, []
     for is_first in (True, False):

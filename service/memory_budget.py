@@ -25,11 +25,7 @@ class MemoryBudget:
         return MemoryLease(self)
 
     def resize(self, held: int, new: int) -> None:
-        """Replace `held` bytes by `new` bytes; shrinking always succeeds.
-
-        Raises:
-            MemoryExhausted: other requests hold too much memory.
-        """
+        """Replace `held` bytes by `new`; raise MemoryExhausted if these are more and others hold too much memory."""
         with self._lock:
             if new > held and self._num_bytes - held + new > self.max_bytes:
                 raise MemoryExhausted(

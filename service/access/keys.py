@@ -165,11 +165,7 @@ def warn_if_exposed(path: Path) -> None:
 
 
 def read_keys(path: Path) -> tuple[Key, ...]:
-    """Return every key of a file, expired ones included.
-
-    Raises:
-        ConfigurationError: it cannot be read or is invalid; the message names the key's id and the field.
-    """
+    """Return all keys of a file, expired ones too; raise ConfigurationError, which names the key's id and the field."""
     try:
         content = read_file(path)
     except OSError as error:

@@ -60,11 +60,7 @@ class Body(BaseModel):
         return described
 
     def resolve(self, limits: Limits) -> Self:  # noqa: ARG002 - most bodies have only limits of their own
-        """Return the request with every default filled in.
-
-        Raises:
-            InvalidRequest: fields contradict each other, or exceed the server's limits.
-        """
+        """Fill in every default; raise InvalidRequest if fields contradict each other or exceed the server's limits."""
         return self
 
 
@@ -87,11 +83,7 @@ AnyBody = TypeVar("AnyBody", bound=Body)
 
 
 def parse(body_type: type[AnyBody], body: bytes, limits: Limits) -> AnyBody:
-    """Validate a JSON body and fill in its defaults.
-
-    Raises:
-        InvalidRequest: it is not JSON, or a field is wrong; the message names the field, the limit and the value.
-    """
+    """Validate a JSON body and fill in its defaults; raise InvalidRequest, which names field, limit and value."""
     try:
         request = body_type.model_validate_json(body)
     except ValidationError as error:

@@ -10,12 +10,7 @@ from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
 import orjson
-from pydantic import (
-    BeforeValidator,
-    Discriminator,
-    Field,
-    Tag,
-)
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
 from service.api.body import RESOLVED, Body, require, shorten
@@ -348,11 +343,7 @@ class CompletionRequest(TimedBody):
 
     @cached_property
     def sampling(self) -> SamplingParams:
-        """Its sampling parameters.
-
-        Raises:
-            InvalidRequest: a name in `logit_bias` is no token id; `resolve` raises it.
-        """
+        """Its sampling parameters; `resolve` raises InvalidRequest if a name in `logit_bias` is no token id."""
         return SamplingParams(
             temperature=self.temperature,
             top_k=max(0, self.top_k),

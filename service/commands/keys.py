@@ -10,15 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from service.access.keys import (
-    ID_PATTERN,
-    TENANT_PATTERN,
-    Key,
-    KeyLimits,
-    add_key,
-    read_keys,
-    revoke_keys,
-)
+from service.access.keys import ID_PATTERN, TENANT_PATTERN, Key, KeyLimits, add_key, read_keys, revoke_keys
 from service.settings import SettingsError, load_settings
 
 SETTING = "SOSTENUTO_KEYS_FILE"

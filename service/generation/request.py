@@ -93,11 +93,7 @@ class Request:
         self._admit()
 
     def submit(self, create: Create) -> None:
-        """Create the sequences of the admitted choices and submit them to the scheduler.
-
-        Raises:
-            ShuttingDown: the scheduler was stopped.
-        """
+        """Create and submit the sequences of the admitted choices; raise ShuttingDown if the scheduler was stopped."""
         self._is_open = True
         groups = []
         for _, of_prompt in itertools.groupby(self._admitted, key=lambda admitted: admitted[0][0]):
@@ -172,11 +168,7 @@ class Request:
                 self._scheduler.cancel([sequence])
 
     def wait(self, future: "Future[T]") -> T:
-        """Wait for a result, until the deadline or a call of `cancel`, which also cancel the future.
-
-        Raises:
-            GatewayError: as `results`.
-        """
+        """Wait for a result, until the deadline or a `cancel`, which also cancel the future; raise as `results`."""
         self._awaited = future
         try:
             # `cancel` may have been called before.

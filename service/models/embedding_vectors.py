@@ -107,11 +107,7 @@ class VectorFiles:
         self._cache: SingleFlightCache[tuple[ModelVersion, str], Vectors] = SingleFlightCache(max_bytes)
 
     def of(self, model: ServedModel) -> Vectors:
-        """Return the vectors of a version.
-
-        Raises:
-            NotFound: it has no vectors; those of imported models are not always available.
-        """
+        """Return the vectors of a version; raise NotFound if it has none, as some imported models."""
         # A version number may be reused, and a copy of the weights may have another tokenizer.
         key = (model.ref, model.card.weights_sha256)
         return self._cache.get(key, partial(self._read, model))

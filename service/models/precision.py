@@ -33,13 +33,7 @@ _CPUINFO = Path("/proc/cpuinfo")
 def choose_precision(
     ref: ModelVersion, card: GeneratorCard, wanted: Mapping[str, Precision] = DEFAULT
 ) -> PrecisionName:
-    """Return the precision of a version's calls, and log the reason.
-
-    Args:
-        ref: The version.
-        card: Its card.
-        wanted: "auto", "float32" or "bfloat16" by model, and under "" for all others.
-    """
+    """Return the precision of a version's calls, and log the reason; `wanted` is by model, "" stands for all others."""
     what, setting = f"model {ref.name} version {ref.version}", wanted.get(ref.name, wanted[""])
     if card.precision_check is None:
         if setting == signatures.BFLOAT16:

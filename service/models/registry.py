@@ -79,14 +79,8 @@ class ModelRegistry:
     ) -> None:
         """Prepare; nothing is polled before `start`.
 
-        Args:
-            models_dir: The model repository.
-            replicas: The backends.
-            poll_s: Polling interval in seconds.
-            max_chunk: Maximum decode steps of one call; the model's card may set a lower limit.
-            default_model: The model of requests that name none; None: the only model, if there is just one.
-            precisions: See `choose_precision`.
-            changed: Called after every poll with the served versions.
+        `max_chunk` limits the decode steps of one call, as the model's card may. `default_model` is the model of
+        requests that name none; None: the only model. `changed` is called after every poll with the served versions.
         """
         self._models_dir, self._replicas = models_dir, replicas
         self._poll_s, self._max_chunk, self._default_model = poll_s, max_chunk, default_model
@@ -118,11 +112,7 @@ class ModelRegistry:
         self._checks.close()
 
     def models(self) -> list[tuple[ServedModel, Route]]:
-        """Return the primary version of each model and its route, sorted by name.
-
-        Raises:
-            ModelLoading: the models or their labels are not known yet, or no model is loaded yet.
-        """
+        """Return each model's primary version and its route, by name; raise ModelLoading until they are known."""
         snapshot = self._snapshot
         self._require_known(snapshot)
         if not snapshot.routes and snapshot.listed:

@@ -204,13 +204,8 @@ class Metrics(Collector):
     ) -> None:
         """Report the state of scheduler, memory and backends at each scrape.
 
-        Args:
-            loads: Returns the numbers of running and of waiting sequences of each model version.
-            num_tokens: Returns the tokens of all of those, as admission control counts them.
-            prefix_cache: The scheduler's.
-            memory: Of requests in flight.
-            backends: Returns for each its address, whether it gets calls, and the seconds of its config drift.
-            rejections: Returns by reason how many calls backends rejected.
+        `backends` returns for each its address, whether it gets calls, and the seconds of its config drift;
+        `rejections` how many calls backends rejected, by reason.
         """
 
         def collect() -> Iterator[Metric]:

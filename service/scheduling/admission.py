@@ -104,11 +104,7 @@ class Admission:
         self._scopes, self._lock, self._num_held = scopes, lock, 0
 
     def require_possible(self, cost: int, field: str = "max_tokens") -> None:
-        """Refuse a request if any of its sequences exceeds a limit by itself; `cost` is the largest, in tokens.
-
-        Raises:
-            InvalidRequest: it does; the error names the field.
-        """
+        """Refuse a request if any of its sequences exceeds a limit by itself; `cost` is the largest, in tokens."""
         for scope in self._scopes:
             scope.require_possible(cost, field)
 

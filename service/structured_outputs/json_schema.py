@@ -104,11 +104,7 @@ def _any_object(depth: int) -> str:
 
 
 def schema_regex(schema: Any) -> str:
-    """Return a regular expression of JSON texts that are valid against a schema.
-
-    Raises:
-        SchemaError: the schema has something unsupported.
-    """
+    """Return a regular expression of the JSON texts that are valid against a schema, or raise SchemaError."""
     try:
         return _Converter(schema).convert(schema)
     except (AttributeError, LookupError, TypeError, ValueError) as error:

@@ -43,11 +43,7 @@ class Pattern:
         return cls("json", source)
 
     def to_regex(self) -> str:
-        """Return the pattern as a regular expression.
-
-        Raises:
-            SchemaError: the JSON Schema is invalid or has something unsupported.
-        """
+        """Return the pattern as a regular expression; raise SchemaError for a JSON Schema that has none."""
         source = self.source
         regexes: Mapping[Kind, Callable[[], str]] = {
             "regex": lambda: source,

@@ -87,11 +87,7 @@ class QueryParameter:
     example: Any = None
 
     def parse(self, value: str | None) -> Any:
-        """Return the value of a parameter, or its default if it is absent.
-
-        Raises:
-            InvalidRequest: an integer is none or out of its limits, or a boolean is neither true nor false.
-        """
+        """Return a parameter's value, or its default if it is absent; raise InvalidRequest if its schema refuses it."""
         if value is None or self.schema["type"] == "string":
             return self.schema.get("default") if value is None else value
         if self.schema["type"] == "boolean":

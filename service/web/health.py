@@ -95,11 +95,6 @@ def version(services: Services) -> ServiceVersion:  # noqa: ARG001 - every view 
 
 
 def _ready_models(services: Services) -> list[str]:
-    """Return the names of the models that accept requests.
-
-    Raises:
-        ShuttingDown: the server is draining.
-        ModelLoading: no model is served yet, or one is being probed for the first time: a request for it would get 503.
-    """
+    """Return the names of the models that accept requests; raise ShuttingDown, or ModelLoading if there is none."""
     services.shutdown_gate.refuse_if_draining()
     return services.model_registry.ready_models()

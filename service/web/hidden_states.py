@@ -238,12 +238,7 @@ def embedding_map(services: Services, name: str, count: int) -> EmbeddingMapObje
 
 
 def _charged_model(services: Services, name: str, count: int) -> ServedModel:
-    """Return a model, and charge a request and the maximum number of tokens in its response.
-
-    Raises:
-        RateLimited: the requests or tokens per minute are used up.
-        InvalidRequest: this request alone exceeds the tokens per minute.
-    """
+    """Return a model, and charge a request and the maximum number of tokens in its response."""
     services.shutdown_gate.refuse_if_draining()
     model = services.model_registry.find(name)
     g.context.charge_request()

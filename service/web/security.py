@@ -38,14 +38,11 @@ def require_allowed_host(request: Request, hosts: AllowedHosts) -> None:
 
 
 def require_same_origin(request: Request) -> None:
-    """Check that a request with an unsafe method does not come from a page of another origin.
+    """Raise CrossOrigin for a request with an unsafe method from a page of another origin.
 
     A browser sends a text/plain POST without a CORS preflight. Sec-Fetch-Site decides where it is present (over HTTPS
     and to loopback); otherwise Origin must be this server. Other clients send neither. Go's http.CrossOriginProtection
     does the same.
-
-    Raises:
-        CrossOrigin: it does.
     """
     if request.method in _SAFE_METHODS:
         return
