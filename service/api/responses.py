@@ -329,7 +329,10 @@ class LoadObject(TypedDict):
 
 
 class ConfigDriftObject(TypedDict):
-    """The difference between `models.config` and what a backend serves, for over a minute: NAME:VERSION each."""
+    """The difference between `models.config` and what a backend serves, for over a minute: NAME:VERSION each.
+
+    A `missing` one, or just NAME, is listed and not served; an `unexpected` one is served only.
+    """
 
     seconds: float
     missing: list[str]

@@ -8,6 +8,7 @@ import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
+from service.api.responses import ConfigDriftObject
 from service.backends.client import GrpcBackend
 from service.backends.determinism_probe import Probe
 from service.params import ModelVersion
@@ -47,18 +48,6 @@ class HangDetector:
     def keep(self, models: Collection[ModelVersion]) -> None:
         """Forget all other versions."""
         self._step_s = {key: seconds for key, seconds in self._step_s.items() if key[0] in models}
-
-
-@dataclass(frozen=True)
-class DriftReport:
-    """Drift that has lasted for longer than `TOLERATED_S`: the age of the oldest difference, and NAME:VERSION of each.
-
-    A `missing` one, or just NAME, is listed by the repository and not served; an `unexpected` one is served only.
-    """
-
-    seconds: float
-    missing: list[str]
-    unexpected: list[str]
 
 
 class ConfigDrift:
@@ -112,14 +101,14 @@ class ConfigDrift:
         """Return the age of the oldest difference; 0 if there is none."""
         return max(self._ages().values(), default=0.0)
 
-    def report(self) -> DriftReport | None:
+    def report(self) -> ConfigDriftObject | None:
         """Return the drift that has lasted for longer than `TOLERATED_S`, or None."""
         ages = {key: age for key, age in self._ages().items() if age > TOLERATED_S}
         if not ages:
             return None
         missing = sorted(version for is_missing, version in ages if is_missing)
         unexpected = sorted(version for is_missing, version in ages if not is_missing)
-        return DriftReport(round(max(ages.values()), 1), missing, unexpected)
+        return {"seconds": round(max(ages.values()), 1), "missing": missing, "unexpected": unexpected}
 
 
 @dataclass(eq=False)

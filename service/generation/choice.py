@@ -120,18 +120,6 @@ class Choice:
 
     Its text ends before the first stop string that is complete; of several that end at the same character, before the
     longest.
-
-    Attributes:
-        index: Its prompt, and its number among the choices of that prompt.
-        detokenizer: The detokenizer of its text, of the model's direction.
-        progress: Kept up to date if checkpoints may be taken, at its end or before; else None.
-        random_stream: Index of the seed's random stream.
-        token_ids: Its tokens, without the EOS token; None if not needed.
-        prompt_scores: Scores of its prompt, if this choice's sequence prefills it.
-        finish_reason: None until it has finished.
-        num_tokens: Tokens processed, up to the one that completed a stop string.
-        is_stopped: Whether a stop string was found.
-        held_back: Detokenized text that is not visible: it may begin a stop string, or follows one.
     """
 
     def __init__(
@@ -153,14 +141,16 @@ class Choice:
 
         The stop strings are mirrored for a backward model. `num_top` most probable tokens are returned for each token;
         None: no log probabilities. If a request may resume the choice at its end, text that is not final is held back
-        there, for that request.
+        there, for that request. `progress` is kept up to date if checkpoints may be taken, at its end or before.
         """
         self.index, self.detokenizer, self.progress, self.random_stream = index, detokenizer, progress, random_stream
         self._backward, self._num_top, self._may_continue = backward, num_top, may_continue_after_end
-        self.token_ids: list[int] | None = [] if keeps_token_ids else None
-        self.prompt_scores: list[Scores] = []
+        self.token_ids: list[int] | None = [] if keeps_token_ids else None  # without the EOS token
+        self.prompt_scores: list[Scores] = []  # if this choice's sequence prefills the prompt
         self.finish_reason: FinishReason | None = None
-        self.num_tokens, self.is_stopped, self.held_back = 0, False, ""
+        self.num_tokens = 0  # processed, up to the one that completed a stop string
+        self.is_stopped = False  # whether a stop string was found
+        self.held_back = ""  # detokenized text that is not visible: it may begin a stop string, or follows one
         # Text and log probabilities that were not returned yet, in the order of generation, and the length of all text.
         self._texts, self._logprobs, self._length = [leading_text], Logprobs(), len(leading_text)
         self._pending: PendingLogprobs | None = None

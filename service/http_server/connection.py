@@ -176,15 +176,7 @@ class ChunkScanner:
 
 
 class Connection(TConn):  # type: ignore[misc]
-    """gunicorn's connection with limits, which collects a request before it needs a thread.
-
-    Attributes:
-        head: The received part of an incomplete head.
-        timeout: When the head or the body has to be complete.
-        idle_since: The start of the head; for a body, each received byte moves it forward.
-        is_closed: Whether the client has closed the connection before the end of a head.
-        is_health_check: Whether the request has a thread of health checks; the worker sets it.
-    """
+    """gunicorn's connection with limits, which collects a request before it needs a thread."""
 
     def __init__(
         self,
@@ -204,7 +196,9 @@ class Connection(TConn):  # type: ignore[misc]
         self.limits, self.memory = limits, memory
         self.parser, self.data_ready = HeadParser(cfg, address), True
         self.on_close: Callable[[], object] = lambda: None
-        self.head, self.is_closed, self.is_health_check = b"", False, False
+        self.head = b""  # the received part of an incomplete head
+        self.is_closed = False  # by the client, before the end of a head
+        self.is_health_check = False  # whether it has a thread of health checks; the worker sets it
         self._chunks: ChunkScanner | None = None
         self.expect_head()
         seconds, micros = divmod(round(limits.write_s * 1_000_000), 1_000_000)
@@ -225,8 +219,8 @@ class Connection(TConn):  # type: ignore[misc]
 
     def expect_head(self) -> None:
         """Start the time of the next request's head."""
-        self.idle_since = time.monotonic()
-        self.timeout = self.idle_since + self.limits.head_s
+        self.idle_since = time.monotonic()  # each received byte of a body moves it forward
+        self.timeout = self.idle_since + self.limits.head_s  # when the head, and later the body, has to be complete
 
     def receive(self) -> bool:
         """Receive without blocking; return whether a request is complete or to be refused, or the client has closed.

@@ -7,7 +7,6 @@ from flask import Response
 from service import __version__
 from service.api.responses import (
     BackendStatus,
-    ConfigDriftObject,
     HealthObject,
     LoadObject,
     ModelStatus,
@@ -53,10 +52,8 @@ def _model_statuses(services: Services) -> list[ModelStatus]:
 
 
 def _backend_status(replica: Replica) -> BackendStatus:
-    drift, config_drift = replica.drift.report(), None
-    if drift is not None:
-        config_drift = ConfigDriftObject(seconds=drift.seconds, missing=drift.missing, unexpected=drift.unexpected)
-    return {"address": replica.address, "ejected_because": replica.ejected_because, "config_drift": config_drift}
+    drift = replica.drift.report()
+    return {"address": replica.address, "ejected_because": replica.ejected_because, "config_drift": drift}
 
 
 @Endpoint("GET /readyz", OPERATION, "Readiness", "503", public=True)

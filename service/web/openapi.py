@@ -21,13 +21,7 @@ _MODEL = "demo"
 # Example requests by path and title.
 EXAMPLES: dict[str, dict[str, dict[str, Any]]] = {
     "/v1/completions": {
-        "Continue a prompt": {
-            "model": _MODEL,
-            "prompt": "HAMLET.\n",
-            "max_tokens": 60,
-            "temperature": 0.5,
-            "seed": 1,
-        },
+        "Continue a prompt": {"model": _MODEL, "prompt": "HAMLET.\n", "max_tokens": 60, "temperature": 0.5, "seed": 1},
         "Match a regular expression": {
             "model": _MODEL,
             "prompt": "",
@@ -166,10 +160,7 @@ def _event(chunk_type: Any) -> dict[str, Any]:
         "properties": {
             "data": {
                 "type": "string",
-                "anyOf": [
-                    {"const": "[DONE]"},
-                    {"contentMediaType": "application/json", "contentSchema": chunk},
-                ],
+                "anyOf": [{"const": "[DONE]"}, {"contentMediaType": "application/json", "contentSchema": chunk}],
             }
         },
     }

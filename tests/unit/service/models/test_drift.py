@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.backends.replica import TOLERATED_S, ConfigDrift, DriftReport
+from service.backends.replica import TOLERATED_S, ConfigDrift
 from service.errors import BackendUnavailable
 from tests.registries import LOADING, PolledRegistry, add, label, only
 
@@ -33,7 +33,7 @@ def reported(model_registry, now):
     model_registry.refresh()
     (replica,) = model_registry._replicas.all()
     report = replica.drift.report()
-    return None if report is None else (report.missing, report.unexpected)
+    return None if report is None else (report["missing"], report["unexpected"])
 
 
 def test_a_backend_that_follows_the_config_has_no_drift(model_registry, now):
@@ -121,5 +121,5 @@ def test_consecutive_roll_outs_are_no_drift(now):
     drift.note("demo", [3], [3, 4])
     now[0] += TOLERATED_S + 1
     drift.note("demo", [3, 5], [3, 4])
-    assert drift.report() == DriftReport(TOLERATED_S + 1, [], ["demo:4"])
+    assert drift.report() == {"seconds": TOLERATED_S + 1, "missing": [], "unexpected": ["demo:4"]}
     assert drift.seconds() == TOLERATED_S + 1
