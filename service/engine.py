@@ -105,11 +105,7 @@ class Engine:
         return processor
 
     def inspect(self, body: InspectRequest, context: RequestContext, watch: Watch = _NO_CLIENT) -> InspectionProcessor:
-        """Encode a text and submit its inspection.
-
-        Raises:
-            GatewayError: as `complete`; or the model has no such layer, or the response would have too many values.
-        """
+        """Encode a text and submit its inspection; raise as `complete`, and for an unknown layer or too many values."""
         request = self._request(body, context, body.state)
         _require_layers(body, request.model)
         _require_num_top(body, request.model)
@@ -334,11 +330,7 @@ def _require_layers(body: InspectRequest, model: ServedModel) -> None:
 
 
 def _input_field(body: CompletionRequest, model: ServedModel) -> tuple[str, tuple[PromptText, ...]]:
-    """Return the name and value of the field that a model reads: `prompt`, or `suffix` for a backward model.
-
-    Raises:
-        InvalidRequest: the other field is not empty.
-    """
+    """Return name and value of the field that a model reads; raise InvalidRequest unless the other one is empty."""
     read, other = ("prompt", body.prompts), ("suffix", body.suffixes)
     if model.backward:
         read, other = other, read

@@ -358,11 +358,7 @@ class CompletionRequest(TimedBody):
 
     @cached_property
     def constraint_by_field(self) -> dict[str, Pattern]:
-        """What its completions must match: at most one pattern, then what can be combined with it.
-
-        Raises:
-            InvalidRequest: it has several patterns, or the text of a JSON Schema is not JSON; `resolve` raises it.
-        """
+        """What its completions must match, by field, the pattern first; `resolve` raises InvalidRequest for several."""
         outputs, form = self.structured_outputs or NO_STRUCTURED_OUTPUTS, self.response_format
         if self.structured_outputs == NO_STRUCTURED_OUTPUTS:
             raise InvalidRequest(

@@ -68,11 +68,7 @@ class Tls:
 
 
 def backend_tls(settings: Settings) -> Tls | None:
-    """Read the TLS files of the settings; None: plaintext.
-
-    Raises:
-        ConfigurationError: a file is missing, holds no certificate or key, or does not match the others.
-    """
+    """Read the TLS files of the settings, None: plaintext; raise ConfigurationError if one of them is unusable."""
     ca_file, name = settings.backend_tls_ca_file, settings.backend_tls_name
     cert_file, key_file = settings.backend_tls_cert_file, settings.backend_tls_key_file
     if ca_file is None:

@@ -150,11 +150,7 @@ class EncodedPrompt:
 
 
 def require_encodable(raw_prompts: Sequence[PromptText], model: ServedModel, field: str, limits: Limits) -> int:
-    """Return the minimum number of tokens of prompts.
-
-    Raises:
-        InvalidRequest: they have too many tokens however they are encoded, or ids that the model does not have.
-    """
+    """Return the minimum number of tokens; raise InvalidRequest for too many, or for ids that a model lacks."""
     minimums = []
     for prompt in raw_prompts:
         minimums.append(min_tokens(prompt, model))

@@ -160,11 +160,7 @@ class StateKeys:
 
     @classmethod
     def read(cls, path: Path) -> "StateKeys":
-        """Read a file with one secret per line; empty lines and those that begin with # are ignored.
-
-        Raises:
-            ConfigurationError: the file is missing or unreadable, has no secret, or one that is too short.
-        """
+        """Read one secret per line, without # comments; raise ConfigurationError if there is none or a short one."""
         try:
             lines = [line.strip() for line in read_file(path).decode().splitlines()]
         except (OSError, UnicodeDecodeError) as error:
@@ -189,11 +185,7 @@ class StateKeys:
 
 
 def make_key_file(path: Path) -> bool:
-    """Create a file with a new key, readable by its owner alone, unless it exists; return whether it was created.
-
-    Raises:
-        OSError: it could not be written, and there is no file.
-    """
+    """Create a file with a new key, for its owner alone, unless it exists; return whether it was created."""
     content = f"# Signs resume tokens; see docs/settings.md.\n{secrets.token_hex(32)}\n"
     return create_atomically(path, content, mode=0o600)
 

@@ -19,7 +19,7 @@ from contract.models_config import VersionPolicy, folder_of, version_numbers
 from service.backends.health import Assets, RepeatedErrors
 from service.backends.messages import model_server_config_pb2
 from service.models.precision import DEFAULT, choose_precision
-from service.models.routing import RoutingError, Shares, read_shares
+from service.models.routing import Shares, read_shares
 from service.params import ModelVersion
 from service.settings import Precision
 
@@ -55,7 +55,7 @@ class RepositoryConfig:
         try:
             read()
             self._errors.clear(subject)
-        except (ContractError, RoutingError, text_format.ParseError) as error:
+        except (ContractError, text_format.ParseError) as error:
             self._errors.add(subject, str(error))
 
     def _read_models(self, text: str) -> None:

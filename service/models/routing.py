@@ -8,16 +8,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from contract.errors import ContractError
 from contract.files import read_file
 from contract.labels import LABEL_PATTERN, STABLE
 from service.errors import ModelNotFound
 
 # Traffic split of a model: shares by version or label, as in the file.
 Shares = Mapping[str, float]
-
-
-class RoutingError(ValueError):
-    """The routing file is invalid; the message is one line that names the position."""
 
 
 @dataclass(frozen=True)
@@ -154,22 +151,22 @@ def read_shares(path: Path) -> dict[str, Shares]:
         text = read_file(path).decode()
         if not text.strip():
             # It may be half written. To end all traffic splits, delete the file or leave only a comment in it.
-            raise RoutingError(f"{path}: is empty")
+            raise ContractError(f"{path}: is empty")
         document = tomllib.loads(text)
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise RoutingError(f"{path}: {error.strerror}") from error
+        raise ContractError(f"{path}: {error.strerror}") from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise RoutingError(f"{path}: {error}") from error
+        raise ContractError(f"{path}: {error}") from error
     for name, table in document.items():
         if not isinstance(table, dict) or not table:
-            raise RoutingError(f"{path}: {name} must be a table such as [{name}] with lines such as stable = 90")
+            raise ContractError(f"{path}: {name} must be a table such as [{name}] with lines such as stable = 90")
         for target, share in table.items():
             if not target.isdigit() and not re.fullmatch(LABEL_PATTERN, target):
-                raise RoutingError(f"{path}: {name}.{target} must be a label or the number of a version")
+                raise ContractError(f"{path}: {name}.{target} must be a label or the number of a version")
             if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < math.inf:
-                raise RoutingError(f"{path}: {name}.{target} must be a number of at least 0, got {share!r}")
+                raise ContractError(f"{path}: {name}.{target} must be a number of at least 0, got {share!r}")
         if sum(table.values()) <= 0:
-            raise RoutingError(f"{path}: {name} must have a share above 0")
+            raise ContractError(f"{path}: {name} must have a share above 0")
     return document

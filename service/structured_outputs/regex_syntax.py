@@ -57,11 +57,7 @@ class Token:
 
 
 def tokenize(regex: str) -> list[Token]:
-    """Return the tokens of a regular expression, without an anchor at its beginning or end.
-
-    Raises:
-        PatternError: it is invalid, or has anchors elsewhere, look-around or backreferences.
-    """
+    """Return the tokens of an expression, without outer anchors; raise PatternError if it is not supported."""
     tokens = _without_outer_anchors(_Tokenizer(regex).run())
     for token in tokens:
         if token.kind == "anchor":

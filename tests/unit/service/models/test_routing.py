@@ -4,8 +4,9 @@ from collections import Counter
 
 import pytest
 
+from contract.errors import ContractError
 from service.errors import ModelNotFound
-from service.models.routing import Reference, Route, RoutingError, make_route, read_shares
+from service.models.routing import Reference, Route, make_route, read_shares
 
 PLAIN = Reference("demo")
 
@@ -140,5 +141,5 @@ def test_the_error_for_an_invalid_routing_toml_names_key_and_value(tmp_path, con
     """Operators edit it by hand."""
     path = tmp_path / "routing.toml"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(RoutingError, match=message):
+    with pytest.raises(ContractError, match=message):
         read_shares(path)
