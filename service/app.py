@@ -120,7 +120,6 @@ def _configure_flask(app: Gateway, settings: Settings) -> None:
 
 
 def _register(app: Gateway, settings: Settings) -> None:
-    """Register the routes, the pages, the error handlers and the middleware."""
     engine = Engine(
         app.model_registry,
         app.scheduler,

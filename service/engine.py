@@ -320,7 +320,6 @@ def _require_num_top(body: CompletionRequest | InspectRequest, model: ServedMode
 
 
 def _require_layers(body: InspectRequest, model: ServedModel) -> None:
-    """Refuse an inspection of layers that the model does not have."""
     layers = sorted({trace.layer for trace in model.card.traces})
     unknown = [layer for layer in body.layers or () if layer not in layers]
     if unknown:

@@ -251,7 +251,6 @@ def _locked_for_writing(path: Path) -> Iterator[Path]:
 
 
 def _write(path: Path, keys: tuple[Key, ...]) -> None:
-    """Write the file atomically."""
     with atomic_write(path, mode=0o600) as file:
         if path.exists():
             _copy_ownership(path, file.fileno())

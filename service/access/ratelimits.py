@@ -228,7 +228,6 @@ class _RedisCounters(_Counters):
 
 
 def _connection_pool(url: str) -> "ConnectionPool":
-    """Return a connection pool; nothing is connected yet."""
     # Imported here: 8 MB, only for those who use Redis.
     from redis import ConnectionPool, RedisError  # noqa: PLC0415
 

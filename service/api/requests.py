@@ -308,7 +308,6 @@ class CompletionRequest(TimedBody):
         return request
 
     def _require_consistent(self) -> None:
-        """Refuse fields that exclude each other."""
         is_scored, form = self.prompt_logprobs is not None, self.response_format
         require(not (is_scored and self.stream), "prompt_logprobs", "be absent with stream; use echo and logprobs")
         require(self.stream or self.stream_options is NO_OPTIONS, "stream_options", "be absent without stream")
@@ -420,7 +419,6 @@ class CompletionRequest(TimedBody):
         return value
 
     def _require_few_tokens(self, best_of: int, max_tokens: int, limits: Limits) -> None:
-        """Refuse a request for too many sequences or tokens."""
         # A model reads prompts or suffixes; the engine refuses the request if the others are not empty.
         num_prompts = max(len(self.prompts), len(self.suffixes))
         what = f"{'suffixes' if self.suffix else 'prompts'} × n (best_of if it is given)"

@@ -190,7 +190,6 @@ class GrpcBackend:
         done(BackendUnavailable("the model server was removed"))
 
     def _abort_queued(self) -> None:
-        """Fail the calls that wait for a thread."""
         aborted: list[Done] = []
         with self._lock, contextlib.suppress(queue.Empty):
             while (job := self._jobs.get_nowait()) is not None:

@@ -141,7 +141,6 @@ class HealthChecks:
         thread.start()
 
     def _check_delisted(self, replica: Replica, name: str) -> None:
-        """Check whether a backend still serves a delisted model."""
         try:
             available = [status.version for status in replica.server.versions(name) if status.available]
         except ModelNotFound:
@@ -152,7 +151,6 @@ class HealthChecks:
             replica.delisted -= {name}
 
     def _is_probed(self, replica: Replica, ref: ModelVersion) -> bool:
-        """Return whether a version has a valid probe at a backend."""
         probe = replica.probes.get(ref)
         try:
             return probe is not None and not probe.is_stale and probe.stamp == self._assets(ref).stamp

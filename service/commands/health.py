@@ -29,7 +29,6 @@ def is_ready(host: str, port: int) -> bool:
 
 
 def _get_readiness(host: str, port: int) -> tuple[int, bytes]:
-    """Return status and body of `/readyz`."""
     # A connection to the wildcard address 0.0.0.0 goes to loopback.
     connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
     try:

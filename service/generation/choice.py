@@ -279,7 +279,6 @@ class Choice:
             self.held_back = ""
 
     def _detokenize(self, token_id: int | None) -> str:
-        """Return the text of a token, or what the detokenizer held back."""
         if self._pending is not None:
             text, offsets = self.detokenizer.track(token_id)
             self._pending.place(text, offsets)

@@ -221,7 +221,6 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
             self._refuse_pending(min(holders, key=_IDLE_SINCE), MemoryExhausted(message, retry_after_s=1))
 
     def _warn(self, message: str, *values: object) -> None:
-        """Log a warning, at most once a minute."""
         now = time.monotonic()
         if now >= self._warn_at[message]:
             self._warn_at[message] = now + 60

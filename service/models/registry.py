@@ -204,7 +204,6 @@ class ModelRegistry:
         return served[0] if served else ""
 
     def _require_known(self, snapshot: _Snapshot, *, with_labels: bool = True) -> None:
-        """Raise ModelLoading unless the configuration of the repository has been read."""
         if snapshot.listed is None:
             raise ModelLoading(f"the served models are not known yet: {signatures.MODELS_CONFIG} has not been read")
         if with_labels and not snapshot.has_labels:

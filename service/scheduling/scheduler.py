@@ -407,6 +407,5 @@ class Scheduler:
 
 
 def _take_forks(sequence: Sequence) -> list[Sequence]:
-    """Detach and return the forks that wait for a sequence's prefill."""
     forks, sequence.forks = sequence.forks, []
     return forks

@@ -146,7 +146,6 @@ def _number(
 
 
 def _explain(message: str) -> str:
-    """Translate an error of the library into a message for the client."""
     if "incompatible with the regex" in message:
         return "matches no text"
     if "error building NFA" in message:

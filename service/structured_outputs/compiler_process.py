@@ -107,7 +107,6 @@ class CompilerProcess:
             connection.close()
 
     def _start(self) -> tuple["subprocess.Popen[bytes]", Connection]:
-        """Return the process and the connection to it."""
         if self.process is None or self._connection is None:
             self._connection, end = Pipe()
             with end:

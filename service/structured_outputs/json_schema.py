@@ -452,7 +452,6 @@ class _Converter:
             self._fail(f".required must have names of properties, got {unknown[0]!r}")
 
     def _name(self, schema: Any) -> str:
-        """Return the names that a schema allows."""
         if schema is True:
             return _ANY_NAME
         if isinstance(schema, dict) and not _keywords(schema) & {"$ref", "enum", "const", "anyOf", "oneOf", "allOf"}:
@@ -487,7 +486,6 @@ def _keywords(schema: Mapping[str, Any]) -> set[str]:
 
 
 def _is_object(schema: Any) -> bool:
-    """Return whether all texts for a schema are objects."""
     return isinstance(schema, dict) and schema.get("type", _implied_type(_keywords(schema))) == "object"
 
 

@@ -121,7 +121,6 @@ class CompletionResponse:
             yield unsent + self._error_event(InternalError("internal error; see the gateway's log"))
 
     def _event_prefix(self) -> bytes:
-        """Return the constant prefix of an event, up to its choice."""
         return b"data: " + orjson.dumps({**self._head, "choices": []})[: -len("]}")]
 
     def _update_fingerprint(self) -> None:

@@ -137,7 +137,6 @@ def _parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
 
 
 def _responses(endpoint: Endpoint) -> dict[str, Any]:
-    """Describe the responses by status."""
     described = {status: _error_response(status, endpoint) for status in endpoint.errors}
     if endpoint.has_body:
         content = _json(endpoint.response)
