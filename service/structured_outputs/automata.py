@@ -119,17 +119,12 @@ def _number(
 ) -> tuple[np.ndarray, list[State]]:
     """Number the states that bytes reach, breadth first in the order of the bytes: equal in every process.
 
-    Args:
-        start: State 0.
-        followers: Returns the bytes after a state, ascending, and the state after each.
-        max_states: Of an automaton over tokens; None: no limit.
-
-    Returns:
-        The number of the state after each byte, int32 (states, 256), -1 where there is none; and the states.
+    `followers` returns the bytes after a state, ascending, and the state after each. Returned are the number of the
+    state after each byte, int32 (states, 256), -1 where there is none; and the states.
 
     Raises:
-        PatternError: the automaton over tokens would certainly have more states; characters outside ASCII have some
-            between their bytes.
+        PatternError: the automaton over tokens would certainly have more than `max_states` (None: no limit);
+            characters outside ASCII have some between their bytes.
     """
     numbers, states, rows = {start: 0}, [start], []
     for state in states:

@@ -23,21 +23,15 @@ from service.scheduling.admission import AdmissionControl
 from service.scheduling.scheduler import Scheduler
 from service.settings import Settings
 
-COMPLETIONS, HIDDEN_STATES, MODELS, TOKENIZER, OPERATION = (
-    "Completions",
-    "Embeddings and inspection",
-    "Models",
-    "Tokenizer",
-    "Health and status",
-)
 # Groups of endpoints, in the order of the reference.
 TAGS = {
-    COMPLETIONS: "Generate text, score it, and resume it",
-    HIDDEN_STATES: "Hidden states, gates and the token embedding",
-    MODELS: "Served models, their versions, labels and traffic split",
-    TOKENIZER: "Text to tokens and back",
-    OPERATION: "For load balancers, orchestrators and people",
+    "Completions": "Generate text, score it, and resume it",
+    "Embeddings and inspection": "Hidden states, gates and the token embedding",
+    "Models": "Served models, their versions, labels and traffic split",
+    "Tokenizer": "Text to tokens and back",
+    "Health and status": "For load balancers, orchestrators and people",
 }
+COMPLETIONS, HIDDEN_STATES, MODELS, TOKENIZER, OPERATION = TAGS
 # Errors of endpoints that run a model, beside those that derive from their declaration.
 MODEL_ERRORS = "404 499 500 503 504"
 
