@@ -166,13 +166,9 @@ class Replicas:
     ) -> None:
         """Record the versions of one model that a server serves, and readmit the server.
 
-        Args:
-            replica: The server.
-            name: The model.
-            probes: The versions that it serves, and their probes; one that could not be repeated is stale.
-            is_complete: Whether all new versions were probed; until then others of the model may still appear.
-            num_failures_before: `num_failures` when the health check began: if it was ejected since, it stays
-                ejected, and all versions need to be probed again.
+        A probe that could not be repeated is stale. Until all new versions were probed (`is_complete`), others of the
+        model may still appear. `num_failures_before` is `num_failures` when the health check began: if the server was
+        ejected since, it stays ejected, and all versions need to be probed again.
         """
         with self._lock:
             others = {ref: probe for ref, probe in replica.probes.items() if ref.name != name}

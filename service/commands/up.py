@@ -20,6 +20,8 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
+import click
+
 from contract.files import read_file
 from contract.signatures import MODELS_CONFIG
 from service.commands.health import is_ready
@@ -119,10 +121,10 @@ class Service:
                 self._check()
                 time.sleep(POLL_S)
         except Ended as end:
-            _print(str(end))
+            click.echo(str(end))
             return end.exit_code
         except (TimeoutError, OSError) as error:
-            _print(f"error: {error}")
+            click.echo(f"error: {error}")
             return 1
         finally:
             self._stop()
@@ -146,7 +148,7 @@ class Service:
         settings, started = self._settings, time.monotonic()
         if "backends" in settings.model_fields_set:
             instead = "`sostenuto serve` uses these backends"
-            _print(f"SOSTENUTO_BACKENDS is ignored: up starts its own model server; {instead}")
+            click.echo(f"SOSTENUTO_BACKENDS is ignored: up starts its own model server; {instead}")
         port = _require_free(settings.host, settings.port)
         backend_port = _require_free("127.0.0.1", 0)
         self._launch_model_server(backend_port)
@@ -213,10 +215,10 @@ class Service:
         prompt = EXAMPLE_PROMPTS.get(models[0], "")
         fields = '"max_tokens": 300, "temperature": 0.5, "stream": true'
         body = f'{{"model": "{models[0]}", "prompt": "{prompt}", {fields}}}'
-        _print(f"ready after {seconds:.1f} s: {url}  (models: {', '.join(models)}; Ctrl-C stops)")
-        _print("try:")
+        click.echo(f"ready after {seconds:.1f} s: {url}  (models: {', '.join(models)}; Ctrl-C stops)")
+        click.echo("try:")
         key = ' -H "Authorization: Bearer $KEY"' if self._settings.keys_file else ""
-        _print(f"  curl -N {url}/v1/completions{key} -d '{body}'")
+        click.echo(f"  curl -N {url}/v1/completions{key} -d '{body}'")
 
     def _stop(self) -> None:
         """Stop the gateway first, as it still needs the model server for accepted requests."""
@@ -272,7 +274,3 @@ def _configured_models(models_dir: Path) -> list[str]:
     except (OSError, UnicodeDecodeError):
         return []
     return re.findall(r"""\bname:\s*["']([^"']+)["']""", text)
-
-
-def _print(line: str) -> None:
-    print(line, flush=True)

@@ -114,15 +114,9 @@ def make_route(
 ) -> tuple[Route, list[str]]:
     """Make the route of a model from its served versions, labels and traffic split, and a message per ignored share.
 
-    Args:
-        name: The model.
-        versions: Served, at least one.
-        labels: The version of each label.
-        shares: Traffic split, from the file.
-        stable_before: The stable version until now: it is kept while the one labelled stable is being loaded.
-        available: The versions whose backends take calls; None: all. The others belong to ejected backends that may
-            recover, and get no requests; if there are only such, `stable_before` is kept.
-        was_guess: Whether `stable_before` was a guess; see `Route.is_guess`.
+    `stable_before` is the stable version until now, which is kept while the one labelled stable is being loaded; for
+    `was_guess` see `Route.is_guess`. `available` are the versions whose backends take calls; None: all. The others
+    belong to ejected backends that may recover, and get no requests; if there are only such, `stable_before` is kept.
     """
     if available is None:
         available = versions
