@@ -26,11 +26,7 @@ class ReloadingFile(Generic[T]):
     """
 
     def __init__(
-        self,
-        path: Path,
-        read: Callable[[Path], T],
-        describe: Callable[[T], str],
-        check_every_s: float = 0.0,
+        self, path: Path, read: Callable[[Path], T], describe: Callable[[T], str], check_every_s: float = 0.0
     ) -> None:
         self._path, self._read, self._describe = path, read, describe
         self._check_every_s = check_every_s

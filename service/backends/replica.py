@@ -62,11 +62,7 @@ class ConfigDrift:
         self._since: dict[str, dict[tuple[bool, str], float]] = {}
 
     def note(
-        self,
-        name: str,
-        listed: Collection[int] | None,
-        available: Collection[int],
-        loading: Collection[int] = (),
+        self, name: str, listed: Collection[int] | None, available: Collection[int], loading: Collection[int] = ()
     ) -> None:
         """Compare the listed versions of a model with the status of a backend.
 
