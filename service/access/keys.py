@@ -41,6 +41,7 @@ _ID_CHARACTERS = string.ascii_lowercase + string.digits
 # Compared with if the id is unknown, to take the same time; no known key has this hash.
 _DUMMY_SHA256 = "0" * 64
 _CHECK_EVERY_S = 0.5
+_LOCK_TIMEOUT_S = 10.0
 
 
 def _in_utc(value: datetime) -> datetime:
@@ -242,12 +243,23 @@ def _locked_for_writing(path: Path) -> Iterator[Path]:
     try:
         directory = os.open(target.parent, os.O_RDONLY)
         try:
-            fcntl.flock(directory, fcntl.LOCK_EX)  # released by the kernel when its holder ends
+            _lock(directory, path)
             yield target
         finally:
             os.close(directory)
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror}") from error
+
+
+def _lock(directory: int, path: Path) -> None:
+    deadline = time.monotonic() + _LOCK_TIMEOUT_S
+    while True:
+        try:
+            return fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise ConfigurationError(f"{path}: another process holds the lock of its directory") from None
+            time.sleep(0.02)
 
 
 def _write(path: Path, keys: tuple[Key, ...]) -> None:

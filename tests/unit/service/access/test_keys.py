@@ -446,3 +446,9 @@ def test_concurrent_processes_lose_no_added_key(path):
     processes = [subprocess.Popen([sys.executable, "-c", program, path]) for _ in range(4)]
     assert [process.wait(timeout=240) for process in processes] == [0] * 4
     assert len(read_keys(path)) == 40
+
+
+def test_a_lock_that_is_never_released_is_an_error(path, monkeypatch):
+    monkeypatch.setattr(keys, "_LOCK_TIMEOUT_S", 0.1)
+    with keys._locked_for_writing(path), pytest.raises(ConfigurationError, match=f"{path}: another process"):
+        add(path)
