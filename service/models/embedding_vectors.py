@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 MAX_CACHE_BYTES = 128 * 2**20
 # Bytes of a parsing step, which holds the GIL for 1.6 ms. 104 MB in one step held it for 2 s.
 _READ_BYTES = 64 * 2**10
+# Vectors of a computing step.
+_STEP = 1024
 # Approximate memory of an entry of `ids_by_text`: the string, and its slot in the dictionary.
 _TEXT_BYTES = 200
 
@@ -43,7 +45,7 @@ class Vectors:
 
     @classmethod
     def of(cls, rows: np.ndarray, hidden: frozenset[int], ids_by_text: Mapping[str, int]) -> "Vectors":
-        """Compute the norms and the projection."""
+        """Compute the norms and the projection, in steps."""
         ids = np.array([token_id for token_id in range(len(rows)) if token_id not in hidden], np.int64)
         plane, explained = _principal_plane(rows, ids)
         lengths = np.linalg.norm(rows, axis=1)
@@ -75,28 +77,42 @@ class Vectors:
 def _principal_plane(rows: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
     """Project the vectors onto their first two principal components.
 
-    If there are fewer vectors than dimensions, their Gram matrix replaces the covariance matrix, as both have the same
+    The covariance matrix is accumulated in steps, without a second copy of all vectors: 20,000 vectors of width 512
+    took 0.1 s and 4 MB. If there are fewer vectors than dimensions, the Gram matrix replaces it, as both have the same
     eigenvalues: 488 vectors of width 8192 would take minutes otherwise.
 
     Returns float32 (ids, 2), and the explained variance ratio of each axis.
     """
-    plane, tiny = np.zeros((len(ids), 2), np.float32), np.finfo(float).tiny
+    plane = np.zeros((len(ids), 2), np.float32)
     if not len(ids):
         return plane, (0.0, 0.0)
-    centred = rows[ids]
-    centred -= centred.mean(axis=0, dtype=float).astype(np.float32)
-    has_few = len(centred) < centred.shape[1]
-    products = centred @ centred.T if has_few else centred.T @ centred
-    variances, vectors = np.linalg.eigh(products.astype(float))
-    axes = centred.T @ vectors[:, ::-1][:, :2] if has_few else vectors[:, ::-1][:, :2]
-    axes = axes / np.maximum(np.linalg.norm(axes, axis=0), tiny)
-    # The sign of an axis is arbitrary: make its largest component positive, so that the projection is reproducible.
-    axes *= np.sign(axes[np.abs(axes).argmax(axis=0), range(axes.shape[1])])
-    plane[:, : axes.shape[1]] = centred @ axes
-    shares = np.maximum(variances[::-1], 0)
-    shares /= max(float(shares.sum()), tiny)
-    first, second = [*shares[:2].tolist(), 0.0][:2]
+    mean = rows[ids].mean(axis=0, dtype=float)
+    axes, variances = _principal_axes(rows, ids, mean)
+    for start in range(0, len(ids), _STEP):
+        plane[start : start + _STEP, : axes.shape[1]] = (rows[ids[start : start + _STEP]] - mean) @ axes
+    total = max(float(variances.sum()), np.finfo(float).tiny)
+    first, second = [*(float(variance / total) for variance in variances[:2]), 0.0][:2]
     return plane, (first, second)
+
+
+def _principal_axes(rows: np.ndarray, ids: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the axes of the plane, float64 (width, at most 2), and all variances, the largest first."""
+    width = rows.shape[1]
+    if len(ids) < width:
+        centred = rows[ids] - mean
+        variances, weights = np.linalg.eigh(centred @ centred.T)
+        axes = centred.T @ weights[:, ::-1][:, :2]
+        axes /= np.maximum(np.linalg.norm(axes, axis=0), np.finfo(float).tiny)
+    else:
+        covariance = np.zeros((width, width))
+        for start in range(0, len(ids), _STEP):
+            centred = (rows[ids[start : start + _STEP]] - mean).astype(np.float32)
+            covariance += centred.T @ centred
+        variances, axes = np.linalg.eigh(covariance)
+        axes = axes[:, ::-1][:, :2]
+    # The sign of an axis is arbitrary: make its largest component positive, so that the projection is reproducible.
+    signs = np.sign(axes[np.abs(axes).argmax(axis=0), range(axes.shape[1])])
+    return axes * signs, np.maximum(variances[::-1], 0)
 
 
 class VectorFiles:
