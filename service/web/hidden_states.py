@@ -43,7 +43,10 @@ _NUMBERS, _ITEMS = 2**14, 2**12
     response=EmbeddingsObject,
 )
 def embeddings(services: Services) -> Response:
-    """Return the hidden state of the top layer for each input: its mean over all tokens, or the last one."""
+    """Return the hidden state of the top layer for each input: its mean over all tokens, or the last one.
+
+    The example shows the first three numbers of each vector.
+    """
     with ExitStack() as stack:
         processor = start_request(services, EmbeddingsRequest, services.engine.embed, stack)
         running, as_base64 = processor.request, processor.body.encoding_format == "base64"

@@ -1,6 +1,6 @@
 """The OpenAPI 3.1 document at `/openapi.json`, generated from the endpoints and the types of requests and responses.
 
-Tests send its example requests, and a fuzzer calls what it describes.
+Tests validate its examples, and a fuzzer calls what it describes.
 """
 
 import re
@@ -11,48 +11,13 @@ from pydantic import TypeAdapter
 
 from service import __version__
 from service.api.responses import ErrorObject
+from service.errors import NotFound
+from service.web import examples
 from service.web.completions import NO_CHAT
 from service.web.endpoints import TAGS, Endpoint
 from service.web.routes import ENDPOINTS
 
 _BEARER = "key"
-# The demo's, for examples.
-_MODEL = "demo"
-# Example requests by path and title.
-EXAMPLES: dict[str, dict[str, dict[str, Any]]] = {
-    "/v1/completions": {
-        "Continue a prompt": {"model": _MODEL, "prompt": "HAMLET.\n", "max_tokens": 60, "temperature": 0.5, "seed": 1},
-        "Match a regular expression": {
-            "model": _MODEL,
-            "prompt": "",
-            "max_tokens": 40,
-            "n": 3,
-            "seed": 1,
-            "structured_outputs": {"regex": "[A-Z][a-z]{2,9} of [A-Z][a-z]{2,9}\\."},
-        },
-    },
-    "/v1/embeddings": {"Two texts": {"model": _MODEL, "input": ["HAMLET.", "OTHELLO."]}},
-    "/v1/inspect": {
-        "Two units": {"model": _MODEL, "input": "The", "include": ["hidden"], "max_units": 2, "logprobs": 1}
-    },
-    "/tokenize": {"A text": {"model": _MODEL, "prompt": "HAMLET.", "return_token_strs": True}},
-    "/detokenize": {"Token ids": {"model": _MODEL, "tokens": [28, 21, 33]}},
-}
-_ERRORS = {
-    "400": "a field is invalid; `param` names it",
-    "401": "the API key is missing or invalid",
-    "403": "the request comes from a page of another origin, or the resume token belongs to another tenant",
-    "404": "there is no such model",
-    "408": "the body did not arrive in time",
-    "410": "the version of the resume token is no longer served",
-    "413": "the body exceeds the maximum size",
-    "421": "the Host header names another server; see SOSTENUTO_ALLOWED_HOSTS",
-    "429": "the queue or the memory for requests is full, or a rate limit is reached; see Retry-After",
-    "499": "the client closed its connection, or the sending half of it",
-    "500": "an internal error of the gateway or the model server",
-    "503": "the model is not loaded, no backend is available, or the server is draining; see Retry-After",
-    "504": "the request's deadline, timeout_s, has passed",
-}
 
 
 @cache
@@ -105,8 +70,12 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
 
 
 def _request_content(endpoint: Endpoint) -> dict[str, Any]:
-    examples = {title: {"value": value} for title, value in EXAMPLES[endpoint.path].items()}
-    return {"application/json": {"schema": _reference(endpoint.request), "examples": examples}}
+    named = examples.REQUESTS[endpoint.path]
+    schema = _reference(endpoint.request)
+    if len(named) == 1:
+        return {"application/json": {"schema": schema, "example": next(iter(named.values()))}}
+    shown = {title: {"value": value} for title, value in named.items()}
+    return {"application/json": {"schema": schema, "examples": shown}}
 
 
 def _parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
@@ -118,7 +87,7 @@ def _parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
             "required": True,
             "description": "NAME, NAME:VERSION or NAME@LABEL of a model, as /v1/models lists them",
             "schema": {"type": "string"},
-            "example": _MODEL,
+            "example": examples.MODEL,
         }
         for name in re.findall(r"{(\w+)}", endpoint.path)
     ]
@@ -139,9 +108,9 @@ def _parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
 def _responses(endpoint: Endpoint) -> dict[str, Any]:
     described = {status: _error_response(status, endpoint) for status in endpoint.errors}
     if endpoint.has_body:
-        content = _json(endpoint.response)
+        content = _json(endpoint.response, examples.RESPONSES[endpoint.path])
         if endpoint.streams:
-            content["text/event-stream"] = {"schema": _event(endpoint.response)}
+            content["text/event-stream"] = {"schema": _event(endpoint.response), "example": examples.STREAM}
         described["200"] = {"description": "success", "content": content}
     elif endpoint.response is not NoReturn:
         described["200"] = {"description": "success"}
@@ -166,12 +135,12 @@ def _event(chunk_type: Any) -> dict[str, Any]:
 
 
 def _error_response(status: str, endpoint: Endpoint) -> dict[str, Any]:
-    description = NO_CHAT if (endpoint.response, status) == (NoReturn, "404") else _ERRORS[status]
-    return {"description": description, "content": _json(ErrorObject)}
+    error = NotFound(NO_CHAT) if (endpoint.response, status) == (NoReturn, "404") else examples.ERRORS[status]
+    return {"description": str(error), "content": _json(ErrorObject, error.body())}
 
 
-def _json(schema_type: Any) -> dict[str, Any]:
-    return {"application/json": {"schema": _reference(schema_type)}}
+def _json(schema_type: Any, example: Any) -> dict[str, Any]:
+    return {"application/json": {"schema": _reference(schema_type), "example": example}}
 
 
 def _reference(schema_type: Any) -> dict[str, Any]:

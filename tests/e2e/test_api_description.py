@@ -8,12 +8,13 @@ import sys
 from urllib.parse import urlencode
 
 import pytest
-from jsonschema import Draft202012Validator
 
+from service.web import examples
 from service.web.endpoints import TAGS
-from service.web.openapi import EXAMPLES, openapi_document
+from service.web.openapi import openapi_document
 from service.web.routes import ENDPOINTS
 from tests.conftest import MODEL_NAMES
+from tests.documents import fits
 from tests.pages import DARK_PHONE, Reference
 
 CHECKS = (
@@ -48,9 +49,10 @@ def test_the_gateway_serves_its_openapi_document(gateway):
 
 
 @pytest.mark.parametrize("endpoint", [endpoint for endpoint in ENDPOINTS if endpoint.has_body], ids=lambda e: e.path)
-def test_the_response_to_every_example_request_has_no_field_beside_those_of_its_schema(gateway, endpoint):
+def test_every_example_response_has_the_fields_of_a_real_one(gateway, endpoint):
+    """The response to the example request has the same fields, with values of the same types."""
     if endpoint.request:
-        first, *others = EXAMPLES[endpoint.path].values()
+        first, *others = examples.REQUESTS[endpoint.path].values()
         status, response = gateway.post({**first, "model": "rnn"}, endpoint.path)
         assert all(gateway.post({**other, "model": "rnn"}, endpoint.path)[0] == 200 for other in others)
     else:
@@ -59,14 +61,14 @@ def test_the_response_to_every_example_request_has_no_field_beside_those_of_its_
             query["model"] = "rnn"
         status, response = gateway.get(f"{endpoint.path.replace('{name}', 'rnn')}?{urlencode(query)}")
     assert status == 200
-    components = openapi_document()["components"]
-    schemas = {
-        # Otherwise a schema allows any other fields.
-        name: {**schema, "additionalProperties": schema.get("additionalProperties", False)}
-        for name, schema in components["schemas"].items()
-    }
-    schema = {"$ref": f"#/components/schemas/{endpoint.response.__name__}", "components": {"schemas": schemas}}
-    Draft202012Validator(schema).validate(response)
+    if endpoint.path == "/v1/models":
+        # Fields that are null for this model have a value for others.
+        response["data"] = [model for model in response["data"] if model["id"] == "rnn"]
+    if endpoint.path.endswith("/tokenizer.json"):
+        # Its names are the tokens.
+        assert set(map(type, response["model"].pop("vocab").values())) == {int}
+        response["model"]["vocab"] = examples.RESPONSES[endpoint.path]["model"]["vocab"]
+    assert fits(response, examples.RESPONSES[endpoint.path])
 
 
 @pytest.mark.parametrize(
@@ -91,7 +93,7 @@ def test_the_reference_groups_endpoints_and_shows_titles_and_examples(open_page,
     assert sorted(titles) == sorted(endpoint.summary for endpoint in ENDPOINTS)
     page.page.locator("#operations-Completions-post_v1_completions .opblock-summary-control").click()
     shown = page.page.locator("#operations-Completions-post_v1_completions .body-param__example")
-    for title, example in EXAMPLES["/v1/completions"].items():
+    for title, example in examples.REQUESTS["/v1/completions"].items():
         page.page.locator(".examples-select-element").select_option(title)
         assert json.loads(shown.inner_text()) == example
     assert page.fits()

@@ -1,4 +1,4 @@
-"""The OpenAPI document is a readable reference: groups, titles, and example requests that are valid."""
+"""The OpenAPI document is a readable reference: groups, titles, and examples that are valid."""
 
 import json
 
@@ -6,10 +6,11 @@ import pytest
 from jsonschema import Draft202012Validator, ValidationError
 
 from service.api.body import parse
-from service.errors import DeadlineExceeded, InvalidRequest
+from service.errors import InvalidRequest
 from service.limits import Limits
+from service.web import examples
 from service.web.endpoints import TAGS, QueryParameter, integer
-from service.web.openapi import EXAMPLES, openapi_document
+from service.web.openapi import openapi_document
 from service.web.routes import ENDPOINTS
 
 DOCUMENT = openapi_document()
@@ -18,6 +19,19 @@ OPERATIONS = {
     for path, operations in DOCUMENT["paths"].items()
     for method, operation in operations.items()
 }
+
+
+def bodies():
+    """Yield the name and the media type object of every body of a request or a response."""
+    for name, operation in OPERATIONS.items():
+        for kind, media in operation.get("requestBody", {}).get("content", {}).items():
+            yield f"{name} {kind}", media
+        for status, response in operation["responses"].items():
+            for kind, media in response.get("content", {}).items():
+                yield f"{name} {status} {kind}", media
+
+
+BODIES = dict(bodies())
 
 
 def validate(example, schema):
@@ -41,12 +55,30 @@ def test_every_group_has_operations_and_every_title_is_unique():
     assert len({operation["summary"] for operation in OPERATIONS.values()}) == len(OPERATIONS)
 
 
-def test_a_chunk_of_a_stream_is_a_completion_or_an_error():
-    content = OPERATIONS["POST /v1/completions"]["responses"]["200"]["content"]
-    done, chunk = content["text/event-stream"]["schema"]["properties"]["data"]["anyOf"]
-    assert (done, chunk["contentMediaType"]) == ({"const": "[DONE]"}, "application/json")
-    completion = {"id": "a", "object": "text_completion", "created": 1, "model": "m", "version": 1, "seed": 1}
-    for each in ({**completion, "system_fingerprint": "fp", "choices": []}, DeadlineExceeded("late").body()):
+@pytest.mark.parametrize("name", BODIES)
+def test_every_body_has_an_example_that_validates_against_its_schema(name):
+    media = BODIES[name]
+    values = [each["value"] for each in media.get("examples", {"": {"value": media.get("example")}}).values()]
+    assert None not in values
+    for value in values:
+        for instance in events(value) if "event-stream" in name else [value]:
+            validate(instance, media["schema"])
+
+
+def events(stream):
+    """Return the events of a stream, as OpenAPI describes them."""
+    return [{"data": event.removeprefix("data: ")} for event in stream.strip().split("\n\n")]
+
+
+def test_every_chunk_of_the_example_stream_has_the_schema_of_its_content():
+    """A chunk is a completion, or an error; the last event is no JSON."""
+    schema = BODIES["POST /v1/completions 200 text/event-stream"]["schema"]["properties"]["data"]
+    done, chunk = schema["anyOf"]
+    *chunks, last = (event["data"] for event in events(examples.STREAM))
+    assert last == done["const"]
+    assert chunk["contentMediaType"] == "application/json"
+    assert len(chunks) > 1
+    for each in (*map(json.loads, chunks), examples.ERRORS["504"].body()):
         validate(each, chunk["contentSchema"])
     with pytest.raises(ValidationError):
         validate({"text": "a"}, chunk["contentSchema"])
@@ -63,9 +95,7 @@ def test_every_required_parameter_has_an_example(name):
 
 @pytest.mark.parametrize("endpoint", [endpoint for endpoint in ENDPOINTS if endpoint.request], ids=lambda e: e.path)
 def test_every_example_request_is_accepted(endpoint):
-    schema = OPERATIONS[f"POST {endpoint.path}"]["requestBody"]["content"]["application/json"]["schema"]
-    for example in EXAMPLES[endpoint.path].values():
-        validate(example, schema)
+    for example in examples.REQUESTS[endpoint.path].values():
         parse(endpoint.request, json.dumps(example).encode(), Limits())
 
 

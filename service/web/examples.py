@@ -1,0 +1,239 @@
+"""Examples in the OpenAPI document: requests to a small model, its responses, and one error of each status.
+
+The model is `demo` of `make run`. Long lists are shortened. Tests validate the examples and compare them with real
+responses.
+"""
+
+import json
+from typing import Any
+
+from contract.tokenizer import CharacterTokenizer
+from contract.tokenizers.pretrained import tokenizer_config, tokenizer_json
+from service.errors import (
+    BodyTimeout,
+    BodyTooLarge,
+    ClientGone,
+    CrossOrigin,
+    DeadlineExceeded,
+    GatewayError,
+    HostNotAllowed,
+    InternalError,
+    InvalidRequest,
+    ModelLoading,
+    ModelNotFound,
+    Overloaded,
+    StateRefused,
+    Unauthorized,
+)
+
+MODEL = "demo"
+_VERSION: dict[str, Any] = {"model": MODEL, "version": 1}
+_FINGERPRINT = {"system_fingerprint": "fp_5b8dafb7ac523165"}
+_BATCH_SIZES = [8, 16, 24, 32, 40, 48, 56, 64]
+_MODEL_OBJECT = {
+    "id": MODEL,
+    "object": "model",
+    "created": 1795778581,
+    "owned_by": "sostenuto",
+    "root": MODEL,
+    "max_model_len": None,
+    "version": 1,
+    "versions": [{"version": 1, "labels": ["stable"], "share": 1.0}],
+    **_FINGERPRINT,
+    "cell": "lstm",
+    "layers": 1,
+    "units": 512,
+    "unit": "character",
+    "direction": "forward",
+    "context": None,
+    "vocab_size": 75,
+    "precision": "bfloat16",
+    "batch_sizes": _BATCH_SIZES,
+    "deterministic": True,
+}
+_TOKENIZER = CharacterTokenizer.train(["\n !"], end_token=True)
+_COMPLETION = {
+    "id": "cmpl-d863097b1d8d4c7aa49ca4bb714e19e3",
+    "object": "text_completion",
+    "created": 1795784759,
+    **_VERSION,
+    **_FINGERPRINT,
+    "seed": 1,
+}
+
+
+def _choice(text: str, finish_reason: str | None) -> dict[str, Any]:
+    return {"index": 0, "text": text, "logprobs": None, "finish_reason": finish_reason}
+
+
+def _event(text: str, finish_reason: str | None) -> str:
+    return f"data: {json.dumps({**_COMPLETION, 'choices': [_choice(text, finish_reason)]})}\n\n"
+
+
+# By path and title; the first one has the response below.
+REQUESTS: dict[str, dict[str, dict[str, Any]]] = {
+    "/v1/completions": {
+        "Continue a prompt": {
+            "model": MODEL,
+            "prompt": "HAMLET.\n",
+            "max_tokens": 60,
+            "temperature": 0.5,
+            "seed": 1,
+        },
+        "Match a regular expression": {
+            "model": MODEL,
+            "prompt": "",
+            "max_tokens": 40,
+            "n": 3,
+            "seed": 1,
+            "structured_outputs": {"regex": "[A-Z][a-z]{2,9} of [A-Z][a-z]{2,9}\\."},
+        },
+    },
+    "/v1/embeddings": {"Two texts": {"model": MODEL, "input": ["HAMLET.", "OTHELLO."]}},
+    "/v1/inspect": {
+        "Two units": {"model": MODEL, "input": "The", "include": ["hidden"], "max_units": 2, "logprobs": 1}
+    },
+    "/tokenize": {"A text": {"model": MODEL, "prompt": "HAMLET.", "return_token_strs": True}},
+    "/detokenize": {"Token ids": {"model": MODEL, "tokens": [28, 21, 33]}},
+}
+RESPONSES: dict[str, dict[str, Any]] = {
+    "/v1/completions": {
+        **_COMPLETION,
+        "choices": [_choice("I am a fearful infirmity in the master.\n\nDOLABELLA.\nI am a g", "length")],
+        "usage": {
+            "prompt_tokens": 8,
+            "completion_tokens": 60,
+            "total_tokens": 68,
+            "prompt_tokens_details": {"cached_tokens": 0},
+        },
+    },
+    "/v1/embeddings": {
+        "object": "list",
+        "data": [
+            {"object": "embedding", "index": 0, "embedding": [0.6958858, 0.5482497, -0.10532981]},
+            {"object": "embedding", "index": 1, "embedding": [0.7711429, 0.831783, -0.2080488]},
+        ],
+        **_VERSION,
+        **_FINGERPRINT,
+        "usage": {"prompt_tokens": 15, "total_tokens": 15},
+    },
+    "/v1/inspect": {
+        "object": "inspection",
+        **_VERSION,
+        **_FINGERPRINT,
+        "expected": {" ": -0.2593045},
+        "token_ids": [40, 56, 53],
+        "tokens": ["T", "h", "e"],
+        "token_logprobs": [None, -2.8866625, -1.1644363],
+        "top_logprobs": [None, {"I": -1.1792636, "h": -2.8866625}, {"e": -1.1644363}],
+        "text_offset": [0, 1, 2],
+        "positions": [0, 1, 2],
+        "layers": [
+            {
+                "layer": 1,
+                "units": [0, 511],
+                "values": {
+                    "hidden": [[0.08064868, 0.070884585], [-0.18070485, -0.3147619], [-0.42569163, 0.00006081275]]
+                },
+            }
+        ],
+        "usage": {"prompt_tokens": 3, "total_tokens": 3},
+    },
+    "/v1/models/{name}/embedding/neighbors": {
+        "object": "list",
+        **_VERSION,
+        "token_id": 53,
+        "token": "e",
+        "data": [
+            {"token_id": 25, "token": "E", "cosine": 0.603744},
+            {"token_id": 8, "token": "&", "cosine": 0.338008},
+            {"token_id": 13, "token": "2", "cosine": 0.333681},
+        ],
+    },
+    "/v1/models/{name}/tokenizer/tokenizer.json": tokenizer_json(_TOKENIZER),
+    "/v1/models/{name}/tokenizer/tokenizer_config.json": tokenizer_config(_TOKENIZER),
+    "/v1/models/{name}/embedding/map": {
+        "object": "embedding_map",
+        **_VERSION,
+        "token_ids": [3, 4, 5],
+        "tokens": ["\n", " ", "!"],
+        "x": [0.47512, 1.75432, -2.05345],
+        "y": [-0.21835, -1.24066, 0.58242],
+        "explained": [0.171145, 0.122725],
+    },
+    "/v1/models": {"object": "list", "data": [_MODEL_OBJECT]},
+    "/v1/models/{name}": _MODEL_OBJECT,
+    "/tokenize": {
+        "count": 7,
+        "tokens": [28, 21, 33, 32, 25, 40, 12],
+        "token_strs": ["H", "A", "M", "L", "E", "T", "."],
+        "max_model_len": None,
+    },
+    "/detokenize": {"prompt": "HAM"},
+    "/tokenizer_info": {
+        "tokenizer_class": "CharacterTokenizer",
+        **_VERSION,
+        "unit": "character",
+        "vocab_size": 75,
+        "bos_token": "<end>",
+        "eos_token": "<end>",
+        "pad_token": "<pad>",
+        "unk_token": "<unk>",
+        "chat_template": None,
+        "vocabulary": [
+            {"token_id": 0, "token": "<pad>", "special": True},
+            {"token_id": 1, "token": "<unk>", "special": True},
+            {"token_id": 2, "token": "<end>", "special": True},
+        ],
+    },
+    "/v1/status": {
+        "status": "ok",
+        "version": "0.1.0",
+        "uptime_s": 27.4,
+        "models": [
+            {
+                "id": MODEL,
+                "version": 1,
+                **_FINGERPRINT,
+                "precision": "bfloat16",
+                "batch_sizes": _BATCH_SIZES,
+                "running": 0,
+                "waiting": 0,
+            }
+        ],
+        "sequences": {"accepted": 0, "max": 384},
+        "tokens": {"accepted": 0, "max": 4000000},
+        "memory": {"accepted": 0, "max": 402653184},
+        "backends": [{"address": "127.0.0.1:8500", "ejected_because": None, "config_drift": None}],
+    },
+    "/readyz": {"status": "ready", "num_models": 1, "models": [MODEL]},
+    "/healthz": {"status": "ok"},
+    "/version": {"version": "0.1.0"},
+}
+STREAM = "".join(
+    (
+        _event("I am a fearful i", None),
+        _event("nfirmity in the master.\n\nDOLABELLA.\nI am a g", "length"),
+        "data: [DONE]\n\n",
+    )
+)
+
+# Error responses by status; each message says what the status means.
+ERRORS: dict[str, GatewayError] = {
+    str(error.status): error
+    for error in (
+        InvalidRequest("a field is invalid; `param` names it", param="temperature"),
+        Unauthorized("the API key is missing or invalid"),
+        CrossOrigin("the request comes from a page of another origin, or the resume token belongs to another tenant"),
+        ModelNotFound("there is no such model", param="model"),
+        BodyTimeout("the body did not arrive in time"),
+        StateRefused("the version of the resume token is no longer served", "state_outdated"),
+        BodyTooLarge("the body exceeds the maximum size"),
+        HostNotAllowed("the Host header names another server; see SOSTENUTO_ALLOWED_HOSTS"),
+        Overloaded("the queue or the memory for requests is full, or a rate limit is reached; see Retry-After"),
+        ClientGone(),
+        InternalError("an internal error of the gateway or the model server"),
+        ModelLoading("the model is not loaded, no backend is available, or the server is draining; see Retry-After"),
+        DeadlineExceeded("the request's deadline, timeout_s, has passed"),
+    )
+}
