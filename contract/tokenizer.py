@@ -59,7 +59,9 @@ def load_tokenizer(path: Path) -> Tokenizer:
         return _read(json.loads(read_file(path, MAX_BYTES).decode()))
     except TokenizerError as error:
         raise TokenizerError(f"{path}: {error}") from error
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except OSError as error:
+        raise TokenizerError(f"{path}: {error.strerror or error}") from error
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise TokenizerError(f"{path}: not a tokenizer file ({type(error).__name__}: {error})") from error
 
 

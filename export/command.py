@@ -1,13 +1,16 @@
-"""The commands' class: groups of options in the help, one-line errors and exit codes."""
+"""The class of all commands: one-line errors, exit codes and groups of options; and the options that several share."""
 
+import functools
 import io
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
 from contract.errors import ContractError
+from export.config import MODELS
 from export.errors import ExportError
 from export.interrupts import exit_code, raised_interrupts
 
@@ -65,3 +68,12 @@ class GroupedOption(click.Option):
         """Return what the help adds in brackets."""
         extra = super().get_help_extra(ctx)
         return extra if self.shown_default is None else {**extra, "default": self.shown_default}
+
+
+option = functools.partial(click.option, cls=GroupedOption)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
+
+
+def models_dir_option(group: str = "options") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator that adds the option of the model repository, in a group of the help."""
+    return option("--models-dir", type=PATH, default=MODELS, metavar="DIR", help="Model repository.", group=group)
