@@ -14,14 +14,7 @@ from contract.files import read_file
 from contract.tokenizers.characters import EVERY_CHARACTER, CharacterTokenizer
 from contract.tokenizers.exact_words import ExactWordTokenizer
 from contract.tokenizers.imported import ImportedTokenizer, is_imported
-from contract.tokenizers.rules import (
-    KERAS_FILTERS,
-    KERAS_RULES,
-    LOWERCASE,
-    Standardization,
-    WhitespaceRules,
-    WordRules,
-)
+from contract.tokenizers.rules import KERAS_FILTERS, KERAS_RULES, LOWERCASE, Standardization, WhitespaceRules, WordRules
 from contract.tokenizers.subwords import SubwordTokenizer
 from contract.tokenizers.vocabulary import UNKNOWN, Detokenizer, SpecialIds, Tokenizer, padding_name
 from contract.tokenizers.words import WordTokenizer

@@ -111,13 +111,7 @@ def _given(**settings: Any) -> dict[str, Any]:
 @models_dir_option(Group.OUTPUT)
 @click.pass_context
 def train(
-    context: click.Context,
-    config: str,
-    if_empty: bool,
-    if_new: bool,
-    runs_dir: Path,
-    models_dir: Path,
-    **settings: Any,
+    context: click.Context, config: str, if_empty: bool, if_new: bool, runs_dir: Path, models_dir: Path, **settings: Any
 ) -> int:
     """Train a generator on CORPUS and publish it, by default in three minutes.
 

@@ -12,7 +12,7 @@ import click
 from contract.errors import ContractError
 from export.config import MODELS
 from export.errors import ExportError
-from export.interrupts import exit_code, raised_interrupts
+from export.interrupts import exit_code, raise_interrupt, signal_handlers
 
 # The command itself reports a file that it cannot read.
 PATH = click.Path(path_type=Path, readable=False)
@@ -31,7 +31,7 @@ class Command(click.Command):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")
         try:
-            with raised_interrupts():
+            with signal_handlers(raise_interrupt):
                 code = super().invoke(ctx)
                 sys.stdout.flush()
         except BrokenPipeError:

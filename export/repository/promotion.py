@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from contract.labels import LABEL_PATTERN, STABLE
+from contract.models_config import LABEL_PATTERN, STABLE
 from contract.signatures import MODELS_CONFIG
 from export.command import Command, models_dir_option
 from export.errors import RepositoryError

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from contract.files import read_file
-from contract.labels import LABEL_PATTERN, STABLE
+from contract.models_config import LABEL_PATTERN, STABLE
 from service.errors import ModelNotFound
 
 # Traffic split of a model: shares by version or label, as in the file.
