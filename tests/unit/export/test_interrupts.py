@@ -69,7 +69,8 @@ def test_outside_a_command_a_signal_ends_the_program_at_once(number, raised, cod
     """Without a traceback, as at exit, while TensorFlow's threads stop. Within a command it is raised."""
     program = (
         "import signal\nfrom export.interrupts import exit_on_signals, raise_interrupt, signal_handlers\n"
-        f"exit_on_signals()\nwith signal_handlers(raise_interrupt):\n    try:\n        signal.raise_signal({int(number)})\n"
+        "exit_on_signals()\nwith signal_handlers(raise_interrupt):\n    try:\n"
+        f"        signal.raise_signal({int(number)})\n"
         "    except KeyboardInterrupt as error:\n        print(type(error).__name__, flush=True)\n"
         f"signal.raise_signal({int(number)})\nprint('still here')"
     )
