@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from contract import signatures
-from contract.errors import ContractError
+from contract.errors import ContractError, first_problem
 from contract.files import read_file
 from contract.tokenizer import Tokenizer, load_tokenizer
 
@@ -234,8 +234,10 @@ def load_assets(version_dir: Path) -> tuple[GeneratorCard, Tokenizer]:
         content = read_file(path)
         _require_format(_Format.model_validate_json(content).format, version_dir)
         card = GeneratorCard.model_validate_json(content)
-    except (OSError, ValidationError) as error:
-        raise ContractError(f"{path}: not a generator card ({error})") from error
+    except OSError as error:
+        raise ContractError(f"{path}: {error.strerror or error}") from error
+    except ValidationError as error:
+        raise ContractError(f"{path}: not a generator card ({first_problem(error)})") from error
     tokenizer = load_tokenizer(path.with_name(signatures.TOKENIZER_FILE))
     if len(tokenizer.tokens) > card.vocab_size or tokenizer.unit != card.unit:
         raise ContractError(

@@ -1,15 +1,29 @@
-"""Entries of `models.config`: which versions of which directory are served, alike for all that read the file.
+"""`models.config` and `labels.json` in the model repository: which versions are served, and their labels.
 
-TensorFlow Serving's messages are arguments.
+Exporters write the labels, gateways read them. They are not in `models.config`: when a label there moves to a version
+that is not loaded yet, TensorFlow Serving rejects the whole file, so the version never loads. Gateways wait for the
+version. TensorFlow Serving's messages are arguments.
 """
 
+import json
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
+from contract.errors import ContractError
+from contract.files import read_file
+
 # Directory of the models in TensorFlow Serving's container, and so in a config file for both servers.
 CONTAINER_ROOT = PurePosixPath("/models")
+LABELS_FILE = "labels.json"
+# Default label of requests that name only a model.
+STABLE = "stable"
+LABEL_PATTERN = "[a-z][a-z0-9_-]{0,31}"
+
+# Model name to label to version.
+Labels = dict[str, dict[str, int]]
 
 
 @dataclass(frozen=True)
@@ -50,3 +64,27 @@ def version_numbers(home: Path) -> list[int]:
         OSError: `home` is not a directory or cannot be read.
     """
     return sorted(int(path.name) for path in home.iterdir() if path.name.isascii() and path.name.isdigit())
+
+
+def read_labels(models_dir: Path) -> Labels:
+    """Read the labels; a missing file has none.
+
+    Raises:
+        ContractError: the file is unreadable or malformed.
+    """
+    path = models_dir / LABELS_FILE
+    try:
+        document = json.loads(read_file(path).decode())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise ContractError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+    if not isinstance(document, dict):
+        raise ContractError(f"{path}: must hold an object, got {type(document).__name__}")
+    for name, labels in document.items():
+        for label, version in labels.items() if isinstance(labels, dict) else [("", labels)]:
+            if not re.fullmatch(LABEL_PATTERN, label) or isinstance(version, bool) or not isinstance(version, int):
+                raise ContractError(
+                    f"{path}: {name}.{label} must be a label with the number of a version, got {version!r}"
+                )
+    return document

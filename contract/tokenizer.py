@@ -14,14 +14,7 @@ from contract.files import read_file
 from contract.tokenizers.characters import EVERY_CHARACTER, CharacterTokenizer
 from contract.tokenizers.exact_words import ExactWordTokenizer
 from contract.tokenizers.imported import ImportedTokenizer, is_imported
-from contract.tokenizers.rules import (
-    KERAS_FILTERS,
-    KERAS_RULES,
-    LOWERCASE,
-    Standardization,
-    WhitespaceRules,
-    WordRules,
-)
+from contract.tokenizers.rules import KERAS_FILTERS, KERAS_RULES, LOWERCASE, Standardization, WhitespaceRules, WordRules
 from contract.tokenizers.subwords import SubwordTokenizer
 from contract.tokenizers.vocabulary import UNKNOWN, Detokenizer, SpecialIds, Tokenizer, padding_name
 from contract.tokenizers.words import WordTokenizer
@@ -59,7 +52,9 @@ def load_tokenizer(path: Path) -> Tokenizer:
         return _read(json.loads(read_file(path, MAX_BYTES).decode()))
     except TokenizerError as error:
         raise TokenizerError(f"{path}: {error}") from error
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except OSError as error:
+        raise TokenizerError(f"{path}: {error.strerror or error}") from error
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise TokenizerError(f"{path}: not a tokenizer file ({type(error).__name__}: {error})") from error
 
 

@@ -12,11 +12,10 @@ from click.core import ParameterSource
 from contract.card import Direction, load_assets
 from contract.errors import ContractError
 from contract.signatures import MODELS_CONFIG
-from export.command import PATH, Command, GroupedOption
+from export.command import PATH, Command, GroupedOption, models_dir_option, option
 from export.config import DEFAULT_RECIPE, RECIPES, RUNS, Group, TrainConfig, load_config, recipe_path
 from export.quiet import import_tensorflow_quietly
 from export.repository.display import compare, list_versions, show, verify
-from export.repository.options import models_dir_option
 from export.repository.promotion import promote, rollback
 from export.repository.removal import remove
 
@@ -106,35 +105,13 @@ def _given(**settings: Any) -> dict[str, Any]:
 )
 @_corpus_argument
 @click.option("--config", default=DEFAULT_RECIPE, metavar="RECIPE", help=_CONFIG)
-@click.option(
-    "--if-empty", is_flag=True, cls=GroupedOption, group=Group.OUTPUT, help="Do nothing if the repository has a model."
-)
-@click.option(
-    "--if-new",
-    is_flag=True,
-    cls=GroupedOption,
-    group=Group.OUTPUT,
-    help="Do nothing if the repository has a model of this name.",
-)
-@click.option(
-    "--runs-dir",
-    type=PATH,
-    default=RUNS,
-    cls=GroupedOption,
-    group=Group.OUTPUT,
-    metavar="DIR",
-    help="Directory of the runs.",
-)
+@option("--if-empty", is_flag=True, group=Group.OUTPUT, help="Do nothing if the repository has a model.")
+@option("--if-new", is_flag=True, group=Group.OUTPUT, help="Do nothing if the repository has a model of this name.")
+@option("--runs-dir", type=PATH, default=RUNS, group=Group.OUTPUT, metavar="DIR", help="Directory of the runs.")
 @models_dir_option(Group.OUTPUT)
 @click.pass_context
 def train(
-    context: click.Context,
-    config: str,
-    if_empty: bool,
-    if_new: bool,
-    runs_dir: Path,
-    models_dir: Path,
-    **settings: Any,
+    context: click.Context, config: str, if_empty: bool, if_new: bool, runs_dir: Path, models_dir: Path, **settings: Any
 ) -> int:
     """Train a generator on CORPUS and publish it, by default in three minutes.
 
@@ -156,7 +133,7 @@ def train(
     return _workflow(start=False).train(train_config, models_dir, runs_dir)
 
 
-@program.command(cls=Command, short_help="Resume a training run that was stopped, and publish it.")
+@program.command(cls=Command)
 @_run_argument
 @models_dir_option()
 def resume(run: Path, models_dir: Path) -> int:
@@ -164,7 +141,7 @@ def resume(run: Path, models_dir: Path) -> int:
     return _workflow(start=False).resume(run, models_dir)
 
 
-@program.command(cls=Command, short_help="Publish the best epoch of a training run that was stopped.")
+@program.command(cls=Command)
 @_run_argument
 @models_dir_option()
 def publish(run: Path, models_dir: Path) -> int:
@@ -174,26 +151,18 @@ def publish(run: Path, models_dir: Path) -> int:
 
 @program.command("import", cls=Command, short_help="Publish an imported Keras or TensorFlow model.")
 @click.argument("model", type=PATH)
-@click.option(
+@option(
     "--tokenizer",
     type=PATH,
-    cls=GroupedOption,
     shown_default="the layer in MODEL",
     metavar="FILE",
     help="Vocabulary of a TextVectorization or StringLookup layer (.txt, .json, or a .keras file with the layer), JSON "
     "of Keras's tokenizer.to_json(), or a tokenizer.json of Hugging Face's tokenizers.",
 )
-@click.option(
-    "--name",
-    cls=GroupedOption,
-    shown_default="that of the file",
-    metavar="NAME",
-    help="Name of the model in the repository.",
-)
-@click.option(
+@option("--name", shown_default="that of the file", metavar="NAME", help="Name of the model in the repository.")
+@option(
     "--context-length",
     type=click.IntRange(min=1),
-    cls=GroupedOption,
     shown_default="the input's length",
     help="Serve it as a sliding-window model of this many tokens; required if it cannot carry state and its input has "
     "no fixed length.",
@@ -229,10 +198,9 @@ _TOKENIZER_SETTINGS = ("documents", "token_unit", "num_words", "vocab_size", "va
 )
 @_corpus_argument
 @click.option("--config", metavar="RECIPE", help=_CONFIG)
-@click.option(
+@option(
     "--text",
     "source",
-    cls=GroupedOption,
     shown_default="the validation split",
     metavar="PATH",
     help="Text to encode: file, directory, or - for standard input.",

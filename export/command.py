@@ -1,15 +1,18 @@
-"""The commands' class: groups of options in the help, one-line errors and exit codes."""
+"""The class of all commands: one-line errors, exit codes and groups of options; and the options that several share."""
 
+import functools
 import io
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
 from contract.errors import ContractError
+from export.config import MODELS
 from export.errors import ExportError
-from export.interrupts import exit_code, raised_interrupts
+from export.interrupts import exit_code, raise_interrupt, signal_handlers
 
 # The command itself reports a file that it cannot read.
 PATH = click.Path(path_type=Path, readable=False)
@@ -28,7 +31,7 @@ class Command(click.Command):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")
         try:
-            with raised_interrupts():
+            with signal_handlers(raise_interrupt):
                 code = super().invoke(ctx)
                 sys.stdout.flush()
         except BrokenPipeError:
@@ -65,3 +68,12 @@ class GroupedOption(click.Option):
         """Return what the help adds in brackets."""
         extra = super().get_help_extra(ctx)
         return extra if self.shown_default is None else {**extra, "default": self.shown_default}
+
+
+option = functools.partial(click.option, cls=GroupedOption)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
+
+
+def models_dir_option(group: str = "options") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator that adds the option of the model repository, in a group of the help."""
+    return option("--models-dir", type=PATH, default=MODELS, metavar="DIR", help="Model repository.", group=group)

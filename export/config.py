@@ -56,196 +56,102 @@ def _setting(
     return Field(default, json_schema_extra=extra, **limits)
 
 
-class TrainConfig(BaseModel, frozen=True, extra="forbid"):
-    """Settings for training one generator. A field's description is its command-line help."""
+class TrainConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
+    """Settings for training one generator. The docstring of a field is its command-line help."""
 
     name: str = _setting(
-        Group.OUTPUT,
-        metavar="NAME",
-        shown_default="that of the file or directory",
-        pattern=ID_PATTERN,
-        description="name of the model in the repository",
+        Group.OUTPUT, metavar="NAME", shown_default="that of the file or directory", pattern=ID_PATTERN
     )
-    corpus: str = _setting(
-        Group.CORPUS,
-        metavar="PATH",
-        min_length=1,
-        description="text file, directory of text files, - for standard input, or a demo corpus, shakespeare or "
-        "pydoc-topics",
-    )
-    documents: Documents = _setting(
-        Group.CORPUS,
-        "none",
-        description="how the corpus is split into documents, each of which ends with the EOS token; none: one running "
-        "text without EOS",
-    )
-    min_characters: int = _setting(
-        Group.CORPUS, MIN_CHARACTERS, ge=0, description="refuse a corpus of fewer characters; 0 accepts any"
-    )
-    validation: Rate = _setting(
-        Group.CORPUS,
-        0.1,
-        description="fraction of the corpus held out for validation: the end of a running text, or documents sampled "
-        "by the seed",
-    )
-    token_unit: Unit = _setting(
-        Group.CORPUS,
-        "character",
-        description="what a token is: a character; a word by Keras's rules, in lower case and without punctuation; a "
-        "word exactly as written; or a subword by byte-pair encoding",
-    )
+    """name of the model in the repository"""
+
+    corpus: str = _setting(Group.CORPUS, metavar="PATH", min_length=1)
+    """text file, directory of text files, - for standard input, or a demo corpus, shakespeare or pydoc-topics"""
+    documents: Documents = _setting(Group.CORPUS, "none")
+    """how the corpus is split into documents, each of which ends with the EOS token; none: one running text without
+    EOS"""
+    min_characters: int = _setting(Group.CORPUS, MIN_CHARACTERS, ge=0)
+    """refuse a corpus of fewer characters; 0 accepts any"""
+    validation: Rate = _setting(Group.CORPUS, 0.1)
+    """fraction of the corpus held out for validation: the end of a running text, or documents sampled by the seed"""
+    token_unit: Unit = _setting(Group.CORPUS, "character")
+    """what a token is: a character; a word by Keras's rules, in lower case and without punctuation; a word exactly as
+    written; or a subword by byte-pair encoding"""
     # Ids 0 and 1 are special tokens, and a single word leaves nothing to sample from.
-    num_words: int | None = _setting(
-        Group.CORPUS,
-        None,
-        ge=4,
-        shown_default="all",
-        description="keep only words with an id below this number, as Keras's Tokenizer(num_words) does; for word and "
-        "exact_word",
-    )
-    vocab_size: int | None = _setting(
-        Group.CORPUS,
-        None,
-        ge=4,
-        shown_default="2000 for subword, otherwise all",
-        description="maximum number of tokens; for exact_word and subword",
-    )
+    num_words: int | None = _setting(Group.CORPUS, None, ge=4, shown_default="all")
+    """keep only words with an id below this number, as Keras's Tokenizer(num_words) does; for word and exact_word"""
+    vocab_size: int | None = _setting(Group.CORPUS, None, ge=4, shown_default="2000 for subword, otherwise all")
+    """maximum number of tokens; for exact_word and subword"""
 
-    direction: Direction = _setting(
-        Group.MODEL, "forward", description="backward: the model generates right to left, the text before a suffix"
-    )
-    cell: Cell = _setting(Group.MODEL, "lstm", description="kind of recurrent layer")
-    layers: int = _setting(Group.MODEL, 1, ge=1, le=8, description="number of stacked recurrent layers")
-    units: int = _setting(Group.MODEL, 256, ge=1, le=8192, description="units of each recurrent layer, as in Keras")
-    embedding: int = _setting(Group.MODEL, 64, ge=1, le=8192, description="width of the embedding")
-    bidirectional: bool = _setting(
-        Group.MODEL,
-        default=False,
-        description="bidirectional layers: a sliding-window model, which carries no state and recomputes its last "
-        "--context-length tokens for each new one",
-    )
-    context_length: int | None = _setting(
-        Group.MODEL,
-        None,
-        ge=1,
-        le=4096,
-        shown_default=str(DEFAULT_CONTEXT),
-        description="tokens that a bidirectional model sees",
-    )
-    connections: Connections = _setting(
-        Group.MODEL,
-        "none",
-        description="residual: each layer's input is added to its output; skip: the output layer sees every layer",
-    )
-    tie_embeddings: bool = _setting(
-        Group.MODEL, default=False, description="use the embedding's weights for the output layer, too"
-    )
-    embedding_init: str | None = _setting(
-        Group.MODEL,
-        None,
-        metavar="FILE",
-        min_length=1,
-        shown_default="random",
-        description="initialize the embedding from a file of word2vec, GloVe or fastText vectors",
-    )
-    freeze_embedding: bool = _setting(
-        Group.MODEL, default=False, description="do not train the embedding; needs --embedding-init"
-    )
+    direction: Direction = _setting(Group.MODEL, "forward")
+    """backward: the model generates right to left, the text before a suffix"""
+    cell: Cell = _setting(Group.MODEL, "lstm")
+    """kind of recurrent layer"""
+    layers: int = _setting(Group.MODEL, 1, ge=1, le=8)
+    """number of stacked recurrent layers"""
+    units: int = _setting(Group.MODEL, 256, ge=1, le=8192)
+    """units of each recurrent layer, as in Keras"""
+    embedding: int = _setting(Group.MODEL, 64, ge=1, le=8192)
+    """width of the embedding"""
+    bidirectional: bool = _setting(Group.MODEL, default=False)
+    """bidirectional layers: a sliding-window model, which carries no state and recomputes its last --context-length
+    tokens for each new one"""
+    context_length: int | None = _setting(Group.MODEL, None, ge=1, le=4096, shown_default=str(DEFAULT_CONTEXT))
+    """tokens that a bidirectional model sees"""
+    connections: Connections = _setting(Group.MODEL, "none")
+    """residual: each layer's input is added to its output; skip: the output layer sees every layer"""
+    tie_embeddings: bool = _setting(Group.MODEL, default=False)
+    """use the embedding's weights for the output layer, too"""
+    embedding_init: str | None = _setting(Group.MODEL, None, metavar="FILE", min_length=1, shown_default="random")
+    """initialize the embedding from a file of word2vec, GloVe or fastText vectors"""
+    freeze_embedding: bool = _setting(Group.MODEL, default=False)
+    """do not train the embedding; needs --embedding-init"""
 
-    dropout: Rate = _setting(
-        Group.REGULARIZATION,
-        0.1,
-        description="dropout rate of each recurrent layer's outputs; one mask per sequence and update, as for "
-        "--embedding-dropout and --recurrent-dropout",
-    )
-    embedding_dropout: Rate = _setting(Group.REGULARIZATION, 0.0, description="dropout rate of the embedding's outputs")
-    recurrent_dropout: Rate = _setting(
-        Group.REGULARIZATION, 0.0, description="dropout rate of the recurrent state, as Keras's recurrent_dropout"
-    )
-    weight_decay: float = _setting(
-        Group.REGULARIZATION, 0.01, ge=0, allow_inf_nan=False, description="AdamW's decay of kernels and embeddings"
-    )
+    dropout: Rate = _setting(Group.REGULARIZATION, 0.1)
+    """dropout rate of each recurrent layer's outputs; one mask per sequence and update, as for --embedding-dropout and
+    --recurrent-dropout"""
+    embedding_dropout: Rate = _setting(Group.REGULARIZATION, 0.0)
+    """dropout rate of the embedding's outputs"""
+    recurrent_dropout: Rate = _setting(Group.REGULARIZATION, 0.0)
+    """dropout rate of the recurrent state, as Keras's recurrent_dropout"""
+    weight_decay: float = _setting(Group.REGULARIZATION, 0.01, ge=0, allow_inf_nan=False)
+    """AdamW's decay of kernels and embeddings"""
 
-    batch_size: int = _setting(
-        Group.OPTIMIZATION,
-        32,
-        ge=1,
-        le=4096,
-        description="sequences trained in parallel; windows for a bidirectional model",
-    )
-    sequence_length: int = _setting(
-        Group.OPTIMIZATION,
-        100,
-        ge=1,
-        le=100_000,
-        description="steps of truncated backpropagation through time; the state is carried to the next update",
-    )
-    state_reset_probability: Rate = _setting(
-        Group.OPTIMIZATION,
-        0.05,
-        description="probability that a sequence starts an update from the zero state, as a prompt does",
-    )
-    learning_rate: float = _setting(Group.OPTIMIZATION, 4e-3, gt=0, le=1, description="maximum learning rate")
-    warmup: Rate = _setting(
-        Group.OPTIMIZATION,
-        0.05,
-        description="fraction of the run in which the learning rate rises to its maximum; cosine decay follows",
-    )
-    clip_norm: float = _setting(
-        Group.OPTIMIZATION, 1.0, gt=0, allow_inf_nan=False, description="maximum global norm of the gradients"
-    )
-    ema: Rate = _setting(
-        Group.OPTIMIZATION,
-        0.998,
-        description="decay per update of the exponential moving average (EMA) of the weights, which is evaluated and "
-        "published; lower in the first updates; 0 disables it",
-    )
-    precision: Precision = _setting(
-        Group.OPTIMIZATION,
-        "auto",
-        description="dtype of the operands of matrix multiplications; auto: bfloat16 on a CPU with instructions for "
-        "it, otherwise float32",
-    )
-    seed: int = _setting(
-        Group.OPTIMIZATION,
-        0,
-        ge=0,
-        lt=2**31,
-        description="seed of the initial weights, dropout, the order of the batches and the choice of validation "
-        "documents",
-    )
+    batch_size: int = _setting(Group.OPTIMIZATION, 32, ge=1, le=4096)
+    """sequences trained in parallel; windows for a bidirectional model"""
+    sequence_length: int = _setting(Group.OPTIMIZATION, 100, ge=1, le=100_000)
+    """steps of truncated backpropagation through time; the state is carried to the next update"""
+    state_reset_probability: Rate = _setting(Group.OPTIMIZATION, 0.05)
+    """probability that a sequence starts an update from the zero state, as a prompt does"""
+    learning_rate: float = _setting(Group.OPTIMIZATION, 4e-3, gt=0, le=1)
+    """maximum learning rate"""
+    warmup: Rate = _setting(Group.OPTIMIZATION, 0.05)
+    """fraction of the run in which the learning rate rises to its maximum; cosine decay follows"""
+    clip_norm: float = _setting(Group.OPTIMIZATION, 1.0, gt=0, allow_inf_nan=False)
+    """maximum global norm of the gradients"""
+    ema: Rate = _setting(Group.OPTIMIZATION, 0.998)
+    """decay per update of the exponential moving average (EMA) of the weights, which is evaluated and published; lower
+    in the first updates; 0 disables it"""
+    precision: Precision = _setting(Group.OPTIMIZATION, "auto")
+    """dtype of the operands of matrix multiplications; auto: bfloat16 on a CPU with instructions for it, otherwise
+    float32"""
+    seed: int = _setting(Group.OPTIMIZATION, 0, ge=0, lt=2**31)
+    """seed of the initial weights, dropout, the order of the batches and the choice of validation documents"""
 
     epochs: int | None = _setting(
-        Group.STOPPING,
-        None,
-        ge=1,
-        shown_default=f"{DEFAULT_EPOCHS} without --max-minutes, otherwise no limit",
-        description="maximum number of epochs; without --config it replaces the time limit",
+        Group.STOPPING, None, ge=1, shown_default=f"{DEFAULT_EPOCHS} without --max-minutes, otherwise no limit"
     )
-    max_minutes: float | None = _setting(
-        Group.STOPPING,
-        None,
-        gt=0,
-        shown_default="no limit",
-        description="time limit of the run, at which the learning rate schedule ends; with --epochs, the run "
-        "ends at whichever limit comes first",
-    )
-    patience: int = _setting(
-        Group.STOPPING,
-        0,
-        ge=0,
-        description="early stopping after this many consecutive epochs without improvement; 0 disables it",
-    )
+    """maximum number of epochs; without --config it replaces the time limit"""
+    max_minutes: float | None = _setting(Group.STOPPING, None, gt=0, shown_default="no limit")
+    """time limit of the run, at which the learning rate schedule ends; with --epochs, the run ends at whichever limit
+    comes first"""
+    patience: int = _setting(Group.STOPPING, 0, ge=0)
+    """early stopping after this many consecutive epochs without improvement; 0 disables it"""
 
-    training_filter: bool = _setting(
-        Group.OUTPUT,
-        default=True,
-        description="publish a Bloom filter of the training split, which recognizes copies of it in generated text; "
-        "anyone who has it can test whether a given text was trained on",
-    )
-    tensorboard: bool = _setting(
-        Group.OUTPUT, default=False, description="write losses and learning rate for TensorBoard to the run's directory"
-    )
+    training_filter: bool = _setting(Group.OUTPUT, default=True)
+    """publish a Bloom filter of the training split, which recognizes copies of it in generated text; anyone who has it
+    can test whether a given text was trained on"""
+    tensorboard: bool = _setting(Group.OUTPUT, default=False)
+    """write losses and learning rate for TensorBoard to the run's directory"""
 
     @field_validator("num_words", "vocab_size")
     @classmethod

@@ -14,14 +14,6 @@ ExportError
 └── RepositoryError   the model repository has no such version, or the version is damaged or cannot be removed
 """
 
-from pydantic import ValidationError
-
-
-def first_problem(error: ValidationError) -> str:
-    """Describe the first problem of a pydantic model in one line: `field: message`."""
-    problem = error.errors()[0]
-    return f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}".removeprefix(": ")
-
 
 class ExportError(Exception):
     """Base class; the command prints the message in one line and exits with 1."""

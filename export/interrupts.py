@@ -25,19 +25,6 @@ def exit_code(error: KeyboardInterrupt) -> int:
     return 128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
 
 
-def raised_interrupts() -> contextlib.AbstractContextManager[None]:
-    """Return a context in which Ctrl-C raises `KeyboardInterrupt`, and SIGTERM `Terminated`."""
-    return signal_handlers(_raise)
-
-
-def immediate_exit() -> contextlib.AbstractContextManager[None]:
-    """Return a context for imports, in which either signal ends the process at once, with its exit code.
-
-    A module that is being imported may catch the exception, or turn it into another one (observed).
-    """
-    return signal_handlers(_exit)
-
-
 def exit_on_signals() -> None:
     """Have either signal end the process at once, except in the contexts of this module.
 
@@ -45,14 +32,19 @@ def exit_on_signals() -> None:
     a second Ctrl-C would print a traceback then.
     """
     for number in _MESSAGES:
-        signal.signal(number, _exit)
+        signal.signal(number, exit_at_once)
 
 
-def _exit(number: int, _frame: FrameType | None) -> None:
+def exit_at_once(number: int, _frame: FrameType | None) -> None:
+    """End the process with the signal's exit code; for imports.
+
+    A module that is being imported may catch an exception, or turn it into another one (observed).
+    """
     os._exit(128 + number)
 
 
-def _raise(number: int, _frame: FrameType | None) -> None:
+def raise_interrupt(number: int, _frame: FrameType | None) -> None:
+    """Raise `KeyboardInterrupt` for Ctrl-C, and `Terminated` for SIGTERM."""
     raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
 
@@ -73,7 +65,7 @@ def deferred_interrupts() -> Iterator[Callable[[], None]]:
 
     def raise_if_interrupted() -> None:
         if received:
-            _raise(received[0], None)
+            raise_interrupt(received[0], None)
 
     with signal_handlers(record):
         yield raise_if_interrupted

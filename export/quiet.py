@@ -5,7 +5,7 @@ import os
 import sys
 
 from contract.quiet import suppress_stderr
-from export.interrupts import immediate_exit
+from export.interrupts import exit_at_once, signal_handlers
 
 
 def import_tensorflow_quietly(*, start: bool = True) -> None:
@@ -14,7 +14,7 @@ def import_tensorflow_quietly(*, start: bool = True) -> None:
     A training run starts the runtime itself, for the devices that it finds. If the import fails, the output is printed.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with suppress_stderr(), immediate_exit():
+    with suppress_stderr(), signal_handlers(exit_at_once):
         import tensorflow as tf  # noqa: PLC0415 - the purpose of this module
 
         if start:

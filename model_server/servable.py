@@ -1,25 +1,127 @@
-"""One loaded version of a model, and Predict on it, for requests and for warm-up."""
+"""One loaded version of a model: its signatures, and Predict on them, for requests and for warm-up."""
 
 import logging
-from collections.abc import Iterator
+import threading
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 from grpc import StatusCode
+from tensorflow.core.framework.tensor_pb2 import TensorProto
+from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef, TensorInfo
 from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 from model_server import saved_model, tensors
-from model_server.batching import Batching
+from model_server.batching import Arrays, Batching
 from model_server.errors import InvalidArgument, ModelServerError, from_tensorflow
-from model_server.signature import Signature
+from model_server.saved_model import Session, make_callable
 
 log = logging.getLogger(__name__)
 DEFAULT_SIGNATURE = "serving_default"
 # TensorFlow Serving's: a TFRecord of PredictionLog.
 WARMUP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"
 MAX_WARMUP_REQUESTS = 1000
+
+
+class TensorSpec(NamedTuple):
+    """Dtype (a `DataType`) and shape of an input or output; -1 means any size, None any rank."""
+
+    dtype: int
+    shape: tuple[int, ...] | None
+
+    @classmethod
+    def of(cls, info: TensorInfo) -> "TensorSpec":
+        """Convert a SavedModel's TensorInfo."""
+        shape = info.tensor_shape
+        return cls(info.dtype, None if shape.unknown_rank else tuple(dim.size for dim in shape.dim))
+
+    def takes(self, shape: tuple[int, ...]) -> bool:
+        """Return whether a tensor of this shape matches."""
+        return self.shape is None or (
+            len(shape) == len(self.shape)
+            and all(expected in (-1, actual) for expected, actual in zip(self.shape, shape, strict=True))
+        )
+
+
+class Signature:
+    """A thread-safe function from one array per input to one per output.
+
+    It computes every output. TensorFlow Serving computes those of `output_filter`, and optimizes the graph again at the
+    first call with each combination of outputs: 0.2 to 0.5 s of CPU time here, for calls that are no faster.
+    """
+
+    def __init__(self, name: str, definition: SignatureDef, session: Session, batching: Batching | None) -> None:
+        self.name = name
+        self.inputs = {key: TensorSpec.of(info) for key, info in sorted(definition.inputs.items())}
+        self.outputs = {key: TensorSpec.of(info) for key, info in sorted(definition.outputs.items())}
+        self._definition, self._session, self._batching = definition, session, batching
+        self._lock = threading.Lock()
+        self._callable: Any = None
+
+    def decode(self, protos: Mapping[str, TensorProto]) -> Arrays:
+        """Decode the inputs of a request, if there is one of its dtype and a matching shape for each; else name it."""
+        if protos.keys() != self.inputs.keys():
+            raise InvalidArgument(self._names_differ(protos.keys()))
+        for number, (name, spec) in enumerate(self.inputs.items()):
+            self._check(number, name, spec, protos[name])
+        return {name: tensors.decode(name, protos[name]) for name in self.inputs}
+
+    def select(self, output_filter: Sequence[str]) -> Collection[str]:
+        """Return the names of the requested outputs; an empty filter selects all."""
+        for position, name in enumerate(output_filter):
+            if name not in self.outputs:
+                names = ",".join(self.outputs)
+                raise InvalidArgument(
+                    f"output tensor alias not found in signature: {name} Outputs expected to be in the set {{{names}}}."
+                )
+            if name in output_filter[:position]:
+                raise InvalidArgument(f"duplicate output tensor alias: {name}")
+        return output_filter or self.outputs.keys()
+
+    def __call__(self, arrays: Arrays) -> Arrays:
+        """Run the graph on inputs as `decode` returns them; the first call optimizes it."""
+        try:
+            return self._batching.run(self._compute, arrays) if self._batching else self._compute(arrays)
+        except tf.errors.OpError as error:
+            raise from_tensorflow(error) from error
+
+    def _compute(self, arrays: Arrays) -> Arrays:
+        with self._lock:
+            if self._callable is None:
+                feed = [self._definition.inputs[name].name for name in self.inputs]
+                fetch = [self._definition.outputs[name].name for name in self.outputs]
+                self._callable = make_callable(self._session, feed, fetch)
+        values = self._callable(*(arrays[name] for name in self.inputs))
+        # TensorFlow returns a scalar string as bytes, other scalars as NumPy's.
+        return {
+            name: np.array(value, object) if isinstance(value, bytes) else np.asarray(value)
+            for name, value in zip(self.outputs, values, strict=True)
+        }
+
+    def _names_differ(self, sent: Collection[str]) -> str:
+        extra, missing = sorted(sent - self.inputs.keys()), sorted(self.inputs.keys() - sent)
+        return (
+            f"input size does not match signature: {len(sent)}!={len(self.inputs)} "
+            f"len({{{','.join(sorted(sent))}}}) != len({{{','.join(self.inputs)}}}). "
+            f"Sent extra: {{{','.join(extra)}}}. Missing but required: {{{','.join(missing)}}}."
+        )
+
+    def _check(self, number: int, name: str, spec: TensorSpec, proto: TensorProto) -> None:
+        if proto.dtype != spec.dtype:
+            raise InvalidArgument(
+                f"Expects arg[{number}] to be {tensors.dtype_name(spec.dtype)} but "
+                f"{tensors.dtype_name(proto.dtype)} is provided (input {name!r} of signature {self.name!r})"
+            )
+        shape = tuple(dimension.size for dimension in proto.tensor_shape.dim)
+        if not spec.takes(shape):
+            raise InvalidArgument(
+                f"input {name!r} of signature {self.name!r} must have shape {list(spec.shape or ())} "
+                f"(-1: any size), got {list(shape)}"
+            )
 
 
 class Servable:

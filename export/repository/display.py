@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from contract import signatures
 from contract.files import write_atomically
-from export.command import PATH, Command
+from export.command import PATH, Command, json_option, models_dir_option
 from export.config import MODELS
 from export.errors import PublishError, RepositoryError
 from export.interrupts import deferred_interrupts
@@ -22,7 +22,6 @@ from export.repository.card_facts import Facts, architecture, epochs_text, repor
 from export.repository.comparison import METRICS, Candidate, Comparison
 from export.repository.history import read_history
 from export.repository.models_config import ConfigEntry, read_entries
-from export.repository.options import json_option, models_dir_option
 from export.repository.plots import Run, comparison_png
 from export.repository.versions import SAVED_MODEL, Model, Repository, Version
 from export.terminal import (
@@ -162,7 +161,7 @@ def _card_fields(version: Version) -> dict[str, Any]:
     return {**of_card, "architecture": architecture(card), **{name: reported(card, name) for name in names}}
 
 
-@click.command(cls=Command, short_help="Show the card of a version: metrics, settings, samples.")
+@click.command(cls=Command)
 @click.argument("reference", metavar="VERSION")
 @json_option
 @models_dir_option()
@@ -202,7 +201,7 @@ def _print_facts(facts: Facts) -> None:
         print(f"  {visible(label):<{_LABEL_WIDTH}} {visible(text)}")
 
 
-@click.command(cls=Command, short_help="Compare versions side by side; plot their losses.")
+@click.command(cls=Command)
 @click.argument("references", nargs=-1, required=True, metavar="VERSION...")
 @click.option("--plot", type=PATH, metavar="FILE.png", help="Plot the losses by epoch and by minutes.")
 @json_option

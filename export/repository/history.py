@@ -5,8 +5,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from contract.errors import first_problem
 from contract.signatures import ASSETS
-from export.errors import RepositoryError, first_problem
+from export.errors import RepositoryError
 
 HISTORY_FILE = "history.json"
 

@@ -15,8 +15,7 @@ from tensorflow_serving.config.model_server_config_pb2 import ModelConfig, Model
 
 from contract.errors import ContractError
 from contract.files import write_atomically
-from contract.labels import LABELS_FILE, read_labels
-from contract.models_config import CONTAINER_ROOT, VersionPolicy, folder_of, version_numbers
+from contract.models_config import CONTAINER_ROOT, LABELS_FILE, VersionPolicy, folder_of, read_labels, version_numbers
 from contract.signatures import MODELS_CONFIG
 from export.errors import PublishError
 

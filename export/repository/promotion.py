@@ -5,19 +5,18 @@ from pathlib import Path
 
 import click
 
-from contract.labels import LABEL_PATTERN, STABLE
+from contract.models_config import LABEL_PATTERN, STABLE
 from contract.signatures import MODELS_CONFIG
-from export.command import Command
+from export.command import Command, models_dir_option
 from export.errors import RepositoryError
 from export.repository.models_config import change_labels
-from export.repository.options import models_dir_option
 from export.repository.versions import Repository
 
 # Label of the previously stable version, which `rollback` returns to.
 PREVIOUS = "previous"
 
 
-@click.command(cls=Command, short_help="Move a label, by default stable, to a version.")
+@click.command(cls=Command)
 @click.argument("reference", metavar="VERSION")
 @click.option(
     "--label",

@@ -1,14 +1,14 @@
 """The README of a version: example request, metrics, samples, and all facts of its card."""
 
 import json
+import re
 import shlex
 import textwrap
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 from contract.card import GeneratorCard, TrainingReport
 from contract.signatures import ASSETS
 from export.corpora.memorization import SPAN_WORDS
-from export.markdown import code, fenced, printable, table
 from export.repository.card_facts import (
     Facts,
     architecture,
@@ -20,6 +20,7 @@ from export.repository.card_facts import (
     training_facts,
 )
 from export.repository.history import Progress
+from export.terminal import visible
 
 _UNITS = {
     "character": "character by character",
@@ -27,6 +28,7 @@ _UNITS = {
     "exact_word": "word by word, exactly as written",
     "subword": "subword by subword",
 }
+_BACKTICKS = re.compile("`+")
 # Width at which samples are wrapped: samples of word models have no line ends.
 _WIDTH = 100
 _FILES = {
@@ -119,3 +121,36 @@ def _file_rows(files: Collection[str], num_tokens: int, num_vectors: int) -> Ite
     for name, meaning in _FILES.items():
         if name in files:
             yield [code(f"{ASSETS}/{name}"), meaning + cut * (name == "vectors.tsv")]
+
+
+def code(text: str) -> str:
+    """Format a text as a code span, valid in a table cell too."""
+    shown = printable(text).replace("\n", " ")
+    if not shown.strip():
+        return ""
+    ticks = "`" * (_longest(shown) + 1)
+    # A code span that begins or ends with a backtick needs a space there; Markdown strips it.
+    space = " " if shown[0] == "`" or shown[-1] == "`" else ""
+    # Markdown splits table cells at bars before it parses code spans.
+    return f"{ticks}{space}{shown}{space}{ticks}".replace("|", "\\|")
+
+
+def fenced(text: str, language: str = "") -> str:
+    """Format a text as a fenced code block."""
+    fence = "`" * max(3, _longest(text) + 1)
+    return f"{fence}{language}\n{printable(text)}\n{fence}"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Format a table; the cells are Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def printable(text: str) -> str:
+    """Replace unprintable characters, which an editor or a terminal would interpret, by dots."""
+    return "\n".join(map(visible, text.expandtabs(4).split("\n")))
+
+
+def _longest(text: str) -> int:
+    return max(map(len, _BACKTICKS.findall(text)), default=0)

@@ -18,17 +18,10 @@ from pathlib import Path
 import click
 
 from contract.signatures import MODELS_CONFIG
-from export.command import Command
+from export.command import Command, models_dir_option
 from export.errors import RepositoryError
 from export.quiet import import_tensorflow_quietly
-from export.repository.models_config import (
-    ConfigEntry,
-    drop_from_models_config,
-    forget_versions,
-    locked,
-    read_entries,
-)
-from export.repository.options import models_dir_option
+from export.repository.models_config import ConfigEntry, drop_from_models_config, forget_versions, locked, read_entries
 from export.repository.promotion import PREVIOUS
 from export.repository.versions import Repository, Version, retire
 from export.terminal import file_size
@@ -61,7 +54,7 @@ def _server_addresses(_context: click.Context, _param: click.Parameter, values: 
     return values
 
 
-@click.command(cls=Command, short_help="Remove a version, or a model with all its versions.")
+@click.command(cls=Command)
 @click.argument("reference", metavar="VERSION")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation; required without a terminal.")
 @click.option(

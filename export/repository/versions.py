@@ -7,14 +7,12 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from contract.card import ID_PATTERN, GeneratorCard, load_assets
 from contract.errors import ContractError
 from contract.files import write_atomically
 from contract.models_config import version_numbers
 from contract.tokenizer import Tokenizer
-from export.errors import RepositoryError, first_problem
+from export.errors import RepositoryError
 
 SAVED_MODEL = "saved_model.pb"
 # In a model's directory: the highest number that was removed. Model servers ignore names that are not numbers.
@@ -48,7 +46,7 @@ class Version:
         try:
             return load_assets(self.path)
         except ContractError as error:
-            raise RepositoryError(_in_one_line(error)) from error
+            raise RepositoryError(str(error)) from error
 
     def has_saved_model(self) -> bool:
         """Return whether its SavedModel exists and can be read."""
@@ -193,13 +191,3 @@ def _join_names(names: Iterable[str]) -> str:
     all_names = list(names)
     more = f" and {len(all_names) - _MAX_NAMED:,} more" if len(all_names) > _MAX_NAMED else ""
     return ", ".join(all_names[:_MAX_NAMED]) + more
-
-
-def _in_one_line(error: ContractError) -> str:
-    """Describe a damaged file in one line; pydantic's message has several."""
-    message, cause = " ".join(str(error).split()), error.__cause__
-    if isinstance(cause, OSError) and cause.strerror:
-        return f"{cause.filename}: {cause.strerror}"
-    if not isinstance(cause, ValidationError):
-        return message
-    return f"{message.partition(' (')[0]} ({first_problem(cause)})"

@@ -13,11 +13,11 @@ import tensorflow as tf
 from pydantic import ValidationError
 
 from contract.card import CorpusDescription
-from contract.errors import ContractError
+from contract.errors import ContractError, first_problem
 from contract.files import sync_tree, write_atomically
 from contract.tokenizer import Tokenizer, load_tokenizer
 from export.config import TrainConfig
-from export.errors import RunError, first_problem
+from export.errors import RunError
 from export.repository.history import Progress
 
 _CONFIG, _CORPUS, _TOKENIZER, _PROGRESS = "config.json", "corpus.json", "tokenizer.json", "progress.json"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from contract import signatures
 from contract.card import GeneratorCard
-from contract.labels import LABELS_FILE
+from contract.models_config import LABELS_FILE
 from contract.tokenizer import Tokenizer
 from service.backends.determinism_probe import Probe
 from service.backends.health import Assets, HealthChecks, RepeatedErrors

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from contract.errors import ContractError
 from contract.files import read_file
-from contract.labels import LABEL_PATTERN, STABLE
+from contract.models_config import LABEL_PATTERN, STABLE
 from service.errors import ModelNotFound
 
 # Traffic split of a model: shares by version or label, as in the file.

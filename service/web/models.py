@@ -7,7 +7,7 @@ import orjson
 from flask import Response, g
 
 from contract.errors import TokenizerError
-from contract.labels import STABLE
+from contract.models_config import STABLE
 from contract.tokenizer import Tokenizer
 from contract.tokenizers.pretrained import tokenizer_config, tokenizer_json
 from service.api.requests import MAX_ID, DetokenizeRequest, TokenizeRequest

@@ -56,7 +56,8 @@ def test_a_second_signal_ends_the_process_at_once(number, raised, code):  # noqa
 def test_a_signal_during_an_import_ends_the_process_at_once(number, raised, code):  # noqa: ARG001
     """Even where the imported module catches every exception."""
     program = (
-        "import signal\nfrom export.interrupts import immediate_exit\nwith immediate_exit():\n    try:\n"
+        "import signal\nfrom export.interrupts import exit_at_once, signal_handlers\n"
+        "with signal_handlers(exit_at_once):\n    try:\n"
         f"        signal.raise_signal({int(number)})\n    except BaseException:\n        pass\nprint('still here')"
     )
     outcome = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
@@ -67,8 +68,9 @@ def test_a_signal_during_an_import_ends_the_process_at_once(number, raised, code
 def test_outside_a_command_a_signal_ends_the_program_at_once(number, raised, code):
     """Without a traceback, as at exit, while TensorFlow's threads stop. Within a command it is raised."""
     program = (
-        "import signal\nfrom export.interrupts import exit_on_signals, raised_interrupts\nexit_on_signals()\n"
-        f"with raised_interrupts():\n    try:\n        signal.raise_signal({int(number)})\n"
+        "import signal\nfrom export.interrupts import exit_on_signals, raise_interrupt, signal_handlers\n"
+        "exit_on_signals()\nwith signal_handlers(raise_interrupt):\n    try:\n"
+        f"        signal.raise_signal({int(number)})\n"
         "    except KeyboardInterrupt as error:\n        print(type(error).__name__, flush=True)\n"
         f"signal.raise_signal({int(number)})\nprint('still here')"
     )

@@ -15,7 +15,8 @@ from tensorflow.core.framework.tensor_pb2 import TensorProto
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog, PredictLog
 
-from model_server import saved_model, signature
+from model_server import saved_model
+from model_server import servable as servable_module
 from model_server.batching import Batching
 from model_server.errors import ModelServerError
 from model_server.servable import WARMUP_FILE, Servable, load
@@ -205,8 +206,8 @@ def test_two_models_in_one_process_have_variables_of_their_own(models):
 def test_concurrent_first_calls_optimize_the_graph_once(tiny, monkeypatch):
     """Each would take as long as the first."""
     made = []
-    make = signature.make_callable
-    monkeypatch.setattr(signature, "make_callable", lambda *arguments: made.append(arguments) or make(*arguments))
+    make = servable_module.make_callable
+    monkeypatch.setattr(servable_module, "make_callable", lambda *arguments: made.append(arguments) or make(*arguments))
     with ThreadPoolExecutor(8) as pool:
         totals = list(pool.map(lambda _: tiny.signature("")(X)["total"].item(), range(8)))
     assert (totals, len(made)) == ([12.0] * 8, 1)

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from contract.labels import read_labels
+from contract.models_config import read_labels
 from export.repository import removal
 from export.repository.models_config import add_to_models_config, read_entries
 from tests.commands import main

@@ -2,7 +2,7 @@
 
 import pytest
 
-from export.markdown import code, fenced, printable, table
+from export.repository.readme import code, fenced, printable, table
 
 
 @pytest.mark.parametrize(
