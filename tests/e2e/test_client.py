@@ -63,11 +63,26 @@ class CuttingProxy:
         source.close()
 
 
-@pytest.mark.parametrize("model", ["gru", "reverse", "window", "words"])
-def test_a_stream_resumes_byte_identically_wherever_it_is_cut(gateway, client, model):
-    """Cut several times, before and after resume tokens: text, logprobs and usage equal those of an unbroken stream."""
+# Words, and what separates them; the last token before `max_tokens` completes the match.
+SENTENCE = r"(?:[a-z]{1,9}[ ,;.!]+)+"
+CONSTRAINT = {"regex": SENTENCE, "banned": "b", "min_length": 50}
+
+
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        *((model, {"frequency_penalty": 0.3}) for model in ("gru", "reverse", "window", "words")),
+        *((model, CONSTRAINT) for model in ("lstm", "reverse", "window")),
+    ],
+    ids=lambda value: value if isinstance(value, str) else next(iter(value)),
+)
+def test_a_stream_resumes_byte_identically_wherever_it_is_cut(gateway, client, model, options):
+    """Cut several times, before and after resume tokens: text, logprobs and usage equal those of an unbroken stream.
+
+    A resumed match continues where it was interrupted, within a word too, and is complete at the end.
+    """
     given = {"suffix" if model == "reverse" else "prompt": TEXT[:30], "model": model, "logprobs": 1}
-    fields = {**given, **FIELDS, "max_tokens": 700, "frequency_penalty": 0.3, "prepend": model == "reverse"}
+    fields = {**given, **FIELDS, **options, "max_tokens": 700, "prepend": model == "reverse"}
     with client.stream(**fields) as whole:
         list(whole)
     proxy = CuttingProxy(gateway.port, [30_000, 300, 20_000, 9_000, 15_000])
@@ -80,39 +95,16 @@ def test_a_stream_resumes_byte_identically_wherever_it_is_cut(gateway, client, m
     finally:
         proxy.close()
     assert proxy.num_cut >= 2
+    assert pieces.num_resumed >= 2
     assert "".join(got[::-1] if model == "reverse" else got) == whole.text == pieces.text
     assert pieces.generation.usage == whole.generation.usage
-    assert pieces.generation.finish_reason == "length"
+    assert pieces.generation.finish_reason == whole.generation.finish_reason
     ours, theirs = pieces.generation.choices[0].logprobs, whole.generation.choices[0].logprobs
-    assert ours["tokens"] == theirs["tokens"]
-    assert ours["token_logprobs"] == theirs["token_logprobs"]
-    assert ours["text_offset"] == theirs["text_offset"]
-
-
-# Words, and what separates them; the last token before `max_tokens` completes the match.
-SENTENCE = r"(?:[a-z]{1,9}[ ,;.!]+)+"
-
-
-@pytest.mark.parametrize("model", ["lstm", "reverse", "window"])
-def test_a_constrained_stream_resumes_byte_identically_and_matches(gateway, client, model):
-    """The resumed match continues where it was interrupted, within a word too, and is complete at the end."""
-    given = {"suffix" if model == "reverse" else "prompt": TEXT[:30], "model": model, "logprobs": 1}
-    constraint = {"regex": SENTENCE, "banned": "b", "min_length": 50}
-    fields = {**given, **constraint, **FIELDS, "max_tokens": 700, "prepend": model == "reverse"}
-    with client.stream(**fields) as whole:
-        list(whole)
-    proxy = CuttingProxy(gateway.port, [30_000, 300, 20_000, 9_000, 15_000])
-    try:
-        with sostenuto.Client(proxy.url) as weak, weak.stream(**fields, resume=True) as pieces:
-            list(pieces)
-    finally:
-        proxy.close()
-    assert proxy.num_cut >= 2
-    assert pieces.num_resumed >= 2
-    assert pieces.text == whole.text
-    assert re.fullmatch(SENTENCE, whole.text)
-    assert "b" not in whole.text
-    assert pieces.generation.usage == whole.generation.usage
+    for name in ("tokens", "token_logprobs", "text_offset"):
+        assert ours[name] == theirs[name]
+    if options is CONSTRAINT:
+        assert re.fullmatch(SENTENCE, whole.text)
+        assert "b" not in whole.text
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
@@ -259,3 +251,17 @@ def test_a_wrong_api_key_raises_unauthorized(start_gateway, key_file):
     with pytest.raises(sostenuto.Unauthorized, match="SOSTENUTO_API_KEY"):
         sostenuto.Client(url, api_key="wrong").models()
     assert sostenuto.Client(url, api_key=key).models()
+
+
+def test_a_stream_of_a_backward_model_is_the_text_before_the_suffix(client, gateway):
+    """The text deltas join to the text; with `prepend`, the stream puts its chunks together itself."""
+    fields = {"suffix": "worst of times", "model": "reverse", "max_tokens": 60, "seed": 5}
+    more = {"logprobs": 1, "echo": True}
+    whole = client.generate(**fields, **more)
+    assert "".join(client.stream(**fields, **more)) == whole.text == gateway.text(**fields) + fields["suffix"]
+    stream = client.stream(**fields, **more, prepend=True)
+    pieces = list(stream.events())
+    assert len(pieces) > 2
+    assert all(piece.prepend for piece in pieces)
+    assert stream.generation.choices == whole.choices
+    assert stream.generation.raw["choices"] == whole.raw["choices"]
