@@ -1,13 +1,12 @@
 """Metrics, logs, traces and status of the real gateway."""
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from tests.access import ask
+from tests.http_server import http_server
 from tests.waiting import until
 
 SECRET = "It was the worst of times, and nobody is to know"
@@ -97,23 +96,13 @@ def collector():
     """The endpoint of an OTLP/HTTP receiver, and the spans that it received."""
     spans = []
 
-    class Receiver(BaseHTTPRequestHandler):
-        def do_POST(self):
-            request = ExportTraceServiceRequest.FromString(self.rfile.read(int(self.headers["Content-Length"])))
-            spans.extend(
-                span for group in request.resource_spans for scope in group.scope_spans for span in scope.spans
-            )
-            self.send_response(200)
-            self.end_headers()
+    def answer(_, body):
+        request = ExportTraceServiceRequest.FromString(body)
+        spans.extend(span for group in request.resource_spans for scope in group.scope_spans for span in scope.spans)
+        return 200, b""
 
-        def log_message(self, *_):
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Receiver)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/v1/traces", spans
-    server.shutdown()
-    server.server_close()
+    with http_server(answer) as port:
+        yield f"http://127.0.0.1:{port}/v1/traces", spans
 
 
 def test_a_trace_links_a_request_to_its_model_server_calls(start_gateway, collector):

@@ -1,12 +1,11 @@
 """The gateway's commands: `serve` and `demo` of the program `sostenuto`; `health` and `state-key` of the module."""
 
-import http.server
 import os
 import re
 import stat
 import subprocess
 import sys
-import threading
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
@@ -17,6 +16,7 @@ from service.commands import demo as module
 from service.generation.resume_tokens import StateKeys
 from service.settings import Settings
 from tests.faults import fill_disk
+from tests.http_server import http_server
 from tests.paths import ROOT
 
 
@@ -198,26 +198,14 @@ def test_a_full_disk_leaves_no_empty_file(tmp_path, capsys, monkeypatch):
     assert cli.main(["state-key", str(path)]) == 0
 
 
-class AnswersReadiness(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.send_response(self.server.status if self.path == "/readyz" else 404)
-        self.end_headers()
-        self.wfile.write(b'{"status": "as told"}')
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
 def answering(monkeypatch):
     """A gateway whose readiness has the status that a test sets."""
-    with http.server.HTTPServer(("127.0.0.1", 0), AnswersReadiness) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        monkeypatch.setenv("SOSTENUTO_PORT", str(server.server_port))
-        yield server
-        server.shutdown()
-        thread.join()
+    gateway = SimpleNamespace(status=200)
+    with http_server(lambda path, _: (gateway.status if path == "/readyz" else 404, b'{"status": "as told"}')) as port:
+        monkeypatch.setenv("SOSTENUTO_PORT", str(port))
+        gateway.port = port
+        yield gateway
 
 
 @pytest.mark.parametrize(("host", "status", "code"), [("127.0.0.1", 200, 0), ("0.0.0.0", 503, 1)])
@@ -234,4 +222,4 @@ def test_an_unreachable_gateway_is_exit_code_1(monkeypatch, capsys, answering):
     """The message has the address and the reason."""
     monkeypatch.setenv("SOSTENUTO_HOST", "127.0.0.2")
     assert cli.main(["health"]) == 1
-    assert f"no response from 127.0.0.2:{answering.server_port}: ConnectionRefusedError" in capsys.readouterr().err
+    assert f"no response from 127.0.0.2:{answering.port}: ConnectionRefusedError" in capsys.readouterr().err

@@ -1,6 +1,5 @@
 """Tracing: spans of requests and calls, and their export to a collector over HTTP."""
 
-import gzip
 import logging
 import queue
 import subprocess
@@ -8,7 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -20,6 +19,7 @@ from service.observability.tracing import RPC, Tracing
 from service.params import ModelVersion
 from service.scheduling.call import Call
 from tests.fakes import make_sequence
+from tests.http_server import http_server
 from tests.paths import ROOT
 
 PATIENCE_S = 20.0  # with what takes milliseconds on an idle machine
@@ -28,30 +28,18 @@ TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 PARENT_ID = "b7ad6b7169203331"
 
 
-class Handler(BaseHTTPRequestHandler):
-    """Puts path and body of each request into `requests` of the server, and responds with its `status`."""
-
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        if self.headers.get("Content-Encoding") == "gzip":
-            body = gzip.decompress(body)
-        self.server.requests.put((self.path, ExportTraceServiceRequest.FromString(body)))
-        self.send_response(self.server.status)
-        self.end_headers()
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
 def collector():
-    """A collector of spans, by OTLP over HTTP."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.status, server.requests = 200, queue.SimpleQueue()
-        server.endpoint = f"http://127.0.0.1:{server.server_port}/v1/traces"
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        yield server
-        server.shutdown()
+    """A collector of spans, by OTLP over HTTP: the status of its responses, and the requests with their paths."""
+    received = SimpleNamespace(status=200, requests=queue.SimpleQueue())
+
+    def answer(path, body):
+        received.requests.put((path, ExportTraceServiceRequest.FromString(body)))
+        return received.status, b""
+
+    with http_server(answer) as port:
+        received.endpoint = f"http://127.0.0.1:{port}/v1/traces"
+        yield received
 
 
 @pytest.fixture
