@@ -104,3 +104,12 @@ def foreign_ids(answer):
         if name in answer.outputs:
             shape = [dim.size for dim in answer.outputs[name].tensor_shape.dim]
             answer.outputs[name].CopyFrom(to_proto(np.full(shape, 10**6, np.int32)))
+
+
+INVALID_RESPONSES = {
+    "bytes that are no message": lambda *_: b"\xff\xff\xffjunk",
+    "an empty message": lambda *_: b"",
+    "no state": changed(lambda answer: answer.outputs.pop("state")),
+    "another shape": changed(other_shape),
+    "ids outside the vocabulary": changed(foreign_ids),
+}
