@@ -167,14 +167,6 @@ def test_a_gateway_restart_causes_no_error_in_a_batch(two_models_dir, model_serv
     assert contents(tmp_path / "out.jsonl") == unbroken
 
 
-def test_a_full_queue_causes_no_error_in_a_batch(start_gateway, source, unbroken, tmp_path):
-    """Requests beyond the queue's limit get 429 and are retried until they succeed."""
-    gateway = start_gateway(max_running=2, max_queued=2)
-    with Batch(source, tmp_path / "out.jsonl", gateway, "--concurrency", "16") as batch:
-        assert batch.process.wait(120) == 1, batch.output
-    assert contents(tmp_path / "out.jsonl") == unbroken
-
-
 class RayCluster:
     """Two Ray nodes on loopback, each with processes of its own, which are ended by their ids."""
 
@@ -285,18 +277,3 @@ def parent(process):
     with contextlib.suppress(OSError):
         return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
     return 0
-
-
-def test_two_batches_cannot_write_the_same_output_file(gateway, source, tmp_path):
-    """The second run exits with a one-line error while the first one is running."""
-    with Batch(source, tmp_path / "out.jsonl", gateway, "--concurrency", "1") as batch:
-        batch.wait_for_lines(1)
-        # Stopped, it is still running when the second one has started.
-        batch.process.send_signal(signal.SIGSTOP)
-        command = [sys.executable, "-m", "sostenuto", "batch", str(source), str(tmp_path / "out.jsonl")]
-        variables = {**os.environ, "PYTHONPATH": PYTHONPATH}
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=240, check=False, cwd=ROOT, env=variables
-        )
-        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-        assert "another run is writing" in done.stderr

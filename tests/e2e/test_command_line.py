@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tests.conftest import MODEL_NAMES
-from tests.terminals import CTRL_C, CTRL_D, Terminal, environment, interruptible
+from tests.terminals import environment, interruptible
 from tests.waiting import until
 
 PROMPT = "It was the best of"
@@ -41,22 +41,6 @@ def sostenuto(address):
     return run
 
 
-@pytest.fixture
-def terminal(address):
-    """A factory that starts the program in a terminal."""
-    started = []
-
-    def start(*arguments, **how):
-        started.append(Terminal(*arguments, **{**address, **how}))
-        return started[-1]
-
-    yield start
-    for running in started:
-        if running.process.poll() is None:
-            running.process.kill()
-            running.process.wait()
-
-
 def test_piped_output_is_byte_identical_to_the_apis_text(sostenuto, gateway):
     """Including non-ASCII characters; the prompt may be an argument, stdin or `-`."""
     text = gateway.text(model="lstm", prompt=PROMPT, temperature=0.9, seed=3, max_tokens=300)
@@ -65,31 +49,6 @@ def test_piped_output_is_byte_identical_to_the_apis_text(sostenuto, gateway):
     assert sostenuto("generate", PROMPT, *SAMPLED, "--max-tokens", "300") == wanted
     assert sostenuto("generate", *SAMPLED, "--max-tokens", "300", given=PROMPT.encode()) == wanted
     assert sostenuto("generate", "-", *SAMPLED, "--max-tokens", "300", "--no-stream", given=PROMPT.encode()) == wanted
-
-
-def test_resuming_from_a_state_file_is_byte_identical_to_one_run(sostenuto, tmp_path):
-    sampled, path = ("--temperature", "1.1", "--ignore-eos"), str(tmp_path / "state")
-    first = ("generate", PROMPT, "--model", "lstm", "--seed", "5", *sampled)
-    _, whole, _ = sostenuto(*first, "--max-tokens", "100")
-    _, half, _ = sostenuto(*first, "--max-tokens", "50", "--save-state", path)
-    code, rest, error = sostenuto("generate", "--state", path, *sampled, "--max-tokens", "50")
-    assert (code, error) == (0, "")
-    assert half + rest == whole
-    assert len(half) < len(whole)
-
-
-def test_a_closed_pipe_ends_the_program_quietly_and_frees_the_slot(address, gateway):
-    """With `| head` the exit code is 141, nothing is on stderr, and the gateway cancels the sequence."""
-    command = f"{sys.executable} -m sostenuto generate It --model lstm --max-tokens 90000 | head -c 100"
-    pipe = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", command],
-        env=environment(**address),
-        capture_output=True,
-        timeout=PATIENCE_S,
-        check=False,
-    )
-    assert (len(pipe.stdout), pipe.returncode, pipe.stderr) == (100, 141, b"")
-    until(lambda: gateway.accepted == 0)
 
 
 def test_ctrl_c_saves_the_state_of_the_text_so_far_and_frees_the_slot(address, sostenuto, gateway, tmp_path):
@@ -159,35 +118,6 @@ def test_a_prompt_over_the_servers_limit_is_a_one_line_error(sostenuto):
     assert (code, output) == (1, b"")
     assert error.startswith("error: ")
     assert error.count("\n") == 1
-
-
-def test_a_write_session_can_be_interrupted_saved_and_resumed(terminal, gateway, tmp_path):
-    """Ctrl-C stops the completion and keeps its text, Ctrl-D exits, and the file has the text that was shown."""
-    path = tmp_path / "story.json"
-    arguments = ("write", "--file", str(path), "--model", "lstm", "--seed", "3", "--temperature", "0.9")
-    begun = gateway.text(model="lstm", prompt=PROMPT, seed=3, temperature=0.9, max_tokens=5)
-    session = terminal(*arguments, "--max-tokens", "90000")
-    session.wait_for(b"> ")
-    session.type(PROMPT.encode() + b"\n")
-    session.wait_for(PROMPT.encode() + b"\r\n")
-    session.wait_for(begun.replace("\n", "\r\n").encode())
-    session.type(CTRL_C)
-    session.wait_for(b"stopped")
-    session.wait_for(b"> ")
-    until(lambda: gateway.accepted == 0)
-    session.type(CTRL_D)
-    assert session.end()[0] == 0
-    (turn,) = json.loads(path.read_text())["turns"]
-    wanted = gateway.text(model="lstm", prompt=PROMPT, seed=3, temperature=0.9, max_tokens=len(turn["text"]))
-    assert turn["text"]
-    assert wanted.startswith(turn["text"])
-    again = terminal(*arguments, "--max-tokens", "5")
-    again.wait_for(b"> ")
-    again.type(b"\n")
-    again.wait_for(b"\r\n> ")
-    again.type(CTRL_D)
-    assert again.end()[0] == 0
-    assert [len(turn["text"]) for turn in json.loads(path.read_text())["turns"]][1] == 5
 
 
 def test_turns_of_a_write_session_are_one_completion(sostenuto, gateway):

@@ -9,7 +9,6 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 
-from tests.access import keys
 from tests.conftest import TEXT
 from tests.pages import LOOKS, PHONE, Inspector
 
@@ -521,24 +520,6 @@ def test_errors_are_shown_and_disappear(open_inspector, start_gateway):
     page.page.unroute("**/v1/inspect")
     page.look("lstm", TEXT[:60])
     assert page.page.is_hidden("#notice")
-    page.excuse_failed_loads()
-
-
-def test_the_page_asks_for_an_api_key(open_page, start_gateway, key_file):
-    """Before it shows models; the key is neither in localStorage nor in the URL."""
-    key = keys(key_file, "add", "--tenant", "alice")
-    gateway = start_gateway(keys_file=key_file)
-
-    class Locked(Inspector):
-        def __init__(self, *given, **how):
-            super(Inspector, self).__init__(*given, **how)
-            self.page.fill("#key-value", key)
-            self.click("#key button[value=use]")
-            self.page.locator("#model option").first.wait_for(state="attached")
-
-    page = open_page(Locked, gateway)
-    page.look("lstm", TEXT[:60])
-    assert key not in page.page.evaluate("JSON.stringify(localStorage) + location.href")
     page.excuse_failed_loads()
 
 

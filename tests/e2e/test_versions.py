@@ -13,10 +13,9 @@ from tests.built import built
 from tests.commands import main
 from tests.conftest import publish_model, publish_versions
 from tests.e2e.conftest import AMPLE
-from tests.servers import Gateway, ModelServer, server_kinds
+from tests.servers import Gateway, server_kinds
 from tests.waiting import until
 
-ONLY_MODEL_SERVER = pytest.mark.parametrize("kind", [ModelServer], ids=["model_server"], indirect=True, scope="module")
 BODY = {"prompt": "It was", "max_tokens": 40}
 
 
@@ -188,22 +187,6 @@ def test_labels_of_a_repository_apply_when_the_servers_start(served, labelled):
     until(lambda: gateway.post(body)[1]["version"] == 3)
 
 
-@ONLY_MODEL_SERVER
-def test_an_unknown_model_version_or_label_is_a_404_that_lists_the_known(served, model):
-    gateway = served.gateway
-    models = ", ".join(entry["id"] for entry in gateway.get("/v1/models")[1]["data"])
-    assert model in models
-    for name, message in {
-        f"{model}:1": f"version 1 of model '{model}' is not served; versions are: 2, 3",
-        f"{model}@beta": f"model '{model}' has no label 'beta'; labels are: stable",
-        "nope:1": f"model 'nope' is not served; models are: {models}",
-    }.items():
-        for status, answer in (gateway.post({**BODY, "model": name}), gateway.get(f"/v1/models/{name}")):
-            assert (status, answer["error"]["message"]) == (404, message)
-    status, answer = gateway.get(f"/v1/models/{model}@stable")
-    assert (status, answer["version"]) == (200, 3)
-
-
 @pytest.mark.parametrize("stream", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_removing_a_running_version_returns_the_text_so_far(served, model, stream):
     """With the error `version_gone`; the next request is served by another version."""
@@ -230,26 +213,6 @@ def test_removing_a_running_version_returns_the_text_so_far(served, model, strea
     # No server could resume it.
     assert not any("state" in choice for choice in error["choices"])
     until(lambda: gateway.post({**BODY, "model": model})[0] == 200)
-
-
-@ONLY_MODEL_SERVER
-def test_a_resume_token_works_while_its_version_is_served(served):
-    """Even beside a newer version; once its version is unloaded, the error is 410 `state_outdated`."""
-    gateway, model = served.gateway, served.add_model(versions=[1])
-    until(lambda: versions(gateway, model) == [1])
-    body = {**BODY, "model": model, "seed": 2}
-    whole = gateway.text(**body)
-    first = gateway.post({**body, "max_tokens": 20, "return_state": True})[1]["choices"][0]
-    rest = {"model": model, "state": first["state"], "max_tokens": 20}
-    for version in (1, 2):
-        if version == 2:
-            served.add_version(model, 2)
-            until(lambda: versions(gateway, model) == [1, 2])
-        assert first["text"] + gateway.text(**rest) == whole
-    served.add_version(model, 3)
-    until(lambda: versions(gateway, model) == [2, 3])
-    status, answer = gateway.post(rest)
-    assert (status, answer["error"]["code"]) == (410, "state_outdated")
 
 
 def test_a_new_version_is_served_and_a_damaged_one_is_skipped(served):

@@ -60,7 +60,7 @@ def test_a_request_has_the_limits_of_its_key_and_the_defaults_for_others(path):
     context.charge_request()
     with pytest.raises(RateLimited):
         context.charge_request()
-    for header in (None, "", "Bearer ", presented, f"Basic {presented}"):
+    for header in (None, "", "Bearer ", presented, f"Basic {presented}", f"Bearer {presented} b"):
         with pytest.raises(Unauthorized):
             authenticator.authenticate(header)
 
