@@ -10,13 +10,7 @@ from model_server.batching import Batching, read_batching
 from tests.ports import free_port
 from tests.serving import given
 from tests.serving.given import check_given
-from tests.serving.repository import (
-    BATCHING_CONFIG,
-    MADE_BY,
-    VERSIONS,
-    StaleModels,
-    make_repository,
-)
+from tests.serving.repository import BATCHING_CONFIG, MADE_BY, VERSIONS, StaleModels, make_repository
 
 
 def test_the_models_cover_every_kind_and_no_two_are_equal(serving_models):

@@ -7,9 +7,8 @@ import time
 import pytest
 
 import sostenuto
-from tests.unit.client.scripted_responses import WHOLE, as_event, chunk, hang_up, linger, stream
+from tests.unit.client.scripted_responses import WHOLE, as_event, chunk, linger, stream
 from tests.unit.client.scripted_server import PATIENCE_S
-from tests.waiting import until
 
 
 @pytest.mark.parametrize("event", [b"data: {\n\n", b"data: 7\n\n", b"data: {}\n\n"])
@@ -92,31 +91,6 @@ def test_closing_while_another_thread_reads_is_no_error(client, server):
     threading.Timer(0.05, go_on.set).start()
     assert list(pieces) == []
     closer.join(PATIENCE_S)
-
-
-def test_closing_does_not_wait_for_a_pending_resumption(client, server):
-    """The reader may be waiting for a server; it sees the end of the iteration by itself."""
-    asked, go_on = threading.Event(), threading.Event()
-    released = []
-
-    def late(handler):
-        asked.set()
-        released.append(go_on.wait(PATIENCE_S))
-        stream([chunk("ab")])(handler)
-
-    server.script = [stream([chunk("a")], then=hang_up), late]
-    pieces = client.stream("Once", model="tiny", resume=True)
-    got = []
-    reader = threading.Thread(target=lambda: got.extend(pieces))
-    reader.start()
-    assert asked.wait(PATIENCE_S)
-    pieces.close()
-    go_on.set()
-    reader.join(PATIENCE_S)
-    assert got == ["a"]
-    until(lambda: released)
-    # Otherwise `close` waited for the response, which came too late.
-    assert released == [True]
 
 
 def test_a_stream_read_to_its_end_leaves_its_connection_for_reuse(client, server):

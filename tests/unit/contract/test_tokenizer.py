@@ -12,13 +12,7 @@ from hypothesis import strategies as st
 from keras.src.legacy.preprocessing.text import Tokenizer as KerasTokenizer
 
 from contract.errors import TokenizerError
-from contract.tokenizer import (
-    CharacterTokenizer,
-    ExactWordTokenizer,
-    SubwordTokenizer,
-    WordTokenizer,
-    load_tokenizer,
-)
+from contract.tokenizer import CharacterTokenizer, ExactWordTokenizer, SubwordTokenizer, WordTokenizer, load_tokenizer
 from contract.tokenizers.vocabulary import END
 from tests.paths import ROOT
 from tests.unit.contract.scripts import ALL

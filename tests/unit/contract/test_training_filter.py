@@ -14,14 +14,7 @@ from hypothesis import strategies as st
 from contract import splitmix64
 from contract.bloom_filter import BloomFilter
 from contract.errors import ContractError
-from contract.training_filter import (
-    DOCUMENTS,
-    SPANS,
-    TrainingFilter,
-    concatenated,
-    load_training_filter,
-    polynomials,
-)
+from contract.training_filter import DOCUMENTS, SPANS, TrainingFilter, concatenated, load_training_filter, polynomials
 from tests.paths import ROOT
 
 FACTOR, STRIDE_AT = 0xD1342543DE82EF95, 28

@@ -88,11 +88,6 @@ def test_an_invalid_value_is_reported_with_field_limit_and_value(field):
         load_config(None, {**NEEDED, field: value})
 
 
-def test_all_errors_are_reported_together():
-    with pytest.raises(ConfigError, match=r"corpus is required \(CORPUS\); units: "):
-        load_config(None, {"units": 0})
-
-
 def test_an_unknown_setting_is_an_error_that_lists_the_known_ones(toml):
     toml.write_text('name = "m"\ncorpus = "c"\nunist = 3\n')
     with pytest.raises(ConfigError, match=r"unist is not a setting; settings are name, corpus, .*units"):
@@ -106,6 +101,14 @@ def test_an_unknown_setting_is_an_error_that_lists_the_known_ones(toml):
         ({"connections": "skip", "layers": 2, "bidirectional": True}, "connections must be none with bidirectional"),
         ({"freeze_embedding": True}, "freeze_embedding requires embedding_init"),
         ({"context_length": 9}, "context_length applies only to bidirectional models"),
+        ({"num_words": 500}, "num_words: applies only to token_unit = word or exact_word, but token_unit is character"),
+        ({"num_words": 500, "token_unit": "subword"}, "word or exact_word, but token_unit is subword, got 500"),
+        ({"vocab_size": 500}, "applies only to token_unit = exact_word or subword, but token_unit is character"),
+        ({"vocab_size": 500, "token_unit": "word"}, "vocab_size: .*but token_unit is word, got 500"),
+        (
+            {"num_words": 500, "vocab_size": 600, "token_unit": "exact_word"},
+            "vocab_size: cannot be combined with num_words, which limits the same vocabulary, got 600",
+        ),
     ],
     ids=str,
 )

@@ -12,7 +12,6 @@ import pytest
 from contract.tokenizer import load_tokenizer
 from export.config import load_config
 from export.corpora.corpus import read_corpus
-from export.errors import ConfigError
 from export.tokenizer_command import train_tokenizer
 from tests.commands import main
 from tests.paths import ROOT
@@ -204,37 +203,6 @@ def test_words_dropped_by_a_limit_are_counted(capsys, cut):
 
 
 NEEDED = {"name": "m", "corpus": "c"}
-
-
-@pytest.mark.parametrize(
-    ("bounds", "message"),
-    [
-        (
-            {"num_words": 500},
-            "num_words: applies only to token_unit = word or exact_word, but token_unit is character, got 500",
-        ),
-        (
-            {"vocab_size": 500},
-            "vocab_size: applies only to token_unit = exact_word or subword, but token_unit is character, got 500",
-        ),
-        (
-            {"vocab_size": 500, "token_unit": "word"},
-            "vocab_size: applies only to token_unit = exact_word or subword, but token_unit is word",
-        ),
-        (
-            {"num_words": 500, "token_unit": "subword"},
-            "num_words: applies only to token_unit = word or exact_word, but token_unit is subword",
-        ),
-        (
-            {"num_words": 500, "vocab_size": 600, "token_unit": "exact_word"},
-            "vocab_size: cannot be combined with num_words, which limits the same vocabulary, got 600",
-        ),
-    ],
-)
-def test_a_vocabulary_limit_of_another_unit_is_refused(bounds, message):
-    """Nobody trains for an hour with a limit that has no effect."""
-    with pytest.raises(ConfigError, match=message):
-        load_config(None, {**NEEDED, **bounds})
 
 
 @pytest.mark.parametrize(

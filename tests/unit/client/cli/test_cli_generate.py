@@ -289,12 +289,6 @@ def test_a_closed_output_pipe_ends_the_command_and_its_stream(process, server):
     assert server.left.wait(PATIENCE_S)
 
 
-def test_deltas_are_written_as_they_arrive(process, server):
-    server.script = [stream([chunk("first")], then=linger)]
-    running = process(*GENERATE)
-    assert running.stdout.read(5) == b"first"
-
-
 def test_control_characters_are_not_escaped_in_a_pipe(process, server):
     server.script = [stream([chunk("\x1b[31m\r\n\x9b"), DONE])]
     running = process(*GENERATE, stdin=subprocess.DEVNULL)

@@ -9,15 +9,7 @@ import pytest
 from sostenuto import __version__
 from sostenuto._cli.program import program
 from tests.terminals import interruptible
-from tests.unit.client.scripted_responses import (
-    answer_bytes,
-    chunk,
-    hang_up,
-    linger,
-    models,
-    refusal,
-    stream,
-)
+from tests.unit.client.scripted_responses import answer_bytes, chunk, hang_up, linger, models, refusal, stream
 from tests.unit.client.scripted_server import PATIENCE_S
 from tests.waiting import until
 
@@ -115,13 +107,6 @@ def test_each_failure_is_one_line_and_an_exit_code(sostenuto, server, answer, co
     assert words in shown.stderr
     assert "\x1b" not in shown.stderr
     assert "client." not in shown.stderr
-
-
-def test_a_refused_connection_exits_with_3(sostenuto):
-    """No server listens on this port."""
-    shown = sostenuto(*GENERATE, "--base-url", "http://127.0.0.1:1", "--retries", "0")
-    assert (shown.exit_code, shown.stdout) == (3, "")
-    assert "Connection refused" in shown.stderr
 
 
 def test_timeout_bounds_the_wait_for_a_silent_server(sostenuto, server):

@@ -4,35 +4,7 @@ import json
 
 import pytest
 
-import sostenuto
 from tests.kubernetes.load import DIFFERED, FAILED, IDENTICAL, NUM_SEEDS, Load
-from tests.kubernetes.load_generator import stream
-
-
-class Stream(list):
-    """The deltas of a text, after which the connection may be lost."""
-
-    num_resumed = 1
-
-    def __init__(self, deltas, error=None):
-        super().__init__(deltas)
-        self._error = error
-
-    def __iter__(self):
-        yield from super().__iter__()
-        if self._error:
-            raise self._error
-
-
-class Client:
-    """Streams one text."""
-
-    def __init__(self, deltas, error=None):
-        self._stream = Stream(deltas, error)
-
-    def stream(self, _prompt, **_fields):
-        """Return the text."""
-        return self._stream
 
 
 class Kubectl:
@@ -69,17 +41,6 @@ def load(kubectl):
     load = Load(kubectl, "gateway", "key", "image")
     load.record()
     return load
-
-
-def test_a_lost_connection_is_an_error():
-    completion = stream(Client(["a"], sostenuto.StreamInterrupted("cut")), "demo", 2, 10)
-    assert (completion.seed, completion.error, completion.num_resumed) == (2, "StreamInterrupted: cut", 1)
-
-
-def test_equal_texts_have_equal_hashes_however_they_are_split():
-    """Deltas depend on timing."""
-    split, whole, other = (stream(Client(deltas), "demo", 0, 10).sha256 for deltas in (["a", "b"], ["ab"], ["ba"]))
-    assert split == whole != other
 
 
 @pytest.mark.parametrize(

@@ -6,15 +6,7 @@
 import kubernetes_validate
 import pytest
 
-from tests.manifests import (
-    containers,
-    may_reach,
-    of_kind,
-    ports_of,
-    quantity,
-    selects,
-    templates,
-)
+from tests.manifests import containers, may_reach, of_kind, ports_of, quantity, selects, templates
 
 # The oldest that has preStop.sleep enabled by default, and the newest that there are schemas for.
 VERSIONS = ["1.30", kubernetes_validate.latest_version()]

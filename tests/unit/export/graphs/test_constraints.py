@@ -3,14 +3,7 @@
 import numpy as np
 import pytest
 
-from contract.signatures import (
-    FINAL_ROW,
-    FORBIDDEN,
-    FORBIDDEN_DISTANCE,
-    NO_CONTINUATION,
-    ROW_BITS,
-    UNCONSTRAINED_ROW,
-)
+from contract.signatures import FINAL_ROW, FORBIDDEN, FORBIDDEN_DISTANCE, NO_CONTINUATION, ROW_BITS, UNCONSTRAINED_ROW
 from tests.unit.export.models import VOCABULARY
 from tests.unit.export.published import END, IDS, ROWS, UNIFORMS, same_bits
 

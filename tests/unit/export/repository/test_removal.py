@@ -114,12 +114,13 @@ def test_a_removal_deletes_what_a_killed_removal_left(repository, monkeypatch):
     assert versions(repository) == []
 
 
-def test_a_version_published_during_the_confirmation_stays_with_its_entry(repository, monkeypatch):
+@pytest.mark.parametrize("moment", ["_is_confirmed", "wait_until_unloaded"])
+def test_a_version_published_meanwhile_stays_with_its_entry(repository, monkeypatch, moment):
     store(repository)
-    monkeypatch.setattr(removal, "_is_confirmed", lambda: bool(store(repository, version=2)))
+    monkeypatch.setattr(removal, "_is_confirmed", lambda: True)
+    monkeypatch.setattr(removal, moment, lambda *_: bool(store(repository, version=2)))
     assert remove("m") == 0
-    assert versions(repository) == ["2"]
-    assert listed(repository) == ["m"]
+    assert (listed(repository), versions(repository)) == (["m"], ["2"])
 
 
 def test_files_that_are_no_version_stay(repository):
@@ -220,13 +221,6 @@ def test_removing_the_last_entry_leaves_an_empty_list(repository):
     store(repository)
     assert remove("m", "--yes") == 0
     assert (repository / "models.config").read_text().split() == ["model_config_list", "{", "}"]
-
-
-def test_a_version_published_during_the_wait_stays_with_its_entry(repository, monkeypatch):
-    store(repository)
-    monkeypatch.setattr(removal, "wait_until_unloaded", lambda *_: store(repository, version=2))
-    assert remove("m", "--yes") == 0
-    assert (listed(repository), versions(repository)) == (["m"], ["2"])
 
 
 def test_a_model_that_is_listed_again_during_the_wait_keeps_its_versions(repository, capsys, monkeypatch):

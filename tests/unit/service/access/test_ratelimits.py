@@ -6,6 +6,7 @@ import socket
 import sys
 import threading
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -134,18 +135,14 @@ def restless():
 @pytest.mark.parametrize("attempt", range(20))
 def test_concurrent_charges_never_exceed_the_limit(limiter, subject, attempt):  # noqa: ARG001 - repeats the test
     """Many threads get as much as one alone would, and refused charges cost nothing."""
-    barrier, passed = threading.Barrier(8), []
+    barrier = threading.Barrier(8)
 
-    def work():
+    def work(_):
         barrier.wait()
-        passed.append(num_charged(limiter, subject, tokens=200, num_tokens=9))
+        return num_charged(limiter, subject, tokens=200, num_tokens=9)
 
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sum(passed) == 22
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(work, range(8))) == 22
     assert num_charged(limiter, subject, tokens=200) == 2
 
 
@@ -160,11 +157,8 @@ def test_more_threads_than_pooled_connections_still_use_redis(make_limiter, redi
     limiter = make_limiter(redis_url)
     with Redis.from_url(redis_url) as redis:
         redis.client_pause(500)
-    threads = [threading.Thread(target=charge, args=(limiter, subject), kwargs={"requests": 1000}) for _ in range(150)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(150) as pool:
+        list(pool.map(lambda _: charge(limiter, subject, requests=1000), range(150)))
     assert not caplog.records
 
 

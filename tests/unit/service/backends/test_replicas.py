@@ -4,6 +4,7 @@ import queue
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -387,18 +388,10 @@ def test_concurrent_calls_are_each_answered_once():
                 fleet.servers[letter].answer = before
                 fleet.replicas.record_probes(fleet.replica(letter), "demo", {MODEL: PROBE})
 
-    disturber = threading.Thread(target=disturb)
+    disturber = threading.Thread(target=disturb, daemon=True)
     disturber.start()
-    answers = []
-
-    def ask():
-        answers.extend(fleet.answer()[0] for _ in range(300))
-
-    threads = [threading.Thread(target=ask) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(8) as pool:
+        answers = [answer for answer, *_ in pool.map(lambda _: fleet.answer(), range(2400))]
     ended.set()
     disturber.join()
     assert len(answers) == 2400

@@ -10,17 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.context import Quota, RequestContext
-from service.errors import (
-    DeadlineExceeded,
-    InvalidRequest,
-    ShuttingDown,
-    StateRefused,
-)
-from service.generation.choice import Choice, StopString
+from service.errors import DeadlineExceeded, InvalidRequest, ShuttingDown, StateRefused
 from service.params import ModelVersion
-from service.scheduling.sequence import Result
 from tests.fakes import END, FakeBackend
-from tests.unit.contract.test_subwords import BYTE_IDS, BYTES
 from tests.unit.service.engines import CHARACTERS, Service, request
 
 TOTAL = 40
@@ -442,14 +434,6 @@ def test_a_deadline_during_prefill_loses_no_held_back_text(service, model):
     generation.request.close()
     assert later.text in whole.text
     assert len(later.text) + len(ending) == len(whole.text)
-
-
-def test_a_stop_string_completed_by_the_flush_is_the_finish_reason():
-    """The text that the detokenizer flushes, here U+FFFD for an incomplete character, may complete a stop string."""
-    tokenizer = BYTES
-    choice = Choice((0, 0), tokenizer.detokenizer(), [StopString.of("\ufffd")], backward=False)
-    choice.take(Result((0, 0), sampled_ids=[BYTE_IDS[ord("a")], BYTE_IDS[0xE2]], finish_reason="length"))
-    assert (choice.take_delta(0).text, choice.finish_reason) == ("a", "stop")
 
 
 def test_the_tokens_in_resume_tokens_are_limited(service):

@@ -21,6 +21,7 @@ import pytest
 
 from service.http_server.worker import RECEIVED_BYTES
 from tests.paths import ROOT
+from tests.processes import cpu_s
 from tests.waiting import until
 
 APP = "tests.unit.service.http_server.worker_app"
@@ -122,12 +123,6 @@ def read_all(sock: socket.socket) -> bytes:
         while piece := sock.recv(1 << 16):
             data += piece
     return data
-
-
-def cpu_s(pid: int) -> float:
-    """Return the CPU time that a process has used (proc(5): the 14th and 15th fields, 12th and 13th after ")")."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def drip(sock: socket.socket, text: bytes) -> bytes:

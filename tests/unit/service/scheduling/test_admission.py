@@ -1,6 +1,6 @@
 """Admission control: limits of sequences and tokens, of the server and of each key, and shares of requests."""
 
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -117,7 +117,7 @@ def test_a_request_larger_than_its_keys_limit_is_admitted_in_parts(quota, admitt
 def test_concurrent_requests_never_exceed_a_limit():
     admissions, seen = control(5, 10**9), []
 
-    def come_and_go():
+    def come_and_go(_):
         for _ in range(300):
             request = admissions.open(Quota("key", 4))
             try:
@@ -128,10 +128,7 @@ def test_concurrent_requests_never_exceed_a_limit():
             for release in releases:
                 release()
 
-    threads = [threading.Thread(target=come_and_go) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(come_and_go, range(8)))
     assert max(seen) <= 4
     assert (admissions.num_sequences, admissions.num_tokens) == (0, 0)

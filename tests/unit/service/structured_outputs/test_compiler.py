@@ -4,7 +4,6 @@ import os
 import signal
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -19,7 +18,7 @@ from service.structured_outputs.json_schema import SchemaError
 from service.structured_outputs.patterns import Pattern
 from service.structured_outputs.regex_syntax import PatternError
 from tests.fakes import FakeListener
-from tests.servers import children
+from tests.servers import children, is_running
 from tests.waiting import until
 
 TEXTS = TokenTexts((b"a", b"b"), (b"a", b"b"), None, 2)
@@ -287,15 +286,6 @@ def test_a_lost_process_is_started_again(process):
         # The fork that compiled ends, too.
         until(lambda: not is_running(child))
     assert process.run(job(regex("b"))).num_states == 1
-
-
-def is_running(pid):
-    """Return whether a process has not ended; a zombie has."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        return False
-    return stat.rpartition(") ")[2][0] != "Z"
 
 
 def test_a_stopped_process_is_killed(process, monkeypatch):
