@@ -1,4 +1,4 @@
-"""Gateways that restart under load, and a backend with invalid responses: no model is missing and no stream fails."""
+"""Gateways that restart under load, and backends with invalid responses: no model is missing and no stream fails."""
 
 import concurrent.futures
 import os
@@ -7,10 +7,12 @@ import threading
 import time
 from collections import Counter
 
+import numpy as np
 import pytest
 
+from service.backends.messages import to_proto
 from sostenuto import Client as Sdk
-from tests.backends import INVALID_RESPONSES, NUM_STREAMS, Proxy, bodies
+from tests.backends import NUM_STREAMS, Proxy, bodies, changed, foreign_ids, left_out, other_shape, spoil_state
 from tests.servers import children
 
 NUM_CLIENTS = 12
@@ -77,6 +79,38 @@ def test_no_model_is_missing_while_a_worker_starts(two_models_dir, own_model_ser
     assert texts == expected
 
 
+def positive_logprobs(answer):
+    """Make log probabilities positive; without any, drop the state."""
+    if "logprobs" in answer.outputs:
+        shape = [dim.size for dim in answer.outputs["logprobs"].tensor_shape.dim]
+        answer.outputs["logprobs"].CopyFrom(to_proto(np.ones(shape, np.float32)))
+    else:
+        answer.outputs.pop("state")
+
+
+def other_type(answer):
+    """Make states integers."""
+    shape = [dim.size for dim in answer.outputs["state"].tensor_shape.dim]
+    answer.outputs["state"].CopyFrom(to_proto(np.zeros(shape, np.int32)))
+
+
+INVALID = {
+    "bytes that are no message": lambda *_: b"\xff\xff\xffjunk",
+    "an empty message": lambda *_: b"",
+    "no state": changed(lambda answer: answer.outputs.pop("state")),
+    "another shape": changed(other_shape),
+    "another type": changed(other_type),
+    "ids outside the vocabulary": changed(lambda answer: foreign_ids(answer) or spoil_prefill(answer)),
+    "log probabilities above 0": changed(positive_logprobs),
+}
+
+
+def spoil_prefill(answer):
+    """Drop the state of a response without token ids."""
+    if "token_ids" not in answer.outputs:
+        answer.outputs.pop("state")
+
+
 @pytest.mark.timeout(1200)
 def test_streams_outlast_invalid_responses_of_the_only_backend(two_models_dir, own_model_server, start_gateway):
     """Whatever the fault, they pause while it lasts and are byte-identical in the end."""
@@ -86,7 +120,7 @@ def test_streams_outlast_invalid_responses_of_the_only_backend(two_models_dir, o
         wanted = bodies(max_tokens=1000)[:24]
         with concurrent.futures.ThreadPoolExecutor(NUM_STREAMS) as pool:
             expected = list(pool.map(lambda body: alone.text(**body), wanted))
-            for name, fault in INVALID_RESPONSES.items():
+            for name, fault in INVALID.items():
                 running = [pool.submit(alone.streamed_text, **body) for body in wanted]
                 time.sleep(0.2)
                 proxy.fault, proxy.num_faults = fault, 0
@@ -94,5 +128,40 @@ def test_streams_outlast_invalid_responses_of_the_only_backend(two_models_dir, o
                 proxy.fault = None
                 assert [text.result(240) for text in running] == expected, name
                 assert proxy.num_faults, f"{name}: choose longer streams"
+    finally:
+        proxy.end()
+
+
+@pytest.mark.timeout(900)
+def test_a_backend_with_seconds_of_invalid_responses_is_readmitted(two_models_dir, own_model_server, start_gateway):
+    """It is ejected, every stream is byte-identical, and once readmitted it gets calls again."""
+    real = [own_model_server(two_models_dir) for _ in range(2)]
+    proxy = Proxy(real[0].port)
+    try:
+        both = start_gateway(repository=two_models_dir, backends=f"127.0.0.1:{proxy.port},127.0.0.1:{real[1].port}")
+        both.wait_until(lambda: left_out(both) == [])
+        wanted = bodies(max_tokens=1000)[:24]
+        with concurrent.futures.ThreadPoolExecutor(NUM_STREAMS) as pool:
+            expected = list(pool.map(lambda body: both.text(**body), wanted))
+            for fault in (changed(spoil_state), changed(foreign_ids)):
+                running = [pool.submit(both.streamed_text, **body) for body in wanted]
+                time.sleep(0.2)
+                proxy.fault, proxy.num_faults = fault, 0
+                time.sleep(8)
+                assert left_out(both) == [proxy.port]
+                proxy.fault = None
+                assert [text.result(240) for text in running] == expected
+                both.wait_until(lambda: left_out(both) == [], timeout=120)
+                # It gets half of the calls again, because both backends compute the same bits.
+                calls = []
+
+                def counted(request, _context, onward, calls=calls):
+                    calls.append(request)
+                    return onward(request, timeout=20)
+
+                proxy.fault = counted
+                assert list(pool.map(lambda body: both.text(**body), wanted)) == expected
+                assert calls
+                proxy.fault = None
     finally:
         proxy.end()

@@ -1,15 +1,21 @@
-"""A gateway with its default settings, in docker-compose's memory limit: no request gets it killed."""
+"""A gateway with its default settings, in docker-compose's memory limit: no request gets it killed.
+
+And the memory of clients that disconnect is released.
+"""
 
 import concurrent.futures
+import contextlib
 import json
 import random
 import shutil
+import time
 from collections import Counter
 
 import pytest
 
 from tests.cgroups import MemoryCgroup, Unavailable
 from tests.conftest import TEXT
+from tests.processes import status
 from tests.servers import Gateway, ModelServer
 from tests.unit.deploy.test_memory_limits import compose_limit
 
@@ -108,3 +114,39 @@ def test_the_gateway_survives_large_requests_within_its_memory_limit(limited):
     assert cgroup.peak_bytes < compose_limit()
     print({"peak MiB": cgroup.peak_bytes // 2**20, **{f"{name}: {status}": n for (name, status), n in outcome.items()}})
     assert gateway.text(prompt="It was", max_tokens=20)
+
+
+LEFT = [
+    ("/v1/completions", as_json(prompt="It was", max_tokens=5000, stream=True)),
+    ("/v1/completions", as_json(prompt="t" * 100_000, max_tokens=1000, stream=True)),
+    ("/v1/completions", as_json(prompt=["t" * 130_000] * 2, max_tokens=500)),
+    ("/v1/inspect", as_json(input="t" * 3000)),
+]
+
+
+def leave(gateway, number):
+    """Send a request and disconnect a moment later."""
+    connection = gateway.connect()
+    with contextlib.suppress(OSError):
+        connection.request("POST", *LEFT[number % len(LEFT)])
+        time.sleep(0.3)
+    connection.close()
+
+
+@pytest.mark.timeout(900)
+def test_the_memory_of_disconnected_clients_is_released(limited):
+    """In four rounds of 500 disconnects the gateway's memory does not grow with their number."""
+    gateway, cgroup = limited
+    sizes = [status(gateway.worker_pid, "VmRSS") // 2**20]
+    for _ in range(4):
+        with concurrent.futures.ThreadPoolExecutor(400) as pool:
+            list(pool.map(lambda number: leave(gateway, number), range(500)))
+        deadline = time.monotonic() + 60
+        while gateway.accepted:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        sizes.append(status(gateway.worker_pid, "VmRSS") // 2**20)
+    print({"resident MiB after each round": sizes})
+    # The process, its threads, and a full prefix cache.
+    assert max(sizes) < 400
+    assert cgroup.num_killed == 0

@@ -1,4 +1,4 @@
-"""Patterns that take long to compile must not stall other clients."""
+"""Patterns that take long to compile must not stall other clients, and neither must requests of many choices."""
 
 import contextlib
 import http.client
@@ -79,3 +79,40 @@ def test_clients_that_send_slow_patterns_and_leave_stop_nobody(start_gateway):
     # Two minutes before patterns were compiled after admission.
     assert max(longest.values()) < 10
     until(lambda: gateway.accepted == 0, timeout=30)
+
+
+@pytest.mark.timeout(300)
+def test_clients_that_wait_for_slow_patterns_leave_room_for_others(start_gateway):
+    """They stay, with the longest deadline: their patterns are refused beyond a limit, and no other request is."""
+    gateway = start_gateway()
+    bodies = [{**FIELDS, "timeout_s": 60, "guided_regex": SLOW.format(12 + i)} for i in range(480)]
+    crowd = Crowd(gateway, bodies, patience_s=20.0)
+    for number in range(10):
+        assert gateway.get("/healthz")[0] == 200
+        assert gateway.post({**FIELDS, "max_tokens": 8, "seed": number})[0] == 200
+    crowd.join()
+
+
+@pytest.mark.timeout(300)
+def test_requests_of_ten_thousand_choices_keep_out_no_other(start_gateway):
+    gateway = start_gateway()
+    stop = threading.Event()
+
+    def attack():
+        body = {**FIELDS, "n": 10_000, "max_tokens": 100, "stream": True}
+        connection = gateway.connect()
+        connection.request("POST", "/v1/completions", json.dumps(body))
+        response = connection.getresponse()
+        while not stop.is_set() and response.readline():
+            pass
+        connection.close()
+
+    threads = [threading.Thread(target=attack, daemon=True) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    until(lambda: gateway.accepted >= 200)
+    statuses = [gateway.post({**FIELDS, "max_tokens": 20, "seed": seed})[0] for seed in range(40)]
+    stop.set()
+    for thread in threads:
+        thread.join(60)
+    assert statuses == [200] * 40
