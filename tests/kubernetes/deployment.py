@@ -1,7 +1,4 @@
-"""The project in a cluster, deployed by the commands of docs/kubernetes.md.
-
-Knows the page and the objects' names. Does not know what fault is injected.
-"""
+"""The project in a cluster, deployed by the commands of docs/kubernetes.md."""
 
 import os
 import re

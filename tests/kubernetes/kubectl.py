@@ -1,7 +1,4 @@
-"""kubectl on the cluster of the current context, in a namespace: objects as dicts, and waiting.
-
-Knows Kubernetes. Does not know the project's objects.
-"""
+"""kubectl on the cluster of the current context, in a namespace: objects as dicts, and waiting."""
 
 import json
 import os

@@ -1,7 +1,4 @@
-"""Load on the gateways: a pod that streams completions during all faults, and their outcomes.
-
-Knows the load generator and its pod. Does not know what fault is injected.
-"""
+"""Load on the gateways: a pod that streams completions during all faults, and their outcomes."""
 
 import json
 

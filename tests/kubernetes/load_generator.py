@@ -1,7 +1,6 @@
 """Stream completions by the SDK, with `resume=True`, in several threads; print the result of each as a line of JSON.
 
-Runs in a pod until it is killed, or anywhere with the SDK on its path. Each thread streams its own seeds in turn. Knows
-seeds, hashes and times. Does not know what fault is injected.
+Runs in a pod until it is killed, or anywhere with the SDK on its path. Each thread streams its own seeds in turn.
 
     load_generator.py --url http://gateway:80      prints {"seed": …, "sha256": …, "error": …, …} for each completion
 

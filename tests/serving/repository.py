@@ -1,8 +1,7 @@
 """The models of the conformance suite: `python -m tests.serving.repository [DIR]`.
 
-Knows which models there are and how a server is started on them. They are small and untrained, but published by the
-project's own exporter, so a server that passes with them can serve those in use. They are copies of the models of the
-other tests.
+They are small and untrained, but published by the project's own exporter, so a server that passes with them can serve
+those in use. They are copies of the models of the other tests.
 """
 
 import argparse
