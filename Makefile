@@ -32,11 +32,11 @@ run: $(STAMPS)/run  ## train the demo if there is no model yet, and serve it (PO
 NUM_PROCESSES := $(shell expr $$(nproc) + 1)
 PYTEST_IN_PARALLEL := $(BIN)/python -m pytest --numprocesses $(NUM_PROCESSES) --maxprocesses 5 --dist loadfile --no-loadscope-reorder
 
-test: $(STAMPS)/dev  ## run the tests, in eight minutes; as root it installs redis-server, nginx, chromium, curl, jq and kubectl
+test: $(STAMPS)/dev  ## run the tests, in ten minutes; as root it installs redis-server, nginx, chromium, curl, jq and kubectl
 	@scripts/install-test-packages
 	@$(PYTEST_IN_PARALLEL) $(ARGS)
 
-test-all: $(STAMPS)/dev  ## the same with the slow tests: all pages, conformance with batching, soak and attacks, in 17 minutes
+test-all: $(STAMPS)/dev  ## the same with the slow tests: all pages, conformance with batching, soak and attacks, in 20 minutes
 	@scripts/install-test-packages
 	@$(PYTEST_IN_PARALLEL) -m "" --ignore=tests/attack $(ARGS)
 	@$(BIN)/python -m pytest -m "" tests/attack $(ARGS)
