@@ -7,12 +7,16 @@ unknown operation is rejected.
 
 import itertools
 from collections.abc import Iterable, Iterator
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
 from export.errors import UnsupportedModel
+
+# Returns the functions and gradients of a GraphDef.
+_definitions = attrgetter("library")
 
 # Arithmetic, arrays and layers; control flow; lists; variables and in-memory tables; random numbers. All of them work
 # on tensors and on the model's own memory. Not allowed are, among others, files (WriteFile, SaveV2, ReadFile), output
@@ -109,7 +113,7 @@ class _Graph:
             function.signature.name: [
                 (f"operation {node.name!r} of function {function.signature.name!r}", node) for node in function.node_def
             ]
-            for function in meta_graph.graph_def.library.function
+            for function in _definitions(meta_graph.graph_def).function
         }
 
     def all_nodes(self) -> Iterator[tuple[str, Any]]:
@@ -151,8 +155,8 @@ def _function_roots(meta_graph: Any) -> Iterator[str]:
     yield from meta_graph.object_graph_def.concrete_functions
     for node in meta_graph.object_graph_def.nodes:
         yield from (*node.function.concrete_functions, node.bare_concrete_function.concrete_function_name)
-    library = meta_graph.graph_def.library
-    for gradient in (*library.gradient, *library.registered_gradients):
+    definitions = _definitions(meta_graph.graph_def)
+    for gradient in (*definitions.gradient, *definitions.registered_gradients):
         yield gradient.gradient_func
 
 

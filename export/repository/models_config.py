@@ -139,7 +139,7 @@ def drop_from_models_config(models_dir: Path, folder: str) -> None:
 
 
 class _Files:
-    """The content of `models.config` and `labels.json`; whoever writes them holds the lock from the reading on."""
+    """The content of `models.config` and `labels.json`. A writer holds the lock from reading to writing."""
 
     def __init__(self, models_dir: Path) -> None:
         self._models_dir, self._path = models_dir, models_dir / MODELS_CONFIG

@@ -113,7 +113,7 @@ def schema_regex(schema: Any) -> str:
 
 
 class _Converter:
-    """Converts a schema; `_at` is the path of the subschema at hand, and `_refs` are the references that led to it."""
+    """Converts a schema; `_at` is the path of the current subschema, and `_refs` are the references that led to it."""
 
     def __init__(self, root: Any) -> None:
         self._root, self._at, self._depth = root, "schema", 0
@@ -121,7 +121,7 @@ class _Converter:
 
     @contextmanager
     def _inside(self, place: str) -> Iterator[None]:
-        """Go to a place below the subschema at hand."""
+        """Enter a subschema of the current one."""
         before = self._at, self._depth, self._refs
         self._at, self._depth = self._at + place, self._depth + 1
         if self._depth > _MAX_DEPTH:

@@ -12,7 +12,7 @@ import pytest
 
 from service.backends.messages import to_proto
 from sostenuto import Client as Sdk
-from tests.backends import NUM_STREAMS, Proxy, bodies, changed, foreign_ids, left_out, other_shape, spoil_state
+from tests.backends import INVALID_RESPONSES, NUM_STREAMS, Proxy, bodies, changed, foreign_ids, left_out, spoil_state
 from tests.servers import children
 
 NUM_CLIENTS = 12
@@ -95,10 +95,7 @@ def other_type(answer):
 
 
 INVALID = {
-    "bytes that are no message": lambda *_: b"\xff\xff\xffjunk",
-    "an empty message": lambda *_: b"",
-    "no state": changed(lambda answer: answer.outputs.pop("state")),
-    "another shape": changed(other_shape),
+    **INVALID_RESPONSES,
     "another type": changed(other_type),
     "ids outside the vocabulary": changed(lambda answer: foreign_ids(answer) or spoil_prefill(answer)),
     "log probabilities above 0": changed(positive_logprobs),
