@@ -107,18 +107,19 @@ def test_a_stream_resumes_byte_identically_wherever_it_is_cut(gateway, client, m
         assert "b" not in whole.text
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
-def test_a_stream_resumes_on_another_gateway_with_the_same_state_key(start_gateway, client, tmp_path, number):
-    """The first gateway is killed or drained; the second one continues the stream without losing a token."""
+def test_a_stream_resumes_on_another_gateway_with_the_same_state_key(start_gateway, client, tmp_path):
+    """The first gateway is killed; the second one continues the stream without losing a token."""
     key = tmp_path / "state.key"
     key.write_text("k" * 64 + "\n")
-    first = start_gateway(state_key_file=key, drain_s=1)
-    # Not for longer than needed to be running when the gateway is killed.
-    whole = client.generate(TEXT[:30], model="lstm", max_tokens=10_000, **FIELDS)
-    with sostenuto.Client(f"http://127.0.0.1:{first.port}", max_retries=0) as loyal:
-        pieces = loyal.stream(TEXT[:30], model="lstm", max_tokens=10_000, **FIELDS, resume=True)
-        got = [next(pieces) for _ in range(10)]
-        first.end(number) if number == signal.SIGTERM else (first.send(number), first.process.wait())
+    first = start_gateway(state_key_file=key)
+    whole = client.generate(TEXT[:30], model="lstm", max_tokens=1000, **FIELDS)
+    # The first gateway may have sent everything before it is killed; the proxy loses what follows the first 4 kB.
+    proxy = CuttingProxy(first.port, [4000])
+    with contextlib.closing(proxy), sostenuto.Client(proxy.url, max_retries=0) as loyal:
+        pieces = loyal.stream(TEXT[:30], model="lstm", max_tokens=1000, **FIELDS, resume=True)
+        got = [next(pieces)]
+        first.send(signal.SIGKILL)
+        first.process.wait()
         start_gateway(state_key_file=key, port=first.port)
         got += pieces
     assert "".join(got) == whole.text
