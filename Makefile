@@ -25,7 +25,7 @@ endif
 
 run: $(STAMPS)/run  ## train the demo if there is no model yet, and serve it (PORT=8000); CORPUS=book.txt trains on your own text
 	@$(BIN)/python -m export train $(TRAIN_OPTIONS)
-	@exec $(BIN)/python -m service up
+	@exec $(BIN)/python -m service serve
 
 # One process more than there are cores, as tests wait for servers. The end-to-end tests are the longest and come first,
 # so that no process is left alone with one at the end.

@@ -1,4 +1,4 @@
-"""`python -m service`: run the gateway, alone or with the embedded model server; check its health; manage its keys."""
+"""`python -m service`: the commands of the gateway."""
 
 import sys
 

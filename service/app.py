@@ -25,12 +25,12 @@ from service.observability.tracing import Tracing
 from service.scheduling.admission import AdmissionControl
 from service.scheduling.scheduler import Scheduler
 from service.settings import Settings
-from service.structured_outputs.compiler import ConstraintCompiler
-from service.web.endpoints import Services, ShutdownGate
+from service.structured_outputs.compiler_pool import CompilerPool
+from service.web.blueprint import build_blueprint
+from service.web.endpoint import Services, ShutdownGate
 from service.web.error_handlers import register_error_handlers
 from service.web.middleware import Middleware
 from service.web.pages import register_pages
-from service.web.routes import build_routes
 from service.web.security import allowed_hosts
 
 # Before the worker exits, for the final error events of requests that are still running.
@@ -65,7 +65,7 @@ class Gateway(Flask):
             precisions=settings.precisions,
             changed=self.metrics.keep,
         )
-        self.constraint_compiler = ConstraintCompiler(settings, self.metrics)
+        self.compiler_pool = CompilerPool(settings, self.metrics)
         self.memory = MemoryBudget(settings.request_memory_bytes)
 
     def start(self) -> None:
@@ -89,7 +89,7 @@ class Gateway(Flask):
             self.tracing.shutdown(LAST_TRACES_S)
         self.model_registry.close()
         self.replicas.close()
-        self.constraint_compiler.close()
+        self.compiler_pool.close()
 
 
 def create_app(settings: Settings, metrics_socket: socket.socket | None = None) -> Gateway:
@@ -127,7 +127,7 @@ def _register(app: Gateway, settings: Settings) -> None:
         app.metrics,
         settings,
         _resume_tokens(settings),
-        app.constraint_compiler,
+        app.compiler_pool,
         TrainingFilters(settings.models_dir),
     )
     services = Services(
@@ -142,7 +142,7 @@ def _register(app: Gateway, settings: Settings) -> None:
         DisconnectWatcher().watch,
         app.drain,
     )
-    app.register_blueprint(build_routes(services))
+    app.register_blueprint(build_blueprint(services))
     register_pages(app, settings.docs_url)
     register_error_handlers(app)
     authenticator, hosts = build_authenticator(settings), allowed_hosts(settings)

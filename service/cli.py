@@ -56,19 +56,7 @@ class _Program(_ListsSettings, click.Group):
 
 @click.group(cls=_Program, no_args_is_help=False, context_settings=CONTEXT)
 def program() -> None:
-    """Run the gateway, alone or with the embedded model server; check its health; manage its keys."""
-
-
-@program.command("up", cls=_ListsSettings)
-def up() -> None:
-    """Run the embedded model server and the gateway together."""
-    _run_both(_settings())
-
-
-@program.command("serve", cls=_ListsSettings)
-def gateway() -> None:
-    """Run the gateway alone, in front of SOSTENUTO_BACKENDS."""
-    _run_gateway(_settings())
+    """Run the gateway, check its health, and manage its keys."""
 
 
 @program.command("health", short_help="Check the readiness of the gateway on this machine.")
@@ -134,7 +122,7 @@ def _settings(**options: object) -> "Settings":
     return load_settings()
 
 
-@click.command(
+@program.command(
     "serve",
     cls=_ListsSettings,
     context_settings=CONTEXT,
@@ -178,13 +166,13 @@ def doctor() -> None:
 
 
 def _run_gateway(settings: "Settings") -> NoReturn:
-    from service.commands.serve import serve  # noqa: PLC0415 - gunicorn and Flask, which other commands do not need
+    from service.commands.gateway import serve  # noqa: PLC0415 - gunicorn and Flask, which other commands do not need
 
     raise Exit(serve(settings))
 
 
 def _run_both(settings: "Settings") -> NoReturn:
-    from service.commands.up import Service  # noqa: PLC0415 - numpy, which other commands do not need
+    from service.commands.serve import Service  # noqa: PLC0415 - numpy, which other commands do not need
 
     if not _has_models(settings):
         raise click.ClickException(f"there is no models.config in {settings.models_dir}: {NO_MODEL}")

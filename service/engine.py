@@ -15,8 +15,8 @@ from service.generation.hidden_states import EmbeddingProcessor, InspectionProce
 from service.generation.memory_estimates import completion_bytes, embedding_bytes, inspection_bytes
 from service.generation.output_processor import OutputProcessor
 from service.generation.prompts import NO_IDS, EncodedPrompt, encode_prompts, require_encodable, require_ids
-from service.generation.request import Request
 from service.generation.resume_tokens import Checkpoint, ResumeTokens
+from service.generation.running_request import RunningRequest
 from service.limits import Limits
 from service.models.registry import ModelRegistry, ServedModel
 from service.models.training_filters import TrainingFilters
@@ -25,7 +25,7 @@ from service.scheduling.admission import AdmissionControl
 from service.scheduling.constraints import FIRST_ROW, Match
 from service.scheduling.scheduler import Scheduler
 from service.structured_outputs.automata import TokenTexts
-from service.structured_outputs.compiler import ConstraintCompiler
+from service.structured_outputs.compiler_pool import CompilerPool
 from service.structured_outputs.json_schema import SchemaError
 from service.structured_outputs.patterns import Constraint
 from service.structured_outputs.regex_syntax import PatternError
@@ -33,7 +33,7 @@ from service.structured_outputs.regex_syntax import PatternError
 Body = CompletionRequest | EmbeddingsRequest | InspectRequest
 Processor = OutputProcessor | EmbeddingProcessor | InspectionProcessor
 # Is called with each request before it waits: watches its client, and closes it in the end.
-Watch = Callable[[Request], object]
+Watch = Callable[[RunningRequest], object]
 _NO_CLIENT: Watch = lambda _: None  # noqa: E731
 
 
@@ -48,7 +48,7 @@ class Engine:
         metrics: Metrics,
         limits: Limits,
         resume_tokens: ResumeTokens,
-        compiler: ConstraintCompiler,
+        compiler: CompilerPool,
         training_filters: TrainingFilters,
     ) -> None:
         self._model_registry, self._scheduler, self._admission = model_registry, scheduler, admission
@@ -127,7 +127,7 @@ class Engine:
             request.submit(processor.create)
         return processor
 
-    def _match(self, body: CompletionRequest, request: Request, constraint: Constraint) -> Match:
+    def _match(self, body: CompletionRequest, request: RunningRequest, constraint: Constraint) -> Match:
         """Return a new match, or the one that a checkpoint resumes.
 
         Raises:
@@ -182,7 +182,7 @@ class Engine:
 
     def _encode(
         self,
-        request: Request,
+        request: RunningRequest,
         raw_prompts: tuple[PromptText, ...],
         field: str,
         charges: TokenCharges,
@@ -202,14 +202,14 @@ class Engine:
 
     def _request(
         self, body: Body, context: RequestContext, resume_token: str | None = None, seed: int | None = None
-    ) -> Request:
+    ) -> RunningRequest:
         """Return a request with its version and checkpoint; refuse an unknown model and an unusable resume token."""
         if resume_token is None:
             model, checkpoint = self._model_registry.find(body.model, seed), None
         else:
             checkpoint = self._resume_tokens.open(resume_token, context.quota.tenant)
             model = self._version_of(checkpoint, body.model, seed)
-        return Request(
+        return RunningRequest(
             model,
             checkpoint,
             context,
@@ -271,7 +271,7 @@ class Engine:
                 raise InvalidRequest(f"{what} at most {limit} tokens (of {counted}), got {count}", param=param)
 
 
-def _constraints(body: CompletionRequest, request: Request) -> list[Constraint | None]:
+def _constraints(body: CompletionRequest, request: RunningRequest) -> list[Constraint | None]:
     """Return what the choices of each prompt must match.
 
     A resumed match continues, unless the request has another constraint or a prompt of its own, or repeats that of a
@@ -285,7 +285,7 @@ def _constraints(body: CompletionRequest, request: Request) -> list[Constraint |
     return [resumed.constraint if continues and prompt.is_empty else body.constraint for prompt in request.prompts]
 
 
-def _hold_memory(request: Request, num_response_bytes: int) -> None:
+def _hold_memory(request: RunningRequest, num_response_bytes: int) -> None:
     """Hold the memory that the request needs from here to its end."""
     num_bytes = sum(prompt.num_bytes for prompt in request.prompts) + num_response_bytes
     request.context.memory.hold(num_bytes, "the request and its response")

@@ -37,7 +37,7 @@ class Probe:
     batch_sizes: tuple[int, ...]  # ascending
     sha256: str
     is_deterministic: bool = True  # otherwise the only batch size is not reproducible
-    stamp: int = 0  # of the card that it was made with; see `service.backends.health.Assets`
+    stamp: int = 0  # of the card that it was made with; see `service.backends.health_checks.Assets`
     is_stale: bool = False  # it must be repeated before the server gets calls of the version
 
 

@@ -38,7 +38,7 @@ WATCH_S = 0.1
 
 
 class Replicas:
-    """All model servers; thread-safe."""
+    """All model servers, which the scheduler knows as its `Backends`; thread-safe."""
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from service.commands.up import python_path
+from service.commands.serve import python_path
 from service.settings import Settings
 
 # Its data are the plays; none of its code runs.

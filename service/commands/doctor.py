@@ -11,7 +11,7 @@ from pathlib import Path
 from contract.card import load_assets
 from contract.errors import ContractError
 from contract.signatures import MODELS_CONFIG
-from service.backends.health import RepeatedErrors
+from service.backends.health_checks import RepeatedErrors
 from service.commands.health import is_ready
 from service.http_server.addresses import listen
 from service.models.precision import has_fast_bfloat16, read_cpuinfo

@@ -1,177 +1,276 @@
-"""`python -m service serve`: the gateway under gunicorn.
+"""`sostenuto serve`: the embedded model server and the gateway as one foreground program.
 
-One worker process, so that one scheduler sees all sequences, and a thread for every request that may be accepted.
+Starts both as child processes, waits until a model is ready, and stops both when one ends or a signal arrives.
 """
 
+import contextlib
 import ctypes
-import logging
+import fcntl
 import math
+import os
+import re
+import select
+import signal
 import socket
-from dataclasses import replace
-from typing import Any
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import FrameType
 
-# gunicorn has no types of its own.
-from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
-from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
+import click
 
-from service.access.auth import check_authenticator
-from service.access.keys import warn_if_exposed
-from service.backends.client import backend_tls
-from service.errors import ConfigurationError
-from service.generation.resume_tokens import StateKeys
-from service.http_server.addresses import is_loopback, listen
-from service.http_server.worker import StreamingWorker
-from service.observability.logs import configure_logging
-from service.settings import Settings, unknown_settings
+from contract.files import read_file
+from contract.signatures import MODELS_CONFIG
+from service.commands.health import is_ready
+from service.generation.resume_tokens import make_key_file
+from service.http_server.addresses import listen
+from service.settings import Settings
 
-log = logging.getLogger(__name__)
-
-MAX_PORT = 65535
-
-# Threads for requests that are refused at once, for /healthz and similar endpoints.
-SPARE_THREADS = 32
-# Connections that the kernel queues until they are accepted; clients hang while it is full.
-BACKLOG = 2048
-# For the final error events of requests that outlast the drain, and for the worker to exit
-# (StreamingWorker.exit_margin_s).
-AFTER_DRAIN_S = 4
-
-# From malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
-# Threads nearly always hold the GIL when they allocate: more arenas save no time, and each keeps what was freed in it.
-_NUM_ARENAS = 2
-# Larger blocks are mapped one by one and unmapped when freed. Setting the threshold stops it from growing with the
-# largest block ever freed, up to 32 MB.
-_MMAP_BYTES = 256 * 2**10
-_TRIM_BYTES = 2**20
+# Measured from when every version is loaded.
+GATEWAY_TIMEOUT_S = 120.0
+POLL_S = 0.05
+MODEL_SERVER, GATEWAY = "model server", "gateway"
+# After the gateway's drain, before a process that does not end is killed.
+EXIT_TIMEOUT_S = 10.0
+# In the working directory, like models and runs.
+STATE_KEY_FILE = Path(".sostenuto-state-key")
+# Prompts of the example request, as JSON strings; a model of another name starts a new text.
+EXAMPLE_PROMPTS = {"demo": r"HAMLET.\n"}
+_PR_SET_PDEATHSIG = 1
 
 
-class _Server(BaseApplication):  # type: ignore[misc]
-    def __init__(self, options: dict[str, Any], settings: Settings, metrics_socket: socket.socket) -> None:
-        self._options, self._settings, self._metrics_socket = options, settings, metrics_socket
-        super().__init__()
+class Ended(Exception):
+    """A process ended on its own, or a signal arrived: a message and an exit code."""
 
-    def load_config(self) -> None:
-        for name, value in self._options.items():
-            self.cfg.set(name, value)
-
-    def load(self) -> Any:
-        """Build the application, in the worker."""
-        from service.app import create_app  # noqa: PLC0415 - the master must start no thread
-
-        return create_app(self._settings, self._metrics_socket)
-
-    def run(self) -> None:
-        """Serve until a signal stops it."""
-        _Arbiter(self).run()
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
-class _Arbiter(Arbiter):  # type: ignore[misc]
-    """gunicorn's arbiter without the signals that start another master or worker, which could not share a scheduler."""
-
-    def handle_usr2(self) -> None:
-        """Refuse gunicorn's upgrade in place: as PID 1 of a container, the old master could not end after it."""
-        self.log.warning("SIGUSR2 ignored: to upgrade, start another gateway and end this one with SIGTERM")
-
-    def handle_ttin(self) -> None:
-        """Refuse another worker."""
-        self.log.warning("SIGTTIN ignored: a gateway has one worker process; start more gateways instead")
+def terminate_with_parent(parent: int) -> None:
+    """Have the kernel send this process SIGTERM when its parent ends, or exit if it has ended; for `preexec_fn`."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
-def gunicorn_options(settings: Settings, listener: socket.socket) -> dict[str, Any]:
-    """Return gunicorn's settings, each with its reason."""
-    threads = settings.max_running + settings.max_queued + SPARE_THREADS
-    return {
-        # Bound by the caller: gunicorn would retry a port in use for five seconds before it reports it. gunicorn takes
-        # over the descriptor.
-        "bind": f"fd://{listener.detach()}",
-        "workers": 1,
-        "worker_class": _worker_class(settings),
-        # At most one thread per accepted sequence, while it waits or runs; threads are started on demand.
-        "threads": threads,
-        # Connections beyond the threads: kept alive, or about to get 429.
-        "worker_connections": 2 * threads,
-        "keepalive": 15,
-        # When the arbiter kills: requests have `drain_s`, and then the worker needs a moment to exit.
-        "graceful_timeout": math.ceil(settings.drain_s + AFTER_DRAIN_S),
-        # The worker's heartbeat comes from its accept thread, which no request can block.
-        "timeout": 30,
-        "accesslog": None,
-        "logger_class": "service.observability.logs.GunicornLogger",
-        "loglevel": "warning",
-        "worker_exit": _close,
-        # gunicorn lets clients on this machine set SCRIPT_NAME by a header, which changes every path.
-        "forwarder_headers": "",
-        "proc_name": "sostenuto-gateway",
-        # gunicorn 27 opens a control socket in the working directory unless told not to.
-        "control_socket_disable": True,
-    }
+class ParentDeathPipe:
+    """A pipe by which one process is signalled when the last of several others has ended.
 
-
-def _worker_class(settings: Settings) -> type[StreamingWorker]:
-    """Return the worker class with the configured limits; behind proxies there is no limit per client address."""
-    limits = replace(
-        StreamingWorker.limits,
-        max_body_bytes=settings.max_body_bytes,
-        max_client_connections=None if settings.num_proxies else settings.max_client_connections,
-    )
-    return type("GatewayWorker", (StreamingWorker,), {"limits": limits})
-
-
-def _close(server: object, worker: Any) -> None:  # noqa: ARG001 - gunicorn checks the number of a hook's arguments
-    """Close the application of a worker that is about to exit; one that never booted has none."""
-    getattr(worker.wsgi, "close", lambda: None)()
-
-
-def metrics_port(settings: Settings, port: int) -> int:
-    """Return the port of /metrics: as configured, else the gateway's port + 1, or any free one if that port was 0."""
-    if settings.metrics_port is not None:
-        return settings.metrics_port
-    return 0 if settings.port == 0 or port == MAX_PORT else port + 1
-
-
-def return_freed_memory() -> None:
-    """Have the C library return freed memory to the system, here and in forked processes.
-
-    glibc otherwise keeps it in one arena per thread: 32 threads that allocated and freed 256 MB leave 266 MiB resident
-    without it, and 10 MiB with it (measured). With musl nothing is changed.
+    The processes that hold the write end are its holders: this process until it calls `drop`, those that it was passed
+    to, and their children. However they end, the kernel closes their ends; the pipe is then cut.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", lambda *_: None)
-    mallopt(_M_ARENA_MAX, _NUM_ARENAS)
-    mallopt(_M_MMAP_THRESHOLD, _MMAP_BYTES)
-    mallopt(_M_TRIM_THRESHOLD, _TRIM_BYTES)
+
+    def __init__(self) -> None:
+        self.read_fd, self.write_fd = os.pipe()
+        self._is_dropped = False
+
+    def terminate_when_cut(self) -> None:
+        """Have the kernel send this process SIGTERM when the pipe is cut; for `preexec_fn`, with `read_fd` passed on.
+
+        `fork` makes this process a holder until `exec`: if all other holders have ended before, `exec` cuts the pipe.
+        """
+        fcntl.fcntl(self.read_fd, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(self.read_fd, fcntl.F_SETSIG, signal.SIGTERM)
+        flags = fcntl.fcntl(self.read_fd, fcntl.F_GETFL)
+        fcntl.fcntl(self.read_fd, fcntl.F_SETFL, flags | os.O_ASYNC)
+
+    def drop(self) -> None:
+        """Stop being a holder; may be repeated."""
+        if not self._is_dropped:
+            self._is_dropped = True
+            os.close(self.write_fd)
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether no holder is left."""
+        poll = select.poll()
+        poll.register(self.read_fd, 0)  # POLLHUP is always reported
+        return bool(poll.poll(0))
+
+    def close(self) -> None:
+        """Close both ends."""
+        self.drop()
+        with contextlib.suppress(OSError):
+            os.close(self.read_fd)
 
 
-def serve(settings: Settings) -> int:
-    """Serve until a signal stops it. Return the exit code."""
-    return_freed_memory()
-    configure_logging(format=settings.log_format, level=settings.log_level)
-    # Errors that would stop the worker are detected here, where they end the start with one line.
-    check_authenticator(settings)
-    if settings.state_key_file is not None:
-        StateKeys.read(settings.state_key_file)
-    backend_tls(settings)
-    try:
-        listener = listen(settings.host, settings.port, BACKLOG)
-        port = listener.getsockname()[1]
-        metrics_socket = listen(settings.metrics_host, metrics_port(settings, port))
-    except OSError as error:
-        raise ConfigurationError(str(error)) from error
-    for path in filter(None, (settings.keys_file, settings.state_key_file)):
-        warn_if_exposed(path)
-    for line in unknown_settings():
-        log.warning(line)
-    log.info("gateway at http://%s:%d", settings.host, port)
-    log.info("metrics at http://%s:%d/metrics", settings.metrics_host, metrics_socket.getsockname()[1])
-    if settings.keys_file is None and not is_loopback(settings.host):
-        log.warning(
-            "NO API KEYS: anyone who can connect to %s:%d can use this server; set SOSTENUTO_KEYS_FILE (sostenuto "
-            "keys add), or put an authenticating proxy in front",
-            settings.host,
-            port,
+class Service:
+    """The lifecycle of both processes.
+
+    Whichever process is killed, the gateway drains, and the model server runs until the gateway's last process has
+    ended: a pipe held by those signals the model server, and the end of this process signals the gateway.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._gateway_life = ParentDeathPipe()
+        self._num_signals = 0
+
+    def run(self) -> int:
+        """Run until a process ends or a signal arrives. Return the exit code; 0 after a signal."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._count_signal)
+        try:
+            self._start()
+            while True:
+                self._check()
+                time.sleep(POLL_S)
+        except Ended as end:
+            click.echo(str(end))
+            return end.exit_code
+        except (TimeoutError, OSError) as error:
+            click.echo(f"error: {error}")
+            return 1
+        finally:
+            self._stop()
+
+    def _count_signal(self, _number: int, _frame: FrameType | None) -> None:
+        # Only counted here and handled in `_check`: an exception could be raised anywhere, also while stopping.
+        self._num_signals += 1
+
+    def _check(self) -> None:
+        """Raise Ended if a signal was received or a process ended."""
+        if self._num_signals:
+            raise Ended("stopping: draining accepted requests (signal again to stop at once)", 0)
+        # The gateway first: if it has ended, the model server may have ended because of it.
+        for name, process in reversed(self._children.items()):
+            if (code := process.poll()) is not None:
+                how = f"exited with code {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
+                # A process that ends unasked is a failure, whatever its exit code; 128 + a signal as in shells.
+                raise Ended(f"error: the {name} {how}; stopping", code or 1 if code >= 0 else 128 - code)
+
+    def _start(self) -> None:
+        settings, started = self._settings, time.monotonic()
+        if "backends" in settings.model_fields_set:
+            instead = "`sostenuto serve` uses these backends"
+            click.echo(f"SOSTENUTO_BACKENDS is ignored: the demo starts its own model server; {instead}")
+        port = _require_free(settings.host, settings.port)
+        backend_port = _require_free("127.0.0.1", 0)
+        self._launch_model_server(backend_port)
+        # No time-out: it loads versions one after another, logs each, and exits if one fails.
+        self._wait(lambda: _listens(backend_port))
+        self._launch_gateway(port, backend_port)
+        # From now on only the gateway holds it.
+        self._gateway_life.drop()
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+        self._wait(lambda: is_ready(host, port), GATEWAY_TIMEOUT_S)
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self._print_ready(f"http://{address}", time.monotonic() - started)
+
+    def _launch_model_server(self, port: int) -> None:
+        self._launch(
+            MODEL_SERVER,
+            "model_server",
+            f"--port={port}",
+            f"--model_config_file={self._settings.models_dir / MODELS_CONFIG}",
+            "--model_config_file_poll_wait_seconds=1",
+            "--max_num_load_retries=0",
+            f"--portable={str(self._settings.portable).lower()}",
+            prepare=self._gateway_life.terminate_when_cut,
+            fd=self._gateway_life.read_fd,
         )
+
+    def _launch_gateway(self, port: int, backend_port: int) -> None:
+        variables = {"SOSTENUTO_BACKENDS": f"127.0.0.1:{backend_port}", "SOSTENUTO_PORT": str(port)}
+        if "log_format" not in self._settings.model_fields_set:
+            # The output is a terminal, or a file that a person reads.
+            variables["SOSTENUTO_LOG_FORMAT"] = "text"
+        if self._settings.state_key_file is None:
+            # So that resume tokens stay valid after a restart.
+            make_key_file(STATE_KEY_FILE)
+            variables["SOSTENUTO_STATE_KEY_FILE"] = str(STATE_KEY_FILE)
+        prepare, fd = partial(terminate_with_parent, os.getpid()), self._gateway_life.write_fd
+        self._launch(GATEWAY, "service", "serve", prepare=prepare, fd=fd, **variables)
+
+    def _launch(
+        self, name: str, module: str, *arguments: str, prepare: Callable[[], None], fd: int, **variables: str
+    ) -> None:
+        """Start a process, which inherits `fd`; `prepare` is called in it before `exec`."""
+        self._children[name] = subprocess.Popen(
+            # Without the current directory, which may have a file of such a name.
+            [sys.executable, "-P", "-m", module, *arguments],
+            env={**os.environ, "PYTHONPATH": python_path(), **variables},
+            # Ctrl-C reaches every process of the terminal's group; only this one should handle it.
+            start_new_session=True,
+            preexec_fn=prepare,  # noqa: PLW1509 - there are no threads here
+            pass_fds=[fd],
+        )
+
+    def _wait(self, is_ready: Callable[[], bool], timeout_s: float = math.inf) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not is_ready():
+            self._check()
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"no model is ready after {timeout_s:.0f} s")
+            time.sleep(POLL_S)
+        self._check()
+
+    def _print_ready(self, url: str, seconds: float) -> None:
+        models = _configured_models(self._settings.models_dir) or ["MODEL"]
+        prompt = EXAMPLE_PROMPTS.get(models[0], "")
+        fields = '"max_tokens": 300, "temperature": 0.5, "stream": true'
+        body = f'{{"model": "{models[0]}", "prompt": "{prompt}", {fields}}}'
+        click.echo(f"ready after {seconds:.1f} s: {url}  (models: {', '.join(models)}; Ctrl-C stops)")
+        click.echo("try:")
+        key = ' -H "Authorization: Bearer $KEY"' if self._settings.keys_file else ""
+        click.echo(f"  curl -N {url}/v1/completions{key} -d '{body}'")
+
+    def _stop(self) -> None:
+        """Stop the gateway first, as it still needs the model server for accepted requests."""
+        signals_before = self._num_signals
+        self._gateway_life.drop()
+        if gateway := self._children.get(GATEWAY):
+            gateway.terminate()
+            # A worker may outlive its master, and drains too.
+            self._wait_until_ended(gateway, signals_before, lambda: self._gateway_life.is_cut)
+        if model_server := self._children.get(MODEL_SERVER):
+            # It got SIGTERM when the gateway's last process ended; a second one would kill it early.
+            self._wait_until_ended(model_server, signals_before)
+        self._gateway_life.close()
+
+    def _wait_until_ended(
+        self, process: subprocess.Popen[bytes], signals_before: int, has_no_children: Callable[[], bool] = lambda: True
+    ) -> None:
+        """Wait until a process and its children have ended; kill them after the time-out or on a further signal."""
+        deadline = time.monotonic() + self._settings.drain_s + EXIT_TIMEOUT_S
+        while process.poll() is None or not has_no_children():
+            if self._num_signals > signals_before or time.monotonic() > deadline:
+                # Also gunicorn's worker, which would keep draining without its master.
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                return
+            time.sleep(POLL_S)
+
+
+def python_path() -> str:
+    """Return PYTHONPATH with the directory of this project's packages first."""
+    return os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
+
+
+def _require_free(host: str, port: int) -> int:
+    """Return the port, or a free one for 0; raise `OSError` if it is in use, before anything is started."""
+    with listen(host, port) as listener:
+        return int(listener.getsockname()[1])
+
+
+def _listens(port: int) -> bool:
     try:
-        _Server(gunicorn_options(settings, listener), settings, metrics_socket).run()
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else 1
-    return 0
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def _configured_models(models_dir: Path) -> list[str]:
+    """Return the names in `models.config`; /readyz has none where API keys are required."""
+    try:
+        text = read_file(models_dir / MODELS_CONFIG).decode()
+    except (OSError, UnicodeDecodeError):
+        return []
+    return re.findall(r"""\bname:\s*["']([^"']+)["']""", text)

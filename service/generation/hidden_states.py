@@ -8,7 +8,7 @@ from contract import signatures
 from contract.card import Activation
 from service.api.requests import EmbeddingsRequest, InspectRequest
 from service.generation.logprobs import Logprobs, expected_next
-from service.generation.request import Request
+from service.generation.running_request import RunningRequest
 from service.models.registry import ServedModel
 from service.scheduling.sequence import ChoiceIndex, Result, Results, Scores, Sequence
 
@@ -30,7 +30,7 @@ KINDS = {
 class EmbeddingProcessor:
     """Pools the top layer's hidden states over each text."""
 
-    def __init__(self, body: EmbeddingsRequest, request: Request) -> None:
+    def __init__(self, body: EmbeddingsRequest, request: RunningRequest) -> None:
         self.request, self.body = request, body
 
     def create(self, indexes: list[ChoiceIndex]) -> list[Sequence]:
@@ -116,7 +116,7 @@ class _SelectedValues:
 class InspectionProcessor:
     """Collects hidden states, cell states, gates and predicted tokens at each token of one text."""
 
-    def __init__(self, body: InspectRequest, request: Request) -> None:
+    def __init__(self, body: InspectRequest, request: RunningRequest) -> None:
         self.request, self.body, self._model = request, body, request.model
         self._activations = requested_activations(body, request.model)
         (prompt,) = request.prompts
@@ -147,7 +147,7 @@ class InspectionProcessor:
         ]
 
     def result(self) -> InspectionOutput:
-        """Wait for the whole result; raise as `Request.results`."""
+        """Wait for the whole result; raise as `RunningRequest.results`."""
         (prompt,), state, scores = self.request.prompts, None, list[Scores]()
         for result in self.request.results(self.create):
             assert result.scores is not None, "inspect returns scores"

@@ -14,8 +14,8 @@ from service.api.requests import CompletionRequest
 from service.generation.candidate_filter import CandidateFilter, IsCopy
 from service.generation.choice import Choice, Progress, StopString, TextDelta
 from service.generation.prompts import NO_IDS, EncodedPrompt
-from service.generation.request import Request
 from service.generation.resume_tokens import ResumePoint, ResumeTokens
+from service.generation.running_request import RunningRequest
 from service.scheduling.constraints import Match
 from service.scheduling.sequence import ChoiceIndex, FinishReason, Result, Scores, Sequence
 from service.structured_outputs.patterns import Constraint
@@ -47,7 +47,7 @@ class OutputProcessor:
     def __init__(
         self,
         body: CompletionRequest,
-        request: Request,
+        request: RunningRequest,
         constraints: abc.Sequence[Constraint | None],
         resume_tokens: ResumeTokens,
         is_copy: IsCopy | None,
@@ -127,7 +127,7 @@ class OutputProcessor:
         return self._model.backward and self.body.stream_options.prepend and not self._is_filtered
 
     def client_deltas(self) -> Iterator[TextDelta]:
-        """Yield the deltas that the client concatenates, until all choices have finished; raise as `Request.results`.
+        """Yield the deltas that the client concatenates, until all have finished; raise as `RunningRequest.results`.
 
         A client that did not ask for `prepend` gets each choice of a backward model as one delta.
         """
@@ -143,7 +143,7 @@ class OutputProcessor:
                     yield delta
 
     def results(self) -> list[TextDelta]:
-        """Wait for every choice and return the best `n` of each prompt; raise as `Request.results`.
+        """Wait for every choice and return the best `n` of each prompt; raise as `RunningRequest.results`.
 
         They are in the response's order: by prompt, the best first. `index // n` of each is its prompt, also if a
         prompt has fewer choices than `n`.

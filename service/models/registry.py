@@ -17,7 +17,7 @@ from contract.card import GeneratorCard
 from contract.models_config import LABELS_FILE
 from contract.tokenizer import Tokenizer
 from service.backends.determinism_probe import Probe
-from service.backends.health import Assets, HealthChecks, RepeatedErrors
+from service.backends.health_checks import Assets, HealthChecks, RepeatedErrors
 from service.backends.replica import Replica
 from service.backends.replicas import Replicas
 from service.errors import InvalidRequest, ModelLoading, ModelNotFound

@@ -13,7 +13,7 @@ from service.errors import GatewayError
 from service.params import ModelVersion, SamplingParams
 from service.scheduling.constraints import Match
 from service.scheduling.prefix_cache import Prefix
-from service.scheduling.sampling import Adjustments, UniformStream
+from service.scheduling.sampling_inputs import Adjustments, UniformStream
 
 FinishReason = Literal["stop", "length"]
 # A prompt's number within its request, and a choice's number among those of the prompt.

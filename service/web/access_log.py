@@ -9,7 +9,7 @@ from flask import Request
 
 from service.api.requests import CompletionRequest, EmbeddingsRequest, InspectRequest
 from service.errors import GatewayError
-from service.generation.request import Request as Running
+from service.generation.running_request import RunningRequest
 from service.observability.logs import AccessLogLine, log_request
 from service.observability.tracing import TRACE_HEADERS, Trace, Tracing
 
@@ -60,7 +60,7 @@ class RequestLog:
         """Record the error."""
         self._error, self.line.error = error, error.code or error.type
 
-    def record_result(self, running: Running) -> None:
+    def record_result(self, running: RunningRequest) -> None:
         """Record the outcome, and the model if the request named none."""
         line, model = self.line, running.model.ref
         line.model, line.version = line.model or model.name, model.version

@@ -16,7 +16,7 @@ from service.api.responses import (
 )
 from service.backends.replica import Replica
 from service.scheduling.scheduler import Load
-from service.web.endpoints import OPERATION, Endpoint, Services
+from service.web.endpoint import OPERATION, Endpoint, Services
 
 
 @Endpoint("GET /v1/status", OPERATION, "Get the status")

@@ -16,7 +16,7 @@ from service.errors import InvalidRequest
 from service.generation.hidden_states import InspectionOutput, InspectionProcessor
 from service.models.embedding_vectors import find_token
 from service.models.registry import ServedModel
-from service.web.endpoints import (
+from service.web.endpoint import (
     HIDDEN_STATES,
     MODEL_ERRORS,
     Endpoint,

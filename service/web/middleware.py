@@ -15,8 +15,8 @@ from service.observability.logs import request_id
 from service.observability.metrics import Metrics
 from service.observability.tracing import Tracing
 from service.web.access_log import RequestLog
+from service.web.blueprint import public_endpoints
 from service.web.pages import PAGES
-from service.web.routes import public_endpoints
 from service.web.security import add_security_headers, require_allowed_host, require_same_origin
 
 # Flask's names of the endpoints that need no API key.

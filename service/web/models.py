@@ -25,7 +25,7 @@ from service.generation.logprobs import labels
 from service.generation.prompts import encoding_bytes, min_tokens, prompt_bytes, require_ids
 from service.models.registry import ServedModel
 from service.models.routing import Route
-from service.web.endpoints import MODELS, TOKENIZER, Endpoint, QueryParameter, Services, integer, json_response
+from service.web.endpoint import MODELS, TOKENIZER, Endpoint, QueryParameter, Services, integer, json_response
 from service.web.request_start import parse_body
 
 MAX_VOCABULARY = 10_000

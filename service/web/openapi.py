@@ -13,9 +13,9 @@ from service import __version__
 from service.api.responses import ErrorObject
 from service.errors import NotFound
 from service.web import examples
+from service.web.blueprint import ENDPOINTS
 from service.web.completions import NO_CHAT
-from service.web.endpoints import TAGS, Endpoint
-from service.web.routes import ENDPOINTS
+from service.web.endpoint import TAGS, Endpoint
 
 _BEARER = "key"
 

@@ -12,9 +12,9 @@ from service.api.body import AnyBody, parse
 from service.context import RequestContext
 from service.engine import Processor, Watch
 from service.errors import InvalidRequest, Unauthorized
-from service.generation.request import Request
+from service.generation.running_request import RunningRequest
 from service.memory_budget import MemoryLease
-from service.web.endpoints import Services
+from service.web.endpoint import Services
 
 # Copies of a body while it is read: gunicorn's buffer, Werkzeug's, and the returned bytes.
 _READING_COPIES = 3
@@ -41,7 +41,7 @@ def start_request(
     return start(body, g.context, partial(_watch_request, services, stack))
 
 
-def _watch_request(services: Services, stack: ExitStack, running: Request) -> None:
+def _watch_request(services: Services, stack: ExitStack, running: RunningRequest) -> None:
     """Cancel a request if its client disconnects or its key is revoked; record and close it when the stack unwinds."""
     stack.callback(g.record.record_result, running)
     stack.callback(running.close)

@@ -29,7 +29,7 @@ PROMPT_S = 5.0
 
 
 class Server(Process):
-    """gunicorn as `service serve` starts it."""
+    """gunicorn as the gateway starts it."""
 
     def __init__(self, log):
         self.port = free_port()

@@ -247,7 +247,7 @@ def test_an_invalid_setting_fails_startup_with_a_one_line_error(models_dir, sett
 
     variables = {f"SOSTENUTO_{name.upper()}": value for name, value in settings.items()}
     environment = {**os.environ, "SOSTENUTO_PORT": "0", "SOSTENUTO_MODELS_DIR": str(models_dir), **variables}
-    command = [sys.executable, "-m", "service", "serve"]
+    command = [sys.executable, "-m", "service", "serve", "--backends", "127.0.0.1:1"]
     run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=240, check=False)
     assert run.returncode == 1
     (line,) = run.stderr.strip().splitlines()

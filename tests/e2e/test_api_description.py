@@ -10,9 +10,9 @@ from urllib.parse import urlencode
 import pytest
 
 from service.web import examples
-from service.web.endpoints import TAGS
+from service.web.blueprint import ENDPOINTS
+from service.web.endpoint import TAGS
 from service.web.openapi import openapi_document
-from service.web.routes import ENDPOINTS
 from tests.conftest import MODEL_NAMES
 from tests.documents import fits
 from tests.pages import DARK_PHONE, Reference

@@ -120,13 +120,13 @@ def test_a_worker_uses_under_120_mb_and_no_tensorflow(start_gateway):
         assert "tensorflow_framework" not in maps.read()
 
 
-def test_a_port_in_use_is_a_one_line_error(gateway, models_dir):
+def test_a_port_in_use_is_a_one_line_error(gateway):
     import subprocess
     import sys
 
     done = subprocess.run(
         [sys.executable, "-m", "service", "serve"],
-        env={**os.environ, "SOSTENUTO_PORT": str(gateway.port), "SOSTENUTO_MODELS_DIR": str(models_dir)},
+        env={**os.environ, "SOSTENUTO_PORT": str(gateway.port), "SOSTENUTO_BACKENDS": "127.0.0.1:1"},
         capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == 1

@@ -8,7 +8,7 @@ import re
 import pytest
 import yaml
 
-from service.commands.serve import AFTER_DRAIN_S
+from service.commands.gateway import AFTER_DRAIN_S
 from service.settings import Settings
 from tests.documents import page_with, rows
 from tests.manifests import ABANDONED_PER_CALL, arguments, calls_in_flight

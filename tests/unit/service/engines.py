@@ -15,7 +15,7 @@ from service.params import ModelVersion
 from service.scheduling.admission import AdmissionControl
 from service.scheduling.batching import BatchLimits
 from service.scheduling.scheduler import Scheduler
-from service.structured_outputs.compiler import ConstraintCompiler
+from service.structured_outputs.compiler_pool import CompilerPool
 from tests.fakes import STATE_SIZE, VOCABULARY, FakeBackend, FakeListener, FakeObserver
 from tests.unit.contract.test_card import FIELDS
 
@@ -73,7 +73,7 @@ class Service:
         self.backend, limits = backend or FakeBackend(), LIMITS.model_copy(update=limits)
         self.scheduler = Scheduler(self.backend, limits, FakeObserver())
         self.scheduler.start()
-        self.listener, self.compiler = FakeListener(), ConstraintCompiler(limits, FakeListener())
+        self.listener, self.compiler = FakeListener(), CompilerPool(limits, FakeListener())
         self.training_filters = FakeFilters()
         self.admission = AdmissionControl(limits.max_sequences, limits.max_queued_tokens)
         self.engine = Engine(

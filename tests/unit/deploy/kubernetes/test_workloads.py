@@ -9,7 +9,7 @@ from prometheus_client import generate_latest
 from contract.signatures import MODELS_CONFIG
 from export.cli import train
 from export.config import RECIPES
-from service.commands.serve import AFTER_DRAIN_S, metrics_port
+from service.commands.gateway import AFTER_DRAIN_S, metrics_port
 from service.observability.metrics import Metrics
 from service.params import ModelVersion
 from sostenuto import __version__

@@ -27,7 +27,7 @@ def call(monkeypatch, tmp_path):
     started = []
     monkeypatch.setattr(cli, "_run_gateway", lambda settings: started.append(("gateway", settings)) or 0)
     monkeypatch.setattr(
-        "service.commands.up.Service.run", lambda service: started.append(("both", service._settings)) or 0
+        "service.commands.serve.Service.run", lambda service: started.append(("both", service._settings)) or 0
     )
 
     def call(command, *arguments):

@@ -1,59 +1,191 @@
-"""`python -m service serve`: signals by which gunicorn starts further processes, and memory that is returned."""
+"""`sostenuto serve`: its output, and its processes under SIGKILL and SIGTERM; tests/e2e has the real ones."""
 
+import contextlib
+import os
 import signal
+import socket
 import subprocess
 import sys
+import time
+from functools import partial
+from pathlib import Path
 
 import pytest
 
+from service.commands import serve as module
+from service.commands.serve import Service, terminate_with_parent
+from service.settings import Settings
 from tests.paths import ROOT
 from tests.ports import free_port
-from tests.servers import Gateway, children
+from tests.servers import children, is_running
+from tests.unit.service.commands.serve_programs import END_OF_STREAMS, THIS, TICK_S
+from tests.waiting import until
+
+LIMIT_S = 60.0
+NUM_STREAMS = 4
+# A stream calls the model server before each: enough to notice that it has stopped.
+NUM_TICKS = 6
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals of Linux")
 
 
-@pytest.mark.parametrize("name", ["SIGUSR2", "SIGTTIN"])
-def test_a_signal_that_would_start_another_process_is_refused(tmp_path, name):
-    """With a log line that says what to do instead; the gateway keeps its one worker, and ends on SIGTERM."""
-    gateway = Gateway(tmp_path, free_port(), tmp_path / "log", ready=False)
-    try:
-        workers = children(gateway.process.pid)
-        gateway.send(getattr(signal, name))
-        gateway.wait_until(lambda: f"{name} ignored" in gateway.output, timeout=30)
-        assert gateway.get("/healthz") == (200, {"status": "ok"})
-        assert children(gateway.process.pid) == workers
-    finally:
-        assert gateway.end() == 0
-    assert "Traceback" not in gateway.output
+class Serving:
+    """`serve` with its child processes, as `serve_programs` starts them."""
+
+    def __init__(self, folder):
+        self.end_of_streams = folder / END_OF_STREAMS
+        self.port = free_port()
+        self.log = folder / "log"
+        with self.log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", THIS, "serve", str(self.port), str(folder)],
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                cwd=ROOT,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        self.pids = {"serve": self.process.pid}
+        until(lambda: "ready after" in self.log.read_text() or self.process.poll() is not None)
+        for pid in children(self.process.pid):
+            command = Path(f"/proc/{pid}/cmdline").read_text()
+            self.pids["gateway" if "gunicorn" in command else "model server"] = pid
+        (self.pids["worker"],) = children(self.pids["gateway"])
+
+    def stream(self):
+        sock = socket.create_connection(("127.0.0.1", self.port), timeout=LIMIT_S)
+        sock.sendall(b"GET /stream HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+        while b"tick" not in sock.recv(4096):
+            pass
+        return sock
+
+    def drain(self, streams):
+        """Let streams tick for a while in the drain, and end them; return the rest of each."""
+        until(lambda: f"Draining {len(streams)}" in self.log.read_text())
+        time.sleep(NUM_TICKS * TICK_S)
+        self.end_of_streams.touch()
+        return [rest_of(stream) for stream in streams]
+
+    @property
+    def running(self):
+        return [name for name, pid in self.pids.items() if is_running(pid)]
+
+    def end_all(self):
+        for pid in self.pids.values():
+            if is_running(pid):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
 
 
-# Threads allocate blocks and a small object after them, and free the blocks; prints the resident MiB that remain.
-PROGRAM = """
-import threading
-from service.commands.serve import return_freed_memory
-return_freed_memory()
-kept, barrier = [], threading.Barrier(32)
-# Once a large block was freed, glibc by itself would map no smaller one any more.
-large = b"x" * 30_000_000
-del large
-def work():
-    blocks = [b"x" * 400_000 + b"y" for _ in range(20)]
-    kept.append(b"x" * 1000 + b"y")
-    barrier.wait()
-    blocks.clear()
-    barrier.wait()
-threads = [threading.Thread(target=work) for _ in range(32)]
-for thread in threads:
-    thread.start()
-for thread in threads:
-    thread.join()
-print(next(int(line.split()[1]) // 1024 for line in open("/proc/self/status") if line.startswith("VmRSS")))
+def rest_of(sock):
+    data = b""
+    with sock, contextlib.suppress(ConnectionResetError):
+        while piece := sock.recv(4096):
+            data += piece
+    return data
+
+
+@pytest.fixture
+def serving(tmp_path):
+    serving = Serving(tmp_path)
+    yield serving
+    serving.end_all()
+
+
+@pytest.mark.parametrize("killed", ["serve", "gateway", "serve+gateway", "gateway+serve"])
+def test_the_model_server_lives_until_the_gateway_has_drained(serving, killed):
+    """Also if `serve` or gunicorn's master is killed: the worker finishes its streams, then every process exits."""
+    streams = [serving.stream() for _ in range(NUM_STREAMS)]
+    for name in killed.split("+"):
+        os.kill(serving.pids[name], signal.SIGKILL)
+    assert all(b"the end" in rest for rest in serving.drain(streams))
+    until(lambda: not serving.running)
+    assert "the model server stopped" in serving.log.read_text()
+
+
+@pytest.mark.parametrize(
+    "killed", ["model server", "serve+model server", "serve+gateway+worker", "worker+gateway+serve", "gateway+worker"]
+)
+def test_no_process_is_left_whichever_is_killed(serving, killed):
+    """Streams that cannot finish are closed as well."""
+    streams = [serving.stream() for _ in range(NUM_STREAMS)]
+    for name in killed.split("+"):
+        os.kill(serving.pids[name], signal.SIGKILL)
+    for stream in streams:
+        rest_of(stream)
+    until(lambda: not serving.running)
+
+
+def test_sigterm_drains_the_gateway_before_the_model_server_stops(serving):
+    """Accepted streams finish, and the exit code is 0."""
+    streams = [serving.stream() for _ in range(NUM_STREAMS)]
+    serving.process.terminate()
+    assert all(b"the end" in rest for rest in serving.drain(streams))
+    assert serving.process.wait(LIMIT_S) == 0
+    assert serving.running == []
+    assert "the model server stopped" in serving.log.read_text()
+
+
+def test_a_second_sigterm_stops_everything_at_once(serving):
+    """The drain, which is longer than this test waits, is cut short, and the exit code is 0 all the same."""
+    with serving.stream():
+        serving.process.terminate()
+        until(lambda: "Draining 1" in serving.log.read_text())
+        serving.process.terminate()
+        assert serving.process.wait(LIMIT_S) == 0
+        assert serving.running == []
+
+
+SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
+
+
+def test_a_process_is_terminated_if_its_parent_is_killed_before_exec():
+    """The last holder of the pipe may end between fork and exec."""
+    code = f"""
+import os, signal, subprocess
+from service.commands.serve import ParentDeathPipe
+pipe, parent = ParentDeathPipe(), os.getpid()
+def prepare():
+    os.write(1, b"%d\\n" % os.getpid())
+    os.kill(parent, signal.SIGKILL)
+    while os.getppid() == parent:
+        pass
+    pipe.terminate_when_cut()
+subprocess.Popen({SLEEP!r}, preexec_fn=prepare, pass_fds=[pipe.read_fd])
 """
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE) as parent:
+        child = int(parent.stdout.readline())
+    assert parent.returncode == -signal.SIGKILL
+    until(lambda: not is_running(child))
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc")
-def test_freed_blocks_are_returned_to_the_system():
-    """32 threads free 256 MB, and less than 120 MiB stay resident, of which the imports take 60."""
-    run = subprocess.run(
-        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, cwd=ROOT, timeout=240, check=True
-    )
-    assert int(run.stdout) < 120
+def test_a_process_whose_parent_has_already_ended_does_not_start():
+    """The signal would never be sent."""
+    prepare = partial(terminate_with_parent, os.getppid())
+    orphan = subprocess.Popen(SLEEP, preexec_fn=prepare)  # noqa: PLW1509 - it starts no thread
+    assert orphan.wait(LIMIT_S) == 1
+
+
+@pytest.mark.parametrize(
+    ("config", "names", "name"),
+    [
+        (b'model_config_list { config { name: "mine" } config { name: "other" } }', "mine, other", "mine"),
+        (b"\xff", "MODEL", "MODEL"),
+    ],
+)
+def test_once_the_gateway_is_ready_an_example_request_is_shown(tmp_path, monkeypatch, capsys, config, names, name):
+    """It has a model of `models.config`, or a placeholder, and a header where keys are required."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models.config").write_bytes(config)
+    answers = [False, True]
+    monkeypatch.setattr(module, "is_ready", lambda *_: answers.pop(0))
+    monkeypatch.setattr(module, "_require_free", lambda _, port: port or 1)
+    monkeypatch.setattr(module, "_listens", lambda _: True)
+    monkeypatch.setattr(Service, "_launch", lambda *_, **__: None)
+    service = Service(Settings(models_dir=tmp_path, keys_file=tmp_path / "keys.json"))
+    service._start()
+    service._gateway_life.close()
+    out = capsys.readouterr().out
+    assert f"(models: {names}; Ctrl-C stops)" in out
+    assert f'"model": "{name}"' in out
+    assert "Authorization: Bearer $KEY" in out

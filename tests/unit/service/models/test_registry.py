@@ -381,7 +381,7 @@ def test_batch_sizes_are_those_that_every_backend_has_verified(tmp_path, monkeyp
     """Each probe may keep other sizes, and a call may go to any backend."""
     fleet = Fleet(tmp_path, "a:1", "b:1")
     found = iter([Probe((8, 16, 32), "same"), Probe((16, 32, 64), "same")])
-    monkeypatch.setattr("service.backends.health.run_probe", lambda *_: next(found))
+    monkeypatch.setattr("service.backends.health_checks.run_probe", lambda *_: next(found))
     assert fleet.model().batch_limits.batch_sizes == (16, 32)
 
 

@@ -15,10 +15,10 @@ from service.memory_budget import MemoryBudget
 from service.models.embedding_vectors import VectorFiles
 from service.observability.metrics import Metrics
 from service.settings import Settings
-from service.web.endpoints import Services, ShutdownGate
+from service.web.blueprint import build_blueprint
+from service.web.endpoint import Services, ShutdownGate
 from service.web.error_handlers import register_error_handlers
 from service.web.middleware import Middleware
-from service.web.routes import build_routes
 from tests.fakes import FakeBackend
 from tests.unit.service.engines import Service
 
@@ -49,7 +49,7 @@ class Site:
         self.gate, unused, vectors = ShutdownGate(), [None] * 3, VectorFiles(models_dir)
         settings, watch = Settings(), lambda *_: nullcontext()
         parts = Services(self.service.engine, models, vectors, *unused, self.memory, settings, watch, self.gate)
-        app.register_blueprint(build_routes(parts))
+        app.register_blueprint(build_blueprint(parts))
         register_error_handlers(app)
         access = Authenticator(None, RateLimiter(), limits)
         Middleware(access, Metrics("test"), None, AllowedHosts(), self.memory, log_prompts=False).register(app)

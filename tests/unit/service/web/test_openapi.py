@@ -9,9 +9,9 @@ from service.api.body import parse
 from service.errors import InvalidRequest
 from service.limits import Limits
 from service.web import examples
-from service.web.endpoints import TAGS, QueryParameter, integer
+from service.web.blueprint import ENDPOINTS
+from service.web.endpoint import TAGS, QueryParameter, integer
 from service.web.openapi import openapi_document
-from service.web.routes import ENDPOINTS
 
 DOCUMENT = openapi_document()
 OPERATIONS = {

@@ -1,4 +1,4 @@
-"""`sostenuto serve`, and `python -m service up` after SIGKILL. The unit tests cover other ways to end it."""
+"""`sostenuto serve`, also after SIGKILL. The unit tests cover other ways to end it."""
 
 import concurrent.futures
 import os
@@ -21,8 +21,8 @@ FIELDS = {"model": "lstm", "prompt": "It was", "max_tokens": 5_000}
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals of Linux")
 
 
-class Up(Process, Client):
-    """The program `up`, with its processes."""
+class Serving(Process, Client):
+    """`sostenuto serve`, with its processes."""
 
     def __init__(self, models_dir, folder):
         self.port = free_port()
@@ -34,11 +34,11 @@ class Up(Process, Client):
             "SOSTENUTO_STATE_KEY_FILE": str(folder / "state-key"),
         }
         (folder / "state-key").write_text("x" * 64 + "\n")
-        Process.__init__(self, [sys.executable, "-m", "service", "up"], folder / "up.log", **variables)
+        Process.__init__(self, [sys.executable, "-m", "service", "serve"], folder / "serving.log", **variables)
         self.wait_until(lambda: "ready after" in self.output, timeout=200)
-        self.pids = {"up": self.process.pid}
+        self.pids = {"serve": self.process.pid}
         for pid in children(self.process.pid):
-            name = "gateway" if "serve" in command_line(pid) else "model server"
+            name = "gateway" if "service" in command_line(pid) else "model server"
             self.pids[name] = pid
         (self.pids["worker"],) = children(self.pids["gateway"])
 
@@ -55,29 +55,29 @@ def command_line(pid):
 
 
 @pytest.fixture
-def up(two_models_dir, tmp_path):
+def serving(two_models_dir, tmp_path):
     """The program, with a model server and a gateway that are ready."""
-    up = Up(two_models_dir, tmp_path)
-    yield up
-    up.end_all()
+    serving = Serving(two_models_dir, tmp_path)
+    yield serving
+    serving.end_all()
 
 
-def test_accepted_streams_finish_after_up_is_killed(up):
+def test_accepted_streams_finish_after_serve_is_killed(serving):
     """The gateway drains, the model server stays until then, and no process is left."""
     ends, begun = [], []
 
     def read(seed):
-        *_, last = (begun.append(seed) or event for event in up.stream(**FIELDS, seed=seed))
+        *_, last = (begun.append(seed) or event for event in serving.stream(**FIELDS, seed=seed))
         ends.append(last)
 
     with concurrent.futures.ThreadPoolExecutor(NUM_STREAMS) as pool:
         reading = [pool.submit(read, seed) for seed in range(NUM_STREAMS)]
-        up.wait_until(lambda: len(set(begun)) == NUM_STREAMS)
-        up.process.kill()
+        serving.wait_until(lambda: len(set(begun)) == NUM_STREAMS)
+        serving.process.kill()
         for one in reading:
             one.result(120)
     assert ends == [None] * NUM_STREAMS
-    until(lambda: not any(is_running(pid) for pid in up.pids.values()), timeout=90)
+    until(lambda: not any(is_running(pid) for pid in serving.pids.values()), timeout=90)
 
 
 def test_sostenuto_serve_starts_in_any_directory(two_models_dir, tmp_path):

@@ -6,13 +6,13 @@ from typing import Any
 from flask import Blueprint, request
 
 from service.web import completions, health, hidden_states, models  # noqa: F401 - they declare the endpoints
-from service.web.endpoints import ENDPOINTS, Endpoint, Services
+from service.web.endpoint import ENDPOINTS, Endpoint, Services
 
-__all__ = ["ENDPOINTS", "build_routes", "public_endpoints"]
+__all__ = ["ENDPOINTS", "build_blueprint", "public_endpoints"]
 _BLUEPRINT = "v1"
 
 
-def build_routes(services: Services) -> Blueprint:
+def build_blueprint(services: Services) -> Blueprint:
     """Return a blueprint with the route of every endpoint."""
     routes = Blueprint(_BLUEPRINT, __name__)
     for endpoint in ENDPOINTS:

@@ -34,7 +34,7 @@ T = TypeVar("T")
 Create = Callable[[list[ChoiceIndex]], list[Sequence]]
 
 
-class Request:
+class RunningRequest:
     """A request whose model is known; its deadline is `timeout_s` after its creation.
 
     The state of its checkpoint precedes each prompt; None: the initial state.

@@ -1,7 +1,7 @@
-"""`python -m service up` with small programs instead of the model server and the gateway.
+"""`python -m service serve` with small programs instead of the model server and the gateway.
 
-`python -m tests.unit.service.commands.up_programs up PORT DIR` runs it. Its gateway is gunicorn with the real worker,
-and needs the model server at every tick of a stream.
+`python -m tests.unit.service.commands.serve_programs serve PORT DIR` runs it. Its gateway is gunicorn with the real
+worker, and needs the model server at every tick of a stream.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import threading
 import time
 from pathlib import Path
 
-THIS = "tests.unit.service.commands.up_programs"
+THIS = "tests.unit.service.commands.serve_programs"
 TICK_S = 0.05
 # Streams end when this file exists. It is in the working directory of every process.
 END_OF_STREAMS = "end-of-streams"
@@ -21,9 +21,9 @@ END_OF_STREAMS = "end-of-streams"
 DRAIN_S = 120
 
 
-def run_up(port, folder):
-    """Start both programs as `up` starts its own."""
-    from service.commands.up import Service
+def run_serve(port, folder):
+    """Start both programs as `serve` starts its own."""
+    from service.commands.serve import Service
     from service.settings import Settings
 
     class FakeService(Service):
@@ -79,4 +79,4 @@ def ticks():
 
 
 if __name__ == "__main__":
-    {"up": run_up, "model_server": run_model_server, "gateway": run_gateway}[sys.argv[1]](*sys.argv[2:])
+    {"serve": run_serve, "model_server": run_model_server, "gateway": run_gateway}[sys.argv[1]](*sys.argv[2:])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.scheduling.sampling import Adjustments, UniformStream, uniforms
+from service.scheduling.sampling_inputs import Adjustments, UniformStream, uniforms
 
 
 @pytest.mark.parametrize("first", [0, 1, 2, 3, 4, 5, 255, 1001])

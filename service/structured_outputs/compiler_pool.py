@@ -70,7 +70,7 @@ class Observer(Protocol):
         """Record a compilation, or a refusal."""
 
 
-class ConstraintCompiler:
+class CompilerPool:
     """Compiles constraints; thread-safe. Requests for the same constraint share one compilation.
 
     One process tries every constraint, for `FAST_S` at most. Those that take more are repeated by a second process, to

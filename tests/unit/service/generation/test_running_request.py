@@ -6,13 +6,13 @@ from unittest.mock import Mock
 import pytest
 
 from service.errors import ClientGone
-from service.generation.request import Request
+from service.generation.running_request import RunningRequest
 
 
 def test_a_cancellation_ends_a_wait_at_once():
     """The awaited future, such as a pattern's compilation, is cancelled; the deadline is not waited for."""
     others = {name: Mock() for name in ("scheduler", "admission", "metrics")}
-    request = Request(Mock(card=Mock(state_size=1)), None, Mock(), 60.0, **others, max_unfinished=1)
+    request = RunningRequest(Mock(card=Mock(state_size=1)), None, Mock(), 60.0, **others, max_unfinished=1)
 
     class Compilation(Future):
         def result(self, timeout=None):

@@ -9,10 +9,10 @@ import pytest
 
 from service.errors import InternalError, Overloaded
 from service.limits import Limits
-from service.structured_outputs import compiler as module
+from service.structured_outputs import compiler_pool as module
 from service.structured_outputs import compiler_process
 from service.structured_outputs.automata import CompilationLimits, TokenTexts, compile_automaton
-from service.structured_outputs.compiler import FAST_S, MAX_MEMORY_BYTES, ConstraintCompiler
+from service.structured_outputs.compiler_pool import FAST_S, MAX_MEMORY_BYTES, CompilerPool
 from service.structured_outputs.compiler_process import CompilerProcess, Failure, Job, LimitExceeded
 from service.structured_outputs.json_schema import SchemaError
 from service.structured_outputs.patterns import Pattern
@@ -68,7 +68,7 @@ def make_compiler():
     made = []
 
     def make(*scripted, **limits):
-        made.append(ConstraintCompiler(Limits(**limits), FakeListener()))
+        made.append(CompilerPool(Limits(**limits), FakeListener()))
         made[-1]._processes.update(zip((False, True), scripted, strict=False))
         return made[-1]
 
