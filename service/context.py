@@ -1,6 +1,6 @@
 """The context of a request: its principal's quota and charges, its trace, and its lease of the memory budget.
 
-Middleware creates it; routes, the engine and the output processor charge it.
+Middleware creates it; routes, the engine and the completion processor charge it.
 """
 
 from collections.abc import Callable

@@ -11,9 +11,9 @@ from service.api.requests import CompletionRequest, EmbeddingsRequest, InspectRe
 from service.context import RequestContext, TokenCharges
 from service.errors import InvalidRequest, StateRefused
 from service.generation.candidate_filter import IsCopy
+from service.generation.completion_processor import CompletionProcessor
 from service.generation.hidden_states import EmbeddingProcessor, InspectionProcessor
 from service.generation.memory_estimates import completion_bytes, embedding_bytes, inspection_bytes
-from service.generation.output_processor import OutputProcessor
 from service.generation.prompts import NO_IDS, EncodedPrompt, encode_prompts, require_encodable, require_ids
 from service.generation.resume_tokens import Checkpoint, ResumeTokens
 from service.generation.running_request import RunningRequest
@@ -31,7 +31,7 @@ from service.structured_outputs.patterns import Constraint
 from service.structured_outputs.regex_syntax import PatternError
 
 Body = CompletionRequest | EmbeddingsRequest | InspectRequest
-Processor = OutputProcessor | EmbeddingProcessor | InspectionProcessor
+Processor = CompletionProcessor | EmbeddingProcessor | InspectionProcessor
 # Is called with each request before it waits: watches its client, and closes it in the end.
 Watch = Callable[[RunningRequest], object]
 _NO_CLIENT: Watch = lambda _: None  # noqa: E731
@@ -55,7 +55,9 @@ class Engine:
         self._metrics, self._limits = metrics, limits
         self._resume_tokens, self._compiler, self._training_filters = resume_tokens, compiler, training_filters
 
-    def complete(self, body: CompletionRequest, context: RequestContext, watch: Watch = _NO_CLIENT) -> OutputProcessor:
+    def complete(
+        self, body: CompletionRequest, context: RequestContext, watch: Watch = _NO_CLIENT
+    ) -> CompletionProcessor:
         """Encode the prompts, admit the first sequences, compile their constraint and submit them.
 
         Raises:
@@ -78,7 +80,7 @@ class Engine:
             self._require_response_fits(body, prompts, field)
             _hold_memory(request, completion_bytes(body, model.card, prompts, constraints))
             is_copy = self._copy_filter(model) if body.not_in_training else None
-            processor = OutputProcessor(body, request, constraints, self._resume_tokens, is_copy)
+            processor = CompletionProcessor(body, request, constraints, self._resume_tokens, is_copy)
             watch(request)
             request.admit(processor.choices_to_submit(), body.max_tokens, field="max_tokens")
             # While it waits for the compiler, the request is one of those that admission control counts.

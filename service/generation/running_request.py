@@ -1,6 +1,6 @@
 """A running request: submits its sequences as admission control makes room, and yields their results.
 
-What it returns is made by the processors in `output_processor` and `hidden_states`.
+What it returns is made by the processors in `completion_processor` and `hidden_states`.
 """
 
 import contextlib

@@ -14,7 +14,7 @@ from service.api.requests import CompletionRequest
 from service.api.responses import ChoiceObject, CompletionObject, CompletionUsage, LogprobsObject, PromptLogprobs
 from service.errors import ClientGone, GatewayError, InternalError, NotFound, Unauthorized, VersionGone
 from service.generation.choice import TextDelta
-from service.generation.output_processor import OutputProcessor
+from service.generation.completion_processor import CompletionProcessor
 from service.web.endpoint import COMPLETIONS, MODEL_ERRORS, Endpoint, Services, json_response
 from service.web.request_start import start_request
 
@@ -73,7 +73,7 @@ def sse(data: Any) -> bytes:
 class CompletionResponse:
     """The response to one completion request; `failed` gets an error that becomes the last event of a stream."""
 
-    def __init__(self, processor: OutputProcessor, failed: Callable[[GatewayError], None]) -> None:
+    def __init__(self, processor: CompletionProcessor, failed: Callable[[GatewayError], None]) -> None:
         self._processor, self._request, self._failed = processor, processor.request, failed
         model = self._request.model
         self._head: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""The output processor of a completion: turns the results of its sequences into text deltas of its choices.
+"""The processor of a completion: creates the sequences of its choices, and turns their results into text deltas.
 
 It decides what a choice begins with (`echo`), and which choices are returned: all, the best, or those that are neither
 duplicates nor copies of training text. Text is in the order of generation; see `choice`.
@@ -37,8 +37,10 @@ class PromptOutput:
     logprobs_json: bytes | None = None  # vLLM's `prompt_logprobs`, if they are requested and known
 
 
-class OutputProcessor:
-    """Turns results into text deltas: iterate over `client_deltas`, or get the `results`.
+class CompletionProcessor:
+    """Creates the sequences of a completion's choices, and turns their results into text deltas.
+
+    Iterate over `client_deltas`, or get the `results`.
 
     Choices are submitted as earlier ones finish. If duplicates or copies are rejected, each choice is one delta, once
     it is accepted, and others are generated in place of the rejected ones.
