@@ -22,7 +22,7 @@ from benchmarks.servers import Servers
 from contract.card import GeneratorCard, load_assets
 from contract.signatures import SCORE
 from contract.tokenizer import Tokenizer
-from service.backends.client import GrpcBackend
+from service.backends.client import ModelServerClient
 from service.params import ModelVersion
 
 RECIPES = Path("export/recipes")
@@ -107,7 +107,7 @@ def served(version: Path, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     model, length = ModelVersion(version.parent.name, int(version.name)), card.max_prefill_length
     logprobs, best = [], []
     with contextlib.ExitStack() as stack:
-        backend = GrpcBackend(Servers(version.parents[1], stack).start_model_server().address, timeout_s=60)
+        client = ModelServerClient(Servers(version.parents[1], stack).start_model_server().address, timeout_s=60)
         state = np.zeros((1, card.state_size), np.float32)
         starts = range(0, len(ids) - 1, length)
         for start in tqdm(starts, desc="scoring", disable=not sys.stderr.isatty(), leave=False):
@@ -115,11 +115,11 @@ def served(version: Path, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             count = part.shape[1] - 1
             shapes = {"logprobs": (1, count), "top_token_ids": (1, count, 5), "state": state.shape}
             inputs = {"token_ids": part, "lengths": np.array([count], np.int32), "state": state}
-            outputs = backend.predict(model, SCORE, inputs, shapes)
+            outputs = client.predict(model, SCORE, inputs, shapes)
             state = outputs["state"]
             logprobs.append(outputs["logprobs"][0])
             best.append(outputs["top_token_ids"][0, :, 0])
-        backend.close()
+        client.close()
     return np.concatenate(logprobs), np.concatenate(best)
 
 

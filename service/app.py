@@ -9,7 +9,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from service import __version__
 from service.access.auth import build_authenticator
-from service.backends.client import GrpcBackend, backend_tls
+from service.backends.client import ModelServerClient, backend_tls
 from service.backends.replicas import Replicas
 from service.engine import Engine
 from service.errors import ShuttingDown
@@ -47,7 +47,7 @@ class Gateway(Flask):
         self._drain_s, self.drain = settings.drain_s, ShutdownGate()
         self.metrics, self.tracing = Metrics(__version__), _tracing(settings)
         connect = partial(
-            GrpcBackend,
+            ModelServerClient,
             timeout_s=settings.call_timeout_s,
             max_calls=settings.max_calls,
             tracing=self.tracing,

@@ -29,7 +29,7 @@ class PolledRegistry(ModelRegistry):
 
 
 class FakeServer:
-    """A model server with the models, errors and bits that a test sets."""
+    """A client of a model server with the models, errors and bits that a test sets."""
 
     def __init__(self):
         self.models = {}

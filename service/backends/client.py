@@ -38,7 +38,8 @@ from service.settings import Settings
 log = logging.getLogger(__name__)
 
 Shape = tuple[int, ...]
-Done = Callable[[Arrays | GatewayError], None]
+# Called with the outputs or error of a call to this model server.
+OnOutcome = Callable[[Arrays | GatewayError], None]
 
 _OPTIONS = (
     # grpcio's default limit is 4 MB; the states of a large model at batch size 64 are larger.
@@ -110,7 +111,7 @@ class VersionStatus:
     loading: bool = False
 
 
-class GrpcBackend:
+class ModelServerClient:
     """A client of the model server at one address."""
 
     def __init__(
@@ -137,7 +138,7 @@ class GrpcBackend:
         self.address, self._host, self._tls = address, host, tls
         self._timeout_s, self._tracing = timeout_s, tracing
         self._connect()
-        self._jobs: queue.SimpleQueue[tuple[Call, Done] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[tuple[Call, OnOutcome] | None] = queue.SimpleQueue()
         # Held while a call is enqueued or the queue is drained, so that no call stays in it without an outcome.
         self._lock = threading.Lock()
         self._closed = False
@@ -181,7 +182,7 @@ class GrpcBackend:
         for _ in self._threads:
             self._jobs.put(None)
 
-    def call(self, call: Call, done: Done) -> None:
+    def call(self, call: Call, done: OnOutcome) -> None:
         """Send a call; `done` is called once, on any thread, with its outputs or the error."""
         with self._lock:
             if not self._closed:
@@ -190,7 +191,7 @@ class GrpcBackend:
         done(BackendUnavailable("the model server was removed"))
 
     def _abort_queued(self) -> None:
-        aborted: list[Done] = []
+        aborted: list[OnOutcome] = []
         with self._lock, contextlib.suppress(queue.Empty):
             while (job := self._jobs.get_nowait()) is not None:
                 aborted.append(job[1])

@@ -122,7 +122,7 @@ class HealthChecks:
     def _check_model(self, replica: Replica, name: str, listed: Collection[int] | None, num_failures: int) -> None:
         what, statuses = f"{name} at {replica.address}", []
         try:
-            statuses = replica.server.versions(name)
+            statuses = replica.client.versions(name)
             self._errors.clear(what)
         except ModelNotFound as error:
             self._errors.add(what, str(error))
@@ -142,7 +142,7 @@ class HealthChecks:
 
     def _check_delisted(self, replica: Replica, name: str) -> None:
         try:
-            available = [status.version for status in replica.server.versions(name) if status.available]
+            available = [status.version for status in replica.client.versions(name) if status.available]
         except ModelNotFound:
             available = []
         # An empty list would report the model as missing.
@@ -213,7 +213,7 @@ class HealthChecks:
         def predict(signature: str, inputs: Arrays, shapes: Mapping[str, tuple[int, ...]]) -> Arrays:
             name = signatures.in_precision(signature, assets.precision)
             with replica.probe_calls:
-                outputs = replica.server.predict(ref, name, inputs, shapes, assets.card.vocab_size)
+                outputs = replica.client.predict(ref, name, inputs, shapes, assets.card.vocab_size)
             # Otherwise NaN would be in the probe hash for as long as the server serves the version.
             if not finite_sequences(outputs).all():
                 raise InvalidResponse(f"the backend computed NaN or infinity ({name})")

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from service.api.responses import ConfigDriftObject
-from service.backends.client import GrpcBackend
+from service.backends.client import ModelServerClient
 from service.backends.determinism_probe import Probe
 from service.params import ModelVersion
 from service.scheduling.call import Call
@@ -112,7 +112,7 @@ class Replica:
     """The last known state of one model server; its probes and sets of names are replaced as a whole."""
 
     address: str
-    server: GrpcBackend
+    client: ModelServerClient
     probes: Mapping[ModelVersion, Probe] = field(default_factory=dict)  # of the versions that it serves
     reported: frozenset[ModelVersion] = frozenset()  # versions that it serves or is loading, by its own status
     probed_models: frozenset[str] = frozenset()  # whose versions have been checked and probed

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from service.backends.client import GrpcBackend
+from service.backends.client import ModelServerClient
 from service.backends.determinism_probe import Probe
 from service.backends.replica import HangDetector, Replica
 from service.errors import (
@@ -30,19 +30,20 @@ from service.scheduling.call import NOT_FINITE, Arrays, Call, finite_sequences
 
 log = logging.getLogger(__name__)
 
-# Called with the outputs or error of a call, and the probe hash of the server that computed it; None with an error.
-Done = Callable[[Arrays | GatewayError, str | None], None]
+# Called with the outputs or error of a call after its retries, and the probe hash of the server that computed it; None
+# with an error.
+OnCompleted = Callable[[Arrays | GatewayError, str | None], None]
 
 # Between two checks for hanging calls.
 WATCH_S = 0.1
 
 
 class Replicas:
-    """All model servers, which the scheduler knows as its `Backends`; thread-safe."""
+    """All model servers; implements the `Backends` of `service.scheduling.scheduler`; thread-safe."""
 
     def __init__(
         self,
-        connect: Callable[[str, str], GrpcBackend],
+        connect: Callable[[str, str], ModelServerClient],
         addresses: Sequence[str],
         *,
         resolve: Callable[[str], Iterable[str]] | None = None,
@@ -73,7 +74,7 @@ class Replicas:
         """End the thread and all connections."""
         self._closed.set()
         for replica in self.all():
-            replica.server.close()
+            replica.client.close()
 
     def all(self) -> list[Replica]:
         """Return all replicas, ejected ones included, in the order of their addresses."""
@@ -106,7 +107,7 @@ class Replicas:
             removed = [replica for address, replica in before.items() if address not in self._replicas]
         for replica in removed:
             log.info("backend %s was removed", replica.address)
-            replica.server.close()
+            replica.client.close()
         return self.all()
 
     def expect(self, hashes: Mapping[ModelVersion, str | None]) -> None:
@@ -147,7 +148,7 @@ class Replicas:
         if was_in_service:
             log.warning("backend %s was ejected: %s", replica.address, reason)
             replica.drift.clear()
-            replica.server.reset()
+            replica.client.reset()
         return True
 
     def report(self, replica: Replica, name: str, versions: Iterable[ModelVersion]) -> None:
@@ -193,7 +194,7 @@ class Replicas:
             if not names and num_failures_before == replica.num_failures:
                 replica.readmit()
 
-    def call(self, call: Call, done: Done) -> None:
+    def call(self, call: Call, done: OnCompleted) -> None:
         """Send a call to the least loaded server; `done` is called once, on any thread."""
         self._send(_Attempt(call, done))
 
@@ -207,7 +208,7 @@ class Replicas:
         if replica is None:
             attempt.done(attempt.failure or self._no_server_error(attempt.call.model), None)
         else:
-            replica.server.call(attempt.call, lambda outcome: self._handle_outcome(replica, attempt, outcome))
+            replica.client.call(attempt.call, lambda outcome: self._handle_outcome(replica, attempt, outcome))
 
     def _no_server_error(self, model: ModelVersion) -> GatewayError:
         """Return why no server takes a version's call: its servers may recover, or healthy ones no longer serve it."""
@@ -280,7 +281,7 @@ class Replicas:
                 self.eject(replica, f"a call has had no response for {max(overdue_s):.1f} seconds")
             elif overdue_s:
                 # Sent while the server was being ejected.
-                replica.server.reset()
+                replica.client.reset()
 
 
 @dataclass(eq=False)
@@ -288,7 +289,7 @@ class _Attempt:
     """A call and its retries."""
 
     call: Call
-    done: Done
+    done: OnCompleted
     tried: list[Replica] = field(default_factory=list)  # in order
     suspects: list[tuple[Replica, GatewayError]] = field(default_factory=list)  # failed, perhaps by the call's fault
     failure: GatewayError | None = None  # the last one

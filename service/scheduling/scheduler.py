@@ -30,7 +30,7 @@ RETRY_DELAY_S = 0.2
 
 
 class Backends(Protocol):
-    """An asynchronous client of the model servers."""
+    """An asynchronous client of the model servers; `service.backends.replicas.Replicas` implements it."""
 
     def call(self, call: Call, done: Callable[[Arrays | GatewayError, str | None], None]) -> None:
         """Send a call.

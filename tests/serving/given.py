@@ -7,7 +7,7 @@ import pytest
 
 from contract import signatures
 from contract.card import load_assets
-from service.backends.client import GrpcBackend
+from service.backends.client import ModelServerClient
 from service.errors import GatewayError
 from tests.serving.repository import VERSIONS
 
@@ -52,10 +52,10 @@ def check_given(address, models_dir):
         raise pytest.UsageError(f"--serving-models={models_dir}: no models there; make serving-models makes them")
     if address is None:
         return
-    backend = GrpcBackend(address, timeout_s=_TIMEOUT_S)
+    client = ModelServerClient(address, timeout_s=_TIMEOUT_S)
     try:
         for name, versions in VERSIONS.items():
-            served = sorted(status.version for status in backend.versions(name) if status.available)
+            served = sorted(status.version for status in client.versions(name) if status.available)
             if served != list(versions):
                 raise pytest.UsageError(
                     f"--serving={address}: it serves versions {_listed(served)} of {name}, not {_listed(versions)}"
@@ -63,7 +63,7 @@ def check_given(address, models_dir):
     except GatewayError as error:
         raise pytest.UsageError(f"--serving: {error}") from error
     finally:
-        backend.close()
+        client.close()
 
 
 def _listed(versions):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from contract import signatures
-from service.backends.client import GrpcBackend
+from service.backends.client import ModelServerClient
 from service.backends.determinism_probe import NUM_SEQUENCES, run_probe
 from service.params import ModelVersion
 from tests.serving.client import TIMEOUT_S
@@ -17,17 +17,17 @@ from tests.serving.tensors import NAMES, make_call
 @pytest.fixture(scope="session")
 def probe(server):
     """Run the gateway's determinism probe, once per model."""
-    backend = GrpcBackend(server.address, timeout_s=TIMEOUT_S)
+    client = ModelServerClient(server.address, timeout_s=TIMEOUT_S)
 
     @functools.cache
     def run(name):
         card = server.card(name)
         return run_probe(
-            card, card.vocab_size, functools.partial(backend.predict, ModelVersion(name, VERSIONS[name][-1]))
+            card, card.vocab_size, functools.partial(client.predict, ModelVersion(name, VERSIONS[name][-1]))
         )
 
     yield run
-    backend.close()
+    client.close()
 
 
 @pytest.mark.parametrize("name", VERSIONS)

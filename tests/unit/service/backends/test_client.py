@@ -7,7 +7,7 @@ import grpc
 import numpy as np
 import pytest
 
-from service.backends.client import GrpcBackend, backend_tls
+from service.backends.client import ModelServerClient, backend_tls
 from service.backends.messages import get_model_status_pb2
 from service.errors import (
     BackendUnavailable,
@@ -69,56 +69,56 @@ def serve():
 def answers(serve):
     """A server whose answers are set, and a client of it."""
     handler = Handler()
-    backend = GrpcBackend(f"127.0.0.1:{serve(handler)}", timeout_s=5)
-    yield handler, backend
-    backend.close()
+    client = ModelServerClient(f"127.0.0.1:{serve(handler)}", timeout_s=5)
+    yield handler, client
+    client.close()
 
 
 def test_a_closed_client_opens_no_new_connection(answers):
     """A slow backend that left DNS is closed first and ejected later, and ejecting resets the client."""
-    _, backend = answers
-    backend.reset()
-    assert [status.version for status in backend.versions("any")] == [7]
-    backend.close()
-    backend.reset()
+    _, client = answers
+    client.reset()
+    assert [status.version for status in client.versions("any")] == [7]
+    client.close()
+    client.reset()
     with pytest.raises(BackendUnavailable):
-        backend.versions("any")
+        client.versions("any")
 
 
 @pytest.mark.parametrize("content", [b"\xff\xff\xffjunk", b""], ids=["no message", "an empty message"])
 def test_an_invalid_response_and_a_refusal_are_different_errors(answers, content):
     """A refused call is at fault itself; one with an invalid response may be retried on another replica."""
-    handler, backend = answers
+    handler, client = answers
     handler.content = content
     with pytest.raises(InvalidResponse):
-        backend.predict(*CALL)
+        client.predict(*CALL)
     handler.code = grpc.StatusCode.INTERNAL
     with pytest.raises(InternalError):
-        backend.predict(*CALL)
+        client.predict(*CALL)
 
 
 def test_merged_calls_of_different_shapes_are_no_fault_of_the_call(answers, caplog):
     """TensorFlow Serving's batching error is a `BatchingConflict`, and the log says once which flag to remove."""
-    handler, backend = answers
+    handler, client = answers
     handler.code = grpc.StatusCode.FAILED_PRECONDITION
     with pytest.raises(InternalError):
-        backend.predict(*CALL)
+        client.predict(*CALL)
     caplog.clear()
     handler.message = (
         "Tensors with name 'prefill_token_ids:0' from different tasks have different shapes and padding is turned off."
     )
     for _ in range(3):
         with pytest.raises(BatchingConflict, match="start it without --enable_batching"):
-            backend.predict(*CALL)
+            client.predict(*CALL)
     assert sum("--enable_batching" in record.getMessage() for record in caplog.records) == 1
 
 
 def test_a_server_that_reports_resource_exhausted_is_busy(answers):
     """It has no free thread for a status request, but it answers."""
-    handler, backend = answers
+    handler, client = answers
     handler.code = grpc.StatusCode.RESOURCE_EXHAUSTED
     with pytest.raises(ServerBusy):
-        backend.versions("demo")
+        client.versions("demo")
 
 
 @pytest.fixture(scope="module")
@@ -132,11 +132,11 @@ def made(tmp_path_factory):
 def versions(port, host="127.0.0.1", **settings):
     """Request the versions of a server as the gateway does, and return them."""
     tls = backend_tls(Settings(**{f"backend_tls_{name}": value for name, value in settings.items()}))
-    backend = GrpcBackend(f"127.0.0.1:{port}", timeout_s=5, host=host, tls=tls)
+    client = ModelServerClient(f"127.0.0.1:{port}", timeout_s=5, host=host, tls=tls)
     try:
-        return [status.version for status in backend.versions("any")]
+        return [status.version for status in client.versions("any")]
     finally:
-        backend.close()
+        client.close()
 
 
 def test_a_server_certificate_must_match_the_authority_and_the_host(made, serve):
