@@ -1,6 +1,7 @@
 """SplitMix64 (Steele, Lea and Flood 2014, https://doi.org/10.1145/2660193.2660195): a fixed bijection on 64 bits.
 
-It depends on neither the platform nor the release of a library, so files may depend on it.
+For the training filter and the shuffle of documents; sampling uses Philox. It depends on neither the platform nor the
+release of a library, so files may depend on it.
 """
 
 import numpy as np

@@ -76,7 +76,7 @@ class Checkpoint:
     model: ModelVersion  # the version that generated it
     weights_sha256: str  # hash of that version's weights: another version may have its number by now
     point: ResumePoint
-    seed: int  # key of its random numbers, together with `random_stream`: see `service.scheduling.sampling_inputs`
+    seed: int  # key of its random numbers, together with `random_stream`: see `service.scheduling.random_numbers`
     random_stream: int  # index of the seed's random stream
     detokenizer: Any  # what `Detokenizer.save` returned
     # Detokenized text that was not returned: it may begin a stop string, or follows one. Mirrored for a backward model.

@@ -12,8 +12,9 @@ from contract import signatures
 from service.errors import GatewayError
 from service.params import ModelVersion, SamplingParams
 from service.scheduling.constraints import Match
+from service.scheduling.logit_adjustments import Adjustments
 from service.scheduling.prefix_cache import Prefix
-from service.scheduling.sampling_inputs import Adjustments, UniformStream
+from service.scheduling.random_numbers import UniformStream
 
 FinishReason = Literal["stop", "length"]
 # A prompt's number within its request, and a choice's number among those of the prompt.

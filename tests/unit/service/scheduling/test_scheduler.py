@@ -17,7 +17,7 @@ from tests.waiting import until
 
 def test_a_sequence_is_that_of_prefill_and_sampling_step_by_step():
     """Each token follows from the state after the token before and from its uniform."""
-    from service.scheduling.sampling_inputs import uniforms
+    from service.scheduling.random_numbers import uniforms
 
     token_ids, reason = alone(prompt=(5, 6, 7), max_tokens=12, seed=3)
     state, last, expected = np.zeros(STATE_SIZE, np.float32), 7, []

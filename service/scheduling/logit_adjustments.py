@@ -1,67 +1,12 @@
-"""Inputs of sampling, by sequence: its random numbers and its logit adjustments."""
+"""The logit adjustments of a sequence: its bias, and the token counts behind its penalties."""
 
 import itertools
-import threading
 from collections.abc import Sequence
 
 import numpy as np
 
-# A call costs some 6 µs however few numbers it generates (measured), so a sequence generates ahead.
-GENERATED_AHEAD = 256
 # Rows of the table of `Adjustments`.
 _COUNT, _SEEN, _BIAS = range(3)
-
-
-class _Generators(threading.local):
-    """One generator per thread: a new one costs 15 µs, as numpy asks the system for a seed; setting a state 1 µs."""
-
-    def __init__(self) -> None:
-        self.philox = np.random.Philox(key=np.zeros(2, np.uint64))
-        # The state before any number was generated.
-        self.state = self.philox.state
-
-
-_generators = _Generators()
-
-
-def uniforms(seed: int, stream: int, first: int, count: int) -> np.ndarray:
-    """Generate the uniforms of consecutive positions, float32 (count,) in [0, 1).
-
-    A pure function of seed, stream and position: a token's uniform does not depend on the decode call that sampled it,
-    on the other sequences of the batch or on the process.
-
-    Philox 4×64-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011) with the key (seed, stream); the
-    counter's block of four gives positions 4·counter to 4·counter + 3; each is the top 24 bits of its word.
-    `Generator.random(float32)` after `advance` does not work: it consumes half a word per number.
-
-    The seed is taken modulo 2⁶⁴. The stream is below 2⁶⁴: for a sequence that resumes nothing, the index of its choice
-    within the prompt, from 0.
-    """
-    block, skip = divmod(first, 4)
-    philox, state = _generators.philox, _generators.state
-    state["state"] = {
-        "counter": np.array([block, 0, 0, 0], np.uint64),
-        "key": np.array([seed % 2**64, stream], np.uint64),
-    }
-    philox.state = state
-    words = philox.random_raw(skip + count)[skip:]
-    return (words >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
-
-
-class UniformStream:
-    """The uniforms of one sequence, generated ahead in blocks."""
-
-    def __init__(self, seed: int, stream: int) -> None:
-        self._seed, self._stream = seed, stream
-        self._first, self._block = 0, np.zeros(0, np.float32)
-
-    def take(self, position: int, count: int) -> np.ndarray:
-        """Return float32 (count,) for the positions from `position` on."""
-        offset = position - self._first
-        if offset < 0 or offset + count > self._block.size:
-            self._first, offset = position, 0
-            self._block = uniforms(self._seed, self._stream, position, max(count, GENERATED_AHEAD))
-        return self._block[offset : offset + count]
 
 
 class Adjustments:
