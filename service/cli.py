@@ -154,6 +154,9 @@ def demo(**options: Any) -> None:
     settings = _settings(**options)
     if not _has_models(settings) and (exit_code := train(settings)):
         raise Exit(exit_code)
+    if "backends" in settings.model_fields_set:
+        instead = "`sostenuto serve` uses these backends"
+        click.echo(f"SOSTENUTO_BACKENDS is ignored: the demo starts its own model server; {instead}")
     _run_both(settings)
 
 
@@ -172,11 +175,11 @@ def _run_gateway(settings: "Settings") -> NoReturn:
 
 
 def _run_both(settings: "Settings") -> NoReturn:
-    from service.commands.serve import Service  # noqa: PLC0415 - numpy, which other commands do not need
+    from service.commands.serve import Supervisor  # noqa: PLC0415 - numpy, which other commands do not need
 
     if not _has_models(settings):
         raise click.ClickException(f"there is no models.config in {settings.models_dir}: {NO_MODEL}")
-    raise Exit(Service(settings).run())
+    raise Exit(Supervisor(settings).run())
 
 
 def _has_models(settings: "Settings") -> bool:

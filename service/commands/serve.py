@@ -98,8 +98,8 @@ class ParentDeathPipe:
             os.close(self.read_fd)
 
 
-class Service:
-    """The lifecycle of both processes.
+class Supervisor:
+    """Starts and stops the model server and the gateway, and watches both.
 
     Whichever process is killed, the gateway drains, and the model server runs until the gateway's last process has
     ended: a pipe held by those signals the model server, and the end of this process signals the gateway.
@@ -146,9 +146,6 @@ class Service:
 
     def _start(self) -> None:
         settings, started = self._settings, time.monotonic()
-        if "backends" in settings.model_fields_set:
-            instead = "`sostenuto serve` uses these backends"
-            click.echo(f"SOSTENUTO_BACKENDS is ignored: the demo starts its own model server; {instead}")
         port = _require_free(settings.host, settings.port)
         backend_port = _require_free("127.0.0.1", 0)
         self._launch_model_server(backend_port)
@@ -185,6 +182,7 @@ class Service:
             make_key_file(STATE_KEY_FILE)
             variables["SOSTENUTO_STATE_KEY_FILE"] = str(STATE_KEY_FILE)
         prepare, fd = partial(terminate_with_parent, os.getpid()), self._gateway_life.write_fd
+        # With SOSTENUTO_BACKENDS set, `serve` runs the gateway alone.
         self._launch(GATEWAY, "service", "serve", prepare=prepare, fd=fd, **variables)
 
     def _launch(

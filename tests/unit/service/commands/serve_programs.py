@@ -23,16 +23,16 @@ DRAIN_S = 120
 
 def run_serve(port, folder):
     """Start both programs as `serve` starts its own."""
-    from service.commands.serve import Service
+    from service.commands.serve import Supervisor
     from service.settings import Settings
 
-    class FakeService(Service):
+    class FakeSupervisor(Supervisor):
         def _launch(self, name, module, *arguments, **how):
             return super()._launch(name, THIS, "gateway" if module == "service" else "model_server", *arguments, **how)
 
     os.chdir(folder)
     settings = Settings(port=int(port), models_dir=Path(folder), drain_s=DRAIN_S)
-    sys.exit(FakeService(settings).run())
+    sys.exit(FakeSupervisor(settings).run())
 
 
 def run_model_server(*arguments):

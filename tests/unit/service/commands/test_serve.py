@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from service.commands import serve as module
-from service.commands.serve import Service, terminate_with_parent
+from service.commands.serve import Supervisor, terminate_with_parent
 from service.settings import Settings
 from tests.paths import ROOT
 from tests.ports import free_port
@@ -181,10 +181,10 @@ def test_once_the_gateway_is_ready_an_example_request_is_shown(tmp_path, monkeyp
     monkeypatch.setattr(module, "is_ready", lambda *_: answers.pop(0))
     monkeypatch.setattr(module, "_require_free", lambda _, port: port or 1)
     monkeypatch.setattr(module, "_listens", lambda _: True)
-    monkeypatch.setattr(Service, "_launch", lambda *_, **__: None)
-    service = Service(Settings(models_dir=tmp_path, keys_file=tmp_path / "keys.json"))
-    service._start()
-    service._gateway_life.close()
+    monkeypatch.setattr(Supervisor, "_launch", lambda *_, **__: None)
+    supervisor = Supervisor(Settings(models_dir=tmp_path, keys_file=tmp_path / "keys.json"))
+    supervisor._start()
+    supervisor._gateway_life.close()
     out = capsys.readouterr().out
     assert f"(models: {names}; Ctrl-C stops)" in out
     assert f'"model": "{name}"' in out
