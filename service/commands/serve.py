@@ -57,7 +57,7 @@ def terminate_with_parent(parent: int) -> None:
         os._exit(1)
 
 
-class ParentDeathPipe:
+class LifetimePipe:
     """A pipe by which one process is signalled when the last of several others has ended.
 
     The processes that hold the write end are its holders: this process until it calls `drop`, those that it was passed
@@ -108,7 +108,7 @@ class Supervisor:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._children: dict[str, subprocess.Popen[bytes]] = {}
-        self._gateway_life = ParentDeathPipe()
+        self._gateway_life = LifetimePipe()
         self._num_signals = 0
 
     def run(self) -> int:

@@ -143,8 +143,8 @@ def test_a_process_is_terminated_if_its_parent_is_killed_before_exec():
     """The last holder of the pipe may end between fork and exec."""
     code = f"""
 import os, signal, subprocess
-from service.commands.serve import ParentDeathPipe
-pipe, parent = ParentDeathPipe(), os.getpid()
+from service.commands.serve import LifetimePipe
+pipe, parent = LifetimePipe(), os.getpid()
 def prepare():
     os.write(1, b"%d\\n" % os.getpid())
     os.kill(parent, signal.SIGKILL)
