@@ -32,9 +32,9 @@ from service.structured_outputs.regex_syntax import PatternError
 
 Body = CompletionRequest | EmbeddingsRequest | InspectRequest
 Processor = CompletionProcessor | EmbeddingProcessor | InspectionProcessor
-# Is called with each request before it waits: watches its client, and closes it in the end.
-Watch = Callable[[RunningRequest], object]
-_NO_CLIENT: Watch = lambda _: None  # noqa: E731
+# Called with each request before it waits for admission: the web watches its client, and closes it in the end.
+OnStart = Callable[[RunningRequest], object]
+_NO_CALLBACK: OnStart = lambda _: None  # noqa: E731
 
 
 class Engine:
@@ -55,8 +55,8 @@ class Engine:
         self._metrics, self._limits = metrics, limits
         self._resume_tokens, self._compiler, self._training_filters = resume_tokens, compiler, training_filters
 
-    def complete(
-        self, body: CompletionRequest, context: RequestContext, watch: Watch = _NO_CLIENT
+    def start_completion(
+        self, body: CompletionRequest, context: RequestContext, on_start: OnStart = _NO_CALLBACK
     ) -> CompletionProcessor:
         """Encode the prompts, admit the first sequences, compile their constraint and submit them.
 
@@ -81,14 +81,16 @@ class Engine:
             _hold_memory(request, completion_bytes(body, model.card, prompts, constraints))
             is_copy = self._copy_filter(model) if body.not_in_training else None
             processor = CompletionProcessor(body, request, constraints, self._resume_tokens, is_copy)
-            watch(request)
+            on_start(request)
             request.admit(processor.choices_to_submit(), body.max_tokens, field="max_tokens")
             # While it waits for the compiler, the request is one of those that admission control counts.
             processor.submit([self._match(body, request, each) if each else None for each in constraints])
         return processor
 
-    def embed(self, body: EmbeddingsRequest, context: RequestContext, watch: Watch = _NO_CLIENT) -> EmbeddingProcessor:
-        """Encode the texts and submit their prefill; raise as `complete`."""
+    def start_embedding(
+        self, body: EmbeddingsRequest, context: RequestContext, on_start: OnStart = _NO_CALLBACK
+    ) -> EmbeddingProcessor:
+        """Encode the texts and submit their prefill; raise as `start_completion`."""
         request = self._request(body, context)
         units = request.model.card.units
         if body.dimensions not in (None, units):
@@ -101,13 +103,18 @@ class Engine:
             _hold_memory(request, embedding_bytes(len(request.prompts), units))
             # Free the unencoded texts.
             processor = EmbeddingProcessor(body.model_copy(update={"input": ""}), request)
-            watch(request)
+            on_start(request)
             request.admit((number, 0) for number in range(len(request.prompts)))
             request.submit(processor.create)
         return processor
 
-    def inspect(self, body: InspectRequest, context: RequestContext, watch: Watch = _NO_CLIENT) -> InspectionProcessor:
-        """Encode a text and submit its inspection; raise as `complete`, and for an unknown layer or too many values."""
+    def start_inspection(
+        self, body: InspectRequest, context: RequestContext, on_start: OnStart = _NO_CALLBACK
+    ) -> InspectionProcessor:
+        """Encode a text and submit its inspection.
+
+        Raise as `start_completion`, and for an unknown layer or too many values.
+        """
         request = self._request(body, context, body.state)
         _require_layers(body, request.model)
         _require_num_top(body, request.model)
@@ -124,7 +131,7 @@ class Engine:
                 )
             num_tokens, card = request.prompts[0].num_tokens, request.model.card
             _hold_memory(request, inspection_bytes(count, num_tokens, body.logprobs, card))
-            watch(request)
+            on_start(request)
             request.admit([(0, 0)])
             request.submit(processor.create)
         return processor

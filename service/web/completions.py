@@ -42,7 +42,7 @@ def completions(services: Services) -> Response:
     """
     record = g.record
     with ExitStack() as stack:
-        processor = start_request(services, CompletionRequest, services.engine.complete, stack)
+        processor = start_request(services, CompletionRequest, services.engine.start_completion, stack)
         completion = CompletionResponse(processor, record.record_error)
         if not processor.body.stream:
             return json_response(completion.whole())

@@ -48,7 +48,7 @@ def embeddings(services: Services) -> Response:
     The example shows the first three numbers of each vector.
     """
     with ExitStack() as stack:
-        processor = start_request(services, EmbeddingsRequest, services.engine.embed, stack)
+        processor = start_request(services, EmbeddingsRequest, services.engine.start_embedding, stack)
         running, as_base64 = processor.request, processor.body.encoding_format == "base64"
         data = [
             {"object": "embedding", "index": index, "embedding": _base64(vector) if as_base64 else vector}
@@ -80,7 +80,7 @@ def _base64(vector: np.ndarray) -> str:
 def inspect(services: Services) -> Response:
     """Return hidden state, cell state and gates of each layer at each token, and the most probable tokens there."""
     with ExitStack() as stack:
-        processor = start_request(services, InspectRequest, services.engine.inspect, stack)
+        processor = start_request(services, InspectRequest, services.engine.start_inspection, stack)
         response = Response(inspection_parts(processor), mimetype="application/json")
         response.call_on_close(stack.pop_all().close)
         return response

@@ -10,7 +10,7 @@ from gunicorn.http.errors import ParseException  # type: ignore[import-untyped] 
 
 from service.api.body import AnyBody, parse
 from service.context import RequestContext
-from service.engine import Processor, Watch
+from service.engine import OnStart, Processor
 from service.errors import InvalidRequest, Unauthorized
 from service.generation.running_request import RunningRequest
 from service.memory_budget import MemoryLease
@@ -28,7 +28,7 @@ AnyProcessor = TypeVar("AnyProcessor", bound=Processor)
 def start_request(
     services: Services,
     body_type: type[AnyBody],
-    start: Callable[[AnyBody, RequestContext, Watch], AnyProcessor],
+    start: Callable[[AnyBody, RequestContext, OnStart], AnyProcessor],
     stack: ExitStack,
 ) -> AnyProcessor:
     """Parse a body and start its request, which ends with the stack.

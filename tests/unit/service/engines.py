@@ -94,7 +94,7 @@ class Service:
 
     def results(self, *prompts, **fields):
         """Return the results of a request."""
-        generation = self.engine.complete(request(*prompts, **fields), RequestContext())
+        generation = self.engine.start_completion(request(*prompts, **fields), RequestContext())
         try:
             return generation.results()
         finally:

@@ -15,7 +15,7 @@ from tests.unit.service.engines import Service, request
 
 def ask(service, **fields):
     """Return the texts of a request's choices, and how many were rejected."""
-    builder = service.engine.complete(request(**fields), RequestContext())
+    builder = service.engine.start_completion(request(**fields), RequestContext())
     try:
         return [result.text for result in builder.results()], builder.num_rejected
     finally:
@@ -61,7 +61,7 @@ def test_a_window_smaller_than_n_changes_no_text():
 
 def test_a_request_takes_no_more_of_the_queue_than_its_window():
     service = Service(max_running=3, max_queued=0)
-    builder = service.engine.complete(request(n=40), RequestContext())
+    builder = service.engine.start_completion(request(n=40), RequestContext())
     for _ in builder.client_deltas():
         assert len(builder.request.sequences) <= 3
     assert len(builder.request.finish_reasons) == 40
@@ -72,7 +72,7 @@ def test_cached_tokens_are_those_of_the_prompt_once():
     """Choices that are submitted later find the prompt in the prefix cache, each of them."""
     service = Service(max_running=2, prefix_cache_bytes=10**6)
     for num_cached_tokens in (0, 4):
-        builder = service.engine.complete(request(n=9, prompt="abcde"), RequestContext())
+        builder = service.engine.start_completion(request(n=9, prompt="abcde"), RequestContext())
         builder.results()
         assert builder.request.num_cached_tokens == num_cached_tokens
         assert builder.request.num_prompt_tokens == 5
@@ -144,10 +144,10 @@ def test_if_too_few_texts_exist_there_are_fewer_choices(service):
 
 def test_the_index_names_the_prompt_also_if_a_prompt_has_fewer_choices_than_n(service):
     fields = {"n": 3, "unique": True, "guided_regex": "a|b", "prompt": ["abc", "xy"], "max_tokens": 1}
-    builder = service.engine.complete(request(**fields), RequestContext())
+    builder = service.engine.start_completion(request(**fields), RequestContext())
     whole = json.loads(CompletionResponse(builder, lambda _: None).whole())["choices"]
     assert [choice["index"] // 3 for choice in whole] == [0, 0, 1, 1]
-    builder = service.engine.complete(request(stream=True, **fields), RequestContext())
+    builder = service.engine.start_completion(request(stream=True, **fields), RequestContext())
     events = b"".join(CompletionResponse(builder, lambda _: None).events()).split(b"\n\n")
     streamed = [json.loads(line[6:])["choices"][0] for line in events if line.startswith(b"data: {")]
     assert {(each["index"], each["text"]) for each in streamed} == {(each["index"], each["text"]) for each in whole}
@@ -178,7 +178,7 @@ def test_replaced_choices_are_charged(service):
         return lambda: None
 
     fields = {"n": 10, "unique": True, "guided_choice": ["ab", "cd"], "max_tokens": 5}
-    builder = service.engine.complete(request(**fields), RequestContext(charge=charge))
+    builder = service.engine.start_completion(request(**fields), RequestContext(charge=charge))
     with pytest.raises(RateLimited):
         builder.results()
     assert charged[0] >= 50
@@ -198,7 +198,7 @@ def test_a_failed_stream_returns_every_accepted_choice(error):
             raise error
         return lambda: None
 
-    builder = service.engine.complete(request(stream=True, **fields), RequestContext(charge=charge))
+    builder = service.engine.start_completion(request(stream=True, **fields), RequestContext(charge=charge))
     events = list(CompletionResponse(builder, lambda _: None).events())
     builder.request.close()
     service.close()
@@ -213,7 +213,7 @@ def test_a_failed_stream_returns_every_accepted_choice(error):
 
 def test_a_choice_is_streamed_as_soon_as_it_has_finished():
     service = Service(max_running=1)
-    builder = service.engine.complete(request(n=3, stream=True), RequestContext())
+    builder = service.engine.start_completion(request(n=3, stream=True), RequestContext())
     events = list(CompletionResponse(builder, lambda _: None).events())
     builder.request.close()
     service.close()
@@ -227,7 +227,7 @@ def test_a_choice_is_streamed_as_soon_as_it_has_finished():
 def test_a_disconnect_or_the_deadline_ends_a_request_whose_choices_are_never_admitted(timeout_s, error):
     service = Service(max_running=1, max_queued=0)
     refused = refuse_more(service, 10**6)
-    builder = service.engine.complete(request(n=3, timeout_s=timeout_s), RequestContext())
+    builder = service.engine.start_completion(request(n=3, timeout_s=timeout_s), RequestContext())
     if error is ClientGone:
         threading.Timer(0.2, builder.request.cancel).start()
     with pytest.raises(error):

@@ -124,7 +124,7 @@ def test_logprobs_end_where_a_stop_string_cuts_the_text(service):
     cut = whole.text.index(stop)
     assert (result.text, result.finish_reason) == (whole.text[:cut], "stop")
     assert result.logprobs.token_logprobs == whole.logprobs.token_logprobs[:cut]
-    generation = service.engine.complete(request(logprobs=1, stop=[stop]), RequestContext())
+    generation = service.engine.start_completion(request(logprobs=1, stop=[stop]), RequestContext())
     shown, told = "", []
     for piece in generation.client_deltas():
         shown += piece.text
@@ -195,7 +195,7 @@ def test_a_deadline_removes_all_sequences_of_the_request():
 
 def test_cancelling_a_request_wakes_the_thread_that_waits_for_it():
     service = Service(FakeBackend(held=True))
-    generation = service.engine.complete(request(), RequestContext())
+    generation = service.engine.start_completion(request(), RequestContext())
     threading.Timer(0.1, generation.request.cancel).start()
     with pytest.raises(ClientGone):
         generation.results()
@@ -207,7 +207,7 @@ def test_a_request_is_charged_before_it_is_enqueued(service):
     """Each prompt counts once and `max_tokens` once per choice; a request over its rate limit is not enqueued."""
     charged = []
     caller = RequestContext(charge=lambda count, *_: charged.append(count) or (lambda: charged.append(-count)))
-    generation = service.engine.complete(request("abc", "de", n=2, max_tokens=7), caller)
+    generation = service.engine.start_completion(request("abc", "de", n=2, max_tokens=7), caller)
     generation.results()
     assert charged == [3 + 2 + 4 * 7]
 
@@ -215,7 +215,7 @@ def test_a_request_is_charged_before_it_is_enqueued(service):
         raise RateLimited("no")
 
     with pytest.raises(RateLimited):
-        service.engine.complete(request(), RequestContext(charge=refuse))
+        service.engine.start_completion(request(), RequestContext(charge=refuse))
     assert service.admission.num_sequences == 0
 
 
@@ -223,9 +223,9 @@ def test_a_rejected_request_is_refunded():
     """Admission control decides after the charge, so a request that it refuses gets its tokens back."""
     service, charged = Service(FakeBackend(held=True), max_running=1, max_queued=0), []
     caller = RequestContext(charge=lambda count, *_: charged.append(count) or (lambda: charged.append(-count)))
-    running = service.engine.complete(request(), caller)
+    running = service.engine.start_completion(request(), caller)
     with pytest.raises(Overloaded):
-        service.engine.complete(request(), caller)
+        service.engine.start_completion(request(), caller)
     assert charged == [15, 15, -15]
     running.request.close()
     service.backend.release(100)
@@ -261,9 +261,9 @@ def test_tokens_stay_charged_only_if_the_request_is_invalid(error, expected):
 def test_a_limit_names_the_field_of_its_endpoint(service):
     context = RequestContext(quota=Quota("key", max_queued_tokens=2))
     with pytest.raises(InvalidRequest) as of_embeddings:
-        service.engine.embed(embedding("d", "abc"), context)
+        service.engine.start_embedding(embedding("d", "abc"), context)
     with pytest.raises(InvalidRequest) as of_completions:
-        service.engine.complete(request("abc", n=3), context)
+        service.engine.start_completion(request("abc", n=3), context)
     assert of_embeddings.value.param == "input"
     assert of_completions.value.param == "max_tokens"
 
@@ -272,7 +272,7 @@ def test_a_limit_names_the_field_of_its_endpoint(service):
 def test_tokens_are_counted_only_for_a_resume_token(service, return_state):
     """The scheduler counts what penalties need. A count of a long prompt for each of many choices takes gigabytes."""
     fields = {"repetition_penalty": 1.5, "n": 3, "return_state": return_state}
-    builder = service.engine.complete(request("abc", **fields), RequestContext())
+    builder = service.engine.start_completion(request("abc", **fields), RequestContext())
     builder.results()
     builder.request.close()
     counts = [choice.progress and choice.progress.token_counts for choice in builder._choices.values()]
@@ -294,7 +294,7 @@ def test_a_failed_request_is_not_counted_as_cancelled(service):
 
 def test_an_empty_completion_has_a_mean_logprob_below_zero(service):
     """The EOS token counts in the mean; else `best_of` would always choose a completion that ends at once."""
-    every = [service.engine.complete(request(seed=seed, logprobs=0), RequestContext()) for seed in range(60)]
+    every = [service.engine.start_completion(request(seed=seed, logprobs=0), RequestContext()) for seed in range(60)]
     results = [(one.results()[0], one) for one in every]
     empty = [one for result, one in results if not result.text]
     assert empty, "choose other seeds"
@@ -323,7 +323,7 @@ def embedding(*prompts, **fields):
 def test_an_embedding_pools_the_outputs_of_all_tokens(service, pooling):
     """`mean` and `last` include the last token, however many calls a prompt takes."""
     prompts = ("abc", "", "hello world" * 5)
-    job = service.engine.embed(embedding(*prompts, pooling=pooling), RequestContext())
+    job = service.engine.start_embedding(embedding(*prompts, pooling=pooling), RequestContext())
     vectors = job.vectors()
     job.request.close()
     for prompt, vector in zip(prompts, vectors, strict=True):
@@ -340,7 +340,7 @@ def test_an_embedding_pools_the_outputs_of_all_tokens(service, pooling):
 
 def test_dimensions_must_equal_the_width_of_the_model(service):
     with pytest.raises(InvalidRequest, match=r"dimensions must be 4, .*, got 5"):
-        service.engine.embed(embedding("a", dimensions=5), RequestContext())
+        service.engine.start_embedding(embedding("a", dimensions=5), RequestContext())
 
 
 def from_the_end(*suffixes, **fields):
@@ -348,7 +348,7 @@ def from_the_end(*suffixes, **fields):
 
 
 def begun(service, wanted):
-    return service.engine.complete(wanted, RequestContext())
+    return service.engine.start_completion(wanted, RequestContext())
 
 
 def mirrored(result):
@@ -502,8 +502,10 @@ def test_limits_and_direction_of_the_model_are_checked_before_any_call(service, 
 
 @pytest.mark.parametrize("pooling", ["mean", "last"])
 def test_a_backward_model_embeds_a_text_from_its_end(service, pooling):
-    forwards = service.engine.embed(embedding("abc", "", pooling=pooling), RequestContext()).vectors()
-    job = service.engine.embed(embedding("cba", "", model="characters backwards", pooling=pooling), RequestContext())
+    forwards = service.engine.start_embedding(embedding("abc", "", pooling=pooling), RequestContext()).vectors()
+    job = service.engine.start_embedding(
+        embedding("cba", "", model="characters backwards", pooling=pooling), RequestContext()
+    )
     np.testing.assert_array_equal(job.vectors(), forwards)
 
 
@@ -512,7 +514,7 @@ def test_cached_tokens_are_reported_and_private_to_a_tenant():
     service = Service(prefix_cache_bytes=10**6)
 
     def cached(*prompts, tenant="anna", **fields):
-        generation = service.engine.complete(request(*prompts, **fields), RequestContext(Quota(tenant=tenant)))
+        generation = service.engine.start_completion(request(*prompts, **fields), RequestContext(Quota(tenant=tenant)))
         results = generation.results()
         generation.request.close()
         assert results == service_without.results(*prompts, **fields)
@@ -540,7 +542,7 @@ def test_a_call_with_another_probe_hash_makes_the_fingerprint_mixed():
         honest(call, lambda outcome, _: done(outcome, "another" if call.signature == "decode" else None))
 
     service.backend.call = stand_in
-    generation = service.engine.complete(request("abc", n=2), RequestContext())
+    generation = service.engine.start_completion(request("abc", n=2), RequestContext())
     assert generation.request.fingerprint == "fp"
     generation.results()
     assert generation.request.fingerprint == "fp_mixed"
@@ -555,7 +557,7 @@ def test_an_echo_is_streamed_before_the_first_token(logprobs):
     """With log probabilities, once those of the prompt are known."""
     backend = FakeBackend(held=True)
     service = Service(backend)
-    generation = service.engine.complete(request(echo=True, stream=True, logprobs=logprobs), RequestContext())
+    generation = service.engine.start_completion(request(echo=True, stream=True, logprobs=logprobs), RequestContext())
     if logprobs is not None:
         backend.release()
     deltas = generation.client_deltas()
@@ -568,7 +570,7 @@ def test_an_echo_is_streamed_before_the_first_token(logprobs):
 def test_results_that_come_after_a_stop_string_are_ignored(service):
     """The scheduler may have delivered some before it gets the cancellation."""
     fields = {"n": 2, "max_tokens": 30, "stop": [service.results(max_tokens=30)[0].text[3:5]]}
-    generation, texts = service.engine.complete(request(stream=True, **fields), RequestContext()), ["", ""]
+    generation, texts = service.engine.start_completion(request(stream=True, **fields), RequestContext()), ["", ""]
     for delta in generation.client_deltas():
         texts[delta.index] += delta.text
         if delta.finish_reason:
@@ -581,7 +583,7 @@ def test_a_stop_string_frees_the_slot_and_the_admission_at_once(service):
     words = {"model": "words", "max_tokens": 900}
     fields = {**words, "stop": [service.results(**words)[0].text[20:30]]}
     service.backend.calls.clear()
-    generation = service.engine.complete(request(**fields), RequestContext())
+    generation = service.engine.start_completion(request(**fields), RequestContext())
     assert generation.results()[0].finish_reason == "stop"
     until(lambda: service.admission.num_sequences == 0)
     assert sum(call.is_decode for call in service.backend.calls) < 50

@@ -156,7 +156,7 @@ def test_sequences_with_different_patterns_share_calls_with_sequences_without(se
         )
         for kind in kinds
     ]
-    running = [service.engine.complete(body, RequestContext()) for body in bodies]
+    running = [service.engine.start_completion(body, RequestContext()) for body in bodies]
     assert [[result.text for result in generation.results()] for generation in running] == alone
 
 
@@ -224,7 +224,7 @@ def test_the_memory_estimate_counts_the_patterns_of_resume_tokens(service):
         (first,) = service.results("", **fields)
         resumed = request("", state=first.resume_token, seed=None, n=3, max_tokens=2, return_state=True)
         budget = MemoryBudget(10**9)
-        builder = service.engine.complete(resumed, RequestContext(memory=budget.lease()))
+        builder = service.engine.start_completion(resumed, RequestContext(memory=budget.lease()))
         sizes.append(budget.num_bytes)
         builder.results()
         builder.request.close()
@@ -280,7 +280,7 @@ def start(service, watch=lambda _: None, quota=UNLIMITED, **fields):
     """Start a request with a pattern, and close it as the routes do."""
     requests = []
     try:
-        return service.engine.complete(
+        return service.engine.start_completion(
             request(structured_outputs={"regex": PATTERN}, **fields),
             RequestContext(quota=quota, sender="somebody"),
             lambda running: (requests.append(running), watch(running)),

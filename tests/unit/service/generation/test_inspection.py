@@ -15,7 +15,7 @@ from tests.unit.service.engines import CHARACTERS, LIMITS, Service, request
 
 def looked_into(service, given, **fields):
     body = {"model": "characters", "input": given, "logprobs": 2, "timeout_s": 10.0, **fields}
-    builder = service.engine.inspect(parse(InspectRequest, orjson.dumps(body), LIMITS), RequestContext())
+    builder = service.engine.start_inspection(parse(InspectRequest, orjson.dumps(body), LIMITS), RequestContext())
     try:
         return builder.result()
     finally:
@@ -144,7 +144,7 @@ def test_token_ids_that_the_model_does_not_have_are_refused(service):
 
 def test_an_inspection_does_not_change_a_running_completion(service):
     (alone,) = service.results("abc", max_tokens=12)
-    generation = service.engine.complete(request("abc", max_tokens=12), RequestContext())
+    generation = service.engine.start_completion(request("abc", max_tokens=12), RequestContext())
     looked_into(service, TEXT)
     assert generation.results() == [alone]
     generation.request.close()

@@ -29,7 +29,7 @@ def service():
 
 def ask(service, *prompts, tenant="", **fields):
     """Return the results of a request that asks for resume tokens."""
-    generation = service.engine.complete(
+    generation = service.engine.start_completion(
         request(*prompts, **{"return_state": True, **fields}), RequestContext(Quota(tenant=tenant))
     )
     try:
@@ -50,7 +50,7 @@ def parts(service, model, lengths, state=None, text="abc", **fields):
         wanted = {**given_text(model, "" if state else text), "model": model, "max_tokens": length, **fields}
         if state:
             wanted |= {"seed": None, "state": state}
-        generation = service.engine.complete(request(**{"return_state": True, **wanted}), RequestContext())
+        generation = service.engine.start_completion(request(**{"return_state": True, **wanted}), RequestContext())
         (result,) = generation.results()
         generation.request.close()
         found.append(result)
@@ -130,9 +130,9 @@ def test_a_resumed_completion_is_that_of_one_request(service, model, cuts, seed,
 def test_a_stream_with_resume_tokens_is_unchanged_and_resumes_from_each(service, model, interval, seed, sampling, stop):
     """A resume token in a stream covers the text up to and including its delta; the final delta has none."""
     fields = {**given_text(model, "abc"), "model": model, "seed": seed, **sampling, "stop": stop}
-    plain = service.engine.complete(request(max_tokens=TOTAL, **fields), RequestContext())
+    plain = service.engine.start_completion(request(max_tokens=TOTAL, **fields), RequestContext())
     (whole,) = plain.results()
-    kept = service.engine.complete(
+    kept = service.engine.start_completion(
         request(max_tokens=TOTAL, **fields, prepend=True, state_interval=interval), RequestContext()
     )
     deltas, states, num_before = [], [], 0
@@ -151,7 +151,7 @@ def test_a_stream_with_resume_tokens_is_unchanged_and_resumes_from_each(service,
     assert len(states) >= (plain.request.num_completion_tokens - 1) // (interval + CHUNK)
     for before, num_tokens, state in states:
         rest = {**fields, **given_text(model, ""), "seed": None, "state": state, "max_tokens": TOTAL - num_tokens}
-        resumed = service.engine.complete(request(**rest), RequestContext())
+        resumed = service.engine.start_completion(request(**rest), RequestContext())
         (result,) = resumed.results()
         assert (assembled([*before, result.text], model), result.finish_reason) == (whole.text, whole.finish_reason)
 
@@ -161,7 +161,7 @@ def test_a_possible_stop_string_delays_no_resume_token(service):
     seed, (text,) = endless(service, TOTAL)
     fields = {"seed": seed, "max_tokens": TOTAL}
     for held_back in (text[:20], text[-1:]):
-        generation = service.engine.complete(
+        generation = service.engine.start_completion(
             request("abc", **fields, stop=[held_back + "\0"], state_interval=CHUNK), RequestContext()
         )
         deltas = list(generation.client_deltas())
@@ -320,7 +320,7 @@ def test_a_request_that_is_cut_short_has_partial_outputs(how):
     service = Service(backend, max_calls=1)
     fields = {"seed": seed, "max_tokens": 60, "n": 2, "return_state": True}
     fields["timeout_s"] = 2.0 if how == "deadline" else 60.0
-    generation = service.engine.complete(request("abc", **fields), RequestContext())
+    generation = service.engine.start_completion(request("abc", **fields), RequestContext())
     backend.release(3)
     if how == "drain":
         threading.Timer(2.0, lambda: service.scheduler.stop(ShuttingDown("good night"))).start()
@@ -350,7 +350,7 @@ def test_partial_outputs_without_resume_tokens_include_held_back_text():
         backend = FakeBackend(held=True)
         service = Service(backend, max_calls=1)
         fields = {"seed": seed, "max_tokens": 60, "stop": stop, "timeout_s": 2.0}
-        generation = service.engine.complete(request("abc", **fields), RequestContext())
+        generation = service.engine.start_completion(request("abc", **fields), RequestContext())
         backend.release(2)
         with pytest.raises(DeadlineExceeded):
             generation.results()
@@ -368,7 +368,7 @@ def test_partial_outputs_without_resume_tokens_include_held_back_text():
 def test_return_state_adds_a_resume_token_to_the_final_delta(service):
     """It equals that of a response without streaming. A finished stream has no partial outputs."""
     (whole,) = ask(service, "abc", seed=2, max_tokens=30)
-    generation = service.engine.complete(
+    generation = service.engine.start_completion(
         request("abc", seed=2, max_tokens=30, stream=True, return_state=True), RequestContext()
     )
     deltas = list(generation.client_deltas())
@@ -417,7 +417,7 @@ def test_a_deadline_during_prefill_loses_no_held_back_text(service, model):
     slow.engine._resume_tokens = service.engine._resume_tokens
     fields = {**given_text(model, "xyz" * 9), "model": model, "state": first.resume_token, "seed": None, "logprobs": 0}
     fields |= {"echo": True, "max_tokens": 9, "return_state": True}
-    generation = slow.engine.complete(request(**fields, timeout_s=2.0), RequestContext())
+    generation = slow.engine.start_completion(request(**fields, timeout_s=2.0), RequestContext())
     backend.release(1)
     with pytest.raises(DeadlineExceeded):
         generation.results()
@@ -429,7 +429,9 @@ def test_a_deadline_during_prefill_loses_no_held_back_text(service, model):
     # One slice of the prompt has been read.
     assert len(opened(service, rest).point.unread_ids) == 12
     later = parts(service, model, [9], state=rest.resume_token)[0]
-    generation = service.engine.complete(request(**{**fields, "logprobs": None, "echo": False}), RequestContext())
+    generation = service.engine.start_completion(
+        request(**{**fields, "logprobs": None, "echo": False}), RequestContext()
+    )
     (whole,) = generation.results()
     generation.request.close()
     assert later.text in whole.text
@@ -448,7 +450,7 @@ def test_unread_tokens_of_a_checkpoint_do_not_count_as_cached(service):
     (first,) = ask(service, "abc", seed=2, max_tokens=5)
     known = []
     for _ in range(2):
-        generation = service.engine.complete(
+        generation = service.engine.start_completion(
             request("uvwuvw", state=first.resume_token, seed=None, max_tokens=3), RequestContext(Quota(tenant=""))
         )
         generation.results()

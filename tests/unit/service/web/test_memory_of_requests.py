@@ -114,7 +114,7 @@ def test_an_answered_request_frees_its_memory_at_once(site, path):
 def test_a_request_whose_client_left_frees_its_memory_at_once(make_site):
     """Its sequences hold views of whole replies, each as large as a batch of states."""
     site = make_site(backend=FakeBackend(held=True))
-    builder = site.service.engine.complete(completion_request("abc", max_tokens=100), RequestContext())
+    builder = site.service.engine.start_completion(completion_request("abc", max_tokens=100), RequestContext())
     request = builder.request
     # The sequence holds the same array.
     watched = [weakref.ref(each) for each in (builder, request, request.sequences[0, 0].prompt_ids)]
