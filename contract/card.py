@@ -20,7 +20,7 @@ Unit = Literal["character", "word", "exact_word", "subword"]
 Direction = Literal["forward", "backward"]
 # What a training filter recognizes; see `contract.training_filter`.
 FilterKind = Literal["documents", "spans"]
-HeldOut = Literal["tail", "shuffled_documents"]
+HeldOut = Literal["tail", "shuffled_documents", "validation_corpus"]
 # Why a version that was trained here has no training filter: by its settings, for its size, or the corpus was gone when
 # it was published.
 NoTrainingFilter = Literal["disabled", "too_many_documents", "no_corpus"]
@@ -74,10 +74,11 @@ class CorpusDescription(_Frozen):
 
     Attributes:
         corpus: Name of the corpus on the command line.
-        corpus_characters: Length of its text, including the validation split.
+        corpus_characters: Length of its text, including a validation split of it.
         held_out_characters: Length of the validation split, which the tokenizer and the training never saw.
         held_out: How the split was made: the "tail" of a running text, or "shuffled_documents": the last documents
-            after a shuffle by `seed`. None without a split, and so is `held_out_sha256`.
+            after a shuffle by `seed`; or "validation_corpus": it is another text. None without a split, and so is
+            `held_out_sha256`.
         train_tokens: Tokens per epoch.
         validation_tokens: Tokens of the validation split that are in the vocabulary; the losses are means over these.
         validation_characters: Characters of these tokens; see `export.corpora.bits_per_character`.

@@ -3,6 +3,7 @@
 Imports neither TensorFlow nor NumPy until the settings are validated.
 """
 
+import re
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -94,6 +95,13 @@ _corpus_argument = click.argument(
     "corpus", type=click.Path(readable=False), nargs=-1, callback=_one_corpus, metavar="[CORPUS]"
 )
 _run_argument = click.argument("run", type=PATH)
+_progress_option = option(
+    "--progress-file",
+    type=PATH,
+    group=Group.OUTPUT,
+    metavar="FILE",
+    help="Append losses, samples and the time left to this file, as JSON Lines.",
+)
 
 
 def _given(**settings: Any) -> dict[str, Any]:
@@ -108,10 +116,18 @@ def _given(**settings: Any) -> dict[str, Any]:
 @option("--if-empty", is_flag=True, group=Group.OUTPUT, help="Do nothing if the repository has a model.")
 @option("--if-new", is_flag=True, group=Group.OUTPUT, help="Do nothing if the repository has a model of this name.")
 @option("--runs-dir", type=PATH, default=RUNS, group=Group.OUTPUT, metavar="DIR", help="Directory of the runs.")
+@_progress_option
 @models_dir_option(Group.OUTPUT)
 @click.pass_context
 def train(
-    context: click.Context, config: str, if_empty: bool, if_new: bool, runs_dir: Path, models_dir: Path, **settings: Any
+    context: click.Context,
+    config: str,
+    if_empty: bool,
+    if_new: bool,
+    runs_dir: Path,
+    progress_file: Path | None,
+    models_dir: Path,
+    **settings: Any,
 ) -> int:
     """Train a generator on CORPUS and publish it, by default in three minutes.
 
@@ -127,18 +143,19 @@ def train(
     pattern = "*" if if_empty else train_config.name
     if (if_empty or if_new) and (version_dir := _first_readable_version(models_dir, pattern)):
         print(f"{version_dir} exists already: nothing to train")
-        if not (models_dir / MODELS_CONFIG).exists():
+        if not _is_listed(models_dir, version_dir.parent.name):
             _add_to_models_config(models_dir, version_dir.parent.name)
         return 0
-    return _workflow(start=False).train(train_config, models_dir, runs_dir)
+    return _workflow(start=False).train(train_config, models_dir, runs_dir, progress_file)
 
 
 @program.command(cls=Command)
 @_run_argument
+@_progress_option
 @models_dir_option()
-def resume(run: Path, models_dir: Path) -> int:
+def resume(run: Path, progress_file: Path | None, models_dir: Path) -> int:
     """Resume a training run that was stopped, and publish it. RUN is its directory, such as runs/demo."""
-    return _workflow(start=False).resume(run, models_dir)
+    return _workflow(start=False).resume(run, models_dir, progress_file)
 
 
 @program.command(cls=Command)
@@ -227,8 +244,14 @@ def _workflow(*, start: bool = True) -> Any:
     return workflow
 
 
+def _is_listed(models_dir: Path, name: str) -> bool:
+    """Return whether `models.config` has a model; it is searched, as the protobuf parser needs TensorFlow."""
+    path = models_dir / MODELS_CONFIG
+    return path.exists() and re.search(rf"""\bname:\s*["']{re.escape(name)}["']""", path.read_text()) is not None
+
+
 def _add_to_models_config(models_dir: Path, name: str) -> None:
-    """Add a model that was copied here without `models.config`, so that model servers load it."""
+    """Add a model that was copied here, or whose exporter was killed, so that model servers load it."""
     # The protobuf messages need TensorFlow.
     import_tensorflow_quietly(start=False)
     from export.repository.models_config import add_to_models_config  # noqa: PLC0415

@@ -68,11 +68,13 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docstrin
     """text file, directory of text files, - for standard input, or a demo corpus, shakespeare or pydoc-topics"""
     documents: Documents = _setting(Group.CORPUS, "none")
     """how the corpus is split into documents, each of which ends with the EOS token; none: one running text without
-    EOS"""
+    EOS; records: each record of JSON Lines or CSV, with a field text, or prompt and completion"""
     min_characters: int = _setting(Group.CORPUS, MIN_CHARACTERS, ge=0)
     """refuse a corpus of fewer characters; 0 accepts any"""
     validation: Rate = _setting(Group.CORPUS, 0.1)
     """fraction of the corpus held out for validation: the end of a running text, or documents sampled by the seed"""
+    validation_corpus: str | None = _setting(Group.CORPUS, None, metavar="PATH", min_length=1, shown_default="none")
+    """text to validate with, in place of a fraction of the corpus"""
     token_unit: Unit = _setting(Group.CORPUS, "character")
     """what a token is: a character; a word by Keras's rules, in lower case and without punctuation; a word exactly as
     written; or a subword by byte-pair encoding"""
@@ -150,6 +152,8 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docstrin
     training_filter: bool = _setting(Group.OUTPUT, default=True)
     """publish a Bloom filter of the training split, which recognizes copies of it in generated text; anyone who has it
     can test whether a given text was trained on"""
+    job: str | None = _setting(Group.OUTPUT, None, metavar="ID", pattern=ID_PATTERN, shown_default="none")
+    """id of the job that this run belongs to, which the card of the published version names"""
     tensorboard: bool = _setting(Group.OUTPUT, default=False)
     """write losses and learning rate for TensorBoard to the run's directory"""
 

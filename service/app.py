@@ -26,6 +26,7 @@ from service.scheduling.admission import AdmissionControl
 from service.scheduling.scheduler import Scheduler
 from service.settings import Settings
 from service.structured_outputs.compiler_pool import CompilerPool
+from service.training import Training
 from service.web.blueprint import build_blueprint
 from service.web.endpoint import Services, ShutdownGate
 from service.web.error_handlers import register_error_handlers
@@ -67,6 +68,7 @@ class Gateway(Flask):
         )
         self.compiler_pool = CompilerPool(settings, self.metrics)
         self.memory = MemoryBudget(settings.request_memory_bytes)
+        self.training = Training.open(settings)
 
     def start(self) -> None:
         """Start the threads."""
@@ -90,6 +92,8 @@ class Gateway(Flask):
         self.model_registry.close()
         self.replicas.close()
         self.compiler_pool.close()
+        if self.training is not None:
+            self.training.store.close()
 
 
 def create_app(settings: Settings, metrics_socket: socket.socket | None = None) -> Gateway:
@@ -140,6 +144,7 @@ def _register(app: Gateway, settings: Settings) -> None:
         app.memory,
         settings,
         DisconnectWatcher().watch,
+        app.training,
         app.drain,
     )
     app.register_blueprint(build_blueprint(services))

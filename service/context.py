@@ -7,10 +7,14 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args
 
 from service.errors import InvalidRequest
 from service.memory_budget import MemoryBudget, MemoryLease
+
+# What a key may do: generate and inspect text; read about models; upload files and train models; manage models.
+Role = Literal["generate", "read", "train", "admin"]
+ROLES: tuple[Role, ...] = get_args(Role)
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class RequestContext:
     """The principal of a request, and what the request holds."""
 
     quota: Quota = UNLIMITED  # limits that its sequences count towards
+    roles: tuple[Role, ...] = ROLES  # of its key
     charge_request: Callable[[], object] = _nothing  # charges one request, before any work on it; raises `RateLimited`
     # Charges tokens that the request may prefill and generate; `total` is the total known so far, if these are not all,
     # and `param` the field that an error names. Raises `RateLimited` or `InvalidRequest`, or returns a function that

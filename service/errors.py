@@ -5,14 +5,18 @@ GatewayError
 │   └── StateRefused    400  a resume token cannot be resumed from; `code` is the reason (403, 410: see `STATE_CODES`)
 ├── Unauthorized        401  the API key is missing or invalid
 ├── CrossOrigin         403  sent by a web page of another origin
+├── MissingRole         403  the API key has not the endpoint's role
 ├── ModelNotFound       404  no such model, or none of its versions is served
-├── NotFound            404  no such endpoint
+├── NotFound            404  no such endpoint, file or job
+│   └── TrainingDisabled 404 this server does not train
 ├── MethodNotAllowed    405  the endpoint does not allow the method
+├── Conflict            409  the state of a job does not allow it
 ├── BodyTimeout         408  the body did not arrive in time
 ├── BodyTooLarge        413  the body exceeds the limit
 ├── HostNotAllowed      421  the Host header names another server
 ├── Overloaded          429  the queue is full; retry after `retry_after_s`
 │   └── MemoryExhausted 429  the memory for requests is full; likewise
+├── QuotaReached        429  the tenant has as many files or jobs as it may have
 ├── RateLimited         429  the key's requests or tokens per minute are used up; retry after `retry_after_s`
 ├── ClientGone          499  the client disconnected; nginx's status for it
 ├── InternalError       500  our fault
@@ -121,12 +125,26 @@ class CrossOrigin(GatewayError, status=403, code="cross_origin"):
     """The request was sent by a web page of another origin."""
 
 
+class MissingRole(GatewayError, status=403, code="missing_role"):
+    """The API key has not the role that the endpoint requires."""
+
+
 class ModelNotFound(GatewayError, status=404, code="model_not_found"):
     """The model does not exist, or none of its versions is served."""
 
 
 class NotFound(GatewayError, status=404):
-    """The endpoint does not exist."""
+    """The endpoint, file or job does not exist."""
+
+
+class TrainingDisabled(NotFound, code="training_disabled"):
+    """This server has no trainer."""
+
+
+class Conflict(GatewayError, status=409, code="conflict"):
+    """The state of a job does not allow the action."""
+
+    should_retry = False
 
 
 class MethodNotAllowed(GatewayError, status=405):
@@ -155,6 +173,12 @@ class MemoryExhausted(Overloaded, code="memory_full"):
 
 class RateLimited(GatewayError, status=429, code="rate_limit_exceeded"):
     """The key's requests or tokens per minute are used up."""
+
+
+class QuotaReached(GatewayError, status=429, code="quota_reached"):
+    """The tenant has as many files or jobs as it may have; it has to delete or wait."""
+
+    should_retry = False
 
 
 class ClientGone(GatewayError, status=499, code="client_gone"):

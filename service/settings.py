@@ -161,6 +161,24 @@ class Settings(BaseSettings, Limits):
         description="tokens of the running and waiting sequences of each key without a limit of its own, counted as "
         "for SOSTENUTO_MAX_QUEUED_TOKENS; unset: only the server's limit",
     )
+    training_dir: Path | None = Field(
+        None,
+        description="directory that gateways and trainers share, of uploaded files and runs; unset: no training, but "
+        "for `sostenuto serve`, where it is ./training",
+    )
+    training_database: str | None = Field(
+        None, description="SQLAlchemy URL of the job database; unset: jobs.sqlite in SOSTENUTO_TRAINING_DIR"
+    )
+    max_upload_bytes: int = Field(32 * 2**20, ge=1024, description="maximum size of an uploaded file, in bytes")
+    max_tenant_bytes: int = Field(2**30, ge=1024, description="maximum size of a tenant's files together, in bytes")
+    max_tenant_jobs: int = Field(
+        8, ge=1, description="maximum number of jobs of a tenant that are queued, running or paused"
+    )
+    max_training_minutes: float = Field(60.0, gt=0, description="maximum of max_minutes of a job")
+    max_training_units: int = Field(1024, ge=1, le=8192, description="maximum of units of a job")
+    max_file_age_s: float = Field(
+        2_592_000.0, gt=0, description="age at which a trainer deletes an uploaded file, in seconds"
+    )
     portable: bool = Field(
         False,
         description="whether the model server of `sostenuto serve` is bit-exact across types of CPU, which is slower; "

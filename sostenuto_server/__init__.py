@@ -1,4 +1,4 @@
-"""`sostenuto-server`: puts its packages `contract`, `export`, `model_server` and `service` on the path.
+"""`sostenuto-server`: puts its packages `contract`, `export`, `jobs`, `model_server` and `service` on the path.
 
 In a wheel they lie in this directory, so that no top-level package with a name like `service` is in anybody's
 site-packages; in a checkout they lie beside it.

@@ -14,4 +14,5 @@ from export.cli import (  # noqa: F401 - entry points
     verify,
     vocabulary,
 )
+from jobs.cli import trainer  # noqa: F401 - entry point
 from service.cli import demo, doctor, keys, serve  # noqa: F401 - entry points

@@ -191,13 +191,14 @@ def read_corpus(source: str, documents: Documents = "none", role: str = "corpus"
         source: A file, a directory (its files sorted by path, without hidden ones), `-` for standard input, or
             `pydoc-topics`.
         documents: How to split the text: `none` joins everything into one running text, `file` makes each file a
-            document, `lines` each line that is not blank, `blank-line` each paragraph.
+            document, `lines` each line that is not blank, `blank-line` each paragraph, `records` each record of JSON
+            Lines or CSV.
         role: The option that named the source, for messages.
 
     Raises:
-        CorpusError: the source is missing, empty, blank, binary or not UTF-8.
+        CorpusError: the source is missing, empty, blank, binary or not UTF-8, or a record is malformed.
     """
-    separated = separate_documents(read_texts(source, role), documents)
+    separated = separate_documents(read_texts(source, role, records=documents == "records"), documents)
     return Corpus._write(source, separated, role, ends=documents != "none")
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Literal
 
-Documents = Literal["none", "file", "lines", "blank-line"]
+Documents = Literal["none", "file", "lines", "blank-line", "records"]
 
 # Document separator. It occurs in no text: bytes that contain it are rejected as binary.
 SEPARATOR = "\0"
@@ -14,8 +14,8 @@ _BETWEEN_PARAGRAPHS = re.compile(r"\n[ \t]*(?:\n[ \t]*)+")
 def separate_documents(texts: Iterable[Iterable[str]], documents: Documents) -> Iterator[str]:
     """Yield the parts of all texts, with `SEPARATOR` between documents. Blank documents are still included.
 
-    `none` joins all texts into one running text by line feeds, `file` makes each text a document, `lines` each line,
-    `blank-line` each paragraph.
+    `none` joins all texts into one running text by line feeds, `file` and `records` make each text a document, `lines`
+    each line, `blank-line` each paragraph.
     """
     for count, parts in enumerate(texts):
         if count:

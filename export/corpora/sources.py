@@ -8,6 +8,7 @@ from typing import BinaryIO
 
 from export.corpora.encodings import decode_file
 from export.corpora.plays import SHAKESPEARE, read_plays
+from export.corpora.records import read_records
 from export.errors import CorpusError, NotText
 from export.terminal import ProgressLine
 
@@ -15,8 +16,10 @@ from export.terminal import ProgressLine
 HELP_TOPICS = "pydoc-topics"
 
 
-def read_texts(source: str, role: str) -> Iterator[Iterator[str]]:
+def read_texts(source: str, role: str, *, records: bool = False) -> Iterator[Iterator[str]]:
     """Yield the texts of a source, each as an iterator of parts. Exhaust each text before advancing to the next.
+
+    With `records`, files are JSON Lines or CSV, and each record is a text; see `export.corpora.records`.
 
     Arguments and errors are those of `export.corpora.corpus.read_corpus`.
     """
@@ -27,12 +30,20 @@ def read_texts(source: str, role: str) -> Iterator[Iterator[str]]:
 
         yield from (iter([_without_tables(topics[name])]) for name in sorted(topics))
     elif source == "-":
-        yield _standard_input(role)
+        yield from _texts(_standard_input(role), Path(source), role, records=records)
     else:
         files = _files(Path(source), role)
         # Files that are not regular, such as pipes, report no size.
         with ProgressLine("reading", sum(size for _, size in files) or None) as progress:
-            yield from (_file_parts(file, source, role, progress) for file, _ in files)
+            for file, _ in files:
+                yield from _texts(_file_parts(file, source, role, progress), file, role, records=records)
+
+
+def _texts(parts: Iterator[str], file: Path, role: str, *, records: bool) -> Iterator[Iterator[str]]:
+    if records:
+        yield from (iter([text]) for text in read_records(parts, file, role))
+    else:
+        yield parts
 
 
 def _files(path: Path, role: str) -> list[tuple[Path, int]]:

@@ -7,7 +7,7 @@ from typing import Self
 
 import numpy as np
 
-from contract.card import CorpusDescription
+from contract.card import CorpusDescription, HeldOut
 from contract.tokenizer import Tokenizer
 from export.config import TrainConfig
 from export.corpora.bits_per_character import count_characters, count_tokens
@@ -275,7 +275,9 @@ class Dataset:
 
     def describe(self, corpus: Corpus) -> CorpusDescription:
         """Return the description of the whole corpus for the card."""
-        how = "shuffled_documents" if corpus.ends else "tail"
+        how: HeldOut = "shuffled_documents" if corpus.ends else "tail"
+        if self.tail and self.tail.spool is not self.head.spool:
+            how = "validation_corpus"
         return CorpusDescription(
             corpus=corpus.name,
             corpus_sha256=corpus.sha256(),

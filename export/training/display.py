@@ -1,6 +1,7 @@
 """Displays of a training run: a progress bar, and a line and a sample after each epoch; TensorBoard event files."""
 
 import contextlib
+import json
 import sys
 import time
 from collections.abc import Callable
@@ -27,7 +28,7 @@ class TerminalDisplay(contextlib.AbstractContextManager):
     """
 
     def __init__(self, sample: Callable[[keras.Model], str]) -> None:
-        self._sample = sample
+        self._write_sample, self.sample = sample, ""  # that of the last epoch
         self._validation_loss: float | None = None
         self._tokens, self._started = 0, time.monotonic()
         # A time limit may determine the fraction done, so the bar counts to 1, not windows.
@@ -63,10 +64,54 @@ class TerminalDisplay(contextlib.AbstractContextManager):
         best = ", best so far" if progress.best_epoch == progress.epochs else ""
         losses = f"loss {last.train_loss:.3f}{validation} nats/token"
         echo(f"epoch {progress.epochs}: {losses}, {self._rate():,.0f} tokens/s{best}")
-        echo(wrap_sample(self._sample(model)))
+        self.sample = self._write_sample(model)
+        echo(wrap_sample(self.sample))
 
     def _rate(self) -> float:
         return self._tokens / max(time.monotonic() - self._started, 1e-9)
+
+
+class ProgressFile:
+    """A file of JSON Lines for programs that follow a run: an update every second, and each epoch with its sample.
+
+    `sample` returns the sample of the last epoch; `tokens` were trained on before the run was resumed. Times are in
+    seconds, losses in nats per token.
+    """
+
+    def __init__(self, path: Path, sample: Callable[[], str], tokens: int) -> None:
+        self._path, self._sample, self._tokens = path, sample, tokens
+        self._started, self._next_at = time.monotonic(), 0.0
+        self._first_fraction: float | None = None
+
+    def update(self, epoch: int, train_loss: float, tokens: int, fraction: float) -> None:
+        """Write an update, at most one a second."""
+        now = time.monotonic()
+        self._tokens += tokens
+        if self._first_fraction is None:
+            self._first_fraction = fraction
+        if now < self._next_at:
+            return
+        self._next_at = now + 1.0
+        done = fraction - self._first_fraction
+        seconds_left = (now - self._started) / done * (1 - fraction) if done else None
+        self._write(
+            event="update",
+            epoch=epoch,
+            train_loss=train_loss,
+            tokens=self._tokens,
+            fraction=fraction,
+            seconds_left=seconds_left,
+        )
+
+    def epoch(self, progress: Progress, model: keras.Model) -> None:  # noqa: ARG002 - see `Display`
+        """Write the evaluation of an epoch."""
+        is_best = progress.best_epoch == progress.epochs
+        values = progress.last.model_dump()
+        self._write(event="epoch", epoch=progress.epochs, is_best=is_best, sample=self._sample(), **values)
+
+    def _write(self, **values: object) -> None:
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
 
 
 class EventWriter(contextlib.AbstractContextManager):

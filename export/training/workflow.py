@@ -27,7 +27,7 @@ from export.terminal import echo, file_size
 from export.tokenizer_command import describe_dropped_words, train_tokenizer
 from export.training.dataset import Dataset
 from export.training.devices import Devices
-from export.training.display import EventWriter, TerminalDisplay
+from export.training.display import EventWriter, ProgressFile, TerminalDisplay
 from export.training.embeddings import read_embedding
 from export.training.memory import require_memory
 from export.training.model import build_model, count_parameters
@@ -50,6 +50,7 @@ class _Job:
     tokenizer: Tokenizer
     corpus: CorpusDescription
     devices: Devices = field(default_factory=Devices)
+    progress_file: Path | None = None
 
     def train_and_publish(self, dataset: Dataset, embedding: np.ndarray | None) -> None:
         """Train from the last complete epoch on; the chief publishes.
@@ -79,7 +80,10 @@ class _Job:
         if not self.devices.is_chief:
             return trainer.run(self.folder)
         with contextlib.ExitStack() as stack:
-            displays: list[Display] = [stack.enter_context(TerminalDisplay(writer.write))]
+            terminal = stack.enter_context(TerminalDisplay(writer.write))
+            displays: list[Display] = [terminal]
+            if self.progress_file is not None:
+                displays.append(ProgressFile(self.progress_file, lambda: terminal.sample, before.last.tokens))
             if self.config.tensorboard:
                 events = EventWriter(self.folder.events, self.config, before.last.tokens)
                 displays.append(stack.enter_context(events))
@@ -163,7 +167,7 @@ class _Job:
         return shlex.join(words if self.models_dir == MODELS else [*words, "--models-dir", str(self.models_dir)])
 
 
-def train(config: TrainConfig, models_dir: Path, runs_dir: Path) -> int:
+def train(config: TrainConfig, models_dir: Path, runs_dir: Path, progress_file: Path | None = None) -> int:
     """Train from the beginning and publish the best epoch. Returns the exit code."""
     require_writable(models_dir / config.name)
     devices = Devices.find(config.batch_size, config.units)
@@ -173,7 +177,7 @@ def train(config: TrainConfig, models_dir: Path, runs_dir: Path) -> int:
             f"corpus {corpus.name}: at least {config.min_characters:,} characters are needed, got "
             f"{corpus.num_characters:,}; to train on it anyway, pass --min-characters {corpus.num_characters}"
         )
-    head, tail = corpus.split(config.validation, config.seed)
+    head, tail = _split(corpus, config)
     tokenizer = train_tokenizer(config, head)
     dataset = _lay_out(config, head, tail, tokenizer)
     embedding = _initial_embedding(config, tokenizer)
@@ -186,11 +190,12 @@ def train(config: TrainConfig, models_dir: Path, runs_dir: Path) -> int:
         # The other processes read the directory once the chief has created it.
         devices.broadcast(0.0)
         _describe(config, corpus, dataset, devices)
-        _Job(folder, models_dir, config, tokenizer, description, devices).train_and_publish(dataset, embedding)
+        job = _Job(folder, models_dir, config, tokenizer, description, devices, progress_file)
+        job.train_and_publish(dataset, embedding)
     return 0
 
 
-def resume(run: Path, models_dir: Path) -> int:
+def resume(run: Path, models_dir: Path, progress_file: Path | None = None) -> int:
     """Resume a run after its last complete epoch and publish the best epoch. Returns the exit code."""
     folder = RunFolder(run)
     config, tokenizer, before = folder.load()
@@ -203,14 +208,15 @@ def resume(run: Path, models_dir: Path) -> int:
                 f"corpus {corpus.name}: this is not the text that {run} started with: it has {corpus.num_characters:,} "
                 f"characters, the original had {before.corpus_characters:,}"
             )
-        head, tail = corpus.split(config.validation, config.seed)
+        head, tail = _split(corpus, config)
         if (tail.sha256() if tail else None) != before.held_out_sha256:
             raise CorpusError(f"corpus {corpus.name}: the validation split is not the one that {run} started with")
         dataset = _lay_out(config, head, tail, tokenizer)
         # A run that was stopped before its first complete epoch starts over.
         embedding = None if folder.progress().epochs else _initial_embedding(config, tokenizer)
         _describe(config, corpus, dataset, devices)
-        _Job(folder, models_dir, config, tokenizer, before, devices).train_and_publish(dataset, embedding)
+        job = _Job(folder, models_dir, config, tokenizer, before, devices, progress_file)
+        job.train_and_publish(dataset, embedding)
     return 0
 
 
@@ -227,7 +233,7 @@ def publish_best(run: Path, models_dir: Path) -> int:
         changed = f"corpus {job.config.corpus} is missing or has changed"
         lost = "samples have no prompt, memorization is not measured, and there is no training filter"
         echo(f"{changed}: {lost}")
-    head, tail = corpus.split(job.config.validation, job.config.seed) if corpus else (None, None)
+    head, tail = _split(corpus, job.config) if corpus else (None, None)
     source = tail or head
     writer = SampleWriter(job.tokenizer, source.excerpts() if source else (), job.config)
     with deferred_interrupts() as raise_if_interrupted:
@@ -242,6 +248,14 @@ def _reread_corpus(config: TrainConfig, corpus_sha256: str) -> Corpus | None:
     except CorpusError:
         return None
     return corpus if corpus and corpus.sha256() == corpus_sha256 else None
+
+
+def _split(corpus: Corpus, config: TrainConfig) -> tuple[Corpus, Corpus | None]:
+    """Return the training and the validation split; raise CorpusError if the validation corpus cannot be read."""
+    if config.validation_corpus is None:
+        return corpus.split(config.validation, config.seed)
+    head, _ = corpus.split(0, config.seed)
+    return head, read_corpus(config.validation_corpus, config.documents, "validation corpus")
 
 
 def _lay_out(config: TrainConfig, head: Corpus, tail: Corpus | None, tokenizer: Tokenizer) -> Dataset:

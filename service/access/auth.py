@@ -3,21 +3,25 @@
 from dataclasses import replace
 from functools import partial
 
-from service.access.keys import KeyLimits, KeyRing, read_keys
+from service.access.keys import DEFAULT_ROLES, KeyLimits, KeyRing, read_keys
 from service.access.ratelimits import RateLimiter, check_redis_url
-from service.context import Quota, RequestContext
+from service.context import ROLES, Quota, RequestContext, Role
 from service.errors import Unauthorized
+from service.http_server.addresses import is_loopback
 from service.settings import Settings
 
 
 class Authenticator:
     """Authenticates API keys. The context of a request has its key's quota, and the functions that charge rate limits.
 
-    Without keys, none is required, and the defaults limit all requests together.
+    Without keys, none is required, and the defaults limit all requests together; only a server that listens on
+    loopback (`is_local`) then lets anybody train and manage models.
     """
 
-    def __init__(self, keys: KeyRing | None, limiter: RateLimiter, defaults: KeyLimits) -> None:
-        self._keys, self._limiter, self._defaults = keys, limiter, defaults
+    def __init__(
+        self, keys: KeyRing | None, limiter: RateLimiter, defaults: KeyLimits, *, is_local: bool = True
+    ) -> None:
+        self._keys, self._limiter, self._defaults, self._is_local = keys, limiter, defaults, is_local
 
     def authenticate(self, authorization: str | None) -> RequestContext:
         """Authenticate a request by its Authorization header.
@@ -26,18 +30,19 @@ class Authenticator:
         sends an empty one. Else raise Unauthorized if the key is missing, invalid or expired.
         """
         if self._keys is None:
-            return self._context("", "", self._defaults)
+            return self._context("", "", self._defaults, ROLES if self._is_local else DEFAULT_ROLES)
         scheme, _, presented = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not presented.strip():
             raise Unauthorized("an API key is required: send the header Authorization: Bearer <key>")
         key = self._keys.find(presented.strip())
         limits = self._defaults.model_copy(update=key.limits.model_dump(exclude_none=True))
-        return replace(self._context(key.id, key.tenant, limits), watch_key=partial(self._keys.watch, key))
+        return replace(self._context(key.id, key.tenant, limits, key.roles), watch_key=partial(self._keys.watch, key))
 
-    def _context(self, name: str, tenant: str, limits: KeyLimits) -> RequestContext:
+    def _context(self, name: str, tenant: str, limits: KeyLimits, roles: tuple[Role, ...]) -> RequestContext:
         charge = partial(self._limiter.charge, name)
         return RequestContext(
             Quota(name, limits.max_sequences, limits.max_queued_tokens, tenant),
+            roles,
             charge_request=partial(charge, "requests", limits.requests_per_minute, 1),
             charge=partial(charge, "tokens", limits.tokens_per_minute),
         )
@@ -53,7 +58,8 @@ def build_authenticator(settings: Settings) -> Authenticator:
         tokens_per_minute=settings.tokens_per_minute,
     )
     keys = None if settings.keys_file is None else KeyRing(settings.keys_file)
-    return Authenticator(keys, RateLimiter(redis_url), defaults)
+    is_local = is_loopback(settings.host) and not settings.num_proxies
+    return Authenticator(keys, RateLimiter(redis_url), defaults, is_local=is_local)
 
 
 def check_authenticator(settings: Settings) -> None:

@@ -27,6 +27,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from pydantic_core import from_json
 
 from contract.files import atomic_write, read_file
+from service.context import Role
 from service.errors import ConfigurationError, Unauthorized
 from service.reloading_file import ReloadingFile
 
@@ -51,6 +52,8 @@ def _in_utc(value: datetime) -> datetime:
         raise ValueError("out of range in UTC") from None
 
 
+# A key generates text unless its owner was given more.
+DEFAULT_ROLES: tuple[Role, ...] = ("generate", "read")
 _Count = Annotated[int, Field(ge=1)]
 _Time = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
@@ -79,6 +82,7 @@ class Key(_Frozen):
     created: _Time
     expires: _Time | None  # None: never
     limits: KeyLimits = KeyLimits()
+    roles: tuple[Role, ...] = DEFAULT_ROLES
 
     def expired(self, now: datetime) -> bool:
         """Return whether the key has expired at that time."""
@@ -197,7 +201,13 @@ def _record_name(content: bytes, index: int) -> str:
     return repr(key_id) if isinstance(key_id, str) and re.fullmatch(ID_PATTERN, key_id) else f"number {index + 1}"
 
 
-def add_key(path: Path, tenant: str, expires: datetime | None, limits: KeyLimits) -> tuple[Key, str]:
+def add_key(
+    path: Path,
+    tenant: str,
+    expires: datetime | None,
+    limits: KeyLimits,
+    roles: tuple[Role, ...] = DEFAULT_ROLES,
+) -> tuple[Key, str]:
     """Create a key and add it to the file; create the file, but not its directory, if it does not exist.
 
     Returns the record, and the key itself, which is stored nowhere.
@@ -212,7 +222,15 @@ def add_key(path: Path, tenant: str, expires: datetime | None, limits: KeyLimits
             pass
         presented = f"ost-{key_id}-{secrets.token_hex(32)}"
         now = datetime.now(UTC).replace(microsecond=0)
-        key = Key(id=key_id, sha256=_sha256(presented), tenant=tenant, created=now, expires=expires, limits=limits)
+        key = Key(
+            id=key_id,
+            sha256=_sha256(presented),
+            tenant=tenant,
+            created=now,
+            expires=expires,
+            limits=limits,
+            roles=roles,
+        )
         _write(target, (*keys, key))
     return key, presented
 

@@ -113,6 +113,7 @@ def _worker_class(settings: Settings) -> type[StreamingWorker]:
     limits = replace(
         StreamingWorker.limits,
         max_body_bytes=settings.max_body_bytes,
+        max_upload_bytes=settings.max_upload_bytes,
         max_client_connections=None if settings.num_proxies else settings.max_client_connections,
     )
     return type("GatewayWorker", (StreamingWorker,), {"limits": limits})

@@ -10,7 +10,17 @@ from typing import Any, TypeVar
 
 import click
 
-from service.access.keys import ID_PATTERN, TENANT_PATTERN, Key, KeyLimits, add_key, read_keys, revoke_keys
+from service.access.keys import (
+    DEFAULT_ROLES,
+    ID_PATTERN,
+    TENANT_PATTERN,
+    Key,
+    KeyLimits,
+    add_key,
+    read_keys,
+    revoke_keys,
+)
+from service.context import ROLES, Role
 from service.settings import SettingsError, load_settings
 
 SETTING = "SOSTENUTO_KEYS_FILE"
@@ -35,7 +45,14 @@ def _print(text: str) -> None:
 
 def _rows(keys: Sequence[Key], now: datetime) -> list[list[str]]:
     return [
-        [key.id, key.tenant, _format_time(key.created), _format_time(key.expires), _state(key, now)]
+        [
+            key.id,
+            key.tenant,
+            _format_time(key.created),
+            _format_time(key.expires),
+            _state(key, now),
+            ",".join(key.roles),
+        ]
         + ["-" if limit is None else str(limit) for limit in key.limits.model_dump().values()]
         for key in keys
     ]
@@ -119,12 +136,23 @@ def _limit_options(command: Command) -> Command:
     metavar="WHEN",
     help="Expiry: 30d, 12h, 2027-01-31 (00:00 UTC) or 2027-01-31T12:00:00Z.  [default: never]",
 )
+@click.option(
+    "--role",
+    "roles",
+    type=click.Choice(ROLES),
+    multiple=True,
+    default=DEFAULT_ROLES,
+    show_default=True,
+    help="What the key may do; repeat it for several.",
+)
 @_limit_options
 @_file_option
-def add(path: Path | None, tenant: str, expires: datetime | None, **limits: int | None) -> None:
+def add(
+    path: Path | None, tenant: str, expires: datetime | None, roles: tuple[Role, ...], **limits: int | None
+) -> None:
     """Create a key and print it; it is not shown again."""
     file = _key_file(path)
-    key, presented = add_key(file, tenant, expires, KeyLimits(**limits))
+    key, presented = add_key(file, tenant, expires, KeyLimits(**limits), roles)
     try:
         _print(presented)
     except click.ClickException as error:
@@ -156,7 +184,7 @@ def show(path: Path | None, as_json: bool) -> None:
         ]
         _print(json.dumps(rows, indent=2))
     else:
-        headings = ["id", "tenant", "created", "expires", "state", *KeyLimits.model_fields]
+        headings = ["id", "tenant", "created", "expires", "state", "roles", *KeyLimits.model_fields]
         _print(_table([headings, *_rows(keys, now)]))
 
 

@@ -23,6 +23,7 @@ from service.memory_budget import MemoryLease
 
 # More than nginx accepts by default; gunicorn would accept 819 KB on every connection.
 MAX_HEAD_BYTES = 64 * 2**10
+UPLOAD_PATH = "/v1/files"
 # Of a body, with one call: each releases the interpreter's lock, and getting it back may take 5 ms.
 _RECEIVE_BYTES = 256 * 2**10
 # A streaming JSON encoder sends chunks of a few bytes: small bodies may be sent that way.
@@ -60,6 +61,7 @@ class ConnectionLimits:
     body_s: float = 30.0
     min_body_bytes_per_s: float = 500.0
     max_body_bytes: int = 4 * 2**20
+    max_upload_bytes: int = 32 * 2**20  # of a body that is sent to `UPLOAD_PATH`
     write_s: float = 30.0  # without accepting a byte
     max_client_connections: int | None = None  # per client address; behind a proxy all clients have the proxy's
 
@@ -213,6 +215,10 @@ class Connection(TConn):  # type: ignore[misc]
         return None if isinstance(result, Exception) else result
 
     @property
+    def _max_body_bytes(self) -> int:
+        return self.limits.max_upload_bytes if self.request.path == UPLOAD_PATH else self.limits.max_body_bytes
+
+    @property
     def num_bytes(self) -> int:
         """Number of received bytes of an incomplete body."""
         return len(self.parser.unreader.received)
@@ -272,10 +278,10 @@ class Connection(TConn):  # type: ignore[misc]
         if not isinstance(reader, ChunkedReader):
             if reader.length <= unreader.num_bytes:
                 return True
-            if reader.length > self.limits.max_body_bytes:
+            if reader.length > self._max_body_bytes:
                 return self._end_early()
         else:
-            self._chunks = ChunkScanner(self.limits.max_body_bytes)
+            self._chunks = ChunkScanner(self._max_body_bytes)
         unreader.received = bytearray(unreader.take_buffered())
         if self._is_complete():
             return True

@@ -102,7 +102,9 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
         self._num_requests = 0  # of `_running`, without health checks
         # With a thread or waiting for one. The other connections can be evicted, so that health checks are accepted.
         self._max_requests = self.cfg.threads + 3 * (self.worker_connections - self.cfg.threads) // 4
-        self._memory = MemoryBudget(max(RECEIVED_BYTES, 4 * self.limits.max_body_bytes))
+        self._memory = MemoryBudget(
+            max(RECEIVED_BYTES, 4 * self.limits.max_body_bytes, 2 * self.limits.max_upload_bytes)
+        )
         self._starved: Connection | None = None  # it has found the memory full
         self._num_client_connections: Counter[str] = Counter()
         self._accept_at = 0.0

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from service.api.body import shorten
 from service.api.requests import MAX_ID
 from service.backends.replicas import Replicas
+from service.context import Role
 from service.engine import Engine
 from service.errors import InvalidRequest, ShuttingDown
 from service.memory_budget import MemoryBudget
@@ -22,6 +23,7 @@ from service.models.registry import ModelRegistry
 from service.scheduling.admission import AdmissionControl
 from service.scheduling.scheduler import Scheduler
 from service.settings import Settings
+from service.training import Training
 
 # Groups of endpoints, in the order of the reference.
 TAGS = {
@@ -29,9 +31,19 @@ TAGS = {
     "Embeddings and inspection": "Hidden states, gates and the token embedding",
     "Models": "Served models, their versions, labels and traffic split",
     "Tokenizer": "Text to tokens and back",
+    "Training": "Upload texts and train models on them",
     "Health and status": "For load balancers, orchestrators and people",
 }
-COMPLETIONS, HIDDEN_STATES, MODELS, TOKENIZER, OPERATION = TAGS
+COMPLETIONS, HIDDEN_STATES, MODELS, TOKENIZER, TRAINING, OPERATION = TAGS
+# Roles of a key that the endpoints of each group require.
+ROLES: dict[str, Role] = {
+    COMPLETIONS: "generate",
+    HIDDEN_STATES: "generate",
+    MODELS: "read",
+    TOKENIZER: "read",
+    TRAINING: "train",
+    OPERATION: "read",
+}
 # Errors of endpoints that run a model, beside those that derive from their declaration.
 MODEL_ERRORS = "404 499 500 503 504"
 
@@ -66,6 +78,7 @@ class Services:
     memory: MemoryBudget
     settings: Settings
     watch_socket: WatchSocket
+    training: Training | None
     shutdown_gate: ShutdownGate
     started_at: float = field(default_factory=time.monotonic)
 
@@ -125,6 +138,7 @@ class Endpoint:
     query: tuple[QueryParameter, ...] = ()
     public: bool = False  # whether it never requires an API key
     streams: bool = False  # whether the response may also come as server-sent events
+    uploads: bool = False  # whether the body is a file, as multipart/form-data
     view: Callable[..., Any] = field(init=False)
 
     def __call__(self, view: View) -> View:
@@ -145,6 +159,11 @@ class Endpoint:
         return self.rule.split(" ")[1]
 
     @property
+    def role(self) -> Role:
+        """The role that it requires of a key."""
+        return ROLES[self.tag]
+
+    @property
     def has_body(self) -> bool:
         """Whether a successful response has a body."""
         return self.response not in (Response, typing.NoReturn)
@@ -153,7 +172,7 @@ class Endpoint:
     def errors(self) -> set[str]:
         """The statuses of its error responses."""
         # Every endpoint checks the Host header, and a POST its origin and body.
-        statuses = {*self.more_errors.split(), "421", *(() if self.public else ("401",))}
+        statuses = {*self.more_errors.split(), "421", *(() if self.public else ("401", "403"))}
         statuses |= {"403", "408", "413"} if self.method == "POST" else set()
         return statuses | ({"400", "429"} if self.request or self.query else set())
 

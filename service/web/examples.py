@@ -13,6 +13,7 @@ from service.errors import (
     BodyTimeout,
     BodyTooLarge,
     ClientGone,
+    Conflict,
     CrossOrigin,
     DeadlineExceeded,
     GatewayError,
@@ -51,6 +52,71 @@ _MODEL_OBJECT = {
     "batch_sizes": _BATCH_SIZES,
     "deterministic": True,
 }
+_FILE = {
+    "id": "file-5f0e3c9a2b7d41e6a8c0d9f1",
+    "object": "file",
+    "bytes": 1115394,
+    "created_at": 1795926016,
+    "expires_at": 1798518016,
+    "filename": "book.txt",
+    "purpose": "fine-tune",
+    "status": "processed",
+    "status_details": None,
+}
+_HYPERPARAMETERS = {"n_epochs": "auto", "batch_size": "auto", "learning_rate_multiplier": "auto"}
+_JOB: dict[str, Any] = {
+    "id": "ftjob-1a854581b005bc998feb39c7",
+    "object": "fine_tuning.job",
+    "created_at": 1795926030,
+    "finished_at": None,
+    "estimated_finish": 1795926214,
+    "status": "running",
+    "error": None,
+    "model": "characters-3-minutes",
+    "fine_tuned_model": None,
+    "version": None,
+    "organization_id": "",
+    "training_file": _FILE["id"],
+    "validation_file": None,
+    "result_files": [],
+    "seed": 0,
+    "trained_tokens": 98304,
+    "hyperparameters": _HYPERPARAMETERS,
+    "method": {"type": "supervised", "supervised": {"hyperparameters": _HYPERPARAMETERS}},
+    "settings": {"seed": 0},
+    "user_provided_suffix": "book",
+    "integrations": [],
+    "metadata": None,
+}
+_EVENT = {
+    "id": "ftevent-1a854581b005bc998feb39c7-9",
+    "object": "fine_tuning.job.event",
+    "created_at": 1795926061,
+    "level": "info",
+    "type": "metrics",
+    "message": "epoch 1: training loss 2.711, validation loss 2.336, best so far",
+    "data": {
+        "epoch": 1,
+        "is_best": True,
+        "sample": "[lest that be process of thy] had cout susse, his lor the at of nor",
+        "train_loss": 2.711,
+        "validation_loss": 2.336,
+        "accuracy": 0.33,
+        "tokens": 249600,
+        "seconds": 8.2,
+    },
+}
+_CHECKPOINT = {
+    "id": "ftckpt-1a854581b005bc998feb39c7",
+    "object": "fine_tuning.job.checkpoint",
+    "created_at": 1795926214,
+    "fine_tuned_model_checkpoint": "book:1",
+    "fine_tuning_job_id": _JOB["id"],
+    "step_number": 7,
+    "metrics": {"step": 7, "train_loss": 1.31, "valid_loss": 1.442, "valid_mean_token_accuracy": 0.57},
+}
+# By parameter in the path.
+IN_PATH = {"name": MODEL, "file_id": _FILE["id"], "job_id": _JOB["id"]}
 _TOKENIZER = CharacterTokenizer.train(["\n !"], end_token=True)
 _COMPLETION = {
     "id": "cmpl-d863097b1d8d4c7aa49ca4bb714e19e3",
@@ -66,13 +132,17 @@ def _choice(text: str, finish_reason: str | None) -> dict[str, Any]:
     return {"index": 0, "text": text, "logprobs": None, "finish_reason": finish_reason}
 
 
+def _page(data: list[Any]) -> dict[str, Any]:
+    return {"object": "list", "data": data, "has_more": False}
+
+
 def _event(text: str, finish_reason: str | None) -> str:
     return f"data: {json.dumps({**_COMPLETION, 'choices': [_choice(text, finish_reason)]})}\n\n"
 
 
-# By path and title; the first one has the response below.
+# By rule and title; the first one has the response below.
 REQUESTS: dict[str, dict[str, dict[str, Any]]] = {
-    "/v1/completions": {
+    "POST /v1/completions": {
         "Continue a prompt": {
             "model": MODEL,
             "prompt": "HAMLET.\n",
@@ -89,15 +159,27 @@ REQUESTS: dict[str, dict[str, dict[str, Any]]] = {
             "structured_outputs": {"regex": "[A-Z][a-z]{2,9} of [A-Z][a-z]{2,9}\\."},
         },
     },
-    "/v1/embeddings": {"Two texts": {"model": MODEL, "input": ["HAMLET.", "OTHELLO."]}},
-    "/v1/inspect": {
+    "POST /v1/embeddings": {"Two texts": {"model": MODEL, "input": ["HAMLET.", "OTHELLO."]}},
+    "POST /v1/inspect": {
         "Two units": {"model": MODEL, "input": "The", "include": ["hidden"], "max_units": 2, "logprobs": 1}
     },
-    "/tokenize": {"A text": {"model": MODEL, "prompt": "HAMLET.", "return_token_strs": True}},
-    "/detokenize": {"Token ids": {"model": MODEL, "tokens": [28, 21, 33]}},
+    "POST /tokenize": {"A text": {"model": MODEL, "prompt": "HAMLET.", "return_token_strs": True}},
+    "POST /detokenize": {"Token ids": {"model": MODEL, "tokens": [28, 21, 33]}},
+    "POST /v1/fine_tuning/jobs": {
+        "A new model in three minutes": {
+            "model": "characters-3-minutes",
+            "training_file": _FILE["id"],
+            "suffix": "book",
+        },
+        "Continue from a model": {
+            "model": MODEL,
+            "training_file": _FILE["id"],
+            "settings": {"max_minutes": 1, "patience": 2},
+        },
+    },
 }
 RESPONSES: dict[str, dict[str, Any]] = {
-    "/v1/completions": {
+    "POST /v1/completions": {
         **_COMPLETION,
         "choices": [_choice("I am a fearful infirmity in the master.\n\nDOLABELLA.\nI am a g", "length")],
         "usage": {
@@ -107,7 +189,7 @@ RESPONSES: dict[str, dict[str, Any]] = {
             "prompt_tokens_details": {"cached_tokens": 0},
         },
     },
-    "/v1/embeddings": {
+    "POST /v1/embeddings": {
         "object": "list",
         "data": [
             {"object": "embedding", "index": 0, "embedding": [0.6958858, 0.5482497, -0.10532981]},
@@ -117,7 +199,7 @@ RESPONSES: dict[str, dict[str, Any]] = {
         **_FINGERPRINT,
         "usage": {"prompt_tokens": 15, "total_tokens": 15},
     },
-    "/v1/inspect": {
+    "POST /v1/inspect": {
         "object": "inspection",
         **_VERSION,
         **_FINGERPRINT,
@@ -139,7 +221,7 @@ RESPONSES: dict[str, dict[str, Any]] = {
         ],
         "usage": {"prompt_tokens": 3, "total_tokens": 3},
     },
-    "/v1/models/{name}/embedding/neighbors": {
+    "GET /v1/models/{name}/embedding/neighbors": {
         "object": "list",
         **_VERSION,
         "token_id": 53,
@@ -150,9 +232,9 @@ RESPONSES: dict[str, dict[str, Any]] = {
             {"token_id": 13, "token": "2", "cosine": 0.333681},
         ],
     },
-    "/v1/models/{name}/tokenizer/tokenizer.json": tokenizer_json(_TOKENIZER),
-    "/v1/models/{name}/tokenizer/tokenizer_config.json": tokenizer_config(_TOKENIZER),
-    "/v1/models/{name}/embedding/map": {
+    "GET /v1/models/{name}/tokenizer/tokenizer.json": tokenizer_json(_TOKENIZER),
+    "GET /v1/models/{name}/tokenizer/tokenizer_config.json": tokenizer_config(_TOKENIZER),
+    "GET /v1/models/{name}/embedding/map": {
         "object": "embedding_map",
         **_VERSION,
         "token_ids": [3, 4, 5],
@@ -161,16 +243,16 @@ RESPONSES: dict[str, dict[str, Any]] = {
         "y": [-0.21835, -1.24066, 0.58242],
         "explained": [0.171145, 0.122725],
     },
-    "/v1/models": {"object": "list", "data": [_MODEL_OBJECT]},
-    "/v1/models/{name}": _MODEL_OBJECT,
-    "/tokenize": {
+    "GET /v1/models": {"object": "list", "data": [_MODEL_OBJECT]},
+    "GET /v1/models/{name}": _MODEL_OBJECT,
+    "POST /tokenize": {
         "count": 7,
         "tokens": [28, 21, 33, 32, 25, 40, 12],
         "token_strs": ["H", "A", "M", "L", "E", "T", "."],
         "max_model_len": None,
     },
-    "/detokenize": {"prompt": "HAM"},
-    "/tokenizer_info": {
+    "POST /detokenize": {"prompt": "HAM"},
+    "GET /tokenizer_info": {
         "tokenizer_class": "CharacterTokenizer",
         **_VERSION,
         "unit": "character",
@@ -186,7 +268,23 @@ RESPONSES: dict[str, dict[str, Any]] = {
             {"token_id": 2, "token": "<end>", "special": True},
         ],
     },
-    "/v1/status": {
+    "POST /v1/files": _FILE,
+    "GET /v1/files": {**_page([_FILE]), "first_id": _FILE["id"], "last_id": _FILE["id"]},
+    "GET /v1/files/{file_id}": _FILE,
+    "DELETE /v1/files/{file_id}": {"id": _FILE["id"], "object": "file", "deleted": True},
+    "POST /v1/fine_tuning/jobs": _JOB,
+    "GET /v1/fine_tuning/jobs": _page([_JOB]),
+    "GET /v1/fine_tuning/jobs/{job_id}": _JOB,
+    "POST /v1/fine_tuning/jobs/{job_id}/cancel": _JOB,
+    "POST /v1/fine_tuning/jobs/{job_id}/pause": _JOB,
+    "POST /v1/fine_tuning/jobs/{job_id}/resume": {**_JOB, "status": "queued", "estimated_finish": None},
+    "GET /v1/fine_tuning/jobs/{job_id}/events": _page([_EVENT]),
+    "GET /v1/fine_tuning/jobs/{job_id}/checkpoints": {
+        **_page([_CHECKPOINT]),
+        "first_id": _CHECKPOINT["id"],
+        "last_id": _CHECKPOINT["id"],
+    },
+    "GET /v1/status": {
         "status": "ok",
         "version": "0.1.0",
         "uptime_s": 27.4,
@@ -206,9 +304,9 @@ RESPONSES: dict[str, dict[str, Any]] = {
         "memory": {"accepted": 0, "max": 402653184},
         "backends": [{"address": "127.0.0.1:8500", "ejected_because": None, "config_drift": None}],
     },
-    "/readyz": {"status": "ready", "num_models": 1, "models": [MODEL]},
-    "/healthz": {"status": "ok"},
-    "/version": {"version": "0.1.0"},
+    "GET /readyz": {"status": "ready", "num_models": 1, "models": [MODEL]},
+    "GET /healthz": {"status": "ok"},
+    "GET /version": {"version": "0.1.0"},
 }
 STREAM = "".join(
     (
@@ -224,13 +322,17 @@ ERRORS: dict[str, GatewayError] = {
     for error in (
         InvalidRequest("a field is invalid; `param` names it", param="temperature"),
         Unauthorized("the API key is missing or invalid"),
-        CrossOrigin("the request comes from a page of another origin, or the resume token belongs to another tenant"),
+        CrossOrigin(
+            "the request comes from a page of another origin, the key has not the endpoint's role, or the resume token "
+            "belongs to another tenant"
+        ),
         ModelNotFound("there is no such model", param="model"),
+        Conflict("the state of the job does not allow it, or a job needs the file"),
         BodyTimeout("the body did not arrive in time"),
         StateRefused("the version of the resume token is no longer served", "state_outdated"),
         BodyTooLarge("the body exceeds the maximum size"),
         HostNotAllowed("the Host header names another server; see SOSTENUTO_ALLOWED_HOSTS"),
-        Overloaded("the queue or the memory for requests is full, or a rate limit is reached; see Retry-After"),
+        Overloaded("the queue or the memory for requests is full, or a limit is reached; see Retry-After"),
         ClientGone(),
         InternalError("an internal error of the gateway or the model server"),
         ModelLoading("the model is not loaded, no backend is available, or the server is draining; see Retry-After"),

@@ -18,6 +18,19 @@ from service.web.completions import NO_CHAT
 from service.web.endpoint import TAGS, Endpoint
 
 _BEARER = "key"
+_IN_PATH = {
+    "name": "NAME, NAME:VERSION or NAME@LABEL of a model, as /v1/models lists them",
+    "file_id": "id of an uploaded file",
+    "job_id": "id of a job",
+}
+_UPLOAD = {
+    "type": "object",
+    "required": ["file", "purpose"],
+    "properties": {
+        "file": {"type": "string", "format": "binary", "description": "the text, with a file name"},
+        "purpose": {"type": "string", "const": "fine-tune"},
+    },
+}
 
 
 @cache
@@ -64,13 +77,15 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
     }
     if parameters := _parameters(endpoint):
         operation["parameters"] = parameters
+    if endpoint.uploads:
+        operation["requestBody"] = {"content": {"multipart/form-data": {"schema": _UPLOAD}}, "required": True}
     if endpoint.request:
         operation["requestBody"] = {"content": _request_content(endpoint), "required": True}
     return operation
 
 
 def _request_content(endpoint: Endpoint) -> dict[str, Any]:
-    named = examples.REQUESTS[endpoint.path]
+    named = examples.REQUESTS[endpoint.rule]
     schema = _reference(endpoint.request)
     if len(named) == 1:
         return {"application/json": {"schema": schema, "example": next(iter(named.values()))}}
@@ -79,15 +94,15 @@ def _request_content(endpoint: Endpoint) -> dict[str, Any]:
 
 
 def _parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
-    """Describe the parameters in the path, which is a model's name everywhere, and in the query."""
+    """Describe the parameters in path and query."""
     in_path = [
         {
             "name": name,
             "in": "path",
             "required": True,
-            "description": "NAME, NAME:VERSION or NAME@LABEL of a model, as /v1/models lists them",
+            "description": _IN_PATH[name],
             "schema": {"type": "string"},
-            "example": examples.MODEL,
+            "example": examples.IN_PATH[name],
         }
         for name in re.findall(r"{(\w+)}", endpoint.path)
     ]
@@ -108,7 +123,7 @@ def _parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
 def _responses(endpoint: Endpoint) -> dict[str, Any]:
     described = {status: _error_response(status, endpoint) for status in endpoint.errors}
     if endpoint.has_body:
-        content = _json(endpoint.response, examples.RESPONSES[endpoint.path])
+        content = _json(endpoint.response, examples.RESPONSES[endpoint.rule])
         if endpoint.streams:
             content["text/event-stream"] = {"schema": _event(endpoint.response), "example": examples.STREAM}
         described["200"] = {"description": "success", "content": content}

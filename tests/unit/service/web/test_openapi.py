@@ -95,7 +95,7 @@ def test_every_required_parameter_has_an_example(name):
 
 @pytest.mark.parametrize("endpoint", [endpoint for endpoint in ENDPOINTS if endpoint.request], ids=lambda e: e.path)
 def test_every_example_request_is_accepted(endpoint):
-    for example in examples.REQUESTS[endpoint.path].values():
+    for example in examples.REQUESTS[endpoint.rule].values():
         parse(endpoint.request, json.dumps(example).encode(), Limits())
 
 

@@ -1,0 +1,71 @@
+"""`sostenuto trainer`, and `python -m jobs` in containers."""
+
+import logging
+import signal
+from pathlib import Path
+from types import FrameType
+
+import click
+from sqlalchemy.exc import SQLAlchemyError
+
+from jobs.database import database_url
+from jobs.store import JobStore
+from jobs.trainer import Directories, Trainer
+
+_PATH = click.Path(path_type=Path, file_okay=False)
+
+
+@click.command("trainer", context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.option(
+    "--training-dir",
+    type=_PATH,
+    default=Path("training"),
+    envvar="SOSTENUTO_TRAINING_DIR",
+    show_envvar=True,
+    metavar="DIR",
+    help="Directory of uploaded files and runs, which gateways share.",
+)
+@click.option(
+    "--models-dir",
+    type=_PATH,
+    default=Path("models"),
+    envvar="SOSTENUTO_MODELS_DIR",
+    show_envvar=True,
+    metavar="DIR",
+    help="Model repository.",
+)
+@click.option(
+    "--database",
+    envvar="SOSTENUTO_TRAINING_DATABASE",
+    show_envvar=True,
+    metavar="URL",
+    help="SQLAlchemy URL of the job database.  [default: jobs.sqlite in the training directory]",
+)
+@click.option(
+    "--max-file-age-s",
+    type=click.FloatRange(min=0, min_open=True),
+    default=2_592_000.0,
+    envvar="SOSTENUTO_MAX_FILE_AGE_S",
+    show_envvar=True,
+    metavar="SECONDS",
+    help="Delete uploaded files after this time, unless a job that has not ended needs them.",
+)
+def trainer(training_dir: Path, models_dir: Path, database: str | None, max_file_age_s: float) -> None:
+    """Run the training jobs that clients submit to the gateway, one at a time, until SIGTERM.
+
+    `sostenuto serve` starts a trainer of its own. Several trainers may share a directory and a database.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s trainer: %(message)s")
+    try:
+        store = JobStore(database or database_url(training_dir))
+    except (SQLAlchemyError, ValueError) as error:
+        raise click.ClickException(f"the job database cannot be opened: {str(error).partition(chr(10))[0]}") from error
+    directories = Directories(training_dir.resolve(), models_dir.resolve())
+    running = Trainer(store, directories, file_max_age_s=max_file_age_s)
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        running.is_stopping = True
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    running.run()

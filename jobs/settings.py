@@ -1,0 +1,39 @@
+"""The exporter's settings that a job may set, and their options on its command line."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from export.config import RECIPES, TrainConfig, load_config
+from export.errors import ConfigError
+
+__all__ = ["ALLOWED", "RECIPES", "ConfigError", "check_settings", "options_of"]
+
+# The others name files of the machine, or are the trainer's.
+_WITHHELD = {
+    *("name", "corpus", "validation_corpus", "embedding_init", "freeze_embedding", "tensorboard", "job"),
+}
+ALLOWED = tuple(name for name in TrainConfig.model_fields if name not in _WITHHELD)
+
+
+def check_settings(model: str, settings: Mapping[str, Any]) -> TrainConfig:
+    """Return the configuration of a job with a recipe, or with a base model, whose own settings are unknown here.
+
+    Raises:
+        ConfigError: a setting is invalid; the message names it, its limit and its value.
+    """
+    unknown = next((name for name in settings if name not in ALLOWED), None)
+    if unknown is not None:
+        raise ConfigError(f"{unknown} is not a setting of a job; settings are {', '.join(ALLOWED)}")
+    return load_config(RECIPES.get(model), {**settings, "corpus": "text", "name": "text"})
+
+
+def options_of(model: str, settings: Mapping[str, Any]) -> list[str]:
+    """Return the options of `python -m export train` for a recipe or a base model, and for settings."""
+    options = [f"--config={model}"] if model in RECIPES else [f"--from={model}"]
+    for name, value in settings.items():
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            options.append(f"--{'' if value else 'no-'}{option}")
+        elif value is not None:
+            options.append(f"--{option}={value}")
+    return options

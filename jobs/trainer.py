@@ -1,0 +1,323 @@
+"""A trainer: claims one job after another, runs the exporter for it as a child process, and reports its progress.
+
+However gateway, trainer or child are killed, a job is neither lost nor published twice: a lease that is not renewed
+ends, the next trainer resumes from the run's last epoch, and a version that names the job ends it.
+"""
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from contract.child_processes import terminate_with_parent
+from contract.files import read_file
+from contract.signatures import ASSETS, CARD_FILE
+from jobs.settings import options_of
+from jobs.store import Action, Job, JobStore
+from jobs.uploads import RECORDS, InvalidUpload, Uploads, lay_out
+
+log = logging.getLogger(__name__)
+
+# A trainer that has not renewed its lease for this long is lost.
+LEASE_S = 15.0
+POLL_S = 0.5
+# Seconds between two events about the training loss.
+METRICS_S = 5.0
+CLEAN_S = 60.0
+# Of a child after SIGTERM: it ends after its current step, or after publishing.
+_STOP_S = 60.0
+# An interrupted upload is deleted after this time.
+_UNRECORDED_S = 3600.0
+_STDERR_BYTES = 64 * 2**10
+# Without the current directory, which has files of a user's.
+_EXPORT = (sys.executable, "-P", "-m", "export")
+
+
+@dataclass(frozen=True)
+class Directories:
+    """Where a trainer works: uploads and runs below `training`, and the model repository."""
+
+    training: Path
+    models: Path
+
+    @property
+    def uploads(self) -> Path:
+        """Directory of the uploaded files."""
+        return self.training / "files"
+
+    def of(self, job: Job) -> Path:
+        """Return the working directory of a job."""
+        return self.training / "jobs" / job.id
+
+
+class Trainer:
+    """Runs jobs until it is stopped; one at a time."""
+
+    def __init__(self, store: JobStore, directories: Directories, *, file_max_age_s: float) -> None:
+        self._store, self._directories, self._file_max_age_s = store, directories, file_max_age_s
+        self._uploads = Uploads(directories.uploads)
+        self.is_stopping = False
+        self._clean_at = 0.0
+
+    def run(self) -> None:
+        """Run jobs until `is_stopping` is set; the job that runs then is queued again."""
+        while not self.is_stopping:
+            if time.monotonic() >= self._clean_at:
+                self._clean_at = time.monotonic() + CLEAN_S
+                self._clean()
+            job = self._store.claim(LEASE_S)
+            if job is None:
+                time.sleep(POLL_S)
+            else:
+                self._run(job)
+
+    def _run(self, job: Job) -> None:
+        log.info("%s: attempt %d, model %s", job.id, job.attempt, job.name)
+        try:
+            ended = _Attempt(self, self._store, self._directories, self._uploads, job).run()
+        except InvalidUpload as error:
+            ended = self._fail(job, "invalid_training_file", str(error))
+        except OSError as error:
+            log.exception("%s failed", job.id)
+            ended = self._fail(job, "server_error", f"a file cannot be written: {error.strerror}")
+        except Exception:
+            log.exception("%s failed", job.id)
+            ended = self._fail(job, "server_error", "internal error; see the trainer's log")
+        if ended:
+            shutil.rmtree(self._directories.of(job), ignore_errors=True)
+
+    def _fail(self, job: Job, code: str, message: str) -> bool:
+        error = {"code": code, "message": message, "param": None}
+        return self._store.end(job, "failed", f"the job failed: {message}", error=error)
+
+    def _clean(self) -> None:
+        """Delete uploads that are too old, have no record or whose job has ended."""
+        now = time.time()
+        for file in self._store.files_before(int(now - self._file_max_age_s)):
+            self._store.remove_file(file.tenant, file.id)
+            log.info("%s: deleted after %.0f days", file.id, self._file_max_age_s / 86_400)
+        self._uploads.remove_unrecorded(iter(self._store.file_ids()), now - _UNRECORDED_S)
+        ended = self._store.not_active_among(path.name for path in (self._directories.training / "jobs").glob("*"))
+        for job_id in ended:
+            shutil.rmtree(self._directories.training / "jobs" / job_id, ignore_errors=True)
+
+
+class _Attempt:
+    """One attempt at a job, with its lease."""
+
+    def __init__(self, trainer: Trainer, store: JobStore, directories: Directories, uploads: Uploads, job: Job) -> None:
+        self._trainer, self._store, self._directories, self._job = trainer, store, directories, job
+        self._uploads, self._folder = uploads, directories.of(job)
+        self._progress = ProgressReader(self._folder / "progress.jsonl", store.last_epoch(job.id))
+        self._models_dir = ("--models-dir", str(directories.models.resolve()))
+        self._trained_s, self._began = job.trained_s, time.monotonic()
+
+    def run(self) -> bool:
+        """Run the exporter; return whether the job has ended."""
+        if self._is_published(is_new=False):
+            return True
+        self._folder.mkdir(parents=True, exist_ok=True)
+        wanted: Action | str | None = None
+        with self._exclusive() as is_free:
+            command = self._command() if is_free else None
+        if command is None:
+            return False
+        with (self._folder / "stderr.txt").open("wb") as errors, (self._folder / "log.txt").open("ab") as output:
+            child = subprocess.Popen(
+                command,
+                cwd=self._folder,
+                stdout=output,
+                stderr=errors,
+                stdin=subprocess.DEVNULL,
+                preexec_fn=_background(os.getpid()),  # noqa: PLW1509 - the trainer has one thread
+                start_new_session=True,
+            )
+            try:
+                wanted = self._watch(child)
+            finally:
+                _stop(child)
+        self._report()
+        return self._conclude(child.returncode, wanted)
+
+    def _watch(self, child: "subprocess.Popen[bytes]") -> Action | str | None:
+        """Report progress until the child ends; return why it was stopped, or None."""
+        while child.poll() is None:
+            wanted = self._report()
+            if wanted is None and self._trainer.is_stopping:
+                wanted = "stop"
+            if wanted is not None:
+                return wanted
+            time.sleep(POLL_S)
+        return None
+
+    def _report(self) -> Action | str | None:
+        """Add events, and renew the lease; return what is requested, or `lost`."""
+        found = list(self._progress.events())
+        if found:
+            self._store.add_events(self._job, found)
+        progress: dict[str, float | int] = {"trained_s": self._trained_s + time.monotonic() - self._began}
+        if (update := self._progress.last_update) is not None:
+            progress["trained_tokens"] = update["tokens"]
+            if update.get("seconds_left") is not None:
+                progress["estimated_finish"] = time.time() + update["seconds_left"]
+        return self._store.renew(self._job, LEASE_S, **progress)
+
+    def _conclude(self, code: int, wanted: Action | str | None) -> bool:
+        # A child may have published just before it was stopped.
+        if self._is_published(is_new=code == 0):
+            return True
+        if wanted == "cancel":
+            return self._store.end(self._job, "cancelled", "the job was cancelled")
+        if wanted in ("pause", "stop", "lost"):
+            is_paused = wanted == "pause"
+            message = "the job is paused" if is_paused else "the trainer stopped; the job is queued again"
+            self._store.end(self._job, "paused" if is_paused else "queued", message)
+            return False
+        if code < 0:
+            message = f"the training was killed by {signal.Signals(-code).name}; it may have run out of memory"
+        else:
+            message = self._error() or f"the training exited with code {code}"
+        error = {"code": "training_failed", "message": message, "param": None}
+        return self._store.end(self._job, "failed", f"the job failed: {message}", error=error)
+
+    def _error(self) -> str | None:
+        """Return the exporter's error message: the last line of its output that is one."""
+        content = (self._folder / "stderr.txt").read_bytes()[-_STDERR_BYTES:]
+        found = [line for line in content.decode(errors="replace").splitlines() if line.startswith("error: ")]
+        return found[-1].removeprefix("error: ")[:1000] if found else None
+
+    def _is_published(self, *, is_new: bool) -> bool:
+        """End the job if a version names it; return whether one does.
+
+        An exporter that was killed, unless the version `is_new`, may not have listed it in `models.config`.
+        """
+        version = published_version(self._directories.models / self._job.name, self._job.id)
+        if version is None:
+            return False
+        if not is_new:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            list_it = ["train", "text", "--name", self._job.name, "--if-new", *self._models_dir]
+            subprocess.run([*_EXPORT, *list_it], cwd=self._folder, check=True, stdout=subprocess.DEVNULL)
+        message = f"published {self._job.name}:{version}"
+        self._store.end(self._job, "succeeded", message, version=version)
+        log.info("%s: %s", self._job.id, message)
+        return True
+
+    @contextlib.contextmanager
+    def _exclusive(self) -> Iterator[bool]:
+        """Wait for the child of a lost trainer to end, as it still stops after its step; False: not in time."""
+        runs = self._folder / "runs"
+        runs.mkdir(parents=True, exist_ok=True)
+        deadline = time.monotonic() + _STOP_S
+        with (runs / f".{self._job.name}.lock").open("w") as lock:
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline or self._report() == "lost":
+                        yield False
+                        return
+                    time.sleep(POLL_S)
+        yield True
+
+    def _command(self) -> list[str]:
+        """Return the command of the exporter; a run that exists is resumed."""
+        job, runs = self._job, self._folder / "runs"
+        to = [*self._models_dir, "--progress-file", str(self._progress.path)]
+        if (runs / job.name / "config.json").exists():
+            return [*_EXPORT, "resume", str(runs / job.name), *to]
+        text = self._lay_out(job.training_file, "text")
+        settings = dict(job.settings)
+        if text.lower().endswith(RECORDS):
+            settings.setdefault("documents", "records")
+        if job.validation_file is not None:
+            settings["validation_corpus"] = self._lay_out(job.validation_file, "validation")
+        options = ["--name", job.name, "--job", job.id, "--runs-dir", str(runs), *options_of(job.model, settings)]
+        return [*_EXPORT, "train", text, *to, *options]
+
+    def _lay_out(self, file_id: str, name: str) -> str:
+        file = self._store.file(self._job.tenant, file_id)
+        if file is None:
+            raise InvalidUpload(f"the file {file_id} was deleted")
+        return f"{name}/{lay_out(self._uploads.path(file_id), file.filename, self._folder / name)}"
+
+
+class ProgressReader:
+    """Reads the exporter's progress file as it grows, and turns its lines into events."""
+
+    def __init__(self, path: Path, last_epoch: int) -> None:
+        self.path = path
+        self.last_update: Mapping[str, Any] | None = None
+        self._offset, self._last_epoch, self._metrics_at = 0, last_epoch, 0.0
+
+    def events(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Yield a message and metrics for each epoch, and every few seconds for the training loss."""
+        for line in self._lines():
+            kind = line.pop("event")
+            if kind == "epoch" and line["epoch"] > self._last_epoch:
+                self._last_epoch = line["epoch"]
+                yield _describe(line), line
+            elif kind == "update":
+                self.last_update = line
+        now = time.monotonic()
+        if self.last_update is not None and now >= self._metrics_at:
+            self._metrics_at = now + METRICS_S
+            line = dict(self.last_update)
+            yield f"epoch {line['epoch']}: training loss {line['train_loss']:.3f}", line
+
+    def _lines(self) -> Iterator[dict[str, Any]]:
+        with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
+            file.seek(self._offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                self._offset += len(line)
+                # A child that was killed may have written half a line, which the next one continues.
+                with contextlib.suppress(ValueError):
+                    yield json.loads(line)
+
+
+def _describe(epoch: Mapping[str, Any]) -> str:
+    validation = "" if epoch["validation_loss"] is None else f", validation loss {epoch['validation_loss']:.3f}"
+    best = ", best so far" if epoch["is_best"] else ""
+    return f"epoch {epoch['epoch']}: training loss {epoch['train_loss']:.3f}{validation}{best}"
+
+
+def published_version(home: Path, job_id: str) -> int | None:
+    """Return the version of a model that a job published; None if it has published none."""
+    for path in home.glob(f"*/{ASSETS}/{CARD_FILE}"):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            if json.loads(read_file(path))["training"]["settings"]["job"] == job_id:
+                return int(path.parents[1].name)
+    return None
+
+
+def _background(parent: int) -> Any:
+    def prepare() -> None:
+        terminate_with_parent(parent)
+        # Serving goes first.
+        os.nice(19)
+
+    return prepare
+
+
+def _stop(child: "subprocess.Popen[bytes]") -> None:
+    if child.poll() is None:
+        child.terminate()
+        try:
+            child.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()

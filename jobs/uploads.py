@@ -1,0 +1,118 @@
+"""Contents of uploaded files: written as they arrive, and laid out as the text that a job trains on.
+
+Whoever uploads is not trusted: sizes are limited while bytes are written, and no name from an archive leaves its
+directory.
+"""
+
+import os
+import re
+import shutil
+import zipfile
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from contract.files import atomic_write
+
+RECORDS = (".jsonl", ".csv")
+# Of an archive: bytes that it unpacks to, and files.
+MAX_UNPACKED_BYTES, MAX_ARCHIVE_FILES = 256 * 2**20, 10_000
+_BLOCK_BYTES = 2**20
+# What a file name may consist of on disk; letters of any script.
+_UNSAFE = re.compile(r"[^\w.-]+")
+_MAX_NAME = 100
+
+
+class InvalidUpload(Exception):
+    """A file cannot be trained on; the message says why."""
+
+
+class Uploads:
+    """The directory of uploaded files, by id."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def write(self, file_id: str, content: IO[bytes]) -> int:
+        """Write a file; return its size in bytes; raise OSError."""
+        self._directory.mkdir(parents=True, exist_ok=True)
+        with atomic_write(self.path(file_id), mode=0o600) as file:
+            shutil.copyfileobj(content, file, _BLOCK_BYTES)
+            return file.tell()
+
+    def path(self, file_id: str) -> Path:
+        """Return the path of a file, which may not exist."""
+        return self._directory / file_id
+
+    def remove(self, file_id: str) -> None:
+        """Delete a file, if it exists."""
+        self.path(file_id).unlink(missing_ok=True)
+
+    def remove_unrecorded(self, recorded: Iterator[str], before: float) -> None:
+        """Delete files that have no record: an upload was interrupted after its file was written, `before` a time."""
+        known = set(recorded)
+        for path in self._directory.iterdir() if self._directory.is_dir() else ():
+            with suppress(OSError):
+                if path.name not in known and path.stat().st_mtime < before:
+                    path.unlink()
+
+
+def safe_name(filename: str) -> str:
+    """Return a file name without directories, control characters and spaces, which keeps its suffix."""
+    name = _UNSAFE.sub("_", PurePosixPath(filename.replace("\\", "/")).name).lstrip(".-") or "text"
+    stem, suffix = os.path.splitext(name)
+    return stem[: _MAX_NAME - len(suffix[:10])] + suffix[:10]
+
+
+def lay_out(upload: Path, filename: str, directory: Path) -> str:
+    """Lay out an upload below a directory as a corpus, and return its path relative to it.
+
+    A file is linked under its own name; a .zip archive becomes a directory of its files.
+
+    Raises:
+        InvalidUpload: the archive is damaged, encrypted, has no file, or too much is in it.
+        OSError: the file is gone, or cannot be written.
+    """
+    name = safe_name(filename)
+    target = directory / name
+    if target.exists():
+        return name
+    directory.mkdir(parents=True, exist_ok=True)
+    if not name.lower().endswith(".zip"):
+        os.link(upload, target)
+        return name
+    draft = directory / f".{name}"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    try:
+        with zipfile.ZipFile(upload) as archive:
+            _unpack(archive, draft)
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
+        raise InvalidUpload(f"{filename}: the archive cannot be unpacked ({error})") from error
+    draft.rename(target)
+    return name
+
+
+def _unpack(archive: zipfile.ZipFile, directory: Path) -> None:
+    """Unpack the files of an archive that are not hidden, each under a number and its own name.
+
+    The sizes that an archive declares are not trusted.
+    """
+    members = [member for member in archive.infolist() if not member.is_dir() and not _is_hidden(member.filename)]
+    if not members:
+        raise InvalidUpload(f"{archive.filename}: the archive has no files")
+    if len(members) > MAX_ARCHIVE_FILES:
+        raise InvalidUpload(f"an archive may have at most {MAX_ARCHIVE_FILES} files, got {len(members)}")
+    left = MAX_UNPACKED_BYTES
+    for number, member in enumerate(sorted(members, key=lambda member: member.filename)):
+        with archive.open(member) as packed, (directory / f"{number:05}-{safe_name(member.filename)}").open("xb") as to:
+            while block := packed.read(_BLOCK_BYTES):
+                left -= len(block)
+                if left < 0:
+                    raise InvalidUpload(f"an archive may unpack to at most {MAX_UNPACKED_BYTES} bytes, got more")
+                to.write(block)
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith((".", "__MACOSX")) for part in name.replace("\\", "/").split("/") if part != "..")

@@ -1,0 +1,233 @@
+"""Files and fine-tuning jobs: the body that creates a job, and the response objects, with OpenAI's names."""
+
+import re
+from typing import Annotated, Any, Literal, NotRequired, Self
+
+from pydantic import Field
+
+# Before Python 3.12 pydantic supports only this TypedDict.
+from typing_extensions import TypedDict
+
+from contract.card import ID_PATTERN
+from service.api.body import RESOLVED, Body, require
+from service.limits import Limits
+
+Auto = Literal["auto"]
+MAX_METADATA, MAX_METADATA_KEY, MAX_METADATA_VALUE = 16, 64, 512
+FileId = Annotated[str, Field(max_length=64)]
+
+
+class Hyperparameters(Body):
+    """OpenAI's hyperparameters; the recipe or the base model decides those that are `auto`."""
+
+    n_epochs: Auto | Annotated[int, Field(ge=1, le=10_000)] = "auto"
+    """number of epochs, in place of the recipe's time limit"""
+    batch_size: Auto | Annotated[int, Field(ge=1, le=4096)] = "auto"
+    """sequences trained in parallel"""
+    learning_rate_multiplier: Auto | Annotated[float, Field(gt=0, le=100)] = "auto"
+    """factor of the recipe's learning rate"""
+
+
+class Supervised(Body):
+    """The method's parameters."""
+
+    hyperparameters: Hyperparameters = Hyperparameters()
+    """as the field of the same name outside"""
+
+
+class Method(Body):
+    """How the model is trained."""
+
+    type: Literal["supervised"] = "supervised"
+    """the only method"""
+    supervised: Supervised = Supervised()
+    """its parameters"""
+
+
+class FineTuningRequest(Body):
+    """The body of `POST /v1/fine_tuning/jobs`."""
+
+    model: str = Field(max_length=128)
+    """a recipe, such as characters-3-minutes, for a new model; or a served model to continue training, NAME,
+    NAME:VERSION or NAME@LABEL"""
+    training_file: FileId
+    """id of the uploaded file"""
+    validation_file: FileId | None = None
+    """id of a file to validate with; by default a tenth of the training file is held out"""
+    suffix: Annotated[str, Field(min_length=1, max_length=40)] | None = None
+    """name of the model; by default that of the training file"""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """seed of the training"""
+    hyperparameters: Hyperparameters = RESOLVED
+    """deprecated by OpenAI in favor of `method`"""
+    method: Method = Method()
+    """supervised, with its hyperparameters"""
+    metadata: dict[str, str] | None = None
+    """up to 16 pairs, which the job returns"""
+    integrations: Annotated[list[Any], Field(max_length=0)] | None = None
+    """none are supported"""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """settings of `sostenuto train`, by name with underscores: units, layers, max_minutes, …"""
+
+    def resolve(self, limits: Limits) -> Self:  # noqa: ARG002 - only limits of its own
+        """Check the fields; see `Body.resolve`."""
+        if self.suffix is not None:
+            is_name = re.fullmatch(ID_PATTERN, self.suffix) is not None
+            require(is_name, "suffix", "be letters, digits, dots, dashes and underscores", self.suffix)
+        pairs = self.metadata or {}
+        require(len(pairs) <= MAX_METADATA, "metadata", f"have at most {MAX_METADATA} pairs", len(pairs))
+        for key, value in pairs.items():
+            rule = f"have keys of at most {MAX_METADATA_KEY} characters"
+            require(len(key) <= MAX_METADATA_KEY, "metadata", rule, key)
+            rule = f"have values of at most {MAX_METADATA_VALUE} characters"
+            require(len(value) <= MAX_METADATA_VALUE, "metadata", rule, value)
+        if self.hyperparameters is RESOLVED:
+            return self.model_copy(update={"hyperparameters": self.method.supervised.hyperparameters})
+        return self
+
+
+class FileObject(TypedDict):
+    """An uploaded file."""
+
+    id: str
+    object: Literal["file"]
+    bytes: int
+    created_at: int
+    expires_at: int
+    filename: str
+    purpose: Literal["fine-tune"]
+    status: Literal["processed"]
+    status_details: None
+
+
+class FileList(TypedDict):
+    """A page of the files."""
+
+    object: Literal["list"]
+    data: list[FileObject]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class DeletedObject(TypedDict):
+    """The record of a deletion."""
+
+    id: str
+    object: str
+    deleted: Literal[True]
+
+
+class JobError(TypedDict):
+    """Why a job failed."""
+
+    code: str
+    message: str
+    param: str | None
+
+
+class HyperparametersObject(TypedDict):
+    """Hyperparameters, as they were requested."""
+
+    n_epochs: Auto | int
+    batch_size: Auto | int
+    learning_rate_multiplier: Auto | float
+
+
+class SupervisedObject(TypedDict):
+    """The method's parameters."""
+
+    hyperparameters: HyperparametersObject
+
+
+class MethodObject(TypedDict):
+    """How the model is trained."""
+
+    type: Literal["supervised"]
+    supervised: SupervisedObject
+
+
+class FineTuningJob(TypedDict):
+    """A fine-tuning job; `fine_tuned_model` is null until it has succeeded. `version` and `settings` are extensions."""
+
+    id: str
+    object: Literal["fine_tuning.job"]
+    created_at: int
+    finished_at: int | None
+    estimated_finish: int | None
+    status: Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
+    error: JobError | None
+    model: str
+    fine_tuned_model: str | None
+    version: int | None
+    organization_id: str
+    training_file: str
+    validation_file: str | None
+    result_files: list[str]
+    seed: int
+    trained_tokens: int | None
+    hyperparameters: HyperparametersObject
+    method: MethodObject
+    settings: dict[str, Any]
+    user_provided_suffix: str | None
+    integrations: list[Any]
+    metadata: dict[str, str] | None
+
+
+class FineTuningJobList(TypedDict):
+    """A page of the jobs."""
+
+    object: Literal["list"]
+    data: list[FineTuningJob]
+    has_more: bool
+
+
+class FineTuningEvent(TypedDict):
+    """An event of a job. The data of type `metrics` have losses in nats per token, and after an epoch a sample."""
+
+    id: str
+    object: Literal["fine_tuning.job.event"]
+    created_at: int
+    level: Literal["info", "warn", "error"]
+    type: Literal["message", "metrics"]
+    message: str
+    data: NotRequired[dict[str, Any]]
+
+
+class FineTuningEventList(TypedDict):
+    """A page of the events."""
+
+    object: Literal["list"]
+    data: list[FineTuningEvent]
+    has_more: bool
+
+
+class CheckpointMetrics(TypedDict):
+    """Metrics of a checkpoint; losses are in nats per token."""
+
+    step: int
+    train_loss: float
+    valid_loss: float | None
+    valid_mean_token_accuracy: float | None
+
+
+class FineTuningCheckpoint(TypedDict):
+    """The checkpoint that was published, that of the best epoch; its step is the number of the epoch."""
+
+    id: str
+    object: Literal["fine_tuning.job.checkpoint"]
+    created_at: int
+    fine_tuned_model_checkpoint: str
+    fine_tuning_job_id: str
+    step_number: int
+    metrics: CheckpointMetrics
+
+
+class FineTuningCheckpointList(TypedDict):
+    """The checkpoints that completions accept as a model."""
+
+    object: Literal["list"]
+    data: list[FineTuningCheckpoint]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool

@@ -1,0 +1,315 @@
+"""The endpoints of fine-tuning jobs."""
+
+import os
+import re
+import secrets
+import time
+from collections.abc import Iterator
+from typing import Any, cast
+
+from flask import Response, g
+
+from jobs.settings import RECIPES, ConfigError, check_settings
+from jobs.store import ENDED, Event, Job, JobEnded, NewJob, QuotaExceeded
+from service.api.body import shorten
+from service.api.fine_tuning import (
+    FineTuningCheckpointList,
+    FineTuningEvent,
+    FineTuningEventList,
+    FineTuningJob,
+    FineTuningJobList,
+    FineTuningRequest,
+    Hyperparameters,
+)
+from service.errors import Conflict, InvalidRequest, ModelNotFound, NotFound, QuotaReached
+from service.settings import Settings
+from service.training import Training, require_training
+from service.web.completions import DONE, sse
+from service.web.endpoint import TRAINING, Endpoint, QueryParameter, Services, integer
+from service.web.files import AFTER, find_file
+from service.web.request_start import parse_body
+
+_LIMIT = integer("limit", "maximum number of objects", 1, 1000, 20)
+# Between two looks for new events of a stream.
+_POLL_S = 0.5
+# A comment keeps proxies from closing an idle stream.
+_KEEP_ALIVE_S = 15.0
+_MAX_STEM = 40
+
+
+@Endpoint(
+    "POST /v1/fine_tuning/jobs",
+    TRAINING,
+    "Train a model",
+    "404 409",
+    request=FineTuningRequest,
+)
+def create_job(services: Services) -> FineTuningJob:
+    """Queue a job that trains a model and publishes it; completions accept `fine_tuned_model` once it has succeeded."""
+    training = require_training(services.training)
+    body = parse_body(services, FineTuningRequest)
+    file = find_file(training, body.training_file, "training_file")
+    if body.validation_file is not None:
+        find_file(training, body.validation_file, "validation_file")
+    model = body.model if body.model in RECIPES else _base_model(services, body.model)
+    new = NewJob(
+        tenant=g.context.quota.tenant,
+        model=model,
+        name=_model_name(body.suffix or _stem(file.filename)),
+        training_file=body.training_file,
+        validation_file=body.validation_file,
+        suffix=body.suffix,
+        settings=_settings(body, model, training.settings),
+        hyperparameters=body.hyperparameters.model_dump(),
+        job_metadata=body.metadata,
+    )
+    try:
+        return _job_object(training.store.create(new, training.settings.max_tenant_jobs))
+    except QuotaExceeded as error:
+        raise QuotaReached(str(error)) from error
+
+
+def _base_model(services: Services, name: str) -> str:
+    try:
+        model = services.model_registry.find(name)
+    except ModelNotFound as error:
+        raise ModelNotFound(f"{error}; recipes are {', '.join(RECIPES)}", param="model") from error
+    return f"{model.ref.name}:{model.ref.version}"
+
+
+def _model_name(name: str) -> str:
+    """Return the name of a new model; between tenants one that nobody else has or can guess."""
+    return f"{name}-{secrets.token_hex(4)}" if g.context.quota.tenant else name
+
+
+def _stem(filename: str) -> str:
+    """Return the name of a model that is trained on a file."""
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", os.path.splitext(filename)[0]).strip(".-_")
+    return stem[:_MAX_STEM] or "model"
+
+
+def _settings(body: FineTuningRequest, model: str, limits: Settings) -> dict[str, Any]:
+    """Return the settings of the exporter: those of the request, and the limits of the server."""
+    settings, hyperparameters = dict(body.settings), body.hyperparameters
+    settings.setdefault("seed", body.seed)
+    if hyperparameters.n_epochs != "auto":
+        settings |= {"epochs": hyperparameters.n_epochs, "max_minutes": limits.max_training_minutes}
+    if hyperparameters.batch_size != "auto":
+        settings["batch_size"] = hyperparameters.batch_size
+    try:
+        config = check_settings(model, settings)
+    except ConfigError as error:
+        raise InvalidRequest(f"settings: {error}", param="settings") from error
+    if hyperparameters.learning_rate_multiplier != "auto":
+        if model not in RECIPES:
+            raise InvalidRequest(
+                "learning_rate_multiplier must be auto where training continues from a model: set "
+                "settings.learning_rate",
+                param="hyperparameters",
+            )
+        settings["learning_rate"] = min(1.0, config.learning_rate * hyperparameters.learning_rate_multiplier)
+    _require_limits(config, settings, limits)
+    return settings
+
+
+def _require_limits(config: Any, settings: dict[str, Any], limits: Settings) -> None:
+    """Set the server's time limit where there is none; refuse more time and larger models than it allows."""
+    for name, limit in (("max_minutes", limits.max_training_minutes), ("units", limits.max_training_units)):
+        value = getattr(config, name)
+        if value is None:
+            settings[name] = limit
+        elif value > limit:
+            raise InvalidRequest(f"settings.{name} must be at most {limit:g}, got {value:g}", param="settings")
+
+
+@Endpoint("GET /v1/fine_tuning/jobs", TRAINING, "List jobs", "404", query=(AFTER, _LIMIT))
+def list_jobs(services: Services, after: str | None, limit: int) -> FineTuningJobList:
+    """Return the jobs of the key's tenant, newest first."""
+    found = require_training(services.training).store.list_jobs(g.context.quota.tenant, after, limit)
+    return {"object": "list", "data": [_job_object(job) for job in found[:limit]], "has_more": len(found) > limit}
+
+
+@Endpoint("GET /v1/fine_tuning/jobs/{job_id}", TRAINING, "Get a job", "404")
+def get_job(services: Services, job_id: str) -> FineTuningJob:
+    """Return a job."""
+    return _job_object(_find_job(require_training(services.training), job_id))
+
+
+@Endpoint("POST /v1/fine_tuning/jobs/{job_id}/cancel", TRAINING, "Cancel a job", "404 409")
+def cancel_job(services: Services, job_id: str) -> FineTuningJob:
+    """Cancel a job; one that runs stops after its current step, and is then `cancelled`."""
+    return _act(services, job_id, "cancel")
+
+
+@Endpoint("POST /v1/fine_tuning/jobs/{job_id}/pause", TRAINING, "Pause a job", "404 409")
+def pause_job(services: Services, job_id: str) -> FineTuningJob:
+    """Pause a job; it keeps its complete epochs."""
+    return _act(services, job_id, "pause")
+
+
+@Endpoint("POST /v1/fine_tuning/jobs/{job_id}/resume", TRAINING, "Resume a job", "404 409")
+def resume_job(services: Services, job_id: str) -> FineTuningJob:
+    """Queue a paused job again, which continues after its last complete epoch."""
+    return _act(services, job_id, "resume")
+
+
+def _act(services: Services, job_id: str, action: str) -> FineTuningJob:
+    store, tenant = require_training(services.training).store, g.context.quota.tenant
+    try:
+        job = store.resume(tenant, job_id) if action == "resume" else store.request(tenant, job_id, cast("Any", action))
+    except JobEnded as error:
+        raise Conflict(f"cannot {action} a job that is {error.job.status}", param="job_id") from error
+    if job is None:
+        raise _not_found(job_id)
+    return _job_object(job)
+
+
+@Endpoint(
+    "GET /v1/fine_tuning/jobs/{job_id}/events",
+    TRAINING,
+    "List events of a job",
+    "404",
+    response=FineTuningEventList,
+    query=(
+        AFTER,
+        _LIMIT,
+        QueryParameter(
+            "stream",
+            "server-sent events, from the first one until the job ends, instead of a page",
+            {"type": "boolean", "default": False},
+        ),
+    ),
+)
+def list_events(
+    services: Services, job_id: str, after: str | None, limit: int, stream: bool
+) -> FineTuningEventList | Response:
+    """Return the events of a job, newest first, or stream them as they come."""
+    training = require_training(services.training)
+    job = _find_job(training, job_id)
+    if stream:
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        after_number = _number(after) if after else 0
+        return Response(_stream(services, training, job, after_number), mimetype="text/event-stream", headers=headers)
+    before = _number(after) if after else 2**31 - 1
+    found = training.store.list_events(job_id, before, limit + 1, newest_first=True)
+    return {"object": "list", "data": [_event_object(each) for each in found[:limit]], "has_more": len(found) > limit}
+
+
+def _number(event_id: str) -> int:
+    match = re.fullmatch(r"ftevent-[0-9a-f]+-([0-9]{1,9})", event_id)
+    if match is None:
+        raise InvalidRequest(f"after must be the id of an event, got {shorten(event_id)}", param="after")
+    return int(match[1])
+
+
+def _stream(services: Services, training: Training, job: Job, after: int) -> Iterator[bytes]:
+    """Yield events until the job has ended, or this server drains."""
+    written_at = time.monotonic()
+    while True:
+        # Before the events, so that none is missed at the end.
+        current = training.store.job(job.tenant, job.id)
+        found = training.store.list_events(job.id, after, 1000)
+        if found:
+            after, written_at = found[-1].number, time.monotonic()
+            yield b"".join(sse(_event_object(event)) for event in found)
+        elif current is None or current.status in ENDED:
+            yield DONE
+            return
+        elif services.shutdown_gate.is_draining:
+            return
+        elif time.monotonic() > written_at + _KEEP_ALIVE_S:
+            written_at = time.monotonic()
+            yield b": waiting\n\n"
+        else:
+            time.sleep(_POLL_S)
+
+
+@Endpoint(
+    "GET /v1/fine_tuning/jobs/{job_id}/checkpoints", TRAINING, "List checkpoints of a job", "404", query=(AFTER, _LIMIT)
+)
+def list_checkpoints(services: Services, job_id: str, after: str | None, limit: int) -> FineTuningCheckpointList:
+    """Return the checkpoint that was published, if the job has succeeded."""
+    training = require_training(services.training)
+    job = _find_job(training, job_id)
+    page: FineTuningCheckpointList = {
+        "object": "list",
+        "data": [],
+        "first_id": None,
+        "last_id": None,
+        "has_more": False,
+    }
+    best = training.store.best_epoch(job_id)
+    if job.version is None or best is None or after is not None or limit < 1:
+        return page
+    checkpoint_id = f"ftckpt-{job.id.removeprefix('ftjob-')}"
+    page["data"].append(
+        {
+            "id": checkpoint_id,
+            "object": "fine_tuning.job.checkpoint",
+            "created_at": int(job.finished_at or 0),
+            "fine_tuned_model_checkpoint": f"{job.name}:{job.version}",
+            "fine_tuning_job_id": job.id,
+            "step_number": best["epoch"],
+            "metrics": {
+                "step": best["epoch"],
+                "train_loss": best["train_loss"],
+                "valid_loss": best["validation_loss"],
+                "valid_mean_token_accuracy": best["accuracy"],
+            },
+        }
+    )
+    page["first_id"] = page["last_id"] = checkpoint_id
+    return page
+
+
+def _find_job(training: Training, job_id: str) -> Job:
+    job = training.store.job(g.context.quota.tenant, job_id)
+    if job is None:
+        raise _not_found(job_id)
+    return job
+
+
+def _not_found(job_id: str) -> NotFound:
+    return NotFound(f"there is no job {shorten(job_id)}", param="job_id")
+
+
+def _job_object(job: Job) -> FineTuningJob:
+    hyperparameters = cast("Any", {**Hyperparameters().model_dump(), **job.hyperparameters})
+    return {
+        "id": job.id,
+        "object": "fine_tuning.job",
+        "created_at": int(job.created_at),
+        "finished_at": None if job.finished_at is None else int(job.finished_at),
+        "estimated_finish": None if job.estimated_finish is None else int(job.estimated_finish),
+        "status": job.status,
+        "error": cast("Any", job.error),
+        "model": job.model,
+        "fine_tuned_model": job.name if job.version is not None else None,
+        "version": job.version,
+        "organization_id": job.tenant,
+        "training_file": job.training_file,
+        "validation_file": job.validation_file,
+        "result_files": [],
+        "seed": job.settings["seed"],
+        "trained_tokens": job.trained_tokens,
+        "hyperparameters": hyperparameters,
+        "method": {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},
+        "settings": dict(job.settings),
+        "user_provided_suffix": job.suffix,
+        "integrations": [],
+        "metadata": None if job.job_metadata is None else dict(job.job_metadata),
+    }
+
+
+def _event_object(event: Event) -> FineTuningEvent:
+    described: FineTuningEvent = {
+        "id": event.id,
+        "object": "fine_tuning.job.event",
+        "created_at": int(event.created_at),
+        "level": event.level,
+        "type": event.type,
+        "message": event.message,
+    }
+    if event.data is not None:
+        described["data"] = dict(event.data)
+    return described
