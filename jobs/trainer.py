@@ -259,6 +259,7 @@ class ProgressReader:
     def __init__(self, path: Path, last_epoch: int) -> None:
         self.path = path
         self.last_update: Mapping[str, Any] | None = None
+        self._reported: Mapping[str, Any] | None = None
         self._offset, self._last_epoch, self._metrics_at = 0, last_epoch, 0.0
 
     def events(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -271,9 +272,9 @@ class ProgressReader:
             elif kind == "update":
                 self.last_update = line
         now = time.monotonic()
-        if self.last_update is not None and now >= self._metrics_at:
-            self._metrics_at = now + METRICS_S
-            line = dict(self.last_update)
+        if self.last_update is not self._reported and now >= self._metrics_at:
+            self._metrics_at, self._reported = now + METRICS_S, self.last_update
+            line = dict(self.last_update or {})
             yield f"epoch {line['epoch']}: training loss {line['train_loss']:.3f}", line
 
     def _lines(self) -> Iterator[dict[str, Any]]:

@@ -136,10 +136,13 @@ def _settings(**options: object) -> "Settings":
     help="Run the gateway alone, in front of these model servers.  [default: SOSTENUTO_BACKENDS, or a model server of "
     "its own]",
 )
-def serve(**options: Any) -> None:
-    """Serve the models of ./models: the embedded model server and the gateway, until Ctrl-C."""
+@click.option("--trainer/--no-trainer", default=True, help="Run the training jobs of clients, too.")
+def serve(*, trainer: bool, **options: Any) -> None:
+    """Serve the models of ./models: the embedded model server, the gateway and a trainer, until Ctrl-C."""
     settings = _settings(**options)
-    (_run_gateway if "backends" in settings.model_fields_set else _run_both)(settings)
+    if "backends" in settings.model_fields_set:
+        _run_gateway(settings)
+    _run_both(settings, trains=trainer)
 
 
 @click.command("demo", context_settings=CONTEXT, short_help="Train a model of Shakespeare's plays, and serve it.")
@@ -157,7 +160,7 @@ def demo(**options: Any) -> None:
     if "backends" in settings.model_fields_set:
         instead = "`sostenuto serve` uses these backends"
         click.echo(f"SOSTENUTO_BACKENDS is ignored: the demo starts its own model server; {instead}")
-    _run_both(settings)
+    _run_both(settings, trains=True)
 
 
 @click.command("doctor", context_settings=CONTEXT, short_help="Check this machine, the models and the settings.")
@@ -174,12 +177,12 @@ def _run_gateway(settings: "Settings") -> NoReturn:
     raise Exit(serve(settings))
 
 
-def _run_both(settings: "Settings") -> NoReturn:
+def _run_both(settings: "Settings", *, trains: bool) -> NoReturn:
     from service.commands.serve import Supervisor  # noqa: PLC0415 - numpy, which other commands do not need
 
-    if not _has_models(settings):
+    if not trains and not _has_models(settings):
         raise click.ClickException(f"there is no models.config in {settings.models_dir}: {NO_MODEL}")
-    raise Exit(Supervisor(settings).run())
+    raise Exit(Supervisor(settings, trains=trains).run())
 
 
 def _has_models(settings: "Settings") -> bool:

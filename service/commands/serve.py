@@ -1,10 +1,9 @@
-"""`sostenuto serve`: the embedded model server and the gateway as one foreground program.
+"""`sostenuto serve`: the embedded model server, the gateway and a trainer as one foreground program.
 
-Starts both as child processes, waits until a model is ready, and stops both when one ends or a signal arrives.
+Starts them as child processes, waits until a model is ready, and stops all when one ends or a signal arrives.
 """
 
 import contextlib
-import ctypes
 import fcntl
 import math
 import os
@@ -15,14 +14,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
 
 import click
 
-from contract.files import read_file
+from contract.child_processes import terminate_with_parent
+from contract.files import read_file, write_atomically
 from contract.signatures import MODELS_CONFIG
 from service.commands.health import is_ready
 from service.generation.resume_tokens import make_key_file
@@ -33,13 +33,16 @@ from service.settings import Settings
 GATEWAY_TIMEOUT_S = 120.0
 POLL_S = 0.05
 MODEL_SERVER, GATEWAY = "model server", "gateway"
+# Before a trainer that has ended is started again.
+TRAINER_PAUSE_S = 5.0
 # After the gateway's drain, before a process that does not end is killed.
 EXIT_TIMEOUT_S = 10.0
 # In the working directory, like models and runs.
-STATE_KEY_FILE = Path(".sostenuto-state-key")
+STATE_KEY_FILE, TRAINING_DIR = Path(".sostenuto-state-key"), Path("training")
+# Of a repository without models, until a job publishes the first one.
+EMPTY_CONFIG = b"model_config_list {\n}"
 # Prompts of the example request, as JSON strings; a model of another name starts a new text.
 EXAMPLE_PROMPTS = {"demo": r"HAMLET.\n"}
-_PR_SET_PDEATHSIG = 1
 
 
 class Ended(Exception):
@@ -48,13 +51,6 @@ class Ended(Exception):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
-
-
-def terminate_with_parent(parent: int) -> None:
-    """Have the kernel send this process SIGTERM when its parent ends, or exit if it has ended; for `preexec_fn`."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 class LifetimePipe:
@@ -99,14 +95,19 @@ class LifetimePipe:
 
 
 class Supervisor:
-    """Starts and stops the model server and the gateway, and watches both.
+    """Starts and stops the model server, the gateway and, if it `trains`, a trainer, and watches them.
 
     Whichever process is killed, the gateway drains, and the model server runs until the gateway's last process has
-    ended: a pipe held by those signals the model server, and the end of this process signals the gateway.
+    ended: a pipe held by those signals the model server, and the end of this process signals the gateway. A trainer
+    that ends is started again.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, *, trains: bool = False) -> None:
+        self._settings, self._trains = settings, trains
+        self._trainer: subprocess.Popen[bytes] | None = None
+        self._trainer_at = 0.0
+        config = settings.models_dir / MODELS_CONFIG
+        self._has_models = config.exists() and config.read_bytes().strip() != EMPTY_CONFIG
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._gateway_life = LifetimePipe()
         self._num_signals = 0
@@ -119,6 +120,8 @@ class Supervisor:
             self._start()
             while True:
                 self._check()
+                if self._trains:
+                    self._keep_trainer()
                 time.sleep(POLL_S)
         except Ended as end:
             click.echo(str(end))
@@ -144,8 +147,26 @@ class Supervisor:
                 # A process that ends unasked is a failure, whatever its exit code; 128 + a signal as in shells.
                 raise Ended(f"error: the {name} {how}; stopping", code or 1 if code >= 0 else 128 - code)
 
+    def _keep_trainer(self) -> None:
+        """Start the trainer, if it does not run."""
+        if self._trainer is not None and (code := self._trainer.poll()) is not None:
+            click.echo(f"the trainer exited with code {code}; it is started again in {TRAINER_PAUSE_S:g} s")
+            self._trainer, self._trainer_at = None, time.monotonic() + TRAINER_PAUSE_S
+        if self._trainer is None and time.monotonic() >= self._trainer_at:
+            prepare = partial(terminate_with_parent, os.getpid())
+            self._trainer = self._spawn("jobs", prepare=prepare, pass_fds=(), **self._training)
+
+    @property
+    def _training(self) -> dict[str, str]:
+        """Variables of the gateway and the trainer."""
+        directory = self._settings.training_dir or TRAINING_DIR
+        return {"SOSTENUTO_TRAINING_DIR": str(directory.resolve())} if self._trains else {}
+
     def _start(self) -> None:
         settings, started = self._settings, time.monotonic()
+        if not self._has_models:
+            settings.models_dir.mkdir(parents=True, exist_ok=True)
+            write_atomically(settings.models_dir / MODELS_CONFIG, EMPTY_CONFIG)
         port = _require_free(settings.host, settings.port)
         backend_port = _require_free("127.0.0.1", 0)
         self._launch_model_server(backend_port)
@@ -155,7 +176,7 @@ class Supervisor:
         # From now on only the gateway holds it.
         self._gateway_life.drop()
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
-        self._wait(lambda: is_ready(host, port), GATEWAY_TIMEOUT_S)
+        self._wait(lambda: is_ready(host, port) if self._has_models else _listens(port, host), GATEWAY_TIMEOUT_S)
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._print_ready(f"http://{address}", time.monotonic() - started)
 
@@ -173,7 +194,7 @@ class Supervisor:
         )
 
     def _launch_gateway(self, port: int, backend_port: int) -> None:
-        variables = {"SOSTENUTO_BACKENDS": f"127.0.0.1:{backend_port}", "SOSTENUTO_PORT": str(port)}
+        variables = self._training | {"SOSTENUTO_BACKENDS": f"127.0.0.1:{backend_port}", "SOSTENUTO_PORT": str(port)}
         if "log_format" not in self._settings.model_fields_set:
             # The output is a terminal, or a file that a person reads.
             variables["SOSTENUTO_LOG_FORMAT"] = "text"
@@ -188,15 +209,26 @@ class Supervisor:
     def _launch(
         self, name: str, module: str, *arguments: str, prepare: Callable[[], None], fd: int, **variables: str
     ) -> None:
-        """Start a process, which inherits `fd`; `prepare` is called in it before `exec`."""
-        self._children[name] = subprocess.Popen(
+        """Start a process that is watched, and inherits `fd`."""
+        self._children[name] = self._spawn(module, *arguments, prepare=prepare, pass_fds=[fd], **variables)
+
+    def _spawn(
+        self,
+        module: str,
+        *arguments: str,
+        prepare: Callable[[], None],
+        pass_fds: Sequence[int] = (),
+        **variables: str,
+    ) -> "subprocess.Popen[bytes]":
+        """Start a process; `prepare` is called in it before `exec`."""
+        return subprocess.Popen(
             # Without the current directory, which may have a file of such a name.
             [sys.executable, "-P", "-m", module, *arguments],
             env={**os.environ, "PYTHONPATH": python_path(), **variables},
             # Ctrl-C reaches every process of the terminal's group; only this one should handle it.
             start_new_session=True,
             preexec_fn=prepare,  # noqa: PLW1509 - there are no threads here
-            pass_fds=[fd],
+            pass_fds=pass_fds,
         )
 
     def _wait(self, is_ready: Callable[[], bool], timeout_s: float = math.inf) -> None:
@@ -209,6 +241,10 @@ class Supervisor:
         self._check()
 
     def _print_ready(self, url: str, seconds: float) -> None:
+        if not self._has_models:
+            click.echo(f"ready after {seconds:.1f} s: {url}  (no models yet; Ctrl-C stops)")
+            click.echo(f"train one:\n  sostenuto train book.txt --server {url}")
+            return
         models = _configured_models(self._settings.models_dir) or ["MODEL"]
         prompt = EXAMPLE_PROMPTS.get(models[0], "")
         fields = '"max_tokens": 300, "temperature": 0.5, "stream": true'
@@ -222,6 +258,8 @@ class Supervisor:
         """Stop the gateway first, as it still needs the model server for accepted requests."""
         signals_before = self._num_signals
         self._gateway_life.drop()
+        if self._trainer is not None:
+            self._trainer.terminate()
         if gateway := self._children.get(GATEWAY):
             gateway.terminate()
             # A worker may outlive its master, and drains too.
@@ -229,6 +267,8 @@ class Supervisor:
         if model_server := self._children.get(MODEL_SERVER):
             # It got SIGTERM when the gateway's last process ended; a second one would kill it early.
             self._wait_until_ended(model_server, signals_before)
+        if self._trainer is not None:
+            self._wait_until_ended(self._trainer, signals_before)
         self._gateway_life.close()
 
     def _wait_until_ended(
@@ -257,9 +297,9 @@ def _require_free(host: str, port: int) -> int:
         return int(listener.getsockname()[1])
 
 
-def _listens(port: int) -> bool:
+def _listens(port: int, host: str = "127.0.0.1") -> bool:
     try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        socket.create_connection((host, port), timeout=1).close()
     except OSError:
         return False
     return True

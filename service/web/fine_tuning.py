@@ -21,7 +21,8 @@ from service.api.fine_tuning import (
     FineTuningRequest,
     Hyperparameters,
 )
-from service.errors import Conflict, InvalidRequest, ModelNotFound, NotFound, QuotaReached
+from service.errors import Conflict, InvalidRequest, ModelLoading, ModelNotFound, NotFound, QuotaReached
+from service.params import ModelVersion
 from service.settings import Settings
 from service.training import Training, require_training
 from service.web.completions import DONE, sse
@@ -35,6 +36,8 @@ _POLL_S = 0.5
 # A comment keeps proxies from closing an idle stream.
 _KEEP_ALIVE_S = 15.0
 _MAX_STEM = 40
+# A model server that has not loaded a published version within this time has failed to.
+_LOADING_S = 60.0
 
 
 @Endpoint(
@@ -64,7 +67,7 @@ def create_job(services: Services) -> FineTuningJob:
         job_metadata=body.metadata,
     )
     try:
-        return _job_object(training.store.create(new, training.settings.max_tenant_jobs))
+        return _job_object(services, training.store.create(new, training.settings.max_tenant_jobs))
     except QuotaExceeded as error:
         raise QuotaReached(str(error)) from error
 
@@ -126,13 +129,17 @@ def _require_limits(config: Any, settings: dict[str, Any], limits: Settings) -> 
 def list_jobs(services: Services, after: str | None, limit: int) -> FineTuningJobList:
     """Return the jobs of the key's tenant, newest first."""
     found = require_training(services.training).store.list_jobs(g.context.quota.tenant, after, limit)
-    return {"object": "list", "data": [_job_object(job) for job in found[:limit]], "has_more": len(found) > limit}
+    return {
+        "object": "list",
+        "data": [_job_object(services, job) for job in found[:limit]],
+        "has_more": len(found) > limit,
+    }
 
 
 @Endpoint("GET /v1/fine_tuning/jobs/{job_id}", TRAINING, "Get a job", "404")
 def get_job(services: Services, job_id: str) -> FineTuningJob:
     """Return a job."""
-    return _job_object(_find_job(require_training(services.training), job_id))
+    return _job_object(services, _find_job(require_training(services.training), job_id))
 
 
 @Endpoint("POST /v1/fine_tuning/jobs/{job_id}/cancel", TRAINING, "Cancel a job", "404 409")
@@ -161,7 +168,7 @@ def _act(services: Services, job_id: str, action: str) -> FineTuningJob:
         raise Conflict(f"cannot {action} a job that is {error.job.status}", param="job_id") from error
     if job is None:
         raise _not_found(job_id)
-    return _job_object(job)
+    return _job_object(services, job)
 
 
 @Endpoint(
@@ -212,7 +219,7 @@ def _stream(services: Services, training: Training, job: Job, after: int) -> Ite
         if found:
             after, written_at = found[-1].number, time.monotonic()
             yield b"".join(sse(_event_object(event)) for event in found)
-        elif current is None or current.status in ENDED:
+        elif current is None or (current.status in ENDED and not _is_loading(services, current)):
             yield DONE
             return
         elif services.shutdown_gate.is_draining:
@@ -269,22 +276,36 @@ def _find_job(training: Training, job_id: str) -> Job:
     return job
 
 
+def _is_loading(services: Services, job: Job) -> bool:
+    """Return whether the version that a job published is still being loaded; not for longer than a load takes."""
+    if job.version is None or time.time() - (job.finished_at or 0) > _LOADING_S:
+        return False
+    ref = ModelVersion(job.name, job.version)
+    try:
+        services.model_registry.find(job.name)
+    except (ModelLoading, ModelNotFound):
+        return True
+    return all(model.ref != ref for model in services.model_registry.versions())
+
+
 def _not_found(job_id: str) -> NotFound:
     return NotFound(f"there is no job {shorten(job_id)}", param="job_id")
 
 
-def _job_object(job: Job) -> FineTuningJob:
+def _job_object(services: Services, job: Job) -> FineTuningJob:
+    is_loading = _is_loading(services, job)
     hyperparameters = cast("Any", {**Hyperparameters().model_dump(), **job.hyperparameters})
     return {
         "id": job.id,
         "object": "fine_tuning.job",
         "created_at": int(job.created_at),
-        "finished_at": None if job.finished_at is None else int(job.finished_at),
+        "finished_at": None if job.finished_at is None or is_loading else int(job.finished_at),
         "estimated_finish": None if job.estimated_finish is None else int(job.estimated_finish),
-        "status": job.status,
+        # A client may use the model as soon as the job has succeeded.
+        "status": "running" if is_loading else job.status,
         "error": cast("Any", job.error),
         "model": job.model,
-        "fine_tuned_model": job.name if job.version is not None else None,
+        "fine_tuned_model": None if job.version is None or is_loading else job.name,
         "version": job.version,
         "organization_id": job.tenant,
         "training_file": job.training_file,

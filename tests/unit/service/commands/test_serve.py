@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from contract.child_processes import terminate_with_parent
 from service.commands import serve as module
-from service.commands.serve import Supervisor, terminate_with_parent
+from service.commands.serve import Supervisor
 from service.settings import Settings
 from tests.paths import ROOT
 from tests.ports import free_port
