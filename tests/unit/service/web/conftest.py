@@ -48,7 +48,7 @@ class Site:
         app.config["MAX_CONTENT_LENGTH"] = 4 * 2**20
         self.gate, unused, vectors = ShutdownGate(), [None] * 3, VectorFiles(models_dir)
         settings, watch = Settings(), lambda *_: nullcontext()
-        parts = Services(self.service.engine, models, vectors, *unused, self.memory, settings, watch, self.gate)
+        parts = Services(self.service.engine, models, vectors, *unused, self.memory, settings, watch, None, self.gate)
         app.register_blueprint(build_blueprint(parts))
         register_error_handlers(app)
         access = Authenticator(None, RateLimiter(), limits)
