@@ -9,7 +9,7 @@ from service.web import completions, health, hidden_states, models  # noqa: F401
 from service.web.endpoint import ENDPOINTS, Endpoint, Services
 
 __all__ = ["ENDPOINTS", "build_blueprint", "public_endpoints"]
-_BLUEPRINT = "v1"
+_BLUEPRINT = "api"
 
 
 def build_blueprint(services: Services) -> Blueprint:

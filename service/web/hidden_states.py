@@ -73,7 +73,7 @@ def _base64(vector: np.ndarray) -> str:
     "POST /v1/inspect",
     HIDDEN_STATES,
     "Inspect a text",
-    f"{MODEL_ERRORS} 410",
+    (*MODEL_ERRORS, 410),
     request=InspectRequest,
     response=InspectionObject,
 )
@@ -183,7 +183,7 @@ _ENCODINGS: dict[str, Callable[[np.ndarray], Iterator[bytes]]] = {
     "GET /v1/models/{name}/embedding/neighbors",
     HIDDEN_STATES,
     "List the nearest neighbors of a token",
-    "404 503",
+    (404, 503),
     query=(
         QueryParameter("token", "text of the token, or its name if it has no text", example="e"),
         QueryParameter("token_id", "id of the token, instead of `token`", {"type": "integer", "minimum": 0}),
@@ -218,7 +218,7 @@ def neighbors(services: Services, name: str, token: str | None, token_id: int | 
     "GET /v1/models/{name}/embedding/map",
     HIDDEN_STATES,
     "Map the token embedding",
-    "404 503",
+    (404, 503),
     query=(integer("count", "number of tokens to map, from the start of the vocabulary", 1, MAX_MAPPED, 1000, 3),),
 )
 def embedding_map(services: Services, name: str, count: int) -> EmbeddingMapObject:
