@@ -81,7 +81,7 @@ class CompletionResponse:
             "object": "text_completion",
             "created": int(time.time()),
             "model": model.ref.name,
-            "version": model.ref.version,
+            "version": model.ref.number,
             "system_fingerprint": model.fingerprint,
             "seed": processor.seed,
         }

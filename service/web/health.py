@@ -36,11 +36,11 @@ def status(services: Services) -> StatusObject:
 
 
 def _model_statuses(services: Services) -> list[ModelStatus]:
-    loads = {load.model: load for load in services.scheduler.loads}
+    loads = {load.version: load for load in services.scheduler.loads}
     return [
         ModelStatus(
             id=model.ref.name,
-            version=model.ref.version,
+            version=model.ref.number,
             system_fingerprint=model.fingerprint,
             precision=model.batch_limits.precision,
             batch_sizes=model.batch_limits.batch_sizes,

@@ -58,7 +58,7 @@ def embeddings(services: Services) -> Response:
             "object": "list",
             "data": data,
             "model": running.model.ref.name,
-            "version": running.model.ref.version,
+            "version": running.model.ref.number,
             "system_fingerprint": running.fingerprint,
             "usage": {"prompt_tokens": running.num_prompt_tokens, "total_tokens": running.num_prompt_tokens},
         }
@@ -96,7 +96,7 @@ def inspection_parts(processor: InspectionProcessor) -> Iterator[bytes]:
     response = {
         "object": "inspection",
         "model": request.model.ref.name,
-        "version": request.model.ref.version,
+        "version": request.model.ref.number,
         "system_fingerprint": request.fingerprint,
         "expected": output.expected,
         "token_ids": output.token_ids,
@@ -204,7 +204,7 @@ def neighbors(services: Services, name: str, token: str | None, token_id: int | 
     return {
         "object": "list",
         "model": model.ref.name,
-        "version": model.ref.version,
+        "version": model.ref.number,
         "token_id": token_id,
         "token": label(token_id),
         "data": [
@@ -230,7 +230,7 @@ def embedding_map(services: Services, name: str, count: int) -> EmbeddingMapObje
     return {
         "object": "embedding_map",
         "model": model.ref.name,
-        "version": model.ref.version,
+        "version": model.ref.number,
         "token_ids": token_ids.tolist(),
         "tokens": [label(token_id) for token_id in token_ids.tolist()],
         # Rounded as float64: a rounded float32 would be written with 17 digits.

@@ -58,7 +58,7 @@ def _model_object(model: ServedModel, route: Route) -> ModelObject:
         "owned_by": "sostenuto",
         "root": model.ref.name,
         "max_model_len": None,
-        "version": model.ref.version,
+        "version": model.ref.number,
         "versions": [_version_object(version, route) for version in route.versions],
         "system_fingerprint": model.fingerprint,
         "cell": card.cell,
@@ -145,7 +145,7 @@ def tokenizer_info(services: Services, model: str | None, vocabulary: bool, offs
     info: TokenizerObject = {
         "tokenizer_class": type(tokenizer).__name__,
         "model": served.ref.name,
-        "version": served.ref.version,
+        "version": served.ref.number,
         "unit": tokenizer.unit,
         "vocab_size": len(tokens),
         "bos_token": tokens[special.start],
