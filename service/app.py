@@ -35,7 +35,7 @@ from service.web.pages import register_pages
 from service.web.security import allowed_hosts
 
 # Before the worker exits, for the final error events of requests that are still running.
-LAST_WORDS_S = 1.0
+FINAL_EVENTS_S = 1.0
 # The worker gives its exit hooks one second (`StreamingWorker.exit_timeout_s`).
 LAST_TRACES_S = 0.8
 
@@ -45,7 +45,7 @@ class Gateway(Flask):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__("service", static_folder=None, template_folder="web/templates")
-        self._drain_s, self.drain = settings.drain_s, ShutdownGate()
+        self._drain_s, self.shutdown_gate = settings.drain_s, ShutdownGate()
         self.metrics, self.tracing = Metrics(__version__), _tracing(settings)
         connect = partial(
             ModelServerClient,
@@ -78,9 +78,9 @@ class Gateway(Flask):
 
     def begin_drain(self, seconds_left: float) -> None:
         """Refuse new requests from now on, and end running ones with an error when the drain time is over."""
-        self.drain.is_draining = True
+        self.shutdown_gate.is_draining = True
         error = ShuttingDown("the server was shut down before the request was finished")
-        seconds = max(0.0, min(self._drain_s, seconds_left - LAST_WORDS_S))
+        seconds = max(0.0, min(self._drain_s, seconds_left - FINAL_EVENTS_S))
         timer = threading.Timer(seconds, self.scheduler.stop, (error,))
         timer.daemon = True
         timer.start()
@@ -145,7 +145,7 @@ def _register(app: Gateway, settings: Settings) -> None:
         settings,
         DisconnectWatcher().watch,
         app.training,
-        app.drain,
+        app.shutdown_gate,
     )
     app.register_blueprint(build_blueprint(services))
     register_pages(app, settings.docs_url)

@@ -183,8 +183,8 @@ class Engine:
         training_filter = self._training_filters.get(model)
         if training_filter is None:
             raise InvalidRequest(
-                f"not_in_training must be false for model {model.ref.name!r}: version {model.ref.version} has no "
-                f"training filter; `sostenuto show {model.ref.name}:{model.ref.version}` says why",
+                f"not_in_training must be false for model {model.ref.name!r}: version {model.ref.number} has no "
+                f"training filter; `sostenuto show {model.ref.name}:{model.ref.number}` says why",
                 param="not_in_training",
             )
         return training_filter.contains
@@ -237,15 +237,15 @@ class Engine:
         if saved != named.ref and requested != saved.name:
             raise StateRefused(
                 f"state must be of model {requested[:64]!r}, which the request names, got one of version "
-                f"{saved.version} of {saved.name!r}",
+                f"{saved.number} of {saved.name!r}",
                 "state_of_another_model",
             )
         model = self._model_registry.find_version(saved)
         # Another version may have got the number since.
         if model is None or model.card.weights_sha256 != checkpoint.weights_sha256:
             raise StateRefused(
-                f"state is of version {saved.version} of model {saved.name!r}, which is no longer served; version "
-                f"{named.ref.version} is. Send the text so far as a prompt instead",
+                f"state is of version {saved.number} of model {saved.name!r}, which is no longer served; version "
+                f"{named.ref.number} is. Send the text so far as a prompt instead",
                 "state_outdated",
             )
         return model
@@ -322,7 +322,7 @@ def _require_num_top(body: CompletionRequest | InspectRequest, model: ServedMode
         num_top = getattr(body, field, None) or 0
         if card.num_top < min(num_top, card.vocab_size):
             raise InvalidRequest(
-                f"{field} must be at most {card.num_top} for version {version.version} of model {version.name!r}, got "
+                f"{field} must be at most {card.num_top} for version {version.number} of model {version.name!r}, got "
                 f"{num_top}: it was published by an earlier release",
                 param=field,
             )

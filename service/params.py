@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """A model's name and a concrete version number."""
+    """A version of a model: its name and number."""
 
     name: str
-    version: int
+    number: int
 
 
 @dataclass(frozen=True)

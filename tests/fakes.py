@@ -125,7 +125,7 @@ COMPUTE = {
 def make_sequence(**fields) -> Sequence:
     """Return a sequence of a model that no backend serves; fields override the defaults."""
     defaults = {
-        "model": ModelVersion("demo", 3),
+        "version": ModelVersion("demo", 3),
         "prompt_ids": np.array([1], np.int32),
         "seen_ids": np.zeros(0, np.int32),
         "max_tokens": 4,
@@ -202,11 +202,11 @@ class FakeBackend:
         assert self._gate is not None
         self._gate.release(count)
 
-    def num_servers(self, model: ModelVersion) -> int:  # noqa: ARG002 - one for all
+    def num_servers(self, version: ModelVersion) -> int:  # noqa: ARG002 - one for all
         """Return the number of replicas."""
         return 1
 
-    def num_free_calls(self, model: ModelVersion, max_calls: int) -> int:  # noqa: ARG002 - one server for all
+    def num_free_calls(self, version: ModelVersion, max_calls: int) -> int:  # noqa: ARG002 - one server for all
         """Return how many more calls it accepts."""
         with self._lock:
             return max(0, max_calls - self._in_flight)

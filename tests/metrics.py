@@ -11,16 +11,16 @@ DEMO = ModelVersion("demo", 3)
 
 
 def make_call(num_used=3, model=DEMO, signature="decode"):
-    return Call(model, signature, tuple(make_sequence(model=model) for _ in range(num_used)), batch_size=8, size=16)
+    return Call(model, signature, tuple(make_sequence(version=model) for _ in range(num_used)), batch_size=8, size=16)
 
 
 def happen(metrics, model=DEMO):
     """Record every event once."""
     metrics.compiled(0.01, is_refused=False)
-    metrics.sequence_started(make_sequence(model=model), 0.2)
+    metrics.sequence_started(make_sequence(version=model), 0.2)
     metrics.call_completed(make_call(model=model), 0.03)
     metrics.call_failed(make_call(model=model), BackendUnavailable("away"), True)
-    metrics.cancelled([make_sequence(model=model)])
+    metrics.cancelled([make_sequence(version=model)])
     metrics.first_token(model, 0.1)
     metrics.token_gap(model, 0.02, 4)
     metrics.finished(model, num_prompt_tokens=5, num_completion_tokens=7, reasons=["stop", "length"])

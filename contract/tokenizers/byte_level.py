@@ -4,7 +4,7 @@ import codecs
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from contract.tokenizers.vocabulary import AT_THE_EDGE, Detokenizer, Tokenizer
+from contract.tokenizers.base import AT_THE_EDGE, Detokenizer, Tokenizer
 
 # Bytes that are visible in Latin-1 map to themselves, the others to the characters from U+0100 on, in order.
 # https://github.com/openai/gpt-2/blob/master/src/encoder.py, `bytes_to_unicode`

@@ -7,8 +7,8 @@ Implemented here, not with Hugging Face's library: a dictionary lookup per chara
 from collections.abc import Iterable, Sequence
 from typing import Self
 
+from contract.tokenizers.base import END, PADDING, START, UNKNOWN, JoinedTexts, LookupVocabulary
 from contract.tokenizers.rules import LOWERCASE, Standardization, sources
-from contract.tokenizers.vocabulary import END, PADDING, START, UNKNOWN, JoinedTexts, LookupVocabulary
 
 EVERY_CHARACTER = {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False}
 _AS_IT_IS = Standardization()

@@ -11,8 +11,8 @@ from itertools import accumulate
 from typing import ClassVar, Self
 
 from contract.errors import TokenizerError
+from contract.tokenizers.base import END, PADDING, START, UNKNOWN, JoinedTexts
 from contract.tokenizers.huggingface import WHITE_SPACE, BytePairVocabulary, count_words, split_by, without_surrogates
-from contract.tokenizers.vocabulary import END, PADDING, START, UNKNOWN, JoinedTexts
 
 # Words that occur once are spelled in characters: the model learns to spell, and the vocabulary is about half as large.
 MIN_FREQUENCY = 2

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from contract.tokenizers.vocabulary import Vocabulary
+from contract.tokenizers.base import Vocabulary
 
 if TYPE_CHECKING:
     import tokenizers

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from contract.errors import TokenizerError
+from contract.tokenizers.base import Detokenizer, as_json
 from contract.tokenizers.byte_level import BYTES, ByteTexts
 from contract.tokenizers.huggingface import without_surrogates
 from contract.tokenizers.special_tokens import find_special_tokens
-from contract.tokenizers.vocabulary import Detokenizer, as_json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Library

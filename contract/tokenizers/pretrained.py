@@ -7,11 +7,11 @@ import json
 from typing import Any
 
 from contract.errors import TokenizerError
+from contract.tokenizers.base import Tokenizer
 from contract.tokenizers.characters import CharacterTokenizer
 from contract.tokenizers.huggingface import byte_pairs
 from contract.tokenizers.imported import ImportedTokenizer
 from contract.tokenizers.rules import LOWERCASE, WhitespaceRules, WordRules
-from contract.tokenizers.vocabulary import Tokenizer
 from contract.tokenizers.words import WordTokenizer
 
 # A final sigma: Python lower-cases Σ to ς at the end of a word, Hugging Face's library always to σ. Section 3.13 of the

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from contract.errors import TokenizerError
-from contract.tokenizers.vocabulary import SpecialIds
+from contract.tokenizers.base import SpecialIds
 
 if TYPE_CHECKING:
     import tokenizers

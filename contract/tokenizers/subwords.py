@@ -11,9 +11,9 @@ from functools import cached_property
 from typing import Self
 
 from contract.errors import TokenizerError
+from contract.tokenizers.base import END, PADDING, START, UNKNOWN
 from contract.tokenizers.byte_level import BYTES, CONTINUATIONS, ByteTexts
 from contract.tokenizers.huggingface import WHITE_SPACE, BytePairVocabulary, learn_merges, split_by
-from contract.tokenizers.vocabulary import END, PADDING, START, UNKNOWN
 
 DEFAULT_VOCAB_SIZE = 2000
 _WORD = r"[\p{L}\p{M}]+(?:['’][\p{L}\p{M}]+)*"

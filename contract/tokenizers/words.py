@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
 from contract.errors import TokenizerError
+from contract.tokenizers.base import END, PADDING, START, Detokenizer, LookupVocabulary
 from contract.tokenizers.rules import KERAS_RULES, WhitespaceRules, WordRules
-from contract.tokenizers.vocabulary import END, PADDING, START, Detokenizer, LookupVocabulary
 
 UNKNOWN_WORD = "<OOV>"
 

@@ -178,6 +178,15 @@ def _activation(name: str) -> Callable[[tf.Tensor], tf.Tensor]:
     return _FAST.get(name) or keras.activations.get(name)
 
 
+def _gather(table: tf.Variable, token_ids: tf.Tensor) -> tf.Tensor:
+    """Return the rows of a table for token ids.
+
+    The value is read first. A session does not inline a function that gathers from the variable itself, as it takes
+    that operation to have side effects: in float32 each step was a call (measured: `benchmarks/HISTORY.md`).
+    """
+    return tf.gather(table.read_value(), token_ids)
+
+
 class _Folded(_Layer):
     """A cell with a precomputed table of gate inputs for every embedding, float32 in either precision."""
 
@@ -188,7 +197,7 @@ class _Folded(_Layer):
 
     def run(self, layer_input: LayerInput) -> LayerOutput:
         precision, token_ids, _, state = layer_input
-        new, gates = self.cell.step(precision, precision.from_rows(tf.gather(self.table, token_ids)), state)
+        new, gates = self.cell.step(precision, precision.from_rows(_gather(self.table, token_ids)), state)
         return new[0], new, gates
 
 
@@ -198,7 +207,7 @@ class _Lookup(_Layer):
         self.table = tf.Variable(embedding.table, trainable=False)
 
     def run(self, layer_input: LayerInput) -> LayerOutput:
-        return layer_input.precision.from_rows(tf.gather(self.table, layer_input.token_ids)), [], []
+        return layer_input.precision.from_rows(_gather(self.table, layer_input.token_ids)), [], []
 
 
 class _Dense(_Layer):

@@ -24,7 +24,7 @@ from contract.tokenizer import Tokenizer
 from contract.training_filter import TrainingFilter
 from export.errors import PublishError
 from export.graphs import adjustments, cells, loop, precision, sampling, specs, window
-from export.graphs import signatures as graph
+from export.graphs import signatures as graph_signatures
 from export.graphs.checks import check_precision, check_saved_model
 from export.graphs.exportable import Exportable, prepare
 from export.graphs.signatures import Generator
@@ -201,7 +201,7 @@ def _card(
         tensorflow=tf.__version__,
         created=int(time.time()),
         traces=tuple(exportable.network.activations),
-        num_top=graph.num_top_of(exportable.network.vocab_size),
+        num_top=graph_signatures.num_top_of(exportable.network.vocab_size),
         training=training,
         training_filter=TrainingFilterDescription.of(training_filter) if training_filter else None,
     )
@@ -210,7 +210,7 @@ def _card(
 def _code_sha256() -> str:
     """Hash the modules that build the graph: a change of loop or sampling may change the sampled tokens."""
     digest = hashlib.sha256()
-    for module in (adjustments, cells, loop, precision, sampling, specs, window, graph, signatures):
+    for module in (adjustments, cells, loop, precision, sampling, specs, window, graph_signatures, signatures):
         digest.update(Path(str(module.__file__)).read_bytes())
     return digest.hexdigest()
 

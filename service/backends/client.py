@@ -214,7 +214,7 @@ class ModelServerClient:
         spans = self._tracing.begin_call(call, self.address) if self._tracing else None
         metadata = spans.metadata if spans else ()
         outcome = self._predict(
-            call.model, call.signature_name, call.inputs(), call.outputs(), call.vocab_size, metadata=metadata
+            call.version, call.signature_name, call.inputs(), call.outputs(), call.vocab_size, metadata=metadata
         )
         if self._tracing:
             self._tracing.end_call(spans, outcome if isinstance(outcome, GatewayError) else None)
@@ -222,7 +222,7 @@ class ModelServerClient:
 
     def predict(
         self,
-        model: ModelVersion,
+        version: ModelVersion,
         signature: str,
         inputs: Arrays,
         shapes: Mapping[str, Shape],
@@ -232,7 +232,7 @@ class ModelServerClient:
 
         Token ids must be below `vocab_size`.
         """
-        outcome = self._predict(model, signature, inputs, shapes, vocab_size)
+        outcome = self._predict(version, signature, inputs, shapes, vocab_size)
         if isinstance(outcome, GatewayError):
             raise outcome
         return outcome
@@ -272,7 +272,7 @@ class ModelServerClient:
 
     def _predict(
         self,
-        model: ModelVersion,
+        version: ModelVersion,
         signature: str,
         inputs: Arrays,
         shapes: Mapping[str, Shape],
@@ -281,7 +281,7 @@ class ModelServerClient:
         metadata: tuple[tuple[str, str], ...] = (),
     ) -> Arrays | GatewayError:
         """Make a call and wait; return errors instead of raising them."""
-        request = _predict_request(model, signature, inputs, tuple(shapes))
+        request = _predict_request(version, signature, inputs, tuple(shapes))
         try:
             content = self._predict_rpc(request, timeout=self._timeout_s, metadata=metadata or None)
         except grpc.RpcError as error:
@@ -292,7 +292,7 @@ class ModelServerClient:
         try:
             return parse_response(content, dict(shapes), vocab_size)
         except ValueError as error:
-            what = f"{signature} of {model.name}:{model.version}"
+            what = f"{signature} of {version.name}:{version.number}"
             log.error("backend %s: invalid response to %s: %s", self.address, what, error)
             return InvalidResponse("the backend returned an invalid response; see the gateway's log")
 
@@ -314,10 +314,10 @@ class ModelServerClient:
         return InternalError(f"the backend rejected a call ({code.name})")
 
 
-def _predict_request(model: ModelVersion, signature: str, inputs: Arrays, outputs: tuple[str, ...]) -> Any:
+def _predict_request(version: ModelVersion, signature: str, inputs: Arrays, outputs: tuple[str, ...]) -> Any:
     request = predict_pb2.PredictRequest(output_filter=outputs)
-    request.model_spec.name = model.name
-    request.model_spec.version.value = model.version
+    request.model_spec.name = version.name
+    request.model_spec.version.value = version.number
     request.model_spec.signature_name = signature
     for name, array in inputs.items():
         request.inputs[name].CopyFrom(to_proto(array))

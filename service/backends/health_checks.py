@@ -129,7 +129,7 @@ class HealthChecks:
         loaded = [ModelVersion(name, status.version) for status in statuses if status.available]
         loading = [ModelVersion(name, status.version) for status in statuses if status.loading]
         self._replicas.report(replica, name, [*loaded, *loading])
-        replica.drift.note(name, listed, [ref.version for ref in loaded], [ref.version for ref in loading])
+        replica.drift.note(name, listed, [ref.number for ref in loaded], [ref.number for ref in loading])
         check = (replica, name, statuses, num_failures)
         if all(self._is_probed(replica, ref) for ref in loaded):
             self._probe_all(*check)
@@ -229,7 +229,7 @@ class HealthChecks:
         log.info(
             "model %s version %d at %s: %s, batch sizes %s",
             ref.name,
-            ref.version,
+            ref.number,
             replica.address,
             assets.precision,
             probe.batch_sizes,

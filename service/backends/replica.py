@@ -37,12 +37,12 @@ class HangDetector:
 
     def record(self, call: Call, seconds: float) -> None:
         """Update the exponential moving average of seconds per step, over some ten calls."""
-        key, per_step = (call.model, call.signature), seconds / call.size
+        key, per_step = (call.version, call.signature), seconds / call.size
         self._step_s[key] = 0.9 * self._step_s.get(key, per_step) + 0.1 * per_step
 
     def timeout_s(self, call: Call) -> float:
         """Return after how many seconds a call counts as hanging; infinity if there is no measurement for it yet."""
-        per_step = self._step_s.get((call.model, call.signature))
+        per_step = self._step_s.get((call.version, call.signature))
         return float("inf") if per_step is None else max(MIN_HANG_S, HANG_FACTOR * per_step * call.size)
 
     def keep(self, models: Collection[ModelVersion]) -> None:
@@ -146,13 +146,13 @@ class Replica:
         """Whether it is in service, or will be after its first probe."""
         return self.ejected_because is None or (self.ejected_because == NOT_PROBED and bool(self.reported))
 
-    def takes(self, model: ModelVersion) -> bool:
+    def takes(self, version: ModelVersion) -> bool:
         """Return whether it gets calls of a version."""
-        probe = self.probes.get(model)
+        probe = self.probes.get(version)
         return self.ejected_because is None and probe is not None and not probe.is_stale
 
-    def may_take(self, model: ModelVersion) -> bool:
+    def may_take(self, version: ModelVersion) -> bool:
         """Return whether it gets no calls of a version now but may get some later."""
-        if model.name not in self.probed_models or model in self.reported.difference(self.probes):
+        if version.name not in self.probed_models or version in self.reported.difference(self.probes):
             return True
-        return model in self.probes and not self.takes(model)
+        return version in self.probes and not self.takes(version)

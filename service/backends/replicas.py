@@ -122,18 +122,18 @@ class Replicas:
         with self._lock:
             return dict(self._num_rejected)
 
-    def num_servers(self, model: ModelVersion) -> int:
+    def num_servers(self, version: ModelVersion) -> int:
         """Return the number of servers that share a version's calls, at least one."""
         with self._lock:
-            return max(1, len(self._candidates(model, ())))
+            return max(1, len(self._candidates(version, ())))
 
-    def num_free_calls(self, model: ModelVersion, max_calls: int) -> int:
+    def num_free_calls(self, version: ModelVersion, max_calls: int) -> int:
         """Return how many more calls of a version its servers take, at `max_calls` each.
 
         Without a server it is one: a call that fails at once, so that the caller learns of the outage.
         """
         with self._lock:
-            candidates = self._candidates(model, ())
+            candidates = self._candidates(version, ())
             return sum(max(0, max_calls - len(replica.in_flight)) for replica in candidates) if candidates else 1
 
     def eject(self, replica: Replica, reason: str) -> bool:
@@ -200,30 +200,30 @@ class Replicas:
 
     def _send(self, attempt: "_Attempt") -> None:
         with self._lock:
-            candidates = self._candidates(attempt.call.model, attempt.tried)
+            candidates = self._candidates(attempt.call.version, attempt.tried)
             replica = min(candidates, key=lambda replica: len(replica.in_flight), default=None)
             if replica is not None:
                 replica.in_flight[attempt.call] = time.monotonic()
                 attempt.tried.append(replica)
         if replica is None:
-            attempt.done(attempt.failure or self._no_server_error(attempt.call.model), None)
+            attempt.done(attempt.failure or self._no_server_error(attempt.call.version), None)
         else:
             replica.client.call(attempt.call, lambda outcome: self._handle_outcome(replica, attempt, outcome))
 
-    def _no_server_error(self, model: ModelVersion) -> GatewayError:
+    def _no_server_error(self, version: ModelVersion) -> GatewayError:
         """Return why no server takes a version's call: its servers may recover, or healthy ones no longer serve it."""
         with self._lock:
             replicas = list(self._replicas.values())
         any_in_service = any(replica.ejected_because is None for replica in replicas)
-        may_recover = any(model in replica.probes and not replica.takes(model) for replica in replicas)
+        may_recover = any(version in replica.probes and not replica.takes(version) for replica in replicas)
         if any_in_service and not may_recover:
             return version_gone()
         return BackendUnavailable("no backend is available")
 
-    def _candidates(self, model: ModelVersion, tried: Collection[Replica]) -> list[Replica]:
+    def _candidates(self, version: ModelVersion, tried: Collection[Replica]) -> list[Replica]:
         """Return the servers for a version's call: those with the expected probe hash, or else all others."""
-        available = [replica for replica in self._replicas.values() if replica not in tried and replica.takes(model)]
-        expected = [replica for replica in available if replica.probes[model].sha256 == self._hashes.get(model)]
+        available = [replica for replica in self._replicas.values() if replica not in tried and replica.takes(version)]
+        expected = [replica for replica in available if replica.probes[version].sha256 == self._hashes.get(version)]
         return expected or available
 
     def _handle_outcome(self, replica: Replica, attempt: "_Attempt", outcome: Arrays | GatewayError) -> None:
@@ -231,8 +231,8 @@ class Replicas:
         call = attempt.call
         with self._lock:
             seconds = time.monotonic() - replica.in_flight.pop(call)
-            probe = replica.probes.get(call.model)
-            others = self._candidates(call.model, attempt.tried)
+            probe = replica.probes.get(call.version)
+            others = self._candidates(call.version, attempt.tried)
         if not isinstance(outcome, GatewayError):
             finite = bool(finite_sequences(outcome).all())
             if finite or not others:
@@ -248,7 +248,7 @@ class Replicas:
         attempt.failure = outcome
         if isinstance(outcome, VersionGone):
             with self._lock:
-                replica.probes = {ref: probe for ref, probe in replica.probes.items() if ref != call.model}
+                replica.probes = {ref: probe for ref, probe in replica.probes.items() if ref != call.version}
         elif isinstance(outcome, InvalidResponse) or not isinstance(outcome, BackendUnavailable):
             # The call itself may be at fault; a retry on another server decides. If there is no other, the caller
             # treats an invalid response like an outage.
@@ -275,7 +275,7 @@ class Replicas:
                 overdue_s = [
                     now - sent_at
                     for call, sent_at in replica.in_flight.items()
-                    if now - sent_at > self._hangs.timeout_s(call) and self._candidates(call.model, (replica,))
+                    if now - sent_at > self._hangs.timeout_s(call) and self._candidates(call.version, (replica,))
                 ]
             if overdue_s and replica.ejected_because is None:
                 self.eject(replica, f"a call has had no response for {max(overdue_s):.1f} seconds")

@@ -105,7 +105,7 @@ class Checkpoint:
         head = orjson.dumps(
             {
                 "model": self.model.name,
-                "version": self.model.version,
+                "version": self.model.number,
                 "weights": self.weights_sha256,
                 "seed": self.seed,
                 "stream": self.random_stream,

@@ -113,7 +113,7 @@ class RunningRequest:
         origin = checkpoint.origin if checkpoint else b""
         return {
             "index": index,
-            "model": model.ref,
+            "version": model.ref,
             "prompt_ids": self.prompts[index[0]].input_ids,
             "state": self.initial_state,
             "results": self.queue,

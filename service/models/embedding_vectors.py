@@ -129,7 +129,7 @@ class VectorFiles:
         return self._cache.get(key, partial(self._read, model))
 
     def _read(self, model: ServedModel) -> Vectors:
-        path = self._models_dir / model.ref.name / str(model.ref.version) / signatures.ASSETS / signatures.VECTORS_FILE
+        path = self._models_dir / model.ref.name / str(model.ref.number) / signatures.ASSETS / signatures.VECTORS_FILE
         try:
             rows = _read_rows(path, len(model.tokenizer.tokens))
             special = frozenset(vars(model.tokenizer.special).values()) - {None}
@@ -138,7 +138,7 @@ class VectorFiles:
             if not isinstance(error, FileNotFoundError):
                 log.warning("%s cannot be read: %s", path, error)
             raise NotFound(
-                f"the embedding of version {model.ref.version} of model {model.ref.name!r} is unavailable"
+                f"the embedding of version {model.ref.number} of model {model.ref.name!r} is unavailable"
             ) from None
 
 

@@ -34,7 +34,7 @@ def choose_precision(
     ref: ModelVersion, card: GeneratorCard, wanted: Mapping[str, Precision] = DEFAULT
 ) -> PrecisionName:
     """Return the precision of a version's calls, and log the reason; `wanted` is by model, "" stands for all others."""
-    what, setting = f"model {ref.name} version {ref.version}", wanted.get(ref.name, wanted[""])
+    what, setting = f"model {ref.name} version {ref.number}", wanted.get(ref.name, wanted[""])
     if card.precision_check is None:
         if setting == signatures.BFLOAT16:
             log.warning("%s: float32, as it was exported without signatures in bfloat16", what)

@@ -146,7 +146,7 @@ class ModelRegistry:
 
     def versions(self) -> list[ServedModel]:
         """Return every served version, sorted by name and number."""
-        return sorted(self._snapshot.served.values(), key=lambda model: (model.ref.name, model.ref.version))
+        return sorted(self._snapshot.served.values(), key=lambda model: (model.ref.name, model.ref.number))
 
     def find(self, name: str | None, seed: int | None = None) -> ServedModel:
         """Return the version for a request; see `look_up`."""
@@ -183,7 +183,7 @@ class ModelRegistry:
         """Return a version, or None if it is not served; raise ModelLoading if it may still be loaded."""
         model = self._snapshot.served.get(ref)
         if model is None and self._may_appear(ref):
-            raise ModelLoading(f"version {ref.version} of model {ref.name!r} is not loaded yet")
+            raise ModelLoading(f"version {ref.number} of model {ref.name!r} is not loaded yet")
         return model
 
     def _default(self, snapshot: _Snapshot) -> str:
@@ -226,7 +226,7 @@ class ModelRegistry:
         if self._snapshot.listed is None:
             return True
         # Only names in `listed` may get into the path: no path traversal.
-        if ref.name not in self._snapshot.listed or not (self._models_dir / ref.name / str(ref.version)).is_dir():
+        if ref.name not in self._snapshot.listed or not (self._models_dir / ref.name / str(ref.number)).is_dir():
             return False
         replicas = self._replicas.all()
         return not replicas or any(replica.may_take(ref) for replica in replicas)
@@ -262,7 +262,7 @@ class ModelRegistry:
                 if any(replica.takes(ref) for replica, _ in probes):
                     available.add(ref)
             for ref in before.served.keys() - served.keys():
-                log.info("model %s version %d is no longer served", ref.name, ref.version)
+                log.info("model %s version %d is no longer served", ref.name, ref.number)
             routes = self._make_routes(served, available, before)
             listed = tuple(self._config.labels) if self._config.is_read else None
             self._snapshot = _Snapshot(served, routes, listed, self._config.has_labels)
@@ -282,11 +282,11 @@ class ModelRegistry:
         if len(hashes) > 1:
             fallbacks = sorted(replica.address for replica, probe in available if probe.sha256 != expected)
             self._errors.add(
-                f"{ref.name}:{ref.version}",
+                f"{ref.name}:{ref.number}",
                 f"not bit-exact with most backends, so used only as a fallback: {', '.join(fallbacks)}",
             )
         else:
-            self._errors.clear(f"{ref.name}:{ref.version}")
+            self._errors.clear(f"{ref.name}:{ref.number}")
         probe, *others = [probe for _, probe in available if probe.sha256 == expected]
         shared = set(probe.batch_sizes).intersection(*(other.batch_sizes for other in others))
         batch_sizes, card = tuple(sorted(shared)) or probe.batch_sizes, assets.card
@@ -303,7 +303,7 @@ class ModelRegistry:
         """Make routes from served versions, labels and the traffic split; `available` ones have backends in service."""
         versions: dict[str, list[int]] = {}
         for ref in served:
-            versions.setdefault(ref.name, []).append(ref.version)
+            versions.setdefault(ref.name, []).append(ref.number)
         routes: dict[str, Route] = {}
         for name, numbers in versions.items():
             # A stable version chosen before labels were known has served no request.

@@ -103,12 +103,12 @@ class VersionFiles:
         Raises:
             ContractError: they cannot be read, and never could.
         """
-        home = self._models_dir / ref.name / str(ref.version)
+        home = self._models_dir / ref.name / str(ref.number)
         path = home / signatures.ASSETS / signatures.CARD_FILE
         cached, stamp = self._assets.get(ref), path.stat().st_mtime_ns if path.exists() else 0
         if cached is not None and stamp in (0, cached.stamp):
             return cached
-        what = f"files of {ref.name}:{ref.version}"
+        what = f"files of {ref.name}:{ref.number}"
         try:
             card, tokenizer = load_assets(home)
         except ContractError as error:

@@ -39,13 +39,13 @@ class TrainingFilters:
         if described is None:
             return None
         sha256 = described.sha256
-        assets = self._models_dir / model.ref.name / str(model.ref.version) / signatures.ASSETS
+        assets = self._models_dir / model.ref.name / str(model.ref.number) / signatures.ASSETS
         try:
             return self._filters.get(sha256, lambda: self._load(assets / signatures.TRAINING_FILTER_FILE, sha256))
         except ContractError:
             raise TrainingFilterUnusable(
                 f"not_in_training is unavailable for model {model.ref.name!r}: the training filter of version "
-                f"{model.ref.version} is missing or damaged; see the gateway's log",
+                f"{model.ref.number} is missing or damaged; see the gateway's log",
                 param="not_in_training",
             ) from None
 

@@ -60,7 +60,7 @@ class _Families:
         """Return a namespace with the series of each family."""
         series = self._series.get((model, *others))
         if series is None:
-            labels = (model.name, str(model.version), *others)
+            labels = (model.name, str(model.number), *others)
             series = SimpleNamespace(**{name: family.labels(*labels) for name, family in self._families.items()})
             self._series[model, *others] = series
         return series
@@ -134,29 +134,29 @@ class Metrics(Collector):
 
     def sequence_started(self, sequence: Sequence, waited_s: float) -> None:
         """Count a sequence that got its slot, with the other choices of its prompt, after it had waited."""
-        series = self._sequences.of(sequence.model)
+        series = self._sequences.of(sequence.version)
         series.queue_wait.observe(waited_s)
         series.prefix_queries.inc(sequence.num_cached_tokens + sequence.num_remaining_prompt_tokens)
         series.prefix_hits.inc(sequence.num_cached_tokens)
 
     def call_completed(self, call: Call, seconds: float) -> None:
         """Count a call that a backend responded to."""
-        series, num_used = self._calls.of(call.model, call.signature), len(call.sequences)
+        series, num_used = self._calls.of(call.version, call.signature), len(call.sequences)
         series.duration.observe(seconds)
         series.sequences.observe(num_used)
         series.padding.inc(call.batch_size - num_used)
 
     def call_failed(self, call: Call, error: GatewayError, again: bool) -> None:
         """Count a failed call; `again`: it will be retried."""
-        model = call.model
-        self._failures.labels(model.name, model.version, call.signature, error.code or error.type).inc()
+        model = call.version
+        self._failures.labels(model.name, model.number, call.signature, error.code or error.type).inc()
         if again:
             self._calls.of(model, call.signature).retries.inc()
 
     def cancelled(self, sequences: Iterable[Sequence]) -> None:
         """Count cancelled sequences."""
         for sequence in sequences:
-            self._sequences.of(sequence.model).cancelled.inc()
+            self._sequences.of(sequence.version).cancelled.inc()
 
     def first_token(self, model: ModelVersion, seconds: float) -> None:
         """Observe the time to the first token of a request."""
@@ -178,7 +178,7 @@ class Metrics(Collector):
         series.prompt_tokens.inc(num_prompt_tokens)
         series.completion_tokens.inc(num_completion_tokens)
         for reason in reasons:
-            self._finished.labels(model.name, model.version, reason).inc()
+            self._finished.labels(model.name, model.number, reason).inc()
 
     def responded(self, *, method: str, route: str | None, status: int, error_code: str | None, seconds: float) -> None:
         """Count a request whose response was sent to the last byte, `seconds` after its head.
@@ -247,7 +247,7 @@ class Metrics(Collector):
         counts = dict.fromkeys(self._sequences.models(), (0, 0))
         counts |= {model: (num_running, num_waiting) for model, num_running, num_waiting in loads}
         for model, (num_running, num_waiting) in counts.items():
-            labels = (model.name, str(model.version))
+            labels = (model.name, str(model.number))
             running.add_metric(labels, num_running)
             waiting.add_metric(labels, num_waiting)
         return [running, waiting]
@@ -274,7 +274,7 @@ class Metrics(Collector):
 
 
 def _remove(family: Counter | Histogram, model: ModelVersion) -> None:
-    family.remove_by_labels({"model": model.name, "version": str(model.version)})
+    family.remove_by_labels({"model": model.name, "version": str(model.number)})
 
 
 def _gauge(name: str, help_text: str, value: float) -> Metric:

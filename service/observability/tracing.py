@@ -225,8 +225,8 @@ def _call_attributes(call: Call, address: str | None) -> dict[str, str | int]:
         "sostenuto.call.batch_size": call.batch_size,
         "sostenuto.call.sequences": len(call.sequences),
         "sostenuto.call.steps": call.size,
-        "sostenuto.model.name": call.model.name,
-        "sostenuto.model.version": call.model.version,
+        "sostenuto.model.name": call.version.name,
+        "sostenuto.model.version": call.version.number,
     }
     if address is not None:
         host, _, port = address.rpartition(":")

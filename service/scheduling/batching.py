@@ -118,7 +118,7 @@ class Outage:
 class ModelQueue:
     """The sequences of one model version."""
 
-    model: ModelVersion
+    version: ModelVersion
     limits: BatchLimits
     # All unfinished ones: waiting for a slot, waiting for the prefill of a shared prompt, in one of the queues below,
     # or in a call.
@@ -273,7 +273,7 @@ class ModelQueue:
         return tuple(take(queue, set(batch).__contains__))
 
     def _call(self, signature: str, sequences: tuple[Sequence, ...], batch_size: int, size: int) -> Call:
-        call = Call(self.model, signature, sequences, batch_size, size, self.limits.precision)
+        call = Call(self.version, signature, sequences, batch_size, size, self.limits.precision)
         self.calls.add(call)
         return call
 

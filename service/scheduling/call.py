@@ -24,7 +24,7 @@ _SCORES = ("logprobs", "top_token_ids", "top_logprobs")
 class Call:
     """One batched request to the model server; compared by identity."""
 
-    model: ModelVersion
+    version: ModelVersion
     signature: str
     sequences: tuple[Sequence, ...]  # in the first slots of the batch; the others are padding
     batch_size: int  # B, padding included

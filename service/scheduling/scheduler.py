@@ -39,10 +39,10 @@ class Backends(Protocol):
         probe hash of the server that computed them, or None.
         """
 
-    def num_servers(self, model: ModelVersion) -> int:
+    def num_servers(self, version: ModelVersion) -> int:
         """Return the number of model servers that share a version's calls, at least one."""
 
-    def num_free_calls(self, model: ModelVersion, max_calls: int) -> int:
+    def num_free_calls(self, version: ModelVersion, max_calls: int) -> int:
         """Return how many more calls of a version they take, at `max_calls` each; one if there is no server."""
 
 
@@ -62,7 +62,7 @@ class Observer(Protocol):
 class Load(NamedTuple):
     """Numbers of running and waiting sequences of a model version."""
 
-    model: ModelVersion
+    version: ModelVersion
     running: int
     waiting: int
 
@@ -152,7 +152,7 @@ class Scheduler:
         self._dispatch()
         self._deliver()
         self.loads = tuple(
-            Load(model, queue_.num_running, queue_.num_waiting) for model, queue_ in self._queues.items()
+            Load(version, queue_.num_running, queue_.num_waiting) for version, queue_ in self._queues.items()
         )
 
     def _wait(self) -> None:
@@ -169,8 +169,8 @@ class Scheduler:
 
     def _enqueue(self, leaders: list[Sequence], limits: BatchLimits, *, is_first: bool) -> None:
         """Enqueue the first sequence of each prompt of a request for a slot."""
-        model = leaders[0].model
-        queue_ = self._queues.setdefault(model, ModelQueue(model, limits))
+        version = leaders[0].version
+        queue_ = self._queues.setdefault(version, ModelQueue(version, limits))
         # The verified batch sizes may have changed since the queue was created, but not back to those of a request
         # that has been running since then.
         if is_first:
@@ -184,7 +184,7 @@ class Scheduler:
         sent_at = self._in_flight.pop(call, None)
         if sent_at is None:
             return
-        queue_ = self._queues[call.model]
+        queue_ = self._queues[call.version]
         queue_.calls.remove(call)
         if isinstance(outcome, GatewayError):
             self._apply_failure(queue_, call, outcome, sent_at)
@@ -207,7 +207,7 @@ class Scheduler:
         for sequence in sequences:
             if sequence.status < Status.FINISHED:
                 sequence.status = Status.CANCELLED
-                self._queues[sequence.model].expected.sequence_ended(now)
+                self._queues[sequence.version].expected.sequence_ended(now)
         self._remove(lambda sequence: sequence.status is Status.CANCELLED)
 
     def _cache_state(self, sequence: Sequence) -> None:
@@ -274,7 +274,7 @@ class Scheduler:
         outage.resume_at = now + RETRY_DELAY_S
         if now - outage.since >= self._limits.backend_grace_s:
             # The queued sequences wait for the same backend; those in calls are handled when these return.
-            removed = self._remove(lambda sequence: sequence.model == call.model)
+            removed = self._remove(lambda sequence: sequence.version == call.version)
             self._outbox += [(sequence, Result(sequence.index, error=error)) for sequence in removed]
 
     def _finish(self, sequence: Sequence, result: Result | None) -> None:
@@ -298,7 +298,7 @@ class Scheduler:
     def _release(self, sequences: Iterable[Sequence]) -> None:
         """Release the slots and the admission of finished sequences."""
         for sequence in sequences:
-            self._queues[sequence.model].sequences.remove(sequence)
+            self._queues[sequence.version].sequences.remove(sequence)
             self._slots.release(sequence)
             sequence.status = max(sequence.status, Status.FINISHED)
             sequence.release()
@@ -306,17 +306,17 @@ class Scheduler:
     def _dispatch(self) -> None:
         """Send calls until no more may be in flight; models take turns."""
         self._dispatched_at = time.monotonic()
-        for model, queue_ in list(self._queues.items()):
+        for version, queue_ in list(self._queues.items()):
             if queue_.is_empty:
                 queue_.outage = None
                 if self._dispatched_at >= queue_.waits_until:
-                    del self._queues[model]
+                    del self._queues[version]
         self._fill_slots()
         sent = True
         while sent:
             sent = False
-            for model in list(self._queues):
-                sent = self._send_one(model) or sent
+            for version in list(self._queues):
+                sent = self._send_one(version) or sent
 
     def _fill_slots(self) -> None:
         """Give free slots, and those above a request's fair share, to waiting sequences."""
@@ -327,12 +327,12 @@ class Scheduler:
                 self._lookup_prefix(sequence)
                 self._observer.sequence_started(sequence, now - sequence.accepted_at)
             sequence.status = Status.RUNNING
-            self._queues[sequence.model].enqueue(sequence)
+            self._queues[sequence.version].enqueue(sequence)
             self._enqueue_forks(sequence)
 
     def _may_run(self, sequence: Sequence) -> bool:
         """Return whether a sequence may take a slot; during its model's outage only one may, to retry."""
-        queue_ = self._queues[sequence.model]
+        queue_ = self._queues[sequence.version]
         return queue_.outage is None or not queue_.num_running
 
     def _preempt(self) -> bool:
@@ -357,15 +357,15 @@ class Scheduler:
         self._slots.enqueue(sequence, at_front=True)
         return True
 
-    def _send_one(self, model: ModelVersion) -> bool:
+    def _send_one(self, version: ModelVersion) -> bool:
         """Send the next call of a model, if there is one and no retry is pending; return whether one was sent."""
-        queue_, limits = self._queues[model], self._limits
+        queue_, limits = self._queues[version], self._limits
         if queue_.outage is not None and queue_.outage.resume_at is not None:
             if time.monotonic() < queue_.outage.resume_at:
                 return False
             queue_.outage.resume_at = None
-        max_calls = limits.max_calls * self._backends.num_servers(model)
-        num_free_calls = self._backends.num_free_calls(model, limits.max_calls)
+        max_calls = limits.max_calls * self._backends.num_servers(version)
+        num_free_calls = self._backends.num_free_calls(version, limits.max_calls)
         call = queue_.next_call(num_free_calls, max_calls, self._dispatched_at) if num_free_calls > 0 else None
         if call is None:
             return False
@@ -374,7 +374,7 @@ class Scheduler:
             call, lambda outcome, probe_hash: self._inbox.put(partial(self._apply_reply, call, outcome, probe_hash))
         )
         # To the end of the queue: the next call is another model's, if it has one.
-        self._queues[model] = self._queues.pop(model)
+        self._queues[version] = self._queues.pop(version)
         return True
 
     def _deliver(self) -> None:

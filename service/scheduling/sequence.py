@@ -96,7 +96,7 @@ def do_nothing() -> None:
 class Sequence:
     """One choice of one prompt of one request; its model never changes."""
 
-    model: ModelVersion
+    version: ModelVersion
     prompt_ids: np.ndarray  # int32 (tokens,), at least one; the last is the first input of `decode`
     state: np.ndarray  # float32 (S,), after the tokens that the model has processed
     results: Results  # gets the results of its calls, in order

@@ -10,7 +10,7 @@ from service.web import completions, files, fine_tuning, health, hidden_states, 
 from service.web.endpoint import ENDPOINTS, Endpoint, Services
 
 __all__ = ["ENDPOINTS", "build_blueprint", "public_endpoints"]
-_BLUEPRINT = "v1"
+_BLUEPRINT = "api"
 
 
 def build_blueprint(services: Services) -> Blueprint:

@@ -29,7 +29,7 @@ _CHOICES = b'"choices":['
     "POST /v1/completions",
     COMPLETIONS,
     "Generate completions",
-    f"{MODEL_ERRORS} 410",
+    (*MODEL_ERRORS, 410),
     request=CompletionRequest,
     response=CompletionObject,
     streams=True,
@@ -59,7 +59,7 @@ NO_CHAT = (
 )
 
 
-@Endpoint("POST /v1/chat/completions", COMPLETIONS, "Chat completions (unsupported)", "404")
+@Endpoint("POST /v1/chat/completions", COMPLETIONS, "Chat completions (unsupported)", (404,))
 def chat(services: Services) -> NoReturn:  # noqa: ARG001 - every view takes them
     """Always return 404: these models have no chat format. Use `/v1/completions` with a prompt."""
     raise NotFound(NO_CHAT)
@@ -81,7 +81,7 @@ class CompletionResponse:
             "object": "text_completion",
             "created": int(time.time()),
             "model": model.ref.name,
-            "version": model.ref.version,
+            "version": model.ref.number,
             "system_fingerprint": model.fingerprint,
             "seed": processor.seed,
         }

@@ -45,7 +45,7 @@ ROLES: dict[str, Role] = {
     OPERATION: "read",
 }
 # Errors of endpoints that run a model, beside those that derive from their declaration.
-MODEL_ERRORS = "404 499 500 503 504"
+MODEL_ERRORS = (404, 499, 500, 503, 504)
 
 
 class ShutdownGate:
@@ -130,7 +130,7 @@ class Endpoint:
     rule: str  # method and path, with its parameters in braces
     tag: str  # its group; a key of TAGS
     summary: str  # its title in the reference, where the view's docstring is its description
-    more_errors: str = ""  # statuses of error responses, beside those that derive from the rest
+    more_errors: tuple[int, ...] = ()  # statuses of error responses, beside those that derive from the rest
     request: type[BaseModel] | None = None  # type of the body
     # Type of a successful response; by default what the view returns: `Response` if it has no body, NoReturn if there
     # is none.
@@ -169,12 +169,12 @@ class Endpoint:
         return self.response not in (Response, typing.NoReturn)
 
     @property
-    def errors(self) -> set[str]:
+    def errors(self) -> set[int]:
         """The statuses of its error responses."""
         # Every endpoint checks the Host header, and a POST its origin and body.
-        statuses = {*self.more_errors.split(), "421", *(() if self.public else ("401", "403"))}
-        statuses |= {"403", "408", "413"} if self.method == "POST" else set()
-        return statuses | ({"400", "429"} if self.request or self.query else set())
+        statuses = {*self.more_errors, 421, *(() if self.public else (401, 403))}
+        statuses |= {403, 408, 413} if self.method == "POST" else set()
+        return statuses | ({400, 429} if self.request or self.query else set())
 
 
 # Every endpoint, once the modules of the views are imported.

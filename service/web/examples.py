@@ -317,8 +317,8 @@ STREAM = "".join(
 )
 
 # Error responses by status; each message says what the status means.
-ERRORS: dict[str, GatewayError] = {
-    str(error.status): error
+ERRORS: dict[int, GatewayError] = {
+    error.status: error
     for error in (
         InvalidRequest("a field is invalid; `param` names it", param="temperature"),
         Unauthorized("the API key is missing or invalid"),

@@ -18,7 +18,7 @@ _BLOCK_BYTES = 2**16
 AFTER = QueryParameter("after", "id of the last object of the page before")
 
 
-@Endpoint("POST /v1/files", TRAINING, "Upload a file", "400 404 429", uploads=True)
+@Endpoint("POST /v1/files", TRAINING, "Upload a file", (400, 404, 429), uploads=True)
 def upload_file(services: Services) -> FileObject:
     """Upload a text to train on, as multipart/form-data with the fields `file` and `purpose`.
 
@@ -42,7 +42,7 @@ def upload_file(services: Services) -> FileObject:
     "GET /v1/files",
     TRAINING,
     "List files",
-    "404",
+    (404,),
     query=(
         AFTER,
         integer("limit", "maximum number of files", 1, 10_000, 10_000),
@@ -66,14 +66,14 @@ def list_files(services: Services, after: str | None, limit: int, order: str, pu
     }
 
 
-@Endpoint("GET /v1/files/{file_id}", TRAINING, "Get a file", "404")
+@Endpoint("GET /v1/files/{file_id}", TRAINING, "Get a file", (404,))
 def get_file(services: Services, file_id: str) -> FileObject:
     """Return what is known of a file."""
     training = require_training(services.training)
     return _file_object(find_file(training, file_id), training)
 
 
-@Endpoint("GET /v1/files/{file_id}/content", TRAINING, "Download a file", "404")
+@Endpoint("GET /v1/files/{file_id}/content", TRAINING, "Download a file", (404,))
 def file_content(services: Services, file_id: str) -> Response:
     """Return the content of a file, as it was uploaded."""
     training = require_training(services.training)
@@ -94,7 +94,7 @@ def file_content(services: Services, file_id: str) -> Response:
     return response
 
 
-@Endpoint("DELETE /v1/files/{file_id}", TRAINING, "Delete a file", "404 409")
+@Endpoint("DELETE /v1/files/{file_id}", TRAINING, "Delete a file", (404, 409))
 def delete_file(services: Services, file_id: str) -> DeletedObject:
     """Delete a file at once, unless a job that has not ended needs it."""
     training = require_training(services.training)

@@ -44,7 +44,7 @@ _LOADING_S = 60.0
     "POST /v1/fine_tuning/jobs",
     TRAINING,
     "Train a model",
-    "404 409",
+    (404, 409),
     request=FineTuningRequest,
 )
 def create_job(services: Services) -> FineTuningJob:
@@ -125,7 +125,7 @@ def _require_limits(config: Any, settings: dict[str, Any], limits: Settings) -> 
             raise InvalidRequest(f"settings.{name} must be at most {limit:g}, got {value:g}", param="settings")
 
 
-@Endpoint("GET /v1/fine_tuning/jobs", TRAINING, "List jobs", "404", query=(AFTER, _LIMIT))
+@Endpoint("GET /v1/fine_tuning/jobs", TRAINING, "List jobs", (404,), query=(AFTER, _LIMIT))
 def list_jobs(services: Services, after: str | None, limit: int) -> FineTuningJobList:
     """Return the jobs of the key's tenant, newest first."""
     found = require_training(services.training).store.list_jobs(g.context.quota.tenant, after, limit)
@@ -136,25 +136,25 @@ def list_jobs(services: Services, after: str | None, limit: int) -> FineTuningJo
     }
 
 
-@Endpoint("GET /v1/fine_tuning/jobs/{job_id}", TRAINING, "Get a job", "404")
+@Endpoint("GET /v1/fine_tuning/jobs/{job_id}", TRAINING, "Get a job", (404,))
 def get_job(services: Services, job_id: str) -> FineTuningJob:
     """Return a job."""
     return _job_object(services, _find_job(require_training(services.training), job_id))
 
 
-@Endpoint("POST /v1/fine_tuning/jobs/{job_id}/cancel", TRAINING, "Cancel a job", "404 409")
+@Endpoint("POST /v1/fine_tuning/jobs/{job_id}/cancel", TRAINING, "Cancel a job", (404, 409))
 def cancel_job(services: Services, job_id: str) -> FineTuningJob:
     """Cancel a job; one that runs stops after its current step, and is then `cancelled`."""
     return _act(services, job_id, "cancel")
 
 
-@Endpoint("POST /v1/fine_tuning/jobs/{job_id}/pause", TRAINING, "Pause a job", "404 409")
+@Endpoint("POST /v1/fine_tuning/jobs/{job_id}/pause", TRAINING, "Pause a job", (404, 409))
 def pause_job(services: Services, job_id: str) -> FineTuningJob:
     """Pause a job; it keeps its complete epochs."""
     return _act(services, job_id, "pause")
 
 
-@Endpoint("POST /v1/fine_tuning/jobs/{job_id}/resume", TRAINING, "Resume a job", "404 409")
+@Endpoint("POST /v1/fine_tuning/jobs/{job_id}/resume", TRAINING, "Resume a job", (404, 409))
 def resume_job(services: Services, job_id: str) -> FineTuningJob:
     """Queue a paused job again, which continues after its last complete epoch."""
     return _act(services, job_id, "resume")
@@ -175,7 +175,7 @@ def _act(services: Services, job_id: str, action: str) -> FineTuningJob:
     "GET /v1/fine_tuning/jobs/{job_id}/events",
     TRAINING,
     "List events of a job",
-    "404",
+    (404,),
     response=FineTuningEventList,
     query=(
         AFTER,
@@ -232,7 +232,7 @@ def _stream(services: Services, training: Training, job: Job, after: int) -> Ite
 
 
 @Endpoint(
-    "GET /v1/fine_tuning/jobs/{job_id}/checkpoints", TRAINING, "List checkpoints of a job", "404", query=(AFTER, _LIMIT)
+    "GET /v1/fine_tuning/jobs/{job_id}/checkpoints", TRAINING, "List checkpoints of a job", (404,), query=(AFTER, _LIMIT)
 )
 def list_checkpoints(services: Services, job_id: str, after: str | None, limit: int) -> FineTuningCheckpointList:
     """Return the checkpoint that was published, if the job has succeeded."""

@@ -36,11 +36,11 @@ def status(services: Services) -> StatusObject:
 
 
 def _model_statuses(services: Services) -> list[ModelStatus]:
-    loads = {load.model: load for load in services.scheduler.loads}
+    loads = {load.version: load for load in services.scheduler.loads}
     return [
         ModelStatus(
             id=model.ref.name,
-            version=model.ref.version,
+            version=model.ref.number,
             system_fingerprint=model.fingerprint,
             precision=model.batch_limits.precision,
             batch_sizes=model.batch_limits.batch_sizes,
@@ -56,7 +56,7 @@ def _backend_status(replica: Replica) -> BackendStatus:
     return {"address": replica.address, "ejected_because": replica.ejected_because, "config_drift": drift}
 
 
-@Endpoint("GET /readyz", OPERATION, "Readiness", "503", public=True)
+@Endpoint("GET /readyz", OPERATION, "Readiness", (503,), public=True)
 def readyz(services: Services) -> ReadyObject:
     """Return 200 if at least one model is served, none is probed for the first time, and the server isn't draining."""
     names = _ready_models(services)
@@ -72,14 +72,14 @@ def healthz(services: Services) -> HealthObject:  # noqa: ARG001 - every view ta
     return {"status": "ok"}
 
 
-@Endpoint("GET /health", OPERATION, "Readiness, as in vLLM", "503", public=True)
+@Endpoint("GET /health", OPERATION, "Readiness, as in vLLM", (503,), public=True)
 def health(services: Services) -> Response:
     """Return 200 without a body if `/readyz` returns 200, else 503."""
     _ready_models(services)
     return Response(mimetype="application/json")
 
 
-@Endpoint("GET /ping", OPERATION, "Readiness, as in SageMaker", "503", public=True)
+@Endpoint("GET /ping", OPERATION, "Readiness, as in SageMaker", (503,), public=True)
 def ping(services: Services) -> Response:
     """Do the same as `/health`."""
     return health(services)

@@ -58,7 +58,7 @@ def embeddings(services: Services) -> Response:
             "object": "list",
             "data": data,
             "model": running.model.ref.name,
-            "version": running.model.ref.version,
+            "version": running.model.ref.number,
             "system_fingerprint": running.fingerprint,
             "usage": {"prompt_tokens": running.num_prompt_tokens, "total_tokens": running.num_prompt_tokens},
         }
@@ -73,7 +73,7 @@ def _base64(vector: np.ndarray) -> str:
     "POST /v1/inspect",
     HIDDEN_STATES,
     "Inspect a text",
-    f"{MODEL_ERRORS} 410",
+    (*MODEL_ERRORS, 410),
     request=InspectRequest,
     response=InspectionObject,
 )
@@ -96,7 +96,7 @@ def inspection_parts(processor: InspectionProcessor) -> Iterator[bytes]:
     response = {
         "object": "inspection",
         "model": request.model.ref.name,
-        "version": request.model.ref.version,
+        "version": request.model.ref.number,
         "system_fingerprint": request.fingerprint,
         "expected": output.expected,
         "token_ids": output.token_ids,
@@ -183,7 +183,7 @@ _ENCODINGS: dict[str, Callable[[np.ndarray], Iterator[bytes]]] = {
     "GET /v1/models/{name}/embedding/neighbors",
     HIDDEN_STATES,
     "List the nearest neighbors of a token",
-    "404 503",
+    (404, 503),
     query=(
         QueryParameter("token", "text of the token, or its name if it has no text", example="e"),
         QueryParameter("token_id", "id of the token, instead of `token`", {"type": "integer", "minimum": 0}),
@@ -204,7 +204,7 @@ def neighbors(services: Services, name: str, token: str | None, token_id: int | 
     return {
         "object": "list",
         "model": model.ref.name,
-        "version": model.ref.version,
+        "version": model.ref.number,
         "token_id": token_id,
         "token": label(token_id),
         "data": [
@@ -218,7 +218,7 @@ def neighbors(services: Services, name: str, token: str | None, token_id: int | 
     "GET /v1/models/{name}/embedding/map",
     HIDDEN_STATES,
     "Map the token embedding",
-    "404 503",
+    (404, 503),
     query=(integer("count", "number of tokens to map, from the start of the vocabulary", 1, MAX_MAPPED, 1000, 3),),
 )
 def embedding_map(services: Services, name: str, count: int) -> EmbeddingMapObject:
@@ -230,7 +230,7 @@ def embedding_map(services: Services, name: str, count: int) -> EmbeddingMapObje
     return {
         "object": "embedding_map",
         "model": model.ref.name,
-        "version": model.ref.version,
+        "version": model.ref.number,
         "token_ids": token_ids.tolist(),
         "tokens": [label(token_id) for token_id in token_ids.tolist()],
         # Rounded as float64: a rounded float32 would be written with 17 digits.

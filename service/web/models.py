@@ -36,13 +36,13 @@ _TOKEN_BYTES, _LABEL_BYTES = 60, 120
 _ENTRY_BYTES, _CHARACTER_BYTES = 600, 40
 
 
-@Endpoint("GET /v1/models", MODELS, "List models", "503")
+@Endpoint("GET /v1/models", MODELS, "List models", (503,))
 def list_models(services: Services) -> ModelList:
     """Return every served model."""
     return {"object": "list", "data": [_model_object(*each) for each in services.model_registry.models()]}
 
 
-@Endpoint("GET /v1/models/{name}", MODELS, "Get a model", "404 503")
+@Endpoint("GET /v1/models/{name}", MODELS, "Get a model", (404, 503))
 def get_model(services: Services, name: str) -> ModelObject:
     """Return its stable version, or the version that `name` selects."""
     return _model_object(*services.model_registry.look_up(name))
@@ -58,7 +58,7 @@ def _model_object(model: ServedModel, route: Route) -> ModelObject:
         "owned_by": "sostenuto",
         "root": model.ref.name,
         "max_model_len": None,
-        "version": model.ref.version,
+        "version": model.ref.number,
         "versions": [_version_object(version, route) for version in route.versions],
         "system_fingerprint": model.fingerprint,
         "cell": card.cell,
@@ -84,7 +84,7 @@ def _version_object(version: int, route: Route) -> VersionObject:
     }
 
 
-@Endpoint("POST /tokenize", TOKENIZER, "Tokenize a text", "404 503", request=TokenizeRequest)
+@Endpoint("POST /tokenize", TOKENIZER, "Tokenize a text", (404, 503), request=TokenizeRequest)
 def tokenize(services: Services) -> TokenizeObject:
     """Return token ids, and with `return_token_strs` the text of each token."""
     body = parse_body(services, TokenizeRequest)
@@ -103,7 +103,7 @@ def tokenize(services: Services) -> TokenizeObject:
     return {"count": len(ids), "tokens": ids, "token_strs": strings, "max_model_len": None}
 
 
-@Endpoint("POST /detokenize", TOKENIZER, "Detokenize token ids", "404 503", request=DetokenizeRequest)
+@Endpoint("POST /detokenize", TOKENIZER, "Detokenize token ids", (404, 503), request=DetokenizeRequest)
 def detokenize(services: Services) -> DetokenizeObject:
     """Return the text of the token ids."""
     body = parse_body(services, DetokenizeRequest)
@@ -125,7 +125,7 @@ def _require_max_tokens(field: str, count: int, services: Services) -> None:
     "GET /tokenizer_info",
     TOKENIZER,
     "Get the tokenizer of a model",
-    "404 503",
+    (404, 503),
     response=TokenizerObject,
     query=(
         QueryParameter("model", "name of a model; required if several models are served", example="demo"),
@@ -145,7 +145,7 @@ def tokenizer_info(services: Services, model: str | None, vocabulary: bool, offs
     info: TokenizerObject = {
         "tokenizer_class": type(tokenizer).__name__,
         "model": served.ref.name,
-        "version": served.ref.version,
+        "version": served.ref.number,
         "unit": tokenizer.unit,
         "vocab_size": len(tokens),
         "bos_token": tokens[special.start],
@@ -173,7 +173,7 @@ def _vocabulary_bytes(tokens: Sequence[str]) -> int:
     "GET /v1/models/{name}/tokenizer/tokenizer.json",
     TOKENIZER,
     "Download `tokenizer.json`",
-    "400 404 429 503",
+    (400, 404, 429, 503),
     response=PretrainedFile,
 )
 def tokenizer_file(services: Services, name: str) -> Response:
@@ -189,7 +189,7 @@ def tokenizer_file(services: Services, name: str) -> Response:
     "GET /v1/models/{name}/tokenizer/tokenizer_config.json",
     TOKENIZER,
     "Download `tokenizer_config.json`",
-    "400 404 429 503",
+    (400, 404, 429, 503),
     response=PretrainedFile,
 )
 def tokenizer_config_file(services: Services, name: str) -> Response:

@@ -121,7 +121,7 @@ def _parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
 
 
 def _responses(endpoint: Endpoint) -> dict[str, Any]:
-    described = {status: _error_response(status, endpoint) for status in endpoint.errors}
+    described = {str(status): _error_response(status, endpoint) for status in endpoint.errors}
     if endpoint.has_body:
         content = _json(endpoint.response, examples.RESPONSES[endpoint.rule])
         if endpoint.streams:
@@ -149,8 +149,8 @@ def _event(chunk_type: Any) -> dict[str, Any]:
     }
 
 
-def _error_response(status: str, endpoint: Endpoint) -> dict[str, Any]:
-    error = NotFound(NO_CHAT) if (endpoint.response, status) == (NoReturn, "404") else examples.ERRORS[status]
+def _error_response(status: int, endpoint: Endpoint) -> dict[str, Any]:
+    error = NotFound(NO_CHAT) if (endpoint.response, status) == (NoReturn, 404) else examples.ERRORS[status]
     return {"description": str(error), "content": _json(ErrorObject, error.body())}
 
 

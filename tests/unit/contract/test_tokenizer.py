@@ -13,7 +13,7 @@ from keras.src.legacy.preprocessing.text import Tokenizer as KerasTokenizer
 
 from contract.errors import TokenizerError
 from contract.tokenizer import CharacterTokenizer, ExactWordTokenizer, SubwordTokenizer, WordTokenizer, load_tokenizer
-from contract.tokenizers.vocabulary import END
+from contract.tokenizers.base import END
 from tests.paths import ROOT
 from tests.unit.contract.scripts import ALL
 

@@ -36,7 +36,7 @@ class Models:
 
     def find_version(self, ref):
         """Return a version, if it is served."""
-        return self.find(ref.name) if ref.version == 1 else None
+        return self.find(ref.name) if ref.number == 1 else None
 
     def find(self, name, seed=None):  # noqa: ARG002 - the registry's signature
         unit, _, backward = name.partition(" ")

@@ -93,7 +93,7 @@ class Fleet:
     def call(self, model=MODEL, size=16):
         """Make a call; return the queue that gets its outcome."""
         outcomes = queue.SimpleQueue()
-        call = Call(model, "decode", (make_sequence(model=model),), 8, size)
+        call = Call(model, "decode", (make_sequence(version=model),), 8, size)
         self.replicas.call(call, lambda *outcome: outcomes.put(outcome))
         return outcomes
 

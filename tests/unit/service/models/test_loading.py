@@ -84,7 +84,7 @@ def test_while_no_backend_answers_configured_models_are_loading(repository):
     assert model_registry.find_version(ModelVersion("demo", 9)) is None
     server.down = False
     model_registry.refresh()
-    assert model_registry.find("demo").ref.version == 1
+    assert model_registry.find("demo").ref.number == 1
     assert model_registry.ready_models() == ["demo", "large"]
 
 
@@ -109,7 +109,7 @@ def test_a_version_is_loading_while_it_is_loaded_or_probed(repository):
     model_registry.refresh()
     assert [refused(model_registry, name) for name in ("demo:2", "demo@canary")] == [ModelLoading] * 2
     assert [refused(model_registry, name) for name in ("demo:3", "demo:9", "demo@beta")] == [ModelNotFound] * 3
-    assert model_registry.find("demo").ref.version == 1
+    assert model_registry.find("demo").ref.number == 1
     server.models["demo"] = {1: "", 2: ""}
     gate = Gate(server, "demo", 2)
     looking = threading.Thread(target=model_registry.refresh)
@@ -119,11 +119,11 @@ def test_a_version_is_loading_while_it_is_loaded_or_probed(repository):
         assert [refused(model_registry, name) for name in ("demo:2", "demo@canary")] == [ModelLoading] * 2
         with pytest.raises(ModelLoading):
             model_registry.find_version(ModelVersion("demo", 2))
-        assert model_registry.find("demo").ref.version == 1
+        assert model_registry.find("demo").ref.number == 1
     finally:
         gate.open()
         looking.join()
-    assert model_registry.find("demo@canary").ref.version == 2
+    assert model_registry.find("demo@canary").ref.number == 2
     server.models["demo"] = {1: "", 2: "unloaded"}
     model_registry.refresh()
     assert refused(model_registry, "demo:2") is ModelNotFound
@@ -138,7 +138,7 @@ def test_a_slow_probe_does_not_delay_other_models(repository):
     try:
         assert gate.reached.wait(20)
         until(lambda: served(model_registry) == ["large"])
-        assert model_registry.find("large").ref.version == 1
+        assert model_registry.find("large").ref.number == 1
         assert refused(model_registry, "demo") is ModelLoading
         # Which model a request gets does not depend on what is loaded first.
         assert refused(model_registry, None) is ModelLoading
@@ -222,20 +222,20 @@ def test_no_other_version_replaces_a_stable_one_that_may_be_loading(repository):
     model_registry = PolledRegistry(repository, replicas)
     model_registry.refresh()
     assert [refused(model_registry, name) for name in ("demo", "demo@stable", "demo:1")] == [ModelLoading] * 3
-    assert model_registry.find("demo@canary").ref.version == model_registry.find("demo:2").ref.version == 2
+    assert model_registry.find("demo@canary").ref.number == model_registry.find("demo:2").ref.number == 2
     servers["b:1"].down = False
     model_registry.refresh()
-    assert model_registry.find("demo").ref.version == 1
+    assert model_registry.find("demo").ref.number == 1
     servers["b:1"].down = True
     model_registry.refresh()
-    assert model_registry.find("demo").ref.version == 2
+    assert model_registry.find("demo").ref.number == 2
     # A gateway that starts when no backend has the stable version any more serves another one.
     servers["b:1"].down, servers["b:1"].models = False, {}
     late = PolledRegistry(
         repository, Replicas(lambda address, _: servers[address], list(servers), resolve=lambda it: [it])
     )
     late.refresh()
-    assert late.find("demo").ref.version == 2
+    assert late.find("demo").ref.number == 2
 
 
 def served(model_registry):

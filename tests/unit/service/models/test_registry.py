@@ -54,7 +54,7 @@ def test_a_damaged_version_is_skipped_and_logged_once(model_registry, server, tm
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             model_registry.refresh()
-    assert model_registry.find("demo").ref.version == 1
+    assert model_registry.find("demo").ref.number == 1
     assert len([record for record in caplog.records if "demo:2" in record.getMessage()]) == 1
 
 
@@ -167,23 +167,23 @@ def test_labels_and_traffic_split_take_effect_at_the_next_refresh(model_registry
     server.models = {"demo": {1: "", 2: "", 3: ""}}
     label(tmp_path, stable=1, canary=3)
     model_registry.refresh()
-    assert [model_registry.find(name).ref.version for name in ("demo", "demo@canary", "demo:2")] == [1, 3, 2]
+    assert [model_registry.find(name).ref.number for name in ("demo", "demo@canary", "demo:2")] == [1, 3, 2]
     (tmp_path / "routing.toml").write_text("[demo]\nstable = 1\ncanary = 1\n[gone]\nstable = 1\n")
     model_registry.refresh()
-    shared = [model_registry.find("demo", seed).ref.version for seed in range(40)]
+    shared = [model_registry.find("demo", seed).ref.number for seed in range(40)]
     assert set(shared) == {1, 3}
     (tmp_path / "routing.toml").write_text("[demo")
     (tmp_path / "labels.json").write_text('{"demo": {"stable": "1"}}')
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             model_registry.refresh()
-    assert [model_registry.find("demo", seed).ref.version for seed in range(40)] == shared
+    assert [model_registry.find("demo", seed).ref.number for seed in range(40)] == shared
     for name in ("routing.toml", "labels.json"):
         assert len([record for record in caplog.records if name in record.getMessage()]) == 1
     (tmp_path / "routing.toml").unlink()
     label(tmp_path, stable=2)
     model_registry.refresh()
-    assert {model_registry.find("demo", seed).ref.version for seed in range(40)} == {2}
+    assert {model_registry.find("demo", seed).ref.number for seed in range(40)} == {2}
     with pytest.raises(ModelNotFound, match="labels are: stable"):
         model_registry.find("demo@canary")
 
@@ -197,16 +197,16 @@ def test_the_old_version_is_served_until_the_promoted_one_is_available(model_reg
     model_registry.refresh()
     label(tmp_path, stable=3)
     model_registry.refresh()
-    assert model_registry.find("demo").ref.version == 1
+    assert model_registry.find("demo").ref.number == 1
     server.models = {"demo": {1: "", 2: "", 3: ""}}
     model_registry.refresh()
-    assert model_registry.find("demo").ref.version == 3
+    assert model_registry.find("demo").ref.number == 3
     server.models = {"demo": {1: "", 2: "", 3: "unloaded"}}
     model_registry.refresh()
-    assert model_registry.find("demo").ref.version == 2
-    assert [model.ref.version for model in model_registry.versions()] == [1, 2]
+    assert model_registry.find("demo").ref.number == 2
+    assert [model.ref.number for model in model_registry.versions()] == [1, 2]
     (model, route), *others = model_registry.models()
-    assert (model.ref.version, route.labels, others) == (2, {"stable": 3}, [])
+    assert (model.ref.number, route.labels, others) == (2, {"stable": 3}, [])
 
 
 def test_merging_during_a_first_probe_causes_no_second_probe(model_registry, server, tmp_path):
@@ -287,17 +287,17 @@ def test_a_failed_probe_of_a_new_version_does_not_eject_its_backend(tmp_path, ca
     server.models = {"demo": {1: "", 2: ""}}
     honest = server.predict
 
-    def fail(model, *call):
-        if model.version == 2:
+    def fail(version, *call):
+        if version.number == 2:
             raise BackendUnavailable("too slow")
-        return honest(model, *call)
+        return honest(version, *call)
 
     server.predict = fail
     assert fleet.model() is first
     assert fleet.replicas.all()[0].ejected_because is None
     assert "demo:2 at a:1: too slow" in caplog.text
     server.predict = honest
-    assert fleet.model().ref.version == 2
+    assert fleet.model().ref.number == 2
 
 
 def test_a_version_of_an_unavailable_backend_is_not_the_default(tmp_path):
@@ -305,12 +305,12 @@ def test_a_version_of_an_unavailable_backend_is_not_the_default(tmp_path):
     fleet = Fleet(tmp_path, "a:1", "b:1")
     add(tmp_path, "demo", 2)
     fleet.servers["a:1"].models = {"demo": {1: "", 2: ""}}
-    assert fleet.model().ref.version == 2
+    assert fleet.model().ref.number == 2
     fleet.servers["a:1"].down = True
-    assert fleet.model().ref.version == 1
-    assert fleet.model_registry.find("demo:2").ref.version == 2
+    assert fleet.model().ref.number == 1
+    assert fleet.model_registry.find("demo:2").ref.number == 2
     fleet.servers["b:1"].down = True
-    assert fleet.model().ref.version == 1
+    assert fleet.model().ref.number == 1
 
 
 def test_assets_of_unloaded_versions_are_dropped_from_memory(tmp_path):
@@ -320,7 +320,7 @@ def test_assets_of_unloaded_versions_are_dropped_from_memory(tmp_path):
         add(tmp_path, "demo", version)
         fleet.servers["a:1"].models = {"demo": {version: ""}}
         fleet.model()
-    assert [ref.version for ref in fleet.model_registry._files._assets] == [4]
+    assert [ref.number for ref in fleet.model_registry._files._assets] == [4]
 
 
 def test_a_probe_with_nan_is_repeated_until_it_is_finite(tmp_path):
@@ -358,7 +358,7 @@ def test_a_new_version_is_served_once_its_probe_is_finite(model_registry, server
         model_registry.find("demo")
     server.predict = honest
     model_registry.refresh()
-    assert model_registry.find("demo").ref.version == 1
+    assert model_registry.find("demo").ref.number == 1
 
 
 def test_a_version_whose_only_backend_computes_nan_stays_served(model_registry, server, tmp_path):
@@ -370,7 +370,7 @@ def test_a_version_whose_only_backend_computes_nan_stays_served(model_registry, 
     model_registry._replicas.eject(replica, "it failed a call")
     server.bits = np.nan
     model_registry.refresh()
-    assert model_registry.find("demo").ref.version == 1
+    assert model_registry.find("demo").ref.number == 1
     assert not replica.takes(ModelVersion("demo", 1))
     server.bits = 0.0
     model_registry.refresh()
@@ -389,7 +389,7 @@ def test_a_version_is_served_while_one_backend_has_it(tmp_path):
     fleet = Fleet(tmp_path, "a:1", "b:1")
     add(tmp_path, "demo", 2)
     fleet.servers["b:1"].models = {"demo": {1: "", 2: ""}}
-    assert fleet.model().ref.version == 2
+    assert fleet.model().ref.number == 2
     assert fleet.replicas.num_servers(ModelVersion("demo", 1)) == 2
     assert fleet.replicas.num_servers(ModelVersion("demo", 2)) == 1
     fleet.servers["a:1"].models = fleet.servers["b:1"].models = {"demo": {2: ""}}

@@ -39,12 +39,12 @@ def test_a_truncated_file_keeps_versions_labels_and_traffic_split(model_registry
     (tmp_path / "routing.toml").write_text("[demo]\nstable = 3\ncanary = 1\n")
     model_registry.refresh()
     versions, calls = [model_registry.find("demo", seed) for seed in range(40)], server.num_calls
-    assert {model.ref.version for model in versions} == {1, 2}
+    assert {model.ref.number for model in versions} == {1, 2}
     truncate(tmp_path / name, size)
     for _ in range(3):
         model_registry.refresh()
         assert [model_registry.find("demo", seed) for seed in range(40)] == versions
-        assert model_registry.find("demo@canary").ref.version == 2
+        assert model_registry.find("demo@canary").ref.number == 2
     assert server.num_calls == calls
     if "tokenizer" not in name:
         assert len([record for record in caplog.records if name.rpartition("/")[2] in record.getMessage()]) == 1
@@ -100,7 +100,7 @@ def test_a_damaged_file_keeps_the_last_content(model_registry, tmp_path, name, c
     model_registry.refresh()
     (tmp_path / name).write_bytes(content)
     model_registry.refresh()
-    assert model_registry.find("demo@canary").ref.version == 2
+    assert model_registry.find("demo@canary").ref.number == 2
     assert name in caplog.text
 
 
@@ -109,10 +109,10 @@ def test_labels_stay_when_their_file_is_deleted(model_registry, tmp_path):
     model_registry.refresh()
     (tmp_path / "labels.json").unlink()
     model_registry.refresh()
-    assert model_registry.find("demo").ref.version == 1
+    assert model_registry.find("demo").ref.number == 1
     (tmp_path / "labels.json").write_text("{}\n")
     model_registry.refresh()
-    assert model_registry.find("demo").ref.version == 2
+    assert model_registry.find("demo").ref.number == 2
 
 
 def test_a_repository_that_is_unavailable_changes_nothing(model_registry, tmp_path):
@@ -122,11 +122,11 @@ def test_a_repository_that_is_unavailable_changes_nothing(model_registry, tmp_pa
     for name in ("models.config", "labels.json", "routing.toml"):
         (tmp_path / name).rename(tmp_path / f"{name}.away")
     model_registry.refresh()
-    assert (model_registry.find("demo").ref.version, model_registry.find("demo@stable").ref.version) == (2, 1)
+    assert (model_registry.find("demo").ref.number, model_registry.find("demo@stable").ref.number) == (2, 1)
     for name in ("models.config", "labels.json"):
         (tmp_path / f"{name}.away").rename(tmp_path / name)
     model_registry.refresh()
-    assert model_registry.find("demo").ref.version == 1
+    assert model_registry.find("demo").ref.number == 1
 
 
 def test_a_config_without_models_unloads_them(model_registry, tmp_path):
@@ -150,10 +150,10 @@ def test_unreadable_labels_at_startup_allow_only_explicit_versions(model_registr
         model_registry.ready_models()
     with pytest.raises(ModelLoading):
         model_registry.models()
-    assert [model_registry.find(f"demo:{version}").ref.version for version in (1, 2)] == [1, 2]
+    assert [model_registry.find(f"demo:{version}").ref.number for version in (1, 2)] == [1, 2]
     label(tmp_path, stable=1, canary=2)
     model_registry.refresh()
-    assert model_registry.find("demo").ref.version == 1
+    assert model_registry.find("demo").ref.number == 1
 
 
 def test_no_canary_replaces_a_stable_version_whose_card_is_damaged(model_registry, tmp_path):
@@ -165,13 +165,13 @@ def test_no_canary_replaces_a_stable_version_whose_card_is_damaged(model_registr
     for name in ("demo", "demo@stable", "demo:1"):
         with pytest.raises(ModelLoading):
             model_registry.find(name)
-    assert model_registry.find("demo@canary").ref.version == 2
+    assert model_registry.find("demo@canary").ref.number == 2
     card.write_bytes(whole)
     model_registry.refresh()
-    assert model_registry.find("demo").ref.version == 1
+    assert model_registry.find("demo").ref.number == 1
 
 
 def test_unreadable_routing_at_startup_sends_every_request_to_stable(model_registry, tmp_path):
     (tmp_path / "routing.toml").write_text("[demo")
     model_registry.refresh()
-    assert {model_registry.find("demo", seed).ref.version for seed in range(20)} == {1}
+    assert {model_registry.find("demo", seed).ref.number for seed in range(20)} == {1}

@@ -284,7 +284,7 @@ def test_ipv6_is_served(metrics):
 
 def test_hit_tokens_are_the_prefill_that_was_saved(metrics):
     for num_cached_tokens in (0, 5):
-        known = make_sequence(model=DEMO, prompt_ids=np.arange(8, dtype=np.int32))
+        known = make_sequence(version=DEMO, prompt_ids=np.arange(8, dtype=np.int32))
         if num_cached_tokens:
             known.num_prefilled = known.num_cached_tokens = num_cached_tokens
         metrics.sequence_started(known, 0.1)

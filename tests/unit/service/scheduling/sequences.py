@@ -43,7 +43,7 @@ class Text:
     def __init__(self, prompt=(7,), max_tokens=20, seed=0, choice=0, model=MODEL, end_id=END, sampling=None, **more):
         self.events = queue.SimpleQueue()
         self.sequence = Sequence(
-            model=model,
+            version=model,
             prompt_ids=np.array(prompt, np.int32),
             max_tokens=max_tokens,
             sampling=sampling or SamplingParams(),

@@ -163,7 +163,7 @@ class HalfBackend(FakeBackend):
     model = None
 
     def call(self, call, done):
-        if call.model == self.model:
+        if call.version == self.model:
             done(BackendUnavailable("away"), None)
         else:
             super().call(call, done)
@@ -182,7 +182,7 @@ def test_a_model_in_an_outage_keeps_one_slot_only_while_others_wait(start):
     others = [Text(model=healthy, seed=seed) for seed in range(9)]
     for text in others:
         submit(scheduler, [text])
-    until(lambda: {load.model: load.running for load in scheduler.loads} == {broken: 1, healthy: 3})
+    until(lambda: {load.version: load.running for load in scheduler.loads} == {broken: 1, healthy: 3})
     backend.release(10_000)
     assert [text.finish() for text in others] == [alone(seed=seed) for seed in range(9)]
     assert all(text.events.empty() for text in waiting)

@@ -211,12 +211,12 @@ def test_a_busy_model_leaves_calls_to_another(start):
         backend.step()
     late = Text(model=other, max_tokens=40)
     scheduler.submit([[late.sequence]], SHAPES)
-    until(lambda: any(load.model == other and load.waiting + load.running for load in scheduler.loads))
+    until(lambda: any(load.version == other and load.waiting + load.running for load in scheduler.loads))
     begun = len(backend.calls)
     for _ in range(40):
         backend.step()
     assert late.finish() == alone(max_tokens=40)
-    mine = [i for i, call in enumerate(backend.calls[begun:]) if call.model == other]
+    mine = [i for i, call in enumerate(backend.calls[begun:]) if call.version == other]
     assert max(np.diff([0, *mine])) <= 4
 
 

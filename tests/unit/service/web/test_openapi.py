@@ -78,7 +78,7 @@ def test_every_chunk_of_the_example_stream_has_the_schema_of_its_content():
     assert last == done["const"]
     assert chunk["contentMediaType"] == "application/json"
     assert len(chunks) > 1
-    for each in (*map(json.loads, chunks), examples.ERRORS["504"].body()):
+    for each in (*map(json.loads, chunks), examples.ERRORS[504].body()):
         validate(each, chunk["contentSchema"])
     with pytest.raises(ValidationError):
         validate({"text": "a"}, chunk["contentSchema"])
