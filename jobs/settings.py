@@ -3,20 +3,24 @@
 from collections.abc import Mapping
 from typing import Any
 
-from export.config import RECIPES, TrainConfig, load_config
+from export.config import FINE_TUNING_RECIPE, TrainConfig, load_config
+from export.config import RECIPES as ALL_RECIPES
 from export.errors import ConfigError
 
 __all__ = ["ALLOWED", "RECIPES", "ConfigError", "check_settings", "options_of"]
 
 # The others name files of the machine, or are the trainer's.
 _WITHHELD = {
-    *("name", "corpus", "validation_corpus", "embedding_init", "freeze_embedding", "tensorboard", "job"),
+    *("name", "corpus", "validation_corpus", "base", "mix", "mix_share"),
+    *("embedding_init", "freeze_embedding", "tensorboard", "job"),
 }
+# Of new models; `demo` has a corpus of its own.
+RECIPES = tuple(name for name in ALL_RECIPES if name not in {FINE_TUNING_RECIPE, "demo"})
 ALLOWED = tuple(name for name in TrainConfig.model_fields if name not in _WITHHELD)
 
 
 def check_settings(model: str, settings: Mapping[str, Any]) -> TrainConfig:
-    """Return the configuration of a job with a recipe, or with a base model, whose own settings are unknown here.
+    """Return the configuration of a job with a recipe, or with a base model, whose architecture is unknown here.
 
     Raises:
         ConfigError: a setting is invalid; the message names it, its limit and its value.
@@ -24,7 +28,9 @@ def check_settings(model: str, settings: Mapping[str, Any]) -> TrainConfig:
     unknown = next((name for name in settings if name not in ALLOWED), None)
     if unknown is not None:
         raise ConfigError(f"{unknown} is not a setting of a job; settings are {', '.join(ALLOWED)}")
-    return load_config(RECIPES.get(model), {**settings, "corpus": "text", "name": "text"})
+    base = {} if model in RECIPES else {"from": model}
+    recipe = ALL_RECIPES[model if model in RECIPES else FINE_TUNING_RECIPE]
+    return load_config(recipe, {**settings, **base, "corpus": "text", "name": "text"})
 
 
 def options_of(model: str, settings: Mapping[str, Any]) -> list[str]:

@@ -25,7 +25,7 @@ class Hyperparameters(Body):
     batch_size: Auto | Annotated[int, Field(ge=1, le=4096)] = "auto"
     """sequences trained in parallel"""
     learning_rate_multiplier: Auto | Annotated[float, Field(gt=0, le=100)] = "auto"
-    """factor of the recipe's learning rate"""
+    """factor of the recipe's learning rate; without a recipe, of the default for fine-tuning"""
 
 
 class Supervised(Body):

@@ -77,7 +77,7 @@ def _base_model(services: Services, name: str) -> str:
         model = services.model_registry.find(name)
     except ModelNotFound as error:
         raise ModelNotFound(f"{error}; recipes are {', '.join(RECIPES)}", param="model") from error
-    return f"{model.ref.name}:{model.ref.version}"
+    return f"{model.ref.name}:{model.ref.number}"
 
 
 def _model_name(name: str) -> str:
@@ -104,12 +104,6 @@ def _settings(body: FineTuningRequest, model: str, limits: Settings) -> dict[str
     except ConfigError as error:
         raise InvalidRequest(f"settings: {error}", param="settings") from error
     if hyperparameters.learning_rate_multiplier != "auto":
-        if model not in RECIPES:
-            raise InvalidRequest(
-                "learning_rate_multiplier must be auto where training continues from a model: set "
-                "settings.learning_rate",
-                param="hyperparameters",
-            )
         settings["learning_rate"] = min(1.0, config.learning_rate * hyperparameters.learning_rate_multiplier)
     _require_limits(config, settings, limits)
     return settings
@@ -232,7 +226,11 @@ def _stream(services: Services, training: Training, job: Job, after: int) -> Ite
 
 
 @Endpoint(
-    "GET /v1/fine_tuning/jobs/{job_id}/checkpoints", TRAINING, "List checkpoints of a job", (404,), query=(AFTER, _LIMIT)
+    "GET /v1/fine_tuning/jobs/{job_id}/checkpoints",
+    TRAINING,
+    "List checkpoints of a job",
+    (404,),
+    query=(AFTER, _LIMIT),
 )
 def list_checkpoints(services: Services, job_id: str, after: str | None, limit: int) -> FineTuningCheckpointList:
     """Return the checkpoint that was published, if the job has succeeded."""
