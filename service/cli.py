@@ -142,7 +142,8 @@ def serve(*, trainer: bool, **options: Any) -> None:
     settings = _settings(**options)
     if "backends" in settings.model_fields_set:
         _run_gateway(settings)
-    _run_both(settings, trains=trainer)
+    else:
+        _run_both(settings, trains=trainer)
 
 
 @click.command("demo", context_settings=CONTEXT, short_help="Train a model of Shakespeare's plays, and serve it.")

@@ -115,6 +115,7 @@ _CHECKPOINT = {
     "step_number": 7,
     "metrics": {"step": 7, "train_loss": 1.31, "valid_loss": 1.442, "valid_mean_token_accuracy": 0.57},
 }
+UPLOAD = {"file": "HAMLET.\nTo be, or not to be: that is the question.\n", "purpose": "fine-tune"}
 # By parameter in the path.
 IN_PATH = {"name": MODEL, "file_id": _FILE["id"], "job_id": _JOB["id"]}
 _TOKENIZER = CharacterTokenizer.train(["\n !"], end_token=True)

@@ -78,7 +78,8 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
     if parameters := _parameters(endpoint):
         operation["parameters"] = parameters
     if endpoint.uploads:
-        operation["requestBody"] = {"content": {"multipart/form-data": {"schema": _UPLOAD}}, "required": True}
+        content = {"schema": _UPLOAD, "example": examples.UPLOAD}
+        operation["requestBody"] = {"content": {"multipart/form-data": content}, "required": True}
     if endpoint.request:
         operation["requestBody"] = {"content": _request_content(endpoint), "required": True}
     return operation

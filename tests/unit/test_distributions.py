@@ -15,7 +15,7 @@ from sostenuto._cli.program import SERVER_COMMANDS
 from sostenuto_server import commands
 from tests.paths import ROOT
 
-BUNDLED = ("contract", "export", "model_server", "service")
+BUNDLED = ("contract", "export", "jobs", "model_server", "service")
 BOTH = pytest.mark.parametrize("folder", [ROOT / "client", ROOT], ids=["sostenuto", "sostenuto-server"])
 
 

@@ -58,7 +58,7 @@ def test_every_setting_has_a_description():
 WRONG = {
     "name": ("../up", r"name: must be 1 to 64 letters, .*got '\.\./up'"),
     "corpus": ("", "corpus: .*at least 1 character, got ''"),
-    "documents": ("pages", "documents: .*'none', 'file', 'lines' or 'blank-line', got 'pages'"),
+    "documents": ("pages", "documents: .*'none', 'file', 'lines', 'blank-line' or 'records', got 'pages'"),
     "token_unit": ("byte", "token_unit: .*'character', 'word', 'exact_word' or 'subword', got 'byte'"),
     "cell": ("rnn", "cell: .*'simple_rnn', 'lstm' or 'gru', got 'rnn'"),
     "layers": (9, "layers: .*less than or equal to 8, got 9"),

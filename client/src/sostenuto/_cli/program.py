@@ -45,7 +45,7 @@ SECTIONS = {
 SERVER_SECTIONS = {
     "Train": ("train", "import", "resume", "vocabulary", "demo"),
     "Manage models": ("publish", "list", "show", "compare", "verify", "promote", "rollback", "remove"),
-    "Serve": ("serve", "keys", "doctor"),
+    "Serve": ("serve", "trainer", "keys", "doctor"),
 }
 SERVER_COMMANDS = tuple(name for section in SERVER_SECTIONS.values() for name in section)
 GROUP = "sostenuto.commands"

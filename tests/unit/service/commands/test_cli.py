@@ -60,6 +60,11 @@ def test_serve_with_backends_starts_the_gateway_alone(call, monkeypatch, how):
     assert [(name, settings.backends) for name, settings in started] == [("gateway", "10.0.0.1:8500")]
 
 
+def test_without_a_model_serve_starts_for_the_jobs_of_clients(call):
+    done, started = call(cli.serve)
+    assert (done.exit_code, [name for name, _ in started]) == (0, ["both"])
+
+
 def test_options_of_serve_override_the_environment(call, monkeypatch, models):  # noqa: ARG001
     """The processes that it starts inherit them."""
     monkeypatch.setenv("SOSTENUTO_PORT", "1")
@@ -68,8 +73,8 @@ def test_options_of_serve_override_the_environment(call, monkeypatch, models):  
     assert (settings.port, settings.host, str(settings.models_dir)) == (9000, "127.0.0.2", "models")
 
 
-def test_serve_without_a_model_says_how_to_train_one(call):
-    done, started = call(cli.serve)
+def test_without_a_model_and_a_trainer_serve_says_how_to_train_one(call):
+    done, started = call(cli.serve, "--no-trainer")
     assert (done.exit_code, started) == (1, [])
     assert re.fullmatch(r"Error: there is no models.config in models: .*`sostenuto demo`\n", done.stderr)
 

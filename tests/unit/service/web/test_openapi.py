@@ -103,8 +103,8 @@ def test_every_example_request_is_accepted(endpoint):
     ("name", "errors"),
     [
         ("GET /healthz", "421"),
-        ("GET /v1/status", "401 421"),
-        ("GET /tokenizer_info", "400 401 404 421 429 503"),
+        ("GET /v1/status", "401 403 421"),
+        ("GET /tokenizer_info", "400 401 403 404 421 429 503"),
         ("POST /v1/chat/completions", "401 403 404 408 413 421"),
         ("POST /tokenize", "400 401 403 404 408 413 421 429 503"),
     ],

@@ -1,0 +1,206 @@
+"""The job store: every status changes in one transaction, tenants see their own, and a lost lease is noticed."""
+
+import concurrent.futures
+import itertools
+
+import pytest
+from sqlalchemy import update
+
+from jobs import database
+from jobs.store import JobActive, JobEnded, JobStore, NewJob, QuotaExceeded, StoredFile
+
+LEASE_S = 60.0
+
+
+@pytest.fixture
+def store(tmp_path):
+    made = JobStore(f"sqlite:///{tmp_path}/jobs.sqlite")
+    yield made
+    made.close()
+
+
+def create(store, tenant="acme", **fields):
+    return store.create(NewJob(tenant, "characters", "book", "file-1", **fields), max_active=100)
+
+
+def add_file(store, file_id="file-1", tenant="acme", size=10, created_at=1000):
+    store.add_file(StoredFile(file_id, tenant, "a.txt", size, created_at), max_bytes=100)
+
+
+def expire_leases(store):
+    with store._engine.begin() as connection:
+        connection.execute(update(database.jobs).values(lease_until=0.0))
+
+
+def test_a_job_is_claimed_once(store):
+    """Also by many trainers at the same time."""
+    job_ids = {create(store).id for _ in range(5)}
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        claimed = [job.id for job in pool.map(lambda _: store.claim(LEASE_S), range(20)) if job]
+    assert sorted(claimed) == sorted(job_ids)
+
+
+def test_the_tenant_that_trained_least_is_next(store):
+    """The oldest job of each; a tenant with many jobs does not keep out the others."""
+    many = [create(store, "many") for _ in range(3)]
+    few = create(store, "few")
+    first = store.claim(LEASE_S)
+    assert first.id == many[0].id
+    store.renew(first, LEASE_S, trained_s=30.0)
+    assert store.claim(LEASE_S).id == few.id
+    assert store.claim(LEASE_S).id == many[1].id
+
+
+def test_a_lost_trainer_is_replaced_and_its_writes_are_refused(store):
+    create(store)
+    lost = store.claim(LEASE_S)
+    assert store.claim(LEASE_S) is None
+    expire_leases(store)
+    again = store.claim(LEASE_S)
+    assert (again.id, again.attempt) == (lost.id, lost.attempt + 1)
+    assert store.renew(lost, LEASE_S) == "lost"
+    assert not store.add_events(lost, [("late", None)])
+    assert not store.end(lost, "failed", "late")
+    assert store.renew(again, LEASE_S) is None
+    assert store.job("acme", again.id).status == "running"
+
+
+@pytest.mark.parametrize("action", ["cancel", "pause"])
+def test_a_running_job_stops_when_its_trainer_knows(store, action):
+    job = create(store)
+    held = store.claim(LEASE_S)
+    assert store.request("acme", job.id, action).status == "running"
+    assert store.renew(held, LEASE_S) == action
+    assert store.end(held, "cancelled" if action == "cancel" else "paused", "stopped")
+    stopped = store.job("acme", job.id)
+    assert (stopped.status, stopped.requested) == ("cancelled" if action == "cancel" else "paused", None)
+    assert (stopped.finished_at is None) == (action == "pause")
+
+
+def test_a_paused_job_can_be_resumed_or_cancelled(store):
+    job = create(store)
+    assert store.request("acme", job.id, "pause").status == "paused"
+    assert store.claim(LEASE_S) is None
+    assert store.resume("acme", job.id).status == "queued"
+    assert store.request("acme", job.id, "pause").status == "paused"
+    assert store.request("acme", job.id, "cancel").status == "cancelled"
+
+
+def test_a_job_that_has_ended_stays_as_it_is(store):
+    job = create(store)
+    store.end(store.claim(LEASE_S), "succeeded", "published", version=3)
+    for act in (
+        lambda: store.request("acme", job.id, "cancel"),
+        lambda: store.request("acme", job.id, "pause"),
+        lambda: store.resume("acme", job.id),
+    ):
+        with pytest.raises(JobEnded, match="succeeded"):
+            act()
+    assert (store.job("acme", job.id).status, store.job("acme", job.id).version) == ("succeeded", 3)
+
+
+def test_a_tenant_neither_sees_nor_changes_what_belongs_to_another(store):
+    job = create(store)
+    add_file(store)
+    assert store.job("other", job.id) is None
+    assert store.request("other", job.id, "cancel") is store.request("other", job.id, "pause") is None
+    assert store.resume("other", job.id) is None
+    assert store.list_jobs("other", None, 10) == store.list_files("other", None, 10) == []
+    assert store.file("other", "file-1") is None
+    assert not store.remove_file("other", "file-1")
+    assert store.job("acme", job.id).status == "queued"
+
+
+def test_pages_are_complete_and_in_order(store):
+    made = [create(store).id for _ in range(5)][::-1]
+    pages, after = [], None
+    while page := store.list_jobs("acme", after, 2)[:2]:
+        pages.append([job.id for job in page])
+        after = page[-1].id
+    assert pages == [made[:2], made[2:4], made[4:]]
+    assert len(store.list_jobs("acme", None, 2)) == 3  # one more than the limit, as there are more
+
+
+def test_files_are_listed_in_either_order(store):
+    for number in range(4):
+        add_file(store, f"file-{number}", created_at=number // 2)
+    ids = [file.id for file in store.list_files("acme", None, 10)]
+    assert ids == ["file-3", "file-2", "file-1", "file-0"]
+    assert [file.id for file in store.list_files("acme", "file-1", 10, newest_first=False)] == ["file-2", "file-3"]
+
+
+def test_events_are_numbered_in_order(store):
+    job = create(store)
+    held = store.claim(LEASE_S)
+    store.add_events(held, [(f"event {number}", {"epoch": number}) for number in range(3)])
+    found = store.list_events(job.id, 0, 100)
+    assert [event.number for event in found] == list(range(1, 6))
+    assert [event.type for event in found] == ["message", "message", "metrics", "metrics", "metrics"]
+    assert store.list_events(job.id, 3, 1)[0].data == {"epoch": 1}
+    assert [event.number for event in store.list_events(job.id, 4, 2, newest_first=True)] == [3, 2]
+
+
+def test_the_last_and_the_best_epoch_are_those_of_the_metrics(store):
+    job = create(store)
+    held = store.claim(LEASE_S)
+    assert (store.last_epoch(job.id), store.best_epoch(job.id)) == (0, None)
+    epochs = [
+        {"epoch": number, "validation_loss": loss, "is_best": number < 3} for number, loss in enumerate([3, 2, 1, 4])
+    ]
+    store.add_events(held, [("", epoch) for epoch in epochs] + [("", {"epoch": 9, "train_loss": 1.0})])
+    assert (store.last_epoch(job.id), store.best_epoch(job.id)["epoch"]) == (3, 2)
+
+
+def test_quotas_count_what_is_active(store):
+    add_file(store, "file-1", size=60)
+    with pytest.raises(QuotaExceeded, match=r"may have 100 bytes, got 60 \+ 60"):
+        add_file(store, "file-2", size=60)
+    add_file(store, "file-2", tenant="other", size=60)
+    new = NewJob("acme", "characters", "book", "file-1")
+    first = store.create(new, max_active=1)
+    with pytest.raises(QuotaExceeded, match="at most 1 jobs"):
+        store.create(new, max_active=1)
+    store.request("acme", first.id, "cancel")
+    store.create(new, max_active=1)
+
+
+def test_a_file_is_kept_until_its_jobs_have_ended(store):
+    for number in range(3):
+        add_file(store, f"file-{number}")
+    job = create(store, validation_file="file-2")
+    for needed in ("file-1", "file-2"):
+        with pytest.raises(JobActive, match=job.id):
+            store.remove_file("acme", needed)
+    assert [file.id for file in store.files_before(2000)] == ["file-0"]
+    assert store.files_before(1000) == []
+    store.request("acme", job.id, "cancel")
+    assert store.remove_file("acme", "file-1")
+    assert not store.remove_file("acme", "file-1")
+
+
+def test_working_directories_of_jobs_that_ended_are_told_from_those_of_active_ones(store):
+    active, ended = create(store), create(store)
+    store.request("acme", ended.id, "cancel")
+    assert store.not_active_among([active.id, ended.id, "ftjob-unknown"]) == {ended.id, "ftjob-unknown"}
+
+
+def test_a_store_survives_its_process(tmp_path):
+    url = f"sqlite:///{tmp_path}/deep/er/jobs.sqlite"
+    for number in itertools.count():
+        store = JobStore(url)
+        assert len(store.list_jobs("acme", None, 10)) == number
+        if number == 2:
+            store.close()
+            return
+        create(store)
+        store.close()
+
+
+def test_the_database_of_a_newer_program_is_refused(tmp_path):
+    url = f"sqlite:///{tmp_path}/jobs.sqlite"
+    engine = database.open_database(url)
+    with engine.begin() as connection:
+        connection.execute(update(database._schema).values(version=99))
+    engine.dispose()
+    with pytest.raises(ValueError, match="schema version 99, and this program knows 1"):
+        JobStore(url)

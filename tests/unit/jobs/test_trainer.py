@@ -1,0 +1,240 @@
+"""The trainer runs the exporter for one job after another, and a job is published once, whatever is killed."""
+
+import io
+import json
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from jobs import trainer as module
+from jobs.settings import ALLOWED, RECIPES, ConfigError, check_settings, options_of
+from jobs.store import JobStore, NewJob, StoredFile
+from jobs.trainer import Directories, Trainer
+from tests.paths import ROOT
+from tests.waiting import until
+
+FAKE = (sys.executable, "-m", "tests.unit.jobs.fake_exporter")
+
+
+class Place:
+    """A store, its directories, and a trainer on a thread."""
+
+    def __init__(self, directory):
+        self.models, self.training = directory / "models", directory / "training"
+        self.models.mkdir()
+        self.url = f"sqlite:///{directory}/jobs.sqlite"
+        self.store = JobStore(self.url)
+        self.trainer, self.thread = None, None
+
+    def start(self):
+        """Start a trainer."""
+        self.trainer = Trainer(self.store, Directories(self.training, self.models), file_max_age_s=1e9)
+        self.thread = threading.Thread(target=self.trainer.run)
+        self.thread.start()
+
+    def stop(self):
+        """Stop it, and wait."""
+        if self.thread is not None:
+            self.trainer.is_stopping = True
+            self.thread.join(60)
+            assert not self.thread.is_alive()
+
+    def submit(self, text, filename="book.txt", **fields):
+        """Upload a text and create a job."""
+        file_id = f"file-{time.monotonic_ns()}"
+        size = Trainer(self.store, Directories(self.training, self.models), file_max_age_s=1e9)._uploads.write(
+            file_id, io.BytesIO(text.encode())
+        )
+        self.store.add_file(StoredFile(file_id, "", filename, size, int(time.time())), 10**9)
+        new = NewJob("", "characters-3-minutes", "book", file_id, **{"settings": {"seed": 0}, **fields})
+        return self.store.create(new, 100).id
+
+    def go_on(self):
+        """Let the exporter train."""
+        (self.models / "go-on").touch()
+
+    def job(self, job_id):
+        return self.store.job("", job_id)
+
+    def wait(self, job_id, *statuses):
+        until(lambda: self.job(job_id).status in statuses, timeout=60)
+        return self.job(job_id)
+
+    def epochs(self, job_id):
+        """Return the events about whole epochs."""
+        return [event for event in self.store.list_events(job_id, 0, 100) if event.data and "is_best" in event.data]
+
+    @property
+    def versions(self):
+        """Arguments of the exporter, by version."""
+        cards = self.models.glob("book/*/assets.extra/generator.json")
+        return {path.parts[-3]: json.loads(path.read_text())["training"]["settings"] for path in cards}
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_EXPORT", FAKE)
+    monkeypatch.setattr(module, "POLL_S", 0.02)
+    monkeypatch.setattr(module, "LEASE_S", 1.0)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    place = Place(tmp_path)
+    yield place
+    place.stop()
+    place.store.close()
+
+
+def test_a_job_is_trained_and_published(place):
+    job_id = place.submit("text", settings={"seed": 5, "units": 16, "training_filter": False, "vocab_size": None})
+    place.go_on()
+    place.start()
+    job = place.wait(job_id, "succeeded", "failed")
+    assert (job.status, job.version, job.trained_tokens) == ("succeeded", 1, 10)
+    command, text, *options = place.versions["1"]["argv"]
+    assert (command, text) == ("train", "text/book.txt")
+    assert {"--config=characters-3-minutes", "--seed=5", "--units=16", "--no-training-filter"} < set(options)
+    assert not any(option.startswith("--vocab-size") for option in options)
+    messages = [event.message for event in place.epochs(job_id)]
+    assert messages == [
+        f"epoch {number}: training loss 2.000, validation loss 2.100, best so far" for number in (1, 2, 3)
+    ]
+    until(lambda: list((place.training / "jobs").iterdir()) == [])
+
+
+@pytest.mark.parametrize(("filename", "option"), [("a.jsonl", True), ("a.csv", True), ("a.txt", False)])
+def test_records_are_documents(place, filename, option):
+    job_id = place.submit("{}", filename)
+    place.go_on()
+    place.start()
+    place.wait(job_id, "succeeded")
+    assert ("--documents=records" in place.versions["1"]["argv"]) == option
+
+
+def test_a_validation_file_is_passed_on(place):
+    file_id = place.job(place.submit("held out", "other.txt")).training_file
+    job_id = place.submit("text", validation_file=file_id, suffix="x")
+    place.go_on()
+    place.start()
+    place.wait(job_id, "succeeded")
+    option = "--validation-corpus=validation/other.txt"
+    assert [option in each["argv"] for each in place.versions.values()].count(True) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "filename", "code", "message"),
+    [
+        ("fail", "a.txt", "training_failed", "the corpus is too short"),
+        ("crash", "a.txt", "training_failed", "the training was killed by SIGKILL; it may have run out of memory"),
+        ("no zip", "a.zip", "invalid_training_file", "a.zip: the archive cannot be unpacked"),
+    ],
+)
+def test_a_job_that_fails_says_why(place, text, filename, code, message):
+    """And the trainer goes on with the next one."""
+    job_id, next_id = place.submit(text, filename), place.submit("text")
+    place.go_on()
+    place.start()
+    job = place.wait(job_id, "failed", "succeeded")
+    assert job.error["code"] == code
+    assert message in job.error["message"]
+    assert place.wait(next_id, "succeeded", "failed").status == "succeeded"
+
+
+def test_a_cancelled_job_stops_and_leaves_nothing(place):
+    job_id = place.submit("text")
+    place.start()
+    place.wait(job_id, "running")
+    place.store.request("", job_id, "cancel")
+    assert place.wait(job_id, "cancelled").version is None
+    until(lambda: list((place.training / "jobs").iterdir()) == [])
+    assert place.versions == {}
+
+
+def test_a_paused_job_resumes_after_its_last_epoch(place):
+    job_id = place.submit("text")
+    place.start()
+    place.wait(job_id, "running")
+    place.store.request("", job_id, "pause")
+    place.wait(job_id, "paused")
+    place.go_on()
+    place.store.resume("", job_id)
+    assert place.wait(job_id, "succeeded").version == 1
+    assert [event.data["epoch"] for event in place.epochs(job_id)] == [1, 2, 3]
+
+
+def test_a_trainer_that_stops_leaves_its_job_to_the_next(place):
+    job_id = place.submit("text")
+    place.start()
+    place.wait(job_id, "running")
+    place.stop()
+    assert place.job(job_id).status == "queued"
+    place.go_on()
+    place.start()
+    assert place.wait(job_id, "succeeded").version == 1
+
+
+def test_a_killed_trainer_is_replaced_and_its_job_published_once(place):
+    """By a trainer in a process of its own, which its exporter kills after the first epoch."""
+    job_id = place.submit("once")
+    place.go_on()
+    script = (
+        "import sys; from pathlib import Path; from jobs import trainer as t; from jobs.store import JobStore;"
+        f"t._EXPORT, t.LEASE_S, t.POLL_S = {FAKE!r}, 1.0, 0.02;"
+        f"t.Trainer(JobStore({place.url!r}), t.Directories(Path({str(place.training)!r}), Path({str(place.models)!r})),"
+        "file_max_age_s=1e9).run()"
+    )
+    killed = subprocess.run([sys.executable, "-c", script], cwd=ROOT, timeout=60, check=False)
+    assert killed.returncode == -9
+    assert place.job(job_id).status == "running"
+    place.start()
+    job = place.wait(job_id, "succeeded", "failed")
+    assert (job.status, job.attempt) == ("succeeded", 2)
+    assert list(place.versions) == ["1"]
+    assert [event.data["epoch"] for event in place.epochs(job_id)] == [1, 2, 3]
+
+
+def test_a_version_whose_exporter_was_killed_is_listed(place):
+    """It is not published again."""
+    job_id = place.submit("unlisted")
+    place.go_on()
+    place.start()
+    assert place.wait(job_id, "succeeded", "failed").status == "succeeded"
+    assert (place.models / "listed").read_text() == "book\n"
+    assert list(place.versions) == ["1"]
+
+
+def test_old_files_and_leftovers_are_deleted(place):
+    place.submit("text")
+    (place.training / "jobs/ftjob-unknown").mkdir(parents=True)
+    old = StoredFile("file-old", "", "old.txt", 1, 1000)
+    place.store.add_file(old, 10**9)
+    trainer = Trainer(place.store, Directories(place.training, place.models), file_max_age_s=86_400)
+    trainer._uploads.write("file-old", io.BytesIO(b"x"))
+    trainer._clean()
+    assert place.store.file("", "file-old") is None
+    trainer._clean()
+    assert not (place.training / "jobs/ftjob-unknown").exists()
+    assert len(place.store.file_ids()) == 1
+
+
+def test_no_setting_of_a_job_names_a_file_of_the_machine():
+    assert not {name for name in ALLOWED if name.endswith(("corpus", "init", "dir", "file")) or name in ("base", "mix")}
+
+
+@pytest.mark.parametrize("model", [*RECIPES, "base:1"])
+def test_the_settings_of_every_recipe_and_base_can_be_checked(model):
+    assert check_settings(model, {"seed": 3}).seed == 3
+    assert options_of(model, {})[0] == (f"--config={model}" if model in RECIPES else "--from=base:1")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"units": 0}, "units: .*greater than or equal to 1, got 0"),
+        ({"embedding_init": "/etc/passwd"}, "not a setting of a job"),
+    ],
+)
+def test_a_wrong_setting_is_named(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        check_settings("characters", settings)

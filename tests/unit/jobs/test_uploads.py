@@ -1,0 +1,101 @@
+"""Uploads are laid out as a corpus; nothing in an archive leaves its directory or fills the disk."""
+
+import io
+import zipfile
+
+import pytest
+
+from jobs import uploads as module
+from jobs.uploads import InvalidUpload, Uploads, lay_out, safe_name
+
+
+@pytest.fixture
+def uploads(tmp_path):
+    return Uploads(tmp_path / "files")
+
+
+def archive(uploads, **names):
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name, text in names.items():
+            packed.writestr(name, text)
+    content.seek(0)
+    uploads.write("file-1", content)
+    return uploads.path("file-1")
+
+
+def files(directory):
+    return {str(path.relative_to(directory)): path.read_text() for path in directory.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("name", "safe"),
+    [
+        ("book.txt", "book.txt"),
+        ("../../etc/passwd", "passwd"),
+        ("C:\\texts\\my book.txt", "my_book.txt"),
+        ("-rf.txt", "rf.txt"),
+        (".hidden", "hidden"),
+        ("..", "text"),
+        ("Bücher\n.txt", "Bücher_.txt"),
+        ("x" * 300 + ".jsonl", "x" * 94 + ".jsonl"),
+    ],
+)
+def test_a_name_is_one_component_and_no_option(name, safe):
+    assert safe_name(name) == safe
+
+
+def test_a_file_keeps_its_name_and_content(uploads, tmp_path):
+    assert uploads.write("file-1", io.BytesIO(b"text")) == 4
+    assert lay_out(uploads.path("file-1"), "a b.txt", tmp_path / "text") == "a_b.txt"
+    assert files(tmp_path / "text") == {"a_b.txt": "text"}
+    # Again, after the trainer was killed.
+    assert lay_out(uploads.path("file-1"), "a b.txt", tmp_path / "text") == "a_b.txt"
+
+
+def test_an_archive_becomes_a_directory(uploads, tmp_path):
+    """Of its files that are not hidden; those of the same name in two directories are both there."""
+    visible = {"b/x.txt": "1", "a/x.txt": "2", "../../x.txt": "3", "/etc/y.txt": "4"}
+    path = archive(uploads, **visible, **{"__MACOSX/x": "5", ".git/z": "6", "d/": ""})
+    assert lay_out(path, "texts.zip", tmp_path / "text") == "texts.zip"
+    unpacked = files(tmp_path / "text")
+    assert sorted(unpacked.values()) == ["1", "2", "3", "4"]
+    assert {name.rpartition("-")[2] for name in unpacked} == {"x.txt", "y.txt"}
+    assert {path.name for path in tmp_path.iterdir()} == {"files", "text"}
+
+
+def test_an_archive_that_unpacks_to_too_much_is_refused_while_it_is_written(uploads, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "MAX_UNPACKED_BYTES", 10_000)
+    path = archive(uploads, **{"a.txt": "x" * 6000, "b.txt": "x" * 6000})
+    with pytest.raises(InvalidUpload, match="at most 10000 bytes"):
+        lay_out(path, "a.zip", tmp_path / "text")
+    assert not (tmp_path / "text/a.zip").exists()
+
+
+def test_an_archive_of_too_many_files_is_refused(uploads, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "MAX_ARCHIVE_FILES", 2)
+    with pytest.raises(InvalidUpload, match="at most 2 files, got 3"):
+        lay_out(archive(uploads, a="", b="", c=""), "a.zip", tmp_path / "text")
+
+
+@pytest.mark.parametrize("content", [b"PK\3\4 not an archive", b""], ids=["damaged", "empty"])
+def test_what_is_no_archive_is_refused(uploads, tmp_path, content):
+    uploads.write("file-1", io.BytesIO(content))
+    with pytest.raises(InvalidUpload, match=r"a.zip: the archive cannot be unpacked"):
+        lay_out(uploads.path("file-1"), "a.zip", tmp_path / "text")
+
+
+def test_an_archive_without_files_is_refused(uploads, tmp_path):
+    with pytest.raises(InvalidUpload, match="no files"):
+        lay_out(archive(uploads, **{".hidden": "x"}), "a.zip", tmp_path / "text")
+
+
+def test_files_of_interrupted_uploads_are_removed(uploads):
+    """Once they are old: the record of a file is added after its content."""
+    for name in ("file-1", "file-2"):
+        uploads.write(name, io.BytesIO(b"x"))
+    uploads.remove_unrecorded(iter(["file-1"]), before=0)
+    assert uploads.path("file-2").exists()
+    uploads.remove_unrecorded(iter(["file-1"]), before=2**40)
+    assert uploads.path("file-1").exists()
+    assert not uploads.path("file-2").exists()
