@@ -8,10 +8,11 @@ import sys
 from urllib.parse import urlencode
 
 import pytest
+import requests
 
 from service.web import examples
 from service.web.blueprint import ENDPOINTS
-from service.web.endpoint import TAGS
+from service.web.endpoint import TAGS, TRAINING
 from service.web.openapi import openapi_document
 from tests.conftest import MODEL_NAMES
 from tests.documents import fits
@@ -48,7 +49,10 @@ def test_the_gateway_serves_its_openapi_document(gateway):
         assert (status, headers["Location"]) == (302, "docs/")
 
 
-@pytest.mark.parametrize("endpoint", [endpoint for endpoint in ENDPOINTS if endpoint.has_body], ids=lambda e: e.path)
+SERVED = [endpoint for endpoint in ENDPOINTS if endpoint.has_body and endpoint.tag != TRAINING]
+
+
+@pytest.mark.parametrize("endpoint", SERVED, ids=lambda e: e.path)
 def test_every_example_response_has_the_fields_of_a_real_one(gateway, endpoint):
     """The response to the example request has the same fields, with values of the same types."""
     if endpoint.request:
@@ -69,6 +73,36 @@ def test_every_example_response_has_the_fields_of_a_real_one(gateway, endpoint):
         assert set(map(type, response["model"].pop("vocab").values())) == {int}
         response["model"]["vocab"] = examples.RESPONSES[endpoint.rule]["model"]["vocab"]
     assert fits(response, examples.RESPONSES[endpoint.rule])
+
+
+def test_every_example_response_of_training_has_the_fields_of_a_real_one(start_gateway, tmp_path):
+    """Each endpoint is called once, in an order in which a client may call them; no trainer runs."""
+    gateway = start_gateway(training_dir=tmp_path)
+    url, ids, called = f"http://127.0.0.1:{gateway.port}", {}, set()
+
+    def call(rule, **given):
+        method, path = rule.split(" ")
+        response = requests.request(method, url + path.format(**ids), timeout=60, **given)
+        assert response.status_code == 200, response.text
+        called.add(rule)
+        # The fuzzer below checks their types; many are null until a trainer runs.
+        assert response.json().keys() == examples.RESPONSES[rule].keys()
+        return response.json()
+
+    upload = {"files": {"file": ("book.txt", b"text")}, "data": {"purpose": "fine-tune"}}
+    ids["file_id"] = call("POST /v1/files", **upload)["id"]
+    call("GET /v1/files")
+    call("GET /v1/files/{file_id}")
+    new = {"model": "characters", "training_file": ids["file_id"]}
+    ids["job_id"] = call("POST /v1/fine_tuning/jobs", json=new)["id"]
+    call("GET /v1/fine_tuning/jobs")
+    call("GET /v1/fine_tuning/jobs/{job_id}")
+    call("GET /v1/fine_tuning/jobs/{job_id}/events")
+    call("GET /v1/fine_tuning/jobs/{job_id}/checkpoints")
+    for action in ("pause", "resume", "cancel"):
+        call(f"POST /v1/fine_tuning/jobs/{{job_id}}/{action}")
+    call("DELETE /v1/files/{file_id}")
+    assert called == {endpoint.rule for endpoint in ENDPOINTS if endpoint.has_body and endpoint.tag == TRAINING}
 
 
 @pytest.mark.parametrize(
@@ -93,7 +127,7 @@ def test_the_reference_groups_endpoints_and_shows_titles_and_examples(open_page,
     assert sorted(titles) == sorted(endpoint.summary for endpoint in ENDPOINTS)
     page.page.locator("#operations-Completions-post_v1_completions .opblock-summary-control").click()
     shown = page.page.locator("#operations-Completions-post_v1_completions .body-param__example")
-    for title, example in examples.REQUESTS["/v1/completions"].items():
+    for title, example in examples.REQUESTS["POST /v1/completions"].items():
         page.page.locator(".examples-select-element").select_option(title)
         assert json.loads(shown.inner_text()) == example
     assert page.fits()
@@ -107,7 +141,7 @@ def test_the_reference_groups_endpoints_and_shows_titles_and_examples(open_page,
 @pytest.mark.parametrize("num_examples", [20, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
 def test_every_response_to_a_fuzzer_conforms_to_the_openapi_document(start_gateway, tmp_path, num_examples):
     """Valid and invalid requests get responses of the documented status, content type and schema, and no 500."""
-    gateway = start_gateway(**BOUNDS)
+    gateway = start_gateway(**BOUNDS, training_dir=tmp_path / "training")
     document = copy.deepcopy(openapi_document())
     for body in ("CompletionRequest", "EmbeddingsRequest", "TokenizeRequest", "DetokenizeRequest"):
         # Served models only; otherwise hardly any request would get beyond the 404 of an unknown model.
