@@ -95,8 +95,14 @@ class QueryParameter:
 
     def parse(self, value: str | None) -> Any:
         """Return a parameter's value, or its default if it is absent; raise InvalidRequest if its schema refuses it."""
-        if value is None or self.schema["type"] == "string":
-            return self.schema.get("default") if value is None else value
+        if value is None:
+            return self.schema.get("default")
+        if self.schema["type"] == "string":
+            allowed = self.schema.get("enum", (value,))
+            if value not in allowed:
+                names = " or ".join(allowed)
+                raise InvalidRequest(f"{self.name} must be {names}, got {shorten(value)}", param=self.name)
+            return value
         if self.schema["type"] == "boolean":
             # Python's clients send `True`.
             if value.lower() not in ("true", "false"):
