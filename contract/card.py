@@ -176,7 +176,7 @@ class GeneratorCard(_Frozen):
         vocab_size: V, rows of the output layer.
         weights_sha256: Hash of the weights' names, shapes and bytes: versions with equal hashes are the same model.
         code_sha256: Hash of the code that built the graph of the signatures: the sampled tokens depend on it, too.
-        traces: Outputs of `inspect`.
+        activations: Outputs of `inspect`; `traces` in the file.
         max_decode_steps: Maximum K of a `decode` call.
         max_prefill_length: Maximum T of a `prefill` call.
         num_top: Number of most probable tokens that `decode_full` and `score` return at each position.
@@ -184,6 +184,8 @@ class GeneratorCard(_Frozen):
         precision_check: The cost of bfloat16; None for a version without signatures in bfloat16.
         training_filter: None for a version without one, such as an imported model.
     """
+
+    model_config = ConfigDict(validate_by_name=True, serialize_by_alias=True)
 
     format: Literal[4] = FORMAT
     name: str = Field(pattern=ID_PATTERN)
@@ -200,7 +202,7 @@ class GeneratorCard(_Frozen):
     code_sha256: str
     tensorflow: str
     created: int
-    traces: tuple[Activation, ...] = Field(min_length=1)
+    activations: tuple[Activation, ...] = Field(alias="traces", min_length=1)
     batch_sizes: tuple[Count, ...] = signatures.BATCH_SIZES
     max_decode_steps: Count = signatures.MAX_DECODE_STEPS
     max_prefill_length: Count = signatures.MAX_PREFILL_LENGTH

@@ -200,7 +200,7 @@ def _card(
         code_sha256=_code_sha256(),
         tensorflow=tf.__version__,
         created=int(time.time()),
-        traces=tuple(exportable.network.activations),
+        activations=tuple(exportable.network.activations),
         num_top=graph_signatures.num_top_of(exportable.network.vocab_size),
         training=training,
         training_filter=TrainingFilterDescription.of(training_filter) if training_filter else None,

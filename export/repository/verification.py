@@ -170,7 +170,7 @@ def _serving_default_as_model(card: GeneratorCard, functions: Mapping[str, Any])
 
     # The attributes of a network that the check of its signatures uses.
     sizes: Any = SimpleNamespace(
-        state_size=card.state_size, output_size=card.units, vocab_size=card.vocab_size, activations=card.traces
+        state_size=card.state_size, output_size=card.units, vocab_size=card.vocab_size, activations=card.activations
     )
     return Exportable(sizes, Facts(), card.weights_sha256, logits, gives_probabilities=False)
 
@@ -190,7 +190,7 @@ def _output_sizes(card: GeneratorCard) -> dict[str, dict[str, int | None]]:
     """Return the width of every output; None if it is the number of tokens."""
     state, tokens = {"state": card.state_size}, {"token_ids": None, "logprobs": None}
     top = dict.fromkeys(("top_token_ids", "top_logprobs"), card.num_top)
-    activations = {each.output: each.units for each in card.traces}
+    activations = {each.output: each.units for each in card.activations}
     variants = {
         signatures.PREFILL: state,
         signatures.DECODE: {**tokens, **state},

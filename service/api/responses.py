@@ -97,8 +97,8 @@ class InspectedLayer(TypedDict):
 
     `values` are `hidden`, and of an LSTM `cell` (c) and the gates `forget` (f), `input` (i), `candidate` (g) and
     `output` (o), with c' = f⊙c + i⊙g and h' = o⊙tanh(c'); of a GRU `update` (z), `reset` (r) and `candidate` (g), with
-    h' = z⊙h + (1 - z)⊙g. Layer 0 is the `top` of a model whose layers have no traces. In base64 they are float32 or
-    float16, little-endian, row by row. `state` is the whole `hidden` and `cell` after the last token, if requested.
+    h' = z⊙h + (1 - z)⊙g. Layer 0 is the `top` of a model whose layers have no activations. In base64 they are float32
+    or float16, little-endian, row by row. `state` is the whole `hidden` and `cell` after the last token, if requested.
     """
 
     layer: int

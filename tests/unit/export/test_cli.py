@@ -247,7 +247,7 @@ def test_if_empty_trains_only_if_no_readable_version_exists(published, capsys):
         "code_sha256": "",
         "tensorflow": "",
         "created": 0,
-        "traces": (("hidden", 1, 6),),
+        "activations": (("hidden", 1, 6),),
     }
     card.write_text(GeneratorCard(name="m", **sizes, **facts).model_dump_json())
     card.with_name("tokenizer.json").write_text(tokenizer.to_json())
