@@ -26,7 +26,11 @@ class LogprobsObject(TypedDict):
 
 
 class PromptLogprob(TypedDict):
-    """A token's log probability; `rank` is its place among all tokens by probability, from 1, or null if above 5."""
+    """A token's log probability, and its `rank` among all tokens by probability, from 1.
+
+    `rank` is null for a token that is not among the top tokens that the version returns (20; 5 for versions of earlier
+    releases).
+    """
 
     logprob: float
     rank: int | None

@@ -51,7 +51,7 @@ class Ended(Exception):
 
 
 def terminate_with_parent(parent: int) -> None:
-    """Have the kernel send this process SIGTERM when its parent ends, or exit if it has ended; for `preexec_fn`."""
+    """Make the kernel send this process SIGTERM when its parent ends, or exit if it has ended; for `preexec_fn`."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         os._exit(1)
@@ -69,7 +69,7 @@ class LifetimePipe:
         self._is_dropped = False
 
     def terminate_when_cut(self) -> None:
-        """Have the kernel send this process SIGTERM when the pipe is cut; for `preexec_fn`, with `read_fd` passed on.
+        """Make the kernel send this process SIGTERM when the pipe is cut; for `preexec_fn`, with `read_fd` passed on.
 
         `fork` makes this process a holder until `exec`: if all other holders have ended before, `exec` cuts the pipe.
         """
