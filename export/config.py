@@ -87,6 +87,7 @@ class TrainConfig(
     validation split is left out"""
     mix_share: float = _setting(Group.FINE_TUNING, 0.2, gt=0, lt=1)
     """share of the tokens trained on that are of --mix"""
+
     documents: Documents = _setting(Group.CORPUS, "none")
     """how the corpus is split into documents, each of which ends with the EOS token; none: one running text without
     EOS"""

@@ -198,7 +198,6 @@ class RunFolder:
         return self.path / _BEST / f"{progress.best_epoch}.keras"
 
     def _remove_superseded(self, progress: Progress) -> None:
-        (self.path / _INITIAL).unlink(missing_ok=True)
         for path in (self.path / _CHECKPOINTS).iterdir():
             if path.is_dir():
                 # TensorFlow writes a checkpoint into a temporary directory, which a killed run leaves.
@@ -208,6 +207,8 @@ class RunFolder:
         for path in (self.path / _BEST).iterdir():
             if path != self._best(progress):
                 path.unlink()
+        if (self.path / _INITIAL).exists():
+            (self.path / _INITIAL).unlink()
 
     def restore(self, checkpoint: tf.train.Checkpoint) -> Progress:
         """Load the last complete epoch into `checkpoint`; a run without one starts from the beginning.
