@@ -98,6 +98,11 @@ class Ancestor(_Frozen):
     corpus: str | None = None
     corpus_sha256: str | None = None
 
+    @property
+    def reference(self) -> str:
+        """NAME:VERSION."""
+        return f"{self.name}:{self.version}"
+
 
 class Lineage(_Frozen):
     """What a fine-tuned version comes from.
@@ -113,7 +118,7 @@ class Lineage(_Frozen):
     @property
     def base(self) -> str:
         """NAME:VERSION of the base."""
-        return f"{self.ancestors[0].name}:{self.ancestors[0].version}"
+        return self.ancestors[0].reference
 
 
 class CorpusDescription(_Frozen):
@@ -157,6 +162,7 @@ class TrainingReport(CorpusDescription):
         written_spans: Number of such 8-grams; None if the text was unavailable.
         no_training_filter: Why the version has no training filter; None if it has one, or is older than they are.
         lineage: What a fine-tuned version comes from; None for one that was trained from nothing.
+        base_loss: Validation loss of its base on the same split; None without either.
     """
 
     epochs: float
@@ -174,6 +180,7 @@ class TrainingReport(CorpusDescription):
     written_spans: int | None
     no_training_filter: NoTrainingFilter | None = None
     lineage: Lineage | None = None
+    base_loss: float | None = None
 
 
 class PrecisionCheck(_Frozen):
@@ -259,6 +266,11 @@ class GeneratorCard(_Frozen):
     training: TrainingReport | None = None
     precision_check: PrecisionCheck | None = None
     training_filter: TrainingFilterDescription | None = None
+
+    @property
+    def base(self) -> str | None:
+        """NAME:VERSION that it was fine-tuned from; None for a model that was trained from nothing or imported."""
+        return self.training.lineage.base if self.training and self.training.lineage else None
 
     @property
     def precisions(self) -> tuple[signatures.PrecisionName, ...]:
