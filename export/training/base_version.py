@@ -7,7 +7,7 @@ from typing import Any
 from contract.card import Ancestor, GeneratorCard, Lineage
 from contract.signatures import ASSETS
 from contract.tokenizer import ImportedTokenizer, Tokenizer
-from contract.tokenizers.vocabulary import Vocabulary
+from contract.tokenizers.base import Vocabulary
 from export.config import ARCHITECTURE, TrainConfig, validated
 from export.corpora.corpus import Corpus
 from export.errors import ConfigError
