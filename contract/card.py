@@ -69,6 +69,58 @@ class Sample(_Frozen):
     text: str
 
 
+class MixedText(_Frozen):
+    """The text that was mixed into a training.
+
+    Attributes:
+        corpus: Its name on the command line.
+        corpus_characters: Its length; a share of it, as of the corpus, was held out.
+        tokens: Tokens of it per epoch, which are part of `train_tokens`.
+    """
+
+    corpus: str
+    corpus_sha256: str
+    corpus_characters: int
+    tokens: int
+
+
+class Ancestor(_Frozen):
+    """A version that another one was fine-tuned from.
+
+    Attributes:
+        weights_sha256: `weights_sha256` of its card.
+        corpus: What it was trained on; None for an imported model.
+    """
+
+    name: str
+    version: int
+    weights_sha256: str
+    corpus: str | None = None
+    corpus_sha256: str | None = None
+
+    @property
+    def reference(self) -> str:
+        """NAME:VERSION."""
+        return f"{self.name}:{self.version}"
+
+
+class Lineage(_Frozen):
+    """What a fine-tuned version comes from.
+
+    Attributes:
+        ancestors: Its base, then the base of that one, and so on.
+        added_tokens: Tokens that the base did not have.
+    """
+
+    ancestors: tuple[Ancestor, ...] = Field(min_length=1)
+    added_tokens: tuple[str, ...] = ()
+
+    @property
+    def base(self) -> str:
+        """NAME:VERSION of the base."""
+        return self.ancestors[0].reference
+
+
 class CorpusDescription(_Frozen):
     """The corpus of a training run and its split.
 
@@ -81,6 +133,7 @@ class CorpusDescription(_Frozen):
         train_tokens: Tokens per epoch.
         validation_tokens: Tokens of the validation split that are in the vocabulary; the losses are means over these.
         validation_characters: Characters of these tokens; see `export.corpora.bits_per_character`.
+        mixed: Text that was mixed in; None without.
     """
 
     corpus: str
@@ -92,6 +145,7 @@ class CorpusDescription(_Frozen):
     train_tokens: int
     validation_tokens: int
     validation_characters: int
+    mixed: MixedText | None = None
 
 
 class TrainingReport(CorpusDescription):
@@ -107,6 +161,8 @@ class TrainingReport(CorpusDescription):
             training text; None if there are too few, or the text was unavailable.
         written_spans: Number of such 8-grams; None if the text was unavailable.
         no_training_filter: Why the version has no training filter; None if it has one, or is older than they are.
+        lineage: What a fine-tuned version comes from; None for one that was trained from nothing.
+        base_loss: Validation loss of its base on the same split; None without either.
     """
 
     epochs: float
@@ -123,6 +179,8 @@ class TrainingReport(CorpusDescription):
     copied_spans: float | None
     written_spans: int | None
     no_training_filter: NoTrainingFilter | None = None
+    lineage: Lineage | None = None
+    base_loss: float | None = None
 
 
 class PrecisionCheck(_Frozen):
@@ -210,6 +268,11 @@ class GeneratorCard(_Frozen):
     training: TrainingReport | None = None
     precision_check: PrecisionCheck | None = None
     training_filter: TrainingFilterDescription | None = None
+
+    @property
+    def base(self) -> str | None:
+        """NAME:VERSION that it was fine-tuned from; None for a model that was trained from nothing or imported."""
+        return self.training.lineage.base if self.training and self.training.lineage else None
 
     @property
     def precisions(self) -> tuple[signatures.PrecisionName, ...]:

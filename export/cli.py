@@ -7,13 +7,21 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import click
-from click.core import ParameterSource
 
 from contract.card import Direction, load_assets
 from contract.errors import ContractError
 from contract.signatures import MODELS_CONFIG
 from export.command import PATH, Command, GroupedOption, models_dir_option, option
-from export.config import DEFAULT_RECIPE, RECIPES, RUNS, Group, TrainConfig, load_config, recipe_path
+from export.config import (
+    DEFAULT_RECIPE,
+    FINE_TUNING_RECIPE,
+    RECIPES,
+    RUNS,
+    Group,
+    TrainConfig,
+    load_config,
+    recipe_path,
+)
 from export.quiet import import_tensorflow_quietly
 from export.repository.display import compare, list_versions, show, verify
 from export.repository.promotion import promote, rollback
@@ -28,7 +36,8 @@ _TRAIN_EXAMPLES = """\
 Examples:
   sostenuto train book.txt
   cat *.txt | sostenuto train - --name words --token-unit word --cell gru --max-minutes 20
-  sostenuto train --config demo"""
+  sostenuto train --config demo
+  sostenuto train letters.txt --from book"""
 _EXAMPLES = f"""\
 {_TRAIN_EXAMPLES}
   sostenuto import lesson.h5 --tokenizer tokenizer.json --name lesson
@@ -52,7 +61,7 @@ def _setting_option(name: str, group: str | None = None) -> click.Option:
     """
     field = TrainConfig.model_fields[name]
     extra: Any = field.json_schema_extra
-    option, kind, default = f"--{name.replace('_', '-')}", None, field.default
+    option, kind, default = f"--{(field.alias or name).replace('_', '-')}", None, field.default
     if field.annotation is bool:
         option, default = f"{option}/--no-{option[2:]}", "yes" if field.default else "no"
     elif get_origin(field.annotation) is Literal:
@@ -104,33 +113,44 @@ def _given(**settings: Any) -> dict[str, Any]:
     cls=Command, epilog=_TRAIN_EXAMPLES, params=_setting_options(), short_help="Train a generator and publish it."
 )
 @_corpus_argument
-@click.option("--config", default=DEFAULT_RECIPE, metavar="RECIPE", help=_CONFIG)
+@option(
+    "--config",
+    shown_default=f"{DEFAULT_RECIPE}; with --from {FINE_TUNING_RECIPE}",
+    metavar="RECIPE",
+    help=_CONFIG,
+)
 @option("--if-empty", is_flag=True, group=Group.OUTPUT, help="Do nothing if the repository has a model.")
 @option("--if-new", is_flag=True, group=Group.OUTPUT, help="Do nothing if the repository has a model of this name.")
 @option("--runs-dir", type=PATH, default=RUNS, group=Group.OUTPUT, metavar="DIR", help="Directory of the runs.")
 @models_dir_option(Group.OUTPUT)
-@click.pass_context
-def train(
-    context: click.Context, config: str, if_empty: bool, if_new: bool, runs_dir: Path, models_dir: Path, **settings: Any
-) -> int:
+def train(config: str | None, if_empty: bool, if_new: bool, runs_dir: Path, models_dir: Path, **settings: Any) -> int:
     """Train a generator on CORPUS and publish it, by default in three minutes.
 
     CORPUS is a text file, a directory of text files, - for standard input, or a demo corpus, shakespeare or
     pydoc-topics; without it, that of the recipe. The model is named after it.
 
+    With --from it goes on from a published model. The result is a version of a model of its own, or of the base if
+    --name is its name.
+
     The recipe sets the other settings. The defaults below apply to those that neither it nor an option sets.
     """
     given = _given(**settings)
-    if context.get_parameter_source("config") is ParameterSource.DEFAULT and "epochs" in given:
+    if config is None and "epochs" in given:
         given.setdefault("max_minutes", None)
-    train_config = load_config(recipe_path(config), given)
+    default = FINE_TUNING_RECIPE if "from" in given else DEFAULT_RECIPE
+    train_config = load_config(recipe_path(config or default), given)
     pattern = "*" if if_empty else train_config.name
     if (if_empty or if_new) and (version_dir := _first_readable_version(models_dir, pattern)):
         print(f"{version_dir} exists already: nothing to train")
         if not (models_dir / MODELS_CONFIG).exists():
             _add_to_models_config(models_dir, version_dir.parent.name)
         return 0
-    return _workflow(start=False).train(train_config, models_dir, runs_dir)
+    if train_config.base is None:
+        return _workflow(start=False).train(train_config, models_dir, runs_dir)
+    from export.training.base_version import BaseVersion  # noqa: PLC0415 - NumPy
+
+    base = BaseVersion.find(train_config.base, models_dir)
+    return _workflow(start=False).train(base.complete(train_config), models_dir, runs_dir, base)
 
 
 @program.command(cls=Command)

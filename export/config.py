@@ -16,8 +16,8 @@ from export.errors import ConfigError
 MODELS, RUNS = Path("models"), Path("runs")
 # Files of settings that come with the program, by name.
 RECIPES = {path.stem: path for path in sorted(Path(__file__).with_name("recipes").glob("*.toml"))}
-# Applies where no other file of settings is given: three minutes on two cores.
-DEFAULT_RECIPE = "characters-3-minutes"
+# They apply where no other file of settings is given: three minutes on two cores; the second one with a base model.
+DEFAULT_RECIPE, FINE_TUNING_RECIPE = "characters-3-minutes", "fine-tuning"
 
 Connections = Literal["none", "residual", "skip"]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -34,10 +34,18 @@ MIN_CHARACTERS = 1000
 _UNITS_OF_LIMIT = {"num_words": ("word", "exact_word"), "vocab_size": ("exact_word", "subword")}
 
 
+# Settings that a fine-tuned model has from its base.
+ARCHITECTURE = (
+    *("token_unit", "num_words", "vocab_size", "direction", "cell", "layers", "units", "embedding", "bidirectional"),
+    *("context_length", "connections", "tie_embeddings"),
+)
+
+
 class Group(StrEnum):
     """Groups of settings, as the command-line help shows them, in its order."""
 
     CORPUS = "corpus and tokenizer"
+    FINE_TUNING = "fine-tuning"
     MODEL = "model"
     REGULARIZATION = "regularization"
     OPTIMIZATION = "optimization"
@@ -56,7 +64,9 @@ def _setting(
     return Field(default, json_schema_extra=extra, **limits)
 
 
-class TrainConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
+class TrainConfig(
+    BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True, validate_by_name=True, validate_by_alias=True
+):
     """Settings for training one generator. The docstring of a field is its command-line help."""
 
     name: str = _setting(
@@ -66,6 +76,18 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docstrin
 
     corpus: str = _setting(Group.CORPUS, metavar="PATH", min_length=1)
     """text file, directory of text files, - for standard input, or a demo corpus, shakespeare or pydoc-topics"""
+    # `from` is a keyword of Python.
+    base: str | None = _setting(
+        Group.FINE_TUNING, None, alias="from", metavar="NAME[:VERSION]", min_length=1, shown_default="from nothing"
+    )
+    """go on from a published model, its newest version by default: with its weights, tokenizer and architecture; new
+    characters are added"""
+    mix: str | None = _setting(Group.FINE_TUNING, None, metavar="PATH", min_length=1, shown_default="no other text")
+    """text to mix into the training, so that the model forgets less of it, such as the corpus of the base; its
+    validation split is left out"""
+    mix_share: float = _setting(Group.FINE_TUNING, 0.2, gt=0, lt=1)
+    """share of the tokens trained on that are of --mix"""
+
     documents: Documents = _setting(Group.CORPUS, "none")
     """how the corpus is split into documents, each of which ends with the EOS token; none: one running text without
     EOS"""
@@ -104,7 +126,7 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docstrin
     embedding_init: str | None = _setting(Group.MODEL, None, metavar="FILE", min_length=1, shown_default="random")
     """initialize the embedding from a file of word2vec, GloVe or fastText vectors"""
     freeze_embedding: bool = _setting(Group.MODEL, default=False)
-    """do not train the embedding; needs --embedding-init"""
+    """do not train the embedding; needs --embedding-init or --from"""
 
     dropout: Rate = _setting(Group.REGULARIZATION, 0.1)
     """dropout rate of each recurrent layer's outputs; one mask per sequence and update, as for --embedding-dropout and
@@ -157,7 +179,9 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docstrin
     @classmethod
     def _require_matching_unit(cls, limit: int | None, info: ValidationInfo) -> int | None:
         units, unit = _UNITS_OF_LIMIT[info.field_name or ""], info.data.get("token_unit")
-        if limit is not None and unit is not None and unit not in units:
+        # A base determines the unit, which is compared with what was given once it is known.
+        is_known = unit is not None and info.data.get("base") is None
+        if limit is not None and is_known and unit not in units:
             raise PydanticCustomError(
                 "other_unit", f"applies only to token_unit = {' or '.join(units)}, but token_unit is {unit}"
             )
@@ -169,6 +193,13 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docstrin
 
     @model_validator(mode="after")
     def _require_consistent_settings(self) -> "TrainConfig":
+        if self.base is not None and self.embedding_init is not None:
+            raise PydanticCustomError("two_starts", "embedding_init cannot be combined with from")
+        if self.mix == self.corpus == "-":
+            raise PydanticCustomError("read_twice", "corpus and mix are both -: standard input can be read only once")
+        if self.base is not None:
+            # Its architecture comes from the base.
+            return self
         if self.bidirectional and self.connections != "none":
             raise PydanticCustomError("no_connections", "connections must be none with bidirectional")
         if self.connections != "none" and self.layers == 1:
@@ -218,11 +249,20 @@ def load_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:
     corpus = values.get("corpus")
     if isinstance(corpus, str) and Path(corpus).stem not in {"", "-"}:
         values.setdefault("name", Path(corpus).stem)
+    return validated(values)
+
+
+def validated(values: dict[str, Any]) -> TrainConfig:
+    """Return the settings of these values, by their names.
+
+    Raises:
+        ConfigError: a field is missing, unknown or out of range.
+    """
     try:
         return TrainConfig.model_validate(values)
     except ValidationError as error:
         problems = error.errors()
-        if corpus is None:
+        if values.get("corpus") is None:
             # It would give the name, too.
             problems = [problem for problem in problems if (problem["loc"], problem["type"]) != (("name",), "missing")]
         raise ConfigError("; ".join(map(_explain, problems))) from error
@@ -235,7 +275,8 @@ def _explain(problem: Any) -> str:
     if problem["type"] == "missing":
         return f"{field} is required ({'CORPUS' if field == 'corpus' else '--name'})"
     if problem["type"] == "extra_forbidden":
-        return f"{field} is not a setting; settings are {', '.join(TrainConfig.model_fields)}"
+        names = (info.alias or name for name, info in TrainConfig.model_fields.items())
+        return f"{field} is not a setting; settings are {', '.join(names)}"
     if problem["type"] == "string_pattern_mismatch":
         rule = "1 to 64 letters, digits, dots, dashes and underscores, the first one a letter or a digit"
         return f"{field}: must be {rule}, got {problem['input']!r}; choose another with --name"

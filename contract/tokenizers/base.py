@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from contract.errors import TokenizerError
 
@@ -209,6 +209,25 @@ class Vocabulary(Tokenizer):
         end = ids.get(END)
         start = ids.get(START, 0 if end is None else end)
         return SpecialIds(padding=0, unknown=0 if unknown is None else ids[unknown], start=start, end=end)
+
+    def extended(self, texts: Iterable[str], *, end_token: bool) -> Self:
+        """Return a tokenizer that also covers the new characters of some texts; every other token keeps its id.
+
+        Words and subwords have no new characters. A missing end token takes the id of the start token, or a new one.
+        """
+        tokens = list(self.tokens)
+        if end_token and END not in self._ids:
+            tokens = [END if token == START else token for token in tokens]
+            tokens += [] if END in tokens else [END]
+        return self._with_tokens([*tokens, *sorted(self._new_characters(texts))])
+
+    def _new_characters(self, texts: Iterable[str]) -> set[str]:  # noqa: ARG002 - most encode or drop them anyhow
+        """Return the characters of texts that would be tokens, but are not in the vocabulary."""
+        return set()
+
+    @abstractmethod
+    def _with_tokens(self, tokens: Sequence[str]) -> Self:
+        """Return the same tokenizer with other tokens."""
 
     def _json(self, model: Any, normalizer: Any, pre_tokenizer: Any, decoder: Any) -> str:
         flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}

@@ -58,6 +58,15 @@ class CharacterTokenizer(LookupVocabulary, JoinedTexts):
         # 8 bytes for the list entry of the id, and 4 for the lower-cased text.
         return 12 * num_bytes
 
+    def _new_characters(self, texts: Iterable[str]) -> set[str]:
+        characters = set[str]()
+        for text in texts:
+            characters.update(self._parts(text))
+        return characters - self._ids.keys()
+
+    def _with_tokens(self, tokens: Sequence[str]) -> Self:
+        return type(self)(tokens, unknown=self.unknown, lower=self.lower, standardization=self.standardization)
+
     def to_json(self) -> str:
         normalizer = LOWERCASE if self.lower else self.standardization.normalizer
         return self._json(self._word_level(), normalizer, EVERY_CHARACTER, {"type": "Fuse"})

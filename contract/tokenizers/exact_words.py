@@ -74,6 +74,12 @@ class ExactWordTokenizer(BytePairVocabulary, JoinedTexts):
         # An unknown token is one character.
         return list(accumulate((len(self._texts[i]) or 1 for i in ids[:-1]), initial=0)) if ids else []
 
+    def _new_characters(self, texts: Iterable[str]) -> set[str]:
+        characters = set[str]()
+        for text in texts:
+            characters.update(without_surrogates(text))
+        return characters - self._ids.keys()
+
     def _validate(self) -> None:
         if self.merges:
             raise TokenizerError(f"exact words have no merges, got {len(self.merges)}")

@@ -74,6 +74,9 @@ class WordTokenizer(LookupVocabulary):
         is_separated = self.rules.needs_none_beside(beside, backward=backward)
         return _WordDetokenizer(self, backward=backward, is_separated=is_separated)
 
+    def _with_tokens(self, tokens: Sequence[str]) -> Self:
+        return type(self)(tokens, self.rules, self.unknown)
+
     def to_json(self) -> str:
         return self._json(self._word_level(), self.rules.normalizer, self.rules.pre_tokenizer, None)
 

@@ -1,13 +1,13 @@
 """Batches of token ids for training and validation: parallel sequences with carried state, or sliding windows."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Self
 
 import numpy as np
 
-from contract.card import CorpusDescription
+from contract.card import CorpusDescription, MixedText
 from contract.tokenizer import Tokenizer
 from export.config import TrainConfig
 from export.corpora.bits_per_character import count_characters, count_tokens
@@ -165,10 +165,10 @@ class SlidingWindows(_Split):
             stop = len(positions) - len(positions) % self.batch_size
             for start in range(0, stop, self.batch_size):
                 batch = slice(start, start + self.batch_size)
-                yield self._batch(positions[batch], lengths[batch])
+                yield self.windows(positions[batch], lengths[batch])
             remainder = positions[stop:], lengths[stop:]
         if len(remainder[0]):
-            yield self._batch(*remainder)
+            yield self.windows(*remainder)
 
     def _order(self, rng: np.random.Generator | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield the positions of an epoch's targets block by block, and the maximum length of each window.
@@ -188,16 +188,85 @@ class SlidingWindows(_Split):
                 positions, lengths = positions[order], lengths[order]
             yield positions, lengths
 
-    def _batch(self, positions: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the windows before some positions, int32 (context, batch), and their targets, int32 (1, batch)."""
+    def windows(self, positions: np.ndarray, lengths: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Return the windows before some positions, int32 (context, batch), and their targets, int32 (1, batch).
+
+        `lengths` are the maximum lengths of the windows, integers (batch,); None does not shorten them.
+        """
         back = np.arange(self.context, 0, -1)[:, None]
         sources = positions[None] - back
         windows = np.where(sources < 0, self.start_id, self.ids[np.maximum(sources, 0)]).astype(np.int32)
         # The start token precedes the text; everything before it is padding.
         begins = sources == -1 if self.end_id is None else (sources == -1) | (windows == self.end_id)
         to_document_start = np.where(begins, back, self.context).min(axis=0)
-        kept = back <= np.minimum(to_document_start, lengths)
+        kept = back <= (to_document_start if lengths is None else np.minimum(to_document_start, lengths))
         return np.where(kept, windows, 0).astype(np.int32), self.ids[positions][None].astype(np.int32)
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """Batches of a training split, each with rows of another text, so that a fine-tuned model forgets less of it.
+
+    These rows are excerpts that are sampled anew for each epoch. Within an epoch they carry their state.
+
+    Attributes:
+        main: Batches of the training split.
+        other_ids: All tokens of the other text: integers (tokens,).
+        num_rows: Rows of each batch that are of the other text.
+    """
+
+    main: Sequences | SlidingWindows
+    other_ids: np.ndarray
+    num_rows: int
+
+    @classmethod
+    def of(cls, main: Sequences | SlidingWindows, other_ids: np.ndarray, share: float) -> Self:
+        """Mix in another text, so that it has this share of the rows, but one row at least."""
+        return cls(main, other_ids, max(1, round(main.batch_size * share / (1 - share))))
+
+    @property
+    def ids(self) -> np.ndarray:
+        """All target tokens of the training split; see `_Split`."""
+        return self.main.ids
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of a batch."""
+        return self.main.batch_size + self.num_rows
+
+    @property
+    def num_batches(self) -> int:
+        """Updates of an epoch."""
+        return self.main.num_batches
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens of one update."""
+        return self.main.batch_tokens // self.main.batch_size * self.batch_size
+
+    @property
+    def num_other_tokens(self) -> int:
+        """Tokens of the other text that are predicted in an epoch."""
+        return self.num_rows * (self.main.length if isinstance(self.main, Sequences) else self.main.num_batches)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of both texts that are predicted in an epoch."""
+        return self.main.num_tokens + self.num_other_tokens
+
+    def batches(self, rng: np.random.Generator) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield (inputs, targets) as `main` does, time first, with the rows of the other text after its own."""
+        count, num_ids = 0, len(self.other_ids)
+        starts = rng.integers(0, num_ids, self.num_rows)
+        for inputs, targets in self.main.batches(rng):
+            if isinstance(self.main, Sequences):
+                excerpt = self.other_ids[(starts + count + np.arange(len(inputs) + 1)[:, None]) % num_ids]
+                others = excerpt[:-1], excerpt[1:]
+                count += len(inputs)
+            else:
+                others = replace(self.main, ids=self.other_ids).windows(rng.integers(0, num_ids, self.num_rows))
+            columns = zip((inputs, targets), others, strict=True)
+            yield tuple(np.concatenate([own, other.astype(np.int32)], axis=1) for own, other in columns)
 
 
 # Its `batches` yield int32 (T, batch) inputs and (T, batch) or (1, batch) targets.
@@ -213,17 +282,28 @@ class Dataset:
         tail: Text of the validation split; None if nothing is held out.
         train: Batches of the training split.
         validation: Batches of the validation split; None if nothing is held out.
+        mixed: Text that is mixed into the training split; None without.
     """
 
     head: Corpus
     tail: Corpus | None
-    train: Split
+    train: Split | Mixed
     validation: Split | None
     tokenizer: Tokenizer
+    mixed: Corpus | None = None
 
     @classmethod
-    def lay_out(cls, head: Corpus, tail: Corpus | None, tokenizer: Tokenizer, config: TrainConfig) -> Self:
-        """Encode and lay out both splits of a corpus; the tokenizer was trained on the training split.
+    def lay_out(
+        cls,
+        head: Corpus,
+        tail: Corpus | None,
+        tokenizer: Tokenizer,
+        config: TrainConfig,
+        mixed: Corpus | None = None,
+    ) -> Self:
+        """Encode and lay out both splits of a corpus; the tokenizer has the characters of the training split.
+
+        Of a text that is to be mixed in, the training split is used.
 
         Raises:
             CorpusError: the training split is too short, or the vocabulary contains no token of the validation split.
@@ -231,12 +311,12 @@ class Dataset:
         ids = encode_corpus(head, tokenizer, config.direction)
         if len(ids) < 2:
             raise CorpusError(f"corpus {head.name}: at least 2 tokens are needed to train on, got {len(ids)}")
-        train = _lay_out(ids, tokenizer, config, for_validation=False)
+        train = _lay_out_training(ids, tokenizer, config, mixed)
         if tail is None:
-            return cls(head, None, train, None, tokenizer)
+            return cls(head, None, train, None, tokenizer, mixed)
         ids = encode_corpus(tail, tokenizer, config.direction)
         validation = _lay_out(ids, tokenizer, config, for_validation=True) if len(ids) else None
-        dataset = cls(head, tail, train, validation, tokenizer)
+        dataset = cls(head, tail, train, validation, tokenizer, mixed)
         if not dataset.num_evaluated:
             raise CorpusError(
                 f"corpus {tail.name}: the vocabulary holds none of the {len(ids)} tokens held out; give more text, "
@@ -286,7 +366,30 @@ class Dataset:
             train_tokens=self.train.num_tokens,
             validation_tokens=self.num_evaluated,
             validation_characters=count_characters(self.tokenizer, self.validation.ids) if self.validation else 0,
+            mixed=self._describe_mixed(),
         )
+
+    def _describe_mixed(self) -> MixedText | None:
+        if self.mixed is None or not isinstance(self.train, Mixed):
+            return None
+        return MixedText(
+            corpus=self.mixed.name,
+            corpus_sha256=self.mixed.sha256(),
+            corpus_characters=self.mixed.num_characters,
+            tokens=self.train.num_other_tokens,
+        )
+
+
+def _lay_out_training(
+    ids: np.ndarray, tokenizer: Tokenizer, config: TrainConfig, mixed: Corpus | None
+) -> Split | Mixed:
+    if mixed is None:
+        return _lay_out(ids, tokenizer, config, for_validation=False)
+    # Both texts share the batch.
+    size = max(1, config.batch_size - round(config.batch_size * config.mix_share))
+    main = _lay_out(ids, tokenizer, config.model_copy(update={"batch_size": size}), for_validation=False)
+    head, _ = mixed.split(config.validation, config.seed)
+    return Mixed.of(main, encode_corpus(head, tokenizer, config.direction), config.mix_share)
 
 
 def _lay_out(ids: np.ndarray, tokenizer: Tokenizer, config: TrainConfig, *, for_validation: bool) -> Split:

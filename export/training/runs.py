@@ -5,14 +5,15 @@ import fcntl
 import json
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
 from pydantic import ValidationError
 
-from contract.card import CorpusDescription
+from contract.card import CorpusDescription, Lineage
 from contract.errors import ContractError, first_problem
 from contract.files import sync_tree, write_atomically
 from contract.tokenizer import Tokenizer, load_tokenizer
@@ -21,13 +22,18 @@ from export.errors import RunError
 from export.repository.history import Progress
 
 _CONFIG, _CORPUS, _TOKENIZER, _PROGRESS = "config.json", "corpus.json", "tokenizer.json", "progress.json"
+_LINEAGE, _INITIAL = "lineage.json", "initial.npz"
 _CHECKPOINTS, _BEST, _EVENTS = "checkpoint", "best", "tensorboard"
 PICTURE = "history.png"
-_OWN = {_CONFIG, _CORPUS, _TOKENIZER, _PROGRESS, _CHECKPOINTS, _BEST, _EVENTS, PICTURE}
+_OWN = {_CONFIG, _CORPUS, _TOKENIZER, _PROGRESS, _LINEAGE, _INITIAL, _CHECKPOINTS, _BEST, _EVENTS, PICTURE}
 
 
 class RunFolder:
-    """Run directory `runs/<name>`: configuration, tokenizer, progress, checkpoint and best weights."""
+    """Run directory `runs/<name>`: configuration, tokenizer, progress, checkpoint and best weights.
+
+    Until the first epoch is complete it has the initial weights, too, if they are not random: so a run resumes without
+    the version or the file that they are from.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -50,8 +56,15 @@ class RunFolder:
                 ) from None
             yield
 
-    def create(self, config: TrainConfig, tokenizer: Tokenizer, corpus: CorpusDescription) -> Path | None:
-        """Create the directory of a new run.
+    def create(
+        self,
+        config: TrainConfig,
+        tokenizer: Tokenizer,
+        corpus: CorpusDescription,
+        lineage: Lineage | None = None,
+        weights: Sequence[np.ndarray] | None = None,
+    ) -> Path | None:
+        """Create the directory of a new run, with the lineage and the initial weights of a fine-tuning.
 
         Returns:
             The path that the previous run was moved to, `runs/<name>~`; None if there was none with a complete epoch.
@@ -79,6 +92,10 @@ class RunFolder:
                 (_TOKENIZER, tokenizer.to_json()),
             ):
                 write_atomically(draft / name, text.rstrip("\n") + "\n")
+            if lineage is not None:
+                write_atomically(draft / _LINEAGE, lineage.model_dump_json(indent=1) + "\n")
+            if weights is not None:
+                np.savez(draft / _INITIAL, *weights)
             aside = None
             if (self.path / _PROGRESS).exists():
                 # No model name ends in ~, so this is not the directory of another run.
@@ -103,6 +120,35 @@ class RunFolder:
             return config, load_tokenizer(self.path / _TOKENIZER), corpus
         except (OSError, ContractError, ValueError) as error:
             raise RunError(f"{self.path}: not a run directory ({_in_one_line(error)})") from error
+
+    def lineage(self) -> Lineage | None:
+        """Read the lineage of a fine-tuning; None for a run from nothing.
+
+        Raises:
+            RunError: the file is damaged.
+        """
+        path = self.path / _LINEAGE
+        try:
+            return Lineage.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path}: damaged ({_in_one_line(error)})") from error
+
+    def initial_weights(self) -> list[np.ndarray] | None:
+        """Read the initial weights; None if they are random, or an epoch is complete.
+
+        Raises:
+            RunError: the file is damaged.
+        """
+        path = self.path / _INITIAL
+        try:
+            with path.open("rb") as file, np.load(file) as arrays:
+                return list(arrays.values())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, LookupError, zipfile.BadZipFile) as error:
+            raise RunError(f"{path}: damaged ({_in_one_line(error)})") from error
 
     def progress(self) -> Progress:
         """Read the progress of the run; it is empty before the first complete epoch.
@@ -161,6 +207,8 @@ class RunFolder:
         for path in (self.path / _BEST).iterdir():
             if path != self._best(progress):
                 path.unlink()
+        if (self.path / _INITIAL).exists():
+            (self.path / _INITIAL).unlink()
 
     def restore(self, checkpoint: tf.train.Checkpoint) -> Progress:
         """Load the last complete epoch into `checkpoint`; a run without one starts from the beginning.

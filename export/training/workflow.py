@@ -3,15 +3,15 @@
 import contextlib
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from contract.card import CorpusDescription, NoTrainingFilter, Sample, TrainingReport
+from contract.card import CorpusDescription, Lineage, NoTrainingFilter, Sample, TrainingReport
 from contract.files import write_atomically
-from contract.tokenizer import Tokenizer
+from contract.tokenizer import Tokenizer, WordTokenizer
 from contract.training_filter import TrainingFilter
 from export.config import MODELS, TrainConfig
 from export.corpora.bits_per_character import bits_per_character
@@ -25,10 +25,11 @@ from export.repository.plots import history_png
 from export.repository.publishing import publish, require_writable
 from export.terminal import echo, file_size
 from export.tokenizer_command import describe_dropped_words, train_tokenizer
-from export.training.dataset import Dataset
+from export.training.base_version import BaseVersion
+from export.training.dataset import Dataset, Mixed
 from export.training.devices import Devices
 from export.training.display import EventWriter, TerminalDisplay
-from export.training.embeddings import read_embedding
+from export.training.initial_weights import Weights, initial_weights
 from export.training.memory import require_memory
 from export.training.model import build_model, count_parameters
 from export.training.optimization import precision_of
@@ -51,29 +52,30 @@ class _Job:
     corpus: CorpusDescription
     devices: Devices = field(default_factory=Devices)
 
-    def train_and_publish(self, dataset: Dataset, embedding: np.ndarray | None) -> None:
+    def train_and_publish(self, dataset: Dataset, weights: Weights | None) -> None:
         """Train from the last complete epoch on; the chief publishes.
 
-        The initial embedding is float32 (vocab, embedding); None if Keras initializes it, or the run has an epoch.
+        The initial weights are None if they are random, or the run has an epoch.
         """
         try:
             writer = SampleWriter(self.tokenizer, (dataset.tail or dataset.head).excerpts(), self.config)
             with deferred_interrupts() as raise_if_interrupted:
-                progress = self._train(dataset, embedding, writer, raise_if_interrupted)
+                progress = self._train(dataset, weights, writer, raise_if_interrupted)
                 if self.devices.is_chief:
                     self.publish(progress, writer, dataset.head, raise_if_interrupted)
+                    self._warn_if_base_is_better(progress)
                     self._warn_if_context_is_unused(progress, dataset)
         except (KeyboardInterrupt, ExportError, OSError) as error:
             self._suggest_commands(can_resume=isinstance(error, KeyboardInterrupt | OSError))
             raise
 
     def _train(
-        self, dataset: Dataset, embedding: np.ndarray | None, writer: SampleWriter, raise_if_interrupted: Check
+        self, dataset: Dataset, weights: Weights | None, writer: SampleWriter, raise_if_interrupted: Check
     ) -> Progress:
         with self.devices.strategy.scope():
             model = build_model(self.config, len(self.tokenizer.tokens))
-        if embedding is not None:
-            model.get_layer("embedding").embeddings.assign(embedding)
+        if weights is not None:
+            model.set_weights(weights)
         before = self.folder.progress()
         trainer = Trainer(self.config, model, dataset, raise_if_interrupted, self.devices)
         if not self.devices.is_chief:
@@ -88,6 +90,15 @@ class _Job:
             echo(f"nothing is left to train: {progress.epochs} epochs are done")
         write_atomically(self.folder.path / PICTURE, history_png(progress, self.config.name))
         return progress
+
+    def _warn_if_base_is_better(self, progress: Progress) -> None:
+        before, reached = progress.base_loss, progress.best.validation_loss
+        if before is not None and reached is not None and reached >= before:
+            print(
+                f"warning: no epoch is better than {self.config.base}, whose validation loss is {before:.3f}: lower "
+                f"--learning-rate (now {self.config.learning_rate}), or give more text",
+                file=sys.stderr,
+            )
 
     def _warn_if_context_is_unused(self, progress: Progress, dataset: Dataset) -> None:
         unigram, reached = dataset.unigram_loss(), progress.best.validation_loss
@@ -118,7 +129,14 @@ class _Job:
             echo(f"memorization: {spans} occur in the training text ({memorization.share:.1%})")
         training_filter, without = self._training_filter(training_text, raise_if_interrupted)
         training = report(
-            self.config, len(self.tokenizer.tokens), self.corpus, progress, samples, memorization, without
+            self.config,
+            len(self.tokenizer.tokens),
+            self.corpus,
+            progress,
+            samples,
+            memorization,
+            without,
+            self.folder.lineage(),
         )
         version_dir = publish(
             model,
@@ -163,8 +181,8 @@ class _Job:
         return shlex.join(words if self.models_dir == MODELS else [*words, "--models-dir", str(self.models_dir)])
 
 
-def train(config: TrainConfig, models_dir: Path, runs_dir: Path) -> int:
-    """Train from the beginning and publish the best epoch. Returns the exit code."""
+def train(config: TrainConfig, models_dir: Path, runs_dir: Path, base: BaseVersion | None = None) -> int:
+    """Train from the beginning, or go on from a base, and publish the best epoch. Returns the exit code."""
     require_writable(models_dir / config.name)
     devices = Devices.find(config.batch_size, config.units)
     corpus = read_corpus(config.corpus, config.documents)
@@ -174,19 +192,19 @@ def train(config: TrainConfig, models_dir: Path, runs_dir: Path) -> int:
             f"{corpus.num_characters:,}; to train on it anyway, pass --min-characters {corpus.num_characters}"
         )
     head, tail = corpus.split(config.validation, config.seed)
-    tokenizer = train_tokenizer(config, head)
+    tokenizer = train_tokenizer(config, head) if base is None else base.extended_tokenizer(head)
     dataset = _lay_out(config, head, tail, tokenizer)
-    embedding = _initial_embedding(config, tokenizer)
+    weights, lineage = initial_weights(config, tokenizer, base), base.lineage(tokenizer) if base else None
     description, folder = dataset.describe(corpus), RunFolder(runs_dir / config.name)
     with folder.locked() if devices.is_chief else contextlib.nullcontext():
         # Only after all checks: a command that fails must not replace the previous run.
-        previous = folder.create(config, tokenizer, description) if devices.is_chief else None
+        previous = folder.create(config, tokenizer, description, lineage, weights) if devices.is_chief else None
         if previous:
             echo(f"the previous run in {folder.path} is now in {previous}")
         # The other processes read the directory once the chief has created it.
         devices.broadcast(0.0)
-        _describe(config, corpus, dataset, devices)
-        _Job(folder, models_dir, config, tokenizer, description, devices).train_and_publish(dataset, embedding)
+        _describe(config, corpus, dataset, devices, lineage)
+        _Job(folder, models_dir, config, tokenizer, description, devices).train_and_publish(dataset, weights)
     return 0
 
 
@@ -207,10 +225,12 @@ def resume(run: Path, models_dir: Path) -> int:
         if (tail.sha256() if tail else None) != before.held_out_sha256:
             raise CorpusError(f"corpus {corpus.name}: the validation split is not the one that {run} started with")
         dataset = _lay_out(config, head, tail, tokenizer)
+        if dataset.mixed and before.mixed and dataset.mixed.sha256() != before.mixed.corpus_sha256:
+            raise CorpusError(f"mix {dataset.mixed.name}: this is not the text that {run} started with")
         # A run that was stopped before its first complete epoch starts over.
-        embedding = None if folder.progress().epochs else _initial_embedding(config, tokenizer)
-        _describe(config, corpus, dataset, devices)
-        _Job(folder, models_dir, config, tokenizer, before, devices).train_and_publish(dataset, embedding)
+        weights = None if folder.progress().epochs else _first_weights(folder, config)
+        _describe(config, corpus, dataset, devices, folder.lineage())
+        _Job(folder, models_dir, config, tokenizer, before, devices).train_and_publish(dataset, weights)
     return 0
 
 
@@ -245,18 +265,33 @@ def _reread_corpus(config: TrainConfig, corpus_sha256: str) -> Corpus | None:
 
 
 def _lay_out(config: TrainConfig, head: Corpus, tail: Corpus | None, tokenizer: Tokenizer) -> Dataset:
-    dataset = Dataset.lay_out(head, tail, tokenizer, config)
+    mixed = None if config.mix is None else read_corpus(config.mix, config.documents, role="mix")
+    dataset = Dataset.lay_out(head, tail, tokenizer, config, mixed)
     require_memory(config, len(tokenizer.tokens), dataset.train.batch_tokens)
     return dataset
 
 
-def _initial_embedding(config: TrainConfig, tokenizer: Tokenizer) -> np.ndarray | None:
-    if config.embedding_init is None:
-        return None
-    return read_embedding(Path(config.embedding_init), tokenizer, config.embedding, config.seed)
+def _first_weights(folder: RunFolder, config: TrainConfig) -> Weights | None:
+    """Return the initial weights that a run directory has; None if they are random."""
+    weights = folder.initial_weights()
+    if weights is None and (config.base is not None or config.embedding_init is not None):
+        raise RunError(f"{folder.path}: its initial weights are missing; train again")
+    return weights
 
 
-def _describe(config: TrainConfig, corpus: Corpus, dataset: Dataset, devices: Devices) -> None:
+def _describe_lineage(lineage: Lineage, dataset: Dataset) -> Iterator[str]:
+    """Yield what a fine-tuning goes on from, and what of its text is new to the tokenizer."""
+    base, added, tokenizer = lineage.ancestors[0], lineage.added_tokens, dataset.tokenizer
+    yield f"goes on from {lineage.base}, {f'trained on {base.corpus}' if base.corpus else 'imported'}"
+    if added:
+        yield f"{len(added):,} new character(s), whose weights start from the mean: {' '.join(map(repr, added))}"
+    unknown = int(np.count_nonzero(dataset.train.ids == tokenizer.special.unknown))
+    if unknown and isinstance(tokenizer, WordTokenizer):
+        share = unknown / len(dataset.train.ids)
+        yield f"{share:.1%} of the words to train on are unknown to {lineage.base}, whose vocabulary stays as it is"
+
+
+def _describe(config: TrainConfig, corpus: Corpus, dataset: Dataset, devices: Devices, lineage: Lineage | None) -> None:
     vocab_size = len(dataset.tokenizer.tokens)
     held_out = dataset.validation.num_tokens if dataset.validation else 0
     sampled = f", documents sampled by seed {config.seed}" if held_out and corpus.ends else ""
@@ -265,9 +300,14 @@ def _describe(config: TrainConfig, corpus: Corpus, dataset: Dataset, devices: De
         f"corpus {corpus.name}: {corpus.num_characters:,} characters in {corpus.num_documents:,} document(s), "
         f"vocabulary {vocab_size:,}"
     )
-    for line in describe_dropped_words(config, dataset.head, dataset.tokenizer):
+    for line in (
+        _describe_lineage(lineage, dataset)
+        if lineage
+        else (describe_dropped_words(config, dataset.head, dataset.tokenizer))
+    ):
         echo(line)
-    echo(f"{dataset.train.num_tokens:,} tokens to train on, {held_out:,} held out{unknown}{sampled}")
+    mixed = f", of them {dataset.train.num_other_tokens:,} of {config.mix}" if isinstance(dataset.train, Mixed) else ""
+    echo(f"{dataset.train.num_tokens:,} tokens to train on{mixed}, {held_out:,} held out{unknown}{sampled}")
     ways = "bidirectional " if config.bidirectional else ""
     steps = f"sequences × {config.sequence_length} steps"
     length = f"windows of {config.window_length}" if config.bidirectional else steps
@@ -291,6 +331,7 @@ def report(
     samples: Sequence[Sample],
     memorization: Memorization | None,
     no_training_filter: NoTrainingFilter | None = None,
+    lineage: Lineage | None = None,
 ) -> TrainingReport:
     """Return the training report of the best of at least one epoch for the card; it ignores later epochs.
 
@@ -316,4 +357,6 @@ def report(
         copied_spans=memorization.share if memorization else None,
         written_spans=memorization.num_spans if memorization else None,
         no_training_filter=no_training_filter,
+        lineage=lineage,
+        base_loss=progress.base_loss,
     )

@@ -214,6 +214,9 @@ class ModelObject(TypedDict):
 
     `cell` is null where the layers have several kinds of cells or unknown ones. `context` is the window of a
     sliding-window model in tokens, and null for a model with a carried state.
+
+    `parent` is the version that it was fine-tuned from, such as `english:1`; null for a model that was trained from
+    nothing, or imported.
     """
 
     id: str
@@ -221,6 +224,7 @@ class ModelObject(TypedDict):
     created: int
     owned_by: str
     root: str
+    parent: str | None
     max_model_len: None
     version: int
     versions: list[VersionObject]

@@ -141,7 +141,7 @@ TEXTS = {command.text for command in COMMANDS if command.text.startswith(tuple(N
 def test_commands_that_are_not_run_parse(text):
     """The options are the command's, and the settings of a training run are consistent."""
     from export.cli import program as exporter
-    from export.config import TrainConfig, load_config, recipe_path
+    from export.config import DEFAULT_RECIPE, TrainConfig, load_config, recipe_path
     from service import cli as service
     from sostenuto._cli.program import program as client
 
@@ -150,8 +150,9 @@ def test_commands_that_are_not_run_parse(text):
     commands = {**client.commands, **exporter.commands, "serve": service.serve, "demo": service.demo}
     options = commands[name].make_context(name, arguments).params
     if name == "train":
-        settings = {key: options[key] for key in TrainConfig.model_fields if options[key] is not None}
-        load_config(recipe_path(options["config"]), settings)
+        names = [field.alias or name for name, field in TrainConfig.model_fields.items()]
+        settings = {name: options[name] for name in names if options[name] is not None}
+        load_config(recipe_path(options["config"] or DEFAULT_RECIPE), settings)
 
 
 # With `--no-index` they name a distribution.

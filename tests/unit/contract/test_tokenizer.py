@@ -232,3 +232,37 @@ def test_encoding_takes_at_most_encoding_bytes(kind, text):
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak <= tokenizer.encoding_bytes(len(whole.encode()))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_extended_tokenizer_encodes_known_text_as_before(kind):
+    """Also once it was written and read. Only characters, and exact words of new characters, have new tokens."""
+    tokenizer = learn(kind, "the cat sat on the mat, the cat sat.")
+    extended = tokenizer.extended(["the ünï", "cat☂!"], end_token=False)
+    assert extended.tokens[: len(tokenizer)] == tokenizer.tokens
+    new = extended.tokens[len(tokenizer) :]
+    assert new == (("!", "ï", "ü", "☂") if kind in {CharacterTokenizer, ExactWordTokenizer} else ())
+    assert extended.encode("the mat") == tokenizer.encode("the mat")
+    assert extended.special == tokenizer.special
+    if new:
+        assert extended.decode(extended.encode("ü☂!")) == "ü☂!"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_extended_tokenizer_gets_the_end_token_of_documents(kind, tmp_path):
+    """Under the id of the start token: the end of a document is the start of the next one."""
+    tokenizer = learn(kind, "the cat sat on the mat, the cat sat.")
+    extended = tokenizer.extended(["the mat"], end_token=True)
+    assert len(extended) == len(tokenizer)
+    assert extended.special.end == extended.special.start == tokenizer.special.start
+    assert extended.extended([], end_token=True) == extended.extended([], end_token=False) == extended
+    (tmp_path / "t.json").write_text(extended.to_json())
+    assert load_tokenizer(tmp_path / "t.json") == extended
+
+
+def test_characters_are_added_as_the_tokenizer_sees_them():
+    """A tokenizer that lower-cases has no new characters in capitals."""
+    tokenizer = CharacterTokenizer(["<pad>", "<unk>", *"abc"], lower=True)
+    extended = tokenizer.extended(["ABÜ"], end_token=True)
+    assert extended.tokens == (*tokenizer.tokens, "<end>", "ü")
+    assert extended.encode("AÜ") == [2, 6]

@@ -17,13 +17,13 @@ from click.testing import CliRunner
 from contract.card import GeneratorCard, load_assets
 from contract.tokenizer import CharacterTokenizer
 from export.cli import program
-from export.config import DEFAULT_RECIPE, RECIPES, Group, TrainConfig, load_config
+from export.config import DEFAULT_RECIPE, FINE_TUNING_RECIPE, RECIPES, Group, TrainConfig, load_config
 from export.corpora import training_filter as training_filter_module
 from export.graphs.network import CELLS
 from export.training import workflow
 from tests.commands import main
 from tests.paths import ROOT
-from tests.unit.export.trainings import TEXT, NoSamples, scalars
+from tests.unit.export.trainings import TEXT, NoSamples, scalars, store_trained
 
 SMALL = ["--units", "6", "--embedding", "4", "--batch-size", "4", "--sequence-length", "25", "--epochs", "2"]
 SMALL += ["--min-characters", "0"]
@@ -102,7 +102,8 @@ def test_help_lists_every_setting_without_importing_tensorflow_or_numpy():
     outcome = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert outcome.returncode == 0
     assert outcome.stdout.endswith("[]\n")
-    settings = {f"--{name.replace('_', '-')}" for name in TrainConfig.model_fields if name != "corpus"}
+    names = {field.alias or name for name, field in TrainConfig.model_fields.items()}
+    settings = {f"--{name.replace('_', '-')}" for name in names if name != "corpus"}
     assert settings | {"--config", "--if-empty", "--models-dir"} <= set(
         re.findall(r"^  (--[a-z-]+)", outcome.stdout, re.M)
     )
@@ -111,7 +112,7 @@ def test_help_lists_every_setting_without_importing_tensorflow_or_numpy():
 def test_help_groups_the_settings_and_shows_types_choices_and_defaults():
     """Every option of `train` but two is in a group."""
     out = CliRunner().invoke(program, ["train", "--help"]).stdout
-    sections = dict(re.findall(r"^(\w[\w ]+):\n((?:  .*\n)+)", out, re.M))
+    sections = dict(re.findall(r"^(\w[\w -]+):\n((?:  .*\n)+)", out, re.M))
     assert list(sections) == ["Options", *map(str.capitalize, Group)]
     options = {group: re.findall(r"^  (?:-h, )?(--\S+)", text, re.M) for group, text in sections.items()}
     assert options["Options"] == ["--config", "--help"]
@@ -677,3 +678,155 @@ def test_the_validation_split_samples_documents_of_the_whole_corpus(published, c
     facts = json.loads(Path("runs/m/corpus.json").read_text())
     Path("runs/m/corpus.json").write_text(json.dumps({**facts, "held_out_sha256": "0" * 64}))
     assert main(["resume", "runs/m"]) == 1
+
+
+def fine_tune(*options, corpus="letters.txt"):
+    """Go on from the newest version of `base`."""
+    return main(["train", corpus, "--from", "base", "--min-characters", "0", *options])
+
+
+@pytest.fixture
+def base():
+    """The Keras model of base:1; letters.txt has four characters that are new to it."""
+    Path("letters.txt").write_text("the cat, über the hill! " * 60)
+    return store_trained(Path("models"), text=TEXT)
+
+
+def test_a_fine_tuning_goes_on_from_a_published_model(published, base, capsys):
+    """It has the weights, the architecture and the tokens of the base; its model is named after the text."""
+    assert fine_tune("--learning-rate", "1e-9", "--epochs", "1") == 0
+    ((model, tokenizer, report, _),) = published
+    _, old = load_assets(Path("models/base/1"))
+    assert tokenizer.tokens == (*old.tokens, "!", ",", "b", "ü")
+    assert (report.settings["name"], report.settings["units"]) == ("letters", 6)
+    assert (report.lineage.base, report.lineage.added_tokens) == ("base:1", ("!", ",", "b", "ü"))
+    out = capsys.readouterr().out
+    assert "goes on from base:1, trained on book.txt\n" in out
+    assert "4 new character(s), whose weights start from the mean: '!' ',' 'b' 'ü'\n" in out
+    assert f", {report.base_loss:.3f} before it nats/token" in out
+    assert report.validation_loss == pytest.approx(report.base_loss, abs=1e-5)
+    for name in ("embedding", "recurrent_0", "logits"):
+        before, after = (each.get_layer(name).get_weights() for each in (base, model))
+        for old_weight, weight in zip(before, after, strict=True):
+            kept = weight[tuple(slice(size) for size in old_weight.shape)]
+            assert np.allclose(kept, old_weight, atol=1e-6)
+
+
+@pytest.mark.usefixtures("base")
+def test_a_fine_tuning_has_a_recipe_of_its_own(trained):
+    """Its epochs and minutes apply only if nothing else is given; the architecture is always that of the base."""
+    assert fine_tune() == fine_tune("--epochs", "90") == 0
+    assert fine_tune("--config", "characters") == 1
+    recipe = load_config(RECIPES[FINE_TUNING_RECIPE], {"corpus": "letters.txt"})
+    assert [config.learning_rate for config in trained] == [recipe.learning_rate] * 2
+    assert [(config.epochs, config.max_minutes) for config in trained] == [(recipe.epochs, 2.9), (90, None)]
+    assert {(config.units, config.embedding, config.base) for config in trained} == {(6, 4, "base:1")}
+
+
+@pytest.mark.usefixtures("base")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--units", "7"], "units = 7 contradicts base:1, which has units = 6"),
+        (["--token-unit", "word"], "token_unit = word contradicts base:1, which has token_unit = character"),
+        (["--bidirectional"], "bidirectional = true contradicts base:1, which has bidirectional = false"),
+        (["--num-words", "9"], "num_words = 9 contradicts base:1, which has num_words = none"),
+        (["--embedding-init", "v.txt"], "embedding_init cannot be combined with from"),
+        (["--from", "base:2"], "base has no version 2 in models; it has 1"),
+        (["--from", "none"], "no model 'none' in models; it has base"),
+        (["--mix", "none.txt"], "mix none.txt: No such file or directory"),
+        (["--mix-share", "1"], "mix_share: Input should be less than 1, got 1.0"),
+    ],
+)
+def test_a_setting_that_contradicts_the_base_is_an_error_before_a_run_starts(capsys, options, message):
+    """Also one of a recipe. A setting that repeats the base's is accepted."""
+    assert fine_tune("--cell", "lstm", *options) == 1
+    assert f"error: {message}" in one_line(capsys)
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("stopped_after", [0, 1])
+def test_a_fine_tuning_resumes_to_the_same_bits_without_its_base(published, base, monkeypatch, stopped_after):
+    """The run directory has what it started from. Also with a mixed text, and twice in a row."""
+    options = ["--mix", "book.txt", "--epochs", "2", "--learning-rate", "0.01"]
+    assert fine_tune(*options) == 0
+    train_epoch = workflow.Trainer._train_epoch
+
+    def stopped(self, progress, *arguments):
+        if progress.epochs == stopped_after:
+            raise KeyboardInterrupt
+        return train_epoch(self, progress, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(workflow.Trainer, "_train_epoch", stopped)
+        assert fine_tune(*options) == 130
+    shutil.rmtree("models/base")
+    assert main(["resume", "runs/letters"]) == 0
+    (whole, _, report, _), (resumed, _, resumed_report, _) = published
+    assert resumed_report.lineage == report.lineage
+    assert (resumed_report.mixed, resumed_report.base_loss) == (report.mixed, report.base_loss)
+    for one, other in zip(whole.get_weights(), resumed.get_weights(), strict=True):
+        assert one.tobytes() == other.tobytes()
+    assert not np.array_equal(
+        whole.get_layer("recurrent_0").get_weights()[0], base.get_layer("recurrent_0").get_weights()[0]
+    )
+
+
+@pytest.mark.usefixtures("base", "published")
+def test_a_run_that_lost_its_initial_weights_does_not_start_from_random_ones(monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setattr(workflow.Trainer, "run", interrupted)
+        assert fine_tune() == 130
+    capsys.readouterr()
+    weights = Path("runs/letters/initial.npz")
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert main(["resume", "runs/letters"]) == 1
+    assert "runs/letters/initial.npz: damaged" in one_line(capsys)
+    weights.unlink()
+    assert main(["resume", "runs/letters"]) == 1
+    assert "runs/letters: its initial weights are missing" in one_line(capsys)
+
+
+@pytest.mark.usefixtures("base")
+def test_a_share_of_another_text_is_mixed_in(published, capsys):
+    """The card names it. A resumed run needs the same text."""
+    assert fine_tune("--mix", "book.txt", "--mix-share", "0.5", "--epochs", "1") == 0
+    report = published[0][2]
+    assert (report.mixed.corpus, report.mixed.corpus_characters) == ("book.txt", len(TEXT))
+    assert report.mixed.tokens == report.train_tokens / 2
+    assert f"of them {report.mixed.tokens:,} of book.txt" in capsys.readouterr().out
+    Path("book.txt").write_text(TEXT.replace("cat", "cow"))
+    assert main(["resume", "runs/letters"]) == 1
+    assert "mix book.txt: this is not the text that runs/letters started with" in one_line(capsys)
+
+
+def test_documents_get_an_end_token_that_the_base_did_not_have(published, base):
+    """It takes the place of the start token, which the base never sampled."""
+    Path("letters.txt").write_text("the cat\nthe hill\nthe mat\n" * 30)
+    assert fine_tune("--documents", "lines", "--epochs", "1") == 0
+    ((model, tokenizer, report, _),) = published
+    assert tokenizer.tokens[2] == "<end>"
+    assert (tokenizer.special.end, report.lineage.added_tokens) == (2, ())
+    assert model.get_layer("embedding").embeddings.shape == base.get_layer("embedding").embeddings.shape
+
+
+def test_words_that_the_base_does_not_know_stay_unknown(published, capsys):
+    Path("letters.txt").write_text("the cat sat over the hill " * 60)
+    store_trained(Path("models"), token_unit="word")
+    assert fine_tune("--epochs", "1") == 0
+    assert published[0][2].lineage.added_tokens == ()
+    assert (
+        "16.7% of the words to train on are unknown to base:1, whose vocabulary stays as it is\n"
+        in capsys.readouterr().out
+    )
+
+
+@pytest.mark.usefixtures("base")
+@pytest.mark.parametrize(("losses", "is_warned"), [((2.0, 1.9, 2.1), False), ((2.0, 2.0, 2.1), True)])
+def test_a_fine_tuning_that_did_not_improve_its_base_is_warned_of(published, monkeypatch, capsys, losses, is_warned):
+    """The losses are those of the base and of two epochs; the best epoch is published anyway."""
+    remaining = iter(losses)
+    monkeypatch.setattr(workflow.Trainer, "_validate", lambda *_: (next(remaining), 0.5))
+    assert fine_tune("--epochs", "2") == 0
+    assert ("no epoch is better than base:1, whose validation loss is 2.000" in capsys.readouterr().err) == is_warned
+    assert (published[0][2].base_loss, published[0][2].validation_loss) == losses[:2]

@@ -1,5 +1,6 @@
 """Training runs small enough for a test, and a display that records them."""
 
+import numpy as np
 import tensorflow as tf
 
 from contract.card import CorpusDescription
@@ -10,6 +11,7 @@ from export.training.model import build_model
 from export.training.runs import RunFolder
 from export.training.trainer import Trainer
 from export.training.workflow import train_tokenizer
+from tests.unit.export.repository.stored import store
 
 TEXT = "the cat sat on the mat and the dog ran to the hill. " * 24
 SETTINGS = {"name": "m", "corpus": "c", "units": 6, "embedding": 4, "batch_size": 4, "sequence_length": 25, "epochs": 3}
@@ -78,6 +80,19 @@ def start(path, text=TEXT, **settings):
     folder = RunFolder(path)
     folder.create(trainer.config, tokenizer, DESCRIPTION)
     return trainer, folder
+
+
+def store_trained(models_dir, name="base", text=TEXT, documents=False, **settings):
+    """Write a version of an untrained model that can be a base, without a graph; return the model."""
+    config = load_config(None, {**SETTINGS, "name": name, **settings})
+    corpus = Corpus.of("c", [text], ends=documents)
+    tokenizer = train_tokenizer(config, corpus)
+    model = build_model(config, len(tokenizer.tokens))
+    rng = np.random.default_rng(0)
+    model.set_weights([rng.normal(0, 0.5, weight.shape) for weight in model.get_weights()])
+    place = store(models_dir, name, tokenizer=tokenizer, settings=config.model_dump(mode="json"))
+    model.save(place / "assets.extra" / "model.keras")
+    return model
 
 
 def scalars(folder):

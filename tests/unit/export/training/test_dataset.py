@@ -12,6 +12,7 @@ from export.training.dataset import (
     VALIDATION_BATCH_SIZE,
     VALIDATION_WINDOWS,
     Dataset,
+    Mixed,
     Sequences,
     SlidingWindows,
 )
@@ -199,3 +200,48 @@ def test_without_a_validation_split_no_tokens_are_evaluated():
 def test_a_split_without_usable_tokens_is_rejected(head, tail, tokenizer, message):
     with pytest.raises(CorpusError, match=message):
         dataset(head, tail, tokenizer)
+
+
+def mixed_batches(mixed, seed=0):
+    """Return the inputs and targets of an epoch of mixed sequences, (rows, tokens) each."""
+    return [np.concatenate(parts).T for parts in zip(*mixed.batches(np.random.default_rng(seed)), strict=True)]
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+def test_a_mixed_text_has_its_share_of_the_tokens(share):
+    mixed = Mixed.of(lay_out(4000, 20, 10), np.arange(1000, 1500), share)
+    assert mixed.num_other_tokens / mixed.num_tokens == pytest.approx(share)
+    inputs, targets = next(mixed.batches(np.random.default_rng(0)))
+    assert (inputs.shape, targets.shape) == ((10, mixed.batch_size), (10, mixed.batch_size))
+    assert (inputs.dtype, targets.dtype, mixed.batch_tokens) == (np.int32, np.int32, inputs.size)
+
+
+def test_a_row_of_a_mixed_text_is_one_excerpt_of_it():
+    """From batch to batch it continues; after the end of the text it starts again. Other epochs have other excerpts."""
+    other = np.arange(1000, 1150, dtype=np.uint16)
+    mixed = Mixed.of(lay_out(800, 4, 10), other, 0.5)
+    inputs, targets = mixed_batches(mixed)
+    assert np.array_equal(targets[4:], (inputs[4:] - 999) % 150 + 1000)
+    assert np.array_equal(inputs[4:, 1:], targets[4:, :-1])
+    assert np.array_equal(inputs[4:], mixed_batches(mixed)[0][4:])
+    assert not np.array_equal(inputs[4:, 0], mixed_batches(mixed, seed=1)[0][4:, 0])
+
+
+def test_the_rows_of_the_text_itself_stay_as_they_are():
+    """Every one of its tokens after the offset is predicted once."""
+    inputs, targets = mixed_batches(Mixed.of(lay_out(800, 4, 10), np.arange(1000, 1100), 0.5))
+    offset = 200 - targets.shape[1]
+    assert np.array_equal(targets[:4], np.arange(800).reshape(4, 200)[:, offset:])
+    assert inputs[4:].min() >= 1000 > inputs[:4].max()
+
+
+def test_windows_of_a_mixed_text_are_sampled_from_it():
+    """Each is a whole window with its next token."""
+    main = SlidingWindows(np.arange(1, 41), 8, FIRST, None, 5)
+    mixed = Mixed.of(main, np.arange(1000, 1200), 0.5)
+    batches = list(mixed.batches(np.random.default_rng(0)))
+    assert (mixed.num_tokens, mixed.num_other_tokens) == (80, 40)
+    assert len(batches) == 5
+    for inputs, targets in batches:
+        assert np.array_equal(inputs[-1, 8:], targets[0, 8:] - 1)
+    assert sorted(np.concatenate([targets[0, :8] for _, targets in batches])) == list(range(1, 41))

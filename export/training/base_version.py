@@ -1,0 +1,101 @@
+"""The published version that a fine-tuning starts from: its settings, its tokenizer and its lineage."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from contract.card import Ancestor, GeneratorCard, Lineage
+from contract.signatures import ASSETS
+from contract.tokenizer import ImportedTokenizer, Tokenizer
+from contract.tokenizers.base import Vocabulary
+from export.config import ARCHITECTURE, TrainConfig, validated
+from export.corpora.corpus import Corpus
+from export.errors import ConfigError
+from export.repository.versions import KERAS_FILE, Repository, Version
+
+
+@dataclass(frozen=True)
+class BaseVersion:
+    """A published version that a fine-tuning starts from."""
+
+    version: Version
+    card: GeneratorCard
+    tokenizer: Vocabulary
+
+    @classmethod
+    def find(cls, reference: str, models_dir: Path) -> "BaseVersion":
+        """Find the version NAME:VERSION, or the newest one of NAME.
+
+        Raises:
+            RepositoryError: there is no such version, or it is damaged.
+            ConfigError: it has no Keras model, or a tokenizer that no corpus can be encoded with.
+        """
+        version = Repository(models_dir).named(reference)[-1]
+        card, tokenizer = version.read()
+        base = cls(version, card, tokenizer)
+        if not base.keras_file.is_file():
+            base._refuse(f"it has no {KERAS_FILE}, as it was imported from a SavedModel")
+        if isinstance(tokenizer, ImportedTokenizer) or not isinstance(tokenizer, Vocabulary):
+            base._refuse("it has an imported tokenizer of Hugging Face's library")
+        if card.training is None and (card.context is not None or card.cell is None or not card.embedding):
+            base._refuse(
+                "it was imported, and of imported models only those of an Embedding, recurrent layers of one kind and "
+                "one size, and a Dense layer can go on"
+            )
+        return base
+
+    def _refuse(self, reason: str) -> None:
+        raise ConfigError(f"from = {self.version.label}: this version cannot be trained further: {reason}")
+
+    @property
+    def keras_file(self) -> Path:
+        """The file of its Keras model."""
+        return self.version.path / ASSETS / KERAS_FILE
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """The settings of `ARCHITECTURE`, by name."""
+        card = self.card
+        if card.training is not None:
+            defaults = {name: TrainConfig.model_fields[name].default for name in ARCHITECTURE}
+            return {name: card.training.settings.get(name, default) for name, default in defaults.items()}
+        known = ("cell", "layers", "units", "embedding", "direction")
+        return {"token_unit": card.unit, **{name: getattr(card, name) for name in known}}
+
+    def complete(self, config: TrainConfig) -> TrainConfig:
+        """Return the settings of a run with the architecture of this version, and its number in `base`.
+
+        Raises:
+            ConfigError: a setting that was given contradicts the architecture.
+        """
+        own = self.architecture
+        for name in ARCHITECTURE:
+            given, value = getattr(config, name), own.get(name, TrainConfig.model_fields[name].default)
+            if name in config.model_fields_set and given != value:
+                raise ConfigError(
+                    f"{name} = {_text(given)} contradicts {self.version.label}, which has {name} = {_text(value)}: a "
+                    f"fine-tuned model has the architecture and the tokens of its base; leave {name} out"
+                )
+        return validated({**config.model_dump(), **own, "base": self.version.label})
+
+    def extended_tokenizer(self, corpus: Corpus) -> Tokenizer:
+        """Return the tokenizer with the new characters of a training split, and an end token if that has documents."""
+        return self.tokenizer.extended(corpus.texts("looking for new characters"), end_token=corpus.ends)
+
+    def lineage(self, tokenizer: Tokenizer) -> Lineage:
+        """Return the lineage of a model that goes on from this version with a tokenizer."""
+        training = self.card.training
+        corpus = {name: getattr(training, name) for name in ("corpus", "corpus_sha256")} if training else {}
+        own = Ancestor(
+            name=self.version.path.parent.name,
+            version=self.version.number,
+            weights_sha256=self.card.weights_sha256,
+            **corpus,
+        )
+        before = training.lineage.ancestors if training and training.lineage else ()
+        return Lineage(ancestors=(own, *before), added_tokens=tokenizer.tokens[len(self.tokenizer.tokens) :])
+
+
+def _text(value: Any) -> str:
+    names = {None: "none", True: "true", False: "false"}
+    return names[value] if value is None or isinstance(value, bool) else str(value)
