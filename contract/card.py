@@ -98,6 +98,11 @@ class Ancestor(_Frozen):
     corpus: str | None = None
     corpus_sha256: str | None = None
 
+    @property
+    def reference(self) -> str:
+        """NAME:VERSION."""
+        return f"{self.name}:{self.version}"
+
 
 class Lineage(_Frozen):
     """What a fine-tuned version comes from.
@@ -113,7 +118,7 @@ class Lineage(_Frozen):
     @property
     def base(self) -> str:
         """NAME:VERSION of the base."""
-        return f"{self.ancestors[0].name}:{self.ancestors[0].version}"
+        return self.ancestors[0].reference
 
 
 class CorpusDescription(_Frozen):
@@ -158,6 +163,7 @@ class TrainingReport(CorpusDescription):
         written_spans: Number of such 8-grams; None if the text was unavailable.
         no_training_filter: Why the version has no training filter; None if it has one, or is older than they are.
         lineage: What a fine-tuned version comes from; None for one that was trained from nothing.
+        base_loss: Validation loss of its base on the same split; None without either.
     """
 
     epochs: float
@@ -175,6 +181,7 @@ class TrainingReport(CorpusDescription):
     written_spans: int | None
     no_training_filter: NoTrainingFilter | None = None
     lineage: Lineage | None = None
+    base_loss: float | None = None
 
 
 class PrecisionCheck(_Frozen):
@@ -228,7 +235,7 @@ class GeneratorCard(_Frozen):
         vocab_size: V, rows of the output layer.
         weights_sha256: Hash of the weights' names, shapes and bytes: versions with equal hashes are the same model.
         code_sha256: Hash of the code that built the graph of the signatures: the sampled tokens depend on it, too.
-        traces: Outputs of `inspect`.
+        activations: Outputs of `inspect`; `traces` in the file.
         max_decode_steps: Maximum K of a `decode` call.
         max_prefill_length: Maximum T of a `prefill` call.
         num_top: Number of most probable tokens that `decode_full` and `score` return at each position.
@@ -236,6 +243,8 @@ class GeneratorCard(_Frozen):
         precision_check: The cost of bfloat16; None for a version without signatures in bfloat16.
         training_filter: None for a version without one, such as an imported model.
     """
+
+    model_config = ConfigDict(validate_by_name=True, serialize_by_alias=True)
 
     format: Literal[4] = FORMAT
     name: str = Field(pattern=ID_PATTERN)
@@ -252,7 +261,7 @@ class GeneratorCard(_Frozen):
     code_sha256: str
     tensorflow: str
     created: int
-    traces: tuple[Activation, ...] = Field(min_length=1)
+    activations: tuple[Activation, ...] = Field(alias="traces", min_length=1)
     batch_sizes: tuple[Count, ...] = signatures.BATCH_SIZES
     max_decode_steps: Count = signatures.MAX_DECODE_STEPS
     max_prefill_length: Count = signatures.MAX_PREFILL_LENGTH
@@ -260,6 +269,11 @@ class GeneratorCard(_Frozen):
     training: TrainingReport | None = None
     precision_check: PrecisionCheck | None = None
     training_filter: TrainingFilterDescription | None = None
+
+    @property
+    def base(self) -> str | None:
+        """NAME:VERSION that it was fine-tuned from; None for a model that was trained from nothing or imported."""
+        return self.training.lineage.base if self.training and self.training.lineage else None
 
     @property
     def precisions(self) -> tuple[signatures.PrecisionName, ...]:

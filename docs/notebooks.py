@@ -62,7 +62,7 @@ class NotebookParser(MystParser):
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Have files that end with .ipynb read as notebooks."""
+    """Read files that end with .ipynb as notebooks."""
     app.add_source_suffix(".ipynb", "notebook")
     app.add_source_parser(NotebookParser)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

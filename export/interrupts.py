@@ -26,7 +26,7 @@ def exit_code(error: KeyboardInterrupt) -> int:
 
 
 def exit_on_signals() -> None:
-    """Have either signal end the process at once, except in the contexts of this module.
+    """Let either signal end the process at once, except in the contexts of this module.
 
     As process 1 of a container it would otherwise ignore SIGTERM. At exit, TensorFlow's threads take a moment to stop;
     a second Ctrl-C would print a traceback then.

@@ -62,8 +62,11 @@ class Signature:
         self._lock = threading.Lock()
         self._callable: Any = None
 
-    def decode(self, protos: Mapping[str, TensorProto]) -> Arrays:
-        """Decode the inputs of a request, if there is one of its dtype and a matching shape for each; else name it."""
+    def parse_inputs(self, protos: Mapping[str, TensorProto]) -> Arrays:
+        """Return the request's inputs as arrays.
+
+        Raise InvalidArgument, naming the input, if one is missing, unknown, or of the wrong dtype or shape.
+        """
         if protos.keys() != self.inputs.keys():
             raise InvalidArgument(self._names_differ(protos.keys()))
         for number, (name, spec) in enumerate(self.inputs.items()):
@@ -154,7 +157,7 @@ class Servable:
         `output_filter` selects the outputs in the response. The request's model name and version are ignored.
         """
         signature = self.signature(request.model_spec.signature_name)
-        arrays = signature.decode(request.inputs)
+        arrays = signature.parse_inputs(request.inputs)
         output_names = signature.select(request.output_filter)
         outputs = signature(arrays)
         response = PredictResponse()

@@ -28,13 +28,13 @@ def scan(base_path: Path) -> tuple[dict[int, Path], list[str]]:
     problems = []
     for path in sorted(base_path.iterdir()):
         if path.name.startswith("."):
-            # Of the exporter: a draft, or a file of its own.
+            # The exporter made it: a draft, or a file of its own.
             continue
         version = int(path.name) if path.name.isascii() and path.name.isdigit() else -1
         try:
             has_saved_model = (path / SAVED_MODEL_FILE).is_file()
         except PermissionError as error:
-            # Of this entry only. After another error, such as one of NFS, a version that is served must not seem gone.
+            # Only this entry is unreadable. After another error, such as NFS's, a served version must not seem gone.
             problems.append(f"{path}: {error.strerror}")
             continue
         if not 0 <= version <= _MAX_VERSION:

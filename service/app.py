@@ -113,7 +113,7 @@ def create_app(settings: Settings, metrics_socket: socket.socket | None = None) 
 
 def _configure_flask(app: Gateway, settings: Settings) -> None:
     if settings.num_proxies:
-        # Of the proxies' headers only the client's address is used; without a proxy a client could forge it.
+        # Only the client's address is read from the proxies' headers; without a proxy a client could forge it.
         proxied = ProxyFix(app.wsgi_app, x_for=settings.num_proxies, x_proto=0, x_host=0)
         app.wsgi_app = proxied  # type: ignore[method-assign]
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
@@ -157,7 +157,7 @@ def _register(app: Gateway, settings: Settings) -> None:
 
 
 def _watch_state(app: Gateway) -> None:
-    """Have the metrics read the state of scheduler, memory and backends at each scrape."""
+    """Let the metrics read the state of scheduler, memory and backends at each scrape."""
     metrics, scheduler, replicas = app.metrics, app.scheduler, app.replicas
     metrics.watch(
         loads=lambda: scheduler.loads,

@@ -62,7 +62,7 @@ def program() -> None:
 @program.command("health", short_help="Check the readiness of the gateway on this machine.")
 def health() -> None:
     """Check the readiness of the gateway on this machine: exit code 0 or 1."""
-    from service.commands.health import check  # noqa: PLC0415 - so is what it imports
+    from service.commands.health import check  # noqa: PLC0415 - slow to import
 
     raise Exit(check(_settings()))
 
@@ -71,7 +71,7 @@ def health() -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 def state_key(file: Path) -> None:
     """Create a key file for SOSTENUTO_STATE_KEY_FILE; an existing one is kept and must contain keys."""
-    from service.generation.resume_tokens import StateKeys, make_key_file  # noqa: PLC0415 - so is what it imports
+    from service.generation.resume_tokens import StateKeys, make_key_file  # noqa: PLC0415 - slow to import
 
     try:
         is_new = make_key_file(file)

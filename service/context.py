@@ -42,10 +42,10 @@ class RequestContext:
     roles: tuple[Role, ...] = ROLES  # of its key
     charge_request: Callable[[], object] = _nothing  # charges one request, before any work on it; raises `RateLimited`
     # Charges tokens that the request may prefill and generate; `total` is the total known so far, if these are not all,
-    # and `param` the field that an error names. Raises `RateLimited` or `InvalidRequest`, or returns a function that
+    # and `param` is the field that an error names. Raises `RateLimited` or `InvalidRequest`, or returns a function that
     # refunds them. See `TokenCharges`.
     charge: Callable[..., Callable[[], None]] = lambda *_, **__: _nothing
-    # Returns a context manager, in whose block the function that it gets is called, by another thread, if the key is
+    # `watch_key(callback)` is a context manager: while it is open, `callback` is called on another thread if the key is
     # revoked.
     watch_key: Callable[[Callable[[], object]], AbstractContextManager[object]] = lambda _: nullcontext()
     trace: Any = None  # its tracing context, or None

@@ -329,7 +329,7 @@ def _require_num_top(body: CompletionRequest | InspectRequest, model: ServedMode
 
 
 def _require_layers(body: InspectRequest, model: ServedModel) -> None:
-    layers = sorted({trace.layer for trace in model.card.traces})
+    layers = sorted({each.layer for each in model.card.activations})
     unknown = [layer for layer in body.layers or () if layer not in layers]
     if unknown:
         raise InvalidRequest(

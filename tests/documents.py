@@ -230,7 +230,7 @@ NOT_RUN = {
     "sostenuto remove ": "asks for confirmation at a terminal",
     "sostenuto batch in.jsonl out.jsonl --ray": "a cluster; test_batch.py has one",
 }
-# Of the pages that are tried.
+# The pages that are tried.
 TRIED = [page for page in PAGES if not any(command.text.startswith(NOT_TRIED) for command in commands_of(page))]
 BLOCKS = [block for page in TRIED for block in blocks(page)]
 COMMANDS = [command for page in TRIED for command in commands_of(page)]

@@ -31,7 +31,7 @@ def start() -> subprocess.Popen:
 
 
 def stop(guard: subprocess.Popen) -> None:
-    """Have a guard kill the remaining processes, and wait for it."""
+    """Let a guard kill the remaining processes, and wait for it."""
     guard.stdin.close()
     guard.wait()
 

@@ -97,7 +97,7 @@ def _guess(sample: bytes) -> list[str]:
     sample = sample[: max(sample.rfind(b"\n"), sample.rfind(b" ")) + 1] or sample
     matches = from_bytes(sample, cp_isolation=_ENCODINGS, enable_fallback=False)
     matches = [match for match in matches if match.encoding in _ENCODINGS]
-    # Of the encodings that decode the bytes to the same text, the most common one counts.
+    # If several encodings decode the bytes to the same text, the most common one counts.
     common = [next(name for name in _ENCODINGS if name in match.could_be_from_charset) for match in matches]
     ranked = sorted(
         (match.chaos, -match.coherence, _ENCODINGS.index(name)) for match, name in zip(matches, common, strict=True)

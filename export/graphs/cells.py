@@ -3,7 +3,7 @@
 Every signature runs this same step token by token, so states from `decode` and `prefill` are bit-exact.
 
 A layer whose only input is the embedding has one of V possible inputs, so embedding · kernel + bias is precomputed for
-all of them: a step is a table lookup and one matmul by the recurrent kernel (see `benchmarks/HISTORY.md`).
+all of them: a step in float32 is a table lookup and one matmul by the recurrent kernel (see `benchmarks/HISTORY.md`).
 """
 
 import functools
@@ -17,8 +17,9 @@ import tensorflow as tf
 
 from contract import signatures
 from contract.card import Activation
-from export.graphs.network import Add, Concatenate, Dense, Embedding, Network, Operation, Recurrent
-from export.graphs.precision import BFLOAT16, FLOAT32, Kernel, Precision, Vectors
+from export.graphs.network import Add, Concatenate, Dense, Embedding, Network, Operation, Recurrent, Step
+from export.graphs.precision import BFLOAT16, FLOAT32, Precision, Vectors
+from export.graphs.projections import Projection, gather
 
 # A larger table of gate inputs costs more memory than its matmul costs time.
 MAX_TABLE_BYTES = 64 * 2**20
@@ -43,6 +44,10 @@ class LayerInput(NamedTuple):
     inputs: Vectors
     state: Vectors
 
+    def project(self, projection: Projection, *vectors: tf.Tensor) -> tf.Tensor:
+        """Map vectors and the layer's inputs."""
+        return projection(self.precision, [*vectors, *self.inputs], self.token_ids)
+
 
 # Output, new state and gates with the candidate; the latter two are empty for a layer without any.
 LayerOutput = tuple[tf.Tensor, Vectors, Vectors]
@@ -62,72 +67,58 @@ class _Layer(tf.Module):
 
 
 class _Cell(_Layer):
-    """Base class of recurrent layers, which map gate inputs of G·units and a state to a new state."""
+    """Base class of recurrent layers. The state is [h], or [h, c]; the layer's output is the new h."""
 
     states = (signatures.HIDDEN,)
 
-    def __init__(self, layer: Recurrent, *, with_bfloat16: bool) -> None:
+    def __init__(self, layer: Recurrent, *, embedding: np.ndarray | None, with_bfloat16: bool) -> None:
+        """Copy the weights; with an embedding, float32 (V, inputs), the layer's input is a token."""
         super().__init__()
         self.units = layer.units
-        kernel, recurrent_kernel, bias, recurrent_bias = self._arrange(layer)
-        self.kernel = Kernel(kernel, with_bfloat16=with_bfloat16)
-        self.recurrent_kernels = [
-            Kernel(part, with_bfloat16=with_bfloat16) for part in self._split_recurrent(recurrent_kernel)
-        ]
-        self.bias, self.recurrent_bias = (
-            tf.Variable(array, trainable=False, dtype=tf.float32) for array in (bias, recurrent_bias)
-        )
         self.activation, self.gate = _activation(layer.activation), _activation(layer.recurrent_activation)
+        self._set_weights(layer, functools.partial(Projection, embedding=embedding, with_bfloat16=with_bfloat16))
 
-    @staticmethod
-    def _arrange(layer: Recurrent) -> tuple[np.ndarray, ...]:
-        """Return kernel, recurrent kernel, bias and recurrent bias, with gates in the order that `step` expects."""
-        return layer.kernel, layer.recurrent_kernel, layer.bias, np.zeros(0)
-
-    def _split_recurrent(self, kernel: np.ndarray) -> list[np.ndarray]:
-        """Return the factors of the state's products, in the order of their computation."""
-        return [kernel]
-
-    def gate_inputs(self, precision: Precision, inputs: tf.Tensor) -> tf.Tensor:
-        """Project the inputs to the gates, G·units."""
-        return precision.add(precision.multiply(inputs, self.kernel), self.bias)
+    @abstractmethod
+    def _set_weights(self, layer: Recurrent, project: Callable[..., Projection]) -> None:
+        """Set the projections; `project` makes one whose last vector is the layer's input."""
 
     def run(self, layer_input: LayerInput) -> LayerOutput:
-        precision, _, inputs, state = layer_input
-        new, gates = self.step(precision, self.gate_inputs(precision, inputs[0]), state)
+        new, gates = self.step(layer_input)
         return new[0], new, gates
 
     @abstractmethod
-    def step(self, precision: Precision, gate_inputs: tf.Tensor, state: Vectors) -> tuple[Vectors, Vectors]:
-        """Return the new state, whose first vector is the layer's output, and the gates; a state is [h], or [h, c]."""
+    def step(self, layer_input: LayerInput) -> tuple[Vectors, Vectors]:
+        """Return the new state and the gates."""
 
 
 class _SimpleRNNCell(_Cell):
-    """h' = tanh(x + h·R)."""
+    """h' = tanh(h·R + x·W + b)."""
 
-    def step(self, precision: Precision, gate_inputs: tf.Tensor, state: Vectors) -> tuple[Vectors, Vectors]:
-        return [self.activation(gate_inputs + precision.multiply(state[0], self.recurrent_kernels[0]))], []
+    def _set_weights(self, layer: Recurrent, project: Callable[..., Projection]) -> None:
+        self.sums = project([layer.recurrent_kernel, layer.kernel], layer.bias)
+
+    def step(self, layer_input: LayerInput) -> tuple[Vectors, Vectors]:
+        return [self.activation(layer_input.project(self.sums, layer_input.state[0]))], []
 
 
 class _LSTMCell(_Cell):
-    """c' = f⊙c + i⊙g, h' = o⊙tanh(c'), with i, f, o = σ(x + h·R) and g = tanh(x + h·R)."""
+    """c' = f⊙c + i⊙g, h' = o⊙tanh(c'), with i, f, o = σ(h·R + x·W + b) and g = tanh(h·R + x·W + b)."""
 
     states = (signatures.HIDDEN, signatures.CELL)
     gates = (signatures.FORGET, signatures.INPUT, signatures.CANDIDATE, signatures.OUTPUT)
 
-    @staticmethod
-    def _arrange(layer: Recurrent) -> tuple[np.ndarray, ...]:
+    def _set_weights(self, layer: Recurrent, project: Callable[..., Projection]) -> None:
         def sigmoids_first(array: np.ndarray) -> np.ndarray:
             i, f, g, o = np.split(array, 4, axis=-1)
             return np.concatenate([i, f, o, g], axis=-1)
 
-        return (*map(sigmoids_first, (layer.kernel, layer.recurrent_kernel, layer.bias)), np.zeros(0))
+        kernels = [sigmoids_first(kernel) for kernel in (layer.recurrent_kernel, layer.kernel)]
+        self.sums = project(kernels, sigmoids_first(layer.bias))
 
-    def step(self, precision: Precision, gate_inputs: tf.Tensor, state: Vectors) -> tuple[Vectors, Vectors]:
-        h, c = state
-        units = self.units
-        gates = gate_inputs + precision.multiply(h, self.recurrent_kernels[0])
-        sigmoids, candidate = precision.split(gates, [3 * units, units])
+    def step(self, layer_input: LayerInput) -> tuple[Vectors, Vectors]:
+        h, c = layer_input.state
+        precision, units = layer_input.precision, self.units
+        sigmoids, candidate = precision.split(layer_input.project(self.sums, h), [3 * units, units])
         i, f, o = precision.split(self.gate(sigmoids), [units] * 3)
         candidate = self.activation(candidate)
         c = f * c + i * candidate
@@ -135,39 +126,45 @@ class _LSTMCell(_Cell):
 
 
 class _GRUCell(_Cell):
-    """h' = z⊙h + (1 - z)⊙tanh(x + r⊙(h·R + b)), with z, r = σ(x + h·R + b): Keras's `reset_after=True`."""
+    """h' = z⊙h + (1 - z)⊙g, with z, r = σ(h·R + x·W + b) and g = tanh(x·W + b + r⊙(h·R + b')).
+
+    That is Keras's `reset_after=True`; `_OriginalGRUCell` is the other one.
+    """
 
     gates = (signatures.UPDATE, signatures.RESET, signatures.CANDIDATE)
 
-    @staticmethod
-    def _arrange(layer: Recurrent) -> tuple[np.ndarray, ...]:
-        return layer.kernel, layer.recurrent_kernel, layer.bias[0], layer.bias[1]
+    def _set_weights(self, layer: Recurrent, project: Callable[..., Projection]) -> None:
+        (gates, last), (kernel, last_kernel) = (
+            np.split(array, [2 * self.units], axis=1) for array in (layer.recurrent_kernel, layer.kernel)
+        )
+        bias, recurrent_bias = layer.bias
+        self.gate_sums = project([gates, kernel], (bias + recurrent_bias)[: 2 * self.units])
+        self.from_input = project([last_kernel], bias[2 * self.units :])
+        self.from_state = project([last], recurrent_bias[2 * self.units :], embedding=None)
 
-    def step(self, precision: Precision, gate_inputs: tf.Tensor, state: Vectors) -> tuple[Vectors, Vectors]:
-        (h,) = state
-        sizes = [2 * self.units, self.units]
-        from_state = precision.add(precision.multiply(h, self.recurrent_kernels[0]), self.recurrent_bias)
-        (x_gates, x_last), (h_gates, h_last) = precision.split(gate_inputs, sizes), precision.split(from_state, sizes)
-        update, reset = precision.split(self.gate(x_gates + h_gates), [self.units] * 2)
-        candidate = self.activation(x_last + reset * h_last)
+    def step(self, layer_input: LayerInput) -> tuple[Vectors, Vectors]:
+        (h,) = layer_input.state
+        gates = self.gate(layer_input.project(self.gate_sums, h))
+        update, reset = layer_input.precision.split(gates, [self.units] * 2)
+        candidate = self.activation(self._candidate_sums(layer_input, reset, h))
         return [update * h + (1.0 - update) * candidate], [update, reset, candidate]
 
+    def _candidate_sums(self, layer_input: LayerInput, reset: tf.Tensor, h: tf.Tensor) -> tf.Tensor:
+        from_state = self.from_state(layer_input.precision, [h], layer_input.token_ids)
+        return layer_input.project(self.from_input) + reset * from_state
 
-class _OriginalGRUCell(_Cell):
-    """h' = z⊙h + (1 - z)⊙tanh(x + (r⊙h)·R), with z, r = σ(x + h·R): Keras's `reset_after=False`."""
 
-    gates = _GRUCell.gates
+class _OriginalGRUCell(_GRUCell):
+    """As `_GRUCell`, with g = tanh((r⊙h)·R + x·W + b): Keras's `reset_after=False`."""
 
-    def _split_recurrent(self, kernel: np.ndarray) -> list[np.ndarray]:
-        return np.split(kernel, [2 * self.units], axis=1)
+    def _set_weights(self, layer: Recurrent, project: Callable[..., Projection]) -> None:
+        (gates, last), (kernel, last_kernel), (bias, last_bias) = (
+            np.split(array, [2 * self.units], axis=-1) for array in (layer.recurrent_kernel, layer.kernel, layer.bias)
+        )
+        self.gate_sums, self.candidate_sums = project([gates, kernel], bias), project([last, last_kernel], last_bias)
 
-    def step(self, precision: Precision, gate_inputs: tf.Tensor, state: Vectors) -> tuple[Vectors, Vectors]:
-        (h,) = state
-        gates, last = self.recurrent_kernels
-        x_gates, x_last = precision.split(gate_inputs, [2 * self.units, self.units])
-        update, reset = precision.split(self.gate(x_gates + precision.multiply(h, gates)), [self.units] * 2)
-        candidate = self.activation(x_last + precision.multiply(reset * h, last))
-        return [update * h + (1.0 - update) * candidate], [update, reset, candidate]
+    def _candidate_sums(self, layer_input: LayerInput, reset: tf.Tensor, h: tf.Tensor) -> tf.Tensor:
+        return layer_input.project(self.candidate_sums, reset * h)
 
 
 _CELLS: dict[str, type[_Cell]] = {"simple_rnn": _SimpleRNNCell, "lstm": _LSTMCell, "gru": _GRUCell}
@@ -178,48 +175,23 @@ def _activation(name: str) -> Callable[[tf.Tensor], tf.Tensor]:
     return _FAST.get(name) or keras.activations.get(name)
 
 
-def _gather(table: tf.Variable, token_ids: tf.Tensor) -> tf.Tensor:
-    """Return the rows of a table for token ids.
-
-    The value is read first. A session does not inline a function that gathers from the variable itself, as it takes
-    that operation to have side effects: in float32 each step was a call (measured: `benchmarks/HISTORY.md`).
-    """
-    return tf.gather(table.read_value(), token_ids)
-
-
-class _Folded(_Layer):
-    """A cell with a precomputed table of gate inputs for every embedding, float32 in either precision."""
-
-    def __init__(self, cell: _Cell, embedding: np.ndarray) -> None:
-        super().__init__()
-        self.units, self.states, self.gates, self.cell = cell.units, cell.states, cell.gates, cell
-        self.table = tf.Variable(cell.gate_inputs(FLOAT32, embedding), trainable=False)
-
-    def run(self, layer_input: LayerInput) -> LayerOutput:
-        precision, token_ids, _, state = layer_input
-        new, gates = self.cell.step(precision, precision.from_rows(_gather(self.table, token_ids)), state)
-        return new[0], new, gates
-
-
 class _Lookup(_Layer):
     def __init__(self, embedding: Embedding) -> None:
         super().__init__()
         self.table = tf.Variable(embedding.table, trainable=False)
 
     def run(self, layer_input: LayerInput) -> LayerOutput:
-        return layer_input.precision.from_rows(_gather(self.table, layer_input.token_ids)), [], []
+        return layer_input.precision.from_rows(gather(self.table, layer_input.token_ids)), [], []
 
 
 class _Dense(_Layer):
     def __init__(self, dense: Dense, *, with_bfloat16: bool) -> None:
         super().__init__()
-        self.kernel = Kernel(dense.kernel, with_bfloat16=with_bfloat16)
-        self.bias = tf.Variable(dense.bias, trainable=False)
+        self.sums = Projection([dense.kernel], dense.bias, with_bfloat16=with_bfloat16)
         self.activation = _activation(dense.activation)
 
     def run(self, layer_input: LayerInput) -> LayerOutput:
-        precision, _, inputs, _ = layer_input
-        return self.activation(precision.add(precision.multiply(inputs[0], self.kernel), self.bias)), [], []
+        return self.activation(layer_input.project(self.sums)), [], []
 
 
 class _Add(_Layer):
@@ -233,11 +205,11 @@ class _Concatenate(_Layer):
         return layer_input.precision.concatenate(layer_input.inputs), [], []
 
 
-def _make(operation: Operation, *, with_bfloat16: bool) -> _Layer:
+def _make(operation: Operation, embedding: np.ndarray | None, *, with_bfloat16: bool) -> _Layer:
     match operation:
         case Recurrent():
             cell = _CELLS[operation.cell] if operation.reset_after else _OriginalGRUCell
-            return cell(operation, with_bfloat16=with_bfloat16)
+            return cell(operation, embedding=embedding, with_bfloat16=with_bfloat16)
         case Embedding():
             return _Lookup(operation)
         case Dense():
@@ -264,16 +236,12 @@ class StatefulNetwork(tf.Module):
         self.inputs: list[tuple[int, ...]] = []
         self.layers: list[_Layer] = []
         for step in network.steps:
-            layer, inputs = _make(step.operation, with_bfloat16=with_bfloat16), step.inputs
-            source = network.steps[inputs[0]].operation if inputs else None
-            if isinstance(layer, _Cell) and isinstance(source, Embedding):
-                table_bytes = 4 * source.table.shape[0] * step.operation.kernel.shape[1]
-                if table_bytes <= MAX_TABLE_BYTES:
-                    layer, inputs = _Folded(layer, source.table), ()
-            self.layers.append(layer)
-            self.inputs.append(inputs)
-        # In float32 always: logits in bfloat16 would have ties, and log probabilities of two digits.
-        self.output = _make(network.output, with_bfloat16=False)
+            embedding = _folded_embedding(network, step)
+            self.layers.append(_make(step.operation, embedding, with_bfloat16=with_bfloat16))
+            self.inputs.append(step.inputs if embedding is None else ())
+        self.output_kernel, self.negative_bias = (
+            tf.Variable(array, trainable=False) for array in (network.output.kernel, -network.output.bias)
+        )
 
     @property
     def precisions(self) -> tuple[Precision, ...]:
@@ -315,5 +283,19 @@ class StatefulNetwork(tf.Module):
         return outputs[-1], new_state, activations
 
     def project(self, rows: tf.Tensor) -> tf.Tensor:
-        """Project outputs of `step`, rows float32 (batch, U), to logits float32 (batch, V)."""
-        return self.output.run(LayerInput(FLOAT32, rows, [rows], []))[0]
+        """Project outputs of `step`, rows float32 (batch, U), to logits float32 (batch, V).
+
+        In float32 always: logits in bfloat16 would have ties, and log probabilities of two digits. The negative bias is
+        subtracted, as TensorFlow would fuse a sum with the product and the transposition before it, for which it has
+        only a slow kernel: 145 µs for 512 units, 98 tokens and batch size 64, in place of 72.
+        """
+        return tf.matmul(rows, self.output_kernel) - self.negative_bias
+
+
+def _folded_embedding(network: Network, step: Step) -> np.ndarray | None:
+    """Return the embedding, (V, inputs), if it is the only input of a recurrent layer, and its table not too large."""
+    source = network.steps[step.inputs[0]].operation if step.inputs else None
+    if not isinstance(step.operation, Recurrent) or not isinstance(source, Embedding):
+        return None
+    table_bytes = 4 * source.table.shape[0] * step.operation.kernel.shape[1]
+    return source.table if table_bytes <= MAX_TABLE_BYTES else None

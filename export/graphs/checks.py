@@ -16,7 +16,7 @@ from contract.tokenizer import Tokenizer
 from export.errors import CheckFailed
 from export.graphs.exportable import Exportable
 
-# Of log probabilities, losses and outputs of layers.
+# Tolerated difference of log probabilities, losses and outputs of layers.
 TOLERANCE = 1e-4
 # Against the model in bfloat16, whose factors have three digits: for a wrong graph, not for a coarse one. How much
 # worse the model becomes is what `check_precision` computes.

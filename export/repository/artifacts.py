@@ -20,7 +20,7 @@ from export.repository.readme import write_readme
 README_FILE = "README.md"
 PICTURE_FILE = "history.png"
 METADATA_FILE = "metadata.tsv"
-# Of a larger embedding only the first vectors are written: in most vocabularies those of the most frequent tokens.
+# A larger embedding is cut to its first vectors: in most vocabularies those of the most frequent tokens.
 # 4 million numbers are some 40 MB.
 MAX_NUMBERS = 4_000_000
 _SPACE = "␣"

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from contract.card import GeneratorCard, NoTrainingFilter, Sample, TrainingReport
+from contract.card import Ancestor, GeneratorCard, NoTrainingFilter, Sample, TrainingReport
 from export.repository.history import Progress, perplexity
 from export.terminal import NOTHING, format_number, utc_time
 
@@ -37,6 +37,7 @@ def model_facts(card: GeneratorCard, num_tokens: int) -> Facts:
 
 def training_facts(card: GeneratorCard, report: TrainingReport, epochs: str) -> Facts:
     """Yield what the model was trained on, and for how long; `epochs` describes the epochs."""
+    yield from _lineage_facts(report)
     yield "corpus", f"{report.corpus}, {report.corpus_characters:,} characters"
     yield "corpus's SHA-256", report.corpus_sha256
     held_out = f"{report.validation_tokens:,} tokens in {report.held_out_characters:,} characters"
@@ -49,11 +50,30 @@ def training_facts(card: GeneratorCard, report: TrainingReport, epochs: str) -> 
     yield "training filter", describe_training_filter(card)
 
 
+def _lineage_facts(report: TrainingReport) -> Facts:
+    """Yield what a fine-tuned model comes from; nothing for another one."""
+    if report.lineage is not None:
+        bases = [_ancestor_text(ancestor) for ancestor in report.lineage.ancestors]
+        yield "fine-tuned from", "; before that, ".join(bases)
+        yield "base's weights", f"SHA-256 {report.lineage.ancestors[0].weights_sha256}"
+        yield "new tokens", " ".join(map(repr, report.lineage.added_tokens)) or "none"
+    if report.mixed is not None:
+        mixed = report.mixed
+        yield "mixed in", f"{mixed.corpus}, {mixed.corpus_characters:,} characters, {mixed.tokens:,} tokens per epoch"
+
+
+def _ancestor_text(ancestor: Ancestor) -> str:
+    corpus = "imported" if ancestor.corpus is None else f"trained on {ancestor.corpus}"
+    return f"{ancestor.reference}, {corpus}"
+
+
 def metric_facts(report: TrainingReport) -> Facts:
     """Yield the metrics of the best epoch; a dash for one that was not measured."""
     loss = report.validation_loss
     yield "training loss", f"{report.train_loss:.3f} nats per token"
     yield "validation loss", NOTHING if loss is None else f"{loss:.3f} nats per token"
+    if report.base_loss is not None:
+        yield "loss of its base", f"{report.base_loss:.3f} nats per token"
     yield "bits/character", format_number(report.bits_per_character, ".3f")
     yield "perplexity", format_number(perplexity(loss), ",.2f")
     yield "accuracy", format_number(report.accuracy, ".1%")

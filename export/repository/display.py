@@ -47,6 +47,7 @@ _COLUMNS = (
     Column("LOSS", right=True),
     Column("BITS/CHAR", right=True),
     Column("SIZE", right=True, rank=3),
+    Column("BASE", rank=5),
     Column("CREATED (UTC)", rank=4),
     Column("SERVED"),
 )
@@ -62,6 +63,7 @@ class Row:
         listed: Whether `models.config` has an entry for the model; None if that file cannot be read.
         served: Whether the entry's version policy selects this version.
         labels: Labels that point at this version.
+        base: NAME:VERSION that it was fine-tuned from.
         problem: Why the version cannot be read.
     """
 
@@ -76,6 +78,7 @@ class Row:
     validation_loss: float | None = None
     bits_per_character: float | None = None
     size_bytes: int | None = None
+    base: str | None = None
     created: int | None = None
     listed: bool | None = None
     served: bool | None = None
@@ -96,6 +99,7 @@ class Row:
             format_number(self.validation_loss, ".3f"),
             format_number(self.bits_per_character, ".3f"),
             file_size(self.size_bytes or 0),
+            self.base or NOTHING,
             utc_time(self.created or 0),
             {None: "unknown", False: "not listed"}.get(self.listed, chosen),
         ]
@@ -156,7 +160,7 @@ def _card_fields(version: Version) -> dict[str, Any]:
     if not version.has_saved_model():
         reason = "Permission denied" if (version.path / SAVED_MODEL).exists() else "No such file"
         return {"problem": f"{SAVED_MODEL}: {reason}"}
-    of_card = {name: getattr(card, name) for name in ("unit", "direction", "vocab_size", "created")}
+    of_card = {name: getattr(card, name) for name in ("unit", "direction", "vocab_size", "base", "created")}
     names = ("parameters", "validation_loss", "bits_per_character")
     return {**of_card, "architecture": architecture(card), **{name: reported(card, name) for name in names}}
 

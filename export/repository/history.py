@@ -37,13 +37,17 @@ class Epoch(BaseModel, frozen=True, extra="ignore"):
 
 
 class Progress(BaseModel, frozen=True, extra="ignore"):
-    """Progress of a run: its complete epochs."""
+    """Progress of a run: its complete epochs, and the validation loss of the base before the first one.
+
+    `base_loss` is in nats per token; None for a run from nothing, or if nothing is held out.
+    """
 
     history: tuple[Epoch, ...] = ()
+    base_loss: float | None = None
 
     def after(self, epoch: Epoch) -> "Progress":
         """Return the progress after one more epoch."""
-        return Progress(history=(*self.history, epoch))
+        return self.model_copy(update={"history": (*self.history, epoch)})
 
     @property
     def epochs(self) -> int:

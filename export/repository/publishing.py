@@ -32,10 +32,8 @@ from export.graphs.specs import input_specs
 from export.repository.artifacts import write_artifacts
 from export.repository.history import Progress
 from export.repository.models_config import add_to_models_config, locked, read_entries
-from export.repository.versions import next_version
+from export.repository.versions import KERAS_FILE, next_version
 
-# The Keras model, for notebooks and further training.
-KERAS_FILE = "model.keras"
 # Requests that a model server replays before it serves a version, so that no client waits for first runs: TFRecords of
 # PredictionLog (https://www.tensorflow.org/tfx/serving/saved_model_warmup).
 WARMUP_FILE = "tf_serving_warmup_requests"
@@ -200,7 +198,7 @@ def _card(
         code_sha256=_code_sha256(),
         tensorflow=tf.__version__,
         created=int(time.time()),
-        traces=tuple(exportable.network.activations),
+        activations=tuple(exportable.network.activations),
         num_top=graph_signatures.num_top_of(exportable.network.vocab_size),
         training=training,
         training_filter=TrainingFilterDescription.of(training_filter) if training_filter else None,

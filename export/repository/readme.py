@@ -71,6 +71,8 @@ def _facts_table(facts: Facts) -> str:
 
 def _summary(card: GeneratorCard) -> str:
     source = "imported" if card.training is None else f"trained on {code(card.training.corpus)}"
+    if card.base is not None:
+        source += f", starting from {code(card.base)}"
     does = "generates the text before a suffix" if card.direction == "backward" else "continues a text"
     return f"A model ({architecture(card)}), {source}, that {does} {_UNITS[card.unit]}."
 

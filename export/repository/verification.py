@@ -20,11 +20,11 @@ from export.graphs.imported_model import load_keras
 from export.graphs.specs import Specs, input_specs
 from export.repository.card_facts import describe_training_filter
 from export.repository.history import HISTORY_FILE, read_history
-from export.repository.versions import SAVED_MODEL, Version
+from export.repository.versions import KERAS_FILE, SAVED_MODEL, Version
 
 # Verdicts of a check.
 OK, FAILED, NOT_CHECKED = "ok", "FAILED", "not checked"
-_VARIABLES, _KERAS_FILE = "variables", "model.keras"
+_VARIABLES = "variables"
 _MAX_MESSAGE = 200
 _NODE = re.compile(r"\{\{[^}]*\}\} ?")
 
@@ -51,7 +51,7 @@ class Verification:
             _VARIABLES: self._variables,
             SAVED_MODEL: self._load,
             "signatures": self._signatures,
-            _KERAS_FILE: self._keras,
+            KERAS_FILE: self._keras,
             "computation": self._computation,
             HISTORY_FILE: self._history,
             signatures.TRAINING_FILTER_FILE: self._training_filter,
@@ -113,7 +113,7 @@ class Verification:
     def _keras(self) -> str:
         if self._contents is None:
             raise _NotChecked("the card, which has the hash of its weights, cannot be read")
-        card, path = self._contents[0], self._assets / _KERAS_FILE
+        card, path = self._contents[0], self._assets / KERAS_FILE
         if not path.exists():
             # The layers of an imported SavedModel are unknown.
             if card.training or card.cell or card.layers or card.embedding:
@@ -136,8 +136,8 @@ class Verification:
         card, tokenizer, functions = self._readable()
         check_saved_model(self._path, self._model or _serving_default_as_model(card, functions), len(tokenizer.tokens))
         if self._model is None:
-            return f"the signatures agree with each other; without {_KERAS_FILE} no more can be checked"
-        return f"it computes the same as {_KERAS_FILE}"
+            return f"the signatures agree with each other; without {KERAS_FILE} no more can be checked"
+        return f"it computes the same as {KERAS_FILE}"
 
     def _history(self) -> str:
         if not (self._assets / HISTORY_FILE).exists():
@@ -170,7 +170,7 @@ def _serving_default_as_model(card: GeneratorCard, functions: Mapping[str, Any])
 
     # The attributes of a network that the check of its signatures uses.
     sizes: Any = SimpleNamespace(
-        state_size=card.state_size, output_size=card.units, vocab_size=card.vocab_size, activations=card.traces
+        state_size=card.state_size, output_size=card.units, vocab_size=card.vocab_size, activations=card.activations
     )
     return Exportable(sizes, Facts(), card.weights_sha256, logits, gives_probabilities=False)
 
@@ -190,7 +190,7 @@ def _output_sizes(card: GeneratorCard) -> dict[str, dict[str, int | None]]:
     """Return the width of every output; None if it is the number of tokens."""
     state, tokens = {"state": card.state_size}, {"token_ids": None, "logprobs": None}
     top = dict.fromkeys(("top_token_ids", "top_logprobs"), card.num_top)
-    activations = {each.output: each.units for each in card.traces}
+    activations = {each.output: each.units for each in card.activations}
     variants = {
         signatures.PREFILL: state,
         signatures.DECODE: {**tokens, **state},

@@ -15,6 +15,8 @@ from contract.tokenizer import Tokenizer
 from export.errors import RepositoryError
 
 SAVED_MODEL = "saved_model.pb"
+# In its assets: the Keras model, for notebooks and further training.
+KERAS_FILE = "model.keras"
 # In a model's directory: the highest number that was removed. Model servers ignore names that are not numbers.
 LAST_REMOVED_FILE = ".last-removed"
 # Maximum number of names in an error message.

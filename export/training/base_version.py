@@ -11,10 +11,7 @@ from contract.tokenizers.base import Vocabulary
 from export.config import ARCHITECTURE, TrainConfig, validated
 from export.corpora.corpus import Corpus
 from export.errors import ConfigError
-from export.repository.versions import Repository, Version
-
-# The Keras model of a version; `export.repository.publishing` writes it.
-_KERAS_FILE = "model.keras"
+from export.repository.versions import KERAS_FILE, Repository, Version
 
 
 @dataclass(frozen=True)
@@ -37,7 +34,7 @@ class BaseVersion:
         card, tokenizer = version.read()
         base = cls(version, card, tokenizer)
         if not base.keras_file.is_file():
-            base._refuse(f"it has no {_KERAS_FILE}, as it was imported from a SavedModel")
+            base._refuse(f"it has no {KERAS_FILE}, as it was imported from a SavedModel")
         if isinstance(tokenizer, ImportedTokenizer) or not isinstance(tokenizer, Vocabulary):
             base._refuse("it has an imported tokenizer of Hugging Face's library")
         if card.training is None and (card.context is not None or card.cell is None or not card.embedding):
@@ -53,7 +50,7 @@ class BaseVersion:
     @property
     def keras_file(self) -> Path:
         """The file of its Keras model."""
-        return self.version.path / ASSETS / _KERAS_FILE
+        return self.version.path / ASSETS / KERAS_FILE
 
     @property
     def architecture(self) -> dict[str, Any]:

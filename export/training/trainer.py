@@ -72,6 +72,8 @@ class Trainer:
             OSError: an epoch could not be saved.
         """
         progress = folder.restore(self.checkpoint)
+        if self.config.base is not None and not progress.epochs:
+            progress = progress.model_copy(update={"base_loss": self._validate(progress)[0]})
         started = time.monotonic() - progress.last.seconds
         with self.devices.detect_lost_workers():
             # The first epoch runs regardless of the time limit: without it there would be nothing to publish.

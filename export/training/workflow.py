@@ -64,6 +64,7 @@ class _Job:
                 progress = self._train(dataset, weights, writer, raise_if_interrupted)
                 if self.devices.is_chief:
                     self.publish(progress, writer, dataset.head, raise_if_interrupted)
+                    self._warn_if_base_is_better(progress)
                     self._warn_if_context_is_unused(progress, dataset)
         except (KeyboardInterrupt, ExportError, OSError) as error:
             self._suggest_commands(can_resume=isinstance(error, KeyboardInterrupt | OSError))
@@ -93,6 +94,15 @@ class _Job:
             echo(f"nothing is left to train: {progress.epochs} epochs are done")
         write_atomically(self.folder.path / PICTURE, history_png(progress, self.config.name))
         return progress
+
+    def _warn_if_base_is_better(self, progress: Progress) -> None:
+        before, reached = progress.base_loss, progress.best.validation_loss
+        if before is not None and reached is not None and reached >= before:
+            print(
+                f"warning: no epoch is better than {self.config.base}, whose validation loss is {before:.3f}: lower "
+                f"--learning-rate (now {self.config.learning_rate}), or give more text",
+                file=sys.stderr,
+            )
 
     def _warn_if_context_is_unused(self, progress: Progress, dataset: Dataset) -> None:
         unigram, reached = dataset.unigram_loss(), progress.best.validation_loss
@@ -368,4 +378,5 @@ def report(
         written_spans=memorization.num_spans if memorization else None,
         no_training_filter=no_training_filter,
         lineage=lineage,
+        base_loss=progress.base_loss,
     )

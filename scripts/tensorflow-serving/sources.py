@@ -13,7 +13,7 @@ from pathlib import Path
 from commands import BuildError
 
 REPOSITORY = "https://github.com/tensorflow/serving"
-# Of its master, whose messages are those of tensorflow-serving-api 2.21.0; there is no tag for 2.21.
+# A commit of its master, whose messages are those of tensorflow-serving-api 2.21.0; there is no tag for 2.21.
 COMMIT = "9d981c5c2708d23c5407c7c1e30309e6f9798874"
 FINGERPRINT = "649774551bbc6b6732c5eb88151eab140f40efee09dadbf0f54d57c871dc7ac2"
 

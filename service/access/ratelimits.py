@@ -68,7 +68,7 @@ class RateLimiter:
         total: int | None = None,
         param: str = "max_tokens",
     ) -> Callable[[], None]:
-        """Charge a subject, such as the id of a key; return a function that refunds what the current window has of it.
+        """Charge a subject, such as the id of a key; return a function that refunds it as far as it still counts.
 
         Args:
             subject: Who is charged.

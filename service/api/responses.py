@@ -26,7 +26,11 @@ class LogprobsObject(TypedDict):
 
 
 class PromptLogprob(TypedDict):
-    """A token's log probability; `rank` is its place among all tokens by probability, from 1, or null if above 5."""
+    """A token's log probability, and its `rank` among all tokens by probability, from 1.
+
+    `rank` is null for a token that is not among the top tokens that the version returns (20; 5 for versions of earlier
+    releases).
+    """
 
     logprob: float
     rank: int | None
@@ -97,8 +101,8 @@ class InspectedLayer(TypedDict):
 
     `values` are `hidden`, and of an LSTM `cell` (c) and the gates `forget` (f), `input` (i), `candidate` (g) and
     `output` (o), with c' = f⊙c + i⊙g and h' = o⊙tanh(c'); of a GRU `update` (z), `reset` (r) and `candidate` (g), with
-    h' = z⊙h + (1 - z)⊙g. Layer 0 is the `top` of a model whose layers have no traces. In base64 they are float32 or
-    float16, little-endian, row by row. `state` is the whole `hidden` and `cell` after the last token, if requested.
+    h' = z⊙h + (1 - z)⊙g. Layer 0 is the `top` of a model whose layers have no activations. In base64 they are float32
+    or float16, little-endian, row by row. `state` is the whole `hidden` and `cell` after the last token, if requested.
     """
 
     layer: int
@@ -210,6 +214,9 @@ class ModelObject(TypedDict):
 
     `cell` is null where the layers have several kinds of cells or unknown ones. `context` is the window of a
     sliding-window model in tokens, and null for a model with a carried state.
+
+    `parent` is the version that it was fine-tuned from, such as `english:1`; null for a model that was trained from
+    nothing, or imported.
     """
 
     id: str
@@ -217,6 +224,7 @@ class ModelObject(TypedDict):
     created: int
     owned_by: str
     root: str
+    parent: str | None
     max_model_len: None
     version: int
     versions: list[VersionObject]

@@ -55,8 +55,8 @@ class HealthChecks:
     """Periodic health checks of all backends, until closed.
 
     `assets` returns a version's files, or raises `ContractError` if they cannot be read. `listed` returns the models
-    that the repository lists, and the versions to be served of each, or None. `changed` is called after each check and
-    each probe.
+    that the repository lists, and the versions of each to be served, or None if they are unknown. `changed` is called
+    after each check and each probe.
     """
 
     def __init__(

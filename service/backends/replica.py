@@ -115,7 +115,7 @@ class Replica:
     client: ModelServerClient
     probes: Mapping[ModelVersion, Probe] = field(default_factory=dict)  # of the versions that it serves
     reported: frozenset[ModelVersion] = frozenset()  # versions that it serves or is loading, by its own status
-    probed_models: frozenset[str] = frozenset()  # whose versions have been checked and probed
+    probed_models: frozenset[str] = frozenset()  # models whose versions have been checked and probed
     delisted: frozenset[str] = frozenset()  # models that it served and that are no longer listed
     in_flight: dict[Call, float] = field(default_factory=dict)  # monotonic seconds at which each was sent
     probe_calls: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(MAX_PROBE_CALLS))

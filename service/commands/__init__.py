@@ -1,1 +1,1 @@
-"""`python -m service COMMAND`: one module for each command."""
+"""Implementations of the commands in `service.cli`."""

@@ -65,7 +65,7 @@ class LifetimePipe:
         self._is_dropped = False
 
     def terminate_when_cut(self) -> None:
-        """Have the kernel send this process SIGTERM when the pipe is cut; for `preexec_fn`, with `read_fd` passed on.
+        """Make the kernel send this process SIGTERM when the pipe is cut; for `preexec_fn`, with `read_fd` passed on.
 
         `fork` makes this process a holder until `exec`: if all other holders have ended before, `exec` cuts the pipe.
         """

@@ -102,7 +102,7 @@ class Progress:
     # How often each token that penalties count was sampled; None: no penalty counts tokens.
     token_counts: Counter[int] | None
     constraint: Constraint | None  # what the text must match; None: no constraint
-    match: Match | None  # how far it does
+    match: Match | None  # how far the text matches it
 
     def advance(self, sampled_ids: list[int], state: np.ndarray | None) -> None:
         """Move past sampled tokens; see `ResumePoint.after`."""

@@ -29,9 +29,9 @@ class PromptOutput:
     held_back: str  # the text that a checkpoint held back, which a prompt makes final
     leading_text: str  # the text before the first token of its choices: `held_back`, and the prompt if it is echoed
     constraint: Constraint | None  # what its choices must match; None: anything
-    end: FinishReason | None  # finish reason of its choices if nothing is generated; None: tokens are
+    end: FinishReason | None  # finish reason of its choices if nothing is generated; None: tokens are generated
     is_scored: bool  # whether its tokens need log probabilities
-    is_computed: bool  # whether it needs sequences: at most one if nothing is generated
+    needs_sequences: bool  # at most one if nothing is generated
     candidates: CandidateFilter | None  # decides which choices are accepted; None: all are
     match: Match | None = None  # the match that its choices start with
     logprobs_json: bytes | None = None  # vLLM's `prompt_logprobs`, if they are requested and known
@@ -97,7 +97,7 @@ class CompletionProcessor:
             constraint,
             end,
             is_scored,
-            is_computed=not end or is_scored or needs_state,
+            needs_sequences=not end or is_scored or needs_state,
             candidates=CandidateFilter(body.n, body.unique, is_copy) if self._is_filtered else None,
         )
 
@@ -108,7 +108,7 @@ class CompletionProcessor:
     def choices_to_submit(self) -> Iterator[ChoiceIndex]:
         """Yield the choices that need a sequence."""
         for number, output in enumerate(self._outputs):
-            if output.is_computed:
+            if output.needs_sequences:
                 yield from ((number, choice) for choice in range(1 if output.end else self.body.best_of))
 
     def submit(self, matches: abc.Sequence[Match | None]) -> None:
@@ -180,7 +180,7 @@ class CompletionProcessor:
     def _updated_choices(self) -> Iterator[Choice]:
         """Yield each choice when it may have new text, until all have finished."""
         for number, output in enumerate(self._outputs):
-            if output.end and not output.is_computed:
+            if output.end and not output.needs_sequences:
                 yield from self._end_ungenerated(self._new_group(number, range(self.body.best_of)), output.end)
         # The echo does not wait for the first token, unless it waits for the log probabilities of the prompt.
         for choice in list(self._choices.values()):

@@ -72,8 +72,8 @@ class InspectionOutput:
 def requested_activations(body: InspectRequest, model: ServedModel) -> list[Activation]:
     """Return the activations of a model that a body selects by kind and layer."""
     kinds = {kind for name in body.include for kind in KINDS[name]}
-    layers = {each.layer for each in model.card.traces} if body.layers is None else set(body.layers)
-    return [each for each in model.card.traces if each.kind in kinds and each.layer in layers]
+    layers = {each.layer for each in model.card.activations} if body.layers is None else set(body.layers)
+    return [each for each in model.card.activations if each.kind in kinds and each.layer in layers]
 
 
 def evenly_spaced(count: int, most: int | None) -> np.ndarray:
@@ -169,7 +169,9 @@ class InspectionProcessor:
 
     def _split_state(self, state: np.ndarray) -> list[tuple[Activation, np.ndarray]]:
         """Split a state into the vectors of its layers; a sliding-window model has none."""
-        activations = [each for each in self._model.card.traces if each.kind in (signatures.HIDDEN, signatures.CELL)]
+        activations = [
+            each for each in self._model.card.activations if each.kind in (signatures.HIDDEN, signatures.CELL)
+        ]
         parts = np.split(state, np.cumsum([each.units for each in activations])[:-1]) if activations else []
         return list(zip(activations, parts, strict=True))
 

@@ -90,7 +90,7 @@ class PendingLogprobs:
     def __init__(self, length: int = 0, *, backward: bool) -> None:
         self.length = length  # of the text so far, in characters
         self._backward, self._pending = backward, Logprobs()
-        # Of a backward model: distance of the last token that was returned.
+        # Distance of the last token that a backward model returned.
         self._reached = 0
 
     def add(self, token_id: int, score: TokenScore | None, label: Callable[[int], str]) -> None:
@@ -114,8 +114,9 @@ class PendingLogprobs:
     def take(self, visible_length: int, *, last: bool, stopped: bool = False) -> Logprobs:
         """Return the log probabilities of visible tokens that were not returned before.
 
-        A token is visible if its first character is. Of a backward model, also the token that a stop string cuts
-        through, as if it began there, and at the end of a choice those whose text a checkpoint holds back.
+        A token is visible if its first character is. For a backward model two more kinds count as visible: the token
+        that a stop string cuts through, as if it began there; and, at the end of a choice, tokens whose text is held
+        back for a checkpoint.
 
         Args:
             visible_length: Length of the visible text so far.

@@ -35,7 +35,7 @@ _TOKEN = re.compile(rf"{KIND}\.([0-9a-f]{{8}})\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]
 # Time of signing in seconds since 1970, and the hash of the tenant: a token does not reveal the tenant's name.
 _HEAD = struct.Struct("<q32s")
 _LENGTH = struct.Struct("<I")
-# Of a checkpoint's arrays: state, unread ids, counted ids, counts.
+# Types of a checkpoint's arrays: state, unread ids, counted ids, counts.
 _DTYPES = ("<f4", "<i4", "<i4", "<f4")
 
 

@@ -37,7 +37,7 @@ Create = Callable[[list[ChoiceIndex]], list[Sequence]]
 class RunningRequest:
     """A request whose model is known; its deadline is `timeout_s` after its creation.
 
-    The state of its checkpoint precedes each prompt; None: the initial state.
+    Prompts continue from the state of `checkpoint`, or from the zero state without one.
     """
 
     def __init__(

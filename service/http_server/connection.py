@@ -24,11 +24,11 @@ from service.memory_budget import MemoryLease
 # More than nginx accepts by default; gunicorn would accept 819 KB on every connection.
 MAX_HEAD_BYTES = 64 * 2**10
 UPLOAD_PATH = "/v1/files"
-# Of a body, with one call: each releases the interpreter's lock, and getting it back may take 5 ms.
+# Bytes of a body received per call: each releases the interpreter's lock, and getting it back may take 5 ms.
 _RECEIVE_BYTES = 256 * 2**10
 # A streaming JSON encoder sends chunks of a few bytes: small bodies may be sent that way.
 FREE_CHUNKS = 4096
-# Of all further chunks. 4 MiB have at most 20,000 chunks, which take 0.07 s to parse; one-byte chunks took 11 s.
+# Minimum average size of further chunks: 4 MiB have at most 20,000, parsed in 0.07 s; one-byte chunks took 11 s.
 MIN_AVERAGE_BYTES = 256
 # gunicorn's limit of a chunk's size line; with extensions, which may make a body longer than its content.
 _MAX_LINE_BYTES = 8190
@@ -317,7 +317,7 @@ class Connection(TConn):  # type: ignore[misc]
             return True
 
     def _end_early(self) -> bool:
-        """Have the application refuse a body of which a part is missing, and close the connection afterwards."""
+        """Let the application refuse a body of which a part is missing, and close the connection afterwards."""
         self.request.force_close()
         self.request._expected_100_continue = False
         return True

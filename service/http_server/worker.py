@@ -54,7 +54,7 @@ from service.http_server.connection import (
 )
 from service.memory_budget import FREE_BYTES, MemoryBudget
 
-# Of all requests that are being received or wait for a thread; smaller ones do not count, see `FREE_BYTES`.
+# Limit for all requests that are being received or wait for a thread; smaller ones do not count, see `FREE_BYTES`.
 RECEIVED_BYTES = 64 * 2**20
 # Served by threads of their own: a probe that waited for requests would have the gateway restarted.
 HEALTH_PATHS = frozenset({"/health", "/healthz", "/ping", "/readyz"})
@@ -229,7 +229,7 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
             self.log.warning(message, *values)
 
     def _submit(self, conn: Connection) -> None:
-        """Have a thread serve a request, unless too many wait for one or the client has closed the connection."""
+        """Let a thread serve a request, unless too many wait for one or the client has closed the connection."""
         if conn.is_closed:
             self._refuse(conn, None)
         elif self._num_requests >= self._max_requests and not _is_health_check(conn.request):

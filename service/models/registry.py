@@ -41,7 +41,7 @@ class ServedModel:
     batch_limits: BatchLimits  # allowed sizes and the precision of its calls
     fingerprint: str  # changes whenever the output for the same request and seed might change
     is_deterministic: bool = True  # output is reproducible, whatever other requests run
-    expected_probe_hash: str | None = None  # that the fingerprint stands for
+    expected_probe_hash: str | None = None  # the probe hash that the fingerprint stands for
 
     def fingerprint_if(self, is_reproducible: bool) -> str:
         """Return the fingerprint, marked as mixed if a backend with another probe hash computed some of the output."""

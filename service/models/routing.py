@@ -53,7 +53,7 @@ class Route:
         return max(self.shares, key=lambda version: (self.shares[version], version)) if self.shares else self.stable
 
     def unserved_version(self, reference: Reference) -> int | None:
-        """Return the version that a reference resolves to, if it is not served; otherwise, or if unknown, None."""
+        """Return the version that a reference names, if it is not served; None if it is, or if the label is unknown."""
         if reference.version is None and reference.label in (None, STABLE):
             return self.labels[STABLE] if self.is_guess else None
         version = reference.version if reference.label is None else self.labels.get(reference.label)

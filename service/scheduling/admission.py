@@ -75,7 +75,7 @@ class AdmissionControl:
 
     def __init__(self, max_sequences: int, max_tokens: int) -> None:
         self._server = _Scope(_Load(), max_sequences, max_tokens, "on this server")
-        # Of the keys of unfinished requests.
+        # The loads of keys with unfinished requests.
         self._loads_by_key: WeakValueDictionary[str, _Load] = WeakValueDictionary()
         self._lock = threading.Lock()
 

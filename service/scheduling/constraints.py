@@ -53,8 +53,8 @@ class Automaton:
         entry: int = self._entries[row, token_id]
         return entry & ROW_MASK
 
-    def is_complete(self, row: int, num_left: int) -> bool:
-        """Return whether the match cannot be extended within `num_left` more tokens."""
+    def must_end(self, row: int, num_left: int) -> bool:
+        """Return whether no further token fits: the match cannot be extended within `num_left` more tokens."""
         return self._continuations[row] > num_left
 
     # Elements of a memoryview take a quarter of the time of an array's, and each sampled token reads both.
@@ -116,7 +116,7 @@ class Match:
         for number, token_id in enumerate(token_ids, 1):
             self.row = self.automaton.step(self.row, token_id)
             left = num_left - number if self.is_always_completed else signatures.FORBIDDEN_DISTANCE
-            if self.automaton.is_complete(self.row, left):
+            if self.automaton.must_end(self.row, left):
                 self.has_ended = True
                 break
         return number

@@ -40,11 +40,11 @@ class Result:
 
     index: ChoiceIndex  # that of the sequence in its request
     num_remaining_prompt_tokens: int = 0  # see `Sequence`
-    # Of a decode call, at least one, in order; the EOS token, if it was sampled, is the last.
+    # Tokens that a decode call sampled, at least one, in order; the EOS token, if it was sampled, is the last.
     sampled_ids: list[int] = field(default_factory=list)
     has_eos: bool = False  # whether the last sampled token is the EOS token
     finish_reason: FinishReason | None = None  # "stop" or "length" with the last result
-    # Of those tokens, or of the prompt's tokens after the first that the call read; None if not requested.
+    # Scores of those tokens, or of the prompt's tokens after the first that the call read; None if not requested.
     scores: Scores | None = None
     state: np.ndarray | None = None  # float32 (S,), after all tokens but the last sampled one; None if not requested
     # float32 (U,): sum of the top layer's outputs over all tokens prefilled so far; of "embed".
@@ -89,7 +89,7 @@ class Status(IntEnum):
 
 
 def do_nothing() -> None:
-    """Release nothing."""
+    """Do nothing: the default of `Sequence.release`."""
 
 
 @dataclass(eq=False, slots=True)

@@ -205,7 +205,7 @@ def _over_tokens(by_byte: ByteAutomaton, texts: TokenTexts, limits: CompilationL
         blocks += reached
         frontier = np.unique(np.concatenate([_unknown(block, is_known) for block in reached]))
     order = np.concatenate([np.zeros(0, np.int32), *states])
-    # Of the byte automaton's states to nodes: node 0 is the beginning.
+    # Maps the byte automaton's states to nodes: node 0 is the beginning.
     nodes = np.full(num_dead + 1, -1, np.int32)
     nodes[order] = np.arange(1, len(order) + 1, dtype=np.int32)
     reached_nodes = nodes[np.concatenate(blocks)]

@@ -47,7 +47,7 @@ class CompilationQueue:
         self._clock_s = 0.0
 
     def join(self, key: Key, texts: Callable[[], TokenTexts], request: Future[Any], sender: str) -> Compilation:
-        """Have a request wait for a compilation, as others for the same; raise Overloaded if too many wait."""
+        """Let a request wait for a compilation, which others may wait for, too; raise Overloaded if too many wait."""
         waiting = Counter(sender for each in self._pending.values() for sender in each.waiting.values())
         total, of_sender = waiting.total(), waiting[sender]
         if total >= self._max_waiting or of_sender >= self._max_of_sender:

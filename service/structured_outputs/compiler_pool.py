@@ -27,7 +27,7 @@ MAX_MEMORY_BYTES = 2**28
 # CPU time and memory of one in the fast lane. Most take a few milliseconds and megabytes; the others are repeated with
 # the whole limits.
 FAST_S, FAST_MEMORY_BYTES = 0.1, 2**26
-# Of an entry, beside its automaton and its key. Errors are cached, too: a pattern that times out is compiled once.
+# Bytes of an entry beside its automaton and key. Errors are cached, too: a pattern that times out is compiled once.
 _ENTRY_BYTES = 1000
 # After an interruption or a crash: meanwhile the machine may become less busy, and other patterns are compiled.
 INTERRUPTED_S = 30.0

@@ -73,7 +73,7 @@ class CompilerProcess:
         self._connection: Connection | None = None
 
     def run(self, job: Job) -> Outcome:
-        """Have a job compiled; start the process if it is not running."""
+        """Compile a job in the process; start the process if it is not running."""
         if self.process is not None and self.process.poll() is not None:
             self.kill()
         process, connection = self._start()

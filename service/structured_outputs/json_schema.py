@@ -25,8 +25,8 @@ _CHARACTER = r'[^"\\\x00-\x1f]'
 # Without halves of surrogate pairs, which strict parsers refuse.
 _ESCAPED = r'\\(?:["\\/bfnrt]|u(?:[0-9a-ce-fA-CE-F][0-9a-fA-F]{3}|[dD][0-7][0-9a-fA-F]{2}))'
 _ANY_STRING = rf'"(?:{_CHARACTER}|{_ESCAPED})*"'
-# Of properties with any names. An automaton cannot remember those that an object has; of 256 objects of random
-# characters 57 repeated a name, 55 of them the empty one.
+# The name of a property that may have any. An automaton cannot remember those that an object has: with random
+# characters, 57 of 256 objects repeated a name, 55 of them the empty one.
 _ANY_NAME = rf'"(?:{_CHARACTER}|{_ESCAPED})+"'
 _SPACE = " ?"
 _COMMA = f",{_SPACE}"

@@ -38,7 +38,7 @@ class Pattern:
             ValueError: it has an infinite number, as 1e400 is once it is parsed.
         """
         source = orjson.dumps(schema).decode()
-        # Of an infinite number it writes null.
+        # For an infinite number orjson writes null.
         json.dumps(schema, allow_nan=False)
         return cls("json", source)
 

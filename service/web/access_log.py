@@ -57,7 +57,7 @@ class RequestLog:
                 self.line.suffix = list(body.suffixes)
 
     def record_error(self, error: GatewayError) -> None:
-        """Record the error."""
+        """Record the error that ended the request, for its log line and its trace."""
         self._error, self.line.error = error, error.code or error.type
 
     def record_result(self, running: RunningRequest) -> None:

@@ -121,7 +121,7 @@ class QueryParameter:
 def integer(
     name: str, description: str, minimum: int, maximum: int, default: int, example: int | None = None
 ) -> QueryParameter:
-    """Return an integer parameter."""
+    """Declare a parameter whose schema is an integer with limits and a default."""
     schema = {"type": "integer", "minimum": minimum, "maximum": maximum, "default": default}
     return QueryParameter(name, description, schema, example)
 
@@ -138,8 +138,8 @@ class Endpoint:
     summary: str  # its title in the reference, where the view's docstring is its description
     more_errors: tuple[int, ...] = ()  # statuses of error responses, beside those that derive from the rest
     request: type[BaseModel] | None = None  # type of the body
-    # Type of a successful response; by default what the view returns: `Response` if it has no body, NoReturn if there
-    # is none.
+    # Type of a successful response; by default what the view returns. `Response`: it has no body; NoReturn: there is no
+    # successful response.
     response: Any = None
     query: tuple[QueryParameter, ...] = ()
     public: bool = False  # whether it never requires an API key

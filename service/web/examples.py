@@ -37,6 +37,7 @@ _MODEL_OBJECT = {
     "created": 1795778581,
     "owned_by": "sostenuto",
     "root": MODEL,
+    "parent": None,
     "max_model_len": None,
     "version": 1,
     "versions": [{"version": 1, "labels": ["stable"], "share": 1.0}],

@@ -57,6 +57,7 @@ def _model_object(model: ServedModel, route: Route) -> ModelObject:
         "created": card.created,
         "owned_by": "sostenuto",
         "root": model.ref.name,
+        "parent": card.base,
         "max_model_len": None,
         "version": model.ref.number,
         "versions": [_version_object(version, route) for version in route.versions],

@@ -20,7 +20,7 @@ from tests.waiting import until
 
 NUM_WORDS, WIDTH, NUM_CLIENTS = 20_000, 512, 64
 MAP = "/v1/models/large/embedding/map?count=10000"
-# Of one computation of the map, and of 64 responses; 290 s when each request computed the map of its own.
+# For one computation of the map, and 64 responses; 290 s when each request computed the map of its own.
 MAX_CPU_S = 60
 # To read 64 requests takes less CPU time; beyond it the computation has begun.
 BEGUN_S = 0.5

@@ -12,7 +12,7 @@ from contract import signatures
 from tests.backends import INVALID_RESPONSES, NUM_STREAMS, Proxy, bodies, changed, left_out, refuse, spoil_state
 from tests.servers import joined, server_kinds
 
-# Of a call to a backend that is not ejected: longer than the streams take on a busy machine.
+# For a call to a backend that is not ejected: longer than the streams take on a busy machine.
 CALL_TIMEOUT_S = 240
 
 

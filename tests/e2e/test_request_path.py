@@ -1,5 +1,6 @@
-"""The documentation lists the modules that a streaming completion passes through; this compares a traced one."""
+"""The documentation lists the modules that a streaming completion passes through, and their types."""
 
+import ast
 import json
 import re
 import subprocess
@@ -9,10 +10,18 @@ from itertools import pairwise
 from tests.documents import page_with
 from tests.paths import ROOT
 
-# The worker runs only under gunicorn, which the trace does not use; app.py is only called by it.
-WORKER, APPLICATION = "http_server/worker.py", "app.py"
+# The first two run only under gunicorn, which the trace does not use; app.py is only called by it.
+UNDER_GUNICORN, APPLICATION = ["http_server/connection.py", "http_server/worker.py"], "app.py"
+STEP = r"^\d+\. `([\w/]+\.py)`"
 # Other threads poll the model servers.
 THREADS = re.compile(r"MainThread|scheduler|call \d+")
+
+
+def section():
+    """Return the section of the page that lists the modules."""
+    parts = re.split("^#+ ", page_with(STEP), flags=re.MULTILINE)
+    (found,) = (part for part in parts if re.search(STEP, part, re.MULTILINE))
+    return found
 
 
 def in_order(listed, called):
@@ -26,16 +35,24 @@ def test_a_streaming_completion_runs_the_modules_that_the_page_lists(models_dir,
     command = [sys.executable, "-m", "tests.e2e.traced_completion", models_dir, str(model_server.port)]
     output = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=120, check=True).stdout
     threads = json.loads(output.splitlines()[-1])
-    step = r"^\d+\. `([\w/]+\.py)`"
-    (section,) = (
-        part for part in re.split("^#+ ", page_with(step), flags=re.MULTILINE) if re.search(step, part, re.MULTILINE)
-    )
-    listed = re.findall(step, section, re.MULTILINE)
-    helpers = set(re.findall(r"`([\w/]+\.py)`", section)) - {*listed}
+    listed = re.findall(STEP, section(), re.MULTILINE)
+    helpers = set(re.findall(r"`([\w/]+\.py)`", section())) - {*listed}
     called = {module for name, modules in threads.items() if THREADS.fullmatch(name) for module in modules}
-    assert listed[0] == WORKER
-    assert {*listed[1:]} | helpers == called - {APPLICATION}
+    assert listed[:2] == UNDER_GUNICORN
+    assert {*listed[2:]} | helpers == called - {APPLICATION}
     # Creating the response calls the last listed module, before the scheduler has a token for it.
     request_thread = threads["MainThread"]
     assert in_order(listed, request_thread[: request_thread.index("scheduling/scheduler.py")])
     assert in_order(listed[listed.index("scheduling/scheduler.py") :], threads["scheduler"])
+
+
+def test_each_listed_module_defines_the_types_that_the_page_names_with_it():
+    """And each named module of the model server exists."""
+    steps = re.findall(STEP + r"(?:.*\((`\w+`(?:, `\w+`)*)\)$)?", section(), re.MULTILINE)
+    assert len(steps) == len(re.findall(STEP, section(), re.MULTILINE))
+    for module, types in steps:
+        tree = ast.parse((ROOT / "service" / module).read_text())
+        defined = {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
+        assert {*re.findall(r"\w+", types)} <= defined, module
+    (modules,) = re.findall(r"in `model_server` \((`.*?)\)", section())
+    assert [name for name in re.findall(r"\w+", modules) if not (ROOT / f"model_server/{name}.py").exists()] == []

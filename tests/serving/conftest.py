@@ -12,7 +12,7 @@ from tests.serving.repository import BATCHING_CONFIG, make_repository
 
 _why_not = TensorFlowServing.why_not()
 needs_tensorflow_serving = pytest.mark.skipif(_why_not is not None, reason=_why_not or "")
-# Of each server without and with --enable_batching.
+# Each server without and with --enable_batching.
 MODES = (
     "plain",
     pytest.param("batching", marks=pytest.mark.slow),

@@ -1,5 +1,7 @@
 """The generator card: validation, and consistency of the files of a version."""
 
+import json
+
 import pytest
 from pydantic import ValidationError
 
@@ -20,7 +22,7 @@ FIELDS = {
     "code_sha256": "0" * 64,
     "tensorflow": "2.21.0",
     "created": 1,
-    "traces": (("hidden", 1, 8),),
+    "activations": (("hidden", 1, 8),),
 }
 
 
@@ -48,7 +50,7 @@ def test_assets_are_loaded_as_they_were_written(tmp_path):
         ("name", "../up"),
         ("cell", "transformer"),
         ("state_size", 0),
-        ("traces", ()),
+        ("activations", ()),
         ("format", 1),
     ],
 )
@@ -61,6 +63,14 @@ def test_an_invalid_field_is_rejected_by_name(field, value):
 def test_an_unknown_field_is_ignored():
     """Cards of a later minor format can be read."""
     assert GeneratorCard(**FIELDS, mood="cheerful").name == "demo"
+
+
+def test_the_activations_of_a_file_are_its_traces():
+    """The name in the files of earlier releases, and the one that these releases read."""
+    card = GeneratorCard(**FIELDS)
+    written = json.loads(card.model_dump_json())
+    assert (written["traces"], "activations" in written) == ([["hidden", 1, 8]], False)
+    assert GeneratorCard.model_validate(written) == card
 
 
 def test_a_truncated_card_raises_an_error_with_its_file(tmp_path):

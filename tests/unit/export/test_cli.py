@@ -248,7 +248,7 @@ def test_if_empty_trains_only_if_no_readable_version_exists(published, capsys):
         "code_sha256": "",
         "tensorflow": "",
         "created": 0,
-        "traces": (("hidden", 1, 6),),
+        "activations": (("hidden", 1, 6),),
     }
     card.write_text(GeneratorCard(name="m", **sizes, **facts).model_dump_json())
     card.with_name("tokenizer.json").write_text(tokenizer.to_json())
@@ -703,6 +703,8 @@ def test_a_fine_tuning_goes_on_from_a_published_model(published, base, capsys):
     out = capsys.readouterr().out
     assert "goes on from base:1, trained on book.txt\n" in out
     assert "4 new character(s), whose weights start from the mean: '!' ',' 'b' 'ü'\n" in out
+    assert f", {report.base_loss:.3f} before it nats/token" in out
+    assert report.validation_loss == pytest.approx(report.base_loss, abs=1e-5)
     for name in ("embedding", "recurrent_0", "logits"):
         before, after = (each.get_layer(name).get_weights() for each in (base, model))
         for old_weight, weight in zip(before, after, strict=True):
@@ -762,7 +764,7 @@ def test_a_fine_tuning_resumes_to_the_same_bits_without_its_base(published, base
     assert main(["resume", "runs/letters"]) == 0
     (whole, _, report, _), (resumed, _, resumed_report, _) = published
     assert resumed_report.lineage == report.lineage
-    assert resumed_report.mixed == report.mixed
+    assert (resumed_report.mixed, resumed_report.base_loss) == (report.mixed, report.base_loss)
     for one, other in zip(whole.get_weights(), resumed.get_weights(), strict=True):
         assert one.tobytes() == other.tobytes()
     assert not np.array_equal(
@@ -817,3 +819,14 @@ def test_words_that_the_base_does_not_know_stay_unknown(published, capsys):
         "16.7% of the words to train on are unknown to base:1, whose vocabulary stays as it is\n"
         in capsys.readouterr().out
     )
+
+
+@pytest.mark.usefixtures("base")
+@pytest.mark.parametrize(("losses", "is_warned"), [((2.0, 1.9, 2.1), False), ((2.0, 2.0, 2.1), True)])
+def test_a_fine_tuning_that_did_not_improve_its_base_is_warned_of(published, monkeypatch, capsys, losses, is_warned):
+    """The losses are those of the base and of two epochs; the best epoch is published anyway."""
+    remaining = iter(losses)
+    monkeypatch.setattr(workflow.Trainer, "_validate", lambda *_: (next(remaining), 0.5))
+    assert fine_tune("--epochs", "2") == 0
+    assert ("no epoch is better than base:1, whose validation loss is 2.000" in capsys.readouterr().err) == is_warned
+    assert (published[0][2].base_loss, published[0][2].validation_loss) == losses[:2]

@@ -43,7 +43,7 @@ class Models:
         tokenizer = self.models[unit]
         assert len(tokenizer.tokens) == VOCABULARY
         fields = {"name": unit, "state_size": STATE_SIZE, "units": STATE_SIZE, "vocab_size": VOCABULARY}
-        fields |= {"direction": "backward" if backward else "forward", "traces": (("hidden", 1, STATE_SIZE),)}
+        fields |= {"direction": "backward" if backward else "forward", "activations": (("hidden", 1, STATE_SIZE),)}
         card = GeneratorCard(**{**FIELDS, **fields})
         return ServedModel(ModelVersion(name, 1), card, tokenizer, BatchLimits((8, 16), 8, 16), "fp")
 

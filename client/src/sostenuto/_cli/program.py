@@ -41,7 +41,7 @@ SECTIONS = {
     "Text": ("generate", "write", "score", "inspect"),
     "Server": ("models", "tokens", "tokenizer", "batch"),
 }
-# Of the server's distribution, which adds them by entry points of GROUP.
+# Commands of the server's distribution, which adds them by entry points of GROUP.
 SERVER_SECTIONS = {
     "Train": ("train", "import", "resume", "vocabulary", "demo"),
     "Manage models": ("publish", "list", "show", "compare", "verify", "promote", "rollback", "remove"),

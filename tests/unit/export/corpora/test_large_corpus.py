@@ -21,7 +21,7 @@ from export.training.dataset import Dataset
 from export.tokenizer_command import describe_dropped_words, train_tokenizer
 
 def peak_bytes():
-    # Of this process alone: getrusage includes the peak of the parent before exec.
+    # The peak of this process alone: getrusage includes the peak of the parent before exec.
     status = pathlib.Path("/proc/self/status").read_text()
     return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 

@@ -97,18 +97,6 @@ def test_embeddings_are_the_top_layers_outputs(model):
     np.testing.assert_allclose(embedded["sum"], inspected[top].sum(1), rtol=1e-5, atol=1e-5)
 
 
-def test_a_padded_kernel_multiplies_as_an_unpadded_one(monkeypatch):
-    """The zeros that keep rows apart in the cache change no bit."""
-    values = np.random.default_rng(0).normal(size=(64, 24)).astype(np.float32)
-    vectors = np.random.default_rng(1).normal(size=(64, 8)).astype(np.float32)
-    plain = precision.Kernel(values)
-    monkeypatch.setattr(precision, "_ALIASED_BYTES", 128)
-    padded = precision.Kernel(values)
-    assert (plain.bfloat16.shape, padded.bfloat16.shape) == ((24, 64), (24, 96))
-    products = [precision.BFLOAT16.multiply(vectors, kernel).numpy() for kernel in (plain, padded)]
-    assert same_bits(*products)
-
-
 TOKENIZER = CharacterTokenizer.train("abcdefghijklmnop")
 
 

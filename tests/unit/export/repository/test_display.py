@@ -1,12 +1,14 @@
 """`list` and `show` describe the model repository, whatever it contains, without importing TensorFlow."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from contract.card import Ancestor, Lineage, MixedText
 from export.errors import RepositoryError
 from export.repository.versions import Repository
 from tests.commands import main
@@ -134,7 +136,7 @@ def test_a_narrow_terminal_gets_fewer_columns(repository, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     lines = told(capsys, "list")
     assert max(map(len, lines)) <= 80
-    assert lines[-1] == "(not enough room for: size, created)"
+    assert lines[-1] == "(not enough room for: size, base, created)"
     monkeypatch.setattr("sys.stdout.isatty", lambda: False)
     assert "CREATED (UTC)" in told(capsys, "list")[0]
 
@@ -263,3 +265,31 @@ def test_a_closed_pipe_is_no_error(repository):
     env = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
     done = subprocess.run(["bash", "-c", script], env=env, capture_output=True, text=True, check=False)
     assert (done.stderr, done.returncode) == ("", 1)
+
+
+LINEAGE = Lineage(
+    ancestors=(
+        Ancestor(name="english", version=2, weights_sha256="e" * 64, corpus="novels", corpus_sha256="c" * 64),
+        Ancestor(name="lesson", version=1, weights_sha256="f" * 64),
+    ),
+    added_tokens=("é", "\n"),
+)
+
+
+def test_a_fine_tuned_version_names_its_bases(repository, capsys):
+    """`show` names all of them, the new tokens, the mixed text and the base's loss; `list` names the direct one."""
+    mixed = MixedText(corpus="novels", corpus_sha256="c" * 64, corpus_characters=90_000, tokens=1_200)
+    store(repository, "letters", lineage=LINEAGE, base_loss=2.5, mixed=mixed)
+    store(repository, "m")
+    facts = "\n".join(told(capsys, "show", "letters"))
+    assert re.search(r"fine-tuned from +english:2, trained on novels; before that, lesson:1, imported\n", facts)
+    assert re.search(rf"base's weights +SHA-256 {'e' * 64}\n", facts)
+    assert re.search(r"new tokens +'é' '\\n'\n", facts)
+    assert re.search(r"mixed in +novels, 90,000 characters, 1,200 tokens per epoch\n", facts)
+    assert re.search(r"loss of its base +2\.500 nats per token\n", facts)
+    head, *lines = told(capsys, "list")
+    assert "BASE" in head
+    assert ["english:2" in line for line in lines] == [True, False]
+    assert "fine-tuned from" not in "\n".join(told(capsys, "show", "m"))
+    assert main(["list", "--json"]) == 0
+    assert [row["base"] for row in json.loads(capsys.readouterr().out)["versions"]] == ["english:2", None]

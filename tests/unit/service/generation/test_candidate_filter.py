@@ -81,7 +81,7 @@ def test_cached_tokens_are_those_of_the_prompt_once():
 
 
 def refuse_more(service, count):
-    """Have admission control refuse the next `count` attempts that are not the first of their request."""
+    """Make admission control refuse the next `count` attempts that are not the first of their request."""
     open_admission, refused = service.admission.open, []
 
     def opening(quota):

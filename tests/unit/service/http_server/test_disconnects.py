@@ -181,7 +181,7 @@ def test_a_thousand_idle_clients_take_no_cpu():
         pairs[1][1].send(b"nobody reads this")
         pairs[0][1].close()
         assert left.wait(LIMIT_S)
-        # Of this thread alone: others of earlier tests may still run.
+        # The time of this thread alone: others of earlier tests may still run.
         clock = time.pthread_getcpuclockid(thread.ident)
         before = time.clock_gettime(clock)
         time.sleep(0.5)

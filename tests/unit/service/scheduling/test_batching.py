@@ -237,6 +237,28 @@ def test_sequences_that_fit_into_one_call_wait_for_each_other(queue):
     assert len(call.sequences) == 5
 
 
+@pytest.mark.parametrize(
+    ("num_prompts", "length", "waits"), [(6, 100, True), (7, 100, False), (6, 1000, False)], ids=["", "many", "long"]
+)
+def test_sequences_that_fit_into_one_call_wait_for_a_prefill_that_completes_prompts(queue, num_prompts, length, waits):
+    """Otherwise two groups would run side by side, each with padding."""
+    add_prompts(queue, num_prompts, length)
+    queue.next_call(2, 2)
+    add_running(queue, 2)
+    assert (queue.next_call(1, 2) is None) == waits
+
+
+@pytest.mark.parametrize(("num_running", "joins"), [(6, True), (7, False)])
+def test_running_sequences_fill_up_the_first_decode_call_of_others(queue, num_running, joins):
+    """All of them or none, as a part of them would get out of step with the rest."""
+    running = add_running(queue, num_running)
+    new = add(queue, 2)
+    add_running(queue, 1, sampling=PENALTY)
+    call = queue.next_call(1, 2)
+    assert call.sequences == (*new, *(running if joins else ()))
+    assert (call.batch_size, call.size) == (8, FIRST_DECODE_STEPS)
+
+
 def test_running_sequences_are_spread_over_the_calls_in_flight(queue):
     """Prompts count, as they will decode soon; each share is rounded up to an allowed batch size."""
     add_running(queue, 30)
@@ -264,7 +286,7 @@ def test_a_partly_filled_call_is_short_while_others_run(queue):
     add_running(queue, 3)
     assert queue.next_call(2, 2).size == 128
     queue.calls.clear()
-    add_prompts(queue, 1)
+    add_prompts(queue, 1, length=1000)
     add_running(queue, 3)
     assert kind(queue.next_call(2, 2)) == "prefill"
     assert queue.next_call(1, 2).size == JOINING_DECODE_STEPS
