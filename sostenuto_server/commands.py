@@ -10,9 +10,9 @@ from export.cli import (  # noqa: F401 - entry points
     resume,
     rollback,
     show,
-    train,
     verify,
     vocabulary,
 )
 from jobs.cli import trainer  # noqa: F401 - entry point
 from service.cli import demo, doctor, keys, serve  # noqa: F401 - entry points
+from sostenuto_server.training import train  # noqa: F401 - entry point

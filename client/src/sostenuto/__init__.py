@@ -12,25 +12,32 @@ if TYPE_CHECKING:
     from sostenuto._conversation import Conversation, Turn
     from sostenuto._errors import *
     from sostenuto._inspection import *
+    from sostenuto._job_events import JobEvent, JobEvents
+    from sostenuto._loss_curve import LossCurve
     from sostenuto._results import *
     from sostenuto._retries import WaitForReady
     from sostenuto._stream import Stream
+    from sostenuto._training import Job, UploadedFile
 
 __all__ = [
     "APIError", "BackendUnavailable", "BadRequest", "BodyTimeout", "BodyTooLarge", "Choice", "Client", "ClientClosed",
-    "ConnectionFailed", "Conversation", "CrossOrigin", "DeadlineExceeded", "EmbeddingMap", "Forbidden", "Generation",
-    "HostNotAllowed", "InspectedLayer", "Inspection", "InternalError", "InvalidArgument", "MemoryExhausted",
-    "MethodNotAllowed", "Model", "ModelLoading", "ModelNotFound", "Neighbor", "NotFound", "NotReady", "Overloaded",
-    "RateLimited", "RawResponse", "ResumptionFailed", "Score", "ScoredToken", "ServerError", "ServiceUnavailable",
-    "ShuttingDown", "SostenutoError", "StateAltered", "StateExpired", "StateForeign", "StateMalformed",
-    "StateOfAnotherModel", "StateOfUnknownKey", "StateOutdated", "StateRefused", "Status", "Stream",
-    "StreamInterrupted", "TextDelta", "Timeout", "Tokens", "TooManyRequests", "TrainingFilterUnusable", "Turn",
-    "Unauthorized", "UnexpectedResponse", "Usage", "VersionGone", "VocabularyToken", "WaitForReady", "WrongScheme",
-    "__version__",
+    "Conflict", "ConnectionFailed", "Conversation", "CrossOrigin", "DeadlineExceeded", "EmbeddingMap", "Forbidden",
+    "Generation", "HostNotAllowed", "InspectedLayer", "Inspection", "InternalError", "InvalidArgument", "Job",
+    "JobCancelled", "JobEvent", "JobEvents", "JobFailed", "JobUnfinished", "LossCurve", "MemoryExhausted",
+    "MethodNotAllowed", "MissingRole", "Model", "ModelLoading", "ModelNotFound", "Neighbor", "NotFound", "NotReady",
+    "Overloaded", "QuotaReached", "RateLimited", "RawResponse", "ResumptionFailed", "Score", "ScoredToken",
+    "ServerError", "ServiceUnavailable", "ShuttingDown", "SostenutoError", "StateAltered", "StateExpired",
+    "StateForeign", "StateMalformed", "StateOfAnotherModel", "StateOfUnknownKey", "StateOutdated", "StateRefused",
+    "Status", "Stream", "StreamInterrupted", "TextDelta", "Timeout", "Tokens", "TooManyRequests", "TrainingDisabled",
+    "TrainingFilterUnusable", "Turn", "Unauthorized", "UnexpectedResponse", "UploadedFile", "Usage", "VersionGone",
+    "VocabularyToken", "WaitForReady", "WrongScheme", "__version__",
 ]  # fmt: skip
 
 if not TYPE_CHECKING:
-    _MODULES = ("_errors", "_results", "_inspection", "_retries", "_stream", "_conversation", "_client")
+    _MODULES = (
+        *("_errors", "_results", "_inspection", "_retries", "_stream", "_conversation", "_job_events", "_loss_curve"),
+        *("_training", "_client"),
+    )
 
     def __getattr__(name: str) -> object:
         """Import a public name."""

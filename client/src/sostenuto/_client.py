@@ -39,7 +39,9 @@ from sostenuto._resuming import Resumption
 from sostenuto._retries import LinkedEvent, WaitForReady
 from sostenuto._settings import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, TimeoutSeconds, resolve
 from sostenuto._stream import Stream
+from sostenuto._training import FILES, JOBS, Job, UploadedFile, create_job, pages, upload
 from sostenuto._transport import Transport
+from sostenuto._uploads import Source
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # type checkers have it; Python only from 3.11 on
@@ -49,6 +51,7 @@ T = TypeVar("T")
 COMPLETIONS, MODELS, TOKENIZER_INFO = "/v1/completions", "/v1/models", "/tokenizer_info"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
+DEFAULT_RECIPE = "characters-3-minutes"
 MAX_CONCURRENCY = 64  # the largest batch of a model server
 
 
@@ -428,6 +431,88 @@ class Client(AbstractContextManager["Client"]):
             return_errors=return_errors,
             stopped=stopped,
         )
+
+    def train(
+        self,
+        text: Source | UploadedFile,
+        *,
+        minutes: float | None = None,
+        model: str | None = None,
+        name: str | None = None,
+        validation: Source | UploadedFile | None = None,
+        seed: int = 0,
+        **settings: Any,
+    ) -> Job:
+        """Train a model on the server, and publish it there under a name. Returns at once; `Job.wait` waits.
+
+        Args:
+            text: What to train on: a path; a directory, which is sent as a .zip archive; a text, which is a str with a
+                line break; bytes; a file that is open for reading; or what `upload` returned. The suffix `.jsonl` or
+                `.csv` means records with a field `text`, or `prompt` and `completion`.
+            minutes: float. Time limit. Default: the recipe's, or without `model` that of `epochs`.
+            model: str. A recipe for a new model, or a served model that the training continues from. Default:
+                "characters-3-minutes".
+            name: str. Name of the trained model. Default: that of the file. If it exists, this is its next version.
+            validation: As `text`: what to validate with. Default: a tenth of the text is held out.
+            seed: int. Seed of the training.
+            settings: Settings of `sostenuto train`, with underscores: `units`, `layers`, `documents`, `epochs`, ….
+
+        Raises:
+            InvalidArgument: there is no such file, or a text cannot be encoded.
+            OSError: a file cannot be read.
+            BadRequest: a setting is invalid or exceeds a limit of the server.
+            QuotaReached: you have as many jobs or bytes of files as the server allows.
+            TrainingDisabled: the server does not train.
+        """
+        if minutes is not None:
+            settings["max_minutes"] = minutes
+        elif model is None and "epochs" in settings:
+            settings.setdefault("max_minutes", None)  # in place of the recipe's
+        options = {"suffix": name, "seed": seed, "settings": settings}
+        fields = {key: value for key, value in options.items() if value is not None}
+        return create_job(self._transport, text, validation, {"model": model or DEFAULT_RECIPE, **fields})
+
+    def job(self, id: str) -> Job:
+        """Return a training job.
+
+        Raises:
+            NotFound: there is no such job.
+        """
+        return Job.from_response(self._transport.get(f"{JOBS}/{quote(id, safe='')}"), self._transport)
+
+    def jobs(self, *, limit: int | None = None) -> list[Job]:
+        """Return the training jobs, newest first: all of them, or at most `limit`."""
+        return [Job.from_response(raw, self._transport) for raw in pages(self._transport, JOBS, limit)]
+
+    def upload(self, file: Source, filename: str | None = None) -> UploadedFile:
+        """Upload a text to train on. `train` does this by itself; upload it to train on it several times.
+
+        If the response is lost, it is sent again: the server may then have a copy, which it deletes by its age.
+
+        Args:
+            file: As `text` of `train`.
+            filename: str. Its suffix decides the format. Default: the name of the file or directory; for a text,
+                `text.txt`.
+
+        Raises:
+            InvalidArgument, OSError: as `train`.
+            BodyTooLarge: it exceeds the server's limit.
+            QuotaReached: all your files together have as many bytes as the server allows.
+        """
+        return upload(self._transport, file, filename)
+
+    def files(self) -> list[UploadedFile]:
+        """Return the uploaded files, newest first."""
+        return [UploadedFile.from_response(raw) for raw in pages(self._transport, FILES)]
+
+    def delete_file(self, id: str) -> None:
+        """Delete an uploaded file.
+
+        Raises:
+            NotFound: there is no such file.
+            Conflict: a job that has not ended needs it.
+        """
+        self._transport.delete(f"{FILES}/{quote(id, safe='')}")
 
     def post(self, path: str, body: bytes | dict[str, Any]) -> RawResponse:
         """Send a request body unchanged, and return the response unparsed.

@@ -12,6 +12,9 @@
     ├── UnexpectedResponse          the response is not from this API
     ├── StreamInterrupted           a stream was interrupted before its end
     │   └── ResumptionFailed        and could not be resumed exactly
+    ├── JobFailed                   a training job failed
+    │   └── JobCancelled            or was cancelled
+    ├── JobUnfinished               a training job has not ended within the timeout of `Job.wait` (also a TimeoutError)
     └── APIError                    the server returned an error
         ├── BadRequest              400, 422: a field is invalid
         │   ├── BodyTooLarge        413: the request body exceeds the limit
@@ -26,14 +29,18 @@
         │       └── StateOutdated           410: its model version is no longer served
         ├── Unauthorized            401: missing or invalid API key
         ├── Forbidden               403: the server or a proxy refuses the request
-        │   └── CrossOrigin         a web page of another origin sent the request
-        ├── NotFound                404: no such endpoint
-        │   └── ModelNotFound       no such model, or none of its versions is served
+        │   ├── CrossOrigin         a web page of another origin sent the request
+        │   └── MissingRole         the API key does not have the endpoint's role
+        ├── NotFound                404: no such endpoint, file or job
+        │   ├── ModelNotFound       no such model, or none of its versions is served
+        │   └── TrainingDisabled    the server does not train
         ├── MethodNotAllowed        405: the endpoint does not support the method
         ├── BodyTimeout             408: the request body did not arrive in time
+        ├── Conflict                409: the state of a job does not allow the action
         ├── TooManyRequests         429
         │   ├── Overloaded          the server's queue is full
         │   │   └── MemoryExhausted     the server's memory for requests is full
+        │   ├── QuotaReached        as many jobs or bytes of files as the tenant may have
         │   └── RateLimited         requests or tokens per minute of the API key are exhausted
         └── ServerError             500 and above
             ├── InternalError       500: a bug in the server
@@ -52,6 +59,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from sostenuto._results import Choice
+    from sostenuto._training import Job
 
 # Classes of the server's errors, as they declare themselves. A code is more specific than a status, which several
 # errors share; a type is all that an error inside a stream may have.
@@ -93,9 +101,14 @@ class ClientClosed(SostenutoError, RuntimeError):
 
 
 class ConnectionFailed(SostenutoError):
-    """Connecting failed or timed out, or the connection was lost before the response was complete."""
+    """Connecting failed or timed out, or the connection was lost before the response was complete.
+
+    Attributes:
+        was_connected: bool. Whether there was a connection, so that the server may have received the request.
+    """
 
     retryable = True
+    was_connected: bool = True
 
 
 class WrongScheme(ConnectionFailed):
@@ -124,6 +137,27 @@ class StreamInterrupted(SostenutoError):
 
 class ResumptionFailed(StreamInterrupted):
     """An interrupted stream could not be resumed exactly: the resumed text differs."""
+
+
+class JobFailed(SostenutoError):
+    """A training job failed; the message says why.
+
+    Attributes:
+        job: Job.
+    """
+
+    def __init__(self, line: str, job: Job) -> None:
+        """Create an error from its one-line message and the job."""
+        super().__init__(line)
+        self.job = job
+
+
+class JobCancelled(JobFailed):
+    """A training job was cancelled."""
+
+
+class JobUnfinished(SostenutoError, TimeoutError):
+    """A training job has not ended within the timeout of `Job.wait`. It goes on."""
 
 
 class APIError(SostenutoError):
@@ -174,7 +208,7 @@ class BadRequest(APIError, statuses=(400, 422), types=("invalid_request_error",)
 class BodyTooLarge(BadRequest, statuses=(413,)):
     """The request body exceeds the server's limit (413)."""
 
-    advice = "send fewer or shorter prompts at once"
+    advice = "send less at once"
 
 
 class HostNotAllowed(BadRequest, code="host_not_allowed"):
@@ -239,6 +273,12 @@ class CrossOrigin(Forbidden, code="cross_origin"):
     advice = "call the API from a program, or serve the page from the server's own origin"
 
 
+class MissingRole(Forbidden, code="missing_role"):
+    """The API key does not have the role that the endpoint requires."""
+
+    advice = "use an API key with this role"
+
+
 class StateForeign(StateRefused, Forbidden, code="state_foreign"):
     """The token was issued to another tenant (403)."""
 
@@ -246,15 +286,21 @@ class StateForeign(StateRefused, Forbidden, code="state_foreign"):
 
 
 class NotFound(APIError, statuses=(404,), types=("not_found_error",)):
-    """The model or the endpoint does not exist (404)."""
+    """The model, file, job or endpoint does not exist (404)."""
 
-    advice = "compare model with client.models(), and check base_url"
+    advice = "compare the name or id with those that the server lists, and check base_url"
 
 
 class ModelNotFound(NotFound, code="model_not_found"):
     """The model does not exist, or none of its versions is served (404)."""
 
     advice = "use a model that client.models() lists"
+
+
+class TrainingDisabled(NotFound, code="training_disabled"):
+    """The server does not train (404)."""
+
+    advice = "start the server with `sostenuto serve`, or set its SOSTENUTO_TRAINING_DIR"
 
 
 class MethodNotAllowed(APIError, statuses=(405,)):
@@ -267,6 +313,12 @@ class BodyTimeout(APIError, statuses=(408,)):
     """The request body did not arrive in time (408)."""
 
     advice = "check the connection and try again"
+
+
+class Conflict(APIError, code="conflict", statuses=(409,)):
+    """The state of a job does not allow the action (409)."""
+
+    advice = "look at the job's status"
 
 
 class TooManyRequests(APIError, statuses=(429,), types=("rate_limit_error",)):
@@ -284,6 +336,13 @@ class MemoryExhausted(Overloaded, code="memory_full"):
     """The server's memory for requests is full."""
 
     advice = "try again later, or send smaller requests"
+
+
+class QuotaReached(TooManyRequests, code="quota_reached"):
+    """The tenant has as many unfinished jobs or bytes of files as it may have. It is not retried."""
+
+    advice = "delete files, or wait until a job ends"
+    retryable = False
 
 
 class RateLimited(TooManyRequests, code="rate_limit_exceeded"):

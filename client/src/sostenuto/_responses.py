@@ -9,7 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import requests
-from urllib3.exceptions import ReadTimeoutError  # requests needs urllib3 too, and hides this one in a ConnectionError
+from urllib3.exceptions import (  # requests needs urllib3 too, and hides these in a ConnectionError
+    NewConnectionError,
+    ReadTimeoutError,
+)
 
 from sostenuto import _errors as errors
 from sostenuto._results import Choice, Generation, RawResponse
@@ -96,7 +99,7 @@ def failure(error: Exception, url: str, settings: Settings) -> errors.SostenutoE
     if isinstance(error, (ValueError, requests.exceptions.InvalidJSONError)):
         return errors.InvalidArgument(f"the request to {url} cannot be sent ({reason(error)}): correct its values")
     if isinstance(error, requests.ConnectTimeout):
-        return errors.ConnectionFailed(f"{url} did not accept a connection within {connect_s} s: check base_url")
+        return _not_connected(f"{url} did not accept a connection within {connect_s} s: check base_url")
     if isinstance(error, requests.exceptions.ProxyError):
         return errors.ConnectionFailed(
             f"no response from {url} through the proxy that the environment names ({reason(error)}): check HTTP_PROXY, "
@@ -105,9 +108,15 @@ def failure(error: Exception, url: str, settings: Settings) -> errors.SostenutoE
     why = "its host does not respond any more" if is_lost_host(error) else reason(error)
     # Many servers close a connection for TLS that begins with plain HTTP.
     scheme = " (is it https://?)" if url.startswith("http://") and _CLOSED.search(why) else ""
-    return errors.ConnectionFailed(
-        f"no response from {url} ({why}): check base_url{scheme}, and that the server is running"
-    )
+    line = f"no response from {url} ({why}): check base_url{scheme}, and that the server is running"
+    is_refused = any(isinstance(getattr(arg, "reason", None), NewConnectionError) for arg in error.args)
+    return _not_connected(line) if is_refused else errors.ConnectionFailed(line)
+
+
+def _not_connected(line: str) -> errors.ConnectionFailed:
+    error = errors.ConnectionFailed(line)
+    error.was_connected = False
+    return error
 
 
 def _wrong_scheme(why: str, url: str, connect_s: float | None) -> errors.SostenutoError | None:

@@ -1,6 +1,7 @@
 """Whether a failed request is sent again, after which wait, and what ends the wait.
 
-A generation has no effects on the server, so a retry is always safe.
+A generation has no effects on the server, so a retry is always safe. A request that creates a training job is sent
+again only if the server has not processed it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,16 @@ from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from time import monotonic
 
-from sostenuto._errors import APIError, ConnectionFailed, InvalidArgument, NotReady, SostenutoError, TooManyRequests
+from sostenuto._errors import (
+    APIError,
+    BodyTimeout,
+    ConnectionFailed,
+    InvalidArgument,
+    NotReady,
+    ServiceUnavailable,
+    SostenutoError,
+    TooManyRequests,
+)
 
 RETRIED_STATUSES = frozenset({408, 409, 429})  # and everything from FIRST_SERVER_ERROR on
 FIRST_SERVER_ERROR = 500
@@ -117,11 +127,15 @@ class WaitForReady:
 class Attempts:
     """The attempts of one request: whether and when it is sent again.
 
-    The waits of `wait_for_ready` do not count as retries; if `patient`, those after 429 do not, either.
+    The waits of `wait_for_ready` do not count as retries; if `patient`, those after 429 do not, either. If `once`, the
+    request must not be processed twice.
     """
 
-    def __init__(self, max_retries: int, wait_for_ready: WaitForReady | None, *, patient: bool = False) -> None:
+    def __init__(
+        self, max_retries: int, wait_for_ready: WaitForReady | None, *, patient: bool = False, once: bool = False
+    ) -> None:
         self._max_retries, self._wait_for_ready, self._patient = max_retries, wait_for_ready, patient
+        self._once = once
         self._num_attempts = self._num_failures = 0
         self._num_responses: int | None = None  # to all requests, when this one lost its connection
 
@@ -136,6 +150,8 @@ class Attempts:
         Raises:
             NotReady: the server has been unavailable for the timeout of `WaitForReady`.
         """
+        if self._once and may_be_processed(error):
+            return None
         asked_s = error.retry_after_s if isinstance(error, APIError) else None
         pause_s = wait_s(self._num_attempts, asked_s, random.random())
         self._num_attempts += 1
@@ -158,6 +174,19 @@ class Attempts:
             if before not in {None, self._num_responses}:
                 return False  # others got responses since its last lost connection: it breaks its connections itself
         return wait_for_ready.is_unavailable(error)
+
+
+def may_be_processed(error: SostenutoError) -> bool:
+    """Return whether the server may have processed a request in spite of its error.
+
+    A gateway refuses with 408, 429 and 503 before it does anything. A 503 without a code is not from a gateway: a proxy
+    may have lost its connection to one.
+    """
+    if isinstance(error, ConnectionFailed):
+        return error.was_connected
+    if isinstance(error, ServiceUnavailable):
+        return error.code is None
+    return not isinstance(error, (BodyTimeout, TooManyRequests))
 
 
 def is_retryable(status: int, headers: Mapping[str, str]) -> bool:

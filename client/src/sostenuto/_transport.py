@@ -7,6 +7,7 @@ import os
 import re
 import socket
 import threading
+import uuid
 import weakref
 from collections.abc import Callable
 from functools import partial
@@ -15,6 +16,7 @@ from typing import Any, TypeVar
 import requests
 from requests.adapters import HTTPAdapter
 from requests.utils import default_user_agent
+from urllib3 import encode_multipart_formdata
 from urllib3.connection import HTTPConnection
 from urllib3.exceptions import HTTPError
 
@@ -27,9 +29,11 @@ from sostenuto._version import __version__
 
 T = TypeVar("T")
 
-_JSON = {"Accept": "application/json", "Content-Type": "application/json"}
+_JSON_BODY = {"Content-Type": "application/json"}
+_JSON = {"Accept": "application/json", **_JSON_BODY}
 # With compression, events would be buffered until a block is full.
-_EVENTS = {"Accept": "text/event-stream", "Accept-Encoding": "identity", "Content-Type": "application/json"}
+_EVENTS = {"Accept": "text/event-stream", "Accept-Encoding": "identity"}
+_BOUNDARY = uuid.uuid4().hex  # of the parts of a form; no file has it
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _FIRST_REFUSAL = 300  # redirects too: requests would turn a redirected POST into a GET
 
@@ -59,15 +63,35 @@ class Transport:
         """Return the JSON object at `path`."""
         return self._send(json_object, partial(self._attempt, "GET", path, {"Accept": "application/json"}))
 
+    def delete(self, path: str) -> dict[str, Any]:
+        """Delete what is at `path` and return the JSON object in the response."""
+        return self._send(json_object, partial(self._attempt, "DELETE", path, {"Accept": "application/json"}))
+
     def post(
-        self, path: str, body: dict[str, Any], *, stopped: LinkedEvent | None = None, patient: bool = False
+        self,
+        path: str,
+        body: dict[str, Any],
+        *,
+        stopped: LinkedEvent | None = None,
+        patient: bool = False,
+        once: bool = False,
     ) -> dict[str, Any]:
         """Send a JSON object and return the JSON object in the response.
 
-        Setting `stopped` ends retries; if `patient`, those after 429 do not count.
+        Setting `stopped` ends retries; if `patient`, those after 429 do not count; if `once`, a request that the server
+        may have processed is not sent again.
         """
         attempt = partial(self._attempt, "POST", path, _JSON, data=_encoded(body))
-        return self._send(json_object, attempt, stopped, patient=patient)
+        return self._send(json_object, attempt, stopped, patient=patient, once=once)
+
+    def post_form(self, path: str, fields: dict[str, Any]) -> dict[str, Any]:
+        """Send fields as multipart/form-data and return the JSON object in the response.
+
+        A value is a str, or for a file its name and content.
+        """
+        data, content_type = encode_multipart_formdata(fields, boundary=_BOUNDARY)
+        headers = {"Accept": "application/json", "Content-Type": content_type}
+        return self._send(json_object, partial(self._attempt, "POST", path, headers, data=data))
 
     def post_raw(self, path: str, body: bytes | dict[str, Any]) -> RawResponse:
         """Send a JSON object, encoded or not, and return the response, whose JSON is not parsed."""
@@ -79,8 +103,12 @@ class Transport:
 
         Setting `stopped` ends retries.
         """
-        attempt = partial(self._attempt, "POST", path, _EVENTS, data=_encoded(body), stream=True)
+        attempt = partial(self._attempt, "POST", path, {**_EVENTS, **_JSON_BODY}, data=_encoded(body), stream=True)
         return self._send(_events, attempt, stopped)
+
+    def get_stream(self, path: str, *, stopped: LinkedEvent) -> requests.Response:
+        """Return the response at `path` with its events unread; see `open_stream`."""
+        return self._send(_events, partial(self._attempt, "GET", path, _EVENTS, stream=True), stopped)
 
     def close(self) -> None:
         """Close the sessions of all threads. Open streams stay open."""
@@ -97,9 +125,10 @@ class Transport:
         stopped: LinkedEvent | None = None,
         *,
         patient: bool = False,
+        once: bool = False,
     ) -> T:
         """Send a request until it succeeds or its error is final; return what `read` makes of the response."""
-        attempts = Attempts(self._settings.max_retries, self._wait_for_ready, patient=patient)
+        attempts = Attempts(self._settings.max_retries, self._wait_for_ready, patient=patient, once=once)
         while True:
             try:
                 response = read(attempt())

@@ -18,10 +18,12 @@ from sostenuto._cli import INTERRUPTED, WRONG_USAGE
 from sostenuto._cli.batch import batch
 from sostenuto._cli.errors import BROKEN_PIPE, EXIT_CODES, Failure, error_line, exit_code
 from sostenuto._cli.generate import generate
+from sostenuto._cli.jobs import jobs
 from sostenuto._cli.models import models, tokenizer
 from sostenuto._cli.options import ENVIRONMENT, server_options
 from sostenuto._cli.terminal import say, write_text
 from sostenuto._cli.texts import inspect, score, tokens
+from sostenuto._cli.train import train
 from sostenuto._cli.write import write
 
 EPILOG = f"""\
@@ -40,14 +42,14 @@ For completion by the Tab key see `sostenuto completion --help`."""
 SECTIONS = {
     "Text": ("generate", "write", "score", "inspect"),
     "Server": ("models", "tokens", "tokenizer", "batch"),
-}
-# Commands of the server's distribution, which adds them by entry points of GROUP.
-SERVER_SECTIONS = {
-    "Train": ("train", "import", "resume", "vocabulary", "demo"),
+    "Train": ("train", "jobs", "import", "resume", "vocabulary", "demo"),
     "Manage models": ("publish", "list", "show", "compare", "verify", "promote", "rollback", "remove"),
     "Serve": ("serve", "trainer", "keys", "doctor"),
 }
-SERVER_COMMANDS = tuple(name for section in SERVER_SECTIONS.values() for name in section)
+# Of the server's distribution, which adds them by entry points of GROUP. It replaces `train` by one that also trains
+# without a server.
+SERVER_COMMANDS = (*("import", "resume", "vocabulary", "demo", *SECTIONS["Manage models"], *SECTIONS["Serve"]),)
+REPLACED = {"train": train}
 GROUP = "sostenuto.commands"
 INSTALL = "install the distribution sostenuto-server in the same environment"
 SHORT_HELP = 60  # characters of a command's help in the list
@@ -85,15 +87,15 @@ class Program(click.Group):
 
     def list_commands(self, context: click.Context) -> list[str]:
         """Return the names of all installed commands."""
-        return sorted({*super().list_commands(context), *installed()})
+        return sorted({*super().list_commands(context), *REPLACED, *installed()})
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         """Return a command; those of other distributions are imported here."""
-        return super().get_command(context, name) or load(name)
+        return super().get_command(context, name) or load(name) or REPLACED.get(name)
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the installed commands by section, and which the server would add."""
-        names, sections = self.list_commands(context), {**SECTIONS, **SERVER_SECTIONS}
+        names, sections = self.list_commands(context), dict(SECTIONS)
         known = {name for section in sections.values() for name in section}
         sections["Further commands"] = tuple(name for name in names if name not in known)
         for title, section in sections.items():
@@ -213,5 +215,5 @@ def completion(shell: str | None) -> None:
     write_text(f"{first}# Save as {COMPLETION_PATHS[shell]}\n{body.strip()}\n")
 
 
-for command in (generate, write, score, models, tokens, tokenizer, inspect, batch, completion):
+for command in (generate, write, score, models, tokens, tokenizer, inspect, jobs, batch, completion):
     program.add_command(command)

@@ -10,13 +10,12 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import click
 from rich.cells import cell_len
 from rich.console import Console
 
-from sostenuto import Stream
 from sostenuto._cli.errors import Failure, failing_to
 
 STDIN = "-"
@@ -102,7 +101,14 @@ def _decoded(content: bytes, where: str, before: int = 0) -> str:
         ) from error
 
 
-def read_until_ctrl_c(stream: Stream, read: Callable[[], None]) -> None:
+class Closable(Protocol):
+    """What any thread may close while another reads it."""
+
+    def close(self) -> None:
+        """Close it."""
+
+
+def read_until_ctrl_c(stream: Closable, read: Callable[[], None]) -> None:
     """Read a stream by `read`, in another thread, and close it at the end.
 
     Ctrl-C closes the stream and lets `read` end, so that the text so far can be kept; another one interrupts at

@@ -1,0 +1,135 @@
+"""A training job on the terminal: a progress bar, and a line with a sample after each epoch."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+import textwrap
+from contextlib import AbstractContextManager
+from time import monotonic
+
+import click
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
+
+from sostenuto import Job, JobEvent
+from sostenuto._cli import INTERRUPTED
+from sostenuto._cli.options import given_options
+from sostenuto._cli.terminal import console, read_until_ctrl_c, say, visible, write_text
+
+INDENT = "    "  # of a sample
+MAX_WIDTH = 100  # of a sample's lines
+REDRAWS_PER_S = 2
+
+
+def follow(job: Job) -> None:
+    """Show the events of a job until it has ended, and then the next command; raise JobFailed if it has no model.
+
+    Ctrl-C leaves the job, and says how to follow or cancel it.
+    """
+    try:
+        with JobDisplay(job) as display, job.events() as events:
+
+            def read() -> None:
+                for event in events:
+                    display.show(event)
+
+            read_until_ctrl_c(events, read)
+    except KeyboardInterrupt:
+        say(f"the job goes on; follow it:\n  {command('jobs', 'events', job.id)}")
+        say(f"or cancel it:\n  {command('jobs', 'cancel', job.id)}")
+        click.get_current_context().exit(INTERRUPTED)
+    job.wait()
+    write_text(f"try it:\n  {command('generate', '--model', str(job.fine_tuned_model), display.prompt)}\n")
+
+
+def command(*words: str) -> str:
+    """Return a command line of this program for the same server."""
+    base_url = given_options().get("base_url")
+    return shlex.join(["sostenuto", *words, *([] if base_url is None else ["--base-url", base_url])])
+
+
+class JobDisplay(AbstractContextManager["JobDisplay"]):
+    """Shows the events of a job: lines on standard output, and a progress bar on standard error if it is a terminal.
+
+    Attributes:
+        prompt: str. Of the latest sample: text that the model can continue.
+    """
+
+    def __init__(self, job: Job) -> None:
+        """Show the bar."""
+        self.prompt = ""
+        self._num_epochs = job.settings.get("epochs")
+        self._validation_loss: float | None = None
+        columns = (TextColumn("{task.description}"), BarColumn(24), _TimeLeft(), TextColumn("{task.fields[losses]}"))
+        self._bar = Progress(
+            *columns,
+            console=console(stderr=True),
+            transient=True,
+            refresh_per_second=REDRAWS_PER_S,
+            redirect_stdout=False,
+            redirect_stderr=False,
+            disable=not sys.stderr.isatty(),
+        )
+        self._task = self._bar.add_task(job.status, total=1.0, losses="", ends_at=None)
+        self._bar.start()
+
+    def __exit__(self, *exception: object) -> None:
+        """Remove the bar."""
+        self._bar.stop()
+
+    def show(self, event: JobEvent) -> None:
+        """Show an event."""
+        if event.type == "message":
+            self._bar.update(self._task, description=event.message, losses="", ends_at=None)
+            self._print(event.message)
+        elif event.sample is not None:
+            self._validation_loss = event.validation_loss
+            self.prompt = _prompt(event.sample)
+            self._print(f"{event.message}\n{_indented(event.sample)}")
+        elif event.fraction is not None:
+            self._advance(event, event.fraction)
+
+    def _advance(self, event: JobEvent, fraction: float) -> None:
+        of = f" of {self._num_epochs}" if self._num_epochs else ""
+        losses = f"loss {event.train_loss:.3f}" if event.train_loss is not None else ""
+        if self._validation_loss is not None:
+            losses += f", validation {self._validation_loss:.3f}"
+        ends_at = None if event.seconds_left is None else monotonic() + event.seconds_left
+        description = f"epoch {event.epoch}{of}"
+        self._bar.update(self._task, description=description, completed=fraction, losses=losses, ends_at=ends_at)
+
+    def _print(self, text: str) -> None:
+        if self._bar.disable or not sys.stdout.isatty():
+            write_text(f"{text}\n")
+        else:
+            self._bar.console.print(visible(text))  # above the bar
+
+
+class _TimeLeft(ProgressColumn):
+    """The time left, which also counts down between two events."""
+
+    def render(self, task: Task) -> Text:
+        """Return the time as minutes and seconds."""
+        ends_at = task.fields["ends_at"]
+        return Text("" if ends_at is None else f"{clock(max(0.0, ends_at - monotonic()))} left")
+
+
+def clock(seconds: float) -> str:
+    """Format a duration as 1:40, or 1:01:40."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _indented(sample: str) -> str:
+    width = min(MAX_WIDTH, shutil.get_terminal_size().columns - len(INDENT) - 1)
+    lines = [line for each in sample.splitlines() for line in textwrap.wrap(each, width) or [""]]
+    return textwrap.indent("\n".join(lines), INDENT)
+
+
+def _prompt(sample: str) -> str:
+    """Return the last line of the prompt that a sample has in brackets, unless a shell would not show it as it is."""
+    lines = sample.partition("]")[0].removeprefix("[").splitlines() or [""]
+    return lines[-1] if lines[-1].isprintable() else ""

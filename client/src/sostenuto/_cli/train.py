@@ -1,0 +1,137 @@
+"""`sostenuto train --server`: train on a server. Without the server's distribution, it is the only way to train."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sostenuto._cli.errors import Failure, failing_to
+from sostenuto._cli.job_display import follow
+from sostenuto._cli.options import connect, given_options, server_options
+from sostenuto._cli.terminal import STDIN
+
+LOCAL = (
+    "without --server, `sostenuto train` trains in this process, which needs the distribution sostenuto-server: "
+    "install it in the same environment, or pass --server URL"
+)
+SERVER_HELP = "Train on the server at this URL, which publishes the model there; needs its role `train`."
+DETACH_HELP = "With --server: print the id of the job, and do not wait for its end."
+
+EPILOG = """\
+\b
+Examples:
+  sostenuto train book.txt --server http://127.0.0.1:8000
+  sostenuto train names.txt --server http://127.0.0.1:8000 --documents lines --units 256 --max-minutes 2"""
+
+
+def train_on_server(
+    server: str,
+    corpus: str | None,
+    *,
+    model: str | None,
+    name: str | None,
+    validation: str | None,
+    settings: dict[str, Any],
+    detach: bool = False,
+) -> None:
+    """Train on a server, and show the progress.
+
+    Args:
+        server: URL of the server.
+        corpus: Path of a file or directory, or `-` for standard input.
+        model: Recipe, or model to continue from; None: the default recipe.
+        name: Name of the trained model.
+        validation: Path of a text to validate with.
+        settings: Settings of the training, by name.
+        detach: Whether to leave the job once it exists.
+    """
+    if corpus is None:
+        raise click.UsageError("a corpus is required with --server: pass a file, a directory, or - for standard input")
+    if corpus == STDIN and name is None:
+        raise click.UsageError("standard input has no name for the model: pass --name")
+    given_options()["base_url"] = server
+    text = sys.stdin.buffer.read() if corpus == STDIN else Path(corpus)
+    validation_text = None if validation is None else Path(validation)
+    with connect() as client:
+        with failing_to(f"read {corpus}"):
+            job = client.train(text, model=model, name=name, validation=validation_text, **settings)
+        if detach:
+            click.echo(job.id)
+        else:
+            follow(job)
+
+
+@click.command(
+    epilog=EPILOG,
+    short_help="Train a generator on a server.",
+    context_settings={"ignore_unknown_options": True},
+)
+@click.argument("corpus", metavar="CORPUS [--SETTING VALUE]...")
+@click.argument("settings", nargs=-1, type=click.UNPROCESSED, metavar="")
+@click.option("--server", metavar="URL", help=SERVER_HELP)
+@click.option("--config", metavar="RECIPE", help="Recipe of a new model.  [default: characters-3-minutes]")
+@click.option("--from", "base", metavar="MODEL", help="Continue the training of this served model.")
+@click.option("--name", metavar="NAME", help="Name of the model.  [default: that of the file or directory]")
+@click.option("--validation-corpus", metavar="PATH", help="Text to validate with, in place of a part of CORPUS.")
+@click.option("--detach", is_flag=True, help=DETACH_HELP)
+@server_options
+def train(
+    corpus: str,
+    settings: tuple[str, ...],
+    *,
+    server: str | None,
+    config: str | None,
+    base: str | None,
+    name: str | None,
+    validation_corpus: str | None,
+    detach: bool,
+) -> None:
+    """Train a generator on CORPUS, on a server: a text file, a directory of text files, or - for standard input.
+
+    Any other option is a setting of the training, such as --units 512 or --max-minutes 20; the server checks them. With
+    the distribution sostenuto-server, `sostenuto train --help` lists them.
+    """
+    if server is None:
+        raise Failure(LOCAL)
+    if config is not None and base is not None:
+        raise click.UsageError("--config and --from exclude each other: a model begins with a recipe or a model")
+    train_on_server(
+        server,
+        corpus,
+        model=config or base,
+        name=name,
+        validation=validation_corpus,
+        settings=_parsed(settings),
+        detach=detach,
+    )
+
+
+def _parsed(words: tuple[str, ...]) -> dict[str, Any]:
+    """Parse options without knowing them: `--units 512`, `--units=512`, `--bidirectional`, `--no-bidirectional`."""
+    settings: dict[str, Any] = {}
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        option, has_value, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or not option:
+            raise click.UsageError(f"one CORPUS is required, got {word!r}, too")
+        name = option.replace("-", "_")
+        if has_value:
+            settings[name] = _value(value)
+        elif rest and not rest[0].startswith("--"):
+            settings[name] = _value(rest.pop(0))
+        else:
+            settings[name.removeprefix("no_")] = not name.startswith("no_")
+    return settings
+
+
+def _value(text: str) -> Any:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return value if isinstance(value, (int, float)) else text

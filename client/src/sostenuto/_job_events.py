@@ -1,0 +1,177 @@
+"""Events of a training job: read as they come, with new connections after interruptions."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Generator, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, fields
+from typing import Any
+from urllib.parse import urlencode
+
+from sostenuto._errors import APIError, ConnectionFailed, SostenutoError, StreamInterrupted, UnexpectedResponse
+from sostenuto._responses import json_or_none, stream_error
+from sostenuto._results import required
+from sostenuto._resuming import PATIENCE_S
+from sostenuto._retries import FIRST_WAIT_S, JITTER, MAX_WAIT_S, LinkedEvent
+from sostenuto._sse import Body, decode
+from sostenuto._stream import DONE
+from sostenuto._transport import Transport
+
+
+@dataclass(frozen=True)
+class JobEvent:
+    """An event of a training job: a message, or the metrics of a moment or of a complete epoch.
+
+    Metrics are None where the event has none. Losses are in nats per token.
+
+    Attributes:
+        id: str. `Job.events(after=id)` continues after it.
+        created_at: int. Unix time in seconds.
+        level: str. "info", "warn" or "error".
+        type: str. "message" or "metrics".
+        message: str. The event in words.
+        epoch: int or None. Number of the epoch, from 1.
+        train_loss: float or None. Training loss of the epoch so far.
+        validation_loss: float or None. After a complete epoch: the loss on the text held out.
+        is_best: bool or None. After a complete epoch: whether its loss is the lowest so far.
+        sample: str or None. After a complete epoch: a prompt, in brackets, and the model's continuation.
+        tokens: int or None. Tokens trained on since the job began.
+        fraction: float or None. Fraction of the training that is done, in [0, 1].
+        seconds_left: float or None. Estimate of the remaining seconds of the training.
+        raw: dict. The JSON event; all metrics are in its `data`.
+    """
+
+    id: str
+    created_at: int
+    level: str
+    type: str
+    message: str
+    epoch: int | None = None
+    train_loss: float | None = None
+    validation_loss: float | None = None
+    is_best: bool | None = None
+    sample: str | None = None
+    tokens: int | None = None
+    fraction: float | None = None
+    seconds_left: float | None = None
+    raw: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    @classmethod
+    def from_response(cls, raw: dict[str, Any]) -> JobEvent:
+        """Parse an event; raise UnexpectedResponse if it has another shape."""
+        values: dict[str, Any] = {name: required(raw, name, str) for name in ("id", "level", "type", "message")}
+        values |= {"created_at": required(raw, "created_at", int), "raw": raw}
+        metrics, known = raw.get("data") or {}, {entry.name for entry in fields(cls)} - values.keys()
+        return cls(**values, **{name: value for name, value in metrics.items() if name in known})
+
+
+class JobEvents(Iterator[JobEvent], AbstractContextManager["JobEvents"]):
+    """The events of a job, as they come. Iteration ends when the job has ended, or the iterator is closed.
+
+    After a lost connection it connects again and continues after the last event, for two minutes. One thread reads;
+    any thread may close.
+
+    Raises, while it is read:
+        ConnectionFailed, StreamInterrupted, ServerError: the server was lost for two minutes.
+        NotFound: there is no such job.
+    """
+
+    def __init__(self, transport: Transport, path: str, after: str | None) -> None:
+        """Prepare to read the events at a path after one with an id; sends nothing."""
+        self._reader = _Reader(transport, path, after)
+        # The reader does not refer to it: a reference cycle would delay the close on garbage collection.
+        self._events = self._reader.events()
+
+    def __next__(self) -> JobEvent:
+        """Return the next event, as soon as there is one."""
+        return next(self._events)
+
+    def close(self) -> None:
+        """Stop reading; the job goes on. Idempotent, callable from any thread."""
+        self._reader.close()
+
+    def __exit__(self, *exception: object) -> None:
+        """Close the iterator."""
+        self.close()
+
+
+class _Reader:
+    """Reads the event stream of a job, and connects again after an interruption."""
+
+    def __init__(self, transport: Transport, path: str, after: str | None) -> None:
+        self._transport, self._path, self._after = transport, path, after
+        self._stopped = LinkedEvent(transport.closed)
+        self._is_closed = False
+        self._body: Body | None = None
+        self._lock = threading.Lock()
+        self._waited_s = 0.0  # since the last byte
+
+    def events(self) -> Generator[JobEvent, None, None]:
+        """Yield the events until the job has ended, or the reader is closed."""
+        try:
+            while not self._is_closed:
+                try:
+                    if (body := self._open()) is not None and (yield from self._body_events(body)):
+                        return
+                except (ConnectionFailed, StreamInterrupted, APIError) as error:
+                    if not self._is_closed:
+                        self._back_off(error)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Close the connection, and open no more."""
+        with self._lock:
+            self._is_closed, body = True, self._body
+        self._stopped.set()
+        if body is not None:
+            body.close()
+
+    def _open(self) -> Body | None:
+        """Open the stream after the last event; None if the reader was closed meanwhile."""
+        query = {"stream": "true", **({} if self._after is None else {"after": self._after})}
+        body = Body(self._transport.get_stream(f"{self._path}?{urlencode(query)}", stopped=self._stopped))
+        with self._lock:
+            self._body = body
+            if not self._is_closed:
+                return body
+        body.close()
+        return None
+
+    def _body_events(self, body: Body) -> Generator[JobEvent, None, bool]:
+        """Yield the events of one response; return whether there are no more.
+
+        Raises:
+            StreamInterrupted: the response ended before the job.
+        """
+        for data in decode(self._counted(body)):
+            if data == DONE:
+                body.finish()
+                return True
+            raw = json_or_none(data)
+            if not isinstance(raw, dict):
+                raise UnexpectedResponse(f"an event has {data!r:.40} instead of a JSON object: check base_url")
+            if raw.get("error"):
+                raise stream_error(raw["error"], body.headers)
+            event = JobEvent.from_response(raw)
+            self._after = event.id
+            yield event
+        if self._is_closed:
+            return True
+        body.close()
+        raise StreamInterrupted("the connection was lost while the job's events were read: read them again")
+
+    def _counted(self, body: Body) -> Iterator[bytes]:
+        for chunk in body:
+            self._waited_s = 0.0  # also after a comment, which an idle server sends every 15 seconds
+            yield chunk
+
+    def _back_off(self, lost: SostenutoError) -> None:
+        """Wait before the next connection; raise the error if it is final, or PATIENCE_S have passed."""
+        pause_s = min(max(self._waited_s, FIRST_WAIT_S), MAX_WAIT_S)  # so that the total wait doubles
+        if not lost.retryable or self._waited_s + pause_s > PATIENCE_S:
+            raise lost
+        self._waited_s += pause_s
+        self._stopped.wait(pause_s * (1 - JITTER * random.random()))

@@ -1,0 +1,302 @@
+"""Training on the server: uploaded files and jobs."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from time import time
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from sostenuto._errors import APIError, Conflict, JobCancelled, JobFailed, JobUnfinished, SostenutoError
+from sostenuto._job_events import JobEvent, JobEvents
+from sostenuto._loss_curve import LossCurve
+from sostenuto._results import required
+from sostenuto._retries import FIRST_SERVER_ERROR, may_be_processed
+from sostenuto._transport import Transport
+from sostenuto._uploads import Source, Upload
+
+FILES, JOBS = "/v1/files", "/v1/fine_tuning/jobs"
+PAGE = 1000  # objects per request
+# Fields of a job that may be null.
+_OPTIONAL = {
+    *("fine_tuned_model", "version", "validation_file", "seed", "finished_at", "estimated_finish", "trained_tokens")
+}
+ENDED = frozenset({"succeeded", "failed", "cancelled"})
+# The status that an action leads to.
+_REACHED = {"cancel": "cancelled", "pause": "paused", "resume": "queued"}
+
+
+@dataclass(frozen=True)
+class UploadedFile:
+    """A file on the server, to train on.
+
+    Attributes:
+        id: str.
+        filename: str. Its suffix decides the format: `.jsonl`, `.csv`, `.zip`, or text for any other.
+        bytes: int. Its size.
+        created_at: int. Unix time in seconds.
+        expires_at: int or None. Unix time in seconds at which the server deletes it.
+        raw: dict. The JSON object, including fields without an attribute.
+    """
+
+    id: str
+    filename: str
+    bytes: int
+    created_at: int
+    expires_at: int | None = None
+    raw: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    @classmethod
+    def from_response(cls, raw: dict[str, Any]) -> UploadedFile:
+        """Parse a file object; raise UnexpectedResponse if it has another shape."""
+        size, created_at = required(raw, "bytes", int), required(raw, "created_at", int)
+        filename = required(raw, "filename", str)
+        return cls(required(raw, "id", str), filename, size, created_at, raw.get("expires_at"), raw)
+
+
+@dataclass(repr=False)
+class Job:
+    """A training job on the server. `refresh`, `wait`, `cancel`, `pause` and `resume` update its attributes.
+
+    Attributes:
+        id: str.
+        status: str. "queued", "running", "paused", "succeeded", "failed" or "cancelled".
+        model: str. The recipe, or the model and version that the training continues from.
+        fine_tuned_model: str or None. Name of the trained model, which `model=` accepts; None until it has succeeded.
+        version: int or None. Version of that model.
+        training_file: str. Id of the uploaded file.
+        validation_file: str or None. Id of the file to validate with.
+        seed: int or None.
+        created_at: int. Unix time in seconds, as the next two.
+        finished_at: int or None.
+        estimated_finish: int or None.
+        trained_tokens: int or None.
+        error: str or None. Why the job failed.
+        settings: dict. Settings of the training that the job set, by name.
+        raw: dict. The JSON object, including fields without an attribute.
+    """
+
+    id: str
+    status: str
+    model: str
+    fine_tuned_model: str | None
+    version: int | None
+    training_file: str
+    validation_file: str | None
+    seed: int | None
+    created_at: int
+    finished_at: int | None
+    estimated_finish: int | None
+    trained_tokens: int | None
+    error: str | None
+    settings: dict[str, Any]
+    raw: dict[str, Any] = field(compare=False)
+    _transport: Transport = field(compare=False)
+
+    @classmethod
+    def from_response(cls, raw: dict[str, Any], transport: Transport) -> Job:
+        """Parse a job object; raise UnexpectedResponse if it has another shape."""
+        kinds = {"id": str, "status": str, "model": str, "training_file": str, "created_at": int}
+        values: dict[str, Any] = {name: required(raw, name, kind) for name, kind in kinds.items()}
+        values |= {name: raw.get(name) for name in _OPTIONAL}
+        error, settings = raw.get("error") or {}, raw.get("settings") or {}
+        return cls(**values, error=error.get("message"), settings=settings, raw=raw, _transport=transport)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has succeeded, failed or was cancelled."""
+        return self.status in ENDED
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Estimate of the remaining seconds; None if the job does not run, or has just begun."""
+        return None if self.estimated_finish is None else max(0.0, self.estimated_finish - time())
+
+    def events(self, after: str | None = None) -> JobEvents:
+        """Return an iterator over the events: those so far, and then as they come, until the job has ended.
+
+        It does not end while the job is paused.
+
+        Args:
+            after: str. Id of an event: begin after it. Default: with the first one.
+        """
+        return JobEvents(self._transport, f"{self._path}/events", after)
+
+    def wait(self, timeout: float | None = None, *, plot: bool = False) -> Job:
+        """Wait until the job has succeeded, and return it. Its model then answers at once.
+
+        Args:
+            timeout: float. Maximum number of seconds. Default: no limit.
+            plot: bool. In a notebook, show the loss curves, and update them as the losses come.
+
+        Raises:
+            JobFailed: the job failed, or as JobCancelled, was cancelled.
+            JobUnfinished: it has not ended within `timeout`; it goes on.
+            SostenutoError: as `JobEvents`.
+        """
+        with self.events() as events:
+            timer = None if timeout is None else threading.Timer(timeout, events.close)
+            if timer is not None:
+                timer.daemon = True
+                timer.start()
+            try:
+                _plot_live(events) if plot else _exhaust(events)
+            finally:
+                if timer is not None:
+                    timer.cancel()
+        self.refresh()
+        if self.status == "succeeded":
+            return self
+        if self.status == "failed":
+            raise JobFailed(f"the job {self.id} failed: {self.error}", self)
+        if self.status == "cancelled":
+            raise JobCancelled(f"the job {self.id} was cancelled", self)
+        raise JobUnfinished(f"the job {self.id} is {self.status} after {timeout} s: call wait again, or cancel")
+
+    def refresh(self) -> Job:
+        """Update the attributes from the server, and return the job."""
+        return self._update(self._transport.get(self._path))
+
+    def cancel(self) -> Job:
+        """Cancel the job. One that runs stops after its current step, and is then `cancelled`.
+
+        Raises:
+            Conflict: it has succeeded or failed already.
+        """
+        return self._act("cancel")
+
+    def pause(self) -> Job:
+        """Pause the job. It keeps its complete epochs, and lets other jobs run.
+
+        Raises:
+            Conflict: it has ended already.
+        """
+        return self._act("pause")
+
+    def resume(self) -> Job:
+        """Queue a paused job again. It continues after its last complete epoch.
+
+        Raises:
+            Conflict: it is not paused, or not yet.
+        """
+        return self._act("resume")
+
+    def plot(self) -> LossCurve:
+        """Return the loss curves so far, which a notebook shows as a picture."""
+        raws = pages(self._transport, f"{self._path}/events")
+        return LossCurve(tuple(reversed([JobEvent.from_response(raw) for raw in raws])))
+
+    @property
+    def _path(self) -> str:
+        return f"{JOBS}/{quote(self.id, safe='')}"
+
+    def _act(self, action: str) -> Job:
+        """Send an action. It is idempotent, as a retry may follow a request that the server has processed."""
+        try:
+            return self._update(self._transport.post(f"{self._path}/{action}", {}))
+        except Conflict:
+            if self.refresh().status != _REACHED[action]:
+                raise
+            return self
+
+    def _update(self, raw: dict[str, Any]) -> Job:
+        vars(self).update(vars(Job.from_response(raw, self._transport)))
+        return self
+
+    def __repr__(self) -> str:
+        """Show the most important fields."""
+        shown = ("id", "status", "model", "fine_tuned_model", "version", "error")
+        known = [f"{name}={value!r}" for name in shown if (value := getattr(self, name)) is not None]
+        return f"Job({', '.join(known)})"
+
+
+def upload(transport: Transport, source: Source, filename: str | None = None) -> UploadedFile:
+    """Upload a text; see `Client.upload`."""
+    fields = {"purpose": "fine-tune", "file": tuple(Upload.of(source, filename))}
+    return UploadedFile.from_response(transport.post_form(FILES, fields))
+
+
+def create_job(
+    transport: Transport,
+    text: Source | UploadedFile,
+    validation: Source | UploadedFile | None,
+    fields: dict[str, Any],
+) -> Job:
+    """Upload what is not uploaded yet, and create a job; if the server refuses it, delete the uploads."""
+    uploaded: list[UploadedFile] = []
+
+    def sent(source: Source | UploadedFile) -> str:
+        if isinstance(source, UploadedFile):
+            return source.id
+        uploaded.append(upload(transport, source))
+        return uploaded[-1].id
+
+    try:
+        body = {**fields, "training_file": sent(text)}
+        if validation is not None:
+            body["validation_file"] = sent(validation)
+        return _create_once(transport, body, is_findable=not isinstance(text, UploadedFile))
+    except APIError:
+        for file in uploaded:
+            with suppress(SostenutoError):  # such as a Conflict: the job exists after all
+                transport.delete(f"{FILES}/{file.id}")
+        raise
+
+
+def _create_once(transport: Transport, body: dict[str, Any], *, is_findable: bool) -> Job:
+    """Create a job. If the response is lost, return the job that exists, instead of creating another.
+
+    The job `is_findable` if no other one has its training file.
+    """
+    try:
+        return Job.from_response(transport.post(JOBS, body, once=True), transport)
+    except SostenutoError as error:
+        if is_findable and may_be_processed(error) and not _is_refusal(error):
+            with suppress(SostenutoError):
+                for raw in pages(transport, JOBS, PAGE):
+                    if raw.get("training_file") == body["training_file"]:
+                        return Job.from_response(raw, transport)
+        raise
+
+
+def _is_refusal(error: SostenutoError) -> bool:
+    return isinstance(error, APIError) and error.status is not None and error.status < FIRST_SERVER_ERROR
+
+
+def pages(transport: Transport, path: str, limit: int | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a list, at most `limit`, page after page."""
+    after, num_left = None, sys.maxsize if limit is None else limit
+    while num_left > 0:
+        query = {"limit": min(PAGE, num_left), **({} if after is None else {"after": after})}
+        page = transport.get(f"{path}?{urlencode(query)}")
+        data = required(page, "data", list)
+        yield from data
+        num_left -= len(data)
+        if not (page.get("has_more") and data):
+            return
+        after = required(data[-1], "id", str)
+
+
+def _exhaust(events: Iterable[JobEvent]) -> None:
+    for _ in events:
+        pass
+
+
+def _plot_live(events: Iterable[JobEvent]) -> None:
+    """Show the loss curves in a notebook, and update them; elsewhere show nothing."""
+    # IPython is no dependency, and a notebook has imported it.
+    display = getattr(sys.modules.get("IPython.display"), "display", None)
+    seen: list[JobEvent] = []
+    shown = None
+    for event in events:
+        seen.append(event)
+        if display is not None and event.type == "metrics":
+            curve = LossCurve(tuple(seen))
+            if shown is None:
+                shown = display(curve, display_id=True)
+            else:
+                shown.update(curve)

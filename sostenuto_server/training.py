@@ -1,0 +1,63 @@
+"""`sostenuto train`: the exporter's command, which trains in this process, with an option to train on a server."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from export.cli import train as train_here
+from export.command import Command, option
+from export.config import DEFAULT_RECIPE, RECIPES, Group, load_config
+from jobs.settings import ALLOWED
+from sostenuto._cli.options import given_options, server_options
+from sostenuto._cli.train import DETACH_HELP, SERVER_HELP, train_on_server
+
+EPILOG = f"{train_here.epilog}\n  sostenuto train book.txt --server http://127.0.0.1:8000"
+# Those of the command that a server is given otherwise.
+_ARGUMENTS = {"corpus", "config", "name", "validation_corpus", "server", "detach"}
+
+
+@click.command(
+    cls=Command,
+    params=[*train_here.params],
+    help=train_here.help,
+    epilog=EPILOG,
+    short_help=train_here.short_help,
+)
+@option("--server", group=Group.OUTPUT, metavar="URL", help=SERVER_HELP)
+@option("--detach", is_flag=True, group=Group.OUTPUT, help=DETACH_HELP)
+@server_options
+@click.pass_context
+def train(context: click.Context, server: str | None, detach: bool, **options: Any) -> int:
+    """Train here or there."""
+    if server is None:
+        if detach or "base_url" in given_options():
+            raise click.UsageError(
+                f"{'--detach' if detach else '--base-url'} is for training on a server: add --server"
+            )
+        return train_here.callback(**options)
+    given = {name for name in options if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    for name in sorted(given - _ARGUMENTS - set(ALLOWED)):
+        raise click.UsageError(f"--{name.replace('_', '-')} is for training in this process: omit it, or --server")
+    settings, recipe = {name: options[name] for name in given & set(ALLOWED)}, None
+    if "config" in given:
+        recipe = options["config"]
+        if recipe not in RECIPES:
+            recipe, settings = DEFAULT_RECIPE, _settings_of(Path(recipe), settings)
+    train_on_server(
+        server,
+        options["corpus"],
+        model=recipe,
+        name=options["name"],
+        validation=options["validation_corpus"],
+        settings=settings,
+        detach=detach,
+    )
+    return 0
+
+
+def _settings_of(path: Path, given: dict[str, Any]) -> dict[str, Any]:
+    """Return all settings of a run with a file of settings, so that none of the recipe applies."""
+    config = load_config(path, {"corpus": "-", "name": "model", **given})
+    return {name: getattr(config, name) for name in ALLOWED} | {"epochs": config.max_epochs}
