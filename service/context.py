@@ -3,9 +3,12 @@
 Middleware creates it; routes, the engine and the completion processor charge it.
 """
 
+import hashlib
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from types import TracebackType
 from typing import Any, Literal, Self, get_args
 
@@ -28,10 +31,24 @@ class Quota:
 
 
 UNLIMITED = Quota()
+# See `owned_name`.
+_OWNED = re.compile("ft-([0-9a-f]{8})-")
 
 
 def _nothing(*_: object, **__: object) -> None:
     """Charge or refund nothing."""
+
+
+def owned_name(tenant: str, name: str) -> str:
+    """Return the name of a model that belongs to a tenant: only its keys may use it, or learn that it exists.
+
+    Without keys there are no tenants, and the name stays as it is. The tenant's own name does not appear in it.
+    """
+    return f"ft-{_tag(tenant)}-{name}" if tenant else name
+
+
+def _tag(tenant: str) -> str:
+    return hashlib.sha256(tenant.encode()).hexdigest()[:8]
 
 
 @dataclass(frozen=True)
@@ -40,6 +57,7 @@ class RequestContext:
 
     quota: Quota = UNLIMITED  # limits that its sequences count towards
     roles: tuple[Role, ...] = ROLES  # of its key
+    models: tuple[str, ...] = ("*",)  # patterns of the models that its key may use
     charge_request: Callable[[], object] = _nothing  # charges one request, before any work on it; raises `RateLimited`
     # Charges tokens that the request may prefill and generate; `total` is the total known so far, if these are not all,
     # and `param` is the field that an error names. Raises `RateLimited` or `InvalidRequest`, or returns a function that
@@ -51,6 +69,12 @@ class RequestContext:
     trace: Any = None  # its tracing context, or None
     memory: MemoryLease = field(default_factory=MemoryBudget(2**63).lease)
     sender: str = ""  # its API key, or its client's address where there are no keys
+
+    def may_use(self, name: str) -> bool:
+        """Return whether its key may use a model; one that may not is as if it did not exist."""
+        owner = _OWNED.match(name)
+        is_own = owner is None or owner[1] == _tag(self.quota.tenant) or "admin" in self.roles
+        return is_own and any(fnmatchcase(name, pattern) for pattern in self.models)
 
 
 class TokenCharges:

@@ -18,7 +18,7 @@ from service.generation.prompts import NO_IDS, EncodedPrompt, encode_prompts, re
 from service.generation.resume_tokens import Checkpoint, ResumeTokens
 from service.generation.running_request import RunningRequest
 from service.limits import Limits
-from service.models.registry import ModelRegistry, ServedModel
+from service.models.registry import MayUse, ModelRegistry, ServedModel
 from service.models.training_filters import TrainingFilters
 from service.observability.metrics import Metrics
 from service.scheduling.admission import AdmissionControl
@@ -214,10 +214,10 @@ class Engine:
     ) -> RunningRequest:
         """Return a request with its version and checkpoint; refuse an unknown model and an unusable resume token."""
         if resume_token is None:
-            model, checkpoint = self._model_registry.find(body.model, seed), None
+            model, checkpoint = self._model_registry.find(body.model, seed, may_use=context.may_use), None
         else:
             checkpoint = self._resume_tokens.open(resume_token, context.quota.tenant)
-            model = self._version_of(checkpoint, body.model, seed)
+            model = self._version_of(checkpoint, body.model, seed, context.may_use)
         return RunningRequest(
             model,
             checkpoint,
@@ -229,10 +229,10 @@ class Engine:
             max_unfinished=self._limits.max_running,
         )
 
-    def _version_of(self, checkpoint: Checkpoint, name: str | None, seed: int | None) -> ServedModel:
+    def _version_of(self, checkpoint: Checkpoint, name: str | None, seed: int | None, may_use: MayUse) -> ServedModel:
         """Return the version that took a checkpoint; refuse one that is not served or not the requested one."""
         saved, requested = checkpoint.model, checkpoint.model.name if name is None else name
-        named = self._model_registry.find(requested, seed)
+        named = self._model_registry.find(requested, seed, may_use=may_use)
         # A name without a version or label leaves the version to the checkpoint.
         if saved != named.ref and requested != saved.name:
             raise StateRefused(
@@ -240,7 +240,7 @@ class Engine:
                 f"{saved.number} of {saved.name!r}",
                 "state_of_another_model",
             )
-        model = self._model_registry.find_version(saved)
+        model = self._model_registry.find_version(saved, may_use=may_use)
         # Another version may have got the number since.
         if model is None or model.card.weights_sha256 != checkpoint.weights_sha256:
             raise StateRefused(

@@ -36,7 +36,8 @@ class Authenticator:
             raise Unauthorized("an API key is required: send the header Authorization: Bearer <key>")
         key = self._keys.find(presented.strip())
         limits = self._defaults.model_copy(update=key.limits.model_dump(exclude_none=True))
-        return replace(self._context(key.id, key.tenant, limits, key.roles), watch_key=partial(self._keys.watch, key))
+        context = self._context(key.id, key.tenant, limits, key.roles)
+        return replace(context, models=key.models, watch_key=partial(self._keys.watch, key))
 
     def _context(self, name: str, tenant: str, limits: KeyLimits, roles: tuple[Role, ...]) -> RequestContext:
         charge = partial(self._limiter.charge, name)

@@ -83,6 +83,7 @@ class Key(_Frozen):
     expires: _Time | None  # None: never
     limits: KeyLimits = KeyLimits()
     roles: tuple[Role, ...] = DEFAULT_ROLES
+    models: tuple[str, ...] = ("*",)  # patterns of the models that it may use
 
     def expired(self, now: datetime) -> bool:
         """Return whether the key has expired at that time."""
@@ -207,6 +208,7 @@ def add_key(
     expires: datetime | None,
     limits: KeyLimits,
     roles: tuple[Role, ...] = DEFAULT_ROLES,
+    models: tuple[str, ...] = ("*",),
 ) -> tuple[Key, str]:
     """Create a key and add it to the file; create the file, but not its directory, if it does not exist.
 
@@ -230,6 +232,7 @@ def add_key(
             expires=expires,
             limits=limits,
             roles=roles,
+            models=models,
         )
         _write(target, (*keys, key))
     return key, presented

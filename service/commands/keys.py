@@ -52,6 +52,7 @@ def _rows(keys: Sequence[Key], now: datetime) -> list[list[str]]:
             _format_time(key.expires),
             _state(key, now),
             ",".join(key.roles),
+            ",".join(key.models),
         ]
         + ["-" if limit is None else str(limit) for limit in key.limits.model_dump().values()]
         for key in keys
@@ -145,14 +146,28 @@ def _limit_options(command: Command) -> Command:
     show_default=True,
     help="What the key may do; repeat it for several.",
 )
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    default=("*",),
+    show_default=True,
+    metavar="PATTERN",
+    help="Name of a model that the key may use, or a pattern such as demo-*; repeat it for several.",
+)
 @_limit_options
 @_file_option
 def add(
-    path: Path | None, tenant: str, expires: datetime | None, roles: tuple[Role, ...], **limits: int | None
+    path: Path | None,
+    tenant: str,
+    expires: datetime | None,
+    roles: tuple[Role, ...],
+    models: tuple[str, ...],
+    **limits: int | None,
 ) -> None:
     """Create a key and print it; it is not shown again."""
     file = _key_file(path)
-    key, presented = add_key(file, tenant, expires, KeyLimits(**limits), roles)
+    key, presented = add_key(file, tenant, expires, KeyLimits(**limits), roles, models)
     try:
         _print(presented)
     except click.ClickException as error:
@@ -184,7 +199,7 @@ def show(path: Path | None, as_json: bool) -> None:
         ]
         _print(json.dumps(rows, indent=2))
     else:
-        headings = ["id", "tenant", "created", "expires", "state", "roles", *KeyLimits.model_fields]
+        headings = ["id", "tenant", "created", "expires", "state", "roles", "models", *KeyLimits.model_fields]
         _print(_table([headings, *_rows(keys, now)]))
 
 

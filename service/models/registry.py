@@ -9,7 +9,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from contract import signatures
@@ -29,6 +29,13 @@ from service.scheduling.batching import BatchLimits
 from service.settings import Precision
 
 log = logging.getLogger(__name__)
+
+# Returns whether a request may use the model of a name.
+MayUse = Callable[[str], bool]
+
+
+def _everybody(_name: str) -> bool:
+    return True
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,14 @@ class _Snapshot:
     routes: Mapping[str, Route]  # of each model that has a served version
     listed: Collection[str] | None = None  # names in `models.config`; None: not read yet
     has_labels: bool = False  # until labels are known, requests must name a version
+
+    def for_user(self, may_use: MayUse) -> "_Snapshot":
+        """Return it without the models that a request may not use."""
+        if may_use is _everybody or all(map(may_use, {*self.routes, *(self.listed or ())})):
+            return self
+        routes = {name: route for name, route in self.routes.items() if may_use(name)}
+        listed = None if self.listed is None else tuple(filter(may_use, self.listed))
+        return replace(self, routes=routes, listed=listed)
 
 
 class ModelRegistry:
@@ -111,7 +126,7 @@ class ModelRegistry:
         self._closed.set()
         self._checks.close()
 
-    def models(self) -> list[tuple[ServedModel, Route]]:
+    def models(self, may_use: MayUse = _everybody) -> list[tuple[ServedModel, Route]]:
         """Return each model's primary version and its route, by name; raise ModelLoading until they are known."""
         snapshot = self._snapshot
         self._require_known(snapshot)
@@ -120,7 +135,7 @@ class ModelRegistry:
         return [
             (snapshot.served[ModelVersion(name, route.primary)], route)
             for name, route in sorted(snapshot.routes.items())
-            if self._pending_version(route, Reference(name)) is None
+            if may_use(name) and self._pending_version(route, Reference(name)) is None
         ]
 
     def ready_models(self) -> list[str]:
@@ -148,21 +163,24 @@ class ModelRegistry:
         """Return every served version, sorted by name and number."""
         return sorted(self._snapshot.served.values(), key=lambda model: (model.ref.name, model.ref.number))
 
-    def find(self, name: str | None, seed: int | None = None) -> ServedModel:
+    def find(self, name: str | None, seed: int | None = None, *, may_use: MayUse = _everybody) -> ServedModel:
         """Return the version for a request; see `look_up`."""
-        return self.look_up(name, seed)[0]
+        return self.look_up(name, seed, may_use=may_use)[0]
 
-    def look_up(self, name: str | None, seed: int | None = None) -> tuple[ServedModel, Route]:
+    def look_up(
+        self, name: str | None, seed: int | None = None, *, may_use: MayUse = _everybody
+    ) -> tuple[ServedModel, Route]:
         """Return the version for a request, and the model's route.
 
-        `name` is NAME, NAME:VERSION or NAME@LABEL, or None for the default model. For `seed` see `Route.choose`.
+        `name` is NAME, NAME:VERSION or NAME@LABEL, or None for the default model. For `seed` see `Route.choose`. Models
+        that the request may not use do not exist for it.
 
         Raises:
             ModelNotFound: it is not served; the message lists those that are.
             ModelLoading: it is not served yet, or not known yet.
             InvalidRequest: an empty name; or no name, and no default.
         """
-        snapshot = self._snapshot
+        snapshot = self._snapshot.for_user(may_use)
         reference = Reference.parse(self._default(snapshot) if name is None else name)
         self._require_known(snapshot, with_labels=reference.version is None)
         if reference.name not in snapshot.routes:
@@ -179,8 +197,10 @@ class ModelRegistry:
             raise ModelLoading(f"version {pending} of model {route.name!r} is not loaded yet")
         return snapshot.served[ModelVersion(reference.name, route.choose(reference, seed))], route
 
-    def find_version(self, ref: ModelVersion) -> ServedModel | None:
+    def find_version(self, ref: ModelVersion, *, may_use: MayUse = _everybody) -> ServedModel | None:
         """Return a version, or None if it is not served; raise ModelLoading if it may still be loaded."""
+        if not may_use(ref.name):
+            return None
         model = self._snapshot.served.get(ref)
         if model is None and self._may_appear(ref):
             raise ModelLoading(f"version {ref.number} of model {ref.name!r} is not loaded yet")

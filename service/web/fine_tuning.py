@@ -2,7 +2,6 @@
 
 import os
 import re
-import secrets
 import time
 from collections.abc import Iterator
 from typing import Any, cast
@@ -21,6 +20,7 @@ from service.api.fine_tuning import (
     FineTuningRequest,
     Hyperparameters,
 )
+from service.context import owned_name
 from service.errors import Conflict, InvalidRequest, ModelLoading, ModelNotFound, NotFound, QuotaReached
 from service.params import ModelVersion
 from service.settings import Settings
@@ -58,7 +58,7 @@ def create_job(services: Services) -> FineTuningJob:
     new = NewJob(
         tenant=g.context.quota.tenant,
         model=model,
-        name=_model_name(body.suffix or _stem(file.filename)),
+        name=owned_name(g.context.quota.tenant, body.suffix or _stem(file.filename)),
         training_file=body.training_file,
         validation_file=body.validation_file,
         suffix=body.suffix,
@@ -74,15 +74,10 @@ def create_job(services: Services) -> FineTuningJob:
 
 def _base_model(services: Services, name: str) -> str:
     try:
-        model = services.model_registry.find(name)
+        model = services.model_registry.find(name, may_use=g.context.may_use)
     except ModelNotFound as error:
         raise ModelNotFound(f"{error}; recipes are {', '.join(RECIPES)}", param="model") from error
     return f"{model.ref.name}:{model.ref.number}"
-
-
-def _model_name(name: str) -> str:
-    """Return the name of a new model; between tenants one that nobody else has or can guess."""
-    return f"{name}-{secrets.token_hex(4)}" if g.context.quota.tenant else name
 
 
 def _stem(filename: str) -> str:

@@ -2,7 +2,7 @@
 
 import time
 
-from flask import Response
+from flask import Response, g
 
 from service import __version__
 from service.api.responses import (
@@ -48,6 +48,7 @@ def _model_statuses(services: Services) -> list[ModelStatus]:
             waiting=load.waiting,
         )
         for model in services.model_registry.versions()
+        if g.context.may_use(model.ref.name)
     ]
 
 

@@ -243,7 +243,7 @@ def embedding_map(services: Services, name: str, count: int) -> EmbeddingMapObje
 def _charged_model(services: Services, name: str, count: int) -> ServedModel:
     """Return a model, and charge a request and the maximum number of tokens in its response."""
     services.shutdown_gate.refuse_if_draining()
-    model = services.model_registry.find(name)
+    model = services.model_registry.find(name, may_use=g.context.may_use)
     g.context.charge_request()
     g.context.charge(min(count, len(model.tokenizer.tokens)), param="count")
     return model

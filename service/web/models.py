@@ -39,13 +39,16 @@ _ENTRY_BYTES, _CHARACTER_BYTES = 600, 40
 @Endpoint("GET /v1/models", MODELS, "List models", (503,))
 def list_models(services: Services) -> ModelList:
     """Return every served model."""
-    return {"object": "list", "data": [_model_object(*each) for each in services.model_registry.models()]}
+    return {
+        "object": "list",
+        "data": [_model_object(*each) for each in services.model_registry.models(g.context.may_use)],
+    }
 
 
 @Endpoint("GET /v1/models/{name}", MODELS, "Get a model", (404, 503))
 def get_model(services: Services, name: str) -> ModelObject:
     """Return its stable version, or the version that `name` selects."""
-    return _model_object(*services.model_registry.look_up(name))
+    return _model_object(*services.model_registry.look_up(name, may_use=g.context.may_use))
 
 
 def _model_object(model: ServedModel, route: Route) -> ModelObject:
@@ -89,7 +92,7 @@ def _version_object(version: int, route: Route) -> VersionObject:
 def tokenize(services: Services) -> TokenizeObject:
     """Return token ids, and with `return_token_strs` the text of each token."""
     body = parse_body(services, TokenizeRequest)
-    model, memory = services.model_registry.find(body.model), g.context.memory
+    model, memory = services.model_registry.find(body.model, may_use=g.context.may_use), g.context.memory
     tokenizer = model.tokenizer
     _require_max_tokens("prompt", min_tokens(body.prompt, model), services)
     memory.hold(prompt_bytes([body.prompt]) + encoding_bytes(body.prompt, model), "prompt", param="prompt")
@@ -108,7 +111,7 @@ def tokenize(services: Services) -> TokenizeObject:
 def detokenize(services: Services) -> DetokenizeObject:
     """Return the text of the token ids."""
     body = parse_body(services, DetokenizeRequest)
-    model = services.model_registry.find(body.model)
+    model = services.model_registry.find(body.model, may_use=g.context.may_use)
     _require_max_tokens("tokens", len(body.tokens), services)
     require_ids(body.tokens, model, "tokens")
     num_bytes = prompt_bytes([body.tokens]) + 2 * encoding_bytes(body.tokens, model)
@@ -140,7 +143,7 @@ def tokenizer_info(services: Services, model: str | None, vocabulary: bool, offs
 
     A token is listed with its text, or its name if it is special and has no text.
     """
-    served = services.model_registry.find(model)
+    served = services.model_registry.find(model, may_use=g.context.may_use)
     tokenizer, special = served.tokenizer, served.tokenizer.special
     tokens = tokenizer.tokens
     info: TokenizerObject = {
@@ -199,7 +202,7 @@ def tokenizer_config_file(services: Services, name: str) -> Response:
 
 
 def _file_response(services: Services, name: str, content: Callable[[Tokenizer], dict[str, Any]]) -> Response:
-    model = services.model_registry.find(name)
+    model = services.model_registry.find(name, may_use=g.context.may_use)
     g.context.charge_request()
     g.context.memory.hold(_vocabulary_bytes(model.tokenizer.tokens), "the tokenizer")
     try:

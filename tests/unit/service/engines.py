@@ -34,11 +34,11 @@ class Models:
     def __init__(self):
         self.models = {"characters": CHARACTERS, "words": WORDS}
 
-    def find_version(self, ref):
+    def find_version(self, ref, *, may_use=None):  # noqa: ARG002 - the registry's signature
         """Return a version, if it is served."""
         return self.find(ref.name) if ref.number == 1 else None
 
-    def find(self, name, seed=None):  # noqa: ARG002 - the registry's signature
+    def find(self, name, seed=None, *, may_use=None):  # noqa: ARG002 - the registry's signature
         unit, _, backward = name.partition(" ")
         tokenizer = self.models[unit]
         assert len(tokenizer.tokens) == VOCABULARY

@@ -105,9 +105,18 @@ def test_list_is_a_table_without_secrets(path, capsys):
     assert call("list") == 0
     out = capsys.readouterr().out
     headings, *rows = out.splitlines()
-    assert headings.split() == ["id", "tenant", "created", "expires", "state", "roles", *KeyLimits.model_fields]
+    assert headings.split() == [
+        "id",
+        "tenant",
+        "created",
+        "expires",
+        "state",
+        "roles",
+        "models",
+        *KeyLimits.model_fields,
+    ]
     created = f"{first.created:%Y-%m-%dT%H:%M:%SZ}"
-    assert rows[0].split() == [first.id, "acme", created, "never", "active", "generate,read", "8", "-", "-", "-"]
+    assert rows[0].split() == [first.id, "acme", created, "never", "active", "generate,read", "*", "8", "-", "-", "-"]
     assert rows[1].split()[3:5] == ["2020-01-31T00:00:00Z", "expired"]
     for heading in ("tenant", "created", "expires", "state"):
         start = headings.index(heading)
@@ -127,6 +136,7 @@ def test_list_json_has_the_fields_of_the_table(path, capsys):
             "created": f"{key.created:%Y-%m-%dT%H:%M:%SZ}",
             "expires": "2999-01-31T00:00:00Z",
             "roles": ["generate", "read"],
+            "models": ["*"],
             "state": "active",
             "limits": {
                 "max_sequences": 8,

@@ -37,6 +37,28 @@ def test_the_error_for_an_unknown_model_lists_the_served_models(model_registry, 
         model_registry.find("nope")
 
 
+def test_a_model_that_a_request_may_not_use_does_not_exist_for_it(model_registry, server, tmp_path):
+    """Neither lists nor errors name it, and it does not keep another one from being the default."""
+    for name in ("demo", "secret"):
+        add(tmp_path, name, 1)
+    server.models = {"demo": {1: ""}, "secret": {1: ""}}
+    model_registry.refresh()
+
+    def may_use(name):
+        return name == "demo"
+
+    assert [model.ref.name for model, _ in model_registry.models(may_use)] == ["demo"]
+    assert model_registry.find(None, may_use=may_use).ref.name == "demo"
+    errors = []
+    for name in ("secret", "secret:1", "secret:2", "secret@stable", "nope"):
+        with pytest.raises(ModelNotFound) as error:
+            model_registry.find(name, may_use=may_use)
+        errors.append(str(error.value).replace(name.partition(":")[0].partition("@")[0], "X"))
+    assert set(errors) == {"model 'X' is not served; models are: demo"}
+    assert model_registry.find_version(ModelVersion("secret", 1), may_use=may_use) is None
+    assert model_registry.find("secret").ref == ModelVersion("secret", 1)
+
+
 @pytest.mark.parametrize("damage", ["no card", "half a card", "no tokenizer", "no folder"])
 def test_a_damaged_version_is_skipped_and_logged_once(model_registry, server, tmp_path, caplog, damage):
     """The valid version is served. The log says what is wrong with the other, but not at every refresh."""

@@ -1,0 +1,31 @@
+"""Whose models a key may use."""
+
+import pytest
+
+from service.context import Quota, RequestContext, owned_name
+
+MINE, THEIRS = owned_name("alice", "book"), owned_name("bob", "book")
+
+
+@pytest.mark.parametrize(
+    ("context", "allowed"),
+    [
+        (RequestContext(Quota(tenant="alice"), roles=("generate",)), {"demo", "other", MINE}),
+        (RequestContext(Quota(tenant="bob"), roles=("generate",)), {"demo", "other", THEIRS}),
+        (RequestContext(Quota(tenant="carol"), roles=("generate",)), {"demo", "other"}),
+        (RequestContext(Quota(tenant="carol"), roles=("admin",)), {"demo", "other", MINE, THEIRS}),
+        (RequestContext(Quota(tenant="alice"), roles=("generate",), models=("d*",)), {"demo"}),
+        (RequestContext(Quota(tenant="alice"), roles=("generate",), models=("demo", "ft-*")), {"demo", MINE}),
+        (RequestContext(), {"demo", "other", MINE, THEIRS}),
+    ],
+)
+def test_a_tenants_models_are_its_own(context, allowed):
+    assert {name for name in ("demo", "other", MINE, THEIRS) if context.may_use(name)} == allowed
+
+
+def test_an_owned_name_says_nothing_about_the_tenant_and_is_the_same_each_time():
+    """Without keys there are no tenants; a second job under a name publishes its next version."""
+    assert owned_name("", "book") == "book"
+    assert owned_name("alice", "book") == MINE != THEIRS
+    assert "alice" not in MINE
+    assert len(owned_name("x" * 64, "y" * 40)) <= 64
