@@ -172,7 +172,7 @@ def test_special_tokens_of_a_prompt_have_logprob_entries_but_no_text(service):
 def test_penalties_do_not_depend_on_the_decode_steps_of_a_call(service):
     (result,) = service.results(frequency_penalty=2.0, max_tokens=40)
     slow = Service()
-    slow.engine._model_registry.find = lambda name, seed: _with_steps(Models().find(name), 1)
+    slow.engine._model_registry.find = lambda name, seed, may_use: _with_steps(Models().find(name), 1)
     assert slow.results(frequency_penalty=2.0, max_tokens=40) == [result]
     slow.scheduler.stop()
     assert result != service.results(max_tokens=40)[0]

@@ -31,7 +31,7 @@ def serve(monkeypatch):
     def serve(tokenizer):
         find = Models.find
 
-        def find_other(self, name, seed=None):
+        def find_other(self, name, seed=None, **_):
             model = find(self, name, seed)
             return ServedModel(model.ref, model.card, tokenizer, model.batch_limits, model.fingerprint)
 
