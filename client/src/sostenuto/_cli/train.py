@@ -55,10 +55,11 @@ def train_on_server(
         raise click.UsageError("standard input has no name for the model: pass --name")
     given_options()["base_url"] = server
     text = sys.stdin.buffer.read() if corpus == STDIN else Path(corpus)
-    validation_text = None if validation is None else Path(validation)
+    fraction = settings.pop("validation", None)
+    held_out = fraction if validation is None else Path(validation)
     with connect() as client:
         with failing_to(f"read {corpus}"):
-            job = client.train(text, model=model, name=name, validation=validation_text, **settings)
+            job = client.train(text, model=model, name=name, validation=held_out, **settings)
         if detach:
             click.echo(job.id)
         else:
