@@ -151,6 +151,13 @@ def test_without_the_servers_distribution_any_option_is_a_setting(train, server,
     assert server.bodies[1]["seed"] == (7 if "--seed" in words else 0)
 
 
+@pytest.mark.parametrize("with_server", [False])
+@pytest.mark.parametrize("words", [["--model", "demo"], ["--minutes=3"], ["another.txt"]])
+def test_what_is_no_setting_is_wrong_usage(train, server, book, words):
+    assert train(book, *words).exit_code == 2
+    assert server.requests == []
+
+
 def test_a_failed_job_is_an_error(sostenuto, server):
     failed = answer_json({**JOB, "status": "failed", "error": {"message": "the text has 7 characters"}})
     server.script = [answer_json(JOB), stream([DONE]), stream([DONE]), failed]
