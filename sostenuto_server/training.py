@@ -1,6 +1,5 @@
 """`sostenuto train`: the exporter's command, which trains in this process, with an option to train on a server."""
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -8,14 +7,14 @@ from click.core import ParameterSource
 
 from export.cli import train as train_here
 from export.command import Command, option
-from export.config import DEFAULT_RECIPE, RECIPES, Group, load_config
-from jobs.settings import ALLOWED
+from export.config import DEFAULT_RECIPE, Group, load_config, recipe_path
+from jobs.settings import ALLOWED, RECIPES
 from sostenuto._cli.options import given_options, server_options
 from sostenuto._cli.train import DETACH_HELP, SERVER_HELP, train_on_server
 
 EPILOG = f"{train_here.epilog}\n  sostenuto train book.txt --server http://127.0.0.1:8000"
-# Those of the command that a server is given otherwise.
-_ARGUMENTS = {"corpus", "config", "name", "validation_corpus", "server", "detach"}
+# Those that a server is given otherwise than as settings.
+_ARGUMENTS = {"corpus", "config", "from", "name", "validation_corpus", "server", "detach"}
 
 
 @click.command(
@@ -40,15 +39,19 @@ def train(context: click.Context, server: str | None, detach: bool, **options: A
     given = {name for name in options if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     for name in sorted(given - _ARGUMENTS - set(ALLOWED)):
         raise click.UsageError(f"--{name.replace('_', '-')} is for training in this process: omit it, or --server")
-    settings, recipe = {name: options[name] for name in given & set(ALLOWED)}, None
+    settings, model = {name: options[name] for name in given & set(ALLOWED)}, options["from"]
     if "config" in given:
-        recipe = options["config"]
-        if recipe not in RECIPES:
-            recipe, settings = DEFAULT_RECIPE, _settings_of(Path(recipe), settings)
+        if model is not None:
+            raise click.UsageError(
+                "--config and --from exclude each other with --server: the server has a recipe for it"
+            )
+        model = options["config"]
+        if model not in RECIPES:
+            model, settings = DEFAULT_RECIPE, _settings_of(model, settings)
     train_on_server(
         server,
         options["corpus"],
-        model=recipe,
+        model=model,
         name=options["name"],
         validation=options["validation_corpus"],
         settings=settings,
@@ -57,7 +60,7 @@ def train(context: click.Context, server: str | None, detach: bool, **options: A
     return 0
 
 
-def _settings_of(path: Path, given: dict[str, Any]) -> dict[str, Any]:
+def _settings_of(file: str, given: dict[str, Any]) -> dict[str, Any]:
     """Return all settings of a run with a file of settings, so that none of the recipe applies."""
-    config = load_config(path, {"corpus": "-", "name": "model", **given})
+    config = load_config(recipe_path(file), {"corpus": "-", "name": "model", **given})
     return {name: getattr(config, name) for name in ALLOWED} | {"epochs": config.max_epochs}

@@ -163,7 +163,7 @@ def address(made, tmp_path_factory):
     with contextlib.ExitStack() as stack:
         server = ModelServer(made / "served", logs / "model_server.log")
         stack.callback(server.end)
-        gateway = Gateway(made / "served", server.port, logs / "gateway.log")
+        gateway = Gateway(made / "served", server.port, logs / "gateway.log", training_dir=made / "training")
         stack.callback(gateway.end)
         yield f"http://127.0.0.1:{gateway.port}"
 

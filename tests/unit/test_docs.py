@@ -144,10 +144,11 @@ def test_commands_that_are_not_run_parse(text):
     from export.config import DEFAULT_RECIPE, TrainConfig, load_config, recipe_path
     from service import cli as service
     from sostenuto._cli.program import program as client
+    from sostenuto_server.training import train
 
     words = shlex.split(text, comments=True)
     name, *arguments = words[words.index("sostenuto") + 1 :]
-    commands = {**client.commands, **exporter.commands, "serve": service.serve, "demo": service.demo}
+    commands = {**client.commands, **exporter.commands, "serve": service.serve, "demo": service.demo, "train": train}
     options = commands[name].make_context(name, arguments).params
     if name == "train":
         names = [field.alias or name for name, field in TrainConfig.model_fields.items()]

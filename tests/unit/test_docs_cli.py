@@ -9,6 +9,7 @@ import pytest
 from export.cli import program as exporter
 from service import cli as service
 from sostenuto._cli.program import program
+from sostenuto_server.training import train
 from tests.documents import html_pages
 
 
@@ -29,6 +30,7 @@ EXPORTER = {
 COMMANDS = dict(
     [
         *EXPORTER.items(),
+        ("sostenuto train", train),
         *commands_below(program, "sostenuto"),
         *(
             pair

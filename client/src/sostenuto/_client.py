@@ -439,7 +439,7 @@ class Client(AbstractContextManager["Client"]):
         minutes: float | None = None,
         model: str | None = None,
         name: str | None = None,
-        validation: Source | UploadedFile | None = None,
+        validation: float | Source | UploadedFile | None = None,
         seed: int = 0,
         **settings: Any,
     ) -> Job:
@@ -449,11 +449,12 @@ class Client(AbstractContextManager["Client"]):
             text: What to train on: a path; a directory, which is sent as a .zip archive; a text, which is a str with a
                 line break; bytes; a file that is open for reading; or what `upload` returned. The suffix `.jsonl` or
                 `.csv` means records with a field `text`, or `prompt` and `completion`.
-            minutes: float. Time limit. Default: the recipe's, or without `model` that of `epochs`.
+            minutes: float. Time limit. Default: the recipe's, unless `epochs` is given.
             model: str. A recipe for a new model, or a served model that the training continues from. Default:
                 "characters-3-minutes".
             name: str. Name of the trained model. Default: that of the file. If it exists, this is its next version.
-            validation: As `text`: what to validate with. Default: a tenth of the text is held out.
+            validation: As `text`: what to validate with. Or float: the fraction of the text that is held out.
+                Default: a tenth.
             seed: int. Seed of the training.
             settings: Settings of `sostenuto train`, with underscores: `units`, `layers`, `documents`, `epochs`, ….
 
@@ -466,8 +467,10 @@ class Client(AbstractContextManager["Client"]):
         """
         if minutes is not None:
             settings["max_minutes"] = minutes
-        elif model is None and "epochs" in settings:
+        elif "epochs" in settings:
             settings.setdefault("max_minutes", None)  # in place of the recipe's
+        if isinstance(validation, (int, float)):
+            settings["validation"], validation = validation, None
         options = {"suffix": name, "seed": seed, "settings": settings}
         fields = {key: value for key, value in options.items() if value is not None}
         return create_job(self._transport, text, validation, {"model": model or DEFAULT_RECIPE, **fields})

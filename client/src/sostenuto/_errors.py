@@ -59,7 +59,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from sostenuto._results import Choice
-    from sostenuto._training import Job
 
 # Classes of the server's errors, as they declare themselves. A code is more specific than a status, which several
 # errors share; a type is all that an error inside a stream may have.
@@ -140,16 +139,7 @@ class ResumptionFailed(StreamInterrupted):
 
 
 class JobFailed(SostenutoError):
-    """A training job failed; the message says why.
-
-    Attributes:
-        job: Job.
-    """
-
-    def __init__(self, line: str, job: Job) -> None:
-        """Create an error from its one-line message and the job."""
-        super().__init__(line)
-        self.job = job
+    """A training job failed; the message says why."""
 
 
 class JobCancelled(JobFailed):

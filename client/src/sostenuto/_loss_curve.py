@@ -15,7 +15,7 @@ LEFT, RIGHT, TOP, BOTTOM = 48, 16, 24, 32  # margins
 TRAINING, VALIDATION = "#1f77b4", "#d95f02"  # also told apart by people who are color-blind
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LossCurve:
     """Training and validation loss of a job, in nats per token, over the tokens trained on.
 
@@ -29,7 +29,7 @@ class LossCurve:
 
     @property
     def svg(self) -> str:
-        """The picture: a line for each loss, with the best epoch marked."""
+        """The picture, with a line for each loss and a mark at the best epoch."""
         training = [(e.tokens, e.train_loss) for e in self.events if e.tokens is not None and e.train_loss is not None]
         epochs = [e for e in self.events if e.tokens is not None and e.validation_loss is not None]
         validation = [(e.tokens or 0, e.validation_loss or 0.0) for e in epochs]
@@ -50,6 +50,10 @@ class LossCurve:
     def _repr_html_(self) -> str:
         """Return the picture for a notebook."""
         return self.svg
+
+    def __repr__(self) -> str:
+        """Show the number of events."""
+        return f"LossCurve({len(self.events)} events)"
 
 
 class _Scale:

@@ -152,9 +152,9 @@ class Job:
         if self.status == "succeeded":
             return self
         if self.status == "failed":
-            raise JobFailed(f"the job {self.id} failed: {self.error}", self)
+            raise JobFailed(f"the job {self.id} failed: {self.error}")
         if self.status == "cancelled":
-            raise JobCancelled(f"the job {self.id} was cancelled", self)
+            raise JobCancelled(f"the job {self.id} was cancelled")
         raise JobUnfinished(f"the job {self.id} is {self.status} after {timeout} s: call wait again, or cancel")
 
     def refresh(self) -> Job:

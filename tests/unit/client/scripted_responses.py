@@ -84,3 +84,43 @@ def hang_up(handler):
 
 
 WHOLE = [chunk(" upon"), b": ping\n\n", chunk(" a"), chunk(" time"), chunk("", "length"), usage_chunk(), DONE]
+
+JOB = {
+    "id": "ftjob-1",
+    "object": "fine_tuning.job",
+    "created_at": 5,
+    "finished_at": None,
+    "estimated_finish": None,
+    "status": "queued",
+    "error": None,
+    "model": "characters-3-minutes",
+    "fine_tuned_model": None,
+    "version": None,
+    "training_file": "file-1",
+    "validation_file": None,
+    "seed": 0,
+    "trained_tokens": None,
+    "settings": {"seed": 0},
+}
+SUCCEEDED = {**JOB, "status": "succeeded", "finished_at": 9, "fine_tuned_model": "book", "version": 2}
+
+
+def uploaded(number=1):
+    """Respond with an uploaded file."""
+    return answer_json({"id": f"file-{number}", "bytes": 3, "created_at": 4, "filename": "book.txt", "purpose": "x"})
+
+
+def job_event(number, message, **data):
+    """Return an event of a job: a message, or with data, metrics."""
+    fields = {"type": "metrics", "data": data} if data else {"type": "message"}
+    return {"id": f"ftevent-1-{number}", "created_at": number, "level": "info", "message": message, **fields}
+
+
+EPOCH = {"is_best": True, "sample": "[It was\nthe]best", "train_loss": 2.0, "validation_loss": 1.9, "tokens": 200}
+EVENTS = [
+    job_event(1, "the job is queued"),
+    job_event(2, "training"),
+    job_event(3, "epoch 1: training loss 2.500", epoch=1, train_loss=2.5, tokens=100, fraction=0.25, seconds_left=99.6),
+    job_event(4, "epoch 1: training loss 2.000, validation loss 1.900, best so far", epoch=1, **EPOCH),
+    job_event(5, "published book:2"),
+]

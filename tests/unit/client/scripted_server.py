@@ -84,6 +84,10 @@ class Handler(BaseHTTPRequestHandler):
         """Respond to a POST."""
         self._answer()
 
+    def do_DELETE(self):
+        """Respond to a DELETE."""
+        self._answer()
+
     def log_message(self, *_):
         """Log nothing."""
 
@@ -119,7 +123,9 @@ class Handler(BaseHTTPRequestHandler):
     def _answer(self):
         scripted = self.server.scripted
         length = int(self.headers.get("Content-Length", 0))
-        body = json.loads(self.rfile.read(length)) if length else None
+        content = self.rfile.read(length)
+        is_json = self.headers.get("Content-Type") == "application/json"
+        body = json.loads(content) if content and is_json else content or None
         self.received = Received(self.command, self.path, self.headers, body, self.client_address[1])
         scripted.requests.append(self.received)
         answer = scripted.script.pop(0) if scripted.script else _script_is_over

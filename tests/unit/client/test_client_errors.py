@@ -22,7 +22,7 @@ ALL = [thing for thing in EXPORTED if isinstance(thing, type) and issubclass(thi
         (404, "NotFound"),
         (405, "MethodNotAllowed"),
         (408, "BodyTimeout"),
-        (409, "APIError"),
+        (409, "Conflict"),
         (413, "BodyTooLarge"),
         (422, "BadRequest"),
         (429, "TooManyRequests"),

@@ -17,7 +17,7 @@ EXIT_CODES = """\
 \b
 Exit codes:
   0    success
-  1    the server returned an error
+  1    the server returned an error, or a training job failed
   2    usage error, or a file that cannot be read or written
   3    server unreachable, connection lost, or not a Sostenuto server
   130  interrupted by Ctrl-C
@@ -52,7 +52,7 @@ def exit_code(error: sostenuto.SostenutoError) -> int:
     """Return the exit code for an error of the SDK."""
     if isinstance(error, sostenuto.InvalidArgument):
         return WRONG_USAGE
-    return SERVER_FAILED if isinstance(error, sostenuto.APIError) else NO_SERVER
+    return SERVER_FAILED if isinstance(error, (sostenuto.APIError, sostenuto.JobFailed)) else NO_SERVER
 
 
 def error_line(error: Exception) -> str:

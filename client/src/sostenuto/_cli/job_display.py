@@ -8,6 +8,7 @@ import sys
 import textwrap
 from contextlib import AbstractContextManager
 from time import monotonic
+from typing import Any
 
 import click
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
@@ -72,7 +73,7 @@ class JobDisplay(AbstractContextManager["JobDisplay"]):
             redirect_stderr=False,
             disable=not sys.stderr.isatty(),
         )
-        self._task = self._bar.add_task(job.status, total=1.0, losses="", ends_at=None)
+        self._task = self._bar.add_task(job.status, total=None, losses="", ends_at=None)
         self._bar.start()
 
     def __exit__(self, *exception: object) -> None:
@@ -82,7 +83,8 @@ class JobDisplay(AbstractContextManager["JobDisplay"]):
     def show(self, event: JobEvent) -> None:
         """Show an event."""
         if event.type == "message":
-            self._bar.update(self._task, description=event.message, losses="", ends_at=None)
+            # Without a total the bar pulses: nothing is known about how long a job is queued, paused or loaded.
+            self._bar.update(self._task, description=event.message, total=None, losses="", ends_at=None)
             self._print(event.message)
         elif event.sample is not None:
             self._validation_loss = event.validation_loss
@@ -97,8 +99,8 @@ class JobDisplay(AbstractContextManager["JobDisplay"]):
         if self._validation_loss is not None:
             losses += f", validation {self._validation_loss:.3f}"
         ends_at = None if event.seconds_left is None else monotonic() + event.seconds_left
-        description = f"epoch {event.epoch}{of}"
-        self._bar.update(self._task, description=description, completed=fraction, losses=losses, ends_at=ends_at)
+        fields: dict[str, Any] = {"description": f"epoch {event.epoch}{of}", "losses": losses, "ends_at": ends_at}
+        self._bar.update(self._task, total=1.0, completed=fraction, **fields)
 
     def _print(self, text: str) -> None:
         if self._bar.disable or not sys.stdout.isatty():
@@ -113,7 +115,10 @@ class _TimeLeft(ProgressColumn):
     def render(self, task: Task) -> Text:
         """Return the time as minutes and seconds."""
         ends_at = task.fields["ends_at"]
-        return Text("" if ends_at is None else f"{clock(max(0.0, ends_at - monotonic()))} left")
+        if ends_at is None:
+            return Text("")
+        left_s = ends_at - monotonic()
+        return Text(f"{clock(left_s)} left" if left_s > 0 else "finishing")
 
 
 def clock(seconds: float) -> str:

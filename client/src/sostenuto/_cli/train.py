@@ -21,6 +21,9 @@ LOCAL = (
 SERVER_HELP = "Train on the server at this URL, which publishes the model there; needs its role `train`."
 DETACH_HELP = "With --server: print the id of the job, and do not wait for its end."
 
+# Arguments of `Client.train` that are no settings.
+_NO_SETTINGS = {"text", "minutes", "model"}
+
 EPILOG = """\
 \b
 Examples:
@@ -55,10 +58,11 @@ def train_on_server(
         raise click.UsageError("standard input has no name for the model: pass --name")
     given_options()["base_url"] = server
     text = sys.stdin.buffer.read() if corpus == STDIN else Path(corpus)
-    validation_text = None if validation is None else Path(validation)
+    fraction = settings.pop("validation", None)
+    held_out = fraction if validation is None else Path(validation)
     with connect() as client:
         with failing_to(f"read {corpus}"):
-            job = client.train(text, model=model, name=name, validation=validation_text, **settings)
+            job = client.train(text, model=model, name=name, validation=held_out, **settings)
         if detach:
             click.echo(job.id)
         else:
@@ -119,6 +123,8 @@ def _parsed(words: tuple[str, ...]) -> dict[str, Any]:
         option, has_value, value = word.removeprefix("--").partition("=")
         if not word.startswith("--") or not option:
             raise click.UsageError(f"one CORPUS is required, got {word!r}, too")
+        if option in _NO_SETTINGS:
+            raise click.UsageError(f"there is no --{option}: see --config, --from, --name and --max-minutes")
         name = option.replace("-", "_")
         if has_value:
             settings[name] = _value(value)

@@ -111,6 +111,13 @@ def test_without_the_server_its_commands_say_what_to_install(sostenuto, name):
 
 
 @pytest.mark.usefixtures("without_server")
+def test_without_the_server_train_needs_the_url_of_one(sostenuto):
+    shown = sostenuto("train", "book.txt")
+    assert (shown.exit_code, shown.stdout) == (2, "")
+    assert "install it in the same environment, or pass --server URL" in shown.stderr
+
+
+@pytest.mark.usefixtures("without_server")
 def test_without_the_server_the_help_names_its_commands(sostenuto):
     shown = " ".join(sostenuto("--help").stdout.split())
     assert f"Without the server there are no {', '.join(SERVER_COMMANDS)}; install the distribution" in shown

@@ -89,7 +89,7 @@ def test_a_key_file_without_a_key_is_rejected(sostenuto, server, tmp_path, conte
         (refusal(404, "no such address"), 1, "check --base-url"),
         (refusal(400, "temperature must be at most 2", headers={"x-request-id": "req-7"}), 1, "request req-7"),
         (refusal(400, "prompt has \x1b]0;mine\x07"), 1, "\\u001b]0;mine\\u0007"),
-        (refusal(413, "the body has 9,000,000 bytes"), 1, "fewer or shorter prompts"),
+        (refusal(413, "the body has 9,000,000 bytes"), 1, "send less at once"),
         (refusal(500, "boom"), 1, "HTTP 500"),
         (HTML, 3, "--base-url"),
         (hang_up, 3, "check --base-url"),

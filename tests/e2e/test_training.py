@@ -1,0 +1,234 @@
+"""Training by the API: a real `sostenuto serve` in an empty directory, the SDK, the command and OpenAI's client."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import openai
+import pytest
+
+import sostenuto
+from tests.documents import PAGES, blocks, read
+from tests.paths import ROOT
+from tests.ports import free_port
+from tests.programs import program
+from tests.servers import Process
+from tests.waiting import until
+
+LINE = "It was the best of times, it was the worst of times, it was the age of wisdom.\n"
+TEXT = "".join(f"{number}. {LINE}" for number in range(60))
+# A run of seconds: tiny, and evaluated once.
+SHORT = {"units": 16, "embedding": 8, "batch_size": 4, "max_minutes": 0.05}
+# A run that does not end by itself, with an epoch every few seconds at most.
+LONG = {**SHORT, "max_minutes": 30}
+# Importing TensorFlow takes most of a job; beside other tests that may be a minute.
+PATIENCE_S = 240
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals of Linux")
+
+
+class Training(Process):
+    """`sostenuto serve` without models, and its clients."""
+
+    def __init__(self, home):
+        self.port, self.home = free_port(), home
+        (home / "book.txt").write_text(TEXT)
+        self.url = f"http://127.0.0.1:{self.port}"
+        command = [sys.executable, "-m", "service", "serve", "--port", str(self.port)]
+        super().__init__(command, home.parent / "serve.log", cwd=home, SOSTENUTO_METRICS_PORT="0")
+        self.wait_until(lambda: "ready after" in self.output, timeout=200)
+
+    def run(self, *arguments):
+        """Run a command of the program, to its end."""
+        path = f"{ROOT / 'client/src'}{os.pathsep}{ROOT}"
+        environment = {**os.environ, "PYTHONPATH": path, "SOSTENUTO_BASE_URL": self.url}
+        command = [sys.executable, "-m", "sostenuto", *arguments]
+        return subprocess.run(
+            command, cwd=self.home, env=environment, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+        )
+
+
+@pytest.fixture(scope="module")
+def serving(tmp_path_factory):
+    """A server in an empty directory, which has a text by the time it is ready."""
+    home = tmp_path_factory.mktemp("training") / "home"
+    home.mkdir()
+    running = Training(home)
+    yield running
+    running.end(signal.SIGTERM, timeout=120)
+
+
+@pytest.fixture
+def client(serving):
+    """The SDK's client."""
+    with sostenuto.Client(serving.url) as made:
+        yield made
+
+
+def wait_for_epoch(job):
+    """Read the job's events until an epoch is complete; return its number."""
+    with job.events() as events:
+        return next(event.epoch for event in events if event.sample is not None)
+
+
+@pytest.fixture(scope="module")
+def trained(serving):
+    """A job of the SDK that has succeeded; its model answered as soon as `wait` returned."""
+    with sostenuto.Client(serving.url, max_retries=0) as client:
+        job = client.train(TEXT, name="sdk", validation=LINE * 10, seed=3, **SHORT).wait(PATIENCE_S)
+        assert len(client.generate("It was", model="sdk", max_tokens=5, seed=1).text) == 5
+        yield job
+
+
+def test_the_sdk_trains_follows_and_generates_at_once(client, serving, trained):
+    """The server says how to train the first model; when `wait` returns, completions answer without a retry."""
+    assert f"sostenuto train book.txt --server {serving.url}" in serving.output
+    job = client.job(trained.id)
+    events = list(job.events())
+    assert (job.status, job.fine_tuned_model, job.version) == ("succeeded", "sdk", 1)
+    assert [event.message for event in events][:2] == ["the job is queued", "training"]
+    assert events[-1].message == "published sdk:1"
+    epochs = [event for event in events if event.sample is not None]
+    assert [event.epoch for event in epochs] == list(range(1, len(epochs) + 1))
+    assert all(event.validation_loss > 0 and event.sample.startswith("[") for event in epochs)
+    middle = events[len(events) // 2]
+    assert list(job.events(after=middle.id)) == events[len(events) // 2 + 1 :]
+    assert job.plot().svg.count("<polyline") == 2
+    assert [model.id for model in client.models() if model.id == "sdk"] == ["sdk"]
+
+
+@pytest.mark.slow
+def test_training_continues_from_a_served_model(client, trained):
+    """The result is a version of a model of its own."""
+    job = client.train(TEXT.upper(), model=trained.fine_tuned_model, name="tuned", minutes=0.05).wait(PATIENCE_S)
+    assert (job.model, job.fine_tuned_model, job.version) == ("sdk:1", "tuned", 1)
+    assert client.generate("IT WAS", model="tuned", max_tokens=3).text
+
+
+@pytest.mark.slow
+def test_the_command_trains_and_its_next_command_runs(serving):
+    """In plain lines, as it has no terminal."""
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in SHORT.items()]
+    shown = serving.run("train", "book.txt", "--server", serving.url, *options)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    *_, hint, command = shown.stdout.splitlines()
+    assert "epoch 1: training loss" in shown.stdout
+    assert (hint, "published book:1" in shown.stdout) == ("try it:", True)
+    arguments = [*command.split()[1:4], "It was", "--max-tokens", "4"]
+    assert arguments[:3] == ["generate", "--model", "book"]
+    assert len(serving.run(*arguments).stdout) == 4
+    listed = serving.run("jobs").stdout
+    assert "book:1" in listed
+    job_id = next(line.split()[0] for line in listed.splitlines() if "book:1" in line)
+    assert serving.run("jobs", "events", job_id).stdout == shown.stdout.replace(f" --base-url {serving.url}", "")
+
+
+@pytest.mark.slow
+def test_a_job_pauses_resumes_and_is_cancelled(client, serving):
+    """It goes on after its last complete epoch; a cancelled one has no model and is an error of `wait`."""
+    job = client.train(TEXT, name="long", **LONG)
+    before = wait_for_epoch(job)
+    assert serving.run("jobs", "pause", job.id).returncode == 0
+    until(lambda: job.refresh().status == "paused", timeout=PATIENCE_S, interval=0.2)
+    last = [event for event in job.plot().events if event.sample is not None][-1]
+    assert last.epoch >= before
+    assert job.resume().status in {"queued", "running"}
+    with job.events(after=last.id) as events:
+        assert next(event.epoch for event in events if event.sample is not None) == last.epoch + 1
+    job.cancel()
+    with pytest.raises(sostenuto.JobCancelled):
+        job.wait(PATIENCE_S)
+    assert job.cancel().status == "cancelled"
+    with pytest.raises(sostenuto.Conflict):
+        job.resume()
+    assert "long" not in [model.id for model in client.models()]
+
+
+def test_a_text_that_cannot_be_trained_on_fails_the_job(client):
+    """With the exporter's message; an invalid setting is refused at once, and its file deleted."""
+    job = client.train("Too short.\n", name="short")
+    with pytest.raises(sostenuto.JobFailed, match=r"at least 1,000 characters are needed"):
+        job.wait(PATIENCE_S)
+    num_files = len(client.files())
+    with pytest.raises(sostenuto.BadRequest, match="units"):
+        client.train(TEXT, units=10**6)
+    assert len(client.files()) == num_files
+
+
+def test_openais_client_trains_follows_and_completes(serving):
+    """Unmodified, from the upload to the deletion of the file."""
+    with openai.OpenAI(base_url=f"{serving.url}/v1", api_key="none", max_retries=0) as client:
+        file = client.files.create(file=serving.home / "book.txt", purpose="fine-tune")
+        assert (file.filename, file.bytes, file.status) == ("book.txt", len(TEXT), "processed")
+        job = client.fine_tuning.jobs.create(
+            model="characters-3-minutes",
+            training_file=file.id,
+            suffix="openai",
+            seed=5,
+            method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 1, "batch_size": 4}}},
+            extra_body={"settings": {"units": 16, "embedding": 8}},
+        )
+        assert (job.status, job.seed, job.training_file) == ("queued", 5, file.id)
+
+        def ended():
+            return client.fine_tuning.jobs.retrieve(job.id).status in {"succeeded", "failed", "cancelled"}
+
+        until(ended, timeout=PATIENCE_S, interval=0.5)
+        done = client.fine_tuning.jobs.retrieve(job.id)
+        assert (done.status, done.error, done.fine_tuned_model) == ("succeeded", None, "openai")
+        answer = client.completions.create(model=done.fine_tuned_model, prompt="It was", max_tokens=5)
+        assert len(answer.choices[0].text) == 5
+        events = list(client.fine_tuning.jobs.list_events(job.id, limit=2))  # pages of two
+        assert [events[-1].message, events[0].message] == ["the job is queued", "published openai:1"]
+        (checkpoint,) = client.fine_tuning.jobs.checkpoints.list(job.id)
+        assert (checkpoint.fine_tuned_model_checkpoint, checkpoint.step_number) == ("openai:1", 1)
+        assert checkpoint.metrics.valid_loss > 0
+        assert job.id in [each.id for each in client.fine_tuning.jobs.list()]
+        assert client.files.content(file.id).read() == TEXT.encode()
+        assert client.files.delete(file.id).deleted
+        with pytest.raises(openai.NotFoundError):
+            client.files.retrieve(file.id)
+
+
+def test_openais_client_cancels(serving):
+    """A file that a job needs cannot be deleted before."""
+    with openai.OpenAI(base_url=f"{serving.url}/v1", api_key="none", max_retries=0) as client:
+        file = client.files.create(file=("text.txt", TEXT.encode()), purpose="fine-tune")
+        job = client.fine_tuning.jobs.create(
+            model="characters-3-minutes", training_file=file.id, extra_body={"settings": LONG}
+        )
+        with pytest.raises(openai.ConflictError):
+            client.files.delete(file.id)
+        client.fine_tuning.jobs.cancel(job.id)
+        until(lambda: client.fine_tuning.jobs.retrieve(job.id).status == "cancelled", timeout=PATIENCE_S, interval=0.2)
+        assert client.files.delete(file.id).deleted
+
+
+@pytest.mark.slow
+def test_the_commands_and_python_of_the_page_run_as_written(serving, tmp_path, monkeypatch):
+    """In order, with another URL and seconds in place of minutes."""
+    for name in ("curl", "jq"):
+        program(name)
+    path = tmp_path / "sostenuto"
+    path.write_text(f'#!/bin/sh\nexec {sys.executable} -m sostenuto "$@"\n')
+    path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'client/src'}:{ROOT}")
+    monkeypatch.setenv("SOSTENUTO_BASE_URL", serving.url)
+    monkeypatch.chdir(serving.home)
+    (page,) = (page for page in PAGES if "purpose=fine-tune" in read(page))
+    names = {}
+    for block in blocks(page):
+        text = block.text.replace("http://127.0.0.1:8000", serving.url)
+        text = re.sub(r"(minutes\W+)3\b", r"\g<1>0.05", text)
+        if block.language == "python":
+            exec(compile(text, block.place, "exec"), names)
+        else:
+            shell = ["bash", "-eu", "-o", "pipefail", "-c", text]
+            done = subprocess.run(shell, capture_output=True, text=True, timeout=2 * PATIENCE_S, check=False)
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert "null" not in done.stdout.splitlines(), done.stdout
+    assert done.stdout.endswith("true\n")
+    assert (names["job"].status, names["tuned"].fine_tuned_model) == ("succeeded", "letters")
