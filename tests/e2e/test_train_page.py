@@ -132,7 +132,7 @@ DESCRIBED = {
         f"{CORPUS}\ufeff\u200b\ufffd☃",
         {},
         [
-            "U+FEFF byte order mark (1), U+200B zero width space (1), U+FFFD replacement character",
+            "U+200B zero width space (1), U+FEFF byte order mark (1), U+FFFD replacement character",
             "too seldom to be learned: ☃",
         ],
     ),

@@ -4,6 +4,8 @@ import { count, number } from "./format.js";
 
 const HEIGHT = 260;
 const MARGIN = { left: 44, right: 14, top: 14, bottom: 40 };
+// More would cover the line.
+const MAX_DOTS = 30;
 const STEPS = [1, 2, 5, 10];
 
 export class Chart {
@@ -39,7 +41,8 @@ export class Chart {
     for (const value of xTicks) svg.append(text(short(value), { x: x(value), y: HEIGHT - MARGIN.bottom + 18, "text-anchor": value ? "middle" : "start" }));
     svg.append(text("tokens read", { x: width - MARGIN.right, y: HEIGHT - 4, "text-anchor": "end" }));
     svg.append(line(training, x, y, "training"), line(validation, x, y, "validation"));
-    for (const each of validation) svg.append(dot(each, x, y, each === best));
+    const marked = validation.length > MAX_DOTS ? [best] : validation;
+    svg.append(...marked.map((each) => dot(each, x, y, each === best)));
     this.#figure.replaceChildren(svg);
   }
 }

@@ -4,7 +4,7 @@ import { follow, get, hasKey, post } from "./api.js";
 import { attempt } from "./attempt.js";
 import { Chart } from "./chart.js";
 import { findAll } from "./dom.js";
-import { duration, number } from "./format.js";
+import { duration, number, sentence } from "./format.js";
 import { toHash } from "./link.js";
 import { Progress } from "./progress.js";
 
@@ -170,10 +170,6 @@ export class JobView {
 // The name of the model that a job publishes.
 export function nameOf(job) {
   return job.fine_tuned_model ?? job.user_provided_suffix ?? job.id;
-}
-
-function sentence(words) {
-  return `${words[0].toUpperCase()}${words.slice(1)}${/[.!?…]$/.test(words) ? "" : "."}`;
 }
 
 function pauseFor(milliseconds, signal) {

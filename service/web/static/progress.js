@@ -49,6 +49,6 @@ export class Progress {
     if (since >= STALLED) {
       return `Validation has not improved for ${since} epochs: the model begins to memorize the text. More text would help more than more time. Epoch ${best.epoch}, the best one, ${isOver ? "was" : "will be"} published.`;
     }
-    return isOver && since === 0 && this.epochs.length > 1 ? "The last epoch was the best one: more time would help." : "";
+    return isOver && since === 0 && this.epochs.length > 1 ? "Validation improved to the end: more time may help." : "";
   }
 }

@@ -5,6 +5,7 @@ import { askForKey, attempt } from "./attempt.js";
 import { MIN_CHARACTERS } from "./corpus.js";
 import { fill, findAll, row } from "./dom.js";
 import { PRESETS, outlook, passes } from "./expectation.js";
+import { sentence } from "./format.js";
 import { JobView, STATUSES, nameOf } from "./job.js";
 import { loadModels } from "./model_choice.js";
 import { Source } from "./source.js";
@@ -12,7 +13,7 @@ import { startTheme } from "./theme.js";
 
 const [form, lead, presets, hint, name, nameHelp, advanced] = findAll(["new", "lead", "presets", "outlook", "name", "name-help", "advanced"]);
 const [documents, base, units, seed, start, status, another] = findAll(["documents", "base", "units", "seed", "start", "status", "another"]);
-const [jobPart, jobTitle, jobs, jobsList] = findAll(["job", "job-title", "jobs", "jobs-list"]);
+const [notice, jobPart, jobTitle, jobs, jobsList] = findAll(["notice", "job", "job-title", "jobs", "jobs-list"]);
 const [unavailable, unavailableTitle, unavailableHelp, unavailableCommand, otherKey] = findAll(["unavailable", "unavailable-title", "unavailable-help", "unavailable-command", "other-key"]);
 const DEFAULT_MINUTES = 3;
 const DEFAULT_NAME = "my-text";
@@ -71,7 +72,7 @@ async function explained(request) {
   } catch (error) {
     const reasons = {
       training_disabled: ["This server does not train", "Start it with its trainer, or train here and publish into its model repository:", "sostenuto serve"],
-      missing_role: ["This API key may not train", `${error.message}. Ask the operator for a key with the role train:`, "sostenuto keys add --tenant NAME --role train --role generate --role read"],
+      missing_role: ["This API key may not train", `${sentence(error.message)} Ask the operator for a key with the role train:`, "sostenuto keys add --tenant NAME --role train --role generate --role read"],
     };
     if (!reasons[error.code]) throw error;
     [unavailableTitle.textContent, unavailableHelp.textContent, unavailableCommand.textContent] = reasons[error.code];
@@ -183,6 +184,8 @@ async function submit() {
   start.disabled = !unavailable.hidden;
   status.textContent = "";
   if (job) await open(job.id);
+  // On a phone, the button is far below the message.
+  else (unavailable.hidden ? notice : unavailable).scrollIntoView({ block: "center" });
 }
 
 // Returns the id of the uploaded text.
