@@ -89,11 +89,11 @@ class Page:
         """Return the visible text of an element."""
         return self.page.inner_text(selector)
 
-    def wait_for(self, text, selector="#status"):
+    def wait_for(self, text, selector="#status", timeout_ms=PATIENCE_MS):
         """Wait until an element has exactly this text."""
         from playwright.sync_api import expect
 
-        expect(self.page.locator(selector)).to_have_text(text, timeout=PATIENCE_MS)
+        expect(self.page.locator(selector)).to_have_text(text, timeout=timeout_ms)
 
     def wait_for_notice(self, part):
         """Wait until the page shows an error notice with this part, and return its whole text."""
@@ -184,6 +184,43 @@ class Inspector(Page):
     def numbers(self, selector):
         """Return the first number of each line of a table, by its label."""
         return {name: float(value.replace("−", "-").split()[0]) for name, value, *_ in self.rows(selector)}
+
+
+class Train(Page):
+    """The page that trains."""
+
+    path = "train"
+
+    def describe(self, text):
+        """Paste a text, and return the numbers that the page shows of it, and its notes."""
+        self.page.fill("#text", text)
+        # They are shown after a pause, or when the field is left.
+        self.page.locator("#text").blur()
+        return self.shown()
+
+    def shown(self):
+        """Return the numbers that the page shows of a text, by name, and its notes."""
+        names, values = (self.page.locator(f"#numbers {tag}").all_inner_texts() for tag in ("dt", "dd"))
+        return dict(zip(names, values, strict=True)), self.page.locator("#notes li").all_inner_texts()
+
+    def start(self):
+        """Start a training, and wait until the page shows its job."""
+        self.click("#start")
+        self.page.locator("#job:not([hidden])").wait_for()
+
+    def wait_for_status(self, status, timeout_ms=PATIENCE_MS):
+        """Wait until the job has a status."""
+        self.wait_for(status, "#job-status", timeout_ms)
+
+
+class Models(Page):
+    """The page of the served models."""
+
+    path = "models"
+
+    def __init__(self, tab, gateway, hash_=""):
+        super().__init__(tab, gateway, hash_)
+        self.page.locator(".cards article").first.wait_for()
 
 
 class Reference(Page):

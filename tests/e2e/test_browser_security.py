@@ -68,7 +68,8 @@ def test_a_host_name_in_allowed_hosts_is_served(page, start_gateway):
 
 def test_every_response_has_security_headers(gateway):
     for method, path in (
-        *(("GET", path) for path in ("/", "/inspector", "/static/shell.js", "/docs", "/docs/", "/docs/swagger-ui.css")),
+        *(("GET", path) for path in ("/", "/inspector", "/train", "/models", "/static/shell.js")),
+        *(("GET", path) for path in ("/docs", "/docs/", "/docs/swagger-ui.css")),
         *(("GET", path) for path in ("/openapi.json", "/v1/models", "/health", "/version", "/nothing")),
         *(("POST", path) for path in ("/v1/completions", "/healthz")),
     ):

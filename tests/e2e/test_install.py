@@ -109,7 +109,7 @@ def test_the_readmes_request_is_answered_by_the_model_of_the_users_text(serving)
     assert set(joined(events)) <= set(TEXT)
 
 
-@pytest.mark.parametrize("path", ["/", "/inspector", "/docs", "/openapi.json", "/static/page.css", "/static/api.js"])
+@pytest.mark.parametrize("path", ["/", "/train", "/docs", "/openapi.json", "/static/page.css", "/static/api.js"])
 def test_pages_and_static_files_are_in_the_wheel(serving, path):
     with urllib.request.urlopen(f"http://127.0.0.1:{serving.port}{path}") as response:
         assert response.status == 200

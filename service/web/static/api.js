@@ -18,13 +18,19 @@ export function hasKey() {
   return sessionStorage.getItem(KEY) !== null;
 }
 
-export async function get(path) {
-  const response = await send(path, {});
-  return lost(response.json());
+export async function get(path, signal) {
+  const response = await send(path, { signal });
+  return lost(response.json(), signal);
 }
 
 export async function post(path, body, signal) {
   const response = await send(path, { method: "POST", body: JSON.stringify(body), signal });
+  return lost(response.json(), signal);
+}
+
+// Uploads a form with a file.
+export async function upload(path, form, signal) {
+  const response = await send(path, { method: "POST", body: form, signal });
   return lost(response.json(), signal);
 }
 
@@ -37,15 +43,25 @@ export async function postForBlob(path, body, signal) {
 // Yields the objects of a stream. Leaving the loop, or the signal, closes it, and the server stops.
 export async function* stream(path, body, signal) {
   const response = await send(path, { method: "POST", body: JSON.stringify({ ...body, stream: true }), signal });
+  yield* events(response, signal, "The connection was lost before the text was complete. Generate it again.");
+}
+
+// Yields the objects of a stream of events that have a URL of their own.
+export async function* follow(path, signal) {
+  yield* events(await send(path, { signal }), signal, "The connection to the server was lost.");
+}
+
+async function* events(response, signal, cut) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   try {
     for (;;) {
       const { done, value } = await lost(reader.read(), signal);
-      if (done) throw new Failure("The connection was lost before the text was complete. Generate it again.", 0, "cut");
-      const events = (rest + value).split("\n\n");
-      rest = events.pop();
-      for (const event of events) {
+      if (done) throw new Failure(cut, 0, "cut");
+      const found = (rest + value).split("\n\n");
+      rest = found.pop();
+      for (const event of found) {
+        if (event.startsWith(":")) continue; // a comment, which keeps the connection open
         const data = event.replace(/^data: /, "");
         if (data === "[DONE]") return;
         const chunk = JSON.parse(data);
@@ -60,7 +76,8 @@ export async function* stream(path, body, signal) {
 
 async function send(path, init) {
   const key = sessionStorage.getItem(KEY);
-  const headers = { "Content-Type": "application/json", ...(key ? { Authorization: `Bearer ${key}` } : {}) };
+  // The browser names the type of a form, with its boundary.
+  const headers = { ...(typeof init.body === "string" && { "Content-Type": "application/json" }), ...(key && { Authorization: `Bearer ${key}` }) };
   const response = await lost(fetch(path, { ...init, headers }), init.signal);
   if (response.ok) return response;
   const body = await response.json().catch(() => ({}));

@@ -5,7 +5,7 @@ import { indexByKey, labelled } from "./dom.js";
 import { requestFields } from "./fields.js";
 import { Form } from "./form.js";
 import { toHash } from "./link.js";
-import { ModelChoice } from "./models.js";
+import { ModelChoice } from "./model_choice.js";
 import { isPartial, setTokenText, textOf } from "./format.js";
 import { showToken } from "./token.js";
 

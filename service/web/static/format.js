@@ -68,3 +68,19 @@ export function probabilities(tokens, chosen, more = () => []) {
       return line;
     });
 }
+
+// A number of things, in groups of three digits.
+export function count(value) {
+  return value.toLocaleString("en-US");
+}
+
+// A duration in seconds as minutes and seconds: "1:05".
+export function duration(seconds) {
+  const whole = Math.max(0, Math.round(seconds));
+  return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}`;
+}
+
+// A message of the API as a sentence.
+export function sentence(words) {
+  return `${words[0].toUpperCase()}${words.slice(1)}${/[.!?…]$/.test(words) ? "" : "."}`;
+}

@@ -1,6 +1,7 @@
 // The inspector: what a model computes and predicts at each token of a text.
 
 import { Failure, postForBlob } from "./api.js";
+import { attempt } from "./attempt.js";
 import { palette } from "./colors.js";
 import { fill, find } from "./dom.js";
 import { EmbeddingMap } from "./embedding.js";
@@ -9,8 +10,8 @@ import { indexOfMin, isPartial, number, visible } from "./format.js";
 import { Heatmap } from "./heatmap.js";
 import { Inspection, KINDS } from "./inspection.js";
 import { fromHash, note } from "./link.js";
-import { ModelChoice } from "./models.js";
-import { Shell, attempt } from "./shell.js";
+import { ModelChoice } from "./model_choice.js";
+import { Shell } from "./shell.js";
 import { showTokenDetail } from "./token_detail.js";
 import { TokenView, activation, tokenProbabilities } from "./token_view.js";
 import { UnitSearch } from "./unit_search.js";

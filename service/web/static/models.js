@@ -1,54 +1,49 @@
-// The models that are served, and two lists to select one and its version.
+// The page of the models that are served: versions, labels and traffic split.
 
-import { Failure, get } from "./api.js";
-import { fill } from "./dom.js";
+import { attempt } from "./attempt.js";
+import { find, row } from "./dom.js";
+import { count } from "./format.js";
+import { toHash } from "./link.js";
+import { loadModels } from "./model_choice.js";
+import { startTheme } from "./theme.js";
 
-export async function loadModels() {
-  const models = (await get("v1/models")).data;
-  if (!models.length) throw new Failure("No model is served yet. Train one, or wait until one is loaded, then reload this page.");
-  return models;
+const UNITS = { character: "characters", word: "words", exact_word: "words as written", subword: "subwords" };
+const CELLS = { lstm: "LSTM", gru: "GRU", simple_rnn: "SimpleRNN" };
+
+async function start() {
+  const models = await loadModels();
+  find("none").hidden = models.length > 0;
+  find("list").replaceChildren(...models.map(card));
 }
 
-export class ModelChoice {
-  #models = [];
-  #name;
-  #version;
-
-  // `name` and `version` are <select> elements; `changed` is called when another one is selected.
-  constructor(name, version, changed) {
-    this.#name = name;
-    this.#version = version;
-    name.addEventListener("change", () => {
-      this.#showVersions("");
-      changed();
-    });
-    version.addEventListener("change", changed);
-  }
-
-  // The model field of a request: "demo", or "demo:2".
-  get reference() {
-    return this.#version.value ? `${this.#name.value}:${this.#version.value}` : this.#name.value;
-  }
-
-  // The object of /v1/models; undefined if it is not served.
-  get model() {
-    return this.#models.find(({ id }) => id === this.#name.value);
-  }
-
-  // Shows the models, and selects the previous one, or `reference`, even if it is not served.
-  show(models, reference = this.reference) {
-    this.#models = models;
-    const [name, version] = (reference || models[0]?.id || "").split(":");
-    const isGone = name && !models.some((model) => model.id === name);
-    fill(this.#name, [...(isGone ? [[name, `${name} (not served)`]] : []), ...models.map(({ id }) => [id, id])], name);
-    this.#showVersions(version ?? "");
-  }
-
-  #showVersions(chosen) {
-    const versions = (this.model?.versions ?? []).map(({ version, labels }) => [String(version), [version, ...labels].join(" · ")]);
-    const isLabel = this.model?.versions.some(({ labels }) => labels.includes(chosen));
-    const isListed = !chosen || versions.some(([version]) => version === chosen);
-    const other = isListed ? [] : [[chosen, isLabel ? chosen : `${chosen} (not served)`]];
-    fill(this.#version, [["", "default version"], ...other, ...versions], chosen);
-  }
+function card(model) {
+  const element = find("card").content.firstElementChild.cloneNode(true);
+  element.querySelector("h2").textContent = model.id;
+  element.querySelector(".help").textContent = summary(model);
+  element.querySelector("tbody").append(...model.versions.map(({ version, labels, share }) => row([String(version), labels.join(", ") || "–", traffic(share)])));
+  const [write, inspect, train] = element.querySelectorAll("a");
+  write.href = `./${toHash({ prompt: "", columns: [{ model: model.id }] })}`;
+  inspect.href = `inspector${toHash({ model: model.id, text: "" })}`;
+  train.href = `train?from=${encodeURIComponent(model.id)}`;
+  return element;
 }
+
+function summary({ cell, layers, units, unit, vocab_size, direction, context, precision, created }) {
+  return [
+    `${CELLS[cell] ?? cell} ${layers > 1 ? `${layers} × ` : ""}${count(units)}`,
+    UNITS[unit] ?? unit,
+    `vocabulary ${count(vocab_size)}`,
+    ...(direction === "backward" ? ["backward"] : []),
+    ...(context ? [`sliding window of ${context}`] : []),
+    ...(precision ? [precision] : []),
+    new Date(created * 1000).toLocaleDateString("en", { dateStyle: "medium" }),
+  ].join(" · ");
+}
+
+function traffic(share) {
+  const bar = Object.assign(document.createElement("meter"), { value: share, title: `${Math.round(100 * share)}% of the traffic` });
+  return [bar, ` ${Math.round(100 * share)}%`];
+}
+
+startTheme();
+attempt(start);

@@ -1,10 +1,11 @@
 // The playground: a prompt, one or two columns of generated text, and branching at each token.
 
 import { post, stream } from "./api.js";
+import { attempt } from "./attempt.js";
 import { Column } from "./column.js";
 import { findAll } from "./dom.js";
 import { fromHash, note } from "./link.js";
-import { Shell, attempt } from "./shell.js";
+import { Shell } from "./shell.js";
 
 const [prompt, label, help, compare, list] = findAll(["prompt", "prompt-label", "prompt-help", "compare", "columns"]);
 

@@ -1,13 +1,12 @@
-// What both pages share: theme, one task at a time, loading of models, links, error notices, and the API key dialog.
+// What the pages with a request share: theme, one task at a time, loading of models, and links.
 
-import { Failure, hasKey, keepKey } from "./api.js";
+import { attempt } from "./attempt.js";
 import { findAll } from "./dom.js";
 import { copyAddress } from "./link.js";
-import { loadModels } from "./models.js";
+import { loadModels } from "./model_choice.js";
 import { startTheme } from "./theme.js";
 
 const [form, stop, share, status] = findAll(["request", "stop", "share", "status"]);
-const [notice, key, keyValue, keyRefused] = findAll(["notice", "key", "key-value", "key-refused"]);
 const submit = form.querySelector("[type=submit]");
 
 // The parts of a page around its content. The form's button or Ctrl+Enter starts a task, another button or Escape stops it.
@@ -33,9 +32,13 @@ export class Shell {
     startTheme(on.theme);
   }
 
-  // Loads the models; returns whether that succeeded.
+  // Loads the models; returns whether that succeeded. Without any, the page to train the first one is shown.
   loadModels(show = this.#on.models) {
-    return attempt(async () => show(await loadModels()));
+    return attempt(async () => {
+      const models = await loadModels();
+      if (models.length) show(models);
+      else location.replace("train");
+    });
   }
 
   // Runs `work`, which gets an AbortSignal; the status shows `label` meanwhile, and then what `done` returns.
@@ -56,41 +59,4 @@ export class Shell {
   #stop() {
     this.#running?.abort();
   }
-}
-
-// Runs `work` and shows a notice if it fails; on a 401, asks for an API key and runs it again. Returns
-// whether it succeeded. `gone` is called when a model is no longer served.
-export async function attempt(work, gone = () => {}) {
-  notice.hidden = true;
-  try {
-    await work();
-    return true;
-  } catch (error) {
-    if (error.name === "AbortError") return false;
-    if (error.status === 401 && (await askForKey(hasKey() ? error.message : ""))) return attempt(work, gone);
-    if (!(error instanceof Failure)) console.error(error);
-    notice.textContent = error instanceof Failure
-      ? error.message
-      : `An error occurred on this page (${error.message}): what it shows may be incomplete. Try again, or reload the page.`;
-    notice.hidden = false;
-    if (error.code === "model_not_found") await gone();
-    return false;
-  }
-}
-
-// Asks for an API key; `refused` is the reason why the last one was refused, if there was one.
-function askForKey(refused) {
-  keyRefused.textContent = refused && `The key was refused: ${refused}.`;
-  keyRefused.hidden = !refused;
-  // Escape leaves the value of the last time.
-  key.returnValue = "";
-  key.showModal();
-  return new Promise((resolve) => {
-    key.addEventListener("close", () => {
-      const given = key.returnValue === "use" && keyValue.value.trim();
-      if (given) keepKey(given);
-      keyValue.value = "";
-      resolve(Boolean(given));
-    }, { once: true });
-  });
 }

@@ -7,7 +7,7 @@ from flask import Flask
 
 from service.web.pages import register_pages
 
-PATHS = ("/", "/inspector", "/docs/")
+PATHS = ("/", "/inspector", "/train", "/models", "/docs/")
 URL = "https://docs.example.org/sostenuto/"
 
 
@@ -28,7 +28,8 @@ def links(html):
 def test_every_page_links_to_all_pages(path):
     """By relative links, for a proxy that serves the gateway below a path."""
     root = "../" if path == "/docs/" else "./"
-    pages = {"Playground": root, "Inspector": f"{root}inspector", "API": f"{root}docs/"}
+    paths = {"Playground": "", "Inspector": "inspector", "Train": "train", "Models": "models", "API": "docs/"}
+    pages = {name: root + path for name, path in paths.items()}
     assert links(page(path)) == pages
     assert links(page(path, URL)) == {**pages, "Docs": URL}
 

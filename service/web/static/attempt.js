@@ -1,0 +1,44 @@
+// Attempts of work that may fail: error notices, and the API key dialog.
+
+import { Failure, hasKey, keepKey } from "./api.js";
+import { findAll } from "./dom.js";
+
+const [notice, key, keyValue, keyRefused] = findAll(["notice", "key", "key-value", "key-refused"]);
+
+// Runs `work` and shows a notice if it fails; on a 401, asks for an API key and runs it again. Returns
+// whether it succeeded. `gone` is called when a model is no longer served.
+export async function attempt(work, gone = () => {}) {
+  notice.hidden = true;
+  try {
+    await work();
+    return true;
+  } catch (error) {
+    if (error.name === "AbortError") return false;
+    if (error.status === 401 && (await askForKey(hasKey() ? error.message : ""))) return attempt(work, gone);
+    if (!(error instanceof Failure)) console.error(error);
+    notice.textContent = error instanceof Failure
+      ? error.message
+      : `An error occurred on this page (${error.message}): what it shows may be incomplete. Try again, or reload the page.`;
+    notice.hidden = false;
+    if (error.code === "model_not_found") await gone();
+    return false;
+  }
+}
+
+// Asks for an API key, and returns whether one was given; `refused` is the reason why the last one was refused, if
+// there was one.
+export function askForKey(refused) {
+  keyRefused.textContent = refused && `The key was refused: ${refused}.`;
+  keyRefused.hidden = !refused;
+  // Escape leaves the value of the last time.
+  key.returnValue = "";
+  key.showModal();
+  return new Promise((resolve) => {
+    key.addEventListener("close", () => {
+      const given = key.returnValue === "use" && keyValue.value.trim();
+      if (given) keepKey(given);
+      keyValue.value = "";
+      resolve(Boolean(given));
+    }, { once: true });
+  });
+}

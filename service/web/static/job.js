@@ -1,0 +1,183 @@
+// One job of the trainer: its progress as it runs, what its user may do, and the model that it publishes.
+
+import { follow, get, hasKey, post } from "./api.js";
+import { attempt } from "./attempt.js";
+import { Chart } from "./chart.js";
+import { findAll } from "./dom.js";
+import { duration, number, sentence } from "./format.js";
+import { toHash } from "./link.js";
+import { Progress } from "./progress.js";
+
+const [title, badge, left, bar, message, advice] = findAll(["job-title", "job-status", "left", "progress", "message", "advice"]);
+const [pause, resume, cancel, confirmCancel, ready, samples] = findAll(["pause", "resume", "cancel", "confirm", "ready", "samples"]);
+const [write, inspect, further, curl, copy, copied] = findAll(["write", "inspect", "further", "curl", "copy", "copied"]);
+const ENDED = ["succeeded", "failed", "cancelled"];
+const RECONNECT_MS = 2000;
+const SECOND_MS = 1000;
+const INSPECTED = 200;
+
+export const STATUSES = { queued: "waiting", running: "training", paused: "paused", succeeded: "published", failed: "failed", cancelled: "cancelled" };
+
+export class JobView {
+  #chart = new Chart(document.getElementById("chart"));
+  #changed;
+  #job = null;
+  #progress = new Progress();
+  #following = null;
+
+  // `changed` is called when the status of the job has changed.
+  constructor(changed) {
+    this.#changed = changed;
+    pause.addEventListener("click", () => this.#act("pause"));
+    resume.addEventListener("click", () => this.#act("resume"));
+    cancel.addEventListener("click", () => {
+      confirmCancel.returnValue = "";
+      confirmCancel.showModal();
+    });
+    confirmCancel.addEventListener("close", () => confirmCancel.returnValue && this.#act("cancel"));
+    copy.addEventListener("click", async () => {
+      const isCopied = await navigator.clipboard?.writeText(curl.textContent).then(() => true, () => false);
+      copied.textContent = isCopied ? "Copied." : "Copy it from the text above.";
+    });
+    setInterval(() => this.#showTime(), SECOND_MS);
+  }
+
+  get isOpen() {
+    return this.#job !== null && !ENDED.includes(this.#job.status);
+  }
+
+  // Shows a job and follows it until it has ended or `leave` is called.
+  async follow(job) {
+    this.leave();
+    const { signal } = (this.#following = new AbortController());
+    this.#progress = new Progress();
+    samples.replaceChildren();
+    message.textContent = "";
+    this.#showJob(job);
+    this.#chart.show(this.#progress);
+    while (!signal.aborted && !(await this.#read(job.id, signal))) await pauseFor(RECONNECT_MS, signal);
+  }
+
+  leave() {
+    this.#following?.abort();
+    this.#job = null;
+  }
+
+  // Reads events until the job has ended; returns whether there are no more.
+  async #read(id, signal) {
+    const { lastEventId } = this.#progress;
+    const path = `v1/fine_tuning/jobs/${id}`;
+    try {
+      for await (const event of follow(`${path}/events?stream=true${lastEventId ? `&after=${lastEventId}` : ""}`, signal)) {
+        if (this.#progress.add(event, Date.now())) this.#addSample(this.#progress.epochs.at(-1));
+        if (event.type === "message") {
+          message.textContent = sentence(event.message);
+          this.#showJob(await get(path, signal));
+        }
+        this.#showProgress();
+      }
+      this.#showJob(await get(path, signal));
+      return true;
+    } catch (error) {
+      if (signal.aborted) return true;
+      if (error.status === 401) return !(await attempt(() => get(path)));
+      if (error.status >= 400 && error.status < 500) {
+        await attempt(() => { throw error; });
+        return true;
+      }
+      message.textContent = "The connection to the server was lost. The training goes on there; trying again…";
+      return false;
+    }
+  }
+
+  async #act(action) {
+    await attempt(async () => {
+      const job = await post(`v1/fine_tuning/jobs/${this.#job.id}/${action}`, {});
+      message.textContent = { pause: "Pausing after the current step…", cancel: "Cancelling…", resume: "Resuming after the last complete epoch…" }[action];
+      const isFollowed = this.isOpen;
+      this.#showJob(job);
+      if (!isFollowed && this.isOpen) this.follow(job);
+    });
+  }
+
+  #showJob(job) {
+    const isNew = this.#job?.status !== job.status;
+    this.#job = job;
+    const name = nameOf(job);
+    title.textContent = name;
+    badge.textContent = STATUSES[job.status];
+    badge.dataset.status = job.status;
+    pause.hidden = !["queued", "running"].includes(job.status);
+    resume.hidden = job.status !== "paused";
+    cancel.hidden = ENDED.includes(job.status);
+    ready.hidden = job.status !== "succeeded";
+    if (job.status === "succeeded") this.#showModel(job.fine_tuned_model);
+    if (job.status === "failed") message.textContent = sentence(job.error?.message ?? "the job failed");
+    if (job.status === "queued") message.textContent = "Waiting for the trainer, which runs one job at a time.";
+    this.#showProgress();
+    if (isNew) this.#changed(job);
+  }
+
+  #showProgress() {
+    const isOver = ENDED.includes(this.#job.status);
+    const hasBegun = this.#progress.training.length > 0;
+    bar.hidden = isOver;
+    // Without a value it moves.
+    if (hasBegun || this.#job.status === "paused") bar.value = this.#progress.fraction;
+    else bar.removeAttribute("value");
+    this.#chart.show(this.#progress);
+    advice.textContent = this.#progress.advice(isOver);
+    advice.hidden = !advice.textContent;
+    this.#showTime();
+  }
+
+  #showTime() {
+    if (!this.#job) return;
+    const seconds = this.#job.status === "running" ? this.#progress.secondsLeft(Date.now()) : null;
+    if (this.#job.status !== "running") left.textContent = "";
+    else if (!this.#progress.training.length) left.textContent = "preparing…";
+    else if (seconds === null) left.textContent = "";
+    else left.textContent = seconds < 1 ? "evaluating and publishing…" : `epoch ${this.#progress.epoch} · ${duration(seconds)} left`;
+  }
+
+  #addSample({ epoch, loss, sample }) {
+    const item = document.createElement("li");
+    const head = document.createElement("p");
+    head.className = "help";
+    head.textContent = `Epoch ${epoch}${loss === null ? "" : ` · validation loss ${number(loss)}`}`;
+    const [, prompt = "", continuation] = /^\[([\s\S]*?)\]([\s\S]*)$/.exec(sample) ?? [null, "", sample];
+    const shown = document.createElement("p");
+    shown.className = "sample";
+    const given = document.createElement("span");
+    given.className = "given";
+    given.textContent = prompt;
+    shown.append(given, continuation);
+    item.append(head, shown);
+    samples.prepend(item);
+  }
+
+  #showModel(name) {
+    const sample = this.#progress.epochs.at(-1)?.sample ?? "";
+    write.href = `./${toHash({ prompt: "", columns: [{ model: name }] })}`;
+    inspect.href = `inspector${toHash({ model: name, text: sample.replace(/^\[([\s\S]*?)\]/, "$1").slice(0, INSPECTED) })}`;
+    further.href = `train?from=${encodeURIComponent(name)}`;
+    const key = hasKey() ? ' -H "Authorization: Bearer $KEY"' : "";
+    const body = JSON.stringify({ model: name, prompt: "", max_tokens: 300, temperature: 0.5, stream: true });
+    curl.textContent = `curl -N ${new URL("v1/completions", location.href)}${key} -d '${body}'`;
+  }
+}
+
+// The name of the model that a job publishes.
+export function nameOf(job) {
+  return job.fine_tuned_model ?? job.user_provided_suffix ?? job.id;
+}
+
+function pauseFor(milliseconds, signal) {
+  return new Promise((resolve) => {
+    const timer = setTimeout(resolve, milliseconds);
+    signal.addEventListener("abort", () => {
+      clearTimeout(timer);
+      resolve();
+    });
+  });
+}

@@ -1,0 +1,54 @@
+// The progress of a job, from its events: losses, samples, the best epoch and the time left. No elements of the page.
+
+// Consecutive epochs without improvement after which more minutes are not worth their while.
+const STALLED = 2;
+
+export class Progress {
+  // Training losses by tokens read: [{ tokens, loss }].
+  training = [];
+  // Epochs that are complete: [{ epoch, tokens, training, loss, sample }].
+  epochs = [];
+  fraction = 0;
+  epoch = 0;
+  lastEventId = null;
+  #endsAt = null;
+
+  // Adds an event; `now` is in milliseconds. Returns whether it has a new epoch.
+  add(event, now) {
+    this.lastEventId = event.id;
+    const { data } = event;
+    if (event.type !== "metrics" || !data) return false;
+    this.epoch = data.epoch;
+    // A job that is resumed repeats its last epoch.
+    this.training = this.training.filter(({ tokens }) => tokens < data.tokens);
+    this.training.push({ tokens: data.tokens, loss: data.train_loss });
+    if (data.fraction !== undefined) {
+      this.fraction = data.fraction;
+      this.#endsAt = data.seconds_left === null ? null : now + 1000 * data.seconds_left;
+      return false;
+    }
+    this.epochs.push({ epoch: data.epoch, tokens: data.tokens, training: data.train_loss, loss: data.validation_loss, sample: data.sample });
+    return true;
+  }
+
+  // Seconds left; null if they are unknown yet.
+  secondsLeft(now) {
+    return this.#endsAt === null ? null : Math.max(0, (this.#endsAt - now) / 1000);
+  }
+
+  // The epoch with the lowest validation loss; undefined without any.
+  get best() {
+    return this.epochs.filter(({ loss }) => loss !== null).reduce((best, each) => (best && best.loss <= each.loss ? best : each), undefined);
+  }
+
+  // What to do about the validation loss, as a sentence; empty if there is nothing to say.
+  advice(isOver) {
+    const { best } = this;
+    if (!best) return "";
+    const since = this.epochs.length - 1 - this.epochs.indexOf(best);
+    if (since >= STALLED) {
+      return `Validation has not improved for ${since} epochs: the model begins to memorize the text. More text would help more than more time. Epoch ${best.epoch}, the best one, ${isOver ? "was" : "will be"} published.`;
+    }
+    return isOver && since === 0 && this.epochs.length > 1 ? "Validation improved to the end: more time may help." : "";
+  }
+}

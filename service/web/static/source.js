@@ -1,0 +1,173 @@
+// The text to train on: pasted, dropped or chosen, and what the page says about it.
+
+import { Failure } from "./api.js";
+import { MIN_CHARACTERS, describe, licenceFree, withoutDuplicates } from "./corpus.js";
+import { button, findAll } from "./dom.js";
+import { count, visible } from "./format.js";
+import { formatOf } from "./records.js";
+import { unzip } from "./zip.js";
+
+const [area, text, chosen, filename, preview, remove, choose, file] = findAll(["source", "text", "chosen", "filename", "preview", "remove", "choose", "file"]);
+const [found, numbers, notes] = findAll(["found", "numbers", "notes"]);
+const PAUSE_MS = 250;
+const SHOWN = 600;
+const NAMED = 8;
+// Repeated lines of a running text, such as the titles of its pages, are worth a word from this number on.
+const WORTH_NAMING = 5;
+const NOUNS = { none: "lines", lines: "lines", "blank-line": "paragraphs", file: "files", records: "records" };
+const CANNOT_READ = "is not text in UTF-8, which the trainer requires. Save it as UTF-8, or convert it:";
+
+export class Source {
+  // The text, how it is split, and for files their name and original bytes: { text, name, blob, format, files, documents }.
+  #given = { text: "" };
+  #changed;
+  #attempt;
+  #timer = 0;
+
+  // `changed` is called with the description of another text, or null; `attempt` runs work that may fail.
+  constructor(changed, attempt) {
+    this.#changed = changed;
+    this.#attempt = attempt;
+    text.addEventListener("input", () => {
+      clearTimeout(this.#timer);
+      this.#timer = setTimeout(() => this.#showPasted(text.value), PAUSE_MS);
+    });
+    text.addEventListener("change", () => this.describe());
+    choose.addEventListener("click", () => file.click());
+    file.addEventListener("change", () => file.files.length && this.#open(file.files[0]));
+    remove.addEventListener("click", () => this.#showPasted(text.value));
+    // Dropped elsewhere, a file would replace the page.
+    for (const type of ["dragover", "dragleave", "drop"]) document.addEventListener(type, (event) => this.#drag(event));
+    if (text.value) this.#showPasted(text.value);
+  }
+
+  // Returns what the page knows of the text, after its last change; null if there is none.
+  describe() {
+    if (!this.#given.name && text.value !== this.#given.text) this.#showPasted(text.value);
+    return this.#given.description;
+  }
+
+  // Splits the text into other documents.
+  divide(documents) {
+    this.#show({ ...this.#given, documents });
+  }
+
+  // Moves to what is to be filled in.
+  focus() {
+    (this.#given.name ? choose : text).focus();
+  }
+
+  // What is uploaded: the same object until the text is changed. `name` is that of a pasted text.
+  upload(name) {
+    const given = this.#given;
+    given.blob ??= new Blob([given.text]);
+    given.uploaded ??= { blob: given.blob, name: given.name ?? `${name}.${given.format ?? "txt"}` };
+    return given.uploaded;
+  }
+
+  #drag(event) {
+    if (!event.dataTransfer?.types.includes("Files")) return;
+    event.preventDefault();
+    area.classList.toggle("dragged", event.type === "dragover");
+    if (event.type === "drop" && event.dataTransfer.files.length) this.#open(event.dataTransfer.files[0]);
+  }
+
+  #open(blob) {
+    return this.#attempt(async () => {
+      file.value = "";
+      const suffix = /\.(jsonl|csv|zip)$/i.exec(blob.name)?.[1].toLowerCase();
+      const isArchive = suffix === "zip";
+      const files = isArchive ? (await unzip(blob)).map(({ name, bytes }) => decode(bytes, name)) : null;
+      const content = files?.join("\n") ?? decode(await blob.arrayBuffer(), blob.name);
+      this.#show({ text: content, name: blob.name, blob, format: isArchive ? null : suffix ?? null, files });
+    });
+  }
+
+  #showPasted(value) {
+    clearTimeout(this.#timer);
+    this.#show({ text: value, format: formatOf(value), files: null });
+  }
+
+  #show(given) {
+    given.description = given.text.trim() ? describe(given) : null;
+    this.#given = given;
+    [text.hidden, chosen.hidden] = [Boolean(given.name), !given.name];
+    filename.textContent = given.name ?? "";
+    preview.textContent = given.name ? given.text.slice(0, SHOWN) : "";
+    found.hidden = !given.description;
+    if (given.description) this.#explain(given.description);
+    this.#changed(given.description, given.name);
+  }
+
+  // Continues with another text in place of this one.
+  #replace(changed) {
+    const { name, format } = this.#given;
+    if (name) return this.#show({ text: changed, name, format, files: null });
+    text.value = changed;
+    return this.#showPasted(changed);
+  }
+
+  #explain(it) {
+    const documents = it.documents === "none" ? "1, a running text" : `${count(it.numDocuments)} ${NOUNS[it.documents]}`;
+    const facts = [["Characters", count(it.numCharacters)], ["Lines", count(it.numLines)], ["Distinct characters", count(it.numDistinct)], ["Script", it.script ?? "no letters"], ["Documents", documents]];
+    numbers.replaceChildren(...facts.map(([name, value]) => {
+      const group = document.createElement("div");
+      group.append(Object.assign(document.createElement("dt"), { textContent: name }), Object.assign(document.createElement("dd"), { textContent: value }));
+      return group;
+    }));
+    const said = [...problems(it), ...this.#licence(it), ...this.#duplicates(it), ...order(it), ...characters(it)];
+    notes.replaceChildren(...said.map(([sentence, isWarning, action]) => {
+      const item = document.createElement("li");
+      item.className = isWarning ? "warning" : "";
+      item.append(sentence, ...(action ? [" ", action] : []));
+      return item;
+    }));
+  }
+
+  #licence({ hasLicence }) {
+    if (!hasLicence) return [];
+    const clean = button("Remove it", "Remove the licence of Project Gutenberg", () => this.#replace(licenceFree(this.#given.text)));
+    return [["The licence of Project Gutenberg is part of the text. The model would learn it.", true, clean]];
+  }
+
+  #duplicates({ duplicates, documents }) {
+    const { count: repeated, example, most } = duplicates;
+    if (!repeated || (documents === "none" && repeated < WORTH_NAMING)) return [];
+    const sentence = `${count(repeated)} ${NOUNS[documents]} repeat an earlier one; “${visible(example).replaceAll("␣", " ").slice(0, 60)}” occurs ${count(most)} times. What is repeated is soon memorized.`;
+    const canRemove = documents === "none" || documents === "lines";
+    const clean = () => this.#replace(withoutDuplicates(this.#given.text));
+    return [[sentence, true, canRemove ? button("Remove the repeated lines", "", clean) : null]];
+  }
+}
+
+function decode(bytes, name) {
+  let content;
+  try {
+    content = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+  } catch {
+    throw new Failure(`${name} ${CANNOT_READ} iconv -f WINDOWS-1252 -t UTF-8 "${name}" > utf8.txt`);
+  }
+  if (content.includes("\0")) throw new Failure(`${name} has zero bytes: it is binary, not text.`);
+  return content.replaceAll("\r\n", "\n").replaceAll("\r", "\n");
+}
+
+function problems({ problem, numCharacters }) {
+  const isShort = numCharacters < MIN_CHARACTERS;
+  return [
+    ...(problem ? [[problem, true]] : []),
+    ...(isShort ? [[`${count(numCharacters)} characters are too few: at least ${count(MIN_CHARACTERS)} are required, and 50,000 or more give a model worth reading.`, true]] : []),
+  ];
+}
+
+function order({ documents, isSorted }) {
+  if (!isSorted) return [];
+  return [[`The ${NOUNS[documents]} are sorted. The trainer shuffles documents, so the tenth that it holds out for validation is a fair sample.`, false]];
+}
+
+function characters({ unusual, rare }) {
+  const list = (found, name) => found.slice(0, NAMED).map(name).join(", ") + (found.length > NAMED ? ", …" : "");
+  return [
+    ...(unusual.length ? [[`Unusual characters: ${list(unusual, (each) => `${each.name} (${count(each.count)})`)}.`, true]] : []),
+    ...(rare.length ? [[`${count(rare.length)} ${rare.length === 1 ? "character occurs" : "characters occur"} only once or twice, too seldom to be learned: ${list(rare, ({ character }) => visible(character))}`, false]] : []),
+  ];
+}

@@ -1,0 +1,214 @@
+// The page that trains: a text and a time in, a model out. A job's id is in the address, so that a reload follows it.
+
+import { Failure, get, post, upload } from "./api.js";
+import { askForKey, attempt } from "./attempt.js";
+import { MIN_CHARACTERS } from "./corpus.js";
+import { fill, findAll, row } from "./dom.js";
+import { PRESETS, outlook, passes } from "./expectation.js";
+import { sentence } from "./format.js";
+import { JobView, STATUSES, nameOf } from "./job.js";
+import { loadModels } from "./model_choice.js";
+import { Source } from "./source.js";
+import { startTheme } from "./theme.js";
+
+const [form, lead, presets, hint, name, nameHelp, advanced] = findAll(["new", "lead", "presets", "outlook", "name", "name-help", "advanced"]);
+const [documents, base, units, seed, start, status, another] = findAll(["documents", "base", "units", "seed", "start", "status", "another"]);
+const [notice, jobPart, jobTitle, jobs, jobsList] = findAll(["notice", "job", "job-title", "jobs", "jobs-list"]);
+const [unavailable, unavailableTitle, unavailableHelp, unavailableCommand, otherKey] = findAll(["unavailable", "unavailable-title", "unavailable-help", "unavailable-command", "other-key"]);
+const DEFAULT_MINUTES = 3;
+const DEFAULT_NAME = "my-text";
+const MAX_NAME = 40;
+const TYPICAL_CHARACTERS = 1_000_000;
+
+let models = [];
+// The id of each upload, so that a job that is refused is not sent with its text again.
+const fileIds = new WeakMap();
+const source = new Source(showDescription, attempt);
+const view = new JobView(() => listJobs());
+
+function begin() {
+  startTheme();
+  showPresets(source.describe());
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    submit();
+  });
+  for (const field of [name, base]) field.addEventListener("input", showName);
+  base.addEventListener("input", () => showPresets(source.describe()));
+  documents.addEventListener("input", () => source.divide(documents.value));
+  another.addEventListener("click", () => open(null));
+  otherKey.addEventListener("click", async () => (await askForKey("")) && load());
+  jobsList.addEventListener("click", (event) => {
+    const link = event.target.closest("a");
+    if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    open(link.dataset.job);
+  });
+  addEventListener("popstate", () => show(jobInAddress()));
+  load();
+}
+
+async function load() {
+  const isLoaded = await attempt(async () => {
+    const list = await explained(() => get("v1/fine_tuning/jobs?limit=50"));
+    if (!list) return;
+    showJobs(list.data);
+    models = await loadModels();
+    lead.textContent = `${models.length ? "" : "No model is served yet. "}Paste a text, and have a model that writes like it in three minutes.`;
+    const from = new URLSearchParams(location.search).get("from") ?? "";
+    fill(base, [["", "nothing: a new model"], ...models.map(({ id }) => [id, id])], from);
+    if (base.value) advanced.open = true;
+    showName();
+  });
+  if (isLoaded) await show(jobInAddress());
+}
+
+// Runs a request; explains what to do if this server or this key does not train, and then returns null.
+async function explained(request) {
+  try {
+    const result = await request();
+    [unavailable.hidden, start.disabled] = [true, false];
+    return result;
+  } catch (error) {
+    const reasons = {
+      training_disabled: ["This server does not train", "Start it with its trainer, or train here and publish into its model repository:", "sostenuto serve"],
+      missing_role: ["This API key may not train", `${sentence(error.message)} Ask the operator for a key with the role train:`, "sostenuto keys add --tenant NAME --role train --role generate --role read"],
+    };
+    if (!reasons[error.code]) throw error;
+    [unavailableTitle.textContent, unavailableHelp.textContent, unavailableCommand.textContent] = reasons[error.code];
+    [unavailable.hidden, start.disabled, otherKey.hidden] = [false, true, error.code !== "missing_role"];
+    return null;
+  }
+}
+
+function jobInAddress() {
+  return new URLSearchParams(location.search).get("job");
+}
+
+// Goes to a job, or to the form.
+function open(id) {
+  history.pushState(null, "", id ? `train?job=${encodeURIComponent(id)}` : "train");
+  return show(id);
+}
+
+async function show(id) {
+  [form.hidden, jobPart.hidden] = [Boolean(id), !id];
+  if (!id) return view.leave();
+  const isFound = await attempt(async () => {
+    const job = await get(`v1/fine_tuning/jobs/${encodeURIComponent(id)}`);
+    jobTitle.focus({ preventScroll: true });
+    scrollTo(0, 0);
+    view.follow(job);
+  });
+  if (!isFound) [form.hidden, jobPart.hidden] = [false, true];
+}
+
+async function listJobs() {
+  const list = await get("v1/fine_tuning/jobs?limit=50").catch(() => null);
+  if (list) showJobs(list.data);
+}
+
+function showJobs(list) {
+  jobs.hidden = !list.length;
+  jobsList.replaceChildren(...list.map((job) => {
+    const link = document.createElement("a");
+    link.href = `train?job=${encodeURIComponent(job.id)}`;
+    link.dataset.job = job.id;
+    link.textContent = nameOf(job);
+    const badge = document.createElement("span");
+    Object.assign(badge, { className: "badge", textContent: STATUSES[job.status] });
+    badge.dataset.status = job.status;
+    return row([[link], [badge], new Date(job.created_at * 1000).toLocaleString("en", { dateStyle: "medium", timeStyle: "short" })]);
+  }));
+}
+
+function showDescription(description, filename) {
+  const isRecords = description?.documents === "records";
+  if (description) documents.value = description.documents;
+  documents.disabled = isRecords;
+  documents.querySelector("[value=records]").disabled = !isRecords;
+  name.placeholder = (filename ?? "").replace(/\.\w+$/, "").replace(/[^A-Za-z0-9._-]+/g, "-").replace(/^[.\-_]+|[.\-_]+$/g, "").slice(0, MAX_NAME) || DEFAULT_NAME;
+  status.textContent = "";
+  showPresets(description);
+  showName();
+}
+
+// The presets with what to expect of each for this text.
+function showPresets(description) {
+  const numCharacters = description?.numCharacters;
+  const chosen = Number(form.elements.minutes?.value ?? DEFAULT_MINUTES);
+  presets.replaceChildren(...Object.entries(PRESETS).map(([minutes, preset]) => {
+    const label = document.createElement("label");
+    const radio = Object.assign(document.createElement("input"), { type: "radio", name: "minutes", value: minutes, checked: Number(minutes) === chosen });
+    const head = Object.assign(document.createElement("strong"), { textContent: minutes === "1" ? "1 minute" : `${minutes} minutes` });
+    const expected = numCharacters && !base.value ? ` ${passes(preset, numCharacters)}` : "";
+    const help = Object.assign(document.createElement("span"), { className: "help", textContent: `${preset.aim}.${expected}` });
+    radio.addEventListener("change", () => showUnits());
+    label.append(radio, head, help);
+    return label;
+  }));
+  hint.textContent = `${numCharacters >= MIN_CHARACTERS ? outlook(numCharacters) : outlook(TYPICAL_CHARACTERS)} Measured on two cores with nothing else running; a busy machine gets through fewer passes in the same time.`;
+  showUnits();
+}
+
+function showUnits() {
+  units.placeholder = base.value ? "as they are" : PRESETS[form.elements.minutes.value].units;
+  units.disabled = Boolean(base.value);
+}
+
+function showName() {
+  const chosen = modelName();
+  const served = models.find(({ id }) => id === chosen);
+  nameHelp.textContent = served
+    ? `${chosen} is served: this becomes its next version.`
+    : `Requests name it: "model": "${chosen}".`;
+  showUnits();
+}
+
+function modelName() {
+  return name.value.trim() || name.placeholder || DEFAULT_NAME;
+}
+
+async function submit() {
+  const description = source.describe();
+  if (!description || description.numCharacters < MIN_CHARACTERS || description.problem) {
+    status.textContent = description ? "The text cannot be trained on yet: see what is said about it." : "Paste a text, or choose a file, first.";
+    source.focus();
+    return;
+  }
+  start.disabled = true;
+  let job = null;
+  await attempt(async () => {
+    job = await explained(async () => create(await uploaded()));
+  });
+  start.disabled = !unavailable.hidden;
+  status.textContent = "";
+  if (job) await open(job.id);
+  // On a phone, the button is far below the message.
+  else (unavailable.hidden ? notice : unavailable).scrollIntoView({ block: "center" });
+}
+
+// Returns the id of the uploaded text.
+async function uploaded() {
+  const content = source.upload(modelName());
+  if (!fileIds.has(content)) {
+    status.textContent = "Uploading…";
+    const body = new FormData();
+    body.append("purpose", "fine-tune");
+    body.append("file", content.blob, content.name);
+    fileIds.set(content, (await upload("v1/files", body)).id);
+  }
+  return fileIds.get(content);
+}
+
+function create(fileId) {
+  status.textContent = "Starting…";
+  const preset = PRESETS[form.elements.minutes.value];
+  const settings = { max_minutes: preset.maxMinutes };
+  if (documents.value !== "records") settings.documents = documents.value;
+  if (units.value && !base.value) settings.units = Number(units.value);
+  const request = { model: base.value || preset.recipe, training_file: fileId, suffix: modelName(), seed: Number(seed.value || 0), settings };
+  return post("v1/fine_tuning/jobs", request);
+}
+
+begin();

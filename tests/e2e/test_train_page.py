@@ -1,0 +1,374 @@
+"""The pages Train and Models in a real browser: from a text to a model that writes, and what may go wrong between."""
+
+import io
+import json
+import sys
+import zipfile
+
+import pytest
+
+from tests.access import keys
+from tests.conftest import TEXT
+from tests.pages import LOOKS, PATIENCE_MS, Models, Train
+from tests.paths import ROOT
+from tests.ports import free_port
+from tests.servers import Client, Process
+
+# The trainer's child imports TensorFlow at the lowest priority, which takes a while beside other tests.
+TRAINING_MS = 300_000
+JOBS = "**/v1/fine_tuning/jobs"
+CORPUS = "".join(f"{TEXT.strip()} {number}\n" for number in range(80))
+START = "*** START OF THE PROJECT GUTENBERG EBOOK TWO CITIES ***\n"
+END = "*** END OF THE PROJECT GUTENBERG EBOOK TWO CITIES ***\nYou may copy it.\n"
+
+
+class Service(Process, Client):
+    """`sostenuto serve` in an empty directory."""
+
+    def __init__(self, folder):
+        self.port = free_port()
+        variables = {"SOSTENUTO_PORT": str(self.port), "SOSTENUTO_METRICS_PORT": "0", "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-P", "-m", "service", "serve"]
+        Process.__init__(self, command, folder / "log", cwd=folder, **variables)
+        self.wait_until(lambda: "ready after" in self.output, timeout=200)
+
+
+@pytest.fixture
+def service(tmp_path):
+    """A service without models, and with a trainer."""
+    service = Service(tmp_path)
+    yield service
+    service.end(timeout=90)
+
+
+@pytest.fixture(scope="module")
+def queueing(start_shared_gateway, tmp_path_factory):
+    """A gateway that accepts jobs, which no trainer runs."""
+    return start_shared_gateway(training_dir=tmp_path_factory.mktemp("training"))
+
+
+@pytest.fixture
+def open_train(open_page):
+    """A factory that opens the page of a gateway."""
+    return lambda gateway, query="", **how: open_page(Train, gateway, query, **how)
+
+
+def lower_minutes(route):
+    """Pass on a request for a job, with a time limit that no preset has."""
+    body = json.loads(route.request.post_data or "null")
+    if body is None:
+        return route.continue_()
+    assert body["settings"] == {"max_minutes": 2.9, "documents": "none", "units": 16}
+    assert (body["model"], body["suffix"], body["seed"]) == ("characters-3-minutes", "cities", 5)
+    body["settings"]["max_minutes"] = 0.05
+    return route.continue_(post_data=json.dumps(body))
+
+
+def test_a_text_becomes_a_model_that_writes(open_train, service):
+    """Without models the playground leads here; a reload follows the job; the links use the model."""
+    page = open_train(service)
+    page.page.goto(page.url)
+    page.page.wait_for_url("**/train")
+    page.page.locator("#lead", has_text="No model is served yet").wait_for()
+    page.describe(START + CORPUS + END)
+    page.page.get_by_role("button", name="Remove the licence").click()
+    assert page.page.input_value("#text").strip() == CORPUS.strip()
+    page.page.fill("#name", "cities")
+    page.click("#advanced summary")
+    page.page.fill("#units", "16")
+    page.page.fill("#seed", "5")
+    page.page.route(JOBS, lower_minutes)
+    page.start()
+    page.page.reload()
+    page.wait_for_status("published", timeout_ms=TRAINING_MS)
+    assert page.page.locator("#samples li").count() >= 1
+    assert page.page.locator("#samples li").first.inner_text().startswith("Epoch ")
+    assert page.page.locator("#chart .best").count() == 1
+    assert '"model":"cities"' in page.read("#curl")
+    assert f"{page.url}v1/completions" in page.read("#curl")
+    assert page.page.locator("#jobs-list tr").all_inner_texts()[0].startswith("cities\tpublished")
+    page.click("#write")
+    page.page.locator("#model-0 option").first.wait_for(state="attached")
+    page.page.fill("#prompt", "It was")
+    page.click("#generate")
+    page.wait_for("Done.")
+    assert page.page.input_value("#model-0") == "cities"
+    page.page.go_back()
+    page.click("#inspect")
+    page.page.locator("#model option").first.wait_for(state="attached")
+    assert page.page.input_value("#model") == "cities"
+    assert len(page.page.input_value("#text")) > 20
+    page.page.goto(page.url + "models")
+    assert page.read(".cards h2") == "cities"
+    page.page.get_by_role("link", name="Train it further").click()
+    page.page.locator("#base option", has_text="cities").wait_for(state="attached")
+    assert page.page.input_value("#base") == "cities"
+    assert page.page.is_disabled("#units")
+
+
+DESCRIBED = {
+    "running text": (CORPUS, {"Lines": "80", "Script": "Latin", "Documents": "1, a running text"}, []),
+    "list": (
+        "".join(f"Name {37 * i % 200:04}\n" for i in range(200)),
+        {"Documents": "200 lines"},
+        [],
+    ),
+    "list in order": (
+        "".join(f"name{i:04}\n" for i in range(200)),
+        {"Documents": "200 lines"},
+        ["The lines are sorted. The trainer shuffles documents"],
+    ),
+    "log": (
+        "".join(f"2026-11-29 12:{i % 60:02} the worker has started with number {i}\n" for i in range(90, 0, -1)),
+        {"Documents": "90 lines"},
+        [],
+    ),
+    "repeated lines": (
+        CORPUS + "Go to the beginning of this very page\n" * 9,
+        {"Lines": "89"},
+        ["8 lines repeat an earlier one; “Go to the beginning of this very page” occurs 9 times"],
+    ),
+    "unusual characters": (
+        f"{CORPUS}\ufeff\u200b\ufffd☃",
+        {},
+        [
+            "U+200B zero width space (1), U+FEFF byte order mark (1), U+FFFD replacement character",
+            "too seldom to be learned: ☃",
+        ],
+    ),
+    "too short": ("Too short.", {"Characters": "10"}, ["10 characters are too few: at least 1,000 are required"]),
+    "JSON Lines": (
+        "".join(json.dumps({"prompt": "a" * i, "completion": "b\n" * 20}) + "\n" for i in range(40)),
+        {"Documents": "40 records"},
+        [],
+    ),
+    "CSV": (
+        "id,text\n" + "".join(f'{i},"line, ""{i}"" \n and so on for long enough"\n' for i in range(40)),
+        {"Documents": "40 records", "Lines": "80"},
+        ["The records are sorted"],
+    ),
+    "broken records": (
+        '{"text": "first"}\n' * 2 + '{"txt": "third"}\n',
+        {"Documents": "2 records"},
+        ["Records need a field text, or prompt and completion; line 3 lacks them."],
+    ),
+}
+
+
+def test_the_page_says_what_a_text_is(open_train, queueing):
+    """Size, documents, order, duplicates, unusual characters and malformed records, before anything is sent."""
+    page = open_train(queueing)
+    page.page.route("**/v1/files", lambda route: pytest.fail("sent"))
+    for kind, (text, numbers, notes) in DESCRIBED.items():
+        shown, said = page.describe(text)
+        assert shown.items() >= numbers.items(), (kind, shown)
+        for note in notes:
+            assert any(note in each for each in said), (kind, said)
+        if not notes:
+            assert not any("sorted" in each or "repeat" in each for each in said), (kind, said)
+    page.describe(CORPUS + "Go to the beginning of this very page\n" * 9)
+    page.page.get_by_role("button", name="Remove the repeated lines").click()
+    assert page.page.input_value("#text").count("Go to") == 1
+
+
+def test_a_job_has_the_file_and_the_settings_of_the_page(open_train, queueing):
+    """A pasted text, records and an archive; a refused job keeps text and upload, and can be started again."""
+    page = open_train(queueing)
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        for number in range(3):
+            file.writestr(f"a/{number}.txt", CORPUS[: 2000 + number])
+        file.writestr(".hidden", "x")
+    page.page.set_input_files("#file", {"name": "scenes.zip", "mimeType": "", "buffer": archive.getvalue()})
+    page.page.locator("#numbers dd", has_text="3 files").wait_for()
+    page.page.get_by_text("20 minutes").click()
+    page.page.route(JOBS, lambda route: route.fulfill(status=400, json={"error": {"message": "units must be fewer"}}))
+    page.click("#start")
+    page.wait_for_notice("units must be fewer")
+    page.excuse_failed_loads()
+    page.page.unroute(JOBS)
+    page.page.route("**/v1/files", lambda route: pytest.fail("sent again"))
+    page.start()
+    page.wait_for_status("waiting")
+    job = queueing.get(f"/v1/fine_tuning/jobs/{page.page.url.partition('job=')[2]}")[1]
+    assert (job["model"], job["user_provided_suffix"]) == ("characters", "scenes")
+    assert job["settings"] == {"max_minutes": 19.8, "documents": "file", "seed": 0}
+    _, _, content = queueing.ask("GET", f"/v1/files/{job['training_file']}/content")
+    assert content == archive.getvalue()
+
+
+def test_a_job_can_be_paused_resumed_and_cancelled(open_train, queueing):
+    """Cancelling asks first; the form with its text comes back."""
+    page = open_train(queueing)
+    page.describe(CORPUS)
+    page.start()
+    for button, status in (("#pause", "paused"), ("#resume", "waiting")):
+        page.click(button)
+        page.wait_for_status(status)
+    page.click("#cancel")
+    page.click("#confirm button[value='']")
+    page.click("#cancel")
+    page.click("#confirm button[value=cancel]")
+    page.wait_for_status("cancelled")
+    assert page.page.is_hidden("#cancel")
+    page.click("#another")
+    assert page.page.input_value("#text") == CORPUS
+    page.page.locator("#jobs-list a").first.click()
+    page.wait_for_status("cancelled")
+
+
+def test_files_that_are_no_text_are_refused_with_the_remedy(open_train, queueing):
+    page = open_train(queueing)
+    for content, reason in ((b"gr\xfc\xdfe" * 300, "iconv -f WINDOWS-1252"), (b"a\0b" * 500, "binary, not text")):
+        page.page.set_input_files("#file", {"name": "old.txt", "mimeType": "text/plain", "buffer": content})
+        page.wait_for_notice(reason)
+    page.page.set_input_files("#file", {"name": "bad.zip", "mimeType": "", "buffer": b"PK" * 50})
+    page.wait_for_notice("not a ZIP archive")
+    page.click("#start")
+    page.page.locator("#status", has_text="Paste a text, or choose a file, first.").wait_for()
+
+
+EPOCHS = [(2.9, 2.8), (2.1, 2.2), (1.8, 2.0), (1.5, 2.1), (1.2, 2.3)]
+
+
+class FakeJob:
+    """A job as the API describes it, with the events of five epochs of which the third is the best."""
+
+    def __init__(self, status):
+        self.status, self.asked = status, []
+
+    def answer(self, route):
+        """Answer a request about the job."""
+        url = route.request.url
+        if "/events" in url:
+            self.asked.append(url)
+            if len(self.asked) == 1:
+                # The connection is lost after the first two epochs.
+                return route.fulfill(body=self._events(0, 2), content_type="text/event-stream")
+            body = self._events(2, len(EPOCHS)) + "data: [DONE]\n\n"
+            self.status = "failed"
+            return route.fulfill(body=body, content_type="text/event-stream")
+        error = {"code": "training_failed", "message": "the disk is full", "param": None}
+        return route.fulfill(
+            json={
+                "id": "ftjob-1",
+                "status": self.status,
+                "created_at": 0,
+                "user_provided_suffix": "cities",
+                "fine_tuned_model": None,
+                "error": error if self.status == "failed" else None,
+            }
+        )
+
+    def _events(self, start, stop):
+        found = []
+        for number in range(start, stop):
+            train_loss, loss = EPOCHS[number]
+            data = {"epoch": number + 1, "train_loss": train_loss, "tokens": 1000 * (number + 1)}
+            update = {**data, "tokens": 1000 * number + 500, "fraction": 0.2 * number, "seconds_left": 100}
+            epoch = {**data, "validation_loss": loss, "sample": f"[It was]<img src=x onerror=window.ran=1>{number}"}
+            for each in (update, epoch):
+                event = {"id": f"ftevent-1-{len(found) + 2 * start}", "type": "metrics", "message": "", "data": each}
+                found.append(f"data: {json.dumps(event)}\n\n")
+        return "".join(found)
+
+
+def open_fake(open_train, gateway, status="running", **how):
+    """Open the page of a fake job; return the job, too."""
+    page, job = open_train(gateway, **how), FakeJob(status)
+    page.page.route(JOBS + "/**", job.answer)
+    page.page.goto(f"{page.url}train?job=ftjob-1")
+    return page, job
+
+
+def test_a_lost_connection_is_resumed_and_a_stall_is_explained(open_train, queueing):
+    """From the event after the last one; samples are newest first, never run as HTML, and stay when the job fails."""
+    page, job = open_fake(open_train, queueing)
+    page.page.locator("#message", has_text="The connection to the server was lost").wait_for()
+    page.page.locator("#left", has_text="left").wait_for()
+    page.wait_for_status("failed")
+    assert "after=ftevent-1-3" in job.asked[1]
+    assert page.read("#message") == "The disk is full."
+    heads = page.page.locator("#samples li .help").all_inner_texts()
+    assert heads == [f"Epoch {n} · validation loss {EPOCHS[n - 1][1]:.3f}" for n in (5, 4, 3, 2, 1)]
+    assert page.page.evaluate("window.ran") is None
+    assert "not improved for 2 epochs" in page.read("#advice")
+    assert "More text would help more than more time. Epoch 3" in page.read("#advice")
+    assert page.page.locator("#chart .best title").evaluate("node => node.textContent") == "Epoch 3: 2.000"
+    assert "lowest 2.000 after epoch 3" in page.page.get_attribute("#chart svg", "aria-label")
+
+
+def test_a_server_that_does_not_train_says_how_to(open_train, gateway):
+    """And a text can be described nevertheless; an unknown job leads back to the form."""
+    page = open_train(gateway)
+    page.page.locator("#unavailable:not([hidden])", has_text="sostenuto serve").wait_for()
+    assert page.page.is_disabled("#start")
+    page.describe(CORPUS)
+    assert page.page.is_disabled("#start")
+    page.excuse_failed_loads()
+
+
+def test_a_key_without_the_role_is_told_so(browser, start_gateway, key_file, tmp_path):
+    """The page asks for a key, says which role it lacks, and accepts another one."""
+    given = {
+        role: keys(key_file, "add", "--tenant", "alice", "--role", "read", "--role", role)
+        for role in ("generate", "train")
+    }
+    gateway = start_gateway(keys_file=key_file, training_dir=tmp_path / "training")
+    page = Train(browser.new_context().new_page(), gateway)
+    page.page.fill("#key-value", given["generate"])
+    page.click("#key button[value=use]")
+    page.page.locator("#unavailable:not([hidden])", has_text="may not train").wait_for()
+    assert "--role train" in page.read("#unavailable")
+    page.click("#other-key")
+    page.page.fill("#key-value", given["train"])
+    page.click("#key button[value=use]")
+    page.page.locator("#unavailable").wait_for(state="hidden")
+    page.describe(CORPUS)
+    page.start()
+    page.wait_for_status("waiting")
+    page.page.context.close()
+
+
+def test_an_unknown_job_leads_back_to_the_form(open_train, queueing):
+    page = open_train(queueing, "?job=ftjob-7")
+    page.wait_for_notice("there is no job")
+    assert page.page.is_visible("#text")
+    page.excuse_failed_loads()
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_the_pages_are_accessible(open_train, queueing, look):
+    """No axe violation, and nothing overflows: the form, with a text, with a job, the question, and the models."""
+    page, _ = open_fake(open_train, queueing, **look)
+    page.wait_for_status("failed")
+    assert page.violations() == []
+    assert page.fits()
+    page.click("#another")
+    assert page.violations() == []
+    page.describe(DESCRIBED["unusual characters"][0] + "Go to the beginning of this very page\n" * 9)
+    page.click("#advanced summary")
+    assert page.violations() == []
+    assert page.fits()
+    page.page.evaluate("document.getElementById('confirm').showModal()")
+    assert page.violations() == []
+    page.page.goto(page.url + "models")
+    page.page.locator(".cards article").first.wait_for()
+    assert page.violations() == []
+    assert page.fits()
+    assert page.hosts <= {page.url.rstrip("/"), "data:"}
+
+
+def test_models_have_their_versions_and_links(open_page, gateway):
+    """As /v1/models describes them."""
+    page = open_page(Models, gateway)
+    page.page.set_default_timeout(PATIENCE_MS)
+    models = {model["id"]: model for model in gateway.get("/v1/models")[1]["data"]}
+    assert page.page.locator(".cards h2").all_inner_texts() == list(models)
+    card = page.page.locator("article", has=page.page.locator("h2", has_text="lstm").first).first
+    versions = [[cell.strip() for cell in line.split("\t")] for line in card.locator("tbody tr").all_inner_texts()]
+    assert versions == [
+        [str(each["version"]), ", ".join(each["labels"]) or "–", f"{round(100 * each['share'])}%"]
+        for each in models[card.locator("h2").inner_text()]["versions"]
+    ]
+    assert f"vocabulary {models['lstm']['vocab_size']}" in card.inner_text()
