@@ -151,9 +151,9 @@ def _limit_options(command: Command) -> Command:
     "models",
     multiple=True,
     default=("*",),
-    show_default=True,
+    show_default="every model",
     metavar="PATTERN",
-    help="Name of a model that the key may use, or a pattern such as demo-*; repeat it for several.",
+    help="Name of a model that the key may use, or a pattern with wildcards; repeat it for several.",
 )
 @_limit_options
 @_file_option
