@@ -48,7 +48,7 @@ SECTIONS = {
 }
 # Of the server's distribution, which adds them by entry points of GROUP. It replaces `train` by one that also trains
 # without a server.
-SERVER_COMMANDS = (*("import", "resume", "vocabulary", "demo", *SECTIONS["Manage models"], *SECTIONS["Serve"]),)
+SERVER_COMMANDS = ("import", "resume", "vocabulary", "demo", *SECTIONS["Manage models"], *SECTIONS["Serve"])
 REPLACED = {"train": train}
 GROUP = "sostenuto.commands"
 INSTALL = "install the distribution sostenuto-server in the same environment"

@@ -18,7 +18,7 @@ LOCAL = (
     "without --server, `sostenuto train` trains in this process, which needs the distribution sostenuto-server: "
     "install it in the same environment, or pass --server URL"
 )
-SERVER_HELP = "Train on the server at this URL, which publishes the model there; needs its role `train`."
+SERVER_HELP = "Train on the server at this URL, which publishes the model there. An API key needs the role `train`."
 DETACH_HELP = "With --server: print the id of the job, and do not wait for its end."
 
 # Arguments of `Client.train` that are no settings.
