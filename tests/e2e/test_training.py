@@ -207,6 +207,7 @@ def test_openais_client_cancels(serving):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # four trainings, which took nine minutes beside twenty busy processes on two cores
 def test_the_commands_and_python_of_the_page_run_as_written(serving, tmp_path, monkeypatch):
     """In order, with another URL and seconds in place of minutes."""
     for name in ("curl", "jq"):
