@@ -130,8 +130,6 @@ def _train(browser: Browser, gateway: SimpleNamespace) -> None:
     text = "\n".join(itertools.islice(read_plays(), NUM_SCENES))
     page.page.set_input_files("#file", {"name": "scenes.txt", "mimeType": "text/plain", "buffer": text.encode()})
     page.page.locator("#found").wait_for()
-    page.page.fill("#name", "scenes")
-    page.page.evaluate("scrollTo(0, 0)")
     _save(page, "train-text")
     page.start()
     page.wait_for_status("published", timeout_ms=600_000)

@@ -394,3 +394,8 @@ def test_models_have_their_versions_and_links(open_page, gateway):
         for each in models[card.locator("h2").inner_text()]["versions"]
     ]
     assert f"vocabulary {models['lstm']['vocab_size']}" in card.inner_text()
+    assert "continued from" not in card.inner_text()
+    described = {"data": [{**models["lstm"], "parent": "novels:3"}]}
+    page.page.route("**/v1/models", lambda route: route.fulfill(json=described))
+    page.page.reload()
+    page.page.locator(".cards .help", has_text="continued from novels:3").wait_for()
