@@ -1,23 +1,28 @@
 """Takes the pictures of the pages that the site shows: `make screenshots`, of a service that runs with the demo model.
 
-Texts have seeds, so that the same model gives the same pictures. Look at them before they are committed.
+Texts have seeds, so that the same model gives the same pictures. The page that trains publishes a model `scenes`; its
+picture depends on the speed of the machine. Look at them before they are committed.
 """
 
 import argparse
 import io
+import itertools
 from pathlib import Path
 from types import SimpleNamespace
 
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
-from tests.pages import Inspector, Page, Playground, launch
+from export.corpora.plays import read_plays
+from tests.pages import Inspector, Page, Playground, Train, launch
 
 FOLDER = Path(__file__).with_name("images")
 DESKTOP = {"width": 1000, "height": 860}
 TOUR = {"width": 960, "height": 620}
 PROMPT = "HAMLET.\n"
 PHONE = {"width": 390, "height": 844}
+# Some 100,000 characters, of which a minute reads several epochs.
+NUM_SCENES = 16
 
 
 def main() -> None:
@@ -32,6 +37,7 @@ def main() -> None:
         _tour(browser, gateway, options.model)
         _playground(browser, gateway, options.model)
         _inspector(browser, gateway, options.model)
+        _train(browser, gateway)
         browser.close()
 
 
@@ -116,6 +122,18 @@ def _inspector(browser: Browser, gateway: SimpleNamespace, model: str) -> None:
     page.click("#embedding summary")
     page.page.locator("#neighbors tr").first.wait_for()
     _save(page, "inspector-embedding", ".panel:has(#embedding)")
+
+
+def _train(browser: Browser, gateway: SimpleNamespace) -> None:
+    """Save what the page says of some scenes, and the training on them once it is published."""
+    page = Train(browser.new_page(viewport=DESKTOP), gateway)
+    text = "\n".join(itertools.islice(read_plays(), NUM_SCENES))
+    page.page.set_input_files("#file", {"name": "scenes.txt", "mimeType": "text/plain", "buffer": text.encode()})
+    page.page.locator("#found").wait_for()
+    _save(page, "train-text")
+    page.start()
+    page.wait_for_status("published", timeout_ms=600_000)
+    _save(page, "train")
 
 
 def _save(page: Page, name: str, selector: str | None = None) -> None:

@@ -171,6 +171,28 @@ def test_the_page_says_what_a_text_is(open_train, queueing):
     assert page.page.input_value("#text").count("Go to") == 1
 
 
+PASTE = """(field, text) => {
+    const clipboardData = new DataTransfer();
+    clipboardData.setData('text/plain', text);
+    field.dispatchEvent(new ClipboardEvent('paste', {clipboardData, bubbles: true, cancelable: true}));
+}"""
+
+
+def test_a_long_text_that_is_pasted_stays_outside_the_text_field(open_train, queueing):
+    """Chromium would not respond for a minute; the page describes and uploads the text nevertheless."""
+    page = open_train(queueing)
+    whole = (START + CORPUS * 10 + END).replace("\n", "\r\n")
+    page.page.locator("#text").evaluate(PASTE, whole)
+    page.page.locator("#filename", has_text="Pasted text").wait_for()
+    assert page.page.input_value("#text") == ""
+    page.page.get_by_role("button", name="Remove the licence").click()
+    page.page.fill("#name", "long")
+    page.start()
+    job = queueing.get(f"/v1/fine_tuning/jobs/{page.page.url.partition('job=')[2]}")[1]
+    _, _, content = queueing.ask("GET", f"/v1/files/{job['training_file']}/content")
+    assert content.decode() == CORPUS * 10
+
+
 def test_a_job_has_the_file_and_the_settings_of_the_page(open_train, queueing):
     """A pasted text, records and an archive; a refused job keeps text and upload, and can be started again."""
     page = open_train(queueing)
@@ -372,3 +394,8 @@ def test_models_have_their_versions_and_links(open_page, gateway):
         for each in models[card.locator("h2").inner_text()]["versions"]
     ]
     assert f"vocabulary {models['lstm']['vocab_size']}" in card.inner_text()
+    assert "continued from" not in card.inner_text()
+    described = {"data": [{**models["lstm"], "parent": "novels:3"}]}
+    page.page.route("**/v1/models", lambda route: route.fulfill(json=described))
+    page.page.reload()
+    page.page.locator(".cards .help", has_text="continued from novels:3").wait_for()

@@ -42,10 +42,6 @@ export class JobView {
     setInterval(() => this.#showTime(), SECOND_MS);
   }
 
-  get isOpen() {
-    return this.#job !== null && !ENDED.includes(this.#job.status);
-  }
-
   // Shows a job and follows it until it has ended or `leave` is called.
   async follow(job) {
     this.leave();
@@ -81,7 +77,7 @@ export class JobView {
     } catch (error) {
       if (signal.aborted) return true;
       if (error.status === 401) return !(await attempt(() => get(path)));
-      if (error.status >= 400 && error.status < 500) {
+      if (error.status >= 400 && error.status < 500 && error.status !== 429) {
         await attempt(() => { throw error; });
         return true;
       }
@@ -94,17 +90,14 @@ export class JobView {
     await attempt(async () => {
       const job = await post(`v1/fine_tuning/jobs/${this.#job.id}/${action}`, {});
       message.textContent = { pause: "Pausing after the current step…", cancel: "Cancelling…", resume: "Resuming after the last complete epoch…" }[action];
-      const isFollowed = this.isOpen;
       this.#showJob(job);
-      if (!isFollowed && this.isOpen) this.follow(job);
     });
   }
 
   #showJob(job) {
     const isNew = this.#job?.status !== job.status;
     this.#job = job;
-    const name = nameOf(job);
-    title.textContent = name;
+    title.textContent = nameOf(job);
     badge.textContent = STATUSES[job.status];
     badge.dataset.status = job.status;
     pause.hidden = !["queued", "running"].includes(job.status);

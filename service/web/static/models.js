@@ -28,13 +28,14 @@ function card(model) {
   return element;
 }
 
-function summary({ cell, layers, units, unit, vocab_size, direction, context, precision, created }) {
+function summary({ parent, cell, layers, units, unit, vocab_size, direction, context, precision, created }) {
   return [
     `${CELLS[cell] ?? cell} ${layers > 1 ? `${layers} × ` : ""}${count(units)}`,
     UNITS[unit] ?? unit,
     `vocabulary ${count(vocab_size)}`,
     ...(direction === "backward" ? ["backward"] : []),
     ...(context ? [`sliding window of ${context}`] : []),
+    ...(parent ? [`continued from ${parent}`] : []),
     ...(precision ? [precision] : []),
     new Date(created * 1000).toLocaleDateString("en", { dateStyle: "medium" }),
   ].join(" · ");

@@ -9,6 +9,8 @@ import { unzip } from "./zip.js";
 
 const [area, text, chosen, filename, preview, remove, choose, file] = findAll(["source", "text", "chosen", "filename", "preview", "remove", "choose", "file"]);
 const [found, numbers, notes] = findAll(["found", "numbers", "notes"]);
+// Longer texts stay outside the text field: with a million characters in it, Chromium does not respond for a minute.
+const MAX_EDITED = 50_000;
 const PAUSE_MS = 250;
 const SHOWN = 600;
 const NAMED = 8;
@@ -18,7 +20,8 @@ const NOUNS = { none: "lines", lines: "lines", "blank-line": "paragraphs", file:
 const CANNOT_READ = "is not text in UTF-8, which the trainer requires. Save it as UTF-8, or convert it:";
 
 export class Source {
-  // The text, how it is split, and for files their name and original bytes: { text, name, blob, format, files, documents }.
+  // { text, documents, format, files } as `describe` takes it; `title` if it is not in the text field; for a file also its
+  // `name` and its original bytes, `blob`.
   #given = { text: "" };
   #changed;
   #attempt;
@@ -32,6 +35,7 @@ export class Source {
       clearTimeout(this.#timer);
       this.#timer = setTimeout(() => this.#showPasted(text.value), PAUSE_MS);
     });
+    text.addEventListener("paste", (event) => this.#paste(event));
     text.addEventListener("change", () => this.describe());
     choose.addEventListener("click", () => file.click());
     file.addEventListener("change", () => file.files.length && this.#open(file.files[0]));
@@ -43,7 +47,7 @@ export class Source {
 
   // Returns what the page knows of the text, after its last change; null if there is none.
   describe() {
-    if (!this.#given.name && text.value !== this.#given.text) this.#showPasted(text.value);
+    if (!this.#given.title && text.value !== this.#given.text) this.#showPasted(text.value);
     return this.#given.description;
   }
 
@@ -54,7 +58,7 @@ export class Source {
 
   // Moves to what is to be filled in.
   focus() {
-    (this.#given.name ? choose : text).focus();
+    (this.#given.title ? choose : text).focus();
   }
 
   // What is uploaded: the same object until the text is changed. `name` is that of a pasted text.
@@ -79,8 +83,16 @@ export class Source {
       const isArchive = suffix === "zip";
       const files = isArchive ? (await unzip(blob)).map(({ name, bytes }) => decode(bytes, name)) : null;
       const content = files?.join("\n") ?? decode(await blob.arrayBuffer(), blob.name);
-      this.#show({ text: content, name: blob.name, blob, format: isArchive ? null : suffix ?? null, files });
+      this.#show({ text: content, title: blob.name, name: blob.name, blob, format: isArchive ? null : suffix ?? null, files });
     });
+  }
+
+  #paste(event) {
+    const pasted = event.clipboardData.getData("text/plain");
+    if (pasted.length <= MAX_EDITED) return;
+    event.preventDefault();
+    const whole = text.value.slice(0, text.selectionStart) + pasted + text.value.slice(text.selectionEnd);
+    this.#show({ text: withLineFeeds(whole), title: "Pasted text", format: formatOf(whole), files: null });
   }
 
   #showPasted(value) {
@@ -91,9 +103,9 @@ export class Source {
   #show(given) {
     given.description = given.text.trim() ? describe(given) : null;
     this.#given = given;
-    [text.hidden, chosen.hidden] = [Boolean(given.name), !given.name];
-    filename.textContent = given.name ?? "";
-    preview.textContent = given.name ? given.text.slice(0, SHOWN) : "";
+    [text.hidden, chosen.hidden] = [Boolean(given.title), !given.title];
+    filename.textContent = given.title ?? "";
+    preview.textContent = given.title ? given.text.slice(0, SHOWN) : "";
     found.hidden = !given.description;
     if (given.description) this.#explain(given.description);
     this.#changed(given.description, given.name);
@@ -101,8 +113,8 @@ export class Source {
 
   // Continues with another text in place of this one.
   #replace(changed) {
-    const { name, format } = this.#given;
-    if (name) return this.#show({ text: changed, name, format, files: null });
+    const { title, name, format } = this.#given;
+    if (title) return this.#show({ text: changed, title, name, format, files: null });
     text.value = changed;
     return this.#showPasted(changed);
   }
@@ -148,6 +160,10 @@ function decode(bytes, name) {
     throw new Failure(`${name} ${CANNOT_READ} iconv -f WINDOWS-1252 -t UTF-8 "${name}" > utf8.txt`);
   }
   if (content.includes("\0")) throw new Failure(`${name} has zero bytes: it is binary, not text.`);
+  return withLineFeeds(content);
+}
+
+function withLineFeeds(content) {
   return content.replaceAll("\r\n", "\n").replaceAll("\r", "\n");
 }
 

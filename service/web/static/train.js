@@ -15,7 +15,6 @@ const [form, lead, presets, hint, name, nameHelp, advanced] = findAll(["new", "l
 const [documents, base, units, seed, start, status, another] = findAll(["documents", "base", "units", "seed", "start", "status", "another"]);
 const [notice, jobPart, jobTitle, jobs, jobsList] = findAll(["notice", "job", "job-title", "jobs", "jobs-list"]);
 const [unavailable, unavailableTitle, unavailableHelp, unavailableCommand, otherKey] = findAll(["unavailable", "unavailable-title", "unavailable-help", "unavailable-command", "other-key"]);
-const DEFAULT_MINUTES = 3;
 const DEFAULT_NAME = "my-text";
 const MAX_NAME = 40;
 const TYPICAL_CHARACTERS = 1_000_000;
@@ -24,7 +23,10 @@ let models = [];
 // The id of each upload, so that a job that is refused is not sent with its text again.
 const fileIds = new WeakMap();
 const source = new Source(showDescription, attempt);
-const view = new JobView(() => listJobs());
+const view = new JobView(({ status }) => {
+  listJobs();
+  if (status === "succeeded") attempt(showModels);
+});
 
 function begin() {
   startTheme();
@@ -34,6 +36,7 @@ function begin() {
     submit();
   });
   for (const field of [name, base]) field.addEventListener("input", showName);
+  presets.addEventListener("change", showUnits);
   base.addEventListener("input", () => showPresets(source.describe()));
   documents.addEventListener("input", () => source.divide(documents.value));
   another.addEventListener("click", () => open(null));
@@ -53,14 +56,19 @@ async function load() {
     const list = await explained(() => get("v1/fine_tuning/jobs?limit=50"));
     if (!list) return;
     showJobs(list.data);
-    models = await loadModels();
-    lead.textContent = `${models.length ? "" : "No model is served yet. "}Paste a text, and have a model that writes like it in three minutes.`;
-    const from = new URLSearchParams(location.search).get("from") ?? "";
-    fill(base, [["", "nothing: a new model"], ...models.map(({ id }) => [id, id])], from);
-    if (base.value) advanced.open = true;
-    showName();
+    await showModels();
+    advanced.open ||= Boolean(base.value);
   });
-  if (isLoaded) await show(jobInAddress());
+  if (isLoaded && unavailable.hidden) await show(jobInAddress());
+}
+
+async function showModels() {
+  models = await loadModels();
+  lead.textContent = `${models.length ? "" : "No model is served yet. "}Paste a text, and have a model that writes like it in three minutes.`;
+  const from = new URLSearchParams(location.search).get("from") ?? base.value;
+  fill(base, [["", "nothing: a new model"], ...models.map(({ id }) => [id, id])], from);
+  showPresets(source.describe());
+  showName();
 }
 
 // Runs a request; explains what to do if this server or this key does not train, and then returns null.
@@ -133,21 +141,15 @@ function showDescription(description, filename) {
   showName();
 }
 
-// The presets with what to expect of each for this text.
+// What to expect of each preset for this text.
 function showPresets(description) {
   const numCharacters = description?.numCharacters;
-  const chosen = Number(form.elements.minutes?.value ?? DEFAULT_MINUTES);
-  presets.replaceChildren(...Object.entries(PRESETS).map(([minutes, preset]) => {
-    const label = document.createElement("label");
-    const radio = Object.assign(document.createElement("input"), { type: "radio", name: "minutes", value: minutes, checked: Number(minutes) === chosen });
-    const head = Object.assign(document.createElement("strong"), { textContent: minutes === "1" ? "1 minute" : `${minutes} minutes` });
+  for (const label of presets.children) {
+    const preset = PRESETS[label.querySelector("input").value];
     const expected = numCharacters && !base.value ? ` ${passes(preset, numCharacters)}` : "";
-    const help = Object.assign(document.createElement("span"), { className: "help", textContent: `${preset.aim}.${expected}` });
-    radio.addEventListener("change", () => showUnits());
-    label.append(radio, head, help);
-    return label;
-  }));
-  hint.textContent = `${numCharacters >= MIN_CHARACTERS ? outlook(numCharacters) : outlook(TYPICAL_CHARACTERS)} Measured on two cores with nothing else running; a busy machine gets through fewer passes in the same time.`;
+    label.querySelector(".help").textContent = `${preset.aim}.${expected}`;
+  }
+  hint.textContent = `${outlook(numCharacters >= MIN_CHARACTERS ? numCharacters : TYPICAL_CHARACTERS)} Measured on two cores with nothing else running; a busy machine gets through fewer passes in the same time.`;
   showUnits();
 }
 
