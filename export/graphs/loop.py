@@ -1,33 +1,31 @@
-"""The loop over time steps of every signature, with masks for sequences that end before others."""
+"""The loop over time steps of every signature, for sequences that end before others, too."""
 
 from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
+from export.graphs.precision import Precision, Vectors
+
 Loop = list[Any]
-# One step, `body(t, variables, masked)`: only a masked one must keep the variables of sequences that have ended.
-Body = Callable[[tf.Tensor, Loop, bool], Loop]
 
 
-def repeat(num_steps: tf.Tensor, body: Body, variables: Loop, num_full: tf.Tensor | None, unroll: int) -> Loop:
-    """Run `body` for t = 0 … num_steps - 1, with `unroll` steps per iteration as long as possible.
+def repeat(num_steps: tf.Tensor, body: Callable[[tf.Tensor, Loop], Loop], variables: Loop, unroll: int) -> Loop:
+    """Run `body(t, variables)` for t = 0 … num_steps - 1, with `unroll` steps per iteration as long as possible.
 
-    Masks cost a tenth of a cell's step, and another iteration as much as 4 µs (see `benchmarks/HISTORY.md`). So steps
-    are unmasked while no sequence can have ended.
+    Another iteration costs as much as 4 µs (see `benchmarks/HISTORY.md`).
 
     Args:
         num_steps: T.
         body: One step.
         variables: Its loop variables.
-        num_full: Number of steps before the first sequence ends; None if an end token may end any of them.
         unroll: 1 for a step so large that a copy of it takes longer to load than an iteration costs.
     """
 
-    def iteration(steps: int, *, masked: bool) -> Callable[..., tuple[tf.Tensor, Loop]]:
+    def iteration(steps: int) -> Callable[..., tuple[tf.Tensor, Loop]]:
         def run(t: tf.Tensor, variables: Loop) -> tuple[tf.Tensor, Loop]:
             for _ in range(steps):
-                variables = body(t, variables, masked)
+                variables = body(t, variables)
                 t += 1
             return t, variables
 
@@ -35,16 +33,25 @@ def repeat(num_steps: tf.Tensor, body: Body, variables: Loop, num_full: tf.Tenso
 
     t = tf.constant(0)
     if unroll > 1:
-        limit = num_steps if num_full is None else tf.minimum(num_steps, num_full)
-        several = iteration(unroll, masked=num_full is None)
-        t, variables = tf.while_loop(lambda t, _: t + unroll <= limit, several, (t, variables))
-    return tf.while_loop(lambda t, _: t < num_steps, iteration(1, masked=True), (t, variables))[1]
+        t, variables = tf.while_loop(lambda t, _: t + unroll <= num_steps, iteration(unroll), (t, variables))
+    return tf.while_loop(lambda t, _: t < num_steps, iteration(1), (t, variables))[1]
 
 
-def zero_inactive(active: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
-    """Set (batch, …) to 0 for inactive sequences."""
-    mask = tf.reshape(active, [-1] + [1] * (value.shape.rank - 1))
-    return tf.where(mask, value, tf.zeros([], value.dtype))
+def keep_ended(precision: Precision, t: tf.Tensor, ends: tf.Tensor, vectors: Vectors, kept: Vectors) -> Vectors:
+    """Return the kept vectors, with those of the sequences that step t is the last of.
+
+    A sequence is computed until the loop ends, and what it has kept at its own end is its result. At most steps no
+    sequence ends, and nothing is selected: masks of every step cost a tenth of it (see `benchmarks/HISTORY.md`).
+
+    Args:
+        precision: Layout of the vectors.
+        t: int32: the step.
+        ends: int32 (batch,): the number of steps of each sequence.
+        vectors: The vectors after the step.
+        kept: Those that were kept before, or the initial ones of a sequence without steps.
+    """
+    ended = ends == t + 1
+    return tf.cond(tf.reduce_any(ended), lambda: precision.select(ended, vectors, kept), lambda: kept)
 
 
 def array(kind: tf.DType, num_steps: tf.Tensor, *shape: int) -> tf.TensorArray:
@@ -57,7 +64,13 @@ def write(arrays: list[tf.TensorArray], t: tf.Tensor, values: list[tf.Tensor]) -
     return [array.write(t, value) for array, value in zip(arrays, values, strict=True)]
 
 
-def stack_batch_major(arrays: list[tf.TensorArray]) -> list[tf.Tensor]:
-    """Stack the written values to (batch, T, …)."""
+def stack_batch_major(arrays: list[tf.TensorArray], ends: tf.Tensor | None = None) -> list[tf.Tensor]:
+    """Stack the written values to (batch, T, …); all after the end of a sequence, int32 (batch,), are 0."""
     stacked = [array.stack() for array in arrays]
-    return [tf.transpose(value, [1, 0, *range(2, value.shape.rank)]) for value in stacked]
+    values = [tf.transpose(value, [1, 0, *range(2, value.shape.rank)]) for value in stacked]
+    return values if ends is None else [_zero_after(ends, value) for value in values]
+
+
+def _zero_after(ends: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+    active = tf.range(tf.shape(values)[1]) < ends[:, None]
+    return tf.where(active[(..., *[None] * (values.shape.rank - 2))], values, tf.zeros([], values.dtype))

@@ -3,7 +3,7 @@
 - `FLOAT32`: a sequence is a row, (batch, width), and a product is `x · kernel`.
 - `BFLOAT16`: a sequence is a column, (width, batch), and a product is `kernelᵀ · x`, with both factors rounded to
   bfloat16. oneDNN repacks the second factor of such a product in every call, which must therefore be the small one
-  (measured: `benchmarks/HISTORY.md`). States, biases, gates and logits stay float32.
+  (measured: `benchmarks/HISTORY.md`). States, gates and logits stay float32.
 
 Signatures take and return rows in either precision.
 """

@@ -37,61 +37,62 @@ class Prepared(NamedTuple):
 
     Attributes:
         controls: Sampling parameters of each sequence.
-        divisor: float32 (batch, 1): temperatures, none of them 0.
-        is_greedy: Bool (batch,).
+        uniforms: float32 (T, batch): the random numbers of each step; 0 for greedy sampling.
+        scale: float32 (batch, 1): reciprocal temperatures; for greedy sampling so large that the weight of every token
+            but the most probable one is 0.
         filtered: Bool (batch,): whether any filter is on.
         any_filtered: Bool.
     """
 
     controls: Controls
-    divisor: tf.Tensor
-    is_greedy: tf.Tensor
+    uniforms: tf.Tensor
+    scale: tf.Tensor
     filtered: tf.Tensor
     any_filtered: tf.Tensor
 
 
-def prepare(controls: Controls) -> Prepared:
-    """Compute once for a call what `sample` needs in every step."""
+def prepare(controls: Controls, uniforms: tf.Tensor) -> Prepared:
+    """Compute once for a call what `sample` needs in every step; uniforms are float32 (batch, T) in [0, 1)."""
     filtered = (controls.top_k > 0) | (controls.top_p < 1.0) | (controls.min_p > 0.0)
-    divisor = tf.maximum(controls.temperature, GREEDY_BELOW_TEMPERATURE)[:, None]
     is_greedy = controls.temperature < GREEDY_BELOW_TEMPERATURE
-    return Prepared(controls, divisor, is_greedy, filtered, tf.reduce_any(filtered))
+    scale = tf.where(is_greedy, tf.float32.max, 1.0 / controls.temperature)[:, None]
+    by_time = tf.transpose(tf.where(is_greedy[:, None], 0.0, uniforms))
+    return Prepared(controls, by_time, scale, filtered, tf.reduce_any(filtered))
 
 
-def sample(logits: tf.Tensor, uniforms: tf.Tensor, sampling: Prepared) -> tf.Tensor:
+def sample(t: tf.Tensor, logits: tf.Tensor, sampling: Prepared) -> tf.Tensor:
     """Sample one token per sequence.
 
     Args:
+        t: int32: the step.
         logits: float32 (batch, V); -1e9 for masked ids.
-        uniforms: float32 (batch,) in [0, 1).
         sampling: As `prepare` returns it.
 
     Returns:
         int32 (batch,).
     """
-    greedy = tf.argmax(logits, axis=1, output_type=tf.int32)
+    uniforms = sampling.uniforms[t]
     # Subtract the maximum first: a logit divided by a small temperature would overflow.
     centred = logits - tf.reduce_max(logits, axis=1, keepdims=True)
-    probabilities = tf.nn.softmax(centred / sampling.divisor)
-    sampled = _inverse_cdf(probabilities, uniforms)
+    cumulative = tf.cumsum(tf.exp(centred * sampling.scale), axis=1)
+    sampled = _inverse_cdf(cumulative, uniforms)
 
     def with_filters() -> tf.Tensor:
+        probabilities = tf.exp(centred * sampling.scale) / cumulative[:, -1:]
         # The result is not used for a sequence without filters: one candidate is enough.
         top_k = tf.where(sampling.filtered, sampling.controls.top_k, 1)
         filtered = _sample_filtered(probabilities, uniforms, sampling.controls._replace(top_k=top_k), NUM_CANDIDATES)
         return tf.where(sampling.filtered, filtered, sampled)
 
-    sampled = tf.cond(sampling.any_filtered, with_filters, lambda: sampled)
-    return tf.where(sampling.is_greedy, greedy, sampled)
+    return tf.cond(sampling.any_filtered, with_filters, lambda: sampled)
 
 
-def _inverse_cdf(weights: tf.Tensor, uniforms: tf.Tensor) -> tf.Tensor:
+def _inverse_cdf(cumulative: tf.Tensor, uniforms: tf.Tensor) -> tf.Tensor:
     """Return the first index whose cumulative weight exceeds uniform · total, never one of weight 0.
 
     `<=` matters: with `<`, a uniform of 0 would pick index 0 even where its weight is 0. The product is below the total
     for every float32 uniform below 1 - 2⁻²⁵, so the result is below V.
     """
-    cumulative = tf.cumsum(weights, axis=1)
     threshold = uniforms * cumulative[:, -1]
     return tf.reduce_sum(tf.cast(cumulative <= threshold[:, None], tf.int32), axis=1)
 
@@ -143,6 +144,7 @@ def _sample_candidates(
     likely = ordered >= (controls.min_p * ordered[:, 0])[:, None]
     # Always keep the most probable token, also with top_p = 0 or rounding errors.
     is_kept = (in_nucleus & likely) | (rank == 0)
-    tokens = tf.gather(token_ids, _inverse_cdf(tf.where(is_kept, ordered, 0.0), uniforms), batch_dims=1)
+    kept = tf.cumsum(tf.where(is_kept, ordered, 0.0), axis=1)
+    tokens = tf.gather(token_ids, _inverse_cdf(kept, uniforms), batch_dims=1)
     # The filters keep a prefix. If top_k exceeds the candidates, the mass of the tokens that it keeps is unknown.
     return tokens, (limit > num_candidates) & ((limit < vocab_size) | is_kept[:, -1])

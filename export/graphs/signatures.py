@@ -11,7 +11,7 @@ from contract.card import Activation
 from contract.tokenizer import SpecialIds
 from export.graphs.adjustments import NEVER, Adjustments, Constraints
 from export.graphs.cells import StatefulNetwork
-from export.graphs.loop import Loop, array, repeat, stack_batch_major, write, zero_inactive
+from export.graphs.loop import Loop, array, keep_ended, repeat, stack_batch_major, write
 from export.graphs.precision import FLOAT32, Precision
 from export.graphs.sampling import Controls, prepare, sample
 from export.graphs.specs import input_specs
@@ -115,14 +115,14 @@ class Generator(tf.Module):
         batch, length = tf.shape(token_ids)[0], tf.shape(token_ids)[1]
         by_time = tf.transpose(token_ids)
 
-        def body(t: tf.Tensor, variables: Loop, masked: bool) -> Loop:  # noqa: ARG001 - no sequence ends
+        def body(t: tf.Tensor, variables: Loop) -> Loop:
             parts, arrays = variables
             output, parts = self._steps.step(by_time[t], parts)
             return [parts, write(arrays, t, [self._precision.to_rows(output)])]
 
         parts = self._steps.split(tf.zeros([batch, self.network.state_size]))
         variables = [parts, [array(tf.float32, length, self.network.output_size)]]
-        _, arrays = repeat(length, body, variables, length, self.network.unroll)
+        _, arrays = repeat(length, body, variables, self.network.unroll)
         (hidden,) = stack_batch_major(arrays)
         hidden = self._precision.from_rows(tf.reshape(hidden, [-1, self.network.output_size]))
         logits = self._steps.project(hidden)
@@ -158,15 +158,17 @@ class Generator(tf.Module):
     ) -> Loop:
         """Run `step(tokens, vectors)` over the tokens int32 (batch, T), one time step (batch,) after another.
 
-        The vectors of a sequence do not change after its length.
+        Return the vectors of each sequence after its length.
         """
-        by_time = tf.transpose(token_ids)
+        by_time, length = tf.transpose(token_ids), tf.shape(token_ids)[1]
+        lengths = tf.minimum(lengths, length)
 
-        def body(t: tf.Tensor, vectors: Loop, masked: bool) -> Loop:
-            new = step(by_time[t], vectors)
-            return self._precision.select(t < lengths, new, vectors) if masked else new
+        def body(t: tf.Tensor, variables: Loop) -> Loop:
+            vectors, kept = variables
+            vectors = step(by_time[t], vectors)
+            return [vectors, keep_ended(self._precision, t, lengths, vectors, kept)]
 
-        return repeat(tf.shape(token_ids)[1], body, vectors, tf.reduce_min(lengths), self.network.unroll)
+        return repeat(length, body, [vectors, vectors], self.network.unroll)[1]
 
     def decode(
         self, token_id: tf.Tensor, state: tf.Tensor, uniforms: tf.Tensor, steps: tf.Tensor, **controls: tf.Tensor
@@ -223,45 +225,35 @@ class Generator(tf.Module):
     ) -> tuple[tf.Tensor, ...]:
         """Return token_ids, the results of `_score_tokens` for them, and state."""
         num_steps = tf.shape(uniforms)[1]
-        by_time = tf.transpose(uniforms)
-        sampling = prepare(controls)
+        sampling = prepare(controls, uniforms)
 
-        def body(t: tf.Tensor, variables: Loop, masked: bool) -> Loop:
-            last, ends, parts, tables, arrays = variables
-            hidden, new_parts = self._steps.step(last, parts)
+        def body(t: tf.Tensor, variables: Loop) -> Loop:
+            last, ends, parts, kept, tables, arrays = variables
+            hidden, parts = self._steps.step(last, parts)
             logits = self._steps.project(hidden)
             adjusted = adjustments.adjust(t, logits, tables) if adjustments else logits + self.mask
-            sampled = self._steps.sample(adjusted, by_time[t], sampling)
+            sampled = self._steps.sample(t, adjusted, sampling)
             outputs = [sampled, *self._steps.score_tokens(logits, sampled, num_top=num_top)]
-            if masked:
-                new_parts, outputs = self._mask_ended(t < ends, parts, new_parts, outputs)
             if self.end_id >= 0:
-                # No sequence that has ended gets here with the end token: its outputs are 0.
-                ends = tf.where(outputs[0] == self.end_id, t + 1, ends)
+                ends = tf.where((sampled == self.end_id) & (t < ends), t + 1, ends)
             if adjustments:
-                tables = adjustments.count(outputs[0], tables)
+                tables = adjustments.count(sampled, tables)
                 ends = adjustments.end_complete(t, ends, tables)
-            return [outputs[0], ends, new_parts, tables, write(arrays, t, outputs)]
+            kept = keep_ended(self._precision, t, ends, parts, kept)
+            return [sampled, ends, parts, kept, tables, write(arrays, t, outputs)]
 
         arrays = [array(tf.int32, num_steps), *self._score_arrays(num_steps, with_top=isinstance(num_top, tf.Tensor))]
         tables = adjustments.tables() if adjustments else []
-        variables = [token_id, steps, self._steps.split(state), tables, arrays]
-        # Without an end token and constraints, only `steps` end a sequence.
-        num_full = None if self.end_id >= 0 or adjustments else tf.reduce_min(steps)
-        _, _, parts, _, arrays = repeat(num_steps, body, variables, num_full, self.network.unroll)
-        return *stack_batch_major(arrays), self._steps.join(parts)
+        parts = self._steps.split(state)
+        variables = [token_id, tf.minimum(steps, num_steps), parts, parts, tables, arrays]
+        _, ends, _, kept, _, arrays = repeat(num_steps, body, variables, self.network.unroll)
+        return *stack_batch_major(arrays, ends), self._steps.join(kept)
 
     def _score_arrays(self, num_steps: tf.Tensor, *, with_top: bool) -> list[tf.TensorArray]:
         """Create the arrays for the results of `_score_tokens`."""
         width = num_top_of(self.network.vocab_size)
         top = [array(kind, num_steps, width) for kind in (tf.int32, tf.float32)] if with_top else []
         return [array(tf.float32, num_steps), *top]
-
-    def _mask_ended(
-        self, active: tf.Tensor, parts: Loop, new_parts: Loop, outputs: list[tf.Tensor]
-    ) -> tuple[Loop, list[tf.Tensor]]:
-        """Keep the state of ended sequences and zero their outputs."""
-        return self._precision.select(active, new_parts, parts), [zero_inactive(active, value) for value in outputs]
 
     def score(self, token_ids: tf.Tensor, lengths: tf.Tensor, state: tf.Tensor) -> dict[str, tf.Tensor]:
         """Compute log probabilities of given tokens.
@@ -288,21 +280,21 @@ class Generator(tf.Module):
         """Process sequences and score the next token at each; return all `activations` of the network, or none."""
         by_time = tf.transpose(token_ids)
         length, num_top = tf.shape(token_ids)[1] - 1, num_top_of(self.network.vocab_size)
+        lengths = tf.minimum(lengths, length)
 
-        def body(t: tf.Tensor, variables: Loop, masked: bool) -> Loop:
-            parts, arrays = variables
-            hidden, new_parts, values = self._steps.step_with_activations(by_time[t], parts)
+        def body(t: tf.Tensor, variables: Loop) -> Loop:
+            parts, kept, arrays = variables
+            hidden, parts, values = self._steps.step_with_activations(by_time[t], parts)
             scores = self._steps.score_tokens(self._steps.project(hidden), by_time[t + 1], num_top=num_top)
-            outputs = [*scores, *values] if activations else scores
-            if masked:
-                new_parts, outputs = self._mask_ended(t < lengths, parts, new_parts, outputs)
-            return [new_parts, write(arrays, t, outputs)]
+            kept = keep_ended(self._precision, t, lengths, parts, kept)
+            return [parts, kept, write(arrays, t, [*scores, *values] if activations else scores)]
 
         activation_arrays = [array(tf.float32, length, each.units) for each in activations]
-        variables = [self._steps.split(state), [*self._score_arrays(length, with_top=True), *activation_arrays]]
-        parts, arrays = repeat(length, body, variables, tf.reduce_min(lengths), self.network.unroll)
+        parts = self._steps.split(state)
+        variables = [parts, parts, [*self._score_arrays(length, with_top=True), *activation_arrays]]
+        _, kept, arrays = repeat(length, body, variables, self.network.unroll)
         names = ("logprobs", "top_token_ids", "top_logprobs", *(each.output for each in activations))
-        return {**dict(zip(names, stack_batch_major(arrays), strict=True)), "state": self._steps.join(parts)}
+        return {**dict(zip(names, stack_batch_major(arrays, lengths), strict=True)), "state": self._steps.join(kept)}
 
 
 def num_top_of(vocab_size: int) -> int:

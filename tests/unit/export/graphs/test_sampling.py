@@ -27,11 +27,13 @@ def draw(uniforms, logits=LOGITS, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0
         tf.fill([rows], float(top_p)),
         tf.fill([rows], min_p),
     )
-    return (
-        sample(tf.constant(np.tile(logits, (rows, 1))), tf.constant(uniforms, tf.float32), prepare(controls))
-        .numpy()
-        .tolist()
-    )
+    return sample_once(np.tile(logits, (rows, 1)), np.float32(uniforms), controls).tolist()
+
+
+def sample_once(logits, uniforms, controls):
+    """Sample in the first step of a call."""
+    prepared = prepare(Controls(*map(tf.constant, controls)), tf.constant(uniforms[:, None]))
+    return sample(tf.constant(0), tf.constant(logits), prepared).numpy()
 
 
 def shares(**controls):
@@ -53,6 +55,13 @@ def test_temperature_raises_probabilities_to_its_inverse(temperature):
 @pytest.mark.parametrize("temperature", [0.0, 1e-37, 1e-5])
 def test_temperature_near_0_is_greedy(temperature):
     assert set(draw([0.0, 0.3, 0.999999], temperature=temperature)) == {1}
+
+
+@pytest.mark.parametrize("controls", [{}, {"top_p": 0.9}], ids=str)
+def test_the_first_of_equal_logits_is_greedy(controls):
+    """However large the uniform is, which chooses among them otherwise."""
+    logits = np.float32([0.0, 2.0, 1.0, 2.0, 2.0])
+    assert set(draw([0.0, 0.5, 0.999999], logits=logits, temperature=0.0, **controls)) == {1}
 
 
 @pytest.mark.parametrize(
@@ -113,16 +122,12 @@ def test_a_sequence_does_not_depend_on_the_parameters_of_others():
         rng.choice([0.1, 0.5, 0.99, 1.0], rows).astype(np.float32),
         rng.choice([0.0, 0.05, 0.5], rows).astype(np.float32),
     )
-    together = sample(tf.constant(logits), tf.constant(uniforms), prepare(Controls(*map(tf.constant, controls))))
+    together = sample_once(logits, uniforms, controls)
     alone = [
-        sample(
-            tf.constant(logits[[row]]),
-            tf.constant(uniforms[[row]]),
-            prepare(Controls(*(tf.constant(each[[row]]) for each in controls))),
-        )[0]
+        sample_once(logits[[row]], uniforms[[row]], Controls(*(each[[row]] for each in controls)))[0]
         for row in range(rows)
     ]
-    assert together.numpy().tolist() == [int(token) for token in alone]
+    assert together.tolist() == alone
 
 
 def test_the_number_of_candidates_changes_no_token(monkeypatch):

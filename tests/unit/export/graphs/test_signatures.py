@@ -73,6 +73,15 @@ def test_a_sequence_stops_after_its_steps(stack):
     assert same_bits(short["state"][0], state[0])
 
 
+def test_no_sequence_is_longer_than_its_call(published):
+    """More steps or a greater length than the inputs have are as many as they have."""
+    state = published.read(IDS[:, :-1])
+    whole, longer = (published.draw(IDS[:, -1], state, UNIFORMS, steps=steps) for steps in (24, 99))
+    assert all(same_bits(longer[name], whole[name]) for name in whole)
+    inputs = {"token_ids": IDS[:, :-1], "lengths": np.full(ROWS, 99, np.int32), "state": published.zeros()}
+    assert same_bits(published.call("prefill", **inputs)["state"], state)
+
+
 def test_padding_changes_no_bit_of_the_state(stack):
     _, published = stack
     lengths = np.array([0, 1, 5, 20, 19, 7, 3, 12], np.int32)
