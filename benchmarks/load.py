@@ -31,12 +31,14 @@ class Load:
         tokens: Completion tokens of all responses, as counted by the server.
         seconds: From the first request to the last byte.
         first_s: Time to first token of each request, in seconds.
+        gaps_s: Times between two chunks of a response, in seconds, of all responses.
         cpu_s: CPU time of the load generator, in seconds.
     """
 
     tokens: int
     seconds: float
     first_s: list[float]
+    gaps_s: list[float]
     cpu_s: float
 
     @property
@@ -48,6 +50,10 @@ class Load:
         """Return a percentile of the time to first token, in milliseconds; 0.5 is the median."""
         return 1000 * percentile(self.first_s, share)
 
+    def gap_ms(self, share: float) -> float:
+        """Return a percentile of the time between two chunks, in milliseconds."""
+        return 1000 * percentile(self.gaps_s or [0.0], share)
+
 
 @dataclass
 class _Connection:
@@ -55,6 +61,8 @@ class _Connection:
     sent_at: float = 0.0
     received: bytearray = field(default_factory=bytearray)
     first_s: float | None = None
+    chunk_at: float = 0.0
+    gaps_s: list[float] = field(default_factory=list)
 
 
 class LoadError(Exception):
@@ -128,7 +136,7 @@ class _Generator:
     def __init__(self, stack: contextlib.ExitStack, port: int, waiting: list[bytes], *, keep_alive: bool) -> None:
         self._stack, self._port, self._waiting, self._keep_alive = stack, port, waiting, keep_alive
         self._selector = stack.enter_context(selectors.DefaultSelector())
-        self._tokens, self._firsts = 0, list[float]()
+        self._tokens, self._firsts, self._gaps = 0, list[float](), list[float]()
 
     def keep_in_flight(self, concurrency: int) -> Load:
         """Keep `concurrency` requests in flight until all have been sent, and wait for the last response."""
@@ -178,11 +186,12 @@ class _Generator:
             if _receive(key.data):
                 self._tokens += _count_tokens(bytes(key.data.received))
                 self._firsts.append(key.data.first_s or 0.0)
+                self._gaps += key.data.gaps_s
                 yield key.data
 
     def _load(self, started: float, cpu_before_s: float) -> Load:
         cpu_s = time.process_time() - cpu_before_s
-        return Load(self._tokens, time.perf_counter() - started, self._firsts, cpu_s)
+        return Load(self._tokens, time.perf_counter() - started, self._firsts, self._gaps, cpu_s)
 
 
 def _requests(body: dict[str, object], count: int) -> list[bytes]:
@@ -199,7 +208,7 @@ def _request(body: dict[str, object], seed: int) -> bytes:
 
 def _send(connection: _Connection, request: bytes) -> None:
     connection.received.clear()
-    connection.first_s = None
+    connection.first_s, connection.gaps_s = None, []
     connection.sent_at = time.perf_counter()
     connection.sock.sendall(request)
 
@@ -210,8 +219,12 @@ def _receive(connection: _Connection) -> bool:
     if not content:
         raise LoadError(f"the connection ended in the middle of: {bytes(connection.received[-200:])!r}")
     connection.received += content
-    if connection.first_s is None and b"data: " in connection.received:
-        connection.first_s = time.perf_counter() - connection.sent_at
+    now = time.perf_counter()
+    if connection.first_s is not None:
+        connection.gaps_s.append(now - connection.chunk_at)
+    elif b"data: " in connection.received:
+        connection.first_s = now - connection.sent_at
+    connection.chunk_at = now
     if not b"HTTP/1.1 200".startswith(connection.received[:12]):
         raise LoadError(f"the server refused: {bytes(connection.received[-300:])!r}")
     return connection.received.endswith(LAST_CHUNK)

@@ -37,6 +37,14 @@ def test_the_load_generator_fails_on_an_error_response(gateway):
         run_load(gateway.port, {**BODY, "model": "nope"}, concurrency=1, num_requests=1)
 
 
+def test_the_load_generator_measures_the_time_between_chunks(gateway):
+    """A response of one request has as many gaps as chunks after the first, and they fill the time until its end."""
+    load = run_load(gateway.port, {**BODY, "max_tokens": 1000}, concurrency=1, num_requests=1)
+    assert len(load.gaps_s) >= 2
+    assert load.first_s[0] < load.first_s[0] + sum(load.gaps_s) <= load.seconds
+    assert load.gap_ms(1) == 1000 * max(load.gaps_s)
+
+
 @pytest.mark.slow
 def test_the_baseline_in_one_process_completes_whole_requests(models_dir):
     """It reads the prompt and generates all tokens, as the service does."""

@@ -1,0 +1,112 @@
+"""`python -m benchmarks.many_streams`: time to first token and between chunks, with hundreds of streams.
+
+The capacity is the rate at which requests complete while a fixed number of streams is in flight. Then requests arrive
+at random times, at a share of that rate, however many are in flight: an open loop, as users do not wait for each other.
+"""
+
+import argparse
+import functools
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from benchmarks.fixture_model import BODY, NEW_TOKENS, PROMPT_LENGTH, UNITS
+from benchmarks.load import Load, run_arrivals, run_load
+from benchmarks.report import each_round, print_heading, print_table, spread, write_results
+from benchmarks.servers import Servers, fixture_servers
+
+STREAMS = (256, 1000)
+# Of the capacity at which requests arrive.
+SHARES = (0.5, 0.8, 0.95)
+REQUESTS_PER_STREAM, SECONDS_OF_ARRIVALS = 2, 10
+IN_FLIGHT = "in flight"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One load of one server: throughput, and percentiles in milliseconds."""
+
+    requests_per_s: float
+    tokens_per_s: float
+    first_p50_ms: float
+    first_p99_ms: float
+    gap_p50_ms: float
+    gap_p99_ms: float
+
+    @classmethod
+    def of(cls, load: Load) -> "Measurement":
+        """Summarize a load."""
+        firsts, gaps = map(load.first_ms, (0.5, 0.99)), map(load.gap_ms, (0.5, 0.99))
+        return cls(len(load.first_s) / load.seconds, load.tokens_per_s, *firsts, *gaps)
+
+
+# The port of a server and the fields of its requests.
+Target = tuple[int, dict[str, Any]]
+
+
+def measure(target: Target, streams: int) -> Iterator[tuple[str, Measurement]]:
+    """Measure the capacity of a server, and arrivals at each share of it."""
+    port, body = target
+    closed = Measurement.of(run_load(port, body, concurrency=streams, num_requests=REQUESTS_PER_STREAM * streams))
+    yield IN_FLIGHT, closed
+    for share in SHARES:
+        rate = share * closed.requests_per_s
+        load = run_arrivals(port, body, rate=rate, num_requests=max(1, round(rate * SECONDS_OF_ARRIVALS)))
+        yield f"arrivals at {share:.0%}", Measurement.of(load)
+
+
+def start_gateways(servers: Servers, all_streams: list[int]) -> Callable[[int], Target]:
+    """Start a gateway for each number of streams, all of which run at once; return the one for a number."""
+    backend = servers.start_model_server()
+    gateways = {
+        streams: servers.start_gateway(
+            [backend], SOSTENUTO_MAX_RUNNING=str(streams), SOSTENUTO_MAX_QUEUED=str(4 * streams)
+        )
+        for streams in all_streams
+    }
+    return lambda streams: (gateways[streams].port, BODY)
+
+
+def main() -> None:
+    """Measure, print a table and write the results as JSON."""
+    parser = argparse.ArgumentParser("python -m benchmarks.many_streams", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3, help="number of rounds (default: 3)")
+    parser.add_argument("--streams", type=int, nargs="+", default=STREAMS, help="default: 256 1000")
+    parser.add_argument(
+        "--server", nargs=3, action="append", default=[], metavar=("NAME", "PORT", "FIELDS"),
+        help="also measure a running server with OpenAI's API, such as llama.cpp's or vLLM; FIELDS is a JSON object "
+        "that is added to its requests",
+    )  # fmt: skip
+    options = parser.parse_args()
+    started, results = time.time(), dict[tuple[int, str, str], list[Measurement]]()
+    others: dict[str, Target] = {
+        name: (int(port), {**BODY, **json.loads(fields)}) for name, port, fields in options.server
+    }
+    with fixture_servers() as servers:
+        gateway = start_gateways(servers, options.streams)
+        systems = {"Sostenuto": gateway, **{name: functools.partial(_same, target) for name, target in others.items()}}
+        for _ in each_round(options.rounds):
+            for streams in options.streams:
+                for name, target in systems.items():
+                    for load, measurement in measure(target(streams), streams):
+                        results.setdefault((streams, name, load), []).append(measurement)
+    setup = f"{PROMPT_LENGTH} prompt tokens and {NEW_TOKENS} completion tokens per request"
+    print_heading(f"LSTM of {UNITS} units, {setup}", options.rounds)
+    columns = "streams", "system", "load", "requests/s", "tokens/s", "first token, p50, ms", "p99"
+    print_table((*columns, "between chunks, p50, ms", "p99"), [[*key, *_row(each)] for key, each in results.items()])
+    write_results("many-streams-", started, results={str(key): [*map(asdict, each)] for key, each in results.items()})
+
+
+def _same(target: Target, streams: int) -> Target:  # noqa: ARG001 - a server that runs already has one setting
+    return target
+
+
+def _row(values: list[Measurement]) -> list[str]:
+    columns = zip(*(asdict(value).values() for value in values), strict=True)
+    return [spread(column, ",.0f") for column in columns]
+
+
+if __name__ == "__main__":
+    main()
