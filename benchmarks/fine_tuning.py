@@ -36,6 +36,7 @@ UNSEEN = 30_000
 SIZES = (10_000, 50_000, 300_000)
 # That of the recipes which train from nothing.
 ANEW_RATE = 4e-3
+KINDS = ("base", "anew", "fine-tuned", "mixed")
 
 
 @dataclass(frozen=True)
@@ -211,13 +212,17 @@ def _loss(model: Any, text: Any, tokenizer: Any) -> float:
     return total / count
 
 
-def runs(rates: Sequence[float], old: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the name of each run, and its settings."""
-    yield "base", {"learning_rate": 1e-9}
-    yield f"anew, {ANEW_RATE:g}", {"learning_rate": ANEW_RATE, "anew": True}
+def runs(kinds: Sequence[str], rates: Sequence[float], old: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the name of each run of some kinds, and its settings."""
+    if "base" in kinds:
+        yield "base", {"learning_rate": 1e-9}
+    if "anew" in kinds:
+        yield f"anew, {ANEW_RATE:g}", {"learning_rate": ANEW_RATE, "anew": True}
     for rate in rates:
-        yield f"fine-tuned, {rate:g}", {"learning_rate": rate}
-        yield f"fine-tuned, {rate:g}, mixed", {"learning_rate": rate, "mix": str(old)}
+        if "fine-tuned" in kinds:
+            yield f"fine-tuned, {rate:g}", {"learning_rate": rate}
+        if "mixed" in kinds:
+            yield f"fine-tuned, {rate:g}, mixed", {"learning_rate": rate, "mix": str(old)}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -232,6 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--texts", nargs="*", default=["prose", "names", "log"])
     parser.add_argument("--sizes", nargs="*", type=int, default=SIZES, help="characters to train on")
     parser.add_argument("--rates", nargs="*", type=float, default=[5e-4, 2e-3], help="learning rates")
+    parser.add_argument("--kinds", nargs="*", default=KINDS, choices=KINDS, help="kinds of runs")
     parser.add_argument("--epochs", type=int, help="default: those of the recipe")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
@@ -243,7 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in options.texts:
         text = Text(name, sources[name](), "none" if name == "prose" else "lines")
         for size in options.sizes:
-            for run, own in runs(options.rates, options.old):
+            for run, own in runs(options.kinds, options.rates, options.old):
                 outcomes.append(bench.run(text, size, run, **own))
                 print(
                     *outcomes[-1].row(), *(f"{loss:.3f}" for loss in outcomes[-1].losses), file=sys.stderr, flush=True

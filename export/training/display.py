@@ -62,8 +62,9 @@ class TerminalDisplay(contextlib.AbstractContextManager):
         self._validation_loss = last.validation_loss
         validation = "" if last.validation_loss is None else f", validation {last.validation_loss:.3f}"
         best = ", best so far" if progress.best_epoch == progress.epochs else ""
-        before = f", {progress.base_loss:.3f} before it" if progress.base_loss and progress.epochs == 1 else ""
-        losses = f"loss {last.train_loss:.3f}{validation}{before} nats/token"
+        losses = f"loss {last.train_loss:.3f}{validation} nats/token"
+        if progress.base_loss is not None and progress.epochs == 1:
+            losses += f" ({progress.base_loss:.3f} before the first update)"
         echo(f"epoch {progress.epochs}: {losses}, {self._rate():,.0f} tokens/s{best}")
         self.sample = self._write_sample(model)
         echo(wrap_sample(self.sample))
