@@ -20,7 +20,8 @@ from benchmarks.servers import Servers, fixture_servers
 STREAMS = (256, 1000)
 # Of the capacity at which requests arrive.
 SHARES = (0.5, 0.8, 0.95)
-REQUESTS_PER_STREAM, SECONDS_OF_ARRIVALS = 2, 10
+# Four waves, as the first, which starts all at once, and the end of the last are slower than the rest.
+REQUESTS_PER_STREAM, SECONDS_OF_ARRIVALS = 4, 10
 IN_FLIGHT = "in flight"
 
 
