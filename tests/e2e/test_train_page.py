@@ -178,6 +178,28 @@ PASTE = """(field, text) => {
 }"""
 
 
+DROP = """(body, text) => {
+    const dataTransfer = new DataTransfer();
+    dataTransfer.items.add(new File([text], 'dropped text.txt'));
+    return body.dispatchEvent(new DragEvent('drop', {dataTransfer, bubbles: true, cancelable: true}));
+}"""
+
+
+def test_a_file_may_be_dropped_anywhere(open_train, queueing):
+    """The browser does not open it; the model is named after it, and the documents can be chosen."""
+    page = open_train(queueing)
+    assert page.page.locator("body").evaluate(DROP, CORPUS) is False
+    page.page.locator("#filename", has_text="dropped text.txt").wait_for()
+    assert page.page.get_attribute("#name", "placeholder") == "dropped-text"
+    assert page.shown()[0]["Documents"] == "1, a running text"
+    page.click("#advanced summary")
+    page.page.select_option("#documents", "lines")
+    assert page.shown()[0]["Documents"] == "80 lines"
+    page.click("#remove")
+    assert page.page.is_visible("#text")
+    assert page.page.is_hidden("#found")
+
+
 def test_a_long_text_that_is_pasted_stays_outside_the_text_field(open_train, queueing):
     """Chromium would not respond for a minute; the page describes and uploads the text nevertheless."""
     page = open_train(queueing)
