@@ -161,6 +161,11 @@ class Settings(BaseSettings, Limits):
         description="tokens of the running and waiting sequences of each key without a limit of its own, counted as "
         "for SOSTENUTO_MAX_QUEUED_TOKENS; unset: only the server's limit",
     )
+    audit_file: Path | None = Field(
+        None,
+        description="append-only file of JSON Lines: who published, promoted, removed, trained, uploaded, and added "
+        "and revoked keys; unset: none. The commands of the exporter use it, too",
+    )
     training_dir: Path | None = Field(
         None,
         description="directory that gateways and trainers share, of uploaded files and runs; unset: no training, but "

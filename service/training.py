@@ -6,9 +6,11 @@ import time
 from dataclasses import dataclass
 from typing import IO
 
+from contract.audit import record
 from jobs.database import database_url
 from jobs.store import JobStore, QuotaExceeded, StoredFile
 from jobs.uploads import Uploads
+from service.context import RequestContext
 from service.errors import InvalidRequest, QuotaReached, TrainingDisabled
 from service.settings import Settings
 
@@ -53,6 +55,11 @@ class Training:
             self.uploads.remove(file_id)
             raise QuotaReached(str(error), param="file") from error
         return file
+
+    def record(self, action: str, context: RequestContext, **details: object) -> None:
+        """Append what a client did to the audit log."""
+        actor = f"key:{context.quota.name}" if context.quota.name else "anybody"
+        record(self.settings.audit_file, action, actor, tenant=context.quota.tenant, **details)
 
 
 def require_training(training: Training | None) -> Training:

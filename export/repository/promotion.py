@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from contract.audit import record_command
 from contract.models_config import LABEL_PATTERN, STABLE
 from contract.signatures import MODELS_CONFIG
 from export.command import Command, models_dir_option
@@ -52,6 +53,7 @@ def promote(models_dir: Path, reference: str, label: str) -> int:
         return {**labels, label: number, **previous}
 
     change_labels(models_dir, name, change)
+    record_command("promote", model=f"{name}:{number}", label=label)
     _report(name, label, before.get(label), number)
     return 0
 
@@ -75,6 +77,7 @@ def rollback(models_dir: Path, name: str) -> int:
         return {**labels, STABLE: previous, PREVIOUS: stable}
 
     labels = change_labels(models_dir, name, change)
+    record_command("rollback", model=f"{name}:{labels[STABLE]}")
     _report(name, STABLE, labels[PREVIOUS], labels[STABLE])
     return 0
 

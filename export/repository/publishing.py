@@ -18,6 +18,7 @@ import tensorflow as tf
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 from contract import signatures
+from contract.audit import record_command
 from contract.card import ID_PATTERN, Direction, GeneratorCard, TrainingFilterDescription, TrainingReport
 from contract.files import sync_directory, sync_tree
 from contract.tokenizer import Tokenizer
@@ -103,6 +104,8 @@ def publish(
             version_dir = _rename_to_next_version(draft, home)
         sync_directory(home)
         add_to_models_config(Path(models_dir), name)
+        job = training.settings.get("job") if training else None
+        record_command("publish", model=f"{name}:{version_dir.name}", **({"job": job} if job else {}))
     except OSError as error:
         raise PublishError(f"{error.filename or home}: {error.strerror or error}") from error
     except tf.errors.OpError as error:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import click
 
+from contract.audit import record_command
 from contract.signatures import MODELS_CONFIG
 from export.command import Command, models_dir_option
 from export.errors import RepositoryError
@@ -89,6 +90,7 @@ def remove(models_dir: Path, reference: str, yes: bool, wait_s: float, servers: 
     _delete_empty_directories(models_dir)
     removal.stop_serving(wait_s, servers)
     removal.rename()
+    record_command("remove", models=[version.label for version in removal.versions])
     print(f"removed {', '.join(version.label for version in removal.versions)}")
     undeleted = _delete_renamed(models_dir)
     if undeleted:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
+from contract.audit import current_user, record
 from service.access.keys import (
     DEFAULT_ROLES,
     ID_PATTERN,
@@ -173,6 +174,8 @@ def add(
     except click.ClickException as error:
         revoke_keys(file, [key.id])
         raise click.ClickException(f"{error}; the key is revoked") from error
+    rights = {"roles": roles, "models": models}
+    record(load_settings().audit_file, "add_key", current_user(), key=key.id, tenant=tenant, **rights)
     expiry = "never expires" if key.expires is None else f"expires {_format_time(key.expires)}"
     print(f"shown once; {file} stores only its hash: id {key.id}, tenant {key.tenant}, {expiry}", file=sys.stderr)
 
@@ -183,6 +186,7 @@ def add(
 def revoke(path: Path | None, ids: tuple[str, ...]) -> None:
     """Revoke the keys with these ids, as `list` shows them; takes effect within a second."""
     revoke_keys(_key_file(path), ids)
+    record(load_settings().audit_file, "revoke_key", current_user(), keys=ids)
 
 
 @click.command("list")

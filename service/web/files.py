@@ -35,6 +35,7 @@ def upload_file(services: Services) -> FileObject:
     if file is None:
         raise InvalidRequest("file is required, as a part of multipart/form-data with a file name", param="file")
     stored = training.add_file(g.context.quota.tenant, file.filename or "", file.stream)
+    training.record("upload", g.context, file=stored.id, bytes=stored.bytes)
     return _file_object(stored, training)
 
 
@@ -104,6 +105,7 @@ def delete_file(services: Services, file_id: str) -> DeletedObject:
     except JobActive as error:
         raise Conflict(f"the job {error} needs the file; cancel it first", param="file_id") from error
     training.uploads.remove(file_id)
+    training.record("delete_file", g.context, file=file_id)
     return {"id": file_id, "object": "file", "deleted": True}
 
 

@@ -67,9 +67,11 @@ def create_job(services: Services) -> FineTuningJob:
         job_metadata=body.metadata,
     )
     try:
-        return _job_object(services, training.store.create(new, training.settings.max_tenant_jobs))
+        job = training.store.create(new, training.settings.max_tenant_jobs)
     except QuotaExceeded as error:
         raise QuotaReached(str(error)) from error
+    training.record("train", g.context, job=job.id, file=job.training_file, base=job.model, model=job.name)
+    return _job_object(services, job)
 
 
 def _base_model(services: Services, name: str) -> str:
@@ -150,13 +152,15 @@ def resume_job(services: Services, job_id: str) -> FineTuningJob:
 
 
 def _act(services: Services, job_id: str, action: str) -> FineTuningJob:
-    store, tenant = require_training(services.training).store, g.context.quota.tenant
+    training, tenant = require_training(services.training), g.context.quota.tenant
+    store = training.store
     try:
         job = store.resume(tenant, job_id) if action == "resume" else store.request(tenant, job_id, cast("Any", action))
     except JobEnded as error:
         raise Conflict(f"cannot {action} a job that is {error.job.status}", param="job_id") from error
     if job is None:
         raise _not_found(job_id)
+    training.record(action, g.context, job=job_id)
     return _job_object(services, job)
 
 

@@ -1,0 +1,47 @@
+"""The audit log: an append-only file of JSON Lines that says who changed what is served, and who may use it."""
+
+import getpass
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+VARIABLE = "SOSTENUTO_AUDIT_FILE"
+
+
+def record(path: Path | None, action: str, actor: str, **details: object) -> None:
+    """Append a line, written at once, so that lines of several processes do not mix; nothing without a path.
+
+    Args:
+        path: The file; it is created with mode 0600.
+        action: What was done: publish, promote, rollback, remove, add_key, revoke_key, upload, delete_file, train,
+            cancel, pause or resume.
+        actor: Who did it: `user:NAME` of this machine, or `key:ID` and its tenant.
+        details: What it was done to.
+
+    Raises:
+        OSError: the line was not written.
+    """
+    if path is None:
+        return
+    time = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    line = json.dumps({"time": time, "action": action, "actor": actor, **details}, ensure_ascii=False)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(descriptor, f"{line}\n".encode())
+    finally:
+        os.close(descriptor)
+
+
+def record_command(action: str, **details: object) -> None:
+    """Append what a command of this machine's user did to the file that the environment names, if it names one."""
+    path = os.environ.get(VARIABLE)
+    record(Path(path) if path else None, action, current_user(), **details)
+
+
+def current_user() -> str:
+    """Return the user that this process runs as."""
+    try:
+        return f"user:{getpass.getuser()}"
+    except (KeyError, OSError):
+        return f"user:{os.getuid()}"  # a container's user may have no name
