@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from jobs.database import database_url
 from jobs.store import JobStore
-from jobs.trainer import Directories, Trainer
+from jobs.trainer import MAX_MEMORY_BYTES, Directories, Trainer
 
 _PATH = click.Path(path_type=Path, file_okay=False)
 
@@ -50,7 +50,18 @@ _PATH = click.Path(path_type=Path, file_okay=False)
     metavar="SECONDS",
     help="Delete uploaded files after this time, unless a job that has not ended needs them.",
 )
-def trainer(training_dir: Path, models_dir: Path, database: str | None, max_file_age_s: float) -> None:
+@click.option(
+    "--max-memory-bytes",
+    type=click.IntRange(min=2**30),
+    default=MAX_MEMORY_BYTES,
+    envvar="SOSTENUTO_MAX_TRAINING_BYTES",
+    show_envvar=True,
+    metavar="BYTES",
+    help="Maximum memory of a training; a job that takes more fails.",
+)
+def trainer(
+    training_dir: Path, models_dir: Path, database: str | None, max_file_age_s: float, max_memory_bytes: int
+) -> None:
     """Run the training jobs that clients submit to the gateway, one at a time, until SIGTERM.
 
     `sostenuto serve` starts a trainer of its own. Several trainers may share a directory and a database.
@@ -61,7 +72,7 @@ def trainer(training_dir: Path, models_dir: Path, database: str | None, max_file
     except (SQLAlchemyError, ValueError) as error:
         raise click.ClickException(f"the job database cannot be opened: {str(error).partition(chr(10))[0]}") from error
     directories = Directories(training_dir.resolve(), models_dir.resolve())
-    running = Trainer(store, directories, file_max_age_s=max_file_age_s)
+    running = Trainer(store, directories, file_max_age_s=max_file_age_s, max_memory_bytes=max_memory_bytes)
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         running.is_stopping = True

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Row, Select, and_, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, and_, delete, func, insert, or_, select, update
 
 from jobs import database
 from jobs.database import events, files, jobs
@@ -26,6 +26,10 @@ Status = Literal["queued", "running", "paused", "succeeded", "failed", "cancelle
 Action = Literal["cancel", "pause"]
 ACTIVE = ("queued", "running", "paused")
 ENDED = ("succeeded", "failed", "cancelled")
+# Of any size: each takes a block of the disk and a row of the database.
+MAX_TENANT_FILES = 10_000
+# Number of PostgreSQL's advisory lock, an arbitrary one.
+_QUOTA_LOCK = 5_017_332_702
 # Share of a tenant's training time that counts against it in the queue: that of the last day.
 _FAIRNESS_S = 86_400.0
 
@@ -118,11 +122,15 @@ class JobStore:
         self._engine.dispose()
 
     def add_file(self, file: StoredFile, max_bytes: int) -> None:
-        """Record a file; raise QuotaExceeded if the tenant's files would have more than `max_bytes`."""
+        """Record a file; raise QuotaExceeded if the tenant would have more than `max_bytes` or MAX_TENANT_FILES."""
         with self._engine.begin() as connection:
-            used = connection.execute(
-                select(func.coalesce(func.sum(files.c.bytes), 0)).where(files.c.tenant == file.tenant)
-            ).scalar_one()
+            _lock_tenants(connection)
+            totals = select(func.coalesce(func.sum(files.c.bytes), 0), func.count()).where(
+                files.c.tenant == file.tenant
+            )
+            used, count = connection.execute(totals).one()
+            if count >= MAX_TENANT_FILES:
+                raise QuotaExceeded(f"at most {MAX_TENANT_FILES} files may be kept, got one more")
             if used + file.bytes > max_bytes:
                 raise QuotaExceeded(f"all files together may have {max_bytes} bytes, got {used} + {file.bytes}")
             connection.execute(insert(files).values(vars(file)))
@@ -136,7 +144,7 @@ class JobStore:
     def list_files(self, tenant: str, after: str | None, limit: int, *, newest_first: bool = True) -> list[StoredFile]:
         """Return a tenant's files after the one with an id; one more than `limit` if there are more."""
         order = files.c.created_at, files.c.id
-        rows = self._page(select(files).where(files.c.tenant == tenant), files, order, after, limit, newest_first)
+        rows = self._page(tenant, files, order, after, limit, newest_first)
         return [StoredFile(**row._mapping) for row in rows]
 
     def remove_file(self, tenant: str, file_id: str) -> bool:
@@ -173,6 +181,7 @@ class JobStore:
     def create(self, new: NewJob, max_active: int) -> Job:
         """Queue a job; raise QuotaExceeded if the tenant has `max_active` jobs that have not ended."""
         with self._engine.begin() as connection:
+            _lock_tenants(connection)
             of_tenant = and_(jobs.c.tenant == new.tenant, jobs.c.status.in_(ACTIVE))
             active = connection.execute(select(func.count()).select_from(jobs).where(of_tenant)).scalar_one()
             if active >= max_active:
@@ -192,7 +201,7 @@ class JobStore:
     def list_jobs(self, tenant: str, after: str | None, limit: int) -> list[Job]:
         """Return a tenant's jobs after the one with an id, newest first; one more than `limit` if there are more."""
         order = jobs.c.created_at, jobs.c.id
-        rows = self._page(select(jobs).where(jobs.c.tenant == tenant), jobs, order, after, limit, newest_first=True)
+        rows = self._page(tenant, jobs, order, after, limit, newest_first=True)
         return [Job(**row._mapping) for row in rows]
 
     def list_events(self, job_id: str, after: int, limit: int, *, newest_first: bool = False) -> list[Event]:
@@ -320,11 +329,14 @@ class JobStore:
             return True
 
     def _page(
-        self, query: Select[Any], table: Any, order: Any, after: str | None, limit: int, newest_first: bool
+        self, tenant: str, table: Any, order: Any, after: str | None, limit: int, newest_first: bool
     ) -> list[Row[Any]]:
+        query = select(table).where(table.c.tenant == tenant)
         with self._engine.begin() as connection:
             if after is not None:
-                last = connection.execute(select(*order).where(table.c.id == after)).one_or_none()
+                last = connection.execute(
+                    select(*order).where(table.c.id == after, table.c.tenant == tenant)
+                ).one_or_none()
                 if last is None:
                     return []
                 at, row_id = order
@@ -347,6 +359,12 @@ class JobEnded(Exception):
 
 
 _QUEUED = jobs.alias("queued")
+
+
+def _lock_tenants(connection: Connection) -> None:
+    """Let no other transaction count towards a quota; SQLite's write transactions exclude each other anyway."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_advisory_xact_lock(_QUOTA_LOCK)))
 
 
 def _oldest(condition: Any) -> Any:

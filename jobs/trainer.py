@@ -8,13 +8,15 @@ import contextlib
 import fcntl
 import json
 import logging
+import math
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from typing import Any
 from contract.child_processes import terminate_with_parent
 from contract.files import read_file
 from contract.signatures import ASSETS, CARD_FILE
-from jobs.settings import options_of
+from jobs.settings import check_settings, options_of
 from jobs.store import Action, Job, JobStore
 from jobs.uploads import RECORDS, InvalidUpload, Uploads, lay_out
 
@@ -34,8 +36,14 @@ POLL_S = 0.5
 # Seconds between two events about the training loss.
 METRICS_S = 5.0
 CLEAN_S = 60.0
+# Resident memory of a training. One of 1,024 units takes 1.5 GiB.
+MAX_MEMORY_BYTES = 4 * 2**30
 # Of a child after SIGTERM: it ends after its current step, or after publishing.
 _STOP_S = 60.0
+# Of children of a job that a signal killed before they completed another epoch.
+MAX_KILLS = 3
+# Beyond twice the job's `max_minutes`, for reading the text, and for publishing.
+OVERTIME_S = 1800.0
 # An interrupted upload is deleted after this time.
 _UNRECORDED_S = 3600.0
 _STDERR_BYTES = 64 * 2**10
@@ -63,8 +71,16 @@ class Directories:
 class Trainer:
     """Runs jobs until it is stopped; one at a time."""
 
-    def __init__(self, store: JobStore, directories: Directories, *, file_max_age_s: float) -> None:
+    def __init__(
+        self,
+        store: JobStore,
+        directories: Directories,
+        *,
+        file_max_age_s: float,
+        max_memory_bytes: int = MAX_MEMORY_BYTES,
+    ) -> None:
         self._store, self._directories, self._file_max_age_s = store, directories, file_max_age_s
+        self.max_memory_bytes = max_memory_bytes
         self._uploads = Uploads(directories.uploads)
         self.is_stopping = False
         self._clean_at = 0.0
@@ -121,17 +137,33 @@ class _Attempt:
         self._progress = ProgressReader(self._folder / "progress.jsonl", store.last_epoch(job.id))
         self._models_dir = ("--models-dir", str(directories.models.resolve()))
         self._trained_s, self._began = job.trained_s, time.monotonic()
+        minutes = check_settings(job.model, job.settings).max_minutes
+        self._deadline = math.inf if minutes is None else self._began + 120 * minutes + OVERTIME_S
 
     def run(self) -> bool:
-        """Run the exporter; return whether the job has ended."""
-        if self._is_published(is_new=False):
-            return True
-        self._folder.mkdir(parents=True, exist_ok=True)
+        """Run the exporter; return whether the job has ended.
+
+        A child that a signal killed is replaced, unless several in a row completed no epoch.
+        """
+        num_kills, epoch = 0, self._progress.last_epoch
+        while not self._is_published(is_new=False):
+            with self._exclusive() as is_free:
+                command = self._command() if is_free else None
+            if command is None:
+                return False
+            code, wanted = self._train(command)
+            num_kills = 1 if self._progress.last_epoch > epoch else num_kills + 1
+            epoch = self._progress.last_epoch
+            if code >= 0 or wanted is not None or num_kills >= MAX_KILLS:
+                return self._conclude(code, wanted)
+            message = f"the training was killed by {signal.Signals(-code).name}; it continues after its last epoch"
+            self._store.add_events(self._job, [(message, None)], "warn")
+        return True
+
+    def _train(self, command: Sequence[str]) -> tuple[int, Action | str | None]:
+        """Run a child until it ends; return its exit code, and why it was stopped, or None."""
         wanted: Action | str | None = None
-        with self._exclusive() as is_free:
-            command = self._command() if is_free else None
-        if command is None:
-            return False
+        self._folder.mkdir(parents=True, exist_ok=True)
         with (self._folder / "stderr.txt").open("wb") as errors, (self._folder / "log.txt").open("ab") as output:
             child = subprocess.Popen(
                 command,
@@ -147,17 +179,30 @@ class _Attempt:
             finally:
                 _stop(child)
         self._report()
-        return self._conclude(child.returncode, wanted)
+        return child.returncode, wanted
 
     def _watch(self, child: "subprocess.Popen[bytes]") -> Action | str | None:
-        """Report progress until the child ends; return why it was stopped, or None."""
+        """Report progress until the child ends; return why it has to stop, or None."""
         while child.poll() is None:
             wanted = self._report()
+            if wanted is None and (wanted := self._exceeded(child.pid)) is not None:
+                # Not after its step, which may be what takes so long or so much.
+                os.killpg(child.pid, signal.SIGKILL)
             if wanted is None and self._trainer.is_stopping:
                 wanted = "stop"
             if wanted is not None:
                 return wanted
             time.sleep(POLL_S)
+        return None
+
+    def _exceeded(self, pid: int) -> str | None:
+        """Return which limit the job exceeds, as its error says it."""
+        if time.monotonic() > self._deadline:
+            return f"the training takes longer than twice its max_minutes and {OVERTIME_S / 60:.0f} minutes"
+        limit, used = self._trainer.max_memory_bytes, resident_bytes(pid)
+        if used > limit:
+            sizes = "units, layers, batch_size or sequence_length"
+            return f"the training may take at most {limit} bytes of memory, got {used}; choose smaller {sizes}"
         return None
 
     def _report(self) -> Action | str | None:
@@ -183,7 +228,9 @@ class _Attempt:
             message = "the job is paused" if is_paused else "the trainer stopped; the job is queued again"
             self._store.end(self._job, "paused" if is_paused else "queued", message)
             return False
-        if code < 0:
+        if wanted is not None:
+            message = wanted
+        elif code < 0:
             message = f"the training was killed by {signal.Signals(-code).name}; it may have run out of memory"
         else:
             message = self._error() or f"the training exited with code {code}"
@@ -206,12 +253,19 @@ class _Attempt:
             return False
         if not is_new:
             self._folder.mkdir(parents=True, exist_ok=True)
-            list_it = ["train", "text", "--name", self._job.name, "--if-new", *self._models_dir]
-            subprocess.run([*_EXPORT, *list_it], cwd=self._folder, check=True, stdout=subprocess.DEVNULL)
+            self._list_model()
         message = f"published {self._job.name}:{version}"
         self._store.end(self._job, "succeeded", message, version=version)
         log.info("%s: %s", self._job.id, message)
         return True
+
+    def _list_model(self) -> None:
+        command = [*_EXPORT, "train", "text", "--name", self._job.name, "--if-new", *self._models_dir]
+        for _ in range(MAX_KILLS):
+            done = subprocess.run(command, cwd=self._folder, stdout=subprocess.DEVNULL, check=False)
+            if done.returncode >= 0:
+                break
+        done.check_returncode()
 
     @contextlib.contextmanager
     def _exclusive(self) -> Iterator[bool]:
@@ -260,14 +314,14 @@ class ProgressReader:
         self.path = path
         self.last_update: Mapping[str, Any] | None = None
         self._reported: Mapping[str, Any] | None = None
-        self._offset, self._last_epoch, self._metrics_at = 0, last_epoch, 0.0
+        self._offset, self.last_epoch, self._metrics_at = 0, last_epoch, 0.0
 
     def events(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """Yield a message and metrics for each epoch, and every few seconds for the training loss."""
         for line in self._lines():
             kind = line.pop("event")
-            if kind == "epoch" and line["epoch"] > self._last_epoch:
-                self._last_epoch = line["epoch"]
+            if kind == "epoch" and line["epoch"] > self.last_epoch:
+                self.last_epoch = line["epoch"]
                 yield _describe(line), line
             elif kind == "update":
                 self.last_update = line
@@ -304,11 +358,21 @@ def published_version(home: Path, job_id: str) -> int | None:
     return None
 
 
+def resident_bytes(pid: int) -> int:
+    """Return the resident memory of a process; 0 if it has ended."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
+    except (OSError, IndexError):
+        return 0
+
+
 def _background(parent: int) -> Any:
     def prepare() -> None:
         terminate_with_parent(parent)
-        # Serving goes first.
+        # Serving goes first, and if memory runs out, the kernel kills the training.
         os.nice(19)
+        with contextlib.suppress(OSError):
+            Path("/proc/self/oom_score_adj").write_text("1000")
 
     return prepare
 

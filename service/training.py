@@ -2,8 +2,12 @@
 
 import os
 import secrets
+import threading
 import time
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import IO
 
 from contract.audit import record
@@ -11,19 +15,53 @@ from jobs.database import database_url
 from jobs.store import JobStore, QuotaExceeded, StoredFile
 from jobs.uploads import Uploads
 from service.context import RequestContext
-from service.errors import InvalidRequest, QuotaReached, TrainingDisabled
+from service.errors import InvalidRequest, Overloaded, QuotaReached, TrainingDisabled
 from service.settings import Settings
 
 MAX_FILENAME = 255
+# A stream of events holds a thread, as a running or waiting sequence does, for as long as a job takes: this share of
+# them, half of it for one tenant.
+_STREAMS_SHARE, _MIN_STREAMS = 0.25, 4
+
+
+class EventStreams:
+    """The open streams of events, whose number is limited, in all and of each tenant; thread-safe."""
+
+    def __init__(self, max_sequences: int) -> None:
+        self.max_streams = max(_MIN_STREAMS, int(_STREAMS_SHARE * max_sequences))
+        self._open: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def add(self, tenant: str) -> Callable[[], None]:
+        """Count a stream; return what forgets it.
+
+        Raises:
+            Overloaded: too many are open.
+        """
+        with self._lock:
+            for count, limit, whose in (
+                (self._open.total(), self.max_streams, "of events"),
+                (self._open[tenant], self.max_streams // 2, "of a tenant"),
+            ):
+                if count >= limit:
+                    raise Overloaded(f"at most {limit} streams {whose} may be open, got one more", retry_after_s=5)
+            self._open[tenant] += 1
+        return partial(self._remove, tenant)
+
+    def _remove(self, tenant: str) -> None:
+        with self._lock:
+            self._open[tenant] -= 1
+            self._open += Counter()  # without those that are 0
 
 
 @dataclass(frozen=True)
 class Training:
-    """The job store and the uploaded files."""
+    """The job store, the uploaded files and the open streams of events."""
 
     store: JobStore
     uploads: Uploads
     settings: Settings
+    streams: EventStreams
 
     @classmethod
     def open(cls, settings: Settings) -> "Training | None":
@@ -31,18 +69,21 @@ class Training:
         if settings.training_dir is None:
             return None
         store = JobStore(settings.training_database or database_url(settings.training_dir))
-        return cls(store, Uploads(settings.training_dir / "files"), settings)
+        streams = EventStreams(settings.max_sequences)
+        return cls(store, Uploads(settings.training_dir / "files"), settings, streams)
 
     def add_file(self, tenant: str, filename: str, content: IO[bytes]) -> StoredFile:
         """Store an uploaded file.
 
         Raises:
-            InvalidRequest: it is empty, or its name too long.
+            InvalidRequest: it is empty, or its name is too long or has control characters.
             QuotaReached: the tenant's files would be too large together.
         """
         if not 0 < len(filename) <= MAX_FILENAME:
             rule = f"the file name must have 1 to {MAX_FILENAME} characters"
             raise InvalidRequest(f"{rule}, got {len(filename)}", param="file")
+        if not filename.isprintable():
+            raise InvalidRequest(f"the file name must be printable, got {filename!r}", param="file")
         file_id = f"file-{secrets.token_hex(12)}"
         size = self.uploads.write(file_id, content)
         if not size:

@@ -13,6 +13,7 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -162,11 +163,11 @@ class Client:
         """Open a connection."""
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
 
-    def ask(self, method, address, body=None, timeout=240):
+    def ask(self, method, address, body=None, timeout=240, headers=None):
         """Send a request on a new connection; return status, headers and body bytes, status 0 for no response."""
         connection = self.connect(timeout)
         try:
-            connection.request(method, address, body)
+            connection.request(method, address, body, headers or {})
             response = connection.getresponse()
             return response.status, response.headers, response.read()
         except (OSError, http.client.HTTPException):
@@ -252,6 +253,54 @@ class Gateway(Process, Client):
     def worker_pid(self):
         """Process id of gunicorn's only worker."""
         return children(self.process.pid)[0]
+
+
+class Serving(Process, Client):
+    """`sostenuto serve`, with its processes; `folder` is for its log and its key of resume tokens."""
+
+    _MODULES: ClassVar = {"gateway": "service", "model server": "model_server", "trainer": "jobs"}
+
+    def __init__(self, models_dir, folder, port=None, **settings):
+        self.port = port or free_port()
+        variables = {
+            "SOSTENUTO_PORT": str(self.port),
+            "SOSTENUTO_METRICS_PORT": "0",
+            "SOSTENUTO_BACKEND_GRACE_S": "2",
+            "SOSTENUTO_MODELS_DIR": str(models_dir),
+            "SOSTENUTO_TRAINING_DIR": str(folder / "training"),
+            "SOSTENUTO_STATE_KEY_FILE": str(folder / "state-key"),
+            **{f"SOSTENUTO_{name.upper()}": str(value) for name, value in settings.items()},
+        }
+        (folder / "state-key").write_text("x" * 64 + "\n")
+        log, started = folder / "serving.log", "ready after"
+        before = log.read_text().count(started) if log.exists() else 0
+        Process.__init__(self, [sys.executable, "-m", "service", "serve"], log, **variables)
+        self.wait_until(lambda: self.output.count(started) > before, timeout=200)
+        self.pids = {"serve": self.process.pid}
+        self.pids |= {name: pid for name in ("gateway", "model server", "worker") if (pid := self.pid(name))}
+
+    def pid(self, name):
+        """Return the id of a process that runs now, or None; the exporter is the trainer's child."""
+        if name in ("worker", "exporter"):
+            parent = self.pid("gateway" if name == "worker" else "trainer")
+            return next(iter(children(parent)), None) if parent is not None and is_running(parent) else None
+        module = self._MODULES[name]
+        found = [pid for pid in children(self.process.pid) if ["-m", module] == command_line(pid)[2:4]]
+        return next(iter(found), None)
+
+    def end_all(self):
+        """Kill the processes that a test left running."""
+        for pid in self.pids.values():
+            if is_running(pid):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+
+
+def command_line(pid):
+    """Return the arguments of a process; none if it has ended."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    return []
 
 
 class RunningRedis:

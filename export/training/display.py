@@ -76,14 +76,16 @@ class TerminalDisplay(contextlib.AbstractContextManager):
 class ProgressFile:
     """A file of JSON Lines for programs that follow a run: an update every second, and each epoch with its sample.
 
-    `sample` returns the sample of the last epoch; `tokens` were trained on before the run was resumed. Times are in
-    seconds, losses in nats per token.
+    `sample` returns the sample of the last epoch. Times are in seconds, losses in nats per token. A resumed run begins
+    with its epochs `before`, without samples: a process that was killed may not have written the last one.
     """
 
-    def __init__(self, path: Path, sample: Callable[[], str], tokens: int) -> None:
-        self._path, self._sample, self._tokens = path, sample, tokens
+    def __init__(self, path: Path, sample: Callable[[], str], before: Progress) -> None:
+        self._path, self._sample, self._tokens = path, sample, before.last.tokens
         self._started, self._next_at = time.monotonic(), 0.0
         self._first_fraction: float | None = None
+        for count in range(1, before.epochs + 1):
+            self._write_epoch(before.model_copy(update={"history": before.history[:count]}), "")
 
     def update(self, epoch: int, train_loss: float, tokens: int, fraction: float) -> None:
         """Write an update, at most one a second."""
@@ -107,9 +109,12 @@ class ProgressFile:
 
     def epoch(self, progress: Progress, model: keras.Model) -> None:  # noqa: ARG002 - see `Display`
         """Write the evaluation of an epoch."""
+        self._write_epoch(progress, self._sample())
+
+    def _write_epoch(self, progress: Progress, sample: str) -> None:
         is_best = progress.best_epoch == progress.epochs
         values = progress.last.model_dump()
-        self._write(event="epoch", epoch=progress.epochs, is_best=is_best, sample=self._sample(), **values)
+        self._write(event="epoch", epoch=progress.epochs, is_best=is_best, sample=sample, **values)
 
     def _write(self, **values: object) -> None:
         with self._path.open("a", encoding="utf-8") as file:

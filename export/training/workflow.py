@@ -85,7 +85,7 @@ class _Job:
             terminal = stack.enter_context(TerminalDisplay(writer.write))
             displays: list[Display] = [terminal]
             if self.progress_file is not None:
-                displays.append(ProgressFile(self.progress_file, lambda: terminal.sample, before.last.tokens))
+                displays.append(ProgressFile(self.progress_file, lambda: terminal.sample, before))
             if self.config.tensorboard:
                 events = EventWriter(self.folder.events, self.config, before.last.tokens)
                 displays.append(stack.enter_context(events))

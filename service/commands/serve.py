@@ -154,13 +154,25 @@ class Supervisor:
             self._trainer, self._trainer_at = None, time.monotonic() + TRAINER_PAUSE_S
         if self._trainer is None and time.monotonic() >= self._trainer_at:
             prepare = partial(terminate_with_parent, os.getpid())
-            self._trainer = self._spawn("jobs", prepare=prepare, pass_fds=(), **self._training)
+            self._trainer = self._spawn("jobs", prepare=prepare, pass_fds=(), **self._training, **self._limits)
 
     @property
     def _training(self) -> dict[str, str]:
         """Variables of the gateway and the trainer."""
         directory = self._settings.training_dir or TRAINING_DIR
         return {"SOSTENUTO_TRAINING_DIR": str(directory.resolve())} if self._trains else {}
+
+    @property
+    def _limits(self) -> dict[str, str]:
+        """Further variables of the trainer, which reads no file of settings."""
+        settings = self._settings
+        values = {
+            "MODELS_DIR": settings.models_dir,
+            "TRAINING_DATABASE": settings.training_database,
+            "MAX_FILE_AGE_S": settings.max_file_age_s,
+            "MAX_TRAINING_BYTES": settings.max_training_bytes,
+        }
+        return {f"SOSTENUTO_{name}": str(value) for name, value in values.items() if value is not None}
 
     def _start(self) -> None:
         settings, started = self._settings, time.monotonic()

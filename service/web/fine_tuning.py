@@ -2,11 +2,12 @@
 
 import os
 import re
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any, cast
 
-from flask import Response, g
+from flask import Response, g, request
 
 from jobs.settings import RECIPES, ConfigError, check_settings
 from jobs.store import ENDED, Event, Job, JobEnded, NewJob, QuotaExceeded
@@ -188,8 +189,12 @@ def list_events(
     job = _find_job(training, job_id)
     if stream:
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        after_number = _number(after) if after else 0
-        return Response(_stream(services, training, job, after_number), mimetype="text/event-stream", headers=headers)
+        sock = request.environ.get("gunicorn.socket")
+        events = _stream(services, training, job, _number(after) if after else 0, sock)
+        forget = training.streams.add(job.tenant)
+        response = Response(events, mimetype="text/event-stream", headers=headers)
+        response.call_on_close(forget)
+        return response
     before = _number(after) if after else 2**31 - 1
     found = training.store.list_events(job_id, before, limit + 1, newest_first=True)
     return {"object": "list", "data": [_event_object(each) for each in found[:limit]], "has_more": len(found) > limit}
@@ -202,10 +207,18 @@ def _number(event_id: str) -> int:
     return int(match[1])
 
 
-def _stream(services: Services, training: Training, job: Job, after: int) -> Iterator[bytes]:
-    """Yield events until the job has ended, or this server drains."""
+def _stream(services: Services, training: Training, job: Job, after: int, sock: Any) -> Iterator[bytes]:
+    """Yield events until the job has ended, the client has closed its socket, or this server drains."""
+    is_closed = threading.Event()
+    with services.watch_socket(sock, is_closed.set):
+        yield from _events(services, training, job, after, is_closed)
+
+
+def _events(
+    services: Services, training: Training, job: Job, after: int, is_closed: threading.Event
+) -> Iterator[bytes]:
     written_at = time.monotonic()
-    while True:
+    while not is_closed.is_set():
         # Before the events, so that none is missed at the end.
         current = training.store.job(job.tenant, job.id)
         found = training.store.list_events(job.id, after, 1000)
@@ -221,7 +234,7 @@ def _stream(services: Services, training: Training, job: Job, after: int) -> Ite
             written_at = time.monotonic()
             yield b": waiting\n\n"
         else:
-            time.sleep(_POLL_S)
+            is_closed.wait(_POLL_S)
 
 
 @Endpoint(

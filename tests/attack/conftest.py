@@ -14,6 +14,7 @@ from tests.e2e.conftest import (  # noqa: F401 - fixtures
     model_server,
     own_model_server,
     start_gateway,
+    start_shared_gateway,
     two_models_dir,
 )
 

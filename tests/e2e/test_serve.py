@@ -4,14 +4,13 @@ import concurrent.futures
 import os
 import signal
 import sys
-from pathlib import Path
 
 import pytest
 
 from tests.paths import ROOT
 from tests.ports import free_port
 from tests.programs import write_entry_points
-from tests.servers import Client, Process, children, is_running
+from tests.servers import Process, Serving, is_running
 from tests.waiting import until
 
 NUM_STREAMS = 6
@@ -19,39 +18,6 @@ NUM_STREAMS = 6
 FIELDS = {"model": "lstm", "prompt": "It was", "max_tokens": 5_000}
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals of Linux")
-
-
-class Serving(Process, Client):
-    """`sostenuto serve`, with its processes."""
-
-    def __init__(self, models_dir, folder):
-        self.port = free_port()
-        variables = {
-            "SOSTENUTO_PORT": str(self.port),
-            "SOSTENUTO_METRICS_PORT": "0",
-            "SOSTENUTO_BACKEND_GRACE_S": "2",
-            "SOSTENUTO_MODELS_DIR": str(models_dir),
-            "SOSTENUTO_STATE_KEY_FILE": str(folder / "state-key"),
-        }
-        (folder / "state-key").write_text("x" * 64 + "\n")
-        Process.__init__(self, [sys.executable, "-m", "service", "serve"], folder / "serving.log", **variables)
-        self.wait_until(lambda: "ready after" in self.output, timeout=200)
-        self.pids = {"serve": self.process.pid}
-        for pid in children(self.process.pid):
-            name = "gateway" if "service" in command_line(pid) else "model server"
-            self.pids[name] = pid
-        (self.pids["worker"],) = children(self.pids["gateway"])
-
-    def end_all(self):
-        """Kill the processes that a test left running."""
-        for pid in self.pids.values():
-            if is_running(pid):
-                os.kill(pid, signal.SIGKILL)
-        self.process.wait()
-
-
-def command_line(pid):
-    return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 It "trains" epoch by epoch while a file `go-on` is in the directory of the models, and publishes a version that is only
 a card. The text decides: `fail` ends it with an error, `crash` kills it, `unlisted` kills it before the version is
-listed, `once` kills it after its first epoch, but not again.
+listed, `once` kills the trainer after the first epoch, but not again, `kills` kills the exporter after each epoch.
 """
 
 import json
@@ -26,6 +26,9 @@ def main():
     if "--if-new" in sys.argv:
         with (models / "listed").open("a") as file:
             file.write(option("--name") + "\n")
+        if (models / "kill-listing").exists():
+            (models / "kill-listing").unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
         return 0
     run = Path(sys.argv[2]) if command == "resume" else Path(option("--runs-dir")) / option("--name")
     if command == "train":
@@ -38,6 +41,8 @@ def main():
         print("warning: x\nerror: the corpus is too short", file=sys.stderr)
         return 1
     if state["text"] == "crash":
+        with (models / "crashes").open("a") as file:
+            file.write("x")
         os.kill(os.getpid(), signal.SIGKILL)
     while state["epochs"] < EPOCHS:
         while not (models / "go-on").exists():
@@ -50,6 +55,8 @@ def main():
         update = {"event": "update", "epoch": state["epochs"], "train_loss": 2.0, "tokens": 10, "seconds_left": 5.0}
         with Path(option("--progress-file")).open("a") as file:
             file.write(json.dumps(update) + "\n" + json.dumps(epoch) + "\n")
+        if state["text"] == "kills":
+            os.kill(os.getpid(), signal.SIGKILL)
         if state["text"] == "once" and state["epochs"] == 1:
             os.kill(os.getppid(), signal.SIGKILL)
             time.sleep(60)

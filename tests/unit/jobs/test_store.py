@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import update
 
 from jobs import database
+from jobs import store as module
 from jobs.store import JobActive, JobEnded, JobStore, NewJob, QuotaExceeded, StoredFile
 
 LEASE_S = 60.0
@@ -162,6 +163,33 @@ def test_quotas_count_what_is_active(store):
         store.create(new, max_active=1)
     store.request("acme", first.id, "cancel")
     store.create(new, max_active=1)
+
+
+def test_concurrent_uploads_do_not_exceed_a_quota(store, monkeypatch):
+    """Of bytes, and of files, however small they are."""
+
+    def is_added(number):
+        try:
+            add_file(store, f"file-{number}", size=9)
+        except QuotaExceeded:
+            return False
+        return True
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(is_added, range(30))) == 11
+    monkeypatch.setattr(module, "MAX_TENANT_FILES", 11)
+    with pytest.raises(QuotaExceeded, match="at most 11 files"):
+        add_file(store, "file-30", size=0)
+
+
+def test_a_page_does_not_begin_after_what_belongs_to_another_tenant(store):
+    """It would tell when that was created."""
+    create(store)
+    job = create(store, "other")
+    add_file(store, "file-1", "other")
+    add_file(store, "file-2", created_at=2000)
+    assert store.list_jobs("acme", job.id, 10) == []
+    assert store.list_files("acme", "file-1", 10, newest_first=False) == []
 
 
 def test_a_file_is_kept_until_its_jobs_have_ended(store):

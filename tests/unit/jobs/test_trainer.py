@@ -2,10 +2,12 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -27,11 +29,13 @@ class Place:
         self.models.mkdir()
         self.url = f"sqlite:///{directory}/jobs.sqlite"
         self.store = JobStore(self.url)
-        self.trainer, self.thread = None, None
+        self.trainer, self.thread, self.max_memory_bytes = None, None, 2**40
 
     def start(self):
         """Start a trainer."""
-        self.trainer = Trainer(self.store, Directories(self.training, self.models), file_max_age_s=1e9)
+        limit = self.max_memory_bytes
+        directories = Directories(self.training, self.models)
+        self.trainer = Trainer(self.store, directories, file_max_age_s=1e9, max_memory_bytes=limit)
         self.thread = threading.Thread(target=self.trainer.run)
         self.thread.start()
 
@@ -62,6 +66,14 @@ class Place:
     def wait(self, job_id, *statuses):
         until(lambda: self.job(job_id).status in statuses, timeout=60)
         return self.job(job_id)
+
+    def wait_for_failure(self, text):
+        """Train on a text, and return the message of the error."""
+        job_id = self.submit(text)
+        self.start()
+        job = self.wait(job_id, "failed", "succeeded")
+        assert job.error["code"] == "training_failed"
+        return job.error["message"]
 
     def epochs(self, job_id):
         """Return the events about whole epochs."""
@@ -194,13 +206,59 @@ def test_a_killed_trainer_is_replaced_and_its_job_published_once(place):
     assert [event.data["epoch"] for event in place.epochs(job_id)] == [1, 2, 3]
 
 
+def test_a_killed_exporter_is_replaced_as_long_as_it_completes_epochs(place):
+    job_id = place.submit("kills")
+    place.go_on()
+    place.start()
+    job = place.wait(job_id, "succeeded", "failed")
+    assert (job.status, job.attempt) == ("succeeded", 1)
+    assert list(place.versions) == ["1"]
+    assert [event.data["epoch"] for event in place.epochs(job_id)] == [1, 2, 3]
+    warnings = [event.message for event in place.store.list_events(job_id, 0, 100) if event.level == "warn"]
+    assert warnings == ["the training was killed by SIGKILL; it continues after its last epoch"] * 3
+
+
+def test_an_exporter_that_is_killed_without_an_epoch_is_replaced_twice(place):
+    place.wait_for_failure("crash")
+    assert (place.models / "crashes").read_text() == "x" * module.MAX_KILLS == "xxx"
+
+
+def test_a_training_that_takes_too_much_memory_is_killed(place):
+    place.max_memory_bytes = 2**20
+    message = place.wait_for_failure("text")
+    assert re.fullmatch(
+        r"the training may take at most 1048576 bytes of memory, got \d{7,}; choose smaller .*", message
+    )
+    assert list(place.versions) == []
+
+
+def test_a_training_that_takes_too_long_is_killed(place, monkeypatch):
+    """Twice its max_minutes, those of the recipe here, and some."""
+    monkeypatch.setattr(module, "OVERTIME_S", 0.5 - 2 * 180)
+    message = place.wait_for_failure("text")
+    assert message.startswith("the training takes longer than twice its max_minutes")
+
+
+def test_the_kernel_would_kill_a_training_first(place):
+    job_id = place.submit("text")
+    place.start()
+    run = place.training / f"jobs/{job_id}/runs/book/config.json"
+    until(run.exists, timeout=60)
+    (child,) = subprocess.run(
+        ["pgrep", "-f", f"fake_exporter.*--job {job_id}"], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert Path(f"/proc/{child}/oom_score_adj").read_text() == "1000\n"
+    assert Path(f"/proc/{child}/stat").read_text().rpartition(") ")[2].split()[16] == "19"
+
+
 def test_a_version_whose_exporter_was_killed_is_listed(place):
-    """It is not published again."""
+    """It is not published again, also if the listing is killed, too."""
+    (place.models / "kill-listing").touch()
     job_id = place.submit("unlisted")
     place.go_on()
     place.start()
     assert place.wait(job_id, "succeeded", "failed").status == "succeeded"
-    assert (place.models / "listed").read_text() == "book\n"
+    assert (place.models / "listed").read_text() == "book\n" * 2
     assert list(place.versions) == ["1"]
 
 

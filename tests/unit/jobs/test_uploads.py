@@ -1,7 +1,11 @@
 """Uploads are laid out as a corpus; nothing in an archive leaves its directory or fills the disk."""
 
 import io
+import random
+import struct
+import tracemalloc
 import zipfile
+from contextlib import suppress
 
 import pytest
 
@@ -83,6 +87,44 @@ def test_what_is_no_archive_is_refused(uploads, tmp_path, content):
     uploads.write("file-1", io.BytesIO(content))
     with pytest.raises(InvalidUpload, match=r"a.zip: the archive cannot be unpacked"):
         lay_out(uploads.path("file-1"), "a.zip", tmp_path / "text")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA], ids=["bzip2", "lzma"])
+def test_an_archive_is_stored_or_deflated(uploads, tmp_path, method):
+    """A kilobyte of bzip2 unpacks to gigabytes before any of them could be counted."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", method) as packed:
+        packed.writestr("a.txt", b"x" * 10**6)
+    content.seek(0)
+    uploads.write("file-1", content)
+    with pytest.raises(InvalidUpload, match="must be stored or deflated"):
+        lay_out(uploads.path("file-1"), "a.zip", tmp_path / "text")
+
+
+def test_the_directory_of_an_archive_is_limited_before_it_is_read(uploads, tmp_path):
+    """Whatever number of files the archive declares."""
+    entry = b"PK\1\2" + bytes(42)
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 1, 1, len(entry) * 400_000, 0, 0)
+    uploads.write("file-1", io.BytesIO(entry * 400_000 + end))
+    tracemalloc.start()
+    with pytest.raises(InvalidUpload, match="the directory of an archive may have at most 5120000 bytes, got 18400000"):
+        lay_out(uploads.path("file-1"), "a.zip", tmp_path / "text")
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+
+
+def test_a_damaged_archive_is_an_invalid_upload(uploads, tmp_path):
+    """Wherever the damage is: of the bytes, of the names or of the sizes."""
+    rng = random.Random(0)
+    texts = {name: rng.randbytes(500).hex() for name in "ab"}
+    whole = archive(uploads, **texts).read_bytes()
+    for number in range(300):
+        damaged = bytearray(whole)
+        for _ in range(3):
+            damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+        uploads.write("file-1", io.BytesIO(damaged))
+        with suppress(InvalidUpload):
+            lay_out(uploads.path("file-1"), "a.zip", tmp_path / f"text{number}")
 
 
 def test_an_archive_without_files_is_refused(uploads, tmp_path):

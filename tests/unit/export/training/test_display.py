@@ -1,11 +1,12 @@
 """Training shows progress, losses and samples: a bar on a terminal, plain lines elsewhere; TensorBoard gets events."""
 
 import io
+import json
 
 import pytest
 
 from export.repository.history import Epoch, Progress
-from export.training.display import EventWriter, TerminalDisplay
+from export.training.display import EventWriter, ProgressFile, TerminalDisplay
 from export.training.trainer import learning_rate_at
 from tests.unit.export.trainings import Watcher, scalars, start
 
@@ -45,6 +46,20 @@ def test_an_epoch_that_is_not_the_best_is_not_marked_as_best(capsys):
     first = capsys.readouterr().out.splitlines()[0]
     assert first.startswith("epoch 2: loss 2.750 nats/token, ")
     assert "best" not in first
+
+
+def test_the_progress_file_of_a_resumed_run_begins_with_its_epochs(tmp_path):
+    """A process that was killed after it saved an epoch may not have written it."""
+    worse = Epoch(train_loss=2.75, validation_loss=2.5, accuracy=None, tokens=2000, seconds=2.0)
+    before = PROGRESS.after(worse)
+    file = ProgressFile(tmp_path / "progress", lambda: SAMPLE, before)
+    file.epoch(before.after(worse.model_copy(update={"validation_loss": 2.0})), None)
+    lines = [json.loads(line) for line in (tmp_path / "progress").read_text().splitlines()]
+    assert [(line["epoch"], line["is_best"], line["validation_loss"], line["sample"]) for line in lines] == [
+        (1, True, 2.25, ""),
+        (2, False, 2.5, ""),
+        (3, True, 2.0, SAMPLE),
+    ]
 
 
 def test_a_terminal_shows_a_bar_with_losses_speed_and_time_left(monkeypatch):

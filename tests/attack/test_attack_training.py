@@ -1,0 +1,466 @@
+"""Whoever may upload and train: other tenants keep what is theirs, and no job ends the trainer or fills the machine."""
+
+import concurrent.futures
+import contextlib
+import io
+import json
+import os
+import socket
+import struct
+import sys
+import time
+import zipfile
+from collections import Counter
+
+import pytest
+
+from tests.access import ask, keys
+from tests.attack.streams import Stream
+from tests.processes import status
+from tests.servers import Process, children
+from tests.uploads import multipart
+from tests.waiting import until
+
+SETTINGS = {"units": 8, "embedding": 8, "batch_size": 8, "max_minutes": 0.02, "min_characters": 0}
+MAX_TENANT_BYTES = 100 * 2**20
+# The trainer itself: SQLAlchemy, and the archive that it unpacks.
+MAX_TRAINER_BYTES = 200 * 2**20
+TENANTS = ("acme", "other")
+
+
+class Site:
+    """A gateway with keys of two tenants that may train, one that may not, and a trainer."""
+
+    def __init__(self, start_gateway, models_dir, folder):
+        path = folder / "keys.json"
+        self.keys = {name: keys(path, "add", "--tenant", name, "--role", "train") for name in TENANTS}
+        self.keys["reader"] = keys(path, "add", "--tenant", "acme", "--role", "generate", "--role", "read")
+        self._models_dir, self._folder = models_dir, folder
+        self.gateway = start_gateway(
+            keys_file=path,
+            training_dir=folder / "training",
+            max_tenant_bytes=MAX_TENANT_BYTES,
+            max_tenant_jobs=100,
+            max_running=32,
+            max_queued=32,
+        )
+        self.trainer = None
+
+    def start_trainer(self, *options):
+        """Start the trainer."""
+        directories = ("--training-dir", self._folder / "training", "--models-dir", self._folder / "models")
+        command = [sys.executable, "-m", "jobs", *map(str, directories), *options]
+        (self._folder / "models").mkdir(exist_ok=True)
+        self.trainer = Process(command, self._folder / "trainer.log")
+
+    def upload(self, content, filename="book.txt", tenant="acme"):
+        """Upload a file; return status and response."""
+        body, headers = multipart(content, filename)
+        headers["Authorization"] = f"Bearer {self.keys[tenant]}"
+        code, _, answer = self.gateway.ask("POST", "/v1/files", body, headers=headers)
+        return code, json.loads(answer or b"null")
+
+    def ask(self, method, address, body=None, tenant="acme"):
+        """Send a request with a tenant's key; return status and response."""
+        headers = {"Authorization": f"Bearer {self.keys[tenant]}"}
+        content = None if body is None else json.dumps(body)
+        code, _, answer = self.gateway.ask(method, address, content, headers=headers)
+        return code, json.loads(answer or b"null")
+
+    def submit(self, file_id, tenant="acme", **fields):
+        """Create a job; return status and response."""
+        body = {"model": "characters-3-minutes", "training_file": file_id, "settings": SETTINGS}
+        return self.ask("POST", "/v1/fine_tuning/jobs", {**body, **fields}, tenant)
+
+    def train(self, content, filename, **settings):
+        """Upload a file and create a job; return its id."""
+        code, file = self.upload(content, filename)
+        assert code == 200, file
+        code, job = self.submit(file["id"], settings={**SETTINGS, **settings})
+        assert code == 200, job
+        return job["id"]
+
+    def ended(self, job_id, timeout=300):
+        """Return a job once it has ended."""
+
+        def job():
+            found = self.ask("GET", f"/v1/fine_tuning/jobs/{job_id}")[1]
+            # Nothing serves what it publishes.
+            return found["version"] is not None or found["status"] in ("failed", "cancelled"), found
+
+        return until(lambda: (answer := job())[0] and answer[1], timeout, interval=0.3)
+
+    def events(self, job_id, tenant="acme"):
+        """Open a stream of events; return its status and what closes it."""
+        connection = self.gateway.connect()
+        headers = {"Authorization": f"Bearer {self.keys[tenant]}"}
+        connection.request("GET", f"/v1/fine_tuning/jobs/{job_id}/events?stream=true", headers=headers)
+        response = connection.getresponse()
+
+        def close():
+            response.close()
+            connection.close()
+
+        return response.status, close
+
+    def status_of_stream(self, job_id):
+        """Open and close a stream of events; return its status."""
+        code, close = self.events(job_id)
+        close()
+        return code
+
+
+@pytest.fixture
+def site(start_gateway, two_models_dir, tmp_path):
+    site = Site(start_gateway, two_models_dir, tmp_path)
+    yield site
+    if site.trainer is not None:
+        assert site.trainer.process.poll() is None, site.trainer.output
+        site.trainer.end(timeout=90)
+
+
+def archive(method=zipfile.ZIP_DEFLATED, **texts):
+    """Return an archive of texts by name."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", method) as packed:
+        for name, text in texts.items():
+            packed.writestr(name, text)
+    return content.getvalue()
+
+
+def bomb(method):
+    """Return an archive of a few kilobytes that unpacks to a gibibyte."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", method) as packed, packed.open("a.txt", "w", force_zip64=True) as file:
+        for _ in range(64):
+            file.write(bytes(2**24))
+    return content.getvalue()
+
+
+def lying_bomb():
+    """Return one whose directory declares a size of ten bytes."""
+    content = bytearray(bomb(zipfile.ZIP_DEFLATED))
+    entry = content.rindex(b"PK\1\2")
+    content[entry + 24 : entry + 28] = struct.pack("<L", 10)
+    return bytes(content)
+
+
+def overlapping():
+    """Return an archive of 5,000 entries that are all the same ten megabytes."""
+    content = archive(**{"a.txt": bytes(10 * 2**20)})
+    start, end = content.index(b"PK\1\2"), content.index(b"PK\5\6")
+    entries = content[start:end] * 5000
+    fields = (b"PK\5\6", 0, 0, 5000, 5000, len(entries), start, 0)
+    return content[:start] + entries + struct.pack("<4s4H2LH", *fields)
+
+
+def huge_directory():
+    """Return an archive whose directory has 600,000 entries, and declares one."""
+    entries = (b"PK\1\2" + bytes(42)) * 600_000
+    return entries + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 1, 1, len(entries), 0, 0)
+
+
+def links():
+    """Return an archive with a symbolic link, names that leave the directory, and a name of control characters."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as packed:
+        link = zipfile.ZipInfo("link.txt")
+        link.external_attr = 0o120777 << 16
+        packed.writestr(link, "/etc/passwd")
+        for name in ("../../../escaped.txt", "/tmp/escaped.txt", "a/../../escaped.txt", "-rf", "\x1b[31m\r.txt"):
+            packed.writestr(name, "It was the best of times. " * 50)
+    return content.getvalue()
+
+
+ARCHIVES = {
+    "a bomb": (bomb(zipfile.ZIP_DEFLATED), "may unpack to at most 268435456 bytes"),
+    "a bomb of bzip2": (bomb(zipfile.ZIP_BZIP2), "must be stored or deflated"),
+    "a bomb of LZMA": (bomb(zipfile.ZIP_LZMA), "must be stored or deflated"),
+    "a bomb that lies": (lying_bomb(), ""),
+    "overlapping entries": (overlapping(), ""),
+    "a huge directory": (huge_directory(), "the directory of an archive may have at most"),
+    "many files": (archive(**{f"{number}.txt": "" for number in range(10_001)}), "at most 10000 files, got 10001"),
+    "an archive in an archive": (archive(**{"a.zip": bomb(zipfile.ZIP_DEFLATED)}), "binary"),
+    "no text": (archive(**{"a.txt": os.urandom(10_000)}), ""),
+}
+TEXTS = {
+    "a huge line of JSON": (b'{"text": "' + b"a" * (20 * 2**20), "a.jsonl", "a line must have at most"),
+    "deep JSON": (b"[" * 10**6 + b"]" * 10**6, "a.jsonl", "line 1: not JSON"),
+    "a number of a million digits": (b'{"text": ' + b"9" * 10**6 + b"}", "a.jsonl", "line 1"),
+    "JSON of half a character": (b'{"text": "' + b"\\ud800 abc" * 1000 + b'"}', "a.jsonl", ""),
+    "CSV without an end": (b'text\n"' + b"a\n" * (9 * 2**20), "a.csv", "field larger than field limit"),
+    "CSV of a million columns": (b"text" + b",x" * 10**6 + b"\n" + b"," * 10**6, "a.csv", ""),
+    "an executable": (b"\x7fELF" + os.urandom(10_000), "a.txt", ""),
+    "zeros": (bytes(10**6), "a.txt", "this is binary"),
+}
+
+
+@pytest.mark.timeout(900)
+def test_no_upload_ends_the_trainer_or_fills_it(site):
+    """Each job fails with a message about its file; the trainer stays within its memory, and then trains a good one."""
+    job_ids = {name: site.train(content, "a.zip") for name, (content, _) in ARCHIVES.items()}
+    expected = {name: message for name, (_, message) in ARCHIVES.items()}
+    site.start_trainer()
+    for name, job_id in job_ids.items():
+        job = site.ended(job_id)
+        assert job["status"] == "failed", name
+        assert job["error"]["code"] in ("invalid_training_file", "training_failed"), (name, job["error"])
+        assert expected[name] in job["error"]["message"], (name, job["error"])
+        assert "exited with code" not in job["error"]["message"], (name, job["error"])
+    assert status(site.trainer.process.pid, "VmHWM") < MAX_TRAINER_BYTES
+    job = site.ended(site.train(links(), "a.zip", max_minutes=0.01))
+    assert job["error"] is None
+    escaped = [path for path in site._folder.rglob("*") if "escaped" in path.name]
+    assert escaped == []
+    assert not os.path.exists("/tmp/escaped.txt")
+
+
+@pytest.mark.timeout(900)
+def test_no_text_is_more_than_an_error_of_its_own_job(site):
+    job_ids = {}
+    for name, (content, filename, _) in TEXTS.items():
+        documents = "records" if filename != "a.txt" else "none"
+        job_ids[name] = site.train(content, filename, documents=documents)
+    site.start_trainer()
+    for name, job_id in job_ids.items():
+        job, message = site.ended(job_id), TEXTS[name][2]
+        assert job["status"] == "failed", name
+        assert job["error"]["code"] == "training_failed", (name, job["error"])
+        assert message in job["error"]["message"], (name, job["error"])
+        assert "exited with code" not in job["error"]["message"], (name, job["error"])
+
+
+@pytest.mark.timeout(900)
+def test_a_million_tiny_documents_are_trained_on(site):
+    """In little memory."""
+    job_id = site.train(b'{"text":"ab"}\n' * 10**6, "a.jsonl", documents="records", batch_size=64)
+    site.start_trainer("--max-memory-bytes", str(2 * 2**30))
+    job = site.ended(job_id, timeout=600)
+    assert job["error"] is None
+
+
+@pytest.mark.timeout(600)
+def test_a_job_that_takes_too_much_memory_fails_alone(site):
+    """Its settings are within the limits of each."""
+    large = {"units": 1024, "layers": 8, "batch_size": 512, "sequence_length": 1000, "validation": 0.1}
+    job_id = site.train(b"It was the best of times, it was the worst. " * 20_000, "a.txt", **large)
+    site.start_trainer("--max-memory-bytes", str(2**30))
+    error = site.ended(job_id)["error"]
+    assert error["code"] == "training_failed"
+    assert "memory" in error["message"]
+    until(lambda: not children(site.trainer.process.pid))
+
+
+def test_a_tenant_reaches_nothing_of_another(site):
+    """Neither by ids that it knows nor by those that it guesses; nor does a key without the role."""
+    code, file = site.upload(b"secret " * 1000)
+    assert code == 200
+    code, job = site.submit(file["id"])
+    assert code == 200
+    files, jobs = f"/v1/files/{file['id']}", f"/v1/fine_tuning/jobs/{job['id']}"
+    requests = [("GET", files), ("GET", f"{files}/content"), ("DELETE", files), ("GET", jobs)]
+    requests += [("POST", f"{jobs}/{action}") for action in ("cancel", "pause", "resume")]
+    requests += [("GET", f"{jobs}/{part}") for part in ("events", "events?stream=true", "checkpoints")]
+    for method, address in requests:
+        assert site.ask(method, address, tenant="other")[0] == 404, address
+        assert site.ask(method, address, tenant="reader")[0] == 403, address
+        code, _, answer = site.gateway.ask(method, address)
+        assert (code, b"secret" in answer) == (401, False)
+    assert site.submit(file["id"], "other")[0] == 404
+    own = site.upload(b"own " * 1000, tenant="other")[1]["id"]
+    assert site.submit(own, "other", validation_file=file["id"])[0] == 404
+    assert site.upload(b"text", tenant="reader")[0] == site.submit(own, "reader")[0] == 403
+    for kind in ("files", "fine_tuning/jobs"):
+        assert {item["id"] for item in site.ask("GET", f"/v1/{kind}", tenant="other")[1]["data"]} <= {own}
+    # The place of another tenant's object in time stays unknown, too.
+    assert site.ask("GET", f"/v1/files?after={file['id']}&order=asc", tenant="other")[1]["data"] == []
+    for guess in ("file-", "..", "%2e%2e%2fjobs.sqlite", "file-%00", "*", "' OR 1=1 --".replace(" ", "%20")):
+        assert site.ask("GET", f"/v1/files/{guess}/content")[0] in (404, 308), guess
+    assert site.ask("GET", jobs)[1]["status"] == "queued"
+    assert site.ask("GET", files)[0] == 200
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *({"settings": {name: "/etc/passwd"}} for name in ("corpus", "mix", "embedding_init", "validation_corpus")),
+        {"settings": {"from": "lstm"}},
+        {"settings": {"base": "lstm"}},
+        {"settings": {"name": "lstm"}},
+        {"settings": {"job": "ftjob-1"}},
+        {"settings": {"tensorboard": True}},
+        {"settings": {"units": 8192}},
+        {"settings": {"units": 10**30}},
+        {"settings": {"layers": 9}},
+        {"settings": {"max_minutes": 1e9}},
+        {"settings": {"max_minutes": float("nan")}},
+        {"settings": {"max_minutes": float("inf")}},
+        {"settings": {"batch_size": 10**6}},
+        {"settings": {"sequence_length": 10**9}},
+        {"settings": {"learning_rate": "1 --models-dir=/"}},
+        {"settings": {"documents": "(a+)+$"}},
+        {"settings": {"seed": -1}},
+        {"settings": {"--models-dir": "/"}},
+        {"hyperparameters": {"n_epochs": 10**9}},
+        {"suffix": "../lstm"},
+        {"suffix": "lstm\n"},
+        {"suffix": "-rf"},
+        {"model": "../../etc/passwd"},
+        {"model": "--help"},
+        {"metadata": {"a": "x" * 1000}},
+    ],
+    ids=str,
+)
+def test_no_setting_reads_a_file_or_exceeds_a_limit(shared_site, fields):
+    code, answer = shared_site.submit(shared_site.file_id, **fields)
+    assert code in (400, 404), answer
+    assert len(json.dumps(answer)) < 2000
+
+
+@pytest.fixture(scope="module")
+def shared_site(start_shared_gateway, two_models_dir, tmp_path_factory):
+    site = Site(start_shared_gateway, two_models_dir, tmp_path_factory.mktemp("site"))
+    site.file_id = site.upload(b"text " * 1000)[1]["id"]
+    return site
+
+
+def test_a_job_without_a_time_limit_gets_one(shared_site):
+    code, job = shared_site.submit(shared_site.file_id, settings={"max_minutes": None, "epochs": 10**9})
+    assert (code, job["settings"]["max_minutes"]) == (200, 60.0)
+
+
+@pytest.mark.parametrize("suffix", ["lstm", "words"])
+def test_a_tenant_publishes_under_names_of_its_own_alone(shared_site, suffix):
+    """Not new versions of the operator's models, nor of another tenant's."""
+    names = set()
+    for tenant in TENANTS:
+        file_id = shared_site.upload(b"text " * 1000, tenant=tenant)[1]["id"]
+        code, job = shared_site.submit(file_id, tenant, suffix=suffix)
+        assert code == 200
+        store = shared_site._folder / "training/jobs.sqlite"
+        names.add(published_name(store, job["id"]))
+    assert len(names) == len(TENANTS)
+    assert suffix not in names
+
+
+def published_name(path, job_id):
+    """Return the name that a job publishes under."""
+    from jobs.store import JobStore
+
+    store = JobStore(f"sqlite:///{path}")
+    with contextlib.closing(store):
+        (job,) = (job for tenant in TENANTS for job in store.list_jobs(tenant, None, 1000) if job.id == job_id)
+        return job.name
+
+
+def test_without_keys_nobody_trains_but_on_loopback(start_gateway, tmp_path):
+    gateway = start_gateway(training_dir=tmp_path, host="0.0.0.0")
+    body, headers = multipart(b"text")
+    assert gateway.ask("POST", "/v1/files", body, headers=headers)[0] == 403
+    assert ask(gateway, body={}, address="/v1/fine_tuning/jobs")[0] == 403
+    assert list((tmp_path / "files").glob("*")) == []
+
+
+def test_a_page_of_another_origin_trains_nothing(start_gateway, tmp_path):
+    gateway = start_gateway(training_dir=tmp_path)
+    body, headers = multipart(b"text")
+    assert gateway.ask("POST", "/v1/files", body, headers={**headers, "Origin": "http://evil.test"})[0] == 403
+    assert gateway.ask("POST", "/v1/files", body, headers={**headers, "Host": "evil.test"})[0] == 421
+    assert list((tmp_path / "files").glob("*")) == []
+
+
+def test_concurrent_uploads_do_not_exceed_the_bytes_of_a_tenant(site):
+    """Nor does one exceed the bytes of a file; nothing stays of those that were refused."""
+    content = b"x" * (8 * 2**20)
+    with concurrent.futures.ThreadPoolExecutor(24) as pool:
+        answers = list(pool.map(lambda _: site.upload(content), range(24)))
+    codes = Counter(code for code, _ in answers)
+    # 0: refused while it was being sent, for the memory of requests.
+    assert set(codes) <= {0, 200, 429}
+    assert codes[200] <= MAX_TENANT_BYTES // len(content)
+    while site.upload(content)[0] == 200:
+        pass
+    files = site.ask("GET", "/v1/files")[1]["data"]
+    assert sum(file["bytes"] for file in files) == len(content) * (MAX_TENANT_BYTES // len(content))
+    stored = list((site._folder / "training/files").iterdir())
+    assert len(stored) == len(files)
+    assert site.upload(b"x", tenant="other")[0] == 200
+    assert site.upload(b"x" * (33 * 2**20), tenant="other")[0] in (0, 413)
+    assert site.gateway.get("/healthz")[0] == 200
+
+
+@pytest.mark.parametrize("filename", ["a\x1b[31m.txt", "a\x00.txt", "x" * 300, "\x7f"])
+def test_a_file_name_is_short_and_printable(shared_site, filename):
+    code, answer = shared_site.upload(b"text", filename)
+    assert code == 400
+    assert "\x1b" not in answer["error"]["message"]
+
+
+def test_uploads_that_stall_or_are_cancelled_leave_nothing(site):
+    """And hold no thread, so that others are served meanwhile."""
+    body, headers = multipart(b"x" * 2**20)
+    head = "".join(f"{name}: {value}\r\n" for name, value in {**headers, "Content-Length": len(body)}.items())
+    head += f"Host: 127.0.0.1\r\nAuthorization: Bearer {site.keys['acme']}\r\n\r\n"
+    stalled = []
+    for _ in range(100):
+        sock = socket.create_connection(("127.0.0.1", site.gateway.port))
+        sock.sendall(b"POST /v1/files HTTP/1.1\r\n" + head.encode() + body[: 64 * 2**10 - 1000])
+        stalled.append(sock)
+    began = time.monotonic()
+    assert site.upload(b"text", tenant="other")[0] == 200
+    assert time.monotonic() - began < 10
+    for sock in stalled:
+        sock.close()
+    assert site.ask("GET", "/v1/files")[1]["data"] == []
+    assert len(list((site._folder / "training/files").iterdir())) == 1
+
+
+def test_streams_of_events_leave_threads_to_completions(site):
+    """A tenant may open an eighth of the threads of sequences, all tenants together a quarter."""
+    job_ids = {
+        tenant: site.submit(site.upload(b"text " * 1000, tenant=tenant)[1]["id"], tenant)[1]["id"] for tenant in TENANTS
+    }
+    opened = [(tenant, *site.events(job_ids[tenant], tenant)) for tenant in TENANTS for _ in range(40)]
+    counts = Counter((tenant, code) for tenant, code, _ in opened)
+    assert counts == {(tenant, code): count for tenant in TENANTS for code, count in ((200, 8), (429, 32))}
+    stream = Stream(Keyed(site.gateway, site.keys["reader"]), model="lstm", prompt="It was", max_tokens=5000)
+    until(lambda: stream.runs)
+    stream.closed.set()
+    for _, _, close in opened:
+        close()
+    until(lambda: site.status_of_stream(job_ids["acme"]) == 200)
+
+
+class Keyed:
+    """A gateway's streams with an API key."""
+
+    def __init__(self, gateway, key):
+        self._gateway, self._key = gateway, key
+
+    def stream(self, **fields):
+        """Yield the lines of a stream."""
+        connection = self._gateway.connect()
+        headers = {"Authorization": f"Bearer {self._key}"}
+        connection.request("POST", "/v1/completions", json.dumps({**fields, "stream": True}), headers)
+        response = connection.getresponse()
+        assert response.status == 200
+        with contextlib.closing(connection):
+            yield from response
+
+
+def test_the_files_of_a_tenant_are_counted(site, tmp_path):
+    """Empty ones would cost nothing else: 10,000 of a byte each."""
+    from jobs.store import MAX_TENANT_FILES, JobStore, StoredFile
+
+    with contextlib.closing(JobStore(f"sqlite:///{tmp_path}/training/jobs.sqlite")) as store:
+        from sqlalchemy import insert
+
+        from jobs.database import files
+
+        rows = [vars(StoredFile(f"file-{number}", "acme", "a.txt", 1, 1000)) for number in range(MAX_TENANT_FILES)]
+        with store._engine.begin() as connection:
+            connection.execute(insert(files), rows)
+    code, answer = site.upload(b"text")
+    assert (code, answer["error"]["code"]) == (429, "quota_reached")
+    assert "at most 10000 files" in answer["error"]["message"]
+    assert site.upload(b"text", tenant="other")[0] == 200
