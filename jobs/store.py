@@ -13,7 +13,7 @@ whatever the first one still writes is refused, as its attempt is over.
 
 import secrets
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -178,14 +178,34 @@ class JobStore:
         with self._engine.begin() as connection:
             return list(connection.execute(select(files.c.id)).scalars())
 
-    def create(self, new: NewJob, max_active: int) -> Job:
-        """Queue a job; raise QuotaExceeded if the tenant has `max_active` jobs that have not ended."""
+    def create(
+        self,
+        new: NewJob,
+        max_active: int,
+        max_versions: int | None = None,
+        is_kept: Callable[[str, int], bool] = lambda _name, _version: True,
+    ) -> Job:
+        """Queue a job.
+
+        `is_kept` returns whether a version that a job published still exists.
+
+        Raises:
+            QuotaExceeded: the tenant has `max_active` jobs that have not ended, or the versions that its jobs have
+                published and will publish are `max_versions`.
+        """
         with self._engine.begin() as connection:
             _lock_tenants(connection)
             of_tenant = and_(jobs.c.tenant == new.tenant, jobs.c.status.in_(ACTIVE))
             active = connection.execute(select(func.count()).select_from(jobs).where(of_tenant)).scalar_one()
             if active >= max_active:
                 raise QuotaExceeded(f"at most {max_active} jobs may be queued, running or paused, got one more")
+            if max_versions is not None:
+                of_tenant = and_(jobs.c.tenant == new.tenant, jobs.c.version.is_not(None))
+                published = connection.execute(select(jobs.c.name, jobs.c.version).where(of_tenant))
+                kept = sum(is_kept(name, version) for name, version in published)
+                if kept + active >= max_versions:
+                    rule = f"jobs may keep at most {max_versions} published versions"
+                    raise QuotaExceeded(f"{rule}, got {kept}, {active} unfinished jobs and one more")
             job_id = f"ftjob-{secrets.token_hex(12)}"
             values = {**vars(new), "id": job_id, "status": "queued", "created_at": time.time()}
             connection.execute(insert(jobs).values(values))

@@ -47,6 +47,7 @@ OVERTIME_S = 1800.0
 # An interrupted upload is deleted after this time.
 _UNRECORDED_S = 3600.0
 _STDERR_BYTES = 64 * 2**10
+_LOGGED_CHARACTERS = 2000
 # Without the current directory, which has files of a user's.
 _EXPORT = (sys.executable, "-P", "-m", "export")
 
@@ -234,14 +235,17 @@ class _Attempt:
             message = f"the training was killed by {signal.Signals(-code).name}; it may have run out of memory"
         else:
             message = self._error() or f"the training exited with code {code}"
+            log.warning("%s: %s; its last output: %r", self._job.id, message, self._stderr()[-_LOGGED_CHARACTERS:])
         error = {"code": "training_failed", "message": message, "param": None}
         return self._store.end(self._job, "failed", f"the job failed: {message}", error=error)
 
     def _error(self) -> str | None:
         """Return the exporter's error message: the last line of its output that is one."""
-        content = (self._folder / "stderr.txt").read_bytes()[-_STDERR_BYTES:]
-        found = [line for line in content.decode(errors="replace").splitlines() if line.startswith("error: ")]
+        found = [line for line in self._stderr().splitlines() if line.startswith("error: ")]
         return found[-1].removeprefix("error: ")[:1000] if found else None
+
+    def _stderr(self) -> str:
+        return (self._folder / "stderr.txt").read_bytes()[-_STDERR_BYTES:].decode(errors="replace")
 
     def _is_published(self, *, is_new: bool) -> bool:
         """End the job if a version names it; return whether one does.

@@ -179,6 +179,9 @@ class Settings(BaseSettings, Limits):
     max_tenant_jobs: int = Field(
         8, ge=1, description="maximum number of jobs of a tenant that are queued, running or paused"
     )
+    max_tenant_versions: int = Field(
+        100, ge=1, description="maximum number of versions that jobs of a tenant have published, until they are removed"
+    )
     max_training_minutes: float = Field(60.0, gt=0, description="maximum of max_minutes of a job")
     max_training_units: int = Field(1024, ge=1, le=8192, description="maximum of units of a job")
     max_training_bytes: int = Field(

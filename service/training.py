@@ -12,7 +12,7 @@ from typing import IO
 
 from contract.audit import record
 from jobs.database import database_url
-from jobs.store import JobStore, QuotaExceeded, StoredFile
+from jobs.store import Job, JobStore, NewJob, QuotaExceeded, StoredFile
 from jobs.uploads import Uploads
 from service.context import RequestContext
 from service.errors import InvalidRequest, Overloaded, QuotaReached, TrainingDisabled
@@ -101,6 +101,18 @@ class Training:
         """Append what a client did to the audit log."""
         actor = f"key:{context.quota.name}" if context.quota.name else "anybody"
         record(self.settings.audit_file, action, actor, tenant=context.quota.tenant, **details)
+
+    def create_job(self, new: NewJob) -> Job:
+        """Queue a job; raise QuotaReached if the tenant has too many, or too many published versions."""
+        settings = self.settings
+
+        def is_kept(name: str, version: int) -> bool:
+            return (settings.models_dir / name / str(version)).is_dir()
+
+        try:
+            return self.store.create(new, settings.max_tenant_jobs, settings.max_tenant_versions, is_kept)
+        except QuotaExceeded as error:
+            raise QuotaReached(str(error)) from error
 
 
 def require_training(training: Training | None) -> Training:

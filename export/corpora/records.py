@@ -72,4 +72,10 @@ def _text(record: dict[str, object], where: str) -> str:
         if not isinstance(value, str):
             raise CorpusError(f"{where}: {_FIELDS} must be a string, got {str(value)[:40]}")
     # A zero character separates documents, and occurs in no text file.
-    return "".join(map(str, values)).replace("\0", "")
+    text = "".join(map(str, values)).replace("\0", "")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(text[error.start]):x}"
+        raise CorpusError(f"{where}: {half} is half of a surrogate pair, not a character") from None
+    return text

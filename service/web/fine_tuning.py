@@ -10,7 +10,7 @@ from typing import Any, cast
 from flask import Response, g, request
 
 from jobs.settings import RECIPES, ConfigError, check_settings
-from jobs.store import ENDED, Event, Job, JobEnded, NewJob, QuotaExceeded
+from jobs.store import ENDED, Event, Job, JobEnded, NewJob
 from service.api.body import shorten
 from service.api.fine_tuning import (
     FineTuningCheckpointList,
@@ -22,7 +22,7 @@ from service.api.fine_tuning import (
     Hyperparameters,
 )
 from service.context import owned_name
-from service.errors import Conflict, InvalidRequest, ModelLoading, ModelNotFound, NotFound, QuotaReached
+from service.errors import Conflict, InvalidRequest, ModelLoading, ModelNotFound, NotFound
 from service.params import ModelVersion
 from service.settings import Settings
 from service.training import Training, require_training
@@ -67,10 +67,7 @@ def create_job(services: Services) -> FineTuningJob:
         hyperparameters=body.hyperparameters.model_dump(),
         job_metadata=body.metadata,
     )
-    try:
-        job = training.store.create(new, training.settings.max_tenant_jobs)
-    except QuotaExceeded as error:
-        raise QuotaReached(str(error)) from error
+    job = training.create_job(new)
     training.record("train", g.context, job=job.id, file=job.training_file, base=job.model, model=job.name)
     return _job_object(services, job)
 

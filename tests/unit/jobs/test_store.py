@@ -165,6 +165,24 @@ def test_quotas_count_what_is_active(store):
     store.create(new, max_active=1)
 
 
+def test_the_versions_of_a_tenant_are_limited_until_they_are_removed(store):
+    """Those that unfinished jobs will publish count, too; those of others don't."""
+    new, kept = NewJob("acme", "characters", "book", "file-1"), {("book", 1)}
+    create(store, "other")
+    store.create(new, 100)
+    for _ in range(2):
+        store.end(store.claim(LEASE_S), "succeeded", "published", version=1)
+
+    def add():
+        return store.create(new, 100, 2, lambda *version: version in kept)
+
+    add()
+    with pytest.raises(QuotaExceeded, match="at most 2 published versions, got 1, 1 unfinished jobs and one more"):
+        add()
+    kept.clear()
+    add()
+
+
 def test_concurrent_uploads_do_not_exceed_a_quota(store, monkeypatch):
     """Of bytes, and of files, however small they are."""
 

@@ -37,8 +37,9 @@ def test_each_record_is_a_document(tmp_path, name, content):
         ("a.jsonl", '["a"]', "line 1: a JSON object .* got '\\[\"a\"\\]'"),
         ("a.jsonl", "[" * 100_000, "line 1: not JSON"),
         ("a.csv", "name,age\na,1\n", "line 2: .* got 'name', 'age'"),
+        ("a.jsonl", '{"text": "a"}\n{"text": "b\\ud800"}\n', r"line 2: \\ud800 is half of a surrogate pair"),
     ],
-    ids=["truncated", "number", "half", "list", "deep", "columns"],
+    ids=["truncated", "number", "half", "list", "deep", "columns", "surrogate"],
 )
 def test_a_malformed_record_is_an_error_with_its_line(tmp_path, name, content, message):
     with pytest.raises(CorpusError, match=message):
