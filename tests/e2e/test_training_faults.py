@@ -35,8 +35,8 @@ class Operator:
 
     def kill(self, name):
         """Kill a process that runs, while a job runs, and start `serve` again if it ends."""
-        self.keep_busy()
-        pid = until(lambda: self.serving.pid(name))
+        # The exporter may just have ended: then the next job has one.
+        pid = until(lambda: self.keep_busy() or self.serving.pid(name), timeout=300)
         os.kill(pid, signal.SIGKILL)
         until(lambda: not is_running(pid))
         if name in ENDS_SERVE:

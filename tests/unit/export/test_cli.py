@@ -167,7 +167,7 @@ def test_options_override_the_recipe(published, capsys):
 def trained(monkeypatch):
     """The settings of each training run, none of which takes place."""
     configs = []
-    monkeypatch.setattr(workflow, "train", lambda config, *_: configs.append(config) or 0)
+    monkeypatch.setattr(workflow, "train", lambda config, *_, **__: configs.append(config) or 0)
     return configs
 
 
