@@ -15,7 +15,7 @@ const HELD_OUT = 0.1;
 export function passes({ maxMinutes, tokensPerS }, numCharacters) {
   const minutesOfOne = ((1 - HELD_OUT) * numCharacters) / tokensPerS / 60;
   const number = maxMinutes / minutesOfOne;
-  if (number < 1) return `One pass over this text takes ${Math.ceil(minutesOfOne)} minutes or more, and at least one is made.`;
+  if (number < 1) return `One pass over this text takes ${Math.ceil(minutesOfOne)} minutes or more: the model reads only a part of it.`;
   return `Up to ${number < 10 ? number.toFixed(1) : count(Math.round(number))} passes over this text.`;
 }
 
