@@ -159,7 +159,10 @@ def train(
     pattern = "*" if if_empty else train_config.name
     if (if_empty or if_new) and (version_dir := _first_readable_version(models_dir, pattern)):
         print(f"{version_dir} exists already: nothing to train")
-        if not _is_listed(models_dir, version_dir.parent.name):
+        # A model that was removed from the file on purpose is not listed again; the exporter of a job may have been
+        # killed before it was listed.
+        is_new_repository = not (models_dir / MODELS_CONFIG).exists()
+        if is_new_repository or (train_config.job is not None and not _is_listed(models_dir, version_dir.parent.name)):
             _add_to_models_config(models_dir, version_dir.parent.name)
         return 0
     if train_config.base is None:

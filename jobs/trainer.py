@@ -264,7 +264,8 @@ class _Attempt:
         return True
 
     def _list_model(self) -> None:
-        command = [*_EXPORT, "train", "text", "--name", self._job.name, "--if-new", *self._models_dir]
+        of_job = ["--name", self._job.name, "--job", self._job.id]
+        command = [*_EXPORT, "train", "text", "--if-new", *of_job, *self._models_dir]
         for _ in range(MAX_KILLS):
             done = subprocess.run(command, cwd=self._folder, stdout=subprocess.DEVNULL, check=False)
             if done.returncode >= 0:

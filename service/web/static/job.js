@@ -66,6 +66,8 @@ export class JobView {
     try {
       for await (const event of follow(`${path}/events?stream=true${lastEventId ? `&after=${lastEventId}` : ""}`, signal)) {
         if (this.#progress.add(event, Date.now())) this.#addSample(this.#progress.epochs.at(-1));
+        // Of a job that has ended before the page was opened, the samples come after its status.
+        if (this.#job?.status === "succeeded") this.#showModel(this.#job.fine_tuned_model);
         if (event.type === "message") {
           message.textContent = sentence(event.message);
           this.#showJob(await get(path, signal));

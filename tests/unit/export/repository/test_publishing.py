@@ -143,9 +143,14 @@ def test_a_version_number_that_is_taken_meanwhile_is_skipped(model, models_dir, 
 
 
 def wrong_cell(patch):
-    """Make every gate slightly wrong."""
+    """Make every state slightly wrong."""
     step = cells._LSTMCell.step
-    patch.setattr(cells._LSTMCell, "step", lambda self, precision, x, state: step(self, precision, x * 1.001, state))
+
+    def wrong_step(self, layer_input):
+        state, gates = step(self, layer_input)
+        return [vector * 1.001 for vector in state], gates
+
+    patch.setattr(cells._LSTMCell, "step", wrong_step)
 
 
 def wrong_output(patch):
