@@ -1,6 +1,6 @@
 """`python -m benchmarks.fine_tuning --base NAME --old FILE`: fine-tuning against the base and against training anew.
 
-A published model goes on with texts of another kind, at several lengths; each run is scored on the same unseen end of
+A published model is fine-tuned on other kinds of text, at several lengths; each run is scored on the unseen end of
 its text, and on the validation split of the old text, which shows what was forgotten. Training anew has the
 architecture, the updates and the batches of the fine-tuning, and the learning rate of the other recipes. The texts:
 

@@ -3,7 +3,6 @@
 Imports neither TensorFlow nor NumPy until the settings are validated.
 """
 
-import re
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -11,6 +10,7 @@ import click
 
 from contract.card import Direction, load_assets
 from contract.errors import ContractError
+from contract.models_config import listed_names
 from contract.signatures import MODELS_CONFIG
 from export.command import PATH, Command, GroupedOption, models_dir_option, option
 from export.config import (
@@ -162,7 +162,9 @@ def train(
         # A model that was removed from the file on purpose is not listed again; the exporter of a job may have been
         # killed before it was listed.
         is_new_repository = not (models_dir / MODELS_CONFIG).exists()
-        if is_new_repository or (train_config.job is not None and not _is_listed(models_dir, version_dir.parent.name)):
+        if is_new_repository or (
+            train_config.job is not None and version_dir.parent.name not in listed_names(models_dir)
+        ):
             _add_to_models_config(models_dir, version_dir.parent.name)
         return 0
     if train_config.base is None:
@@ -267,12 +269,6 @@ def _workflow(*, start: bool = True) -> Any:
     from export.training import workflow  # noqa: PLC0415
 
     return workflow
-
-
-def _is_listed(models_dir: Path, name: str) -> bool:
-    """Return whether `models.config` has a model; it is searched, as the protobuf parser needs TensorFlow."""
-    path = models_dir / MODELS_CONFIG
-    return path.exists() and re.search(rf"""\bname:\s*["']{re.escape(name)}["']""", path.read_text()) is not None
 
 
 def _add_to_models_config(models_dir: Path, name: str) -> None:

@@ -80,8 +80,8 @@ class TrainConfig(
     base: str | None = _setting(
         Group.FINE_TUNING, None, alias="from", metavar="NAME[:VERSION]", min_length=1, shown_default="from nothing"
     )
-    """go on from a published model, its newest version by default: with its weights, tokenizer and architecture; new
-    characters are added"""
+    """continue training a published model, its newest version by default: with its weights, tokenizer and architecture;
+    new characters are added"""
     mix: str | None = _setting(Group.FINE_TUNING, None, metavar="PATH", min_length=1, shown_default="no other text")
     """text to mix into the training, so that the model forgets less of it, such as the corpus of the base; its
     validation split is left out"""

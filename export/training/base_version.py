@@ -83,7 +83,7 @@ class BaseVersion:
         return self.tokenizer.extended(corpus.texts("looking for new characters"), end_token=corpus.ends)
 
     def lineage(self, tokenizer: Tokenizer) -> Lineage:
-        """Return the lineage of a model that goes on from this version with a tokenizer."""
+        """Return the lineage of a model that is fine-tuned from this version with a tokenizer."""
         training = self.card.training
         corpus = {name: getattr(training, name) for name in ("corpus", "corpus_sha256")} if training else {}
         own = Ancestor(

@@ -7,7 +7,6 @@ import contextlib
 import fcntl
 import math
 import os
-import re
 import select
 import signal
 import socket
@@ -22,7 +21,8 @@ from types import FrameType
 import click
 
 from contract.child_processes import terminate_with_parent
-from contract.files import read_file, write_atomically
+from contract.files import write_atomically
+from contract.models_config import listed_names
 from contract.signatures import MODELS_CONFIG
 from service.commands.health import is_ready
 from service.generation.resume_tokens import make_key_file
@@ -320,7 +320,6 @@ def _listens(port: int, host: str = "127.0.0.1") -> bool:
 def _configured_models(models_dir: Path) -> list[str]:
     """Return the names in `models.config`; /readyz has none where API keys are required."""
     try:
-        text = read_file(models_dir / MODELS_CONFIG).decode()
+        return listed_names(models_dir)
     except (OSError, UnicodeDecodeError):
         return []
-    return re.findall(r"""\bname:\s*["']([^"']+)["']""", text)

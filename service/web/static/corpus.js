@@ -83,7 +83,7 @@ function scriptOf(text) {
   return count ? script : null;
 }
 
-// Names, words and molecules have few words in a line, lines of a log begin alike; both lack blank lines.
+// Lists of names, words or molecules have few words per line, and log lines share a prefix; neither has blank lines.
 function guessDocuments(lines, text) {
   if (lines.length < 20 || text.split("\n").length > 1.1 * lines.length + 2) return "none";
   const words = lines.reduce((sum, line) => sum + line.trim().split(/\s+/).length, 0) / lines.length;

@@ -143,7 +143,7 @@ def test_a_validation_file_is_passed_on(place):
     ],
 )
 def test_a_job_that_fails_says_why(place, text, filename, code, message):
-    """And the trainer goes on with the next one."""
+    """The trainer then runs the next job."""
     job_id, next_id = place.submit(text, filename), place.submit("text")
     place.go_on()
     place.start()
