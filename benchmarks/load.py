@@ -55,8 +55,14 @@ class Load:
         return 1000 * percentile(self.gaps_s or [0.0], share)
 
 
+class LoadError(Exception):
+    """The server returned something other than a complete stream."""
+
+
 @dataclass
-class _Connection:
+class Connection:
+    """One connection and the times of its latest response, as in `Load`."""
+
     sock: socket.socket
     sent_at: float = 0.0
     received: bytearray = field(default_factory=bytearray)
@@ -64,9 +70,32 @@ class _Connection:
     chunk_at: float = 0.0
     gaps_s: list[float] = field(default_factory=list)
 
+    def send(self, request: bytes) -> None:
+        """Send a request, and forget the response before it."""
+        self.received.clear()
+        self.first_s, self.gaps_s = None, []
+        self.sent_at = time.perf_counter()
+        self.sock.sendall(request)
 
-class LoadError(Exception):
-    """The server returned something other than a complete stream."""
+    def receive(self) -> bool:
+        """Receive the available bytes; return whether the response is complete.
+
+        Raises:
+            LoadError: the response is an error, or the server closed the connection.
+        """
+        content = self.sock.recv(1 << 16)
+        if not content:
+            raise LoadError(f"the connection ended in the middle of: {bytes(self.received[-200:])!r}")
+        self.received += content
+        now = time.perf_counter()
+        if self.first_s is not None:
+            self.gaps_s.append(now - self.chunk_at)
+        elif b"data: " in self.received:
+            self.first_s = now - self.sent_at
+        self.chunk_at = now
+        if not b"HTTP/1.1 200".startswith(self.received[:12]):
+            raise LoadError(f"the server refused: {bytes(self.received[-300:])!r}")
+        return self.received.endswith(LAST_CHUNK)
 
 
 def run_load(
@@ -146,7 +175,7 @@ class _Generator:
         while self._selector.get_map():
             for connection in self._completed(60):
                 if self._waiting and self._keep_alive:
-                    _send(connection, self._waiting.pop())
+                    connection.send(self._waiting.pop())
                     continue
                 self._close(connection)
                 if self._waiting:
@@ -169,21 +198,21 @@ class _Generator:
 
     def _connect(self, since: float | None = None) -> None:
         sock = self._stack.enter_context(socket.create_connection(("127.0.0.1", self._port)))
-        connection = self._selector.register(sock, selectors.EVENT_READ, _Connection(sock)).data
-        _send(connection, self._waiting.pop())
+        connection = self._selector.register(sock, selectors.EVENT_READ, Connection(sock)).data
+        connection.send(self._waiting.pop())
         connection.sent_at = since or connection.sent_at
 
-    def _close(self, connection: _Connection) -> None:
+    def _close(self, connection: Connection) -> None:
         self._selector.unregister(connection.sock)
         connection.sock.close()
 
-    def _completed(self, timeout_s: float, *, or_nothing: bool = False) -> Iterator[_Connection]:
+    def _completed(self, timeout_s: float, *, or_nothing: bool = False) -> Iterator[Connection]:
         """Wait for bytes; yield the connections whose responses are complete."""
         ready = self._selector.select(timeout=timeout_s)
         if not ready and not or_nothing:
             raise LoadError(f"no byte in {timeout_s} s")
         for key, _ in ready:
-            if _receive(key.data):
+            if key.data.receive():
                 self._tokens += _count_tokens(bytes(key.data.received))
                 self._firsts.append(key.data.first_s or 0.0)
                 self._gaps += key.data.gaps_s
@@ -204,30 +233,6 @@ def _request(body: dict[str, object], seed: int) -> bytes:
     kind = "Content-Type: application/json"
     head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n{kind}\r\nContent-Length: {len(content)}\r\n\r\n"
     return head.encode() + content
-
-
-def _send(connection: _Connection, request: bytes) -> None:
-    connection.received.clear()
-    connection.first_s, connection.gaps_s = None, []
-    connection.sent_at = time.perf_counter()
-    connection.sock.sendall(request)
-
-
-def _receive(connection: _Connection) -> bool:
-    """Receive available bytes; return whether the response is complete."""
-    content = connection.sock.recv(1 << 16)
-    if not content:
-        raise LoadError(f"the connection ended in the middle of: {bytes(connection.received[-200:])!r}")
-    connection.received += content
-    now = time.perf_counter()
-    if connection.first_s is not None:
-        connection.gaps_s.append(now - connection.chunk_at)
-    elif b"data: " in connection.received:
-        connection.first_s = now - connection.sent_at
-    connection.chunk_at = now
-    if not b"HTTP/1.1 200".startswith(connection.received[:12]):
-        raise LoadError(f"the server refused: {bytes(connection.received[-300:])!r}")
-    return connection.received.endswith(LAST_CHUNK)
 
 
 def _count_tokens(response: bytes) -> int:
