@@ -14,8 +14,8 @@ def record(path: Path | None, action: str, actor: str, **details: object) -> Non
 
     Args:
         path: The file; it is created with mode 0600.
-        action: What was done: publish, promote, rollback, remove, add_key, revoke_key, upload, delete_file, train,
-            cancel, pause or resume.
+        action: What was done: publish, promote, route (labels and traffic split, by the API), rollback, remove, erase
+            (its files), add_key, revoke_key, upload, delete_file, train, cancel, pause or resume.
         actor: Who did it: `user:NAME` of this machine, or `key:ID` and its tenant.
         details: What it was done to.
 
@@ -33,10 +33,15 @@ def record(path: Path | None, action: str, actor: str, **details: object) -> Non
         os.close(descriptor)
 
 
-def record_command(action: str, **details: object) -> None:
-    """Append what a command of this machine's user did to the file that the environment names, if it names one."""
+def record_action(action: str, actor: str, **details: object) -> None:
+    """Append what someone did to the file that the environment names, if it names one; see `record`."""
     path = os.environ.get(VARIABLE)
-    record(Path(path) if path else None, action, current_user(), **details)
+    record(Path(path) if path else None, action, actor, **details)
+
+
+def record_command(action: str, **details: object) -> None:
+    """Append what a command of this machine's user did, as `record_action`."""
+    record_action(action, current_user(), **details)
 
 
 def current_user() -> str:

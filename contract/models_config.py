@@ -1,13 +1,15 @@
-"""`models.config` and `labels.json` in the model repository: which versions are served, and their labels.
+"""`models.config`, `labels.json` and `routing.toml`: which versions are served, their labels and the traffic splits.
 
-Exporters write the labels, gateways read them. They are not in `models.config`: when a label there moves to a version
-that is not loaded yet, TensorFlow Serving rejects the whole file, so the version never loads. Gateways wait for the
-version. TensorFlow Serving's messages are arguments.
+Exporters write labels and splits, gateways read them. Labels are not in `models.config`: when a label there moves to a
+version that is not loaded yet, TensorFlow Serving rejects the whole file, so the version never loads. Gateways wait for
+the version. TensorFlow Serving's messages are arguments.
 """
 
 import json
+import math
 import re
-from collections.abc import Collection
+import tomllib
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
@@ -23,8 +25,13 @@ LABELS_FILE = "labels.json"
 STABLE = "stable"
 LABEL_PATTERN = "[a-z][a-z0-9_-]{0,31}"
 
+# Label of the version that was stable before, which a rollback returns to.
+PREVIOUS = "previous"
+
 # Model name to label to version.
 Labels = dict[str, dict[str, int]]
+# Traffic split of a model: shares by label or version, as in the file.
+Shares = Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -99,4 +106,35 @@ def read_labels(models_dir: Path) -> Labels:
                 raise ContractError(
                     f"{path}: {name}.{label} must be a label with the number of a version, got {version!r}"
                 )
+    return document
+
+
+def read_shares(path: Path) -> dict[str, Shares]:
+    """Read the routing file, a table per model with a share per label or version; without it, there are no splits.
+
+    Raises:
+        ContractError: the file is unreadable or malformed.
+    """
+    try:
+        text = read_file(path).decode()
+        if not text.strip():
+            # It may be half written. To end all traffic splits, delete the file or leave only a comment in it.
+            raise ContractError(f"{path}: is empty")
+        document = tomllib.loads(text)
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise ContractError(f"{path}: {error.strerror}") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ContractError(f"{path}: {error}") from error
+    for name, table in document.items():
+        if not isinstance(table, dict) or not table:
+            raise ContractError(f"{path}: {name} must be a table such as [{name}] with lines such as stable = 90")
+        for target, share in table.items():
+            if not target.isdigit() and not re.fullmatch(LABEL_PATTERN, target):
+                raise ContractError(f"{path}: {name}.{target} must be a label or the number of a version")
+            if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < math.inf:
+                raise ContractError(f"{path}: {name}.{target} must be a number of at least 0, got {share!r}")
+        if sum(table.values()) <= 0:
+            raise ContractError(f"{path}: {name} must have a share above 0")
     return document

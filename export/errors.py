@@ -11,7 +11,8 @@ ExportError
 ├── RunError          the run directory is damaged, in use or not a run directory
 ├── TrainingFailed    the loss is not a number, or the model does not fit into memory
 ├── PublishError      a version cannot be written into the model repository, or its models.config cannot be read
-└── RepositoryError   the model repository has no such version, or the version is damaged or cannot be removed
+└── RepositoryError   the version is damaged or cannot be removed, or the routing cannot be changed
+    └── NoSuchVersion the model repository has no such model or version
 """
 
 
@@ -60,4 +61,8 @@ class PublishError(ExportError):
 
 
 class RepositoryError(ExportError):
-    """The model repository has no such version, or the version is damaged or cannot be removed."""
+    """The version is damaged or cannot be removed, or the routing of a model cannot be changed in this way."""
+
+
+class NoSuchVersion(RepositoryError):
+    """The model repository has no such model or version."""

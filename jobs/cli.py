@@ -9,6 +9,7 @@ import click
 from sqlalchemy.exc import SQLAlchemyError
 
 from jobs.database import database_url
+from jobs.executor import Executor
 from jobs.store import JobStore
 from jobs.trainer import MAX_MEMORY_BYTES, Directories, Trainer
 
@@ -64,6 +65,8 @@ def trainer(
 ) -> None:
     """Run the training jobs that clients submit to the gateway, one at a time, until SIGTERM.
 
+    Beside the jobs it executes what they ask of the models: it moves labels, splits traffic and removes versions.
+
     `sostenuto serve` starts a trainer of its own. Several trainers may share a directory and a database.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s trainer: %(message)s")
@@ -79,4 +82,7 @@ def trainer(
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
+    executor = Executor(store.operations, directories.models)
+    executor.start()
     running.run()
+    executor.stop()

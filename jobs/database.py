@@ -1,6 +1,7 @@
-"""The database of training jobs, in SQLite or PostgreSQL: its tables, and the migration of an older schema."""
+"""The database of jobs and operations, in SQLite or PostgreSQL: its tables, and the migration of an older schema."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,10 @@ from sqlalchemy import (
 
 # Of SQLite's lock, which another process's transaction holds for milliseconds.
 _BUSY_TIMEOUT_S = 30
-# Number of PostgreSQL's advisory lock, an arbitrary one.
-_MIGRATION_LOCK = 5_017_332_701
+# Numbers of PostgreSQL's advisory locks, arbitrary ones.
+_MIGRATION_LOCK, _TENANTS_LOCK = 5_017_332_701, 5_017_332_702
+# Status of jobs that have not ended.
+ACTIVE = ("queued", "running", "paused")
 
 _metadata = MetaData()
 
@@ -81,10 +84,29 @@ events = Table(
     Column("data", JSON),
     PrimaryKeyConstraint("job", "number"),
 )
+operations = Table(
+    "operations",
+    _metadata,
+    Column("id", String(64), primary_key=True),
+    Column("tenant", String(64), nullable=False, index=True),
+    Column("actor", String(128), nullable=False),  # as the audit log names it
+    Column("action", String(16), nullable=False),
+    Column("model", String(128), nullable=False),  # NAME, or NAME:VERSION
+    Column("arguments", JSON, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("due_at", Float, nullable=False, index=True),
+    Column("status", String(16), nullable=False, index=True),
+    Column("error", JSON),  # HTTP status and message
+    Column("lease_until", Float),
+    Column("attempt", Integer, nullable=False, default=0),  # number of the lease
+)
 _schema = Table("schema_version", _metadata, Column("version", Integer, nullable=False))
 
 # Each takes a database from one version of the schema to the next.
-_MIGRATIONS: tuple[Callable[[Connection], Any], ...] = (_metadata.create_all,)
+_MIGRATIONS: tuple[Callable[[Connection], Any], ...] = (
+    _metadata.create_all,
+    partial(operations.create, checkfirst=True),
+)
 
 
 def database_url(training_dir: Path) -> str:
@@ -110,6 +132,12 @@ def open_database(url: str) -> Engine:
     with engine.begin() as connection:
         _migrate(connection)
     return engine
+
+
+def lock_tenants(connection: Connection) -> None:
+    """Let no other transaction count towards a quota; SQLite's write transactions exclude each other anyway."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_advisory_xact_lock(_TENANTS_LOCK)))
 
 
 def _configure_sqlite(connection: Any, _record: object) -> None:

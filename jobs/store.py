@@ -20,16 +20,14 @@ from typing import Any, Literal
 from sqlalchemy import Connection, Row, and_, delete, func, insert, or_, select, update
 
 from jobs import database
-from jobs.database import events, files, jobs
+from jobs.database import ACTIVE, events, files, jobs, lock_tenants
+from jobs.operations import OperationStore, is_being_removed
 
 Status = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
 Action = Literal["cancel", "pause"]
-ACTIVE = ("queued", "running", "paused")
 ENDED = ("succeeded", "failed", "cancelled")
 # Of any size: each takes a block of the disk and a row of the database.
 MAX_TENANT_FILES = 10_000
-# Number of PostgreSQL's advisory lock, an arbitrary one.
-_QUOTA_LOCK = 5_017_332_702
 # Share of a tenant's training time that counts against it in the queue: that of the last day.
 _FAIRNESS_S = 86_400.0
 
@@ -116,6 +114,7 @@ class JobStore:
     def __init__(self, url: str) -> None:
         """Open or create the database; raise as `open_database`."""
         self._engine = database.open_database(url)
+        self.operations = OperationStore(self._engine)
 
     def close(self) -> None:
         """Close the connections."""
@@ -124,7 +123,7 @@ class JobStore:
     def add_file(self, file: StoredFile, max_bytes: int) -> None:
         """Record a file; raise QuotaExceeded if the tenant would have more than `max_bytes` or MAX_TENANT_FILES."""
         with self._engine.begin() as connection:
-            _lock_tenants(connection)
+            lock_tenants(connection)
             totals = select(func.coalesce(func.sum(files.c.bytes), 0), func.count()).where(
                 files.c.tenant == file.tenant
             )
@@ -192,9 +191,12 @@ class JobStore:
         Raises:
             QuotaExceeded: the tenant has `max_active` jobs that have not ended, or the versions that its jobs have
                 published and will publish are `max_versions`.
+            ModelRemoved: the base, or the model to be published, is about to be removed.
         """
         with self._engine.begin() as connection:
-            _lock_tenants(connection)
+            lock_tenants(connection)
+            if is_being_removed(connection, (new.model, new.name)):
+                raise ModelRemoved
             of_tenant = and_(jobs.c.tenant == new.tenant, jobs.c.status.in_(ACTIVE))
             active = connection.execute(select(func.count()).select_from(jobs).where(of_tenant)).scalar_one()
             if active >= max_active:
@@ -370,6 +372,10 @@ class JobActive(Exception):
     """A job that has not ended needs a file; its id is the message."""
 
 
+class ModelRemoved(Exception):
+    """A model that a job needs is about to be removed."""
+
+
 class JobEnded(Exception):
     """A job's status does not allow an action."""
 
@@ -379,12 +385,6 @@ class JobEnded(Exception):
 
 
 _QUEUED = jobs.alias("queued")
-
-
-def _lock_tenants(connection: Connection) -> None:
-    """Let no other transaction count towards a quota; SQLite's write transactions exclude each other anyway."""
-    if connection.dialect.name == "postgresql":
-        connection.execute(select(func.pg_advisory_xact_lock(_QUOTA_LOCK)))
 
 
 def _oldest(condition: Any) -> Any:

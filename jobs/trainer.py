@@ -172,7 +172,7 @@ class _Attempt:
                 stdout=output,
                 stderr=errors,
                 stdin=subprocess.DEVNULL,
-                preexec_fn=_background(os.getpid()),  # noqa: PLW1509 - the trainer has one thread
+                preexec_fn=_background(os.getpid()),  # noqa: PLW1509 - it takes no lock of the executor's thread
                 start_new_session=True,
             )
             try:

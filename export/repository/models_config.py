@@ -1,4 +1,4 @@
-"""`models.config` and `labels.json`: which models of the repository are served, and the labels of their versions.
+"""`models.config`, `labels.json` and `routing.toml`: the served models, the labels of versions and the traffic splits.
 
 All functions raise PublishError if one of the files exists and cannot be parsed.
 """
@@ -15,12 +15,23 @@ from tensorflow_serving.config.model_server_config_pb2 import ModelConfig, Model
 
 from contract.errors import ContractError
 from contract.files import write_atomically
-from contract.models_config import CONTAINER_ROOT, LABELS_FILE, VersionPolicy, folder_of, read_labels, version_numbers
-from contract.signatures import MODELS_CONFIG
-from export.errors import PublishError
+from contract.models_config import (
+    CONTAINER_ROOT,
+    LABELS_FILE,
+    STABLE,
+    Shares,
+    VersionPolicy,
+    folder_of,
+    read_labels,
+    read_shares,
+    version_numbers,
+)
+from contract.signatures import MODELS_CONFIG, ROUTING_FILE
+from export.errors import PublishError, RepositoryError
 
 # Two versions stay loaded, so that a running generation finishes on the version that it started with.
 VERSIONS_KEPT = 2
+_ROUTING_HEADER = "# Traffic splits: a share per label or version of a model."
 
 
 @dataclass(frozen=True)
@@ -31,12 +42,19 @@ class ConfigEntry:
         name: Name of the model in requests.
         folder: The model's directory in the repository; None if its base path is elsewhere.
         labels: Version of each label.
+        shares: Its traffic split, by label or version; empty without one.
     """
 
     name: str
     folder: str | None
     policy: VersionPolicy
     labels: Mapping[str, int]
+    shares: Shares
+
+    def shared(self, existing: Collection[int]) -> set[int | None]:
+        """Return the versions that the traffic split names."""
+        labels = {STABLE: max(existing, default=None), **self.labels}
+        return {int(target) if target.isdigit() else labels.get(target) for target in self.shares}
 
     def served_without(self, remaining: Collection[int]) -> Collection[int]:
         """Return the versions that are served once only `remaining` exist."""
@@ -65,7 +83,13 @@ def read_entries(models_dir: Path) -> list[ConfigEntry]:
     """Read the entries in file order; a missing file has none."""
     files = _Files(models_dir)
     return [
-        ConfigEntry(entry.name, files.folder(entry), VersionPolicy.of(entry), files.labels.get(entry.name, {}))
+        ConfigEntry(
+            entry.name,
+            files.folder(entry),
+            VersionPolicy.of(entry),
+            files.labels.get(entry.name, {}),
+            files.shares.get(entry.name, {}),
+        )
         for entry in files.entries
     ]
 
@@ -86,29 +110,46 @@ def add_to_models_config(models_dir: Path, name: str) -> None:
 
 
 def change_labels(
-    models_dir: Path, name: str, change: Callable[[dict[str, int], list[int]], dict[str, int]]
+    models_dir: Path,
+    name: str,
+    change: Callable[[dict[str, int], list[int]], dict[str, int]],
+    shares: Shares | None = None,
 ) -> dict[str, int]:
     """Change the labels of a model, and return them; serve the labelled versions and the two newest ones.
 
     `change` maps the current labels and the existing versions, ascending, to the new labels. It may raise to reject the
-    change.
+    change. `shares` replaces the traffic split; an empty one ends it, None keeps it.
 
     Raises:
         PublishError: the model is not listed.
+        RepositoryError: the split names a version or a label that does not exist.
     """
     with locked(models_dir):
         files = _Files(models_dir)
         entry = files.find(name)
         if entry is None:
             raise PublishError(f"{name} is not in {models_dir / MODELS_CONFIG}: no version of it is served")
-        before = files.labels.get(name, {})
-        labels = change(dict(before), files.versions(entry))
+        before, versions = files.labels.get(name, {}), files.versions(entry)
+        labels = change(dict(before), versions)
+        kept = files.shares.get(name, {})
+        # A split that people wrote may name what does not exist yet.
+        _require_targets(name, kept.keys() & before.keys() if shares is None else shares, labels, versions)
         if labels != before:
             files.set_labels(entry, labels)
             # Serve a version before a label points at it.
             files.write_config()
             files.write_labels()
+        if shares is not None and shares != kept:
+            files.shares[name] = shares
+            files.write_shares()
         return labels
+
+
+def _require_targets(name: str, targets: Collection[str], labels: Mapping[str, int], versions: Collection[int]) -> None:
+    for target in targets:
+        if int(target) not in versions if target.isdigit() else target not in {STABLE, *labels}:
+            what = "version" if target.isdigit() else "label"
+            raise RepositoryError(f"the traffic split of {name} names {what} {target}, which {name} does not have")
 
 
 def forget_versions(models_dir: Path, folder: str) -> None:
@@ -125,21 +166,24 @@ def forget_versions(models_dir: Path, folder: str) -> None:
 
 
 def drop_from_models_config(models_dir: Path, folder: str) -> None:
-    """Remove all entries of a model's directory, and their labels. The caller holds the lock."""
+    """Remove all entries of a model's directory, their labels and traffic splits. The caller holds the lock."""
     files = _Files(models_dir)
     dropped = [entry for entry in files.entries if files.folder(entry) == folder]
-    labelled = {entry.name for entry in dropped} & files.labels.keys()
+    names = {entry.name for entry in dropped}
     for entry in dropped:
         files.entries.remove(entry)
-    if labelled:
-        files.labels = {name: labels for name, labels in files.labels.items() if name not in labelled}
+    if names & files.labels.keys():
+        files.labels = {name: labels for name, labels in files.labels.items() if name not in names}
         files.write_labels()
+    if names & files.shares.keys():
+        files.shares = {name: shares for name, shares in files.shares.items() if name not in names}
+        files.write_shares()
     if dropped:
         files.write_config()
 
 
 class _Files:
-    """The content of `models.config` and `labels.json`. A writer holds the lock from reading to writing."""
+    """The content of the three files. A writer holds the lock from reading to writing."""
 
     def __init__(self, models_dir: Path) -> None:
         self._models_dir, self._path = models_dir, models_dir / MODELS_CONFIG
@@ -149,6 +193,7 @@ class _Files:
         self.entries = self._config.model_config_list.config
         try:
             self.labels = read_labels(models_dir)
+            self.shares = read_shares(models_dir / ROUTING_FILE)
         except ContractError as error:
             raise PublishError(str(error)) from error
 
@@ -196,6 +241,14 @@ class _Files:
         """Write `labels.json` without the models that have no labels."""
         document = {name: dict(sorted(labels.items())) for name, labels in sorted(self.labels.items()) if labels}
         write_atomically(self._models_dir / LABELS_FILE, json.dumps(document, indent=1) + "\n")
+
+    def write_shares(self) -> None:
+        """Write `routing.toml` without the models that have no split; the strings of JSON are those of TOML."""
+        lines = [_ROUTING_HEADER]
+        for name, shares in sorted(self.shares.items()):
+            if shares:
+                lines += ["", f"[{json.dumps(name)}]", *(f"{target} = {share}" for target, share in shares.items())]
+        write_atomically(self._models_dir / ROUTING_FILE, "\n".join(lines) + "\n")
 
 
 def _versions_to_serve(labels: Mapping[str, int], versions: Collection[int]) -> list[int]:

@@ -1,20 +1,65 @@
-"""The commands `promote` and `rollback`: choose the version of requests that name none, while requests run."""
+"""Labels and traffic splits of versions, and the commands `promote` and `rollback`: they change while requests run."""
 
 import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import click
 
 from contract.audit import record_command
-from contract.models_config import LABEL_PATTERN, STABLE
+from contract.models_config import LABEL_PATTERN, PREVIOUS, STABLE, Shares
 from contract.signatures import MODELS_CONFIG
 from export.command import Command, models_dir_option
-from export.errors import RepositoryError
-from export.repository.models_config import change_labels
+from export.errors import NoSuchVersion, RepositoryError
+from export.repository.models_config import change_labels, read_entries
 from export.repository.versions import Repository
 
-# Label of the previously stable version, which `rollback` returns to.
-PREVIOUS = "previous"
+
+def move_labels(
+    models_dir: Path, name: str, moved: Mapping[str, int | None], shares: Shares | None = None
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Move labels of a model to versions, or remove them (None); return the labels before and after.
+
+    The version that was stable gets the label `previous`. For `shares` see `change_labels`. To repeat the call changes
+    nothing.
+
+    Raises:
+        NoSuchVersion: a version does not exist.
+        RepositoryError: a version is damaged, or the split is invalid.
+        PublishError: the model is not listed.
+    """
+    for number in {number for number in moved.values() if number is not None}:
+        Repository(models_dir).named(f"{name}:{number}")[-1].read()
+    before: dict[str, int] = {}
+
+    def change(labels: dict[str, int], versions: list[int]) -> dict[str, int]:
+        missing = [number for number in moved.values() if number is not None and number not in versions]
+        if missing:
+            raise NoSuchVersion(f"{name} has no version {missing[0]} under its base_path in {MODELS_CONFIG}")
+        before.update(labels)
+        after = {label: number for label, number in {**labels, **moved}.items() if number is not None}
+        stable = labels.get(STABLE, max(versions, default=None))
+        if moved.get(STABLE) is not None and stable is not None and after[STABLE] != stable:
+            after[PREVIOUS] = stable
+        return after
+
+    return before, change_labels(models_dir, name, change, shares)
+
+
+def earlier_stable(models_dir: Path, name: str) -> int:
+    """Return the version that a rollback of a model makes stable; raise RepositoryError if there is none."""
+    existing = [version.number for version in Repository(models_dir).named(name)]
+    labels = next((entry.labels for entry in read_entries(models_dir) if entry.name == name), {})
+    stable = labels.get(STABLE, existing[-1])
+    # Without a promotion the newest version was stable, and before that its predecessor.
+    earlier = labels.get(PREVIOUS) if STABLE in labels else _predecessor(stable, existing)
+    if earlier is None or earlier not in existing:
+        raise RepositoryError(f"{name} has no earlier stable version than {stable}: nothing to roll back to")
+    return earlier
+
+
+def _predecessor(stable: int, existing: Collection[int]) -> int | None:
+    return max((number for number in existing if number < stable), default=None)
 
 
 @click.command(cls=Command)
@@ -39,20 +84,8 @@ def promote(models_dir: Path, reference: str, label: str) -> int:
             f"is reserved for the previous stable version; got {label!r}"
         )
     version = Repository(models_dir).named(reference)[-1]
-    version.read()
     name, number = version.path.parent.name, version.number
-    before: dict[str, int] = {}
-
-    def change(labels: dict[str, int], versions: list[int]) -> dict[str, int]:
-        if number not in versions:
-            raise RepositoryError(f"{name} has no version {number} under its base_path in {MODELS_CONFIG}")
-        before.update(labels)
-        # Without a stable label, the newest version was served.
-        stable = labels.get(STABLE, versions[-1])
-        previous = {PREVIOUS: stable} if label == STABLE and stable != number else {}
-        return {**labels, label: number, **previous}
-
-    change_labels(models_dir, name, change)
+    before, _ = move_labels(models_dir, name, {label: number})
     record_command("promote", model=f"{name}:{number}", label=label)
     _report(name, label, before.get(label), number)
     return 0
@@ -63,22 +96,12 @@ def promote(models_dir: Path, reference: str, label: str) -> int:
 @models_dir_option()
 def rollback(models_dir: Path, name: str) -> int:
     """Make the previous stable version of a model stable again."""
-    numbers = [version.number for version in Repository(models_dir).named(name)]
     if ":" in name:
         raise RepositoryError(f"rollback takes NAME; to choose a version: sostenuto promote {name}")
-
-    def change(labels: dict[str, int], versions: list[int]) -> dict[str, int]:
-        stable = labels.get(STABLE, max(versions, default=0))
-        older = [version for version in versions if version < stable]
-        # Without a promotion the newest version was stable, and before that its predecessor.
-        previous = labels.get(PREVIOUS) if STABLE in labels else max(older, default=None)
-        if previous is None or previous not in numbers:
-            raise RepositoryError(f"{name} has no earlier stable version than {stable}: nothing to roll back to")
-        return {**labels, STABLE: previous, PREVIOUS: stable}
-
-    labels = change_labels(models_dir, name, change)
-    record_command("rollback", model=f"{name}:{labels[STABLE]}")
-    _report(name, STABLE, labels[PREVIOUS], labels[STABLE])
+    number = earlier_stable(models_dir, name)
+    _, labels = move_labels(models_dir, name, {STABLE: number})
+    record_command("rollback", model=f"{name}:{number}")
+    _report(name, STABLE, labels[PREVIOUS], number)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The command `remove`: removes versions such that a model server never sees an incomplete one.
+"""Removal of versions such that a model server never sees an incomplete one, and the command `remove`.
 
 If TensorFlow Serving polls a base path that no longer exists, it loads no new version of *any* model. It polls the path
 until it has reloaded `models.config`, so the directory of a model may change only after that: `remove` waits until
@@ -18,12 +18,12 @@ from pathlib import Path
 import click
 
 from contract.audit import record_command
+from contract.models_config import PREVIOUS
 from contract.signatures import MODELS_CONFIG
 from export.command import Command, models_dir_option
 from export.errors import RepositoryError
 from export.quiet import import_tensorflow_quietly
 from export.repository.models_config import ConfigEntry, drop_from_models_config, forget_versions, locked, read_entries
-from export.repository.promotion import PREVIOUS
 from export.repository.versions import Repository, Version, retire
 from export.terminal import file_size
 
@@ -86,13 +86,13 @@ def remove(models_dir: Path, reference: str, yes: bool, wait_s: float, servers: 
     if not yes and not _is_confirmed():
         print("nothing was removed")
         return 1
-    _delete_renamed(models_dir)
-    _delete_empty_directories(models_dir)
+    delete_renamed(models_dir)
+    delete_empty_directories(models_dir)
     removal.stop_serving(wait_s, servers)
     removal.rename()
     record_command("remove", models=[version.label for version in removal.versions])
     print(f"removed {', '.join(version.label for version in removal.versions)}")
-    undeleted = _delete_renamed(models_dir)
+    undeleted = delete_renamed(models_dir)
     if undeleted:
         raise RepositoryError(f"{undeleted[0]}: removed from the repository, but its files cannot be deleted")
     return 0
@@ -146,13 +146,18 @@ class Removal:
         if not self._is_all():
             return
         watch = ServerWatch(servers, [entry.name for entry in self._entries()] or [self._name])
+        if self.unlist():
+            # Wait without the lock, so that other models can be published meanwhile.
+            wait_until_unloaded(watch, self._name, wait_s)
+
+    def unlist(self) -> bool:
+        """Remove the model from `models.config` if no version of it remains; return whether none does."""
         with locked(self._models_dir):
             # A version published since the confirmation stays, and so does the entry.
             if not self._is_all():
-                return
+                return False
             drop_from_models_config(self._models_dir, self._name)
-        # Wait without the lock, so that other models can be published meanwhile.
-        wait_until_unloaded(watch, self._name, wait_s)
+        return True
 
     def rename(self) -> None:
         """Rename versions so that no server treats them as versions; the directory of a model without versions stays.
@@ -173,7 +178,7 @@ class Removal:
             forget_versions(self._models_dir, self._name)
 
     def _require_unlabelled(self) -> None:
-        """Check that no label points at a version to be removed, unless all versions are removed."""
+        """Check that neither a label nor a share of the traffic is of a version to be removed, unless all are."""
         for entry in [] if self._is_all() else self._entries():
             labels = [label for label, number in entry.labels.items() if number in self._numbers and label != PREVIOUS]
             if labels:
@@ -181,6 +186,8 @@ class Removal:
                     f"{self.versions[0].label} is {' and '.join(sorted(labels))} of {entry.name}: promote another "
                     f"version first (sostenuto promote {entry.name}:VERSION --label {min(labels)})"
                 )
+            if shared := self._numbers & entry.shared(self._existing()):
+                raise RepositoryError(f"{entry.name}:{min(shared)} has a share of the traffic: change the split first")
 
     def _existing(self) -> set[int]:
         return {version.number for version in self._repository.model(self._name).versions}
@@ -208,7 +215,7 @@ def _is_confirmed() -> bool:
         return False
 
 
-def _delete_renamed(models_dir: Path) -> list[Path]:
+def delete_renamed(models_dir: Path) -> list[Path]:
     """Delete renamed versions of this removal and of killed ones; return the paths that cannot be deleted."""
     renamed = sorted(models_dir.glob(f"*/{_PREFIX}*"))
     for path in renamed:
@@ -219,7 +226,7 @@ def _delete_renamed(models_dir: Path) -> list[Path]:
     return [path for path in renamed if path.exists()]
 
 
-def _delete_empty_directories(models_dir: Path) -> None:
+def delete_empty_directories(models_dir: Path) -> None:
     """Delete the empty directories of earlier removals, once no server polls them any more."""
     with locked(models_dir):
         listed = {entry.folder for entry in read_entries(models_dir)}

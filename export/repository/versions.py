@@ -12,7 +12,7 @@ from contract.errors import ContractError
 from contract.files import write_atomically
 from contract.models_config import version_numbers
 from contract.tokenizer import Tokenizer
-from export.errors import RepositoryError
+from export.errors import NoSuchVersion, RepositoryError
 
 SAVED_MODEL = "saved_model.pb"
 # In its assets: the Keras model, for notebooks and further training.
@@ -110,13 +110,14 @@ class Repository:
         """Return a model that has a version.
 
         Raises:
-            RepositoryError: there is no such model; the message names the existing ones.
+            NoSuchVersion: there is no such model; the message names the existing ones.
+            RepositoryError: its directory cannot be read.
         """
         models = self.models()
         match = next((model for model in models if model.name == name), None)
         if match is None:
             existing = f"it has {_join_names(model.name for model in models)}" if models else "it has no model yet"
-            raise RepositoryError(f"no model {name!r} in {self.path}; {existing}")
+            raise NoSuchVersion(f"no model {name!r} in {self.path}; {existing}")
         if match.problem:
             raise RepositoryError(f"{match.path}: {match.problem}")
         return match
@@ -150,7 +151,7 @@ class Repository:
         matches = tuple(version for version in versions if version.number == int(number))
         if not matches:
             existing = _join_names(str(version.number) for version in versions)
-            raise RepositoryError(f"{name} has no version {number} in {self.path}; it has {existing}")
+            raise NoSuchVersion(f"{name} has no version {number} in {self.path}; it has {existing}")
         return matches
 
 

@@ -14,11 +14,19 @@ from contract import signatures
 from contract.card import load_assets
 from contract.errors import ContractError
 from contract.files import read_file
-from contract.models_config import LABELS_FILE, Labels, VersionPolicy, folder_of, read_labels, version_numbers
+from contract.models_config import (
+    LABELS_FILE,
+    Labels,
+    Shares,
+    VersionPolicy,
+    folder_of,
+    read_labels,
+    read_shares,
+    version_numbers,
+)
 from service.backends.health_checks import Assets, RepeatedErrors
 from service.backends.messages import model_server_config_pb2
 from service.models.precision import DEFAULT, choose_precision
-from service.models.routing import Shares, read_shares
 from service.params import ModelVersion
 from service.settings import Precision
 

@@ -1,20 +1,12 @@
 """Routing of requests to versions: NAME, NAME:VERSION or NAME@LABEL, and the traffic split for NAME."""
 
 import hashlib
-import math
 import re
-import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from contract.errors import ContractError
-from contract.files import read_file
-from contract.models_config import LABEL_PATTERN, STABLE
+from contract.models_config import LABEL_PATTERN, STABLE, Shares
 from service.errors import ModelNotFound
-
-# Traffic split of a model: shares by version or label, as in the file.
-Shares = Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -137,30 +129,3 @@ def make_route(
         elif share > 0:
             resolved[version] = resolved.get(version, 0.0) + share
     return Route(name, tuple(sorted(versions)), stable, dict(labels), resolved, is_guess), problems
-
-
-def read_shares(path: Path) -> dict[str, Shares]:
-    """Read the routing file, a table per model with a share per label or version; without it, there are no splits."""
-    try:
-        text = read_file(path).decode()
-        if not text.strip():
-            # It may be half written. To end all traffic splits, delete the file or leave only a comment in it.
-            raise ContractError(f"{path}: is empty")
-        document = tomllib.loads(text)
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise ContractError(f"{path}: {error.strerror}") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ContractError(f"{path}: {error}") from error
-    for name, table in document.items():
-        if not isinstance(table, dict) or not table:
-            raise ContractError(f"{path}: {name} must be a table such as [{name}] with lines such as stable = 90")
-        for target, share in table.items():
-            if not target.isdigit() and not re.fullmatch(LABEL_PATTERN, target):
-                raise ContractError(f"{path}: {name}.{target} must be a label or the number of a version")
-            if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < math.inf:
-                raise ContractError(f"{path}: {name}.{target} must be a number of at least 0, got {share!r}")
-        if sum(table.values()) <= 0:
-            raise ContractError(f"{path}: {name} must have a share above 0")
-    return document

@@ -172,7 +172,7 @@ def test_install_commands_name_existing_files_and_extras(text):
 
 
 def test_the_traffic_split_of_the_pages_parses(tmp_path):
-    from service.models.routing import read_shares
+    from contract.models_config import read_shares
 
     (shares,) = (block.text for block in BLOCKS if block.language == "toml")
     (tmp_path / "routing.toml").write_text(shares)

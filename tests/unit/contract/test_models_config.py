@@ -1,8 +1,9 @@
-"""Entries of `models.config`."""
+"""Entries of `models.config`, and the format of `routing.toml`."""
 
 import pytest
 
-from contract.models_config import VersionPolicy
+from contract.errors import ContractError
+from contract.models_config import VersionPolicy, read_shares
 
 
 @pytest.mark.parametrize(
@@ -18,3 +19,35 @@ from contract.models_config import VersionPolicy
 )
 def test_a_version_policy_selects_from_the_existing_versions(policy: VersionPolicy, found: list[int], wanted: set[int]):
     assert policy.select(found) == wanted
+
+
+def test_routing_toml_has_a_table_of_shares_for_each_model(tmp_path):
+    """Without the file there are no shares."""
+    path = tmp_path / "routing.toml"
+    assert read_shares(path) == {}
+    path.write_text('# shares\n[demo]\nstable = 90\ncanary = 10\n["my.model"]\n7 = 0.5\n')
+    assert read_shares(path) == {"demo": {"stable": 90, "canary": 10}, "my.model": {"7": 0.5}}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[demo\n", "routing.toml: "),
+        ("demo = 5\n", r"demo must be a table such as \[demo\]"),
+        ("[demo]\n", r"demo must be a table"),
+        ("[demo]\nstable = -1\n", "demo.stable must be a number of at least 0, got -1"),
+        ("[demo]\nstable = true\n", "demo.stable must be a number .*, got True"),
+        ("[demo]\nstable = inf\n", "demo.stable must be a number .*, got inf"),
+        ("[demo]\nstable = nan\n", "demo.stable must be a number .*, got nan"),
+        ('[demo]\nstable = "90"\n', "demo.stable must be a number .*, got '90'"),
+        ("[demo]\nStable = 1\n", "demo.Stable must be a label or the number of a version"),
+        ("[demo]\nstable = 0\ncanary = 0\n", "demo must have a share above 0"),
+        (b"\xff", "routing.toml: "),
+    ],
+)
+def test_the_error_for_an_invalid_routing_toml_names_key_and_value(tmp_path, content, message):
+    """Operators edit it by hand."""
+    path = tmp_path / "routing.toml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ContractError, match=message):
+        read_shares(path)

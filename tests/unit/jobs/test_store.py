@@ -248,5 +248,5 @@ def test_the_database_of_a_newer_program_is_refused(tmp_path):
     with engine.begin() as connection:
         connection.execute(update(database._schema).values(version=99))
     engine.dispose()
-    with pytest.raises(ValueError, match="schema version 99, and this program knows 1"):
+    with pytest.raises(ValueError, match="schema version 99, and this program knows 2"):
         JobStore(url)

@@ -1,0 +1,334 @@
+"""Operations on the model repository are executed once each, whatever is killed, or reported as failed."""
+
+import concurrent.futures
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from sqlalchemy import inspect, text, update
+
+from contract.models_config import read_labels, read_shares
+from export.repository.models_config import read_entries
+from jobs import database, executor
+from jobs import operations as module
+from jobs.executor import Executor
+from jobs.operations import ModelInUse, NewOperation, TooManyOperations
+from jobs.store import JobStore, ModelRemoved, NewJob
+from tests.paths import ROOT
+from tests.unit.export.repository.stored import store as publish
+from tests.waiting import until
+
+
+class Place:
+    """A repository with three versions of a model and another model, the jobs, and an executor."""
+
+    def __init__(self, directory):
+        self.directory, self.models = directory, directory / "models"
+        for version in (1, 2, 3):
+            publish(self.models, "book", version)
+        publish(self.models, "secret-of-others", 1)
+        self.url = f"sqlite:///{directory}/jobs.sqlite"
+        self.store = JobStore(self.url)
+        self.operations = self.store.operations
+        self.executor = Executor(self.operations, self.models, wait_s=0.0)
+
+    def add(self, action, model="book", tenant="acme", published_by=(), **arguments):
+        return self.operations.add(NewOperation(tenant, "key:one", action, model, arguments), published_by)
+
+    def execute(self, action, model="book", **arguments):
+        """Execute an operation, and return its error, or None."""
+        operation_id = self.add(action, model, **arguments)
+        assert self.executor.execute_next()
+        done = self.operations.get(operation_id)
+        assert done.status == ("succeeded" if done.error is None else "failed")
+        return done.error
+
+    def lose_lease(self):
+        """Let the lease of the operation that is executed end."""
+        with self.store._engine.begin() as connection:
+            connection.execute(update(database.operations).values(lease_until=0.0))
+
+    def job(self, model="characters", name="other", tenant="acme"):
+        return self.store.create(NewJob(tenant, model, name, "file-1"), 100)
+
+    @property
+    def labels(self):
+        return read_labels(self.models).get("book", {})
+
+    @property
+    def versions(self):
+        return sorted(path.name for path in (self.models / "book").glob("[0-9]*"))
+
+    @property
+    def listed(self):
+        return [entry.name for entry in read_entries(self.models)]
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.setenv("SOSTENUTO_AUDIT_FILE", str(tmp_path / "audit.jsonl"))
+    place = Place(tmp_path)
+    yield place
+    place.store.close()
+
+
+def test_labels_and_shares_are_set_together(place):
+    """The version that was stable becomes `previous`; null removes a label, no shares end the split."""
+    labels = {"stable": 2, "canary": 3}
+    assert place.execute("route", labels=labels, shares={"stable": 90, "canary": 10.5}) is None
+    assert place.labels == {"stable": 2, "canary": 3, "previous": 3}
+    assert read_shares(place.models / "routing.toml") == {"book": {"stable": 90, "canary": 10.5}}
+    assert place.execute("route", labels={"canary": None}, shares={}) is None
+    assert place.labels == {"stable": 2, "previous": 3}
+    assert read_shares(place.models / "routing.toml") == {}
+    with (place.directory / "audit.jsonl").open() as file:
+        first = json.loads(file.readline())
+    assert first.items() >= {"action": "route", "actor": "key:one", "tenant": "acme", "model": "book"}.items()
+    assert (first["labels"], first["shares"]) == (labels, {"stable": 90, "canary": 10.5})
+
+
+def test_a_split_of_another_model_stays(place):
+    (place.models / "routing.toml").write_text('[other]\nstable = 1\n["a.b"]\n"7" = 1\n')
+    assert place.execute("route", labels={}, shares={"3": 1}) is None
+    assert read_shares(place.models / "routing.toml") == {"other": {"stable": 1}, "a.b": {"7": 1}, "book": {"3": 1}}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        ({"labels": {"stable": 9}}, 404, "there is no model book, or it has not such a version"),
+        ({"labels": {}, "shares": {"canary": 1}}, 409, "names label canary, which book does not have"),
+        ({"labels": {}, "shares": {"9": 1}}, 409, "names version 9, which book does not have"),
+    ],
+)
+def test_what_does_not_exist_fails_and_changes_nothing(place, arguments, status, message):
+    error = place.execute("route", **arguments)
+    assert (error["status"], place.labels) == (status, {})
+    assert message in error["message"]
+
+
+def test_a_label_with_a_share_of_the_traffic_stays(place):
+    place.execute("route", labels={"canary": 3}, shares={"stable": 1, "canary": 1})
+    assert place.execute("route", labels={"canary": None})["status"] == 409
+    assert place.labels == {"canary": 3}
+
+
+def test_no_error_names_another_model(place):
+    """It may be one of another tenant."""
+    assert "secret" not in place.execute("remove", "gone")["message"]
+    assert "secret" not in place.execute("rollback", "gone")["message"]
+    (place.models / "models.config").write_text("damaged")
+    error = place.execute("route", labels={"stable": 1})
+    assert error == {"status": 500, "message": "the model repository cannot be changed; see the trainer's log"}
+
+
+def test_a_rollback_that_is_executed_again_is_not_undone(place):
+    """Its trainer was killed after the labels were written."""
+    place.execute("route", labels={"stable": 2})
+    operation_id = place.add("rollback")
+    finish, place.operations.finish = place.operations.finish, lambda *_: None
+    place.executor.execute_next()
+    assert place.labels == {"stable": 3, "previous": 2}
+    place.operations.finish = finish
+    place.lose_lease()
+    assert place.executor.execute_next()
+    assert place.operations.get(operation_id).status == "succeeded"
+    assert place.labels == {"stable": 3, "previous": 2}
+
+
+def test_a_rollback_needs_an_earlier_version(place):
+    place.execute("remove", "book:1")
+    place.execute("remove", "book:2")
+    error = place.execute("rollback")
+    assert error == {
+        "status": 409,
+        "message": "book has no earlier stable version than 3: nothing to roll back to",
+    }
+
+
+def test_a_version_is_removed_at_once(place):
+    assert place.execute("remove", "book:1") is None
+    assert (place.versions, place.listed) == (["2", "3"], ["book", "secret-of-others"])
+    assert list((place.models / "book").glob(".removed*")) == []
+    assert not place.executor.execute_next()
+
+
+def test_a_removal_that_is_executed_again_succeeds(place):
+    operation_id = place.add("remove", "book:1")
+    finish, place.operations.finish = place.operations.finish, lambda *_: None
+    place.executor.execute_next()
+    place.operations.finish = finish
+    place.lose_lease()
+    assert place.executor.execute_next()
+    assert (place.operations.get(operation_id).status, place.versions) == ("succeeded", ["2", "3"])
+    assert place.execute("remove", "book:1")["status"] == 404
+
+
+@pytest.mark.parametrize("target", ["stable", "canary", "1"])
+def test_a_version_with_a_label_or_a_share_stays(place, target):
+    shares = {"shares": {"stable": 1, "1": 1}} if target == "1" else {}
+    place.execute("route", labels={} if target == "1" else {target: 1}, **shares)
+    error = place.execute("remove", "book:1")
+    assert error["status"] == 409
+    assert place.versions == ["1", "2", "3"]
+
+
+def test_a_model_is_unlisted_at_once_and_its_files_are_deleted_later(place):
+    """Model servers poll the directory until they have read `models.config` again; labels and shares are gone, too."""
+    place.execute("route", labels={"stable": 2}, shares={"stable": 1})
+    place.executor._wait_s = 60.0
+    assert place.execute("remove") is None
+    assert (place.listed, place.labels) == (["secret-of-others"], {})
+    assert read_shares(place.models / "routing.toml") == {}
+    assert place.versions == ["1", "2", "3"]
+    assert not place.executor.execute_next()
+    with place.store._engine.begin() as connection:
+        connection.execute(update(database.operations).values(due_at=0.0))
+    assert place.executor.execute_next()
+    assert place.versions == []
+
+
+def test_a_version_that_is_published_after_the_removal_stays(place):
+    place.execute("remove")
+    publish(place.models, "book", 4)
+    assert place.executor.execute_next()
+    assert (place.versions, "book" in place.listed) == (["4"], True)
+
+
+def test_a_base_of_an_unfinished_job_is_not_removed(place):
+    """Nor a model that it will publish, nor what it has published, as far as it is not yet known."""
+    base, output = place.job("book:2"), place.job(name="other", tenant="b")
+    for model in ("book:2", "book"):
+        with pytest.raises(ModelInUse) as raised:
+            place.add("remove", model)
+        assert (raised.value.job_id, raised.value.tenant) == (base.id, "acme")
+    place.add("remove", "book:1")
+    with pytest.raises(ModelInUse):
+        place.add("remove", "other")
+    place.add("remove", "other:1")
+    with pytest.raises(ModelInUse):
+        place.add("remove", "other:1", published_by=[output.id])
+    place.add("remove", "boo_")  # no pattern
+
+
+@pytest.mark.parametrize(
+    ("removed", "fields"), [("book", {"model": "book:2"}), ("book:2", {"model": "book:2"}), ("n", {"name": "n"})]
+)
+def test_no_job_starts_from_a_model_that_is_being_removed(place, removed, fields):
+    place.add("remove", removed)
+    place.job(model="book:1" if removed == "book:2" else "characters")
+    with pytest.raises(ModelRemoved):
+        place.job(**fields)
+
+
+def test_a_tenant_has_a_limited_number_of_operations(place):
+    for _ in range(module.MAX_UNFINISHED):
+        place.add("rollback")
+    with pytest.raises(TooManyOperations, match="at most 16 operations may be unfinished, got one more"):
+        place.add("rollback")
+    place.add("rollback", tenant="b")
+
+
+def test_an_operation_that_was_withdrawn_or_is_late_is_not_executed(place):
+    """Nobody waits for it any more; but files are deleted however late."""
+    withdrawn, late, erase = place.add("remove"), place.add("remove"), place.add("erase", numbers=[1])
+    assert place.operations.withdraw(withdrawn)
+    with place.store._engine.begin() as connection:
+        connection.execute(update(database.operations).values(due_at=time.time() - module.EXPIRED_S - 1))
+    assert place.executor.execute_next()
+    assert [place.operations.get(each).status for each in (withdrawn, late, erase)] == ["failed", "failed", "succeeded"]
+    assert place.versions == ["2", "3"]
+    assert not place.operations.withdraw(erase)
+
+
+def test_each_operation_is_claimed_once(place):
+    """By many executors at the same time."""
+    ids = {place.add("rollback") for _ in range(8)}
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        claimed = [found.id for found in pool.map(lambda _: place.operations.claim(60.0), range(24)) if found]
+    assert sorted(claimed) == sorted(ids)
+
+
+def test_finished_operations_are_forgotten(place):
+    place.execute("rollback")
+    unfinished = place.add("rollback")
+    place.operations.forget(time.time() + 1)
+    assert place.operations.get(unfinished).status == "queued"
+    with place.store._engine.begin() as connection:
+        assert len(list(connection.execute(database.operations.select()))) == 1
+
+
+def test_a_database_of_the_schema_before_gets_the_operations(tmp_path):
+    """Its jobs stay."""
+    url = f"sqlite:///{tmp_path}/jobs.sqlite"
+    store = JobStore(url)
+    job = store.create(NewJob("acme", "characters", "book", "file-1"), 1)
+    with store._engine.begin() as connection:
+        database.operations.drop(connection)
+        connection.execute(update(database._schema).values(version=1))
+    store.close()
+    store = JobStore(url)
+    assert inspect(store._engine).has_table("operations")
+    assert store.job("acme", job.id) == job
+    with store._engine.begin() as connection:
+        assert connection.execute(text("select version from schema_version")).scalar_one() == 2
+    store.close()
+
+
+@pytest.mark.parametrize("where", ["move_labels", "Removal.unlist", "Removal.rename", "delete_renamed"])
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_an_executor_that_is_killed_leaves_nothing_half_done(place, where, moment):
+    """By `kill -9` before or after each step; the next one finishes."""
+    model, action, arguments = ("book:1", "remove", {}) if "rename" in where else ("book", "remove", {})
+    if where == "move_labels":
+        action, arguments = "route", {"labels": {"stable": 1}, "shares": {"stable": 1}}
+    operation_id = place.add(action, model, **arguments)
+    kill = "os.kill(os.getpid(), signal.SIGKILL)"
+    script = f"""
+import os, signal
+from pathlib import Path
+from jobs import executor as e
+from jobs.store import JobStore
+step = e.{where}
+def killed(*arguments):
+    {f"{kill}" if moment == "before" else f"step(*arguments); {kill}"}
+e.{where} = killed
+x = e.Executor(JobStore({place.url!r}).operations, Path({str(place.models)!r}), wait_s=0.0)
+while x.execute_next(): pass
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, timeout=60, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert read_entries(place.models)
+    place.lose_lease()
+    while place.executor.execute_next():
+        pass
+    place.executor._delete_files()
+    assert place.operations.get(operation_id).status == "succeeded"
+    if action == "route":
+        assert place.labels == {"stable": 1, "previous": 3}
+    else:
+        assert place.versions == ([] if model == "book" else ["2", "3"])
+    assert list((place.models / "book").glob(".removed*")) == []
+
+
+def test_the_thread_executes_and_survives_errors(place, monkeypatch):
+    monkeypatch.setattr(executor, "_PAUSE_S", 0.01)
+    claim, calls = place.operations.claim, []
+
+    def failing(lease_s):
+        calls.append(lease_s)
+        if len(calls) == 1:
+            raise OSError("the database is gone")
+        return claim(lease_s)
+
+    place.operations.claim = failing
+    place.executor.start()
+    operation_id = place.add("route", labels={"stable": 1})
+    until(lambda: place.operations.get(operation_id).status == "succeeded")
+    place.executor.stop()
+    assert place.labels["stable"] == 1
