@@ -76,6 +76,12 @@ class RequestContext:
         is_own = owner is None or owner[1] == _tag(self.quota.tenant) or "admin" in self.roles
         return is_own and any(fnmatchcase(name, pattern) for pattern in self.models)
 
+    def may_manage(self, name: str) -> bool:
+        """Return whether its key may change and remove a model that it may use: an admin, or who trained it."""
+        owner = _OWNED.match(name)
+        is_own = owner is not None and owner[1] == _tag(self.quota.tenant)
+        return "admin" in self.roles or (is_own and "train" in self.roles)
+
 
 class TokenCharges:
     """The tokens that a request is charged until it is submitted; a context manager.

@@ -10,7 +10,7 @@ GatewayError
 ├── NotFound            404  no such endpoint, file or job
 │   └── TrainingDisabled 404 this server does not train
 ├── MethodNotAllowed    405  the endpoint does not allow the method
-├── Conflict            409  the state of a job does not allow it
+├── Conflict            409  the state of a job or a model does not allow it
 ├── BodyTimeout         408  the body did not arrive in time
 ├── BodyTooLarge        413  the body exceeds the limit
 ├── HostNotAllowed      421  the Host header names another server
@@ -22,6 +22,7 @@ GatewayError
 ├── InternalError       500  our fault
 │   └── TrainingFilterUnusable 500  the training filter of the version is missing or damaged
 ├── ShuttingDown        503  the server is draining; another gateway may respond
+├── TrainerUnavailable  503  no trainer has begun an operation in time; nothing was changed
 ├── ModelLoading        503  the model or the version is not served yet; retry after `retry_after_s`
 ├── VersionGone         503  the version was unloaded while the sequence was generated
 ├── BackendUnavailable  503  no backend responds
@@ -126,7 +127,7 @@ class CrossOrigin(GatewayError, status=403, code="cross_origin"):
 
 
 class MissingRole(GatewayError, status=403, code="missing_role"):
-    """The API key has not the role that the endpoint requires."""
+    """The API key has not the role that the endpoint, or the change of a model, requires."""
 
 
 class ModelNotFound(GatewayError, status=404, code="model_not_found"):
@@ -142,7 +143,7 @@ class TrainingDisabled(NotFound, code="training_disabled"):
 
 
 class Conflict(GatewayError, status=409, code="conflict"):
-    """The state of a job does not allow the action."""
+    """The state of a job or a model does not allow the action."""
 
     should_retry = False
 
@@ -200,6 +201,10 @@ class TrainingFilterUnusable(InternalError, code="training_filter_unusable"):
 
 class ShuttingDown(GatewayError, status=503, code="shutting_down"):
     """The server is draining."""
+
+
+class TrainerUnavailable(GatewayError, status=503, code="trainer_unavailable"):
+    """No trainer has begun an operation on the model repository in time; nothing was changed."""
 
 
 class ModelLoading(GatewayError, status=503, code="model_loading"):

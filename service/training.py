@@ -1,27 +1,40 @@
-"""Training through the API: the job store and the uploads, with the limits of a tenant."""
+"""Training through the API: the jobs, the uploads and the operations on models, with the limits of a tenant."""
 
 import os
 import secrets
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import IO
+from typing import IO, Any
 
 from contract.audit import record
 from jobs.database import database_url
-from jobs.store import Job, JobStore, NewJob, QuotaExceeded, StoredFile
+from jobs.operations import UNFINISHED, Action, ModelInUse, NewOperation, Operation, TooManyOperations
+from jobs.store import Job, JobStore, ModelRemoved, NewJob, QuotaExceeded, StoredFile
 from jobs.uploads import Uploads
 from service.context import RequestContext
-from service.errors import InvalidRequest, Overloaded, QuotaReached, TrainingDisabled
+from service.errors import (
+    Conflict,
+    DeadlineExceeded,
+    InternalError,
+    InvalidRequest,
+    ModelNotFound,
+    Overloaded,
+    QuotaReached,
+    TrainerUnavailable,
+    TrainingDisabled,
+)
 from service.settings import Settings
 
 MAX_FILENAME = 255
 # A stream of events holds a thread, as a running or waiting sequence does, for as long as a job takes: this share of
 # them, half of it for one tenant.
 _STREAMS_SHARE, _MIN_STREAMS = 0.25, 4
+# A trainer executes an operation within a second; one that was killed while it did is replaced within 15 s.
+_OPERATION_S, _POLL_S = 30.0, 0.1
 
 
 class EventStreams:
@@ -99,11 +112,15 @@ class Training:
 
     def record(self, action: str, context: RequestContext, **details: object) -> None:
         """Append what a client did to the audit log."""
-        actor = f"key:{context.quota.name}" if context.quota.name else "anybody"
-        record(self.settings.audit_file, action, actor, tenant=context.quota.tenant, **details)
+        record(self.settings.audit_file, action, _actor(context), tenant=context.quota.tenant, **details)
 
     def create_job(self, new: NewJob) -> Job:
-        """Queue a job; raise QuotaReached if the tenant has too many, or too many published versions."""
+        """Queue a job.
+
+        Raises:
+            QuotaReached: the tenant has too many, or too many published versions.
+            Conflict: a model that it needs is being removed.
+        """
         settings = self.settings
 
         def is_kept(name: str, version: int) -> bool:
@@ -113,10 +130,67 @@ class Training:
             return self.store.create(new, settings.max_tenant_jobs, settings.max_tenant_versions, is_kept)
         except QuotaExceeded as error:
             raise QuotaReached(str(error)) from error
+        except ModelRemoved as error:
+            raise Conflict(f"the model {new.model} or {new.name} is being removed", param="model") from error
+
+    def operate(
+        self,
+        action: Action,
+        model: str,
+        context: RequestContext,
+        arguments: Mapping[str, Any],
+        published_by: Collection[str] = (),
+    ) -> None:
+        """Let a trainer execute an operation on the model repository, and wait for it; see `NewOperation`.
+
+        Raises:
+            QuotaReached: the tenant has too many unfinished operations.
+            ModelNotFound: the model or the version does not exist any more.
+            Conflict: the state of the model does not allow it, or an unfinished job needs it.
+            TrainerUnavailable: no trainer has begun it in time; nothing was changed.
+            DeadlineExceeded: a trainer has begun it, and not finished it in time.
+        """
+        tenant, operations = context.quota.tenant, self.store.operations
+        try:
+            operation_id = operations.add(NewOperation(tenant, _actor(context), action, model, arguments), published_by)
+        except TooManyOperations as error:
+            raise QuotaReached(str(error)) from error
+        except ModelInUse as error:
+            which = f"the job {error.job_id}" if error.tenant == tenant else "a job"
+            raise Conflict(f"{which} needs {model}, and has not ended; cancel it first", param="name") from error
+        deadline = time.monotonic() + _OPERATION_S
+        while (operation := operations.get(operation_id)).status in UNFINISHED:
+            if time.monotonic() > deadline and not operations.withdraw(operation_id):
+                raise DeadlineExceeded(f"a trainer has not finished within {_OPERATION_S:g} s: look at the model again")
+            time.sleep(_POLL_S)
+        if operation.status == "failed":
+            raise _failure(operation)
+
+
+def _actor(context: RequestContext) -> str:
+    """Return who sent a request, as the audit log names them."""
+    return f"key:{context.quota.name}" if context.quota.name else "anybody"
+
+
+def _failure(operation: Operation) -> Exception:
+    if operation.error is None:
+        return TrainerUnavailable(
+            f"no trainer has begun within {_OPERATION_S:g} s, and nothing was changed: check that one runs",
+            retry_after_s=5,
+        )
+    message = operation.error["message"]
+    match operation.error["status"]:
+        case 404:
+            return ModelNotFound(message, param="name")
+        case 409:
+            return Conflict(message, param="name")
+    return InternalError(message)
 
 
 def require_training(training: Training | None) -> Training:
-    """Return what the gateway trains with; raise TrainingDisabled if it doesn't."""
+    """Return what the gateway trains and changes models with; raise TrainingDisabled if it doesn't."""
     if training is None:
-        raise TrainingDisabled("this server does not train: SOSTENUTO_TRAINING_DIR is not set")
+        raise TrainingDisabled(
+            "this server has no trainer, which trains and changes models: SOSTENUTO_TRAINING_DIR is not set"
+        )
     return training

@@ -203,10 +203,40 @@ class VersionObject(TypedDict):
     share: float
 
 
-class ModelObject(TypedDict):
+class SampleObject(TypedDict):
+    """A text that the version wrote when it was published, after `given`; a backward model writes what precedes it."""
+
+    temperature: float
+    given: str
+    text: str
+
+
+class VersionDetails(VersionObject):
+    """A served version, its size, and what it was trained on; what its training did not measure is null.
+
+    `size_bytes` are the files on disk. `weights_bytes` is what the weights take of a model server's memory, in float32;
+    the graph and the calls come on top. `validation_loss` is in nats per token, and `bits_per_character` the same loss.
+    `corpus` is the name of the training text, and `parent` the version that was fine-tuned on it. All of these but
+    `size_bytes` and `weights_bytes` are null for an imported model.
+    """
+
+    created: int
+    parameters: int | None
+    size_bytes: int
+    weights_bytes: int
+    validation_loss: float | None
+    bits_per_character: float | None
+    accuracy: float | None
+    corpus: str | None
+    corpus_characters: int | None
+    parent: str | None
+    sample: SampleObject | None
+
+
+class ModelFacts(TypedDict):
     """A served model; `max_model_len` is null, as a recurrent model has no maximum sequence length.
 
-    All but `versions` describes its stable version, or the requested one.
+    All but versions, labels and shares describes its stable version, or the requested one.
 
     `deterministic`: the same request with the same seed returns the same bytes under any load, from every backend with
     this `system_fingerprint`. The determinism probe verified `batch_sizes` to be bit-exact. It is false where no batch
@@ -227,7 +257,6 @@ class ModelObject(TypedDict):
     parent: str | None
     max_model_len: None
     version: int
-    versions: list[VersionObject]
     system_fingerprint: str
     cell: str | None
     layers: int
@@ -239,6 +268,41 @@ class ModelObject(TypedDict):
     precision: PrecisionName
     batch_sizes: tuple[int, ...]
     deterministic: bool
+
+
+class ModelObject(ModelFacts):
+    """A served model in a list; `/v1/models/{name}` has more of its versions."""
+
+    versions: list[VersionObject]
+
+
+class ModelDetails(ModelFacts):
+    """A served model with all that is known of its versions.
+
+    `labels` are the versions of all labels, and `shares` the traffic split as it was set, by label or version.
+    `unloaded` are versions that exist, but that no model server serves: older ones without a label, and those that are
+    being loaded.
+    """
+
+    versions: list[VersionDetails]
+    labels: dict[str, int]
+    shares: dict[str, float]
+    unloaded: list[int]
+
+
+class ModelRouting(TypedDict):
+    """How this gateway routes requests for a model now; see `ModelDetails`.
+
+    `version` gets most of the requests that name none; null while no version is loaded.
+    """
+
+    id: str
+    object: Literal["model.routing"]
+    version: int | None
+    versions: list[VersionObject]
+    labels: dict[str, int]
+    shares: dict[str, float]
+    unloaded: list[int]
 
 
 class ModelList(TypedDict):

@@ -32,6 +32,8 @@ class Assets:
     tokenizer: Tokenizer
     precision: signatures.PrecisionName
     stamp: int  # modification time of the card in nanoseconds; it changes if the version is replaced
+    size_bytes: int = 0  # of all files
+    weights_bytes: int = 0  # of the file of its weights
 
 
 class RepeatedErrors:

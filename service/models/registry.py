@@ -14,7 +14,7 @@ from pathlib import Path
 
 from contract import signatures
 from contract.card import GeneratorCard
-from contract.models_config import LABELS_FILE
+from contract.models_config import LABELS_FILE, Shares
 from contract.tokenizer import Tokenizer
 from service.backends.determinism_probe import Probe
 from service.backends.health_checks import Assets, HealthChecks, RepeatedErrors
@@ -49,6 +49,8 @@ class ServedModel:
     fingerprint: str  # changes whenever the output for the same request and seed might change
     is_deterministic: bool = True  # output is reproducible, whatever other requests run
     expected_probe_hash: str | None = None  # the probe hash that the fingerprint stands for
+    size_bytes: int = 0  # of its files
+    weights_bytes: int = 0  # of its weights
 
     def fingerprint_if(self, is_reproducible: bool) -> str:
         """Return the fingerprint, marked as mixed if a backend with another probe hash computed some of the output."""
@@ -58,6 +60,33 @@ class ServedModel:
     def backward(self) -> bool:
         """Whether it is a backward model: it generates right to left, the text before `suffix`."""
         return self.card.direction == "backward"
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """What the model repository has of a model, served or not.
+
+    Attributes:
+        versions: In its directory, ascending.
+        labels: Version of each label.
+        shares: Its traffic split, as it was configured, by label or version.
+        route: How requests are routed; None while no version is served.
+    """
+
+    versions: tuple[int, ...]
+    labels: Mapping[str, int]
+    shares: Shares
+    route: Route | None
+
+    @property
+    def served(self) -> tuple[int, ...]:
+        """The versions that are served."""
+        return self.route.versions if self.route else ()
+
+    @property
+    def unloaded(self) -> list[int]:
+        """The versions that no model server serves."""
+        return [number for number in self.versions if number not in self.served]
 
 
 @dataclass(frozen=True)
@@ -113,7 +142,7 @@ class ModelRegistry:
             changed=self._merge,
         )
         self._was_ready = False
-        self._merging = threading.Lock()
+        self._reading, self._merging = threading.Lock(), threading.Lock()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="registry", daemon=True)
 
@@ -206,6 +235,26 @@ class ModelRegistry:
             raise ModelLoading(f"version {ref.number} of model {ref.name!r} is not loaded yet")
         return model
 
+    def stored(self, name: str, *, may_use: MayUse = _everybody) -> StoredModel:
+        """Return what the repository has of a model, as last read.
+
+        Raises:
+            ModelNotFound: it is not listed, or the request may not use it.
+            ModelLoading: `models.config` or `labels.json` has not been read.
+        """
+        snapshot, config = self._snapshot, self._config
+        self._require_known(snapshot)
+        if name not in config.labels or not may_use(name):
+            raise ModelNotFound(f"model {name[:64]!r} does not exist", param="name")
+        shares, route = config.shares.get(name, {}), snapshot.routes.get(name)
+        return StoredModel(config.existing[name], config.labels[name], shares, route)
+
+    def refresh(self) -> None:
+        """Read the repository's configuration now, and route by it."""
+        with self._reading:
+            self._config.read()
+        self._merge()
+
     def _default(self, snapshot: _Snapshot) -> str:
         """Return the name of the default model; "" if no model is known."""
         if self._default_model:
@@ -254,8 +303,7 @@ class ModelRegistry:
     def _run(self) -> None:
         while not self._closed.is_set():
             try:
-                self._config.read()
-                self._merge()
+                self.refresh()
                 for replica in self._replicas.discover():
                     self._checks.watch(replica)
             except Exception:
@@ -313,7 +361,15 @@ class ModelRegistry:
         steps = min(card.max_decode_steps, self._max_chunk)
         batch_limits = BatchLimits(batch_sizes, steps, card.max_prefill_length, assets.precision)
         model = ServedModel(
-            ref, card, assets.tokenizer, batch_limits, fingerprint(card, probe), probe.is_deterministic, probe.sha256
+            ref,
+            card,
+            assets.tokenizer,
+            batch_limits,
+            fingerprint(card, probe),
+            probe.is_deterministic,
+            probe.sha256,
+            assets.size_bytes,
+            assets.weights_bytes,
         )
         return before if before == model else model
 

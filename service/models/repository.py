@@ -39,6 +39,7 @@ class RepositoryConfig:
         self.labels: dict[str, dict[str, int]] = {}  # the version of each label, by model in `models.config`
         # The versions to be served, by model, from its version policy and its directory; None: unknown.
         self.wanted: dict[str, frozenset[int] | None] = {}
+        self.existing: dict[str, tuple[int, ...]] = {}  # versions in its directory, ascending; () if that is unknown
         self.shares: dict[str, Shares] = {}
         self.is_read = False  # `models.config`
         self.has_labels = False  # `labels.json` has been read, or its absence established
@@ -74,18 +75,22 @@ class RepositoryConfig:
             entry.name: {**entry.version_labels, **self._labels.get(entry.name, {})}
             for entry in config.model_config_list.config
         }
-        self.wanted = {entry.name: self._wanted(entry) for entry in config.model_config_list.config}
+        folders = {entry.name: folder_of(entry, self._models_dir) for entry in config.model_config_list.config}
+        self.existing = {name: self._versions(folder) for name, folder in folders.items()}
+        self.wanted = {
+            entry.name: self._wanted(entry, folders[entry.name]) for entry in config.model_config_list.config
+        }
         self.is_read = True
 
-    def _wanted(self, entry: Any) -> frozenset[int] | None:
-        """Return the versions that TensorFlow Serving serves for an entry; None if its directory is unknown."""
-        folder = folder_of(entry, self._models_dir)
-        if folder is None:
-            return None
+    def _versions(self, folder: str | None) -> tuple[int, ...]:
         try:
-            return VersionPolicy.of(entry).select(version_numbers(self._models_dir / folder))
+            return () if folder is None else tuple(version_numbers(self._models_dir / folder))
         except OSError:
-            return frozenset()
+            return ()
+
+    def _wanted(self, entry: Any, folder: str | None) -> frozenset[int] | None:
+        """Return the versions that TensorFlow Serving serves for an entry; None if its directory is unknown."""
+        return None if folder is None else VersionPolicy.of(entry).select(self.existing[entry.name])
 
     def _read_labels(self) -> None:
         labels = read_labels(self._models_dir)
@@ -125,7 +130,8 @@ class VersionFiles:
             self._errors.add(what, f"the last content stays in effect: {error}")
             return cached
         self._errors.clear(what)
-        loaded = self._assets[ref] = Assets(card, tokenizer, choose_precision(ref, card, self._precisions), stamp)
+        precision = choose_precision(ref, card, self._precisions)
+        loaded = self._assets[ref] = Assets(card, tokenizer, precision, stamp, *_sizes(home))
         return loaded
 
     def get(self, ref: ModelVersion) -> Assets | None:
@@ -136,3 +142,10 @@ class VersionFiles:
         """Forget the files of all other versions."""
         for ref in [ref for ref in list(self._assets) if ref not in versions]:
             self._assets.pop(ref, None)
+
+
+def _sizes(home: Path) -> tuple[int, int]:
+    """Return the size in bytes of a version's files, and of its weights alone."""
+    sizes = {path: path.stat().st_size for path in home.rglob("*") if path.is_file()}
+    weights = sum(size for path, size in sizes.items() if path.match("variables/variables.data-*"))
+    return sum(sizes.values()), weights

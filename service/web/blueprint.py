@@ -6,7 +6,7 @@ from typing import Any
 from flask import Blueprint, g, request
 
 from service.errors import MissingRole
-from service.web import completions, files, fine_tuning, health, hidden_states, models  # noqa: F401 - they declare the endpoints
+from service.web import completions, files, fine_tuning, health, hidden_states, model_changes, models  # noqa: F401 - they declare the endpoints
 from service.web.endpoint import ENDPOINTS, Endpoint, Services
 
 __all__ = ["ENDPOINTS", "build_blueprint", "public_endpoints"]
@@ -25,8 +25,9 @@ def build_blueprint(services: Services) -> Blueprint:
 
 def _respond(endpoint: Endpoint, services: Services, **in_path: str) -> Any:
     """Call a view with the parameters of path and query."""
-    if not endpoint.public and endpoint.role not in g.context.roles:
-        raise MissingRole(f"the API key must have the role {endpoint.role}, got {', '.join(g.context.roles)}")
+    if not endpoint.public and not {*endpoint.roles} & {*g.context.roles}:
+        required, own = " or ".join(endpoint.roles), ", ".join(g.context.roles)
+        raise MissingRole(f"the API key must have the role {required}, got {own}")
     in_query = {parameter.name: parameter.parse(request.args.get(parameter.name)) for parameter in endpoint.query}
     return endpoint.view(services, **in_path, **in_query)
 

@@ -39,7 +39,7 @@ COMPLETIONS, HIDDEN_STATES, MODELS, TOKENIZER, TRAINING, OPERATION = TAGS
 ROLES: dict[str, Role] = {
     COMPLETIONS: "generate",
     HIDDEN_STATES: "generate",
-    MODELS: "read",
+    MODELS: "read",  # those that change a model name others
     TOKENIZER: "read",
     TRAINING: "train",
     OPERATION: "read",
@@ -145,12 +145,14 @@ class Endpoint:
     public: bool = False  # whether it never requires an API key
     streams: bool = False  # whether the response may also come as server-sent events
     uploads: bool = False  # whether the body is a file, as multipart/form-data
+    roles: tuple[Role, ...] = ()  # any of which it requires of a key; by default that of its group
     view: Callable[..., Any] = field(init=False)
 
     def __call__(self, view: View) -> View:
         """Declare a view."""
         self.view = view
         self.response = self.response or typing.get_type_hints(view)["return"]
+        self.roles = self.roles or (ROLES[self.tag],)
         ENDPOINTS.append(self)
         return view
 
@@ -165,11 +167,6 @@ class Endpoint:
         return self.rule.split(" ")[1]
 
     @property
-    def role(self) -> Role:
-        """The role that it requires of a key."""
-        return ROLES[self.tag]
-
-    @property
     def has_body(self) -> bool:
         """Whether a successful response has a body."""
         return self.response not in (Response, typing.NoReturn)
@@ -177,9 +174,9 @@ class Endpoint:
     @property
     def errors(self) -> set[int]:
         """The statuses of its error responses."""
-        # Every endpoint checks the Host header, and a POST its origin and body.
+        # Every endpoint checks the Host header, and one with a body its origin and body.
         statuses = {*self.more_errors, 421, *(() if self.public else (401, 403))}
-        statuses |= {403, 408, 413} if self.method == "POST" else set()
+        statuses |= {403, 408, 413} if self.method in ("POST", "PATCH") else set()
         return statuses | ({400, 429} if self.request or self.query else set())
 
 

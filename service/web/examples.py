@@ -31,7 +31,7 @@ MODEL = "demo"
 _VERSION: dict[str, Any] = {"model": MODEL, "version": 1}
 _FINGERPRINT = {"system_fingerprint": "fp_5b8dafb7ac523165"}
 _BATCH_SIZES = [8, 16, 24, 32, 40, 48, 56, 64]
-_MODEL_OBJECT = {
+_MODEL_FACTS = {
     "id": MODEL,
     "object": "model",
     "created": 1795778581,
@@ -40,7 +40,6 @@ _MODEL_OBJECT = {
     "parent": None,
     "max_model_len": None,
     "version": 1,
-    "versions": [{"version": 1, "labels": ["stable"], "share": 1.0}],
     **_FINGERPRINT,
     "cell": "lstm",
     "layers": 1,
@@ -52,6 +51,30 @@ _MODEL_OBJECT = {
     "precision": "bfloat16",
     "batch_sizes": _BATCH_SIZES,
     "deterministic": True,
+}
+_SERVED_VERSION: dict[str, Any] = {"version": 1, "labels": ["stable"], "share": 0.9}
+_CANARY = {"version": 2, "labels": ["canary"], "share": 0.1}
+_DETAILS = {
+    **_SERVED_VERSION,
+    "created": 1795778581,
+    "parameters": 1280587,
+    "size_bytes": 11862400,
+    "weights_bytes": 5122348,
+    "validation_loss": 1.353,
+    "bits_per_character": 1.952,
+    "accuracy": 0.586,
+    "corpus": "shakespeare",
+    "corpus_characters": 5283795,
+    "parent": None,
+    "sample": {"temperature": 0.5, "given": "KING.\n", "text": "I will not stay the way to see the king"},
+}
+_ROUTING = {"labels": {"stable": 1, "canary": 2}, "shares": {"stable": 90.0, "canary": 10.0}, "unloaded": []}
+_MODEL_ROUTING = {
+    "id": MODEL,
+    "object": "model.routing",
+    "version": 1,
+    "versions": [_SERVED_VERSION, _CANARY],
+    **_ROUTING,
 }
 _FILE = {
     "id": "file-5f0e3c9a2b7d41e6a8c0d9f1",
@@ -167,6 +190,14 @@ REQUESTS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "POST /tokenize": {"A text": {"model": MODEL, "prompt": "HAMLET.", "return_token_strs": True}},
     "POST /detokenize": {"Token ids": {"model": MODEL, "tokens": [28, 21, 33]}},
+    "PATCH /v1/models/{name}": {
+        "Promote a version": {"labels": {"stable": 1}},
+        "Give another version a tenth of the traffic": {
+            "labels": {"canary": 2},
+            "shares": {"stable": 90, "canary": 10},
+        },
+        "End the split": {"labels": {"canary": None}, "shares": {}},
+    },
     "POST /v1/fine_tuning/jobs": {
         "A new model in three minutes": {
             "model": "characters-3-minutes",
@@ -245,8 +276,15 @@ RESPONSES: dict[str, dict[str, Any]] = {
         "y": [-0.21835, -1.24066, 0.58242],
         "explained": [0.171145, 0.122725],
     },
-    "GET /v1/models": {"object": "list", "data": [_MODEL_OBJECT]},
-    "GET /v1/models/{name}": _MODEL_OBJECT,
+    "GET /v1/models": {"object": "list", "data": [{**_MODEL_FACTS, "versions": [_SERVED_VERSION, _CANARY]}]},
+    "GET /v1/models/{name}": {
+        **_MODEL_FACTS,
+        "versions": [_DETAILS, {**_DETAILS, **_CANARY, "parent": f"{MODEL}:1"}],
+        **_ROUTING,
+    },
+    "PATCH /v1/models/{name}": _MODEL_ROUTING,
+    "POST /v1/models/{name}/rollback": {**_MODEL_ROUTING, "labels": {"stable": 1, "canary": 2, "previous": 2}},
+    "DELETE /v1/models/{name}": {"id": MODEL, "object": "model", "deleted": True},
     "POST /tokenize": {
         "count": 7,
         "tokens": [28, 21, 33, 32, 25, 40, 12],
@@ -329,7 +367,7 @@ ERRORS: dict[int, GatewayError] = {
             "belongs to another tenant"
         ),
         ModelNotFound("there is no such model", param="model"),
-        Conflict("the state of the job does not allow it, or a job needs the file"),
+        Conflict("the state of the job or the model does not allow it, or a job needs the file or the model"),
         BodyTimeout("the body did not arrive in time"),
         StateRefused("the version of the resume token is no longer served", "state_outdated"),
         BodyTooLarge("the body exceeds the maximum size"),

@@ -1,7 +1,8 @@
 """The endpoints of served models and of their tokenizers."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import PurePath
+from typing import Any, cast
 
 import orjson
 from flask import Response, g
@@ -13,11 +14,14 @@ from contract.tokenizers.pretrained import tokenizer_config, tokenizer_json
 from service.api.requests import MAX_ID, DetokenizeRequest, TokenizeRequest
 from service.api.responses import (
     DetokenizeObject,
+    ModelDetails,
+    ModelFacts,
     ModelList,
-    ModelObject,
     PretrainedFile,
+    SampleObject,
     TokenizeObject,
     TokenizerObject,
+    VersionDetails,
     VersionObject,
 )
 from service.errors import InvalidRequest, NotFound
@@ -41,18 +45,30 @@ def list_models(services: Services) -> ModelList:
     """Return every served model."""
     return {
         "object": "list",
-        "data": [_model_object(*each) for each in services.model_registry.models(g.context.may_use)],
+        "data": [
+            {**_model_facts(model), "versions": [version_object(version, route) for version in route.versions]}
+            for model, route in services.model_registry.models(g.context.may_use)
+        ],
     }
 
 
 @Endpoint("GET /v1/models/{name}", MODELS, "Get a model", (404, 503))
-def get_model(services: Services, name: str) -> ModelObject:
-    """Return its stable version, or the version that `name` selects."""
-    return _model_object(*services.model_registry.look_up(name, may_use=g.context.may_use))
+def get_model(services: Services, name: str) -> ModelDetails:
+    """Return its stable version, or the version that `name` selects, and the details of all versions."""
+    registry, may_use = services.model_registry, g.context.may_use
+    model, route = registry.look_up(name, may_use=may_use)
+    stored = registry.stored(model.ref.name, may_use=may_use)
+    served = [each for each in registry.versions() if each.ref.name == route.name and each.ref.number in route.versions]
+    return {
+        **_model_facts(model),
+        "versions": [_version_details(each, route) for each in served],
+        "labels": dict(stored.labels),
+        "shares": dict(stored.shares),
+        "unloaded": stored.unloaded,
+    }
 
 
-def _model_object(model: ServedModel, route: Route) -> ModelObject:
-    """Return the model object: one version, and the labels and traffic split of all."""
+def _model_facts(model: ServedModel) -> ModelFacts:
     card = model.card
     return {
         "id": model.ref.name,
@@ -63,7 +79,6 @@ def _model_object(model: ServedModel, route: Route) -> ModelObject:
         "parent": card.base,
         "max_model_len": None,
         "version": model.ref.number,
-        "versions": [_version_object(version, route) for version in route.versions],
         "system_fingerprint": model.fingerprint,
         "cell": card.cell,
         "layers": card.layers,
@@ -78,13 +93,34 @@ def _model_object(model: ServedModel, route: Route) -> ModelObject:
     }
 
 
-def _version_object(version: int, route: Route) -> VersionObject:
+def version_object(version: int, route: Route) -> VersionObject:
+    """Return a served version, with its labels and its share of the traffic."""
     shares = route.shares or {route.stable: 1.0}
     labels = {**route.labels, STABLE: route.stable}
     return {
         "version": version,
         "labels": sorted(label for label, number in labels.items() if number == version),
         "share": shares.get(version, 0.0) / sum(shares.values()),
+    }
+
+
+def _version_details(model: ServedModel, route: Route) -> VersionDetails:
+    card, report = model.card, model.card.training
+    samples = report.samples if report else ()
+    return {
+        **version_object(model.ref.number, route),
+        "created": card.created,
+        "parameters": report.parameters if report else None,
+        "size_bytes": model.size_bytes,
+        "weights_bytes": model.weights_bytes,
+        "validation_loss": report.validation_loss if report else None,
+        "bits_per_character": report.bits_per_character if report else None,
+        "accuracy": report.accuracy if report else None,
+        # Not the path, which is of the machine that trained it.
+        "corpus": PurePath(report.corpus).name if report else None,
+        "corpus_characters": report.corpus_characters if report else None,
+        "parent": card.base,
+        "sample": cast("SampleObject", samples[len(samples) // 2].model_dump()) if samples else None,
     }
 
 
