@@ -111,7 +111,8 @@ def test_a_batch_that_is_killed_repeatedly_has_each_line_exactly_once(gateway, s
             whole = out.read_bytes()
             out.write_bytes(whole[: whole.rindex(b"\n", 0, -1) + 20])
     with Batch(source, out, gateway, "--concurrency", "1") as batch:
-        batch.wait_for_lines(55)
+        # One more than the last run has left, so that this one has started.
+        batch.wait_for_lines(max(55, batch.num_lines + 1))
         assert batch.end(signal.SIGINT) == 130
         assert "the same command resumes" in batch.output
     with Batch(source, out, gateway) as batch:
