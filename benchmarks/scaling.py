@@ -46,7 +46,7 @@ def arrange(
     If `pinned`, the model server has the first core to itself, and the gateway shares the second with the load
     generator.
     """
-    backends = [servers.start_model_server("--tensorflow_inter_op_parallelism=2") for _ in range(num_servers)]
+    backends = [servers.start_model_server() for _ in range(num_servers)]
     gateway = servers.start_gateway(backends, SOSTENUTO_MAX_CALLS=str(max_calls))
     pids, workers = [backend.process.pid for backend in backends], gateway.workers
     first, *others = sorted(os.sched_getaffinity(0))

@@ -119,7 +119,8 @@ class Servers:
         flags = [f"--port={port}", f"--model_name={NAME}", f"--model_base_path={self.models_dir / NAME}"]
         # An executable that is a script finds this interpreter.
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        command = [executable, *flags, "--tensorflow_intra_op_parallelism=1", "--enable_model_warmup=false"]
+        threads = ("--tensorflow_intra_op_parallelism=1", "--tensorflow_inter_op_parallelism=-1")
+        command = [executable, *flags, *threads, "--enable_model_warmup=false"]
         process = self.stack.enter_context(program(*command, PATH=path))
         wait_for(port, "", process)
         return ModelServer(process, port)

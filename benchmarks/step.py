@@ -1,7 +1,7 @@
 """`python -m benchmarks.step`: wall and CPU time of a decode step on this CPU, and of its operations by kind.
 
 One version runs in `model_server`'s session, as TensorFlow Serving runs it, and by `tf.saved_model.load`. Both are in
-one process, have one intra-op thread, as the servers have, and are measured in alternation.
+one process, have the servers' threads, one for a call, and are measured in alternation.
 """
 
 import argparse
@@ -154,6 +154,7 @@ def measure(ours: Path, theirs: Path | None, rounds: int) -> tuple[list[Comparis
     import tensorflow as tf  # noqa: PLC0415
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(-1)
     card, _ = load_assets(ours)
     session = Session(ours)
     baseline = Session(theirs) if theirs else Loaded(ours)

@@ -21,6 +21,8 @@ what differs from TensorFlow Serving:
   --host is 127.0.0.1 by default; TensorFlow Serving listens on 0.0.0.0
   --tensorflow_intra_op_parallelism is 1 by default; in TensorFlow Serving it is the number of cores. The order of
     sums depends on the number of threads, so bit-exact results need a fixed number
+  --tensorflow_inter_op_parallelism is -1 by default: a call runs in its own thread. In TensorFlow Serving all calls
+    share as many threads as there are cores, which takes twice the CPU time for a call
   --ssl_config_file is checked before the models are loaded; an invalid one is an error (exit code 2)
   --enable_batching enforces the rules of batching on each call and pads it to the next of allowed_batch_sizes, but
     merges no calls: batch_timeout_micros, max_enqueued_batches, num_batch_threads and pad_variable_length_inputs are
@@ -118,7 +120,10 @@ class Flags:
     load_retry_interval_micros: int = _flag(60_000_000, _number(0), "microseconds between load retries", metavar="US")
     tensorflow_intra_op_parallelism: int = _flag(1, _number(1), "threads per operation", metavar="N")
     tensorflow_inter_op_parallelism: int = _flag(
-        0, _number(0), "operations that run in parallel; 0: TensorFlow's choice", metavar="N"
+        -1,
+        _number(-1),
+        "threads that run the operations of all calls; 0: as many as cores; -1: none, a call runs in its own thread",
+        metavar="N",
     )
     enable_batching: bool = _switch(
         "check and pad every call by the rules of TensorFlow Serving's batching; calls are not merged"

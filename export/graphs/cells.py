@@ -44,8 +44,8 @@ class LayerInput(NamedTuple):
     inputs: Vectors
     state: Vectors
 
-    def project(self, projection: Projection, *vectors: tf.Tensor) -> tf.Tensor:
-        """Map vectors and the layer's inputs."""
+    def project(self, projection: Projection, *vectors: tf.Tensor) -> Vectors:
+        """Map vectors and the layer's inputs; return the parts of the projection."""
         return projection(self.precision, [*vectors, *self.inputs], self.token_ids)
 
 
@@ -98,7 +98,8 @@ class _SimpleRNNCell(_Cell):
         self.sums = project([layer.recurrent_kernel, layer.kernel], layer.bias)
 
     def step(self, layer_input: LayerInput) -> tuple[Vectors, Vectors]:
-        return [self.activation(layer_input.project(self.sums, layer_input.state[0]))], []
+        (sums,) = layer_input.project(self.sums, layer_input.state[0])
+        return [self.activation(sums)], []
 
 
 class _LSTMCell(_Cell):
@@ -108,18 +109,12 @@ class _LSTMCell(_Cell):
     gates = (signatures.FORGET, signatures.INPUT, signatures.CANDIDATE, signatures.OUTPUT)
 
     def _set_weights(self, layer: Recurrent, project: Callable[..., Projection]) -> None:
-        def sigmoids_first(array: np.ndarray) -> np.ndarray:
-            i, f, g, o = np.split(array, 4, axis=-1)
-            return np.concatenate([i, f, o, g], axis=-1)
-
-        kernels = [sigmoids_first(kernel) for kernel in (layer.recurrent_kernel, layer.kernel)]
-        self.sums = project(kernels, sigmoids_first(layer.bias))
+        self.sums = project([layer.recurrent_kernel, layer.kernel], layer.bias, num_parts=4)
 
     def step(self, layer_input: LayerInput) -> tuple[Vectors, Vectors]:
         h, c = layer_input.state
-        precision, units = layer_input.precision, self.units
-        sigmoids, candidate = precision.split(layer_input.project(self.sums, h), [3 * units, units])
-        i, f, o = precision.split(self.gate(sigmoids), [units] * 3)
+        i, f, candidate, o = layer_input.project(self.sums, h)
+        i, f, o = self.gate(i), self.gate(f), self.gate(o)
         candidate = self.activation(candidate)
         c = f * c + i * candidate
         return [o * self.activation(c), c], [f, i, candidate, o]
@@ -138,20 +133,20 @@ class _GRUCell(_Cell):
             np.split(array, [2 * self.units], axis=1) for array in (layer.recurrent_kernel, layer.kernel)
         )
         bias, recurrent_bias = layer.bias
-        self.gate_sums = project([gates, kernel], (bias + recurrent_bias)[: 2 * self.units])
+        self.gate_sums = project([gates, kernel], (bias + recurrent_bias)[: 2 * self.units], num_parts=2)
         self.from_input = project([last_kernel], bias[2 * self.units :])
         self.from_state = project([last], recurrent_bias[2 * self.units :], embedding=None)
 
     def step(self, layer_input: LayerInput) -> tuple[Vectors, Vectors]:
         (h,) = layer_input.state
-        gates = self.gate(layer_input.project(self.gate_sums, h))
-        update, reset = layer_input.precision.split(gates, [self.units] * 2)
+        update, reset = map(self.gate, layer_input.project(self.gate_sums, h))
         candidate = self.activation(self._candidate_sums(layer_input, reset, h))
         return [update * h + (1.0 - update) * candidate], [update, reset, candidate]
 
     def _candidate_sums(self, layer_input: LayerInput, reset: tf.Tensor, h: tf.Tensor) -> tf.Tensor:
-        from_state = self.from_state(layer_input.precision, [h], layer_input.token_ids)
-        return layer_input.project(self.from_input) + reset * from_state
+        (from_input,) = layer_input.project(self.from_input)
+        (from_state,) = self.from_state(layer_input.precision, [h], layer_input.token_ids)
+        return from_input + reset * from_state
 
 
 class _OriginalGRUCell(_GRUCell):
@@ -161,10 +156,12 @@ class _OriginalGRUCell(_GRUCell):
         (gates, last), (kernel, last_kernel), (bias, last_bias) = (
             np.split(array, [2 * self.units], axis=-1) for array in (layer.recurrent_kernel, layer.kernel, layer.bias)
         )
-        self.gate_sums, self.candidate_sums = project([gates, kernel], bias), project([last, last_kernel], last_bias)
+        self.gate_sums = project([gates, kernel], bias, num_parts=2)
+        self.candidate_sums = project([last, last_kernel], last_bias)
 
     def _candidate_sums(self, layer_input: LayerInput, reset: tf.Tensor, h: tf.Tensor) -> tf.Tensor:
-        return layer_input.project(self.candidate_sums, reset * h)
+        (sums,) = layer_input.project(self.candidate_sums, reset * h)
+        return sums
 
 
 _CELLS: dict[str, type[_Cell]] = {"simple_rnn": _SimpleRNNCell, "lstm": _LSTMCell, "gru": _GRUCell}
@@ -191,7 +188,8 @@ class _Dense(_Layer):
         self.activation = _activation(dense.activation)
 
     def run(self, layer_input: LayerInput) -> LayerOutput:
-        return self.activation(layer_input.project(self.sums)), [], []
+        (sums,) = layer_input.project(self.sums)
+        return self.activation(sums), [], []
 
 
 class _Add(_Layer):

@@ -18,7 +18,7 @@ MAX_TOKEN_SHARE = 0.25
 
 
 class Projection(tf.Module):
-    """An affine map of one or more vectors: h·R + x·W + … + bias.
+    """An affine map of one or more vectors, h·R + x·W + … + bias, to one or more parts of equal width: the gates.
 
     If the last vector is the embedding of a token, a table has x·W + bias for every token. In bfloat16 the bias is part
     of the product, and so is a token that is not too wide. Results are float32.
@@ -29,6 +29,7 @@ class Projection(tf.Module):
         kernels: list[np.ndarray],
         bias: np.ndarray,
         *,
+        num_parts: int = 1,
         embedding: np.ndarray | None = None,
         with_bfloat16: bool = False,
     ) -> None:
@@ -37,19 +38,21 @@ class Projection(tf.Module):
         Args:
             kernels: float32 (inputs, outputs), one for each vector.
             bias: float32 (outputs,).
+            num_parts: Number of parts of the outputs.
             embedding: float32 (V, inputs) if the last vector is that of a token.
             with_bfloat16: Whether to have a copy in bfloat16.
         """
         super().__init__()
-        self.kernel = self.bias = self.table = self.columns = self.tokens = None
+        self.num_parts = num_parts
+        self.kernels = self.biases = self.tables = self.columns = self.tokens = None
         *others, last = kernels
         if embedding is None:
-            self.bias, others = _variable(bias), kernels
+            self.biases, others = self._variables(bias), kernels
         else:
-            self.table = _variable(embedding @ last + bias)
+            self.tables = self._variables(embedding @ last + bias)
         if others:
             kernel = np.concatenate(others)
-            self.kernel = _variable(kernel)
+            self.kernels = self._variables(kernel)
             if with_bfloat16:
                 tokens, rows = (None, _two_terms(bias)) if embedding is None else _narrower(embedding, last, bias)
                 self._set_columns(kernel, rows, tokens)
@@ -65,16 +68,31 @@ class Projection(tf.Module):
         if tokens is not None:
             self.tokens = _variable(np.pad(tokens, [(0, 0), (0, padding)]), tf.bfloat16)
 
-    def __call__(self, precision: Precision, vectors: Vectors, token_ids: tf.Tensor) -> tf.Tensor:
-        """Map vectors and, with an embedding, tokens int32 (batch,) to float32 in the layout of the precision."""
-        if self.kernel is None:
-            return precision.from_rows(gather(self.table, token_ids))
+    def _variables(self, array: np.ndarray) -> list[tf.Variable]:
+        """Return a variable for each part."""
+        return [_variable(part) for part in np.split(array, self.num_parts, axis=-1)]
+
+    def __call__(self, precision: Precision, vectors: Vectors, token_ids: tf.Tensor) -> Vectors:
+        """Map vectors and, with an embedding, tokens int32 (batch,) to float32 parts in the layout of the precision."""
+        if self.kernels is None:
+            return [precision.from_rows(gather(table, token_ids)) for table in self.tables]
         if precision is BFLOAT16:
-            product = self._product_in_bfloat16(vectors, token_ids)
-            in_table = self.table is not None and self.tokens is None
-            return product + tf.transpose(gather(self.table, token_ids)) if in_table else product
-        product = tf.matmul(precision.concatenate(vectors), self.kernel)
-        return product + (self.bias if self.table is None else gather(self.table, token_ids))
+            return self._parts_in_bfloat16(vectors, token_ids)
+        # A product for each part: slices of the rows of a single one are copies, and take longer.
+        row = precision.concatenate(vectors)
+        if self.tables is None:
+            return [tf.matmul(row, kernel) + bias for kernel, bias in zip(self.kernels, self.biases, strict=True)]
+        pairs = zip(self.kernels, self.tables, strict=True)
+        return [tf.matmul(row, kernel) + gather(table, token_ids) for kernel, table in pairs]
+
+    def _parts_in_bfloat16(self, vectors: Vectors, token_ids: tf.Tensor) -> Vectors:
+        product = self._product_in_bfloat16(vectors, token_ids)
+        # Along the first axis, a split copies nothing.
+        parts = tf.split(product, self.num_parts)
+        if self.tables is None or self.tokens is not None:
+            return parts
+        pairs = zip(parts, self.tables, strict=True)
+        return [part + tf.transpose(gather(table, token_ids)) for part, table in pairs]
 
     def _product_in_bfloat16(self, vectors: Vectors, token_ids: tf.Tensor) -> tf.Tensor:
         """Return columns · vectors, (outputs, batch)."""

@@ -39,6 +39,7 @@ _FLAGS = (
     f"--model_config_file=/models/{signatures.MODELS_CONFIG}",
     "--file_system_poll_wait_seconds=1",
     "--tensorflow_intra_op_parallelism=1",
+    "--tensorflow_inter_op_parallelism=-1",
     "--allow_version_labels_for_unavailable_models=true",
 )
 BATCHING_FLAGS = ("--enable_batching=true", f"--batching_parameters_file=/models/{BATCHING_CONFIG}")

@@ -50,11 +50,13 @@ def test_cpu_and_gpu_servers_differ_only_in_what_a_gpu_needs(compose):
     assert cpu == gpu
 
 
-def test_the_model_server_has_a_thread_per_concurrent_call(compose):
-    """One variable sets both, so that each call has its core."""
-    threads = flags(compose["services"]["tensorflow-serving"])["tensorflow_inter_op_parallelism"]
-    assert threads == compose["services"]["gateway"]["environment"]["SOSTENUTO_MAX_CALLS"]
-    assert threads == f"${{SOSTENUTO_MAX_CALLS:-{Settings().max_calls}}}"
+def test_a_call_of_the_model_server_has_one_thread(compose):
+    """Its own, so that each call has its core."""
+    serving = flags(compose["services"]["tensorflow-serving"])
+    threads = {serving[f"tensorflow_{kind}_op_parallelism"] for kind in ("intra", "inter")}
+    assert threads == {"1", "-1"}
+    calls = compose["services"]["gateway"]["environment"]["SOSTENUTO_MAX_CALLS"]
+    assert calls == f"${{SOSTENUTO_MAX_CALLS:-{Settings().max_calls}}}"
 
 
 def test_the_model_server_has_a_grpc_thread_for_every_call_in_flight(compose):

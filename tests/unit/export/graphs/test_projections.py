@@ -17,7 +17,8 @@ BIAS = RNG.normal(size=OUTPUTS).astype(np.float32)
 
 
 def compute(projection, precision, rows, token_ids):
-    return precision.to_rows(projection(precision, [precision.from_rows(row) for row in rows], token_ids)).numpy()
+    (mapped,) = projection(precision, [precision.from_rows(row) for row in rows], token_ids)
+    return precision.to_rows(mapped).numpy()
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [(FLOAT32, 1e-5), (BFLOAT16, 0.3)], ids=["float32", "bfloat16"])
@@ -26,6 +27,25 @@ def test_vectors_are_mapped(precision, tolerance):
     projection = Projection(KERNELS, BIAS, with_bfloat16=True)
     mapped = compute(projection, precision, [STATES, INPUTS], np.zeros(BATCH_SIZE, np.int32))
     np.testing.assert_allclose(mapped, STATES @ KERNELS[0] + INPUTS @ KERNELS[1] + BIAS, atol=tolerance, rtol=1e-5)
+
+
+@pytest.mark.parametrize("share", [None, 1.0, 0.0], ids=["vectors", "in the product", "in the table"])
+@pytest.mark.parametrize("precision", [FLOAT32, BFLOAT16], ids=["float32", "bfloat16"])
+def test_parts_are_those_of_one_part(share, precision, monkeypatch):
+    """The outputs are split evenly, in order."""
+    monkeypatch.setattr(projections, "MAX_TOKEN_SHARE", share or 0.0)
+    embedding = None if share is None else RNG.normal(size=(8, 6)).astype(np.float32)
+    vectors = [precision.from_rows(row) for row in ([STATES, INPUTS] if share is None else [STATES])]
+    token_ids = np.arange(BATCH_SIZE, dtype=np.int32)
+    whole, parts = (
+        Projection(KERNELS, BIAS, num_parts=count, embedding=embedding, with_bfloat16=True)(
+            precision, vectors, token_ids
+        )
+        for count in (1, 3)
+    )
+    assert len(parts) == 3
+    joined = np.concatenate([precision.to_rows(part) for part in parts], axis=1)
+    np.testing.assert_allclose(joined, precision.to_rows(whole[0]), atol=1e-5)
 
 
 @pytest.mark.parametrize("vocab_size", [8, 100], ids=["one-hot", "embedding"])
