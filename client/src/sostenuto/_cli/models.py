@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from sostenuto import Client, Model, ModelVersion
-from sostenuto._cli.errors import failing_to
+from sostenuto._cli.errors import Failure, failing_to
 from sostenuto._cli.options import connect, server_options
 from sostenuto._cli.terminal import on_one_line, print_table, write_json, write_text
 
@@ -126,7 +126,7 @@ def rollback(model: str) -> None:
 def delete(model: str, *, yes: bool) -> None:
     """Delete MODEL, or the version NAME:VERSION of one, and its files."""
     if not yes and not sys.stdin.isatty():
-        raise click.UsageError("nothing was deleted: there is no terminal to confirm on; pass --yes")
+        raise Failure("nothing was deleted: there is no terminal to confirm on; pass --yes")
     if not yes:
         click.confirm(f"delete {model}? This cannot be undone.", abort=True, err=True)
     with connect() as client:
