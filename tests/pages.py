@@ -218,9 +218,19 @@ class Models(Page):
 
     path = "models"
 
-    def __init__(self, tab, gateway, hash_=""):
+    def __init__(self, tab, gateway, hash_="", key=None):
         super().__init__(tab, gateway, hash_)
+        if key is not None:
+            self.page.fill("#key-value", key)
+            self.click("#key button[value=use]")
         self.page.locator(".cards article").first.wait_for()
+
+    def card(self, name):
+        """Return the card of a model, once it has the details of its versions."""
+        heading = self.page.get_by_role("heading", name=name, exact=True)
+        card = self.page.locator(".cards article", has=heading)
+        card.locator("dl div").first.wait_for()
+        return card
 
 
 class Reference(Page):

@@ -47,7 +47,9 @@ class Body(BaseModel):
     @classmethod
     def _default_for_null(cls, value: Any, validate: ValidatorFunctionWrapHandler, info: Any) -> Any:
         field = cls.model_fields[info.field_name]
-        return field.default if value is None and not field.is_required() else validate(value)
+        if value is None and not field.is_required():
+            return field.get_default(call_default_factory=True)
+        return validate(value)
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:

@@ -212,12 +212,12 @@ class SampleObject(TypedDict):
 
 
 class VersionDetails(VersionObject):
-    """A served version, its size, and what it was trained on; what its training did not measure is null.
+    """A served version, its size, and what it was trained on; what is not known is null.
 
-    `size_bytes` are the files on disk. `weights_bytes` is what the weights take of a model server's memory, in float32;
-    the graph and the calls come on top. `validation_loss` is in nats per token, and `bits_per_character` the same loss.
-    `corpus` is the name of the training text, and `parent` the version that was fine-tuned on it. All of these but
-    `size_bytes` and `weights_bytes` are null for an imported model.
+    `size_bytes` are its files on disk. `weights_bytes` is what its weights take of a model server's memory, in each
+    precision that it has; the graph and running calls come on top. `validation_loss` is in nats per token, and
+    `bits_per_character` the same loss. `corpus` is the name of the text that it was trained on, and `parent` the
+    version that it was fine-tuned from.
     """
 
     created: int

@@ -120,7 +120,7 @@ def _version_details(model: ServedModel, route: Route) -> VersionDetails:
         "corpus": PurePath(report.corpus).name if report else None,
         "corpus_characters": report.corpus_characters if report else None,
         "parent": card.base,
-        "sample": cast("SampleObject", samples[len(samples) // 2].model_dump()) if samples else None,
+        "sample": cast("SampleObject", samples[0].model_dump()) if samples else None,
     }
 
 

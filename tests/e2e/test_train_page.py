@@ -409,15 +409,34 @@ def test_models_have_their_versions_and_links(open_page, gateway):
     page.page.set_default_timeout(PATIENCE_MS)
     models = {model["id"]: model for model in gateway.get("/v1/models")[1]["data"]}
     assert page.page.locator(".cards h2").all_inner_texts() == list(models)
-    card = page.page.locator("article", has=page.page.locator("h2", has_text="lstm").first).first
-    versions = [[cell.strip() for cell in line.split("\t")] for line in card.locator("tbody tr").all_inner_texts()]
-    assert versions == [
-        [str(each["version"]), ", ".join(each["labels"]) or "–", f"{round(100 * each['share'])}%"]
-        for each in models[card.locator("h2").inner_text()]["versions"]
+    card, described = page.card("lstm"), gateway.get("/v1/models/lstm")[1]
+    assert f"vocabulary {described['vocab_size']}" in card.inner_text()
+    assert "Fine-tuned from" not in card.inner_text()
+    loss = {"validation_loss": 1.25, "bits_per_character": 1.803, "corpus": "book.txt", "corpus_characters": 60_000}
+    sample = {"temperature": 0.5, "given": "<b>It", "text": " was"}
+    versions = [
+        {**described["versions"][0], "version": 2, "labels": ["stable"], "share": 0.9, "parent": "novels:3", **loss},
+        {**described["versions"][0], "version": 7, "labels": ["canary"], "share": 0.1, "sample": sample},
     ]
-    assert f"vocabulary {models['lstm']['vocab_size']}" in card.inner_text()
-    assert "continued from" not in card.inner_text()
-    described = {"data": [{**models["lstm"], "parent": "novels:3"}]}
-    page.page.route("**/v1/models", lambda route: route.fulfill(json=described))
+    labels = {"stable": 2, "canary": 7, "next": 9}
+    described |= {"versions": versions, "labels": labels, "unloaded": [1, 9]}
+    page.page.route("**/v1/models/lstm", lambda route: route.fulfill(json=described))
     page.page.reload()
-    page.page.locator(".cards .help", has_text="continued from novels:3").wait_for()
+    rows = page.card("lstm").locator("li")
+    shown = [row.inner_text().split() for row in rows.all()]
+    assert [" ".join(words[:3]) for words in shown] == [
+        "Version 9 next",
+        "Version 7 canary",
+        "Version 2 stable",
+        "Version 1 not",
+    ]
+    assert [row.locator(".traffic").inner_text().strip() for row in rows.all()] == [
+        "not loaded",
+        "10%",
+        "90%",
+        "not loaded",
+    ]
+    for part in ("novels:3", "1.250 nats/token, 1.80 bits/character", "book.txt, 60,000 characters"):
+        assert part in rows.nth(2).inner_text()
+    rows.nth(1).locator("summary").click()
+    assert rows.nth(1).locator(".sample").inner_text() == "<b>It was"

@@ -24,13 +24,13 @@ __all__ = [
     "Conflict", "ConnectionFailed", "Conversation", "CrossOrigin", "DeadlineExceeded", "EmbeddingMap", "Forbidden",
     "Generation", "HostNotAllowed", "InspectedLayer", "Inspection", "InternalError", "InvalidArgument", "Job",
     "JobCancelled", "JobEvent", "JobEvents", "JobFailed", "JobUnfinished", "LossCurve", "MemoryExhausted",
-    "MethodNotAllowed", "MissingRole", "Model", "ModelLoading", "ModelNotFound", "Neighbor", "NotFound", "NotReady",
-    "Overloaded", "QuotaReached", "RateLimited", "RawResponse", "ResumptionFailed", "Score", "ScoredToken",
+    "MethodNotAllowed", "MissingRole", "Model", "ModelLoading", "ModelNotFound", "ModelVersion", "Neighbor", "NotFound",
+    "NotReady", "Overloaded", "QuotaReached", "RateLimited", "RawResponse", "ResumptionFailed", "Score", "ScoredToken",
     "ServerError", "ServiceUnavailable", "ShuttingDown", "SostenutoError", "StateAltered", "StateExpired",
     "StateForeign", "StateMalformed", "StateOfAnotherModel", "StateOfUnknownKey", "StateOutdated", "StateRefused",
-    "Status", "Stream", "StreamInterrupted", "TextDelta", "Timeout", "Tokens", "TooManyRequests", "TrainingDisabled",
-    "TrainingFilterUnusable", "Turn", "Unauthorized", "UnexpectedResponse", "UploadedFile", "Usage", "VersionGone",
-    "VocabularyToken", "WaitForReady", "WrongScheme", "__version__",
+    "Status", "Stream", "StreamInterrupted", "TextDelta", "Timeout", "Tokens", "TooManyRequests", "TrainerUnavailable",
+    "TrainingDisabled", "TrainingFilterUnusable", "Turn", "Unauthorized", "UnexpectedResponse", "UploadedFile", "Usage",
+    "VersionGone", "VocabularyToken", "WaitForReady", "WrongScheme", "__version__",
 ]  # fmt: skip
 
 if not TYPE_CHECKING:

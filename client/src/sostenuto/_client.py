@@ -540,6 +540,68 @@ class Client(AbstractContextManager["Client"]):
         """Return the models that the server serves."""
         return [Model.from_response(entry) for entry in required(self._transport.get(MODELS), "data", list)]
 
+    def model(self, id: str) -> Model:
+        """Return a model with the details of its versions: size, loss, corpus, labels, ….
+
+        Args:
+            id: str. NAME, NAME:VERSION or NAME@LABEL.
+        """
+        return Model.from_response(self._transport.get(_model_path(id)))
+
+    def update_model(
+        self, id: str, *, labels: Mapping[str, int | None] | None = None, shares: Mapping[str, float] | None = None
+    ) -> Model:
+        """Move labels of a model to versions, and set its traffic split; return how requests are routed then.
+
+        When it returns, the server routes by it. A version that is still being loaded, which takes a second or two, is
+        among `Model.unloaded`; until then requests go to the version before.
+
+        Args:
+            id: str. NAME.
+            labels: dict. Version of each label to move; None removes the label. Other labels stay. `{"stable": 2}`
+                promotes version 2.
+            shares: dict. Traffic split of the requests that name no version, by label or number of a version, such as
+                `{"stable": 90, "canary": 10}`. It replaces the one before; `{}` ends it. Default: it stays.
+
+        Raises:
+            MissingRole: the API key has not the role `admin`, nor `train` for a model that its tenant trained.
+            Conflict: a label that is to be removed has a share of the traffic.
+            TrainerUnavailable: no trainer of the server runs; nothing was changed.
+            TrainingDisabled: the server has none.
+        """
+        fields = {"labels": labels, "shares": shares}
+        body = {name: dict(value) for name, value in fields.items() if value is not None}
+        return Model.from_response(self._transport.patch(_model_path(id), body))
+
+    def promote(self, id: str, version: int, *, label: str = "stable") -> Model:
+        """Move a label, by default `stable`, to a version; see `update_model`."""
+        return self.update_model(id, labels={label: version})
+
+    def rollback(self, id: str) -> Model:
+        """Make the version stable that was stable before; return how requests are routed then.
+
+        It is sent once: if the response is lost, look at the model before you send it again.
+
+        Raises:
+            Conflict: there is no earlier stable version.
+            MissingRole, TrainerUnavailable, TrainingDisabled: as `update_model`.
+        """
+        return Model.from_response(self._transport.post(f"{_model_path(id)}/rollback", {}, once=True))
+
+    def delete_model(self, id: str) -> None:
+        """Delete a model, or one version of it.
+
+        Args:
+            id: str. NAME or NAME:VERSION. With its last version a model is gone, too.
+
+        Raises:
+            ModelNotFound: there is no such model or version.
+            Conflict: the version has a label or a share of the traffic, or a training job needs it.
+            MissingRole, TrainerUnavailable, TrainingDisabled: as `update_model`.
+        """
+        self._transport.delete(_model_path(id))
+        self._default_model = None
+
     def close(self) -> None:
         """Close the client's connections. Requests that wait for a retry raise ClientClosed.
 
@@ -570,8 +632,7 @@ class Client(AbstractContextManager["Client"]):
         return self._call(self._transport.post, path, self._body(fields, allowed))
 
     def _get_of_model(self, model: str | None, rest: str) -> dict[str, Any]:
-        path = f"{MODELS}/{quote(self._model_or_default(model), safe='')}/{rest}"
-        return self._call(self._transport.get, path)
+        return self._call(self._transport.get, f"{_model_path(self._model_or_default(model))}/{rest}")
 
     def _call(self, send: Callable[..., T], *arguments: Any) -> T:
         """Send a request. NotFound resets the default model, as the server may serve others by now."""
@@ -593,6 +654,10 @@ class Client(AbstractContextManager["Client"]):
                     raise UnexpectedResponse(f"{self._settings.shown_url} serves no model: publish one, or pass model")
                 self._default_model = models[0].id
             return self._default_model
+
+
+def _model_path(id: str) -> str:
+    return f"{MODELS}/{quote(id, safe='')}"
 
 
 def _only(entries: list[T], name: str) -> T:

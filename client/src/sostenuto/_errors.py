@@ -49,6 +49,7 @@
             │   ├── ModelLoading        the model or version is not loaded yet
             │   ├── ShuttingDown        the server is shutting down; another gateway may respond
             │   ├── VersionGone         the version was unloaded during the request
+            │   ├── TrainerUnavailable  no trainer has changed the model
             │   └── BackendUnavailable  no model server responds
             └── DeadlineExceeded    504: the request's `timeout_s` expired
 """
@@ -288,7 +289,7 @@ class ModelNotFound(NotFound, code="model_not_found"):
 
 
 class TrainingDisabled(NotFound, code="training_disabled"):
-    """The server does not train (404)."""
+    """The server neither trains nor changes models (404)."""
 
     advice = "start the server with `sostenuto serve`, or set its SOSTENUTO_TRAINING_DIR"
 
@@ -372,6 +373,12 @@ class VersionGone(ServiceUnavailable, code="version_gone"):
     """The model version was unloaded during the request."""
 
     advice = "send the request again: it gets another version"
+
+
+class TrainerUnavailable(ServiceUnavailable, code="trainer_unavailable"):
+    """No trainer has begun to change or delete a model in time; nothing was changed."""
+
+    advice = "check that a trainer runs"
 
 
 class BackendUnavailable(ServiceUnavailable, code="backend_unavailable"):

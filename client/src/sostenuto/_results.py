@@ -139,6 +139,45 @@ class Generation:
         return f"Generation({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
 
+@dataclass(frozen=True)
+class ModelVersion:
+    """A served version of a model. What only `Client.model` returns, or is not known, is None.
+
+    Attributes:
+        version: int.
+        labels: tuple of str.
+        share: float. Share of the requests that name no version.
+        parameters: int or None. Number of weights.
+        size_bytes: int or None. Size of the files on the server's disk.
+        weights_bytes: int or None. Memory that the weights take in each model server.
+        validation_loss: float or None. In nats per token.
+        bits_per_character: float or None. The same loss.
+        corpus: str or None. Name of the text that it was trained on.
+        parent: str or None. The version that it was fine-tuned from, such as "english:1".
+        raw: dict. The JSON object, including fields without an attribute: `sample`, `created`, ….
+    """
+
+    version: int
+    labels: tuple[str, ...] = ()
+    share: float = 0.0
+    parameters: int | None = None
+    size_bytes: int | None = None
+    weights_bytes: int | None = None
+    validation_loss: float | None = None
+    bits_per_character: float | None = None
+    corpus: str | None = None
+    parent: str | None = None
+    raw: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    @classmethod
+    def from_response(cls, raw: dict[str, Any]) -> ModelVersion:
+        """Parse an entry of a model's `versions`; raise UnexpectedResponse if it has no number."""
+        required(raw, "version", int)
+        known = {entry.name for entry in fields(cls)} - {"raw"}
+        values = {name: value for name, value in raw.items() if name in known}
+        return cls(**{**values, "labels": tuple(raw.get("labels") or ())}, raw=raw)
+
+
 @dataclass(frozen=True, repr=False)
 class Model:
     """A served model. `str()` returns its id, which `model=` accepts.
@@ -156,6 +195,10 @@ class Model:
         unit: str or None. What a token is: a "character", "word", "exact_word" or "subword".
         direction: str or None. "forward", or "backward" for a model that generates from right to left.
         deterministic: bool or None. Whether the same seed gives byte-identical output under any load.
+        versions: tuple of ModelVersion. The served versions.
+        labels: dict or None. Version of each label. None in a list, as the next two.
+        shares: dict or None. The traffic split, by label or version; empty without one.
+        unloaded: tuple of int or None. Versions that exist, but are not served.
         raw: dict. The JSON entry, including fields without an attribute.
     """
 
@@ -171,6 +214,10 @@ class Model:
     vocab_size: int | None = None
     direction: str | None = None
     deterministic: bool | None = None
+    versions: tuple[ModelVersion, ...] = ()
+    labels: dict[str, int] | None = None
+    shares: dict[str, float] | None = None
+    unloaded: tuple[int, ...] | None = None
     raw: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
@@ -178,7 +225,11 @@ class Model:
         """Parse an entry of `/v1/models`; raise UnexpectedResponse if it has no id."""
         required(raw, "id", str)
         known = {entry.name for entry in fields(cls)} - {"raw"}
-        return cls(**{name: value for name, value in raw.items() if name in known}, raw=raw)
+        values = {name: value for name, value in raw.items() if name in known}
+        values["versions"] = tuple(map(ModelVersion.from_response, raw.get("versions") or ()))
+        if "unloaded" in raw:
+            values["unloaded"] = tuple(required(raw, "unloaded", list))
+        return cls(**values, raw=raw)
 
     def __repr__(self) -> str:
         """Show the most important fields."""

@@ -67,6 +67,10 @@ class Transport:
         """Delete what is at `path` and return the JSON object in the response."""
         return self._send(json_object, partial(self._attempt, "DELETE", path, {"Accept": "application/json"}))
 
+    def patch(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Send a JSON object that changes what is at `path`, and return the JSON object in the response."""
+        return self._send(json_object, partial(self._attempt, "PATCH", path, _JSON, data=_encoded(body)))
+
     def post(
         self,
         path: str,

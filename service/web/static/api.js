@@ -28,6 +28,14 @@ export async function post(path, body, signal) {
   return lost(response.json(), signal);
 }
 
+export async function patch(path, body) {
+  return lost((await send(path, { method: "PATCH", body: JSON.stringify(body) })).json());
+}
+
+export async function remove(path) {
+  return lost((await send(path, { method: "DELETE" })).json());
+}
+
 // Uploads a form with a file.
 export async function upload(path, form, signal) {
   const response = await send(path, { method: "POST", body: form, signal });

@@ -74,6 +74,11 @@ export function count(value) {
   return value.toLocaleString("en-US");
 }
 
+// A size in bytes, in megabytes.
+export function megabytes(bytes) {
+  return `${(bytes / 1e6).toLocaleString("en-US", { maximumFractionDigits: bytes < 1e7 ? 1 : 0 })} MB`;
+}
+
 // A duration in seconds as minutes and seconds: "1:05".
 export function duration(seconds) {
   const whole = Math.max(0, Math.round(seconds));

@@ -1,49 +1,202 @@
-// The page of the models that are served: versions, labels and traffic split.
+// The page of the models that are served: their versions, what they were trained on, and which of them gets the requests.
 
+import { get, patch, post, remove } from "./api.js";
 import { attempt } from "./attempt.js";
-import { find, row } from "./dom.js";
-import { count } from "./format.js";
+import { fill, find, findAll } from "./dom.js";
+import { count, megabytes, number } from "./format.js";
 import { toHash } from "./link.js";
 import { loadModels } from "./model_choice.js";
 import { startTheme } from "./theme.js";
 
+const [list, none, notice, confirmation, confirmTitle, confirmText] = findAll(["list", "none", "notice", "confirm", "confirm-title", "confirm-text"]);
 const UNITS = { character: "characters", word: "words", exact_word: "words as written", subword: "subwords" };
 const CELLS = { lstm: "LSTM", gru: "GRU", simple_rnn: "SimpleRNN" };
+// Models whose details are loaded at the same time.
+const NUM_LOADING = 4;
 
 async function start() {
-  const models = await loadModels();
-  find("none").hidden = models.length > 0;
-  find("list").replaceChildren(...models.map(card));
+  const cards = (await loadModels()).map((model) => new Card(model));
+  list.replaceChildren(...cards.map(({ element }) => element));
+  none.hidden = cards.length > 0;
+  const waiting = [...cards];
+  const load = async () => {
+    while (waiting.length) await waiting.shift().load();
+  };
+  await Promise.all(Array.from({ length: NUM_LOADING }, load));
 }
 
-function card(model) {
-  const element = find("card").content.firstElementChild.cloneNode(true);
-  element.querySelector("h2").textContent = model.id;
-  element.querySelector(".help").textContent = summary(model);
-  element.querySelector("tbody").append(...model.versions.map(({ version, labels, share }) => row([String(version), labels.join(", ") || "–", traffic(share)])));
-  const [write, inspect, train] = element.querySelectorAll("a");
-  write.href = `./${toHash({ prompt: "", columns: [{ model: model.id }] })}`;
-  inspect.href = `inspector${toHash({ model: model.id, text: "" })}`;
-  train.href = `train?from=${encodeURIComponent(model.id)}`;
-  return element;
+class Card {
+  element = find("card").content.firstElementChild.cloneNode(true);
+  #model;
+  #find = (selector) => this.element.querySelector(selector);
+
+  constructor(model) {
+    const { id } = model;
+    this.#find("h2").textContent = id;
+    const [write, inspect, train] = this.element.querySelectorAll("a");
+    write.href = `./${toHash({ prompt: "", columns: [{ model: id }] })}`;
+    inspect.href = `inspector${toHash({ model: id, text: "" })}`;
+    train.href = `train?from=${encodeURIComponent(id)}`;
+    this.#find(".rollback").addEventListener("click", () => this.#change("Rolling back", () => post(`${this.#path}/rollback`, {})));
+    this.#find(".delete-model").addEventListener("click", () => this.#delete());
+    this.#find("form").addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.#split(Number(this.#find(".canary").value), Number(this.#find(".percent").value));
+    });
+    this.#show(model);
+  }
+
+  get #path() {
+    return `v1/models/${encodeURIComponent(this.#model.id)}`;
+  }
+
+  get #isLast() {
+    return this.#model.versions.length + (this.#model.unloaded ?? []).length === 1;
+  }
+
+  // Loads the details of the versions.
+  async load() {
+    this.#show(await get(this.#path));
+  }
+
+  #show(model) {
+    this.#model = model;
+    this.#find(".help").textContent = summary(model);
+    const unloaded = (model.unloaded ?? []).map((version) => ({ version, labels: labelsOf(model, version), share: null }));
+    const versions = [...model.versions, ...unloaded].sort((one, other) => other.version - one.version);
+    this.#find("ol").replaceChildren(...versions.map((version) => this.#row(version)));
+    this.#find(".rollback").hidden = versions.length < 2 || !model.labels;
+    this.#showSplit(model);
+  }
+
+  // The fields of the split, with the version that has the label canary, or else the newest of the others.
+  #showSplit({ id, version: main, versions, labels }) {
+    const stable = labels?.stable ?? main;
+    const others = versions.filter(({ version }) => version !== stable).reverse();
+    const canary = others.find((each) => each.labels.includes("canary")) ?? others[0];
+    this.#find("form").hidden = !labels || !canary;
+    this.#find("form").setAttribute("aria-label", `Traffic split of ${id}`);
+    if (!canary) return;
+    fill(this.#find(".canary"), others.map(({ version }) => [String(version), String(version)]), String(canary.version));
+    this.#find(".percent").value = Math.round(100 * canary.share);
+  }
+
+  #row({ version, labels, share, ...facts }) {
+    const element = find("version").content.firstElementChild.cloneNode(true);
+    element.querySelector("h3").textContent = `Version ${version}`;
+    element.querySelector(".labels").append(...labels.map(badge));
+    element.querySelector(".traffic").append(...(share === null ? ["not loaded"] : traffic(share)));
+    element.querySelector("dl").append(...described(facts));
+    const { sample } = facts;
+    element.querySelector("details").hidden = !sample;
+    if (sample) element.querySelector(".sample").append(...sampleText(sample, this.#model.direction));
+    const [promote, erase] = element.querySelectorAll("button");
+    promote.hidden = labels.includes("stable");
+    // The only version is deleted with the model; one that requests need is not deleted before another takes its place.
+    erase.hidden = this.#isLast || share > 0 || labels.some((label) => label !== "previous");
+    element.querySelector(".actions").hidden = this.#isLast || (promote.hidden && erase.hidden);
+    promote.setAttribute("aria-label", `Promote version ${version}`);
+    promote.addEventListener("click", () => this.#change(`Promoting version ${version}`, () => patch(this.#path, { labels: { stable: version } })));
+    erase.setAttribute("aria-label", `Delete version ${version}`);
+    erase.addEventListener("click", () => this.#delete(version, facts.size_bytes));
+    return element;
+  }
+
+  // Gives a version a share of the traffic, in percent; without one, all of it goes to the stable version.
+  #split(version, percent) {
+    const { labels, version: main } = this.#model;
+    const change = percent
+      ? { labels: { stable: labels.stable ?? main, canary: version }, shares: { stable: 100 - percent, canary: percent } }
+      : { ...("canary" in labels && { labels: { canary: null } }), shares: {} };
+    return this.#change("Splitting the traffic", () => patch(this.#path, change));
+  }
+
+  async #delete(version, bytes) {
+    const { id } = this.#model;
+    const what = version ? `version ${version} of ${id}` : `${id}${this.#isLast ? "" : " with all its versions"}`;
+    const size = bytes ? ` (${megabytes(bytes)})` : "";
+    if (!(await confirm(`Delete ${what}?`, `Its files${size} are deleted. This cannot be undone. Texts that are being written with it end with an error.`))) return;
+    const isDone = await this.#change(`Deleting ${what}`, () => remove(version ? `${this.#path}:${version}` : this.#path), !version);
+    if (!isDone || version) return;
+    this.element.remove();
+    none.hidden = list.childElementCount > 0;
+    list.focus();
+  }
+
+  // Runs a request, and shows the model as it is then, also if the request has failed.
+  async #change(doing, request, isGone = false) {
+    const [status, buttons] = [this.#find(".status"), this.element.querySelectorAll("button, select, input")];
+    status.textContent = `${doing} …`;
+    buttons.forEach((each) => { each.disabled = true; });
+    const isDone = await attempt(request);
+    buttons.forEach((each) => { each.disabled = false; });
+    status.textContent = isDone ? "Done." : "";
+    if (!isDone) notice.scrollIntoView({ block: "nearest" });
+    if (!isDone || !isGone) {
+      // The notice of the failure stays.
+      await (isDone ? attempt(() => this.load()) : this.load().catch(() => {}));
+      this.#find("h2").focus();
+    }
+    return isDone;
+  }
 }
 
-function summary({ parent, cell, layers, units, unit, vocab_size, direction, context, precision, created }) {
+function summary({ cell, layers, units, unit, vocab_size, direction, context, precision }) {
   return [
     `${CELLS[cell] ?? cell} ${layers > 1 ? `${layers} × ` : ""}${count(units)}`,
     UNITS[unit] ?? unit,
     `vocabulary ${count(vocab_size)}`,
     ...(direction === "backward" ? ["backward"] : []),
     ...(context ? [`sliding window of ${context}`] : []),
-    ...(parent ? [`continued from ${parent}`] : []),
     ...(precision ? [precision] : []),
-    new Date(created * 1000).toLocaleDateString("en", { dateStyle: "medium" }),
   ].join(" · ");
 }
 
+function labelsOf({ labels }, version) {
+  return Object.keys(labels ?? {}).filter((label) => labels[label] === version);
+}
+
+function badge(label) {
+  return Object.assign(document.createElement("span"), { className: `badge ${label === "stable" ? "stable" : ""}`, textContent: label });
+}
+
 function traffic(share) {
-  const bar = Object.assign(document.createElement("meter"), { value: share, title: `${Math.round(100 * share)}% of the traffic` });
-  return [bar, ` ${Math.round(100 * share)}%`];
+  const text = `${Math.round(100 * share)}%`;
+  return [Object.assign(document.createElement("meter"), { value: share, title: `${text} of the traffic` }), ` ${text}`];
+}
+
+// Terms and descriptions of what is known of a version.
+function described({ created, parameters, size_bytes, weights_bytes, validation_loss, bits_per_character, corpus, corpus_characters, parent }) {
+  const known = (...values) => values.every((value) => value !== null && value !== undefined);
+  const facts = [
+    [known(validation_loss, bits_per_character), "Validation loss", () => `${number(validation_loss)} nats/token, ${number(bits_per_character, 2)} bits/character`, "wide"],
+    [known(created), "Published", () => new Date(created * 1000).toLocaleDateString("en", { dateStyle: "medium" })],
+    [known(corpus), "Trained on", () => `${corpus}, ${count(corpus_characters)} characters`, "wide"],
+    [known(parent), "Fine-tuned from", () => parent],
+    [known(parameters), "Parameters", () => count(parameters)],
+    [known(size_bytes), "On disk", () => megabytes(size_bytes)],
+    [known(weights_bytes), "Weights in memory", () => megabytes(weights_bytes)],
+  ];
+  return facts.filter(([isKnown]) => isKnown).map(([, term, text, width = ""]) => {
+    const [pair, name, value] = ["div", "dt", "dd"].map((tag) => document.createElement(tag));
+    [pair.className, name.textContent, value.textContent] = [width, term, text()];
+    pair.append(name, value);
+    return pair;
+  });
+}
+
+// A sample in reading order, with the given part marked.
+function sampleText({ given, text }, direction) {
+  const mark = Object.assign(document.createElement("span"), { className: "given", textContent: given });
+  return direction === "backward" ? [text, mark] : [mark, text];
+}
+
+function confirm(title, text) {
+  [confirmTitle.textContent, confirmText.textContent, confirmation.returnValue] = [title, text, ""];
+  confirmation.showModal();
+  return new Promise((resolve) => {
+    confirmation.addEventListener("close", () => resolve(confirmation.returnValue === "delete"), { once: true });
+  });
 }
 
 startTheme();

@@ -84,6 +84,10 @@ class Handler(BaseHTTPRequestHandler):
         """Respond to a POST."""
         self._answer()
 
+    def do_PATCH(self):
+        """Respond to a PATCH."""
+        self._answer()
+
     def do_DELETE(self):
         """Respond to a DELETE."""
         self._answer()

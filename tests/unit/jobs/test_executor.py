@@ -6,13 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 from sqlalchemy import inspect, text, update
 
 from contract.models_config import read_labels, read_shares
-from export.repository.models_config import read_entries
+from export.repository.models_config import add_to_models_config, read_entries
 from jobs import database, executor
 from jobs import operations as module
 from jobs.executor import Executor
@@ -314,6 +315,49 @@ while x.execute_next(): pass
     else:
         assert place.versions == ([] if model == "book" else ["2", "3"])
     assert list((place.models / "book").glob(".removed*")) == []
+
+
+def test_removals_changes_and_publications_at_once_leave_a_consistent_repository(place):
+    """Two executors and an exporter; whatever the order, labels and entries have versions, and nothing is left over."""
+    second = Executor(place.operations, place.models, wait_s=0.0)
+    ended, outcomes = threading.Event(), []
+
+    def publish_versions():
+        for version in range(4, 24):
+            draft = publish(place.directory / "drafts", "book", version, listed=False)
+            (place.models / "book").mkdir(exist_ok=True)
+            draft.rename(place.models / "book" / str(version))
+            add_to_models_config(place.models, "book")
+
+    def execute(running):
+        while running.execute_next() or not ended.is_set():
+            time.sleep(0.001)
+
+    def ask(number):
+        kinds = [("remove", "book:{}"), ("remove", "book"), ("route", "book"), ("rollback", "book")]
+        action, model = kinds[number % 4]
+        arguments = {"labels": {"stable": number // 4 + 3}, "shares": {"stable": 1}} if action == "route" else {}
+        operation_id = place.add(action, model.format(number // 4 + 1), tenant=str(number), **arguments)
+        until(lambda: place.operations.get(operation_id).status in ("succeeded", "failed"))
+        outcomes.append(place.operations.get(operation_id))
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        executing = [pool.submit(execute, each) for each in (place.executor, second)]
+        publishing = pool.submit(publish_versions)
+        list(pool.map(ask, range(60)))
+        publishing.result()
+        ended.set()
+        for each in executing:
+            each.result()
+    assert len(outcomes) == 60
+    errors = [outcome.error for outcome in outcomes if outcome.error is not None]
+    assert not [error for error in errors if error["status"] not in (404, 409)], errors
+    kept = {int(path.name) for path in (place.models / "book").glob("[0-9]*")}
+    assert set(place.labels.values()) <= kept
+    assert ("book" in place.listed) or not place.labels
+    assert kept or "book" not in place.listed
+    assert list(place.models.glob("*/.removed*")) == []
+    read_shares(place.models / "routing.toml")
 
 
 def test_the_thread_executes_and_survives_errors(place, monkeypatch):

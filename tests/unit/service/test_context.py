@@ -23,6 +23,22 @@ def test_a_tenants_models_are_its_own(context, allowed):
     assert {name for name in ("demo", "other", MINE, THEIRS) if context.may_use(name)} == allowed
 
 
+@pytest.mark.parametrize(
+    ("tenant", "roles", "managed"),
+    [
+        ("alice", ("generate", "read"), set()),
+        ("alice", ("train",), {MINE}),
+        ("bob", ("train",), {THEIRS}),
+        ("carol", ("train",), set()),
+        ("carol", ("admin",), {"demo", MINE, THEIRS}),
+        ("", ("train",), set()),
+    ],
+)
+def test_a_model_is_managed_by_an_admin_or_by_the_tenant_that_trained_it(tenant, roles, managed):
+    context = RequestContext(Quota(tenant=tenant), roles=roles)
+    assert {name for name in ("demo", MINE, THEIRS) if context.may_manage(name)} == managed
+
+
 def test_an_owned_name_says_nothing_about_the_tenant_and_is_the_same_each_time():
     """Without keys there are no tenants; a second job under a name publishes its next version."""
     assert owned_name("", "book") == "book"

@@ -1,13 +1,29 @@
-"""Uploads and streams of events of the gateway have limits."""
+"""Uploads and streams of events have limits; operations on models are waited for, up to a limit."""
 
+import concurrent.futures
 import io
 import threading
 
 import pytest
 
-from service.errors import InvalidRequest, Overloaded
+from jobs.store import NewJob
+from service import training as module
+from service.context import Quota, RequestContext
+from service.errors import (
+    Conflict,
+    DeadlineExceeded,
+    InternalError,
+    InvalidRequest,
+    ModelNotFound,
+    Overloaded,
+    QuotaReached,
+    TrainerUnavailable,
+)
 from service.settings import Settings
 from service.training import EventStreams, Training
+from tests.waiting import until
+
+ACME = RequestContext(Quota("key1", tenant="acme"))
 
 
 def test_streams_are_limited_of_a_tenant_and_in_all():
@@ -57,3 +73,78 @@ def test_a_file_name_is_printable_and_short(tmp_path, name):
         training.add_file("", name, io.BytesIO(b"text"))
     assert not (tmp_path / "files").exists()
     training.store.close()
+
+
+@pytest.fixture
+def training(tmp_path):
+    opened = Training.open(Settings(training_dir=tmp_path))
+    yield opened
+    opened.store.close()
+
+
+def outcome(training, error):
+    """Ask for an operation, let a trainer end it with an error or none, and raise what the gateway makes of it."""
+    operations = training.store.operations
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(training.operate, "route", "book", ACME, {"labels": {"stable": 2}})
+        operation = until(lambda: operations.claim(60.0))
+        operations.finish(operation, error)
+        asked.result(20)
+    return operation
+
+
+def test_an_operation_is_waited_for(training):
+    """It has the actor as the audit log names them."""
+    operation = outcome(training, None)
+    assert (operation.actor, operation.tenant, operation.model) == ("key:key1", "acme", "book")
+    assert operation.arguments == {"labels": {"stable": 2}}
+
+
+@pytest.mark.parametrize(("status", "error"), [(404, ModelNotFound), (409, Conflict), (500, InternalError)])
+def test_a_failed_operation_is_an_error_with_its_message(training, status, error):
+    with pytest.raises(error, match="because"):
+        outcome(training, {"status": status, "message": "because"})
+
+
+def test_an_operation_without_a_trainer_is_withdrawn(training, monkeypatch):
+    """So that no trainer executes it once nobody waits for it."""
+    monkeypatch.setattr(module, "_OPERATION_S", 0.2)
+    with pytest.raises(TrainerUnavailable, match="nothing was changed"):
+        training.operate("remove", "book", ACME, {})
+    assert training.store.operations.claim(60.0) is None
+
+
+def test_an_operation_that_takes_too_long_may_still_be_executed(training, monkeypatch):
+    monkeypatch.setattr(module, "_OPERATION_S", 0.5)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(training.operate, "rollback", "book", ACME, {})
+        until(lambda: training.store.operations.claim(60.0))
+        with pytest.raises(DeadlineExceeded):
+            asked.result(20)
+
+
+@pytest.mark.parametrize("tenant", ["acme", "other"])
+def test_a_model_that_a_job_needs_is_not_removed_and_another_tenants_job_not_named(training, tenant):
+    job = training.store.create(NewJob(tenant, "book:1", "new", "file-1"), 1)
+    with pytest.raises(Conflict, match="needs book, and has not ended; cancel it first") as raised:
+        training.operate("remove", "book", ACME, {})
+    assert (job.id in str(raised.value)) == (tenant == "acme")
+
+
+def test_no_job_starts_from_a_model_that_is_being_removed(training, monkeypatch):
+    monkeypatch.setattr(training.store.operations, "withdraw", lambda _: False)
+    monkeypatch.setattr(module, "_OPERATION_S", 0.0)
+    with pytest.raises(DeadlineExceeded):
+        training.operate("remove", "book", ACME, {})
+    with pytest.raises(Conflict, match="is being removed"):
+        training.create_job(NewJob("acme", "book:1", "new", "file-1"))
+
+
+def test_a_tenant_has_a_limited_number_of_unfinished_operations(training, monkeypatch):
+    monkeypatch.setattr(training.store.operations, "withdraw", lambda _: False)
+    monkeypatch.setattr(module, "_OPERATION_S", 0.0)
+    for _ in range(16):
+        with pytest.raises(DeadlineExceeded):
+            training.operate("rollback", "book", ACME, {})
+    with pytest.raises(QuotaReached, match="at most 16"):
+        training.operate("rollback", "book", ACME, {})

@@ -1,37 +1,158 @@
-"""`sostenuto models` and `sostenuto tokenizer`: list models, and download a model's tokenizer."""
+"""`sostenuto models` and `sostenuto tokenizer`: list and change models, and download a model's tokenizer."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
-from sostenuto import Model
-from sostenuto._cli.errors import failing_to
+from sostenuto import Client, Model, ModelVersion
+from sostenuto._cli.errors import Failure, failing_to
 from sostenuto._cli.options import connect, server_options
-from sostenuto._cli.terminal import on_one_line, print_table, write_json
+from sostenuto._cli.terminal import on_one_line, print_table, write_json, write_text
 
 HEADINGS = ("id", "versions", "cell", "size", "token unit", "vocabulary", "direction", "deterministic")
 UNKNOWN = "-"
 
+VERSION_HEADINGS = ("version", "labels", "traffic", "loss", "bits/char", "parameters", "size", "corpus", "from")
+NUMBERS = ("vocabulary", "version", "traffic", "loss", "bits/char", "parameters", "size")
+MIB = 2**20
+
 MODELS_EPILOG = """\
 \b
-Example:
-  sostenuto models --json | jq -r .id"""
+Examples:
+  sostenuto models --json | jq -r .id
+  sostenuto models show book
+  sostenuto models promote book:2 --label canary
+  sostenuto models split book stable=90 canary=10
+  sostenuto models delete book:1"""
 
 
-@click.command(epilog=MODELS_EPILOG, short_help="List the server's models.")
+@click.group(
+    epilog=MODELS_EPILOG,
+    invoke_without_command=True,
+    short_help="List the server's models; promote, roll back, delete.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the server's JSON object of each model, one per line.")
 @server_options
-def models(*, as_json: bool) -> None:
-    """List the server's models: the values of --model, also as ID:VERSION and ID@LABEL. Size is layers × units."""
+@click.pass_context
+def models(context: click.Context, *, as_json: bool) -> None:
+    """List the server's models: the values of --model, also as ID:VERSION and ID@LABEL. Size is layers × units.
+
+    The commands below show and change a model of the server. Those without `models`, such as `sostenuto promote`,
+    change the model repository of this machine.
+    """
+    if context.invoked_subcommand is not None:
+        return
     with connect() as client:
         listed = client.models()
     if as_json:
         for model in listed:
             write_json(model.raw)
         return
-    print_table(HEADINGS, [[on_one_line(cell) for cell in _row(model)] for model in listed], numbers=("vocabulary",))
+    print_table(HEADINGS, [[on_one_line(cell) for cell in _row(model)] for model in listed], numbers=NUMBERS)
+
+
+@models.command()
+@click.argument("model")
+@click.option("--json", "as_json", is_flag=True, help="Print the server's JSON object.")
+@server_options
+def show(model: str, *, as_json: bool) -> None:
+    """Show the versions of MODEL: labels, traffic, loss in nats per token, parameters, size on disk and corpus."""
+    with connect() as client:
+        found = client.model(model)
+    if as_json:
+        return write_json(found.raw)
+    rows = [[on_one_line(cell) for cell in _version_row(version)] for version in found.versions]
+    print_table(VERSION_HEADINGS, rows, numbers=NUMBERS)
+    if found.unloaded:
+        write_text(f"not loaded: {', '.join(map(str, found.unloaded))}\n")
+    return None
+
+
+@models.command()
+@click.argument("version")
+@click.option("--label", default="stable", metavar="LABEL", help="Label to move.")
+@server_options
+def promote(version: str, *, label: str) -> None:
+    """Move a label, by default stable, to VERSION, which is NAME:VERSION."""
+    name, _, number = version.rpartition(":")
+    if not name or not (number.isascii() and number.isdigit()):
+        raise click.UsageError(f"VERSION must be NAME:VERSION, such as book:2, got {version!r}")
+    _change(lambda client: client.promote(name, int(number), label=label))
+
+
+@models.command()
+@click.argument("model")
+@click.argument("label")
+@server_options
+def unlabel(model: str, label: str) -> None:
+    """Remove LABEL from MODEL."""
+    _change(lambda client: client.update_model(model, labels={label: None}))
+
+
+@models.command()
+@click.argument("model")
+@click.argument("shares", nargs=-1, metavar="[TARGET=SHARE]...")
+@server_options
+def split(model: str, shares: tuple[str, ...]) -> None:
+    """Split the traffic of MODEL. TARGET is a label or the number of a version; without any, the split ends."""
+    parsed = dict(map(_share, shares))
+    _change(lambda client: client.update_model(model, shares=parsed))
+
+
+def _share(text: str) -> tuple[str, float]:
+    target, _, share = text.partition("=")
+    try:
+        return target, float(share)
+    except ValueError:
+        raise click.UsageError(f"a share must be TARGET=NUMBER, such as canary=10, got {text!r}") from None
+
+
+@models.command()
+@click.argument("model")
+@server_options
+def rollback(model: str) -> None:
+    """Make the version of MODEL stable that was stable before."""
+    _change(lambda client: client.rollback(model))
+
+
+@models.command()
+@click.argument("model")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation; required without a terminal.")
+@server_options
+def delete(model: str, *, yes: bool) -> None:
+    """Delete MODEL, or the version NAME:VERSION of one, and its files."""
+    if not yes and not sys.stdin.isatty():
+        raise Failure("nothing was deleted: there is no terminal to confirm on; pass --yes")
+    if not yes:
+        click.confirm(f"delete {model}? This cannot be undone.", abort=True, err=True)
+    with connect() as client:
+        client.delete_model(model)
+    write_text(f"deleted {model}\n")
+
+
+def _change(send: Callable[[Client], Model]) -> None:
+    with connect() as client:
+        model = send(client)
+    rows = [[str(each.version), ", ".join(each.labels) or UNKNOWN, f"{each.share:.0%}"] for each in model.versions]
+    print_table(VERSION_HEADINGS[:3], rows, numbers=NUMBERS)
+    for label, number in (model.labels or {}).items():
+        if number in (model.unloaded or ()):
+            write_text(f"{model.id}:{number} is being loaded for {label}\n")
+
+
+def _version_row(version: ModelVersion) -> list[str]:
+    def shown(value: float | None, form: str) -> str:
+        return UNKNOWN if value is None else format(value, form)
+
+    size = UNKNOWN if version.size_bytes is None else f"{version.size_bytes / MIB:.1f} MiB"
+    facts = [shown(version.validation_loss, ".3f"), shown(version.bits_per_character, ".3f")]
+    names = [version.corpus or UNKNOWN, version.parent or UNKNOWN]
+    start = [str(version.version), ", ".join(version.labels) or UNKNOWN, f"{version.share:.0%}"]
+    return [*start, *facts, shown(version.parameters, ",d"), size, *names]
 
 
 def _row(model: Model) -> list[str]:
@@ -44,11 +165,8 @@ def _row(model: Model) -> list[str]:
 
 def _versions(model: Model) -> str:
     """Return the versions with their labels, the default version first."""
-    versions = model.raw.get("versions")
-    if not isinstance(versions, list):
-        return _or_unknown(model.version)
-    in_order = sorted(versions, key=lambda entry: entry.get("version") != model.version)
-    return ", ".join(" ".join([str(entry.get("version")), *entry.get("labels", [])]) for entry in in_order)
+    in_order = sorted(model.versions, key=lambda each: each.version != model.version)
+    return ", ".join(" ".join([str(each.version), *each.labels]) for each in in_order) or _or_unknown(model.version)
 
 
 def _or_unknown(value: object) -> str:

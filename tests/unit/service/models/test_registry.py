@@ -210,6 +210,27 @@ def test_labels_and_traffic_split_take_effect_at_the_next_refresh(model_registry
         model_registry.find("demo@canary")
 
 
+def test_what_is_stored_includes_versions_that_are_not_served(model_registry, server, tmp_path):
+    """With the labels and the split as they were configured; a model that may not be used is none."""
+    for version in (1, 2, 3):
+        add(tmp_path, "demo", version)
+    label(tmp_path, stable=2, next=3)
+    (tmp_path / "routing.toml").write_text("[demo]\nstable = 3\nnext = 1\n")
+    server.models = {"demo": {2: ""}}
+    with pytest.raises(ModelLoading):
+        model_registry.stored("demo")
+    model_registry.refresh()
+    stored = model_registry.stored("demo")
+    assert (stored.versions, stored.served, stored.unloaded) == ((1, 2, 3), (2,), [1, 3])
+    assert (stored.labels, stored.shares) == ({"stable": 2, "next": 3}, {"stable": 3, "next": 1})
+    server.models = {"demo": {}}
+    model_registry.refresh()
+    assert model_registry.stored("demo").served == ()
+    for name, may_use in (("nope", lambda _: True), ("demo", lambda _: False)):
+        with pytest.raises(ModelNotFound, match=f"model '{name}' does not exist"):
+            model_registry.stored(name, may_use=may_use)
+
+
 def test_the_old_version_is_served_until_the_promoted_one_is_available(model_registry, server, tmp_path):
     """Promoting a version that is still loading leaves no gap, nor does unloading the one that is served."""
     for version in (1, 2, 3):

@@ -1,0 +1,458 @@
+"""Models are changed and deleted by the API, while the trainer that does it runs a job, and beside two gateways."""
+
+import concurrent.futures
+import functools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import openai
+import pytest
+
+import sostenuto
+from export.repository.models_config import add_to_models_config
+from service.context import owned_name
+from service.web import examples
+from tests.access import keys
+from tests.built import built
+from tests.conftest import publish_versions
+from tests.e2e.conftest import AMPLE
+from tests.pages import LOOKS, Models
+from tests.paths import ROOT
+from tests.servers import Gateway, ModelServer, Process, is_running
+from tests.uploads import multipart
+from tests.waiting import until
+
+TEXT = "It was the best of times, it was the worst of times, it was the age of wisdom.\n" * 60
+# A job that does not end by itself.
+LONG = {"batch_size": 4, "max_minutes": 30, "epochs": 100_000, "patience": 0}
+BODY = {"prompt": "It was", "max_tokens": 5}
+OWN = owned_name("acme", "book")
+
+
+class Service:
+    """A model server, two gateways with keys, and a trainer."""
+
+    def __init__(self, folder):
+        self.folder, self.models, self._published = folder, folder / "models", built("versions", publish_versions)
+        self.models.mkdir()
+        for name, versions in (("base", [1]), ("public", [1, 2]), (OWN, [1, 2, 3])):
+            self.add_model(name, versions)
+        path = folder / "keys.json"
+        self.keys = {
+            name: keys(path, "add", "--tenant", tenant, *(f"--role={role}" for role in roles))
+            for name, tenant, roles in (
+                ("admin", "operator", ("admin", "read", "generate", "train")),
+                ("acme", "acme", ("train", "read", "generate")),
+                ("acme-reader", "acme", ("read", "generate")),
+                ("other", "other", ("train", "read", "generate")),
+            )
+        }
+        self.server = ModelServer(self.models, folder / "server.log")
+        shared = {"keys_file": path, "training_dir": folder / "training", "poll_s": 1, **AMPLE}
+        self.gateways = [
+            Gateway(self.models, self.server.port, folder / f"gateway{number}.log", **shared) for number in range(2)
+        ]
+        self.start_trainer()
+
+    def start_trainer(self):
+        directories = ["--training-dir", str(self.folder / "training"), "--models-dir", str(self.models)]
+        audit = {"SOSTENUTO_AUDIT_FILE": str(self.folder / "audit.jsonl")}
+        self.trainer = Process([sys.executable, "-m", "jobs", *directories], self.folder / "trainer.log", **audit)
+
+    def end(self):
+        for process in (self.trainer, self.server):
+            process.end(timeout=120)
+        for gateway in self.gateways:
+            gateway.kill()
+
+    def add_model(self, name, versions=(1,)):
+        for number in versions:
+            shutil.copytree(self._published / "demo" / str(number), self.models / name / str(number))
+        add_to_models_config(self.models, name)
+        return name
+
+    def serve(self, name, versions=(1,)):
+        """Add a model of at most two versions, and wait until both gateways serve all of them."""
+        self.add_model(name, versions)
+
+        def are_served():
+            models = [f"{name}:{version}" for version in versions]
+            return all(self.generate(model, gateway=number)[0] == 200 for model in models for number in range(2))
+
+        until(are_served)
+        return name
+
+    def ask(self, method, path, body=None, key="admin", gateway=0):
+        """Return status and JSON of a response."""
+        content = None if body is None else json.dumps(body)
+        headers = {"Authorization": f"Bearer {self.keys[key]}"}
+        status, _, answer = self.gateways[gateway].ask(method, path, content, headers=headers)
+        return status, json.loads(answer)
+
+    def change(self, name, key="admin", gateway=0, **body):
+        return self.ask("PATCH", f"/v1/models/{name}", body, key, gateway)
+
+    def generate(self, model, key="admin", gateway=0, **fields):
+        return self.ask("POST", "/v1/completions", {**BODY, "model": model, **fields}, key, gateway)
+
+    def version(self, model, **where):
+        """Return the version that answers."""
+        return self.generate(model, seed=1, **where)[1]["version"]
+
+    def audit(self, action):
+        """Return the details of the lines about an action."""
+        path = self.folder / "audit.jsonl"
+        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return [line for line in lines if line["action"] == action]
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory):
+    """The service, in the middle of a long job that continues from `base`."""
+    running = Service(tmp_path_factory.mktemp("changes"))
+    try:
+        running.job = start_job(running)
+        yield running
+        running.ask("POST", f"/v1/fine_tuning/jobs/{running.job}/cancel", {})
+    finally:
+        running.end()
+
+
+def start_job(service):
+    """Start a job, and wait until it trains."""
+    body, headers = multipart(TEXT.encode())
+    answer = service.gateways[0].ask("POST", "/v1/files", body, headers={**headers, **bearer(service)})[2]
+    fields = {"model": "base", "training_file": json.loads(answer)["id"], "suffix": "long", "settings": LONG}
+    status, job = service.ask("POST", "/v1/fine_tuning/jobs", fields)
+    assert status == 200, job
+
+    def trains():
+        found = service.ask("GET", f"/v1/fine_tuning/jobs/{job['id']}")[1]
+        assert found["error"] is None, found
+        return found["trained_tokens"]
+
+    until(trains, timeout=300)
+    return job["id"]
+
+
+def bearer(service):
+    return {"Authorization": f"Bearer {service.keys['admin']}"}
+
+
+def test_labels_split_and_rollback_are_in_effect_when_the_response_comes(service):
+    """Also while a job trains; the other gateway follows within moments, and the audit log says who did it."""
+    status, routing = service.change(OWN, "acme", labels={"stable": 2, "canary": 1})
+    assert (status, routing["version"], routing["unloaded"]) == (200, 2, [])
+    assert routing.keys() == examples.RESPONSES["PATCH /v1/models/{name}"].keys()
+    assert service.version(OWN) == 2
+    assert routing["labels"] == {"stable": 2, "canary": 1, "previous": 3}
+    assert service.version(f"{OWN}@canary") == 1
+    until(lambda: service.version(OWN, gateway=1) == 2)
+
+    status, routing = service.change(OWN, "acme", shares={"stable": 3, "canary": 1})
+    shares = {entry["version"]: entry["share"] for entry in routing["versions"]}
+    assert (status, shares) == (200, {1: 0.25, 2: 0.75, 3: 0.0})
+    found = {service.generate(OWN, seed=seed)[1]["version"] for seed in range(30)}
+    assert found == {1, 2}
+    status, answer = service.change(OWN, "acme", labels={"canary": None})
+    assert (status, answer["error"]["code"]) == (409, "conflict")
+
+    status, routing = service.change(OWN, "acme", labels={"canary": None}, shares={})
+    assert (status, routing["shares"], routing["labels"]) == (200, {}, {"stable": 2, "previous": 3})
+    status, routing = service.ask("POST", f"/v1/models/{OWN}/rollback", key="acme", gateway=1)
+    assert (status, routing["version"], service.version(OWN, gateway=1)) == (200, 3, 3)
+    assert routing.keys() == examples.RESPONSES["POST /v1/models/{name}/rollback"].keys()
+    until(lambda: service.version(OWN) == 3)
+    key_id = service.keys["acme"].split("-")[1]
+    for action in ("route", "rollback"):
+        line = service.audit(action)[-1]
+        assert (line["actor"], line["tenant"], line["model"]) == (f"key:{key_id}", "acme", OWN)
+    assert service.audit("rollback")[-1]["labels"] == {"stable": 3}
+    assert service.ask("GET", f"/v1/fine_tuning/jobs/{service.job}")[1]["status"] == "running"
+
+
+def test_details_describe_every_version(service):
+    status, model = service.ask("GET", "/v1/models/public")
+    assert (status, [version["version"] for version in model["versions"]]) == (200, [1, 2])
+    for version in model["versions"]:
+        home = service.models / "public" / str(version["version"])
+        files = [path for path in home.rglob("*") if path.is_file()]
+        assert version["size_bytes"] == sum(path.stat().st_size for path in files)
+        assert 0 < version["weights_bytes"] < version["size_bytes"]
+        assert (version["validation_loss"], version["corpus"]) == (None, None)  # not trained, but published by a test
+    assert "size_bytes" not in json.dumps(service.ask("GET", "/v1/models")[1])
+
+
+def test_a_version_and_a_model_are_deleted(service):
+    """Requests get 404 once the response has come, and the files go when model servers have unloaded them."""
+    name = service.serve("going", [1, 2])
+    running = []
+    thread = threading.Thread(target=lambda: running.append(service.generate(f"{name}:1", max_tokens=5_000_000)))
+    thread.start()
+    until(lambda: running or service.ask("GET", "/v1/status")[1]["sequences"]["accepted"] == 1)
+    assert running == []
+    assert service.ask("DELETE", f"/v1/models/{name}:1") == (
+        200,
+        {"id": f"{name}:1", "object": "model", "deleted": True},
+    )
+    assert service.generate(f"{name}:1")[0] == 404
+    thread.join(60)
+    ((status, answer),) = running
+    assert (status, answer["error"]["code"]) == (503, "version_gone")
+    assert service.ask("DELETE", f"/v1/models/{name}:1")[0] == 404
+    assert service.version(name) == 2
+
+    assert service.ask("DELETE", f"/v1/models/{name}")[1]["deleted"]
+    assert [service.generate(name)[0], service.ask("GET", f"/v1/models/{name}")[0]] == [404, 404]
+    assert name not in [model["id"] for model in service.ask("GET", "/v1/models")[1]["data"]]
+    until(lambda: service.generate(name, gateway=1)[0] == 404)
+    assert service.audit("remove")[-1]["versions"] == [2]
+    until(lambda: not (service.models / name / "2").exists(), timeout=60)
+    # A model of the same name is served again.
+    service.serve(name)
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "body", "status", "parts"),
+    [
+        ("PATCH", "public", {"labels": {"stable": 9}}, 400, ["labels must have existing versions: 1, 2", "stable: 9"]),
+        ("PATCH", "public", {"labels": {"Stable": 1}}, 400, ["labels must have keys of 1 to 32", "'Stable'"]),
+        ("PATCH", "public", {"labels": {"previous": 1}}, 400, ["not previous"]),
+        (
+            "PATCH",
+            "public",
+            {"labels": {"stable": 0}},
+            400,
+            ["labels.stable must be greater than or equal to 1"],
+        ),
+        ("PATCH", "public", {"labels": {f"l{i}": 1 for i in range(17)}}, 400, ["at most 16", "17"]),
+        ("PATCH", "public", {"shares": {"canary": 1}}, 400, ["shares must have labels", "'canary'"]),
+        ("PATCH", "public", {"shares": {"1": -1}}, 400, ["shares.1 must be greater than or equal to 0, got -1"]),
+        ("PATCH", "public", {"shares": {"1": 0}}, 400, ["shares must have a share above 0"]),
+        ("PATCH", "public", {"shares": {"../1": 1}}, 400, ["'../1'"]),
+        ("PATCH", "public", {}, 400, ["labels must move a label"]),
+        ("PATCH", "public", {"label": {"stable": 1}}, 400, ["did you mean labels?"]),
+        ("PATCH", "public:1", {"labels": {"stable": 1}}, 400, ["name must be NAME"]),
+        ("DELETE", "public@stable", None, 400, ["name must be NAME or NAME:VERSION"]),
+        ("DELETE", "public:9", None, 404, ["public has no version 9; it has 1, 2"]),
+        ("DELETE", "..", None, 404, []),
+        ("DELETE", "..%2Fmodels%2Fpublic", None, 404, []),
+        ("DELETE", ".%2e", None, 404, []),
+        ("DELETE", "public%00", None, 404, []),
+        ("DELETE", "public:1%2F..%2F2", None, 404, []),
+        ("DELETE", "base", None, 409, ["needs base, and has not ended; cancel it first"]),
+        ("DELETE", "base:1", None, 409, ["needs base:1"]),
+        ("POST", "nothing/rollback", None, 404, []),
+    ],
+)
+def test_errors_name_field_limit_and_value_and_change_nothing(service, method, name, body, status, parts):
+    before = sorted(path for path in service.models.glob("*/*") if path.name.isdigit())
+    got, answer = service.ask(method, f"/v1/models/{name}", body)
+    assert got == status, answer
+    assert all(part in answer["error"]["message"] for part in parts), answer
+    assert sorted(path for path in service.models.glob("*/*") if path.name.isdigit()) == before
+    assert service.ask("GET", "/v1/models/public")[1]["labels"] == {}
+
+
+def test_the_stable_version_is_deleted_with_the_model_alone(service):
+    name = service.serve("stable-one", [1, 2])
+    service.change(name, labels={"stable": 1}, shares={"2": 1})
+    for number, reason in ((1, "is stable of"), (2, "has a share of the traffic")):
+        status, answer = service.ask("DELETE", f"/v1/models/{name}:{number}")
+        assert (status, answer["error"]["code"]) == (409, "conflict")
+        assert reason in answer["error"]["message"]
+    service.change(name, shares={})
+    assert service.ask("DELETE", f"/v1/models/{name}:2")[0] == 200
+    assert service.ask("DELETE", f"/v1/models/{name}:1")[0] == 200
+    assert service.ask("GET", f"/v1/models/{name}")[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("key", "model", "status"),
+    [
+        ("acme-reader", OWN, 403),
+        ("acme", "public", 403),
+        ("other", "public", 403),
+        # As a model that does not exist.
+        ("other", OWN, 404),
+        ("acme", "no-such-model", 404),
+    ],
+)
+def test_only_an_admin_or_the_tenant_that_trained_it_changes_a_model(service, key, model, status):
+    """Another tenant cannot tell a model from none."""
+    answers = [
+        service.change(model, key, labels={"stable": 1}),
+        service.ask("DELETE", f"/v1/models/{model}", key=key),
+        service.ask("DELETE", f"/v1/models/{model}:1", key=key),
+        service.ask("POST", f"/v1/models/{model}/rollback", key=key),
+    ]
+    assert [found for found, _ in answers] == [status] * 4, answers
+    if status == 404:
+        unknown = "no-such-model" if model == OWN else OWN
+        others = service.ask("DELETE", f"/v1/models/{unknown}", key="other")[1]["error"]
+        shown = answers[1][1]["error"]
+        assert shown["message"].replace(model, "") == others["message"].replace(unknown, "")
+    assert (service.models / "public/1").is_dir()
+    assert (service.models / OWN / "1").is_dir()
+
+
+def test_a_trainer_that_is_killed_during_an_operation_loses_none(service):
+    """At moments from before it has claimed the operation until after; the next trainer finishes it."""
+    name = service.serve("killed", [1, 2])
+    for number, pause_s in enumerate((0.0, 0.1, 0.2, 0.3, 0.4)):
+        version = 1 + number % 2
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            outcome = pool.submit(service.change, name, labels={"stable": version})
+            time.sleep(pause_s)
+            pid = service.trainer.process.pid
+            os.kill(pid, signal.SIGKILL)
+            service.trainer.process.wait()
+            assert not is_running(pid)
+            service.start_trainer()
+            status, routing = outcome.result(60)
+        assert (status, routing.get("version")) == (200, version), routing
+        assert service.version(name) == version
+    assert service.ask("DELETE", f"/v1/models/{name}")[0] == 200
+
+
+def test_two_gateways_and_many_clients_leave_a_consistent_repository(service):
+    """Promotions, rollbacks and a removal at once: each is executed or refused, and what is left is served."""
+    name = service.serve("raced", [1, 2])
+
+    def act(number):
+        gateway = number % 2
+        if number == 5:
+            return service.ask("DELETE", f"/v1/models/{name}:1", gateway=gateway)[0]
+        if number % 3 == 0:
+            return service.ask("POST", f"/v1/models/{name}/rollback", gateway=gateway)[0]
+        return service.change(name, labels={"stable": 1 + number % 2}, gateway=gateway)[0]
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        statuses = list(pool.map(act, range(12)))
+    assert set(statuses) <= {200, 400, 404, 409}
+    model = service.ask("GET", f"/v1/models/{name}")[1]
+    kept = sorted(int(path.name) for path in (service.models / name).glob("[0-9]*"))
+    assert model["labels"]["stable"] in kept
+    assert service.version(name) == model["labels"]["stable"]
+    assert service.ask("DELETE", f"/v1/models/{name}")[0] == 200
+
+
+@pytest.fixture
+def page(service, open_page):
+    """The page of an admin."""
+    page = open_page(functools.partial(Models, key=service.keys["admin"]), service.gateways[0])
+    page.excuse_failed_loads()  # before it had the key
+    return page
+
+
+def done(card):
+    card.locator(".status", has_text="Done.").wait_for()
+
+
+def test_the_page_promotes_splits_rolls_back_and_deletes(service, page, open_page):  # noqa: ARG001 - it is in `page`
+    """By the keyboard, too; a deletion is confirmed, and what was refused is still there."""
+    name = service.serve("paged", [1, 2])
+    page.page.reload()
+    card, keyboard = page.card(name), page.page.keyboard
+    assert card.locator("h3").all_inner_texts() == ["Version 2", "Version 1"]
+    assert page.violations() == []
+    card.get_by_role("button", name="Promote version 1").focus()
+    keyboard.press("Enter")
+    done(card)
+    assert (service.version(name), card.locator(".badge").all_inner_texts()) == (1, ["previous", "stable"])
+
+    card.locator(".percent").fill("25")
+    card.get_by_role("button", name="Apply").click()
+    card.locator(".traffic", has_text="25%").wait_for()
+    routing = service.ask("GET", f"/v1/models/{name}")[1]
+    assert (routing["shares"], routing["labels"]["canary"]) == ({"stable": 75, "canary": 25}, 2)
+    card.locator(".percent").fill("0")
+    card.get_by_role("button", name="Apply").click()
+    card.locator(".traffic", has_text="100%").wait_for()
+    assert service.ask("GET", f"/v1/models/{name}")[1]["shares"] == {}
+
+    card.get_by_role("button", name="Roll back").click()
+    card.locator("li", has_text="Version 2").locator(".badge.stable").wait_for()
+    assert service.version(name) == 2
+
+    erase = card.get_by_role("button", name="Delete version 1")
+    erase.click()
+    assert page.violations() == []
+    keyboard.press("Escape")
+    assert (service.models / name / "1").is_dir()
+    erase.click()
+    keyboard.press("Enter")  # on the button that keeps it, which has the focus
+    assert (service.models / name / "1").is_dir()
+    erase.click()
+    page.page.get_by_role("button", name="Delete", exact=True).click()
+    card.locator("h3", has_text="Version 1").wait_for(state="detached")
+    assert not (service.models / name / "1").exists()
+
+    page.card("base").get_by_role("button", name="Delete model").click()
+    page.page.get_by_role("button", name="Delete", exact=True).click()
+    assert "has not ended; cancel it first" in page.wait_for_notice("needs base")
+    assert page.card("base").is_visible()
+    page.excuse_failed_loads()
+
+    card.get_by_role("button", name="Delete model").click()
+    page.page.get_by_role("button", name="Delete", exact=True).click()
+    card.wait_for(state="detached")
+    assert service.generate(name)[0] == 404
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_the_page_is_accessible_and_fits(service, open_page, look):
+    page = open_page(functools.partial(Models, key=service.keys["admin"]), service.gateways[0], **look)
+    page.excuse_failed_loads()
+    page.card(OWN)
+    assert (page.violations(), page.fits()) == ([], True)
+
+
+def test_the_sdk_and_the_command_do_the_same(service):
+    name = service.serve("by-sdk", [1, 2])
+    url = f"http://127.0.0.1:{service.gateways[0].port}"
+    with sostenuto.Client(url, api_key=service.keys["admin"], max_retries=0) as client:
+        model = client.promote(name, 1)
+        assert (model.version, model.labels) == (1, {"stable": 1, "previous": 2})
+        model = client.update_model(name, labels={"canary": 2}, shares={"stable": 3, "canary": 1})
+        assert [version.share for version in model.versions] == [0.75, 0.25]
+        with pytest.raises(sostenuto.Conflict, match="is stable of by-sdk"):
+            client.delete_model(f"{name}:1")
+        details = client.model(name)
+        assert all(version.size_bytes > version.weights_bytes > 0 for version in details.versions)
+
+        environment = {"SOSTENUTO_BASE_URL": url, "SOSTENUTO_API_KEY": service.keys["admin"]}
+        path = {"PYTHONPATH": f"{ROOT / 'client/src'}{os.pathsep}{ROOT}"}
+
+        def run(*arguments):
+            command = [sys.executable, "-m", "sostenuto", "models", *arguments]
+            done = subprocess.run(
+                command, env={**os.environ, **environment, **path}, capture_output=True, text=True, check=False
+            )
+            return done.returncode, done.stdout + done.stderr
+
+        code, shown = run("show", name)
+        assert (code, shown.count("MiB")) == (0, 2), shown
+        assert run("split", name)[0] == run("unlabel", name, "canary")[0] == 0
+        assert run("promote", f"{name}:2")[0] == run("rollback", name)[0] == 0
+        assert client.model(name).labels == {"stable": 1, "previous": 2}
+        assert run("delete", name)[0] == 2
+        assert run("delete", name, "--yes") == (0, f"deleted {name}\n")
+        assert name not in [model.id for model in client.models()]
+
+
+def test_openais_client_deletes_a_model(service):
+    name = service.serve("by-openai")
+    url = f"http://127.0.0.1:{service.gateways[0].port}/v1"
+    with openai.OpenAI(base_url=url, api_key=service.keys["admin"], max_retries=0) as client:
+        assert client.models.retrieve(name).id == name
+        deleted = client.models.delete(name)
+        assert (deleted.id, deleted.deleted, deleted.object) == (name, True, "model")
+        with pytest.raises(openai.NotFoundError):
+            client.models.retrieve(name)
