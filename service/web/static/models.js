@@ -28,7 +28,7 @@ function card(model) {
   return element;
 }
 
-function summary({ parent, cell, layers, units, unit, vocab_size, direction, context, precision, created }) {
+function summary({ parent, provenance, cell, layers, units, unit, vocab_size, direction, context, precision, created }) {
   return [
     `${CELLS[cell] ?? cell} ${layers > 1 ? `${layers} × ` : ""}${count(units)}`,
     UNITS[unit] ?? unit,
@@ -36,6 +36,7 @@ function summary({ parent, cell, layers, units, unit, vocab_size, direction, con
     ...(direction === "backward" ? ["backward"] : []),
     ...(context ? [`sliding window of ${context}`] : []),
     ...(parent ? [`continued from ${parent}`] : []),
+    ...(provenance ? [`${provenance.title} (${provenance.license})`] : []),
     ...(precision ? [precision] : []),
     new Date(created * 1000).toLocaleDateString("en", { dateStyle: "medium" }),
   ].join(" · ");
