@@ -8,7 +8,7 @@ SERVING_MODELS := build/serving
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all test-compose test-kubernetes mutants check lock coverage docs screenshots serving-models test-serving bench bench-quick competitors quality clean
+.PHONY: help run english test test-all test-compose test-kubernetes mutants check lock coverage docs screenshots serving-models test-serving bench bench-quick competitors quality clean
 
 help:  ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -26,6 +26,9 @@ endif
 run: $(STAMPS)/run  ## train the demo if there is no model yet, and serve it (PORT=8000); CORPUS=book.txt trains on your own text
 	@$(BIN)/python -m export train $(TRAIN_OPTIONS)
 	@exec $(BIN)/python -m service serve
+
+english: $(STAMPS)/run  ## train a base model of modern English for fine-tuning, in 20 minutes, if there is none yet
+	@$(BIN)/python -m export train --config english --if-new
 
 # One process more than there are cores, as tests wait for servers. The end-to-end tests are the longest and come first,
 # so that no process is left alone with one at the end.

@@ -84,6 +84,24 @@ class MixedText(_Frozen):
     tokens: int
 
 
+class Provenance(_Frozen):
+    """Where a corpus of the project comes from.
+
+    Attributes:
+        title: What it is.
+        package: The package that has it, with its version.
+        license: The terms of the text, not those of the package's code.
+        num_bytes: Length of its files.
+        works: The title of each work.
+    """
+
+    title: str
+    package: str
+    license: str
+    num_bytes: int
+    works: tuple[str, ...]
+
+
 class Ancestor(_Frozen):
     """A version that another one was fine-tuned from.
 
@@ -135,6 +153,7 @@ class CorpusDescription(_Frozen):
         validation_tokens: Tokens of the validation split that are in the vocabulary; the losses are means over these.
         validation_characters: Characters of these tokens; see `export.corpora.bits_per_character`.
         mixed: Text that was mixed in; None without.
+        provenance: Where a corpus of the project comes from; None for a text of the user's.
     """
 
     corpus: str
@@ -147,6 +166,7 @@ class CorpusDescription(_Frozen):
     validation_tokens: int
     validation_characters: int
     mixed: MixedText | None = None
+    provenance: Provenance | None = None
 
 
 class TrainingReport(CorpusDescription):

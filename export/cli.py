@@ -39,8 +39,14 @@ Examples:
   cat *.txt | sostenuto train - --name words --token-unit word --cell gru --max-minutes 20
   sostenuto train --config demo
   sostenuto train letters.txt --from book"""
+_TUNE_EXAMPLES = """\
+\b
+Examples:
+  sostenuto tune book.txt --minutes 60
+  sostenuto tune book.txt --cell gru --minutes 20"""
 _EXAMPLES = f"""\
 {_TRAIN_EXAMPLES}
+  sostenuto tune book.txt --minutes 60
   sostenuto import lesson.h5 --tokenizer tokenizer.json --name lesson
   sostenuto list
   sostenuto compare book words:2 --plot losses.png"""
@@ -131,6 +137,14 @@ def _given(**settings: Any) -> dict[str, Any]:
 @option("--if-new", is_flag=True, group=Group.OUTPUT, help="Do nothing if the repository has a model of this name.")
 @option("--runs-dir", type=PATH, default=RUNS, group=Group.OUTPUT, metavar="DIR", help="Directory of the runs.")
 @_progress_option
+@option(
+    "--evaluations",
+    type=click.IntRange(min=1),
+    default=1,
+    group=Group.OUTPUT,
+    help="For --progress-file: evaluate at this many points of the run, evenly spaced, beside the end of each epoch.",
+)
+@option("--publish/--no-publish", default=True, group=Group.OUTPUT, help="Publish the best epoch at the end.")
 @models_dir_option(Group.OUTPUT)
 def train(
     config: str | None,
@@ -138,13 +152,15 @@ def train(
     if_new: bool,
     runs_dir: Path,
     progress_file: Path | None,
+    evaluations: int,
+    publish: bool,
     models_dir: Path,
     **settings: Any,
 ) -> int:
     """Train a generator on CORPUS and publish it, by default in three minutes.
 
-    CORPUS is a text file, a directory of text files, - for standard input, or a demo corpus, shakespeare or
-    pydoc-topics; without it, that of the recipe. The model is named after it.
+    CORPUS is a text file, a directory of text files, - for standard input, or a corpus by its name: shakespeare,
+    state-of-the-union or pydoc-topics; without it, that of the recipe. The model is named after it.
 
     With --from it goes on from a published model. The result is a version of a model of its own, or of the base if
     --name is its name.
@@ -167,13 +183,46 @@ def train(
         ):
             _add_to_models_config(models_dir, version_dir.parent.name)
         return 0
-    if train_config.base is None:
-        return _workflow(start=False).train(train_config, models_dir, runs_dir, progress_file=progress_file)
-    from export.training.base_version import BaseVersion  # noqa: PLC0415 - NumPy
+    base = None
+    if train_config.base is not None:
+        from export.training.base_version import BaseVersion  # noqa: PLC0415 - NumPy
 
-    base = BaseVersion.find(train_config.base, models_dir)
-    train_config = base.complete(train_config)
-    return _workflow(start=False).train(train_config, models_dir, runs_dir, base, progress_file)
+        base = BaseVersion.find(train_config.base, models_dir)
+        train_config = base.complete(train_config)
+    workflow = _workflow(start=False)
+    output = workflow.Output(progress_file, evaluations, publish)
+    return workflow.train(train_config, models_dir, runs_dir, base, output)
+
+
+# Settings that a search has no use for: a trial has the search's minutes, and standard input is read only once.
+_NOT_TUNED = {"max_minutes", "tensorboard", "job"}
+
+
+@program.command(
+    cls=Command,
+    params=[param for param in _setting_options() if param.name not in _NOT_TUNED],
+    epilog=_TUNE_EXAMPLES,
+    short_help="Search for better settings, and publish the best run.",
+)
+@_corpus_argument
+@option("--minutes", type=click.FloatRange(min=0, min_open=True), default=60.0, help="Minutes of the whole search.")
+@option(
+    "--config",
+    shown_default=f"by the minutes of a trial; with --from {FINE_TUNING_RECIPE}",
+    metavar="RECIPE",
+    help=_CONFIG,
+)
+@option("--runs-dir", type=PATH, default=RUNS, group=Group.OUTPUT, metavar="DIR", help="Directory of the runs.")
+@models_dir_option(Group.OUTPUT)
+def tune(minutes: float, config: str | None, runs_dir: Path, models_dir: Path, **settings: Any) -> int:
+    """Train on CORPUS with several settings, stop the worse runs early, and publish the best one.
+
+    The first trial has the settings of a recipe, the others settings around them, sampled by --seed. Settings that are
+    given are not searched. It needs Optuna: pip install 'sostenuto-server[tune]'.
+    """
+    from export.tuning import search  # noqa: PLC0415 - nothing else needs it
+
+    return search.tune(_given(**settings), config, minutes, search.Directories(runs_dir, models_dir))
 
 
 @program.command(cls=Command)

@@ -75,7 +75,8 @@ class TrainConfig(
     """name of the model in the repository"""
 
     corpus: str = _setting(Group.CORPUS, metavar="PATH", min_length=1)
-    """text file, directory of text files, - for standard input, or a demo corpus, shakespeare or pydoc-topics"""
+    """text file, directory of text files, - for standard input, or a corpus by its name: shakespeare,
+    state-of-the-union or pydoc-topics"""
     # `from` is a keyword of Python.
     base: str | None = _setting(
         Group.FINE_TUNING, None, alias="from", metavar="NAME[:VERSION]", min_length=1, shown_default="from nothing"

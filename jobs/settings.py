@@ -14,8 +14,8 @@ _WITHHELD = {
     *("name", "corpus", "validation_corpus", "base", "mix", "mix_share"),
     *("embedding_init", "freeze_embedding", "tensorboard", "job"),
 }
-# Of new models; `demo` has a corpus of its own.
-RECIPES = tuple(name for name in ALL_RECIPES if name not in {FINE_TUNING_RECIPE, "demo"})
+# Of new models; `demo` and `english` have corpora of their own.
+RECIPES = tuple(name for name in ALL_RECIPES if name not in {FINE_TUNING_RECIPE, "demo", "english"})
 ALLOWED = tuple(name for name in TrainConfig.model_fields if name not in _WITHHELD)
 
 

@@ -10,6 +10,7 @@ from export.cli import (  # noqa: F401 - entry points
     resume,
     rollback,
     show,
+    tune,
     verify,
     vocabulary,
 )

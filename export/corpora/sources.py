@@ -1,4 +1,4 @@
-"""Text sources: files, directories, standard input and two demo corpora, read incrementally as UTF-8."""
+"""Text sources: files, directories, standard input and three corpora by name, read incrementally as UTF-8."""
 
 import io
 import sys
@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from contract.card import Provenance
+from export.corpora.addresses import ADDRESSES, provenance, read_addresses
 from export.corpora.encodings import decode_file
 from export.corpora.plays import SHAKESPEARE, read_plays
 from export.corpora.records import read_records
@@ -25,6 +27,8 @@ def read_texts(source: str, role: str, *, records: bool = False) -> Iterator[Ite
     """
     if source == SHAKESPEARE:
         yield from (iter([scene]) for scene in read_plays())
+    elif source == ADDRESSES:
+        yield from (iter([address]) for address in read_addresses())
     elif source == HELP_TOPICS:
         from pydoc_data.topics import topics  # noqa: PLC0415 - half a megabyte that nothing else needs
 
@@ -37,6 +41,11 @@ def read_texts(source: str, role: str, *, records: bool = False) -> Iterator[Ite
         with ProgressLine("reading", sum(size for _, size in files) or None) as progress:
             for file, _ in files:
                 yield from _texts(_file_parts(file, source, role, progress), file, role, records=records)
+
+
+def provenance_of(source: str) -> Provenance | None:
+    """Return where the corpus of a name comes from, if that is known."""
+    return provenance() if source == ADDRESSES else None
 
 
 def _texts(parts: Iterator[str], file: Path, role: str, *, records: bool) -> Iterator[Iterator[str]]:

@@ -39,6 +39,10 @@ def training_facts(card: GeneratorCard, report: TrainingReport, epochs: str) -> 
     """Yield what the model was trained on, and for how long; `epochs` describes the epochs."""
     yield from _lineage_facts(report)
     yield "corpus", f"{report.corpus}, {report.corpus_characters:,} characters"
+    if (provenance := report.provenance) is not None:
+        yield "texts", f"{provenance.title}: {len(provenance.works):,} works, {provenance.num_bytes:,} bytes"
+        yield "their license", provenance.license
+        yield "they come in", provenance.package
     yield "corpus's SHA-256", report.corpus_sha256
     held_out = f"{report.validation_tokens:,} tokens in {report.held_out_characters:,} characters"
     sampled = f", documents sampled by seed {report.seed}" if report.held_out == "shuffled_documents" else ""

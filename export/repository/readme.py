@@ -61,6 +61,9 @@ def write_readme(
     if training is not None:
         facts = training_facts(card, training, epochs_text(training, history))
         parts += ["## Training", _facts_table(facts), "### Settings", _facts_table(setting_facts(training))]
+        if training.provenance is not None:
+            works = training.provenance.works
+            parts += ["### Texts", "\n".join(f"{count}. {code(work)}" for count, work in enumerate(works, 1))]
     parts += ["## Files", table(["file", "what it is"], [*_file_rows(files, num_tokens, num_vectors)])]
     return "\n\n".join(parts) + "\n"
 

@@ -13,6 +13,7 @@ from export.config import TrainConfig
 from export.corpora.bits_per_character import count_characters, count_tokens
 from export.corpora.corpus import Corpus
 from export.corpora.encoder import encode_corpus
+from export.corpora.sources import provenance_of
 from export.corpora.spool import blocks
 from export.errors import CorpusError
 
@@ -369,6 +370,7 @@ class Dataset:
             validation_tokens=self.num_evaluated,
             validation_characters=count_characters(self.tokenizer, self.validation.ids) if self.validation else 0,
             mixed=self._describe_mixed(),
+            provenance=provenance_of(corpus.name),
         )
 
     def _describe_mixed(self) -> MixedText | None:

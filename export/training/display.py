@@ -56,6 +56,10 @@ class TerminalDisplay(contextlib.AbstractContextManager):
         self._bar.set_postfix_str(f"loss {train_loss:.3f}{validation}, {self._rate():,.0f} tokens/s", refresh=False)
         self._bar.update(fraction - self._bar.n)
 
+    def evaluation(self, validation_loss: float | None, fraction: float) -> None:  # noqa: ARG002 - see `Display`
+        """Show the loss in the bar."""
+        self._validation_loss = validation_loss
+
     def epoch(self, progress: Progress, model: keras.Model) -> None:
         """Print the epoch's losses and a sample."""
         last = progress.last
@@ -74,7 +78,7 @@ class TerminalDisplay(contextlib.AbstractContextManager):
 
 
 class ProgressFile:
-    """A file of JSON Lines for programs that follow a run: an update every second, and each epoch with its sample.
+    """A file of JSON Lines for programs that follow a run: an update every second, evaluations, epochs with a sample.
 
     `sample` returns the sample of the last epoch. Times are in seconds, losses in nats per token. A resumed run begins
     with its epochs `before`, without samples: a process that was killed may not have written the last one.
@@ -106,6 +110,10 @@ class ProgressFile:
             fraction=fraction,
             seconds_left=seconds_left,
         )
+
+    def evaluation(self, validation_loss: float | None, fraction: float) -> None:
+        """Write an evaluation within an epoch."""
+        self._write(event="evaluation", fraction=fraction, validation_loss=validation_loss)
 
     def epoch(self, progress: Progress, model: keras.Model) -> None:  # noqa: ARG002 - see `Display`
         """Write the evaluation of an epoch."""
@@ -140,6 +148,11 @@ class EventWriter(contextlib.AbstractContextManager):
         self._tokens += tokens
         rate = learning_rate_at(fraction, self._config.learning_rate, self._config.warmup)
         self._write({"train/loss": train_loss, "train/learning_rate": rate})
+
+    def evaluation(self, validation_loss: float | None, fraction: float) -> None:  # noqa: ARG002 - see `Display`
+        """Write the loss of an evaluation within an epoch."""
+        if validation_loss is not None:
+            self._write({"validation/loss": validation_loss})
 
     def epoch(self, progress: Progress, model: keras.Model) -> None:  # noqa: ARG002 - see `Display`
         """Write the evaluation of an epoch."""

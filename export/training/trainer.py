@@ -27,6 +27,9 @@ class Display(Protocol):
     def update(self, epoch: int, train_loss: float, tokens: int, fraction: float) -> None:
         """Show one update: the epoch's mean loss so far, the tokens of the update, and the fraction of the run done."""
 
+    def evaluation(self, validation_loss: float | None, fraction: float) -> None:
+        """Show an evaluation within an epoch, and the fraction of the run done."""
+
     def epoch(self, progress: Progress, model: keras.Model) -> None:
         """Show the end of an epoch, `progress.last`."""
 
@@ -44,7 +47,8 @@ class Trainer:
 
     The model is built within the scope of the devices' strategy. Without a validation split, epochs are compared by
     training loss. What `raise_if_interrupted` raises between two steps ends the training; the run directory has the
-    last complete epoch.
+    last complete epoch. Beside the evaluation of each epoch there are `evaluations` within the run, evenly spaced; the
+    last of them is the end of the run.
     """
 
     def __init__(
@@ -54,8 +58,10 @@ class Trainer:
         dataset: Dataset,
         raise_if_interrupted: Callable[[], None] = lambda: None,
         devices: Devices = Devices(),  # noqa: B008 - frozen
+        evaluations: int = 1,
     ) -> None:
         self.config, self.dataset, self.devices = config, dataset, devices
+        self.evaluations, self._num_evaluated = evaluations, 0
         self.raise_if_interrupted = raise_if_interrupted
         self.optimization = Optimization(config, model, devices, dataset.unknown)
         self.averaged_model, self.checkpoint = self.optimization.averaged, self.optimization.checkpoint
@@ -75,6 +81,7 @@ class Trainer:
         if self.config.base is not None and not progress.epochs:
             progress = progress.model_copy(update={"base_loss": self._validate(progress)[0]})
         started = time.monotonic() - progress.last.seconds
+        self._num_evaluated = int(self._fraction(progress, started, 0) * self.evaluations)
         with self.devices.detect_lost_workers():
             # The first epoch runs regardless of the time limit: without it there would be nothing to publish.
             while progress.epochs == 0 or not self._is_over(progress, started):
@@ -130,6 +137,11 @@ class Trainer:
             total, tokens = total + loss * targets.size, tokens + targets.size
             for display in displays:
                 display.update(progress.epochs + 1, total / tokens, targets.size, fraction)
+            if (num_reached := int(fraction * self.evaluations)) > self._num_evaluated:
+                self._num_evaluated = num_reached
+                validation_loss, _ = self._validate(progress)
+                for display in displays:
+                    display.evaluation(validation_loss, fraction)
             self.raise_if_interrupted()
         return total / tokens, tokens
 

@@ -42,6 +42,21 @@ UNIGRAM_SHARE = 0.98
 
 
 @dataclass(frozen=True)
+class Output:
+    """What a run writes beside its directory.
+
+    Attributes:
+        progress_file: See `ProgressFile`; None: none is written.
+        evaluations: See `Trainer`.
+        publishes: Whether the best epoch is published at the end.
+    """
+
+    progress_file: Path | None = None
+    evaluations: int = 1
+    publishes: bool = True
+
+
+@dataclass(frozen=True)
 class _Job:
     """A training run with its directory, and the repository that it publishes to."""
 
@@ -51,7 +66,7 @@ class _Job:
     tokenizer: Tokenizer
     corpus: CorpusDescription
     devices: Devices = field(default_factory=Devices)
-    progress_file: Path | None = None
+    output: Output = Output()
 
     def train_and_publish(self, dataset: Dataset, weights: Weights | None) -> None:
         """Train from the last complete epoch on; the chief publishes.
@@ -63,7 +78,10 @@ class _Job:
             with deferred_interrupts() as raise_if_interrupted:
                 progress = self._train(dataset, weights, writer, raise_if_interrupted)
                 if self.devices.is_chief:
-                    self.publish(progress, writer, dataset.head, raise_if_interrupted)
+                    if self.output.publishes:
+                        self.publish(progress, writer, dataset.head, raise_if_interrupted)
+                    else:
+                        echo(f"publish the best epoch, {progress.best_epoch}, with:  {self.command('publish')}")
                     self._warn_if_base_is_better(progress)
                     self._warn_if_context_is_unused(progress, dataset)
         except (KeyboardInterrupt, ExportError, OSError) as error:
@@ -78,14 +96,15 @@ class _Job:
         if weights is not None:
             model.set_weights(weights)
         before = self.folder.progress()
-        trainer = Trainer(self.config, model, dataset, raise_if_interrupted, self.devices)
+        evaluations = self.output.evaluations
+        trainer = Trainer(self.config, model, dataset, raise_if_interrupted, self.devices, evaluations)
         if not self.devices.is_chief:
             return trainer.run(self.folder)
         with contextlib.ExitStack() as stack:
             terminal = stack.enter_context(TerminalDisplay(writer.write))
             displays: list[Display] = [terminal]
-            if self.progress_file is not None:
-                displays.append(ProgressFile(self.progress_file, lambda: terminal.sample, before))
+            if (file := self.output.progress_file) is not None:
+                displays.append(ProgressFile(file, lambda: terminal.sample, before))
             if self.config.tensorboard:
                 events = EventWriter(self.folder.events, self.config, before.last.tokens)
                 displays.append(stack.enter_context(events))
@@ -190,7 +209,7 @@ def train(
     models_dir: Path,
     runs_dir: Path,
     base: BaseVersion | None = None,
-    progress_file: Path | None = None,
+    output: Output = Output(),
 ) -> int:
     """Train from the beginning, or go on from a base, and publish the best epoch. Returns the exit code."""
     require_writable(models_dir / config.name)
@@ -214,7 +233,7 @@ def train(
         # The other processes read the directory once the chief has created it.
         devices.broadcast(0.0)
         _describe(config, corpus, dataset, devices, lineage)
-        job = _Job(folder, models_dir, config, tokenizer, description, devices, progress_file)
+        job = _Job(folder, models_dir, config, tokenizer, description, devices, output)
         job.train_and_publish(dataset, weights)
     return 0
 
@@ -241,7 +260,7 @@ def resume(run: Path, models_dir: Path, progress_file: Path | None = None) -> in
         # A run that was stopped before its first complete epoch starts over.
         weights = None if folder.progress().epochs else _first_weights(folder, config)
         _describe(config, corpus, dataset, devices, folder.lineage())
-        job = _Job(folder, models_dir, config, tokenizer, before, devices, progress_file)
+        job = _Job(folder, models_dir, config, tokenizer, before, devices, Output(progress_file))
         job.train_and_publish(dataset, weights)
     return 0
 

@@ -233,6 +233,16 @@ class VersionDetails(VersionObject):
     sample: SampleObject | None
 
 
+class ProvenanceObject(TypedDict):
+    """The public texts that a model was trained on: what they are, the package that has them, and their license."""
+
+    title: str
+    license: str
+    package: str
+    num_works: int
+    num_bytes: int
+
+
 class ModelFacts(TypedDict):
     """A served model; `max_model_len` is null, as a recurrent model has no maximum sequence length.
 
@@ -246,7 +256,7 @@ class ModelFacts(TypedDict):
     sliding-window model in tokens, and null for a model with a carried state.
 
     `parent` is the version that it was fine-tuned from, such as `english:1`; null for a model that was trained from
-    nothing, or imported.
+    nothing, or imported. `provenance` is null for a model that was trained on a text of the user's.
     """
 
     id: str
@@ -255,6 +265,7 @@ class ModelFacts(TypedDict):
     owned_by: str
     root: str
     parent: str | None
+    provenance: ProvenanceObject | None
     max_model_len: None
     version: int
     system_fingerprint: str

@@ -38,6 +38,7 @@ _MODEL_FACTS = {
     "owned_by": "sostenuto",
     "root": MODEL,
     "parent": None,
+    "provenance": None,
     "max_model_len": None,
     "version": 1,
     **_FINGERPRINT,

@@ -7,6 +7,7 @@ from typing import Any, cast
 import orjson
 from flask import Response, g
 
+from contract.card import GeneratorCard
 from contract.errors import TokenizerError
 from contract.models_config import STABLE
 from contract.tokenizer import Tokenizer
@@ -18,6 +19,7 @@ from service.api.responses import (
     ModelFacts,
     ModelList,
     PretrainedFile,
+    ProvenanceObject,
     SampleObject,
     TokenizeObject,
     TokenizerObject,
@@ -77,6 +79,7 @@ def _model_facts(model: ServedModel) -> ModelFacts:
         "owned_by": "sostenuto",
         "root": model.ref.name,
         "parent": card.base,
+        "provenance": _provenance_object(card),
         "max_model_len": None,
         "version": model.ref.number,
         "system_fingerprint": model.fingerprint,
@@ -90,6 +93,19 @@ def _model_facts(model: ServedModel) -> ModelFacts:
         "precision": model.batch_limits.precision,
         "batch_sizes": model.batch_limits.batch_sizes,
         "deterministic": model.is_deterministic,
+    }
+
+
+def _provenance_object(card: GeneratorCard) -> ProvenanceObject | None:
+    found = card.training.provenance if card.training else None
+    if found is None:
+        return None
+    return {
+        "title": found.title,
+        "license": found.license,
+        "package": found.package,
+        "num_works": len(found.works),
+        "num_bytes": found.num_bytes,
     }
 
 

@@ -141,13 +141,14 @@ class Card {
   }
 }
 
-function summary({ cell, layers, units, unit, vocab_size, direction, context, precision }) {
+function summary({ provenance, cell, layers, units, unit, vocab_size, direction, context, precision }) {
   return [
     `${CELLS[cell] ?? cell} ${layers > 1 ? `${layers} × ` : ""}${count(units)}`,
     UNITS[unit] ?? unit,
     `vocabulary ${count(vocab_size)}`,
     ...(direction === "backward" ? ["backward"] : []),
     ...(context ? [`sliding window of ${context}`] : []),
+    ...(provenance ? [`${provenance.title} (${provenance.license})`] : []),
     ...(precision ? [precision] : []),
   ].join(" · ");
 }

@@ -226,6 +226,15 @@ def test_the_card_reports_the_epoch_whose_weights_are_published(monkeypatch, cap
     assert "published models/m/1: epoch 2, validation loss 1.000\n" in capsys.readouterr().out
 
 
+def test_a_run_that_is_not_published_can_be_later(published, capsys):
+    """The command that does it is printed."""
+    assert train("--no-publish") == 0
+    assert published == []
+    assert re.search(r"publish the best epoch, \d, with:  sostenuto publish runs/m\n", capsys.readouterr().out)
+    assert main(["publish", "runs/m"]) == 0
+    assert len(published) == 1
+
+
 def test_if_empty_trains_only_if_no_readable_version_exists(published, capsys):
     """So `--if-empty` is idempotent. A version in a format that this release cannot read does not count."""
     version = Path("models/m/1")

@@ -50,7 +50,7 @@ class Watcher:
     """A display that records its updates, and calls a test's function at an update or an epoch."""
 
     def __init__(self, at_window=None, at_epoch=None):
-        self.fractions, self.losses, self.weights = [], [], []
+        self.fractions, self.losses, self.weights, self.evaluations = [], [], [], []
         self._at_window, self._at_epoch = at_window, at_epoch
 
     def update(self, epoch, train_loss, tokens, fraction):  # noqa: ARG002 - as `Display` declares it
@@ -58,6 +58,9 @@ class Watcher:
         self.fractions.append(fraction)
         if self._at_window:
             self._at_window(len(self.fractions))
+
+    def evaluation(self, validation_loss, fraction):
+        self.evaluations.append((validation_loss, fraction))
 
     def epoch(self, progress, model):
         self.weights.append([weight.numpy() for weight in model.trainable_variables])

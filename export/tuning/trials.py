@@ -1,0 +1,173 @@
+"""A trial: a run of the exporter with settings of its own, in a process of its own."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from contract.child_processes import terminate_with_parent
+from export.config import TrainConfig
+
+State = Literal["running", "complete", "stopped", "out of time", "failed"]
+# Without the current directory, which has files of a user's.
+EXPORT = (sys.executable, "-P", "-m", "export")
+_POLL_S = 0.2
+# After SIGTERM a run ends after its current step; publishing or saving an epoch takes longer.
+_STOP_S = 60.0
+
+
+@dataclass
+class Trial:
+    """A trial and its results so far.
+
+    Attributes:
+        settings: What it changes of the recipe.
+        directory: Of its run, its log and its progress file.
+        minutes: The time limit of its run.
+        evaluated: The fraction of the run that was done at the last evaluation between epochs.
+        loss: The lowest validation loss so far, in nats per token, and `epoch_loss` at the end of an epoch.
+        epochs: Complete epochs.
+        error: The exporter's message, if it has failed.
+    """
+
+    number: int
+    settings: Mapping[str, Any]
+    directory: Path
+    minutes: float
+    state: State = "running"
+    trained_minutes: float = 0.0
+    train_loss: float | None = None
+    evaluated: float = 0.0
+    loss: float | None = None
+    epochs: int = 0
+    epoch_loss: float | None = None
+    error: str | None = None
+
+    @property
+    def log(self) -> Path:
+        """What its run printed."""
+        return self.directory / "log.txt"
+
+    @property
+    def progress_file(self) -> Path:
+        """What `ProgressFile` of its run wrote."""
+        return self.directory / "progress.jsonl"
+
+    def read(self, line: Mapping[str, Any]) -> None:
+        """Take over a line of the progress file."""
+        if "fraction" in line:
+            self.trained_minutes = line["fraction"] * self.minutes
+        if line["event"] == "update":
+            self.train_loss = line["train_loss"]
+            return
+        loss = line["validation_loss"]
+        self.loss = loss if self.loss is None else min(self.loss, loss)
+        if line["event"] == "evaluation":
+            self.evaluated = line["fraction"]
+            return
+        self.epochs, self.trained_minutes = line["epoch"], line["seconds"] / 60
+        if line["is_best"]:
+            self.epoch_loss = loss
+
+
+def run_command(trial: Trial, config: TrainConfig, evaluations: int) -> list[str]:
+    """Return the command of a trial's run, which publishes nothing."""
+    # Those that are not set have their defaults there, too; with a base, they come from it.
+    own = config.model_dump(by_alias=True, exclude={"corpus", "max_minutes"}, exclude_unset=True, exclude_none=True)
+    options = [_option(name, value) for name, value in (own | dict(trial.settings)).items()]
+    return [
+        # No recipe: its settings are among the options.
+        *(*EXPORT, "train", config.corpus, "--config", os.devnull, *options, "--max-minutes", f"{trial.minutes:.3f}"),
+        *("--runs-dir", str(trial.directory), "--progress-file", str(trial.progress_file)),
+        *("--evaluations", str(evaluations), "--no-publish"),
+    ]
+
+
+def _option(name: str, value: Any) -> str:
+    option = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{'' if value else 'no-'}{option}"
+    return f"--{option}={value}"
+
+
+def run(trial: Trial, command: Sequence[str], deadline: float) -> Iterator[None]:
+    """Run a trial; yield after each look at its progress. Whoever closes the iterator stops the run.
+
+    At the deadline, a time of `time.monotonic`, it stops, too.
+    """
+    trial.directory.mkdir(parents=True)
+    progress = _Tail(trial.progress_file)
+    with trial.log.open("wb") as log:
+        parent = os.getpid()
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=child_environment(),
+            preexec_fn=lambda: terminate_with_parent(parent),  # noqa: PLW1509 - this process has one thread
+            # Ctrl-C reaches this process alone, which then stops the run.
+            start_new_session=True,
+        )
+        try:
+            while child.poll() is None and time.monotonic() < deadline:
+                for line in progress.lines():
+                    trial.read(line)
+                yield
+                time.sleep(_POLL_S)
+            trial.state = "out of time" if child.poll() is None else "complete" if child.poll() == 0 else "failed"
+        finally:
+            if trial.state == "running":
+                trial.state = "stopped"
+            _stop(child)
+            for line in progress.lines():
+                trial.read(line)
+    if trial.state == "failed":
+        trial.error = _last_error(trial.log) or f"the run exited with code {child.returncode}"
+
+
+def child_environment() -> dict[str, str]:
+    """Return the environment of a process of the exporter: with the directory of this project's packages first."""
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path}
+
+
+def _stop(child: "subprocess.Popen[bytes]") -> None:
+    """Stop a run after its current step, so that its last epoch stays complete."""
+    with contextlib.suppress(ProcessLookupError):
+        child.send_signal(signal.SIGTERM)
+    try:
+        child.wait(_STOP_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+
+
+def _last_error(log: Path) -> str | None:
+    lines = log.read_text(errors="replace").splitlines()
+    return next((line.removeprefix("error: ") for line in reversed(lines) if line.startswith("error: ")), None)
+
+
+class _Tail:
+    """The complete lines of a file of JSON Lines, as it grows."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._offset = path, 0
+
+    def lines(self) -> Iterator[Mapping[str, Any]]:
+        """Yield the lines since the last call."""
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            content = file.read()
+        complete = content[: content.rfind(b"\n") + 1]
+        self._offset += len(complete)
+        yield from map(json.loads, complete.splitlines())

@@ -1,0 +1,188 @@
+"""`sostenuto tune`: trials are sampled by the seed, the worse ones are stopped, the best run is published."""
+
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from export.errors import RunError
+from export.tuning import search, trials
+from tests.commands import main
+from tests.paths import ROOT
+from tests.waiting import until
+
+REAL_BUDGET = search.Budget
+FAKE = (sys.executable, str(Path(__file__).with_name("fake_exporter.py")))
+
+
+class SixTrials(search.Budget):
+    """A budget of trials in place of minutes, so that no test depends on the machine's speed."""
+
+    trial, rung, deadline = 1.0, 1 / 9, math.inf
+    asked = 0
+
+    @property
+    def left(self):
+        """Return enough for a whole trial, six times."""
+        self.asked += 1
+        return 2.0 if self.asked <= 6 else 0.0
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """A working directory with a text, and a stand-in of the exporter."""
+    monkeypatch.chdir(tmp_path)
+    Path("book.txt").write_text("text\n")
+    monkeypatch.setattr(trials, "EXPORT", FAKE)
+    monkeypatch.setattr(search, "EXPORT", FAKE)
+    monkeypatch.setattr(trials, "_POLL_S", 0.02)
+    monkeypatch.setattr(search, "Budget", SixTrials)
+    return tmp_path
+
+
+def tune(*options):
+    return main(["tune", "book.txt", *options])
+
+
+def rows(out):
+    """Return the rows of the table: trial, loss, state, settings."""
+    found = re.findall(r"^ +(\d+) +([\d.–]+) +[\d.]+ +\d+  (complete|stopped|out of time|failed) +(.*)$", out, re.M)
+    return [(int(number), loss, state.strip(), settings) for number, loss, state, settings in found]
+
+
+def test_the_worse_trials_are_stopped_and_the_best_is_published(capsys):
+    """The recipe runs to its end; after it only trials do that are better at the first rung."""
+    assert tune() == 0
+    out = capsys.readouterr().out
+    table = rows(out)
+    states = {number: state for number, _, state, _ in table}
+    losses = [float(loss) for _, loss, _, _ in table]
+    assert states[1] == "complete"
+    assert "stopped" in states.values()
+    assert losses == sorted(losses)
+    best = min((float(loss), number) for number, loss, state, _ in table if state == "complete")[1]
+    assert f"publishing the best, trial {best}\n" in out
+    assert json.loads(Path("published").read_text()) == [f"runs/book-tune/{best}/book"]
+
+
+def test_a_stopped_trial_was_worse_at_its_rung(capsys):
+    """Of the stand-in, whose losses fall in parallel, none that is stopped is better than one before it."""
+    tune()
+    numbered = sorted(rows(capsys.readouterr().out))
+    dropout = {number: float((re.findall(r"dropout ([\d.]+)", text) or ["0.3"])[0]) for number, _, _, text in numbered}
+    for number, _, state, _ in numbered:
+        if state == "stopped":
+            assert dropout[number] > min(dropout[other] for other in dropout if other < number)
+
+
+def test_the_same_seed_samples_the_same_settings(capsys):
+    """The first two trials have the settings of recipes, with any seed."""
+    settings = []
+    for seed in (3, 3, 4):
+        tune("--seed", str(seed))
+        settings.append([text for _, _, _, text in sorted(rows(capsys.readouterr().out))])
+    same, again, other = settings
+    assert len(same) == 6
+    assert same == again
+    assert [text in other for text in same] == [True, True, False, False, False, False]
+
+
+def test_a_given_setting_is_not_searched(capsys):
+    tune("--cell", "gru", "--units", "64", "--config", "characters")
+    table = rows(capsys.readouterr().out)
+    assert len(table) == 6
+    assert not any("cell" in text or "units" in text for _, _, _, text in table)
+    command = search.run_command(
+        search.Trial(1, {}, Path("t"), 1.0),
+        search._base_config({"corpus": "book.txt", "cell": "gru", "units": 64}, "characters", search.Budget(1)),
+        3,
+    )
+    assert {"--cell=gru", "--units=64", "--name=book", "--dropout=0.6"} <= set(command)
+
+
+def test_ctrl_c_keeps_the_runs_and_says_how_to_publish_the_best(capsys, monkeypatch):
+    """The run that was under way is stopped, too."""
+    monkeypatch.setenv("FAKE", "--hang")
+    progress = Path("runs/book-tune/1/progress.jsonl")
+
+    def interrupt():
+        until(lambda: progress.exists() and '"event": "epoch"' in progress.read_text())
+        threading.Event().wait(1)  # the search reads it meanwhile
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    code = tune()
+    thread.join()
+    out = capsys.readouterr().out
+    assert code == 130
+    assert [state for _, _, state, _ in rows(out)] == ["stopped"]
+    assert "publish the best, trial 1, with:  sostenuto publish runs/book-tune/1/book" in out
+    assert not Path("published").exists()
+
+
+def test_if_the_first_trial_fails_the_search_fails_with_its_message(capsys, monkeypatch):
+    """A corpus that is missing, say, fails all of them."""
+    monkeypatch.setenv("FAKE", "--fail")
+    assert tune() == 1
+    err = capsys.readouterr().err
+    assert err == "error: trial 1: the loss is nan in epoch 1; its log is runs/book-tune/1/log.txt\n"
+
+
+def test_the_previous_search_is_kept(capsys):
+    for _ in range(2):
+        assert tune() == 0
+    assert "the previous search in runs/book-tune is now in runs/book-tune~" in capsys.readouterr().out
+    assert Path("runs/book-tune~/1/progress.jsonl").exists()
+
+
+def test_two_searches_of_a_name_exclude_each_other():
+    home = Path("runs/book-tune")
+    with (
+        search._locked(home),
+        pytest.raises(RunError, match="another search uses this directory"),
+        search._locked(home),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("-",), "corpus = -: a search reads the text for each trial; save it in a file"),
+        (("book.txt", "--validation", "0"), "validation = 0: trials are compared by their validation loss"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused(options, message, capsys):
+    assert main(["tune", *options, "--name", "book"]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {message}")
+
+
+def test_without_optuna_the_error_says_how_to_install_it(capsys, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    assert tune() == 1
+    assert capsys.readouterr().err == "error: tune needs Optuna: pip install 'sostenuto-server[tune]'\n"
+
+
+def test_the_help_needs_neither_optuna_nor_tensorflow():
+    code = (
+        "import sys\nfrom export.cli import program\ntry:\n    program(['tune', '--help'])\n"
+        "finally:\n    print([name for name in ('tensorflow', 'optuna', 'numpy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.endswith("[]\n")
+
+
+def test_trials_and_publishing_fit_into_the_minutes():
+    """Two whole trials with their starts, and publishing; a late trial has what is left, or does not begin."""
+    for minutes in (6.0, 60.0):
+        budget = REAL_BUDGET(minutes)
+        assert 2 * (budget.trial + budget.startup) + budget.publishing < minutes
+        assert budget.rung == pytest.approx(budget.trial / (9 if minutes == 60 else 3))
