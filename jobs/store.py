@@ -295,30 +295,17 @@ class JobStore:
         """
         now = time.time()
         with self._engine.begin() as connection:
-            lost = and_(jobs.c.status == "running", jobs.c.lease_until < now)
-            row = connection.execute(_oldest(lost)).first()
-            if row is None:
-                row = self._next_queued(connection, now)
+            row = _next_lost(connection, now) or _next_queued(connection, now)
             if row is None:
                 return None
             values = {"status": "running", "lease_until": now + lease_s, "attempt": row.attempt + 1}
             if row.started_at is None:
                 values["started_at"] = now
-            # Another trainer may have read the same row, where the database does not lock it.
-            if not connection.execute(
-                update(jobs).where(jobs.c.id == row.id, jobs.c.attempt == row.attempt).values(values)
-            ).rowcount:
-                return None
+            _update(connection, row.id, **values)
             _add_event(
                 connection, row.id, "training" if row.status == "queued" else "training again: a trainer was lost"
             )
             return _job(connection, row.id)
-
-    def _next_queued(self, connection: Connection, now: float) -> Row[Any] | None:
-        recent = and_(jobs.c.tenant == _QUEUED.c.tenant, jobs.c.started_at > now - _FAIRNESS_S)
-        used = select(func.coalesce(func.sum(jobs.c.trained_s), 0.0)).where(recent).scalar_subquery()
-        query = select(_QUEUED).where(_QUEUED.c.status == "queued").order_by(used, _QUEUED.c.created_at).limit(1)
-        return connection.execute(query).first()
 
     def renew(self, job: Job, lease_s: float, **progress: float | int | None) -> Action | Literal["lost"] | None:
         """Extend the lease of a job, and record progress; return what is requested of its trainer.
@@ -336,7 +323,7 @@ class JobStore:
     def add_events(self, job: Job, new: Sequence[tuple[str, Mapping[str, Any] | None]], level: str = "info") -> bool:
         """Append events to a job, each a message and the metrics, if it has any; False if the lease is lost."""
         with self._engine.begin() as connection:
-            if not connection.execute(select(jobs.c.id).where(_held(job))).scalar():
+            if not _lock_held(connection, job):
                 return False
             for message, data in new:
                 _add_event(connection, job.id, message, data, level)
@@ -345,7 +332,7 @@ class JobStore:
     def end(self, job: Job, status: Status, message: str, **values: Any) -> bool:
         """Set the final status of a job, or `paused`; False if the lease is lost."""
         with self._engine.begin() as connection:
-            if not connection.execute(select(jobs.c.id).where(_held(job))).scalar():
+            if not _lock_held(connection, job):
                 return False
             _end(connection, job.id, status, message, **values)
             return True
@@ -387,12 +374,27 @@ class JobEnded(Exception):
 _QUEUED = jobs.alias("queued")
 
 
-def _oldest(condition: Any) -> Any:
-    return select(jobs).where(condition).order_by(jobs.c.created_at).limit(1)
+def _next_lost(connection: Connection, now: float) -> Row[Any] | None:
+    lost = and_(jobs.c.status == "running", jobs.c.lease_until < now)
+    query = select(jobs).where(lost).order_by(jobs.c.created_at).limit(1)
+    # PostgreSQL skips those that another trainer is claiming; SQLite's transactions exclude each other.
+    return connection.execute(query.with_for_update(skip_locked=True)).first()
+
+
+def _next_queued(connection: Connection, now: float) -> Row[Any] | None:
+    recent = and_(jobs.c.tenant == _QUEUED.c.tenant, jobs.c.started_at > now - _FAIRNESS_S)
+    used = select(func.coalesce(func.sum(jobs.c.trained_s), 0.0)).where(recent).scalar_subquery()
+    query = select(_QUEUED).where(_QUEUED.c.status == "queued").order_by(used, _QUEUED.c.created_at).limit(1)
+    return connection.execute(query.with_for_update(of=_QUEUED, skip_locked=True)).first()
 
 
 def _held(job: Job) -> Any:
     return and_(jobs.c.id == job.id, jobs.c.attempt == job.attempt, jobs.c.status == "running")
+
+
+def _lock_held(connection: Connection, job: Job) -> bool:
+    """Return whether the caller has the lease of a job, which nobody else then changes before the transaction ends."""
+    return connection.execute(select(jobs.c.id).where(_held(job)).with_for_update()).scalar() is not None
 
 
 def _job(connection: Connection, job_id: str) -> Job:

@@ -2,6 +2,9 @@
 
 import concurrent.futures
 import itertools
+import subprocess
+import sys
+import time
 
 import pytest
 from sqlalchemy import update
@@ -9,13 +12,21 @@ from sqlalchemy import update
 from jobs import database
 from jobs import store as module
 from jobs.store import JobActive, JobEnded, JobStore, NewJob, QuotaExceeded, StoredFile
+from tests.databases import DATABASES, new_database
+from tests.paths import ROOT
 
 LEASE_S = 60.0
 
 
+@pytest.fixture(params=DATABASES)
+def url(request, tmp_path):
+    with new_database(request.param, tmp_path) as url:
+        yield url
+
+
 @pytest.fixture
-def store(tmp_path):
-    made = JobStore(f"sqlite:///{tmp_path}/jobs.sqlite")
+def store(url):
+    made = JobStore(url)
     yield made
     made.close()
 
@@ -64,6 +75,20 @@ def test_a_lost_trainer_is_replaced_and_its_writes_are_refused(store):
     assert not store.end(lost, "failed", "late")
     assert store.renew(again, LEASE_S) is None
     assert store.job("acme", again.id).status == "running"
+
+
+def test_a_trainer_that_is_being_replaced_waits_and_is_refused(store):
+    """Its lease is checked after the transaction of whoever claims the job."""
+    job = create(store)
+    lost = store.claim(LEASE_S)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        with store._engine.begin() as connection:
+            connection.execute(update(database.jobs).values(attempt=2))
+            late = pool.submit(store.end, lost, "failed", "late"), pool.submit(store.add_events, lost, [("late", None)])
+            time.sleep(0.3)
+            assert not any(each.done() for each in late)
+        assert [each.result(60) for each in late] == [False, False]
+    assert store.job("acme", job.id).status == "running"
 
 
 @pytest.mark.parametrize("action", ["cancel", "pause"])
@@ -139,6 +164,15 @@ def test_events_are_numbered_in_order(store):
     assert [event.type for event in found] == ["message", "message", "metrics", "metrics", "metrics"]
     assert store.list_events(job.id, 3, 1)[0].data == {"epoch": 1}
     assert [event.number for event in store.list_events(job.id, 4, 2, newest_first=True)] == [3, 2]
+
+
+def test_events_of_several_writers_are_numbered(store):
+    """A client's request adds one, too."""
+    job = create(store)
+    held = store.claim(LEASE_S)
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(lambda number: store.add_events(held, [(str(number), None)] * 3), range(20)))
+    assert [event.number for event in store.list_events(job.id, 0, 100)] == list(range(1, 63))
 
 
 def test_the_last_and_the_best_epoch_are_those_of_the_metrics(store):
@@ -230,8 +264,7 @@ def test_working_directories_of_jobs_that_ended_are_told_from_those_of_active_on
     assert store.not_active_among([active.id, ended.id, "ftjob-unknown"]) == {ended.id, "ftjob-unknown"}
 
 
-def test_a_store_survives_its_process(tmp_path):
-    url = f"sqlite:///{tmp_path}/deep/er/jobs.sqlite"
+def test_a_store_survives_its_process(url):
     for number in itertools.count():
         store = JobStore(url)
         assert len(store.list_jobs("acme", None, 10)) == number
@@ -242,8 +275,30 @@ def test_a_store_survives_its_process(tmp_path):
         store.close()
 
 
-def test_the_database_of_a_newer_program_is_refused(tmp_path):
-    url = f"sqlite:///{tmp_path}/jobs.sqlite"
+def test_several_processes_create_the_tables_at_once(url):
+    """Gateways and trainers may start together."""
+    script = (
+        "import sqlalchemy; from jobs.store import JobStore;"
+        f"url = {url!r}; sqlalchemy.create_engine(url).connect().close();"  # imports the driver
+        "print(flush=True); input(); JobStore(url).list_jobs('', None, 1)"
+    )
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    processes = [subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, text=True, **pipes) for _ in range(4)]
+    for process in processes:
+        process.stdout.readline()
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    errors = [process.communicate(timeout=60)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0, 0], errors
+
+
+def test_the_directory_of_a_database_is_created(tmp_path):
+    JobStore(f"sqlite:///{tmp_path}/deep/er/jobs.sqlite").close()
+    assert (tmp_path / "deep/er/jobs.sqlite").exists()
+
+
+def test_the_database_of_a_newer_program_is_refused(url):
     engine = database.open_database(url)
     with engine.begin() as connection:
         connection.execute(update(database._schema).values(version=99))

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -15,19 +16,22 @@ from jobs import trainer as module
 from jobs.settings import ALLOWED, RECIPES, ConfigError, check_settings, options_of
 from jobs.store import JobStore, NewJob, StoredFile
 from jobs.trainer import Directories, Trainer
+from tests.databases import DATABASES, new_database
 from tests.paths import ROOT
 from tests.waiting import until
 
+# The other tests run in SQLite alone: the store's own run in each.
+in_each_database = pytest.mark.parametrize("place", DATABASES, indirect=True)
 FAKE = (sys.executable, "-m", "tests.unit.jobs.fake_exporter")
 
 
 class Place:
     """A store, its directories, and a trainer on a thread."""
 
-    def __init__(self, directory):
+    def __init__(self, directory, url):
         self.models, self.training = directory / "models", directory / "training"
         self.models.mkdir()
-        self.url = f"sqlite:///{directory}/jobs.sqlite"
+        self.url = url
         self.store = JobStore(self.url)
         self.trainer, self.thread, self.max_memory_bytes = None, None, 2**40
 
@@ -38,6 +42,16 @@ class Place:
         self.trainer = Trainer(self.store, directories, file_max_age_s=1e9, max_memory_bytes=limit)
         self.thread = threading.Thread(target=self.trainer.run)
         self.thread.start()
+
+    def start_process(self):
+        """Start a trainer in a process of its own."""
+        script = (
+            "import sys; from pathlib import Path; from jobs import trainer as t; from jobs.store import JobStore;"
+            f"t._EXPORT, t.LEASE_S, t.POLL_S = {FAKE!r}, 1.0, 0.02;"
+            f"d = t.Directories(Path({str(self.training)!r}), Path({str(self.models)!r}));"
+            f"t.Trainer(JobStore({self.url!r}), d, file_max_age_s=1e9).run()"
+        )
+        return subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
 
     def stop(self):
         """Stop it, and wait."""
@@ -87,15 +101,16 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def place(request, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_EXPORT", FAKE)
     monkeypatch.setattr(module, "POLL_S", 0.02)
     monkeypatch.setattr(module, "LEASE_S", 1.0)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    place = Place(tmp_path)
-    yield place
-    place.stop()
-    place.store.close()
+    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
+    with new_database(getattr(request, "param", "sqlite"), tmp_path) as url:
+        place = Place(tmp_path, url)
+        yield place
+        place.stop()
+        place.store.close()
 
 
 def test_a_job_is_trained_and_published(place):
@@ -186,24 +201,34 @@ def test_a_trainer_that_stops_leaves_its_job_to_the_next(place):
     assert place.wait(job_id, "succeeded").version == 1
 
 
+@in_each_database
 def test_a_killed_trainer_is_replaced_and_its_job_published_once(place):
     """By a trainer in a process of its own, which its exporter kills after the first epoch."""
     job_id = place.submit("once")
     place.go_on()
-    script = (
-        "import sys; from pathlib import Path; from jobs import trainer as t; from jobs.store import JobStore;"
-        f"t._EXPORT, t.LEASE_S, t.POLL_S = {FAKE!r}, 1.0, 0.02;"
-        f"t.Trainer(JobStore({place.url!r}), t.Directories(Path({str(place.training)!r}), Path({str(place.models)!r})),"
-        "file_max_age_s=1e9).run()"
-    )
-    killed = subprocess.run([sys.executable, "-c", script], cwd=ROOT, timeout=60, check=False)
-    assert killed.returncode == -9
+    killed = place.start_process()
+    assert killed.wait(60) == -9
     assert place.job(job_id).status == "running"
     place.start()
     job = place.wait(job_id, "succeeded", "failed")
     assert (job.status, job.attempt) == ("succeeded", 2)
     assert list(place.versions) == ["1"]
     assert [event.data["epoch"] for event in place.epochs(job_id)] == [1, 2, 3]
+
+
+@in_each_database
+def test_two_trainers_share_the_jobs(place):
+    """Each job runs once; jobs run at the same time."""
+    job_ids = [place.submit(f"text {number}") for number in range(6)]
+    trainers = [place.start_process() for _ in range(2)]
+    until(lambda: [place.job(job_id).status for job_id in job_ids].count("running") == 2, timeout=60)
+    place.go_on()
+    jobs = [place.wait(job_id, "succeeded", "failed") for job_id in job_ids]
+    for trainer in trainers:
+        trainer.kill()
+        trainer.wait()
+    assert [(job.status, job.attempt) for job in jobs] == [("succeeded", 1)] * 6
+    assert sorted(job.version for job in jobs) == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_killed_exporter_is_replaced_as_long_as_it_completes_epochs(place):
