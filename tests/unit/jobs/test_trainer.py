@@ -13,13 +13,15 @@ from pathlib import Path
 import pytest
 
 from jobs import trainer as module
+from jobs.quotas import Quota
 from jobs.settings import ALLOWED, RECIPES, ConfigError, check_settings, options_of
 from jobs.store import JobStore, NewJob, StoredFile
-from jobs.trainer import Directories, Trainer
+from jobs.trainer import Directories, MaximumAges, Trainer
 from tests.databases import DATABASES, new_database
 from tests.paths import ROOT
 from tests.waiting import until
 
+AGES = MaximumAges(1e9, 1e9)
 # The other tests run in SQLite alone: the store's own run in each.
 in_each_database = pytest.mark.parametrize("place", DATABASES, indirect=True)
 FAKE = (sys.executable, "-m", "tests.unit.jobs.fake_exporter")
@@ -39,7 +41,7 @@ class Place:
         """Start a trainer."""
         limit = self.max_memory_bytes
         directories = Directories(self.training, self.models)
-        self.trainer = Trainer(self.store, directories, file_max_age_s=1e9, max_memory_bytes=limit)
+        self.trainer = Trainer(self.store, directories, AGES, max_memory_bytes=limit)
         self.thread = threading.Thread(target=self.trainer.run)
         self.thread.start()
 
@@ -49,7 +51,7 @@ class Place:
             "import sys; from pathlib import Path; from jobs import trainer as t; from jobs.store import JobStore;"
             f"t._EXPORT, t.LEASE_S, t.POLL_S = {FAKE!r}, 1.0, 0.02;"
             f"d = t.Directories(Path({str(self.training)!r}), Path({str(self.models)!r}));"
-            f"t.Trainer(JobStore({self.url!r}), d, file_max_age_s=1e9).run()"
+            f"t.Trainer(JobStore({self.url!r}), d, t.MaximumAges(1e9, 1e9)).run()"
         )
         return subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
 
@@ -63,12 +65,12 @@ class Place:
     def submit(self, text, filename="book.txt", **fields):
         """Upload a text and create a job."""
         file_id = f"file-{time.monotonic_ns()}"
-        size = Trainer(self.store, Directories(self.training, self.models), file_max_age_s=1e9)._uploads.write(
+        size = Trainer(self.store, Directories(self.training, self.models), AGES)._uploads.write(
             file_id, io.BytesIO(text.encode())
         )
         self.store.add_file(StoredFile(file_id, "", filename, size, int(time.time())), 10**9)
         new = NewJob("", "characters-3-minutes", "book", file_id, **{"settings": {"seed": 0}, **fields})
-        return self.store.create(new, 100).id
+        return self.store.create(new, Quota(100)).id
 
     def go_on(self):
         """Let the exporter train."""
@@ -292,13 +294,25 @@ def test_old_files_and_leftovers_are_deleted(place):
     (place.training / "jobs/ftjob-unknown").mkdir(parents=True)
     old = StoredFile("file-old", "", "old.txt", 1, 1000)
     place.store.add_file(old, 10**9)
-    trainer = Trainer(place.store, Directories(place.training, place.models), file_max_age_s=86_400)
+    trainer = Trainer(place.store, Directories(place.training, place.models), MaximumAges(86_400, 86_400))
     trainer._uploads.write("file-old", io.BytesIO(b"x"))
     trainer._clean()
     assert place.store.file("", "file-old") is None
     trainer._clean()
     assert not (place.training / "jobs/ftjob-unknown").exists()
     assert len(place.store.file_ids()) == 1
+
+
+def test_old_jobs_are_deleted_and_their_versions_stay(place):
+    job_id = place.submit("text")
+    place.go_on()
+    place.start()
+    place.wait(job_id, "succeeded")
+    Trainer(place.store, Directories(place.training, place.models), MaximumAges(1e9, 1e9))._clean()
+    assert place.job(job_id) is not None
+    Trainer(place.store, Directories(place.training, place.models), MaximumAges(1e9, 0.0))._clean()
+    assert place.job(job_id) is None
+    assert list(place.versions) == ["1"]
 
 
 def test_no_setting_of_a_job_names_a_file_of_the_machine():
