@@ -35,14 +35,19 @@ english: $(STAMPS)/run  ## train a base model of modern English for fine-tuning,
 NUM_PROCESSES := $(shell expr $$(nproc) + 1)
 PYTEST_IN_PARALLEL := $(BIN)/python -m pytest --numprocesses $(NUM_PROCESSES) --maxprocesses 5 --dist loadfile --no-loadscope-reorder
 
-test: $(STAMPS)/dev  ## run the tests, in ten minutes; as root it installs redis-server, nginx, chromium, curl, jq and kubectl
+test: build/node/.installed  ## run the tests, in ten minutes; as root it installs redis-server, nginx, chromium, curl, jq and kubectl
 	@scripts/install-test-packages
 	@$(PYTEST_IN_PARALLEL) $(ARGS)
 
-test-all: $(STAMPS)/dev  ## the same with the slow tests: all pages, conformance with batching, soak and attacks, in 20 minutes
+test-all: build/node/.installed  ## the same with the slow tests: all pages, conformance with batching, soak and attacks, in 20 minutes
 	@scripts/install-test-packages
 	@$(PYTEST_IN_PARALLEL) -m "" --ignore=tests/attack $(ARGS)
 	@$(BIN)/python -m pytest -m "" tests/attack $(ARGS)
+
+# OpenAI's client for Node.
+build/node/.installed: $(STAMPS)/dev tests/e2e/node/package-lock.json
+	@$(BIN)/python -m tests.node
+	@touch $@
 
 mutants: $(STAMPS)/dev  ## mutation testing: apply 100 mutants and count those that the unit tests kill, in an hour
 	@$(BIN)/python -m tests.mutants $(ARGS)

@@ -10,8 +10,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from jobs.database import database_url
 from jobs.executor import Executor
+from jobs.quotas import DAY_S
 from jobs.store import JobStore
-from jobs.trainer import MAX_MEMORY_BYTES, Directories, Trainer
+from jobs.trainer import MAX_MEMORY_BYTES, Directories, MaximumAges, Trainer
 
 _PATH = click.Path(path_type=Path, file_okay=False)
 
@@ -52,6 +53,15 @@ _PATH = click.Path(path_type=Path, file_okay=False)
     help="Delete uploaded files after this time, unless a job that has not ended needs them.",
 )
 @click.option(
+    "--max-job-age-s",
+    type=click.FloatRange(min=DAY_S),
+    default=7_776_000.0,
+    envvar="SOSTENUTO_MAX_JOB_AGE_S",
+    show_envvar=True,
+    metavar="SECONDS",
+    help="Delete jobs and their events this long after their end; the versions that they have published stay.",
+)
+@click.option(
     "--max-memory-bytes",
     type=click.IntRange(min=2**30),
     default=MAX_MEMORY_BYTES,
@@ -61,7 +71,12 @@ _PATH = click.Path(path_type=Path, file_okay=False)
     help="Maximum memory of a training; a job that takes more fails.",
 )
 def trainer(
-    training_dir: Path, models_dir: Path, database: str | None, max_file_age_s: float, max_memory_bytes: int
+    training_dir: Path,
+    models_dir: Path,
+    database: str | None,
+    max_file_age_s: float,
+    max_job_age_s: float,
+    max_memory_bytes: int,
 ) -> None:
     """Run the training jobs that clients submit to the gateway, one at a time, until SIGTERM.
 
@@ -75,7 +90,8 @@ def trainer(
     except (SQLAlchemyError, ValueError) as error:
         raise click.ClickException(f"the job database cannot be opened: {str(error).partition(chr(10))[0]}") from error
     directories = Directories(training_dir.resolve(), models_dir.resolve())
-    running = Trainer(store, directories, file_max_age_s=max_file_age_s, max_memory_bytes=max_memory_bytes)
+    ages = MaximumAges(files_s=max_file_age_s, jobs_s=max_job_age_s)
+    running = Trainer(store, directories, ages, max_memory_bytes=max_memory_bytes)
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         running.is_stopping = True

@@ -1,7 +1,6 @@
 """The database of jobs and operations, in SQLite or PostgreSQL: its tables, and the migration of an older schema."""
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,13 +99,27 @@ operations = Table(
     Column("lease_until", Float),
     Column("attempt", Integer, nullable=False, default=0),  # number of the lease
 )
+# Versions that jobs have published. They count towards a quota after their jobs are deleted, until they are removed.
+versions = Table(
+    "published_versions",
+    _metadata,
+    Column("tenant", String(64), nullable=False, index=True),
+    Column("name", String(64), nullable=False),
+    Column("version", Integer, nullable=False),
+)
 _schema = Table("schema_version", _metadata, Column("version", Integer, nullable=False))
 
-# Each takes a database from one version of the schema to the next.
-_MIGRATIONS: tuple[Callable[[Connection], Any], ...] = (
-    _metadata.create_all,
-    partial(operations.create, checkfirst=True),
-)
+
+def _add_versions(connection: Connection) -> None:
+    versions.create(connection)
+    columns = jobs.c.tenant, jobs.c.name, jobs.c.version
+    published = select(*columns).where(jobs.c.version.is_not(None))
+    connection.execute(insert(versions).from_select([column.name for column in columns], published))
+
+
+# Each takes a database from one version of the schema, the first from 1, to the next. A new database has the last one.
+_MIGRATIONS: tuple[Callable[[Connection], object], ...] = (operations.create, _add_versions)
+SCHEMA_VERSION = 1 + len(_MIGRATIONS)
 
 
 def database_url(training_dir: Path) -> str:
@@ -129,8 +142,12 @@ def open_database(url: str) -> Engine:
             Path(engine.url.database).parent.mkdir(parents=True, exist_ok=True)
         event.listen(engine, "connect", _configure_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
-    with engine.begin() as connection:
-        _migrate(connection)
+    try:
+        with engine.begin() as connection:
+            _migrate(connection)
+    except BaseException:
+        engine.dispose()
+        raise
     return engine
 
 
@@ -157,14 +174,13 @@ def _migrate(connection: Connection) -> None:
     if connection.dialect.name == "postgresql":
         # Gateways and trainers may start at the same time.
         connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
-    version = 0
-    if inspect(connection).has_table(_schema.name):
-        version = connection.execute(select(_schema.c.version)).scalar_one()
-    if version > len(_MIGRATIONS):
-        raise ValueError(f"the job database has schema version {version}, and this program knows {len(_MIGRATIONS)}")
-    for migrate in _MIGRATIONS[version:]:
+    if not inspect(connection).has_table(_schema.name):
+        _metadata.create_all(connection)
+        connection.execute(insert(_schema).values(version=SCHEMA_VERSION))
+        return
+    version = connection.execute(select(_schema.c.version)).scalar_one()
+    if version > SCHEMA_VERSION:
+        raise ValueError(f"the job database has schema version {version}, and this program knows {SCHEMA_VERSION}")
+    for migrate in _MIGRATIONS[version - 1 :]:
         migrate(connection)
-    if not version:
-        connection.execute(insert(_schema).values(version=len(_MIGRATIONS)))
-    elif version < len(_MIGRATIONS):
-        connection.execute(update(_schema).values(version=len(_MIGRATIONS)))
+    connection.execute(update(_schema).values(version=SCHEMA_VERSION))

@@ -120,14 +120,13 @@ class OperationStore:
         late = and_(operations.c.status == "queued", operations.c.due_at < now - EXPIRED_S)
         with self._engine.begin() as connection:
             connection.execute(update(operations).where(late, operations.c.action != "erase").values(status="failed"))
-            row = connection.execute(select(operations).where(is_due).order_by(operations.c.due_at).limit(1)).first()
+            query = select(operations).where(is_due).order_by(operations.c.due_at).limit(1)
+            # PostgreSQL skips those that another trainer is claiming; SQLite's transactions exclude each other.
+            row = connection.execute(query.with_for_update(skip_locked=True)).first()
             if row is None:
                 return None
             values = {"status": "running", "lease_until": now + lease_s, "attempt": row.attempt + 1}
-            # Another trainer may have read the same row, where the database does not lock it.
-            same = and_(operations.c.id == row.id, operations.c.attempt == row.attempt)
-            if not connection.execute(update(operations).where(same).values(values)).rowcount:
-                return None
+            connection.execute(update(operations).where(operations.c.id == row.id).values(values))
             return Operation(**{**row._mapping, **values})
 
     def plan(self, operation: Operation, arguments: Mapping[str, Any]) -> bool:

@@ -20,16 +20,15 @@ from typing import Any, Literal
 from sqlalchemy import Connection, Row, and_, delete, func, insert, or_, select, update
 
 from jobs import database
-from jobs.database import ACTIVE, events, files, jobs, lock_tenants
+from jobs.database import ACTIVE, events, files, jobs, lock_tenants, versions
 from jobs.operations import OperationStore, is_being_removed
+from jobs.quotas import DAY_S, Quota, TrainingMinutes, max_minutes, require_files, require_jobs, training_minutes
 
 Status = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
 Action = Literal["cancel", "pause"]
 ENDED = ("succeeded", "failed", "cancelled")
-# Of any size: each takes a block of the disk and a row of the database.
-MAX_TENANT_FILES = 10_000
-# Share of a tenant's training time that counts against it in the queue: that of the last day.
-_FAIRNESS_S = 86_400.0
+# A job of an hour has a thousand. Beyond it the oldest are deleted.
+MAX_JOB_EVENTS = 10_000
 
 
 @dataclass(frozen=True)
@@ -104,10 +103,6 @@ class NewJob:
     job_metadata: Mapping[str, str] | None = None
 
 
-class QuotaExceeded(Exception):
-    """A tenant has as many jobs or bytes as it may have; the message names the limit."""
-
-
 class JobStore:
     """Jobs, events and files; thread-safe. Tenants see their own alone."""
 
@@ -124,14 +119,7 @@ class JobStore:
         """Record a file; raise QuotaExceeded if the tenant would have more than `max_bytes` or MAX_TENANT_FILES."""
         with self._engine.begin() as connection:
             lock_tenants(connection)
-            totals = select(func.coalesce(func.sum(files.c.bytes), 0), func.count()).where(
-                files.c.tenant == file.tenant
-            )
-            used, count = connection.execute(totals).one()
-            if count >= MAX_TENANT_FILES:
-                raise QuotaExceeded(f"at most {MAX_TENANT_FILES} files may be kept, got one more")
-            if used + file.bytes > max_bytes:
-                raise QuotaExceeded(f"all files together may have {max_bytes} bytes, got {used} + {file.bytes}")
+            require_files(connection, file.tenant, file.bytes, max_bytes)
             connection.execute(insert(files).values(vars(file)))
 
     def file(self, tenant: str, file_id: str) -> StoredFile | None:
@@ -178,41 +166,36 @@ class JobStore:
             return list(connection.execute(select(files.c.id)).scalars())
 
     def create(
-        self,
-        new: NewJob,
-        max_active: int,
-        max_versions: int | None = None,
-        is_kept: Callable[[str, int], bool] = lambda _name, _version: True,
+        self, new: NewJob, quota: Quota, is_kept: Callable[[str, int], bool] = lambda _name, _version: True
     ) -> Job:
         """Queue a job.
 
         `is_kept` returns whether a version that a job published still exists.
 
         Raises:
-            QuotaExceeded: the tenant has `max_active` jobs that have not ended, or the versions that its jobs have
-                published and will publish are `max_versions`.
+            QuotaExceeded: the tenant may not have one more job, or not of its `max_minutes`.
             ModelRemoved: the base, or the model to be published, is about to be removed.
         """
         with self._engine.begin() as connection:
             lock_tenants(connection)
             if is_being_removed(connection, (new.model, new.name)):
                 raise ModelRemoved
-            of_tenant = and_(jobs.c.tenant == new.tenant, jobs.c.status.in_(ACTIVE))
-            active = connection.execute(select(func.count()).select_from(jobs).where(of_tenant)).scalar_one()
-            if active >= max_active:
-                raise QuotaExceeded(f"at most {max_active} jobs may be queued, running or paused, got one more")
-            if max_versions is not None:
-                of_tenant = and_(jobs.c.tenant == new.tenant, jobs.c.version.is_not(None))
-                published = connection.execute(select(jobs.c.name, jobs.c.version).where(of_tenant))
-                kept = sum(is_kept(name, version) for name, version in published)
-                if kept + active >= max_versions:
-                    rule = f"jobs may keep at most {max_versions} published versions"
-                    raise QuotaExceeded(f"{rule}, got {kept}, {active} unfinished jobs and one more")
+            require_jobs(connection, new.tenant, max_minutes(new.settings), quota, is_kept)
             job_id = f"ftjob-{secrets.token_hex(12)}"
             values = {**vars(new), "id": job_id, "status": "queued", "created_at": time.time()}
             connection.execute(insert(jobs).values(values))
             _add_event(connection, job_id, "the job is queued")
             return _job(connection, job_id)
+
+    def minutes(self, tenant: str) -> TrainingMinutes:
+        """Return the minutes that count towards a tenant's quota."""
+        with self._engine.begin() as connection:
+            return training_minutes(connection, tenant)
+
+    def delete_jobs_before(self, finished_at: float) -> int:
+        """Delete jobs that ended before a time, with their events; return how many."""
+        with self._engine.begin() as connection:
+            return connection.execute(delete(jobs).where(jobs.c.finished_at < finished_at)).rowcount
 
     def job(self, tenant: str, job_id: str) -> Job | None:
         """Return a tenant's job."""
@@ -236,17 +219,14 @@ class JobStore:
 
     def last_epoch(self, job_id: str) -> int:
         """Return the number of the last epoch that a job has an event for; 0 if it has none."""
-        of_job = and_(events.c.job == job_id, events.c.type == "metrics")
         with self._engine.begin() as connection:
-            found = connection.execute(select(events.c.data).where(of_job)).scalars()
-            return max((data["epoch"] for data in found if "validation_loss" in data), default=0)
+            data = _last_event(connection, job_id, _IS_BEST.is_not(None))
+        return 0 if data is None else int(data["epoch"])
 
     def best_epoch(self, job_id: str) -> Mapping[str, Any] | None:
         """Return the metrics of the best epoch of a job; None before the first one."""
-        of_job = and_(events.c.job == job_id, events.c.type == "metrics")
         with self._engine.begin() as connection:
-            found = connection.execute(select(events.c.data).where(of_job).order_by(events.c.number)).scalars()
-            return next((data for data in reversed(list(found)) if data.get("is_best")), None)
+            return _last_event(connection, job_id, _IS_BEST)
 
     def not_active_among(self, job_ids: Iterable[str]) -> set[str]:
         """Return those ids whose jobs have ended, or do not exist."""
@@ -285,6 +265,7 @@ class JobStore:
                 raise JobEnded(job)
             _update(connection, job_id, status="queued", requested=None)
             _add_event(connection, job_id, "the job is queued again")
+            _limit_events(connection, job_id)
             return _job(connection, job_id)
 
     def claim(self, lease_s: float) -> Job | None:
@@ -295,30 +276,17 @@ class JobStore:
         """
         now = time.time()
         with self._engine.begin() as connection:
-            lost = and_(jobs.c.status == "running", jobs.c.lease_until < now)
-            row = connection.execute(_oldest(lost)).first()
-            if row is None:
-                row = self._next_queued(connection, now)
+            row = _next_lost(connection, now) or _next_queued(connection, now)
             if row is None:
                 return None
             values = {"status": "running", "lease_until": now + lease_s, "attempt": row.attempt + 1}
             if row.started_at is None:
                 values["started_at"] = now
-            # Another trainer may have read the same row, where the database does not lock it.
-            if not connection.execute(
-                update(jobs).where(jobs.c.id == row.id, jobs.c.attempt == row.attempt).values(values)
-            ).rowcount:
-                return None
+            _update(connection, row.id, **values)
             _add_event(
                 connection, row.id, "training" if row.status == "queued" else "training again: a trainer was lost"
             )
             return _job(connection, row.id)
-
-    def _next_queued(self, connection: Connection, now: float) -> Row[Any] | None:
-        recent = and_(jobs.c.tenant == _QUEUED.c.tenant, jobs.c.started_at > now - _FAIRNESS_S)
-        used = select(func.coalesce(func.sum(jobs.c.trained_s), 0.0)).where(recent).scalar_subquery()
-        query = select(_QUEUED).where(_QUEUED.c.status == "queued").order_by(used, _QUEUED.c.created_at).limit(1)
-        return connection.execute(query).first()
 
     def renew(self, job: Job, lease_s: float, **progress: float | int | None) -> Action | Literal["lost"] | None:
         """Extend the lease of a job, and record progress; return what is requested of its trainer.
@@ -334,20 +302,27 @@ class JobStore:
             return requested
 
     def add_events(self, job: Job, new: Sequence[tuple[str, Mapping[str, Any] | None]], level: str = "info") -> bool:
-        """Append events to a job, each a message and the metrics, if it has any; False if the lease is lost."""
+        """Append events to a job, each a message and the metrics, if it has any; False if the lease is lost.
+
+        Beyond MAX_JOB_EVENTS the oldest are deleted, without those of the best and the last epoch.
+        """
         with self._engine.begin() as connection:
-            if not connection.execute(select(jobs.c.id).where(_held(job))).scalar():
+            if not _lock_held(connection, job):
                 return False
             for message, data in new:
                 _add_event(connection, job.id, message, data, level)
+            _limit_events(connection, job.id)
             return True
 
     def end(self, job: Job, status: Status, message: str, **values: Any) -> bool:
         """Set the final status of a job, or `paused`; False if the lease is lost."""
         with self._engine.begin() as connection:
-            if not connection.execute(select(jobs.c.id).where(_held(job))).scalar():
+            if not _lock_held(connection, job):
                 return False
             _end(connection, job.id, status, message, **values)
+            if "version" in values:
+                published = {"tenant": job.tenant, "name": job.name, "version": values["version"]}
+                connection.execute(insert(versions).values(published))
             return True
 
     def _page(
@@ -385,14 +360,31 @@ class JobEnded(Exception):
 
 
 _QUEUED = jobs.alias("queued")
+# Of the metrics of an epoch; others have no such field.
+_IS_BEST = events.c.data["is_best"].as_boolean()
 
 
-def _oldest(condition: Any) -> Any:
-    return select(jobs).where(condition).order_by(jobs.c.created_at).limit(1)
+def _next_lost(connection: Connection, now: float) -> Row[Any] | None:
+    lost = and_(jobs.c.status == "running", jobs.c.lease_until < now)
+    query = select(jobs).where(lost).order_by(jobs.c.created_at).limit(1)
+    # PostgreSQL skips those that another trainer is claiming; SQLite's transactions exclude each other.
+    return connection.execute(query.with_for_update(skip_locked=True)).first()
+
+
+def _next_queued(connection: Connection, now: float) -> Row[Any] | None:
+    recent = and_(jobs.c.tenant == _QUEUED.c.tenant, jobs.c.started_at > now - DAY_S)
+    used = select(func.coalesce(func.sum(jobs.c.trained_s), 0.0)).where(recent).scalar_subquery()
+    query = select(_QUEUED).where(_QUEUED.c.status == "queued").order_by(used, _QUEUED.c.created_at).limit(1)
+    return connection.execute(query.with_for_update(of=_QUEUED, skip_locked=True)).first()
 
 
 def _held(job: Job) -> Any:
     return and_(jobs.c.id == job.id, jobs.c.attempt == job.attempt, jobs.c.status == "running")
+
+
+def _lock_held(connection: Connection, job: Job) -> bool:
+    """Return whether the caller has the lease of a job, which nobody else then changes before the transaction ends."""
+    return connection.execute(select(jobs.c.id).where(_held(job)).with_for_update()).scalar() is not None
 
 
 def _job(connection: Connection, job_id: str) -> Job:
@@ -413,6 +405,24 @@ def _end(connection: Connection, job_id: str, status: Status, message: str, **va
         values["finished_at"] = time.time()
     _update(connection, job_id, status=status, requested=None, lease_until=None, estimated_finish=None, **values)
     _add_event(connection, job_id, message, level="error" if status == "failed" else "info")
+
+
+def _last_event(connection: Connection, job_id: str, condition: Any) -> Mapping[str, Any] | None:
+    """Return the metrics of the last event that meets a condition."""
+    query = select(events.c.data).where(events.c.job == job_id, condition).order_by(events.c.number.desc()).limit(1)
+    data: Mapping[str, Any] | None = connection.execute(query).scalar()
+    return data
+
+
+def _limit_events(connection: Connection, job_id: str) -> None:
+    def last(condition: Any) -> Any:
+        return select(func.max(events.c.number)).where(events.c.job == job_id, condition).scalar_subquery()
+
+    number = connection.execute(select(func.max(events.c.number)).where(events.c.job == job_id)).scalar() or 0
+    if number > MAX_JOB_EVENTS:
+        old = and_(events.c.job == job_id, events.c.number <= number - MAX_JOB_EVENTS)
+        needed = func.coalesce(last(_IS_BEST), 0), func.coalesce(last(_IS_BEST.is_not(None)), 0)
+        connection.execute(delete(events).where(old, events.c.number.not_in(needed)))
 
 
 def _add_event(

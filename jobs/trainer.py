@@ -69,6 +69,14 @@ class Directories:
         return self.training / "jobs" / job.id
 
 
+@dataclass(frozen=True)
+class MaximumAges:
+    """Ages at which a trainer deletes uploaded files, and jobs that have ended, in seconds."""
+
+    files_s: float
+    jobs_s: float
+
+
 class Trainer:
     """Runs jobs until it is stopped; one at a time."""
 
@@ -76,11 +84,11 @@ class Trainer:
         self,
         store: JobStore,
         directories: Directories,
+        ages: MaximumAges,
         *,
-        file_max_age_s: float,
         max_memory_bytes: int = MAX_MEMORY_BYTES,
     ) -> None:
-        self._store, self._directories, self._file_max_age_s = store, directories, file_max_age_s
+        self._store, self._directories, self._ages = store, directories, ages
         self.max_memory_bytes = max_memory_bytes
         self._uploads = Uploads(directories.uploads)
         self.is_stopping = False
@@ -118,11 +126,13 @@ class Trainer:
         return self._store.end(job, "failed", f"the job failed: {message}", error=error)
 
     def _clean(self) -> None:
-        """Delete uploads that are too old, have no record or whose job has ended."""
+        """Delete uploads that are too old or have no record, and old jobs, and directories of jobs that have ended."""
         now = time.time()
-        for file in self._store.files_before(int(now - self._file_max_age_s)):
+        for file in self._store.files_before(int(now - self._ages.files_s)):
             self._store.remove_file(file.tenant, file.id)
-            log.info("%s: deleted after %.0f days", file.id, self._file_max_age_s / 86_400)
+            log.info("%s: deleted after %.0f days", file.id, self._ages.files_s / 86_400)
+        if number := self._store.delete_jobs_before(now - self._ages.jobs_s):
+            log.info("%d jobs: deleted %.0f days after their end", number, self._ages.jobs_s / 86_400)
         self._uploads.remove_unrecorded(iter(self._store.file_ids()), now - _UNRECORDED_S)
         ended = self._store.not_active_among(path.name for path in (self._directories.training / "jobs").glob("*"))
         for job_id in ended:

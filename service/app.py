@@ -14,6 +14,7 @@ from service.backends.replicas import Replicas
 from service.engine import Engine
 from service.errors import ShuttingDown
 from service.generation.resume_tokens import ResumeTokens, StateKeys, key_file
+from service.http_server.connection import UPLOAD_PATH
 from service.http_server.disconnects import DisconnectWatcher
 from service.memory_budget import MemoryBudget
 from service.models.embedding_vectors import VectorFiles
@@ -28,7 +29,7 @@ from service.settings import Settings
 from service.structured_outputs.compiler_pool import CompilerPool
 from service.training import Training
 from service.web.blueprint import build_blueprint
-from service.web.endpoint import Services, ShutdownGate
+from service.web.endpoint import ROLES, TRAINING, Services, ShutdownGate
 from service.web.error_handlers import register_error_handlers
 from service.web.middleware import Middleware
 from service.web.pages import register_pages
@@ -69,12 +70,17 @@ class Gateway(Flask):
         self.compiler_pool = CompilerPool(settings, self.metrics)
         self.memory = MemoryBudget(settings.request_memory_bytes)
         self.training = Training.open(settings)
+        self.authenticator = build_authenticator(settings)
 
     def start(self) -> None:
         """Start the threads."""
         self.replicas.start()
         self.scheduler.start()
         self.model_registry.start()
+
+    def refuses_body(self, path: str, authorization: str | None) -> bool:
+        """Return whether a request is refused for its API key, so that the worker need not receive its body."""
+        return self.authenticator.refuses(authorization, ROLES[TRAINING] if path == UPLOAD_PATH else None)
 
     def begin_drain(self, seconds_left: float) -> None:
         """Refuse new requests from now on, and end running ones with an error when the drain time is over."""
@@ -150,10 +156,11 @@ def _register(app: Gateway, settings: Settings) -> None:
     app.register_blueprint(build_blueprint(services))
     register_pages(app, settings.docs_url)
     register_error_handlers(app)
-    authenticator, hosts = build_authenticator(settings), allowed_hosts(settings)
-    Middleware(authenticator, app.metrics, app.tracing, hosts, app.memory, log_prompts=settings.log_prompts).register(
-        app
+    hosts = allowed_hosts(settings)
+    middleware = Middleware(
+        app.authenticator, app.metrics, app.tracing, hosts, app.memory, log_prompts=settings.log_prompts
     )
+    middleware.register(app)
 
 
 def _watch_state(app: Gateway) -> None:

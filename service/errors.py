@@ -16,7 +16,7 @@ GatewayError
 ├── HostNotAllowed      421  the Host header names another server
 ├── Overloaded          429  the queue is full; retry after `retry_after_s`
 │   └── MemoryExhausted 429  the memory for requests is full; likewise
-├── QuotaReached        429  the tenant has as many files or jobs as it may have
+├── QuotaReached        429  the tenant has as many files, jobs or minutes as it may have
 ├── RateLimited         429  the key's requests or tokens per minute are used up; retry after `retry_after_s`
 ├── ClientGone          499  the client disconnected; nginx's status for it
 ├── InternalError       500  our fault
@@ -177,7 +177,7 @@ class RateLimited(GatewayError, status=429, code="rate_limit_exceeded"):
 
 
 class QuotaReached(GatewayError, status=429, code="quota_reached"):
-    """The tenant has as many files or jobs as it may have; it has to delete or wait."""
+    """The tenant has as many files, jobs or minutes of training as it may have; it has to delete or wait."""
 
     should_retry = False
 

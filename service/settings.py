@@ -182,6 +182,12 @@ class Settings(BaseSettings, Limits):
     max_tenant_versions: int = Field(
         100, ge=1, description="maximum number of versions that jobs of a tenant have published, until they are removed"
     )
+    max_tenant_minutes: float = Field(
+        1440.0,
+        gt=0,
+        description="maximum number of minutes that jobs of a tenant train in 24 hours: what they have trained until "
+        "24 hours after their end, and max_minutes of unfinished ones",
+    )
     max_training_minutes: float = Field(60.0, gt=0, description="maximum of max_minutes of a job")
     max_training_units: int = Field(1024, ge=1, le=8192, description="maximum of units of a job")
     max_training_bytes: int = Field(
@@ -189,6 +195,12 @@ class Settings(BaseSettings, Limits):
     )
     max_file_age_s: float = Field(
         2_592_000.0, gt=0, description="age at which a trainer deletes an uploaded file, in seconds"
+    )
+    max_job_age_s: float = Field(
+        7_776_000.0,
+        ge=86_400,
+        description="time after its end at which a trainer deletes a job and its events, in seconds; its published "
+        "version stays",
     )
     portable: bool = Field(
         False,

@@ -13,7 +13,8 @@ from typing import IO, Any
 from contract.audit import record
 from jobs.database import database_url
 from jobs.operations import UNFINISHED, Action, ModelInUse, NewOperation, Operation, TooManyOperations
-from jobs.store import Job, JobStore, ModelRemoved, NewJob, QuotaExceeded, StoredFile
+from jobs.quotas import Quota, QuotaExceeded
+from jobs.store import Job, JobStore, ModelRemoved, NewJob, StoredFile
 from jobs.uploads import Uploads
 from service.context import RequestContext
 from service.errors import (
@@ -118,16 +119,17 @@ class Training:
         """Queue a job.
 
         Raises:
-            QuotaReached: the tenant has too many, or too many published versions.
+            QuotaReached: the tenant has too many jobs, published versions or minutes of training.
             Conflict: a model that it needs is being removed.
         """
         settings = self.settings
+        quota = Quota(settings.max_tenant_jobs, settings.max_tenant_versions, settings.max_tenant_minutes)
 
         def is_kept(name: str, version: int) -> bool:
             return (settings.models_dir / name / str(version)).is_dir()
 
         try:
-            return self.store.create(new, settings.max_tenant_jobs, settings.max_tenant_versions, is_kept)
+            return self.store.create(new, quota, is_kept)
         except QuotaExceeded as error:
             raise QuotaReached(str(error)) from error
         except ModelRemoved as error:

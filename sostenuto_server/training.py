@@ -39,19 +39,19 @@ def train(context: click.Context, server: str | None, detach: bool, **options: A
     given = {name for name in options if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     for name in sorted(given - _ARGUMENTS - set(ALLOWED)):
         raise click.UsageError(f"--{name.replace('_', '-')} is for training in this process: omit it, or --server")
-    settings, model = {name: options[name] for name in given & set(ALLOWED)}, options["from"]
+    settings, recipe = {name: options[name] for name in given & set(ALLOWED)}, options["config"]
     if "config" in given:
-        if model is not None:
+        if options["from"] is not None:
             raise click.UsageError(
                 "--config and --from exclude each other with --server: the server has a recipe for it"
             )
-        model = options["config"]
-        if model not in RECIPES:
-            model, settings = DEFAULT_RECIPE, _settings_of(model, settings)
+        if recipe not in RECIPES:
+            recipe, settings = DEFAULT_RECIPE, _settings_of(recipe, settings)
     train_on_server(
         server,
         options["corpus"],
-        model=model,
+        recipe=recipe,
+        base=options["from"],
         name=options["name"],
         validation=options["validation_corpus"],
         settings=settings,

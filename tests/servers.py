@@ -43,7 +43,8 @@ class Process:
     def __init__(self, arguments, log, cwd=ROOT, **variables):
         """Start it in a process group of its own."""
         self.log = Path(log)
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3", **variables}
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        environment = {**os.environ, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "3", **variables}
         with self.log.open("ab") as output, interruptible():
             self.process = subprocess.Popen(
                 arguments, stdout=output, stderr=output, cwd=cwd, env=environment, start_new_session=True

@@ -39,6 +39,15 @@ class Authenticator:
         context = self._context(key.id, key.tenant, limits, key.roles)
         return replace(context, models=key.models, watch_key=partial(self._keys.watch, key))
 
+    def refuses(self, authorization: str | None, role: Role | None) -> bool:
+        """Return whether a request has no valid key, or its key has not a role."""
+        try:
+            context = self.authenticate(authorization)
+        except Unauthorized as error:
+            error.release()
+            return True
+        return role is not None and role not in context.roles
+
     def _context(self, name: str, tenant: str, limits: KeyLimits, roles: tuple[Role, ...]) -> RequestContext:
         charge = partial(self._limiter.charge, name)
         return RequestContext(

@@ -148,7 +148,10 @@ class MethodObject(TypedDict):
 
 
 class FineTuningJob(TypedDict):
-    """A fine-tuning job; `fine_tuned_model` is null until it has succeeded. `version` and `settings` are extensions."""
+    """A fine-tuning job; `fine_tuned_model` is null until it has succeeded.
+
+    `version`, `settings` and `trained_s`, the seconds that it has trained, are extensions.
+    """
 
     id: str
     object: Literal["fine_tuning.job"]
@@ -166,6 +169,7 @@ class FineTuningJob(TypedDict):
     result_files: list[str]
     seed: int
     trained_tokens: int | None
+    trained_s: float
     hyperparameters: HyperparametersObject
     method: MethodObject
     settings: dict[str, Any]
@@ -174,12 +178,27 @@ class FineTuningJob(TypedDict):
     metadata: dict[str, str] | None
 
 
+class TrainingMinutesObject(TypedDict):
+    """Minutes of training that count towards the tenant's quota.
+
+    Attributes:
+        limit: of 24 hours
+        trained: by jobs that have ended in the last 24 hours
+        reserved: for unfinished jobs: their `max_minutes`, or what they have trained, if that is more
+    """
+
+    limit: float
+    trained: float
+    reserved: float
+
+
 class FineTuningJobList(TypedDict):
-    """A page of the jobs."""
+    """A page of the jobs; `training_minutes` is an extension."""
 
     object: Literal["list"]
     data: list[FineTuningJob]
     has_more: bool
+    training_minutes: TrainingMinutesObject
 
 
 class FineTuningEvent(TypedDict):

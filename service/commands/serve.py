@@ -171,6 +171,7 @@ class Supervisor:
             "AUDIT_FILE": settings.audit_file,
             "TRAINING_DATABASE": settings.training_database,
             "MAX_FILE_AGE_S": settings.max_file_age_s,
+            "MAX_JOB_AGE_S": settings.max_job_age_s,
             "MAX_TRAINING_BYTES": settings.max_training_bytes,
         }
         return {f"SOSTENUTO_{name}": str(value) for name, value in values.items() if value is not None}

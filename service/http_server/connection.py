@@ -198,6 +198,8 @@ class Connection(TConn):  # type: ignore[misc]
         self.limits, self.memory = limits, memory
         self.parser, self.data_ready = HeadParser(cfg, address), True
         self.on_close: Callable[[], object] = lambda: None
+        # Whether the application refuses a request whatever its body is; the worker sets it.
+        self.refuses_body: Callable[[Any], bool] = lambda _: False
         self.head = b""  # the received part of an incomplete head
         self.is_closed = False  # by the client, before the end of a head
         self.is_health_check = False  # whether it has a thread of health checks; the worker sets it
@@ -272,7 +274,7 @@ class Connection(TConn):  # type: ignore[misc]
         return self.request is None or self._start_body()
 
     def _start_body(self) -> bool:
-        """Return whether the whole body was received with the head, or is too large to be received at all."""
+        """Return whether the whole body was received with the head, or is not to be received at all."""
         reader, unreader = self.request.body.reader, self.parser.unreader
         self._chunks = None
         if not isinstance(reader, ChunkedReader):
@@ -280,7 +282,9 @@ class Connection(TConn):  # type: ignore[misc]
                 return True
             if reader.length > self._max_body_bytes:
                 return self._end_early()
-        else:
+        if self.refuses_body(self.request):
+            return self._end_early()
+        if isinstance(reader, ChunkedReader):
             self._chunks = ChunkScanner(self._max_body_bytes)
         unreader.received = bytearray(unreader.take_buffered())
         if self._is_complete():

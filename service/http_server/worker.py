@@ -80,6 +80,9 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
     it must return at once. New requests still reach the application, which should refuse them with 503. It should end
     its streams within `seconds_left`, which is `graceful_timeout` (when the arbiter kills) minus `exit_margin_s`;
     `settle_s` later the remaining connections are closed. SIGINT and SIGQUIT do the same with no seconds left.
+
+    Before it receives the rest of a body it calls `refuses_body(path, authorization)` of the application, if defined,
+    on the accept thread, too. If that returns True, it receives no more, and the application gets the request at once.
     """
 
     limits: ClassVar[ConnectionLimits] = ConnectionLimits()
@@ -126,10 +129,17 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
                 self._accept_at = time.monotonic() + self.accept_pause_s
                 self._warn("Cannot accept connections, retrying every %g s: %s", self.accept_pause_s, error)
             return
+        conn.refuses_body = self._refuses_body
         if not self._admit(conn):
             return
         self.nr_conns += 1
         self._expect_rest(conn)
+
+    def _refuses_body(self, request: Request) -> bool:
+        refuses = getattr(self.wsgi, "refuses_body", None)
+        # As WSGI joins headers of one name.
+        authorization = ",".join(value for name, value in request.headers if name == "AUTHORIZATION")
+        return refuses is not None and bool(refuses(request.path, authorization))
 
     def _expect_rest(self, conn: Connection) -> None:
         """Wait for the rest of a request without a thread: clients that send only a part would hold all threads."""

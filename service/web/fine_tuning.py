@@ -20,6 +20,7 @@ from service.api.fine_tuning import (
     FineTuningJobList,
     FineTuningRequest,
     Hyperparameters,
+    TrainingMinutesObject,
 )
 from service.context import owned_name
 from service.errors import Conflict, InvalidRequest, ModelLoading, ModelNotFound, NotFound
@@ -105,23 +106,33 @@ def _settings(body: FineTuningRequest, model: str, limits: Settings) -> dict[str
 
 
 def _require_limits(config: Any, settings: dict[str, Any], limits: Settings) -> None:
-    """Set the server's time limit where there is none; refuse more time and larger models than it allows."""
+    """Set the server's limits where there are none; refuse more time and larger models than it allows.
+
+    The job always has its `max_minutes`, which counts towards the tenant's quota.
+    """
     for name, limit in (("max_minutes", limits.max_training_minutes), ("units", limits.max_training_units)):
         value = getattr(config, name)
-        if value is None:
-            settings[name] = limit
-        elif value > limit:
+        if value is not None and value > limit:
             raise InvalidRequest(f"settings.{name} must be at most {limit:g}, got {value:g}", param="settings")
+        if value is None or name == "max_minutes":
+            settings[name] = value or limit
 
 
 @Endpoint("GET /v1/fine_tuning/jobs", TRAINING, "List jobs", (404,), query=(AFTER, _LIMIT))
 def list_jobs(services: Services, after: str | None, limit: int) -> FineTuningJobList:
-    """Return the jobs of the key's tenant, newest first."""
-    found = require_training(services.training).store.list_jobs(g.context.quota.tenant, after, limit)
+    """Return the jobs of the key's tenant, newest first, and the minutes that they have trained."""
+    training, tenant = require_training(services.training), g.context.quota.tenant
+    found, used = training.store.list_jobs(tenant, after, limit), training.store.minutes(tenant)
+    minutes: TrainingMinutesObject = {
+        "limit": training.settings.max_tenant_minutes,
+        "trained": round(used.trained, 1),
+        "reserved": round(used.reserved, 1),
+    }
     return {
         "object": "list",
         "data": [_job_object(services, job) for job in found[:limit]],
         "has_more": len(found) > limit,
+        "training_minutes": minutes,
     }
 
 
@@ -320,6 +331,7 @@ def _job_object(services: Services, job: Job) -> FineTuningJob:
         "result_files": [],
         "seed": job.settings["seed"],
         "trained_tokens": job.trained_tokens,
+        "trained_s": round(job.trained_s, 1),
         "hyperparameters": hyperparameters,
         "method": {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},
         "settings": dict(job.settings),

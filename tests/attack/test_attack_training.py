@@ -450,7 +450,8 @@ class Keyed:
 
 def test_the_files_of_a_tenant_are_counted(site, tmp_path):
     """Empty ones would cost nothing else: 10,000 of a byte each."""
-    from jobs.store import MAX_TENANT_FILES, JobStore, StoredFile
+    from jobs.quotas import MAX_TENANT_FILES
+    from jobs.store import JobStore, StoredFile
 
     with contextlib.closing(JobStore(f"sqlite:///{tmp_path}/training/jobs.sqlite")) as store:
         from sqlalchemy import insert

@@ -1,7 +1,9 @@
 """API keys, rate limits and quotas on the real gateway."""
 
 import contextlib
+import http.client
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -40,9 +42,19 @@ def guarded_gateway(start_shared_gateway, tmp_path_factory):
     """A gateway that requires API keys, with their file."""
     path = tmp_path_factory.mktemp("keys") / "keys.json"
     keys(path, "add", "--tenant", "operator")
-    gateway = start_shared_gateway(keys_file=path)
+    gateway = start_shared_gateway(keys_file=path, training_dir=path.parent / "training")
     gateway.key_file = path
     return gateway
+
+
+def begin_upload(gateway, key, length):
+    """Send the head of an upload and a part of its body; return the connection."""
+    sock = socket.create_connection(("127.0.0.1", gateway.port), timeout=60)
+    authorization = f"Authorization: Bearer {key}\r\n" if key else ""
+    multipart = "Content-Type: multipart/form-data; boundary=x\r\n"
+    head = f"POST /v1/files HTTP/1.1\r\nHost: localhost\r\n{authorization}{multipart}Content-Length: {length}\r\n\r\n"
+    sock.sendall(f"{head}--x\r\n".encode())
+    return sock
 
 
 @pytest.fixture
@@ -253,3 +265,22 @@ def test_an_invalid_setting_fails_startup_with_a_one_line_error(models_dir, sett
     (line,) = run.stderr.strip().splitlines()
     assert line.startswith("error: ")
     assert message in line
+
+
+def test_an_upload_is_refused_before_it_is_received(guarded_gateway, new_key):
+    """Without a key, with one that must not train, and one that is too large; any other waits for its body."""
+    trains, generates = new_key("acme", "--role", "train", "--role", "read"), new_key("acme")
+    for key, length, status, code in (
+        (None, 10**6, 401, "invalid_api_key"),
+        ("ost-abcdefgh-" + "0" * 64, 10**6, 401, "invalid_api_key"),
+        (generates, 10**6, 403, "missing_role"),
+        (trains, 10**9, 413, None),
+    ):
+        with begin_upload(guarded_gateway, key, length) as sock:
+            response = http.client.HTTPResponse(sock)
+            response.begin()
+            assert (response.status, json.loads(response.read())["error"]["code"]) == (status, code)
+    with begin_upload(guarded_gateway, trains, 10**6) as sock:
+        sock.settimeout(1)
+        with pytest.raises(TimeoutError):
+            sock.recv(1)

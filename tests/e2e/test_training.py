@@ -1,5 +1,6 @@
 """Training by the API: a real `sostenuto serve` in an empty directory, the SDK, the command and OpenAI's client."""
 
+import json
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ import pytest
 
 import sostenuto
 from tests.documents import PAGES, blocks, read
+from tests.node import run_node
 from tests.paths import ROOT
 from tests.ports import free_port
 from tests.programs import program
@@ -206,6 +208,14 @@ def test_openais_client_cancels(serving):
         assert client.files.delete(file.id).deleted
 
 
+def test_openais_client_for_node_does_the_same(serving):
+    """It uploads, trains, follows, generates, pauses, resumes, cancels and deletes, and raises its own errors."""
+    program = (ROOT / "tests/e2e/node/training.mjs").read_text()
+    settings = {name: value for name, value in SHORT.items() if name != "batch_size"}
+    arguments = [f"{serving.url}/v1", "javascript", json.dumps(settings), json.dumps(LONG)]
+    run_node(program, *arguments, timeout=2 * PATIENCE_S, CORPUS=TEXT)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)  # four trainings, which took nine minutes beside twenty busy processes on two cores
 def test_the_commands_and_python_of_the_page_run_as_written(serving, tmp_path, monkeypatch):
@@ -219,13 +229,16 @@ def test_the_commands_and_python_of_the_page_run_as_written(serving, tmp_path, m
     monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'client/src'}:{ROOT}")
     monkeypatch.setenv("SOSTENUTO_BASE_URL", serving.url)
     monkeypatch.chdir(serving.home)
-    (page,) = (page for page in PAGES if "purpose=fine-tune" in read(page))
+    (page,) = (page for page in PAGES if "purpose=fine-tune" in read(page) and "client.train(" in read(page))
     names = {}
-    for block in blocks(page):
+    # `bash` starts a trainer of one's own.
+    for block in (block for block in blocks(page) if block.language != "bash"):
         text = block.text.replace("http://127.0.0.1:8000", serving.url)
         text = re.sub(r"(minutes\W+)3\b", r"\g<1>0.05", text)
         if block.language == "python":
             exec(compile(text, block.place, "exec"), names)
+        elif block.language == "javascript":
+            run_node(text.replace("book.txt", str(serving.home / "book.txt")), timeout=2 * PATIENCE_S)
         else:
             shell = ["bash", "-eu", "-o", "pipefail", "-c", text]
             done = subprocess.run(shell, capture_output=True, text=True, timeout=2 * PATIENCE_S, check=False)

@@ -86,11 +86,14 @@ def test_a_fraction_of_the_text_may_be_held_out(client, server, book):
     assert "validation_file" not in server.bodies[1]
 
 
-def test_epochs_replace_the_time_limit_of_the_recipe(client, server, book):
-    server.script = [uploaded(), answer_json(JOB)] * 2
+def test_epochs_replace_the_time_limit_of_the_default_recipe(client, server, book):
+    """A model that is named keeps its own: then the job ends at whichever limit comes first."""
+    server.script = [uploaded(), answer_json(JOB)] * 3
     client.train(book, epochs=3)
     client.train(book, epochs=3, minutes=2)
-    assert [server.bodies[index]["settings"]["max_minutes"] for index in (1, 3)] == [None, 2]
+    client.train(book, epochs=3, model="characters")
+    limits = [{"max_minutes": None}, {"max_minutes": 2}, {}]
+    assert [server.bodies[index]["settings"] for index in (1, 3, 5)] == [{"epochs": 3, **each} for each in limits]
 
 
 def test_an_uploaded_file_serves_several_jobs(client, server, book):

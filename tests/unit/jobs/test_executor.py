@@ -10,7 +10,7 @@ import threading
 import time
 
 import pytest
-from sqlalchemy import inspect, text, update
+from sqlalchemy import update
 
 from contract.models_config import read_labels, read_shares
 from export.repository.models_config import add_to_models_config, read_entries
@@ -18,7 +18,9 @@ from jobs import database, executor
 from jobs import operations as module
 from jobs.executor import Executor
 from jobs.operations import ModelInUse, NewOperation, TooManyOperations
+from jobs.quotas import Quota
 from jobs.store import JobStore, ModelRemoved, NewJob
+from tests.databases import DATABASES, new_database
 from tests.paths import ROOT
 from tests.unit.export.repository.stored import store as publish
 from tests.waiting import until
@@ -27,12 +29,12 @@ from tests.waiting import until
 class Place:
     """A repository with three versions of a model and another model, the jobs, and an executor."""
 
-    def __init__(self, directory):
+    def __init__(self, directory, url):
         self.directory, self.models = directory, directory / "models"
         for version in (1, 2, 3):
             publish(self.models, "book", version)
         publish(self.models, "secret-of-others", 1)
-        self.url = f"sqlite:///{directory}/jobs.sqlite"
+        self.url = url
         self.store = JobStore(self.url)
         self.operations = self.store.operations
         self.executor = Executor(self.operations, self.models, wait_s=0.0)
@@ -54,7 +56,7 @@ class Place:
             connection.execute(update(database.operations).values(lease_until=0.0))
 
     def job(self, model="characters", name="other", tenant="acme"):
-        return self.store.create(NewJob(tenant, model, name, "file-1"), 100)
+        return self.store.create(NewJob(tenant, model, name, "file-1"), Quota(100))
 
     @property
     def labels(self):
@@ -70,11 +72,12 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def place(request, tmp_path, monkeypatch):
     monkeypatch.setenv("SOSTENUTO_AUDIT_FILE", str(tmp_path / "audit.jsonl"))
-    place = Place(tmp_path)
-    yield place
-    place.store.close()
+    with new_database(getattr(request, "param", "sqlite"), tmp_path) as url:
+        place = Place(tmp_path, url)
+        yield place
+        place.store.close()
 
 
 def test_labels_and_shares_are_set_together(place):
@@ -246,6 +249,7 @@ def test_an_operation_that_was_withdrawn_or_is_late_is_not_executed(place):
     assert not place.operations.withdraw(erase)
 
 
+@pytest.mark.parametrize("place", DATABASES, indirect=True)
 def test_each_operation_is_claimed_once(place):
     """By many executors at the same time."""
     ids = {place.add("rollback") for _ in range(8)}
@@ -261,23 +265,6 @@ def test_finished_operations_are_forgotten(place):
     assert place.operations.get(unfinished).status == "queued"
     with place.store._engine.begin() as connection:
         assert len(list(connection.execute(database.operations.select()))) == 1
-
-
-def test_a_database_of_the_schema_before_gets_the_operations(tmp_path):
-    """Its jobs stay."""
-    url = f"sqlite:///{tmp_path}/jobs.sqlite"
-    store = JobStore(url)
-    job = store.create(NewJob("acme", "characters", "book", "file-1"), 1)
-    with store._engine.begin() as connection:
-        database.operations.drop(connection)
-        connection.execute(update(database._schema).values(version=1))
-    store.close()
-    store = JobStore(url)
-    assert inspect(store._engine).has_table("operations")
-    assert store.job("acme", job.id) == job
-    with store._engine.begin() as connection:
-        assert connection.execute(text("select version from schema_version")).scalar_one() == 2
-    store.close()
 
 
 @pytest.mark.parametrize("where", ["move_labels", "Removal.unlist", "Removal.rename", "delete_renamed"])

@@ -2,26 +2,39 @@
 
 import concurrent.futures
 import itertools
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import create_engine, update
 
-from jobs import database
+from jobs import database, quotas
 from jobs import store as module
-from jobs.store import JobActive, JobEnded, JobStore, NewJob, QuotaExceeded, StoredFile
+from jobs.quotas import Quota, QuotaExceeded, TrainingMinutes
+from jobs.store import JobActive, JobEnded, JobStore, NewJob, StoredFile
+from tests.databases import DATABASES, new_database
+from tests.paths import ROOT
 
 LEASE_S = 60.0
 
 
+@pytest.fixture(params=DATABASES)
+def url(request, tmp_path):
+    with new_database(request.param, tmp_path) as url:
+        yield url
+
+
 @pytest.fixture
-def store(tmp_path):
-    made = JobStore(f"sqlite:///{tmp_path}/jobs.sqlite")
+def store(url):
+    made = JobStore(url)
     yield made
     made.close()
 
 
 def create(store, tenant="acme", **fields):
-    return store.create(NewJob(tenant, "characters", "book", "file-1", **fields), max_active=100)
+    return store.create(NewJob(tenant, "characters", "book", "file-1", **fields), Quota(100))
 
 
 def add_file(store, file_id="file-1", tenant="acme", size=10, created_at=1000):
@@ -64,6 +77,20 @@ def test_a_lost_trainer_is_replaced_and_its_writes_are_refused(store):
     assert not store.end(lost, "failed", "late")
     assert store.renew(again, LEASE_S) is None
     assert store.job("acme", again.id).status == "running"
+
+
+def test_a_trainer_that_is_being_replaced_waits_and_is_refused(store):
+    """Its lease is checked after the transaction of whoever claims the job."""
+    job = create(store)
+    lost = store.claim(LEASE_S)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        with store._engine.begin() as connection:
+            connection.execute(update(database.jobs).values(attempt=2))
+            late = pool.submit(store.end, lost, "failed", "late"), pool.submit(store.add_events, lost, [("late", None)])
+            time.sleep(0.3)
+            assert not any(each.done() for each in late)
+        assert [each.result(60) for each in late] == [False, False]
+    assert store.job("acme", job.id).status == "running"
 
 
 @pytest.mark.parametrize("action", ["cancel", "pause"])
@@ -141,6 +168,15 @@ def test_events_are_numbered_in_order(store):
     assert [event.number for event in store.list_events(job.id, 4, 2, newest_first=True)] == [3, 2]
 
 
+def test_events_of_several_writers_are_numbered(store):
+    """A client's request adds one, too."""
+    job = create(store)
+    held = store.claim(LEASE_S)
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(lambda number: store.add_events(held, [(str(number), None)] * 3), range(20)))
+    assert [event.number for event in store.list_events(job.id, 0, 100)] == list(range(1, 63))
+
+
 def test_the_last_and_the_best_epoch_are_those_of_the_metrics(store):
     job = create(store)
     held = store.claim(LEASE_S)
@@ -158,29 +194,112 @@ def test_quotas_count_what_is_active(store):
         add_file(store, "file-2", size=60)
     add_file(store, "file-2", tenant="other", size=60)
     new = NewJob("acme", "characters", "book", "file-1")
-    first = store.create(new, max_active=1)
+    first = store.create(new, Quota(1))
     with pytest.raises(QuotaExceeded, match="at most 1 jobs"):
-        store.create(new, max_active=1)
+        store.create(new, Quota(1))
     store.request("acme", first.id, "cancel")
-    store.create(new, max_active=1)
+    store.create(new, Quota(1))
 
 
 def test_the_versions_of_a_tenant_are_limited_until_they_are_removed(store):
     """Those that unfinished jobs will publish count, too; those of others don't."""
     new, kept = NewJob("acme", "characters", "book", "file-1"), {("book", 1)}
     create(store, "other")
-    store.create(new, 100)
+    store.create(new, Quota(100))
     for _ in range(2):
         store.end(store.claim(LEASE_S), "succeeded", "published", version=1)
 
     def add():
-        return store.create(new, 100, 2, lambda *version: version in kept)
+        return store.create(new, Quota(100, 2), lambda *version: version in kept)
 
     add()
     with pytest.raises(QuotaExceeded, match="at most 2 published versions, got 1, 1 unfinished jobs and one more"):
         add()
     kept.clear()
     add()
+
+
+def test_versions_of_deleted_jobs_count(store):
+    job = create(store)
+    store.end(store.claim(LEASE_S), "succeeded", "published", version=1)
+    assert store.delete_jobs_before(time.time() + 1) == 1
+    assert store.job("acme", job.id) is None
+    with pytest.raises(QuotaExceeded, match="at most 1 published versions, got 1, 0 unfinished jobs and one more"):
+        store.create(NewJob("acme", "characters", "book", "file-1"), Quota(100, 1))
+
+
+def test_minutes_are_limited_by_what_jobs_have_trained_and_may_train(store):
+    """What they have trained counts for a day after their end."""
+    new, quota = NewJob("acme", "characters", "book", "file-1", settings={"max_minutes": 10}), Quota(100, minutes=30)
+    create(store, "other", settings={"max_minutes": 1000})
+    store.request("other", store.list_jobs("other", None, 1)[0].id, "cancel")
+    first = store.create(new, quota)
+    held = store.claim(LEASE_S)
+    store.renew(held, LEASE_S, trained_s=60.0)
+    assert store.minutes("acme") == TrainingMinutes(0, 10)
+    store.renew(held, LEASE_S, trained_s=720.0)  # reading the text and publishing included
+    assert store.minutes("acme") == TrainingMinutes(0, 12)
+    store.create(new, quota)
+    message = r"at most 30 minutes in 24 hours, got 0.0 trained, 22.0 reserved for unfinished jobs and 10 requested"
+    with pytest.raises(QuotaExceeded, match=message):
+        store.create(new, quota)
+    store.end(held, "failed", "too long")
+    assert store.minutes("acme") == TrainingMinutes(12, 10)
+    with pytest.raises(QuotaExceeded, match=r"got 12.0 trained, 10.0 reserved"):
+        store.create(new, quota)
+    with store._engine.begin() as connection:
+        day_ago = time.time() - 86_400
+        connection.execute(update(database.jobs).where(database.jobs.c.id == first.id).values(finished_at=day_ago))
+    store.create(new, quota)
+    assert store.minutes("acme") == TrainingMinutes(0, 20)
+
+
+def test_concurrent_requests_do_not_exceed_the_minutes(store):
+    new = NewJob("acme", "characters", "book", "file-1", settings={"max_minutes": 10})
+
+    def is_queued(_):
+        try:
+            store.create(new, Quota(100, minutes=50))
+        except QuotaExceeded:
+            return False
+        return True
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(is_queued, range(20))) == 5
+
+
+def test_old_jobs_are_deleted_with_their_events(store):
+    """Those that have ended alone, however old the others are."""
+    jobs = [create(store) for _ in range(4)]
+    store.end(store.claim(LEASE_S), "failed", "too short")
+    store.request("acme", jobs[1].id, "cancel")
+    store.request("acme", jobs[2].id, "pause")
+    store.claim(LEASE_S)
+    before = time.time()
+    late = create(store)
+    store.request("acme", late.id, "cancel")
+    assert store.delete_jobs_before(before) == 2
+    assert {job.id for job in store.list_jobs("acme", None, 10)} == {jobs[2].id, jobs[3].id, late.id}
+    assert [bool(store.list_events(job.id, 0, 10)) for job in jobs] == [False, False, True, True]
+
+
+def test_events_of_a_job_are_limited(store, monkeypatch):
+    """The oldest are deleted, but neither those of the best nor of the last epoch."""
+    monkeypatch.setattr(module, "MAX_JOB_EVENTS", 10)
+    job = create(store)
+    held = store.claim(LEASE_S)
+    epochs = [{"epoch": number, "validation_loss": 1.0, "is_best": number == 2} for number in range(1, 5)]
+    store.add_events(held, [(str(epoch["epoch"]), epoch) for epoch in epochs])
+    for number in range(30):
+        store.add_events(held, [("", {"epoch": 5, "train_loss": number})])
+    assert [event.number for event in store.list_events(job.id, 0, 100)] == [4, 6, *range(27, 37)]
+    assert (store.best_epoch(job.id)["epoch"], store.last_epoch(job.id)) == (2, 4)
+    for _ in range(10):
+        store.request("acme", job.id, "pause")
+        store.end(held, "paused", "paused")
+        store.resume("acme", job.id)
+        held = store.claim(LEASE_S)
+    assert len(store.list_events(job.id, 0, 100)) <= 14
 
 
 def test_concurrent_uploads_do_not_exceed_a_quota(store, monkeypatch):
@@ -195,7 +314,7 @@ def test_concurrent_uploads_do_not_exceed_a_quota(store, monkeypatch):
 
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         assert sum(pool.map(is_added, range(30))) == 11
-    monkeypatch.setattr(module, "MAX_TENANT_FILES", 11)
+    monkeypatch.setattr(quotas, "MAX_TENANT_FILES", 11)
     with pytest.raises(QuotaExceeded, match="at most 11 files"):
         add_file(store, "file-30", size=0)
 
@@ -230,8 +349,7 @@ def test_working_directories_of_jobs_that_ended_are_told_from_those_of_active_on
     assert store.not_active_among([active.id, ended.id, "ftjob-unknown"]) == {ended.id, "ftjob-unknown"}
 
 
-def test_a_store_survives_its_process(tmp_path):
-    url = f"sqlite:///{tmp_path}/deep/er/jobs.sqlite"
+def test_a_store_survives_its_process(url):
     for number in itertools.count():
         store = JobStore(url)
         assert len(store.list_jobs("acme", None, 10)) == number
@@ -242,11 +360,51 @@ def test_a_store_survives_its_process(tmp_path):
         store.close()
 
 
-def test_the_database_of_a_newer_program_is_refused(tmp_path):
-    url = f"sqlite:///{tmp_path}/jobs.sqlite"
+def test_several_processes_create_the_tables_at_once(url):
+    """Gateways and trainers may start together."""
+    script = (
+        "import sqlalchemy; from jobs.store import JobStore;"
+        f"url = {url!r}; sqlalchemy.create_engine(url).connect().close();"  # imports the driver
+        "print(flush=True); input(); JobStore(url).list_jobs('', None, 1)"
+    )
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    processes = [subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, text=True, **pipes) for _ in range(4)]
+    for process in processes:
+        process.stdout.readline()
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    errors = [process.communicate(timeout=60)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0, 0], errors
+
+
+def test_the_directory_of_a_database_is_created(tmp_path):
+    JobStore(f"sqlite:///{tmp_path}/deep/er/jobs.sqlite").close()
+    assert (tmp_path / "deep/er/jobs.sqlite").exists()
+
+
+def test_an_older_database_is_migrated(url):
+    """Its jobs stay, and the versions that they have published count."""
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        for statement in Path(__file__).with_name("schema_1.sql").read_text().split(";\n"):
+            if statement:
+                connection.exec_driver_sql(statement)
+    engine.dispose()
+    for _ in range(2):  # the second time there is nothing to migrate
+        store = JobStore(url)
+        assert [job.id for job in store.list_jobs("acme", None, 10)] == ["ftjob-2", "ftjob-1"]
+        assert store.best_epoch("ftjob-1")["epoch"] == 1
+        assert store.operations.claim(LEASE_S) is None
+        with pytest.raises(QuotaExceeded, match="at most 2 published versions, got 1, 1 unfinished jobs and one more"):
+            store.create(NewJob("acme", "characters", "book", "file-1"), Quota(100, 2))
+        store.close()
+
+
+def test_the_database_of_a_newer_program_is_refused(url):
     engine = database.open_database(url)
     with engine.begin() as connection:
         connection.execute(update(database._schema).values(version=99))
     engine.dispose()
-    with pytest.raises(ValueError, match="schema version 99, and this program knows 2"):
+    with pytest.raises(ValueError, match="schema version 99, and this program knows 3"):
         JobStore(url)

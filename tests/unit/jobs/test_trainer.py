@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,22 +13,27 @@ from pathlib import Path
 import pytest
 
 from jobs import trainer as module
+from jobs.quotas import Quota
 from jobs.settings import ALLOWED, RECIPES, ConfigError, check_settings, options_of
 from jobs.store import JobStore, NewJob, StoredFile
-from jobs.trainer import Directories, Trainer
+from jobs.trainer import Directories, MaximumAges, Trainer
+from tests.databases import DATABASES, new_database
 from tests.paths import ROOT
 from tests.waiting import until
 
+AGES = MaximumAges(1e9, 1e9)
+# The other tests run in SQLite alone: the store's own run in each.
+in_each_database = pytest.mark.parametrize("place", DATABASES, indirect=True)
 FAKE = (sys.executable, "-m", "tests.unit.jobs.fake_exporter")
 
 
 class Place:
     """A store, its directories, and a trainer on a thread."""
 
-    def __init__(self, directory):
+    def __init__(self, directory, url):
         self.models, self.training = directory / "models", directory / "training"
         self.models.mkdir()
-        self.url = f"sqlite:///{directory}/jobs.sqlite"
+        self.url = url
         self.store = JobStore(self.url)
         self.trainer, self.thread, self.max_memory_bytes = None, None, 2**40
 
@@ -35,9 +41,19 @@ class Place:
         """Start a trainer."""
         limit = self.max_memory_bytes
         directories = Directories(self.training, self.models)
-        self.trainer = Trainer(self.store, directories, file_max_age_s=1e9, max_memory_bytes=limit)
+        self.trainer = Trainer(self.store, directories, AGES, max_memory_bytes=limit)
         self.thread = threading.Thread(target=self.trainer.run)
         self.thread.start()
+
+    def start_process(self):
+        """Start a trainer in a process of its own."""
+        script = (
+            "import sys; from pathlib import Path; from jobs import trainer as t; from jobs.store import JobStore;"
+            f"t._EXPORT, t.LEASE_S, t.POLL_S = {FAKE!r}, 1.0, 0.02;"
+            f"d = t.Directories(Path({str(self.training)!r}), Path({str(self.models)!r}));"
+            f"t.Trainer(JobStore({self.url!r}), d, t.MaximumAges(1e9, 1e9)).run()"
+        )
+        return subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
 
     def stop(self):
         """Stop it, and wait."""
@@ -49,12 +65,12 @@ class Place:
     def submit(self, text, filename="book.txt", **fields):
         """Upload a text and create a job."""
         file_id = f"file-{time.monotonic_ns()}"
-        size = Trainer(self.store, Directories(self.training, self.models), file_max_age_s=1e9)._uploads.write(
+        size = Trainer(self.store, Directories(self.training, self.models), AGES)._uploads.write(
             file_id, io.BytesIO(text.encode())
         )
         self.store.add_file(StoredFile(file_id, "", filename, size, int(time.time())), 10**9)
         new = NewJob("", "characters-3-minutes", "book", file_id, **{"settings": {"seed": 0}, **fields})
-        return self.store.create(new, 100).id
+        return self.store.create(new, Quota(100)).id
 
     def go_on(self):
         """Let the exporter train."""
@@ -87,15 +103,16 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def place(request, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_EXPORT", FAKE)
     monkeypatch.setattr(module, "POLL_S", 0.02)
     monkeypatch.setattr(module, "LEASE_S", 1.0)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    place = Place(tmp_path)
-    yield place
-    place.stop()
-    place.store.close()
+    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
+    with new_database(getattr(request, "param", "sqlite"), tmp_path) as url:
+        place = Place(tmp_path, url)
+        yield place
+        place.stop()
+        place.store.close()
 
 
 def test_a_job_is_trained_and_published(place):
@@ -186,24 +203,34 @@ def test_a_trainer_that_stops_leaves_its_job_to_the_next(place):
     assert place.wait(job_id, "succeeded").version == 1
 
 
+@in_each_database
 def test_a_killed_trainer_is_replaced_and_its_job_published_once(place):
     """By a trainer in a process of its own, which its exporter kills after the first epoch."""
     job_id = place.submit("once")
     place.go_on()
-    script = (
-        "import sys; from pathlib import Path; from jobs import trainer as t; from jobs.store import JobStore;"
-        f"t._EXPORT, t.LEASE_S, t.POLL_S = {FAKE!r}, 1.0, 0.02;"
-        f"t.Trainer(JobStore({place.url!r}), t.Directories(Path({str(place.training)!r}), Path({str(place.models)!r})),"
-        "file_max_age_s=1e9).run()"
-    )
-    killed = subprocess.run([sys.executable, "-c", script], cwd=ROOT, timeout=60, check=False)
-    assert killed.returncode == -9
+    killed = place.start_process()
+    assert killed.wait(60) == -9
     assert place.job(job_id).status == "running"
     place.start()
     job = place.wait(job_id, "succeeded", "failed")
     assert (job.status, job.attempt) == ("succeeded", 2)
     assert list(place.versions) == ["1"]
     assert [event.data["epoch"] for event in place.epochs(job_id)] == [1, 2, 3]
+
+
+@in_each_database
+def test_two_trainers_share_the_jobs(place):
+    """Each job runs once; jobs run at the same time."""
+    job_ids = [place.submit(f"text {number}") for number in range(6)]
+    trainers = [place.start_process() for _ in range(2)]
+    until(lambda: [place.job(job_id).status for job_id in job_ids].count("running") == 2, timeout=60)
+    place.go_on()
+    jobs = [place.wait(job_id, "succeeded", "failed") for job_id in job_ids]
+    for trainer in trainers:
+        trainer.kill()
+        trainer.wait()
+    assert [(job.status, job.attempt) for job in jobs] == [("succeeded", 1)] * 6
+    assert sorted(job.version for job in jobs) == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_killed_exporter_is_replaced_as_long_as_it_completes_epochs(place):
@@ -267,13 +294,25 @@ def test_old_files_and_leftovers_are_deleted(place):
     (place.training / "jobs/ftjob-unknown").mkdir(parents=True)
     old = StoredFile("file-old", "", "old.txt", 1, 1000)
     place.store.add_file(old, 10**9)
-    trainer = Trainer(place.store, Directories(place.training, place.models), file_max_age_s=86_400)
+    trainer = Trainer(place.store, Directories(place.training, place.models), MaximumAges(86_400, 86_400))
     trainer._uploads.write("file-old", io.BytesIO(b"x"))
     trainer._clean()
     assert place.store.file("", "file-old") is None
     trainer._clean()
     assert not (place.training / "jobs/ftjob-unknown").exists()
     assert len(place.store.file_ids()) == 1
+
+
+def test_old_jobs_are_deleted_and_their_versions_stay(place):
+    job_id = place.submit("text")
+    place.go_on()
+    place.start()
+    place.wait(job_id, "succeeded")
+    Trainer(place.store, Directories(place.training, place.models), MaximumAges(1e9, 1e9))._clean()
+    assert place.job(job_id) is not None
+    Trainer(place.store, Directories(place.training, place.models), MaximumAges(1e9, 0.0))._clean()
+    assert place.job(job_id) is None
+    assert list(place.versions) == ["1"]
 
 
 def test_no_setting_of_a_job_names_a_file_of_the_machine():

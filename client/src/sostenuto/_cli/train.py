@@ -35,7 +35,8 @@ def train_on_server(
     server: str,
     corpus: str | None,
     *,
-    model: str | None,
+    recipe: str | None,
+    base: str | None,
     name: str | None,
     validation: str | None,
     settings: dict[str, Any],
@@ -46,7 +47,8 @@ def train_on_server(
     Args:
         server: URL of the server.
         corpus: Path of a file or directory, or `-` for standard input.
-        model: Recipe, or model to continue from; None: the default recipe.
+        recipe: Recipe of a new model; None: the default one.
+        base: Model to continue from; None: none.
         name: Name of the trained model.
         validation: Path of a text to validate with.
         settings: Settings of the training, by name.
@@ -58,11 +60,13 @@ def train_on_server(
         raise click.UsageError("standard input has no name for the model: pass --name")
     given_options()["base_url"] = server
     text = sys.stdin.buffer.read() if corpus == STDIN else Path(corpus)
+    if recipe is None and "epochs" in settings:
+        settings.setdefault("max_minutes", None)  # as without a server: in place of the default's
     fraction = settings.pop("validation", None)
     held_out = fraction if validation is None else Path(validation)
     with connect() as client:
         with failing_to(f"read {corpus}"):
-            job = client.train(text, model=model, name=name, validation=held_out, **settings)
+            job = client.train(text, model=recipe or base, name=name, validation=held_out, **settings)
         if detach:
             click.echo(job.id)
         else:
@@ -106,7 +110,8 @@ def train(
     train_on_server(
         server,
         corpus,
-        model=config or base,
+        recipe=config,
+        base=base,
         name=name,
         validation=validation_corpus,
         settings=_parsed(settings),

@@ -89,6 +89,24 @@ def test_train_continues_from_a_model_of_the_server(train, server, book):
 
 
 @BOTH
+@pytest.mark.parametrize(
+    ("options", "limits"),
+    [
+        ([], {"max_minutes": None}),
+        (["--from", "demo"], {"max_minutes": None}),
+        (["--config", "words"], {}),
+        (["--config", "words", "--max-minutes", "5"], {"max_minutes": 5}),
+    ],
+    ids=["default", "base", "recipe", "recipe and minutes"],
+)
+def test_epochs_replace_the_time_limit_of_the_default_recipe_alone(train, server, book, options, limits):
+    """As without a server: a recipe that is named keeps its own, and the run ends at whichever limit comes first."""
+    server.script = [uploaded(), answer_json(JOB)]
+    train(book, "--epochs", "3", *options, "--detach")
+    assert server.bodies[1]["settings"] == {"epochs": 3, **limits}
+
+
+@BOTH
 def test_a_corpus_from_standard_input_needs_a_name(train, server):
     assert "pass --name" in train("-", given=b"It was\n").stderr
     server.script = [uploaded(), answer_json(JOB)]

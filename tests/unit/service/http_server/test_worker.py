@@ -243,6 +243,23 @@ def test_an_incomplete_request_gets_408_and_holds_no_thread(gunicorn, before, pa
     assert message in answer
 
 
+@with_options(worker_class=f"{APP}.PatientWorker")
+@pytest.mark.parametrize("framing", [b"Content-Length: 1000", b"Transfer-Encoding: chunked"], ids=["length", "chunks"])
+@pytest.mark.parametrize("expects", [b"", b"\r\nExpect: 100-continue"], ids=["", "100-continue"])
+def test_a_body_that_the_application_refuses_is_not_received(gunicorn, framing, expects):
+    """The response comes before the rest of the body, and the connection is closed; otherwise the body is awaited."""
+    post, part = b"POST /guarded HTTP/1.1\r\nHost: test\r\n%s%s%s\r\n\r\n", b"4\r\nabcd\r\n"
+    answer = read_all(gunicorn.connect(post % (framing, b"", expects) + part))
+    assert answer.startswith(b"HTTP/1.1 401 ")
+    assert answer.endswith(b"no key")
+    assert b"Connection: close" in answer
+    allowed = gunicorn.connect(post % (framing, b"\r\nAuthorization: Bearer key", expects) + part)
+    rest = b"0\r\n\r\n" if b"chunked" in framing else b"x" * (1000 - len(part))
+    assert gunicorn.get("/")[0] == 200
+    allowed.sendall(rest)
+    assert b"HTTP/1.1 200 " in read_past(allowed, b"abcd" if b"chunked" in framing else rest)
+
+
 @with_options(worker_class=f"{APP}.PatientWorker", threads="2")
 @pytest.mark.parametrize("before", ["", "request", "pipelined"])
 def test_an_incomplete_head_holds_no_thread(gunicorn, before):

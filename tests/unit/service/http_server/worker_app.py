@@ -59,6 +59,10 @@ class Application:
         self.ended: list[str] = []
         self._end = threading.Event()
 
+    def refuses_body(self, path: str, authorization: str) -> bool:
+        """Refuse bodies of clients without a key."""
+        return path == "/guarded" and authorization != "Bearer key"
+
     def begin_drain(self, seconds_left: float) -> None:
         """Refuse new requests, and end the streams in time."""
         self.drains.append(seconds_left)
@@ -75,8 +79,12 @@ class Application:
             return answer(start_response, "200 OK", b"ok")
         if self.drains:
             return answer(start_response, "503 Service Unavailable", b"draining")
-        if path == "/body":
-            return answer(start_response, "200 OK", environ["wsgi.input"].read())
+        if path in ("/body", "/guarded"):
+            if self.refuses_body(path, environ.get("HTTP_AUTHORIZATION", "")):
+                status, body = "401 Unauthorized", b"no key"
+            else:
+                status, body = "200 OK", environ["wsgi.input"].read()
+            return answer(start_response, status, body)
         if path in CHUNKS:
             start_response("200 OK", [("Content-Type", "text/event-stream")])
             return self._stream(path, time.monotonic() + float(environ["QUERY_STRING"] or "inf"))

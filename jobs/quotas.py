@@ -1,0 +1,107 @@
+"""The quotas of a tenant: what it has, counted within the transaction that adds more."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, and_, delete, func, select
+
+from jobs.database import ACTIVE, files, jobs, versions
+
+# Training that counts towards a tenant's minutes, and against it in the queue: that of the last day.
+DAY_S = 86_400.0
+# Of any size: each takes a block of the disk and a row of the database.
+MAX_TENANT_FILES = 10_000
+
+
+@dataclass(frozen=True)
+class Quota:
+    """Limits of the jobs of a tenant; None: no limit.
+
+    Attributes:
+        jobs: That have not ended.
+        versions: That jobs have published and unfinished ones will publish.
+        minutes: Of training in a day, see `TrainingMinutes`.
+    """
+
+    jobs: int
+    versions: int | None = None
+    minutes: float | None = None
+
+
+@dataclass(frozen=True)
+class TrainingMinutes:
+    """Minutes that count towards a tenant's quota.
+
+    Attributes:
+        trained: By jobs that have ended in the last day.
+        reserved: For unfinished jobs: their `max_minutes`, or what they have trained, if that is more.
+    """
+
+    trained: float
+    reserved: float
+
+
+class QuotaExceeded(Exception):
+    """A tenant has as many jobs, versions, minutes, files or bytes as it may have; the message names the limit."""
+
+
+def require_files(connection: Connection, tenant: str, num_bytes: int, max_bytes: int) -> None:
+    """Raise QuotaExceeded if a tenant may not have one more file of a size."""
+    totals = select(func.coalesce(func.sum(files.c.bytes), 0), func.count()).where(files.c.tenant == tenant)
+    used, count = connection.execute(totals).one()
+    if count >= MAX_TENANT_FILES:
+        raise QuotaExceeded(f"at most {MAX_TENANT_FILES} files may be kept, got one more")
+    if used + num_bytes > max_bytes:
+        raise QuotaExceeded(f"all files together may have {max_bytes} bytes, got {used} + {num_bytes}")
+
+
+def require_jobs(
+    connection: Connection, tenant: str, minutes: float, quota: Quota, is_kept: Callable[[str, int], bool]
+) -> None:
+    """Raise QuotaExceeded if a tenant may not have one more job of `minutes`; `is_kept` as of `JobStore.create`."""
+    of_tenant = and_(jobs.c.tenant == tenant, jobs.c.status.in_(ACTIVE))
+    active = connection.execute(select(func.count()).select_from(jobs).where(of_tenant)).scalar_one()
+    if active >= quota.jobs:
+        raise QuotaExceeded(f"at most {quota.jobs} jobs may be queued, running or paused, got one more")
+    if quota.versions is not None:
+        kept = _num_versions(connection, tenant, is_kept)
+        if kept + active >= quota.versions:
+            rule = f"jobs may keep at most {quota.versions} published versions"
+            raise QuotaExceeded(f"{rule}, got {kept}, {active} unfinished jobs and one more")
+    if quota.minutes is not None:
+        used = training_minutes(connection, tenant)
+        if used.trained + used.reserved + minutes > quota.minutes:
+            raise QuotaExceeded(
+                f"jobs may train at most {quota.minutes:g} minutes in 24 hours, got {used.trained:.1f} trained, "
+                f"{used.reserved:.1f} reserved for unfinished jobs and {minutes:g} requested"
+            )
+
+
+def training_minutes(connection: Connection, tenant: str) -> TrainingMinutes:
+    """Return the minutes that count towards a tenant's quota."""
+    ended = and_(jobs.c.tenant == tenant, jobs.c.finished_at > time.time() - DAY_S)
+    trained_s = connection.execute(select(func.coalesce(func.sum(jobs.c.trained_s), 0.0)).where(ended)).scalar_one()
+    active = and_(jobs.c.tenant == tenant, jobs.c.status.in_(ACTIVE))
+    rows = connection.execute(select(jobs.c.settings, jobs.c.trained_s).where(active))
+    reserved = sum(max(max_minutes(settings), trained_s / 60) for settings, trained_s in rows)
+    return TrainingMinutes(trained_s / 60, reserved)
+
+
+def max_minutes(settings: Mapping[str, Any]) -> float:
+    """Return the time limit of a job, which a gateway always sets."""
+    return float(settings.get("max_minutes") or 0.0)
+
+
+def _num_versions(connection: Connection, tenant: str, is_kept: Callable[[str, int], bool]) -> int:
+    """Return how many versions that a tenant's jobs have published still exist, and forget the others."""
+    published = select(versions.c.name, versions.c.version).where(versions.c.tenant == tenant)
+    kept = 0
+    for name, version in connection.execute(published).all():
+        if is_kept(name, version):
+            kept += 1
+        else:
+            this = and_(versions.c.tenant == tenant, versions.c.name == name, versions.c.version == version)
+            connection.execute(delete(versions).where(this))
+    return kept

@@ -1,0 +1,126 @@
+// OpenAI's client for Node trains, follows, cancels and uses a model: `node - BASE_URL NAME SETTINGS LONG_SETTINGS`.
+// SETTINGS are JSON, of a job of seconds and of one that does not end by itself. The text is CORPUS in the environment.
+import assert from "node:assert/strict";
+
+import OpenAI, { toFile } from "openai";
+
+const [baseURL, name, short, long] = process.argv.slice(2);
+const text = process.env.CORPUS;
+const PATIENCE_MS = 240_000;
+let requests = 0;
+const counted = (...request) => {
+  requests += 1;
+  return fetch(...request);
+};
+const client = new OpenAI({ baseURL, apiKey: "none", fetch: counted });
+const { files, fineTuning, models, completions } = client;
+const { jobs } = fineTuning;
+
+async function all(page) {
+  const found = [];
+  for await (const each of page) found.push(each);
+  return found;
+}
+
+async function until(condition) {
+  const end = Date.now() + PATIENCE_MS;
+  for (;;) {
+    const found = await condition();
+    if (found) return found;
+    assert(Date.now() < end, "the condition did not hold in time");
+    await new Promise((resolve) => setTimeout(resolve, 200));
+  }
+}
+
+const whose = (status) => async (id) => {
+  const job = await jobs.retrieve(id);
+  return job.status === status ? job : undefined;
+};
+
+async function uploads() {
+  const file = await files.create({ file: await toFile(Buffer.from(text), "book.txt"), purpose: "fine-tune" });
+  assert.deepEqual([file.object, file.filename, file.bytes], ["file", "book.txt", Buffer.byteLength(text)]);
+  assert.equal((await files.waitForProcessing(file.id)).status, "processed");
+  const other = await files.create({ file: new File(["Another text.\n"], "other.txt"), purpose: "fine-tune" });
+  const listed = await all(files.list({ limit: 1, order: "asc", purpose: "fine-tune" }));
+  const ours = listed.map(({ id }) => id).filter((id) => id === file.id || id === other.id);
+  assert.equal(new Set(listed.map(({ id }) => id)).size, listed.length);
+  assert.equal(ours.length, 2);
+  assert.equal(await (await files.content(file.id)).text(), text);
+  return [file, other];
+}
+
+async function trains(file) {
+  const job = await jobs.create({
+    model: "characters-3-minutes",
+    training_file: file.id,
+    suffix: name,
+    seed: 5,
+    metadata: { by: "node" },
+    method: { type: "supervised", supervised: { hyperparameters: { batch_size: 4 } } },
+    settings: JSON.parse(short),
+  });
+  assert.deepEqual([job.status, job.seed, job.metadata], ["queued", 5, { by: "node" }]);
+  assert.equal(job.method.supervised.hyperparameters.batch_size, 4);
+  const streamed = [];
+  const events = await client.get(`/fine_tuning/jobs/${job.id}/events`, { query: { stream: true }, stream: true });
+  for await (const event of events) streamed.push(event);
+  const done = await jobs.retrieve(job.id);
+  assert.deepEqual([done.status, done.error, done.fine_tuned_model], ["succeeded", null, name]);
+  assert(done.finished_at >= done.created_at && done.trained_tokens > 0);
+  const pages = await all(jobs.listEvents(job.id, { limit: 3 }));
+  assert.deepEqual(pages.reverse(), streamed);
+  assert.deepEqual([streamed[0].message, streamed.at(-1).message], ["the job is queued", `published ${name}:1`]);
+  assert(streamed.some(({ type, data }) => type === "metrics" && data.validation_loss > 0));
+  const [checkpoint, ...rest] = await all(jobs.checkpoints.list(job.id, { limit: 1 }));
+  assert.deepEqual([checkpoint.fine_tuned_model_checkpoint, rest], [`${name}:1`, []]);
+  return done;
+}
+
+async function generates(model) {
+  assert.equal((await models.retrieve(model)).id, model);
+  assert((await all(models.list())).some(({ id }) => id === model));
+  const fields = { model, prompt: "It was", max_tokens: 8, seed: 1 };
+  const whole = (await completions.create(fields)).choices[0].text;
+  assert.equal(whole.length, 8);
+  let streamed = "";
+  for await (const chunk of await completions.create({ ...fields, stream: true })) streamed += chunk.choices[0].text;
+  assert.equal(streamed, whole);
+}
+
+async function pausesAndCancels(file) {
+  const fields = { model: "characters-3-minutes", training_file: file.id, settings: JSON.parse(long) };
+  const { id } = await jobs.create(fields);
+  const before = requests;
+  const refusal = await files.delete(file.id).catch((error) => error);
+  assert(refusal instanceof OpenAI.ConflictError);
+  assert.deepEqual([refusal.code, refusal.param, requests], ["conflict", "file_id", before + 1]); // not retried
+  await jobs.pause(id);
+  await until(() => whose("paused")(id));
+  await jobs.resume(id);
+  await jobs.cancel(id);
+  const job = await until(() => whose("cancelled")(id));
+  assert.equal(job.fine_tuned_model, null);
+  await assert.rejects(jobs.resume(id), OpenAI.ConflictError);
+  assert.deepEqual((await all(jobs.list({ limit: 1 }))).map((each) => each.id).slice(0, 1), [id]);
+}
+
+async function refuses(file) {
+  const invalid = jobs.create({ model: "characters-3-minutes", training_file: file.id, settings: { units: 0 } });
+  await assert.rejects(invalid, { status: 400, param: "settings", type: "invalid_request_error" });
+  await assert.rejects(invalid, OpenAI.BadRequestError);
+  const unknown = jobs.create({ model: "no-such-model", training_file: file.id });
+  await assert.rejects(unknown, { status: 404, code: "model_not_found", requestID: /^req-/ });
+  await assert.rejects(jobs.retrieve("ftjob-unknown"), OpenAI.NotFoundError);
+}
+
+const [file, other] = await uploads();
+const job = await trains(file);
+await generates(job.fine_tuned_model);
+await refuses(file);
+await pausesAndCancels(file);
+for (const each of [file, other]) {
+  assert.equal((await files.delete(each.id)).deleted, true);
+  await assert.rejects(files.retrieve(each.id), OpenAI.NotFoundError);
+}
+assert.deepEqual(await models.delete(name), { id: name, object: "model", deleted: true });
