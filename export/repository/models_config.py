@@ -27,7 +27,7 @@ from contract.models_config import (
     version_numbers,
 )
 from contract.signatures import MODELS_CONFIG, ROUTING_FILE
-from export.errors import PublishError, RepositoryError
+from export.errors import NoSuchVersion, PublishError, RepositoryError
 
 # Two versions stay loaded, so that a running generation finishes on the version that it started with.
 VERSIONS_KEPT = 2
@@ -121,14 +121,14 @@ def change_labels(
     change. `shares` replaces the traffic split; an empty one ends it, None keeps it.
 
     Raises:
-        PublishError: the model is not listed.
+        NoSuchVersion: the model is not listed.
         RepositoryError: the split names a version or a label that does not exist.
     """
     with locked(models_dir):
         files = _Files(models_dir)
         entry = files.find(name)
         if entry is None:
-            raise PublishError(f"{name} is not in {models_dir / MODELS_CONFIG}: no version of it is served")
+            raise NoSuchVersion(f"{name} is not in {models_dir / MODELS_CONFIG}: no version of it is served")
         before, versions = files.labels.get(name, {}), files.versions(entry)
         labels = change(dict(before), versions)
         kept = files.shares.get(name, {})

@@ -24,9 +24,8 @@ def move_labels(
     nothing.
 
     Raises:
-        NoSuchVersion: a version does not exist.
+        NoSuchVersion: a version does not exist, or the model is not listed.
         RepositoryError: a version is damaged, or the split is invalid.
-        PublishError: the model is not listed.
     """
     for number in {number for number in moved.values() if number is not None}:
         Repository(models_dir).named(f"{name}:{number}")[-1].read()

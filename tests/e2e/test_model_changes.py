@@ -372,6 +372,16 @@ def test_the_page_promotes_splits_rolls_back_and_deletes(service, page, open_pag
     card.locator(".traffic", has_text="25%").wait_for()
     routing = service.ask("GET", f"/v1/models/{name}")[1]
     assert (routing["shares"], routing["labels"]["canary"]) == ({"stable": 75, "canary": 25}, 2)
+    card.get_by_role("button", name="Promote version 2").click()  # which ends the split
+    card.locator("li", has_text="Version 2").locator(".badge.stable").wait_for()
+    routing = service.ask("GET", f"/v1/models/{name}")[1]
+    assert (routing["shares"], routing["labels"]) == ({}, {"stable": 2, "previous": 1})
+    card.get_by_role("button", name="Promote version 1").click()
+    card.locator("li", has_text="Version 1").locator(".badge.stable").wait_for()
+
+    card.locator(".percent").fill("10")
+    card.get_by_role("button", name="Apply").click()
+    card.locator(".traffic", has_text="90%").wait_for()
     card.locator(".percent").fill("0")
     card.get_by_role("button", name="Apply").click()
     card.locator(".traffic", has_text="100%").wait_for()

@@ -96,10 +96,17 @@ class Card {
     erase.hidden = this.#isLast || share > 0 || labels.some((label) => label !== "previous");
     element.querySelector(".actions").hidden = this.#isLast || (promote.hidden && erase.hidden);
     promote.setAttribute("aria-label", `Promote version ${version}`);
-    promote.addEventListener("click", () => this.#change(`Promoting version ${version}`, () => patch(this.#path, { labels: { stable: version } })));
+    promote.addEventListener("click", () => this.#promote(version));
     erase.setAttribute("aria-label", `Delete version ${version}`);
     erase.addEventListener("click", () => this.#delete(version, facts.size_bytes));
     return element;
+  }
+
+  // Makes a version stable; that of the canary ends the split.
+  #promote(version) {
+    const isCanary = this.#model.labels?.canary === version;
+    const change = { labels: { stable: version, ...(isCanary && { canary: null }) }, ...(isCanary && { shares: {} }) };
+    return this.#change(`Promoting version ${version}`, () => patch(this.#path, change));
   }
 
   // Gives a version a share of the traffic, in percent; without one, all of it goes to the stable version.
