@@ -162,7 +162,7 @@ def train(
     CORPUS is a text file, a directory of text files, - for standard input, or a corpus by its name: shakespeare,
     state-of-the-union or pydoc-topics; without it, that of the recipe. The model is named after it.
 
-    With --from it goes on from a published model. The result is a version of a model of its own, or of the base if
+    With --from it fine-tunes a published model. The result is a version of a model of its own, or of the base if
     --name is its name.
 
     The recipe sets the other settings. The defaults below apply to those that neither it nor an option sets.

@@ -211,7 +211,7 @@ def train(
     base: BaseVersion | None = None,
     output: Output = Output(),
 ) -> int:
-    """Train from the beginning, or go on from a base, and publish the best epoch. Returns the exit code."""
+    """Train from the beginning, or fine-tune a base, and publish the best epoch. Returns the exit code."""
     require_writable(models_dir / config.name)
     devices = Devices.find(config.batch_size, config.units)
     corpus = read_corpus(config.corpus, config.documents)
@@ -319,9 +319,9 @@ def _first_weights(folder: RunFolder, config: TrainConfig) -> Weights | None:
 
 
 def _describe_lineage(lineage: Lineage, dataset: Dataset) -> Iterator[str]:
-    """Yield what a fine-tuning goes on from, and what of its text is new to the tokenizer."""
+    """Yield which base is fine-tuned, and what of the text is new to its tokenizer."""
     base, added, tokenizer = lineage.ancestors[0], lineage.added_tokens, dataset.tokenizer
-    yield f"goes on from {lineage.base}, {f'trained on {base.corpus}' if base.corpus else 'imported'}"
+    yield f"fine-tunes {lineage.base}, {f'trained on {base.corpus}' if base.corpus else 'imported'}"
     if added:
         yield f"{len(added):,} new character(s), whose weights start from the mean: {' '.join(map(repr, added))}"
     unknown = int(np.count_nonzero(dataset.train.ids == tokenizer.special.unknown))

@@ -48,7 +48,7 @@ class FineTuningRequest(Body):
     """The body of `POST /v1/fine_tuning/jobs`."""
 
     model: str = Field(max_length=128)
-    """a recipe, such as characters-3-minutes, for a new model; or a served model to continue training, NAME,
+    """a recipe, such as characters-3-minutes, for a new model; or a served model to fine-tune, NAME,
     NAME:VERSION or NAME@LABEL"""
     training_file: FileId
     """id of the uploaded file"""

@@ -206,7 +206,7 @@ REQUESTS: dict[str, dict[str, dict[str, Any]]] = {
             "training_file": _FILE["id"],
             "suffix": "book",
         },
-        "Continue from a model": {
+        "Fine-tune a model": {
             "model": MODEL,
             "training_file": _FILE["id"],
             "settings": {"max_minutes": 1, "patience": 2},

@@ -450,7 +450,7 @@ class Client(AbstractContextManager["Client"]):
                 line break; bytes; a file that is open for reading; or what `upload` returned. The suffix `.jsonl` or
                 `.csv` means records with a field `text`, or `prompt` and `completion`.
             minutes: float. Time limit. Default: the recipe's; the server's if `epochs` is given, but no `model`.
-            model: str. A recipe for a new model, or a served model that the training continues from. Default:
+            model: str. A recipe for a new model, or a served model to fine-tune. Default:
                 "characters-3-minutes".
             name: str. Name of the trained model. Default: that of the file. If it exists, this is its next version.
             validation: As `text`: what to validate with. Or float: the fraction of the text that is held out.
@@ -462,7 +462,7 @@ class Client(AbstractContextManager["Client"]):
             InvalidArgument: there is no such file, or a text cannot be encoded.
             OSError: a file cannot be read.
             BadRequest: a setting is invalid or exceeds a limit of the server.
-            QuotaReached: you have as many jobs or bytes of files as the server allows.
+            QuotaReached: you have as many jobs, minutes of training or bytes of files as the server allows.
             TrainingDisabled: the server does not train.
         """
         if minutes is not None:

@@ -40,7 +40,7 @@
         ├── TooManyRequests         429
         │   ├── Overloaded          the server's queue is full
         │   │   └── MemoryExhausted     the server's memory for requests is full
-        │   ├── QuotaReached        as many jobs or bytes of files as the tenant may have
+        │   ├── QuotaReached        as many jobs, minutes or bytes of files as the tenant may have
         │   └── RateLimited         requests or tokens per minute of the API key are exhausted
         └── ServerError             500 and above
             ├── InternalError       500: a bug in the server
@@ -330,7 +330,7 @@ class MemoryExhausted(Overloaded, code="memory_full"):
 
 
 class QuotaReached(TooManyRequests, code="quota_reached"):
-    """The tenant has as many unfinished jobs or bytes of files as it may have. It is not retried."""
+    """The tenant has as many jobs, minutes of training or bytes of files as it may have. It is not retried."""
 
     advice = "delete files, or wait until a job ends"
     retryable = False

@@ -65,7 +65,7 @@ class Job:
     Attributes:
         id: str.
         status: str. "queued", "running", "paused", "succeeded", "failed" or "cancelled".
-        model: str. The recipe, or the model and version that the training continues from.
+        model: str. The recipe, or the model and version that is fine-tuned.
         fine_tuned_model: str or None. Name of the trained model, which `model=` accepts; None until it has succeeded.
         version: int or None. Version of that model.
         training_file: str. Id of the uploaded file.

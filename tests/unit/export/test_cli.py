@@ -690,7 +690,7 @@ def test_the_validation_split_samples_documents_of_the_whole_corpus(published, c
 
 
 def fine_tune(*options, corpus="letters.txt"):
-    """Go on from the newest version of `base`."""
+    """Fine-tune the newest version of `base`."""
     return main(["train", corpus, "--from", "base", "--min-characters", "0", *options])
 
 
@@ -710,7 +710,7 @@ def test_a_fine_tuning_goes_on_from_a_published_model(published, base, capsys):
     assert (report.settings["name"], report.settings["units"]) == ("letters", 6)
     assert (report.lineage.base, report.lineage.added_tokens) == ("base:1", ("!", ",", "b", "ü"))
     out = capsys.readouterr().out
-    assert "goes on from base:1, trained on book.txt\n" in out
+    assert "fine-tunes base:1, trained on book.txt\n" in out
     assert "4 new character(s), whose weights start from the mean: '!' ',' 'b' 'ü'\n" in out
     assert f" nats/token ({report.base_loss:.3f} before the first update)" in out
     assert report.validation_loss == pytest.approx(report.base_loss, abs=1e-5)

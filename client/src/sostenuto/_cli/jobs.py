@@ -35,7 +35,7 @@ job_argument = click.argument("job_id", metavar="ID")
 def jobs(context: click.Context, *, limit: int, as_json: bool) -> None:
     """List the training jobs of the server, newest first. The commands below follow and control one of them.
 
-    The column `from` has the recipe, or the model that the training continues from.
+    The column `from` has the recipe, or the model that is fine-tuned.
     """
     if context.invoked_subcommand is not None:
         return

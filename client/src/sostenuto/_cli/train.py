@@ -48,7 +48,7 @@ def train_on_server(
         server: URL of the server.
         corpus: Path of a file or directory, or `-` for standard input.
         recipe: Recipe of a new model; None: the default one.
-        base: Model to continue from; None: none.
+        base: Served model to fine-tune; None: none.
         name: Name of the trained model.
         validation: Path of a text to validate with.
         settings: Settings of the training, by name.
@@ -82,7 +82,7 @@ def train_on_server(
 @click.argument("settings", nargs=-1, type=click.UNPROCESSED, metavar="")
 @click.option("--server", metavar="URL", help=SERVER_HELP)
 @click.option("--config", metavar="RECIPE", help="Recipe of a new model.  [default: characters-3-minutes]")
-@click.option("--from", "base", metavar="MODEL", help="Continue the training of this served model.")
+@click.option("--from", "base", metavar="MODEL", help="Fine-tune this served model.")
 @click.option("--name", metavar="NAME", help="Name of the model.  [default: that of the file or directory]")
 @click.option("--validation-corpus", metavar="PATH", help="Text to validate with, in place of a part of CORPUS.")
 @click.option("--detach", is_flag=True, help=DETACH_HELP)

@@ -25,7 +25,7 @@ ARCHITECTURES = {
 
 
 def go_on(models_dir, text, *, documents=False):
-    """Return the tokenizer of the base, that of a model that goes on from it, and this model."""
+    """Return the tokenizer of the base, that of a model that is fine-tuned from it, and this model."""
     base = BaseVersion.find("base", models_dir)
     config = base.complete(load_config(None, {"name": "new", "corpus": "c", "from": "base"}))
     tokenizer = base.extended_tokenizer(Corpus.of("c", [text], ends=documents))
