@@ -56,8 +56,11 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 @contextlib.contextmanager
-def atomic_write(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
-    """Open a temporary file; replace `path` with it when the block ends, delete it when the block raises."""
+def atomic_write(path: Path, mode: int | None = None) -> Iterator[BinaryIO]:
+    """Open a temporary file; replace `path` with it when the block ends, delete it when the block raises.
+
+    `mode` is that of the file, whatever the umask; by default the umask decides.
+    """
     with _temporary_file(path, mode) as (temporary, file):
         yield file
         _flush_to_disk(file)
@@ -65,10 +68,11 @@ def atomic_write(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
     sync_directory(path.parent)
 
 
-def create_atomically(path: Path, content: str | bytes, mode: int = 0o666) -> bool:
+def create_atomically(path: Path, content: str | bytes, mode: int | None = None) -> bool:
     """Create a file in an existing directory, unless it exists; return whether it was created.
 
-    Of several concurrent processes one succeeds. The umask reduces the mode. Errors are those of `write_atomically`.
+    Of several concurrent processes one succeeds. `mode` is as for `atomic_write`, errors are those of
+    `write_atomically`.
     """
     if os.path.lexists(path):
         return False
@@ -82,6 +86,12 @@ def create_atomically(path: Path, content: str | bytes, mode: int = 0o666) -> bo
             return False
     sync_directory(path.parent)
     return True
+
+
+def is_shared(directory: Path) -> bool:
+    """Return whether a directory is for all processes of its group: it is writable for the group and set-group-ID."""
+    mode = directory.stat().st_mode
+    return bool(mode & stat.S_IWGRP and mode & stat.S_ISGID)
 
 
 def sync_directory(path: Path) -> None:
@@ -102,13 +112,15 @@ def sync_tree(root: Path) -> None:
 
 
 @contextlib.contextmanager
-def _temporary_file(path: Path, mode: int) -> Iterator[tuple[Path, BinaryIO]]:
+def _temporary_file(path: Path, mode: int | None) -> Iterator[tuple[Path, BinaryIO]]:
     """Open a temporary file in the directory of `path` and unlink it at the end; errors name `path`."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else 0o600)
         try:
             with os.fdopen(descriptor, "wb") as file:
+                if mode is not None:
+                    os.fchmod(descriptor, mode)
                 yield temporary, file
         finally:
             with contextlib.suppress(FileNotFoundError):

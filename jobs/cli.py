@@ -4,12 +4,17 @@ import logging
 import signal
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import click
 from sqlalchemy.exc import SQLAlchemyError
 
 from jobs.database import database_url
 from jobs.executor import Executor
+from jobs.launchers.kubernetes import Api, KubernetesLauncher
+from jobs.launchers.launcher import Launcher, LauncherError
+from jobs.launchers.process import ProcessLauncher
+from jobs.launchers.ray import RayLauncher
 from jobs.quotas import DAY_S
 from jobs.store import JobStore
 from jobs.trainer import MAX_MEMORY_BYTES, Directories, MaximumAges, Trainer
@@ -68,7 +73,50 @@ _PATH = click.Path(path_type=Path, file_okay=False)
     envvar="SOSTENUTO_MAX_TRAINING_BYTES",
     show_envvar=True,
     metavar="BYTES",
-    help="Maximum memory of a training; a job that takes more fails.",
+    help="Maximum memory of a training; a job that takes more fails. With kubernetes, the PodTemplate's limit instead; "
+    "with ray, what it reserves.",
+)
+@click.option(
+    "--launcher",
+    type=click.Choice(["process", "kubernetes", "ray"]),
+    default="process",
+    envvar="SOSTENUTO_LAUNCHER",
+    show_envvar=True,
+    help="Where trainings run: as child processes, as Jobs of the Kubernetes cluster that this program runs in, or as "
+    "jobs of a Ray cluster. Beyond this machine the directories must be on a shared file system, at the same paths.",
+)
+@click.option(
+    "--pod-template",
+    default="training",
+    envvar="SOSTENUTO_POD_TEMPLATE",
+    show_envvar=True,
+    metavar="NAME",
+    help="Kubernetes: PodTemplate of the Jobs' pods, in the namespace of this program's pod.",
+)
+@click.option(
+    "--kueue-queue",
+    envvar="SOSTENUTO_KUEUE_QUEUE",
+    show_envvar=True,
+    metavar="NAME",
+    help="Kubernetes: LocalQueue of Kueue, which admits the Jobs.  [default: none; Jobs start at once]",
+)
+@click.option(
+    "--ray-url",
+    default="http://127.0.0.1:8265",
+    envvar="SOSTENUTO_RAY_URL",
+    show_envvar=True,
+    metavar="URL",
+    help="Ray: address of the dashboard, which has the REST API of Ray Jobs. RAY_AUTH_TOKEN is its token, if it needs "
+    "one.",
+)
+@click.option(
+    "--ray-cpus",
+    type=click.FloatRange(min=0),
+    default=2.0,
+    envvar="SOSTENUTO_RAY_CPUS",
+    show_envvar=True,
+    metavar="NUMBER",
+    help="Ray: CPUs that a training reserves.",
 )
 def trainer(
     training_dir: Path,
@@ -77,6 +125,7 @@ def trainer(
     max_file_age_s: float,
     max_job_age_s: float,
     max_memory_bytes: int,
+    **launcher: Any,
 ) -> None:
     """Run the training jobs that clients submit to the gateway, one at a time, until SIGTERM.
 
@@ -91,7 +140,7 @@ def trainer(
         raise click.ClickException(f"the job database cannot be opened: {str(error).partition(chr(10))[0]}") from error
     directories = Directories(training_dir.resolve(), models_dir.resolve())
     ages = MaximumAges(files_s=max_file_age_s, jobs_s=max_job_age_s)
-    running = Trainer(store, directories, ages, max_memory_bytes=max_memory_bytes)
+    running = Trainer(store, directories, ages, max_memory_bytes=max_memory_bytes, launcher=_launcher(**launcher))
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         running.is_stopping = True
@@ -102,3 +151,13 @@ def trainer(
     executor.start()
     running.run()
     executor.stop()
+
+
+def _launcher(launcher: str, pod_template: str, kueue_queue: str | None, ray_url: str, ray_cpus: float) -> Launcher:
+    """Return the launcher that the options describe."""
+    if launcher == "kubernetes":
+        try:
+            return KubernetesLauncher(Api.of_pod(), pod_template, kueue_queue)
+        except LauncherError as error:
+            raise click.UsageError(f"--launcher kubernetes: {error}") from error
+    return RayLauncher(ray_url, ray_cpus) if launcher == "ray" else ProcessLauncher()

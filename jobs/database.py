@@ -27,6 +27,8 @@ from sqlalchemy import (
     update,
 )
 
+from contract.files import create_atomically, is_shared
+
 # Of SQLite's lock, which another process's transaction holds for milliseconds.
 _BUSY_TIMEOUT_S = 30
 # Numbers of PostgreSQL's advisory locks, arbitrary ones.
@@ -138,8 +140,8 @@ def open_database(url: str) -> Engine:
     """
     engine = create_engine(url)
     if engine.dialect.name == "sqlite":
-        if engine.url.database:
-            Path(engine.url.database).parent.mkdir(parents=True, exist_ok=True)
+        if engine.url.database and engine.url.database != ":memory:":
+            _create_sqlite(Path(engine.url.database))
         event.listen(engine, "connect", _configure_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     try:
@@ -155,6 +157,13 @@ def lock_tenants(connection: Connection) -> None:
     """Let no other transaction count towards a quota; SQLite's write transactions exclude each other anyway."""
     if connection.dialect.name == "postgresql":
         connection.execute(select(func.pg_advisory_xact_lock(_TENANTS_LOCK)))
+
+
+def _create_sqlite(path: Path) -> None:
+    """Create an empty database, private to its owner or, in a directory that is shared with a group, to that group."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # SQLite gives the files that it makes beside this one the same mode.
+    create_atomically(path, b"", mode=0o660 if is_shared(path.parent) else 0o600)
 
 
 def _configure_sqlite(connection: Any, _record: object) -> None:

@@ -1,6 +1,6 @@
-"""A trainer: claims one job after another, runs the exporter for it as a child process, and reports its progress.
+"""A trainer: claims one job after another, has the exporter run for it by a launcher, and reports its progress.
 
-However gateway, trainer or child are killed, a job is neither lost nor published twice: a lease that is not renewed
+However gateway, trainer or exporter are killed, a job is neither lost nor published twice: a lease that is not renewed
 ends, the next trainer resumes from the run's last epoch, and a version that names the job ends it.
 """
 
@@ -9,21 +9,20 @@ import fcntl
 import json
 import logging
 import math
-import os
-import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from contract.child_processes import terminate_with_parent
 from contract.files import read_file
 from contract.signatures import ASSETS, CARD_FILE
+from jobs.launchers.launcher import ERRORS, STOP_S, Exit, Launcher, LauncherError, LauncherUnavailable, Run, Training
+from jobs.launchers.process import ProcessLauncher, environment
 from jobs.settings import check_settings, options_of
 from jobs.store import Action, Job, JobStore
 from jobs.uploads import RECORDS, InvalidUpload, Uploads, lay_out
@@ -38,12 +37,12 @@ METRICS_S = 5.0
 CLEAN_S = 60.0
 # Resident memory of a training. One of 1,024 units takes 1.5 GiB.
 MAX_MEMORY_BYTES = 4 * 2**30
-# Of a child after SIGTERM: it ends after its current step, or after publishing.
-_STOP_S = 60.0
-# Of children of a job that a signal killed before they completed another epoch.
+# Of runs of a job that a signal killed before they completed another epoch.
 MAX_KILLS = 3
 # Beyond twice the job's `max_minutes`, for reading the text, and for publishing.
 OVERTIME_S = 1800.0
+# A cluster that does not respond is asked again after this time.
+UNAVAILABLE_S = 30.0
 # An interrupted upload is deleted after this time.
 _UNRECORDED_S = 3600.0
 _STDERR_BYTES = 64 * 2**10
@@ -87,9 +86,10 @@ class Trainer:
         ages: MaximumAges,
         *,
         max_memory_bytes: int = MAX_MEMORY_BYTES,
+        launcher: Launcher | None = None,
     ) -> None:
         self._store, self._directories, self._ages = store, directories, ages
-        self.max_memory_bytes = max_memory_bytes
+        self.max_memory_bytes, self.launcher = max_memory_bytes, launcher or ProcessLauncher()
         self._uploads = Uploads(directories.uploads)
         self.is_stopping = False
         self._clean_at = 0.0
@@ -112,6 +112,14 @@ class Trainer:
             ended = _Attempt(self, self._store, self._directories, self._uploads, job).run()
         except InvalidUpload as error:
             ended = self._fail(job, "invalid_training_file", str(error))
+        except LauncherUnavailable as error:
+            log.warning("%s: %s; trying again in %.0f s", job.id, error, UNAVAILABLE_S)
+            self._store.add_events(job, [("the cluster does not respond; trying again", None)], "warn")
+            self._store.renew(job, UNAVAILABLE_S)
+            ended = False
+        except LauncherError as error:
+            log.error("%s: %s", job.id, error)
+            ended = self._fail(job, "server_error", "the cluster refuses the training; see the trainer's log")
         except OSError as error:
             log.exception("%s failed", job.id)
             ended = self._fail(job, "server_error", f"a file cannot be written: {error.strerror}")
@@ -147,58 +155,70 @@ class _Attempt:
         self._uploads, self._folder = uploads, directories.of(job)
         self._progress = ProgressReader(self._folder / "progress.jsonl", store.last_epoch(job.id))
         self._models_dir = ("--models-dir", str(directories.models.resolve()))
-        self._trained_s, self._began = job.trained_s, time.monotonic()
+        self._launcher = trainer.launcher
+        self._ran_s = 0.0  # in this attempt, without the time that a run has waited for a place in a cluster
         minutes = check_settings(job.model, job.settings).max_minutes
-        self._deadline = math.inf if minutes is None else self._began + 120 * minutes + OVERTIME_S
+        self._max_s = math.inf if minutes is None else 120 * minutes + OVERTIME_S
 
     def run(self) -> bool:
-        """Run the exporter; return whether the job has ended.
+        """Have the exporter run; return whether the job has ended.
 
-        A child that a signal killed is replaced, unless several in a row completed no epoch.
+        A run that a signal killed is replaced, unless several in a row completed no epoch; one that a cluster has ended
+        is always replaced.
         """
-        num_kills, epoch = 0, self._progress.last_epoch
+        num_runs, num_kills, epoch = 0, 0, self._progress.last_epoch
         while not self._is_published(is_new=False):
-            with self._exclusive() as is_free:
-                command = self._command() if is_free else None
-            if command is None:
+            num_runs += 1
+            run = self._launcher.find(self._job.id) or self._start(f"{self._job.attempt}-{num_runs}")
+            if run is None:
                 return False
-            code, wanted = self._train(command)
-            num_kills = 1 if self._progress.last_epoch > epoch else num_kills + 1
+            code, wanted = self._follow(run)
+            num_kills = 1 if self._progress.last_epoch > epoch else num_kills + (code is not None)
             epoch = self._progress.last_epoch
-            if code >= 0 or wanted is not None or num_kills >= MAX_KILLS:
-                return self._conclude(code, wanted)
-            message = f"the training was killed by {signal.Signals(-code).name}; it continues after its last epoch"
+            if wanted is not None or (code is not None and (code >= 0 or num_kills >= MAX_KILLS)):
+                return self._conclude(code or 0, wanted)
+            cause = "ended by the cluster" if code is None else f"killed by {signal.Signals(-code).name}"
+            message = f"the training was {cause}; it continues after its last epoch"
             self._store.add_events(self._job, [(message, None)], "warn")
         return True
 
-    def _train(self, command: Sequence[str]) -> tuple[int, Action | str | None]:
-        """Run a child until it ends; return its exit code, and why it was stopped, or None."""
-        wanted: Action | str | None = None
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with (self._folder / "stderr.txt").open("wb") as errors, (self._folder / "log.txt").open("ab") as output:
-            child = subprocess.Popen(
-                command,
-                cwd=self._folder,
-                stdout=output,
-                stderr=errors,
-                stdin=subprocess.DEVNULL,
-                preexec_fn=_background(os.getpid()),  # noqa: PLW1509 - it takes no lock of the executor's thread
-                start_new_session=True,
-            )
-            try:
-                wanted = self._watch(child)
-            finally:
-                _stop(child)
-        self._report()
-        return child.returncode, wanted
+    def _start(self, number: str) -> Run | None:
+        """Start a run, once that of a lost trainer has ended; None: it does not end."""
+        with self._exclusive() as is_free:
+            if not is_free:
+                return None
+            command = self._command()
+        job, limit = self._job, self._trainer.max_memory_bytes
+        max_s = None if math.isinf(self._max_s) else self._max_s
+        return self._launcher.start(Training(job.id, number, job.tenant, command, self._folder, limit, max_s))
 
-    def _watch(self, child: "subprocess.Popen[bytes]") -> Action | str | None:
-        """Report progress until the child ends; return why it has to stop, or None."""
-        while child.poll() is None:
+    def _follow(self, run: Run) -> tuple[int | None, Action | str | None]:
+        """Report progress until a run ends; return its exit code, and why it was stopped or failed, or None."""
+        wanted: Action | str | None = None
+        try:
+            wanted = self._watch(run)
+        finally:
+            # The next trainer finds it.
+            if not (self._launcher.outlives_trainer and wanted in ("stop", "lost")):
+                run.stop()
+        self._report()
+        ended = run.poll() or Exit(0)
+        return ended.code, wanted or ended.message
+
+    def _watch(self, run: Run) -> Action | str | None:
+        """Report progress until a run ends; return why it has to stop, or None."""
+        waited_for, before = None, time.monotonic()
+        while run.poll() is None:
+            now = time.monotonic()
+            if run.waits_for is None:
+                self._ran_s += now - before
+            elif run.waits_for != waited_for:
+                self._store.add_events(self._job, [(run.waits_for, None)])
+            waited_for, before = run.waits_for, now
             wanted = self._report()
-            if wanted is None and (wanted := self._exceeded(child.pid)) is not None:
+            if wanted is None and (wanted := self._exceeded(run)) is not None:
                 # Not after its step, which may be what takes so long or so much.
-                os.killpg(child.pid, signal.SIGKILL)
+                run.kill()
             if wanted is None and self._trainer.is_stopping:
                 wanted = "stop"
             if wanted is not None:
@@ -206,11 +226,11 @@ class _Attempt:
             time.sleep(POLL_S)
         return None
 
-    def _exceeded(self, pid: int) -> str | None:
+    def _exceeded(self, run: Run) -> str | None:
         """Return which limit the job exceeds, as its error says it."""
-        if time.monotonic() > self._deadline:
+        if self._ran_s > self._max_s:
             return f"the training takes longer than twice its max_minutes and {OVERTIME_S / 60:.0f} minutes"
-        limit, used = self._trainer.max_memory_bytes, resident_bytes(pid)
+        limit, used = self._trainer.max_memory_bytes, run.memory_bytes()
         if used > limit:
             sizes = "units, layers, batch_size or sequence_length"
             return f"the training may take at most {limit} bytes of memory, got {used}; choose smaller {sizes}"
@@ -221,7 +241,7 @@ class _Attempt:
         found = list(self._progress.events())
         if found:
             self._store.add_events(self._job, found)
-        progress: dict[str, float | int] = {"trained_s": self._trained_s + time.monotonic() - self._began}
+        progress: dict[str, float | int] = {"trained_s": self._job.trained_s + self._ran_s}
         if (update := self._progress.last_update) is not None:
             progress["trained_tokens"] = update["tokens"]
             if update.get("seconds_left") is not None:
@@ -232,6 +252,10 @@ class _Attempt:
         # A child may have published just before it was stopped.
         if self._is_published(is_new=code == 0):
             return True
+        if wanted in ("stop", "lost") and self._launcher.outlives_trainer:
+            # Any trainer may go on with it at once.
+            self._store.renew(self._job, 0.0)
+            return False
         if wanted == "cancel":
             return self._store.end(self._job, "cancelled", "the job was cancelled")
         if wanted in ("pause", "stop", "lost"):
@@ -255,7 +279,7 @@ class _Attempt:
         return found[-1].removeprefix("error: ")[:1000] if found else None
 
     def _stderr(self) -> str:
-        return (self._folder / "stderr.txt").read_bytes()[-_STDERR_BYTES:].decode(errors="replace")
+        return (self._folder / ERRORS).read_bytes()[-_STDERR_BYTES:].decode(errors="replace")
 
     def _is_published(self, *, is_new: bool) -> bool:
         """End the job if a version names it; return whether one does.
@@ -277,7 +301,7 @@ class _Attempt:
         of_job = ["--name", self._job.name, "--job", self._job.id]
         command = [*_EXPORT, "train", "text", "--if-new", *of_job, *self._models_dir]
         for _ in range(MAX_KILLS):
-            done = subprocess.run(command, cwd=self._folder, stdout=subprocess.DEVNULL, check=False)
+            done = subprocess.run(command, cwd=self._folder, env=environment(), stdout=subprocess.DEVNULL, check=False)
             if done.returncode >= 0:
                 break
         done.check_returncode()
@@ -287,7 +311,7 @@ class _Attempt:
         """Wait for the child of a lost trainer to end, as it still stops after its step; False: not in time."""
         runs = self._folder / "runs"
         runs.mkdir(parents=True, exist_ok=True)
-        deadline = time.monotonic() + _STOP_S
+        deadline = time.monotonic() + STOP_S
         with (runs / f".{self._job.name}.lock").open("w") as lock:
             while True:
                 try:
@@ -371,33 +395,3 @@ def published_version(home: Path, job_id: str) -> int | None:
             if json.loads(read_file(path))["training"]["settings"]["job"] == job_id:
                 return int(path.parents[1].name)
     return None
-
-
-def resident_bytes(pid: int) -> int:
-    """Return the resident memory of a process; 0 if it has ended."""
-    try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
-    except (OSError, IndexError):
-        return 0
-
-
-def _background(parent: int) -> Any:
-    def prepare() -> None:
-        terminate_with_parent(parent)
-        # Serving goes first, and if memory runs out, the kernel kills the training.
-        os.nice(19)
-        with contextlib.suppress(OSError):
-            Path("/proc/self/oom_score_adj").write_text("1000")
-
-    return prepare
-
-
-def _stop(child: "subprocess.Popen[bytes]") -> None:
-    if child.poll() is None:
-        child.terminate()
-        try:
-            child.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)
-            child.wait()

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from contract.files import atomic_write
+from contract.files import atomic_write, is_shared
 
 RECORDS = (".jsonl", ".csv")
 # Of an archive: bytes that it unpacks to, and files.
@@ -36,15 +36,22 @@ class InvalidUpload(Exception):
 
 
 class Uploads:
-    """The directory of uploaded files, by id."""
+    """The directory of uploaded files, by id.
+
+    They are private to their owner or, if the parent directory is shared with a group, to that group.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
     def write(self, file_id: str, content: IO[bytes]) -> int:
         """Write a file; return its size in bytes; raise OSError."""
-        self._directory.mkdir(parents=True, exist_ok=True)
-        with atomic_write(self.path(file_id), mode=0o600) as file:
+        if not self._directory.is_dir():
+            self._directory.mkdir(parents=True, exist_ok=True)
+            if is_shared(self._directory.parent):
+                self._directory.chmod(0o2770)
+        # A trainer that is another user may link a file only if it may write it, too.
+        with atomic_write(self.path(file_id), mode=0o660 if is_shared(self._directory) else 0o600) as file:
             shutil.copyfileobj(content, file, _BLOCK_BYTES)
             return file.tell()
 

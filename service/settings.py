@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, cast, get_args
 
 from dotenv import dotenv_values
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.errors import ConfigurationError
@@ -49,6 +49,10 @@ def _parse_precisions(value: str) -> dict[str, Precision]:
             )
         by_model[name] = cast("Precision", precision)
     return by_model
+
+
+def _unless_empty(value: Any) -> Any:
+    return None if value == "" else value
 
 
 def _link(value: str | None) -> str | None:
@@ -94,6 +98,11 @@ class Settings(BaseSettings, Limits):
     )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 picks a free one")
+    published_host: str | None = Field(
+        None,
+        description="address on which something else publishes the port, such as Docker; a loopback address says that "
+        "only this machine reaches the gateway; unset: SOSTENUTO_HOST",
+    )
     num_proxies: int = Field(
         0,
         ge=0,
@@ -104,8 +113,8 @@ class Settings(BaseSettings, Limits):
     allowed_hosts: Annotated[str | None, AfterValidator(_host_names)] = Field(
         None,
         description="names allowed in the Host header besides localhost and IP addresses, separated by commas; *: "
-        "any name; unset: no others if SOSTENUTO_HOST is a loopback address and SOSTENUTO_NUM_PROXIES "
-        "is 0, otherwise any name",
+        "any name; unset: no others if SOSTENUTO_PUBLISHED_HOST is a loopback address and "
+        "SOSTENUTO_NUM_PROXIES is 0, otherwise any name",
     )
     max_client_connections: int | None = Field(
         None,
@@ -166,10 +175,10 @@ class Settings(BaseSettings, Limits):
         description="append-only file of JSON Lines: who published, promoted, removed, trained, uploaded, and added "
         "and revoked keys; unset: none. The commands of the exporter use it, too",
     )
-    training_dir: Path | None = Field(
+    training_dir: Annotated[Path | None, BeforeValidator(_unless_empty)] = Field(
         None,
-        description="directory that gateways and trainers share, of uploaded files and runs; unset: no training, but "
-        "for `sostenuto serve`, where it is ./training",
+        description="directory that gateways and trainers share, of uploaded files and runs; empty or unset: no "
+        "training, but for `sostenuto serve`, where it is ./training",
     )
     training_database: str | None = Field(
         None, description="SQLAlchemy URL of the job database; unset: jobs.sqlite in SOSTENUTO_TRAINING_DIR"
@@ -241,6 +250,11 @@ class Settings(BaseSettings, Limits):
         return by_model
 
     @property
+    def client_host(self) -> str:
+        """Address that clients connect to."""
+        return (self.published_host or self.host).strip("[]")
+
+    @property
     def addresses(self) -> list[str]:
         """Addresses of the backends, without duplicates."""
         return list(dict.fromkeys(address.strip() for address in self.backends.split(",")))
@@ -248,6 +262,7 @@ class Settings(BaseSettings, Limits):
 
 # Variables of other programs of the project.
 _OTHER_VARIABLES = {"ENV_FILE", "BASE_URL", "API_KEY", "MODEL"}
+_OTHER_VARIABLES |= {"LAUNCHER", "POD_TEMPLATE", "KUEUE_QUEUE", "RAY_URL", "RAY_CPUS"}
 
 
 def unknown_settings() -> list[str]:

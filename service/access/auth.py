@@ -14,8 +14,8 @@ from service.settings import Settings
 class Authenticator:
     """Authenticates API keys. The context of a request has its key's quota, and the functions that charge rate limits.
 
-    Without keys, none is required, and the defaults limit all requests together; only a server that listens on
-    loopback (`is_local`) then lets anybody train and manage models.
+    Without keys, none is required, and the defaults limit all requests together; only a server that is reached on
+    loopback alone (`is_local`) then lets anybody train and manage models.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ def build_authenticator(settings: Settings) -> Authenticator:
         tokens_per_minute=settings.tokens_per_minute,
     )
     keys = None if settings.keys_file is None else KeyRing(settings.keys_file)
-    is_local = is_loopback(settings.host) and not settings.num_proxies
+    is_local = is_loopback(settings.client_host) and not settings.num_proxies
     return Authenticator(keys, RateLimiter(redis_url), defaults, is_local=is_local)
 
 

@@ -164,11 +164,11 @@ def serve(settings: Settings) -> int:
         log.warning(line)
     log.info("gateway at http://%s:%d", settings.host, port)
     log.info("metrics at http://%s:%d/metrics", settings.metrics_host, metrics_socket.getsockname()[1])
-    if settings.keys_file is None and not is_loopback(settings.host):
+    if settings.keys_file is None and not is_loopback(settings.client_host):
         log.warning(
             "NO API KEYS: anyone who can connect to %s:%d can use this server; set SOSTENUTO_KEYS_FILE (sostenuto "
             "keys add), or put an authenticating proxy in front",
-            settings.host,
+            settings.client_host,
             port,
         )
     try:

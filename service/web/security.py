@@ -24,7 +24,7 @@ def allowed_hosts(settings: Settings) -> AllowedHosts:
     """
     if settings.allowed_hosts is not None:
         return AllowedHosts(name.strip() for name in settings.allowed_hosts.split(","))
-    is_local = is_loopback(settings.host) and not settings.num_proxies
+    is_local = is_loopback(settings.client_host) and not settings.num_proxies
     return AllowedHosts([] if is_local else ["*"])
 
 

@@ -353,8 +353,9 @@ def published_name(path, job_id):
         return job.name
 
 
-def test_without_keys_nobody_trains_but_on_loopback(start_gateway, tmp_path):
-    gateway = start_gateway(training_dir=tmp_path, host="0.0.0.0")
+@pytest.mark.parametrize("address", [{"host": "0.0.0.0"}, {"published_host": "192.0.2.1"}])
+def test_without_keys_nobody_trains_but_on_loopback(start_gateway, tmp_path, address):
+    gateway = start_gateway(training_dir=tmp_path, **address)
     body, headers = multipart(b"text")
     assert gateway.ask("POST", "/v1/files", body, headers=headers)[0] == 403
     assert ask(gateway, body={}, address="/v1/fine_tuning/jobs")[0] == 403

@@ -18,6 +18,8 @@ from tests.ports import free_port
 PAGE = "docs/kubernetes.md"
 NAMESPACE = "sostenuto"
 GATEWAY, SERVER = "gateway", "tensorflow-serving"
+# Made by tests/kubernetes/run.
+DATABASE_IMAGE = "sostenuto-stand-in/postgresql"
 PATIENCE_S = 600
 # Commands of the page that are not run as written, by their beginning, and the reason.
 NOT_RUN = {
@@ -100,6 +102,7 @@ class Deployment:
             subprocess.run(["sh", "-euc", command, "tests/kubernetes"], cwd=ROOT, check=True, timeout=PATIENCE_S)
         if is_serving_built:
             images.append(tensorflow_serving_image())
+        images.append(DATABASE_IMAGE)
         if os.environ.get("LOAD"):
             command = [*shlex.split(os.environ["LOAD"]), *images]
             subprocess.run(command, check=True, timeout=PATIENCE_S, capture_output=True)

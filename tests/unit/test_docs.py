@@ -109,7 +109,7 @@ def test_targets_modules_variables_and_options_on_a_page_exist(page):
 def variables():
     """Return every environment variable of the programs."""
     sources = [ROOT / "docker-compose.yml", ROOT / ".env"]
-    sources += [path for part in ("client/src", "service") for path in (ROOT / part).rglob("*.py")]
+    sources += [path for part in ("client/src", "jobs", "service") for path in (ROOT / part).rglob("*.py")]
     found = {name for path in sources for name in re.findall(r"SOSTENUTO_\w+", path.read_text())}
     return found | {f"SOSTENUTO_{name.upper()}" for name in Settings.model_fields}
 
@@ -127,7 +127,7 @@ def options():
     commands = [*exporter.commands.values(), *(keys.get_command(context, name) for name in keys.list_commands(context))]
     parameters = [parameter for command in commands for parameter in command.params]
     made |= {option for parameter in parameters for option in [*parameter.opts, *parameter.secondary_opts]}
-    sources = [path for part in ("benchmarks", "client/src", "service") for path in (ROOT / part).rglob("*.py")]
+    sources = [path for part in ("benchmarks", "client/src", "jobs", "service") for path in (ROOT / part).rglob("*.py")]
     sources.append(ROOT / "tests/conftest.py")
     return made | {option for path in sources for option in re.findall(r'["/](--[a-z][\w-]*)', path.read_text())}
 

@@ -11,7 +11,7 @@ from tests.paths import ROOT
 
 RESPONSES = [cells[0] for cells in rows("response")]
 SYMPTOMS = [cells[0] for cells in rows("symptom")]
-PARTS = ("contract", "export", "model_server", "service", "client/src")
+PARTS = ("contract", "export", "jobs", "model_server", "service", "client/src")
 # Those of Python, pydantic, the C library, Docker and Kubernetes; and what the page itself puts between two words.
 OTHERS = (
     "Address already in use",

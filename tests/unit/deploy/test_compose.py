@@ -8,6 +8,7 @@ import re
 import pytest
 import yaml
 
+from jobs.launchers.launcher import STOP_S
 from service.commands.gateway import AFTER_DRAIN_S
 from service.settings import Settings
 from tests.documents import page_with, rows
@@ -87,6 +88,31 @@ def test_the_gateways_stop_grace_period_covers_drain_and_shutdown(compose):
     assert grace_s > Settings().drain_s + AFTER_DRAIN_S
 
 
+def test_a_gateway_that_is_published_beyond_loopback_does_not_train_without_keys(compose):
+    """The address of the port and that of the setting are one variable."""
+    gateway = compose["services"]["gateway"]
+    (address, _) = gateway["ports"][0].split(":${SOSTENUTO_PORT")
+    assert gateway["environment"]["SOSTENUTO_PUBLISHED_HOST"] == address
+
+
+def test_a_trainer_has_room_for_the_largest_training_and_time_to_end_it(compose):
+    trainer, settings = compose["services"]["trainer"], Settings()
+    assert str(settings.max_training_bytes) in trainer["environment"]["SOSTENUTO_MAX_TRAINING_BYTES"]
+    assert int(re.search(r"-(\d+)g", trainer["mem_limit"])[1]) * 2**30 >= settings.max_training_bytes + 2**30
+    assert int(trainer["stop_grace_period"].removesuffix("s")) > STOP_S
+
+
+def test_trainer_and_gateway_share_a_group_and_a_volume(compose):
+    """The gateway's group, by its image; the trainer's user is that of models/ on the host."""
+    gateway, trainer = compose["services"]["gateway"], compose["services"]["trainer"]
+    dockerfile = (ROOT / "deploy/Dockerfile").read_text()
+    assert f"USER 65532:{trainer['group_add'][0]}" in dockerfile
+    assert trainer["user"] == compose["services"]["export"]["user"]
+    volume = f"training:/sostenuto/{gateway['environment']['SOSTENUTO_TRAINING_DIR'].split('-')[1].rstrip('}')}"
+    assert volume in gateway["volumes"]
+    assert volume in trainer["volumes"]
+
+
 def test_every_environment_variable_of_the_gateway_is_a_setting(compose):
     names = {name.removeprefix("SOSTENUTO_").lower() for name in compose["services"]["gateway"]["environment"]}
     names |= {name.removeprefix("SOSTENUTO_").lower() for name in compose["services"]["keys"]["environment"]}
@@ -104,7 +130,7 @@ def test_variables_that_the_page_puts_into_gateway_env_take_effect(compose):
 
 
 def test_the_page_lists_every_variable_with_its_default():
-    used = dict(re.findall(r"\$\{(\w+):-([^}]*)\}", TEXT))
+    used = dict(re.findall(r"\$\{(\w+):?-([^}]*)\}", TEXT))
     table = rows("variable", "default")
     told = {name: defaults for names, defaults, _ in table for name in re.findall(r"`(\w+)`", names)}
     assert used.keys() == told.keys() - {"COMPOSE_PROFILES"}

@@ -1,118 +1,21 @@
 """The trainer runs the exporter for one job after another, and a job is published once, whatever is killed."""
 
 import io
-import json
-import os
 import re
 import subprocess
-import sys
-import threading
-import time
 from pathlib import Path
 
 import pytest
 
 from jobs import trainer as module
-from jobs.quotas import Quota
 from jobs.settings import ALLOWED, RECIPES, ConfigError, check_settings, options_of
-from jobs.store import JobStore, NewJob, StoredFile
+from jobs.store import StoredFile
 from jobs.trainer import Directories, MaximumAges, Trainer
-from tests.databases import DATABASES, new_database
-from tests.paths import ROOT
+from tests.databases import DATABASES
 from tests.waiting import until
 
-AGES = MaximumAges(1e9, 1e9)
 # The other tests run in SQLite alone: the store's own run in each.
 in_each_database = pytest.mark.parametrize("place", DATABASES, indirect=True)
-FAKE = (sys.executable, "-m", "tests.unit.jobs.fake_exporter")
-
-
-class Place:
-    """A store, its directories, and a trainer on a thread."""
-
-    def __init__(self, directory, url):
-        self.models, self.training = directory / "models", directory / "training"
-        self.models.mkdir()
-        self.url = url
-        self.store = JobStore(self.url)
-        self.trainer, self.thread, self.max_memory_bytes = None, None, 2**40
-
-    def start(self):
-        """Start a trainer."""
-        limit = self.max_memory_bytes
-        directories = Directories(self.training, self.models)
-        self.trainer = Trainer(self.store, directories, AGES, max_memory_bytes=limit)
-        self.thread = threading.Thread(target=self.trainer.run)
-        self.thread.start()
-
-    def start_process(self):
-        """Start a trainer in a process of its own."""
-        script = (
-            "import sys; from pathlib import Path; from jobs import trainer as t; from jobs.store import JobStore;"
-            f"t._EXPORT, t.LEASE_S, t.POLL_S = {FAKE!r}, 1.0, 0.02;"
-            f"d = t.Directories(Path({str(self.training)!r}), Path({str(self.models)!r}));"
-            f"t.Trainer(JobStore({self.url!r}), d, t.MaximumAges(1e9, 1e9)).run()"
-        )
-        return subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
-
-    def stop(self):
-        """Stop it, and wait."""
-        if self.thread is not None:
-            self.trainer.is_stopping = True
-            self.thread.join(60)
-            assert not self.thread.is_alive()
-
-    def submit(self, text, filename="book.txt", **fields):
-        """Upload a text and create a job."""
-        file_id = f"file-{time.monotonic_ns()}"
-        size = Trainer(self.store, Directories(self.training, self.models), AGES)._uploads.write(
-            file_id, io.BytesIO(text.encode())
-        )
-        self.store.add_file(StoredFile(file_id, "", filename, size, int(time.time())), 10**9)
-        new = NewJob("", "characters-3-minutes", "book", file_id, **{"settings": {"seed": 0}, **fields})
-        return self.store.create(new, Quota(100)).id
-
-    def go_on(self):
-        """Let the exporter train."""
-        (self.models / "go-on").touch()
-
-    def job(self, job_id):
-        return self.store.job("", job_id)
-
-    def wait(self, job_id, *statuses):
-        until(lambda: self.job(job_id).status in statuses, timeout=60)
-        return self.job(job_id)
-
-    def wait_for_failure(self, text):
-        """Train on a text, and return the message of the error."""
-        job_id = self.submit(text)
-        self.start()
-        job = self.wait(job_id, "failed", "succeeded")
-        assert job.error["code"] == "training_failed"
-        return job.error["message"]
-
-    def epochs(self, job_id):
-        """Return the events about whole epochs."""
-        return [event for event in self.store.list_events(job_id, 0, 100) if event.data and "is_best" in event.data]
-
-    @property
-    def versions(self):
-        """Arguments of the exporter, by version."""
-        cards = self.models.glob("book/*/assets.extra/generator.json")
-        return {path.parts[-3]: json.loads(path.read_text())["training"]["settings"] for path in cards}
-
-
-@pytest.fixture
-def place(request, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_EXPORT", FAKE)
-    monkeypatch.setattr(module, "POLL_S", 0.02)
-    monkeypatch.setattr(module, "LEASE_S", 1.0)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
-    with new_database(getattr(request, "param", "sqlite"), tmp_path) as url:
-        place = Place(tmp_path, url)
-        yield place
-        place.stop()
-        place.store.close()
 
 
 def test_a_job_is_trained_and_published(place):

@@ -1,7 +1,9 @@
 """Uploads are laid out as a corpus; nothing in an archive leaves its directory or fills the disk."""
 
 import io
+import os
 import random
+import stat
 import struct
 import tracemalloc
 import zipfile
@@ -10,6 +12,8 @@ from contextlib import suppress
 import pytest
 
 from jobs import uploads as module
+from jobs.database import database_url
+from jobs.store import JobStore
 from jobs.uploads import InvalidUpload, Uploads, lay_out, safe_name
 
 
@@ -30,6 +34,23 @@ def archive(uploads, **names):
 
 def files(directory):
     return {str(path.relative_to(directory)): path.read_text() for path in directory.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(("mode", "modes"), [(0o2770, (0o2770, 0o660, 0o660)), (0o770, (0o755, 0o600, 0o600))])
+def test_a_directory_that_a_group_shares_has_files_that_it_shares(tmp_path, mode, modes):
+    """So gateway and trainer may be different users; otherwise uploads are private, whatever the umask."""
+    tmp_path.chmod(mode)
+    before = os.umask(0o022)
+    try:
+        uploads, store = Uploads(tmp_path / "files"), JobStore(database_url(tmp_path))
+        uploads.write("file-1", io.BytesIO(b"text"))
+        store.file_ids()
+        paths = (tmp_path / "files", uploads.path("file-1"), *tmp_path.glob("jobs.sqlite*"))
+        assert tuple(stat.S_IMODE(path.stat().st_mode) for path in paths[:3]) == modes
+        assert {stat.S_IMODE(path.stat().st_mode) for path in paths[2:]} == {modes[2]}
+        store.close()
+    finally:
+        os.umask(before)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from tests.paths import ROOT
 PAGE = page_with("kubectl create secret generic")
 # Blocks within lists are indented.
 BLOCKS = [textwrap.dedent(block) for block in re.findall(r"^ *```yaml\n(.*?)^ *```", PAGE, re.MULTILINE | re.DOTALL)]
+TRAINING, KUEUE = BLOCKS[3:]
 KINDS = {"deployment": "Deployment", "job": "Job", "service": "Service", "hpa": "HorizontalPodAutoscaler"}
 
 
@@ -61,13 +62,26 @@ def test_the_pages_patch_removes_api_keys_and_nothing_else(mine):
     assert {volume["name"] for volume in template["spec"]["volumes"]} == {"models", "state-key", "tmp"}
 
 
+def test_the_pages_component_trains_with_the_users_images_and_storage_class(mine):
+    """And with the LocalQueue of the last block."""
+    objects = mine(BLOCKS[0], TRAINING, KUEUE)
+    trainer = main_container(objects, "trainer")
+    (pod_template,) = of_kind(objects, "PodTemplate").values()
+    (training,) = pod_template["template"]["spec"]["containers"]
+    assert training["image"] == trainer["image"] == "registry.example/sostenuto-exporter:0.1.0"
+    assert {each["spec"]["storageClassName"] for each in of_kind(objects, "PersistentVolumeClaim").values()} == {"nfs"}
+    assert {"name": "SOSTENUTO_KUEUE_QUEUE", "value": "training"} in trainer["env"]
+    (binding,) = of_kind(objects, "RoleBinding").values()
+    assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "trainer", "namespace": "sostenuto"}]
+
+
 def test_the_page_has_only_the_tested_blocks():
-    """A fourth YAML block would need a test of its own."""
-    assert len(BLOCKS) == 3
+    """A sixth YAML block would need a test of its own."""
+    assert len(BLOCKS) == 5
 
 
-def test_kubectl_commands_of_the_page_name_rendered_objects():
-    objects = overlay("cpu")
+def test_kubectl_commands_of_the_page_name_rendered_objects(mine):
+    objects = [*overlay("cpu"), *mine(BLOCKS[0], TRAINING)]
     lines = "\n".join(re.findall(r"^ *(kubectl .*)", PAGE, re.MULTILINE))
     named = set(re.findall(r"\b(deployment|job|service|hpa)[/ ]([a-z][a-z-]+)", lines))
     assert len(named) > 4
@@ -75,12 +89,12 @@ def test_kubectl_commands_of_the_page_name_rendered_objects():
         assert name in of_kind(objects, KINDS[kind])
     made = set(re.findall(r"kubectl create secret generic (\S+) --from-(?:file|literal) ([\w.]+)", PAGE))
     needed = {
-        (volume["secret"]["secretName"], settings(objects, "gateway")[variable].rpartition("/")[2])
-        for volume in templates(objects)["gateway"]["spec"]["volumes"]
+        (volume["secret"]["secretName"], settings(overlay("cpu"), "gateway")[variable].rpartition("/")[2])
+        for volume in templates(overlay("cpu"))["gateway"]["spec"]["volumes"]
         for variable, folder in (("SOSTENUTO_KEYS_FILE", "api-keys"), ("SOSTENUTO_STATE_KEY_FILE", "state-key"))
         if volume["name"] == folder
     }
-    assert made == needed
+    assert made == needed | {("training-database", "url")}
 
 
 def test_the_pages_table_lists_every_object():

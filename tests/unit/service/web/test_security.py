@@ -59,13 +59,16 @@ def test_cross_origin_requests_are_refused(headers):
         ({"host": "::1"}, False),
         ({"host": "localhost"}, False),
         ({"host": "0.0.0.0"}, True),
+        ({"host": "0.0.0.0", "published_host": "127.0.0.1"}, False),
+        ({"host": "0.0.0.0", "published_host": "[::1]"}, False),
+        ({"host": "127.0.0.1", "published_host": "0.0.0.0"}, True),
         ({"num_proxies": 1}, True),
         ({"allowed_hosts": "*"}, True),
         ({"allowed_hosts": "other, evil.example"}, True),
         ({"host": "0.0.0.0", "allowed_hosts": "other"}, False),
     ],
 )
-def test_host_names_are_checked_if_the_server_is_bound_to_loopback(settings, is_allowed):
+def test_host_names_are_checked_if_the_server_is_reached_on_loopback(settings, is_allowed):
     """Unless it is behind a proxy; `allowed_hosts` overrides both, and localhost is always allowed."""
     hosts = allowed_hosts(Settings(**settings))
     require_allowed_host(request(host="localhost:8000"), hosts)

@@ -1,0 +1,92 @@
+"""Trainings as child processes of the trainer, at the lowest priority."""
+
+import contextlib
+import os
+import resource
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from contract.child_processes import terminate_with_parent
+from jobs.launchers.launcher import ERRORS, OUTPUT, STOP_S, Exit, Training
+
+# Of this project's packages. A wheel has them in a directory that is not on Python's path.
+_PACKAGES = str(Path(__file__).parents[2])
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of a Python process that imports this project's packages."""
+    paths = filter(None, [_PACKAGES, os.environ.get("PYTHONPATH")])
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+class ProcessLauncher:
+    """Starts child processes, which end with this process."""
+
+    outlives_trainer = False
+
+    def find(self, job: str) -> None:
+        """Return None: they have ended with the trainer that started them, or do so after their current step."""
+
+    def start(self, training: Training) -> "ChildProcess":
+        """Start a child process."""
+        with (training.directory / ERRORS).open("wb") as errors, (training.directory / OUTPUT).open("ab") as output:
+            process = subprocess.Popen(
+                training.command,
+                cwd=training.directory,
+                env=environment(),
+                stdout=output,
+                stderr=errors,
+                stdin=subprocess.DEVNULL,
+                preexec_fn=_background(os.getpid()),  # noqa: PLW1509 - it takes no lock of another thread
+                start_new_session=True,
+            )
+        return ChildProcess(process)
+
+
+class ChildProcess:
+    """A training in a child process."""
+
+    waits_for: str | None = None
+
+    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+        self._process = process
+
+    def poll(self) -> Exit | None:
+        """Return how it ended."""
+        code = self._process.poll()
+        return None if code is None else Exit(code)
+
+    def stop(self) -> None:
+        """Send SIGTERM, and SIGKILL if that is not enough."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                self.kill()
+                self._process.wait()
+
+    def kill(self) -> None:
+        """Kill its process group."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    def memory_bytes(self) -> int:
+        """Return its resident memory."""
+        try:
+            return int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1]) * resource.getpagesize()
+        except (OSError, IndexError):
+            return 0
+
+
+def _background(parent: int) -> Callable[[], None]:
+    def prepare() -> None:
+        terminate_with_parent(parent)
+        # Serving goes first, and if memory runs out, the kernel kills the training.
+        os.nice(19)
+        with contextlib.suppress(OSError):
+            Path("/proc/self/oom_score_adj").write_text("1000")
+
+    return prepare

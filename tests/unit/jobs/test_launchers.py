@@ -1,0 +1,293 @@
+"""Jobs run as Jobs of Kubernetes and as jobs of Ray, here with clusters of this machine, as they run in processes."""
+
+import contextlib
+import os
+import re
+import signal
+import time
+
+import pytest
+
+from jobs import trainer as module
+from jobs.launchers import kubernetes, ray
+from jobs.launchers.kubernetes import Api, KubernetesLauncher
+from jobs.launchers.launcher import LauncherError, LauncherUnavailable
+from jobs.launchers.ray import RayLauncher
+from tests.unit.jobs.fake_clusters import TOKEN, KubernetesCluster, RayCluster
+from tests.waiting import until
+
+
+def launcher_of(cluster, directory, queue=None):
+    """Return the launcher of a cluster."""
+    if isinstance(cluster, RayCluster):
+        return RayLauncher(f"{cluster.url}/", 1.5)
+    (directory / "token").write_text(f"{TOKEN}\n")
+    return KubernetesLauncher(Api(cluster.url, "a-namespace", directory / "token", None), "training", queue)
+
+
+@pytest.fixture(params=[KubernetesCluster, RayCluster], ids=["kubernetes", "ray"])
+def cluster(request, place, tmp_path, monkeypatch):
+    """A cluster in which the place's trainers start their trainings."""
+    for each in (kubernetes, ray):
+        monkeypatch.setattr(each, "_POLL_S", 0.02)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
+    with request.param() as cluster:
+        place.launcher = launcher_of(cluster, tmp_path)
+        yield cluster
+        place.stop()
+
+
+@pytest.fixture
+def kueue(place, tmp_path, monkeypatch):
+    """A Kubernetes cluster whose Jobs wait in a queue."""
+    monkeypatch.setattr(kubernetes, "_POLL_S", 0.02)
+    with KubernetesCluster() as cluster:
+        place.launcher = launcher_of(cluster, tmp_path, "a-queue")
+        yield cluster
+        place.stop()
+
+
+def messages(place, job_id):
+    return [event.message for event in place.store.list_events(job_id, 0, 100)]
+
+
+def start_training(place, text="text"):
+    """Submit a job and start a trainer; return the job's id once its run has a directory."""
+    job_id = place.submit(text)
+    place.start()
+    until((place.training / f"jobs/{job_id}/runs/book/config.json").exists, timeout=60)
+    return job_id
+
+
+def test_a_job_is_trained_in_a_cluster_and_published(place, cluster):
+    job_id = place.submit("text")
+    place.go_on()
+    place.start()
+    job = place.wait(job_id, "succeeded", "failed")
+    assert (job.status, job.version, job.trained_tokens) == ("succeeded", 1, 10)
+    assert [event.data["epoch"] for event in place.epochs(job_id)] == [1, 2, 3]
+    assert list(cluster.jobs) == [f"{job_id}-1-1"]
+
+
+def test_a_restarted_trainer_adopts_what_runs(place, cluster):
+    """One that stops leaves the training running, and the next one starts no other."""
+    job_id = start_training(place)
+    place.stop()
+    assert place.job(job_id).status == "running"
+    place.start()
+    until(lambda: place.job(job_id).attempt == 2, timeout=60)
+    place.go_on()
+    assert place.wait(job_id, "succeeded", "failed").status == "succeeded"
+    assert list(cluster.jobs) == [f"{job_id}-1-1"]
+    assert list(place.versions) == ["1"]
+
+
+def test_what_ended_without_a_trainer_is_not_trained_again(place, cluster):
+    job_id = start_training(place)
+    place.stop()
+    place.go_on()
+    until(lambda: cluster.code(f"{job_id}-1-1") == 0, timeout=60)
+    place.start()
+    assert place.wait(job_id, "succeeded", "failed").version == 1
+    assert list(cluster.jobs) == [f"{job_id}-1-1"]
+
+
+@pytest.mark.parametrize("action", ["cancel", "pause"])
+def test_a_request_ends_what_runs_in_the_cluster(place, cluster, action):
+    job_id = start_training(place)
+    place.store.request("", job_id, action)
+    place.wait(job_id, "cancelled", "paused")
+    assert cluster.code(f"{job_id}-1-1") is not None
+    if action == "pause":
+        place.store.resume("", job_id)
+        place.go_on()
+        assert place.wait(job_id, "succeeded").version == 1
+        assert f"{job_id}-2-1" in cluster.jobs
+
+
+def test_a_request_without_a_trainer_is_heard_by_the_next(place, cluster):
+    job_id = start_training(place)
+    place.stop()
+    place.store.request("", job_id, "cancel")
+    assert cluster.code(f"{job_id}-1-1") is None
+    place.start()
+    place.wait(job_id, "cancelled")
+    assert cluster.code(f"{job_id}-1-1") is not None
+    assert place.versions == {}
+
+
+def test_the_exporters_error_is_the_jobs(place, cluster):
+    place.go_on()
+    assert place.wait_for_failure("fail") == "the corpus is too short"
+    assert cluster.jobs
+
+
+def test_a_run_that_is_killed_is_replaced_and_resumes(place, cluster):
+    job_id = place.submit("kills")
+    place.go_on()
+    place.start()
+    assert place.wait(job_id, "succeeded", "failed").status == "succeeded"
+    assert list(cluster.jobs) == [f"{job_id}-1-{number}" for number in (1, 2, 3, 4)]
+    assert [event.data["epoch"] for event in place.epochs(job_id)] == [1, 2, 3]
+    assert list(place.versions) == ["1"]
+
+
+def test_a_training_that_takes_too_long_is_ended(place, cluster, monkeypatch):
+    monkeypatch.setattr(module, "OVERTIME_S", 0.5 - 2 * 180)
+    assert place.wait_for_failure("text").startswith("the training takes longer than twice its max_minutes")
+    assert [process.poll() for process in cluster.processes.values()] != [None]
+
+
+def test_a_cluster_that_is_away_for_a_while_fails_no_job(place, cluster, monkeypatch):
+    """Neither before the start nor while it trains."""
+    monkeypatch.setattr(module, "UNAVAILABLE_S", 0.2)
+    cluster.is_available = False
+    job_id = place.submit("text")
+    place.start()
+    until(lambda: "the cluster does not respond; trying again" in messages(place, job_id), timeout=60)
+    cluster.is_available = True
+    until((place.training / f"jobs/{job_id}/runs/book/config.json").exists, timeout=60)
+    cluster.is_available = False
+    place.go_on()
+    until(lambda: len(place.epochs(job_id)) == 3, timeout=60)
+    assert place.job(job_id).status == "running"
+    cluster.is_available = True
+    assert place.wait(job_id, "succeeded", "failed").status == "succeeded"
+    assert list(place.versions) == ["1"]
+
+
+def test_a_cluster_that_refuses_a_training_fails_the_job(place, cluster, monkeypatch):
+    """What it says is in the trainer's log alone."""
+    answer = type(cluster).answer
+    refuse = (403, {"message": "jobs.batch is forbidden"})
+    monkeypatch.setattr(
+        cluster, "answer", lambda method, *rest: refuse if method == "POST" else answer(cluster, method, *rest)
+    )
+    job_id = place.submit("text")
+    place.start()
+    job = place.wait(job_id, "failed")
+    assert (job.error["code"], job.error["message"]) == (
+        "server_error",
+        "the cluster refuses the training; see the trainer's log",
+    )
+
+
+def test_a_job_has_the_pod_of_the_template_and_its_own_limits(place, kueue):
+    """It waits, suspended, for the quota of its queue; the time does not count as training."""
+    job_id = place.submit("text")
+    place.go_on()
+    place.start()
+    until(lambda: "waiting for quota" in messages(place, job_id), timeout=60)
+    time.sleep(0.3)
+    assert place.job(job_id).trained_s < 0.1
+    (name,) = kueue.jobs
+    job, template = kueue.jobs[name], kueue.templates["training"]["template"]
+    assert job["metadata"]["labels"] == {
+        **template["metadata"]["labels"],
+        "kueue.x-k8s.io/queue-name": "a-queue",
+        "sostenuto/job": job_id,
+        "sostenuto/tenant": "",
+    }
+    spec = job["spec"]
+    assert (spec["suspend"], spec["backoffLimit"]) == (True, 0)
+    assert spec["activeDeadlineSeconds"] > 2 * 180 + module.OVERTIME_S
+    pod, original = spec["template"]["spec"], template["spec"]
+    (container,), (given,) = pod["containers"], original["containers"]
+    assert {**pod, "containers": []} == {**original, "containers": []}
+    assert {**container, "command": None, "args": None} == {**given, "command": None, "args": None}
+    kueue.admit(name)
+    assert place.wait(job_id, "succeeded", "failed").status == "succeeded"
+
+
+def test_a_preempted_job_waits_again_and_resumes(place, kueue):
+    job_id = place.submit("text")
+    place.start()
+    until(lambda: kueue.jobs, timeout=60)
+    kueue.admit(f"{job_id}-1-1")
+    until((place.training / f"jobs/{job_id}/runs/book/config.json").exists, timeout=60)
+    until(lambda: ("GET", "/apis/batch/v1/namespaces/a-namespace/jobs/" + f"{job_id}-1-1") in kueue.requests[-3:])
+    kueue.preempt(f"{job_id}-1-1")
+    until(lambda: f"{job_id}-1-2" in kueue.jobs, timeout=60)
+    assert f"{job_id}-1-1" not in kueue.jobs
+    assert "resume" in kueue.jobs[f"{job_id}-1-2"]["spec"]["template"]["spec"]["containers"][0]["command"][-1]
+    assert "the training was ended by the cluster; it continues after its last epoch" in messages(place, job_id)
+    place.go_on()
+    kueue.admit(f"{job_id}-1-2")
+    assert place.wait(job_id, "succeeded", "failed").status == "succeeded"
+
+
+@pytest.mark.parametrize("cluster", [KubernetesCluster], indirect=True, ids=["kubernetes"])
+class TestPods:
+    """What the pods of a Job tell."""
+
+    def test_one_that_takes_too_much_memory_fails_the_job(self, place, cluster):
+        job_id = start_training(place)
+        cluster.out_of_memory = True
+        os.killpg(cluster.processes[f"{job_id}-1-1"].pid, signal.SIGKILL)
+        job = place.wait(job_id, "failed")
+        assert re.match("the training may take at most 4Gi of memory, got more; choose smaller", job.error["message"])
+
+    def test_evicted_ones_are_replaced_as_often_as_it_takes(self, place, cluster):
+        job_id = start_training(place)
+        for number in range(1, module.MAX_KILLS + 2):
+            name = f"{job_id}-1-{number}"
+            until(lambda name=name: name in cluster.processes, timeout=60)
+            cluster.disrupted.add(name)
+            os.killpg(cluster.processes[name].pid, signal.SIGKILL)
+        place.go_on()
+        assert place.wait(job_id, "succeeded", "failed").status == "succeeded"
+
+    def test_one_without_a_node_says_so(self, place, cluster):
+        cluster.unschedulable = True
+        job_id = place.submit("text")
+        place.start()
+        until(lambda: "waiting for a node with enough CPUs and memory" in messages(place, job_id), timeout=60)
+        place.store.request("", job_id, "cancel")
+        place.wait(job_id, "cancelled")
+        assert cluster.deleted == {f"{job_id}-1-1"}
+
+    def test_a_missing_template_is_the_clusters_refusal(self, place, cluster):
+        cluster.templates.clear()
+        job_id = place.submit("text")
+        place.start()
+        assert place.wait(job_id, "failed").error["code"] == "server_error"
+
+
+@pytest.mark.parametrize("cluster", [RayCluster], indirect=True, ids=["ray"])
+class TestRay:
+    """What is Ray's own."""
+
+    def test_a_job_reserves_its_cpus_and_memory_and_waits_for_them(self, place, cluster):
+        cluster.is_full = True
+        job_id = place.submit("text")
+        place.start()
+        until(lambda: "waiting for the Ray cluster" in messages(place, job_id), timeout=60)
+        submitted = cluster.jobs[f"{job_id}-1-1"]
+        assert (submitted["entrypoint_num_cpus"], submitted["entrypoint_memory"]) == (1.5, 2**40)
+        assert submitted["metadata"] == {"job": job_id, "tenant": ""}
+
+    def test_one_that_is_lost_is_replaced_twice(self, place, cluster):
+        job_id = place.submit("crash")
+        cluster.lost.update(f"{job_id}-1-{number}" for number in (1, 2, 3))
+        place.start()
+        assert "killed by SIGKILL" in place.wait(job_id, "failed").error["message"]
+        assert len(cluster.jobs) == module.MAX_KILLS
+
+
+def test_a_tenants_name_that_is_no_label_is_hashed():
+    assert kubernetes._label("acme") == "acme"
+    for name in ("anna@example.org", "x" * 64, "trailing-"):
+        assert re.fullmatch(r"sha256-[0-9a-f]{16}", kubernetes._label(name))
+
+
+def test_a_launcher_outside_of_a_cluster_says_so(monkeypatch):
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    with pytest.raises(LauncherError, match="does not run in a pod"):
+        Api.of_pod()
+
+
+def test_a_port_without_a_server_is_an_unavailable_cluster(tmp_path):
+    with KubernetesCluster() as cluster:
+        launcher = launcher_of(cluster, tmp_path)
+    with pytest.raises(LauncherUnavailable), contextlib.suppress(LauncherError):
+        launcher.find("ftjob-1")
