@@ -203,10 +203,16 @@ class JobStore:
             row = connection.execute(select(jobs).where(jobs.c.id == job_id, jobs.c.tenant == tenant)).one_or_none()
         return None if row is None else Job(**row._mapping)
 
-    def list_jobs(self, tenant: str, after: str | None, limit: int) -> list[Job]:
-        """Return a tenant's jobs after the one with an id, newest first; one more than `limit` if there are more."""
+    def list_jobs(
+        self, tenant: str, after: str | None, limit: int, metadata: Mapping[str, str] | None = None
+    ) -> list[Job]:
+        """Return a tenant's jobs after the one with an id, newest first; one more than `limit` if there are more.
+
+        Only those whose metadata have the values of `metadata`; no key has a quote.
+        """
         order = jobs.c.created_at, jobs.c.id
-        rows = self._page(tenant, jobs, order, after, limit, newest_first=True)
+        same = [jobs.c.job_metadata[key].as_string() == value for key, value in (metadata or {}).items()]
+        rows = self._page(tenant, jobs, order, after, limit, newest_first=True, conditions=same)
         return [Job(**row._mapping) for row in rows]
 
     def list_events(self, job_id: str, after: int, limit: int, *, newest_first: bool = False) -> list[Event]:
@@ -326,9 +332,16 @@ class JobStore:
             return True
 
     def _page(
-        self, tenant: str, table: Any, order: Any, after: str | None, limit: int, newest_first: bool
+        self,
+        tenant: str,
+        table: Any,
+        order: Any,
+        after: str | None,
+        limit: int,
+        newest_first: bool,
+        conditions: Sequence[Any] = (),
     ) -> list[Row[Any]]:
-        query = select(table).where(table.c.tenant == tenant)
+        query = select(table).where(table.c.tenant == tenant, *conditions)
         with self._engine.begin() as connection:
             if after is not None:
                 last = connection.execute(

@@ -14,7 +14,7 @@ from service.limits import Limits
 
 Auto = Literal["auto"]
 MAX_METADATA, MAX_METADATA_KEY, MAX_METADATA_VALUE = 16, 64, 512
-FileId = Annotated[str, Field(max_length=64)]
+FileId = Annotated[str, Field(max_length=64, pattern="^[!-~]*$")]
 
 
 class Hyperparameters(Body):
@@ -79,6 +79,7 @@ class FineTuningRequest(Body):
         for key, value in pairs.items():
             rule = f"have keys of at most {MAX_METADATA_KEY} characters"
             require(len(key) <= MAX_METADATA_KEY, "metadata", rule, key)
+            require("\0" not in key + value, "metadata", "not have the character NUL", key)
             rule = f"have values of at most {MAX_METADATA_VALUE} characters"
             require(len(value) <= MAX_METADATA_VALUE, "metadata", rule, value)
         if self.hyperparameters is RESOLVED:

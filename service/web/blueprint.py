@@ -5,7 +5,7 @@ from typing import Any
 
 from flask import Blueprint, g, request
 
-from service.errors import MissingRole
+from service.errors import InvalidRequest, MissingRole
 from service.web import completions, files, fine_tuning, health, hidden_states, model_changes, models  # noqa: F401 - they declare the endpoints
 from service.web.endpoint import ENDPOINTS, Endpoint, Services
 
@@ -28,7 +28,10 @@ def _respond(endpoint: Endpoint, services: Services, **in_path: str) -> Any:
     if not endpoint.public and not {*endpoint.roles} & {*g.context.roles}:
         required, own = " or ".join(endpoint.roles), ", ".join(g.context.roles)
         raise MissingRole(f"the API key must have the role {required}, got {own}")
-    in_query = {parameter.name: parameter.parse(request.args.get(parameter.name)) for parameter in endpoint.query}
+    # PostgreSQL has no text with it.
+    if any("\0" in text for text in (request.path, *request.args, *request.args.values())):
+        raise InvalidRequest("path and query must not have the character NUL")
+    in_query = {parameter.name: parameter.read(request.args) for parameter in endpoint.query}
     return endpoint.view(services, **in_path, **in_query)
 
 

@@ -89,9 +89,16 @@ class QueryParameter:
 
     name: str
     description: str
-    # Its JSON schema: a string, an integer with its limits, or a boolean.
+    # Its JSON schema: a string, an integer with its limits, a boolean, or an object of strings: NAME[KEY]=VALUE.
     schema: Mapping[str, Any] = field(default_factory=lambda: {"type": "string"})
     example: Any = None
+
+    def read(self, query: Mapping[str, str]) -> Any:
+        """Return the parameter's value in a query; raise InvalidRequest as `parse`."""
+        if self.schema["type"] != "object":
+            return self.parse(query.get(self.name))
+        names = ((re.fullmatch(rf"{self.name}\[(.*)\]", name), value) for name, value in query.items())
+        return {match[1]: value for match, value in names if match}
 
     def parse(self, value: str | None) -> Any:
         """Return a parameter's value, or its default if it is absent; raise InvalidRequest if its schema refuses it."""

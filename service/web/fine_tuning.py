@@ -13,6 +13,8 @@ from jobs.settings import RECIPES, ConfigError, check_settings
 from jobs.store import ENDED, Event, Job, JobEnded, NewJob
 from service.api.body import shorten
 from service.api.fine_tuning import (
+    MAX_METADATA,
+    MAX_METADATA_KEY,
     FineTuningCheckpointList,
     FineTuningEvent,
     FineTuningEventList,
@@ -118,11 +120,29 @@ def _require_limits(config: Any, settings: dict[str, Any], limits: Settings) -> 
             settings[name] = value or limit
 
 
-@Endpoint("GET /v1/fine_tuning/jobs", TRAINING, "List jobs", (404,), query=(AFTER, _LIMIT))
-def list_jobs(services: Services, after: str | None, limit: int) -> FineTuningJobList:
+@Endpoint(
+    "GET /v1/fine_tuning/jobs",
+    TRAINING,
+    "List jobs",
+    (404,),
+    query=(
+        AFTER,
+        _LIMIT,
+        QueryParameter(
+            "metadata",
+            "only jobs whose metadata have these values, as metadata[KEY]=VALUE",
+            {"type": "object", "additionalProperties": {"type": "string"}},
+        ),
+    ),
+)
+def list_jobs(services: Services, after: str | None, limit: int, metadata: dict[str, str]) -> FineTuningJobList:
     """Return the jobs of the key's tenant, newest first, and the minutes that they have trained."""
     training, tenant = require_training(services.training), g.context.quota.tenant
-    found, used = training.store.list_jobs(tenant, after, limit), training.store.minutes(tenant)
+    # Others have no job: neither a request nor a path in SQLite's JSON can have them.
+    if len(metadata) > MAX_METADATA or any(len(key) > MAX_METADATA_KEY or '"' in key for key in metadata):
+        rule = f"have at most {MAX_METADATA} keys of at most {MAX_METADATA_KEY} characters, without quotes"
+        raise InvalidRequest(f"metadata must {rule}, got {shorten(metadata)}", param="metadata")
+    found, used = training.store.list_jobs(tenant, after, limit, metadata), training.store.minutes(tenant)
     minutes: TrainingMinutesObject = {
         "limit": training.settings.max_tenant_minutes,
         "trained": round(used.trained, 1),

@@ -115,6 +115,7 @@ def _parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
             "description": parameter.description,
             "schema": dict(parameter.schema),
             **({} if parameter.example is None else {"example": parameter.example}),
+            **({"style": "deepObject", "explode": True} if parameter.schema["type"] == "object" else {}),
         }
         for parameter in endpoint.query
     ]

@@ -72,6 +72,8 @@ async function trains(file) {
   assert.deepEqual(pages.reverse(), streamed);
   assert.deepEqual([streamed[0].message, streamed.at(-1).message], ["the job is queued", `published ${name}:1`]);
   assert(streamed.some(({ type, data }) => type === "metrics" && data.validation_loss > 0));
+  assert.deepEqual((await all(jobs.list({ metadata: { by: "node" } }))).map(({ id }) => id), [job.id]);
+  assert.deepEqual(await all(jobs.list({ metadata: { by: "python" } })), []);
   const [checkpoint, ...rest] = await all(jobs.checkpoints.list(job.id, { limit: 1 }));
   assert.deepEqual([checkpoint.fine_tuned_model_checkpoint, rest], [`${name}:1`, []]);
   return done;

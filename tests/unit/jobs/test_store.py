@@ -149,6 +149,17 @@ def test_pages_are_complete_and_in_order(store):
     assert len(store.list_jobs("acme", None, 2)) == 3  # one more than the limit, as there are more
 
 
+def test_jobs_are_found_by_their_metadata(store):
+    """Whatever characters keys and values have, but for quotes in keys."""
+    pairs = {"a.b[0]$*?'%": "x'\"%_", "größe": ""}
+    one, both, _ = create(store, job_metadata={"größe": ""}), create(store, job_metadata=pairs), create(store)
+    found = [store.list_jobs("acme", None, 10, {key: pairs[key]}) for key in pairs]
+    assert [[job.id for job in jobs] for jobs in found] == [[both.id], [both.id, one.id]]
+    assert [job.id for job in store.list_jobs("acme", None, 10, pairs)] == [both.id]
+    assert store.list_jobs("acme", None, 10, {"größe": "x"}) == store.list_jobs("acme", None, 10, {"\\": ""}) == []
+    assert store.list_jobs("other", None, 10, {"größe": ""}) == []
+
+
 def test_files_are_listed_in_either_order(store):
     for number in range(4):
         add_file(store, f"file-{number}", created_at=number // 2)

@@ -131,6 +131,13 @@ def test_a_parameter_of_a_query_is_parsed_by_its_schema(parameter, value, parsed
     assert parameter.parse(value) is parsed
 
 
+def test_a_parameter_of_a_query_may_have_pairs():
+    pairs = QueryParameter("metadata", "pairs", {"type": "object", "additionalProperties": {"type": "string"}})
+    query = {"metadata[a]": "1", "metadata[b][c]": "2", "metadata": "3", "data[d]": "4"}
+    assert pairs.read(query) == {"a": "1", "b][c": "2"}
+    assert pairs.read({}) == {}
+
+
 @pytest.mark.parametrize(
     ("parameter", "value", "message"),
     [

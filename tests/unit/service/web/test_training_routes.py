@@ -1,0 +1,81 @@
+"""Jobs over HTTP, from each database: their quota of minutes, their metadata, and what no database can store."""
+
+import json
+
+import pytest
+
+from service.app import create_app
+from service.settings import Settings
+from tests.databases import DATABASES, new_database
+from tests.uploads import multipart
+
+
+@pytest.fixture(params=DATABASES)
+def gateway(request, tmp_path):
+    """A gateway without models, which may train for five minutes a day."""
+    (tmp_path / "models").mkdir()
+    with new_database(request.param, tmp_path) as url:
+        directories = {"models_dir": tmp_path / "models", "training_dir": tmp_path / "training"}
+        app = create_app(Settings(**directories, training_database=url, max_tenant_minutes=5))
+        yield app
+        app.close()
+
+
+@pytest.fixture
+def ask(gateway):
+    """Send a request, and return status and response."""
+    client = gateway.test_client()
+
+    def send(method, path, body=None, headers=None):
+        data = body if headers else None if body is None else json.dumps(body)
+        response = client.open(path, method=method, data=data, headers=headers)
+        return response.status_code, response.json
+
+    return send
+
+
+@pytest.fixture
+def job(ask):
+    """The body of a request for a job."""
+    return {"model": "characters-3-minutes", "training_file": ask("POST", "/v1/files", *multipart(b"text"))[1]["id"]}
+
+
+def test_minutes_are_reserved_by_the_recipe_and_shown(ask, job):
+    """The error names the limit, what is used and what was requested."""
+    status, created = ask("POST", "/v1/fine_tuning/jobs", job)
+    assert (status, created["settings"]["max_minutes"], created["trained_s"]) == (200, 2.9, 0)
+    minutes = {"limit": 5, "trained": 0, "reserved": 2.9}
+    assert ask("GET", "/v1/fine_tuning/jobs")[1]["training_minutes"] == minutes
+    status, refusal = ask("POST", "/v1/fine_tuning/jobs", job)
+    assert (status, refusal["error"]["code"]) == (429, "quota_reached")
+    words = "at most 5 minutes in 24 hours, got 0.0 trained, 2.9 reserved for unfinished jobs and 2.9 requested"
+    assert words in refusal["error"]["message"]
+    assert ask("POST", "/v1/fine_tuning/jobs", {**job, "settings": {"max_minutes": 2}})[0] == 200
+
+
+def test_a_deleted_job_does_not_exist(gateway, ask, job):
+    job_id = ask("POST", "/v1/fine_tuning/jobs", job)[1]["id"]
+    ask("POST", f"/v1/fine_tuning/jobs/{job_id}/cancel")
+    gateway.training.store.delete_jobs_before(2**40)
+    for path in ("", "/events", "/events?stream=true", "/checkpoints"):
+        assert ask("GET", f"/v1/fine_tuning/jobs/{job_id}{path}")[0] == 404
+    assert ask("GET", "/v1/fine_tuning/jobs")[1]["data"] == []
+
+
+def test_jobs_are_filtered_by_their_metadata(ask, job):
+    job_id = ask("POST", "/v1/fine_tuning/jobs", {**job, "metadata": {"by": "me", "a'": "1"}})[1]["id"]
+    found = {
+        query: [each["id"] for each in ask("GET", f"/v1/fine_tuning/jobs?{query}")[1]["data"]]
+        for query in ("metadata[by]=me", "metadata[by]=me&metadata[a%27]=1", "metadata[by]=you", "metadata[%5C]=")
+    }
+    assert list(found.values()) == [[job_id], [job_id], [], []]
+    status, refusal = ask("GET", '/v1/fine_tuning/jobs?metadata["]=1')
+    assert (status, refusal["error"]["param"]) == (400, "metadata")
+
+
+def test_text_that_postgresql_cannot_store_is_refused(ask, job):
+    """The character NUL, wherever it is."""
+    for path in ("/v1/files/a%00", "/v1/files?after=%00", "/v1/fine_tuning/jobs?metadata[%00]=1"):
+        assert ask("GET", path)[0] == 400
+    for field in ({"training_file": "\0"}, {"validation_file": "a\0"}, {"metadata": {"a": "\0"}}):
+        assert ask("POST", "/v1/fine_tuning/jobs", {**job, **field})[0] == 400
