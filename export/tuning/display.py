@@ -7,15 +7,15 @@ from collections.abc import Iterator, Sequence
 
 from tqdm import tqdm
 
-from export.terminal import Column, echo, format_number, terminal_width, text_table
+from export.terminal import Column, echo, format_number, text_table
 from export.tuning.trials import Trial
 
 _COLUMNS = (
     Column("trial", right=True),
     Column("validation loss", right=True),
-    Column("minutes", right=True, rank=2),
-    Column("epochs", right=True, rank=3),
-    Column("state", rank=1),
+    Column("minutes", right=True),
+    Column("epochs", right=True),
+    Column("state"),
     Column("settings"),
 )
 
@@ -27,7 +27,8 @@ class SearchDisplay(contextlib.AbstractContextManager):
         self._seconds, self._started = 60 * minutes, time.monotonic()
         self._bar = tqdm(
             total=1.0,
-            bar_format="{desc} {percentage:3.0f}%|{bar:10}| {postfix}",
+            # The time left is not estimated but given; no other field is put before the postfix.
+            bar_format="{desc} {percentage:3.0f}%|{bar:10}| {unit} left{postfix}",
             disable=not sys.stderr.isatty(),
             leave=False,
             dynamic_ncols=True,
@@ -42,7 +43,7 @@ class SearchDisplay(contextlib.AbstractContextManager):
         """Advance the bar."""
         done = time.monotonic() - self._started
         left = max(0, round(self._seconds - done))
-        shown = [f"{left // 60}:{left % 60:02} left"]
+        self._bar.unit, shown = f"{left // 60}:{left % 60:02}", list[str]()
         if trial.train_loss is not None:
             shown.append(f"loss {trial.train_loss:.3f}")
         if trial.loss is not None:
@@ -69,7 +70,7 @@ def describe(trial: Trial) -> str:
 
 
 def results_table(trials: Sequence[Trial]) -> Iterator[str]:
-    """Yield the lines of a table of the trials, the lowest validation loss first."""
+    """Yield the lines of a table of the trials, the lowest validation loss first; those of long settings are long."""
 
     def loss(trial: Trial) -> float:
         return float("inf") if trial.loss is None else trial.loss
@@ -85,4 +86,4 @@ def results_table(trials: Sequence[Trial]) -> Iterator[str]:
         ]
         for trial in sorted(trials, key=loss)
     ]
-    return text_table(_COLUMNS, rows, terminal_width())
+    return text_table(_COLUMNS, rows, width=None)

@@ -54,8 +54,8 @@ class Budget:
 
     @property
     def publishing(self) -> float:
-        """Minutes that are kept for publishing, which takes about as long as three starts."""
-        return min(3 * self.startup, 0.3 * self.minutes)
+        """Minutes that are kept for publishing, which takes about as long as five starts."""
+        return min(5 * self.startup, 0.3 * self.minutes)
 
     @property
     def left(self) -> float:

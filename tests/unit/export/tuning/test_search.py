@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from contract.card import load_assets
 from export.errors import RunError
 from export.tuning import search, trials
 from tests.commands import main
 from tests.paths import ROOT
 from tests.waiting import until
 
-REAL_BUDGET = search.Budget
+REAL_BUDGET, REAL_EXPORT = search.Budget, trials.EXPORT
 FAKE = (sys.executable, str(Path(__file__).with_name("fake_exporter.py")))
 
 
@@ -105,6 +106,23 @@ def test_a_given_setting_is_not_searched(capsys):
         3,
     )
     assert {"--cell=gru", "--units=64", "--name=book", "--dropout=0.6"} <= set(command)
+
+
+@pytest.mark.slow
+def test_the_exporter_trains_and_publishes(monkeypatch):
+    """Trials of three seconds, with the settings that are given."""
+    from tests.unit.export.trainings import TEXT
+
+    for module in (trials, search):
+        monkeypatch.setattr(module, "EXPORT", REAL_EXPORT)
+    monkeypatch.setattr(SixTrials, "trial", 0.05)
+    monkeypatch.setattr(SixTrials, "left", property(lambda budget: 2.0 if not Path("runs/book-tune/2").exists() else 0))
+    Path("book.txt").write_text(TEXT)
+    small = ["--units", "6", "--embedding", "4", "--batch-size", "4", "--sequence-length", "25"]
+    assert tune(*small, "--min-characters", "0") == 0
+    card, _ = load_assets(Path("models/book/1"))
+    assert card.training.settings["units"] == 6
+    assert Path("runs/book-tune/2/log.txt").exists()
 
 
 def test_ctrl_c_keeps_the_runs_and_says_how_to_publish_the_best(capsys, monkeypatch):
