@@ -42,13 +42,13 @@ For completion by the Tab key see `sostenuto completion --help`."""
 SECTIONS = {
     "Text": ("generate", "write", "score", "inspect"),
     "Server": ("models", "tokens", "tokenizer", "batch"),
-    "Train": ("train", "jobs", "import", "resume", "vocabulary", "demo"),
+    "Train": ("train", "tune", "jobs", "import", "resume", "vocabulary", "demo"),
     "Manage models": ("publish", "list", "show", "compare", "verify", "promote", "rollback", "remove"),
     "Serve": ("serve", "trainer", "keys", "doctor"),
 }
 # Of the server's distribution, which adds them by entry points of GROUP. It replaces `train` by one that also trains
 # without a server.
-SERVER_COMMANDS = ("import", "resume", "vocabulary", "demo", *SECTIONS["Manage models"], *SECTIONS["Serve"])
+SERVER_COMMANDS = ("tune", "import", "resume", "vocabulary", "demo", *SECTIONS["Manage models"], *SECTIONS["Serve"])
 REPLACED = {"train": train}
 GROUP = "sostenuto.commands"
 INSTALL = "install the distribution sostenuto-server in the same environment"
