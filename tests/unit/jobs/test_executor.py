@@ -71,10 +71,10 @@ class Place:
         return [entry.name for entry in read_entries(self.models)]
 
 
-@pytest.fixture
+@pytest.fixture(params=DATABASES)
 def place(request, tmp_path, monkeypatch):
     monkeypatch.setenv("SOSTENUTO_AUDIT_FILE", str(tmp_path / "audit.jsonl"))
-    with new_database(getattr(request, "param", "sqlite"), tmp_path) as url:
+    with new_database(request.param, tmp_path) as url:
         place = Place(tmp_path, url)
         yield place
         place.store.close()
@@ -249,7 +249,6 @@ def test_an_operation_that_was_withdrawn_or_is_late_is_not_executed(place):
     assert not place.operations.withdraw(erase)
 
 
-@pytest.mark.parametrize("place", DATABASES, indirect=True)
 def test_each_operation_is_claimed_once(place):
     """By many executors at the same time."""
     ids = {place.add("rollback") for _ in range(8)}

@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from jobs.quotas import Quota as JobQuota
 from jobs.store import NewJob
 from service import training as module
 from service.context import Quota, RequestContext
@@ -125,7 +126,7 @@ def test_an_operation_that_takes_too_long_may_still_be_executed(training, monkey
 
 @pytest.mark.parametrize("tenant", ["acme", "other"])
 def test_a_model_that_a_job_needs_is_not_removed_and_another_tenants_job_not_named(training, tenant):
-    job = training.store.create(NewJob(tenant, "book:1", "new", "file-1"), 1)
+    job = training.store.create(NewJob(tenant, "book:1", "new", "file-1"), JobQuota(1))
     with pytest.raises(Conflict, match="needs book, and has not ended; cancel it first") as raised:
         training.operate("remove", "book", ACME, {})
     assert (job.id in str(raised.value)) == (tenant == "acme")
