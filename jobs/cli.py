@@ -1,6 +1,7 @@
 """`sostenuto trainer`, and `python -m jobs` in containers."""
 
 import logging
+import os
 import signal
 from pathlib import Path
 from types import FrameType
@@ -9,6 +10,7 @@ from typing import Any
 import click
 from sqlalchemy.exc import SQLAlchemyError
 
+from contract.audit import VARIABLE as AUDIT_VARIABLE
 from jobs.database import database_url
 from jobs.executor import Executor
 from jobs.launchers.kubernetes import Api, KubernetesLauncher
@@ -47,6 +49,14 @@ _PATH = click.Path(path_type=Path, file_okay=False)
     show_envvar=True,
     metavar="URL",
     help="SQLAlchemy URL of the job database.  [default: jobs.sqlite in the training directory]",
+)
+@click.option(
+    "--audit-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    envvar="SOSTENUTO_AUDIT_FILE",
+    show_envvar=True,
+    metavar="FILE",
+    help="File to which publications and changes of models are appended, as JSON Lines.",
 )
 @click.option(
     "--max-file-age-s",
@@ -122,6 +132,7 @@ def trainer(
     training_dir: Path,
     models_dir: Path,
     database: str | None,
+    audit_file: Path | None,
     max_file_age_s: float,
     max_job_age_s: float,
     max_memory_bytes: int,
@@ -147,6 +158,9 @@ def trainer(
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
+    if audit_file is not None:
+        # Absolute, for exporters in directories of their own.
+        os.environ[AUDIT_VARIABLE] = str(audit_file.resolve())
     executor = Executor(store.operations, directories.models)
     executor.start()
     running.run()

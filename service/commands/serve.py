@@ -168,7 +168,7 @@ class Supervisor:
         settings = self._settings
         values = {
             "MODELS_DIR": settings.models_dir,
-            "AUDIT_FILE": settings.audit_file and settings.audit_file.resolve(),
+            "AUDIT_FILE": settings.audit_file,
             "TRAINING_DATABASE": settings.training_database,
             "MAX_FILE_AGE_S": settings.max_file_age_s,
             "MAX_JOB_AGE_S": settings.max_job_age_s,
