@@ -5,7 +5,7 @@ from typing import Any
 
 from flask import Blueprint, g, request
 
-from service.errors import InvalidRequest, MissingRole
+from service.errors import InvalidRequest, MissingRole, NotFound
 from service.web import completions, files, fine_tuning, health, hidden_states, model_changes, models  # noqa: F401 - they declare the endpoints
 from service.web.endpoint import ENDPOINTS, Endpoint, Services
 
@@ -29,8 +29,10 @@ def _respond(endpoint: Endpoint, services: Services, **in_path: str) -> Any:
         required, own = " or ".join(endpoint.roles), ", ".join(g.context.roles)
         raise MissingRole(f"the API key must have the role {required}, got {own}")
     # PostgreSQL has no text with it.
-    if any("\0" in text for text in (request.path, *request.args, *request.args.values())):
-        raise InvalidRequest("path and query must not have the character NUL")
+    if "\0" in request.path:
+        raise NotFound("there is no path with the character NUL")
+    if any("\0" in text for text in (*request.args, *request.args.values())):
+        raise InvalidRequest("the query must not have the character NUL")
     in_query = {parameter.name: parameter.read(request.args) for parameter in endpoint.query}
     return endpoint.view(services, **in_path, **in_query)
 

@@ -75,7 +75,8 @@ def test_jobs_are_filtered_by_their_metadata(ask, job):
 
 def test_text_that_postgresql_cannot_store_is_refused(ask, job):
     """The character NUL, wherever it is."""
-    for path in ("/v1/files/a%00", "/v1/files?after=%00", "/v1/fine_tuning/jobs?metadata[%00]=1"):
+    assert ask("GET", "/v1/files/a%00")[0] == 404
+    for path in ("/v1/files?after=%00", "/v1/fine_tuning/jobs?metadata[%00]=1"):
         assert ask("GET", path)[0] == 400
     for field in ({"training_file": "\0"}, {"validation_file": "a\0"}, {"metadata": {"a": "\0"}}):
         assert ask("POST", "/v1/fine_tuning/jobs", {**job, **field})[0] == 400
