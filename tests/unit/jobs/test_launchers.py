@@ -88,8 +88,28 @@ def test_what_ended_without_a_trainer_is_not_trained_again(place, cluster):
     place.go_on()
     until(lambda: cluster.code(f"{job_id}-1-1") == 0, timeout=60)
     place.start()
+    job = place.wait(job_id, "succeeded", "failed")
+    assert (job.version, job.trained_tokens) == (1, 10)
+    assert [event.data["epoch"] for event in place.epochs(job_id)] == [1, 2, 3]
+    assert list(cluster.jobs) == [f"{job_id}-1-1"]
+
+
+def test_what_ends_while_a_trainer_looks_for_it_is_not_trained_again(place, cluster, monkeypatch):
+    """It ends and publishes before the trainer has its answer."""
+    job_id = start_training(place)
+    place.stop()
+    find = type(place.launcher).find
+
+    def end_and_find(launcher, job):
+        place.go_on()
+        until(lambda: cluster.code(f"{job_id}-1-1") == 0, timeout=60)
+        return find(launcher, job)
+
+    monkeypatch.setattr(type(place.launcher), "find", end_and_find)
+    place.start()
     assert place.wait(job_id, "succeeded", "failed").version == 1
     assert list(cluster.jobs) == [f"{job_id}-1-1"]
+    assert list(place.versions) == ["1"]
 
 
 @pytest.mark.parametrize("action", ["cancel", "pause"])
