@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -167,11 +167,18 @@ class _Attempt:
         is always replaced.
         """
         num_runs, num_kills, epoch = 0, 0, self._progress.last_epoch
-        while not self._is_published(is_new=False):
+        while True:
             num_runs += 1
-            run = self._launcher.find(self._job.id) or self._start(f"{self._job.attempt}-{num_runs}")
+            run = self._launcher.find(self._job.id)
             if run is None:
-                return False
+                with self._exclusive() as is_free:
+                    if not is_free:
+                        return False
+                    # Only now: what has held the lock, or was looked for, may have published until then.
+                    if self._is_published(is_new=False):
+                        return True
+                    command = self._command()
+                run = self._start(f"{self._job.attempt}-{num_runs}", command)
             code, wanted = self._follow(run)
             num_kills = 1 if self._progress.last_epoch > epoch else num_kills + (code is not None)
             epoch = self._progress.last_epoch
@@ -180,14 +187,9 @@ class _Attempt:
             cause = "ended by the cluster" if code is None else f"killed by {signal.Signals(-code).name}"
             message = f"the training was {cause}; it continues after its last epoch"
             self._store.add_events(self._job, [(message, None)], "warn")
-        return True
 
-    def _start(self, number: str) -> Run | None:
-        """Start a run, once that of a lost trainer has ended; None: it does not end."""
-        with self._exclusive() as is_free:
-            if not is_free:
-                return None
-            command = self._command()
+    def _start(self, number: str, command: Sequence[str]) -> Run:
+        """Start a run."""
         job, limit = self._job, self._trainer.max_memory_bytes
         max_s = None if math.isinf(self._max_s) else self._max_s
         return self._launcher.start(Training(job.id, number, job.tenant, command, self._folder, limit, max_s))
@@ -292,6 +294,7 @@ class _Attempt:
         if not is_new:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._list_model()
+        self._report()  # what it did without a trainer
         message = f"published {self._job.name}:{version}"
         self._store.end(self._job, "succeeded", message, version=version)
         log.info("%s: %s", self._job.id, message)

@@ -91,6 +91,8 @@ class KubernetesCluster(Cluster):
         super().__init__()
         (found,) = (each for each in yaml.safe_load_all(_MANIFEST.read_text()) if each["kind"] == "PodTemplate")
         self.templates = {"training": found}
+        # Reading the schema takes seconds, which a client does not wait for.
+        kubernetes_validate.validate(found, kubernetes_validate.latest_version(), strict=True)
         self.deleted, self.out_of_memory, self.disrupted, self.unschedulable = set(), False, set(), False
 
     def answer(self, method, path, query, body):  # noqa: PLR0911 - a table

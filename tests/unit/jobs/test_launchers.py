@@ -7,12 +7,15 @@ import signal
 import time
 
 import pytest
+from click.testing import CliRunner
 
 from jobs import trainer as module
+from jobs.cli import trainer as command
 from jobs.launchers import kubernetes, ray
 from jobs.launchers.kubernetes import Api, KubernetesLauncher
 from jobs.launchers.launcher import LauncherError, LauncherUnavailable
 from jobs.launchers.ray import RayLauncher
+from tests.documents import rows
 from tests.unit.jobs.fake_clusters import TOKEN, KubernetesCluster, RayCluster
 from tests.waiting import until
 
@@ -88,8 +91,28 @@ def test_what_ended_without_a_trainer_is_not_trained_again(place, cluster):
     place.go_on()
     until(lambda: cluster.code(f"{job_id}-1-1") == 0, timeout=60)
     place.start()
+    job = place.wait(job_id, "succeeded", "failed")
+    assert (job.version, job.trained_tokens) == (1, 10)
+    assert [event.data["epoch"] for event in place.epochs(job_id)] == [1, 2, 3]
+    assert list(cluster.jobs) == [f"{job_id}-1-1"]
+
+
+def test_what_ends_while_a_trainer_looks_for_it_is_not_trained_again(place, cluster, monkeypatch):
+    """It ends and publishes before the trainer has its answer."""
+    job_id = start_training(place)
+    place.stop()
+    find = type(place.launcher).find
+
+    def end_and_find(launcher, job):
+        place.go_on()
+        until(lambda: cluster.code(f"{job_id}-1-1") == 0, timeout=60)
+        return find(launcher, job)
+
+    monkeypatch.setattr(type(place.launcher), "find", end_and_find)
+    place.start()
     assert place.wait(job_id, "succeeded", "failed").version == 1
     assert list(cluster.jobs) == [f"{job_id}-1-1"]
+    assert list(place.versions) == ["1"]
 
 
 @pytest.mark.parametrize("action", ["cancel", "pause"])
@@ -280,10 +303,18 @@ def test_a_tenants_name_that_is_no_label_is_hashed():
         assert re.fullmatch(r"sha256-[0-9a-f]{16}", kubernetes._label(name))
 
 
-def test_a_launcher_outside_of_a_cluster_says_so(monkeypatch):
+def test_a_launcher_outside_of_a_cluster_says_so(tmp_path, monkeypatch):
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    with pytest.raises(LauncherError, match="does not run in a pod"):
-        Api.of_pod()
+    done = CliRunner().invoke(command, ["--launcher", "kubernetes", "--training-dir", str(tmp_path)])
+    assert done.exit_code == 2
+    assert "--launcher kubernetes: this process does not run in a pod" in done.output
+
+
+def test_the_settings_page_lists_every_option_of_a_trainer():
+    told = {}
+    for variables, options, _ in rows("variable of a trainer", "option"):
+        told |= dict(zip(*(re.findall("`(.*?)`", cell) for cell in (variables, options)), strict=True))
+    assert told == {parameter.envvar: parameter.opts[0] for parameter in command.params}
 
 
 def test_a_port_without_a_server_is_an_unavailable_cluster(tmp_path):
