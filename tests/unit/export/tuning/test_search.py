@@ -108,6 +108,16 @@ def test_a_given_setting_is_not_searched(capsys):
     assert {"--cell=gru", "--units=64", "--name=book", "--dropout=0.6"} <= set(command)
 
 
+def test_a_search_from_a_base_leaves_its_architecture():
+    """The run's process takes it from the base, so no option may contradict it."""
+    given = {"corpus": "book.txt", "from": "english"}
+    config = search._base_config(given, None, REAL_BUDGET(20.0))
+    assert search.searched(config, given) == ("dropout", "learning_rate", "batch_size", "sequence_length")
+    command = search.run_command(search.Trial(1, {"dropout": 0.5}, Path("t"), 1.0), config, 3)
+    assert {"--from=english", "--dropout=0.5", "--patience=3"} <= set(command)
+    assert not [option for option in command if option.startswith(("--cell", "--layers", "--units", "--embedding="))]
+
+
 @pytest.mark.slow
 def test_the_exporter_trains_and_publishes(monkeypatch):
     """Trials of three seconds, with the settings that are given."""
