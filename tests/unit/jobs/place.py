@@ -35,11 +35,11 @@ class Place:
         self.thread = threading.Thread(target=self.trainer.run)
         self.thread.start()
 
-    def start_process(self):
+    def start_process(self, lease_s=1.0):
         """Start a trainer in a process of its own."""
         script = (
             "import sys; from pathlib import Path; from jobs import trainer as t; from jobs.store import JobStore;"
-            f"t._EXPORT, t.LEASE_S, t.POLL_S = {FAKE!r}, 1.0, 0.02;"
+            f"t._EXPORT, t.LEASE_S, t.POLL_S = {FAKE!r}, {lease_s}, 0.02;"
             f"d = t.Directories(Path({str(self.training)!r}), Path({str(self.models)!r}));"
             f"t.Trainer(JobStore({self.url!r}), d, t.MaximumAges(1e9, 1e9)).run()"
         )
