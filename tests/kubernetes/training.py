@@ -161,7 +161,7 @@ def test_a_cancelled_job_has_no_job_in_the_cluster(training):
 
 
 def test_a_training_beyond_the_memory_of_the_template_says_so(training):
-    """TensorFlow alone takes more than this."""
+    """TensorFlow alone takes more than this. Not every container runtime says why it was killed."""
     get = ("get", "podtemplate", "training", "--output", "json")
     before = json.loads(training.kubectl.run(*get))
     limited = json.loads(json.dumps(before))
@@ -172,7 +172,7 @@ def test_a_training_beyond_the_memory_of_the_template_says_so(training):
     training.kubectl.run("replace", "--filename", "-", input_=json.dumps(limited))
     try:
         job = training.client.train(TEXT, name="large", epochs=1, **TINY)
-        with pytest.raises(sostenuto.JobFailed, match="may take at most 128Mi of memory, got more"):
+        with pytest.raises(sostenuto.JobFailed, match=r"may take at most 128Mi of memory|may have run out of memory"):
             job.wait(PATIENCE_S)
     finally:
         training.kubectl.run("replace", "--filename", "-", input_=json.dumps(before))
