@@ -106,7 +106,7 @@ def published(project, name):
 def test_a_text_that_a_client_uploads_becomes_a_model(project):
     """Without a key, on this machine; not for the page of a stranger whose name resolves to it."""
     with sostenuto.Client(f"http://127.0.0.1:{project.port}") as client:
-        job = client.train(TEXT, name="book", minutes=0.1, **TINY).wait(300)
+        job = client.train(TEXT, name="book", minutes=0.1, **TINY).wait(600)
         assert (job.status, job.version) == ("succeeded", 1)
         assert len(client.generate("It was", model="book", max_tokens=10).text) == 10
         (file,) = client.files()
@@ -128,7 +128,7 @@ def test_a_killed_trainer_continues_its_job_and_publishes_it_once(project):
         project.run("rm", "--force", "trainer")
         assert job.refresh().status == "running"
         project.run("up", "--detach", "trainer")
-        job.wait(300)
+        job.wait(600)
         events = list(job.events())
     assert [event.epoch for event in events if event.sample is not None] == [1, 2, 3, 4, 5]
     assert "training again: a trainer was lost" in [event.message for event in events]
