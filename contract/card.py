@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from contract.training_filter import TrainingFilter
 
 Cell = Literal["simple_rnn", "lstm", "gru"]
-Unit = Literal["character", "word", "exact_word", "subword"]
+Unit = Literal["character", "word", "exact_word", "subword", "regex"]
 Direction = Literal["forward", "backward"]
 # What a training filter recognizes; see `contract.training_filter`.
 FilterKind = Literal["documents", "spans"]

@@ -1,4 +1,4 @@
-"""Tokenizers of every unit (character, word, subword): encoding, detokenization and loading from a file.
+"""Tokenizers of every unit (character, word, subword, regex): encoding, detokenization and loading from a file.
 
 Files are in Hugging Face `tokenizers` format, so any program with that library can load them. It encodes as this module
 does, with three exceptions: it parses the name of a special token as that token, it lower-cases without context, and
@@ -15,6 +15,7 @@ from contract.tokenizers.base import UNKNOWN, Detokenizer, SpecialIds, Tokenizer
 from contract.tokenizers.characters import EVERY_CHARACTER, CharacterTokenizer
 from contract.tokenizers.exact_words import ExactWordTokenizer
 from contract.tokenizers.imported import ImportedTokenizer, is_imported
+from contract.tokenizers.regexes import RegexTokenizer, read_regexes
 from contract.tokenizers.rules import KERAS_FILTERS, KERAS_RULES, LOWERCASE, Standardization, WhitespaceRules, WordRules
 from contract.tokenizers.subwords import SubwordTokenizer
 from contract.tokenizers.words import WordTokenizer
@@ -26,6 +27,7 @@ __all__ = [
     "Detokenizer",
     "ExactWordTokenizer",
     "ImportedTokenizer",
+    "RegexTokenizer",
     "SpecialIds",
     "Standardization",
     "SubwordTokenizer",
@@ -94,8 +96,11 @@ def _characters(tokens: list[str], unknown: str | None, normalizer: Any) -> Char
 
 
 def _byte_pairs(document: Any, tokens: list[str]) -> Tokenizer:
-    """Build an exact-word tokenizer if there is an unknown token, else a subword tokenizer."""
+    """Build a tokenizer of exact words or regular expressions if there is an unknown token, else of subwords."""
     unknown, merges = document["model"]["unk_token"], document["model"]["merges"]
+    regexes = read_regexes(document["pre_tokenizer"])
+    if unknown == UNKNOWN and regexes is not None and document["normalizer"] is None:
+        return RegexTokenizer(tokens, regexes, merges)
     kind = SubwordTokenizer if unknown is None else ExactWordTokenizer
     if document["pre_tokenizer"] != kind.pre_tokenizer or document["normalizer"] is not None:
         raise TokenizerError(_OTHER_RULE)

@@ -77,15 +77,22 @@ def _setting_option(name: str, group: str | None = None) -> click.Option:
         annotated = (field.annotation, *get_args(field.annotation))
         kind = next((number for number in (int, float) if number in annotated), None)
     description = field.description or ""
+    is_repeated = tuple in map(get_origin, get_args(field.annotation))
     return GroupedOption(
         [option],
         type=kind,
         default=None,
+        multiple=is_repeated,
+        callback=_none_if_empty if is_repeated else None,
         metavar=extra["metavar"],
         help=f"{description[:1].upper()}{description[1:]}.",
         group=group or extra["group"],
         shown_default=extra["shown_default"] or str(default),
     )
+
+
+def _none_if_empty(_context: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> Any:
+    return values or None
 
 
 def _setting_options() -> list[click.Parameter]:
@@ -281,7 +288,7 @@ def import_(**options: Any) -> int:
 
 
 # Training settings that a vocabulary depends on.
-_TOKENIZER_SETTINGS = ("documents", "token_unit", "num_words", "vocab_size", "validation", "seed")
+_TOKENIZER_SETTINGS = ("documents", "token_unit", "token_regex", "num_words", "vocab_size", "validation", "seed")
 
 
 @program.command(

@@ -9,6 +9,8 @@ from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_va
 from pydantic_core import PydanticCustomError
 
 from contract.card import ID_PATTERN, Cell, Direction, Unit
+from contract.errors import TokenizerError
+from contract.tokenizers.regexes import PRESETS, join_regexes
 from export.corpora.documents import Documents
 from export.errors import ConfigError
 
@@ -31,12 +33,23 @@ DEFAULT_EPOCHS = 10
 # characters.
 MIN_CHARACTERS = 1000
 # Settings that limit the vocabulary, and the units that they apply to.
-_UNITS_OF_LIMIT = {"num_words": ("word", "exact_word"), "vocab_size": ("exact_word", "subword")}
+_UNITS_OF_LIMIT = {"num_words": ("word", "exact_word", "regex"), "vocab_size": ("exact_word", "subword", "regex")}
 
 
 # Settings that a fine-tuned model has from its base.
 ARCHITECTURE = (
-    *("token_unit", "num_words", "vocab_size", "direction", "cell", "layers", "units", "embedding", "bidirectional"),
+    *(
+        "token_regex",
+        "token_unit",
+        "num_words",
+        "vocab_size",
+        "direction",
+        "cell",
+        "layers",
+        "units",
+        "embedding",
+        "bidirectional",
+    ),
     *("context_length", "connections", "tie_embeddings"),
 )
 
@@ -100,12 +113,18 @@ class TrainConfig(
     """text to validate with, in place of a fraction of the corpus"""
     token_unit: Unit = _setting(Group.CORPUS, "character")
     """what a token is: a character; a word by Keras's rules, in lower case and without punctuation; a word exactly as
-    written; or a subword by byte-pair encoding"""
+    written; a subword by byte-pair encoding; or a match of --token-regex"""
+    token_regex: tuple[str, ...] | None = _setting(
+        Group.CORPUS, None, metavar="REGEX", shown_default="none", min_length=1
+    )
+    """regular expression of tokens, which makes the token unit regex; may be given several times: the first one that
+    matches wins, and what none matches is a character; or a set of them by its name: smiles, abc or fields"""
     # Ids 0 and 1 are special tokens, and a single word leaves nothing to sample from.
     num_words: int | None = _setting(Group.CORPUS, None, ge=4, shown_default="all")
-    """keep only words with an id below this number, as Keras's Tokenizer(num_words) does; for word and exact_word"""
+    """keep only words with an id below this number, as Keras's Tokenizer(num_words) does; for word, exact_word and
+    regex"""
     vocab_size: int | None = _setting(Group.CORPUS, None, ge=4, shown_default="2000 for subword, otherwise all")
-    """maximum number of tokens; for exact_word and subword"""
+    """maximum number of tokens; for exact_word, subword and regex"""
 
     direction: Direction = _setting(Group.MODEL, "forward")
     """backward: the model generates right to left, the text before a suffix"""
@@ -180,6 +199,27 @@ class TrainConfig(
     tensorboard: bool = _setting(Group.OUTPUT, default=False)
     """write losses and learning rate for TensorBoard to the run's directory"""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _derive_unit(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("token_regex") is not None:
+            return {"token_unit": "regex", **values}
+        return values
+
+    @field_validator("token_regex", mode="before")
+    @classmethod
+    def _accept_one(cls, regexes: Any) -> Any:
+        return (regexes,) if isinstance(regexes, str) else regexes
+
+    @field_validator("token_regex")
+    @classmethod
+    def _require_usable_regexes(cls, regexes: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        try:
+            join_regexes(regexes or ())
+        except TokenizerError as error:
+            raise PydanticCustomError("regex", "{reason}", {"reason": str(error)}) from error
+        return regexes
+
     @field_validator("num_words", "vocab_size")
     @classmethod
     def _require_matching_unit(cls, limit: int | None, info: ValidationInfo) -> int | None:
@@ -188,7 +228,8 @@ class TrainConfig(
         is_known = unit is not None and info.data.get("base") is None
         if limit is not None and is_known and unit not in units:
             raise PydanticCustomError(
-                "other_unit", f"applies only to token_unit = {' or '.join(units)}, but token_unit is {unit}"
+                "other_unit",
+                f"applies only to token_unit = {', '.join(units[:-1])} or {units[-1]}, but token_unit is {unit}",
             )
         if limit is not None and info.field_name == "vocab_size" and info.data.get("num_words") is not None:
             raise PydanticCustomError(
@@ -205,6 +246,14 @@ class TrainConfig(
         if self.base is not None:
             # Its architecture comes from the base.
             return self
+        if self.token_regex is not None and self.token_unit != "regex":
+            raise PydanticCustomError(
+                "two_units", "token_regex contradicts token_unit = {value}", {"value": self.token_unit}
+            )
+        if self.token_regex is None and self.token_unit == "regex":
+            raise PydanticCustomError(
+                "no_regex", f"token_unit = regex requires token_regex, such as {', '.join(PRESETS)}"
+            )
         if self.bidirectional and self.connections != "none":
             raise PydanticCustomError("no_connections", "connections must be none with bidirectional")
         if self.connections != "none" and self.layers == 1:
@@ -250,6 +299,9 @@ def load_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:
             raise ConfigError(f"{path}: {error.strerror}") from error
         except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise ConfigError(f"{path}: {error}") from error
+    if overrides.get("token_regex") is not None:
+        # That of the file, such as a recipe's, is not meant.
+        values.pop("token_unit", None)
     values |= overrides
     corpus = values.get("corpus")
     if isinstance(corpus, str) and Path(corpus).stem not in {"", "-"}:

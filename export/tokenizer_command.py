@@ -11,11 +11,13 @@ from contract.tokenizer import (
     KERAS_RULES,
     CharacterTokenizer,
     ExactWordTokenizer,
+    RegexTokenizer,
     SubwordTokenizer,
     Tokenizer,
     WordTokenizer,
 )
-from contract.tokenizers.exact_words import MIN_FREQUENCY, exact_words
+from contract.tokenizers.exact_words import MIN_FREQUENCY, SpelledVocabulary
+from contract.tokenizers.huggingface import count_words
 from contract.tokenizers.subwords import DEFAULT_VOCAB_SIZE
 from export.config import TrainConfig, load_config
 from export.corpora.corpus import Corpus, read_corpus
@@ -26,7 +28,13 @@ MIN_VOCABULARY = 2
 SHOWN_LINES, SHOWN_TOKENS, SHOWN_UNKNOWN = 3, 30, 10
 # Characters read, at most, to find the first lines of a text that has no line ends.
 SHOWN_CHARACTERS = 1 << 20
-_PLURALS = {"character": "characters", "word": "words", "exact_word": "words", "subword": "subwords"}
+_PLURALS = {
+    "character": "characters",
+    "word": "words",
+    "exact_word": "words",
+    "subword": "subwords",
+    "regex": "matches or characters",
+}
 
 
 def run(config_file: Path | None, source: str | None, save: Path | None, show: int, **settings: Any) -> int:
@@ -145,14 +153,17 @@ def train_tokenizer(config: TrainConfig, corpus: Corpus) -> Tokenizer:
 def describe_dropped_words(config: TrainConfig, corpus: Corpus, tokenizer: Tokenizer) -> Iterator[str]:
     """Yield a line with the number of words of the training split that a vocabulary limit removed, if any."""
     setting, limit = ("num_words", config.num_words) if config.num_words else ("vocab_size", config.vocab_size)
-    if limit is None or config.token_unit not in {"word", "exact_word"}:
+    if limit is None:
         return
     if config.token_unit == "word":
         words = {word for text in corpus.texts("counting words") for word in KERAS_RULES.words(text)}
         kind, fate = "different words", "the others are unknown"
+    elif isinstance(tokenizer, SpelledVocabulary):
+        words = set(count_words(corpus.texts("counting words"), tokenizer.pre_tokenizer, MIN_FREQUENCY))
+        noun = "matches" if config.token_unit == "regex" else "words"
+        kind, fate = f"different {noun} that occur at least {MIN_FREQUENCY} times", "the others are spelled"
     else:
-        words = set(exact_words(corpus.texts("counting words")))
-        kind, fate = f"different words that occur at least {MIN_FREQUENCY} times", "the others are spelled"
+        return
     num_kept = len(words.intersection(tokenizer.tokens))
     if num_kept < len(words):
         yield f"{setting} = {limit:,} keeps {num_kept:,} of {len(words):,} {kind}; {fate}"
@@ -164,7 +175,11 @@ def _train(config: TrainConfig, corpus: Corpus) -> Tokenizer:
         return CharacterTokenizer.train(texts, end_token=end_token)
     if config.token_unit == "word":
         return WordTokenizer.train(texts, num_words=config.num_words, end_token=end_token)
+    num_words, vocab_size = config.num_words, config.vocab_size
     if config.token_unit == "exact_word":
-        num_words, vocab_size = config.num_words, config.vocab_size
         return ExactWordTokenizer.train(texts, num_words=num_words, vocab_size=vocab_size, end_token=end_token)
-    return SubwordTokenizer.train(texts, vocab_size=config.vocab_size or DEFAULT_VOCAB_SIZE, end_token=end_token)
+    if config.token_regex is not None:
+        return RegexTokenizer.train(
+            texts, regexes=config.token_regex, num_words=num_words, vocab_size=vocab_size, end_token=end_token
+        )
+    return SubwordTokenizer.train(texts, vocab_size=vocab_size or DEFAULT_VOCAB_SIZE, end_token=end_token)

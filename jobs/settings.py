@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from contract.tokenizers.regexes import PRESETS
 from export.config import FINE_TUNING_RECIPE, TrainConfig, load_config
 from export.config import RECIPES as ALL_RECIPES
 from export.errors import ConfigError
@@ -28,6 +29,7 @@ def check_settings(model: str, settings: Mapping[str, Any]) -> TrainConfig:
     unknown = next((name for name in settings if name not in ALLOWED), None)
     if unknown is not None:
         raise ConfigError(f"{unknown} is not a setting of a job; settings are {', '.join(ALLOWED)}")
+    _require_presets(settings.get("token_regex"))
     base = {} if model in RECIPES else {"from": model}
     recipe = ALL_RECIPES[model if model in RECIPES else FINE_TUNING_RECIPE]
     return load_config(recipe, {**settings, **base, "corpus": "text", "name": "text"})
@@ -41,5 +43,20 @@ def options_of(model: str, settings: Mapping[str, Any]) -> list[str]:
         if isinstance(value, bool):
             options.append(f"--{'' if value else 'no-'}{option}")
         elif value is not None:
-            options.append(f"--{option}={value}")
+            values = value if isinstance(value, list | tuple) else [value]
+            options += [f"--{option}={each}" for each in values]
     return options
+
+
+def _require_presets(regexes: Any) -> None:
+    """Refuse a regular expression, which may take exponential time; every prompt of the model would be matched with it.
+
+    It is not even compiled here, as that may need gigabytes.
+    """
+    values = regexes if isinstance(regexes, list | tuple) else [] if regexes is None else [regexes]
+    other = next((value for value in values if not isinstance(value, str) or value not in PRESETS), None)
+    if other is not None:
+        raise ConfigError(
+            f"token_regex must be {', '.join(PRESETS)} in a job, got {other!r}: regular expressions of your own may "
+            "take exponential time, and are only for training without a server"
+        )

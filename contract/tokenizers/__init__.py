@@ -1,4 +1,4 @@
-"""One tokenizer per module: characters, words by Keras's rules, exact words, subwords and imported tokenizers.
+"""One tokenizer per module: characters, words, exact words, subwords, regular expressions, imported ones.
 
 The shared base is in `base`. The public interface is `contract.tokenizer`.
 """

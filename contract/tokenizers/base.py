@@ -92,7 +92,7 @@ class Tokenizer(ABC):
     """The interface that the gateway and the exporter use, common to all units.
 
     Attributes:
-        unit: "character", "word", "exact_word" or "subword".
+        unit: "character", "word", "exact_word", "subword" or "regex".
         tokens: Token of each id, special ones included.
         textless_ids: Ids of tokens without text: special tokens, and ids that an imported vocabulary does not use.
     """

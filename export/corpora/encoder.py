@@ -1,7 +1,8 @@
 """Encoding of a corpus to token ids in an unnamed, memory-mapped temporary file: only pages in use are in memory.
 
 Text is split at every boundary that `contract.tokenizers.huggingface` could use. The segments, mostly a word with its
-leading space, repeat, and every unit encodes a segment alone as it does within the text: so they are cached.
+leading space, repeat, and most units encode a segment alone as they do within the text: so they are cached. Tokens of
+regular expressions may cross spaces.
 """
 
 import re
@@ -11,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 
 from contract.card import Direction
-from contract.tokenizer import CharacterTokenizer, Tokenizer
+from contract.tokenizer import CharacterTokenizer, RegexTokenizer, Tokenizer
 from export.corpora.corpus import Corpus
 from export.corpora.spool import BLOCK_BYTES, Spool
 
@@ -68,6 +69,8 @@ class Encoder:
         """Return the ids of a text, (tokens,) of `dtype`."""
         if self._by_character is not None:
             return self._by_character[np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)]
+        if isinstance(self._tokenizer, RegexTokenizer):
+            return np.frombuffer(self._encode(text), self.dtype)
         segments = _SEGMENT.findall(text)
         if len(text) > MAX_CHARACTERS * len(segments):
             return np.frombuffer(self._encode(text), self.dtype)

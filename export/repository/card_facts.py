@@ -10,7 +10,13 @@ from export.terminal import NOTHING, format_number, utc_time
 # Label and text of each fact; the text may hold any character of a file, such as the name of a corpus.
 Facts = Iterator[tuple[str, str]]
 
-_UNITS = {"character": "characters", "word": "words, lower case", "exact_word": "words", "subword": "subwords"}
+_UNITS = {
+    "character": "characters",
+    "word": "words, lower case",
+    "exact_word": "words",
+    "subword": "subwords",
+    "regex": "matches of regular expressions",
+}
 _NO_TRAINING_FILTER: dict[NoTrainingFilter | None, str] = {
     "disabled": "none: switched off",
     "too_many_documents": "none: too many documents",

@@ -27,6 +27,7 @@ _UNITS = {
     "word": "word by word, in lower case and without punctuation",
     "exact_word": "word by word, exactly as written",
     "subword": "subword by subword",
+    "regex": "by matches of regular expressions, character by character between them",
 }
 _BACKTICKS = re.compile("`+")
 # Width at which samples are wrapped: samples of word models have no line ends.

@@ -58,7 +58,9 @@ class BaseVersion:
         card = self.card
         if card.training is not None:
             defaults = {name: TrainConfig.model_fields[name].default for name in ARCHITECTURE}
-            return {name: card.training.settings.get(name, default) for name, default in defaults.items()}
+            own = {name: card.training.settings.get(name, default) for name, default in defaults.items()}
+            # JSON has no tuples.
+            return {name: tuple(value) if isinstance(value, list) else value for name, value in own.items()}
         known = ("cell", "layers", "units", "embedding", "direction")
         return {"token_unit": card.unit, **{name: getattr(card, name) for name in known}}
 
@@ -97,5 +99,7 @@ class BaseVersion:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(value)
     names = {None: "none", True: "true", False: "false"}
     return names[value] if value is None or isinstance(value, bool) else str(value)

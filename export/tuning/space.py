@@ -33,7 +33,7 @@ def recipe_for(minutes: float) -> str:
 
 def other_recipes(name: str, given: Mapping[str, Any]) -> tuple[Settings, ...]:
     """Return what the recipes next to one have otherwise, without what is given; none for another token unit."""
-    if given.get("token_unit", "character") != "character":
+    if given.get("token_unit", "character") != "character" or "token_regex" in given:
         return ()
     position, own = _RECIPES.index(name), _read(name).model_dump()
     neighbors = [_read(other).model_dump() for other in _RECIPES if abs(_RECIPES.index(other) - position) == 1]

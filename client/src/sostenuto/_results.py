@@ -192,7 +192,7 @@ class Model:
         layers: int or None. Number of recurrent layers.
         units: int or None. Units of a layer.
         vocab_size: int or None.
-        unit: str or None. What a token is: a "character", "word", "exact_word" or "subword".
+        unit: str or None. What a token is: a "character", "word", "exact_word", "subword" or "regex".
         direction: str or None. "forward", or "backward" for a model that generates from right to left.
         deterministic: bool or None. Whether the same seed gives byte-identical output under any load.
         versions: tuple of ModelVersion. The served versions.

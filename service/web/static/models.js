@@ -9,7 +9,7 @@ import { loadModels } from "./model_choice.js";
 import { startTheme } from "./theme.js";
 
 const [list, none, notice, confirmation, confirmTitle, confirmText] = findAll(["list", "none", "notice", "confirm", "confirm-title", "confirm-text"]);
-const UNITS = { character: "characters", word: "words", exact_word: "words as written", subword: "subwords" };
+const UNITS = { character: "characters", word: "words", exact_word: "words as written", subword: "subwords", regex: "matches of regular expressions" };
 const CELLS = { lstm: "LSTM", gru: "GRU", simple_rnn: "SimpleRNN" };
 // Models whose details are loaded at the same time.
 const NUM_LOADING = 4;

@@ -12,6 +12,7 @@ from contract.tokenizer import (
     CharacterTokenizer,
     ExactWordTokenizer,
     ImportedTokenizer,
+    RegexTokenizer,
     SubwordTokenizer,
     WordTokenizer,
 )
@@ -23,6 +24,7 @@ TOKENIZERS = {
     "characters": CharacterTokenizer.train(ALL),
     "words": WordTokenizer.train([ALL]),
     "exact words": ExactWordTokenizer.train([ALL, ALL], num_words=150),
+    "regex": RegexTokenizer.train([ALL, ALL], regexes=["fields"], num_words=150),
     "subwords": SubwordTokenizer.train([ALL] * 4, vocab_size=500),
     "bytes": BYTES,
 }

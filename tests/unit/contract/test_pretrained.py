@@ -13,6 +13,7 @@ from contract.tokenizer import (
     CharacterTokenizer,
     ExactWordTokenizer,
     ImportedTokenizer,
+    RegexTokenizer,
     SubwordTokenizer,
     WordRules,
     WordTokenizer,
@@ -32,6 +33,7 @@ OWN = {
     "words as written": WordTokenizer(WORDS, WordRules(filters="", lower=False), "<unk>"),
     "words without marks": WordTokenizer(WORDS, WordRules(filters=".,’-^]\\"), "<unk>"),
     "exact words": ExactWordTokenizer.train([ALL, ALL, GREEK], end_token=True),
+    "regex": RegexTokenizer.train([ALL, ALL, GREEK], regexes=["fields", r"\n +"], end_token=True),
     "subwords": SubwordTokenizer.train([ALL, GREEK], vocab_size=400, end_token=True),
 }
 # Its unknown token is in the vocabulary, and not marked as special.

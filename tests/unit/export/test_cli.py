@@ -738,6 +738,10 @@ def test_a_fine_tuning_has_a_recipe_of_its_own(trained):
     [
         (["--units", "7"], "units = 7 contradicts base:1, which has units = 6"),
         (["--token-unit", "word"], "token_unit = word contradicts base:1, which has token_unit = character"),
+        (
+            ["--token-regex", "a", "--token-regex", "b"],
+            "token_regex = a, b contradicts base:1, which has token_regex = none",
+        ),
         (["--bidirectional"], "bidirectional = true contradicts base:1, which has bidirectional = false"),
         (["--num-words", "9"], "num_words = 9 contradicts base:1, which has num_words = none"),
         (["--embedding-init", "v.txt"], "embedding_init cannot be combined with from"),
@@ -817,6 +821,20 @@ def test_documents_get_an_end_token_that_the_base_did_not_have(published, base):
     assert tokenizer.tokens[2] == "<end>"
     assert (tokenizer.special.end, report.lineage.added_tokens) == (2, ())
     assert model.get_layer("embedding").embeddings.shape == base.get_layer("embedding").embeddings.shape
+
+
+@pytest.mark.parametrize("options", [[], ["--token-regex", "fields", "--token-regex", "!+"]], ids=["none", "same"])
+def test_the_regular_expressions_of_a_base_are_kept_and_new_characters_are_added(published, options):
+    """Those of its card; repeating them is accepted."""
+    store_trained(Path("models"), text="the cat,!!\nthe hill,!!\n" * 60, token_regex=["fields", "!+"])
+    _, old = load_assets(Path("models/base/1"))
+    Path("letters.txt").write_text("the cat,!!?\n" * 60)
+    assert fine_tune("--epochs", "1", *options) == 0
+    ((_, tokenizer, report, _),) = published
+    assert tokenizer.tokens == (*old.tokens, "?")
+    assert tokenizer.regexes == old.regexes
+    settings = report.settings
+    assert (settings["token_unit"], settings["token_regex"]) == ("regex", ["fields", "!+"])
 
 
 def test_words_that_the_base_does_not_know_stay_unknown(published, capsys):

@@ -53,6 +53,19 @@ def test_the_command_does_not_import_tensorflow():
     assert done.stdout.endswith("False False\n")
 
 
+def test_matches_of_regular_expressions_are_shown(capsys):
+    """A rare match is spelled; what a limit of the vocabulary removes is counted, here New York."""
+    Path("list.csv").write_text("New York,1\nNew York,22\nNew York,1\nRome,1\n")
+    options = ["--validation", "0", "--show", "0"]
+    lines = show(capsys, "--token-regex", "[A-Z][^,]+", "--token-regex", r"\d+", *options, corpus="list.csv")
+    assert lines[0] == "regex: a vocabulary of 18 tokens from 41 of 41 characters of list.csv"
+    rows = ["'1'", "'2' '2'", "'1'"]
+    assert [line for line in lines if "New York" in line] == [f"  'New York' ',' {row} '\\n'" for row in rows]
+    limited = show(capsys, "--token-regex", "fields", "--num-words", "4", *options, corpus="list.csv")
+    message = "num_words = 4 keeps 3 of 4 different matches that occur at least 2 times; the others are spelled"
+    assert message in limited
+
+
 def test_the_validation_split_is_shown_as_ids_tokens_and_counts(capsys):
     """Unknown words are counted, the most frequent first."""
     assert show(capsys, "--token-unit", "word", "--show", "4") == [

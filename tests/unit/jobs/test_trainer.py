@@ -229,11 +229,26 @@ def test_the_settings_of_every_recipe_and_base_can_be_checked(model):
     assert options_of(model, {})[0] == (f"--config={model}" if model in RECIPES else "--from=base:1")
 
 
+@pytest.mark.parametrize("given", ["smiles", ["smiles"], ("smiles", "fields")], ids=str)
+@pytest.mark.parametrize("model", ["characters", "base:1"])
+def test_a_job_may_have_presets_of_regular_expressions(model, given):
+    """They are options of the exporter, one each; the recipe's unit gives way."""
+    config = check_settings(model, {"token_regex": given})
+    names = [given] if isinstance(given, str) else list(given)
+    assert (config.token_regex, config.token_unit) == (tuple(names), "regex")
+    assert options_of(model, {"token_regex": given})[1:] == [f"--token-regex={name}" for name in names]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"units": 0}, "units: .*greater than or equal to 1, got 0"),
         ({"embedding_init": "/etc/passwd"}, "not a setting of a job"),
+        ({"token_regex": ["smiles", "(a+)+b"]}, r"token_regex must be smiles, abc, fields in a job, got '\(a\+\)\+b'"),
+        ({"token_regex": "a("}, r"got 'a\('.* may take exponential time"),
+        ({"token_regex": [["smiles"]]}, r"got \['smiles'\]"),
+        ({"token_regex": 5}, "got 5"),
+        ({"token_regex": {"a": 1}}, "got {'a': 1}"),
     ],
 )
 def test_a_wrong_setting_is_named(settings, message):

@@ -3,7 +3,8 @@
 import orjson
 
 from contract.card import GeneratorCard
-from contract.tokenizer import CharacterTokenizer, WordTokenizer
+from contract.tokenizer import CharacterTokenizer, RegexTokenizer, WordTokenizer
+from contract.tokenizers.regexes import join_regexes
 from service.api.body import parse
 from service.api.requests import CompletionRequest
 from service.context import RequestContext
@@ -22,6 +23,12 @@ from tests.unit.contract.test_card import FIELDS
 # The fake model ends a sequence at id 2, which must be the EOS token.
 CHARACTERS = CharacterTokenizer.train("".join(chr(97 + i) for i in range(VOCABULARY - 3)), end_token=True)
 WORDS = WordTokenizer.train(["the cat sat on a mat", " ".join(f"w{i}" for i in range(VOCABULARY - 9))])
+# Characters, and matches of two of them and more.
+_TOKENS = ["<pad>", "<unk>", "<end>", *'abcd[]{}":, 0123456789', "[a]", "[bb]", "[cd]", '"a":', "12", "bc"]
+MATCHES = RegexTokenizer(
+    [*_TOKENS, *map(chr, range(0x3B1, 0x3B1 + VOCABULARY - len(_TOKENS)))],
+    join_regexes([r"\[[a-d]+\]", '"a":', "12|bc"]),
+)
 
 
 KEYS = StateKeys.random()
@@ -29,10 +36,10 @@ LIMITS = Limits(max_prompt_tokens=1000, max_request_tokens=3000, max_logprobs_to
 
 
 class Models:
-    """One model per token unit and direction, on a fake backend."""
+    """Models of several token units and both directions, on a fake backend."""
 
     def __init__(self):
-        self.models = {"characters": CHARACTERS, "words": WORDS}
+        self.models = {"characters": CHARACTERS, "words": WORDS, "matches": MATCHES}
 
     def find_version(self, ref, *, may_use=None):  # noqa: ARG002 - the registry's signature
         """Return a version, if it is served."""

@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contract.tokenizer import CharacterTokenizer, ExactWordTokenizer, SubwordTokenizer, WordTokenizer
+from contract.tokenizer import (
+    CharacterTokenizer,
+    ExactWordTokenizer,
+    RegexTokenizer,
+    SubwordTokenizer,
+    WordTokenizer,
+)
 from contract.tokenizers import huggingface
 from export.corpora import corpus as corpus_module
 from export.corpora import encoder
@@ -21,6 +27,8 @@ TOKENIZERS = {
     kind.unit: kind.train([ALL, ALL + WHITE + "don't ΑΣ aΣ.Α. a1"])
     for kind in (CharacterTokenizer, WordTokenizer, ExactWordTokenizer, SubwordTokenizer)
 }
+# A match has spaces, which part the segments of the others.
+TOKENIZERS["regex"] = RegexTokenizer.train([ALL, "a a\nΣ \t1" * 2 + WHITE], regexes=[r"a a|\s+|Σ \t1"])
 DOCUMENTS = st.lists(st.text(st.sampled_from("ab. \n"), min_size=1, max_size=80).filter(str.strip), min_size=1)
 
 

@@ -1,5 +1,6 @@
 """Constrained completions on a fake model: every choice matches, from one request or several, in either direction."""
 
+import json
 import re
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -52,6 +53,26 @@ def test_every_choice_matches_and_has_the_same_text_however_many_there_are(servi
     assert all(re.fullmatch(PATTERN, text) for text in texts)
     assert [result.finish_reason for result in results] == ["length" if len(text) == 40 else "stop" for text in texts]
     assert [result.text for result in ask(service, **fields)] == [result.text for result in results]
+
+
+@pytest.mark.parametrize("direction", ["", " backward"])
+def test_tokens_of_several_characters_match_in_both_directions(service, direction):
+    """A pattern may begin or end within what a regular expression of the tokenizer would take as a whole."""
+    given = {"prompt": None, "suffix": "c1"} if direction else {"prompt": "c1"}
+    fields = {"model": "matches" + direction, "n": 20, "max_tokens": 40, **given}
+    schema = {
+        "type": "object",
+        "properties": {"a": {"enum": [12, 1]}},
+        "required": ["a"],
+        "additionalProperties": False,
+    }
+    for pattern in (r"(\[[a-d]+\]|bc|b){3,6}12?", r"\]?a\[bb"):
+        results = ask(service, pattern=pattern, **fields)
+        assert all(re.fullmatch(pattern, result.text) for result in results)
+    texts = {result.text for result in ask(service, pattern=r"(\[[a-d]+\]|bc|b){3,6}12?", logprobs=1, **fields)}
+    assert len(texts) > 1
+    results = ask(service, pattern=None, structured_outputs={"json": schema}, **fields)
+    assert {tuple(json.loads(result.text).items()) for result in results} <= {(("a", 12),), (("a", 1),)}
 
 
 @pytest.mark.parametrize("max_tokens", range(4, 9))
