@@ -75,11 +75,14 @@ def test_any_prompt_is_completed_without_special_tokens_in_the_text(gateway, mod
 
 
 def test_models_are_listed_and_described(gateway):
-    """The list has every model with direction, context and unit; each can be retrieved alone."""
+    """The list has every model with direction, context and unit; each alone has the details of its versions, too."""
     status, answer = gateway.get("/v1/models")
     assert (status, answer["object"]) == (200, "list")
     assert [model["id"] for model in answer["data"]] == MODEL_NAMES
-    assert gateway.get("/v1/models/gru") == (200, answer["data"][0])
+    status, detailed = gateway.get("/v1/models/gru")
+    listed = answer["data"][0]
+    assert (status, {name: detailed[name] for name in listed} | {"versions": listed["versions"]}) == (200, listed)
+    assert [version["size_bytes"] > 0 for version in detailed["versions"]] == [True for _ in listed["versions"]]
     told = {model["id"]: (model["direction"], model["context"], model["unit"]) for model in answer["data"]}
     assert told["lstm"] == ("forward", None, "character")
     assert told["reverse"] == ("backward", None, "character")
