@@ -208,7 +208,8 @@ class JobStore:
     ) -> list[Job]:
         """Return a tenant's jobs after the one with an id, newest first; one more than `limit` if there are more.
 
-        Only those whose metadata have the values of `metadata`; no key has a quote.
+        Only those whose metadata have the values of `metadata`. No key has a double quote or a backslash: versions of
+        SQLite differ in what it means in a path.
         """
         order = jobs.c.created_at, jobs.c.id
         same = [jobs.c.job_metadata[key].as_string() == value for key, value in (metadata or {}).items()]

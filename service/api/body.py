@@ -48,7 +48,8 @@ class Body(BaseModel):
     def _default_for_null(cls, value: Any, validate: ValidatorFunctionWrapHandler, info: Any) -> Any:
         field = cls.model_fields[info.field_name]
         if value is None and not field.is_required():
-            return field.get_default(call_default_factory=True)
+            # Not `get_default`, which copies: `stream_options` is compared by identity.
+            return field.default if field.default_factory is None else field.get_default(call_default_factory=True)
         return validate(value)
 
     @classmethod

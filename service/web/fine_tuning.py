@@ -139,8 +139,8 @@ def list_jobs(services: Services, after: str | None, limit: int, metadata: dict[
     """Return the jobs of the key's tenant, newest first, and the minutes that they have trained."""
     training, tenant = require_training(services.training), g.context.quota.tenant
     # Others have no job: neither a request nor a path in SQLite's JSON can have them.
-    if len(metadata) > MAX_METADATA or any(len(key) > MAX_METADATA_KEY or '"' in key for key in metadata):
-        rule = f"have at most {MAX_METADATA} keys of at most {MAX_METADATA_KEY} characters, without quotes"
+    if len(metadata) > MAX_METADATA or any(len(key) > MAX_METADATA_KEY or {*'"\\'} & {*key} for key in metadata):
+        rule = f'have at most {MAX_METADATA} keys of at most {MAX_METADATA_KEY} characters, without " and \\'
         raise InvalidRequest(f"metadata must {rule}, got {shorten(metadata)}", param="metadata")
     found, used = training.store.list_jobs(tenant, after, limit, metadata), training.store.minutes(tenant)
     minutes: TrainingMinutesObject = {
