@@ -106,6 +106,22 @@ def _widths(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[in
     ]
 
 
+def fraction_bar(left: str) -> Any:
+    """Return a progress bar on stderr that counts to 1, hidden without a terminal; `left` is a field of tqdm's format.
+
+    It counts the fraction done, as a time limit may determine it, not steps.
+    """
+    return tqdm(
+        total=1.0,
+        bar_format=f"{{desc}} {{percentage:3.0f}}%|{{bar:10}}| {left} left{{postfix}}",
+        disable=not sys.stderr.isatty(),
+        leave=False,
+        dynamic_ncols=True,
+        miniters=0,
+        smoothing=0,
+    )
+
+
 def terminal_width() -> int | None:
     """Return the width of the terminal in characters; None if standard output is not a terminal."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None

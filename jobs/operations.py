@@ -1,8 +1,7 @@
-"""The store of operations on the model repository: who asked for what, and its outcome.
+"""The store of operations on the model repository, with their requesters and outcomes.
 
-Gateways add operations and wait; trainers, which can write the repository, claim and execute them. As a job, an
-operation has a lease, so that one whose trainer was killed is executed by another: executing it again changes nothing
-that it has changed before.
+Gateways add operations and wait; trainers, which have write access to the repository, claim and execute them. An
+operation has a lease, as a job has: if its trainer is killed, another trainer executes it. Operations are idempotent.
 """
 
 import secrets
@@ -17,19 +16,19 @@ from jobs.database import ACTIVE, jobs, lock_tenants, operations
 
 Action = Literal["route", "rollback", "remove", "erase"]
 UNFINISHED = ("queued", "running")
-# Of a tenant: whoever asked for each holds a thread of the gateway.
+# Per tenant: each request that waits for an operation holds a thread of the gateway.
 MAX_UNFINISHED = 16
-# An operation that no trainer has begun by then has failed: nobody waits for it any more.
+# A queued operation that no trainer has started by then fails: the request for it has ended.
 EXPIRED_S = 60.0
 
 
 @dataclass(frozen=True)
 class NewOperation:
-    """What a request for an operation determines.
+    """An operation to be queued.
 
     Attributes:
-        tenant: Of whoever asked for it.
-        actor: Who asked for it, as the audit log names them.
+        tenant: The requester's.
+        actor: The requester, as named in the audit log.
         action: "route": move labels, and set the traffic split; "rollback"; "remove": the version or the whole model;
             "erase": the files of versions that model servers have unloaded.
         model: NAME, or for "remove" also NAME:VERSION.

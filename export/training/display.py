@@ -2,18 +2,16 @@
 
 import contextlib
 import json
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import keras
 import tensorflow as tf
-from tqdm import tqdm
 
 from export.config import TrainConfig
 from export.repository.history import Progress, perplexity
-from export.terminal import echo, wrap_sample
+from export.terminal import echo, fraction_bar, wrap_sample
 from export.training.trainer import learning_rate_at
 
 _SCALARS = tf.compat.v1.SummaryMetadata(
@@ -31,16 +29,7 @@ class TerminalDisplay(contextlib.AbstractContextManager):
         self._write_sample, self.sample = sample, ""  # that of the last epoch
         self._validation_loss: float | None = None
         self._tokens, self._started = 0, time.monotonic()
-        # A time limit may determine the fraction done, so the bar counts to 1, not windows.
-        self._bar = tqdm(
-            total=1.0,
-            bar_format="{desc} {percentage:3.0f}%|{bar:10}| {remaining} left{postfix}",
-            disable=not sys.stderr.isatty(),
-            leave=False,
-            dynamic_ncols=True,
-            miniters=0,
-            smoothing=0,
-        )
+        self._bar = fraction_bar("{remaining}")
 
     def __exit__(self, *exception: object) -> None:
         self._bar.close()

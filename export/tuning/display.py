@@ -1,13 +1,10 @@
 """Display of a search: a progress bar of its minutes, a line after each trial, and a table of all."""
 
 import contextlib
-import sys
 import time
 from collections.abc import Iterator, Sequence
 
-from tqdm import tqdm
-
-from export.terminal import Column, echo, format_number, text_table
+from export.terminal import Column, echo, format_number, fraction_bar, text_table
 from export.tuning.trials import Trial
 
 _COLUMNS = (
@@ -25,16 +22,8 @@ class SearchDisplay(contextlib.AbstractContextManager):
 
     def __init__(self, minutes: float) -> None:
         self._seconds, self._started = 60 * minutes, time.monotonic()
-        self._bar = tqdm(
-            total=1.0,
-            # The time left is not estimated but given; no other field is put before the postfix.
-            bar_format="{desc} {percentage:3.0f}%|{bar:10}| {unit} left{postfix}",
-            disable=not sys.stderr.isatty(),
-            leave=False,
-            dynamic_ncols=True,
-            miniters=0,
-            smoothing=0,
-        )
+        # The time left is not estimated but given; no other field is put before the postfix.
+        self._bar = fraction_bar("{unit}")
 
     def __exit__(self, *exception: object) -> None:
         self._bar.close()

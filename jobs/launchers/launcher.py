@@ -77,7 +77,7 @@ class Run(Protocol):
 class Launcher(Protocol):
     """Starts runs, and finds them again."""
 
-    outlives_trainer: bool  # whether a run goes on without a trainer, so that the next one finds it
+    outlives_trainer: bool  # whether a run survives its trainer, and the next trainer adopts it
 
     def find(self, job: str) -> Run | None:
         """Return the run of a job that another trainer has started and that has not ended."""

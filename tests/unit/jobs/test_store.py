@@ -80,7 +80,7 @@ def test_a_lost_trainer_is_replaced_and_its_writes_are_refused(store):
 
 
 def test_a_trainer_that_is_being_replaced_waits_and_is_refused(store):
-    """Its lease is checked after the transaction of whoever claims the job."""
+    """The lease is checked after the transaction in which another trainer claims the job."""
     job = create(store)
     lost = store.claim(LEASE_S)
     with concurrent.futures.ThreadPoolExecutor() as pool:
