@@ -12,7 +12,6 @@ import math
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +20,9 @@ from typing import Any
 
 from contract.files import read_file
 from contract.signatures import ASSETS, CARD_FILE
+from export.child_process import EXPORT, ProgressLines, environment, last_error
 from jobs.launchers.launcher import ERRORS, STOP_S, Exit, Launcher, LauncherError, LauncherUnavailable, Run, Training
-from jobs.launchers.process import ProcessLauncher, environment
+from jobs.launchers.process import ProcessLauncher
 from jobs.settings import check_settings, options_of
 from jobs.store import Action, Job, JobStore
 from jobs.uploads import RECORDS, InvalidUpload, Uploads, lay_out
@@ -46,9 +46,7 @@ UNAVAILABLE_S = 30.0
 # An interrupted upload is deleted after this time.
 _UNRECORDED_S = 3600.0
 _STDERR_BYTES = 64 * 2**10
-_LOGGED_CHARACTERS = 2000
-# Without the current directory, which has files of a user's.
-_EXPORT = (sys.executable, "-P", "-m", "export")
+_LOGGED_CHARACTERS, _MESSAGE_CHARACTERS = 2000, 1000
 
 
 @dataclass(frozen=True)
@@ -153,7 +151,8 @@ class _Attempt:
     def __init__(self, trainer: Trainer, store: JobStore, directories: Directories, uploads: Uploads, job: Job) -> None:
         self._trainer, self._store, self._directories, self._job = trainer, store, directories, job
         self._uploads, self._folder = uploads, directories.of(job)
-        self._progress = ProgressReader(self._folder / "progress.jsonl", store.last_epoch(job.id))
+        self._progress_file = self._folder / "progress.jsonl"
+        self._progress = ProgressReader(self._progress_file, store.last_epoch(job.id))
         self._models_dir = ("--models-dir", str(directories.models.resolve()))
         self._launcher = trainer.launcher
         self._ran_s = 0.0  # in this attempt, without the time that a run has waited for a place in a cluster
@@ -270,15 +269,11 @@ class _Attempt:
         elif code < 0:
             message = f"the training was killed by {signal.Signals(-code).name}; it may have run out of memory"
         else:
-            message = self._error() or f"the training exited with code {code}"
-            log.warning("%s: %s; its last output: %r", self._job.id, message, self._stderr()[-_LOGGED_CHARACTERS:])
+            output = self._stderr()
+            message = (last_error(output) or f"the training exited with code {code}")[:_MESSAGE_CHARACTERS]
+            log.warning("%s: %s; its last output: %r", self._job.id, message, output[-_LOGGED_CHARACTERS:])
         error = {"code": "training_failed", "message": message, "param": None}
         return self._store.end(self._job, "failed", f"the job failed: {message}", error=error)
-
-    def _error(self) -> str | None:
-        """Return the exporter's error message: the last line of its output that is one."""
-        found = [line for line in self._stderr().splitlines() if line.startswith("error: ")]
-        return found[-1].removeprefix("error: ")[:1000] if found else None
 
     def _stderr(self) -> str:
         return (self._folder / ERRORS).read_bytes()[-_STDERR_BYTES:].decode(errors="replace")
@@ -302,7 +297,7 @@ class _Attempt:
 
     def _list_model(self) -> None:
         of_job = ["--name", self._job.name, "--job", self._job.id]
-        command = [*_EXPORT, "train", "text", "--if-new", *of_job, *self._models_dir]
+        command = [*EXPORT, "train", "text", "--if-new", *of_job, *self._models_dir]
         for _ in range(MAX_KILLS):
             done = subprocess.run(command, cwd=self._folder, env=environment(), stdout=subprocess.DEVNULL, check=False)
             if done.returncode >= 0:
@@ -330,9 +325,9 @@ class _Attempt:
     def _command(self) -> list[str]:
         """Return the command of the exporter; a run that exists is resumed."""
         job, runs = self._job, self._folder / "runs"
-        to = [*self._models_dir, "--progress-file", str(self._progress.path)]
+        to = [*self._models_dir, "--progress-file", str(self._progress_file)]
         if (runs / job.name / "config.json").exists():
-            return [*_EXPORT, "resume", str(runs / job.name), *to]
+            return [*EXPORT, "resume", str(runs / job.name), *to]
         text = self._lay_out(job.training_file, "text")
         settings = dict(job.settings)
         if text.lower().endswith(RECORDS):
@@ -340,7 +335,7 @@ class _Attempt:
         if job.validation_file is not None:
             settings["validation_corpus"] = self._lay_out(job.validation_file, "validation")
         options = ["--name", job.name, "--job", job.id, "--runs-dir", str(runs), *options_of(job.model, settings)]
-        return [*_EXPORT, "train", text, *to, *options]
+        return [*EXPORT, "train", text, *to, *options]
 
     def _lay_out(self, file_id: str, name: str) -> str:
         file = self._store.file(self._job.tenant, file_id)
@@ -353,14 +348,14 @@ class ProgressReader:
     """Reads the exporter's progress file as it grows, and turns its lines into events."""
 
     def __init__(self, path: Path, last_epoch: int) -> None:
-        self.path = path
+        self._lines = ProgressLines(path)
         self.last_update: Mapping[str, Any] | None = None
         self._reported: Mapping[str, Any] | None = None
-        self._offset, self.last_epoch, self._metrics_at = 0, last_epoch, 0.0
+        self.last_epoch, self._metrics_at = last_epoch, 0.0
 
     def events(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """Yield a message and metrics for each epoch, and every few seconds for the training loss."""
-        for line in self._lines():
+        for line in self._lines.read():
             kind = line.pop("event")
             if kind == "epoch" and line["epoch"] > self.last_epoch:
                 self.last_epoch = line["epoch"]
@@ -372,17 +367,6 @@ class ProgressReader:
             self._metrics_at, self._reported = now + METRICS_S, self.last_update
             line = dict(self.last_update or {})
             yield f"epoch {line['epoch']}: training loss {line['train_loss']:.3f}", line
-
-    def _lines(self) -> Iterator[dict[str, Any]]:
-        with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
-            file.seek(self._offset)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    return
-                self._offset += len(line)
-                # A child that was killed may have written half a line, which the next one continues.
-                with contextlib.suppress(ValueError):
-                    yield json.loads(line)
 
 
 def _describe(epoch: Mapping[str, Any]) -> str:

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from export.child_process import EXPORT, environment
 from export.config import FINE_TUNING_RECIPE, MODELS, TrainConfig, load_config, recipe_path
 from export.errors import ConfigError, ExportError, RunError, TrainingFailed
 from export.terminal import echo
 from export.tuning.display import SearchDisplay, results_table
 from export.tuning.space import other_recipes, recipe_for, sample, searched
-from export.tuning.trials import EXPORT, Trial, child_environment, run, run_command
+from export.tuning.trials import Trial, run, run_command
 
 # Of the worse two thirds of the trials, each is stopped at the first of its rungs.
 REDUCTION = 3
@@ -109,7 +110,7 @@ def tune(given: dict[str, Any], config_name: str | None, minutes: float, directo
         raise TrainingFailed(f"no trial has a complete epoch after {minutes:g} minutes; give it more --minutes")
     echo(f"publishing the best, trial {search.best.number}")
     command = _publish_command(search.best, config, directories.models)
-    return subprocess.call([*EXPORT, *command], env=child_environment())
+    return subprocess.call([*EXPORT, *command], env=environment())
 
 
 class Search:

@@ -1,11 +1,9 @@
 """A trial: a run of the exporter with settings of its own, in a process of its own."""
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,11 +11,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from contract.child_processes import terminate_with_parent
+from export.child_process import EXPORT, ProgressLines, environment, last_error
 from export.config import TrainConfig
 
 State = Literal["running", "complete", "stopped", "out of time", "failed"]
-# Without the current directory, which has files of a user's.
-EXPORT = (sys.executable, "-P", "-m", "export")
 _POLL_S = 0.2
 # After SIGTERM a run ends after its current step; publishing or saving an epoch takes longer.
 _STOP_S = 60.0
@@ -103,7 +100,7 @@ def run(trial: Trial, command: Sequence[str], deadline: float) -> Iterator[None]
     At the deadline, a time of `time.monotonic`, it stops, too.
     """
     trial.directory.mkdir(parents=True)
-    progress = _Tail(trial.progress_file)
+    progress = ProgressLines(trial.progress_file)
     with trial.log.open("wb") as log:
         parent = os.getpid()
         child = subprocess.Popen(
@@ -111,14 +108,14 @@ def run(trial: Trial, command: Sequence[str], deadline: float) -> Iterator[None]
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=child_environment(),
+            env=environment(),
             preexec_fn=lambda: terminate_with_parent(parent),  # noqa: PLW1509 - this process has one thread
             # Ctrl-C reaches this process alone, which then stops the run.
             start_new_session=True,
         )
         try:
             while child.poll() is None and time.monotonic() < deadline:
-                for line in progress.lines():
+                for line in progress.read():
                     trial.read(line)
                 yield
                 time.sleep(_POLL_S)
@@ -127,16 +124,12 @@ def run(trial: Trial, command: Sequence[str], deadline: float) -> Iterator[None]
             if trial.state == "running":
                 trial.state = "stopped"
             _stop(child)
-            for line in progress.lines():
+            for line in progress.read():
                 trial.read(line)
     if trial.state == "failed":
-        trial.error = _last_error(trial.log) or f"the run exited with code {child.returncode}"
-
-
-def child_environment() -> dict[str, str]:
-    """Return the environment of a process of the exporter: with the directory of this project's packages first."""
-    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
-    return {**os.environ, "PYTHONPATH": path}
+        trial.error = (
+            last_error(trial.log.read_text(errors="replace")) or f"the run exited with code {child.returncode}"
+        )
 
 
 def _stop(child: "subprocess.Popen[bytes]") -> None:
@@ -148,26 +141,3 @@ def _stop(child: "subprocess.Popen[bytes]") -> None:
     except subprocess.TimeoutExpired:
         child.kill()
         child.wait()
-
-
-def _last_error(log: Path) -> str | None:
-    lines = log.read_text(errors="replace").splitlines()
-    return next((line.removeprefix("error: ") for line in reversed(lines) if line.startswith("error: ")), None)
-
-
-class _Tail:
-    """The complete lines of a file of JSON Lines, as it grows."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._offset = path, 0
-
-    def lines(self) -> Iterator[Mapping[str, Any]]:
-        """Yield the lines since the last call."""
-        if not self._path.exists():
-            return
-        with self._path.open("rb") as file:
-            file.seek(self._offset)
-            content = file.read()
-        complete = content[: content.rfind(b"\n") + 1]
-        self._offset += len(complete)
-        yield from map(json.loads, complete.splitlines())

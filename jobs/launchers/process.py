@@ -9,16 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from contract.child_processes import terminate_with_parent
+from export.child_process import environment
 from jobs.launchers.launcher import ERRORS, OUTPUT, STOP_S, Exit, Training
-
-# Of this project's packages. A wheel has them in a directory that is not on Python's path.
-_PACKAGES = str(Path(__file__).parents[2])
-
-
-def environment() -> dict[str, str]:
-    """Return the environment of a Python process that imports this project's packages."""
-    paths = filter(None, [_PACKAGES, os.environ.get("PYTHONPATH")])
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 class ProcessLauncher:

@@ -12,7 +12,7 @@ from tests.unit.jobs.place import FAKE, Place
 
 @pytest.fixture
 def place(request, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_EXPORT", FAKE)
+    monkeypatch.setattr(module, "EXPORT", FAKE)
     monkeypatch.setattr(module, "POLL_S", 0.02)
     monkeypatch.setattr(module, "LEASE_S", 1.0)
     monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)

@@ -39,7 +39,7 @@ class Place:
         """Start a trainer in a process of its own."""
         script = (
             "import sys; from pathlib import Path; from jobs import trainer as t; from jobs.store import JobStore;"
-            f"t._EXPORT, t.LEASE_S, t.POLL_S = {FAKE!r}, {lease_s}, 0.02;"
+            f"t.EXPORT, t.LEASE_S, t.POLL_S = {FAKE!r}, {lease_s}, 0.02;"
             f"d = t.Directories(Path({str(self.training)!r}), Path({str(self.models)!r}));"
             f"t.Trainer(JobStore({self.url!r}), d, t.MaximumAges(1e9, 1e9)).run()"
         )
