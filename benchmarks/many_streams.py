@@ -5,11 +5,14 @@ at random times, at a share of that rate, however many are in flight: an open lo
 """
 
 import argparse
+import ast
 import functools
 import json
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from benchmarks.fixture_model import BODY, NEW_TOKENS, PROMPT_LENGTH, UNITS
@@ -43,18 +46,25 @@ class Measurement:
         return cls(len(load.first_s) / load.seconds, load.tokens_per_s, *firsts, *gaps)
 
 
-# The port of a server and the fields of its requests.
-Target = tuple[int, dict[str, Any]]
+@dataclass(frozen=True)
+class Target:
+    """A server: its port, the fields of its requests, and whether a connection takes a second request."""
+
+    port: int
+    body: dict[str, Any]
+    keep_alive: bool
 
 
 def measure(target: Target, streams: int) -> Iterator[tuple[str, Measurement]]:
     """Measure the capacity of a server, and arrivals at each share of it."""
-    port, body = target
-    closed = Measurement.of(run_load(port, body, concurrency=streams, num_requests=REQUESTS_PER_STREAM * streams))
-    yield IN_FLIGHT, closed
+    num_requests = REQUESTS_PER_STREAM * streams
+    load = run_load(
+        target.port, target.body, concurrency=streams, num_requests=num_requests, keep_alive=target.keep_alive
+    )
+    yield IN_FLIGHT, (closed := Measurement.of(load))
     for share in SHARES:
         rate = share * closed.requests_per_s
-        load = run_arrivals(port, body, rate=rate, num_requests=max(1, round(rate * SECONDS_OF_ARRIVALS)))
+        load = run_arrivals(target.port, target.body, rate=rate, num_requests=max(1, round(rate * SECONDS_OF_ARRIVALS)))
         yield f"arrivals at {share:.0%}", Measurement.of(load)
 
 
@@ -67,7 +77,7 @@ def start_gateways(servers: Servers, all_streams: list[int]) -> Callable[[int], 
         )
         for streams in all_streams
     }
-    return lambda streams: (gateways[streams].port, BODY)
+    return lambda streams: Target(gateways[streams].port, BODY, keep_alive=True)
 
 
 def main() -> None:
@@ -80,14 +90,21 @@ def main() -> None:
         help="also measure a running server with OpenAI's API, such as llama.cpp's or vLLM; FIELDS is a JSON object "
         "that is added to its requests",
     )  # fmt: skip
+    parser.add_argument("--plot", type=Path, nargs=2, metavar=("RESULTS", "PNG"), help="only plot an earlier run")
     options = parser.parse_args()
+    if options.plot:
+        plot(*options.plot)
+        return
     started, results = time.time(), dict[tuple[int, str, str], list[Measurement]]()
-    others: dict[str, Target] = {
-        name: (int(port), {**BODY, **json.loads(fields)}) for name, port, fields in options.server
+    # llama.cpp's server closes the connection after a stream.
+    others = {
+        name: Target(int(port), {**BODY, **json.loads(fields)}, keep_alive=False)
+        for name, port, fields in options.server
     }
     with fixture_servers() as servers:
         gateway = start_gateways(servers, options.streams)
-        systems = {"Sostenuto": gateway, **{name: functools.partial(_same, target) for name, target in others.items()}}
+        same = {name: functools.partial(_same, target) for name, target in others.items()}
+        systems: dict[str, Callable[[int], Target]] = {"Sostenuto": gateway, **same}
         for _ in each_round(options.rounds):
             for streams in options.streams:
                 for name, target in systems.items():
@@ -98,6 +115,32 @@ def main() -> None:
     columns = "streams", "system", "load", "requests/s", "tokens/s", "first token, p50, ms", "p99"
     print_table((*columns, "between chunks, p50, ms", "p99"), [[*key, *_row(each)] for key, each in results.items()])
     write_results("many-streams-", started, results={str(key): [*map(asdict, each)] for key, each in results.items()})
+
+
+def plot(results: Path, image: Path) -> None:
+    """Plot latency over the rate of requests at the smallest number of streams, from the results of a run."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 - only this step needs it
+
+    rounds = {ast.literal_eval(key): values for key, values in json.loads(results.read_text())["results"].items()}
+    smallest = min(streams for streams, _, _ in rounds)
+    systems: dict[str, list[dict[str, float]]] = {}
+    for (streams, system, load), values in rounds.items():
+        if streams == smallest and load != IN_FLIGHT:
+            medians = {name: statistics.median(each[name] for each in values) for name in values[0]}
+            systems.setdefault(system, []).append(medians)
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    panels = {"first": "time to first token", "gap": "time between chunks"}
+    for axes, (metric, title) in zip(figure.subplots(1, 2, sharex=True), panels.items(), strict=True):
+        for (system, points), color in zip(systems.items(), ("#2563a8", "#b45309", "#4b5563"), strict=False):
+            rates = [point["requests_per_s"] for point in points]
+            for quantile, style in (("p50", "-"), ("p99", "--")):
+                values = [point[f"{metric}_{quantile}_ms"] for point in points]
+                axes.plot(rates, values, style, marker="o", markersize=4, color=color, label=f"{system}, {quantile}")
+        axes.set(xscale="log", yscale="log", title=title, xlabel="requests per second", ylabel="ms")
+        axes.grid(color="#e5e7eb")
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    figure.savefig(image, dpi=110)
 
 
 def _same(target: Target, streams: int) -> Target:  # noqa: ARG001 - a server that runs already has one setting
