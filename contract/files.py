@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import os
 import secrets
 import stat
@@ -92,6 +93,18 @@ def is_shared(directory: Path) -> bool:
     """Return whether a directory is for all processes of its group: it is writable for the group and set-group-ID."""
     mode = directory.stat().st_mode
     return bool(mode & stat.S_IWGRP and mode & stat.S_ISGID)
+
+
+@contextlib.contextmanager
+def try_lock(path: Path) -> Iterator[bool]:
+    """Lock a file, unless another process has; yield whether it is locked. The lock ends with the process."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
 def sync_directory(path: Path) -> None:

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
-from export.corpora.plays import read_plays
+from export.corpora.packaged import read_plays
 from tests.pages import Inspector, Page, Playground, Train, launch
 
 FOLDER = Path(__file__).with_name("images")

@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,18 @@ def environment() -> dict[str, str]:
     """Return the environment of a Python process that imports this project's packages."""
     paths = filter(None, [_PACKAGES, os.environ.get("PYTHONPATH")])
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def train_options(settings: Mapping[str, Any]) -> list[str]:
+    """Return the options of `train` for settings by their names; those that are None are left out."""
+    options = []
+    for name, value in settings.items():
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            options.append(f"--{'' if value else 'no-'}{option}")
+        elif value is not None:
+            options += [f"--{option}={each}" for each in (value if isinstance(value, list | tuple) else [value])]
+    return options
 
 
 def last_error(output: str) -> str | None:

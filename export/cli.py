@@ -12,7 +12,7 @@ from contract.card import Direction, load_assets
 from contract.errors import ContractError
 from contract.models_config import listed_names
 from contract.signatures import MODELS_CONFIG
-from export.command import PATH, Command, GroupedOption, models_dir_option, option
+from export.command import PATH, Command, GroupedOption, import_tensorflow_quietly, models_dir_option, option
 from export.config import (
     DEFAULT_RECIPE,
     FINE_TUNING_RECIPE,
@@ -23,7 +23,6 @@ from export.config import (
     load_config,
     recipe_path,
 )
-from export.quiet import import_tensorflow_quietly
 from export.repository.display import compare, list_versions, show, verify
 from export.repository.promotion import promote, rollback
 from export.repository.removal import remove
@@ -229,7 +228,7 @@ def tune(minutes: float, config: str | None, runs_dir: Path, models_dir: Path, *
     """
     from export.tuning import search  # noqa: PLC0415 - nothing else needs it
 
-    return search.tune(_given(**settings), config, minutes, search.Directories(runs_dir, models_dir))
+    return search.tune(_given(**settings), config, minutes, runs_dir, models_dir)
 
 
 @program.command(cls=Command)

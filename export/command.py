@@ -1,7 +1,9 @@
-"""The class of all commands: one-line errors, exit codes and groups of options; and the options that several share."""
+"""What commands share: one-line errors, exit codes, groups of options, some options, and the import of TensorFlow."""
 
+import atexit
 import functools
 import io
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +12,10 @@ from typing import Any
 import click
 
 from contract.errors import ContractError
+from contract.quiet import suppress_stderr
 from export.config import MODELS
 from export.errors import ExportError
-from export.interrupts import exit_code, raise_interrupt, signal_handlers
+from export.interrupts import exit_at_once, exit_code, raise_interrupt, signal_handlers
 
 # The command itself reports a file that it cannot read.
 PATH = click.Path(path_type=Path, readable=False)
@@ -77,3 +80,18 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON a
 def models_dir_option(group: str = "options") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return a decorator that adds the option of the model repository, in a group of the help."""
     return option("--models-dir", type=PATH, default=MODELS, metavar="DIR", help="Model repository.", group=group)
+
+
+def import_tensorflow_quietly(*, start: bool = True) -> None:
+    """Import TensorFlow, start its runtime, which warns about a missing GPU, and suppress what they print.
+
+    A training run starts the runtime itself, for the devices that it finds. If the import fails, the output is printed.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with suppress_stderr(), signal_handlers(exit_at_once):
+        import tensorflow as tf  # noqa: PLC0415 - it takes seconds
+
+        if start:
+            tf.zeros([1])
+    # TensorFlow leaves a thread pool to interpreter shutdown. It cannot be closed there and would print an error.
+    atexit.register(setattr, sys, "unraisablehook", lambda _: None)

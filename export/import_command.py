@@ -30,13 +30,13 @@ def import_model(
     require_writable(models_dir / name)
     imported_tokenizer = _read_inner(model) if tokenizer is None else read_tokenizer(tokenizer)
     echo(f"{tokenizer or model}: {_describe(imported_tokenizer)}")
-    imported = read_imported(model, context_length)
-    for line in imported.lines:
+    imported, lines = read_imported(model, context_length)
+    for line in lines:
         echo(line)
-    num_unused = imported.model.network.vocab_size - len(imported_tokenizer.tokens)
+    num_unused = imported.network.vocab_size - len(imported_tokenizer.tokens)
     if num_unused > 0:
         echo(f"{num_unused:,} of its outputs have no token and are never sampled")
-    version_dir = publish(imported.model, imported_tokenizer, name, models_dir, direction=direction)
+    version_dir = publish(imported, imported_tokenizer, name, models_dir, direction=direction)
     echo(f"published {version_dir}")
     return 0
 

@@ -1,5 +1,6 @@
 """`sostenuto trainer`, and `python -m jobs` in containers."""
 
+import functools
 import logging
 import os
 import signal
@@ -19,112 +20,103 @@ from jobs.launchers.process import ProcessLauncher
 from jobs.launchers.ray import RayLauncher
 from jobs.quotas import DAY_S
 from jobs.store import JobStore
-from jobs.trainer import MAX_MEMORY_BYTES, Directories, MaximumAges, Trainer
+from jobs.trainer import MAX_MEMORY_BYTES, Directories, Trainer
 
 _PATH = click.Path(path_type=Path, file_okay=False)
 
 
+_option = functools.partial(click.option, show_envvar=True)
+
+
 @click.command("trainer", context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
-@click.option(
+@_option(
     "--training-dir",
     type=_PATH,
     default=Path("training"),
     envvar="SOSTENUTO_TRAINING_DIR",
-    show_envvar=True,
     metavar="DIR",
     help="Directory of uploaded files and runs, which gateways share.",
 )
-@click.option(
+@_option(
     "--models-dir",
     type=_PATH,
     default=Path("models"),
     envvar="SOSTENUTO_MODELS_DIR",
-    show_envvar=True,
     metavar="DIR",
     help="Model repository.",
 )
-@click.option(
+@_option(
     "--database",
     envvar="SOSTENUTO_TRAINING_DATABASE",
-    show_envvar=True,
     metavar="URL",
     help="SQLAlchemy URL of the job database.  [default: jobs.sqlite in the training directory]",
 )
-@click.option(
+@_option(
     "--audit-file",
     type=click.Path(path_type=Path, dir_okay=False),
     envvar="SOSTENUTO_AUDIT_FILE",
-    show_envvar=True,
     metavar="FILE",
     help="File to which publications and changes of models are appended, as JSON Lines.",
 )
-@click.option(
+@_option(
     "--max-file-age-s",
     type=click.FloatRange(min=0, min_open=True),
     default=2_592_000.0,
     envvar="SOSTENUTO_MAX_FILE_AGE_S",
-    show_envvar=True,
     metavar="SECONDS",
     help="Delete uploaded files after this time, unless a job that has not ended needs them.",
 )
-@click.option(
+@_option(
     "--max-job-age-s",
     type=click.FloatRange(min=DAY_S),
     default=7_776_000.0,
     envvar="SOSTENUTO_MAX_JOB_AGE_S",
-    show_envvar=True,
     metavar="SECONDS",
     help="Delete jobs and their events this long after their end; the versions that they have published stay.",
 )
-@click.option(
+@_option(
     "--max-memory-bytes",
     type=click.IntRange(min=2**30),
     default=MAX_MEMORY_BYTES,
     envvar="SOSTENUTO_MAX_TRAINING_BYTES",
-    show_envvar=True,
     metavar="BYTES",
     help="Maximum memory of a training; a job that takes more fails. With kubernetes, the PodTemplate's limit instead; "
     "with ray, what it reserves.",
 )
-@click.option(
+@_option(
     "--launcher",
     type=click.Choice(["process", "kubernetes", "ray"]),
     default="process",
     envvar="SOSTENUTO_LAUNCHER",
-    show_envvar=True,
     help="Where trainings run: as child processes, as Jobs of the Kubernetes cluster that this program runs in, or as "
     "jobs of a Ray cluster. Beyond this machine the directories must be on a shared file system, at the same paths.",
 )
-@click.option(
+@_option(
     "--pod-template",
     default="training",
     envvar="SOSTENUTO_POD_TEMPLATE",
-    show_envvar=True,
     metavar="NAME",
     help="Kubernetes: PodTemplate of the Jobs' pods, in the namespace of this program's pod.",
 )
-@click.option(
+@_option(
     "--kueue-queue",
     envvar="SOSTENUTO_KUEUE_QUEUE",
-    show_envvar=True,
     metavar="NAME",
     help="Kubernetes: LocalQueue of Kueue, which admits the Jobs.  [default: none; Jobs start at once]",
 )
-@click.option(
+@_option(
     "--ray-url",
     default="http://127.0.0.1:8265",
     envvar="SOSTENUTO_RAY_URL",
-    show_envvar=True,
     metavar="URL",
     help="Ray: address of the dashboard, which has the REST API of Ray Jobs. RAY_AUTH_TOKEN is its token, if it needs "
     "one.",
 )
-@click.option(
+@_option(
     "--ray-cpus",
     type=click.FloatRange(min=0),
     default=2.0,
     envvar="SOSTENUTO_RAY_CPUS",
-    show_envvar=True,
     metavar="NUMBER",
     help="Ray: CPUs that a training reserves.",
 )
@@ -150,8 +142,14 @@ def trainer(
     except (SQLAlchemyError, ValueError) as error:
         raise click.ClickException(f"the job database cannot be opened: {str(error).partition(chr(10))[0]}") from error
     directories = Directories(training_dir.resolve(), models_dir.resolve())
-    ages = MaximumAges(files_s=max_file_age_s, jobs_s=max_job_age_s)
-    running = Trainer(store, directories, ages, max_memory_bytes=max_memory_bytes, launcher=_launcher(**launcher))
+    running = Trainer(
+        store,
+        directories,
+        max_file_age_s=max_file_age_s,
+        max_job_age_s=max_job_age_s,
+        max_memory_bytes=max_memory_bytes,
+        launcher=_launcher(**launcher),
+    )
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         running.is_stopping = True

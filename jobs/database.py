@@ -1,8 +1,10 @@
-"""The database of jobs and operations, in SQLite or PostgreSQL: its tables, and the migration of an older schema."""
+"""The database of jobs and operations, in SQLite or PostgreSQL: its records, and the migration of an older schema."""
 
-from collections.abc import Callable
+import secrets
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import (
     JSON,
@@ -10,11 +12,8 @@ from sqlalchemy import (
     Column,
     Connection,
     Engine,
-    Float,
     ForeignKey,
     Integer,
-    MetaData,
-    PrimaryKeyConstraint,
     String,
     Table,
     Text,
@@ -26,6 +25,7 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, Session, mapped_column
 
 from contract.files import create_atomically, is_shared
 
@@ -36,91 +36,139 @@ _MIGRATION_LOCK, _TENANTS_LOCK = 5_017_332_701, 5_017_332_702
 # Status of jobs that have not ended.
 ACTIVE = ("queued", "running", "paused")
 
-_metadata = MetaData()
+JobAction = Literal["cancel", "pause"]
+OperationAction = Literal["route", "rollback", "remove", "erase"]
 
-files = Table(
-    "files",
-    _metadata,
-    Column("id", String(64), primary_key=True),
-    Column("tenant", String(64), nullable=False, index=True),
-    Column("filename", Text, nullable=False),
-    Column("bytes", BigInteger, nullable=False),
-    Column("created_at", BigInteger, nullable=False),
-)
-jobs = Table(
-    "jobs",
-    _metadata,
-    Column("id", String(64), primary_key=True),
-    Column("tenant", String(64), nullable=False, index=True),
-    Column("created_at", Float, nullable=False),
-    Column("status", String(16), nullable=False, index=True),
-    Column("model", String(128), nullable=False),  # a recipe, or the base model
-    Column("name", String(64), nullable=False),  # of the model to be published
-    Column("training_file", String(64), nullable=False),
-    Column("validation_file", String(64)),
-    Column("suffix", String(64)),
-    Column("settings", JSON, nullable=False),  # those of the exporter that the request sets
-    Column("hyperparameters", JSON, nullable=False),  # as they were requested
-    Column("job_metadata", JSON),
-    Column("started_at", Float),
-    Column("finished_at", Float),
-    Column("estimated_finish", Float),
-    Column("trained_tokens", BigInteger),
-    Column("trained_s", Float, nullable=False, default=0.0),
-    Column("version", Integer),  # published
-    Column("error", JSON),  # code, message and param
-    Column("requested", String(16)),  # of the trainer that runs it: cancel or pause
-    Column("lease_until", Float),
-    Column("attempt", Integer, nullable=False, default=0),  # number of the lease
-)
-events = Table(
-    "events",
-    _metadata,
-    Column("job", String(64), ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
-    Column("number", Integer, nullable=False),
-    Column("created_at", Float, nullable=False),
-    Column("level", String(8), nullable=False),
-    Column("type", String(16), nullable=False),
-    Column("message", Text, nullable=False),
-    Column("data", JSON),
-    PrimaryKeyConstraint("job", "number"),
-)
-operations = Table(
-    "operations",
-    _metadata,
-    Column("id", String(64), primary_key=True),
-    Column("tenant", String(64), nullable=False, index=True),
-    Column("actor", String(128), nullable=False),  # as the audit log names it
-    Column("action", String(16), nullable=False),
-    Column("model", String(128), nullable=False),  # NAME, or NAME:VERSION
-    Column("arguments", JSON, nullable=False),
-    Column("created_at", Float, nullable=False),
-    Column("due_at", Float, nullable=False, index=True),
-    Column("status", String(16), nullable=False, index=True),
-    Column("error", JSON),  # HTTP status and message
-    Column("lease_until", Float),
-    Column("attempt", Integer, nullable=False, default=0),  # number of the lease
-)
+
+class Record(MappedAsDataclass, DeclarativeBase):
+    """A row of a table. Times are in seconds since the epoch."""
+
+
+def _new_id(kind: str) -> Callable[[], str]:
+    return lambda: f"{kind}-{secrets.token_hex(12)}"
+
+
+class StoredFile(Record, kw_only=True):
+    """The record of an uploaded file."""
+
+    __tablename__ = "files"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    tenant: Mapped[str] = mapped_column(String(64), index=True)
+    filename: Mapped[str] = mapped_column(Text)
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[int] = mapped_column(BigInteger)
+
+
+class Job(Record, kw_only=True):
+    """A training job."""
+
+    __tablename__ = "jobs"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True, default_factory=_new_id("ftjob"))
+    tenant: Mapped[str] = mapped_column(String(64), index=True)
+    created_at: Mapped[float] = mapped_column(default_factory=time.time)
+    status: Mapped[Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]] = mapped_column(
+        String(16), index=True, default="queued"
+    )
+    model: Mapped[str] = mapped_column(String(128))  # a recipe, or the base model
+    name: Mapped[str] = mapped_column(String(64))  # of the model to be published
+    training_file: Mapped[str] = mapped_column(String(64))
+    validation_file: Mapped[str | None] = mapped_column(String(64), default=None)
+    suffix: Mapped[str | None] = mapped_column(String(64), default=None)
+    # Those of the exporter that the request sets.
+    settings: Mapped[Mapping[str, Any]] = mapped_column(JSON, default_factory=dict)
+    # As they were requested.
+    hyperparameters: Mapped[Mapping[str, Any]] = mapped_column(JSON, default_factory=dict)
+    job_metadata: Mapped[Mapping[str, str] | None] = mapped_column(JSON, default=None)
+    started_at: Mapped[float | None] = mapped_column(default=None)
+    finished_at: Mapped[float | None] = mapped_column(default=None)
+    estimated_finish: Mapped[float | None] = mapped_column(default=None)
+    trained_tokens: Mapped[int | None] = mapped_column(BigInteger, default=None)
+    trained_s: Mapped[float] = mapped_column(default=0.0)
+    version: Mapped[int | None] = mapped_column(default=None)  # published
+    error: Mapped[Mapping[str, Any] | None] = mapped_column(JSON, default=None)  # code, message and param
+    # Of the trainer that runs it.
+    requested: Mapped[JobAction | None] = mapped_column(String(16), default=None)
+    lease_until: Mapped[float | None] = mapped_column(default=None)
+    attempt: Mapped[int] = mapped_column(default=0)  # number of the lease
+
+
+class Event(Record, kw_only=True):
+    """An event of a job; metrics are in `data`."""
+
+    __tablename__ = "events"
+
+    job: Mapped[str] = mapped_column(String(64), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    created_at: Mapped[float]
+    level: Mapped[Literal["info", "warn", "error"]] = mapped_column(String(8))
+    type: Mapped[Literal["message", "metrics"]] = mapped_column(String(16))
+    message: Mapped[str] = mapped_column(Text)
+    data: Mapped[Mapping[str, Any] | None] = mapped_column(JSON)
+
+    @property
+    def id(self) -> str:
+        """Its id in the API."""
+        return f"ftevent-{self.job.removeprefix('ftjob-')}-{self.number}"
+
+
+class Operation(Record, kw_only=True):
+    """An operation on the model repository.
+
+    Attributes:
+        tenant: The requester's.
+        actor: The requester, as named in the audit log.
+        action: "route": move labels, and set the traffic split; "rollback"; "remove": the version or the whole model;
+            "erase": the files of versions that model servers have unloaded.
+        model: NAME, or for "remove" also NAME:VERSION.
+        arguments: `labels` and `shares` of "route"; `numbers` of the versions of "erase".
+        due_at: The earliest time of its execution.
+        error: HTTP status and message.
+        attempt: Number of the lease.
+    """
+
+    __tablename__ = "operations"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True, default_factory=_new_id("op"))
+    tenant: Mapped[str] = mapped_column(String(64), index=True)
+    actor: Mapped[str] = mapped_column(String(128))
+    action: Mapped[OperationAction] = mapped_column(String(16))
+    model: Mapped[str] = mapped_column(String(128))
+    arguments: Mapped[Mapping[str, Any]] = mapped_column(JSON, default_factory=dict)
+    created_at: Mapped[float] = mapped_column(default_factory=time.time)
+    due_at: Mapped[float] = mapped_column(index=True, default_factory=time.time)
+    status: Mapped[Literal["queued", "running", "succeeded", "failed"]] = mapped_column(
+        String(16), index=True, default="queued"
+    )
+    error: Mapped[Mapping[str, Any] | None] = mapped_column(JSON, default=None)
+    lease_until: Mapped[float | None] = mapped_column(default=None)
+    attempt: Mapped[int] = mapped_column(default=0)
+
+
 # Versions that jobs have published. They count towards a quota after their jobs are deleted, until they are removed.
 versions = Table(
     "published_versions",
-    _metadata,
+    Record.metadata,
     Column("tenant", String(64), nullable=False, index=True),
     Column("name", String(64), nullable=False),
     Column("version", Integer, nullable=False),
 )
-_schema = Table("schema_version", _metadata, Column("version", Integer, nullable=False))
+_schema = Table("schema_version", Record.metadata, Column("version", Integer, nullable=False))
 
 
 def _add_versions(connection: Connection) -> None:
     versions.create(connection)
-    columns = jobs.c.tenant, jobs.c.name, jobs.c.version
-    published = select(*columns).where(jobs.c.version.is_not(None))
-    connection.execute(insert(versions).from_select([column.name for column in columns], published))
+    published = select(Job.tenant, Job.name, Job.version).where(Job.version.is_not(None))
+    connection.execute(insert(versions).from_select(["tenant", "name", "version"], published))
+
+
+def _add_operations(connection: Connection) -> None:
+    Record.metadata.tables["operations"].create(connection)
 
 
 # Each takes a database from one version of the schema, the first from 1, to the next. A new database has the last one.
-_MIGRATIONS: tuple[Callable[[Connection], object], ...] = (operations.create, _add_versions)
+_MIGRATIONS: tuple[Callable[[Connection], object], ...] = (_add_operations, _add_versions)
 SCHEMA_VERSION = 1 + len(_MIGRATIONS)
 
 
@@ -153,10 +201,10 @@ def open_database(url: str) -> Engine:
     return engine
 
 
-def lock_tenants(connection: Connection) -> None:
+def lock_tenants(session: Session) -> None:
     """Let no other transaction count towards a quota; SQLite's write transactions exclude each other anyway."""
-    if connection.dialect.name == "postgresql":
-        connection.execute(select(func.pg_advisory_xact_lock(_TENANTS_LOCK)))
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(select(func.pg_advisory_xact_lock(_TENANTS_LOCK)))
 
 
 def _create_sqlite(path: Path) -> None:
@@ -184,7 +232,7 @@ def _migrate(connection: Connection) -> None:
         # Gateways and trainers may start at the same time.
         connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
     if not inspect(connection).has_table(_schema.name):
-        _metadata.create_all(connection)
+        Record.metadata.create_all(connection)
         connection.execute(insert(_schema).values(version=SCHEMA_VERSION))
         return
     version = connection.execute(select(_schema.c.version)).scalar_one()

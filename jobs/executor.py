@@ -4,7 +4,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,8 @@ from export.errors import NoSuchVersion, PublishError, RepositoryError
 from export.repository.promotion import earlier_stable, move_labels
 from export.repository.removal import DEFAULT_WAIT_S, Removal, delete_empty_directories, delete_renamed
 from export.repository.versions import Repository
-from jobs.operations import NewOperation, Operation, OperationStore
+from jobs.database import Operation
+from jobs.operations import OperationStore
 
 log = logging.getLogger(__name__)
 
@@ -95,12 +95,12 @@ class Executor(threading.Thread):
 
     def _roll_back(self, operation: Operation) -> None:
         """Roll back to a version that is stored first: to choose it again would undo the rollback."""
-        arguments = operation.arguments
-        if not arguments:
+        if not operation.arguments:
             arguments = {"labels": {STABLE: earlier_stable(self._models_dir, operation.model)}}
             if not self._operations.plan(operation, arguments):
                 return
-        self._route(replace(operation, arguments=arguments))
+            operation.arguments = arguments
+        self._route(operation)
 
     def _remove(self, operation: Operation) -> None:
         """Remove versions; of a model's last ones, the files are deleted once model servers have unloaded them."""
@@ -114,14 +114,20 @@ class Executor(threading.Thread):
             return
         removal.check()
         numbers = [version.number for version in removal.versions]
-        follow_up, wait_s = None, 0.0
+        follow_up = None
         if removal.unlist():
-            name, wait_s = operation.model.partition(":")[0], self._wait_s
-            follow_up = NewOperation(operation.tenant, operation.actor, "erase", name, {"numbers": numbers})
+            follow_up = Operation(
+                tenant=operation.tenant,
+                actor=operation.actor,
+                action="erase",
+                model=operation.model.partition(":")[0],
+                arguments={"numbers": numbers},
+                due_at=time.time() + self._wait_s,
+            )
         else:
             removal.rename()
         self._record(operation, versions=numbers)
-        self._operations.finish(operation, None, follow_up, wait_s)
+        self._operations.finish(operation, follow_up=follow_up)
         self._delete_files()
 
     def _erase(self, operation: Operation) -> None:

@@ -4,60 +4,21 @@ Gateways add operations and wait; trainers, which have write access to the repos
 operation has a lease, as a job has: if its trainer is killed, another trainer executes it. Operations are idempotent.
 """
 
-import secrets
 import time
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
 
-from sqlalchemy import Connection, Engine, and_, delete, func, insert, or_, select, update
+from sqlalchemy import and_, delete, func, or_, select, update
+from sqlalchemy.orm import Session
 
-from jobs.database import ACTIVE, jobs, lock_tenants, operations
+from jobs.database import ACTIVE, Job, Operation, lock_tenants
 
-Action = Literal["route", "rollback", "remove", "erase"]
 UNFINISHED = ("queued", "running")
 # Per tenant: each request that waits for an operation holds a thread of the gateway.
 MAX_UNFINISHED = 16
 # A queued operation that no trainer has started by then fails: the request for it has ended.
 EXPIRED_S = 60.0
-
-
-@dataclass(frozen=True)
-class NewOperation:
-    """An operation to be queued.
-
-    Attributes:
-        tenant: The requester's.
-        actor: The requester, as named in the audit log.
-        action: "route": move labels, and set the traffic split; "rollback"; "remove": the version or the whole model;
-            "erase": the files of versions that model servers have unloaded.
-        model: NAME, or for "remove" also NAME:VERSION.
-        arguments: `labels` and `shares` of "route"; `numbers` of the versions of "erase".
-    """
-
-    tenant: str
-    actor: str
-    action: Action
-    model: str
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Operation:
-    """An operation; times are in seconds since the epoch. For the rest see `NewOperation`."""
-
-    id: str
-    tenant: str
-    actor: str
-    action: Action
-    model: str
-    arguments: Mapping[str, Any]
-    created_at: float
-    due_at: float
-    status: Literal["queued", "running", "succeeded", "failed"]
-    error: Mapping[str, Any] | None
-    lease_until: float | None
-    attempt: int
 
 
 class TooManyOperations(Exception):
@@ -75,11 +36,11 @@ class ModelInUse(Exception):
 class OperationStore:
     """The operations, in the database of the jobs; thread-safe."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, begin: Callable[[], AbstractContextManager[Session]]) -> None:
+        self._begin = begin
 
-    def add(self, new: NewOperation, published_by: Collection[str] = ()) -> str:
-        """Queue an operation; return its id.
+    def add(self, operation: Operation, published_by: Collection[str] = ()) -> str:
+        """Queue a new operation; return its id.
 
         `published_by` are the jobs that have published what is to be removed: one that was not yet known to have
         succeeded would publish it again.
@@ -88,99 +49,92 @@ class OperationStore:
             TooManyOperations: the tenant has MAX_UNFINISHED.
             ModelInUse: a job that has not ended continues from what is to be removed, or will publish it.
         """
-        with self._engine.begin() as connection:
-            lock_tenants(connection)
-            of_tenant = and_(operations.c.tenant == new.tenant, operations.c.status.in_(UNFINISHED))
-            waited_for = select(func.count()).select_from(operations).where(of_tenant, operations.c.action != "erase")
-            count = connection.execute(waited_for).scalar_one()
-            if count >= MAX_UNFINISHED:
+        with self._begin() as session:
+            lock_tenants(session)
+            of_tenant = and_(Operation.tenant == operation.tenant, Operation.status.in_(UNFINISHED))
+            waited_for = select(func.count()).select_from(Operation).where(of_tenant, Operation.action != "erase")
+            if session.execute(waited_for).scalar_one() >= MAX_UNFINISHED:
                 raise TooManyOperations(f"at most {MAX_UNFINISHED} operations may be unfinished, got one more")
-            if new.action == "remove":
-                _require_unused(connection, new.model, published_by)
-            return _insert(connection, new, due_in_s=0.0)
+            if operation.action == "remove":
+                _require_unused(session, operation.model, published_by)
+            session.add(operation)
+            return operation.id
 
     def get(self, operation_id: str) -> Operation:
         """Return an operation."""
-        with self._engine.begin() as connection:
-            row = connection.execute(select(operations).where(operations.c.id == operation_id)).one()
-        return Operation(**row._mapping)
+        with self._begin() as session:
+            return session.get_one(Operation, operation_id)
 
     def withdraw(self, operation_id: str) -> bool:
         """Mark an operation as failed, if no trainer has begun it; return whether that is so."""
-        queued = and_(operations.c.id == operation_id, operations.c.status == "queued")
-        with self._engine.begin() as connection:
-            return connection.execute(update(operations).where(queued).values(status="failed")).rowcount > 0
+        with self._begin() as session:
+            operation = session.get_one(Operation, operation_id, with_for_update=True)
+            is_queued = operation.status == "queued"
+            if is_queued:
+                operation.status = "failed"
+            return is_queued
 
     def claim(self, lease_s: float) -> Operation | None:
         """Lease the oldest operation that is due to the caller; None if there is none."""
         now = time.time()
-        free = or_(operations.c.status == "queued", operations.c.lease_until < now)
-        is_due = and_(operations.c.status.in_(UNFINISHED), operations.c.due_at <= now, free)
-        late = and_(operations.c.status == "queued", operations.c.due_at < now - EXPIRED_S)
-        with self._engine.begin() as connection:
-            connection.execute(update(operations).where(late, operations.c.action != "erase").values(status="failed"))
-            query = select(operations).where(is_due).order_by(operations.c.due_at).limit(1)
+        free = or_(Operation.status == "queued", Operation.lease_until < now)
+        is_due = and_(Operation.status.in_(UNFINISHED), Operation.due_at <= now, free)
+        late = and_(Operation.status == "queued", Operation.due_at < now - EXPIRED_S)
+        with self._begin() as session:
+            session.execute(update(Operation).where(late, Operation.action != "erase").values(status="failed"))
+            query = select(Operation).where(is_due).order_by(Operation.due_at).limit(1)
             # PostgreSQL skips those that another trainer is claiming; SQLite's transactions exclude each other.
-            row = connection.execute(query.with_for_update(skip_locked=True)).first()
-            if row is None:
-                return None
-            values = {"status": "running", "lease_until": now + lease_s, "attempt": row.attempt + 1}
-            connection.execute(update(operations).where(operations.c.id == row.id).values(values))
-            return Operation(**{**row._mapping, **values})
+            operation = session.scalar(query.with_for_update(skip_locked=True))
+            if operation is not None:
+                operation.status, operation.lease_until = "running", now + lease_s
+                operation.attempt += 1
+            return operation
 
     def plan(self, operation: Operation, arguments: Mapping[str, Any]) -> bool:
         """Set the arguments of an operation before it is executed; False if its lease is lost."""
-        with self._engine.begin() as connection:
-            return _change(connection, operation, arguments=arguments)
+        with self._begin() as session:
+            if (held := _lock_held(session, operation)) is None:
+                return False
+            held.arguments = arguments
+            return True
 
     def finish(
-        self,
-        operation: Operation,
-        error: Mapping[str, Any] | None = None,
-        follow_up: NewOperation | None = None,
-        due_in_s: float = 0.0,
+        self, operation: Operation, error: Mapping[str, Any] | None = None, follow_up: Operation | None = None
     ) -> bool:
         """Set the outcome of an operation, and queue another one after it; False if its lease is lost."""
-        with self._engine.begin() as connection:
-            if not _change(connection, operation, status="failed" if error else "succeeded", error=error):
+        with self._begin() as session:
+            if (held := _lock_held(session, operation)) is None:
                 return False
+            held.status, held.error = "failed" if error else "succeeded", error
             if follow_up is not None:
-                _insert(connection, follow_up, due_in_s)
+                session.add(follow_up)
             return True
 
     def forget(self, before: float) -> None:
         """Delete the finished operations that were created before a time."""
-        old = and_(operations.c.status.not_in(UNFINISHED), operations.c.created_at < before)
-        with self._engine.begin() as connection:
-            connection.execute(delete(operations).where(old))
+        old = and_(Operation.status.not_in(UNFINISHED), Operation.created_at < before)
+        with self._begin() as session:
+            session.execute(delete(Operation).where(old))
 
 
-def is_being_removed(connection: Connection, names: Collection[str]) -> bool:
+def is_being_removed(session: Session, names: Collection[str]) -> bool:
     """Return whether one of some models, each NAME or NAME:VERSION, is about to be removed."""
     references = {*names, *(name.partition(":")[0] for name in names)}
-    unfinished = and_(operations.c.action == "remove", operations.c.status.in_(UNFINISHED))
-    query = select(operations.c.id).where(unfinished, operations.c.model.in_(references))
-    return connection.execute(query).first() is not None
+    unfinished = and_(Operation.action == "remove", Operation.status.in_(UNFINISHED))
+    query = select(Operation.id).where(unfinished, Operation.model.in_(references)).limit(1)
+    return session.scalar(query) is not None
 
 
-def _require_unused(connection: Connection, model: str, published_by: Collection[str]) -> None:
-    needs = or_(jobs.c.model == model, jobs.c.id.in_(published_by))
+def _require_unused(session: Session, model: str, published_by: Collection[str]) -> None:
+    needs = or_(Job.model == model, Job.id.in_(published_by))
     if ":" not in model:
-        needs = or_(needs, jobs.c.model.startswith(f"{model}:", autoescape=True), jobs.c.name == model)
-    row = connection.execute(select(jobs.c.id, jobs.c.tenant).where(jobs.c.status.in_(ACTIVE), needs)).first()
-    if row is not None:
-        raise ModelInUse(row.id, row.tenant)
+        needs = or_(needs, Job.model.startswith(f"{model}:", autoescape=True), Job.name == model)
+    job = session.scalar(select(Job).where(Job.status.in_(ACTIVE), needs).limit(1))
+    if job is not None:
+        raise ModelInUse(job.id, job.tenant)
 
 
-def _insert(connection: Connection, new: NewOperation, due_in_s: float) -> str:
-    operation_id, now = f"op-{secrets.token_hex(12)}", time.time()
-    values = {**vars(new), "id": operation_id, "status": "queued", "created_at": now, "due_at": now + due_in_s}
-    connection.execute(insert(operations).values(values))
-    return operation_id
-
-
-def _change(connection: Connection, operation: Operation, **values: Any) -> bool:
-    held = and_(
-        operations.c.id == operation.id, operations.c.attempt == operation.attempt, operations.c.status == "running"
-    )
-    return connection.execute(update(operations).where(held).values(values)).rowcount > 0
+def _lock_held(session: Session, operation: Operation) -> Operation | None:
+    """Return an operation of which the caller has the lease: nobody else changes it before the transaction ends."""
+    is_held = and_(Operation.attempt == operation.attempt, Operation.status == "running")
+    return session.scalar(select(Operation).where(Operation.id == operation.id, is_held).with_for_update())

@@ -5,9 +5,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, and_, delete, func, select
+from sqlalchemy import and_, delete, func, select
+from sqlalchemy.orm import Session
 
-from jobs.database import ACTIVE, files, jobs, versions
+from jobs.database import ACTIVE, Job, StoredFile, versions
 
 # Training that counts towards a tenant's minutes, and against it in the queue: that of the last day.
 DAY_S = 86_400.0
@@ -47,10 +48,10 @@ class QuotaExceeded(Exception):
     """A tenant has as many jobs, versions, minutes, files or bytes as it may have; the message names the limit."""
 
 
-def require_files(connection: Connection, tenant: str, num_bytes: int, max_bytes: int) -> None:
+def require_files(session: Session, tenant: str, num_bytes: int, max_bytes: int) -> None:
     """Raise QuotaExceeded if a tenant may not have one more file of a size."""
-    totals = select(func.coalesce(func.sum(files.c.bytes), 0), func.count()).where(files.c.tenant == tenant)
-    used, count = connection.execute(totals).one()
+    totals = select(func.coalesce(func.sum(StoredFile.bytes), 0), func.count()).where(StoredFile.tenant == tenant)
+    used, count = session.execute(totals).one()
     if count >= MAX_TENANT_FILES:
         raise QuotaExceeded(f"at most {MAX_TENANT_FILES} files may be kept, got one more")
     if used + num_bytes > max_bytes:
@@ -58,20 +59,20 @@ def require_files(connection: Connection, tenant: str, num_bytes: int, max_bytes
 
 
 def require_jobs(
-    connection: Connection, tenant: str, minutes: float, quota: Quota, is_kept: Callable[[str, int], bool]
+    session: Session, tenant: str, minutes: float, quota: Quota, is_kept: Callable[[str, int], bool]
 ) -> None:
     """Raise QuotaExceeded if a tenant may not have one more job of `minutes`; `is_kept` as of `JobStore.create`."""
-    of_tenant = and_(jobs.c.tenant == tenant, jobs.c.status.in_(ACTIVE))
-    active = connection.execute(select(func.count()).select_from(jobs).where(of_tenant)).scalar_one()
+    of_tenant = and_(Job.tenant == tenant, Job.status.in_(ACTIVE))
+    active = session.execute(select(func.count()).select_from(Job).where(of_tenant)).scalar_one()
     if active >= quota.jobs:
         raise QuotaExceeded(f"at most {quota.jobs} jobs may be queued, running or paused, got one more")
     if quota.versions is not None:
-        kept = _num_versions(connection, tenant, is_kept)
+        kept = _num_versions(session, tenant, is_kept)
         if kept + active >= quota.versions:
             rule = f"jobs may keep at most {quota.versions} published versions"
             raise QuotaExceeded(f"{rule}, got {kept}, {active} unfinished jobs and one more")
     if quota.minutes is not None:
-        used = training_minutes(connection, tenant)
+        used = training_minutes(session, tenant)
         if used.trained + used.reserved + minutes > quota.minutes:
             raise QuotaExceeded(
                 f"jobs may train at most {quota.minutes:g} minutes in 24 hours, got {used.trained:.1f} trained, "
@@ -79,12 +80,12 @@ def require_jobs(
             )
 
 
-def training_minutes(connection: Connection, tenant: str) -> TrainingMinutes:
+def training_minutes(session: Session, tenant: str) -> TrainingMinutes:
     """Return the minutes that count towards a tenant's quota."""
-    ended = and_(jobs.c.tenant == tenant, jobs.c.finished_at > time.time() - DAY_S)
-    trained_s = connection.execute(select(func.coalesce(func.sum(jobs.c.trained_s), 0.0)).where(ended)).scalar_one()
-    active = and_(jobs.c.tenant == tenant, jobs.c.status.in_(ACTIVE))
-    rows = connection.execute(select(jobs.c.settings, jobs.c.trained_s).where(active))
+    ended = and_(Job.tenant == tenant, Job.finished_at > time.time() - DAY_S)
+    trained_s = session.execute(select(func.coalesce(func.sum(Job.trained_s), 0.0)).where(ended)).scalar_one()
+    active = and_(Job.tenant == tenant, Job.status.in_(ACTIVE))
+    rows = session.execute(select(Job.settings, Job.trained_s).where(active))
     reserved = sum(max(max_minutes(settings), trained_s / 60) for settings, trained_s in rows)
     return TrainingMinutes(trained_s / 60, reserved)
 
@@ -94,14 +95,14 @@ def max_minutes(settings: Mapping[str, Any]) -> float:
     return float(settings.get("max_minutes") or 0.0)
 
 
-def _num_versions(connection: Connection, tenant: str, is_kept: Callable[[str, int], bool]) -> int:
+def _num_versions(session: Session, tenant: str, is_kept: Callable[[str, int], bool]) -> int:
     """Return how many versions that a tenant's jobs have published still exist, and forget the others."""
     published = select(versions.c.name, versions.c.version).where(versions.c.tenant == tenant)
     kept = 0
-    for name, version in connection.execute(published).all():
+    for name, version in session.execute(published).all():
         if is_kept(name, version):
             kept += 1
         else:
             this = and_(versions.c.tenant == tenant, versions.c.name == name, versions.c.version == version)
-            connection.execute(delete(versions).where(this))
+            session.execute(delete(versions).where(this))
     return kept

@@ -8,7 +8,7 @@ from export.config import FINE_TUNING_RECIPE, TrainConfig, load_config
 from export.config import RECIPES as ALL_RECIPES
 from export.errors import ConfigError
 
-__all__ = ["ALLOWED", "RECIPES", "ConfigError", "check_settings", "options_of"]
+__all__ = ["ALLOWED", "RECIPES", "ConfigError", "check_settings", "model_option"]
 
 # The others name files of the machine, or are the trainer's.
 _WITHHELD = {
@@ -35,17 +35,9 @@ def check_settings(model: str, settings: Mapping[str, Any]) -> TrainConfig:
     return load_config(recipe, {**settings, **base, "corpus": "text", "name": "text"})
 
 
-def options_of(model: str, settings: Mapping[str, Any]) -> list[str]:
-    """Return the options of `python -m export train` for a recipe or a base model, and for settings."""
-    options = [f"--config={model}"] if model in RECIPES else [f"--from={model}"]
-    for name, value in settings.items():
-        option = name.replace("_", "-")
-        if isinstance(value, bool):
-            options.append(f"--{'' if value else 'no-'}{option}")
-        elif value is not None:
-            values = value if isinstance(value, list | tuple) else [value]
-            options += [f"--{option}={each}" for each in values]
-    return options
+def model_option(model: str) -> str:
+    """Return the option of `python -m export train` for a recipe or a base model."""
+    return f"--config={model}" if model in RECIPES else f"--from={model}"
 
 
 def _require_presets(regexes: Any) -> None:

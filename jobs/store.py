@@ -11,96 +11,22 @@ A trainer holds a lease of the job that it runs. If it is killed, the lease ends
 whatever the first one still writes is refused, as its attempt is over.
 """
 
-import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from sqlalchemy import Connection, Row, and_, delete, func, insert, or_, select, update
+from sqlalchemy import and_, delete, func, insert, or_, select, tuple_, update
+from sqlalchemy.orm import Session, aliased, sessionmaker
 
 from jobs import database
-from jobs.database import ACTIVE, events, files, jobs, lock_tenants, versions
+from jobs.database import ACTIVE, Event, Job, JobAction, StoredFile, lock_tenants, versions
 from jobs.operations import OperationStore, is_being_removed
 from jobs.quotas import DAY_S, Quota, TrainingMinutes, max_minutes, require_files, require_jobs, training_minutes
 
-Status = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
-Action = Literal["cancel", "pause"]
 ENDED = ("succeeded", "failed", "cancelled")
 # A job of an hour has a thousand. Beyond it the oldest are deleted.
 MAX_JOB_EVENTS = 10_000
-
-
-@dataclass(frozen=True)
-class StoredFile:
-    """The record of an uploaded file."""
-
-    id: str
-    tenant: str
-    filename: str
-    bytes: int
-    created_at: int
-
-
-@dataclass(frozen=True)
-class Job:
-    """A training job; times are in seconds since the epoch."""
-
-    id: str
-    tenant: str
-    created_at: float
-    status: Status
-    model: str
-    name: str
-    training_file: str
-    validation_file: str | None
-    suffix: str | None
-    settings: Mapping[str, Any]
-    hyperparameters: Mapping[str, Any]
-    job_metadata: Mapping[str, str] | None
-    started_at: float | None
-    finished_at: float | None
-    estimated_finish: float | None
-    trained_tokens: int | None
-    trained_s: float
-    version: int | None
-    error: Mapping[str, Any] | None
-    requested: Action | None
-    lease_until: float | None
-    attempt: int
-
-
-@dataclass(frozen=True)
-class Event:
-    """An event of a job; metrics are in `data`."""
-
-    job: str
-    number: int
-    created_at: float
-    level: Literal["info", "warn", "error"]
-    type: Literal["message", "metrics"]
-    message: str
-    data: Mapping[str, Any] | None
-
-    @property
-    def id(self) -> str:
-        """Its id in the API."""
-        return f"ftevent-{self.job.removeprefix('ftjob-')}-{self.number}"
-
-
-@dataclass(frozen=True)
-class NewJob:
-    """What a request for a job determines."""
-
-    tenant: str
-    model: str
-    name: str
-    training_file: str
-    validation_file: str | None = None
-    suffix: str | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
-    job_metadata: Mapping[str, str] | None = None
+_Listed = TypeVar("_Listed", Job, StoredFile)
 
 
 class JobStore:
@@ -109,7 +35,8 @@ class JobStore:
     def __init__(self, url: str) -> None:
         """Open or create the database; raise as `open_database`."""
         self._engine = database.open_database(url)
-        self.operations = OperationStore(self._engine)
+        self._begin = sessionmaker(self._engine, expire_on_commit=False).begin
+        self.operations = OperationStore(self._begin)
 
     def close(self) -> None:
         """Close the connections."""
@@ -117,22 +44,19 @@ class JobStore:
 
     def add_file(self, file: StoredFile, max_bytes: int) -> None:
         """Record a file; raise QuotaExceeded if the tenant would have more than `max_bytes` or MAX_TENANT_FILES."""
-        with self._engine.begin() as connection:
-            lock_tenants(connection)
-            require_files(connection, file.tenant, file.bytes, max_bytes)
-            connection.execute(insert(files).values(vars(file)))
+        with self._begin() as session:
+            lock_tenants(session)
+            require_files(session, file.tenant, file.bytes, max_bytes)
+            session.add(file)
 
     def file(self, tenant: str, file_id: str) -> StoredFile | None:
         """Return a tenant's file."""
-        with self._engine.begin() as connection:
-            row = connection.execute(select(files).where(files.c.id == file_id, files.c.tenant == tenant)).one_or_none()
-        return None if row is None else StoredFile(**row._mapping)
+        with self._begin() as session:
+            return session.scalar(select(StoredFile).where(StoredFile.id == file_id, StoredFile.tenant == tenant))
 
     def list_files(self, tenant: str, after: str | None, limit: int, *, newest_first: bool = True) -> list[StoredFile]:
         """Return a tenant's files after the one with an id; one more than `limit` if there are more."""
-        order = files.c.created_at, files.c.id
-        rows = self._page(tenant, files, order, after, limit, newest_first)
-        return [StoredFile(**row._mapping) for row in rows]
+        return self._page(StoredFile, tenant, after, limit, newest_first=newest_first)
 
     def remove_file(self, tenant: str, file_id: str) -> bool:
         """Delete a file's record; False if there is none.
@@ -140,35 +64,31 @@ class JobStore:
         Raises:
             JobActive: a job that has not ended needs it.
         """
-        with self._engine.begin() as connection:
-            of_tenant = and_(files.c.id == file_id, files.c.tenant == tenant)
-            users = or_(jobs.c.training_file == file_id, jobs.c.validation_file == file_id)
-            user = connection.execute(select(jobs.c.id).where(users, jobs.c.status.in_(ACTIVE)).limit(1)).scalar()
-            if user is not None and connection.execute(select(files.c.id).where(of_tenant)).scalar() is not None:
+        with self._begin() as session:
+            query = select(StoredFile).where(StoredFile.id == file_id, StoredFile.tenant == tenant)
+            file = session.scalar(query.with_for_update())
+            if file is None:
+                return False
+            users = or_(Job.training_file == file_id, Job.validation_file == file_id)
+            if (user := session.scalar(select(Job.id).where(users, Job.status.in_(ACTIVE)).limit(1))) is not None:
                 raise JobActive(user)
-            return connection.execute(delete(files).where(of_tenant)).rowcount > 0
+            session.delete(file)
+            return True
 
     def files_before(self, created_at: float) -> list[StoredFile]:
         """Return the files of all tenants that are older, without those that an active job needs."""
-        needed = select(jobs.c.training_file).where(jobs.c.status.in_(ACTIVE))
-        needed_too = select(jobs.c.validation_file).where(
-            jobs.c.status.in_(ACTIVE), jobs.c.validation_file.is_not(None)
-        )
-        query = select(files).where(
-            files.c.created_at < created_at, files.c.id.not_in(needed), files.c.id.not_in(needed_too)
-        )
-        with self._engine.begin() as connection:
-            return [StoredFile(**row._mapping) for row in connection.execute(query)]
+        users = or_(Job.training_file == StoredFile.id, Job.validation_file == StoredFile.id)
+        is_needed = select(Job.id).where(users, Job.status.in_(ACTIVE)).exists()
+        with self._begin() as session:
+            return list(session.scalars(select(StoredFile).where(StoredFile.created_at < created_at, ~is_needed)))
 
     def file_ids(self) -> list[str]:
         """Return the ids of all files."""
-        with self._engine.begin() as connection:
-            return list(connection.execute(select(files.c.id)).scalars())
+        with self._begin() as session:
+            return list(session.scalars(select(StoredFile.id)))
 
-    def create(
-        self, new: NewJob, quota: Quota, is_kept: Callable[[str, int], bool] = lambda _name, _version: True
-    ) -> Job:
-        """Queue a job.
+    def create(self, job: Job, quota: Quota, is_kept: Callable[[str, int], bool] = lambda _name, _version: True) -> Job:
+        """Queue a new job, and return it.
 
         `is_kept` returns whether a version that a job published still exists.
 
@@ -176,32 +96,30 @@ class JobStore:
             QuotaExceeded: the tenant may not have one more job, or not of its `max_minutes`.
             ModelRemoved: the base, or the model to be published, is about to be removed.
         """
-        with self._engine.begin() as connection:
-            lock_tenants(connection)
-            if is_being_removed(connection, (new.model, new.name)):
+        with self._begin() as session:
+            lock_tenants(session)
+            if is_being_removed(session, (job.model, job.name)):
                 raise ModelRemoved
-            require_jobs(connection, new.tenant, max_minutes(new.settings), quota, is_kept)
-            job_id = f"ftjob-{secrets.token_hex(12)}"
-            values = {**vars(new), "id": job_id, "status": "queued", "created_at": time.time()}
-            connection.execute(insert(jobs).values(values))
-            _add_event(connection, job_id, "the job is queued")
-            return _job(connection, job_id)
+            require_jobs(session, job.tenant, max_minutes(job.settings), quota, is_kept)
+            session.add(job)
+            session.flush()
+            _add_event(session, job.id, "the job is queued")
+            return job
 
     def minutes(self, tenant: str) -> TrainingMinutes:
         """Return the minutes that count towards a tenant's quota."""
-        with self._engine.begin() as connection:
-            return training_minutes(connection, tenant)
+        with self._begin() as session:
+            return training_minutes(session, tenant)
 
     def delete_jobs_before(self, finished_at: float) -> int:
         """Delete jobs that ended before a time, with their events; return how many."""
-        with self._engine.begin() as connection:
-            return connection.execute(delete(jobs).where(jobs.c.finished_at < finished_at)).rowcount
+        with self._begin() as session:
+            return _num_changed(session, delete(Job).where(Job.finished_at < finished_at))
 
     def job(self, tenant: str, job_id: str) -> Job | None:
         """Return a tenant's job."""
-        with self._engine.begin() as connection:
-            row = connection.execute(select(jobs).where(jobs.c.id == job_id, jobs.c.tenant == tenant)).one_or_none()
-        return None if row is None else Job(**row._mapping)
+        with self._begin() as session:
+            return session.scalar(select(Job).where(Job.id == job_id, Job.tenant == tenant))
 
     def list_jobs(
         self, tenant: str, after: str | None, limit: int, metadata: Mapping[str, str] | None = None
@@ -211,69 +129,66 @@ class JobStore:
         Only those whose metadata have the values of `metadata`. No key has a double quote or a backslash: versions of
         SQLite differ in what it means in a path.
         """
-        order = jobs.c.created_at, jobs.c.id
-        same = [jobs.c.job_metadata[key].as_string() == value for key, value in (metadata or {}).items()]
-        rows = self._page(tenant, jobs, order, after, limit, newest_first=True, conditions=same)
-        return [Job(**row._mapping) for row in rows]
+        same = [Job.job_metadata[key].as_string() == value for key, value in (metadata or {}).items()]
+        return self._page(Job, tenant, after, limit, newest_first=True, conditions=same)
 
     def list_events(self, job_id: str, after: int, limit: int, *, newest_first: bool = False) -> list[Event]:
         """Return a job's events beyond a number, in order or newest first."""
-        beyond = events.c.number < after if newest_first else events.c.number > after
-        query = select(events).where(events.c.job == job_id, beyond).limit(limit)
-        query = query.order_by(events.c.number.desc() if newest_first else events.c.number)
-        with self._engine.begin() as connection:
-            return [Event(**row._mapping) for row in connection.execute(query)]
+        beyond = Event.number < after if newest_first else Event.number > after
+        query = select(Event).where(Event.job == job_id, beyond).limit(limit)
+        with self._begin() as session:
+            return list(session.scalars(query.order_by(Event.number.desc() if newest_first else Event.number)))
 
     def last_epoch(self, job_id: str) -> int:
         """Return the number of the last epoch that a job has an event for; 0 if it has none."""
-        with self._engine.begin() as connection:
-            data = _last_event(connection, job_id, _IS_BEST.is_not(None))
+        with self._begin() as session:
+            data = _last_event(session, job_id, _IS_BEST.is_not(None))
         return 0 if data is None else int(data["epoch"])
 
     def best_epoch(self, job_id: str) -> Mapping[str, Any] | None:
         """Return the metrics of the best epoch of a job; None before the first one."""
-        with self._engine.begin() as connection:
-            return _last_event(connection, job_id, _IS_BEST)
+        with self._begin() as session:
+            return _last_event(session, job_id, _IS_BEST)
 
     def not_active_among(self, job_ids: Iterable[str]) -> set[str]:
         """Return those ids whose jobs have ended, or do not exist."""
-        with self._engine.begin() as connection:
-            return set(job_ids) - set(connection.execute(select(jobs.c.id).where(jobs.c.status.in_(ACTIVE))).scalars())
+        with self._begin() as session:
+            return set(job_ids) - set(session.scalars(select(Job.id).where(Job.status.in_(ACTIVE))))
 
-    def request(self, tenant: str, job_id: str, action: Action) -> Job | None:
+    def request(self, tenant: str, job_id: str, action: JobAction) -> Job | None:
         """Cancel or pause a job: one that runs stops once its trainer knows; None if the tenant has no such job.
 
         Raises:
             JobEnded: it has ended, or is paused already.
         """
-        with self._engine.begin() as connection:
-            job = _locked_job(connection, job_id)
+        with self._begin() as session:
+            job = session.get(Job, job_id, with_for_update=True)
             if job is None or job.tenant != tenant:
                 return None
             allowed = ("queued", "running") if action == "pause" else ACTIVE
             if job.status not in allowed:
-                raise JobEnded(job)
+                raise JobEnded(job.status)
             if job.status == "running":
-                _update(connection, job_id, requested=action)
+                job.requested = action
             elif action == "pause":
-                _update(connection, job_id, status="paused")
-                _add_event(connection, job_id, "the job is paused")
+                job.status = "paused"
+                _add_event(session, job_id, "the job is paused")
             else:
-                _end(connection, job_id, "cancelled", "the job was cancelled")
-            return _job(connection, job_id)
+                _end(session, job, "cancelled", "the job was cancelled")
+            return job
 
     def resume(self, tenant: str, job_id: str) -> Job | None:
         """Queue a paused job again; None if the tenant has no such job; raise JobEnded if it is not paused."""
-        with self._engine.begin() as connection:
-            job = _locked_job(connection, job_id)
+        with self._begin() as session:
+            job = session.get(Job, job_id, with_for_update=True)
             if job is None or job.tenant != tenant:
                 return None
             if job.status != "paused":
-                raise JobEnded(job)
-            _update(connection, job_id, status="queued", requested=None)
-            _add_event(connection, job_id, "the job is queued again")
-            _limit_events(connection, job_id)
-            return _job(connection, job_id)
+                raise JobEnded(job.status)
+            job.status, job.requested = "queued", None
+            _add_event(session, job_id, "the job is queued again")
+            _limit_events(session, job_id)
+            return job
 
     def claim(self, lease_s: float) -> Job | None:
         """Lease the next job to the caller; None if there is none.
@@ -282,30 +197,25 @@ class JobStore:
         last day.
         """
         now = time.time()
-        with self._engine.begin() as connection:
-            row = _next_lost(connection, now) or _next_queued(connection, now)
-            if row is None:
+        with self._begin() as session:
+            job = _next_lost(session, now) or _next_queued(session, now)
+            if job is None:
                 return None
-            values = {"status": "running", "lease_until": now + lease_s, "attempt": row.attempt + 1}
-            if row.started_at is None:
-                values["started_at"] = now
-            _update(connection, row.id, **values)
-            _add_event(
-                connection, row.id, "training" if row.status == "queued" else "training again: a trainer was lost"
-            )
-            return _job(connection, row.id)
+            _add_event(session, job.id, "training" if job.status == "queued" else "training again: a trainer was lost")
+            job.status, job.lease_until, job.attempt = "running", now + lease_s, job.attempt + 1
+            job.started_at = job.started_at or now
+            return job
 
-    def renew(self, job: Job, lease_s: float, **progress: float | int | None) -> Action | Literal["lost"] | None:
+    def renew(self, job: Job, lease_s: float, **progress: float | int | None) -> JobAction | Literal["lost"] | None:
         """Extend the lease of a job, and record progress; return what is requested of its trainer.
 
         `progress` has `estimated_finish`, `trained_tokens` and `trained_s`. "lost": another trainer has the job.
         """
-        with self._engine.begin() as connection:
+        with self._begin() as session:
             values = {"lease_until": time.time() + lease_s, **progress}
-            changed = connection.execute(update(jobs).where(_held(job)).values(values)).rowcount
-            if not changed:
+            if not _num_changed(session, update(Job).where(_held(job)).values(values)):
                 return "lost"
-            requested: Action | None = connection.execute(select(jobs.c.requested).where(jobs.c.id == job.id)).scalar()
+            requested: JobAction | None = session.scalar(select(Job.requested).where(Job.id == job.id))
             return requested
 
     def add_events(self, job: Job, new: Sequence[tuple[str, Mapping[str, Any] | None]], level: str = "info") -> bool:
@@ -313,48 +223,46 @@ class JobStore:
 
         Beyond MAX_JOB_EVENTS the oldest are deleted, without those of the best and the last epoch.
         """
-        with self._engine.begin() as connection:
-            if not _lock_held(connection, job):
+        with self._begin() as session:
+            if _lock_held(session, job) is None:
                 return False
             for message, data in new:
-                _add_event(connection, job.id, message, data, level)
-            _limit_events(connection, job.id)
+                _add_event(session, job.id, message, data, level)
+            _limit_events(session, job.id)
             return True
 
-    def end(self, job: Job, status: Status, message: str, **values: Any) -> bool:
+    def end(self, job: Job, status: str, message: str, **values: Any) -> bool:
         """Set the final status of a job, or `paused`; False if the lease is lost."""
-        with self._engine.begin() as connection:
-            if not _lock_held(connection, job):
+        with self._begin() as session:
+            if (held := _lock_held(session, job)) is None:
                 return False
-            _end(connection, job.id, status, message, **values)
+            _end(session, held, status, message, **values)
             if "version" in values:
                 published = {"tenant": job.tenant, "name": job.name, "version": values["version"]}
-                connection.execute(insert(versions).values(published))
+                session.execute(insert(versions).values(published))
             return True
 
     def _page(
         self,
+        kind: type[_Listed],
         tenant: str,
-        table: Any,
-        order: Any,
         after: str | None,
         limit: int,
+        *,
         newest_first: bool,
         conditions: Sequence[Any] = (),
-    ) -> list[Row[Any]]:
-        query = select(table).where(table.c.tenant == tenant, *conditions)
-        with self._engine.begin() as connection:
+    ) -> list[_Listed]:
+        query, order = select(kind).where(kind.tenant == tenant, *conditions), tuple_(kind.created_at, kind.id)
+        with self._begin() as session:
             if after is not None:
-                last = connection.execute(
-                    select(*order).where(table.c.id == after, table.c.tenant == tenant)
-                ).one_or_none()
+                last = session.scalar(select(kind).where(kind.id == after, kind.tenant == tenant))
                 if last is None:
                     return []
-                at, row_id = order
-                first, second = (at < last[0], row_id < last[1]) if newest_first else (at > last[0], row_id > last[1])
-                query = query.where(or_(first, and_(at == last[0], second)))
-            query = query.order_by(*((each.desc() for each in order) if newest_first else order)).limit(limit + 1)
-            return list(connection.execute(query))
+                at = tuple_(last.created_at, last.id)
+                query = query.where(order < at if newest_first else order > at)
+            columns = kind.created_at, kind.id
+            query = query.order_by(*((each.desc() for each in columns) if newest_first else columns)).limit(limit + 1)
+            return list(session.scalars(query))
 
 
 class JobActive(Exception):
@@ -366,83 +274,71 @@ class ModelRemoved(Exception):
 
 
 class JobEnded(Exception):
-    """A job's status does not allow an action."""
-
-    def __init__(self, job: Job) -> None:
-        super().__init__(job.status)
-        self.job = job
+    """A job's status, which is the message, does not allow an action."""
 
 
-_QUEUED = jobs.alias("queued")
 # Of the metrics of an epoch; others have no such field.
-_IS_BEST = events.c.data["is_best"].as_boolean()
+_IS_BEST = Event.data["is_best"].as_boolean()
 
 
-def _next_lost(connection: Connection, now: float) -> Row[Any] | None:
-    lost = and_(jobs.c.status == "running", jobs.c.lease_until < now)
-    query = select(jobs).where(lost).order_by(jobs.c.created_at).limit(1)
+def _next_lost(session: Session, now: float) -> Job | None:
+    query = select(Job).where(Job.status == "running", Job.lease_until < now).order_by(Job.created_at).limit(1)
     # PostgreSQL skips those that another trainer is claiming; SQLite's transactions exclude each other.
-    return connection.execute(query.with_for_update(skip_locked=True)).first()
+    return session.scalar(query.with_for_update(skip_locked=True))
 
 
-def _next_queued(connection: Connection, now: float) -> Row[Any] | None:
-    recent = and_(jobs.c.tenant == _QUEUED.c.tenant, jobs.c.started_at > now - DAY_S)
-    used = select(func.coalesce(func.sum(jobs.c.trained_s), 0.0)).where(recent).scalar_subquery()
-    query = select(_QUEUED).where(_QUEUED.c.status == "queued").order_by(used, _QUEUED.c.created_at).limit(1)
-    return connection.execute(query.with_for_update(of=_QUEUED, skip_locked=True)).first()
+def _next_queued(session: Session, now: float) -> Job | None:
+    of_tenant = aliased(Job)
+    recent = and_(of_tenant.tenant == Job.tenant, of_tenant.started_at > now - DAY_S)
+    used = select(func.coalesce(func.sum(of_tenant.trained_s), 0.0)).where(recent).scalar_subquery()
+    query = select(Job).where(Job.status == "queued").order_by(used, Job.created_at).limit(1)
+    return session.scalar(query.with_for_update(of=Job, skip_locked=True))
 
 
 def _held(job: Job) -> Any:
-    return and_(jobs.c.id == job.id, jobs.c.attempt == job.attempt, jobs.c.status == "running")
+    return and_(Job.id == job.id, Job.attempt == job.attempt, Job.status == "running")
 
 
-def _lock_held(connection: Connection, job: Job) -> bool:
-    """Return whether the caller has the lease of a job, which nobody else then changes before the transaction ends."""
-    return connection.execute(select(jobs.c.id).where(_held(job)).with_for_update()).scalar() is not None
+def _lock_held(session: Session, job: Job) -> Job | None:
+    """Return a job of which the caller has the lease: nobody else changes it before the transaction ends."""
+    return session.scalar(select(Job).where(_held(job)).with_for_update())
 
 
-def _job(connection: Connection, job_id: str) -> Job:
-    return Job(**connection.execute(select(jobs).where(jobs.c.id == job_id)).one()._mapping)
+def _num_changed(session: Session, statement: Any) -> int:
+    result: Any = session.execute(statement, execution_options={"synchronize_session": False})
+    return int(result.rowcount)
 
 
-def _locked_job(connection: Connection, job_id: str) -> Job | None:
-    row = connection.execute(select(jobs).where(jobs.c.id == job_id).with_for_update()).one_or_none()
-    return None if row is None else Job(**row._mapping)
-
-
-def _update(connection: Connection, job_id: str, **values: Any) -> None:
-    connection.execute(update(jobs).where(jobs.c.id == job_id).values(values))
-
-
-def _end(connection: Connection, job_id: str, status: Status, message: str, **values: Any) -> None:
+def _end(session: Session, job: Job, status: str, message: str, **values: Any) -> None:
     if status in ENDED:
         values["finished_at"] = time.time()
-    _update(connection, job_id, status=status, requested=None, lease_until=None, estimated_finish=None, **values)
-    _add_event(connection, job_id, message, level="error" if status == "failed" else "info")
+    values |= {"status": status, "requested": None, "lease_until": None, "estimated_finish": None}
+    for name, value in values.items():
+        setattr(job, name, value)
+    _add_event(session, job.id, message, level="error" if status == "failed" else "info")
 
 
-def _last_event(connection: Connection, job_id: str, condition: Any) -> Mapping[str, Any] | None:
+def _last_event(session: Session, job_id: str, condition: Any) -> Mapping[str, Any] | None:
     """Return the metrics of the last event that meets a condition."""
-    query = select(events.c.data).where(events.c.job == job_id, condition).order_by(events.c.number.desc()).limit(1)
-    data: Mapping[str, Any] | None = connection.execute(query).scalar()
-    return data
+    query = select(Event.data).where(Event.job == job_id, condition).order_by(Event.number.desc()).limit(1)
+    return session.scalar(query)
 
 
-def _limit_events(connection: Connection, job_id: str) -> None:
+def _limit_events(session: Session, job_id: str) -> None:
     def last(condition: Any) -> Any:
-        return select(func.max(events.c.number)).where(events.c.job == job_id, condition).scalar_subquery()
+        return select(func.max(Event.number)).where(Event.job == job_id, condition).scalar_subquery()
 
-    number = connection.execute(select(func.max(events.c.number)).where(events.c.job == job_id)).scalar() or 0
+    number = session.scalar(select(func.max(Event.number)).where(Event.job == job_id)) or 0
     if number > MAX_JOB_EVENTS:
-        old = and_(events.c.job == job_id, events.c.number <= number - MAX_JOB_EVENTS)
+        old = and_(Event.job == job_id, Event.number <= number - MAX_JOB_EVENTS)
         needed = func.coalesce(last(_IS_BEST), 0), func.coalesce(last(_IS_BEST.is_not(None)), 0)
-        connection.execute(delete(events).where(old, events.c.number.not_in(needed)))
+        _num_changed(session, delete(Event).where(old, Event.number.not_in(needed)))
 
 
 def _add_event(
-    connection: Connection, job_id: str, message: str, data: Mapping[str, Any] | None = None, level: str = "info"
+    session: Session, job_id: str, message: str, data: Mapping[str, Any] | None = None, level: str = "info"
 ) -> None:
-    number = select(func.coalesce(func.max(events.c.number), 0) + 1).where(events.c.job == job_id).scalar_subquery()
+    number = select(func.coalesce(func.max(Event.number), 0) + 1).where(Event.job == job_id).scalar_subquery()
     values = {"job": job_id, "number": number, "created_at": time.time(), "level": level, "message": message}
     values |= {"type": "message" if data is None else "metrics", "data": data}
-    connection.execute(insert(events).values(values))
+    session.execute(insert(Event).values(values))

@@ -5,7 +5,6 @@ ends, the next trainer resumes from the run's last epoch, and a version that nam
 """
 
 import contextlib
-import fcntl
 import json
 import logging
 import math
@@ -18,13 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from contract.files import read_file
+from contract.files import read_file, try_lock
 from contract.signatures import ASSETS, CARD_FILE
-from export.child_process import EXPORT, ProgressLines, environment, last_error
+from export.child_process import EXPORT, ProgressLines, environment, last_error, train_options
+from jobs.database import Job, JobAction
 from jobs.launchers.launcher import ERRORS, STOP_S, Exit, Launcher, LauncherError, LauncherUnavailable, Run, Training
 from jobs.launchers.process import ProcessLauncher
-from jobs.settings import check_settings, options_of
-from jobs.store import Action, Job, JobStore
+from jobs.settings import check_settings, model_option
+from jobs.store import JobStore
 from jobs.uploads import RECORDS, InvalidUpload, Uploads, lay_out
 
 log = logging.getLogger(__name__)
@@ -66,14 +66,6 @@ class Directories:
         return self.training / "jobs" / job.id
 
 
-@dataclass(frozen=True)
-class MaximumAges:
-    """Ages at which a trainer deletes uploaded files, and jobs that have ended, in seconds."""
-
-    files_s: float
-    jobs_s: float
-
-
 class Trainer:
     """Runs jobs until it is stopped; one at a time."""
 
@@ -81,12 +73,15 @@ class Trainer:
         self,
         store: JobStore,
         directories: Directories,
-        ages: MaximumAges,
         *,
+        max_file_age_s: float,
+        max_job_age_s: float,
         max_memory_bytes: int = MAX_MEMORY_BYTES,
         launcher: Launcher | None = None,
     ) -> None:
-        self._store, self._directories, self._ages = store, directories, ages
+        """Prepare; uploaded files are deleted at the first age, jobs as long after their end as the second."""
+        self._store, self._directories = store, directories
+        self._max_file_age_s, self._max_job_age_s = max_file_age_s, max_job_age_s
         self.max_memory_bytes, self.launcher = max_memory_bytes, launcher or ProcessLauncher()
         self._uploads = Uploads(directories.uploads)
         self.is_stopping = False
@@ -134,11 +129,11 @@ class Trainer:
     def _clean(self) -> None:
         """Delete uploads that are too old or have no record, and old jobs, and directories of jobs that have ended."""
         now = time.time()
-        for file in self._store.files_before(int(now - self._ages.files_s)):
+        for file in self._store.files_before(int(now - self._max_file_age_s)):
             self._store.remove_file(file.tenant, file.id)
-            log.info("%s: deleted after %.0f days", file.id, self._ages.files_s / 86_400)
-        if number := self._store.delete_jobs_before(now - self._ages.jobs_s):
-            log.info("%d jobs: deleted %.0f days after their end", number, self._ages.jobs_s / 86_400)
+            log.info("%s: deleted after %.0f days", file.id, self._max_file_age_s / 86_400)
+        if number := self._store.delete_jobs_before(now - self._max_job_age_s):
+            log.info("%d jobs: deleted %.0f days after their end", number, self._max_job_age_s / 86_400)
         self._uploads.remove_unrecorded(iter(self._store.file_ids()), now - _UNRECORDED_S)
         ended = self._store.not_active_among(path.name for path in (self._directories.training / "jobs").glob("*"))
         for job_id in ended:
@@ -193,9 +188,9 @@ class _Attempt:
         max_s = None if math.isinf(self._max_s) else self._max_s
         return self._launcher.start(Training(job.id, number, job.tenant, command, self._folder, limit, max_s))
 
-    def _follow(self, run: Run) -> tuple[int | None, Action | str | None]:
+    def _follow(self, run: Run) -> tuple[int | None, JobAction | str | None]:
         """Report progress until a run ends; return its exit code, and why it was stopped or failed, or None."""
-        wanted: Action | str | None = None
+        wanted: JobAction | str | None = None
         try:
             wanted = self._watch(run)
         finally:
@@ -206,7 +201,7 @@ class _Attempt:
         ended = run.poll() or Exit(0)
         return ended.code, wanted or ended.message
 
-    def _watch(self, run: Run) -> Action | str | None:
+    def _watch(self, run: Run) -> JobAction | str | None:
         """Report progress until a run ends; return why it has to stop, or None."""
         waited_for, before = None, time.monotonic()
         while run.poll() is None:
@@ -237,7 +232,7 @@ class _Attempt:
             return f"the training may take at most {limit} bytes of memory, got {used}; choose smaller {sizes}"
         return None
 
-    def _report(self) -> Action | str | None:
+    def _report(self) -> JobAction | str | None:
         """Add events, and renew the lease; return what is requested, or `lost`."""
         found = list(self._progress.events())
         if found:
@@ -249,7 +244,7 @@ class _Attempt:
                 progress["estimated_finish"] = time.time() + update["seconds_left"]
         return self._store.renew(self._job, LEASE_S, **progress)
 
-    def _conclude(self, code: int, wanted: Action | str | None) -> bool:
+    def _conclude(self, code: int, wanted: JobAction | str | None) -> bool:
         # A child may have published just before it was stopped.
         if self._is_published(is_new=code == 0):
             return True
@@ -310,17 +305,12 @@ class _Attempt:
         runs = self._folder / "runs"
         runs.mkdir(parents=True, exist_ok=True)
         deadline = time.monotonic() + STOP_S
-        with (runs / f".{self._job.name}.lock").open("w") as lock:
-            while True:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline or self._report() == "lost":
-                        yield False
-                        return
-                    time.sleep(POLL_S)
-        yield True
+        while True:
+            with try_lock(runs / f".{self._job.name}.lock") as is_free:
+                if is_free or time.monotonic() > deadline or self._report() == "lost":
+                    yield is_free
+                    return
+            time.sleep(POLL_S)
 
     def _command(self) -> list[str]:
         """Return the command of the exporter; a run that exists is resumed."""
@@ -334,8 +324,8 @@ class _Attempt:
             settings.setdefault("documents", "records")
         if job.validation_file is not None:
             settings["validation_corpus"] = self._lay_out(job.validation_file, "validation")
-        options = ["--name", job.name, "--job", job.id, "--runs-dir", str(runs), *options_of(job.model, settings)]
-        return [*EXPORT, "train", text, *to, *options]
+        options = ["--name", job.name, "--job", job.id, "--runs-dir", str(runs), model_option(job.model)]
+        return [*EXPORT, "train", text, *to, *options, *train_options(settings)]
 
     def _lay_out(self, file_id: str, name: str) -> str:
         file = self._store.file(self._job.tenant, file_id)

@@ -11,10 +11,10 @@ from functools import partial
 from typing import IO, Any
 
 from contract.audit import record
-from jobs.database import database_url
-from jobs.operations import UNFINISHED, Action, ModelInUse, NewOperation, Operation, TooManyOperations
+from jobs.database import Job, Operation, OperationAction, StoredFile, database_url
+from jobs.operations import UNFINISHED, ModelInUse, TooManyOperations
 from jobs.quotas import Quota, QuotaExceeded
-from jobs.store import Job, JobStore, ModelRemoved, NewJob, StoredFile
+from jobs.store import JobStore, ModelRemoved
 from jobs.uploads import Uploads
 from service.context import RequestContext
 from service.errors import (
@@ -103,7 +103,9 @@ class Training:
         if not size:
             self.uploads.remove(file_id)
             raise InvalidRequest("the file must have at least 1 byte, got 0", param="file")
-        file = StoredFile(file_id, tenant, os.path.basename(filename), size, int(time.time()))
+        file = StoredFile(
+            id=file_id, tenant=tenant, filename=os.path.basename(filename), bytes=size, created_at=int(time.time())
+        )
         try:
             self.store.add_file(file, self.settings.max_tenant_bytes)
         except QuotaExceeded as error:
@@ -115,8 +117,8 @@ class Training:
         """Append what a client did to the audit log."""
         record(self.settings.audit_file, action, _actor(context), tenant=context.quota.tenant, **details)
 
-    def create_job(self, new: NewJob) -> Job:
-        """Queue a job.
+    def create_job(self, job: Job) -> Job:
+        """Queue a new job, and return it.
 
         Raises:
             QuotaReached: the tenant has too many jobs, published versions or minutes of training.
@@ -129,21 +131,21 @@ class Training:
             return (settings.models_dir / name / str(version)).is_dir()
 
         try:
-            return self.store.create(new, quota, is_kept)
+            return self.store.create(job, quota, is_kept)
         except QuotaExceeded as error:
             raise QuotaReached(str(error)) from error
         except ModelRemoved as error:
-            raise Conflict(f"the model {new.model} or {new.name} is being removed", param="model") from error
+            raise Conflict(f"the model {job.model} or {job.name} is being removed", param="model") from error
 
     def operate(
         self,
-        action: Action,
+        action: OperationAction,
         model: str,
         context: RequestContext,
         arguments: Mapping[str, Any],
         published_by: Collection[str] = (),
     ) -> None:
-        """Let a trainer execute an operation on the model repository, and wait for it; see `NewOperation`.
+        """Let a trainer execute an operation on the model repository, and wait for it; see `Operation`.
 
         Raises:
             QuotaReached: the tenant has too many unfinished operations.
@@ -153,8 +155,11 @@ class Training:
             DeadlineExceeded: a trainer has begun it, and not finished it in time.
         """
         tenant, operations = context.quota.tenant, self.store.operations
+        operation = Operation(
+            tenant=tenant, actor=_actor(context), action=action, model=model, arguments=dict(arguments)
+        )
         try:
-            operation_id = operations.add(NewOperation(tenant, _actor(context), action, model, arguments), published_by)
+            operation_id = operations.add(operation, published_by)
         except TooManyOperations as error:
             raise QuotaReached(str(error)) from error
         except ModelInUse as error:

@@ -1,4 +1,4 @@
-"""Text sources: files, directories, standard input and three corpora by name, read incrementally as UTF-8."""
+"""Text sources: files, directories, standard input and the corpora by name, read incrementally as UTF-8."""
 
 import io
 import sys
@@ -6,16 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from contract.card import Provenance
-from export.corpora.addresses import ADDRESSES, provenance, read_addresses
 from export.corpora.encodings import decode_file
-from export.corpora.plays import SHAKESPEARE, read_plays
+from export.corpora.packaged import READERS
 from export.corpora.records import read_records
 from export.errors import CorpusError, NotText
 from export.terminal import ProgressLine
-
-# The help topics in every Python: about 465,000 characters of English, without a download.
-HELP_TOPICS = "pydoc-topics"
 
 
 def read_texts(source: str, role: str, *, records: bool = False) -> Iterator[Iterator[str]]:
@@ -25,14 +20,8 @@ def read_texts(source: str, role: str, *, records: bool = False) -> Iterator[Ite
 
     Arguments and errors are those of `export.corpora.corpus.read_corpus`.
     """
-    if source == SHAKESPEARE:
-        yield from (iter([scene]) for scene in read_plays())
-    elif source == ADDRESSES:
-        yield from (iter([address]) for address in read_addresses())
-    elif source == HELP_TOPICS:
-        from pydoc_data.topics import topics  # noqa: PLC0415 - half a megabyte that nothing else needs
-
-        yield from (iter([_without_tables(topics[name])]) for name in sorted(topics))
+    if source in READERS:
+        yield from (iter([text]) for text in READERS[source]())
     elif source == "-":
         yield from _texts(_standard_input(role), Path(source), role, records=records)
     else:
@@ -41,11 +30,6 @@ def read_texts(source: str, role: str, *, records: bool = False) -> Iterator[Ite
         with ProgressLine("reading", sum(size for _, size in files) or None) as progress:
             for file, _ in files:
                 yield from _texts(_file_parts(file, source, role, progress), file, role, records=records)
-
-
-def provenance_of(source: str) -> Provenance | None:
-    """Return where the corpus of a name comes from, if that is known."""
-    return provenance() if source == ADDRESSES else None
 
 
 def _texts(parts: Iterator[str], file: Path, role: str, *, records: bool) -> Iterator[Iterator[str]]:
@@ -94,8 +78,3 @@ def _decode(file: BinaryIO, name: str, path: str | None, progress: ProgressLine)
     except NotText as error:
         raise CorpusError(f"{name}: {error}") from error
     yield line_ends.decode("", final=True)
-
-
-def _without_tables(text: str) -> str:
-    """Remove table borders: a generator would learn to draw lines before it learns to write."""
-    return "".join(line for line in text.splitlines(keepends=True) if not line.lstrip().startswith(("|", "+-", "+=")))

@@ -38,18 +38,8 @@ _BATCH_SIZE = 8
 
 
 @dataclass(frozen=True)
-class Facts:
-    """Facts about a model's layers for the card; see `contract.card.GeneratorCard`."""
-
-    cell: str | None = None
-    layers: int = 0
-    embedding: int = 0
-    context: int | None = None
-
-
-@dataclass(frozen=True)
 class Exportable:
-    """A model prepared for export.
+    """A model prepared for export. `cell`, `layers`, `embedding` and `context` are as in `GeneratorCard`.
 
     Attributes:
         network: The step function.
@@ -63,7 +53,6 @@ class Exportable:
     """
 
     network: StatefulNetwork | Window
-    facts: Facts
     weights_sha256: str
     logits: LogitsFn
     gives_probabilities: bool
@@ -71,6 +60,10 @@ class Exportable:
     num_embeddings: int | None = None
     vectors: np.ndarray | None = None
     keras_model: keras.Model | None = None
+    cell: str | None = None
+    layers: int = 0
+    embedding: int = 0
+    context: int | None = None
 
 
 def prepare(model: keras.Model, context: int | None = None) -> Exportable:
@@ -128,7 +121,6 @@ def _prepare_stateful(model: keras.Model, network: Network) -> Exportable:
     are_probabilities = _are_probabilities(outputs(_random_ids(num_embeddings, 1))[:, -1])
     return Exportable(
         StatefulNetwork(network),
-        Facts(network.cell, len(network.recurrent), width),
         network.sha256(),
         lambda token_ids: np.asarray(_as_logits(outputs(token_ids), are_probabilities)),
         are_probabilities,
@@ -136,6 +128,9 @@ def _prepare_stateful(model: keras.Model, network: Network) -> Exportable:
         num_embeddings=num_embeddings,
         vectors=vectors,
         keras_model=model,
+        cell=network.cell,
+        layers=len(network.recurrent),
+        embedding=width,
     )
 
 
@@ -150,7 +145,6 @@ def _prepare_window(original: keras.Model, context: int) -> Exportable:
     structure = json.dumps(_description(original), sort_keys=True, default=lambda value: type(value).__name__)
     return Exportable(
         keras_window(model, logits, context),
-        Facts(kinds.pop() if len(kinds) == 1 else None, 0, embedding.output_dim if embedding else 0, context),
         # Not `variables`: these include dropout seeds, which are random at every load.
         _hash(f"{context} {structure}", [variable.value for variable in model.weights]),
         _by_windows(logits, context),
@@ -158,6 +152,9 @@ def _prepare_window(original: keras.Model, context: int) -> Exportable:
         num_embeddings=num_embeddings,
         vectors=None if embedding is None else np.asarray(embedding.embeddings, np.float32),
         keras_model=original,
+        cell=kinds.pop() if len(kinds) == 1 else None,
+        embedding=embedding.output_dim if embedding else 0,
+        context=context,
     )
 
 
@@ -186,7 +183,7 @@ def prepare_function(
     logits, are_probabilities = _logits_of(function, context, None)
     network = logits_window(logits, context, [*variables, *([] if keep is None else [keep])])
     digest = _hash(f"{context} {hashlib.sha256(structure).hexdigest()}", variables)
-    return Exportable(network, Facts(context=context), digest, _by_windows(logits, context), are_probabilities)
+    return Exportable(network, digest, _by_windows(logits, context), are_probabilities, context=context)
 
 
 def _hash(structure: str, variables: Sequence[tf.Variable]) -> str:

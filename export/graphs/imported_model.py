@@ -7,7 +7,6 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,22 +38,10 @@ _RAISED = re.compile(r"(\w+\.)*\w*Error: ")
 _FRAMES = ("Exception encountered", "Arguments received", "Graph execution error", "Detected at", "File ", "•")
 
 
-@dataclass(frozen=True)
-class ImportedModel:
-    """An imported model, prepared for export.
-
-    Attributes:
-        lines: Messages to the user about how it will be served.
-    """
-
-    model: Exportable
-    lines: tuple[str, ...]
-
-
-def read_imported(path: Path, window: int | None) -> ImportedModel:
+def read_imported(path: Path, window: int | None) -> tuple[Exportable, list[str]]:
     """Load a model and prepare it with carried state if its layers allow it, else as a sliding-window model.
 
-    If a window is given, even a model that could carry state gets it.
+    If a window is given, even a model that could carry state gets it. The lines returned say how it will be served.
 
     Raises:
         UnsupportedModel: the model cannot be loaded, has a custom layer, has unsupported inputs or outputs, or needs a
@@ -78,7 +65,7 @@ def _naming(path: Path) -> Iterator[None]:
         raise type(error)(f"{path}: {error}") from error
 
 
-def _from_keras(path: Path, window: int | None) -> ImportedModel:
+def _from_keras(path: Path, window: int | None) -> tuple[Exportable, list[str]]:
     model = _from_token_ids(_load(path))
     _require_one_input_and_output(model)
     try:
@@ -87,7 +74,7 @@ def _from_keras(path: Path, window: int | None) -> ImportedModel:
         option = " (--context-length)" if "context length" in str(error) else ""
         raise UnsupportedModel(f"{error}{option}") from error
     lines = [f"{path}: {', '.join(type(layer).__name__ for layer in model.layers)}"]
-    if prepared.facts.context is None:
+    if prepared.context is None:
         lines.append(f"it carries its state from token to token: {prepared.network.state_size:,} floats per sequence")
         length = fixed_length(model)
         if length is not None:
@@ -97,7 +84,7 @@ def _from_keras(path: Path, window: int | None) -> ImportedModel:
             )
     else:
         lines.append(_window_line(prepared, "as --context-length requests" if window else _why_no_state(model)))
-    return ImportedModel(prepared, (*lines, _outputs_line(prepared)))
+    return prepared, [*lines, _outputs_line(prepared)]
 
 
 def _from_token_ids(model: keras.Model) -> keras.Model:
@@ -130,7 +117,7 @@ def _why_no_state(model: keras.Model) -> str:
 
 
 def _window_line(model: Exportable, why: str) -> str:
-    return f"it is a sliding-window model of {model.facts.context} tokens, padded on the left: {why}"
+    return f"it is a sliding-window model of {model.context} tokens, padded on the left: {why}"
 
 
 def _outputs_line(model: Exportable) -> str:
@@ -284,7 +271,7 @@ def _with_input(config: Any) -> Any:
     return config
 
 
-def _from_saved_model(path: Path, window: int | None) -> ImportedModel:
+def _from_saved_model(path: Path, window: int | None) -> tuple[Exportable, list[str]]:
     loaded, function = _load_serving_default(path)
     name, spec = _require_one(function.structured_input_signature[1], "input")
     output, _ = _require_one(function.structured_outputs, "output")
@@ -296,7 +283,7 @@ def _from_saved_model(path: Path, window: int | None) -> ImportedModel:
     structure = (path / _SAVED_MODEL).read_bytes()
     prepared = prepare_function(call, context, list(function.variables), structure, keep=loaded)
     window_line = _window_line(prepared, "a SavedModel's layers are unknown")
-    return ImportedModel(prepared, (f"{path}: SavedModel, {name} → {output}", window_line, _outputs_line(prepared)))
+    return prepared, [f"{path}: SavedModel, {name} → {output}", window_line, _outputs_line(prepared)]
 
 
 def _load_serving_default(path: Path) -> tuple[Any, Any]:

@@ -12,11 +12,10 @@ from tqdm import tqdm
 
 from contract import signatures
 from contract.files import write_atomically
-from export.command import PATH, Command, json_option, models_dir_option
+from export.command import PATH, Command, import_tensorflow_quietly, json_option, models_dir_option
 from export.config import MODELS
 from export.errors import PublishError, RepositoryError
 from export.interrupts import deferred_interrupts
-from export.quiet import import_tensorflow_quietly
 from export.repository import card_facts
 from export.repository.card_facts import Facts, architecture, epochs_text, reported, sample_text, setting_text
 from export.repository.comparison import METRICS, Candidate, Comparison

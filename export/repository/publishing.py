@@ -1,7 +1,6 @@
 """Publishes a version into the model repository atomically: a draft directory is written, checked and renamed."""
 
 import contextlib
-import dataclasses
 import errno
 import fcntl
 import hashlib
@@ -191,7 +190,10 @@ def _card(
 ) -> GeneratorCard:
     return GeneratorCard(
         name=name,
-        **dataclasses.asdict(exportable.facts),
+        cell=exportable.cell,
+        layers=exportable.layers,
+        embedding=exportable.embedding,
+        context=exportable.context,
         units=exportable.network.output_size,
         state_size=exportable.network.state_size,
         vocab_size=exportable.network.vocab_size,

@@ -20,9 +20,8 @@ import click
 from contract.audit import record_command
 from contract.models_config import PREVIOUS
 from contract.signatures import MODELS_CONFIG
-from export.command import Command, models_dir_option
+from export.command import Command, import_tensorflow_quietly, models_dir_option
 from export.errors import RepositoryError
-from export.quiet import import_tensorflow_quietly
 from export.repository.models_config import ConfigEntry, drop_from_models_config, forget_versions, locked, read_entries
 from export.repository.versions import Repository, Version, retire
 from export.terminal import file_size

@@ -15,7 +15,7 @@ from contract.tokenizer import Tokenizer
 from contract.training_filter import load_training_filter
 from export.errors import CheckFailed, ExportError, NotFinite, UnknownCode
 from export.graphs.checks import check_saved_model
-from export.graphs.exportable import Exportable, Facts, prepare
+from export.graphs.exportable import Exportable, prepare
 from export.graphs.imported_model import load_keras
 from export.graphs.specs import Specs, input_specs
 from export.repository.card_facts import describe_training_filter
@@ -172,7 +172,7 @@ def _serving_default_as_model(card: GeneratorCard, functions: Mapping[str, Any])
     sizes: Any = SimpleNamespace(
         state_size=card.state_size, output_size=card.units, vocab_size=card.vocab_size, activations=card.activations
     )
-    return Exportable(sizes, Facts(), card.weights_sha256, logits, gives_probabilities=False)
+    return Exportable(sizes, card.weights_sha256, logits, gives_probabilities=False)
 
 
 def _shapes(specs: Specs) -> dict[str, tuple[str, list[int | None]]]:

@@ -13,7 +13,7 @@ from export.config import TrainConfig
 from export.corpora.bits_per_character import count_characters, count_tokens
 from export.corpora.corpus import Corpus
 from export.corpora.encoder import encode_corpus
-from export.corpora.sources import provenance_of
+from export.corpora.packaged import provenance_of
 from export.corpora.spool import blocks
 from export.errors import CorpusError
 

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
@@ -22,7 +23,9 @@ MIN_ROWS_PER_CORE, MIN_UNITS_PER_CORE = 8, 128
 UNITS_FOR_A_ROW = 32
 # A CPU without one of these flags emulates bfloat16 by converting every number, which is slower than float32.
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
-_CPUINFO = "/proc/cpuinfo"
+_CPUINFO, _MEMINFO = "/proc/cpuinfo", Path("/proc/meminfo")
+# The memory limit of a container: cgroups v2, and v1.
+_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 # Options of `mallopt(3)`, and the largest values that it accepts on every platform.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _MAX_TRIM_THRESHOLD, _MAX_MMAP_THRESHOLD = 2**31 - 1, 32 * 2**20
@@ -205,3 +208,11 @@ def multiplies_bfloat16() -> bool:
         flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
         return not _BFLOAT16_FLAGS.isdisjoint(flags.split())
     return False
+
+
+def free_bytes() -> float:
+    """Return the available memory, or the container's limit if that is less; infinity if neither is known."""
+    limits = [path.read_text().strip() for path in _LIMITS if path.exists()]
+    meminfo = _MEMINFO.read_text().splitlines() if _MEMINFO.exists() else []
+    available = [int(line.split()[1]) * 1024 for line in meminfo if line.startswith("MemAvailable:")]
+    return min([float("inf"), *available, *(int(limit) for limit in limits if limit.isdigit())])

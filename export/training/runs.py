@@ -1,12 +1,12 @@
 """The directory of a training run: its last checkpoint, and the best weights so far."""
 
 import contextlib
-import fcntl
 import json
 import shutil
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import keras
 import numpy as np
@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from contract.card import CorpusDescription, Lineage
 from contract.errors import ContractError, first_problem
-from contract.files import sync_tree, write_atomically
+from contract.files import sync_tree, try_lock, write_atomically
 from contract.tokenizer import Tokenizer, load_tokenizer
 from export.config import TrainConfig
 from export.errors import RunError
@@ -25,6 +25,7 @@ _CONFIG, _CORPUS, _TOKENIZER, _PROGRESS = "config.json", "corpus.json", "tokeniz
 _LINEAGE, _INITIAL = "lineage.json", "initial.npz"
 _CHECKPOINTS, _BEST, _EVENTS = "checkpoint", "best", "tensorboard"
 PICTURE = "history.png"
+_Document = TypeVar("_Document", Lineage, Progress)
 _OWN = {_CONFIG, _CORPUS, _TOKENIZER, _PROGRESS, _LINEAGE, _INITIAL, _CHECKPOINTS, _BEST, _EVENTS, PICTURE}
 
 
@@ -47,13 +48,11 @@ class RunFolder:
         """
         path = self.path.resolve()
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.with_name(f".{path.name}.lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+        with try_lock(path.with_name(f".{path.name}.lock")) as is_free:
+            if not is_free:
                 raise RunError(
                     f"{self.path}: another training run uses this directory; give one of them another --name"
-                ) from None
+                )
             yield
 
     def create(
@@ -127,13 +126,7 @@ class RunFolder:
         Raises:
             RunError: the file is damaged.
         """
-        path = self.path / _LINEAGE
-        try:
-            return Lineage.model_validate_json(path.read_bytes())
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError) as error:
-            raise RunError(f"{path}: damaged ({_in_one_line(error)})") from error
+        return self._read(_LINEAGE, Lineage)
 
     def initial_weights(self) -> list[np.ndarray] | None:
         """Read the initial weights; None if they are random, or an epoch is complete.
@@ -156,11 +149,14 @@ class RunFolder:
         Raises:
             RunError: the file is damaged.
         """
-        path = self.path / _PROGRESS
+        return self._read(_PROGRESS, Progress) or Progress()
+
+    def _read(self, name: str, kind: type[_Document]) -> _Document | None:
+        path = self.path / name
         try:
-            return Progress.model_validate_json(path.read_bytes())
+            return kind.model_validate_json(path.read_bytes())
         except FileNotFoundError:
-            return Progress()
+            return None
         except (OSError, ValueError) as error:
             raise RunError(f"{path}: damaged ({_in_one_line(error)})") from error
 

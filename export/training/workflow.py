@@ -30,8 +30,7 @@ from export.training.dataset import Dataset, Mixed
 from export.training.devices import Devices
 from export.training.display import EventWriter, ProgressFile, TerminalDisplay
 from export.training.initial_weights import Weights, initial_weights
-from export.training.memory import require_memory
-from export.training.model import build_model, count_parameters
+from export.training.model import build_model, count_parameters, require_memory
 from export.training.optimization import precision_of
 from export.training.runs import PICTURE, RunFolder
 from export.training.samples import Check, SampleWriter

@@ -1,7 +1,6 @@
 """The search: Optuna samples the settings of trials and stops the worse ones; the best run is published."""
 
 import contextlib
-import fcntl
 import importlib.util
 import shlex
 import shutil
@@ -12,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from contract.files import try_lock
 from export.child_process import EXPORT, environment
-from export.config import FINE_TUNING_RECIPE, MODELS, TrainConfig, load_config, recipe_path
+from export.config import ARCHITECTURE, FINE_TUNING_RECIPE, MODELS, RECIPES, TrainConfig, load_config, recipe_path
 from export.errors import ConfigError, ExportError, RunError, TrainingFailed
 from export.terminal import echo
 from export.tuning.display import SearchDisplay, results_table
-from export.tuning.space import other_recipes, recipe_for, sample, searched
 from export.tuning.trials import Trial, run, run_command
 
 # Of the worse two thirds of the trials, each is stopped at the first of its rungs.
@@ -30,15 +29,12 @@ _MIN_SHARE = 0.5
 # Minutes to the first rung. In less, differences between settings are chance.
 _MIN_RUNG_MINUTES = 0.75
 _MAX_FAILURES = 3
+# The first recipe whose minutes are at least a trial's; the last one for longer trials.
+_RECIPES = ("characters-3-minutes", "characters", "characters-hour")
+# A matrix product is fast at multiples of these.
+_UNITS_STEP, _BATCH_STEP = 32, 8
+_MAX_DROPOUT = 0.8
 EXTRA = "pip install 'sostenuto-server[tune]'"
-
-
-@dataclass(frozen=True)
-class Directories:
-    """Where runs and published versions are."""
-
-    runs: Path
-    models: Path
 
 
 @dataclass
@@ -80,13 +76,13 @@ class Budget:
         return shortest if shortest >= _MIN_RUNG_MINUTES else self.trial / REDUCTION
 
 
-def tune(given: dict[str, Any], config_name: str | None, minutes: float, directories: Directories) -> int:
+def tune(given: dict[str, Any], config_name: str | None, minutes: float, runs_dir: Path, models_dir: Path) -> int:
     """Search, print a table of the trials, and publish the best run. Returns the exit code."""
     if importlib.util.find_spec("optuna") is None:
         raise ConfigError(f"tune needs Optuna: {EXTRA}")
     budget = Budget(minutes)
     config = _base_config(given, config_name, budget)
-    home = directories.runs / f"{config.name}-tune"
+    home = runs_dir / f"{config.name}-tune"
     with _locked(home):
         # No model name ends in ~, so this is not the directory of another search.
         aside = home.with_name(f"{home.name}~")
@@ -100,7 +96,7 @@ def tune(given: dict[str, Any], config_name: str | None, minutes: float, directo
             search.run()
         except (KeyboardInterrupt, ExportError, OSError):
             if search.best is not None:
-                command = _publish_command(search.best, config, directories.models)
+                command = _publish_command(search.best, config, models_dir)
                 echo(f"publish the best, trial {search.best.number}, with:  {shlex.join(['sostenuto', *command])}")
             raise
         finally:
@@ -109,7 +105,7 @@ def tune(given: dict[str, Any], config_name: str | None, minutes: float, directo
     if search.best is None:
         raise TrainingFailed(f"no trial has a complete epoch after {minutes:g} minutes; give it more --minutes")
     echo(f"publishing the best, trial {search.best.number}")
-    command = _publish_command(search.best, config, directories.models)
+    command = _publish_command(search.best, config, models_dir)
     return subprocess.call([*EXPORT, *command], env=environment())
 
 
@@ -217,9 +213,61 @@ def _publish_command(trial: Trial, config: TrainConfig, models: Path) -> list[st
 def _locked(home: Path) -> Iterator[None]:
     """Lock the directory of a search; the lock file is next to it, and the lock ends with the process."""
     home.parent.mkdir(parents=True, exist_ok=True)
-    with home.with_name(f".{home.name}.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(f"{home}: another search uses this directory; give one of them another --name") from None
+    with try_lock(home.with_name(f".{home.name}.lock")) as is_free:
+        if not is_free:
+            raise RunError(f"{home}: another search uses this directory; give one of them another --name")
         yield
+
+
+def recipe_for(minutes: float) -> str:
+    """Return the name of the recipe for trials of this length: one that is made for half of it at least."""
+    return next((name for name in _RECIPES if minutes <= 2 * (_read(name).max_minutes or 0)), _RECIPES[-1])
+
+
+def other_recipes(name: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
+    """Return what the recipes next to one have otherwise, without what is given; none for another token unit."""
+    if given.get("token_unit", "character") != "character" or "token_regex" in given:
+        return ()
+    position, own = _RECIPES.index(name), _read(name).model_dump()
+    neighbors = [_read(other).model_dump() for other in _RECIPES if abs(_RECIPES.index(other) - position) == 1]
+    kept = {"max_minutes", *given}
+    return tuple({key: each[key] for key in own if each[key] != own[key] and key not in kept} for each in neighbors)
+
+
+def _read(recipe: str) -> TrainConfig:
+    return load_config(RECIPES[recipe], {"corpus": "-", "name": "m"})
+
+
+def searched(config: TrainConfig, given: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the settings to search: those that are not given, nor those of a base."""
+    names = ("cell", "layers", "units", "dropout", "learning_rate", "batch_size", "sequence_length")
+    return tuple(name for name in names if name not in given and not (config.base and name in ARCHITECTURE))
+
+
+def sample(asked: Any, config: TrainConfig, names: tuple[str, ...]) -> dict[str, Any]:
+    """Sample settings around those of a recipe: half to twice its sizes, a third to twice its learning rate.
+
+    `asked` is a trial of Optuna.
+    """
+    rate, dropout = config.learning_rate, config.dropout
+    samplers = {
+        "cell": lambda: asked.suggest_categorical("cell", ("lstm", "gru")),
+        "layers": lambda: asked.suggest_int("layers", 1, 2),
+        "units": lambda: _sample_size(asked, "units", config.units, _UNITS_STEP),
+        "dropout": lambda: asked.suggest_float("dropout", max(0, dropout - 0.3), min(_MAX_DROPOUT, dropout + 0.3)),
+        "learning_rate": lambda: asked.suggest_float("learning_rate", rate / 3, min(1, rate * 2), log=True),
+        "batch_size": lambda: _sample_size(asked, "batch_size", config.batch_size, _BATCH_STEP),
+        "sequence_length": lambda: _sample_size(asked, "sequence_length", config.sequence_length, 1),
+    }
+    return {name: _rounded(samplers[name]()) for name in names}
+
+
+def _sample_size(asked: Any, name: str, size: int, step: int) -> int:
+    """Sample a size, and round it to a multiple of a step."""
+    sampled = asked.suggest_int(name, max(1, size // 2), 2 * size, log=True)
+    return max(step, round(sampled / step) * step)
+
+
+def _rounded(value: Any) -> Any:
+    """Return a number with two digits, which can be read and given on a command line."""
+    return float(f"{value:.2g}") if isinstance(value, float) else value

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from contract.child_processes import terminate_with_parent
-from export.child_process import EXPORT, ProgressLines, environment, last_error
+from export.child_process import EXPORT, ProgressLines, environment, last_error, train_options
 from export.config import TrainConfig
 
 State = Literal["running", "complete", "stopped", "out of time", "failed"]
@@ -78,20 +78,13 @@ def run_command(trial: Trial, config: TrainConfig, evaluations: int) -> list[str
     """Return the command of a trial's run, which publishes nothing."""
     # Those that are not set have their defaults there, too; with a base, they come from it.
     own = config.model_dump(by_alias=True, exclude={"corpus", "max_minutes"}, exclude_unset=True, exclude_none=True)
-    options = [_option(name, value) for name, value in (own | dict(trial.settings)).items()]
+    options = train_options(own | dict(trial.settings))
     return [
         # No recipe: its settings are among the options.
         *(*EXPORT, "train", config.corpus, "--config", os.devnull, *options, "--max-minutes", f"{trial.minutes:.3f}"),
         *("--runs-dir", str(trial.directory), "--progress-file", str(trial.progress_file)),
         *("--evaluations", str(evaluations), "--no-publish"),
     ]
-
-
-def _option(name: str, value: Any) -> str:
-    option = name.replace("_", "-")
-    if isinstance(value, bool):
-        return f"--{'' if value else 'no-'}{option}"
-    return f"--{option}={value}"
 
 
 def run(trial: Trial, command: Sequence[str], deadline: float) -> Iterator[None]:

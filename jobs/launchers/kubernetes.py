@@ -3,24 +3,18 @@
 With a queue, a Job is suspended until Kueue admits it, and again when Kueue preempts it.
 """
 
-import contextlib
 import copy
 import hashlib
 import math
 import os
 import re
-import time
 from pathlib import Path
 from typing import Any
 
-from jobs.launchers.launcher import STOP_S, Exit, LauncherError, LauncherUnavailable, Training
-from jobs.launchers.rest import call
+from jobs.launchers.cluster import ClusterRun, call
+from jobs.launchers.launcher import Exit, LauncherError, Training
 
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-# Between two requests about a Job.
-_POLL_S = 2.0
-# Beyond STOP_S, which is the grace period of the PodTemplate: until the objects are gone.
-_DELETION_S = 30.0
 # A Job whose trainer does not end it in time ends by itself.
 _SPARE_S = 600
 # An ended Job stays for `kubectl describe`.
@@ -47,7 +41,7 @@ class Api:
         return cls(f"https://{address}:{port}", namespace, _ACCOUNT / "token", _ACCOUNT / "ca.crt")
 
     def call(self, method: str, group: str, path: str, **options: Any) -> Any:
-        """Call the API of a group, such as `apis/batch/v1`, in the namespace; raise as `rest.call`."""
+        """Call the API of a group, such as `apis/batch/v1`, in the namespace; raise as `cluster.call`."""
         # Tokens are replaced while the process runs.
         headers = {"Authorization": f"Bearer {self._token_file.read_text().strip()}"}
         url = f"{self._url}/{group}/namespaces/{self._namespace}/{path}"
@@ -101,45 +95,22 @@ class KubernetesLauncher:
         return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec}
 
 
-class KubernetesJob:
-    """A training as a Job."""
+class KubernetesJob(ClusterRun):
+    """A training as a Job; to stop it is to delete it with its pod."""
 
     def __init__(self, api: Api, name: str) -> None:
-        self._api, self._name = api, name
-        self._has_started, self._poll_at = False, 0.0
-        self._exit: Exit | None = None
-        self.waits_for: str | None = None
-
-    def poll(self) -> Exit | None:
-        """Return how it ended; an API server that does not respond changes nothing."""
-        if self._exit is None and time.monotonic() >= self._poll_at:
-            self._poll_at = time.monotonic() + _POLL_S
-            with contextlib.suppress(LauncherUnavailable):
-                self._exit = self._look()
-        return self._exit
-
-    def stop(self) -> None:
-        """Delete the Job with its pod, unless it has ended, and wait until both are gone."""
-        if self._exit is not None:
-            return
-        self.kill()
-        deadline = time.monotonic() + STOP_S + _DELETION_S
-        while self._get() is not None:
-            if time.monotonic() > deadline:
-                raise LauncherUnavailable(f"the pod of the Job {self._name} does not end")
-            time.sleep(_POLL_S / 4)
-        self._exit = Exit(None)
+        super().__init__(name)
+        self._api, self._has_started = api, False
 
     def kill(self) -> None:
         """Delete the Job; its pod has the grace period of the PodTemplate."""
         self._api.call("DELETE", _BATCH, f"jobs/{self._name}", params={"propagationPolicy": "Foreground"})
 
-    def memory_bytes(self) -> int:
-        """Return 0: the container has a limit."""
-        return 0
-
     def _get(self) -> Any:
         return self._api.call("GET", _BATCH, f"jobs/{self._name}")
+
+    def _stopped(self) -> Exit | None:
+        return Exit(None) if self._get() is None else None
 
     def _look(self) -> Exit | None:
         job = self._get()

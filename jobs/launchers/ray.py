@@ -3,19 +3,15 @@
 Its nodes have the directories of the trainer, at the same paths, and a Python with this project at the same path.
 """
 
-import contextlib
 import os
-import time
 from pathlib import Path
 from typing import Any
 
-from jobs.launchers.launcher import STOP_S, Exit, LauncherUnavailable, Training, prefix
-from jobs.launchers.rest import call
+from jobs.launchers.cluster import ClusterRun, call
+from jobs.launchers.launcher import STOP_S, Exit, Training, prefix
 
 # The path of this project's packages; and between SIGTERM and SIGKILL three seconds would be too few to publish.
 _VARIABLES = {"PYTHONPATH": str(Path(__file__).parents[2]), "RAY_JOB_STOP_WAIT_TIME_S": f"{STOP_S:.0f}"}
-# Between two requests about a job.
-_POLL_S = 2.0
 _RUNNING = ("PENDING", "RUNNING")
 
 
@@ -37,7 +33,7 @@ class RayLauncher:
         """Submit a job; one of this name is the same."""
         run = RayJob(self._url, training.name)
         # A retried request may find what the first one has submitted.
-        if run.look() is None:
+        if run.get() is None:
             body = {
                 "submission_id": training.name,
                 "entrypoint": training.shell_command,
@@ -50,49 +46,23 @@ class RayLauncher:
         return run
 
 
-class RayJob:
-    """A training as a job of Ray."""
+class RayJob(ClusterRun):
+    """A training as a job of Ray; its memory is that of another machine."""
 
     def __init__(self, url: str, name: str) -> None:
-        self._url, self._name = f"{url}/api/jobs/{name}", name
-        self._poll_at = 0.0
-        self._exit: Exit | None = None
-        self.waits_for: str | None = None
+        super().__init__(name)
+        self._url = f"{url}/api/jobs/{name}"
 
-    def look(self) -> Any:
+    def get(self) -> Any:
         """Return what Ray says about it; None if there is none."""
         return call("GET", self._url, headers=_headers())
-
-    def poll(self) -> Exit | None:
-        """Return how it ended; a cluster that does not respond changes nothing."""
-        if self._exit is None and time.monotonic() >= self._poll_at:
-            self._poll_at = time.monotonic() + _POLL_S
-            with contextlib.suppress(LauncherUnavailable):
-                self._exit = self._ended()
-        return self._exit
-
-    def stop(self) -> None:
-        """Stop it, and wait until it has ended."""
-        if self._exit is not None:
-            return
-        self.kill()
-        deadline = time.monotonic() + 2 * STOP_S
-        while (ended := self._ended()) is None:
-            if time.monotonic() > deadline:
-                raise LauncherUnavailable(f"the Ray job {self._name} does not end")
-            time.sleep(_POLL_S / 4)
-        self._exit = ended
 
     def kill(self) -> None:
         """Stop it: Ray sends SIGTERM, and SIGKILL after STOP_S."""
         call("POST", f"{self._url}/stop", headers=_headers())
 
-    def memory_bytes(self) -> int:
-        """Return 0, as it runs on another machine."""
-        return 0
-
-    def _ended(self) -> Exit | None:
-        job = self.look()
+    def _look(self) -> Exit | None:
+        job = self.get()
         if job is None:
             # The cluster was started anew.
             return Exit(None)

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from flask import Response, g, request
 
-from jobs.store import JobActive, StoredFile
+from jobs.database import StoredFile
+from jobs.store import JobActive
 from service.api.body import shorten
 from service.api.fine_tuning import DeletedObject, FileList, FileObject
 from service.errors import Conflict, InvalidRequest, NotFound

@@ -9,8 +9,9 @@ from typing import Any, cast
 
 from flask import Response, g, request
 
+from jobs.database import Event, Job
 from jobs.settings import RECIPES, ConfigError, check_settings
-from jobs.store import ENDED, Event, Job, JobEnded, NewJob
+from jobs.store import ENDED, JobEnded
 from service.api.body import shorten
 from service.api.fine_tuning import (
     MAX_METADATA,
@@ -59,7 +60,7 @@ def create_job(services: Services) -> FineTuningJob:
     if body.validation_file is not None:
         find_file(training, body.validation_file, "validation_file")
     model = body.model if body.model in RECIPES else _base_model(services, body.model)
-    new = NewJob(
+    new = Job(
         tenant=g.context.quota.tenant,
         model=model,
         name=owned_name(g.context.quota.tenant, body.suffix or _stem(file.filename)),
@@ -186,7 +187,7 @@ def _act(services: Services, job_id: str, action: str) -> FineTuningJob:
     try:
         job = store.resume(tenant, job_id) if action == "resume" else store.request(tenant, job_id, cast("Any", action))
     except JobEnded as error:
-        raise Conflict(f"cannot {action} a job that is {error.job.status}", param="job_id") from error
+        raise Conflict(f"cannot {action} a job that is {error}", param="job_id") from error
     if job is None:
         raise _not_found(job_id)
     training.record(action, g.context, job=job_id)

@@ -7,7 +7,7 @@ from typing import Any
 from flask import g
 
 from contract.models_config import STABLE
-from jobs.operations import Action
+from jobs.database import OperationAction
 from service.api.body import require
 from service.api.fine_tuning import DeletedObject
 from service.api.model_changes import MAX_LABELS, ModelChange
@@ -103,7 +103,7 @@ def _require_existing(change: ModelChange, stored: StoredModel) -> None:
 
 def _operate(
     services: Services,
-    action: Action,
+    action: OperationAction,
     model: str,
     arguments: Mapping[str, Any] | None = None,
     jobs: Collection[str] = (),

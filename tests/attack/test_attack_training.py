@@ -452,16 +452,16 @@ class Keyed:
 def test_the_files_of_a_tenant_are_counted(site, tmp_path):
     """Empty ones would cost nothing else: 10,000 of a byte each."""
     from jobs.quotas import MAX_TENANT_FILES
-    from jobs.store import JobStore, StoredFile
+    from jobs.store import JobStore
 
     with contextlib.closing(JobStore(f"sqlite:///{tmp_path}/training/jobs.sqlite")) as store:
         from sqlalchemy import insert
 
-        from jobs.database import files
+        from jobs.database import StoredFile
 
-        rows = [vars(StoredFile(f"file-{number}", "acme", "a.txt", 1, 1000)) for number in range(MAX_TENANT_FILES)]
-        with store._engine.begin() as connection:
-            connection.execute(insert(files), rows)
+        values = {"tenant": "acme", "filename": "a.txt", "bytes": 1, "created_at": 1000}
+        with store._begin() as session:
+            session.execute(insert(StoredFile), [{"id": f"file-{i}", **values} for i in range(MAX_TENANT_FILES)])
     code, answer = site.upload(b"text")
     assert (code, answer["error"]["code"]) == (429, "quota_reached")
     assert "at most 10000 files" in answer["error"]["message"]

@@ -7,13 +7,14 @@ import sys
 import threading
 import time
 
+from jobs.database import Job, StoredFile
 from jobs.quotas import Quota
-from jobs.store import JobStore, NewJob, StoredFile
-from jobs.trainer import Directories, MaximumAges, Trainer
+from jobs.store import JobStore
+from jobs.trainer import Directories, Trainer
 from tests.paths import ROOT
 from tests.waiting import until
 
-AGES = MaximumAges(1e9, 1e9)
+AGES = {"max_file_age_s": 1e9, "max_job_age_s": 1e9}
 FAKE = (sys.executable, "-m", "tests.unit.jobs.fake_exporter")
 
 
@@ -29,9 +30,9 @@ class Place:
 
     def start(self):
         """Start a trainer."""
-        options = {"max_memory_bytes": self.max_memory_bytes, "launcher": self.launcher}
+        options = {**AGES, "max_memory_bytes": self.max_memory_bytes, "launcher": self.launcher}
         directories = Directories(self.training, self.models)
-        self.trainer = Trainer(self.store, directories, AGES, **options)
+        self.trainer = Trainer(self.store, directories, **options)
         self.thread = threading.Thread(target=self.trainer.run)
         self.thread.start()
 
@@ -41,7 +42,7 @@ class Place:
             "import sys; from pathlib import Path; from jobs import trainer as t; from jobs.store import JobStore;"
             f"t.EXPORT, t.LEASE_S, t.POLL_S = {FAKE!r}, {lease_s}, 0.02;"
             f"d = t.Directories(Path({str(self.training)!r}), Path({str(self.models)!r}));"
-            f"t.Trainer(JobStore({self.url!r}), d, t.MaximumAges(1e9, 1e9)).run()"
+            f"t.Trainer(JobStore({self.url!r}), d, **{AGES}).run()"
         )
         return subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
 
@@ -55,12 +56,15 @@ class Place:
     def submit(self, text, filename="book.txt", **fields):
         """Upload a text and create a job."""
         file_id = f"file-{time.monotonic_ns()}"
-        size = Trainer(self.store, Directories(self.training, self.models), AGES)._uploads.write(
+        size = Trainer(self.store, Directories(self.training, self.models), **AGES)._uploads.write(
             file_id, io.BytesIO(text.encode())
         )
-        self.store.add_file(StoredFile(file_id, "", filename, size, int(time.time())), 10**9)
-        new = NewJob("", "characters-3-minutes", "book", file_id, **{"settings": {"seed": 0}, **fields})
-        return self.store.create(new, Quota(100)).id
+        self.store.add_file(
+            StoredFile(id=file_id, tenant="", filename=filename, bytes=size, created_at=int(time.time())), 10**9
+        )
+        fields = {"settings": {"seed": 0}, **fields}
+        job = Job(tenant="", model="characters-3-minutes", name="book", training_file=file_id, **fields)
+        return self.store.create(job, Quota(100)).id
 
     def go_on(self):
         """Let the exporter train."""

@@ -10,16 +10,17 @@ import threading
 import time
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from contract.models_config import read_labels, read_shares
 from export.repository.models_config import add_to_models_config, read_entries
-from jobs import database, executor
+from jobs import executor
 from jobs import operations as module
+from jobs.database import Job, Operation
 from jobs.executor import Executor
-from jobs.operations import ModelInUse, NewOperation, TooManyOperations
+from jobs.operations import ModelInUse, TooManyOperations
 from jobs.quotas import Quota
-from jobs.store import JobStore, ModelRemoved, NewJob
+from jobs.store import JobStore, ModelRemoved
 from tests.databases import DATABASES, new_database
 from tests.paths import ROOT
 from tests.unit.export.repository.stored import store as publish
@@ -40,7 +41,8 @@ class Place:
         self.executor = Executor(self.operations, self.models, wait_s=0.0)
 
     def add(self, action, model="book", tenant="acme", published_by=(), **arguments):
-        return self.operations.add(NewOperation(tenant, "key:one", action, model, arguments), published_by)
+        operation = Operation(tenant=tenant, actor="key:one", action=action, model=model, arguments=arguments)
+        return self.operations.add(operation, published_by)
 
     def execute(self, action, model="book", **arguments):
         """Execute an operation, and return its error, or None."""
@@ -53,10 +55,10 @@ class Place:
     def lose_lease(self):
         """Let the lease of the operation that is executed end."""
         with self.store._engine.begin() as connection:
-            connection.execute(update(database.operations).values(lease_until=0.0))
+            connection.execute(update(Operation).values(lease_until=0.0))
 
     def job(self, model="characters", name="other", tenant="acme"):
-        return self.store.create(NewJob(tenant, model, name, "file-1"), Quota(100))
+        return self.store.create(Job(tenant=tenant, model=model, name=name, training_file="file-1"), Quota(100))
 
     @property
     def labels(self):
@@ -191,7 +193,7 @@ def test_a_model_is_unlisted_at_once_and_its_files_are_deleted_later(place):
     assert place.versions == ["1", "2", "3"]
     assert not place.executor.execute_next()
     with place.store._engine.begin() as connection:
-        connection.execute(update(database.operations).values(due_at=0.0))
+        connection.execute(update(Operation).values(due_at=0.0))
     assert place.executor.execute_next()
     assert place.versions == []
 
@@ -242,7 +244,7 @@ def test_an_operation_that_was_withdrawn_or_is_late_is_not_executed(place):
     withdrawn, late, erase = place.add("remove"), place.add("remove"), place.add("erase", numbers=[1])
     assert place.operations.withdraw(withdrawn)
     with place.store._engine.begin() as connection:
-        connection.execute(update(database.operations).values(due_at=time.time() - module.EXPIRED_S - 1))
+        connection.execute(update(Operation).values(due_at=time.time() - module.EXPIRED_S - 1))
     assert place.executor.execute_next()
     assert [place.operations.get(each).status for each in (withdrawn, late, erase)] == ["failed", "failed", "succeeded"]
     assert place.versions == ["2", "3"]
@@ -263,7 +265,7 @@ def test_finished_operations_are_forgotten(place):
     place.operations.forget(time.time() + 1)
     assert place.operations.get(unfinished).status == "queued"
     with place.store._engine.begin() as connection:
-        assert len(list(connection.execute(database.operations.select()))) == 1
+        assert len(list(connection.execute(select(Operation.id)))) == 1
 
 
 @pytest.mark.parametrize("where", ["move_labels", "Removal.unlist", "Removal.rename", "delete_renamed"])

@@ -11,7 +11,8 @@ from click.testing import CliRunner
 
 from jobs import trainer as module
 from jobs.cli import trainer as command
-from jobs.launchers import kubernetes, ray
+from jobs.launchers import cluster as clusters
+from jobs.launchers import kubernetes
 from jobs.launchers.kubernetes import Api, KubernetesLauncher
 from jobs.launchers.launcher import LauncherError, LauncherUnavailable
 from jobs.launchers.ray import RayLauncher
@@ -31,8 +32,7 @@ def launcher_of(cluster, directory, queue=None):
 @pytest.fixture(params=[KubernetesCluster, RayCluster], ids=["kubernetes", "ray"])
 def cluster(request, place, tmp_path, monkeypatch):
     """A cluster in which the place's trainers start their trainings."""
-    for each in (kubernetes, ray):
-        monkeypatch.setattr(each, "_POLL_S", 0.02)
+    monkeypatch.setattr(clusters, "POLL_S", 0.02)
     monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
     with request.param() as cluster:
         place.launcher = launcher_of(cluster, tmp_path)
@@ -43,7 +43,7 @@ def cluster(request, place, tmp_path, monkeypatch):
 @pytest.fixture
 def kueue(place, tmp_path, monkeypatch):
     """A Kubernetes cluster whose Jobs wait in a queue."""
-    monkeypatch.setattr(kubernetes, "_POLL_S", 0.02)
+    monkeypatch.setattr(clusters, "POLL_S", 0.02)
     with KubernetesCluster() as cluster:
         place.launcher = launcher_of(cluster, tmp_path, "a-queue")
         yield cluster

@@ -12,12 +12,14 @@ from sqlalchemy import create_engine, update
 
 from jobs import database, quotas
 from jobs import store as module
+from jobs.database import Job, StoredFile
 from jobs.quotas import Quota, QuotaExceeded, TrainingMinutes
-from jobs.store import JobActive, JobEnded, JobStore, NewJob, StoredFile
+from jobs.store import JobActive, JobEnded, JobStore
 from tests.databases import DATABASES, new_database
 from tests.paths import ROOT
 
 LEASE_S = 60.0
+QUOTA = Quota(100)
 
 
 @pytest.fixture(params=DATABASES)
@@ -33,17 +35,23 @@ def store(url):
     made.close()
 
 
-def create(store, tenant="acme", **fields):
-    return store.create(NewJob(tenant, "characters", "book", "file-1", **fields), Quota(100))
+def new(tenant="acme", **fields):
+    return Job(tenant=tenant, model="characters", name="book", training_file="file-1", **fields)
+
+
+def create(store, tenant="acme", quota=QUOTA, **fields):
+    return store.create(new(tenant, **fields), quota)
 
 
 def add_file(store, file_id="file-1", tenant="acme", size=10, created_at=1000):
-    store.add_file(StoredFile(file_id, tenant, "a.txt", size, created_at), max_bytes=100)
+    store.add_file(
+        StoredFile(id=file_id, tenant=tenant, filename="a.txt", bytes=size, created_at=created_at), max_bytes=100
+    )
 
 
 def expire_leases(store):
     with store._engine.begin() as connection:
-        connection.execute(update(database.jobs).values(lease_until=0.0))
+        connection.execute(update(Job).values(lease_until=0.0))
 
 
 def test_a_job_is_claimed_once(store):
@@ -85,7 +93,7 @@ def test_a_trainer_that_is_being_replaced_waits_and_is_refused(store):
     lost = store.claim(LEASE_S)
     with concurrent.futures.ThreadPoolExecutor() as pool:
         with store._engine.begin() as connection:
-            connection.execute(update(database.jobs).values(attempt=2))
+            connection.execute(update(Job).values(attempt=2))
             late = pool.submit(store.end, lost, "failed", "late"), pool.submit(store.add_events, lost, [("late", None)])
             time.sleep(0.3)
             assert not any(each.done() for each in late)
@@ -204,24 +212,23 @@ def test_quotas_count_what_is_active(store):
     with pytest.raises(QuotaExceeded, match=r"may have 100 bytes, got 60 \+ 60"):
         add_file(store, "file-2", size=60)
     add_file(store, "file-2", tenant="other", size=60)
-    new = NewJob("acme", "characters", "book", "file-1")
-    first = store.create(new, Quota(1))
+    first = create(store, quota=Quota(1))
     with pytest.raises(QuotaExceeded, match="at most 1 jobs"):
-        store.create(new, Quota(1))
+        create(store, quota=Quota(1))
     store.request("acme", first.id, "cancel")
-    store.create(new, Quota(1))
+    create(store, quota=Quota(1))
 
 
 def test_the_versions_of_a_tenant_are_limited_until_they_are_removed(store):
     """Those that unfinished jobs will publish count, too; those of others don't."""
-    new, kept = NewJob("acme", "characters", "book", "file-1"), {("book", 1)}
+    kept = {("book", 1)}
     create(store, "other")
-    store.create(new, Quota(100))
+    create(store)
     for _ in range(2):
         store.end(store.claim(LEASE_S), "succeeded", "published", version=1)
 
     def add():
-        return store.create(new, Quota(100, 2), lambda *version: version in kept)
+        return store.create(new(), Quota(100, 2), lambda *version: version in kept)
 
     add()
     with pytest.raises(QuotaExceeded, match="at most 2 published versions, got 1, 1 unfinished jobs and one more"):
@@ -236,41 +243,39 @@ def test_versions_of_deleted_jobs_count(store):
     assert store.delete_jobs_before(time.time() + 1) == 1
     assert store.job("acme", job.id) is None
     with pytest.raises(QuotaExceeded, match="at most 1 published versions, got 1, 0 unfinished jobs and one more"):
-        store.create(NewJob("acme", "characters", "book", "file-1"), Quota(100, 1))
+        create(store, quota=Quota(100, 1))
 
 
 def test_minutes_are_limited_by_what_jobs_have_trained_and_may_train(store):
     """What they have trained counts for a day after their end."""
-    new, quota = NewJob("acme", "characters", "book", "file-1", settings={"max_minutes": 10}), Quota(100, minutes=30)
+    limited = {"quota": Quota(100, minutes=30), "settings": {"max_minutes": 10}}
     create(store, "other", settings={"max_minutes": 1000})
     store.request("other", store.list_jobs("other", None, 1)[0].id, "cancel")
-    first = store.create(new, quota)
+    first = create(store, **limited)
     held = store.claim(LEASE_S)
     store.renew(held, LEASE_S, trained_s=60.0)
     assert store.minutes("acme") == TrainingMinutes(0, 10)
     store.renew(held, LEASE_S, trained_s=720.0)  # reading the text and publishing included
     assert store.minutes("acme") == TrainingMinutes(0, 12)
-    store.create(new, quota)
+    create(store, **limited)
     message = r"at most 30 minutes in 24 hours, got 0.0 trained, 22.0 reserved for unfinished jobs and 10 requested"
     with pytest.raises(QuotaExceeded, match=message):
-        store.create(new, quota)
+        create(store, **limited)
     store.end(held, "failed", "too long")
     assert store.minutes("acme") == TrainingMinutes(12, 10)
     with pytest.raises(QuotaExceeded, match=r"got 12.0 trained, 10.0 reserved"):
-        store.create(new, quota)
+        create(store, **limited)
     with store._engine.begin() as connection:
         day_ago = time.time() - 86_400
-        connection.execute(update(database.jobs).where(database.jobs.c.id == first.id).values(finished_at=day_ago))
-    store.create(new, quota)
+        connection.execute(update(Job).where(Job.id == first.id).values(finished_at=day_ago))
+    create(store, **limited)
     assert store.minutes("acme") == TrainingMinutes(0, 20)
 
 
 def test_concurrent_requests_do_not_exceed_the_minutes(store):
-    new = NewJob("acme", "characters", "book", "file-1", settings={"max_minutes": 10})
-
     def is_queued(_):
         try:
-            store.create(new, Quota(100, minutes=50))
+            create(store, quota=Quota(100, minutes=50), settings={"max_minutes": 10})
         except QuotaExceeded:
             return False
         return True
@@ -408,7 +413,7 @@ def test_an_older_database_is_migrated(url):
         assert store.best_epoch("ftjob-1")["epoch"] == 1
         assert store.operations.claim(LEASE_S) is None
         with pytest.raises(QuotaExceeded, match="at most 2 published versions, got 1, 1 unfinished jobs and one more"):
-            store.create(NewJob("acme", "characters", "book", "file-1"), Quota(100, 2))
+            create(store, quota=Quota(100, 2))
         store.close()
 
 

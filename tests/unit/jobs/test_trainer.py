@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from jobs import trainer as module
+from jobs.database import StoredFile
 from jobs.settings import ALLOWED, RECIPES, ConfigError, check_settings, options_of
-from jobs.store import StoredFile
-from jobs.trainer import Directories, MaximumAges, Trainer
+from jobs.trainer import Directories, Trainer
 from tests.databases import DATABASES
 from tests.waiting import until
 
@@ -196,9 +196,11 @@ def test_a_version_whose_exporter_was_killed_is_listed(place):
 def test_old_files_and_leftovers_are_deleted(place):
     place.submit("text")
     (place.training / "jobs/ftjob-unknown").mkdir(parents=True)
-    old = StoredFile("file-old", "", "old.txt", 1, 1000)
+    old = StoredFile(id="file-old", tenant="", filename="old.txt", bytes=1, created_at=1000)
     place.store.add_file(old, 10**9)
-    trainer = Trainer(place.store, Directories(place.training, place.models), MaximumAges(86_400, 86_400))
+    trainer = Trainer(
+        place.store, Directories(place.training, place.models), max_file_age_s=86_400, max_job_age_s=86_400
+    )
     trainer._uploads.write("file-old", io.BytesIO(b"x"))
     trainer._clean()
     assert place.store.file("", "file-old") is None
@@ -212,9 +214,9 @@ def test_old_jobs_are_deleted_and_their_versions_stay(place):
     place.go_on()
     place.start()
     place.wait(job_id, "succeeded")
-    Trainer(place.store, Directories(place.training, place.models), MaximumAges(1e9, 1e9))._clean()
+    Trainer(place.store, Directories(place.training, place.models), max_file_age_s=1e9, max_job_age_s=1e9)._clean()
     assert place.job(job_id) is not None
-    Trainer(place.store, Directories(place.training, place.models), MaximumAges(1e9, 0.0))._clean()
+    Trainer(place.store, Directories(place.training, place.models), max_file_age_s=1e9, max_job_age_s=0.0)._clean()
     assert place.job(job_id) is None
     assert list(place.versions) == ["1"]
 

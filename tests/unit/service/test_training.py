@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
+from jobs.database import Job
 from jobs.quotas import Quota as JobQuota
-from jobs.store import NewJob
 from service import training as module
 from service.context import Quota, RequestContext
 from service.errors import (
@@ -126,7 +126,7 @@ def test_an_operation_that_takes_too_long_may_still_be_executed(training, monkey
 
 @pytest.mark.parametrize("tenant", ["acme", "other"])
 def test_a_model_that_a_job_needs_is_not_removed_and_another_tenants_job_not_named(training, tenant):
-    job = training.store.create(NewJob(tenant, "book:1", "new", "file-1"), JobQuota(1))
+    job = training.store.create(Job(tenant=tenant, model="book:1", name="new", training_file="file-1"), JobQuota(1))
     with pytest.raises(Conflict, match="needs book, and has not ended; cancel it first") as raised:
         training.operate("remove", "book", ACME, {})
     assert (job.id in str(raised.value)) == (tenant == "acme")
@@ -138,7 +138,7 @@ def test_no_job_starts_from_a_model_that_is_being_removed(training, monkeypatch)
     with pytest.raises(DeadlineExceeded):
         training.operate("remove", "book", ACME, {})
     with pytest.raises(Conflict, match="is being removed"):
-        training.create_job(NewJob("acme", "book:1", "new", "file-1"))
+        training.create_job(Job(tenant="acme", model="book:1", name="new", training_file="file-1"))
 
 
 def test_a_tenant_has_a_limited_number_of_unfinished_operations(training, monkeypatch):

@@ -16,10 +16,8 @@ from hypothesis import strategies as st
 from contract.tokenizers import huggingface
 from export.corpora import corpus as corpus_module
 from export.corpora import encodings
-from export.corpora.addresses import ADDRESSES
 from export.corpora.corpus import Corpus, read_corpus
-from export.corpora.plays import scenes
-from export.corpora.sources import HELP_TOPICS, SHAKESPEARE, provenance_of
+from export.corpora.packaged import ADDRESSES, HELP_TOPICS, SHAKESPEARE, provenance_of, scenes
 from export.errors import CorpusError
 from tests.paths import ROOT
 

@@ -146,7 +146,7 @@ def test_the_savedmodel_computes_what_the_keras_model_does(name, tmp_path):
     keras.utils.set_random_seed(3)
     model = randomized({**MODELS, **WINDOWS}[name]())
     exportable = prepare(model)
-    assert (exportable.facts.context is not None) == (name in WINDOWS)
+    assert (exportable.context is not None) == (name in WINDOWS)
     check_saved_model(write(exportable, tmp_path), exportable, NUM_TOKENS)
     token_ids = np.random.default_rng(0).integers(0, NUM_TOKENS, (8, fixed_length(model) or 9)).astype(np.int32)
     published = tf.saved_model.load(str(tmp_path)).signatures["serving_default"]
@@ -186,7 +186,7 @@ def test_a_sliding_window_model_is_bit_exact_in_slices(tmp_path):
 
 def test_a_context_makes_a_stateful_model_a_sliding_window_model():
     exportable = prepare(MODELS["a fixed length"](), context=9)
-    assert (exportable.facts.context, exportable.network.state_size) == (9, 9)
+    assert (exportable.context, exportable.network.state_size) == (9, 9)
 
 
 def test_layers_may_be_shared_between_models(tmp_path):
@@ -205,7 +205,7 @@ def test_a_bidirectional_model_without_a_length_needs_a_context():
     model = stack(Bidirectional(LSTM(8)), Dense(V))()
     with pytest.raises(UnsupportedModel, match=r"Bidirectional\) cannot be run.*must be a sliding-window model"):
         prepare(model)
-    assert prepare(model, context=4).facts.context == 4
+    assert prepare(model, context=4).context == 4
 
 
 @pytest.mark.parametrize("soft", [False, pytest.param(True, marks=pytest.mark.slow)])

@@ -76,7 +76,7 @@ IDS = np.random.default_rng(0).integers(0, V, (8, 9)).astype(np.int32)
 
 def same_answers(foreign, expected):
     """Require that the oracle of the export check has the expected probabilities of the last token."""
-    got = tf.nn.log_softmax(foreign.model.logits(IDS)[:, -1])
+    got = tf.nn.log_softmax(foreign.logits(IDS)[:, -1])
     np.testing.assert_allclose(got, tf.nn.log_softmax(np.log(expected)), atol=1e-4)
 
 
@@ -93,8 +93,8 @@ def test_the_layers_of_the_current_tutorial_carry_their_state(kit, suffix, tmp_p
     outputs, *_ = gru(embedding(ids))
     model = kit.Model(ids, dense(outputs))
     model.save(path := tmp_path / f"lesson.{suffix}")
-    foreign = read_imported(path, None)
-    assert (foreign.model.facts.context, foreign.model.network.state_size) == (None, 7)
+    foreign, _ = read_imported(path, None)
+    assert (foreign.context, foreign.network.state_size) == (None, 7)
     same_answers(foreign, tf.nn.softmax(model(IDS)[:, -1]))
 
 
@@ -104,10 +104,10 @@ def test_a_bidirectional_model_gets_a_window_of_its_input_length(kit, tmp_path):
     model = lesson(kit)
     path = tmp_path / ("lesson.keras" if kit is keras else "lesson.h5")
     model.save(path)
-    foreign = read_imported(path, None)
+    foreign, lines = read_imported(path, None)
     same_answers(foreign, np.asarray(model(IDS)))
-    assert foreign.model.facts.context == 9
-    why, kind = foreign.lines[1:]
+    assert foreign.context == 9
+    why, kind = lines[1:]
     assert (re.sub(r"_\d+'", "'", why), kind) == (
         "it is a sliding-window model of 9 tokens, padded on the left: no state can be carried, as layer "
         "'bidirectional' (Bidirectional) cannot be run from token to token",
@@ -125,11 +125,11 @@ def test_a_stateful_model_of_batch_size_1_carries_its_state(make, kit, suffix, t
     model = make(kit)
     path = tmp_path / f"tutorial.{suffix}"
     model.save(path)
-    foreign = read_imported(path, None)
-    assert foreign.model.facts.context is None
-    assert "it carries its state from token to token: 7 floats per sequence" in foreign.lines
-    assert foreign.lines[-1] == "its outputs are logits of 30 tokens"
-    logits = foreign.model.logits(IDS)
+    foreign, lines = read_imported(path, None)
+    assert foreign.context is None
+    assert "it carries its state from token to token: 7 floats per sequence" in lines
+    assert lines[-1] == "its outputs are logits of 30 tokens"
+    logits = foreign.logits(IDS)
     for row in range(2):
         getattr(model, "reset_states", lambda: [layer.reset_state() for layer in model.layers[1:2]])()
         np.testing.assert_allclose(logits[row], np.asarray(model(IDS[row : row + 1]))[0], atol=1e-4)
@@ -147,7 +147,7 @@ def test_hard_sigmoid_of_a_keras_2_model_is_that_of_keras_2(kind, tmp_path):
     for weight in model.weights:
         weight.assign(np.random.default_rng(1).normal(0, 0.8, weight.shape))
     model.save(tmp_path / "old.h5")
-    got = read_imported(tmp_path / "old.h5", None).model.logits(IDS)[:, -1]
+    got = read_imported(tmp_path / "old.h5", None)[0].logits(IDS)[:, -1]
     np.testing.assert_allclose(got, model(IDS), atol=1e-4)
 
 
@@ -160,8 +160,7 @@ def test_a_keras_2_sequential_without_an_input_layer_is_read(tmp_path):
         config["config"]["layers"] = config["config"]["layers"][1:]
         file.attrs["model_config"] = json.dumps(config)
     assert (
-        "it carries its state from token to token: 7 floats per sequence"
-        in read_imported(tmp_path / "old.h5", None).lines
+        "it carries its state from token to token: 7 floats per sequence" in read_imported(tmp_path / "old.h5", None)[1]
     )
 
 
@@ -178,9 +177,9 @@ def test_a_subclassed_model_is_imported_from_its_savedmodel(tmp_path):
     model.export(str(tmp_path / "folder"), input_signature=open_length, verbose=False)
     with pytest.raises(UnsupportedModel, match=r"no fixed length.*--context-length"):
         read_imported(tmp_path / "folder", None)
-    foreign = read_imported(tmp_path / "folder", 9)
+    foreign, lines = read_imported(tmp_path / "folder", 9)
     same_answers(foreign, expected)
-    assert foreign.lines[-1] == "its outputs are logits of 30 tokens"
+    assert lines[-1] == "its outputs are logits of 30 tokens"
 
 
 def save_keras_2(folder):
@@ -193,8 +192,8 @@ def save_keras_2(folder):
 def test_a_keras_2_savedmodel_of_fixed_length_is_imported():
     """The window has the length of the signature; the input may be float."""
     saved = built("keras-2", save_keras_2, tf_keras.__version__, ("requirements.txt",))
-    foreign = read_imported(saved / "model", None)
-    assert foreign.model.facts.context == 9
+    foreign, _ = read_imported(saved / "model", None)
+    assert foreign.context == 9
     same_answers(foreign, np.load(saved / "answers.npy"))
 
 
@@ -203,11 +202,9 @@ def test_a_window_may_be_given_for_a_stateful_model(tmp_path):
     layers = keras.layers
     model = keras.Sequential([layers.Input([9]), layers.Embedding(V, 8), layers.LSTM(5), layers.Dense(V)])
     model.save(tmp_path / "m.keras")
-    assert "--context-length 9 serves it as it was trained" in "".join(read_imported(tmp_path / "m.keras", None).lines)
-    foreign = read_imported(tmp_path / "m.keras", 9)
-    assert (
-        foreign.lines[1] == "it is a sliding-window model of 9 tokens, padded on the left: as --context-length requests"
-    )
+    assert "--context-length 9 serves it as it was trained" in "".join(read_imported(tmp_path / "m.keras", None)[1])
+    foreign, lines = read_imported(tmp_path / "m.keras", 9)
+    assert lines[1] == "it is a sliding-window model of 9 tokens, padded on the left: as --context-length requests"
     same_answers(foreign, np.asarray(tf.nn.softmax(model(IDS))))
 
 
