@@ -128,7 +128,6 @@ def test_concurrent_map_requests_share_one_computation(large_gateway):
 
 
 def test_map_requests_do_not_delay_the_shutdown(start):
-    """After SIGTERM the gateway responds to 64 map requests, and exits once their one computation has ended."""
     gateway = start()
     before = cpu_s(gateway.worker_pid)
     connections = [request_map(gateway) for _ in range(NUM_CLIENTS)]

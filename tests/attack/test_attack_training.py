@@ -232,7 +232,6 @@ def test_no_text_is_more_than_an_error_of_its_own_job(site):
 
 @pytest.mark.timeout(900)
 def test_a_million_tiny_documents_are_trained_on(site):
-    """In little memory."""
     job_id = site.train(b'{"text":"ab"}\n' * 10**6, "a.jsonl", documents="records", batch_size=64)
     site.start_trainer("--max-memory-bytes", str(2 * 2**30))
     job = site.ended(job_id, timeout=600)
@@ -241,7 +240,6 @@ def test_a_million_tiny_documents_are_trained_on(site):
 
 @pytest.mark.timeout(600)
 def test_a_job_that_takes_too_much_memory_fails_alone(site):
-    """Its settings are within the limits of each."""
     large = {"units": 1024, "layers": 8, "batch_size": 512, "sequence_length": 1000, "validation": 0.1}
     job_id = site.train(b"It was the best of times, it was the worst. " * 20_000, "a.txt", **large)
     site.start_trainer("--max-memory-bytes", str(2**30))
@@ -252,7 +250,6 @@ def test_a_job_that_takes_too_much_memory_fails_alone(site):
 
 
 def test_a_tenant_reaches_nothing_of_another(site):
-    """Neither by ids that it knows nor by those that it guesses; nor does a key without the role."""
     code, file = site.upload(b"secret " * 1000)
     assert code == 200
     code, job = site.submit(file["id"])
@@ -331,7 +328,6 @@ def test_a_job_without_a_time_limit_gets_one(shared_site):
 
 @pytest.mark.parametrize("suffix", ["lstm", "words"])
 def test_a_tenant_publishes_under_names_of_its_own_alone(shared_site, suffix):
-    """Not new versions of the operator's models, nor of another tenant's."""
     names = set()
     for tenant in TENANTS:
         file_id = shared_site.upload(b"text " * 1000, tenant=tenant)[1]["id"]
@@ -371,7 +367,6 @@ def test_a_page_of_another_origin_trains_nothing(start_gateway, tmp_path):
 
 
 def test_concurrent_uploads_do_not_exceed_the_bytes_of_a_tenant(site):
-    """Nor does one exceed the bytes of a file; nothing stays of those that were refused."""
     content = b"x" * (8 * 2**20)
     with concurrent.futures.ThreadPoolExecutor(24) as pool:
         answers = list(pool.map(lambda _: site.upload(content), range(24)))
@@ -398,7 +393,6 @@ def test_a_file_name_is_short_and_printable(shared_site, filename):
 
 
 def test_uploads_that_stall_or_are_cancelled_leave_nothing(site):
-    """And hold no thread, so that others are served meanwhile."""
     body, headers = multipart(b"x" * 2**20)
     head = "".join(f"{name}: {value}\r\n" for name, value in {**headers, "Content-Length": len(body)}.items())
     head += f"Host: 127.0.0.1\r\nAuthorization: Bearer {site.keys['acme']}\r\n\r\n"

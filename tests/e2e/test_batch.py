@@ -122,7 +122,6 @@ def test_a_batch_that_is_killed_repeatedly_has_each_line_exactly_once(gateway, s
 
 @pytest.mark.parametrize("name", ["csv", pytest.param("jsonl", marks=pytest.mark.slow)])
 def test_a_dataset_of_a_killed_batch_has_each_choice_exactly_once(gateway, source, unbroken, tmp_path, name):
-    """After two kills, each with a torn record: the texts of whole responses, and each error in the errors file."""
     out = tmp_path / f"out.{name}"
     options = ("--format", name, "--concurrency", "4")
     for count in (10, 30):
@@ -153,7 +152,6 @@ def texts_of(whole):
 
 
 def test_a_gateway_restart_causes_no_error_in_a_batch(two_models_dir, model_server, source, unbroken, tmp_path):
-    """The gateway is killed in the middle of the run and restarted on the same port."""
     gateway = Gateway(two_models_dir, model_server.port, tmp_path / "gateway.log")
     try:
         with Batch(source, tmp_path / "out.jsonl", gateway, "--concurrency", "4") as batch:
@@ -251,7 +249,6 @@ def test_a_batch_on_two_ray_workers_equals_a_local_one(gateway, source, unbroken
 
 @pytest.mark.slow
 def test_a_ray_cluster_started_for_a_batch_ends_with_it(gateway, source, tmp_path, short_folder):
-    """After a SIGKILL of the run, none of the cluster's processes is left."""
     options = ("--concurrency", "4", "--ray-workers", "2", "--ray")
     with Batch(source, tmp_path / "out.jsonl", gateway, *options, RAY_TMPDIR=short_folder) as batch:
         batch.wait_for_lines(1)

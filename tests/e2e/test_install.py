@@ -101,7 +101,6 @@ def test_the_program_has_the_commands_of_both_distributions(programs, directory)
 
 
 def test_the_readmes_request_is_answered_by_the_model_of_the_users_text(serving):
-    """The model is named after the file; its text has only characters of it."""
     (request,) = re.findall(r"^curl -N \S+/v1/completions -d '(.*?)'$", README, re.MULTILINE | re.DOTALL)
     fields = json.loads(request) | {"model": "book", "prompt": "12 green "}
     events = list(serving.stream(**{name: value for name, value in fields.items() if name != "stream"}))

@@ -146,7 +146,6 @@ def bearer(service):
 
 
 def test_labels_split_and_rollback_are_in_effect_when_the_response_comes(service):
-    """Also while a job trains; the other gateway follows within moments, and the audit log says who did it."""
     status, routing = service.change(OWN, "acme", labels={"stable": 2, "canary": 1})
     assert (status, routing["version"]) == (200, 2)
     assert routing.keys() == examples.RESPONSES["PATCH /v1/models/{name}"].keys()
@@ -287,7 +286,6 @@ def test_the_stable_version_is_deleted_with_the_model_alone(service):
     ],
 )
 def test_only_an_admin_or_the_tenant_that_trained_it_changes_a_model(service, key, model, status):
-    """Another tenant cannot tell a model from none."""
     answers = [
         service.change(model, key, labels={"stable": 1}),
         service.ask("DELETE", f"/v1/models/{model}", key=key),
@@ -306,7 +304,6 @@ def test_only_an_admin_or_the_tenant_that_trained_it_changes_a_model(service, ke
 
 @pytest.mark.slow
 def test_a_trainer_that_is_killed_during_an_operation_loses_none(service):
-    """At moments from before it has claimed the operation until after; the next trainer finishes it."""
     name = service.serve("killed", [1, 2])
     for number, pause_s in enumerate((0.0, 0.1, 0.2, 0.3, 0.4)):
         version = 1 + number % 2
@@ -360,7 +357,6 @@ def done(card):
 
 
 def test_the_page_promotes_splits_and_rolls_back(service, page):
-    """By the keyboard, too; to promote the canary ends the split."""
     name = service.serve("paged", [1, 2])
     page.page.reload()
     card, keyboard = page.card(name), page.page.keyboard

@@ -50,7 +50,6 @@ def test_metrics_count_requests_tokens_sequences_calls_and_errors(start_gateway)
 
 
 def test_a_request_is_one_json_log_line_without_its_text(start_gateway):
-    """It has the client's request id if that is valid, and no word of prompt or completion."""
     gateway = start_gateway()
     status, headers, answer = ask(gateway, **{"X-Request-Id": "my-own.1"})
     assert (status, headers["x-request-id"]) == (200, "my-own.1")
@@ -106,7 +105,6 @@ def collector():
 
 
 def test_a_trace_links_a_request_to_its_model_server_calls(start_gateway, collector):
-    """The request's span continues the client's trace, and the Predict calls are its children."""
     endpoint, spans = collector
     gateway = start_gateway(traces_endpoint=endpoint)
     trace_id, parent_id = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"

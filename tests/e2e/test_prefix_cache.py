@@ -30,7 +30,6 @@ def forgetful(start_shared_gateway, models_dir):
 
 @pytest.mark.parametrize("model", MODEL_NAMES)
 def test_a_prefix_cache_hit_does_not_change_a_byte(caching, forgetful, model):
-    """For the same prompt, longer and shorter ones with the same prefix, and prompt with completion."""
     field = "suffix" if model == "reverse" else "prompt"
 
     def beginning(length):

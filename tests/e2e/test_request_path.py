@@ -47,7 +47,6 @@ def test_a_streaming_completion_runs_the_modules_that_the_page_lists(models_dir,
 
 
 def test_each_listed_module_defines_the_types_that_the_page_names_with_it():
-    """And each named module of the model server exists."""
     steps = re.findall(STEP + r"(?:.*\((`\w+`(?:, `\w+`)*)\)$)?", section(), re.MULTILINE)
     assert len(steps) == len(re.findall(STEP, section(), re.MULTILINE))
     for module, types in steps:

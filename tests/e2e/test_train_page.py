@@ -65,7 +65,6 @@ def lower_minutes(route):
 
 
 def test_a_text_becomes_a_model_that_writes(open_train, service):
-    """Without models the playground leads here; a reload follows the job; the links use the model."""
     page = open_train(service)
     page.page.goto(page.url)
     page.page.wait_for_url("**/train")
@@ -326,7 +325,6 @@ def open_fake(open_train, gateway, status="running", **how):
 
 
 def test_a_lost_connection_is_resumed_and_a_stall_is_explained(open_train, queueing):
-    """From the event after the last one; samples are newest first, never run as HTML, and stay when the job fails."""
     page, job = open_fake(open_train, queueing)
     page.page.locator("#message", has_text="The connection to the server was lost").wait_for()
     page.page.locator("#left", has_text="left").wait_for()
@@ -343,7 +341,6 @@ def test_a_lost_connection_is_resumed_and_a_stall_is_explained(open_train, queue
 
 
 def test_a_server_that_does_not_train_says_how_to(open_train, gateway):
-    """And a text can be described nevertheless; an unknown job leads back to the form."""
     page = open_train(gateway)
     page.page.locator("#unavailable:not([hidden])", has_text="sostenuto serve").wait_for()
     assert page.page.is_disabled("#start")
@@ -404,7 +401,6 @@ def test_the_pages_are_accessible(open_train, queueing, look):
 
 
 def test_models_have_their_versions_and_links(open_page, gateway):
-    """As /v1/models describes them."""
     page = open_page(Models, gateway)
     page.page.set_default_timeout(PATIENCE_MS)
     models = {model["id"]: model for model in gateway.get("/v1/models")[1]["data"]}

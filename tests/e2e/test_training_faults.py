@@ -90,7 +90,6 @@ def operator(tmp_path):
 
 
 def test_killed_processes_lose_no_job_and_publish_each_once(operator):
-    """Its events have each epoch once, and completions with each model work."""
     rng = random.Random(0)
     victims = list(VICTIMS)
     rng.shuffle(victims)

@@ -179,7 +179,6 @@ def test_promote_traffic_split_and_rollback_fail_no_request(served, model):
 
 
 def test_labels_of_a_repository_apply_when_the_servers_start(served, labelled):
-    """The model server loads labelled versions, and the gateway routes by labels that were set before it started."""
     gateway, body = served.gateway, {**BODY, "model": labelled}
     until(lambda: versions(gateway, labelled) == [1, 2, 3])
     assert gateway.post(body)[1]["version"] == 1
@@ -189,7 +188,6 @@ def test_labels_of_a_repository_apply_when_the_servers_start(served, labelled):
 
 @pytest.mark.parametrize("stream", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_removing_a_running_version_returns_the_text_so_far(served, model, stream):
-    """With the error `version_gone`; the next request is served by another version."""
     gateway, fields = served.gateway, {**BODY, "model": f"{model}:3", "seed": 7}
     beginning = gateway.text(**{**fields, "max_tokens": 100})
     fields |= {"max_tokens": 5_000_000, "return_state": True}
@@ -216,7 +214,6 @@ def test_removing_a_running_version_returns_the_text_so_far(served, model, strea
 
 
 def test_a_new_version_is_served_and_a_damaged_one_is_skipped(served):
-    """Empty, partial and truncated versions are ignored while the server runs."""
     gateway, model = served.gateway, served.add_model(versions=[1])
     until(lambda: versions(gateway, model) == [1])
     ask = {**BODY, "model": model, "seed": 1}

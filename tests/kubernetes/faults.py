@@ -83,7 +83,6 @@ def test_an_api_server_outage_changes_no_text(inject):
 
 @needs_node_command
 def test_a_lost_kubelet_changes_no_text(deployment, load, inject):
-    """Its pods go on, but get no new requests once the node counts as lost."""
     node = node_of(deployment, load, GATEWAY)
     with inject("a kubelet is gone until its node counts as lost", avoid=[node]):
         on_node(node, "stop-kubelet")

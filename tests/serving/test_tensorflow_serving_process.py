@@ -61,19 +61,16 @@ def get(process, path):
 
 
 def test_prometheus_gets_metrics_from_the_rest_port(process):
-    """By the path of monitoring.config, from which deploy/prometheus reads."""
     assert "\n# TYPE :tensorflow:cc:saved_model:load_latency counter\n" in get(
         process, "/monitoring/prometheus/metrics"
     )
 
 
 def test_the_rest_api_decodes_percent_escapes_in_names(process):
-    """`%6C` is `l`."""
     assert '"state": "AVAILABLE"' in get(process, "/v1/models/%6Cstm")
 
 
 def test_the_health_service_answers_for_the_whole_server(client):
-    """As the liveness probe of Kubernetes asks, without the name of a service."""
     assert client.channel.unary_unary("/grpc.health.v1.Health/Check")(b"") == SERVING
 
 
@@ -92,5 +89,4 @@ def test_calls_beyond_its_threads_are_refused_at_once(client, serving_models):
 
 
 def test_sigterm_ends_it_while_it_computes(process):
-    """By the signal itself: it has no handler. The last test here, as it ends the server."""
     assert process.end(signal.SIGTERM) == -signal.SIGTERM

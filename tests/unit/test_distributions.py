@@ -47,7 +47,6 @@ def test_the_license_is_an_spdx_expression_with_its_text(folder):
 
 @BOTH
 def test_a_wheel_has_the_license(folder):
-    """In its metadata and as a file."""
     assert (metadata(folder)["License-Expression"], metadata(folder)["License-File"]) == ("Apache-2.0", "LICENSE")
     (text,) = (content for name, content in wheel(folder).items() if name.endswith(".dist-info/licenses/LICENSE"))
     assert text == (ROOT / "LICENSE").read_bytes()

@@ -56,7 +56,6 @@ def messages():
 
 @pytest.mark.parametrize("message", messages())
 def test_every_quoted_message_is_one_of_the_programs(message, sources):
-    """Each of its parts stands in a string of the sources, or is the system's."""
     for part in re.split("…|" + "|".join(map(re.escape, OTHERS)), message.removeprefix("error: ")):
         words = part.strip(" :,;().")
         assert words in sources, words

@@ -51,7 +51,6 @@ def test_the_post_processor_determines_start_and_eos_token():
 
 
 def test_a_lone_eos_token_is_the_start_token_and_can_be_sampled():
-    """It separates documents, as with `<|endoftext|>`."""
     library = words(["</s>", "<pad>"])
     tokenizer = ImportedTokenizer(json.loads(library.to_str()))
     assert special(library) == {"padding": "<pad>", "unknown": "w0", "start": "</s>", "end": "</s>"}
@@ -68,7 +67,6 @@ def test_without_special_tokens_the_start_token_is_a_line_feed():
 
 
 def test_a_model_without_an_unknown_token_is_rejected():
-    """Otherwise it would fail on a client's text."""
     with pytest.raises(TokenizerError, match="unk_token '<unk>' of the WordLevel model is not in its vocabulary"):
         ImportedTokenizer(json.loads(words([], unknown="<unk>").to_str()))
     library = Tokenizer(models.Unigram([("a", -1.0)]))

@@ -67,7 +67,6 @@ def test_the_documented_memory_table_has_the_tested_numbers():
 
 
 def test_a_body_of_the_maximum_size_fits_into_the_memory_budget():
-    """Whatever its JSON: such a body alone is never rejected for its memory."""
     from service.web.request_start import parsing_bytes
 
     settings = Settings()

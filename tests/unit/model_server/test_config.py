@@ -141,7 +141,6 @@ def ssl_config(tmp_path, identities):
     ],
 )
 def test_an_invalid_ssl_config_is_an_error_that_names_file_and_fault(ssl_config, identities, fields, told):
-    """In one line, before gRPC reports only that the port cannot be bound, and without a prompt for a password."""
     if fields.get("server_key") == "stranger":
         fields = {"server_key": identities["stranger"][0]}
     if fields.get("server_key") == "encrypted":

@@ -89,7 +89,6 @@ def test_the_process_exits_although_a_call_outlasts_the_grace_period(models, run
 
 
 def test_sigint_while_a_model_loads_exits_with_status_0(models, run, gates):
-    """Even if the load never ends."""
     gate = gates("a")
     models.publish_gated(1, gate)
     server = run()
