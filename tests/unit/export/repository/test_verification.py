@@ -97,7 +97,6 @@ def test_the_hash_of_a_sliding_window_model_matches_after_loading(models_dir):
 
 
 def test_an_imported_savedmodel_is_compared_with_itself(imported):
-    """It has no Keras model. What cannot be checked is reported, and is no failure."""
     told = verified(imported)
     assert [verdict for verdict, _ in told.values()] == [OK] * 4 + [NOT_CHECKED, OK, NOT_CHECKED, NOT_CHECKED]
     assert "its weights cannot be compared with the card's hash" in told["model.keras"][1]
@@ -197,8 +196,6 @@ def test_nan_weights_fail(version):
 
 @pytest.mark.usefixtures("quick")
 def test_a_custom_keras_layer_is_not_run_and_not_checked(version):
-    """Its code cannot be loaded here, which is no damage."""
-
     class Doubled(keras.layers.Layer):
         def call(self, x):
             return 2 * x
@@ -232,7 +229,6 @@ def filtered(version):
 
 @pytest.mark.usefixtures("quick")
 def test_an_intact_training_filter_is_described(filtered):
-    """With the rate at which it finds other text."""
     verdict, line = verified(filtered)["training.bloom"]
     spans = 2 * len(TEXT) - 50 + 1
     assert (verdict, line.partition("rate")[0]) == (OK, f"training.bloom: {spans} spans of 50 tokens, false-positive ")

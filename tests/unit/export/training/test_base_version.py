@@ -60,7 +60,6 @@ def test_an_imported_model_of_another_architecture_is_refused(tmp_path, kind):
 
 
 def test_a_version_without_a_keras_model_is_refused(tmp_path):
-    """As one that was imported from a SavedModel."""
     store(tmp_path, "base")
     with pytest.raises(ConfigError, match=r"base:1: .* it has no model\.keras"):
         BaseVersion.find("base", tmp_path)

@@ -65,7 +65,6 @@ def train_whole(cell):
     ],
 )
 def test_partitioning_does_not_change_the_losses(cell, parts):
-    """For any number of partitions, uneven and empty ones included, to rounding."""
     expected, judged = train_whole(cell)
     got, judged_too = train(prepare(Partitioned(parts=Compute(**parts)), cell=cell)[0])
     np.testing.assert_allclose(got, expected, rtol=1e-5)
@@ -95,7 +94,6 @@ def test_partitioning_does_not_change_a_bidirectional_model():
 
 
 def test_an_update_equals_one_of_kerass_adamw():
-    """With the gradients of the mean loss over all tokens, clipped by their global norm, from Keras's own layers."""
     import keras
 
     optimization, model = prepare(ema=0, clip_norm=0.05)
@@ -134,7 +132,6 @@ def test_a_reset_sequence_starts_from_the_zero_state():
 
 
 def test_the_decay_of_the_averaged_weights_rises_to_its_setting():
-    """It is (1 + n) / (10 + n) after n updates until it reaches the setting; evaluation uses the averaged model."""
     optimization, model = prepare(ema=0.25)
     kernel, average = (m.get_layer("logits").kernel for m in (model, optimization.averaged))
     expected = kernel.numpy()

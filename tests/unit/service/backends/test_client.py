@@ -114,7 +114,6 @@ def test_merged_calls_of_different_shapes_are_no_fault_of_the_call(answers, capl
 
 
 def test_a_server_that_reports_resource_exhausted_is_busy(answers):
-    """It has no free thread for a status request, but it answers."""
     handler, client = answers
     handler.code = grpc.StatusCode.RESOURCE_EXHAUSTED
     with pytest.raises(ServerBusy):

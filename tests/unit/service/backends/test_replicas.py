@@ -162,7 +162,6 @@ def test_a_version_that_one_replica_has_unloaded_is_called_on_another():
 
 
 def test_nan_is_retried_and_accepted_if_every_replica_computes_it():
-    """Then the NaN is the sequence's own, and none is ejected. Otherwise the first replica is ejected."""
     fleet = Fleet()
     for letter in "ab":
         fleet.servers[letter].answer = state_of(letter, np.nan)
@@ -214,7 +213,6 @@ def test_a_version_that_needs_another_probe_gets_no_calls():
 
 
 def test_a_call_without_an_available_replica_fails_at_once():
-    """With `BackendUnavailable` if an ejected replica has the version, and `VersionGone` if none has it."""
     fleet = Fleet()
     fleet.replicas.eject(fleet.replica("a"), "for the test")
     assert isinstance(fleet.answer(model=ModelVersion("demo", 2))[0], VersionGone)
@@ -231,7 +229,6 @@ def test_a_call_without_an_available_replica_fails_at_once():
 
 
 def test_a_replica_with_another_probe_hash_is_the_last_resort():
-    """Its calls return that hash, from which the fingerprint follows."""
     fleet = Fleet("abc", a=Probe((8,), "other"))
     assert {fleet.answer() for _ in range(9)} <= {("b", "usual"), ("c", "usual")}
     assert fleet.servers["a"].num_calls == 0
@@ -349,7 +346,6 @@ def test_each_connection_gets_the_host_name_of_its_address():
 
 
 def test_a_name_that_cannot_be_resolved_does_not_affect_the_others(caplog):
-    """It is logged once, and its addresses are used when it can be resolved."""
     known = {"a": ["a:1"]}
     replicas = Replicas(
         lambda address, _: FakeServer(address),

@@ -116,7 +116,6 @@ def test_labels_stay_when_their_file_is_deleted(model_registry, tmp_path):
 
 
 def test_a_repository_that_is_unavailable_changes_nothing(model_registry, tmp_path):
-    """Such as on a network file system that is not mounted for a moment."""
     (tmp_path / "routing.toml").write_text("[demo]\ncanary = 1\n")
     model_registry.refresh()
     for name in ("models.config", "labels.json", "routing.toml"):

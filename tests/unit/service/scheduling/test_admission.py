@@ -104,7 +104,6 @@ def test_requests_with_many_choices_share_equally():
     ids=repr,
 )
 def test_a_request_larger_than_its_keys_limit_is_admitted_in_parts(quota, admitted):
-    """It gets two thirds of the limit, but at least one sequence."""
     admissions = control(1000, 10_000)
     request = admissions.open(quota)
     releases = request.admit([10] * 11)

@@ -110,7 +110,6 @@ def test_every_example_request_is_accepted(endpoint):
     ],
 )
 def test_the_errors_of_an_endpoint_derive_from_its_declaration(name, errors):
-    """Of its key, its method, its body and its query."""
     assert " ".join(status for status in OPERATIONS[name]["responses"] if status != "200") == errors
 
 

@@ -26,7 +26,6 @@ def links(html):
 
 @pytest.mark.parametrize("path", PATHS)
 def test_every_page_links_to_all_pages(path):
-    """By relative links, for a proxy that serves the gateway below a path."""
     root = "../" if path == "/docs/" else "./"
     paths = {"Playground": "", "Inspector": "inspector", "Train": "train", "Models": "models", "API": "docs/"}
     pages = {name: root + path for name, path in paths.items()}

@@ -45,7 +45,6 @@ def test_programs_and_same_origin_pages_are_allowed(headers):
     ],
 )
 def test_cross_origin_requests_are_refused(headers):
-    """Whatever their headers, and by every method that has effects; a link, which is a `GET`, is allowed."""
     for method in ("POST", "PUT", "DELETE"):
         with pytest.raises(CrossOrigin, match="may only call its own origin"):
             require_same_origin(request(method, **headers))
