@@ -103,7 +103,6 @@ INVALID = {
 
 
 def spoil_prefill(answer):
-    """Drop the state of a response without token ids."""
     if "token_ids" not in answer.outputs:
         answer.outputs.pop("state")
 

@@ -46,7 +46,6 @@ def large_dir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def large_model_server(large_dir, tmp_path_factory):
-    """A model server for the large model."""
     server = ModelServer(large_dir, tmp_path_factory.mktemp("logs") / "model_server.log")
     yield server
     server.end()

@@ -71,7 +71,6 @@ def filled(item):
 
 
 def as_json(**fields):
-    """Return a JSON body of these fields."""
     return json.dumps(fields).encode()
 
 

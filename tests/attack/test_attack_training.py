@@ -47,7 +47,6 @@ class Site:
         self.trainer = None
 
     def start_trainer(self, *options):
-        """Start the trainer."""
         directories = ("--training-dir", self._folder / "training", "--models-dir", self._folder / "models")
         command = [sys.executable, "-m", "jobs", *map(str, directories), *options]
         (self._folder / "models").mkdir(exist_ok=True)
@@ -73,7 +72,6 @@ class Site:
         return self.ask("POST", "/v1/fine_tuning/jobs", {**body, **fields}, tenant)
 
     def train(self, content, filename, **settings):
-        """Upload a file and create a job; return its id."""
         code, file = self.upload(content, filename)
         assert code == 200, file
         code, job = self.submit(file["id"], settings={**SETTINGS, **settings})
@@ -81,8 +79,6 @@ class Site:
         return job["id"]
 
     def ended(self, job_id, timeout=300):
-        """Return a job once it has ended."""
-
         def job():
             found = self.ask("GET", f"/v1/fine_tuning/jobs/{job_id}")[1]
             # Nothing serves what it publishes.
@@ -104,7 +100,6 @@ class Site:
         return response.status, close
 
     def status_of_stream(self, job_id):
-        """Open and close a stream of events; return its status."""
         code, close = self.events(job_id)
         close()
         return code
@@ -120,7 +115,6 @@ def site(start_gateway, two_models_dir, tmp_path):
 
 
 def archive(method=zipfile.ZIP_DEFLATED, **texts):
-    """Return an archive of texts by name."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", method) as packed:
         for name, text in texts.items():
@@ -340,7 +334,6 @@ def test_a_tenant_publishes_under_names_of_its_own_alone(shared_site, suffix):
 
 
 def published_name(path, job_id):
-    """Return the name that a job publishes under."""
     from jobs.store import JobStore
 
     store = JobStore(f"sqlite:///{path}")
@@ -433,7 +426,6 @@ class Keyed:
         self._gateway, self._key = gateway, key
 
     def stream(self, **fields):
-        """Yield the lines of a stream."""
         connection = self._gateway.connect()
         headers = {"Authorization": f"Bearer {self._key}"}
         connection.request("POST", "/v1/completions", json.dumps({**fields, "stream": True}), headers)

@@ -24,13 +24,11 @@ TINY = {"units": 16, "embedding": 8, "batch_size": 4}
 
 
 def image(name):
-    """Return `docker image inspect` of an image."""
     found = subprocess.run(["docker", "image", "inspect", name], capture_output=True, check=True).stdout
     return json.loads(found)[0]
 
 
 def in_container(container, code):
-    """Run Python in a gateway's container; return the completed process."""
     command = ["docker", "exec", container["Id"], "/usr/bin/python3.13", "-c", code]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
@@ -96,7 +94,6 @@ def test_the_gateways_image_is_small_and_has_no_tensorflow(project):
 
 
 def published(project, name):
-    """Return the versions of a model, and how often models.config lists it."""
     listed = (project.models / "models.config").read_text().count(f'"{name}"')
     return sorted(path.name for path in (project.models / name).iterdir() if path.name.isdigit()), listed
 

@@ -33,7 +33,6 @@ def running(gateway, key=None, **fields):
 
 
 def accepted(gateway, key=None):
-    """Return the number of sequences that the gateway has accepted and not finished."""
     return ask(gateway, key, body=None, address="/v1/status")[2]["sequences"]["accepted"]
 
 

@@ -64,7 +64,6 @@ class Batch(Process):
         return self.out.read_bytes().count(b"\n") if self.out.exists() else 0
 
     def wait_for_lines(self, count):
-        """Wait until the output file has `count` lines."""
         self.wait_until(lambda: self.num_lines >= count)
 
 
@@ -139,7 +138,6 @@ def test_a_dataset_of_a_killed_batch_has_each_choice_exactly_once(gateway, sourc
 
 
 def texts(path):
-    """Return the records of a dataset as sorted tuples of custom_id, index and text."""
     with path.open(encoding="utf-8", newline="") as file:
         records = list(csv.DictReader(file, strict=True) if path.suffix == ".csv" else map(json.loads, file))
     return sorted((record["custom_id"], int(record["index"]), record["text"]) for record in records)
@@ -205,7 +203,6 @@ class RayCluster:
 
     @property
     def busy_nodes(self):
-        """Process ids of the nodes that have a worker of a batch."""
         workers = [process for process in users("MapWorker") if str(parent(process)) in users(self.folder)]
         return {parent(process) for process in workers}
 

@@ -19,7 +19,6 @@ FIELDS = {"seed": 3, "temperature": 0.9, "ignore_eos": True}
 
 @pytest.fixture
 def client(gateway):
-    """A client of the session's gateway."""
     with sostenuto.Client(f"http://127.0.0.1:{gateway.port}") as made:
         yield made
 

@@ -157,7 +157,6 @@ OTHER_KIND = {"ONEDNN_MAX_CPU_ISA": "AVX2", "GLIBC_TUNABLES": "glibc.cpu.hwcaps=
 
 
 def prints(gateway):
-    """Return the fingerprint of each model."""
     return {model["id"]: model["system_fingerprint"] for model in gateway.get("/v1/models")[1]["data"]}
 
 

@@ -50,7 +50,6 @@ REFUSED = (
 
 
 def is_run(command):
-    """Return whether the command runs here."""
     return not command.text.startswith(tuple(NOT_RUN))
 
 

@@ -41,7 +41,6 @@ def example(gateway):
 
 @pytest.fixture
 def client(gateway):
-    """A client of the gateway."""
     with sostenuto.Client(f"http://127.0.0.1:{gateway.port}") as client:
         yield client
 

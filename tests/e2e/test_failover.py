@@ -31,7 +31,6 @@ class Servers:
         self.running = [self._start(None) for _ in range(2)]
 
     def kill(self, index):
-        """Kill a server with SIGKILL."""
         self.running[index].end(signal.SIGKILL)
 
     def restart(self, index):
@@ -53,7 +52,6 @@ class Servers:
 
 @pytest.fixture(scope="module", params=server_kinds())
 def shared_servers(request, two_models_dir, tmp_path_factory):
-    """The two servers of this module."""
     servers = Servers(request.param, two_models_dir, tmp_path_factory.mktemp("servers"))
     yield servers
     for server in servers.running:

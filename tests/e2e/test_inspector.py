@@ -28,7 +28,6 @@ SHOWN_AS = {
 
 @pytest.fixture
 def open_inspector(open_page):
-    """A factory that opens the inspector of a gateway."""
     return lambda gateway, hash_="", **how: open_page(Inspector, gateway, hash_, **how)
 
 

@@ -76,7 +76,6 @@ class Program(Process, Client):
         super().__init__([programs / "sostenuto", *arguments], log, cwd=directory, **variables)
 
     def finish(self):
-        """Wait until it has ended, and return its output."""
         code = self.process.wait(300)
         assert code == 0, self.output
         return self.output
@@ -84,7 +83,6 @@ class Program(Process, Client):
 
 @pytest.fixture(scope="module")
 def serving(programs, directory):
-    """`sostenuto serve`, after `sostenuto train book.txt`."""
     # Seconds instead of three minutes, and a network that is as small.
     short = ["--max-minutes", "0.05", "--units", "16", "--embedding", "8"]
     assert "published" in Program(programs, directory, "train", "book.txt", *short).finish()

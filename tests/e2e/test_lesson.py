@@ -50,7 +50,6 @@ def run(notebook):
 
 
 def outputs(notebook):
-    """Return the outputs of all cells."""
     return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
 
 

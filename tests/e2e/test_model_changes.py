@@ -89,7 +89,6 @@ class Service:
         return name
 
     def ask(self, method, path, body=None, key="admin", gateway=0):
-        """Return status and JSON of a response."""
         content = None if body is None else json.dumps(body)
         headers = {"Authorization": f"Bearer {self.keys[key]}"}
         status, _, answer = self.gateways[gateway].ask(method, path, content, headers=headers)
@@ -102,11 +101,9 @@ class Service:
         return self.ask("POST", "/v1/completions", {**BODY, "model": model, **fields}, key, gateway)
 
     def version(self, model, **where):
-        """Return the version that answers."""
         return self.generate(model, seed=1, **where)[1]["version"]
 
     def audit(self, action):
-        """Return the details of the lines about an action."""
         path = self.folder / "audit.jsonl"
         lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
         return [line for line in lines if line["action"] == action]
@@ -346,7 +343,6 @@ def test_two_gateways_and_many_clients_leave_a_consistent_repository(service):
 
 @pytest.fixture
 def page(service, open_page):
-    """The page of an admin."""
     page = open_page(functools.partial(Models, key=service.keys["admin"]), service.gateways[0])
     page.excuse_failed_loads()  # before it had the key
     return page

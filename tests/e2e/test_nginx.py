@@ -45,7 +45,6 @@ def proxied(start_shared_gateway, tmp_path_factory):
 
 
 def requests(gateway):
-    """Return the access log lines of completions."""
     lines = [json.loads(line) for line in gateway.output.splitlines()]
     return [line for line in lines if line.get("route") == "/v1/completions"]
 

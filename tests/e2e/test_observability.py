@@ -19,7 +19,6 @@ def lines(gateway):
 
 
 def total(found, name, **labels):
-    """Return the sum of the samples of a metric that have these labels."""
     return sum(value for (key, has), value in found.items() if key == name and set(labels.items()) <= set(has))
 
 
@@ -71,7 +70,6 @@ def test_a_request_is_one_json_log_line_without_its_text(start_gateway):
 
 @pytest.fixture(scope="module")
 def talkative(start_shared_gateway):
-    """A gateway that logs prompts, with a small memory budget."""
     return start_shared_gateway(log_prompts=True, request_memory_bytes=2**20)
 
 

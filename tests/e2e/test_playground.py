@@ -18,7 +18,6 @@ from tests.paths import ROOT
 
 @pytest.fixture
 def open_playground(open_page):
-    """A factory that opens the playground of a gateway."""
     return lambda gateway, hash_="", **how: open_page(Playground, gateway, hash_, **how)
 
 

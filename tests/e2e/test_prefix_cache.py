@@ -8,7 +8,6 @@ LONG = TEXT * 12
 
 
 def completed(gateway, **fields):
-    """Return the text of each choice, and the number of cached prompt tokens."""
     status, answer = gateway.post({"max_tokens": 30, "seed": 5, **fields})
     assert status == 200, answer
     usage = answer["usage"]
@@ -24,7 +23,6 @@ def caching(start_shared_gateway, models_dir):
 
 @pytest.fixture(scope="module")
 def forgetful(start_shared_gateway, models_dir):
-    """A gateway without a prefix cache."""
     return start_shared_gateway(repository=models_dir, prefix_cache_bytes=0)
 
 

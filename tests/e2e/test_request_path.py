@@ -18,14 +18,12 @@ THREADS = re.compile(r"MainThread|scheduler|call \d+")
 
 
 def section():
-    """Return the section of the page that lists the modules."""
     parts = re.split("^#+ ", page_with(STEP), flags=re.MULTILINE)
     (found,) = (part for part in parts if re.search(STEP, part, re.MULTILINE))
     return found
 
 
 def in_order(listed, called):
-    """Return whether modules are first called in the order of the list."""
     places = [listed.index(module) for module in called if module in listed]
     return all(first < second for first, second in pairwise(places))
 

@@ -23,7 +23,6 @@ def state_key(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def two_gateways(start_shared_gateway, models_dir, state_key):
-    """Two gateways with the same state key."""
     return [start_shared_gateway(repository=models_dir, state_key_file=state_key) for _ in range(2)]
 
 

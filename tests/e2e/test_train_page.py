@@ -49,7 +49,6 @@ def queueing(start_shared_gateway, tmp_path_factory):
 
 @pytest.fixture
 def open_train(open_page):
-    """A factory that opens the page of a gateway."""
     return lambda gateway, query="", **how: open_page(Train, gateway, query, **how)
 
 
@@ -317,7 +316,6 @@ class FakeJob:
 
 
 def open_fake(open_train, gateway, status="running", **how):
-    """Open the page of a fake job; return the job, too."""
     page, job = open_train(gateway, **how), FakeJob(status)
     page.page.route(JOBS + "/**", job.answer)
     page.page.goto(f"{page.url}train?job=ftjob-1")

@@ -64,7 +64,6 @@ def serving(tmp_path_factory):
 
 @pytest.fixture
 def client(serving):
-    """The SDK's client."""
     with sostenuto.Client(serving.url) as made:
         yield made
 

@@ -60,7 +60,6 @@ class Operator:
         return time.monotonic() - began
 
     def jobs(self):
-        """Return all jobs; none has failed."""
         jobs = [self.ask("GET", f"/v1/fine_tuning/jobs/{job_id}") for job_id in self.job_ids]
         assert all(job["error"] is None for job in jobs), jobs
         return jobs

@@ -29,7 +29,6 @@ class Repository:
         self._published = built("versions", publish_versions) / "demo"
 
     def add_model(self, versions=(1, 2, 3)):
-        """Add a model and return its name."""
         name = next(self._names)
         for version in versions:
             self.add_version(name, version)
@@ -71,7 +70,6 @@ def labelled(repository):
 
 @pytest.fixture(scope="module")
 def served(kind, repository, labelled, tmp_path_factory):  # noqa: ARG001 - it is there when they start
-    """The repository with a model server and a gateway in front of it."""
     logs = tmp_path_factory.mktemp("logs")
     repository.server = kind(repository.path, logs / "model_server.log")
     repository.gateway = Gateway(repository.path, repository.server.port, logs / "gateway.log", **AMPLE)

@@ -34,7 +34,6 @@ def node_of(deployment, load, name):
 
 
 def until_lost(deployment, node):
-    """Wait until Kubernetes has noticed that a node is lost."""
     deployment.kubectl.until(lambda: not deployment.kubectl.nodes()[node], f"{node} is not ready", 180)
 
 

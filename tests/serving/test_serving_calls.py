@@ -18,7 +18,6 @@ NUM_CALLERS = 3
 
 
 def bits(outputs):
-    """Return outputs as bytes, by name."""
     return {name: array.tobytes() for name, array in outputs.items()}
 
 

@@ -14,7 +14,6 @@ Status = grpc.StatusCode
 
 @pytest.fixture
 def call(server):
-    """Inputs of `prefill` for the model `lstm`."""
     return make_call(signatures.PREFILL, server.card("lstm"), 3)
 
 
@@ -124,7 +123,6 @@ def test_metadata_lists_all_signatures_with_their_dtypes_and_shapes(server, clie
 
 
 def described(tensors):
-    """Return the dtype and shape of each tensor of a SignatureDef."""
     from tensorflow import dtypes
 
     return {
@@ -134,7 +132,6 @@ def described(tensors):
 
 
 def expected(tensors, sizes):
-    """Return the dtype and shape of each tensor of the contract."""
     return {
         name: (dtype, tuple(-1 if size is None else size for size in shape(letters, sizes)))
         for name, (dtype, letters) in tensors.items()

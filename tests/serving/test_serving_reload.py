@@ -31,7 +31,6 @@ def reload(client, config):
 
 @pytest.fixture
 def answering(server, client):
-    """Return the version that responds to a call."""
     call = make_call(signatures.PREFILL, server.card("lstm"), 2)
     return lambda name="lstm", **fields: (
         client.answer(name, signatures.PREFILL, call, **fields).model_spec.version.value
@@ -39,17 +38,14 @@ def answering(server, client):
 
 
 def available(client, name):
-    """Return the numbers of the available versions."""
     return {number for number, state in client.states(name).items() if state == "AVAILABLE"}
 
 
 def entry(config, name):
-    """Return the entry of a model in a config."""
     return next(model for model in config.model_config_list.config if model.name == name)
 
 
 def remove(config, name):
-    """Remove a model from a config."""
     config.model_config_list.config.remove(entry(config, name))
 
 

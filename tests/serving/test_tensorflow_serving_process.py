@@ -40,7 +40,6 @@ def process(serving_models, tmp_path_factory):
 
 @pytest.fixture
 def client(process):
-    """A client of that server."""
     client = Client(f"127.0.0.1:{process.port}")
     yield client
     client.channel.close()
@@ -55,7 +54,6 @@ def can_connect(port):
 
 
 def get(process, path):
-    """Return the body of a response of the REST port."""
     with urllib.request.urlopen(f"http://127.0.0.1:{process.rest_port}{path}", timeout=60) as response:
         return response.read().decode()
 

@@ -21,7 +21,6 @@ BOTH = pytest.mark.parametrize("folder", [ROOT / "client", ROOT], ids=["sostenut
 
 @functools.cache
 def wheel(folder):
-    """Build a wheel and return its files by their paths."""
     with tempfile.TemporaryDirectory() as made:
         build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", made]
         subprocess.run(build, cwd=folder, check=True, capture_output=True)
@@ -31,7 +30,6 @@ def wheel(folder):
 
 
 def metadata(folder):
-    """Return the metadata of a wheel."""
     (content,) = (content for name, content in wheel(folder).items() if name.endswith(".dist-info/METADATA"))
     return BytesParser().parsebytes(content)
 

@@ -43,7 +43,6 @@ def strings():
 
 @pytest.fixture(scope="module")
 def sources():
-    """All strings of the sources, joined."""
     return "\n".join(strings())
 
 

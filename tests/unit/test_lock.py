@@ -26,7 +26,6 @@ def declared():
 
 
 def version(pin):
-    """Return the version of a pin."""
     (specifier,) = pin.specifier
     return specifier.version
 

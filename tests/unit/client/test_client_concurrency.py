@@ -170,7 +170,6 @@ def test_closing_the_client_ends_the_waits_of_its_workers(server, status):
 
 
 def assert_no_worker_waits():
-    """Join all workers, and assert that each has ended."""
     for thread in threading.enumerate():
         if thread.name == THREAD_NAME:
             thread.join(PATIENCE_S)

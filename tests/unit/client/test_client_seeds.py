@@ -19,7 +19,6 @@ class Index:
 
 
 def sent(client, server, prompts, **options):
-    """Generate, and return the seed of each request body; None if the body has none."""
     server.script = [answer_json(COMPLETION)] * 9
     list(client.generate_many(prompts, model="tiny", concurrency=1, **options))
     return [body.get("seed") for body in server.bodies]

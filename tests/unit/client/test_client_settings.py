@@ -11,7 +11,6 @@ URL = "http://example.test"
 
 
 def settings(base_url=None, api_key=None, **environ):
-    """Resolve base URL and API key in a given environment."""
     return resolve(base_url, api_key, DEFAULT_TIMEOUT, 2, environ)
 
 

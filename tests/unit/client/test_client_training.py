@@ -38,13 +38,11 @@ def book(tmp_path, monkeypatch):
 
 @pytest.fixture
 def job(client, server):
-    """A job of the server."""
     server.script = [answer_json(JOB)]
     return client.job("ftjob-1")
 
 
 def sent(server, index=0):
-    """Return the purpose, the name and the content of an uploaded file."""
     head, purpose, file, _ = server.requests[index].body.split(b"--" + boundary(server, index))
     assert head == b""
     description, _, content = file.partition(b"\r\n\r\n")

@@ -12,7 +12,6 @@ HASHES = st.lists(st.integers(0, 2**64 - 1)).map(lambda values: np.array(values,
 
 
 def hashes(start, stop):
-    """Return different hashes."""
     return splitmix64.mix(np.arange(start, stop, dtype=np.uint64))
 
 

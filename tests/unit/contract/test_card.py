@@ -27,7 +27,6 @@ FIELDS = {
 
 
 def write(folder, card, tokenizer):
-    """Write a version's assets."""
     assets = folder / "assets.extra"
     assets.mkdir()
     (assets / "generator.json").write_text(card if isinstance(card, str) else card.model_dump_json())

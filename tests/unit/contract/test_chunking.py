@@ -28,7 +28,6 @@ def parted(text, places):
 
 
 def cut(text, places, size=3, endless=1 << 20):
-    """Feed a text in parts and return its chunks."""
     cutter = Chunker(endless)
     with patch.object(huggingface, "CHUNK_CHARACTERS", size):
         fed = [piece for part in parted(text, places) for piece in cutter.feed(part)]

@@ -12,7 +12,6 @@ from tests.unit.contract.scripts import ALL, texts
 
 
 def pieces(tokenizer, text):
-    """Return the tokens of a text as strings."""
     return [tokenizer.tokens[i] for i in tokenizer.encode(text)]
 
 

@@ -26,7 +26,6 @@ presets = pytest.mark.parametrize("preset", PRESETS)
 
 
 def matches(text, *regexes):
-    """Return the tokens of a text whose matches are all in the vocabulary."""
     tokenizer = RegexTokenizer.train([text, text], regexes=regexes)
     return [tokenizer.tokens[i] for i in tokenizer.encode(text)]
 

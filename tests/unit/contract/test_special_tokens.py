@@ -11,14 +11,12 @@ from tests.unit.contract.imported_files import MADE
 
 
 def special(library):
-    """Return the token of each special role."""
     tokenizer = ImportedTokenizer(json.loads(library.to_str()))
     found = vars(tokenizer.special)
     return {role: None if i is None else tokenizer.tokens[i] for role, i in found.items()}
 
 
 def words(marks, unknown="w0"):
-    """Return a tokenizer of ten words with special tokens after them."""
     library = Tokenizer(models.WordLevel({f"w{i}": i for i in range(10)}, unk_token=unknown))
     library.pre_tokenizer = pre_tokenizers.Whitespace()
     library.add_special_tokens(marks)

@@ -22,7 +22,6 @@ texts = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=80)
 
 
 def learn(kind, text, **options):
-    """Train a tokenizer of any kind."""
     return kind.train(text if kind is CharacterTokenizer else [text], **options)
 
 
@@ -144,7 +143,6 @@ def test_a_file_that_is_no_tokenizer_is_rejected_by_name(content, tmp_path):
 
 
 def change(kind, part, key, value):
-    """Return a tokenizer's document with one value changed."""
     document = json.loads(learn(kind, "the cat the cat").to_json())
     (document if part is None else document[part])[key] = value(document) if callable(value) else value
     return document

@@ -30,7 +30,6 @@ def of_documents(*documents):
 
 
 def of_spans(token_ids, span_tokens, stride=1):
-    """Return a filter of the spans of token ids."""
     ids = np.array(token_ids, np.uint16)
     starts = np.arange(0, len(ids) - span_tokens + 1, stride)
     bloom = BloomFilter.sized(len(starts), 1e-7)
@@ -44,7 +43,6 @@ def reread(training_filter):
 
 
 def loaded(folder, training_filter):
-    """Write a filter and load it."""
     (folder / "training.bloom").write_bytes(training_filter.to_bytes())
     return load_training_filter(folder / "training.bloom")
 

@@ -46,7 +46,6 @@ def parts(settings):
 
 
 def compose_limit():
-    """Return the gateway's limit in docker-compose.yml, in bytes."""
     limit = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["gateway"]["mem_limit"]
     number, unit = re.fullmatch(r"\$\{GATEWAY_MEMORY:-(\d+)([mg])\}", limit).groups()
     return int(number) * {"m": 2**20, "g": 2**30}[unit]

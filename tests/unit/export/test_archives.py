@@ -18,7 +18,6 @@ MIB = 1 << 20
 
 @pytest.fixture(scope="module")
 def model():
-    """A valid model."""
     layers = keras.layers
     return keras.Sequential([layers.Input([5]), layers.Embedding(9, 4), layers.LSTM(3), layers.Dense(9)])
 

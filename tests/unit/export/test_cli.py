@@ -71,7 +71,6 @@ def finished_run(tmp_path_factory):
 
 @pytest.fixture
 def run(finished_run, published):  # noqa: ARG001 - the command is to publish nothing
-    """A finished run of one epoch in runs/m."""
     shutil.copytree(finished_run, "runs/m")
 
 
@@ -82,7 +81,6 @@ def filters():
 
 
 def train(*options, corpus="book.txt"):
-    """Train a small model."""
     return main(["train", "--name", "m", corpus, *SMALL, *options])
 
 
@@ -684,7 +682,6 @@ def test_the_validation_split_samples_documents_of_the_whole_corpus(published, c
 
 
 def fine_tune(*options, corpus="letters.txt"):
-    """Fine-tune the newest version of `base`."""
     return main(["train", corpus, "--from", "base", "--min-characters", "0", *options])
 
 

@@ -47,14 +47,12 @@ property_test = settings(
 
 
 def fitted(learnt, **options):
-    """Return a Keras tokenizer that is fitted on texts."""
     oracle = KerasTokenizer(**options)
     oracle.fit_on_texts(learnt)
     return oracle
 
 
 def write(folder, content, name="tokenizer.json"):
-    """Write a file, and return its path."""
     path = folder / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return path
@@ -221,7 +219,6 @@ def test_a_pickle_is_refused_with_a_working_conversion_command(tmp_path, monkeyp
 
 
 def changed(**changes):
-    """Return Keras's JSON with other values in its config."""
     document = json.loads(fitted(["a b c"], oov_token="<OOV>").to_json())
     document["config"].update(changes)
     return json.dumps(document)

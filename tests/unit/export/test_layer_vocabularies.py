@@ -38,7 +38,6 @@ property_test = settings(
 
 
 def saved(folder, layer):
-    """Save a model of the layer alone, and return its path."""
     path = folder / "layer.keras"
     keras.Sequential([keras.Input([1], dtype="string"), layer]).save(path)
     return path

@@ -43,7 +43,6 @@ class Place:
         return self.operations.add(NewOperation(tenant, "key:one", action, model, arguments), published_by)
 
     def execute(self, action, model="book", **arguments):
-        """Execute an operation, and return its error, or None."""
         operation_id = self.add(action, model, **arguments)
         assert self.executor.execute_next()
         done = self.operations.get(operation_id)

@@ -21,7 +21,6 @@ from tests.waiting import until
 
 
 def launcher_of(cluster, directory, queue=None):
-    """Return the launcher of a cluster."""
     if isinstance(cluster, RayCluster):
         return RayLauncher(f"{cluster.url}/", 1.5)
     (directory / "token").write_text(f"{TOKEN}\n")

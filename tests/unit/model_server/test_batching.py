@@ -15,8 +15,6 @@ SIZES = "max_batch_size { value: 6 } allowed_batch_sizes: 2 allowed_batch_sizes:
 
 @pytest.fixture
 def parameters(tmp_path):
-    """Write a file of batching parameters."""
-
     def write(text):
         path = tmp_path / "batching.config"
         path.write_text(text)

@@ -19,7 +19,6 @@ PLATFORM = 'model_platform: "tensorflow"'
 
 
 def parsed(*entries):
-    """Convert a config of these entries."""
     text = "".join(f"config {{ {entry} }}" for entry in entries)
     return from_proto(text_format.Parse(f"model_config_list {{ {text} }}", ModelServerConfig()), ROOT)
 
@@ -105,7 +104,6 @@ def test_a_single_model_serves_its_latest_version_from_an_absolute_path():
 
 @pytest.fixture(scope="module")
 def identities(tmp_path_factory):
-    """Key and self-signed certificate, PEM texts, of the server and of a stranger."""
     folder = tmp_path_factory.mktemp("identities")
     made = {name: make_certificate(folder, name) for name in ("server", "stranger")}
     return {name: (files.key.read_text(), files.cert.read_text()) for name, files in made.items()}

@@ -52,7 +52,6 @@ class Setup:
         self.manager = None
 
     def start(self, *names, poll_s=0.02, policy=LATEST, max_retries=0, retry_s=0.01):
-        """Configure the models and start the manager."""
         self.manager = Manager(self.core, self.loader, poll_s=poll_s, max_retries=max_retries, retry_s=retry_s)
         self.core.configure(self.config(*names or ("a",), policy=policy))
         self.manager.start()
@@ -64,7 +63,6 @@ class Setup:
         until(lambda: self.states() == {1: "AVAILABLE"})
 
     def config(self, *names, policy=LATEST, **labels):
-        """Return a config of these models."""
         return {name: ModelConfig(name, self.root / name, policy, labels) for name in names}
 
     def put(self, *versions, name="a"):

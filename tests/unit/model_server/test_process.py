@@ -30,12 +30,10 @@ class Process:
 
     @property
     def errors(self):
-        """Its log messages of level ERROR."""
         return re.findall(r"^\S+ \S+ ERROR (.*)$", self.log, re.MULTILINE)
 
     @property
     def address(self):
-        """Its address, once it serves."""
         until(lambda: "serving at " in self.log or self.popen.poll() is not None)
         return re.search(r"serving at (\S+)", self.log).group(1)
 

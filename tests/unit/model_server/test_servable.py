@@ -131,7 +131,6 @@ def test_batching_applies_to_every_signature_and_to_warm_up_requests(path):
 
 
 def warm_up(path, *calls):
-    """Write a warm-up file of these signatures and inputs."""
     requests = [request("tiny", *call) for call in calls]
     write_warmup(path, [PredictionLog(predict_log=PredictLog(request=each)) for each in requests])
 
@@ -225,13 +224,11 @@ def halve(file):
 
 
 def flip(file):
-    """Invert the first bytes of a file."""
     content = file.read_bytes()
     file.write_bytes(bytes(255 - byte for byte in content[:4]) + content[4:])
 
 
 def edit(path, change):
-    """Change a SavedModel's message."""
     file = path / "saved_model.pb"
     message = SavedModel.FromString(file.read_bytes())
     change(message.meta_graphs[0])
@@ -245,7 +242,6 @@ def rename_operation(graph):
 
 
 def add_input(graph):
-    """Refer to a missing node."""
     graph.graph_def.node[0].input.append("missing")
 
 

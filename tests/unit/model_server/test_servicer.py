@@ -32,7 +32,6 @@ class Context:
 
 
 def refused(call, request, context=None):
-    """Return the status and the message of a call that is refused."""
     context = context or Context()
     with pytest.raises(Aborted):
         call(request, context)

@@ -11,7 +11,6 @@ from model_server.tensors import decode, encode
 
 
 def typed(dtype, shape, **fields):
-    """Return a TensorProto with these typed fields."""
     proto = TensorProto(dtype=dtype, **fields)
     for size in shape:
         proto.tensor_shape.dim.add(size=size)

@@ -100,7 +100,6 @@ def serve(a, number):
 
 
 def step(a, now=0.0):
-    """Return the next step and the number of its version."""
     found = a.next_step(now)
     return found and (found[0], found[1].number)
 

@@ -39,7 +39,6 @@ def pool():
 
 
 def until_waiting(cache, key, count):
-    """Wait until one caller computes and the others wait."""
     until(lambda: key in cache._computing and len(cache._computing[key]._condition._waiters) == count - 1)
 
 

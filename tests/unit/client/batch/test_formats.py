@@ -25,7 +25,6 @@ TEXTS = ["I am", "", 'say "no",\n', "a\r\nb\rc\n\nd", '"', '""', ',"\n"', "√©ùÑ
 
 
 def response(texts, reason="length"):
-    """Return the body of a completion with these texts."""
     choices = [{"index": i, "text": text, "logprobs": None, "finish_reason": reason} for i, text in enumerate(texts)]
     return json.dumps({"choices": choices, "usage": {"completion_tokens": 9}}).encode()
 

@@ -21,7 +21,6 @@ BAD = error_line(Line(1, b""), LineError("timeout", "m", "d")).content
 
 @pytest.fixture
 def out(tmp_path):
-    """The path of OUT."""
     return tmp_path / "out"
 
 
@@ -177,7 +176,6 @@ RECORD_FORMATS = pytest.mark.parametrize("output_format", [JSONL, CSV], ids=["js
 
 
 def line(output_format, name):
-    """Return the line of a response."""
     return output_format.serialize(name, 200, "r", RESPONSE)
 
 

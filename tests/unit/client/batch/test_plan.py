@@ -19,7 +19,6 @@ def completed_of(*written):
 
 
 def numbers(pending):
-    """Return the numbers of pending lines, each with that of the first line of the same custom_id, or 0."""
     return [(line.number, line.same_as) for line in pending]
 
 

@@ -25,7 +25,6 @@ ANSWER = answer_json(COMPLETION)
 
 
 def main(options):
-    """Run `sostenuto batch` and return its exit code."""
     with pytest.raises(SystemExit) as ended:
         program.main(["batch", *options], prog_name="sostenuto")
     return ended.value.code
@@ -259,7 +258,6 @@ LINES = [Line(number, b"%d" % number) for number in range(100)]
 
 
 def made(line):
-    """Process a line: its output is its content."""
     return OutputLine(line.content)
 
 

@@ -19,7 +19,6 @@ TINY = ("--model", "tiny")
 
 
 def turn(text, state="ost1.a.b"):
-    """Respond with a turn that ends with a state."""
     return stream([chunk(text), chunk("", "length", state=state), usage_chunk(), DONE])
 
 

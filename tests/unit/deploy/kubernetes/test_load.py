@@ -37,7 +37,6 @@ def kubectl():
 
 @pytest.fixture
 def load(kubectl):
-    """A load that has recorded the text of each seed."""
     load = Load(kubectl, "gateway", "key", "image")
     load.record()
     return load

@@ -15,7 +15,6 @@ PROMETHEUS = {"app.kubernetes.io/name": "prometheus"}
 
 
 def probes(container):
-    """Return the probes of a container."""
     return [container[f"{name}Probe"] for name in ("startup", "readiness", "liveness") if f"{name}Probe" in container]
 
 

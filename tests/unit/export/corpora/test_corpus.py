@@ -25,7 +25,6 @@ from tests.paths import ROOT
 
 
 def write(folder, files):
-    """Write files, given as {path: bytes}, and return the directory's path."""
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

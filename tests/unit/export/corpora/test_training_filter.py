@@ -40,13 +40,11 @@ def small_blocks():
 
 
 def trained(kind, documents, *, ends):
-    """Return a tokenizer of this kind."""
     limit = {"vocab_size": 280} if kind is SubwordTokenizer else {}
     return kind.train([*documents, "ab"], end_token=ends, **limit)
 
 
 def sentences(seed, num_words):
-    """Return random words in a fixed order."""
     return " ".join(random.Random(seed).choices(WORDS, k=num_words))
 
 

@@ -14,7 +14,6 @@ CONTINUATIONS = (0, NO_CONTINUATION, 2, 1)
 
 
 def entry(row, distance=0):
-    """Return an entry of the table."""
     return distance << ROW_BITS | row
 
 

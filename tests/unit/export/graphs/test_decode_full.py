@@ -22,7 +22,6 @@ CONTROLS = [{}, {"temperature": 0.0}, {"top_k": 3}, {"top_p": 0.5}, {"min_p": 0.
 
 
 def biased(token_id, value):
-    """Return a bias on one id, the same for every sequence."""
     bias = np.zeros((ROWS, VOCABULARY), np.float32)
     bias[:, token_id] = value
     return bias

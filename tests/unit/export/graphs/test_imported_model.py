@@ -181,7 +181,6 @@ def test_a_subclassed_model_is_imported_from_its_savedmodel(tmp_path):
 
 
 def save_keras_2(folder):
-    """Save a model as Keras 2 does, in 4 s, and its answers."""
     model = lesson(tf_keras)
     tf.saved_model.save(model, str(folder / "model"))
     np.save(folder / "answers.npy", np.asarray(model(IDS)))
@@ -222,7 +221,6 @@ class Own(keras.layers.Layer):
 
 
 def custom(path, suffix):
-    """Save a model with a custom layer that is registered only while it is saved."""
     model = keras.Sequential([keras.layers.Input([9]), keras.layers.Embedding(V, 8), Own(), keras.layers.LSTM(5)])
     model.save(path / f"custom.{suffix}")
     return path / f"custom.{suffix}"

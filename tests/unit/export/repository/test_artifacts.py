@@ -23,14 +23,12 @@ FILTER = TrainingFilterDescription(
 
 
 def written(folder, card, tokenizer=TOKENIZER, vectors=None, history=HISTORY):
-    """Write the artifacts into a version's directory, and return its files' contents by relative path."""
     (folder / "assets.extra").mkdir()
     write_artifacts(folder, card, tokenizer, vectors, history)
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def page(tmp_path, **changes):
-    """Return the README of a trained version with these changes."""
     card = make_card("my.model", **{"samples": (SAMPLE,), "corpus": "my|`book`.txt", "seed": 7, **changes})
     return written(tmp_path, card, vectors=VECTORS)["README.md"].decode()
 

@@ -15,7 +15,6 @@ from tests.unit.export.repository.stored import store
 
 @pytest.fixture(autouse=True)
 def models_dir(repository):
-    """A repository with four versions of a model."""
     for version in (1, 2, 3, 4):
         store(repository, version=version)
     return repository
@@ -29,7 +28,6 @@ def run(capsys, *arguments):
 
 
 def entry(models_dir, name="m"):
-    """Return labels and served versions of an entry."""
     (found,) = [listing for listing in read_entries(models_dir) if listing.name == name]
     return dict(found.labels), sorted(found.policy.select(range(1, 10)))
 

@@ -58,7 +58,6 @@ def network():
 
 @pytest.fixture(scope="module")
 def training_filter():
-    """The training filter of the published version."""
     return build_training_filter(Corpus.of("c", ["abcdefghij" * 20], ends=False), TOKENIZER)
 
 

@@ -52,7 +52,6 @@ def quick(monkeypatch):
 
 
 def verified(path):
-    """Return verdict and line of each check by its name."""
     outcomes = list(Verification(Version(path, "m:1")).outcomes())
     told = dict(zip(CHECKS, outcomes, strict=True))
     assert all(line.startswith(f"{name}: ") and "\n" not in line for name, (_, line) in told.items())
@@ -78,7 +77,6 @@ def overwritten(path):
 
 
 def rewritten(path, **fields):
-    """Change fields of the card."""
     card = path / "assets.extra" / "generator.json"
     card.write_text(json.dumps({**json.loads(card.read_text()), **fields}))
 
@@ -220,7 +218,6 @@ def test_a_damaged_history_fails_and_an_intact_one_is_counted(version):
 
 @pytest.fixture
 def filtered(version):
-    """The version with a training filter."""
     training_filter = build_training_filter(Corpus.of("c", [TEXT * 2], ends=False), TOKENIZER)
     (version / "assets.extra" / "training.bloom").write_bytes(training_filter.to_bytes())
     rewritten(version, training_filter=TrainingFilterDescription.of(training_filter).model_dump())

@@ -18,7 +18,6 @@ WANTED = {"name": "new", "corpus": "c.txt", "from": "base"}
 
 
 def stored(models_dir, name="base", version=1, **changes):
-    """Write a version with something in place of its Keras model; return its directory."""
     place = store(models_dir, name, version, **changes)
     (place / "assets.extra" / "model.keras").write_bytes(b"unread")
     return place

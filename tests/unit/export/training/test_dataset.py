@@ -127,7 +127,6 @@ def test_a_long_text_is_shuffled_in_blocks(monkeypatch):
 
 
 def dataset(head, tail, tokenizer=None, window=10, **settings):
-    """Return the dataset of a training text and a validation text."""
     config = load_config(None, {"name": "m", "corpus": "c", "batch_size": 4, "sequence_length": window, **settings})
     parts = [text if text is None else Corpus.of("c", [text], ends=False) for text in (head, tail)]
     return Dataset.lay_out(*parts, tokenizer or CharacterTokenizer.train(head), config)

@@ -23,7 +23,6 @@ def words():
 
 
 def start(path, tokenizer, width=WIDTH, seed=0):
-    """Return the initial embedding."""
     return read_embedding(path, tokenizer, width, seed)
 
 

@@ -21,7 +21,6 @@ FLOAT32 = {"precision": "float32", "dropout": 0, "layers": 2}
 
 
 def prepare(devices=None, **settings):
-    """Return the optimization of a small model, and the model."""
     config = load_config(None, {**SETTINGS, **FLOAT32, "batch_size": ROWS, **settings})
     devices = devices or Devices()
     with devices.strategy.scope():

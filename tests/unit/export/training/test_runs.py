@@ -25,17 +25,14 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def copy(finished, tmp_path):
-    """A copy of the finished run."""
     return RunFolder(shutil.copytree(finished.path, tmp_path / "m"))
 
 
 def files(folder):
-    """Return the paths of all files in the directory of a run."""
     return sorted(str(path.relative_to(folder.path)) for path in folder.path.rglob("*") if path.is_file())
 
 
 def epoch(loss, **figures):
-    """Return an epoch with a validation loss."""
     return Epoch(
         **{"train_loss": 9.0, "validation_loss": loss, "accuracy": None, "tokens": 10, "seconds": 1.0, **figures}
     )

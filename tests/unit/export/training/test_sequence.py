@@ -13,7 +13,6 @@ T, B, D, H = 9, 4, 5, 6
 
 @pytest.fixture(params=CELLS)
 def cell(request):
-    """Each kind of cell."""
     return request.param
 
 
@@ -29,7 +28,6 @@ def prepare(cell):
 
 
 def outcome(run, layer, inputs, state, direction):
-    """Return outputs, last state and the gradients of inputs, initial state and weights."""
     weights = [variable.value for variable in layer.trainable_variables]
     with tf.GradientTape() as tape:
         tape.watch([inputs, *state])

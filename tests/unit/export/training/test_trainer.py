@@ -19,7 +19,6 @@ from tests.unit.export.trainings import SETTINGS, TEXT, Watcher, prepare, start
 
 @pytest.fixture(params=CELLS)
 def cell(request):
-    """Each kind of cell."""
     return request.param
 
 

@@ -53,7 +53,6 @@ def tune(*options):
 
 
 def rows(out):
-    """Return the rows of the table: trial, loss, state, settings."""
     found = re.findall(r"^ +(\d+) +([\d.–]+) +[\d.]+ +\d+  (complete|stopped|out of time|failed) +(.*)$", out, re.M)
     return [(int(number), loss, state.strip(), settings) for number, loss, state, settings in found]
 

@@ -51,7 +51,6 @@ def clock(monkeypatch):
 
 
 def charge(limiter, subject, *, requests=None, tokens=None, num_tokens=1):
-    """Charge one request, or tokens."""
     if requests is not None:
         limiter.charge(subject, "requests", requests, 1)
     else:

@@ -30,7 +30,6 @@ REQUIRED = {
 
 
 def parse(kind, **fields):
-    """Parse a request of a kind with its required fields and the given ones."""
     return body.parse(kind, json.dumps({**REQUIRED[kind], **fields}).encode(), Limits())
 
 

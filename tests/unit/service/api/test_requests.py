@@ -22,12 +22,10 @@ LIMITS = Limits(
 
 
 def parsed(**fields):
-    """Parse a completion request with a model and the given fields."""
     return parse(CompletionRequest, json.dumps({"model": "m", **fields}).encode(), LIMITS)
 
 
 def embed(**fields):
-    """Parse an embeddings request with a model, an input and the given fields."""
     return parse(EmbeddingsRequest, json.dumps({"model": "m", "input": "x", **fields}).encode(), LIMITS)
 
 

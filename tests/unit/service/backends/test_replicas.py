@@ -28,7 +28,6 @@ class Outputs(dict):
 
 
 def state_of(address, value=0.0):
-    """Return the outputs of a call: states of one value."""
     outputs = Outputs(state=np.full((8, 2), value, np.float32))
     outputs.by = address
     return outputs
@@ -59,7 +58,6 @@ class FakeServer:
             done(BackendUnavailable("given up"))
 
     def release(self):
-        """Answer the calls that are held."""
         held, self._held = self._held, []
         for done in held:
             done(self.answer)
@@ -83,15 +81,12 @@ class Fleet:
         return self.servers.setdefault(address[0], FakeServer(address))
 
     def replica(self, letter):
-        """Return the replica with this letter."""
         return next(replica for replica in self.replicas.all() if replica.address[0] == letter)
 
     def left_out(self):
-        """Return the letters of the ejected replicas."""
         return "".join(replica.address[0] for replica in self.replicas.all() if replica.ejected_because)
 
     def call(self, model=MODEL, size=16):
-        """Make a call; return the queue that gets its outcome."""
         outcomes = queue.SimpleQueue()
         call = Call(model, "decode", (make_sequence(version=model),), 8, size)
         self.replicas.call(call, lambda *outcome: outcomes.put(outcome))

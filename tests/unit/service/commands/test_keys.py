@@ -22,7 +22,6 @@ def path(tmp_path):
 
 @pytest.fixture(autouse=True)
 def setting(path, monkeypatch):
-    """The setting names the key file."""
     monkeypatch.setenv("SOSTENUTO_KEYS_FILE", str(path))
 
 

@@ -61,7 +61,6 @@ class Serving:
         return sock
 
     def drain(self, streams):
-        """Let streams tick for a while in the drain, and end them; return the rest of each."""
         until(lambda: f"Draining {len(streams)}" in self.log.read_text())
         time.sleep(NUM_TICKS * TICK_S)
         self.end_of_streams.touch()

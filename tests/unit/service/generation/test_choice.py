@@ -20,7 +20,6 @@ def stop_strings(stops):
 
 
 def every(size):
-    """Yield one size forever."""
     while True:
         yield size
 

@@ -27,7 +27,6 @@ def service():
 
 
 def ask(service, *prompts, pattern=PATTERN, max_tokens=40, **fields):
-    """Return the results of a request with a pattern; None: without."""
     outputs = {} if pattern is None else {"structured_outputs": {"regex": pattern}}
     return service.results(*prompts, max_tokens=max_tokens, **{**outputs, **fields})
 

@@ -39,7 +39,6 @@ def ask(service, *prompts, tenant="", **fields):
 
 
 def given_text(model, text):
-    """Return the request fields for the text that a model reads: prompt or suffix."""
     return {"prompt": "", "suffix": text} if "backward" in model else {"prompt": text, "suffix": ""}
 
 
@@ -263,7 +262,6 @@ def test_max_tokens_0_returns_the_state_after_the_prompt(service, prompt, num_ch
 
 
 def opened(service, result):
-    """Return the checkpoint in a result's resume token."""
     return service.engine._resume_tokens.open(result.resume_token, "")
 
 

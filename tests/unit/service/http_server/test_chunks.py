@@ -14,7 +14,6 @@ MAX_BODY_BYTES = 4 << 20
 
 
 def in_chunks(sizes):
-    """Return a body in chunks of these sizes."""
     return b"".join(b"%x\r\n%b\r\n" % (size, b"x" * size) for size in sizes) + b"0\r\n\r\n"
 
 

@@ -101,7 +101,6 @@ def gunicorn(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Gunicor
 
 
 def with_options(**options: str) -> pytest.MarkDecorator:
-    """Set options of gunicorn for a test."""
     given = {"--" + name.replace("_", "-"): value for name, value in options.items()}
     return pytest.mark.parametrize("gunicorn", [given], indirect=True, ids=[""])
 

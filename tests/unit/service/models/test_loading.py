@@ -41,7 +41,6 @@ def repository(tmp_path):
 
 
 def serving(*versions, **others):
-    """Return a server that has these versions of `demo`, and one of `large`."""
     server = FakeServer()
     server.models = {"demo": dict.fromkeys(versions, ""), "large": {1: ""}, **others}
     return server
@@ -235,5 +234,4 @@ def test_no_other_version_replaces_a_stable_one_that_may_be_loading(repository):
 
 
 def served(model_registry):
-    """Return the names of the models that are served."""
     return sorted({model.ref.name for model in model_registry.versions()})

@@ -21,7 +21,6 @@ def server():
 
 @pytest.fixture
 def model_registry(server, tmp_path):
-    """A model registry of an empty repository."""
     (tmp_path / "models.config").write_text("model_config_list {}")
     return PolledRegistry(tmp_path, only(server))
 
@@ -279,7 +278,6 @@ class Fleet:
         self.model_registry = PolledRegistry(folder, self.replicas)
 
     def model(self):
-        """Refresh and return the model."""
         self.model_registry.refresh()
         return self.model_registry.find("demo")
 

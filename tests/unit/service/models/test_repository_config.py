@@ -10,7 +10,6 @@ from tests.registries import PolledRegistry, label, only
 
 @pytest.fixture
 def model_registry(server, two_versions):
-    """A model registry before its first refresh; version 1 is stable, version 2 the canary."""
     label(two_versions, stable=1, canary=2)
     return PolledRegistry(two_versions, only(server))
 

@@ -25,13 +25,11 @@ def loads(monkeypatch):
 
 
 def version(number, training_filter=FILTER):
-    """Return a version with a filter in its card."""
     card = SimpleNamespace(training_filter=SimpleNamespace(sha256=training_filter.sha256()))
     return SimpleNamespace(ref=ModelVersion("demo", number), card=card)
 
 
 def published(models_dir, number, training_filter=FILTER):
-    """Write the filter of a version; return the version and the file."""
     path = models_dir / "demo" / str(number) / "assets.extra" / "training.bloom"
     path.parent.mkdir(parents=True)
     path.write_bytes(training_filter.to_bytes())

@@ -14,7 +14,6 @@ def control(max_sequences=10, max_tokens=100):
 
 
 def fill(admissions, count, cost=1):
-    """Admit `count` requests of one sequence each; return the functions that release them."""
     requests = [admissions.open() for _ in range(count)]
     return [release for request in requests for release in request.admit([cost])]
 

@@ -59,7 +59,6 @@ def complete(queue, call):
 
 
 def kind(call):
-    """Return what a call does: prefill, first decode, or decode of running sequences."""
     if not call.is_decode:
         return "prefill"
     return "decode" if call.sequences[0].num_generated else "first decode"

@@ -45,7 +45,6 @@ def find(cache, token_ids, namespace="here"):
 
 
 def found(cache, token_ids, namespace="here"):
-    """Return length and number of the hit; of a miss 0 and None."""
     hit = find(cache, token_ids, namespace)
     return (0, None) if hit is None else (hit[0].length, int(hit[1][0]))
 

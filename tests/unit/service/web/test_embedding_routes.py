@@ -40,7 +40,6 @@ def charged(monkeypatch):
 
 @pytest.fixture
 def unread(monkeypatch):
-    """Fail if a file of vectors is read."""
     monkeypatch.setattr(VectorFiles, "_read", lambda *_: pytest.fail("read"))
 
 

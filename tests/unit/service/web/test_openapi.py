@@ -35,7 +35,6 @@ BODIES = dict(bodies())
 
 
 def validate(example, schema):
-    """Validate an example; `$ref` refers to the components of the document."""
     Draft202012Validator({**schema, "components": DOCUMENT["components"]}).validate(example)
 
 
@@ -66,7 +65,6 @@ def test_every_body_has_an_example_that_validates_against_its_schema(name):
 
 
 def events(stream):
-    """Return the events of a stream, as OpenAPI describes them."""
     return [{"data": event.removeprefix("data: ")} for event in stream.strip().split("\n\n")]
 
 

@@ -12,14 +12,12 @@ URL = "https://docs.example.org/sostenuto/"
 
 
 def page(path, docs_url=None):
-    """Return the HTML of a page."""
     app = Flask("service", static_folder=None, template_folder="web/templates")
     register_pages(app, docs_url)
     return app.test_client().get(path).text
 
 
 def links(html):
-    """Return the links of a page's navigation, by their text."""
     (navigation,) = re.findall(r"<nav .*?</nav>", html, re.DOTALL)
     return {text: url for url, text in re.findall(r'<a href="([^"]*)"[^>]*>([^<]*)</a>', navigation)}
 

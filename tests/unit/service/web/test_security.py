@@ -12,7 +12,6 @@ HOST = "127.0.0.1:8000"
 
 
 def request(method="POST", host=HOST, **headers):
-    """Make a request with these headers."""
     headers = {name.replace("_", "-"): value for name, value in headers.items()}
     return Request(EnvironBuilder("/v1/completions", method=method, headers={"Host": host, **headers}).get_environ())
 

@@ -41,7 +41,6 @@ def serve(monkeypatch):
 
 
 def get(site, query=""):
-    """Return status and body of a request for the character model's vocabulary."""
     response = site.client.get(f"/tokenizer_info?model=characters&vocabulary=true{query}")
     return response.status_code, json.loads(response.data)
 
