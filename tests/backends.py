@@ -30,7 +30,6 @@ def bodies(max_tokens=2000):
 
 
 def left_out(gateway):
-    """Return the ports of ejected backends."""
     backends = gateway.get("/v1/status")[1]["backends"]
     return [int(it["address"].rpartition(":")[2]) for it in backends if it["ejected_because"] is not None]
 
@@ -88,7 +87,6 @@ def changed(change):
 
 
 def spoil_state(answer):
-    """Replace the state with NaN."""
     shape = [dim.size for dim in answer.outputs["state"].tensor_shape.dim]
     answer.outputs["state"].CopyFrom(to_proto(np.full(shape, np.nan, np.float32)))
 

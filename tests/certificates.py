@@ -18,7 +18,6 @@ class Certificate:
 
 
 def make_certificate(folder, name, made_out_to="IP:127.0.0.1"):
-    """Write NAME.pem and NAME.key; `made_out_to` is the subjectAltName."""
     made = Certificate(folder / f"{name}.pem", folder / f"{name}.key")
     kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc", "-days", "2"]
     called = ["-subj", f"/CN={name}", "-addext", f"subjectAltName={made_out_to}"]
@@ -51,5 +50,4 @@ class Stranger(grpc.GenericRpcHandler):
         self.calls.append(details.method)
 
     def end(self):
-        """Stop the server."""
         self._server.stop(0).wait(10)

@@ -167,7 +167,6 @@ def publish_models(folder):
 
 
 def publish_versions(folder):
-    """Publish three versions of `demo`, each with different weights."""
     for seed in (1, 2, 3):
         publish_model(folder, "demo", seed=seed)
 

@@ -81,7 +81,6 @@ def page_with(pattern):
 
 
 def rows(*headings):
-    """Return the cells of each row of all pages' tables whose header begins with these cells."""
     header = re.escape(f"| {' | '.join(headings)} |")
     tables = re.findall(rf"^{header}.*\n\|[-|]+\n((?:\|.*\n?)+)", "\n".join(map(read, PAGES)), re.MULTILINE)
     return [
@@ -106,7 +105,6 @@ def blocks(page):
 
 
 def commands_of(page):
-    """Return the shell commands of a page."""
     return [command for block in blocks(page) if block.language in SHELL for command in block.commands()]
 
 
@@ -128,7 +126,6 @@ def make_site(folder):
 
 
 def html_pages(site, part):
-    """Return the HTML of the site's pages that have `part`."""
     pages = [path.read_text(encoding="utf-8") for path in site.rglob("*.html")]
     return [page for page in pages if part in page]
 

@@ -37,7 +37,6 @@ def of_kind(objects, kind):
 
 
 def templates(objects):
-    """Return the pod templates, by the name of their Deployment or Job."""
     makers = of_kind(objects, "Deployment") | of_kind(objects, "Job")
     return {name: maker["spec"]["template"] for name, maker in makers.items()}
 
@@ -54,7 +53,6 @@ def main_container(objects, name):
 
 
 def arguments(container):
-    """Return a container's `--name=value` arguments."""
     pairs = (argument.removeprefix("--").partition("=") for argument in container["args"] if argument.startswith("--"))
     return {name: value for name, _, value in pairs}
 
@@ -69,7 +67,6 @@ def settings(objects, name):
 
 
 def ports_of(template):
-    """Return the port numbers of a pod, by name."""
     return {port["name"]: port["containerPort"] for each in containers(template) for port in each.get("ports", [])}
 
 

@@ -142,7 +142,6 @@ def _is_text(*operands: ast.expr) -> bool:
 
 
 def sample(number: int, seed: int) -> list[Mutant]:
-    """Sample mutants of every package by its share."""
     chosen, rng = [], random.Random(seed)
     for package, (share, _) in PACKAGES.items():
         every = [mutant for path in sorted((ROOT / package).rglob("*.py")) for mutant in mutants_of(path)]

@@ -36,7 +36,6 @@ class Tab:
         self._browser, self._tab = browser, None
 
     def take(self):
-        """Return a blank tab."""
         tab, self._tab = self._tab, None
         return tab or self._browser.new_context().new_page()
 
@@ -77,12 +76,10 @@ class Page:
         self.page.goto(self.url + self.path + hash_)
 
     def leave(self):
-        """Remove the event listeners."""
         for event, listener in self._listeners.items():
             self.page.remove_listener(event, listener)
 
     def click(self, selector):
-        """Click an element."""
         self.page.click(selector)
 
     def read(self, selector):
@@ -96,7 +93,6 @@ class Page:
         expect(self.page.locator(selector)).to_have_text(text, timeout=timeout_ms)
 
     def wait_for_notice(self, part):
-        """Wait until the page shows an error notice with this part, and return its whole text."""
         notice = self.page.locator("#notice:not([hidden])", has_text=part)
         notice.wait_for()
         return notice.inner_text()
@@ -199,17 +195,14 @@ class Train(Page):
         return self.shown()
 
     def shown(self):
-        """Return the numbers that the page shows of a text, by name, and its notes."""
         names, values = (self.page.locator(f"#numbers {tag}").all_inner_texts() for tag in ("dt", "dd"))
         return dict(zip(names, values, strict=True)), self.page.locator("#notes li").all_inner_texts()
 
     def start(self):
-        """Start a training, and wait until the page shows its job."""
         self.click("#start")
         self.page.locator("#job:not([hidden])").wait_for()
 
     def wait_for_status(self, status, timeout_ms=PATIENCE_MS):
-        """Wait until the job has a status."""
         self.wait_for(status, "#job-status", timeout_ms)
 
 

@@ -66,7 +66,6 @@ class FakeServer:
 
 
 def only(server):
-    """Return the server as the only replica."""
     return Replicas(lambda *_: server, ["server:1"], resolve=lambda address: [address])
 
 

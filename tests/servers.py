@@ -66,7 +66,6 @@ class Process:
             time.sleep(0.02)
 
     def send(self, number):
-        """Send a signal to the process alone."""
         self.process.send_signal(number)
 
     def end(self, number=signal.SIGTERM, timeout=30):
@@ -149,7 +148,6 @@ def server_kinds():
 
 
 def joined(events):
-    """Return the text of choice 0 of a stream's events."""
     events = [event for event in events if event]
     assert not any("error" in event for event in events), events
     return "".join(choice["text"] for event in events for choice in event["choices"] if choice["index"] == 0)
@@ -178,7 +176,6 @@ class Client:
             connection.close()
 
     def get(self, address):
-        """Return status and JSON of a GET."""
         status, _, body = self.ask("GET", address)
         return status, json.loads(body) if body else None
 
@@ -188,7 +185,6 @@ class Client:
         return self.get("/v1/status")[1]["sequences"]["accepted"]
 
     def post(self, body, address="/v1/completions", timeout=240):
-        """Return status and JSON of a POST; `body` is bytes, or fields to send as JSON."""
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         status, _, answer = self.ask("POST", address, content, timeout)
         return status, json.loads(answer) if answer else None
@@ -208,7 +204,6 @@ class Client:
             connection.close()
 
     def streamed_text(self, **fields):
-        """Return the text of choice 0 of a stream."""
         return joined(self.stream(**fields))
 
     def text(self, **fields):
@@ -238,7 +233,6 @@ class Gateway(Process, Client):
         self.wait_until(lambda: self.get(address)[0] == 200, timeout=120)
 
     def metrics(self):
-        """Return the value of each sample, by name and sorted labels."""
         (address,) = re.findall(r"metrics at (\S+/metrics)", self.output)
         with urllib.request.urlopen(address, timeout=10) as answer:
             text = answer.read().decode()

@@ -103,14 +103,12 @@ INVALID = {
 
 
 def spoil_prefill(answer):
-    """Drop the state of a response without token ids."""
     if "token_ids" not in answer.outputs:
         answer.outputs.pop("state")
 
 
 @pytest.mark.timeout(1200)
 def test_streams_outlast_invalid_responses_of_the_only_backend(two_models_dir, own_model_server, start_gateway):
-    """Whatever the fault, they pause while it lasts and are byte-identical in the end."""
     proxy = Proxy(own_model_server(two_models_dir).port)
     try:
         alone = start_gateway(repository=two_models_dir, backend=proxy.port, backend_grace_s=120)
@@ -131,7 +129,6 @@ def test_streams_outlast_invalid_responses_of_the_only_backend(two_models_dir, o
 
 @pytest.mark.timeout(900)
 def test_a_backend_with_seconds_of_invalid_responses_is_readmitted(two_models_dir, own_model_server, start_gateway):
-    """It is ejected, every stream is byte-identical, and once readmitted it gets calls again."""
     real = [own_model_server(two_models_dir) for _ in range(2)]
     proxy = Proxy(real[0].port)
     try:

@@ -86,7 +86,6 @@ def crowd():
 
 @pytest.mark.parametrize("sent", [b"", GET[:20], GET], ids=["silent", "half a head", "kept alive"])
 def test_2000_idle_connections_do_not_delay_other_requests(server, crowd, sent):
-    """Whether they send nothing, stop within a request's head, or were served once."""
     for _ in range(2000):
         connection = crowd.enter_context(server.connect(sent))
         if sent == GET:
@@ -118,7 +117,6 @@ def test_3000_incomplete_bodies_do_not_delay_other_requests(server, crowd, sent)
 
 
 def test_health_checks_are_answered_while_all_threads_are_blocked(server, crowd):
-    """Further requests wait for a thread; beyond three quarters of the number of threads, they are refused."""
     for _ in range(NUM_THREADS):
         blocked = crowd.enter_context(server.connect(GET.replace(b"/ ", b"/stuck ", 1)))
         assert blocked.recv(1 << 16).startswith(b"HTTP/1.1 200 ")

@@ -46,7 +46,6 @@ def large_dir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def large_model_server(large_dir, tmp_path_factory):
-    """A model server for the large model."""
     server = ModelServer(large_dir, tmp_path_factory.mktemp("logs") / "model_server.log")
     yield server
     server.end()
@@ -128,7 +127,6 @@ def test_concurrent_map_requests_share_one_computation(large_gateway):
 
 
 def test_map_requests_do_not_delay_the_shutdown(start):
-    """After SIGTERM the gateway responds to 64 map requests, and exits once their one computation has ended."""
     gateway = start()
     before = cpu_s(gateway.worker_pid)
     connections = [request_map(gateway) for _ in range(NUM_CLIENTS)]

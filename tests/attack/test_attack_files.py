@@ -45,7 +45,6 @@ def repository(two_models_dir, tmp_path):
 def test_special_files_neither_stop_the_polls_nor_fill_the_memory(
     repository, own_model_server, start_gateway, special, tmp_path
 ):
-    """All files, of models and of keys; when they are back, their changes take effect."""
     key_file, state_key = tmp_path / "keys.json", tmp_path / "state.key"
     key = keys(key_file, "add", "--tenant", "operator")
     state_key.write_text("k" * 40)

@@ -29,7 +29,6 @@ def small_disk(tmp_path):
 
 
 def fill(disk):
-    """Write until the disk is full; return the file that fills it."""
     ballast = disk / "ballast"
     with ballast.open("wb", buffering=0) as file:
         try:

@@ -71,7 +71,6 @@ def filled(item):
 
 
 def as_json(**fields):
-    """Return a JSON body of these fields."""
     return json.dumps(fields).encode()
 
 
@@ -94,7 +93,6 @@ ATTACKS = {
 
 @pytest.mark.timeout(900)
 def test_the_gateway_survives_large_requests_within_its_memory_limit(limited):
-    """All attacks at once, beside streams: no process is killed, and every stream finishes."""
     gateway, cgroup = limited
     worker, expected = gateway.worker_pid, {200, 400, 429}
     with concurrent.futures.ThreadPoolExecutor(NUM_STREAMS + 128) as pool:
@@ -135,7 +133,6 @@ def leave(gateway, number):
 
 @pytest.mark.timeout(900)
 def test_the_memory_of_disconnected_clients_is_released(limited):
-    """In four rounds of 500 disconnects the gateway's memory does not grow with their number."""
     gateway, cgroup = limited
     sizes = [status(gateway.worker_pid, "VmRSS") // 2**20]
     for _ in range(4):

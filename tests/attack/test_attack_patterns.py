@@ -83,7 +83,6 @@ def test_clients_that_send_slow_patterns_and_leave_stop_nobody(start_gateway):
 
 @pytest.mark.timeout(300)
 def test_clients_that_wait_for_slow_patterns_leave_room_for_others(start_gateway):
-    """They stay, with the longest deadline: their patterns are refused beyond a limit, and no other request is."""
     gateway = start_gateway()
     bodies = [{**FIELDS, "timeout_s": 60, "guided_regex": SLOW.format(12 + i)} for i in range(480)]
     crowd = Crowd(gateway, bodies, patience_s=20.0)

@@ -15,7 +15,6 @@ LONG = {"model": "lstm", "prompt": "It was ", "max_tokens": 100_000, "temperatur
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("wide", [{"n": 128, "max_tokens": 1}, {"n": 128, "max_tokens": 2_000, "ignore_eos": True}])
 def test_a_request_of_128_choices_blocks_no_other_request(start_gateway, wide):
-    """Beside a long stream and that request, small requests finish while the stream still runs."""
     gateway = start_gateway(max_request_tokens=10_000_000)
     stream = Stream(gateway, **LONG)
     until(lambda: stream.runs)
@@ -39,7 +38,6 @@ def test_a_request_of_128_choices_blocks_no_other_request(start_gateway, wide):
 
 @pytest.mark.timeout(900)
 def test_prompts_that_share_a_cached_prefix_do_not_stall_streams(start_gateway):
-    """With thousands of cached lengths, the p99 gap of another stream stays below 0.5 s."""
     gateway = start_gateway(max_request_tokens=10_000_000, prefix_cache_bytes=2**27)
     tokens = np.random.default_rng(0).integers(3, 30, 12_000).tolist()
     for first in range(1, 12_001, 50):

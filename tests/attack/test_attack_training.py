@@ -47,7 +47,6 @@ class Site:
         self.trainer = None
 
     def start_trainer(self, *options):
-        """Start the trainer."""
         directories = ("--training-dir", self._folder / "training", "--models-dir", self._folder / "models")
         command = [sys.executable, "-m", "jobs", *map(str, directories), *options]
         (self._folder / "models").mkdir(exist_ok=True)
@@ -73,7 +72,6 @@ class Site:
         return self.ask("POST", "/v1/fine_tuning/jobs", {**body, **fields}, tenant)
 
     def train(self, content, filename, **settings):
-        """Upload a file and create a job; return its id."""
         code, file = self.upload(content, filename)
         assert code == 200, file
         code, job = self.submit(file["id"], settings={**SETTINGS, **settings})
@@ -81,8 +79,6 @@ class Site:
         return job["id"]
 
     def ended(self, job_id, timeout=300):
-        """Return a job once it has ended."""
-
         def job():
             found = self.ask("GET", f"/v1/fine_tuning/jobs/{job_id}")[1]
             # Nothing serves what it publishes.
@@ -104,7 +100,6 @@ class Site:
         return response.status, close
 
     def status_of_stream(self, job_id):
-        """Open and close a stream of events; return its status."""
         code, close = self.events(job_id)
         close()
         return code
@@ -120,7 +115,6 @@ def site(start_gateway, two_models_dir, tmp_path):
 
 
 def archive(method=zipfile.ZIP_DEFLATED, **texts):
-    """Return an archive of texts by name."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", method) as packed:
         for name, text in texts.items():
@@ -232,7 +226,6 @@ def test_no_text_is_more_than_an_error_of_its_own_job(site):
 
 @pytest.mark.timeout(900)
 def test_a_million_tiny_documents_are_trained_on(site):
-    """In little memory."""
     job_id = site.train(b'{"text":"ab"}\n' * 10**6, "a.jsonl", documents="records", batch_size=64)
     site.start_trainer("--max-memory-bytes", str(2 * 2**30))
     job = site.ended(job_id, timeout=600)
@@ -241,7 +234,6 @@ def test_a_million_tiny_documents_are_trained_on(site):
 
 @pytest.mark.timeout(600)
 def test_a_job_that_takes_too_much_memory_fails_alone(site):
-    """Its settings are within the limits of each."""
     large = {"units": 1024, "layers": 8, "batch_size": 512, "sequence_length": 1000, "validation": 0.1}
     job_id = site.train(b"It was the best of times, it was the worst. " * 20_000, "a.txt", **large)
     site.start_trainer("--max-memory-bytes", str(2**30))
@@ -252,7 +244,6 @@ def test_a_job_that_takes_too_much_memory_fails_alone(site):
 
 
 def test_a_tenant_reaches_nothing_of_another(site):
-    """Neither by ids that it knows nor by those that it guesses; nor does a key without the role."""
     code, file = site.upload(b"secret " * 1000)
     assert code == 200
     code, job = site.submit(file["id"])
@@ -331,7 +322,6 @@ def test_a_job_without_a_time_limit_gets_one(shared_site):
 
 @pytest.mark.parametrize("suffix", ["lstm", "words"])
 def test_a_tenant_publishes_under_names_of_its_own_alone(shared_site, suffix):
-    """Not new versions of the operator's models, nor of another tenant's."""
     names = set()
     for tenant in TENANTS:
         file_id = shared_site.upload(b"text " * 1000, tenant=tenant)[1]["id"]
@@ -344,7 +334,6 @@ def test_a_tenant_publishes_under_names_of_its_own_alone(shared_site, suffix):
 
 
 def published_name(path, job_id):
-    """Return the name that a job publishes under."""
     from jobs.store import JobStore
 
     store = JobStore(f"sqlite:///{path}")
@@ -371,7 +360,6 @@ def test_a_page_of_another_origin_trains_nothing(start_gateway, tmp_path):
 
 
 def test_concurrent_uploads_do_not_exceed_the_bytes_of_a_tenant(site):
-    """Nor does one exceed the bytes of a file; nothing stays of those that were refused."""
     content = b"x" * (8 * 2**20)
     with concurrent.futures.ThreadPoolExecutor(24) as pool:
         answers = list(pool.map(lambda _: site.upload(content), range(24)))
@@ -398,7 +386,6 @@ def test_a_file_name_is_short_and_printable(shared_site, filename):
 
 
 def test_uploads_that_stall_or_are_cancelled_leave_nothing(site):
-    """And hold no thread, so that others are served meanwhile."""
     body, headers = multipart(b"x" * 2**20)
     head = "".join(f"{name}: {value}\r\n" for name, value in {**headers, "Content-Length": len(body)}.items())
     head += f"Host: 127.0.0.1\r\nAuthorization: Bearer {site.keys['acme']}\r\n\r\n"
@@ -439,7 +426,6 @@ class Keyed:
         self._gateway, self._key = gateway, key
 
     def stream(self, **fields):
-        """Yield the lines of a stream."""
         connection = self._gateway.connect()
         headers = {"Authorization": f"Bearer {self._key}"}
         connection.request("POST", "/v1/completions", json.dumps({**fields, "stream": True}), headers)

@@ -56,7 +56,6 @@ class Project:
         return self.start("logs", "--tail", "30").stdout
 
     def containers(self, service=None):
-        """Return `docker inspect` of all containers, exited ones too, or of those of one service."""
         ids = self.run("ps", "--all", "--quiet", *([service] if service else [])).split()
         return json.loads(subprocess.run(["docker", "inspect", *ids], capture_output=True, check=True).stdout)
 
@@ -68,7 +67,6 @@ class Project:
             time.sleep(0.1)
 
     def backends(self):
-        """Return why each backend is ejected; None: it is not."""
         status, found = self.gateway.get("/v1/status")
         return [backend["ejected_because"] for backend in found["backends"]] if status == 200 else []
 

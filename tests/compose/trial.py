@@ -24,19 +24,16 @@ TINY = {"units": 16, "embedding": 8, "batch_size": 4}
 
 
 def image(name):
-    """Return `docker image inspect` of an image."""
     found = subprocess.run(["docker", "image", "inspect", name], capture_output=True, check=True).stdout
     return json.loads(found)[0]
 
 
 def in_container(container, code):
-    """Run Python in a gateway's container; return the completed process."""
     command = ["docker", "exec", container["Id"], "/usr/bin/python3.13", "-c", code]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def test_up_trains_a_model_and_serves_it(project):
-    """From nothing: the exporter exits with 0, the services are healthy, and a completion is reproducible."""
     states = {each["Config"]["Labels"]["com.docker.compose.service"]: each["State"] for each in project.containers()}
     assert {name: (state["Status"], state["ExitCode"]) for name, state in states.items()} == {
         "export": ("exited", 0),
@@ -85,7 +82,6 @@ def test_every_container_has_least_privilege(project):
 
 
 def test_the_gateways_image_is_small_and_has_no_tensorflow(project):
-    """Under 240 MB, only the protos of TensorFlow, and a label with the commit that it was built from."""
     (container,) = project.containers("gateway")
     found = image(container["Image"])
     assert found["Size"] < 240e6
@@ -98,13 +94,11 @@ def test_the_gateways_image_is_small_and_has_no_tensorflow(project):
 
 
 def published(project, name):
-    """Return the versions of a model, and how often models.config lists it."""
     listed = (project.models / "models.config").read_text().count(f'"{name}"')
     return sorted(path.name for path in (project.models / name).iterdir() if path.name.isdigit()), listed
 
 
 def test_a_text_that_a_client_uploads_becomes_a_model(project):
-    """Without a key, on this machine; not for the page of a stranger whose name resolves to it."""
     with sostenuto.Client(f"http://127.0.0.1:{project.port}") as client:
         job = client.train(TEXT, name="book", minutes=0.1, **TINY).wait(600)
         assert (job.status, job.version) == ("succeeded", 1)
@@ -119,7 +113,6 @@ def test_a_text_that_a_client_uploads_becomes_a_model(project):
 
 
 def test_a_killed_trainer_continues_its_job_and_publishes_it_once(project):
-    """From the last complete epoch, in a container that shares only the volumes with the first."""
     with sostenuto.Client(f"http://127.0.0.1:{project.port}") as client:
         job = client.train(TEXT, name="killed", epochs=5, max_minutes=10, **TINY)
         with job.events() as events:
@@ -136,7 +129,6 @@ def test_a_killed_trainer_continues_its_job_and_publishes_it_once(project):
 
 
 def test_the_trainer_shares_no_more_than_its_volumes(project):
-    """It has no network; while serving needs the cores it gets a hundredth of them, as any training at nice 19."""
     (trainer,) = project.containers("trainer")
     assert trainer["HostConfig"]["NetworkMode"] == "none"
     assert trainer["HostConfig"]["CpuShares"] == 16
@@ -216,7 +208,6 @@ def test_an_unwritable_models_directory_is_an_error(project):
 
 
 def test_api_keys_are_required_and_resume_tokens_outlast_the_gateway(project):
-    """Without a key a request is 401. A resume token is bound to its tenant and valid after a restart."""
     whole = project.gateway.text(**BODY, max_tokens=100)
     half = project.gateway.post({**BODY, "max_tokens": 50, "return_state": True})[1]["choices"][0]
     key = project.run("run", "--rm", "keys", "keys", "add", "--tenant", "anna").split()[-1]
@@ -237,7 +228,6 @@ def test_api_keys_are_required_and_resume_tokens_outlast_the_gateway(project):
 
 
 def test_prometheus_scrapes_the_gateway_and_loads_the_rules(project):
-    """With the profile `monitoring`, but without Grafana, which has no stand-in."""
     project.run("--profile", "cpu", "--profile", "monitoring", "up", "--detach", "--no-recreate", "prometheus")
     (gateway,) = project.containers("gateway")
 
@@ -264,7 +254,6 @@ def test_prometheus_scrapes_the_gateway_and_loads_the_rules(project):
 
 
 def test_a_stopped_gateway_triggers_an_alert(project):
-    """Its name no longer resolves, so there is no target that could be down."""
     project.run("stop", "gateway")
     command = ["docker", "exec", project.containers("prometheus")[0]["Id"], "promtool", "query", "instant"]
 

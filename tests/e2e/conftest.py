@@ -105,7 +105,6 @@ def own_model_server(tmp_path):
 
 @pytest.fixture
 def key_file(tmp_path):
-    """A key file with one key, of the tenant `operator`."""
     path = tmp_path / "keys.json"
     keys(path, "add", "--tenant", "operator")
     return path

@@ -33,7 +33,6 @@ def running(gateway, key=None, **fields):
 
 
 def accepted(gateway, key=None):
-    """Return the number of sequences that the gateway has accepted and not finished."""
     return ask(gateway, key, body=None, address="/v1/status")[2]["sequences"]["accepted"]
 
 
@@ -86,7 +85,6 @@ def rules():
 
 
 def test_every_endpoint_except_the_public_ones_requires_an_api_key(guarded_gateway, rules):
-    """Without a key, each rule of the URL map returns 401 for every method, except GET of a public endpoint."""
     gateway = guarded_gateway
     assert {rule for rule, endpoint, _ in rules if endpoint in PUBLIC_ENDPOINTS} == PUBLIC
     assert len(rules) > len(PUBLIC) + 8
@@ -121,7 +119,6 @@ def test_every_endpoint_except_the_public_ones_requires_an_api_key(guarded_gatew
     ],
 )
 def test_an_invalid_authorization_header_gets_401(guarded_gateway, header):
-    """Missing, malformed and unknown keys get 401; the message does not reveal how close a guess was."""
     headers = {} if header is None else {"Authorization": header}
     status, _, answer = ask(guarded_gateway, body=BODY, **headers)
     assert status == 401
@@ -149,7 +146,6 @@ def wait_for_a_minute_to_begin():
 
 
 def test_rate_limits_apply_per_key(guarded_gateway, new_key):
-    """A key that used up its requests or tokens per minute gets 429 with Retry-After; other keys are unaffected."""
     gateway, free = guarded_gateway, new_key("free")
     few, small = new_key("few", "--requests-per-minute", "2"), new_key("small", "--tokens-per-minute", "30")
     wait_for_a_minute_to_begin()
@@ -177,7 +173,6 @@ def test_a_key_at_its_max_sequences_does_not_block_other_keys(guarded_gateway, n
 
 
 def test_gateways_share_rate_limits_in_redis(start_gateway, key_file, redis_url):
-    """A request that one gateway admitted counts against the limit at the other."""
     key = keys(key_file, "add", "--tenant", "a", "--requests-per-minute", "3")
     first, second = (start_gateway(keys_file=key_file, redis_url=redis_url) for _ in range(2))
     wait_for_a_minute_to_begin()
@@ -186,7 +181,6 @@ def test_gateways_share_rate_limits_in_redis(start_gateway, key_file, redis_url)
 
 
 def test_without_api_keys_all_clients_share_one_rate_limit(start_gateway):
-    """Without authentication all requests have one principal; an Authorization header is ignored."""
     gateway = start_gateway(requests_per_minute=2)
     wait_for_a_minute_to_begin()
     assert [ask(gateway, "whatever")[0], ask(gateway, "")[0], ask(gateway)[0]] == [200, 200, 429]
@@ -204,7 +198,6 @@ def test_exceeding_the_queued_token_limit_is_429(start_gateway):
 
 
 def test_a_request_past_its_deadline_frees_its_slot(start_gateway):
-    """It gets 504, marked as not to be retried, and the next request is admitted."""
     gateway = start_gateway(max_running=1, max_queued=0, max_timeout_s=5)
     status, headers, answer = ask(gateway, body={**BODY, "max_tokens": 1_000_000, "timeout_s": 0.5})
     assert (status, answer["error"]["code"], headers["x-should-retry"]) == (504, "deadline_exceeded", "false")
@@ -254,7 +247,6 @@ def test_exposed_keys_and_a_server_without_keys_are_warnings_at_start(start_gate
     ids=["keys", "redis", "metrics", "tls"],
 )
 def test_an_invalid_setting_fails_startup_with_a_one_line_error(models_dir, settings, message):
-    """A wrong file, URL or host exits with code 1, instead of a worker that crashes repeatedly."""
     import os
 
     variables = {f"SOSTENUTO_{name.upper()}": value for name, value in settings.items()}
@@ -268,7 +260,6 @@ def test_an_invalid_setting_fails_startup_with_a_one_line_error(models_dir, sett
 
 
 def test_an_upload_is_refused_before_it_is_received(guarded_gateway, new_key):
-    """Without a key, with one that must not train, and one that is too large; any other waits for its body."""
     trains, generates = new_key("acme", "--role", "train", "--role", "read"), new_key("acme")
     for key, length, status, code in (
         (None, 10**6, 401, "invalid_api_key"),

@@ -59,7 +59,6 @@ SERVED = [
 
 @pytest.mark.parametrize("endpoint", SERVED, ids=lambda e: e.path)
 def test_every_example_response_has_the_fields_of_a_real_one(gateway, endpoint):
-    """The response to the example request has the same fields, with values of the same types."""
     if endpoint.request:
         first, *others = examples.REQUESTS[endpoint.rule].values()
         status, response = gateway.post({**first, "model": "rnn"}, endpoint.path)
@@ -125,7 +124,6 @@ def test_every_example_response_of_training_has_the_fields_of_a_real_one(start_g
     ],
 )
 def test_a_parameter_out_of_its_schema_is_refused_even_if_it_has_no_effect(gateway, query, param):
-    """Whether another parameter makes it effective is not in its schema."""
     status, body = gateway.get(query)
     assert (status, body["error"]["param"]) == (400, param)
 
@@ -151,7 +149,6 @@ def test_the_reference_groups_endpoints_and_shows_titles_and_examples(open_page,
 
 @pytest.mark.parametrize("num_examples", [20, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
 def test_every_response_to_a_fuzzer_conforms_to_the_openapi_document(start_gateway, tmp_path, num_examples):
-    """Valid and invalid requests get responses of the documented status, content type and schema, and no 500."""
     gateway = start_gateway(**BOUNDS, training_dir=tmp_path / "training")
     document = copy.deepcopy(openapi_document())
     for body in ("CompletionRequest", "EmbeddingsRequest", "TokenizeRequest", "DetokenizeRequest"):

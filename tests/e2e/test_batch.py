@@ -64,7 +64,6 @@ class Batch(Process):
         return self.out.read_bytes().count(b"\n") if self.out.exists() else 0
 
     def wait_for_lines(self, count):
-        """Wait until the output file has `count` lines."""
         self.wait_until(lambda: self.num_lines >= count)
 
 
@@ -122,7 +121,6 @@ def test_a_batch_that_is_killed_repeatedly_has_each_line_exactly_once(gateway, s
 
 @pytest.mark.parametrize("name", ["csv", pytest.param("jsonl", marks=pytest.mark.slow)])
 def test_a_dataset_of_a_killed_batch_has_each_choice_exactly_once(gateway, source, unbroken, tmp_path, name):
-    """After two kills, each with a torn record: the texts of whole responses, and each error in the errors file."""
     out = tmp_path / f"out.{name}"
     options = ("--format", name, "--concurrency", "4")
     for count in (10, 30):
@@ -140,7 +138,6 @@ def test_a_dataset_of_a_killed_batch_has_each_choice_exactly_once(gateway, sourc
 
 
 def texts(path):
-    """Return the records of a dataset as sorted tuples of custom_id, index and text."""
     with path.open(encoding="utf-8", newline="") as file:
         records = list(csv.DictReader(file, strict=True) if path.suffix == ".csv" else map(json.loads, file))
     return sorted((record["custom_id"], int(record["index"]), record["text"]) for record in records)
@@ -153,7 +150,6 @@ def texts_of(whole):
 
 
 def test_a_gateway_restart_causes_no_error_in_a_batch(two_models_dir, model_server, source, unbroken, tmp_path):
-    """The gateway is killed in the middle of the run and restarted on the same port."""
     gateway = Gateway(two_models_dir, model_server.port, tmp_path / "gateway.log")
     try:
         with Batch(source, tmp_path / "out.jsonl", gateway, "--concurrency", "4") as batch:
@@ -207,7 +203,6 @@ class RayCluster:
 
     @property
     def busy_nodes(self):
-        """Process ids of the nodes that have a worker of a batch."""
         workers = [process for process in users("MapWorker") if str(parent(process)) in users(self.folder)]
         return {parent(process) for process in workers}
 
@@ -251,7 +246,6 @@ def test_a_batch_on_two_ray_workers_equals_a_local_one(gateway, source, unbroken
 
 @pytest.mark.slow
 def test_a_ray_cluster_started_for_a_batch_ends_with_it(gateway, source, tmp_path, short_folder):
-    """After a SIGKILL of the run, none of the cluster's processes is left."""
     options = ("--concurrency", "4", "--ray-workers", "2", "--ray")
     with Batch(source, tmp_path / "out.jsonl", gateway, *options, RAY_TMPDIR=short_folder) as batch:
         batch.wait_for_lines(1)

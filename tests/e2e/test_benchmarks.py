@@ -14,7 +14,6 @@ BODY = {"model": "lstm", "prompt": "It was", "max_tokens": 30, "temperature": 0.
 
 @pytest.mark.parametrize("keep_alive", [True, False])
 def test_the_load_generator_counts_every_token(gateway, keep_alive):
-    """All requests are answered; each has a time to first token, and their tokens are those of the server's usage."""
     load = run_load(gateway.port, BODY, concurrency=4, num_requests=10, keep_alive=keep_alive)
     assert load.tokens == 300
     assert len(load.first_s) == 10
@@ -24,7 +23,6 @@ def test_the_load_generator_counts_every_token(gateway, keep_alive):
 
 
 def test_requests_are_sent_at_random_times(gateway):
-    """Ten requests at 20 per second take at least until the last one's time."""
     load = run_arrivals(gateway.port, BODY, rate=20, num_requests=10)
     assert load.tokens == 300
     assert len(load.first_s) == 10
@@ -39,7 +37,6 @@ def test_the_load_generator_fails_on_an_error_response(gateway):
 
 
 def test_the_load_generator_measures_the_time_between_chunks():
-    """A response has as many gaps as reads after the first chunk, and they fill the time from it to the last."""
     ours, servers = socket.socketpair()
     with ours, servers:
         connection = Connection(ours)
@@ -54,7 +51,6 @@ def test_the_load_generator_measures_the_time_between_chunks():
 
 @pytest.mark.slow
 def test_the_baseline_in_one_process_completes_whole_requests(models_dir):
-    """It reads the prompt and generates all tokens, as the service does."""
     with contextlib.ExitStack() as stack:
         measure = start_measurement(stack, "benchmarks.baselines", "model", f"--version={models_dir / 'lstm' / '1'}")
         assert measure(batch_size=8, seconds=0.1) > 0

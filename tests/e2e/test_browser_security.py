@@ -40,7 +40,6 @@ def page(browser):
 
 
 def test_a_cross_origin_request_is_rejected(page, gateway, other_site):
-    """Even from another port of this machine; the page cannot read the response, and the access log has the error."""
     for host in ("evil.example", "127.0.0.1", "localhost"):
         before = gateway.output
         page.goto(f"http://{host}:{other_site}/")
@@ -91,7 +90,6 @@ def test_a_client_other_than_a_browser_needs_no_json_content_type(gateway):
 
 
 def test_no_page_can_be_framed(page, gateway, other_site):
-    """Against clickjacking."""
     page.goto(f"http://127.0.0.1:{other_site}/")
     complaints = []
     page.on("console", lambda said: complaints.append(said.text))

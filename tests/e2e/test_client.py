@@ -19,7 +19,6 @@ FIELDS = {"seed": 3, "temperature": 0.9, "ignore_eos": True}
 
 @pytest.fixture
 def client(gateway):
-    """A client of the session's gateway."""
     with sostenuto.Client(f"http://127.0.0.1:{gateway.port}") as made:
         yield made
 
@@ -108,7 +107,6 @@ def test_a_stream_resumes_byte_identically_wherever_it_is_cut(gateway, client, m
 
 
 def test_a_stream_resumes_on_another_gateway_with_the_same_state_key(start_gateway, client, tmp_path):
-    """The first gateway is killed; the second one continues the stream without losing a token."""
     key = tmp_path / "state.key"
     key.write_text("k" * 64 + "\n")
     first = start_gateway(state_key_file=key)
@@ -142,7 +140,6 @@ def test_scoring_a_completion_returns_the_logprobs_it_was_sampled_with(client):
 
 @pytest.mark.parametrize("model", MODEL_NAMES)
 def test_tokenize_and_detokenize_round_trip(client, model):
-    """A text of the model's own vocabulary is unchanged, whatever its unit; its token ids can be scored, too."""
     tokens = client.tokenize("it was the best", model=model)
     assert client.detokenize(tokens.ids, model=model) == "".join(tokens.texts) == "it was the best"
     given = {"suffix": tokens.ids, "prompt": ""} if model == "reverse" else {"prompt": tokens.ids}
@@ -158,7 +155,6 @@ def test_tokenize_and_detokenize_round_trip(client, model):
 
 
 def test_an_embedding_has_the_size_of_the_top_layer(client):
-    """A text has the same embedding alone as in a list."""
     one, two = client.embed(["It was", "the end"], model="lstm")
     assert one == client.embed("It was", model="lstm")
     assert len(one) == len(two) == next(model.units for model in client.models() if model.id == "lstm")
@@ -237,7 +233,6 @@ def test_turns_of_a_conversation_are_one_completion(client, tmp_path):
 
 
 def test_generate_many_returns_what_single_requests_return(client):
-    """In order, with the seed of the first prompt plus the index; `max_sequences` of the server is the concurrency."""
     prompts = [TEXT[start : start + 20] for start in range(60)]
     fields = {"model": "lstm", "max_tokens": 40, **FIELDS}
     together = [generation.text for generation in client.generate_many(prompts, **fields)]

@@ -42,7 +42,6 @@ def sostenuto(address):
 
 
 def test_piped_output_is_byte_identical_to_the_apis_text(sostenuto, gateway):
-    """Including non-ASCII characters; the prompt may be an argument, stdin or `-`."""
     text = gateway.text(model="lstm", prompt=PROMPT, temperature=0.9, seed=3, max_tokens=300)
     assert len(text.encode()) > len(text)
     wanted = (0, text.encode(), "")
@@ -71,7 +70,6 @@ def test_ctrl_c_saves_the_state_of_the_text_so_far_and_frees_the_slot(address, s
 
 
 def test_json_output_of_every_command_parses(sostenuto):
-    """It is also consistent: chunks join to the text, token ids decode to it, inspected logprobs sum to its score."""
     code, answer, _ = sostenuto("generate", PROMPT, *SAMPLED, "--max-tokens", "9", "--json", "--logprobs", "2")
     assert (code, len(json.loads(answer)["choices"][0]["logprobs"]["tokens"])) == (0, 9)
     _, lines, _ = sostenuto("generate", PROMPT, *SAMPLED, "--max-tokens", "9", "--json", "--stream")
@@ -98,7 +96,6 @@ def test_a_full_disk_is_a_one_line_error(address, command):
 
 @pytest.mark.parametrize(("closed", "code"), [("<&-", 2), (">&-", 0), ("2>&-", 0)])
 def test_closed_standard_streams_cause_no_traceback(address, closed, code):
-    """As under a daemon: closed stdin is wrong usage if no prompt is given; output to a closed stream is dropped."""
     prompt = "" if closed == "<&-" else "It"
     shell = f"{sys.executable} -m sostenuto generate {prompt} --model lstm --max-tokens 5 {closed}"
     ended = subprocess.run(

@@ -29,7 +29,6 @@ def test_a_completion_has_openais_fields(gateway):
 
 @pytest.mark.parametrize("model", MODEL_NAMES)
 def test_prompt_logprobs_are_those_of_an_echo(gateway, model):
-    """Of every kind of model, by token id; the most probable tokens are in order of their ranks."""
     field = "suffix" if model == "reverse" else "prompt"
     body = {"model": model, field: "It was the best of times", "max_tokens": 0}
     (choice,) = gateway.post({**body, "prompt_logprobs": 5})[1]["choices"]
@@ -54,7 +53,6 @@ def test_prompt_logprobs_are_those_of_an_echo(gateway, model):
 
 
 def test_the_chunks_of_a_stream_join_to_the_completion(gateway):
-    """The last chunk has the finish reason; the usage and [DONE] follow."""
     events = list(gateway.stream(**BASE, stream_options={"include_usage": True}))
     assert events[-1] is None
     assert events[-2]["choices"] == []
@@ -68,7 +66,6 @@ def test_the_chunks_of_a_stream_join_to_the_completion(gateway):
 @pytest.mark.parametrize("prompt", ["", "🙂", "Ж" * 50, "<start><end><pad>"], ids=ascii)
 @pytest.mark.parametrize("model", ["lstm", "gru", "rnn"])
 def test_any_prompt_is_completed_without_special_tokens_in_the_text(gateway, model, prompt):
-    """An empty prompt begins a document; unknown characters and names of special tokens are ordinary text."""
     answer = gateway.post({"model": model, "prompt": prompt, "max_tokens": 300, "temperature": 2, "seed": 1})[1]
     assert set(answer["choices"][0]["text"]) <= set(TEXT)
     assert answer["usage"]["prompt_tokens"] == len(prompt)

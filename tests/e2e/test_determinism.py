@@ -134,7 +134,6 @@ def test_a_new_model_server_and_tls_do_not_change_a_byte(
 
 
 def test_models_list_their_bit_exact_batch_sizes(gateway):
-    """On this machine each model has several, so that sequences share calls."""
     for model in gateway.get("/v1/models")[1]["data"]:
         assert len(model["batch_sizes"]) > 1
         assert model["deterministic"] is True
@@ -158,7 +157,6 @@ OTHER_KIND = {"ONEDNN_MAX_CPU_ISA": "AVX2", "GLIBC_TUNABLES": "glibc.cpu.hwcaps=
 
 
 def prints(gateway):
-    """Return the fingerprint of each model."""
     return {model["id"]: model["system_fingerprint"] for model in gateway.get("/v1/models")[1]["data"]}
 
 
@@ -166,7 +164,6 @@ def prints(gateway):
 def test_a_portable_model_server_gives_the_same_bytes_on_another_cpu(
     two_models_dir, own_model_server, start_gateway, alone
 ):
-    """Its fingerprint is the same there; without --portable, the fingerprints differ where the bytes do."""
     wanted = [fields for fields in requests() if fields["model"] in ("lstm", "words")]
     found = []
     for flags, variables in (((), OTHER_KIND), (("--portable",), {}), (("--portable",), OTHER_KIND)):

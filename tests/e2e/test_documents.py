@@ -50,7 +50,6 @@ REFUSED = (
 
 
 def is_run(command):
-    """Return whether the command runs here."""
     return not command.text.startswith(tuple(NOT_RUN))
 
 
@@ -189,7 +188,6 @@ PAGES_WITH_COMMANDS = [
 
 @pytest.mark.parametrize("page", PAGES_WITH_COMMANDS)
 def test_the_commands_and_python_of_a_page_run_as_written(page, address, folder, surroundings, monkeypatch):
-    """They run in order, with only the URL replaced, and print what the page shows."""
     monkeypatch.chdir(folder)
     for name, number in re.findall(r"(book|demo):(\d+)", "".join(block.text for block in blocks(page))):
         if not (folder / "models" / name / number).exists():
@@ -241,5 +239,4 @@ TABLES = {"NOT_RUN": NOT_RUN, "TYPED": TYPED, "EXACT": EXACT, "REFUSED": REFUSED
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
 def test_every_table_entry_matches_a_command(table):
-    """Entries of commands that the pages no longer have must be deleted."""
     assert [entry for entry in table if not any(command.text.startswith(entry) for command in COMMANDS)] == []

@@ -41,7 +41,6 @@ def example(gateway):
 
 @pytest.fixture
 def client(gateway):
-    """A client of the gateway."""
     with sostenuto.Client(f"http://127.0.0.1:{gateway.port}") as client:
         yield client
 
@@ -54,7 +53,6 @@ def test_the_readme_lists_every_example():
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_an_example_is_short_and_its_help_shows_how_to_run_it(name):
-    """The docstring, which is the help, has a command that runs this file."""
     assert len((EXAMPLES / name).read_text(encoding="utf-8").splitlines()) < MAX_LINES
     code, out, _ = run(name, "--help")
     assert code == 0
@@ -83,7 +81,6 @@ def test_an_unreachable_server_is_an_error_of_one_line(name, arguments, tmp_path
 
 
 def test_records_are_those_of_the_api_in_order_without_duplicates(example, client):
-    """They match the pattern; there are no duplicates between requests."""
     pattern = "(the )?[bwt][a-z]{1,4}( of [a-z]{2,3})?"
     sampling = {"model": "lstm", "max_tokens": 100, "unique": True, "structured_outputs": {"regex": pattern}}
     distinct, num_requests = [], 0
@@ -167,7 +164,6 @@ def test_two_models_are_compared_by_the_same_prompts_and_seeds(example, client):
 
 
 def test_texts_are_written_towards_an_ending(example, client):
-    """With the first backward model; a forward model is refused by the server."""
     ending, sampling = "of times", ("--max-tokens", 20, "--seed", 4, "--n", 2)
     out = example("write_towards_an_ending.py", ending, *sampling)
     choices = client.generate(suffix=ending, model="reverse", n=2, max_tokens=20, seed=4, temperature=0.8).choices

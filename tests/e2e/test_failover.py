@@ -31,7 +31,6 @@ class Servers:
         self.running = [self._start(None) for _ in range(2)]
 
     def kill(self, index):
-        """Kill a server with SIGKILL."""
         self.running[index].end(signal.SIGKILL)
 
     def restart(self, index):
@@ -53,7 +52,6 @@ class Servers:
 
 @pytest.fixture(scope="module", params=server_kinds())
 def shared_servers(request, two_models_dir, tmp_path_factory):
-    """The two servers of this module."""
     servers = Servers(request.param, two_models_dir, tmp_path_factory.mktemp("servers"))
     yield servers
     for server in servers.running:
@@ -96,7 +94,6 @@ def streams_while(gateway, happen, num_begun=NUM_STREAMS // 2):
 
 
 def test_a_hanging_backend_is_ejected_and_readmitted_when_it_wakes(pair, expected):
-    """Its sequences continue on the other backend; all of them end before their calls time out."""
     servers, gateway = pair
     first = servers.running[0]
     started = time.monotonic()
@@ -153,7 +150,6 @@ def test_calls_that_a_backend_fails_are_retried_on_another_backend(servers, two_
 
 
 def test_sequences_of_a_killed_backend_continue_on_the_other(pair, expected):
-    """Byte-identically; after its restart the backend is readmitted, and takes over when the other one is killed."""
     servers, gateway = pair
     first, second = (server.port for server in servers.running)
     assert streams_while(gateway, lambda: servers.kill(0)) == expected
@@ -194,7 +190,6 @@ def start_server(two_models_dir, tmp_path):
 
 
 def test_a_draining_gateway_finishes_its_streams(servers, start_gateway, two_models_dir, expected):
-    """After SIGTERM, from either backend; then it exits with 0. All have begun, as new ones would be refused."""
     backends = ",".join(f"127.0.0.1:{server.port}" for server in servers.running)
     gateway = start_gateway(repository=two_models_dir, backends=backends, drain_s=120)
     assert streams_while(gateway, lambda: gateway.send(signal.SIGTERM), NUM_STREAMS) == expected
@@ -203,7 +198,6 @@ def test_a_draining_gateway_finishes_its_streams(servers, start_gateway, two_mod
 
 @pytest.mark.parametrize("kind", server_kinds())
 def test_calls_that_a_busy_backend_rejects_are_retried(kind, start_server, start_gateway, expected):
-    """It runs two calls at once of the eight that the gateway sends. It stays in service."""
     gateway = start_gateway(backend=start_server(kind, "--grpc_max_threads=3").port, max_calls=8)
     assert streams_while(gateway, lambda: None) == expected
     assert rejections(gateway, "busy") > 0

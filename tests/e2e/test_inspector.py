@@ -28,7 +28,6 @@ SHOWN_AS = {
 
 @pytest.fixture
 def open_inspector(open_page):
-    """A factory that opens the inspector of a gateway."""
     return lambda gateway, hash_="", **how: open_page(Inspector, gateway, hash_, **how)
 
 
@@ -75,7 +74,6 @@ def answer_with(page, answer):
 
 
 def test_the_values_of_a_token_equal_the_apis(open_inspector, gateway):
-    """For each cell type: every trace of a chosen unit and token, and the most probable tokens there."""
     page = open_inspector(gateway)
     for model in ("gru", "lstm", "rnn"):
         compare_numbers(page, gateway, model)
@@ -109,7 +107,6 @@ def compare_numbers(page, gateway, model):
 
 
 def test_the_formula_of_a_cell_update_adds_up(open_inspector, gateway):
-    """Both sides of each equals sign agree, in forward and backward models."""
     page = open_inspector(gateway)
     for model in ("gru", "lstm", "reverse"):
         page.look(model, TEXT[:60])
@@ -124,7 +121,6 @@ def test_the_formula_of_a_cell_update_adds_up(open_inspector, gateway):
 
 
 def test_positive_values_are_warm_colours_and_negative_ones_cold(open_inspector, gateway):
-    """In the heatmap, scrolled or sorted, and in the colours of the text."""
     page = open_inspector(gateway)
     tokens = list("abcdefghijklmnopqrstuvwxyz")
     units = np.zeros((26, 4))
@@ -160,7 +156,6 @@ def is_warm(color):
 
 
 def test_the_prediction_view_shows_the_most_probable_token_at_each_place(open_inspector, gateway):
-    """It keeps the text's line breaks, and counts the tokens that differ from the text."""
     page = open_inspector(gateway)
     text = TEXT[:50] + "\n" + TEXT[:30]
     page.look("lstm", text)
@@ -201,7 +196,6 @@ def behind(text, feature):
 
 
 def test_the_search_finds_the_units_that_correlate_with_a_feature(open_inspector, gateway):
-    """Among units of noise, for every feature, with the sign; it shows whether the correlation holds in both halves."""
     page = open_inspector(gateway)
     names = ["upper", "line", "word", "quotes", "brackets", "capital", "digit", "space", "own"]
     rng = np.random.default_rng(0)
@@ -236,7 +230,6 @@ def test_the_search_finds_the_units_that_correlate_with_a_feature(open_inspector
 
 
 def test_a_search_without_results_says_why(open_inspector, gateway):
-    """For an invalid pattern and a constant feature; the next search works."""
     page = open_inspector(gateway)
     page.look("lstm", TEXT[:60])
     page.page.select_option("#feature", "own")
@@ -252,7 +245,6 @@ def test_a_search_without_results_says_why(open_inspector, gateway):
 
 
 def test_backwards_max_positions_and_max_units_match_the_api(open_inspector, gateway):
-    """The page shows the API's values, and names the option that excludes the others."""
     page = open_inspector(gateway)
     text = TEXT[:60]
     page.look("lstm", text, backwards=True, max_positions=7, max_units=5)
@@ -284,7 +276,6 @@ def test_a_sliding_window_model_shows_only_its_top_outputs(open_inspector, gatew
 
 
 def test_the_embedding_view_shows_a_map_and_the_apis_neighbors(open_inspector, gateway):
-    """A click on a neighbor or on the map shows that token's neighbors."""
     page = open_inspector(gateway)
     page.look("lstm", TEXT[:60])
     page.page.locator("#tokens [data-position='0']").click()
@@ -356,7 +347,6 @@ def test_the_status_says_when_a_picture_has_several_tokens_per_pixel(open_inspec
 
 
 def test_a_malformed_response_is_reported_and_the_page_stays_usable(open_inspector, gateway):
-    """Without a reload, the next text is inspected as usual."""
     page = open_inspector(gateway)
     page.page.route("**/v1/inspect", lambda route: route.fulfill(json=made_up(["a"] * 3, [[0.5]] * 3, positions=None)))
     page.page.fill("#text", "abc")
@@ -370,7 +360,6 @@ def test_a_malformed_response_is_reported_and_the_page_stays_usable(open_inspect
 
 
 def test_a_failed_download_is_reported(open_inspector, gateway):
-    """Whether the browser makes no picture or no JSON: a click without any effect would leave the user guessing."""
     page = open_inspector(gateway)
     page.look("lstm", TEXT[:20])
     page.page.evaluate("() => { HTMLCanvasElement.prototype.toBlob = (done) => done(null); }")
@@ -383,7 +372,6 @@ def test_a_failed_download_is_reported(open_inspector, gateway):
 
 
 def test_an_embedding_that_failed_to_load_is_requested_again(open_inspector, gateway):
-    """A lost connection is reported, and opening the section again is enough."""
     page = open_inspector(gateway)
     page.look("lstm", TEXT[:20])
     page.page.route("**/embedding/map*", lambda route: route.abort())
@@ -413,7 +401,6 @@ def test_gates_of_a_long_text_are_loaded_on_demand(open_inspector, gateway):
 
 @pytest.mark.slow
 def test_the_page_handles_5000_tokens_and_two_layers_of_512_units(open_inspector, gateway):
-    """All tokens are there, and the canvas is no larger than the visible part of the heatmap."""
     page = open_inspector(gateway)
     rng = np.random.default_rng(0)
     packed = base64.b64encode(rng.normal(0, 0.5, (5000, 512)).astype("<f2").tobytes()).decode()
@@ -437,7 +424,6 @@ def test_the_page_handles_5000_tokens_and_two_layers_of_512_units(open_inspector
 
 
 def test_arrow_keys_move_through_the_heatmap_and_the_text(open_inspector, gateway):
-    """Tokens run from left to right, units from top to bottom; the page names the selection."""
     page = open_inspector(gateway)
     page.look("lstm", TEXT[:60])
     plot, text = page.page.locator("#map"), page.page.locator("#tokens")
@@ -500,7 +486,6 @@ def test_an_inspection_can_be_stopped(open_inspector, gateway):
 
 
 def test_errors_are_shown_and_disappear(open_inspector, start_gateway):
-    """An empty text, every limit and an unreachable server; the next inspection works."""
     gateway = start_gateway(max_prompt_tokens=5000, max_inspect_values=100_000, max_body_bytes=2**16)
     page = open_inspector(gateway)
     for text, said in (
@@ -524,7 +509,6 @@ def test_errors_are_shown_and_disappear(open_inspector, start_gateway):
 
 
 def test_user_input_is_never_run_as_html(open_inspector, gateway):
-    """Neither the text, nor a link's fields, nor tokens and predictions of a response."""
     evil = "<img src=x onerror=window.ran=1><script>window.ran=1</script>\u202e\u0000🐈 שלום مرحبا"
     page = open_inspector(gateway, "#" + json.dumps({"text": evil, "kind": evil, "model": evil, "layer": evil}))
     assert page.page.input_value("#text") == evil

@@ -76,7 +76,6 @@ class Program(Process, Client):
         super().__init__([programs / "sostenuto", *arguments], log, cwd=directory, **variables)
 
     def finish(self):
-        """Wait until it has ended, and return its output."""
         code = self.process.wait(300)
         assert code == 0, self.output
         return self.output
@@ -84,7 +83,6 @@ class Program(Process, Client):
 
 @pytest.fixture(scope="module")
 def serving(programs, directory):
-    """`sostenuto serve`, after `sostenuto train book.txt`."""
     # Seconds instead of three minutes, and a network that is as small.
     short = ["--max-minutes", "0.05", "--units", "16", "--embedding", "8"]
     assert "published" in Program(programs, directory, "train", "book.txt", *short).finish()
@@ -101,7 +99,6 @@ def test_the_program_has_the_commands_of_both_distributions(programs, directory)
 
 
 def test_the_readmes_request_is_answered_by_the_model_of_the_users_text(serving):
-    """The model is named after the file; its text has only characters of it."""
     (request,) = re.findall(r"^curl -N \S+/v1/completions -d '(.*?)'$", README, re.MULTILINE | re.DOTALL)
     fields = json.loads(request) | {"model": "book", "prompt": "12 green "}
     events = list(serving.stream(**{name: value for name, value in fields.items() if name != "stream"}))

@@ -50,7 +50,6 @@ def run(notebook):
 
 
 def outputs(notebook):
-    """Return the outputs of all cells."""
     return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
 
 
@@ -90,7 +89,6 @@ def test_every_cell_runs_and_leaves_no_temporary_files(stored):
 
 
 def test_the_stored_outputs_come_from_one_complete_run(stored):
-    """Every code cell ran once, in order; there are plots and no errors."""
     cells = [cell for cell in stored.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     assert sum("image/png" in output.get("data", {}) for output in outputs(stored)) >= 5
@@ -113,11 +111,9 @@ def test_each_plot_has_a_link_that_opens_its_model_in_the_inspector(stored):
 
 
 def test_the_stored_outputs_contain_no_absolute_paths(stored):
-    """They would reveal the machine on which the notebook ran."""
     shown = [text for text in texts(stored) if PLACES.search(text) or str(Path.home()) in text]
     assert not shown
 
 
 def test_the_stored_notebook_is_small():
-    """At most 600 kB, so that a web page can show it."""
     assert LESSON.stat().st_size < MAX_BYTES

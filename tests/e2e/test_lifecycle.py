@@ -48,7 +48,6 @@ def narrow_gateway(start_shared_gateway):
 
 @pytest.mark.parametrize("stream", [True, False], ids=["streaming", "not streaming"])
 def test_a_disconnected_client_frees_its_slot(narrow_gateway, stream):
-    """With a single slot, the next request gets 429 with Retry-After until the first client disconnects."""
     gateway = narrow_gateway
     until(lambda: gateway.accepted == 0)
     connection = Pending(gateway, stream=stream)
@@ -75,7 +74,6 @@ def test_a_half_closed_connection_counts_as_a_disconnect(gateway):
 
 
 def test_sigterm_finishes_accepted_requests_and_rejects_new_ones(start_gateway):
-    """New requests get 503, and so does /readyz; then the process exits with 0."""
     gateway = start_gateway(drain_s=120)
     expected = gateway.text(**{**LONG, "max_tokens": 10_000})
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
@@ -94,7 +92,6 @@ def test_sigterm_finishes_accepted_requests_and_rejects_new_ones(start_gateway):
 
 
 def test_a_stream_that_outlasts_the_drain_ends_with_an_error_event(start_gateway):
-    """It is not just cut off: the last event has the code `shutting_down`."""
     gateway = start_gateway(drain_s=2)
     events = []
 

@@ -89,7 +89,6 @@ class Service:
         return name
 
     def ask(self, method, path, body=None, key="admin", gateway=0):
-        """Return status and JSON of a response."""
         content = None if body is None else json.dumps(body)
         headers = {"Authorization": f"Bearer {self.keys[key]}"}
         status, _, answer = self.gateways[gateway].ask(method, path, content, headers=headers)
@@ -102,11 +101,9 @@ class Service:
         return self.ask("POST", "/v1/completions", {**BODY, "model": model, **fields}, key, gateway)
 
     def version(self, model, **where):
-        """Return the version that answers."""
         return self.generate(model, seed=1, **where)[1]["version"]
 
     def audit(self, action):
-        """Return the details of the lines about an action."""
         path = self.folder / "audit.jsonl"
         lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
         return [line for line in lines if line["action"] == action]
@@ -146,7 +143,6 @@ def bearer(service):
 
 
 def test_labels_split_and_rollback_are_in_effect_when_the_response_comes(service):
-    """Also while a job trains; the other gateway follows within moments, and the audit log says who did it."""
     status, routing = service.change(OWN, "acme", labels={"stable": 2, "canary": 1})
     assert (status, routing["version"]) == (200, 2)
     assert routing.keys() == examples.RESPONSES["PATCH /v1/models/{name}"].keys()
@@ -287,7 +283,6 @@ def test_the_stable_version_is_deleted_with_the_model_alone(service):
     ],
 )
 def test_only_an_admin_or_the_tenant_that_trained_it_changes_a_model(service, key, model, status):
-    """Another tenant cannot tell a model from none."""
     answers = [
         service.change(model, key, labels={"stable": 1}),
         service.ask("DELETE", f"/v1/models/{model}", key=key),
@@ -306,7 +301,6 @@ def test_only_an_admin_or_the_tenant_that_trained_it_changes_a_model(service, ke
 
 @pytest.mark.slow
 def test_a_trainer_that_is_killed_during_an_operation_loses_none(service):
-    """At moments from before it has claimed the operation until after; the next trainer finishes it."""
     name = service.serve("killed", [1, 2])
     for number, pause_s in enumerate((0.0, 0.1, 0.2, 0.3, 0.4)):
         version = 1 + number % 2
@@ -349,7 +343,6 @@ def test_two_gateways_and_many_clients_leave_a_consistent_repository(service):
 
 @pytest.fixture
 def page(service, open_page):
-    """The page of an admin."""
     page = open_page(functools.partial(Models, key=service.keys["admin"]), service.gateways[0])
     page.excuse_failed_loads()  # before it had the key
     return page
@@ -360,7 +353,6 @@ def done(card):
 
 
 def test_the_page_promotes_splits_and_rolls_back(service, page):
-    """By the keyboard, too; to promote the canary ends the split."""
     name = service.serve("paged", [1, 2])
     page.page.reload()
     card, keyboard = page.card(name), page.page.keyboard

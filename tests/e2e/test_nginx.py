@@ -45,13 +45,11 @@ def proxied(start_shared_gateway, tmp_path_factory):
 
 
 def requests(gateway):
-    """Return the access log lines of completions."""
     lines = [json.loads(line) for line in gateway.output.splitlines()]
     return [line for line in lines if line.get("route") == "/v1/completions"]
 
 
 def test_nginx_streams_unbuffered_and_passes_on_disconnects(proxied):
-    """The first chunk of an endless stream arrives; when its client disconnects, the gateway cancels the sequence."""
     gateway, client = proxied
     events = client.stream(**BODY, max_tokens=10_000_000)
     assert next(events)["choices"][0]["text"]
@@ -61,7 +59,6 @@ def test_nginx_streams_unbuffered_and_passes_on_disconnects(proxied):
 
 
 def test_responses_through_nginx_equal_the_gateways(proxied):
-    """Even a body over the size limit gets the gateway's error, with OpenAI's fields, rather than one of nginx."""
     gateway, client = proxied
     assert client.text(**BODY, max_tokens=50) == gateway.text(**BODY, max_tokens=50)
     too_large = json.dumps({**BODY, "prompt": "x" * (4 * 2**20 + 1)}).encode()
@@ -70,7 +67,6 @@ def test_responses_through_nginx_equal_the_gateways(proxied):
 
 
 def test_the_access_log_has_the_clients_address_and_request_id(proxied):
-    """Neither nginx's address nor the X-Forwarded-For that the client sent; without a request id, nginx makes one."""
     gateway, client = proxied
     connection = client.connect()
     connection.source_address = ("127.0.0.3", 0)

@@ -19,7 +19,6 @@ def lines(gateway):
 
 
 def total(found, name, **labels):
-    """Return the sum of the samples of a metric that have these labels."""
     return sum(value for (key, has), value in found.items() if key == name and set(labels.items()) <= set(has))
 
 
@@ -50,7 +49,6 @@ def test_metrics_count_requests_tokens_sequences_calls_and_errors(start_gateway)
 
 
 def test_a_request_is_one_json_log_line_without_its_text(start_gateway):
-    """It has the client's request id if that is valid, and no word of prompt or completion."""
     gateway = start_gateway()
     status, headers, answer = ask(gateway, **{"X-Request-Id": "my-own.1"})
     assert (status, headers["x-request-id"]) == (200, "my-own.1")
@@ -72,7 +70,6 @@ def test_a_request_is_one_json_log_line_without_its_text(start_gateway):
 
 @pytest.fixture(scope="module")
 def talkative(start_shared_gateway):
-    """A gateway that logs prompts, with a small memory budget."""
     return start_shared_gateway(log_prompts=True, request_memory_bytes=2**20)
 
 
@@ -106,7 +103,6 @@ def collector():
 
 
 def test_a_trace_links_a_request_to_its_model_server_calls(start_gateway, collector):
-    """The request's span continues the client's trace, and the Predict calls are its children."""
     endpoint, spans = collector
     gateway = start_gateway(traces_endpoint=endpoint)
     trace_id, parent_id = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"

@@ -45,7 +45,6 @@ def test_a_compressed_body_is_a_400_that_names_content_encoding(gateway):
 
 
 def test_bytes_behind_the_content_length_are_neither_logged_nor_echoed(gateway):
-    """They are parsed as the next request, but may contain private text."""
     body = b'{"model": "lstm",\r\n"prompt": "%b",\r\n"max_tokens": 1}\r\n\r\n' % SECRET.encode()
     answer = send(gateway, post("/v1/completions", ["Content-Length: 19"], body, close=False))
     assert SECRET.encode() not in answer
@@ -70,7 +69,6 @@ def test_an_invalid_http_request_gets_an_error_with_the_usual_fields(gateway, co
 
 
 def test_the_script_name_header_is_ignored(gateway):
-    """By default gunicorn accepts it from loopback clients, and it would change the paths."""
     answer = send(
         gateway, b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nSCRIPT_NAME: /v1\r\nConnection: close\r\n\r\n"
     )

@@ -19,7 +19,6 @@ def client(gateway):
 
 
 def test_the_client_reads_a_completion(client, gateway):
-    """Text, finish reason, usage and request id are where the client expects them."""
     answer = client.completions.create(**BASE)
     assert answer.choices[0].text == gateway.text(**BASE)
     assert (answer.choices[0].finish_reason, answer.choices[0].logprobs) == ("length", None)
@@ -29,7 +28,6 @@ def test_the_client_reads_a_completion(client, gateway):
 
 
 def test_the_client_reads_a_stream_and_its_usage(client):
-    """The text deltas join to the text; the last chunk has the usage and no choices."""
     chunks = list(client.completions.create(**BASE, stream=True, stream_options={"include_usage": True}))
     assert (chunks[-1].choices, chunks[-1].usage.completion_tokens) == ([], 20)
     assert all(chunk.usage is None for chunk in chunks[:-1])
@@ -115,7 +113,6 @@ def test_the_client_lists_and_retrieves_models(client):
 
 
 def test_error_responses_raise_the_clients_own_exceptions(client):
-    """For an invalid field, an unknown model and the chat API, whose error points to completions."""
     with pytest.raises(openai.BadRequestError) as caught:
         client.completions.create(**{**BASE, "temperature": 3})
     assert (caught.value.param, caught.value.type) == ("temperature", "invalid_request_error")
@@ -126,7 +123,6 @@ def test_error_responses_raise_the_clients_own_exceptions(client):
 
 
 def test_an_error_event_in_a_stream_raises_while_iterating(client):
-    """Here the deadline passes after the first chunk."""
     with pytest.raises(openai.APIError, match="timeout_s"):
         for _ in client.completions.create(
             **{**BASE, "max_tokens": 100_000}, stream=True, extra_body={"timeout_s": 0.5}
@@ -135,7 +131,6 @@ def test_an_error_event_in_a_stream_raises_while_iterating(client):
 
 
 def test_the_client_gets_the_text_before_a_suffix(client, gateway):
-    """From a backward model; a prompt for one is an error that says so."""
     fields = {"model": "reverse", "suffix": "worst of times", "max_tokens": 60, "seed": 5}
     whole = client.completions.create(**fields, prompt="", echo=True).choices[0].text
     assert whole == gateway.text(**fields) + fields["suffix"]

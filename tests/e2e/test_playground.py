@@ -18,7 +18,6 @@ from tests.paths import ROOT
 
 @pytest.fixture
 def open_playground(open_page):
-    """A factory that opens the playground of a gateway."""
     return lambda gateway, hash_="", **how: open_page(Playground, gateway, hash_, **how)
 
 
@@ -54,7 +53,6 @@ def test_ctrl_enter_generates_and_escape_stops(open_playground, gateway):
 
 
 def test_arrow_keys_reach_each_tokens_alternatives(open_playground, gateway):
-    """Enter and space open a dialog with the most probable tokens at that place."""
     page = open_playground(gateway)
     text = page.write(TEXT[:20], **FIELDS)
     page.page.locator(".token").nth(10).focus()
@@ -67,7 +65,6 @@ def test_arrow_keys_reach_each_tokens_alternatives(open_playground, gateway):
 
 
 def test_choosing_an_alternative_token_branches_the_text(open_playground, gateway):
-    """Generation continues from the state there, and the text before it stays."""
     page = open_playground(gateway)
     whole = page.write(TEXT[:20], **FIELDS)
     page.page.locator(".token").nth(10).click()
@@ -132,7 +129,6 @@ def test_a_pattern_is_that_of_the_api_and_part_of_the_link(open_playground, gate
 
 
 def test_an_error_is_shown_beside_its_field(open_playground, gateway):
-    """And at the top; it is announced with the field, whose group opens, and disappears when the field is changed."""
     page = open_playground(gateway)
     page.set(**FIELDS, pattern="regex", regex="(")
     for name, part, values in (
@@ -162,7 +158,6 @@ LETTERS = "[a-z]{5} [a-z]{5}"
 
 @pytest.mark.parametrize("model", ["lstm", pytest.param("reverse", marks=pytest.mark.slow)])
 def test_a_branch_continues_the_match(open_playground, gateway, model):
-    """With another token, or the same and a new seed; a token that the pattern forbids is refused."""
     page = open_playground(gateway)
     page.set(**{**FIELDS, "model": model, "temperature": "1.5"}, pattern="regex", regex=LETTERS)
     assert re.fullmatch(LETTERS, page.write("the end"))
@@ -198,7 +193,6 @@ def page_rows(page, position):
 
 
 def test_compare_shows_two_completions_side_by_side(open_playground, gateway):
-    """Here of one model at two temperatures."""
     page = open_playground(gateway)
     page.set(**FIELDS)
     page.page.check("#compare")
@@ -211,7 +205,6 @@ def test_compare_shows_two_completions_side_by_side(open_playground, gateway):
 
 
 def test_a_backward_model_generates_the_text_before_the_suffix(open_playground, gateway):
-    """Its chunks are prepended, and the link to the inspector has completion and suffix."""
     page = open_playground(gateway)
     expected = gateway.text(suffix="the end", **{**ASKED, "model": "reverse"})
     assert page.write("the end", **{**FIELDS, "model": "reverse"}) == expected
@@ -222,7 +215,6 @@ def test_a_backward_model_generates_the_text_before_the_suffix(open_playground, 
 
 
 def test_a_text_keeps_the_direction_of_the_model_that_generated_it(open_playground, gateway):
-    """Whatever is selected afterwards: for branches and for the link to the inspector."""
     page = open_playground(gateway)
     whole = page.write("the end", **{**FIELDS, "model": "reverse"})
     page.set(model="lstm")
@@ -238,7 +230,6 @@ def test_a_text_keeps_the_direction_of_the_model_that_generated_it(open_playgrou
 
 
 def test_a_stopped_completion_shows_its_seed(open_playground, gateway):
-    """It was random, and generates the same text again. Compare cannot be switched off meanwhile."""
     page = open_playground(gateway)
     page.set(model="lstm", max_tokens="90000")
     page.page.check("#compare")
@@ -252,7 +243,6 @@ def test_a_stopped_completion_shows_its_seed(open_playground, gateway):
 
 
 def test_ctrl_enter_in_the_dialog_of_a_token_does_not_generate(open_playground, gateway):
-    """Its alternatives would then be those of another text."""
     page = open_playground(gateway)
     page.write(TEXT[:20], **FIELDS)
     page_rows(page, 10)
@@ -291,7 +281,6 @@ def test_the_skip_link_keeps_the_state_in_the_address(open_playground, gateway):
 
 
 def test_the_page_asks_for_an_api_key(browser, start_gateway, key_file):
-    """Again after a wrong key, with the reason; the key is neither in localStorage nor in the URL."""
     from playwright.sync_api import expect
 
     key = keys(key_file, "add", "--tenant", "alice")
@@ -314,7 +303,6 @@ def test_the_page_asks_for_an_api_key(browser, start_gateway, key_file):
 
 
 def test_a_malformed_event_is_reported_and_the_page_stays_usable(open_playground, gateway):
-    """Of another shape, or no JSON; without a reload, the next completion is generated as usual."""
     page = open_playground(gateway)
     page.set(**FIELDS)
     events = iter(('{"seed": 1, "choices": [null]}', "<html>"))
@@ -354,7 +342,6 @@ def test_if_one_of_two_completions_fails_the_other_can_be_stopped(open_playgroun
 
 
 def test_user_input_is_never_run_as_html(open_playground, gateway):
-    """Neither the prompt, nor a link's fields, nor a completion and its alternatives."""
     evil = "<img src=x onerror=window.ran=1><script>window.ran=1</script>\u202e\u0000🐈 שלום"
     column = {"stop": evil, "pattern": "choice", "choice": evil, "regex": 5}
     page = open_playground(gateway, "#" + json.dumps({"prompt": evil, "columns": [column]}))
@@ -409,7 +396,6 @@ def test_the_page_is_accessible(open_playground, gateway, look):
 
 
 def test_the_theme_can_be_changed_and_persists(open_playground, gateway):
-    """By the button, for all pages, whatever the system's colour scheme."""
     page = open_playground(gateway, color_scheme="dark")
     ground = "getComputedStyle(document.body).backgroundColor"
     dark = page.page.evaluate(ground)

@@ -8,7 +8,6 @@ LONG = TEXT * 12
 
 
 def completed(gateway, **fields):
-    """Return the text of each choice, and the number of cached prompt tokens."""
     status, answer = gateway.post({"max_tokens": 30, "seed": 5, **fields})
     assert status == 200, answer
     usage = answer["usage"]
@@ -24,13 +23,11 @@ def caching(start_shared_gateway, models_dir):
 
 @pytest.fixture(scope="module")
 def forgetful(start_shared_gateway, models_dir):
-    """A gateway without a prefix cache."""
     return start_shared_gateway(repository=models_dir, prefix_cache_bytes=0)
 
 
 @pytest.mark.parametrize("model", MODEL_NAMES)
 def test_a_prefix_cache_hit_does_not_change_a_byte(caching, forgetful, model):
-    """For the same prompt, longer and shorter ones with the same prefix, and prompt with completion."""
     field = "suffix" if model == "reverse" else "prompt"
 
     def beginning(length):

@@ -18,14 +18,12 @@ THREADS = re.compile(r"MainThread|scheduler|call \d+")
 
 
 def section():
-    """Return the section of the page that lists the modules."""
     parts = re.split("^#+ ", page_with(STEP), flags=re.MULTILINE)
     (found,) = (part for part in parts if re.search(STEP, part, re.MULTILINE))
     return found
 
 
 def in_order(listed, called):
-    """Return whether modules are first called in the order of the list."""
     places = [listed.index(module) for module in called if module in listed]
     return all(first < second for first, second in pairwise(places))
 
@@ -47,7 +45,6 @@ def test_a_streaming_completion_runs_the_modules_that_the_page_lists(models_dir,
 
 
 def test_each_listed_module_defines_the_types_that_the_page_names_with_it():
-    """And each named module of the model server exists."""
     steps = re.findall(STEP + r"(?:.*\((`\w+`(?:, `\w+`)*)\)$)?", section(), re.MULTILINE)
     assert len(steps) == len(re.findall(STEP, section(), re.MULTILINE))
     for module, types in steps:

@@ -23,7 +23,6 @@ def state_key(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def two_gateways(start_shared_gateway, models_dir, state_key):
-    """Two gateways with the same state key."""
     return [start_shared_gateway(repository=models_dir, state_key_file=state_key) for _ in range(2)]
 
 
@@ -46,7 +45,6 @@ def joined(model, *texts):
 
 @pytest.mark.parametrize("model", MODEL_NAMES)
 def test_a_completion_resumes_byte_identically_on_another_gateway(two_gateways, model):
-    """After 1, 50 or 99 of 100 tokens, with penalties, and within characters of several tokens."""
     here, there = two_gateways
     for seed, more in enumerate(({}, {"frequency_penalty": 0.5, "repetition_penalty": 1.2}, {"top_k": 5})):
         fields = {"temperature": 1.1, "ignore_eos": True, **more}
@@ -76,7 +74,6 @@ def test_state_interval_adds_resume_tokens_to_a_stream(gateway):
 
 
 def test_a_resume_token_or_the_default_model_replaces_the_model_name(start_gateway, gateway):
-    """Otherwise, with several models, `model` is required; the access log has the name in any case."""
     status, answer = gateway.post({**BODY, "model": None})
     assert (status, answer["error"]["param"]) == (400, "model")
     assert "model is required, as several are served" in answer["error"]["message"]
@@ -91,7 +88,6 @@ def test_a_resume_token_or_the_default_model_replaces_the_model_name(start_gatew
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_deadline_error_has_the_text_so_far_and_a_resume_token(two_gateways, stream):
-    """In the response or in the stream's last event; resuming gives the same text as an undisturbed request."""
     gateway = two_gateways[0]
     fields = {**BODY, "max_tokens": 1_000_000, "timeout_s": 2, "return_state": True}
     if stream:
@@ -138,7 +134,6 @@ def test_a_completion_cut_off_by_shutdown_resumes_on_another_gateway(start_gatew
 
 
 def test_each_invalid_resume_token_has_its_error(start_gateway, key_file):
-    """Another tenant's, too long, of another model or state key, expired: by status and code."""
     anna, bert = (keys(key_file, "add", "--tenant", tenant).splitlines()[-1] for tenant in ("anna", "bert"))
     gateway = start_gateway(keys_file=key_file)
     state = ask(gateway, anna, {**BODY, "return_state": True})[2]["choices"][0]["state"]

@@ -88,7 +88,6 @@ def soak(gateway, expected, seconds):
 
 
 def settled(gateway):
-    """Wait until the gateway has no sequences, and return its footprint."""
     gateway.wait_until(lambda: gateway.accepted == 0)
     time.sleep(2)
     return Footprint(gateway)

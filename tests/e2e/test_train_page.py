@@ -49,7 +49,6 @@ def queueing(start_shared_gateway, tmp_path_factory):
 
 @pytest.fixture
 def open_train(open_page):
-    """A factory that opens the page of a gateway."""
     return lambda gateway, query="", **how: open_page(Train, gateway, query, **how)
 
 
@@ -65,7 +64,6 @@ def lower_minutes(route):
 
 
 def test_a_text_becomes_a_model_that_writes(open_train, service):
-    """Without models the playground leads here; a reload follows the job; the links use the model."""
     page = open_train(service)
     page.page.goto(page.url)
     page.page.wait_for_url("**/train")
@@ -318,7 +316,6 @@ class FakeJob:
 
 
 def open_fake(open_train, gateway, status="running", **how):
-    """Open the page of a fake job; return the job, too."""
     page, job = open_train(gateway, **how), FakeJob(status)
     page.page.route(JOBS + "/**", job.answer)
     page.page.goto(f"{page.url}train?job=ftjob-1")
@@ -326,7 +323,6 @@ def open_fake(open_train, gateway, status="running", **how):
 
 
 def test_a_lost_connection_is_resumed_and_a_stall_is_explained(open_train, queueing):
-    """From the event after the last one; samples are newest first, never run as HTML, and stay when the job fails."""
     page, job = open_fake(open_train, queueing)
     page.page.locator("#message", has_text="The connection to the server was lost").wait_for()
     page.page.locator("#left", has_text="left").wait_for()
@@ -343,7 +339,6 @@ def test_a_lost_connection_is_resumed_and_a_stall_is_explained(open_train, queue
 
 
 def test_a_server_that_does_not_train_says_how_to(open_train, gateway):
-    """And a text can be described nevertheless; an unknown job leads back to the form."""
     page = open_train(gateway)
     page.page.locator("#unavailable:not([hidden])", has_text="sostenuto serve").wait_for()
     assert page.page.is_disabled("#start")
@@ -404,7 +399,6 @@ def test_the_pages_are_accessible(open_train, queueing, look):
 
 
 def test_models_have_their_versions_and_links(open_page, gateway):
-    """As /v1/models describes them."""
     page = open_page(Models, gateway)
     page.page.set_default_timeout(PATIENCE_MS)
     models = {model["id"]: model for model in gateway.get("/v1/models")[1]["data"]}

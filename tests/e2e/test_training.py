@@ -64,7 +64,6 @@ def serving(tmp_path_factory):
 
 @pytest.fixture
 def client(serving):
-    """The SDK's client."""
     with sostenuto.Client(serving.url) as made:
         yield made
 
@@ -103,7 +102,6 @@ def test_the_sdk_trains_follows_and_generates_at_once(client, serving, trained):
 
 @pytest.mark.slow
 def test_training_continues_from_a_served_model(client, trained):
-    """The result is a version of a model of its own."""
     job = client.train(TEXT.upper(), model=trained.fine_tuned_model, name="tuned", minutes=0.05).wait(PATIENCE_S)
     assert (job.model, job.fine_tuned_model, job.version) == ("sdk:1", "tuned", 1)
     assert client.generate("IT WAS", model="tuned", max_tokens=3).text
@@ -111,7 +109,6 @@ def test_training_continues_from_a_served_model(client, trained):
 
 @pytest.mark.slow
 def test_the_command_trains_and_its_next_command_runs(serving):
-    """In plain lines, as it has no terminal."""
     options = [f"--{name.replace('_', '-')}={value}" for name, value in SHORT.items()]
     shown = serving.run("train", "book.txt", "--server", serving.url, *options)
     assert (shown.returncode, shown.stderr) == (0, "")
@@ -129,7 +126,6 @@ def test_the_command_trains_and_its_next_command_runs(serving):
 
 @pytest.mark.slow
 def test_a_job_pauses_resumes_and_is_cancelled(client, serving):
-    """It goes on after its last complete epoch; a cancelled one has no model and is an error of `wait`."""
     job = client.train(TEXT, name="long", **LONG)
     before = wait_for_epoch(job)
     assert serving.run("jobs", "pause", job.id).returncode == 0
@@ -149,7 +145,6 @@ def test_a_job_pauses_resumes_and_is_cancelled(client, serving):
 
 
 def test_a_text_that_cannot_be_trained_on_fails_the_job(client):
-    """With the exporter's message; an invalid setting is refused at once, and its file deleted."""
     job = client.train("Too short.\n", name="short")
     with pytest.raises(sostenuto.JobFailed, match=r"at least 1,000 characters are needed"):
         job.wait(PATIENCE_S)
@@ -160,7 +155,6 @@ def test_a_text_that_cannot_be_trained_on_fails_the_job(client):
 
 
 def test_openais_client_trains_follows_and_completes(serving):
-    """Unmodified, from the upload to the deletion of the file."""
     with openai.OpenAI(base_url=f"{serving.url}/v1", api_key="none", max_retries=0) as client:
         file = client.files.create(file=serving.home / "book.txt", purpose="fine-tune")
         assert (file.filename, file.bytes, file.status) == ("book.txt", len(TEXT), "processed")
@@ -209,7 +203,6 @@ def test_openais_client_cancels(serving):
 
 
 def test_openais_client_for_node_does_the_same(serving):
-    """It uploads, trains, follows, generates, pauses, resumes, cancels and deletes, and raises its own errors."""
     program = (ROOT / "tests/e2e/node/training.mjs").read_text()
     settings = {name: value for name, value in SHORT.items() if name != "batch_size"}
     arguments = [f"{serving.url}/v1", "javascript", json.dumps(settings), json.dumps(LONG)]
@@ -219,7 +212,6 @@ def test_openais_client_for_node_does_the_same(serving):
 @pytest.mark.slow
 @pytest.mark.timeout(1800)  # four trainings, which took nine minutes beside twenty busy processes on two cores
 def test_the_commands_and_python_of_the_page_run_as_written(serving, tmp_path, monkeypatch):
-    """In order, with another URL and seconds in place of minutes."""
     for name in ("curl", "jq"):
         program(name)
     path = tmp_path / "sostenuto"

@@ -60,7 +60,6 @@ class Operator:
         return time.monotonic() - began
 
     def jobs(self):
-        """Return all jobs; none has failed."""
         jobs = [self.ask("GET", f"/v1/fine_tuning/jobs/{job_id}") for job_id in self.job_ids]
         assert all(job["error"] is None for job in jobs), jobs
         return jobs
@@ -90,7 +89,6 @@ def operator(tmp_path):
 
 
 def test_killed_processes_lose_no_job_and_publish_each_once(operator):
-    """Its events have each epoch once, and completions with each model work."""
     rng = random.Random(0)
     victims = list(VICTIMS)
     rng.shuffle(victims)

@@ -29,7 +29,6 @@ class Repository:
         self._published = built("versions", publish_versions) / "demo"
 
     def add_model(self, versions=(1, 2, 3)):
-        """Add a model and return its name."""
         name = next(self._names)
         for version in versions:
             self.add_version(name, version)
@@ -71,7 +70,6 @@ def labelled(repository):
 
 @pytest.fixture(scope="module")
 def served(kind, repository, labelled, tmp_path_factory):  # noqa: ARG001 - it is there when they start
-    """The repository with a model server and a gateway in front of it."""
     logs = tmp_path_factory.mktemp("logs")
     repository.server = kind(repository.path, logs / "model_server.log")
     repository.gateway = Gateway(repository.path, repository.server.port, logs / "gateway.log", **AMPLE)
@@ -179,7 +177,6 @@ def test_promote_traffic_split_and_rollback_fail_no_request(served, model):
 
 
 def test_labels_of_a_repository_apply_when_the_servers_start(served, labelled):
-    """The model server loads labelled versions, and the gateway routes by labels that were set before it started."""
     gateway, body = served.gateway, {**BODY, "model": labelled}
     until(lambda: versions(gateway, labelled) == [1, 2, 3])
     assert gateway.post(body)[1]["version"] == 1
@@ -189,7 +186,6 @@ def test_labels_of_a_repository_apply_when_the_servers_start(served, labelled):
 
 @pytest.mark.parametrize("stream", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_removing_a_running_version_returns_the_text_so_far(served, model, stream):
-    """With the error `version_gone`; the next request is served by another version."""
     gateway, fields = served.gateway, {**BODY, "model": f"{model}:3", "seed": 7}
     beginning = gateway.text(**{**fields, "max_tokens": 100})
     fields |= {"max_tokens": 5_000_000, "return_state": True}
@@ -216,7 +212,6 @@ def test_removing_a_running_version_returns_the_text_so_far(served, model, strea
 
 
 def test_a_new_version_is_served_and_a_damaged_one_is_skipped(served):
-    """Empty, partial and truncated versions are ignored while the server runs."""
     gateway, model = served.gateway, served.add_model(versions=[1])
     until(lambda: versions(gateway, model) == [1])
     ask = {**BODY, "model": model, "seed": 1}

@@ -39,7 +39,6 @@ KEY = re.compile(r"\bost-\S+")
 
 
 def tensorflow_serving_image():
-    """Return the name of TensorFlow Serving's image in the manifests."""
     (name,) = {each["image"] for each in containers(templates(overlay("cpu"))[SERVER])}
     return name
 
@@ -170,7 +169,6 @@ class Deployment:
         )
 
     def until_steady(self):
-        """Wait until everything is ready."""
         self.kubectl.until(self.is_steady, "all pods are ready", PATIENCE_S)
 
     def spread(self):

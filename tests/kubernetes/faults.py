@@ -34,7 +34,6 @@ def node_of(deployment, load, name):
 
 
 def until_lost(deployment, node):
-    """Wait until Kubernetes has noticed that a node is lost."""
     deployment.kubectl.until(lambda: not deployment.kubectl.nodes()[node], f"{node} is not ready", 180)
 
 
@@ -83,7 +82,6 @@ def test_an_api_server_outage_changes_no_text(inject):
 
 @needs_node_command
 def test_a_lost_kubelet_changes_no_text(deployment, load, inject):
-    """Its pods go on, but get no new requests once the node counts as lost."""
     node = node_of(deployment, load, GATEWAY)
     with inject("a kubelet is gone until its node counts as lost", avoid=[node]):
         on_node(node, "stop-kubelet")

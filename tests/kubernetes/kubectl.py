@@ -53,7 +53,6 @@ class Kubectl:
         return found
 
     def pods(self, name):
-        """Return the pods with this `app.kubernetes.io/name` that are not being deleted."""
         pods = self.get("pods", "--selector", f"app.kubernetes.io/name={name}")
         return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
 

@@ -56,13 +56,11 @@ class Load:
         return ended[number:]
 
     def outcome(self, completion):
-        """Return `IDENTICAL`, `FAILED` or `DIFFERED`."""
         if completion["error"]:
             return FAILED
         return IDENTICAL if completion["sha256"] == self._hashes[completion["seed"]] else DIFFERED
 
     def stop(self):
-        """Delete the pod."""
         self._kubectl.run("delete", "pod", self._pod, "--grace-period=1", "--wait=false")
 
     def _start(self, avoided=()):

@@ -13,7 +13,6 @@ pytestmark = pytest.mark.timeout(1200)
 
 
 def test_the_pages_commands_deploy_a_service_that_streams(deployment):
-    """With its request, from the Pod Security Standard `restricted`; no pod had to be restarted."""
     events = [line.removeprefix("data: ") for line in deployment.ask().splitlines() if line.startswith("data: ")]
     assert events[-1] == "[DONE]"
     text = "".join(choice["text"] for event in events[:-1] for choice in json.loads(event)["choices"])
@@ -30,7 +29,6 @@ def test_what_is_applied_has_no_diff(deployment):
 
 
 def test_a_deleted_model_server_changes_no_text(deployment, inject):
-    """Its calls are made again at the other one; its successor is ready soon."""
     (pod, *_) = deployment.kubectl.ready_pods(SERVER)
     with inject("a model server's pod is deleted"):
         deployment.kubectl.run("delete", "pod", pod)

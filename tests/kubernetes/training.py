@@ -49,7 +49,6 @@ class Training:
         return key
 
     def jobs(self, job):
-        """Return the Jobs of a training job, by name."""
         found = self.kubectl.get("jobs", "--selector", f"sostenuto/job={job.id}")
         return {each["metadata"]["name"]: each for each in found}
 
@@ -59,7 +58,6 @@ class Training:
         return [each["metadata"]["name"] for each in found if each["status"]["phase"] == "Running"]
 
     def messages(self, job):
-        """Return the messages of a job's events."""
         return [event.message for event in self.client.job(job.id).plot().events]
 
     def until_epoch(self, job, number):
@@ -79,7 +77,6 @@ class Training:
         self.kubectl.run("patch", "job", name, "--type=merge", "--patch", patch)
 
     def epochs(self, job):
-        """Return the numbers of the epochs that have an event."""
         events = self.client.job(job.id).plot().events
         return [event.epoch for event in events if event.sample is not None]
 

@@ -55,7 +55,6 @@ class Client:
         return _complete(self.prediction.Predict, request(name, signature, inputs, **fields))
 
     def begin(self, name, signature, inputs, timeout_s=TIMEOUT_S, **fields):
-        """Call Predict and return a future; see `request`."""
         return self.prediction.Predict.future(request(name, signature, inputs, **fields), timeout=timeout_s)
 
     def states(self, name, version=None):
@@ -110,12 +109,10 @@ def refusal(attempt):
 
 
 def states_of(statuses):
-    """Return the state of each version, by number."""
     return {status.version: get_model_status_pb2.ModelVersionStatus.State.Name(status.state) for status in statuses}
 
 
 def to_arrays(answer):
-    """Return the outputs of a PredictResponse as arrays."""
     return {name: to_array(proto, _shape(proto)) for name, proto in answer.outputs.items()}
 
 

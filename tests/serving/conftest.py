@@ -22,7 +22,6 @@ MODES = (
 
 
 def pytest_generate_tests(metafunc):
-    """Run every test against the server of `--serving`, or else against `model_server` and TensorFlow Serving."""
     if "server" in metafunc.fixturenames:
         modes = ["given"] if metafunc.config.getoption("--serving") else MODES
         metafunc.parametrize("server", modes, indirect=True, scope="session")
@@ -69,7 +68,6 @@ def server(request, started, serving_models):
 
 @pytest.fixture
 def client(server):
-    """A client of the server under test."""
     client = Client(server.address)
     yield client
     client.channel.close()

@@ -38,7 +38,6 @@ class Server:
         return self.models_dir / name / str(version or VERSIONS[name][-1])
 
     def card(self, name, version=None):
-        """Return the card of a version, the newest by default."""
         return load_assets(self.version_dir(name, version))[0]
 
 

@@ -68,7 +68,6 @@ NAMES = tuple(INPUTS)
 
 
 def outputs_of(signature, card):
-    """Return a signature's outputs; those of `inspect` include the activations that the model's card lists."""
     told = card.activations if signature == signatures.INSPECT else ()
     return {**OUTPUTS[signature], **{each.output: (FLOAT, ("B", "T", each.units)) for each in told}}
 

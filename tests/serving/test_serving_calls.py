@@ -18,7 +18,6 @@ NUM_CALLERS = 3
 
 
 def bits(outputs):
-    """Return outputs as bytes, by name."""
     return {name: array.tobytes() for name, array in outputs.items()}
 
 
@@ -71,7 +70,6 @@ def test_cancelled_calls_do_not_affect_other_calls(ordinary, begin_long, client)
 
 
 def test_expired_calls_do_not_affect_the_next_call(ordinary, begin_long, client):
-    """They are DEADLINE_EXCEEDED or rejected, and the next call is byte-identical to the first."""
     inputs, before = ordinary
     calls = [begin_long(timeout_s=0.05) for _ in range(NUM_CALLERS)]
     assert {call.code() for call in calls} <= {Status.DEADLINE_EXCEEDED, Status.RESOURCE_EXHAUSTED}
@@ -79,7 +77,6 @@ def test_expired_calls_do_not_affect_the_next_call(ordinary, begin_long, client)
 
 
 def test_concurrent_calls_are_byte_identical_to_single_calls(server, client):
-    """Of one signature and of several. The batches are full, so that no server merges these calls."""
     asked = [
         (name, signature, make_call(signature, server.card(name), MAX_BATCH_SIZE, seed=seed, temperature=0.8))
         for name in ("lstm", "gru")

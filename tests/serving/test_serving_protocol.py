@@ -14,7 +14,6 @@ Status = grpc.StatusCode
 
 @pytest.fixture
 def call(server):
-    """Inputs of `prefill` for the model `lstm`."""
     return make_call(signatures.PREFILL, server.card("lstm"), 3)
 
 
@@ -33,7 +32,6 @@ def test_a_request_without_a_signature_uses_the_default_one(server, client):
 
 
 def test_output_filter_selects_the_outputs(server, client):
-    """They are bit-exact to the outputs without a filter."""
     inputs = make_call(signatures.SCORE, server.card("lstm"), 8)
     everything = client.predict("lstm", signatures.SCORE, inputs)
     chosen = client.predict("lstm", signatures.SCORE, inputs, output_filter=["state"])
@@ -51,7 +49,6 @@ def test_output_filter_selects_the_outputs(server, client):
     ids=["model", "version", "label", "signature"],
 )
 def test_unknown_models_versions_labels_and_signatures_have_their_statuses(client, call, fields, code, told):
-    """By the status the gateway distinguishes a removed version from an invalid request."""
     found, text = refusal(
         lambda: client.predict(**{"name": "lstm", "signature": signatures.PREFILL, **fields}, inputs=call)
     )
@@ -80,7 +77,6 @@ def test_missing_extra_and_mistyped_inputs_are_invalid(client, call, change, tol
 @pytest.mark.parametrize("name", VERSIONS)
 @pytest.mark.parametrize("signature", [name for name in NAMES if len(INPUTS[name]) > 1])
 def test_inputs_of_unequal_batch_sizes_are_invalid(server, client, name, signature):
-    """They are refused by the graph or, with batching, before it runs."""
     inputs = make_call(signature, server.card(name), 4)
     inputs["state"] = inputs["state"][:3]
     code, text = refusal(lambda: client.predict(name, signature, inputs))
@@ -89,7 +85,6 @@ def test_inputs_of_unequal_batch_sizes_are_invalid(server, client, name, signatu
 
 
 def test_a_call_above_max_batch_size_is_refused_only_with_batching(server, client):
-    """Without batching it is computed."""
     inputs = make_call(signatures.PREFILL, server.card("lstm"), MAX_BATCH_SIZE + 1)
     if server.is_batching:
         code, text = refusal(lambda: client.predict("lstm", signatures.PREFILL, inputs))
@@ -102,24 +97,20 @@ def test_a_call_above_max_batch_size_is_refused_only_with_batching(server, clien
 
 @pytest.mark.parametrize("name", VERSIONS)
 def test_the_status_of_a_model_lists_its_versions(client, name):
-    """All of them are AVAILABLE."""
     assert client.states(name) == dict.fromkeys(VERSIONS[name], "AVAILABLE")
 
 
 def test_the_status_of_one_version_lists_no_other(client):
-    """The version is selected by its number."""
     assert client.states("lstm", 1) == {1: "AVAILABLE"}
 
 
 @pytest.mark.parametrize(("name", "version"), [("absent", None), ("lstm", 99)])
 def test_the_status_of_an_unknown_model_or_version_is_not_found(client, name, version):
-    """It is not an empty list."""
     assert refusal(lambda: client.states(name, version))[0] is Status.NOT_FOUND
 
 
 @pytest.mark.parametrize("name", VERSIONS)
 def test_metadata_lists_all_signatures_with_their_dtypes_and_shapes(server, client, name):
-    """They are those of the contract; -1 is any size."""
     spec, found = client.metadata(name)
     assert (spec.name, spec.version.value) == (name, VERSIONS[name][-1])
     card = server.card(name)
@@ -132,7 +123,6 @@ def test_metadata_lists_all_signatures_with_their_dtypes_and_shapes(server, clie
 
 
 def described(tensors):
-    """Return the dtype and shape of each tensor of a SignatureDef."""
     from tensorflow import dtypes
 
     return {
@@ -142,7 +132,6 @@ def described(tensors):
 
 
 def expected(tensors, sizes):
-    """Return the dtype and shape of each tensor of the contract."""
     return {
         name: (dtype, tuple(-1 if size is None else size for size in shape(letters, sizes)))
         for name, (dtype, letters) in tensors.items()

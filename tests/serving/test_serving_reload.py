@@ -31,7 +31,6 @@ def reload(client, config):
 
 @pytest.fixture
 def answering(server, client):
-    """Return the version that responds to a call."""
     call = make_call(signatures.PREFILL, server.card("lstm"), 2)
     return lambda name="lstm", **fields: (
         client.answer(name, signatures.PREFILL, call, **fields).model_spec.version.value
@@ -39,22 +38,18 @@ def answering(server, client):
 
 
 def available(client, name):
-    """Return the numbers of the available versions."""
     return {number for number, state in client.states(name).items() if state == "AVAILABLE"}
 
 
 def entry(config, name):
-    """Return the entry of a model in a config."""
     return next(model for model in config.model_config_list.config if model.name == name)
 
 
 def remove(config, name):
-    """Remove a model from a config."""
     config.model_config_list.config.remove(entry(config, name))
 
 
 def test_an_added_model_is_served_when_the_reload_returns(config, reload, answering):
-    """The other models are served as before."""
     assert refusal(lambda: answering("added"))[0] is Status.NOT_FOUND
     config.model_config_list.config.add().CopyFrom(entry(config, "lstm"))
     config.model_config_list.config[-1].name = "added"
@@ -64,7 +59,6 @@ def test_an_added_model_is_served_when_the_reload_returns(config, reload, answer
 
 
 def test_a_removed_model_is_unloaded(config, reload, client, answering):
-    """Its version is END and calls are NOT_FOUND; the other models are served as before."""
     remove(config, "gru")
     reload()
     until(lambda: client.states("gru") == {1: "END"})
@@ -73,7 +67,6 @@ def test_a_removed_model_is_unloaded(config, reload, client, answering):
 
 
 def test_a_removed_model_is_served_again_once_it_is_added_back(config, reload, client, answering, server):
-    """After its versions were unloaded."""
     remove(config, "lstm")
     reload()
     until(lambda: client.states("lstm") == {1: "END", 2: "END"})
@@ -82,7 +75,6 @@ def test_a_removed_model_is_served_again_once_it_is_added_back(config, reload, c
 
 
 def test_the_version_policy_selects_the_served_versions(config, reload, client, answering):
-    """With the older version alone, it responds to calls without a version."""
     entry(config, "lstm").model_version_policy.specific.versions[:] = [1]
     reload()
     until(lambda: available(client, "lstm") == {1})
@@ -91,7 +83,6 @@ def test_the_version_policy_selects_the_served_versions(config, reload, client, 
 
 
 def test_a_label_selects_its_version_until_it_is_moved_or_removed(config, reload, client, server, answering):
-    """Calls without a label are not affected."""
     labels = entry(config, "lstm").version_labels
     labels["stable"], labels["canary"] = 1, 2
     reload()
@@ -114,7 +105,6 @@ def test_a_label_is_not_moved_to_an_unavailable_version(config, reload, answerin
 
 
 def test_an_invalid_config_changes_nothing(config, reload, answering):
-    """A config that lists a model twice is refused."""
     config.model_config_list.config.add().CopyFrom(entry(config, "lstm"))
     assert refusal(reload)[0] is Status.INVALID_ARGUMENT
     assert answering() == 2

@@ -32,7 +32,6 @@ def probe(server):
 
 @pytest.mark.parametrize("name", VERSIONS)
 def test_the_determinism_probe_keeps_a_batch_size(probe, name):
-    """Without one, no completion would be reproducible."""
     found = probe(name)
     assert found.is_deterministic
     assert found.batch_sizes
@@ -41,7 +40,6 @@ def test_the_determinism_probe_keeps_a_batch_size(probe, name):
 @pytest.mark.parametrize("name", VERSIONS)
 @pytest.mark.parametrize("signature", [name for name in NAMES if name != signatures.SERVING_DEFAULT])
 def test_a_sequence_is_bit_exact_at_every_index_of_every_kept_batch_size(server, client, probe, name, signature):
-    """Whatever other sequences are in the batch."""
     call = make_call(signature, server.card(name), NUM_SEQUENCES, seed=5, temperature=0.8)
     bits = {}
     for count in probe(name).batch_sizes:

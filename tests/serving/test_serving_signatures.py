@@ -54,7 +54,6 @@ def apart(logprobs):
 
 @every_model
 def test_sampled_tokens_equal_those_of_the_same_saved_model_here(server, client, compute, name):
-    """With a temperature and filters, the uniforms determine the tokens."""
     inputs = make_call(signatures.DECODE, server.card(name), ROWS, steps=STEPS, temperature=0.9)
     expected = compute(server.version_dir(name), signatures.DECODE, inputs)
     outputs = client.predict(name, signatures.DECODE, inputs)

@@ -24,7 +24,6 @@ def test_the_models_cover_every_kind_and_no_two_are_equal(serving_models):
 
 
 def test_making_the_models_again_changes_nothing(serving_models):
-    """No SavedModel is written a second time."""
     before = {path: path.stat().st_mtime_ns for path in serving_models.glob("*/*/saved_model.pb")}
     make_repository(serving_models)
     assert {path: path.stat().st_mtime_ns for path in serving_models.glob("*/*/saved_model.pb")} == before
@@ -39,21 +38,18 @@ def test_models_of_another_state_of_the_code_are_refused(tmp_path):
 
 
 def test_the_batching_parameters_allow_the_batch_sizes_of_the_contract(serving_models):
-    """So the server adds no padding to the gateway's calls."""
     assert read_batching(serving_models / BATCHING_CONFIG) == Batching(
         signatures.MAX_BATCH_SIZE, signatures.BATCH_SIZES
     )
 
 
 def test_a_directory_without_models_is_a_usage_error(tmp_path):
-    """Its one line names the command that makes them."""
     with pytest.raises(pytest.UsageError) as caught:
         check_given(None, tmp_path)
     assert str(caught.value) == f"--serving-models={tmp_path}: no models there; make serving-models makes them"
 
 
 def test_an_unreachable_server_is_a_usage_error(serving_models):
-    """Its one line names the address."""
     address = f"127.0.0.1:{free_port()}"
     with pytest.raises(pytest.UsageError, match=f"^--serving: backend {address}: UNAVAILABLE: ") as caught:
         check_given(address, serving_models)
@@ -69,7 +65,6 @@ def test_an_unreachable_server_is_a_usage_error(serving_models):
     ids=["model", "versions"],
 )
 def test_a_server_of_other_models_is_a_usage_error(server, serving_models, monkeypatch, versions, told):
-    """Its one line names the missing model or versions."""
     check_given(server.address, serving_models)
     monkeypatch.setattr(given, "VERSIONS", versions)
     with pytest.raises(pytest.UsageError, match=f"^{told.replace('ADDRESS', server.address)}"):

@@ -40,7 +40,6 @@ def process(serving_models, tmp_path_factory):
 
 @pytest.fixture
 def client(process):
-    """A client of that server."""
     client = Client(f"127.0.0.1:{process.port}")
     yield client
     client.channel.close()
@@ -55,25 +54,21 @@ def can_connect(port):
 
 
 def get(process, path):
-    """Return the body of a response of the REST port."""
     with urllib.request.urlopen(f"http://127.0.0.1:{process.rest_port}{path}", timeout=60) as response:
         return response.read().decode()
 
 
 def test_prometheus_gets_metrics_from_the_rest_port(process):
-    """By the path of monitoring.config, from which deploy/prometheus reads."""
     assert "\n# TYPE :tensorflow:cc:saved_model:load_latency counter\n" in get(
         process, "/monitoring/prometheus/metrics"
     )
 
 
 def test_the_rest_api_decodes_percent_escapes_in_names(process):
-    """`%6C` is `l`."""
     assert '"state": "AVAILABLE"' in get(process, "/v1/models/%6Cstm")
 
 
 def test_the_health_service_answers_for_the_whole_server(client):
-    """As the liveness probe of Kubernetes asks, without the name of a service."""
     assert client.channel.unary_unary("/grpc.health.v1.Health/Check")(b"") == SERVING
 
 
@@ -92,5 +87,4 @@ def test_calls_beyond_its_threads_are_refused_at_once(client, serving_models):
 
 
 def test_sigterm_ends_it_while_it_computes(process):
-    """By the signal itself: it has no handler. The last test here, as it ends the server."""
     assert process.end(signal.SIGTERM) == -signal.SIGTERM

@@ -21,7 +21,6 @@ BOTH = pytest.mark.parametrize("folder", [ROOT / "client", ROOT], ids=["sostenut
 
 @functools.cache
 def wheel(folder):
-    """Build a wheel and return its files by their paths."""
     with tempfile.TemporaryDirectory() as made:
         build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", made]
         subprocess.run(build, cwd=folder, check=True, capture_output=True)
@@ -31,7 +30,6 @@ def wheel(folder):
 
 
 def metadata(folder):
-    """Return the metadata of a wheel."""
     (content,) = (content for name, content in wheel(folder).items() if name.endswith(".dist-info/METADATA"))
     return BytesParser().parsebytes(content)
 
@@ -47,7 +45,6 @@ def test_the_license_is_an_spdx_expression_with_its_text(folder):
 
 @BOTH
 def test_a_wheel_has_the_license(folder):
-    """In its metadata and as a file."""
     assert (metadata(folder)["License-Expression"], metadata(folder)["License-File"]) == ("Apache-2.0", "LICENSE")
     (text,) = (content for name, content in wheel(folder).items() if name.endswith(".dist-info/licenses/LICENSE"))
     assert text == (ROOT / "LICENSE").read_bytes()

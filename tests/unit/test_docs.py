@@ -86,7 +86,6 @@ def test_the_lesson_page_has_every_cell_and_output_of_the_notebook(site):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "docs/images").iterdir()), ids=lambda path: path.name)
 def test_every_picture_is_on_a_page_with_an_alternative_text(path):
-    """In plain Markdown, which a code host shows, too."""
     text = "\n".join(page.read_text(encoding="utf-8") for page in MARKDOWN)
     assert re.search(rf"!\[\S[^]]+\]\([^)]*{re.escape(path.name)}\)", text)
 

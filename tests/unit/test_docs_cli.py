@@ -45,7 +45,6 @@ COMMANDS = dict(
 
 @pytest.fixture(scope="module")
 def page(site):
-    """The HTML of the reference."""
     (page,) = html_pages(site, 'id="cmdoption-')
     return page
 

@@ -32,7 +32,6 @@ def described(family):
 
 
 def unit_of(family):
-    """Return the last unit in the metric's name."""
     units = "seconds|tokens|sequences|requests|errors|failures|retries|rejections|bytes|states|backends"
     found = re.findall(rf"(?<=_)(?:{units})(?=_|$)", family.name)
     return OTHER_UNITS.get(family.name) or (found[-1] if found else "none")

@@ -43,7 +43,6 @@ def strings():
 
 @pytest.fixture(scope="module")
 def sources():
-    """All strings of the sources, joined."""
     return "\n".join(strings())
 
 
@@ -56,7 +55,6 @@ def messages():
 
 @pytest.mark.parametrize("message", messages())
 def test_every_quoted_message_is_one_of_the_programs(message, sources):
-    """Each of its parts stands in a string of the sources, or is the system's."""
     for part in re.split("…|" + "|".join(map(re.escape, OTHERS)), message.removeprefix("error: ")):
         words = part.strip(" :,;().")
         assert words in sources, words

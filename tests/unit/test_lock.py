@@ -26,7 +26,6 @@ def declared():
 
 
 def version(pin):
-    """Return the version of a pin."""
     (specifier,) = pin.specifier
     return specifier.version
 
@@ -47,7 +46,6 @@ def test_the_lock_satisfies_pyproject():
 
 
 def test_the_gateways_lock_satisfies_pyproject_but_for_what_its_image_lacks():
-    """What is excluded is declared or locked, and not in the gateway's lock."""
     lock = "requirements/gateway.txt"
     assert missing(lock, [one for one in declared() if one.name not in EXCLUDED]) == []
     assert EXCLUDED.isdisjoint(LOCKED[lock])
@@ -61,7 +59,6 @@ def test_both_locks_have_the_same_versions():
 
 @pytest.mark.parametrize("lock", LOCKED)
 def test_a_lock_is_complete(lock):
-    """It has what its packages need by the metadata of the installed ones, so that pip resolves nothing."""
     excluded = EXCLUDED if "gateway" in lock else set()
     needed = []
     for name in LOCKED[lock]:
@@ -75,7 +72,6 @@ def test_a_lock_is_complete(lock):
 
 @pytest.mark.parametrize("lock", LOCKED)
 def test_every_pin_has_hashes(lock):
-    """As soon as one has hashes, pip refuses those without."""
     entries = re.split(r"^(?=[a-z0-9])", LOCKS[lock], flags=re.MULTILINE)[1:]
     assert len(entries) == len(LOCKED[lock])
     assert [entry for entry in entries if "--hash=sha256:" not in entry] == []

@@ -42,7 +42,6 @@ def test_each_mutant_is_one_change_that_a_test_can_detect(module):
 
 
 def test_a_mutant_is_caught_if_a_test_fails(module):
-    """Otherwise it survives; the module is restored in both cases."""
     original = module.read_text()
     (module.parent / "test_clamp.py").write_text("from clamp import clamp\ndef test(): assert clamp(5) == 3\n")
     caught = {

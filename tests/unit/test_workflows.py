@@ -40,7 +40,6 @@ def test_a_release_is_built_by_the_tested_tools():
 
 
 def test_nothing_is_published_before_the_tests_have_passed():
-    """Neither distributions nor images; a pull request pushes no images."""
     jobs = WORKFLOWS["release"]["jobs"]
     assert all({"test", "build"} <= set(jobs[name]["needs"]) for name in ("pypi", "images"))
     assert (jobs["test"]["uses"], jobs["images"]["with"]) == ("./.github/workflows/ci.yml", {"push": True})
@@ -49,7 +48,6 @@ def test_nothing_is_published_before_the_tests_have_passed():
 
 @pytest.mark.parametrize("file", ["docker-compose.yml", "deploy/kubernetes/base/kustomization.yaml"])
 def test_the_published_images_are_those_that_deployments_name(file):
-    """By target of the Dockerfile; a registry before the name selects the published ones."""
     text, dockerfile = (ROOT / file).read_text(), (ROOT / "deploy/Dockerfile").read_text()
     assert set(re.findall(r"(?<![\w/.])sostenuto-([a-z]+)(?=[:,])", text)) == set(TARGETS)
     assert [target for target in TARGETS if f" AS {target}\n" not in dockerfile] == []

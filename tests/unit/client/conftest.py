@@ -39,13 +39,11 @@ def waits(monkeypatch):
 
 @pytest.fixture
 def server():
-    """A running server with an empty script."""
     with ScriptedServer() as running:
         yield running
 
 
 @pytest.fixture
 def client(server, waits):  # noqa: ARG001 - no test should sleep
-    """A client of the scripted server."""
     with Client(server.url) as made:
         yield made

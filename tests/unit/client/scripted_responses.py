@@ -17,7 +17,6 @@ DONE = "[DONE]"
 
 
 def answer_json(value, status=200, headers=None):
-    """Respond with a JSON value."""
     return answer_bytes(json.dumps(value).encode(), "application/json", status, headers)
 
 
@@ -37,7 +36,6 @@ def refusal(status, message, *, headers=None, **fields):
 
 
 def models(*names):
-    """Respond with a list of models."""
     return answer_json({"object": "list", "data": [{"id": name, "object": "model"} for name in names]})
 
 
@@ -58,18 +56,15 @@ def stream(events, *, then=None, headers=None):
 
 
 def as_event(value):
-    """Encode a value as a server-sent event: a string unchanged, anything else as JSON."""
     return f"data: {value if isinstance(value, str) else json.dumps(value)}\n\n".encode()
 
 
 def chunk(text, finish_reason=None, index=0, **fields):
-    """Return a stream's chunk with one choice."""
     choice = {"index": index, "text": text, "finish_reason": finish_reason, "logprobs": None, **fields}
     return {"id": "cmpl-1", "model": "tiny", "seed": 7, "system_fingerprint": "fp-1", "choices": [choice]}
 
 
 def usage_chunk():
-    """Return the chunk that carries the usage, with no choices."""
     return {**COMPLETION, "choices": []}
 
 
@@ -106,12 +101,10 @@ SUCCEEDED = {**JOB, "status": "succeeded", "finished_at": 9, "fine_tuned_model":
 
 
 def uploaded(number=1):
-    """Respond with an uploaded file."""
     return answer_json({"id": f"file-{number}", "bytes": 3, "created_at": 4, "filename": "book.txt", "purpose": "x"})
 
 
 def job_event(number, message, **data):
-    """Return an event of a job: a message, or with data, metrics."""
     fields = {"type": "metrics", "data": data} if data else {"type": "message"}
     return {"id": f"ftevent-1-{number}", "created_at": number, "level": "info", "message": message, **fields}
 

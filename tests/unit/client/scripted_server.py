@@ -48,7 +48,6 @@ class ScriptedServer:
 
     @property
     def url(self):
-        """The base URL."""
         return f"http://127.0.0.1:{self._http.server_port}"
 
     @property
@@ -57,7 +56,6 @@ class ScriptedServer:
         return [request.body for request in self.requests]
 
     def __enter__(self):
-        """Start to serve."""
         self._thread.start()
         return self
 
@@ -77,19 +75,15 @@ class Handler(BaseHTTPRequestHandler):
     received: Received  # the current request
 
     def do_GET(self):
-        """Respond to a GET."""
         self._answer()
 
     def do_POST(self):
-        """Respond to a POST."""
         self._answer()
 
     def do_PATCH(self):
-        """Respond to a PATCH."""
         self._answer()
 
     def do_DELETE(self):
-        """Respond to a DELETE."""
         self._answer()
 
     def log_message(self, *_):

@@ -29,7 +29,6 @@ def made(given, make=str.upper, concurrency=2, **options):
 
 
 def test_results_have_the_order_of_their_prompts(client, server):
-    """Every prompt is sent once, with the same options, and no more at once than the server's status allows."""
     server.script = [STATUS, *[echo] * 50]
     prompts = [f"p{number}" for number in range(50)]
     texts = [str(generation) for generation in client.generate_many(prompts, model="tiny", temperature=0.5)]
@@ -40,7 +39,6 @@ def test_results_have_the_order_of_their_prompts(client, server):
 
 
 def test_a_slow_result_does_not_change_the_order():
-    """The first result is ready last, and is still returned first."""
     others = threading.Semaphore(0)
 
     def make(number):
@@ -54,7 +52,6 @@ def test_a_slow_result_does_not_change_the_order():
 
 
 def test_concurrency_is_reached_and_never_exceeded():
-    """With `concurrency=3`, three calls run at the same time and never four."""
     together, now, most = threading.Barrier(3, timeout=PATIENCE_S), itertools.count(), []
     running = set()
 
@@ -70,7 +67,6 @@ def test_concurrency_is_reached_and_never_exceeded():
 
 
 def test_prompts_are_read_lazily():
-    """An infinite iterable works; nothing is read before the first result is requested."""
     read = []
 
     def numbers():
@@ -86,7 +82,6 @@ def test_prompts_are_read_lazily():
 
 
 def test_an_error_is_raised_in_the_order_of_its_prompt(client, server):
-    """Earlier results are delivered, and later prompts that have not started are not sent."""
     server.script = [echo, refusal(400, "no"), *[echo] * 50]
     results = client.generate_many([str(number) for number in range(50)], model="tiny", concurrency=1)
     assert str(next(results)) == "0"
@@ -96,7 +91,6 @@ def test_an_error_is_raised_in_the_order_of_its_prompt(client, server):
 
 
 def test_after_an_error_no_further_call_starts():
-    """Calls in progress finish; waiting ones never start."""
     begun, go_on = [], threading.Event()
 
     def make(number):
@@ -113,7 +107,6 @@ def test_after_an_error_no_further_call_starts():
 
 
 def test_return_errors_yields_the_error_as_its_prompts_result(client, server):
-    """The other prompts still get their results."""
     server.script = [echo, refusal(400, "no"), echo]
     results = list(client.generate_many(["a", "b", "c"], model="tiny", concurrency=1, return_errors=True))
     assert [type(result) for result in results] == [Generation, sostenuto.BadRequest, Generation]
@@ -137,7 +130,6 @@ def test_an_overload_that_is_not_retryable_is_raised(client, server, waits, head
 
 
 def test_closing_the_results_ends_retries(server):
-    """A prompt that waits for its next attempt is not sent again."""
     attempted = threading.Event()
 
     def unavailable(handler):
@@ -156,7 +148,6 @@ def test_closing_the_results_ends_retries(server):
 
 @pytest.mark.parametrize("status", [429, 503])
 def test_closing_the_client_ends_the_waits_of_its_workers(server, status):
-    """On 429 and on 503 alike: the results end with `ClientClosed`, and nothing is sent again."""
     attempted = threading.Event()
     client = Client(server.url, max_retries=1 if status == 503 else 0)
 
@@ -179,7 +170,6 @@ def test_closing_the_client_ends_the_waits_of_its_workers(server, status):
 
 
 def assert_no_worker_waits():
-    """Join all workers, and assert that each has ended."""
     for thread in threading.enumerate():
         if thread.name == THREAD_NAME:
             thread.join(PATIENCE_S)
@@ -187,7 +177,6 @@ def assert_no_worker_waits():
 
 
 def test_workers_are_daemon_threads():
-    """They never keep a program from exiting."""
     assert list(made(["a"], lambda _: threading.current_thread().daemon)) == [True]
 
 
@@ -217,14 +206,12 @@ def test_finished_results_are_delivered_before_more_prompts_are_read():
 
 
 def test_generate_many_rejects_a_single_string(client):
-    """It would be read as one prompt per letter."""
     with pytest.raises(sostenuto.InvalidArgument, match="pass a list"):
         client.generate_many("The ")
 
 
 @pytest.mark.parametrize("concurrency", [0, -1])
 def test_a_concurrency_below_one_is_rejected(client, concurrency):
-    """By the call itself, not by the first result."""
     with pytest.raises(sostenuto.InvalidArgument, match=f"concurrency is {concurrency}: pass 1 or more"):
         client.generate_many(["a"], concurrency=concurrency)
 

@@ -42,7 +42,6 @@ def test_requests_have_a_user_agent_and_reuse_one_connection(client, server):
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="only Linux has this option")
 def test_a_connection_notices_within_15_seconds_that_its_host_is_lost(server, monkeypatch):
-    """By probes every 5 seconds; also while a request is not acknowledged."""
     opened, connect = [], urllib3.connection.HTTPConnection._new_conn
 
     def note(connection):
@@ -73,8 +72,6 @@ def test_a_passed_session_is_used_and_not_closed(server, monkeypatch):
 
 
 def test_closing_a_client_closes_the_sessions_of_all_its_threads(server):
-    """After `close` no connection is open, and further requests raise `ClientClosed`."""
-
     def answer_and_watch(handler):
         models("tiny")(handler)
         handler.wait_until_client_leaves()
@@ -100,7 +97,6 @@ def test_closing_a_client_closes_the_sessions_of_all_its_threads(server):
 
 
 def test_a_forked_process_opens_its_own_connection(client, server):
-    """On a shared connection, parent and child would read each other's responses."""
     server.script = [models("tiny")] * 3
     client.models()
     child = multiprocessing.get_context("fork").Process(target=client.models)

@@ -61,7 +61,6 @@ def test_a_failed_turn_changes_nothing(client, server):
 
 
 def test_a_streamed_turn_is_added_when_its_stream_ends(client, server):
-    """Before that, `turns` does not have it."""
     server.script = [stream([chunk("a"), chunk("b", "stop", state="s1"), DONE])]
     growing = client.conversation("x", model="tiny")
     pieces = growing.stream(" y")
@@ -91,7 +90,6 @@ def test_an_unfinished_streamed_turn_keeps_its_text(client, server):
 
 
 def test_a_change_during_a_stream_discards_the_state_of_that_turn(client, server):
-    """The state covers the turns that existed when the stream started; the next turn sends the whole text."""
     server.script = [said("a", "s1"), stream([chunk("b"), chunk("c", "stop", state="s2"), DONE]), said("d", "s3")]
     growing = client.conversation("x", model="tiny")
     growing.generate()
@@ -105,7 +103,6 @@ def test_a_change_during_a_stream_discards_the_state_of_that_turn(client, server
 
 
 def test_after_a_change_of_model_the_whole_text_is_sent(client, server):
-    """No state of the previous model is sent to the new one, even after `undo`."""
     server.script = [said("a", "s1"), said("b", "s2"), said("c", "s3"), said("d", "s4")]
     growing = client.conversation("x", model="tiny")
     growing.generate()
@@ -120,7 +117,6 @@ def test_after_a_change_of_model_the_whole_text_is_sent(client, server):
 
 @pytest.mark.parametrize("name", ["n", "best_of", "echo", "suffix", "state", "return_state"])
 def test_options_that_break_the_single_text_of_a_turn_are_rejected(client, server, name):
-    """As options of the conversation and of one turn."""
     for options, once in (({name: 1}, {}), ({}, {name: 1})):
         with pytest.raises(sostenuto.InvalidArgument, match=f"{name} is not an option"):
             client.conversation("x", model="tiny", **options).generate(**once)
@@ -157,7 +153,6 @@ def test_a_stream_without_an_event_adds_no_turn(client, server):
 
 
 def test_a_saved_conversation_can_be_loaded_and_resumed(client, server, tmp_path):
-    """With all turns, states and options, and no API key; the write is atomic."""
     server.script = [models("first"), said("é", "s1"), said("c", "s2")]
     growing = client.conversation("x", max_tokens=5)
     growing.generate(" y")
@@ -172,7 +167,6 @@ def test_a_saved_conversation_can_be_loaded_and_resumed(client, server, tmp_path
 
 
 def test_a_failed_save_leaves_no_temporary_file(client, tmp_path):
-    """The target is a directory, so that the final rename fails."""
     (tmp_path / "text.json").mkdir()
     with pytest.raises(OSError, match="text"):
         client.conversation("x", model="tiny").save(tmp_path / "text.json")

@@ -33,7 +33,6 @@ ALL = [thing for thing in EXPORTED if isinstance(thing, type) and issubclass(thi
     ],
 )
 def test_each_status_raises_its_error_class(server, status, name):
-    """The error also has the status as an attribute."""
     server.script = [refusal(status, "no")]
     with Client(server.url, max_retries=0) as client, pytest.raises(APIError) as caught:
         client.models()
@@ -64,7 +63,6 @@ def test_an_error_with_retry_after_says_when_to_retry(server):
 
 @pytest.mark.parametrize("content", [b"<html>oops</html>", b'"text"', b"{}", b'{"error": null}', b""])
 def test_a_proxys_error_page_keeps_its_status(server, content):
-    """An error body without JSON still raises the status's class, and its HTML is not in the message."""
     server.script = [answer_bytes(content, "text/html", 502)]
     with (
         Client(server.url, max_retries=0) as client,
@@ -86,7 +84,6 @@ def test_an_error_field_that_is_a_string_is_the_message(client, server):
     [(b"<html>Hello</html>", "text/html"), (b"{", "application/json"), (b"[]", "application/json")],
 )
 def test_a_response_that_is_no_json_object_is_unexpected(client, server, content, content_type):
-    """A web page instead of a response hints at a wrong base_url."""
     server.script = [answer_bytes(content, content_type)]
     with pytest.raises(sostenuto.UnexpectedResponse, match=f"returned 200 with {content_type}.* base_url"):
         client.models()
@@ -113,7 +110,6 @@ def test_a_redirect_is_not_followed(client, server):
     ],
 )
 def test_an_error_in_a_stream_gets_its_class_from_type_or_code(error, name, status):
-    """The event has no HTTP status: its type decides, or a code that is a status."""
     made = stream_error(error, {"x-request-id": "req-9"})
     assert (type(made).__name__, made.status, made.message, made.request_id) == (name, status, "no", "req-9")
 
@@ -187,7 +183,6 @@ def test_errors_survive_pickling(kind):
 
 
 def test_the_class_tree_in_the_docstring_is_complete():
-    """The module's docstring names every exported error below its base class, and no others."""
     drawn = sostenuto._errors.__doc__ or ""
     assert {kind.__name__ for kind in ALL} == {word for word in drawn.split() if hasattr(sostenuto, word)}
     above = []

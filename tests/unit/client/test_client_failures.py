@@ -79,7 +79,6 @@ HTTP_400 = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"
     ids=["plain", "silent", "alert", "nginx", "closed"],
 )
 def test_a_wrong_scheme_is_named(waits, scheme, reply, error, words):
-    """In both directions, whatever such a server does; where it is certain, the request is not sent again."""
     listener, received = answering(reply)
     with listener, Client(f"{scheme}://127.0.0.1:{listener.getsockname()[1]}", timeout=(0.5, 300)) as client:
         with pytest.raises(error) as raised:
@@ -91,7 +90,6 @@ def test_a_wrong_scheme_is_named(waits, scheme, reply, error, words):
 
 @pytest.mark.parametrize("status", [429, 500])
 def test_after_the_last_attempt_the_error_is_raised(client, server, waits, status):
-    """By default a request is retried twice."""
     server.script = [refusal(status, "oops")] * 3
     with pytest.raises(sostenuto.APIError):
         client.models()
@@ -124,7 +122,6 @@ def test_a_retry_after_of_an_hour_is_raised_at_once(client, server, waits):
 
 
 def test_closing_the_client_ends_the_wait_before_a_retry(server):
-    """`ClientClosed` is raised at once, and nothing more is sent."""
     refused = threading.Event()
     client = Client(server.url)
 
@@ -146,7 +143,6 @@ def test_closing_the_client_ends_the_wait_before_a_retry(server):
 
 
 def test_a_refused_connection_names_the_url(server, waits):
-    """The message has the reason in plain words and advice; the request was tried three times."""
     url = server.url
     server.__exit__(None, None, None)
     with Client(url) as client, pytest.raises(ConnectionFailed) as caught:

@@ -11,7 +11,6 @@ ANSWER = answer_json(COMPLETION)
 
 
 def test_only_arguments_that_were_passed_are_sent(client, server):
-    """None means the server's default; 0 and the empty prompt are values."""
     server.script = [ANSWER, ANSWER]
     client.generate(model="tiny")
     client.generate("Once", model="tiny", temperature=0, top_k=None, stop=["."], repetition_penalty=1.1, user=None)
@@ -56,7 +55,6 @@ def test_models_are_listed_in_the_servers_order(client, server):
 
 
 def test_an_unknown_argument_is_rejected(client, server):
-    """Without a request; fields that the client does not know go into `extra_body`."""
     for call in (client.generate, client.stream, client.score, client.embed):
         with pytest.raises(InvalidArgument, match="unknown argument timeouts: did you mean timeout_s"):
             call("Once", model="tiny", timeouts=3)
@@ -71,7 +69,6 @@ def test_an_unknown_argument_is_rejected(client, server):
 
 
 def test_the_clients_fields_are_those_of_the_service():
-    """Except `stream`, which is a method, `max_completion_tokens`, an alias, and the encoding of arrays."""
     from service.api import compatibility
     from service.api.requests import CompletionRequest, EmbeddingsRequest, InspectRequest
 
@@ -92,7 +89,6 @@ def test_the_clients_fields_are_those_of_the_service():
     ids=lambda value: type(value).__name__,
 )
 def test_values_without_a_form_in_json_and_utf8_are_rejected_before_sending(client, server, fields, message):
-    """By `InvalidArgument`, not by an error of the encoder."""
     with pytest.raises(InvalidArgument, match=message):
         client.generate(**{"prompt": "Once", "model": "tiny", **fields})
     assert server.requests == []
@@ -113,7 +109,6 @@ def test_generate_rejects_stream_true(client):
 
 
 def test_a_path_in_the_base_url_is_kept(server):
-    """As for a server behind a proxy's path prefix."""
     server.script = [models("tiny")]
     with Client(f"{server.url}/texts/v1/") as client:
         client.models()

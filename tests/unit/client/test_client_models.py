@@ -45,7 +45,6 @@ def test_an_entry_of_a_list_has_no_details(client, server):
 
 
 def test_labels_and_shares_are_sent_and_the_routing_returned(client, server):
-    """What is None is not sent; an empty split is."""
     server.script = [answer_json(ROUTING)] * 3
     model = client.update_model("book", labels={"canary": 2, "old": None}, shares={"stable": 90, "canary": 10})
     assert [(each.version, each.labels, each.share) for each in model.versions] == [

@@ -19,7 +19,6 @@ README = Path(sostenuto.__file__).parents[2] / "README.md"
 
 
 def test_every_public_class_is_exported_and_documented():
-    """`__all__` has no name that does not exist, and every public class of a module that exports any."""
     things = {name: getattr(sostenuto, name) for name in sostenuto.__all__ if name != "__version__"}
     assert all(isinstance(thing, type) and thing.__doc__ for thing in things.values())
     modules = {importlib.import_module(thing.__module__) for thing in things.values()}
@@ -58,7 +57,6 @@ def test_the_command_line_depends_on_click_and_rich_alone(source):
 
 
 def test_the_package_has_py_typed():
-    """Without the marker, type checkers ignore the annotations."""
     assert Path(sostenuto.__file__).with_name("py.typed").is_file()
 
 

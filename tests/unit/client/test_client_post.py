@@ -12,7 +12,6 @@ PAGE = answer_bytes(b"<html>", "text/html")
 
 @pytest.mark.parametrize("body", [b'{"n":1}', {"n": 1}])
 def test_post_sends_the_body_unchanged(client, server, body):
-    """No field is added or validated; a dict becomes JSON."""
     server.script = [answer_json({})]
     client.post("/new/endpoint", body)
     (received,) = server.requests

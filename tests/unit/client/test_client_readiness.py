@@ -25,7 +25,6 @@ def test_waits_do_not_count_against_the_retries(server, waits):
 
 @pytest.mark.usefixtures("waits")
 def test_an_internal_error_counts_against_the_retries(server):
-    """It is raised after `max_retries`; waits for readiness in between do not count."""
     server.script = [refusal(500, "bug"), refusal(503, "draining"), refusal(500, "bug"), refusal(400, "no")]
     with Client(server.url, max_retries=1, wait_for_ready=WaitForReady(60)) as client:
         with pytest.raises(sostenuto.InternalError):
@@ -63,7 +62,6 @@ def test_the_timeout_ends_the_wait_when_no_request_gets_a_response(server):
 
 @pytest.mark.usefixtures("waits")
 def test_a_request_that_loses_its_connection_while_others_succeed_fails(server, monkeypatch):
-    """Such losses count against `max_retries`, except for the first, which is no evidence yet."""
     waiting = WaitForReady(60)
     record_error = waiting.record_error
 

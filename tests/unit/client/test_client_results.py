@@ -9,7 +9,6 @@ from tests.unit.client.scripted_responses import COMPLETION
 
 
 def test_a_generation_has_every_field_of_the_response():
-    """`raw` is the response itself."""
     generation = Generation.from_response(COMPLETION)
     assert generation == Generation(
         id="cmpl-1",
@@ -25,7 +24,6 @@ def test_a_generation_has_every_field_of_the_response():
 
 
 def test_a_generation_prints_as_its_text():
-    """`str()` returns the text and nothing else."""
     assert str(Generation.from_response(COMPLETION)) == " upon a time"
 
 
@@ -48,7 +46,6 @@ def test_choices_are_sorted_by_index():
 
 
 def test_results_are_frozen_and_hashable():
-    """So that they can be shared between threads and used as keys."""
     generation = Generation.from_response(COMPLETION)
     with pytest.raises(FrozenInstanceError):
         generation.seed = 8  # type: ignore[misc]
@@ -56,7 +53,6 @@ def test_results_are_frozen_and_hashable():
 
 
 def test_optional_fields_may_be_missing():
-    """Another server's response may have nothing but `choices`."""
     generation = Generation.from_response({"choices": []})
     assert (generation.id, generation.seed, generation.usage) == ("", None, None)
     assert (generation.text, generation.finish_reason) == ("", None)
@@ -72,13 +68,11 @@ def test_optional_fields_may_be_missing():
     ],
 )
 def test_a_malformed_response_raises_an_error_that_names_the_field(answer, field):
-    """The message has the expected type, and suggests a wrong base_url."""
     with pytest.raises(UnexpectedResponse, match=f"'{field}' should be of type .* base_url"):
         Generation.from_response(answer)
 
 
 def test_a_model_has_the_entrys_fields_as_attributes_and_prints_as_its_id():
-    """So that `str(model)` can be passed as `model`; fields that the client does not know are in `raw`."""
     known = {"id": "tiny", "created": 5, "version": 3, "cell": "lstm", "layers": 2, "units": 8, "unit": "character"}
     known |= {"direction": "forward", "deterministic": True, "max_model_len": None}
     model = Model.from_response({**known, "new": 1})

@@ -76,7 +76,6 @@ def test_without_a_state_the_request_is_sent_again_with_its_seed(client, server)
 
 
 def test_without_max_tokens_the_whole_request_is_sent_again(client, server):
-    """Only the server knows how many tokens remain, so that a state cannot be resumed."""
     server.script = [cut(marked("ab", 2, "s1"), chunk("c")), stream([chunk("abcd", "stop"), DONE])]
     assert list(client.stream("Once", model="tiny", resume=True)) == ["ab", "c", "d"]
     assert "state" not in server.bodies[1]
@@ -119,7 +118,6 @@ def test_resuming_ends_after_two_minutes_without_new_text(client, server, waits,
 
 
 def test_resuming_waits_for_a_server_that_restarts(client, server, waits):
-    """While it responds 503, for longer than `max_retries` would allow."""
     away = [refusal(503, "starting", code="backend_unavailable")] * 9
     server.script = [cut(marked("ab", 2, "s1"), chunk("c")), *away, stream([chunk("cd", "stop"), DONE])]
     assert "".join(client.stream("Once", **REQUEST, resume=True)) == "abcd"
@@ -128,7 +126,6 @@ def test_resuming_waits_for_a_server_that_restarts(client, server, waits):
 
 
 def test_resuming_ends_if_the_server_stays_unavailable(client, server):
-    """The error is that of the last response, with the text so far."""
     server.script = [cut(chunk("ab")), *[refusal(503, "starting")] * 100]
     with pytest.raises(sostenuto.ServiceUnavailable) as caught:
         list(client.stream("Once", **REQUEST, resume=True))
@@ -138,7 +135,6 @@ def test_resuming_ends_if_the_server_stays_unavailable(client, server):
 
 @pytest.mark.parametrize("away", [hang_up, refusal(503, "starting"), refusal(502, "no gateway")])
 def test_a_stream_waits_for_a_server_that_was_lost_before_it_begins(client, server, away):
-    """For longer than `max_retries` allows, as the client knows the server from an earlier response."""
     server.script = [models("tiny"), *[away] * 20, stream([chunk("abc", "stop"), DONE])]
     client.models()
     assert list(client.stream("Once", **REQUEST, resume=True)) == ["abc"]
@@ -146,7 +142,6 @@ def test_a_stream_waits_for_a_server_that_was_lost_before_it_begins(client, serv
 
 
 def test_a_stream_does_not_wait_for_a_server_that_never_responded(client, server):
-    """Its address may be wrong."""
     server.script = [hang_up] * 20
     with pytest.raises(sostenuto.ConnectionFailed):
         client.stream("Once", **REQUEST, resume=True)
@@ -175,7 +170,6 @@ def test_a_stream_waits_two_minutes_for_a_lost_server(client, server, waits):
 
 
 def test_usage_is_counted_once(client, server):
-    """A stream that is interrupted before it reports its usage adds none."""
     server.script = [cut(marked("ab", 2, "s1"), chunk("c")), cut(chunk("c"), chunk("d")), *[cut()] * 19]
     pieces = client.stream("Once", **{**REQUEST, "min_tokens": 1}, resume=True)
     with pytest.raises(sostenuto.StreamInterrupted):
@@ -209,7 +203,6 @@ def test_a_server_error_with_a_state_is_resumed(client, server, code):
 
 @pytest.mark.parametrize("code", ["deadline_exceeded", "version_gone", "model_not_found"])
 def test_permanent_errors_end_the_stream_with_text_and_state(client, server, code):
-    """They would occur again. Text in the error event is delivered first."""
     server.script = [stream([chunk("ab"), {"error": {"message": "no", "code": code}, **marked("c", 3, "s1")}])]
     pieces, got = client.stream("Once", **REQUEST, resume=True), []
     with pytest.raises(sostenuto.APIError) as caught:
@@ -236,7 +229,6 @@ def test_without_resume_an_interrupted_stream_is_not_sent_again(client, server):
 
 
 def test_an_interruption_after_the_finish_reason_is_no_error(client, server):
-    """Only usage and [DONE] are lost."""
     server.script = [cut(chunk("ab"), chunk("c", "stop"))]
     assert list(client.stream("Once", **REQUEST, resume=True)) == ["ab", "c"]
 
@@ -261,7 +253,6 @@ def test_an_error_has_a_state_only_if_it_covers_the_whole_text(client, server):
 
 
 def test_a_closed_stream_is_not_resumed(client, server):
-    """`close` is no interruption."""
     server.script = [cut(chunk("ab"))]
     pieces = client.stream("Once", **REQUEST, resume=True)
     next(pieces)
@@ -314,7 +305,6 @@ def test_closing_a_stream_ends_its_wait_and_sends_nothing(server, waiting):
 
 
 def test_closing_a_stream_ends_the_retries_of_its_resumption(server, waiting, monkeypatch):
-    """A request that was to be retried after 50 s is not sent."""
     monkeypatch.setattr(_resuming, "FIRST_WAIT_S", 0.0)
     server.script = [cut(marked("ab", 2, "s1")), refusal(503, "no", headers={"Retry-After": "50"})]
     with Client(server.url) as client:
@@ -328,7 +318,6 @@ def test_closing_a_stream_ends_the_retries_of_its_resumption(server, waiting, mo
 
 
 def test_closing_a_stream_abandons_a_pending_resumption(client, server):
-    """The reader does not wait for the response; once it arrives, its connection is closed."""
     asked, closed = threading.Event(), threading.Event()
 
     def late(handler):
@@ -349,7 +338,6 @@ def test_closing_a_stream_abandons_a_pending_resumption(client, server):
 
 
 def test_closing_the_client_ends_a_wait_with_the_interruption(server, waiting):
-    """No further request is possible: the reader gets the error and the text so far at once."""
     server.script = [cut(chunk("ab"))]
     client = Client(server.url)
     thread, brought = read_in_a_thread(client.stream("Once", **REQUEST, resume=True))
@@ -363,8 +351,6 @@ def test_closing_the_client_ends_a_wait_with_the_interruption(server, waiting):
 
 
 def test_after_a_read_timeout_the_connection_is_closed_before_resuming(server, waits):
-    """This frees the slot of the abandoned sequence for the resumed one."""
-
     def rest(handler):
         assert server.left.wait(PATIENCE_S)
         stream([chunk("abc", "stop"), DONE])(handler)
@@ -418,7 +404,6 @@ def test_logprobs_of_a_resumed_stream_are_those_of_one_stream(client, server):
 
 
 def test_text_that_is_yet_to_be_repeated_stays_in_the_generation():
-    """`rewind` does not shorten the text while the repetition is being received."""
     so_far = Assembly()
     for event in (marked("ab", 2, "s1"), chunk("cd")):
         so_far.add(event)

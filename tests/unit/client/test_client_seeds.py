@@ -19,7 +19,6 @@ class Index:
 
 
 def sent(client, server, prompts, **options):
-    """Generate, and return the seed of each request body; None if the body has none."""
     server.script = [answer_json(COMPLETION)] * 9
     list(client.generate_many(prompts, model="tiny", concurrency=1, **options))
     return [body.get("seed") for body in server.bodies]
@@ -38,7 +37,6 @@ def sent(client, server, prompts, **options):
     ],
 )
 def test_each_prompt_gets_its_seed(client, server, options, seeds):
-    """`seed` plus the index of the prompt, or its entry of `seeds`; the server draws one where none is given."""
     assert sent(client, server, ["a"] * 3, **options) == seeds
 
 
@@ -58,7 +56,6 @@ def test_seeds_are_paired_with_prompts_of_an_unknown_number(client, server):
     ],
 )
 def test_invalid_seeds_are_rejected_before_anything_is_sent(client, server, options, message):
-    """By the call itself, with a ValueError that names argument, expected number and given number."""
     with pytest.raises(ValueError, match=message) as caught:
         client.generate_many(["a", "b", "c"], **options)
     assert isinstance(caught.value, sostenuto.InvalidArgument)
@@ -70,7 +67,6 @@ def test_invalid_seeds_are_rejected_before_anything_is_sent(client, server, opti
     [(4, "seeds has 3 entries for more than 3 prompts"), (2, "seeds has 3 entries for 2 prompts")],
 )
 def test_a_wrong_number_of_seeds_for_unknown_prompts_is_raised_after_the_results(client, server, num_prompts, message):
-    """Nothing that was generated is lost."""
     server.script = [answer_json(COMPLETION)] * 4
     results = client.generate_many(iter("abcd"[:num_prompts]), model="tiny", concurrency=1, seeds=[1, 2, 3])
     assert len([next(results) for _ in range(min(num_prompts, 3))]) == min(num_prompts, 3)
@@ -79,7 +75,6 @@ def test_a_wrong_number_of_seeds_for_unknown_prompts_is_raised_after_the_results
 
 
 def test_one_seed_is_enough_for_infinite_prompts(client, server):
-    """Seeds are derived as prompts are read."""
     server.script = [answer_json(COMPLETION)] * 50
     results = client.generate_many(itertools.repeat("a"), model="tiny", concurrency=1, seed=10)
     assert len([next(results) for _ in range(3)]) == 3

@@ -55,7 +55,6 @@ def test_each_reason_to_refuse_a_resume_token_has_a_client_class(code):
 
 
 def test_an_error_has_the_choices_so_far():
-    """Its state can be resumed; malformed choices do not hide the error itself."""
     error = service_errors.DeadlineExceeded("late")
     error.rest = {"choices": [{"index": 0, "text": "so far", "finish_reason": None, "state": "s1"}], "usage": {}}
     made = refusal(answered(error))

@@ -11,7 +11,6 @@ URL = "http://example.test"
 
 
 def settings(base_url=None, api_key=None, **environ):
-    """Resolve base URL and API key in a given environment."""
     return resolve(base_url, api_key, DEFAULT_TIMEOUT, 2, environ)
 
 
@@ -33,7 +32,6 @@ def test_arguments_override_the_environment_and_it_overrides_defaults():
 
 
 def test_an_empty_api_key_overrides_the_environment():
-    """`api_key=""` means no key."""
     assert settings(api_key="", SOSTENUTO_API_KEY="theirs").api_key is None
 
 
@@ -56,7 +54,6 @@ def test_a_client_reads_its_base_url_from_the_environment(monkeypatch):
     ],
 )
 def test_an_invalid_setting_is_rejected_at_construction(name, value, message):
-    """The message names the setting and has its value."""
     with pytest.raises(InvalidArgument, match=f"^{name} is {re.escape(repr(value))}: .*{message}"):
         Client(**{"base_url": URL, name: value})
 
@@ -69,7 +66,6 @@ def test_a_key_that_is_no_valid_header_value_is_rejected_and_not_shown(key):
 
 
 def test_a_timeout_is_one_number_or_a_connect_and_a_read_timeout():
-    """A number applies to both phases; None is no limit."""
     assert [resolve(URL, None, timeout, 2, {}).timeout for timeout in (3.0, (1.0, 2.0), None)] == [
         (3.0, 3.0),
         (1.0, 2.0),
@@ -78,5 +74,4 @@ def test_a_timeout_is_one_number_or_a_connect_and_a_read_timeout():
 
 
 def test_the_repr_of_client_and_settings_hides_the_key():
-    """So that logs do not contain it."""
     assert "secret" not in repr(Client(URL, api_key="secret")) + repr(settings(URL, "secret"))

@@ -25,13 +25,11 @@ def test_events_are_the_same_byte_by_byte():
 
 
 def test_empty_chunks_have_no_effect():
-    """An empty chunk within a CRLF does not make it two line ends."""
     assert list(decode([b"data: a\r", b"", b"\ndata: b\r\n", b"", b"\r\n"])) == ["a\nb"]
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"], ids=["LF", "CRLF", "CR"])
 def test_an_event_is_emitted_with_its_last_byte(end):
-    """It does not wait for the first byte of the next event, whatever the line ends."""
     fed = []
 
     def chunks():
@@ -54,5 +52,4 @@ def test_a_byte_order_mark_is_skipped_only_at_the_start():
 
 
 def test_invalid_utf8_becomes_replacement_characters():
-    """The stream does not fail."""
     assert list(decode([b"data: a\xffb\n\n"])) == ["a\ufffdb"]

@@ -24,13 +24,11 @@ from tests.unit.client.scripted_server import PATIENCE_S
 
 
 def test_iterating_a_stream_yields_text_deltas(client, server):
-    """As strings, without empty ones."""
     server.script = [stream(WHOLE)]
     assert list(client.stream("Once", model="tiny")) == [" upon", " a", " time"]
 
 
 def test_a_delta_is_yielded_before_the_next_one_is_sent(client, server):
-    """Nothing is buffered: the server continues only after the delta has been read."""
     read = threading.Event()
 
     def rest(handler):
@@ -46,7 +44,6 @@ def test_a_delta_is_yielded_before_the_next_one_is_sent(client, server):
 
 
 def test_a_body_without_chunked_encoding_is_not_buffered_either(client, server):
-    """Where the end of the connection ends the body, as in HTTP/1.0, deltas arrive just as soon."""
     read = threading.Event()
 
     def answer(handler):
@@ -63,7 +60,6 @@ def test_a_body_without_chunked_encoding_is_not_buffered_either(client, server):
 
 
 def test_after_the_stream_its_generation_equals_that_of_generate(client, server):
-    """In text, finish reason, usage and seed."""
     server.script = [stream(WHOLE), answer_json(COMPLETION)]
     pieces = client.stream("Once", model="tiny")
     text = "".join(pieces)
@@ -73,7 +69,6 @@ def test_after_the_stream_its_generation_equals_that_of_generate(client, server)
 
 
 def test_during_a_stream_its_generation_is_the_text_so_far(client, server):
-    """Without finish reason and usage."""
     server.script = [stream(WHOLE)]
     with client.stream("Once", model="tiny") as pieces:
         assert pieces.generation.text == ""
@@ -92,7 +87,6 @@ def test_a_stream_is_requested_with_usage_and_uncompressed(client, server):
 
 
 def test_events_have_the_index_of_their_choice(client, server):
-    """With `n=2`, the generation has the text and finish reason of each choice."""
     server.script = [stream([chunk("a"), chunk("x", index=1), chunk("b", "stop"), chunk("y", "length", 1), DONE])]
     pieces = client.stream("Once", model="tiny", n=2)
     assert list(pieces.events()) == [
@@ -106,13 +100,11 @@ def test_events_have_the_index_of_their_choice(client, server):
 
 
 def test_iterating_yields_the_first_choice_alone(client, server):
-    """Texts of several choices are never mixed."""
     server.script = [stream([chunk("x", index=1), chunk("a"), chunk("y", index=1), chunk("b", "stop"), DONE])]
     assert list(client.stream("Once", model="tiny", n=2)) == ["a", "b"]
 
 
 def test_logprobs_and_other_fields_of_chunks_are_merged(client, server):
-    """Logprobs are joined token by token, and a field that comes once, such as a state, is kept."""
     first = {"tokens": ["a"], "token_logprobs": [-1.0]}
     second = {"tokens": ["b"], "token_logprobs": [-2.0]}
     server.script = [stream([chunk("a", logprobs=first), chunk("b", "stop", logprobs=second, state="S"), DONE])]
@@ -164,7 +156,6 @@ def test_text_offsets_of_appended_deltas_are_unchanged(client, server):
 
 
 def test_a_null_in_a_later_chunk_keeps_the_earlier_value(client, server):
-    """As of usage, which is null in most chunks."""
     usage = COMPLETION["usage"]
     early = {**chunk("a", "stop", state="S"), "usage": usage}
     server.script = [stream([early, {**chunk("", state=None), "usage": None}, DONE])]
@@ -183,14 +174,12 @@ def test_an_error_before_the_stream_is_raised_by_the_call_itself(client, server,
 
 @pytest.mark.parametrize("content_type", ["text/html", "application/json"])
 def test_a_response_that_is_no_event_stream_is_unexpected(client, server, content_type):
-    """A web page is not parsed as events."""
     server.script = [answer_bytes(b"{}", content_type)]
     with pytest.raises(sostenuto.UnexpectedResponse, match=f"with {content_type}, not a stream of events"):
         client.stream("Once", model="tiny")
 
 
 def test_deltas_before_an_error_in_the_stream_are_delivered(client, server):
-    """Even if they arrive in the same chunk; the request is not retried."""
     error = {"error": {"message": "the model server is gone", "type": "overloaded_error"}}
     server.script = [stream([as_event(chunk("first")) + as_event(error)], headers={"x-request-id": "req-9"})]
     pieces = client.stream("Once", model="tiny")

@@ -41,14 +41,12 @@ def test_an_unreferenced_stream_closes_its_connection(client, server):
 
 
 def test_a_stream_that_is_never_read_closes_its_connection(client, server):
-    """Otherwise its sequence would keep a slot."""
     server.script = [stream([chunk("first")], then=linger)]
     client.stream("Once", model="tiny")
     assert server.left.wait(PATIENCE_S)
 
 
 def test_events_keep_their_stream_open(client, server):
-    """`client.stream(…).events()` can be iterated, though nothing else refers to the stream."""
     server.script = [stream(WHOLE)]
     assert "".join(piece.text for piece in client.stream("Once", model="tiny").events()) == " upon a time"
 
@@ -101,7 +99,6 @@ def test_a_stream_read_to_its_end_leaves_its_connection_for_reuse(client, server
 
 
 def test_done_ends_the_stream_though_the_connection_stays_open(client, server):
-    """The client does not wait for the end of the body."""
     server.script = [stream(WHOLE, then=linger)]
     start_s = time.monotonic()
     assert "".join(client.stream("Once", model="tiny")) == " upon a time"

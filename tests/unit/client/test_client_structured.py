@@ -92,7 +92,6 @@ def test_a_resumed_stream_repeats_the_constraint_unchanged(client, server):
 
 
 def test_a_saved_conversation_keeps_its_schema(client, server, tmp_path):
-    """As JSON, even if it was a pydantic model."""
     client.conversation(model="tiny", json_schema=Person).save(tmp_path / "text.json")
     server.script = [ANSWER]
     client.load_conversation(tmp_path / "text.json").generate()

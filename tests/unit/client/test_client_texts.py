@@ -43,7 +43,6 @@ def test_score_echoes_the_text_with_logprobs_and_generates_nothing(client, serve
     [([0, 3, 4], [None, -1.0, -2.0], 2), ([0, 3, 4], [-1.0, -2.0, None], 4), ([0], [None], 0), ([], [], 0)],
 )
 def test_bits_per_character_count_scored_characters_only(offsets, logprobs, characters):
-    """The first token has no score, or a backward model's last one; its characters do not count."""
     tokens = tuple(ScoredToken("x", logprob, offset) for logprob, offset in zip(logprobs, offsets, strict=False))
     score = Score("abcde", tokens)
     if characters:
@@ -190,7 +189,6 @@ def test_the_vocabulary_of_a_server_that_has_none_is_unexpected(client, server):
 
 @pytest.mark.parametrize("wrong", [5, None, "§", "AAA=", [[1.0]]])
 def test_traces_that_are_no_base64_float32_are_unexpected(client, server, wrong):
-    """They raise `UnexpectedResponse`, not an error of the decoder."""
     layer = {"layer": 1, "units": [0], "values": {"hidden": wrong}}
     answer = {"token_ids": [], "expected": {}, "positions": [], **scored("")["logprobs"], "layers": [layer]}
     server.script = [answer_json(answer)]
@@ -199,7 +197,6 @@ def test_traces_that_are_no_base64_float32_are_unexpected(client, server, wrong)
 
 
 def test_resume_sends_the_state_with_the_passed_fields(client, server):
-    """The state implies its model, so that `model` is optional."""
     server.script = [answer_json(COMPLETION), answer_json(COMPLETION)]
     assert client.resume("s1", max_tokens=5).text == " upon a time"
     client.resume("s1", "and", model="tiny", temperature=0.5)
@@ -210,7 +207,6 @@ def test_resume_sends_the_state_with_the_passed_fields(client, server):
 
 
 def test_a_choice_has_its_logprobs(client, server):
-    """In the API's format; they are no part of equality."""
     server.script = [answer_json({"choices": [scored("ab", -1.0, -2.0)]})]
     (choice,) = client.generate("x", model="tiny", logprobs=1).choices
     assert choice == Choice(0, "ab", "length")
@@ -227,7 +223,6 @@ def test_all_methods_share_the_cached_default_model(client, server):
 
 @pytest.mark.parametrize("answer", [{}, {"sequences": {}}, {"status": "ok", "sequences": {"accepted": 1}}])
 def test_a_malformed_status_is_unexpected(client, server, answer):
-    """As of a server without a status of this kind."""
     server.script = [answer_json(answer)]
     with pytest.raises(sostenuto.UnexpectedResponse, match="base_url"):
         client.status()

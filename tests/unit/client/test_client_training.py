@@ -38,13 +38,11 @@ def book(tmp_path, monkeypatch):
 
 @pytest.fixture
 def job(client, server):
-    """A job of the server."""
     server.script = [answer_json(JOB)]
     return client.job("ftjob-1")
 
 
 def sent(server, index=0):
-    """Return the purpose, the name and the content of an uploaded file."""
     head, purpose, file, _ = server.requests[index].body.split(b"--" + boundary(server, index))
     assert head == b""
     description, _, content = file.partition(b"\r\n\r\n")
@@ -57,7 +55,6 @@ def boundary(server, index):
 
 
 def test_train_uploads_the_text_and_creates_a_job(client, server, book):
-    """Settings, name and seed are those of the arguments; the recipe is the default one."""
     server.script = [uploaded(), answer_json(JOB)]
     job = client.train(book, minutes=3, name="dickens", seed=7, units=16)
     assert (job.id, job.status, job.has_ended) == ("ftjob-1", "queued", False)
@@ -105,7 +102,6 @@ def test_an_uploaded_file_serves_several_jobs(client, server, book):
 
 @pytest.mark.parametrize("kind", ["path", "bytes", "open", "open as text"])
 def test_a_text_may_be_a_path_bytes_or_an_open_file(client, server, book, kind):
-    """Its name is that of the file; bytes have no name."""
     server.script = [uploaded()]
     if kind.startswith("open"):
         with open(book, "r" if "text" in kind else "rb") as file:
@@ -151,7 +147,6 @@ def test_a_refused_job_leaves_no_file(client, server, book):
 
 
 def test_a_lost_upload_is_sent_again(client, server, book, waits):
-    """With the same content."""
     server.script = [hang_up, uploaded(), answer_json(JOB)]
     client.train(book)
     assert (sent(server, 0), waits) == (sent(server, 1), [0.5])
@@ -161,7 +156,6 @@ def test_a_lost_upload_is_sent_again(client, server, book, waits):
     "lost", [hang_up, refusal(502, "bad gateway"), refusal(503, "no healthy upstream")], ids=["cut", "502", "503"]
 )
 def test_a_job_whose_response_is_lost_is_found_and_not_created_again(client, server, book, lost):
-    """It is the one that has the uploaded file."""
     other = {**JOB, "id": "ftjob-0", "training_file": "file-0"}
     server.script = [uploaded(), lost, answer_json({"data": [other, JOB], "has_more": False})]
     assert client.train(book).id == "ftjob-1"
@@ -186,14 +180,12 @@ def test_a_job_that_may_exist_is_not_created_again(client, server, book):
     ids=["draining", "memory", "body"],
 )
 def test_a_job_that_the_gateway_refused_is_sent_again(client, server, book, refused):
-    """It refuses before it does anything."""
     server.script = [uploaded(), refused, answer_json(JOB)]
     assert client.train(book).id == "ftjob-1"
     assert server.bodies[1] == server.bodies[2]
 
 
 def test_a_job_is_sent_again_if_there_was_no_connection(waits):
-    """Nothing can have been created then."""
     file = sostenuto.UploadedFile("file-1", "book.txt", 3, 4)
     with Client("http://127.0.0.1:1") as client, pytest.raises(sostenuto.ConnectionFailed) as failed:
         client.train(file)
@@ -201,7 +193,6 @@ def test_a_job_is_sent_again_if_there_was_no_connection(waits):
 
 
 def test_a_full_quota_is_not_retried(client, server, book, waits):
-    """Only the caller can free it."""
     headers = {"x-should-retry": "false"}
     server.script = [uploaded(), refusal(429, "at most 3 jobs", code="quota_reached", headers=headers), DELETED]
     with pytest.raises(sostenuto.QuotaReached):
@@ -245,7 +236,6 @@ def test_an_error_that_is_final_ends_the_events(server, job, waits):
 
 
 def test_close_ends_the_wait_for_an_event(server, job):
-    """Also from another thread, and the server notices."""
     server.script = [stream(EVENTS[:1], then=linger)]
     with job.events() as events:
         assert next(events).message == "the job is queued"
@@ -272,7 +262,6 @@ def test_wait_raises_the_error_of_the_job(server, job, status, kind, words):
 
 
 def test_wait_ends_at_its_timeout(server, job):
-    """The job goes on."""
     server.script = [stream(EVENTS[:2], then=linger), answer_json({**JOB, "status": "running"})]
     with pytest.raises(sostenuto.JobUnfinished, match=r"ftjob-1 is running after 0\.1 s") as late:
         job.wait(0.1)
@@ -316,7 +305,6 @@ def test_files_are_listed_and_deleted(client, server):
 
 
 def test_the_plot_has_a_curve_for_each_loss_and_the_best_epoch(server, job):
-    """The server lists events newest first."""
     second = {**EVENTS[3]["data"], "epoch": 2, "tokens": 400, "validation_loss": 1.5, "train_loss": 1.6}
     events = [*EVENTS, job_event(6, "epoch 2", **second)]
     server.script = [answer_json({"data": events[::-1], "has_more": False})]
@@ -337,7 +325,6 @@ def test_the_plot_of_a_job_that_has_just_begun_says_so(server, job):
 
 
 def test_wait_shows_the_curve_in_a_notebook(server, job, monkeypatch):
-    """One picture, which each new loss updates."""
     shown = []
 
     class Handle:

@@ -12,7 +12,6 @@ HASHES = st.lists(st.integers(0, 2**64 - 1)).map(lambda values: np.array(values,
 
 
 def hashes(start, stop):
-    """Return different hashes."""
     return splitmix64.mix(np.arange(start, stop, dtype=np.uint64))
 
 
@@ -31,7 +30,6 @@ def test_splitmix64_computes_the_values_of_its_authors():
 
 @given(added=HASHES, others=HASHES, rate=st.sampled_from([0.3, 1e-3, 1e-7]))
 def test_whatever_was_added_is_found(added, others, rate):
-    """Whatever was added to it before, and in however many parts."""
     bloom = BloomFilter.sized(1, rate)
     for part in (others, added[::2], added[1::2]):
         bloom.add(part)
@@ -70,7 +68,6 @@ def test_the_position_of_a_found_hash_is_returned():
 
 
 def test_a_lower_rate_takes_more_bits():
-    """By the textbook 1.44 bits per entry for half the rate, up to the rounding of the number of hashes."""
     assert bits_per_entry(2**-10) == pytest.approx(14.427, abs=0.001)
     assert bits_per_entry(1e-7) == pytest.approx(33.55, abs=0.02)
     assert len(filled(1000, 2**-10).bits) == 1804

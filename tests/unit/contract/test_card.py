@@ -27,7 +27,6 @@ FIELDS = {
 
 
 def write(folder, card, tokenizer):
-    """Write a version's assets."""
     assets = folder / "assets.extra"
     assets.mkdir()
     (assets / "generator.json").write_text(card if isinstance(card, str) else card.model_dump_json())
@@ -55,13 +54,11 @@ def test_assets_are_loaded_as_they_were_written(tmp_path):
     ],
 )
 def test_an_invalid_field_is_rejected_by_name(field, value):
-    """Values outside of their limits, an unknown cell, and duplicate batch sizes."""
     with pytest.raises(ValidationError, match=field):
         GeneratorCard(**{**FIELDS, field: value})
 
 
 def test_an_unknown_field_is_ignored():
-    """Cards of a later minor format can be read."""
     assert GeneratorCard(**FIELDS, mood="cheerful").name == "demo"
 
 

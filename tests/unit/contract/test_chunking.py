@@ -28,7 +28,6 @@ def parted(text, places):
 
 
 def cut(text, places, size=3, endless=1 << 20):
-    """Feed a text in parts and return its chunks."""
     cutter = Chunker(endless)
     with patch.object(huggingface, "CHUNK_CHARACTERS", size):
         fed = [piece for part in parted(text, places) for piece in cutter.feed(part)]
@@ -55,7 +54,6 @@ def test_training_on_chunks_gives_the_vocabulary_of_the_whole_text(kind, text, p
 
 
 def test_chunks_end_at_white_space_soon_after_their_size():
-    """At most twice the size here, so that little of a long text is in memory."""
     found = cut("ab cd " * 1000, range(0, 6000, 50), size=10)
     assert max(map(len, found)) <= 20
     assert len(found) > 100
@@ -63,7 +61,6 @@ def test_chunks_end_at_white_space_soon_after_their_size():
 
 @pytest.mark.parametrize("kind", LIBRARY_KINDS)
 def test_a_text_without_white_space_is_split_where_the_tokenizer_splits_it(kind):
-    """So that even its chunks have the ids of the whole text."""
     text = "ab " + "語é1" * 400 + " c"
     tokenizer = kind.train([text])
     with patch.object(huggingface, "CHUNK_CHARACTERS", 10):
@@ -97,7 +94,6 @@ def test_text_of_every_script_is_encoded_in_chunks_as_a_whole(kind, monkeypatch)
 
 @pytest.mark.parametrize("kind", LIBRARY_KINDS)
 def test_a_text_without_white_space_is_chunked_and_decoded_exactly(kind):
-    """So that memory is bounded, whatever a client sends."""
     text = "ab語" * huggingface.CHUNK_CHARACTERS
     tokenizer = kind.train([text[:100]])
     assert max(map(len, huggingface.chunks(text))) == 2 * huggingface.CHUNK_CHARACTERS
@@ -105,7 +101,6 @@ def test_a_text_without_white_space_is_chunked_and_decoded_exactly(kind):
 
 
 def test_merges_are_learnt_from_a_bounded_part_of_text_without_white_space(monkeypatch):
-    """Its words hardly repeat, so that more of it costs memory and time in vain; other text is used to its end."""
     monkeypatch.setattr(huggingface, "CHUNK_CHARACTERS", 50)
     monkeypatch.setattr(huggingface, "MAX_ENDLESS_CHUNKS", 2)
     endless = "ab" * 100 + "cd" * 100 + "\n" + "ef " * 100

@@ -94,7 +94,6 @@ def test_deltas_joined_are_the_decoded_text(tokenizer, direction, text, places):
 @settings(max_examples=200)
 @given(content=odd_bytes, places=cuts)
 def test_any_bytes_are_decoded_as_they_are_at_once(content, places, direction):
-    """With the same U+FFFD, and never part of a character."""
     ids = [BYTE_IDS[byte] for byte in content]
     for cut in (places, range(len(ids))):
         assert "".join(streamed(BYTES, ids, cut, direction)) == content.decode("utf-8", "replace")
@@ -124,7 +123,6 @@ def test_any_tokens_are_decoded_as_they_are_at_once(ids, places, direction):
 )
 @pytest.mark.parametrize("at_once", [True, False])
 def test_only_bytes_that_an_earlier_byte_may_complete_are_held_back(content, held, at_once):
-    """Up to three continuation bytes: a fourth belongs to no character."""
     ids = [BYTE_IDS[byte] for byte in content]
     flushed, *deltas = streamed(BYTES, ids, [] if at_once else range(len(ids)), "backwards")
     assert "".join(deltas) == content[len(held) :].decode("utf-8", "replace")
@@ -143,7 +141,6 @@ def test_held_bytes_are_flushed_once():
     ids=repr,
 )
 def test_one_space_separates_words_from_the_suffix(precedes, expected):
-    """None is added if there is no suffix, or if it begins with white space."""
     tokenizer = WordTokenizer.train(["a b"])
     a, b = tokenizer.encode("a b")
     assert tokenizer.detokenizer(precedes, backward=True).feed([b, a, b]) == expected
@@ -165,7 +162,6 @@ def test_the_offset_of_a_byte_is_that_of_its_character(content, direction):
 @settings(max_examples=200)
 @given(ids=any_ids)
 def test_the_offset_of_a_token_is_that_of_the_character_of_its_first_byte(ids, direction):
-    """Also with several bytes; tokens without text have an offset between those of their neighbours."""
     tokenizer = TOKENIZERS["subwords"]
     text, by_byte = beginnings(tokenizer.join(ids))
     shown, places = tracked(tokenizer, ids, direction)

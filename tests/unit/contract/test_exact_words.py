@@ -12,7 +12,6 @@ from tests.unit.contract.scripts import ALL, texts
 
 
 def pieces(tokenizer, text):
-    """Return the tokens of a text as strings."""
     return [tokenizer.tokens[i] for i in tokenizer.encode(text)]
 
 
@@ -42,7 +41,6 @@ def test_only_a_character_outside_the_training_text_is_unknown(learnt, text):
 @settings(max_examples=200)
 @given(learnt=texts, text=texts)
 def test_each_token_is_found_at_its_offset(learnt, text):
-    """The text between two offsets is the token, or one unknown character."""
     tokenizer = ExactWordTokenizer.train([learnt, learnt])
     ids, offsets = tokenizer.encode(text), tokenizer.offsets(text)
     parts = [text[a:b] for a, b in pairwise([*offsets, len(text)])]
@@ -82,7 +80,6 @@ def test_ids_of_words_descend_by_frequency_and_precede_characters():
 
 
 def test_vocab_size_limits_words_and_characters_together():
-    """All characters are included; the most frequent words fill the rest."""
     full = ExactWordTokenizer.train([ALL, ALL])
     for vocab_size in range(len(set(ALL)) + 3, len(full) + 1):
         cut = ExactWordTokenizer.train([ALL, ALL], vocab_size=vocab_size)

@@ -34,7 +34,6 @@ def test_a_file_that_is_no_regular_one_is_refused_at_once(tmp_path):
 
 
 def test_a_file_without_a_size_is_read_up_to_the_limit():
-    """Those of /proc have none."""
     with pytest.raises(OSError, match="must have at most 10 bytes, got 11"):
         read_file(Path("/proc/self/status"), 10)
     assert read_file(Path("/proc/self/comm"), MAX_CONFIG_BYTES)
@@ -81,7 +80,6 @@ def test_a_full_disk_leaves_an_existing_file_unchanged(tmp_path, full_disk):  # 
 
 
 def test_the_file_is_synced_before_its_rename_and_the_directory_after_it(tmp_path, monkeypatch):
-    """Otherwise a power failure leaves an empty file, or the old one after success was reported."""
     done = []
     fsync, replace = os.fsync, os.replace
     monkeypatch.setattr(

@@ -62,7 +62,6 @@ def test_streamed_deltas_joined_are_the_text_that_the_library_decodes(name, numb
 @settings(max_examples=80)
 @given(numbers=id_lists)
 def test_tracked_offsets_agree_in_both_directions(name, numbers):
-    """One per token, in order; with words, the text between two offsets is the token's."""
     tokenizer = KINDS[name]
     ids = [number % len(tokenizer) for number in numbers]
     ids = [i for i in ids if tokenizer.token(i) is not None]
@@ -130,7 +129,6 @@ def test_a_tokenizer_is_loaded_from_its_file_unchanged(name, tmp_path):
     ],
 )
 def test_one_space_separates_the_text_from_its_prompt(name, follows, expected):
-    """Where the decoder joins tokens with spaces, unless the prompt ends in white space."""
     tokenizer = KINDS[name]
     detokenizer = tokenizer.detokenizer(follows)
     ids = tokenizer.encode("a b")
@@ -154,7 +152,6 @@ def test_one_space_separates_the_text_from_its_prompt(name, follows, expected):
     ],
 )
 def test_one_space_separates_the_text_from_its_suffix(name, precedes, expected):
-    """Where the decoder joins tokens with spaces, unless the suffix begins with white space."""
     tokenizer = KINDS[name]
     backward = tokenizer.detokenizer(precedes, backward=True)
     pieces = [backward.feed([i]) for i in tokenizer.encode("b a")[::-1]] + [backward.flush()]
@@ -162,7 +159,6 @@ def test_one_space_separates_the_text_from_its_suffix(name, precedes, expected):
 
 
 def test_special_tokens_cannot_be_spelt_and_have_no_text():
-    """As with every tokenizer of this project: a prompt has no special tokens."""
     tokenizer = KINDS["GPT-2"]
     end = tokenizer.special.end
     assert tokenizer.tokens[end] == "<|endoftext|>"
@@ -221,7 +217,6 @@ def test_an_unsupported_file_is_rejected_when_it_is_read(damage):
 
 
 def test_a_word_suffix_in_the_middle_of_a_token_is_rejected():
-    """Its text would depend on the tokens after it."""
     document = json.loads(MADE["pairs with suffix"].to_str())
     document["model"]["vocab"]["a</w>b"] = len(document["model"]["vocab"])
     with pytest.raises(TokenizerError, match="suffix '</w>' in its middle"):
@@ -246,6 +241,5 @@ def test_the_bytes_of_tokens_are_those_of_the_text(name, numbers):
 
 @kinds
 def test_a_backward_models_tokens_have_bytes_only_if_each_token_is_bytes(name):
-    """Otherwise their text depends on the token before them, which is generated later."""
     bytes_of = [KINDS[name].token_bytes(first=first, backward=True) for first in (True, False)]
     assert (bytes_of == [None, None]) != KINDS[name].decoder.joins_bytes

@@ -22,7 +22,6 @@ def test_a_version_policy_selects_from_the_existing_versions(policy: VersionPoli
 
 
 def test_routing_toml_has_a_table_of_shares_for_each_model(tmp_path):
-    """Without the file there are no shares."""
     path = tmp_path / "routing.toml"
     assert read_shares(path) == {}
     path.write_text('# shares\n[demo]\nstable = 90\ncanary = 10\n["my.model"]\n7 = 0.5\n')

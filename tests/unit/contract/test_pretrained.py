@@ -65,7 +65,6 @@ def library(name):
 @settings(max_examples=100)
 @given(text=TEXTS)
 def test_the_library_encodes_alike(name, text):
-    """Any text, also one with special tokens' names or final sigmas, without tokens around it."""
     assert library(name).encode(text).ids == KINDS[name].encode(text)
 
 

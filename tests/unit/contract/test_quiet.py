@@ -8,7 +8,6 @@ from contract.quiet import suppress_stderr
 
 
 def test_output_within_the_block_is_discarded_and_later_output_shown(capfd):
-    """Also that of C libraries, which write to the file descriptor."""
     with suppress_stderr():
         os.write(2, b"chatter\n")
     os.write(2, b"news\n")
@@ -16,8 +15,6 @@ def test_output_within_the_block_is_discarded_and_later_output_shown(capfd):
 
 
 def test_output_before_an_error_is_shown(capfd):
-    """It may have the cause."""
-
     def fail():
         with suppress_stderr():
             os.write(2, b"the cause\n")

@@ -26,7 +26,6 @@ presets = pytest.mark.parametrize("preset", PRESETS)
 
 
 def matches(text, *regexes):
-    """Return the tokens of a text whose matches are all in the vocabulary."""
     tokenizer = RegexTokenizer.train([text, text], regexes=regexes)
     return [tokenizer.tokens[i] for i in tokenizer.encode(text)]
 
@@ -35,7 +34,6 @@ def matches(text, *regexes):
 @settings(max_examples=200)
 @given(text=TEXTS)
 def test_the_training_text_is_decoded_exactly(preset, text):
-    """Whether a match is in the vocabulary or spelled; each token is at its offset, and none has a line break."""
     for texts in ([text], [text, text]):
         tokenizer = RegexTokenizer.train(texts, regexes=[preset])
         ids = tokenizer.encode(text)
@@ -78,7 +76,6 @@ def test_the_first_expression_that_matches_wins_and_what_none_matches_is_a_chara
 
 
 def test_no_expression_looks_across_a_line_break():
-    """So that lines are encoded one by one."""
     assert matches("ab\nab", r"(?<=\n)ab", r"a(?=b\n)", r"b\s+a") == [*"ab\nab"]
     assert matches("a b\na b", "^a b$") == ["a b", "\n", "a b"]
 
@@ -153,7 +150,6 @@ def test_an_extended_tokenizer_keeps_its_expressions_and_gets_new_characters():
 @settings(max_examples=150)
 @given(lines=st.lists(st.text(st.sampled_from('ab ,"\t\x85'), max_size=7), max_size=12), places=PLACES)
 def test_chunks_of_lines_encode_and_train_as_the_whole_text(lines, places):
-    """Though a cell has white space, where chunks of other units begin."""
     text = "".join(f"{line};\n" for line in lines)
     tokenizer = RegexTokenizer.train([text], regexes=["fields"])
     found = cut(text, places, size=10)
@@ -175,7 +171,6 @@ def test_a_long_text_is_encoded_in_chunks_that_no_cell_crosses(monkeypatch):
 
 @presets
 def test_encoding_takes_at_most_encoding_bytes(preset):
-    """In a process of its own, by its largest resident size: it is the library that needs memory."""
     code = (
         "from pathlib import Path; from contract.tokenizer import RegexTokenizer\n"
         f"tokenizer = RegexTokenizer.train(['abCl,\\n'], regexes=[{preset!r}]); tokenizer.encode('ab' * 99)\n"
@@ -215,7 +210,6 @@ def test_encoding_takes_at_most_encoding_bytes(preset):
 )
 @presets
 def test_a_preset_takes_linear_time(preset, unit):
-    """Of CPU time, four times as long a line takes less than twelve times as long; quadratic time would be sixteen."""
     tokenizer = RegexTokenizer.train(["ab"], regexes=[preset])
 
     def seconds(length):

@@ -28,7 +28,6 @@ def test_words_equal_those_of_keras(rules, text):
 @settings(max_examples=200)
 @given(rules=any_rules, text=any_text)
 def test_the_text_from_a_words_offset_has_that_word_and_all_later_ones(rules, text):
-    """Also where lower case or a separator is longer than the text that it replaces."""
     # In place of `:` after an a, `aa` is found one character earlier, and its own last letter becomes a word.
     assume(not any(rules.split[:size] == rules.split[-size:] for size in range(1, len(rules.split))))
     # Its lower case depends on the characters before it.
@@ -51,7 +50,6 @@ def test_the_text_from_a_words_offset_has_that_word_and_all_later_ones(rules, te
     ],
 )
 def test_offsets_are_those_of_the_original_text(rules, text, places):
-    """Lower case and separators may change its length."""
     assert rules.offsets(text) == places
 
 

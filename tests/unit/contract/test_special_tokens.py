@@ -11,14 +11,12 @@ from tests.unit.contract.imported_files import MADE
 
 
 def special(library):
-    """Return the token of each special role."""
     tokenizer = ImportedTokenizer(json.loads(library.to_str()))
     found = vars(tokenizer.special)
     return {role: None if i is None else tokenizer.tokens[i] for role, i in found.items()}
 
 
 def words(marks, unknown="w0"):
-    """Return a tokenizer of ten words with special tokens after them."""
     library = Tokenizer(models.WordLevel({f"w{i}": i for i in range(10)}, unk_token=unknown))
     library.pre_tokenizer = pre_tokenizers.Whitespace()
     library.add_special_tokens(marks)
@@ -51,7 +49,6 @@ def test_the_post_processor_determines_start_and_eos_token():
 
 
 def test_a_lone_eos_token_is_the_start_token_and_can_be_sampled():
-    """It separates documents, as with `<|endoftext|>`."""
     library = words(["</s>", "<pad>"])
     tokenizer = ImportedTokenizer(json.loads(library.to_str()))
     assert special(library) == {"padding": "<pad>", "unknown": "w0", "start": "</s>", "end": "</s>"}
@@ -68,7 +65,6 @@ def test_without_special_tokens_the_start_token_is_a_line_feed():
 
 
 def test_a_model_without_an_unknown_token_is_rejected():
-    """Otherwise it would fail on a client's text."""
     with pytest.raises(TokenizerError, match="unk_token '<unk>' of the WordLevel model is not in its vocabulary"):
         ImportedTokenizer(json.loads(words([], unknown="<unk>").to_str()))
     library = Tokenizer(models.Unigram([("a", -1.0)]))

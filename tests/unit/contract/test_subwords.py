@@ -33,7 +33,6 @@ cuts = st.lists(st.integers(0, 60), max_size=6)
 @settings(max_examples=200)
 @given(text=texts)
 def test_every_text_is_decoded_exactly(tokenizer, text):
-    """In any script, whatever the merges are learned from; NUL and lone combining marks too."""
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
     assert not set(ids) & set(vars(tokenizer.special).values())

@@ -22,7 +22,6 @@ texts = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=80)
 
 
 def learn(kind, text, **options):
-    """Train a tokenizer of any kind."""
     return kind.train(text if kind is CharacterTokenizer else [text], **options)
 
 
@@ -105,7 +104,6 @@ def test_a_tokenizer_is_loaded_from_its_file_unchanged(kind, end_token, tmp_path
 
 
 def test_training_is_byte_reproducible():
-    """In processes with different hash seeds, which iterate sets in different orders."""
     code = (
         "import contract.tokenizer as t; from tests.unit.contract.scripts import ALL; "
         f"print([getattr(t, kind).train([ALL, ALL[::-1], ALL]).to_json() for kind in {[k.__name__ for k in KINDS]}])"
@@ -145,7 +143,6 @@ def test_a_file_that_is_no_tokenizer_is_rejected_by_name(content, tmp_path):
 
 
 def change(kind, part, key, value):
-    """Return a tokenizer's document with one value changed."""
     document = json.loads(learn(kind, "the cat the cat").to_json())
     (document if part is None else document[part])[key] = value(document) if callable(value) else value
     return document
@@ -214,7 +211,6 @@ def test_a_duplicate_token_is_rejected():
 @settings(max_examples=60)
 @given(learnt=texts, text=texts)
 def test_no_token_is_longer_than_max_token_characters(kind, learnt, text):
-    """So that the length of a text alone suffices to reject it."""
     tokenizer = learn(kind, learnt + "the cat sat on the mat" * 2)
     longest = tokenizer.max_token_characters
     assert (longest is None) == (kind is WordTokenizer)
@@ -224,7 +220,6 @@ def test_no_token_is_longer_than_max_token_characters(kind, learnt, text):
 @pytest.mark.parametrize("kind", [CharacterTokenizer, WordTokenizer])
 @pytest.mark.parametrize("text", ["a-", "ώώ-", "the cat ", "ÀB."], ids=ascii)
 def test_encoding_takes_at_most_encoding_bytes(kind, text):
-    """In the worst case, words of one character; `tracemalloc` does not see the library's own memory."""
     tokenizer, whole = learn(kind, "the cat sat"), text * 50_000
     tokenizer.encode(text)
     tracemalloc.start()
@@ -236,7 +231,6 @@ def test_encoding_takes_at_most_encoding_bytes(kind, text):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_extended_tokenizer_encodes_known_text_as_before(kind):
-    """Also once it was written and read. Only characters, and exact words of new characters, have new tokens."""
     tokenizer = learn(kind, "the cat sat on the mat, the cat sat.")
     extended = tokenizer.extended(["the ünï", "cat☂!"], end_token=False)
     assert extended.tokens[: len(tokenizer)] == tokenizer.tokens
@@ -250,7 +244,6 @@ def test_an_extended_tokenizer_encodes_known_text_as_before(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_extended_tokenizer_gets_the_end_token_of_documents(kind, tmp_path):
-    """Under the id of the start token: the end of a document is the start of the next one."""
     tokenizer = learn(kind, "the cat sat on the mat, the cat sat.")
     extended = tokenizer.extended(["the mat"], end_token=True)
     assert len(extended) == len(tokenizer)

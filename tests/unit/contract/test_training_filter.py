@@ -30,7 +30,6 @@ def of_documents(*documents):
 
 
 def of_spans(token_ids, span_tokens, stride=1):
-    """Return a filter of the spans of token ids."""
     ids = np.array(token_ids, np.uint16)
     starts = np.arange(0, len(ids) - span_tokens + 1, stride)
     bloom = BloomFilter.sized(len(starts), 1e-7)
@@ -44,7 +43,6 @@ def reread(training_filter):
 
 
 def loaded(folder, training_filter):
-    """Write a filter and load it."""
     (folder / "training.bloom").write_bytes(training_filter.to_bytes())
     return load_training_filter(folder / "training.bloom")
 
@@ -67,7 +65,6 @@ def test_a_polynomial_is_the_sum_of_its_terms(symbols, data):
 
 @given(symbols=SYMBOLS, data=st.data())
 def test_the_polynomial_of_a_part_follows_from_those_of_its_halves(symbols, data):
-    """So a document in several blocks has the hash of the whole."""
     cut = data.draw(st.integers(0, len(symbols)))
     whole, head, tail = polynomials(
         np.array(symbols), np.array([0, 0, cut]), np.array([len(symbols), cut, len(symbols)])
@@ -97,7 +94,6 @@ def test_an_empty_generation_is_no_copy():
     data=st.data(),
 )
 def test_every_copy_of_a_span_is_found_where_it_starts(training, other, stride, data):
-    """With a stride a copy must be longer by as much; tokens around it change nothing."""
     length = data.draw(st.integers(5, len(training) - stride + 1)) + stride - 1
     start = data.draw(st.integers(0, len(training) - length))
     generated = [*other, *training[start : start + length], *other]
@@ -111,7 +107,6 @@ def test_every_copy_of_a_span_is_found_where_it_starts(training, other, stride, 
 
 
 def test_fewer_tokens_than_a_span_are_no_copy():
-    """Nor is an empty generation."""
     training_filter = of_spans(range(50), 10)
     for count in (0, 1, 9):
         assert not training_filter.contains([*range(count)], "")
@@ -120,7 +115,6 @@ def test_fewer_tokens_than_a_span_are_no_copy():
 
 
 def test_documents_have_no_spans():
-    """Their text is compared, not their tokens."""
     assert len(of_documents("abc").find_spans([1, 2, 3])) == 0
 
 

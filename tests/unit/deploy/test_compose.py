@@ -41,7 +41,6 @@ def test_tensorflow_serving_has_the_version_of_the_exporters_tensorflow(compose)
 
 
 def test_cpu_and_gpu_servers_differ_only_in_what_a_gpu_needs(compose):
-    """They have the same flags and limits; the gateway reaches either by one name."""
     cpu, gpu = (dict(compose["services"][f"tensorflow-serving{which}"]) for which in ("", "-gpu"))
     aliases = gpu["networks"]["backend"]["aliases"]
     assert f"{aliases[0]}:8500" in compose["services"]["gateway"]["environment"]["SOSTENUTO_BACKENDS"]
@@ -52,7 +51,6 @@ def test_cpu_and_gpu_servers_differ_only_in_what_a_gpu_needs(compose):
 
 
 def test_a_call_of_the_model_server_has_one_thread(compose):
-    """Its own, so that each call has its core."""
     serving = flags(compose["services"]["tensorflow-serving"])
     threads = {serving[f"tensorflow_{kind}_op_parallelism"] for kind in ("intra", "inter")}
     assert threads == {"1", "-1"}
@@ -61,7 +59,6 @@ def test_a_call_of_the_model_server_has_one_thread(compose):
 
 
 def test_the_model_server_has_a_grpc_thread_for_every_call_in_flight(compose):
-    """Also for those that the gateway gave up, and one that TensorFlow Serving keeps."""
     num_calls = calls_in_flight(1, Settings().max_calls)
     threads = int(flags(compose["services"]["tensorflow-serving"])["grpc_max_threads"])
     assert threads >= num_calls * (1 + ABANDONED_PER_CALL) + 1
@@ -83,7 +80,6 @@ def test_every_service_has_least_privileges(compose, name):
 
 
 def test_the_gateways_stop_grace_period_covers_drain_and_shutdown(compose):
-    """Otherwise Docker kills it before its requests have finished."""
     grace_s = int(compose["services"]["gateway"]["stop_grace_period"].removesuffix("s"))
     assert grace_s > Settings().drain_s + AFTER_DRAIN_S
 

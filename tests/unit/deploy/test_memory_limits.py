@@ -46,7 +46,6 @@ def parts(settings):
 
 
 def compose_limit():
-    """Return the gateway's limit in docker-compose.yml, in bytes."""
     limit = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["gateway"]["mem_limit"]
     number, unit = re.fullmatch(r"\$\{GATEWAY_MEMORY:-(\d+)([mg])\}", limit).groups()
     return int(number) * {"m": 2**20, "g": 2**30}[unit]
@@ -67,7 +66,6 @@ def test_the_documented_memory_table_has_the_tested_numbers():
 
 
 def test_a_body_of_the_maximum_size_fits_into_the_memory_budget():
-    """Whatever its JSON: such a body alone is never rejected for its memory."""
     from service.web.request_start import parsing_bytes
 
     settings = Settings()

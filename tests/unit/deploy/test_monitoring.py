@@ -31,13 +31,11 @@ def known():
 
 
 def alerts():
-    """Return each alert's rule."""
     groups = yaml.safe_load((ROOT / "deploy/prometheus/alerts.yml").read_text())["groups"]
     return {rule["alert"]: rule for group in groups for rule in group["rules"]}
 
 
 def panels():
-    """Return the expressions of each panel of the dashboard."""
     dashboard = json.loads((ROOT / "deploy/grafana/dashboards/sostenuto.json").read_text())
     return {
         panel["title"]: [target["expr"] for target in panel["targets"]]

@@ -32,7 +32,6 @@ class Published:
 
     @classmethod
     def of(cls, network, folder, end=None):
-        """Write a network that `prepare` returned."""
         published = cls.__new__(cls)
         published._write(network, folder, end)
         return published
@@ -128,5 +127,4 @@ def _columns(values, rows):
 
 
 def same_bits(a, b):
-    """Return whether dtype, shape and every bit are equal."""
     return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()

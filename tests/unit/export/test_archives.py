@@ -18,7 +18,6 @@ MIB = 1 << 20
 
 @pytest.fixture(scope="module")
 def model():
-    """A valid model."""
     layers = keras.layers
     return keras.Sequential([layers.Input([5]), layers.Embedding(9, 4), layers.LSTM(3), layers.Dense(9)])
 
@@ -63,7 +62,6 @@ def test_metadata_or_config_that_unpacks_above_its_limit_is_refused(path, name, 
 
 
 def test_all_members_together_have_a_limit(path, monkeypatch):
-    """It includes members that are not read by name, such as assets: Keras unpacks them all."""
     monkeypatch.setattr(archives, "FREE_BYTES", MIB)
     repack(path, **{f"assets/{i}": bytes(MIB // 2) for i in range(8)})
     refused(path, r"m.keras: its members must unpack to at most 1,048,576 bytes, got 4,2\d\d,\d{3}")
@@ -115,7 +113,6 @@ def test_a_cyclic_hdf5_group_does_not_loop_forever(tmp_path):
 
 
 def test_model_config_of_an_h5_file_has_a_limit(tmp_path, monkeypatch):
-    """It is the limit of config.json in a `.keras` file."""
     monkeypatch.setattr(archives, "MAX_CONFIG_BYTES", 1000)
     with h5py.File(tmp_path / "m.h5", "w") as file:
         file.attrs["model_config"] = " " * 1001

@@ -71,7 +71,6 @@ def finished_run(tmp_path_factory):
 
 @pytest.fixture
 def run(finished_run, published):  # noqa: ARG001 - the command is to publish nothing
-    """A finished run of one epoch in runs/m."""
     shutil.copytree(finished_run, "runs/m")
 
 
@@ -82,7 +81,6 @@ def filters():
 
 
 def train(*options, corpus="book.txt"):
-    """Train a small model."""
     return main(["train", "--name", "m", corpus, *SMALL, *options])
 
 
@@ -236,7 +234,6 @@ def test_a_run_that_is_not_published_can_be_later(published, capsys):
 
 
 def test_if_empty_trains_only_if_no_readable_version_exists(published, capsys):
-    """So `--if-empty` is idempotent. A version in a format that this release cannot read does not count."""
     version = Path("models/m/1")
     (version / "assets.extra").mkdir(parents=True)
     assert train("--if-empty", corpus="no/such.txt") == 1
@@ -327,7 +324,6 @@ def test_unreadable_vectors_are_an_error_before_a_run_starts(published, capsys):
 
 
 def test_a_run_resumed_before_its_first_epoch_loads_the_vectors_again(published, monkeypatch):
-    """It has no checkpoint yet. After an epoch, the checkpoint has the embedding."""
     Path("vectors.txt").write_text("".join(f"{c} {i}.5 0 -1 2\n" for i, c in enumerate("abcdet")))
     with monkeypatch.context() as patch:
         patch.setattr(workflow.Trainer, "run", interrupted)
@@ -363,7 +359,6 @@ def test_the_corpus_can_come_from_standard_input(published, monkeypatch, capsys)
     ("corpus", "is_warned"), [("ab" * 2_000, False), ("".join(random.Random(0).choices("ab", k=4_000)), True)]
 )
 def test_a_model_that_knows_no_more_than_token_frequencies_is_warned_of(published, capsys, corpus, is_warned):
-    """As after too few updates; here there is nothing else to learn from coin tosses."""
     Path("coins.txt").write_text(corpus)
     assert train("--epochs", "4", "--learning-rate", "0.05", "--warmup", "0", corpus="coins.txt") == 0
     assert ("hardly any use of context" in capsys.readouterr().err) == is_warned
@@ -439,7 +434,6 @@ def test_a_damaged_models_config_is_an_error_before_training(capsys):
 
 
 def test_a_model_larger_than_memory_is_refused_before_training(capsys):
-    """Otherwise the kernel kills the process without a message."""
     assert train("--units", "8192", "--layers", "8", "--embedding", "8192") == 1
     assert "units = 8192" in one_line(capsys)
 
@@ -551,7 +545,6 @@ def test_too_many_documents_are_published_without_a_training_filter(published, f
 
 @pytest.mark.usefixtures("run")
 def test_a_published_run_has_the_training_filter_of_its_training(published, filters):
-    """It is built again from the corpus; without the corpus there is none."""
     assert main(["resume", "runs/m"]) == main(["publish", "runs/m"]) == 0
     assert filters[0].to_bytes() == filters[1].to_bytes()
     Path("book.txt").unlink()
@@ -670,7 +663,6 @@ NAMES = sorted(
 
 
 def test_the_validation_split_samples_documents_of_the_whole_corpus(published, capsys):
-    """So the vocabulary of a sorted list lacks no letter. The card says how documents were chosen."""
     Path("names.txt").write_text("\n".join(NAMES))
     assert train("--documents", "lines", "--epochs", "1", "--seed", "4", corpus="names.txt") == 0
     _, tokenizer, training, _ = published[0]
@@ -690,7 +682,6 @@ def test_the_validation_split_samples_documents_of_the_whole_corpus(published, c
 
 
 def fine_tune(*options, corpus="letters.txt"):
-    """Fine-tune the newest version of `base`."""
     return main(["train", corpus, "--from", "base", "--min-characters", "0", *options])
 
 
@@ -702,7 +693,6 @@ def base():
 
 
 def test_a_fine_tuning_goes_on_from_a_published_model(published, base, capsys):
-    """It has the weights, the architecture and the tokens of the base; its model is named after the text."""
     assert fine_tune("--learning-rate", "1e-9", "--epochs", "1") == 0
     ((model, tokenizer, report, _),) = published
     _, old = load_assets(Path("models/base/1"))
@@ -723,7 +713,6 @@ def test_a_fine_tuning_goes_on_from_a_published_model(published, base, capsys):
 
 @pytest.mark.usefixtures("base")
 def test_a_fine_tuning_has_a_recipe_of_its_own(trained):
-    """Its epochs and minutes apply only if nothing else is given; the architecture is always that of the base."""
     assert fine_tune() == fine_tune("--epochs", "90") == 0
     assert fine_tune("--config", "characters") == 1
     recipe = load_config(RECIPES[FINE_TUNING_RECIPE], {"corpus": "letters.txt"})
@@ -752,7 +741,6 @@ def test_a_fine_tuning_has_a_recipe_of_its_own(trained):
     ],
 )
 def test_a_setting_that_contradicts_the_base_is_an_error_before_a_run_starts(capsys, options, message):
-    """Also one of a recipe. A setting that repeats the base's is accepted."""
     assert fine_tune("--cell", "lstm", *options) == 1
     assert f"error: {message}" in one_line(capsys)
     assert not Path("runs").exists()
@@ -814,7 +802,6 @@ def test_a_share_of_another_text_is_mixed_in(published, capsys):
 
 
 def test_documents_get_an_end_token_that_the_base_did_not_have(published, base):
-    """It takes the place of the start token, which the base never sampled."""
     Path("letters.txt").write_text("the cat\nthe hill\nthe mat\n" * 30)
     assert fine_tune("--documents", "lines", "--epochs", "1") == 0
     ((model, tokenizer, report, _),) = published
@@ -825,7 +812,6 @@ def test_documents_get_an_end_token_that_the_base_did_not_have(published, base):
 
 @pytest.mark.parametrize("options", [[], ["--token-regex", "fields", "--token-regex", "!+"]], ids=["none", "same"])
 def test_the_regular_expressions_of_a_base_are_kept_and_new_characters_are_added(published, options):
-    """Those of its card; repeating them is accepted."""
     store_trained(Path("models"), text="the cat,!!\nthe hill,!!\n" * 60, token_regex=["fields", "!+"])
     _, old = load_assets(Path("models/base/1"))
     Path("letters.txt").write_text("the cat,!!?\n" * 60)

@@ -158,5 +158,4 @@ def test_an_unreadable_file_is_named(tmp_path, content, message):
     ids=["neither", "minutes", "epochs", "both"],
 )
 def test_ten_epochs_are_the_default_unless_epochs_or_minutes_are_given(given, max_epochs):
-    """With `max_minutes` alone, the number of epochs is unlimited."""
     assert load_config(None, {"name": "m", "corpus": "c", **given}).max_epochs == max_epochs

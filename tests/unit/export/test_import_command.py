@@ -114,7 +114,6 @@ def test_a_model_with_its_vectorization_layer_needs_no_tokenizer(kind, capsys):
 
 
 def test_a_vectorization_layer_that_is_not_the_first_is_refused(capsys):
-    """Here the text goes into two layers."""
     layers, text = keras.layers, keras.Input([None], dtype="string")
     first, second = (layers.StringLookup(vocabulary=["a", "b"], name=name)(text) for name in ("first", "second"))
     keras.Model(text, layers.Dense(3)(layers.Embedding(3, 4)(first + second))).save("two.keras")

@@ -47,14 +47,12 @@ property_test = settings(
 
 
 def fitted(learnt, **options):
-    """Return a Keras tokenizer that is fitted on texts."""
     oracle = KerasTokenizer(**options)
     oracle.fit_on_texts(learnt)
     return oracle
 
 
 def write(folder, content, name="tokenizer.json"):
-    """Write a file, and return its path."""
     path = folder / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return path
@@ -74,7 +72,6 @@ def servable(oracle):
 @property_test
 @given(options=options, learnt=st.lists(_any_text, min_size=1, max_size=3), text=_any_text)
 def test_ids_equal_those_of_keras(tmp_path, options, learnt, text):
-    """This holds for any options and text, and for the tokenizer.json, which the gateway loads."""
     oracle = fitted(learnt, **options)
     assume(servable(oracle))
     tokenizer = read_tokenizer(write(tmp_path, oracle.to_json()))
@@ -87,7 +84,6 @@ def test_ids_equal_those_of_keras(tmp_path, options, learnt, text):
 @property_test
 @given(options=options, learnt=st.lists(_any_text, min_size=1, max_size=3), text=_any_text)
 def test_offsets_point_at_the_words_of_the_text(tmp_path, options, learnt, text):
-    """They do so even if lowercasing changes the length of the text, or the separator has several characters."""
     oracle = fitted(learnt, **options)
     assume(servable(oracle))
     tokenizer = read_tokenizer(write(tmp_path, oracle.to_json()))
@@ -104,7 +100,6 @@ def test_offsets_point_at_the_words_of_the_text(tmp_path, options, learnt, text)
 @property_test
 @given(options=options, learnt=st.lists(_any_text, min_size=1, max_size=3), text=_any_text)
 def test_the_tokenizers_library_gives_the_same_ids(tmp_path, options, learnt, text):
-    """It differs in padding, which it returns for dropped words, and in the context-dependent lower case of Σ."""
     text = text.replace("Σ", "").replace("<", "").replace("\0", "")
     oracle = fitted([each.replace("Σ", "").replace("<", "") for each in learnt], **options)
     assume(servable(oracle))
@@ -178,7 +173,6 @@ def test_a_pad_word_with_id_0_is_padding_and_with_another_id_a_word(tmp_path):
     ],
 )
 def test_decoding_joins_words_with_their_separator(tmp_path, options, follows, expected):
-    """So generated text continues the prompt, and encodes to the tokens that were sampled."""
     tokenizer = read_tokenizer(write(tmp_path, fitted(["a b\nc"], **options).to_json()))
     ids = [i for i in tokenizer.encode("a b\nc") if tokenizer.decode([i]).strip()]
     if options.get("char_level"):
@@ -197,7 +191,6 @@ def test_this_projects_own_tokenizer_files_are_read(tmp_path, kind):
 
 
 def test_a_hugging_face_tokenizer_is_imported(tmp_path):
-    """Its special tokens may have the names of this project's."""
     vocabulary = {"<pad>": 0, "<unk>": 1, "cat": 2}
     library = HuggingFaceTokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     library.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -226,7 +219,6 @@ def test_a_pickle_is_refused_with_a_working_conversion_command(tmp_path, monkeyp
 
 
 def changed(**changes):
-    """Return Keras's JSON with other values in its config."""
     document = json.loads(fitted(["a b c"], oov_token="<OOV>").to_json())
     document["config"].update(changes)
     return json.dumps(document)

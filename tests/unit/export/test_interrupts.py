@@ -43,7 +43,6 @@ def test_the_previous_handlers_are_restored(number, raised, code):  # noqa: ARG0
 
 @SIGNALS
 def test_a_second_signal_ends_the_process_at_once(number, raised, code):  # noqa: ARG001
-    """Without a traceback. A long step need not be waited for."""
     program = "import signal\nfrom export.interrupts import deferred_interrupts\nwith deferred_interrupts():\n" + (
         f"    signal.raise_signal({int(number)})\n" * 2 + "    print('still here')"
     )
@@ -54,7 +53,6 @@ def test_a_second_signal_ends_the_process_at_once(number, raised, code):  # noqa
 
 @SIGNALS
 def test_a_signal_during_an_import_ends_the_process_at_once(number, raised, code):  # noqa: ARG001
-    """Even where the imported module catches every exception."""
     program = (
         "import signal\nfrom export.interrupts import exit_at_once, signal_handlers\n"
         "with signal_handlers(exit_at_once):\n    try:\n"
@@ -66,7 +64,6 @@ def test_a_signal_during_an_import_ends_the_process_at_once(number, raised, code
 
 @SIGNALS
 def test_outside_a_command_a_signal_ends_the_program_at_once(number, raised, code):
-    """Without a traceback, as at exit, while TensorFlow's threads stop. Within a command it is raised."""
     program = (
         "import signal\nfrom export.interrupts import exit_on_signals, raise_interrupt, signal_handlers\n"
         "exit_on_signals()\nwith signal_handlers(raise_interrupt):\n    try:\n"
@@ -86,7 +83,6 @@ def handles_sigterm(pid):
 
 @pytest.mark.parametrize("prefix", [[], ["unshare", "--pid", "--fork"]], ids=["a process", "process 1"])
 def test_sigterm_ends_a_command(prefix):
-    """Also as process 1 of a container, where the kernel ignores signals without a handler."""
     if prefix and subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode:
         pytest.skip("no PID namespace can be made here")
     command = [*prefix, sys.executable, "-m", "export", "tokenizer", "-"]

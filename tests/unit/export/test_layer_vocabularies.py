@@ -38,7 +38,6 @@ property_test = settings(
 
 
 def saved(folder, layer):
-    """Save a model of the layer alone, and return its path."""
     path = folder / "layer.keras"
     keras.Sequential([keras.Input([1], dtype="string"), layer]).save(path)
     return path
@@ -57,7 +56,6 @@ def same_ids(tokenizer, ids, text):
 @property_test
 @given(st.sampled_from(STANDARDIZE), st.sampled_from(["whitespace", "character"]), _learnt, _texts)
 def test_ids_of_text_vectorization_equal_those_of_the_layer(tmp_path, standardize, split, learnt, text):
-    """Of a saved layer, also if Keras cannot read its vocabulary back: a newline is one of its terms."""
     layer = TextVectorization(standardize=standardize, split=split)
     layer.adapt(learnt)
     tokenizer = read_tokenizer(saved(tmp_path, layer))
@@ -70,7 +68,6 @@ def test_ids_of_text_vectorization_equal_those_of_the_layer(tmp_path, standardiz
 @property_test
 @given(st.sampled_from([None, "", "[MASK]"]), st.sampled_from(["[UNK]", "<pad>", "?"]), _learnt, _texts)
 def test_ids_of_string_lookup_equal_those_of_the_layer(tmp_path, mask, oov, learnt, text):
-    """As in TensorFlow's tutorial, which splits the text into characters before the layer."""
     vocabulary = sorted(set("".join(learnt)) - {oov})
     layer = StringLookup(vocabulary=vocabulary, mask_token=mask, oov_token=oov)
     tokenizer = read_tokenizer(saved(tmp_path, layer))
@@ -111,7 +108,6 @@ def test_a_saved_tokenizer_loads_as_the_same(tmp_path, standardize, split, learn
     ids=["characters", "words", "default", "as it is", "lower", "default characters"],
 )
 def test_the_vocabulary_alone_gives_the_ids_of_the_layer(tmp_path, layer, suffix):
-    """In lines or as a JSON list; what it was standardized by follows from its terms."""
     terms, text = layer.get_vocabulary(), "To be, or\nnot TO be!"
     path = tmp_path / f"vocabulary.{suffix}"
     path.write_text(json.dumps(terms) if suffix == "json" else "\n".join(terms), encoding="utf-8", newline="")
@@ -136,7 +132,6 @@ def test_terms_without_special_tokens_get_those_of_the_layer():
     ("end", "newline"), [("", "\n"), ("\n", "\n"), ("\n", "\r\n")], ids=["bare", "ended", "Windows"]
 )
 def test_a_newline_is_a_term_of_a_vocabulary_file(terms, end, newline):
-    """It makes two empty lines; a single empty first line is the mask."""
     assert parse_lines(("\n".join(terms) + end).replace("\n", newline)) == terms
 
 
@@ -183,7 +178,6 @@ def test_an_unsupported_option_is_refused_by_name(tmp_path, option):
 
 
 def test_text_that_is_split_before_the_layer_is_split_by_its_terms(tmp_path):
-    """With `split=None` the layer looks up strings that were split already: here into characters, or into words."""
     characters = TextVectorization(split=None, standardize="lower", vocabulary=list("\n abc"))
     words = TextVectorization(split=None, standardize=None, vocabulary=["a", "cab"])
     by_characters, by_words = (read_tokenizer(saved(tmp_path, layer)) for layer in (characters, words))

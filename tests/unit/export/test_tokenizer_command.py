@@ -142,7 +142,6 @@ def test_without_a_validation_split_the_corpus_is_shown(capsys):
 @pytest.mark.parametrize("documents", ["none", "lines"])
 @pytest.mark.parametrize("unit", UNITS)
 def test_the_saved_tokenizer_is_the_one_that_training_builds(capsys, unit, documents):
-    """It has the same tokens, from the same training split, and the same EOS token."""
     options = {"token_unit": unit, "documents": documents}
     show(capsys, "--token-unit", unit, "--documents", documents, "--save", "t.json")
     config = load_config(None, {"name": "m", "corpus": "book.txt", **options})
@@ -227,7 +226,6 @@ NEEDED = {"name": "m", "corpus": "c"}
     ],
 )
 def test_the_limit_bounds_the_vocabulary(settings, count):
-    """For exact words, `num_words` limits the ids of words, and the characters follow."""
     tokenizer = train_tokenizer(load_config(None, {**NEEDED, **settings}), read_corpus("book.txt"))
     if "vocab_size" in settings:
         assert len(tokenizer.tokens) == count

@@ -69,7 +69,6 @@ class Watcher:
 
 
 def prepare(text=TEXT, **settings):
-    """Return a trainer, and the tokenizer of its text."""
     config = load_config(None, {**SETTINGS, **settings})
     head, tail = Corpus.of("c", [text], ends=False).split(config.validation, config.seed)
     tokenizer = train_tokenizer(config, head)

@@ -69,7 +69,6 @@ class Cluster:
             process.wait()
 
     def run(self, name, command, **variables):
-        """Start a command of a job."""
         environment = {**os.environ, **variables, "PYTHONPATH": str(ROOT)}
         self.processes[name] = subprocess.Popen(command, env=environment, start_new_session=True)
 
@@ -120,7 +119,6 @@ class KubernetesCluster(Cluster):
         return 405, {"message": f"{method} {path}"}
 
     def admit(self, name):
-        """Let a suspended Job start, as Kueue does."""
         self.jobs[name]["spec"]["suspend"] = False
         self._start(name)
 

@@ -29,7 +29,6 @@ class Place:
         self.trainer, self.thread, self.max_memory_bytes, self.launcher = None, None, 2**40, None
 
     def start(self):
-        """Start a trainer."""
         options = {**AGES, "max_memory_bytes": self.max_memory_bytes, "launcher": self.launcher}
         directories = Directories(self.training, self.models)
         self.trainer = Trainer(self.store, directories, **options)
@@ -37,7 +36,6 @@ class Place:
         self.thread.start()
 
     def start_process(self, lease_s=1.0):
-        """Start a trainer in a process of its own."""
         script = (
             "import sys; from pathlib import Path; from jobs import trainer as t; from jobs.store import JobStore;"
             f"t.EXPORT, t.LEASE_S, t.POLL_S = {FAKE!r}, {lease_s}, 0.02;"
@@ -54,7 +52,6 @@ class Place:
             assert not self.thread.is_alive()
 
     def submit(self, text, filename="book.txt", **fields):
-        """Upload a text and create a job."""
         file_id = f"file-{time.monotonic_ns()}"
         size = Trainer(self.store, Directories(self.training, self.models), **AGES)._uploads.write(
             file_id, io.BytesIO(text.encode())
@@ -78,7 +75,6 @@ class Place:
         return self.job(job_id)
 
     def wait_for_failure(self, text):
-        """Train on a text, and return the message of the error."""
         job_id = self.submit(text)
         self.start()
         job = self.wait(job_id, "failed", "succeeded")
@@ -86,7 +82,6 @@ class Place:
         return job.error["message"]
 
     def epochs(self, job_id):
-        """Return the events about whole epochs."""
         return [event for event in self.store.list_events(job_id, 0, 100) if event.data and "is_best" in event.data]
 
     @property

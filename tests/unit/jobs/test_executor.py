@@ -45,7 +45,6 @@ class Place:
         return self.operations.add(operation, published_by)
 
     def execute(self, action, model="book", **arguments):
-        """Execute an operation, and return its error, or None."""
         operation_id = self.add(action, model, **arguments)
         assert self.executor.execute_next()
         done = self.operations.get(operation_id)
@@ -83,7 +82,6 @@ def place(request, tmp_path, monkeypatch):
 
 
 def test_labels_and_shares_are_set_together(place):
-    """The version that was stable becomes `previous`; null removes a label, no shares end the split."""
     labels = {"stable": 2, "canary": 3}
     assert place.execute("route", labels=labels, shares={"stable": 90, "canary": 10.5}) is None
     assert place.labels == {"stable": 2, "canary": 3, "previous": 3}
@@ -124,7 +122,6 @@ def test_a_label_with_a_share_of_the_traffic_stays(place):
 
 
 def test_no_error_names_another_model(place):
-    """It may be one of another tenant."""
     assert "secret" not in place.execute("remove", "gone")["message"]
     assert "secret" not in place.execute("rollback", "gone")["message"]
     (place.models / "models.config").write_text("damaged")
@@ -133,7 +130,6 @@ def test_no_error_names_another_model(place):
 
 
 def test_a_rollback_that_is_executed_again_is_not_undone(place):
-    """Its trainer was killed after the labels were written."""
     place.execute("route", labels={"stable": 2})
     operation_id = place.add("rollback")
     finish, place.operations.finish = place.operations.finish, lambda *_: None
@@ -206,7 +202,6 @@ def test_a_version_that_is_published_after_the_removal_stays(place):
 
 
 def test_a_base_of_an_unfinished_job_is_not_removed(place):
-    """Nor a model that it will publish, nor what it has published, as far as it is not yet known."""
     base, output = place.job("book:2"), place.job(name="other", tenant="b")
     for model in ("book:2", "book"):
         with pytest.raises(ModelInUse) as raised:
@@ -252,7 +247,6 @@ def test_an_operation_that_was_withdrawn_or_is_late_is_not_executed(place):
 
 
 def test_each_operation_is_claimed_once(place):
-    """By many executors at the same time."""
     ids = {place.add("rollback") for _ in range(8)}
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         claimed = [found.id for found in pool.map(lambda _: place.operations.claim(60.0), range(24)) if found]
@@ -271,7 +265,6 @@ def test_finished_operations_are_forgotten(place):
 @pytest.mark.parametrize("where", ["move_labels", "Removal.unlist", "Removal.rename", "delete_renamed"])
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_an_executor_that_is_killed_leaves_nothing_half_done(place, where, moment):
-    """By `kill -9` before or after each step; the next one finishes."""
     model, action, arguments = ("book:1", "remove", {}) if "rename" in where else ("book", "remove", {})
     if where == "move_labels":
         action, arguments = "route", {"labels": {"stable": 1}, "shares": {"stable": 1}}

@@ -22,7 +22,6 @@ from tests.waiting import until
 
 
 def launcher_of(cluster, directory, queue=None):
-    """Return the launcher of a cluster."""
     if isinstance(cluster, RayCluster):
         return RayLauncher(f"{cluster.url}/", 1.5)
     (directory / "token").write_text(f"{TOKEN}\n")
@@ -98,7 +97,6 @@ def test_what_ended_without_a_trainer_is_not_trained_again(place, cluster):
 
 
 def test_what_ends_while_a_trainer_looks_for_it_is_not_trained_again(place, cluster, monkeypatch):
-    """It ends and publishes before the trainer has its answer."""
     job_id = start_training(place)
     place.stop()
     find = type(place.launcher).find
@@ -162,7 +160,6 @@ def test_a_training_that_takes_too_long_is_ended(place, cluster, monkeypatch):
 
 
 def test_a_cluster_that_is_away_for_a_while_fails_no_job(place, cluster, monkeypatch):
-    """Neither before the start nor while it trains."""
     monkeypatch.setattr(module, "UNAVAILABLE_S", 0.2)
     cluster.is_available = False
     job_id = place.submit("text")
@@ -196,7 +193,6 @@ def test_a_cluster_that_refuses_a_training_fails_the_job(place, cluster, monkeyp
 
 
 def test_a_job_has_the_pod_of_the_template_and_its_own_limits(place, kueue):
-    """It waits, suspended, for the quota of its queue; the time does not count as training."""
     job_id = place.submit("text")
     place.go_on()
     place.start()

@@ -55,7 +55,6 @@ def expire_leases(store):
 
 
 def test_a_job_is_claimed_once(store):
-    """Also by many trainers at the same time."""
     job_ids = {create(store).id for _ in range(5)}
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         claimed = [job.id for job in pool.map(lambda _: store.claim(LEASE_S), range(20)) if job]
@@ -158,7 +157,6 @@ def test_pages_are_complete_and_in_order(store):
 
 
 def test_jobs_are_found_by_their_metadata(store):
-    """Whatever characters keys and values have, but for double quotes and backslashes in keys."""
     pairs = {"a.b[0]$*?'%": "x'\"%_", "größe": ""}
     one, both, _ = create(store, job_metadata={"größe": ""}), create(store, job_metadata=pairs), create(store)
     found = [store.list_jobs("acme", None, 10, {key: pairs[key]}) for key in pairs]
@@ -220,7 +218,6 @@ def test_quotas_count_what_is_active(store):
 
 
 def test_the_versions_of_a_tenant_are_limited_until_they_are_removed(store):
-    """Those that unfinished jobs will publish count, too; those of others don't."""
     kept = {("book", 1)}
     create(store, "other")
     create(store)
@@ -285,7 +282,6 @@ def test_concurrent_requests_do_not_exceed_the_minutes(store):
 
 
 def test_old_jobs_are_deleted_with_their_events(store):
-    """Those that have ended alone, however old the others are."""
     jobs = [create(store) for _ in range(4)]
     store.end(store.claim(LEASE_S), "failed", "too short")
     store.request("acme", jobs[1].id, "cancel")
@@ -300,7 +296,6 @@ def test_old_jobs_are_deleted_with_their_events(store):
 
 
 def test_events_of_a_job_are_limited(store, monkeypatch):
-    """The oldest are deleted, but neither those of the best nor of the last epoch."""
     monkeypatch.setattr(module, "MAX_JOB_EVENTS", 10)
     job = create(store)
     held = store.claim(LEASE_S)
@@ -319,8 +314,6 @@ def test_events_of_a_job_are_limited(store, monkeypatch):
 
 
 def test_concurrent_uploads_do_not_exceed_a_quota(store, monkeypatch):
-    """Of bytes, and of files, however small they are."""
-
     def is_added(number):
         try:
             add_file(store, f"file-{number}", size=9)
@@ -336,7 +329,6 @@ def test_concurrent_uploads_do_not_exceed_a_quota(store, monkeypatch):
 
 
 def test_a_page_does_not_begin_after_what_belongs_to_another_tenant(store):
-    """It would tell when that was created."""
     create(store)
     job = create(store, "other")
     add_file(store, "file-1", "other")
@@ -400,7 +392,6 @@ def test_the_directory_of_a_database_is_created(tmp_path):
 
 
 def test_an_older_database_is_migrated(url):
-    """Its jobs stay, and the versions that they have published count."""
     engine = create_engine(url)
     with engine.begin() as connection:
         for statement in Path(__file__).with_name("schema_1.sql").read_text().split(";\n"):

@@ -63,7 +63,6 @@ def test_a_validation_file_is_passed_on(place):
     ],
 )
 def test_a_job_that_fails_says_why(place, text, filename, code, message):
-    """The trainer then runs the next job."""
     job_id, next_id = place.submit(text, filename), place.submit("text")
     place.go_on()
     place.start()
@@ -108,7 +107,6 @@ def test_a_trainer_that_stops_leaves_its_job_to_the_next(place):
 
 @in_each_database
 def test_a_killed_trainer_is_replaced_and_its_job_published_once(place):
-    """By a trainer in a process of its own, which its exporter kills after the first epoch."""
     job_id = place.submit("once")
     place.go_on()
     killed = place.start_process()
@@ -123,7 +121,6 @@ def test_a_killed_trainer_is_replaced_and_its_job_published_once(place):
 
 @in_each_database
 def test_two_trainers_share_the_jobs(place):
-    """Each job runs once; jobs run at the same time."""
     job_ids = [place.submit(f"text {number}") for number in range(6)]
     # On a busy machine a shorter lease may be lost.
     trainers = [place.start_process(lease_s=60.0) for _ in range(2)]
@@ -183,7 +180,6 @@ def test_the_kernel_would_kill_a_training_first(place):
 
 
 def test_a_version_whose_exporter_was_killed_is_listed(place):
-    """It is not published again, also if the listing is killed, too."""
     (place.models / "kill-listing").touch()
     job_id = place.submit("unlisted")
     place.go_on()
@@ -234,7 +230,6 @@ def test_the_settings_of_every_recipe_and_base_can_be_checked(model):
 @pytest.mark.parametrize("given", ["smiles", ["smiles"], ("smiles", "fields")], ids=str)
 @pytest.mark.parametrize("model", ["characters", "base:1"])
 def test_a_job_may_have_presets_of_regular_expressions(model, given):
-    """They are options of the exporter, one each; the recipe's unit gives way."""
     config = check_settings(model, {"token_regex": given})
     names = [given] if isinstance(given, str) else list(given)
     assert (config.token_regex, config.token_unit) == (tuple(names), "regex")

@@ -38,7 +38,6 @@ def files(directory):
 
 @pytest.mark.parametrize(("mode", "modes"), [(0o2770, (0o2770, 0o660, 0o660)), (0o770, (0o755, 0o600, 0o600))])
 def test_a_directory_that_a_group_shares_has_files_that_it_shares(tmp_path, mode, modes):
-    """So gateway and trainer may be different users; otherwise uploads are private, whatever the umask."""
     tmp_path.chmod(mode)
     before = os.umask(0o022)
     try:
@@ -79,7 +78,6 @@ def test_a_file_keeps_its_name_and_content(uploads, tmp_path):
 
 
 def test_an_archive_becomes_a_directory(uploads, tmp_path):
-    """Of its files that are not hidden; those of the same name in two directories are both there."""
     visible = {"b/x.txt": "1", "a/x.txt": "2", "../../x.txt": "3", "/etc/y.txt": "4"}
     path = archive(uploads, **visible, **{"__MACOSX/x": "5", ".git/z": "6", "d/": ""})
     assert lay_out(path, "texts.zip", tmp_path / "text") == "texts.zip"
@@ -123,7 +121,6 @@ def test_an_archive_is_stored_or_deflated(uploads, tmp_path, method):
 
 
 def test_the_directory_of_an_archive_is_limited_before_it_is_read(uploads, tmp_path):
-    """Whatever number of files the archive declares."""
     entry = b"PK\1\2" + bytes(42)
     end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 1, 1, len(entry) * 400_000, 0, 0)
     uploads.write("file-1", io.BytesIO(entry * 400_000 + end))
@@ -135,7 +132,6 @@ def test_the_directory_of_an_archive_is_limited_before_it_is_read(uploads, tmp_p
 
 
 def test_a_damaged_archive_is_an_invalid_upload(uploads, tmp_path):
-    """Wherever the damage is: of the bytes, of the names or of the sizes."""
     rng = random.Random(0)
     texts = {name: rng.randbytes(500).hex() for name in "ab"}
     whole = archive(uploads, **texts).read_bytes()
@@ -154,7 +150,6 @@ def test_an_archive_without_files_is_refused(uploads, tmp_path):
 
 
 def test_files_of_interrupted_uploads_are_removed(uploads):
-    """Once they are old: the record of a file is added after its content."""
     for name in ("file-1", "file-2"):
         uploads.write(name, io.BytesIO(b"x"))
     uploads.remove_unrecorded(iter(["file-1"]), before=0)

@@ -15,8 +15,6 @@ SIZES = "max_batch_size { value: 6 } allowed_batch_sizes: 2 allowed_batch_sizes:
 
 @pytest.fixture
 def parameters(tmp_path):
-    """Write a file of batching parameters."""
-
     def write(text):
         path = tmp_path / "batching.config"
         path.write_text(text)
@@ -85,7 +83,6 @@ def test_every_batching_parameter_is_optional(parameters):
 
 
 def test_all_supported_batching_parameters_are_accepted(parameters):
-    """Those that concern the merging of requests have no effect."""
     others = (
         "batch_timeout_micros { value: 0 } max_enqueued_batches { value: 100 } num_batch_threads { value: 2 } "
         'thread_pool_name { value: "p" } pad_variable_length_inputs: true '

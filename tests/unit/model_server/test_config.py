@@ -19,7 +19,6 @@ PLATFORM = 'model_platform: "tensorflow"'
 
 
 def parsed(*entries):
-    """Convert a config of these entries."""
     text = "".join(f"config {{ {entry} }}" for entry in entries)
     return from_proto(text_format.Parse(f"model_config_list {{ {text} }}", ModelServerConfig()), ROOT)
 
@@ -105,7 +104,6 @@ def test_a_single_model_serves_its_latest_version_from_an_absolute_path():
 
 @pytest.fixture(scope="module")
 def identities(tmp_path_factory):
-    """Key and self-signed certificate, PEM texts, of the server and of a stranger."""
     folder = tmp_path_factory.mktemp("identities")
     made = {name: make_certificate(folder, name) for name in ("server", "stranger")}
     return {name: (files.key.read_text(), files.cert.read_text()) for name, files in made.items()}
@@ -141,7 +139,6 @@ def ssl_config(tmp_path, identities):
     ],
 )
 def test_an_invalid_ssl_config_is_an_error_that_names_file_and_fault(ssl_config, identities, fields, told):
-    """In one line, before gRPC reports only that the port cannot be bound, and without a prompt for a password."""
     if fields.get("server_key") == "stranger":
         fields = {"server_key": identities["stranger"][0]}
     if fields.get("server_key") == "encrypted":

@@ -27,7 +27,6 @@ MODEL = "--model_base_path=/models/tiny"
     ],
 )
 def test_a_flag_sets_its_field(argument, value):
-    """Its value is converted to the type of the field; a boolean needs none, as in TensorFlow Serving."""
     assert getattr(parse([MODEL, argument]), argument.removeprefix("--").partition("=")[0]) == value
 
 

@@ -52,7 +52,6 @@ class Setup:
         self.manager = None
 
     def start(self, *names, poll_s=0.02, policy=LATEST, max_retries=0, retry_s=0.01):
-        """Configure the models and start the manager."""
         self.manager = Manager(self.core, self.loader, poll_s=poll_s, max_retries=max_retries, retry_s=retry_s)
         self.core.configure(self.config(*names or ("a",), policy=policy))
         self.manager.start()
@@ -64,7 +63,6 @@ class Setup:
         until(lambda: self.states() == {1: "AVAILABLE"})
 
     def config(self, *names, policy=LATEST, **labels):
-        """Return a config of these models."""
         return {name: ModelConfig(name, self.root / name, policy, labels) for name in names}
 
     def put(self, *versions, name="a"):
@@ -99,7 +97,6 @@ def setup(tmp_path):
 
 
 def test_a_new_version_replaces_the_old_one_and_its_removal_is_a_rollback(setup):
-    """The old one is END, stays in the history, and is loaded again."""
     setup.serve()
     setup.put(2)
     until(lambda: setup.states() == {2: "AVAILABLE", 1: "END"})
@@ -193,7 +190,6 @@ def test_a_missing_base_path_blocks_every_model_until_it_is_back(setup, caplog):
 
 
 def test_the_old_version_is_served_while_the_new_one_loads(setup):
-    """Lookups return the old one until the new one is AVAILABLE."""
     setup.serve()
     setup.loader.slow.add(2)
     setup.put(2)
@@ -204,7 +200,6 @@ def test_the_old_version_is_served_while_the_new_one_loads(setup):
 
 
 def test_a_version_that_fails_to_load_never_replaces_the_old_one(setup, caplog):
-    """It is retried `max_retries` times and ends with the error in its status."""
     setup.serve(max_retries=2)
     setup.loader.broken.add(2)
     setup.put(2)
@@ -218,7 +213,6 @@ def test_a_version_that_fails_to_load_never_replaces_the_old_one(setup, caplog):
 
 
 def test_an_unexpected_load_error_ends_only_that_version(setup):
-    """Its status is UNKNOWN, and the manager loads the next version."""
     setup.serve()
     setup.loader.slow.add(2)
     setup.loader.release = None  # makes the loader raise AttributeError
@@ -231,7 +225,6 @@ def test_an_unexpected_load_error_ends_only_that_version(setup):
 
 
 def test_other_models_load_while_one_waits_for_its_retry(setup):
-    """The broken version stays LOADING until its directory is deleted."""
     setup.loader.broken.add(7)
     setup.put(7)
     setup.put(1, name="b")
@@ -244,7 +237,6 @@ def test_other_models_load_while_one_waits_for_its_retry(setup):
 
 
 def test_a_version_in_use_is_unloaded_when_its_last_reference_is_released(setup):
-    """Lookups no longer find it, but a call that holds it may finish."""
     setup.serve()
     held = setup.core.find("a")
     setup.put(2)
@@ -259,7 +251,6 @@ def test_a_version_in_use_is_unloaded_when_its_last_reference_is_released(setup)
 
 
 def test_each_problem_is_logged_once_and_again_when_it_recurs(setup, caplog):
-    """Not once per poll."""
     junk = setup.root / "a" / "notes.txt"
     setup.put(1)
     junk.touch()
@@ -304,7 +295,6 @@ def test_without_polling_directories_are_scanned_once_per_config(setup):
 
 
 def test_a_reload_waits_for_the_models_it_adds(setup):
-    """They are served when it returns; models that it removes are unloaded afterwards."""
     setup.put(3, name="b")
     setup.serve()
     setup.core.reload(setup.config("b"), give_up=lambda: False)
@@ -313,7 +303,6 @@ def test_a_reload_waits_for_the_models_it_adds(setup):
 
 
 def test_a_reload_names_the_added_model_that_failed(setup):
-    """The config is applied all the same."""
     setup.loader.broken.add(7)
     setup.put(1)
     setup.put(7, name="b")
@@ -325,7 +314,6 @@ def test_a_reload_names_the_added_model_that_failed(setup):
 
 @pytest.mark.parametrize("directory", [True, False], ids=["empty", "missing"])
 def test_a_reload_waits_for_a_model_without_versions_and_blocks_the_next(setup, directory):
-    """As in TensorFlow Serving's ServerCore. Once a version is published, both reloads finish, in order."""
     setup.put(1)
     setup.start()
     if directory:
@@ -350,7 +338,6 @@ def test_a_reload_waits_for_a_model_without_versions_and_blocks_the_next(setup, 
 
 
 def test_a_reload_ends_when_its_client_cancels(setup):
-    """This frees its thread, although the model is still loading."""
     setup.put(1)
     setup.loader.slow.add(7)
     setup.put(7, name="b")
@@ -360,7 +347,6 @@ def test_a_reload_ends_when_its_client_cancels(setup):
 
 
 def test_versions_are_listed_and_loaded_newest_first(setup, caplog):
-    """As in TensorFlow Serving. There may be fewer than the policy asks for."""
     setup.put(1, 2, 10)
     setup.start(policy=VersionPolicy(latest=4))
     until(lambda: setup.states() == {1: "AVAILABLE", 2: "AVAILABLE", 10: "AVAILABLE"})
@@ -370,7 +356,6 @@ def test_versions_are_listed_and_loaded_newest_first(setup, caplog):
 
 
 def test_an_unexpected_error_of_a_scan_does_not_end_the_manager(setup, caplog):
-    """It is logged, and later versions are loaded."""
     setup.serve()
     scan_all = setup.manager._scan_all
 

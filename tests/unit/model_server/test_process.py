@@ -30,12 +30,10 @@ class Process:
 
     @property
     def errors(self):
-        """Its log messages of level ERROR."""
         return re.findall(r"^\S+ \S+ ERROR (.*)$", self.log, re.MULTILINE)
 
     @property
     def address(self):
-        """Its address, once it serves."""
         until(lambda: "serving at " in self.log or self.popen.poll() is not None)
         return re.search(r"serving at (\S+)", self.log).group(1)
 
@@ -89,7 +87,6 @@ def test_the_process_exits_although_a_call_outlasts_the_grace_period(models, run
 
 
 def test_sigint_while_a_model_loads_exits_with_status_0(models, run, gates):
-    """Even if the load never ends."""
     gate = gates("a")
     models.publish_gated(1, gate)
     server = run()

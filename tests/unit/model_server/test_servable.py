@@ -57,7 +57,6 @@ def refused(attempt):
 @pytest.mark.parametrize("dtype", ECHOED, ids=lambda dtype: dtype.name)
 @pytest.mark.parametrize("shape", [(), (2, 3)], ids=str)
 def test_every_dtype_passes_through_unchanged(tiny, dtype, shape):
-    """As a scalar and as a matrix; strings are bytes."""
     values = np.arange(np.prod(shape)).reshape(shape)
     array = values.astype("S").astype(object) if dtype == tf.string else values.astype(dtype.as_numpy_dtype)
     output = predict(tiny, f"echo_{dtype.name}", {"x": array})["x"]
@@ -92,14 +91,12 @@ def test_an_unknown_or_duplicate_output_filter_is_invalid(tiny, output_filter, t
     ids=["none", "extra", "float64", "unknown dtype", "width", "rank", "scalar"],
 )
 def test_an_invalid_input_is_named_in_the_error(tiny, inputs, told):
-    """Names, dtypes and shapes are validated before TensorFlow is called."""
     code, text = refused(lambda: predict(tiny, "step", inputs))
     assert code is StatusCode.INVALID_ARGUMENT
     assert [part for part in told if part not in text] == []
 
 
 def test_an_error_in_the_graph_has_tensorflows_status_and_message(tiny, tmp_path):
-    """It names the node, and has no notes on Python stacks. The next call succeeds."""
     code, text = refused(lambda: predict(tiny, "square", {"x": np.arange(3, dtype=np.int32)}))
     assert code is StatusCode.INVALID_ARGUMENT
     assert text.startswith("Input to reshape is a tensor with 3 values")
@@ -120,7 +117,6 @@ def test_a_signature_that_is_not_for_requests_is_not_found(tiny):
 
 
 def test_batching_applies_to_every_signature_and_to_warm_up_requests(path):
-    """As in TensorFlow Serving, where both pass through the same session."""
     servable = Servable("tiny", 3, path, Batching(6, (2, 4, 6)))
     x = np.arange(9, dtype=np.float32).reshape(3, 3)
     outputs = predict(servable, "", {"x": x})
@@ -135,7 +131,6 @@ def test_batching_applies_to_every_signature_and_to_warm_up_requests(path):
 
 
 def warm_up(path, *calls):
-    """Write a warm-up file of these signatures and inputs."""
     requests = [request("tiny", *call) for call in calls]
     write_warmup(path, [PredictionLog(predict_log=PredictLog(request=each)) for each in requests])
 
@@ -156,7 +151,6 @@ def test_a_failed_warm_up_request_fails_the_load_with_its_status(path, call, cod
 
 
 def test_more_than_a_thousand_warm_up_requests_fail_the_load(path, monkeypatch):
-    """As in TensorFlow Serving; exactly a thousand are accepted."""
     monkeypatch.setattr(Servable, "predict", lambda self, request: None)
     warm_up(path, *[("", X)] * 1000)
     load("tiny", 3, path)
@@ -168,7 +162,6 @@ def test_more_than_a_thousand_warm_up_requests_fail_the_load(path, monkeypatch):
 
 
 def test_a_damaged_warm_up_file_fails_the_load_and_an_empty_one_does_not(path):
-    """The status is DATA_LOSS, with a hint at the TFRecord format."""
     file = path / WARMUP_FILE
     file.parent.mkdir()
     file.write_bytes(b"")
@@ -198,7 +191,6 @@ def test_outputs_are_bit_exact_to_those_of_saved_model_load(models):
 
 
 def test_two_models_in_one_process_have_variables_of_their_own(models):
-    """Although the names of their variables are equal."""
     two, three = (Servable("tiny", 1, models.saved_model(weight)).signature("") for weight in (2.0, 3.0))
     assert (two(X)["total"].tolist(), three(X)["total"].tolist()) == ([12.0], [18.0])
 
@@ -214,7 +206,6 @@ def test_concurrent_first_calls_optimize_the_graph_once(tiny, monkeypatch):
 
 
 def test_a_session_lives_as_long_as_a_signature_of_it(models):
-    """And no longer, without a garbage collection: its weights are the memory of a version."""
     gc.disable()
     try:
         servable = Servable("tiny", 1, models.saved_model())
@@ -233,13 +224,11 @@ def halve(file):
 
 
 def flip(file):
-    """Invert the first bytes of a file."""
     content = file.read_bytes()
     file.write_bytes(bytes(255 - byte for byte in content[:4]) + content[4:])
 
 
 def edit(path, change):
-    """Change a SavedModel's message."""
     file = path / "saved_model.pb"
     message = SavedModel.FromString(file.read_bytes())
     change(message.meta_graphs[0])
@@ -253,7 +242,6 @@ def rename_operation(graph):
 
 
 def add_input(graph):
-    """Refer to a missing node."""
     graph.graph_def.node[0].input.append("missing")
 
 
@@ -290,7 +278,6 @@ DATA, INDEX = "variables/variables.data-00000-of-00001", "variables/variables.in
     ],
 )
 def test_a_damaged_saved_model_is_an_error_with_tensorflows_status(path, damage, code, text):
-    """It is the status of the version."""
     damage(path)
     found, message = refused(lambda: saved_model.load(path))
     assert found is code

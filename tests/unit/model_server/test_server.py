@@ -31,7 +31,6 @@ def weight(client, name="tiny"):
 
 
 def test_the_port_opens_only_when_the_models_are_loaded(models, connect, gates):
-    """So a client that can connect gets a response, not NOT_FOUND. A start that is given up leaves it closed."""
     gate, port = gates("a"), free_port()
     models.publish_gated(1, gate)
     server = ModelServer(Flags(port=port, model_config_file=models.config_file))
@@ -45,7 +44,6 @@ def test_the_port_opens_only_when_the_models_are_loaded(models, connect, gates):
 
 
 def test_the_port_stays_closed_until_every_model_has_a_version(models, connect):
-    """As in TensorFlow Serving. The other models are loaded meanwhile."""
     models.publish(1)
     (models.root / "later").mkdir()
     file = models.configure("tiny", "later")
@@ -62,7 +60,6 @@ def test_the_port_stays_closed_until_every_model_has_a_version(models, connect):
 
 
 def test_the_port_opens_although_a_version_fails_to_load(models, serve):
-    """The broken version is END, and the other models are served."""
     models.publish(1)
     (models.publish(1, name="broken") / "saved_model.pb").write_bytes(b"torn")
     models.configure("tiny", "broken")
@@ -72,14 +69,12 @@ def test_the_port_opens_although_a_version_fails_to_load(models, serve):
 
 
 def test_a_single_model_needs_no_config_file(models, serve):
-    """`--model_name` and `--model_base_path` are enough."""
     models.publish(1)
     _, client = serve(model_config_file=None, model_name="mine", model_base_path=models.root / "tiny")
     assert weight(client, "mine") == 2.0
 
 
 def test_models_root_replaces_slash_models_in_base_paths(models, serve, tmp_path):
-    """In the config file and in a reload; by default it is the directory of the file."""
     models.publish(1, 2.0)
     models.publish(1, 3.0, name="other")
     other = models.configure("other").read_text()
@@ -91,7 +86,6 @@ def test_models_root_replaces_slash_models_in_base_paths(models, serve, tmp_path
 
 
 def test_a_port_in_use_is_refused_before_the_config_is_read(models, serve):
-    """Even the port of another model server, which gRPC would share by default."""
     models.publish(1)
     port = serve()[0].port
     second = ModelServer(Flags(port=port, model_config_file=Path("/no/such/file")))
@@ -101,7 +95,6 @@ def test_a_port_in_use_is_refused_before_the_config_is_read(models, serve):
 
 
 def test_a_port_taken_while_the_models_load_is_refused(models, serve, gates):
-    """By default gRPC would share it with the other server."""
     gate, port = gates("a"), free_port()
     models.publish_gated(1, gate)
     models.publish(1, name="other")
@@ -125,13 +118,11 @@ def test_a_port_taken_while_the_models_load_is_refused(models, serve, gates):
 
 
 def test_a_host_without_an_address_is_refused(models):
-    """The error names the host; there is no traceback."""
     with pytest.raises(ModelServerError, match=r"cannot listen on no\.such\.host\.invalid:"):
         ModelServer(Flags(host="no.such.host.invalid", port=0, model_config_file=models.config_file)).start()
 
 
 def test_a_missing_config_file_fails_the_start(models):
-    """As in TensorFlow Serving, even if the file is polled."""
     path = models.root / "absent.config"
     flags = Flags(port=0, model_config_file=path, model_config_file_poll_wait_seconds=1.0)
     with pytest.raises(ConfigError, match=r"absent\.config: cannot be read"):
@@ -139,7 +130,6 @@ def test_a_missing_config_file_fails_the_start(models):
 
 
 def test_a_call_finishes_on_a_version_that_is_being_unloaded(models, serve, gates):
-    """The version is UNLOADING while the call runs, then END."""
     models.publish(1, 2.0)
     _, client = serve()
     gate = gates("a")
@@ -154,7 +144,6 @@ def test_a_call_finishes_on_a_version_that_is_being_unloaded(models, serve, gate
 
 
 def test_all_threads_but_one_run_calls_and_one_more_is_rejected_at_once(models, serve, gates):
-    """All calls are inside TensorFlow before the first can return; there is no queue."""
     models.publish(1)
     server, client = serve(grpc_max_threads=6)
     waiting = [gates(str(number)) for number in range(5)]
@@ -192,7 +181,6 @@ def test_with_client_verify_only_certificates_of_custom_ca_are_accepted(models, 
 
 
 def test_the_config_file_is_followed(models, serve, caplog, monkeypatch):
-    """Faults change nothing and are logged once; an empty list unloads every model; a reload request is undone."""
     caplog.set_level(logging.INFO, "model_server")
     readings = []
     monkeypatch.setattr(module, "read_config", lambda *where: (readings.append(where), read_config(*where))[1])
@@ -228,7 +216,6 @@ def test_the_config_file_is_followed(models, serve, caplog, monkeypatch):
 
 
 def test_a_server_started_without_a_model_list_serves_the_first_one(models, serve):
-    """It serves no model until then."""
     models.publish(1)
     models.config_file.write_text("# nothing yet")
     server, client = serve(model_config_file_poll_wait_seconds=0.02)

@@ -32,7 +32,6 @@ class Context:
 
 
 def refused(call, request, context=None):
-    """Return the status and the message of a call that is refused."""
     context = context or Context()
     with pytest.raises(Aborted):
         call(request, context)
@@ -62,12 +61,10 @@ def outcome(context, error=None):
     ids=["cancelled", "expired"],
 )
 def test_a_cancelled_or_expired_call_is_not_computed(context, code):
-    """Its client may have left while it waited in the queue."""
     assert outcome(context)[::2] == (code, 0)
 
 
 def test_an_unexpected_error_is_internal_and_logged(caplog):
-    """The client gets its type and message, the log the whole traceback."""
     code, text, _ = outcome(Context(), ZeroDivisionError("division by zero"))
     assert (code, text) == (StatusCode.INTERNAL, "unexpected error: ZeroDivisionError: division by zero")
     assert "Traceback" in caplog.text
@@ -83,7 +80,6 @@ def test_a_long_error_message_is_truncated_to_fit_a_header(text):
 
 
 def test_a_request_without_model_spec_is_invalid():
-    """In Predict, GetModelMetadata and GetModelStatus alike."""
     prediction, model = PredictionServicer(ServerCore()), ModelServicer(ServerCore(), Path("/models"))
     for call, request in (
         (prediction.Predict, PredictRequest()),

@@ -11,7 +11,6 @@ from model_server.tensors import decode, encode
 
 
 def typed(dtype, shape, **fields):
-    """Return a TensorProto with these typed fields."""
     proto = TensorProto(dtype=dtype, **fields)
     for size in shape:
         proto.tensor_shape.dim.add(size=size)
@@ -21,7 +20,6 @@ def typed(dtype, shape, **fields):
 @pytest.mark.parametrize("dtype", [np.float32, np.int32, np.float64, np.int64, np.bool_, np.float16, np.uint8])
 @pytest.mark.parametrize("shape", [(), (1,), (2, 3), (0, 4)])
 def test_tensor_content_and_encoded_arrays_decode_to_the_same_array(dtype, shape):
-    """With the same shape and dtype, for scalars and empty arrays, too."""
     array = (np.arange(np.prod(shape)).reshape(shape) - 1).astype(dtype)
     data_type = tf.as_dtype(dtype).as_datatype_enum
     content = typed(data_type, shape, tensor_content=array.tobytes())
@@ -106,7 +104,6 @@ def test_a_large_tensor_that_is_sent_in_full_is_decoded():
     ids=["float32", "int32", "not contiguous"],
 )
 def test_an_array_is_encoded_in_the_typed_field_of_its_dtype_in_row_major_order(array, field):
-    """As TensorFlow Serving does by default, so a client that works here works there."""
     proto = TensorProto()
     encode(array, tf.as_dtype(array.dtype).as_datatype_enum, proto)
     assert list(getattr(proto, field)) == array.ravel().tolist()

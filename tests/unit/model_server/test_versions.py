@@ -37,7 +37,6 @@ def test_a_hidden_entry_is_skipped_without_a_report(tmp_path):
 
 
 def test_an_unreadable_version_does_not_hide_the_others(tmp_path, monkeypatch):
-    """It may belong to another user."""
     put(tmp_path, "1")
     put(tmp_path, "2")
     is_file = Path.is_file
@@ -52,7 +51,6 @@ def test_an_unreadable_version_does_not_hide_the_others(tmp_path, monkeypatch):
 
 
 def test_a_file_or_a_directory_without_a_saved_model_is_skipped(tmp_path):
-    """Such a directory may be one that is still being copied."""
     (tmp_path / "3").mkdir()
     (tmp_path / "4").touch()
     versions, ignored = scan(tmp_path)
@@ -60,7 +58,6 @@ def test_a_file_or_a_directory_without_a_saved_model_is_skipped(tmp_path):
 
 
 def test_of_two_directories_with_one_number_the_last_by_name_is_used(tmp_path):
-    """The other is reported."""
     put(tmp_path, "01")
     put(tmp_path, "1")
     assert scan(tmp_path) == ({1: tmp_path / "1"}, [f"{tmp_path / '01'}: skipped, 1 is the same version"])
@@ -73,7 +70,6 @@ def test_a_missing_base_path_is_an_error_and_not_empty(tmp_path):
 
 
 def test_a_base_path_that_disappears_during_a_scan_is_an_error(tmp_path, monkeypatch):
-    """Its versions look incomplete then."""
     base, is_file = tmp_path / "b", Path.is_file
     base.mkdir()
     put(base, "1")
@@ -104,7 +100,6 @@ def serve(a, number):
 
 
 def step(a, now=0.0):
-    """Return the next step and the number of its version."""
     found = a.next_step(now)
     return found and (found[0], found[1].number)
 
@@ -121,7 +116,6 @@ def test_a_version_is_served_only_while_it_is_available():
 
 
 def test_a_failed_load_is_retried_when_it_is_due_and_not_before():
-    """Until the retry it is LOADING, with the error of the last attempt."""
     a = model()
     find(a, 1)
     a.versions[1].state = LOADING
@@ -135,7 +129,6 @@ def test_a_failed_load_is_retried_when_it_is_due_and_not_before():
 
 
 def test_a_version_that_failed_for_good_is_loaded_again_only_after_it_was_gone():
-    """However often the base path is scanned; republished it counts as a new version, without the old error."""
     a = model()
     find(a, 1)
     a.versions[1].fail(StatusCode.DATA_LOSS, "torn", retry_at=None)
@@ -162,7 +155,6 @@ def test_an_unloading_version_is_loaded_again_when_aspired_again():
 
 
 def test_a_version_aspired_again_before_its_unload_stays_available():
-    """It is not loaded again, and there is no gap."""
     a = model()
     find(a, 1)
     serve(a, 1)
@@ -246,7 +238,6 @@ def in_transition(aspired, available):
     ],
 )
 def test_the_next_step_preserves_availability(aspired, available, failed, expected):
-    """A new version is loaded before the last old one is unloaded, and at most one old one is kept."""
     a = in_transition(aspired, available)
     for number in failed:
         a.versions[number].fail(StatusCode.DATA_LOSS, "torn", retry_at=None)

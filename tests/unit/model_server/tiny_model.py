@@ -20,7 +20,6 @@ class TinyModel(tf.Module):
 
     @tf.function(input_signature=[tf.TensorSpec([None, 3], tf.float32, name="x")])
     def scale(self, x):
-        """Scale x float32 (batch, 3): y = x · weight, and its sum per row."""
         return {"y": x * self.weight, "total": tf.reduce_sum(x * self.weight, axis=1)}
 
     @tf.function(

@@ -97,7 +97,6 @@ def find_sources(imported):
 
 
 def test_sources_are_what_main_includes_and_what_implements_it(find_sources, checkout):
-    """Neither what nothing includes, nor what a stand-in replaces and what only that would include."""
     sources = find_sources(checkout, any_version=True)
     assert sources.units == (
         MAIN,
@@ -137,7 +136,6 @@ def test_sources_without_git_are_refused_by_their_content(refusal, checkout):
 
 
 def test_a_missing_compiler_and_missing_programs_are_named_by_their_packages(refusal, checkout, programs):
-    """All at once, as arguments of apt-get."""
     for name in ("g++", "ninja"):
         (programs / name).unlink()
     line = refusal(checkout, "--other-sources", path=programs)

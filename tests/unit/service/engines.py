@@ -42,7 +42,6 @@ class Models:
         self.models = {"characters": CHARACTERS, "words": WORDS, "matches": MATCHES}
 
     def find_version(self, ref, *, may_use=None):  # noqa: ARG002 - the registry's signature
-        """Return a version, if it is served."""
         return self.find(ref.name) if ref.number == 1 else None
 
     def find(self, name, seed=None, *, may_use=None):  # noqa: ARG002 - the registry's signature
@@ -56,7 +55,6 @@ class Models:
 
 
 def request(*prompts, **fields):
-    """Return a request to the character model, with defaults; `prepend` and `state_interval` make it a stream."""
     options = {name: fields.pop(name) for name in ("prepend", "state_interval") if name in fields}
     if options:
         fields |= {"stream": True, "stream_options": options}
@@ -100,7 +98,6 @@ class Service:
         self.compiler.close()
 
     def results(self, *prompts, **fields):
-        """Return the results of a request."""
         generation = self.engine.start_completion(request(*prompts, **fields), RequestContext())
         try:
             return generation.results()
@@ -108,5 +105,4 @@ class Service:
             generation.request.close()
 
     def calls(self):
-        """Return the signatures of all calls."""
         return [call.signature for call in self.backend.calls]

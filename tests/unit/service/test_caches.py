@@ -39,7 +39,6 @@ def pool():
 
 
 def until_waiting(cache, key, count):
-    """Wait until one caller computes and the others wait."""
     until(lambda: key in cache._computing and len(cache._computing[key]._condition._waiters) == count - 1)
 
 
@@ -82,7 +81,6 @@ def test_a_failure_is_raised_to_every_waiting_caller_and_not_cached(pool):
 
 
 def test_an_error_leaves_no_reference_cycle():
-    """Its traceback holds frames with a request's body; only a full garbage collection would free a cycle."""
     cache = SingleFlightCache(10)
 
     def fail():

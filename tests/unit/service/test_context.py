@@ -40,7 +40,6 @@ def test_a_model_is_managed_by_an_admin_or_by_the_tenant_that_trained_it(tenant,
 
 
 def test_an_owned_name_says_nothing_about_the_tenant_and_is_the_same_each_time():
-    """Without keys there are no tenants; a second job under a name publishes its next version."""
     assert owned_name("", "book") == "book"
     assert owned_name("alice", "book") == MINE != THEIRS
     assert "alice" not in MINE

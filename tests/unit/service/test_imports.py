@@ -32,7 +32,6 @@ def test_tensorflow_can_be_imported_after_the_protos():
 
 
 def test_the_protos_of_an_imported_tensorflow_are_reused():
-    """With TensorFlow imported first, the gateway uses TensorFlow's own message classes."""
     script = f"""
 {WITHOUT_KERAS}import tensorflow as tf, service.backends.messages as p
 assert type(tf.make_tensor_proto(1)) is p.tensor_pb2.TensorProto

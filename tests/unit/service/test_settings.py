@@ -30,7 +30,6 @@ def test_environment_variables_override_the_settings_file(monkeypatch, tmp_path)
 
 
 def test_a_missing_settings_file_is_an_error(monkeypatch):
-    """Otherwise the gateway would start with the defaults, silently."""
     monkeypatch.setenv("SOSTENUTO_ENV_FILE", "/nowhere/at/all")
     with pytest.raises(SettingsError, match=r"SOSTENUTO_ENV_FILE: .*/nowhere/at/all"):
         load_settings()

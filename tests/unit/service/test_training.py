@@ -95,7 +95,6 @@ def outcome(training, error):
 
 
 def test_an_operation_is_waited_for(training):
-    """It has the actor as the audit log names them."""
     operation = outcome(training, None)
     assert (operation.actor, operation.tenant, operation.model) == ("key:key1", "acme", "book")
     assert operation.arguments == {"labels": {"stable": 2}}
@@ -108,7 +107,6 @@ def test_a_failed_operation_is_an_error_with_its_message(training, status, error
 
 
 def test_an_operation_without_a_trainer_is_withdrawn(training, monkeypatch):
-    """So that no trainer executes it once nobody waits for it."""
     monkeypatch.setattr(module, "_OPERATION_S", 0.2)
     with pytest.raises(TrainerUnavailable, match="nothing was changed"):
         training.operate("remove", "book", ACME, {})

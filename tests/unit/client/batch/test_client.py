@@ -135,7 +135,6 @@ def test_the_ca_bundle_of_the_environment_is_used(server, monkeypatch):
 
 
 def test_a_200_without_json_is_an_error_of_the_line(server, client):
-    """It may be a proxy's page, and is retried first."""
     server.script = [answer_bytes(b"<html>hello", "text/html")] * 20
     with pytest.raises(LineError, match="returned 200 with text/html, not JSON") as caught:
         client.send(REQUEST)
@@ -145,7 +144,6 @@ def test_a_200_without_json_is_an_error_of_the_line(server, client):
 
 @pytest.mark.parametrize("early", [{"uptime_s": 3.0}, {"models": []}], ids=["young", "no models"])
 def test_a_missing_model_is_retried_while_the_gateway_starts(server, client, waits, early):
-    """After a restart the gateway responds before it has discovered its models."""
     missing = refusal(404, "not served", code="model_not_found")
     server.script = [missing, answer_json({**STATUS, **early}), missing, answer_json(STATUS)]
     troubles = []

@@ -25,7 +25,6 @@ TEXTS = ["I am", "", 'say "no",\n', "a\r\nb\rc\n\nd", '"', '""', ',"\n"', "√©ùÑ
 
 
 def response(texts, reason="length"):
-    """Return the body of a completion with these texts."""
     choices = [{"index": i, "text": text, "logprobs": None, "finish_reason": reason} for i, text in enumerate(texts)]
     return json.dumps({"choices": choices, "usage": {"completion_tokens": 9}}).encode()
 
@@ -69,7 +68,6 @@ def test_escaped_csv_has_an_apostrophe_before_formulas_alone(text):
 
 
 def test_escaped_csv_has_the_same_columns_under_another_header():
-    """So OUT of one is refused as OUT of the other."""
     rows = csv.reader(io.StringIO((CSV.header + ESCAPED_CSV.header).decode(), newline=""), strict=True)
     assert next(rows) == next(rows)
     assert CSV.header != ESCAPED_CSV.header
@@ -77,7 +75,6 @@ def test_escaped_csv_has_the_same_columns_under_another_header():
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_every_text_survives_csv_and_json(text):
-    """As other programs read them: Python's own readers."""
     made = CSV.header + CSV.serialize(text, 200, "r", response([text], None)).content
     rows = list(csv.DictReader(io.StringIO(made.decode(), newline=""), strict=True))
     assert rows == [{"custom_id": text, "index": "0", "text": text, "finish_reason": ""}]
@@ -168,7 +165,6 @@ def test_an_error_is_a_line_of_openais_format_in_every_format(output_format):
     [None, [], ["a"], [{"index": 0}], [{"index": 1, "text": ""}], [{"index": 0, "text": ""}, {"index": 0, "text": ""}]],
 )
 def test_a_success_that_is_no_completion_is_an_error_of_its_line(output_format, choices):
-    """Nothing is lost silently."""
     with pytest.raises(LineError) as caught:
         output_format.serialize("a", 200, "r", json.dumps({"choices": choices}).encode())
     assert (caught.value.code, caught.value.custom_id) == ("not_a_completion", "a")
@@ -190,7 +186,6 @@ def test_a_response_line_keeps_the_bytes_of_its_body():
 
 @pytest.mark.parametrize("body", [b'{\n "x":\n 1}', b"<html>\n</html>", b"", b"\xff"])
 def test_any_response_body_becomes_one_line_of_json(body):
-    """Newlines of the body do not end the line, and a body without JSON is kept as well."""
     content = response_line("a", 413, None, body).content
     assert content.count(b"\n") == 1
     assert content.endswith(b"\n")

@@ -21,7 +21,6 @@ BAD = error_line(Line(1, b""), LineError("timeout", "m", "d")).content
 
 @pytest.fixture
 def out(tmp_path):
-    """The path of OUT."""
     return tmp_path / "out"
 
 
@@ -49,7 +48,6 @@ def test_the_lock_holds_after_errors_are_dropped(out):
 
 
 def test_a_file_replaced_before_it_is_locked_is_opened_again(out, monkeypatch):
-    """Lines go to the file that has the path when the lock is taken."""
     flock, replaced = fcntl.flock, []
 
     def replace_and_lock(file, how):
@@ -80,7 +78,6 @@ LOSSES = {
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_out_that_is_not_at_its_path_any_more_is_an_error(out, monkeypatch, loss):
-    """At the end, and at the next flush: further lines would be lost."""
     monkeypatch.setattr(module, "SYNC_EVERY_S", 0.0)
     with Journal(out) as journal:
         journal.append(GOOD[0])
@@ -169,7 +166,6 @@ def test_a_line_torn_by_a_full_disk_stops_the_run_and_is_recoverable(out, monkey
     ("path", "message"), [("/dev/null", "must be a regular file"), ("nowhere/out", "No such file")]
 )
 def test_out_must_be_a_regular_file(tmp_path, path, message):
-    """A run that is resumed reads OUT."""
     with pytest.raises(UsageError, match=message):
         Journal(tmp_path / path)
 
@@ -180,7 +176,6 @@ RECORD_FORMATS = pytest.mark.parametrize("output_format", [JSONL, CSV], ids=["js
 
 
 def line(output_format, name):
-    """Return the line of a response."""
     return output_format.serialize(name, 200, "r", RESPONSE)
 
 
@@ -196,7 +191,6 @@ def recover(path, output_format, *, drops_errors=False, then=()):
 
 @pytest.mark.parametrize("output_format", FORMATS.values(), ids=FORMATS)
 def test_a_killed_run_leaves_whole_responses_at_any_length(out, output_format):
-    """Even of a header: the next run appends what is missing, and doubles nothing."""
     recover(out, output_format, then=[line(output_format, "a")])
     length = out.stat().st_size
     recover(out, output_format, then=[line(output_format, "b")])
@@ -222,7 +216,6 @@ def test_errors_go_to_a_file_of_their_own(out, output_format):
 
 
 def test_openais_format_has_errors_in_out(out):
-    """There is no other file."""
     recover(out, OPENAI, then=[FAILED])
     assert recover(out, OPENAI) == [("failed", "timeout")]
     assert list(out.parent.iterdir()) == [out]
@@ -230,7 +223,6 @@ def test_openais_format_has_errors_in_out(out):
 
 @RECORD_FORMATS
 def test_without_errors_there_is_no_errors_file(out, output_format):
-    """Nor after the errors were dropped, or a killed run left it empty."""
     errors = out.with_name("out.errors.jsonl")
     errors.touch()
     recover(out, output_format, then=[line(output_format, "a")])
@@ -266,7 +258,6 @@ def test_a_second_run_is_refused_and_leaves_the_errors_file(out, output_format):
 
 @RECORD_FORMATS
 def test_an_errors_file_that_no_batch_wrote_is_refused_and_unchanged(out, output_format):
-    """OUT is closed again: another run can open it."""
     errors = out.with_name("out.errors.jsonl")
     errors.write_bytes(b"notes\n")
     for _ in range(2):

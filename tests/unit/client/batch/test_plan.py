@@ -19,7 +19,6 @@ def completed_of(*written):
 
 
 def numbers(pending):
-    """Return the numbers of pending lines, each with that of the first line of the same custom_id, or 0."""
     return [(line.number, line.same_as) for line in pending]
 
 
@@ -46,7 +45,6 @@ def test_a_line_that_has_a_custom_id_by_now_is_pending(write_requests):
 
 @pytest.mark.parametrize("first_is_done", [False, True])
 def test_a_duplicate_custom_id_has_the_number_of_its_first_line(write_requests, first_is_done):
-    """Whether the first is completed or not; each duplicate is completed by its own number."""
     path = write_requests("a", "b", "a", "b", "a")
     done = completed_of(
         OutputRecord(None, 5, "duplicate_custom_id"), *([OutputRecord("a", None, None)] if first_is_done else [])

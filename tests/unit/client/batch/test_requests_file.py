@@ -12,7 +12,6 @@ SOUND = {"custom_id": "a", "method": "POST", "url": "/tokenize", "body": {"model
 
 
 def test_a_valid_line_keeps_its_body():
-    """Fields keep their order and values, and text is sent as UTF-8."""
     request = parse(Line(1, json.dumps(SOUND).encode()))
     assert request == BatchRequest("a", "/tokenize", '{"model":"m","prompt":"大 0.1"}'.encode())
 
@@ -45,7 +44,6 @@ def test_an_invalid_line_is_an_error_with_field_limit_and_value(content, code, m
 
 @pytest.mark.parametrize("field", ["method", "url", "body"])
 def test_a_missing_field_is_reported_as_none(field):
-    """In a JSON file null is a value of its own."""
     with pytest.raises(LineError, match=f"{field} must be .* got none"):
         parse(Line(1, json.dumps({name: value for name, value in SOUND.items() if name != field}).encode()))
 
@@ -76,6 +74,5 @@ def test_a_line_above_the_limit_is_an_error_and_not_held_in_memory(tmp_path, mon
     ("name", "message"), [("nothing", "No such file"), ("/dev/null", "must be a regular file"), (".", "I")]
 )
 def test_in_must_be_a_readable_regular_file(tmp_path, name, message):
-    """IN is read twice: pipes, devices and directories are refused."""
     with pytest.raises(UsageError, match=message):
         check_readable(tmp_path / name)

@@ -25,7 +25,6 @@ ANSWER = answer_json(COMPLETION)
 
 
 def main(options):
-    """Run `sostenuto batch` and return its exit code."""
     with pytest.raises(SystemExit) as ended:
         program.main(["batch", *options], prog_name="sostenuto")
     return ended.value.code
@@ -74,7 +73,6 @@ def test_out_that_was_removed_during_the_run_is_an_error(run, server, write_requ
 
 
 def test_errors_are_lines_of_out_and_counted_by_code(run, server, write_requests, capsys):
-    """The exit code is 1, also of a repeated run."""
     source = write_requests("a", b"nonsense\n", "b")
     server.script = [STATUS, refusal(404, "no", code="model_not_found"), STATUS, ANSWER]
     code, lines = run(source)
@@ -86,7 +84,6 @@ def test_errors_are_lines_of_out_and_counted_by_code(run, server, write_requests
 
 
 def test_retry_errors_sends_failed_lines_again(run, server, write_requests):
-    """Successes are not requested again."""
     source = write_requests("a", "b")
     server.script = [STATUS, refusal(404, "no"), ANSWER]
     assert run(source)[0] == 1
@@ -136,7 +133,6 @@ def test_lines_of_out_that_are_not_in_in_are_kept_and_reported(run, server, writ
 
 
 def test_in_and_out_must_be_two_files(write_requests, tmp_path, capsys):
-    """A hard link is recognized as the same file."""
     source, link = write_requests("a"), tmp_path / "link"
     link.hardlink_to(source)
     before = source.read_bytes()
@@ -235,7 +231,6 @@ def records_of(out):
 
 
 def test_the_servers_options_are_those_of_the_other_commands(server, write_requests, tmp_path):
-    """They may precede the command, and the API key may be in a file."""
     (tmp_path / "key").write_text("secret\n")
     server.script = [STATUS, refusal(500, "no"), ANSWER]
     arguments = ["--base-url", server.url, "--retries", "0", "batch", str(write_requests("a")), str(tmp_path / "out")]
@@ -263,18 +258,15 @@ LINES = [Line(number, b"%d" % number) for number in range(100)]
 
 
 def made(line):
-    """Process a line: its output is its content."""
     return OutputLine(line.content)
 
 
 def test_every_line_is_processed_once():
-    """The order of the output may differ."""
     answers = list(in_threads(LINES, made, 8, lambda: None))
     assert sorted(int(answer.content) for answer in answers) == list(range(100))
 
 
 def test_lines_are_read_only_as_fast_as_they_are_processed():
-    """So an endless IN costs no memory."""
     read = itertools.count()
     lines = (Line(number, b"") for number in read)
     answers = in_threads(lines, made, 4, lambda: None)
@@ -310,7 +302,6 @@ def test_an_exception_in_a_thread_ends_the_run_and_wakes_the_others():
 
 
 def test_an_interval_without_output_yields_none(monkeypatch):
-    """So the caller can update its progress bar."""
     monkeypatch.setattr("sostenuto._batch.run.TICK_S", 0.01)
     go_on = threading.Event()
 

@@ -7,7 +7,6 @@ from tests.unit.client.scripted_server import PATIENCE_S
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_a_completion_script_says_where_to_install_it(sostenuto, monkeypatch, shell):
-    """For the named shell, or else that of `SHELL`; zsh requires `#compdef` as the first line."""
     monkeypatch.setenv("SHELL", f"/usr/bin/{shell}")
     shown = sostenuto("completion", shell)
     assert shown.exit_code == 0

@@ -53,7 +53,6 @@ def test_a_command_of_another_distribution_runs_with_its_own_exit_code(sostenuto
 
 
 def test_its_wrong_usage_is_one_line(sostenuto, install):
-    """As that of the program's own commands."""
     install(MODULE, waltz="dances:waltz")
     shown = sostenuto("waltz")
     assert (shown.exit_code, shown.stderr) == (2, "error: Missing argument 'SOMEBODY': see `sostenuto waltz --help`\n")
@@ -87,7 +86,6 @@ def test_other_commands_are_imported_only_when_they_run(install):
     ("module", "reason"), [("import nonsense_", "No module named 'nonsense_'"), ("waltz = 3", "is no click command")]
 )
 def test_a_broken_command_is_one_line_and_breaks_no_other(sostenuto, install, module, reason):
-    """The help says why it cannot be loaded."""
     install(module, waltz="dances:waltz")
     shown = sostenuto("waltz", "anybody")
     assert shown.exit_code == 2

@@ -36,7 +36,6 @@ def asked(server):
 
 
 def test_standard_output_has_the_text_and_nothing_else(sostenuto, server):
-    """No line end, no prompt; without a terminal, standard error is empty."""
     server.script = [stream(WHOLE)]
     shown = sostenuto(*GENERATE)
     assert (shown.exit_code, shown.stdout, shown.stderr) == (0, " upon a time", "")
@@ -46,7 +45,6 @@ def test_standard_output_has_the_text_and_nothing_else(sostenuto, server):
 
 
 def test_options_are_sent_as_the_apis_fields(sostenuto, server):
-    """Options that are not passed are not sent, and `--no-resume` sends no field."""
     server.script = [stream(WHOLE)]
     given = "--max-tokens 9 --temperature 0.5 --top-p 0.9 --top-k 5 --min-p 0.1 --seed 7 --presence-penalty 1 "
     given += "--frequency-penalty 2 --repetition-penalty 3 --ignore-eos --echo --no-resume --stop x --stop y"
@@ -102,7 +100,6 @@ def test_options_of_structured_outputs_are_sent_as_one_field(sostenuto, server, 
     ids=str,
 )
 def test_wrong_patterns_are_rejected_before_sending(sostenuto, server, given, words):
-    """Several of them, or a JSON Schema that is none; the error names the options."""
     shown = sostenuto(*GENERATE, *given)
     assert (shown.exit_code, server.requests) == (2, [])
     assert words in shown.stderr
@@ -127,7 +124,6 @@ def test_a_prompt_is_read_from_standard_input_unchanged(sostenuto, server, argum
 
 
 def test_an_empty_standard_input_is_rejected_but_an_empty_argument_is_not(sostenuto, server):
-    """Only the argument can be deliberate."""
     server.script = [stream(WHOLE)]
     shown = sostenuto("generate", "--model", "tiny")
     assert (shown.exit_code, server.requests) == (2, [])
@@ -137,7 +133,6 @@ def test_an_empty_standard_input_is_rejected_but_an_empty_argument_is_not(sosten
 
 
 def test_invalid_utf8_on_standard_input_is_rejected_with_its_offset(sostenuto, server):
-    """The error has the first invalid byte; nothing is sent."""
     shown = sostenuto("generate", given="Grö".encode() + b"\xdfe and \xff")
     assert (shown.exit_code, server.requests) == (2, [])
     assert "byte 0xdf at offset 4" in shown.stderr
@@ -152,7 +147,6 @@ def test_an_argument_with_invalid_utf8_is_rejected(process, server):
 
 
 def test_json_is_the_whole_response_on_one_line(sostenuto, server):
-    """As the server sent it, without streaming."""
     server.script = [answer_json(COMPLETION)]
     shown = sostenuto(*GENERATE, "--json", "--logprobs", "2")
     assert shown.stdout.count("\n") == 1
@@ -190,7 +184,6 @@ def test_suffix_is_sent_without_a_prompt(sostenuto, server):
 
 
 def test_a_saved_state_can_be_resumed(sostenuto, server, tmp_path):
-    """From the file or as a literal; it implies the model, and no prompt is needed."""
     server.script = [stream(WITH_STATE), stream(WHOLE), stream(WHOLE)]
     path = tmp_path / "story.state"
     assert sostenuto(*GENERATE, "--save-state", str(path)).stdout == " upon a time"
@@ -219,7 +212,6 @@ STATED = {**COMPLETION, "choices": [{**COMPLETION["choices"][0], "state": STATE}
     ],
 )
 def test_a_state_is_saved_also_of_json_and_of_an_error(sostenuto, server, tmp_path, option, answer, code):
-    """A generation that exceeds its deadline can be resumed."""
     server.script = [answer]
     assert sostenuto(*GENERATE, option, "--save-state", str(tmp_path / "state")).exit_code == code
     assert (tmp_path / "state").read_text() == STATE + "\n"
@@ -240,7 +232,6 @@ def test_ctrl_c_before_a_state_says_that_none_is_saved(process, server, tmp_path
 
 
 def test_a_prompt_is_read_after_the_state(sostenuto, server):
-    """As the help of `--state` says, whether the prompt is an argument or piped in."""
     for arguments, given in ((("and then",), ""), ((), "and then"), ((), "")):
         server.script = [stream([chunk(" upon", "stop"), DONE])]
         assert sostenuto("generate", *arguments, "--state", STATE, given=given).stdout == " upon"
@@ -261,7 +252,6 @@ def test_a_file_without_a_state_is_rejected_before_sending(sostenuto, server, tm
 
 
 def test_an_interrupted_stream_is_resumed_unless_no_resume_is_passed(sostenuto, server):
-    """Here by the seed, from the beginning, as there was no state yet."""
     cut = stream([chunk(" upon")], then=hang_up)
     server.script = [cut, stream(WHOLE), cut]
     assert sostenuto(*GENERATE).stdout == " upon a time"
@@ -270,8 +260,6 @@ def test_an_interrupted_stream_is_resumed_unless_no_resume_is_passed(sostenuto, 
 
 
 def test_a_closed_output_pipe_ends_the_command_and_its_stream(process, server):
-    """As with `| head`: no message, and exit code 141, that of SIGPIPE."""
-
     def go_on(handler):
         while not server.left.is_set():
             try:

@@ -59,7 +59,6 @@ def train(sostenuto, server, with_server, monkeypatch):
 
 @BOTH
 def test_train_shows_losses_a_sample_and_the_next_command(train, server, book):
-    """Without a terminal in lines; the command has the server's URL, and a prompt that the model knows."""
     server.script = [uploaded(), *FINISHED]
     shown = train(book, "--units", "16", "--no-training-filter", "--name", "dickens", "--validation", "0.2")
     assert (shown.exit_code, shown.stderr) == (0, "")
@@ -100,7 +99,6 @@ def test_train_continues_from_a_model_of_the_server(train, server, book):
     ids=["default", "base", "recipe", "recipe and minutes"],
 )
 def test_epochs_replace_the_time_limit_of_the_default_recipe_alone(train, server, book, options, limits):
-    """As without a server: a recipe that is named keeps its own, and the run ends at whichever limit comes first."""
     server.script = [uploaded(), answer_json(JOB)]
     train(book, "--epochs", "3", *options, "--detach")
     assert server.bodies[1]["settings"] == {"epochs": 3, **limits}
@@ -136,7 +134,6 @@ def test_options_for_this_process_are_refused_with_a_server(train, server, book,
 
 @pytest.mark.parametrize("with_server", [True])
 def test_a_file_of_settings_is_sent_whole(train, server, book):
-    """So that no setting of the server's recipe remains; without a limit of time the server sets its own."""
     Path("mine.toml").write_text("units = 16\nepochs = 3\n")
     server.script = [uploaded(), answer_json(JOB)]
     train(book, "--config", "mine.toml", "--layers", "2", "--detach")
@@ -184,7 +181,6 @@ def test_a_failed_job_is_an_error(sostenuto, server):
 
 
 def test_a_terminal_shows_one_bar_with_epoch_time_left_and_losses(terminal, server):
-    """It counts down between two events, and is gone at the end."""
     job = {**JOB, "settings": {"epochs": 12}}
     server.script = [answer_json(job), stream(EVENTS[:3], then=linger)]
     shown = terminal("jobs", "events", "ftjob-1")
@@ -208,7 +204,6 @@ def test_lines_stand_above_the_bar(terminal, server):
 
 
 def test_ctrl_c_leaves_the_job_and_says_how_to_go_on(process, server, book):
-    """The commands name the server."""
     server.script = [uploaded(), answer_json(JOB), stream(EVENTS[:2], then=linger)]
     path = f"{ROOT / 'client/src'}:{ROOT}"
     running = process("train", book, "--server", server.url, PYTHONPATH=path)

@@ -29,14 +29,12 @@ def test_the_help_of_every_command_has_an_example_and_all_options(sostenuto, nam
 
 
 def test_help_lists_exit_codes_environment_variables_and_completion(sostenuto):
-    """So that scripts can be written from `--help` alone."""
     shown = sostenuto("--help").stdout
     for word in ("Exit codes:", "130", "SOSTENUTO_BASE_URL", "SOSTENUTO_API_KEY", "NO_COLOR", "sostenuto completion"):
         assert word in shown
 
 
 def test_without_a_command_the_commands_are_listed_on_standard_error(sostenuto):
-    """It is wrong usage: exit code 2."""
     shown = sostenuto()
     assert (shown.exit_code, shown.stdout) == (2, "")
     assert "Text:" in shown.stderr
@@ -66,13 +64,11 @@ def test_a_server_option_after_the_command_overrides_one_before_it(sostenuto, se
 
 
 def test_no_option_takes_an_api_key(sostenuto):
-    """Any user of the machine could read it in the list of processes."""
     assert sostenuto("--api-key", "secret", "models").exit_code == 2
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\n", b"\xff"], ids=["missing", "empty", "blank", "binary"])
 def test_a_key_file_without_a_key_is_rejected(sostenuto, server, tmp_path, content):
-    """The message names the file, and nothing is sent."""
     path = tmp_path / "key"
     if content is not None:
         path.write_bytes(content)
@@ -98,7 +94,6 @@ def test_a_key_file_without_a_key_is_rejected(sostenuto, server, tmp_path, conte
     ids=["key", "model", "address", "field", "escape", "size", "failed", "html", "lost", "cut"],
 )
 def test_each_failure_is_one_line_and_an_exit_code(sostenuto, server, answer, code, words):
-    """The line has advice in terms of the command line, and no control characters."""
     server.script = [answer]
     shown = sostenuto(*GENERATE, "--retries", "0", "--no-resume")
     assert shown.exit_code == code
@@ -160,7 +155,6 @@ def test_wrong_usage_is_one_line_and_sends_nothing(sostenuto, server, arguments)
 
 @pytest.mark.parametrize("imported", ["requests", "click", "rich"])
 def test_ctrl_c_while_modules_are_imported_exits_with_130(process, tmp_path, imported):
-    """They take most of the start; there is no traceback."""
     started = tmp_path / "started"
     (tmp_path / f"{imported}.py").write_text(f"import os, time\nos.mkdir({str(started)!r})\ntime.sleep({PATIENCE_S})\n")
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])

@@ -31,7 +31,6 @@ def test_printable_text_is_shown_unchanged(text):
 
 @pytest.mark.parametrize("character", ["\x1b", "\x07", "\x08", "\r", "\x00", "\x7f", "\x9b", "\u202e", "\u2066"])
 def test_control_and_bidi_characters_are_escaped(character):
-    """In JSON's notation, so that JSON stays valid."""
     assert visible(f"a{character}b") == f"a\\u{ord(character):04x}b"
 
 
@@ -61,7 +60,6 @@ def test_json_in_a_terminal_is_valid_and_escaped(terminal, server, arguments):
 
 
 def test_a_terminal_gets_a_dim_summary_line(terminal, server):
-    """With tokens, speed, seed and finish reason; not dim without colours, and absent with `-q`."""
     server.script = [stream(WHOLE)] * 3
     _, shown = terminal(*GENERATE).end()
     text, line = shown.splitlines()
@@ -76,7 +74,6 @@ def test_a_terminal_gets_a_dim_summary_line(terminal, server):
 
 @pytest.mark.parametrize("columns", [100, 20])
 def test_a_table_wider_than_the_terminal_becomes_a_list(terminal, server, columns):
-    """Nothing is truncated at any width."""
     entry = {"id": "a-model-of-mine", "cell": "lstm", "layers": 1, "units": 512, "vocab_size": 1234}
     server.script = [answer_json({"data": [entry]})]
     code, shown = terminal("models", columns=columns).end()

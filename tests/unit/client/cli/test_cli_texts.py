@@ -96,7 +96,6 @@ def test_tokens_as_json_are_ids_and_strings(sostenuto, server):
     [(("5", "6"), ""), (("5,6",), ""), (("[5, 6]",), ""), ((), "5\n6\n"), (("-",), "5 6")],
 )
 def test_decode_accepts_ids_in_any_notation_of_lists(sostenuto, server, arguments, given):
-    """As arguments or piped in; the text is printed unchanged."""
     server.script = [answer_json({"prompt": "ab\n"})]
     shown = sostenuto("tokens", "--decode", *arguments, *TINY, given=given)
     assert shown.stdout == "ab\n"
@@ -104,7 +103,6 @@ def test_decode_accepts_ids_in_any_notation_of_lists(sostenuto, server, argument
 
 
 def test_inspect_as_json_has_every_token(sostenuto, server):
-    """With its probability, and as many alternatives as `--top` requests."""
     server.script = [models("tiny"), scored("ab")]
     shown = json.loads(sostenuto("inspect", "ab", "--top", "2", "--json").stdout)
     assert server.bodies[1]["logprobs"] == 2
@@ -122,7 +120,6 @@ def test_inspect_as_json_has_every_token(sostenuto, server):
 
 
 def test_models_are_listed_with_versions_and_labels(sostenuto, server):
-    """The served version comes first; fields that the server does not send are dashes."""
     versions = [{"version": 2, "labels": []}, {"version": 3, "labels": ["stable", "canary"]}]
     entry = {"id": "demo", "version": 3, "versions": versions, "cell": "lstm", "layers": 2, "units": 512}
     entry |= {"unit": "character", "vocab_size": 1234, "direction": "forward", "deterministic": False}
@@ -142,7 +139,6 @@ def test_models_as_json_are_the_servers_entries_unchanged(sostenuto, server):
 
 
 def test_a_tokenizer_is_written_to_a_directory(sostenuto, server, tmp_path):
-    """Of the named model, or the first one; a directory that cannot be made is a one-line error."""
     info = answer_json({"model": "tiny", "version": 3})
     files = [answer_json({"model": {}}), answer_json({"bos_token": None})]
     server.script = [info, *files, models("tiny"), info, *files, info, *files]

@@ -19,7 +19,6 @@ TINY = ("--model", "tiny")
 
 
 def turn(text, state="ost1.a.b"):
-    """Respond with a turn that ends with a state."""
     return stream([chunk(text), chunk("", "length", state=state), usage_chunk(), DONE])
 
 
@@ -82,7 +81,6 @@ def test_after_a_change_of_model_a_redone_turn_has_no_state(write, server):
 
 
 def test_unrelated_files_beside_a_session_are_ignored(sostenuto, server, tmp_path):
-    """Files without a conversation are skipped, and story.main.json never replaces the branch `main`."""
     path = tmp_path / "story.json"
     server.script = [turn("mine"), turn("other"), turn(" more")]
     sostenuto("write", *TINY, "--file", str(path), given="\n")
@@ -106,7 +104,6 @@ def test_retry_generates_the_last_turn_again_with_another_seed(write, server):
 
 
 def test_a_failed_retry_keeps_the_turn(write, server, tmp_path):
-    """In the saved file as well."""
     server.script = [turn("1"), refusal(400, "no")]
     path = tmp_path / "s.json"
     assert write("", "/retry", given=("--file", str(path))).exit_code == 1
@@ -142,7 +139,6 @@ def test_branches_are_independent(write, server):
     ],
 )
 def test_an_invalid_line_ends_a_piped_session(write, server, line, words):
-    """With one line on standard error; later lines are not executed."""
     shown = write(line, "more")
     assert (shown.exit_code, shown.stdout, server.requests) == (2, "", [])
     assert shown.stderr.startswith("error: ")
@@ -151,7 +147,6 @@ def test_an_invalid_line_ends_a_piped_session(write, server, line, words):
 
 
 def test_set_lists_sets_and_resets_options(write, server):
-    """A reset option is not sent, so that the server's default applies."""
     server.script = [turn("a"), turn("b")]
     shown = write("/set temperature 0.7", "/set stop \\n", "/set", "", "/set temperature", "/set stop", "")
     assert shown.stdout == 'model "tiny"\nmax_tokens 200\ntemperature 0.7\nstop "\\n"\na' + "b"
@@ -190,7 +185,6 @@ def test_after_a_rejected_state_the_whole_text_is_sent(write, server):
 
 
 def test_an_interrupted_turn_is_resumed(write, server):
-    """As a stream of `generate` is."""
     server.script = [stream([chunk(" upon")], then=hang_up), turn(" upon a time")]
     shown = write("")
     assert (shown.exit_code, shown.stdout) == (0, " upon a time")
@@ -233,7 +227,6 @@ def test_a_prompt_for_an_existing_text_is_rejected(write, server, tmp_path):
 
 @pytest.mark.parametrize("content", ["", "{}", '{"sostenuto_conversation": 99}', "[1]"])
 def test_a_file_without_a_conversation_is_rejected_and_unchanged(write, tmp_path, content):
-    """It may be the user's work."""
     path = tmp_path / "story.json"
     path.write_text(content)
     shown = write("", given=("--file", str(path)))
@@ -258,7 +251,6 @@ def test_a_line_with_invalid_utf8_ends_a_piped_session(sostenuto, server):
 
 
 def test_quit_ends_the_session_and_help_lists_every_command(write, server):
-    """Lines after `/quit` are not read."""
     shown = write("/help", "/quit", "more")
     assert server.requests == []
     for command in ("/undo", "/redo", "/retry", "/branch", "/branches", "/switch", "/set", "/save", "/load", "/text"):
@@ -283,7 +275,6 @@ def test_ctrl_c_stops_the_turn_and_keeps_its_text(terminal, server, tmp_path):
 
 
 def test_ctrl_c_stops_the_resumption_of_a_turn(terminal, server, tmp_path):
-    """Once is enough while an interrupted stream waits: its text is kept, and no further request is sent."""
     path = tmp_path / "story.json"
     unavailable = refusal(503, "no", headers={"Retry-After": "50"})
     refused = threading.Event()
@@ -306,7 +297,6 @@ def test_ctrl_c_stops_the_resumption_of_a_turn(terminal, server, tmp_path):
 
 
 def test_ctrl_c_ends_a_piped_session(process, server, tmp_path):
-    """With 130; the file has the text so far, and later lines are not executed."""
     path = tmp_path / "story.json"
     server.script = [stream([chunk(" upon")], then=linger)]
     with interruptible():
@@ -323,7 +313,6 @@ def test_ctrl_c_ends_a_piped_session(process, server, tmp_path):
 
 
 def test_ctrl_c_before_the_first_delta_stops_the_turn(terminal, server):
-    """There is no text, so no turn is added."""
     asked = threading.Event()
 
     def answer(handler):
@@ -372,7 +361,6 @@ def test_the_prompt_of_the_session_is_not_written_to_a_file(terminal, server, tm
 
 
 def test_a_session_survives_a_file_that_cannot_be_written(terminal, server, tmp_path):
-    """The turn can still be saved elsewhere."""
     directory, elsewhere = tmp_path / "gone", tmp_path / "other.json"
     directory.mkdir()
     server.script = [turn(" upon"), turn(" a time")]

@@ -8,7 +8,6 @@ from tests.manifests import OVERLAYS, overlay, settings
 
 @pytest.fixture(params=OVERLAYS)
 def objects(request):
-    """The objects of an overlay."""
     return overlay(request.param)
 
 

@@ -37,7 +37,6 @@ def kubectl():
 
 @pytest.fixture
 def load(kubectl):
-    """A load that has recorded the text of each seed."""
     load = Load(kubectl, "gateway", "key", "image")
     load.record()
     return load
@@ -51,7 +50,6 @@ def test_a_text_is_compared_with_the_recorded_one_of_its_seed(load, completion, 
 
 
 def test_an_error_before_the_first_fault_is_raised(kubectl):
-    """There would be nothing to compare with."""
     kubectl.log[3]["error"] = "cut"
     with pytest.raises(AssertionError, match="cut"):
         Load(kubectl, "gateway", "key", "image").record()

@@ -15,7 +15,6 @@ PROMETHEUS = {"app.kubernetes.io/name": "prometheus"}
 
 
 def probes(container):
-    """Return the probes of a container."""
     return [container[f"{name}Probe"] for name in ("startup", "readiness", "liveness") if f"{name}Probe" in container]
 
 
@@ -36,7 +35,6 @@ def test_no_object_has_a_namespace(objects):
 
 @pytest.mark.parametrize("name", ["gateway", "tensorflow-serving", "workbench"])
 def test_every_selector_matches_the_pods_of_its_name_and_no_others(objects, name):
-    """Of Deployments, Services, disruption budgets, network policies and topology spread constraints."""
     every = {name: template["metadata"]["labels"] for name, template in templates(objects).items()}
     selectors = [of_kind(objects, "Deployment")[name]["spec"]["selector"]]
     selectors += [
@@ -90,7 +88,6 @@ def test_only_exporter_and_workbench_mount_the_repository_writable(objects):
 
 
 def test_every_pod_meets_the_restricted_pod_security_standard(objects):
-    """And has a read-only root file system, and no service account token."""
     for template in templates(objects).values():
         pod = template["spec"]["securityContext"]
         assert pod["runAsNonRoot"] is True
@@ -137,7 +134,6 @@ def test_network_policies_admit_the_gateway_to_8500_and_prometheus_to_metrics(ob
 
 @pytest.mark.parametrize("name", ["tensorflow-serving", "exporter", "workbench"])
 def test_pods_that_need_no_network_have_no_egress(objects, name):
-    """Their policies forbid all of it. An empty list would say so, too, but is not stored: each diff would show it."""
     labels = templates(objects)[name]["metadata"]["labels"]
     policies = [each["spec"] for each in of_kind(objects, "NetworkPolicy").values()]
     (policy,) = (policy for policy in policies if selects(policy["podSelector"], labels))

@@ -63,7 +63,6 @@ def test_the_pages_patch_removes_api_keys_and_nothing_else(mine):
 
 
 def test_the_pages_component_trains_with_the_users_images_and_storage_class(mine):
-    """And with the LocalQueue of the last block."""
     objects = mine(BLOCKS[0], TRAINING, KUEUE)
     trainer = main_container(objects, "trainer")
     (pod_template,) = of_kind(objects, "PodTemplate").values()
@@ -98,7 +97,6 @@ def test_kubectl_commands_of_the_page_name_rendered_objects(mine):
 
 
 def test_the_pages_table_lists_every_object():
-    """By kind and name, and besides them only the Secrets that users create."""
     rows = re.findall(r"^\| ([A-Z][A-Za-z, ]+) ((?:`[a-z-]+`(?:, )?)+) \|", PAGE, re.MULTILINE)
     told = {
         (kind, name) for kinds, names in rows for kind in kinds.split(", ") for name in re.findall(r"`(.*?)`", names)

@@ -16,7 +16,6 @@ NAMES = {"trainer", "training"}
 
 @pytest.fixture(scope="module")
 def objects(tmp_path_factory):
-    """The objects of the CPU overlay with the component."""
     folder = tmp_path_factory.mktemp("kustomization")
     (folder / "sostenuto").symlink_to(KUBERNETES)
     mine = folder / "mine"
@@ -28,7 +27,6 @@ def objects(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pods(objects):
-    """The pod templates of the trainer and of a training, by name, and that of the gateway."""
     (template,) = of_kind(objects, "PodTemplate").values()
     found = templates(objects)
     return {"training": template["template"], "trainer": found["trainer"], "gateway": found["gateway"]}

@@ -60,7 +60,6 @@ def test_a_model_server_has_a_core_and_a_thread_per_concurrent_call(objects, gat
 
 
 def test_a_model_server_has_a_grpc_thread_for_every_call_in_flight(objects, gateway_settings):
-    """Of all gateways during a rollout, with the calls that they gave up, and a thread that the server keeps."""
     deployment = of_kind(objects, "Deployment")["gateway"]["spec"]
     num_gateways = deployment["replicas"] + deployment["strategy"]["rollingUpdate"]["maxSurge"]
     num_calls = calls_in_flight(num_gateways, gateway_settings.max_calls)
@@ -78,7 +77,6 @@ def test_pods_of_a_lost_node_are_replaced_within_the_backends_grace(objects, gat
 
 
 def test_a_rollout_may_take_as_long_as_the_first_training(objects):
-    """And as the start of a model server after it; otherwise it is reported as failed."""
     deployments = of_kind(objects, "Deployment")
     probe = main_container(objects, "tensorflow-serving")["startupProbe"]
     training_s = of_kind(objects, "Job")["exporter"]["spec"]["activeDeadlineSeconds"]
@@ -94,7 +92,6 @@ def test_environment_variables_of_the_gateway_are_valid_settings(objects, gatewa
 
 
 def test_the_gateway_declares_the_ports_on_which_it_listens(objects, gateway_settings):
-    """That of the API and that of the metrics, which Prometheus's annotations name."""
     template = templates(objects)["gateway"]
     expected = {"http": gateway_settings.port, "metrics": metrics_port(gateway_settings, gateway_settings.port)}
     assert ports_of(template) == expected
@@ -124,13 +121,11 @@ def test_the_gateways_key_files_are_in_mounted_secrets(objects, gateway_settings
 
 
 def test_the_gateways_grace_period_covers_prestop_drain_and_shutdown(objects, gateway_settings):
-    """Otherwise Kubernetes kills it before its requests have finished."""
     grace_s = templates(objects)["gateway"]["spec"]["terminationGracePeriodSeconds"]
     assert grace_s > pre_stop_s(main_container(objects, "gateway")) + gateway_settings.drain_s + AFTER_DRAIN_S
 
 
 def test_a_model_server_outlives_its_dns_entries(objects, gateway_settings):
-    """And its successor counts as available only when gateways have had time to resolve it."""
     template, deployment = (
         templates(objects)["tensorflow-serving"],
         of_kind(objects, "Deployment")["tensorflow-serving"],
@@ -192,7 +187,6 @@ def test_the_exporters_arguments_are_valid(objects):
 
 
 def test_the_autoscaler_uses_a_metric_that_gateways_export(objects):
-    """By way of the adapter's rule, whose series a scrape of a gateway contains."""
     scaler = of_kind(objects, "HorizontalPodAutoscaler")["tensorflow-serving"]["spec"]
     assert scaler["scaleTargetRef"] == {"apiVersion": "apps/v1", "kind": "Deployment", "name": "tensorflow-serving"}
     (metric,) = scaler["metrics"]
@@ -209,7 +203,6 @@ def test_the_autoscaler_uses_a_metric_that_gateways_export(objects):
 
 
 def test_max_replicas_is_the_number_that_running_sequences_keep_busy(objects, gateway_settings):
-    """More servers than the gateways' slots can fill would be idle; the Deployment itself sets no number."""
     scaler = of_kind(objects, "HorizontalPodAutoscaler")["tensorflow-serving"]["spec"]
     per_server = int(scaler["metrics"][0]["external"]["target"]["averageValue"])
     num_gateways = of_kind(objects, "Deployment")["gateway"]["spec"]["replicas"]

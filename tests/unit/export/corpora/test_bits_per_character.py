@@ -14,7 +14,6 @@ EXACT = [CharacterTokenizer.train(TEXT), ExactWordTokenizer.train([TEXT]), Subwo
 
 @pytest.mark.parametrize("tokenizer", EXACT, ids=lambda tokenizer: tokenizer.unit)
 def test_tokens_count_as_many_characters_as_their_text(tokenizer):
-    """Also where several tokens make one character, and in any order."""
     ids = np.array(tokenizer.encode(TEXT), np.int32)
     assert count_characters(tokenizer, ids) == len(TEXT)
     assert count_characters(tokenizer, ids[::-1]) == len(TEXT)
@@ -40,7 +39,6 @@ def test_a_word_counts_with_one_space():
 
 
 def test_an_end_token_counts_as_one_character():
-    """It replaces the newline of a running text, so both have the same number of characters."""
     tokenizer = CharacterTokenizer.train("abc", end_token=True)
     assert count_characters(tokenizer, np.array([*tokenizer.encode("abc"), tokenizer.special.end])) == 4
 
@@ -51,5 +49,4 @@ def test_bits_per_character_divides_all_bits_by_all_characters():
 
 
 def test_without_a_loss_there_are_no_bits():
-    """Nothing is held out, so the character count is 0."""
     assert bits_per_character(None, 0, 0) is None

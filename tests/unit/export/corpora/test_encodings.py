@@ -67,7 +67,6 @@ def test_the_likely_encoding_is_named(encoding, text, name, repeat):
 @pytest.mark.parametrize("before", [20_000, 87_380])
 @pytest.mark.parametrize(("encoding", "text", "name"), [SAMPLES[0], SAMPLES[11]], ids=["cp1252", "euc-jp"])
 def test_the_encoding_of_a_late_line_is_named(encoding, text, name, before):
-    """After plain lines of many bytes, also where the first line that is not UTF-8 crosses a block."""
     told = message((b"plain lines\n" * before) + (text * 9).encode(encoding))
     assert f"most likely {name}" in told
 
@@ -75,7 +74,6 @@ def test_the_encoding_of_a_late_line_is_named(encoding, text, name, before):
 @pytest.mark.skipif(not shutil.which("iconv"), reason="iconv is not installed")
 @pytest.mark.parametrize(("encoding", "text"), [sample[:2] for sample in SAMPLES], ids=lambda value: value[:12])
 def test_the_suggested_iconv_command_converts_the_file(encoding, text, tmp_path, monkeypatch):
-    """It writes a new file beside the original, whose name may have spaces."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my book.txt").write_bytes(text.encode(encoding))
     command = message(text.encode(encoding), "my book.txt").partition("with: ")[2]
@@ -120,7 +118,6 @@ PARTS = st.sampled_from(
 @settings(deadline=None)
 @given(content=st.lists(PARTS, max_size=8).map(b"".join), block_bytes=st.integers(1, 9))
 def test_the_result_does_not_depend_on_the_block_size(content, block_bytes):
-    """Wherever a block ends: within the byte order mark, a character or invalid bytes; a zero byte is always binary."""
     whole = outcome(content)
     with patch.object(encodings, "BLOCK_BYTES", block_bytes):
         in_blocks = outcome(content)

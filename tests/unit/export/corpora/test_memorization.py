@@ -17,7 +17,6 @@ NUM_SPANS = len(WORDS) - 2 - SPAN_WORDS + 1
 
 
 def joined(start, stop, between=" "):
-    """Join a range of the words."""
     return between.join(WORDS[start:stop])
 
 

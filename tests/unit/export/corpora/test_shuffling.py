@@ -19,7 +19,6 @@ def shuffle(corpus, seed):
 @given(DOCUMENTS, st.integers(0, 2**31 - 1), st.sampled_from([1, 7, 50]))
 @settings(max_examples=60, deadline=None)
 def test_the_shuffled_order_is_complete_and_independent_of_bucket_size(documents, seed, bucket_bytes):
-    """In one bucket or in many files, no document is lost or split."""
     corpus = Corpus.of("c", documents, ends=True)
     whole = shuffle(corpus, seed).documents
     assert sorted(whole) == sorted(documents)
@@ -36,7 +35,6 @@ def test_a_split_is_shuffled_on_its_own():
 
 
 def test_every_permutation_is_about_equally_likely():
-    """With 2,400 seeds, each of the 24 permutations of four documents occurs about a hundred times."""
     counts = {}
     corpus = Corpus.of("c", list("abcd"), ends=True)
     for seed in range(2400):

@@ -19,7 +19,6 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_a_spool_file_is_unnamed_and_closed_with_its_owner(folder):
-    """So even a killed process leaves no file behind."""
     spool = Spool()
     spool.write(b"abc")
     number = spool.file.fileno()
@@ -68,7 +67,6 @@ def test_a_missing_directory_is_named_in_the_error(folder, monkeypatch):
 
 
 def test_spool_files_are_in_var_tmp_unless_tmpdir_is_set(monkeypatch):
-    """On many systems /tmp is in memory."""
     monkeypatch.setattr("tempfile.tempdir", "/tmp")
     monkeypatch.delenv("TMPDIR", raising=False)
     assert spool_directory() == "/var/tmp"

@@ -40,13 +40,11 @@ def small_blocks():
 
 
 def trained(kind, documents, *, ends):
-    """Return a tokenizer of this kind."""
     limit = {"vocab_size": 280} if kind is SubwordTokenizer else {}
     return kind.train([*documents, "ab"], end_token=ends, **limit)
 
 
 def sentences(seed, num_words):
-    """Return random words in a fixed order."""
     return " ".join(random.Random(seed).choices(WORDS, k=num_words))
 
 
@@ -60,7 +58,6 @@ def generated(tokenizer, document):
 @settings(deadline=None)
 @given(documents=SHORT)
 def test_every_document_is_found_as_the_model_generates_it(kind, documents):
-    """Also if it is longer than a block; its length and the blocks change no hash."""
     tokenizer = trained(kind, documents, ends=True)
     found = build_training_filter(Corpus.of("c", documents, ends=True), tokenizer)
     assert (found.kind, found.num_entries) == (DOCUMENTS, len(documents))
@@ -92,7 +89,6 @@ def test_every_span_is_found_in_the_order_of_generation(kind, ends, direction):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_held_out_text_is_not_found(kind):
-    """Of the same words in another order, and of documents alike."""
     text, other = sentences(0, 2000), sentences(1, 2000)
     tokenizer = trained(kind, [text], ends=False)
     found = build_training_filter(Corpus.of("c", [text], ends=False), tokenizer)

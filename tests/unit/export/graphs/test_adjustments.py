@@ -19,7 +19,6 @@ ZEROS = tf.zeros([ROWS])
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
 @pytest.mark.parametrize("end_id", [-1, 2])
 def test_adjustments_that_are_off_are_bit_exact_to_the_mask(end_id, scale):
-    """This holds whatever `counts` and `seen` contain at the start, and whatever is sampled meanwhile."""
     off = Adjustments(
         mask=MASK,
         end_id=end_id,

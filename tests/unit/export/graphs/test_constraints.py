@@ -14,7 +14,6 @@ CONTINUATIONS = (0, NO_CONTINUATION, 2, 1)
 
 
 def entry(row, distance=0):
-    """Return an entry of the table."""
     return distance << ROW_BITS | row
 
 
@@ -68,7 +67,6 @@ def test_the_rows_of_a_call_may_differ_and_change_no_bit_of_each_other(stack):
 
 @pytest.mark.parametrize("budget", [2, 3, 4, 7])
 def test_a_sequence_completes_its_match_within_its_budget(stack, budget):
-    """However improbable A and B are, the last token is the B that completes it; a budget of 2 leaves one text."""
     _, published = stack
     bias = np.zeros((ROWS, VOCABULARY), np.float32)
     bias[:, A] = -30
@@ -79,7 +77,6 @@ def test_a_sequence_completes_its_match_within_its_budget(stack, budget):
 
 @pytest.mark.parametrize("budget", [1, 2, 3, 4, 5, 6, 7])
 def test_a_sequence_ends_where_the_budget_allows_no_longer_match(stack, budget):
-    """Of (ABB)* or A: three more tokens or none; with fewer left it ends, and the state is that before its last."""
     _, published = stack
     transitions = np.full((5, VOCABULARY), FORBIDDEN, np.int32)
     transitions[UNCONSTRAINED_ROW] = UNCONSTRAINED_ROW

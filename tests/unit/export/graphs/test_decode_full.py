@@ -22,7 +22,6 @@ CONTROLS = [{}, {"temperature": 0.0}, {"top_k": 3}, {"top_p": 0.5}, {"min_p": 0.
 
 
 def biased(token_id, value):
-    """Return a bias on one id, the same for every sequence."""
     bias = np.zeros((ROWS, VOCABULARY), np.float32)
     bias[:, token_id] = value
     return bias
@@ -60,7 +59,6 @@ def test_options_of_other_sequences_of_the_batch_change_no_bit(ending, company):
 
 @pytest.mark.parametrize("controls", [{}, {"temperature": 0.0}, {"top_p": 0.7}], ids=str)
 def test_forty_calls_of_one_step_are_bit_exact_to_one_call_of_forty(stack, controls):
-    """Between calls, the caller updates `counts` and `seen` as the graph does within one."""
     _, published = stack
     state, last = published.read(IDS[:, :-1]), IDS[:, -1]
     uniforms = RNG.random((ROWS, 40), dtype=np.float32)
@@ -146,7 +144,6 @@ def test_min_steps_have_no_effect_without_an_eos_token(published):
 
 
 def test_the_top_log_probabilities_ignore_the_sampling_options(stack):
-    """They equal Keras's within 1e-4, in descending order, and those of `score` bit for bit."""
     model, published = stack
     state = published.read(IDS[:, :-1])
     tables = {"counts": COUNTS, "seen": SEEN}
@@ -179,7 +176,6 @@ def test_order_and_padding_of_the_lists_change_no_bit(published):
 
 
 def test_top_log_probabilities_are_zero_if_no_sequence_needs_them(stack):
-    """Those that do bring as many for the whole batch; the other outputs are bit-exact to each other."""
     _, published = stack
     state = published.read(IDS[:, :-1])
     few = np.arange(ROWS) * 3 // (ROWS - 1)

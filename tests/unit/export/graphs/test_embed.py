@@ -59,7 +59,6 @@ def test_padding_changes_no_bit(stack):
 
 @pytest.mark.parametrize("length", [0, LENGTH])
 def test_an_empty_sequence_keeps_its_state_and_sum(published, length):
-    """Its last output is 0. The same holds if no sequence of the batch has a token."""
     before = embed(published, IDS)
     lengths = np.full(ROWS, length, np.int32)
     lengths[0] = 0

@@ -169,7 +169,6 @@ def test_wrong_weights_of_a_sliding_window_model_fail_the_check(tmp_path):
 
 
 def test_a_sliding_window_model_is_bit_exact_in_slices(tmp_path):
-    """Its state is its last tokens, whether they are read in one call, read in slices or sampled."""
     exportable = prepare(randomized(WINDOWS["the lesson's"]()))
     published = Published.of(exportable.network, tmp_path)
     token_ids = np.random.default_rng(0).integers(3, NUM_TOKENS, (8, 20)).astype(np.int32)
@@ -210,7 +209,6 @@ def test_a_bidirectional_model_without_a_length_needs_a_context():
 
 @pytest.mark.parametrize("soft", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_any_function_is_exported_as_a_sliding_window_model(soft, tmp_path):
-    """Its variables are saved with it; a call detects whether it returns probabilities."""
     kernel = tf.Variable(np.random.default_rng(0).normal(0, 1, (V, V)).astype(np.float32))
 
     def function(token_ids):
@@ -231,8 +229,6 @@ def test_a_function_with_wrong_output_dtype_or_shape_is_refused():
 
 
 def test_a_subclassed_model_gets_a_window(tmp_path):
-    """Its graph of layers is unknown, but it can be called."""
-
     class Written(keras.Model):
         def __init__(self):
             super().__init__()

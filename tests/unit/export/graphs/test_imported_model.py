@@ -82,7 +82,6 @@ def same_answers(foreign, expected):
 
 @pytest.mark.parametrize(("kit", "suffix"), [(keras, "keras"), (tf_keras, "h5")], ids=["keras 3", "keras 2"])
 def test_the_layers_of_the_current_tutorial_carry_their_state(kit, suffix, tmp_path):
-    """In a functional model of three lines, which leaves the states out that its GRU returns."""
     layers = kit.layers
     embedding, gru, dense = (
         layers.Embedding(V, 8),
@@ -121,7 +120,6 @@ def test_a_bidirectional_model_gets_a_window_of_its_input_length(kit, tmp_path):
     ids=["keras 3", "keras 2", "keras 2, in the old way"],
 )
 def test_a_stateful_model_of_batch_size_1_carries_its_state(make, kit, suffix, tmp_path):
-    """It runs at any batch size, and without the state that the Keras layer keeps between calls."""
     model = make(kit)
     path = tmp_path / f"tutorial.{suffix}"
     model.save(path)
@@ -165,7 +163,6 @@ def test_a_keras_2_sequential_without_an_input_layer_is_read(tmp_path):
 
 
 def test_a_subclassed_model_is_imported_from_its_savedmodel(tmp_path):
-    """Its `.keras` file is refused with the command that exports a SavedModel, which gets a window."""
     model = Tutorial()
     expected = np.asarray(tf.nn.softmax(model(IDS)[:, -1]))
     model.save(tmp_path / "tutorial.keras")
@@ -183,7 +180,6 @@ def test_a_subclassed_model_is_imported_from_its_savedmodel(tmp_path):
 
 
 def save_keras_2(folder):
-    """Save a model as Keras 2 does, in 4 s, and its answers."""
     model = lesson(tf_keras)
     tf.saved_model.save(model, str(folder / "model"))
     np.save(folder / "answers.npy", np.asarray(model(IDS)))
@@ -222,7 +218,6 @@ class Own(keras.layers.Layer):
 
 
 def custom(path, suffix):
-    """Save a model with a custom layer that is registered only while it is saved."""
     model = keras.Sequential([keras.layers.Input([9]), keras.layers.Embedding(V, 8), Own(), keras.layers.LSTM(5)])
     model.save(path / f"custom.{suffix}")
     return path / f"custom.{suffix}"
@@ -343,7 +338,6 @@ def test_keras_errors_for_too_short_a_window_become_one_line(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["keras", "h5"])
 def test_a_custom_layer_is_refused_with_its_name(suffix, tmp_path):
-    """Its code is not in the file; a SavedModel needs none."""
     path = custom(tmp_path, suffix)
     keras.saving.get_custom_objects().clear()
     with pytest.raises(UnsupportedModel, match=r"layer class '(theirs>)?Own' is not one of Keras's"):

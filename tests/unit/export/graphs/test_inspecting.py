@@ -136,7 +136,6 @@ def test_activations_number_the_recurrent_layers_only():
 
 
 def test_inspect_of_a_sliding_window_model_returns_the_top_layer(tmp_path):
-    """Its lower layers are computed again for each token."""
     model = make_model("lstm", 1)
     network = prepare(model, context=6).network
     assert [tuple(each) for each in network.activations] == [(signatures.TOP, 0, 12)]

@@ -39,7 +39,6 @@ def test_dropout_and_a_final_softmax_do_not_change_the_network(model):
 
 
 def test_a_functional_and_a_sequential_model_have_the_same_hash(model):
-    """Only the layers and their connections count."""
     other = keras.Model(model.inputs, model.outputs)
     assert read_network(other).sha256() == read_network(model).sha256()
 

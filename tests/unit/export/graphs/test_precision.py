@@ -35,12 +35,10 @@ def model(request):
 
 
 def test_a_narrow_model_has_no_signatures_in_bfloat16():
-    """They would be no faster, and take time to load."""
     assert prepare(make_model()).network.precisions == (precision.FLOAT32,)
 
 
 def test_a_wide_model_has_every_signature_in_both(model):
-    """All but `serving_default`, which gateways do not call."""
     names = {name for name in model.functions if "bfloat16" not in name}
     assert {name.removesuffix("_bfloat16") for name in model.functions if "bfloat16" in name} == names - {
         "serving_default"
@@ -59,7 +57,6 @@ def test_logprobs_are_close_to_those_in_float32(model):
 
 
 def test_states_are_bit_exact_across_signatures_and_calls(model):
-    """It does not matter whether tokens are prefilled, sampled, scored or inspected, nor in how many calls."""
     state = model.read(IDS[:, :-1])
     assert same_bits(model.read(IDS[:, 7:-1], model.read(IDS[:, :7])), state)
     sampled = model.draw(IDS[:, -1], state, UNIFORMS)

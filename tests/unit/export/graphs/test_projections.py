@@ -62,7 +62,6 @@ def test_tokens_are_mapped(vocab_size, share, precision, tolerance, monkeypatch)
 
 
 def test_a_bias_in_the_product_has_sixteen_bits():
-    """It is the sum of two terms in bfloat16, which has eight."""
     bias = np.float32([1 + 2**-12, -3.14159, 1e-3])
     projection = Projection([np.zeros((30, 3), np.float32)], bias, with_bfloat16=True)
     columns = projection.columns.numpy().astype(np.float32)

@@ -59,7 +59,6 @@ def test_temperature_near_0_is_greedy(temperature):
 
 @pytest.mark.parametrize("controls", [{}, {"top_p": 0.9}], ids=str)
 def test_the_first_of_equal_logits_is_greedy(controls):
-    """However large the uniform is, which chooses among them otherwise."""
     logits = np.float32([0.0, 2.0, 1.0, 2.0, 2.0])
     assert set(draw([0.0, 0.5, 0.999999], logits=logits, temperature=0.0, **controls)) == {1}
 
@@ -97,7 +96,6 @@ def test_top_k_of_equal_logits_keeps_exactly_k():
 @pytest.mark.parametrize("uniform", [0.0, 1 - 2**-24])
 @pytest.mark.parametrize("controls", [{}, {"top_k": 2}, {"top_p": 0.5}], ids=str)
 def test_the_smallest_and_largest_uniform_sample_possible_tokens(uniform, controls):
-    """Neither 0 nor the largest float below 1 gives a token of probability 0 or an id out of range."""
     logits = np.array([-1e9, -1e9, 0.0, 1.0, -1e9], np.float32)
     for temperature in (1e-3, 1.0, 2.0):
         assert set(draw([uniform], logits=logits, temperature=temperature, **controls)) <= {2, 3}
@@ -111,7 +109,6 @@ def test_extreme_logits_give_valid_token_ids(scale):
 
 
 def test_a_sequence_does_not_depend_on_the_parameters_of_others():
-    """Whether the others need few candidates or all tokens, its token is the one that it gets alone."""
     rng = np.random.default_rng(0)
     rows = 24
     logits = rng.normal(0, 1, (rows, 50)).astype(np.float32)

@@ -17,7 +17,6 @@ def test_serving_default_returns_the_logits_of_keras(stack):
 
 
 def test_score_returns_the_log_probabilities_of_keras(stack):
-    """Those of the given tokens agree, and so do the twenty highest with their ids."""
     model, published = stack
     expected = keras.ops.log_softmax(model.predict(IDS[:, :-1], verbose=0)).numpy()
     scored = published.call("score", token_ids=IDS, lengths=np.full(ROWS, 19, np.int32), state=published.zeros())
@@ -30,7 +29,6 @@ def test_score_returns_the_log_probabilities_of_keras(stack):
 
 
 def test_prefill_decode_and_score_return_bit_exact_states(stack):
-    """It does not matter whether tokens are read, sampled or scored, nor in slices of which size."""
     _, published = stack
     state = published.read(IDS[:, :-1])
     for cut in (1, 7, 18):
@@ -74,7 +72,6 @@ def test_a_sequence_stops_after_its_steps(stack):
 
 
 def test_no_sequence_is_longer_than_its_call(published):
-    """More steps or a greater length than the inputs have are as many as they have."""
     state = published.read(IDS[:, :-1])
     whole, longer = (published.draw(IDS[:, -1], state, UNIFORMS, steps=steps) for steps in (24, 99))
     assert all(same_bits(longer[name], whole[name]) for name in whole)
@@ -107,7 +104,6 @@ def test_a_sequence_is_bit_exact_in_a_larger_batch(stack, rows):
     "company", [{"top_k": 3}, {"top_p": 0.5}, {"min_p": 0.2}, {"temperature": 0.0}, {"temperature": 2.0}], ids=str
 )
 def test_sampling_parameters_of_other_sequences_change_no_token(published, company):
-    """They do not, though they switch filters on for the whole batch."""
     state = published.read(IDS[:, :-1])
     plain = published.draw(IDS[:, -1], state, UNIFORMS)
     (name, value), defaults = *company.items(), {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "temperature": 0.9}
@@ -128,7 +124,6 @@ def test_special_tokens_and_ids_beyond_the_tokenizer_are_never_sampled(published
 
 
 def test_the_eos_token_ends_a_sequence(ending):
-    """After it come zeros only; the state is the one before EOS is read."""
     state = ending.read(IDS[:, :-1])
     rng = np.random.default_rng(1)
     ended = 0

@@ -7,7 +7,6 @@ import pytest
 
 @pytest.fixture
 def repository(tmp_path, monkeypatch):
-    """An empty repository at the default path."""
     monkeypatch.chdir(tmp_path)
     Path("models").mkdir()
     return Path("models")

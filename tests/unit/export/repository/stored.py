@@ -43,7 +43,6 @@ def make_card(name="m", tokenizer=TOKENIZER, card=None, **report):
 
 
 def make_progress(*losses):
-    """Return epochs with these validation losses, or pairs of training and validation loss."""
     pairs = [loss if isinstance(loss, tuple) else (loss - 0.1, loss) for loss in losses]
     epochs = [
         Epoch(train_loss=training, validation_loss=validation, accuracy=None, tokens=i, seconds=60 * i)

@@ -23,14 +23,12 @@ FILTER = TrainingFilterDescription(
 
 
 def written(folder, card, tokenizer=TOKENIZER, vectors=None, history=HISTORY):
-    """Write the artifacts into a version's directory, and return its files' contents by relative path."""
     (folder / "assets.extra").mkdir()
     write_artifacts(folder, card, tokenizer, vectors, history)
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def page(tmp_path, **changes):
-    """Return the README of a trained version with these changes."""
     card = make_card("my.model", **{"samples": (SAMPLE,), "corpus": "my|`book`.txt", "seed": 7, **changes})
     return written(tmp_path, card, vectors=VECTORS)["README.md"].decode()
 
@@ -46,7 +44,6 @@ def test_a_trained_version_has_a_readme_its_history_and_its_embedding(tmp_path):
 
 
 def test_the_history_has_an_entry_for_each_epoch(tmp_path):
-    """It has perplexities, null where JSON has no number for them, and marks the best epoch."""
     files = written(tmp_path, make_card(samples=(SAMPLE,)))
     first, second = json.loads(files["assets.extra/history.json"])
     assert first.pop("train_perplexity") == pytest.approx(np.e)
@@ -101,7 +98,6 @@ def test_long_lines_of_samples_are_wrapped(tmp_path):
 
 
 def test_the_readme_of_an_imported_model_omits_what_is_unknown(tmp_path):
-    """It has no training report, no history and perhaps no embedding, and is then the only file."""
     unknown = {"cell": None, "layers": 0, "embedding": 0, "context": 20, "training": None, "unit": "word"}
     (text,) = written(tmp_path, make_card(card=unknown), history=Progress()).values()
     assert b"A model (unknown, window 20), imported, that continues a text word by word, in lower case" in text
@@ -166,12 +162,10 @@ def test_every_token_has_a_vector_and_a_label(tmp_path, tokenizer):
     ],
 )
 def test_labels_escape_white_space_and_control_characters(label, expected):
-    """They do so as Python does, except for the space."""
     assert visible_label(label) == expected
 
 
 def test_a_large_embedding_is_truncated(tmp_path, monkeypatch):
-    """Only the first vectors are written, with as many labels; the README says how many."""
     monkeypatch.setattr(artifacts, "MAX_NUMBERS", 11)
     files = written(tmp_path, make_card(card={"training": None}), vectors=VECTORS)
     assert [len(loaded(files[f"assets.extra/{name}.tsv"])) for name in ("vectors", "metadata")] == [3, 3]

@@ -55,7 +55,6 @@ def test_the_best_value_of_each_metric_is_marked(repository, capsys):
 
 
 def test_only_settings_that_differ_are_printed(repository, capsys):
-    """They may be the cause of a difference."""
     settings = REPORT["settings"]
     store(repository, "a", settings={**settings, "max_minutes": None, "seed": 0})
     store(repository, "b", settings={**settings, "max_minutes": 2, "seed": 0, "dropout": 0.3})
@@ -76,7 +75,6 @@ def test_different_units_are_compared_by_bits_per_character_only(repository, cap
 
 
 def test_different_vocabularies_of_one_unit_get_a_note(repository, capsys):
-    """Their tokens differ, so their losses per token are not comparable."""
     store(repository, "a")
     store(repository, "b", tokenizer=CharacterTokenizer.train("abcdefghi"))
     (note,) = document(capsys, "a", "b")["notes"]
@@ -87,7 +85,6 @@ SHUFFLED = {"held_out": "shuffled_documents"}
 
 
 def test_validation_splits_of_two_seeds_are_compared_with_a_note(repository, capsys):
-    """Both are random samples of one corpus, of almost the same size."""
     store(repository, "a", **SHUFFLED, seed=0, held_out_sha256="1" * 64)
     other = {"seed": 1, "held_out_sha256": "2" * 64, "held_out_characters": 503}
     store(repository, "b", **SHUFFLED, **other, validation_loss=1.5)
@@ -200,7 +197,6 @@ def test_versions_with_a_history_are_plotted(repository, capsys, monkeypatch):
     ("bits", "unit", "scale"), [(1.0, "bits per character", 0.5), (None, "nats per token, of different tokens", 1.0)]
 )
 def test_different_units_are_plotted_in_bits_per_character(repository, capsys, monkeypatch, bits, unit, scale):
-    """All versions must have them. Otherwise the axis says that the losses are of different tokens."""
     plots = drawn(monkeypatch)
     store(repository, "a", tokenizer=WORDS, epochs=[3.0, 2.0], bits_per_character=bits)
     store(repository, "b", epochs=[3.0, 2.0], bits_per_character=2.0)

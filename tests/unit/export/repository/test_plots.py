@@ -66,7 +66,6 @@ def test_losses_of_several_runs_are_plotted_by_epoch_and_by_minutes(axes):
 
 @pytest.mark.parametrize("losses", [[(3.0, 2.0)], [(900.0, None)], [(5.0, 4.0)] * 300], ids=["one", "huge", "many"])
 def test_every_history_can_be_plotted(losses):
-    """It may have one epoch, a perplexity that overflows or hundreds of epochs. The image is 1200 pixels wide."""
     picture = imread(io.BytesIO(history_png(make_progress(*losses), "m")))
     assert picture.shape == (504, 1200, 4)
     assert len(np.unique(picture.reshape(-1, 4), axis=0)) > 10
@@ -80,7 +79,6 @@ def test_a_bad_first_epoch_does_not_hide_the_others(axes):
 
 
 def test_the_plot_does_not_depend_on_the_users_matplotlibrc(monkeypatch):
-    """It may enable LaTeX, which is not installed. The user's settings are kept."""
     picture = history_png(THREE, "m")
     monkeypatch.setitem(matplotlib.rcParams, "text.usetex", True)
     monkeypatch.setitem(matplotlib.rcParams, "savefig.dpi", 30)
@@ -89,7 +87,6 @@ def test_the_plot_does_not_depend_on_the_users_matplotlibrc(monkeypatch):
 
 
 def test_pyplot_is_not_needed(monkeypatch):
-    """It would look for a display, and change a notebook's current figure."""
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     assert history_png(THREE, "m").startswith(b"\x89PNG")
 

@@ -15,7 +15,6 @@ from tests.unit.export.repository.stored import store
 
 @pytest.fixture(autouse=True)
 def models_dir(repository):
-    """A repository with four versions of a model."""
     for version in (1, 2, 3, 4):
         store(repository, version=version)
     return repository
@@ -29,13 +28,11 @@ def run(capsys, *arguments):
 
 
 def entry(models_dir, name="m"):
-    """Return labels and served versions of an entry."""
     (found,) = [listing for listing in read_entries(models_dir) if listing.name == name]
     return dict(found.labels), sorted(found.policy.select(range(1, 10)))
 
 
 def test_a_promoted_version_stays_served_beside_the_newest(models_dir, capsys):
-    """It does however many follow. The previously stable one stays served too, for a rollback."""
     assert run(capsys, "promote", "m:2") == (0, "m: stable is now version 2\n")
     assert entry(models_dir) == ({"stable": 2, "previous": 4}, [2, 3, 4])
     for version in (5, 6, 7):
@@ -48,7 +45,6 @@ def test_a_promoted_version_stays_served_beside_the_newest(models_dir, capsys):
 
 
 def test_rollback_swaps_stable_and_previous(models_dir, capsys):
-    """Without labels, it goes to the second newest version."""
     assert run(capsys, "rollback", "m") == (0, "m: stable is now version 3 (was 4)\n")
     assert entry(models_dir)[0] == {"stable": 3, "previous": 4}
     assert run(capsys, "rollback", "m") == (0, "m: stable is now version 4 (was 3)\n")
@@ -96,7 +92,6 @@ def test_an_invalid_promotion_or_rollback_changes_nothing(models_dir, capsys, ar
 
 
 def test_a_damaged_version_is_not_promoted(models_dir, capsys):
-    """It could not serve requests."""
     (models_dir / "m" / "2" / "assets.extra" / "generator.json").write_text("{")
     assert run(capsys, "promote", "m:2")[0] == 1
     assert entry(models_dir)[0] == {}
@@ -117,7 +112,6 @@ def test_a_model_that_is_not_in_models_config_cannot_be_promoted(models_dir, cap
 
 
 def test_a_policy_of_all_versions_is_kept(models_dir, capsys):
-    """It serves the labelled versions anyway."""
     path = models_dir / "models.config"
     path.write_text(path.read_text().replace("latest {\n        num_versions: 2\n      }", "all {\n      }"))
     run(capsys, "promote", "m:1")

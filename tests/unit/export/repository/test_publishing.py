@@ -58,7 +58,6 @@ def network():
 
 @pytest.fixture(scope="module")
 def training_filter():
-    """The training filter of the published version."""
     return build_training_filter(Corpus.of("c", ["abcdefghij" * 20], ends=False), TOKENIZER)
 
 
@@ -72,7 +71,6 @@ def version(network, training_filter, tmp_path_factory):
 
 
 def test_a_version_has_the_card_and_tokenizer_that_the_gateway_reads(network, version):
-    """They are in assets.extra and describe the model, which is listed in models.config."""
     assert (version.parent.name, version.name) == ("m", "1")
     card, tokenizer = load_assets(version)
     assert tokenizer == TOKENIZER
@@ -289,7 +287,6 @@ def test_listing_a_model_again_keeps_models_config(tmp_path):
     ids=["a typo", "no bytes", "a comment"],
 )
 def test_an_invalid_models_config_is_not_overwritten(tmp_path, content, message):
-    """With the new entry alone, model servers would unload every other model."""
     path = tmp_path / "models.config"
     path.write_text(content)
     with pytest.raises(PublishError, match=message):

@@ -54,7 +54,6 @@ def test_removing_one_of_several_versions_keeps_the_entry(repository, capsys, mo
 
 @pytest.mark.parametrize(("reference", "numbers"), [("m", (1, 2)), ("m:7", (7,))])
 def test_removing_the_last_version_removes_the_entry(repository, capsys, reference, numbers):
-    """This holds for a model and for its only version. Entries of other models stay."""
     for number in numbers:
         store(repository, version=number)
     store(repository, "n")
@@ -124,7 +123,6 @@ def test_a_version_published_meanwhile_stays_with_its_entry(repository, monkeypa
 
 
 def test_files_that_are_no_version_stay(repository):
-    """They may be a draft of another exporter, or files of the user."""
     store(repository)
     (repository / "m" / ".draft-host-1").mkdir()
     (repository / "m" / "notes.txt").write_text("mine")

@@ -49,13 +49,11 @@ def test_the_wait_ends_when_a_server_unloads_the_model(clock):
 
 @pytest.mark.parametrize("answer", [{1: END}, {}, None], ids=["of versions before", "never loaded", "no answer"])
 def test_a_server_that_never_reported_the_model_does_not_end_the_wait(clock, answer):
-    """It may have read models.config, and be about to poll the base path for the first time."""
     wait_until_unloaded(watch(answer), "m", 15.0)
     assert clock.now == 15.0
 
 
 def test_without_servers_the_wait_takes_its_full_time(clock, capsys):
-    """It covers a model server's polls of models.config and of the base path."""
     wait_until_unloaded(watch(None, servers=()), "m", 15.0)
     assert clock.now == 15.0
     assert capsys.readouterr().out == (
@@ -75,7 +73,6 @@ def test_the_wait_lasts_until_every_server_has_unloaded_the_model():
 
 
 def test_a_server_that_still_serves_the_model_is_named_in_the_error():
-    """It reads models.config only when it starts."""
     told = (
         r"^127\.0\.0\.1:1 still serves m \(version 2\) 15 s after it was removed from models\.config, so its files "
         "were not deleted"

@@ -52,7 +52,6 @@ def quick(monkeypatch):
 
 
 def verified(path):
-    """Return verdict and line of each check by its name."""
     outcomes = list(Verification(Version(path, "m:1")).outcomes())
     told = dict(zip(CHECKS, outcomes, strict=True))
     assert all(line.startswith(f"{name}: ") and "\n" not in line for name, (_, line) in told.items())
@@ -78,7 +77,6 @@ def overwritten(path):
 
 
 def rewritten(path, **fields):
-    """Change fields of the card."""
     card = path / "assets.extra" / "generator.json"
     card.write_text(json.dumps({**json.loads(card.read_text()), **fields}))
 
@@ -97,7 +95,6 @@ def test_the_hash_of_a_sliding_window_model_matches_after_loading(models_dir):
 
 
 def test_an_imported_savedmodel_is_compared_with_itself(imported):
-    """It has no Keras model. What cannot be checked is reported, and is no failure."""
     told = verified(imported)
     assert [verdict for verdict, _ in told.values()] == [OK] * 4 + [NOT_CHECKED, OK, NOT_CHECKED, NOT_CHECKED]
     assert "its weights cannot be compared with the card's hash" in told["model.keras"][1]
@@ -197,8 +194,6 @@ def test_nan_weights_fail(version):
 
 @pytest.mark.usefixtures("quick")
 def test_a_custom_keras_layer_is_not_run_and_not_checked(version):
-    """Its code cannot be loaded here, which is no damage."""
-
     class Doubled(keras.layers.Layer):
         def call(self, x):
             return 2 * x
@@ -223,7 +218,6 @@ def test_a_damaged_history_fails_and_an_intact_one_is_counted(version):
 
 @pytest.fixture
 def filtered(version):
-    """The version with a training filter."""
     training_filter = build_training_filter(Corpus.of("c", [TEXT * 2], ends=False), TOKENIZER)
     (version / "assets.extra" / "training.bloom").write_bytes(training_filter.to_bytes())
     rewritten(version, training_filter=TrainingFilterDescription.of(training_filter).model_dump())
@@ -232,7 +226,6 @@ def filtered(version):
 
 @pytest.mark.usefixtures("quick")
 def test_an_intact_training_filter_is_described(filtered):
-    """With the rate at which it finds other text."""
     verdict, line = verified(filtered)["training.bloom"]
     spans = 2 * len(TEXT) - 50 + 1
     assert (verdict, line.partition("rate")[0]) == (OK, f"training.bloom: {spans} spans of 50 tokens, false-positive ")

@@ -21,7 +21,6 @@ SIGNATURES = {
 
 @pytest.mark.parametrize("name", ["gru", pytest.param("window", marks=pytest.mark.slow)])
 def test_a_published_version_answers_its_own_warmup_requests(models_dir, name):
-    """They cover each signature at each batch size of the card, in under 2 kB per request. All outputs are finite."""
     version = models_dir / name / "1"
     card, _ = load_assets(version)
     requests = list(read_requests(version / WARMUP_FILE))

@@ -18,7 +18,6 @@ WANTED = {"name": "new", "corpus": "c.txt", "from": "base"}
 
 
 def stored(models_dir, name="base", version=1, **changes):
-    """Write a version with something in place of its Keras model; return its directory."""
     place = store(models_dir, name, version, **changes)
     (place / "assets.extra" / "model.keras").write_bytes(b"unread")
     return place
@@ -60,7 +59,6 @@ def test_an_imported_model_of_another_architecture_is_refused(tmp_path, kind):
 
 
 def test_a_version_without_a_keras_model_is_refused(tmp_path):
-    """As one that was imported from a SavedModel."""
     store(tmp_path, "base")
     with pytest.raises(ConfigError, match=r"base:1: .* it has no model\.keras"):
         BaseVersion.find("base", tmp_path)

@@ -47,7 +47,6 @@ def test_arrays_are_int32_and_time_comes_first():
     [(1000, 8, 100, 8), (799, 8, 100, 7), (99, 8, 100, 1), (1, 8, 100, 1), (1000, 1, 1, 1)],
 )
 def test_a_small_text_gets_a_smaller_batch_size(length, streams, window, rows):
-    """At most the configured number of sequences, of `sequence_length` tokens each, and at least one."""
     assert lay_out(length, streams, window).batch_size == rows
 
 
@@ -86,7 +85,6 @@ def test_each_target_has_its_context_padded_on_the_left():
 
 
 def test_a_window_does_not_cross_documents():
-    """It begins at the earliest with the end token before its document."""
     windows, targets = sliding_windows([11, 12, END, 21, 22, END], 4, end=END)
     assert windows[2:5] == [[0, START, 11, 12], [0, 0, 0, END], [0, 0, END, 21]]
     assert targets == [11, 12, END, 21, 22, END]
@@ -129,7 +127,6 @@ def test_a_long_text_is_shuffled_in_blocks(monkeypatch):
 
 
 def dataset(head, tail, tokenizer=None, window=10, **settings):
-    """Return the dataset of a training text and a validation text."""
     config = load_config(None, {"name": "m", "corpus": "c", "batch_size": 4, "sequence_length": window, **settings})
     parts = [text if text is None else Corpus.of("c", [text], ends=False) for text in (head, tail)]
     return Dataset.lay_out(*parts, tokenizer or CharacterTokenizer.train(head), config)
@@ -217,7 +214,6 @@ def test_a_mixed_text_has_its_share_of_the_tokens(share):
 
 
 def test_a_row_of_a_mixed_text_is_one_excerpt_of_it():
-    """From batch to batch it continues; after the end of the text it starts again. Other epochs have other excerpts."""
     other = np.arange(1000, 1150, dtype=np.uint16)
     mixed = Mixed.of(lay_out(800, 4, 10), other, 0.5)
     inputs, targets = mixed_batches(mixed)

@@ -33,7 +33,6 @@ def test_cores_without_enough_work_are_not_used(rows, units, cores, used):
     ],
 )
 def test_layers_are_cut_by_units_where_reading_weights_dominates(rows, units, cores, compute):
-    """By rows elsewhere, as these need no synchronization; never into fewer parts than the other way."""
     assert Devices(cores=cores).compute(rows, units) == compute
 
 
@@ -80,7 +79,6 @@ def test_an_invalid_tf_config_is_rejected(monkeypatch, text):
 
 
 def test_one_process_without_gpus_is_a_single_replica_and_the_chief():
-    """It gets the whole batch and writes the checkpoints."""
     found = Devices.find(32, 6)
     assert (found.num_replicas, found.is_chief, found.on_gpu) == (1, True, False)
     assert found.distribute(lambda own: (own.start, own.stop), 32) == (0, 32)

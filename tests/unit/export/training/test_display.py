@@ -39,7 +39,6 @@ def test_without_a_terminal_there_are_plain_lines(capsys):
 
 
 def test_an_epoch_that_is_not_the_best_is_not_marked_as_best(capsys):
-    """Without a validation split, its line has no validation loss."""
     worse = Epoch(train_loss=2.75, validation_loss=None, accuracy=None, tokens=2000, seconds=2.0)
     with TerminalDisplay(lambda _: SAMPLE) as display:
         display.epoch(PROGRESS.after(worse), None)
@@ -98,7 +97,6 @@ def test_the_progress_bar_of_a_resumed_run_starts_at_its_progress(monkeypatch):
 
 
 def test_losses_rates_and_accuracies_are_logged_by_token_count(tmp_path):
-    """For every update and every epoch; steps continue from the tokens of the earlier sessions."""
     trainer, folder = start(tmp_path / "m", epochs=2)
     watcher = Watcher()
     with EventWriter(folder.events, trainer.config, tokens=5_000) as events:

@@ -23,7 +23,6 @@ def words():
 
 
 def start(path, tokenizer, width=WIDTH, seed=0):
-    """Return the initial embedding."""
     return read_embedding(path, tokenizer, width, seed)
 
 
@@ -72,7 +71,6 @@ def test_a_token_with_a_leading_space_falls_back_to_the_bare_word(tmp_path):
 
 
 def test_characters_other_than_white_space_get_their_vectors(tmp_path, capsys):
-    """Such a file cannot represent a space, a tab or a newline as a token; a line with one is no error."""
     tokenizer = CharacterTokenizer.train("ab é\t\n")
     lines = ["a 1 2 3", "  7 7 7", "\t 7 7 7", "", " 7 7 7", "é 4 5 6"]
     embedding = start(write(tmp_path / "v.txt", lines), tokenizer)
@@ -91,7 +89,6 @@ def test_subwords_are_matched_by_their_decoded_text(tmp_path):
 
 
 def test_missing_vectors_have_the_mean_and_std_of_those_found(tmp_path):
-    """They are sampled from a normal distribution; special tokens get Keras's default, whatever the file has."""
     tokenizer = WordTokenizer.train([" ".join(f"w{i}" for i in range(2000))])
     rng = np.random.default_rng(0)
     table = rng.normal(2, 0.5, (1000, 8))
@@ -179,7 +176,6 @@ def test_vectors_of_other_tokens_are_not_kept_in_memory(tmp_path):
 
 
 def test_missing_vectors_differ_from_each_other(tmp_path, words):
-    """Even if the only vector found has equal values, and so no standard deviation."""
     embedding = start(write(tmp_path / "one.txt", ["the 1 1 1"]), words)
     cat, sat = rows(embedding, words, "cat", "sat")
     assert cat != sat

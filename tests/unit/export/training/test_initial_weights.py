@@ -102,7 +102,6 @@ def store_imported(models_dir, *layers, vocab_size=12):
 
 
 def test_an_imported_model_of_the_same_structure_goes_on(tmp_path):
-    """Its outputs without a token are dropped; a tokenizer without a start token gets an end token of its own."""
     before = store_imported(tmp_path, keras.layers.LSTM(16, return_sequences=True), keras.layers.Dropout(0.1))
     old, new, after = go_on(tmp_path, "abü", documents=True)
     assert new.tokens == (*old.tokens, "<end>", "ü")

@@ -21,7 +21,6 @@ FLOAT32 = {"precision": "float32", "dropout": 0, "layers": 2}
 
 
 def prepare(devices=None, **settings):
-    """Return the optimization of a small model, and the model."""
     config = load_config(None, {**SETTINGS, **FLOAT32, "batch_size": ROWS, **settings})
     devices = devices or Devices()
     with devices.strategy.scope():
@@ -65,7 +64,6 @@ def train_whole(cell):
     ],
 )
 def test_partitioning_does_not_change_the_losses(cell, parts):
-    """For any number of partitions, uneven and empty ones included, to rounding."""
     expected, judged = train_whole(cell)
     got, judged_too = train(prepare(Partitioned(parts=Compute(**parts)), cell=cell)[0])
     np.testing.assert_allclose(got, expected, rtol=1e-5)
@@ -95,7 +93,6 @@ def test_partitioning_does_not_change_a_bidirectional_model():
 
 
 def test_an_update_equals_one_of_kerass_adamw():
-    """With the gradients of the mean loss over all tokens, clipped by their global norm, from Keras's own layers."""
     import keras
 
     optimization, model = prepare(ema=0, clip_norm=0.05)
@@ -134,7 +131,6 @@ def test_a_reset_sequence_starts_from_the_zero_state():
 
 
 def test_the_decay_of_the_averaged_weights_rises_to_its_setting():
-    """It is (1 + n) / (10 + n) after n updates until it reaches the setting; evaluation uses the averaged model."""
     optimization, model = prepare(ema=0.25)
     kernel, average = (m.get_layer("logits").kernel for m in (model, optimization.averaged))
     expected = kernel.numpy()

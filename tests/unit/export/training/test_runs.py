@@ -25,17 +25,14 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def copy(finished, tmp_path):
-    """A copy of the finished run."""
     return RunFolder(shutil.copytree(finished.path, tmp_path / "m"))
 
 
 def files(folder):
-    """Return the paths of all files in the directory of a run."""
     return sorted(str(path.relative_to(folder.path)) for path in folder.path.rglob("*") if path.is_file())
 
 
 def epoch(loss, **figures):
-    """Return an epoch with a validation loss."""
     return Epoch(
         **{"train_loss": 9.0, "validation_loss": loss, "accuracy": None, "tokens": 10, "seconds": 1.0, **figures}
     )
@@ -50,7 +47,6 @@ def test_a_created_run_can_be_loaded(tmp_path):
 
 
 def test_the_best_epoch_is_the_first_with_the_lowest_loss():
-    """Before the first epoch it is 0."""
     progress = Progress()
     assert (progress.epochs, progress.best_epoch, progress.last.tokens) == (0, 0, 0)
     for loss in (3.0, 1.0, 2.0, 1.0):
@@ -118,7 +114,6 @@ def test_a_full_disk_does_not_cost_an_existing_run(copy, monkeypatch):
 
 
 def test_the_files_of_an_epoch_are_synced_before_progress_names_them(copy, monkeypatch):
-    """Otherwise a power failure could leave a progress.json whose checkpoint is empty."""
     trainer = prepare()[0]
     copy.restore(trainer.checkpoint)
     synced, fsync, replace = set(), os.fsync, os.replace
@@ -138,7 +133,6 @@ def test_the_files_of_an_epoch_are_synced_before_progress_names_them(copy, monke
 
 
 def test_a_temporary_file_of_a_killed_run_does_not_block_a_new_one(copy):
-    """It is left by an atomic write, and counts as the run's own."""
     trainer, tokenizer = prepare()
     (copy.path / ".progress.json.0123456789abcdef").touch()
     assert copy.create(trainer.config, tokenizer, DESCRIPTION)
@@ -192,7 +186,6 @@ def test_an_unreadable_best_model_is_named(copy, content):
 
 @pytest.mark.parametrize("settings", [{"units": 7}, {"layers": 2}])
 def test_settings_that_do_not_fit_the_checkpoint_are_rejected(copy, settings):
-    """After an edit of config.json, a run must not resume with weights that are partly random."""
     with pytest.raises(RunError, match="checkpoint/3: damaged or missing"):
         copy.restore(prepare(**settings)[0].checkpoint)
 
@@ -240,7 +233,6 @@ def test_two_runs_cannot_share_a_directory(tmp_path, monkeypatch):
 
 
 def test_the_progress_file_is_readable_json(finished):
-    """It has the losses, accuracy, tokens and seconds of each epoch."""
     history = json.loads((finished.path / "progress.json").read_text())["history"]
     assert [set(entry) for entry in history] == [{"train_loss", "validation_loss", "accuracy", "tokens", "seconds"}] * 3
 

@@ -61,10 +61,6 @@ def bias(model, tokenizer, **logits):
 
 @KINDS
 def test_a_sample_continues_a_prompt_with_the_current_weights(make, settings):
-    """After each epoch the same graph runs with new weights. The prompt is whole words of the text, in brackets.
-
-    A backward model generates the text before them.
-    """
     writer, model, tokenizer = make(**settings)
     backward = settings == BACKWARD
     for token in ("cat", "hill") if backward else ("c", "t"):
@@ -165,7 +161,6 @@ def test_prefill_ends_at_the_token_next_to_the_generated_text(make, settings, la
 
 @pytest.mark.parametrize(("words", "rounds"), [(-100.0, MAX_MEMORIZATION_BATCHES), (5.0, 1)])
 def test_short_sequences_are_generated_until_there_are_enough_words(make, words, rounds):
-    """Up to a limit of batches: a model may generate nothing at all."""
     writer, model, tokenizer = make(**ENDING)
     bias(model, tokenizer, **{"c": words, " ": words, "<end>": 0.0 if words < 0 else -100.0})
     write, calls = writer._generate, []
@@ -178,7 +173,6 @@ def test_short_sequences_are_generated_until_there_are_enough_words(make, words,
 
 
 def test_memorization_counts_the_runs_in_the_training_text(make):
-    """All runs if the training text repeats what is generated, none if it has other words."""
     writer, model, tokenizer = make(**BACKWARD)
     bias(model, tokenizer, cat=0.0)
     copies = writer.measure_memorization(model, [Chunk("Cat, cat! " * 100, is_last=True)], lambda: None)
@@ -206,7 +200,6 @@ def test_a_model_that_generates_too_few_words_has_no_copied_share(make):
 
 
 def test_a_sliding_window_model_generates_fewer_tokens(make):
-    """It recomputes its window for every token, so the limit is on tokens read."""
     counts = {}
     for context in (None, 128, 4096):
         writer, *_ = make(**({"bidirectional": True, "context_length": context} if context else {}))

@@ -13,7 +13,6 @@ T, B, D, H = 9, 4, 5, 6
 
 @pytest.fixture(params=CELLS)
 def cell(request):
-    """Each kind of cell."""
     return request.param
 
 
@@ -29,7 +28,6 @@ def prepare(cell):
 
 
 def outcome(run, layer, inputs, state, direction):
-    """Return outputs, last state and the gradients of inputs, initial state and weights."""
     weights = [variable.value for variable in layer.trainable_variables]
     with tf.GradientTape() as tape:
         tape.watch([inputs, *state])
@@ -40,7 +38,6 @@ def outcome(run, layer, inputs, state, direction):
 
 @pytest.mark.parametrize("parts", [1, 2, 4])
 def test_outputs_states_and_gradients_equal_those_of_keras(cell, parts):
-    """To rounding, for any number of partitions, of equal width or not."""
     layer, inputs, state, direction = prepare(cell)
 
     def keras_run(inputs, state, _):
@@ -57,7 +54,6 @@ def test_outputs_states_and_gradients_equal_those_of_keras(cell, parts):
 
 
 def test_two_sequences_with_carried_state_equal_one_long_sequence(cell):
-    """So the forward pass does not depend on where updates divide the text."""
     layer, inputs, state, _ = prepare(cell)
     weights = [variable.value for variable in layer.trainable_variables]
     by_time = tf.transpose(inputs, [1, 0, 2])
@@ -136,7 +132,6 @@ def test_bfloat16_products_deviate_by_less_than_five_percent(cell):
 
 
 def test_the_keras_layer_used_on_gpus_equals_the_cpu_layer(cell):
-    """On a GPU it runs by cuDNN; outputs, states and gradients are the same to rounding."""
     layer, inputs, state, direction = prepare(cell)
     by_time, by_time_direction = tf.transpose(inputs, [1, 0, 2]), direction.swapaxes(0, 1)
     wanted = outcome(

@@ -19,7 +19,6 @@ from tests.unit.export.trainings import SETTINGS, TEXT, Watcher, prepare, start
 
 @pytest.fixture(params=CELLS)
 def cell(request):
-    """Each kind of cell."""
     return request.param
 
 
@@ -110,7 +109,6 @@ def test_the_forward_pass_of_every_architecture_equals_the_keras_model(kind, com
 
 
 def test_recurrent_dropout_has_one_mask_per_sequence_and_update(monkeypatch):
-    """Without training there is none."""
     model, masks = build_model(load_config(None, {**SETTINGS, "recurrent_dropout": 0.5, "units": 64}), 11), []
 
     def record(_cell, x, state, _weights, mask, *_):
@@ -129,7 +127,6 @@ def test_recurrent_dropout_has_one_mask_per_sequence_and_update(monkeypatch):
 
 
 def test_the_forward_pass_of_every_cell_equals_the_keras_model(cell):
-    """From the zero state both give the same logits: what is trained is what is saved."""
     model = build_model(load_config(None, {**SETTINGS, "cell": cell, "layers": 2}), 11)
     token_ids = np.random.default_rng(0).integers(0, 11, (3, 9)).astype(np.int32)
     (logits,), states = forward(model, token_ids.T, zero_states(model, 3), training=False)
@@ -162,7 +159,6 @@ def test_dropout_has_one_mask_per_sequence_for_all_steps(monkeypatch):
 
 @pytest.mark.parametrize(("share", "least", "most"), [(0.0, 0, 0), (0.5, 0.3, 0.7)])
 def test_sequences_are_reset_with_the_configured_probability(tmp_path, share, least, most):
-    """They then start from the zero state, as a prompt does; the others keep their state. Each epoch samples anew."""
     trainer, folder = start_loop(tmp_path / "run", state_reset_probability=share, epochs=2)
     update, rows = trainer.optimization.update, []
 
@@ -224,7 +220,6 @@ def test_each_update_starts_with_the_final_state_of_the_previous_one(tmp_path, c
 
 
 def test_the_validation_loss_is_the_mean_over_known_tokens(tmp_path):
-    """It equals that of one pass over the whole split: it does not depend on the sequence length."""
     trainer, folder = start(tmp_path / "m", text=TEXT + "the cXt sXt on thX mat" * 6, epochs=1, sequence_length=7)
     loss = trainer.run(folder).last.validation_loss
     streams, unknown = trainer.dataset.validation, trainer.dataset.unknown
@@ -317,7 +312,6 @@ def clock(monkeypatch):
 
 
 def test_evaluations_are_evenly_spaced_and_change_no_weight(tmp_path):
-    """Those of the end of an epoch come within the next one; the last one is the end of the run."""
     plain, evaluated = Watcher(), Watcher()
     for name, watcher, evaluations in (("plain", plain, 1), ("evaluated", evaluated, 6)):
         trainer, folder = start(tmp_path / name)
@@ -346,7 +340,6 @@ def test_max_minutes_ends_the_training_within_an_epoch(tmp_path):
 
 @pytest.mark.usefixtures("clock")
 def test_max_minutes_without_epochs_trains_that_long(tmp_path):
-    """For any number of epochs, beyond the default of ten."""
     trainer, folder = start_loop(tmp_path / "m", epochs=None, max_minutes=3)
     watcher = Watcher()
     progress = trainer.run(folder, [watcher])
@@ -366,7 +359,6 @@ def test_training_ends_at_max_minutes_or_epochs_whichever_is_first(tmp_path):
 
 @pytest.mark.usefixtures("clock")
 def test_a_run_makes_at_least_one_update(tmp_path):
-    """However short its time limit is: an epoch without updates would have no loss, and nothing to publish."""
     trainer, folder = start_loop(tmp_path / "m", max_minutes=1e-6)
     watcher = Watcher()
     progress = trainer.run(folder, [watcher])

@@ -70,7 +70,6 @@ def assert_same_training(got, alone):
 
 
 def test_two_workers_train_one_model(tmp_path, alone):
-    """Both have the same weights, and the losses of one process with the whole batch; only one is the chief."""
     processes = [start(tmp_path / "run", "worker", TF_CONFIG=config) for config in tf_config(2)]
     try:
         first, second = map(outcome, processes)
@@ -84,7 +83,6 @@ def test_two_workers_train_one_model(tmp_path, alone):
 
 
 def test_the_devices_of_one_machine_train_one_model(tmp_path, alone):
-    """As its GPUs would; here each replica is a logical device of the CPU."""
     got = outcome(start(tmp_path / "run", "mirrored"))
     assert got["replicas"] == 2
     assert_same_training(got, alone)

@@ -28,7 +28,6 @@ SETTINGS = {
 
 
 def find_devices(kind):
-    """Return the devices for a kind of run."""
     if kind != "mirrored":
         return Devices.find(5, 6)
     cpu = tf.config.list_physical_devices("CPU")[0]

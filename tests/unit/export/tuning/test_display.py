@@ -34,7 +34,6 @@ def test_a_terminal_shows_a_bar_with_the_time_left_and_the_best_loss(monkeypatch
 
 
 def test_a_line_tells_how_a_trial_ended(capsys):
-    """Without a terminal there is nothing else."""
     best = trial(1, state="complete", loss=1.5, epoch_loss=1.5)
     with SearchDisplay(60.0) as display:
         display.update(best, None)

@@ -53,7 +53,6 @@ def tune(*options):
 
 
 def rows(out):
-    """Return the rows of the table: trial, loss, state, settings."""
     found = re.findall(r"^ +(\d+) +([\d.–]+) +[\d.]+ +\d+  (complete|stopped|out of time|failed) +(.*)$", out, re.M)
     return [(int(number), loss, state.strip(), settings) for number, loss, state, settings in found]
 
@@ -74,7 +73,6 @@ def test_the_worse_trials_are_stopped_and_the_best_is_published(capsys):
 
 
 def test_a_stopped_trial_was_worse_at_its_rung(capsys):
-    """Of the stand-in, whose losses fall in parallel, none that is stopped is better than one before it."""
     tune()
     numbered = sorted(rows(capsys.readouterr().out))
     dropout = {number: float((re.findall(r"dropout ([\d.]+)", text) or ["0.3"])[0]) for number, _, _, text in numbered}

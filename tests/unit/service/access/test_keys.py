@@ -99,7 +99,6 @@ def test_the_refusal_of_a_key_does_not_say_which_part_of_it_is_wrong(path):
 @example("\ud800")
 @example("ost-" + "\N{ARABIC-INDIC DIGIT ZERO}" * 8 + "-" + "0" * 64)
 def test_an_arbitrary_string_is_only_unauthorized(tmp_path_factory, presented):
-    """Whatever a client sends, it is no key, and the error shows none of it."""
     path = tmp_path_factory.getbasetemp() / "strings.json"
     if not path.exists():
         add(path)
@@ -160,7 +159,6 @@ def test_a_key_that_was_revoked_before_it_is_watched_ends_what_runs(path, monkey
     ("mode", "is_exposed"), [(0o600, False), (0o640, False), (0o660, True), (0o644, True), (0o666, True)], ids=oct
 )
 def test_a_file_that_others_can_read_or_write_is_a_warning(path, mode, is_exposed, caplog):
-    """It names path and mode; a group may read the file, which `add` keeps."""
     add(path)
     path.chmod(mode)
     keys.warn_if_exposed(path)
@@ -251,7 +249,6 @@ def test_each_invalid_content_of_the_file_is_logged_once(path, caplog):
 
 
 def test_a_file_that_disappears_again_is_logged_again(path, tmp_path, caplog):
-    """Its return in between is a change, even with the same content."""
     _, presented = add(path)
     ring = KeyRing(path)
     for _ in range(2):

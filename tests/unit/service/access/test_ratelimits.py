@@ -51,7 +51,6 @@ def clock(monkeypatch):
 
 
 def charge(limiter, subject, *, requests=None, tokens=None, num_tokens=1):
-    """Charge one request, or tokens."""
     if requests is not None:
         limiter.charge(subject, "requests", requests, 1)
     else:
@@ -85,7 +84,6 @@ def test_tokens_above_the_limit_per_minute_are_refused(limiter, subject):
 
 
 def test_a_request_above_the_whole_token_limit_is_invalid(limiter, subject):
-    """It can never pass, so it is 400 and not 429 and costs nothing, even if only a part of it is charged."""
     with pytest.raises(InvalidRequest, match="alone may use up to 101 tokens, but the limit is 100 per minute"):
         charge(limiter, subject, tokens=100, num_tokens=101)
     with pytest.raises(InvalidRequest, match="alone may use up to 102 tokens, but the limit is 100 per minute"):

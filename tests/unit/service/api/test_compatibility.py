@@ -30,7 +30,6 @@ REQUIRED = {
 
 
 def parse(kind, **fields):
-    """Parse a request of a kind with its required fields and the given ones."""
     return body.parse(kind, json.dumps({**REQUIRED[kind], **fields}).encode(), Limits())
 
 
@@ -65,7 +64,6 @@ def test_an_unknown_field_is_refused_whatever_its_value(kind, value):
     ],
 )
 def test_an_unknown_field_gets_the_name_that_was_probably_meant(name, known):
-    """Also if it resembles another field more: `max_length` is `max_tokens`, not `min_length`."""
     with pytest.raises(InvalidRequest) as caught:
         parse(CompletionRequest, **{name: 1})
     assert str(caught.value) == f"unknown field {name!r}: did you mean {known}?"
@@ -73,7 +71,6 @@ def test_an_unknown_field_gets_the_name_that_was_probably_meant(name, known):
 
 @pytest.mark.parametrize("name", ["tools", "typical_p", "num_beams", "truncate", "mirostat", "lora_path", "x" * 10**6])
 def test_no_name_is_suggested_for_what_is_not_there(name):
-    """Rather than one that has nothing to do with it; a long name is shortened."""
     with pytest.raises(InvalidRequest, match=r"^unknown field '\w+…?$|^unknown field '\w+'$"):
         parse(CompletionRequest, **{name: 1})
 
@@ -100,7 +97,6 @@ def test_an_unknown_member_is_refused_with_its_place(fields, message):
 
 
 def test_keywords_of_a_json_schema_are_no_fields():
-    """Those that the compiler does not know are its own to refuse."""
     schema = {"type": "object", "xyzzy": 1, "properties": {"a": {"plugh": 2}}}
     assert parse(CompletionRequest, structured_outputs={"json": schema}).constraint
 

@@ -22,12 +22,10 @@ LIMITS = Limits(
 
 
 def parsed(**fields):
-    """Parse a completion request with a model and the given fields."""
     return parse(CompletionRequest, json.dumps({"model": "m", **fields}).encode(), LIMITS)
 
 
 def embed(**fields):
-    """Parse an embeddings request with a model, an input and the given fields."""
     return parse(EmbeddingsRequest, json.dumps({"model": "m", "input": "x", **fields}).encode(), LIMITS)
 
 
@@ -156,7 +154,6 @@ def test_top_k_of_0_or_minus_1_means_all_tokens(value):
 
 
 def test_an_integer_may_be_written_as_a_float():
-    """In JSON Schema 1.0 is an integer, and clients whose numbers are doubles send it."""
     names = ("n", "best_of", "max_tokens", "min_tokens", "min_length", "top_k", "logprobs", "seed")
     request = parsed(**dict.fromkeys(names, 3.0), prompt=[1.0, 2], stream=True, stream_options={"state_interval": 2.0})
     assert all(type(getattr(request, name)) is int for name in names)
@@ -267,7 +264,6 @@ def test_contradicting_fields_are_named_together(fields, param, message):
 
 @pytest.mark.parametrize("fields", [{"echo": True, "stream": True}, {"n": 2, "best_of": 2, "stream": True}], ids=str)
 def test_echo_and_best_of_equal_to_n_can_be_streamed(fields):
-    """Only a `best_of` above `n` cannot: its surplus choices are discarded at the end."""
     assert parsed(**fields).stream
 
 

@@ -114,7 +114,6 @@ def test_merged_calls_of_different_shapes_are_no_fault_of_the_call(answers, capl
 
 
 def test_a_server_that_reports_resource_exhausted_is_busy(answers):
-    """It has no free thread for a status request, but it answers."""
     handler, client = answers
     handler.code = grpc.StatusCode.RESOURCE_EXHAUSTED
     with pytest.raises(ServerBusy):
@@ -123,7 +122,6 @@ def test_a_server_that_reports_resource_exhausted_is_busy(answers):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Certificates: of a server by its address, of one by its name, of a gateway, and of another authority."""
     folder = tmp_path_factory.mktemp("certificates")
     names = {"server": "IP:127.0.0.1", "named": "DNS:models.example", "gateway": "DNS:gateway", "stranger": "DNS:x"}
     return {name: make_certificate(folder, name, to) for name, to in names.items()}

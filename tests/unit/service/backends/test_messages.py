@@ -75,7 +75,6 @@ def full(name, value, dtype=np.float32):
 
 
 def test_a_valid_response_is_returned_as_arrays():
-    """They are the requested outputs; the largest token id and a logprob rounded above 0 are valid."""
     content = outputs(**full("token_ids", 49, np.int32), **full("logprobs", 1e-6), more=np.zeros(3, np.float32))
     arrays = parse_response(content, SHAPES, vocab_size=50)
     assert {name: array.shape for name, array in arrays.items()} == SHAPES

@@ -28,7 +28,6 @@ class Outputs(dict):
 
 
 def state_of(address, value=0.0):
-    """Return the outputs of a call: states of one value."""
     outputs = Outputs(state=np.full((8, 2), value, np.float32))
     outputs.by = address
     return outputs
@@ -59,7 +58,6 @@ class FakeServer:
             done(BackendUnavailable("given up"))
 
     def release(self):
-        """Answer the calls that are held."""
         held, self._held = self._held, []
         for done in held:
             done(self.answer)
@@ -83,15 +81,12 @@ class Fleet:
         return self.servers.setdefault(address[0], FakeServer(address))
 
     def replica(self, letter):
-        """Return the replica with this letter."""
         return next(replica for replica in self.replicas.all() if replica.address[0] == letter)
 
     def left_out(self):
-        """Return the letters of the ejected replicas."""
         return "".join(replica.address[0] for replica in self.replicas.all() if replica.ejected_because)
 
     def call(self, model=MODEL, size=16):
-        """Make a call; return the queue that gets its outcome."""
         outcomes = queue.SimpleQueue()
         call = Call(model, "decode", (make_sequence(version=model),), 8, size)
         self.replicas.call(call, lambda *outcome: outcomes.put(outcome))
@@ -162,7 +157,6 @@ def test_a_version_that_one_replica_has_unloaded_is_called_on_another():
 
 
 def test_nan_is_retried_and_accepted_if_every_replica_computes_it():
-    """Then the NaN is the sequence's own, and none is ejected. Otherwise the first replica is ejected."""
     fleet = Fleet()
     for letter in "ab":
         fleet.servers[letter].answer = state_of(letter, np.nan)
@@ -214,7 +208,6 @@ def test_a_version_that_needs_another_probe_gets_no_calls():
 
 
 def test_a_call_without_an_available_replica_fails_at_once():
-    """With `BackendUnavailable` if an ejected replica has the version, and `VersionGone` if none has it."""
     fleet = Fleet()
     fleet.replicas.eject(fleet.replica("a"), "for the test")
     assert isinstance(fleet.answer(model=ModelVersion("demo", 2))[0], VersionGone)
@@ -231,7 +224,6 @@ def test_a_call_without_an_available_replica_fails_at_once():
 
 
 def test_a_replica_with_another_probe_hash_is_the_last_resort():
-    """Its calls return that hash, from which the fingerprint follows."""
     fleet = Fleet("abc", a=Probe((8,), "other"))
     assert {fleet.answer() for _ in range(9)} <= {("b", "usual"), ("c", "usual")}
     assert fleet.servers["a"].num_calls == 0
@@ -349,7 +341,6 @@ def test_each_connection_gets_the_host_name_of_its_address():
 
 
 def test_a_name_that_cannot_be_resolved_does_not_affect_the_others(caplog):
-    """It is logged once, and its addresses are used when it can be resolved."""
     known = {"a": ["a:1"]}
     replicas = Replicas(
         lambda address, _: FakeServer(address),

@@ -198,7 +198,6 @@ def test_an_unusable_path_is_a_one_line_error(tmp_path, capsys):
 
 
 def test_a_full_disk_leaves_no_empty_file(tmp_path, capsys, monkeypatch):
-    """It would stop every later start; the error has path and reason, and the next attempt succeeds."""
     path = tmp_path / "key"
     with monkeypatch.context() as patch:
         fill_disk(patch)

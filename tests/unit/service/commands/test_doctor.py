@@ -35,13 +35,11 @@ def run(monkeypatch, two_versions):
 
 
 def wrong(lines):
-    """Return the subjects of what is wrong, and the hints, which are the lines after them."""
     pairs = [(line, after) for line, after in itertools.pairwise(lines) if line.startswith("WRONG")]
     return {re.split(" {2,}", line)[1]: after.strip() for line, after in pairs}
 
 
 def line_of(lines, subject):
-    """Return the only line of a subject."""
     (line,) = [line for line in lines if re.match(rf"\w+ +{re.escape(subject)} ", line)]
     return line
 

@@ -13,7 +13,6 @@ from tests.servers import Gateway, children
 
 @pytest.mark.parametrize("name", ["SIGUSR2", "SIGTTIN"])
 def test_a_signal_that_would_start_another_process_is_refused(tmp_path, name):
-    """With a log line that says what to do instead; the gateway keeps its one worker, and ends on SIGTERM."""
     gateway = Gateway(tmp_path, free_port(), tmp_path / "log", ready=False)
     try:
         workers = children(gateway.process.pid)

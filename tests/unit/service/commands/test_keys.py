@@ -22,7 +22,6 @@ def path(tmp_path):
 
 @pytest.fixture(autouse=True)
 def setting(path, monkeypatch):
-    """The setting names the key file."""
     monkeypatch.setenv("SOSTENUTO_KEYS_FILE", str(path))
 
 
@@ -187,15 +186,12 @@ def test_without_a_file_the_error_names_option_and_setting(capsys, monkeypatch):
 
 @pytest.mark.parametrize("arguments", [["list"], ["revoke", "00000000"]])
 def test_a_missing_file_is_a_one_line_error(path, capsys, arguments):
-    """Only `add` creates the file."""
     assert call(*arguments) == 1
     assert capsys.readouterr().err == f"error: {path}: No such file or directory\n"
     assert not path.exists()
 
 
 def test_a_permission_error_is_one_line(path, capsys, monkeypatch):
-    """It is the operating system's message, after the path."""
-
     def refuse(*_, **__):
         raise PermissionError(errno.EACCES, "Permission denied")
 

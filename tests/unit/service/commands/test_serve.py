@@ -61,7 +61,6 @@ class Serving:
         return sock
 
     def drain(self, streams):
-        """Let streams tick for a while in the drain, and end them; return the rest of each."""
         until(lambda: f"Draining {len(streams)}" in self.log.read_text())
         time.sleep(NUM_TICKS * TICK_S)
         self.end_of_streams.touch()
@@ -95,7 +94,6 @@ def serving(tmp_path):
 
 @pytest.mark.parametrize("killed", ["serve", "gateway", "serve+gateway", "gateway+serve"])
 def test_the_model_server_lives_until_the_gateway_has_drained(serving, killed):
-    """Also if `serve` or gunicorn's master is killed: the worker finishes its streams, then every process exits."""
     streams = [serving.stream() for _ in range(NUM_STREAMS)]
     for name in killed.split("+"):
         os.kill(serving.pids[name], signal.SIGKILL)
@@ -175,7 +173,6 @@ def test_a_process_whose_parent_has_already_ended_does_not_start():
     ],
 )
 def test_once_the_gateway_is_ready_an_example_request_is_shown(tmp_path, monkeypatch, capsys, config, names, name):
-    """It has a model of `models.config`, or a placeholder, and a header where keys are required."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models.config").write_bytes(config)
     answers = [False, True]

@@ -24,7 +24,6 @@ def ask(service, **fields):
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
 def test_candidates_are_decided_in_the_order_of_their_numbers(order):
-    """Of equal texts the one with the lowest number is accepted, whichever finishes first."""
     candidates, ranks = CandidateFilter(3, unique=True, is_copy=None), {}
     for number in order:
         ranks |= candidates.decide(number, [], "abac"[number])
@@ -33,7 +32,6 @@ def test_candidates_are_decided_in_the_order_of_their_numbers(order):
 
 
 def test_unique_choices_are_distinct_and_the_same_in_every_run(service):
-    """Their pattern has 24 texts; all are found, each once, in the order of the candidates' random streams."""
     fields = {"n": 24, "unique": True, "guided_regex": "[ab][cd][ef][g-i]"}
     texts, num_rejected = ask(service, **fields)
     assert sorted(texts) == sorted("".join(text) for text in itertools.product("ab", "cd", "ef", "ghi"))
@@ -136,7 +134,6 @@ def test_a_model_without_a_filter_refuses_not_in_training(service):
 
 
 def test_if_too_few_texts_exist_there_are_fewer_choices(service):
-    """After ten candidates for each choice and ninety more."""
     texts, num_rejected = ask(service, n=10, unique=True, guided_choice=["ab", "cd"])
     assert sorted(texts) == ["ab", "cd"]
     assert num_rejected == 188
@@ -188,7 +185,6 @@ def test_replaced_choices_are_charged(service):
 
 @pytest.mark.parametrize("error", [RateLimited("enough"), RuntimeError("a defect")], ids=repr)
 def test_a_failed_stream_returns_every_accepted_choice(error):
-    """Also those that were accepted while no sequence ran, as others in place of rejected ones were still to come."""
     service = Service(max_running=1)
     fields = {"n": 4, "unique": True, "guided_choice": ["ab", "cd", "ef"], "max_tokens": 5, "seed": 1}
     accepted = sorted(set(ask(service, **fields)[0]))

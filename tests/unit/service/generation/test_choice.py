@@ -20,7 +20,6 @@ def stop_strings(stops):
 
 
 def every(size):
-    """Yield one size forever."""
     while True:
         yield size
 
@@ -98,7 +97,6 @@ def cut_by(text, stops, *, backward):
 @settings(deadline=None, max_examples=500)
 @given(ids=drawn_ids, stops=drawn_stops)
 def test_text_and_offsets_are_those_of_decoding_all_tokens_at_once(backward, ids, stops):
-    """Also for bytes that are no character, and for a token cut by a stop string, which keeps its remaining text."""
     text, logprobs, _, stopped = made(ids, stops, every(1), backward=backward)
     content = [SUBWORDS.join([token_id]) for token_id in (reversed(ids) if backward else ids)]
     whole, by_byte = beginnings(b"".join(content))
@@ -141,7 +139,6 @@ def test_the_size_of_calls_changes_neither_text_nor_logprobs(backward, num_top, 
 @pytest.mark.parametrize("size", [1, 2, 3, 100])
 @both_directions
 def test_a_text_ends_before_the_first_complete_stop(backward, text, stops, visible, num_tokens, size):
-    """Of two that end together, the longer counts. The text of a backward model begins after it."""
     if backward:
         text, stops, visible = text[::-1], [stop[::-1] for stop in stops], visible[::-1]
     ids = TOKENIZER.encode(text)
@@ -189,7 +186,6 @@ def test_a_match_is_what_searching_the_whole_text_finds(text, stops, data):
 
 
 def test_a_repetitive_stop_string_is_found_without_rescanning():
-    """Its borders say where to continue after a mismatch, so no character of the text is compared from the start."""
     stop = StopString.of("a" * 999 + "b")
     assert stop.borders[998] == 998
     finder = StopFinder([stop])

@@ -238,7 +238,6 @@ def test_a_rejected_request_is_refunded():
     ids=["rate limit", "memory", "invalid"],
 )
 def test_tokens_stay_charged_only_if_the_request_is_invalid(error, expected):
-    """After a 429 the client sends the same request again, and would be charged for each attempt."""
     charged = []
 
     def charge(count, *_):
@@ -397,7 +396,6 @@ def test_stop_strings_of_a_backward_model_are_in_reading_order(service, echo):
 @pytest.mark.parametrize("echo", [False, True])
 @pytest.mark.parametrize("num_top", [None, 1])
 def test_text_deltas_of_a_backward_model_are_prepended(service, num_top, echo):
-    """Only if the client sets `prepend`. Joined from last to first, they are the completion with its logprobs."""
     wanted = {"logprobs": num_top, "echo": echo, "n": 2, "max_tokens": 30, "stop": ["q"]}
     whole = begun(service, from_the_end("abc", **wanted)).results()
     generation = begun(service, from_the_end("abc", **wanted, prepend=True))
@@ -449,7 +447,6 @@ def test_a_backward_word_model_generates_the_text_before_a_suffix(service, num_t
 
 
 def test_token_ids_of_a_suffix_are_in_reading_order(service):
-    """They give what their text gives. The last one is read first and so has no logprob, special tokens included."""
     ids = CHARACTERS.encode("hello")
     by_ids, by_text = (begun(service, from_the_end(one, logprobs=1)).results() for one in (ids, "hello"))
     assert by_ids == by_text
@@ -534,7 +531,6 @@ def test_cached_tokens_are_reported_and_private_to_a_tenant():
 
 
 def test_a_call_with_another_probe_hash_makes_the_fingerprint_mixed():
-    """Such output is not what the fingerprint stands for, and its states do not enter the prefix cache."""
     service = Service(prefix_cache_bytes=10**6)
     honest = service.backend.call
 
@@ -554,7 +550,6 @@ def test_a_call_with_another_probe_hash_makes_the_fingerprint_mixed():
 
 @pytest.mark.parametrize("logprobs", [None, 1])
 def test_an_echo_is_streamed_before_the_first_token(logprobs):
-    """With log probabilities, once those of the prompt are known."""
     backend = FakeBackend(held=True)
     service = Service(backend)
     generation = service.engine.start_completion(request(echo=True, stream=True, logprobs=logprobs), RequestContext())

@@ -27,7 +27,6 @@ def service():
 
 
 def ask(service, *prompts, pattern=PATTERN, max_tokens=40, **fields):
-    """Return the results of a request with a pattern; None: without."""
     outputs = {} if pattern is None else {"structured_outputs": {"regex": pattern}}
     return service.results(*prompts, max_tokens=max_tokens, **{**outputs, **fields})
 
@@ -47,7 +46,6 @@ def ask(service, *prompts, pattern=PATTERN, max_tokens=40, **fields):
     ids=str,
 )
 def test_every_choice_matches_and_has_the_same_text_however_many_there_are(service, fields):
-    """They end where the pattern does, at the latest at `max_tokens`."""
     results = ask(service, **fields)
     texts = [result.text.removeprefix("abc") if fields.get("echo") else result.text for result in results]
     assert all(re.fullmatch(PATTERN, text) for text in texts)
@@ -84,7 +82,6 @@ def test_max_tokens_cuts_no_match_off(service, max_tokens):
 
 
 def test_a_match_longer_than_max_tokens_is_an_error(service):
-    """It names the minimum; without the guarantee it is none."""
     with pytest.raises(
         InvalidRequest, match=r"max_tokens must be at least 4, the tokens of the shortest match .* got 3"
     ):
@@ -154,7 +151,6 @@ def test_a_match_that_stops_at_a_stop_string_can_be_resumed(service):
 
 
 def test_a_resume_token_of_another_automaton_is_refused(service, monkeypatch):
-    """Another release may compile the pattern to other rows."""
     monkeypatch.setattr(resume_tokens.SavedMatch, "__init__", _with_other_digest(resume_tokens.SavedMatch.__init__))
     part = ask(service, max_tokens=2, complete_within_max_tokens=False, return_state=True)[0]
     with pytest.raises(StateRefused, match="another release of this server compiled"):
@@ -285,7 +281,6 @@ def test_a_client_that_disconnects_waits_for_no_compilation(held):
 
 
 def test_requests_that_wait_for_the_compiler_count_towards_their_keys_limit(held):
-    """They hold a thread each: a key that has as many as it may have gets 429."""
     quota = Quota("key", max_sequences=2)
     with ThreadPoolExecutor(2) as pool:
         waiting = [pool.submit(start, held, quota=quota, timeout_s=1.0) for _ in range(2)]

@@ -36,7 +36,6 @@ TEXT = "thecatsatonthematandthedog"
 
 
 def test_every_token_has_its_values_and_logprobs(service):
-    """Whatever the slices of the calls; the most probable next tokens are returned, too."""
     found = looked_into(service, TEXT)
     ids = CHARACTERS.encode(TEXT)
     ((activation, values),) = found.values
@@ -67,7 +66,6 @@ def test_values_of_a_text_read_backward_are_in_reading_order(service, backward, 
 
 
 def test_return_sequences_off_returns_the_token_read_last(service):
-    """With `go_backwards` that is the first token of the text."""
     ids = CHARACTERS.encode(TEXT)
     for go_backwards, place, read in ((False, len(ids) - 1, ids), (True, 0, ids[::-1])):
         found = looked_into(service, TEXT, return_sequences=False, go_backwards=go_backwards)
@@ -77,7 +75,6 @@ def test_return_sequences_off_returns_the_token_read_last(service):
 
 
 def test_return_state_returns_every_unit_whatever_is_included(service):
-    """It is the state after the last token, which `max_units`, `max_positions` and `include` do not limit."""
     found = looked_into(service, TEXT, return_state=True, max_units=1, max_positions=1, include=())
     ((activation, state),) = found.state
     assert (activation.kind, activation.layer, found.values) == ("hidden", 1, [])
@@ -115,7 +112,6 @@ def test_input_is_read_after_a_resumed_state(service):
 
 
 def test_empty_input_has_no_values_but_expected_tokens(service):
-    """They are the most probable first tokens of a text."""
     found = looked_into(service, "")
     assert (found.token_ids, found.positions.tolist(), found.values[0][1].shape) == ([], [], (0, STATE_SIZE))
     assert len(found.expected) == 2

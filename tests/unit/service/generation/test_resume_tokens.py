@@ -82,7 +82,6 @@ def test_branch_0_keeps_the_random_stream_and_the_others_are_new(stream):
 
 
 def test_a_resume_point_advances_with_or_without_a_new_state():
-    """With a new state only the last token is unread; without one, all tokens since the old state are."""
     point = ResumePoint(np.zeros(2, np.float32), np.array([4, 5], np.int32), 10)
     kept = point.after([6, 7], None)
     assert (kept.unread_ids.tolist(), kept.num_sampled, kept.state is point.state) == ([4, 5, 6, 7], 12, True)
@@ -111,7 +110,6 @@ def refusal(token, tenant="anna", **how):
 
 
 def test_a_token_opens_for_its_tenant():
-    """Wherever the keys are the same, it has the checkpoint that was saved."""
     text = tokens().open(TOKEN, "anna")
     assert text.point.state.tolist() == [0.5, -1.0]
     assert (text.seed, text.point.num_sampled) == (5, 3)
@@ -188,7 +186,6 @@ def test_keys_are_rotated_without_refusing_tokens():
     ],
 )
 def test_the_error_for_an_invalid_key_file_contains_no_key(tmp_path, content, complaint):
-    """It names the file and the limit, and shows none of the content."""
     path = tmp_path / "state.keys"
     if content is not None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())

@@ -39,7 +39,6 @@ def ask(service, *prompts, tenant="", **fields):
 
 
 def given_text(model, text):
-    """Return the request fields for the text that a model reads: prompt or suffix."""
     return {"prompt": "", "suffix": text} if "backward" in model else {"prompt": text, "suffix": ""}
 
 
@@ -178,7 +177,6 @@ def assembled(deltas, model):
 
 @pytest.mark.parametrize("model", KINDS)
 def test_a_stop_string_across_a_cut_is_found_on_resuming(service, model):
-    """Wherever the completion is cut, no text of the stop string is visible in either result."""
     (plain,) = parts(service, model, [TOTAL], seed=3)
     middle = len(plain.text) // 2
     stop = plain.text[middle : middle + 6]
@@ -191,7 +189,6 @@ def test_a_stop_string_across_a_cut_is_found_on_resuming(service, model):
 
 @pytest.mark.parametrize("model", KINDS)
 def test_resuming_after_a_stop_string_continues_the_same_sequence(service, model):
-    """Only the stop string is missing: tokens sampled beyond it are neither lost nor repeated."""
     (plain,) = parts(service, model, [TOTAL], seed=5)
     middle = len(plain.text) // 2
     for length in (1, 2, 5):
@@ -265,7 +262,6 @@ def test_max_tokens_0_returns_the_state_after_the_prompt(service, prompt, num_ch
 
 
 def opened(service, result):
-    """Return the checkpoint in a result's resume token."""
     return service.engine._resume_tokens.open(result.resume_token, "")
 
 
@@ -287,7 +283,6 @@ def test_a_finished_sequence_resumes_after_its_eos_token(service):
 
 
 def test_a_checkpoint_has_few_unread_tokens(service):
-    """Also where a stop string cuts the completion within its first call, or the prompt is a prefix cache hit."""
     for _ in range(2):
         (first,) = ask(service, "abcdefghijklmnopqrstuvwxyz", seed=1, max_tokens=TOTAL)
         (cut,) = ask(service, "abcdefghijklmnopqrstuvwxyz", seed=1, max_tokens=TOTAL, stop=[first.text[1:3]])
@@ -366,7 +361,6 @@ def test_partial_outputs_without_resume_tokens_include_held_back_text():
 
 
 def test_return_state_adds_a_resume_token_to_the_final_delta(service):
-    """It equals that of a response without streaming. A finished stream has no partial outputs."""
     (whole,) = ask(service, "abc", seed=2, max_tokens=30)
     generation = service.engine.start_completion(
         request("abc", seed=2, max_tokens=30, stream=True, return_state=True), RequestContext()
@@ -446,7 +440,6 @@ def test_the_tokens_in_resume_tokens_are_limited(service):
 
 
 def test_unread_tokens_of_a_checkpoint_do_not_count_as_cached(service):
-    """Only the prompt counts, which is a prefix cache hit if it was read after the same state before."""
     (first,) = ask(service, "abc", seed=2, max_tokens=5)
     known = []
     for _ in range(2):

@@ -14,7 +14,6 @@ MAX_BODY_BYTES = 4 << 20
 
 
 def in_chunks(sizes):
-    """Return a body in chunks of these sizes."""
     return b"".join(b"%x\r\n%b\r\n" % (size, b"x" * size) for size in sizes) + b"0\r\n\r\n"
 
 
@@ -61,7 +60,6 @@ def test_bodies_of_reasonable_chunks_are_complete_at_their_end(sizes):
     ids=["plain", "leading zeros", "chunk that looks like the end", "trailers"],
 )
 def test_the_end_is_found_wherever_the_bytes_are_divided(wire):
-    """Not a byte earlier or later than gunicorn's reader finds it."""
     assert read_by_gunicorn(wire)
     assert [read_by_gunicorn(wire[:cut]) for cut in range(len(wire))] == [None] * len(wire)
     assert {num_scanned(wire, step) for step in (1, len(wire))} == {len(wire)}
@@ -79,7 +77,6 @@ def test_a_malformed_body_is_complete_at_its_error(wire):
 
 
 def test_a_body_in_tiny_chunks_is_refused_early():
-    """Before more than some 40 KB of it are read; the message says which size is enough."""
     wire = in_chunks([1] * 1_000_000)
     assert num_scanned(wire[:20_000], 1000) is None
     message = f"must have {MIN_AVERAGE_BYTES} bytes on average after the first {FREE_CHUNKS}, got 4"
@@ -93,6 +90,5 @@ def test_a_body_in_tiny_chunks_is_refused_early():
     ids=["announced", "received", "extensions"],
 )
 def test_a_body_beyond_the_limit_is_refused(wire):
-    """As soon as a chunk's size exceeds it, or its extensions take as much again."""
     with pytest.raises(BodyTooLarge, match=f"at most {MAX_BODY_BYTES} bytes"):
         num_scanned(wire, 1 << 16)

@@ -101,7 +101,6 @@ def gunicorn(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Gunicor
 
 
 def with_options(**options: str) -> pytest.MarkDecorator:
-    """Set options of gunicorn for a test."""
     given = {"--" + name.replace("_", "-"): value for name, value in options.items()}
     return pytest.mark.parametrize("gunicorn", [given], indirect=True, ids=[""])
 
@@ -136,7 +135,6 @@ def drip(sock: socket.socket, text: bytes) -> bytes:
 
 
 def test_clients_that_never_close_delay_no_other_client(gunicorn):
-    """After `Connection: close`, a pool thread waits for the client to close."""
     idlers = [gunicorn.connect(LAST_GET % b"/") for _ in range(6)]
     start = time.monotonic()
     assert gunicorn.get("/") == (200, b"ok")
@@ -232,7 +230,6 @@ HEAD, BODY = b"the head of the request timed out", b"the body did not arrive in 
     ids=["head", "head of a later request", "dripping head", "body", "dripping body"],
 )
 def test_an_incomplete_request_gets_408_and_holds_no_thread(gunicorn, before, part, dripping, message):
-    """Another client is served meanwhile by the only thread. A byte now and then does not extend the time."""
     with gunicorn.connect(before) as staller:
         if before:
             read_past(staller, b"ok")
@@ -263,7 +260,6 @@ def test_a_body_that_the_application_refuses_is_not_received(gunicorn, framing, 
 @with_options(worker_class=f"{APP}.PatientWorker", threads="2")
 @pytest.mark.parametrize("before", ["", "request", "pipelined"])
 def test_an_incomplete_head_holds_no_thread(gunicorn, before):
-    """Whether of a connection's first request, a later one or a pipelined one; the rest of it is still read."""
     half = b"GET / HTTP/1.1\r\nHo"
     stallers = [
         gunicorn.connect({"": half, "request": GET % b"/", "pipelined": GET % b"/" + half}[before]) for _ in range(6)
@@ -300,7 +296,6 @@ def test_a_tls_handshake_is_refused_at_once(gunicorn):
 
 
 def test_an_endless_head_is_refused(gunicorn):
-    """At a size that proxies refuse, too. As the client is still sending, a reset may destroy the response."""
     with gunicorn.connect(b"GET / HTTP/1.1\r\nHost: test\r\n") as sender:
         with contextlib.suppress(OSError):
             sender.sendall(b"X: y\r\n" * 20_000)
@@ -322,7 +317,6 @@ def test_an_endless_head_is_refused(gunicorn):
 )
 @pytest.mark.parametrize("pipelined", [False, True], ids=["first", "pipelined"])
 def test_an_incomplete_body_holds_no_thread(gunicorn, framing, part, rest, content, pipelined):
-    """However its length is announced; the rest of it is still read, and the connection kept."""
     before = GET % b"/" if pipelined else b""
     stallers = [gunicorn.connect(before + POST % framing + part) for _ in range(6)]
     assert [gunicorn.get("/") for _ in range(5)] == [(200, b"ok")] * 5
@@ -362,7 +356,6 @@ def test_a_body_beyond_the_limit_is_not_received(gunicorn, framing):
 
 @pytest.mark.parametrize("body", [b"zz\r\n", b"-1\r\n{}", b"2\r\n{}X0\r\n\r\n"], ids=["size", "negative", "end"])
 def test_a_malformed_chunked_body_reaches_the_application_at_once(gunicorn, body):
-    """Its error comes from gunicorn's reader, before the client has sent more."""
     with gunicorn.connect(POST % b"Transfer-Encoding: chunked" + body) as sender:
         assert read_all(sender).startswith(b"HTTP/1.1 400 ")
 
@@ -384,7 +377,6 @@ def test_incomplete_bodies_share_a_bounded_memory(gunicorn):
 @with_options(worker_class=f"{APP}.PatientWorker", threads="1", worker_connections="16")
 @pytest.mark.parametrize("path", ["/health", "/healthz", "/ping", "/readyz"])
 def test_health_checks_are_answered_while_every_thread_is_held(gunicorn, path):
-    """And while further requests wait for a thread, until as many connections are taken as there may be."""
     with contextlib.closing(gunicorn.connect(GET % b"/stream")) as stream:
         read_past(stream, b"tick")
         crowd = {gunicorn.connect(GET % b"/") for _ in range(30)}
@@ -399,7 +391,6 @@ def test_health_checks_are_answered_while_every_thread_is_held(gunicorn, path):
 
 @with_options(threads="1")
 def test_clients_that_do_not_read_hold_no_thread_of_health_checks(gunicorn):
-    """Whether they pipeline thousands of requests or never close their connection."""
     crowd = [gunicorn.connect(LAST_GET % b"/healthz") for _ in range(20)]
     with gunicorn.connect(GET % b"/stream") as stream:
         read_past(stream, b"tick")
@@ -428,7 +419,6 @@ def test_a_slow_but_steady_body_is_read_to_its_end(gunicorn):
     ids=["blocked on a Unix socket", "blocked on TCP", "not blocked on TCP"],
 )
 def test_a_stream_that_the_client_does_not_read_is_closed(gunicorn, family, path):
-    """Whether its writes block or not, and without a traceback."""
     with socket.socket(family) as idler:
         idler.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         idler.connect(gunicorn.address if family == socket.AF_INET else gunicorn.path)
@@ -487,7 +477,6 @@ def test_after_sigterm_the_application_responds_until_its_streams_end(gunicorn):
 
 @with_options(worker_class=f"{APP}.SettlingWorker", graceful_timeout="10", keep_alive="600")
 def test_a_request_in_transit_at_sigterm_is_answered(gunicorn):
-    """Though nothing runs, the worker stays for requests that crossed the signal on a kept-alive connection."""
     with gunicorn.connect(GET % b"/") as kept:
         read_past(kept, b"ok")
         gunicorn.process.terminate()

@@ -96,7 +96,6 @@ def test_a_model_outside_the_repository_has_no_drift(model_registry, tmp_path, n
 
 
 def test_a_backend_that_does_not_answer_has_no_drift(model_registry, server, tmp_path, now):
-    """It is ejected, which is reported elsewhere; once it is readmitted, its minute starts again."""
     add(tmp_path, "demo", 3)
     assert reported(model_registry, now) is not None
     server.down = True

@@ -35,7 +35,6 @@ def test_neighbors_are_in_order_of_cosine_similarity():
 
 
 def test_the_nearest_neighbors_are_those_of_a_full_sort():
-    """Those of equal similarity are in the order of their ids."""
     rows = np.random.default_rng(0).integers(-2, 3, size=(500, 2)).astype(np.float32)
     vectors = Vectors.of(rows, frozenset({3}), {})
     every = vectors.neighbors(7, 500)

@@ -41,7 +41,6 @@ def repository(tmp_path):
 
 
 def serving(*versions, **others):
-    """Return a server that has these versions of `demo`, and one of `large`."""
     server = FakeServer()
     server.models = {"demo": dict.fromkeys(versions, ""), "large": {1: ""}, **others}
     return server
@@ -89,7 +88,6 @@ def test_while_no_backend_answers_configured_models_are_loading(repository):
 
 
 def test_a_configured_model_that_no_backend_has_yet_is_loading(repository):
-    """It has just been published, and backends poll for new models."""
     server = serving(1)
     del server.models["large"]
     model_registry = PolledRegistry(repository, only(server))
@@ -101,7 +99,6 @@ def test_a_configured_model_that_no_backend_has_yet_is_loading(repository):
 
 
 def test_a_version_is_loading_while_it_is_loaded_or_probed(repository):
-    """By its number and by a label; a version that no backend has is not found."""
     label(repository, stable=1, canary=2)
     server = serving(1)
     server.models["demo"] = {1: "", 2: LOADING}
@@ -195,7 +192,6 @@ def test_a_model_that_is_added_later_leaves_the_gateway_ready(repository):
 
 
 def test_a_backend_takes_calls_of_probed_models_during_a_slow_probe(repository):
-    """Also after it was ejected: the model that is verified first is served first."""
     server = serving(1)
     replicas = only(server)
     model_registry = PolledRegistry(repository, replicas, poll_s=0.01)
@@ -214,7 +210,6 @@ def test_a_backend_takes_calls_of_probed_models_during_a_slow_probe(repository):
 
 
 def test_no_other_version_replaces_a_stable_one_that_may_be_loading(repository):
-    """At startup one backend is known first; the other one's versions are awaited before another version is served."""
     label(repository, stable=1, canary=2)
     servers = {"a:1": serving(2), "b:1": serving(1)}
     servers["b:1"].down = True
@@ -239,5 +234,4 @@ def test_no_other_version_replaces_a_stable_one_that_may_be_loading(repository):
 
 
 def served(model_registry):
-    """Return the names of the models that are served."""
     return sorted({model.ref.name for model in model_registry.versions()})

@@ -84,7 +84,6 @@ def test_auto_chooses_bfloat16_on_cpus_that_multiply_it_faster(on_cpu, caplog, v
 
 @pytest.mark.parametrize("content", [None, "", "\n\n", "processor : 0\nFeatures : fp asimd bf16\n", "flags\n"])
 def test_auto_chooses_float32_on_an_unknown_cpu(tmp_path, monkeypatch, content):
-    """Such as one of another architecture, or on systems without /proc."""
     monkeypatch.setattr(precision, "_CPUINFO", tmp_path / "cpuinfo")
     if content is not None:
         (tmp_path / "cpuinfo").write_text(content)
@@ -92,7 +91,6 @@ def test_auto_chooses_float32_on_an_unknown_cpu(tmp_path, monkeypatch, content):
 
 
 def test_the_choice_needs_no_call_and_is_that_of_the_probe_and_all_calls(tmp_path, monkeypatch, on_cpu):
-    """So no load changes it; the registry passes it on to the calls of the version, together with its batch sizes."""
     on_cpu("GenuineIntel", AMX)
     (tmp_path / "models.config").write_text("model_config_list {}")
     check = PrecisionCheck(text="sampled", tokens=1000, float32=1.5, bfloat16=1.5)

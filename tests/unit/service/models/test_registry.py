@@ -21,7 +21,6 @@ def server():
 
 @pytest.fixture
 def model_registry(server, tmp_path):
-    """A model registry of an empty repository."""
     (tmp_path / "models.config").write_text("model_config_list {}")
     return PolledRegistry(tmp_path, only(server))
 
@@ -38,7 +37,6 @@ def test_the_error_for_an_unknown_model_lists_the_served_models(model_registry, 
 
 
 def test_a_model_that_a_request_may_not_use_does_not_exist_for_it(model_registry, server, tmp_path):
-    """Neither lists nor errors name it, and it does not keep another one from being the default."""
     for name in ("demo", "secret"):
         add(tmp_path, name, 1)
     server.models = {"demo": {1: ""}, "secret": {1: ""}}
@@ -114,7 +112,6 @@ def test_an_unforeseen_probe_failure_affects_only_its_own_model(model_registry, 
 
 
 def test_a_backend_that_returns_is_probed_again(model_registry, server, tmp_path):
-    """It may be another build: a fraction of the probe finds equal bits; other bits change the fingerprint."""
     add(tmp_path, "demo", 1)
     server.models = {"demo": {1: ""}}
     model_registry.refresh()
@@ -211,7 +208,6 @@ def test_labels_and_traffic_split_take_effect_at_the_next_refresh(model_registry
 
 
 def test_what_is_stored_includes_versions_that_are_not_served(model_registry, server, tmp_path):
-    """With the labels and the split as they were configured; a model that may not be used is none."""
     for version in (1, 2, 3):
         add(tmp_path, "demo", version)
     label(tmp_path, stable=2, next=3)
@@ -282,13 +278,11 @@ class Fleet:
         self.model_registry = PolledRegistry(folder, self.replicas)
 
     def model(self):
-        """Refresh and return the model."""
         self.model_registry.refresh()
         return self.model_registry.find("demo")
 
 
 def test_the_expected_probe_hash_is_that_of_most_backends(tmp_path, caplog):
-    """Of equal groups, the hash expected before. A backend with another one is logged and only the last resort."""
     fleet = Fleet(tmp_path, "a:1", "b:1", "c:1")
     fleet.servers["a:1"].bits = 0.5
     fleet.servers["b:1"].down = fleet.servers["c:1"].down = True
@@ -322,7 +316,6 @@ def test_each_divergence_of_a_backend_is_logged_once(tmp_path, caplog):
 
 
 def test_a_failed_probe_of_a_new_version_does_not_eject_its_backend(tmp_path, caplog):
-    """It may be too slow or fail: the backend still takes calls of its other versions."""
     fleet = Fleet(tmp_path, "a:1")
     first = fleet.model()
     add(tmp_path, "demo", 2)
@@ -384,7 +377,6 @@ def test_a_probe_with_nan_is_repeated_until_it_is_finite(tmp_path):
 
 
 def test_a_new_version_is_served_once_its_probe_is_finite(model_registry, server, tmp_path):
-    """Until then it is loading, as it is with an invalid response."""
     add(tmp_path, "demo", 1)
     server.models, server.bits = {"demo": {1: ""}}, np.inf
     model_registry.refresh()
@@ -405,7 +397,6 @@ def test_a_new_version_is_served_once_its_probe_is_finite(model_registry, server
 
 
 def test_a_version_whose_only_backend_computes_nan_stays_served(model_registry, server, tmp_path):
-    """Its sequences wait, as for a backend that does not answer."""
     add(tmp_path, "demo", 1)
     server.models = {"demo": {1: ""}}
     model_registry.refresh()

@@ -10,7 +10,6 @@ from tests.registries import PolledRegistry, label, only
 
 @pytest.fixture
 def model_registry(server, two_versions):
-    """A model registry before its first refresh; version 1 is stable, version 2 the canary."""
     label(two_versions, stable=1, canary=2)
     return PolledRegistry(two_versions, only(server))
 
@@ -116,7 +115,6 @@ def test_labels_stay_when_their_file_is_deleted(model_registry, tmp_path):
 
 
 def test_a_repository_that_is_unavailable_changes_nothing(model_registry, tmp_path):
-    """Such as on a network file system that is not mounted for a moment."""
     (tmp_path / "routing.toml").write_text("[demo]\ncanary = 1\n")
     model_registry.refresh()
     for name in ("models.config", "labels.json", "routing.toml"):

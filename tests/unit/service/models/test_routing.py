@@ -46,7 +46,6 @@ def test_a_reference_is_parsed_into_name_version_and_label(text, expected):
     ],
 )
 def test_the_stable_version_is_the_default(labels, before, stable):
-    """Until it is available, the one before stays; without the label it is the newest."""
     route, problems = make_route("demo", [1, 3, 2], labels, {}, before)
     assert (route.stable, route.versions, problems) == (stable, (1, 2, 3), [])
     assert route.choose(PLAIN, 5) == route.choose(PLAIN, None) == stable

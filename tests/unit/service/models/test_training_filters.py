@@ -25,13 +25,11 @@ def loads(monkeypatch):
 
 
 def version(number, training_filter=FILTER):
-    """Return a version with a filter in its card."""
     card = SimpleNamespace(training_filter=SimpleNamespace(sha256=training_filter.sha256()))
     return SimpleNamespace(ref=ModelVersion("demo", number), card=card)
 
 
 def published(models_dir, number, training_filter=FILTER):
-    """Write the filter of a version; return the version and the file."""
     path = models_dir / "demo" / str(number) / "assets.extra" / "training.bloom"
     path.parent.mkdir(parents=True)
     path.write_bytes(training_filter.to_bytes())
@@ -39,7 +37,6 @@ def published(models_dir, number, training_filter=FILTER):
 
 
 def test_the_least_recently_used_filter_is_evicted(tmp_path, loads, monkeypatch):
-    """Not the one that was loaded first, if requests use it; the limit is that of their bytes."""
     versions = [published(tmp_path, number, of_spans(range(number, 50), 10))[0] for number in (1, 2, 3, 4)]
     monkeypatch.setattr(training_filters, "MAX_CACHE_BYTES", 3 * FILTER.num_bytes)
     filters = TrainingFilters(tmp_path)
@@ -55,7 +52,6 @@ def test_the_least_recently_used_filter_is_evicted(tmp_path, loads, monkeypatch)
 
 
 def test_a_loaded_filter_survives_its_file(tmp_path):
-    """It is in memory, and has the hash of the card."""
     own, path = published(tmp_path, 1)
     filters = TrainingFilters(tmp_path)
     loaded = filters.get(own)

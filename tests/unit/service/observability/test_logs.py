@@ -146,7 +146,6 @@ def test_warnings_and_uncaught_exceptions_have_the_format_too(format):
 
 
 def test_gunicorn_logs_in_the_same_format():
-    """Its master and its worker have no format of their own, and log each line once."""
     lines = objects(
         run(
             """
@@ -198,7 +197,6 @@ def test_an_access_log_line_has_the_known_fields():
 
 @pytest.mark.parametrize("route", ["/health", "/healthz", "/ping", "/readyz"])
 def test_health_checks_are_logged_at_debug(route):
-    """They come every few seconds. The route decides, not the path."""
     assert json.loads(access(**{**REQUEST, "route": route}))["level"] == "DEBUG"
     assert json.loads(access(**{**REQUEST, "route": None, "path": route}))["level"] == "INFO"
 
@@ -208,7 +206,6 @@ hostile = st.text(st.one_of(st.characters(), st.sampled_from("\r\n\x00\x1b\x85\u
 
 @given(path=hostile, agent=hostile, message=hostile)
 def test_no_client_can_forge_a_line(path, agent, message):
-    """In both formats a request is one line of printable characters; JSON preserves the client's strings."""
     request = {**REQUEST, "path": path, "user_agent": agent}
     json_line, text_line = access(**request), access(logs._Text(), **request)
     plain = written(logs._Text(), logging.getLogger("test.logs"), lambda: logging.getLogger("test.logs").info(message))
@@ -221,7 +218,6 @@ def test_no_client_can_forge_a_line(path, agent, message):
 
 @given(agent=hostile)
 def test_no_client_can_forge_a_field(agent):
-    """In text, a value with spaces, quotes or equals signs is quoted."""
     line = access(logs._Text(), **REQUEST, user_agent=agent)
     before, _, value = line[:-1].partition(" user_agent=")
     assert before.endswith("duration_ms=12.3")

@@ -150,7 +150,6 @@ def test_sequences_are_counted_by_version(metrics):
 
 
 def test_unknown_methods_and_routes_share_one_series(metrics):
-    """Otherwise a client could create any number of series."""
     for number in range(100):
         metrics.responded(method=f"M{number}", route=None, status=405, error_code=None, seconds=0.1)
     assert value(metrics, "http_requests_total", method="other", route="other", status="405") == 100
@@ -211,7 +210,6 @@ def test_only_the_path_metrics_is_served(server, path):
 
 
 def test_dns_rebinding_is_refused(server):
-    """On loopback the Host header must be an address or localhost; any other name is 421."""
     assert get(server, Host="evil.example:8001")[0] == 421
     assert get(server, Host="localhost:8001")[0] == 200
 
@@ -246,7 +244,6 @@ def test_silent_clients_do_not_block_scrapes(server, monkeypatch):
 
 
 def test_a_silent_client_is_disconnected_after_a_timeout(metrics, monkeypatch):
-    """Its thread ends even if no other connection needs one."""
     monkeypatch.setattr(scrape._Handler, "timeout", scrape._Handler.timeout / 200)
     sock = socket.create_server(("127.0.0.1", 0))
     close = serve_metrics(sock, metrics.registry)

@@ -97,7 +97,6 @@ def test_a_request_and_its_calls_are_exported_as_one_trace(collector):
 
 
 def test_a_batched_call_is_in_the_trace_of_each_of_its_requests(tracing, exporter):
-    """Once per request, however many of its sequences are in the batch; its spans share one call id."""
     with ExitStack() as stack:
         first, second = (stack.enter_context(tracing.request({}, **POST)) for _ in range(2))
         tracing.end_call(tracing.begin_call(call(first, None, second, first), "10.0.0.7:8500"))
@@ -177,7 +176,6 @@ def test_a_request_span_has_model_usage_and_status(tracing, exporter):
     ],
 )
 def test_server_errors_mark_the_span_as_failed_and_client_errors_do_not(tracing, exporter, status, error, kind, failed):
-    """As the semantic conventions say: 5xx, and a stream that ended with an error."""
     with tracing.request({}, **POST) as trace:
         trace.set_response(status, error)
     ((span,), _) = spans_of(tracing, exporter)
@@ -186,7 +184,6 @@ def test_server_errors_mark_the_span_as_failed_and_client_errors_do_not(tracing,
 
 
 def test_a_failed_call_marks_its_span_with_the_error_code(tracing, exporter):
-    """Without a response there is no `rpc.response.status_code`."""
     with tracing.request({}, **POST) as trace:
         tracing.end_call(tracing.begin_call(call(trace)), BackendUnavailable("away"))
     _, (span,) = spans_of(tracing, exporter)
@@ -223,7 +220,6 @@ def test_unknown_methods_and_paths_are_not_in_the_span_name(tracing, exporter):
     ],
 )
 def test_the_sampled_flag_of_traceparent_overrides_the_ratio(exporter, ratio, headers, traced):
-    """It holds both ways; the ratio is for requests without a `traceparent`."""
     tracing = Tracing(exporter, ratio=ratio, version="1")
     with tracing.request(headers, **POST) as trace:
         assert (trace is not None) == traced
@@ -287,7 +283,6 @@ class StuckExporter(InMemorySpanExporter):
 
 
 def test_a_collector_that_does_not_respond_blocks_neither_requests_nor_shutdown():
-    """Both are over while the first export still waits; spans beyond the queue's limit are dropped."""
     exporter = StuckExporter()
     tracing = Tracing(exporter, ratio=1.0, version="1")
 

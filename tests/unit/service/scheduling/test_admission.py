@@ -14,7 +14,6 @@ def control(max_sequences=10, max_tokens=100):
 
 
 def fill(admissions, count, cost=1):
-    """Admit `count` requests of one sequence each; return the functions that release them."""
     requests = [admissions.open() for _ in range(count)]
     return [release for request in requests for release in request.admit([cost])]
 
@@ -104,7 +103,6 @@ def test_requests_with_many_choices_share_equally():
     ids=repr,
 )
 def test_a_request_larger_than_its_keys_limit_is_admitted_in_parts(quota, admitted):
-    """It gets two thirds of the limit, but at least one sequence."""
     admissions = control(1000, 10_000)
     request = admissions.open(quota)
     releases = request.admit([10] * 11)

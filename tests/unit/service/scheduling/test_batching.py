@@ -59,14 +59,12 @@ def complete(queue, call):
 
 
 def kind(call):
-    """Return what a call does: prefill, first decode, or decode of running sequences."""
     if not call.is_decode:
         return "prefill"
     return "decode" if call.sequences[0].num_generated else "first decode"
 
 
 def test_new_sequences_get_a_short_call_of_their_own_before_running_ones_continue(queue):
-    """Their first token waits neither for the steps of running sequences nor for their turn."""
     add_running(queue, 30)
     new = add(queue, 3)
     call = queue.next_call(1, 2)
@@ -75,7 +73,6 @@ def test_new_sequences_get_a_short_call_of_their_own_before_running_ones_continu
 
 
 def test_a_prefilled_prompt_decodes_at_once(queue):
-    """Its first decode call is the call after its prefill, also if more prompts wait."""
     add_running(queue, 30)
     add_prompts(queue, 16)
     queue.num_decodes = 1
@@ -102,7 +99,6 @@ def test_prompts_wait_for_expected_ones_but_not_for_long(queue, num_arrived, sha
 
 
 def test_a_prompt_does_not_wait_again_and_again(queue):
-    """It starts `MAX_WAIT_S` after its arrival, though sequences keep ending and more prompts are expected."""
     add_prompts(queue, 1, accepted_at=100.0)
     queue.expected.sequence_ended(100.0 + 0.9 * MAX_WAIT_S)
     assert queue.next_call(2, 2, 100.0 + 0.95 * MAX_WAIT_S) is None
@@ -110,7 +106,6 @@ def test_a_prompt_does_not_wait_again_and_again(queue):
 
 
 def test_a_prompt_of_several_calls_waits_only_before_the_first(queue):
-    """It is enqueued again behind a younger one."""
     queue.expected.sequence_ended(100.0)
     add_prompts(queue, 1, accepted_at=100.0)
     add_prompts(queue, 1, length=1000, accepted_at=90.0)
@@ -160,7 +155,6 @@ def test_a_long_prompt_takes_turns_with_several_decode_calls(queue, num_long, nu
 
 @pytest.mark.parametrize("max_calls", [1, 2, 3])
 def test_running_sequences_continue_however_many_new_ones_arrive(queue, max_calls):
-    """Between two of their calls there is at most one prefill call and one first decode call."""
     add_running(queue, 64)
     kinds = []
     for _ in range(60):
@@ -190,7 +184,6 @@ def test_every_free_call_prefills_if_no_sequence_can_decode(queue):
 
 
 def test_prompts_are_prefilled_without_padding_while_others_run(queue):
-    """Those above a full batch wait for the next call, as a slot with padding costs as much as one with a prompt."""
     add_prompts(queue, 11)
     add_running(queue, 8)
     queue.num_decodes = 1
@@ -199,7 +192,6 @@ def test_prompts_are_prefilled_without_padding_while_others_run(queue):
 
 
 def test_a_prefill_call_has_one_signature_and_one_set_of_activations(queue):
-    """Those of the prompt that waits longest."""
     fields = {"prefill_signature": "inspect", "max_tokens": 0}
     first = add_prompts(queue, 2, **fields, requested_activations=(("hidden_1", 512),))
     add_prompts(queue, 2)
@@ -241,7 +233,6 @@ def test_sequences_that_fit_into_one_call_wait_for_each_other(queue):
     ("num_prompts", "length", "waits"), [(6, 100, True), (7, 100, False), (6, 1000, False)], ids=["", "many", "long"]
 )
 def test_sequences_that_fit_into_one_call_wait_for_a_prefill_that_completes_prompts(queue, num_prompts, length, waits):
-    """Otherwise two groups would run side by side, each with padding."""
     add_prompts(queue, num_prompts, length)
     queue.next_call(2, 2)
     add_running(queue, 2)
@@ -250,7 +241,6 @@ def test_sequences_that_fit_into_one_call_wait_for_a_prefill_that_completes_prom
 
 @pytest.mark.parametrize(("num_running", "joins"), [(6, True), (7, False)])
 def test_running_sequences_fill_up_the_first_decode_call_of_others(queue, num_running, joins):
-    """All of them or none, as a part of them would get out of step with the rest."""
     running = add_running(queue, num_running)
     new = add(queue, 2)
     add_running(queue, 1, sampling=PENALTY)
@@ -282,7 +272,6 @@ def test_a_decode_call_samples_at_most_2048_tokens(queue, count, steps):
 
 
 def test_a_partly_filled_call_is_short_while_others_run(queue):
-    """They can join the batch after it; alone it has all steps."""
     add_running(queue, 3)
     assert queue.next_call(2, 2).size == 128
     queue.calls.clear()

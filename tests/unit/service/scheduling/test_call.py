@@ -43,7 +43,6 @@ def sequences(signature):
 )
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_nan_or_infinity_in_any_output_fails_its_own_sequence_alone(signature, output, value):
-    """Otherwise it would get into the text, an embedding, or JSON that no parser accepts."""
     call = Call(MODEL, signature, sequences(signature), 8, 4)
     outputs = COMPUTE[signature](call.inputs())
     outputs[output][1].flat[0] = value

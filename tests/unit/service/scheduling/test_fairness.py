@@ -55,7 +55,6 @@ def test_no_more_sequences_run_than_there_are_slots(start):
 
 
 def test_a_request_with_many_choices_does_not_block_later_ones(start):
-    """It needs every slot, one of which is taken: it starts with those that are free, and later requests get theirs."""
     scheduler = start(max_running=8, max_queued=50)
     (running,) = submit(scheduler, [Text(**ENDLESS)])
     until(lambda: not running.events.empty())
@@ -67,7 +66,6 @@ def test_a_request_with_many_choices_does_not_block_later_ones(start):
 
 
 def test_a_request_that_holds_every_slot_is_preempted(start):
-    """Others start although none of its sequences has finished, and it completes with the tokens it has alone."""
     scheduler = start(max_running=4, max_queued=50)
     long = {"prompt": (3, 4, 5), "max_tokens": 1500, "end_id": None}
     expected = [alone(max_tokens=5, seed=seed) for seed in range(9)]
@@ -170,7 +168,6 @@ class HalfBackend(FakeBackend):
 
 
 def test_a_model_in_an_outage_keeps_one_slot_only_while_others_wait(start):
-    """Its other sequences wait for a slot again, and finish when it is back."""
     broken, healthy = ModelVersion("broken", 1), ModelVersion("healthy", 1)
     backend = HalfBackend(held=True)
     backend.model = broken

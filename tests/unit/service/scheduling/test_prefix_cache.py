@@ -45,7 +45,6 @@ def find(cache, token_ids, namespace="here"):
 
 
 def found(cache, token_ids, namespace="here"):
-    """Return length and number of the hit; of a miss 0 and None."""
     hit = find(cache, token_ids, namespace)
     return (0, None) if hit is None else (hit[0].length, int(hit[1][0]))
 
@@ -87,7 +86,6 @@ def count_hashes(monkeypatch):
 
 
 def test_the_cost_of_a_lookup_does_not_grow_with_cached_lengths(count_hashes):
-    """With 3,000 lengths of one prompt cached, it and a different prompt take at most BLOCK hashes each."""
     text = np.arange(3000, dtype=np.int32)
     cache, prefix = PrefixCache(10**7), Prefix.of("here")
     for token_id in text:
@@ -102,7 +100,6 @@ def test_the_cost_of_a_lookup_does_not_grow_with_cached_lengths(count_hashes):
 
 
 def test_an_adversarial_prompt_costs_a_bounded_number_of_hashes(count_hashes):
-    """It shares all blocks with many entries that differ after them; a lookup stops at MAX_HASHES, with a miss."""
     text = np.arange(20 * BLOCK, dtype=np.int32)
     cache = PrefixCache(10**7)
     for length in range(1, len(text)):
@@ -115,7 +112,6 @@ def test_an_adversarial_prompt_costs_a_bounded_number_of_hashes(count_hashes):
 
 @given(st.lists(st.integers(1, 2 * BLOCK), min_size=1, max_size=6))
 def test_a_key_does_not_depend_on_slices(sizes):
-    """As array or list, they may end within a block, at its end or beyond."""
     prefix, text = Prefix.of("here"), list(range(sum(sizes)))
     for end, size in zip(np.cumsum(sizes), sizes, strict=True):
         part = text[end - size : end]
@@ -173,7 +169,6 @@ def test_an_entry_that_is_too_large_or_empty_is_not_cached(max_bytes, token_ids)
 
 
 def test_states_are_cached_at_a_distance_during_prefill():
-    """With slices of 50 tokens: each 150 tokens up to FAR, and each 1,050 beyond."""
     cache, prefix = PrefixCache(10**6), Prefix.of("here")
     for _ in range(100):
         prefix.extend([1] * 50)

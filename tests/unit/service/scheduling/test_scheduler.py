@@ -70,7 +70,6 @@ def test_prompts_that_follow_ended_sequences_share_a_prefill_call(start, monkeyp
 
 
 def test_a_prompt_starts_although_an_expected_one_does_not_come(start, monkeypatch):
-    """Nothing but the time wakes the scheduler; then it also forgets the version."""
     monkeypatch.setattr("service.scheduling.batching.MAX_WAIT_S", 0.05)
     scheduler = start()
     texts = [Text(prompt=(3, 4, 5)) for _ in range(3)]
@@ -83,7 +82,6 @@ def test_a_prompt_starts_although_an_expected_one_does_not_come(start, monkeypat
 
 
 def test_a_wait_that_ends_while_events_are_delivered_is_noticed(start, monkeypatch):
-    """Nothing else would wake the scheduler afterwards."""
     monkeypatch.setattr("service.scheduling.batching.MAX_WAIT_S", 0.5)
     scheduler, is_slow = start(), threading.Event()
     deliver = scheduler._deliver
@@ -116,7 +114,6 @@ def test_the_eos_token_finishes_a_sequence_and_is_not_returned(start):
 
 @pytest.mark.parametrize("where", ["queued", "running"])
 def test_a_cancelled_sequence_is_removed(start, where):
-    """At once if it waits, and after the call in flight if it runs."""
     backend = FakeBackend(held=True)
     scheduler = start(backend, max_running=1, max_queued=1, max_calls=1)
     running, waiting = Text(max_tokens=10_000), Text(max_tokens=10_000)
@@ -165,7 +162,6 @@ def test_a_permanent_error_is_not_retried(start):
 
 
 def test_stopping_fails_every_sequence_with_the_given_error(start):
-    """Whether it runs, waits or is in prefill; new requests are refused."""
     backend = FakeBackend(held=True)
     scheduler = start(backend, max_running=2, max_queued=10, max_calls=1)
     texts = [Text(prompt=(1, 2, 3), seed=i) for i in range(5)]
@@ -201,7 +197,6 @@ class SteppedBackend(FakeBackend):
 
 
 def test_a_busy_model_leaves_calls_to_another(start):
-    """However many sequences it has, at least every fourth call is the other model's."""
     backend = SteppedBackend()
     scheduler = start(backend, max_running=64, max_calls=2)
     other = ModelVersion("other", 1)
@@ -256,7 +251,6 @@ def test_an_outage_fails_all_waiting_sequences_together(start):
 
 
 def test_a_request_that_races_with_stopping_gets_an_error(start):
-    """Whatever is submitted meanwhile is refused or failed, never forgotten."""
     for _ in range(30):
         scheduler = start()
         texts, refused = [Text(max_tokens=10**6, seed=i, end_id=None) for i in range(40)], []
@@ -309,7 +303,6 @@ def test_an_observer_gets_starts_failures_and_calls_in_order(start):
 
 
 def test_loads_count_the_running_and_waiting_sequences(start):
-    """Of each model, at any time; all counts are 0 in the end."""
     backend = FakeBackend(held=True)
     scheduler = start(backend, max_running=2, max_queued=10)
     texts = [Text(seed=i, max_tokens=3) for i in range(5)]
@@ -363,7 +356,6 @@ def test_a_cached_prompt_is_not_prefilled_again(start):
 
 @pytest.mark.parametrize(("cache_namespace", "limits"), [("another", CACHE), (None, CACHE), ("mine", {})])
 def test_a_prompt_of_another_namespace_is_prefilled_whole(start, cache_namespace, limits):
-    """So is one without a namespace, and any prompt if the cache has no bytes."""
     backend = ReadingBackend()
     scheduler = start(backend, **limits)
     for name in ("mine", cache_namespace):

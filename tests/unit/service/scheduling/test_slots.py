@@ -73,7 +73,6 @@ def test_removed_sequences_are_no_longer_waiting():
 
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=8), st.integers(1, 10))
 def test_shares_are_max_min_fair(widths, num_slots):
-    """With preemption, no request can get a slot more unless one that holds as few or fewer loses one."""
     slots = Slots(num_slots)
     running = []
     for number, width in enumerate(widths):

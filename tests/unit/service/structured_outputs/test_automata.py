@@ -171,7 +171,6 @@ def test_the_bytes_of_a_table_are_limited():
 
 
 def test_an_automaton_is_the_same_in_every_process():
-    """Its digest travels in resume tokens."""
     assert compiled("(a|bc)*é").digest == compiled("(a|bc)*é").digest == "bca3594eb8251afa"
     assert compiled("(a|bc)*é").digest != compiled("(a|bc)+é").digest
 
@@ -196,7 +195,6 @@ def test_a_match_ends_where_no_token_can_follow():
 
 @pytest.mark.parametrize(("num_left", "length"), [(1, 1), (2, 1), (3, 1), (4, 4), (6, 4), (7, 5)])
 def test_a_match_ends_where_too_few_tokens_are_left_for_a_longer_one(num_left, length):
-    """After a three more are needed: b, c and a. What may be cut off goes on."""
     match = Match(compiled("(abc)*a"))
     assert match.advance([3, 4, 5, 3, 4], num_left) == length
     assert match.has_ended == (length < 5)

@@ -27,7 +27,6 @@ def test_senders_take_turns_by_the_time_that_they_have_used():
 
 
 def test_a_slow_pattern_delays_the_next_ones_of_its_sender_only():
-    """Another sender's patterns go first, until they have taken as long."""
     queue = CompilationQueue(100)
     put(queue, "a", "a")
     take(queue, 2.0)
@@ -36,7 +35,6 @@ def test_a_slow_pattern_delays_the_next_ones_of_its_sender_only():
 
 
 def test_an_idle_sender_saves_up_no_time():
-    """It starts where the others are: otherwise it could go first for as long as they have been busy."""
     queue = CompilationQueue(100)
     for _ in range(50):
         put(queue, "a")
@@ -46,7 +44,6 @@ def test_an_idle_sender_saves_up_no_time():
 
 
 def test_each_lane_has_an_order_of_its_own():
-    """Both count towards a sender's time."""
     queue = CompilationQueue(100)
     put(queue, "c", is_slow=True)
     put(queue, "a", "b")
@@ -58,7 +55,6 @@ def test_each_lane_has_an_order_of_its_own():
 
 
 def test_a_shared_compilation_is_run_once_and_leaves_with_its_last_request():
-    """It takes the turn of the sender that has used the least."""
     queue, requests = CompilationQueue(100), [Future(), Future()]
     put(queue, "a")
     take(queue, 1.0)

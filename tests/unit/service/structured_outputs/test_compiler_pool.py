@@ -87,7 +87,6 @@ def test_a_pattern_is_compiled_once(make_compiler):
 
 
 def test_a_pattern_that_exceeds_a_limit_is_repeated_once_with_the_whole_limits(make_compiler):
-    """Its error is in the cache then."""
     error = LimitExceeded("takes more than 256 MiB of memory to compile")
     busy = Failure(Overloaded, "the machine is too busy")
     fast, slow = ScriptedProcess(LimitExceeded("takes more"), busy), ScriptedProcess(error)
@@ -127,7 +126,6 @@ def wait_briefly(future):
 
 
 def test_a_compilation_that_nobody_waits_for_is_not_started(make_compiler):
-    """Its clients have left: it takes no time, and its place in the queue is free."""
     compiler, held = make_compiler(ScriptedProcess()), Future()
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(compiler.compile, regex("ab"), "model", lambda: held.result(timeout=30))
@@ -153,7 +151,6 @@ def test_a_request_that_leaves_does_not_end_the_wait_of_others(make_compiler):
 
 
 def test_a_slow_pattern_whose_clients_have_left_is_not_repeated(make_compiler):
-    """Nor is the error of the fast lane kept."""
     fast, slow, held = ScriptedProcess(LimitExceeded("takes more")), ScriptedProcess(), Future()
     compiler = make_compiler(fast, slow)
     with pytest.raises(TimeoutError):
@@ -165,7 +162,6 @@ def test_a_slow_pattern_whose_clients_have_left_is_not_repeated(make_compiler):
 
 
 def test_the_requests_that_wait_are_limited(make_compiler):
-    """Also those for the same pattern: each holds a thread. One sender cannot take all places."""
     compiler, held = make_compiler(ScriptedProcess(), max_running=4, max_queued=8), Future()
     compiler.compile(regex("ab"), "model", lambda: TEXTS)
 
@@ -188,7 +184,6 @@ def test_the_requests_that_wait_are_limited(make_compiler):
 
 
 def test_the_cache_evicts_the_least_recently_used_automata(make_compiler):
-    """It keeps 20,000 bytes; one automaton of a hundred states has some 4,000."""
     compiler = make_compiler(ScriptedProcess(), pattern_cache_bytes=20_000)
     patterns = [regex(f"a{{{length}}}") for length in range(100, 110)]
     for pattern in patterns:
@@ -199,7 +194,6 @@ def test_the_cache_evicts_the_least_recently_used_automata(make_compiler):
 
 
 def test_a_cheap_pattern_does_not_wait_for_slow_ones(make_compiler):
-    """Neither for the one that is being compiled nor for those that wait, from the same sender too."""
     compiler = make_compiler(max_pattern_s=20)
     with ThreadPoolExecutor(4) as pool:
         bombs = [pool.submit(compiler.compile, BOMB, name, lambda: TEXTS) for name in "xyz"]
@@ -262,7 +256,6 @@ def child_of(process):
     ids=lambda value: getattr(value, "name", ""),
 )
 def test_a_fork_that_ends_early_is_a_failure_and_not_an_error_of_the_pattern(process, number, failure):
-    """After a tenth of a second it gets only idle CPU time; the process that starts forks keeps its priority."""
     with ThreadPoolExecutor(1) as pool:
         bomb = pool.submit(process.run, job(BOMB))
         child = child_of(process)
@@ -274,7 +267,6 @@ def test_a_fork_that_ends_early_is_a_failure_and_not_an_error_of_the_pattern(pro
 
 
 def test_a_lost_process_is_started_again(process):
-    """Whether it was lost before a compilation, or during one: then that request gets an error."""
     process.run(job(regex("a")))
     process.process.kill()
     process.process.wait()
@@ -289,7 +281,6 @@ def test_a_lost_process_is_started_again(process):
 
 
 def test_a_stopped_process_is_killed(process, monkeypatch):
-    """It would never respond; another one is started for the next pattern."""
     process.run(job(regex("a")))
     stopped = process.process
     os.kill(stopped.pid, signal.SIGSTOP)

@@ -65,7 +65,6 @@ def test_what_matches_is_within_the_range_for_every_parser(within, low, high, lo
     ids=str,
 )
 def test_numbers_match_exactly_within_their_range(bounds, inside, outside):
-    """With at most 15 digits before the point, and without an exponent unless all numbers of a sign are allowed."""
     regex = regex_of(numbers_within, **bounds)
     assert [text for text in inside.split() if not regex.fullmatch(text)] == []
     assert [text for text in outside.split() if regex.fullmatch(text)] == []

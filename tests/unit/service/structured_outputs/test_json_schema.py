@@ -171,7 +171,6 @@ def test_any_object_matches_json_objects_alone():
 
 @pytest.mark.parametrize("regex", [ANY_OBJECT, schema_regex({"type": "object"}), schema_regex({})])
 def test_an_object_with_any_names_has_no_empty_one(regex):
-    """It is the one that completions repeated."""
     assert re.fullmatch(regex, '{"a":{"b": ""}}')
     assert not re.fullmatch(regex, '{"":1}')
     assert not re.fullmatch(regex, '{"a":{"b":1, "":1}}')
@@ -193,7 +192,6 @@ def test_whole_numbers_match_exactly_within_their_range(low, high):
 
 
 def test_nullable_allows_null_beside_a_type():
-    """As in OpenAPI 3.0: an enum beside it has to list null, too."""
     assert schema_regex({"type": "boolean", "nullable": True}) == schema_regex({"type": ["boolean", "null"]})
     assert schema_regex({"type": "boolean", "nullable": False}) == schema_regex({"type": "boolean"})
     assert schema_regex({"type": "string", "nullable": True, "enum": ["a", None]}) == schema_regex(
@@ -220,7 +218,6 @@ def test_nullable_allows_null_beside_a_type():
     ids=["uniqueItems", "oneOf", "length"],
 )
 def test_all_that_a_combination_allows_matches(schema, matches, others):
-    """In a schema of `oneOf` the property that tells them apart is required: without it both might be valid."""
     automaton = compile_bytes(schema_regex(schema))
     assert [text for text in matches if not accepts(automaton, text)] == []
     assert [text for text in others if accepts(automaton, text)] == []
@@ -279,7 +276,6 @@ class Order(BaseModel):
 
 
 def test_texts_for_a_pydantic_model_are_valid_for_it():
-    """For each field by itself, as a text of all would rarely reach the later ones."""
     rng = random.Random(0)
     for name, field in Order.model_fields.items():
         model = create_model("Part", **{name: (Annotated[field.annotation, field], field)})

@@ -36,7 +36,6 @@ def is_valid(regex):
 
 @pytest.mark.parametrize("prefix", ["", "(?x)"], ids=["plain", "verbose"])
 def test_an_expression_is_valid_if_the_library_parses_it_alone(prefix):
-    """Of random ones, many with unbalanced brackets; what is valid is so within a group, too."""
     rng, num_valid = random.Random(0), 0
     for _ in range(3000):
         regex = prefix + "".join(rng.choices(PIECES, k=rng.randint(1, 9)))
@@ -93,7 +92,6 @@ def test_what_no_automaton_expresses_is_named_with_its_position(regex, message):
 
 @pytest.mark.parametrize("regex", ["^abc$", r"\Aabc\z", r"abc\Z", "(?i)^abc$"])
 def test_an_anchor_at_the_beginning_or_end_is_left_out(regex):
-    """It changes nothing for a whole text, also after flags."""
     assert "abc" in as_group(tokenize(regex))
     assert not any(token.kind == "anchor" for token in tokenize(regex))
 
@@ -106,7 +104,6 @@ REGEXES = [
 @pytest.mark.parametrize(("low", "high"), [(0, math.inf), (0, 2), (2, 4), (3, 3), (3, math.inf), (5, 6)])
 @pytest.mark.parametrize("regex", REGEXES)
 def test_a_length_keeps_those_matches_that_have_it(regex, low, high):
-    """All of them and no others, or it is an error; every text of up to six characters is tried."""
     texts = ["".join(each) for length in range(7) for each in itertools.product("abc", repeat=length)]
     expected = [text for text in texts if re.fullmatch(regex, text) and low <= len(text) <= high]
     tokens, error = tried(with_length, tokenize(regex), low, high)

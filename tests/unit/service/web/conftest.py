@@ -56,7 +56,6 @@ class Site:
         self._app, self.client = app, app.test_client()
 
     def post(self, path="/v1/completions", **fields):
-        """Send a body to the character model."""
         return self.client.post(path, json={"model": "characters", **fields}, buffered=True)
 
     def send(self, body, path="/v1/completions"):
@@ -86,5 +85,4 @@ def make_site(monkeypatch):
 
 @pytest.fixture
 def site(make_site):
-    """A site with the defaults."""
     return make_site()

@@ -40,7 +40,6 @@ def charged(monkeypatch):
 
 @pytest.fixture
 def unread(monkeypatch):
-    """Fail if a file of vectors is read."""
     monkeypatch.setattr(VectorFiles, "_read", lambda *_: pytest.fail("read"))
 
 
@@ -49,7 +48,6 @@ def unread(monkeypatch):
     [("map?count=3", 3), ("map", NUM_TOKENS), ("neighbors?token=a", 10), ("neighbors?token=a&count=2", 2)],
 )
 def test_an_embedding_is_charged_by_the_tokens_of_the_response(get, charged, rest, num_tokens):
-    """That is `count`, but at most the vocabulary. A cached result is charged again."""
     for _ in range(2):
         assert get(rest)[0] == 200
     assert charged == [num_tokens, num_tokens]

@@ -81,7 +81,6 @@ def test_a_refused_request_frees_its_memory_at_once(site, fields):
 
 @pytest.mark.usefixtures("no_collector")
 def test_a_failed_request_frees_its_memory_at_once(make_site):
-    """With streaming and without, as the errors of a stream have their own handler."""
     site = make_site(backend=FakeBackend(held=True))
     body = {"model": "characters", "prompt": "a" * 900, "max_tokens": 50, "timeout_s": 0.02, "user": "a" * LONG}
 
@@ -112,7 +111,6 @@ def test_an_answered_request_frees_its_memory_at_once(site, path):
 
 @pytest.mark.usefixtures("no_collector")
 def test_a_request_whose_client_left_frees_its_memory_at_once(make_site):
-    """Its sequences hold views of whole replies, each as large as a batch of states."""
     site = make_site(backend=FakeBackend(held=True))
     builder = site.service.engine.start_completion(completion_request("abc", max_tokens=100), RequestContext())
     request = builder.request
@@ -137,7 +135,6 @@ def test_a_request_whose_client_left_frees_its_memory_at_once(make_site):
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/embeddings", "/v1/inspect", "/tokenize"])
 def test_a_prompt_that_is_too_long_is_refused_before_it_is_tokenized(site, monkeypatch, path):
-    """Its characters and the longest token of the vocabulary give a lower bound of its tokens."""
     encoded = []
     monkeypatch.setattr(CharacterTokenizer, "encode", lambda _, text: encoded.append(text) or [])
     field = "prompt" if path in {"/v1/completions", "/tokenize"} else "input"
@@ -182,7 +179,6 @@ def test_tokens_are_charged_before_the_prompt_is_tokenized(make_site, monkeypatc
 
 
 def test_a_full_memory_budget_sheds_large_requests_and_serves_small_ones(site):
-    """With `429` and `Retry-After`, before the body is read. Released memory is available again."""
     other = site.memory.lease()
     other.hold(64 * 2**20, "another request")
     answer = site.post(prompt="a" * FREE_BYTES)

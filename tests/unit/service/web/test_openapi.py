@@ -35,7 +35,6 @@ BODIES = dict(bodies())
 
 
 def validate(example, schema):
-    """Validate an example; `$ref` refers to the components of the document."""
     Draft202012Validator({**schema, "components": DOCUMENT["components"]}).validate(example)
 
 
@@ -66,7 +65,6 @@ def test_every_body_has_an_example_that_validates_against_its_schema(name):
 
 
 def events(stream):
-    """Return the events of a stream, as OpenAPI describes them."""
     return [{"data": event.removeprefix("data: ")} for event in stream.strip().split("\n\n")]
 
 
@@ -110,7 +108,6 @@ def test_every_example_request_is_accepted(endpoint):
     ],
 )
 def test_the_errors_of_an_endpoint_derive_from_its_declaration(name, errors):
-    """Of its key, its method, its body and its query."""
     assert " ".join(status for status in OPERATIONS[name]["responses"] if status != "200") == errors
 
 

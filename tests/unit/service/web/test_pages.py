@@ -12,21 +12,18 @@ URL = "https://docs.example.org/sostenuto/"
 
 
 def page(path, docs_url=None):
-    """Return the HTML of a page."""
     app = Flask("service", static_folder=None, template_folder="web/templates")
     register_pages(app, docs_url)
     return app.test_client().get(path).text
 
 
 def links(html):
-    """Return the links of a page's navigation, by their text."""
     (navigation,) = re.findall(r"<nav .*?</nav>", html, re.DOTALL)
     return {text: url for url, text in re.findall(r'<a href="([^"]*)"[^>]*>([^<]*)</a>', navigation)}
 
 
 @pytest.mark.parametrize("path", PATHS)
 def test_every_page_links_to_all_pages(path):
-    """By relative links, for a proxy that serves the gateway below a path."""
     root = "../" if path == "/docs/" else "./"
     paths = {"Playground": "", "Inspector": "inspector", "Train": "train", "Models": "models", "API": "docs/"}
     pages = {name: root + path for name, path in paths.items()}

@@ -17,7 +17,6 @@ def of_prompt(answer):
 @pytest.mark.parametrize("num_top", [0, 2, 5])
 @pytest.mark.parametrize("backward", [False, True])
 def test_each_token_of_the_prompt_has_those_of_an_echo(site, num_top, backward):
-    """By id, the token itself comes first; its rank is null beyond the most probable five. The first token has none."""
     field, model = ("suffix", "characters backward") if backward else ("prompt", "characters")
     text = "abcdefghijab" * 20
     (found,) = of_prompt(site.post(**{"model": model, field: text, "max_tokens": 3, "prompt_logprobs": num_top}))
@@ -39,7 +38,6 @@ def test_each_token_of_the_prompt_has_those_of_an_echo(site, num_top, backward):
 
 
 def test_each_choice_has_those_of_its_prompt(site):
-    """Whether choices are ranked, unique or more than one call admits; a prompt of one token or none has no others."""
     prompts = ["abc", "b", "", "cab"]
     lengths = [3, 1, 0, 3]
     for fields in ({"n": 2}, {"n": 2, "best_of": 3}, {"n": 2, "unique": True}, {"n": 2, "max_tokens": 0}):

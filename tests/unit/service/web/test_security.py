@@ -12,7 +12,6 @@ HOST = "127.0.0.1:8000"
 
 
 def request(method="POST", host=HOST, **headers):
-    """Make a request with these headers."""
     headers = {name.replace("_", "-"): value for name, value in headers.items()}
     return Request(EnvironBuilder("/v1/completions", method=method, headers={"Host": host, **headers}).get_environ())
 
@@ -45,7 +44,6 @@ def test_programs_and_same_origin_pages_are_allowed(headers):
     ],
 )
 def test_cross_origin_requests_are_refused(headers):
-    """Whatever their headers, and by every method that has effects; a link, which is a `GET`, is allowed."""
     for method in ("POST", "PUT", "DELETE"):
         with pytest.raises(CrossOrigin, match="may only call its own origin"):
             require_same_origin(request(method, **headers))

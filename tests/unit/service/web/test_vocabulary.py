@@ -41,7 +41,6 @@ def serve(monkeypatch):
 
 
 def get(site, query=""):
-    """Return status and body of a request for the character model's vocabulary."""
     response = site.client.get(f"/tokenizer_info?model=characters&vocabulary=true{query}")
     return response.status_code, json.loads(response.data)
 
@@ -135,7 +134,6 @@ def test_a_page_that_needs_more_than_the_memory_is_refused(make_site, serve, lar
 
 
 def test_a_vocabulary_counts_against_the_rate_limit(make_site):
-    """As /tokenize does; the properties of the tokenizer are free."""
     site = make_site(KeyLimits(requests_per_minute=2))
     assert [get(site)[0] for _ in range(3)] == [200, 200, 429]
     assert site.client.get("/tokenizer_info?model=characters").status_code == 200
@@ -143,7 +141,6 @@ def test_a_vocabulary_counts_against_the_rate_limit(make_site):
 
 @pytest.mark.parametrize("model", ["characters", "words"])
 def test_hugging_faces_library_loads_the_tokenizers_files(site, model):
-    """By the files, a text has the ids of `/tokenize`, and the special tokens those of the model."""
     served, config = (site.client.get(f"/v1/models/{model}/tokenizer/{file}") for file in FILES)
     library, info = Tokenizer.from_str(served.text), site.client.get(f"/tokenizer_info?model={model}").json
     ids = site.client.post("/tokenize", json={"model": model, "prompt": "the cat?"}).json["tokens"]
