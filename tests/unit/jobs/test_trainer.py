@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from export.child_process import train_options
 from jobs import trainer as module
 from jobs.database import StoredFile
-from jobs.settings import ALLOWED, RECIPES, ConfigError, check_settings, options_of
+from jobs.settings import ALLOWED, RECIPES, ConfigError, check_settings, model_option
 from jobs.trainer import Directories, Trainer
 from tests.databases import DATABASES
 from tests.waiting import until
@@ -224,7 +225,7 @@ def test_no_setting_of_a_job_names_a_file_of_the_machine():
 @pytest.mark.parametrize("model", [*RECIPES, "base:1"])
 def test_the_settings_of_every_recipe_and_base_can_be_checked(model):
     assert check_settings(model, {"seed": 3}).seed == 3
-    assert options_of(model, {})[0] == (f"--config={model}" if model in RECIPES else "--from=base:1")
+    assert model_option(model) == (f"--config={model}" if model in RECIPES else "--from=base:1")
 
 
 @pytest.mark.parametrize("given", ["smiles", ["smiles"], ("smiles", "fields")], ids=str)
@@ -233,7 +234,7 @@ def test_a_job_may_have_presets_of_regular_expressions(model, given):
     config = check_settings(model, {"token_regex": given})
     names = [given] if isinstance(given, str) else list(given)
     assert (config.token_regex, config.token_unit) == (tuple(names), "regex")
-    assert options_of(model, {"token_regex": given})[1:] == [f"--token-regex={name}" for name in names]
+    assert train_options({"token_regex": given}) == [f"--token-regex={name}" for name in names]
 
 
 @pytest.mark.parametrize(
