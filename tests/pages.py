@@ -1,6 +1,7 @@
 """The gateway's pages in a real browser, as users operate them."""
 
 import re
+import shutil
 
 import pytest
 
@@ -25,8 +26,9 @@ LOOKS = [
 
 
 def launch(playwright):
-    """Start Debian's Chromium."""
-    return playwright.chromium.launch(executable_path=program("chromium"), args=FLAGS)
+    """Start Debian's Chromium, without its desktop if that package is installed: a page then takes half the time."""
+    path = shutil.which("chromium-headless-shell") or program("chromium")
+    return playwright.chromium.launch(executable_path=path, args=FLAGS)
 
 
 class Tab:

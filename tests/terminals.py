@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import io
 import os
 import pty
 import select
@@ -19,6 +20,15 @@ PATIENCE_S = 60.0  # for what takes no time once the program runs; a test that w
 
 # The shell leads its session, so the first terminal that it opens becomes the controlling terminal.
 _OPEN = 'exec "$@" <"$TERMINAL" 2>"$TERMINAL" >"$OUTPUT"'
+
+
+class TerminalFile(io.StringIO):
+    """A file that claims to be a terminal."""
+
+    encoding = "utf-8"
+
+    def isatty(self):
+        return True
 
 
 class Terminal:

@@ -351,14 +351,6 @@ def test_without_keys_nobody_trains_but_on_loopback(start_gateway, tmp_path, add
     assert list((tmp_path / "files").glob("*")) == []
 
 
-def test_a_page_of_another_origin_trains_nothing(start_gateway, tmp_path):
-    gateway = start_gateway(training_dir=tmp_path)
-    body, headers = multipart(b"text")
-    assert gateway.ask("POST", "/v1/files", body, headers={**headers, "Origin": "http://evil.test"})[0] == 403
-    assert gateway.ask("POST", "/v1/files", body, headers={**headers, "Host": "evil.test"})[0] == 421
-    assert list((tmp_path / "files").glob("*")) == []
-
-
 def test_concurrent_uploads_do_not_exceed_the_bytes_of_a_tenant(site):
     content = b"x" * (8 * 2**20)
     with concurrent.futures.ThreadPoolExecutor(24) as pool:
@@ -376,13 +368,6 @@ def test_concurrent_uploads_do_not_exceed_the_bytes_of_a_tenant(site):
     assert site.upload(b"x", tenant="other")[0] == 200
     assert site.upload(b"x" * (33 * 2**20), tenant="other")[0] in (0, 413)
     assert site.gateway.get("/healthz")[0] == 200
-
-
-@pytest.mark.parametrize("filename", ["a\x1b[31m.txt", "a\x00.txt", "x" * 300, "\x7f"])
-def test_a_file_name_is_short_and_printable(shared_site, filename):
-    code, answer = shared_site.upload(b"text", filename)
-    assert code == 400
-    assert "\x1b" not in answer["error"]["message"]
 
 
 def test_uploads_that_stall_or_are_cancelled_leave_nothing(site):
@@ -433,22 +418,3 @@ class Keyed:
         assert response.status == 200
         with contextlib.closing(connection):
             yield from response
-
-
-def test_the_files_of_a_tenant_are_counted(site, tmp_path):
-    """Empty ones would cost nothing else: 10,000 of a byte each."""
-    from jobs.quotas import MAX_TENANT_FILES
-    from jobs.store import JobStore
-
-    with contextlib.closing(JobStore(f"sqlite:///{tmp_path}/training/jobs.sqlite")) as store:
-        from sqlalchemy import insert
-
-        from jobs.database import StoredFile
-
-        values = {"tenant": "acme", "filename": "a.txt", "bytes": 1, "created_at": 1000}
-        with store._begin() as session:
-            session.execute(insert(StoredFile), [{"id": f"file-{i}", **values} for i in range(MAX_TENANT_FILES)])
-    code, answer = site.upload(b"text")
-    assert (code, answer["error"]["code"]) == (429, "quota_reached")
-    assert "at most 10000 files" in answer["error"]["message"]
-    assert site.upload(b"text", tenant="other")[0] == 200

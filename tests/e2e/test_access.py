@@ -111,23 +111,6 @@ def test_every_endpoint_except_the_public_ones_requires_an_api_key(guarded_gatew
         assert gateway.ask("GET", path)[0] in (401, 404), path
 
 
-@pytest.mark.parametrize(
-    "header",
-    [
-        *(None, "", "Bearer", "Bearer ", "Bearer x", "Basic eDp5", "bearer \xff", "Bearer a b"),
-        "Bearer ost-aaaaaaaa-" + "a" * 43,
-    ],
-)
-def test_an_invalid_authorization_header_gets_401(guarded_gateway, header):
-    headers = {} if header is None else {"Authorization": header}
-    status, _, answer = ask(guarded_gateway, body=BODY, **headers)
-    assert status == 401
-    assert answer["error"]["message"] in (
-        "the API key is invalid",
-        "an API key is required: send the header Authorization: Bearer <key>",
-    )
-
-
 def test_key_changes_take_effect_without_a_restart(guarded_gateway, new_key):
     gateway, path = guarded_gateway, guarded_gateway.key_file
     key, short = new_key("a"), new_key("b", "--expires", "2100-01-01T00:00:00Z")
@@ -180,12 +163,6 @@ def test_gateways_share_rate_limits_in_redis(start_gateway, key_file, redis_url)
     assert statuses == [200, 200, 200, 429]
 
 
-def test_without_api_keys_all_clients_share_one_rate_limit(start_gateway):
-    gateway = start_gateway(requests_per_minute=2)
-    wait_for_a_minute_to_begin()
-    assert [ask(gateway, "whatever")[0], ask(gateway, "")[0], ask(gateway)[0]] == [200, 200, 429]
-
-
 def test_exceeding_the_queued_token_limit_is_429(start_gateway):
     """Admission control bounds the tokens that remain to be generated, not only the number of sequences."""
     gateway = start_gateway(max_queued_tokens=1_000_100, max_request_tokens=10**7)
@@ -195,15 +172,6 @@ def test_exceeding_the_queued_token_limit_is_429(start_gateway):
         assert (status, headers["Retry-After"], answer["error"]["code"]) == (429, "1", "queue_full")
         assert ask(gateway)[0] == 200
     until(lambda: accepted(gateway) == 0)
-
-
-def test_a_request_past_its_deadline_frees_its_slot(start_gateway):
-    gateway = start_gateway(max_running=1, max_queued=0, max_timeout_s=5)
-    status, headers, answer = ask(gateway, body={**BODY, "max_tokens": 1_000_000, "timeout_s": 0.5})
-    assert (status, answer["error"]["code"], headers["x-should-retry"]) == (504, "deadline_exceeded", "false")
-    until(lambda: ask(gateway)[0] == 200)
-    status, _, answer = ask(gateway, body={**BODY, "timeout_s": 6})
-    assert (status, answer["error"]["param"]) == (400, "timeout_s")
 
 
 def test_a_revoked_key_ends_its_running_requests(guarded_gateway, new_key):
@@ -240,11 +208,9 @@ def test_exposed_keys_and_a_server_without_keys_are_warnings_at_start(start_gate
     ("settings", "message"),
     [
         ({"keys_file": "/nowhere/keys.json"}, "/nowhere/keys.json"),
-        ({"redis_url": "nonsense"}, "SOSTENUTO_REDIS_URL"),
         ({"metrics_host": "256.1.1.1"}, "cannot listen on 256.1.1.1"),
-        ({"backend_tls_ca_file": __file__}, f"SOSTENUTO_BACKEND_TLS_CA_FILE={__file__}: "),
     ],
-    ids=["keys", "redis", "metrics", "tls"],
+    ids=["keys", "metrics"],
 )
 def test_an_invalid_setting_fails_startup_with_a_one_line_error(models_dir, settings, message):
     import os

@@ -119,24 +119,6 @@ def test_a_batch_that_is_killed_repeatedly_has_each_line_exactly_once(gateway, s
     assert contents(out) == unbroken
 
 
-@pytest.mark.parametrize("name", ["csv", pytest.param("jsonl", marks=pytest.mark.slow)])
-def test_a_dataset_of_a_killed_batch_has_each_choice_exactly_once(gateway, source, unbroken, tmp_path, name):
-    out = tmp_path / f"out.{name}"
-    options = ("--format", name, "--concurrency", "4")
-    for count in (10, 30):
-        with Batch(source, out, gateway, *options) as batch:
-            batch.wait_for_lines(count)
-            batch.send(signal.SIGKILL)
-            assert batch.process.wait(30) == -signal.SIGKILL
-        out.write_bytes(out.read_bytes()[:-5])
-    with Batch(source, out, gateway, *options) as batch:
-        assert batch.process.wait(240) == 1, batch.output
-    assert texts(out) == texts_of(unbroken)
-    errors = [json.loads(line) for line in (tmp_path / f"out.{name}.errors.jsonl").read_text().splitlines()]
-    names = [line["custom_id"] or line["error"]["line"] for line in errors]
-    assert sorted(names, key=str) == sorted((key for key in unbroken if "text" not in unbroken[key][0]), key=str)
-
-
 def texts(path):
     with path.open(encoding="utf-8", newline="") as file:
         records = list(csv.DictReader(file, strict=True) if path.suffix == ".csv" else map(json.loads, file))

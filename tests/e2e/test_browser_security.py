@@ -58,13 +58,6 @@ def test_an_unknown_host_name_is_rejected_against_dns_rebinding(page, gateway):
     connection.close()
 
 
-def test_a_host_name_in_allowed_hosts_is_served(page, start_gateway):
-    gateway = start_gateway(allowed_hosts="evil.example")
-    assert page.goto(f"http://evil.example:{gateway.port}/").status == 200
-    assert page.evaluate(SEND, [f"http://evil.example:{gateway.port}/v1/completions", BODY]) == "basic"
-    assert logged(gateway, '"/v1/completions"')["status"] == 200
-
-
 def test_every_response_has_security_headers(gateway):
     for method, path in (
         *(("GET", path) for path in ("/", "/inspector", "/train", "/models", "/static/shell.js")),
@@ -103,11 +96,10 @@ def test_no_page_can_be_framed(page, gateway, other_site):
         assert any("frame-ancestors" in complaint for complaint in complaints), complaints
 
 
-def test_vllms_health_ping_and_version_endpoints_exist(start_gateway, tmp_path):
+def test_vllms_health_ping_and_version_endpoints_exist(gateway, start_gateway, tmp_path):
     """/health and /ping have an empty body, and return 503 until a model is served; /version has the gateway's."""
     from service import __version__
 
-    gateway = start_gateway()
     for path in ("/health", "/ping"):
         status, _, body = gateway.ask("GET", path)
         assert (status, body) == (200, b"")

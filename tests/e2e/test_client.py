@@ -11,7 +11,6 @@ import threading
 import pytest
 
 import sostenuto
-from tests.access import keys
 from tests.conftest import MODEL_NAMES, TEXT
 
 FIELDS = {"seed": 3, "temperature": 0.9, "ignore_eos": True}
@@ -239,14 +238,6 @@ def test_generate_many_returns_what_single_requests_return(client):
     single = [client.generate(prompt, **{**fields, "seed": 3 + index}) for index, prompt in enumerate(prompts)]
     assert together == [generation.text for generation in single]
     assert client.status().max_sequences == 384
-
-
-def test_a_wrong_api_key_raises_unauthorized(start_gateway, key_file):
-    key = keys(key_file, "add", "--tenant", "alice")
-    url = f"http://127.0.0.1:{start_gateway(keys_file=key_file).port}"
-    with pytest.raises(sostenuto.Unauthorized, match="SOSTENUTO_API_KEY"):
-        sostenuto.Client(url, api_key="wrong").models()
-    assert sostenuto.Client(url, api_key=key).models()
 
 
 def test_a_stream_of_a_backward_model_is_the_text_before_the_suffix(client, gateway):

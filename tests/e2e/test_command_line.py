@@ -1,14 +1,11 @@
 """The program `sostenuto` against the real gateway: in pipes, and in a terminal."""
 
-import json
-import math
 import signal
 import subprocess
 import sys
 
 import pytest
 
-from tests.conftest import MODEL_NAMES
 from tests.terminals import environment, interruptible
 from tests.waiting import until
 
@@ -69,22 +66,6 @@ def test_ctrl_c_saves_the_state_of_the_text_so_far_and_frees_the_slot(address, s
     assert (code, half + more) == (0, whole)
 
 
-def test_json_output_of_every_command_parses(sostenuto):
-    code, answer, _ = sostenuto("generate", PROMPT, *SAMPLED, "--max-tokens", "9", "--json", "--logprobs", "2")
-    assert (code, len(json.loads(answer)["choices"][0]["logprobs"]["tokens"])) == (0, 9)
-    _, lines, _ = sostenuto("generate", PROMPT, *SAMPLED, "--max-tokens", "9", "--json", "--stream")
-    *pieces, whole = [json.loads(line) for line in lines.splitlines()]
-    assert "".join(piece["text"] for piece in pieces) == whole["choices"][0]["text"]
-    assert whole["seed"] == 3
-    models = [json.loads(line)["id"] for line in sostenuto("models", "--json")[1].splitlines()]
-    assert models == MODEL_NAMES
-    tokens = json.loads(sostenuto("tokens", "It was", "--model", "lstm", "--json")[1])
-    assert sostenuto("tokens", "--decode", *map(str, tokens["ids"]), "--model", "lstm")[1] == b"It was"
-    inspected = json.loads(sostenuto("inspect", "It was", "--model", "lstm", "--json")[1])
-    scored = json.loads(sostenuto("score", "It was", "--model", "lstm", "--json")[1])
-    assert math.isclose(sum(token["logprob"] or 0 for token in inspected["tokens"]), scored["logprob"], abs_tol=1e-6)
-
-
 @pytest.mark.parametrize("command", ["generate It --max-tokens 5", "models"])
 def test_a_full_disk_is_a_one_line_error(address, command):
     shell = f"{sys.executable} -m sostenuto {command} > /dev/full"
@@ -115,12 +96,3 @@ def test_a_prompt_over_the_servers_limit_is_a_one_line_error(sostenuto):
     assert (code, output) == (1, b"")
     assert error.startswith("error: ")
     assert error.count("\n") == 1
-
-
-def test_turns_of_a_write_session_are_one_completion(sostenuto, gateway):
-    """Piped lines: four turns of ten tokens equal one request of 40; /branch, /undo and /redo print no text."""
-    whole = gateway.text(model="lstm", prompt=PROMPT, seed=3, temperature=0.9, max_tokens=40)
-    given = f"{PROMPT}\n\n\n/branch\n\n/undo\n/redo\n".encode()
-    code, text, error = sostenuto("write", *SAMPLED, "--max-tokens", "10", given=given)
-    assert (code, error) == (0, "")
-    assert text.decode() == whole

@@ -3,32 +3,40 @@
 import json
 import os
 import re
-import subprocess
-import sys
+import runpy
 from pathlib import Path
 
 import pytest
 
 import sostenuto
-from tests.terminals import environment
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 PROGRAMS = sorted(path.name for path in EXAMPLES.glob("*.py"))
-PATIENCE_S = 120
 MAX_LINES = 60
 
 
-def run(name, *arguments, url=None):
-    """Run an example; return its exit code, standard output and standard error."""
-    options = [] if url is None else ["--url", url]
-    variables = environment(PYTHONIOENCODING="utf-8", COLUMNS="200")
-    command = [sys.executable, str(EXAMPLES / name), *map(str, arguments), *options]
-    ended = subprocess.run(command, capture_output=True, env=variables, timeout=PATIENCE_S, check=False)
-    return ended.returncode, ended.stdout.decode(), ended.stderr.decode()
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """Run an example in this process; return its exit code, standard output and standard error."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(name, *arguments, url=None):
+        options = [] if url is None else ["--url", url]
+        monkeypatch.setattr("sys.argv", [name, *map(str, arguments), *options])
+        code = None
+        try:
+            runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        except SystemExit as end:
+            code = end.code
+        shown = capsys.readouterr()
+        # As the interpreter does: a message goes to standard error, with exit code 1.
+        return (1, shown.out, f"{shown.err}{code}\n") if isinstance(code, str) else (code or 0, shown.out, shown.err)
+
+    return run
 
 
 @pytest.fixture
-def example(gateway):
+def example(run, gateway):
     """Run an example against the gateway; it must succeed. Return its output."""
 
     def succeed(name, *arguments):
@@ -52,7 +60,7 @@ def test_the_readme_lists_every_example():
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_an_example_is_short_and_its_help_shows_how_to_run_it(name):
+def test_an_example_is_short_and_its_help_shows_how_to_run_it(run, name):
     assert len((EXAMPLES / name).read_text(encoding="utf-8").splitlines()) < MAX_LINES
     code, out, _ = run(name, "--help")
     assert code == 0
@@ -70,7 +78,7 @@ def test_an_example_is_short_and_its_help_shows_how_to_run_it(name):
         ("write_towards_an_ending.py", ("the end.",)),
     ],
 )
-def test_an_unreachable_server_is_an_error_of_one_line(name, arguments, tmp_path):
+def test_an_unreachable_server_is_an_error_of_one_line(run, name, arguments, tmp_path):
     arguments = [tmp_path / argument if argument == "story.json" else argument for argument in arguments]
     # Port 9 of loopback, discard, has no server.
     code, out, err = run(name, *arguments, url="http://127.0.0.1:9")
@@ -96,7 +104,7 @@ def test_records_are_those_of_the_api_in_order_without_duplicates(example, clien
     assert all(re.fullmatch(pattern, record) for record in records)
 
 
-def test_a_model_without_further_records_ends_with_an_error(gateway):
+def test_a_model_without_further_records_ends_with_an_error(run, gateway):
     arguments = ("--model", "lstm", "--regex", "a|b", "--count", 5)
     code, out, err = run("records_in_bulk.py", *arguments, url=f"http://127.0.0.1:{gateway.port}")
     assert code == 1
@@ -116,7 +124,7 @@ def test_a_story_continued_in_two_runs_equals_one_run(example, client, tmp_path)
     assert json.loads(file.read_text(encoding="utf-8"))["text"] == f"It was{whole}{third.removesuffix(os.linesep)}"
 
 
-def test_a_story_whose_resume_token_is_refused_is_processed_again(gateway, client, tmp_path):
+def test_a_story_whose_resume_token_is_refused_is_processed_again(run, gateway, client, tmp_path):
     file = tmp_path / "story.json"
     url = f"http://127.0.0.1:{gateway.port}"
     state = client.generate("It was", model="lstm", max_tokens=5, return_state=True).state
@@ -170,7 +178,7 @@ def test_texts_are_written_towards_an_ending(example, client):
     assert out == "\n\n".join(choice.text + ending for choice in choices) + "\n"
 
 
-def test_a_forward_model_cannot_write_towards_an_ending(gateway):
+def test_a_forward_model_cannot_write_towards_an_ending(run, gateway):
     arguments = ("the end.", "--model", "lstm")
     code, _, err = run("write_towards_an_ending.py", *arguments, url=f"http://127.0.0.1:{gateway.port}")
     assert code == 1

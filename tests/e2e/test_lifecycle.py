@@ -43,7 +43,7 @@ class Pending:
 @pytest.fixture(scope="module")
 def narrow_gateway(start_shared_gateway):
     """A gateway with one slot and no queue."""
-    return start_shared_gateway(max_running=1, max_queued=0)
+    return start_shared_gateway(max_running=1, max_queued=0, max_timeout_s=300)
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["streaming", "not streaming"])
@@ -58,6 +58,17 @@ def test_a_disconnected_client_frees_its_slot(narrow_gateway, stream):
     assert int(headers["Retry-After"]) >= 1
     connection.close()
     until(lambda: gateway.post({**LONG, "max_tokens": 1})[0] == 200)
+
+
+def test_a_request_past_its_deadline_frees_its_slot(narrow_gateway):
+    gateway = narrow_gateway
+    until(lambda: gateway.accepted == 0)
+    status, headers, body = gateway.ask("POST", "/v1/completions", json.dumps({**LONG, "timeout_s": 0.5}))
+    error = json.loads(body)["error"]
+    assert (status, error["code"], headers["x-should-retry"]) == (504, "deadline_exceeded", "false")
+    until(lambda: gateway.post({**LONG, "max_tokens": 1})[0] == 200)
+    status, answer = gateway.post({**LONG, "max_tokens": 1, "timeout_s": 301})
+    assert (status, answer["error"]["param"]) == (400, "timeout_s")
 
 
 def test_a_half_closed_connection_counts_as_a_disconnect(gateway):
@@ -108,8 +119,9 @@ def test_a_stream_that_outlasts_the_drain_ends_with_an_error_event(start_gateway
     assert gateway.process.wait(10) == 0
 
 
-def test_a_worker_uses_under_120_mb_and_no_tensorflow(start_gateway):
-    gateway = start_gateway()
+def test_a_worker_uses_under_120_mb_and_no_tensorflow(narrow_gateway):
+    gateway = narrow_gateway
+    until(lambda: gateway.accepted == 0)
     for seed in range(20):
         gateway.text(**{**LONG, "max_tokens": 50, "seed": seed})
     assert status(gateway.worker_pid, "VmRSS") < 120 * 2**20

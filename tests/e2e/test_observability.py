@@ -22,8 +22,28 @@ def total(found, name, **labels):
     return sum(value for (key, has), value in found.items() if key == name and set(labels.items()) <= set(has))
 
 
-def test_metrics_count_requests_tokens_sequences_calls_and_errors(start_gateway):
-    gateway = start_gateway()
+@pytest.fixture(scope="module")
+def collector():
+    """The endpoint of an OTLP/HTTP receiver, and the spans that it received."""
+    spans = []
+
+    def answer(_, body):
+        request = ExportTraceServiceRequest.FromString(body)
+        spans.extend(span for group in request.resource_spans for scope in group.scope_spans for span in scope.spans)
+        return 200, b""
+
+    with http_server(answer) as port:
+        yield f"http://127.0.0.1:{port}/v1/traces", spans
+
+
+@pytest.fixture(scope="module")
+def traced(start_shared_gateway, collector):
+    """A gateway that exports traces; the last test of this module ends it."""
+    return start_shared_gateway(traces_endpoint=collector[0])
+
+
+def test_metrics_count_requests_tokens_sequences_calls_and_errors(traced):
+    gateway = traced
     assert ask(gateway, body={**BODY, "n": 3})[0] == 200
     assert ask(gateway, body={**BODY, "presence_penalty": 1, "logprobs": 2, "echo": True})[0] == 200
     assert ask(gateway, body={**BODY, "temperature": 9})[0] == 400
@@ -48,8 +68,8 @@ def test_metrics_count_requests_tokens_sequences_calls_and_errors(start_gateway)
     assert gateway.ask("GET", "/metrics")[0] == 404
 
 
-def test_a_request_is_one_json_log_line_without_its_text(start_gateway):
-    gateway = start_gateway()
+def test_a_request_is_one_json_log_line_without_its_text(traced):
+    gateway = traced
     status, headers, answer = ask(gateway, **{"X-Request-Id": "my-own.1"})
     assert (status, headers["x-request-id"]) == (200, "my-own.1")
     status, headers, answer = ask(gateway, body=BODY, **{"X-Request-Id": "not allowed"})
@@ -88,28 +108,13 @@ def test_status_has_models_load_and_limits(talkative):
     assert {"version", "uptime_s", "backends"} <= set(status)
 
 
-@pytest.fixture
-def collector():
-    """The endpoint of an OTLP/HTTP receiver, and the spans that it received."""
-    spans = []
-
-    def answer(_, body):
-        request = ExportTraceServiceRequest.FromString(body)
-        spans.extend(span for group in request.resource_spans for scope in group.scope_spans for span in scope.spans)
-        return 200, b""
-
-    with http_server(answer) as port:
-        yield f"http://127.0.0.1:{port}/v1/traces", spans
-
-
-def test_a_trace_links_a_request_to_its_model_server_calls(start_gateway, collector):
-    endpoint, spans = collector
-    gateway = start_gateway(traces_endpoint=endpoint)
+def test_a_trace_links_a_request_to_its_model_server_calls(traced, collector):
+    _, spans = collector
     trace_id, parent_id = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
-    ask(gateway, body=BODY, traceparent=f"00-{trace_id}-{parent_id}-01")
-    gateway.end()
-    (server,) = [span for span in spans if span.name == "POST /v1/completions"]
-    assert (server.trace_id.hex(), server.parent_span_id.hex()) == (trace_id, parent_id)
+    ask(traced, body=BODY, traceparent=f"00-{trace_id}-{parent_id}-01")
+    traced.end()
+    (server,) = [span for span in spans if span.trace_id.hex() == trace_id and span.parent_span_id.hex() == parent_id]
+    assert server.name == "POST /v1/completions"
     calls = [span for span in spans if span.parent_span_id == server.span_id]
     assert len(calls) >= 2
     assert {span.name for span in calls} == {"tensorflow.serving.PredictionService/Predict"}

@@ -154,52 +154,37 @@ def test_a_text_that_cannot_be_trained_on_fails_the_job(client):
     assert len(client.files()) == num_files
 
 
-def test_openais_client_trains_follows_and_completes(serving):
+def test_openais_client_trains_follows_and_cancels(serving, trained):
+    """From the upload to the deletion of the file, which a job needs; what follows a training is that of the SDK."""
     with openai.OpenAI(base_url=f"{serving.url}/v1", api_key="none", max_retries=0) as client:
-        file = client.files.create(file=serving.home / "book.txt", purpose="fine-tune")
+        jobs, files = client.fine_tuning.jobs, client.files
+        file = files.create(file=serving.home / "book.txt", purpose="fine-tune")
         assert (file.filename, file.bytes, file.status) == ("book.txt", len(TEXT), "processed")
-        job = client.fine_tuning.jobs.create(
+        job = jobs.create(
             model="characters-3-minutes",
             training_file=file.id,
             suffix="openai",
             seed=5,
-            method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 1, "batch_size": 4}}},
-            extra_body={"settings": {"units": 16, "embedding": 8}},
+            method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 9, "batch_size": 4}}},
+            extra_body={"settings": {"units": 16, "max_minutes": 30}},
         )
         assert (job.status, job.seed, job.training_file) == ("queued", 5, file.id)
-
-        def ended():
-            return client.fine_tuning.jobs.retrieve(job.id).status in {"succeeded", "failed", "cancelled"}
-
-        until(ended, timeout=PATIENCE_S, interval=0.5)
-        done = client.fine_tuning.jobs.retrieve(job.id)
-        assert (done.status, done.error, done.fine_tuned_model) == ("succeeded", None, "openai")
-        answer = client.completions.create(model=done.fine_tuned_model, prompt="It was", max_tokens=5)
-        assert len(answer.choices[0].text) == 5
-        events = list(client.fine_tuning.jobs.list_events(job.id, limit=2))  # pages of two
-        assert [events[-1].message, events[0].message] == ["the job is queued", "published openai:1"]
-        (checkpoint,) = client.fine_tuning.jobs.checkpoints.list(job.id)
-        assert (checkpoint.fine_tuned_model_checkpoint, checkpoint.step_number) == ("openai:1", 1)
-        assert checkpoint.metrics.valid_loss > 0
-        assert job.id in [each.id for each in client.fine_tuning.jobs.list()]
-        assert client.files.content(file.id).read() == TEXT.encode()
-        assert client.files.delete(file.id).deleted
-        with pytest.raises(openai.NotFoundError):
-            client.files.retrieve(file.id)
-
-
-def test_openais_client_cancels(serving):
-    """A file that a job needs cannot be deleted before."""
-    with openai.OpenAI(base_url=f"{serving.url}/v1", api_key="none", max_retries=0) as client:
-        file = client.files.create(file=("text.txt", TEXT.encode()), purpose="fine-tune")
-        job = client.fine_tuning.jobs.create(
-            model="characters-3-minutes", training_file=file.id, extra_body={"settings": LONG}
-        )
         with pytest.raises(openai.ConflictError):
-            client.files.delete(file.id)
-        client.fine_tuning.jobs.cancel(job.id)
-        until(lambda: client.fine_tuning.jobs.retrieve(job.id).status == "cancelled", timeout=PATIENCE_S, interval=0.2)
-        assert client.files.delete(file.id).deleted
+            files.delete(file.id)
+        assert files.content(file.id).read() == TEXT.encode()
+        jobs.cancel(job.id)
+        until(lambda: jobs.retrieve(job.id).status == "cancelled", timeout=PATIENCE_S, interval=0.2)
+        assert files.delete(file.id).deleted
+        with pytest.raises(openai.NotFoundError):
+            files.retrieve(file.id)
+        done = jobs.retrieve(trained.id)
+        assert (done.status, done.error, done.fine_tuned_model) == ("succeeded", None, "sdk")
+        events = list(jobs.list_events(trained.id, limit=2))  # pages of two
+        assert [events[-1].message, events[0].message] == ["the job is queued", "published sdk:1"]
+        checkpoint = next(iter(jobs.checkpoints.list(trained.id)))
+        assert checkpoint.fine_tuned_model_checkpoint == "sdk:1"
+        assert checkpoint.metrics.valid_loss > 0
+        assert {job.id, trained.id} <= {each.id for each in jobs.list()}
 
 
 def test_openais_client_for_node_does_the_same(serving):

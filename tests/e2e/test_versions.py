@@ -11,7 +11,7 @@ import pytest
 from export.repository.models_config import add_to_models_config
 from tests.built import built
 from tests.commands import main
-from tests.conftest import publish_model, publish_versions
+from tests.conftest import publish_versions
 from tests.e2e.conftest import AMPLE
 from tests.servers import Gateway, server_kinds
 from tests.waiting import until
@@ -226,6 +226,6 @@ def test_a_new_version_is_served_and_a_damaged_one_is_skipped(served):
     served.gateway.wait_until(lambda: f"{model}:4 at " in served.gateway.output)
     assert gateway.text(**ask) == first
     assert gateway.get(f"/v1/models/{model}")[1]["version"] == 1
-    assert publish_model(served.path, model, seed=2).name == "5"
+    served.add_version(model, 5)
     until(lambda: gateway.get(f"/v1/models/{model}")[1]["version"] == 5)
     assert gateway.text(**ask) != first

@@ -126,7 +126,9 @@ class Client(AbstractContextManager["Client"]):
         Raises:
             InvalidArgument: an argument is not a field of the API, or two exclude each other, as `regex` and `choices`.
         """
-        return Generation.from_response(self._call(self._transport.post, COMPLETIONS, self._completion(prompt, fields)))
+        return Generation.from_response(
+            self._call(self._transport.send, "POST", COMPLETIONS, self._completion(prompt, fields))
+        )
 
     @with_signature(CompletionArguments)
     def stream(
@@ -159,7 +161,7 @@ class Client(AbstractContextManager["Client"]):
         options = {"include_usage": True, **({"prepend": True} if prepend else {})}
         body = {**self._completion(prompt, {"stream_options": options, **fields}), "stream": True}
         stopped = LinkedEvent(self._transport.closed)
-        send = partial(self._transport.open_stream, COMPLETIONS, stopped=stopped)
+        send = partial(self._transport.open_stream, "POST", COMPLETIONS, stopped=stopped)
         if not resume:
             return Stream(self._call(send, body))
         resumption = Resumption(send, body, stopped, is_known=self._transport.was_answered)
@@ -208,7 +210,7 @@ class Client(AbstractContextManager["Client"]):
         """
         own = {"suffix": suffix, "echo": True, "logprobs": top, "max_tokens": 0}
         body = self._completion(prompt, {**own, **fields})
-        generation = Generation.from_response(self._call(self._transport.post, COMPLETIONS, body))
+        generation = Generation.from_response(self._call(self._transport.send, "POST", COMPLETIONS, body))
         scores = [Score.from_choice(choice) for choice in generation.choices]
         return scores if is_many(prompt if suffix is None else suffix) else _only(scores, "choices")
 
@@ -233,7 +235,7 @@ class Client(AbstractContextManager["Client"]):
         name, tokens = self._model_or_default(model), list[VocabularyToken]()
         while True:
             path = f"{TOKENIZER_INFO}?{urlencode({'model': name, 'vocabulary': 'true', 'offset': len(tokens)})}"
-            page = self._call(self._transport.get, path)
+            page = self._call(self._transport.send, "GET", path)
             entries = required(page, "vocabulary", list)
             tokens += map(VocabularyToken.from_response, entries)
             if not entries or len(tokens) >= required(page, "vocab_size", int):
@@ -252,7 +254,7 @@ class Client(AbstractContextManager["Client"]):
             OSError: a file cannot be written.
         """
         query = urlencode({"model": self._model_or_default(model)})
-        info = self._call(self._transport.get, f"{TOKENIZER_INFO}?{query}")
+        info = self._call(self._transport.send, "GET", f"{TOKENIZER_INFO}?{query}")
         # Both files are of one version.
         version = f"{required(info, 'model', str)}:{required(info, 'version', int)}"
         files = {file: self._get_of_model(version, f"tokenizer/{file}") for file in TOKENIZER_FILES}
@@ -414,7 +416,7 @@ class Client(AbstractContextManager["Client"]):
             raise InvalidArgument("prompts is one string: pass a list of strings, or call generate")
 
         stopped = LinkedEvent(self._transport.closed)
-        post = partial(self._transport.post, stopped=stopped, patient=True)
+        post = partial(self._transport.send, "POST", stopped=stopped, patient=True)
 
         def generate(seeded_prompt: tuple[OnePrompt, int | None]) -> Generation:
             prompt, seed = seeded_prompt
@@ -481,7 +483,7 @@ class Client(AbstractContextManager["Client"]):
         Raises:
             NotFound: there is no such job.
         """
-        return Job.from_response(self._transport.get(f"{JOBS}/{quote(id, safe='')}"), self._transport)
+        return Job.from_response(self._transport.send("GET", f"{JOBS}/{quote(id, safe='')}"), self._transport)
 
     def jobs(self, *, limit: int | None = None) -> list[Job]:
         """Return the training jobs, newest first: all of them, or at most `limit`."""
@@ -515,7 +517,7 @@ class Client(AbstractContextManager["Client"]):
             NotFound: there is no such file.
             Conflict: a job that has not ended needs it.
         """
-        self._transport.delete(f"{FILES}/{quote(id, safe='')}")
+        self._transport.send("DELETE", f"{FILES}/{quote(id, safe='')}")
 
     def post(self, path: str, body: bytes | dict[str, Any]) -> RawResponse:
         """Send a request body unchanged, and return the response unparsed.
@@ -530,15 +532,15 @@ class Client(AbstractContextManager["Client"]):
             UnexpectedResponse: the response is not JSON; raised after `max_retries` retries.
             APIError, ConnectionFailed, Timeout: as `generate`. `APIError.content` is the response body.
         """
-        return self._transport.post_raw(path, body)
+        return self._transport.send_raw(path, body)
 
     def status(self) -> Status:
         """Return the server's load and limit."""
-        return Status.from_response(self._transport.get("/v1/status"))
+        return Status.from_response(self._transport.send("GET", "/v1/status"))
 
     def models(self) -> list[Model]:
         """Return the models that the server serves."""
-        return [Model.from_response(entry) for entry in required(self._transport.get(MODELS), "data", list)]
+        return [Model.from_response(entry) for entry in required(self._transport.send("GET", MODELS), "data", list)]
 
     def model(self, id: str) -> Model:
         """Return a model with the details of its versions: size, loss, corpus, labels, ….
@@ -546,7 +548,7 @@ class Client(AbstractContextManager["Client"]):
         Args:
             id: str. NAME, NAME:VERSION or NAME@LABEL.
         """
-        return Model.from_response(self._transport.get(_model_path(id)))
+        return Model.from_response(self._transport.send("GET", _model_path(id)))
 
     def update_model(
         self, id: str, *, labels: Mapping[str, int | None] | None = None, shares: Mapping[str, float] | None = None
@@ -571,7 +573,7 @@ class Client(AbstractContextManager["Client"]):
         """
         fields = {"labels": labels, "shares": shares}
         body = {name: dict(value) for name, value in fields.items() if value is not None}
-        return Model.from_response(self._transport.patch(_model_path(id), body))
+        return Model.from_response(self._transport.send("PATCH", _model_path(id), body))
 
     def promote(self, id: str, version: int, *, label: str = "stable") -> Model:
         """Move a label, by default `stable`, to a version; see `update_model`."""
@@ -586,7 +588,7 @@ class Client(AbstractContextManager["Client"]):
             Conflict: there is no earlier stable version.
             MissingRole, TrainerUnavailable, TrainingDisabled: as `update_model`.
         """
-        return Model.from_response(self._transport.post(f"{_model_path(id)}/rollback", {}, once=True))
+        return Model.from_response(self._transport.send("POST", f"{_model_path(id)}/rollback", {}, once=True))
 
     def delete_model(self, id: str) -> None:
         """Delete a model, or one version of it.
@@ -599,7 +601,7 @@ class Client(AbstractContextManager["Client"]):
             Conflict: the version has a label or a share of the traffic, or a training job needs it.
             MissingRole, TrainerUnavailable, TrainingDisabled: as `update_model`.
         """
-        self._transport.delete(_model_path(id))
+        self._transport.send("DELETE", _model_path(id))
         self._default_model = None
 
     def close(self) -> None:
@@ -629,10 +631,10 @@ class Client(AbstractContextManager["Client"]):
         return present if "model" in present or "state" in present else {"model": self._first_model(), **present}
 
     def _post(self, path: str, fields: Mapping[str, Any], allowed: frozenset[str]) -> dict[str, Any]:
-        return self._call(self._transport.post, path, self._body(fields, allowed))
+        return self._call(self._transport.send, "POST", path, self._body(fields, allowed))
 
     def _get_of_model(self, model: str | None, rest: str) -> dict[str, Any]:
-        return self._call(self._transport.get, f"{_model_path(self._model_or_default(model))}/{rest}")
+        return self._call(self._transport.send, "GET", f"{_model_path(self._model_or_default(model))}/{rest}")
 
     def _call(self, send: Callable[..., T], *arguments: Any) -> T:
         """Send a request. NotFound resets the default model, as the server may serve others by now."""

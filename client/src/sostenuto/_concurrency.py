@@ -198,11 +198,12 @@ class Progress(AbstractContextManager["Progress"]):
         if not self._total:
             return f"{done:,} done, {rate:.3g}/s{self.note}"
         filled = BAR_WIDTH * done // self._total
-        left = f", {_clock((self._total - done) / rate)} left" if rate and done < self._total else ""
+        left = f", {clock((self._total - done) / rate)} left" if rate and done < self._total else ""
         return f"{'█' * filled}{'·' * (BAR_WIDTH - filled)} {done:,}/{self._total:,}, {rate:.3g}/s{left}{self.note}"
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Format a duration as 1:40, or 1:01:40."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

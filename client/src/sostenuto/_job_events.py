@@ -132,7 +132,7 @@ class _Reader:
     def _open(self) -> Body | None:
         """Open the stream after the last event; None if the reader was closed meanwhile."""
         query = {"stream": "true", **({} if self._after is None else {"after": self._after})}
-        body = Body(self._transport.get_stream(f"{self._path}?{urlencode(query)}", stopped=self._stopped))
+        body = Body(self._transport.open_stream("GET", f"{self._path}?{urlencode(query)}", stopped=self._stopped))
         with self._lock:
             self._body = body
             if not self._is_closed:

@@ -159,7 +159,7 @@ class Job:
 
     def refresh(self) -> Job:
         """Update the attributes from the server, and return the job."""
-        return self._update(self._transport.get(self._path))
+        return self._update(self._transport.send("GET", self._path))
 
     def cancel(self) -> Job:
         """Cancel the job. One that runs stops after its current step, and is then `cancelled`.
@@ -197,7 +197,7 @@ class Job:
     def _act(self, action: str) -> Job:
         """Send an action. It is idempotent, as a retry may follow a request that the server has processed."""
         try:
-            return self._update(self._transport.post(f"{self._path}/{action}", {}))
+            return self._update(self._transport.send("POST", f"{self._path}/{action}", {}))
         except Conflict:
             if self.refresh().status != _REACHED[action]:
                 raise
@@ -217,7 +217,7 @@ class Job:
 def upload(transport: Transport, source: Source, filename: str | None = None) -> UploadedFile:
     """Upload a text; see `Client.upload`."""
     fields = {"purpose": "fine-tune", "file": tuple(Upload.of(source, filename))}
-    return UploadedFile.from_response(transport.post_form(FILES, fields))
+    return UploadedFile.from_response(transport.send_form(FILES, fields))
 
 
 def create_job(
@@ -243,7 +243,7 @@ def create_job(
     except APIError:
         for file in uploaded:
             with suppress(SostenutoError):  # such as a Conflict: the job exists after all
-                transport.delete(f"{FILES}/{file.id}")
+                transport.send("DELETE", f"{FILES}/{file.id}")
         raise
 
 
@@ -253,7 +253,7 @@ def _create_once(transport: Transport, body: dict[str, Any], *, is_findable: boo
     The job `is_findable` if no other one has its training file.
     """
     try:
-        return Job.from_response(transport.post(JOBS, body, once=True), transport)
+        return Job.from_response(transport.send("POST", JOBS, body, once=True), transport)
     except SostenutoError as error:
         if is_findable and may_be_processed(error) and not _is_refusal(error):
             with suppress(SostenutoError):
@@ -272,7 +272,7 @@ def pages(transport: Transport, path: str, limit: int | None = None) -> Iterator
     after, num_left = None, sys.maxsize if limit is None else limit
     while num_left > 0:
         query = {"limit": min(PAGE, num_left), **({} if after is None else {"after": after})}
-        page = transport.get(f"{path}?{urlencode(query)}")
+        page = transport.send("GET", f"{path}?{urlencode(query)}")
         data = required(page, "data", list)
         yield from data
         num_left -= len(data)

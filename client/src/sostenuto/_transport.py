@@ -29,8 +29,7 @@ from sostenuto._version import __version__
 
 T = TypeVar("T")
 
-_JSON_BODY = {"Content-Type": "application/json"}
-_JSON = {"Accept": "application/json", **_JSON_BODY}
+_JSON, _JSON_BODY = {"Accept": "application/json"}, {"Content-Type": "application/json"}
 # With compression, events would be buffered until a block is full.
 _EVENTS = {"Accept": "text/event-stream", "Accept-Encoding": "identity"}
 _BOUNDARY = uuid.uuid4().hex  # of the parts of a form; no file has it
@@ -59,60 +58,47 @@ class Transport:
         self.closed = LinkedEvent()  # set by `close`; interrupts the wait before a retry
         self.was_answered = False  # whether any request has succeeded yet; an error response does not count
 
-    def get(self, path: str) -> dict[str, Any]:
-        """Return the JSON object at `path`."""
-        return self._send(json_object, partial(self._attempt, "GET", path, {"Accept": "application/json"}))
-
-    def delete(self, path: str) -> dict[str, Any]:
-        """Delete what is at `path` and return the JSON object in the response."""
-        return self._send(json_object, partial(self._attempt, "DELETE", path, {"Accept": "application/json"}))
-
-    def patch(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Send a JSON object that changes what is at `path`, and return the JSON object in the response."""
-        return self._send(json_object, partial(self._attempt, "PATCH", path, _JSON, data=_encoded(body)))
-
-    def post(
+    def send(
         self,
+        method: str,
         path: str,
-        body: dict[str, Any],
+        body: dict[str, Any] | None = None,
         *,
         stopped: LinkedEvent | None = None,
         patient: bool = False,
         once: bool = False,
     ) -> dict[str, Any]:
-        """Send a JSON object and return the JSON object in the response.
+        """Send a request, with a JSON object if there is a body, and return the JSON object in the response.
 
         Setting `stopped` ends retries; if `patient`, those after 429 do not count; if `once`, a request that the server
         may have processed is not sent again.
         """
-        attempt = partial(self._attempt, "POST", path, _JSON, data=_encoded(body))
-        return self._send(json_object, attempt, stopped, patient=patient, once=once)
+        headers, content = ({}, {}) if body is None else (_JSON_BODY, {"data": _encoded(body)})
+        attempt = partial(self._attempt, method, path, {**_JSON, **headers}, **content)
+        return self._retry(json_object, attempt, stopped, patient=patient, once=once)
 
-    def post_form(self, path: str, fields: dict[str, Any]) -> dict[str, Any]:
+    def send_form(self, path: str, fields: dict[str, Any]) -> dict[str, Any]:
         """Send fields as multipart/form-data and return the JSON object in the response.
 
         A value is a str, or for a file its name and content.
         """
         data, content_type = encode_multipart_formdata(fields, boundary=_BOUNDARY)
-        headers = {"Accept": "application/json", "Content-Type": content_type}
-        return self._send(json_object, partial(self._attempt, "POST", path, headers, data=data))
+        return self._retry(
+            json_object, partial(self._attempt, "POST", path, {**_JSON, "Content-Type": content_type}, data=data)
+        )
 
-    def post_raw(self, path: str, body: bytes | dict[str, Any]) -> RawResponse:
+    def send_raw(self, path: str, body: bytes | dict[str, Any]) -> RawResponse:
         """Send a JSON object, encoded or not, and return the response, whose JSON is not parsed."""
         data = body if isinstance(body, bytes) else _encoded(body)
-        return self._send(raw_json, partial(self._attempt, "POST", path, _JSON, data=data))
+        return self._retry(raw_json, partial(self._attempt, "POST", path, {**_JSON, **_JSON_BODY}, data=data))
 
-    def open_stream(self, path: str, body: dict[str, Any], *, stopped: LinkedEvent | None = None) -> requests.Response:
-        """Send a JSON object and return the response with its events unread. The caller closes it.
-
-        Setting `stopped` ends retries.
-        """
-        attempt = partial(self._attempt, "POST", path, {**_EVENTS, **_JSON_BODY}, data=_encoded(body), stream=True)
-        return self._send(_events, attempt, stopped)
-
-    def get_stream(self, path: str, *, stopped: LinkedEvent) -> requests.Response:
-        """Return the response at `path` with its events unread; see `open_stream`."""
-        return self._send(_events, partial(self._attempt, "GET", path, _EVENTS, stream=True), stopped)
+    def open_stream(
+        self, method: str, path: str, body: dict[str, Any] | None = None, *, stopped: LinkedEvent
+    ) -> requests.Response:
+        """Send a request as `send` does, and return the response with its events unread. The caller closes it."""
+        headers, content = ({}, {}) if body is None else (_JSON_BODY, {"data": _encoded(body)})
+        attempt = partial(self._attempt, method, path, {**_EVENTS, **headers}, stream=True, **content)
+        return self._retry(_events, attempt, stopped)
 
     def close(self) -> None:
         """Close the sessions of all threads. Open streams stay open."""
@@ -122,7 +108,7 @@ class Transport:
         for session in sessions:
             session.close()
 
-    def _send(
+    def _retry(
         self,
         read: Callable[[requests.Response], T],
         attempt: Callable[[], requests.Response],

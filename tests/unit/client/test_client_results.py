@@ -20,11 +20,7 @@ def test_a_generation_has_every_field_of_the_response():
         raw={},
     )
     assert generation.raw is COMPLETION
-    assert (generation.text, generation.finish_reason) == (" upon a time", "length")
-
-
-def test_a_generation_prints_as_its_text():
-    assert str(Generation.from_response(COMPLETION)) == " upon a time"
+    assert (str(generation), generation.text, generation.finish_reason) == (" upon a time", " upon a time", "length")
 
 
 def test_the_repr_is_one_line_with_a_truncated_text():

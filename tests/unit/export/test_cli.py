@@ -21,6 +21,7 @@ from export.config import DEFAULT_RECIPE, FINE_TUNING_RECIPE, RECIPES, Group, Tr
 from export.corpora import training_filter as training_filter_module
 from export.graphs.network import CELLS
 from export.training import workflow
+from export.training.optimization import Optimization
 from tests.commands import main
 from tests.paths import ROOT
 from tests.unit.export.trainings import TEXT, NoSamples, scalars, store_trained
@@ -38,13 +39,21 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def published(monkeypatch, filters):
+def computes():
+    """Let trainings with `published` compute updates, whose graphs take seconds to trace."""
+
+
+@pytest.fixture
+def published(request, monkeypatch, filters):
     """The arguments of each call of `publish`, which is replaced: exporting and sampling take seconds."""
-    return record_published(monkeypatch, filters)
+    return record_published(monkeypatch, filters, computes="computes" in request.fixturenames)
 
 
-def record_published(monkeypatch, filters):
+def record_published(monkeypatch, filters, *, computes=False):
     calls = []
+    if not computes:
+        monkeypatch.setattr(Optimization, "update", lambda *given: (1.0, given[3]))
+        monkeypatch.setattr(Optimization, "evaluate", lambda *given: (1.0, 0.0, given[3]))
 
     def record(model, tokenizer, name, models_dir, training, direction, history, held_out, training_filter):  # noqa: ARG001 - its own
         calls.append((model, tokenizer, training, direction))
@@ -295,6 +304,7 @@ def test_the_model_has_the_cell_and_the_unit_of_the_options(published):
         ),
     ],
 )
+@pytest.mark.usefixtures("computes")
 def test_every_architecture_option_trains(published, options, layer):
     """The model has the layer that the option asks for, and its loss falls."""
     assert train(*options, "--learning-rate", "0.02") == 0
@@ -305,6 +315,7 @@ def test_every_architecture_option_trains(published, options, layer):
     assert history[1]["train_loss"] < history[0]["train_loss"]
 
 
+@pytest.mark.usefixtures("computes")
 def test_embedding_init_loads_vectors_and_freeze_embedding_keeps_them(published):
     """A frozen embedding is published with the file's vectors, another one with trained vectors."""
     Path("vectors.txt").write_text("".join(f"{c} {i}.5 0 -1 2\n" for i, c in enumerate("abcdet")))
@@ -358,6 +369,7 @@ def test_the_corpus_can_come_from_standard_input(published, monkeypatch, capsys)
 @pytest.mark.parametrize(
     ("corpus", "is_warned"), [("ab" * 2_000, False), ("".join(random.Random(0).choices("ab", k=4_000)), True)]
 )
+@pytest.mark.usefixtures("computes")
 def test_a_model_that_knows_no_more_than_token_frequencies_is_warned_of(published, capsys, corpus, is_warned):
     Path("coins.txt").write_text(corpus)
     assert train("--epochs", "4", "--learning-rate", "0.05", "--warmup", "0", corpus="coins.txt") == 0
@@ -611,6 +623,7 @@ def test_a_character_that_the_terminal_cannot_encode_is_replaced(monkeypatch):
     assert "1 ? lstm" in Path("out.txt").read_text()
 
 
+@pytest.mark.usefixtures("computes")
 def test_an_interrupted_training_can_be_published_and_resumed(published, capsys):
     """The exit code is 130, and the best checkpoint is kept; `resume` then trains the remaining epochs."""
     command = [sys.executable, "-m", "export", "train", "--name", "m", "book.txt", *SMALL, "--epochs", "40"]
@@ -692,6 +705,7 @@ def base():
     return store_trained(Path("models"), text=TEXT)
 
 
+@pytest.mark.usefixtures("computes")
 def test_a_fine_tuning_goes_on_from_a_published_model(published, base, capsys):
     assert fine_tune("--learning-rate", "1e-9", "--epochs", "1") == 0
     ((model, tokenizer, report, _),) = published
@@ -747,6 +761,7 @@ def test_a_setting_that_contradicts_the_base_is_an_error_before_a_run_starts(cap
 
 
 @pytest.mark.parametrize("stopped_after", [0, 1])
+@pytest.mark.usefixtures("computes")
 def test_a_fine_tuning_resumes_to_the_same_bits_without_its_base(published, base, monkeypatch, stopped_after):
     """The run directory has what it started from. Also with a mixed text, and twice in a row."""
     options = ["--mix", "book.txt", "--epochs", "2", "--learning-rate", "0.01"]

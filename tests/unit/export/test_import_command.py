@@ -1,6 +1,7 @@
 """`sostenuto import` publishes an imported model, or refuses it with a one-line error."""
 
 import re
+import shutil
 from pathlib import Path
 
 import keras
@@ -17,19 +18,26 @@ from tests.commands import main
 LINES = ["The cat sat on the mat", "and the dog ran to the hill", "a cat and a dog"]
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    """A working directory with the tutorial's tokenizer and its model."""
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(scope="module")
+def lesson(tmp_path_factory):
+    """A directory with the tutorial's tokenizer and its model, and these."""
+    made = tmp_path_factory.mktemp("lesson")
     tokenizer = Tokenizer(oov_token="<OOV>")
     tokenizer.fit_on_texts(LINES)
-    Path("tokenizer.json").write_text(tokenizer.to_json())
+    (made / "tokenizer.json").write_text(tokenizer.to_json())
     layers = keras.layers
     size = len(tokenizer.word_index) + 1
     model = keras.Sequential([layers.Input([5]), layers.Embedding(size, 8), layers.Bidirectional(layers.LSTM(6))])
     model.add(layers.Dense(size, activation="softmax"))
-    model.save("lesson.keras")
-    return tokenizer, model
+    model.save(made / "lesson.keras")
+    return made, tokenizer, model
+
+
+@pytest.fixture(autouse=True)
+def folder(lesson, tmp_path, monkeypatch):
+    """A working directory with the files of `lesson`."""
+    shutil.copytree(lesson[0], tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
 
 
 def import_model(*options, model="lesson.keras", tokenizer="tokenizer.json"):
@@ -37,9 +45,9 @@ def import_model(*options, model="lesson.keras", tokenizer="tokenizer.json"):
     return main(["import", model, "--tokenizer", tokenizer, "--name", "lesson", *options])
 
 
-def test_a_keras_model_is_published_with_its_outputs_and_token_ids(folder, capsys):
+def test_a_keras_model_is_published_with_its_outputs_and_token_ids(lesson, capsys):
     """The served logits of a padded window are those of the model; the tokenizer's ids are those of Keras."""
-    theirs, model = folder
+    _, theirs, model = lesson
     assert import_model() == 0
     card, tokenizer = load_assets(Path("models/lesson/1"))
     assert (card.context, card.cell, card.unit, card.training) == (5, "lstm", "word", None)

@@ -6,20 +6,14 @@ import pytest
 
 from export import terminal as terminal_module
 from export.terminal import ProgressLine, wrap_sample
-
-
-class Terminal(io.StringIO):
-    """Standard error that is a terminal."""
-
-    def isatty(self):
-        return True
+from tests.terminals import TerminalFile
 
 
 def test_a_fast_task_shows_no_progress(capsys, monkeypatch):
     with ProgressLine("reading", 100) as shown:
         shown.step(100)
     assert capsys.readouterr() == ("", "")
-    terminal = Terminal()
+    terminal = TerminalFile()
     monkeypatch.setattr("sys.stderr", terminal)
     with ProgressLine("reading", 100) as shown:
         shown.step(100)
@@ -38,7 +32,7 @@ def test_without_a_terminal_progress_is_logged_at_intervals(capsys, monkeypatch,
 
 
 def test_on_a_terminal_the_progress_bar_is_cleared_at_the_end(monkeypatch):
-    terminal, lines = Terminal(), io.StringIO()
+    terminal, lines = TerminalFile(), io.StringIO()
     monkeypatch.setattr("sys.stderr", terminal)
     monkeypatch.setattr("sys.stdout", lines)
     monkeypatch.setattr(terminal_module, "QUIET_S", 0.0)

@@ -18,6 +18,7 @@ from sostenuto import Job, JobEvent
 from sostenuto._cli import INTERRUPTED
 from sostenuto._cli.options import given_options
 from sostenuto._cli.terminal import console, read_until_ctrl_c, say, visible, write_text
+from sostenuto._concurrency import clock
 
 INDENT = "    "  # of a sample
 MAX_WIDTH = 100  # of a sample's lines
@@ -119,13 +120,6 @@ class _TimeLeft(ProgressColumn):
             return Text("")
         left_s = ends_at - monotonic()
         return Text(f"{clock(left_s)} left" if left_s > 0 else "finishing")
-
-
-def clock(seconds: float) -> str:
-    """Format a duration as 1:40, or 1:01:40."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def _indented(sample: str) -> str:

@@ -9,9 +9,10 @@ from typing import Any
 import click
 
 from sostenuto import Job
-from sostenuto._cli.job_display import clock, command, follow
+from sostenuto._cli.job_display import command, follow
 from sostenuto._cli.options import connect, server_options
 from sostenuto._cli.terminal import on_one_line, print_table, write_json, write_text
+from sostenuto._concurrency import clock
 
 HEADINGS = ("id", "status", "from", "model", "created", "time left")
 UNKNOWN = "-"

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sostenuto._cli.job_display import clock
 from sostenuto._cli.program import program
+from sostenuto._concurrency import clock
 from tests.paths import ROOT
 from tests.terminals import CTRL_C
 from tests.unit.client.scripted_responses import (

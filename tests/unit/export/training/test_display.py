@@ -1,6 +1,5 @@
 """Training shows progress, losses and samples: a bar on a terminal, plain lines elsewhere; TensorBoard gets events."""
 
-import io
 import json
 
 import pytest
@@ -8,18 +7,10 @@ import pytest
 from export.repository.history import Epoch, Progress
 from export.training.display import EventWriter, ProgressFile, TerminalDisplay
 from export.training.trainer import learning_rate_at
+from tests.terminals import TerminalFile
 from tests.unit.export.trainings import Watcher, scalars, start
 
 SAMPLE = "[the cat] sat\non the mat"
-
-
-class Terminal(io.StringIO):
-    """Standard error as a terminal."""
-
-    encoding = "utf-8"
-
-    def isatty(self):
-        return True
 
 
 PROGRESS = Progress(history=(Epoch(train_loss=2.5, validation_loss=2.25, accuracy=None, tokens=1000, seconds=1.0),))
@@ -70,7 +61,7 @@ def test_the_progress_file_has_evaluations_within_an_epoch(tmp_path):
 
 def test_a_terminal_shows_a_bar_with_losses_speed_and_time_left(monkeypatch):
     """The bar covers the whole run, is no wider than the terminal, and is cleared at the end."""
-    terminal = Terminal()
+    terminal = TerminalFile()
     monkeypatch.setattr("sys.stderr", terminal)
     monkeypatch.setenv("COLUMNS", "80")
     with TerminalDisplay(lambda _: SAMPLE) as display:
@@ -88,7 +79,7 @@ def test_a_terminal_shows_a_bar_with_losses_speed_and_time_left(monkeypatch):
 
 def test_the_progress_bar_of_a_resumed_run_starts_at_its_progress(monkeypatch):
     """The time left is estimated from this session alone."""
-    monkeypatch.setattr("sys.stderr", Terminal())
+    monkeypatch.setattr("sys.stderr", TerminalFile())
     with TerminalDisplay(lambda _: SAMPLE) as display:
         display.update(9, 2.0, 500, 0.9)
         assert (display._bar.initial, display._bar.n) == (0.9, 0.9)

@@ -78,7 +78,18 @@ BUILT = {
 }
 
 
-@pytest.mark.parametrize("kind", BUILT)
+# The connections of layers are the same for each cell, and the partitions for each connection.
+FIRST = {"residual", "both ways, stacked and tied"}
+
+
+@pytest.mark.parametrize(
+    ("cell", "kind"),
+    [
+        pytest.param(cell, kind, marks=[] if cell == "lstm" or kind in FIRST else pytest.mark.slow)
+        for cell in CELLS
+        for kind in BUILT
+    ],
+)
 def test_parameters_are_counted_before_the_model_is_built(cell, kind):
     config = load_config(None, {**SETTINGS, "cell": cell, **BUILT[kind]})
     # All weights would include the state of dropout's random generator.
@@ -92,8 +103,14 @@ def test_initial_embeddings_have_a_standard_deviation_of_one_unless_they_are_the
     assert np.std(model.get_layer("embedding").embeddings) == pytest.approx(deviation, rel=0.05)
 
 
-@pytest.mark.parametrize("compute", [Compute(), Compute(row_parts=2), Compute(unit_parts=2)])
-@pytest.mark.parametrize("kind", BUILT)
+@pytest.mark.parametrize(
+    ("kind", "compute"),
+    [
+        pytest.param(kind, compute, marks=[] if compute == Compute() or kind in FIRST else pytest.mark.slow)
+        for kind in BUILT
+        for compute in (Compute(), Compute(row_parts=2), Compute(unit_parts=2))
+    ],
+)
 def test_the_forward_pass_of_every_architecture_equals_the_keras_model(kind, compute):
     """Connections, tied weights and windows are trained as they are saved, with and without partitioning."""
     model = build_model(load_config(None, {**SETTINGS, **BUILT[kind]}), 11)

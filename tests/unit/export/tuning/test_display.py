@@ -1,19 +1,10 @@
 """A search shows a progress bar on a terminal, plain lines elsewhere, and a table at its end."""
 
-import io
 from pathlib import Path
 
 from export.tuning.display import SearchDisplay, results_table
 from export.tuning.trials import Trial
-
-
-class Terminal(io.StringIO):
-    """Standard error as a terminal."""
-
-    encoding = "utf-8"
-
-    def isatty(self):
-        return True
+from tests.terminals import TerminalFile
 
 
 def trial(number, **values):
@@ -21,7 +12,7 @@ def trial(number, **values):
 
 
 def test_a_terminal_shows_a_bar_with_the_time_left_and_the_best_loss(monkeypatch):
-    terminal = Terminal()
+    terminal = TerminalFile()
     monkeypatch.setattr("sys.stderr", terminal)
     monkeypatch.setenv("COLUMNS", "80")
     best, running = trial(1, loss=1.5, epoch_loss=1.5), trial(2, train_loss=2.25, loss=1.75)
