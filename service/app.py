@@ -23,6 +23,7 @@ from service.models.training_filters import TrainingFilters
 from service.observability.metrics import Metrics
 from service.observability.scrape import serve_metrics
 from service.observability.tracing import Tracing
+from service.reports import Reports
 from service.scheduling.admission import AdmissionControl
 from service.scheduling.scheduler import Scheduler
 from service.settings import Settings
@@ -151,6 +152,7 @@ def _register(app: Gateway, settings: Settings) -> None:
         settings,
         DisconnectWatcher().watch,
         app.training,
+        Reports(settings),
         app.shutdown_gate,
     )
     app.register_blueprint(build_blueprint(services))

@@ -55,6 +55,9 @@ class Limits(BaseModel):
         "the vocabulary",
     )
     pattern_cache_bytes: int = Field(64 * 2**20, ge=0, description="size of the cache of compiled patterns, in bytes")
+    max_report_records: int = Field(
+        100_000, ge=1, description="maximum number of records of each list or file of a report"
+    )
     backend_grace_s: float = Field(
         30.0,
         ge=0,

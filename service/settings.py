@@ -211,6 +211,12 @@ class Settings(BaseSettings, Limits):
         description="time after its end at which a trainer deletes a job and its events, in seconds; its published "
         "version stays",
     )
+    max_reports: int = Field(
+        1, ge=1, le=64, description="maximum number of reports that are computed at once; beyond it requests get 429"
+    )
+    max_report_s: float = Field(
+        120.0, gt=0, le=3600, description="time limit of a report, in seconds; beyond it the request gets 504"
+    )
     portable: bool = Field(
         False,
         description="whether the model server of `sostenuto serve` is bit-exact across types of CPU, which is slower; "

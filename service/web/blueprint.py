@@ -6,7 +6,7 @@ from typing import Any
 from flask import Blueprint, g, request
 
 from service.errors import InvalidRequest, MissingRole, NotFound
-from service.web import completions, files, fine_tuning, health, hidden_states, model_changes, models  # noqa: F401 - they declare the endpoints
+from service.web import completions, files, fine_tuning, health, hidden_states, model_changes, models, reports  # noqa: F401 - they declare the endpoints
 from service.web.endpoint import ENDPOINTS, Endpoint, Services
 
 __all__ = ["ENDPOINTS", "build_blueprint", "public_endpoints"]

@@ -20,6 +20,7 @@ from service.errors import InvalidRequest, ShuttingDown
 from service.memory_budget import MemoryBudget
 from service.models.embedding_vectors import VectorFiles
 from service.models.registry import ModelRegistry
+from service.reports import Reports
 from service.scheduling.admission import AdmissionControl
 from service.scheduling.scheduler import Scheduler
 from service.settings import Settings
@@ -32,9 +33,10 @@ TAGS = {
     "Models": "Served models, their versions, labels and traffic split",
     "Tokenizer": "Text to tokens and back",
     "Training": "Upload texts and train models on them",
+    "Reports": "How good generated records are",
     "Health and status": "For load balancers, orchestrators and people",
 }
-COMPLETIONS, HIDDEN_STATES, MODELS, TOKENIZER, TRAINING, OPERATION = TAGS
+COMPLETIONS, HIDDEN_STATES, MODELS, TOKENIZER, TRAINING, REPORTS, OPERATION = TAGS
 # Roles of a key that the endpoints of each group require.
 ROLES: dict[str, Role] = {
     COMPLETIONS: "generate",
@@ -42,6 +44,7 @@ ROLES: dict[str, Role] = {
     MODELS: "read",  # those that change a model name others
     TOKENIZER: "read",
     TRAINING: "train",
+    REPORTS: "generate",
     OPERATION: "read",
 }
 # Errors of endpoints that run a model, beside those that derive from their declaration.
@@ -79,6 +82,7 @@ class Services:
     settings: Settings
     watch_socket: WatchSocket
     training: Training | None
+    reports: Reports
     shutdown_gate: ShutdownGate
     started_at: float = field(default_factory=time.monotonic)
 

@@ -192,6 +192,13 @@ REQUESTS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "POST /tokenize": {"A text": {"model": MODEL, "prompt": "HAMLET.", "return_token_strs": True}},
     "POST /detokenize": {"Token ids": {"model": MODEL, "tokens": [28, 21, 33]}},
+    "POST /v1/reports": {
+        "Names": {"generated": ["anna", "bertha"], "training": ["anna", "berta"], "pattern": "[a-z]+"},
+        "Rows of a table": {
+            "generated": [{"city": "Ulm", "age": 31}],
+            "training": [{"city": "Ulm", "age": 30}, {"city": "Bonn", "age": 44}],
+        },
+    },
     "PATCH /v1/models/{name}": {
         "Promote a version": {"labels": {"stable": 1}},
         "Give another version a tenth of the traffic": {
@@ -309,6 +316,29 @@ RESPONSES: dict[str, dict[str, Any]] = {
             {"token_id": 1, "token": "<unk>", "special": True},
             {"token_id": 2, "token": "<end>", "special": True},
         ],
+    },
+    "POST /v1/reports": {
+        "object": "report",
+        "schema_version": 1,
+        "sostenuto_version": "0.1.0",
+        "created_at": "2026-11-29T12:00:00+00:00",
+        "seed": 0,
+        "checks": ["pattern"],
+        "training": {"name": "training", "records": 2, "distinct": 2},
+        "compared_records": 2,
+        "length_edges": [4, 5, 6, 7],
+        "generated": {
+            "name": "generated",
+            "records": 2,
+            "valid": 2,
+            "valid_share": 1.0,
+            "novel": 1,
+            "novel_share": 0.5,
+        },
+        "held_out": None,
+        "notes": ["No held-out records were given: there is no ceiling."],
+        "summary": "       generated\nvalid     100.0%  by pattern\nnovel      50.0%  of the distinct ones",
+        "html": None,
     },
     "POST /v1/files": _FILE,
     "GET /v1/files": {**_page([_FILE]), "first_id": _FILE["id"], "last_id": _FILE["id"]},

@@ -1,4 +1,4 @@
-"""Pages for browsers: the playground at `/`, the inspector, training, models, and the OpenAPI document with Swagger UI.
+"""Pages for browsers: playground, inspector, training, models, reports, and the OpenAPI document with Swagger UI.
 
 None needs the internet. Pages are static files under a Content-Security-Policy that runs no other scripts: generated
 text and URL parameters are never executed.
@@ -14,7 +14,7 @@ from service.web.openapi import openapi_document
 
 # Flask's names of their endpoints, which need no API key.
 PAGES = frozenset(
-    {"index", "inspector", "train", "models", "page_file", "docs_redirect", "docs", "docs_file", "openapi"}
+    {"index", "inspector", "train", "models", "report", "page_file", "docs_redirect", "docs", "docs_file", "openapi"}
 )
 _FILES = Path(__file__).with_name("static")
 _SWAGGER_UI = Path(flask_swagger_ui.__file__).with_name("dist")
@@ -53,6 +53,11 @@ def register_pages(app: Flask, docs_url: str | None) -> None:
     def models() -> ResponseReturnValue:
         """Return the page of the served models."""
         return render("models.html")
+
+    @app.get("/report")
+    def report() -> ResponseReturnValue:
+        """Return the page that reports on generated records."""
+        return render("report.html")
 
     @app.get("/static/<path:name>")
     def page_file(name: str) -> ResponseReturnValue:

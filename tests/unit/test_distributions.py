@@ -54,7 +54,8 @@ def test_both_distributions_have_the_same_version():
     versions = {metadata(folder)["Version"] for folder in (ROOT, ROOT / "client")}
     major, minor, _ = versions.pop().split(".")
     assert versions == set()
-    assert f"sostenuto[batch]<{major}.{int(minor) + 1},>={major}.{minor}" in metadata(ROOT).get_all("Requires-Dist")
+    needed = f"sostenuto[batch,report]<{major}.{int(minor) + 1},>={major}.{minor}"
+    assert needed in metadata(ROOT).get_all("Requires-Dist")
 
 
 def test_the_entry_points_are_the_commands_that_the_client_calls_the_servers():

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sostenuto._inspection import *
     from sostenuto._job_events import JobEvent, JobEvents
     from sostenuto._loss_curve import LossCurve
+    from sostenuto._reports import Report
     from sostenuto._results import *
     from sostenuto._retries import WaitForReady
     from sostenuto._stream import Stream
@@ -25,18 +26,18 @@ __all__ = [
     "Generation", "HostNotAllowed", "InspectedLayer", "Inspection", "InternalError", "InvalidArgument", "Job",
     "JobCancelled", "JobEvent", "JobEvents", "JobFailed", "JobUnfinished", "LossCurve", "MemoryExhausted",
     "MethodNotAllowed", "MissingRole", "Model", "ModelLoading", "ModelNotFound", "ModelVersion", "Neighbor", "NotFound",
-    "NotReady", "Overloaded", "QuotaReached", "RateLimited", "RawResponse", "ResumptionFailed", "Score", "ScoredToken",
-    "ServerError", "ServiceUnavailable", "ShuttingDown", "SostenutoError", "StateAltered", "StateExpired",
-    "StateForeign", "StateMalformed", "StateOfAnotherModel", "StateOfUnknownKey", "StateOutdated", "StateRefused",
-    "Status", "Stream", "StreamInterrupted", "TextDelta", "Timeout", "Tokens", "TooManyRequests", "TrainerUnavailable",
-    "TrainingDisabled", "TrainingFilterUnusable", "Turn", "Unauthorized", "UnexpectedResponse", "UploadedFile", "Usage",
-    "VersionGone", "VocabularyToken", "WaitForReady", "WrongScheme", "__version__",
+    "NotReady", "Overloaded", "QuotaReached", "RateLimited", "RawResponse", "Report", "ResumptionFailed", "Score",
+    "ScoredToken", "ServerError", "ServiceUnavailable", "ShuttingDown", "SostenutoError", "StateAltered",
+    "StateExpired", "StateForeign", "StateMalformed", "StateOfAnotherModel", "StateOfUnknownKey", "StateOutdated",
+    "StateRefused", "Status", "Stream", "StreamInterrupted", "TextDelta", "Timeout", "Tokens", "TooManyRequests",
+    "TrainerUnavailable", "TrainingDisabled", "TrainingFilterUnusable", "Turn", "Unauthorized", "UnexpectedResponse",
+    "UploadedFile", "Usage", "VersionGone", "VocabularyToken", "WaitForReady", "WrongScheme", "__version__",
 ]  # fmt: skip
 
 if not TYPE_CHECKING:
     _MODULES = (
         *("_errors", "_results", "_inspection", "_retries", "_stream", "_conversation", "_job_events", "_loss_curve"),
-        *("_training", "_client"),
+        *("_training", "_reports", "_client"),
     )
 
     def __getattr__(name: str) -> object:

@@ -21,6 +21,7 @@ from sostenuto._fields import (
     COMPLETION_FIELDS,
     EMBEDDING_FIELDS,
     INSPECT_FIELDS,
+    REPORT_FIELDS,
     TOKENIZE_FIELDS,
     CompletionArguments,
     ManyArguments,
@@ -34,6 +35,7 @@ from sostenuto._fields import (
     with_structured_outputs,
 )
 from sostenuto._inspection import EmbeddingMap, Inspection, Neighbor, Score, Tokens, VocabularyToken
+from sostenuto._reports import Report
 from sostenuto._results import Generation, Model, RawResponse, Status, required
 from sostenuto._resuming import Resumption
 from sostenuto._retries import LinkedEvent, WaitForReady
@@ -48,7 +50,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-COMPLETIONS, MODELS, TOKENIZER_INFO = "/v1/completions", "/v1/models", "/tokenizer_info"
+COMPLETIONS, MODELS, REPORTS, TOKENIZER_INFO = "/v1/completions", "/v1/models", "/v1/reports", "/tokenizer_info"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 DEFAULT_RECIPE = "characters-3-minutes"
@@ -327,6 +329,41 @@ class Client(AbstractContextManager["Client"]):
         extra_body = {"encoding_format": "base64", **(extra.pop("extra_body", None) or {})}
         fields = {"model": model, "input": text, "state": state, "go_backwards": go_backwards, **returned, **extra}
         return Inspection.from_response(self._post("/v1/inspect", {**fields, "extra_body": extra_body}, INSPECT_FIELDS))
+
+    def report(
+        self,
+        generated: Sequence[str] | Sequence[Mapping[str, Any]],
+        training: Sequence[str] | Sequence[Mapping[str, Any]] | None = None,
+        *,
+        held_out: Sequence[str] | Sequence[Mapping[str, Any]] | None = None,
+        training_file: str | None = None,
+        held_out_file: str | None = None,
+        **fields: Any,
+    ) -> Report:
+        """Let the server report how valid, unique, novel and similar to real ones generated records are.
+
+        `Report.compute` does the same without a server and its limits.
+
+        Args:
+            generated: list of str, or list of dict (rows of a table).
+            training: Same types. What the model was trained on.
+            held_out: Same types. Real records that it was not trained on: they get the same report, as the ceiling.
+            training_file: str. Id of an uploaded file, in place of `training`.
+            held_out_file: str. Id of an uploaded file, in place of `held_out`.
+            fields: The endpoint's other fields: `pattern`, `json_schema`, `columns`, `field`, `near`, `smiles`, `seed`.
+
+        Raises:
+            BodyTooLarge: the records are too large for a request; upload the training file, or use `Report.compute`.
+            Overloaded: the server computes as many reports as it may.
+            DeadlineExceeded: the report takes too long.
+        """
+        given = {"generated": generated, "training": training, "held_out": held_out}
+        lists = {name: list(values) for name, values in given.items() if values is not None}
+        files = {"training_file": training_file, "held_out_file": held_out_file}
+        body = present_fields({**lists, **files, **fields}, REPORT_FIELDS)
+        data = self._transport.post(REPORTS, body)
+        required(data, "generated", dict)
+        return Report({name: value for name, value in data.items() if name not in {"summary", "html"}})
 
     def neighbors(self, token: str | int, *, model: str | None = None, count: int = 10) -> list[Neighbor]:
         """Return the nearest neighbors of a token in the model's embedding matrix.

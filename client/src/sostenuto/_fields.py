@@ -98,6 +98,10 @@ INSPECT_FIELDS = frozenset({
     "model", "input", "state", "include", "layers", "return_sequences", "return_state", "go_backwards", "logprobs",
     "max_positions", "max_units", "timeout_s",
 })  # fmt: skip
+REPORT_FIELDS = frozenset({
+    "generated", "training", "training_file", "held_out", "held_out_file", "field", "columns", "pattern", "json_schema",
+    "near", "smiles", "seed", "html",
+})  # fmt: skip
 
 
 def with_signature(arguments: type) -> Callable[[Method], Method]:

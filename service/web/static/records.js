@@ -5,6 +5,24 @@ export function readRecords(text, format) {
   return format === "csv" ? csvRecords(text) : jsonRecords(text);
 }
 
+// The records of a file by its name, for a report: texts, rows of a table as objects, or lines.
+export function recordsOf(text, name) {
+  const plain = text.replace(/^\ufeff/, "").replaceAll("\r\n", "\n");
+  const lines = plain.split("\n").filter((line) => line.trim());
+  if (/\.csv$/i.test(name)) {
+    const { texts, problem } = csvRecords(plain);
+    if (!problem) return texts;
+    const [header = [], ...rows] = csvRows(plain);
+    return rows.map((row) => Object.fromEntries(header.map((column, place) => [column, row[place] ?? ""])));
+  }
+  if (!/\.jsonl$/i.test(name)) return lines;
+  const { texts, problem } = jsonRecords(plain);
+  if (!problem) return texts;
+  // What `sostenuto batch` wrote has its texts in responses; other objects are rows.
+  const objects = lines.map((line) => parsed(line) ?? {});
+  return objects.some(({ response }) => response) ? objects.flatMap(({ response }) => (response?.body?.choices ?? []).map((choice) => choice.text)) : objects;
+}
+
 // The format of a pasted text: "jsonl", "csv", or null for plain text.
 export function formatOf(text) {
   const [first = "", second = ""] = text.slice(0, 100_000).trimStart().split("\n");

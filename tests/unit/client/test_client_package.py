@@ -14,7 +14,8 @@ from tests.unit.client.scripted_responses import COMPLETION, answer_json, chunk,
 PACKAGE = Path(sostenuto.__file__).parent
 COMMAND_LINE = sorted((PACKAGE / "_cli").rglob("*.py"))
 BATCH = sorted((PACKAGE / "_batch").rglob("*.py"))
-SOURCES = sorted(set(PACKAGE.rglob("*.py")) - {*COMMAND_LINE, *BATCH, PACKAGE / "__main__.py"})
+REPORT = sorted((PACKAGE / "_report").rglob("*.py"))
+SOURCES = sorted(set(PACKAGE.rglob("*.py")) - {*COMMAND_LINE, *BATCH, *REPORT, PACKAGE / "__main__.py"})
 README = Path(sostenuto.__file__).parents[2] / "README.md"
 
 
@@ -49,6 +50,17 @@ def test_the_library_depends_on_requests_alone(source):
     names = imported(source)
     assert {name.partition(".")[0] for name in names} <= {"sostenuto", "requests", "urllib3"}
     assert not any(f"{name}.".startswith(("sostenuto._cli.", "sostenuto._batch.")) for name in names)
+
+
+@pytest.mark.parametrize("source", REPORT, ids=lambda source: source.name)
+def test_a_report_depends_on_its_extra_alone(source):
+    extra = {"numpy", "rapidfuzz", "jsonschema", "referencing"}  # the last one comes with jsonschema
+    assert {name.partition(".")[0] for name in imported(source)} <= {"sostenuto", *extra}
+
+
+@pytest.mark.parametrize("name", ["display", "markup", "plots", "column_panels", "page"])
+def test_a_servers_report_is_shown_without_the_extra(name):
+    assert {each.partition(".")[0] for each in imported(PACKAGE / "_report" / f"{name}.py")} == {"sostenuto"}
 
 
 @pytest.mark.parametrize("source", COMMAND_LINE, ids=lambda source: source.name)

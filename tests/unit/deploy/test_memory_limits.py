@@ -6,6 +6,7 @@ import re
 import pytest
 import yaml
 
+from service import reports
 from service.commands.gateway import SPARE_THREADS
 from service.http_server.worker import RECEIVED_BYTES
 from service.memory_budget import FREE_BYTES
@@ -22,6 +23,8 @@ MIB = 2**20
 PROCESS_BYTES, THREAD_BYTES = 100 * MIB, 0.1 * MIB
 # A process that compiles patterns, without a pattern.
 COMPILER_BYTES = 60 * MIB
+# A process that computes reports, after its imports.
+REPORT_BYTES = 70 * MIB
 # A response as received, as parsed, and as arrays.
 REPLY_COPIES = 3
 
@@ -40,6 +43,7 @@ def parts(settings):
         training_filters.MAX_CACHE_BYTES,
         settings.pattern_cache_bytes,
         2 * COMPILER_BYTES + MAX_MEMORY_BYTES + FAST_MEMORY_BYTES,
+        settings.max_reports * (REPORT_BYTES + reports.MAX_MEMORY_BYTES),
         settings.request_memory_bytes / 2,
     )
     return [math.ceil(size / MIB) for size in sizes]

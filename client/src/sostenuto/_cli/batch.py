@@ -10,6 +10,7 @@ import click
 from sostenuto._cli import INTERRUPTED
 from sostenuto._cli.errors import Failure
 from sostenuto._cli.options import api_key, given_options, seconds, server_options
+from sostenuto._cli.report import FILE, ReportProgress, compute, save
 from sostenuto._cli.terminal import say
 from sostenuto._settings import resolve
 
@@ -28,6 +29,7 @@ EPILOG = """\
 Examples:
   sostenuto batch in.jsonl out.jsonl
   sostenuto batch in.jsonl out.csv --format csv
+  sostenuto batch in.jsonl out.csv --format csv --training list.txt
 
 \b
 Exit codes:
@@ -95,8 +97,21 @@ def _source(value: str) -> Path:
     metavar="N",
     help="With --ray: number of workers, which share the concurrent requests.  [default: one per machine]",
 )
+@click.option(
+    "--training",
+    type=FILE,
+    metavar="FILE",
+    help="Report how good the generated texts are, against these records that the model was trained on; the report is "
+    "in OUT.report.html and OUT.report.json.",
+)
+@click.option(
+    "--held-out",
+    type=FILE,
+    metavar="FILE",
+    help="With --training: real records for the report, which it was not trained on.",
+)
 @server_options
-def batch(**options: Any) -> None:
+def batch(training: Path | None, held_out: Path | None, **options: Any) -> None:
     """Send a file of requests to a server, and write a file of responses.
 
     IN has the format of OpenAI's Batch API input files, one JSON object per line; OUT that of its output files, in
@@ -111,8 +126,15 @@ def batch(**options: Any) -> None:
         if error.name not in NEEDED:
             raise
         raise Failure(MISSING) from None
+    if held_out is not None and training is None:
+        raise click.UsageError("--held-out requires --training")
+    if options["escape_formulas"] and training is not None:
+        raise click.UsageError("--escape-formulas and --training exclude each other: a report is on unchanged texts")
+    chosen = _options(**options)
     try:
-        code = 0 if run(_options(**options)) else 1
+        code = 0 if run(chosen) else 1
+        if training is not None:
+            _report(chosen, training, held_out)
     except errors.BatchError as error:
         say(f"error: {error}" + (f"; {RESUME_HINT}" if isinstance(error, errors.Stopped) else ""))
         code = error.exit_code
@@ -120,6 +142,18 @@ def batch(**options: Any) -> None:
         say(f"stopped; {RESUME_HINT}")
         code = INTERRUPTED
     click.get_current_context().exit(code)
+
+
+def _report(options: Options, training: Path, held_out: Path | None) -> None:
+    """Report on the texts of OUT: a summary here, and the rest in files beside it."""
+    file_format = "csv" if options.output_format.name == "csv" else "jsonl"
+    with ReportProgress() as progress:
+        found = compute(
+            options.target, training, held_out=held_out, generated_format=file_format, observe=progress.show
+        )
+    for suffix in (".report.html", ".report.json"):
+        save(found, options.target.with_name(options.target.name + suffix))
+    say(found.summary())
 
 
 def _options(*, output_format: str, escape_formulas: bool, give_up_after: float, **others: Any) -> Options:

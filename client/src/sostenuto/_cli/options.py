@@ -136,7 +136,7 @@ def sampling_options(command: Decorated) -> Decorated:
         click.option("--ignore-eos", is_flag=True, default=None, help="Never sample the end token (EOS)."),
         click.option("--regex", metavar="REGEX", help="Regular expression that the whole completion matches."),
         click.option("--choice", "choices", multiple=True, metavar="TEXT", help=choice),
-        click.option("--json-schema", type=_schema, metavar="FILE|JSON", help=schema),
+        click.option("--json-schema", type=parse_schema, metavar="FILE|JSON", help=schema),
         click.option("--allowed", metavar="CHARACTERS", help="The completion has no other characters."),
         click.option("--banned", metavar="CHARACTERS", help="The completion has none of these characters."),
         number("--min-length", int, "Minimum number of characters of the completion."),
@@ -178,7 +178,7 @@ def _field(argument: str) -> tuple[str, Any]:
         raise click.BadParameter(f"{argument!r} is not NAME=JSON") from None
 
 
-def _schema(argument: str) -> Any:
+def parse_schema(argument: str) -> Any:
     """Parse a JSON Schema, given directly or as the name of a file; raise Failure if it is not JSON."""
     is_json = argument.lstrip().startswith("{")
     try:

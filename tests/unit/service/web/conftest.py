@@ -14,6 +14,7 @@ from service.http_server.addresses import AllowedHosts
 from service.memory_budget import MemoryBudget
 from service.models.embedding_vectors import VectorFiles
 from service.observability.metrics import Metrics
+from service.reports import Reports
 from service.settings import Settings
 from service.web.blueprint import build_blueprint
 from service.web.endpoint import Services, ShutdownGate
@@ -48,7 +49,8 @@ class Site:
         app.config["MAX_CONTENT_LENGTH"] = 4 * 2**20
         self.gate, unused, vectors = ShutdownGate(), [None] * 3, VectorFiles(models_dir)
         settings, watch = Settings(), lambda *_: nullcontext()
-        parts = Services(self.service.engine, models, vectors, *unused, self.memory, settings, watch, None, self.gate)
+        rest = (self.memory, settings, watch, None, Reports(settings), self.gate)
+        parts = Services(self.service.engine, models, vectors, *unused, *rest)
         app.register_blueprint(build_blueprint(parts))
         register_error_handlers(app)
         access = Authenticator(None, RateLimiter(), limits)

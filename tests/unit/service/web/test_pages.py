@@ -7,7 +7,7 @@ from flask import Flask
 
 from service.web.pages import register_pages
 
-PATHS = ("/", "/inspector", "/train", "/models", "/docs/")
+PATHS = ("/", "/inspector", "/train", "/models", "/report", "/docs/")
 URL = "https://docs.example.org/sostenuto/"
 
 
@@ -25,7 +25,14 @@ def links(html):
 @pytest.mark.parametrize("path", PATHS)
 def test_every_page_links_to_all_pages(path):
     root = "../" if path == "/docs/" else "./"
-    paths = {"Playground": "", "Inspector": "inspector", "Train": "train", "Models": "models", "API": "docs/"}
+    paths = {
+        "Playground": "",
+        "Inspector": "inspector",
+        "Train": "train",
+        "Models": "models",
+        "Report": "report",
+        "API": "docs/",
+    }
     pages = {name: root + path for name, path in paths.items()}
     assert links(page(path)) == pages
     assert links(page(path, URL)) == {**pages, "Docs": URL}

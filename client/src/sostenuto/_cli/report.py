@@ -1,0 +1,145 @@
+"""`sostenuto report`: how good generated records are, without a server."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from sostenuto import InvalidArgument, Report
+from sostenuto._cli.errors import Failure, failing_to
+from sostenuto._cli.options import parse_schema
+from sostenuto._cli.terminal import console, say, write_json, write_text
+
+FILE = click.Path(dir_okay=False, path_type=Path)
+INTERVAL_S = 30.0  # between two lines where there is no terminal
+LONGEST_S = 3600.0
+
+EPILOG = """\
+\b
+Examples:
+  sostenuto report new-names.txt --training names.txt --html report.html
+  sostenuto report out.csv --training list.txt --held-out rest.txt --pattern "[A-Z][a-z]+"
+  sostenuto report rows.txt --training table.csv --json - | jq .generated.correlations
+  sostenuto report smiles.txt --training train.smi --smiles --validator checks:canonical
+
+Formats are those of training: .csv and .jsonl have a text, or prompt and completion, per record; without these columns
+a record is the whole row, and each column is compared. All other files have one record per line. GENERATED may also be
+what `sostenuto batch` wrote."""
+
+
+@click.command(epilog=EPILOG, short_help="Report how good generated records are.")
+@click.argument("generated", type=FILE)
+@click.option("--training", type=FILE, required=True, metavar="FILE", help="Records that the model was trained on.")
+@click.option(
+    "--held-out", type=FILE, metavar="FILE", help="Real records that it was not trained on: they get the same report."
+)
+@click.option("--pattern", metavar="REGEX", help="A valid record matches this, as a whole; Python's syntax.")
+@click.option(
+    "--json-schema", type=parse_schema, metavar="FILE|JSON", help="A valid record is JSON that is valid against this."
+)
+@click.option(
+    "--validator",
+    metavar="MODULE:FUNCTION",
+    help="Python function that gets a record and returns whether it is valid, or its canonical form, or None. It runs "
+    "in processes of its own.",
+)
+@click.option(
+    "--validator-timeout",
+    type=click.FloatRange(0, LONGEST_S, min_open=True),
+    default=10.0,
+    metavar="SECONDS",
+    help="Limit of the validator's time for a record; beyond it the record is invalid.",
+)
+@click.option("--smiles", is_flag=True, help="Add the metrics of MOSES by their names, but for FCD.")
+@click.option(
+    "--format",
+    "file_format",
+    type=click.Choice(["lines", "csv", "jsonl"]),
+    help="Format of all files.  [default: by their suffixes]",
+)
+@click.option("--field", metavar="NAME", help="Column that is the text of a record.")
+@click.option(
+    "--columns", metavar="NAME,...", help="Names of the columns of records that are lines of CSV without a header."
+)
+@click.option(
+    "--near",
+    type=click.FloatRange(0, 1),
+    default=0.2,
+    metavar="X",
+    help="Near copies have at most this normalized edit distance to a training record.",
+)
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, metavar="N", help="Seed of samples and folds.")
+@click.option("--html", type=FILE, metavar="FILE", help="Write the report as a page with plots.")
+@click.option(
+    "--json", "json_file", metavar="FILE|-", help="Write all numbers as JSON; - prints them instead of the summary."
+)
+def report(
+    generated: Path, training: Path, *, html: Path | None, json_file: str | None, columns: str | None, **options: Any
+) -> None:
+    """Compare the records of GENERATED with those of the training file, and print a summary.
+
+    How many are valid, unique, novel and near copies; how far lengths, characters, n-grams and columns are from those
+    of training; and how well a classifier tells generated from held-out records.
+    """
+    names = tuple(name.strip() for name in columns.split(",")) if columns else ()
+    with ReportProgress() as progress:
+        found = compute(generated, training, columns=names, observe=progress.show, **options)
+    if html is not None:
+        save(found, html)
+    if json_file == "-":
+        return write_json(found.data)
+    if json_file is not None:
+        save(found, Path(json_file))
+    return write_text(f"{found.summary()}\n")
+
+
+def compute(generated: Path, training: Path, **options: Any) -> Report:
+    """Compute a report on files; raise Failure if an option is invalid or a file unreadable."""
+    try:
+        return Report.compute(generated, training, **options)
+    except InvalidArgument as error:
+        raise Failure(str(error)) from error
+
+
+def save(found: Report, path: Path) -> None:
+    """Write a report to a file."""
+    with failing_to(f"write {path}"):
+        found.save(path)
+    say(f"wrote {path}")
+
+
+class ReportProgress(AbstractContextManager["ReportProgress"]):
+    """Shows the progress of a report on standard error: a bar on a terminal, elsewhere a line every 30 seconds."""
+
+    def __init__(self) -> None:
+        """Show the bar."""
+        self._is_terminal = sys.stderr.isatty()
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(24),
+            TextColumn("{task.percentage:3.0f}%"),
+            TimeRemainingColumn(),
+        )
+        self._bar = Progress(*columns, console=console(stderr=True), transient=True, disable=not self._is_terminal)
+        self._task = self._bar.add_task("reading", total=1.0)
+        self._begun_at = self._written_at = time.monotonic()
+        self._bar.start()
+
+    def show(self, part: float, step: str) -> None:
+        """Show the part that is done, from 0 to 1, and what is being done."""
+        self._bar.update(self._task, completed=part, description=step)
+        now = time.monotonic()
+        if not self._is_terminal and now - self._written_at >= INTERVAL_S and 0 < part < 1:
+            self._written_at = now
+            left_s = (now - self._begun_at) / part * (1 - part)
+            say(f"{step}: {part:.0%}, {left_s:.0f} s left")
+
+    def __exit__(self, *exception: object) -> None:
+        """Remove the bar."""
+        self._bar.stop()

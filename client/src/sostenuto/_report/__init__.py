@@ -1,0 +1,1 @@
+"""Reports on generated records: validity, novelty, distributions and a classifier test, without a server."""

@@ -1,0 +1,83 @@
+"""A report in a process of its own, for a server: a request on standard input, the report on standard output.
+
+The request is a line of JSON; the answer is {"report": …}, {"error": message} or {"error": null} if the memory does not
+suffice. The process ends with its parent or after its time, and gets only the CPU time that nothing else needs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import resource
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from sostenuto._errors import InvalidArgument
+from sostenuto._report.display import summary
+from sostenuto._report.files import read_records
+from sostenuto._report.page import page
+from sostenuto._report.records import Records, records_of
+from sostenuto._report.report import Options, build_report
+from sostenuto._report.validity import Checks
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    """Read the request, and answer it."""
+    with suppress(OSError):  # not permitted in every container
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    request = json.load(sys.stdin.buffer)
+    _limit(request)
+    try:
+        answer = _answer(request)
+    except InvalidArgument as error:
+        answer = {"error": str(error)}
+    except MemoryError:
+        answer = {"error": None}
+    sys.stdout.write(json.dumps(answer, allow_nan=False))
+
+
+def _limit(request: dict[str, Any]) -> None:
+    """Let the kernel end the process: a thread of it could not, while a regular expression holds the interpreter."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != request["parent"]:
+        os._exit(1)
+    signal.alarm(int(request["max_s"]) + 1)  # by default it kills
+    in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (in_use + request["max_memory_bytes"],) * 2)
+
+
+def _answer(request: dict[str, Any]) -> dict[str, Any]:
+    columns = tuple(request["columns"])
+
+    def read(name: str) -> Records | None:
+        values, file = request[name], request[f"{name}_file"]
+        if file is not None:
+            records = read_records(
+                Path(file["path"]), file_format=file["format"], field=request["field"], columns=columns
+            )
+            records = Records(file["name"], records.texts, records.columns, records.rows)
+        elif values is None:
+            return None
+        else:
+            records = records_of(name, values, columns)
+        if len(records) > request["max_records"]:
+            raise InvalidArgument(f"{name} must have at most {request['max_records']} records, got {len(records)}")
+        return records
+
+    generated, training = read("generated"), read("training")
+    assert generated is not None
+    assert training is not None
+    checks = Checks(request["pattern"], request["json_schema"])
+    options = Options(checks, request["near"], request["smiles"], request["seed"], num_workers=1)
+    report = build_report(generated, training, read("held_out"), options)
+    return {"report": {**report, "summary": summary(report), "html": page(report) if request["html"] else None}}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""Columns of a table: the distribution of each, and the correlations between them."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from sostenuto._report.distributions import histogram, moments
+from sostenuto._report.ngrams import Floats, Integers, align, jensen_shannon, ngrams
+from sostenuto._report.records import Records
+
+# A column is one of numbers if this share of its training values are.
+MIN_NUMBERS = 0.95
+# A column has categories if it has so few different training values, or each is repeated on average ten times.
+MAX_CATEGORIES, MAX_REPEATED_CATEGORIES, MIN_REPEATS = 50, 1000, 10
+MAX_COLUMNS = 30  # that are reported
+NUM_BINS, NUM_VALUES = 20, 12
+NUMBER, CATEGORY, TEXT = "number", "category", "text"
+
+
+def numbers_of(values: Sequence[str | None]) -> Floats:
+    """Return the finite numbers of a column, and NaN for any other value."""
+    return np.array([_number(value) for value in values], np.float64)
+
+
+def kind_of(values: Sequence[str | None]) -> str:
+    """Return whether a column of training values has numbers, categories or texts."""
+    present = [value for value in values if value is not None]
+    if present and np.mean(~np.isnan(numbers_of(present))) >= MIN_NUMBERS:
+        return NUMBER
+    distinct = len(set(present))
+    few = distinct <= MAX_CATEGORIES or distinct <= min(MAX_REPEATED_CATEGORIES, len(present) / MIN_REPEATS)
+    return CATEGORY if few else TEXT
+
+
+def column_report(own: Records, training: Records) -> list[dict[str, Any]]:
+    """Return the distribution of each column, beside that of the training records."""
+    return [
+        _column(name, own.values(place), training.values(place))
+        for place, name in enumerate(training.columns[:MAX_COLUMNS])
+    ]
+
+
+def _column(name: str, own: list[str | None], training: list[str | None]) -> dict[str, Any]:
+    kind = kind_of(training)
+    describe = {NUMBER: _numbers, CATEGORY: _categories, TEXT: _texts}[kind]
+    missing = [float(np.mean([value is None for value in values])) if values else None for values in (own, training)]
+    present = [[value for value in values if value is not None] for values in (own, training)]
+    known = set(present[1])
+    unseen = float(np.mean([value not in known for value in present[0]])) if present[0] else None
+    facts = {"name": name, "kind": kind, "missing_share": missing[0], "training_missing_share": missing[1]}
+    return {**facts, "unseen_share": unseen, **describe(*present)}
+
+
+def _numbers(own: list[str], training: list[str]) -> dict[str, Any]:
+    found = [numbers_of(values) for values in (own, training)]
+    finite = [values[~np.isnan(values)] for values in found]
+    edges = _edges(finite[1])
+    counts = [histogram(values, edges) for values in finite]
+    return {
+        "not_numbers_share": float(np.isnan(found[0]).mean()) if own else None,
+        "edges": edges,
+        "counts": counts[0].tolist(),
+        "training_counts": counts[1].tolist(),
+        "js_bits": jensen_shannon(*counts),
+        "moments": moments(finite[0]) if len(finite[0]) else None,
+        "training_moments": moments(finite[1]) if len(finite[1]) else None,
+    }
+
+
+def _edges(values: Floats) -> list[float]:
+    """Return edges of bins from the first to the 99th percentile; few whole numbers get a bin each."""
+    low, high = float(np.quantile(values, 0.01)), float(np.quantile(values, 0.99))
+    if (values == np.round(values)).all() and high - low < NUM_BINS:
+        return [float(edge) for edge in range(math.floor(low), math.ceil(high) + 2)]
+    return [float(edge) for edge in np.linspace(low, high if high > low else low + 1, NUM_BINS + 1)]
+
+
+def _categories(own: list[str], training: list[str]) -> dict[str, Any]:
+    counts = Counter(own), Counter(training)
+    names = [name for name, _ in (counts[0] + counts[1]).most_common()]
+    both = [np.array([counted[name] for name in names], np.int64) for counted in counts]
+    shown = sorted(names, key=lambda name: (-counts[1][name], -counts[0][name]))[:NUM_VALUES]
+    values = [
+        {
+            "value": name,
+            "share": counts[0][name] / len(own) if own else 0.0,
+            "training_share": counts[1][name] / len(training) if training else 0.0,
+        }
+        for name in shown
+    ]
+    return {"js_bits": jensen_shannon(*both), "values": values, "distinct": len(counts[0])}
+
+
+def _texts(own: list[str], training: list[str]) -> dict[str, Any]:
+    aligned = align(ngrams(own, 1).keys, ngrams(training, 1).keys)
+    means = [float(np.mean([len(text) for text in texts])) if texts else None for texts in (own, training)]
+    return {"js_bits": aligned.divergence(), "mean_length": means[0], "training_mean_length": means[1]}
+
+
+def correlation_report(own: Records, training: Records) -> dict[str, Any] | None:
+    """Return the correlation of each pair of columns beside that of the training records; None without pairs.
+
+    Two columns of numbers: Pearson's r; two of categories: Cramér's V; one of each: the correlation ratio η.
+    """
+    kinds = {place: kind_of(training.values(place)) for place in range(min(MAX_COLUMNS, len(training.columns)))}
+    pairs: list[dict[str, Any]] = []
+    for first, second in combinations([place for place, kind in kinds.items() if kind != TEXT], 2):
+        measured = [_correlation(records, first, second, kinds) for records in (own, training)]
+        names = {"columns": [training.columns[first], training.columns[second]]}
+        measure = _measure(kinds[first], kinds[second])
+        pairs.append({**names, "measure": measure, "value": measured[0], "training_value": measured[1]})
+    differences = [
+        abs(pair["value"] - pair["training_value"])
+        for pair in pairs
+        if pair["value"] is not None and pair["training_value"] is not None
+    ]
+    if not pairs:
+        return None
+    return {"mean_difference": float(np.mean(differences)) if differences else None, "pairs": pairs}
+
+
+def _measure(first: str, second: str) -> str:
+    if first == second:
+        return "pearson" if first == NUMBER else "cramers_v"
+    return "correlation_ratio"
+
+
+def _correlation(records: Records, first: int, second: int, kinds: dict[int, str]) -> float | None:
+    rows = [(row[first], row[second]) for row in records.rows if row is not None]
+    present = [(a, b) for a, b in rows if a is not None and b is not None]
+    columns = [[pair[0] for pair in present], [pair[1] for pair in present]]
+    if kinds[first] != NUMBER and kinds[second] == NUMBER:
+        first, second, columns = second, first, columns[::-1]
+    if kinds[first] != NUMBER:
+        return cramers_v(*(_codes(column) for column in columns))
+    numbers = numbers_of(columns[0])
+    if kinds[second] != NUMBER:
+        is_number = ~np.isnan(numbers)
+        return correlation_ratio(numbers[is_number], _codes(columns[1])[is_number])
+    others = numbers_of(columns[1])
+    is_number = ~np.isnan(numbers) & ~np.isnan(others)
+    return pearson(numbers[is_number], others[is_number])
+
+
+def _codes(values: Sequence[str]) -> Integers:
+    return np.unique(np.array(values, dtype=np.str_), return_inverse=True)[1] if values else np.zeros(0, np.int64)
+
+
+def pearson(first: Floats, second: Floats) -> float | None:
+    """Return Pearson's correlation coefficient; None if a column is constant."""
+    if len(first) < 2 or not first.std() or not second.std():
+        return None
+    return float(np.corrcoef(first, second)[0, 1])
+
+
+def cramers_v(first: Integers, second: Integers) -> float | None:
+    """Return Cramér's V, √(χ² / n / (min(rows, columns) - 1)), from 0 to 1; None if a column is constant."""
+    if not len(first):
+        return None
+    table = np.zeros((first.max() + 1, second.max() + 1))
+    np.add.at(table, (first, second), 1)
+    if min(table.shape) < 2:
+        return None
+    expected = np.outer(table.sum(axis=1), table.sum(axis=0)) / len(first)
+    chi_squared = ((table - expected) ** 2 / expected).sum()
+    return float(np.sqrt(chi_squared / len(first) / (min(table.shape) - 1)))
+
+
+def correlation_ratio(numbers: Floats, groups: Integers) -> float | None:
+    """Return η, the root of the share of a column's variance that lies between groups; None if one is constant."""
+    if len(numbers) < 2 or not numbers.std() or groups.min() == groups.max():
+        return None
+    sizes = np.bincount(groups)
+    means = np.bincount(groups, weights=numbers) / np.maximum(1, sizes)
+    between = (sizes * (means - numbers.mean()) ** 2).sum()
+    return float(np.sqrt(between / ((numbers - numbers.mean()) ** 2).sum()))
+
+
+def _number(value: str | None) -> float:
+    try:
+        number = float(value or "nan")
+    except ValueError:
+        return math.nan
+    return number if math.isfinite(number) else math.nan

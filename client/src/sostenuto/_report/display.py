@@ -1,0 +1,132 @@
+"""A report as a few lines of text, for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+Cell = Callable[[dict[str, Any]], "str | None"]
+GAP, NONE = 2, "–"
+
+
+def summary(report: dict[str, Any]) -> str:
+    """Return the summary of a report: a line per metric, beside that of the held-out records if there are some."""
+    names = ["generated", *(["held-out"] if report["held_out"] is not None else [])]
+    rows = [("", *names, ""), *((name, *values, meaning) for name, values, meaning in metrics(report))]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for name, *values, meaning in rows:
+        cells = [value.rjust(width) for value, width in zip(values, widths[1:-1], strict=True)]
+        lines.append((" " * GAP).join([name.ljust(widths[0]), *cells, meaning]).rstrip())
+    return "\n".join([*lines, *filter(None, [_pair(report)]), *report["notes"]])
+
+
+def metrics(report: dict[str, Any]) -> list[tuple[str, list[str], str]]:
+    """Return the metrics that the report has: name, value of each set, and what it is."""
+    subjects = [report[name] for name in ("generated", "held_out") if report[name] is not None]
+    rows = [(name, [cell(subject) or NONE for subject in subjects], meaning) for name, cell, meaning in _rows(report)]
+    return [row for row in rows if set(row[1]) != {NONE}]
+
+
+def _rows(report: dict[str, Any]) -> list[tuple[str, Cell, str]]:
+    """Return the metrics: name, value, and what it is."""
+    near, size = report["generated"]["nearest"]["near_distance"], f"{report['compared_records']:,}"
+    checks = " and ".join(name.replace("_", " ") for name in report["checks"])
+    rows: list[tuple[str, Cell, str]] = [
+        ("records", lambda s: f"{s['records']:,}", f"training: {report['training']['records']:,}"),
+        ("valid", lambda s: percent(s["valid_share"]) if checks else None, f"by {checks}"),
+        ("unique", lambda s: percent(s["unique_share"]), "distinct among the valid"),
+        *(
+            (f"unique@{size[:-3]}k", _unique_at(size), f"of the first {int(size):,} valid ones")
+            for size in ("1000", "10000")
+        ),
+        ("novel", lambda s: percent(s["novel_share"]), "of the distinct ones, not in the training file"),
+        (
+            "near copies",
+            lambda s: percent(s["nearest"]["near_share"]),
+            f"of the novel ones, at most {near:g} of their characters edited",
+        ),
+        (
+            "median distance",
+            lambda s: decimals(s["nearest"]["median"]),
+            "edits per character to the nearest training record",
+        ),
+        ("length", lambda s: f"{s['lengths']['mean']:.1f} ± {s['lengths']['std']:.1f}", "characters"),
+        (
+            "lengths, JS",
+            lambda s: bits(s["lengths"]["js_bits"]),
+            f"bits from training (0: the same, 1: disjoint), of {size} records each",
+        ),
+    ]
+    names = ("characters, JS", "2-grams, JS", "3-grams, JS")
+    rows += [(name, _ngram(order), "bits") for order, name in enumerate(names)]
+    rows.append(("columns, JS", _columns, "bits: the mean, and the column furthest from training"))
+    rows.append(("correlations", _correlations, "mean difference from training"))
+    rows.append(("classifier AUC", _auc, _against(report)))
+    return rows
+
+
+def _unique_at(size: str) -> Cell:
+    return lambda subject: percent(subject["unique_at"][size])
+
+
+def _ngram(order: int) -> Cell:
+    return lambda subject: bits(subject["ngrams"][order]["js_bits"])
+
+
+def _columns(subject: dict[str, Any]) -> str | None:
+    found = [column for column in subject["columns"] if column["js_bits"] is not None]
+    if not found:
+        return None
+    mean, furthest = sum(c["js_bits"] for c in found) / len(found), max(found, key=lambda c: float(c["js_bits"]))
+    return f"{bits(mean)}, {furthest['name'][:12]} {bits(furthest['js_bits'])}"
+
+
+def _correlations(subject: dict[str, Any]) -> str | None:
+    return decimals(subject["correlations"]["mean_difference"]) if subject["correlations"] else None
+
+
+def _auc(subject: dict[str, Any]) -> str | None:
+    found = subject["classifier"]
+    return None if found is None else f"{found['auc']:.3f} ± {found['std']:.3f}"
+
+
+def _against(report: dict[str, Any]) -> str:
+    found = report["generated"]["classifier"]
+    if found is None:
+        return ""
+    beside = ", held-out from training" if report["held_out"] is not None else ""
+    return f"tells generated from {found['against'].replace('_', '-')}{beside} (0.5: cannot, 1: always)"
+
+
+def _pair(report: dict[str, Any]) -> str:
+    pairs = report["generated"]["nearest"]["pairs"]
+    if not pairs:
+        return ""
+    pair = pairs[0]
+    edits = "1 edit" if pair["edits"] == 1 else f"{pair['edits']} edits"
+    return f"nearest to training: {_short(pair['record'])} ← {_short(pair['training'])} ({edits})"
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 40 else text[:39] + "…")
+
+
+def percent(share: float | None) -> str | None:
+    """Return a share in percent; one below 100% never as 100%, and one above 0 never as 0%."""
+    if share is None:
+        return None
+    rounded = f"{100 * share:.1f}%"
+    if rounded == "100.0%" and share < 1:
+        return "> 99.9%"
+    return "< 0.1%" if rounded == "0.0%" and share > 0 else rounded
+
+
+def bits(value: float | None) -> str | None:
+    """Return a divergence in bits."""
+    return None if value is None else f"{value:.4f}"
+
+
+def decimals(value: float | None) -> str | None:
+    """Return a number with three decimals."""
+    return None if value is None else f"{value:.3f}"

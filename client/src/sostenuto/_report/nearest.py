@@ -1,0 +1,90 @@
+"""The nearest training record of each record of a sample, by normalized edit distance."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from rapidfuzz import process
+from rapidfuzz.distance import Levenshtein
+
+from sostenuto._report.ngrams import Floats
+
+MAX_RECORDS = 5000  # whose nearest training record is searched
+# Estimated CPU time of a search; beyond it fewer records are searched, and then among fewer training records.
+BUDGET_NS, MIN_RECORDS = 20e9, 200
+# CPU time per pair on an Intel Xeon (Sapphire Rapids class): with vector instructions, and per character and word of 64
+# for longer texts.
+SHORT_CHARACTERS, SHORT_NS, WORD_NS = 64, 33.0, 4.5
+MAX_CHARACTERS = 500  # of a record that are compared
+NUM_PAIRS, NUM_BINS = 10, 20
+_BATCH_PAIRS = 4_000_000  # a matrix of 16 MB
+
+
+def sizes(texts: Sequence[str], num_texts: int, num_training: int) -> tuple[int, int]:
+    """Return of how many records and of how many training records a search within the budget has samples."""
+    length = min(MAX_CHARACTERS, float(np.mean([len(text) for text in texts[:MAX_RECORDS]]))) if texts else 0.0
+    words = -(-length // SHORT_CHARACTERS)
+    # A mean of 32 has few longer than 64.
+    pair_ns = SHORT_NS if length <= SHORT_CHARACTERS / 2 else WORD_NS * length * words
+    num_pairs = BUDGET_NS / pair_ns
+    num_searched = min(num_texts, MAX_RECORDS, max(MIN_RECORDS, int(num_pairs / max(1, num_training))))
+    return num_searched, min(num_training, max(1, int(num_pairs / max(1, num_searched))))
+
+
+def nearest_report(
+    texts: Sequence[str],
+    training: Sequence[str],
+    near: float,
+    num_workers: int,
+    advance: Callable[[float], object],
+) -> dict[str, Any]:
+    """Return how far records are from the nearest training record.
+
+    The distance is that of Levenshtein, divided by the number of characters of the longer text: 0 for equal texts, 1 if
+    nothing is shared.
+
+    Args:
+        texts: Records that are not in the training file.
+        training: Training records, not empty.
+        near: Distance up to which a record counts as a near copy.
+        num_workers: Threads of the search.
+        advance: Called with the part that is done, from 0 to 1.
+    """
+    queries, choices = [text[:MAX_CHARACTERS] for text in texts], [text[:MAX_CHARACTERS] for text in training]
+    distances, places = np.ones(len(queries)), np.zeros(len(queries), np.int64)
+    batch = max(1, _BATCH_PAIRS // len(choices))
+    for start in range(0, len(queries), batch):
+        part = slice(start, start + batch)
+        matrix = process.cdist(
+            queries[part], choices, scorer=Levenshtein.normalized_distance, dtype=np.float32, workers=num_workers
+        )
+        places[part], distances[part] = matrix.argmin(axis=1), matrix.min(axis=1)
+        advance(min(1.0, (start + batch) / len(queries)))
+    return {
+        "searched": len(texts),
+        "among": len(training),
+        "near_distance": near,
+        # Both are rounded to float32's precision, in which they were compared.
+        "near_share": float((distances <= np.float32(near)).mean()) if len(texts) else None,
+        "mean": float(distances.mean()) if len(texts) else None,
+        "median": float(np.median(distances)) if len(texts) else None,
+        "counts": _histogram(distances),
+        "pairs": [
+            _pair(texts[i], training[places[i]])
+            for i in heapq.nsmallest(NUM_PAIRS, range(len(texts)), key=distances.__getitem__)
+        ],
+    }
+
+
+def _histogram(distances: Floats) -> list[int]:
+    counts, _ = np.histogram(distances, bins=NUM_BINS, range=(0, 1))
+    return [int(count) for count in counts]
+
+
+def _pair(text: str, training: str) -> dict[str, Any]:
+    edits = Levenshtein.distance(text[:MAX_CHARACTERS], training[:MAX_CHARACTERS])
+    longest = max(len(text[:MAX_CHARACTERS]), len(training[:MAX_CHARACTERS]), 1)
+    return {"record": text, "training": training, "edits": edits, "distance": edits / longest}

@@ -1,0 +1,136 @@
+"""Records to report on: texts, and the columns of those that are rows of a table."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sostenuto._errors import InvalidArgument
+
+Row = list["str | None"]
+
+
+@dataclass(frozen=True)
+class Records:
+    """A list of records; `rows` are their fields, None for a record that is no row of the table.
+
+    Attributes:
+        name: str. What the report calls them, such as the name of their file.
+        texts: list of str.
+        columns: tuple of str. Names of the columns; empty if the records are texts alone.
+        rows: list of list, as long as `texts` if there are columns. A missing value is None.
+    """
+
+    name: str
+    texts: list[str]
+    columns: tuple[str, ...] = ()
+    rows: list[Row | None] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def take(self, indices: Sequence[int]) -> Records:
+        """Return the records at some indices."""
+        rows = [self.rows[index] for index in indices] if self.columns else []
+        return Records(self.name, [self.texts[index] for index in indices], self.columns, rows)
+
+    def sample(self, size: int, seed: int) -> Records:
+        """Return `size` records without replacement, or all if there are no more; the order stays."""
+        if size >= len(self):
+            return self
+        return self.take(sorted(random.Random(seed).sample(range(len(self)), size)))
+
+    def values(self, column: int) -> list[str | None]:
+        """Return the values of a column of the records that are rows."""
+        return [row[column] for row in self.rows if row is not None]
+
+
+def records_of(name: str, values: Sequence[Any], columns: tuple[str, ...] = ()) -> Records:
+    """Return records that are given as values: texts, or objects, the fields of each.
+
+    Args:
+        name: What the report calls them.
+        values: All str, or all dict.
+        columns: Names of the columns of texts that are lines of CSV.
+
+    Raises:
+        InvalidArgument: there are none, or they are of other types.
+    """
+    if not values:
+        raise InvalidArgument(f"{name} must have at least one record, got none")
+    if all(isinstance(value, str) for value in values):
+        return with_columns(Records(name, list(values)), columns)
+    if not all(isinstance(value, dict) for value in values):
+        raise InvalidArgument(f"{name} must be a list of str or a list of dict, got both or others")
+    columns = tuple(dict.fromkeys(str(key) for value in values for key in value))
+    texts = [json.dumps(value, ensure_ascii=False) for value in values]
+    return Records(name, texts, columns, [object_row(value, columns) for value in values])
+
+
+def with_columns(records: Records, columns: tuple[str, ...], like: Records | None = None) -> Records:
+    """Parse texts as rows of a table: JSON objects if `like` has some, else lines of CSV without a header.
+
+    Args:
+        records: Those to parse; returned as they are if they have columns.
+        columns: Names of the columns.
+        like: Records of the same table, whose texts show how a row is written.
+    """
+    if records.columns or not columns:
+        return records
+    is_json = like is not None and like.texts[:1] != [] and like.texts[0].lstrip().startswith("{")
+    parse: Callable[[str, tuple[str, ...]], Row | None] = _json_row if is_json else _csv_row
+    return Records(records.name, records.texts, columns, [parse(text, columns) for text in records.texts])
+
+
+def _csv_row(text: str, columns: tuple[str, ...]) -> Row | None:
+    try:
+        rows = list(csv.reader([text], strict=True))
+    except csv.Error:
+        return None
+    if len(rows) != 1 or len(rows[0]) != len(columns):
+        return None
+    return [value or None for value in rows[0]]
+
+
+def _json_row(text: str, columns: tuple[str, ...]) -> Row | None:
+    try:
+        fields = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return object_row(fields, columns) if isinstance(fields, dict) else None
+
+
+def object_row(fields: dict[str, Any], columns: tuple[str, ...]) -> Row:
+    """Return the values of a JSON object by column; numbers, lists and objects as JSON."""
+    return [_as_text(fields.get(name)) for name in columns]
+
+
+def csv_line(row: Sequence[str]) -> str:
+    """Return a row as a line of CSV, without a line end."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(row)
+    return line.getvalue()
+
+
+def require_same_columns(records: Records, columns: tuple[str, ...]) -> Records:
+    """Return records with the columns of a table in its order; raise InvalidArgument if one is missing."""
+    if records.columns == columns:
+        return records
+    missing = [name for name in columns if name not in records.columns]
+    if missing:
+        found = ", ".join(records.columns)[:200]
+        raise InvalidArgument(f"{records.name} must have the column {missing[0]!r} of the training file, got {found}")
+    places = [records.columns.index(name) for name in columns]
+    rows = [row and [row[place] for place in places] for row in records.rows]
+    return Records(records.name, records.texts, columns, rows)
+
+
+def _as_text(value: Any) -> str | None:
+    if value is None or value == "":
+        return None
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,118 @@
+"""Reports on generated records: each is computed by a process of its own, the SDK's, within limits of time and memory.
+
+The gateway's own threads and memory are not used for it, and the kernel gives the process only the CPU time that
+serving leaves.
+"""
+
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, cast
+
+import orjson
+
+from service.api.reports import ReportObject
+from service.errors import DeadlineExceeded, GatewayError, InternalError, InvalidRequest, Overloaded
+from service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+# Memory of a report, beside what its process has after its imports.
+MAX_MEMORY_BYTES = 512 * 2**20
+_ROOT = Path(__file__).parents[1]
+_COMMAND = [sys.executable, "-m", "sostenuto._report"]
+_END_S = 5.0
+
+
+class ReportProcess:
+    """The process of one report."""
+
+    def __init__(self, request: dict[str, Any], max_s: float) -> None:
+        self._request, self._max_s = {**request, "max_s": max_s}, max_s
+        self._cancelled: GatewayError | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+
+    def cancel(self, error: GatewayError) -> None:
+        """End the process, from any thread: `run` raises the error."""
+        with self._lock:
+            self._cancelled = self._cancelled or error
+            if self._process is not None:
+                self._process.kill()
+
+    def run(self) -> ReportObject:
+        """Compute the report and return it.
+
+        Raises:
+            InvalidRequest: a field is invalid, or it takes too much memory.
+            DeadlineExceeded: it takes too long.
+            InternalError: the process has failed.
+            GatewayError: as given to `cancel`.
+        """
+        began = time.monotonic()
+        with self._lock:
+            if self._cancelled is not None:
+                raise self._cancelled
+            self._process = process = subprocess.Popen(
+                _COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=_ROOT, start_new_session=True
+            )
+        timer = threading.Timer(self._max_s, self.cancel, [self._too_late()])
+        timer.daemon = True
+        timer.start()
+        try:
+            # It ends early if it is killed, or has failed.
+            content, _ = process.communicate(orjson.dumps({**self._request, "parent": os.getpid()}))
+        finally:
+            timer.cancel()
+            process.kill()
+            process.wait(timeout=_END_S)
+        if self._cancelled is not None:
+            raise self._cancelled
+        log.info("report: %.1f s", time.monotonic() - began)
+        return _answer(content)
+
+    def _too_late(self) -> DeadlineExceeded:
+        return DeadlineExceeded(f"the report took longer than {self._max_s:g} s; send fewer records")
+
+
+def _answer(content: bytes) -> ReportObject:
+    try:
+        answer: dict[str, Any] = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        log.error("the process of a report exited without an answer")
+        raise InternalError("the process of the report exited unexpectedly") from None
+    if "error" not in answer:
+        return cast("ReportObject", answer["report"])
+    message = answer["error"] or f"the report must need at most {MAX_MEMORY_BYTES} bytes of memory; send fewer records"
+    raise InvalidRequest(message, param=message.split(maxsplit=1)[0] if answer["error"] else None)
+
+
+class Reports:
+    """Computes reports, a limited number at the same time."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings, self._num_running = settings, 0
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        """Take a place; raise Overloaded if there is none."""
+        with self._lock:
+            limit = self._settings.max_reports
+            if self._num_running >= limit:
+                raise Overloaded(f"at most {limit} reports may be computed at once, got one more", retry_after_s=10)
+            self._num_running += 1
+
+    def __exit__(self, *_: object) -> None:
+        """Free the place."""
+        with self._lock:
+            self._num_running -= 1
+
+    def process(self, request: dict[str, Any]) -> ReportProcess:
+        """Return the process of a report, which is not started yet."""
+        settings = self._settings
+        limits = {"max_records": settings.max_report_records, "max_memory_bytes": MAX_MEMORY_BYTES}
+        return ReportProcess({**request, **limits}, settings.max_report_s)

@@ -1,0 +1,45 @@
+// The page that reports on generated records: the files are read here and sent as lists of records.
+
+import { post } from "./api.js";
+import { attempt } from "./attempt.js";
+import { find, findAll } from "./dom.js";
+import { recordsOf } from "./records.js";
+import { startTheme } from "./theme.js";
+
+const FILES = ["generated", "training", "held_out"];
+const [form, start, stop, status, found, title, summary, page, numbers] = findAll(["ask", "start", "stop", "status", "found", "found-title", "summary", "page", "numbers"]);
+let running = null;
+
+async function report(signal) {
+  const body = { smiles: find("smiles").checked, html: true };
+  if (find("pattern").value) body.pattern = find("pattern").value;
+  for (const name of FILES) {
+    const [file] = find(name).files;
+    if (file) body[name] = recordsOf(await file.text(), file.name);
+  }
+  const { html, ...report } = await post("v1/reports", body, signal);
+  summary.textContent = report.summary;
+  offer(page, html, "text/html");
+  offer(numbers, JSON.stringify(report), "application/json");
+  found.hidden = false;
+  title.focus();
+}
+
+// Lets a link download a text.
+function offer(link, text, type) {
+  URL.revokeObjectURL(link.href);
+  link.href = URL.createObjectURL(new Blob([text], { type }));
+}
+
+form.addEventListener("submit", async (event) => {
+  event.preventDefault();
+  running = new AbortController();
+  const { signal } = running;
+  [start.disabled, stop.hidden, found.hidden, status.textContent] = [true, false, true, "Comparing, at most a minute or two …"];
+  const isDone = await attempt(() => report(signal));
+  [start.disabled, stop.hidden, status.textContent] = [false, true, isDone || !signal.aborted ? "" : "Stopped."];
+});
+
+stop.addEventListener("click", () => running?.abort());
+
+startTheme();

@@ -1,0 +1,97 @@
+"""`sostenuto report`, and the report of `sostenuto batch`."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.paths import ROOT
+from tests.unit.client.scripted_responses import COMPLETION, answer_json
+
+STATUS = answer_json({"status": "ok", "sequences": {"accepted": 0, "max": 10}, "models": [{}], "uptime_s": 1000.0})
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """Files of generated, training and held-out records, in the current directory."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "new.txt").write_text("anna\nanna\nbertha\nx1\n")
+    (tmp_path / "list.txt").write_text("anna\nberta\n")
+    (tmp_path / "rest.txt").write_text("carla\ndora\n")
+    return tmp_path
+
+
+def test_the_summary_goes_to_standard_output_and_the_report_to_files(sostenuto, files):
+    options = ["--training", "list.txt", "--held-out", "rest.txt", "--pattern", "[a-z]+"]
+    done = sostenuto("report", "new.txt", *options, "--html", "r.html", "--json", "r.json")
+    assert done.exit_code == 0
+    assert ["valid", "75.0%", "100.0%", "by", "pattern"] in [line.split() for line in done.stdout.splitlines()]
+    assert "nearest to training: 'bertha' ← 'berta' (1 edit" in done.stdout
+    assert json.loads((files / "r.json").read_text())["generated"]["valid"] == 3
+    assert (files / "r.html").read_text().startswith("<!doctype html>")
+
+
+def test_json_is_printed_in_place_of_the_summary(sostenuto, files):  # noqa: ARG001 - the files are read
+    done = sostenuto("report", "new.txt", "--training", "list.txt", "--json", "-")
+    assert json.loads(done.stdout)["training"]["records"] == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "Missing option '--training'"),
+        (["--training", "none.txt"], "cannot read none.txt: No such file or directory"),
+        (["--training", "list.txt", "--pattern", "("], "pattern must be a regular expression in Python's syntax"),
+        (["--training", "list.txt", "--near", "2"], "2.0 is not in the range 0<=x<=1"),
+        (["--training", "list.txt", "--field", "a"], "a field needs CSV or JSON Lines"),
+        (["--training", "list.txt", "--html", "no/r.html"], "cannot write no/r.html: No such file or directory"),
+    ],
+)
+def test_a_wrong_option_is_one_line_and_exit_code_2(sostenuto, files, options, message):  # noqa: ARG001 - as above
+    done = sostenuto("report", "new.txt", *options)
+    assert done.exit_code == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_validator_is_found_in_the_current_directory(files):
+    (files / "mine.py").write_text("def short(record):\n    return len(record) < 5\n")
+    command = [sys.executable, "-m", "sostenuto", "report", "new.txt", "--training", "list.txt", "--json", "-"]
+    variables = {**os.environ, "PYTHONPATH": str(ROOT / "client/src")}
+    done = subprocess.run(
+        [*command, "--validator", "mine:short"], check=True, capture_output=True, env=variables, cwd=files, timeout=120
+    )
+    assert json.loads(done.stdout)["generated"]["valid"] == 3
+
+
+def test_without_the_extra_the_command_says_what_to_install(files):
+    (files / "rapidfuzz.py").write_text("raise ModuleNotFoundError(name='rapidfuzz')\n")
+    variables = {**os.environ, "PYTHONPATH": f"{files}:{ROOT / 'client/src'}"}
+    command = [sys.executable, "-m", "sostenuto", "report", "new.txt", "--training", "list.txt"]
+    done = subprocess.run(command, check=False, capture_output=True, env=variables, cwd=files, text=True, timeout=120)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "pip install 'sostenuto[report]'" in done.stderr
+
+
+REQUEST = {"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": {"model": "m", "prompt": ""}}
+
+
+@pytest.mark.parametrize("output_format", ["openai", "csv", "jsonl"])
+def test_a_batch_reports_on_its_texts(sostenuto, server, files, output_format):
+    (files / "in.jsonl").write_text(json.dumps(REQUEST) + "\n")
+    server.script = [STATUS, answer_json(COMPLETION)]
+    done = sostenuto("batch", "in.jsonl", "out", "--format", output_format, "--training", "list.txt")
+    assert done.exit_code == 0
+    assert "novel" in done.stderr
+    report = json.loads((files / "out.report.json").read_text())
+    assert report["generated"]["records"] == len(COMPLETION["choices"])
+    assert (files / "out.report.html").exists()
+
+
+def test_options_of_a_batchs_report_that_contradict_are_refused(sostenuto, files):  # noqa: ARG001 - as above
+    done = sostenuto("batch", "in", "out", "--held-out", "rest.txt")
+    assert (done.exit_code, "--held-out requires --training" in done.stderr) == (2, True)
+    done = sostenuto("batch", "in", "out", "--format", "csv", "--escape-formulas", "--training", "list.txt")
+    assert (done.exit_code, "--escape-formulas and --training exclude each other" in done.stderr) == (2, True)

@@ -1,0 +1,96 @@
+"""The page of a report: safe, complete, and without scripts."""
+
+import base64
+import hashlib
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from sostenuto import Report
+
+EVIL = "<script>alert(1)</script>\x1b[31m\u202e&\"'"
+ROWS = [{"n": i, "kind": "ab"[i % 2], "text": EVIL + str(i)} for i in range(60)]
+
+
+@pytest.fixture(scope="module")
+def report():
+    """A report on a table with everything, and text that would be markup."""
+    generated = [EVIL, *(f'{{"n": {i}, "kind": "a", "text": "x{i}"}}' for i in range(60))]
+    return Report.compute(generated, ROWS, held_out=ROWS[:40], pattern=".*", smiles=True)
+
+
+@pytest.fixture(scope="module")
+def page(report):
+    """Its page."""
+    return report.to_html()
+
+
+class Outline(HTMLParser):
+    """Collects tags, their attributes and headings, and checks that tags are closed in order."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.attributes, self.headings, self.tags = [], [], [], set()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.attributes += attrs
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.add(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open[-1:] == ["h2"]:
+            self.headings.append(data)
+
+
+@pytest.fixture(scope="module")
+def outline(page):
+    """The parsed page."""
+    found = Outline()
+    found.feed(page)
+    assert found.open == []
+    return found
+
+
+def test_generated_text_is_never_markup(page, outline):
+    """Control characters and those that reorder a line are shown as escapes."""
+    assert "script" not in outline.tags
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert not re.search("[\x00-\x08\x1b\u202e]", page)
+    assert "\\u202e" in page
+
+
+def test_the_policy_allows_the_pages_own_style_sheet_and_nothing_else(page, outline):
+    (style,) = re.findall("<style>(.*?)</style>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert f"default-src 'none'; style-src 'sha256-{digest}'" in page
+    names = {name for name, _ in outline.attributes}
+    assert "style" not in names
+    assert names.isdisjoint({"src", "href", "onclick", "srcset"})
+
+
+def test_the_page_has_every_part_of_the_report(outline):
+    assert outline.headings == [
+        *("Overview", "Invalid records", "Lengths", "Characters and n-grams", "Novelty", "Columns", "Correlations"),
+        *("Classifier test", "Definitions"),
+    ]
+
+
+def test_parts_that_a_report_lacks_are_left_out():
+    page = Report.compute(["a"], ["b"]).to_html()
+    assert not re.search("<h2>(Columns|Correlations|Classifier test|Invalid records)</h2>", page)
+
+
+def test_a_report_is_saved_by_the_suffix_of_its_file(report, page, tmp_path):
+    report.save(tmp_path / "r.html")
+    report.save(tmp_path / "r.json")
+    assert (tmp_path / "r.html").read_text() == page
+    assert (tmp_path / "r.json").read_text().startswith('{"object": "report"')

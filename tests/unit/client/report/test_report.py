@@ -1,0 +1,153 @@
+"""A whole report on small lists and tables."""
+
+import json
+
+import pytest
+
+from sostenuto import InvalidArgument, Report
+from sostenuto._report.report import build_report
+
+TRAINING = ["anna", "berta", "carla", "dora"]
+GENERATED = ["anna", "anna", "bertha", "bertha", "x1", "emma"]
+
+
+def test_counts_are_those_of_moses_definitions():
+    """Valid of all, unique of the valid, novel of the distinct; a copy counts each time that it was generated."""
+    found = Report.compute(GENERATED, TRAINING, pattern="[a-z]+").data["generated"]
+    assert (found["records"], found["valid"], found["distinct"], found["novel"]) == (6, 5, 3, 2)
+    assert (found["valid_share"], found["unique_share"], found["novel_share"]) == (5 / 6, 3 / 5, 2 / 3)
+    assert found["copied_share"] == 2 / 5
+    assert found["copies"] == [{"record": "anna", "count": 2}]
+    assert found["most_repeated"] == [{"record": "anna", "count": 2}, {"record": "bertha", "count": 2}]
+    assert found["invalid_reasons"] == {"does not match the pattern": 1}
+    assert found["invalid_examples"] == [{"record": "x1", "reason": "does not match the pattern"}]
+
+
+def test_the_nearest_pairs_have_no_copies():
+    found = Report.compute(GENERATED, TRAINING).data["generated"]["nearest"]
+    first = found["pairs"][0]
+    assert (first["record"], first["training"], first["edits"]) == ("bertha", "berta", 1)
+    assert found["novel"] == 3
+    assert "anna" not in [pair["record"] for pair in found["pairs"]]
+
+
+def test_uniqueness_of_the_first_thousand_is_that_of_valid_records():
+    """The first 1,000 valid ones have 999 different ones; fewer than 10,000 have no unique@10k."""
+    generated = ["!"] * 5 + [f"a{i}" for i in range(999)] + ["a0", "a1"]
+    found = Report.compute(generated, TRAINING, pattern="a[0-9]+", smiles=True).data["generated"]
+    assert found["unique_at"] == {"1000": 0.999, "10000": None, "100000": None}
+    assert found["moses"] == {"valid": 1001 / 1006, "unique@1k": 0.999, "unique@10k": None, "novelty": 1.0}
+
+
+def test_without_a_check_moses_validity_is_unknown_and_fcd_is_named_as_missing():
+    data = Report.compute(GENERATED, TRAINING, smiles=True).data
+    assert data["generated"]["moses"]["valid"] is None
+    assert any("FCD is left out" in note for note in data["notes"])
+
+
+def test_held_out_records_get_the_same_report():
+    data = Report.compute(GENERATED, TRAINING, held_out=["fanny", "gerta"]).data
+    assert data["held_out"].keys() == data["generated"].keys()
+    assert data["compared_records"] == 2
+    assert data["held_out"]["novel_share"] == 1
+
+
+def test_distributions_are_compared_on_equal_numbers_of_records():
+    """Otherwise the smaller set would have the larger divergence by its size alone."""
+    many = [f"{i:06}" for i in range(3000)]
+    data = Report.compute(many, many, held_out=many[:100]).data
+    assert data["compared_records"] == 100
+    assert sum(data["generated"]["lengths"]["counts"]) == sum(data["held_out"]["lengths"]["counts"]) == 100
+
+
+def test_a_report_is_reproducible():
+    first, second = (Report.compute(GENERATED * 10, TRAINING * 10, seed=5).data for _ in range(2))
+    assert {**first, "created_at": ""} == {**second, "created_at": ""}
+
+
+TABLE = [{"age": i, "city": "Rom" if i % 2 else "Ulm", "note": None} for i in range(40)]
+
+
+def test_a_table_has_its_columns_and_correlations():
+    own = [{"age": 5, "city": "Rom", "note": None}, {"age": 6, "city": "Bad", "note": "n"}]
+    data = Report.compute(own * 20, TABLE).data["generated"]
+    age, city, note = data["columns"]
+    assert (age["kind"], city["kind"], note["kind"]) == ("number", "category", "category")
+    assert age["moments"]["mean"] == 5.5
+    assert age["training_moments"]["mean"] == 19.5
+    assert city["values"][0] == {"value": "Rom", "share": 0.5, "training_share": 0.5}
+    assert city["unseen_share"] == 0.5
+    assert (note["missing_share"], note["training_missing_share"]) == (0.5, 1.0)
+    (pair,) = [pair for pair in data["correlations"]["pairs"] if pair["columns"] == ["age", "city"]]
+    assert pair["measure"] == "correlation_ratio"
+    assert pair["value"] == pytest.approx(1)
+    assert pair["training_value"] < 0.1
+
+
+def test_lines_are_rows_of_the_training_tables_columns():
+    """A line with another number of cells is an invalid record."""
+    training = [{"a": "1", "b": "x"}, {"a": "2", "b": "y"}] * 10
+    json_lines = ['{"a": 1, "b": "x"}', '{"a": 1, "b"', "7"]
+    assert Report.compute(json_lines, training).data["generated"]["invalid_reasons"] == {"not a row of the table": 2}
+    rows = ['1,"x, y"', "1", "2,z"]
+    found = Report.compute(rows, ["1,x", "2,y"], columns=["a", "b"]).data
+    assert found["generated"]["valid"] == 2
+    assert found["checks"] == ["columns"]
+
+
+def test_a_missing_column_is_named():
+    with pytest.raises(InvalidArgument, match="generated must have the column 'b' of the training file, got a"):
+        Report.compute([{"a": 1}], [{"a": 1, "b": 2}])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"generated": []}, "generated must have at least one record, got none"),
+        ({"generated": ["a", {"b": 1}]}, "generated must be a list of str or a list of dict"),
+        ({"pattern": "("}, "pattern must be a regular expression in Python's syntax, got '\\('"),
+        ({"json_schema": {"type": "nothing"}}, "json_schema must be a JSON Schema"),
+        ({"json_schema": {"$ref": "http://127.0.0.1:1/other"}}, "json_schema must have no references"),
+        (
+            {"validator": "no.such.module:f"},
+            "validator must be module:function, got 'no.such.module:f': ModuleNotFound",
+        ),
+    ],
+)
+def test_an_invalid_argument_is_named(arguments, message):
+    given = {"generated": ["1"], "training": ["1"], **arguments}
+    with pytest.raises(InvalidArgument, match=message):
+        Report.compute(**given)
+
+
+def test_a_json_schema_decides_which_records_are_valid():
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    generated = ['{"a": 1}', '{"a": "1"}', "{}", "{"]
+    found = Report.compute(generated, ["x"], json_schema=schema).data["generated"]
+    assert found["valid"] == 1
+    assert found["invalid_reasons"] == {"schema: type at $.a": 1, "schema: required at $": 1, "not JSON": 1}
+
+
+def test_progress_grows_to_its_end():
+    parts = []
+    Report.compute(GENERATED * 20, TRAINING * 20, held_out=TRAINING * 20, observe=lambda part, _: parts.append(part))
+    assert parts == sorted(parts)
+    assert parts[0] == 0
+    assert parts[-1] == pytest.approx(1)
+
+
+def test_the_report_is_json():
+    """Nothing is infinite or a type of NumPy's."""
+    data = Report.compute(["a"], ["b"], held_out=["c"]).data
+    assert json.loads(json.dumps(data, allow_nan=False)) == data
+    assert build_report.__doc__
+
+
+def test_the_summary_has_a_line_for_each_metric_in_aligned_columns():
+    text = str(Report.compute(GENERATED, TRAINING, held_out=["fanny", "gerta"], pattern="[a-z]+"))
+    lines = text.splitlines()
+    assert lines[0].split() == ["generated", "held-out"]
+    assert [line.split()[0] for line in lines[1:5]] == ["records", "valid", "unique", "novel"]
+    assert "83.3%" in lines[2]
+    assert "100.0%" in lines[2]
+    assert len(lines) < 20

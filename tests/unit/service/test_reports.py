@@ -1,0 +1,150 @@
+"""Reports of the gateway: their process, its limits, and how it ends."""
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from service import reports
+from service.errors import ClientGone, DeadlineExceeded, InternalError, InvalidRequest, Overloaded
+from service.reports import ReportProcess, Reports
+from service.settings import Settings
+from tests.paths import ROOT
+from tests.waiting import until
+
+FIELDS = {
+    **dict.fromkeys(("training_file", "held_out", "held_out_file", "field", "pattern", "json_schema")),
+    "columns": [],
+    "near": 0.2,
+    "smiles": False,
+    "seed": 0,
+    "html": False,
+}
+SLOW = "(a|a)*b"
+
+
+@pytest.fixture(autouse=True)
+def _path(monkeypatch):
+    """The process imports the checkout's SDK."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "client/src"))
+
+
+def process(max_s=60.0, **fields):
+    """Return the process of a report on a few records."""
+    limits = {"max_records": 1000, "max_memory_bytes": reports.MAX_MEMORY_BYTES}
+    return ReportProcess({**FIELDS, "generated": ["ab"], "training": ["ac"], **limits, **fields}, max_s)
+
+
+def test_a_report_is_computed_by_a_process_and_has_a_page_if_it_is_asked_for():
+    report = process(html=True).run()
+    assert report["generated"]["nearest"]["pairs"][0]["edits"] == 1
+    assert report["html"].startswith("<!doctype html>")
+    assert "novel" in report["summary"]
+    assert process().run()["html"] is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "message"),
+    [
+        ({"pattern": "("}, "pattern", "pattern must be a regular expression"),
+        ({"training": ["x"] * 1001}, "training", "training must have at most 1000 records, got 1001"),
+        ({"json_schema": {"$ref": "http://127.0.0.1:1/"}}, "json_schema", "json_schema must have no references"),
+    ],
+)
+def test_an_invalid_field_is_named(fields, param, message):
+    with pytest.raises(InvalidRequest, match=message) as raised:
+        process(**{"generated": ["1"], **fields}).run()
+    assert raised.value.param == param
+
+
+def test_a_file_is_read_by_the_process(tmp_path):
+    (tmp_path / "file").write_text('{"text": "ac"}\n{"text": "ad"}\n')
+    file = {"path": str(tmp_path / "file"), "name": "list.jsonl", "format": "jsonl"}
+    report = process(training=None, training_file=file).run()
+    assert (report["training"]["name"], report["training"]["records"]) == ("list.jsonl", 2)
+
+
+def test_a_report_that_takes_too_long_ends_with_its_process():
+    """Such as one whose pattern backtracks for ever."""
+    slow = process(max_s=3.0, pattern=SLOW, generated=["a" * 60])
+    with pytest.raises(DeadlineExceeded, match="the report took longer than 3 s"):
+        slow.run()
+    assert slow._process.returncode is not None
+
+
+def test_a_report_that_takes_too_much_memory_is_refused():
+    with pytest.raises(InvalidRequest, match="must need at most 536870912 bytes of memory"):
+        process(max_memory_bytes=2**20, generated=["ab" * 10**6] * 3).run()
+
+
+def test_a_cancelled_report_ends_at_once():
+    slow, raised = process(pattern=SLOW, generated=["a" * 60]), []
+
+    def run():
+        try:
+            slow.run()
+        except ClientGone as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    until(lambda: slow._process)
+    slow.cancel(ClientGone())
+    thread.join(timeout=30)
+    assert len(raised) == 1
+    with pytest.raises(ClientGone):
+        slow.run()
+
+
+def test_a_process_that_fails_is_an_internal_error(monkeypatch):
+    monkeypatch.setattr(reports, "_COMMAND", ["false"])
+    with pytest.raises(InternalError, match="exited unexpectedly"):
+        process().run()
+
+
+GATEWAY = """
+from tests.unit.service.test_reports import SLOW, process
+
+process(pattern=SLOW, generated=["a" * 60]).run()
+"""
+
+
+def test_a_process_ends_with_the_gateway():
+    """The kernel ends it, as a regular expression keeps the interpreter from noticing."""
+    gateway = subprocess.Popen([sys.executable, "-c", GATEWAY], cwd=ROOT)
+    try:
+        child = until(lambda: next((pid for pid in children(gateway.pid) if is_busy(pid)), None))
+    finally:
+        gateway.kill()
+        gateway.wait()
+    until(lambda: has_ended(child))
+
+
+def children(pid):
+    """Return the processes that a process has started."""
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def has_ended(pid):
+    """Return whether a process is gone, or only its parent has not noticed."""
+    try:
+        return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return True
+
+
+def is_busy(pid):
+    """Return whether a process has used the CPU for two seconds, and so has begun its report."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) / os.sysconf("SC_CLK_TCK") > 2
+
+
+def test_only_so_many_reports_are_computed_at_once():
+    places = Reports(Settings(max_reports=1))
+    with places, pytest.raises(Overloaded, match="at most 1 reports may be computed at once"), places:
+        pass
+    with places:
+        pass
