@@ -1,9 +1,8 @@
 """The errors of the model server: gRPC statuses, like TensorFlow's `absl::Status`.
 
 ModelServerError       any status; the message is TensorFlow Serving's where that has one
-├── InvalidArgument    INVALID_ARGUMENT: a field of a request is missing, unknown or of the wrong type
-│   └── ConfigError    a config file, or the config of a reload request, is invalid
-└── ModelsUnavailable  UNKNOWN: a reload was applied, but a model that it added has no available version
+└── InvalidArgument    INVALID_ARGUMENT: a field of a request is missing, unknown or of the wrong type
+    └── ConfigError    a config file, or the config of a reload request, is invalid
 """
 
 from typing import Any
@@ -30,13 +29,6 @@ class InvalidArgument(ModelServerError):
 
 class ConfigError(InvalidArgument):
     """An invalid config; the message names the file or the model, and the field."""
-
-
-class ModelsUnavailable(ModelServerError):
-    """A reload was applied, but a model that it added has no available version."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(grpc.StatusCode.UNKNOWN, message)
 
 
 def from_tensorflow(error: Any) -> ModelServerError:

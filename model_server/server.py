@@ -1,4 +1,4 @@
-"""The model server: wires config, core, manager and the gRPC port, and starts and stops them in order."""
+"""The model server: wires config, manager and the gRPC port, and starts and stops them in order."""
 
 import functools
 import logging
@@ -17,10 +17,9 @@ from contract.models_config import CONTAINER_ROOT
 from model_server import servable
 from model_server.batching import read_batching
 from model_server.config import ServerConfig, read_config, read_credentials, single_model
-from model_server.errors import ModelServerError, ModelsUnavailable
+from model_server.errors import ModelServerError
 from model_server.flags import Flags
 from model_server.manager import Manager
-from model_server.server_core import ServerCore
 from model_server.servicer import ModelServicer, PredictionServicer
 
 log = logging.getLogger(__name__)
@@ -61,13 +60,12 @@ class ModelServer:
         self._models_root = flags.models_root or Path(CONTAINER_ROOT)
         if flags.models_root is None and flags.model_config_file is not None:
             self._models_root = flags.model_config_file.absolute().parent
-        self._core = ServerCore(allow_unavailable_labels=flags.allow_version_labels_for_unavailable_models)
         self._manager = Manager(
-            self._core,
             functools.partial(servable.load, batching=batching),
             poll_s=flags.file_system_poll_wait_seconds,
             max_retries=flags.max_num_load_retries,
             retry_s=flags.load_retry_interval_micros / 1e6,
+            allow_unavailable_labels=flags.allow_version_labels_for_unavailable_models,
         )
         self._grpc: grpc.Server | None = None
         self._stopping = threading.Event()
@@ -93,9 +91,9 @@ class ModelServer:
         config = self._read_config()
         if config is None:
             log.info("the config file has no model_config_list: nothing is served until it has one")
-        names = frozenset() if config is None else self._core.configure(config)
+        names = frozenset() if config is None else self._manager.configure(config)
         self._manager.start()
-        if not self._core.wait_settled(names, give_up):
+        if not self._manager.wait_settled(names, give_up):
             return
         self._listen()
         if self._flags.model_config_file and self._flags.model_config_file_poll_wait_seconds:
@@ -114,12 +112,10 @@ class ModelServer:
         self._manager.stop(_LOADING_GRACE_S)
 
     def __enter__(self) -> Self:
-        """Start."""
         self.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Stop."""
         self.stop()
 
     def _check_port(self) -> None:
@@ -138,8 +134,8 @@ class ModelServer:
         max_calls = self._flags.grpc_max_threads - 1
         pool = ThreadPoolExecutor(max_calls, "grpc")
         server = grpc.server(pool, options=_OPTIONS, maximum_concurrent_rpcs=max_calls)
-        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(PredictionServicer(self._core), server)
-        model = ModelServicer(self._core, self._models_root)
+        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(PredictionServicer(self._manager), server)
+        model = ModelServicer(self._manager, self._models_root)
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(model, server)
         try:
             if self._credentials:
@@ -170,16 +166,15 @@ class ModelServer:
             try:
                 self._apply_config(self._read_config())
                 last_error = ""
-            except ModelsUnavailable as error:
-                log.error("config file applied, but %s", error)
             except ModelServerError as error:
-                if str(error) != last_error:
+                if error.code is grpc.StatusCode.UNKNOWN:
+                    log.error("config file applied, but %s", error)
+                elif str(error) != last_error:
                     log.error("the current config stays in effect: %s", error)
                 last_error = str(error)
 
     def _apply_config(self, config: ServerConfig | None) -> None:
-        """Apply a config if it differs from the current one."""
-        if config == self._core.config:
+        if config == self._manager.config:
             return
         if config is None:
             raise ModelServerError(
@@ -187,5 +182,5 @@ class ModelServer:
                 "Cannot transition to requested config. It is only legal to transition from one ModelConfigList to "
                 "another.",
             )
-        self._core.reload(config, self._stopping.is_set)
+        self._manager.reload(config, self._stopping.is_set)
         log.info("config file reloaded, models: %s", ", ".join(config) or "none")

@@ -1,4 +1,4 @@
-"""The gRPC services: map requests to the core or a version, and results to responses or statuses."""
+"""The gRPC services: map requests to the manager or a version, and results to responses or statuses."""
 
 import logging
 from collections.abc import Callable
@@ -20,8 +20,8 @@ from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServic
 
 from model_server.config import from_proto
 from model_server.errors import InvalidArgument, ModelServerError
+from model_server.manager import Manager
 from model_server.servable import Servable
-from model_server.server_core import ServerCore
 
 log = logging.getLogger(__name__)
 R = TypeVar("R")
@@ -33,12 +33,12 @@ SIGNATURE_DEF = "signature_def"
 class PredictionServicer(PredictionServiceServicer):
     """Predict and GetModelMetadata; all other methods return UNIMPLEMENTED."""
 
-    def __init__(self, core: ServerCore) -> None:
-        self._core = core
+    def __init__(self, manager: Manager) -> None:
+        self._manager = manager
 
     def Predict(self, request: PredictRequest, context: ServicerContext) -> PredictResponse:
         """Run one signature of one version."""
-        return _respond(context, lambda: _find(self._core, request).predict(request))
+        return _respond(context, lambda: _find(self._manager, request).predict(request))
 
     def GetModelMetadata(self, request: GetModelMetadataRequest, context: ServicerContext) -> GetModelMetadataResponse:
         """Return the signatures of one version: dtypes, shapes and names of tensors."""
@@ -51,7 +51,7 @@ class PredictionServicer(PredictionServiceServicer):
         for field in request.metadata_field:
             if field != SIGNATURE_DEF:
                 raise InvalidArgument(f"Metadata field {field} is not supported")
-        servable = _find(self._core, request)
+        servable = _find(self._manager, request)
         response = GetModelMetadataResponse()
         response.model_spec.name = servable.name
         response.model_spec.version.value = servable.version
@@ -62,8 +62,8 @@ class PredictionServicer(PredictionServiceServicer):
 class ModelServicer(ModelServiceServicer):
     """GetModelStatus and HandleReloadConfigRequest; `models_root` replaces `/models` in the config of a reload."""
 
-    def __init__(self, core: ServerCore, models_root: Path) -> None:
-        self._core, self._models_root = core, models_root
+    def __init__(self, manager: Manager, models_root: Path) -> None:
+        self._manager, self._models_root = manager, models_root
 
     def GetModelStatus(self, request: GetModelStatusRequest, context: ServicerContext) -> GetModelStatusResponse:
         """Return the state of one version or of all; ignores labels, as TensorFlow Serving does."""
@@ -76,7 +76,7 @@ class ModelServicer(ModelServiceServicer):
     def _status(self, request: GetModelStatusRequest) -> GetModelStatusResponse:
         spec = _require_spec(request)
         version = spec.version.value if spec.HasField("version") else None
-        return GetModelStatusResponse(model_version_status=self._core.statuses(spec.name, version))
+        return GetModelStatusResponse(model_version_status=self._manager.statuses(spec.name, version))
 
     def _reload(self, request: ReloadConfigRequest, give_up: Callable[[], bool]) -> ReloadConfigResponse:
         if request.config.WhichOneof("config") != "model_config_list":
@@ -86,7 +86,7 @@ class ModelServicer(ModelServiceServicer):
             )
         config = from_proto(request.config, self._models_root)
         log.info("reload request, models: %s", ", ".join(config) or "none")
-        self._core.reload(config, give_up)
+        self._manager.reload(config, give_up)
         return ReloadConfigResponse()
 
 
@@ -96,15 +96,15 @@ def _require_spec(request: PredictRequest | GetModelMetadataRequest | GetModelSt
     return request.model_spec
 
 
-def _find(core: ServerCore, request: PredictRequest | GetModelMetadataRequest) -> Servable:
+def _find(manager: Manager, request: PredictRequest | GetModelMetadataRequest) -> Servable:
     spec = _require_spec(request)
     match spec.WhichOneof("version_choice"):
         case "version":
-            return core.find(spec.name, version=spec.version.value)
+            return manager.find(spec.name, version=spec.version.value)
         case "version_label":
-            return core.find(spec.name, label=spec.version_label)
+            return manager.find(spec.name, label=spec.version_label)
         case _:
-            return core.find(spec.name)
+            return manager.find(spec.name)
 
 
 def _respond(context: ServicerContext, compute: Callable[[], R]) -> R:

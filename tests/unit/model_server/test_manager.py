@@ -1,4 +1,4 @@
-"""The core with the manager's thread, and a loader that needs no TensorFlow."""
+"""The manager with its thread, and a loader that needs no TensorFlow."""
 
 import logging
 import shutil
@@ -9,9 +9,8 @@ from grpc import StatusCode
 
 from contract.models_config import VersionPolicy
 from model_server.config import ModelConfig
-from model_server.errors import ModelServerError, ModelsUnavailable
+from model_server.errors import ModelServerError
 from model_server.manager import Manager
-from model_server.server_core import ServerCore
 from tests.serving.client import states_of
 from tests.waiting import until
 
@@ -43,17 +42,22 @@ class Loader:
 
 
 class Setup:
-    """A core with its manager and model directories."""
+    """A manager and model directories."""
 
     def __init__(self, root):
         self.root = root
         self.loader = Loader()
-        self.core = ServerCore()
-        self.manager = None
+        self.manager, self.allow_unavailable_labels = None, False
 
     def start(self, *names, poll_s=0.02, policy=LATEST, max_retries=0, retry_s=0.01):
-        self.manager = Manager(self.core, self.loader, poll_s=poll_s, max_retries=max_retries, retry_s=retry_s)
-        self.core.configure(self.config(*names or ("a",), policy=policy))
+        self.manager = Manager(
+            self.loader,
+            poll_s=poll_s,
+            max_retries=max_retries,
+            retry_s=retry_s,
+            allow_unavailable_labels=self.allow_unavailable_labels,
+        )
+        self.manager.configure(self.config(*names or ("a",), policy=policy))
         self.manager.start()
 
     def serve(self, **options):
@@ -81,7 +85,7 @@ class Setup:
     def states(self, name="a"):
         """Return the states of a model's versions; empty if it has none."""
         try:
-            return states_of(self.core.statuses(name))
+            return states_of(self.manager.statuses(name))
         except ModelServerError:
             return {}
 
@@ -100,7 +104,7 @@ def test_a_new_version_replaces_the_old_one_and_its_removal_is_a_rollback(setup)
     setup.serve()
     setup.put(2)
     until(lambda: setup.states() == {2: "AVAILABLE", 1: "END"})
-    assert setup.core.find("a").version == 2
+    assert setup.manager.find("a").version == 2
     shutil.rmtree(setup.root / "a" / "2")
     until(lambda: setup.states() == {2: "END", 1: "AVAILABLE"})
 
@@ -108,17 +112,17 @@ def test_a_new_version_replaces_the_old_one_and_its_removal_is_a_rollback(setup)
 @pytest.fixture
 def labelled(setup):
     """Versions 2 and 10 of `a`; the label `stable` is of 2, and `gone` of a version that is gone. `empty` has none."""
-    setup.core = ServerCore(allow_unavailable_labels=True)
+    setup.allow_unavailable_labels = True
     setup.put(2, 10)
     (setup.root / "empty").mkdir()
     setup.start("a", "empty", policy=VersionPolicy())
     until(lambda: setup.states() == {2: "AVAILABLE", 10: "AVAILABLE"})
-    setup.core.configure(setup.config("a", "empty", policy=VersionPolicy(), stable=2, gone=7))
+    setup.manager.configure(setup.config("a", "empty", policy=VersionPolicy(), stable=2, gone=7))
     return setup
 
 
 def test_a_model_is_found_by_version_by_label_or_as_the_newest(labelled):
-    found = [labelled.core.find("a", **asked).version for asked in ({}, {"version": 2}, {"label": "stable"})]
+    found = [labelled.manager.find("a", **asked).version for asked in ({}, {"version": 2}, {"label": "stable"})]
     assert found == [10, 2, 2]
 
 
@@ -134,11 +138,11 @@ def test_what_is_not_served_has_tensorflow_servings_status_and_message(labelled)
         ({"name": ""}, StatusCode.INVALID_ARGUMENT, "ModelSpec has no name specified."),
     ):
         with pytest.raises(ModelServerError) as caught:
-            labelled.core.find(**asked)
+            labelled.manager.find(**asked)
         assert (caught.value.code, str(caught.value)) == (code, text)
     for asked, text in ((("b",), "any versions of model b"), (("a", 3), "version 3 of model a")):
         with pytest.raises(ModelServerError, match=f"^Could not find {text}$") as caught:
-            labelled.core.statuses(*asked)
+            labelled.manager.statuses(*asked)
         assert caught.value.code is StatusCode.NOT_FOUND
 
 
@@ -158,16 +162,16 @@ def test_a_label_may_point_at_an_unavailable_version_only_when_allowed_and_new(
     labelled, label, version, allow, is_allowed
 ):
     """A label in use never moves to an unavailable version; the current config stays."""
-    core, before = labelled.core, labelled.core.config
-    core._allow_unavailable_labels = allow
+    manager, before = labelled.manager, labelled.manager.config
+    manager._allow_unavailable_labels = allow
     config = labelled.config("a", policy=VersionPolicy(), **{label: version})
     if is_allowed:
-        core.configure(config)
-        assert core.config is config
+        manager.configure(config)
+        assert manager.config is config
     else:
         with pytest.raises(ModelServerError, match=f"to version {version} of model a, which is not") as caught:
-            core.configure(config)
-        assert (caught.value.code, core.config) == (StatusCode.FAILED_PRECONDITION, before)
+            manager.configure(config)
+        assert (caught.value.code, manager.config) == (StatusCode.FAILED_PRECONDITION, before)
 
 
 def test_a_missing_base_path_blocks_every_model_until_it_is_back(setup, caplog):
@@ -194,7 +198,7 @@ def test_the_old_version_is_served_while_the_new_one_loads(setup):
     setup.loader.slow.add(2)
     setup.put(2)
     until(lambda: setup.states() == {2: "LOADING", 1: "AVAILABLE"})
-    assert setup.core.find("a").version == 1
+    assert setup.manager.find("a").version == 1
     setup.loader.release.set()
     until(lambda: setup.states() == {2: "AVAILABLE", 1: "END"})
 
@@ -204,8 +208,8 @@ def test_a_version_that_fails_to_load_never_replaces_the_old_one(setup, caplog):
     setup.loader.broken.add(2)
     setup.put(2)
     until(lambda: setup.states() == {2: "END", 1: "AVAILABLE"})
-    assert setup.core.find("a").version == 1
-    (status,) = setup.core.statuses("a", 2)
+    assert setup.manager.find("a").version == 1
+    (status,) = setup.manager.statuses("a", 2)
     assert status.status.error_code == StatusCode.DATA_LOSS.value[0]
     assert status.status.error_message == "version 2 is broken"
     assert setup.loader.attempts.count(("a", 2)) == 3
@@ -218,7 +222,7 @@ def test_an_unexpected_load_error_ends_only_that_version(setup):
     setup.loader.release = None  # makes the loader raise AttributeError
     setup.put(2)
     until(lambda: setup.states() == {2: "END", 1: "AVAILABLE"})
-    assert setup.core.statuses("a", 2)[0].status.error_code == StatusCode.UNKNOWN.value[0]
+    assert setup.manager.statuses("a", 2)[0].status.error_code == StatusCode.UNKNOWN.value[0]
     setup.loader.release = threading.Event()
     setup.put(3)
     until(lambda: setup.states().get(3) == "AVAILABLE")
@@ -231,18 +235,18 @@ def test_other_models_load_while_one_waits_for_its_retry(setup):
     setup.start("a", "b", max_retries=5, retry_s=3600.0)
     until(lambda: (setup.states(), setup.states("b")) == ({7: "LOADING"}, {1: "AVAILABLE"}))
     # LOADING before its first attempt has failed, too.
-    until(lambda: setup.core.statuses("a")[0].status.error_message == "version 7 is broken")
+    until(lambda: setup.manager.statuses("a")[0].status.error_message == "version 7 is broken")
     shutil.rmtree(setup.root / "a" / "7")
     until(lambda: setup.states() == {7: "END"})
 
 
 def test_a_version_in_use_is_unloaded_when_its_last_reference_is_released(setup):
     setup.serve()
-    held = setup.core.find("a")
+    held = setup.manager.find("a")
     setup.put(2)
     until(lambda: setup.states() == {2: "AVAILABLE", 1: "UNLOADING"})
     with pytest.raises(ModelServerError, match="Servable not found"):
-        setup.core.find("a", 1)
+        setup.manager.find("a", 1)
     setup.put(3)
     until(lambda: setup.states() == {3: "AVAILABLE", 2: "END", 1: "UNLOADING"})
     assert held.version == 1
@@ -282,14 +286,14 @@ def test_without_polling_directories_are_scanned_once_per_config(setup):
     setup.serve(poll_s=0)
     scans = setup.count_scans()
     setup.put(2)
-    held = setup.core.find("a")
+    held = setup.manager.find("a")
     setup.put(5, name="b")
-    setup.core.configure(setup.config("b"))
+    setup.manager.configure(setup.config("b"))
     until(lambda: setup.states("b") == {5: "AVAILABLE"})
     assert setup.states() == {1: "UNLOADING"}
     del held
     until(lambda: setup.states() == {1: "END"})
-    setup.core.configure(setup.config("a", "b"))
+    setup.manager.configure(setup.config("a", "b"))
     until(lambda: setup.states() == {2: "AVAILABLE", 1: "END"})
     assert scans == ["b", "a", "b"]
 
@@ -297,7 +301,7 @@ def test_without_polling_directories_are_scanned_once_per_config(setup):
 def test_a_reload_waits_for_the_models_it_adds(setup):
     setup.put(3, name="b")
     setup.serve()
-    setup.core.reload(setup.config("b"), give_up=lambda: False)
+    setup.manager.reload(setup.config("b"), give_up=lambda: False)
     assert setup.states("b") == {3: "AVAILABLE"}
     until(lambda: setup.states() == {1: "END"})
 
@@ -307,9 +311,9 @@ def test_a_reload_names_the_added_model_that_failed(setup):
     setup.put(1)
     setup.put(7, name="b")
     setup.start()
-    with pytest.raises(ModelsUnavailable, match=r"^1 model\(s\) did not become available: .*b: version 7 is broken"):
-        setup.core.reload(setup.config("a", "b"), give_up=lambda: False)
-    assert sorted(setup.core.config) == ["a", "b"]
+    with pytest.raises(ModelServerError, match=r"^1 model\(s\) did not become available: .*b: version 7 is broken"):
+        setup.manager.reload(setup.config("a", "b"), give_up=lambda: False)
+    assert sorted(setup.manager.config) == ["a", "b"]
 
 
 @pytest.mark.parametrize("directory", [True, False], ids=["empty", "missing"])
@@ -321,17 +325,17 @@ def test_a_reload_waits_for_a_model_without_versions_and_blocks_the_next(setup, 
     ended = []
 
     def reload(*names):
-        setup.core.reload(setup.config(*names), give_up=lambda: False)
+        setup.manager.reload(setup.config(*names), give_up=lambda: False)
         ended.append(names)
 
     first = threading.Thread(target=reload, args=("a", "b"), daemon=True)
     first.start()
-    until(lambda: "b" in setup.core.config)
+    until(lambda: "b" in setup.manager.config)
     second = threading.Thread(target=reload, args=("a",), daemon=True)
     second.start()
     given_up = iter([False, False, True])
-    setup.core.reload(setup.config("a", "c"), give_up=lambda: next(given_up))
-    assert (sorted(setup.core.config), ended) == (["a", "b"], [])
+    setup.manager.reload(setup.config("a", "c"), give_up=lambda: next(given_up))
+    assert (sorted(setup.manager.config), ended) == (["a", "b"], [])
     setup.put(3, name="b")
     until(lambda: len(ended) == 2)
     assert ended == [("a", "b"), ("a",)]
@@ -342,7 +346,7 @@ def test_a_reload_ends_when_its_client_cancels(setup):
     setup.loader.slow.add(7)
     setup.put(7, name="b")
     setup.start()
-    setup.core.reload(setup.config("a", "b"), give_up=lambda: ("b", 7) in setup.loader.attempts)
+    setup.manager.reload(setup.config("a", "b"), give_up=lambda: ("b", 7) in setup.loader.attempts)
     until(lambda: setup.states("b") == {7: "LOADING"})
 
 
@@ -350,7 +354,7 @@ def test_versions_are_listed_and_loaded_newest_first(setup, caplog):
     setup.put(1, 2, 10)
     setup.start(policy=VersionPolicy(latest=4))
     until(lambda: setup.states() == {1: "AVAILABLE", 2: "AVAILABLE", 10: "AVAILABLE"})
-    assert [status.version for status in setup.core.statuses("a")] == [10, 2, 1]
+    assert [status.version for status in setup.manager.statuses("a")] == [10, 2, 1]
     assert setup.loader.attempts == [("a", 10), ("a", 2), ("a", 1)]
     assert "does not exist" not in caplog.text
 

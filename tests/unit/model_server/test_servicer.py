@@ -11,8 +11,10 @@ from tensorflow_serving.apis.model_management_pb2 import ReloadConfigRequest
 from tensorflow_serving.apis.predict_pb2 import PredictRequest
 
 from model_server.errors import InvalidArgument
-from model_server.server_core import ServerCore
+from model_server.manager import Manager
 from model_server.servicer import ModelServicer, PredictionServicer
+
+MANAGER = Manager(lambda *_: None, poll_s=0.0, max_retries=0, retry_s=0.0)
 
 
 class Aborted(Exception):
@@ -39,17 +41,17 @@ def refused(call, request, context=None):
 
 
 def outcome(context, error=None):
-    """Call Predict on a core that raises `error`; return status, message and number of lookups."""
+    """Call Predict on a manager that raises `error`; return status, message and number of lookups."""
     asked = []
 
-    class Core:
+    class Lookups:
         def find(self, name):
             asked.append(name)
             raise error or AssertionError
 
     request = PredictRequest()
     request.model_spec.name = "tiny"
-    return *refused(PredictionServicer(Core()).Predict, request, context), len(asked)
+    return *refused(PredictionServicer(Lookups()).Predict, request, context), len(asked)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +82,7 @@ def test_a_long_error_message_is_truncated_to_fit_a_header(text):
 
 
 def test_a_request_without_model_spec_is_invalid():
-    prediction, model = PredictionServicer(ServerCore()), ModelServicer(ServerCore(), Path("/models"))
+    prediction, model = PredictionServicer(MANAGER), ModelServicer(MANAGER, Path("/models"))
     for call, request in (
         (prediction.Predict, PredictRequest()),
         (prediction.GetModelMetadata, GetModelMetadataRequest()),
@@ -92,8 +94,7 @@ def test_a_request_without_model_spec_is_invalid():
 @pytest.mark.parametrize("config", ["", "config { custom_model_config {} }"])
 def test_a_reload_without_a_model_list_is_invalid(config):
     """An empty message is more likely a mistake than a request to serve nothing."""
-    core = ServerCore()
     request = text_format.Parse(config, ReloadConfigRequest())
-    code, text = refused(ModelServicer(core, Path("/models")).HandleReloadConfigRequest, request)
-    assert (code, core.config) == (StatusCode.INVALID_ARGUMENT, None)
+    code, text = refused(ModelServicer(MANAGER, Path("/models")).HandleReloadConfigRequest, request)
+    assert (code, MANAGER.config) == (StatusCode.INVALID_ARGUMENT, None)
     assert text.startswith("ServerModelConfig type not supported by HandleReloadConfigRequest. ")
