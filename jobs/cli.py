@@ -166,7 +166,6 @@ def trainer(
 
 
 def _launcher(launcher: str, pod_template: str, kueue_queue: str | None, ray_url: str, ray_cpus: float) -> Launcher:
-    """Return the launcher that the options describe."""
     if launcher == "kubernetes":
         try:
             return KubernetesLauncher(Api.of_pod(), pod_template, kueue_queue)

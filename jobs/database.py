@@ -4,7 +4,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 from sqlalchemy import (
     JSON,
@@ -12,6 +12,7 @@ from sqlalchemy import (
     Column,
     Connection,
     Engine,
+    Float,
     ForeignKey,
     Integer,
     String,
@@ -42,6 +43,9 @@ OperationAction = Literal["route", "rollback", "remove", "erase"]
 
 class Record(MappedAsDataclass, DeclarativeBase):
     """A row of a table. Times are in seconds since the epoch."""
+
+    # As in databases that older releases have made.
+    type_annotation_map: ClassVar = {float: Float}
 
 
 def _new_id(kind: str) -> Callable[[], str]:
@@ -146,6 +150,7 @@ class Operation(Record, kw_only=True):
     attempt: Mapped[int] = mapped_column(default=0)
 
 
+_Leased = TypeVar("_Leased", Job, Operation)
 # Versions that jobs have published. They count towards a quota after their jobs are deleted, until they are removed.
 versions = Table(
     "published_versions",
@@ -205,6 +210,16 @@ def lock_tenants(session: Session) -> None:
     """Let no other transaction count towards a quota; SQLite's write transactions exclude each other anyway."""
     if session.get_bind().dialect.name == "postgresql":
         session.execute(select(func.pg_advisory_xact_lock(_TENANTS_LOCK)))
+
+
+def lock_held(session: Session, record: _Leased) -> _Leased | None:
+    """Return a job or an operation of which the caller has the lease; None if the lease is lost.
+
+    Nobody else changes it before the transaction ends.
+    """
+    kind = type(record)
+    is_held = kind.id == record.id, kind.attempt == record.attempt, kind.status == "running"
+    return session.scalar(select(kind).where(*is_held).with_for_update())
 
 
 def _create_sqlite(path: Path) -> None:

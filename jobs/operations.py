@@ -12,7 +12,8 @@ from typing import Any
 from sqlalchemy import and_, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from jobs.database import ACTIVE, Job, Operation, lock_tenants
+from jobs.database import ACTIVE, Job, Operation, lock_held, lock_tenants
+from jobs.quotas import QuotaExceeded
 
 UNFINISHED = ("queued", "running")
 # Per tenant: each request that waits for an operation holds a thread of the gateway.
@@ -21,12 +22,8 @@ MAX_UNFINISHED = 16
 EXPIRED_S = 60.0
 
 
-class TooManyOperations(Exception):
-    """A tenant has as many unfinished operations as it may have; the message names the limit."""
-
-
-class ModelInUse(Exception):
-    """A job that has not ended needs a model or version; its id and tenant are attributes."""
+class JobActive(Exception):
+    """A job that has not ended needs a file, model or version; its id and tenant are attributes."""
 
     def __init__(self, job_id: str, tenant: str) -> None:
         super().__init__(job_id)
@@ -46,15 +43,15 @@ class OperationStore:
         succeeded would publish it again.
 
         Raises:
-            TooManyOperations: the tenant has MAX_UNFINISHED.
-            ModelInUse: a job that has not ended continues from what is to be removed, or will publish it.
+            QuotaExceeded: the tenant has MAX_UNFINISHED.
+            JobActive: a job that has not ended continues from what is to be removed, or will publish it.
         """
         with self._begin() as session:
             lock_tenants(session)
             of_tenant = and_(Operation.tenant == operation.tenant, Operation.status.in_(UNFINISHED))
             waited_for = select(func.count()).select_from(Operation).where(of_tenant, Operation.action != "erase")
             if session.execute(waited_for).scalar_one() >= MAX_UNFINISHED:
-                raise TooManyOperations(f"at most {MAX_UNFINISHED} operations may be unfinished, got one more")
+                raise QuotaExceeded(f"at most {MAX_UNFINISHED} operations may be unfinished, got one more")
             if operation.action == "remove":
                 _require_unused(session, operation.model, published_by)
             session.add(operation)
@@ -93,7 +90,7 @@ class OperationStore:
     def plan(self, operation: Operation, arguments: Mapping[str, Any]) -> bool:
         """Set the arguments of an operation before it is executed; False if its lease is lost."""
         with self._begin() as session:
-            if (held := _lock_held(session, operation)) is None:
+            if (held := lock_held(session, operation)) is None:
                 return False
             held.arguments = arguments
             return True
@@ -103,7 +100,7 @@ class OperationStore:
     ) -> bool:
         """Set the outcome of an operation, and queue another one after it; False if its lease is lost."""
         with self._begin() as session:
-            if (held := _lock_held(session, operation)) is None:
+            if (held := lock_held(session, operation)) is None:
                 return False
             held.status, held.error = "failed" if error else "succeeded", error
             if follow_up is not None:
@@ -131,10 +128,4 @@ def _require_unused(session: Session, model: str, published_by: Collection[str])
         needs = or_(needs, Job.model.startswith(f"{model}:", autoescape=True), Job.name == model)
     job = session.scalar(select(Job).where(Job.status.in_(ACTIVE), needs).limit(1))
     if job is not None:
-        raise ModelInUse(job.id, job.tenant)
-
-
-def _lock_held(session: Session, operation: Operation) -> Operation | None:
-    """Return an operation of which the caller has the lease: nobody else changes it before the transaction ends."""
-    is_held = and_(Operation.attempt == operation.attempt, Operation.status == "running")
-    return session.scalar(select(Operation).where(Operation.id == operation.id, is_held).with_for_update())
+        raise JobActive(job.id, job.tenant)

@@ -45,7 +45,7 @@ class TrainingMinutes:
 
 
 class QuotaExceeded(Exception):
-    """A tenant has as many jobs, versions, minutes, files or bytes as it may have; the message names the limit."""
+    """A tenant has as many jobs, versions, minutes, files or operations as it may have; the message names the limit."""
 
 
 def require_files(session: Session, tenant: str, num_bytes: int, max_bytes: int) -> None:

@@ -15,12 +15,12 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
-from sqlalchemy import and_, delete, func, insert, or_, select, tuple_, update
+from sqlalchemy import and_, delete, func, insert, or_, select, tuple_
 from sqlalchemy.orm import Session, aliased, sessionmaker
 
 from jobs import database
-from jobs.database import ACTIVE, Event, Job, JobAction, StoredFile, lock_tenants, versions
-from jobs.operations import OperationStore, is_being_removed
+from jobs.database import ACTIVE, Event, Job, JobAction, StoredFile, lock_held, lock_tenants, versions
+from jobs.operations import JobActive, OperationStore, is_being_removed
 from jobs.quotas import DAY_S, Quota, TrainingMinutes, max_minutes, require_files, require_jobs, training_minutes
 
 ENDED = ("succeeded", "failed", "cancelled")
@@ -71,7 +71,7 @@ class JobStore:
                 return False
             users = or_(Job.training_file == file_id, Job.validation_file == file_id)
             if (user := session.scalar(select(Job.id).where(users, Job.status.in_(ACTIVE)).limit(1))) is not None:
-                raise JobActive(user)
+                raise JobActive(user, tenant)
             session.delete(file)
             return True
 
@@ -212,11 +212,12 @@ class JobStore:
         `progress` has `estimated_finish`, `trained_tokens` and `trained_s`. "lost": another trainer has the job.
         """
         with self._begin() as session:
-            values = {"lease_until": time.time() + lease_s, **progress}
-            if not _num_changed(session, update(Job).where(_held(job)).values(values)):
+            if (held := lock_held(session, job)) is None:
                 return "lost"
-            requested: JobAction | None = session.scalar(select(Job.requested).where(Job.id == job.id))
-            return requested
+            held.lease_until = time.time() + lease_s
+            for name, value in progress.items():
+                setattr(held, name, value)
+            return held.requested
 
     def add_events(self, job: Job, new: Sequence[tuple[str, Mapping[str, Any] | None]], level: str = "info") -> bool:
         """Append events to a job, each a message and the metrics, if it has any; False if the lease is lost.
@@ -224,7 +225,7 @@ class JobStore:
         Beyond MAX_JOB_EVENTS the oldest are deleted, without those of the best and the last epoch.
         """
         with self._begin() as session:
-            if _lock_held(session, job) is None:
+            if lock_held(session, job) is None:
                 return False
             for message, data in new:
                 _add_event(session, job.id, message, data, level)
@@ -234,7 +235,7 @@ class JobStore:
     def end(self, job: Job, status: str, message: str, **values: Any) -> bool:
         """Set the final status of a job, or `paused`; False if the lease is lost."""
         with self._begin() as session:
-            if (held := _lock_held(session, job)) is None:
+            if (held := lock_held(session, job)) is None:
                 return False
             _end(session, held, status, message, **values)
             if "version" in values:
@@ -265,10 +266,6 @@ class JobStore:
             return list(session.scalars(query))
 
 
-class JobActive(Exception):
-    """A job that has not ended needs a file; its id is the message."""
-
-
 class ModelRemoved(Exception):
     """A model that a job needs is about to be removed."""
 
@@ -295,15 +292,6 @@ def _next_queued(session: Session, now: float) -> Job | None:
     return session.scalar(query.with_for_update(of=Job, skip_locked=True))
 
 
-def _held(job: Job) -> Any:
-    return and_(Job.id == job.id, Job.attempt == job.attempt, Job.status == "running")
-
-
-def _lock_held(session: Session, job: Job) -> Job | None:
-    """Return a job of which the caller has the lease: nobody else changes it before the transaction ends."""
-    return session.scalar(select(Job).where(_held(job)).with_for_update())
-
-
 def _num_changed(session: Session, statement: Any) -> int:
     result: Any = session.execute(statement, execution_options={"synchronize_session": False})
     return int(result.rowcount)
@@ -319,7 +307,6 @@ def _end(session: Session, job: Job, status: str, message: str, **values: Any) -
 
 
 def _last_event(session: Session, job_id: str, condition: Any) -> Mapping[str, Any] | None:
-    """Return the metrics of the last event that meets a condition."""
     query = select(Event.data).where(Event.job == job_id, condition).order_by(Event.number.desc()).limit(1)
     return session.scalar(query)
 

@@ -7,7 +7,6 @@ ends, the next trainer resumes from the run's last epoch, and a version that nam
 import contextlib
 import json
 import logging
-import math
 import shutil
 import signal
 import subprocess
@@ -152,7 +151,7 @@ class _Attempt:
         self._launcher = trainer.launcher
         self._ran_s = 0.0  # in this attempt, without the time that a run has waited for a place in a cluster
         minutes = check_settings(job.model, job.settings).max_minutes
-        self._max_s = math.inf if minutes is None else 120 * minutes + OVERTIME_S
+        self._max_s = None if minutes is None else 120 * minutes + OVERTIME_S
 
     def run(self) -> bool:
         """Have the exporter run; return whether the job has ended.
@@ -172,7 +171,7 @@ class _Attempt:
                     if self._is_published(is_new=False):
                         return True
                     command = self._command()
-                run = self._start(f"{self._job.attempt}-{num_runs}", command)
+                run = self._launcher.start(self._training(f"{self._job.attempt}-{num_runs}", command))
             code, wanted = self._follow(run)
             num_kills = 1 if self._progress.last_epoch > epoch else num_kills + (code is not None)
             epoch = self._progress.last_epoch
@@ -182,11 +181,9 @@ class _Attempt:
             message = f"the training was {cause}; it continues after its last epoch"
             self._store.add_events(self._job, [(message, None)], "warn")
 
-    def _start(self, number: str, command: Sequence[str]) -> Run:
-        """Start a run."""
+    def _training(self, number: str, command: Sequence[str]) -> Training:
         job, limit = self._job, self._trainer.max_memory_bytes
-        max_s = None if math.isinf(self._max_s) else self._max_s
-        return self._launcher.start(Training(job.id, number, job.tenant, command, self._folder, limit, max_s))
+        return Training(job.id, number, job.tenant, command, self._folder, limit, self._max_s)
 
     def _follow(self, run: Run) -> tuple[int | None, JobAction | str | None]:
         """Report progress until a run ends; return its exit code, and why it was stopped or failed, or None."""
@@ -224,7 +221,7 @@ class _Attempt:
 
     def _exceeded(self, run: Run) -> str | None:
         """Return which limit the job exceeds, as its error says it."""
-        if self._ran_s > self._max_s:
+        if self._max_s is not None and self._ran_s > self._max_s:
             return f"the training takes longer than twice its max_minutes and {OVERTIME_S / 60:.0f} minutes"
         limit, used = self._trainer.max_memory_bytes, run.memory_bytes()
         if used > limit:
@@ -264,14 +261,11 @@ class _Attempt:
         elif code < 0:
             message = f"the training was killed by {signal.Signals(-code).name}; it may have run out of memory"
         else:
-            output = self._stderr()
+            output = (self._folder / ERRORS).read_bytes()[-_STDERR_BYTES:].decode(errors="replace")
             message = (last_error(output) or f"the training exited with code {code}")[:_MESSAGE_CHARACTERS]
             log.warning("%s: %s; its last output: %r", self._job.id, message, output[-_LOGGED_CHARACTERS:])
         error = {"code": "training_failed", "message": message, "param": None}
         return self._store.end(self._job, "failed", f"the job failed: {message}", error=error)
-
-    def _stderr(self) -> str:
-        return (self._folder / ERRORS).read_bytes()[-_STDERR_BYTES:].decode(errors="replace")
 
     def _is_published(self, *, is_new: bool) -> bool:
         """End the job if a version names it; return whether one does.

@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from contract.audit import record
 from jobs.database import Job, Operation, OperationAction, StoredFile, database_url
-from jobs.operations import UNFINISHED, ModelInUse, TooManyOperations
+from jobs.operations import UNFINISHED, JobActive
 from jobs.quotas import Quota, QuotaExceeded
 from jobs.store import JobStore, ModelRemoved
 from jobs.uploads import Uploads
@@ -160,9 +160,9 @@ class Training:
         )
         try:
             operation_id = operations.add(operation, published_by)
-        except TooManyOperations as error:
+        except QuotaExceeded as error:
             raise QuotaReached(str(error)) from error
-        except ModelInUse as error:
+        except JobActive as error:
             which = f"the job {error.job_id}" if error.tenant == tenant else "a job"
             raise Conflict(f"{which} needs {model}, and has not ended; cancel it first", param="name") from error
         deadline = time.monotonic() + _OPERATION_S

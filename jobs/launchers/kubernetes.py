@@ -172,7 +172,6 @@ def _exit_of(ended: dict[str, Any], container: dict[str, Any]) -> Exit:
 
 
 def _ended(job: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the condition that says that a Job has ended."""
     conditions: list[dict[str, Any]] = job["status"].get("conditions", [])
     return next((it for it in conditions if it["type"] in ("Complete", "Failed") and it["status"] == "True"), None)
 

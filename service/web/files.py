@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from flask import Response, g, request
 
 from jobs.database import StoredFile
-from jobs.store import JobActive
+from jobs.operations import JobActive
 from service.api.body import shorten
 from service.api.fine_tuning import DeletedObject, FileList, FileObject
 from service.errors import Conflict, InvalidRequest, NotFound

@@ -18,8 +18,8 @@ from jobs import executor
 from jobs import operations as module
 from jobs.database import Job, Operation
 from jobs.executor import Executor
-from jobs.operations import ModelInUse, TooManyOperations
-from jobs.quotas import Quota
+from jobs.operations import JobActive
+from jobs.quotas import Quota, QuotaExceeded
 from jobs.store import JobStore, ModelRemoved
 from tests.databases import DATABASES, new_database
 from tests.paths import ROOT
@@ -204,14 +204,14 @@ def test_a_version_that_is_published_after_the_removal_stays(place):
 def test_a_base_of_an_unfinished_job_is_not_removed(place):
     base, output = place.job("book:2"), place.job(name="other", tenant="b")
     for model in ("book:2", "book"):
-        with pytest.raises(ModelInUse) as raised:
+        with pytest.raises(JobActive) as raised:
             place.add("remove", model)
         assert (raised.value.job_id, raised.value.tenant) == (base.id, "acme")
     place.add("remove", "book:1")
-    with pytest.raises(ModelInUse):
+    with pytest.raises(JobActive):
         place.add("remove", "other")
     place.add("remove", "other:1")
-    with pytest.raises(ModelInUse):
+    with pytest.raises(JobActive):
         place.add("remove", "other:1", published_by=[output.id])
     place.add("remove", "boo_")  # no pattern
 
@@ -229,7 +229,7 @@ def test_no_job_starts_from_a_model_that_is_being_removed(place, removed, fields
 def test_a_tenant_has_a_limited_number_of_operations(place):
     for _ in range(module.MAX_UNFINISHED):
         place.add("rollback")
-    with pytest.raises(TooManyOperations, match="at most 16 operations may be unfinished, got one more"):
+    with pytest.raises(QuotaExceeded, match="at most 16 operations may be unfinished, got one more"):
         place.add("rollback")
     place.add("rollback", tenant="b")
 

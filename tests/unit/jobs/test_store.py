@@ -13,8 +13,9 @@ from sqlalchemy import create_engine, update
 from jobs import database, quotas
 from jobs import store as module
 from jobs.database import Job, StoredFile
+from jobs.operations import JobActive
 from jobs.quotas import Quota, QuotaExceeded, TrainingMinutes
-from jobs.store import JobActive, JobEnded, JobStore
+from jobs.store import JobEnded, JobStore
 from tests.databases import DATABASES, new_database
 from tests.paths import ROOT
 
