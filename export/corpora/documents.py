@@ -1,14 +1,23 @@
-"""Splitting of streamed text into documents, separated by a zero character."""
+"""Splitting of streamed text into documents, separated by a zero character, and of JSON Lines and CSV into records."""
 
+import csv
+import json
 import re
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Literal
+
+from export.errors import CorpusError
 
 Documents = Literal["none", "file", "lines", "blank-line", "records"]
 
 # Document separator. It occurs in no text: bytes that contain it are rejected as binary.
 SEPARATOR = "\0"
 _BETWEEN_PARAGRAPHS = re.compile(r"\n[ \t]*(?:\n[ \t]*)+")
+TEXT, PROMPT, COMPLETION = "text", "prompt", "completion"
+# Of a line of JSON, and of a field of CSV.
+MAX_RECORD_CHARACTERS = 16 * 2**20
+_FIELDS = f"the field {TEXT}, or {PROMPT} and {COMPLETION}"
 
 
 def separate_documents(texts: Iterable[Iterable[str]], documents: Documents) -> Iterator[str]:
@@ -41,3 +50,70 @@ def _separate_paragraphs(parts: Iterable[str]) -> Iterator[str]:
             yield separated if has_begun else separated.removeprefix("\n")
             has_begun = True
     yield _BETWEEN_PARAGRAPHS.sub(SEPARATOR, buffer).removesuffix("\n")
+
+
+def read_records(parts: Iterable[str], path: Path, role: str) -> Iterator[str]:
+    """Yield the text of each record: its field `text`, or `prompt` and `completion` joined. Blank lines are skipped.
+
+    Args:
+        parts: The content of the file, with line feeds as line breaks.
+        path: Its suffix decides: .csv, with the names of the fields in the first line; else JSON Lines.
+        role: What an error calls the file.
+
+    Raises:
+        CorpusError: a record is malformed, or has none of these fields; the message has its line.
+    """
+    lines = _lines(parts, f"{role} {path}")
+    yield from (_csv_records if path.suffix.lower() == ".csv" else _json_records)(lines, f"{role} {path}")
+
+
+def _lines(parts: Iterable[str], name: str) -> Iterator[str]:
+    begun = ""
+    for part in parts:
+        # Not `splitlines`, for which U+2028 ends a line, too.
+        *complete, begun = (begun + part).split("\n")
+        yield from (f"{line}\n" for line in complete)
+        if len(begun) > MAX_RECORD_CHARACTERS:
+            raise CorpusError(f"{name}: a line must have at most {MAX_RECORD_CHARACTERS:,} characters, got more")
+    if begun:
+        yield begun
+
+
+def _json_records(lines: Iterable[str], name: str) -> Iterator[str]:
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise CorpusError(f"{name}, line {number}: not JSON ({error})") from None
+        if not isinstance(record, dict):
+            raise CorpusError(f"{name}, line {number}: a JSON object with {_FIELDS} is required, got {line[:40]!r}")
+        yield _text(record, f"{name}, line {number}")
+
+
+def _csv_records(lines: Iterable[str], name: str) -> Iterator[str]:
+    csv.field_size_limit(MAX_RECORD_CHARACTERS)
+    reader = csv.DictReader(lines, restkey="", restval="")
+    try:
+        for record in reader:
+            yield _text(record, f"{name}, line {reader.line_num}")
+    except csv.Error as error:
+        raise CorpusError(f"{name}, line {reader.line_num}: {error}") from None
+
+
+def _text(record: dict[str, object], where: str) -> str:
+    values = [record[name] for name in ((TEXT,) if TEXT in record else (PROMPT, COMPLETION)) if name in record]
+    if not values or (len(values) == 1 and TEXT not in record):
+        raise CorpusError(f"{where}: {_FIELDS} is required, got {', '.join(map(repr, record))[:80] or 'nothing'}")
+    for value in values:
+        if not isinstance(value, str):
+            raise CorpusError(f"{where}: {_FIELDS} must be a string, got {str(value)[:40]}")
+    # A zero character separates documents, and occurs in no text file.
+    text = "".join(map(str, values)).replace("\0", "")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(text[error.start]):x}"
+        raise CorpusError(f"{where}: {half} is half of a surrogate pair, not a character") from None
+    return text

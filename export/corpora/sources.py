@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from export.corpora.documents import read_records
 from export.corpora.encodings import decode_file
 from export.corpora.packaged import READERS
-from export.corpora.records import read_records
 from export.errors import CorpusError, NotText
 from export.terminal import ProgressLine
 
@@ -16,7 +16,7 @@ from export.terminal import ProgressLine
 def read_texts(source: str, role: str, *, records: bool = False) -> Iterator[Iterator[str]]:
     """Yield the texts of a source, each as an iterator of parts. Exhaust each text before advancing to the next.
 
-    With `records`, files are JSON Lines or CSV, and each record is a text; see `export.corpora.records`.
+    With `records`, files are JSON Lines or CSV, and each record is a text; see `read_records`.
 
     Arguments and errors are those of `export.corpora.corpus.read_corpus`.
     """

@@ -15,7 +15,6 @@ CHILD = """
 import json, pathlib, sys
 import numpy as np
 from export.config import load_config
-from export.corpora import shuffling
 from export.corpora.corpus import read_corpus
 from export.training.dataset import Dataset
 from export.tokenizer_command import describe_dropped_words, train_tokenizer
@@ -27,7 +26,6 @@ def peak_bytes():
 
 settings = {"name": "m", "corpus": sys.argv[1], **json.loads(sys.argv[2])}
 config = load_config(None, settings)
-shuffling.BUCKET_BYTES = 1 << 20  # one is sorted in memory: in proportion to a corpus that fits into a test
 import tokenizers  # what is imported later is not the corpus's
 
 before = peak_bytes()

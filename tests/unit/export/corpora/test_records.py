@@ -47,6 +47,6 @@ def test_a_malformed_record_is_an_error_with_its_line(tmp_path, name, content, m
 
 
 def test_a_line_has_a_maximum_length(tmp_path, monkeypatch):
-    monkeypatch.setattr("export.corpora.records.MAX_RECORD_CHARACTERS", 100)
+    monkeypatch.setattr("export.corpora.documents.MAX_RECORD_CHARACTERS", 100)
     with pytest.raises(CorpusError, match=re.escape("at most 100 characters")):
         documents(tmp_path, "a.jsonl", "x" * 101)
