@@ -23,7 +23,7 @@ from contract.card import GeneratorCard, load_assets
 from contract.signatures import SCORE
 from contract.tokenizer import Tokenizer
 from service.backends.client import ModelServerClient
-from service.params import ModelVersion
+from service.scheduling.sequence import ModelVersion
 
 RECIPES = Path("export/recipes")
 DIRECTORY = RESULTS / "quality"

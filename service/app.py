@@ -13,7 +13,7 @@ from service.backends.client import ModelServerClient, backend_tls
 from service.backends.replicas import Replicas
 from service.engine import Engine
 from service.errors import ShuttingDown
-from service.generation.resume_tokens import ResumeTokens, StateKeys, key_file
+from service.generation.resume_tokens import ResumeTokens, key_file, state_keys
 from service.http_server.connection import UPLOAD_PATH
 from service.http_server.disconnects import DisconnectWatcher
 from service.memory_budget import MemoryBudget
@@ -29,12 +29,9 @@ from service.scheduling.scheduler import Scheduler
 from service.settings import Settings
 from service.structured_outputs.compiler_pool import CompilerPool
 from service.training import Training
-from service.web.blueprint import build_blueprint
-from service.web.endpoint import ROLES, TRAINING, Services, ShutdownGate
-from service.web.error_handlers import register_error_handlers
-from service.web.middleware import Middleware
+from service.web.endpoint import ROLES, TRAINING, Services, build_blueprint
+from service.web.middleware import Middleware, allowed_hosts
 from service.web.pages import register_pages
-from service.web.security import allowed_hosts
 
 # Before the worker exits, for the final error events of requests that are still running.
 FINAL_EVENTS_S = 1.0
@@ -47,48 +44,74 @@ class Gateway(Flask):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__("service", static_folder=None, template_folder="web/templates")
-        self._drain_s, self.shutdown_gate = settings.drain_s, ShutdownGate()
-        self.metrics, self.tracing = Metrics(__version__), _tracing(settings)
+        self.settings, self.metrics, self.tracing = settings, Metrics(__version__), _tracing(settings)
+        self._compiler = CompilerPool(settings, self.metrics.compiled)
+        self._authenticator = build_authenticator(settings)
+        self.services = self._services()
+        self.register_blueprint(build_blueprint(self.services))
+        register_pages(self, settings.docs_url)
+        Middleware(
+            self._authenticator,
+            self.metrics,
+            self.tracing,
+            allowed_hosts(settings),
+            self.services.memory,
+            log_prompts=settings.log_prompts,
+        ).register(self)
+
+    def _services(self) -> Services:
+        settings, metrics = self.settings, self.metrics
         connect = partial(
             ModelServerClient,
             timeout_s=settings.call_timeout_s,
             max_calls=settings.max_calls,
             tracing=self.tracing,
-            tls=backend_tls(settings),
+            credentials=backend_tls(settings),
+            certified_name=settings.backend_tls_name,
         )
-        self.replicas = Replicas(connect, settings.addresses)
-        self.scheduler = Scheduler(self.replicas, settings, self.metrics)
-        self.admission = AdmissionControl(settings.max_sequences, settings.max_queued_tokens)
-        self.model_registry = ModelRegistry(
+        replicas = Replicas(connect, settings.addresses)
+        registry = ModelRegistry(
             settings.models_dir,
-            self.replicas,
+            replicas,
             poll_s=settings.poll_s,
             max_chunk=settings.max_chunk,
             default_model=settings.default_model,
             precisions=settings.precisions,
-            changed=self.metrics.keep,
+            changed=metrics.keep,
         )
-        self.compiler_pool = CompilerPool(settings, self.metrics)
-        self.memory = MemoryBudget(settings.request_memory_bytes)
-        self.training = Training.open(settings)
-        self.authenticator = build_authenticator(settings)
+        scheduler = Scheduler(replicas, settings, metrics)
+        admission = AdmissionControl(settings.max_sequences, settings.max_queued_tokens)
+        tokens, filters = _resume_tokens(settings), TrainingFilters(settings.models_dir)
+        return Services(
+            Engine(registry, scheduler, admission, metrics, settings, tokens, self._compiler, filters),
+            registry,
+            VectorFiles(settings.models_dir),
+            scheduler,
+            admission,
+            replicas,
+            MemoryBudget(settings.request_memory_bytes),
+            settings,
+            DisconnectWatcher().watch,
+            Training.open(settings),
+            Reports(settings),
+        )
 
     def start(self) -> None:
         """Start the threads."""
-        self.replicas.start()
-        self.scheduler.start()
-        self.model_registry.start()
+        self.services.replicas.start()
+        self.services.scheduler.start()
+        self.services.model_registry.start()
 
     def refuses_body(self, path: str, authorization: str | None) -> bool:
         """Return whether a request is refused for its API key, so that the worker need not receive its body."""
-        return self.authenticator.refuses(authorization, ROLES[TRAINING] if path == UPLOAD_PATH else None)
+        return self._authenticator.refuses(authorization, ROLES[TRAINING] if path == UPLOAD_PATH else None)
 
     def begin_drain(self, seconds_left: float) -> None:
         """Refuse new requests from now on, and end running ones with an error when the drain time is over."""
-        self.shutdown_gate.is_draining = True
+        self.services.is_draining = True
         error = ShuttingDown("the server was shut down before the request was finished")
-        seconds = max(0.0, min(self._drain_s, seconds_left - FINAL_EVENTS_S))
-        timer = threading.Timer(seconds, self.scheduler.stop, (error,))
+        seconds = max(0.0, min(self.settings.drain_s, seconds_left - FINAL_EVENTS_S))
+        timer = threading.Timer(seconds, self.services.scheduler.stop, (error,))
         timer.daemon = True
         timer.start()
 
@@ -96,11 +119,11 @@ class Gateway(Flask):
         """Export the last traces and close the connections, just before the process exits."""
         if self.tracing is not None:
             self.tracing.shutdown(LAST_TRACES_S)
-        self.model_registry.close()
-        self.replicas.close()
-        self.compiler_pool.close()
-        if self.training is not None:
-            self.training.store.close()
+        self.services.model_registry.close()
+        self.services.replicas.close()
+        self._compiler.close()
+        if self.services.training is not None:
+            self.services.training.store.close()
 
 
 def create_app(settings: Settings, metrics_socket: socket.socket | None = None) -> Gateway:
@@ -110,8 +133,7 @@ def create_app(settings: Settings, metrics_socket: socket.socket | None = None) 
     """
     app = Gateway(settings)
     _configure_flask(app, settings)
-    _register(app, settings)
-    _watch_state(app)
+    _watch_state(app.metrics, app.services)
     if metrics_socket is not None:
         serve_metrics(metrics_socket, app.metrics.registry)
     app.start()
@@ -130,49 +152,14 @@ def _configure_flask(app: Gateway, settings: Settings) -> None:
     app.url_map.merge_slashes = False
 
 
-def _register(app: Gateway, settings: Settings) -> None:
-    engine = Engine(
-        app.model_registry,
-        app.scheduler,
-        app.admission,
-        app.metrics,
-        settings,
-        _resume_tokens(settings),
-        app.compiler_pool,
-        TrainingFilters(settings.models_dir),
-    )
-    services = Services(
-        engine,
-        app.model_registry,
-        VectorFiles(settings.models_dir),
-        app.scheduler,
-        app.admission,
-        app.replicas,
-        app.memory,
-        settings,
-        DisconnectWatcher().watch,
-        app.training,
-        Reports(settings),
-        app.shutdown_gate,
-    )
-    app.register_blueprint(build_blueprint(services))
-    register_pages(app, settings.docs_url)
-    register_error_handlers(app)
-    hosts = allowed_hosts(settings)
-    middleware = Middleware(
-        app.authenticator, app.metrics, app.tracing, hosts, app.memory, log_prompts=settings.log_prompts
-    )
-    middleware.register(app)
-
-
-def _watch_state(app: Gateway) -> None:
+def _watch_state(metrics: Metrics, services: Services) -> None:
     """Let the metrics read the state of scheduler, memory and backends at each scrape."""
-    metrics, scheduler, replicas = app.metrics, app.scheduler, app.replicas
+    scheduler, replicas = services.scheduler, services.replicas
     metrics.watch(
         loads=lambda: scheduler.loads,
-        num_tokens=lambda: app.admission.num_tokens,
+        num_tokens=lambda: services.admission.num_tokens,
         prefix_cache=scheduler.prefix_cache,
-        memory=app.memory,
+        memory=services.memory,
         backends=lambda: [
             (each.address, each.ejected_because is None, each.drift.seconds()) for each in replicas.all()
         ],
@@ -189,5 +176,5 @@ def _tracing(settings: Settings) -> Tracing | None:
 def _resume_tokens(settings: Settings) -> ResumeTokens:
     if settings.state_key_file is not None:
         return ResumeTokens(key_file(settings.state_key_file).content, settings.state_max_age_s)
-    keys = StateKeys.random()
+    keys = state_keys()
     return ResumeTokens(lambda: keys, settings.state_max_age_s)

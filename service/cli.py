@@ -71,14 +71,14 @@ def health() -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 def state_key(file: Path) -> None:
     """Create a key file for SOSTENUTO_STATE_KEY_FILE; an existing one is kept and must contain keys."""
-    from service.generation.resume_tokens import StateKeys, make_key_file  # noqa: PLC0415 - slow to import
+    from service.generation.resume_tokens import make_key_file, read_state_keys  # noqa: PLC0415 - slow to import
 
     try:
         is_new = make_key_file(file)
     except OSError as error:
         raise click.ClickException(str(error)) from error
-    keys = StateKeys.read(file)
-    click.echo(f"{file}: {'created' if is_new else 'exists'}, key {', '.join(keys.keys)}")
+    keys = read_state_keys(file)
+    click.echo(f"{file}: {'created' if is_new else 'exists'}, key {', '.join(keys)}")
 
 
 class _Keys(click.Group):

@@ -1,16 +1,15 @@
-"""The context of a request: its principal's quota and charges, its trace, and its lease of the memory budget.
+"""The context of a request: its principal's limits and charges, its trace, and its lease of the memory budget.
 
 Middleware creates it; routes, the engine and the completion processor charge it.
 """
 
 import hashlib
 import re
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from types import TracebackType
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, get_args
 
 from service.errors import InvalidRequest
 from service.memory_budget import MemoryBudget, MemoryLease
@@ -20,17 +19,6 @@ Role = Literal["generate", "read", "train", "admin"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
 
-@dataclass(frozen=True)
-class Quota:
-    """Limits of the API key that a sequence is charged to."""
-
-    name: str = ""  # of the key, or "" where there are no keys
-    max_sequences: int | None = None  # limit of admitted, unfinished sequences; None: only the server's
-    max_queued_tokens: int | None = None  # limit of their tokens to be prefilled and generated; None: only the server's
-    tenant: str = ""  # owner of the key, or ""
-
-
-UNLIMITED = Quota()
 # See `owned_name`.
 _OWNED = re.compile("ft-([0-9a-f]{8})-")
 
@@ -51,17 +39,20 @@ def _tag(tenant: str) -> str:
     return hashlib.sha256(tenant.encode()).hexdigest()[:8]
 
 
-@dataclass(frozen=True)
+@dataclass
 class RequestContext:
     """The principal of a request, and what the request holds."""
 
-    quota: Quota = UNLIMITED  # limits that its sequences count towards
-    roles: tuple[Role, ...] = ROLES  # of its key
-    models: tuple[str, ...] = ("*",)  # patterns of the models that its key may use
+    key: str = ""  # name of its API key, or "" where there are no keys
+    max_sequences: int | None = None  # limit of the key's admitted, unfinished sequences; None: only the server's
+    max_queued_tokens: int | None = None  # limit of their tokens to be prefilled and generated; None: only the server's
+    tenant: str = ""  # owner of the key, or ""
+    roles: tuple[Role, ...] = ROLES  # of the key
+    models: tuple[str, ...] = ("*",)  # patterns of the models that the key may use
     charge_request: Callable[[], object] = _nothing  # charges one request, before any work on it; raises `RateLimited`
     # Charges tokens that the request may prefill and generate; `total` is the total known so far, if these are not all,
     # and `param` is the field that an error names. Raises `RateLimited` or `InvalidRequest`, or returns a function that
-    # refunds them. See `TokenCharges`.
+    # refunds them.
     charge: Callable[..., Callable[[], None]] = lambda *_, **__: _nothing
     # `watch_key(callback)` is a context manager: while it is open, `callback` is called on another thread if the key is
     # revoked.
@@ -69,44 +60,38 @@ class RequestContext:
     trace: Any = None  # its tracing context, or None
     memory: MemoryLease = field(default_factory=MemoryBudget(2**63).lease)
     sender: str = ""  # its API key, or its client's address where there are no keys
+    _num_charged: int = 0  # by `charge_up_to`
+    _refunds: ExitStack = field(default_factory=ExitStack)
+
+    def charge_up_to(self, num_tokens: int, param: str) -> None:
+        """Charge the tokens beyond those of earlier calls; raise as `charge`."""
+        if num_tokens > self._num_charged:
+            self._refunds.callback(self.charge(num_tokens - self._num_charged, num_tokens, param))
+            self._num_charged = num_tokens
+
+    @contextmanager
+    def refunds_on_failure(self) -> Iterator[None]:
+        """Refund what `charge_up_to` charged if the block ends with an error, such as a full queue.
+
+        After that the same request may succeed. An invalid request stays charged: to find that out may have taken all
+        of the work on its prompts.
+        """
+        try:
+            yield
+        except InvalidRequest:
+            raise
+        except BaseException:
+            self._refunds.close()
+            raise
 
     def may_use(self, name: str) -> bool:
         """Return whether its key may use a model; one that may not is as if it did not exist."""
         owner = _OWNED.match(name)
-        is_own = owner is None or owner[1] == _tag(self.quota.tenant) or "admin" in self.roles
+        is_own = owner is None or owner[1] == _tag(self.tenant) or "admin" in self.roles
         return is_own and any(fnmatchcase(name, pattern) for pattern in self.models)
 
     def may_manage(self, name: str) -> bool:
         """Return whether its key may change and remove a model that it may use: an admin, or who trained it."""
         owner = _OWNED.match(name)
-        is_own = owner is not None and owner[1] == _tag(self.quota.tenant)
+        is_own = owner is not None and owner[1] == _tag(self.tenant)
         return "admin" in self.roles or (is_own and "train" in self.roles)
-
-
-class TokenCharges:
-    """The tokens that a request is charged until it is submitted; a context manager.
-
-    Whatever was charged is refunded if the block ends with an error, such as a full queue, after which the same request
-    may succeed. An invalid request stays charged: to find that out may have taken all of the work on its prompts.
-    """
-
-    def __init__(self, context: RequestContext, param: str, num_generated: int = 0) -> None:
-        """Prepare; `param` is the field that errors name, and `num_generated` the tokens that may be generated."""
-        self._context, self._param, self._num_generated = context, param, num_generated
-        self._num_charged = 0
-        self._refunds: list[Callable[[], None]] = []
-
-    def charge_prompts(self, num_prompt_tokens: int) -> None:
-        """Charge the request up to this number of prompt tokens, and those that may be generated; raise as `charge`."""
-        num_tokens = num_prompt_tokens + self._num_generated
-        if num_tokens > self._num_charged:
-            self._refunds.append(self._context.charge(num_tokens - self._num_charged, num_tokens, self._param))
-            self._num_charged = num_tokens
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
-        if error is not None and not isinstance(error, InvalidRequest):
-            for refund in self._refunds:
-                refund()

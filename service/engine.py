@@ -7,8 +7,9 @@ In vLLM this is the front end of the engine, with its input processor; the loop 
 from collections.abc import Callable
 
 from contract import signatures
+from service.api.body import require
 from service.api.requests import CompletionRequest, EmbeddingsRequest, InspectRequest, PromptText
-from service.context import RequestContext, TokenCharges
+from service.context import RequestContext
 from service.errors import InvalidRequest, StateRefused
 from service.generation.candidate_filter import IsCopy
 from service.generation.completion_processor import CompletionProcessor
@@ -17,13 +18,13 @@ from service.generation.memory_estimates import completion_bytes, embedding_byte
 from service.generation.prompts import NO_IDS, EncodedPrompt, encode_prompts, require_encodable, require_ids
 from service.generation.resume_tokens import Checkpoint, ResumeTokens
 from service.generation.running_request import RunningRequest
-from service.limits import Limits
 from service.models.registry import MayUse, ModelRegistry, ServedModel
 from service.models.training_filters import TrainingFilters
 from service.observability.metrics import Metrics
 from service.scheduling.admission import AdmissionControl
 from service.scheduling.constraints import FIRST_ROW, Match
 from service.scheduling.scheduler import Scheduler
+from service.settings import Settings
 from service.structured_outputs.automata import TokenTexts
 from service.structured_outputs.compiler_pool import CompilerPool
 from service.structured_outputs.json_schema import SchemaError
@@ -46,7 +47,7 @@ class Engine:
         scheduler: Scheduler,
         admission: AdmissionControl,
         metrics: Metrics,
-        limits: Limits,
+        limits: Settings,
         resume_tokens: ResumeTokens,
         compiler: CompilerPool,
         training_filters: TrainingFilters,
@@ -72,8 +73,8 @@ class Engine:
         require_ids([token_id for token_id, _ in body.sampling.bias], model, "logit_bias")
         _require_num_top(body, model)
         num_generated = len(raw_prompts) * body.best_of * body.max_tokens
-        with TokenCharges(context, "max_tokens", num_generated) as charges:
-            self._encode(request, raw_prompts, field, charges)
+        with context.refunds_on_failure():
+            self._encode(request, raw_prompts, field, "max_tokens", num_generated)
             prompts, constraints = request.prompts, _constraints(body, request)
             # Free the unencoded prompts.
             body = body.model_copy(update={"prompt": None, "suffix": None})
@@ -93,13 +94,10 @@ class Engine:
         """Encode the texts and submit their prefill; raise as `start_completion`."""
         request = self._request(body, context)
         units = request.model.card.units
-        if body.dimensions not in (None, units):
-            raise InvalidRequest(
-                f"dimensions must be {units}, the width of the model's top layer, got {body.dimensions}",
-                param="dimensions",
-            )
-        with TokenCharges(context, "input") as charges:
-            self._encode(request, body.prompts, "input", charges)
+        is_width = body.dimensions in (None, units)
+        require(is_width, "dimensions", f"be {units}, the width of the model's top layer", body.dimensions)
+        with context.refunds_on_failure():
+            self._encode(request, body.prompts, "input", "input")
             _hold_memory(request, embedding_bytes(len(request.prompts), units))
             # Free the unencoded texts.
             processor = EmbeddingProcessor(body.model_copy(update={"input": ""}), request)
@@ -118,8 +116,8 @@ class Engine:
         request = self._request(body, context, body.state)
         _require_layers(body, request.model)
         _require_num_top(body, request.model)
-        with TokenCharges(context, "input") as charges:
-            self._encode(request, body.prompts, "input", charges, reverse=body.go_backwards)
+        with context.refunds_on_failure():
+            self._encode(request, body.prompts, "input", "input", reverse=body.go_backwards)
             # Free the unencoded text.
             processor = InspectionProcessor(body.model_copy(update={"input": ""}), request)
             limit, count = self._limits.max_inspect_values, processor.num_values
@@ -170,22 +168,19 @@ class Engine:
         row = resumed.row if resumed else FIRST_ROW
         match = Match(automaton, row, is_always_completed=body.complete_within_max_tokens)
         is_limited = body.complete_within_max_tokens and match.is_extensible
-        if is_limited and 0 < body.max_tokens < match.num_missing:
-            raise InvalidRequest(
-                f"max_tokens must be at least {match.num_missing}, the tokens of the shortest match of "
-                f"{' and '.join(fields)}, got {body.max_tokens}",
-                param="max_tokens",
-            )
+        limit = f"be at least {match.num_missing}, the tokens of the shortest match of {' and '.join(fields)}"
+        is_too_short = is_limited and 0 < body.max_tokens < match.num_missing
+        require(not is_too_short, "max_tokens", limit, body.max_tokens)
         return match
 
     def _copy_filter(self, model: ServedModel) -> IsCopy:
         """Return what recognizes copies of a model's training text; raise InvalidRequest if it has no filter."""
         training_filter = self._training_filters.get(model)
         if training_filter is None:
+            name, number = model.ref.name, model.ref.number
+            has_none = f"version {number} has no training filter; `sostenuto show {name}:{number}` says why"
             raise InvalidRequest(
-                f"not_in_training must be false for model {model.ref.name!r}: version {model.ref.number} has no "
-                f"training filter; `sostenuto show {model.ref.name}:{model.ref.number}` says why",
-                param="not_in_training",
+                f"not_in_training must be false for model {name!r}: {has_none}", param="not_in_training"
             )
         return training_filter.contains
 
@@ -194,20 +189,24 @@ class Engine:
         request: RunningRequest,
         raw_prompts: tuple[PromptText, ...],
         field: str,
-        charges: TokenCharges,
+        param: str,
+        num_generated: int = 0,
         *,
         reverse: bool = False,
     ) -> None:
-        """Charge and encode prompts, which follow a checkpoint's unread tokens, in the model's direction or reverse."""
-        model, checkpoint = request.model, request.checkpoint
+        """Charge and encode prompts, which follow a checkpoint's unread tokens, in the model's direction or reverse.
+
+        A refusal names the field `param`; `num_generated` tokens, which may be generated, are charged, too.
+        """
+        model, checkpoint, context = request.model, request.checkpoint, request.context
         # A minimum before encoding, so that a request beyond the rate limit causes hardly any work.
-        charges.charge_prompts(require_encodable(raw_prompts, model, field, self._limits))
-        unread = NO_IDS if checkpoint is None else checkpoint.point.unread_ids
-        backward, memory = model.backward != reverse, request.context.memory
+        context.charge_up_to(require_encodable(raw_prompts, model, field, self._limits) + num_generated, param)
+        unread = NO_IDS if checkpoint is None else checkpoint.unread_ids
+        backward = model.backward != reverse
         request.prompts = encode_prompts(
-            raw_prompts, model, field, self._limits, memory, after=unread, backward=backward
+            raw_prompts, model, field, self._limits, context.memory, after=unread, backward=backward
         )
-        charges.charge_prompts(sum(len(prompt.input_ids) for prompt in request.prompts))
+        context.charge_up_to(sum(len(prompt.input_ids) for prompt in request.prompts) + num_generated, param)
 
     def _request(
         self, body: Body, context: RequestContext, resume_token: str | None = None, seed: int | None = None
@@ -216,7 +215,7 @@ class Engine:
         if resume_token is None:
             model, checkpoint = self._model_registry.find(body.model, seed, may_use=context.may_use), None
         else:
-            checkpoint = self._resume_tokens.open(resume_token, context.quota.tenant)
+            checkpoint = self._resume_tokens.open(resume_token, context.tenant)
             model = self._version_of(checkpoint, body.model, seed, context.may_use)
         return RunningRequest(
             model,
@@ -224,7 +223,7 @@ class Engine:
             context,
             body.timeout_s,
             scheduler=self._scheduler,
-            admission=self._admission.open(context.quota),
+            admission=self._admission.open(context),
             metrics=self._metrics,
             max_unfinished=self._limits.max_running,
         )
@@ -257,24 +256,13 @@ class Engine:
         num_held = sum(len(prompt.input_ids) for prompt in prompts) * body.best_of if body.issues_resume_tokens else 0
         num_logprobs = num_echoed + len(prompts) * body.best_of * body.max_tokens if body.logprobs is not None else 0
         num_scored = num_tokens * body.n if body.prompt_logprobs is not None else 0
-        each = f"every {field} × n"
+        each, most, most_scored = f"every {field} × n", limits.max_request_tokens, limits.max_logprobs_tokens
+        held, scored = f"{each}, as each may contain its whole {field}", f"all choices, and of every {field} with echo"
         for param, what, count, limit, counted in (
-            ("echo", "echo may repeat", num_echoed, limits.max_request_tokens, each),
-            (
-                "return_state",
-                "resume tokens may contain",
-                num_held,
-                limits.max_request_tokens,
-                f"{each}, as each may contain its whole {field}",
-            ),
-            (
-                "logprobs",
-                "logprobs may be returned for",
-                num_logprobs,
-                limits.max_logprobs_tokens,
-                f"all choices, and of every {field} with echo",
-            ),
-            ("prompt_logprobs", "prompt_logprobs may be returned for", num_scored, limits.max_logprobs_tokens, each),
+            ("echo", "echo may repeat", num_echoed, most, each),
+            ("return_state", "resume tokens may contain", num_held, most, held),
+            ("logprobs", "logprobs may be returned for", num_logprobs, most_scored, scored),
+            ("prompt_logprobs", "prompt_logprobs may be returned for", num_scored, most_scored, each),
         ):
             if count > limit:
                 raise InvalidRequest(f"{what} at most {limit} tokens (of {counted}), got {count}", param=param)
@@ -320,12 +308,9 @@ def _require_num_top(body: CompletionRequest | InspectRequest, model: ServedMode
     card, version = model.card, model.ref
     for field in ("logprobs", "prompt_logprobs"):
         num_top = getattr(body, field, None) or 0
-        if card.num_top < min(num_top, card.vocab_size):
-            raise InvalidRequest(
-                f"{field} must be at most {card.num_top} for version {version.number} of model {version.name!r}, got "
-                f"{num_top}: it was published by an earlier release",
-                param=field,
-            )
+        limit = f"be at most {card.num_top} for version {version.number} of model {version.name!r}, got {num_top}"
+        is_returned = card.num_top >= min(num_top, card.vocab_size)
+        require(is_returned, field, f"{limit}: it was published by an earlier release")
 
 
 def _require_layers(body: InspectRequest, model: ServedModel) -> None:

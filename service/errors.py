@@ -11,7 +11,7 @@ GatewayError
 │   └── TrainingDisabled 404 this server does not train
 ├── MethodNotAllowed    405  the endpoint does not allow the method
 ├── Conflict            409  the state of a job or a model does not allow it
-├── BodyTimeout         408  the body did not arrive in time
+├── BodyTimeout         408  the head or the body did not arrive in time
 ├── BodyTooLarge        413  the body exceeds the limit
 ├── HostNotAllowed      421  the Host header names another server
 ├── Overloaded          429  the queue is full; retry after `retry_after_s`
@@ -153,7 +153,7 @@ class MethodNotAllowed(GatewayError, status=405):
 
 
 class BodyTimeout(GatewayError, status=408):
-    """The body did not arrive within the worker's time-out."""
+    """The head or the body did not arrive within the worker's time-out."""
 
 
 class BodyTooLarge(GatewayError, status=413):

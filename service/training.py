@@ -115,7 +115,7 @@ class Training:
 
     def record(self, action: str, context: RequestContext, **details: object) -> None:
         """Append what a client did to the audit log."""
-        record(self.settings.audit_file, action, _actor(context), tenant=context.quota.tenant, **details)
+        record(self.settings.audit_file, action, _actor(context), tenant=context.tenant, **details)
 
     def create_job(self, job: Job) -> Job:
         """Queue a new job, and return it.
@@ -154,7 +154,7 @@ class Training:
             TrainerUnavailable: no trainer has begun it in time; nothing was changed.
             DeadlineExceeded: a trainer has begun it, and not finished it in time.
         """
-        tenant, operations = context.quota.tenant, self.store.operations
+        tenant, operations = context.tenant, self.store.operations
         operation = Operation(
             tenant=tenant, actor=_actor(context), action=action, model=model, arguments=dict(arguments)
         )
@@ -176,7 +176,7 @@ class Training:
 
 def _actor(context: RequestContext) -> str:
     """Return who sent a request, as the audit log names them."""
-    return f"key:{context.quota.name}" if context.quota.name else "anybody"
+    return f"key:{context.key}" if context.key else "anybody"
 
 
 def _failure(operation: Operation) -> Exception:

@@ -9,9 +9,9 @@ import numpy as np
 
 from contract import signatures
 from service.errors import BackendUnavailable, GatewayError
-from service.params import ModelVersion, SamplingParams
 from service.scheduling.call import Arrays, Call
-from service.scheduling.sequence import Sequence
+from service.scheduling.sampling import SamplingParams
+from service.scheduling.sequence import ModelVersion, Sequence
 
 VOCABULARY = 50
 END = 2
@@ -133,7 +133,7 @@ def make_sequence(**fields) -> Sequence:
         "seed": 1,
         "random_stream": 0,
         "end_id": None,
-        "results": queue.SimpleQueue(),
+        "deliver": queue.SimpleQueue().put,
         "state": np.zeros(2, np.float32),
     }
     return Sequence(**{**defaults, **fields})

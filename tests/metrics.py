@@ -2,9 +2,9 @@
 
 from service.errors import BackendUnavailable
 from service.memory_budget import MemoryBudget
-from service.params import ModelVersion
 from service.scheduling.call import Call
 from service.scheduling.prefix_cache import PrefixCache
+from service.scheduling.sequence import ModelVersion
 from tests.fakes import make_sequence
 
 DEMO = ModelVersion("demo", 3)
@@ -31,7 +31,7 @@ def happen(metrics, model=DEMO):
 def watch(metrics, **sources):
     """Watch the state of scheduler, memory and backends, or what a test sets instead."""
     defaults = {
-        "loads": lambda: [(DEMO, 1, 2)],
+        "loads": lambda: {DEMO: (1, 2)},
         "num_tokens": lambda: 30,
         "prefix_cache": PrefixCache(1000),
         "memory": MemoryBudget(10_000_000),

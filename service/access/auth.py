@@ -1,18 +1,18 @@
-"""Authentication: from an Authorization header to a request's context with the quota and rate limits of its key."""
+"""Authentication: from an Authorization header to a request's context with the limits and rate limits of its key."""
 
 from dataclasses import replace
 from functools import partial
 
 from service.access.keys import DEFAULT_ROLES, KeyLimits, KeyRing, read_keys
 from service.access.ratelimits import RateLimiter, check_redis_url
-from service.context import ROLES, Quota, RequestContext, Role
+from service.context import ROLES, RequestContext, Role
 from service.errors import Unauthorized
 from service.http_server.addresses import is_loopback
 from service.settings import Settings
 
 
 class Authenticator:
-    """Authenticates API keys. The context of a request has its key's quota, and the functions that charge rate limits.
+    """Authenticates API keys. The context of a request has its key's limits, and the functions that charge rate limits.
 
     Without keys, none is required, and the defaults limit all requests together; only a server that is reached on
     loopback alone (`is_local`) then lets anybody train and manage models.
@@ -51,7 +51,10 @@ class Authenticator:
     def _context(self, name: str, tenant: str, limits: KeyLimits, roles: tuple[Role, ...]) -> RequestContext:
         charge = partial(self._limiter.charge, name)
         return RequestContext(
-            Quota(name, limits.max_sequences, limits.max_queued_tokens, tenant),
+            name,
+            limits.max_sequences,
+            limits.max_queued_tokens,
+            tenant,
             roles,
             charge_request=partial(charge, "requests", limits.requests_per_minute, 1),
             charge=partial(charge, "tokens", limits.tokens_per_minute),

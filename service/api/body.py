@@ -18,7 +18,7 @@ from pydantic_core import CoreSchema, PydanticCustomError
 
 from service.api.compatibility import suggestion
 from service.errors import InvalidRequest
-from service.limits import Limits
+from service.settings import Settings
 
 # The default of a field that `resolve` fills in, from other fields or from the server's limits.
 RESOLVED: Any = None
@@ -62,7 +62,7 @@ class Body(BaseModel):
                 _make_nullable(described["properties"], field.alias or name, field)
         return described
 
-    def resolve(self, limits: Limits) -> Self:  # noqa: ARG002 - most bodies have only limits of their own
+    def resolve(self, limits: Settings) -> Self:  # noqa: ARG002 - most bodies have only limits of their own
         """Fill in every default; raise InvalidRequest if fields contradict each other or exceed the server's limits."""
         return self
 
@@ -85,7 +85,7 @@ def _make_nullable(properties: dict[str, Any], name: str, field: FieldInfo) -> N
 AnyBody = TypeVar("AnyBody", bound=Body)
 
 
-def parse(body_type: type[AnyBody], body: bytes, limits: Limits) -> AnyBody:
+def parse(body_type: type[AnyBody], body: bytes, limits: Settings) -> AnyBody:
     """Validate a JSON body and fill in its defaults; raise InvalidRequest, which names field, limit and value."""
     try:
         request = body_type.model_validate_json(body)

@@ -8,8 +8,8 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from service.api.body import Body, require
-from service.api.fine_tuning import FileId
-from service.limits import Limits
+from service.api.training import FileId
+from service.settings import Settings
 
 MAX_PATTERN, MAX_COLUMNS, MAX_COLUMN = 10_000, 100, 200
 Values = list[str] | list[dict[str, Any]]
@@ -47,7 +47,7 @@ class ReportRequest(Body):
     html: bool = False
     """whether the response also has the report as a page"""
 
-    def resolve(self, limits: Limits) -> Self:
+    def resolve(self, limits: Settings) -> Self:
         """Check the fields; see `Body.resolve`."""
         require(self.training is None or self.training_file is None, "training", "be absent with training_file")
         require(self.training is not None or self.training_file is not None, "training", "be given, or training_file")

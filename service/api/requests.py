@@ -23,8 +23,8 @@ from service.api.compatibility import (
     accept_without_effect,
 )
 from service.errors import InvalidRequest
-from service.limits import Limits
-from service.params import SamplingParams
+from service.scheduling.sampling import SamplingParams
+from service.settings import Settings
 from service.structured_outputs.patterns import Constraint, Pattern
 
 MAX_CHOICES, MAX_BEST_OF = 10_000, 128
@@ -124,7 +124,7 @@ class TimedBody(Body):
     timeout_s: Annotated[float, Field(gt=0)] = RESOLVED
     """Deadline in seconds, after which the request fails; the server's maximum by default."""
 
-    def resolve(self, limits: Limits) -> Self:
+    def resolve(self, limits: Settings) -> Self:
         """See `Body.resolve`."""
         timeout_s, limit = self.timeout_s or limits.max_timeout_s, limits.max_timeout_s
         require(timeout_s <= limit, "timeout_s", f"be at most {limit:g}, got {timeout_s:g}")
@@ -287,7 +287,7 @@ class CompletionRequest(TimedBody):
     user: str | None = None
     """Ignored."""
 
-    def resolve(self, limits: Limits) -> Self:
+    def resolve(self, limits: Settings) -> Self:
         """See `Body.resolve`; a seed is generated unless one is given or comes with the resume token."""
         self._require_consistent()
         best_of, max_tokens = self._best_of(), self._max_tokens(limits)
@@ -313,9 +313,8 @@ class CompletionRequest(TimedBody):
         require(self.stream or self.stream_options is NO_OPTIONS, "stream_options", "be absent without stream")
         if form is not None and (form.json_schema is None) == (form.type == "json_schema"):
             what = "given" if form.json_schema is None else "absent"
-            raise InvalidRequest(
-                f"response_format.json_schema must be {what} with type {form.type}", param="response_format"
-            )
+            message = f"response_format.json_schema must be {what} with type {form.type}"
+            raise InvalidRequest(message, param="response_format")
 
     def _best_of(self) -> int:
         """Return the number of choices to generate for each prompt; above `n`, whole choices are ranked."""
@@ -359,12 +358,8 @@ class CompletionRequest(TimedBody):
     def constraint_by_field(self) -> dict[str, Pattern]:
         """What its completions must match, by field, the pattern first; `resolve` raises InvalidRequest for several."""
         outputs, form = self.structured_outputs or NO_STRUCTURED_OUTPUTS, self.response_format
-        if self.structured_outputs == NO_STRUCTURED_OUTPUTS:
-            raise InvalidRequest(
-                "structured_outputs must have one of regex, choice, json, json_object, allowed_characters and "
-                "banned_characters",
-                param="structured_outputs",
-            )
+        one = "one of regex, choice, json, json_object, allowed_characters and banned_characters"
+        require(self.structured_outputs != NO_STRUCTURED_OUTPUTS, "structured_outputs", f"have {one}")
         schema = form.json_schema.schema_ if form and form.json_schema else None
         patterns = {
             "structured_outputs.regex": outputs.regex and Pattern("regex", outputs.regex),
@@ -384,10 +379,8 @@ class CompletionRequest(TimedBody):
             "min_length": length and Pattern("min_length", str(length)),
         }
         given = [field for field, pattern in patterns.items() if pattern]
-        if len(given) > 1:
-            raise InvalidRequest(
-                f"{given[1]} must be absent if {given[0]} is given: a completion has one pattern", param=given[1]
-            )
+        for other in given[1:]:
+            require(False, other, f"be absent if {given[0]} is given: a completion has one pattern")
         return {field: pattern for field, pattern in (patterns | combined).items() if pattern}
 
     @property
@@ -405,7 +398,7 @@ class CompletionRequest(TimedBody):
         """Whether resume tokens are requested, at the end of choices or before."""
         return self.return_state or self.stream_options.state_interval is not None
 
-    def _max_tokens(self, limits: Limits) -> int:
+    def _max_tokens(self, limits: Settings) -> int:
         """Return the maximum tokens of each choice, by either name: guidellm sends both."""
         name, value = "max_tokens", self.max_tokens
         if value is RESOLVED and self.max_completion_tokens is not None:
@@ -418,7 +411,7 @@ class CompletionRequest(TimedBody):
         require(value <= limits.max_tokens, name, f"be at most {limits.max_tokens}", value)
         return value
 
-    def _require_few_tokens(self, best_of: int, max_tokens: int, limits: Limits) -> None:
+    def _require_few_tokens(self, best_of: int, max_tokens: int, limits: Settings) -> None:
         # A model reads prompts or suffixes; the engine refuses the request if the others are not empty.
         num_prompts = max(len(self.prompts), len(self.suffixes))
         what = f"{'suffixes' if self.suffix else 'prompts'} × n (best_of if it is given)"
@@ -426,10 +419,8 @@ class CompletionRequest(TimedBody):
         if num_prompts * best_of > MAX_CHOICES:
             raise InvalidRequest(f"{what} must be at most {MAX_CHOICES}, got {counts}", param="n")
         if total > limits.max_request_tokens:
-            limit = f"must be at most {limits.max_request_tokens}"
-            raise InvalidRequest(
-                f"{what} × max_tokens {limit}, got {counts} × {max_tokens} = {total}", param="max_tokens"
-            )
+            what = f"{what} × max_tokens must be at most {limits.max_request_tokens}"
+            raise InvalidRequest(f"{what}, got {counts} × {max_tokens} = {total}", param="max_tokens")
 
 
 @accept_without_effect(EMBEDDING_FIELDS)
@@ -449,7 +440,7 @@ class EmbeddingsRequest(TimedBody):
     user: str | None = None
     """Ignored."""
 
-    def resolve(self, limits: Limits) -> Self:
+    def resolve(self, limits: Settings) -> Self:
         """See `Body.resolve`."""
         _require_few_prompts(self.prompts, limits, "input")
         return super().resolve(limits)
@@ -526,7 +517,7 @@ def _as_prompts(value: Any) -> tuple[PromptText, ...]:
     return (value,) if is_single else tuple(value)
 
 
-def _require_few_prompts(prompts: tuple[PromptText, ...], limits: Limits, field: str) -> None:
+def _require_few_prompts(prompts: tuple[PromptText, ...], limits: Settings, field: str) -> None:
     limit = limits.max_prompts
     require(len(prompts) <= limit, field, f"have at most {limit} items, got {len(prompts)}")
 

@@ -30,9 +30,8 @@ from service.errors import (
     version_gone,
 )
 from service.observability.tracing import Tracing
-from service.params import ModelVersion
 from service.scheduling.call import Arrays, Call
-from service.scheduling.sequence import MAX_VOCAB_SIZE
+from service.scheduling.sequence import MAX_VOCAB_SIZE, ModelVersion
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -60,15 +59,7 @@ _DIFFERENT_SHAPES = "have different shapes and padding is turned off"
 _BATCHING_ADVICE = "it merges calls of different shapes, which then fail: start it without --enable_batching"
 
 
-@dataclass(frozen=True)
-class Tls:
-    """Encryption of calls; `name` is the expected one in server certificates, None the server's host name."""
-
-    credentials: grpc.ChannelCredentials
-    name: str | None
-
-
-def backend_tls(settings: Settings) -> Tls | None:
+def backend_tls(settings: Settings) -> grpc.ChannelCredentials | None:
     """Read the TLS files of the settings, None: plaintext; raise ConfigurationError if one of them is unusable."""
     ca_file, name = settings.backend_tls_ca_file, settings.backend_tls_name
     cert_file, key_file = settings.backend_tls_cert_file, settings.backend_tls_key_file
@@ -88,11 +79,11 @@ def backend_tls(settings: Settings) -> Tls | None:
         if not context.cert_store_stats()["x509_ca"]:
             raise ConfigurationError(f"{what}: has no CA certificate")
         if cert_file is None or key_file is None:
-            return Tls(grpc.ssl_channel_credentials(ca_file.read_bytes()), name)
+            return grpc.ssl_channel_credentials(ca_file.read_bytes())
         what = f"SOSTENUTO_BACKEND_TLS_CERT_FILE={cert_file}, SOSTENUTO_BACKEND_TLS_KEY_FILE={key_file}"
         context.load_cert_chain(cert_file, key_file, password=_no_password)
         pem = [file.read_bytes() for file in (ca_file, key_file, cert_file)]
-        return Tls(grpc.ssl_channel_credentials(*pem), name)
+        return grpc.ssl_channel_credentials(*pem)
     except OSError as error:
         raise ConfigurationError(f"{what}: {error.strerror or error}") from error
 
@@ -122,7 +113,8 @@ class ModelServerClient:
         timeout_s: float,
         max_calls: int = 1,
         tracing: Tracing | None = None,
-        tls: Tls | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
+        certified_name: str | None = None,
     ) -> None:
         """Open a channel; it connects on first use and reconnects by itself.
 
@@ -133,9 +125,10 @@ class ModelServerClient:
             max_calls: Concurrent calls. Each blocks a thread: grpcio's futures cost 350 µs of CPU time per call, a
                 blocked thread 230 µs (measured).
             tracing: None: no tracing.
-            tls: None: plaintext.
+            credentials: For TLS; None: plaintext.
+            certified_name: The expected name in the server's certificate; None: the host name.
         """
-        self.address, self._host, self._tls = address, host, tls
+        self.address, self._credentials, self._certified_name = address, credentials, certified_name or host
         self._timeout_s, self._tracing = timeout_s, tracing
         self._connect()
         self._jobs: queue.SimpleQueue[tuple[Call, OnOutcome] | None] = queue.SimpleQueue()
@@ -150,12 +143,12 @@ class ModelServerClient:
             thread.start()
 
     def _connect(self) -> None:
-        if self._tls is None:
+        if self._credentials is None:
             self._channel = grpc.insecure_channel(self.address, options=_OPTIONS)
         else:
             # The certificate is issued for the host that the address was resolved from.
-            override = ("grpc.ssl_target_name_override", self._tls.name or self._host)
-            self._channel = grpc.secure_channel(self.address, self._tls.credentials, (*_OPTIONS, override))
+            override = ("grpc.ssl_target_name_override", self._certified_name)
+            self._channel = grpc.secure_channel(self.address, self._credentials, (*_OPTIONS, override))
         # Responses as bytes: gRPC reports an unparsable response as INTERNAL, like a call that the backend refuses.
         self._predict_rpc = self._channel.unary_unary(
             _PREDICT, request_serializer=predict_pb2.PredictRequest.SerializeToString

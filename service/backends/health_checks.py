@@ -18,8 +18,8 @@ from service.backends.determinism_probe import Probe, run_probe, still_holds
 from service.backends.replica import Replica
 from service.backends.replicas import Replicas
 from service.errors import BackendUnavailable, GatewayError, InvalidResponse, ModelNotFound, ServerBusy
-from service.params import ModelVersion
 from service.scheduling.call import Arrays, finite_sequences
+from service.scheduling.sequence import ModelVersion
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from service.api.responses import ConfigDriftObject
 from service.backends.client import ModelServerClient
 from service.backends.determinism_probe import Probe
-from service.params import ModelVersion
 from service.scheduling.call import Call
+from service.scheduling.sequence import ModelVersion
 
 # Concurrent probe calls per server, over all models, which take turns: as many as most servers have cores.
 MAX_PROBE_CALLS = 2

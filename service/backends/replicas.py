@@ -25,8 +25,8 @@ from service.errors import (
     VersionGone,
     version_gone,
 )
-from service.params import ModelVersion
 from service.scheduling.call import NOT_FINITE, Arrays, Call, finite_sequences
+from service.scheduling.sequence import ModelVersion
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from service.access.auth import check_authenticator
 from service.access.keys import warn_if_exposed
 from service.backends.client import backend_tls
 from service.errors import ConfigurationError
-from service.generation.resume_tokens import StateKeys
+from service.generation.resume_tokens import read_state_keys
 from service.http_server.addresses import is_loopback, listen
 from service.http_server.worker import StreamingWorker
 from service.observability.logs import configure_logging
@@ -150,7 +150,7 @@ def serve(settings: Settings) -> int:
     # Errors that would stop the worker are detected here, where they end the start with one line.
     check_authenticator(settings)
     if settings.state_key_file is not None:
-        StateKeys.read(settings.state_key_file)
+        read_state_keys(settings.state_key_file)
     backend_tls(settings)
     try:
         listener = listen(settings.host, settings.port, BACKLOG)

@@ -7,53 +7,44 @@ any other. A `TextDelta` has it in reading order.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import repeat
 
 import numpy as np
 
 from contract.tokenizer import Detokenizer
 from service.generation.logprobs import Logprobs, PendingLogprobs, token_scores
-from service.generation.resume_tokens import Checkpoint, ResumePoint, SavedMatch
-from service.params import ModelVersion
+from service.generation.resume_tokens import Checkpoint, SavedMatch
 from service.scheduling.constraints import Match
-from service.scheduling.sequence import ChoiceIndex, FinishReason, Result, Scores
+from service.scheduling.sequence import ChoiceIndex, FinishReason, ModelVersion, Result, Scores
 from service.structured_outputs.patterns import Constraint
 
 
-@dataclass(frozen=True)
-class StopString:
-    """A stop string and its KMP failure table: for each prefix the length of its longest border.
+@lru_cache(256)
+def _borders(text: str) -> tuple[int, ...]:
+    """Return the KMP failure table of a string: for each prefix the length of its longest border."""
+    borders = [0] * len(text)
+    for i in range(1, len(text)):
+        borders[i] = _extend(text, borders, borders[i - 1], text[i])
+    return tuple(borders)
 
-    One step per character, however repetitive the string is: Knuth, Morris and Pratt, "Fast pattern matching in
-    strings", 1977. Searching for each string anew at every token took milliseconds for hostile ones (measured).
-    """
 
-    text: str
-    borders: tuple[int, ...]
-
-    @classmethod
-    def of(cls, text: str) -> "StopString":
-        """Prepare the search for a string."""
-        borders = [0] * len(text)
-        for i in range(1, len(text)):
-            length = borders[i - 1]
-            while length and text[i] != text[length]:
-                length = borders[length - 1]
-            borders[i] = length + (text[i] == text[length])
-        return cls(text, tuple(borders))
-
-    def step(self, matched: int, character: str) -> int:
-        """Return the length of the longest prefix of the string that ends at `character`, the next of the text."""
-        while matched and self.text[matched] != character:
-            matched = self.borders[matched - 1]
-        return matched + (self.text[matched] == character)
+def _extend(stop: str, borders: Sequence[int], matched: int, character: str) -> int:
+    """Return the length of the longest prefix of a stop string that ends at `character`, after `matched` characters."""
+    while matched and stop[matched] != character:
+        matched = borders[matched - 1]
+    return matched + (stop[matched] == character)
 
 
 class StopFinder:
-    """The search for the first stop string in the text of one choice."""
+    """The search for the first stop string in the text of one choice.
 
-    def __init__(self, stops: Sequence[StopString]) -> None:
-        self._stops, self._matched = stops, [0] * len(stops)
+    One step per character, however repetitive a string is: Knuth, Morris and Pratt, "Fast pattern matching in strings",
+    1977. Searching for each string anew at every token took milliseconds for hostile ones (measured).
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops, self._matched = [(stop, _borders(stop)) for stop in stops], [0] * len(stops)
         self.num_pending = 0  # characters at the end of the text so far that may begin a stop string
 
     def feed(self, text: str) -> tuple[int, int] | None:
@@ -64,9 +55,9 @@ class StopFinder:
         matched = self._matched
         for end, character in enumerate(text, 1):
             complete = 0
-            for i, stop in enumerate(self._stops):
-                matched[i] = stop.step(matched[i], character)
-                if matched[i] == len(stop.text):
+            for i, (stop, borders) in enumerate(self._stops):
+                matched[i] = _extend(stop, borders, matched[i], character)
+                if matched[i] == len(stop):
                     complete = max(complete, matched[i])
             if complete:
                 return end, complete
@@ -97,16 +88,25 @@ class TextDelta:
 class Progress:
     """The position in the sequence that matches the text returned so far, as checkpoints contain it."""
 
-    point: ResumePoint  # its point in the sequence
-    num_left: int  # tokens that may be sampled after `point`
+    state: np.ndarray  # these three as in a `Checkpoint`
+    unread_ids: np.ndarray
+    num_sampled: int
+    num_left: int  # tokens that may be sampled after them
     # How often each token that penalties count was sampled; None: no penalty counts tokens.
     token_counts: Counter[int] | None
     constraint: Constraint | None  # what the text must match; None: no constraint
     match: Match | None  # how far the text matches it
 
     def advance(self, sampled_ids: list[int], state: np.ndarray | None) -> None:
-        """Move past sampled tokens; see `ResumePoint.after`."""
-        self.point = self.point.after(sampled_ids, state)
+        """Move past sampled tokens, at least one.
+
+        `state` is that after all but the last of them, float32 (S,); None: unknown.
+        """
+        sampled, self.num_sampled = np.array(sampled_ids, np.int32), self.num_sampled + len(sampled_ids)
+        if state is None:
+            self.unread_ids = np.concatenate([self.unread_ids, sampled])
+        else:
+            self.state, self.unread_ids = state, sampled[-1:]
         if self.token_counts is not None:
             self.token_counts.update(sampled_ids)
         if self.match is not None:
@@ -126,7 +126,7 @@ class Choice:
         self,
         index: ChoiceIndex,
         detokenizer: Detokenizer,
-        stops: Sequence[StopString] = (),
+        stops: Sequence[str] = (),
         *,
         backward: bool,
         num_top: int | None = None,
@@ -236,7 +236,9 @@ class Choice:
         return Checkpoint(
             model=model,
             weights_sha256=weights_sha256,
-            point=progress.point,
+            state=progress.state,
+            unread_ids=progress.unread_ids,
+            num_sampled=progress.num_sampled,
             seed=seed,
             random_stream=self.random_stream,
             detokenizer=self.detokenizer.save(),

@@ -12,9 +12,9 @@ from operator import attrgetter
 from contract import signatures
 from service.api.requests import CompletionRequest
 from service.generation.candidate_filter import CandidateFilter, IsCopy
-from service.generation.choice import Choice, Progress, StopString, TextDelta
+from service.generation.choice import Choice, Progress, TextDelta
 from service.generation.prompts import NO_IDS, EncodedPrompt
-from service.generation.resume_tokens import ResumePoint, ResumeTokens
+from service.generation.resume_tokens import ResumeTokens
 from service.generation.running_request import RunningRequest
 from service.scheduling.constraints import Match
 from service.scheduling.sequence import ChoiceIndex, FinishReason, Result, Scores, Sequence
@@ -63,7 +63,7 @@ class CompletionProcessor:
         # Without an EOS token there is nothing to suppress.
         has_end = self._model.tokenizer.special.end is not None
         self._sampling = body.sampling if has_end else replace(body.sampling, min_tokens=0)
-        self._stops = [StopString.of(self._in_order_of_generation(stop)) for stop in body.stop]
+        self._stops = [self._in_order_of_generation(stop) for stop in body.stop]
         self._is_filtered = body.unique or is_copy is not None
         self._outputs = [
             self._new_output(prompt, constraint, is_copy)
@@ -289,10 +289,12 @@ class CompletionProcessor:
             token_counts = Counter(dict(zip(ids.tolist(), counts.tolist(), strict=True)))
             for token_id in prompt.seen_ids.tolist() if self._sampling.repetition_penalty != 1 else ():
                 token_counts.setdefault(token_id, 0)
-        num_sampled = checkpoint.point.num_sampled if checkpoint else 0
-        point = ResumePoint(self.request.initial_state, prompt.input_ids, num_sampled)
+        num_sampled = checkpoint.num_sampled if checkpoint else 0
         match = output.match.copy() if output.match else None
-        return Progress(point, self.body.max_tokens, token_counts, output.constraint, match)
+        state = self.request.initial_state
+        return Progress(
+            state, prompt.input_ids, num_sampled, self.body.max_tokens, token_counts, output.constraint, match
+        )
 
     def _process_prefill(self, result: Result) -> Iterator[Choice]:
         """Process the result of the sequence that prefills for a group; yield its choices if they have new text."""
@@ -304,7 +306,7 @@ class CompletionProcessor:
             unread_ids = output.prompt.input_ids[-1 - result.num_remaining_prompt_tokens :]
             for choice in group:
                 if choice.progress is not None:
-                    choice.progress.point = replace(choice.progress.point, state=result.state, unread_ids=unread_ids)
+                    choice.progress.state, choice.progress.unread_ids = result.state, unread_ids
         if result.is_prefilled and output.is_scored:
             self._add_prompt_logprobs(output, group, leader.prompt_scores)
             leader.prompt_scores = []
@@ -357,4 +359,4 @@ class CompletionProcessor:
         if choice.progress is None:
             return None
         checkpoint = choice.save(choice.progress, self._model.ref, self._model.card.weights_sha256, self.seed)
-        return self._resume_tokens.seal(checkpoint, self.request.context.quota.tenant)
+        return self._resume_tokens.seal(checkpoint, self.request.context.tenant)

@@ -1,16 +1,18 @@
 """Requests that read hidden states and generate nothing: embeddings and inspections of texts."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from contract import signatures
 from contract.card import Activation
 from service.api.requests import EmbeddingsRequest, InspectRequest
-from service.generation.logprobs import Logprobs, expected_next
+from service.generation.logprobs import expected_next
 from service.generation.running_request import RunningRequest
 from service.models.registry import ServedModel
-from service.scheduling.sequence import ChoiceIndex, Result, Results, Scores, Sequence
+from service.scheduling.sequence import ChoiceIndex, Result, Scores, Sequence
 
 # Values of `include`, and the kinds of activations that each selects.
 KINDS = {
@@ -54,21 +56,6 @@ class EmbeddingProcessor:
         return vectors
 
 
-@dataclass(frozen=True)
-class InspectionOutput:
-    """The result of an inspection."""
-
-    logprobs: Logprobs  # log probabilities of the text's tokens, in reading order
-    token_ids: list[int]  # ids of the same tokens
-    # The most probable tokens after the last one that the model read, and their log probabilities.
-    expected: dict[str, float]
-    positions: np.ndarray  # int64 (positions,): indexes of the tokens of `values`
-    units: dict[int, np.ndarray]  # by layer, int64 (units,): indexes of its units in `values`
-    values: list[tuple[Activation, np.ndarray]]  # each requested activation, float32 (positions, units)
-    # Each layer's hidden and cell state after the last token, float32 (units,); empty if not requested.
-    state: list[tuple[Activation, np.ndarray]]
-
-
 def requested_activations(body: InspectRequest, model: ServedModel) -> list[Activation]:
     """Return the activations of a model that a body selects by kind and layer."""
     kinds = {kind for name in body.include for kind in KINDS[name]}
@@ -87,10 +74,14 @@ class _SelectedValues:
     """Keeps the requested values of results, on the scheduler's thread; the other values are dropped, not queued."""
 
     def __init__(
-        self, activations: list[Activation], indexes: np.ndarray, units: dict[int, np.ndarray], queue: Results
+        self,
+        activations: list[Activation],
+        indexes: np.ndarray,
+        units: dict[int, np.ndarray],
+        deliver: Callable[[Result], object],
     ) -> None:
         """`indexes` are positions in the model's input."""
-        self._activations, self._indexes, self._units, self._queue = activations, indexes, units, queue
+        self._activations, self._indexes, self._units, self._deliver = activations, indexes, units, deliver
         # Zeros take no memory until the first values are written.
         self._values = [np.zeros((len(indexes), len(units[each.layer])), np.float32) for each in activations]
         self._num_prefilled = 0
@@ -105,7 +96,7 @@ class _SelectedValues:
                 values[in_result] = rows[:, self._units[each.layer]]
             self._num_prefilled += length
             result = replace(result, activations=None)
-        self._queue.put(result)
+        self._deliver(result)
 
     def take(self) -> list[tuple[Activation, np.ndarray]]:
         """Return the values and drop them here, so that the caller can free them one by one."""
@@ -135,8 +126,8 @@ class InspectionProcessor:
         (prompt,), positions = self.request.prompts, self._positions
         num_tokens, num_before = prompt.num_tokens, len(prompt.input_ids) - prompt.num_tokens
         read_at = num_before + (num_tokens - 1 - positions if prompt.backward else positions)
-        self._values = _SelectedValues(self._activations, read_at, self._units, self.request.queue)
-        fields = {**self.request.sequence_fields(indexes[0]), "results": self._values}
+        self._values = _SelectedValues(self._activations, read_at, self._units, self.request.queue.put)
+        fields = {**self.request.sequence_fields(indexes[0]), "deliver": self._values.put}
         return [
             Sequence(
                 **fields,
@@ -146,8 +137,13 @@ class InspectionProcessor:
             )
         ]
 
-    def result(self) -> InspectionOutput:
-        """Wait for the whole result; raise as `RunningRequest.results`."""
+    def result(self) -> dict[str, Any]:
+        """Wait for the whole result; raise as `RunningRequest.results`.
+
+        Returns:
+            The fields of an `InspectionObject` that do not depend on the request alone. The vectors and matrices of
+            `layers` are float32 arrays, and nothing else refers to them.
+        """
         (prompt,), state, scores = self.request.prompts, None, list[Scores]()
         for result in self.request.results(self.create):
             assert result.scores is not None, "inspect returns scores"
@@ -157,15 +153,28 @@ class InspectionProcessor:
                 self.request.finish(result.index)
         text_scores, next_scores = _split_scores(scores)
         num_top = self.body.logprobs
-        return InspectionOutput(
-            logprobs=prompt.logprobs([text_scores] if len(text_scores.logprobs) else [], num_top),
-            token_ids=prompt.ids.tolist(),
-            expected=expected_next(next_scores, num_top, self._model.tokenizer.detokenizer(prompt.text).label),
-            positions=self._positions,
-            units=self._units,
-            values=self._values.take(),
-            state=[] if state is None else self._split_state(state),
-        )
+        logprobs = prompt.logprobs([text_scores] if len(text_scores.logprobs) else [], num_top)
+        return {
+            "expected": expected_next(next_scores, num_top, self._model.tokenizer.detokenizer(prompt.text).label),
+            "token_ids": prompt.ids.tolist(),
+            "tokens": logprobs.tokens,
+            "token_logprobs": logprobs.token_logprobs,
+            "top_logprobs": logprobs.top_logprobs,
+            "text_offset": logprobs.text_offset,
+            "positions": self._positions.tolist(),
+            "layers": self._layers([] if state is None else self._split_state(state)),
+        }
+
+    def _layers(self, state: list[tuple[Activation, np.ndarray]]) -> list[dict[str, Any]]:
+        """Return for each layer its units, each kind of values, and the state if requested."""
+        layers: dict[int, dict[str, Any]] = {}
+        for number in sorted({*self._units, *(each.layer for each, _ in state)}):
+            units = self._units[number].tolist() if number in self._units else []
+            layers[number] = {"layer": number, "units": units, "values": {}}
+        for name, arrays in (("values", self._values.take()), ("state", state)):
+            for each, array in arrays:
+                layers[each.layer].setdefault(name, {})[each.kind] = array
+        return list(layers.values())
 
     def _split_state(self, state: np.ndarray) -> list[tuple[Activation, np.ndarray]]:
         """Split a state into the vectors of its layers; a sliding-window model has none."""

@@ -15,13 +15,14 @@ import orjson
 
 from contract import signatures
 from contract.tokenizer import Detokenizer, Tokenizer
+from service.api.body import require
 from service.api.requests import PromptText
 from service.errors import InvalidRequest
 from service.generation.logprobs import Logprobs, PendingLogprobs, TokenScore, token_scores
-from service.limits import Limits
 from service.memory_budget import MemoryLease
 from service.models.registry import ServedModel
 from service.scheduling.sequence import Scores
+from service.settings import Settings
 
 NO_IDS = np.zeros(0, np.int32)
 # Unread tokens that a resume token may add to a prompt of the maximum length: those of one call, and the last one.
@@ -149,16 +150,16 @@ class EncodedPrompt:
         return self.ids[::-1] if self.backward else self.ids
 
 
-def require_encodable(raw_prompts: Sequence[PromptText], model: ServedModel, field: str, limits: Limits) -> int:
+def require_encodable(raw_prompts: Sequence[PromptText], model: ServedModel, field: str, limits: Settings) -> int:
     """Return the minimum number of tokens; raise InvalidRequest for too many, or for ids that a model lacks."""
     minimums = []
     for prompt in raw_prompts:
         minimums.append(min_tokens(prompt, model))
         is_exact = isinstance(prompt, list) or model.tokenizer.max_token_characters == 1
-        _require_at_most(minimums[-1], limits.max_prompt_tokens, field, "" if is_exact else "at least ")
+        require_at_most(minimums[-1], limits.max_prompt_tokens, field, "" if is_exact else "at least ")
         if isinstance(prompt, list):
             require_ids(prompt, model, field)
-    _require_at_most(sum(minimums), limits.max_queued_tokens, field, "at least ", " in all")
+    require_at_most(sum(minimums), limits.max_queued_tokens, field, "at least ", " in all")
     return sum(minimums)
 
 
@@ -166,7 +167,7 @@ def encode_prompts(
     raw_prompts: Sequence[PromptText],
     model: ServedModel,
     field: str,
-    limits: Limits,
+    limits: Settings,
     memory: MemoryLease,
     *,
     after: np.ndarray = NO_IDS,
@@ -188,14 +189,11 @@ def encode_prompts(
         prompt = EncodedPrompt.of(raw_prompt, model.tokenizer, backward=backward, after=after)
         prompts.append(prompt)
         held, total = held + prompt.num_bytes, total + prompt.num_tokens
-        _require_at_most(prompt.num_tokens, limit, field)
+        require_at_most(prompt.num_tokens, limit, field)
         if len(prompt.input_ids) > limit + MAX_UNREAD:
-            raise InvalidRequest(
-                f"{field} and the unprocessed tokens of state must be at most {limit + MAX_UNREAD} tokens, got "
-                f"{prompt.num_tokens} and {len(after)}",
-                param=field,
-            )
-        _require_at_most(total, limits.max_queued_tokens, field, "at least ", " in all")
+            rule = f"{field} and the unprocessed tokens of state must be at most {limit + MAX_UNREAD} tokens"
+            raise InvalidRequest(f"{rule}, got {prompt.num_tokens} and {len(after)}", param=field)
+        require_at_most(total, limits.max_queued_tokens, field, "at least ", " in all")
     return prompts
 
 
@@ -226,11 +224,9 @@ def require_ids(token_ids: list[int], model: ServedModel, field: str) -> None:
     """Refuse ids that the model does not have; the message names field, limit and value."""
     vocab_size = len(model.tokenizer.tokens)
     largest = max(token_ids, default=0)
-    if largest >= vocab_size:
-        raise InvalidRequest(f"{field} must have token ids below {vocab_size}, got {largest}", param=field)
+    require(largest < vocab_size, field, f"have token ids below {vocab_size}", largest)
 
 
-def _require_at_most(num_tokens: int, limit: int, field: str, qualifier: str = "", total: str = "") -> None:
-    if num_tokens > limit:
-        message = f"{field} must be at most {limit} tokens{total}, got {qualifier}{num_tokens}"
-        raise InvalidRequest(message, param=field)
+def require_at_most(num_tokens: int, limit: int, field: str, qualifier: str = "", total: str = "") -> None:
+    """Refuse more tokens than a limit."""
+    require(num_tokens <= limit, field, f"be at most {limit} tokens{total}, got {qualifier}{num_tokens}")

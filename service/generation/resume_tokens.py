@@ -25,8 +25,8 @@ import orjson
 
 from contract.files import create_atomically, read_file
 from service.errors import ConfigurationError, StateRefused
-from service.params import ModelVersion
 from service.reloading_file import ReloadingFile
+from service.scheduling.sequence import ModelVersion
 from service.structured_outputs.patterns import Constraint, Pattern
 
 KIND = "ost1"
@@ -37,27 +37,8 @@ _HEAD = struct.Struct("<q32s")
 _LENGTH = struct.Struct("<I")
 # Types of a checkpoint's arrays: state, unread ids, counted ids, counts.
 _DTYPES = ("<f4", "<i4", "<i4", "<f4")
-
-
-@dataclass(frozen=True, eq=False)
-class ResumePoint:
-    """A point in a sequence from which generation can resume."""
-
-    state: np.ndarray  # float32 (S,)
-    # int32 (tokens,), at least one: tokens of the sequence that the state does not include yet. Usually the last one
-    # alone; after a stop string those of a whole call, as the state is from before it.
-    unread_ids: np.ndarray
-    num_sampled: int  # tokens sampled so far, which is the index of the next random number
-
-    def after(self, token_ids: list[int], state: np.ndarray | None) -> "ResumePoint":
-        """Return the point after some more sampled tokens, at least one.
-
-        `state` is that after all but the last of them, float32 (S,); None: unknown.
-        """
-        sampled, num_sampled = np.array(token_ids, np.int32), self.num_sampled + len(token_ids)
-        if state is None:
-            return ResumePoint(self.state, np.concatenate([self.unread_ids, sampled]), num_sampled)
-        return ResumePoint(state, sampled[-1:], num_sampled)
+# By name; the first one signs, all of them verify.
+StateKeys = Mapping[str, bytes]
 
 
 @dataclass(frozen=True)
@@ -75,8 +56,12 @@ class Checkpoint:
 
     model: ModelVersion  # the version that generated it
     weights_sha256: str  # hash of that version's weights: another version may have its number by now
-    point: ResumePoint
-    seed: int  # key of its random numbers, together with `random_stream`: see `service.scheduling.random_numbers`
+    state: np.ndarray  # float32 (S,)
+    # int32 (tokens,), at least one: tokens of the sequence that the state does not include yet. Usually the last one
+    # alone; after a stop string those of a whole call, as the state is from before it.
+    unread_ids: np.ndarray
+    num_sampled: int  # tokens sampled so far, which is the index of the next random number
+    seed: int  # key of its random numbers, together with `random_stream`: see `service.scheduling.sampling`
     random_stream: int  # index of the seed's random stream
     detokenizer: Any  # what `Detokenizer.save` returned
     # Detokenized text that was not returned: it may begin a stop string, or follows one. Mirrored for a backward model.
@@ -88,13 +73,13 @@ class Checkpoint:
     @property
     def origin(self) -> bytes:
         """Hash of the state, 16 bytes: distinguishes prefixes that start from it from all others."""
-        return hashlib.blake2b(self.point.state.tobytes(), digest_size=16).digest()
+        return hashlib.blake2b(self.state.tobytes(), digest_size=16).digest()
 
     def branch(self, choice: int) -> int:
         """Return the random stream of a choice that resumes here: choice 0 keeps this one, the others get new ones."""
         if choice == 0:
             return self.random_stream
-        name = f"{self.seed} {self.random_stream} {self.point.num_sampled} {choice}".encode()
+        name = f"{self.seed} {self.random_stream} {self.num_sampled} {choice}".encode()
         return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little")
 
     def to_bytes(self) -> bytes:
@@ -109,14 +94,14 @@ class Checkpoint:
                 "weights": self.weights_sha256,
                 "seed": self.seed,
                 "stream": self.random_stream,
-                "position": self.point.num_sampled,
+                "position": self.num_sampled,
                 "detokenizer": self.detokenizer,
                 "held": self.held_back,
                 "match": [patterns, match.row, match.digest] if match else None,
-                "sizes": [len(self.point.state), len(self.point.unread_ids), len(ids)],
+                "sizes": [len(self.state), len(self.unread_ids), len(ids)],
             }
         )
-        arrays = zip((self.point.state, self.point.unread_ids, ids, counts), _DTYPES, strict=True)
+        arrays = zip((self.state, self.unread_ids, ids, counts), _DTYPES, strict=True)
         parts = [array.astype(dtype).tobytes() for array, dtype in arrays]
         return zlib.compress(b"".join([_LENGTH.pack(len(head)), head, *parts]))
 
@@ -142,7 +127,9 @@ class Checkpoint:
         return cls(
             model=ModelVersion(head["model"], head["version"]),
             weights_sha256=head["weights"],
-            point=ResumePoint(state, unread_ids, head["position"]),
+            state=state,
+            unread_ids=unread_ids,
+            num_sampled=head["position"],
             seed=head["seed"],
             random_stream=head["stream"],
             detokenizer=head["detokenizer"],
@@ -152,36 +139,25 @@ class Checkpoint:
         )
 
 
-@dataclass(frozen=True)
-class StateKeys:
-    """Keys by name; the first one signs, all of them verify."""
+def read_state_keys(path: Path) -> StateKeys:
+    """Read one secret per line, without # comments; raise ConfigurationError if there is none or a short one."""
+    try:
+        lines = [line.strip() for line in read_file(path).decode().splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: the file of state keys cannot be read ({error})") from error
+    keys = [line for line in lines if line and not line.startswith("#")]
+    if not keys:
+        raise ConfigurationError(f"{path}: has no key; create one: openssl rand -hex 32 > {path}")
+    short = min(map(len, keys))
+    if short < MIN_KEY_CHARACTERS:
+        raise ConfigurationError(f"{path}: a key must have at least {MIN_KEY_CHARACTERS} characters, got {short}")
+    return state_keys(*[line.encode() for line in keys])
 
-    keys: Mapping[str, bytes]
 
-    @classmethod
-    def read(cls, path: Path) -> "StateKeys":
-        """Read one secret per line, without # comments; raise ConfigurationError if there is none or a short one."""
-        try:
-            lines = [line.strip() for line in read_file(path).decode().splitlines()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigurationError(f"{path}: the file of state keys cannot be read ({error})") from error
-        keys = [line for line in lines if line and not line.startswith("#")]
-        if not keys:
-            raise ConfigurationError(f"{path}: has no key; create one: openssl rand -hex 32 > {path}")
-        short = min(map(len, keys))
-        if short < MIN_KEY_CHARACTERS:
-            raise ConfigurationError(f"{path}: a key must have at least {MIN_KEY_CHARACTERS} characters, got {short}")
-        return cls.of([line.encode() for line in keys])
-
-    @classmethod
-    def of(cls, keys: list[bytes]) -> "StateKeys":
-        """Return keys, each named by its hash."""
-        return cls({hashlib.sha256(b"name of " + key).hexdigest()[:8]: key for key in keys})
-
-    @classmethod
-    def random(cls) -> "StateKeys":
-        """Return one random key, which no other process has."""
-        return cls.of([secrets.token_bytes(32)])
+def state_keys(*keys: bytes) -> StateKeys:
+    """Return keys, each named by its hash; without any, a random one, which no other process has."""
+    keys = keys or (secrets.token_bytes(32),)
+    return {hashlib.sha256(b"name of " + key).hexdigest()[:8]: key for key in keys}
 
 
 def make_key_file(path: Path) -> bool:
@@ -191,8 +167,8 @@ def make_key_file(path: Path) -> bool:
 
 
 def key_file(path: Path) -> ReloadingFile[StateKeys]:
-    """Read a key file, which is reloaded when it changes; raise `ConfigurationError` as `StateKeys.read` does."""
-    return ReloadingFile(path, StateKeys.read, lambda keys: f"keys {', '.join(keys.keys)}")
+    """Read a key file, which is reloaded when it changes; raise as `read_state_keys` does."""
+    return ReloadingFile(path, read_state_keys, lambda keys: f"keys {', '.join(keys)}")
 
 
 class ResumeTokens:
@@ -203,7 +179,7 @@ class ResumeTokens:
 
     def seal(self, checkpoint: Checkpoint, tenant: str) -> str:
         """Return the resume token of a checkpoint."""
-        name, key = next(iter(self._keys().keys.items()))
+        name, key = next(iter(self._keys().items()))
         content = _HEAD.pack(int(self._clock()), _hashed(tenant)) + checkpoint.to_bytes()
         signed = f"{KIND}.{name}.{_to_base64(content)}"
         return f"{signed}.{_to_base64(_sign(key, signed))}"
@@ -225,7 +201,7 @@ class ResumeTokens:
                 "state_malformed",
             )
         name, content, signature = match.groups()
-        key = self._keys().keys.get(name)
+        key = self._keys().get(name)
         if key is None:
             raise StateRefused(
                 f"state was signed with key {name}, which this server does not have: it is from another server, or the "

@@ -55,7 +55,7 @@ class RunningRequest:
         self.model, self.checkpoint, self.context = model, checkpoint, context
         self.prompts: list[EncodedPrompt] = []  # the engine adds them
         # Before the prompts, float32 (S,).
-        self.initial_state = checkpoint.point.state if checkpoint else np.zeros(model.card.state_size, np.float32)
+        self.initial_state = checkpoint.state if checkpoint else np.zeros(model.card.state_size, np.float32)
         # Choices that were not admitted yet, in order; those of a prompt are adjacent.
         self.waiting: deque[ChoiceIndex] = deque()
         self.sequences: dict[ChoiceIndex, Sequence] = {}  # submitted, unfinished ones
@@ -116,16 +116,16 @@ class RunningRequest:
             "version": model.ref,
             "prompt_ids": self.prompts[index[0]].input_ids,
             "state": self.initial_state,
-            "results": self.queue,
+            "deliver": self.queue.put,
             "max_tokens": self._max_tokens,
             "end_id": model.tokenizer.special.end,
             "vocab_size": model.card.vocab_size,
             "num_top_outputs": model.card.num_top,
-            "num_sampled_before": checkpoint.point.num_sampled if checkpoint else 0,
+            "num_sampled_before": checkpoint.num_sampled if checkpoint else 0,
             "counts_before": checkpoint.token_counts if checkpoint else None,
             "trace": self.context.trace,
             "expected_probe_hash": model.expected_probe_hash,
-            "cache_namespace": (self.context.quota.tenant, model.ref, model.fingerprint, origin),
+            "cache_namespace": (self.context.tenant, model.ref, model.fingerprint, origin),
         }
 
     def results(self, create: Create) -> Iterator[Result]:
@@ -282,7 +282,7 @@ class RunningRequest:
         if sequence.index[1] != 0:
             return 0
         # The checkpoint's unread tokens go before each prompt, and are not part of it.
-        num_unread = len(self.checkpoint.point.unread_ids) if self.checkpoint else 0
+        num_unread = len(self.checkpoint.unread_ids) if self.checkpoint else 0
         return max(0, sequence.num_cached_tokens - num_unread)
 
     def _next_result(self) -> Result:

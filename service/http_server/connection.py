@@ -40,14 +40,6 @@ _LINE = re.compile(rb"\r\n" + _FIRST_LINE.pattern)
 TLS_HANDSHAKE = b"\x16\x03"
 
 
-class TLSRefused(Exception):
-    """A TLS handshake in place of a request's head."""
-
-
-class HeadTimeout(Exception):
-    """The head of a request took too long. Not an OSError: gunicorn logs those with traceback and does not respond."""
-
-
 @dataclass(frozen=True)
 class ConnectionLimits:
     """Limits of a client: time-outs in seconds, the size of a body, and the number of connections.

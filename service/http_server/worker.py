@@ -43,15 +43,8 @@ from gunicorn.http.errors import (  # type: ignore[import-untyped]
 )
 from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]
 
-from service.errors import BodyTimeout, GatewayError, MemoryExhausted, Overloaded
-from service.http_server.connection import (
-    MAX_HEAD_BYTES,
-    TLS_HANDSHAKE,
-    Connection,
-    ConnectionLimits,
-    HeadTimeout,
-    TLSRefused,
-)
+from service.errors import BodyTimeout, GatewayError, InvalidRequest, MemoryExhausted, Overloaded
+from service.http_server.connection import MAX_HEAD_BYTES, TLS_HANDSHAKE, Connection, ConnectionLimits
 from service.memory_budget import FREE_BYTES, MemoryBudget
 
 # Limit for all requests that are being received or wait for a thread; smaller ones do not count, see `FREE_BYTES`.
@@ -63,8 +56,6 @@ _IDLE_SINCE = attrgetter("idle_since")
 
 # Errors of the request's head with their status and message; the first match applies.
 _REFUSALS = (
-    (HeadTimeout, (408, "the head of the request timed out")),
-    (TLSRefused, (400, "this port speaks plain HTTP, not TLS: use http://")),
     (LimitRequestLine, (414, "the request URI is too long")),
     (LimitRequestHeaders, (431, "the headers are too many or too large")),
     (ExpectationFailed, (417, "Expect must be 100-continue or absent")),
@@ -159,7 +150,7 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
             self._submit(conn)
         elif conn.head.startswith(TLS_HANDSHAKE):
             # At once: the client would wait for its time-out, as the end of a head never comes.
-            self._refuse_pending(conn, TLSRefused())
+            self._refuse_pending(conn, InvalidRequest("this port speaks plain HTTP, not TLS: use http://"))
         elif len(conn.head) > MAX_HEAD_BYTES:
             self._refuse_pending(conn, LimitRequestHeaders(f"no end in {len(conn.head)} bytes"))
 
@@ -176,7 +167,8 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
         now = time.monotonic()
         for conn in [conn for conn in self.pending_conns if conn.timeout <= now]:
             is_head = conn.request is None
-            self._refuse_pending(conn, HeadTimeout() if is_head else BodyTimeout("the body did not arrive in time"))
+            what = "the head of the request timed out" if is_head else "the body did not arrive in time"
+            self._refuse_pending(conn, BodyTimeout(what))
 
     def _forget_pending(self, conn: Connection) -> None:
         self.poller.unregister(conn.sock)

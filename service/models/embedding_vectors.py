@@ -17,7 +17,7 @@ from contract.tokenizer import Tokenizer
 from service.caches import SingleFlightCache
 from service.errors import InvalidRequest, NotFound
 from service.models.registry import ServedModel
-from service.params import ModelVersion
+from service.scheduling.sequence import ModelVersion
 
 log = logging.getLogger(__name__)
 

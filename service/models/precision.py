@@ -15,7 +15,7 @@ from contract import signatures
 from contract.card import GeneratorCard
 from contract.files import read_file
 from contract.signatures import PrecisionName
-from service.params import ModelVersion
+from service.scheduling.sequence import ModelVersion
 from service.settings import Precision
 
 log = logging.getLogger(__name__)

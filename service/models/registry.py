@@ -24,8 +24,8 @@ from service.errors import InvalidRequest, ModelLoading, ModelNotFound
 from service.models.precision import DEFAULT
 from service.models.repository import RepositoryConfig, VersionFiles
 from service.models.routing import Reference, Route, make_route
-from service.params import ModelVersion
 from service.scheduling.batching import BatchLimits
+from service.scheduling.sequence import ModelVersion
 from service.settings import Precision
 
 log = logging.getLogger(__name__)
@@ -193,13 +193,7 @@ class ModelRegistry:
         return sorted(self._snapshot.served.values(), key=lambda model: (model.ref.name, model.ref.number))
 
     def find(self, name: str | None, seed: int | None = None, *, may_use: MayUse = _everybody) -> ServedModel:
-        """Return the version for a request; see `look_up`."""
-        return self.look_up(name, seed, may_use=may_use)[0]
-
-    def look_up(
-        self, name: str | None, seed: int | None = None, *, may_use: MayUse = _everybody
-    ) -> tuple[ServedModel, Route]:
-        """Return the version for a request, and the model's route.
+        """Return the version for a request.
 
         `name` is NAME, NAME:VERSION or NAME@LABEL, or None for the default model. For `seed` see `Route.choose`. Models
         that the request may not use do not exist for it.
@@ -224,7 +218,7 @@ class ModelRegistry:
         pending = self._pending_version(route, reference)
         if pending is not None:
             raise ModelLoading(f"version {pending} of model {route.name!r} is not loaded yet")
-        return snapshot.served[ModelVersion(reference.name, route.choose(reference, seed))], route
+        return snapshot.served[ModelVersion(reference.name, route.choose(reference, seed))]
 
     def find_version(self, ref: ModelVersion, *, may_use: MayUse = _everybody) -> ServedModel | None:
         """Return a version, or None if it is not served; raise ModelLoading if it may still be loaded."""

@@ -27,7 +27,7 @@ from contract.models_config import (
 from service.backends.health_checks import Assets, RepeatedErrors
 from service.backends.messages import model_server_config_pb2
 from service.models.precision import DEFAULT, choose_precision
-from service.params import ModelVersion
+from service.scheduling.sequence import ModelVersion
 from service.settings import Precision
 
 

@@ -15,13 +15,12 @@ from prometheus_client.registry import Collector
 
 from service.errors import GatewayError
 from service.memory_budget import MemoryBudget
-from service.params import ModelVersion
 from service.scheduling.call import Call
 from service.scheduling.prefix_cache import PrefixCache
-from service.scheduling.sequence import Sequence
+from service.scheduling.sequence import ModelVersion, Sequence
 
-# Returns for each model version the numbers of running and of waiting sequences.
-Loads = Callable[[], Iterable[tuple[ModelVersion, int, int]]]
+# Numbers of running and of waiting sequences of each model version.
+Loads = Mapping[ModelVersion, tuple[int, int]]
 
 _MODEL = ("model", "version")
 _CALL = (*_MODEL, "signature")
@@ -195,7 +194,7 @@ class Metrics(Collector):
     def watch(
         self,
         *,
-        loads: Loads,
+        loads: Callable[[], Loads],
         num_tokens: Callable[[], int],
         prefix_cache: PrefixCache,
         memory: MemoryBudget,
@@ -240,12 +239,11 @@ class Metrics(Collector):
         """Return the state that is read at each scrape, of which labels come and go."""
         return self._collect_state()
 
-    def _load_gauges(self, loads: Iterable[tuple[ModelVersion, int, int]]) -> list[Metric]:
+    def _load_gauges(self, loads: Loads) -> list[Metric]:
         running = GaugeMetricFamily("sostenuto_sequences_running", "Sequences that hold a slot.", labels=_MODEL)
         waiting = GaugeMetricFamily("sostenuto_sequences_waiting", "Sequences that wait for a slot.", labels=_MODEL)
         # Zeros for idle versions: a series that comes and goes cannot be distinguished from a lost one.
-        counts = dict.fromkeys(self._sequences.models(), (0, 0))
-        counts |= {model: (num_running, num_waiting) for model, num_running, num_waiting in loads}
+        counts = {**dict.fromkeys(self._sequences.models(), (0, 0)), **loads}
         for model, (num_running, num_waiting) in counts.items():
             labels = (model.name, str(model.number))
             running.add_metric(labels, num_running)

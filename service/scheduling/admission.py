@@ -13,27 +13,20 @@ from dataclasses import dataclass
 from functools import partial
 from weakref import WeakValueDictionary
 
-from service.context import UNLIMITED, Quota
+from service.context import RequestContext
 from service.errors import InvalidRequest, Overloaded
 
 
 @dataclass
-class _Load:
-    """What the server or an API key has admitted."""
+class _Scope:
+    """What the server or an API key has admitted, and its limits; None: no limit."""
 
+    description: str
+    max_sequences: int | None = None
+    max_tokens: int | None = None
     sequences: int = 0
     tokens: int = 0  # tokens of the sequences to be prefilled and generated, as of their admission
     requests: int = 0  # requests with at least one of the sequences
-
-
-@dataclass(frozen=True)
-class _Scope:
-    """The load of the server or of an API key, and its limits; None: no limit."""
-
-    load: _Load
-    max_sequences: int | None
-    max_tokens: int | None
-    description: str
 
     def require_possible(self, cost: int, field: str) -> None:
         if self.max_tokens is not None and cost > self.max_tokens:
@@ -46,8 +39,8 @@ class _Scope:
     def require_room(self, cost: int) -> None:
         """Refuse the first sequence of a request beyond a limit."""
         for what, used, needed, limit in (
-            ("sequences", self.load.sequences, 1, self.max_sequences),
-            ("tokens", self.load.tokens, cost, self.max_tokens),
+            ("sequences", self.sequences, 1, self.max_sequences),
+            ("tokens", self.tokens, cost, self.max_tokens),
         ):
             if limit is not None and used + needed > limit:
                 raise Overloaded(
@@ -60,9 +53,9 @@ class _Scope:
         """Return whether a request that holds some sequences may have another one."""
         if self.max_sequences is not None:
             shared = max(1, _two_thirds(self.max_sequences))
-            if self.load.sequences >= shared or num_held >= max(1, shared // self.load.requests):
+            if self.sequences >= shared or num_held >= max(1, shared // self.requests):
                 return False
-        return self.max_tokens is None or self.load.tokens + cost <= _two_thirds(self.max_tokens)
+        return self.max_tokens is None or self.tokens + cost <= _two_thirds(self.max_tokens)
 
 
 def _two_thirds(limit: int) -> int:
@@ -74,26 +67,28 @@ class AdmissionControl:
     """Counts of admitted, unfinished sequences and of their tokens; and their limits."""
 
     def __init__(self, max_sequences: int, max_tokens: int) -> None:
-        self._server = _Scope(_Load(), max_sequences, max_tokens, "on this server")
-        # The loads of keys with unfinished requests.
-        self._loads_by_key: WeakValueDictionary[str, _Load] = WeakValueDictionary()
+        self._server = _Scope("on this server", max_sequences, max_tokens)
+        # The keys with unfinished requests.
+        self._keys: WeakValueDictionary[str, _Scope] = WeakValueDictionary()
         self._lock = threading.Lock()
 
     @property
     def num_sequences(self) -> int:
         """Admitted sequences that have not finished."""
-        return self._server.load.sequences
+        return self._server.sequences
 
     @property
     def num_tokens(self) -> int:
         """Tokens of those sequences to be prefilled and generated, as of their admission."""
-        return self._server.load.tokens
+        return self._server.tokens
 
-    def open(self, quota: Quota = UNLIMITED) -> "Admission":
-        """Return the admission of a new request, which holds nothing yet."""
+    def open(self, context: RequestContext | None = None) -> "Admission":
+        """Return the admission of a new request, which holds nothing yet; None: its key has no limits."""
+        context = context or RequestContext()
         with self._lock:
-            load = self._loads_by_key.setdefault(quota.name, _Load())
-        key = _Scope(load, quota.max_sequences, quota.max_queued_tokens, "for this API key")
+            key = self._keys.setdefault(context.key, _Scope("for this API key"))
+            # Of a key file that was changed.
+            key.max_sequences, key.max_tokens = context.max_sequences, context.max_queued_tokens
         return Admission((self._server, key), self._lock)
 
 
@@ -136,6 +131,6 @@ class Admission:
         was_active = self._num_held > 0
         self._num_held += num_sequences
         for scope in self._scopes:
-            scope.load.sequences += num_sequences
-            scope.load.tokens += num_tokens
-            scope.load.requests += (self._num_held > 0) - was_active
+            scope.sequences += num_sequences
+            scope.tokens += num_tokens
+            scope.requests += (self._num_held > 0) - was_active

@@ -27,10 +27,9 @@ from dataclasses import dataclass, field
 from itertools import chain, compress
 
 from contract import signatures
-from service.params import ModelVersion
 from service.scheduling.call import Call
 from service.scheduling.constraints import fit_into_table
-from service.scheduling.sequence import Sequence, take
+from service.scheduling.sequence import ModelVersion, Sequence, take
 
 
 @dataclass(frozen=True)
@@ -112,14 +111,6 @@ class ExpectedPrompts:
 
 
 @dataclass
-class Outage:
-    """The time in which the calls of a model version fail."""
-
-    since: float  # monotonic seconds at which the first failed call was sent
-    resume_at: float | None = None  # when to retry; None while an attempt is in flight
-
-
-@dataclass
 class ModelQueue:
     """The sequences of one model version."""
 
@@ -135,7 +126,10 @@ class ModelQueue:
     num_decodes: int = 0  # decode calls of `ready` sequences since the last prefill call
     first_decode_is_due: bool = True  # whether `ready` sequences had a decode call since the last first decode call
     expected: ExpectedPrompts = field(default_factory=ExpectedPrompts)  # prompts that are likely to arrive soon
-    outage: Outage | None = None  # None while calls succeed
+    # An outage, in monotonic seconds: when the first failed call was sent, None while calls succeed; and when to retry,
+    # None while an attempt is in flight.
+    failing_since: float | None = None
+    retry_at: float | None = None
 
     @property
     def num_running(self) -> int:

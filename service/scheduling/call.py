@@ -7,9 +7,8 @@ import numpy as np
 
 from contract import signatures
 from service.errors import InternalError
-from service.params import ModelVersion
 from service.scheduling.constraints import constraint_inputs
-from service.scheduling.sequence import Result, Scores, Sequence
+from service.scheduling.sequence import ModelVersion, Result, Scores, Sequence
 
 NOT_FINITE = "the model computed NaN or infinity"
 Arrays = dict[str, np.ndarray]

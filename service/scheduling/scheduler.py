@@ -10,19 +10,18 @@ import queue
 import threading
 import time
 from collections import abc, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from contract import signatures
 from service.errors import BackendUnavailable, GatewayError, InternalError, ShuttingDown
-from service.limits import Limits
-from service.params import ModelVersion
-from service.scheduling.batching import BatchLimits, ModelQueue, Outage
+from service.scheduling.batching import BatchLimits, ModelQueue
 from service.scheduling.call import Arrays, Call
 from service.scheduling.prefix_cache import Prefix, PrefixCache, block_hashes
-from service.scheduling.sequence import Result, Sequence, Status
+from service.scheduling.sequence import ModelVersion, Result, Sequence, Status
 from service.scheduling.slots import Slots
+from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -59,23 +58,16 @@ class Observer(Protocol):
         """Record a failed call, and whether it will be retried."""
 
 
-class Load(NamedTuple):
-    """Numbers of running and waiting sequences of a model version."""
-
-    version: ModelVersion
-    running: int
-    waiting: int
-
-
 class Scheduler:
     """Runs sequences on the backends; call `start` before the first `submit`, `stop` after the last."""
 
-    def __init__(self, backends: Backends, limits: Limits, observer: Observer) -> None:
+    def __init__(self, backends: Backends, limits: Settings, observer: Observer) -> None:
         self._backends, self._limits, self._observer = backends, limits, observer
         self._slots = Slots(limits.max_running)
         self.prefix_cache = PrefixCache(limits.prefix_cache_bytes)  # other threads may only read its counters
         self._request_numbers = itertools.count()
-        self.loads: tuple[Load, ...] = ()  # of each model version after the thread's last iteration
+        # Numbers of running and of waiting sequences of each model version after the thread's last iteration.
+        self.loads: Mapping[ModelVersion, tuple[int, int]] = {}
         # Functions for the thread to call.
         self._inbox: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         self._queues: dict[ModelVersion, ModelQueue] = {}
@@ -151,14 +143,12 @@ class Scheduler:
             self._inbox.get()()
         self._dispatch()
         self._deliver()
-        self.loads = tuple(
-            Load(version, queue_.num_running, queue_.num_waiting) for version, queue_ in self._queues.items()
-        )
+        self.loads = {version: (queue_.num_running, queue_.num_waiting) for version, queue_ in self._queues.items()}
 
     def _wait(self) -> None:
         """Handle the next message, or wait until a retry is due or prompts no longer wait for others."""
         queues = self._queues.values()
-        times = [each.outage.resume_at for each in queues if each.outage and each.outage.resume_at is not None]
+        times = [each.retry_at for each in queues if each.retry_at is not None]
         # Compared with the last dispatch, not with now: a wait that has ended since then still needs a dispatch.
         times += [until for each in queues if (until := each.waits_until) > self._dispatched_at]
         try:
@@ -194,7 +184,7 @@ class Scheduler:
         results = call.apply(outcome)
         now = time.monotonic()
         self._observer.call_completed(call, now - sent_at)
-        queue_.outage = None
+        queue_.failing_since = queue_.retry_at = None
         for sequence, result in zip(call.sequences, results, strict=True):
             self._cache_state(sequence)
             if sequence.is_complete and sequence.status is Status.RUNNING:
@@ -270,9 +260,8 @@ class Scheduler:
         if not is_retried:
             return
         now = time.monotonic()
-        outage = queue_.outage = queue_.outage or Outage(since=sent_at)
-        outage.resume_at = now + RETRY_DELAY_S
-        if now - outage.since >= self._limits.backend_grace_s:
+        queue_.failing_since, queue_.retry_at = queue_.failing_since or sent_at, now + RETRY_DELAY_S
+        if now - queue_.failing_since >= self._limits.backend_grace_s:
             # The queued sequences wait for the same backend; those in calls are handled when these return.
             removed = self._remove(lambda sequence: sequence.version == call.version)
             self._outbox += [(sequence, Result(sequence.index, error=error)) for sequence in removed]
@@ -308,7 +297,7 @@ class Scheduler:
         self._dispatched_at = time.monotonic()
         for version, queue_ in list(self._queues.items()):
             if queue_.is_empty:
-                queue_.outage = None
+                queue_.failing_since = queue_.retry_at = None
                 if self._dispatched_at >= queue_.waits_until:
                     del self._queues[version]
         self._fill_slots()
@@ -333,14 +322,14 @@ class Scheduler:
     def _may_run(self, sequence: Sequence) -> bool:
         """Return whether a sequence may take a slot; during its model's outage only one may, to retry."""
         queue_ = self._queues[sequence.version]
-        return queue_.outage is None or not queue_.num_running
+        return queue_.failing_since is None or not queue_.num_running
 
     def _preempt(self) -> bool:
         """Preempt a sequence, for one that may run; return whether there was one.
 
         First those of a model in an outage, then those of a request that holds more than its fair share of slots.
         """
-        idle = [each for each in self._queues.values() if each.outage is not None and each.num_running > 1]
+        idle = [each for each in self._queues.values() if each.failing_since is not None and each.num_running > 1]
         candidates = itertools.chain(
             (queue_.preempt() for queue_ in idle),
             (
@@ -360,10 +349,10 @@ class Scheduler:
     def _send_one(self, version: ModelVersion) -> bool:
         """Send the next call of a model, if there is one and no retry is pending; return whether one was sent."""
         queue_, limits = self._queues[version], self._limits
-        if queue_.outage is not None and queue_.outage.resume_at is not None:
-            if time.monotonic() < queue_.outage.resume_at:
+        if queue_.retry_at is not None:
+            if time.monotonic() < queue_.retry_at:
                 return False
-            queue_.outage.resume_at = None
+            queue_.retry_at = None
         max_calls = limits.max_calls * self._backends.num_servers(version)
         num_free_calls = self._backends.num_free_calls(version, limits.max_calls)
         call = queue_.next_call(num_free_calls, max_calls, self._dispatched_at) if num_free_calls > 0 else None
@@ -381,7 +370,7 @@ class Scheduler:
         while self._outbox:
             sequence, result = self._outbox.popleft()
             if sequence.status is not Status.CANCELLED:
-                sequence.results.put(result)
+                sequence.deliver(result)
 
     def _close(self, error: GatewayError) -> None:
         """Reject further submissions, and fail all admitted sequences."""

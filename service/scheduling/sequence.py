@@ -4,17 +4,15 @@ from collections import deque
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 
 from contract import signatures
 from service.errors import GatewayError
-from service.params import ModelVersion, SamplingParams
 from service.scheduling.constraints import Match
-from service.scheduling.logit_adjustments import Adjustments
 from service.scheduling.prefix_cache import Prefix
-from service.scheduling.random_numbers import UniformStream
+from service.scheduling.sampling import Adjustments, SamplingParams, UniformStream
 
 FinishReason = Literal["stop", "length"]
 # A prompt's number within its request, and a choice's number among those of the prompt.
@@ -22,6 +20,14 @@ ChoiceIndex = tuple[int, int]
 _DEFAULTS = SamplingParams()
 # Token ids are int32.
 MAX_VOCAB_SIZE = 2**31
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """A version of a model: its name and number."""
+
+    name: str
+    number: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,13 +72,6 @@ class Result:
         return self.num_remaining_prompt_tokens == 0
 
 
-class Results(Protocol):
-    """A sink for results: the queue of a request, or a filter in front of it; `put` must not block."""
-
-    def put(self, result: Result, /) -> None:
-        """Add a result, on the scheduler's thread."""
-
-
 class Status(IntEnum):
     """Where a sequence is; only the scheduler's thread changes it.
 
@@ -99,7 +98,7 @@ class Sequence:
     version: ModelVersion
     prompt_ids: np.ndarray  # int32 (tokens,), at least one; the last is the first input of `decode`
     state: np.ndarray  # float32 (S,), after the tokens that the model has processed
-    results: Results  # gets the results of its calls, in order
+    deliver: Callable[[Result], object]  # gets the results of its calls, in order; must not block the scheduler
     max_tokens: int = 0
     end_id: int | None = None  # the EOS token, or None
     sampling: SamplingParams = _DEFAULTS

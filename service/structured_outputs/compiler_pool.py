@@ -5,18 +5,18 @@ import logging
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Protocol, Self
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 from service.caches import LruCache
-from service.errors import InternalError, Overloaded
-from service.limits import Limits
+from service.errors import GatewayError, InternalError, Overloaded
 from service.scheduling.constraints import Automaton
+from service.settings import Settings
 from service.structured_outputs.automata import CompilationLimits, TokenTexts
-from service.structured_outputs.compilation_queue import Compilation, CompilationQueue, Key
-from service.structured_outputs.compiler_process import CompilerProcess, Failure, Job, LimitExceeded, Outcome
+from service.structured_outputs.compiler_process import CompilerProcess, Job, LimitExceeded, Outcome
 from service.structured_outputs.patterns import Constraint
 from service.structured_outputs.regex_syntax import PatternError
 
@@ -33,6 +33,99 @@ _ENTRY_BYTES = 1000
 INTERRUPTED_S = 30.0
 # Wall-clock limit, as a multiple of the CPU limit: on a busy machine one pattern would block the others for long.
 WALL_FACTOR = 5
+# Senders whose used time is kept; beyond it those with the least are forgotten.
+MAX_SENDERS = 4096
+
+Key = tuple[Constraint, Hashable]
+
+
+@dataclass(eq=False)
+class Compilation:
+    """A constraint that waits to be compiled, or is being compiled."""
+
+    key: Key
+    texts: Callable[[], TokenTexts]  # returns what the model's tokens add to a text
+    # The requests that wait for it, with the sender of each.
+    waiting: dict[Future[Any], str] = field(default_factory=dict)
+    is_slow: bool = False  # whether it has exceeded a limit of the fast lane
+    is_running: bool = False  # whether a process compiles it
+
+
+class CompilationQueue:
+    """The compilations that wait or run, in two lanes; not thread-safe.
+
+    Senders take turns by the time that their patterns have taken: start-time fair queueing (Goyal, Vin and Cheng 1996).
+    The next compilation is one of the sender that has used the least time, and a sender that was idle starts from the
+    time that the last one had used. So a pattern that takes two seconds delays its sender's next ones, and other
+    senders' once at most.
+
+    Each waiting request holds a thread, so at most `max_waiting` may wait, two thirds of them from one sender.
+    """
+
+    def __init__(self, max_waiting: int) -> None:
+        self._max_waiting, self._max_of_sender = max_waiting, max(1, max_waiting * 2 // 3)
+        self._pending: dict[Key, Compilation] = {}
+        self._used_s: dict[str, float] = {}
+        # Used time of the sender of the latest compilation.
+        self._clock_s = 0.0
+
+    def join(self, key: Key, texts: Callable[[], TokenTexts], request: Future[Any], sender: str) -> Compilation:
+        """Let a request wait for a compilation, which others may wait for, too; raise Overloaded if too many wait."""
+        waiting = Counter(sender for each in self._pending.values() for sender in each.waiting.values())
+        total, of_sender = waiting.total(), waiting[sender]
+        if total >= self._max_waiting or of_sender >= self._max_of_sender:
+            raise Overloaded(
+                f"the queue of patterns to compile is full: {total} of {self._max_waiting} requests are waiting, "
+                f"{of_sender} of {self._max_of_sender} from this sender; try again later",
+                retry_after_s=1,
+            )
+        self._used_s.setdefault(sender, self._clock_s)
+        compilation = self._pending.setdefault(key, Compilation(key, texts))
+        compilation.waiting[request] = sender
+        return compilation
+
+    def leave(self, compilation: Compilation, request: Future[Any]) -> None:
+        """End a request's wait; drop the compilation if it has not begun and nobody else waits."""
+        del compilation.waiting[request]
+        if not compilation.waiting and not compilation.is_running:
+            self.remove(compilation)
+
+    def take(self, *, is_slow: bool) -> tuple[str, Compilation] | None:
+        """Start the next compilation of a lane, and return it with its sender; None if there is none."""
+        ready = [
+            (sender, each)
+            for each in self._pending.values()
+            if each.is_slow == is_slow and not each.is_running
+            for sender in each.waiting.values()
+        ]
+        if not ready:
+            return None
+        sender, compilation = min(ready, key=lambda pair: self._used_s[pair[0]])
+        self._clock_s = max(self._clock_s, self._used_s[sender])
+        compilation.is_running = True
+        return sender, compilation
+
+    def end(self, compilation: Compilation, sender: str, seconds: float) -> None:
+        """End a run, which counts towards its sender's time."""
+        compilation.is_running = False
+        # A sender that was idle has saved up no time.
+        self._used_s[sender] = max(self._used_s.get(sender, 0.0), self._clock_s) + seconds
+        if len(self._used_s) > MAX_SENDERS:
+            waiting = {sender for each in self._pending.values() for sender in each.waiting.values()}
+            for forgotten in sorted(self._used_s.keys() - waiting, key=self._used_s.__getitem__)[: MAX_SENDERS // 2]:
+                del self._used_s[forgotten]
+
+    def remove(self, compilation: Compilation) -> None:
+        """Remove a compilation, which is finished or for which nobody waits."""
+        # By now it may have a successor.
+        if self._pending.get(compilation.key) is compilation:
+            del self._pending[compilation.key]
+
+    def clear(self) -> list[Future[Any]]:
+        """Remove all compilations, and return the requests that wait for them."""
+        requests = [request for each in self._pending.values() for request in each.waiting]
+        self._pending.clear()
+        return requests
 
 
 @dataclass(frozen=True)
@@ -47,7 +140,9 @@ class _Entry:
     def of(cls, key: Key, outcome: Outcome) -> Self:
         """Return the entry of a constraint."""
         num_bytes = _ENTRY_BYTES + len(repr(key)) + (outcome.num_bytes if isinstance(outcome, Automaton) else 0)
-        return cls(outcome, num_bytes, time.monotonic() + INTERRUPTED_S if isinstance(outcome, Failure) else math.inf)
+        return cls(
+            outcome, num_bytes, time.monotonic() + INTERRUPTED_S if isinstance(outcome, GatewayError) else math.inf
+        )
 
     def automaton(self) -> Automaton:
         """Return the automaton, or raise the error that there is instead.
@@ -59,15 +154,8 @@ class _Entry:
         if isinstance(self.outcome, PatternError):
             raise copy.copy(self.outcome)
         seconds = max(1, math.ceil(self.expires_at - time.monotonic()))
-        message = f"the pattern was not compiled: {self.outcome.reason}; try again in {seconds} s"
-        raise self.outcome.error(message, retry_after_s=seconds)
-
-
-class Observer(Protocol):
-    """A callback for metrics."""
-
-    def compiled(self, seconds: float, *, is_refused: bool) -> None:
-        """Record a compilation, or a refusal."""
+        message = f"the pattern was not compiled: {self.outcome}; try again in {seconds} s"
+        raise type(self.outcome)(message, retry_after_s=seconds)
 
 
 class CompilerPool:
@@ -77,9 +165,10 @@ class CompilerPool:
     their end, and so do not delay the others. In both lanes senders take turns, see `CompilationQueue`.
     """
 
-    def __init__(self, limits: Limits, observer: Observer) -> None:
+    def __init__(self, limits: Settings, compiled: Callable[..., object]) -> None:
+        """`compiled` is called after each compilation with its seconds, and `is_refused`."""
         self._limits = CompilationLimits(limits.max_pattern_states, limits.max_pattern_bytes)
-        self._timeout_s, self._observer = limits.max_pattern_s, observer
+        self._timeout_s, self._compiled = limits.max_pattern_s, compiled
         self._condition = threading.Condition()
         self._cache: LruCache[Key, _Entry] = LruCache(limits.pattern_cache_bytes)
         # Each waiting request also holds a place in the queue of sequences: half of these at most.
@@ -135,7 +224,7 @@ class CompilerPool:
             self._is_closed = True
             self._condition.notify_all()
             requests = self._queue.clear()
-        _deliver(requests, _Entry(Failure(InternalError, "the gateway is closing"), expires_at=0))
+        _deliver(requests, _Entry(InternalError("the gateway is closing"), expires_at=0))
         for process in self._processes.values():
             process.kill()
         for thread in self._threads:
@@ -157,7 +246,7 @@ class CompilerPool:
                 outcome = self._compile(compilation)
             except Exception:
                 log.exception("a constraint could not be sent to the compiler")
-                outcome = Failure(InternalError, "it could not be sent to the compiler")
+                outcome = InternalError("it could not be sent to the compiler")
             self._finish(compilation, outcome, sender, time.monotonic() - began)
 
     def _next(self, is_slow: bool) -> tuple[str, Compilation] | None:
@@ -196,13 +285,13 @@ class CompilerPool:
             entry = _Entry.of(compilation.key, outcome)
             self._cache.put(compilation.key, entry)
             requests = list(compilation.waiting)
-        self._observer.compiled(seconds, is_refused=not isinstance(outcome, Automaton))
+        self._compiled(seconds, is_refused=not isinstance(outcome, Automaton))
         _deliver(requests, entry)
 
 
 def _may_need_more(outcome: Outcome) -> bool:
     """Return whether a compilation may succeed with more time or memory."""
-    return isinstance(outcome, LimitExceeded) or (isinstance(outcome, Failure) and outcome.error is Overloaded)
+    return isinstance(outcome, LimitExceeded | Overloaded)
 
 
 def _deliver(requests: list[Future[_Entry]], entry: _Entry) -> None:

@@ -54,15 +54,9 @@ class LimitExceeded(PatternError):
     """A compilation has used its CPU time or its memory."""
 
 
-@dataclass(frozen=True)
-class Failure:
-    """Why a compilation ended for a reason that has nothing to do with its pattern."""
-
-    error: type[GatewayError]  # `Overloaded` if it was interrupted, `InternalError` if the compiler crashed
-    reason: str
-
-
-Outcome = Automaton | PatternError | Failure
+# A compilation that ends for a reason that has nothing to do with its pattern is `Overloaded` if it was interrupted,
+# `InternalError` if the compiler crashed.
+Outcome = Automaton | PatternError | GatewayError
 
 
 class CompilerProcess:
@@ -88,11 +82,11 @@ class CompilerProcess:
             self.kill()
             is_late = time.monotonic() - began >= limit_s
             what = "did not respond" if is_late else "exited unexpectedly"
-            outcome = Failure(Overloaded if is_late else InternalError, f"the compiler {what}")
+            outcome = (Overloaded if is_late else InternalError)(f"the compiler {what}")
         finally:
             watchdog.cancel()
-        if isinstance(outcome, Failure):
-            log.warning("a pattern was not compiled: %s", outcome.reason)
+        if isinstance(outcome, GatewayError):
+            log.warning("a pattern was not compiled: %s", outcome)
         return outcome
 
     def kill(self) -> None:
@@ -185,7 +179,7 @@ def _compile(job: Job) -> Outcome:
         os._exit(_OUT_OF_MEMORY)
     # A panic of Rust is not an Exception.
     except BaseException as error:
-        return Failure(InternalError, f"{type(error).__name__}: {str(error)[:200]}")
+        return InternalError(f"{type(error).__name__}: {str(error)[:200]}")
     finally:
         for timer in (signal.ITIMER_PROF, signal.ITIMER_REAL):
             signal.setitimer(timer, 0)
@@ -200,8 +194,8 @@ def _explain(status: int, job: Job) -> Outcome:
     if code == -signal.SIGPROF:
         return LimitExceeded(f"takes more than {job.timeout_s:g} seconds to compile; simplify it")
     if code == -signal.SIGALRM:
-        return Failure(Overloaded, "the machine is too busy")
+        return Overloaded("the machine is too busy")
     if code == -signal.SIGKILL:
-        return Failure(Overloaded, "the kernel killed its process")
+        return Overloaded("the kernel killed its process")
     name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-    return Failure(InternalError, f"its process ended with {name}")
+    return InternalError(f"its process ended with {name}")

@@ -1,1 +1,3 @@
-"""HTTP: routes, middleware, error handlers, and responses as JSON or server-sent events."""
+"""HTTP: endpoints, middleware, and responses as JSON or server-sent events; to import it declares every endpoint."""
+
+from service.web import completions, files, fine_tuning, health, hidden_states, model_changes, models, reports  # noqa: F401

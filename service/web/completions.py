@@ -15,8 +15,7 @@ from service.api.responses import ChoiceObject, CompletionObject, CompletionUsag
 from service.errors import ClientGone, GatewayError, InternalError, NotFound, Unauthorized, VersionGone
 from service.generation.choice import TextDelta
 from service.generation.completion_processor import CompletionProcessor
-from service.web.endpoint import COMPLETIONS, MODEL_ERRORS, Endpoint, Services, json_response
-from service.web.request_start import start_request
+from service.web.endpoint import COMPLETIONS, MODEL_ERRORS, Endpoint, Services, json_response, start_request
 
 log = logging.getLogger(__name__)
 

@@ -1,23 +1,29 @@
-"""The declaration of an endpoint: its route, its permission and its entry in the OpenAPI document derive from it."""
+"""The declaration of an endpoint: its route, its permission and its entry in the OpenAPI document derive from it.
+
+And what its view needs: the services, and the request's body.
+"""
 
 import re
 import time
 import typing
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
-from flask import Response, g
+from flask import Blueprint, Response, g, request
+from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]  # it has no types
 from pydantic import BaseModel
 
-from service.api.body import shorten
+from service.api.body import AnyBody, parse, require
 from service.api.requests import MAX_ID
 from service.backends.replicas import Replicas
-from service.context import Role
-from service.engine import Engine
-from service.errors import InvalidRequest, ShuttingDown
-from service.memory_budget import MemoryBudget
+from service.context import RequestContext, Role
+from service.engine import Engine, OnStart, Processor
+from service.errors import InvalidRequest, MissingRole, NotFound, ShuttingDown, Unauthorized
+from service.generation.running_request import RunningRequest
+from service.memory_budget import MemoryBudget, MemoryLease
 from service.models.embedding_vectors import VectorFiles
 from service.models.registry import ModelRegistry
 from service.reports import Reports
@@ -50,25 +56,19 @@ ROLES: dict[str, Role] = {
 # Errors of endpoints that run a model, beside those that derive from their declaration.
 MODEL_ERRORS = (404, 499, 500, 503, 504)
 
+# Copies of a body while it is read: gunicorn's buffer, Werkzeug's, and the returned bytes.
+_READING_COPIES = 3
+# Bytes per JSON value while it is parsed, in the parser and in Python (measured: 46 and 77 for ids, 116 for lists of
+# lists). Text that is not ASCII has up to four bytes per character.
+_BYTES_PER_ITEM, _BYTES_PER_BRACKET, _TEXT_COPIES = 80, 100, 2
 
-class ShutdownGate:
-    """The switch that refuses new requests once shutdown has begun."""
-
-    def __init__(self) -> None:
-        self.is_draining = False
-
-    def refuse_if_draining(self) -> None:
-        """Raise ShuttingDown for a new request during shutdown."""
-        if self.is_draining:
-            raise ShuttingDown("the server is shutting down; send the request to another gateway", retry_after_s=1)
-
-
+AnyProcessor = TypeVar("AnyProcessor", bound=Processor)
 View = TypeVar("View", bound=Callable[..., Any])
 # Watches the client's connection while a request runs, and calls back when the client disconnects.
 WatchSocket = Callable[[Any, Callable[[], object]], AbstractContextManager[Any]]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Services:
     """The collaborators of the views."""
 
@@ -81,10 +81,15 @@ class Services:
     memory: MemoryBudget
     settings: Settings
     watch_socket: WatchSocket
-    training: Training | None
+    training: Training | None  # None: this gateway does not train
     reports: Reports
-    shutdown_gate: ShutdownGate
     started_at: float = field(default_factory=time.monotonic)
+    is_draining: bool = False  # whether shutdown has begun
+
+    def refuse_if_draining(self) -> None:
+        """Raise ShuttingDown for a new request during shutdown."""
+        if self.is_draining:
+            raise ShuttingDown("the server is shutting down; send the request to another gateway", retry_after_s=1)
 
 
 @dataclass(frozen=True)
@@ -110,23 +115,18 @@ class QueryParameter:
             return self.schema.get("default")
         if self.schema["type"] == "string":
             allowed = self.schema.get("enum", (value,))
-            if value not in allowed:
-                names = " or ".join(allowed)
-                raise InvalidRequest(f"{self.name} must be {names}, got {shorten(value)}", param=self.name)
+            require(value in allowed, self.name, f"be {' or '.join(allowed)}", value)
             return value
         if self.schema["type"] == "boolean":
             # Python's clients send `True`.
-            if value.lower() not in ("true", "false"):
-                raise InvalidRequest(f"{self.name} must be true or false, got {shorten(value)}", param=self.name)
+            require(value.lower() in ("true", "false"), self.name, "be true or false", value)
             return value.lower() == "true"
         low, high = self.schema["minimum"], self.schema.get("maximum", MAX_ID)
         # In JSON Schema 5.0 is an integer, too.
         match = re.fullmatch(r"([0-9]{1,10})(\.0{1,10})?", value)
-        if match is None or not low <= int(match[1]) <= high:
-            raise InvalidRequest(
-                f"{self.name} must be a number from {low} to {high}, got {shorten(value)}", param=self.name
-            )
-        return int(match[1])
+        number = int(match[1]) if match else low - 1
+        require(low <= number <= high, self.name, f"be a number from {low} to {high}", value)
+        return number
 
 
 def integer(
@@ -191,8 +191,105 @@ class Endpoint:
         return statuses | ({400, 429} if self.request or self.query else set())
 
 
-# Every endpoint, once the modules of the views are imported.
+# Every endpoint: the package imports the modules of the views, which declare them.
 ENDPOINTS: list[Endpoint] = []
+_BLUEPRINT = "api"
+
+
+def build_blueprint(services: Services) -> Blueprint:
+    """Return a blueprint with the route of every endpoint."""
+    routes = Blueprint(_BLUEPRINT, __name__)
+    for endpoint in ENDPOINTS:
+        rule = endpoint.path.replace("{", "<").replace("}", ">")
+        view = partial(_respond, endpoint, services)
+        routes.add_url_rule(rule, endpoint.view.__name__, view, methods=[endpoint.method])
+    return routes
+
+
+def _respond(endpoint: Endpoint, services: Services, **in_path: str) -> Any:
+    """Call a view with the parameters of path and query."""
+    if not endpoint.public and not {*endpoint.roles} & {*g.context.roles}:
+        required, own = " or ".join(endpoint.roles), ", ".join(g.context.roles)
+        raise MissingRole(f"the API key must have the role {required}, got {own}")
+    # PostgreSQL has no text with it.
+    if "\0" in request.path:
+        raise NotFound("there is no path with the character NUL")
+    if any("\0" in text for text in (*request.args, *request.args.values())):
+        raise InvalidRequest("the query must not have the character NUL")
+    in_query = {parameter.name: parameter.read(request.args) for parameter in endpoint.query}
+    return endpoint.view(services, **in_path, **in_query)
+
+
+def public_endpoints() -> frozenset[str]:
+    """Return Flask's names of the endpoints that need no API key."""
+    return frozenset(f"{_BLUEPRINT}.{endpoint.view.__name__}" for endpoint in ENDPOINTS if endpoint.public)
+
+
+def start_request(
+    services: Services,
+    body_type: type[AnyBody],
+    start: Callable[[AnyBody, RequestContext, OnStart], AnyProcessor],
+    stack: ExitStack,
+) -> AnyProcessor:
+    """Parse a body and start its request, which ends with the stack.
+
+    In its own frame, so that no frame holds the body's prompts while it runs.
+    """
+    services.refuse_if_draining()
+    body = parse_body(services, body_type)
+    g.record.record_request(body)
+    return start(body, g.context, partial(_watch_request, services, stack))
+
+
+def _watch_request(services: Services, stack: ExitStack, running: RunningRequest) -> None:
+    """Cancel a request if its client disconnects or its key is revoked; record and close it when the stack unwinds."""
+    stack.callback(g.record.record_result, running)
+    stack.callback(running.close)
+    stack.enter_context(g.context.watch_key(lambda: running.cancel(Unauthorized("the API key was revoked"))))
+    stack.enter_context(services.watch_socket(request.environ.get("gunicorn.socket"), running.cancel))
+
+
+def parse_body(services: Services, body_type: type[AnyBody]) -> AnyBody:
+    """Charge the principal for one request, even if it fails, and read and parse its body."""
+    g.context.charge_request()
+    return parse(body_type, read_body(g.context.memory), services.settings)
+
+
+def read_body(memory: MemoryLease) -> bytes:
+    """Read the body; its limit is the app's MAX_CONTENT_LENGTH.
+
+    `memory` holds the estimated bytes for reading the body, then those for parsing it.
+
+    Raises:
+        InvalidRequest: it is empty, shorter than announced or compressed, or its chunks are malformed.
+        MemoryExhausted: other requests hold too much memory.
+        RequestEntityTooLarge: it exceeds the limit.
+    """
+    encoding = request.headers.get("Content-Encoding", "identity")
+    if encoding.lower() != "identity":
+        raise InvalidRequest(f"Content-Encoding must be identity or absent, got {encoding[:40]!r}")
+    announced, limit = request.content_length, request.max_content_length or 0
+    memory.hold(_READING_COPIES * min(limit, limit if announced is None else announced), "the body")
+    try:
+        body = request.get_data(cache=False)
+    except ParseException as error:
+        raise InvalidRequest(f"the body's chunked encoding is malformed: {type(error).__name__}") from error
+    if not body:
+        raise InvalidRequest("the body must be JSON, got nothing")
+    if len(body) < (request.content_length or 0):
+        raise InvalidRequest(
+            f"the body must have the {request.content_length} bytes that Content-Length announces, got {len(body)}"
+        )
+    memory.hold(parsing_bytes(body), "the body")
+    return body
+
+
+def parsing_bytes(body: bytes) -> int:
+    """Return an upper estimate of the memory in bytes for parsing a body, including the body and the parsed values."""
+    width = 1 if body.isascii() and b"\\u" not in body else 4
+    num_brackets = body.count(b"[") + body.count(b"{")
+    num_values = _BYTES_PER_ITEM * body.count(b",") + _BYTES_PER_BRACKET * num_brackets
+    return (1 + _TEXT_COPIES * width) * len(body) + num_values
 
 
 def json_response(body: bytes) -> Response:

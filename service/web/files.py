@@ -7,7 +7,7 @@ from flask import Response, g, request
 from jobs.database import StoredFile
 from jobs.operations import JobActive
 from service.api.body import shorten
-from service.api.fine_tuning import DeletedObject, FileList, FileObject
+from service.api.training import DeletedObject, FileList, FileObject
 from service.errors import Conflict, InvalidRequest, NotFound
 from service.training import Training, require_training
 from service.web.endpoint import TRAINING, Endpoint, QueryParameter, Services, integer
@@ -35,7 +35,7 @@ def upload_file(services: Services) -> FileObject:
         raise InvalidRequest(f"purpose must be {_PURPOSE}, got {shorten(purpose)}", param="purpose")
     if file is None:
         raise InvalidRequest("file is required, as a part of multipart/form-data with a file name", param="file")
-    stored = training.add_file(g.context.quota.tenant, file.filename or "", file.stream)
+    stored = training.add_file(g.context.tenant, file.filename or "", file.stream)
     training.record("upload", g.context, file=stored.id, bytes=stored.bytes)
     return _file_object(stored, training)
 
@@ -55,7 +55,7 @@ def upload_file(services: Services) -> FileObject:
 def list_files(services: Services, after: str | None, limit: int, order: str, purpose: str | None) -> FileList:
     """Return the files of the key's tenant."""
     training = require_training(services.training)
-    found = training.store.list_files(g.context.quota.tenant, after, limit, newest_first=order != "asc")
+    found = training.store.list_files(g.context.tenant, after, limit, newest_first=order != "asc")
     if purpose not in (None, _PURPOSE):
         found = []
     data = [_file_object(file, training) for file in found[:limit]]
@@ -101,7 +101,7 @@ def delete_file(services: Services, file_id: str) -> DeletedObject:
     """Delete a file at once, unless a job that has not ended needs it."""
     training = require_training(services.training)
     try:
-        if not training.store.remove_file(g.context.quota.tenant, file_id):
+        if not training.store.remove_file(g.context.tenant, file_id):
             raise _not_found(file_id)
     except JobActive as error:
         raise Conflict(f"the job {error} needs the file; cancel it first", param="file_id") from error
@@ -112,7 +112,7 @@ def delete_file(services: Services, file_id: str) -> DeletedObject:
 
 def find_file(training: Training, file_id: str, param: str = "file_id") -> StoredFile:
     """Return a file of the key's tenant; raise NotFound."""
-    file = training.store.file(g.context.quota.tenant, file_id)
+    file = training.store.file(g.context.tenant, file_id)
     if file is None:
         raise _not_found(file_id, param)
     return file

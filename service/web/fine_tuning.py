@@ -13,9 +13,10 @@ from jobs.database import Event, Job
 from jobs.settings import RECIPES, ConfigError, check_settings
 from jobs.store import ENDED, JobEnded
 from service.api.body import shorten
-from service.api.fine_tuning import (
+from service.api.training import (
     MAX_METADATA,
     MAX_METADATA_KEY,
+    FineTuningCheckpoint,
     FineTuningCheckpointList,
     FineTuningEvent,
     FineTuningEventList,
@@ -27,13 +28,12 @@ from service.api.fine_tuning import (
 )
 from service.context import owned_name
 from service.errors import Conflict, InvalidRequest, ModelLoading, ModelNotFound, NotFound
-from service.params import ModelVersion
+from service.scheduling.sequence import ModelVersion
 from service.settings import Settings
 from service.training import Training, require_training
 from service.web.completions import DONE, sse
-from service.web.endpoint import TRAINING, Endpoint, QueryParameter, Services, integer
+from service.web.endpoint import TRAINING, Endpoint, QueryParameter, Services, integer, parse_body
 from service.web.files import AFTER, find_file
-from service.web.request_start import parse_body
 
 _LIMIT = integer("limit", "maximum number of objects", 1, 1000, 20)
 # Between two looks for new events of a stream.
@@ -61,9 +61,9 @@ def create_job(services: Services) -> FineTuningJob:
         find_file(training, body.validation_file, "validation_file")
     model = body.model if body.model in RECIPES else _base_model(services, body.model)
     new = Job(
-        tenant=g.context.quota.tenant,
+        tenant=g.context.tenant,
         model=model,
-        name=owned_name(g.context.quota.tenant, body.suffix or _stem(file.filename)),
+        name=owned_name(g.context.tenant, body.suffix or _stem(file.filename)),
         training_file=body.training_file,
         validation_file=body.validation_file,
         suffix=body.suffix,
@@ -138,7 +138,7 @@ def _require_limits(config: Any, settings: dict[str, Any], limits: Settings) -> 
 )
 def list_jobs(services: Services, after: str | None, limit: int, metadata: dict[str, str]) -> FineTuningJobList:
     """Return the jobs of the key's tenant, newest first, and the minutes that they have trained."""
-    training, tenant = require_training(services.training), g.context.quota.tenant
+    training, tenant = require_training(services.training), g.context.tenant
     # Others have no job: neither a request nor a path in SQLite's JSON can have them.
     if len(metadata) > MAX_METADATA or any(len(key) > MAX_METADATA_KEY or {*'"\\'} & {*key} for key in metadata):
         rule = f'have at most {MAX_METADATA} keys of at most {MAX_METADATA_KEY} characters, without " and \\'
@@ -182,7 +182,7 @@ def resume_job(services: Services, job_id: str) -> FineTuningJob:
 
 
 def _act(services: Services, job_id: str, action: str) -> FineTuningJob:
-    training, tenant = require_training(services.training), g.context.quota.tenant
+    training, tenant = require_training(services.training), g.context.tenant
     store = training.store
     try:
         job = store.resume(tenant, job_id) if action == "resume" else store.request(tenant, job_id, cast("Any", action))
@@ -257,7 +257,7 @@ def _events(
         elif current is None or (current.status in ENDED and not _is_loading(services, current)):
             yield DONE
             return
-        elif services.shutdown_gate.is_draining:
+        elif services.is_draining:
             return
         elif time.monotonic() > written_at + _KEEP_ALIVE_S:
             written_at = time.monotonic()
@@ -277,39 +277,31 @@ def list_checkpoints(services: Services, job_id: str, after: str | None, limit: 
     """Return the checkpoint that was published, if the job has succeeded."""
     training = require_training(services.training)
     job = _find_job(training, job_id)
-    page: FineTuningCheckpointList = {
-        "object": "list",
-        "data": [],
-        "first_id": None,
-        "last_id": None,
-        "has_more": False,
-    }
-    best = training.store.best_epoch(job_id)
-    if job.version is None or best is None or after is not None or limit < 1:
-        return page
+    best, data = training.store.best_epoch(job_id), list[FineTuningCheckpoint]()
     checkpoint_id = f"ftckpt-{job.id.removeprefix('ftjob-')}"
-    page["data"].append(
-        {
-            "id": checkpoint_id,
-            "object": "fine_tuning.job.checkpoint",
-            "created_at": int(job.finished_at or 0),
-            "fine_tuned_model_checkpoint": f"{job.name}:{job.version}",
-            "fine_tuning_job_id": job.id,
-            "step_number": best["epoch"],
-            "metrics": {
-                "step": best["epoch"],
-                "train_loss": best["train_loss"],
-                "valid_loss": best["validation_loss"],
-                "valid_mean_token_accuracy": best["accuracy"],
-            },
-        }
-    )
-    page["first_id"] = page["last_id"] = checkpoint_id
-    return page
+    if job.version is not None and best is not None and after is None:
+        data = [
+            {
+                "id": checkpoint_id,
+                "object": "fine_tuning.job.checkpoint",
+                "created_at": int(job.finished_at or 0),
+                "fine_tuned_model_checkpoint": f"{job.name}:{job.version}",
+                "fine_tuning_job_id": job.id,
+                "step_number": best["epoch"],
+                "metrics": {
+                    "step": best["epoch"],
+                    "train_loss": best["train_loss"],
+                    "valid_loss": best["validation_loss"],
+                    "valid_mean_token_accuracy": best["accuracy"],
+                },
+            }
+        ]
+    only_id = checkpoint_id if data else None
+    return {"object": "list", "data": data[:limit], "first_id": only_id, "last_id": only_id, "has_more": False}
 
 
 def _find_job(training: Training, job_id: str) -> Job:
-    job = training.store.job(g.context.quota.tenant, job_id)
+    job = training.store.job(g.context.tenant, job_id)
     if job is None:
         raise _not_found(job_id)
     return job

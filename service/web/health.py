@@ -15,7 +15,6 @@ from service.api.responses import (
     StatusObject,
 )
 from service.backends.replica import Replica
-from service.scheduling.scheduler import Load
 from service.web.endpoint import OPERATION, Endpoint, Services
 
 
@@ -24,7 +23,7 @@ def status(services: Services) -> StatusObject:
     """Return served versions, load, limits, and the backends with the reason for each ejection and config drift."""
     settings, admission, memory = services.settings, services.admission, services.memory
     return {
-        "status": "draining" if services.shutdown_gate.is_draining else "ok",
+        "status": "draining" if services.is_draining else "ok",
         "version": __version__,
         "uptime_s": round(time.monotonic() - services.started_at, 1),
         "models": _model_statuses(services),
@@ -36,7 +35,7 @@ def status(services: Services) -> StatusObject:
 
 
 def _model_statuses(services: Services) -> list[ModelStatus]:
-    loads = {load.version: load for load in services.scheduler.loads}
+    loads = services.scheduler.loads
     return [
         ModelStatus(
             id=model.ref.name,
@@ -44,8 +43,8 @@ def _model_statuses(services: Services) -> list[ModelStatus]:
             system_fingerprint=model.fingerprint,
             precision=model.batch_limits.precision,
             batch_sizes=model.batch_limits.batch_sizes,
-            running=(load := loads.get(model.ref) or Load(model.ref, 0, 0)).running,
-            waiting=load.waiting,
+            running=(load := loads.get(model.ref, (0, 0)))[0],
+            waiting=load[1],
         )
         for model in services.model_registry.versions()
         if g.context.may_use(model.ref.name)
@@ -94,5 +93,5 @@ def version(services: Services) -> ServiceVersion:  # noqa: ARG001 - every view 
 
 def _ready_models(services: Services) -> list[str]:
     """Return the names of the models that accept requests; raise ShuttingDown, or ModelLoading if there is none."""
-    services.shutdown_gate.refuse_if_draining()
+    services.refuse_if_draining()
     return services.model_registry.ready_models()

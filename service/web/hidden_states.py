@@ -13,7 +13,7 @@ from flask import Response, g
 from service.api.requests import EmbeddingsRequest, InspectRequest
 from service.api.responses import EmbeddingMapObject, EmbeddingsObject, InspectionObject, NeighborsObject
 from service.errors import InvalidRequest
-from service.generation.hidden_states import InspectionOutput, InspectionProcessor
+from service.generation.hidden_states import InspectionProcessor
 from service.models.embedding_vectors import find_token
 from service.models.registry import ServedModel
 from service.web.endpoint import (
@@ -24,8 +24,8 @@ from service.web.endpoint import (
     Services,
     integer,
     json_response,
+    start_request,
 )
-from service.web.request_start import start_request
 
 MAX_NEIGHBORS, MAX_MAPPED = 100, 10_000
 # Bytes per token of an embedding map, with its two coordinates.
@@ -91,38 +91,18 @@ def inspection_parts(processor: InspectionProcessor) -> Iterator[bytes]:
 
     Errors are raised here, before the first byte is sent.
     """
-    output, request = processor.result(), processor.request
-    logprobs, num_tokens = output.logprobs, request.num_prompt_tokens
+    result, request = processor.result(), processor.request
+    num_tokens = request.num_prompt_tokens
     response = {
         "object": "inspection",
         "model": request.model.ref.name,
         "version": request.model.ref.number,
         "system_fingerprint": request.fingerprint,
-        "expected": output.expected,
-        "token_ids": output.token_ids,
-        "tokens": logprobs.tokens,
-        "token_logprobs": logprobs.token_logprobs,
-        "top_logprobs": logprobs.top_logprobs,
-        "text_offset": logprobs.text_offset,
-        "positions": output.positions.tolist(),
-        "layers": iter(_layers(output)),
+        **result,
+        "layers": iter(result["layers"]),
         "usage": {"prompt_tokens": num_tokens, "total_tokens": num_tokens},
     }
     return _json_parts(response, _ENCODINGS[processor.body.encoding_format])
-
-
-def _layers(output: InspectionOutput) -> list[dict[str, Any]]:
-    """Move the arrays of an output to its layers: units, each kind of values, and the state if requested."""
-    numbers = sorted({*output.units, *(each.layer for each, _ in output.state)})
-    units = {number: output.units[number].tolist() if number in output.units else [] for number in numbers}
-    layers: dict[int, dict[str, Any]] = {
-        number: {"layer": number, "units": units[number], "values": {}} for number in numbers
-    }
-    for name, arrays in (("values", output.values), ("state", output.state)):
-        while arrays:
-            each, array = arrays.pop(0)
-            layers[each.layer].setdefault(name, {})[each.kind] = array
-    return list(layers.values())
 
 
 def _json_parts(value: Any, encode: Callable[[np.ndarray], Iterator[bytes]]) -> Iterator[bytes]:
@@ -197,9 +177,8 @@ def neighbors(services: Services, name: str, token: str | None, token_id: int | 
     if token is not None:
         token_id = find_token(model, vectors, token)
     elif token_id is None or token_id >= len(vectors.rows):
-        raise InvalidRequest(
-            f"token_id must be a number from 0 to {len(vectors.rows) - 1}, got {token_id}", param="token_id"
-        )
+        rule = f"token_id must be a number from 0 to {len(vectors.rows) - 1}"
+        raise InvalidRequest(f"{rule}, got {token_id}", param="token_id")
     label = model.tokenizer.detokenizer().label
     return {
         "object": "list",
@@ -242,7 +221,7 @@ def embedding_map(services: Services, name: str, count: int) -> EmbeddingMapObje
 
 def _charged_model(services: Services, name: str, count: int) -> ServedModel:
     """Return a model, and charge a request and the maximum number of tokens in its response."""
-    services.shutdown_gate.refuse_if_draining()
+    services.refuse_if_draining()
     model = services.model_registry.find(name, may_use=g.context.may_use)
     g.context.charge_request()
     g.context.charge(min(count, len(model.tokenizer.tokens)), param="count")

@@ -1,30 +1,126 @@
-"""Middleware: request id, Host, origin, API key and trace; then security headers, metrics and the access log."""
+"""Middleware: request id, Host, origin, API key, trace; then errors, security headers, metrics and the access log."""
 
+import logging
+import random
+import re
 import time
-from dataclasses import replace
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
-from flask import Flask, Response, g, request
+from flask import Flask, Request, Response, g, request
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from service.access.auth import Authenticator
+from service.api.requests import CompletionRequest, EmbeddingsRequest, InspectRequest
 from service.context import RequestContext
-from service.http_server.addresses import AllowedHosts
+from service.errors import (
+    BodyTooLarge,
+    CrossOrigin,
+    GatewayError,
+    HostNotAllowed,
+    InternalError,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+)
+from service.generation.running_request import RunningRequest
+from service.http_server.addresses import AllowedHosts, is_loopback
 from service.memory_budget import MemoryBudget
-from service.observability.logs import request_id
+from service.observability.logs import AccessLogLine, log_request, request_id
 from service.observability.metrics import Metrics
-from service.observability.tracing import Tracing
-from service.web.access_log import RequestLog
-from service.web.blueprint import public_endpoints
+from service.observability.tracing import TRACE_HEADERS, Trace, Tracing
+from service.settings import Settings
+from service.web.endpoint import public_endpoints
 from service.web.pages import PAGES
-from service.web.security import add_security_headers, require_allowed_host, require_same_origin
+
+log = logging.getLogger(__name__)
 
 # Flask's names of the endpoints that need no API key.
 PUBLIC_ENDPOINTS = PAGES | public_endpoints()
+# A valid X-Request-Id; any other value is replaced by a generated id.
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+MAX_SHOWN = 60  # characters of a header in a message
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+_HEADERS = {
+    # Pages set their own policies; of other responses nothing may be executed, loaded or framed.
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+ErrorResponse = tuple[dict[str, Any], int, dict[str, str]]
+
+
+class RequestLog:
+    """The log line and the trace of one request, filled in while it is handled."""
+
+    def __init__(self, incoming: Request, *, prompts: bool) -> None:
+        client_id = incoming.headers.get("X-Request-Id", "")
+        self.request_id = client_id if _REQUEST_ID.fullmatch(client_id) else f"req-{random.randbytes(12).hex()}"
+        self.started_at = time.monotonic()
+        self.line = AccessLogLine(
+            incoming.method,
+            incoming.url_rule.rule if incoming.url_rule else None,
+            incoming.path,
+            client=incoming.remote_addr,
+            user_agent=incoming.headers.get("User-Agent"),
+        )
+        self.trace: Trace | None = None  # None: it is not traced
+        self._error: GatewayError | None = None
+        self._log_prompts = prompts
+        self._scope = ExitStack()
+
+    def start_trace(self, tracing: Tracing, incoming: Request) -> None:
+        """Start the request's trace, which `close` ends."""
+        context = {name: incoming.headers[name] for name in TRACE_HEADERS if name in incoming.headers}
+        self.trace = self._scope.enter_context(
+            tracing.request(
+                context, method=incoming.method, route=self.line.route, path=incoming.path, scheme=incoming.scheme
+            )
+        )
+
+    def record_request(self, body: CompletionRequest | EmbeddingsRequest | InspectRequest) -> None:
+        """Record the parsed request, with prompts and suffixes only if they may be logged."""
+        self.line.model, self.line.stream = body.model, isinstance(body, CompletionRequest) and body.stream
+        if self.trace:
+            is_embedding = isinstance(body, EmbeddingsRequest)
+            self.trace.set_request(body.model, "embeddings" if is_embedding else "text_completion")
+        if self._log_prompts:
+            self.line.prompt = list(body.prompts)
+            if isinstance(body, CompletionRequest) and any(body.suffixes):
+                self.line.suffix = list(body.suffixes)
+
+    def record_error(self, error: GatewayError) -> None:
+        """Record the error that ended the request, for its log line and its trace."""
+        self._error, self.line.error = error, error.code or error.type
+
+    def record_result(self, running: RunningRequest) -> None:
+        """Record the outcome, and the model if the request named none."""
+        line, version = self.line, running.model.ref
+        line.model, line.version = line.model or version.name, version.number
+        line.prompt_tokens, line.completion_tokens = running.num_prompt_tokens, running.num_completion_tokens
+        line.finish_reasons = running.finish_reasons
+        if self.trace:
+            self.trace.set_result(
+                version=version.number,
+                num_prompt_tokens=running.num_prompt_tokens,
+                num_completion_tokens=running.num_completion_tokens,
+                reasons=running.finish_reasons,
+            )
+
+    def close(self, status: int, seconds: float) -> None:
+        """Write the line and end the trace, `seconds` after the start."""
+        self.line.status, self.line.duration_ms = status, 1000 * seconds
+        log_request(self.line)
+        if self.trace:
+            self.trace.set_response(status, self._error)
+        self._scope.close()
 
 
 class Middleware:
-    """Flask hooks that run before and after every request."""
+    """Flask hooks that run before and after every request, and its error handlers."""
 
     def __init__(
         self,
@@ -40,9 +136,12 @@ class Middleware:
         self._hosts, self._log_prompts = hosts, log_prompts
 
     def register(self, app: Flask) -> None:
-        """Register the hooks with an application."""
+        """Register the hooks and the error handlers with an application."""
         app.before_request(self._before)
         app.after_request(self._after)
+        app.register_error_handler(GatewayError, error_response)
+        app.register_error_handler(HTTPException, _http_error)
+        app.register_error_handler(Exception, _unexpected_error)
 
     def _before(self) -> None:
         g.record = record = RequestLog(request, prompts=self._log_prompts)
@@ -53,13 +152,10 @@ class Middleware:
         require_same_origin(request)
         if request.endpoint not in PUBLIC_ENDPOINTS:
             context = self._access.authenticate(request.headers.get("Authorization"))
-            record.line.key = context.quota.name or None
-            g.context = replace(
-                context,
-                trace=record.trace,
-                memory=self._memory.lease(),
-                sender=context.quota.name or request.remote_addr or "",
-            )
+            record.line.key = context.key or None
+            context.trace, context.memory = record.trace, self._memory.lease()
+            context.sender = context.key or request.remote_addr or ""
+            g.context = context
 
     def _after(self, response: Response) -> Response:
         record: RequestLog = g.record
@@ -82,3 +178,81 @@ class Middleware:
         )
         record.close(status, seconds)
         request_id.set(None)
+
+
+def allowed_hosts(settings: Settings) -> AllowedHosts:
+    """Return the allowed Host names: those of the settings; else only localhost on loopback without proxies, else any.
+
+    A proxy in front passes on its own host name. Beyond loopback the server may have any name.
+    """
+    if settings.allowed_hosts is not None:
+        return AllowedHosts(name.strip() for name in settings.allowed_hosts.split(","))
+    is_local = is_loopback(settings.client_host) and not settings.num_proxies
+    return AllowedHosts([] if is_local else ["*"])
+
+
+def require_allowed_host(request: Request, hosts: AllowedHosts) -> None:
+    """Raise HostNotAllowed unless the Host header has a name of this server."""
+    host = request.headers.get("Host")
+    if not hosts.allows(host):
+        raise HostNotAllowed(
+            f"Host must be localhost, an IP address or a name in SOSTENUTO_ALLOWED_HOSTS, got {host!r:.{MAX_SHOWN}}"
+        )
+
+
+def require_same_origin(request: Request) -> None:
+    """Raise CrossOrigin for a request with an unsafe method from a page of another origin.
+
+    A browser sends a text/plain POST without a CORS preflight. Sec-Fetch-Site decides where it is present (over HTTPS
+    and to loopback); otherwise Origin must be this server. Other clients send neither. Go's http.CrossOriginProtection
+    does the same.
+    """
+    if request.method in _SAFE_METHODS:
+        return
+    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
+    if site is not None:
+        is_own = site in ("same-origin", "none")
+    else:
+        is_own = origin is None or origin.partition("://")[2] == request.headers.get("Host")
+    if not is_own:
+        raise CrossOrigin(
+            f"a web page may only call its own origin, got a request from {origin!r:.{MAX_SHOWN}}: call the API from a "
+            "program, or serve the page from this origin"
+        )
+
+
+def add_security_headers(response: Response) -> None:
+    """Add the security headers that a response does not set itself."""
+    for name, value in _HEADERS.items():
+        response.headers.setdefault(name, value)
+
+
+def error_response(error: GatewayError) -> ErrorResponse:
+    """Return body, status and headers, and record the error for the access log, metrics and trace."""
+    g.record.record_error(error)
+    response = error.body(), error.status, error.headers()
+    error.release()
+    return response
+
+
+def _http_error(error: HTTPException) -> ErrorResponse:
+    if isinstance(error, RequestEntityTooLarge):
+        limit = request.max_content_length
+        return error_response(
+            BodyTooLarge(f"the body must be at most {limit} bytes, got {request.content_length or 'more'}")
+        )
+    if error.code == 404:
+        return error_response(NotFound(f"there is no endpoint {request.path}"))
+    if error.code == 405:
+        methods = sorted(getattr(error, "valid_methods", None) or ())
+        useful = [method for method in methods if method not in ("HEAD", "OPTIONS")]
+        message = f"{request.path} accepts only {', '.join(useful)}, got {request.method}"
+        body, status, headers = error_response(MethodNotAllowed(message))
+        return body, status, {**headers, "Allow": ", ".join(methods)}
+    body, _, headers = error_response(InvalidRequest(error.description or error.name))
+    return body, error.code or 400, headers
+
+
+def _unexpected_error(error: Exception) -> ErrorResponse:
+    log.error("unexpected error at %r", request.path, exc_info=error)
+    return error_response(InternalError("internal error; see the gateway's log"))

@@ -9,17 +9,15 @@ from flask import g
 from contract.models_config import STABLE
 from jobs.database import OperationAction
 from service.api.body import require
-from service.api.fine_tuning import DeletedObject
-from service.api.model_changes import MAX_LABELS, ModelChange
 from service.api.responses import ModelRouting
+from service.api.training import MAX_LABELS, DeletedObject, ModelChange
 from service.context import Role
 from service.errors import InvalidRequest, MissingRole, ModelLoading, ModelNotFound
 from service.models.registry import StoredModel
 from service.models.routing import Reference
 from service.training import require_training
-from service.web.endpoint import MODELS, Endpoint, Services
+from service.web.endpoint import MODELS, Endpoint, Services, parse_body
 from service.web.models import version_object
-from service.web.request_start import parse_body
 
 _MANAGERS: tuple[Role, ...] = ("train", "admin")
 _ERRORS = (400, 404, 409, 429, 500, 503, 504)

@@ -26,13 +26,21 @@ from service.api.responses import (
     VersionDetails,
     VersionObject,
 )
-from service.errors import InvalidRequest, NotFound
+from service.errors import NotFound
 from service.generation.logprobs import labels
-from service.generation.prompts import encoding_bytes, min_tokens, prompt_bytes, require_ids
+from service.generation.prompts import encoding_bytes, min_tokens, prompt_bytes, require_at_most, require_ids
 from service.models.registry import ServedModel
 from service.models.routing import Route
-from service.web.endpoint import MODELS, TOKENIZER, Endpoint, QueryParameter, Services, integer, json_response
-from service.web.request_start import parse_body
+from service.web.endpoint import (
+    MODELS,
+    TOKENIZER,
+    Endpoint,
+    QueryParameter,
+    Services,
+    integer,
+    json_response,
+    parse_body,
+)
 
 MAX_VOCABULARY = 10_000
 # Bytes per token of /tokenize, as an id and in JSON, and per token string (measured: 48 and 110).
@@ -58,12 +66,12 @@ def list_models(services: Services) -> ModelList:
 def get_model(services: Services, name: str) -> ModelDetails:
     """Return its stable version, or the version that `name` selects, and the details of all versions."""
     registry, may_use = services.model_registry, g.context.may_use
-    model, route = registry.look_up(name, may_use=may_use)
+    model = registry.find(name, may_use=may_use)
     stored = registry.stored(model.ref.name, may_use=may_use)
-    served = [each for each in registry.versions() if each.ref.name == route.name and each.ref.number in route.versions]
+    served, route = [each for each in registry.versions() if each.ref.name == model.ref.name], stored.route
     return {
         **_model_facts(model),
-        "versions": [_version_details(each, route) for each in served],
+        "versions": [_version_details(each, route) for each in served if route and each.ref.number in route.versions],
         "labels": dict(stored.labels),
         "shares": dict(stored.shares),
         "unloaded": stored.unloaded,
@@ -146,13 +154,13 @@ def tokenize(services: Services) -> TokenizeObject:
     body = parse_body(services, TokenizeRequest)
     model, memory = services.model_registry.find(body.model, may_use=g.context.may_use), g.context.memory
     tokenizer = model.tokenizer
-    _require_max_tokens("prompt", min_tokens(body.prompt, model), services)
+    require_at_most(min_tokens(body.prompt, model), services.settings.max_request_tokens, "prompt")
     memory.hold(prompt_bytes([body.prompt]) + encoding_bytes(body.prompt, model), "prompt", param="prompt")
     special = {tokenizer.tokens[i]: i for i in vars(tokenizer.special).values() if i is not None}
     # A prompt that is exactly the name of a special token is encoded as that token: this is how the evaluation harness
     # finds the id of the start token.
     ids = [special[body.prompt]] if body.prompt in special else tokenizer.encode(body.prompt)
-    _require_max_tokens("prompt", len(ids), services)
+    require_at_most(len(ids), services.settings.max_request_tokens, "prompt")
     token_bytes = _TOKEN_BYTES + (_LABEL_BYTES if body.return_token_strs else 0)
     memory.hold(prompt_bytes([body.prompt]) + len(ids) * token_bytes, "prompt", param="prompt")
     strings = labels(tokenizer.detokenizer(), ids) if body.return_token_strs else None
@@ -164,17 +172,11 @@ def detokenize(services: Services) -> DetokenizeObject:
     """Return the text of the token ids."""
     body = parse_body(services, DetokenizeRequest)
     model = services.model_registry.find(body.model, may_use=g.context.may_use)
-    _require_max_tokens("tokens", len(body.tokens), services)
+    require_at_most(len(body.tokens), services.settings.max_request_tokens, "tokens")
     require_ids(body.tokens, model, "tokens")
     num_bytes = prompt_bytes([body.tokens]) + 2 * encoding_bytes(body.tokens, model)
     g.context.memory.hold(num_bytes, "tokens", param="tokens")
     return {"prompt": model.tokenizer.decode(body.tokens)}
-
-
-def _require_max_tokens(field: str, count: int, services: Services) -> None:
-    limit = services.settings.max_request_tokens
-    if count > limit:
-        raise InvalidRequest(f"{field} must be at most {limit} tokens, got {count}", param=field)
 
 
 @Endpoint(

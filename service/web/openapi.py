@@ -13,9 +13,8 @@ from service import __version__
 from service.api.responses import ErrorObject
 from service.errors import NotFound
 from service.web import examples
-from service.web.blueprint import ENDPOINTS
 from service.web.completions import NO_CHAT
-from service.web.endpoint import TAGS, Endpoint
+from service.web.endpoint import ENDPOINTS, TAGS, Endpoint
 
 _BEARER = "key"
 _IN_PATH = {

@@ -4,6 +4,7 @@ None needs the internet. Pages are static files under a Content-Security-Policy 
 text and URL parameters are never executed.
 """
 
+from functools import partial
 from pathlib import Path
 
 import flask_swagger_ui  # type: ignore[import-untyped]  # it has no types
@@ -12,10 +13,17 @@ from flask.typing import ResponseReturnValue
 
 from service.web.openapi import openapi_document
 
-# Flask's names of their endpoints, which need no API key.
-PAGES = frozenset(
-    {"index", "inspector", "train", "models", "report", "page_file", "docs_redirect", "docs", "docs_file", "openapi"}
-)
+# By path: the name of each page and of its template.
+_TEMPLATES = {
+    "/": "playground",
+    "/inspector": "inspector",
+    "/train": "train",
+    "/models": "models",
+    "/report": "report",
+    "/docs/": "docs",
+}
+# Flask's names of all endpoints here, which need no API key.
+PAGES = frozenset({*_TEMPLATES.values(), "page_file", "docs_redirect", "docs_file", "openapi"})
 _FILES = Path(__file__).with_name("static")
 _SWAGGER_UI = Path(flask_swagger_ui.__file__).with_name("dist")
 _POLICY = (
@@ -29,35 +37,13 @@ _SWAGGER_POLICY = _POLICY.replace("style-src 'self'", "style-src 'self' 'unsafe-
 def register_pages(app: Flask, docs_url: str | None) -> None:
     """Register the routes of the pages, which link to the documentation if it has a URL."""
 
-    def render(template: str, policy: str = _POLICY) -> Response:
-        response = make_response(render_template(template, docs_url=docs_url))
+    def render(name: str) -> Response:
+        response = make_response(render_template(f"{name}.html", docs_url=docs_url))
         response.headers["Cache-Control"] = "no-cache"
-        return _with_policy(response, policy)
+        return _with_policy(response, _SWAGGER_POLICY if name == "docs" else _POLICY)
 
-    @app.get("/")
-    def index() -> ResponseReturnValue:
-        """Return the playground."""
-        return render("playground.html")
-
-    @app.get("/inspector")
-    def inspector() -> ResponseReturnValue:
-        """Return the inspector."""
-        return render("inspector.html")
-
-    @app.get("/train")
-    def train() -> ResponseReturnValue:
-        """Return the page that trains."""
-        return render("train.html")
-
-    @app.get("/models")
-    def models() -> ResponseReturnValue:
-        """Return the page of the served models."""
-        return render("models.html")
-
-    @app.get("/report")
-    def report() -> ResponseReturnValue:
-        """Return the page that reports on generated records."""
-        return render("report.html")
+    for path, name in _TEMPLATES.items():
+        app.add_url_rule(path, name, partial(render, name))
 
     @app.get("/static/<path:name>")
     def page_file(name: str) -> ResponseReturnValue:
@@ -68,11 +54,6 @@ def register_pages(app: Flask, docs_url: str | None) -> None:
     def docs_redirect() -> ResponseReturnValue:
         """Redirect to the page; Flask's own redirect would not count as public."""
         return redirect("docs/")
-
-    @app.get("/docs/")
-    def docs() -> ResponseReturnValue:
-        """Return Swagger UI."""
-        return render("docs.html", _SWAGGER_POLICY)
 
     @app.get("/docs/<path:name>")
     def docs_file(name: str) -> ResponseReturnValue:

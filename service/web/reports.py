@@ -8,9 +8,8 @@ from flask import g, request
 from service.api.reports import ReportObject, ReportRequest
 from service.errors import ClientGone, Unauthorized
 from service.training import require_training
-from service.web.endpoint import REPORTS, Endpoint, Services
+from service.web.endpoint import REPORTS, Endpoint, Services, parse_body
 from service.web.files import find_file
-from service.web.request_start import parse_body
 
 _FORMATS = {".csv": "csv", ".jsonl": "jsonl"}
 _MORE_ERRORS = (404, 499, 500, 503, 504)
@@ -22,7 +21,7 @@ def create_report(services: Services) -> ReportObject:
 
     It is computed within a minute, by a process that takes only the CPU time that completions leave. Nothing is stored.
     """
-    services.shutdown_gate.refuse_if_draining()
+    services.refuse_if_draining()
     body = parse_body(services, ReportRequest)
     fields = body.model_dump()
     for name in ("training_file", "held_out_file"):

@@ -11,8 +11,7 @@ import pytest
 import requests
 
 from service.web import examples
-from service.web.blueprint import ENDPOINTS
-from service.web.endpoint import TAGS, TRAINING
+from service.web.endpoint import ENDPOINTS, TAGS, TRAINING
 from service.web.openapi import openapi_document
 from tests.conftest import MODEL_NAMES
 from tests.documents import fits

@@ -8,7 +8,7 @@ import pytest
 from contract import signatures
 from service.backends.client import ModelServerClient
 from service.backends.determinism_probe import NUM_SEQUENCES, run_probe
-from service.params import ModelVersion
+from service.scheduling.sequence import ModelVersion
 from tests.serving.client import TIMEOUT_S
 from tests.serving.repository import VERSIONS
 from tests.serving.tensors import NAMES, make_call

@@ -361,7 +361,7 @@ class Client(AbstractContextManager["Client"]):
         lists = {name: list(values) for name, values in given.items() if values is not None}
         files = {"training_file": training_file, "held_out_file": held_out_file}
         body = present_fields({**lists, **files, **fields}, REPORT_FIELDS)
-        data = self._transport.post(REPORTS, body)
+        data = self._transport.send("POST", REPORTS, body)
         required(data, "generated", dict)
         return Report({name: value for name, value in data.items() if name not in {"summary", "html"}})
 

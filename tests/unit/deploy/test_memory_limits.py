@@ -70,7 +70,7 @@ def test_the_documented_memory_table_has_the_tested_numbers():
 
 
 def test_a_body_of_the_maximum_size_fits_into_the_memory_budget():
-    from service.web.request_start import parsing_bytes
+    from service.web.endpoint import parsing_bytes
 
     settings = Settings()
     size = settings.max_body_bytes

@@ -9,13 +9,13 @@ from service.api.body import parse
 from service.api.requests import CompletionRequest
 from service.context import RequestContext
 from service.engine import Engine
-from service.generation.resume_tokens import ResumeTokens, StateKeys
-from service.limits import Limits
+from service.generation.resume_tokens import ResumeTokens, state_keys
 from service.models.registry import ServedModel
-from service.params import ModelVersion
 from service.scheduling.admission import AdmissionControl
 from service.scheduling.batching import BatchLimits
 from service.scheduling.scheduler import Scheduler
+from service.scheduling.sequence import ModelVersion
+from service.settings import Settings
 from service.structured_outputs.compiler_pool import CompilerPool
 from tests.fakes import STATE_SIZE, VOCABULARY, FakeBackend, FakeListener, FakeObserver
 from tests.unit.contract.test_card import FIELDS
@@ -31,8 +31,8 @@ MATCHES = RegexTokenizer(
 )
 
 
-KEYS = StateKeys.random()
-LIMITS = Limits(max_prompt_tokens=1000, max_request_tokens=3000, max_logprobs_tokens=2000, prefix_cache_bytes=0)
+KEYS = state_keys()
+LIMITS = Settings(max_prompt_tokens=1000, max_request_tokens=3000, max_logprobs_tokens=2000, prefix_cache_bytes=0)
 
 
 class Models:
@@ -78,7 +78,7 @@ class Service:
         self.backend, limits = backend or FakeBackend(), LIMITS.model_copy(update=limits)
         self.scheduler = Scheduler(self.backend, limits, FakeObserver())
         self.scheduler.start()
-        self.listener, self.compiler = FakeListener(), CompilerPool(limits, FakeListener())
+        self.listener, self.compiler = FakeListener(), CompilerPool(limits, FakeListener().compiled)
         self.training_filters = FakeFilters()
         self.admission = AdmissionControl(limits.max_sequences, limits.max_queued_tokens)
         self.engine = Engine(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.context import Quota, RequestContext, owned_name
+from service.context import RequestContext, owned_name
 
 MINE, THEIRS = owned_name("alice", "book"), owned_name("bob", "book")
 
@@ -10,12 +10,12 @@ MINE, THEIRS = owned_name("alice", "book"), owned_name("bob", "book")
 @pytest.mark.parametrize(
     ("context", "allowed"),
     [
-        (RequestContext(Quota(tenant="alice"), roles=("generate",)), {"demo", "other", MINE}),
-        (RequestContext(Quota(tenant="bob"), roles=("generate",)), {"demo", "other", THEIRS}),
-        (RequestContext(Quota(tenant="carol"), roles=("generate",)), {"demo", "other"}),
-        (RequestContext(Quota(tenant="carol"), roles=("admin",)), {"demo", "other", MINE, THEIRS}),
-        (RequestContext(Quota(tenant="alice"), roles=("generate",), models=("d*",)), {"demo"}),
-        (RequestContext(Quota(tenant="alice"), roles=("generate",), models=("demo", "ft-*")), {"demo", MINE}),
+        (RequestContext(tenant="alice", roles=("generate",)), {"demo", "other", MINE}),
+        (RequestContext(tenant="bob", roles=("generate",)), {"demo", "other", THEIRS}),
+        (RequestContext(tenant="carol", roles=("generate",)), {"demo", "other"}),
+        (RequestContext(tenant="carol", roles=("admin",)), {"demo", "other", MINE, THEIRS}),
+        (RequestContext(tenant="alice", roles=("generate",), models=("d*",)), {"demo"}),
+        (RequestContext(tenant="alice", roles=("generate",), models=("demo", "ft-*")), {"demo", MINE}),
         (RequestContext(), {"demo", "other", MINE, THEIRS}),
     ],
 )
@@ -35,7 +35,7 @@ def test_a_tenants_models_are_its_own(context, allowed):
     ],
 )
 def test_a_model_is_managed_by_an_admin_or_by_the_tenant_that_trained_it(tenant, roles, managed):
-    context = RequestContext(Quota(tenant=tenant), roles=roles)
+    context = RequestContext(tenant=tenant, roles=roles)
     assert {name for name in ("demo", MINE, THEIRS) if context.may_manage(name)} == managed
 
 

@@ -9,7 +9,7 @@ import pytest
 from jobs.database import Job
 from jobs.quotas import Quota as JobQuota
 from service import training as module
-from service.context import Quota, RequestContext
+from service.context import RequestContext
 from service.errors import (
     Conflict,
     DeadlineExceeded,
@@ -24,7 +24,7 @@ from service.settings import Settings
 from service.training import EventStreams, Training
 from tests.waiting import until
 
-ACME = RequestContext(Quota("key1", tenant="acme"))
+ACME = RequestContext("key1", tenant="acme")
 
 
 def test_streams_are_limited_of_a_tenant_and_in_all():

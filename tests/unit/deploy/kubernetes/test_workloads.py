@@ -11,7 +11,7 @@ from export.cli import train
 from export.config import RECIPES
 from service.commands.gateway import AFTER_DRAIN_S, metrics_port
 from service.observability.metrics import Metrics
-from service.params import ModelVersion
+from service.scheduling.sequence import ModelVersion
 from sostenuto import __version__
 from tests.manifests import (
     ABANDONED_PER_CALL,

@@ -23,7 +23,6 @@ from service.access import keys
 from service.access.auth import Authenticator
 from service.access.keys import KeyLimits, KeyRing, add_key, read_keys, revoke_keys
 from service.access.ratelimits import RateLimiter
-from service.context import Quota
 from service.errors import ConfigurationError, RateLimited, Unauthorized
 from tests.waiting import until
 
@@ -56,7 +55,7 @@ def test_a_request_has_the_limits_of_its_key_and_the_defaults_for_others(path):
     defaults = KeyLimits(max_sequences=8, max_queued_tokens=9, requests_per_minute=1)
     authenticator = Authenticator(KeyRing(path), RateLimiter(), defaults)
     context = authenticator.authenticate(f"bearer  {presented} ")
-    assert context.quota == Quota(key.id, 3, 9, "acme")
+    assert (context.key, context.max_sequences, context.max_queued_tokens, context.tenant) == (key.id, 3, 9, "acme")
     context.charge_request()
     with pytest.raises(RateLimited):
         context.charge_request()

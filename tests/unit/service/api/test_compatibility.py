@@ -15,7 +15,7 @@ from service.api.requests import (
     TokenizeRequest,
 )
 from service.errors import InvalidRequest
-from service.limits import Limits
+from service.settings import Settings
 from service.web.openapi import openapi_document
 from tests.paths import ROOT
 
@@ -30,7 +30,7 @@ REQUIRED = {
 
 
 def parse(kind, **fields):
-    return body.parse(kind, json.dumps({**REQUIRED[kind], **fields}).encode(), Limits())
+    return body.parse(kind, json.dumps({**REQUIRED[kind], **fields}).encode(), Settings())
 
 
 EVERY = [

@@ -13,10 +13,10 @@ from service.api.requests import (
     TokenizeRequest,
 )
 from service.errors import InvalidRequest
-from service.limits import Limits
-from service.params import SamplingParams
+from service.scheduling.sampling import SamplingParams
+from service.settings import Settings
 
-LIMITS = Limits(
+LIMITS = Settings(
     max_tokens=1000, max_request_tokens=20_000, max_prompts=10, max_running=100, max_queued=100, max_timeout_s=60.0
 )
 

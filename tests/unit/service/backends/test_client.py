@@ -17,7 +17,7 @@ from service.errors import (
     InvalidResponse,
     ServerBusy,
 )
-from service.params import ModelVersion
+from service.scheduling.sequence import ModelVersion
 from service.settings import Settings
 from tests.certificates import make_certificate
 
@@ -129,8 +129,9 @@ def made(tmp_path_factory):
 
 def versions(port, host="127.0.0.1", **settings):
     """Request the versions of a server as the gateway does, and return them."""
-    tls = backend_tls(Settings(**{f"backend_tls_{name}": value for name, value in settings.items()}))
-    client = ModelServerClient(f"127.0.0.1:{port}", timeout_s=5, host=host, tls=tls)
+    given = Settings(**{f"backend_tls_{name}": value for name, value in settings.items()})
+    tls = {"credentials": backend_tls(given), "certified_name": given.backend_tls_name}
+    client = ModelServerClient(f"127.0.0.1:{port}", timeout_s=5, host=host, **tls)
     try:
         return [status.version for status in client.versions("any")]
     finally:

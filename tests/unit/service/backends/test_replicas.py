@@ -15,8 +15,8 @@ from service.backends.determinism_probe import Probe
 from service.backends.replica import FIRST_PAUSE_S, LAST_PAUSE_S
 from service.backends.replicas import Replicas, resolved
 from service.errors import BackendUnavailable, BatchingConflict, InternalError, InvalidResponse, ServerBusy, VersionGone
-from service.params import ModelVersion
 from service.scheduling.call import Call
+from service.scheduling.sequence import ModelVersion
 from tests.fakes import make_sequence
 
 MODEL = ModelVersion("demo", 1)

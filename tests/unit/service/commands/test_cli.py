@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from service import cli
 from service.commands import demo as module
-from service.generation.resume_tokens import StateKeys
+from service.generation.resume_tokens import read_state_keys
 from service.settings import Settings
 from tests.faults import fill_disk
 from tests.http_server import http_server
@@ -179,10 +179,10 @@ def test_a_key_is_created_once_with_mode_0600(tmp_path, capsys):
     """The command is idempotent, so it can run before each start."""
     path = tmp_path / "key"
     assert cli.main(["state-key", str(path)]) == 0
-    (name,) = StateKeys.read(path).keys
+    (name,) = read_state_keys(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert cli.main(["state-key", str(path)]) == 0
-    assert list(StateKeys.read(path).keys) == [name]
+    assert list(read_state_keys(path)) == [name]
     assert capsys.readouterr().out == f"{path}: created, key {name}\n{path}: exists, key {name}\n"
 
 

@@ -82,8 +82,8 @@ def refuse_more(service, count):
     """Make admission control refuse the next `count` attempts that are not the first of their request."""
     open_admission, refused = service.admission.open, []
 
-    def opening(quota):
-        admission = open_admission(quota)
+    def opening(context):
+        admission = open_admission(context)
         admit, attempts = admission.admit, []
 
         def refusing(costs):

@@ -6,17 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contract.tokenizer import CharacterTokenizer, SubwordTokenizer
-from service.generation.choice import Choice, StopFinder, StopString
+from service.generation.choice import Choice, StopFinder
 from service.generation.logprobs import Logprobs
 from service.scheduling.sequence import Result, Scores
 from tests.unit.contract.test_detokenizers import beginnings
 from tests.unit.contract.test_subwords import BYTE_IDS, BYTES
 
 TOKENIZER = CharacterTokenizer.train("abcd")
-
-
-def stop_strings(stops):
-    return [*map(StopString.of, stops)]
 
 
 def every(size):
@@ -32,7 +28,7 @@ def every(size):
 def test_an_incomplete_character_at_the_end_is_shown_or_completes_a_stop(stops, visible, stopped, num_top):
     """What the detokenizer flushes is searched for stop strings, too, and the offset counts what is visible."""
     subwords = SubwordTokenizer.train([], vocab_size=259)
-    choice = Choice((0, 0), subwords.detokenizer(), stop_strings(stops), backward=False, num_top=num_top)
+    choice = Choice((0, 0), subwords.detokenizer(), stops, backward=False, num_top=num_top)
     choice.take(Result((0, 0), sampled_ids=subwords.encode("ab€")[:-1], finish_reason="length"))
     assert (choice.take_delta(0).text, choice.is_stopped) == (visible, stopped)
 
@@ -60,7 +56,7 @@ def made(ids, stops, sizes, *, backward, num_top=1, tokenizer=SUBWORDS):
 
     Each token has a logprob of its own.
     """
-    stops = stop_strings(stop[::-1] if backward else stop for stop in stops)
+    stops = [stop[::-1] if backward else stop for stop in stops]
     detokenizer = tokenizer.detokenizer(backward=backward)
     choice = Choice((0, 0), detokenizer, stops, backward=backward, num_top=num_top)
     place, deltas = 0, []
@@ -148,7 +144,7 @@ def test_a_text_ends_before_the_first_complete_stop(backward, text, stops, visib
 
 
 def test_only_the_possible_beginning_of_a_stop_string_is_held_back():
-    choice, texts = Choice((0, 0), TOKENIZER.detokenizer(), stop_strings(["cd"]), backward=False), []
+    choice, texts = Choice((0, 0), TOKENIZER.detokenizer(), (["cd"]), backward=False), []
     for text in ("abc", "a"):
         choice.take(Result((0, 0), sampled_ids=TOKENIZER.encode(text)))
         texts.append(choice.take_delta(0).text)
@@ -169,7 +165,7 @@ STOPS = st.lists(st.text("ab", min_size=1, max_size=6), min_size=1, max_size=4)
 @given(text=TEXT, stops=STOPS, data=st.data())
 def test_a_match_is_what_searching_the_whole_text_finds(text, stops, data):
     """The longest stop string at the first end of any; without one, the longest that may still be completed."""
-    finder, place = StopFinder([*map(StopString.of, stops)]), 0
+    finder, place = StopFinder(stops), 0
     found = None
     while place < len(text) and found is None:
         size = data.draw(st.integers(1, 7))
@@ -186,9 +182,7 @@ def test_a_match_is_what_searching_the_whole_text_finds(text, stops, data):
 
 
 def test_a_repetitive_stop_string_is_found_without_rescanning():
-    stop = StopString.of("a" * 999 + "b")
-    assert stop.borders[998] == 998
-    finder = StopFinder([stop])
+    finder = StopFinder(["a" * 999 + "b"])
     assert finder.feed("a" * 5000) is None
     assert finder.num_pending == 999
     assert finder.feed("b") == (1, 1000)

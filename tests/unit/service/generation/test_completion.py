@@ -10,7 +10,7 @@ import pytest
 
 from service.api.body import parse
 from service.api.requests import EmbeddingsRequest
-from service.context import Quota, RequestContext, TokenCharges
+from service.context import RequestContext
 from service.errors import (
     ClientGone,
     DeadlineExceeded,
@@ -222,10 +222,14 @@ def test_a_request_is_charged_before_it_is_enqueued(service):
 def test_a_rejected_request_is_refunded():
     """Admission control decides after the charge, so a request that it refuses gets its tokens back."""
     service, charged = Service(FakeBackend(held=True), max_running=1, max_queued=0), []
-    caller = RequestContext(charge=lambda count, *_: charged.append(count) or (lambda: charged.append(-count)))
-    running = service.engine.start_completion(request(), caller)
+
+    def start():
+        context = RequestContext(charge=lambda count, *_: charged.append(count) or (lambda: charged.append(-count)))
+        return service.engine.start_completion(request(), context)
+
+    running = start()
     with pytest.raises(Overloaded):
-        service.engine.start_completion(request(), caller)
+        start()
     assert charged == [15, 15, -15]
     running.request.close()
     service.backend.release(100)
@@ -234,7 +238,7 @@ def test_a_rejected_request_is_refunded():
 
 @pytest.mark.parametrize(
     ("error", "expected"),
-    [(RateLimited("no"), [10, -10]), (MemoryExhausted("no"), [10, 15, -10, -15]), (InvalidRequest("no"), [10, 15])],
+    [(RateLimited("no"), [10, -10]), (MemoryExhausted("no"), [10, 15, -15, -10]), (InvalidRequest("no"), [10, 15])],
     ids=["rate limit", "memory", "invalid"],
 )
 def test_tokens_stay_charged_only_if_the_request_is_invalid(error, expected):
@@ -247,9 +251,10 @@ def test_tokens_stay_charged_only_if_the_request_is_invalid(error, expected):
         return lambda: charged.append(-count)
 
     def start_request():
-        with TokenCharges(RequestContext(charge=charge), "max_tokens", 5) as charges:
-            for num_prompt_tokens in (5, 5, 20):
-                charges.charge_prompts(num_prompt_tokens)
+        context = RequestContext(charge=charge)
+        with context.refunds_on_failure():
+            for num_tokens in (10, 10, 25):
+                context.charge_up_to(num_tokens, "max_tokens")
             raise error
 
     with pytest.raises(type(error)):
@@ -258,7 +263,7 @@ def test_tokens_stay_charged_only_if_the_request_is_invalid(error, expected):
 
 
 def test_a_limit_names_the_field_of_its_endpoint(service):
-    context = RequestContext(quota=Quota("key", max_queued_tokens=2))
+    context = RequestContext("key", max_queued_tokens=2)
     with pytest.raises(InvalidRequest) as of_embeddings:
         service.engine.start_embedding(embedding("d", "abc"), context)
     with pytest.raises(InvalidRequest) as of_completions:
@@ -511,7 +516,7 @@ def test_cached_tokens_are_reported_and_private_to_a_tenant():
     service = Service(prefix_cache_bytes=10**6)
 
     def cached(*prompts, tenant="anna", **fields):
-        generation = service.engine.start_completion(request(*prompts, **fields), RequestContext(Quota(tenant=tenant)))
+        generation = service.engine.start_completion(request(*prompts, **fields), RequestContext(tenant=tenant))
         results = generation.results()
         generation.request.close()
         assert results == service_without.results(*prompts, **fields)

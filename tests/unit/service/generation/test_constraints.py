@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from service.context import UNLIMITED, Quota, RequestContext
+from service.context import RequestContext
 from service.errors import ClientGone, DeadlineExceeded, InvalidRequest, Overloaded, StateRefused
 from service.generation import resume_tokens
 from service.memory_budget import MemoryBudget
@@ -281,24 +281,24 @@ def test_a_client_that_disconnects_waits_for_no_compilation(held):
 
 
 def test_requests_that_wait_for_the_compiler_count_towards_their_keys_limit(held):
-    quota = Quota("key", max_sequences=2)
+    contexts = [RequestContext("key", max_sequences=2, sender="somebody") for _ in range(3)]
     with ThreadPoolExecutor(2) as pool:
-        waiting = [pool.submit(start, held, quota=quota, timeout_s=1.0) for _ in range(2)]
+        waiting = [pool.submit(start, held, context=each, timeout_s=1.0) for each in contexts[:2]]
         until(lambda: held.admission.num_sequences == 2)
         with pytest.raises(Overloaded, match="2 of 2 sequences for this API key"):
-            start(held, quota=quota)
+            start(held, context=contexts[2])
         assert all(isinstance(each.exception(), DeadlineExceeded) for each in waiting)
     assert held.engine._compiler.senders == ["somebody"] * 2
     assert held.listener.finished_requests == []
 
 
-def start(service, watch=lambda _: None, quota=UNLIMITED, **fields):
+def start(service, watch=lambda _: None, context=None, **fields):
     """Start a request with a pattern, and close it as the routes do."""
     requests = []
     try:
         return service.engine.start_completion(
             request(structured_outputs={"regex": PATTERN}, **fields),
-            RequestContext(quota=quota, sender="somebody"),
+            context or RequestContext(sender="somebody"),
             lambda running: (requests.append(running), watch(running)),
         )
     finally:

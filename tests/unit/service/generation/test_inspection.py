@@ -22,6 +22,16 @@ def looked_into(service, given, **fields):
         builder.request.close()
 
 
+def hidden(found):
+    """Return the hidden states of the only layer."""
+    return found["layers"][0]["values"]["hidden"]
+
+
+def logprobs(found):
+    """Return the fields of the tokens' log probabilities."""
+    return {name: found[name] for name in ("tokens", "token_logprobs", "top_logprobs", "text_offset")}
+
+
 def states_after(token_ids, state=None):
     """Return float32 (tokens, S): the fake model's state after each token."""
     states = []
@@ -38,16 +48,15 @@ TEXT = "thecatsatonthematandthedog"
 def test_every_token_has_its_values_and_logprobs(service):
     found = looked_into(service, TEXT)
     ids = CHARACTERS.encode(TEXT)
-    ((activation, values),) = found.values
-    assert activation == ("hidden", 1, STATE_SIZE)
-    np.testing.assert_array_equal(values, states_after(ids))
-    assert found.positions.tolist() == list(range(len(ids)))
-    assert found.units[1].tolist() == list(range(STATE_SIZE))
-    assert (found.token_ids, found.logprobs.tokens) == (ids, list(TEXT))
+    (layer,) = found["layers"]
+    assert (layer["layer"], layer["units"], [*layer["values"]]) == (1, list(range(STATE_SIZE)), ["hidden"])
+    np.testing.assert_array_equal(hidden(found), states_after(ids))
+    assert found["positions"] == list(range(len(ids)))
+    assert (found["token_ids"], found["tokens"]) == (ids, list(TEXT))
     (echoed,) = service.results(TEXT, echo=True, logprobs=2, max_tokens=0)
-    assert found.logprobs == echoed.logprobs
-    assert len(found.expected) == 2
-    assert found.state == []
+    assert logprobs(found) == vars(echoed.logprobs)
+    assert len(found["expected"]) == 2
+    assert "state" not in layer
     assert {call.signature for call in service.backend.calls} == {"inspect", "score"}
 
 
@@ -58,9 +67,9 @@ def test_values_of_a_text_read_backward_are_in_reading_order(service, backward, 
     found = looked_into(service, TEXT, model=model, go_backwards=go_backwards)
     ids = CHARACTERS.encode(TEXT)
     expected = states_after(ids) if backward and go_backwards else states_after(ids[::-1])[::-1]
-    np.testing.assert_array_equal(found.values[0][1], expected)
-    assert found.logprobs.tokens == list(TEXT)
-    assert [score is None for score in found.logprobs.token_logprobs].index(True) == (
+    np.testing.assert_array_equal(hidden(found), expected)
+    assert found["tokens"] == list(TEXT)
+    assert [score is None for score in found["token_logprobs"]].index(True) == (
         0 if backward and go_backwards else len(ids) - 1
     )
 
@@ -69,16 +78,16 @@ def test_return_sequences_off_returns_the_token_read_last(service):
     ids = CHARACTERS.encode(TEXT)
     for go_backwards, place, read in ((False, len(ids) - 1, ids), (True, 0, ids[::-1])):
         found = looked_into(service, TEXT, return_sequences=False, go_backwards=go_backwards)
-        assert found.positions.tolist() == [place]
-        np.testing.assert_array_equal(found.values[0][1], states_after(read)[-1:])
-        assert len(found.logprobs.tokens) == len(ids)
+        assert found["positions"] == [place]
+        np.testing.assert_array_equal(hidden(found), states_after(read)[-1:])
+        assert len(found["tokens"]) == len(ids)
 
 
 def test_return_state_returns_every_unit_whatever_is_included(service):
     found = looked_into(service, TEXT, return_state=True, max_units=1, max_positions=1, include=())
-    ((activation, state),) = found.state
-    assert (activation.kind, activation.layer, found.values) == ("hidden", 1, [])
-    np.testing.assert_array_equal(state, states_after(CHARACTERS.encode(TEXT))[-1])
+    (layer,) = found["layers"]
+    assert (layer["layer"], layer["units"], layer["values"]) == (1, [], {})
+    np.testing.assert_array_equal(layer["state"]["hidden"], states_after(CHARACTERS.encode(TEXT))[-1])
 
 
 @pytest.mark.parametrize(
@@ -93,9 +102,10 @@ def test_max_positions_and_max_units_only_select_values(service):
     """The selected values are those of the whole result, and logprobs are still of all tokens."""
     whole = looked_into(service, TEXT)
     some = looked_into(service, TEXT, max_positions=7, max_units=2)
-    assert (len(some.positions), some.units[1].tolist()) == (7, [0, STATE_SIZE - 1])
-    np.testing.assert_array_equal(some.values[0][1], whole.values[0][1][some.positions][:, some.units[1]])
-    assert some.logprobs == whole.logprobs
+    units = some["layers"][0]["units"]
+    assert (len(some["positions"]), units) == (7, [0, STATE_SIZE - 1])
+    np.testing.assert_array_equal(hidden(some), hidden(whole)[some["positions"]][:, units])
+    assert logprobs(some) == logprobs(whole)
 
 
 def test_input_is_read_after_a_resumed_state(service):
@@ -104,17 +114,17 @@ def test_input_is_read_after_a_resumed_state(service):
     found = looked_into(service, "xyz", state=first.resume_token, model=None)
     drawn = CHARACTERS.encode("abc" + first.text)
     expected = states_after(CHARACTERS.encode("xyz"), states_after(drawn)[-1])
-    np.testing.assert_array_equal(found.values[0][1], expected)
-    assert found.logprobs.token_logprobs[0] is not None
-    assert found.logprobs.tokens == list("xyz")
+    np.testing.assert_array_equal(hidden(found), expected)
+    assert found["token_logprobs"][0] is not None
+    assert found["tokens"] == list("xyz")
     with pytest.raises(StateRefused, match="state must be of model 'words'"):
         looked_into(service, "xyz", state=first.resume_token, model="words")
 
 
 def test_empty_input_has_no_values_but_expected_tokens(service):
     found = looked_into(service, "")
-    assert (found.token_ids, found.positions.tolist(), found.values[0][1].shape) == ([], [], (0, STATE_SIZE))
-    assert len(found.expected) == 2
+    assert (found["token_ids"], found["positions"], hidden(found).shape) == ([], [], (0, STATE_SIZE))
+    assert len(found["expected"]) == 2
 
 
 @pytest.mark.parametrize(
@@ -129,7 +139,7 @@ def test_an_unknown_layer_or_too_many_values_are_refused(service, fields, messag
     service.engine._limits = LIMITS.model_copy(update={"max_inspect_values": 150})
     with pytest.raises(InvalidRequest, match=message):
         looked_into(service, **{"given": "abc", **fields})
-    assert looked_into(service, "x" * 40, max_positions=37).positions[-1] == 39
+    assert looked_into(service, "x" * 40, max_positions=37)["positions"][-1] == 39
 
 
 def test_token_ids_that_the_model_does_not_have_are_refused(service):

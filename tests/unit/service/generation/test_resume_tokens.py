@@ -8,8 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import ConfigurationError, StateRefused
-from service.generation.resume_tokens import Checkpoint, ResumePoint, ResumeTokens, StateKeys, key_file, make_key_file
-from service.params import ModelVersion
+from service.generation.choice import Progress
+from service.generation.resume_tokens import (
+    Checkpoint,
+    ResumeTokens,
+    key_file,
+    make_key_file,
+    read_state_keys,
+    state_keys,
+)
+from service.scheduling.sequence import ModelVersion
 
 FLOATS = st.lists(st.floats(width=32), min_size=1, max_size=20)
 IDS = st.lists(st.integers(0, 2**31 - 1), max_size=20)
@@ -28,9 +36,9 @@ def saved(
     """Return a checkpoint; fields that are passed replace the defaults."""
     ids = np.array([token_id for token_id, _ in counts], np.int32)
     numbers = np.array([number for _, number in counts], np.float32)
-    point = ResumePoint(np.array(state, np.float32), np.array(unread_ids, np.int32), num_sampled)
+    point = np.array(state, np.float32), np.array(unread_ids, np.int32), num_sampled
     return Checkpoint(
-        ModelVersion("demo", 3), "ab" * 32, point, seed, random_stream, detokenizer, held_back, (ids, numbers)
+        ModelVersion("demo", 3), "ab" * 32, *point, seed, random_stream, detokenizer, held_back, (ids, numbers)
     )
 
 
@@ -50,10 +58,10 @@ def test_a_checkpoint_is_unchanged_after_a_round_trip(
     """Every bit of the state, NaN and -0.0 included, and every other field."""
     text = saved(state, unread_ids, position, seed, stream, detokenizer, held_back, counts)
     back = Checkpoint.from_bytes(text.to_bytes())
-    assert back.point.state.tobytes() == text.point.state.tobytes()
-    assert back.point.unread_ids.tolist() == list(unread_ids)
+    assert back.state.tobytes() == text.state.tobytes()
+    assert back.unread_ids.tolist() == list(unread_ids)
     assert [array.tolist() for array in back.token_counts] == [array.tolist() for array in text.token_counts]
-    assert [array.dtype for array in (back.point.state, back.point.unread_ids, *back.token_counts)] == [
+    assert [array.dtype for array in (back.state, back.unread_ids, *back.token_counts)] == [
         np.float32,
         np.int32,
         np.int32,
@@ -61,8 +69,8 @@ def test_a_checkpoint_is_unchanged_after_a_round_trip(
     ]
     for name in ("model", "weights_sha256", "seed", "random_stream", "detokenizer", "held_back"):
         assert getattr(back, name) == getattr(text, name)
-    assert back.point.num_sampled == position
-    assert back.point.state.flags.writeable
+    assert back.num_sampled == position
+    assert back.state.flags.writeable
 
 
 @pytest.mark.parametrize("stream", [0, 3, 2**64 - 1])
@@ -81,17 +89,19 @@ def test_branch_0_keeps_the_random_stream_and_the_others_are_new(stream):
     assert all(0 <= branch < 2**64 for branch in streams)
 
 
-def test_a_resume_point_advances_with_or_without_a_new_state():
-    point = ResumePoint(np.zeros(2, np.float32), np.array([4, 5], np.int32), 10)
-    kept = point.after([6, 7], None)
-    assert (kept.unread_ids.tolist(), kept.num_sampled, kept.state is point.state) == ([4, 5, 6, 7], 12, True)
-    moved = kept.after([8, 9, 1], np.ones(2, np.float32))
-    assert (moved.unread_ids.tolist(), moved.num_sampled, moved.state.tolist()) == ([1], 15, [1, 1])
+def test_progress_advances_with_or_without_a_new_state():
+    state = np.zeros(2, np.float32)
+    progress = Progress(state, np.array([4, 5], np.int32), 10, 20, None, None, None)
+    progress.advance([6, 7], None)
+    assert (progress.unread_ids.tolist(), progress.num_sampled, progress.state is state) == ([4, 5, 6, 7], 12, True)
+    progress.advance([8, 9, 1], np.ones(2, np.float32))
+    assert (progress.unread_ids.tolist(), progress.num_sampled, progress.state.tolist()) == ([1], 15, [1, 1])
+    assert progress.num_left == 15
 
 
 NOW = 1_800_000_000.0
 OLD, NEW = b"o" * 40, b"n" * 40
-KEYS = StateKeys.of([NEW, OLD])
+KEYS = state_keys(NEW, OLD)
 
 
 def tokens(keys=KEYS, now=NOW, max_age_s=100.0):
@@ -111,8 +121,8 @@ def refusal(token, tenant="anna", **how):
 
 def test_a_token_opens_for_its_tenant():
     text = tokens().open(TOKEN, "anna")
-    assert text.point.state.tolist() == [0.5, -1.0]
-    assert (text.seed, text.point.num_sampled) == (5, 3)
+    assert text.state.tolist() == [0.5, -1.0]
+    assert (text.seed, text.num_sampled) == (5, 3)
     assert tokens().open(tokens().seal(saved(seed=9), ""), "").seed == 9
 
 
@@ -134,7 +144,7 @@ def test_each_reason_for_refusing_a_token_has_an_error_code():
         refusal(TOKEN, "bert"),
         refusal(altered),
         refusal(TOKEN, now=NOW + 101),
-        refusal(TOKEN, keys=StateKeys.of([OLD])),
+        refusal(TOKEN, keys=state_keys(OLD)),
         refusal(cut),
         refusal("x" * 1_000_000),
         refusal(""),
@@ -168,11 +178,11 @@ def test_a_token_from_the_future_is_accepted(back_s):
 
 def test_keys_are_rotated_without_refusing_tokens():
     """The first key of a file signs and all of them verify; a token of a removed key is refused."""
-    old = tokens(StateKeys.of([OLD])).seal(saved(), "anna")
+    old = tokens(state_keys(OLD)).seal(saved(), "anna")
     assert tokens().open(old, "anna").seed == 5
     assert TOKEN.split(".")[1] != old.split(".")[1]
-    assert tokens(StateKeys.of([OLD, NEW])).open(TOKEN, "anna").seed == 5
-    assert refusal(old, keys=StateKeys.of([NEW])).code == "state_key_unknown"
+    assert tokens(state_keys(OLD, NEW)).open(TOKEN, "anna").seed == 5
+    assert refusal(old, keys=state_keys(NEW)).code == "state_key_unknown"
 
 
 @pytest.mark.parametrize(
@@ -190,7 +200,7 @@ def test_the_error_for_an_invalid_key_file_contains_no_key(tmp_path, content, co
     if content is not None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ConfigurationError, match=complaint) as info:
-        StateKeys.read(path)
+        read_state_keys(path)
     assert str(path) in str(info.value)
     assert "aaaa" not in str(info.value)
 
@@ -204,7 +214,7 @@ def test_a_key_file_is_created_once_with_mode_600(tmp_path):
     assert path.read_text() == before
     assert path.stat().st_mode & 0o777 == 0o600
     make_key_file(tmp_path / "other.key")
-    assert StateKeys.read(path).keys.keys() != StateKeys.read(tmp_path / "other.key").keys.keys()
+    assert read_state_keys(path).keys() != read_state_keys(tmp_path / "other.key").keys()
 
 
 def test_a_changed_key_file_is_reloaded(tmp_path, caplog):
@@ -215,12 +225,12 @@ def test_a_changed_key_file_is_reloaded(tmp_path, caplog):
     first = keys()
     path.write_text("# newest first\n" + "n" * 40 + "\n" + "o" * 40 + "\n")
     second = keys()
-    assert [*second.keys.values()] == [NEW, OLD]
-    assert list(second.keys)[1:] == list(first.keys)
+    assert [*second.values()] == [NEW, OLD]
+    assert list(second)[1:] == list(first)
     path.write_text("short\n")
     assert keys() is second
     path.unlink()
     assert keys() is keys() is second
     assert len([record for record in caplog.records if record.levelname == "ERROR"]) == 2
     path.write_text("o" * 40 + "\n")
-    assert [*keys().keys.values()] == [OLD]
+    assert [*keys().values()] == [OLD]

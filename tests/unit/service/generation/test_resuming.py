@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.context import Quota, RequestContext
+from service.context import RequestContext
 from service.errors import DeadlineExceeded, InvalidRequest, ShuttingDown, StateRefused
-from service.params import ModelVersion
+from service.scheduling.sequence import ModelVersion
 from tests.fakes import END, FakeBackend
 from tests.unit.service.engines import CHARACTERS, Service, request
 
@@ -30,7 +30,7 @@ def service():
 def ask(service, *prompts, tenant="", **fields):
     """Return the results of a request that asks for resume tokens."""
     generation = service.engine.start_completion(
-        request(*prompts, **{"return_state": True, **fields}), RequestContext(Quota(tenant=tenant))
+        request(*prompts, **{"return_state": True, **fields}), RequestContext(tenant=tenant)
     )
     try:
         return generation.results()
@@ -272,8 +272,8 @@ def test_a_finished_sequence_resumes_after_its_eos_token(service):
         if first.finish_reason == "stop":
             break
     saved = opened(service, first)
-    assert saved.point.unread_ids.tolist() == [END]
-    num_generated = saved.point.num_sampled
+    assert saved.unread_ids.tolist() == [END]
+    num_generated = saved.num_sampled
     drawn = [CHARACTERS.tokens.index(token) for token in first.logprobs.tokens]
     assert num_generated == len(drawn) + 1
     (after,) = ask(service, "xyz", state=first.resume_token, seed=1, max_tokens=0, echo=True, logprobs=0)
@@ -286,8 +286,8 @@ def test_a_checkpoint_has_few_unread_tokens(service):
     for _ in range(2):
         (first,) = ask(service, "abcdefghijklmnopqrstuvwxyz", seed=1, max_tokens=TOTAL)
         (cut,) = ask(service, "abcdefghijklmnopqrstuvwxyz", seed=1, max_tokens=TOTAL, stop=[first.text[1:3]])
-        assert len(opened(service, first).point.unread_ids) == 1
-        assert len(opened(service, cut).point.unread_ids) < 10
+        assert len(opened(service, first).unread_ids) == 1
+        assert len(opened(service, cut).unread_ids) < 10
 
 
 def test_a_checkpoint_has_the_token_counts_that_penalties_need(service):
@@ -421,7 +421,7 @@ def test_a_deadline_during_prefill_loses_no_held_back_text(service, model):
     slow.scheduler.stop()
     assert rest.text == ("xyz" * 9 + ending if "backward" in model else ending + "xyz" * 9)
     # One slice of the prompt has been read.
-    assert len(opened(service, rest).point.unread_ids) == 12
+    assert len(opened(service, rest).unread_ids) == 12
     later = parts(service, model, [9], state=rest.resume_token)[0]
     generation = service.engine.start_completion(
         request(**{**fields, "logprobs": None, "echo": False}), RequestContext()
@@ -444,7 +444,7 @@ def test_unread_tokens_of_a_checkpoint_do_not_count_as_cached(service):
     known = []
     for _ in range(2):
         generation = service.engine.start_completion(
-            request("uvwuvw", state=first.resume_token, seed=None, max_tokens=3), RequestContext(Quota(tenant=""))
+            request("uvwuvw", state=first.resume_token, seed=None, max_tokens=3), RequestContext(tenant="")
         )
         generation.results()
         known.append((generation.request.num_prompt_tokens, generation.request.num_cached_tokens))

@@ -6,7 +6,7 @@ import pytest
 
 from service.backends.replicas import Replicas
 from service.errors import ModelLoading, ModelNotFound, ServerBusy
-from service.params import ModelVersion
+from service.scheduling.sequence import ModelVersion
 from tests.registries import LOADING, FakeServer, PolledRegistry, add, label, only
 from tests.waiting import until
 

@@ -5,7 +5,7 @@ import pytest
 from contract.card import GeneratorCard, PrecisionCheck
 from service.models import precision
 from service.models.precision import MAX_DIFFERENCE, MIN_UNITS, choose_precision
-from service.params import ModelVersion
+from service.scheduling.sequence import ModelVersion
 from tests.registries import FakeServer, PolledRegistry, add, only
 from tests.unit.contract.test_card import FIELDS
 

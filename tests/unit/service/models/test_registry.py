@@ -9,7 +9,7 @@ import pytest
 from service.backends.determinism_probe import Probe
 from service.backends.replicas import Replicas
 from service.errors import BackendUnavailable, InvalidRequest, InvalidResponse, ModelLoading, ModelNotFound
-from service.params import ModelVersion
+from service.scheduling.sequence import ModelVersion
 from tests.registries import FakeServer, PolledRegistry, add, label, only
 
 

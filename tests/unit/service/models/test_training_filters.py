@@ -8,7 +8,7 @@ import pytest
 from service.errors import TrainingFilterUnusable
 from service.models import training_filters
 from service.models.training_filters import TrainingFilters
-from service.params import ModelVersion
+from service.scheduling.sequence import ModelVersion
 from tests.unit.contract.test_training_filter import of_spans
 
 FILTER = of_spans(range(50), 10)

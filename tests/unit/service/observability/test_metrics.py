@@ -17,8 +17,8 @@ from service.memory_budget import MemoryBudget
 from service.observability import scrape
 from service.observability.metrics import Metrics
 from service.observability.scrape import serve_metrics
-from service.params import ModelVersion
 from service.scheduling.prefix_cache import Prefix, PrefixCache
+from service.scheduling.sequence import ModelVersion
 from tests.fakes import make_sequence
 from tests.metrics import DEMO, happen, make_call, watch
 from tests.waiting import until
@@ -60,7 +60,7 @@ def get(address, path="/metrics", **headers):
 
 def test_the_state_is_read_at_the_scrape(metrics):
     """The first scrape has a zero for each reason, so that an increase is one; a version without load reports zero."""
-    loads, budget, cache = [(DEMO, 5, 7)], MemoryBudget(10_000_000), PrefixCache(1000)
+    loads, budget, cache = {DEMO: (5, 7)}, MemoryBudget(10_000_000), PrefixCache(1000)
     counts, backends = {"busy": 0, "batching": 0}, [("a:1", True, 0.0), ("b:1", True, 0.0), ("c:1", False, 75.5)]
     watch(
         metrics,
@@ -259,7 +259,7 @@ def test_a_failed_scrape_is_logged_and_the_next_one_succeeds(metrics, server, ca
     def loads():
         if failures:
             raise failures.pop()
-        return []
+        return {}
 
     watch(metrics, loads=loads)
     with caplog.at_level(logging.ERROR), pytest.raises(http.client.HTTPException):

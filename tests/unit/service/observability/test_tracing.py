@@ -16,8 +16,8 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from service.errors import BackendUnavailable, InvalidRequest, VersionGone
 from service.observability.tracing import RPC, Tracing
-from service.params import ModelVersion
 from service.scheduling.call import Call
+from service.scheduling.sequence import ModelVersion
 from tests.fakes import make_sequence
 from tests.http_server import http_server
 from tests.paths import ROOT

@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.limits import Limits
+from service.settings import Settings
 from tests.fakes import FakeBackend, FakeObserver
 from tests.unit.service.scheduling.sequences import CountingScheduler
 
@@ -14,7 +14,7 @@ def start():
 
     def start_one(backend=None, observer=None, **limits):
         limits = {"prefix_cache_bytes": 0, **limits}
-        scheduler = CountingScheduler(backend or FakeBackend(), Limits(**limits), observer or FakeObserver())
+        scheduler = CountingScheduler(backend or FakeBackend(), Settings(**limits), observer or FakeObserver())
         scheduler.start()
         running.append(scheduler)
         return scheduler

@@ -7,11 +7,11 @@ from functools import partial
 
 import numpy as np
 
-from service.limits import Limits
-from service.params import ModelVersion, SamplingParams
 from service.scheduling.batching import BatchLimits
+from service.scheduling.sampling import SamplingParams
 from service.scheduling.scheduler import Scheduler
-from service.scheduling.sequence import Sequence
+from service.scheduling.sequence import ModelVersion, Sequence
+from service.settings import Settings
 from tests.fakes import END, STATE_SIZE, FakeBackend, FakeObserver
 
 SHAPES = BatchLimits(batch_sizes=(8, 16), max_steps=8, max_length=16)
@@ -50,7 +50,7 @@ class Text:
             seed=seed,
             random_stream=choice,
             end_id=end_id,
-            results=self.events,
+            deliver=self.events.put,
             state=np.zeros(STATE_SIZE, np.float32),
             seen_ids=np.zeros(0, np.int32),
             **more,
@@ -70,7 +70,7 @@ class Text:
 
 def alone(**wanted):
     """Return the outcome of a sequence in an idle scheduler, with one decode step per call."""
-    scheduler = Scheduler(FakeBackend(), Limits(prefix_cache_bytes=0), FakeObserver())
+    scheduler = Scheduler(FakeBackend(), Settings(prefix_cache_bytes=0), FakeObserver())
     scheduler.start()
     text = Text(**wanted)
     scheduler.submit([[text.sequence]], BatchLimits((8,), 1, 4))

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from service.context import Quota
+from service.context import RequestContext
 from service.errors import InvalidRequest, Overloaded
 from service.scheduling.admission import AdmissionControl
 
@@ -47,26 +47,26 @@ def test_a_full_server_refuses_requests_until_sequences_finish(count, cost, need
 )
 def test_a_quota_limits_its_own_key_only(limits, message):
     admissions = control()
-    held = [admissions.open(Quota("greedy", *limits)) for _ in range(2)]
+    held = [admissions.open(RequestContext("greedy", *limits)) for _ in range(2)]
     for request in held:
         request.admit([10])
     with pytest.raises(Overloaded, match=message):
-        admissions.open(Quota("greedy", *limits)).admit([10])
-    assert len(admissions.open(Quota("modest", *limits)).admit([10])) == 1
+        admissions.open(RequestContext("greedy", *limits)).admit([10])
+    assert len(admissions.open(RequestContext("modest", *limits)).admit([10])) == 1
 
 
 @pytest.mark.parametrize(
-    ("quota", "cost", "message"),
+    ("context", "cost", "message"),
     [
-        (Quota(), 101, r"at most 100 tokens \(prompt tokens \+ max_tokens\) on this server, got 101"),
-        (Quota("key", None, 8), 9, r"at most 8 tokens \(.*\) for this API key, got 9"),
+        (RequestContext(), 101, r"at most 100 tokens \(prompt tokens \+ max_tokens\) on this server, got 101"),
+        (RequestContext("key", None, 8), 9, r"at most 8 tokens \(.*\) for this API key, got 9"),
     ],
     ids=["server", "key"],
 )
-def test_a_sequence_that_alone_exceeds_a_limit_is_invalid(quota, cost, message):
+def test_a_sequence_that_alone_exceeds_a_limit_is_invalid(context, cost, message):
     """A retry would never succeed, so the error is not `Overloaded`."""
     with pytest.raises(InvalidRequest, match=message) as caught:
-        control().open(quota).require_possible(cost)
+        control().open(context).require_possible(cost)
     assert caught.value.param == "max_tokens"
 
 
@@ -98,13 +98,13 @@ def test_requests_with_many_choices_share_equally():
 
 
 @pytest.mark.parametrize(
-    ("quota", "admitted"),
-    [(Quota("key", 10, None), 6), (Quota("key", 1, None), 1), (Quota("key", None, 45), 3)],
-    ids=repr,
+    ("context", "admitted"),
+    [(RequestContext("key", 10, None), 6), (RequestContext("key", 1, None), 1), (RequestContext("key", None, 45), 3)],
+    ids=["sequences", "one sequence", "tokens"],
 )
-def test_a_request_larger_than_its_keys_limit_is_admitted_in_parts(quota, admitted):
+def test_a_request_larger_than_its_keys_limit_is_admitted_in_parts(context, admitted):
     admissions = control(1000, 10_000)
-    request = admissions.open(quota)
+    request = admissions.open(context)
     releases = request.admit([10] * 11)
     assert len(releases) == admitted
     for release in releases:
@@ -117,7 +117,7 @@ def test_concurrent_requests_never_exceed_a_limit():
 
     def come_and_go(_):
         for _ in range(300):
-            request = admissions.open(Quota("key", 4))
+            request = admissions.open(RequestContext("key", 4))
             try:
                 releases = request.admit([1, 1])
             except Overloaded:

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from service.params import ModelVersion, SamplingParams
 from service.scheduling.batching import (
     DECODES_BETWEEN_LONG_PREFILLS,
     FIRST_DECODE_STEPS,
@@ -15,6 +14,8 @@ from service.scheduling.batching import (
     fit_below,
     steps_for,
 )
+from service.scheduling.sampling import SamplingParams
+from service.scheduling.sequence import ModelVersion
 from tests.fakes import make_sequence
 
 LIMITS = BatchLimits(batch_sizes=(8, 16, 24, 32, 40, 48, 56, 64), max_steps=128, max_length=128)

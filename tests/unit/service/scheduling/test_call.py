@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from service.errors import InternalError
-from service.params import ModelVersion
 from service.scheduling import constraints
 from service.scheduling.call import Call
+from service.scheduling.sequence import ModelVersion
 from tests.fakes import COMPUTE, make_sequence
 
 MODEL = ModelVersion("demo", 3)

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from service.errors import BackendUnavailable, InternalError
-from service.params import ModelVersion
+from service.scheduling.sequence import ModelVersion
 from tests.fakes import FakeBackend, FakeObserver
 from tests.unit.service.scheduling.sequences import SHAPES, Text, alone
 from tests.waiting import until
@@ -175,11 +175,11 @@ def test_a_model_in_an_outage_keeps_one_slot_only_while_others_wait(start):
     waiting = [Text(model=broken, seed=seed) for seed in range(9)]
     for text in waiting:
         submit(scheduler, [text])
-    until(lambda: any(load.running == 4 for load in scheduler.loads))
+    until(lambda: any(running == 4 for running, _ in scheduler.loads.values()))
     others = [Text(model=healthy, seed=seed) for seed in range(9)]
     for text in others:
         submit(scheduler, [text])
-    until(lambda: {load.version: load.running for load in scheduler.loads} == {broken: 1, healthy: 3})
+    until(lambda: {key: running for key, (running, _) in scheduler.loads.items()} == {broken: 1, healthy: 3})
     backend.release(10_000)
     assert [text.finish() for text in others] == [alone(seed=seed) for seed in range(9)]
     assert all(text.events.empty() for text in waiting)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from service.errors import BackendUnavailable, InternalError, ShuttingDown
-from service.params import ModelVersion, SamplingParams
 from service.scheduling.batching import BatchLimits
+from service.scheduling.sampling import SamplingParams
+from service.scheduling.sequence import ModelVersion
 from tests.fakes import END, STATE_SIZE, FakeBackend, FakeObserver, fake_step
 from tests.unit.service.scheduling.sequences import PENALTY, SHAPES, Text, alone
 from tests.waiting import until
@@ -17,7 +18,7 @@ from tests.waiting import until
 
 def test_a_sequence_is_that_of_prefill_and_sampling_step_by_step():
     """Each token follows from the state after the token before and from its uniform."""
-    from service.scheduling.random_numbers import uniforms
+    from service.scheduling.sampling import uniforms
 
     token_ids, reason = alone(prompt=(5, 6, 7), max_tokens=12, seed=3)
     state, last, expected = np.zeros(STATE_SIZE, np.float32), 7, []
@@ -57,11 +58,11 @@ def test_prompts_that_follow_ended_sequences_share_a_prefill_call(start, monkeyp
     for text in old:
         text.finish() if end == "finished" else text.events.get(timeout=10)
     scheduler.cancel([text.sequence for text in old])
-    until(lambda: sum(load.running for load in scheduler.loads) == 0)
+    until(lambda: sum(running for running, _ in scheduler.loads.values()) == 0)
     num_calls = len(backend.calls)
     new = [Text(prompt=(3, 4, 5), seed=seed) for seed in range(8)]
     scheduler.submit([[new[0].sequence]], SHAPES)
-    until(lambda: [load.running for load in scheduler.loads] == [1])
+    until(lambda: [running for running, _ in scheduler.loads.values()] == [1])
     scheduler.submit([[text.sequence] for text in new[1:]], SHAPES)
     for text in new:
         text.finish()
@@ -78,7 +79,7 @@ def test_a_prompt_starts_although_an_expected_one_does_not_come(start, monkeypat
         text.finish()
     scheduler.submit([[texts[2].sequence]], SHAPES)
     assert texts[2].finish() == alone(prompt=(3, 4, 5))
-    until(lambda: scheduler.loads == ())
+    until(lambda: scheduler.loads == {})
 
 
 def test_a_wait_that_ends_while_events_are_delivered_is_noticed(start, monkeypatch):
@@ -96,7 +97,7 @@ def test_a_wait_that_ends_while_events_are_delivered_is_noticed(start, monkeypat
     scheduler.submit([[text.sequence] for text in texts[:2]], SHAPES)
     for text in texts[:2]:
         text.finish()
-    until(lambda: sum(load.running for load in scheduler.loads) == 0)
+    until(lambda: sum(running for running, _ in scheduler.loads.values()) == 0)
     is_slow.set()
     scheduler.submit([[texts[2].sequence]], SHAPES)
     assert texts[2].finish() == alone(prompt=(3, 4, 5), max_tokens=1)
@@ -206,7 +207,7 @@ def test_a_busy_model_leaves_calls_to_another(start):
         backend.step()
     late = Text(model=other, max_tokens=40)
     scheduler.submit([[late.sequence]], SHAPES)
-    until(lambda: any(load.version == other and load.waiting + load.running for load in scheduler.loads))
+    until(lambda: any(scheduler.loads.get(other, ())))
     begun = len(backend.calls)
     for _ in range(40):
         backend.step()
@@ -308,11 +309,11 @@ def test_loads_count_the_running_and_waiting_sequences(start):
     texts = [Text(seed=i, max_tokens=3) for i in range(5)]
     for text in texts:
         scheduler.submit([[text.sequence]], SHAPES)
-    until(lambda: [(load.running, load.waiting) for load in scheduler.loads] == [(2, 3)])
+    until(lambda: list(scheduler.loads.values()) == [(2, 3)])
     backend.release(1000)
     for text in texts:
         text.finish()
-    until(lambda: scheduler.loads == () or scheduler.loads[0].running == 0)
+    until(lambda: not any(running for running, _ in scheduler.loads.values()))
 
 
 CACHE = {"prefix_cache_bytes": 10**6}

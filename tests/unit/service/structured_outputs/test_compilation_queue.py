@@ -2,7 +2,7 @@
 
 from concurrent.futures import Future
 
-from service.structured_outputs.compilation_queue import MAX_SENDERS, CompilationQueue
+from service.structured_outputs.compiler_pool import MAX_SENDERS, CompilationQueue
 
 
 def put(queue, *senders, is_slow=False):

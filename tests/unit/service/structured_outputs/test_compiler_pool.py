@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 
 from service.errors import InternalError, Overloaded
-from service.limits import Limits
+from service.settings import Settings
 from service.structured_outputs import compiler_pool as module
 from service.structured_outputs import compiler_process
 from service.structured_outputs.automata import CompilationLimits, TokenTexts, compile_automaton
 from service.structured_outputs.compiler_pool import FAST_S, MAX_MEMORY_BYTES, CompilerPool
-from service.structured_outputs.compiler_process import CompilerProcess, Failure, Job, LimitExceeded
+from service.structured_outputs.compiler_process import CompilerProcess, Job, LimitExceeded
 from service.structured_outputs.json_schema import SchemaError
 from service.structured_outputs.patterns import Pattern
 from service.structured_outputs.regex_syntax import PatternError
@@ -68,7 +68,7 @@ def make_compiler():
     made = []
 
     def make(*scripted, **limits):
-        made.append(CompilerPool(Limits(**limits), FakeListener()))
+        made.append(CompilerPool(Settings(**limits), FakeListener().compiled))
         made[-1]._processes.update(zip((False, True), scripted, strict=False))
         return made[-1]
 
@@ -88,7 +88,7 @@ def test_a_pattern_is_compiled_once(make_compiler):
 
 def test_a_pattern_that_exceeds_a_limit_is_repeated_once_with_the_whole_limits(make_compiler):
     error = LimitExceeded("takes more than 256 MiB of memory to compile")
-    busy = Failure(Overloaded, "the machine is too busy")
+    busy = Overloaded("the machine is too busy")
     fast, slow = ScriptedProcess(LimitExceeded("takes more"), busy), ScriptedProcess(error)
     compiler = make_compiler(fast, slow, max_pattern_s=3)
     for texts in (lambda: TEXTS, no_texts):
@@ -97,12 +97,12 @@ def test_a_pattern_that_exceeds_a_limit_is_repeated_once_with_the_whole_limits(m
     assert compiler.compile(regex("b"), "model", lambda: TEXTS).num_states == 1
     assert [(each.timeout_s, each.max_memory_bytes >> 20) for each in fast.jobs] == [(FAST_S, 64)] * 2
     assert [(each.timeout_s, each.max_memory_bytes >> 20) for each in slow.jobs] == [(3, 256)] * 2
-    assert [is_refused for _, is_refused in compiler._observer.compilations] == [True, False]
+    assert [is_refused for _, is_refused in compiler._compiled.__self__.compilations] == [True, False]
 
 
 def test_an_interrupted_compilation_is_paused_and_then_repeated(make_compiler, monkeypatch):
     """The machine may be less busy then: its failure says nothing about the pattern."""
-    busy = Failure(Overloaded, "the machine is too busy")
+    busy = Overloaded("the machine is too busy")
     compiler = make_compiler(ScriptedProcess(busy, busy), ScriptedProcess(busy, busy))
     for texts in (lambda: TEXTS, no_texts):
         with pytest.raises(Overloaded, match=r"not compiled: the machine is too busy; try again in \d+ s") as paused:
@@ -249,9 +249,9 @@ def child_of(process):
 @pytest.mark.parametrize(
     ("number", "failure"),
     [
-        (signal.SIGKILL, Failure(Overloaded, "the kernel killed its process")),
-        (signal.SIGALRM, Failure(Overloaded, "the machine is too busy")),
-        (signal.SIGSEGV, Failure(InternalError, "its process ended with SIGSEGV")),
+        (signal.SIGKILL, Overloaded("the kernel killed its process")),
+        (signal.SIGALRM, Overloaded("the machine is too busy")),
+        (signal.SIGSEGV, InternalError("its process ended with SIGSEGV")),
     ],
     ids=lambda value: getattr(value, "name", ""),
 )
@@ -263,7 +263,7 @@ def test_a_fork_that_ends_early_is_a_failure_and_not_an_error_of_the_pattern(pro
             until(lambda: os.sched_getscheduler(child) == os.SCHED_IDLE)
             assert os.sched_getscheduler(process.process.pid) == os.SCHED_OTHER
         os.kill(child, number)
-        assert bomb.result(timeout=30) == failure
+        assert repr(bomb.result(timeout=30)) == repr(failure)
 
 
 def test_a_lost_process_is_started_again(process):
@@ -274,7 +274,7 @@ def test_a_lost_process_is_started_again(process):
         bomb = pool.submit(process.run, job(BOMB))
         child = child_of(process)
         process.process.kill()
-        assert bomb.result(timeout=30) == Failure(InternalError, "the compiler exited unexpectedly")
+        assert repr(bomb.result(timeout=30)) == repr(InternalError("the compiler exited unexpectedly"))
         # The fork that compiled ends, too.
         until(lambda: not is_running(child))
     assert process.run(job(regex("b"))).num_states == 1
@@ -287,7 +287,7 @@ def test_a_stopped_process_is_killed(process, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(compiler_process, "RESPONSE_S", 0.1)
         outcome = process.run(job(regex("b"), wall_timeout_s=0.1))
-    assert outcome == Failure(Overloaded, "the compiler did not respond")
+    assert repr(outcome) == repr(Overloaded("the compiler did not respond"))
     assert stopped.returncode == -signal.SIGKILL
     assert process.run(job(regex("ab"))).num_states == 2
 

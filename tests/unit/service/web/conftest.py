@@ -16,9 +16,7 @@ from service.models.embedding_vectors import VectorFiles
 from service.observability.metrics import Metrics
 from service.reports import Reports
 from service.settings import Settings
-from service.web.blueprint import build_blueprint
-from service.web.endpoint import Services, ShutdownGate
-from service.web.error_handlers import register_error_handlers
+from service.web.endpoint import Services, build_blueprint
 from service.web.middleware import Middleware
 from tests.fakes import FakeBackend
 from tests.unit.service.engines import Service
@@ -37,7 +35,7 @@ class Site:
     Attributes:
         client: Flask's test client.
         memory: The memory budget of requests.
-        gate: Refuses requests during shutdown.
+        parts: The collaborators of the views.
     """
 
     def __init__(self, limits, backend, memory_bytes, models_dir=None, **queue):
@@ -47,12 +45,13 @@ class Site:
         self.memory = MemoryBudget(memory_bytes)
         app = Flask("site")
         app.config["MAX_CONTENT_LENGTH"] = 4 * 2**20
-        self.gate, unused, vectors = ShutdownGate(), [None] * 3, VectorFiles(models_dir)
+        unused, vectors = [None] * 3, VectorFiles(models_dir)
         settings, watch = Settings(), lambda *_: nullcontext()
-        rest = (self.memory, settings, watch, None, Reports(settings), self.gate)
-        parts = Services(self.service.engine, models, vectors, *unused, *rest)
+        parts = Services(
+            self.service.engine, models, vectors, *unused, self.memory, settings, watch, None, Reports(settings)
+        )
+        self.parts = parts
         app.register_blueprint(build_blueprint(parts))
-        register_error_handlers(app)
         access = Authenticator(None, RateLimiter(), limits)
         Middleware(access, Metrics("test"), None, AllowedHosts(), self.memory, log_prompts=False).register(app)
         self._app, self.client = app, app.test_client()

@@ -83,7 +83,7 @@ def test_a_token_is_required_and_must_have_a_vector(get, query, param, message):
 
 @pytest.mark.parametrize("rest", ["map", "neighbors?token=a"])
 def test_a_draining_server_computes_no_embeddings(get, charged, rest):
-    get.site.gate.is_draining = True
+    get.site.parts.is_draining = True
     status, answer = get(rest)
     assert (status, answer["error"]["code"]) == (503, "shutting_down")
     assert charged == []

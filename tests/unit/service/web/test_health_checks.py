@@ -7,8 +7,7 @@ import pytest
 from flask import Flask
 
 from service.http_server.worker import HEALTH_PATHS
-from service.web.blueprint import build_blueprint
-from service.web.endpoint import Services, ShutdownGate
+from service.web.endpoint import Services, build_blueprint
 from service.web.health import readyz
 
 
@@ -23,7 +22,7 @@ def test_the_workers_paths_of_health_checks_are_endpoints():
 def test_readiness_names_the_models_only_where_no_keys_are_required(keys_file, names):
     services = SimpleNamespace(
         settings=SimpleNamespace(keys_file=keys_file),
-        shutdown_gate=ShutdownGate(),
+        refuse_if_draining=lambda: None,
         model_registry=SimpleNamespace(ready_models=lambda: ["demo"]),
     )
     assert readyz(services) == {"status": "ready", "num_models": 1, **names}

@@ -13,8 +13,8 @@ from service.access.keys import KeyLimits
 from service.context import RequestContext
 from service.errors import ClientGone
 from service.generation.hidden_states import InspectionProcessor
-from service.limits import Limits
 from service.memory_budget import FREE_BYTES
+from service.settings import Settings
 from tests.fakes import FakeBackend
 from tests.unit.service.engines import request as completion_request
 
@@ -147,7 +147,7 @@ def test_a_prompt_that_is_too_long_is_refused_before_it_is_tokenized(site, monke
 def test_prompts_over_the_total_limit_are_refused_before_tokenization(site, monkeypatch):
     """Each of them is within the limit of a single prompt."""
     monkeypatch.setattr(CharacterTokenizer, "encode", lambda *_: pytest.fail("encoded"))
-    site.service.engine._limits = Limits(max_prompt_tokens=1000, max_queued_tokens=3999)
+    site.service.engine._limits = Settings(max_prompt_tokens=1000, max_queued_tokens=3999)
     answer = site.post("/v1/embeddings", input=["a" * 1000] * 4)
     assert (answer.status_code, answer.json["error"]["param"]) == (400, "input")
     assert "at most 3999 tokens in all, got at least 4000" in answer.json["error"]["message"]
@@ -234,5 +234,5 @@ def test_an_inspection_is_streamed_in_parts(site, monkeypatch, encoding):
     assert (layer["layer"], layer["units"], [*layer["values"]]) == (1, [0, 1, 2, 3], ["hidden"])
     sizes = {"float": 200, "base64": 200 * 4 * 4 * 4 // 3 + 4, "base64_float16": 200 * 4 * 2 * 4 // 3 + 1}
     assert len(layer["values"]["hidden"]) == pytest.approx(sizes[encoding], abs=4)
-    assert jobs[0].values == []
+    assert jobs[0]["layers"] == [{}]
     assert site.memory.num_bytes == 0

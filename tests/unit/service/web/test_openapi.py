@@ -7,10 +7,9 @@ from jsonschema import Draft202012Validator, ValidationError
 
 from service.api.body import parse
 from service.errors import InvalidRequest
-from service.limits import Limits
+from service.settings import Settings
 from service.web import examples
-from service.web.blueprint import ENDPOINTS
-from service.web.endpoint import TAGS, QueryParameter, integer
+from service.web.endpoint import ENDPOINTS, TAGS, QueryParameter, integer
 from service.web.openapi import openapi_document
 
 DOCUMENT = openapi_document()
@@ -94,7 +93,7 @@ def test_every_required_parameter_has_an_example(name):
 @pytest.mark.parametrize("endpoint", [endpoint for endpoint in ENDPOINTS if endpoint.request], ids=lambda e: e.path)
 def test_every_example_request_is_accepted(endpoint):
     for example in examples.REQUESTS[endpoint.rule].values():
-        parse(endpoint.request, json.dumps(example).encode(), Limits())
+        parse(endpoint.request, json.dumps(example).encode(), Settings())
 
 
 @pytest.mark.parametrize(

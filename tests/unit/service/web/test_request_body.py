@@ -9,7 +9,7 @@ from gunicorn.http.unreader import IterUnreader
 
 from service.errors import InvalidRequest
 from service.memory_budget import MemoryBudget
-from service.web.request_start import read_body
+from service.web.endpoint import read_body
 
 
 def read_from(stream, **environ):

@@ -6,7 +6,7 @@ from werkzeug.wrappers import Request, Response
 
 from service.errors import CrossOrigin, HostNotAllowed
 from service.settings import Settings
-from service.web.security import add_security_headers, allowed_hosts, require_allowed_host, require_same_origin
+from service.web.middleware import add_security_headers, allowed_hosts, require_allowed_host, require_same_origin
 
 HOST = "127.0.0.1:8000"
 

@@ -56,7 +56,7 @@ def test_minutes_are_reserved_by_the_recipe_and_shown(ask, job):
 def test_a_deleted_job_does_not_exist(gateway, ask, job):
     job_id = ask("POST", "/v1/fine_tuning/jobs", job)[1]["id"]
     ask("POST", f"/v1/fine_tuning/jobs/{job_id}/cancel")
-    gateway.training.store.delete_jobs_before(2**40)
+    gateway.services.training.store.delete_jobs_before(2**40)
     for path in ("", "/events", "/events?stream=true", "/checkpoints"):
         assert ask("GET", f"/v1/fine_tuning/jobs/{job_id}{path}")[0] == 404
     assert ask("GET", "/v1/fine_tuning/jobs")[1]["data"] == []

@@ -1,4 +1,4 @@
-"""Files and fine-tuning jobs: the body that creates a job, and the response objects, with OpenAI's names."""
+"""What trainers do: the bodies that create a job and change a model, and OpenAI's objects of files and jobs."""
 
 import re
 from typing import Annotated, Any, Literal, NotRequired, Self
@@ -9,11 +9,14 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from contract.card import ID_PATTERN
+from contract.models_config import LABEL_PATTERN, PREVIOUS
 from service.api.body import RESOLVED, Body, require
-from service.limits import Limits
+from service.settings import Settings
 
 Auto = Literal["auto"]
 MAX_METADATA, MAX_METADATA_KEY, MAX_METADATA_VALUE = 16, 64, 512
+MAX_LABELS, MAX_SHARE = 16, 1e9
+_VERSION = "[1-9][0-9]{0,18}"
 FileId = Annotated[str, Field(max_length=64, pattern="^[!-~]*$")]
 
 
@@ -69,7 +72,7 @@ class FineTuningRequest(Body):
     settings: dict[str, Any] = Field(default_factory=dict)
     """settings of `sostenuto train`, by name with underscores: units, layers, max_minutes, …"""
 
-    def resolve(self, limits: Limits) -> Self:  # noqa: ARG002 - only limits of its own
+    def resolve(self, limits: Settings) -> Self:  # noqa: ARG002 - only limits of its own
         """Check the fields; see `Body.resolve`."""
         if self.suffix is not None:
             is_name = re.fullmatch(ID_PATTERN, self.suffix) is not None
@@ -84,6 +87,34 @@ class FineTuningRequest(Body):
             require(len(value) <= MAX_METADATA_VALUE, "metadata", rule, value)
         if self.hyperparameters is RESOLVED:
             return self.model_copy(update={"hyperparameters": self.method.supervised.hyperparameters})
+        return self
+
+
+class ModelChange(Body):
+    """The body of `PATCH /v1/models/{name}`."""
+
+    labels: dict[str, Annotated[int, Field(ge=1, lt=2**63)] | None] = Field(default_factory=dict)
+    """version of each label that is to be moved, such as {"stable": 2}; null removes the label; other labels stay"""
+    shares: dict[str, Annotated[float, Field(ge=0, le=MAX_SHARE)]] | None = None
+    """traffic split of requests that name no version, by label or version, such as {"stable": 90, "canary": 10}; it
+    replaces the one before, and {} ends it"""
+
+    def resolve(self, limits: Settings) -> Self:  # noqa: ARG002 - only limits of its own
+        """Check the fields; see `Body.resolve`."""
+        require(bool(self.labels) or self.shares is not None, "labels", "move a label, unless there are shares")
+        for name, values in (("labels", self.labels), ("shares", self.shares or {})):
+            require(len(values) <= MAX_LABELS, name, f"have at most {MAX_LABELS} entries", len(values))
+        for label in self.labels:
+            is_label = re.fullmatch(LABEL_PATTERN, label) is not None and label != PREVIOUS
+            rule = (
+                f"have keys of 1 to 32 lower-case letters, digits, - and _, but not {PREVIOUS}, which is set by itself"
+            )
+            require(is_label, "labels", rule, label)
+        for target in self.shares or ():
+            is_target = re.fullmatch(f"{_VERSION}|{LABEL_PATTERN}", target) is not None
+            require(is_target, "shares", "have labels or numbers of versions as keys", target)
+        if self.shares:
+            require(sum(self.shares.values()) > 0, "shares", "have a share above 0", self.shares)
         return self
 
 

@@ -5,14 +5,13 @@ import json
 import pytest
 
 from service.api.body import parse
-from service.api.fine_tuning import FineTuningRequest
-from service.api.model_changes import ModelChange
+from service.api.training import FineTuningRequest, ModelChange
 from service.errors import InvalidRequest
-from service.limits import Limits
+from service.settings import Settings
 
 
 def parsed(**fields):
-    return parse(ModelChange, json.dumps(fields).encode(), Limits())
+    return parse(ModelChange, json.dumps(fields).encode(), Settings())
 
 
 def test_null_is_the_default_of_a_field_with_a_factory():
@@ -20,7 +19,7 @@ def test_null_is_the_default_of_a_field_with_a_factory():
     assert parsed(labels=None, shares={}).labels == {}
     assert parsed(labels={"canary": None}, shares=None).shares is None
     body = {"model": "m", "training_file": "f", "settings": None}
-    assert parse(FineTuningRequest, json.dumps(body).encode(), Limits()).settings == {}
+    assert parse(FineTuningRequest, json.dumps(body).encode(), Settings()).settings == {}
 
 
 def test_labels_and_shares_are_parsed():
