@@ -1,7 +1,6 @@
 """Reports on generated records: each is computed by a process of its own, the SDK's, within limits of time and memory.
 
-The gateway's own threads and memory are not used for it, and the kernel gives the process only the CPU time that
-serving leaves.
+The gateway's own threads and memory are not used for it, and its process has a low priority.
 """
 
 import logging

@@ -19,7 +19,7 @@ _MORE_ERRORS = (404, 499, 500, 503, 504)
 def create_report(services: Services) -> ReportObject:
     """Compare generated records with training records: validity, novelty, distributions, a classifier test.
 
-    It is computed within a minute, by a process that takes only the CPU time that completions leave. Nothing is stored.
+    It is computed within a minute, by a process of low priority. Nothing is stored.
     """
     services.refuse_if_draining()
     body = parse_body(services, ReportRequest)

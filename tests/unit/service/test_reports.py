@@ -32,7 +32,7 @@ def _path(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "client/src"))
 
 
-def process(max_s=60.0, **fields):
+def process(max_s=500.0, **fields):
     """Return the process of a report on a few records."""
     limits = {"max_records": 1000, "max_memory_bytes": reports.MAX_MEMORY_BYTES}
     return ReportProcess({**FIELDS, "generated": ["ab"], "training": ["ac"], **limits, **fields}, max_s)
