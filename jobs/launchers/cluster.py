@@ -11,6 +11,8 @@ from jobs.launchers.launcher import STOP_S, Exit, LauncherError, LauncherUnavail
 
 # Between two requests about a run.
 POLL_S = 2.0
+# Until a run that was told to stop is gone: a cluster kills it after STOP_S.
+GONE_S = STOP_S + 30.0
 _TIMEOUT_S = 10.0
 _SHOWN = 500  # characters of a refusal
 
@@ -57,7 +59,7 @@ class ClusterRun(ABC):
         if self._exit is not None:
             return
         self.kill()
-        deadline = time.monotonic() + 2 * STOP_S
+        deadline = time.monotonic() + GONE_S
         while (stopped := self._stopped()) is None:
             if time.monotonic() > deadline:
                 raise LauncherUnavailable(f"{self._name} does not end")

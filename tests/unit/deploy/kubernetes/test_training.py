@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from jobs.cli import trainer as command
-from jobs.launchers import kubernetes
+from jobs.launchers.cluster import GONE_S
 from jobs.launchers.launcher import STOP_S
 from sostenuto import __version__
 from tests.manifests import KUBERNETES, containers, of_kind, overlay, quantity, render, templates
@@ -97,8 +97,7 @@ def test_the_trainers_variables_are_those_of_its_options(objects, pods):
 
 def test_grace_periods_cover_what_the_launcher_waits_for(pods):
     assert pods["training"]["spec"]["terminationGracePeriodSeconds"] == STOP_S
-    wait_s = STOP_S + kubernetes._DELETION_S
-    assert pods["trainer"]["spec"]["terminationGracePeriodSeconds"] > wait_s
+    assert pods["trainer"]["spec"]["terminationGracePeriodSeconds"] > GONE_S
 
 
 def test_a_training_has_no_network_and_the_trainer_no_more_than_it_needs(objects, pods):

@@ -193,7 +193,7 @@ def test_the_autoscaler_uses_a_metric_that_gateways_export(objects):
     (rule,) = yaml.safe_load((KUBERNETES / "prometheus-adapter.yaml").read_text())["rules"]["external"]
     assert metric["external"]["metric"]["name"] == rule["name"]["as"]
     metrics = Metrics("0")
-    watch(metrics, loads=lambda: [(ModelVersion("demo", 1), 3, 4)])
+    watch(metrics, loads=lambda: {ModelVersion("demo", 1): (3, 4)})
     shown = re.findall(r"^(\w+)\{", generate_latest(metrics.registry).decode(), re.MULTILINE)
     assert re.fullmatch(rule["name"]["matches"], rule["seriesQuery"].partition("{")[0])
     assert rule["name"]["matches"] in shown

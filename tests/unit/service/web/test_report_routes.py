@@ -49,5 +49,5 @@ def test_files_need_a_server_that_trains(site):
 
 
 def test_no_report_is_begun_during_shutdown(site):
-    site.gate.is_draining = True
+    site.parts.is_draining = True
     assert site.client.post("/v1/reports", json=BODY).status_code == 503
