@@ -16,7 +16,7 @@ ErrorResponse = tuple[dict[str, Any], int, dict[str, str]]
 def register_error_handlers(app: Flask) -> None:
     """Register the error handlers with an application."""
     app.register_error_handler(GatewayError, error_response)
-    app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(HTTPException, http_error)
     app.register_error_handler(Exception, _unexpected_error)
 
 
@@ -28,7 +28,8 @@ def error_response(error: GatewayError) -> ErrorResponse:
     return response
 
 
-def _http_error(error: HTTPException) -> ErrorResponse:
+def http_error(error: HTTPException) -> ErrorResponse:
+    """Return an error of Flask's in the form of the API's."""
     if isinstance(error, RequestEntityTooLarge):
         limit = request.max_content_length
         return error_response(

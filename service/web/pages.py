@@ -7,17 +7,20 @@ text and URL parameters are never executed.
 from pathlib import Path
 
 import flask_swagger_ui  # type: ignore[import-untyped]  # it has no types
-from flask import Flask, Response, make_response, redirect, render_template, send_from_directory
+from flask import Flask, Response, make_response, redirect, render_template, request
 from flask.typing import ResponseReturnValue
+from werkzeug.exceptions import HTTPException
 
+from service.web.error_handlers import http_error
 from service.web.openapi import openapi_document
+from service.web.static_files import StaticFiles
 
 # Flask's names of their endpoints, which need no API key.
 PAGES = frozenset(
     {"index", "inspector", "train", "models", "report", "page_file", "docs_redirect", "docs", "docs_file", "openapi"}
 )
-_FILES = Path(__file__).with_name("static")
-_SWAGGER_UI = Path(flask_swagger_ui.__file__).with_name("dist")
+_FILES = StaticFiles(Path(__file__).with_name("static"))
+_SWAGGER_UI = StaticFiles(Path(flask_swagger_ui.__file__).with_name("dist"))
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -30,7 +33,10 @@ def register_pages(app: Flask, docs_url: str | None) -> None:
     """Register the routes of the pages, which link to the documentation if it has a URL."""
 
     def render(template: str, policy: str = _POLICY) -> Response:
-        response = make_response(render_template(template, docs_url=docs_url))
+        versions = {"static": f"static/{_FILES.version}", "swagger_ui": _SWAGGER_UI.version}
+        # Pages link to each other by relative paths, for a proxy that serves the gateway below a path.
+        root = "../" * (request.path.count("/") - 1) or "./"
+        response = make_response(render_template(template, docs_url=docs_url, root=root, **versions))
         response.headers["Cache-Control"] = "no-cache"
         return _with_policy(response, policy)
 
@@ -62,7 +68,7 @@ def register_pages(app: Flask, docs_url: str | None) -> None:
     @app.get("/static/<path:name>")
     def page_file(name: str) -> ResponseReturnValue:
         """Return a static file of the pages."""
-        return _with_policy(send_from_directory(_FILES, name))
+        return _with_policy(_FILES.respond(name))
 
     @app.get("/docs")
     def docs_redirect() -> ResponseReturnValue:
@@ -77,7 +83,17 @@ def register_pages(app: Flask, docs_url: str | None) -> None:
     @app.get("/docs/<path:name>")
     def docs_file(name: str) -> ResponseReturnValue:
         """Return a static file of Swagger UI."""
-        return send_from_directory(_SWAGGER_UI, name)
+        return _SWAGGER_UI.respond(name)
+
+    @app.errorhandler(404)
+    def not_found(error: HTTPException) -> ResponseReturnValue:
+        """Return a page with the way back to a browser, and the API's error to a program."""
+        body, status, headers = http_error(error)
+        if request.accept_mimetypes.best_match(["application/json", "text/html"]) != "text/html":
+            return body, status, headers
+        response = render("not_found.html")
+        response.status_code = status
+        return response
 
     @app.get("/openapi.json")
     def openapi() -> ResponseReturnValue:
