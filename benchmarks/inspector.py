@@ -1,7 +1,8 @@
-"""`python -m benchmarks.inspector`: frame times of the inspector page with a long text and a large model.
+"""`python -m benchmarks.inspector`: frame times of the pages with a long text and a large model.
 
-Measures the browser's frame times during user actions, for 5,000 tokens and two layers of 512 units, and for 250 tokens
-of the same model, in alternation. Headless Chromium runs on the same cores as the servers.
+Measures the browser's frame times while a text is streamed and during user actions on it, for 5,000 tokens and two
+layers of 512 units, and for 250 tokens of the same model, in alternation. Headless Chromium runs on the same cores as
+the servers.
 """
 
 import functools
@@ -42,7 +43,8 @@ def tour(browser: Browser, port: int, length: int) -> dict[str, list[float]]:
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.set_default_timeout(TIMEOUT_MS)
     page.goto(f"http://127.0.0.1:{port}/inspector")
-    page.locator("#model option").first.wait_for(state="attached")
+    page.locator("#found:not([hidden])").wait_for()
+    page.evaluate("document.querySelectorAll('#change, #heat').forEach((each) => { each.open = true; })")
     page.evaluate(WATCH)
     page.fill("#text", (PROSE * (length // len(PROSE) + 1))[:length])
     read = page.locator("#status", has_text="tokens inspected.")
@@ -58,13 +60,28 @@ def tour(browser: Browser, port: int, length: int) -> dict[str, list[float]]:
     watch("scroll the heat map", lambda: page.evaluate(SCROLL))
     watch("select another layer", lambda: page.select_option("#layer", "2"))
     watch("select the cell state", lambda: page.select_option("#kind", "cell"))
-    watch("search for units", lambda: (page.click("#search button"), page.locator("#units tbody tr").first.wait_for()))
-    watch("color the text by a unit", page.locator("#units tbody button").first.click)
+    watch("search for units", lambda: (page.click("#search button"), page.locator("#units .strip").first.wait_for()))
+    watch("color the text by a unit", page.locator("#units .strip").nth(1).click)
     watch("move by arrow keys", functools.partial(_press, page.locator("#map"), 20))
     watch("save the heat map as PNG", lambda: _download(page, "#png"))
     watch("save all values as JSON", lambda: _download(page, "#json"))
     page.close()
-    return frames
+    return {**_stream(browser, port, length), **frames}
+
+
+def _stream(browser: Browser, port: int, length: int) -> dict[str, list[float]]:
+    """Stream so many tokens into the page that writes, and return its frame times."""
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.set_default_timeout(TIMEOUT_MS)
+    page.goto(f"http://127.0.0.1:{port}/")
+    page.locator("#model-0 option").first.wait_for(state="attached")
+    page.fill("#max_tokens-0", str(length))
+    page.evaluate(WATCH)
+    page.click("#generate")
+    page.locator("#status", has_text="Done.").wait_for()
+    frames: list[float] = page.evaluate("frames_ms")
+    page.close()
+    return {"stream a text": frames}
 
 
 def _press(map_: Locator, times: int) -> None:

@@ -221,6 +221,31 @@ class PrecisionCheck(_Frozen):
         return self.bfloat16 - self.float32
 
 
+class Discovery(_Frozen):
+    """A unit that follows a feature of a text that the model was not trained on.
+
+    Attributes:
+        feature: "brackets", "quotes", "line", "word" or "upper"; see `export.graphs.unit_search`.
+        layer: Number of the recurrent layer, from 1; 0 for the top of a sliding-window model.
+        kind: `contract.signatures.HIDDEN` or `CELL`.
+        unit: Its index in the layer.
+        ranked: Pearson's correlation on the half of the text by which the units were ranked.
+        validated: The same on the other half.
+    """
+
+    feature: str
+    layer: int
+    kind: str
+    unit: int
+    ranked: float
+    validated: float
+
+    @property
+    def strength(self) -> float:
+        """The weaker of the two correlations, without its sign; 0 if the signs differ."""
+        return min(abs(self.ranked), abs(self.validated)) if self.ranked * self.validated > 0 else 0.0
+
+
 class TrainingFilterDescription(_Frozen):
     """The training filter of a version; see `contract.training_filter.TrainingFilter` for the attributes.
 
@@ -262,6 +287,8 @@ class GeneratorCard(_Frozen):
         training: None for an imported model.
         precision_check: The cost of bfloat16; None for a version without signatures in bfloat16.
         training_filter: None for a version without one, such as an imported model.
+        discoveries: Units that follow a feature of held-out text, one of each kind of feature; none without such text,
+            and None for a version that is older than the search.
     """
 
     model_config = ConfigDict(validate_by_name=True, serialize_by_alias=True)
@@ -289,6 +316,7 @@ class GeneratorCard(_Frozen):
     training: TrainingReport | None = None
     precision_check: PrecisionCheck | None = None
     training_filter: TrainingFilterDescription | None = None
+    discoveries: tuple[Discovery, ...] | None = None
 
     @property
     def base(self) -> str | None:

@@ -144,7 +144,8 @@ class Playground(Page):
 
     def text(self, number=0):
         """Return the text that a column shows."""
-        return self.page.locator(".output").nth(number).evaluate("node => node.textContent")
+        tokens = self.page.locator(".output").nth(number).locator(".token")
+        return "".join(tokens.evaluate_all("all => all.map((token) => token.textContent)"))
 
 
 class Inspector(Page):
@@ -154,7 +155,10 @@ class Inspector(Page):
 
     def __init__(self, tab, gateway, hash_=""):
         super().__init__(tab, gateway, hash_)
-        self.page.locator("#model option").first.wait_for(state="attached")
+        # The page opens with a text that is analysed, or says why not.
+        self.page.locator("#found:not([hidden]), #notice:not([hidden])").first.wait_for()
+        self.page.locator("#inspect:enabled").wait_for(state="attached")
+        self.page.evaluate("document.querySelectorAll('#change, #heat').forEach((each) => { each.open = true; })")
 
     def look(self, model, text, **options):
         """Inspect a text to its end; `options` are fields of the form, `backwards` its checkbox."""
@@ -174,6 +178,11 @@ class Inspector(Page):
         })))"""
         middle = [(row + 0.5) * width, labels + (place + 0.5) * height]
         return self.page.locator("#map").evaluate(pixel, middle)
+
+    def strips(self, selector="#units"):
+        """Return the name and the correlations of each unit that is shown as a strip."""
+        strips = self.page.locator(f"{selector} .strip").all()
+        return [tuple(strip.locator(tag).inner_text() for tag in ("strong", "span")) for strip in strips]
 
     def rows(self, selector):
         """Return the cells of each line of a table."""

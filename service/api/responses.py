@@ -243,6 +243,22 @@ class ProvenanceObject(TypedDict):
     num_bytes: int
 
 
+class DiscoveryObject(TypedDict):
+    """A unit that follows a feature of text which the model was not trained on.
+
+    The units were ranked by their correlation on one half of the text, and `validated` is that on the other half.
+    `feature` is `brackets` (how many are open), `quotes` (1 within quotation marks), `line` and `word` (characters
+    since its beginning) or `upper` (1 within a word in capitals).
+    """
+
+    feature: str
+    layer: int
+    kind: str
+    unit: int
+    ranked: float
+    validated: float
+
+
 class ModelFacts(TypedDict):
     """A served model; `max_model_len` is null, as a recurrent model has no maximum sequence length.
 
@@ -257,6 +273,9 @@ class ModelFacts(TypedDict):
 
     `parent` is the version that it was fine-tuned from, such as `english:1`; null for a model that was trained from
     nothing, or imported. `provenance` is null for a model that was trained on a text of the user's.
+
+    `corpus` is the name of the text that it was trained on, `validation_loss` is in nats per token, and `trained_s` the
+    duration of the training in seconds; null if not known. `discoveries` is null for a version without a unit search.
     """
 
     id: str
@@ -266,6 +285,10 @@ class ModelFacts(TypedDict):
     root: str
     parent: str | None
     provenance: ProvenanceObject | None
+    corpus: str | None
+    validation_loss: float | None
+    trained_s: float | None
+    discoveries: list[DiscoveryObject] | None
     max_model_len: None
     version: int
     system_fingerprint: str

@@ -32,7 +32,7 @@ from service.observability.metrics import Metrics
 from service.observability.tracing import TRACE_HEADERS, Trace, Tracing
 from service.settings import Settings
 from service.web.endpoint import public_endpoints
-from service.web.pages import PAGES
+from service.web.pages import PAGES, not_found_page
 
 log = logging.getLogger(__name__)
 
@@ -235,14 +235,14 @@ def error_response(error: GatewayError) -> ErrorResponse:
     return response
 
 
-def _http_error(error: HTTPException) -> ErrorResponse:
+def _http_error(error: HTTPException) -> ErrorResponse | Response:
     if isinstance(error, RequestEntityTooLarge):
         limit = request.max_content_length
         return error_response(
             BodyTooLarge(f"the body must be at most {limit} bytes, got {request.content_length or 'more'}")
         )
     if error.code == 404:
-        return error_response(NotFound(f"there is no endpoint {request.path}"))
+        return not_found_page() or error_response(NotFound(f"there is no endpoint {request.path}"))
     if error.code == 405:
         methods = sorted(getattr(error, "valid_methods", None) or ())
         useful = [method for method in methods if method not in ("HEAD", "OPTIONS")]

@@ -7,7 +7,7 @@ from typing import Any, cast
 import orjson
 from flask import Response, g
 
-from contract.card import GeneratorCard
+from contract.card import GeneratorCard, TrainingReport
 from contract.errors import TokenizerError
 from contract.models_config import STABLE
 from contract.tokenizer import Tokenizer
@@ -15,6 +15,7 @@ from contract.tokenizers.pretrained import tokenizer_config, tokenizer_json
 from service.api.requests import MAX_ID, DetokenizeRequest, TokenizeRequest
 from service.api.responses import (
     DetokenizeObject,
+    DiscoveryObject,
     ModelDetails,
     ModelFacts,
     ModelList,
@@ -79,7 +80,7 @@ def get_model(services: Services, name: str) -> ModelDetails:
 
 
 def _model_facts(model: ServedModel) -> ModelFacts:
-    card = model.card
+    card, report = model.card, model.card.training
     return {
         "id": model.ref.name,
         "object": "model",
@@ -88,6 +89,12 @@ def _model_facts(model: ServedModel) -> ModelFacts:
         "root": model.ref.name,
         "parent": card.base,
         "provenance": _provenance_object(card),
+        "corpus": _corpus_name(report),
+        "validation_loss": report.validation_loss if report else None,
+        "trained_s": report.seconds if report else None,
+        "discoveries": None
+        if card.discoveries is None
+        else [cast("DiscoveryObject", each.model_dump()) for each in card.discoveries],
         "max_model_len": None,
         "version": model.ref.number,
         "system_fingerprint": model.fingerprint,
@@ -102,6 +109,11 @@ def _model_facts(model: ServedModel) -> ModelFacts:
         "batch_sizes": model.batch_limits.batch_sizes,
         "deterministic": model.is_deterministic,
     }
+
+
+def _corpus_name(report: TrainingReport | None) -> str | None:
+    """Return the name of the corpus, not the path, which is of the machine that trained it."""
+    return PurePath(report.corpus).name if report else None
 
 
 def _provenance_object(card: GeneratorCard) -> ProvenanceObject | None:
@@ -140,8 +152,7 @@ def _version_details(model: ServedModel, route: Route) -> VersionDetails:
         "validation_loss": report.validation_loss if report else None,
         "bits_per_character": report.bits_per_character if report else None,
         "accuracy": report.accuracy if report else None,
-        # Not the path, which is of the machine that trained it.
-        "corpus": PurePath(report.corpus).name if report else None,
+        "corpus": _corpus_name(report),
         "corpus_characters": report.corpus_characters if report else None,
         "parent": card.base,
         "sample": cast("SampleObject", samples[0].model_dump()) if samples else None,

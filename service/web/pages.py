@@ -8,10 +8,11 @@ from functools import partial
 from pathlib import Path
 
 import flask_swagger_ui  # type: ignore[import-untyped]  # it has no types
-from flask import Flask, Response, make_response, redirect, render_template, send_from_directory
+from flask import Flask, Response, make_response, redirect, render_template, request
 from flask.typing import ResponseReturnValue
 
 from service.web.openapi import openapi_document
+from service.web.static_files import StaticFiles
 
 # By path: the name of each page and of its template.
 _TEMPLATES = {
@@ -24,8 +25,8 @@ _TEMPLATES = {
 }
 # Flask's names of all endpoints here, which need no API key.
 PAGES = frozenset({*_TEMPLATES.values(), "page_file", "docs_redirect", "docs_file", "openapi"})
-_FILES = Path(__file__).with_name("static")
-_SWAGGER_UI = Path(flask_swagger_ui.__file__).with_name("dist")
+_FILES = StaticFiles(Path(__file__).with_name("static"))
+_SWAGGER_UI = StaticFiles(Path(flask_swagger_ui.__file__).with_name("dist"))
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -36,19 +37,14 @@ _SWAGGER_POLICY = _POLICY.replace("style-src 'self'", "style-src 'self' 'unsafe-
 
 def register_pages(app: Flask, docs_url: str | None) -> None:
     """Register the routes of the pages, which link to the documentation if it has a URL."""
-
-    def render(name: str) -> Response:
-        response = make_response(render_template(f"{name}.html", docs_url=docs_url))
-        response.headers["Cache-Control"] = "no-cache"
-        return _with_policy(response, _SWAGGER_POLICY if name == "docs" else _POLICY)
-
+    app.jinja_env.globals.update(docs_url=docs_url, static=f"static/{_FILES.version}", swagger_ui=_SWAGGER_UI.version)
     for path, name in _TEMPLATES.items():
-        app.add_url_rule(path, name, partial(render, name))
+        app.add_url_rule(path, name, partial(_render, name))
 
     @app.get("/static/<path:name>")
     def page_file(name: str) -> ResponseReturnValue:
         """Return a static file of the pages."""
-        return _with_policy(send_from_directory(_FILES, name))
+        return _with_policy(_FILES.respond(name))
 
     @app.get("/docs")
     def docs_redirect() -> ResponseReturnValue:
@@ -58,12 +54,29 @@ def register_pages(app: Flask, docs_url: str | None) -> None:
     @app.get("/docs/<path:name>")
     def docs_file(name: str) -> ResponseReturnValue:
         """Return a static file of Swagger UI."""
-        return send_from_directory(_SWAGGER_UI, name)
+        return _SWAGGER_UI.respond(name)
 
     @app.get("/openapi.json")
     def openapi() -> ResponseReturnValue:
         """Return the OpenAPI document."""
         return openapi_document()
+
+
+def not_found_page() -> Response | None:
+    """Return the page with the way back, status 404, if the client is a browser."""
+    if request.accept_mimetypes.best_match(["application/json", "text/html"]) != "text/html":
+        return None
+    response = _render("not_found")
+    response.status_code = 404
+    return response
+
+
+def _render(name: str) -> Response:
+    # Pages link to each other by relative paths, for a proxy that serves the gateway below a path.
+    root = "../" * (request.path.count("/") - 1) or "./"
+    response = make_response(render_template(f"{name}.html", root=root))
+    response.headers["Cache-Control"] = "no-cache"
+    return _with_policy(response, _SWAGGER_POLICY if name == "docs" else _POLICY)
 
 
 def _with_policy(response: Response, policy: str = _POLICY) -> Response:

@@ -143,7 +143,7 @@ def test_positive_values_are_warm_colours_and_negative_ones_cold(open_inspector,
     page.page.select_option("#feature", "own")
     page.page.fill("#pattern", "[n-z]")
     page.click("#search button")
-    page.page.locator("#units tbody tr").first.wait_for()
+    page.page.locator("#units .strip").first.wait_for()
     page.page.select_option("#order", "correlation")
     # The unit that follows the feature, then the one that was cold once, then those that never change.
     assert [is_warm(page.cell(7, place, width=20)) for place in range(3)] == [False, None, True]
@@ -214,19 +214,81 @@ def test_the_search_finds_the_units_that_correlate_with_a_feature(open_inspector
         if name == "own":
             page.page.fill("#pattern", "she|ANN")
         page.click("#search button")
-        wanted = [f"{2 * unit}, layer 1, hidden", "−1.00" if unit % 2 else "1.00"]
-        top = page.page.locator("#units tbody tr:nth-child(-n+3)")
-        top.get_by_role("button", name=f"Show unit {wanted[0]}", exact=True).wait_for()
-        rows = page.rows("#units tbody")
-        (found,) = [row for row in rows[: 3 if name == "quotes" else 1] if row[0] == wanted[0]]
-        assert found[:2] == wanted, name
-        assert found[2] == f"{wanted[1]} · holds", name
+        wanted = "−1.00" if unit % 2 else "1.00"
+        page.page.locator("#units .strip:first-child strong", has_text=f"{2 * unit}, layer 1, hidden").wait_for()
+        strips = page.strips()
+        assert strips[0] == (f"{2 * unit}, layer 1, hidden", f"{wanted}, {wanted} · holds"), name
         if name == "quotes":
-            halves = [row for row in rows[:3] if row[0].startswith(("37,", "39,"))]
-            assert [(first, "holds" in second) for _, first, second in halves] == [("1.00", False)] * 2
-    page.page.locator("#units tbody button").first.click()
+            halves = [detail for label, detail in strips if label.startswith(("37,", "39,"))]
+            assert [(detail.startswith("1.00, "), "holds" in detail) for detail in halves] == [(True, False)] * 2
+            assert strips[-1][0].startswith("37,"), "the one whose sign changes is the last"
+    page.page.locator("#units .strip").first.click()
     assert page.page.input_value("#unit") == "16"
     assert page.page.input_value("#color") == "unit"
+
+
+def test_the_page_opens_analysed(open_inspector, gateway):
+    """With a text of the model's own: the first discovery colors it, and twelve units run below it as strips."""
+    page = open_inspector(gateway)
+    assert len(page.page.input_value("#text")) >= 400
+    assert page.page.input_value("#color") == "unit"
+    (name, detail), *_ = page.strips("#discoveries")
+    unit = re.match(r"unit (\d+), (\w+),", detail).groups()
+    assert page.read("#color-help").startswith(f"Unit {unit[0]} of layer")
+    assert page.page.locator("#discoveries .strip").first.get_attribute("aria-pressed") == "true"
+    assert len(page.strips()) == 12
+    before = page.page.locator("#tokens > *").nth(50).evaluate("token => token.style.backgroundColor")
+    page.page.locator("#units .strip[aria-pressed=false]").last.click()
+    page.page.locator("#units .strip:last-child[aria-pressed=true]").wait_for()
+    assert page.page.locator("#tokens > *").nth(50).evaluate("token => token.style.backgroundColor") != before
+    assert name
+
+
+def test_discoveries_of_the_card_are_shown_first(open_inspector, gateway):
+    """Those whose feature varies in the text; features that are constant in it are not offered."""
+    page = open_inspector(gateway)
+    units = np.random.default_rng(0).normal(size=(len(PROSE), 8))
+    answer_with(page, made_up(list(PROSE), units.tolist()))
+    facts = {"layer": 1, "kind": "hidden", "ranked": -0.6, "validated": -0.5}
+    discoveries = [{**facts, "feature": "brackets", "unit": 3}, {**facts, "feature": "upper", "unit": 4}]
+    models = gateway.get("/v1/models")[1]
+    (model,) = [model for model in models["data"] if model["id"] == "lstm"]
+    shown = {**model, "discoveries": discoveries, "version": 1, "corpus": "shakespeare"}
+    page.page.route("**/v1/models", lambda route: route.fulfill(json={**models, "data": [shown]}))
+    page.page.goto(page.url + "inspector#" + quote(json.dumps({"text": PROSE, "model": "lstm"})))
+    page.page.reload()
+    page.page.locator("#status", has_text="tokens inspected.").wait_for()
+    assert page.strips("#discoveries") == [
+        ("Speech or stage direction", "unit 3, hidden, r −0.50"),
+        ("Words in capitals", "unit 4, hidden, r −0.50"),
+    ]
+    assert page.read("#color-help").startswith("Unit 3 of layer 1")
+    page.page.locator("#discoveries .strip").nth(1).click()
+    page.page.locator("#units-title", has_text="in capitals").wait_for()
+    assert page.read("#color-help").startswith("Unit 4 of layer 1")
+    text = "no brackets here\n" * 9
+    answer_with(page, made_up(list(text), [[0.1]] * len(text)))
+    page.page.evaluate("document.querySelector('#change').open = true")
+    page.look("lstm", text)
+    offered = page.page.locator("#feature option").evaluate_all("all => all.map((option) => option.value)")
+    assert offered == ["line", "word", "space", "sure", "own"]
+
+
+def test_the_exporter_knows_the_features_of_the_page(open_inspector, gateway):
+    """The search that is published in the card and the search in the page have the same values after each character."""
+    from export.graphs.unit_search import FEATURES
+
+    page = open_inspector(gateway)
+    text = PROSE + "“Ça va?” ÉTÉ_2 [(x]) «e\u0301t» \u16ee"
+    for name, feature in FEATURES.items():
+        along = page.page.evaluate(
+            """async ([name, text]) => {
+                const {featureOf} = await import('/static/features.js');
+                return [...featureOf(name, {tokens: [...text], logprobs: []})];
+            }""",
+            [name, text],
+        )
+        assert along == [float(value) for value in feature(text)], name
 
 
 def test_a_search_without_results_says_why(open_inspector, gateway):
@@ -240,7 +302,7 @@ def test_a_search_without_results_says_why(open_inspector, gateway):
         assert page.page.is_hidden("#units")
     page.page.fill("#pattern", "was")
     page.click("#search button")
-    page.page.locator("#units tbody tr").first.wait_for()
+    page.page.locator("#units .strip").first.wait_for()
     page.page.select_option("#order", "correlation")
 
 
@@ -315,7 +377,8 @@ def test_downloads_contain_the_heatmap_and_all_values(open_inspector, gateway, t
 
 LONGEST = """async (count) => {
     const [{Heatmap}, {Matrix}, {TokenView}, {indexOfMin}] = await Promise.all(
-        ['heatmap', 'inspection', 'token_view', 'format'].map((name) => import(`/static/${name}.js`)));
+        ['components/heatmap', 'inspection', 'components/token_view', 'format']
+            .map((name) => import(`/static/${name}.js`)));
     const list = document.createElement('div');
     new TokenView(list, () => {}).show(Array(count).fill('a'));
     const logprobs = Array.from({length: count}, (_, place) => place ? -place % 1000 : null);
@@ -420,7 +483,7 @@ def test_the_page_handles_5000_tokens_and_two_layers_of_512_units(open_inspector
     page.page.locator("#map").press("End")
     assert page.read("#detail-title").startswith("Token 4999")
     page.click("#search button")
-    page.page.locator("#units tbody tr").first.wait_for()
+    page.page.locator("#units .strip").first.wait_for()
 
 
 def test_arrow_keys_move_through_the_heatmap_and_the_text(open_inspector, gateway):
@@ -444,7 +507,7 @@ def test_a_shared_link_restores_the_view(open_inspector, gateway):
     page = open_inspector(gateway)
     page.click("#share")
     page.page.locator("#status", has_text="It contains the text, the model and the settings").wait_for()
-    assert "FALSTAFF" in page.page.evaluate("decodeURIComponent(location.hash)")
+    assert json.dumps(page.page.input_value("#text"))[1:-1] in page.page.evaluate("decodeURIComponent(location.hash)")
     page.look("gru", TEXT[:60])
     page.page.select_option("#layer", "2")
     page.page.select_option("#kind", "update")
@@ -531,7 +594,7 @@ def test_the_page_is_accessible(open_inspector, gateway, look):
     assert page.violations() == []
     page.look("lstm", TEXT * 3)
     page.click("#search button")
-    page.page.locator("#units tbody tr").first.wait_for()
+    page.page.locator("#units .strip").first.wait_for()
     page.click("#embedding summary")
     page.page.locator("#neighbors tr").first.wait_for()
     for painted in ("probability", "prediction", "unit"):

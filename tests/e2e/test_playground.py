@@ -59,7 +59,7 @@ def test_arrow_keys_reach_each_tokens_alternatives(open_playground, gateway):
     for key, place in (("Enter", 11), (" ", 12)):
         page.page.keyboard.press("ArrowRight")
         page.page.keyboard.press(key)
-        page.page.locator("#token[open]").wait_for()
+        page.page.locator("#token:popover-open").wait_for()
         assert page.read("#token-title").strip("“”").replace("␣", " ").replace("⏎", "\n") == text[place]
         page.page.keyboard.press("Escape")
 
@@ -87,6 +87,158 @@ def test_choosing_an_alternative_token_branches_the_text(open_playground, gatewa
     page.page.locator("#token tbody tr").last.locator("button").click()
     page.wait_for("Done.")
     assert page.text()[:3] == whole[:3]
+
+
+def test_a_text_continues_as_one_longer_request_would(open_playground, gateway):
+    """By its resume token; after Stop, which no token follows, by one that is computed again."""
+    page = open_playground(gateway)
+    whole = gateway.text(prompt=TEXT[:20], **{**ASKED, "max_tokens": 180})
+    assert page.page.is_hidden("#continue")
+    assert page.write(TEXT[:20], **FIELDS) == whole[:60]
+    for length in (120, 180):
+        page.click("#continue")
+        page.wait_for("Done.")
+        assert page.text() == whole[:length]
+    assert "60 tokens of 180" in page.read(".statistics")
+    page.set(max_tokens="90000")
+    page.click("#generate")
+    page.page.locator(".token").nth(200).wait_for()
+    page.page.keyboard.press("Escape")
+    page.wait_for("Stopped.")
+    stopped = page.text()
+    page.set(max_tokens="40")
+    page.click("#continue")
+    page.wait_for("Done.")
+    length = len(stopped) + 40
+    assert page.text() == gateway.text(prompt=TEXT[:20], **{**ASKED, "max_tokens": length})
+
+
+def test_a_link_generates_the_same_text_again(open_playground, gateway):
+    """Of a random seed, with a continuation and two branches; so does the page when the tab returns to it."""
+    page = open_playground(gateway)
+    page.write(TEXT[:20], **{**FIELDS, "seed": ""})
+    page.click("#continue")
+    page.wait_for("Done.")
+    for position, number in ((70, 1), (90, 0)):
+        page_rows(page, position)
+        page.page.locator("#token tbody button").nth(number).click()
+        page.wait_for("Done.")
+    text = page.text()
+    page.click("#share")
+    page.page.locator("#status", has_text="It contains the text").wait_for()
+    again = open_playground(gateway, page.page.evaluate("location.hash"))
+    again.wait_for("Done.")
+    assert again.text() == text
+    assert again.page.input_value("#seed-0") == ""
+    page.page.goto(page.url + "models")
+    page.page.goto(page.url)
+    page.wait_for("Done.")
+    assert page.text() == text
+
+
+def test_undo_restores_the_text_that_a_branch_replaced(open_playground, gateway):
+    """And it continues as if there had been no branch; then the one that another completion replaced."""
+    page = open_playground(gateway)
+    first = page.write("the ", **FIELDS)
+    text = page.write(TEXT[:20], **FIELDS)
+    page_rows(page, 10)
+    page.page.locator("#token tbody button").last.click()
+    page.wait_for("Done.")
+    assert page.text() != text
+    undo = page.page.get_by_role("button", name="Undo")
+    undo.click()
+    assert page.text() == text
+    page.click("#continue")
+    page.wait_for("Done.")
+    assert page.text() == gateway.text(prompt=TEXT[:20], **{**ASKED, "max_tokens": 120})
+    undo.click()
+    assert page.text() == first
+    assert undo.is_hidden()
+
+
+def test_a_failed_request_destroys_no_text(open_playground, gateway):
+    """The error and Retry stand beside the button; Retry sends the request again."""
+    page = open_playground(gateway)
+    text = page.write(TEXT[:20], **FIELDS)
+    refusal = {"error": {"message": "the queue is full", "type": "server_error", "param": None, "code": "overloaded"}}
+    page.page.route("**/v1/completions", lambda route: route.fulfill(status=429, json=refusal))
+    page.click("#generate")
+    assert page.wait_for_notice("The queue is full.")
+    assert page.page.locator(".deck").get_by_role("button", name="Retry").is_visible()
+    assert page.text() == text
+    page.page.unroute("**/v1/completions")
+    page.set(seed="4")
+    page.click("#retry")
+    page.wait_for("Done.")
+    assert page.page.is_hidden("#notice")
+    assert page.text() == gateway.text(prompt=TEXT[:20], **{**ASKED, "seed": 4})
+    page.excuse_failed_loads()
+
+
+def test_a_request_is_shown_as_code(open_playground, gateway):
+    """For each client, with the seed that was used: it returns the text of the page."""
+    page = open_playground(gateway)
+    prompt = 'It\'s "the" end\n'
+    text = page.write(prompt, **{**FIELDS, "seed": ""}, allowed_characters="the best ")
+    page.click("#code")
+    shown = {}
+    for language in page.page.locator("#request-code [role=group] button").all():
+        language.click()
+        shown[language.inner_text()] = page.read("#code-text")
+    assert list(shown) == ["curl", "Python SDK", "OpenAI client", "JavaScript"]
+    command = shown["curl"].replace("$SOSTENUTO_API_KEY", "none").replace("curl -N", "curl -sN")
+    streamed = subprocess.run(command, shell=True, check=True, capture_output=True, text=True).stdout
+    chunks = [json.loads(line[6:]) for line in streamed.split("\n\n") if line.startswith("data: {")]
+    assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == text
+    for language, extra in (("Python SDK", ""), ("OpenAI client", "extra_body")):
+        assert printed(shown[language]) == text, language
+        assert extra in shown[language]
+    body = re.search(r"JSON.stringify\((.*)\),\n\}", shown["JavaScript"], re.DOTALL).group(1)
+    assert gateway.post(json.loads(body))[1]["choices"][0]["text"] == text
+    assert page.violations() == []
+
+
+def printed(code):
+    """Run a Python program, and return what it prints."""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
+    return done.stdout
+
+
+# A discovery of the model `lstm`, as a version that was published with held-out text has it.
+DISCOVERY = {"feature": "line", "layer": 1, "kind": "cell", "unit": 5, "ranked": 0.8, "validated": 0.7}
+
+
+def with_discoveries(page, gateway, **facts):
+    """Have the page see one model, with a discovery."""
+    models = gateway.get("/v1/models")[1]
+    models["data"] = [
+        {**model, "discoveries": [DISCOVERY], **facts} for model in models["data"] if model["id"] == "lstm"
+    ]
+    page.route("**/v1/models", lambda route: route.fulfill(json=models))
+
+
+def test_the_page_opens_with_a_text_in_the_colors_of_a_unit(browser, gateway):
+    """It says what the unit follows; See why opens the unit over this text, and Continue goes on."""
+    context = browser.new_context(reduced_motion="reduce")
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE_MS)
+    with_discoveries(page, gateway, corpus="book.txt")
+    page.goto(f"http://127.0.0.1:{gateway.port}/")
+    page.locator("#opening:not([hidden])").wait_for()
+    assert "number 5: it follows how far the line is, and nobody taught it that" in page.inner_text("#opening-text")
+    tokens = page.locator(".output .token")
+    text = "".join(tokens.evaluate_all("all => all.map((token) => token.textContent)"))
+    assert tokens.count() == 320
+    assert len(set(tokens.evaluate_all("all => all.map((token) => token.style.backgroundColor)"))) > 20
+    page.click("#opening-continue")
+    page.locator(".token").nth(400).wait_for()
+    assert page.is_hidden("#opening")
+    page.locator("#status", has_text="Done.").wait_for()
+    page.goto(page.url.partition("#")[0] + page.locator("#opening-why").get_attribute("href"))
+    page.locator("#status", has_text="tokens inspected.").wait_for()
+    assert page.input_value("#text") == text
+    assert page.inner_text("#color-help").startswith("Unit 5 of layer 1, Cell state c")
+    context.close()
 
 
 # Fields of the page, and of the API: each pattern, and what may be combined with one.
@@ -188,7 +340,7 @@ def test_a_branch_continues_the_match(open_playground, gateway, model):
 def page_rows(page, position):
     """Open the dialog of a token, and return the number of its alternatives."""
     page.page.locator(f".token[data-position='{position}']").click()
-    page.page.locator("#token[open]").wait_for()
+    page.page.locator("#token:popover-open").wait_for()
     return page.page.locator("#token tbody tr").count()
 
 

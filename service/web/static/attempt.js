@@ -2,24 +2,29 @@
 
 import { Failure, hasKey, keepKey } from "./api.js";
 import { findAll } from "./dom.js";
+import { sentence } from "./format.js";
 
-const [notice, key, keyValue, keyRefused] = findAll(["notice", "key", "key-value", "key-refused"]);
+const [notice, retry, key, keyValue, keyRefused] = findAll(["notice", "retry", "key", "key-value", "key-refused"]);
+// Failures that the same request may not meet again: no connection, too many requests, a server that is down.
+const MAY_PASS = (status) => status === 0 || status === 429 || status >= 500;
 
 // Runs `work` and shows a notice if it fails; on a 401, asks for an API key and runs it again. Returns
-// whether it succeeded. `gone` is called when a model is no longer served.
-export async function attempt(work, gone = () => {}) {
-  notice.hidden = true;
+// whether it succeeded. `gone` is called when a model is no longer served, `again` by a button beside the notice.
+export async function attempt(work, gone = () => {}, again = () => attempt(work, gone)) {
+  [notice.hidden, retry.hidden] = [true, true];
   try {
     await work();
     return true;
   } catch (error) {
     if (error.name === "AbortError") return false;
-    if (error.status === 401 && (await askForKey(hasKey() ? error.message : ""))) return attempt(work, gone);
+    if (error.status === 401 && (await askForKey(hasKey() ? error.message : ""))) return attempt(work, gone, again);
     if (!(error instanceof Failure)) console.error(error);
     notice.textContent = error instanceof Failure
-      ? error.message
+      ? sentence(error.status === 500 ? "The server failed to compute this; its log says why" : error.message)
       : `An error occurred on this page (${error.message}): what it shows may be incomplete. Try again, or reload the page.`;
     notice.hidden = false;
+    retry.hidden = !(error instanceof Failure) || !MAY_PASS(error.status);
+    retry.onclick = again;
     if (error.code === "model_not_found") await gone();
     return false;
   }

@@ -13,7 +13,7 @@ const LARGE = 100;
 // request to come. `model` and `promptField` are those of the text.
 export async function branchBody(origin, texts, token, fields, { model, promptField }, post) {
   const pattern = constraint(origin.fields);
-  const seed = token.same ? { seed: newSeed() } : {};
+  const seed = { seed: token.seed ?? newSeed() };
   const replay = (replayed) => replayTokens(origin, replayed, pattern && promptField, post);
   if (!pattern || pattern !== constraint(fields)) return { state: (await replay(texts)).state, [promptField]: token.text, ...seed };
   // With a prompt after the resume token another match would begin: the token is generated instead.
@@ -21,6 +21,11 @@ export async function branchBody(origin, texts, token, fields, { model, promptFi
     ? await replay([...texts, token.text])
     : await generateToken(token.text, { ...origin.fields, state: (await replay(texts)).state }, model, post);
   return choice.finish_reason === "stop" ? null : { state: choice.state, ...seed };
+}
+
+// Returns the resume token after the tokens with these `texts`, of a text that was stopped before its own arrived.
+export async function resumeToken(origin, texts, { promptField }, post) {
+  return (await replayTokens(origin, texts, constraint(origin.fields) && promptField, post)).state;
 }
 
 // Generates tokens again, to get the resume token after them. With a pattern, checks that they are the same: the last ones
@@ -53,7 +58,7 @@ function constraint({ structured_outputs, min_length }) {
   return structured_outputs || min_length ? JSON.stringify({ structured_outputs, min_length }) : "";
 }
 
-// With the seed of the resume token the same token would be followed by the same text.
+// With the seed of the resume token the same token would be followed by the same text, and another one sometimes, too.
 function newSeed() {
   return Math.floor(Math.random() * Number.MAX_SAFE_INTEGER);
 }

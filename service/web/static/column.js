@@ -1,29 +1,37 @@
-// One generated text: its model and sampling parameters, its tokens as they arrive, and branching.
+// One generated text: its model and sampling parameters, its tokens as they arrive, continuing and branching.
 
-import { branchBody } from "./branching.js";
-import { indexByKey, labelled } from "./dom.js";
+import { branchBody, resumeToken } from "./branching.js";
+import { WrittenText } from "./components/written_text.js";
+import { keepText } from "./current_text.js";
+import { labelled } from "./dom.js";
 import { requestFields } from "./fields.js";
 import { Form } from "./form.js";
+import { textOf } from "./format.js";
 import { toHash } from "./link.js";
 import { ModelChoice } from "./model_choice.js";
-import { isPartial, setTokenText, textOf } from "./format.js";
-import { showToken } from "./token.js";
+import { showToken } from "./components/token_popover.js";
 
 const ALTERNATIVES = 5;
+const MAX_REPLACED = 20;
 const FINISH_REASONS = { length: "length (Max tokens)", stop: "stop (EOS token, stop string or complete match)" };
 
 export class Column {
-  #tokens = [];
-  // Requests that generated the text: each continues after `count` tokens, with the seed of its response.
+  // Requests that generated the text: each continues after `count` tokens, with the seed of its response; `token` is the
+  // one that a branch chose before them.
   #origins = [];
   #choice;
   #form;
-  #output;
+  #text;
   #statistics;
   #inspectorLink;
+  #undo;
   #prompt = "";
+  // The resume token after the last token, if it has arrived.
+  #state = null;
   // Model, direction and field of the prompt of the shown text, whatever is selected meanwhile.
   #generated;
+  // Texts that a branch or another text replaced, the newest last.
+  #replaced = [];
   #on;
 
   // `values` are those of the fields by name, and `model`; `on` has the callbacks `changed` and `branch`.
@@ -31,16 +39,15 @@ export class Column {
     this.#on = on;
     this.number = number;
     this.element = document.getElementById("column").content.firstElementChild.cloneNode(true);
-    this.#output = this.element.querySelector(".output");
-    [this.#statistics, this.#inspectorLink] = this.element.querySelector(".statistics").children;
-    this.#output.setAttribute("aria-label", `Completion ${number + 1}`);
-    const [sampling, constraints] = this.element.querySelectorAll("details");
-    const fields = sampling.querySelector(".fields");
-    this.#choice = new ModelChoice(this.#select(fields, "model", "Model"), this.#select(fields, "version", "Version"), on.changed);
-    this.#form = new Form(number, sampling, constraints, values, on.changed);
+    const output = this.element.querySelector(".output");
+    output.setAttribute("aria-label", `Completion ${number + 1}`);
+    this.#text = new WrittenText(output, (position) => this.#open(position));
+    [this.#statistics, this.#inspectorLink, this.#undo] = this.element.querySelector(".statistics").children;
+    this.#undo.addEventListener("click", () => this.#restore());
+    const main = this.element.querySelector(".fields");
+    this.#choice = new ModelChoice(this.#select(main, "model", "Model"), this.#select(main, "version", "Version"), on.changed);
+    this.#form = new Form(number, this.element.querySelector(".settings"), values, on.changed);
     this.showModels(models, values.model);
-    this.#output.addEventListener("click", (event) => this.#open(event.target.closest(".token")));
-    this.#output.addEventListener("keydown", (event) => this.#move(event));
   }
 
   get values() {
@@ -49,6 +56,21 @@ export class Column {
 
   get direction() {
     return this.#choice.model?.direction;
+  }
+
+  get model() {
+    return this.#choice.model;
+  }
+
+  get canContinue() {
+    return this.#origins.length > 0 && this.#text.tokens.length > 0;
+  }
+
+  // How the shown text was generated, for a link: what `replay` takes; undefined without a text.
+  get recipe() {
+    if (!this.canContinue || this.#origins[0].seed === undefined) return undefined;
+    const ends = [...this.#origins.slice(1).map(({ count, token }) => (token ? count - 1 : count)), this.#text.tokens.length];
+    return this.#origins.map(({ count, seed, token }, i) => ({ seed, num_tokens: Math.max(0, ends[i] - count), ...(token && { at: count - 1, text: token.text, same: token.same }) }));
   }
 
   showTitle(several) {
@@ -63,40 +85,82 @@ export class Column {
     this.element.remove();
   }
 
-  // Generates a text from the prompt, and shows it as it arrives.
-  async generate(prompt, signal, stream) {
-    this.#show([]);
-    this.#prompt = prompt;
+  // Generates a text from the prompt, and shows it as it arrives; the last text stays until then.
+  async generate(prompt, signal, stream, fields = {}) {
     const isBackward = this.direction === "backward";
-    const promptField = isBackward ? "suffix" : "prompt";
-    const model = this.#choice.reference;
-    this.#generated = { model, promptField, isBackward };
-    this.#origins = [{ count: 0, body: { model, [promptField]: prompt } }];
-    await this.#explained(() => this.#readStream(signal, stream));
+    const [promptField, model] = [isBackward ? "suffix" : "prompt", this.#choice.reference];
+    const origin = { count: 0, body: { model, [promptField]: prompt }, override: fields };
+    await this.#explained(() => this.#readStream(signal, stream, origin, () => {
+      this.#keep();
+      this.#prompt = prompt;
+      this.#generated = { model, promptField, isBackward };
+      this.#origins = [];
+      this.#text.begin(prompt, isBackward);
+    }));
+  }
+
+  // Continues the text at its end, from the resume token, as one longer request would have.
+  async continue(signal, { post, stream }, fields = {}) {
+    this.#text.unpaint();
+    await this.#explained(async () => {
+      const last = this.#origins.at(-1);
+      const texts = this.#text.tokens.slice(last.count).map(({ text }) => text);
+      const send = (path, body) => post(path, body, signal);
+      this.#state ??= await resumeToken(last, texts, this.#generated, send);
+      await this.#readStream(signal, stream, { count: this.#text.tokens.length, body: { state: this.#state }, override: fields });
+    });
   }
 
   // Continues after the tokens before `position` and another token there, from the state at that position.
-  async branch(position, token, signal, requests) {
-    await this.#explained(() => this.#branch(position, token, signal, requests));
+  async branch(position, token, signal, requests, fields = {}) {
+    await this.#explained(() => this.#branch(position, token, signal, requests, fields));
   }
 
-  async #branch(position, token, signal, { post, stream }) {
+  async #branch(position, token, signal, { post, stream }, override) {
     const origins = this.#origins.filter(({ count }) => count <= position);
-    const texts = this.#tokens.slice(origins.at(-1).count, position).map(({ text }) => text);
-    const send = (path, fields) => post(path, fields, signal);
+    const texts = this.#text.tokens.slice(origins.at(-1).count, position).map(({ text }) => text);
+    const send = (path, body) => post(path, body, signal);
     const body = await branchBody(origins.at(-1), texts, token, requestFields(this.values), this.#generated, send);
-    // The dialog returned the focus to a token that will be gone; it may be elsewhere by now.
-    const hasFocus = this.#output.contains(document.activeElement);
-    this.#show([...this.#tokens.slice(0, position), { ...token, branched: true }]);
-    if (hasFocus) this.#output.querySelector(`[data-position="${position}"]`).focus();
+    const { hasFocus } = this.#text;
+    this.#keep();
+    this.#text.begin(this.#prompt, this.#generated.isBackward, [...this.#text.tokens.slice(0, position), { ...token, branched: true }]);
+    if (hasFocus) this.#text.focus(position);
+    this.#origins = origins;
     if (body === null) {
-      this.#origins = origins;
       this.#statistics.textContent = "The branch completes the match.";
       this.#linkInspector();
       return;
     }
-    this.#origins = [...origins, { count: position + 1, body }];
-    await this.#readStream(signal, stream);
+    await this.#readStream(signal, stream, { count: position + 1, body, token, override });
+  }
+
+  // Generates the text of a link again: the first request, then its branches and continuations.
+  async replay(prompt, recipe, signal, requests) {
+    const [first, ...rest] = recipe;
+    await this.generate(prompt, signal, requests.stream, { seed: first.seed, max_tokens: first.num_tokens });
+    for (const { at, text, same, seed, num_tokens: count } of rest) {
+      const fields = { max_tokens: count };
+      if (at === undefined) await this.continue(signal, requests, fields);
+      else await this.branch(at, { text, same, seed, alternatives: {} }, signal, requests, fields);
+    }
+  }
+
+  // Keeps the text, which another one replaces, for Undo.
+  #keep() {
+    if (!this.#text.tokens.length) return;
+    const { tokens } = this.#text;
+    this.#replaced = [...this.#replaced, { tokens, prompt: this.#prompt, generated: { ...this.#generated }, origins: this.#origins, state: this.#state }].slice(-MAX_REPLACED);
+    this.#undo.hidden = false;
+  }
+
+  #restore() {
+    const { tokens, prompt, generated, origins, state } = this.#replaced.pop();
+    [this.#prompt, this.#generated, this.#origins, this.#state] = [prompt, generated, origins, state];
+    this.#text.begin(prompt, generated.isBackward, tokens);
+    this.#undo.hidden = this.#replaced.length === 0;
+    this.#statistics.textContent = `${tokens.length} tokens · seed ${origins[0]?.seed} · restored`;
+    this.#linkInspector();
+    this.#on.changed();
   }
 
   // Does something that sends requests, and shows an error beside the field that it is about.
@@ -110,90 +174,84 @@ export class Column {
     }
   }
 
-  #show(tokens) {
-    this.#tokens = [];
-    this.#output.replaceChildren();
-    tokens.forEach((token) => this.#add(token));
-  }
-
-  // Sends the last request and reads its stream to the end.
-  async #readStream(signal, stream) {
-    const origin = this.#origins.at(-1);
-    origin.fields = { ...requestFields(this.values), logprobs: ALTERNATIVES };
-    if (this.#origins.length > 1) delete origin.fields.seed; // the resume token has it
-    const body = { ...origin.fields, ...origin.body, stream_options: { prepend: this.#generated.isBackward } };
+  // Sends a request and reads its stream to the end; `begins` is called before the first token is shown.
+  async #readStream(signal, stream, origin, begins = () => {}) {
+    origin.fields = { ...requestFields(this.values), logprobs: ALTERNATIVES, return_state: true, ...origin.override };
+    if (origin.body.state) delete origin.fields.seed; // the resume token has it
+    const isBackward = (origin.body.state ? this.#generated.isBackward : this.direction === "backward");
+    const body = { ...origin.fields, ...origin.body, stream_options: { prepend: isBackward } };
     const began = performance.now();
-    const before = this.#tokens.length;
-    let reason = null;
-    this.#statistics.textContent = "";
-    this.#inspectorLink.hidden = true;
+    let [before, reason] = [this.#text.tokens.length, null];
     try {
       for await (const chunk of stream("v1/completions", body, signal)) {
-        origin.seed = chunk.seed ?? origin.seed;
+        if (origin.seed === undefined) {
+          begins();
+          before = this.#text.tokens.length;
+          this.#origins.push(origin);
+          this.#state = null;
+        }
+        origin.seed = chunk.seed ?? origin.seed ?? null;
         // Branches generate the text again, by the same version, even if another one has been promoted.
         if (!origin.body.state) origin.body.model = this.#generated.model = `${chunk.model}:${chunk.version}`;
         for (const choice of chunk.choices) {
-          tokensOf(choice).forEach((token) => this.#add(token));
+          this.#text.add(tokensOf(choice));
           reason = choice.finish_reason ?? reason;
+          this.#state = choice.state ?? this.#state;
         }
+        this.#count(before, began, origin, reason ? `finish reason: ${FINISH_REASONS[reason] ?? reason}` : "generating");
       }
     } finally {
-      this.#linkInspector();
-      const seconds = (performance.now() - began) / 1000;
-      const count = this.#tokens.length - before;
-      const rate = `${count} tokens, ${Math.round(count / seconds)} tokens/s`;
-      const end = reason ? `finish reason: ${FINISH_REASONS[reason] ?? reason}` : "incomplete";
+      this.#text.flush();
       // Without a seed, no response has begun.
-      if (origin.seed !== undefined) this.#statistics.textContent = `${rate} · seed ${origin.seed} · ${end}`;
+      if (origin.seed !== undefined) {
+        this.#count(before, began, origin, reason ? `finish reason: ${FINISH_REASONS[reason] ?? reason}` : "incomplete");
+        this.#linkInspector();
+      }
     }
   }
 
-  // Links to the inspector with prompt and generated text, in reading order.
-  #linkInspector() {
+  #count(before, began, { seed }, end) {
+    const count = this.#text.tokens.length - before;
+    const all = before ? ` of ${this.#text.tokens.length.toLocaleString("en-US")}` : "";
+    this.#statistics.textContent = `${count} tokens${all}, ${Math.round((1000 * count) / (performance.now() - began))} tokens/s · seed ${seed} · ${end}`;
+  }
+
+  // The model, and prompt and generated text in reading order.
+  get whole() {
     const { model, isBackward } = this.#generated;
-    const labels = this.#tokens.map(({ text }) => text);
+    const labels = this.#text.tokens.map(({ text }) => text);
     const whole = [this.#prompt, textOf(isBackward ? labels.reverse() : labels)];
     if (isBackward) whole.reverse();
-    this.#inspectorLink.href = `inspector${toHash({ model, text: whole.join("") })}`;
+    return { model, text: whole.join("") };
+  }
+
+  // Hides the text until it is typed.
+  hideText() {
+    this.#text.hide();
+  }
+
+  showText() {
+    this.#text.show();
+  }
+
+  // Shows the text token by token in so many seconds, in a color for each token of prompt and text.
+  async type(colors, seconds, signal) {
+    await this.#text.type(colors.slice(-this.#text.tokens.length), seconds, signal);
+  }
+
+  #linkInspector() {
+    keepText(this.whole.model, this.whole.text);
+    this.#inspectorLink.href = `inspector${toHash(this.whole)}`;
     this.#inspectorLink.hidden = false;
   }
 
-  #add(token) {
-    const position = this.#tokens.push(token) - 1;
-    // Not a <button>: its inline-block box would allow a line break inside a word, and swallow the text's own line breaks.
-    const button = document.createElement("span");
-    button.setAttribute("role", "button");
-    button.className = "token";
-    button.dataset.position = position;
-    button.tabIndex = position === 0 ? 0 : -1;
-    setTokenText(button, isPartial(token.text) ? "�" : token.text);
-    if (token.branched) button.classList.add("branched");
-    if (token.logprob !== null && token.logprob !== undefined) button.style.setProperty("--sure", Math.exp(token.logprob));
-    this.#generated.isBackward ? this.#output.prepend(button) : this.#output.append(button);
-  }
-
-  #open(button) {
-    if (!button) return;
-    const position = Number(button.dataset.position);
-    showToken(this.#tokens[position], (token) => this.#on.branch(this, position, token));
-  }
-
-  // Arrow keys move the focus, Enter and Space open a token; Tab leaves the text.
-  #move(event) {
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.key === "Enter" || event.key === " ") {
-      event.preventDefault();
-      this.#open(document.activeElement.closest(".token"));
-      return;
-    }
-    const tokens = [...this.#output.children];
-    const index = tokens.indexOf(document.activeElement);
-    const next = indexByKey(event.key, index, tokens.length);
-    if (index < 0 || next === undefined) return;
-    event.preventDefault();
-    tokens[index].tabIndex = -1;
-    tokens[next].tabIndex = 0;
-    tokens[next].focus();
+  #open(position) {
+    const token = this.#text.tokens[position];
+    if (!token) return;
+    showToken(token, this.#text.elementOf(position), {
+      branch: (other) => this.#on.branch(this, position, other),
+      walk: (steps) => this.#open(position + (this.#generated.isBackward ? -steps : steps)),
+    });
   }
 
   #select(parent, name, text) {

@@ -2,17 +2,22 @@
 
 import { yieldToBrowser } from "./inspection.js";
 
-// Each has a name, a help text, and a function that returns its value after each character of a text.
+// Each has a name, a help text, and a function that returns its value after each character of a text; those of
+// discoveries also have a title. The exporter has the same ones (export/graphs/unit_search.py).
 export const FEATURES = {
-  line: { name: "Position in the line", help: "Characters since the line began", walk: () => counter((character) => character === "\n") },
-  word: { name: "Position in the word", help: "Letters since the word began", walk: () => counter((character) => !/[\p{L}\p{M}\p{N}_]/u.test(character)) },
-  quotes: { name: "Inside quotes", help: "1 between quotation marks", walk: quotes },
-  brackets: { name: "Inside brackets", help: "Number of open ( [ {", walk: brackets },
-  upper: { name: "In capitals", help: "1 within a word in capitals, such as a speaker's name", walk: upper },
+  brackets: { name: "Inside brackets", title: "Inside or outside brackets", help: "Number of open ( [ {", walk: brackets },
+  quotes: { name: "Inside quotes", title: "Inside or outside quotation marks", help: "1 between quotation marks", walk: quotes },
+  line: { name: "Position in the line", title: "How far into the line", help: "Characters since the line began", walk: () => counter((character) => character === "\n") },
+  word: { name: "Position in the word", title: "How far into the word", help: "Letters since the word began", walk: () => counter((character) => !/[\p{L}\p{M}\p{N}_]/u.test(character)) },
+  upper: { name: "In capitals", title: "Words in capitals", help: "1 within a word in capitals, such as a speaker's name", walk: upper },
   capital: { name: "After a capital", help: "1 directly after a capital letter", walk: () => (character) => Number(/\p{Lu}/u.test(character)) },
   digit: { name: "In a number", help: "1 after a digit", walk: () => (character) => Number(/\p{Decimal_Number}/u.test(character)) },
   space: { name: "Between words", help: "1 after white space", walk: () => (character) => Number(/\s/u.test(character)) },
 };
+// Features of discoveries, in groups of a kind: those that need a memory longer than the last token.
+const KINDS_OF_FEATURES = [["brackets", "quotes"], ["line", "word"], ["upper"]];
+// Less is chance, or of no use to a reader.
+const MIN_CORRELATION = 0.35;
 
 export const PROBABILITY = { name: "Token probability", help: "The probability of the token" };
 export const REGEXP = { name: "Regular expression", help: "1 inside a match of a regular expression" };
@@ -52,8 +57,9 @@ export function correlations(matrix, target, from, to) {
   });
 }
 
-// The units that correlate most with a feature in the first half of a text, with the correlation in the second half.
-// Without the second half, the best of a thousand unrelated units would look like a result.
+// The units that correlate most with a feature in the first half of a text, ordered by how that holds in the second
+// half. Without the second half, the best of a thousand unrelated units would look like a result. `target` has a value
+// for each row.
 export async function search(inspection, target, count = 12) {
   const half = Math.ceil(target.length / 2);
   const found = [];
@@ -66,7 +72,35 @@ export async function search(inspection, target, count = 12) {
       await yieldToBrowser();
     }
   }
-  return found.sort((one, other) => Math.abs(other.first) - Math.abs(one.first)).slice(0, count);
+  const ranked = found.sort((one, other) => Math.abs(other.first) - Math.abs(one.first)).slice(0, count);
+  return ranked.sort((one, other) => held(other) - held(one));
+}
+
+// How a correlation holds: its size in the half where it is weaker; negative if the signs differ.
+export function held({ first, second }) {
+  return Math.sign(first * second) * Math.min(Math.abs(first), Math.abs(second));
+}
+
+// The feature at each row of a text's matrices: Float32Array (rows); null where it is constant.
+export function targetOf(name, inspection, pattern) {
+  const values = featureOf(name, inspection, pattern);
+  const target = Float32Array.from(inspection.positions, (position) => values[position]);
+  return target.some((value) => value !== target[0]) ? target : null;
+}
+
+// The unit that best follows a feature of each kind, where one does, with the name of the feature.
+export async function discover(inspection) {
+  const discoveries = [];
+  for (const names of KINDS_OF_FEATURES) {
+    const found = [];
+    for (const feature of names) {
+      const target = targetOf(feature, inspection);
+      if (target) found.push({ feature, ...(await search(inspection, target))[0] });
+    }
+    const [best] = found.sort((one, other) => held(other) - held(one));
+    if (best && held(best) > MIN_CORRELATION) discoveries.push(best);
+  }
+  return discoveries;
 }
 
 function walked(text, step) {

@@ -2,7 +2,7 @@
 
 export const SAMPLING_FIELDS = [
   {
-    name: "temperature", label: "Temperature", kind: "range", min: 0, max: 2, step: 0.05, value: 0.8,
+    name: "temperature", label: "Temperature", kind: "range", min: 0, max: 2, step: 0.05, value: 0.5, isMain: true,
     help: "0: greedy decoding. 1: the model's own distribution. Higher: more random.",
   },
   {
@@ -30,11 +30,11 @@ export const SAMPLING_FIELDS = [
     help: "Subtracted once from the logit of each token that has been generated.",
   },
   {
-    name: "max_tokens", label: "Max tokens", kind: "range", min: 1, max: 2000, step: 1, value: 200,
-    help: "Maximum number of generated tokens.",
+    name: "max_tokens", label: "Max tokens", kind: "number", min: 1, step: 1, value: 400, isMain: true,
+    help: "Maximum number of tokens to generate; Continue generates as many again.",
   },
   {
-    name: "seed", label: "Seed", kind: "number", value: "",
+    name: "seed", label: "Seed", kind: "number", value: "", isMain: true,
     help: "The same seed reproduces the same text. Empty: a random seed, shown below the text.",
   },
   {
@@ -42,6 +42,13 @@ export const SAMPLING_FIELDS = [
     help: "Stop string: generation stops before it. \\n is a line feed.",
   },
 ];
+
+// Values of the sampling parameters, by name.
+export const PRESETS = {
+  safe: { temperature: 0.5, min_p: 0 },
+  lively: { temperature: 0.8, min_p: 0.1 },
+  wild: { temperature: 1.1, min_p: 0 },
+};
 
 // What a completion must match. `pattern` selects one of the three fields that name it; only this one is shown and
 // sent. Fields with `isMember` are members of the API's structured_outputs.

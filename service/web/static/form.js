@@ -1,28 +1,36 @@
 // The form of a column: a control for each field, and errors beside the fields that they are about.
 
-import { fill, labelled } from "./dom.js";
-import { CONSTRAINT_FIELDS, SAMPLING_FIELDS, constraintsOf } from "./fields.js";
+import { button, fill, labelled } from "./dom.js";
+import { CONSTRAINT_FIELDS, PRESETS, SAMPLING_FIELDS, constraintsOf } from "./fields.js";
 
 const FIELDS = [...SAMPLING_FIELDS, ...CONSTRAINT_FIELDS];
 const TAGS = { select: "select", json: "textarea", lines: "textarea" };
 
 export class Form {
   #fields = {};
+  #presets;
   #constraints;
   #changed;
 
-  // `sampling` and `constraints` are the <details> of the two groups of fields; `changed` is called after each change.
-  constructor(number, sampling, constraints, values, changed) {
-    this.#constraints = constraints;
+  // `settings` has the groups of fields: the main ones, the other sampling parameters, and constraints; `changed` is
+  // called after each change.
+  constructor(number, settings, values, changed) {
+    const [main, more, constraints] = settings.querySelectorAll(".fields");
+    this.#constraints = constraints.closest("details");
     this.#changed = changed;
-    for (const [fields, details] of [[SAMPLING_FIELDS, sampling], [CONSTRAINT_FIELDS, constraints]]) {
-      for (const field of fields) {
-        this.#fields[field.name] = new Field(field, `${field.name}-${number}`, values[field.name] ?? field.value, () => this.#update());
-        details.querySelector(".fields").append(this.#fields[field.name].element);
-      }
+    for (const field of FIELDS) {
+      const made = new Field(field, `${field.name}-${number}`, values[field.name] ?? field.value, () => this.#update());
+      this.#fields[field.name] = made;
+      (CONSTRAINT_FIELDS.includes(field) ? constraints : field.isMain ? main : more).append(made.element);
     }
-    this.#showConstraints();
-    constraints.open = constraintsOf(this.values).length > 0;
+    this.#presets = Object.entries(PRESETS).map(([name, preset]) => button(name, "", () => {
+      Object.entries(preset).forEach(([field, value]) => { this.#fields[field].value = value; });
+      this.#update();
+    }));
+    settings.querySelector(".presets").append(...this.#presets);
+    this.#show();
+    this.#constraints.open = constraintsOf(this.values).length > 0;
+    more.closest("details").open = SAMPLING_FIELDS.some(({ name, isMain, value }) => !isMain && this.values[name] !== String(value));
   }
 
   get values() {
@@ -37,7 +45,8 @@ export class Form {
     const field = this.#fields[name];
     if (!field) return;
     field.showError(message);
-    field.element.closest("details").open = true;
+    const group = field.element.closest("details");
+    if (group) group.open = true;
   }
 
   clearErrors() {
@@ -45,13 +54,16 @@ export class Form {
   }
 
   #update() {
-    this.#showConstraints();
+    this.#show();
     this.#changed();
   }
 
-  // Shows the field of the selected pattern, and in the title of the group what applies.
-  #showConstraints() {
+  // Shows the preset that the values are, the field of the selected pattern, and in the title of the group what applies.
+  #show() {
     const { values } = this;
+    Object.values(PRESETS).forEach((preset, i) => {
+      this.#presets[i].setAttribute("aria-pressed", String(Object.entries(preset).every(([name, value]) => Number(values[name]) === value)));
+    });
     for (const { name, pattern } of FIELDS) this.#fields[name].element.hidden = Boolean(pattern) && pattern !== values.pattern;
     const labels = constraintsOf(values).map(({ label }) => label);
     this.#constraints.querySelector("summary span").textContent = labels.length ? `: ${labels.join(", ")}` : "";
@@ -88,6 +100,12 @@ class Field {
 
   get value() {
     return this.#control.value;
+  }
+
+  set value(value) {
+    this.#control.value = value;
+    this.#show();
+    this.showError("");
   }
 
   // Shows an error below the control; an empty one removes it.

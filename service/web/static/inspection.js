@@ -39,6 +39,13 @@ export class Matrix {
     return sum / this.columns;
   }
 
+  // The value of a column with the strongest color: the 90th percentile of its absolute values, as a cell state may have
+  // a few that are many times as large; 1 if all are zero.
+  strong(column) {
+    const values = Array.from({ length: this.rows }, (_, row) => Math.abs(this.at(row, column))).sort((one, other) => one - other);
+    return values[Math.floor(0.9 * values.length)] || this.most(column);
+  }
+
   // The largest absolute value of a column; 1 if all are zero.
   most(column) {
     let most = 0;

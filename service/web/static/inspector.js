@@ -1,19 +1,22 @@
 // The inspector: what a model computes and predicts at each token of a text.
 
-import { Failure, postForBlob } from "./api.js";
+import { Failure, post, postForBlob } from "./api.js";
 import { attempt } from "./attempt.js";
 import { palette } from "./colors.js";
+import { showLegend } from "./components/legend.js";
+import { showModelCard } from "./components/model_card.js";
+import { currentText, keepText } from "./current_text.js";
 import { fill, find } from "./dom.js";
 import { EmbeddingMap } from "./embedding.js";
 import { correlations } from "./features.js";
 import { indexOfMin, isPartial, number, visible } from "./format.js";
-import { Heatmap } from "./heatmap.js";
+import { Heatmap } from "./components/heatmap.js";
 import { Inspection, KINDS } from "./inspection.js";
 import { fromHash, note } from "./link.js";
 import { ModelChoice } from "./model_choice.js";
 import { Shell } from "./shell.js";
 import { showTokenDetail } from "./token_detail.js";
-import { TokenView, activation, tokenProbabilities } from "./token_view.js";
+import { SURPRISE_ENDS, TokenView, activation, surprise } from "./components/token_view.js";
 import { UnitSearch } from "./unit_search.js";
 
 const SAMPLE = `ACT II, SCENE I. A garden behind the palace.
@@ -41,11 +44,14 @@ So ends the friendship, and so ends the wine.
 // Gates of texts with more values than this are loaded on request.
 const MAX_VALUES_AT_ONCE = 4e6;
 const ALTERNATIVES = 5;
+const OPENING_TOKENS = 400;
+// As in the style sheet: a phone.
+const NARROW = "(max-width: 44rem)";
 
 const ids = [
-  "text", "model", "version", "max_positions", "max_units", "backwards", "status", "found", "color", "tokens", "color-help",
-  "layer", "kind", "kind-help", "unit", "order", "width", "map", "low", "ramp", "high", "curves", "pointed", "gates",
-  "png", "json", "embedding", "embedding-help", "plane", "neighbors",
+  "change", "shown-model", "text", "model", "version", "max_positions", "max_units", "backwards", "status", "found", "color",
+  "tokens", "color-help", "legend", "layer", "kind", "kind-help", "unit", "order", "width", "heat", "map", "map-legend", "curves",
+  "pointed", "gates", "inner", "png", "json", "embedding", "embedding-help", "plane", "neighbors",
 ];
 const page = Object.fromEntries(ids.map((id) => [id, find(id)]));
 
@@ -56,13 +62,10 @@ const map = new Heatmap(page.map, {
   pointed: (under) => showPointed(under),
 });
 const unitSearch = new UnitSearch({
-  chosen: (unit) => {
-    page.color.value = "unit";
-    choose(unit);
-  },
+  chosen: showUnit,
   found: () => {
     order.of.clear();
-    showMap();
+    choose({});
   },
 }, attempt);
 const plane = new EmbeddingMap({ canvas: page.plane, rows: page.neighbors, help: page["embedding-help"] }, attempt);
@@ -82,16 +85,26 @@ const chosen = { layer: 1, kind: "hidden", unit: 0, position: null };
 
 async function start() {
   page.width.value = 10;
+  page.inner.open = !matchMedia(NARROW).matches;
   listen();
-  const shown = fromHash(location.hash, (given) => typeof given.text === "string");
-  page.text.value = shown?.text ?? SAMPLE;
+  const linked = fromHash(location.hash, (given) => typeof given.text === "string");
+  const shown = linked ?? currentText();
+  page.text.value = shown?.text ?? "";
   for (const name of ["max_positions", "max_units"]) page[name].value = shown?.[name] ?? "";
   page.backwards.checked = Boolean(shown?.go_backwards);
   for (const name of Object.keys(chosen)) chosen[name] = shown?.[name] ?? chosen[name];
-  page.color.value = ["probability", "prediction", "unit"].includes(shown?.color) ? shown.color : "probability";
-  const isLoaded = await shell.loadModels((served) => models.show(served, shown?.model));
-  if (isLoaded) keep();
-  if (isLoaded && shown) inspect(chosen.position);
+  page.color.value = ["probability", "prediction", "unit"].includes(shown?.color) ? shown.color : "unit";
+  if (!(await shell.loadModels((served) => models.show(served, shown?.model)))) return;
+  await inspect(chosen.position, { discovers: linked?.color === undefined, writes: !page.text.value });
+  page.change.open = !found;
+}
+
+// A text for a model to look into, where there is none yet: a scene for a model of plays, its own writing for another.
+async function openingText(signal) {
+  if (models.model?.corpus === "shakespeare") return SAMPLE;
+  const prompt = models.model?.direction === "backward" ? { suffix: "" } : { prompt: "" };
+  const body = { model: models.reference, ...prompt, max_tokens: OPENING_TOKENS, temperature: 0.5, seed: 1 };
+  return (await post("v1/completions", body, signal)).choices[0].text;
 }
 
 function listen() {
@@ -107,10 +120,20 @@ function listen() {
   page.png.addEventListener("click", () => attempt(savePicture));
   page.json.addEventListener("click", () => attempt(async () => save(await found.json(), "json")));
   page.embedding.addEventListener("toggle", showPlane);
+  page.heat.addEventListener("toggle", () => { showMap(); if (found) map.reveal(); });
 }
 
 // Inspects the text, and shows the result, with the token at `position` selected; null: the least probable one.
-async function inspect(position) {
+// `discovers`: the unit of the first discovery is selected, as for another model than before; `writes`: the model writes
+// the text first.
+async function inspect(position, { discovers = inspected?.id !== models.model?.id, writes = false } = {}) {
+  await run("Inspecting…", async (signal) => {
+    if (writes) page.text.value = await openingText(signal);
+    await read(position, discovers, signal);
+  });
+}
+
+async function read(position, discovers, signal) {
   const wanted = {
     model: models.reference, input: page.text.value, logprobs: ALTERNATIVES, encoding_format: "base64_float16",
     go_backwards: page.backwards.checked, max_positions: limit(page.max_positions), max_units: limit(page.max_units),
@@ -120,17 +143,24 @@ async function inspect(position) {
   // An estimate: most tokens have at least one character.
   const numTokens = Math.min(wanted.input.length, wanted.max_positions ?? Infinity);
   const isLarge = numTokens * layers * Math.min(units, wanted.max_units ?? Infinity) * 6 > MAX_VALUES_AT_ONCE;
-  await run("Inspecting…", async (signal) => {
-    const blob = await postForBlob("v1/inspect", isLarge ? { ...wanted, include: ["hidden", "cell"] } : wanted, signal);
-    const response = JSON.parse(await blob.text());
-    if (!response.tokens.length) throw new Failure("The text is empty. Enter a text and inspect it.");
-    found = await Inspection.read(response);
-    [request, inspected, chosen.position] = [wanted, model, position];
-    order = { by: "number", of: new Map() };
-    page.order.value = "number";
-    unitSearch.use(found);
-    show();
-  });
+  const blob = await postForBlob("v1/inspect", isLarge ? { ...wanted, include: ["hidden", "cell"] } : wanted, signal);
+  const response = JSON.parse(await blob.text());
+  if (!response.tokens.length) throw new Failure("The text is empty. Enter a text and inspect it.");
+  found = await Inspection.read(response);
+  [request, inspected, chosen.position] = [wanted, model, position];
+  order = { by: "number", of: new Map() };
+  page.order.value = "number";
+  keepText(wanted.model, wanted.input);
+  page["shown-model"].textContent = `${found.reference}, ${found.tokens.length} tokens: change text or model`;
+  show();
+  const discovery = await unitSearch.use(found, model);
+  if (discovers && discovery) showUnit(discovery);
+  else choose({});
+}
+
+function showUnit({ layer, kind, unit }) {
+  page.color.value = "unit";
+  choose({ layer, kind, unit });
 }
 
 async function loadGates() {
@@ -183,6 +213,7 @@ function choose(changes) {
   page.gates.hidden = found.hasGates(chosen.layer) || !hasGates();
   text.choose(chosen.position);
   if (Object.keys(changes).join() !== "position") colorTokens();
+  unitSearch.mark(chosen);
   showMap();
   if (changes.position !== undefined) map.reveal();
   showTokenDetail(found, chosen, column(), isReadBackwards());
@@ -215,19 +246,23 @@ function colorTokens() {
   const mostProbable = (position) => Object.entries(alternatives[position] ?? {}).sort(([, one], [, other]) => other - one)[0]?.[0];
   const predicted = by === "prediction" ? tokens.map((token, position) => mostProbable(position) ?? token) : tokens;
   const differs = predicted.map((token, position) => token !== tokens[position]);
-  const warm = palette().css(1, 1.6);
+  const warm = palette().css(1, 1);
   const colors = by === "unit" ? activation(found, matrix(), column())
     : by === "prediction" ? differs.map((other) => (other ? warm : "transparent"))
-      : tokenProbabilities(logprobs);
+      : surprise(logprobs);
   // Predicted tokens keep the lines of the text.
   const texts = predicted.map((token, position) => (differs[position] ? visible(token) + (tokens[position].endsWith("\n") ? "\n" : "") : token));
   text.paint(texts.map((token) => (isPartial(token) ? "�" : token)), colors);
   const numDifferent = differs.filter(Boolean).length;
   page["color-help"].textContent = {
-    probability: "The warmer the color, the less probable the token. Click a token, or use the arrow keys, to see what the model predicted.",
+    probability: "The warmer the color, the more the token surprised the model. Click a token to see what it predicted.",
     prediction: `The most probable token at each position, colored where it differs from the text: ${numDifferent} of ${tokens.length}.`,
-    unit: `Unit ${chosen.unit} of layer ${chosen.layer}, ${KINDS[chosen.kind].name}, after each token: warm colors above zero, cold below.`,
+    unit: `Unit ${chosen.unit} of layer ${chosen.layer}, ${KINDS[chosen.kind].name}, after each token.`,
   }[by];
+  const most = matrix().strong(column());
+  if (by === "unit") showLegend(page.legend, matrix().signed ? number(-most, 2) : "0", number(most, 2), matrix().signed);
+  else if (by === "probability") showLegend(page.legend, ...SURPRISE_ENDS, false);
+  else page.legend.replaceChildren();
 }
 
 // The order of a layer's units from top to bottom: by number, or by correlation with the feature of the last search.
@@ -254,9 +289,7 @@ function showMap() {
     width: Number(page.width.value), curves, row: chosenRow(), column: column(),
   });
   const { limit, signed } = matrix();
-  page.low.textContent = signed ? number(-limit, 2) : "0";
-  page.high.textContent = number(limit, 2);
-  page.ramp.dataset.signed = signed;
+  showLegend(page["map-legend"], signed ? number(-limit, 2) : "0", number(limit, 2), signed);
   page.curves.replaceChildren(`Unit ${chosen.unit}: `, ...curves.map(({ kind }, i) => {
     const name = document.createElement("span");
     name.textContent = KINDS[kind].name;
@@ -309,6 +342,7 @@ function save(blob, ending) {
 // Keeps in the address what is shown; without models, what it had for the next attempt.
 function keep() {
   if (!models.reference) return;
+  showModelCard(models.model);
   note({
     model: models.reference, text: page.text.value, go_backwards: page.backwards.checked || undefined,
     max_positions: page.max_positions.value || undefined, max_units: page.max_units.value || undefined,

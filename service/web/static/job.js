@@ -2,7 +2,7 @@
 
 import { follow, get, hasKey, post } from "./api.js";
 import { attempt } from "./attempt.js";
-import { Chart } from "./chart.js";
+import { Chart } from "./components/chart.js";
 import { findAll } from "./dom.js";
 import { duration, number, sentence } from "./format.js";
 import { toHash } from "./link.js";

@@ -5,15 +5,22 @@ const MAX_LENGTH = 100_000;
 // Browsers limit the changes of the address per second.
 const PAUSE_MS = 150;
 
+const KEY = `sostenuto-link:${location.pathname}`;
+
 let waiting = null;
 let last = null;
 let timer = 0;
+
+// The fragment that this page had last in this tab; empty if it had none.
+export function noted() {
+  return sessionStorage.getItem(KEY) ?? "";
+}
 
 export function toHash(shown) {
   return `#${encodeURIComponent(JSON.stringify(shown))}`;
 }
 
-// Keeps in the address of this page what it shows, after a pause.
+// Keeps in the address of this page what it shows, after a pause; and for when the tab returns to it.
 export function note(shown) {
   waiting = toHash(shown);
   clearTimeout(timer);
@@ -31,7 +38,9 @@ export async function copyAddress() {
 function write() {
   clearTimeout(timer);
   if (waiting === null) return;
-  history.replaceState(null, "", waiting.length <= MAX_LENGTH ? waiting : location.pathname);
+  const isShort = waiting.length <= MAX_LENGTH;
+  history.replaceState(null, "", isShort ? waiting : location.pathname);
+  if (isShort) sessionStorage.setItem(KEY, waiting);
   [last, waiting] = [waiting, null];
 }
 

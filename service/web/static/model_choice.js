@@ -1,10 +1,27 @@
 // The models that are served, and two lists to select one and its version.
 
 import { get } from "./api.js";
+import { showModelCard } from "./components/model_card.js";
+import { currentText } from "./current_text.js";
 import { fill } from "./dom.js";
 
-export async function loadModels() {
-  return (await get("v1/models")).data;
+const PAUSE_MS = 1000;
+
+// Returns the models; while they are being loaded by the servers, waits and calls `waits` with a message.
+export async function loadModels(waits = () => {}) {
+  for (;;) {
+    try {
+      const { data } = await get("v1/models");
+      waits("");
+      const [current] = (currentText()?.model ?? "").split(":");
+      showModelCard(data.find(({ id }) => id === current) ?? data[0]);
+      return data;
+    } catch (error) {
+      if (error.code !== "model_loading") throw error;
+      waits("The model is being loaded…");
+      await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
+    }
+  }
 }
 
 export class ModelChoice {
@@ -47,6 +64,8 @@ export class ModelChoice {
     const isLabel = this.model?.versions.some(({ labels }) => labels.includes(chosen));
     const isListed = !chosen || versions.some(([version]) => version === chosen);
     const other = isListed ? [] : [[chosen, isLabel ? chosen : `${chosen} (not served)`]];
+    // One version is no choice.
+    this.#version.closest("label").hidden = versions.length < 2 && !chosen;
     fill(this.#version, [["", "default version"], ...other, ...versions], chosen);
   }
 }

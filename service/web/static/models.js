@@ -4,13 +4,12 @@ import { get, patch, post, remove } from "./api.js";
 import { attempt } from "./attempt.js";
 import { fill, find, findAll } from "./dom.js";
 import { count, megabytes, number } from "./format.js";
+import { summary } from "./components/model_card.js";
 import { toHash } from "./link.js";
 import { loadModels } from "./model_choice.js";
 import { startTheme } from "./theme.js";
 
 const [list, none, notice, confirmation, confirmTitle, confirmText] = findAll(["list", "none", "notice", "confirm", "confirm-title", "confirm-text"]);
-const UNITS = { character: "characters", word: "words", exact_word: "words as written", subword: "subwords", regex: "matches of regular expressions" };
-const CELLS = { lstm: "LSTM", gru: "GRU", simple_rnn: "SimpleRNN" };
 // Models whose details are loaded at the same time.
 const NUM_LOADING = 4;
 
@@ -146,18 +145,6 @@ class Card {
     }
     return isDone;
   }
-}
-
-function summary({ provenance, cell, layers, units, unit, vocab_size, direction, context, precision }) {
-  return [
-    `${CELLS[cell] ?? cell} ${layers > 1 ? `${layers} × ` : ""}${count(units)}`,
-    UNITS[unit] ?? unit,
-    `vocabulary ${count(vocab_size)}`,
-    ...(direction === "backward" ? ["backward"] : []),
-    ...(context ? [`sliding window of ${context}`] : []),
-    ...(provenance ? [`${provenance.title} (${provenance.license})`] : []),
-    ...(precision ? [precision] : []),
-  ].join(" · ");
 }
 
 function labelsOf({ labels }, version) {

@@ -1,16 +1,24 @@
-// The playground: a prompt, one or two columns of generated text, and branching at each token.
+// The page that writes: a prompt, one or two columns of generated text, continuing and branching at each token.
 
 import { post, stream } from "./api.js";
 import { attempt } from "./attempt.js";
+import { showCode } from "./code.js";
 import { Column } from "./column.js";
-import { findAll } from "./dom.js";
-import { fromHash, note } from "./link.js";
+import { showModelCard } from "./components/model_card.js";
+import { find, findAll } from "./dom.js";
+import { fromHash, note, noted } from "./link.js";
+import { Opening } from "./opening.js";
 import { Shell } from "./shell.js";
 
-const [prompt, label, help, compare, list] = findAll(["prompt", "prompt-label", "prompt-help", "compare", "columns"]);
+const [prompt, label, compare, list, goOn] = findAll(["prompt", "prompt-label", "compare", "columns", "continue"]);
+const [help] = find("prompt-help").childNodes;
+const requests = { post, stream };
+// Of the second column: beside the default it shows what temperature does.
+const OTHER_TEMPERATURE = 1;
 
 let models = [];
 let columns = [];
+const opening = new Opening();
 const shell = new Shell({
   submit: () => run((signal) => allSettled(columns.map((column) => column.generate(prompt.value, signal, stream)))),
   models: (served) => {
@@ -22,18 +30,26 @@ const shell = new Shell({
 async function start() {
   compare.addEventListener("change", () => showColumns(compare.checked ? 2 : 1));
   prompt.addEventListener("input", keep);
-  const shown = fromHash(location.hash, ({ columns }) => Array.isArray(columns));
+  goOn.addEventListener("click", () => run((signal) => allSettled(columns.map((column) => column.continue(signal, requests)))));
+  find("code").addEventListener("click", () => showCode(prompt.value, columns[0]));
+  const shown = fromHash(location.hash || noted(), ({ columns }) => Array.isArray(columns));
   await shell.loadModels();
   // The demo continues a play where somebody speaks; any model generates a text from its beginning.
-  prompt.value = shown?.prompt ?? (models.some((model) => model.id === "demo") ? "HAMLET.\n" : "");
+  prompt.value = shown?.prompt ?? (models.some((model) => model.corpus === "shakespeare") ? "HAMLET.\n" : "");
   compare.checked = shown?.columns.length === 2;
   showColumns(compare.checked ? 2 : 1, shown?.columns);
+  const recipes = (shown?.columns ?? []).map(({ recipe }) => (isRecipe(recipe) ? recipe : null));
+  if (recipes.some(Boolean)) {
+    await run((signal) => allSettled(columns.map((column, i) => recipes[i] && column.replay(prompt.value, recipes[i], signal, requests))));
+  } else if (!shown && models.length) {
+    await opening.show(columns[0], prompt, run);
+  }
 }
 
 function showColumns(count, given = []) {
   while (columns.length > count) columns.pop().remove();
   while (columns.length < count) {
-    const values = given[columns.length] ?? columns[0]?.values ?? {};
+    const values = given[columns.length] ?? (columns[0] ? { ...columns[0].values, temperature: OTHER_TEMPERATURE } : {});
     const column = new Column(columns.length, models, values, { changed: keep, branch });
     columns.push(column);
     list.append(column.element);
@@ -46,27 +62,36 @@ function showColumns(count, given = []) {
 // Keeps in the address what is shown, and labels the prompt by the direction of the model.
 function keep() {
   // Without models, the address keeps what it has for the next attempt.
-  if (models.length) note({ prompt: prompt.value, columns: columns.map((column) => column.values) });
+  if (models.length) note({ prompt: prompt.value, columns: columns.map((column) => ({ ...column.values, recipe: column.recipe })) });
   const isBackward = columns.some((column) => column.direction === "backward");
+  showModelCard(columns[0].model);
   label.textContent = isBackward ? "Suffix" : "Prompt";
-  help.textContent = `The model ${isBackward ? "generates the text before this" : "continues this"}. Ctrl+Enter generates, Escape stops.`;
+  help.textContent = `The model ${isBackward ? "generates the text before this" : "continues this"}. `;
 }
 
 // Continues after a token: another one in its position, or the same.
 async function branch(column, position, token) {
-  await run((signal) => column.branch(position, token, signal, { post, stream }));
+  await run((signal) => column.branch(position, token, signal, requests));
 }
 
 function run(work) {
+  opening.end();
   return shell.run("Generating…", async (signal) => {
     // The request of a column that is removed would continue unseen.
     compare.disabled = true;
+    goOn.hidden = true;
     try {
       await work(signal);
     } finally {
       compare.disabled = false;
+      goOn.hidden = !columns.every((column) => column.canContinue);
+      keep();
     }
   }, () => "Done.");
+}
+
+function isRecipe(recipe) {
+  return Array.isArray(recipe) && recipe.length > 0 && recipe.every((step) => step && typeof step === "object");
 }
 
 // Waits until all have ended, so that none continues unseen after another one failed; throws the first failure, and

@@ -25,7 +25,7 @@ export class Shell {
     stop.addEventListener("click", () => this.#stop());
     share.addEventListener("click", async () => { status.textContent = await copyAddress(); });
     document.addEventListener("keydown", (event) => {
-      if (document.querySelector("dialog[open]")) return;
+      if (document.querySelector("dialog[open], :popover-open")) return;
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !this.#running) form.requestSubmit();
       if (event.key === "Escape") this.#stop();
     });
@@ -35,7 +35,7 @@ export class Shell {
   // Loads the models; returns whether that succeeded. Without any, the page to train the first one is shown.
   loadModels(show = this.#on.models) {
     return attempt(async () => {
-      const models = await loadModels();
+      const models = await loadModels((message) => { status.textContent = message; });
       if (models.length) show(models);
       else location.replace("train");
     });
@@ -45,15 +45,23 @@ export class Shell {
   async run(label, work, done) {
     if (this.#running) return;
     const { signal } = (this.#running = new AbortController());
-    [submit.disabled, stop.disabled, status.textContent] = [true, false, label];
+    this.#showRunning(true, label);
     let end = "";
     try {
-      const isDone = await attempt(() => work(signal), async () => this.#on.models(await loadModels().catch(() => [])));
+      const gone = async () => this.#on.models(await loadModels().catch(() => []));
+      const isDone = await attempt(() => work(signal), gone, () => this.run(label, work, done));
       end = isDone ? done() : signal.aborted ? "Stopped." : "";
     } finally {
       this.#running = null;
-      [submit.disabled, stop.disabled, status.textContent] = [false, true, end];
+      this.#showRunning(false, end);
     }
+  }
+
+  // One of the two buttons is there, in the same place.
+  #showRunning(isRunning, label) {
+    const hadFocus = [submit, stop].includes(document.activeElement);
+    [submit.disabled, submit.hidden, stop.hidden, stop.disabled, status.textContent] = [isRunning, isRunning, !isRunning, !isRunning, label];
+    if (hadFocus) (isRunning ? stop : submit).focus({ preventScroll: true });
   }
 
   #stop() {

@@ -1,36 +1,92 @@
-// The search for units that correlate with a feature of the text.
+// Units that follow a feature of the text: those that were discovered, and the search for others, each as a strip.
 
-import { button, fill, findAll, row } from "./dom.js";
-import { FEATURES, PROBABILITY, REGEXP, featureOf, search } from "./features.js";
+import { fill, findAll } from "./dom.js";
+import { FEATURES, PROBABILITY, REGEXP, discover, held, search, targetOf } from "./features.js";
 import { number } from "./format.js";
+import { KINDS } from "./inspection.js";
+import { stripButton } from "./components/strip.js";
 
-const [form, feature, help, pattern, patternLabel, units] =
-  findAll(["search", "feature", "feature-help", "pattern", "pattern-label", "units"]);
+const [form, feature, help, pattern, patternLabel, list, title, cards, cardsTitle, cardsHelp] =
+  findAll(["search", "feature", "feature-help", "pattern", "pattern-label", "units", "units-title", "discoveries", "discoveries-title", "discoveries-help"]);
 
 const ALL = { ...FEATURES, sure: PROBABILITY, own: REGEXP };
 const CONSTANT = "This feature is constant over the text: no unit can correlate with it.";
+const SHAKESPEARE = "Speech or stage direction";
 
 export class UnitSearch {
   // The feature of the last search at each row of the text's matrices: Float32Array (rows); null: no search.
   target = null;
+  #on;
   #found = null;
+  #strips = [];
 
-  // `on.found` is called when a search has ended; `on.chosen` with layer, kind and unit of the selected result.
+  // `on.found` is called when a search has ended; `on.chosen` with layer, kind and unit of a strip that is pressed.
   constructor(on, attempt) {
-    fill(feature, Object.entries(ALL).map(([name, feature]) => [name, feature.name.toLowerCase()]), "line");
-    feature.addEventListener("change", () => this.#explain());
+    this.#on = on;
+    feature.addEventListener("change", () => {
+      this.#explain();
+      if (feature.value !== "own") attempt(() => this.#search());
+    });
     form.addEventListener("submit", (event) => {
       event.preventDefault();
-      if (this.#found) attempt(() => this.#search(on));
+      if (this.#found) attempt(() => this.#search());
     });
-    this.#explain();
   }
 
-  // Searches another text from now on.
-  use(found) {
+  // Searches another text from now on, by a model, and offers the features that vary in it. Returns the unit of the
+  // first discovery: one that was published with the version, or else that of a search now; undefined without any.
+  async use(found, model) {
     this.#found = found;
     this.target = null;
-    units.hidden = true;
+    this.#strips = [];
+    const varying = Object.entries(ALL).filter(([name]) => name === "own" || targetOf(name, found));
+    const published = (found.reference === `${model?.id}:${model?.version}` ? model.discoveries ?? [] : [])
+      .filter(({ feature, layer, kind }) => found.matrix(layer, kind) && varying.some(([name]) => name === feature))
+      .map(({ ranked, validated, ...each }) => ({ ...each, first: ranked, second: validated }));
+    const discoveries = published.length ? published : await discover(found);
+    if (this.#found !== found) return undefined;
+    this.#showDiscoveries(discoveries, published.length > 0, model);
+    fill(feature, varying.map(([name, { name: label }]) => [name, label.toLowerCase()]), discoveries[0]?.feature ?? "line");
+    this.#explain();
+    if (feature.value !== "own") await this.#search();
+    return discoveries[0];
+  }
+
+  // Marks the strips of the selected unit, and draws all in the colors of the theme.
+  mark({ layer, kind, unit }) {
+    for (const { element, of } of this.#strips) {
+      element.setAttribute("aria-pressed", String(of.layer === layer && of.kind === kind && of.unit === unit));
+      element.draw();
+    }
+  }
+
+  #showDiscoveries(discoveries, isPublished, model) {
+    cardsTitle.hidden = cards.hidden = cardsHelp.hidden = discoveries.length === 0;
+    cardsHelp.textContent = `Nobody taught these units: each is one number of ${this.#numUnits()} in the model's memory. r: correlation on ${isPublished ? "text that the model never saw" : "the second half of this text"}.`;
+    cards.replaceChildren(...discoveries.map((each) => {
+      const name = each.feature === "brackets" && model?.corpus === "shakespeare" ? SHAKESPEARE : FEATURES[each.feature].title;
+      return this.#strip(each, name, `unit ${each.unit}, ${each.kind}, r ${number(each.second, 2)}`, () => {
+        feature.value = each.feature;
+        this.#explain();
+        this.#on.chosen(each);
+        return this.#search();
+      });
+    }));
+  }
+
+  #numUnits() {
+    return [...this.#found.layers.values()].reduce((sum, { units, matrices }) => sum + units.length * ["hidden", "cell", "top"].filter((kind) => matrices.has(kind)).length, 0).toLocaleString("en-US");
+  }
+
+  // A button with the strip of a unit.
+  #strip(of, name, detail, pressed) {
+    const matrix = this.#found.matrix(of.layer, of.kind);
+    const column = this.#found.units(of.layer).indexOf(of.unit);
+    // Units that the response leaves out have no strip.
+    const values = column < 0 ? [] : Array.from({ length: matrix.rows }, (_, row) => matrix.at(row, column));
+    const element = stripButton(name, detail, values, matrix.strong(Math.max(0, column)), pressed);
+    this.#strips.push({ element, of });
+    return element;
   }
 
   #explain() {
@@ -42,28 +98,33 @@ export class UnitSearch {
   #targetOfText() {
     this.#explain();
     try {
-      const values = featureOf(feature.value, this.#found, pattern.value);
-      const target = Float32Array.from(this.#found.positions, (position) => values[position]);
-      if (target.some((value) => value !== target[0])) return target;
-      help.textContent = CONSTANT;
+      const target = targetOf(feature.value, this.#found, pattern.value);
+      if (!target) help.textContent = CONSTANT;
+      return target;
     } catch (error) {
       if (!(error instanceof SyntaxError)) throw error;
       help.textContent = `${error.message}.`;
+      return null;
     }
-    return null;
   }
 
-  async #search(on) {
+  async #search() {
     this.target = this.#targetOfText();
-    units.hidden = this.target === null;
+    title.hidden = list.hidden = this.target === null;
     if (this.target === null) return;
-    const best = await search(this.#found, this.target);
-    units.tBodies[0].replaceChildren(...best.map(({ layer, kind, unit, first, second }) => {
-      const label = `${unit}, layer ${layer}, ${kind}`;
-      const holds = first * second > 0 && Math.abs(second) >= Math.abs(first) / 2;
-      const show = button(label, `Show unit ${label}`, () => on.chosen({ layer, kind, unit }));
-      return row([[show], number(first, 2), `${number(second, 2)}${holds ? " · holds" : ""}`]);
+    const { target } = this;
+    const best = await search(this.#found, target);
+    // Another search has begun meanwhile.
+    if (this.target !== target) return;
+    this.#strips = this.#strips.filter(({ element }) => cards.contains(element));
+    title.textContent = `Units that follow “${ALL[feature.value].name.toLowerCase()}”: correlation in the first half of the text, and in the second`;
+    list.replaceChildren(...best.map((each) => {
+      const { layer, kind, unit, first, second } = each;
+      const holds = held(each) >= Math.abs(first) / 2 ? " · holds" : "";
+      const strip = this.#strip(each, `${unit}, layer ${layer}, ${kind}`, `${number(first, 2)}, ${number(second, 2)}${holds}`, () => this.#on.chosen({ layer, kind, unit }));
+      strip.title = `${KINDS[kind].name}: correlation ${number(first, 2)} in the first half of the text, ${number(second, 2)} in the second`;
+      return strip;
     }));
-    on.found();
+    this.#on.found();
   }
 }

@@ -26,8 +26,8 @@ def links(html):
 def test_every_page_links_to_all_pages(path):
     root = "../" if path == "/docs/" else "./"
     paths = {
-        "Playground": "",
-        "Inspector": "inspector",
+        "Write": "",
+        "Look inside": "inspector",
         "Train": "train",
         "Models": "models",
         "Report": "report",
@@ -48,3 +48,18 @@ def test_every_page_names_itself(path):
 @pytest.mark.parametrize("path", PATHS)
 def test_a_url_is_escaped(path):
     assert links(page(path, 'https://docs.example.org/"onclick=x'))["Docs"] == "https://docs.example.org/&#34;onclick=x"
+
+
+def test_a_browser_gets_a_page_for_an_unknown_path_and_a_program_an_error(monkeypatch):
+    """The page's links lead back, however deep the path is."""
+    monkeypatch.setattr("service.web.pages.http_error", lambda error: ({"error": {"message": "no"}}, 404, {}))
+    app = Flask("service", static_folder=None, template_folder="web/templates")
+    register_pages(app, None)
+    client = app.test_client()
+    shown = client.get("/a/b/c", headers={"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
+    assert (shown.status_code, shown.mimetype) == (404, "text/html")
+    assert '<a href="../../inspector">' in shown.text
+    assert "script-src 'self'" in shown.headers["Content-Security-Policy"]
+    for accept in ("*/*", "application/json", ""):
+        told = client.get("/a/b/c", headers={"Accept": accept})
+        assert (told.status_code, told.json) == (404, {"error": {"message": "no"}})

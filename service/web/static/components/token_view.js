@@ -1,8 +1,8 @@
-// A text whose tokens are coloured and can be selected.
+// A text whose tokens are colored and can be selected.
 
-import { palette } from "./colors.js";
-import { indexByKey } from "./dom.js";
-import { setTokenText } from "./format.js";
+import { palette } from "../colors.js";
+import { indexByKey } from "../dom.js";
+import { setTokenText } from "../format.js";
 
 export class TokenView {
   #list;
@@ -42,7 +42,7 @@ export class TokenView {
     this.choose(0);
   }
 
-  // Gives each token a text, its own or another, and a colour.
+  // Gives each token a text, its own or another, and a color.
   paint(texts, colors) {
     this.#tokens.forEach((token, position) => {
       if (token.textContent !== texts[position]) setTokenText(token, texts[position]);
@@ -63,13 +63,21 @@ export class TokenView {
   }
 }
 
-// Colours of tokens by probability: the less probable, the warmer.
-export function tokenProbabilities(logprobs) {
-  return logprobs.map((logprob) => (logprob === null ? "transparent" : palette().css(1 - Math.exp(logprob), 1.6)));
+// The share of the strongest color for a token, by its surprise −log p: all of it from a probability of 0.1% on.
+const MOST_SURPRISE = Math.log(1000);
+export const SURPRISE_ENDS = ["expected", "surprise: 0.1% or less"];
+
+export function surpriseShare(logprob) {
+  return Math.min(1, -logprob / MOST_SURPRISE);
 }
 
-// Colours of tokens by the value of one unit, the strongest for its largest; tokens without values have none.
+// Colors of tokens by surprise.
+export function surprise(logprobs) {
+  return logprobs.map((logprob) => (logprob === null ? "transparent" : palette().css(surpriseShare(logprob), 1)));
+}
+
+// Colors of tokens by the value of one unit, the strongest for its largest; tokens without values have none.
 export function activation({ rowOf, tokens }, matrix, column) {
-  const most = matrix.most(column);
+  const most = matrix.strong(column);
   return tokens.map((_, position) => (rowOf[position] < 0 ? "transparent" : palette().css(matrix.at(rowOf[position], column), most)));
 }

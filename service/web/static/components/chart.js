@@ -1,6 +1,6 @@
 // A chart of training and validation loss by tokens read, as SVG.
 
-import { count, number } from "./format.js";
+import { count, number } from "../format.js";
 
 const HEIGHT = 260;
 const MARGIN = { left: 44, right: 14, top: 14, bottom: 40 };

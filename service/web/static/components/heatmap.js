@@ -1,10 +1,10 @@
 // A heat map of a matrix, tokens from left to right and units from top to bottom, with the curves of one unit below.
 // Only the visible part is drawn, so a text of thousands of tokens scrolls as smoothly as a short one.
 
-import { Failure } from "./api.js";
-import { Palette, palette } from "./colors.js";
-import { yieldToBrowser } from "./inspection.js";
-import { visible } from "./format.js";
+import { Failure } from "../api.js";
+import { Palette, palette } from "../colors.js";
+import { yieldToBrowser } from "../inspection.js";
+import { visible } from "../format.js";
 
 const LABELS_PX = 20;
 const CURVES_PX = 130;

@@ -1,0 +1,32 @@
+// A strip: a text as one row of colored cells, one for each token or, of a long text, one for several.
+
+import { Palette, palette } from "../colors.js";
+
+const MAX_CELLS = 1024;
+
+// Draws values, one for each token, on a canvas; a cell of several tokens has the strongest value. `most` has the
+// strongest color.
+export function drawStrip(canvas, values, most) {
+  const count = Math.min(values.length, MAX_CELLS);
+  Object.assign(canvas, { width: Math.max(1, count), height: 1 });
+  const strongest = new Float32Array(count);
+  values.forEach((value, i) => {
+    const cell = Math.floor((i * count) / values.length);
+    if (Math.abs(value) > Math.abs(strongest[cell])) strongest[cell] = value;
+  });
+  const pixels = Uint32Array.from(strongest, (value) => palette().pixels[Palette.step(value, most)]);
+  canvas.getContext("2d").putImageData(new ImageData(new Uint8ClampedArray(pixels.buffer), Math.max(1, count), 1), 0, 0);
+}
+
+// A button with a title and a strip below it; `draw` draws the strip again, in the colors of another theme.
+export function stripButton(title, detail, values, most, pressed) {
+  const button = document.createElement("button");
+  Object.assign(button, { type: "button", className: "strip" });
+  const [name, more, canvas] = ["strong", "span", "canvas"].map((tag) => document.createElement(tag));
+  [name.textContent, more.textContent] = [title, detail];
+  button.append(name, " ", more, canvas);
+  button.addEventListener("click", pressed);
+  const draw = () => drawStrip(canvas, values, most);
+  draw();
+  return Object.assign(button, { draw });
+}

@@ -1,0 +1,148 @@
+// A text that is being written: the prompt in grey, then a button for each token, colored by surprise.
+
+import { isPartial, setTokenText } from "../format.js";
+import { surpriseShare } from "./token_view.js";
+
+// The end of the text is followed while it is at most this far below the window.
+const NEAR_PX = 80;
+
+export class WrittenText {
+  tokens = [];
+  #output;
+  #elements = [];
+  #waiting = [];
+  #frame = 0;
+  #isBackward = false;
+  #given = null;
+
+  // `output` gets the text; `opened` is called with the position of a token that is pressed.
+  constructor(output, opened) {
+    this.#output = output;
+    output.addEventListener("click", (event) => {
+      const token = event.target.closest(".token");
+      if (token) opened(Number(token.dataset.position));
+    });
+    output.addEventListener("keydown", (event) => this.#move(event, opened));
+  }
+
+  // Begins a text with a prompt, or of a backward model a suffix, and tokens that are there already.
+  begin(prompt, isBackward, tokens = []) {
+    this.#isBackward = isBackward;
+    this.#waiting = [];
+    this.tokens = [];
+    this.#elements = [];
+    this.#given = document.createElement("span");
+    Object.assign(this.#given, { className: "given", textContent: prompt });
+    this.#output.replaceChildren(newLine(this.#given));
+    this.add(tokens);
+    this.flush();
+  }
+
+  // Shows tokens with the next frame of the browser: a stream may bring a hundred between two.
+  add(tokens) {
+    this.tokens.push(...tokens);
+    this.#waiting.push(...tokens);
+    // A tab in the background has no frames.
+    if (document.hidden) this.flush();
+    else this.#frame ||= requestAnimationFrame(() => this.flush());
+  }
+
+  flush() {
+    cancelAnimationFrame(this.#frame);
+    this.#frame = 0;
+    if (!this.#waiting.length) return;
+    const isFollowed = !this.#isBackward && !this.#output.style.visibility && this.#output.getBoundingClientRect().bottom < innerHeight + NEAR_PX;
+    for (const token of this.#waiting.splice(0)) this.#append(token);
+    if (isFollowed) this.#output.lastElementChild.scrollIntoView({ block: "end" });
+  }
+
+  hide() {
+    this.#output.style.visibility = "hidden";
+  }
+
+  show() {
+    this.#output.style.visibility = "";
+    this.#elements.forEach(({ style }) => { style.visibility = ""; });
+  }
+
+  // Removes the colors of `type`: those by surprise are below.
+  unpaint() {
+    this.#elements.forEach(({ style }) => { style.backgroundColor = ""; });
+  }
+
+  // Shows the text token by token in so many seconds, in a color for each token.
+  async type(colors, seconds, signal) {
+    this.#elements.forEach(({ style }, position) => Object.assign(style, { visibility: "hidden", backgroundColor: colors[position] }));
+    this.#output.style.visibility = "";
+    const began = performance.now();
+    for (let shown = 0; shown < this.#elements.length && !signal.aborted;) {
+      const now = await new Promise(requestAnimationFrame);
+      const due = seconds ? Math.ceil(((now - began) / (1000 * seconds)) * this.#elements.length) : Infinity;
+      while (shown < Math.min(due, this.#elements.length)) this.#elements[shown++].style.visibility = "";
+    }
+  }
+
+  focus(position) {
+    this.#elements[position]?.focus();
+  }
+
+  elementOf(position) {
+    return this.#elements[position];
+  }
+
+  get hasFocus() {
+    return this.#output.contains(document.activeElement);
+  }
+
+  // A block for each line: in one block, each token would lay out the whole text anew, at 5,000 tokens 0.4 s.
+  #append(token) {
+    const element = this.#element(token);
+    const isLineEnd = token.text.endsWith("\n");
+    if (this.#isBackward) {
+      if (isLineEnd) this.#output.prepend(newLine());
+      this.#output.firstElementChild.prepend(element);
+    } else {
+      const last = this.#elements.at(-1);
+      if (last ? last.dataset.ends : this.#given.textContent.endsWith("\n")) this.#output.append(newLine());
+      this.#output.lastElementChild.append(element);
+    }
+    if (isLineEnd) element.dataset.ends = true;
+    this.#elements.push(element);
+  }
+
+  #element(token) {
+    // Not a <button>: its inline-block box would allow a line break inside a word, and swallow the text's own line breaks.
+    const element = document.createElement("span");
+    element.setAttribute("role", "button");
+    element.className = token.branched ? "token branched" : "token";
+    element.dataset.position = this.#elements.length;
+    element.tabIndex = this.#elements.length ? -1 : 0;
+    setTokenText(element, isPartial(token.text) ? "�" : token.text);
+    if (typeof token.logprob === "number") element.style.setProperty("--surprise", surpriseShare(token.logprob).toFixed(2));
+    return element;
+  }
+
+  // Arrow keys move the focus, Enter and Space open a token; Tab leaves the text.
+  #move(event, opened) {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const index = this.#elements.indexOf(document.activeElement);
+    if (index < 0) return;
+    const [last, step] = [this.#elements.length - 1, this.#isBackward ? -1 : 1];
+    const next = { ArrowLeft: index - step, ArrowRight: index + step, Home: this.#isBackward ? last : 0, End: this.#isBackward ? 0 : last }[event.key];
+    if (event.key === "Enter" || event.key === " ") opened(index);
+    else if (next === undefined || !this.#elements[next]) return;
+    else {
+      this.#elements[index].tabIndex = -1;
+      this.#elements[next].tabIndex = 0;
+      this.#elements[next].focus();
+    }
+    event.preventDefault();
+  }
+}
+
+function newLine(...content) {
+  const line = document.createElement("div");
+  line.className = "line";
+  line.append(...content);
+  return line;
+}

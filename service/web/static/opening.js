@@ -1,0 +1,65 @@
+// The first seconds of the page: a scene types itself in the colors of one unit that nobody taught what it follows.
+
+import { postForBlob, stream } from "./api.js";
+import { showLegend } from "./components/legend.js";
+import { palette } from "./colors.js";
+import { find, findAll } from "./dom.js";
+import { Inspection } from "./inspection.js";
+import { number } from "./format.js";
+import { toHash } from "./link.js";
+
+const [element, caption, legend, goOn, why] = findAll(["opening", "opening-text", "opening-legend", "opening-continue", "opening-why"]);
+const NUM_TOKENS = 320;
+const TYPED_S = 6;
+// A scene of a model of plays begins with a stage direction, so that the unit that follows these has something to do.
+const SCENE = "ACT II, SCENE I. A garden behind the palace.\n\n[Enter ";
+const FOLLOWS = {
+  brackets: "whether a bracket is open", quotes: "whether quotation marks are open", line: "how far the line is",
+  word: "how far the word is", upper: "words in capitals",
+};
+
+export class Opening {
+  #typing = new AbortController();
+
+  // Writes a scene into a column, colors it by the first discovery of the model, and explains that; without discoveries
+  // it does nothing. `run` runs work that gets an AbortSignal.
+  async show(column, prompt, run) {
+    const { model } = column;
+    const discovery = model?.discoveries?.[0];
+    if (!discovery || model.direction === "backward") return;
+    const ofPlays = model.corpus === "shakespeare";
+    let colors = null;
+    column.hideText();
+    await run(async (signal) => {
+      this.#typing = new AbortController();
+      if (ofPlays) prompt.value = SCENE;
+      await column.generate(prompt.value, signal, stream, { max_tokens: NUM_TOKENS });
+      colors = await this.#explain(discovery, model, column.whole, ofPlays, signal);
+    });
+    const seconds = matchMedia("(prefers-reduced-motion: reduce)").matches ? 0 : TYPED_S;
+    const typed = colors && column.type(colors, seconds, this.#typing.signal);
+    element.hidden = !colors;
+    await typed;
+    column.showText();
+  }
+
+  // Ends it: the text is there.
+  end() {
+    this.#typing.abort();
+    element.hidden = true;
+  }
+
+  // Says what the unit follows, and returns its color at each token.
+  async #explain({ layer, kind, unit, feature }, { units }, { model, text }, ofPlays, signal) {
+    const body = { model, input: text, layers: [layer], include: [kind], logprobs: 0, encoding_format: "base64_float16" };
+    const found = await Inspection.read(JSON.parse(await (await postForBlob("v1/inspect", body, signal)).text()));
+    const [matrix, column] = [found.matrix(layer, kind), found.units(layer).indexOf(unit)];
+    const most = matrix.strong(column);
+    const follows = ofPlays && feature === "brackets" ? "stage directions" : FOLLOWS[feature];
+    caption.textContent = `The model has just written this. The color is one of its ${units} units, number ${unit}: it follows ${follows}, and nobody taught it that.`;
+    showLegend(legend, number(-most, 1), number(most, 1), true);
+    why.href = `inspector${toHash({ model, text, layer, kind, unit, color: "unit" })}`;
+    goOn.onclick = () => find("continue").click();
+    return found.tokens.map((_, row) => palette().css(matrix.at(row, column), most));
+  }
+}

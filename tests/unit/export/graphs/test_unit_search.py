@@ -1,0 +1,85 @@
+"""The unit search finds units that follow a feature of held-out text, one of each kind, and no chance ones."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from contract.card import Activation
+from contract.tokenizer import CharacterTokenizer
+from export.graphs.unit_search import FEATURES, find_discoveries
+
+SCENE = '[Enter ANN, with "a (very) old owl"]\n\nANN.\nThe owl, sir, is in 1 bag.\n'
+DOCUMENTS = [SCENE * 100] * 3
+STATE_SIZE = 4
+
+
+def planted(features, *, flips=()):
+    """Return a fake of `inspect`: noise, and a unit per feature, whose sign flips halfway for those in `flips`."""
+    rng, num_read = np.random.default_rng(0), 0
+
+    def inspect(lengths, **_):
+        nonlocal num_read
+        rows = slice(num_read, num_read + len(lengths))
+        values = rng.normal(size=(len(lengths), int(lengths[0]), 40)).astype(np.float32)
+        for unit, name in enumerate(features):
+            sign = -1 if name in flips and num_read >= len(features[name]) // 2 else 1
+            values[..., unit] = sign * features[name][rows] + 0.1 * values[..., unit]
+        num_read += len(lengths)
+        return {"cell_1": tf.constant(values), "hidden_1": tf.zeros_like(values)}
+
+    return inspect
+
+
+def behind(tokenizer, *, backward=False):
+    """Return each feature after the tokens that `inspect` reads, computed by itself."""
+    ids = [tokenizer.encode(document) for document in DOCUMENTS]
+    num_sequences = sum(map(len, ids)) // 1025
+    values = {}
+    for name, feature in FEATURES.items():
+        flat = [value for document in DOCUMENTS for value in [*feature(document)][:: -1 if backward else 1]]
+        values[name] = np.array(flat[: num_sequences * 1025], np.float32).reshape(-1, 1025)[:, :1024]
+    return values
+
+
+def search(inspect, tokenizer, documents=DOCUMENTS, **options):
+    """Return the discoveries of a model with hidden and cell state."""
+    activations = [Activation("hidden", 1, 40), Activation("cell", 1, 40), Activation("forget", 1, 40)]
+    return find_discoveries(inspect, tokenizer, documents, activations, STATE_SIZE, **{"backward": False, **options})
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_one_unit_of_each_kind_of_feature_is_found(backward):
+    """The stronger one of brackets and quotes, and of line and word; the tokens of a backward model are reversed."""
+    tokenizer = CharacterTokenizer.train(SCENE)
+    features = behind(tokenizer, backward=backward)
+    found = search(planted(features), tokenizer, backward=backward)
+    assert [(each.layer, each.kind) for each in found] == [(1, "cell")] * 3
+    names = [each.feature for each in found]
+    assert names[0] in ("brackets", "quotes")
+    assert names[1:] == ["line", "upper"]
+    assert [each.unit for each in found] == [[*features].index(name) for name in names]
+    assert all(each.strength > 0.9 for each in found)
+
+
+def test_a_correlation_that_does_not_hold_is_no_discovery():
+    """Nor are units of noise, of which the best of a thousand correlates with anything on one half."""
+    tokenizer = CharacterTokenizer.train(SCENE)
+    features = behind(tokenizer)
+    found = search(planted({"line": features["line"], "upper": features["upper"]}, flips=("line",)), tokenizer)
+    assert [each.feature for each in found] == ["upper"]
+
+
+def test_a_short_text_has_no_discoveries():
+    tokenizer = CharacterTokenizer.train(SCENE)
+    assert search(None, tokenizer, [SCENE]) == ()
+
+
+def test_a_feature_is_the_value_after_each_character():
+    told = {name: "".join(str(int(value)) for value in feature('a(b)"c" AB\nc')) for name, feature in FEATURES.items()}
+    assert told == {
+        "brackets": "011000000000",
+        "quotes": "000011000000",
+        "line": "1234567891001",
+        "word": "101001001201",
+        "upper": "000000000100",
+    }
