@@ -84,15 +84,10 @@ def test_every_example_response_has_the_fields_of_a_real_one(gateway, endpoint):
     assert fits(response, examples.RESPONSES[endpoint.rule])
 
 
-@pytest.fixture(scope="module")
-def training_gateway(start_shared_gateway, tmp_path_factory):
-    """A gateway that accepts jobs, which no trainer runs."""
-    return start_shared_gateway(**BOUNDS, training_dir=tmp_path_factory.mktemp("training"))
-
-
-def test_every_example_response_of_training_has_the_fields_of_a_real_one(training_gateway):
-    """Each endpoint is called once, in an order in which a client may call them."""
-    url, ids, called = f"http://127.0.0.1:{training_gateway.port}", {}, set()
+def test_every_example_response_of_training_has_the_fields_of_a_real_one(start_gateway, tmp_path):
+    """Each endpoint is called once, in an order in which a client may call them; no trainer runs."""
+    gateway = start_gateway(training_dir=tmp_path)
+    url, ids, called = f"http://127.0.0.1:{gateway.port}", {}, set()
 
     def call(rule, **given):
         method, path = rule.split(" ")
@@ -139,7 +134,8 @@ def test_the_reference_groups_endpoints_and_shows_titles_and_examples(open_page,
 
 
 @pytest.mark.parametrize("num_examples", [20, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
-def test_every_response_to_a_fuzzer_conforms_to_the_openapi_document(training_gateway, tmp_path, num_examples):
+def test_every_response_to_a_fuzzer_conforms_to_the_openapi_document(start_gateway, tmp_path, num_examples):
+    gateway = start_gateway(**BOUNDS, training_dir=tmp_path / "training")
     document = copy.deepcopy(openapi_document())
     for body in ("CompletionRequest", "EmbeddingsRequest", "TokenizeRequest", "DetokenizeRequest"):
         # Served models only; otherwise hardly any request would get beyond the 404 of an unknown model.
@@ -149,11 +145,11 @@ def test_every_response_to_a_fuzzer_conforms_to_the_openapi_document(training_ga
             # A shorter timeout returns 504, as intended.
             fields["timeout_s"] = {"type": "number", "minimum": 15, "maximum": 20}
     (tmp_path / "openapi.json").write_text(json.dumps(document), encoding="utf-8")
-    url = f"http://127.0.0.1:{training_gateway.port}"
+    url = f"http://127.0.0.1:{gateway.port}"
     command = [sys.executable, "-m", "schemathesis.cli", "run", "openapi.json", "--url", url]
     # One worker: Hypothesis calls `ast.parse`, which fails at times in threads of Python 3.11.
     command += ["--checks", ",".join(CHECKS), "--phases", "examples,coverage,fuzzing", "--workers", "1", "--seed", "1"]
     command += ["--max-examples", str(num_examples), "--generation-database", "none", "--no-color"]
     run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=800, check=False)
     assert run.returncode == 0, run.stdout[-8000:] + run.stderr[-2000:]
-    assert training_gateway.get("/readyz")[0] == 200
+    assert gateway.get("/readyz")[0] == 200

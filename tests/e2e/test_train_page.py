@@ -92,6 +92,8 @@ def test_a_text_becomes_a_model_that_writes(open_train, service):
     page.wait_for("Done.")
     assert page.page.input_value("#model-0") == "cities"
     page.page.go_back()
+    # The samples come after the job's status, and the link has one of them.
+    page.page.locator("#samples li").first.wait_for()
     page.click("#inspect")
     page.page.locator("#model option").first.wait_for(state="attached")
     assert page.page.input_value("#model") == "cities"
