@@ -217,6 +217,8 @@ NOT_RUN = {
     ".venv/bin/python examples/records_in_bulk.py ": "takes minutes; test_examples.py runs it",
     "sostenuto tune ": "takes as many minutes as it is given; test_search.py has a stand-in of the exporter",
     "sostenuto publish runs/book-tune/": "the run of a search",
+    "sostenuto report new": "records of a model that has been trained for minutes; test_cli_report.py has others",
+    "sostenuto batch in.jsonl out.csv --format csv --training ": "the reader's lists; test_cli_report.py has others",
     "sostenuto serve": "serves until Ctrl-C",
     "sostenuto demo": "trains for three minutes, and serves until Ctrl-C",
     "cat *.txt | sostenuto train ": "takes minutes",

@@ -90,12 +90,11 @@ def report(
     names = tuple(name.strip() for name in columns.split(",")) if columns else ()
     with ReportProgress() as progress:
         found = compute(generated, training, columns=names, observe=progress.show, **options)
-    if html is not None:
-        save(found, html)
+    for path in (json_file, html):
+        if path not in {None, "-"}:
+            save(found, Path(str(path)))
     if json_file == "-":
         return write_json(found.data)
-    if json_file is not None:
-        save(found, Path(json_file))
     return write_text(f"{found.summary()}\n")
 
 

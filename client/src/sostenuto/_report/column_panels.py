@@ -66,8 +66,10 @@ def _numbers(own: dict[str, Any], sets: list[tuple[str, str, dict[str, Any]]]) -
 
 def _categories(own: dict[str, Any], sets: list[tuple[str, str, dict[str, Any]]]) -> str:
     rows = []
-    for i, each in enumerate(own["values"]):
-        shares = [(name, css, found["values"][i]["share"]) for name, css, found in sets]
+    by_value = [(name, css, {each["value"]: each["share"] for each in found["values"]}) for name, css, found in sets]
+    for each in own["values"]:
+        # A value that training has not is listed only of the set that has it.
+        shares = [(name, css, found.get(each["value"], 0.0)) for name, css, found in by_value]
         shares.append((*TRAINING, each["training_share"]))
         rows.append((each["value"], [(name, css, share, share_of(share)) for name, css, share in shares]))
     top = max((share for _, row in rows for _, _, share, _ in row), default=0.0)

@@ -85,7 +85,9 @@ def _categories(own: list[str], training: list[str]) -> dict[str, Any]:
     counts = Counter(own), Counter(training)
     names = [name for name, _ in (counts[0] + counts[1]).most_common()]
     both = [np.array([counted[name] for name in names], np.int64) for counted in counts]
-    shown = sorted(names, key=lambda name: (-counts[1][name], -counts[0][name]))[:NUM_VALUES]
+    # Those of training come first, in the same order for each set.
+    known, unseen = sorted(counts[1], key=lambda name: (-counts[1][name], name)), counts[0].keys() - counts[1].keys()
+    shown = [*known, *sorted(unseen, key=lambda name: (-counts[0][name], name))][:NUM_VALUES]
     values = [
         {
             "value": name,

@@ -25,6 +25,7 @@ NUM_COPIES, NUM_REASONS = 10, 10
 UNIQUE_AT = (1_000, 10_000, 100_000)
 # Parts of the time of a report, as measured with 100,000 records of 30 characters on each side.
 _STEPS = {"checking": 0.1, "comparing": 0.15, "searching": 0.6, "classifying": 0.15}
+_CHECKING_BY_VALIDATOR = 0.6  # with a function such as RDKit's parser
 Observe = Callable[[float, str], object]
 
 
@@ -71,7 +72,7 @@ def build_report(
         if records is not None and not len(records):
             raise InvalidArgument(f"{records.name} must have at least one record, got none")
     options = replace(options, checks=replace(options.checks, has_columns=bool(training.columns)))
-    progress = _Progress(observe, num_subjects=1 if held_out is None else 2)
+    progress = _Progress(observe, 1 if held_out is None else 2, has_validator=options.checks.validator is not None)
     basis = _Basis.of(generated, training, held_out, options, progress)
     on_generated = _subject(generated, basis, held_out, progress)
     on_held_out = None if held_out is None else _subject(held_out, basis, None, progress)
@@ -114,13 +115,14 @@ def _as_table(
 class _Progress:
     """Adds up the parts of a report."""
 
-    def __init__(self, observe: Observe, num_subjects: int) -> None:
-        self._observe, self._scale = observe, 1 / num_subjects
-        self._done = 0.0
+    def __init__(self, observe: Observe, num_subjects: int, *, has_validator: bool) -> None:
+        self._observe, self._done = observe, 0.0
+        steps = {**_STEPS, **({"checking": _CHECKING_BY_VALIDATOR} if has_validator else {})}
+        self._sizes = {name: size / sum(steps.values()) / num_subjects for name, size in steps.items()}
 
     def step(self, name: str, share: float = 1.0) -> Callable[[float], None]:
         """Return what to call with the part of a step that is done; `share` is the step's share of its kind."""
-        begun, size = self._done, _STEPS[name] * self._scale * share
+        begun, size = self._done, self._sizes[name] * share
         self._done += size
 
         def advance(part: float) -> None:

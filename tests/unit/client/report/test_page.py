@@ -84,6 +84,14 @@ def test_the_page_has_every_part_of_the_report(outline):
     ]
 
 
+def test_a_value_that_training_has_not_is_shown_of_the_set_that_has_it():
+    """Each set lists values of its own after those of training."""
+    tables = [[{"a": value} for value in values] for values in (["x", "new"], ["x", "x"], ["x", "y"])]
+    page = Report.compute(tables[0], tables[1], held_out=tables[2]).to_html()
+    assert "new, generated: 50.0%" in page
+    assert "new, held-out: 0.000%" in page
+
+
 def test_parts_that_a_report_lacks_are_left_out():
     page = Report.compute(["a"], ["b"]).to_html()
     assert not re.search("<h2>(Columns|Correlations|Classifier test|Invalid records)</h2>", page)
