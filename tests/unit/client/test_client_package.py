@@ -60,7 +60,7 @@ def test_a_report_depends_on_its_extra_alone(source):
 
 @pytest.mark.parametrize("name", ["display", "markup", "plots", "column_panels", "page"])
 def test_a_servers_report_is_shown_without_the_extra(name):
-    assert {each.partition(".")[0] for each in imported(PACKAGE / "_report" / f"{name}.py")} == {"sostenuto"}
+    assert {each.partition(".")[0] for each in imported(PACKAGE / "_report" / f"{name}.py")} <= {"sostenuto"}
 
 
 @pytest.mark.parametrize("source", COMMAND_LINE, ids=lambda source: source.name)
