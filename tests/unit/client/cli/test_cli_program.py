@@ -26,7 +26,9 @@ def test_the_help_of_every_command_has_an_example_and_all_options(sostenuto, nam
     options = [option for option in program.commands[name].params if isinstance(option, click.Option)]
     assert all(option.help for option in options)
     # The others need no server.
-    assert name in {"completion", "report"} or {"base_url", "api_key_file", "timeout", "retries"} <= {o.name for o in options}
+    assert name in {"completion", "report"} or {"base_url", "api_key_file", "timeout", "retries"} <= {
+        o.name for o in options
+    }
 
 
 def test_help_lists_exit_codes_environment_variables_and_completion(sostenuto):
