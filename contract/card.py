@@ -33,10 +33,6 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class _Format(_Frozen):
-    format: int = FORMAT
-
-
 class Activation(NamedTuple):
     """A state or gate of a layer that `inspect` returns at each token: float32 (batch, T, units).
 
@@ -345,12 +341,13 @@ def load_assets(version_dir: Path) -> tuple[GeneratorCard, Tokenizer]:
     """
     path = version_dir / signatures.ASSETS / signatures.CARD_FILE
     try:
-        content = read_file(path)
-        _require_format(_Format.model_validate_json(content).format, version_dir)
-        card = GeneratorCard.model_validate_json(content)
+        card = GeneratorCard.model_validate_json(read_file(path))
     except OSError as error:
         raise ContractError(f"{path}: {error.strerror or error}") from error
     except ValidationError as error:
+        problem = error.errors()[0]
+        if problem["loc"] == ("format",) and isinstance(problem["input"], int):
+            raise _other_format(problem["input"], version_dir) from error
         raise ContractError(f"{path}: not a generator card ({first_problem(error)})") from error
     tokenizer = load_tokenizer(path.with_name(signatures.TOKENIZER_FILE))
     if len(tokenizer.tokens) > card.vocab_size or tokenizer.unit != card.unit:
@@ -361,11 +358,10 @@ def load_assets(version_dir: Path) -> tuple[GeneratorCard, Tokenizer]:
     return card, tokenizer
 
 
-def _require_format(format_version: int, version_dir: Path) -> None:
-    if format_version != FORMAT:
-        name, models_dir = version_dir.parent.name, version_dir.parent.parent
-        command = ["sostenuto", "publish", f"runs/{name}", "--models-dir", str(models_dir)]
-        raise ContractError(
-            f"{version_dir}: exported in format {format_version}, but this release reads format {FORMAT}; "
-            f"export it again with: {shlex.join(command)}"
-        )
+def _other_format(format_version: int, version_dir: Path) -> ContractError:
+    name, models_dir = version_dir.parent.name, version_dir.parent.parent
+    command = ["sostenuto", "publish", f"runs/{name}", "--models-dir", str(models_dir)]
+    return ContractError(
+        f"{version_dir}: exported in format {format_version}, but this release reads format {FORMAT}; "
+        f"export it again with: {shlex.join(command)}"
+    )

@@ -82,16 +82,12 @@ def _setting_option(name: str, group: str | None = None) -> click.Option:
         type=kind,
         default=None,
         multiple=is_repeated,
-        callback=_none_if_empty if is_repeated else None,
+        callback=(lambda _context, _param, values: values or None) if is_repeated else None,
         metavar=extra["metavar"],
         help=f"{description[:1].upper()}{description[1:]}.",
         group=group or extra["group"],
         shown_default=extra["shown_default"] or str(default),
     )
-
-
-def _none_if_empty(_context: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> Any:
-    return values or None
 
 
 def _setting_options() -> list[click.Parameter]:
@@ -195,9 +191,8 @@ def train(
 
         base = BaseVersion.find(train_config.base, models_dir)
         train_config = base.complete(train_config)
-    workflow = _workflow(start=False)
-    output = workflow.Output(progress_file, evaluations, publish)
-    return workflow.train(train_config, models_dir, runs_dir, base, output)
+    output = {"progress_file": progress_file, "evaluations": evaluations, "publishes": publish}
+    return _workflow(start=False).train(train_config, models_dir, runs_dir, base, **output)
 
 
 # Settings that a search has no use for: a trial has the search's minutes, and standard input is read only once.
@@ -319,7 +314,6 @@ for _command in (list_versions, show, verify, remove, promote, rollback, compare
 
 
 def _workflow(*, start: bool = True) -> Any:
-    """Import TensorFlow, which takes seconds, and the training workflow."""
     import_tensorflow_quietly(start=start)
     from export.training import workflow  # noqa: PLC0415
 

@@ -38,19 +38,8 @@ _UNITS_OF_LIMIT = {"num_words": ("word", "exact_word", "regex"), "vocab_size": (
 
 # Settings that a fine-tuned model has from its base.
 ARCHITECTURE = (
-    *(
-        "token_regex",
-        "token_unit",
-        "num_words",
-        "vocab_size",
-        "direction",
-        "cell",
-        "layers",
-        "units",
-        "embedding",
-        "bidirectional",
-    ),
-    *("context_length", "connections", "tie_embeddings"),
+    *("token_regex", "token_unit", "num_words", "vocab_size", "direction", "cell", "layers", "units", "embedding"),
+    *("bidirectional", "context_length", "connections", "tie_embeddings"),
 )
 
 
@@ -75,6 +64,11 @@ def _setting(
     """
     extra = {"group": group, "metavar": metavar, "shown_default": shown_default}
     return Field(default, json_schema_extra=extra, **limits)
+
+
+def _refusal(message: str) -> PydanticCustomError:
+    """Return the error of a validator; pydantic would put words before the message of a ValueError."""
+    return PydanticCustomError("refused", "{message}", {"message": message})
 
 
 class TrainConfig(
@@ -217,7 +211,7 @@ class TrainConfig(
         try:
             join_regexes(regexes or ())
         except TokenizerError as error:
-            raise PydanticCustomError("regex", "{reason}", {"reason": str(error)}) from error
+            raise _refusal(str(error)) from error
         return regexes
 
     @field_validator("num_words", "vocab_size")
@@ -227,43 +221,34 @@ class TrainConfig(
         # A base determines the unit, which is compared with what was given once it is known.
         is_known = unit is not None and info.data.get("base") is None
         if limit is not None and is_known and unit not in units:
-            raise PydanticCustomError(
-                "other_unit",
-                f"applies only to token_unit = {', '.join(units[:-1])} or {units[-1]}, but token_unit is {unit}",
+            raise _refusal(
+                f"applies only to token_unit = {', '.join(units[:-1])} or {units[-1]}, but token_unit is {unit}"
             )
         if limit is not None and info.field_name == "vocab_size" and info.data.get("num_words") is not None:
-            raise PydanticCustomError(
-                "two_bounds", "cannot be combined with num_words, which limits the same vocabulary"
-            )
+            raise _refusal("cannot be combined with num_words, which limits the same vocabulary")
         return limit
 
     @model_validator(mode="after")
     def _require_consistent_settings(self) -> "TrainConfig":
         if self.base is not None and self.embedding_init is not None:
-            raise PydanticCustomError("two_starts", "embedding_init cannot be combined with from")
+            raise _refusal("embedding_init cannot be combined with from")
         if self.mix == self.corpus == "-":
-            raise PydanticCustomError("read_twice", "corpus and mix are both -: standard input can be read only once")
+            raise _refusal("corpus and mix are both -: standard input can be read only once")
         if self.base is not None:
             # Its architecture comes from the base.
             return self
         if self.token_regex is not None and self.token_unit != "regex":
-            raise PydanticCustomError(
-                "two_units", "token_regex contradicts token_unit = {value}", {"value": self.token_unit}
-            )
+            raise _refusal(f"token_regex contradicts token_unit = {self.token_unit}")
         if self.token_regex is None and self.token_unit == "regex":
-            raise PydanticCustomError(
-                "no_regex", f"token_unit = regex requires token_regex, such as {', '.join(PRESETS)}"
-            )
+            raise _refusal(f"token_unit = regex requires token_regex, such as {', '.join(PRESETS)}")
         if self.bidirectional and self.connections != "none":
-            raise PydanticCustomError("no_connections", "connections must be none with bidirectional")
+            raise _refusal("connections must be none with bidirectional")
         if self.connections != "none" and self.layers == 1:
-            raise PydanticCustomError(
-                "one_layer", "connections = {value} requires at least 2 layers", {"value": self.connections}
-            )
+            raise _refusal(f"connections = {self.connections} requires at least 2 layers")
         if self.freeze_embedding and self.embedding_init is None:
-            raise PydanticCustomError("frozen_noise", "freeze_embedding requires embedding_init")
+            raise _refusal("freeze_embedding requires embedding_init")
         if self.context_length is not None and not self.bidirectional:
-            raise PydanticCustomError("no_window", "context_length applies only to bidirectional models")
+            raise _refusal("context_length applies only to bidirectional models")
         return self
 
     @property

@@ -42,7 +42,6 @@ def import_model(
 
 
 def _read_inner(model: Path) -> Tokenizer:
-    """Read the tokenizer of the layer in a model."""
     if model.suffix != ".keras":
         raise TokenizerError(f"--tokenizer is missing: only a .keras file can have the tokenizer in it, got {model}")
     return read_tokenizer(model)

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from contract import signatures
 from contract.card import Activation
-from export.graphs.network import Add, Concatenate, Dense, Embedding, Network, Operation, Recurrent, Step
+from export.graphs.network import Add, Dense, Embedding, Network, Operation, Recurrent, Step
 from export.graphs.precision import BFLOAT16, FLOAT32, Precision, Vectors
 from export.graphs.projections import Projection, gather
 
@@ -49,27 +49,16 @@ class LayerInput(NamedTuple):
         return projection(self.precision, [*vectors, *self.inputs], self.token_ids)
 
 
-# Output, new state and gates with the candidate; the latter two are empty for a layer without any.
-LayerOutput = tuple[tf.Tensor, Vectors, Vectors]
+# A layer without state: its output.
+Function = Callable[[LayerInput], tf.Tensor]
 
 
-class _Layer(tf.Module):
-    """Base class of the operations of a step; most have no state."""
-
-    units = 0
-    # Kinds of activations: its state and its gates.
-    states: tuple[str, ...] = ()
-    gates: tuple[str, ...] = ()
-
-    @abstractmethod
-    def run(self, layer_input: LayerInput) -> LayerOutput:
-        """Process one token; all results are float32 in the layout of the precision."""
-
-
-class _Cell(_Layer):
+class _Cell(tf.Module):
     """Base class of recurrent layers. The state is [h], or [h, c]; the layer's output is the new h."""
 
-    states = (signatures.HIDDEN,)
+    # Kinds of activations: its state and its gates.
+    states: tuple[str, ...] = (signatures.HIDDEN,)
+    gates: tuple[str, ...] = ()
 
     def __init__(self, layer: Recurrent, *, embedding: np.ndarray | None, with_bfloat16: bool) -> None:
         """Copy the weights; with an embedding, float32 (V, inputs), the layer's input is a token."""
@@ -82,13 +71,9 @@ class _Cell(_Layer):
     def _set_weights(self, layer: Recurrent, project: Callable[..., Projection]) -> None:
         """Set the projections; `project` makes one whose last vector is the layer's input."""
 
-    def run(self, layer_input: LayerInput) -> LayerOutput:
-        new, gates = self.step(layer_input)
-        return new[0], new, gates
-
     @abstractmethod
     def step(self, layer_input: LayerInput) -> tuple[Vectors, Vectors]:
-        """Return the new state and the gates."""
+        """Process one token; return the new state and the gates, float32 in the layout of the precision."""
 
 
 class _SimpleRNNCell(_Cell):
@@ -172,50 +157,20 @@ def _activation(name: str) -> Callable[[tf.Tensor], tf.Tensor]:
     return _FAST.get(name) or keras.activations.get(name)
 
 
-class _Lookup(_Layer):
-    def __init__(self, embedding: Embedding) -> None:
-        super().__init__()
-        self.table = tf.Variable(embedding.table, trainable=False)
-
-    def run(self, layer_input: LayerInput) -> LayerOutput:
-        return layer_input.precision.from_rows(gather(self.table, layer_input.token_ids)), [], []
-
-
-class _Dense(_Layer):
-    def __init__(self, dense: Dense, *, with_bfloat16: bool) -> None:
-        super().__init__()
-        self.sums = Projection([dense.kernel], dense.bias, with_bfloat16=with_bfloat16)
-        self.activation = _activation(dense.activation)
-
-    def run(self, layer_input: LayerInput) -> LayerOutput:
-        (sums,) = layer_input.project(self.sums)
-        return self.activation(sums), [], []
-
-
-class _Add(_Layer):
-    def run(self, layer_input: LayerInput) -> LayerOutput:
-        # In fixed order: float addition is not associative, and results must be bit-exact.
-        return functools.reduce(tf.add, layer_input.inputs), [], []
-
-
-class _Concatenate(_Layer):
-    def run(self, layer_input: LayerInput) -> LayerOutput:
-        return layer_input.precision.concatenate(layer_input.inputs), [], []
-
-
-def _make(operation: Operation, embedding: np.ndarray | None, *, with_bfloat16: bool) -> _Layer:
+def _function(operation: Operation, *, with_bfloat16: bool) -> tuple[Function, tf.Variable | Projection | None]:
+    """Return a layer without state, and what has its weights."""
     match operation:
-        case Recurrent():
-            cell = _CELLS[operation.cell] if operation.reset_after else _OriginalGRUCell
-            return cell(operation, embedding=embedding, with_bfloat16=with_bfloat16)
         case Embedding():
-            return _Lookup(operation)
+            table = tf.Variable(operation.table, trainable=False)
+            return lambda given: given.precision.from_rows(gather(table, given.token_ids)), table
         case Dense():
-            return _Dense(operation, with_bfloat16=with_bfloat16)
+            sums = Projection([operation.kernel], operation.bias, with_bfloat16=with_bfloat16)
+            activation = _activation(operation.activation)
+            return lambda given: activation(*given.project(sums)), sums
         case Add():
-            return _Add()
-        case Concatenate():
-            return _Concatenate()
+            # In fixed order: float addition is not associative, and results must be bit-exact.
+            return lambda given: functools.reduce(tf.add, given.inputs), None
+    return lambda given: given.precision.concatenate(given.inputs), None
 
 
 class StatefulNetwork(tf.Module):
@@ -232,10 +187,17 @@ class StatefulNetwork(tf.Module):
         self.has_bfloat16 = with_bfloat16 = max(layer.units for layer in network.recurrent) >= MIN_BFLOAT16_UNITS
         self.skips_padding = network.embedding.skips_padding
         self.inputs: list[tuple[int, ...]] = []
-        self.layers: list[_Layer] = []
+        self.layers: list[_Cell | Function] = []
+        self.weights: list[tf.Variable | Projection | None] = []
         for step in network.steps:
-            embedding = _folded_embedding(network, step)
-            self.layers.append(_make(step.operation, embedding, with_bfloat16=with_bfloat16))
+            embedding, layer = _folded_embedding(network, step), step.operation
+            if isinstance(layer, Recurrent):
+                kind = _CELLS[layer.cell] if layer.reset_after else _OriginalGRUCell
+                self.layers.append(kind(layer, embedding=embedding, with_bfloat16=with_bfloat16))
+            else:
+                function, weights = _function(layer, with_bfloat16=with_bfloat16)
+                self.layers.append(function)
+                self.weights.append(weights)
             self.inputs.append(step.inputs if embedding is None else ())
         self.output_kernel, self.negative_bias = (
             tf.Variable(array, trainable=False) for array in (network.output.kernel, -network.output.bias)
@@ -249,16 +211,19 @@ class StatefulNetwork(tf.Module):
     @property
     def state_sizes(self) -> list[int]:
         """Widths of the state's vectors."""
-        return [layer.units for layer in self.layers for _ in layer.states]
+        return [cell.units for cell in self._cells for _ in cell.states]
+
+    @property
+    def _cells(self) -> list[_Cell]:
+        return [layer for layer in self.layers if isinstance(layer, _Cell)]
 
     @property
     def activations(self) -> list[Activation]:
         """The activations that `step` returns, in order."""
-        recurrent = [layer for layer in self.layers if layer.states]
         return [
-            Activation(kind, number, layer.units)
-            for number, layer in enumerate(recurrent, 1)
-            for kind in (*layer.states, *layer.gates)
+            Activation(kind, number, cell.units)
+            for number, cell in enumerate(self._cells, 1)
+            for kind in (*cell.states, *cell.gates)
         ]
 
     def step(self, precision: Precision, token_ids: tf.Tensor, state: Vectors) -> tuple[tf.Tensor, Vectors, Vectors]:
@@ -269,15 +234,17 @@ class StatefulNetwork(tf.Module):
         """
         outputs, new_state, activations = Vectors(), Vectors(), Vectors()
         for layer, input_indices in zip(self.layers, self.inputs, strict=True):
-            old = state[len(new_state) : len(new_state) + len(layer.states)]
             inputs = [outputs[index] for index in input_indices]
-            output, new, gates = layer.run(LayerInput(precision, token_ids, inputs, old))
-            if self.skips_padding and new:
+            if not isinstance(layer, _Cell):
+                outputs.append(layer(LayerInput(precision, token_ids, inputs, [])))
+                continue
+            old = state[len(new_state) : len(new_state) + len(layer.states)]
+            new, gates = layer.step(LayerInput(precision, token_ids, inputs, old))
+            if self.skips_padding:
                 new = precision.select(token_ids != PADDING_ID, new, old)
-                output = new[0]
             new_state += new
             activations += [*new, *gates]
-            outputs.append(output)
+            outputs.append(new[0])
         return outputs[-1], new_state, activations
 
     def project(self, rows: tf.Tensor) -> tf.Tensor:

@@ -286,14 +286,12 @@ _UNFIXED: Changes = {**_PLAIN, **dict.fromkeys(_SHAPES, lambda _: [None, None]),
 
 
 def _rebuild(model: keras.Model, changes: Changes) -> keras.Model:
-    """Rebuild a model from its changed config, with the same weights."""
     rebuilt = type(model).from_config(_apply_changes(model.get_config(), changes))
     rebuilt.set_weights(model.get_weights())
     return rebuilt
 
 
 def _apply_changes(config: Any, changes: Changes) -> Any:
-    """Apply the changes to all entries with these names, at any depth."""
     if isinstance(config, list | tuple):
         return type(config)(_apply_changes(item, changes) for item in config)
     if not isinstance(config, dict):

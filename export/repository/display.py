@@ -281,7 +281,6 @@ def _best_epoch(candidate: Candidate) -> str:
 
 
 def _document(comparison: Comparison) -> dict[str, Any]:
-    """Return the contents of the table as a JSON document."""
     models = [
         {
             "model": c.label,

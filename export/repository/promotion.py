@@ -1,7 +1,7 @@
 """Labels and traffic splits of versions, and the commands `promote` and `rollback`: they change while requests run."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -51,14 +51,11 @@ def earlier_stable(models_dir: Path, name: str) -> int:
     labels = next((entry.labels for entry in read_entries(models_dir) if entry.name == name), {})
     stable = labels.get(STABLE, existing[-1])
     # Without a promotion the newest version was stable, and before that its predecessor.
-    earlier = labels.get(PREVIOUS) if STABLE in labels else _predecessor(stable, existing)
+    before = [number for number in existing if number < stable]
+    earlier = labels.get(PREVIOUS) if STABLE in labels else max(before, default=None)
     if earlier is None or earlier not in existing:
         raise RepositoryError(f"{name} has no earlier stable version than {stable}: nothing to roll back to")
     return earlier
-
-
-def _predecessor(stable: int, existing: Collection[int]) -> int | None:
-    return max((number for number in existing if number < stable), default=None)
 
 
 @click.command(cls=Command)

@@ -192,7 +192,6 @@ class Removal:
         return {version.number for version in self._repository.model(self._name).versions}
 
     def _is_all(self) -> bool:
-        """Return whether these are all versions of the model."""
         return self._existing() <= self._numbers
 
     def _entries(self) -> list[ConfigEntry]:

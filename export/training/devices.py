@@ -169,7 +169,7 @@ def _num_workers() -> int:
 
 def num_cores() -> int:
     """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return len(os.sched_getaffinity(0))
 
 
 def cores_for(rows: int, units: int, cores: int) -> int:
@@ -195,11 +195,9 @@ def _keep_freed_memory() -> None:
     Every update allocates and frees the same arrays. By default glibc returns large ones to the kernel each time, which
     then has to map thousands of pages again (measured: `benchmarks/HISTORY.md`).
     """
-    # Other C libraries have no `mallopt`.
-    with contextlib.suppress(AttributeError, TypeError):
-        set_option = ctypes.CDLL(None).mallopt
-        set_option(_M_MMAP_THRESHOLD, _MAX_MMAP_THRESHOLD)
-        set_option(_M_TRIM_THRESHOLD, _MAX_TRIM_THRESHOLD)
+    set_option = ctypes.CDLL(None).mallopt
+    set_option(_M_MMAP_THRESHOLD, _MAX_MMAP_THRESHOLD)
+    set_option(_M_TRIM_THRESHOLD, _MAX_TRIM_THRESHOLD)
 
 
 def multiplies_bfloat16() -> bool:

@@ -127,5 +127,4 @@ def _with_rows(rows: np.ndarray, ids: Sequence[int], values: np.ndarray) -> np.n
 
 
 def _rows_of_texts(rows: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
-    """Return the rows of the tokens that have a text."""
     return rows[[i for i in range(len(tokenizer.tokens)) if i not in tokenizer.textless_ids]]

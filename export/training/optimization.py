@@ -139,7 +139,6 @@ class Optimization:
         return float(loss), float(hits), states
 
     def _distribute(self, *arrays: np.ndarray) -> list[Any]:
-        """Distribute arrays (T, batch) over the replicas."""
         distribute = self._devices.distribute
         return [distribute(lambda own, a=array: tf.constant(a[:, own]), array.shape[1]) for array in arrays]
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -41,8 +42,8 @@ UNIGRAM_SHARE = 0.98
 
 
 @dataclass(frozen=True)
-class Output:
-    """What a run writes beside its directory.
+class _Job:
+    """A training run with its directory, and the repository that it publishes to.
 
     Attributes:
         progress_file: See `ProgressFile`; None: none is written.
@@ -50,22 +51,15 @@ class Output:
         publishes: Whether the best epoch is published at the end.
     """
 
-    progress_file: Path | None = None
-    evaluations: int = 1
-    publishes: bool = True
-
-
-@dataclass(frozen=True)
-class _Job:
-    """A training run with its directory, and the repository that it publishes to."""
-
     folder: RunFolder
     models_dir: Path
     config: TrainConfig
     tokenizer: Tokenizer
     corpus: CorpusDescription
     devices: Devices = field(default_factory=Devices)
-    output: Output = Output()
+    progress_file: Path | None = None
+    evaluations: int = 1
+    publishes: bool = True
 
     def train_and_publish(self, dataset: Dataset, weights: Weights | None) -> None:
         """Train from the last complete epoch on; the chief publishes.
@@ -77,7 +71,7 @@ class _Job:
             with deferred_interrupts() as raise_if_interrupted:
                 progress = self._train(dataset, weights, writer, raise_if_interrupted)
                 if self.devices.is_chief:
-                    if self.output.publishes:
+                    if self.publishes:
                         self.publish(progress, writer, dataset.head, raise_if_interrupted)
                     else:
                         echo(f"publish the best epoch, {progress.best_epoch}, with:  {self.command('publish')}")
@@ -95,15 +89,14 @@ class _Job:
         if weights is not None:
             model.set_weights(weights)
         before = self.folder.progress()
-        evaluations = self.output.evaluations
-        trainer = Trainer(self.config, model, dataset, raise_if_interrupted, self.devices, evaluations)
+        trainer = Trainer(self.config, model, dataset, raise_if_interrupted, self.devices, self.evaluations)
         if not self.devices.is_chief:
             return trainer.run(self.folder)
         with contextlib.ExitStack() as stack:
             terminal = stack.enter_context(TerminalDisplay(writer.write))
             displays: list[Display] = [terminal]
-            if (file := self.output.progress_file) is not None:
-                displays.append(ProgressFile(file, lambda: terminal.sample, before))
+            if self.progress_file is not None:
+                displays.append(ProgressFile(self.progress_file, lambda: terminal.sample, before))
             if self.config.tensorboard:
                 events = EventWriter(self.folder.events, self.config, before.last.tokens)
                 displays.append(stack.enter_context(events))
@@ -208,9 +201,12 @@ def train(
     models_dir: Path,
     runs_dir: Path,
     base: BaseVersion | None = None,
-    output: Output = Output(),
+    **output: Any,
 ) -> int:
-    """Train from the beginning, or fine-tune a base, and publish the best epoch. Returns the exit code."""
+    """Train from the beginning, or fine-tune a base, and publish the best epoch. Returns the exit code.
+
+    For `progress_file`, `evaluations` and `publishes` see `_Job`.
+    """
     require_writable(models_dir / config.name)
     devices = Devices.find(config.batch_size, config.units)
     corpus = read_corpus(config.corpus, config.documents)
@@ -232,7 +228,7 @@ def train(
         # The other processes read the directory once the chief has created it.
         devices.broadcast(0.0)
         _describe(config, corpus, dataset, devices, lineage)
-        job = _Job(folder, models_dir, config, tokenizer, description, devices, output)
+        job = _Job(folder, models_dir, config, tokenizer, description, devices, **output)
         job.train_and_publish(dataset, weights)
     return 0
 
@@ -259,7 +255,7 @@ def resume(run: Path, models_dir: Path, progress_file: Path | None = None) -> in
         # A run that was stopped before its first complete epoch starts over.
         weights = None if folder.progress().epochs else _first_weights(folder, config)
         _describe(config, corpus, dataset, devices, folder.lineage())
-        job = _Job(folder, models_dir, config, tokenizer, before, devices, Output(progress_file))
+        job = _Job(folder, models_dir, config, tokenizer, before, devices, progress_file)
         job.train_and_publish(dataset, weights)
     return 0
 
@@ -310,7 +306,6 @@ def _lay_out(config: TrainConfig, head: Corpus, tail: Corpus | None, tokenizer: 
 
 
 def _first_weights(folder: RunFolder, config: TrainConfig) -> Weights | None:
-    """Return the initial weights that a run directory has; None if they are random."""
     weights = folder.initial_weights()
     if weights is None and (config.base is not None or config.embedding_init is not None):
         raise RunError(f"{folder.path}: its initial weights are missing; train again")

@@ -263,7 +263,6 @@ def sample(asked: Any, config: TrainConfig, names: tuple[str, ...]) -> dict[str,
 
 
 def _sample_size(asked: Any, name: str, size: int, step: int) -> int:
-    """Sample a size, and round it to a multiple of a step."""
     sampled = asked.suggest_int(name, max(1, size // 2), 2 * size, log=True)
     return max(step, round(sampled / step) * step)
 
