@@ -48,7 +48,8 @@ class Tab:
         try:
             # A blank page has no storage.
             if tab.url != "about:blank":
-                tab.evaluate("localStorage.clear(); sessionStorage.clear()")
+                # What the page still has to write is lost.
+                tab.evaluate("Storage.prototype.setItem = () => {}; localStorage.clear(); sessionStorage.clear()")
             tab.unroute_all(behavior="ignoreErrors")
             tab.context.clear_cookies()
             tab.goto("about:blank")
@@ -122,6 +123,8 @@ class Playground(Page):
     def __init__(self, tab, gateway, hash_=""):
         super().__init__(tab, gateway, hash_)
         self.page.locator("#model-0 option").first.wait_for(state="attached")
+        # A model with discoveries opens with a scene.
+        self.page.locator("#generate:enabled").wait_for(state="attached")
 
     def set(self, number=0, **values):
         """Set fields of a column."""

@@ -256,7 +256,7 @@ def test_discoveries_of_the_card_are_shown_first(open_inspector, gateway):
     shown = {**model, "discoveries": discoveries, "version": 1, "corpus": "shakespeare"}
     page.page.route("**/v1/models", lambda route: route.fulfill(json={**models, "data": [shown]}))
     page.page.goto(page.url + "inspector#" + quote(json.dumps({"text": PROSE, "model": "lstm"})))
-    page.page.reload()
+    page.page.locator("#discoveries .strip", has_text="Speech or stage direction").wait_for()
     page.page.locator("#status", has_text="tokens inspected.").wait_for()
     assert page.strips("#discoveries") == [
         ("Speech or stage direction", "unit 3, hidden, r −0.50"),
@@ -490,6 +490,7 @@ def test_arrow_keys_move_through_the_heatmap_and_the_text(open_inspector, gatewa
     page = open_inspector(gateway)
     page.look("lstm", TEXT[:60])
     plot, text = page.page.locator("#map"), page.page.locator("#tokens")
+    page.page.fill("#unit", "0")
     plot.press("Home")
     for key in ("ArrowRight", "ArrowRight", "ArrowLeft", "ArrowDown", "ArrowDown", "ArrowUp"):
         plot.press(key)
@@ -507,7 +508,9 @@ def test_a_shared_link_restores_the_view(open_inspector, gateway):
     page = open_inspector(gateway)
     page.click("#share")
     page.page.locator("#status", has_text="It contains the text, the model and the settings").wait_for()
-    assert json.dumps(page.page.input_value("#text"))[1:-1] in page.page.evaluate("decodeURIComponent(location.hash)")
+    assert json.dumps(page.page.input_value("#text"), ensure_ascii=False)[1:-1] in page.page.evaluate(
+        "decodeURIComponent(location.hash)"
+    )
     page.look("gru", TEXT[:60])
     page.page.select_option("#layer", "2")
     page.page.select_option("#kind", "update")

@@ -11,6 +11,10 @@ window.ui = SwaggerUIBundle({
   url: "../openapi.json",
   deepLinking: true,
   displayRequestDuration: true,
+  // A link within the button of an operation would be a control in a control; its address is in the bar once it is open.
+  plugins: [{ components: { DeepLink: ({ text }) => text } }],
+  // Below the title of level 1.
+  onComplete: () => document.querySelectorAll("h3.opblock-tag").forEach((tag) => tag.setAttribute("aria-level", "2")),
   // The list of types stays closed: each operation shows its own.
   defaultModelsExpandDepth: 0,
   // Swagger UI would ask a server of its own whether the document is valid.

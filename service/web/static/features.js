@@ -88,6 +88,12 @@ export function targetOf(name, inspection, pattern) {
   return target.some((value) => value !== target[0]) ? target : null;
 }
 
+// Whether a feature has several values in each half of the text, so that both can be correlated with it.
+export function variesInHalves(target) {
+  const half = Math.ceil(target.length / 2);
+  return [target.subarray(0, half), target.subarray(half)].every((part) => part.some((value) => value !== part[0]));
+}
+
 // The unit that best follows a feature of each kind, where one does, with the name of the feature.
 export async function discover(inspection) {
   const discoveries = [];
@@ -95,7 +101,7 @@ export async function discover(inspection) {
     const found = [];
     for (const feature of names) {
       const target = targetOf(feature, inspection);
-      if (target) found.push({ feature, ...(await search(inspection, target))[0] });
+      if (target && variesInHalves(target)) found.push({ feature, ...(await search(inspection, target))[0] });
     }
     const [best] = found.sort((one, other) => held(other) - held(one));
     if (best && held(best) > MIN_CORRELATION) discoveries.push(best);

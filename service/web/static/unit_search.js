@@ -1,7 +1,7 @@
 // Units that follow a feature of the text: those that were discovered, and the search for others, each as a strip.
 
 import { fill, findAll } from "./dom.js";
-import { FEATURES, PROBABILITY, REGEXP, discover, held, search, targetOf } from "./features.js";
+import { FEATURES, PROBABILITY, REGEXP, discover, held, search, targetOf, variesInHalves } from "./features.js";
 import { number } from "./format.js";
 import { KINDS } from "./inspection.js";
 import { stripButton } from "./components/strip.js";
@@ -39,16 +39,18 @@ export class UnitSearch {
     this.#found = found;
     this.target = null;
     this.#strips = [];
-    const varying = Object.entries(ALL).filter(([name]) => name === "own" || targetOf(name, found));
+    const targets = new Map(Object.keys(FEATURES).map((name) => [name, targetOf(name, found)]));
+    const offered = Object.entries(ALL).filter(([name]) => !targets.has(name) || (targets.get(name) && variesInHalves(targets.get(name))));
     const published = (found.reference === `${model?.id}:${model?.version}` ? model.discoveries ?? [] : [])
-      .filter(({ feature, layer, kind }) => found.matrix(layer, kind) && varying.some(([name]) => name === feature))
+      .filter(({ feature, layer, kind }) => found.matrix(layer, kind) && targets.get(feature))
       .map(({ ranked, validated, ...each }) => ({ ...each, first: ranked, second: validated }));
     const discoveries = published.length ? published : await discover(found);
     if (this.#found !== found) return undefined;
     this.#showDiscoveries(discoveries, published.length > 0, model);
-    fill(feature, varying.map(([name, { name: label }]) => [name, label.toLowerCase()]), discoveries[0]?.feature ?? "line");
+    const first = [...discoveries.map((each) => each.feature), "line", "sure"].find((name) => offered.some(([each]) => each === name));
+    fill(feature, offered.map(([name, { name: label }]) => [name, label.toLowerCase()]), first);
     this.#explain();
-    if (feature.value !== "own") await this.#search();
+    await this.#search();
     return discoveries[0];
   }
 
@@ -66,10 +68,10 @@ export class UnitSearch {
     cards.replaceChildren(...discoveries.map((each) => {
       const name = each.feature === "brackets" && model?.corpus === "shakespeare" ? SHAKESPEARE : FEATURES[each.feature].title;
       return this.#strip(each, name, `unit ${each.unit}, ${each.kind}, r ${number(each.second, 2)}`, () => {
-        feature.value = each.feature;
-        this.#explain();
         this.#on.chosen(each);
-        return this.#search();
+        if (![...feature.options].some(({ value }) => value === each.feature)) return;
+        feature.value = each.feature;
+        this.#search();
       });
     }));
   }

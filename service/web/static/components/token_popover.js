@@ -17,8 +17,10 @@ popover.addEventListener("keydown", (event) => {
   const at = buttons.indexOf(document.activeElement);
   const next = { ArrowDown: at + 1, ArrowUp: at - 1 }[event.key];
   if (next !== undefined) buttons.at(next % buttons.length)?.focus();
+  else if (event.key === "Enter" && !event.ctrlKey && !event.metaKey) return;
   else if (event.key === "ArrowLeft" || event.key === "ArrowRight") on.walk(event.key === "ArrowRight" ? 1 : -1);
-  else return;
+  // Ctrl+Enter generates a text where no popover is open, and presses no button here.
+  else if (event.key !== "Enter") return;
   event.preventDefault();
 });
 
