@@ -270,7 +270,7 @@ class Settings(BaseSettings):
         1, ge=1, le=64, description="maximum number of reports that are computed at once; beyond it requests get 429"
     )
     max_report_s: float = Field(
-        120.0, gt=0, le=3600, description="time limit of a report, in seconds; beyond it the request gets 504"
+        240.0, gt=0, le=3600, description="time limit of a report, in seconds; beyond it the request gets 504"
     )
     portable: bool = Field(
         False,

@@ -25,6 +25,7 @@ from sostenuto._report.validity import Checks
 
 # Of a core that serving needs, it gets about a tenth: what only idle cores get does not end on a busy server.
 NICENESS = 10
+SEARCH_S = 5.0  # of CPU time, for each set
 _PR_SET_PDEATHSIG = 1
 
 
@@ -74,7 +75,7 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
     assert generated is not None
     assert training is not None
     checks = Checks(request["pattern"], request["json_schema"])
-    options = Options(checks, request["near"], request["smiles"], request["seed"], num_workers=1)
+    options = Options(checks, request["near"], request["smiles"], request["seed"], SEARCH_S, num_workers=1)
     report = build_report(generated, training, read("held_out"), options)
     return {"report": {**report, "summary": summary(report), "html": page(report) if request["html"] else None}}
 

@@ -38,6 +38,7 @@ class Options:
         near: float. Normalized edit distance up to which a record is a near copy of a training record.
         smiles: bool. Whether to add the metrics of MOSES, by their names.
         seed: int. Of the samples and the folds.
+        search_s: float. Estimated CPU time of a search for nearest records, in seconds.
         num_workers: int. Threads of the search for nearest records; None: one per core.
     """
 
@@ -45,6 +46,7 @@ class Options:
     near: float = 0.2
     smiles: bool = False
     seed: int = 0
+    search_s: float = 20.0
     num_workers: int | None = None
 
 
@@ -230,7 +232,7 @@ def _nearest(validity: Validity, basis: _Basis, progress: _Progress) -> dict[str
     forms = dict.fromkeys(form for form in validity.forms if form is not None)
     novel = Records("", [form for form in forms if form not in known])
     distinct = Records("", sorted(basis.training_forms))
-    num_searched, num_among = nearest.sizes(novel.texts, len(novel), len(distinct))
+    num_searched, num_among = nearest.sizes(novel.texts, len(novel), len(distinct), basis.options.search_s)
     seed, advance = basis.options.seed, progress.step("searching")
     searched, among = novel.sample(num_searched, seed), distinct.sample(num_among, seed)
     found = nearest.nearest_report(
