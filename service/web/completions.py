@@ -31,7 +31,7 @@ _CHOICES = b'"choices":['
     (*MODEL_ERRORS, 410),
     request=CompletionRequest,
     response=CompletionObject,
-    streams=True,
+    streams=CompletionObject,
 )
 def completions(services: Services) -> Response:
     """Continue each prompt; a backward model generates the text before each `suffix`.

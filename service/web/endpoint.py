@@ -154,7 +154,7 @@ class Endpoint:
     response: Any = None
     query: tuple[QueryParameter, ...] = ()
     public: bool = False  # whether it never requires an API key
-    streams: bool = False  # whether the response may also come as server-sent events
+    streams: Any = None  # type of an event, if the response may also come as server-sent events
     uploads: bool = False  # whether the body is a file, as multipart/form-data
     roles: tuple[Role, ...] = ()  # any of which it requires of a key; by default that of its group
     view: Callable[..., Any] = field(init=False)

@@ -40,7 +40,10 @@ RESPONSES: dict[str, dict[str, Any]] = {
     "GET /v1/models/{name}/tokenizer/tokenizer.json": tokenizer_json(_TOKENIZER),
     "GET /v1/models/{name}/tokenizer/tokenizer_config.json": tokenizer_config(_TOKENIZER),
 }
-STREAM = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in _FILE["stream"]) + "data: [DONE]\n\n"
+STREAMS = {
+    rule: "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
+    for rule, events in _FILE["streams"].items()
+}
 
 # Error responses by status; each message says what the status means.
 ERRORS: dict[int, GatewayError] = {

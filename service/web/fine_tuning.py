@@ -200,6 +200,7 @@ def _act(services: Services, job_id: str, action: str) -> FineTuningJob:
     "List events of a job",
     (404,),
     response=FineTuningEventList,
+    streams=FineTuningEvent,
     query=(
         AFTER,
         _LIMIT,

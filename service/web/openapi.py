@@ -126,25 +126,26 @@ def _responses(endpoint: Endpoint) -> dict[str, Any]:
     if endpoint.has_body:
         content = _json(endpoint.response, examples.RESPONSES[endpoint.rule])
         if endpoint.streams:
-            content["text/event-stream"] = {"schema": _event(endpoint.response), "example": examples.STREAM}
+            example = examples.STREAMS[endpoint.rule]
+            content["text/event-stream"] = {"schema": _event(endpoint.streams), "example": example}
         described["200"] = {"description": "success", "content": content}
     elif endpoint.response is not NoReturn:
         described["200"] = {"description": "success"}
     return dict(sorted(described.items()))
 
 
-def _event(chunk_type: Any) -> dict[str, Any]:
+def _event(data_type: Any) -> dict[str, Any]:
     """Describe an event of a stream; in OpenAPI 3.1 the schema of an event stream is that of each event."""
-    chunk = {"anyOf": [_reference(chunk_type), _reference(ErrorObject)]}
+    data = {"anyOf": [_reference(data_type), _reference(ErrorObject)]}
     return {
         "type": "object",
-        "description": "An event: a line `data: …` and an empty line. With `stream` there is one for each chunk, then "
-        "`data: [DONE]`; an error after the first chunk is the last event instead.",
+        "description": "An event: a line `data: …` and an empty line. The last one is `data: [DONE]`, or an error "
+        "after the first one.",
         "required": ["data"],
         "properties": {
             "data": {
                 "type": "string",
-                "anyOf": [{"const": "[DONE]"}, {"contentMediaType": "application/json", "contentSchema": chunk}],
+                "anyOf": [{"const": "[DONE]"}, {"contentMediaType": "application/json", "contentSchema": data}],
             }
         },
     }

@@ -60,28 +60,34 @@ SERVED = [
 def test_every_example_response_has_the_fields_of_a_real_one(gateway, endpoint):
     if endpoint.request:
         first, *others = examples.REQUESTS[endpoint.rule].values()
-        status, response = gateway.post({**first, "model": "rnn"}, endpoint.path)
-        assert all(gateway.post({**other, "model": "rnn"}, endpoint.path)[0] == 200 for other in others)
+        model = {"model": "rnn"} if "model" in first else {}
+        status, response = gateway.post({**first, **model}, endpoint.path)
+        assert all(gateway.post({**other, **model}, endpoint.path)[0] == 200 for other in others)
     else:
         query = {parameter.name: parameter.example for parameter in endpoint.query if parameter.example is not None}
         if "model" in query:
             query["model"] = "rnn"
         status, response = gateway.get(f"{endpoint.path.replace('{name}', 'rnn')}?{urlencode(query)}")
     assert status == 200
+    shown = examples.RESPONSES[endpoint.rule]
     if endpoint.path == "/v1/models":
-        # Fields that are null for this model have a value for others.
-        response["data"] = [model for model in response["data"] if model["id"] == "rnn"]
+        response["data"] = [_trained(model, shown["data"][0]) for model in response["data"] if model["id"] == "rnn"]
     if endpoint.path == "/v1/models/{name}":
-        # A model that was not trained, without labels.
-        shown = examples.RESPONSES[endpoint.rule]
-        unknown = {name: value for name, value in shown["versions"][0].items() if response["versions"][0][name] is None}
-        response["versions"] = [{**version, **unknown} for version in response["versions"]]
+        response["versions"] = [_trained(version, shown["versions"][0]) for version in response["versions"]]
         response |= {"labels": shown["labels"], "shares": shown["shares"]}
+    if endpoint.path == "/v1/reports":
+        # Shortened in the example.
+        response |= {"training": shown["training"], "generated": shown["generated"]}
     if endpoint.path.endswith("/tokenizer.json"):
         # Its names are the tokens.
         assert set(map(type, response["model"].pop("vocab").values())) == {int}
-        response["model"]["vocab"] = examples.RESPONSES[endpoint.rule]["model"]["vocab"]
-    assert fits(response, examples.RESPONSES[endpoint.rule])
+        response["model"]["vocab"] = shown["model"]["vocab"]
+    assert fits(response, shown)
+
+
+def _trained(model, shown):
+    """Give a model that was not trained, whose results of training are null or empty, those of the example."""
+    return {name: shown.get(name) if value in (None, []) else value for name, value in model.items()}
 
 
 def test_every_example_response_of_training_has_the_fields_of_a_real_one(start_gateway, tmp_path):
