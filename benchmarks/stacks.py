@@ -1,4 +1,4 @@
-"""`python -m benchmarks.stacks CHECKOUT`: speed of this revision over another one, each with its own model and servers.
+"""`python -m benchmarks.stacks CHECKOUT`: speed of two revisions as whole stacks: model, model server, gateway.
 
 Unlike `benchmarks.revision`, it compares the signatures and the model server as well. Both stacks run all the time, and
 take turns. Options name what an older revision calls its modules and variables.

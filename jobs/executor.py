@@ -71,7 +71,7 @@ class Executor(threading.Thread):
             self._actions[operation.action](operation)
         except NoSuchVersion:
             # Its own message names the models of all tenants.
-            self._fail(operation, 404, f"there is no model {operation.model}, or it has not such a version")
+            self._fail(operation, 404, f"there is no model {operation.model}, or it has no such version")
         except (PublishError, ContractError, OSError) as error:
             log.error("%s: %s", operation.id, error)
             self._fail(operation, 500, "the model repository cannot be changed; see the trainer's log")

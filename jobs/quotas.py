@@ -55,7 +55,7 @@ def require_files(session: Session, tenant: str, num_bytes: int, max_bytes: int)
     if count >= MAX_TENANT_FILES:
         raise QuotaExceeded(f"at most {MAX_TENANT_FILES} files may be kept, got one more")
     if used + num_bytes > max_bytes:
-        raise QuotaExceeded(f"all files together may have {max_bytes} bytes, got {used} + {num_bytes}")
+        raise QuotaExceeded(f"all files together may have at most {max_bytes} bytes, got {used} + {num_bytes}")
 
 
 def require_jobs(

@@ -2,13 +2,14 @@
 
 A job's status and who may change it:
 
-    queued ── claim ──> running ── finish ──> succeeded, failed
-      │ ^                 │  └── cancel or pause, as the trainer that runs it learns at its next `renew`
-      │ └── resume ── paused
-      └── cancel ──> cancelled
+    queued ── claim ──> running
+    queued ── request("pause") ──> paused ── resume ──> queued
+    queued, paused ── request("cancel") ──> cancelled
+    running ── end ──> succeeded, failed, cancelled, paused, queued
 
-A trainer holds a lease of the job that it runs. If it is killed, the lease ends and another trainer claims the job;
-whatever the first one still writes is refused, as its attempt is over.
+A trainer holds a lease of the job that it runs. `renew` returns a request to cancel or pause it, and the trainer
+ends it so; a trainer that stops returns its job to the queue. If a trainer is killed, its lease ends and another one
+claims the job, which stays `running`; whatever the first one still writes is refused, as its attempt is over.
 """
 
 import time
@@ -233,7 +234,7 @@ class JobStore:
             return True
 
     def end(self, job: Job, status: str, message: str, **values: Any) -> bool:
-        """Set the final status of a job, or `paused`; False if the lease is lost."""
+        """End a lease: set the final status of a job, or `paused` or `queued`; False if the lease is lost."""
         with self._begin() as session:
             if (held := lock_held(session, job)) is None:
                 return False

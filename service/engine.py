@@ -47,13 +47,13 @@ class Engine:
         scheduler: Scheduler,
         admission: AdmissionControl,
         metrics: Metrics,
-        limits: Settings,
+        settings: Settings,
         resume_tokens: ResumeTokens,
         compiler: CompilerPool,
         training_filters: TrainingFilters,
     ) -> None:
         self._model_registry, self._scheduler, self._admission = model_registry, scheduler, admission
-        self._metrics, self._limits = metrics, limits
+        self._metrics, self._settings = metrics, settings
         self._resume_tokens, self._compiler, self._training_filters = resume_tokens, compiler, training_filters
 
     def start_completion(
@@ -120,7 +120,7 @@ class Engine:
             self._encode(request, body.prompts, "input", "input", reverse=body.go_backwards)
             # Free the unencoded text.
             processor = InspectionProcessor(body.model_copy(update={"input": ""}), request)
-            limit, count = self._limits.max_inspect_values, processor.num_values
+            limit, count = self._settings.max_inspect_values, processor.num_values
             if count > limit:
                 raise InvalidRequest(
                     f"the response may have at most {limit} values (positions × values per position), got {count}; "
@@ -200,11 +200,11 @@ class Engine:
         """
         model, checkpoint, context = request.model, request.checkpoint, request.context
         # A minimum before encoding, so that a request beyond the rate limit causes hardly any work.
-        context.charge_up_to(require_encodable(raw_prompts, model, field, self._limits) + num_generated, param)
+        context.charge_up_to(require_encodable(raw_prompts, model, field, self._settings) + num_generated, param)
         unread = NO_IDS if checkpoint is None else checkpoint.unread_ids
         backward = model.backward != reverse
         request.prompts = encode_prompts(
-            raw_prompts, model, field, self._limits, context.memory, after=unread, backward=backward
+            raw_prompts, model, field, self._settings, context.memory, after=unread, backward=backward
         )
         context.charge_up_to(sum(len(prompt.input_ids) for prompt in request.prompts) + num_generated, param)
 
@@ -225,7 +225,7 @@ class Engine:
             scheduler=self._scheduler,
             admission=self._admission.open(context),
             metrics=self._metrics,
-            max_unfinished=self._limits.max_running,
+            max_unfinished=self._settings.max_running,
         )
 
     def _version_of(self, checkpoint: Checkpoint, name: str | None, seed: int | None, may_use: MayUse) -> ServedModel:
@@ -251,12 +251,12 @@ class Engine:
 
     def _require_response_fits(self, body: CompletionRequest, prompts: list[EncodedPrompt], field: str) -> None:
         """Refuse a request whose response would have hundreds of megabytes."""
-        limits, num_tokens = self._limits, sum(prompt.num_tokens for prompt in prompts)
+        settings, num_tokens = self._settings, sum(prompt.num_tokens for prompt in prompts)
         num_echoed = num_tokens * body.best_of if body.echo else 0
         num_held = sum(len(prompt.input_ids) for prompt in prompts) * body.best_of if body.issues_resume_tokens else 0
         num_logprobs = num_echoed + len(prompts) * body.best_of * body.max_tokens if body.logprobs is not None else 0
         num_scored = num_tokens * body.n if body.prompt_logprobs is not None else 0
-        each, most, most_scored = f"every {field} × n", limits.max_request_tokens, limits.max_logprobs_tokens
+        each, most, most_scored = f"every {field} × n", settings.max_request_tokens, settings.max_logprobs_tokens
         held, scored = f"{each}, as each may contain its whole {field}", f"all choices, and of every {field} with echo"
         for param, what, count, limit, counted in (
             ("echo", "echo may repeat", num_echoed, most, each),

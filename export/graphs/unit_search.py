@@ -1,6 +1,7 @@
 """Unit search: which single units of a model follow a feature of held-out text; the best ones are in the card.
 
-The inspector's page searches the text that it shows in the same way, by the same features (`static/features.js`).
+The unit of a feature is chosen on the first half of the text and validated on the second. The inspector's page chooses
+the discoveries of the text that it shows in the same way, by the same features (`static/features.js`).
 """
 
 import unicodedata
@@ -13,14 +14,14 @@ from contract import signatures
 from contract.card import Activation, Discovery
 from contract.tokenizer import Tokenizer
 
-# Sequences and tokens of each, of which the first half ranks the units and the second half validates them. A call with
-# all of them would take 200 MB for the states and gates of an LSTM of 512 units.
+# Sequences and tokens of each. A call with all of them would take 200 MB for the states and gates of an LSTM of 512
+# units.
 _NUM_SEQUENCES, _LENGTH, _BATCH_SIZE = 16, 1024, 4
-# Less than this is chance, or of no use to a reader: a unit that explains a tenth of a feature.
-_MIN_CORRELATION = 0.35
+# Less, in either half, is chance, or of no use to a reader: a unit that explains a tenth of a feature.
+MIN_CORRELATION = 0.35
 # Features by name, in groups of a kind, those that need the longest memory first. Not among them: whether the last
 # character is a space, a capital or a digit, which needs no memory at all.
-_KINDS = (("brackets", "quotes"), ("line", "word"), ("upper",))
+KINDS = (("brackets", "quotes"), ("line", "word"), ("upper",))
 
 # The value after each character of a text.
 Feature = Callable[[str], Iterator[int]]
@@ -35,7 +36,10 @@ def find_discoveries(
     *,
     backward: bool,
 ) -> tuple[Discovery, ...]:
-    """Return the unit that best follows a feature of each kind, if one does on both halves of the text.
+    """Return a unit that follows a feature of each kind, if the correlation holds in the second half of the text.
+
+    Each feature has one candidate: the unit with the highest correlation in the first half. It holds with the same sign
+    and at least MIN_CORRELATION in both halves. The second half chooses nothing: `validated` is no maximum over units.
 
     Args:
         inspect: The signature.
@@ -57,7 +61,7 @@ def find_discoveries(
     best: dict[str, Discovery] = {}
     for each in states:
         for name, ranked, validated in zip(FEATURES, *(of_half[each] for of_half in halves), strict=True):
-            unit = int(np.argmax(np.minimum(np.abs(ranked), np.abs(validated)) * (ranked * validated > 0)))
+            unit = int(np.argmax(np.abs(ranked)))
             found = Discovery(
                 feature=name,
                 layer=each.layer,
@@ -66,10 +70,11 @@ def find_discoveries(
                 ranked=round(float(ranked[unit]), 3),
                 validated=round(float(validated[unit]), 3),
             )
-            if found.strength > (best[name].strength if name in best else _MIN_CORRELATION):
+            if name not in best or abs(found.ranked) > abs(best[name].ranked):
                 best[name] = found
-    of_kinds = ([best[name] for name in kind if name in best] for kind in _KINDS)
-    return tuple(max(some, key=lambda each: each.strength) for some in of_kinds if some)
+    held = {name: found for name, found in best.items() if found.strength >= MIN_CORRELATION}
+    of_kinds = ([held[name] for name in kind if name in held] for kind in KINDS)
+    return tuple(max(some, key=lambda each: abs(each.ranked)) for some in of_kinds if some)
 
 
 def _lay_out(tokenizer: Tokenizer, documents: Sequence[str], *, backward: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -117,8 +122,10 @@ def _correlations(
             sums[each] += np.vstack([x.sum(axis=0), (x * x).sum(axis=0), of_batch @ x])
     found = {}
     for each, (total, squares, *products) in sums.items():
+        # The sum of squared deviations; rounding can make that of a constant unit negative.
+        variation = np.maximum(0, squares - total * total / y.shape[1])
         # The feature's mean is 0, so that of the unit has no part in the products.
-        spread = np.sqrt((y * y).sum(axis=1)[:, None] * (squares - total * total / y.shape[1]))
+        spread = np.sqrt((y * y).sum(axis=1)[:, None] * variation)
         found[each] = np.divide(products, spread, out=np.zeros_like(spread), where=spread > 1e-6)
     return found
 

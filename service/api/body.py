@@ -62,7 +62,7 @@ class Body(BaseModel):
                 _make_nullable(described["properties"], field.alias or name, field)
         return described
 
-    def resolve(self, limits: Settings) -> Self:  # noqa: ARG002 - most bodies have only limits of their own
+    def resolve(self, settings: Settings) -> Self:  # noqa: ARG002 - most bodies have only limits of their own
         """Fill in every default; raise InvalidRequest if fields contradict each other or exceed the server's limits."""
         return self
 
@@ -85,13 +85,13 @@ def _make_nullable(properties: dict[str, Any], name: str, field: FieldInfo) -> N
 AnyBody = TypeVar("AnyBody", bound=Body)
 
 
-def parse(body_type: type[AnyBody], body: bytes, limits: Settings) -> AnyBody:
+def parse(body_type: type[AnyBody], body: bytes, settings: Settings) -> AnyBody:
     """Validate a JSON body and fill in its defaults; raise InvalidRequest, which names field, limit and value."""
     try:
         request = body_type.model_validate_json(body)
     except ValidationError as error:
         raise _explain(error) from error
-    return request.resolve(limits)
+    return request.resolve(settings)
 
 
 def require(holds: bool, field: str, limit: str, value: Any = None) -> None:

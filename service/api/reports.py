@@ -47,12 +47,12 @@ class ReportRequest(Body):
     html: bool = False
     """whether the response also has the report as a page"""
 
-    def resolve(self, limits: Settings) -> Self:
+    def resolve(self, settings: Settings) -> Self:
         """Check the fields; see `Body.resolve`."""
         require(self.training is None or self.training_file is None, "training", "be absent with training_file")
         require(self.training is not None or self.training_file is not None, "training", "be given, or training_file")
         require(self.held_out is None or self.held_out_file is None, "held_out", "be absent with held_out_file")
-        limit = limits.max_report_records
+        limit = settings.max_report_records
         for name in ("generated", "training", "held_out"):
             size = len(getattr(self, name) or ())
             require(size <= limit, name, f"have at most {limit} records", size)

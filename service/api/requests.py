@@ -124,9 +124,9 @@ class TimedBody(Body):
     timeout_s: Annotated[float, Field(gt=0)] = RESOLVED
     """Deadline in seconds, after which the request fails; the server's maximum by default."""
 
-    def resolve(self, limits: Settings) -> Self:
+    def resolve(self, settings: Settings) -> Self:
         """See `Body.resolve`."""
-        timeout_s, limit = self.timeout_s or limits.max_timeout_s, limits.max_timeout_s
+        timeout_s, limit = self.timeout_s or settings.max_timeout_s, settings.max_timeout_s
         require(timeout_s <= limit, "timeout_s", f"be at most {limit:g}, got {timeout_s:g}")
         return self.model_copy(update={"timeout_s": timeout_s})
 
@@ -287,18 +287,18 @@ class CompletionRequest(TimedBody):
     user: str | None = None
     """Ignored."""
 
-    def resolve(self, limits: Settings) -> Self:
+    def resolve(self, settings: Settings) -> Self:
         """See `Body.resolve`; a seed is generated unless one is given or comes with the resume token."""
         self._require_consistent()
-        best_of, max_tokens = self._best_of(), self._max_tokens(limits)
+        best_of, max_tokens = self._best_of(), self._max_tokens(settings)
         require(self.min_tokens <= max_tokens, "min_tokens", f"be at most max_tokens, {max_tokens}", self.min_tokens)
-        _require_few_prompts(self.prompts, limits, "prompt")
-        _require_few_prompts(self.suffixes, limits, "suffix")
-        self._require_few_tokens(best_of, max_tokens, limits)
+        _require_few_prompts(self.prompts, settings, "prompt")
+        _require_few_prompts(self.suffixes, settings, "suffix")
+        self._require_few_tokens(best_of, max_tokens, settings)
         draws = self.seed is None and self.state is None
         seed = secrets.randbits(SEED_BITS) if draws else self.seed
         resolved = {"best_of": best_of, "max_tokens": max_tokens, "seed": seed}
-        request = super().resolve(limits).model_copy(update=resolved)
+        request = super().resolve(settings).model_copy(update=resolved)
         # Parse the token ids of `logit_bias` and the patterns, and keep the results.
         _ = request.sampling, request.constraint_by_field
         is_varied = self.n == 1 or not (self.unique and request.sampling.is_greedy)
@@ -398,7 +398,7 @@ class CompletionRequest(TimedBody):
         """Whether resume tokens are requested, at the end of choices or before."""
         return self.return_state or self.stream_options.state_interval is not None
 
-    def _max_tokens(self, limits: Settings) -> int:
+    def _max_tokens(self, settings: Settings) -> int:
         """Return the maximum tokens of each choice, by either name: guidellm sends both."""
         name, value = "max_tokens", self.max_tokens
         if value is RESOLVED and self.max_completion_tokens is not None:
@@ -407,19 +407,19 @@ class CompletionRequest(TimedBody):
             limit = f"be absent or equal to max_tokens ({value})"
             require(False, "max_completion_tokens", limit, self.max_completion_tokens)
         if value is RESOLVED:
-            return min(DEFAULT_MAX_TOKENS, limits.max_tokens)
-        require(value <= limits.max_tokens, name, f"be at most {limits.max_tokens}", value)
+            return min(DEFAULT_MAX_TOKENS, settings.max_tokens)
+        require(value <= settings.max_tokens, name, f"be at most {settings.max_tokens}", value)
         return value
 
-    def _require_few_tokens(self, best_of: int, max_tokens: int, limits: Settings) -> None:
+    def _require_few_tokens(self, best_of: int, max_tokens: int, settings: Settings) -> None:
         # A model reads prompts or suffixes; the engine refuses the request if the others are not empty.
         num_prompts = max(len(self.prompts), len(self.suffixes))
         what = f"{'suffixes' if self.suffix else 'prompts'} × n (best_of if it is given)"
         counts, total = f"{num_prompts} × {best_of}", num_prompts * best_of * max_tokens
         if num_prompts * best_of > MAX_CHOICES:
             raise InvalidRequest(f"{what} must be at most {MAX_CHOICES}, got {counts}", param="n")
-        if total > limits.max_request_tokens:
-            what = f"{what} × max_tokens must be at most {limits.max_request_tokens}"
+        if total > settings.max_request_tokens:
+            what = f"{what} × max_tokens must be at most {settings.max_request_tokens}"
             raise InvalidRequest(f"{what}, got {counts} × {max_tokens} = {total}", param="max_tokens")
 
 
@@ -440,10 +440,10 @@ class EmbeddingsRequest(TimedBody):
     user: str | None = None
     """Ignored."""
 
-    def resolve(self, limits: Settings) -> Self:
+    def resolve(self, settings: Settings) -> Self:
         """See `Body.resolve`."""
-        _require_few_prompts(self.prompts, limits, "input")
-        return super().resolve(limits)
+        _require_few_prompts(self.prompts, settings, "input")
+        return super().resolve(settings)
 
     @property
     def prompts(self) -> tuple[PromptText, ...]:
@@ -517,8 +517,8 @@ def _as_prompts(value: Any) -> tuple[PromptText, ...]:
     return (value,) if is_single else tuple(value)
 
 
-def _require_few_prompts(prompts: tuple[PromptText, ...], limits: Settings, field: str) -> None:
-    limit = limits.max_prompts
+def _require_few_prompts(prompts: tuple[PromptText, ...], settings: Settings, field: str) -> None:
+    limit = settings.max_prompts
     require(len(prompts) <= limit, field, f"have at most {limit} items, got {len(prompts)}")
 
 

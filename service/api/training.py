@@ -72,7 +72,7 @@ class FineTuningRequest(Body):
     settings: dict[str, Any] = Field(default_factory=dict)
     """settings of `sostenuto train`, by name with underscores: units, layers, max_minutes, …"""
 
-    def resolve(self, limits: Settings) -> Self:  # noqa: ARG002 - only limits of its own
+    def resolve(self, settings: Settings) -> Self:  # noqa: ARG002 - only limits of its own
         """Check the fields; see `Body.resolve`."""
         if self.suffix is not None:
             is_name = re.fullmatch(ID_PATTERN, self.suffix) is not None
@@ -99,7 +99,7 @@ class ModelChange(Body):
     """traffic split of requests that name no version, by label or version, such as {"stable": 90, "canary": 10}; it
     replaces the one before, and {} ends it"""
 
-    def resolve(self, limits: Settings) -> Self:  # noqa: ARG002 - only limits of its own
+    def resolve(self, settings: Settings) -> Self:  # noqa: ARG002 - only limits of its own
         """Check the fields; see `Body.resolve`."""
         require(bool(self.labels) or self.shares is not None, "labels", "move a label, unless there are shares")
         for name, values in (("labels", self.labels), ("shares", self.shares or {})):

@@ -150,16 +150,16 @@ class EncodedPrompt:
         return self.ids[::-1] if self.backward else self.ids
 
 
-def require_encodable(raw_prompts: Sequence[PromptText], model: ServedModel, field: str, limits: Settings) -> int:
+def require_encodable(raw_prompts: Sequence[PromptText], model: ServedModel, field: str, settings: Settings) -> int:
     """Return the minimum number of tokens; raise InvalidRequest for too many, or for ids that a model lacks."""
     minimums = []
     for prompt in raw_prompts:
         minimums.append(min_tokens(prompt, model))
         is_exact = isinstance(prompt, list) or model.tokenizer.max_token_characters == 1
-        require_at_most(minimums[-1], limits.max_prompt_tokens, field, "" if is_exact else "at least ")
+        require_at_most(minimums[-1], settings.max_prompt_tokens, field, "" if is_exact else "at least ")
         if isinstance(prompt, list):
             require_ids(prompt, model, field)
-    require_at_most(sum(minimums), limits.max_queued_tokens, field, "at least ", " in all")
+    require_at_most(sum(minimums), settings.max_queued_tokens, field, "at least ", " in all")
     return sum(minimums)
 
 
@@ -167,7 +167,7 @@ def encode_prompts(
     raw_prompts: Sequence[PromptText],
     model: ServedModel,
     field: str,
-    limits: Settings,
+    settings: Settings,
     memory: MemoryLease,
     *,
     after: np.ndarray = NO_IDS,
@@ -183,7 +183,7 @@ def encode_prompts(
         MemoryExhausted: other requests hold too much memory.
     """
     prompts: list[EncodedPrompt] = []
-    held, total, limit = prompt_bytes(raw_prompts), 0, limits.max_prompt_tokens
+    held, total, limit = prompt_bytes(raw_prompts), 0, settings.max_prompt_tokens
     for raw_prompt in raw_prompts:
         memory.hold(held + encoding_bytes(raw_prompt, model), field, param=field)
         prompt = EncodedPrompt.of(raw_prompt, model.tokenizer, backward=backward, after=after)
@@ -193,7 +193,7 @@ def encode_prompts(
         if len(prompt.input_ids) > limit + MAX_UNREAD:
             rule = f"{field} and the unprocessed tokens of state must be at most {limit + MAX_UNREAD} tokens"
             raise InvalidRequest(f"{rule}, got {prompt.num_tokens} and {len(after)}", param=field)
-        require_at_most(total, limits.max_queued_tokens, field, "at least ", " in all")
+        require_at_most(total, settings.max_queued_tokens, field, "at least ", " in all")
     return prompts
 
 

@@ -61,10 +61,10 @@ class Observer(Protocol):
 class Scheduler:
     """Runs sequences on the backends; call `start` before the first `submit`, `stop` after the last."""
 
-    def __init__(self, backends: Backends, limits: Settings, observer: Observer) -> None:
-        self._backends, self._limits, self._observer = backends, limits, observer
-        self._slots = Slots(limits.max_running)
-        self.prefix_cache = PrefixCache(limits.prefix_cache_bytes)  # other threads may only read its counters
+    def __init__(self, backends: Backends, settings: Settings, observer: Observer) -> None:
+        self._backends, self._settings, self._observer = backends, settings, observer
+        self._slots = Slots(settings.max_running)
+        self.prefix_cache = PrefixCache(settings.prefix_cache_bytes)  # other threads may only read its counters
         self._request_numbers = itertools.count()
         # Numbers of running and of waiting sequences of each model version after the thread's last iteration.
         self.loads: Mapping[ModelVersion, tuple[int, int]] = {}
@@ -105,7 +105,7 @@ class Scheduler:
             number = next(self._request_numbers)
         for leader, *forks in groups:
             leader.forks = forks
-            if leader.cache_namespace is not None and self._limits.prefix_cache_bytes > 0:
+            if leader.cache_namespace is not None and self._settings.prefix_cache_bytes > 0:
                 leader.prefix_blocks = block_hashes(leader.cache_namespace, leader.prompt_ids)
         sequences = [sequence for group in groups for sequence in group]
         for sequence in sequences:
@@ -261,7 +261,7 @@ class Scheduler:
             return
         now = time.monotonic()
         queue_.failing_since, queue_.retry_at = queue_.failing_since or sent_at, now + RETRY_DELAY_S
-        if now - queue_.failing_since >= self._limits.backend_grace_s:
+        if now - queue_.failing_since >= self._settings.backend_grace_s:
             # The queued sequences wait for the same backend; those in calls are handled when these return.
             removed = self._remove(lambda sequence: sequence.version == call.version)
             self._outbox += [(sequence, Result(sequence.index, error=error)) for sequence in removed]
@@ -348,13 +348,13 @@ class Scheduler:
 
     def _send_one(self, version: ModelVersion) -> bool:
         """Send the next call of a model, if there is one and no retry is pending; return whether one was sent."""
-        queue_, limits = self._queues[version], self._limits
+        queue_, settings = self._queues[version], self._settings
         if queue_.retry_at is not None:
             if time.monotonic() < queue_.retry_at:
                 return False
             queue_.retry_at = None
-        max_calls = limits.max_calls * self._backends.num_servers(version)
-        num_free_calls = self._backends.num_free_calls(version, limits.max_calls)
+        max_calls = settings.max_calls * self._backends.num_servers(version)
+        num_free_calls = self._backends.num_free_calls(version, settings.max_calls)
         call = queue_.next_call(num_free_calls, max_calls, self._dispatched_at) if num_free_calls > 0 else None
         if call is None:
             return False
@@ -387,7 +387,7 @@ class Scheduler:
         failed = [sequence for queue_ in self._queues.values() for sequence in queue_.sequences]
         self._in_flight.clear()
         self._queues.clear()
-        self._slots = Slots(self._limits.max_running)
+        self._slots = Slots(self._settings.max_running)
         self._outbox += [(sequence, Result(sequence.index, error=error)) for sequence in failed]
         for sequence in failed:
             sequence.status = max(sequence.status, Status.FINISHED)

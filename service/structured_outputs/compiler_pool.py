@@ -165,14 +165,14 @@ class CompilerPool:
     their end, and so do not delay the others. In both lanes senders take turns, see `CompilationQueue`.
     """
 
-    def __init__(self, limits: Settings, compiled: Callable[..., object]) -> None:
+    def __init__(self, settings: Settings, compiled: Callable[..., object]) -> None:
         """`compiled` is called after each compilation with its seconds, and `is_refused`."""
-        self._limits = CompilationLimits(limits.max_pattern_states, limits.max_pattern_bytes)
-        self._timeout_s, self._compiled = limits.max_pattern_s, compiled
+        self._limits = CompilationLimits(settings.max_pattern_states, settings.max_pattern_bytes)
+        self._timeout_s, self._compiled = settings.max_pattern_s, compiled
         self._condition = threading.Condition()
-        self._cache: LruCache[Key, _Entry] = LruCache(limits.pattern_cache_bytes)
+        self._cache: LruCache[Key, _Entry] = LruCache(settings.pattern_cache_bytes)
         # Each waiting request also holds a place in the queue of sequences: half of these at most.
-        self._queue = CompilationQueue(max(1, limits.max_sequences // 2))
+        self._queue = CompilationQueue(max(1, settings.max_sequences // 2))
         # By whether they are for slow constraints.
         self._processes = {False: CompilerProcess(), True: CompilerProcess()}
         self._threads: list[threading.Thread] = []

@@ -227,7 +227,7 @@ def test_the_search_finds_the_units_that_correlate_with_a_feature(open_inspector
     assert page.page.input_value("#color") == "unit"
 
 
-def test_the_page_opens_analysed(open_inspector, gateway):
+def test_the_page_opens_with_an_analysis(open_inspector, gateway):
     """With a text of the model's own: the first discovery colors it, and twelve units run below it as strips."""
     page = open_inspector(gateway)
     assert len(page.page.input_value("#text")) >= 400
@@ -275,10 +275,17 @@ def test_discoveries_of_the_card_are_shown_first(open_inspector, gateway):
 
 
 def test_the_exporter_knows_the_features_of_the_page(open_inspector, gateway):
-    """The search that is published in the card and the search in the page have the same values after each character."""
-    from export.graphs.unit_search import FEATURES
+    """Both searches have the same values after each character, the same kinds of features and the same minimum."""
+    from export.graphs.unit_search import FEATURES, KINDS, MIN_CORRELATION
 
     page = open_inspector(gateway)
+    shared = page.page.evaluate(
+        """async () => {
+            const {KINDS_OF_FEATURES, MIN_CORRELATION} = await import('/static/features.js');
+            return [KINDS_OF_FEATURES, MIN_CORRELATION];
+        }"""
+    )
+    assert shared == [[*map(list, KINDS)], MIN_CORRELATION]
     text = PROSE + "“Ça va?” ÉTÉ_2 [(x]) «e\u0301t» \u16ee"
     for name, feature in FEATURES.items():
         along = page.page.evaluate(
@@ -289,6 +296,30 @@ def test_the_exporter_knows_the_features_of_the_page(open_inspector, gateway):
             [name, text],
         )
         assert along == [float(value) for value in feature(text)], name
+
+
+def test_the_first_half_chooses_a_discovery_of_the_page(open_inspector, gateway):
+    """As in the exporter: the second half validates that unit, and never picks another one."""
+    page = open_inspector(gateway)
+    rng, half = np.random.default_rng(0), len(PROSE) // 2
+    line = behind(PROSE, "line") / behind(PROSE, "line").std()
+    noise = rng.normal(size=(len(PROSE), 2))
+    for second, chosen in ((1.0, [0]), (9.0, [])):
+        amounts = np.where(np.arange(len(PROSE))[:, None] < half, [0.2, 0.6], [second, 0.2])
+        matrix = (line[:, None] + amounts * noise).ravel().tolist()
+        found = page.page.evaluate(
+            """async ([text, values]) => {
+                const {discover} = await import('/static/features.js');
+                const matrices = new Map([['cell', {values: Float32Array.from(values), columns: 2}]]);
+                const found = await discover({
+                    tokens: [...text], logprobs: [], positions: [...text].map((_, position) => position),
+                    layers: new Map([[1, {units: [0, 1], matrices}]]),
+                });
+                return found.filter(({feature}) => feature === 'line').map(({unit}) => unit);
+            }""",
+            [PROSE, matrix],
+        )
+        assert found == chosen
 
 
 def test_a_search_without_results_says_why(open_inspector, gateway):

@@ -218,14 +218,14 @@ def with_discoveries(page, gateway, **facts):
 
 
 def test_the_page_opens_with_a_text_in_the_colors_of_a_unit(browser, gateway):
-    """It says what the unit follows; See why opens the unit over this text, and Continue goes on."""
+    """It says what the unit tracks; See why opens the unit over this text, and Continue goes on."""
     context = browser.new_context(reduced_motion="reduce")
     page = context.new_page()
     page.set_default_timeout(PATIENCE_MS)
     with_discoveries(page, gateway, corpus="book.txt")
     page.goto(f"http://127.0.0.1:{gateway.port}/")
     page.locator("#opening:not([hidden])").wait_for()
-    assert "number 5: it follows how far the line is, and nobody taught it that" in page.inner_text("#opening-text")
+    assert "number 5: it tracks the position in the line, and nobody taught it that" in page.inner_text("#opening-text")
     tokens = page.locator(".output .token")
     text = "".join(tokens.evaluate_all("all => all.map((token) => token.textContent)"))
     assert tokens.count() == 320

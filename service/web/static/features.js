@@ -15,9 +15,9 @@ export const FEATURES = {
   space: { name: "Between words", help: "1 after white space", walk: () => (character) => Number(/\s/u.test(character)) },
 };
 // Features of discoveries, in groups of a kind: those that need a memory longer than the last token.
-const KINDS_OF_FEATURES = [["brackets", "quotes"], ["line", "word"], ["upper"]];
-// Less is chance, or of no use to a reader.
-const MIN_CORRELATION = 0.35;
+export const KINDS_OF_FEATURES = [["brackets", "quotes"], ["line", "word"], ["upper"]];
+// Less, in either half, is chance, or of no use to a reader. The exporter has the same minimum.
+export const MIN_CORRELATION = 0.35;
 
 export const PROBABILITY = { name: "Token probability", help: "The probability of the token" };
 export const REGEXP = { name: "Regular expression", help: "1 inside a match of a regular expression" };
@@ -94,17 +94,19 @@ export function variesInHalves(target) {
   return [target.subarray(0, half), target.subarray(half)].every((part) => part.some((value) => value !== part[0]));
 }
 
-// The unit that best follows a feature of each kind, where one does, with the name of the feature.
+// A unit that follows a feature of each kind, with the name of the feature, where the correlation holds in the second
+// half. As in the exporter, the first half alone chooses.
 export async function discover(inspection) {
   const discoveries = [];
   for (const names of KINDS_OF_FEATURES) {
     const found = [];
     for (const feature of names) {
       const target = targetOf(feature, inspection);
-      if (target && variesInHalves(target)) found.push({ feature, ...(await search(inspection, target))[0] });
+      if (target && variesInHalves(target)) found.push({ feature, ...(await search(inspection, target, 1))[0] });
     }
-    const [best] = found.sort((one, other) => held(other) - held(one));
-    if (best && held(best) > MIN_CORRELATION) discoveries.push(best);
+    const holding = found.filter((each) => held(each) >= MIN_CORRELATION);
+    const [best] = holding.sort((one, other) => Math.abs(other.first) - Math.abs(one.first));
+    if (best) discoveries.push(best);
   }
   return discoveries;
 }

@@ -1,4 +1,4 @@
-// The first seconds of the page: a scene types itself in the colors of one unit that nobody taught what it follows.
+// The first seconds of the page: a scene types itself in the colors of one unit, of which nobody taught the model what it tracks.
 
 import { postForBlob, stream } from "./api.js";
 import { showLegend } from "./components/legend.js";
@@ -13,9 +13,9 @@ const NUM_TOKENS = 320;
 const TYPED_S = 6;
 // A scene of a model of plays begins with a stage direction, so that the unit that follows these has something to do.
 const SCENE = "ACT II, SCENE I. A garden behind the palace.\n\n[Enter ";
-const FOLLOWS = {
-  brackets: "whether a bracket is open", quotes: "whether quotation marks are open", line: "how far the line is",
-  word: "how far the word is", upper: "words in capitals",
+const TRACKED = {
+  brackets: "whether a bracket is open", quotes: "whether quotation marks are open", line: "the position in the line",
+  word: "the position in the word", upper: "words in capitals",
 };
 
 export class Opening {
@@ -49,14 +49,14 @@ export class Opening {
     element.hidden = true;
   }
 
-  // Says what the unit follows, and returns its color at each token.
+  // Says what the unit tracks, and returns its color at each token.
   async #explain({ layer, kind, unit, feature }, { units }, { model, text }, ofPlays, signal) {
     const body = { model, input: text, layers: [layer], include: [kind], logprobs: 0, encoding_format: "base64_float16" };
     const found = await Inspection.read(JSON.parse(await (await postForBlob("v1/inspect", body, signal)).text()));
     const [matrix, column] = [found.matrix(layer, kind), found.units(layer).indexOf(unit)];
     const most = matrix.strong(column);
-    const follows = ofPlays && feature === "brackets" ? "stage directions" : FOLLOWS[feature];
-    caption.textContent = `The model has just written this. The color is one of its ${units} units, number ${unit}: it follows ${follows}, and nobody taught it that.`;
+    const tracked = ofPlays && feature === "brackets" ? "stage directions" : TRACKED[feature];
+    caption.textContent = `The model has just written this. The color is one of its ${units} units, number ${unit}: it tracks ${tracked}, and nobody taught it that.`;
     showLegend(legend, number(-most, 1), number(most, 1), true);
     why.href = `inspector${toHash({ model, text, layer, kind, unit, color: "unit" })}`;
     goOn.onclick = () => find("continue").click();

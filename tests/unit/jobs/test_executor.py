@@ -104,7 +104,7 @@ def test_a_split_of_another_model_stays(place):
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        ({"labels": {"stable": 9}}, 404, "there is no model book, or it has not such a version"),
+        ({"labels": {"stable": 9}}, 404, "there is no model book, or it has no such version"),
         ({"labels": {}, "shares": {"canary": 1}}, 409, "names label canary, which book does not have"),
         ({"labels": {}, "shares": {"9": 1}}, 409, "names version 9, which book does not have"),
     ],

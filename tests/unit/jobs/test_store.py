@@ -208,7 +208,7 @@ def test_the_last_and_the_best_epoch_are_those_of_the_metrics(store):
 
 def test_quotas_count_what_is_active(store):
     add_file(store, "file-1", size=60)
-    with pytest.raises(QuotaExceeded, match=r"may have 100 bytes, got 60 \+ 60"):
+    with pytest.raises(QuotaExceeded, match=r"all files together may have at most 100 bytes, got 60 \+ 60"):
         add_file(store, "file-2", size=60)
     add_file(store, "file-2", tenant="other", size=60)
     first = create(store, quota=Quota(1))

@@ -32,7 +32,7 @@ MATCHES = RegexTokenizer(
 
 
 KEYS = state_keys()
-LIMITS = Settings(max_prompt_tokens=1000, max_request_tokens=3000, max_logprobs_tokens=2000, prefix_cache_bytes=0)
+SETTINGS = Settings(max_prompt_tokens=1000, max_request_tokens=3000, max_logprobs_tokens=2000, prefix_cache_bytes=0)
 
 
 class Models:
@@ -59,7 +59,7 @@ def request(*prompts, **fields):
     if options:
         fields |= {"stream": True, "stream_options": options}
     defaults = {"model": "characters", "prompt": prompts or "abc", "max_tokens": 12, "seed": 1, "timeout_s": 10.0}
-    return parse(CompletionRequest, orjson.dumps({**defaults, **fields}), LIMITS)
+    return parse(CompletionRequest, orjson.dumps({**defaults, **fields}), SETTINGS)
 
 
 class FakeFilters:
@@ -74,19 +74,19 @@ class FakeFilters:
 class Service:
     """An engine with its scheduler, on a fake backend."""
 
-    def __init__(self, backend=None, **limits):
-        self.backend, limits = backend or FakeBackend(), LIMITS.model_copy(update=limits)
-        self.scheduler = Scheduler(self.backend, limits, FakeObserver())
+    def __init__(self, backend=None, **settings):
+        self.backend, settings = backend or FakeBackend(), SETTINGS.model_copy(update=settings)
+        self.scheduler = Scheduler(self.backend, settings, FakeObserver())
         self.scheduler.start()
-        self.listener, self.compiler = FakeListener(), CompilerPool(limits, FakeListener().compiled)
+        self.listener, self.compiler = FakeListener(), CompilerPool(settings, FakeListener().compiled)
         self.training_filters = FakeFilters()
-        self.admission = AdmissionControl(limits.max_sequences, limits.max_queued_tokens)
+        self.admission = AdmissionControl(settings.max_sequences, settings.max_queued_tokens)
         self.engine = Engine(
             Models(),
             self.scheduler,
             self.admission,
             self.listener,
-            limits,
+            settings,
             ResumeTokens(lambda: KEYS, 60.0),
             self.compiler,
             self.training_filters,

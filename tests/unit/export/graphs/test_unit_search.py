@@ -13,9 +13,13 @@ DOCUMENTS = [SCENE * 100] * 3
 STATE_SIZE = 4
 
 
-def planted(features, *, flips=()):
-    """Return a fake of `inspect`: noise, and a unit per feature, whose sign flips halfway for those in `flips`."""
+def planted(features, *, flips=(), followers=(), hidden=0.0):
+    """Return a fake of `inspect`: noise, and a unit per feature, whose sign flips halfway for those in `flips`.
+
+    `followers` has more units that follow "line": the amount of noise in each half. The hidden state is constant.
+    """
     rng, num_read = np.random.default_rng(0), 0
+    behind_line = behind(CharacterTokenizer.train(SCENE))["line"]
 
     def inspect(lengths, **_):
         nonlocal num_read
@@ -24,8 +28,11 @@ def planted(features, *, flips=()):
         for unit, name in enumerate(features):
             sign = -1 if name in flips and num_read >= len(features[name]) // 2 else 1
             values[..., unit] = sign * features[name][rows] + 0.1 * values[..., unit]
+        for unit, noise in enumerate(followers, 20):
+            half = int(num_read >= len(behind_line) // 2)
+            values[..., unit] = behind_line[rows] / behind_line.std() + noise[half] * values[..., unit]
         num_read += len(lengths)
-        return {"cell_1": tf.constant(values), "hidden_1": tf.zeros_like(values)}
+        return {"cell_1": tf.constant(values), "hidden_1": tf.zeros_like(values) + tf.constant(hidden, tf.float32)}
 
     return inspect
 
@@ -67,6 +74,26 @@ def test_a_correlation_that_does_not_hold_is_no_discovery():
     features = behind(tokenizer)
     found = search(planted({"line": features["line"], "upper": features["upper"]}, flips=("line",)), tokenizer)
     assert [each.feature for each in found] == ["upper"]
+
+
+def test_the_first_half_alone_chooses_the_unit():
+    """One that correlates more in the second half, or in its weaker half, is not chosen for that."""
+    found = search(planted({}, followers=[(0.2, 1.0), (0.6, 0.2)]), CharacterTokenizer.train(SCENE))
+    # The text's position in the line tells much about its quotation marks.
+    assert [(each.feature, each.unit) for each in found] == [("quotes", 20), ("line", 20)]
+    assert found[1].ranked > 0.95
+    assert 0.6 < found[1].validated < 0.9
+
+
+def test_the_second_half_is_a_validation_of_one_unit():
+    """If the chosen unit does not hold there, no other one takes its place."""
+    assert search(planted({}, followers=[(0.2, 9.0), (0.6, 0.2)]), CharacterTokenizer.train(SCENE)) == ()
+
+
+def test_constant_units_have_no_correlation():
+    """Whatever rounding does to the sum of their squares: a root of a negative number would be a warning."""
+    constants = np.linspace(0.01, 3, 40)
+    assert search(planted({}, hidden=constants), CharacterTokenizer.train(SCENE)) == ()
 
 
 def test_a_short_text_has_no_discoveries():

@@ -16,17 +16,17 @@ from service.errors import InvalidRequest
 from service.scheduling.sampling import SamplingParams
 from service.settings import Settings
 
-LIMITS = Settings(
+SETTINGS = Settings(
     max_tokens=1000, max_request_tokens=20_000, max_prompts=10, max_running=100, max_queued=100, max_timeout_s=60.0
 )
 
 
 def parsed(**fields):
-    return parse(CompletionRequest, json.dumps({"model": "m", **fields}).encode(), LIMITS)
+    return parse(CompletionRequest, json.dumps({"model": "m", **fields}).encode(), SETTINGS)
 
 
 def embed(**fields):
-    return parse(EmbeddingsRequest, json.dumps({"model": "m", "input": "x", **fields}).encode(), LIMITS)
+    return parse(EmbeddingsRequest, json.dumps({"model": "m", "input": "x", **fields}).encode(), SETTINGS)
 
 
 def test_defaults_are_openais():
@@ -159,8 +159,8 @@ def test_an_integer_may_be_written_as_a_float():
     assert all(type(getattr(request, name)) is int for name in names)
     assert (request.n, request.seed, request.prompts) == (3, 3, ([1, 2],))
     assert parsed(prompt=[[1.0], [2]], seed=261141037812.0).seed == 261141037812
-    assert parse(DetokenizeRequest, b'{"tokens": [4.0]}', LIMITS).tokens == [4]
-    inspect = parse(InspectRequest, b'{"input": [4.0], "layers": [1.0], "max_units": 2.0, "logprobs": 1.0}', LIMITS)
+    assert parse(DetokenizeRequest, b'{"tokens": [4.0]}', SETTINGS).tokens == [4]
+    inspect = parse(InspectRequest, b'{"input": [4.0], "layers": [1.0], "max_units": 2.0, "logprobs": 1.0}', SETTINGS)
     assert (inspect.prompts, inspect.layers, inspect.max_units, inspect.logprobs) == (([4],), [1], 2, 1)
 
 
@@ -285,7 +285,7 @@ def test_echo_and_best_of_equal_to_n_can_be_streamed(fields):
 )
 def test_an_invalid_field_of_another_request_is_named(kind, fields, message):
     with pytest.raises(InvalidRequest, match=message) as caught:
-        parse(kind, json.dumps(fields).encode(), LIMITS)
+        parse(kind, json.dumps(fields).encode(), SETTINGS)
     assert message.startswith(caught.value.param)
 
 
@@ -321,7 +321,7 @@ def test_one_invalid_token_id_among_a_million_is_named():
 def test_nan_and_infinity_are_rejected(field, number):
     """Some JSON writers emit them, and 1e999 becomes infinity; the error names the field."""
     with pytest.raises(InvalidRequest, match=f"{field} must be a finite number"):
-        parse(CompletionRequest, f'{{"model": "m", "{field}": {number}}}'.encode(), LIMITS)
+        parse(CompletionRequest, f'{{"model": "m", "{field}": {number}}}'.encode(), SETTINGS)
 
 
 @pytest.mark.parametrize(
@@ -339,7 +339,7 @@ def test_nan_and_infinity_are_rejected(field, number):
 def test_a_body_that_is_not_a_json_object_is_rejected(body, message):
     """Invalid UTF-8 and a lone surrogate are invalid JSON, too."""
     with pytest.raises(InvalidRequest, match=message):
-        parse(CompletionRequest, body, LIMITS)
+        parse(CompletionRequest, body, SETTINGS)
 
 
 def test_a_long_value_is_shortened_in_the_message():
@@ -366,4 +366,4 @@ def test_a_schema_that_cannot_be_kept_is_an_invalid_request(schema, message):
 
 def test_a_number_of_a_schema_that_no_double_holds_is_an_invalid_request():
     with pytest.raises(InvalidRequest, match="guided_json cannot be written as JSON: Out of range float values"):
-        _ = parse(CompletionRequest, b'{"model": "m", "guided_json": {"const": 1e400}}', LIMITS).constraint
+        _ = parse(CompletionRequest, b'{"model": "m", "guided_json": {"const": 1e400}}', SETTINGS).constraint

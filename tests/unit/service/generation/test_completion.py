@@ -26,7 +26,7 @@ from service.models.registry import ServedModel
 from service.scheduling.batching import BatchLimits
 from service.scheduling.sequence import Result
 from tests.fakes import STATE_SIZE, VOCABULARY, FakeBackend, fake_logprob, fake_step
-from tests.unit.service.engines import CHARACTERS, LIMITS, Models, Service, request
+from tests.unit.service.engines import CHARACTERS, SETTINGS, Models, Service, request
 from tests.waiting import until
 
 
@@ -320,7 +320,7 @@ def test_a_request_reports_its_tokens_and_times(service):
 
 def embedding(*prompts, **fields):
     body = {"model": "characters", "input": prompts, "timeout_s": 10.0, **fields}
-    return parse(EmbeddingsRequest, orjson.dumps(body), LIMITS)
+    return parse(EmbeddingsRequest, orjson.dumps(body), SETTINGS)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "last"])

@@ -10,12 +10,12 @@ from service.context import RequestContext
 from service.errors import InvalidRequest, StateRefused
 from service.generation.hidden_states import evenly_spaced
 from tests.fakes import STATE_SIZE, fake_step
-from tests.unit.service.engines import CHARACTERS, LIMITS, Service, request
+from tests.unit.service.engines import CHARACTERS, SETTINGS, Service, request
 
 
 def looked_into(service, given, **fields):
     body = {"model": "characters", "input": given, "logprobs": 2, "timeout_s": 10.0, **fields}
-    builder = service.engine.start_inspection(parse(InspectRequest, orjson.dumps(body), LIMITS), RequestContext())
+    builder = service.engine.start_inspection(parse(InspectRequest, orjson.dumps(body), SETTINGS), RequestContext())
     try:
         return builder.result()
     finally:
@@ -136,7 +136,7 @@ def test_empty_input_has_no_values_but_expected_tokens(service):
 )
 def test_an_unknown_layer_or_too_many_values_are_refused(service, fields, message):
     """The message names the limit, and for too many values the parameter that reduces them."""
-    service.engine._limits = LIMITS.model_copy(update={"max_inspect_values": 150})
+    service.engine._settings = SETTINGS.model_copy(update={"max_inspect_values": 150})
     with pytest.raises(InvalidRequest, match=message):
         looked_into(service, **{"given": "abc", **fields})
     assert looked_into(service, "x" * 40, max_positions=37)["positions"][-1] == 39

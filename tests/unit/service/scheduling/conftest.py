@@ -12,9 +12,9 @@ def start():
     """Start schedulers that are stopped after the test."""
     running = []
 
-    def start_one(backend=None, observer=None, **limits):
-        limits = {"prefix_cache_bytes": 0, **limits}
-        scheduler = CountingScheduler(backend or FakeBackend(), Settings(**limits), observer or FakeObserver())
+    def start_one(backend=None, observer=None, **settings):
+        settings = {"prefix_cache_bytes": 0, **settings}
+        scheduler = CountingScheduler(backend or FakeBackend(), Settings(**settings), observer or FakeObserver())
         scheduler.start()
         running.append(scheduler)
         return scheduler

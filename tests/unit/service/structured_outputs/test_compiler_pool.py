@@ -67,8 +67,8 @@ def make_compiler():
     """Return a function that makes a compiler with scripted processes, if any, and closes it after the test."""
     made = []
 
-    def make(*scripted, **limits):
-        made.append(CompilerPool(Settings(**limits), FakeListener().compiled))
+    def make(*scripted, **settings):
+        made.append(CompilerPool(Settings(**settings), FakeListener().compiled))
         made[-1]._processes.update(zip((False, True), scripted, strict=False))
         return made[-1]
 

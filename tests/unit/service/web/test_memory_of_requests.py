@@ -147,7 +147,7 @@ def test_a_prompt_that_is_too_long_is_refused_before_it_is_tokenized(site, monke
 def test_prompts_over_the_total_limit_are_refused_before_tokenization(site, monkeypatch):
     """Each of them is within the limit of a single prompt."""
     monkeypatch.setattr(CharacterTokenizer, "encode", lambda *_: pytest.fail("encoded"))
-    site.service.engine._limits = Settings(max_prompt_tokens=1000, max_queued_tokens=3999)
+    site.service.engine._settings = Settings(max_prompt_tokens=1000, max_queued_tokens=3999)
     answer = site.post("/v1/embeddings", input=["a" * 1000] * 4)
     assert (answer.status_code, answer.json["error"]["param"]) == (400, "input")
     assert "at most 3999 tokens in all, got at least 4000" in answer.json["error"]["message"]
