@@ -50,7 +50,7 @@ def test_the_port_stays_closed_until_every_model_has_a_version(models, connect):
     server = ModelServer(Flags(port=0, model_config_file=file, file_system_poll_wait_seconds=0.05))
     starting = threading.Thread(target=server.start, daemon=True)
     starting.start()
-    until(lambda: server._core._served[0].get("tiny"))
+    until(lambda: server._manager._served[0].get("tiny"))
     assert (starting.is_alive(), server.port) == (True, 0)
     models.publish(4, 3.0, name="later")
     starting.join(20.0)
@@ -148,7 +148,7 @@ def test_all_threads_but_one_run_calls_and_one_more_is_rejected_at_once(models, 
     server, client = serve(grpc_max_threads=6)
     waiting = [gates(str(number)) for number in range(5)]
     calls = [client.begin("tiny", "take", gate.inputs) for gate in waiting]
-    give = server._core.find("tiny").signature("give")
+    give = server._manager.find("tiny").signature("give")
     try:
         until(lambda: all(gate.is_reached for gate in waiting))
         assert client.begin("tiny", "", X).code() is StatusCode.RESOURCE_EXHAUSTED
@@ -212,13 +212,13 @@ def test_the_config_file_is_followed(models, serve, caplog, monkeypatch):
     until(lambda: "config file applied, but 1 model(s) did not become available" in caplog.text)
     models.configure()
     until(lambda: client.states("tiny")[2] == "END")
-    assert server._core.config == {}
+    assert server._manager.config == {}
 
 
 def test_a_server_started_without_a_model_list_serves_the_first_one(models, serve):
     models.publish(1)
     models.config_file.write_text("# nothing yet")
     server, client = serve(model_config_file_poll_wait_seconds=0.02)
-    assert (server._core.config, refusal(lambda: weight(client))[0]) == (None, StatusCode.NOT_FOUND)
+    assert (server._manager.config, refusal(lambda: weight(client))[0]) == (None, StatusCode.NOT_FOUND)
     models.configure("tiny")
-    until(lambda: server._core.config and states_of(server._core.statuses("tiny")) == {1: "AVAILABLE"})
+    until(lambda: server._manager.config and states_of(server._manager.statuses("tiny")) == {1: "AVAILABLE"})

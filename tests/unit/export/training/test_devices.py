@@ -48,11 +48,6 @@ def test_freed_memory_stays_with_the_process(monkeypatch):
     assert options == {-1: 2**31 - 1, -3: 32 * 2**20}
 
 
-def test_a_c_library_without_mallopt_is_no_error(monkeypatch):
-    monkeypatch.setattr("ctypes.CDLL", lambda _: object())
-    assert Devices.find(8, 6).cores == 1
-
-
 def test_cores_that_the_process_may_not_use_do_not_count():
     before = os.sched_getaffinity(0)
     try:
