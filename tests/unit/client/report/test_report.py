@@ -105,6 +105,7 @@ def test_a_missing_column_is_named():
     [
         ({"generated": []}, "generated must have at least one record, got none"),
         ({"generated": ["a", {"b": 1}]}, "generated must be a list of str or a list of dict"),
+        ({"training": "names.txt"}, "training must be a list of records or a Path, got the str 'names.txt'"),
         ({"pattern": "("}, "pattern must be a regular expression in Python's syntax, got '\\('"),
         ({"json_schema": {"type": "nothing"}}, "json_schema must be a JSON Schema"),
         ({"json_schema": {"$ref": "http://127.0.0.1:1/other"}}, "json_schema must have no references"),
