@@ -1,6 +1,6 @@
 """Reports on generated records: each is computed by a process of its own, the SDK's, within limits of time and memory.
 
-The gateway's own threads and memory are not used for it, and its process has a low priority.
+A thread of the gateway waits for the process, which has a low priority.
 """
 
 import logging
@@ -22,7 +22,7 @@ from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# Memory of a report, beside what its process has after its imports.
+# Address space of a report, beside what its process has when it has read its request.
 MAX_MEMORY_BYTES = 512 * 2**20
 _ROOT = Path(__file__).parents[1]
 _COMMAND = [sys.executable, "-m", "sostenuto._report"]

@@ -70,7 +70,7 @@ class ReportObject(TypedDict):
     """time in UTC, ISO 8601"""
     seed: int
     checks: list[str]
-    """what makes a record valid: columns, pattern, json_schema, validator"""
+    """what makes a record valid: columns, pattern, json_schema"""
     training: dict[str, Any]
     """records, distinct ones and lengths of the training records"""
     compared_records: int

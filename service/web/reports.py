@@ -15,7 +15,7 @@ from service.web.files import find_file
 def create_report(services: Services) -> ReportObject:
     """Compare generated records with training records: validity, novelty, distributions, a classifier test.
 
-    It is computed within a minute, by a process of low priority. Nothing is stored.
+    It is computed by a process of low priority. Nothing is stored.
     """
     services.refuse_if_draining()
     body = parse_body(services, ReportRequest)

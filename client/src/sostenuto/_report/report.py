@@ -274,7 +274,7 @@ def _notes(basis: _Basis, held_out: Records | None) -> list[str]:
         notes.append("FCD is left out: it needs a neural network of its own (ChemNet).")
         if basis.options.checks.validator is None:
             notes.append(
-                "MOSES compares canonical SMILES of molecules that RDKit accepts: pass a validator that returns "
-                "them, or unique and novelty count spellings."
+                "MOSES compares canonical SMILES of molecules that RDKit accepts. Without a validator that returns "
+                "them, unique and novelty count spellings, and valid is unknown."
             )
     return notes
