@@ -111,9 +111,10 @@ class Gateway(Flask):
         self.services.is_draining = True
         error = ShuttingDown("the server was shut down before the request was finished")
         seconds = max(0.0, min(self.settings.drain_s, seconds_left - FINAL_EVENTS_S))
-        timer = threading.Timer(seconds, self.services.scheduler.stop, (error,))
-        timer.daemon = True
-        timer.start()
+        for stop in (self.services.scheduler.stop, self.services.reports.stop):
+            timer = threading.Timer(seconds, stop, (error,))
+            timer.daemon = True
+            timer.start()
 
     def close(self) -> None:
         """Export the last traces and close the connections, just before the process exits."""

@@ -1,6 +1,6 @@
 """Reports on generated records: each is computed by a process of its own, the SDK's, within limits of time and memory.
 
-The gateway's own threads and memory are not used for it, and its process has a low priority.
+A thread of the gateway waits for the process, which has a low priority.
 """
 
 import logging
@@ -9,6 +9,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,7 +22,7 @@ from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# Memory of a report, beside what its process has after its imports.
+# Address space of a report, beside what its process has when it has read its request.
 MAX_MEMORY_BYTES = 512 * 2**20
 _ROOT = Path(__file__).parents[1]
 _COMMAND = [sys.executable, "-m", "sostenuto._report"]
@@ -86,32 +88,41 @@ def _answer(content: bytes) -> ReportObject:
         raise InternalError("the process of the report exited unexpectedly") from None
     if "error" not in answer:
         return cast("ReportObject", answer["report"])
-    message = answer["error"] or f"the report must need at most {MAX_MEMORY_BYTES} bytes of memory; send fewer records"
-    raise InvalidRequest(message, param=message.split(maxsplit=1)[0] if answer["error"] else None)
+    too_large = f"the report may use at most {MAX_MEMORY_BYTES} bytes of memory; send fewer records"
+    raise InvalidRequest(answer["error"] or too_large, param=answer["param"])
 
 
 class Reports:
     """Computes reports, a limited number at the same time."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings, self._num_running = settings, 0
+        self._settings = settings
+        self._processes: set[ReportProcess] = set()
+        self._stopped: GatewayError | None = None
         self._lock = threading.Lock()
 
-    def __enter__(self) -> None:
-        """Take a place; raise Overloaded if there is none."""
-        with self._lock:
-            limit = self._settings.max_reports
-            if self._num_running >= limit:
-                raise Overloaded(f"at most {limit} reports may be computed at once, got one more", retry_after_s=10)
-            self._num_running += 1
-
-    def __exit__(self, *_: object) -> None:
-        """Free the place."""
-        with self._lock:
-            self._num_running -= 1
-
-    def process(self, request: dict[str, Any]) -> ReportProcess:
-        """Return the process of a report, which is not started yet."""
+    @contextmanager
+    def process(self, request: dict[str, Any]) -> Iterator[ReportProcess]:
+        """Yield the process of a report, which is not started yet; raise Overloaded if there are too many."""
         settings = self._settings
         limits = {"max_records": settings.max_report_records, "max_memory_bytes": MAX_MEMORY_BYTES}
-        return ReportProcess({**request, **limits}, settings.max_report_s)
+        process = ReportProcess({**request, **limits}, settings.max_report_s)
+        with self._lock:
+            limit = settings.max_reports
+            if len(self._processes) >= limit:
+                raise Overloaded(f"at most {limit} reports may be computed at once, got one more", retry_after_s=10)
+            self._processes.add(process)
+            if self._stopped is not None:
+                process.cancel(self._stopped)
+        try:
+            yield process
+        finally:
+            with self._lock:
+                self._processes.discard(process)
+
+    def stop(self, error: GatewayError) -> None:
+        """End all reports, also later ones, with an error."""
+        with self._lock:
+            self._stopped = error
+            for process in self._processes:
+                process.cancel(error)

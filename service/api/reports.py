@@ -11,7 +11,7 @@ from service.api.body import Body, require
 from service.api.training import FileId
 from service.settings import Settings
 
-MAX_PATTERN, MAX_COLUMNS, MAX_COLUMN = 10_000, 100, 200
+MAX_PATTERN, MAX_COLUMNS, MAX_COLUMN_NAME = 10_000, 100, 200
 Values = list[str] | list[dict[str, Any]]
 
 
@@ -28,9 +28,9 @@ class ReportRequest(Body):
     """real records that the model was not trained on: they get the same report, as the ceiling"""
     held_out_file: FileId | None = None
     """id of an uploaded file with them, in place of `held_out`"""
-    field: Annotated[str, Field(max_length=MAX_COLUMN)] | None = None
+    field: Annotated[str, Field(max_length=MAX_COLUMN_NAME)] | None = None
     """column of the files that is the text of a record; by default `text`, or `prompt` and `completion`"""
-    columns: Annotated[list[Annotated[str, Field(max_length=MAX_COLUMN)]], Field(max_length=MAX_COLUMNS)] = Field(
+    columns: Annotated[list[Annotated[str, Field(max_length=MAX_COLUMN_NAME)]], Field(max_length=MAX_COLUMNS)] = Field(
         default_factory=list
     )
     """names of the columns of texts that are lines of CSV"""
@@ -70,7 +70,7 @@ class ReportObject(TypedDict):
     """time in UTC, ISO 8601"""
     seed: int
     checks: list[str]
-    """what makes a record valid: columns, pattern, json_schema, validator"""
+    """what makes a record valid: columns, pattern, json_schema"""
     training: dict[str, Any]
     """records, distinct ones and lengths of the training records"""
     compared_records: int

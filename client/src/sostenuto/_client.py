@@ -353,11 +353,15 @@ class Client(AbstractContextManager["Client"]):
             fields: The endpoint's other fields: `pattern`, `json_schema`, `columns`, `field`, `near`, `smiles`, `seed`.
 
         Raises:
+            InvalidArgument: records are a str.
             BodyTooLarge: the records are too large for a request; upload the training file, or use `Report.compute`.
             Overloaded: the server computes as many reports as it may.
             DeadlineExceeded: the report takes too long.
         """
         given = {"generated": generated, "training": training, "held_out": held_out}
+        for name, values in given.items():
+            if isinstance(values, str):
+                raise InvalidArgument(f"{name} must be a list of records, got the str {values[:60]!r}")
         lists = {name: list(values) for name, values in given.items() if values is not None}
         files = {"training_file": training_file, "held_out_file": held_out_file}
         body = present_fields({**lists, **files, **fields}, REPORT_FIELDS)

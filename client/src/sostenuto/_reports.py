@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from sostenuto._errors import InvalidArgument
 
-# A list of texts or of rows, or the name of a file.
+# A list of texts or of rows, or the path of a file.
 RecordSource: TypeAlias = "Sequence[str] | Sequence[Mapping[str, Any]] | PathLike[str]"
 NEEDED = {"numpy", "rapidfuzz", "jsonschema", "referencing"}
 MISSING = "reports need further packages: pip install 'sostenuto[report]'"
@@ -51,7 +51,7 @@ class Report:
         """Compute a report in this process, without a server. It needs the extra `report`.
 
         Args:
-            generated: list of str, list of dict (rows of a table), or path of a file: lines of text, .csv or .jsonl.
+            generated: list of str, list of dict (rows of a table), or Path of a file: lines of text, .csv or .jsonl.
             training: Same types. What the model was trained on.
             held_out: Same types. Real records that it was not trained on: they get the same report, as the ceiling.
             pattern: str. Regular expression in Python's syntax that a valid record matches as a whole.
@@ -59,7 +59,7 @@ class Report:
             validator: str. `module:function`; the function gets a record and returns whether it is valid, or its
                 canonical form, or None. It runs in processes of its own.
             validator_timeout: float. Limit of the function's time for a record, in seconds.
-            columns: Names of the columns of texts that are lines of CSV.
+            columns: Names of the columns of texts that are lines of CSV, or of CSV files without a header.
             file_format: str. `lines`, `csv` or `jsonl`. Default: by the suffix of a file.
             generated_format: str. The same for `generated` alone.
             field: str. Column of a file that is the text of a record. Default: `text`, or `prompt` and `completion`, if

@@ -1,26 +1,78 @@
 // Records of JSON Lines and CSV: the text of each, as the trainer reads it.
 
+import { Failure } from "./api.js";
+
 // The texts of records, and the problem of the first record that is malformed.
 export function readRecords(text, format) {
   return format === "csv" ? csvRecords(text) : jsonRecords(text);
 }
 
-// The records of a file by its name, for a report: texts, rows of a table as objects, or lines.
-export function recordsOf(text, name) {
-  const plain = text.replace(/^\ufeff/, "").replaceAll("\r\n", "\n");
-  const lines = plain.split("\n").filter((line) => line.trim());
-  if (/\.csv$/i.test(name)) {
-    const { texts, problem } = csvRecords(plain);
-    if (!problem) return texts;
-    const [header = [], ...rows] = csvRows(plain);
-    return rows.map((row) => Object.fromEntries(header.map((column, place) => [column, row[place] ?? ""])));
-  }
-  if (!/\.jsonl$/i.test(name)) return lines;
-  const { texts, problem } = jsonRecords(plain);
+// The records of a file by its name, for a report, as `sostenuto report` reads it: texts, or rows of a table. `columns` are
+// those of a training table in CSV, or null: rows of CSV are then lines in their order, which `columns` of the request parses.
+export function recordsOf(text, name, columns = null, isTraining = false) {
+  if (/\.csv$/i.test(name)) return csvTable(plain(text), columns);
+  const lines = plain(text).split("\n");
+  return /\.(jsonl|ndjson)$/i.test(name) ? jsonTable(lines, name, isTraining) : lines.filter((line) => line.trim());
+}
+
+// The columns of a table in CSV; null for any other file.
+export function columnsOf(text, name) {
+  if (!/\.csv$/i.test(name) || !csvRecords(plain(text)).problem) return null;
+  return csvRows(plain(text))[0] ?? null;
+}
+
+const plain = (text) => text.replace(/^\ufeff/, "").replaceAll("\r\n", "\n");
+
+// A row with too many or too few cells stays one, and so is invalid.
+function csvTable(text, columns) {
+  const { texts, problem } = csvRecords(text);
   if (!problem) return texts;
-  // What `sostenuto batch` wrote has its texts in responses; other objects are rows.
-  const objects = lines.map((line) => parsed(line) ?? {});
-  return objects.some(({ response }) => response) ? objects.flatMap(({ response }) => (response?.body?.choices ?? []).map((choice) => choice.text)) : objects;
+  const [header = [], ...rows] = csvRows(text);
+  const isWhole = (row) => row.length === header.length;
+  if (!columns) {
+    const fields = (row) => Object.fromEntries(header.map((column, place) => [column, row[place]]));
+    return rows.every(isWhole) ? rows.map(fields) : rows.map((row) => (isWhole(row) ? pythonJson(fields(row)) : csvLine(row)));
+  }
+  const places = columns.map((column) => header.indexOf(column));
+  if (places.includes(-1)) return [header, ...rows].map(csvLine); // it has no header
+  return rows.map((row) => csvLine(isWhole(row) ? places.map((place) => row[place]) : row));
+}
+
+function jsonTable(lines, name, isTraining) {
+  const values = lines.map(parsed);
+  const first = values.find(Boolean);
+  // What `sostenuto batch` wrote has its texts in responses; other objects without a text are rows.
+  const isBatch = first && (first.response || ("custom_id" in first && "error" in first));
+  if (first && !isBatch && textOf(first) !== null) {
+    const { texts, problem } = jsonRecords(lines.join("\n"));
+    if (problem) throw new Failure(`${name}: ${problem}`);
+    return texts;
+  }
+  if (!first) return lines.flatMap((line, place) => (line.trim() ? [stringOf(line, name, place + 1)] : []));
+  const malformed = lines.findIndex((line, place) => line.trim() && !values[place]);
+  if (malformed >= 0 && (isBatch || isTraining)) throw new Failure(`${name}: line ${malformed + 1} is not a JSON object.`);
+  if (isBatch) return values.flatMap((value) => (value?.response?.body?.choices ?? []).map((choice) => choice.text));
+  if (malformed < 0) return values.filter(Boolean);
+  return lines.flatMap((line, place) => (line.trim() ? [values[place] ? pythonJson(values[place]) : line] : []));
+}
+
+function stringOf(line, name, number) {
+  try {
+    const value = JSON.parse(line);
+    if (typeof value === "string") return value;
+  } catch {}
+  throw new Failure(`${name}: line ${number} is neither a JSON object nor a string.`);
+}
+
+// JSON as the server writes an object, to compare records in one spelling.
+function pythonJson(value) {
+  if (Array.isArray(value)) return `[${value.map(pythonJson).join(", ")}]`;
+  if (value === null || typeof value !== "object") return JSON.stringify(value);
+  return `{${Object.entries(value).map(([name, field]) => `${JSON.stringify(name)}: ${pythonJson(field)}`).join(", ")}}`;
+}
+
+function csvLine(row) {
+  return row.map((value) => (/[",\r\n]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value)).join(",");
 }
 
 // The format of a pasted text: "jsonl", "csv", or null for plain text.

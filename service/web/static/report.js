@@ -3,7 +3,7 @@
 import { post } from "./api.js";
 import { attempt } from "./attempt.js";
 import { find, findAll } from "./dom.js";
-import { recordsOf } from "./records.js";
+import { columnsOf, recordsOf } from "./records.js";
 import { startTheme } from "./theme.js";
 
 const FILES = ["generated", "training", "held_out"];
@@ -13,10 +13,12 @@ let running = null;
 async function report(signal) {
   const body = { smiles: find("smiles").checked, html: true };
   if (find("pattern").value) body.pattern = find("pattern").value;
-  for (const name of FILES) {
-    const [file] = find(name).files;
-    if (file) body[name] = recordsOf(await file.text(), file.name);
-  }
+  const files = FILES.flatMap((name) => [...find(name).files].map((file) => ({ name, file })));
+  const texts = await Promise.all(files.map(({ file }) => file.text()));
+  const training = files.findIndex(({ name }) => name === "training");
+  const columns = columnsOf(texts[training], files[training].file.name);
+  if (columns) body.columns = columns;
+  files.forEach(({ name, file }, place) => (body[name] = recordsOf(texts[place], file.name, columns, place === training)));
   const { html, ...report } = await post("v1/reports", body, signal);
   summary.textContent = report.summary;
   offer(page, html, "text/html");
@@ -35,7 +37,7 @@ form.addEventListener("submit", async (event) => {
   event.preventDefault();
   running = new AbortController();
   const { signal } = running;
-  [start.disabled, stop.hidden, found.hidden, status.textContent] = [true, false, true, "Comparing, at most a minute or two …"];
+  [start.disabled, stop.hidden, found.hidden, status.textContent] = [true, false, true, "Comparing …"];
   const isDone = await attempt(() => report(signal));
   [start.disabled, stop.hidden, status.textContent] = [false, true, isDone || !signal.aborted ? "" : "Stopped."];
 });

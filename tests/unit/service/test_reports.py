@@ -5,11 +5,13 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from service import reports
-from service.errors import ClientGone, DeadlineExceeded, InternalError, InvalidRequest, Overloaded
+from service.app import FINAL_EVENTS_S, Gateway
+from service.errors import ClientGone, DeadlineExceeded, InternalError, InvalidRequest, Overloaded, ShuttingDown
 from service.reports import ReportProcess, Reports
 from service.settings import Settings
 from tests.paths import ROOT
@@ -52,6 +54,11 @@ def test_a_report_is_computed_by_a_process_and_has_a_page_if_it_is_asked_for():
         ({"pattern": "("}, "pattern", "pattern must be a regular expression"),
         ({"training": ["x"] * 1001}, "training", "training must have at most 1000 records, got 1001"),
         ({"json_schema": {"$ref": "http://127.0.0.1:1/"}}, "json_schema", "json_schema must have no references"),
+        (
+            {"training": [{"a": 1}], "generated": [{"a": 1}], "held_out": [{"b": 1}]},
+            "held_out",
+            "held_out must have the column 'a'",
+        ),
     ],
 )
 def test_an_invalid_field_is_named(fields, param, message):
@@ -62,9 +69,28 @@ def test_an_invalid_field_is_named(fields, param, message):
 
 def test_a_file_is_read_by_the_process(tmp_path):
     (tmp_path / "file").write_text('{"text": "ac"}\n{"text": "ad"}\n')
-    file = {"path": str(tmp_path / "file"), "name": "list.jsonl", "format": "jsonl"}
+    file = {"path": str(tmp_path / "file"), "name": "list.ndjson"}
     report = process(training=None, training_file=file).run()
-    assert (report["training"]["name"], report["training"]["records"]) == ("list.jsonl", 2)
+    assert (report["training"]["name"], report["training"]["records"]) == ("list.ndjson", 2)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\xff", r"list\.txt must be UTF-8, got byte 0xff"),
+        (b"\n", r"list\.txt must have at least one record, got none"),
+        (b"a\n" * 1001, r"list\.txt must have at most 1000 records, got 1001"),
+        (None, r"cannot read list\.txt: No such file or directory"),
+    ],
+)
+def test_an_unusable_file_is_named_as_it_was_uploaded(tmp_path, content, message):
+    """Where the server keeps it is none of the client's business."""
+    if content is not None:
+        (tmp_path / "file").write_bytes(content)
+    file = {"path": str(tmp_path / "file"), "name": "list.txt"}
+    with pytest.raises(InvalidRequest, match=f"^{message}$") as raised:
+        process(held_out_file=file).run()
+    assert raised.value.param == "held_out_file"
 
 
 def test_a_report_that_takes_too_long_ends_with_its_process():
@@ -76,7 +102,7 @@ def test_a_report_that_takes_too_long_ends_with_its_process():
 
 
 def test_a_report_that_takes_too_much_memory_is_refused():
-    with pytest.raises(InvalidRequest, match="must need at most 536870912 bytes of memory"):
+    with pytest.raises(InvalidRequest, match="the report may use at most 536870912 bytes of memory"):
         process(max_memory_bytes=2**20, generated=["ab" * 10**6] * 3).run()
 
 
@@ -144,7 +170,24 @@ def is_busy(pid):
 
 def test_only_so_many_reports_are_computed_at_once():
     places = Reports(Settings(max_reports=1))
-    with places, pytest.raises(Overloaded, match="at most 1 reports may be computed at once"), places:
+    with places.process({}):
+        refused = places.process({})
+        with pytest.raises(Overloaded, match="at most 1 reports may be computed at once"), refused:
+            pass
+    with places.process({}):
         pass
-    with places:
-        pass
+
+
+def test_a_gateway_that_drains_ends_its_reports_when_the_time_is_over():
+    """One that is running, and one whose request was accepted before."""
+    services = SimpleNamespace(
+        is_draining=False, scheduler=SimpleNamespace(stop=lambda _: None), reports=Reports(Settings(max_reports=2))
+    )
+    gateway = SimpleNamespace(services=services, settings=Settings(drain_s=60))
+    request = {**FIELDS, "generated": ["a" * 60], "training": ["ac"], "pattern": SLOW}
+    with services.reports.process(request) as running:
+        threading.Timer(1.0, Gateway.begin_drain, (gateway, FINAL_EVENTS_S)).start()
+        with pytest.raises(ShuttingDown, match="the server was shut down before the request was finished"):
+            running.run()
+        with services.reports.process(request) as late, pytest.raises(ShuttingDown):
+            late.run()

@@ -1,7 +1,7 @@
 """A report in a process of its own, for a server: a request on standard input, the report on standard output.
 
-The request is a line of JSON; the answer is {"report": …}, {"error": message} or {"error": null} if the memory does not
-suffice. The process ends with its parent or after its time, and has a low priority.
+The request is a line of JSON; the answer is {"report": …}, or {"error": message, "param": field}, where the message is
+null if the memory does not suffice. The process ends with its parent or after its time, and has a low priority.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sostenuto._errors import InvalidArgument
 from sostenuto._report.display import summary
 from sostenuto._report.files import read_records
 from sostenuto._report.page import page
-from sostenuto._report.records import Records, records_of
+from sostenuto._report.records import InvalidInput, Records, records_of
 from sostenuto._report.report import Options, build_report
 from sostenuto._report.validity import Checks
 
@@ -36,10 +36,10 @@ def main() -> None:
     _limit(request)
     try:
         answer = _answer(request)
-    except InvalidArgument as error:
-        answer = {"error": str(error)}
+    except InvalidInput as error:
+        answer = {"error": str(error), "param": _field(request, error.param)}
     except MemoryError:
-        answer = {"error": None}
+        answer = {"error": None, "param": None}
     sys.stdout.write(json.dumps(answer, allow_nan=False))
 
 
@@ -58,17 +58,18 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
 
     def read(name: str) -> Records | None:
         values, file = request[name], request.get(f"{name}_file")
-        if file is not None:
-            records = read_records(
-                Path(file["path"]), file_format=file["format"], field=request["field"], columns=columns
-            )
-            records = Records(file["name"], records.texts, records.columns, records.rows)
-        elif values is None:
+        if values is None and file is None:
             return None
-        else:
-            records = records_of(name, values, columns)
+        try:
+            if file is None:
+                records = records_of(name, values, columns)
+            else:
+                records = read_records(Path(file["path"]), name=file["name"], field=request["field"], columns=columns)
+        except InvalidArgument as error:
+            raise InvalidInput(str(error), name) from error
         if len(records) > request["max_records"]:
-            raise InvalidArgument(f"{name} must have at most {request['max_records']} records, got {len(records)}")
+            message = f"{records.name} must have at most {request['max_records']} records, got {len(records)}"
+            raise InvalidInput(message, name)
         return records
 
     generated, training = read("generated"), read("training")
@@ -78,6 +79,11 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
     options = Options(checks, request["near"], request["smiles"], request["seed"], SEARCH_S, num_workers=1)
     report = build_report(generated, training, read("held_out"), options)
     return {"report": {**report, "summary": summary(report), "html": page(report) if request["html"] else None}}
+
+
+def _field(request: dict[str, Any], param: str) -> str:
+    """Return the field of the request that has an argument of the report."""
+    return f"{param}_file" if request.get(f"{param}_file") else param
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sostenuto._report.columns import MIN_NUMBERS, numbers_of
 from sostenuto._report.ngrams import MAX_ORDER, Floats, Integers, ngrams, shown
 from sostenuto._report.records import Records
 
@@ -66,7 +67,7 @@ def classifier_report(
 
     Args:
         generated: Distinct records.
-        real: As many distinct real ones, roughly.
+        real: Distinct real records; equal numbers of both are used.
         against: What the real ones are, for the report.
         seed: Of the folds.
         advance: Called with the part that is done, from 0 to 1.
@@ -183,8 +184,6 @@ def _cells(both: Sequence[Records]) -> list[list[str]]:
 
 
 def _binned(name: str, values: Sequence[str | None]) -> list[str]:
-    from sostenuto._report.columns import MIN_NUMBERS, numbers_of  # noqa: PLC0415
-
     numbers = numbers_of(values)
     present = numbers[~np.isnan(numbers)]
     if len(present) < MIN_NUMBERS * max(1, sum(value is not None for value in values)):

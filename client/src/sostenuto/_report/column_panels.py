@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sostenuto._report import plots
+from sostenuto._report.columns import NUM_VALUES
 from sostenuto._report.display import NONE, bits, percent
 from sostenuto._report.markup import (
     SETS,
@@ -68,11 +69,15 @@ def _categories(own: dict[str, Any], sets: list[tuple[str, str, dict[str, Any]]]
     rows = []
     by_value = [(name, css, {each["value"]: each["share"] for each in found["values"]}) for name, css, found in sets]
     for each in own["values"]:
-        # A value that training has not is listed only of the set that has it.
-        shares = [(name, css, found.get(each["value"], 0.0)) for name, css, found in by_value]
+        # Beyond the listed values of a set, the share of one is unknown.
+        shares = [
+            (name, css, found.get(each["value"], 0.0 if len(found) < NUM_VALUES else None))
+            for name, css, found in by_value
+        ]
         shares.append((*TRAINING, each["training_share"]))
-        rows.append((each["value"], [(name, css, share, share_of(share)) for name, css, share in shares]))
-    top = max((share for _, row in rows for _, _, share, _ in row), default=0.0)
+        shown = [(name, css, share, NONE if share is None else share_of(share)) for name, css, share in shares]
+        rows.append((each["value"], shown))
+    top = max((share or 0.0 for _, row in rows for _, _, share, _ in row), default=0.0)
     return plots.bars(f"Values of {own['name']}", rows, top, width=420)
 
 

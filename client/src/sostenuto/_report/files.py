@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,74 +21,96 @@ MAX_RECORD_CHARACTERS = 16 * 2**20
 
 
 def read_records(
-    path: Path, *, file_format: str | None = None, field: str | None = None, columns: tuple[str, ...] = ()
+    path: Path,
+    *,
+    name: str | None = None,
+    file_format: str | None = None,
+    field: str | None = None,
+    columns: tuple[str, ...] = (),
 ) -> Records:
     """Read the records of a file.
 
     Args:
-        path: A file in UTF-8.
+        path: A file in UTF-8, with line feeds or CRLF as line ends.
+        name: What the report and errors call it, and whose suffix decides; None: the path.
         file_format: lines, csv or jsonl; None: by the suffix, lines for any but .csv, .jsonl and .ndjson.
         field: Name of the column that is the text of a record; None: `text`, or `prompt` and `completion` joined,
             where there are such columns; else a record is the whole row.
-        columns: Names of the columns of texts that are lines of CSV.
+        columns: Names of the columns of texts that are lines of CSV, or of a CSV file without a header.
 
     Raises:
-        InvalidArgument: the file cannot be read, is not UTF-8, has no records or no such field.
+        InvalidArgument: the file cannot be read, is not UTF-8, has no records or no such field, or a record is
+            malformed.
     """
-    file_format = file_format or FORMATS.get(path.suffix.lower(), LINES)
+    where = str(path) if name is None else name
+    file_format = file_format or FORMATS.get(Path(where).suffix.lower(), LINES)
     try:
-        # By universal newlines, but U+2028 and the like stay within a line.
         content = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
     except OSError as error:
-        raise InvalidArgument(f"cannot read {path}: {error.strerror or error}") from error
+        raise InvalidArgument(f"cannot read {where}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise InvalidArgument(f"{path} must be UTF-8, got byte 0x{error.object[error.start]:02x}") from error
-    records = {LINES: _lines, CSV: _csv, JSONL: _jsonl}[file_format](path, content, field)
+        raise InvalidArgument(f"{where} must be UTF-8, got byte 0x{error.object[error.start]:02x}") from error
+    if file_format == CSV:
+        records = _csv(where, content, field, columns)
+    else:
+        records = (_jsonl if file_format == JSONL else _lines)(where, content, field)
     if not records.texts:
-        raise InvalidArgument(f"{path} must have at least one record, got none")
-    return with_columns(records, columns)
+        raise InvalidArgument(f"{where} must have at least one record, got none")
+    return with_columns(replace(records, name=Path(where).name), columns)
 
 
-def _lines(path: Path, content: str, field: str | None) -> Records:
+def _lines(where: str, content: str, field: str | None) -> Records:
     if field is not None:
-        raise InvalidArgument(f"{path}: a field needs CSV or JSON Lines, got lines of text")
-    return Records(path.name, [line for line in content.split("\n") if line.strip()])
+        raise InvalidArgument(f"{where}: a field needs CSV or JSON Lines, got lines of text")
+    return Records(where, [line for line in content.split("\n") if line.strip()])
 
 
-def _csv(path: Path, content: str, field: str | None) -> Records:
+def _csv(where: str, content: str, field: str | None, columns: tuple[str, ...]) -> Records:
     csv.field_size_limit(MAX_RECORD_CHARACTERS)
     reader = csv.reader(io.StringIO(content, newline=""))
     try:
         header, *rows = [row for row in reader if row] or [[]]
     except csv.Error as error:
-        raise InvalidArgument(f"{path}, line {reader.line_num}: {error}") from error
-    names = _text_fields(header, field, str(path))
+        raise InvalidArgument(f"{where}, line {reader.line_num}: {error}") from error
+    if columns and not {*columns} <= {*header} and field not in header and not _text_fields(header):
+        header, rows = list(columns), [header, *rows]
+    names = _text_fields(header, field, where)
     if names:
         places = [header.index(name) for name in names]
-        return Records(path.name, ["".join(row[place] for place in places if place < len(row)) for row in rows])
+        return Records(where, ["".join(row[place] for place in places if place < len(row)) for row in rows])
     if len(set(header)) < len(header):
-        raise InvalidArgument(f"{path} must have different names of columns, got {', '.join(header)[:200]}")
+        raise InvalidArgument(f"{where} must have different names of columns, got {', '.join(header)[:200]}")
     parsed: list[Row | None] = [[value or None for value in row] if len(row) == len(header) else None for row in rows]
-    return Records(path.name, [csv_line(row) for row in rows], tuple(header), parsed)
+    return Records(where, [csv_line(row) for row in rows], tuple(header), parsed)
 
 
-def _jsonl(path: Path, content: str, field: str | None) -> Records:
-    lines = [line for line in content.split("\n") if line.strip()]
-    values = [_parse(line) for line in lines]
-    first = next((value for value in values if isinstance(value, dict)), {})
-    if isinstance(first.get("response"), dict) or ("custom_id" in first and "error" in first):
-        return Records(path.name, [text for value in values for text in _choices(value)])
-    names = _text_fields(list(first), field, str(path))
-    if names:
-        return Records(path.name, ["".join(str(_field(value, name)) for name in names) for value in values])
-    if all(isinstance(value, str) for value in values):
-        return Records(path.name, [str(value) for value in values])
-    columns = tuple(dict.fromkeys(name for value in values if isinstance(value, dict) for name in value))
-    rows = [object_row(value, columns) if isinstance(value, dict) else None for value in values]
-    return Records(path.name, lines, columns, rows)
+def _jsonl(where: str, content: str, field: str | None) -> Records:
+    lines = {number: line for number, line in enumerate(content.split("\n"), start=1) if line.strip()}
+    values = {number: _parse(line) for number, line in lines.items()}
+    objects = [value for value in values.values() if isinstance(value, dict)]
+    first = objects[0] if objects else {}
+    is_batch = isinstance(first.get("response"), dict) or ("custom_id" in first and "error" in first)
+    names = () if is_batch else _text_fields(list(first), field, where)
+    if objects and not is_batch and not names:
+        # A line that is no object is an invalid record: it has no row.
+        columns = tuple(dict.fromkeys(name for value in objects for name in value))
+        rows = [object_row(value, columns) if isinstance(value, dict) else None for value in values.values()]
+        return Records(where, list(lines.values()), columns, rows)
+    texts: list[str] = []
+    for number, value in values.items():
+        if is_batch and isinstance(value, dict):
+            texts += _choices(value)
+        elif names and isinstance(value, dict) and all(value.get(name) is not None for name in names):
+            texts.append("".join(str(value[name]) for name in names))
+        elif not objects and isinstance(value, str):
+            texts.append(value)
+        else:
+            required = f"a JSON object with {' and '.join(names) or 'response'}" if objects else "a JSON string"
+            raise InvalidArgument(f"{where}, line {number}: {required} is required, got {lines[number][:40]!r}")
+    return Records(where, texts)
 
 
-def _text_fields(columns: list[str], field: str | None, where: str) -> tuple[str, ...]:
+def _text_fields(columns: list[str], field: str | None = None, where: str = "") -> tuple[str, ...]:
     """Return the columns that make up the text of a record; none if the whole row does."""
     if field is not None:
         if field not in columns:
@@ -98,14 +121,9 @@ def _text_fields(columns: list[str], field: str | None, where: str) -> tuple[str
     return (PROMPT, COMPLETION) if PROMPT in columns and COMPLETION in columns else ()
 
 
-def _field(value: Any, name: str) -> Any:
-    found = value.get(name) if isinstance(value, dict) else None
-    return "" if found is None else found
-
-
-def _choices(line: Any) -> Iterator[str]:
+def _choices(line: dict[str, Any]) -> Iterator[str]:
     """Yield the texts of a line of a batch's output in OpenAI's format."""
-    response = line.get("response") if isinstance(line, dict) else None
+    response = line.get("response")
     body = response.get("body") if isinstance(response, dict) else None
     choices = body.get("choices") if isinstance(body, dict) else None
     for choice in choices if isinstance(choices, list) else ():

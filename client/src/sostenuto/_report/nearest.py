@@ -22,14 +22,14 @@ NUM_PAIRS, NUM_BINS = 10, 20
 _BATCH_PAIRS = 4_000_000  # a matrix of 16 MB
 
 
-def sizes(texts: Sequence[str], num_texts: int, num_training: int, budget_s: float) -> tuple[int, int]:
+def sizes(texts: Sequence[str], num_training: int, budget_s: float) -> tuple[int, int]:
     """Return of how many records and of how many training records a search within a CPU time has samples."""
     length = min(MAX_CHARACTERS, float(np.mean([len(text) for text in texts[:MAX_RECORDS]]))) if texts else 0.0
     words = -(-length // SHORT_CHARACTERS)
     # A mean of 32 has few longer than 64.
     pair_ns = SHORT_NS if length <= SHORT_CHARACTERS / 2 else WORD_NS * length * words
     num_pairs = 1e9 * budget_s / pair_ns
-    num_searched = min(num_texts, MAX_RECORDS, max(MIN_RECORDS, int(num_pairs / max(1, num_training))))
+    num_searched = min(len(texts), MAX_RECORDS, max(MIN_RECORDS, int(num_pairs / max(1, num_training))))
     return num_searched, min(num_training, max(1, int(num_pairs / max(1, num_searched))))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sostenuto._report.markup import text
@@ -73,10 +73,10 @@ def _bin_titles(series: Sequence[Series], labels: Sequence[str], step: float, he
     return found
 
 
-def _grid(top_share: float, width: int, y: object) -> str:
+def _grid(top_share: float, width: int, y: Callable[[float], float]) -> str:
     lines = []
     for part in (0.0, 0.5, 1.0):
-        level = y(part * top_share)  # type: ignore[operator]
+        level = y(part * top_share)
         shown = f"{part * top_share:.0%}" if top_share >= 0.05 else f"{part * top_share:.1%}"
         lines.append(f'<line class="grid" x1="{LEFT}" x2="{width - RIGHT}" y1="{level:.1f}" y2="{level:.1f}"/>')
         lines.append(f'<text class="tick end" x="{LEFT - 6}" y="{level + 4:.1f}">{shown}</text>')

@@ -15,6 +15,18 @@ from sostenuto._errors import InvalidArgument
 Row = list["str | None"]
 
 
+class InvalidInput(InvalidArgument):
+    """An argument of a report is invalid.
+
+    Attributes:
+        param: str. The argument: `generated`, `training`, `held_out`, `pattern` or `json_schema`.
+    """
+
+    def __init__(self, message: str, param: str) -> None:
+        super().__init__(message)
+        self.param = param
+
+
 @dataclass(frozen=True)
 class Records:
     """A list of records; `rows` are their fields, None for a record that is no row of the table.
@@ -61,6 +73,8 @@ def records_of(name: str, values: Sequence[Any], columns: tuple[str, ...] = ()) 
     Raises:
         InvalidArgument: there are none, or they are of other types.
     """
+    if isinstance(values, str):
+        raise InvalidArgument(f"{name} must be a list of records or a Path, got the str {values[:60]!r}")
     if not values:
         raise InvalidArgument(f"{name} must have at least one record, got none")
     if all(isinstance(value, str) for value in values):
@@ -117,14 +131,15 @@ def csv_line(row: Sequence[str]) -> str:
     return line.getvalue()
 
 
-def require_same_columns(records: Records, columns: tuple[str, ...]) -> Records:
-    """Return records with the columns of a table in its order; raise InvalidArgument if one is missing."""
+def require_same_columns(param: str, records: Records, columns: tuple[str, ...]) -> Records:
+    """Return records with the columns of a table in its order; raise InvalidInput if one is missing."""
     if records.columns == columns:
         return records
     missing = [name for name in columns if name not in records.columns]
     if missing:
         found = ", ".join(records.columns)[:200]
-        raise InvalidArgument(f"{records.name} must have the column {missing[0]!r} of the training file, got {found}")
+        message = f"{records.name} must have the column {missing[0]!r} of the training file, got {found}"
+        raise InvalidInput(message, param)
     places = [records.columns.index(name) for name in columns]
     rows = [row and [row[place] for place in places] for row in records.rows]
     return Records(records.name, records.texts, columns, rows)

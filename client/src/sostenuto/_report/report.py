@@ -8,12 +8,11 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any
 
-from sostenuto._errors import InvalidArgument
 from sostenuto._report import nearest
 from sostenuto._report.classifier import classifier_report
 from sostenuto._report.columns import MAX_COLUMNS, column_report, correlation_report
 from sostenuto._report.distributions import length_edges, length_report, ngram_report
-from sostenuto._report.records import Records, require_same_columns, with_columns
+from sostenuto._report.records import InvalidInput, Records, require_same_columns, with_columns
 from sostenuto._report.validator import num_cores
 from sostenuto._report.validity import Checks, Validity, check
 from sostenuto._version import __version__
@@ -69,11 +68,13 @@ def build_report(
     Raises:
         InvalidArgument: there are no records, a column is missing, or a check is invalid.
     """
-    generated, training, held_out = _as_table(generated, training, held_out)
-    for records in (generated, training, held_out):
+    for param, records in (("generated", generated), ("training", training), ("held_out", held_out)):
         if records is not None and not len(records):
-            raise InvalidArgument(f"{records.name} must have at least one record, got none")
-    options = replace(options, checks=replace(options.checks, has_columns=bool(training.columns)))
+            raise InvalidInput(f"{records.name} must have at least one record, got none", param)
+    columns = training.columns
+    generated = _as_table("generated", generated, training)
+    held_out = None if held_out is None else _as_table("held_out", held_out, training)
+    options = replace(options, checks=replace(options.checks, has_columns=bool(columns)))
     progress = _Progress(observe, 1 if held_out is None else 2, has_validator=options.checks.validator is not None)
     basis = _Basis.of(generated, training, held_out, options, progress)
     on_generated = _subject(generated, basis, held_out, progress)
@@ -100,18 +101,11 @@ def build_report(
     }
 
 
-def _as_table(
-    generated: Records, training: Records, held_out: Records | None
-) -> tuple[Records, Records, Records | None]:
+def _as_table(param: str, records: Records, training: Records) -> Records:
     """Parse lines as rows of the training records' columns, where these have some."""
-    columns = training.columns
-
-    def convert(records: Records) -> Records:
-        if not columns:
-            return Records(records.name, records.texts)
-        return require_same_columns(with_columns(records, columns, training), columns)
-
-    return convert(generated), training, None if held_out is None else convert(held_out)
+    if not training.columns:
+        return Records(records.name, records.texts)
+    return require_same_columns(param, with_columns(records, training.columns, training), training.columns)
 
 
 class _Progress:
@@ -232,7 +226,7 @@ def _nearest(validity: Validity, basis: _Basis, progress: _Progress) -> dict[str
     forms = dict.fromkeys(form for form in validity.forms if form is not None)
     novel = Records("", [form for form in forms if form not in known])
     distinct = Records("", sorted(basis.training_forms))
-    num_searched, num_among = nearest.sizes(novel.texts, len(novel), len(distinct), basis.options.search_s)
+    num_searched, num_among = nearest.sizes(novel.texts, len(distinct), basis.options.search_s)
     seed, advance = basis.options.seed, progress.step("searching")
     searched, among = novel.sample(num_searched, seed), distinct.sample(num_among, seed)
     found = nearest.nearest_report(
@@ -257,9 +251,8 @@ def _classifier(
 
 def _moses(report: dict[str, Any], options: Options) -> dict[str, Any]:
     """Return the metrics of MOSES (Polykovskiy et al. 2020) by their names, without those that need a network."""
-    checked = options.checks.validator is not None or options.checks.pattern is not None
     return {
-        "valid": report["valid_share"] if checked else None,
+        "valid": None if options.checks.validator is None else report["valid_share"],
         "unique@1k": report["unique_at"]["1000"],
         "unique@10k": report["unique_at"]["10000"],
         "novelty": report["novel_share"],
@@ -281,7 +274,7 @@ def _notes(basis: _Basis, held_out: Records | None) -> list[str]:
         notes.append("FCD is left out: it needs a neural network of its own (ChemNet).")
         if basis.options.checks.validator is None:
             notes.append(
-                "MOSES compares canonical SMILES of molecules that RDKit accepts: pass a validator that returns "
-                "them, or unique and novelty count spellings."
+                "MOSES compares canonical SMILES of molecules that RDKit accepts. Without a validator that returns "
+                "them, unique and novelty count spellings, and valid is unknown."
             )
     return notes

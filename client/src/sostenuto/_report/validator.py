@@ -67,6 +67,8 @@ class Validator:
         with ThreadPoolExecutor(count) as pool:
             try:
                 return [verdict for part in pool.map(run.check, parts) for verdict in part]
+            except _Stopped:  # by the error of a later part
+                raise run.error or InvalidArgument("the check was stopped") from None
             finally:  # after Ctrl-C, too: the pool waits for its threads
                 run.stopped.set()
 
@@ -76,11 +78,21 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+class _Stopped(Exception):
+    """Another part of the check has failed."""
+
+
 class _Run:
-    """The state that the threads of a check share."""
+    """The state that the threads of a check share.
+
+    Attributes:
+        stopped: Event. Set if the check is to end.
+        error: BaseException or None. The first one.
+    """
 
     def __init__(self, validator: Validator, num_texts: int, advance: Callable[[float], object]) -> None:
         self.stopped = threading.Event()
+        self.error: BaseException | None = None
         self._validator, self._num_texts, self._advance = validator, num_texts, advance
         self._lock, self._num_done, self._num_failures = threading.Lock(), 0, 0
 
@@ -91,7 +103,9 @@ class _Run:
             while len(verdicts) < len(texts):
                 with _Process(self._validator.target, self.stopped) as process:
                     self._check_in(process, texts[len(verdicts) :], verdicts)
-        except BaseException:
+        except BaseException as error:
+            with self._lock:
+                self.error = self.error or error
             self.stopped.set()
             raise
         return verdicts
@@ -148,6 +162,9 @@ class _Process(AbstractContextManager["_Process"]):
         threading.Thread(target=self._receive, daemon=True).start()
         try:
             problem = self.answer(START_S)
+        except _Stopped:
+            self.__exit__()
+            raise
         except (EOFError, TimeoutError) as error:
             how = "took too long" if isinstance(error, TimeoutError) else "ended the process"
             problem = f"its import {how}"
@@ -172,7 +189,7 @@ class _Process(AbstractContextManager["_Process"]):
             if isinstance(answer, EOFError):
                 raise answer
             return answer
-        raise InvalidArgument("the check was stopped")
+        raise _Stopped
 
     def __exit__(self, *_: object) -> None:
         self._process.kill()

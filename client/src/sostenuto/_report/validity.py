@@ -9,8 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sostenuto._errors import InvalidArgument
-from sostenuto._report.records import Records, Row
+from sostenuto._report.records import InvalidInput, Records, Row
 from sostenuto._report.validator import Validator
 
 NUM_EXAMPLES = 5
@@ -111,9 +110,8 @@ def _pattern_check(pattern: str) -> Check:
     try:
         compiled = re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:
-        raise InvalidArgument(
-            f"pattern must be a regular expression in Python's syntax, got {pattern[:60]!r}: {error}"
-        ) from error
+        message = f"pattern must be a regular expression in Python's syntax, got {pattern[:60]!r}: {error}"
+        raise InvalidInput(message, "pattern") from error
     return lambda text: None if compiled.fullmatch(text) else "does not match the pattern"
 
 
@@ -128,7 +126,7 @@ def _schema_check(schema: Any) -> Check:
     try:
         kind.check_schema(schema)
     except SchemaError as error:
-        raise InvalidArgument(f"json_schema must be a JSON Schema: {error.message[:200]}") from error
+        raise InvalidInput(f"json_schema must be a JSON Schema: {error.message[:200]}", "json_schema") from error
     # An empty registry: a $ref to another document is an error, never a download.
     validator = kind(schema, registry=Registry())
 
@@ -142,9 +140,8 @@ def _schema_check(schema: Any) -> Check:
                 best_match(validator.iter_errors(value)) if not validator.is_valid(value) else None
             )
         except Unresolvable as problem:
-            raise InvalidArgument(
-                f"json_schema must have no references to other documents, got {problem.ref}"
-            ) from problem
+            message = f"json_schema must have no references to other documents, got {problem.ref}"
+            raise InvalidInput(message, "json_schema") from problem
         return None if error is None else f"schema: {error.validator} at {error.json_path}"
 
     return find_problem

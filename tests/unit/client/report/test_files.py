@@ -62,6 +62,33 @@ def test_a_field_and_a_format_can_be_given(write):
     assert read_records(path, columns=("x", "y")).rows == [["name", "age"], ["Ann", "7"]]
 
 
+def test_columns_name_those_of_a_csv_file_without_a_header(write):
+    """A first line with these names, or with a text, is still a header."""
+    columns = ("name", "age")
+    plain = read_records(write("a.csv", "Ann,7\nBob,8\n"), columns=columns)
+    assert (plain.columns, plain.rows) == (columns, [["Ann", "7"], ["Bob", "8"]])
+    assert read_records(write("b.csv", "age,name\n7,Ann\n"), columns=columns).columns == ("age", "name")
+    texts = read_records(write("c.csv", 'index,text\n0,"Ann,7"\n'), columns=columns)
+    assert (texts.columns, texts.rows) == (columns, [["Ann", "7"]])
+    assert read_records(write("a.csv", "Ann,7\nBob,8\n"), columns=columns, field="age").texts == ["7", "8"]
+
+
+@pytest.mark.parametrize(
+    ("content", "required"),
+    [
+        ('{"text": "x"}\n\n{"text": "y"', "a JSON object with text"),
+        ('{"text": "x"}\n\n{"other": "y"}', "a JSON object with text"),
+        ('{"prompt": "x", "completion": "y"}\n\n7', "a JSON object with prompt and completion"),
+        ('"x"\n\n"y', "a JSON string"),
+        (BATCH + "\n{", "a JSON object with response"),
+    ],
+)
+def test_a_malformed_line_of_texts_is_named(write, content, required):
+    """It is no empty record."""
+    with pytest.raises(InvalidArgument, match=rf"a\.jsonl, line 3: {required} is required, got"):
+        read_records(write("a.jsonl", content))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

@@ -92,6 +92,15 @@ def test_a_value_that_training_has_not_is_shown_of_the_set_that_has_it():
     assert "new, held-out: 0.000%" in page
 
 
+def test_a_value_beyond_those_that_a_set_lists_has_no_share():
+    """It is not absent there."""
+    held_out = [{"a": f"v{i}"} for i in range(12) for _ in range(2)] + [{"a": "new"}]
+    generated = [{"a": "x"}, {"a": "new"}] * 13
+    page = Report.compute(generated[:26], [{"a": "x"}] * 26, held_out=[*held_out, {"a": "x"}]).to_html()
+    assert "new, generated: 50.0%" in page
+    assert "new, held-out: –" in page
+
+
 def test_parts_that_a_report_lacks_are_left_out():
     page = Report.compute(["a"], ["b"]).to_html()
     assert not re.search("<h2>(Columns|Correlations|Classifier test|Invalid records)</h2>", page)

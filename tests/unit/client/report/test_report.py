@@ -36,7 +36,14 @@ def test_uniqueness_of_the_first_thousand_is_that_of_valid_records():
     generated = ["!"] * 5 + [f"a{i}" for i in range(999)] + ["a0", "a1"]
     found = Report.compute(generated, TRAINING, pattern="a[0-9]+", smiles=True).data["generated"]
     assert found["unique_at"] == {"1000": 0.999, "10000": None, "100000": None}
-    assert found["moses"] == {"valid": 1001 / 1006, "unique@1k": 0.999, "unique@10k": None, "novelty": 1.0}
+    assert found["moses"] == {"valid": None, "unique@1k": 0.999, "unique@10k": None, "novelty": 1.0}
+
+
+def test_moses_validity_is_that_of_a_validator():
+    """Not that of a pattern, as a molecule is more than its characters."""
+    validator = "tests.unit.client.report.checks:lower"
+    data = Report.compute(["C", "7"], TRAINING, validator=validator, smiles=True).data
+    assert data["generated"]["moses"]["valid"] == 0.5
 
 
 def test_without_a_check_moses_validity_is_unknown_and_fcd_is_named_as_missing():
@@ -105,6 +112,7 @@ def test_a_missing_column_is_named():
     [
         ({"generated": []}, "generated must have at least one record, got none"),
         ({"generated": ["a", {"b": 1}]}, "generated must be a list of str or a list of dict"),
+        ({"training": "names.txt"}, "training must be a list of records or a Path, got the str 'names.txt'"),
         ({"pattern": "("}, "pattern must be a regular expression in Python's syntax, got '\\('"),
         ({"json_schema": {"type": "nothing"}}, "json_schema must be a JSON Schema"),
         ({"json_schema": {"$ref": "http://127.0.0.1:1/other"}}, "json_schema must have no references"),

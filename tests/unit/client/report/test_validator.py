@@ -53,6 +53,15 @@ def test_a_function_that_always_hangs_ends_the_check(monkeypatch):
         verdicts("hangs", ["a", "b", "c"], timeout_s=0.2)
 
 
+def test_the_error_of_a_later_part_is_the_one_that_is_raised(monkeypatch):
+    """Not that of the parts which it has stopped."""
+    monkeypatch.setattr(validator, "MAX_FAILURES", 1)
+    monkeypatch.setattr(validator, "MIN_RECORDS", 1)
+    monkeypatch.setattr(validator, "num_cores", lambda: 2)
+    with pytest.raises(InvalidArgument, match="hung or crashed 1 times, last on 'crash'"):
+        verdicts("fragile", ["hang", "crash"])
+
+
 @pytest.mark.parametrize(
     ("target", "problem"),
     [
