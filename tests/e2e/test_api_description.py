@@ -74,7 +74,7 @@ def test_every_example_response_has_the_fields_of_a_real_one(gateway, endpoint):
         response["data"] = [_trained(model, shown["data"][0]) for model in response["data"] if model["id"] == "rnn"]
     if endpoint.path == "/v1/models/{name}":
         response["versions"] = [_trained(version, shown["versions"][0]) for version in response["versions"]]
-        response |= {"labels": shown["labels"], "shares": shown["shares"]}
+        response = _trained(response, shown) | {"labels": shown["labels"], "shares": shown["shares"]}
     if endpoint.path == "/v1/reports":
         # Shortened in the example.
         response |= {"training": shown["training"], "generated": shown["generated"]}
