@@ -35,7 +35,7 @@ english: $(STAMPS)/run  ## train a base model of modern English for fine-tuning,
 NUM_PROCESSES := $(shell expr $$(nproc) + 1)
 PYTEST_IN_PARALLEL := $(BIN)/python -m pytest --numprocesses $(NUM_PROCESSES) --maxprocesses 5 --dist loadfile --no-loadscope-reorder
 
-test: build/node/.installed  ## run the tests, in ten minutes; as root it installs redis-server, nginx, chromium-headless-shell, curl, jq and kubectl
+test: build/node/.installed  ## run the tests, in 10 to 25 minutes; as root it installs redis-server, nginx, chromium-headless-shell, curl, jq and kubectl
 	@scripts/install-test-packages
 	@$(PYTEST_IN_PARALLEL) $(ARGS)
 
