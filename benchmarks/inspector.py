@@ -70,7 +70,7 @@ def tour(browser: Browser, port: int, length: int) -> dict[str, list[float]]:
 
 
 def _stream(browser: Browser, port: int, length: int) -> dict[str, list[float]]:
-    """Stream so many tokens into the page that writes, and return its frame times."""
+    """Stream a text of that many tokens into the page Write, and return its frame times."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.set_default_timeout(TIMEOUT_MS)
     page.goto(f"http://127.0.0.1:{port}/")

@@ -11,7 +11,7 @@ from jobs.launchers.launcher import STOP_S, Exit, LauncherError, LauncherUnavail
 
 # Between two requests about a run.
 POLL_S = 2.0
-# Until a run that was told to stop is gone: a cluster kills it after STOP_S.
+# How long to wait for a stopped run to be gone; the cluster kills it after STOP_S.
 GONE_S = STOP_S + 30.0
 _TIMEOUT_S = 10.0
 _SHOWN = 500  # characters of a refusal

@@ -234,7 +234,7 @@ export class Column {
     this.#text.show();
   }
 
-  // Shows the text token by token in so many seconds, in a color for each token of prompt and text.
+  // Types the text token by token over `seconds`; `colors` has one for each token of prompt and text.
   async type(colors, seconds, signal) {
     await this.#text.type(colors.slice(-this.#text.tokens.length), seconds, signal);
   }

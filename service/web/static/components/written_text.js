@@ -70,7 +70,7 @@ export class WrittenText {
     this.#elements.forEach(({ style }) => { style.backgroundColor = ""; });
   }
 
-  // Shows the text token by token in so many seconds, in a color for each token.
+  // Types the text token by token over `seconds`; `colors` has one for each token.
   async type(colors, seconds, signal) {
     this.#elements.forEach(({ style }, position) => Object.assign(style, { visibility: "hidden", backgroundColor: colors[position] }));
     this.#output.style.visibility = "";
