@@ -129,7 +129,7 @@ class Engine:
             reference = None
             if body.ratio_to is not None:
                 other = body.model_copy(update={"model": body.ratio_to, "whole": scorer.is_whole})
-                reference = self._start_scorer(other, context, on_start, after=scorer)
+                reference = self._start_scorer(other, context, _NO_CALLBACK, after=scorer)
         # Free the unencoded texts.
         return ScoreProcessor(body.model_copy(update={"input": ""}), scorer, reference, self._resume_tokens)
 
@@ -138,8 +138,10 @@ class Engine:
     ) -> TextScorer:
         """Encode texts and submit them to one model, `after` those of another one; raise as `start_completion`."""
         request, settings = self._request(body, context, body.state), self._settings
-        scorer = TextScorer(body, request)
-        held, num_charged = (after.num_bytes, after.request.num_prompt_tokens) if after else (0, 0)
+        scorer, held, num_charged = TextScorer(body, request), 0, 0
+        if after is not None:
+            after.request.companion = request
+            held, num_charged = after.num_bytes, after.request.num_prompt_tokens
         first = scorer.start
         self._encode(request, body.prompts, "input", "input", num_charged, first=first, held=held)
         num_tokens, limit = request.num_prompt_tokens, settings.max_logprobs_tokens

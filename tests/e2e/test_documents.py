@@ -27,7 +27,7 @@ PATIENCE_S = 120
 CORPUS = "".join(map(chr, range(32, 127))) + TEXT * 20
 # Appended to a training command of the pages, which then takes seconds.
 SHORT = ["--units=16", "--epochs=1", "--batch-size=4", "--validation=0.3", "--runs-dir=runs", "--models-dir=trained"]
-# The pages' training commands of the models in use: `book` and `demo`, which carry state, `reverse`, `names` and `normal`.
+# The pages' training commands of the models in use: `book` and `demo`, which carry state, and others.
 TRAININGS = (
     "sostenuto train book.txt --units 256 ",
     "sostenuto train book.txt --name ending ",
