@@ -161,6 +161,8 @@ class Call:
             shapes |= {"logprobs": shape, "top_token_ids": top, "top_logprobs": top}
         if self.signature == signatures.EMBED:
             shapes |= dict.fromkeys(("sum", "last"), (self.batch_size, first.hidden_sum.size))
+        if self.signature == signatures.NEXT_LOGPROBS:
+            shapes["logprobs"] = (self.batch_size, self.vocab_size)
         return shapes
 
     def _apply_prefill(self, sequence: Sequence, slot: int, outputs: Arrays) -> Result | None:
@@ -168,7 +170,8 @@ class Call:
         sequence.record_prefill(length, outputs["state"][slot])
         if is_embedding:
             sequence.hidden_sum = outputs["sum"][slot]
-        if not (self.signature in _SCORING or is_embedding or sequence.returns_state):
+        is_prediction = self.signature == signatures.NEXT_LOGPROBS
+        if not (self.signature in _SCORING or is_embedding or is_prediction or sequence.returns_state):
             return None
 
         def of_slot(name: str) -> np.ndarray:
@@ -181,6 +184,7 @@ class Call:
             scores=Scores(*map(of_slot, _SCORES)) if self.signature in _SCORING else None,
             hidden_sum=sequence.hidden_sum,
             hidden_last=outputs["last"][slot] if is_embedding else None,
+            next_logprobs=outputs["logprobs"][slot].copy() if is_prediction else None,
             state=sequence.state_snapshot,
             activations={name: of_slot(name) for name, _ in sequence.requested_activations},
             is_reproducible=sequence.is_reproducible,
@@ -188,7 +192,7 @@ class Call:
 
     def _slice_length(self, sequence: Sequence) -> int:
         """Return how many of a sequence's prompt tokens a prefill call reads."""
-        return min(sequence.num_remaining_prompt_tokens, self.size)
+        return min(sequence.next_prefill[1], self.size)
 
 
 def finite_sequences(outputs: Arrays) -> np.ndarray:

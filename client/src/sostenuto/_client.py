@@ -21,6 +21,7 @@ from sostenuto._fields import (
     COMPLETION_FIELDS,
     EMBEDDING_FIELDS,
     INSPECT_FIELDS,
+    NEXT_FIELDS,
     REPORT_FIELDS,
     TOKENIZE_FIELDS,
     CompletionArguments,
@@ -34,7 +35,7 @@ from sostenuto._fields import (
     with_signature,
     with_structured_outputs,
 )
-from sostenuto._inspection import EmbeddingMap, Inspection, Neighbor, Score, Tokens, VocabularyToken
+from sostenuto._inspection import EmbeddingMap, Inspection, Neighbor, NextWord, Score, Tokens, VocabularyToken
 from sostenuto._reports import Report
 from sostenuto._results import Generation, Model, RawResponse, Status, required
 from sostenuto._resuming import Resumption
@@ -122,6 +123,8 @@ class Client(AbstractContextManager["Client"]):
             allowed: str. Characters; the completion has no others. Also beside one of the three above.
             banned: str. Characters that the completion does not have. Also beside one of them.
             min_length: int. Minimum number of characters of the completion.
+            top_texts: int. Instead of sampling, return this many of the most probable completions.
+            use_beam_search: bool. Instead of sampling, return the `n` best completions that beam search finds.
             fields: The API's other fields: `logprobs`, `echo`, penalties, `return_state`, `state`, …. Fields unknown to
                 this client go into `extra_body`, a dict.
 
@@ -204,7 +207,7 @@ class Client(AbstractContextManager["Client"]):
         Args:
             prompt: str or list of int (token ids), or a list of either.
             suffix: Same types. For a backward model, in place of the prompt.
-            top: int. Number of alternatives per token, at most 20.
+            top: int. Number of alternatives per token, at most 50.
             fields: The completion endpoint's other fields: `model`, ….
 
         Returns:
@@ -215,6 +218,31 @@ class Client(AbstractContextManager["Client"]):
         generation = Generation.from_response(self._call(self._transport.send, "POST", COMPLETIONS, body))
         scores = [Score.from_choice(choice) for choice in generation.choices]
         return scores if is_many(prompt if suffix is None else suffix) else _only(scores, "choices")
+
+    def next_words(
+        self,
+        prompt: OnePrompt,
+        *,
+        n: int | None = None,
+        model: str | None = None,
+        max_tokens: int | None = None,
+        **extra: Any,
+    ) -> list[NextWord]:
+        """Return the most probable words that continue a prompt, the most probable first.
+
+        If the prompt ends within a word, the words complete that, or follow it. There are fewer than `n` words if the
+        search has computed `max_tokens` tokens before.
+
+        Args:
+            prompt: str or list of int (token ids).
+            n: int. Number of words. Default: the server's, 10.
+            model: str. Default: as `generate`.
+            max_tokens: int. Maximum number of tokens that the search computes. Default: the server's, 2,000.
+            extra: The endpoint's other fields.
+        """
+        fields = {"model": model, "prompt": prompt, "n": n, "max_tokens": max_tokens, **extra}
+        data = required(self._post("/v1/next", fields, NEXT_FIELDS), "data", list)
+        return [NextWord.from_response(entry) for entry in data]
 
     def tokenize(self, text: str, *, model: str | None = None) -> Tokens:
         """Tokenize a text with a model's tokenizer."""
@@ -319,7 +347,7 @@ class Client(AbstractContextManager["Client"]):
             return_sequences: bool. Return the values at every token, or only at the token that is processed last.
             return_state: bool. Also return each layer's full state after the last token.
             go_backwards: bool. Process the text in reverse. The result stays in reading order.
-            top: int. Number of alternatives per token, at most 20.
+            top: int. Number of alternatives per token, at most 50.
             max_positions: int. Maximum number of tokens to return values of, evenly spaced.
             max_units: int. Maximum number of units to return of each layer, evenly spaced.
             extra: The endpoint's other fields.

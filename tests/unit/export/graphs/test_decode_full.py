@@ -180,7 +180,7 @@ def test_top_log_probabilities_are_zero_if_no_sequence_needs_them(stack):
     state = published.read(IDS[:, :-1])
     few = np.arange(ROWS) * 3 // (ROWS - 1)
     with_top, without, some = (
-        published.draw_full(IDS[:, -1], state, UNIFORMS, num_top=num_top) for num_top in (20, 0, few)
+        published.draw_full(IDS[:, -1], state, UNIFORMS, num_top=num_top) for num_top in (50, 0, few)
     )
     for name, values in with_top.items():
         if name.startswith("top_"):
