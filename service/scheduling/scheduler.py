@@ -206,6 +206,9 @@ class Scheduler:
         """Cache the state of a sequence at the end of its prompt, when it finishes, and at intervals during prefill."""
         if sequence.prefix is None or not sequence.is_reproducible:
             return
+        if sequence.interventions is not None and sequence.num_generated:
+            # Its state is no function of its tokens.
+            return
         # A search that begins with the same prompt reads its last token again.
         is_prefilled = sequence.num_remaining_prompt_tokens <= sequence.is_search_step
         if sequence.is_complete or (is_prefilled and sequence.num_generated == 0):

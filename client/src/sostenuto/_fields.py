@@ -56,6 +56,7 @@ class ScoreArguments(TypedDict, total=False):
     top_texts: int | None
     use_beam_search: bool | None
     length_penalty: float | None
+    interventions: Sequence[Mapping[str, Any]] | None
     add_special_tokens: bool | None
     user: str | None
     stream_options: Mapping[str, Any] | None
