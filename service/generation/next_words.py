@@ -93,8 +93,8 @@ class WordSpace:
         kinds = self._table.kinds[node.progress]
         probabilities = np.exp(logprobs.astype(np.float64))
         if node.state is None:
-            self.explored += math.exp(node.logprob) * (1 - probabilities[kinds < _ENDS].sum())
-        ending, end = probabilities[kinds == _ENDS].sum(), None
+            self.explored += math.exp(node.logprob) * (1 - float(probabilities[kinds < _ENDS].sum()))
+        ending, end = float(probabilities[kinds == _ENDS].sum()), None
         if ending > 0:
             end = Node(node, logprob=node.logprob + math.log(ending), depth=node.depth, progress=0, is_complete=True)
         return np.flatnonzero((kinds < _ENDS) | (kinds == _ENDS_INSIDE)).astype(np.int32), end

@@ -14,7 +14,7 @@ import numpy as np
 
 # Prefixes that are expanded at once: as many as the smallest batch, and more as the search grows, a part of which turns
 # out to be in vain.
-MIN_WIDTH, MAX_WIDTH, GROWTH = 8, 64, 8
+MIN_WIDTH, MAX_WIDTH, GROWTH = 32, 64, 8
 # Most probable tokens that are kept of an expanded prefix; to continue with less probable ones it is expanded again.
 MAX_KEPT = 256
 _NO_IDS, _NO_LOGPROBS = np.zeros(0, np.int32), np.zeros(0, np.float32)
@@ -76,8 +76,8 @@ Expand = Callable[[Sequence[Node]], Sequence[tuple[np.ndarray, np.ndarray]]]
 class BestFirstSearch:
     """Finds the complete texts of a space, the most probable first.
 
-    Best-first search with the probability of a prefix as the bound: A* without a heuristic (Hart, Nilsson and Raphael
-    1968). A text is found once every prefix that is more probable was expanded.
+    Best-first search with the probability of a prefix as the bound: A* without a heuristic. A text is found once every
+    prefix that is more probable was expanded.
     """
 
     def __init__(self, space: Space, expand: Expand, max_expanded: int) -> None:

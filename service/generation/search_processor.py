@@ -123,7 +123,7 @@ class SearchProcessor:
         def score(node: Node, depth: int | None = None) -> float:
             # As in vLLM, the prompt counts and the EOS token does not.
             length = num_prompt_tokens + (node.depth - (node.token_id == end_id) if depth is None else depth)
-            return node.logprob / length**body.length_penalty
+            return float(node.logprob / length**body.length_penalty)
 
         def max_score(node: Node) -> float:
             return max(score(node), score(node, body.max_tokens))

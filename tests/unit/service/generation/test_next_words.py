@@ -132,7 +132,7 @@ def test_a_backward_model_has_no_next_word(service):
         ({"n": 0}, "n must be greater than or equal to 1, got 0"),
         ({"n": 101}, "n must be less than or equal to 100, got 101"),
         ({"max_tokens": 20_001}, "max_tokens must be at most 20000, got 20001"),
-        ({"prompt": ["a", "b"]}, "prompt must"),
+        ({"prompt": ["a", "b"]}, r"prompt\[0\] must"),
         ({"stream": True}, "unknown field 'stream'"),
     ],
 )
