@@ -93,8 +93,7 @@ class Engine:
                 processor = CompletionProcessor(body, request, constraints, self._resume_tokens, is_copy)
             on_start(request)
             max_tokens = 0 if body.searches else body.max_tokens
-            choices = processor.choices_to_submit()
-            request.admit(choices, max_tokens, field="max_tokens", shares_prefill=not body.searches)
+            request.admit(processor.choices_to_submit(), max_tokens, field="max_tokens")
             # While it waits for the compiler, the request is one of those that admission control counts.
             processor.submit([self._match(body, request, each) if each else None for each in constraints])
         return processor
@@ -116,7 +115,7 @@ class Engine:
             num_held = _hold_memory(request, 0)
             processor = NextWordsProcessor(body.model_copy(update={"prompt": ""}), request, num_held)
             on_start(request)
-            request.admit(processor.choices_to_submit(), field="prompt", shares_prefill=False)
+            request.admit(processor.choices_to_submit(), field="prompt")
             processor.submit()
         return processor
 

@@ -9,7 +9,7 @@ import itertools
 import queue
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
 from functools import partial
 from typing import Any, TypeVar
@@ -62,7 +62,7 @@ class RunningRequest:
         self.queue: queue.SimpleQueue[Result | None] = queue.SimpleQueue()  # None wakes the reader after a cancellation
         self.num_completion_tokens = 0  # generated so far; a processor counts them
         self._scheduler, self._admission, self._metrics = scheduler, admission, metrics
-        self._max_unfinished, self._max_tokens, self._shares_prefill = max_unfinished, 0, True
+        self._max_unfinished, self._max_tokens = max_unfinished, 0
         self._started_at, self._timeout_s = time.monotonic(), timeout_s
         # Choices that were not submitted yet, and the function that releases the admission of each.
         self._admitted: list[tuple[ChoiceIndex, Callable[[], object]]] = []
@@ -77,24 +77,16 @@ class RunningRequest:
         # What `wait` waits for.
         self._awaited: Future[Any] | None = None
 
-    def admit(
-        self,
-        choices: Iterable[ChoiceIndex],
-        max_tokens: int = 0,
-        *,
-        field: str = "input",
-        shares_prefill: bool = True,
-    ) -> None:
+    def admit(self, choices: Iterable[ChoiceIndex], max_tokens: int = 0, *, field: str = "input") -> None:
         """Admit the first of its choices, which `submit` submits; the others follow as these finish.
 
-        Each may generate `max_tokens` tokens. `field` is the name that errors name. `shares_prefill`: the choices of a
-        prompt are forks of its first; otherwise each is a sequence by itself, and all but the first have one token.
+        Each may generate `max_tokens` tokens. `field` is the name that errors name.
 
         Raises:
             InvalidRequest: a sequence alone exceeds a limit.
             Overloaded: there is no room for one.
         """
-        self.waiting, self._max_tokens, self._shares_prefill = deque(choices), max_tokens, shares_prefill
+        self.waiting, self._max_tokens = deque(choices), max_tokens
         lengths = [len(self.prompts[number].input_ids) for number in {number for number, _ in self.waiting}]
         if lengths:
             self._admission.require_possible(max(lengths) + max_tokens, field)
@@ -104,7 +96,7 @@ class RunningRequest:
         """Create and submit the sequences of the admitted choices; raise ShuttingDown if the scheduler was stopped."""
         self._is_open = True
         groups = []
-        for _, of_prompt in itertools.groupby(self._admitted, key=lambda admitted: self._group_of(admitted[0])):
+        for _, of_prompt in itertools.groupby(self._admitted, key=lambda admitted: admitted[0][0]):
             choices, releases = zip(*of_prompt, strict=True)
             groups.append(create(list(choices)))
             for sequence, release in zip(groups[-1], releases, strict=True):
@@ -136,12 +128,13 @@ class RunningRequest:
             "cache_namespace": (self.context.tenant, model.ref, model.fingerprint, origin),
         }
 
-    def run(self, choices: Iterable[ChoiceIndex], create: Create) -> Iterator[Result]:
-        """Submit more choices, and yield results as `results` does until all have finished."""
-        self.waiting.extend(choices)
-        if self.waiting:
-            self._submit_more(create)
-        yield from self.results(create)
+    def run(self, index: ChoiceIndex, create: Create) -> Result:
+        """Submit one more choice, whose sequence has a single result, and return it; raise as `results`."""
+        self.waiting.append(index)
+        self._submit_more(create)
+        result = next(self.results(create))
+        self.finish(result.index)
+        return result
 
     def results(self, create: Create) -> Iterator[Result]:
         """Yield the results of its sequences until all have finished; the consumer calls `finish` on each last one.
@@ -284,17 +277,13 @@ class RunningRequest:
 
     def _admit(self) -> None:
         costs, before = [], None
-        for number, choice in itertools.islice(self.waiting, self._max_unfinished - len(self.sequences)):
+        for number, _ in itertools.islice(self.waiting, self._max_unfinished - len(self.sequences)):
             # One sequence prefills a prompt for all of its choices.
             num_prompt_tokens = len(self.prompts[number].input_ids) if number != before else 0
-            is_step = choice > 0 and not self._shares_prefill
-            costs.append(1 if is_step else num_prompt_tokens + self._max_tokens)
+            costs.append(num_prompt_tokens + self._max_tokens)
             before = number
         if costs:
             self._admitted = [(self.waiting.popleft(), release) for release in self._admission.admit(costs)]
-
-    def _group_of(self, index: ChoiceIndex) -> Hashable:
-        return index[0] if self._shares_prefill else index
 
     def _cached_tokens_of(self, sequence: Sequence) -> int:
         # A prompt counts once, however often its later choices find it in the prefix cache.

@@ -12,9 +12,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-# Prefixes that are expanded at once: as many as the smallest batch, and more as the search grows, a part of which turns
-# out to be in vain.
-MIN_WIDTH, MAX_WIDTH, GROWTH = 32, 64, 8
+# Prefixes that are expanded at once: as many as the smallest batch, and more as the search grows, up to the largest
+# batch. A part of them turns out to be in vain.
+MIN_WIDTH, MAX_WIDTH, GROWTH = 8, 64, 8
 # Most probable tokens that are kept of an expanded prefix; to continue with less probable ones it is expanded again.
 MAX_KEPT = 256
 _NO_IDS, _NO_LOGPROBS = np.zeros(0, np.int32), np.zeros(0, np.float32)

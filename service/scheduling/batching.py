@@ -228,7 +228,10 @@ class ModelQueue:
 
     def _next_prefill(self, num_free_calls: int) -> Call:
         first = self.prefilling[0]
-        signature, activations = first.next_prefill[0], first.requested_activations
+        (signature, num_tokens), activations = first.next_prefill, first.requested_activations
+        if signature == signatures.NEXT_LOGPROBS:
+            self.prefilling.popleft()
+            return self._call(signature, (first,), fit(self.limits.batch_sizes, num_tokens), 1)
         kind = signature, activations
         compatible = [each for each in self.prefilling if (each.next_prefill[0], each.requested_activations) == kind]
         # While sequences run, only as many prompts as fill a batch without padding.

@@ -50,6 +50,8 @@ class Call:
 
         Called on a backend's thread. The scheduler does not touch a sequence while it is in a call.
         """
+        if self.signature == signatures.NEXT_LOGPROBS:
+            return self._search_inputs()
         states = np.zeros((self.batch_size, self.sequences[0].state.size), np.float32)
         for slot, sequence in enumerate(self.sequences):
             states[slot] = sequence.state
@@ -59,11 +61,13 @@ class Call:
 
     def outputs(self) -> OutputShapes:
         """Return the shape of each requested output tensor, by name."""
-        state = (self.batch_size, self.sequences[0].state.size)
+        state = (self.batch_size, self.sequences[0].state.shape[-1])
         return {"state": state, **(self._decode_outputs() if self.is_decode else self._prefill_outputs())}
 
     def apply(self, outputs: Arrays) -> list[Result | None]:
         """Update every sequence from the outputs, and return the result to deliver for each, or None."""
+        if self.signature == signatures.NEXT_LOGPROBS:
+            return [self._apply_search(outputs)]
         apply_slot = self._apply_decode if self.is_decode else self._apply_prefill
         return [
             apply_slot(sequence, slot, outputs)
@@ -72,7 +76,7 @@ class Call:
             for slot, (sequence, is_finite) in enumerate(zip(self.sequences, finite_sequences(outputs), strict=False))
         ]
 
-    def _column(self, values: abc.Sequence[float], dtype: type, padding: float = 0) -> np.ndarray:
+    def _column(self, values: abc.Sequence[float] | np.ndarray, dtype: type, padding: float = 0) -> np.ndarray:
         """Return an array (batch_size,): the sequences' values, then padding."""
         column: np.ndarray = np.full(self.batch_size, padding, dtype)
         column[: len(values)] = values
@@ -172,8 +176,7 @@ class Call:
         sequence.record_prefill(length, outputs["state"][slot])
         if is_embedding:
             sequence.hidden_sum = outputs["sum"][slot]
-        is_prediction = self.signature == signatures.NEXT_LOGPROBS
-        if not (self.signature in _SCORING or is_embedding or is_prediction or sequence.returns_state):
+        if not (self.signature in _SCORING or is_embedding or sequence.returns_state):
             return None
 
         def of_slot(name: str) -> np.ndarray:
@@ -186,11 +189,29 @@ class Call:
             scores=Scores(*map(of_slot, _SCORES)) if self.signature in _SCORING else None,
             hidden_sum=sequence.hidden_sum,
             hidden_last=outputs["last"][slot] if is_embedding else None,
-            next_logprobs=outputs["logprobs"][slot].copy() if is_prediction else None,
             state=sequence.state_snapshot,
             activations={name: of_slot(name) for name, _ in sequence.requested_activations},
             is_reproducible=sequence.is_reproducible,
         )
+
+    def _search_inputs(self) -> Arrays:
+        """Build the inputs of a step of a search: its only sequence has a slot for each token."""
+        (sequence,) = self.sequences
+        token_ids = sequence.prompt_ids[sequence.num_prefilled :]
+        states = np.zeros((self.batch_size, sequence.state.shape[-1]), np.float32)
+        states[: len(token_ids)] = sequence.state
+        lengths = np.ones(self.batch_size, np.int32)
+        return {"state": states, "token_ids": self._column(token_ids, np.int32)[:, None], "lengths": lengths}
+
+    def _apply_search(self, outputs: Arrays) -> Result:
+        (sequence,) = self.sequences
+        count = sequence.num_remaining_prompt_tokens
+        if not finite_sequences(outputs)[:count].all():
+            return Result(sequence.index, error=InternalError(NOT_FINITE))
+        # Copies: views would keep the padding alive.
+        logprobs, states = outputs["logprobs"][:count].copy(), outputs["state"][:count].copy()
+        sequence.record_prefill(count, states[-1])
+        return Result(sequence.index, next_logprobs=logprobs, state=states, is_reproducible=sequence.is_reproducible)
 
     def _slice_length(self, sequence: Sequence) -> int:
         """Return how many of a sequence's prompt tokens a prefill call reads."""
