@@ -242,6 +242,20 @@ class Discovery(_Frozen):
         return min(abs(self.ranked), abs(self.validated)) if self.ranked * self.validated > 0 else 0.0
 
 
+class HeldOutScores(_Frozen):
+    """Scores of texts that the model was not trained on, each by itself, as `/v1/score` computes them.
+
+    Attributes:
+        kind: "documents", or "lines" of a corpus that is one running text.
+        num_texts: Number of texts.
+        quantiles: Nats per character: the minimum, each percentile, and the maximum; 101 numbers.
+    """
+
+    kind: Literal["documents", "lines"]
+    num_texts: Count
+    quantiles: tuple[float, ...] = Field(min_length=101, max_length=101)
+
+
 class TrainingFilterDescription(_Frozen):
     """The training filter of a version; see `contract.training_filter.TrainingFilter` for the attributes.
 
@@ -284,6 +298,7 @@ class GeneratorCard(_Frozen):
         training: None for an imported model.
         precision_check: The cost of bfloat16; None for a version without signatures in bfloat16.
         training_filter: None for a version without one, such as an imported model.
+        held_out_scores: None for a version without enough held-out text, or from an earlier release.
         discoveries: Units that follow a feature of held-out text, one of each kind of feature; none without such text,
             and None for a version that is older than the search.
     """
@@ -314,6 +329,7 @@ class GeneratorCard(_Frozen):
     training: TrainingReport | None = None
     precision_check: PrecisionCheck | None = None
     training_filter: TrainingFilterDescription | None = None
+    held_out_scores: HeldOutScores | None = None
     discoveries: tuple[Discovery, ...] | None = None
 
     @property

@@ -6,20 +6,41 @@ In vLLM this is the front end of the engine, with its input processor; the loop 
 
 from collections.abc import Callable
 
+import numpy as np
+
 from contract import signatures
 from service.api.body import require
-from service.api.requests import CompletionRequest, EmbeddingsRequest, InspectRequest, NextRequest, PromptText
+from service.api.requests import (
+    CompletionRequest,
+    EmbeddingsRequest,
+    InspectRequest,
+    NextRequest,
+    PromptText,
+    ScoreRequest,
+)
 from service.context import RequestContext
 from service.errors import InvalidRequest, StateRefused
 from service.generation.candidate_filter import IsCopy
 from service.generation.completion_processor import CompletionProcessor
 from service.generation.hidden_states import EmbeddingProcessor, InspectionProcessor
-from service.generation.memory_estimates import completion_bytes, embedding_bytes, inspection_bytes
+from service.generation.memory_estimates import (
+    completion_bytes,
+    embedding_bytes,
+    inspection_bytes,
+)
 from service.generation.next_words import NextWordsProcessor
-from service.generation.prompts import NO_IDS, EncodedPrompt, encode_prompts, require_encodable, require_ids
+from service.generation.prompts import (
+    NO_IDS,
+    EncodedPrompt,
+    encode_prompts,
+    require_at_most,
+    require_encodable,
+    require_ids,
+)
 from service.generation.resume_tokens import Checkpoint, ResumeTokens
 from service.generation.running_request import RunningRequest
 from service.generation.search_processor import SearchProcessor
+from service.generation.text_scores import ScoreProcessor, TextScorer
 from service.models.registry import MayUse, ModelRegistry, ServedModel
 from service.models.training_filters import TrainingFilters
 from service.observability.metrics import Metrics
@@ -33,8 +54,15 @@ from service.structured_outputs.json_schema import SchemaError
 from service.structured_outputs.patterns import Constraint
 from service.structured_outputs.regex_syntax import PatternError
 
-Body = CompletionRequest | EmbeddingsRequest | InspectRequest | NextRequest
-Processor = CompletionProcessor | EmbeddingProcessor | InspectionProcessor | NextWordsProcessor | SearchProcessor
+Body = CompletionRequest | EmbeddingsRequest | InspectRequest | NextRequest | ScoreRequest
+Processor = (
+    CompletionProcessor
+    | EmbeddingProcessor
+    | InspectionProcessor
+    | NextWordsProcessor
+    | ScoreProcessor
+    | SearchProcessor
+)
 # Called with each request before it waits for admission: the web watches its client, and closes it in the end.
 OnStart = Callable[[RunningRequest], object]
 _NO_CALLBACK: OnStart = lambda _: None  # noqa: E731
@@ -137,6 +165,42 @@ class Engine:
             request.submit(processor.create)
         return processor
 
+    def start_score(
+        self, body: ScoreRequest, context: RequestContext, on_start: OnStart = _NO_CALLBACK
+    ) -> ScoreProcessor:
+        """Encode the texts and submit them to the model, and to that of `ratio_to`; raise as `start_completion`."""
+        with context.refunds_on_failure():
+            scorer = self._start_scorer(body, context, on_start)
+            reference = None
+            if body.ratio_to is not None:
+                other = body.model_copy(update={"model": body.ratio_to, "whole": scorer.is_whole})
+                reference = self._start_scorer(other, context, _NO_CALLBACK, after=scorer)
+        # Free the unencoded texts.
+        return ScoreProcessor(body.model_copy(update={"input": ""}), scorer, reference, self._resume_tokens)
+
+    def _start_scorer(
+        self, body: ScoreRequest, context: RequestContext, on_start: OnStart, after: TextScorer | None = None
+    ) -> TextScorer:
+        """Encode texts and submit them to one model, `after` those of another one; raise as `start_completion`."""
+        request, settings = self._request(body, context, body.state), self._settings
+        scorer, held, num_charged = TextScorer(body, request), 0, 0
+        if after is not None:
+            after.request.companion = request
+            held, num_charged = after.num_bytes, after.request.num_prompt_tokens
+        first = scorer.start
+        self._encode(request, body.prompts, "input", "input", num_charged, first=first, held=held)
+        num_tokens, limit = request.num_prompt_tokens, settings.max_logprobs_tokens
+        if body.carry_state:
+            require_at_most(num_tokens, settings.max_prompt_tokens, "input", total=" in all with carry_state")
+        if body.tokens and num_tokens > limit:
+            raise InvalidRequest(f"tokens may be returned of at most {limit} tokens, got {num_tokens}", param="tokens")
+        scorer.lay_out()
+        context.memory.hold(held + scorer.num_bytes, "the request and its response")
+        on_start(request)
+        request.admit(scorer.choices)
+        request.submit(scorer.create)
+        return scorer
+
     def start_inspection(
         self, body: InspectRequest, context: RequestContext, on_start: OnStart = _NO_CALLBACK
     ) -> InspectionProcessor:
@@ -221,23 +285,26 @@ class Engine:
         raw_prompts: tuple[PromptText, ...],
         field: str,
         param: str,
-        num_generated: int = 0,
+        num_more: int = 0,
         *,
         reverse: bool = False,
+        first: np.ndarray = NO_IDS,
+        held: int = 0,
     ) -> None:
-        """Charge and encode prompts, which follow a checkpoint's unread tokens, in the model's direction or reverse.
+        """Charge and encode prompts in the model's direction or reverse.
 
-        A refusal names the field `param`; `num_generated` tokens, which may be generated, are charged, too.
+        They follow a checkpoint's unread tokens; without a checkpoint, the tokens `first`. A refusal names the field
+        `param`; `num_more` tokens, such as those to be generated, are charged, too. `held` bytes of memory stay held.
         """
         model, checkpoint, context = request.model, request.checkpoint, request.context
         # A minimum before encoding, so that a request beyond the rate limit causes hardly any work.
-        context.charge_up_to(require_encodable(raw_prompts, model, field, self._settings) + num_generated, param)
-        unread = NO_IDS if checkpoint is None else checkpoint.unread_ids
+        context.charge_up_to(require_encodable(raw_prompts, model, field, self._settings) + num_more, param)
+        after = first if checkpoint is None else checkpoint.unread_ids
         backward = model.backward != reverse
         request.prompts = encode_prompts(
-            raw_prompts, model, field, self._settings, context.memory, after=unread, backward=backward
+            raw_prompts, model, field, self._settings, context.memory, after=after, backward=backward, held=held
         )
-        context.charge_up_to(sum(len(prompt.input_ids) for prompt in request.prompts) + num_generated, param)
+        context.charge_up_to(sum(len(prompt.input_ids) for prompt in request.prompts) + num_more, param)
 
     def _request(
         self, body: Body, context: RequestContext, resume_token: str | None = None, seed: int | None = None

@@ -137,6 +137,11 @@ class Tokenizer(ABC):
         Tokens within one character share its offset.
         """
 
+    def first_length(self, text: str, *, backward: bool) -> int:
+        """Return the characters of the token that a model reads first, which is the last one of a backward model."""
+        offsets = [*self.offsets(text), len(text)]
+        return offsets[-1] - offsets[-2] if backward else offsets[min(1, len(offsets) - 1)]
+
     @abstractmethod
     def decode(self, token_ids: Iterable[int]) -> str:
         """Return the text of the ids; special tokens have none."""

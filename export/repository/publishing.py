@@ -27,6 +27,7 @@ from export.graphs import adjustments, cells, loop, precision, sampling, specs, 
 from export.graphs import signatures as graph_signatures
 from export.graphs.checks import check_precision, check_saved_model
 from export.graphs.exportable import Exportable, prepare
+from export.graphs.held_out_scores import score_held_out
 from export.graphs.signatures import Generator
 from export.graphs.specs import input_specs
 from export.graphs.unit_search import find_discoveries
@@ -75,8 +76,9 @@ def publish(
         context: Context length of the sliding window in tokens; None for the model's own fixed length, if it has one.
             If given, even a model that could carry state gets a sliding window.
         history: Epochs of the training, for the README, `history.json` and the plot of the version.
-        held_out: Documents that the model was not trained on, to search units that follow a feature of them, and to
-            measure the model's loss in bfloat16; without any, text sampled from the model takes their place there.
+        held_out: Documents that the model was not trained on, to search units that follow a feature of them, for the
+            percentiles of scores, and to measure the model's loss in bfloat16; without any, text sampled from the model
+            takes their place there.
         training_filter: The filter of the training split, as `export.corpora.training_filter` builds it.
 
     Returns:
@@ -223,7 +225,7 @@ def _code_sha256() -> str:
 def _save_graph(
     draft: Path, exportable: Exportable, tokenizer: Tokenizer, card: GeneratorCard, held_out: Sequence[str]
 ) -> GeneratorCard:
-    """Write the SavedModel, and return the card with what its signatures show: discoveries, the cost of bfloat16."""
+    """Write the SavedModel; return the card with what signatures show: discoveries, scores, the cost of bfloat16."""
     generator = Generator(exportable.network, tokenizer.special, len(tokenizer.tokens))
     functions = generator.signatures()
     with _without_info_logs():
@@ -231,7 +233,8 @@ def _save_graph(
     backward = card.direction == "backward"
     inspect = functions[signatures.INSPECT]
     found = find_discoveries(inspect, tokenizer, held_out, card.activations, card.state_size, backward=backward)
-    card = card.model_copy(update={"discoveries": found})
+    scores = score_held_out(functions[signatures.SCORE], tokenizer, held_out, card.state_size, backward=backward)
+    card = card.model_copy(update={"discoveries": found, "held_out_scores": scores})
     if len(exportable.network.precisions) < 2:
         return card
     check = check_precision(functions, tokenizer, held_out, card.state_size, backward=backward)

@@ -526,6 +526,40 @@ class EmbeddingsRequest(TimedBody):
         return _as_prompts(self.input)
 
 
+class ScoreRequest(TimedBody):
+    """A request of `/v1/score`: texts, and what their scores are compared with."""
+
+    model: str | None = None
+    """Name of a model; required if several models are served, unless `state` is given."""
+    input: PromptForms
+    """Text, token ids, or a list of either."""
+    whole: bool | None = None
+    """Whether each input is a whole document: its first token is scored after the BOS token, and then its EOS token;
+    otherwise the token that the model reads first has no score. Default: whether the model was trained on short
+    documents, such as the lines of a list."""
+    tokens: bool = False
+    """Return each token with its surprisal as well."""
+    ratio_to: str | None = None
+    """Name of a second model: return the log-likelihood ratio of each text."""
+    carry_state: bool = False
+    """Whether the inputs are consecutive parts of one text: each is scored after those before it, and a resume token
+    (`state`) is returned. Not with a backward model or ratio_to."""
+    state: Annotated[str, Field(max_length=MAX_STATE)] | None = None
+    """Resume token of a score or of a completion's choice, which the first input follows; requires carry_state."""
+
+    def resolve(self, settings: Settings) -> Self:
+        """See `Body.resolve`."""
+        _require_few_prompts(self.prompts, settings, "input")
+        require(self.carry_state or self.state is None, "state", "be absent without carry_state")
+        require(not (self.carry_state and self.ratio_to), "ratio_to", "be absent with carry_state", self.ratio_to)
+        return super().resolve(settings)
+
+    @property
+    def prompts(self) -> tuple[PromptText, ...]:
+        """Its inputs: at least one, each a text or token ids."""
+        return _as_prompts(self.input)
+
+
 class InspectRequest(TimedBody):
     """A request of `/v1/inspect`: an input, and which activations to return."""
 

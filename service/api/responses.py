@@ -224,6 +224,46 @@ class EmbeddingsUsage(TypedDict):
     total_tokens: int
 
 
+class ScoreObject(TypedDict):
+    """The score of a text: the negative log probability of its tokens in nats, their sum and means.
+
+    The EOS token of a `whole` text counts as a token and a character. Otherwise the token that the model reads first
+    has no predecessor and does not count.
+
+    `nats_per_token` and `nats_per_character` are null if nothing was scored. `percentile` is the percentage of held-out
+    texts with less nats per character: whole documents for models of short documents, otherwise lines. It is null for
+    texts that were scored in another way, and for versions that were published without held-out text or by an earlier
+    release. `ratio` is the log probability minus that by the
+    model of `ratio_to`, in nats. `tokens`, `surprisals` and `text_offset`, if requested, have an entry per token, in
+    reading order; the surprisal of a token without predecessor is null.
+    """
+
+    object: Literal["score"]
+    index: int
+    nats: float
+    nats_per_token: float | None
+    nats_per_character: float | None
+    num_tokens: int
+    percentile: float | None
+    ratio: NotRequired[float]
+    tokens: NotRequired[list[str]]
+    surprisals: NotRequired[list[float | None]]
+    text_offset: NotRequired[list[int]]
+
+
+class ScoresObject(TypedDict):
+    """A response of `/v1/score`; with `carry_state` it has a resume token, `state`. `usage` is that of both models."""
+
+    object: Literal["list"]
+    data: list[ScoreObject]
+    whole: bool
+    model: str
+    version: int
+    system_fingerprint: str
+    state: NotRequired[str]
+    usage: "EmbeddingsUsage"
+
+
 class EmbeddingsObject(TypedDict):
     """A response of `/v1/embeddings`."""
 

@@ -248,6 +248,7 @@ class CompletionProcessor:
             Sequence(
                 **self.request.sequence_fields(choice.index),
                 prefill_signature=signatures.SCORE if output.is_scored else signatures.PREFILL,
+                returns_top=output.is_scored and (body.prompt_logprobs is not None or bool(body.logprobs)),
                 sampling=self._sampling,
                 seen_ids=output.prompt.seen_ids if self._sampling.repetition_penalty != 1 else NO_IDS,
                 match=output.match.copy() if output.match else None,

@@ -37,7 +37,9 @@ class Expander:
         (index,) = indexes
         fields = self._request.sequence_fields(index) | {"prefill_signature": signatures.NEXT_LOGPROBS}
         if index[1] > 0:
-            states = np.stack([node.parent.state for node in self._batch if node.parent is not None])
+            states = np.stack(
+                [parent.state for node in self._batch if (parent := node.parent) and parent.state is not None]
+            )
             fields |= {"prompt_ids": np.array([node.token_id for node in self._batch], np.int32), "state": states}
             # It has no first slot to wait for, and its states are not worth a place in the prefix cache.
             fields |= {"status": Status.PREEMPTED, "cache_namespace": None}

@@ -20,6 +20,8 @@ _ECHO_COPIES = 3
 _STATE_COPIES = 5
 # Decode calls have 32 to 128 steps, except a sequence's first (8) and its last; see service.scheduling.batching.
 _TOKENS_PER_CHUNK = 32
+# The score of a text, as an object and as JSON.
+_SCORE_BYTES = 1000
 # A number of an embedding, float32 and its JSON; a number of /v1/inspect, float32.
 _VECTOR_BYTES, _VALUE_BYTES = 4 + 16, 4
 
@@ -65,6 +67,11 @@ def logprobs_bytes(num_tokens: int, num_top: int) -> int:
 def embedding_bytes(num_prompts: int, units: int) -> int:
     """Return the bytes that vectors take as arrays and as JSON."""
     return num_prompts * units * _VECTOR_BYTES
+
+
+def text_scores_bytes(num_texts: int, num_tokens: int, *, with_tokens: bool) -> int:
+    """Return the bytes that scores of texts take: a float32 per token in results, and lists and JSON."""
+    return num_texts * _SCORE_BYTES + num_tokens * (8 + with_tokens * _LOGPROBS_BYTES)
 
 
 def scores_bytes(num_tokens: int, card: GeneratorCard) -> int:

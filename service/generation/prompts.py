@@ -172,18 +172,19 @@ def encode_prompts(
     *,
     after: np.ndarray = NO_IDS,
     backward: bool,
+    held: int = 0,
 ) -> list[EncodedPrompt]:
     """Encode prompts that `require_encodable` accepted, one by one until they exceed a limit.
 
-    `memory` holds the memory of encoding, and of the prompts encoded so far. The model reads `after`, int32 (tokens,),
-    before each prompt.
+    `memory` holds the memory of encoding, of the prompts encoded so far, and `held` bytes. The model reads `after`,
+    int32 (tokens,), before each prompt.
 
     Raises:
         InvalidRequest: they have too many tokens, or need more memory than the whole budget.
         MemoryExhausted: other requests hold too much memory.
     """
     prompts: list[EncodedPrompt] = []
-    held, total, limit = prompt_bytes(raw_prompts), 0, settings.max_prompt_tokens
+    held, total, limit = held + prompt_bytes(raw_prompts), 0, settings.max_prompt_tokens
     for raw_prompt in raw_prompts:
         memory.hold(held + encoding_bytes(raw_prompt, model), field, param=field)
         prompt = EncodedPrompt.of(raw_prompt, model.tokenizer, backward=backward, after=after)

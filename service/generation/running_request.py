@@ -61,6 +61,7 @@ class RunningRequest:
         self.sequences: dict[ChoiceIndex, Sequence] = {}  # submitted, unfinished ones
         self.queue: queue.SimpleQueue[Result | None] = queue.SimpleQueue()  # None wakes the reader after a cancellation
         self.num_completion_tokens = 0  # generated so far; a processor counts them
+        self.companion: RunningRequest | None = None  # another one of the same client, cancelled and closed with it
         self._scheduler, self._admission, self._metrics = scheduler, admission, metrics
         self._max_unfinished, self._max_tokens = max_unfinished, 0
         self._started_at, self._timeout_s = time.monotonic(), timeout_s
@@ -234,9 +235,13 @@ class RunningRequest:
             awaited.cancel()
         self._scheduler.cancel(list(self.sequences.values()))
         self.queue.put(None)
+        if self.companion is not None:
+            self.companion.cancel(error)
 
     def close(self) -> None:
         """Cancel what still runs, and report the outcome; any number of times, on the request's thread."""
+        if self.companion is not None:
+            self.companion.close()
         for _, release in self._admitted:
             release()
         self._admitted = []

@@ -163,8 +163,9 @@ class Call:
         first, shape = self.sequences[0], (self.batch_size, self.size)
         shapes: OutputShapes = {name: (*shape, units) for name, units in first.requested_activations}
         if self.signature in _SCORING:
-            top = (*shape, first.num_top_outputs)
-            shapes |= {"logprobs": shape, "top_token_ids": top, "top_logprobs": top}
+            shapes["logprobs"] = shape
+        if self.signature == signatures.INSPECT or any(sequence.returns_top for sequence in self.sequences):
+            shapes |= dict.fromkeys(("top_token_ids", "top_logprobs"), (*shape, first.num_top_outputs))
         if self.signature == signatures.EMBED:
             shapes |= dict.fromkeys(("sum", "last"), (self.batch_size, first.hidden_sum.size))
         if self.signature == signatures.NEXT_LOGPROBS:
@@ -183,10 +184,11 @@ class Call:
             # A copy: a view would keep all arrays of the call alive as long as the result.
             return outputs[name][slot, :length].copy()
 
+        names = _SCORES if sequence.returns_top or self.signature == signatures.INSPECT else _SCORES[:1]
         return Result(
             sequence.index,
             sequence.num_remaining_prompt_tokens,
-            scores=Scores(*map(of_slot, _SCORES)) if self.signature in _SCORING else None,
+            scores=Scores(*map(of_slot, names)) if self.signature in _SCORING else None,
             hidden_sum=sequence.hidden_sum,
             hidden_last=outputs["last"][slot] if is_embedding else None,
             state=sequence.state_snapshot,

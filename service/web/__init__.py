@@ -1,3 +1,13 @@
 """HTTP: endpoints, middleware, and responses as JSON or server-sent events; to import it declares every endpoint."""
 
-from service.web import completions, files, fine_tuning, health, hidden_states, model_changes, models, reports  # noqa: F401
+from service.web import (  # noqa: F401
+    completions,
+    files,
+    fine_tuning,
+    health,
+    hidden_states,
+    model_changes,
+    models,
+    reports,
+    scores,
+)

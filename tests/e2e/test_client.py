@@ -128,24 +128,53 @@ def test_a_stream_resumes_on_another_gateway_with_the_same_state_key(start_gatew
 
 
 def test_scoring_a_completion_returns_the_logprobs_it_was_sampled_with(client):
-    """Exactly those; a list of texts is scored one by one, and the last token of a `suffix` has no logprob."""
+    """Exactly those; a list of texts is scored one by one, and the last token of a backward model has no logprob."""
     drawn = client.generate(TEXT[:30], model="lstm", max_tokens=50, logprobs=0, **FIELDS)
-    score = client.score(TEXT[:30] + drawn.text, model="lstm", top=3)
+    score = client.score(TEXT[:30] + drawn.text, model="lstm", tokens=True)
     assert [token.logprob for token in score.tokens[30:]] == drawn.choices[0].logprobs["token_logprobs"]
     assert "".join(token.text for token in score.tokens) == score.text
-    assert len(score.tokens[5].alternatives) >= 3
     assert 1 < score.perplexity < 100
     one, two = client.score([TEXT[:20], TEXT[:30]], model="lstm")
-    assert (one.num_scored, two.num_scored) == (19, 29)
-    assert client.score(suffix=TEXT[:20], model="reverse").tokens[-1].logprob is None
+    assert (one.num_tokens, two.num_tokens) == (19, 29)
+    assert client.score(TEXT[:20], model="reverse", tokens=True).tokens[-1].logprob is None
+
+
+@pytest.mark.parametrize("model", MODEL_NAMES)
+def test_scores_of_every_kind_of_model_are_those_of_inspect(client, model):
+    """To the bit, in company and alone; the ratio to the same model is 0."""
+    score = client.score([TEXT[:40], TEXT[:9]], model=model, tokens=True, ratio_to=model)[0]
+    found = client.inspect(TEXT[:40], model=model).tokens
+    assert [token.logprob for token in score.tokens] == [token.logprob for token in found]
+    assert score.nats == pytest.approx(-sum(token.logprob or 0 for token in found), abs=1e-5)
+    assert score.ratio == 0
+
+
+def test_many_texts_are_scored_as_one_by_one(client):
+    """And, with carried state, as one text."""
+    texts = [TEXT[start : start + 7] for start in range(400)]
+    alone = client.score(texts[:100], model="lstm")
+    many = list(client.score_many(texts, model="lstm"))
+    assert many[:100] == alone
+    parts = [TEXT[start : start + 50] for start in range(0, 1000, 50)]
+    carried = list(client.score_many(parts, model="lstm", carry_state=True))
+    whole = client.score("".join(parts), model="lstm")
+    assert sum(score.nats for score in carried) == pytest.approx(whole.nats, abs=1e-4)
+    assert sum(score.num_tokens for score in carried) == whole.num_tokens
+    last = client.score(
+        parts[-1],
+        model="lstm",
+        carry_state=True,
+        state=client.score(parts[:-1], model="lstm", carry_state=True)[-1].state,
+    )
+    assert last.nats == carried[-1].nats
 
 
 @pytest.mark.parametrize("model", MODEL_NAMES)
 def test_tokenize_and_detokenize_round_trip(client, model):
     tokens = client.tokenize("it was the best", model=model)
     assert client.detokenize(tokens.ids, model=model) == "".join(tokens.texts) == "it was the best"
-    given = {"suffix": tokens.ids, "prompt": ""} if model == "reverse" else {"prompt": tokens.ids}
-    assert client.score(**given, model=model).text == "it was the best"
+    score = client.score(tokens.ids, model=model, tokens=True)
+    assert "".join(token.text for token in score.tokens) == "it was the best"
     # A token's index in the vocabulary is its id. The space between two words depends on the word before.
     vocabulary = client.vocabulary(model=model)
     assert [token.token_id for token in vocabulary] == list(range(len(vocabulary)))
@@ -166,10 +195,10 @@ def test_an_embedding_has_the_size_of_the_top_layer(client):
 def test_inspect_is_consistent_with_score_generate_and_resume(client, model):
     """Tokens and `expected` equal those of other endpoints, states those of the last token read; it resumes, too."""
     found = client.inspect(TEXT[:40], model=model, return_state=True)
-    given = {"suffix" if model == "reverse" else "prompt": TEXT[:40], "model": model, "top": 5}
-    score = client.score(**given)
-    assert found.tokens == score.tokens
-    asked = {name: given[name] for name in given if name != "top"}
+    asked = {"suffix" if model == "reverse" else "prompt": TEXT[:40], "model": model}
+    echoed = client.generate(**asked, echo=True, logprobs=5, max_tokens=0).choices[0].logprobs
+    assert [token.logprob for token in found.tokens] == echoed["token_logprobs"]
+    assert [token.alternatives for token in found.tokens] == [top or {} for top in echoed["top_logprobs"]]
     drawn = client.generate(**asked, max_tokens=1, logprobs=5, temperature=0).choices[0].logprobs["top_logprobs"][0]
     best = sorted(drawn.values(), reverse=True)[:5]
     assert sorted(found.expected.values(), reverse=True) == pytest.approx(best, abs=1e-5)
@@ -189,9 +218,7 @@ def test_inspect_is_consistent_with_score_generate_and_resume(client, model):
             for (_, before, _), (forget, cell, learn) in itertools.pairwise(rows):
                 expected = [f * c + i for f, c, i in zip(forget, before, learn, strict=True)]
                 assert cell == pytest.approx(expected, abs=1e-5)
-    first = client.generate(
-        **{name: given[name] for name in given if name != "top"}, max_tokens=5, seed=1, return_state=True
-    )
+    first = client.generate(**asked, max_tokens=5, seed=1, return_state=True)
     behind = client.inspect(
         TEXT[:10],
         state=first.state,

@@ -27,11 +27,12 @@ PATIENCE_S = 120
 CORPUS = "".join(map(chr, range(32, 127))) + TEXT * 20
 # Appended to a training command of the pages, which then takes seconds.
 SHORT = ["--units=16", "--epochs=1", "--batch-size=4", "--validation=0.3", "--runs-dir=runs", "--models-dir=trained"]
-# The pages' training commands of the models in use: `book` and `demo`, which carry state, `reverse`, and `names`.
+# The pages' training commands of the models in use: `book` and `demo`, which carry state, and others.
 TRAININGS = (
     "sostenuto train book.txt --units 256 ",
     "sostenuto train book.txt --name ending ",
     "sostenuto train names.txt ",
+    "sostenuto train normal.log ",
 )
 # Lines of batch files.
 REQUEST_LINES = [block for block in BLOCKS if block.language == "json" and '"custom_id": ' in block.text]
@@ -111,7 +112,8 @@ def made(tmp_path_factory):
         _copy_version(book, reader / "models", name, 1)
         _copy_version(book, served, name, 1)
     _copy_version(trained / "ending/1", served, "reverse", 1)
-    _copy_version(trained / "names/1", served, "names", 1)
+    for name in ("names", "normal"):
+        _copy_version(trained / name / "1", served, name, 1)
     return folder
 
 
@@ -120,6 +122,7 @@ def _write_corpora(folder):
         (folder / name).write_text(CORPUS)
     names = (unicodedata.name(chr(code), "") for code in range(0x21, 0x200))
     (folder / "names.txt").write_text("".join(f"{name}\n" for name in names if name))
+    (folder / "normal.log").write_text("".join(f"{CORPUS[n:]:.40}\n" for n in range(200)))
 
 
 def _trained_by_the_pages():
@@ -167,7 +170,7 @@ def address(made, tmp_path_factory):
         yield f"http://127.0.0.1:{gateway.port}"
 
 
-RESULTS_OF_TRAINING = frozenset({"corpus", "validation_loss", "trained_s", "discoveries"})
+RESULTS_OF_TRAINING = frozenset({"corpus", "validation_loss", "trained_s", "discoveries", "percentile"})
 
 
 @pytest.fixture

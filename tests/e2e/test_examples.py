@@ -73,7 +73,6 @@ def test_an_example_is_short_and_its_help_shows_how_to_run_it(run, name):
     [
         ("records_in_bulk.py", ()),
         ("continue_story.py", ("story.json",)),
-        ("score_corpus.py", (__file__,)),
         ("compare_versions.py", ("a:1", "a:2")),
         ("write_towards_an_ending.py", ("the end.",)),
     ],
@@ -134,21 +133,6 @@ def test_a_story_whose_resume_token_is_refused_is_processed_again(run, gateway, 
     assert (code, len(out) > 1) == (0, True)
     file.write_text("no JSON", encoding="utf-8")
     assert run("continue_story.py", file, url=url)[2] == f"error: {file} is not a file of this program\n"
-
-
-def test_a_corpus_is_scored_and_sorted_by_perplexity(example, client, tmp_path):
-    lines = ["It was the best of times", "zzqqxx", "the worst of times"]
-    corpus = tmp_path / "corpus.txt"
-    corpus.write_text(f"{lines[0]}\n\n{lines[1]}\n{lines[2]}\n", encoding="utf-8")
-    heading, *rows = example("score_corpus.py", "--lines", corpus, "--model", "lstm").splitlines()
-    assert heading.split() == ["perplexity", "bits/character", "tokens", "text"]
-    scores = sorted(client.score(lines, model="lstm"), key=lambda score: score.perplexity)
-    expected = [
-        [f"{score.perplexity:.2f}", f"{score.bits_per_character:.3f}", str(len(score.tokens))] for score in scores
-    ]
-    assert [row.split(maxsplit=3) for row in rows] == [[*e, s.text] for e, s in zip(expected, scores, strict=True)]
-    by_file = example("score_corpus.py", corpus, "--model", "lstm").splitlines()[1]
-    assert by_file.endswith(str(corpus))
 
 
 def test_two_models_are_compared_by_the_same_prompts_and_seeds(example, client):

@@ -39,6 +39,7 @@ def requests():
     others = [
         ("/v1/embeddings", {"model": "lstm", "input": TEXT[:50]}),
         ("/v1/inspect", {"model": "lstm", "input": TEXT[:20]}),
+        ("/v1/score", {"model": "lstm", "input": [TEXT[:20], TEXT[:200]], "tokens": True}),
     ]
     return [*(("/v1/completions", body) for body in completions), *others]
 

@@ -15,7 +15,7 @@ from urllib.parse import quote, urlencode
 import requests
 
 from sostenuto._activations import write_activations
-from sostenuto._concurrency import in_order, with_seeds
+from sostenuto._concurrency import Progress, in_batches, in_order, with_seeds
 from sostenuto._conversation import Conversation
 from sostenuto._errors import InvalidArgument, NotFound, SostenutoError, UnexpectedResponse
 from sostenuto._fields import (
@@ -24,13 +24,13 @@ from sostenuto._fields import (
     INSPECT_FIELDS,
     NEXT_FIELDS,
     REPORT_FIELDS,
+    SCORE_FIELDS,
     TOKENIZE_FIELDS,
     CompletionArguments,
     ManyArguments,
     ManyPrompts,
     OnePrompt,
     Prompt,
-    ScoreArguments,
     is_many,
     present_fields,
     with_signature,
@@ -52,11 +52,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-COMPLETIONS, MODELS, REPORTS, TOKENIZER_INFO = "/v1/completions", "/v1/models", "/v1/reports", "/tokenizer_info"
+COMPLETIONS, SCORES, MODELS, REPORTS = "/v1/completions", "/v1/score", "/v1/models", "/v1/reports"
+TOKENIZER_INFO = "/tokenizer_info"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 DEFAULT_RECIPE = "characters-3-minutes"
 MAX_CONCURRENCY = 64  # the largest batch of a model server
+SCORE_CONCURRENCY = 4  # requests of many texts each
 
 
 class Client(AbstractContextManager["Client"]):
@@ -188,37 +190,80 @@ class Client(AbstractContextManager["Client"]):
         return self.generate(prompt, state=state, **options)
 
     @overload
-    def score(  # type: ignore[overload-overlap]  # a str is a sequence of str, too
-        self, prompt: OnePrompt = "", *, suffix: OnePrompt | None = None, top: int = 0, **fields: Unpack[ScoreArguments]
-    ) -> Score: ...
+    def score(self, text: OnePrompt, *, tokens: bool = False, model: str | None = None, **fields: Any) -> Score: ...
     @overload
     def score(
-        self, prompt: ManyPrompts, *, suffix: ManyPrompts | None = None, top: int = 0, **fields: Unpack[ScoreArguments]
+        self, text: ManyPrompts, *, tokens: bool = False, model: str | None = None, **fields: Any
     ) -> list[Score]: ...
-    @overload
     def score(
-        self, prompt: Literal[""] = "", *, suffix: ManyPrompts, top: int = 0, **fields: Unpack[ScoreArguments]
-    ) -> list[Score]: ...
-    @with_signature(ScoreArguments)
-    def score(
-        self, prompt: Prompt = "", *, suffix: Prompt | None = None, top: int = 0, **fields: Unpack[ScoreArguments]
+        self, text: Prompt, *, tokens: bool = False, model: str | None = None, **fields: Any
     ) -> Score | list[Score]:
-        """Compute the log probability of each token of a text. Generates nothing.
+        """Compute how surprising a text is to a model: its negative log probability. Generates nothing.
 
         Args:
-            prompt: str or list of int (token ids), or a list of either.
-            suffix: Same types. For a backward model, in place of the prompt.
-            top: int. Number of alternatives per token, at most 50.
-            fields: The completion endpoint's other fields: `model`, ….
+            text: str or list of int (token ids), or a list of either.
+            tokens: bool. Whether to return each token with its log probability.
+            model: str. Default: that of `state`, or else as `generate`.
+            fields: `whole`, whether a text is a whole document, whose beginning and end are scored, too (default:
+                whether the model was trained on short documents); `ratio_to`, a second model, for log-likelihood
+                ratios; `carry_state`, whether the texts are consecutive parts of one text; `state`, the `Score.state`
+                of the text before them, or a completion's resume token; `timeout_s`.
 
         Returns:
-            A Score, or a list of Score for a list of prompts.
+            A Score, or a list of Score for a list of texts.
         """
-        own = {"suffix": suffix, "echo": True, "logprobs": top, "max_tokens": 0}
-        body = self._completion(prompt, {**own, **fields})
-        generation = Generation.from_response(self._call(self._transport.send, "POST", COMPLETIONS, body))
-        scores = [Score.from_choice(choice) for choice in generation.choices]
-        return scores if is_many(prompt if suffix is None else suffix) else _only(scores, "choices")
+        scores = self._score(self._transport.send, text, {"model": model, "tokens": tokens or None, **fields})
+        return scores if is_many(text) else _only(scores, "data")
+
+    def score_many(
+        self,
+        texts: Iterable[str],
+        *,
+        model: str | None = None,
+        whole: bool | None = None,
+        ratio_to: str | None = None,
+        carry_state: bool = False,
+        concurrency: int = SCORE_CONCURRENCY,
+        progress: bool = False,
+    ) -> Iterator[Score]:
+        """Score many texts with concurrent requests, and yield the scores in the order of the texts.
+
+        Nothing is sent before the first `next()`. A request that gets 429 waits and is sent again. Texts are consumed
+        lazily.
+
+        Args:
+            texts: iterable of str.
+            model: str. Default: as `generate`.
+            whole: bool. As in `score`.
+            ratio_to: str. A second model, for log-likelihood ratios.
+            carry_state: bool. Whether the texts are consecutive parts of one text: each is scored after those before
+                it, so there is one request at a time.
+            concurrency: int. Maximum number of concurrent requests.
+            progress: bool. Show a progress bar on standard error.
+
+        Raises:
+            InvalidArgument: `concurrency` is below 1.
+            SostenutoError: as `score`.
+        """
+        if concurrency < 1:
+            raise InvalidArgument(f"concurrency is {concurrency}: pass 1 or more")
+        stopped, state = LinkedEvent(self._transport.closed), None
+        send = partial(self._transport.send, stopped=stopped, patient=True)
+        fields = {"model": model, "whole": whole, "ratio_to": ratio_to, "carry_state": carry_state or None}
+
+        def score(batch: list[str]) -> list[Score]:
+            nonlocal state
+            scores = self._score(send, batch, {**fields, "state": state})
+            state = scores[-1].state  # None unless it is carried
+            return scores
+
+        num_threads, total = 1 if carry_state else concurrency, len(texts) if isinstance(texts, Sized) else None
+        batches = in_order(score, in_batches(texts), lambda: num_threads, stopped=stopped)
+        with Progress(total, shown=progress) as bar:
+            for batch in batches:
+                assert not isinstance(batch, SostenutoError), "they are raised"
+                bar.advance(len(batch))
+                yield from batch
 
     def next_words(
         self,
@@ -716,6 +761,10 @@ class Client(AbstractContextManager["Client"]):
     def __repr__(self) -> str:
         """Show the server's URL, without the API key."""
         return f"Client({self._settings.shown_url!r})"
+
+    def _score(self, send: Callable[..., Any], text: Prompt, fields: Mapping[str, Any]) -> list[Score]:
+        body = self._body({"input": text, **fields}, SCORE_FIELDS)
+        return Score.from_response(self._call(send, "POST", SCORES, body), text)
 
     def _completion(self, prompt: Prompt, fields: Mapping[str, Any]) -> dict[str, Any]:
         """Build the body of a completion request."""

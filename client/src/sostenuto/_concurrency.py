@@ -22,6 +22,8 @@ Input = TypeVar("Input")
 Output = TypeVar("Output")
 
 AHEAD = 4  # a slow item blocks the later ones only when this many times `concurrency` are pending
+# The gateway's default SOSTENUTO_MAX_PROMPTS, and a quarter of SOSTENUTO_MAX_PROMPT_TOKENS: a character may be four.
+BATCH_TEXTS, BATCH_CHARACTERS = 128, 32_768
 THREAD_NAME = "sostenuto-many"
 BAR_WIDTH = 24  # characters
 TERMINAL_INTERVAL_S, FILE_INTERVAL_S = 0.2, 30.0
@@ -67,6 +69,19 @@ def in_order(
         workers.stop()
         if stopped is not None:
             stopped.set()
+
+
+def in_batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Yield lists of consecutive texts, within the server's limits of a request."""
+    batch, num_characters = list[str](), 0
+    for text in texts:
+        if batch and (len(batch) == BATCH_TEXTS or num_characters + len(text) > BATCH_CHARACTERS):
+            yield batch
+            batch, num_characters = [], 0
+        batch.append(text)
+        num_characters += len(text)
+    if batch:
+        yield batch
 
 
 class _Workers:

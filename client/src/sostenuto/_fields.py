@@ -17,8 +17,8 @@ JSONSchema: TypeAlias = dict[str, Any] | bool | str | type[Any]
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
-class ScoreArguments(TypedDict, total=False):
-    """Keyword arguments of `Client.generate`, which documents the most important ones, and of `Client.score`."""
+class CompletionArguments(TypedDict, total=False):
+    """Keyword arguments of `Client.generate`, which documents the most important ones, and of `Client.stream`."""
 
     model: str | None
     max_tokens: int | None
@@ -68,11 +68,6 @@ class ScoreArguments(TypedDict, total=False):
     response_format: Mapping[str, Any] | None
     # Fields that this client does not know.
     extra_body: Mapping[str, Any] | None
-
-
-class CompletionArguments(ScoreArguments, total=False):
-    """Keyword arguments of `Client.generate` and `Client.stream`."""
-
     suffix: Prompt | None
 
 
@@ -98,6 +93,7 @@ _MEMBERS = {
 COMPLETION_FIELDS = CompletionArguments.__optional_keys__ - {*_MEMBERS, "extra_body"} | {"prompt"}
 EMBEDDING_FIELDS = frozenset({"model", "input", "pooling", "dimensions", "timeout_s", "user"})
 TOKENIZE_FIELDS = frozenset({"model", "prompt", "return_token_strs", "tokens"})  # and of detokenize
+SCORE_FIELDS = frozenset({"model", "input", "whole", "tokens", "ratio_to", "carry_state", "state", "timeout_s"})
 INSPECT_FIELDS = frozenset({
     "model", "input", "state", "include", "layers", "return_sequences", "return_state", "go_backwards", "logprobs",
     "max_positions", "max_units", "timeout_s",

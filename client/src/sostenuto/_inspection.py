@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from sostenuto._errors import UnexpectedResponse
-from sostenuto._results import Choice, required, shortened
+from sostenuto._fields import Prompt, is_many
+from sostenuto._results import required, shortened
 
 Matrix: TypeAlias = list[list[float]]
 
@@ -26,7 +27,7 @@ class ScoredToken:
             no context.
         offset: int. Start of the token in the text, in characters.
         alternatives: dict of str to float. The most probable tokens at this position, and the token itself, with their
-            natural log probabilities.
+            natural log probabilities; empty in a `Score`.
     """
 
     text: str
@@ -42,50 +43,73 @@ class ScoredToken:
 
 @dataclass(frozen=True, repr=False)
 class Score:
-    """Log probabilities of a text. Its first token (for a backward model, its last) has none.
+    """The score of a text: its negative log probability in nats.
+
+    A text that is scored as a whole document includes its end. Otherwise the token that the model processes first has
+    no log probability.
 
     Attributes:
-        text: str.
-        tokens: tuple of ScoredToken, in reading order.
+        text: str. The text; empty if token ids were given.
+        nats: float. Negative log probability of all scored tokens.
+        nats_per_token: float or None. Mean over the scored tokens; None if there is none.
+        nats_per_character: float or None. `nats` divided by their characters; comparable between tokenizers.
+        num_tokens: int. Number of scored tokens.
+        percentile: float or None. Percentage of held-out texts with less nats per character; None if the model's
+            version does not know it, or not for texts that are scored in this way.
+        ratio: float or None. Log probability minus that by the model of `ratio_to`, in nats.
+        tokens: tuple of ScoredToken, in reading order; empty unless they were requested.
+        model: str. NAME:VERSION.
+        state: str or None. With `carry_state`, of the last text: a resume token.
     """
 
     text: str
-    tokens: tuple[ScoredToken, ...]
+    nats: float
+    nats_per_token: float | None
+    nats_per_character: float | None
+    num_tokens: int
+    percentile: float | None = None
+    ratio: float | None = None
+    tokens: tuple[ScoredToken, ...] = ()
+    model: str = ""
+    state: str | None = None
 
     @classmethod
-    def from_choice(cls, choice: Choice) -> Score:
-        """Convert a choice that was requested with `echo` and `logprobs`."""
-        return cls(choice.text, scored_tokens(choice.logprobs) if choice.logprobs else ())
-
-    @property
-    def num_scored(self) -> int:
-        """Number of tokens that have a log probability."""
-        return sum(token.logprob is not None for token in self.tokens)
-
-    @property
-    def logprob(self) -> float:
-        """Natural log probability of the text, the sum over its tokens, in nats."""
-        return math.fsum(token.logprob for token in self.tokens if token.logprob is not None)
+    def from_response(cls, raw: dict[str, Any], given: Prompt) -> list[Score]:
+        """Parse a response of `/v1/score` to a text or a list; raise UnexpectedResponse if it has another shape."""
+        data, model = required(raw, "data", list), f"{raw.get('model')}:{raw.get('version')}"
+        texts = list(given) if is_many(given) else [given]
+        if not data or len(data) != len(texts):
+            raise UnexpectedResponse(f"'data' should have {len(texts)} entries but has {len(data)}: check base_url")
+        return [
+            cls(
+                text if isinstance(text, str) else "",
+                required(entry, "nats", float),
+                entry.get("nats_per_token"),
+                entry.get("nats_per_character"),
+                required(entry, "num_tokens", int),
+                entry.get("percentile"),
+                entry.get("ratio"),
+                _surprising_tokens(entry),
+                model,
+                raw.get("state") if number == len(texts) else None,
+            )
+            for number, (text, entry) in enumerate(zip(texts, data, strict=True), 1)
+        ]
 
     @property
     def perplexity(self) -> float:
-        """Perplexity per token, exp(-logprob / num_scored)."""
-        return math.exp(-self.logprob / self.num_scored) if self.num_scored else math.nan
+        """Perplexity per token, exp(nats_per_token)."""
+        return math.nan if self.nats_per_token is None else math.exp(self.nats_per_token)
 
     @property
     def bits_per_character(self) -> float:
-        """Bits per character of the scored tokens, -logprob / ln 2 / characters; comparable between tokenizers."""
-        ends = (*(token.offset for token in self.tokens[1:]), len(self.text))
-        spans = zip(self.tokens, ends, strict=False)  # without a token there is still an end
-        num_characters = sum(end - token.offset for token, end in spans if token.logprob is not None)
-        return -self.logprob / math.log(2) / num_characters if num_characters else math.nan
+        """Bits per character, nats_per_character / ln 2."""
+        return math.nan if self.nats_per_character is None else self.nats_per_character / math.log(2)
 
     def __repr__(self) -> str:
-        """Show the metrics; truncate a long text."""
-        return (
-            f"Score({shortened(self.text)!r}, tokens={len(self.tokens)}, logprob={self.logprob:.4g}, "
-            f"perplexity={self.perplexity:.4g}, bits_per_character={self.bits_per_character:.4g})"
-        )
+        """Show the sum and the means; truncate a long text."""
+        means = f"nats_per_character={self.nats_per_character}, percentile={self.percentile}"
+        return f"Score({shortened(self.text)!r}, nats={self.nats:.4g}, num_tokens={self.num_tokens}, {means})"
 
 
 @dataclass(frozen=True)
@@ -290,6 +314,16 @@ def scored_tokens(logprobs: dict[str, list[Any]]) -> tuple[ScoredToken, ...]:
     return tuple(
         ScoredToken(text, score, offset, top or {})
         for text, score, offset, top in zip(tokens, scores, offsets, tops, strict=False)
+    )
+
+
+def _surprising_tokens(raw: dict[str, Any]) -> tuple[ScoredToken, ...]:
+    if "tokens" not in raw:
+        return ()
+    tokens, surprisals, offsets = (required(raw, name, list) for name in ("tokens", "surprisals", "text_offset"))
+    return tuple(
+        ScoredToken(text, None if surprisal is None else -surprisal, offset)
+        for text, surprisal, offset in zip(tokens, surprisals, offsets, strict=False)
     )
 
 

@@ -4,7 +4,7 @@ import pytest
 
 import sostenuto
 from sostenuto import Client, InvalidArgument, NotFound
-from sostenuto._fields import COMPLETION_FIELDS, EMBEDDING_FIELDS, INSPECT_FIELDS
+from sostenuto._fields import COMPLETION_FIELDS, EMBEDDING_FIELDS, INSPECT_FIELDS, SCORE_FIELDS
 from tests.unit.client.scripted_responses import COMPLETION, answer_json, models, refusal
 
 ANSWER = answer_json(COMPLETION)
@@ -70,13 +70,14 @@ def test_an_unknown_argument_is_rejected(client, server):
 
 def test_the_clients_fields_are_those_of_the_service():
     from service.api import compatibility
-    from service.api.requests import CompletionRequest, EmbeddingsRequest, InspectRequest
+    from service.api.requests import CompletionRequest, EmbeddingsRequest, InspectRequest, ScoreRequest
 
     completion_fields = CompletionRequest.model_fields.keys() - compatibility.COMPLETION_FIELDS.keys()
     assert completion_fields - {"stream", "max_completion_tokens"} == COMPLETION_FIELDS
     embedding_fields = EmbeddingsRequest.model_fields.keys() - compatibility.EMBEDDING_FIELDS.keys()
     assert embedding_fields - {"encoding_format"} == EMBEDDING_FIELDS
     assert InspectRequest.model_fields.keys() - {"encoding_format"} == INSPECT_FIELDS
+    assert ScoreRequest.model_fields.keys() == SCORE_FIELDS
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 import sostenuto
 from sostenuto import Choice, Score, ScoredToken, Tokens
-from tests.unit.client.scripted_responses import COMPLETION, answer_json, models, refusal
+from tests.unit.client.scripted_responses import COMPLETION, answer_json, models, refusal, scores
 
 
 def scored(text, *logprobs, index=0):
@@ -25,43 +25,66 @@ def scored(text, *logprobs, index=0):
     return {"index": index, "text": text, "finish_reason": "length", "logprobs": lists}
 
 
-def test_score_echoes_the_text_with_logprobs_and_generates_nothing(client, server):
-    server.script = [answer_json({"choices": [scored("abc", None, -1.0, -2.0)]})]
-    score = client.score("abc", model="tiny", top=2)
-    fields = {"echo": True, "logprobs": 2, "max_tokens": 0}
-    assert server.bodies == [{"model": "tiny", "prompt": "abc", **fields}]
-    assert score.tokens[:2] == (ScoredToken("a", None, 0, {}), ScoredToken("b", -1.0, 1, {"b": -1.0}))
-    assert (score.text, score.logprob, score.num_scored) == ("abc", -3.0, 2)
-    assert score.perplexity == pytest.approx(math.exp(1.5))
-    assert score.bits_per_character == pytest.approx(1.5 / math.log(2))
-    assert [token.probability for token in score.tokens] == [None, math.exp(-1.0), math.exp(-2.0)]
-    assert repr(score) == "Score('abc', tokens=3, logprob=-3, perplexity=4.482, bits_per_character=2.164)"
+def test_score_sends_a_text_and_returns_sum_means_and_percentile(client, server):
+    server.script = [scores(3.0)]
+    score = client.score("abcd", model="tiny")
+    assert (server.requests[0].path, server.bodies) == ("/v1/score", [{"model": "tiny", "input": "abcd"}])
+    assert score == Score("abcd", 3.0, 0.75, 0.75, 4, 12.5, model="tiny:3")
+    assert score.perplexity == pytest.approx(math.exp(0.75))
+    assert score.bits_per_character == pytest.approx(0.75 / math.log(2))
+    assert repr(score) == "Score('abcd', nats=3, num_tokens=4, nats_per_character=0.75, percentile=12.5)"
 
 
-@pytest.mark.parametrize(
-    ("offsets", "logprobs", "characters"),
-    [([0, 3, 4], [None, -1.0, -2.0], 2), ([0, 3, 4], [-1.0, -2.0, None], 4), ([0], [None], 0), ([], [], 0)],
-)
-def test_bits_per_character_count_scored_characters_only(offsets, logprobs, characters):
-    tokens = tuple(ScoredToken("x", logprob, offset) for logprob, offset in zip(logprobs, offsets, strict=False))
-    score = Score("abcde", tokens)
-    if characters:
-        assert score.bits_per_character == pytest.approx(3.0 / math.log(2) / characters)
-    else:
-        assert math.isnan(score.bits_per_character)
-        assert math.isnan(score.perplexity)
+def test_tokens_have_log_probabilities(client, server):
+    server.script = [scores(3.0, tokens=["a", "b"], surprisals=[None, 3.0], text_offset=[0, 1])]
+    score = client.score("ab", model="tiny", tokens=True)
+    assert server.bodies[0]["tokens"] is True
+    assert score.tokens == (ScoredToken("a", None, 0), ScoredToken("b", -3.0, 1))
+
+
+def test_nothing_scored_has_no_means(client, server):
+    server.script = [scores(0.0, num_tokens=0, nats_per_token=None, nats_per_character=None, percentile=None)]
+    score = client.score("", model="tiny")
+    assert (score.nats_per_token, score.percentile) == (None, None)
+    assert math.isnan(score.perplexity)
+    assert math.isnan(score.bits_per_character)
 
 
 def test_a_list_of_texts_is_scored_by_one_request(client, server):
-    server.script = [
-        answer_json({"choices": [scored("b", -1.0, index=1), scored("a", -2.0)]}),
-        answer_json({"choices": [scored("a", -2.0)]}),
-        answer_json({"choices": [scored("a", -2.0)]}),
-    ]
-    assert [score.logprob for score in client.score(["a", "b"], model="tiny")] == [-2.0, -1.0]
-    assert isinstance(client.score([5, 6], model="tiny"), Score)
-    assert isinstance(client.score(suffix=["a"], model="tiny"), list)
-    assert server.bodies[2]["suffix"] == ["a"]
+    server.script = [scores(2.0, 1.0, ratio=0.5), scores(1.0), scores(1.0)]
+    found = client.score(["a", "b"], model="tiny", ratio_to="other")
+    assert [(score.text, score.nats, score.ratio) for score in found] == [("a", 2.0, 0.5), ("b", 1.0, 0.5)]
+    assert server.bodies[0] == {"model": "tiny", "input": ["a", "b"], "ratio_to": "other"}
+    assert client.score([5, 6], model="tiny").text == ""
+    with pytest.raises(sostenuto.UnexpectedResponse, match="should have 2 entries but has 1"):
+        client.score(["a", "b"], model="tiny")
+
+
+def test_many_texts_are_scored_in_order_by_requests_of_limited_size(client, server):
+    texts = [f"{number}" for number in range(128)] + ["x" * 20_000, "y" * 20_000, "z"]
+    server.script = [scores(*map(float, range(128))), scores(128.0), scores(129.0, 130.0)]
+    found = list(client.score_many(iter(texts), model="tiny", ratio_to="other", concurrency=1))
+    assert [(score.text, score.nats) for score in found] == [(text, float(n)) for n, text in enumerate(texts)]
+    assert [body["input"] for body in server.bodies] == [texts[:128], texts[128:129], texts[129:]]
+    assert {body["ratio_to"] for body in server.bodies} == {"other"}
+
+
+def test_with_carried_state_each_request_has_the_token_of_the_one_before(client, server):
+    def after(state):
+        raw = {"data": [{"nats": 1.0, "num_tokens": 1}] * 2, "model": "tiny", "version": 1, "state": state}
+        return answer_json(raw)
+
+    server.script = [after("s1"), after("s2"), after("s3")]
+    texts = ["x" * 15_000, "y" * 15_000] * 3
+    found = list(client.score_many(texts, model="tiny", carry_state=True, concurrency=8))
+    assert [score.state for score in found] == [None, "s1", None, "s2", None, "s3"]
+    assert [body.get("state") for body in server.bodies] == [None, "s1", "s2"]
+    assert all(body["carry_state"] for body in server.bodies)
+
+
+def test_without_threads_nothing_is_scored(client):
+    with pytest.raises(sostenuto.InvalidArgument, match="concurrency is 0"):
+        next(client.score_many(["a"], concurrency=0))
 
 
 def test_tokenize_returns_ids_and_strings_and_detokenize_the_text(client, server):

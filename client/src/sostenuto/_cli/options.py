@@ -103,15 +103,6 @@ def api_key() -> str | None:
     return key
 
 
-def backward_model(client: Client, model: str | None) -> tuple[str | None, bool]:
-    """Return the model's name and whether it is a backward model, with one request."""
-    models = client.models()
-    if model is None:
-        return (models[0].id, models[0].direction == "backward") if models else (None, False)
-    root = model.replace("@", ":").partition(":")[0]
-    return model, any(listed.id == root and listed.direction == "backward" for listed in models)
-
-
 def sampling_options(command: Decorated) -> Decorated:
     """Add an option for each of NAMES and `--field`; the default is None, which leaves the default to the server."""
 

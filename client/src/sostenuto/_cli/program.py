@@ -22,8 +22,9 @@ from sostenuto._cli.jobs import jobs
 from sostenuto._cli.models import models, tokenizer
 from sostenuto._cli.options import ENVIRONMENT, server_options
 from sostenuto._cli.report import report
+from sostenuto._cli.score import score
 from sostenuto._cli.terminal import say, write_text
-from sostenuto._cli.texts import activations, inspect, next_word, score, tokens
+from sostenuto._cli.texts import activations, inspect, next_word, tokens
 from sostenuto._cli.train import train
 from sostenuto._cli.write import write
 
@@ -32,7 +33,7 @@ EPILOG = f"""\
 Examples:
   sostenuto generate "Once upon a time" --max-tokens 200 --temperature 0.7
   sostenuto write --file story.json
-  cat page.txt | sostenuto score
+  sostenuto score app.log --csv
 
 {ENVIRONMENT}
 

@@ -1,4 +1,4 @@
-"""`sostenuto score`, `inspect`, `activations`, `next` and `tokens`: what a model makes of a text."""
+"""`sostenuto inspect`, `activations`, `next` and `tokens`: what a model makes of a text."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import math
 import re
 import shutil
 import sys
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,9 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from sostenuto import Score, ScoredToken
+from sostenuto import ScoredToken
 from sostenuto._cli.errors import failing_to
-from sostenuto._cli.options import backward_model, connect, model_option, server_options
+from sostenuto._cli.options import connect, model_option, server_options
 from sostenuto._cli.report import ReportProgress
 from sostenuto._cli.terminal import (
     STDIN,
@@ -34,86 +33,7 @@ from sostenuto._cli.terminal import (
     write_text,
 )
 
-BATCH = 32  # texts per request
-MAX_SHOWN = 24  # characters of a text in the table
 NEXT_HEADINGS = ("word", "text", "probability")
-SCORE_HEADINGS = ("text", "tokens", "log probability", "perplexity", "bits/character")
-
-SCORE_EPILOG = """\
-\b
-Examples:
-  sostenuto score "The end"
-  sostenuto score --file a.txt --file b.txt
-  sostenuto score --lines --json < sentences.txt | jq .perplexity"""
-
-
-@click.command(epilog=SCORE_EPILOG, short_help="Score TEXT: log probability and perplexity.")
-@click.argument("text", required=False)
-@click.option(
-    "--file",
-    "files",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Score the text of a file, in place of TEXT. Repeatable.",
-)
-@click.option("--lines", is_flag=True, help="Score each line separately, without its newline.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per text, one per line.")
-@model_option
-@server_options
-def score(text: str | None, *, files: tuple[Path, ...], lines: bool, as_json: bool, model: str | None) -> None:
-    """Score TEXT with a model: log probability, perplexity and bits per character.
-
-    If TEXT is omitted or -, it is read from standard input. The log probability is a natural logarithm (nats), summed
-    over the tokens; the first token that the model processes has none. Bits per character can be compared between
-    models of different token units, perplexities cannot.
-    """
-    if text is not None and files:
-        raise click.UsageError("TEXT and --file exclude each other: omit one")
-    inputs = [(str(path), text_of(path)) for path in files] or [("", text_or_stdin(text, "text"))]
-    texts = [(name, line) for name, whole in inputs for line in (_lines(whole) if lines else [whole])]
-    scores = _scores([content for _, content in texts], model)
-    if as_json:
-        for result in scores:
-            write_json(_score_fields(result))
-        return
-    rows = [
-        [_shortened(result.text if lines or not name else name), *_cells(result)]
-        for (name, _), result in zip(texts, scores, strict=True)
-    ]
-    print_table(SCORE_HEADINGS, rows, numbers=SCORE_HEADINGS[1:])
-
-
-def _scores(texts: list[str], model: str | None) -> Iterator[Score]:
-    """Yield the score of each text, with BATCH texts per request."""
-    rest = iter(texts)
-    with connect() as client:
-        model, backward = backward_model(client, model)
-        while batch := list(islice(rest, BATCH)):
-            yield from client.score([""], suffix=batch, model=model) if backward else client.score(batch, model=model)
-
-
-def _lines(text: str) -> list[str]:
-    """Split a text into lines at line feeds only, unlike splitlines(), which also splits at form feeds."""
-    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
-
-
-def _score_fields(result: Score) -> dict[str, Any]:
-    means = {name: getattr(result, name) for name in ("perplexity", "bits_per_character")}
-    means = {name: None if math.isnan(mean) else mean for name, mean in means.items()}
-    return {"text": result.text, "tokens": len(result.tokens), "logprob": result.logprob, **means}
-
-
-def _cells(result: Score) -> list[str]:
-    metrics = (result.logprob, result.perplexity, result.bits_per_character)
-    return [f"{len(result.tokens):,}", *("-" if math.isnan(metric) else f"{metric:,.3f}" for metric in metrics)]
-
-
-def _shortened(text: str) -> str:
-    text = on_one_line(text)
-    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…"
-
-
 # Minimum probability and style. Black on colours of the 256-colour palette that dark and light terminals show alike.
 SHADES = ((0.5, ""), (0.1, "black on color(194)"), (0.01, "black on color(229)"), (0.001, "black on color(216)"))
 LEAST = "black on color(210)"
@@ -147,27 +67,26 @@ def inspect(text: str | None, *, top: int, least: int, as_json: bool, model: str
     """
     content = text_or_stdin(text, "text")
     with connect() as client:
-        model, backward = backward_model(client, model)
-        score = client.score("" if backward else content, suffix=content if backward else None, model=model, top=top)
+        all_tokens = client.inspect(content, model=model, include=[], max_positions=1, top=top).tokens
     if as_json:
-        return write_json({"text": score.text, "tokens": [_token_fields(token) for token in score.tokens]})
+        return write_json({"text": content, "tokens": [_token_fields(token) for token in all_tokens]})
     screen = console()
     if screen.color_system is None or screen.no_color:
-        return print_table(INSPECT_HEADINGS, [_row(token) for token in score.tokens], numbers=INSPECT_HEADINGS[1:2])
-    _print_shaded(screen, score)
-    scored = [token for token in score.tokens if token.probability is not None]
+        return print_table(INSPECT_HEADINGS, [_row(token) for token in all_tokens], numbers=INSPECT_HEADINGS[1:2])
+    _print_shaded(screen, all_tokens)
+    scored = [token for token in all_tokens if token.probability is not None]
     worst = sorted(scored, key=lambda token: token.probability or 0)[:least]
     if worst:
         screen.print()
-        contexts = [on_one_line(score.text[max(0, token.offset - CONTEXT) : token.offset]) for token in worst]
+        contexts = [on_one_line(content[max(0, token.offset - CONTEXT) : token.offset]) for token in worst]
         rows = [[context, *_row(token)] for context, token in zip(contexts, worst, strict=True)]
         print_table(("after", *INSPECT_HEADINGS), rows, numbers=INSPECT_HEADINGS[1:2])
     return None
 
 
-def _print_shaded(screen: Console, score: Score) -> None:
+def _print_shaded(screen: Console, all_tokens: Iterable[ScoredToken]) -> None:
     shaded = Text()
-    for token in score.tokens:
+    for token in all_tokens:
         # A line break has no width, so a visible character carries its colour.
         shaded.append(visible(token.text.replace("\n", "⏎\n")), _style(token.probability))
     screen.print(shaded)

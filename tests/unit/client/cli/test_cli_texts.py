@@ -1,4 +1,4 @@
-"""`sostenuto score`, `tokens`, `inspect` and `models`."""
+"""`sostenuto tokens`, `inspect` and `models`."""
 
 import json
 import math
@@ -8,77 +8,6 @@ import pytest
 from tests.unit.client.scripted_responses import answer_json, models
 
 TINY = ("--model", "tiny")
-LOGPROBS = {
-    "tokens": ["a", "b"],
-    "token_logprobs": [None, -2.0],
-    "top_logprobs": [None, {"c": -0.5, "b": -2.0}],
-    "text_offset": [0, 1],
-}
-
-
-def scored(*texts):
-    """Respond with an echoed completion: each text has one token without a score, then one of -2 nats."""
-    choices = []
-    for index, text in enumerate(texts):
-        num_tokens = min(2, len(text))
-        logprobs = {name: entries[:num_tokens] for name, entries in LOGPROBS.items()}
-        choices.append({"index": index, "text": text, "finish_reason": "length", "logprobs": logprobs})
-    return answer_json({"choices": choices})
-
-
-def test_score_prints_tokens_log_probability_perplexity_and_bits(sostenuto, server):
-    server.script = [models("tiny"), scored("abc")]
-    shown = sostenuto("score", "abc")
-    assert shown.exit_code == 0, shown.stderr
-    heading, row = shown.stdout.splitlines()
-    assert heading.split() == ["text", "tokens", "log", "probability", "perplexity", "bits/character"]
-    assert row.split() == ["abc", "2", "-2.000", f"{math.exp(2):.3f}", f"{1 / math.log(2):.3f}"]
-    assert {name: server.bodies[1][name] for name in ("prompt", "echo", "max_tokens", "model")} == {
-        "prompt": ["abc"],
-        "echo": True,
-        "max_tokens": 0,
-        "model": "tiny",
-    }
-
-
-def test_with_lines_each_line_is_scored_by_itself(sostenuto, server):
-    """Empty ones too, so that scores can be joined to lines; 32 texts per request."""
-    lines = ["ab", "", "a\x0bb", *["xy"] * 40]
-    server.script = [models("tiny"), scored(*lines[:32]), scored(*lines[32:])]
-    shown = sostenuto("score", "--lines", "--json", given="\n".join(lines) + "\r\n")
-    answers = [json.loads(line) for line in shown.stdout.splitlines()]
-    assert [answer["text"] for answer in answers] == lines
-    assert [body["prompt"] for body in server.bodies[1:]] == [lines[:32], lines[32:]]
-    assert answers[0] == {
-        "text": "ab",
-        "tokens": 2,
-        "logprob": -2.0,
-        "perplexity": math.exp(2),
-        "bits_per_character": 2 / math.log(2),
-    }
-    assert answers[1] == {"text": "", "tokens": 0, "logprob": 0.0, "perplexity": None, "bits_per_character": None}
-
-
-def test_several_files_are_scored_as_one_text_each(sostenuto, server, tmp_path):
-    paths = [tmp_path / name for name in ("one.txt", "two.txt")]
-    for path in paths:
-        path.write_text(f"in {path.name}\n")
-    server.script = [models("tiny"), scored("ab", "cd")]
-    shown = sostenuto("score", *(part for path in paths for part in ("--file", str(path)))).stdout
-    assert server.bodies[1]["prompt"] == ["in one.txt\n", "in two.txt\n"]
-    assert [line.split()[1:3] for line in shown.splitlines()[1:]] == [["2", "-2.000"]] * 2
-
-
-@pytest.mark.parametrize("command", ["score", "inspect"])
-@pytest.mark.parametrize("model", [None, "reverse:2", "reverse@canary"])
-def test_a_backward_model_gets_the_text_as_suffix(sostenuto, server, command, model):
-    entries = [{"id": "reverse", "direction": "backward"}, {"id": "tiny", "direction": "forward"}]
-    server.script = [answer_json({"data": entries}), scored("ab")]
-    shown = sostenuto(command, "ab", *([] if model is None else ["--model", model]))
-    assert shown.exit_code == 0, shown.stderr
-    assert server.bodies[1]["suffix"] in ("ab", ["ab"])
-    assert server.bodies[1]["prompt"] in ("", [""])
-    assert server.bodies[1]["model"] == (model or "reverse")
 
 
 def test_tokens_in_a_pipe_are_lines_of_id_tab_and_string(sostenuto, server):
@@ -103,9 +32,17 @@ def test_decode_accepts_ids_in_any_notation_of_lists(sostenuto, server, argument
 
 
 def test_inspect_as_json_has_every_token(sostenuto, server):
-    server.script = [models("tiny"), scored("ab")]
-    shown = json.loads(sostenuto("inspect", "ab", "--top", "2", "--json").stdout)
-    assert server.bodies[1]["logprobs"] == 2
+    """Whatever the model's direction; no activations are requested."""
+    lists = {"tokens": ["a", "b"], "token_logprobs": [None, -2.0], "top_logprobs": [None, {"c": -0.5, "b": -2.0}]}
+    rest = {"text_offset": [0, 1], "token_ids": [3, 4], "expected": {}, "positions": [0], "layers": []}
+    server.script = [answer_json({**lists, **rest})]
+    shown = json.loads(sostenuto("inspect", "ab", "--top", "2", "--json", *TINY).stdout)
+    assert server.requests[0].path == "/v1/inspect"
+    assert {name: server.bodies[0][name] for name in ("input", "include", "logprobs")} == {
+        "input": "ab",
+        "include": [],
+        "logprobs": 2,
+    }
     assert shown["text"] == "ab"
     assert shown["tokens"] == [
         {"text": "a", "offset": 0, "logprob": None, "probability": None, "alternatives": {}},

@@ -1,0 +1,185 @@
+"""Scores of texts: the surprisal of each token, -log p in nats, and its sum, means and percentile."""
+
+import secrets
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from contract import signatures
+from service.api.body import require
+from service.api.requests import SEED_BITS, ScoreRequest
+from service.generation.logprobs import DIGITS
+from service.generation.memory_estimates import text_scores_bytes
+from service.generation.prompts import NO_IDS, EncodedPrompt
+from service.generation.resume_tokens import Checkpoint, ResumeTokens
+from service.generation.running_request import RunningRequest
+from service.scheduling.sequence import ChoiceIndex, Scores, Sequence
+
+
+class TextScorer:
+    """Scores texts with one model: each by itself, or, `joined`, as parts of one text that a single sequence reads."""
+
+    def __init__(self, body: ScoreRequest, request: RunningRequest) -> None:
+        """Refuse a body that does not suit the model of a request; its prompts are encoded before `lay_out`."""
+        model, card, special = request.model, request.model.card, request.model.tokenizer.special
+        self.request, self._joined, self._with_tokens = request, body.carry_state, body.tokens
+        is_record = card.held_out_scores is not None and card.held_out_scores.kind == "documents"
+        self.is_whole = is_record if body.whole is None else body.whole
+        name = repr(model.ref.name)
+        knows_ends = not self.is_whole or special.end is not None
+        require(knows_ends, "whole", f"be false for model {name}, which was not trained on documents")
+        is_forward = not (self._joined and model.backward)
+        require(is_forward, "carry_state", f"be false for model {name}, which reads a text from its end")
+        # What it reads before and after a whole text, int32 (1,); (0,) if texts are not whole.
+        self.start, self.end = (
+            np.array([token_id] if self.is_whole else [], np.int32) for token_id in (special.start, special.end)
+        )
+        # After joined texts, float32 (S,), without the last token.
+        self._state = request.initial_state
+
+    def lay_out(self) -> None:
+        """Lay out the inputs of the sequences. A request with joined texts has one prompt from then on."""
+        request, end = self.request, self.end
+        self.texts = request.prompts
+        if self._joined:
+            parts = [part for text in self.texts for part in (text.ids, end)]
+            request.prompts = [replace(self.texts[0], ids=np.concatenate(parts)[: -end.size or None])]
+        self._inputs = [np.concatenate([prompt.input_ids, end]) for prompt in request.prompts]
+        # What it takes until the end of the request, its part of the response included.
+        self.num_bytes = text_scores_bytes(len(self.texts), request.num_prompt_tokens, with_tokens=self._with_tokens)
+        self.num_bytes += sum(text.num_bytes for text in self.texts) + 2 * sum(ids.nbytes for ids in self._inputs)
+
+    @property
+    def choices(self) -> list[ChoiceIndex]:
+        """The sequences, those of about the same length together, as a batch takes as long as the longest in it."""
+        lengths = [ids.size for ids in self._inputs]
+        # One token has no predecessor: there is nothing to compute.
+        scored = [number for number, length in enumerate(lengths) if length > 1]
+        return [(number, 0) for number in sorted(scored, key=lengths.__getitem__, reverse=True)]
+
+    def create(self, indexes: list[ChoiceIndex]) -> list[Sequence]:
+        """Create the sequences of texts. They are not cached: their states would crowd out those of prompts."""
+        fields = self.request.sequence_fields
+        return [
+            Sequence(
+                **{**fields(index), "prompt_ids": self._inputs[index[0]], "cache_namespace": None},
+                prefill_signature=signatures.SCORE,
+                returns_state=self._joined,
+            )
+            for index in indexes
+        ]
+
+    def surprisals(self) -> list[np.ndarray]:
+        """Wait for every text; return the surprisals of its tokens and its EOS token, float64 (≤ tokens + 1,).
+
+        They are in the model's order, without a first token that has no predecessor. Raise as `RunningRequest.results`.
+        """
+        parts: list[list[np.ndarray]] = [[np.zeros(0, np.float32)] for _ in self._inputs]
+        for result in self.request.results(self.create):
+            assert result.scores is not None, "score returns scores"
+            parts[result.index[0]].append(result.scores.logprobs)
+            if result.is_prefilled:
+                self.request.finish(result.index)
+                self._state = self._state if result.state is None else result.state
+        found = [0.0 - np.concatenate(part).astype(np.float64) for part in parts]
+        if not self._joined:
+            return found
+        ends = np.cumsum([text.ids.size + self.end.size for text in self.texts])
+        # A checkpoint may have several unread tokens, whose scores belong to no text. Without one, and without a BOS
+        # token, the first token has no score.
+        scores = found[0][max(0, found[0].size - ends[-1]) :]
+        return np.split(scores, np.maximum(0, ends[:-1] - ends[-1] + scores.size))
+
+    def checkpoint(self) -> Checkpoint:
+        """Return the point after joined texts, once they are scored: completions and scores can continue from it."""
+        before, model = self.request.checkpoint, self.request.model
+        return Checkpoint(
+            model=model.ref,
+            weights_sha256=model.card.weights_sha256,
+            state=self._state,
+            unread_ids=self._inputs[0][-1:],
+            num_sampled=before.num_sampled if before else 0,
+            seed=before.seed if before else secrets.randbits(SEED_BITS),
+            random_stream=before.random_stream if before else 0,
+            detokenizer=model.tokenizer.detokenizer("".join(text.text for text in self.texts)).save(),
+            held_back="",
+            token_counts=(NO_IDS, np.zeros(0, np.float32)),
+        )
+
+    def num_characters(self, text: EncodedPrompt, num_scored: int) -> int:
+        """Return the characters of the scored tokens; the EOS token counts as one."""
+        if num_scored == text.num_tokens + self.end.size:
+            return len(text.text) + self.end.size
+        return len(text.text) - text.tokenizer.first_length(text.text, backward=text.backward)
+
+
+class ScoreProcessor:
+    """Turns surprisals into the fields of a response."""
+
+    def __init__(
+        self, body: ScoreRequest, scorer: TextScorer, reference: TextScorer | None, resume_tokens: ResumeTokens
+    ) -> None:
+        """`reference` scores the same texts with the model of `ratio_to`."""
+        self.body, self.request = body, scorer.request
+        self._scorer, self._reference, self._resume_tokens = scorer, reference, resume_tokens
+
+    def resume_token(self) -> str:
+        """Return a resume token for the point after joined texts."""
+        return self._resume_tokens.seal(self._scorer.checkpoint(), self.request.context.tenant)
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Tokens of all texts, of both models."""
+        others = self._reference.request.num_prompt_tokens if self._reference else 0
+        return self.request.num_prompt_tokens + others
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether texts are scored as whole documents."""
+        return self._scorer.is_whole
+
+    def results(self) -> list[dict[str, Any]]:
+        """Wait for every text, and return its `ScoreObject`; raise as `RunningRequest.results`."""
+        surprisals = self._scorer.surprisals()
+        others = self._reference.surprisals() if self._reference else [None] * len(surprisals)
+        return [
+            self._score(index, text, own, other)
+            for index, (text, own, other) in enumerate(zip(self._scorer.texts, surprisals, others, strict=True))
+        ]
+
+    def _score(self, index: int, text: EncodedPrompt, own: np.ndarray, other: np.ndarray | None) -> dict[str, Any]:
+        nats = float(own.sum())
+        num_characters = self._scorer.num_characters(text, own.size) if own.size else 0
+        per_character = nats / num_characters if num_characters else None
+        percentile, held_out = None, self.request.model.card.held_out_scores
+        is_alike = held_out is not None and self._scorer.is_whole == (held_out.kind == "documents")
+        if held_out is not None and is_alike and per_character is not None and not self.body.carry_state:
+            percentile = round(float(np.interp(per_character, held_out.quantiles, np.arange(101))), 3)
+        return {
+            "object": "score",
+            "index": index,
+            "nats": round(nats, DIGITS),
+            "nats_per_token": round(nats / own.size, DIGITS) if own.size else None,
+            "nats_per_character": None if per_character is None else round(per_character, DIGITS),
+            "num_tokens": own.size,
+            "percentile": percentile,
+            **({} if other is None else {"ratio": round(float(other.sum()) - nats, DIGITS)}),
+            **(self._tokens(text, own) if self.body.tokens else {}),
+        }
+
+    def _tokens(self, text: EncodedPrompt, own: np.ndarray) -> dict[str, Any]:
+        """Return the tokens in reading order; a backward model reads the EOS token last, before the first of them."""
+        end = self._scorer.end
+        logprobs = text.logprobs([Scores(-own[: own.size - end.size])], 0)
+        columns = {
+            "tokens": logprobs.tokens,
+            "surprisals": [None if value is None else 0.0 - value for value in logprobs.token_logprobs],
+            "text_offset": logprobs.text_offset,
+        }
+        if end.size:
+            name, at = text.tokenizer.tokens[int(end[0])], 0 if text.backward else len(logprobs.tokens)
+            ended = (name, round(float(own[-1]), DIGITS), 0 if text.backward else len(text.text))
+            for column, value in zip(columns.values(), ended, strict=True):
+                column.insert(at, value)  # type: ignore[attr-defined]
+        return columns

@@ -1,0 +1,247 @@
+"""Scores of texts: sums and means of surprisals, by one model or two, whole or as parts of a text."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import orjson
+import pytest
+
+from contract.card import HeldOutScores
+from service.api.body import parse
+from service.api.requests import ScoreRequest
+from service.context import RequestContext
+from service.errors import ClientGone, InvalidRequest
+from tests.fakes import END, STATE_SIZE, FakeBackend, fake_logprob, fake_step
+from tests.unit.service.engines import CHARACTERS, SETTINGS, WORDS, Service
+from tests.waiting import until
+
+TEXT = "thecatsatonthemat"
+
+
+def processor(service, given, context=None, **fields):
+    model = fields.get("model", "characters")
+    body = {"model": model, "input": given, "whole": "words" not in model, "timeout_s": 10.0, **fields}
+    return service.engine.start_score(parse(ScoreRequest, orjson.dumps(body), SETTINGS), context or RequestContext())
+
+
+def scored(service, given, **fields):
+    return processor(service, given, **fields).results()
+
+
+def surprisals(ids):
+    """Return those of all tokens but the first, by the fake model."""
+    state, found = np.zeros(STATE_SIZE, np.float32), []
+    for token_id, next_id in pairwise(ids):
+        state = fake_step(int(token_id), state)
+        found.append(-float(fake_logprob(int(next_id), state)))
+    return found
+
+
+def of_characters(text):
+    """Return those of a whole text and of its end."""
+    return surprisals([END, *CHARACTERS.encode(text), END])
+
+
+def sums(scores):
+    return [score["nats"] for score in scores]
+
+
+def test_a_text_is_scored_whole_with_its_end(service):
+    """By a model that knows where texts end, which counts as a token and a character; also an empty text."""
+    for text in (TEXT, "a", ""):
+        (score,) = scored(service, text)
+        nats = sum(of_characters(text))
+        assert score["num_tokens"] == len(text) + 1
+        assert score["nats"] == pytest.approx(nats, abs=1e-5)
+        assert score["nats_per_token"] == score["nats_per_character"] == pytest.approx(nats / (len(text) + 1), abs=1e-5)
+        assert (score["percentile"], "ratio" in score, "tokens" in score) == (None, False, False)
+
+
+def test_the_first_token_of_a_running_text_has_no_score(service):
+    """Nor do its characters count: those of the last token of a backward model."""
+    ids = WORDS.encode("the cat sat")
+    (score,) = scored(service, "the cat sat", model="words")
+    assert score["nats"] == pytest.approx(sum(surprisals(ids)), abs=1e-5)
+    assert (score["num_tokens"], score["nats_per_character"]) == (
+        2,
+        pytest.approx(score["nats"] / len("cat sat"), abs=1e-6),
+    )
+    (backward,) = scored(service, "the cat sat", model="words backward")
+    assert backward["nats"] == pytest.approx(sum(surprisals(ids[::-1])), abs=1e-5)
+    assert backward["nats_per_character"] == pytest.approx(backward["nats"] / len("the cat "), abs=1e-6)
+
+
+def test_nothing_is_scored_of_a_running_text_without_a_second_token(service):
+    for text in ("", "the"):
+        (score,) = scored(service, text, model="words", tokens=True)
+        assert (score["nats"], score["num_tokens"]) == (0.0, 0)
+        assert score["nats_per_token"] is score["nats_per_character"] is None
+        assert score["surprisals"] == [None] * len(text.split())
+    assert service.calls() == []
+
+
+def test_texts_keep_their_order_and_need_no_top_tokens(service):
+    """However long they are: they are computed by length. The output of calls is a number per token."""
+    texts = [TEXT[:length] for length in (3, 17, 0, 9, 17, 1, 5)] * 9
+    assert sums(scored(service, texts)) == [pytest.approx(sum(of_characters(text)), abs=1e-5) for text in texts]
+    assert {tuple(call.outputs()) for call in service.backend.calls} == {("state", "logprobs")}
+
+
+@pytest.mark.parametrize("model", ["characters", "characters backward", "words"])
+def test_tokens_are_in_reading_order_with_offsets(service, model):
+    text = "the cat sat" if model == "words" else "acab"
+    (score,) = scored(service, text, model=model, tokens=True)
+    known = [value for value in score["surprisals"] if value is not None]
+    assert sum(known) == pytest.approx(score["nats"], abs=1e-5)
+    assert len(known) == score["num_tokens"]
+    if model == "words":
+        assert score["surprisals"][0] is None
+        return
+    backward = "backward" in model
+    expected = of_characters(text[::-1])[::-1] if backward else of_characters(text)
+    assert score["surprisals"] == pytest.approx(expected, abs=1e-5)
+    assert score["tokens"] == (["<end>", *text] if backward else [*text, "<end>"])
+    assert score["text_offset"] == ([0, 0, 1, 2, 3] if backward else [0, 1, 2, 3, 4])
+
+
+def test_the_ratio_is_that_of_the_likelihoods_by_two_models(service):
+    charged = []
+    context = RequestContext(charge=lambda count, *_: charged.append(count))
+    job = processor(service, ["abc", ""], context, ratio_to="characters backward")
+    for text, score in zip(["abc", ""], job.results(), strict=True):
+        own, other = sum(of_characters(text)), sum(of_characters(text[::-1]))
+        assert score["ratio"] == pytest.approx(other - own, abs=1e-5)
+    assert job.num_prompt_tokens == 6
+    assert sum(charged) >= 6
+
+
+def test_parts_of_a_text_are_scored_after_each_other(service):
+    """In one request and over several, by resume tokens; all but the first token are scored."""
+    parts = ["the cat", "", "sat on", "a mat"]
+    whole = surprisals(WORDS.encode("the cat sat on a mat"))
+    expected = [whole[0], 0, sum(whole[1:3]), sum(whole[3:])]
+    assert sums(scored(service, parts, model="words", carry_state=True)) == pytest.approx(expected, abs=1e-5)
+    first = processor(service, parts[:2], model="words", carry_state=True)
+    found = sums(first.results())
+    found += sums(scored(service, parts[2:], model="words", carry_state=True, state=first.resume_token()))
+    assert found == pytest.approx(expected, abs=1e-5)
+
+
+def test_documents_in_a_row_are_scored_with_their_ends(service):
+    ids = [END, *CHARACTERS.encode("abc"), END, END, *CHARACTERS.encode("ba"), END]
+    every = surprisals(ids)
+    job = processor(service, ["abc", "", "ba"], carry_state=True, tokens=True)
+    found = job.results()
+    assert sums(found) == pytest.approx([sum(every[:4]), every[4], sum(every[5:])], abs=1e-5)
+    assert [score["tokens"] for score in found] == [["a", "b", "c", "<end>"], ["<end>"], ["b", "a", "<end>"]]
+    (after,) = scored(service, "c", carry_state=True, state=job.resume_token())
+    assert after["nats"] == pytest.approx(sum(surprisals([*ids, CHARACTERS.encode("c")[0], END])[-2:]), abs=1e-5)
+
+
+@pytest.mark.parametrize("text", ["", "the"])
+def test_a_text_without_scores_is_before_the_next_one(service, text):
+    """The first part may have too few tokens for a call; the rest is scored as if it followed it."""
+    job = processor(service, text, model="words", carry_state=True)
+    assert sums(job.results()) == [0.0]
+    (after,) = scored(service, "cat sat", model="words", carry_state=True, state=job.resume_token())
+    before = WORDS.encode(text) or [WORDS.special.start]
+    assert after["nats"] == pytest.approx(sum(surprisals([*before, *WORDS.encode("cat sat")])), abs=1e-5)
+
+
+def test_a_score_continues_from_a_completion_and_the_other_way_round(service):
+    (first,) = service.results("abc", max_tokens=5, return_state=True, seed=3)
+    job = processor(service, "ab", carry_state=True, state=first.resume_token, tokens=True)
+    (score,) = job.results()
+    (echoed,) = service.results("ab", state=first.resume_token, echo=True, logprobs=0, max_tokens=0)
+    assert [-value for value in score["surprisals"][:2]] == echoed.logprobs.token_logprobs
+    assert score["nats"] == pytest.approx(sum(score["surprisals"]), abs=1e-5)
+    (rest,) = service.results("", state=job.resume_token(), max_tokens=4, seed=3)
+    assert len(rest.text) <= 4
+
+
+def test_the_percentile_is_that_among_held_out_texts(service, monkeypatch):
+    """Of nats per character, interpolated; not for texts that follow others."""
+    registry, per_character = service.engine._model_registry, sum(of_characters(TEXT)) / (len(TEXT) + 1)
+    find = registry.find
+
+    def with_scores(low, high):
+        held_out = HeldOutScores(kind="documents", num_texts=100, quantiles=tuple(np.linspace(low, high, 101)))
+        return lambda *given, **fields: replace(
+            found := find(*given, **fields), card=found.card.model_copy(update={"held_out_scores": held_out})
+        )
+
+    for low, high, percentile in ((0, 2 * per_character, 50), (0, 0.001, 100), (99, 100, 0)):
+        monkeypatch.setattr(registry, "find", with_scores(low, high))
+        assert scored(service, TEXT)[0]["percentile"] == pytest.approx(percentile, abs=0.01)
+        assert scored(service, TEXT, carry_state=True)[0]["percentile"] is None
+
+
+def test_texts_are_whole_by_default_for_models_of_short_documents(service, monkeypatch):
+    registry, find = service.engine._model_registry, service.engine._model_registry.find
+    for kind in ("documents", "lines", None):
+        held_out = kind and HeldOutScores(kind=kind, num_texts=100, quantiles=(1.0,) * 101)
+        monkeypatch.setattr(
+            registry,
+            "find",
+            lambda *given, held_out=held_out, **fields: replace(
+                found := find(*given, **fields), card=found.card.model_copy(update={"held_out_scores": held_out})
+            ),
+        )
+        for whole in (None, True, False):
+            job = processor(service, "abc", whole=whole)
+            (score,) = job.results()
+            assert job.is_whole == (kind == "documents" if whole is None else whole)
+            assert score["num_tokens"] == (4 if job.is_whole else 2)
+            assert (score["percentile"] is None) == (kind is None or job.is_whole != (kind == "documents"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "message"),
+    [
+        ({"model": "words", "whole": True}, "whole", "be false for model 'words', which was not trained on documents"),
+        ({"ratio_to": "words"}, "whole", "be false for model 'words', which was not trained on documents"),
+        ({"state": "x"}, "state", "be absent without carry_state"),
+        ({"carry_state": True, "ratio_to": "words"}, "ratio_to", "be absent with carry_state, got 'words'"),
+        (
+            {"carry_state": True, "model": "characters backward"},
+            "carry_state",
+            "be false for model 'characters backward', which reads",
+        ),
+        ({"input": ["a" * 900] * 3, "tokens": True}, "tokens", "at most 2000 tokens, got 2700"),
+        (
+            {"input": ["a" * 900] * 3, "carry_state": True},
+            "input",
+            "at most 1000 tokens in all with carry_state, got 2700",
+        ),
+        ({"input": "a" * 1001}, "input", "at most 1000 tokens, got 1001"),
+        ({"input": [[1, 50]]}, "input", "token ids below 50, got 50"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused(service, fields, param, message):
+    with pytest.raises(InvalidRequest, match=message) as error:
+        scored(
+            service,
+            **{"given": "abc", **{"given" if name == "input" else name: value for name, value in fields.items()}},
+        )
+    assert error.value.param == param
+
+
+def test_both_requests_of_a_ratio_end_with_the_client():
+    """The web watches one of them."""
+    service, started = Service(FakeBackend(held=True)), []
+    try:
+        body = {"model": "characters", "input": ["the cat"] * 3, "ratio_to": "words", "whole": False, "timeout_s": 9.0}
+        job = service.engine.start_score(
+            parse(ScoreRequest, orjson.dumps(body), SETTINGS), RequestContext(), started.append
+        )
+        assert started == [job.request]
+        until(lambda: service.admission.num_sequences == 6, timeout=10)
+        job.request.cancel()
+        with pytest.raises(ClientGone):
+            job.results()
+        job.request.close()
+        service.backend.release(2)
+        until(lambda: service.admission.num_sequences == 0)
+    finally:
+        service.close()
