@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 __all__ = [
     "APIError", "BackendUnavailable", "BadRequest", "BodyTimeout", "BodyTooLarge", "Choice", "Client", "ClientClosed",
     "Conflict", "ConnectionFailed", "Conversation", "CrossOrigin", "DeadlineExceeded", "EmbeddingMap", "Forbidden",
-    "Generation", "HostNotAllowed", "InspectedLayer", "Inspection", "InternalError", "InvalidArgument", "Job",
-    "JobCancelled", "JobEvent", "JobEvents", "JobFailed", "JobUnfinished", "LossCurve", "MemoryExhausted",
+    "Generation", "GuessNumber", "HostNotAllowed", "InspectedLayer", "Inspection", "InternalError", "InvalidArgument",
+    "Job", "JobCancelled", "JobEvent", "JobEvents", "JobFailed", "JobUnfinished", "LossCurve", "MemoryExhausted",
     "MethodNotAllowed", "MissingRole", "Model", "ModelLoading", "ModelNotFound", "ModelVersion", "Neighbor", "NextWord",
     "NotFound", "NotReady", "Overloaded", "QuotaReached", "RateLimited", "RawResponse", "Report", "ResumptionFailed",
     "Score", "ScoredToken", "ServerError", "ServiceUnavailable", "ShuttingDown", "SostenutoError", "StateAltered",

@@ -175,6 +175,23 @@ class Neighbor:
 
 
 @dataclass(frozen=True)
+class GuessNumber:
+    """The guess number of a text: its rank among all texts, the most probable first.
+
+    Attributes:
+        text: str.
+        logprob: float. Natural log probability of the whole text, from its beginning to its end.
+        value: float. Estimated number of texts that are more probable.
+        standard_error: float. Standard error of the estimate. If no text of the sample is more probable, both are 0.
+    """
+
+    text: str
+    logprob: float
+    value: float
+    standard_error: float
+
+
+@dataclass(frozen=True)
 class NextWord:
     """A word that may follow a prompt.
 
