@@ -49,7 +49,11 @@ class Models:
         tokenizer = self.models[unit]
         assert len(tokenizer.tokens) == VOCABULARY
         fields = {"name": unit, "state_size": STATE_SIZE, "units": STATE_SIZE, "vocab_size": VOCABULARY}
-        fields |= {"direction": "backward" if backward else "forward", "activations": (("hidden", 1, STATE_SIZE),)}
+        fields |= {
+            "next_logprobs": True,
+            "direction": "backward" if backward else "forward",
+            "activations": (("hidden", 1, STATE_SIZE),),
+        }
         card = GeneratorCard(**{**FIELDS, **fields})
         return ServedModel(ModelVersion(name, 1), card, tokenizer, BatchLimits((8, 16), 8, 16), "fp")
 
@@ -97,8 +101,11 @@ class Service:
         self.scheduler.stop()
         self.compiler.close()
 
+    def start(self, *prompts, context=None, **fields):
+        return self.engine.start_completion(request(*prompts, **fields), context or RequestContext())
+
     def results(self, *prompts, **fields):
-        generation = self.engine.start_completion(request(*prompts, **fields), RequestContext())
+        generation = self.start(*prompts, **fields)
         try:
             return generation.results()
         finally:
