@@ -6,6 +6,8 @@ In vLLM this is the front end of the engine, with its input processor; the loop 
 
 from collections.abc import Callable
 
+import numpy as np
+
 from contract import signatures
 from service.api.body import require
 from service.api.requests import CompletionRequest, EmbeddingsRequest, InspectRequest, PromptText
@@ -15,7 +17,14 @@ from service.generation.candidate_filter import IsCopy
 from service.generation.completion_processor import CompletionProcessor
 from service.generation.hidden_states import EmbeddingProcessor, InspectionProcessor
 from service.generation.memory_estimates import completion_bytes, embedding_bytes, inspection_bytes
-from service.generation.prompts import NO_IDS, EncodedPrompt, encode_prompts, require_encodable, require_ids
+from service.generation.prompts import (
+    NO_IDS,
+    EncodedPrompt,
+    encode_prompts,
+    read_labels,
+    require_encodable,
+    require_ids,
+)
 from service.generation.resume_tokens import Checkpoint, ResumeTokens
 from service.generation.running_request import RunningRequest
 from service.models.registry import MayUse, ModelRegistry, ServedModel
@@ -72,9 +81,10 @@ class Engine:
         field, raw_prompts = _input_field(body, model)
         require_ids([token_id for token_id, _ in body.sampling.bias], model, "logit_bias")
         _require_num_top(body, model)
+        labels = read_labels(body.labels, model) if body.labels else NO_IDS
         num_generated = len(raw_prompts) * body.best_of * body.max_tokens
         with context.refunds_on_failure():
-            self._encode(request, raw_prompts, field, "max_tokens", num_generated)
+            self._encode(request, raw_prompts, field, "max_tokens", num_generated, labels=labels)
             prompts, constraints = request.prompts, _constraints(body, request)
             # Free the unencoded prompts.
             body = body.model_copy(update={"prompt": None, "suffix": None})
@@ -192,19 +202,22 @@ class Engine:
         param: str,
         num_generated: int = 0,
         *,
+        labels: np.ndarray = NO_IDS,
         reverse: bool = False,
     ) -> None:
-        """Charge and encode prompts, which follow a checkpoint's unread tokens, in the model's direction or reverse.
+        """Charge and encode prompts, which follow labels or a checkpoint's unread tokens, in the model's direction.
+
+        With `reverse`, in the other one.
 
         A refusal names the field `param`; `num_generated` tokens, which may be generated, are charged, too.
         """
         model, checkpoint, context = request.model, request.checkpoint, request.context
         # A minimum before encoding, so that a request beyond the rate limit causes hardly any work.
         context.charge_up_to(require_encodable(raw_prompts, model, field, self._settings) + num_generated, param)
-        unread = NO_IDS if checkpoint is None else checkpoint.unread_ids
+        before = labels if checkpoint is None else checkpoint.unread_ids
         backward = model.backward != reverse
         request.prompts = encode_prompts(
-            raw_prompts, model, field, self._settings, context.memory, after=unread, backward=backward
+            raw_prompts, model, field, self._settings, context.memory, after=before, backward=backward
         )
         context.charge_up_to(sum(len(prompt.input_ids) for prompt in request.prompts) + num_generated, param)
 

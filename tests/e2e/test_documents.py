@@ -27,11 +27,13 @@ PATIENCE_S = 120
 CORPUS = "".join(map(chr, range(32, 127))) + TEXT * 20
 # Appended to a training command of the pages, which then takes seconds.
 SHORT = ["--units=16", "--epochs=1", "--batch-size=4", "--validation=0.3", "--runs-dir=runs", "--models-dir=trained"]
-# The pages' training commands of the models in use: `book` and `demo`, which carry state, `reverse`, and `names`.
+# The pages' training commands of the models in use: `book` and `demo`, which carry state, `reverse`, `names` and
+# `scripts`.
 TRAININGS = (
     "sostenuto train book.txt --units 256 ",
     "sostenuto train book.txt --name ending ",
     "sostenuto train names.txt ",
+    "sostenuto train scripts.csv ",
 )
 # Lines of batch files.
 REQUEST_LINES = [block for block in BLOCKS if block.language == "json" and '"custom_id": ' in block.text]
@@ -112,6 +114,7 @@ def made(tmp_path_factory):
         _copy_version(book, served, name, 1)
     _copy_version(trained / "ending/1", served, "reverse", 1)
     _copy_version(trained / "names/1", served, "names", 1)
+    _copy_version(trained / "scripts/1", served, "scripts", 1)
     return folder
 
 
@@ -119,7 +122,10 @@ def _write_corpora(folder):
     for name in ("book.txt", "page.txt"):
         (folder / name).write_text(CORPUS)
     names = (unicodedata.name(chr(code), "") for code in range(0x21, 0x200))
-    (folder / "names.txt").write_text("".join(f"{name}\n" for name in names if name))
+    names = [name for name in names if name]
+    (folder / "names.txt").write_text("".join(f"{name}\n" for name in names))
+    records = [(name, name.split()[0].lower(), name.count(" ")) for name in names] + [("NU", "greek", 1)] * 10
+    (folder / "scripts.csv").write_text("text,script,words\n" + "".join("{},{},{}\n".format(*each) for each in records))
 
 
 def _trained_by_the_pages():
@@ -167,7 +173,7 @@ def address(made, tmp_path_factory):
         yield f"http://127.0.0.1:{gateway.port}"
 
 
-RESULTS_OF_TRAINING = frozenset({"corpus", "validation_loss", "trained_s", "discoveries"})
+RESULTS_OF_TRAINING = frozenset({"corpus", "validation_loss", "trained_s", "discoveries", "label_columns"})
 
 
 @pytest.fixture
