@@ -39,7 +39,7 @@ test: build/node/.installed  ## run the tests, in 10 to 25 minutes; as root it i
 	@scripts/install-test-packages
 	@$(PYTEST_IN_PARALLEL) $(ARGS)
 
-test-all: build/node/.installed  ## the same with the slow tests: all pages, conformance with batching, soak and attacks, in 20 minutes
+test-all: build/node/.installed  ## the same with the slow tests: all pages, soak and attacks, in 20 minutes
 	@scripts/install-test-packages
 	@$(PYTEST_IN_PARALLEL) -m "" --ignore=tests/attack $(ARGS)
 	@$(BIN)/python -m pytest -m "" tests/attack $(ARGS)

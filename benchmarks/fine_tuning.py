@@ -136,8 +136,8 @@ class Bench:
     def run(self, text: Text, size: int, name: str, **settings: Any) -> Outcome:
         """Train on the beginning of a text, and score."""
         from export.corpora.corpus import Corpus  # noqa: PLC0415
-        from export.tokenizer_command import train_tokenizer  # noqa: PLC0415
         from export.training.initial_weights import initial_weights  # noqa: PLC0415
+        from export.vocabulary import train_tokenizer  # noqa: PLC0415
 
         is_anew = settings.pop("anew", False)
         config = self._config(text, settings)

@@ -303,7 +303,7 @@ _TOKENIZER_SETTINGS = ("documents", "token_unit", "token_regex", "num_words", "v
 @click.option("--save", type=PATH, metavar="FILE", help="Write the tokenizer to this file.")
 def vocabulary(config: str | None, source: str | None, num_shown: int, save: Path | None, **settings: Any) -> int:
     """Show how a training run tokenizes CORPUS. CORPUS is as for train; without it, that of the recipe."""
-    from export.tokenizer_command import run  # noqa: PLC0415 - NumPy
+    from export.vocabulary import run  # noqa: PLC0415 - NumPy
 
     path = None if config is None else recipe_path(config)
     return run(path, source, save, num_shown, **_given(**settings))

@@ -5,8 +5,8 @@ from pathlib import Path
 from contract.card import Direction
 from contract.errors import TokenizerError
 from contract.tokenizer import CharacterTokenizer, Standardization, Tokenizer, WhitespaceRules, WordTokenizer
-from export.graphs.imported_model import read_imported
-from export.imported_tokenizer import read_tokenizer
+from export.imported.model import read_imported
+from export.imported.tokenizer import read_tokenizer
 from export.repository.publishing import publish, require_name, require_writable
 from export.terminal import echo
 

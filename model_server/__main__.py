@@ -1,7 +1,6 @@
 """`python -m model_server`: command line, logging, signals and exit status.
 
-Exits with 0 after SIGTERM or SIGINT, 1 when the server cannot start, 2 for an invalid command line, batching parameters
-or SSL config.
+Exits with 0 after SIGTERM or SIGINT, 1 when the server cannot start, 2 for an invalid command line or SSL config.
 """
 
 import contextlib
@@ -12,7 +11,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 
-from contract.quiet import suppress_stderr
+from contract.stderr import suppress_stderr
 from model_server.errors import ConfigError, ModelServerError
 from model_server.flags import parse
 

@@ -1,7 +1,7 @@
 """The config files, all in protobuf's text format: `models.config`, and the TLS keys of the gRPC port.
 
-Two of TensorFlow Serving's messages are missing in the package `tensorflow-serving-api`; they are declared here, as in
-its `session_bundle_config.proto` and `ssl_config.proto`.
+TensorFlow Serving's `SSLConfig` is missing in the package `tensorflow-serving-api`; it is declared here, as in its
+`ssl_config.proto`.
 """
 
 import ssl
@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 import grpc
-from google.protobuf import descriptor_pool, message_factory, text_format, wrappers_pb2
+from google.protobuf import descriptor_pool, message_factory, text_format
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.message import Message
 from tensorflow_serving.config import model_server_config_pb2
@@ -26,17 +26,6 @@ T = TypeVar("T")
 _PLATFORM = "tensorflow"
 _DECLARED = """
 name: "model_server/config.proto" package: "tensorflow.serving" syntax: "proto3"
-dependency: "google/protobuf/wrappers.proto"
-message_type {
-  name: "BatchingParameters"
-  field { name: "max_batch_size" number: 1 type: TYPE_MESSAGE type_name: ".google.protobuf.Int64Value" }
-  field { name: "batch_timeout_micros" number: 2 type: TYPE_MESSAGE type_name: ".google.protobuf.Int64Value" }
-  field { name: "max_enqueued_batches" number: 3 type: TYPE_MESSAGE type_name: ".google.protobuf.Int64Value" }
-  field { name: "num_batch_threads" number: 4 type: TYPE_MESSAGE type_name: ".google.protobuf.Int64Value" }
-  field { name: "thread_pool_name" number: 5 type: TYPE_MESSAGE type_name: ".google.protobuf.StringValue" }
-  field { name: "allowed_batch_sizes" number: 6 type: TYPE_INT64 label: LABEL_REPEATED }
-  field { name: "pad_variable_length_inputs" number: 7 type: TYPE_BOOL }
-}
 message_type {
   name: "SSLConfig"
   field { name: "server_key" number: 1 type: TYPE_STRING }
@@ -47,16 +36,14 @@ message_type {
 """
 
 
-def _declared() -> tuple[type[Message], ...]:
-    # A separate pool: in the default pool the names would clash with a release that contains these messages.
+def _declared() -> type[Message]:
+    # A separate pool: in the default pool the name would clash with a release that contains this message.
     pool = descriptor_pool.DescriptorPool()
-    pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
     pool.AddSerializedFile(text_format.Parse(_DECLARED, FileDescriptorProto()).SerializeToString())
-    file = pool.FindFileByName("model_server/config.proto")
-    return tuple(map(message_factory.GetMessageClass, file.message_types_by_name.values()))
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("tensorflow.serving.SSLConfig"))
 
 
-BatchingParameters, SSLConfig = _declared()
+SSLConfig = _declared()
 
 
 def read_proto(

@@ -24,9 +24,6 @@ what differs from TensorFlow Serving:
   --tensorflow_inter_op_parallelism is -1 by default: a call runs in its own thread. In TensorFlow Serving all calls
     share as many threads as there are cores, which takes twice the CPU time for a call
   --ssl_config_file is checked before the models are loaded; an invalid one is an error (exit code 2)
-  --enable_batching enforces the rules of batching on each call and pads it to the next of allowed_batch_sizes, but
-    merges no calls: batch_timeout_micros, max_enqueued_batches, num_batch_threads and pad_variable_length_inputs are
-    read and have no effect, and parameters for splitting large calls are refused
   a call computes every output of its signature; TensorFlow Serving computes only those of output_filter, and
     optimizes the graph for each combination of them
   a version directory without saved_model.pb is skipped as incomplete; TensorFlow Serving fails to load it
@@ -125,12 +122,6 @@ class Flags:
         "threads that run the operations of all calls; 0: as many as cores; -1: none, a call runs in its own thread",
         metavar="N",
     )
-    enable_batching: bool = _switch(
-        "check and pad every call by the rules of TensorFlow Serving's batching; calls are not merged"
-    )
-    batching_parameters_file: Path | None = _flag(
-        None, Path, "text proto of BatchingParameters, such as max_batch_size", metavar="FILE"
-    )
     portable: bool = _switch("be bit-exact across types of CPU, which is slower; not a flag of TensorFlow Serving")
 
 
@@ -150,8 +141,6 @@ def parse(arguments: Sequence[str] | None = None) -> Flags:
         parser.error(f"--rest_api_port must be 0 (there is no REST API here), got {flags.rest_api_port}")
     if flags.model_config_file is None and flags.model_base_path is None:
         parser.error("--model_config_file or --model_base_path is required")
-    if flags.batching_parameters_file is not None and not flags.enable_batching:
-        parser.error("--batching_parameters_file needs --enable_batching")
     if flags.portable and flags.tensorflow_intra_op_parallelism != 1:
         parser.error(
             "--portable needs --tensorflow_intra_op_parallelism=1, as it determines the order of sums, "

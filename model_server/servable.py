@@ -16,11 +16,11 @@ from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 from model_server import saved_model, tensors
-from model_server.batching import Arrays, Batching
 from model_server.errors import InvalidArgument, ModelServerError, from_tensorflow
 from model_server.saved_model import Session, make_callable
 
 log = logging.getLogger(__name__)
+Arrays = dict[str, np.ndarray]
 DEFAULT_SIGNATURE = "serving_default"
 # TensorFlow Serving's: a TFRecord of PredictionLog.
 WARMUP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"
@@ -54,11 +54,11 @@ class Signature:
     first call with each combination of outputs: 0.2 to 0.5 s of CPU time here, for calls that are no faster.
     """
 
-    def __init__(self, name: str, definition: SignatureDef, session: Session, batching: Batching | None) -> None:
+    def __init__(self, name: str, definition: SignatureDef, session: Session) -> None:
         self.name = name
         self.inputs = {key: TensorSpec.of(info) for key, info in sorted(definition.inputs.items())}
         self.outputs = {key: TensorSpec.of(info) for key, info in sorted(definition.outputs.items())}
-        self._definition, self._session, self._batching = definition, session, batching
+        self._definition, self._session = definition, session
         self._lock = threading.Lock()
         self._callable: Any = None
 
@@ -88,17 +88,14 @@ class Signature:
     def __call__(self, arrays: Arrays) -> Arrays:
         """Run the graph on inputs as `decode` returns them; the first call optimizes it."""
         try:
-            return self._batching.run(self._compute, arrays) if self._batching else self._compute(arrays)
+            with self._lock:
+                if self._callable is None:
+                    feed = [self._definition.inputs[name].name for name in self.inputs]
+                    fetch = [self._definition.outputs[name].name for name in self.outputs]
+                    self._callable = make_callable(self._session, feed, fetch)
+            values = self._callable(*(arrays[name] for name in self.inputs))
         except tf.errors.OpError as error:
             raise from_tensorflow(error) from error
-
-    def _compute(self, arrays: Arrays) -> Arrays:
-        with self._lock:
-            if self._callable is None:
-                feed = [self._definition.inputs[name].name for name in self.inputs]
-                fetch = [self._definition.outputs[name].name for name in self.outputs]
-                self._callable = make_callable(self._session, feed, fetch)
-        values = self._callable(*(arrays[name] for name in self.inputs))
         # TensorFlow returns a scalar string as bytes, other scalars as NumPy's.
         return {
             name: np.array(value, object) if isinstance(value, bytes) else np.asarray(value)
@@ -134,12 +131,12 @@ class Servable:
         definitions: All signatures of the SavedModel, including those that are not for requests.
     """
 
-    def __init__(self, name: str, version: int, path: Path, batching: Batching | None = None) -> None:
-        """Load a SavedModel; see `saved_model.load`. Batching rules hold for every call of every signature."""
+    def __init__(self, name: str, version: int, path: Path) -> None:
+        """Load a SavedModel; see `saved_model.load`."""
         self.name, self.version = name, version
         session, self.definitions = saved_model.load(path)
         self._signatures = {
-            key: Signature(key, definition, session, batching)
+            key: Signature(key, definition, session)
             for key, definition in self.definitions.items()
             if not key.startswith("__saved_model_")
         }
@@ -169,9 +166,9 @@ class Servable:
         return response
 
 
-def load(name: str, version: int, path: Path, batching: Batching | None = None) -> Servable:
+def load(name: str, version: int, path: Path) -> Servable:
     """Load a version and run its warm-up requests, so that no client pays for the first run of a shape."""
-    servable = Servable(name, version, path, batching)
+    servable = Servable(name, version, path)
     file = path / WARMUP_FILE
     if file.is_file():
         num_requests = 0

@@ -1,6 +1,5 @@
 """The model server: wires config, manager and the gRPC port, and starts and stops them in order."""
 
-import functools
 import logging
 import socket
 import threading
@@ -15,7 +14,6 @@ from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_p
 
 from contract.models_config import CONTAINER_ROOT
 from model_server import servable
-from model_server.batching import read_batching
 from model_server.config import ServerConfig, read_config, read_credentials, single_model
 from model_server.errors import ModelServerError
 from model_server.flags import Flags
@@ -51,9 +49,8 @@ class ModelServer:
         """Prepare a server; `configure_tensorflow` applies the flags for TensorFlow's threads.
 
         Raises:
-            ConfigError: the batching parameters or the SSL config are invalid.
+            ConfigError: the SSL config is invalid.
         """
-        batching = read_batching(flags.batching_parameters_file) if flags.enable_batching else None
         self._credentials = read_credentials(flags.ssl_config_file) if flags.ssl_config_file else None
         self.port = flags.port
         self._flags = flags
@@ -61,7 +58,7 @@ class ModelServer:
         if flags.models_root is None and flags.model_config_file is not None:
             self._models_root = flags.model_config_file.absolute().parent
         self._manager = Manager(
-            functools.partial(servable.load, batching=batching),
+            servable.load,
             poll_s=flags.file_system_poll_wait_seconds,
             max_retries=flags.max_num_load_retries,
             retry_s=flags.load_retry_interval_micros / 1e6,

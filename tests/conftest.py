@@ -23,7 +23,6 @@ def pytest_addoption(parser):
     """Add the options of tests/serving; options of a conftest.py further down come too late for `pytest` alone."""
     group = parser.getgroup("serving", "conformance of a model server (tests/serving)")
     group.addoption("--serving", metavar="HOST:PORT", help="a running server, in place of model_server")
-    group.addoption("--serving-batching", action="store_true", help="it was started with the suite's batching.config")
     group.addoption("--serving-models", metavar="DIR", type=Path, help="the models that it serves")
 
 

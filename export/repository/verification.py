@@ -16,8 +16,8 @@ from contract.training_filter import load_training_filter
 from export.errors import CheckFailed, ExportError, NotFinite, UnknownCode
 from export.graphs.checks import check_saved_model
 from export.graphs.exportable import Exportable, prepare
-from export.graphs.imported_model import load_keras
 from export.graphs.specs import Specs, input_specs
+from export.imported.model import load_keras
 from export.repository.card_facts import describe_training_filter
 from export.repository.history import HISTORY_FILE, read_history
 from export.repository.versions import KERAS_FILE, SAVED_MODEL, Version

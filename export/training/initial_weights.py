@@ -10,8 +10,8 @@ import numpy as np
 from contract.tokenizer import Tokenizer
 from export.config import TrainConfig
 from export.errors import UnsupportedModel
-from export.graphs.imported_model import load_keras
 from export.graphs.network import read_graph, read_network
+from export.imported.model import load_keras
 from export.training.base_version import BaseVersion
 from export.training.embeddings import read_embedding
 from export.training.model import TIED_RANGE, build_model

@@ -27,7 +27,6 @@ from export.repository.history import Progress
 from export.repository.plots import history_png
 from export.repository.publishing import publish, require_writable
 from export.terminal import echo, file_size
-from export.tokenizer_command import describe_dropped_words, train_tokenizer
 from export.training.base_version import BaseVersion
 from export.training.dataset import Dataset, Mixed
 from export.training.devices import Devices
@@ -38,6 +37,7 @@ from export.training.optimization import precision_of
 from export.training.runs import PICTURE, RunFolder
 from export.training.samples import Check, SampleWriter
 from export.training.trainer import Display, Trainer
+from export.vocabulary import describe_dropped_words, train_tokenizer
 
 # Share of the loss of token frequencies alone, above which a model makes hardly any use of context.
 UNIGRAM_SHARE = 0.98

@@ -29,6 +29,7 @@ from service.structured_outputs.patterns import Constraint, Pattern
 
 MAX_CHOICES, MAX_BEST_OF = 10_000, 128
 MAX_STOPS = 16
+MAX_INTERVENTIONS, MAX_INTERVENTION = 64, 100.0
 # As in vLLM; versions that earlier releases published return fewer.
 MAX_LOGPROBS, DEFAULT_LOGPROBS = 20, 5
 MAX_BIAS = 1024
@@ -215,6 +216,24 @@ class ResponseFormat(Body):
     """Required with type json_schema."""
 
 
+InterventionValue = Annotated[float, Field(ge=-MAX_INTERVENTION, le=MAX_INTERVENTION)]
+
+
+class Intervention(Body):
+    """A unit whose value is changed before each token that is generated; the prompt is read without it."""
+
+    layer: PositiveCount
+    """Number of the recurrent layer, from 1."""
+    unit: Count
+    """Index of the unit in the layer, from 0."""
+    kind: Literal["hidden", "cell"] | None = None
+    """Hidden or cell state; by default the cell state, if the layer has one."""
+    set: InterventionValue | None = None
+    """The value it gets; 0 removes the unit."""
+    scale: InterventionValue | None = None
+    """The factor its value is multiplied by, in place of `set`; the product is limited to ±1000."""
+
+
 @accept_without_effect(COMPLETION_FIELDS)
 class CompletionRequest(TimedBody):
     """A request of `/v1/completions`: prompts to continue, or suffixes to generate the text before."""
@@ -288,6 +307,8 @@ class CompletionRequest(TimedBody):
     """Another name for structured_outputs.json."""
     response_format: ResponseFormat | None = None
     """Another form of structured_outputs.json and .json_object, as OpenAI's clients send it."""
+    interventions: Annotated[list[Intervention], Field(max_length=MAX_INTERVENTIONS)] = Field([])
+    """Units whose values are changed before each token that is generated, to see what they do."""
     complete_within_max_tokens: bool = True
     """Whether the last tokens before max_tokens complete the match; otherwise max_tokens may cut it off."""
     stream: bool = False
@@ -327,6 +348,10 @@ class CompletionRequest(TimedBody):
         return request
 
     def _require_consistent(self) -> None:
+        for number, each in enumerate(self.interventions):
+            if (each.set is None) == (each.scale is None):
+                message = f"interventions[{number}] must have either set or scale"
+                raise InvalidRequest(message, param="interventions")
         is_scored, form = self.prompt_logprobs is not None, self.response_format
         require(not (is_scored and self.stream), "prompt_logprobs", "be absent with stream; use echo and logprobs")
         require(self.stream or self.stream_options is NO_OPTIONS, "stream_options", "be absent without stream")

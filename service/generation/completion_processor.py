@@ -13,6 +13,7 @@ from contract import signatures
 from service.api.requests import CompletionRequest
 from service.generation.candidate_filter import CandidateFilter, IsCopy
 from service.generation.choice import Choice, Progress, TextDelta
+from service.generation.layer_states import resolve_interventions
 from service.generation.prompts import NO_IDS, EncodedPrompt
 from service.generation.resume_tokens import ResumeTokens
 from service.generation.running_request import RunningRequest
@@ -54,7 +55,11 @@ class CompletionProcessor:
         resume_tokens: ResumeTokens,
         is_copy: IsCopy | None,
     ) -> None:
-        """`constraints` are those of each prompt; `is_copy` rejects copies of training text, None accepts them."""
+        """`constraints` are those of each prompt; `is_copy` rejects copies of training text, None accepts them.
+
+        Raises:
+            InvalidRequest: an intervention is on a unit that the model lacks.
+        """
         self.request, self.body = request, body
         self._model, self._checkpoint, self._resume_tokens = request.model, request.checkpoint, resume_tokens
         seed = request.checkpoint.seed if body.seed is None and request.checkpoint else body.seed
@@ -63,6 +68,7 @@ class CompletionProcessor:
         # Without an EOS token there is nothing to suppress.
         has_end = self._model.tokenizer.special.end is not None
         self._sampling = body.sampling if has_end else replace(body.sampling, min_tokens=0)
+        self._interventions = resolve_interventions(body.interventions, self._model)
         self._stops = [self._in_order_of_generation(stop) for stop in body.stop]
         self._is_filtered = body.unique or is_copy is not None
         self._outputs = [
@@ -243,6 +249,7 @@ class CompletionProcessor:
                 sampling=self._sampling,
                 seen_ids=output.prompt.seen_ids if self._sampling.repetition_penalty != 1 else NO_IDS,
                 match=output.match.copy() if output.match else None,
+                interventions=self._interventions,
                 seed=self.seed,
                 random_stream=choice.random_stream,
                 num_top=0 if ranks_choices else body.logprobs,

@@ -9,6 +9,7 @@ import numpy as np
 from contract import signatures
 from contract.card import Activation
 from service.api.requests import EmbeddingsRequest, InspectRequest
+from service.generation.layer_states import state_parts
 from service.generation.logprobs import expected_next
 from service.generation.running_request import RunningRequest
 from service.models.registry import ServedModel
@@ -178,11 +179,7 @@ class InspectionProcessor:
 
     def _split_state(self, state: np.ndarray) -> list[tuple[Activation, np.ndarray]]:
         """Split a state into the vectors of its layers; a sliding-window model has none."""
-        activations = [
-            each for each in self._model.card.activations if each.kind in (signatures.HIDDEN, signatures.CELL)
-        ]
-        parts = np.split(state, np.cumsum([each.units for each in activations])[:-1]) if activations else []
-        return list(zip(activations, parts, strict=True))
+        return [(part, state[place]) for part, place in state_parts(self._model)]
 
 
 def _split_scores(scores: list[Scores]) -> tuple[Scores, Scores]:

@@ -17,7 +17,8 @@ running sequences wait for a prefill that completes the prompts of the others, a
 8 streams this took 0.84 of the CPU time per token (measured).
 
 A call runs one signature. Sequences with different signatures (with or without penalties, with or without prompt
-logprobs) take turns: the signature of the longest-waiting sequence is next.
+logprobs) take turns: the signature of the longest-waiting sequence is next. Those with interventions have calls of
+their own, of one step each.
 """
 
 import math
@@ -29,7 +30,7 @@ from itertools import chain, compress
 from contract import signatures
 from service.scheduling.call import Call
 from service.scheduling.constraints import fit_into_table
-from service.scheduling.sequence import ModelVersion, Sequence, take
+from service.scheduling.sequence import DecodeKind, ModelVersion, Sequence, take
 
 
 @dataclass(frozen=True)
@@ -191,18 +192,18 @@ class ModelQueue:
             max_calls: Calls that may be in flight.
             now: Monotonic seconds; at infinity no prompt waits for others.
         """
-        signature = self._next_decode_signature()
-        if self.new and (self.first_decode_is_due or signature is None):
+        kind = self._next_decode_kind()
+        if self.new and (self.first_decode_is_due or kind is None):
             self.first_decode_is_due = False
             return self._next_first_decode(num_free_calls)
-        if self.prefilling and now >= self.waits_until and (self._prefill_is_due() or signature is None):
+        if self.prefilling and now >= self.waits_until and (self._prefill_is_due() or kind is None):
             self.num_decodes = 0
             return self._next_prefill(num_free_calls)
-        if signature is None:
+        if kind is None:
             return None
         self.first_decode_is_due = True
         self.num_decodes += 1
-        return self._next_decode(signature, max_calls)
+        return self._next_decode(kind, max_calls)
 
     def _prefill_is_due(self) -> bool:
         """Return whether running sequences had enough decode calls since the last prefill call."""
@@ -211,17 +212,17 @@ class ModelQueue:
         )
         return self.num_decodes >= (DECODES_BETWEEN_LONG_PREFILLS if only_long else 1)
 
-    def _next_decode_signature(self) -> str | None:
-        """Return the signature of the next decode call of running sequences, or None if none is worthwhile.
+    def _next_decode_kind(self) -> DecodeKind | None:
+        """Return the kind of the next decode call of running sequences, or None if none is worthwhile.
 
         A call costs at least as much as one of the smallest batch size, so sequences that fit into one wait for each
         other, those included whose prefill a call in flight completes.
         """
-        for signature in dict.fromkeys(sequence.decode_signature for sequence in self.ready):
-            running = [count for call in self.calls if (count := _num_ready_after(call, signature))]
-            num_ready = sum(sequence.decode_signature == signature for sequence in self.ready)
+        for kind in dict.fromkeys(sequence.decode_kind for sequence in self.ready):
+            running = [count for call in self.calls if (count := _num_ready_after(call, kind))]
+            num_ready = sum(sequence.decode_kind == kind for sequence in self.ready)
             if len(running) * self.limits.batch_sizes[0] < sum(running) + num_ready:
-                return signature
+                return kind
         return None
 
     def _next_prefill(self, num_free_calls: int) -> Call:
@@ -239,29 +240,32 @@ class ModelQueue:
         return self._call(first.prefill_signature, sequences, batch_size, min(longest, limit))
 
     def _next_first_decode(self, num_free_calls: int) -> Call:
-        compatible = _compatible(self.new, self.new[0].decode_signature)
+        compatible = _compatible(self.new, self.new[0].decode_kind)
         sequences = self._dequeue(self.new, compatible, len(compatible), num_free_calls)
-        in_step = _compatible([*sequences, *self.ready], sequences[0].decode_signature)
+        in_step = _compatible([*sequences, *self.ready], sequences[0].decode_kind)
         if len(in_step) <= self.limits.batch_sizes[0]:
             sequences += tuple(take(self.ready, set(in_step).__contains__))
         return self._decode_call(sequences, FIRST_DECODE_STEPS)
 
-    def _next_decode(self, signature: str, max_calls: int) -> Call:
-        compatible = _compatible(self.ready, signature)
-        sequences = self._dequeue(self.ready, compatible, self._num_running_with(signature), max_calls)
+    def _next_decode(self, kind: DecodeKind, max_calls: int) -> Call:
+        compatible = _compatible(self.ready, kind)
+        sequences = self._dequeue(self.ready, compatible, self._num_running_with(kind), max_calls)
         others_may_join = self.num_running > 0 and len(sequences) < self.limits.batch_sizes[0]
         return self._decode_call(sequences, JOINING_DECODE_STEPS if others_may_join else self.limits.max_steps)
 
     def _decode_call(self, sequences: tuple[Sequence, ...], max_steps: int) -> Call:
+        signature, has_one_step = sequences[0].decode_kind
         batch_size = fit(self.limits.batch_sizes, len(sequences))
-        limit = min(max_steps, self.limits.max_steps, max(1, MAX_DECODE_TOKENS_PER_CALL // batch_size))
+        limit = min(
+            1 if has_one_step else max_steps, self.limits.max_steps, max(1, MAX_DECODE_TOKENS_PER_CALL // batch_size)
+        )
         steps = steps_for([sequence.num_left for sequence in sequences], limit)
-        return self._call(sequences[0].decode_signature, sequences, batch_size, steps)
+        return self._call(signature, sequences, batch_size, steps)
 
-    def _num_running_with(self, signature: str) -> int:
-        """Count the running sequences of a decode signature, those in prefill and their forks included."""
+    def _num_running_with(self, kind: DecodeKind) -> int:
+        """Count the running sequences of a kind of decode calls, those in prefill and their forks included."""
         in_calls = (sequence for call in self.calls for sequence in call.sequences)
-        return _num_decoding(chain(self.prefilling, self.new, self.ready, in_calls), signature)
+        return _num_decoding(chain(self.prefilling, self.new, self.ready, in_calls), kind)
 
     def _dequeue(
         self, queue: deque[Sequence], compatible: list[Sequence], num_sequences: int, num_calls: int
@@ -276,19 +280,19 @@ class ModelQueue:
         return call
 
 
-def _num_decoding(sequences: Iterable[Sequence], signature: str) -> int:
-    """Count the sequences that decode with a signature now or after their prefill, with their forks."""
-    selected = (each for each in sequences if each.max_tokens and each.decode_signature == signature)
+def _num_decoding(sequences: Iterable[Sequence], kind: DecodeKind) -> int:
+    """Count the sequences whose decode calls are of a kind, now or after their prefill, with their forks."""
+    selected = (each for each in sequences if each.max_tokens and each.decode_kind == kind)
     return sum(1 + len(sequence.forks) for sequence in selected)
 
 
-def _num_ready_after(call: Call, signature: str) -> int:
-    """Count the sequences that can decode with a signature after a call: their prompt is complete by then."""
+def _num_ready_after(call: Call, kind: DecodeKind) -> int:
+    """Count the sequences that can decode with a kind of calls after a call: their prompt is complete by then."""
     prefilled = (each for each in call.sequences if each.num_remaining_prompt_tokens <= call.size)
-    return _num_decoding(prefilled, signature)
+    return _num_decoding(prefilled, kind)
 
 
-def _compatible(queue: Iterable[Sequence], signature: str) -> list[Sequence]:
-    """Return the sequences that a decode call of a signature may have: their automata fit into its table."""
-    sequences = [sequence for sequence in queue if sequence.decode_signature == signature]
+def _compatible(queue: Iterable[Sequence], kind: DecodeKind) -> list[Sequence]:
+    """Return the sequences that a decode call of a kind may have: their automata fit into its table."""
+    sequences = [sequence for sequence in queue if sequence.decode_kind == kind]
     return list(compress(sequences, fit_into_table(sequence.match for sequence in sequences)))

@@ -53,6 +53,8 @@ class Call:
         states = np.zeros((self.batch_size, self.sequences[0].state.size), np.float32)
         for slot, sequence in enumerate(self.sequences):
             states[slot] = sequence.state
+            if self.is_decode and sequence.interventions is not None:
+                sequence.interventions.apply(states[slot])
         return {"state": states, **(self._decode_inputs() if self.is_decode else self._prefill_inputs())}
 
     def outputs(self) -> OutputShapes:

@@ -204,6 +204,9 @@ class Scheduler:
         """Cache the state of a sequence at the end of its prompt, when it finishes, and at intervals during prefill."""
         if sequence.prefix is None or not sequence.is_reproducible:
             return
+        if sequence.interventions is not None and sequence.num_generated:
+            # Its state is no function of its tokens.
+            return
         if sequence.is_complete or (sequence.num_remaining_prompt_tokens == 0 and sequence.num_generated == 0):
             self.prefix_cache.keep(sequence.prefix, sequence.state)
         elif sequence.num_generated == 0:

@@ -11,12 +11,15 @@ import numpy as np
 from contract import signatures
 from service.errors import GatewayError
 from service.scheduling.constraints import Match
+from service.scheduling.interventions import Interventions
 from service.scheduling.prefix_cache import Prefix
 from service.scheduling.sampling import Adjustments, SamplingParams, UniformStream
 
 FinishReason = Literal["stop", "length"]
 # A prompt's number within its request, and a choice's number among those of the prompt.
 ChoiceIndex = tuple[int, int]
+# The signature of decode calls, and whether they have a single step, as interventions change the state between steps.
+DecodeKind = tuple[str, bool]
 _DEFAULTS = SamplingParams()
 # Token ids are int32.
 MAX_VOCAB_SIZE = 2**31
@@ -120,6 +123,7 @@ class Sequence:
     num_top: int | None = None  # requested top logprobs per sampled token; None: not even its own logprob
     num_top_outputs: int = signatures.UNSTATED_NUM_TOP  # top logprobs per token that its version returns
     match: Match | None = None  # its match of the pattern that constrains it; None: any token may be sampled
+    interventions: Interventions | None = None  # applied to the state before each token that it generates
     trace: Any = None  # the tracing context of its request
     # float32 (U,), for "embed": see `Result`.
     hidden_sum: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
@@ -139,7 +143,7 @@ class Sequence:
     is_reproducible: bool = True  # whether all its calls ran on backends with the expected probe hash
     _uniforms: UniformStream = field(init=False)
     adjustments: Adjustments = field(init=False)
-    decode_signature: str = field(init=False)
+    decode_kind: DecodeKind = field(init=False)  # only sequences of one kind share a call
 
     def __post_init__(self) -> None:
         self._uniforms = UniformStream(self.seed, self.random_stream)
@@ -148,7 +152,8 @@ class Sequence:
         counts, sampled = sampling.counts_tokens, self.counts_before
         self.adjustments = Adjustments(sampling.bias, self.seen_ids, counts=counts, sampled=sampled if counts else None)
         is_full = self.num_top or self.match is not None or sampling.adjusts
-        self.decode_signature = signatures.DECODE_FULL if is_full else signatures.DECODE
+        signature = signatures.DECODE_FULL if is_full else signatures.DECODE
+        self.decode_kind = signature, self.interventions is not None
 
     @property
     def num_remaining_prompt_tokens(self) -> int:

@@ -2,12 +2,15 @@
 
 import contextlib
 import itertools
+import json
 import math
 import re
 import signal
 import socket
+import struct
 import threading
 
+import numpy as np
 import pytest
 
 import sostenuto
@@ -199,6 +202,46 @@ def test_inspect_is_consistent_with_score_generate_and_resume(client, model):
     )
     assert len(behind.positions) == 3
     assert all(token.logprob is not None for token in behind.tokens)
+
+
+@pytest.mark.parametrize("model", ["lstm", "gru", "reverse", "window"])
+def test_activations_read_in_windows_are_those_of_the_whole_text(client, tmp_path, monkeypatch, model):
+    """A window starts from the state after the one before it, which for a backward model is the next in the text."""
+    monkeypatch.setattr("sostenuto._activations.MAX_TOKENS", 17)
+    path, told = tmp_path / "states.safetensors", []
+    client.save_activations(path, TEXT, model=model, observe=lambda *progress: told.append(progress))
+    whole = client.inspect(TEXT, model=model, include=["hidden", "cell"])
+    tensors, metadata = read_safetensors(path)
+    assert tensors.pop("token_ids").tolist() == whole.token_ids
+    assert metadata == {"model": model, "version": str(whole.version)}
+    expected = {f"{kind}_{each.layer}": values for each in whole.layers for kind, values in each.values.items()}
+    assert tensors.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_allclose(tensors[name].astype(np.float32), np.array(values), atol=2e-3, err_msg=name)
+    assert told[-1] == (len(whole.token_ids),) * 2
+    assert len(told) == math.ceil(len(whole.token_ids) / 17)
+
+
+def test_failed_activations_leave_no_file(client, tmp_path):
+    path = tmp_path / "states.safetensors"
+    with pytest.raises(sostenuto.BadRequest, match="layers of model 'lstm' are 1"):
+        client.save_activations(path, TEXT, model="lstm", layers=[9])
+    assert [*tmp_path.iterdir()] == []
+
+
+def read_safetensors(path):
+    """Return the tensors and the metadata of a file by the format's description."""
+    content = path.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    header, data = json.loads(content[8 : 8 + length]), content[8 + length :]
+    metadata = header.pop("__metadata__")
+    types = {"F16": "<f2", "I32": "<i4"}
+    # They fill the file without gaps.
+    assert [end for each in header.values() for end in each["data_offsets"]][1::2][-1] == len(data)
+    return {
+        name: np.frombuffer(data[slice(*each["data_offsets"])], types[each["dtype"]]).reshape(each["shape"])
+        for name, each in header.items()
+    }, metadata
 
 
 def test_every_model_has_an_embedding_map_and_neighbors(client):

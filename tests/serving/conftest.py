@@ -1,30 +1,25 @@
 """Servers under test, and what the same models compute in this process."""
 
-from pathlib import Path
-
 import pytest
 
 from tests.built import built
 from tests.servers import ModelServer, TensorFlowServing
 from tests.serving.client import Client
 from tests.serving.given import Server
-from tests.serving.repository import BATCHING_CONFIG, make_repository
+from tests.serving.repository import make_repository
 
 _why_not = TensorFlowServing.why_not()
 needs_tensorflow_serving = pytest.mark.skipif(_why_not is not None, reason=_why_not or "")
-# Each server without and with --enable_batching.
-MODES = (
-    "plain",
-    pytest.param("batching", marks=pytest.mark.slow),
-    pytest.param("tensorflow-serving", marks=needs_tensorflow_serving),
-    pytest.param("tensorflow-serving-batching", marks=[needs_tensorflow_serving, pytest.mark.slow]),
+PROGRAMS = (
+    pytest.param(ModelServer, id="model_server"),
+    pytest.param(TensorFlowServing, marks=needs_tensorflow_serving, id="tensorflow-serving"),
 )
 
 
 def pytest_generate_tests(metafunc):
     if "server" in metafunc.fixturenames:
-        modes = ["given"] if metafunc.config.getoption("--serving") else MODES
-        metafunc.parametrize("server", modes, indirect=True, scope="session")
+        programs = ["given"] if metafunc.config.getoption("--serving") else PROGRAMS
+        metafunc.parametrize("server", programs, indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")
@@ -35,22 +30,16 @@ def serving_models(pytestconfig):
 
 @pytest.fixture(scope="session")
 def started(serving_models, tmp_path_factory):
-    """Start a server in a mode, once per mode: a process of xdist returns to each mode with every file of tests."""
+    """Start a program, once: a process of xdist returns to each program with every file of tests."""
     running = {}
 
-    def start(mode):
-        if mode not in running:
+    def start(program):
+        if program not in running:
             # A polled file would undo the reloads of the tests.
             flags = ["--model_config_file_poll_wait_seconds=0", "--allow_version_labels_for_unavailable_models=true"]
-            is_tensorflow_serving = mode.startswith("tensorflow-serving")
-            if mode.endswith("batching"):
-                directory = Path("/models") if is_tensorflow_serving else serving_models
-                flags += ["--enable_batching=true", f"--batching_parameters_file={directory / BATCHING_CONFIG}"]
-            log = tmp_path_factory.mktemp("logs") / f"{mode}.log"
-            running[mode] = (TensorFlowServing if is_tensorflow_serving else ModelServer)(
-                serving_models, log, flags=flags
-            )
-        return f"127.0.0.1:{running[mode].port}"
+            log = tmp_path_factory.mktemp("logs") / f"{program.__name__}.log"
+            running[program] = program(serving_models, log, flags=flags)
+        return f"127.0.0.1:{running[program].port}"
 
     yield start
     for process in running.values():
@@ -60,10 +49,7 @@ def started(serving_models, tmp_path_factory):
 @pytest.fixture(scope="session")
 def server(request, started, serving_models):
     """The server under test."""
-    given = request.config.getoption("--serving")
-    if given:
-        return Server(given, serving_models, request.config.getoption("--serving-batching"))
-    return Server(started(request.param), serving_models, request.param.endswith("batching"))
+    return Server(request.config.getoption("--serving") or started(request.param), serving_models)
 
 
 @pytest.fixture

@@ -21,12 +21,10 @@ class Server:
     Attributes:
         address: `host:port`.
         models_dir: The repository that it serves, on this machine.
-        is_batching: Whether it was started with --enable_batching and the suite's file.
     """
 
     address: str
     models_dir: Path
-    is_batching: bool
 
     @property
     def config(self):

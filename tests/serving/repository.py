@@ -19,7 +19,6 @@ DEFAULT_DIR = ROOT / "build" / "serving"
 # Versions of each model. `gru` has two layers, `rnn` is unrolled, `window` is a sliding-window model.
 VERSIONS = {"lstm": (1, 2), "gru": (1,), "rnn": (1,), "window": (1,)}
 MAX_BATCH_SIZE = signatures.MAX_BATCH_SIZE
-BATCHING_CONFIG = "batching.config"
 MADE_BY = "made-by"
 # Sources that the models depend on.
 _SOURCES = (
@@ -42,7 +41,6 @@ _FLAGS = (
     "--tensorflow_inter_op_parallelism=-1",
     "--allow_version_labels_for_unavailable_models=true",
 )
-BATCHING_FLAGS = ("--enable_batching=true", f"--batching_parameters_file=/models/{BATCHING_CONFIG}")
 
 
 class StaleModels(Exception):
@@ -61,19 +59,18 @@ def make_repository(folder: Path) -> None:
         stamp.write_text(_code_hash())
     if stamp.read_text() != _code_hash():
         raise StaleModels(f"{folder} was made by another state of the code; remove it and make it again")
-    (folder / BATCHING_CONFIG).write_text(_batching_config())
     for name, versions in VERSIONS.items():
         for version in versions:
             if not (folder / name / str(version)).exists():
                 _copy(folder, name, version)
 
 
-def docker_line(folder: Path, *flags: str) -> str:
+def docker_line(folder: Path) -> str:
     """Return the command that runs TensorFlow Serving's image on the models, on port 8500 of the loopback interface."""
     mount = f"type=bind,source={folder.resolve()},target=/models,readonly"
     docker = ["docker", "run", "--rm", "--init", "-p", "127.0.0.1:8500:8500", "--mount", mount]
     # The image's own entrypoint is a script that does not forward signals.
-    return shlex.join([*docker, "--entrypoint", "tensorflow_model_server", _IMAGE, *_FLAGS, *flags])
+    return shlex.join([*docker, "--entrypoint", "tensorflow_model_server", _IMAGE, *_FLAGS])
 
 
 def main() -> int:
@@ -89,7 +86,6 @@ def main() -> int:
         return 1
     if not arguments.quiet:
         print(f"start TensorFlow Serving with:\n{docker_line(arguments.folder)}")
-        print(f"or, with batching:\n{docker_line(arguments.folder, *BATCHING_FLAGS)}")
     return 0
 
 
@@ -100,13 +96,6 @@ def _copy(folder: Path, name: str, version: int) -> None:
     source = built("versions", publish_versions) / "demo" if name == "lstm" else built("models", publish_models) / name
     shutil.copytree(source / str(version), folder / name / str(version))
     add_to_models_config(folder, name)
-
-
-def _batching_config() -> str:
-    """Return parameters under which no call of the suite waits for another or finds the queue full."""
-    sizes = "".join(f"allowed_batch_sizes: {count}\n" for count in signatures.BATCH_SIZES)
-    limits = {"max_batch_size": MAX_BATCH_SIZE, "batch_timeout_micros": 0, "max_enqueued_batches": 1000}
-    return "".join(f"{name} {{ value: {value} }}\n" for name, value in limits.items()) + sizes
 
 
 def _code_hash() -> str:

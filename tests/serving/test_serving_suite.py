@@ -4,13 +4,11 @@ import re
 
 import pytest
 
-from contract import signatures
 from contract.card import load_assets
-from model_server.batching import Batching, read_batching
 from tests.ports import free_port
 from tests.serving import given
 from tests.serving.given import check_given
-from tests.serving.repository import BATCHING_CONFIG, MADE_BY, VERSIONS, StaleModels, make_repository
+from tests.serving.repository import MADE_BY, VERSIONS, StaleModels, make_repository
 
 
 def test_the_models_cover_every_kind_and_no_two_are_equal(serving_models):
@@ -35,12 +33,6 @@ def test_models_of_another_state_of_the_code_are_refused(tmp_path):
     (tmp_path / MADE_BY).write_text("another")
     with pytest.raises(StaleModels, match=re.escape(f"{tmp_path} was made by another state of the code; remove it")):
         make_repository(tmp_path)
-
-
-def test_the_batching_parameters_allow_the_batch_sizes_of_the_contract(serving_models):
-    assert read_batching(serving_models / BATCHING_CONFIG) == Batching(
-        signatures.MAX_BATCH_SIZE, signatures.BATCH_SIZES
-    )
 
 
 def test_a_directory_without_models_is_a_usage_error(tmp_path):

@@ -74,7 +74,7 @@ def test_the_health_service_answers_for_the_whole_server(client):
 
 def test_calls_beyond_its_threads_are_refused_at_once(client, serving_models):
     """One thread polls, and each other one runs a call. The gateway retries a refused call elsewhere."""
-    card = Server(client.address, serving_models, False).card("lstm")
+    card = Server(client.address, serving_models).card("lstm")
     inputs = make_call(signatures.DECODE, card, MAX_BATCH_SIZE, steps=20 * card.max_decode_steps)
     # More than the threads, as calls may arrive in any order.
     calls = [client.begin("lstm", signatures.DECODE, inputs) for _ in range(4 * NUM_THREADS)]

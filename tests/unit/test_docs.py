@@ -98,8 +98,8 @@ def test_targets_modules_variables_and_options_on_a_page_exist(page):
     modules = re.findall(r" -m ([a-z_.]*[a-z_])", text)
     assert [name for name in modules if importlib.util.find_spec(name) is None] == []
     assert set(re.findall(r"\bSOSTENUTO_[A-Z0-9_]*[A-Z0-9]\b", text)) <= variables()
-    # docker compose's, kubectl's, llama.cpp's, vLLM's, pip's.
-    others = {"--profile", "--previous", "--parallel", "--max-num-seqs", "--require-hashes"}
+    # docker compose's, kubectl's, llama.cpp's, vLLM's, pip's, TensorFlow Serving's.
+    others = {"--profile", "--previous", "--parallel", "--max-num-seqs", "--require-hashes", "--enable_batching"}
     found = {option for span in spans(page) for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", span)}
     assert found <= options() | others
 

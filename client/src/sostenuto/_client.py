@@ -14,6 +14,7 @@ from urllib.parse import quote, urlencode
 
 import requests
 
+from sostenuto._activations import write_activations
 from sostenuto._concurrency import in_order, with_seeds
 from sostenuto._conversation import Conversation
 from sostenuto._errors import InvalidArgument, NotFound, SostenutoError, UnexpectedResponse
@@ -330,6 +331,34 @@ class Client(AbstractContextManager["Client"]):
         extra_body = {"encoding_format": "base64", **(extra.pop("extra_body", None) or {})}
         fields = {"model": model, "input": text, "state": state, "go_backwards": go_backwards, **returned, **extra}
         return Inspection.from_response(self._post("/v1/inspect", {**fields, "extra_body": extra_body}, INSPECT_FIELDS))
+
+    def save_activations(
+        self,
+        path: str | PathLike[str],
+        text: str,
+        *,
+        model: str | None = None,
+        include: Sequence[str] = ("hidden", "cell"),
+        layers: Sequence[int] | None = None,
+        observe: Callable[[int, int], object] = lambda *_: None,
+    ) -> None:
+        """Write the activations of each token of a text to a file that `safetensors.numpy.load_file` reads.
+
+        The text is read in windows, the state carried from one to the next. The file has `token_ids`, int32 (tokens,),
+        and for each kind and layer a tensor such as `cell_1`, float16 (tokens, units).
+
+        Args:
+            path: The file; it is complete or, if something fails, not there.
+            text: str. At most the server's maximum of tokens per prompt.
+            model: str. Default: as `generate`.
+            include: list of str. "hidden", "cell" and "gates".
+            layers: list of int. Layer numbers, from 1. Default: all.
+            observe: Called with the number of tokens that are done, and of all.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        write_activations(self, text, path, model=model, include=include, layers=layers, observe=observe)
 
     def report(
         self,

@@ -54,6 +54,7 @@ class ScoreArguments(TypedDict, total=False):
     unique: bool | None
     not_in_training: bool | None
     complete_within_max_tokens: bool | None
+    interventions: Sequence[Mapping[str, Any]] | None
     add_special_tokens: bool | None
     user: str | None
     stream_options: Mapping[str, Any] | None

@@ -12,6 +12,7 @@ import { correlations } from "./features.js";
 import { indexOfMin, isPartial, number, visible } from "./format.js";
 import { Heatmap } from "./components/heatmap.js";
 import { Inspection, KINDS } from "./inspection.js";
+import { Intervention } from "./intervention.js";
 import { fromHash, note } from "./link.js";
 import { ModelChoice } from "./model_choice.js";
 import { Shell } from "./shell.js";
@@ -68,6 +69,7 @@ const unitSearch = new UnitSearch({
     choose({});
   },
 }, attempt);
+const intervention = new Intervention((label, work) => run(label, work));
 const plane = new EmbeddingMap({ canvas: page.plane, rows: page.neighbors, help: page["embedding-help"] }, attempt);
 const shell = new Shell({
   submit: () => inspect(null),
@@ -214,6 +216,7 @@ function choose(changes) {
   text.choose(chosen.position);
   if (Object.keys(changes).join() !== "position") colorTokens();
   unitSearch.mark(chosen);
+  intervention.offer(found, chosen, column(), inspected?.direction === "backward");
   showMap();
   if (changes.position !== undefined) map.reveal();
   showTokenDetail(found, chosen, column(), isReadBackwards());

@@ -210,7 +210,7 @@ def test_a_keras_file_with_a_savedmodel_layer_is_refused(tmp_path, capsys):
 
 def test_a_tokenizer_file_above_the_size_limit_is_refused(monkeypatch, capsys):
     """Parsed JSON takes many times its size in memory. The message has the limit and the size."""
-    monkeypatch.setattr("export.imported_tokenizer.MAX_BYTES", 100)
+    monkeypatch.setattr("export.imported.tokenizer.MAX_BYTES", 100)
     size = Path("tokenizer.json").stat().st_size
     assert import_model() == 1
     assert f"a tokenizer file must have at most 100 bytes, got {size:,}" in capsys.readouterr().err

@@ -20,10 +20,10 @@ MODEL = "--model_base_path=/models/tiny"
         ("--model_config_file=m/models.config", Path("m/models.config")),
         ("--file_system_poll_wait_seconds=2", 2.0),
         ("--max_num_load_retries=0", 0),
-        ("--enable_batching=true", True),
-        ("--enable_batching=1", True),
-        ("--enable_batching", True),
-        ("--enable_batching=false", False),
+        ("--allow_version_labels_for_unavailable_models=true", True),
+        ("--allow_version_labels_for_unavailable_models=1", True),
+        ("--allow_version_labels_for_unavailable_models", True),
+        ("--allow_version_labels_for_unavailable_models=false", False),
     ],
 )
 def test_a_flag_sets_its_field(argument, value):
@@ -40,7 +40,7 @@ def test_the_poll_interval_overrides_the_others_unless_they_are_0():
     ("arguments", "named"),
     [
         ([MODEL, "--enable_profiler=true"], "--enable_profiler=true"),
-        ([MODEL, "--batching_parameters_file=b"], "--batching_parameters_file needs --enable_batching"),
+        ([MODEL, "--enable_batching=true"], "--enable_batching=true"),
         ([MODEL, "--por=1"], "--por=1"),
         ([MODEL, "--rest_api_port=8501"], "--rest_api_port must be 0"),
         ([MODEL, "--port=many"], "'many'"),

@@ -105,16 +105,6 @@ def test_a_port_in_use_logs_one_line_and_exits_with_status_1(run):
     assert "Traceback" not in server.log
 
 
-def test_invalid_batching_parameters_log_one_line_and_exit_with_status_2(run, tmp_path):
-    """The status is that of an invalid flag."""
-    parameters = tmp_path / "batching.config"
-    parameters.write_text("max_batch_size { value: 0 }")
-    server = run("--enable_batching", f"--batching_parameters_file={parameters}")
-    assert server.wait() == 2
-    assert server.errors == [f"{parameters}: invalid batching parameters (max_batch_size must be at least 1, got 0)"]
-    assert "Traceback" not in server.log
-
-
 def test_tensorflow_is_imported_without_keras():
     """No SavedModel needs Keras, which takes 180 MB; a later import of it still works."""
     code = """

@@ -17,7 +17,6 @@ from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog, PredictLog
 
 from model_server import saved_model
 from model_server import servable as servable_module
-from model_server.batching import Batching
 from model_server.errors import ModelServerError
 from model_server.servable import WARMUP_FILE, Servable, load
 from tests.serving.client import request
@@ -114,20 +113,6 @@ def test_a_signature_that_is_not_for_requests_is_not_found(tiny):
     text = 'Serving signature key "__saved_model_init_op" not found.'
     refusal = refused(lambda: predict(tiny, "__saved_model_init_op", {}))
     assert refusal == (StatusCode.FAILED_PRECONDITION, text)
-
-
-def test_batching_applies_to_every_signature_and_to_warm_up_requests(path):
-    servable = Servable("tiny", 3, path, Batching(6, (2, 4, 6)))
-    x = np.arange(9, dtype=np.float32).reshape(3, 3)
-    outputs = predict(servable, "", {"x": x})
-    np.testing.assert_array_equal(outputs["y"].float_val, 2.0 * x.ravel())
-    square = {"x": np.arange(4, dtype=np.int32)}
-    expected = StatusCode.FAILED_PRECONDITION, "dimension sizes of the input tensors"
-    code, text = refused(lambda: predict(servable, "square", square))
-    assert (code, text[-len(expected[1]) :]) == expected
-    warm_up(path, ("square", square))
-    code, text = refused(lambda: load("tiny", 3, path, Batching()))
-    assert (code, text[-len(expected[1]) :]) == expected
 
 
 def warm_up(path, *calls):

@@ -23,7 +23,7 @@ from sostenuto._cli.models import models, tokenizer
 from sostenuto._cli.options import ENVIRONMENT, server_options
 from sostenuto._cli.report import report
 from sostenuto._cli.terminal import say, write_text
-from sostenuto._cli.texts import inspect, score, tokens
+from sostenuto._cli.texts import activations, inspect, score, tokens
 from sostenuto._cli.train import train
 from sostenuto._cli.write import write
 
@@ -41,7 +41,7 @@ Examples:
 For completion by the Tab key see `sostenuto completion --help`."""
 
 SECTIONS = {
-    "Text": ("generate", "write", "score", "inspect"),
+    "Text": ("generate", "write", "score", "inspect", "activations"),
     "Server": ("models", "tokens", "tokenizer", "batch", "report"),
     "Train": ("train", "tune", "jobs", "import", "resume", "vocabulary", "demo"),
     "Manage models": ("publish", "list", "show", "compare", "verify", "promote", "rollback", "remove"),
@@ -216,5 +216,18 @@ def completion(shell: str | None) -> None:
     write_text(f"{first}# Save as {COMPLETION_PATHS[shell]}\n{body.strip()}\n")
 
 
-for command in (generate, write, score, models, tokens, tokenizer, inspect, jobs, batch, report, completion):
+for command in (
+    generate,
+    write,
+    score,
+    models,
+    tokens,
+    tokenizer,
+    inspect,
+    activations,
+    jobs,
+    batch,
+    report,
+    completion,
+):
     program.add_command(command)

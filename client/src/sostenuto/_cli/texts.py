@@ -1,4 +1,4 @@
-"""`sostenuto score`, `inspect` and `tokens`: what a model makes of a text."""
+"""`sostenuto score`, `inspect`, `activations` and `tokens`: what a model makes of a text."""
 
 from __future__ import annotations
 
@@ -17,12 +17,15 @@ from rich.console import Console
 from rich.text import Text
 
 from sostenuto import Score, ScoredToken
+from sostenuto._cli.errors import failing_to
 from sostenuto._cli.options import backward_model, connect, model_option, server_options
+from sostenuto._cli.report import ReportProgress
 from sostenuto._cli.terminal import (
     STDIN,
     console,
     on_one_line,
     print_table,
+    say,
     text_argument,
     text_of,
     text_or_stdin,
@@ -197,6 +200,51 @@ def _percent(logprob: float) -> str:
 
 def _token_fields(token: ScoredToken) -> dict[str, Any]:
     return {name: getattr(token, name) for name in ("text", "offset", "logprob", "probability", "alternatives")}
+
+
+ACTIVATIONS_EPILOG = """\
+\b
+Examples:
+  sostenuto activations book.txt --output book.safetensors
+  sostenuto activations - --include cell --layer 1 --output cells.safetensors < page.txt"""
+
+
+@click.command(epilog=ACTIVATIONS_EPILOG, short_help="Write the activations of a text to a file.")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--output", required=True, type=click.Path(path_type=Path), metavar="FILE", help="File in safetensors' format."
+)
+@click.option(
+    "--include",
+    multiple=True,
+    type=click.Choice(["hidden", "cell", "gates"]),
+    default=("hidden", "cell"),
+    help="What to write of each layer. Repeatable.",
+)
+@click.option(
+    "--layer", "layers", multiple=True, type=click.IntRange(min=1), metavar="N", help="Only this layer. Repeatable."
+)
+@model_option
+@server_options
+def activations(
+    file: Path, *, output: Path, include: tuple[str, ...], layers: tuple[int, ...], model: str | None
+) -> None:
+    """Write the hidden and cell states at each token of FILE, a text, for probes and plots; - is standard input.
+
+    The output has `token_ids`, and for each kind and layer a tensor such as `cell_1`: float16, tokens × units. Python
+    reads it with `safetensors.numpy.load_file`.
+    """
+    text = text_or_stdin(STDIN, "text") if str(file) == STDIN else text_of(file)
+    with connect() as client, ReportProgress() as progress, failing_to(f"write {output}"):
+        client.save_activations(
+            output,
+            text,
+            model=model,
+            include=include,
+            layers=layers or None,
+            observe=lambda done, total: progress.show(done / total, "inspecting"),
+        )
+    say(f"wrote {output}")
 
 
 TOKENS_EPILOG = """\

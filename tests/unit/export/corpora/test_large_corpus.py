@@ -17,7 +17,7 @@ import numpy as np
 from export.config import load_config
 from export.corpora.corpus import read_corpus
 from export.training.dataset import Dataset
-from export.tokenizer_command import describe_dropped_words, train_tokenizer
+from export.vocabulary import describe_dropped_words, train_tokenizer
 
 def peak_bytes():
     # The peak of this process alone: getrusage includes the peak of the parent before exec.

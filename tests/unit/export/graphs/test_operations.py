@@ -7,8 +7,8 @@ from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow.python.trackable.resource import CapturableResource
 
 from export.errors import UnsupportedModel
-from export.graphs import imported_model
 from export.graphs.operations import require_harmless
+from export.imported.model import read_imported
 
 V = 11
 IDS = tf.TensorSpec([None, 4], tf.int32)
@@ -152,7 +152,7 @@ def test_an_operation_with_side_effects_is_refused_before_loading(case, tmp_path
     with pytest.raises(
         UnsupportedModel, match=rf"{folder}: a SavedModel is a program.* {operation} \(operation"
     ) as told:
-        imported_model.read_imported(folder, None)
+        read_imported(folder, None)
     assert "\n" not in str(told.value)
     assert not file.exists()
 

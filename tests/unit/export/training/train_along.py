@@ -13,12 +13,12 @@ import tensorflow as tf
 
 from export.config import load_config
 from export.corpora.corpus import Corpus
-from export.tokenizer_command import train_tokenizer
 from export.training.dataset import Dataset
 from export.training.devices import Devices
 from export.training.model import build_model
 from export.training.runs import RunFolder
 from export.training.trainer import Trainer
+from export.vocabulary import train_tokenizer
 from tests.unit.export.trainings import DESCRIPTION, TEXT
 
 SETTINGS = {

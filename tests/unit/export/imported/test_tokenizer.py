@@ -22,7 +22,7 @@ from contract.tokenizer import (
     WordTokenizer,
     load_tokenizer,
 )
-from export.imported_tokenizer import read_tokenizer
+from export.imported.tokenizer import read_tokenizer
 from tests.unit.contract.scripts import ALL, SCRIPTS, texts
 
 # Characters that lowercasing, filters and separators treat specially.

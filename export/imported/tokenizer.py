@@ -26,7 +26,7 @@ from contract.tokenizer import (
 )
 from export.corpora.encodings import decode
 from export.errors import NotText, UnsupportedModel
-from export.layer_vocabularies import model_tokenizer, parse_lines, vocabulary_tokenizer
+from export.imported.keras_vocabularies import model_tokenizer, parse_lines, vocabulary_tokenizer
 
 # Twice the size of the largest vocabularies in use. Parsed JSON takes up to thirty times as much memory.
 MAX_BYTES = 64 << 20

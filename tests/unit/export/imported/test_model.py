@@ -12,7 +12,7 @@ import tensorflow as tf
 import tf_keras
 
 from export.errors import UnsupportedModel
-from export.graphs.imported_model import load_keras, read_imported
+from export.imported.model import load_keras, read_imported
 from tests.built import built
 
 V = 30

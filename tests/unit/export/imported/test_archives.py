@@ -9,9 +9,9 @@ import keras
 import numpy as np
 import pytest
 
-from export import archives
 from export.errors import UnsupportedModel
-from export.graphs.imported_model import load_keras
+from export.imported import archives
+from export.imported.model import load_keras
 
 MIB = 1 << 20
 

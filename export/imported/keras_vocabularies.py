@@ -21,8 +21,8 @@ from contract.tokenizer import (
     WordTokenizer,
     padding_name,
 )
-from export.archives import read_vocabularies
 from export.corpora.encodings import decode
+from export.imported.archives import read_vocabularies
 
 # Keras's names of the layers' directories in a `.keras` file.
 _DIRECTORIES = {"TextVectorization": "text_vectorization", "StringLookup": "string_lookup"}

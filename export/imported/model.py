@@ -15,12 +15,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from export.archives import DAMAGED, read_config, read_metadata, write_config
 from export.errors import UnknownCode, UnsupportedModel
 from export.graphs.exportable import Exportable, fixed_length, prepare, prepare_function, require_context
 from export.graphs.network import all_layers, read_network
 from export.graphs.operations import require_harmless
-from export.layer_vocabularies import read_layers
+from export.imported.archives import DAMAGED, read_config, read_metadata, write_config
+from export.imported.keras_vocabularies import read_layers
 
 _HDF5, _ZIP = b"\x89HDF", b"PK"
 _SAVED_MODEL = "saved_model.pb"

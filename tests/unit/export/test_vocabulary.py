@@ -12,7 +12,7 @@ import pytest
 from contract.tokenizer import load_tokenizer
 from export.config import load_config
 from export.corpora.corpus import read_corpus
-from export.tokenizer_command import train_tokenizer
+from export.vocabulary import train_tokenizer
 from tests.commands import main
 from tests.paths import ROOT
 
@@ -112,7 +112,7 @@ def test_three_nonblank_lines_of_thirty_tokens_are_shown(capsys):
 
 
 def test_only_the_beginning_of_a_very_long_line_is_shown(capsys, monkeypatch):
-    monkeypatch.setattr("export.tokenizer_command.SHOWN_CHARACTERS", 1000)
+    monkeypatch.setattr("export.vocabulary.SHOWN_CHARACTERS", 1000)
     Path("endless.txt").write_text("on " * 100_000)
     lines = show(capsys, "--token-unit", "word", "--show", "0", "--text", "endless.txt")
     assert re.fullmatch(r"  ('on' ){30}… and at least [\d,]+ more", lines[3].replace("… ", " … ").replace("  …", " …"))

@@ -13,8 +13,8 @@ from tokenizers import Tokenizer as HuggingFaceTokenizer
 from contract.errors import TokenizerError
 from contract.tokenizer import CharacterTokenizer, WordTokenizer, load_tokenizer
 from contract.tokenizers.pretrained import tokenizer_json
-from export.imported_tokenizer import read_tokenizer
-from export.layer_vocabularies import layer_tokenizer, parse_lines, vocabulary_tokenizer
+from export.imported.keras_vocabularies import layer_tokenizer, parse_lines, vocabulary_tokenizer
+from export.imported.tokenizer import read_tokenizer
 
 StringLookup, TextVectorization = keras.layers.StringLookup, keras.layers.TextVectorization
 STANDARDIZE = [None, "lower", "strip_punctuation", "lower_and_strip_punctuation"]

@@ -1,0 +1,1 @@
+"""Imported models: Keras files and SavedModels, with their tokenizers, as what the exporter publishes."""

@@ -1,0 +1,65 @@
+// One unit held at a value while the model writes on: what it writes, beside what it writes otherwise.
+
+import { post } from "./api.js";
+import { findAll } from "./dom.js";
+import { number } from "./format.js";
+
+const [panel, form, help, value, shown, results, free, held, heldTitle] =
+  findAll(["intervention", "hold", "hold-help", "hold-value", "hold-shown", "hold-results", "free", "held", "held-title"]);
+
+const TOKENS = 240;
+const MAX_PROMPT = 2000;
+// So that what differs is the unit, not chance.
+const SAMPLING = { max_tokens: TOKENS, temperature: 0.5, seed: 1 };
+
+export class Intervention {
+  #found = null;
+  #chosen = null;
+  #isBackward = false;
+
+  // `run` runs work with a label and a function that returns the status after it.
+  constructor(run) {
+    value.addEventListener("input", () => this.#showValue());
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      run("Writing with the unit held…", (signal) => this.#write(signal));
+    });
+  }
+
+  // Offers to hold the selected unit, from the selected token on; not a gate, nor a unit of a sliding-window model.
+  offer(found, { layer, kind, unit, position }, column, isBackward) {
+    panel.hidden = layer === 0 || !["hidden", "cell"].includes(kind);
+    if (panel.hidden) return;
+    const isSame = this.#found === found && ["layer", "kind", "unit"].every((name) => this.#chosen[name] === { layer, kind, unit }[name]);
+    [this.#found, this.#chosen, this.#isBackward] = [found, { layer, kind, unit, position }, isBackward];
+    help.textContent = `Unit ${unit} of layer ${layer} gets the same ${kind} state before each token; the model writes on from the selected token.`;
+    if (isSame) return;
+    results.hidden = true;
+    // Up to twice the largest value in the text; at first the end that is further from the value at the token.
+    const matrix = found.matrix(layer, kind);
+    const values = Array.from({ length: matrix.rows }, (_, row) => matrix.at(row, column));
+    const [least, most, limit] = [Math.min(...values), Math.max(...values), Math.min(100, 2 * matrix.most(column))];
+    const at = values[Math.max(0, found.rowOf[position])];
+    Object.assign(value, { min: -limit, max: limit, step: limit / 100 });
+    value.value = at - least > most - at ? least : most;
+    this.#showValue();
+  }
+
+  #showValue() {
+    shown.textContent = number(Number(value.value), 2);
+  }
+
+  async #write(signal) {
+    const { layer, kind, unit, position } = this.#chosen;
+    const { reference: model, tokenIds } = this.#found;
+    const set = Number(value.value);
+    const given = this.#isBackward
+      ? { suffix: tokenIds.slice(position, position + MAX_PROMPT) }
+      : { prompt: tokenIds.slice(Math.max(0, position + 1 - MAX_PROMPT), position + 1) };
+    const body = { model, ...given, ...SAMPLING };
+    const texts = await Promise.all([{}, { interventions: [{ layer, kind, unit, set }] }].map((more) => post("v1/completions", { ...body, ...more }, signal)));
+    heldTitle.textContent = `Held at ${number(set, 2)}`;
+    [free.textContent, held.textContent] = texts.map(({ choices }) => choices[0].text);
+    results.hidden = false;
+  }
+}
