@@ -20,8 +20,8 @@ from service.generation.memory_estimates import completion_bytes, embedding_byte
 from service.generation.prompts import (
     NO_IDS,
     EncodedPrompt,
+    encode_labels,
     encode_prompts,
-    read_labels,
     require_encodable,
     require_ids,
 )
@@ -81,7 +81,7 @@ class Engine:
         field, raw_prompts = _input_field(body, model)
         require_ids([token_id for token_id, _ in body.sampling.bias], model, "logit_bias")
         _require_num_top(body, model)
-        labels = read_labels(body.labels, model) if body.labels else NO_IDS
+        labels = encode_labels(body.labels, model) if body.labels else NO_IDS
         num_generated = len(raw_prompts) * body.best_of * body.max_tokens
         with context.refunds_on_failure():
             self._encode(request, raw_prompts, field, "max_tokens", num_generated, labels=labels)

@@ -191,7 +191,7 @@ def encode_prompts(
         memory.hold(held + encoding_bytes(raw_prompt, model), field, param=field)
         prompt = EncodedPrompt.of(raw_prompt, model.tokenizer, backward=backward, after=after)
         if not prompt.ids.size and not after.size and model.card.label_columns:
-            prompt = replace(prompt, after=read_labels({}, model))
+            prompt = replace(prompt, after=encode_labels({}, model))
         prompts.append(prompt)
         held, total = held + prompt.num_bytes, total + prompt.num_tokens
         require_at_most(prompt.num_tokens, limit, field)
@@ -202,7 +202,7 @@ def encode_prompts(
     return prompts
 
 
-def read_labels(labels: Mapping[str, str], model: ServedModel) -> np.ndarray:
+def encode_labels(labels: Mapping[str, str], model: ServedModel) -> np.ndarray:
     """Return what a model reads before the beginning of a text with these labels, int32 (tokens,).
 
     Raises:
@@ -216,11 +216,11 @@ def read_labels(labels: Mapping[str, str], model: ServedModel) -> np.ndarray:
     for column_name in labels:
         rule = f"have columns of model {name!r}, which are {_listed([*columns])}"
         require(column_name in columns, "labels", rule, column_name)
-    known = {column_name: _read_label(columns[column_name], label) for column_name, label in labels.items()}
+    known = {column_name: _find_label(columns[column_name], label) for column_name, label in labels.items()}
     return np.array(opening_ids(model.tokenizer, model.card.label_columns, known), np.int32)
 
 
-def _read_label(column: LabelColumn, given: str) -> str:
+def _find_label(column: LabelColumn, given: str) -> str:
     found = column.find(given)
     if found is None:
         number = "" if column.bounds is None else "a number, or "

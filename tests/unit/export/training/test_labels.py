@@ -10,11 +10,11 @@ from export.config import load_config
 from export.corpora.corpus import read_corpus
 from export.corpora.labels import learn_columns
 from export.errors import ConfigError
-from export.tokenizer_command import train_tokenizer
 from export.training.dataset import Dataset
 from export.training.label_dropout import LabelDropout
 from export.training.model import build_model
 from export.training.trainer import Trainer
+from export.vocabulary import train_tokenizer
 from tests.unit.export.trainings import SETTINGS
 
 
