@@ -67,8 +67,8 @@ class CharacterTokenizer(LookupVocabulary, JoinedTexts):
         return characters - self._ids.keys()
 
     def _with_tokens(self, tokens: Sequence[str], labels: Collection[str]) -> Self:
-        rules = {"unknown": self.unknown, "lower": self.lower, "standardization": self.standardization}
-        return type(self)(tokens, **rules, labels=labels)
+        unknown, lower, standardization = self.unknown, self.lower, self.standardization
+        return type(self)(tokens, unknown=unknown, lower=lower, standardization=standardization, labels=labels)
 
     def to_json(self) -> str:
         normalizer = LOWERCASE if self.lower else self.standardization.normalizer

@@ -21,7 +21,7 @@ from tests.servers import Gateway, ModelServer
 from tests.terminals import environment
 
 LETTERS, NEW = {"early": "abc", "late": "xyz"}, {"new": "mno"}
-SHORT, LONG = range(2, 5), range(12, 15)
+LENGTHS = (1, 9, 10, 11)
 
 
 def publish_labelled(folder):
@@ -34,23 +34,34 @@ def publish_labelled(folder):
             writer = csv.writer(file)
             writer.writerow(["text", "style", "length"])
             for number in range(count):
-                style, length = styles[number % len(styles)], rng.choice([*SHORT, *LONG])
+                style, length = styles[number % len(styles)], rng.choice(LENGTHS)
                 text = "".join(rng.choices((LETTERS | NEW)[style], k=length))
                 # Some records lack a label.
                 writer.writerow([text, style if number % 10 else "", length if number % 11 else ""])
         return str(folder / name)
 
     file, other = write("words.csv", [*LETTERS], 600), write("new.csv", [*NEW], 200)
-    settings = ["--units", "48", "--embedding", "16", "--batch-size", "8", "--sequence-length", "40", "--epochs", "12"]
-    rates = ["--learning-rate", "0.02", "--dropout", "0", "--min-characters", "0", "--ema", "0.9"]
+    batches = ["--batch-size", "8", "--sequence-length", "40", "--epochs", "15", "--min-characters", "0"]
+    settings = [
+        *batches,
+        "--units",
+        "48",
+        "--embedding",
+        "16",
+        "--dropout",
+        "0",
+        "--learning-rate",
+        "0.02",
+        "--ema",
+        "0.9",
+    ]
     columns = ["--label-column", "style", "--label-column", "length"]
     with quick_to_load():
         for direction in ("forward", "backward"):
             to = ["--name", direction, "--direction", direction]
-            main(["train", file, *to, *columns, *settings, *rates, *places])
+            main(["train", file, *to, *columns, *settings, *places])
         base = ["--from", "forward", "--name", "tuned", "--mix", file, "--mix-share", "0.5"]
-        own = ["--label-column", "style", "--learning-rate", "0.01", "--epochs", "8", "--min-characters", "0"]
-        main(["train", other, *base, *own, *places])
+        main(["train", other, *base, *batches, "--label-column", "style", "--learning-rate", "0.01", *places])
     publish_model(folder / "models", "plain")
 
 
@@ -90,17 +101,17 @@ def test_a_label_decides_the_letters(client, model, style):
 def test_a_fine_tuned_model_has_the_labels_of_its_base_and_new_ones(client, style):
     columns, base = (client.model(name).label_columns for name in ("tuned", "forward"))
     assert columns == {"style": ["early", "late", "new"], "length": base["length"]}
-    assert share_of(texts(client, "tuned", labels={"style": style}), (LETTERS | NEW)[style]) > 0.9
+    assert share_of(texts(client, "tuned", labels={"style": style}), (LETTERS | NEW)[style]) > 0.8
 
 
 def test_a_number_selects_its_bin(client):
-    """A length of 2 or 3 is in the first bins, whatever else is in them."""
+    """Beyond the records, too: it is in the first or the last bin."""
     means = []
-    for length in (2, 14):
+    for length in (0.5, 99):
         found = texts(client, labels={"length": length})
         means.append(sum(map(len, found)) / len(found))
-    assert means[0] < 6
-    assert means[1] > 9
+    assert means[0] < 3
+    assert means[1] > 7
 
 
 def test_without_labels_texts_are_of_every_kind(client):
@@ -147,12 +158,14 @@ def test_a_text_is_resumed_with_the_labels_that_it_has(client, gateway):
 
 def test_a_conversation_keeps_its_labels(client):
     """Its turns continue one text, whose labels are read once."""
-    conversation = client.conversation(model="forward", labels={"style": "late"}, max_tokens=2, seed=3)
+    options = {"labels": {"style": "late"}, "max_tokens": 2, "seed": 3, "ignore_eos": True}
+    conversation = client.conversation(model="forward", **options)
     for _ in range(3):
         conversation.generate()
+    assert len(conversation.text) == 6
     assert set(conversation.text) <= set("xyz")
     conversation.reread()
-    assert conversation.generate().text is not None
+    assert len(conversation.generate().text) == 2
 
 
 @pytest.mark.parametrize(
@@ -164,7 +177,7 @@ def test_a_conversation_keeps_its_labels(client):
             "labels must have columns of model 'forward', which are style, length, got 'stile'",
         ),
         ("forward", {"style": "Late"}, "labels.style must be one of early, late; got 'Late'"),
-        ("forward", {"length": "long"}, r"labels.length must be a number, or one of ..3, 3..4"),
+        ("forward", {"length": "long"}, "labels.length must be a number, or one of ..9, 9.."),
         ("plain", {"style": "late"}, "labels must be absent: version 1 of model 'plain' was trained without"),
         ("forward", {"style": ["late"]}, "labels.style must be a valid string, got ['late']"),
         ("forward", ["late"], "labels must be an object"),
@@ -201,8 +214,8 @@ def run(gateway):
 
 def test_the_command_line_has_labels(run, client):
     options = ("--model", "forward", "--seed", "1", "--max-tokens", "30")
-    ended = run("generate", "", *options, "--label", "style=late", "--label", "length=14")
-    labels = {"style": "late", "length": 14}
+    ended = run("generate", "", *options, "--label", "style=late", "--label", "length=10")
+    labels = {"style": "late", "length": 10}
     assert ended.stdout == client.generate(model="forward", seed=1, max_tokens=30, labels=labels).text
     assert "labels.style must be one of early, late" in run("generate", "", *options, "--label", "style=no").stderr
     assert "is not COLUMN=LABEL" in run("generate", "", *options, "--label", "late").stderr
@@ -225,7 +238,7 @@ def test_each_request_of_a_batch_has_its_own_labels(run, tmp_path):
         rows = list(csv.DictReader(file))
     assert len(rows) == 20
     for style, letters in LETTERS.items():
-        assert share_of([row["text"] for row in rows if row["custom_id"].startswith(style)], letters) >= 0.9
+        assert share_of([row["text"] for row in rows if row["custom_id"].startswith(style)], letters) >= 0.8
 
 
 def test_the_page_has_a_list_of_each_column(open_page, gateway, client):
@@ -236,13 +249,17 @@ def test_the_page_has_a_list_of_each_column(open_page, gateway, client):
     page.set(model="forward")
     assert page.page.locator("#label-0-0 option").all_inner_texts() == ["any", "early", "late"]
     page.page.select_option("#label-0-0", "late")
-    text = page.write("", max_tokens="5", seed="4", temperature="1")
-    assert text == client.generate(model="forward", labels={"style": "late"}, max_tokens=5, seed=4).text
+    labels = {"style": "late", "length": client.model("forward").label_columns["length"][-1]}
+    page.page.select_option("#label-1-0", labels["length"])
+    fields = {"model": "forward", "labels": labels, "max_tokens": 5}
+    # A text that does not end before.
+    seed, text = next((i, text) for i in range(40) if len(text := client.generate(seed=i, **fields).text) == 5)
+    assert page.write("", max_tokens="5", seed=str(seed), temperature="1") == text
     page.click("#continue")
     page.wait_for("Done.")
     assert page.text().startswith(text)
     page.click("#code")
-    assert '"labels":{"style":"late"}' in page.read("#code-text")
+    assert '"labels":{"style":"late","length":' in page.read("#code-text")
     page.page.keyboard.press("Escape")
     again = open_page(Playground, gateway, page.page.evaluate("location.hash"))
     again.wait_for("Done.")
