@@ -132,6 +132,7 @@ class Client(AbstractContextManager["Client"]):
             stop: str or list of str. Stop strings: the text ends before the first one. Text generated for a `suffix`
                 starts after it.
             n: int. Number of choices per prompt.
+            labels: dict. Label of the text by column, of a model that was trained with labels: `{"style": "elvish"}`.
             regex: str. Regular expression that the whole completion matches.
             choices: list of str. The completion is one of these texts.
             json_schema: dict, or str (JSON), or a pydantic model. The completion is JSON that is valid against it.

@@ -29,6 +29,7 @@ class CompletionArguments(TypedDict, total=False):
     seed: int | None
     stop: str | Sequence[str] | None
     n: int | None
+    labels: Mapping[str, str | float] | None
     # Members of the field `structured_outputs`.
     regex: str | None
     choices: Sequence[str] | None
