@@ -13,6 +13,7 @@ DECODE_FULL = "decode_full"
 SCORE = "score"
 EMBED = "embed"
 INSPECT = "inspect"
+NEXT_LOGPROBS = "next_logprobs"
 
 # Precisions of the products. Every signature but `serving_default` may have a variant in bfloat16.
 PrecisionName = Literal["float32", "bfloat16"]
@@ -49,7 +50,7 @@ UNCONSTRAINED_ROW, FINAL_ROW = 0, 1
 NO_CONTINUATION = 1 << 30
 # Number of most probable tokens that `decode_full` and `score` of a new version return at each position, or all of a
 # smaller vocabulary; and that of versions whose card does not say it.
-NUM_TOP, UNSTATED_NUM_TOP = 20, 5
+NUM_TOP, UNSTATED_NUM_TOP = 50, 5
 # Below this temperature sampling is argmax: dividing by 1e-37 gives NaN.
 GREEDY_BELOW_TEMPERATURE = 1e-4
 

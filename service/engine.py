@@ -10,20 +10,25 @@ import numpy as np
 
 from contract import signatures
 from service.api.body import require
-from service.api.requests import CompletionRequest, EmbeddingsRequest, InspectRequest, PromptText, ScoreRequest
+from service.api.requests import (
+    CompletionRequest,
+    EmbeddingsRequest,
+    InspectRequest,
+    NextRequest,
+    PromptText,
+    ScoreRequest,
+)
 from service.context import RequestContext
 from service.errors import InvalidRequest, StateRefused
 from service.generation.candidate_filter import IsCopy
 from service.generation.completion_processor import CompletionProcessor
 from service.generation.hidden_states import EmbeddingProcessor, InspectionProcessor
-from service.generation.memory_estimates import (
-    completion_bytes,
-    embedding_bytes,
-    inspection_bytes,
-)
+from service.generation.memory_estimates import completion_bytes, embedding_bytes, inspection_bytes
+from service.generation.next_words import NextWordsProcessor
 from service.generation.prompts import (
     NO_IDS,
     EncodedPrompt,
+    encode_labels,
     encode_prompts,
     require_at_most,
     require_encodable,
@@ -31,6 +36,7 @@ from service.generation.prompts import (
 )
 from service.generation.resume_tokens import Checkpoint, ResumeTokens
 from service.generation.running_request import RunningRequest
+from service.generation.search_processor import SearchProcessor
 from service.generation.text_scores import ScoreProcessor, TextScorer
 from service.models.registry import MayUse, ModelRegistry, ServedModel
 from service.models.training_filters import TrainingFilters
@@ -45,8 +51,15 @@ from service.structured_outputs.json_schema import SchemaError
 from service.structured_outputs.patterns import Constraint
 from service.structured_outputs.regex_syntax import PatternError
 
-Body = CompletionRequest | EmbeddingsRequest | InspectRequest | ScoreRequest
-Processor = CompletionProcessor | EmbeddingProcessor | InspectionProcessor | ScoreProcessor
+Body = CompletionRequest | EmbeddingsRequest | InspectRequest | NextRequest | ScoreRequest
+Processor = (
+    CompletionProcessor
+    | EmbeddingProcessor
+    | InspectionProcessor
+    | NextWordsProcessor
+    | ScoreProcessor
+    | SearchProcessor
+)
 # Called with each request before it waits for admission: the web watches its client, and closes it in the end.
 OnStart = Callable[[RunningRequest], object]
 _NO_CALLBACK: OnStart = lambda _: None  # noqa: E731
@@ -72,7 +85,7 @@ class Engine:
 
     def start_completion(
         self, body: CompletionRequest, context: RequestContext, on_start: OnStart = _NO_CALLBACK
-    ) -> CompletionProcessor:
+    ) -> CompletionProcessor | SearchProcessor:
         """Encode the prompts, admit the first sequences, compile their constraint and submit them.
 
         Raises:
@@ -86,20 +99,50 @@ class Engine:
         field, raw_prompts = _input_field(body, model)
         require_ids([token_id for token_id, _ in body.sampling.bias], model, "logit_bias")
         _require_num_top(body, model)
-        num_generated = len(raw_prompts) * body.best_of * body.max_tokens
+        if body.searches:
+            _require_next_logprobs(model)
+        # The most probable texts are charged while they are searched for.
+        num_generated = 0 if body.top_texts else len(raw_prompts) * body.best_of * body.max_tokens
+        labels = encode_labels(body.labels, model) if body.labels else NO_IDS
         with context.refunds_on_failure():
-            self._encode(request, raw_prompts, field, "max_tokens", num_generated)
+            self._encode(request, raw_prompts, field, "max_tokens", num_generated, first=labels)
             prompts, constraints = request.prompts, _constraints(body, request)
             # Free the unencoded prompts.
             body = body.model_copy(update={"prompt": None, "suffix": None})
             self._require_response_fits(body, prompts, field)
-            _hold_memory(request, completion_bytes(body, model.card, prompts, constraints))
-            is_copy = self._copy_filter(model) if body.not_in_training else None
-            processor = CompletionProcessor(body, request, constraints, self._resume_tokens, is_copy)
+            num_held = _hold_memory(request, completion_bytes(body, model.card, prompts, constraints))
+            processor: CompletionProcessor | SearchProcessor
+            if body.searches:
+                processor = SearchProcessor(body, request, num_held, self._settings.max_search_tokens)
+            else:
+                is_copy = self._copy_filter(model) if body.not_in_training else None
+                processor = CompletionProcessor(body, request, constraints, self._resume_tokens, is_copy)
             on_start(request)
-            request.admit(processor.choices_to_submit(), body.max_tokens, field="max_tokens")
+            max_tokens = 0 if body.searches else body.max_tokens
+            request.admit(processor.choices_to_submit(), max_tokens, field="max_tokens")
             # While it waits for the compiler, the request is one of those that admission control counts.
             processor.submit([self._match(body, request, each) if each else None for each in constraints])
+        return processor
+
+    def start_next(
+        self, body: NextRequest, context: RequestContext, on_start: OnStart = _NO_CALLBACK
+    ) -> NextWordsProcessor:
+        """Encode the prompt and submit its prefill; raise as `start_completion`."""
+        request = self._request(body, context)
+        model = request.model
+        _require_next_logprobs(model)
+        if model.backward:
+            raise InvalidRequest(
+                f"model must be a forward model, got {model.ref.name!r}: it is backward", param="model"
+            )
+        with context.refunds_on_failure():
+            self._encode(request, body.prompts, "prompt", "prompt")
+            # Free the unencoded prompt.
+            num_held = _hold_memory(request, 0)
+            processor = NextWordsProcessor(body.model_copy(update={"prompt": ""}), request, num_held)
+            on_start(request)
+            request.admit(processor.choices_to_submit(), field="prompt")
+            processor.submit()
         return processor
 
     def start_embedding(
@@ -335,10 +378,11 @@ def _constraints(body: CompletionRequest, request: RunningRequest) -> list[Const
     return [resumed.constraint if continues and prompt.is_empty else body.constraint for prompt in request.prompts]
 
 
-def _hold_memory(request: RunningRequest, num_response_bytes: int) -> None:
-    """Hold the memory that the request needs from here to its end."""
+def _hold_memory(request: RunningRequest, num_response_bytes: int) -> int:
+    """Hold the memory that the request needs from here to its end; return the bytes."""
     num_bytes = sum(prompt.num_bytes for prompt in request.prompts) + num_response_bytes
     request.context.memory.hold(num_bytes, "the request and its response")
+    return num_bytes
 
 
 def _token_texts(model: ServedModel) -> TokenTexts:
@@ -364,6 +408,14 @@ def _require_num_top(body: CompletionRequest | InspectRequest, model: ServedMode
         limit = f"be at most {card.num_top} for version {version.number} of model {version.name!r}, got {num_top}"
         is_returned = card.num_top >= min(num_top, card.vocab_size)
         require(is_returned, field, f"{limit}: it was published by an earlier release")
+
+
+def _require_next_logprobs(model: ServedModel) -> None:
+    """Refuse a search in a version that returns no log probabilities of all tokens."""
+    if not model.card.next_logprobs:
+        version = f"version {model.ref.number} of model {model.ref.name!r} was published by an earlier release"
+        message = f"model must have the signature {signatures.NEXT_LOGPROBS} for a search: {version}"
+        raise InvalidRequest(f"{message}; `sostenuto publish` its run again", param="model")
 
 
 def _require_layers(body: InspectRequest, model: ServedModel) -> None:

@@ -95,6 +95,12 @@ class Settings(BaseSettings):
         262_144, ge=1, description="maximum number of tokens per request that are returned with log probabilities"
     )
     max_inspect_values: int = Field(2**24, ge=1, description="maximum number of values in a response of /v1/inspect")
+    max_search_tokens: int = Field(
+        20_000,
+        ge=1,
+        description="maximum number of tokens that a search (`top_texts`, `use_beam_search`, /v1/next) computes for a "
+        "prompt",
+    )
     max_prompt_tokens: int = Field(131_072, ge=1, description="maximum length of a prompt, in tokens")
     max_timeout_s: float = Field(
         600.0, gt=0, le=86_400, description="maximum and default of timeout_s in a request, in seconds"

@@ -55,6 +55,18 @@ def fake_embed(inputs: Arrays) -> Arrays:
     return {"state": states, "sum": sums, "last": last}
 
 
+def fake_next_logprobs(inputs: Arrays) -> Arrays:
+    """Compute what a real `next_logprobs` would: a distribution that depends on the state after the last token."""
+    states = fake_prefill(inputs)["state"]
+    return {"logprobs": np.stack([fake_distribution(state) for state in states]), "state": states}
+
+
+def fake_distribution(state: np.ndarray) -> np.ndarray:
+    """Return log probabilities float32 (VOCABULARY,) of all tokens, some of them equal."""
+    scores = -((state.sum() * 7 + np.arange(VOCABULARY) * 13) % 101) / 10
+    return np.float32(scores - np.log(np.exp(scores).sum()))
+
+
 def fake_inspect(inputs: Arrays) -> Arrays:
     """Compute what a real `inspect` would: the outputs of `score`, and the state after each token as hidden state."""
     states = inputs["state"].copy()
@@ -117,6 +129,7 @@ COMPUTE = {
     signatures.SCORE: fake_score,
     signatures.EMBED: fake_embed,
     signatures.INSPECT: fake_inspect,
+    signatures.NEXT_LOGPROBS: fake_next_logprobs,
     signatures.DECODE: fake_decode,
     signatures.DECODE_FULL: fake_decode,
 }

@@ -28,7 +28,14 @@ _COMPARED = 4
 _EMBED_LENGTH = 8
 _NUM_SAMPLED = 16
 _SHARE_PADDING = 0.05
-_CHECKED = (signatures.PREFILL, signatures.DECODE_FULL, signatures.SCORE, signatures.EMBED, signatures.INSPECT)
+_CHECKED = (
+    signatures.PREFILL,
+    signatures.DECODE_FULL,
+    signatures.SCORE,
+    signatures.EMBED,
+    signatures.INSPECT,
+    signatures.NEXT_LOGPROBS,
+)
 # Sequences of `check_precision`, and tokens of each: 16,384 tokens, which two cores of an AMD EPYC score in less than a
 # second.
 _NUM_SCORED, _SCORED_LENGTH = 64, 256
@@ -45,8 +52,8 @@ def check_saved_model(path: Path, model: Exportable, num_tokens: int) -> None:
     The mean negative log likelihood of whole sequences must match to 1e-4 for `score` (in one call, and in two halves,
     the first by `prefill`) and for `serving_default`. `embed` must give the outputs of the model's top layer to 1e-4.
     The log probabilities of `decode_full` for the tokens that it samples, and those of `inspect`, must match `score` to
-    1e-4. The last states of `inspect` must equal the state that it returns. Signatures in bfloat16 must match each
-    other as closely, and the model to 0.25.
+    1e-4, and so must those of `next_logprobs`. The last states of `inspect` must equal the state that it returns.
+    Signatures in bfloat16 must match each other as closely, and the model to 0.25.
 
     Raises:
         CheckFailed: a value differs by more than its tolerance; the message gives the values or the difference.
@@ -89,6 +96,10 @@ def _check_signatures(
     prefilled = _read(functions[signatures.PREFILL], token_ids[:, :half], half, state)["state"]
     rest = _read(functions[signatures.SCORE], token_ids[:, half:], half, prefilled)["logprobs"]
     _check_loss(f"{signatures.PREFILL} and {signatures.SCORE}", rest, scored[:, half:], TOLERANCE)
+    if signatures.NEXT_LOGPROBS in functions:
+        last = _read(functions[signatures.NEXT_LOGPROBS], token_ids[:, half : half + 1], 1, prefilled)["logprobs"]
+        following = np.take_along_axis(last, token_ids[:, half + 1, None], axis=1)[:, 0]
+        _check_close(f"{signatures.NEXT_LOGPROBS}: a log probability", following, rest[:, 0])
     if model.tops is not None:
         tops = model.tops(token_ids[:, :_EMBED_LENGTH])
         total = np.zeros((_BATCH_SIZE, model.network.output_size), np.float32)

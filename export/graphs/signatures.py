@@ -93,6 +93,7 @@ class Generator(tf.Module):
                 signatures.SCORE: generator.score,
                 signatures.EMBED: generator.embed,
                 signatures.INSPECT: generator.inspect,
+                signatures.NEXT_LOGPROBS: generator.next_logprobs,
             }
             functions |= {signatures.in_precision(name, precision.name): run for name, run in variants.items()}
         specs = input_specs(
@@ -152,6 +153,23 @@ class Generator(tf.Module):
         total, last, *parts = self._scan(token_ids, lengths, step, [sum, tf.zeros_like(sum), *self._steps.split(state)])
         total, last = self._precision.to_rows(total), self._precision.to_rows(last)
         return {"state": self._steps.join(parts), "sum": total, "last": last}
+
+    def next_logprobs(self, token_ids: tf.Tensor, lengths: tf.Tensor, state: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Prefill sequences of at least one token, and predict the token after each.
+
+        Returns:
+            logprobs float32 (batch, V) of every token as the next one, those that must not be sampled included; state
+            float32 (batch, S) after the last token.
+        """
+        state_parts = self._steps.split(state)
+        hidden = self._precision.from_rows(tf.zeros([tf.shape(state)[0], self.network.output_size]))
+
+        def step(token_ids: tf.Tensor, variables: Loop) -> Loop:
+            output, parts = self._steps.step(token_ids, variables[1:])
+            return [output, *parts]
+
+        hidden, *parts = self._scan(token_ids, lengths, step, [hidden, *state_parts])
+        return {"logprobs": tf.nn.log_softmax(self._steps.project(hidden)), "state": self._steps.join(parts)}
 
     def _scan(
         self, token_ids: tf.Tensor, lengths: tf.Tensor, step: Callable[[tf.Tensor, Loop], Loop], vectors: Loop

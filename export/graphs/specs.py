@@ -60,6 +60,7 @@ def input_specs(
         signatures.DECODE_FULL: {**decode, **adjustments, **constraints, **_inputs(tf.int32, [None], "num_top")},
         signatures.SCORE: prefill,
         signatures.INSPECT: prefill,
+        signatures.NEXT_LOGPROBS: prefill,
         signatures.EMBED: {**prefill, **_inputs(tf.float32, [None, output_size], "sum")},
     }
     by_name = {

@@ -96,14 +96,14 @@ class Verification:
         card, _, functions = self._readable()
         inputs = input_specs(card.state_size, card.units, card.vocab_size, card.precisions)
         outputs = _output_sizes(card)
-        for name, specs in inputs.items():
+        for name in outputs:
             if name not in functions:
                 raise CheckFailed(f"{name} is missing")
             function = functions[name]
-            _require(name, "inputs", _shapes(specs), _shapes(function.structured_input_signature[1]))
+            _require(name, "inputs", _shapes(inputs[name]), _shapes(function.structured_input_signature[1]))
             sizes = {output: list(spec.shape)[-1] for output, spec in function.structured_outputs.items()}
             _require(name, "sizes of outputs", outputs[name], {key: sizes.get(key) for key in outputs[name]})
-        return f"all {len(inputs)}, with the sizes of the card"
+        return f"all {len(outputs)}, with the sizes of the card"
 
     def _readable(self) -> tuple[GeneratorCard, Tokenizer, Mapping[str, Any]]:
         if self._contents is None or self._functions is None:
@@ -198,6 +198,7 @@ def _output_sizes(card: GeneratorCard) -> dict[str, dict[str, int | None]]:
         signatures.SCORE: {"logprobs": None, **top, **state},
         signatures.EMBED: {**state, "sum": card.units, "last": card.units},
         signatures.INSPECT: {"logprobs": None, **top, **state, **activations},
+        **({signatures.NEXT_LOGPROBS: {**state, "logprobs": card.vocab_size}} if card.next_logprobs else {}),
     }
     by_name = {
         signatures.in_precision(name, precision): sizes

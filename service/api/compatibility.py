@@ -40,8 +40,6 @@ COMPLETION_FIELDS: Accepted = {
     "stop_token_ids": ([],),
     "bad_words": ([],),
     "allowed_token_ids": (),
-    "use_beam_search": (False,),
-    "length_penalty": (1,),
     "truncate_prompt_tokens": (),
     "prompt_embeds": (),
     "return_token_ids": (False,),

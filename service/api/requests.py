@@ -27,11 +27,11 @@ from service.scheduling.sampling import SamplingParams
 from service.settings import Settings
 from service.structured_outputs.patterns import Constraint, Pattern
 
-MAX_CHOICES, MAX_BEST_OF = 10_000, 128
+MAX_CHOICES, MAX_BEST_OF, MAX_TOP_TEXTS = 10_000, 128, 1000
 MAX_STOPS = 16
 MAX_INTERVENTIONS, MAX_INTERVENTION = 64, 100.0
-# As in vLLM; versions that earlier releases published return fewer.
-MAX_LOGPROBS, DEFAULT_LOGPROBS = 20, 5
+# Versions that earlier releases published return fewer: 20 or 5.
+MAX_LOGPROBS, DEFAULT_LOGPROBS = 50, 5
 MAX_BIAS = 1024
 # Characters of a regular expression or JSON Schema, and texts to choose from.
 MAX_REGEX = 10_000
@@ -46,8 +46,11 @@ MAX_STATE = 2**21
 # Random seeds fit a double, so that they survive clients whose numbers are doubles.
 SEED_BITS = 53
 DEFAULT_MAX_TOKENS = 16
+MAX_NEXT_WORDS, DEFAULT_NEXT_TOKENS = 100, 2000
 
 PromptText = str | list[int]
+# Columns: more than a model can have.
+MAX_LABELS = 64
 
 
 def _as_integers(value: Any) -> Any:
@@ -78,17 +81,31 @@ Stops = Annotated[
 ]
 
 
-def _require_few_biases(value: Any) -> Any:
+def _require_few(value: Any, limit: int) -> Any:
     """Refuse a long mapping before its values are validated: each wrong one would be an error of its own."""
-    if isinstance(value, dict) and len(value) > MAX_BIAS:
-        raise PydanticCustomError("too_long", "Dictionary should have at most {n} items", {"n": MAX_BIAS})
+    if isinstance(value, dict) and len(value) > limit:
+        raise PydanticCustomError("too_long", "Dictionary should have at most {n} items", {"n": limit})
     return value
 
 
 LogitBias = Annotated[
     dict[str, Annotated[float, Field(ge=-100, le=100)]],
     Field(max_length=MAX_BIAS),
-    BeforeValidator(_require_few_biases),
+    BeforeValidator(lambda value: _require_few(value, MAX_BIAS)),
+]
+
+
+def _as_labels(value: Any) -> Any:
+    """Convert numbers to texts, which columns of numbers take, too."""
+    if not isinstance(_require_few(value, MAX_LABELS), dict):
+        return value
+    return {name: str(each) if type(each) in (int, float) else each for name, each in value.items()}
+
+
+Labels = Annotated[
+    dict[str, Annotated[str, Field(max_length=1000)]],
+    Field(max_length=MAX_LABELS),
+    BeforeValidator(_as_labels, json_schema_input_type=dict[str, str | float]),
 ]
 
 
@@ -218,6 +235,14 @@ class Intervention(Body):
     """The factor its value is multiplied by, in place of `set`; the product is limited to ±1000."""
 
 
+# Fields of a completion that must have their default in a search.
+_NOT_IN_SEARCHES = (
+    *("stream", "echo", "logprobs", "prompt_logprobs", "state", "return_state", "unique", "not_in_training", "stop"),
+    *("top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias"),
+    "interventions",
+)
+
+
 @accept_without_effect(COMPLETION_FIELDS)
 class CompletionRequest(TimedBody):
     """A request of `/v1/completions`: prompts to continue, or suffixes to generate the text before."""
@@ -228,6 +253,9 @@ class CompletionRequest(TimedBody):
     prompt: PromptForms | None = None
     """Text, token ids, or a list of either, to continue; an empty prompt starts a new text. Must be empty for a
     backward model."""
+    labels: Labels = Field({})
+    """Labels of the text by label column, as `/v1/models` lists them, such as {"style": "elvish"}; a number selects its
+    bin. The prompt is then the beginning of such a text. Cannot be combined with `state`: that text has its labels."""
     max_tokens: Count = RESOLVED
     """Maximum number of tokens to generate for each choice; 16 by default."""
     max_completion_tokens: Count | None = None
@@ -276,6 +304,12 @@ class CompletionRequest(TimedBody):
     not_in_training: bool = False
     """Whether to replace choices that equal a training document or contain a long passage of the training text; each
     choice is then sent as one chunk."""
+    top_texts: Annotated[int, Field(ge=1, le=MAX_TOP_TEXTS), INTEGRAL] | None = None
+    """Instead of sampling, return the most probable completions of each prompt, this many, the most probable first."""
+    use_beam_search: bool = False
+    """Instead of sampling, return the n best completions that beam search finds; best_of is the beam width."""
+    length_penalty: Annotated[float, Field(ge=-10, le=10)] = 1.0
+    """Exponent of the length by which beam search divides a log probability; above 1 it favors long completions."""
     min_length: Annotated[int, Field(ge=0, le=MAX_MIN_LENGTH), INTEGRAL] = 0
     """Minimum number of characters of a completion."""
     structured_outputs: StructuredOutputs | None = None
@@ -336,10 +370,40 @@ class CompletionRequest(TimedBody):
         is_scored, form = self.prompt_logprobs is not None, self.response_format
         require(not (is_scored and self.stream), "prompt_logprobs", "be absent with stream; use echo and logprobs")
         require(self.stream or self.stream_options is NO_OPTIONS, "stream_options", "be absent without stream")
+        rule = "be absent with state: the text that it continues has its labels"
+        require(not (self.labels and self.state is not None), "labels", rule)
         if form is not None and (form.json_schema is None) == (form.type == "json_schema"):
             what = "given" if form.json_schema is None else "absent"
             message = f"response_format.json_schema must be {what} with type {form.type}"
             raise InvalidRequest(message, param="response_format")
+
+        self._require_searchable()
+
+    def _require_searchable(self) -> None:
+        """Refuse fields that have no meaning in a search."""
+        penalized = self.use_beam_search or self.length_penalty == 1
+        require(penalized, "length_penalty", "be absent without use_beam_search", self.length_penalty)
+        if not self.searches:
+            return
+        name = "use_beam_search" if self.use_beam_search else "top_texts"
+        is_one = self.top_texts is None or not self.use_beam_search
+        require(is_one, "top_texts", "be absent with use_beam_search", self.top_texts)
+        single = ("n", "best_of") if self.top_texts is not None else ()
+        for field in (*single, *_NOT_IN_SEARCHES):
+            value = getattr(self, field)
+            is_default = value == type(self).model_fields[field].default or (field == "top_k" and value == -1)
+            require(is_default, field, f"be absent with {name}", value)
+        require(self.temperature in (0, 1), "temperature", f"be 0, 1 or absent with {name}", self.temperature)
+
+    @property
+    def searches(self) -> bool:
+        """Whether its choices are searched for, not sampled."""
+        return self.use_beam_search or self.top_texts is not None
+
+    @property
+    def num_choices(self) -> int:
+        """Maximum number of choices of each prompt in the response."""
+        return self.top_texts or self.n
 
     def _best_of(self) -> int:
         """Return the number of choices to generate for each prompt; above `n`, whole choices are ranked."""
@@ -437,6 +501,13 @@ class CompletionRequest(TimedBody):
         return value
 
     def _require_few_tokens(self, best_of: int, max_tokens: int, settings: Settings) -> None:
+        if self.searches:
+            require(max_tokens > 0, "max_tokens", "be at least 1 in a search", max_tokens)
+        if self.use_beam_search:
+            limit, work = settings.max_search_tokens, best_of * max_tokens
+            what = f"be at most {limit} with use_beam_search when multiplied by n (best_of if it is given)"
+            require(work <= limit, "max_tokens", f"{what}, got {best_of} × {max_tokens} = {work}")
+        best_of = self.top_texts or best_of
         # A model reads prompts or suffixes; the engine refuses the request if the others are not empty.
         num_prompts = max(len(self.prompts), len(self.suffixes))
         what = f"{'suffixes' if self.suffix else 'prompts'} × n (best_of if it is given)"
@@ -544,6 +615,33 @@ class InspectRequest(TimedBody):
     def prompts(self) -> tuple[PromptText, ...]:
         """Its only input."""
         return (self.input,)
+
+
+class NextRequest(TimedBody):
+    """A request of `/v1/next`: a text, and how many of the most probable words that continue it to return."""
+
+    model: str | None = None
+    """Name of a model; required if several models are served."""
+    prompt: OnePrompt = ""
+    """Text or token ids to continue. If it ends within a word, the words complete that, or follow it."""
+    n: Annotated[int, Field(ge=1, le=MAX_NEXT_WORDS), INTEGRAL] = 10
+    """Number of words to return."""
+    max_tokens: PositiveCount = RESOLVED
+    """Maximum number of tokens that the search computes; 2,000 by default."""
+    user: str | None = None
+    """Ignored."""
+
+    def resolve(self, settings: Settings) -> Self:
+        """See `Body.resolve`."""
+        limit, given = settings.max_search_tokens, self.max_tokens
+        max_tokens = min(limit, DEFAULT_NEXT_TOKENS) if given is RESOLVED else given
+        require(max_tokens <= limit, "max_tokens", f"be at most {limit}", max_tokens)
+        return super().resolve(settings).model_copy(update={"max_tokens": max_tokens})
+
+    @property
+    def prompts(self) -> tuple[PromptText, ...]:
+        """Its only prompt."""
+        return (self.prompt,)
 
 
 class TokenizeRequest(Body):

@@ -28,8 +28,8 @@ class LogprobsObject(TypedDict):
 class PromptLogprob(TypedDict):
     """A token's log probability, and its `rank` among all tokens by probability, from 1.
 
-    `rank` is null for a token that is not among the top tokens that the version returns (20; 5 for versions of earlier
-    releases).
+    `rank` is null for a token that is not among the top tokens that the version returns (50; 20 or 5 for versions of
+    earlier releases).
     """
 
     logprob: float
@@ -52,6 +52,9 @@ class ChoiceObject(TypedDict):
 
     `prompt_logprobs`, if requested, have an entry per token of the prompt, in reading order, by token id: first that of
     the token itself, then those of the most probable tokens. It is null for a token without predecessor.
+
+    `cumulative_logprob` comes with `top_texts` and `use_beam_search`: the log probability of the tokens, of the EOS
+    token, too, if the choice ends with it.
     """
 
     index: int
@@ -61,6 +64,7 @@ class ChoiceObject(TypedDict):
     prepend: NotRequired[Literal[True]]
     state: NotRequired[str]
     prompt_logprobs: NotRequired[list[PromptLogprobs | None]]
+    cumulative_logprob: NotRequired[float]
 
 
 class PromptTokensDetails(TypedDict):
@@ -70,7 +74,7 @@ class PromptTokensDetails(TypedDict):
 
 
 class CompletionUsage(TypedDict):
-    """Tokens of all prompts and of all generated choices, including discarded and rejected ones.
+    """Tokens of all prompts and of all generated choices, including discarded and rejected ones; or of a search.
 
     `rejected_choices` comes with `unique` and `not_in_training`: how many choices were replaced.
     """
@@ -83,7 +87,11 @@ class CompletionUsage(TypedDict):
 
 
 class CompletionObject(TypedDict):
-    """A response of `/v1/completions`, or an event of its stream, of which only the last has `usage`."""
+    """A response of `/v1/completions`, or an event of its stream, of which only the last has `usage`.
+
+    `limit_reached` comes with `top_texts`: the search has ended at its limit (`SOSTENUTO_MAX_SEARCH_TOKENS`), with
+    fewer choices than requested.
+    """
 
     id: str
     object: Literal["text_completion"]
@@ -94,6 +102,38 @@ class CompletionObject(TypedDict):
     seed: int
     choices: list[ChoiceObject]
     usage: NotRequired[CompletionUsage]
+    limit_reached: NotRequired[bool]
+
+
+class NextWord(TypedDict):
+    """A word that may follow the prompt, and the text to append for it; its probability, and the logarithm of that.
+
+    It is the probability that the text continues with `text` and then with a character that is not of the word, or
+    ends there.
+    """
+
+    word: str
+    text: str
+    probability: float
+    logprob: float
+
+
+class NextWordsObject(TypedDict):
+    """A response of `/v1/next`, the most probable word first.
+
+    Every other word is at most as probable as the last one. `unexplored` is the probability of all continuations that
+    the search has not followed to the end of a word. `limit_reached`: the search has computed `max_tokens` tokens, and
+    found fewer than `n` words. Of `usage`, `completion_tokens` are those that the search has computed.
+    """
+
+    object: Literal["list"]
+    data: list[NextWord]
+    unexplored: float
+    limit_reached: bool
+    model: str
+    version: int
+    system_fingerprint: str
+    usage: CompletionUsage
 
 
 class InspectedLayer(TypedDict):
@@ -314,6 +354,9 @@ class ModelFacts(TypedDict):
     `parent` is the version that it was fine-tuned from, such as `english:1`; null for a model that was trained from
     nothing, or imported. `provenance` is null for a model that was trained on a text of the user's.
 
+    `label_columns` has the labels that a request may have, by column, in the order of the tokens; those of a column of
+    numbers are bins, such as `20..35`, which includes 20 and not 35. It is empty for a model without labels.
+
     `corpus` is the name of the text that it was trained on, `validation_loss` is in nats per token, and `trained_s` the
     duration of the training in seconds; null if not known. `discoveries` is null for a version without a unit search.
     """
@@ -329,6 +372,7 @@ class ModelFacts(TypedDict):
     validation_loss: float | None
     trained_s: float | None
     discoveries: list[DiscoveryObject] | None
+    label_columns: dict[str, tuple[str, ...]]
     max_model_len: None
     version: int
     system_fingerprint: str

@@ -95,6 +95,9 @@ def _compute(sequences: np.ndarray, steps: int, card: GeneratorCard, num_tokens:
     width = (batch_size, card.units)
     sums = {"sum": np.zeros(width, np.float32)}
     embedded = predict(signatures.EMBED, prefill_inputs | sums, {"state": state.shape, "sum": width, "last": width})
+    # Versions of earlier releases lack the signature.
+    row = {"state": state.shape, "logprobs": (batch_size, card.vocab_size)}
+    last = predict(signatures.NEXT_LOGPROBS, prefill_inputs, row) if card.next_logprobs else {}
     top = (batch_size, length, card.num_top)
     scored = predict(
         signatures.SCORE,
@@ -114,7 +117,8 @@ def _compute(sequences: np.ndarray, steps: int, card: GeneratorCard, num_tokens:
     decoded_full = predict(
         signatures.DECODE_FULL, {**decode_inputs, **_adjustments(token_ids, sequences, card)}, shapes
     )
-    outputs = [array for call in (prefilled, embedded, scored, decoded, decoded_full) for array in call.values()]
+    calls = (prefilled, embedded, scored, decoded, decoded_full, last)
+    outputs = [array for call in calls for array in call.values()]
     return [b"".join(array[slot].tobytes() for array in outputs) for slot in range(batch_size)]
 
 

@@ -76,6 +76,7 @@ class TextDelta:
     # beginning of the choice's text, or of this delta if the client prepends it.
     logprobs: Logprobs | None = None
     resume_token: str | None = None  # for the point after this delta, if requested
+    cumulative_logprob: float | None = None  # of its tokens, the EOS token included, if a search found it
 
     @property
     def is_empty(self) -> bool:

@@ -47,6 +47,8 @@ class CompletionProcessor:
     it is accepted, and others are generated in place of the rejected ones.
     """
 
+    limit_reached: bool | None = None  # that of a search
+
     def __init__(
         self,
         body: CompletionRequest,

@@ -33,7 +33,7 @@ def completion_bytes(
     constraints: Sequence[Constraint | None] = (),
 ) -> int:
     """Return the bytes that the generated tokens and the response take, without the encoded prompts."""
-    num_choices = len(prompts) * request.best_of
+    num_choices = len(prompts) * (request.top_texts or request.best_of)
     num_generated, echoes = num_choices * request.max_tokens, request.best_of if request.echo else 0
     num_echoed = echoes * sum(prompt.num_tokens for prompt in prompts)
     total = _TOKEN_BYTES * num_generated

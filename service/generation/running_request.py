@@ -129,6 +129,14 @@ class RunningRequest:
             "cache_namespace": (self.context.tenant, model.ref, model.fingerprint, origin),
         }
 
+    def run(self, index: ChoiceIndex, create: Create) -> Result:
+        """Submit one more choice, whose sequence has a single result, and return it; raise as `results`."""
+        self.waiting.append(index)
+        self._submit_more(create)
+        result = next(self.results(create))
+        self.finish(result.index)
+        return result
+
     def results(self, create: Create) -> Iterator[Result]:
         """Yield the results of its sequences until all have finished; the consumer calls `finish` on each last one.
 

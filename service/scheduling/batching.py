@@ -176,7 +176,8 @@ class ModelQueue:
         """When prompts stop waiting for expected ones, in monotonic s; in an empty queue, when none is expected."""
         if not self.prefilling:
             return 0.0 if self.sequences else self.expected.until
-        if len(self.prefilling) >= self.limits.batch_sizes[0]:
+        is_full = len(self.prefilling) >= self.limits.batch_sizes[0]
+        if is_full or any(sequence.is_search_step for sequence in self.prefilling):
             return 0.0
         # The first in the queue is not always the oldest: a long prompt is enqueued again after each of its calls.
         return self.expected.worth_waiting_until(min(sequence.accepted_at for sequence in self.prefilling))
@@ -227,17 +228,21 @@ class ModelQueue:
 
     def _next_prefill(self, num_free_calls: int) -> Call:
         first = self.prefilling[0]
-        kind = first.prefill_signature, first.requested_activations
-        compatible = [each for each in self.prefilling if (each.prefill_signature, each.requested_activations) == kind]
+        (signature, num_tokens), activations = first.next_prefill, first.requested_activations
+        if signature == signatures.NEXT_LOGPROBS:
+            self.prefilling.popleft()
+            return self._call(signature, (first,), fit(self.limits.batch_sizes, num_tokens), 1)
+        kind = signature, activations
+        compatible = [each for each in self.prefilling if (each.next_prefill[0], each.requested_activations) == kind]
         # While sequences run, only as many prompts as fill a batch without padding.
         count = fit_below(self.limits.batch_sizes, len(compatible)) if self.ready else len(compatible)
         sequences = self._dequeue(self.prefilling, compatible, count, num_free_calls)
         batch_size = fit(self.limits.batch_sizes, len(sequences))
         limit = min(self.limits.max_length, MAX_PREFILL_TOKENS_PER_CALL // batch_size)
-        if activation_width := sum(units for _, units in first.requested_activations):
+        if activation_width := sum(units for _, units in activations):
             limit = max(1, min(limit, MAX_ACTIVATIONS_PER_CALL // (batch_size * activation_width)))
-        longest = max(sequence.num_remaining_prompt_tokens for sequence in sequences)
-        return self._call(first.prefill_signature, sequences, batch_size, min(longest, limit))
+        longest = max(sequence.next_prefill[1] for sequence in sequences)
+        return self._call(signature, sequences, batch_size, min(longest, limit))
 
     def _next_first_decode(self, num_free_calls: int) -> Call:
         compatible = _compatible(self.new, self.new[0].decode_kind)

@@ -50,6 +50,8 @@ class Call:
 
         Called on a backend's thread. The scheduler does not touch a sequence while it is in a call.
         """
+        if self.signature == signatures.NEXT_LOGPROBS:
+            return self._search_inputs()
         states = np.zeros((self.batch_size, self.sequences[0].state.size), np.float32)
         for slot, sequence in enumerate(self.sequences):
             states[slot] = sequence.state
@@ -59,11 +61,13 @@ class Call:
 
     def outputs(self) -> OutputShapes:
         """Return the shape of each requested output tensor, by name."""
-        state = (self.batch_size, self.sequences[0].state.size)
+        state = (self.batch_size, self.sequences[0].state.shape[-1])
         return {"state": state, **(self._decode_outputs() if self.is_decode else self._prefill_outputs())}
 
     def apply(self, outputs: Arrays) -> list[Result | None]:
         """Update every sequence from the outputs, and return the result to deliver for each, or None."""
+        if self.signature == signatures.NEXT_LOGPROBS:
+            return [self._apply_search(outputs)]
         apply_slot = self._apply_decode if self.is_decode else self._apply_prefill
         return [
             apply_slot(sequence, slot, outputs)
@@ -72,7 +76,7 @@ class Call:
             for slot, (sequence, is_finite) in enumerate(zip(self.sequences, finite_sequences(outputs), strict=False))
         ]
 
-    def _column(self, values: abc.Sequence[float], dtype: type, padding: float = 0) -> np.ndarray:
+    def _column(self, values: abc.Sequence[float] | np.ndarray, dtype: type, padding: float = 0) -> np.ndarray:
         """Return an array (batch_size,): the sequences' values, then padding."""
         column: np.ndarray = np.full(self.batch_size, padding, dtype)
         column[: len(values)] = values
@@ -164,6 +168,8 @@ class Call:
             shapes |= dict.fromkeys(("top_token_ids", "top_logprobs"), (*shape, first.num_top_outputs))
         if self.signature == signatures.EMBED:
             shapes |= dict.fromkeys(("sum", "last"), (self.batch_size, first.hidden_sum.size))
+        if self.signature == signatures.NEXT_LOGPROBS:
+            shapes["logprobs"] = (self.batch_size, self.vocab_size)
         return shapes
 
     def _apply_prefill(self, sequence: Sequence, slot: int, outputs: Arrays) -> Result | None:
@@ -190,9 +196,28 @@ class Call:
             is_reproducible=sequence.is_reproducible,
         )
 
+    def _search_inputs(self) -> Arrays:
+        """Build the inputs of a step of a search: its only sequence has a slot for each token."""
+        (sequence,) = self.sequences
+        token_ids = sequence.prompt_ids[sequence.num_prefilled :]
+        states = np.zeros((self.batch_size, sequence.state.shape[-1]), np.float32)
+        states[: len(token_ids)] = sequence.state
+        lengths = np.ones(self.batch_size, np.int32)
+        return {"state": states, "token_ids": self._column(token_ids, np.int32)[:, None], "lengths": lengths}
+
+    def _apply_search(self, outputs: Arrays) -> Result:
+        (sequence,) = self.sequences
+        count = sequence.num_remaining_prompt_tokens
+        if not finite_sequences(outputs)[:count].all():
+            return Result(sequence.index, error=InternalError(NOT_FINITE))
+        # Copies: views would keep the padding alive.
+        logprobs, states = outputs["logprobs"][:count].copy(), outputs["state"][:count].copy()
+        sequence.record_prefill(count, states[-1])
+        return Result(sequence.index, next_logprobs=logprobs, state=states, is_reproducible=sequence.is_reproducible)
+
     def _slice_length(self, sequence: Sequence) -> int:
         """Return how many of a sequence's prompt tokens a prefill call reads."""
-        return min(sequence.num_remaining_prompt_tokens, self.size)
+        return min(sequence.next_prefill[1], self.size)
 
 
 def finite_sequences(outputs: Arrays) -> np.ndarray:

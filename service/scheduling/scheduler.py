@@ -168,7 +168,8 @@ class Scheduler:
         for sequence in leaders:
             queue_.sequences.update((sequence, *sequence.forks))
             self._slots.enqueue(sequence)
-        queue_.expected.sequences_arrived(sum(1 + len(each.forks) for each in leaders), time.monotonic())
+        num_arrived = sum(1 + len(each.forks) for each in leaders if not each.is_search_step)
+        queue_.expected.sequences_arrived(num_arrived, time.monotonic())
 
     def _apply_reply(self, call: Call, outcome: Arrays | GatewayError, probe_hash: str | None) -> None:
         sent_at = self._in_flight.pop(call, None)
@@ -187,7 +188,7 @@ class Scheduler:
         queue_.failing_since = queue_.retry_at = None
         for sequence, result in zip(call.sequences, results, strict=True):
             self._cache_state(sequence)
-            if sequence.is_complete and sequence.status is Status.RUNNING:
+            if sequence.is_complete and sequence.status is Status.RUNNING and not sequence.is_search_step:
                 queue_.expected.sequence_ended(now)
             self._requeue(queue_, sequence, result)
 
@@ -197,7 +198,8 @@ class Scheduler:
         for sequence in sequences:
             if sequence.status < Status.FINISHED:
                 sequence.status = Status.CANCELLED
-                self._queues[sequence.version].expected.sequence_ended(now)
+                if not sequence.is_search_step:
+                    self._queues[sequence.version].expected.sequence_ended(now)
         self._remove(lambda sequence: sequence.status is Status.CANCELLED)
 
     def _cache_state(self, sequence: Sequence) -> None:
@@ -207,7 +209,9 @@ class Scheduler:
         if sequence.interventions is not None and sequence.num_generated:
             # Its state is no function of its tokens.
             return
-        if sequence.is_complete or (sequence.num_remaining_prompt_tokens == 0 and sequence.num_generated == 0):
+        # A search that begins with the same prompt reads its last token again.
+        is_prefilled = sequence.num_remaining_prompt_tokens <= sequence.is_search_step
+        if sequence.is_complete or (is_prefilled and sequence.num_generated == 0):
             self.prefix_cache.keep(sequence.prefix, sequence.state)
         elif sequence.num_generated == 0:
             self.prefix_cache.keep_if_due(sequence.prefix, sequence.state)
@@ -218,7 +222,8 @@ class Scheduler:
             return
         # A sequence with `max_tokens` 0 needs a token to prefill: otherwise it has no call to finish with.
         num_cacheable = sequence.num_remaining_prompt_tokens - (sequence.max_tokens == 0)
-        cacheable = sequence.prompt_ids[: num_cacheable if sequence.prefill_signature == signatures.PREFILL else 0]
+        needs_outputs = sequence.next_prefill[0] not in (signatures.PREFILL, signatures.NEXT_LOGPROBS)
+        cacheable = sequence.prompt_ids[: 0 if needs_outputs else num_cacheable]
         hit = self.prefix_cache.find(sequence.prefix_blocks, cacheable)
         # No longer needed, and up to 0.3 MB for the longest prompt.
         sequence.prefix_blocks = ()

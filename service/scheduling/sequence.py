@@ -61,6 +61,8 @@ class Result:
     hidden_last: np.ndarray | None = None  # float32 (U,): the top layer's output after the last of them; of "embed"
     # By name, float32 (tokens, units), of the tokens that the call read; of "inspect".
     activations: Mapping[str, np.ndarray] | None = None
+    # float32 (tokens, V): log probabilities of every token after each of a search's step, with `state` (tokens, S).
+    next_logprobs: np.ndarray | None = None
     is_reproducible: bool = True  # see `Sequence`
     error: GatewayError | None = None  # ends the sequence
 
@@ -99,8 +101,10 @@ class Sequence:
     """One choice of one prompt of one request; its model never changes."""
 
     version: ModelVersion
-    prompt_ids: np.ndarray  # int32 (tokens,), at least one; the last is the first input of `decode`
-    state: np.ndarray  # float32 (S,), after the tokens that the model has processed
+    # int32 (tokens,), at least one; the last is the first input of `decode`. Of a step of a search: tokens that each
+    # follow a state of their own.
+    prompt_ids: np.ndarray
+    state: np.ndarray  # float32 (S,), after the tokens that the model has processed; float32 (tokens, S) of such a step
     deliver: Callable[[Result], object]  # gets the results of its calls, in order; must not block the scheduler
     max_tokens: int = 0
     end_id: int | None = None  # the EOS token, or None
@@ -115,7 +119,7 @@ class Sequence:
     vocab_size: int = MAX_VOCAB_SIZE
     # Releases its admission, on the scheduler's thread, once it has finished.
     release: Callable[[], object] = do_nothing
-    prefill_signature: str = signatures.PREFILL  # "prefill", "score", "embed" or "inspect"
+    prefill_signature: str = signatures.PREFILL  # "prefill", "score", "embed", "inspect" or "next_logprobs"
     requested_activations: tuple[tuple[str, int], ...] = ()  # those that "inspect" returns, as (name, width)
     num_sampled_before: int = 0  # tokens sampled by the requests that it resumes: the index of its first random number
     counts_before: tuple[np.ndarray, np.ndarray] | None = None  # their ids and counts; see `Adjustments`
@@ -158,9 +162,25 @@ class Sequence:
 
     @property
     def num_remaining_prompt_tokens(self) -> int:
-        """Prompt tokens still to be prefilled; the last one is left to `decode`, except with "embed" and "inspect"."""
-        includes_last = self.prefill_signature in (signatures.EMBED, signatures.INSPECT)
-        return len(self.prompt_ids) - (0 if includes_last else 1) - self.num_prefilled
+        """Prompt tokens still to be prefilled; the last one is left to `decode`, if the signature can sample."""
+        leaves_last = self.prefill_signature in (signatures.PREFILL, signatures.SCORE)
+        return len(self.prompt_ids) - leaves_last - self.num_prefilled
+
+    @property
+    def is_search_step(self) -> bool:
+        """Whether it is a step of a search: one of many, so that no other request is expected after it.
+
+        It has its calls for itself.
+        """
+        return self.prefill_signature == signatures.NEXT_LOGPROBS
+
+    @property
+    def next_prefill(self) -> tuple[str, int]:
+        """Signature of its next prefill call, and the prompt tokens for it: the last one alone predicts the next."""
+        count = self.num_remaining_prompt_tokens
+        if self.is_search_step and count > 1 and self.state.ndim == 1:
+            return signatures.PREFILL, count - 1
+        return self.prefill_signature, count
 
     def uniforms(self, count: int) -> np.ndarray:
         """Return the random numbers of the next tokens, float32 (count,)."""

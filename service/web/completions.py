@@ -1,6 +1,7 @@
 """The endpoints of completions, and the response in OpenAI's format: one JSON object, or server-sent events."""
 
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -10,11 +11,21 @@ from typing import Any, NoReturn, cast
 import orjson
 from flask import Response, g
 
-from service.api.requests import CompletionRequest
-from service.api.responses import ChoiceObject, CompletionObject, CompletionUsage, LogprobsObject, PromptLogprobs
+from service.api.requests import CompletionRequest, NextRequest
+from service.api.responses import (
+    ChoiceObject,
+    CompletionObject,
+    CompletionUsage,
+    LogprobsObject,
+    NextWordsObject,
+    PromptLogprobs,
+)
 from service.errors import ClientGone, GatewayError, InternalError, NotFound, Unauthorized, VersionGone
 from service.generation.choice import TextDelta
 from service.generation.completion_processor import CompletionProcessor
+from service.generation.logprobs import DIGITS
+from service.generation.running_request import RunningRequest
+from service.generation.search_processor import SearchProcessor
 from service.web.endpoint import COMPLETIONS, MODEL_ERRORS, Endpoint, Services, json_response, start_request
 
 log = logging.getLogger(__name__)
@@ -52,6 +63,41 @@ def completions(services: Services) -> Response:
         return response
 
 
+@Endpoint(
+    "POST /v1/next",
+    COMPLETIONS,
+    "Predict the next words",
+    MODEL_ERRORS,
+    request=NextRequest,
+    response=NextWordsObject,
+)
+def next_words(services: Services) -> Response:
+    """Return the most probable words that continue a prompt: the rest of a word that it ends with, or the next word."""
+    with ExitStack() as stack:
+        processor = start_request(services, NextRequest, services.engine.start_next, stack)
+        words, request = processor.words(), processor.request
+        data = [
+            {
+                "word": each.word,
+                "text": each.text,
+                "probability": round(math.exp(each.logprob), DIGITS),
+                "logprob": round(each.logprob, DIGITS),
+            }
+            for each in words
+        ]
+        response = {
+            "object": "list",
+            "data": data,
+            "unexplored": round(processor.unexplored, DIGITS),
+            "limit_reached": processor.limit_reached,
+            "model": request.model.ref.name,
+            "version": request.model.ref.number,
+            "system_fingerprint": request.fingerprint,
+            "usage": _usage_of(request),
+        }
+        return json_response(orjson.dumps(response))
+
+
 NO_CHAT = (
     "these models complete text and have no chat format: use /v1/completions with a prompt instead of "
     "/v1/chat/completions with messages"
@@ -72,7 +118,9 @@ def sse(data: Any) -> bytes:
 class CompletionResponse:
     """The response to one completion request; `failed` gets an error that becomes the last event of a stream."""
 
-    def __init__(self, processor: CompletionProcessor, failed: Callable[[GatewayError], None]) -> None:
+    def __init__(
+        self, processor: CompletionProcessor | SearchProcessor, failed: Callable[[GatewayError], None]
+    ) -> None:
         self._processor, self._request, self._failed = processor, processor.request, failed
         model = self._request.model
         self._head: dict[str, Any] = {
@@ -95,13 +143,16 @@ class CompletionResponse:
             raise self._with_partial_output(error) from None
         self._update_fingerprint()
         choices = [_choice(result, self._processor.prompt_logprobs(result.index)) for result in results]
-        return orjson.dumps({**self._head, "choices": choices, "usage": self._usage()})
+        reached = self._processor.limit_reached
+        flag = {} if reached is None else {"limit_reached": reached}
+        return orjson.dumps({**self._head, "choices": choices, "usage": self._usage(), **flag})
 
     def events(self) -> Iterator[bytes]:
         """Yield server-sent events; an error becomes the last one, as the status has been sent already.
 
         The last events are yielded together: each chunk costs a system call and a switch between threads.
         """
+        assert isinstance(self._processor, CompletionProcessor), "a search has no stream"
         unsent = b""
         try:
             for delta in self._processor.client_deltas():
@@ -169,16 +220,20 @@ class CompletionResponse:
         )
 
     def _usage(self) -> CompletionUsage:
-        prompt, completion = self._request.num_prompt_tokens, self._request.num_completion_tokens
-        usage: CompletionUsage = {
-            "prompt_tokens": prompt,
-            "completion_tokens": completion,
-            "total_tokens": prompt + completion,
-            "prompt_tokens_details": {"cached_tokens": self._request.num_cached_tokens},
-        }
+        usage = _usage_of(self._request)
         if self._processor.num_rejected is not None:
             usage["rejected_choices"] = self._processor.num_rejected
         return usage
+
+
+def _usage_of(request: RunningRequest) -> CompletionUsage:
+    prompt, completion = request.num_prompt_tokens, request.num_completion_tokens
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": request.num_cached_tokens},
+    }
 
 
 def _choice(result: TextDelta, prompt_logprobs: bytes | None = None) -> ChoiceObject:
@@ -190,4 +245,6 @@ def _choice(result: TextDelta, prompt_logprobs: bytes | None = None) -> ChoiceOb
     }
     if prompt_logprobs is not None:
         choice["prompt_logprobs"] = cast("list[PromptLogprobs | None]", orjson.Fragment(prompt_logprobs))
+    if result.cumulative_logprob is not None:
+        choice["cumulative_logprob"] = round(result.cumulative_logprob, DIGITS)
     return choice if result.resume_token is None else {**choice, "state": result.resume_token}

@@ -12,7 +12,7 @@ from flask import Flask, Request, Response, g, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from service.access.auth import Authenticator
-from service.api.requests import CompletionRequest, EmbeddingsRequest, InspectRequest, ScoreRequest
+from service.api.requests import CompletionRequest, EmbeddingsRequest, InspectRequest, NextRequest, ScoreRequest
 from service.context import RequestContext
 from service.errors import (
     BodyTooLarge,
@@ -81,7 +81,9 @@ class RequestLog:
             )
         )
 
-    def record_request(self, body: CompletionRequest | EmbeddingsRequest | InspectRequest | ScoreRequest) -> None:
+    def record_request(
+        self, body: CompletionRequest | EmbeddingsRequest | InspectRequest | NextRequest | ScoreRequest
+    ) -> None:
         """Record the parsed request, with prompts and suffixes only if they may be logged."""
         self.line.model, self.line.stream = body.model, isinstance(body, CompletionRequest) and body.stream
         if self.trace:

@@ -26,7 +26,7 @@ CHECKS = (
     "ignored_auth",
 )
 # Long completions would only take time.
-BOUNDS = {"max_tokens": 40, "max_request_tokens": 400, "max_timeout_s": 20}
+BOUNDS = {"max_tokens": 40, "max_request_tokens": 400, "max_search_tokens": 400, "max_timeout_s": 20}
 
 
 def test_the_gateway_serves_its_openapi_document(gateway):

@@ -39,6 +39,17 @@ def test_the_page_generates_the_apis_text(open_playground, gateway):
     assert page.page.input_value("#text") == TEXT[:20] + whole
 
 
+def test_generate_is_pressed_from_within_a_field(open_playground, gateway):
+    """The help text of a field disappears with the focus; the button must not move away from under the pointer."""
+    # Below the button there is room, so it follows the fields.
+    page = open_playground(gateway, viewport={"width": 1280, "height": 1100})
+    page.page.locator("#seed-0").click()
+    page.page.keyboard.type("3")
+    box = page.page.locator("#generate").bounding_box()
+    page.page.mouse.click(box["x"] + 5, box["y"] + box["height"] - 3)
+    page.wait_for("Done.")
+
+
 def test_ctrl_enter_generates_and_escape_stops(open_playground, gateway):
     page = open_playground(gateway)
     page.set(**{**FIELDS, "max_tokens": "2000"})

@@ -53,6 +53,7 @@ INPUTS = {
     signatures.SCORE: _READING,
     signatures.EMBED: {**_READING, "sum": (FLOAT, "BU")},
     signatures.INSPECT: _READING,
+    signatures.NEXT_LOGPROBS: _READING,
 }
 OUTPUTS = {
     signatures.SERVING_DEFAULT: {"logits": (FLOAT, "BTV")},
@@ -62,6 +63,7 @@ OUTPUTS = {
     signatures.SCORE: _SCORED,
     # And the activations that each model's card lists.
     signatures.INSPECT: _SCORED,
+    signatures.NEXT_LOGPROBS: {"logprobs": (FLOAT, "BV"), "state": (FLOAT, "BS")},
     signatures.EMBED: {"state": (FLOAT, "BS"), "sum": (FLOAT, "BU"), "last": (FLOAT, "BU")},
 }
 NAMES = tuple(INPUTS)

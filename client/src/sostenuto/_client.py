@@ -22,6 +22,7 @@ from sostenuto._fields import (
     COMPLETION_FIELDS,
     EMBEDDING_FIELDS,
     INSPECT_FIELDS,
+    NEXT_FIELDS,
     REPORT_FIELDS,
     SCORE_FIELDS,
     TOKENIZE_FIELDS,
@@ -35,9 +36,19 @@ from sostenuto._fields import (
     with_signature,
     with_structured_outputs,
 )
-from sostenuto._inspection import EmbeddingMap, Inspection, Neighbor, Score, Tokens, VocabularyToken
+from sostenuto._guessing import GuessNumbers
+from sostenuto._inspection import (
+    EmbeddingMap,
+    GuessNumber,
+    Inspection,
+    Neighbor,
+    NextWord,
+    Score,
+    Tokens,
+    VocabularyToken,
+)
 from sostenuto._reports import Report
-from sostenuto._results import Generation, Model, RawResponse, Status, required
+from sostenuto._results import Choice, Generation, Model, RawResponse, Status, required
 from sostenuto._resuming import Resumption
 from sostenuto._retries import LinkedEvent, WaitForReady
 from sostenuto._settings import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, TimeoutSeconds, resolve
@@ -58,6 +69,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 DEFAULT_RECIPE = "characters-3-minutes"
 MAX_CONCURRENCY = 64  # the largest batch of a model server
 SCORE_CONCURRENCY = 4  # requests of many texts each
+MAX_SAMPLES = 10_000  # choices of a request
 
 
 class Client(AbstractContextManager["Client"]):
@@ -99,6 +111,7 @@ class Client(AbstractContextManager["Client"]):
         self._transport = Transport(self._settings, session, wait_for_ready)
         self._default_model: str | None = None
         self._model_lookup = threading.Lock()
+        self._guess_numbers: dict[tuple[str, int, int, int], GuessNumbers] = {}
 
     @with_signature(CompletionArguments)
     def generate(self, prompt: Prompt = "", **fields: Unpack[CompletionArguments]) -> Generation:
@@ -119,12 +132,15 @@ class Client(AbstractContextManager["Client"]):
             stop: str or list of str. Stop strings: the text ends before the first one. Text generated for a `suffix`
                 starts after it.
             n: int. Number of choices per prompt.
+            labels: dict. Label of the text by column, of a model that was trained with labels: `{"style": "elvish"}`.
             regex: str. Regular expression that the whole completion matches.
             choices: list of str. The completion is one of these texts.
             json_schema: dict, or str (JSON), or a pydantic model. The completion is JSON that is valid against it.
             allowed: str. Characters; the completion has no others. Also beside one of the three above.
             banned: str. Characters that the completion does not have. Also beside one of them.
             min_length: int. Minimum number of characters of the completion.
+            top_texts: int. Instead of sampling, return this many of the most probable completions.
+            use_beam_search: bool. Instead of sampling, return the `n` best completions that beam search finds.
             fields: The API's other fields: `logprobs`, `echo`, penalties, `return_state`, `state`, …. Fields unknown to
                 this client go into `extra_body`, a dict.
 
@@ -262,6 +278,69 @@ class Client(AbstractContextManager["Client"]):
                 bar.advance(len(batch))
                 yield from batch
 
+    def next_words(
+        self,
+        prompt: OnePrompt,
+        *,
+        n: int | None = None,
+        model: str | None = None,
+        max_tokens: int | None = None,
+        **extra: Any,
+    ) -> list[NextWord]:
+        """Return the most probable words that continue a prompt, the most probable first.
+
+        If the prompt ends within a word, the words complete that, or follow it. There are fewer than `n` words if the
+        search has computed `max_tokens` tokens before.
+
+        Args:
+            prompt: str or list of int (token ids).
+            n: int. Number of words. Default: the server's, 10.
+            model: str. Default: as `generate`.
+            max_tokens: int. Maximum number of tokens that the search computes. Default: the server's, 2,000.
+            extra: The endpoint's other fields.
+        """
+        fields = {"model": model, "prompt": prompt, "n": n, "max_tokens": max_tokens, **extra}
+        data = required(self._post("/v1/next", fields, NEXT_FIELDS), "data", list)
+        return [NextWord.from_response(entry) for entry in data]
+
+    def guess_numbers(
+        self,
+        texts: Sequence[str],
+        *,
+        model: str | None = None,
+        num_samples: int = 10_000,
+        max_tokens: int = 64,
+        seed: int = 0,
+    ) -> list[GuessNumber]:
+        """Estimate how many texts a model would guess before each of these: the strength of passwords.
+
+        The first call for a version generates and scores a sample, which the client keeps for later calls with the same
+        arguments. The model must have been trained on short documents, such as the lines of a list of passwords. Texts
+        of the sample that have not ended after `max_tokens` tokens count as less probable than all others.
+
+        Args:
+            texts: list of str. Whole documents.
+            model: str. Default: as `generate`.
+            num_samples: int. Size of the sample; the standard error falls with its square root.
+            max_tokens: int. Maximum length of its texts.
+            seed: int. Seed of the sample.
+
+        Raises:
+            InvalidArgument: no text of the sample has ended.
+        """
+        served = self.model(self._model_or_default(model))
+        version = f"{served.id}:{served.version}"
+        key = (version, num_samples, max_tokens, seed)
+        if key not in self._guess_numbers:
+            sample = [choice.text for choice in self._samples(version, num_samples, max_tokens, seed)]
+            if not sample:
+                ends = f"no text of {version} ends within {max_tokens} tokens"
+                raise InvalidArgument(f"{ends}: train it on short documents, or raise max_tokens")
+            scores = self.score_many(sample, model=version, whole=True)
+            self._guess_numbers[key] = GuessNumbers((-score.nats for score in scores), num_samples)
+        scores = self.score_many(texts, model=version, whole=True)
+        return [self._guess_numbers[key].of(text, -score.nats) for text, score in zip(texts, scores, strict=True)]
+
     def tokenize(self, text: str, *, model: str | None = None) -> Tokens:
         """Tokenize a text with a model's tokenizer."""
         fields = {"model": model, "prompt": text, "return_token_strs": True}
@@ -365,7 +444,7 @@ class Client(AbstractContextManager["Client"]):
             return_sequences: bool. Return the values at every token, or only at the token that is processed last.
             return_state: bool. Also return each layer's full state after the last token.
             go_backwards: bool. Process the text in reverse. The result stays in reading order.
-            top: int. Number of alternatives per token, at most 20.
+            top: int. Number of alternatives per token, at most 50.
             max_positions: int. Maximum number of tokens to return values of, evenly spaced.
             max_units: int. Maximum number of units to return of each layer, evenly spaced.
             extra: The endpoint's other fields.
@@ -733,6 +812,13 @@ class Client(AbstractContextManager["Client"]):
     def __repr__(self) -> str:
         """Show the server's URL, without the API key."""
         return f"Client({self._settings.shown_url!r})"
+
+    def _samples(self, model: str, count: int, max_tokens: int, seed: int) -> Iterator[Choice]:
+        """Generate texts from nothing, and yield those that have ended."""
+        for number, start in enumerate(range(0, count, MAX_SAMPLES)):
+            fields: Any = {"max_tokens": max_tokens, "seed": seed + number, "n": min(MAX_SAMPLES, count - start)}
+            choices = self.generate("", model=model, **fields).choices
+            yield from (choice for choice in choices if choice.finish_reason == "stop")
 
     def _score(self, send: Callable[..., Any], text: Prompt, fields: Mapping[str, Any]) -> list[Score]:
         body = self._body({"input": text, **fields}, SCORE_FIELDS)

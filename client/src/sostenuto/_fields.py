@@ -29,6 +29,7 @@ class CompletionArguments(TypedDict, total=False):
     seed: int | None
     stop: str | Sequence[str] | None
     n: int | None
+    labels: Mapping[str, str | float] | None
     # Members of the field `structured_outputs`.
     regex: str | None
     choices: Sequence[str] | None
@@ -53,6 +54,9 @@ class CompletionArguments(TypedDict, total=False):
     unique: bool | None
     not_in_training: bool | None
     complete_within_max_tokens: bool | None
+    top_texts: int | None
+    use_beam_search: bool | None
+    length_penalty: float | None
     interventions: Sequence[Mapping[str, Any]] | None
     add_special_tokens: bool | None
     user: str | None
@@ -95,6 +99,7 @@ INSPECT_FIELDS = frozenset({
     "model", "input", "state", "include", "layers", "return_sequences", "return_state", "go_backwards", "logprobs",
     "max_positions", "max_units", "timeout_s",
 })  # fmt: skip
+NEXT_FIELDS = frozenset({"model", "prompt", "n", "max_tokens", "timeout_s", "user"})
 REPORT_FIELDS = frozenset({
     "generated", "training", "training_file", "held_out", "held_out_file", "field", "columns", "pattern", "json_schema",
     "near", "smiles", "seed", "html",

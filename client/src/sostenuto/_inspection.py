@@ -174,6 +174,48 @@ class Neighbor:
         return cls(required(raw, "token", str), required(raw, "token_id", int), required(raw, "cosine", float))
 
 
+@dataclass(frozen=True)
+class GuessNumber:
+    """The guess number of a text: its rank among all texts, the most probable first.
+
+    Attributes:
+        text: str.
+        logprob: float. Natural log probability of the whole text, from its beginning to its end.
+        value: float. Estimated number of texts that are more probable.
+        standard_error: float. Standard error of the estimate. If no text of the sample is more probable, both are 0.
+    """
+
+    text: str
+    logprob: float
+    value: float
+    standard_error: float
+
+
+@dataclass(frozen=True)
+class NextWord:
+    """A word that may follow a prompt.
+
+    Attributes:
+        word: str. The whole word, also if the prompt has begun it.
+        text: str. What to append to the prompt: the rest of the word, or the separators before it and the word.
+        logprob: float. Natural log probability of the text, followed by a character that is not of the word.
+    """
+
+    word: str
+    text: str
+    logprob: float
+
+    @property
+    def probability(self) -> float:
+        """The probability, from 0 to 1."""
+        return math.exp(self.logprob)
+
+    @classmethod
+    def from_response(cls, raw: Any) -> NextWord:
+        """Parse an entry of the response's `data`; raise UnexpectedResponse if it has another shape."""
+        return cls(required(raw, "word", str), required(raw, "text", str), required(raw, "logprob", float))
+
+
 @dataclass(frozen=True, repr=False)
 class EmbeddingMap:
     """Embedding vectors, projected onto two principal components. All lists but `explained` have an entry per token.

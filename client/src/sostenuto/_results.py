@@ -39,6 +39,8 @@ class Choice:
         state: str or None. Resume token for `state=` of another request, if `return_state=True` was set.
         logprobs: dict or None. If `logprobs=…` was set, lists with one entry per token: `tokens`, `token_logprobs`,
             `top_logprobs` and `text_offset`.
+        cumulative_logprob: float or None. With `top_texts` and `use_beam_search`, the natural log probability of the
+            generated tokens, including that of the end.
     """
 
     index: int
@@ -46,13 +48,14 @@ class Choice:
     finish_reason: str | None
     state: str | None = field(default=None, repr=False)
     logprobs: dict[str, list[Any]] | None = field(default=None, repr=False, compare=False)
+    cumulative_logprob: float | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def from_response(cls, raw: dict[str, Any]) -> Choice:
         """Parse an entry of a response's `choices`; raise UnexpectedResponse if it has another shape."""
         index, text = required(raw, "index", int), required(raw, "text", str)
         logprobs = None if raw.get("logprobs") is None else required(raw, "logprobs", dict)
-        return cls(index, text, raw.get("finish_reason"), raw.get("state"), logprobs)
+        return cls(index, text, raw.get("finish_reason"), raw.get("state"), logprobs, raw.get("cumulative_logprob"))
 
 
 @dataclass(frozen=True)
@@ -195,6 +198,7 @@ class Model:
         unit: str or None. What a token is: a "character", "word", "exact_word", "subword" or "regex".
         direction: str or None. "forward", or "backward" for a model that generates from right to left.
         deterministic: bool or None. Whether the same seed gives byte-identical output under any load.
+        label_columns: dict or None. Labels that `labels=` accepts, by column: lists of str; bins for numbers.
         versions: tuple of ModelVersion. The served versions.
         labels: dict or None. Version of each label. None in a list, as the next two.
         shares: dict or None. The traffic split, by label or version; empty without one.
@@ -214,6 +218,7 @@ class Model:
     vocab_size: int | None = None
     direction: str | None = None
     deterministic: bool | None = None
+    label_columns: dict[str, list[str]] | None = None
     versions: tuple[ModelVersion, ...] = ()
     labels: dict[str, int] | None = None
     shares: dict[str, float] | None = None

@@ -151,6 +151,19 @@ def test_inspect_sends_every_field_and_decodes_its_traces(client, server):
     ]
 
 
+def test_next_words_have_their_text_and_probability(client, server):
+    data = [{"word": "king", "text": "ing", "probability": 0.5, "logprob": -0.6931472}]
+    server.script = [answer_json({"data": data})] * 2
+    (word,) = client.next_words("the k", model="tiny")
+    assert word == sostenuto.NextWord("king", "ing", -0.6931472)
+    assert word.probability == pytest.approx(0.5)
+    client.next_words([1, 2], model="tiny", n=3, max_tokens=100, timeout_s=2.0)
+    assert server.bodies == [
+        {"model": "tiny", "prompt": "the k"},
+        {"model": "tiny", "prompt": [1, 2], "n": 3, "max_tokens": 100, "timeout_s": 2.0},
+    ]
+
+
 def test_neighbors_and_embedding_map_quote_names_in_the_url(client, server):
     lists = {"tokens": ["a", "b"], "token_ids": [3, 4], "x": [0.5, 1.0], "y": [0.0, 2.0], "explained": [0.7, 0.1]}
     found = answer_json({"data": [{"token": "a b", "token_id": 3, "cosine": 0.5}]})

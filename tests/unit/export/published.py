@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from contract.signatures import FORBIDDEN_DISTANCE, UNCONSTRAINED_ROW, in_precision
+from contract.signatures import FORBIDDEN_DISTANCE, NUM_TOP, UNCONSTRAINED_ROW, in_precision
 from contract.tokenizer import SpecialIds
 from export.graphs.exportable import prepare
 from export.graphs.signatures import Generator
@@ -21,7 +21,7 @@ IDS = RNG.integers(3, VOCABULARY, (ROWS, 20)).astype(np.int32)
 UNIFORMS = RNG.random((ROWS, 24), dtype=np.float32)
 SAMPLED = {"temperature": 0.9, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
 OFF = {"presence_penalty": 0.0, "frequency_penalty": 0.0, "repetition_penalty": 1.0, "min_steps": 0}
-OFF |= {"row": UNCONSTRAINED_ROW, "budget": FORBIDDEN_DISTANCE, "num_top": 20}
+OFF |= {"row": UNCONSTRAINED_ROW, "budget": FORBIDDEN_DISTANCE, "num_top": NUM_TOP}
 ANY_TOKEN = np.zeros((1, VOCABULARY), np.int32)
 
 

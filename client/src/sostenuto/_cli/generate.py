@@ -53,6 +53,11 @@ def resume_token(argument: str) -> str:
     help="For a backward model, in place of PROMPT: the end of the text; the model generates what precedes it.",
 )
 @click.option("--echo", is_flag=True, default=None, help="Print the prompt, too.")
+@click.option("--top-texts", type=int, metavar="N", help="Print the N most probable completions instead of sampling.")
+@click.option(
+    "--beam-search", "use_beam_search", is_flag=True, default=None, help="Search with a beam of -n completions instead."
+)
+@click.option("--length-penalty", type=float, metavar="X", help="With --beam-search: above 1 favors long completions.")
 @click.option("--logprobs", type=int, metavar="N", help="With --json: number of alternatives per token.")
 @click.option(
     "--state",
@@ -98,7 +103,8 @@ def generate(
     An omitted option has the server's default. The output is the text and nothing else, without a newline at its end;
     on a terminal its control characters are escaped.
     """
-    several = (options["n"] or 1) > 1
+    searches = options["top_texts"] is not None or options["use_beam_search"]
+    several = (options["n"] or 1) > 1 or searches
     stream = stream if stream is not None else not (as_json or several)
     _check(several, stream, as_json, options["logprobs"], save_state)
     fields = {**given_fields(options), **_beginning(prompt, suffix, options["state"])}

@@ -24,7 +24,7 @@ from sostenuto._cli.options import ENVIRONMENT, server_options
 from sostenuto._cli.report import report
 from sostenuto._cli.score import score
 from sostenuto._cli.terminal import say, write_text
-from sostenuto._cli.texts import activations, inspect, tokens
+from sostenuto._cli.texts import activations, inspect, next_word, tokens
 from sostenuto._cli.train import train
 from sostenuto._cli.write import write
 
@@ -42,7 +42,7 @@ Examples:
 For completion by the Tab key see `sostenuto completion --help`."""
 
 SECTIONS = {
-    "Text": ("generate", "write", "score", "inspect", "activations"),
+    "Text": ("generate", "write", "next", "score", "inspect", "activations"),
     "Server": ("models", "tokens", "tokenizer", "batch", "report"),
     "Train": ("train", "tune", "jobs", "import", "resume", "vocabulary", "demo"),
     "Manage models": ("publish", "list", "show", "compare", "verify", "promote", "rollback", "remove"),
@@ -220,6 +220,7 @@ def completion(shell: str | None) -> None:
 for command in (
     generate,
     write,
+    next_word,
     score,
     models,
     tokens,

@@ -1,4 +1,4 @@
-"""`sostenuto inspect`, `activations` and `tokens`: what a model makes of a text."""
+"""`sostenuto inspect`, `activations`, `next` and `tokens`: what a model makes of a text."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ from sostenuto._cli.terminal import (
     write_text,
 )
 
+NEXT_HEADINGS = ("word", "text", "probability")
 # Minimum probability and style. Black on colours of the 256-colour palette that dark and light terminals show alike.
 SHADES = ((0.5, ""), (0.1, "black on color(194)"), (0.01, "black on color(229)"), (0.001, "black on color(216)"))
 LEAST = "black on color(210)"
@@ -119,6 +120,34 @@ def _percent(logprob: float) -> str:
 
 def _token_fields(token: ScoredToken) -> dict[str, Any]:
     return {name: getattr(token, name) for name in ("text", "offset", "logprob", "probability", "alternatives")}
+
+
+NEXT_EPILOG = """\
+\b
+Examples:
+  sostenuto next "To be, or not to "
+  sostenuto next -n 3 --json "To be, or not to b" | jq -r '.[].word'"""
+
+
+@click.command("next", epilog=NEXT_EPILOG, short_help="Show the most probable words after PROMPT.")
+@click.argument("prompt", required=False)
+@click.option("-n", "--n", type=click.IntRange(min=1), metavar="N", help="Number of words.  [default: 10]")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list: word, text, probability and logprob of each.")
+@model_option
+@server_options
+def next_word(prompt: str | None, *, n: int | None, as_json: bool, model: str | None) -> None:
+    """Show the most probable words that continue PROMPT: the rest of a word that it ends with, or the next word.
+
+    If PROMPT is omitted or -, it is read from standard input.
+    """
+    content = text_or_stdin(prompt, "prompt")
+    with connect() as client:
+        words = client.next_words(content, n=n, model=model)
+    if as_json:
+        names = ("word", "text", "probability", "logprob")
+        return write_json([{name: getattr(each, name) for name in names} for each in words])
+    rows = [[on_one_line(each.word), f"‹{on_one_line(each.text)}›", _percent(each.logprob)] for each in words]
+    return print_table(NEXT_HEADINGS, rows, numbers=NEXT_HEADINGS[2:])
 
 
 ACTIVATIONS_EPILOG = """\

@@ -154,7 +154,7 @@ def test_the_top_log_probabilities_ignore_the_sampling_options(stack):
         assert same_bits(drawn[name], value)
     whole = np.concatenate([IDS[:, :-1], text[:, :-1]], axis=1)
     expected = keras.ops.log_softmax(model.predict(whole, verbose=0)).numpy()[:, IDS.shape[1] - 1 :]
-    np.testing.assert_allclose(drawn["top_logprobs"], -np.sort(-expected, axis=2)[:, :, :20], atol=1e-4)
+    np.testing.assert_allclose(drawn["top_logprobs"], -np.sort(-expected, axis=2)[:, :, :50], atol=1e-4)
     np.testing.assert_allclose(
         np.take_along_axis(expected, drawn["top_token_ids"], 2), drawn["top_logprobs"], atol=1e-4
     )
@@ -180,7 +180,7 @@ def test_top_log_probabilities_are_zero_if_no_sequence_needs_them(stack):
     state = published.read(IDS[:, :-1])
     few = np.arange(ROWS) * 3 // (ROWS - 1)
     with_top, without, some = (
-        published.draw_full(IDS[:, -1], state, UNIFORMS, num_top=num_top) for num_top in (20, 0, few)
+        published.draw_full(IDS[:, -1], state, UNIFORMS, num_top=num_top) for num_top in (50, 0, few)
     )
     for name, values in with_top.items():
         if name.startswith("top_"):

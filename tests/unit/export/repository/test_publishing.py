@@ -224,12 +224,12 @@ def test_a_models_directory_that_cannot_be_created_is_named(model, tmp_path):
 
 
 @pytest.mark.usefixtures("without_graph")
-def test_signatures_return_twenty_most_probable_tokens_or_all_of_a_smaller_vocabulary(models_dir):
+def test_signatures_return_fifty_most_probable_tokens_or_all_of_a_smaller_vocabulary(models_dir):
     """The card says how many; clients may request as many as that."""
     version_dir = publish(make_model(vocab_size=4), CharacterTokenizer.train("a"), "m", models_dir)
     assert load_assets(version_dir)[0].num_top == 4
-    version_dir = publish(make_model(vocab_size=30), CharacterTokenizer.train("a"), "m", models_dir)
-    assert load_assets(version_dir)[0].num_top == 20
+    version_dir = publish(make_model(vocab_size=60), CharacterTokenizer.train("a"), "m", models_dir)
+    assert load_assets(version_dir)[0].num_top == 50
 
 
 def test_concurrent_exporters_are_all_listed_in_models_config(tmp_path):

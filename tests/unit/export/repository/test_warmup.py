@@ -16,6 +16,7 @@ SIGNATURES = {
     signatures.SCORE,
     signatures.EMBED,
     signatures.INSPECT,
+    signatures.NEXT_LOGPROBS,
 }
 
 

@@ -196,7 +196,7 @@ def test_an_integer_may_be_written_as_a_float():
         ("prompt", ["a"] * 11, "prompt must have at most 10 items, got 11"),
         ("best_of", 0, "best_of must be greater than or equal to 1, got 0"),
         ("best_of", 10_001, "best_of must be less than or equal to 10000, got 10001"),
-        ("logprobs", 21, "logprobs must be less than or equal to 20, got 21"),
+        ("logprobs", 51, "logprobs must be less than or equal to 50, got 51"),
         ("logprobs", -1, "logprobs must be greater than or equal to 0, got -1"),
         ("echo", "yes", "echo must .*boolean, got 'yes'"),
         ("presence_penalty", 2.1, "presence_penalty must be less than or equal to 2, got 2.1"),

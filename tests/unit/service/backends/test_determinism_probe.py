@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from contract.card import GeneratorCard
-from contract.signatures import DECODE, DECODE_FULL, EMBED, PREFILL, SCORE
+from contract.signatures import DECODE, DECODE_FULL, EMBED, NEXT_LOGPROBS, PREFILL, SCORE
 from service.backends.determinism_probe import run_probe
 from tests.unit.contract.test_card import FIELDS
 
-CARD = GeneratorCard(**{**FIELDS, "batch_sizes": (8, 16, 24, 32), "max_decode_steps": 16})
+CARD = GeneratorCard(**{**FIELDS, "batch_sizes": (8, 16, 24, 32), "max_decode_steps": 16, "next_logprobs": True})
 
 
 def server(rounding, where=DECODE):
@@ -43,7 +43,7 @@ def test_the_largest_group_of_batch_sizes_that_agree_is_kept(rounding, expected)
     assert run_probe(CARD, CARD.vocab_size, server(rounding)).batch_sizes == expected
 
 
-@pytest.mark.parametrize("signature", [PREFILL, DECODE, DECODE_FULL, SCORE, EMBED])
+@pytest.mark.parametrize("signature", [PREFILL, DECODE, DECODE_FULL, SCORE, EMBED, NEXT_LOGPROBS])
 def test_every_signature_that_is_called_is_probed(signature):
     assert run_probe(CARD, CARD.vocab_size, server(lambda rows, row: rows == 8, signature)).batch_sizes == (16, 24, 32)
 

@@ -58,7 +58,7 @@ def test_they_do_not_change_the_choice(site):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"prompt_logprobs": 21}, "prompt_logprobs must be less than or equal to 20, got 21"),
+        ({"prompt_logprobs": 51}, "prompt_logprobs must be less than or equal to 50, got 51"),
         ({"prompt_logprobs": -1}, "prompt_logprobs must be greater than or equal to 0, got -1"),
         ({"prompt_logprobs": 1, "stream": True}, "prompt_logprobs must be absent with stream; use echo and logprobs"),
         ({"prompt_logprobs": 1, "n": 3, "prompt": "a" * 800}, "at most 2000 tokens (of every prompt × n), got 2400"),

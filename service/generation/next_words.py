@@ -1,0 +1,162 @@
+"""The most probable words after a text, for keyboards and editors: `/v1/next`.
+
+A word is a run of letters, digits, marks and underscores, with apostrophes after the first of them. What continues a
+text is the rest of a word that it ends with, or else separators and the next word. Its probability is that of its
+characters, times that of any other character, or the end, after them.
+"""
+
+import math
+import unicodedata
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from itertools import islice, takewhile
+
+import numpy as np
+
+from contract.tokenizer import Tokenizer
+from service.api.requests import NextRequest
+from service.errors import InvalidRequest
+from service.generation.expander import Expander
+from service.generation.running_request import RunningRequest
+from service.generation.search import BestFirstSearch, Node
+from service.scheduling.sequence import ChoiceIndex
+
+_APOSTROPHES = frozenset("'’")
+# Before a word, within one, and within one that the prompt has begun: no character of its rest is known.
+BEFORE, WITHIN, BEGUN = range(3)
+# What a token does: it leads to `BEFORE` or `WITHIN`; its first character ends the word, or one of the others does; or
+# no word follows.
+_ENDS, _ENDS_INSIDE, _NO_WORD = range(2, 5)
+
+
+def _is_word(character: str, *, is_begun: bool) -> bool:
+    # A lone surrogate is a byte of an incomplete character (PEP 383).
+    category = unicodedata.category(character)
+    return category[0] in "LNM" or category == "Cs" or character == "_" or (is_begun and character in _APOSTROPHES)
+
+
+def _classify(text: str, *, is_within: bool) -> tuple[int, int]:
+    """Return what a token does in a state, and how many of its characters follow the word that it ends."""
+    start = 0 if is_within else sum(1 for _ in takewhile(lambda it: not _is_word(it, is_begun=False), text))
+    if start == len(text):
+        return BEFORE, 0
+    length = sum(1 for _ in takewhile(lambda it: _is_word(it, is_begun=True), text[start:]))
+    if start + length == len(text):
+        return WITHIN, 0
+    return (_ENDS_INSIDE, len(text) - start - length) if length else (_ENDS, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class WordTable:
+    """What each token does in each state: int8 (3, V); and the characters after a word that it ends, int32 (3, V)."""
+
+    kinds: np.ndarray
+    num_after: np.ndarray
+
+
+@lru_cache(maxsize=16)
+def word_table(tokenizer: Tokenizer, vocab_size: int) -> WordTable:
+    """Return the table of a model's vocabulary; raise InvalidRequest if its tokens have no text of their own.
+
+    Bytes of a character that a model writes as several tokens are part of a word.
+    """
+    tokens = tokenizer.token_bytes(first=False)
+    if tokens is None:
+        raise InvalidRequest("model must have tokens whose text does not depend on those beside them", param="model")
+    kinds, num_after = np.full((3, vocab_size), _NO_WORD, np.int8), np.zeros((3, vocab_size), np.int32)
+    for token_id, token in enumerate(tokens):
+        if token and token_id not in tokenizer.textless_ids:
+            text = token.decode("utf-8", "surrogateescape")
+            for state in (BEFORE, WITHIN):
+                kinds[state, token_id], num_after[state, token_id] = _classify(text, is_within=state == WITHIN)
+    if tokenizer.special.end is not None:
+        kinds[WITHIN, tokenizer.special.end] = _ENDS
+    # A word that the prompt has begun may be complete.
+    is_next = kinds[WITHIN] == _ENDS
+    kinds[BEGUN] = np.where(is_next, kinds[BEFORE], kinds[WITHIN])
+    num_after[BEGUN] = np.where(is_next, num_after[BEFORE], num_after[WITHIN])
+    return WordTable(kinds, num_after)
+
+
+class WordSpace:
+    """The words that may follow a text; the progress of a node is its state, of a whole word the characters to cut off.
+
+    Attributes:
+        explored: Probability of what the search has followed to the end of a word, or to where no word can follow.
+    """
+
+    def __init__(self, table: WordTable) -> None:
+        self._table, self.explored = table, 0.0
+
+    def open(self, node: Node, logprobs: np.ndarray) -> tuple[np.ndarray, Node | None]:
+        """See `Space`."""
+        kinds = self._table.kinds[node.progress]
+        probabilities = np.exp(logprobs.astype(np.float64))
+        if node.state is None:
+            self.explored += math.exp(node.logprob) * (1 - float(probabilities[kinds < _ENDS].sum()))
+        ending, end = float(probabilities[kinds == _ENDS].sum()), None
+        if ending > 0:
+            end = Node(node, logprob=node.logprob + math.log(ending), depth=node.depth, progress=0, is_complete=True)
+        return np.flatnonzero((kinds < _ENDS) | (kinds == _ENDS_INSIDE)).astype(np.int32), end
+
+    def extend(self, node: Node, token_id: int) -> tuple[int, bool]:
+        """See `Space`."""
+        kind = int(self._table.kinds[node.progress, token_id])
+        if kind == _ENDS_INSIDE:
+            return int(self._table.num_after[node.progress, token_id]), True
+        return kind, False
+
+
+@dataclass(frozen=True)
+class NextWord:
+    """A word that may follow the prompt, and the text to append for it: the rest of the word, or what leads to it."""
+
+    word: str
+    text: str
+    logprob: float
+
+
+class NextWordsProcessor:
+    """Searches for the most probable words after one prompt."""
+
+    def __init__(self, body: NextRequest, request: RunningRequest, num_held_bytes: int) -> None:
+        """`num_held_bytes` are held for the prompt."""
+        self.body, self.request = body, request
+        self._expander = Expander(request, num_held_bytes, charges=True)
+        self._space = WordSpace(word_table(request.model.tokenizer, request.model.card.vocab_size))
+        self.limit_reached = False
+
+    @property
+    def unexplored(self) -> float:
+        """Probability of what the search has not followed to the end of a word."""
+        return max(0.0, 1.0 - self._space.explored)
+
+    def choices_to_submit(self) -> list[ChoiceIndex]:
+        """Return the root."""
+        return [(0, 0)]
+
+    def submit(self) -> None:
+        """Submit the prompt."""
+        self.request.submit(self._expander.create)
+
+    def words(self) -> list[NextWord]:
+        """Search; return up to `n` words, the most probable first; raise as `RunningRequest.results`."""
+        (prompt,) = self.request.prompts
+        search = BestFirstSearch(self._space, partial(self._expander.expand, 0), self.body.max_tokens)
+        found: dict[str, NextWord] = {}
+        is_begun = bool(prompt.text) and _is_word(prompt.text[-1], is_begun=True)
+        for node in search.start(BEGUN if is_begun else BEFORE):
+            detokenizer = prompt.tokenizer.detokenizer(prompt.text)
+            text = detokenizer.feed(node.token_ids) + detokenizer.flush()
+            text = text[: len(text) - node.progress]
+            found.setdefault(text, NextWord(_last_word(prompt.text + text), text, node.logprob))
+            if len(found) == self.body.n:
+                break
+        self.limit_reached = search.limit_reached
+        return list(islice(found.values(), self.body.n))
+
+
+def _last_word(text: str) -> str:
+    """Return the word that a text ends with."""
+    reversed_word = takewhile(lambda it: _is_word(it, is_begun=True), reversed(text))
+    return "".join(reversed_word)[::-1].lstrip("'’")

@@ -1,0 +1,201 @@
+"""Search for the most probable texts: best-first and beam search over the states of a model.
+
+A state takes a few kilobytes and forks for nothing, so a search visits thousands of prefixes. Pure: the caller computes
+the log probabilities after prefixes, and a space says which tokens may follow one and what ends a text. Ties are broken
+by token ids, so a result depends neither on the size of calls nor on other requests.
+"""
+
+import heapq
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+# Prefixes that are expanded at once: as many as the smallest batch, and more as the search grows, up to the largest
+# batch. A part of them turns out to be in vain.
+MIN_WIDTH, MAX_WIDTH, GROWTH = 8, 64, 8
+# Most probable tokens that are kept of an expanded prefix; to continue with less probable ones it is expanded again.
+MAX_KEPT = 256
+_NO_IDS, _NO_LOGPROBS = np.zeros(0, np.int32), np.zeros(0, np.float32)
+
+
+@dataclass(eq=False, slots=True)
+class Node:
+    """A prefix of texts: the tokens from the root, which is the prompt."""
+
+    parent: "Node | None" = None
+    token_id: int | None = None  # its last token; None: the root, or the end of a text that no token marks
+    logprob: float = 0.0  # of its tokens
+    depth: int = 0  # number of tokens
+    progress: Any = None  # of the space
+    is_complete: bool = False  # whether it is a whole text
+    rank: int = 0  # its index in the parent's `following`
+    bound: float = 0.0  # no text that begins with it, and that the search has not found yet, is more probable
+    # Once it is expanded: float32 (S,), the state after its last token; int32 (≤ MAX_KEPT,), the most probable tokens
+    # that may follow, and float32, their log probabilities, descending.
+    state: np.ndarray | None = None
+    following: np.ndarray = field(default_factory=lambda: _NO_IDS)
+    logprobs: np.ndarray = field(default_factory=lambda: _NO_LOGPROBS)
+    num_dropped: int = 0  # more probable tokens, of an earlier expansion
+    has_more: bool = False  # whether less probable ones were dropped
+
+    @property
+    def token_ids(self) -> list[int]:
+        """Its tokens."""
+        ids, node = list[int](), self
+        while node.parent is not None:
+            ids += [] if node.token_id is None else [node.token_id]
+            node = node.parent
+        return ids[::-1]
+
+    def __lt__(self, other: "Node") -> bool:
+        """Return whether it goes first: by its bound, and in a tie by its tokens."""
+        if self.bound != other.bound:
+            return self.bound > other.bound
+        return self.token_ids < other.token_ids
+
+
+class Space(Protocol):
+    """The texts among which a search finds the most probable ones."""
+
+    def open(self, node: Node, logprobs: np.ndarray) -> tuple[np.ndarray, Node | None]:
+        """Return the ids of the tokens that may follow a node, ascending, and the text that ends there, if one does.
+
+        `logprobs` are those of all tokens after the node, float32 (V,).
+        """
+
+    def extend(self, node: Node, token_id: int) -> tuple[Any, bool]:
+        """Return the progress after one more token, and whether the text is complete."""
+
+
+# Returns for each node the log probabilities of all tokens after it, float32 (V,), and the state there, float32 (S,).
+Expand = Callable[[Sequence[Node]], Sequence[tuple[np.ndarray, np.ndarray]]]
+
+
+class BestFirstSearch:
+    """Finds the complete texts of a space, the most probable first.
+
+    Best-first search with the probability of a prefix as the bound: A* without a heuristic. A text is found once every
+    prefix that is more probable was expanded.
+    """
+
+    def __init__(self, space: Space, expand: Expand, max_expanded: int) -> None:
+        """Prepare a search that ends after `max_expanded` expansions, with `limit_reached` set."""
+        self._space, self._expand, self._max_expanded = space, expand, max_expanded
+        self.num_expanded, self.limit_reached = 0, False
+
+    def start(self, progress: Any) -> Iterator[Node]:
+        """Yield complete texts from a root with this progress; each is at most as probable as those before it."""
+        heap, found = [Node(progress=progress)], list[Node]()
+        while heap or found:
+            batch = list[Node]()
+            for _ in range(min(len(heap), self._width)):
+                node = heapq.heappop(heap)
+                self._push_sibling(heap, node)
+                if node.is_complete:
+                    heapq.heappush(found, node)
+                else:
+                    batch.append(node)
+            first = min(batch[:1] + heap[:1], default=None)
+            while found and (first is None or found[0] < first):
+                yield heapq.heappop(found)
+            if self.num_expanded + len(batch) > self._max_expanded:
+                self.limit_reached = True
+                return
+            if batch:
+                self._expand_all(heap, batch)
+
+    @property
+    def _width(self) -> int:
+        return max(MIN_WIDTH, min(MAX_WIDTH, self.num_expanded // GROWTH))
+
+    def _expand_all(self, heap: list[Node], batch: list[Node]) -> None:
+        self.num_expanded += len(batch)
+        for node, (logprobs, state) in zip(batch, self._expand(batch), strict=True):
+            is_first = node.state is None
+            ids, end = self._space.open(node, logprobs)
+            if end is not None and is_first:
+                end.bound = end.logprob
+                heapq.heappush(heap, end)
+            if not is_first:
+                node.num_dropped += len(node.following)
+            _keep(node, ids, logprobs, state, MAX_KEPT)
+            self._push_child(heap, node, 0)
+
+    def _push_sibling(self, heap: list[Node], node: Node) -> None:
+        """Push the next most probable token after the parent of a node, which was the last one."""
+        parent = node.parent
+        # Neither the end of a text, nor a node that is to be expanded again.
+        if parent is not None and node.token_id is not None and node.state is None:
+            self._push_child(heap, parent, node.rank + 1)
+
+    def _push_child(self, heap: list[Node], parent: Node, rank: int) -> None:
+        if rank < len(parent.following):
+            heapq.heappush(heap, _child(self._space, parent, rank))
+        elif parent.has_more and len(parent.following):
+            parent.bound = parent.logprob + float(parent.logprobs[-1])
+            heapq.heappush(heap, parent)
+
+
+def beam_search(
+    space: Space,
+    expand: Expand,
+    progress: Any,
+    *,
+    width: int,
+    score: Callable[[Node], float],
+    max_score: Callable[[Node], float],
+) -> list[Node]:
+    """Return up to `width` complete texts of a space, those with the highest score first.
+
+    After each step the `width` most probable prefixes go on, and texts that are complete and among the `width` most
+    probable continuations are kept, as in Transformers' `BeamSearchScorer`. The search ends when no prefix can reach a
+    higher score: `max_score` is an upper bound of those of the texts that begin with a prefix.
+    """
+    beams, found = [Node(progress=progress)], list[Node]()
+    while beams:
+        for node, (logprobs, state) in zip(beams, expand(beams), strict=True):
+            _keep(node, space.open(node, logprobs)[0], logprobs, state, 2 * width)
+        nodes = sorted(_child(space, node, rank) for node, rank in _most_probable(beams, 2 * width))
+        found += [node for node in nodes[:width] if node.is_complete]
+        found.sort(key=lambda node: (-score(node), node.token_ids))
+        del found[width:]
+        beams = [node for node in nodes if not node.is_complete][:width]
+        if len(found) == width and all(max_score(node) < score(found[-1]) for node in beams):
+            break
+    return found
+
+
+def _most_probable(nodes: Sequence[Node], count: int) -> Iterator[tuple[Node, int]]:
+    """Yield the most probable continuations of nodes, at least `count` if there are as many: a node and a rank each."""
+    sums = np.concatenate([node.logprob + node.logprobs.astype(np.float64) for node in nodes])
+    owners = np.repeat(np.arange(len(nodes)), [len(node.logprobs) for node in nodes])
+    ranks = np.concatenate([np.arange(len(node.logprobs)) for node in nodes])
+    for index in _largest(sums, count).tolist():
+        yield nodes[owners[index]], int(ranks[index])
+
+
+def _keep(node: Node, ids: np.ndarray, logprobs: np.ndarray, state: np.ndarray, count: int) -> None:
+    """Keep the state after a node, and the most probable tokens after those that it has dropped."""
+    logprobs = logprobs[ids]
+    order = _largest(logprobs, node.num_dropped + count)
+    order = order[np.argsort(-logprobs[order], kind="stable")]
+    kept = order[node.num_dropped : node.num_dropped + count]
+    node.state, node.following, node.logprobs = state, ids[kept], logprobs[kept]
+    node.has_more = len(ids) > node.num_dropped + len(kept)
+
+
+def _largest(values: np.ndarray, count: int) -> np.ndarray:
+    """Return the ascending indexes of the largest values, at least `count` if there are as many: all in a tie."""
+    if len(values) <= count:
+        return np.arange(len(values))
+    indexes: np.ndarray = np.flatnonzero(values >= np.partition(values, -count)[-count])
+    return indexes
+
+
+def _child(space: Space, parent: Node, rank: int) -> Node:
+    token_id = int(parent.following[rank])
+    progress, is_complete = space.extend(parent, token_id)
+    logprob = parent.logprob + float(parent.logprobs[rank])
+    return Node(parent, token_id, logprob, parent.depth + 1, progress, is_complete, rank, bound=logprob)

@@ -1,0 +1,52 @@
+"""`sostenuto next`, and the searches of `sostenuto generate`."""
+
+import json
+
+from tests.unit.client.scripted_responses import COMPLETION, answer_json
+
+WORDS = [
+    {"word": "king", "text": "ing", "probability": 0.5, "logprob": -0.6931472},
+    {"word": "of", "text": " of", "probability": 0.0001, "logprob": -9.2103404},
+]
+RESPONSE = {"object": "list", "data": WORDS, "unexplored": 0.1, "limit_reached": False}
+
+
+def test_next_prints_a_word_per_line(sostenuto, server):
+    server.script = [answer_json(RESPONSE)]
+    shown = sostenuto("next", "the k", "-n", "2", "--model", "tiny")
+    assert shown.exit_code == 0, shown.stderr
+    assert [line.split() for line in shown.stdout.splitlines()] == [
+        ["word", "text", "probability"],
+        ["king", "‹ing›", "50.0%"],
+        ["of", "‹", "of›", "1e-02%"],
+    ]
+    assert server.requests[0].path == "/v1/next"
+    assert server.bodies == [{"model": "tiny", "prompt": "the k", "n": 2}]
+
+
+def test_next_prints_json_and_reads_standard_input(sostenuto, server):
+    server.script = [answer_json(RESPONSE)]
+    shown = json.loads(sostenuto("next", "--json", "--model", "tiny", given="the k").stdout)
+    assert [(each["word"], each["text"], each["logprob"]) for each in shown] == [
+        ("king", "ing", -0.6931472),
+        ("of", " of", -9.2103404),
+    ]
+    assert server.bodies[0]["prompt"] == "the k"
+
+
+def test_generate_prints_the_most_probable_texts(sostenuto, server):
+    choices = [
+        {"index": i, "text": f"t{i}", "finish_reason": "stop", "logprobs": None, "cumulative_logprob": -1.5 - i}
+        for i in range(2)
+    ]
+    server.script = [answer_json({**COMPLETION, "choices": choices})]
+    shown = sostenuto("generate", "a", "--top-texts", "2", "--model", "tiny")
+    assert shown.stdout == "==> 1 of 2 <==\nt0\n==> 2 of 2 <==\nt1\n"
+    assert server.bodies == [{"model": "tiny", "prompt": "a", "top_texts": 2}]
+
+
+def test_generate_searches_with_a_beam(sostenuto, server):
+    server.script = [answer_json(COMPLETION)]
+    shown = sostenuto("generate", "a", "--beam-search", "--length-penalty", "0.5", "-n", "4", "--model", "tiny")
+    assert shown.exit_code == 0, shown.stderr
+    assert server.bodies == [{"model": "tiny", "prompt": "a", "use_beam_search": True, "length_penalty": 0.5, "n": 4}]

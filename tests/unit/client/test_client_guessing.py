@@ -1,0 +1,68 @@
+"""Guess numbers that are estimated from a sample, against the ranks of texts whose probabilities are known."""
+
+import math
+import random
+from itertools import accumulate
+
+import pytest
+
+from sostenuto import GuessNumber, InvalidArgument
+from sostenuto._guessing import GuessNumbers
+from tests.unit.client.scripted_responses import COMPLETION, answer_json
+
+# Zipf's law over 10,000 texts.
+WEIGHTS = [1 / rank for rank in range(1, 10_001)]
+LOGPROBS = [math.log(weight / sum(WEIGHTS)) for weight in WEIGHTS]
+
+
+@pytest.fixture(scope="module")
+def guesses():
+    cumulative = list(accumulate(WEIGHTS))
+    return GuessNumbers(random.Random(1).choices(LOGPROBS, cum_weights=cumulative, k=20_000), 20_000)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 10, 100, 1000, 9000])
+def test_the_estimate_is_the_rank_within_its_standard_error(guesses, rank):
+    guess = guesses.of("text", LOGPROBS[rank - 1])
+    assert (guess.text, guess.logprob) == ("text", LOGPROBS[rank - 1])
+    assert abs(guess.value - (rank - 1)) <= 4 * guess.standard_error
+    assert guess.standard_error < 0.1 * rank
+
+
+def test_the_most_probable_text_is_guessed_first(guesses):
+    guess = guesses.of("text", LOGPROBS[0])
+    assert (guess.value, guess.standard_error) == (0, 0)
+
+
+def test_a_text_that_is_less_probable_than_the_sample_has_the_highest_number(guesses):
+    assert guesses.of("text", -100.0).value == pytest.approx(10_000, rel=0.2)
+    assert guesses.of("text", -100.0).value == guesses.of("text", -1000.0).value
+
+
+def scores(*nats):
+    data = [{"index": i, "nats": each, "num_tokens": 2} for i, each in enumerate(nats)]
+    return answer_json({"data": data, "model": "list", "version": 3})
+
+
+def test_the_client_samples_a_version_once(client, server):
+    """Its texts that have not ended are no whole texts: they only count."""
+    model = answer_json({"id": "list", "object": "model", "version": 3, "versions": []})
+    texts = [("a", "stop"), ("b", "stop"), ("a", "stop"), ("cc", "length")]
+    choices = [{"index": i, "text": text, "finish_reason": reason} for i, (text, reason) in enumerate(texts)]
+    sample = answer_json({**COMPLETION, "choices": choices})
+    quarter, half = -math.log(0.25), -math.log(0.5)
+    server.script = [model, sample, scores(half, quarter, half), scores(9.0, quarter), model, scores(quarter)]
+    found = client.guess_numbers(["x", "b"], model="list", num_samples=4, max_tokens=2, seed=5)
+    assert [(guess.text, guess.value) for guess in found] == [("x", pytest.approx(2)), ("b", pytest.approx(1))]
+    assert found[1] == GuessNumber("b", -quarter, pytest.approx(1), pytest.approx(0.5))
+    assert client.guess_numbers(["b"], model="list", num_samples=4, max_tokens=2, seed=5) == [found[1]]
+    assert server.bodies[1] == {"model": "list:3", "prompt": "", "n": 4, "max_tokens": 2, "seed": 5}
+    assert [body["input"] for body in server.bodies[2:4]] == [["a", "b", "a"], ["x", "b"]]
+    assert all(body["whole"] is True for body in server.bodies[2:4])
+
+
+def test_a_model_without_ends_has_no_guess_numbers(client, server):
+    model = answer_json({"id": "book", "object": "model", "version": 1, "versions": []})
+    server.script = [model, answer_json(COMPLETION)]
+    with pytest.raises(InvalidArgument, match="no text of book:1 ends within 64 tokens"):
+        client.guess_numbers(["a"], model="book", num_samples=1)

@@ -1,0 +1,165 @@
+"""The most probable next words, against the enumeration of every word on a fake model."""
+
+import math
+import re
+
+import numpy as np
+import orjson
+import pytest
+
+from contract.tokenizer import CharacterTokenizer, SubwordTokenizer, WordTokenizer
+from service.api.body import parse
+from service.api.requests import NextRequest
+from service.context import RequestContext
+from service.errors import InvalidRequest
+from service.generation import next_words
+from service.generation.next_words import BEFORE, BEGUN, WITHIN, word_table
+from tests.fakes import END, STATE_SIZE, VOCABULARY, fake_distribution, fake_step
+from tests.unit.service.engines import SETTINGS, Models, Service
+
+# Few letters and many separators: words end soon.
+_KNOWN = "ab' .,;:!?-+*/()[]\n\tàβ漢0_–“”€"
+TEXT = CharacterTokenizer.train(
+    _KNOWN + "".join(map(chr, range(0x2190, 0x2190 + VOCABULARY - 3 - len(_KNOWN)))), end_token=True
+)
+
+
+@pytest.fixture
+def service(monkeypatch):
+    monkeypatch.setattr(Models, "__init__", lambda self: setattr(self, "models", {"text": TEXT}))
+    service = Service(prefix_cache_bytes=2**20)
+    yield service
+    service.close()
+
+
+def start(service, prompt="a b ", **fields):
+    body = parse(NextRequest, orjson.dumps({"model": "text", "prompt": prompt, **fields}), SETTINGS)
+    return service.engine.start_next(body, RequestContext())
+
+
+def words(service, prompt="a b ", **fields):
+    processor = start(service, prompt, **fields)
+    return [(each.word, each.text, each.logprob) for each in processor.words()]
+
+
+def is_word(character):
+    return bool(re.match(r"\w", character))
+
+
+def every_word(prompt, least):
+    """Return the texts to append for words, with their log probabilities, most probable first.
+
+    Visits every prefix whose log probability is at least `least`, and so each word of which that is true.
+    """
+    ids, state, found = TEXT.encode(prompt), np.zeros(STATE_SIZE, np.float32), {}
+    for token_id in ids[:-1]:
+        state = fake_step(token_id, state)
+
+    def visit(text, token_id, state, logprob):
+        state = fake_step(token_id, state)
+        row, ending = fake_distribution(state), 0.0
+        has_word = any(map(is_word, text))
+        is_within = has_word or (not text and is_word(prompt[-1:] or " "))
+        for next_id in range(VOCABULARY):
+            character = "" if next_id == END else TEXT.tokens[next_id]
+            if next_id in TEXT.special.never_sampled:
+                continue
+            goes_on = next_id != END and (is_word(character) or (is_within and character == "'"))
+            if has_word and not goes_on:
+                ending += math.exp(row[next_id])
+            elif next_id != END and logprob + float(row[next_id]) >= least:
+                visit(text + character, next_id, state, logprob + float(row[next_id]))
+        if has_word:
+            found[text] = logprob + math.log(ending)
+
+    visit("", ids[-1], state, 0.0)
+    return sorted(found.items(), key=lambda item: -item[1])
+
+
+@pytest.mark.parametrize("prompt", ["a b ", "ab", "b'", "a."])
+def test_words_are_the_most_probable_ones_of_all(service, prompt):
+    """Their probability is that of their characters, times that of any other character after them."""
+    found = words(service, prompt, n=10)
+    expected = every_word(prompt, -7)[:10]
+    assert expected[-1][1] > -7
+    assert [text for _, text, _ in found] == [text for text, _ in expected]
+    assert [logprob for *_, logprob in found] == pytest.approx([logprob for _, logprob in expected], abs=1e-6)
+    for word, text, _ in found:
+        assert (prompt + text).endswith(word)
+        assert re.fullmatch(r"\w[\w']*", word)
+
+
+def test_what_is_not_explored_is_the_rest_of_the_probability(service):
+    processor = start(service, n=5)
+    found = processor.words()
+    assert sum(math.exp(each.logprob) for each in found) + processor.unexplored <= 1 + 1e-6
+    assert 0 < processor.unexplored < 1
+    more = start(service, n=100)
+    more.words()
+    assert more.unexplored < processor.unexplored
+
+
+def test_a_search_that_reaches_its_limit_says_so(service):
+    processor = start(service, n=100, max_tokens=20)
+    assert len(processor.words()) < 100
+    assert processor.limit_reached
+    assert processor.request.num_completion_tokens <= 20
+
+
+def test_a_prompt_that_was_read_before_is_not_read_again(service):
+    """Neither the same prompt nor one that has grown by a character needs more than one token of it."""
+    words(service, "a b" * 20)
+    for prompt in ("a b" * 20, "a b" * 20 + " "):
+        processor = start(service, prompt)
+        processor.words()
+        assert processor.request.num_cached_tokens == len(TEXT.encode(prompt)) - 1
+    assert "prefill" not in service.calls()[-3:]
+
+
+def test_an_empty_prompt_starts_a_text(service):
+    assert len(words(service, "", n=3)) == 3
+
+
+def test_a_backward_model_has_no_next_word(service):
+    body = parse(NextRequest, orjson.dumps({"model": "text backward", "prompt": "a"}), SETTINGS)
+    with pytest.raises(InvalidRequest, match="model must be a forward model, got 'text backward'"):
+        service.engine.start_next(body, RequestContext())
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"n": 0}, "n must be greater than or equal to 1, got 0"),
+        ({"n": 101}, "n must be less than or equal to 100, got 101"),
+        ({"max_tokens": 20_001}, "max_tokens must be at most 20000, got 20001"),
+        ({"prompt": ["a", "b"]}, r"prompt\[0\] must"),
+        ({"stream": True}, "unknown field 'stream'"),
+    ],
+)
+def test_fields_outside_their_limits_are_refused(fields, message):
+    with pytest.raises(InvalidRequest, match=message):
+        parse(NextRequest, orjson.dumps({"prompt": "a", **fields}), SETTINGS)
+
+
+def kinds(tokenizer, *tokens):
+    table = word_table(tokenizer, len(tokenizer.tokens))
+    return [table.kinds[:, tokenizer.tokens.index(token)].tolist() for token in tokens]
+
+
+def test_words_of_a_word_model_are_tokens():
+    """Each begins with its separator: it ends the word before it, and begins one after a prompt that ends in a word."""
+    tokenizer = WordTokenizer.train(["the cat sat"])
+    assert kinds(tokenizer, "cat") == [[WITHIN, next_words._ENDS, WITHIN]]
+
+
+def test_tokens_of_several_characters_end_words_inside():
+    tokenizer = SubwordTokenizer.train(["king. king. king, " * 50], vocab_size=300)
+    assert kinds(tokenizer, "k", "Ġ", ".") == [
+        [WITHIN, WITHIN, WITHIN],
+        [BEFORE, next_words._ENDS, BEFORE],
+        [BEFORE, next_words._ENDS, BEFORE],
+    ]
+    assert next_words._classify("ng, the", is_within=True) == (next_words._ENDS_INSIDE, 5)
+    assert next_words._classify(" o'er. ", is_within=False) == (next_words._ENDS_INSIDE, 2)
+    assert next_words._classify(" 'tis", is_within=False) == (WITHIN, 0)
+    assert BEGUN == 2

@@ -1,0 +1,118 @@
+"""Best-first and beam search, against the enumeration of every text of small models."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from service.generation import search
+from service.generation.search import BestFirstSearch, beam_search
+
+END, VOCABULARY, MAX_TOKENS = 2, 5, 4
+
+
+def distribution(token_ids, ties):
+    """Return the log probabilities after a prefix, different after each, or the same after all of them: with ties."""
+    rng = np.random.default_rng([7, *([] if ties else token_ids)])
+    logits = rng.integers(0, 3, VOCABULARY) if ties else rng.normal(0, 2, VOCABULARY)
+    return np.float32(logits - np.log(np.exp(logits).sum()))
+
+
+class FakeSpace:
+    """Texts of up to `MAX_TOKENS` tokens, or up to the end token."""
+
+    def open(self, node, logprobs):  # noqa: ARG002 - the protocol's
+        return np.arange(VOCABULARY, dtype=np.int32), None
+
+    def extend(self, node, token_id):
+        return None, token_id == END or node.depth + 1 == MAX_TOKENS
+
+
+class FakeModel:
+    """Counts its expansions; the state after a prefix are its tokens."""
+
+    def __init__(self, ties=False):
+        self.ties, self.expanded = ties, []
+
+    def __call__(self, nodes):
+        for node in nodes:
+            assert node.parent is None or node.parent.state.tolist() == node.token_ids[:-1]
+        self.expanded += [tuple(node.token_ids) for node in nodes]
+        return [(distribution(node.token_ids, self.ties), np.array(node.token_ids, np.float32)) for node in nodes]
+
+
+def every_text(ties=False):
+    """Return every text with its log probability, the most probable first, in a tie by its tokens."""
+    texts = []
+    for length in range(1, MAX_TOKENS + 1):
+        for ids in itertools.product(range(VOCABULARY), repeat=length):
+            if END not in ids[:-1] and (ids[-1] == END or length == MAX_TOKENS):
+                logprob = 0.0
+                for i, token_id in enumerate(ids):
+                    logprob += float(distribution(ids[:i], ties)[token_id])
+                texts.append((logprob, list(ids)))
+    return sorted(texts, key=lambda text: (-text[0], text[1]))
+
+
+@pytest.fixture(params=[1, 2, search.MAX_KEPT])
+def kept(request, monkeypatch):
+    """Expanded prefixes keep fewer tokens than there are, or all of them."""
+    monkeypatch.setattr(search, "MAX_KEPT", request.param)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.usefixtures("kept")
+def test_best_first_search_finds_every_text_in_order(ties):
+    """All texts come in descending order of probability, each with its log probability, and ties by their tokens."""
+    found = list(BestFirstSearch(FakeSpace(), FakeModel(ties), 10_000).start(None))
+    assert [(node.logprob, node.token_ids) for node in found] == every_text(ties)
+
+
+@pytest.mark.usefixtures("kept")
+def test_a_limited_search_finds_the_beginning_of_the_list_and_says_so():
+    limited = BestFirstSearch(FakeSpace(), FakeModel(), 20)
+    found = [node.token_ids for node in limited.start(None)]
+    assert limited.limit_reached
+    assert limited.num_expanded <= 20
+    assert 0 < len(found) < len(every_text())
+    assert found == [ids for _, ids in every_text()][: len(found)]
+
+
+def test_the_most_probable_text_needs_few_expansions():
+    model = FakeModel()
+    assert next(BestFirstSearch(FakeSpace(), model, 10_000).start(None)).token_ids == every_text()[0][1]
+    assert len(model.expanded) < sum(4**depth for depth in range(MAX_TOKENS)) / 2
+
+
+def beams(width, penalty=0.0, ties=False):
+    def score(node):
+        return node.logprob / node.depth**penalty
+
+    def max_score(node):
+        return max(score(node), node.logprob / MAX_TOKENS**penalty)
+
+    found = beam_search(FakeSpace(), FakeModel(ties), None, width=width, score=score, max_score=max_score)
+    return [(score(node), node.token_ids) for node in found]
+
+
+def test_a_beam_of_width_one_is_greedy():
+    ids = []
+    while END not in ids and len(ids) < MAX_TOKENS:
+        ids.append(int(distribution(ids, False).argmax()))
+    assert [found for _, found in beams(1)] == [ids]
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("penalty", [0.0, 0.7, 1.0, 2.0, -1.0])
+def test_a_beam_as_wide_as_the_tree_finds_every_text(penalty, ties):
+    """The texts are in descending order of their log probability divided by a power of their length."""
+    expected = sorted((-logprob / len(ids) ** penalty, ids) for logprob, ids in every_text(ties))
+    assert beams(1000, penalty, ties) == [(-score, ids) for score, ids in expected]
+
+
+def test_a_narrow_beam_finds_less_probable_texts():
+    """Beam search is no exact search: the most probable text may begin with an improbable token."""
+    assert math.fsum(math.exp(logprob) for logprob, _ in beams(2)) < math.fsum(
+        math.exp(logprob) for logprob, _ in every_text()[:2]
+    )

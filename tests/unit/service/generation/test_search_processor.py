@@ -1,0 +1,294 @@
+"""`top_texts` and `use_beam_search` on a fake model, against the enumeration of every text that sampling allows."""
+
+import itertools
+import re
+import threading
+
+import numpy as np
+import pytest
+
+from service.context import RequestContext
+from service.errors import ClientGone, InvalidRequest, MemoryExhausted, Overloaded, RateLimited
+from service.memory_budget import MemoryBudget
+from service.models.registry import ServedModel
+from tests.fakes import END, STATE_SIZE, FakeBackend, fake_distribution, fake_step
+from tests.unit.service.engines import CHARACTERS, Models, Service, request
+from tests.waiting import until
+
+NEVER = CHARACTERS.special.never_sampled
+
+
+def every_text(prompt, max_tokens, pattern=".*", min_tokens=0):
+    """Return (log probability, token ids) of every text of up to `max_tokens` characters, the most probable first.
+
+    Of a pattern that has no longer match, a text ends without the EOS token.
+    """
+    state = np.zeros(STATE_SIZE, np.float32)
+    ids = CHARACTERS.encode(prompt)
+    for token_id in ids[:-1]:
+        state = fake_step(token_id, state)
+    found = []
+
+    def visit(text_ids, state, logprob):
+        text = CHARACTERS.decode(text_ids)
+        if text_ids and (text_ids[-1] == END or len(text_ids) == max_tokens):
+            if re.fullmatch(pattern, text):
+                found.append((logprob, text_ids))
+            return
+        state = fake_step((text_ids or ids)[-1], state)
+        row = fake_distribution(state)
+        for token_id in range(len(row)):
+            if token_id not in NEVER and (token_id != END or len(text_ids) >= min_tokens):
+                visit([*text_ids, token_id], state, logprob + float(row[token_id]))
+
+    visit([], state, 0.0)
+    return sorted(found, key=lambda item: (-item[0], item[1]))
+
+
+def choices(texts):
+    return [
+        (CHARACTERS.decode(ids), pytest.approx(logprob, abs=1e-9), "stop" if ids[-1] == END else "length")
+        for logprob, ids in texts
+    ]
+
+
+def shown(results):
+    return [(result.text, result.cumulative_logprob, result.finish_reason) for result in results]
+
+
+@pytest.mark.parametrize("min_tokens", [0, 1])
+def test_top_texts_are_the_most_probable_ones_of_all(service, min_tokens):
+    results = service.results("abc", top_texts=40, max_tokens=2, min_tokens=min_tokens)
+    assert shown(results) == choices(every_text("abc", 2, min_tokens=min_tokens)[:40])
+    assert [result.index for result in results] == list(range(40))
+
+
+def test_each_prompt_has_texts_of_its_own(service):
+    results = service.results("abc", "hello", top_texts=5, max_tokens=2)
+    assert [result.index for result in results] == list(range(10))
+    assert shown(results[5:]) == choices(every_text("hello", 2)[:5])
+
+
+@pytest.mark.parametrize("pattern", ["[abc]{1,3}", "a?b?c?d?"])
+def test_top_texts_match_a_pattern(service, pattern):
+    """All texts that match are found, also if there are fewer than requested; each is complete within `max_tokens`."""
+    processor = service.start(top_texts=200, max_tokens=4, structured_outputs={"regex": pattern})
+    results = processor.results()
+    texts = {"".join(ids) for length in range(5) for ids in itertools.product("abcd", repeat=length)}
+    assert sorted(result.text for result in results) == sorted(text for text in texts if re.fullmatch(pattern, text))
+    logprobs = [result.cumulative_logprob for result in results]
+    assert logprobs == sorted(logprobs, reverse=True)
+    assert processor.limit_reached is False
+
+
+def test_top_texts_of_a_list_of_choices(service):
+    results = service.results("a", top_texts=3, max_tokens=8, structured_outputs={"choice": ["abc", "bcd", "ca", "d"]})
+    assert len({result.text for result in results}) == 3
+    assert {result.text for result in results} < {"abc", "bcd", "ca", "d"}
+
+
+def test_a_text_of_several_token_sequences_is_returned_once(service):
+    """Its log probability is that of the most probable one."""
+    results = service.results(
+        "a", model="matches", top_texts=50, max_tokens=4, structured_outputs={"regex": r'(bc|12|"a":){2}'}
+    )
+    texts = [result.text for result in results]
+    assert sorted(texts) == sorted("".join(parts) for parts in itertools.product(["bc", "12", '"a":'], repeat=2))
+
+
+def test_a_search_that_reaches_its_limit_returns_what_it_has_found():
+    service = Service(max_search_tokens=30)
+    try:
+        processor = service.start("abc", top_texts=1000, max_tokens=2)
+        results = processor.results()
+        assert processor.limit_reached is True
+        assert processor.request.num_completion_tokens <= 30
+        assert shown(results) == choices(every_text("abc", 2)[: len(results)])
+    finally:
+        service.close()
+
+
+def test_a_search_that_finds_nothing_before_its_limit_is_an_error():
+    service = Service(max_search_tokens=8)
+    try:
+        with pytest.raises(InvalidRequest, match="top_texts: 8 tokens were computed before") as error:
+            service.results("abc", top_texts=1, max_tokens=100, ignore_eos=True)
+        assert error.value.param == "top_texts"
+    finally:
+        service.close()
+
+
+def test_a_beam_as_wide_as_all_texts_finds_the_most_probable_ones(service):
+    results = service.results("abc", use_beam_search=True, n=1400, max_tokens=2, length_penalty=0)
+    assert shown(results) == choices(every_text("abc", 2))[:1400]
+
+
+def test_a_beam_of_width_one_is_greedy(service):
+    """With length_penalty 0: a penalty prefers other lengths."""
+    (found,) = service.results("abc", use_beam_search=True, n=1, max_tokens=6, length_penalty=0)
+    state, ids = np.zeros(STATE_SIZE, np.float32), CHARACTERS.encode("abc")
+    for token_id in ids[:-1]:
+        state = fake_step(token_id, state)
+    greedy = ids[-1:]
+    while greedy[-1] != END and len(greedy) <= 6:
+        state = fake_step(greedy[-1], state)
+        row = fake_distribution(state)
+        row[list(NEVER)] = -np.inf
+        greedy.append(int(row.argmax()))
+    assert found.text == CHARACTERS.decode(greedy[1:])
+
+
+def test_the_length_penalty_divides_by_a_power_of_all_tokens_but_eos(service):
+    """As in vLLM: the tokens of the prompt count."""
+    results = service.results("abcd", use_beam_search=True, n=1400, max_tokens=2, length_penalty=3.0)
+    scores = [(logprob / (4 + len(ids) - (ids[-1] == END)) ** 3, ids) for logprob, ids in every_text("abcd", 2)]
+    expected = [CHARACTERS.decode(ids) for _, ids in sorted(scores, key=lambda item: (-item[0], item[1]))]
+    assert [result.text for result in results[:100]] == expected[:100]
+
+
+def test_best_of_is_the_beam_width(service):
+    wide = service.results("abc", use_beam_search=True, n=20, max_tokens=3)
+    assert service.results("abc", use_beam_search=True, n=3, best_of=20, max_tokens=3) == wide[:3]
+
+
+def test_a_backward_model_searches_from_the_end(service):
+    """The most probable text before a suffix is that after the mirrored prompt, mirrored."""
+    forward = service.results("abc", top_texts=9, max_tokens=2)
+    backward = service.results(model="characters backward", prompt=None, suffix="cba", top_texts=9, max_tokens=2)
+    assert [result.text for result in backward] == [result.text[::-1] for result in forward]
+
+
+@pytest.mark.parametrize("fields", [{"top_texts": 30}, {"use_beam_search": True, "n": 30}])
+def test_a_search_is_the_same_among_other_requests(service, fields):
+    """Other requests share its calls, and change nothing."""
+    alone = service.results("abc", max_tokens=3, **fields)
+    others = [service.start("hello", max_tokens=200, seed=seed) for seed in range(8)]
+    threads = [threading.Thread(target=other.results) for other in others]
+    for thread in threads:
+        thread.start()
+    assert service.results("abc", max_tokens=3, **fields) == alone
+    for thread in threads:
+        thread.join(timeout=10)
+
+
+def test_streams_go_on_beside_a_search():
+    """Between two calls of a search, the running sequences have one."""
+    service = Service(max_search_tokens=100_000, max_calls=1)
+    try:
+        search = service.start("abc", top_texts=70, max_tokens=40, ignore_eos=True)
+        errors = []
+
+        def run():
+            with pytest.raises(ClientGone) as error:
+                search.results()
+            errors.append(error)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        until(lambda: service.calls().count("next_logprobs") > 20)
+        num_before = len(service.calls())
+        assert len(service.results("hello", n=8, max_tokens=64, ignore_eos=True)) == 8
+        calls = service.calls()[num_before:]
+        assert "next_logprobs" in calls
+        assert thread.is_alive()
+        search.request.cancel()
+        thread.join(timeout=10)
+        assert errors
+        until(lambda: service.admission.num_sequences == 0)
+    finally:
+        service.close()
+
+
+def test_a_key_is_charged_for_what_a_search_computes(service):
+    charged = []
+    processor = service.start("abc", top_texts=20, max_tokens=2, context=RequestContext(charge=spent(charged)))
+    processor.results()
+    assert charged[0] == 3
+    assert sum(charged[1:]) == processor.request.num_completion_tokens > 0
+
+
+def spent(charged, limit=10**9):
+    """Return a charge that notes the tokens of each call, up to a limit in all."""
+
+    def charge(num_tokens, *_):
+        charged.append(num_tokens)
+        if sum(charged) > limit:
+            raise RateLimited("too many", retry_after_s=1)
+        return lambda: None
+
+    return charge
+
+
+def test_a_search_ends_at_the_limit_of_its_key(service):
+    processor = service.start("abc", top_texts=500, max_tokens=3, context=RequestContext(charge=spent([], 30)))
+    with pytest.raises(RateLimited):
+        processor.results()
+    processor.request.close()
+    until(lambda: service.admission.num_sequences == 0)
+
+
+def test_a_key_of_few_sequences_searches_with_fewer_at_once(service):
+    limited = service.start("abc", top_texts=30, max_tokens=2, context=RequestContext(key="small", max_sequences=3))
+    found = limited.results()
+    assert max(len(call.sequences) for call in service.backend.calls) <= 2
+    assert found == service.results("abc", top_texts=30, max_tokens=2)
+
+
+def test_a_search_needs_room_in_the_queue(service):
+    with pytest.raises(Overloaded):
+        service.start("abc", top_texts=3, max_tokens=2, context=RequestContext(key="none", max_sequences=0))
+
+
+def test_a_search_holds_memory_for_what_it_keeps(service):
+    budget = MemoryBudget(2**20)
+    processor = service.start("abc", top_texts=500, max_tokens=3, context=RequestContext(memory=budget.lease()))
+    with pytest.raises((InvalidRequest, MemoryExhausted), match="the search must need at most"):
+        processor.results()
+
+
+def test_a_cancelled_search_raises_and_frees_its_slots():
+    service = Service(FakeBackend(held=True))
+    try:
+        processor = service.start("abc", top_texts=3, max_tokens=2)
+        threading.Timer(0.05, processor.request.cancel).start()
+        with pytest.raises(ClientGone):
+            processor.results()
+        service.backend.release(5)
+        until(lambda: service.admission.num_sequences == 0)
+    finally:
+        service.close()
+
+
+@pytest.mark.parametrize("fields", [{"top_texts": 2}, {"use_beam_search": True}])
+def test_a_version_of_an_earlier_release_cannot_be_searched(service, monkeypatch, fields):
+    found = Models.find
+    monkeypatch.setattr(Models, "find", lambda *args, **options: without_signature(found(*args, **options)))
+    with pytest.raises(InvalidRequest, match="model must have the signature next_logprobs for a search: version 1"):
+        service.results(**fields)
+
+
+def without_signature(model: ServedModel) -> ServedModel:
+    from dataclasses import replace
+
+    return replace(model, card=model.card.model_copy(update={"next_logprobs": False}))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"top_texts": 2, "stream": True}, "stream must be absent with top_texts"),
+        ({"top_texts": 2, "n": 2}, "n must be absent with top_texts, got 2"),
+        ({"top_texts": 2, "best_of": 2, "n": 2}, "n must be absent with top_texts, got 2"),
+        ({"top_texts": 2, "temperature": 0.5}, "temperature must be 0, 1 or absent with top_texts, got 0.5"),
+        ({"top_texts": 2, "max_tokens": 0}, "max_tokens must be at least 1 in a search, got 0"),
+        ({"top_texts": 1001}, "top_texts must be less than or equal to 1000, got 1001"),
+        ({"top_texts": 2, "use_beam_search": True}, "top_texts must be absent with use_beam_search, got 2"),
+        ({"use_beam_search": True, "logprobs": 1}, "logprobs must be absent with use_beam_search, got 1"),
+        ({"use_beam_search": True, "stop": ["a"]}, r"stop must be absent with use_beam_search, got \['a'\]"),
+        ({"length_penalty": 2.0}, "length_penalty must be absent without use_beam_search, got 2.0"),
+        ({"use_beam_search": True, "n": 1000, "max_tokens": 21}, "max_tokens must be at most 20000 .* = 21000"),
+    ],
+)
+def test_contradictory_fields_are_refused(fields, message):
+    with pytest.raises(InvalidRequest, match=message):
+        request(**fields)
