@@ -171,7 +171,7 @@ class Engine:
             scorer = self._start_scorer(body, context, on_start)
             reference = None
             if body.ratio_to is not None:
-                other = body.model_copy(update={"model": body.ratio_to, "whole": scorer.is_whole})
+                other = body.model_copy(update={"model": body.ratio_to, "whole": scorer.is_whole, "labels": {}})
                 reference = self._start_scorer(other, context, _NO_CALLBACK, after=scorer)
         # Free the unencoded texts.
         return ScoreProcessor(body.model_copy(update={"input": ""}), scorer, reference, self._resume_tokens)

@@ -562,6 +562,8 @@ class ScoreRequest(TimedBody):
     """Return each token with its surprisal as well."""
     ratio_to: str | None = None
     """Name of a second model: return the log-likelihood ratio of each text."""
+    labels: Labels = Field({})
+    """Labels of the texts by label column, for `model` alone. Requires whole; cannot be combined with carry_state."""
     carry_state: bool = False
     """Whether the inputs are consecutive parts of one text: each is scored after those before it, and a resume token
     (`state`) is returned. Not with a backward model or ratio_to."""

@@ -218,7 +218,8 @@ class Client(AbstractContextManager["Client"]):
             tokens: bool. Whether to return each token with its log probability.
             model: str. Default: that of `state`, or else as `generate`.
             fields: `whole`, whether a text is a whole document, whose beginning and end are scored, too (default:
-                whether the model was trained on short documents); `ratio_to`, a second model, for log-likelihood
+                whether the model was trained on short documents); `labels` of the texts, which `model` reads before
+                them; `ratio_to`, a second model, for log-likelihood
                 ratios; `carry_state`, whether the texts are consecutive parts of one text; `state`, the `Score.state`
                 of the text before them, or a completion's resume token; `timeout_s`.
 
