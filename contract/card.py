@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from contract import signatures
 from contract.errors import ContractError, first_problem
 from contract.files import read_file
+from contract.label_columns import LabelColumn
 from contract.tokenizer import Tokenizer, load_tokenizer
 
 if TYPE_CHECKING:
@@ -150,6 +151,7 @@ class CorpusDescription(_Frozen):
         validation_characters: Characters of these tokens; see `export.corpora.bits_per_character`.
         mixed: Text that was mixed in; None without.
         provenance: Where a corpus of the project comes from; None for a text of the user's.
+        label_columns: What the model is conditioned on, in the order of the tokens before a document.
     """
 
     corpus: str
@@ -163,6 +165,7 @@ class CorpusDescription(_Frozen):
     validation_characters: int
     mixed: MixedText | None = None
     provenance: Provenance | None = None
+    label_columns: tuple[LabelColumn, ...] = ()
 
 
 class TrainingReport(CorpusDescription):
@@ -336,6 +339,11 @@ class GeneratorCard(_Frozen):
     def base(self) -> str | None:
         """NAME:VERSION that it was fine-tuned from; None for a model that was trained from nothing or imported."""
         return self.training.lineage.base if self.training and self.training.lineage else None
+
+    @property
+    def label_columns(self) -> tuple[LabelColumn, ...]:
+        """What it is conditioned on; none for an imported model."""
+        return self.training.label_columns if self.training else ()
 
     @property
     def precisions(self) -> tuple[signatures.PrecisionName, ...]:

@@ -68,42 +68,43 @@ def _read(document: Any) -> Tokenizer:
     tokens = sorted(vocabulary, key=vocabulary.__getitem__)
     if [vocabulary[token] for token in tokens] != list(range(len(tokens))):
         raise TokenizerError(f"token ids must run from 0 to {len(tokens) - 1} without a gap")
+    special = [token["content"] for token in document.get("added_tokens", ())]
     if model.get("type") == "BPE":
-        return _byte_pairs(document, tokens)
-    return _word_level(document, tokens)
+        return _byte_pairs(document, tokens, special)
+    return _word_level(document, tokens, special)
 
 
-def _word_level(document: Any, tokens: list[str]) -> Tokenizer:
+def _word_level(document: Any, tokens: list[str], special: list[str]) -> Tokenizer:
     """Build a character or word tokenizer, depending on the pre-tokenizer."""
     unknown, normalizer, rule = document["model"]["unk_token"], document["normalizer"], document["pre_tokenizer"]
     if unknown == tokens[0] == padding_name(tokens[1:]):
         unknown = None
     if rule == EVERY_CHARACTER:
-        return _characters(tokens, unknown, normalizer)
+        return _characters(tokens, unknown, normalizer, special)
     rules = WordRules.read(normalizer, rule) or WhitespaceRules.read(normalizer, rule)
     if rules is None:
         raise TokenizerError(_OTHER_RULE)
-    return WordTokenizer(tokens, rules, unknown)
+    return WordTokenizer(tokens, rules, unknown, special)
 
 
-def _characters(tokens: list[str], unknown: str | None, normalizer: Any) -> CharacterTokenizer:
+def _characters(tokens: list[str], unknown: str | None, normalizer: Any, special: list[str]) -> CharacterTokenizer:
     if normalizer == LOWERCASE:
-        return CharacterTokenizer(tokens, unknown=unknown, lower=True)
+        return CharacterTokenizer(tokens, unknown=unknown, lower=True, labels=special)
     standardization = Standardization.read(normalizer)
     if standardization is None:
         raise TokenizerError(_OTHER_RULE)
-    return CharacterTokenizer(tokens, unknown=unknown, standardization=standardization)
+    return CharacterTokenizer(tokens, unknown=unknown, standardization=standardization, labels=special)
 
 
-def _byte_pairs(document: Any, tokens: list[str]) -> Tokenizer:
+def _byte_pairs(document: Any, tokens: list[str], special: list[str]) -> Tokenizer:
     """Build a tokenizer of exact words or regular expressions if there is an unknown token, else of subwords."""
     unknown, merges = document["model"]["unk_token"], document["model"]["merges"]
     regexes = read_regexes(document["pre_tokenizer"])
     if unknown == UNKNOWN and regexes is not None and document["normalizer"] is None:
-        return RegexTokenizer(tokens, regexes, merges)
+        return RegexTokenizer(tokens, regexes, merges, special)
     kind = SubwordTokenizer if unknown is None else ExactWordTokenizer
     if document["pre_tokenizer"] != kind.pre_tokenizer or document["normalizer"] is not None:
         raise TokenizerError(_OTHER_RULE)
     if unknown not in (None, UNKNOWN):
         raise TokenizerError(f"exact words have unk_token {UNKNOWN!r}, got {unknown!r}")
-    return kind(tokens, merges)
+    return kind(tokens, merges, special)

@@ -32,6 +32,8 @@ DEFAULT_EPOCHS = 10
 # Less than a page. A model only memorizes so short a text. The shortest training text in this project's tests has 1,248
 # characters.
 MIN_CHARACTERS = 1000
+# Each is a token before every document.
+MAX_LABEL_COLUMNS = 8
 # Settings that limit the vocabulary, and the units that they apply to.
 _UNITS_OF_LIMIT = {"num_words": ("word", "exact_word", "regex"), "vocab_size": ("exact_word", "subword", "regex")}
 
@@ -99,6 +101,11 @@ class TrainConfig(
     documents: Documents = _setting(Group.CORPUS, "none")
     """how the corpus is split into documents, each of which ends with the EOS token; none: one running text without
     EOS; records: each record of JSON Lines or CSV, with a field text, or prompt and completion"""
+    label_column: tuple[str, ...] | None = _setting(
+        Group.CORPUS, None, metavar="COLUMN", shown_default="none", min_length=1, max_length=MAX_LABEL_COLUMNS
+    )
+    """column of the records that conditions the model: each label becomes a token before the text, numbers in bins; may
+    be given several times; implies --documents records"""
     min_characters: int = _setting(Group.CORPUS, MIN_CHARACTERS, ge=0)
     """refuse a corpus of fewer characters; 0 accepts any"""
     validation: Rate = _setting(Group.CORPUS, 0.1)
@@ -151,6 +158,9 @@ class TrainConfig(
     """dropout rate of the embedding's outputs"""
     recurrent_dropout: Rate = _setting(Group.REGULARIZATION, 0.0)
     """dropout rate of the recurrent state, as Keras's recurrent_dropout"""
+    label_dropout: Rate = _setting(Group.REGULARIZATION, 0.1)
+    """probability that all labels of a document are hidden in an epoch; of several, that of each further one, too; so
+    the model generates with some or none"""
     weight_decay: float = _setting(Group.REGULARIZATION, 0.01, ge=0, allow_inf_nan=False)
     """AdamW's decay of kernels and embeddings"""
 
@@ -195,15 +205,24 @@ class TrainConfig(
 
     @model_validator(mode="before")
     @classmethod
-    def _derive_unit(cls, values: Any) -> Any:
+    def _derive(cls, values: Any) -> Any:
         if isinstance(values, dict) and values.get("token_regex") is not None:
-            return {"token_unit": "regex", **values}
+            values = {"token_unit": "regex", **values}
+        if isinstance(values, dict) and values.get("label_column") is not None:
+            values = {"documents": "records", **values}
         return values
 
-    @field_validator("token_regex", mode="before")
+    @field_validator("token_regex", "label_column", mode="before")
     @classmethod
-    def _accept_one(cls, regexes: Any) -> Any:
-        return (regexes,) if isinstance(regexes, str) else regexes
+    def _accept_one(cls, values: Any) -> Any:
+        return (values,) if isinstance(values, str) else values
+
+    @field_validator("label_column")
+    @classmethod
+    def _require_distinct(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if names is not None and len(set(names)) < len(names):
+            raise _refusal("must name each column once")
+        return names
 
     @field_validator("token_regex")
     @classmethod
@@ -234,6 +253,10 @@ class TrainConfig(
             raise _refusal("embedding_init cannot be combined with from")
         if self.mix == self.corpus == "-":
             raise _refusal("corpus and mix are both -: standard input can be read only once")
+        if self.label_column is not None and self.documents != "records":
+            raise _refusal(f"label_column requires documents = records, got {self.documents}")
+        if self.label_column is not None and self.bidirectional:
+            raise _refusal("label_column cannot be combined with bidirectional: a label would leave the sliding window")
         if self.base is not None:
             # Its architecture comes from the base.
             return self

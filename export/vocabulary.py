@@ -1,12 +1,13 @@
 """Trains the tokenizer of a run; `sostenuto vocabulary` shows how it encodes a corpus, without TensorFlow."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from contract.files import write_atomically
+from contract.label_columns import LabelColumn, label_tokens
 from contract.tokenizer import (
     KERAS_RULES,
     CharacterTokenizer,
@@ -16,6 +17,7 @@ from contract.tokenizer import (
     Tokenizer,
     WordTokenizer,
 )
+from contract.tokenizers.base import Vocabulary
 from contract.tokenizers.exact_words import MIN_FREQUENCY, SpelledVocabulary
 from contract.tokenizers.huggingface import count_words
 from contract.tokenizers.subwords import DEFAULT_VOCAB_SIZE
@@ -133,14 +135,16 @@ def _unknown_excerpts(tokenizer: Tokenizer, text: str, ids: list[int]) -> Iterat
             yield words[0] if words else text[start]
 
 
-def train_tokenizer(config: TrainConfig, corpus: Corpus) -> Tokenizer:
-    """Build the vocabulary from the training split.
+def train_tokenizer(config: TrainConfig, corpus: Corpus, columns: Iterable[LabelColumn] = ()) -> Tokenizer:
+    """Build the vocabulary from the training split, and add the labels of the columns.
 
     Raises:
         CorpusError: the split has fewer than `MIN_VOCABULARY` different tokens.
-        TokenizerError: the settings leave no room for a vocabulary.
+        TokenizerError: the settings leave no room for a vocabulary, or a label is a token of the text.
     """
     tokenizer = _train(config, corpus)
+    if labels := label_tokens(columns):
+        tokenizer = tokenizer.extended((), end_token=corpus.ends, labels=labels)
     num_texts = sum(bool(tokenizer.decode([i])) for i in range(len(tokenizer.tokens)))
     if num_texts < MIN_VOCABULARY:
         raise CorpusError(
@@ -169,7 +173,7 @@ def describe_dropped_words(config: TrainConfig, corpus: Corpus, tokenizer: Token
         yield f"{setting} = {limit:,} keeps {num_kept:,} of {len(words):,} {kind}; {fate}"
 
 
-def _train(config: TrainConfig, corpus: Corpus) -> Tokenizer:
+def _train(config: TrainConfig, corpus: Corpus) -> Vocabulary:
     texts, end_token = corpus.texts("learning the vocabulary"), corpus.ends
     if config.token_unit == "character":
         return CharacterTokenizer.train(texts, end_token=end_token)

@@ -23,15 +23,12 @@ from service.errors import InvalidRequest, StateRefused
 from service.generation.candidate_filter import IsCopy
 from service.generation.completion_processor import CompletionProcessor
 from service.generation.hidden_states import EmbeddingProcessor, InspectionProcessor
-from service.generation.memory_estimates import (
-    completion_bytes,
-    embedding_bytes,
-    inspection_bytes,
-)
+from service.generation.memory_estimates import completion_bytes, embedding_bytes, inspection_bytes
 from service.generation.next_words import NextWordsProcessor
 from service.generation.prompts import (
     NO_IDS,
     EncodedPrompt,
+    encode_labels,
     encode_prompts,
     require_at_most,
     require_encodable,
@@ -106,8 +103,9 @@ class Engine:
             _require_next_logprobs(model)
         # The most probable texts are charged while they are searched for.
         num_generated = 0 if body.top_texts else len(raw_prompts) * body.best_of * body.max_tokens
+        labels = encode_labels(body.labels, model) if body.labels else NO_IDS
         with context.refunds_on_failure():
-            self._encode(request, raw_prompts, field, "max_tokens", num_generated)
+            self._encode(request, raw_prompts, field, "max_tokens", num_generated, first=labels)
             prompts, constraints = request.prompts, _constraints(body, request)
             # Free the unencoded prompts.
             body = body.model_copy(update={"prompt": None, "suffix": None})
@@ -173,7 +171,7 @@ class Engine:
             scorer = self._start_scorer(body, context, on_start)
             reference = None
             if body.ratio_to is not None:
-                other = body.model_copy(update={"model": body.ratio_to, "whole": scorer.is_whole})
+                other = body.model_copy(update={"model": body.ratio_to, "whole": scorer.is_whole, "labels": {}})
                 reference = self._start_scorer(other, context, _NO_CALLBACK, after=scorer)
         # Free the unencoded texts.
         return ScoreProcessor(body.model_copy(update={"input": ""}), scorer, reference, self._resume_tokens)

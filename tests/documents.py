@@ -213,7 +213,7 @@ NOT_RUN = {
     "pip install ": "would change the tests' own environment",
     "pip wheel ": "downloads 650 MB",
     "PIP_NO_INDEX=1 PIP_FIND_LINKS=$PWD/wheelhouse make run": "installs 2 GB, and serves until Ctrl-C",
-    "sostenuto train ": "takes minutes; test_documents.py runs three, made short",
+    "sostenuto train ": "takes minutes; test_documents.py runs four, made short",
     ".venv/bin/python examples/records_in_bulk.py ": "takes minutes; test_examples.py runs it",
     "sostenuto tune ": "takes as many minutes as it is given; test_search.py has a stand-in of the exporter",
     "sostenuto publish runs/book-tune/": "the run of a search",

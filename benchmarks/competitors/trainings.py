@@ -22,7 +22,8 @@ def _batch() -> tuple[np.ndarray, np.ndarray]:
 
 def sostenuto(cell: str, units: int, precision: str) -> Callable[..., float]:
     """Train as `python -m export train` does, but without the weight average (EMA), which the baselines lack."""
-    from export.config import load_config  # noqa: PLC0415 - only processes that measure TensorFlow may import it
+    from contract.tokenizer import SpecialIds  # noqa: PLC0415 - only processes that measure TensorFlow may import it
+    from export.config import load_config  # noqa: PLC0415
     from export.training.devices import Devices  # noqa: PLC0415
     from export.training.model import build_model  # noqa: PLC0415
     from export.training.optimization import Optimization  # noqa: PLC0415
@@ -30,7 +31,7 @@ def sostenuto(cell: str, units: int, precision: str) -> Callable[..., float]:
     settings = {"cell": cell, "units": units, "embedding": EMBEDDING, "batch_size": BATCH_SIZE, "precision": precision}
     config = load_config(None, {"name": "bench", "corpus": "-", "dropout": 0, "ema": 0, **settings})
     devices = Devices.find(BATCH_SIZE, units)
-    optimization = Optimization(config, build_model(config, VOCABULARY), devices, unknown=1)
+    optimization = Optimization(config, build_model(config, VOCABULARY), devices, SpecialIds(0, 1, 2, None))
     inputs, targets = (ids.astype(np.int32) for ids in _batch())
     kept, states = np.ones((BATCH_SIZE, 1), np.float32), [optimization.zero_states(BATCH_SIZE)]
 

@@ -3,8 +3,8 @@
 import json
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from contract.errors import TokenizerError
@@ -27,17 +27,25 @@ class SpecialIds:
         start: Prefilled when there is no prompt; falls back to `end` or `padding` where there is no start token.
         end: Ends a document, and with it the sequence; None for a corpus that is one running text. In a vocabulary that
             was trained here it is also `start`: the end of one document is the start of the next.
+        labels: Label tokens, which precede a document; see `contract.label_columns`.
     """
 
     padding: int
     unknown: int
     start: int
     end: int | None
+    labels: tuple[int, ...] = ()
+
+    @property
+    def ids(self) -> frozenset[int]:
+        """All of them."""
+        named = (self.padding, self.unknown, self.start, self.end)
+        return frozenset((*(i for i in named if i is not None), *self.labels))
 
     @property
     def never_sampled(self) -> tuple[int, ...]:
         """Ids that must not be sampled: all but the end token."""
-        return tuple(sorted({self.padding, self.unknown, self.start} - {self.end}))
+        return tuple(sorted(i for i in self.ids if i != self.end))
 
 
 class Detokenizer(ABC):
@@ -189,8 +197,10 @@ class Vocabulary(Tokenizer):
 
     unknown: str | None = UNKNOWN
 
-    def __init__(self, tokens: Sequence[str]) -> None:
+    def __init__(self, tokens: Sequence[str], labels: Collection[str] = ()) -> None:
         """Index a vocabulary: the token of each id, special ones included.
+
+        Those of `labels` that are no other special token are label tokens.
 
         Raises:
             TokenizerError: duplicate token, or a special token is missing.
@@ -201,7 +211,9 @@ class Vocabulary(Tokenizer):
             duplicate = next(token for token, count in Counter(self.tokens).items() if count > 1)
             raise TokenizerError(f"token {duplicate!r} occurs twice in the vocabulary")
         self.special = self._find_special_ids()
-        self.textless_ids = frozenset(i for i in vars(self.special).values() if i is not None)
+        own = {self._ids[name] for name in labels if name in self._ids} - self.special.ids
+        self.special = replace(self.special, labels=tuple(sorted(own)))
+        self.textless_ids = self.special.ids
         self._text_ids = {token: i for token, i in self._ids.items() if i not in self.textless_ids}
         self._texts = tuple("" if i in self.textless_ids else token for i, token in enumerate(self.tokens))
 
@@ -215,24 +227,29 @@ class Vocabulary(Tokenizer):
         start = ids.get(START, 0 if end is None else end)
         return SpecialIds(padding=0, unknown=0 if unknown is None else ids[unknown], start=start, end=end)
 
-    def extended(self, texts: Iterable[str], *, end_token: bool) -> Self:
-        """Return a tokenizer that also covers the new characters of some texts; every other token keeps its id.
+    def extended(self, texts: Iterable[str], *, end_token: bool, labels: Iterable[str] = ()) -> Self:
+        """Return a tokenizer that also has the new characters of some texts, and labels; other tokens keep their ids.
 
         Words and subwords have no new characters. A missing end token takes the id of the start token, or a new one.
+
+        Raises:
+            TokenizerError: a label is a token of the text.
         """
         tokens = list(self.tokens)
         if end_token and END not in self._ids:
             tokens = [END if token == START else token for token in tokens]
             tokens += [] if END in tokens else [END]
-        return self._with_tokens([*tokens, *sorted(self._new_characters(texts))])
+        known = [self.tokens[i] for i in self.special.labels]
+        added = [label for label in labels if label not in known]
+        return self._with_tokens([*tokens, *sorted(self._new_characters(texts)), *added], [*known, *added])
 
     def _new_characters(self, texts: Iterable[str]) -> set[str]:  # noqa: ARG002 - most encode or drop them anyhow
         """Return the characters of texts that would be tokens, but are not in the vocabulary."""
         return set()
 
     @abstractmethod
-    def _with_tokens(self, tokens: Sequence[str]) -> Self:
-        """Return the same tokenizer with other tokens."""
+    def _with_tokens(self, tokens: Sequence[str], labels: Collection[str]) -> Self:
+        """Return the same tokenizer with other tokens, and other names of label tokens."""
 
     def _json(self, model: Any, normalizer: Any, pre_tokenizer: Any, decoder: Any) -> str:
         flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
@@ -254,10 +271,11 @@ class Vocabulary(Tokenizer):
 class LookupVocabulary(Vocabulary):
     """A vocabulary that encodes by looking up each part of a text: a character or a word."""
 
-    def __init__(self, tokens: Sequence[str]) -> None:
-        super().__init__(tokens)
+    def __init__(self, tokens: Sequence[str], labels: Collection[str] = ()) -> None:
+        super().__init__(tokens, labels)
         # A word of a Keras vocabulary may have the name of a special token; text can contain it unless "<" is filtered.
-        self._part_ids = {token: i for token, i in self._ids.items() if i != self.special.padding}
+        excluded = {self.special.padding, *self.special.labels}
+        self._part_ids = {token: i for token, i in self._ids.items() if i not in excluded}
 
     @abstractmethod
     def _parts(self, text: str) -> Sequence[str]: ...

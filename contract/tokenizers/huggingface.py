@@ -7,7 +7,7 @@ needs it: 16 ms, 7 MB.
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from contract.tokenizers.base import Vocabulary
@@ -177,13 +177,17 @@ class BytePairVocabulary(Vocabulary):
     # Whether the model has an unknown token: bytes cover all text.
     has_unknown: ClassVar[bool]
 
-    def __init__(self, tokens: Sequence[str], merges: Iterable[Sequence[str]] = ()) -> None:
+    def __init__(
+        self, tokens: Sequence[str], merges: Iterable[Sequence[str]] = (), labels: Collection[str] = ()
+    ) -> None:
         """Index a vocabulary; see `Vocabulary`."""
-        super().__init__(tokens)
+        super().__init__(tokens, labels)
         self.merges = tuple((left, right) for left, right in merges)
         self._validate()
         self._model = byte_pairs(self._ids, self.merges, self.unknown if self.has_unknown else None)
-        self._library = build(self._model, self.pre_tokenizer)
+        # A regular expression may match the name of a label.
+        known = {token: i for token, i in self._ids.items() if i not in self.special.labels}
+        self._library = build({**self._model, "vocab": known}, self.pre_tokenizer)
 
     def _validate(self) -> None:
         """Raise TokenizerError if the tokens or merges are inconsistent."""
@@ -196,8 +200,8 @@ class BytePairVocabulary(Vocabulary):
         encode, text_chunks = self._library.encode, chunks(without_surrogates(text))
         return [i for chunk in text_chunks for i in encode(chunk, add_special_tokens=False).ids]
 
-    def _with_tokens(self, tokens: Sequence[str]) -> Self:
-        return type(self)(tokens, self.merges)
+    def _with_tokens(self, tokens: Sequence[str], labels: Collection[str]) -> Self:
+        return type(self)(tokens, self.merges, labels)
 
     def to_json(self) -> str:
         return self._json(self._model, None, self.pre_tokenizer, self.decoder)

@@ -8,7 +8,7 @@ linear time on any text: each has a bounded length, or ends at its own first cha
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final, Self
 
 from contract.errors import TokenizerError
@@ -50,12 +50,18 @@ class RegexTokenizer(SpelledVocabulary):
     # 367 were measured, where each character is a match; the library makes an object of each match.
     bytes_per_character = 400
 
-    def __init__(self, tokens: Sequence[str], regexes: str, merges: Iterable[Sequence[str]] = ()) -> None:
+    def __init__(
+        self,
+        tokens: Sequence[str],
+        regexes: str,
+        merges: Iterable[Sequence[str]] = (),
+        labels: Collection[str] = (),
+    ) -> None:
         """Index a vocabulary; see `Vocabulary`. The expressions are joined by `join_regexes`."""
         self.regexes = regexes
         self.pre_tokenizer = _pre_tokenizer(regexes)
         try:
-            super().__init__(tokens, merges)
+            super().__init__(tokens, merges, labels)
         except TokenizerError:
             raise
         except Exception as error:
@@ -76,8 +82,8 @@ class RegexTokenizer(SpelledVocabulary):
         joined = join_regexes(regexes)
         return cls(learn_words(texts, _pre_tokenizer(joined), num_words, vocab_size, end_token=end_token), joined)
 
-    def _with_tokens(self, tokens: Sequence[str]) -> Self:
-        return type(self)(tokens, self.regexes)
+    def _with_tokens(self, tokens: Sequence[str], labels: Collection[str]) -> Self:
+        return type(self)(tokens, self.regexes, labels=labels)
 
 
 def join_regexes(regexes: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ combining marks with their letters (otherwise Devanagari, Thai or vocalized Hebr
 apostrophe with its word.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
 from typing import Self
 
@@ -34,9 +34,9 @@ class SubwordTokenizer(BytePairVocabulary, ByteTexts):
     decoder = _AS_BYTES
     has_unknown = False
 
-    def __init__(self, tokens: Sequence[str], merges: Iterable[Sequence[str]]) -> None:
+    def __init__(self, tokens: Sequence[str], merges: Iterable[Sequence[str]], labels: Collection[str] = ()) -> None:
         """Index a vocabulary in GPT-2's alphabet; see `BytePairVocabulary`."""
-        super().__init__(tokens, merges)
+        super().__init__(tokens, merges, labels)
         self._bytes = tuple(bytes(map(BYTES.__getitem__, text)) for text in self._texts)
 
     @classmethod

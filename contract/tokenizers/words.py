@@ -5,7 +5,7 @@ does not.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Self
 
 from contract.errors import TokenizerError
@@ -29,10 +29,11 @@ class WordTokenizer(LookupVocabulary):
         tokens: Sequence[str],
         rules: WordRules | WhitespaceRules = KERAS_RULES,
         unknown: str | None = UNKNOWN_WORD,
+        labels: Collection[str] = (),
     ) -> None:
         """Index a vocabulary, padding first; words outside it are the unknown token, or dropped; see `Vocabulary`."""
         self.rules, self.unknown = rules, unknown
-        super().__init__(tokens)
+        super().__init__(tokens, labels)
 
     @classmethod
     def train(cls, texts: Iterable[str], *, num_words: int | None = None, end_token: bool = False) -> Self:
@@ -74,8 +75,8 @@ class WordTokenizer(LookupVocabulary):
         is_separated = self.rules.needs_none_beside(beside, backward=backward)
         return _WordDetokenizer(self, backward=backward, is_separated=is_separated)
 
-    def _with_tokens(self, tokens: Sequence[str]) -> Self:
-        return type(self)(tokens, self.rules, self.unknown)
+    def _with_tokens(self, tokens: Sequence[str], labels: Collection[str]) -> Self:
+        return type(self)(tokens, self.rules, self.unknown, labels)
 
     def to_json(self) -> str:
         return self._json(self._word_level(), self.rules.normalizer, self.rules.pre_tokenizer, None)

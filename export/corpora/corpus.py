@@ -8,8 +8,8 @@ import codecs
 import hashlib
 import math
 import mmap
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from contract import splitmix64
 from contract.tokenizers.huggingface import Chunker
-from export.corpora.documents import SEPARATOR, Documents, separate_documents
+from export.corpora.documents import SEPARATOR, Documents, RecordReader, separate_documents
 from export.corpora.sources import read_texts
 from export.corpora.spool import BLOCK_BYTES, Spool, blocks
 from export.errors import CorpusError
@@ -53,6 +53,7 @@ class Corpus:
         spool: The file; a corpus and its splits may share it.
         start: Offset of the first document in bytes.
         stop: End of the last document.
+        labels: By label column, the labels of the documents in order: str (documents,), "" where there is none.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Corpus:
     spool: Spool
     start: int
     stop: int
+    labels: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @classmethod
     def of(cls, name: str, documents: Iterable[str], *, ends: bool) -> "Corpus":
@@ -116,10 +118,12 @@ class Corpus:
         return (chunk.text for chunk in self.chunks(doing))
 
     def sha256(self) -> str:
-        """Return the hash of the documents and their boundaries."""
+        """Return the hash of the documents, their boundaries and their labels."""
         digest = hashlib.sha256()
         for block in self.blocks("hashing"):
             digest.update(block)
+        for name, labels in self.labels.items():
+            digest.update(SEPARATOR.join(["", name, *labels]).encode())
         return digest.hexdigest()
 
     def excerpts(self) -> tuple[str, ...]:
@@ -152,7 +156,15 @@ class Corpus:
                 f"corpus {self.name}: {self.num_characters} character(s) in {self.num_documents} document(s) are too "
                 f"few to hold out validation = {fraction}; give more text or --validation 0"
             )
-        return replace(corpus, stop=cut), replace(corpus, start=cut + len(SEPARATOR) if self.ends else cut)
+        head = replace(corpus, stop=cut)
+        tail = replace(corpus, start=cut + len(SEPARATOR) if self.ends else cut)
+        if not self.labels:
+            return head, tail
+        own, others = slice(head.num_documents), slice(head.num_documents, None)
+        return replace(head, labels=corpus._labels_at(own)), replace(tail, labels=corpus._labels_at(others))
+
+    def _labels_at(self, selected: slice | np.ndarray) -> Mapping[str, np.ndarray]:
+        return {name: labels[selected] for name, labels in self.labels.items()}
 
     def _shuffled(self, seed: int) -> "Corpus":
         """Return the documents in an order that the seed and their numbers alone determine.
@@ -169,12 +181,13 @@ class Corpus:
         origin = splitmix64.mix(np.array([seed], np.uint64) + splitmix64.STEP)
         keys = splitmix64.mix(origin + np.arange(1, len(ends) + 1, dtype=np.uint64) * splitmix64.STEP)
         shuffled = Spool(BLOCK_BYTES)
-        for i in np.argsort(keys):
+        order = np.argsort(keys)
+        for i in order:
             if shuffled.size:
                 shuffled.write(SEPARATOR.encode())
             for start in range(starts[i], ends[i], BLOCK_BYTES):
                 shuffled.write(self.spool.read(start, min(start + BLOCK_BYTES, ends[i])))
-        return replace(self, spool=shuffled, start=0, stop=shuffled.size)
+        return replace(self, spool=shuffled, start=0, stop=shuffled.size, labels=self._labels_at(order))
 
     def _offset_of(self, count: int) -> int:
         """Return the offset in the file of the character that follows `count` characters."""
@@ -199,7 +212,9 @@ class Corpus:
         return min((offset for offset in found if offset >= 0), key=distance, default=None)
 
 
-def read_corpus(source: str, documents: Documents = "none", role: str = "corpus") -> Corpus:
+def read_corpus(
+    source: str, documents: Documents = "none", role: str = "corpus", label_columns: Iterable[str] = ()
+) -> Corpus:
     """Read a corpus of UTF-8 text.
 
     The text is copied into an unnamed temporary file: so a pipe can be read several times, training sees the text that
@@ -212,12 +227,16 @@ def read_corpus(source: str, documents: Documents = "none", role: str = "corpus"
             document, `lines` each line that is not blank, `blank-line` each paragraph, `records` each record of JSON
             Lines or CSV.
         role: The option that named the source, for messages.
+        label_columns: Fields of the records to read beside the text.
 
     Raises:
         CorpusError: the source is missing, empty, blank, binary or not UTF-8, or a record is malformed.
     """
-    separated = separate_documents(read_texts(source, role, records=documents == "records"), documents)
-    return Corpus._write(source, separated, role, ends=documents != "none")
+    records = RecordReader(label_columns) if documents == "records" else None
+    separated = separate_documents(read_texts(source, role, records), documents)
+    corpus = Corpus._write(source, separated, role, ends=documents != "none")
+    labels = records.labels if records else {}
+    return replace(corpus, labels={name: np.array(values, object) for name, values in labels.items()})
 
 
 def _write_documents(parts: Iterable[str]) -> Spool:

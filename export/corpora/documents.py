@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
@@ -17,6 +18,7 @@ _BETWEEN_PARAGRAPHS = re.compile(r"\n[ \t]*(?:\n[ \t]*)+")
 TEXT, PROMPT, COMPLETION = "text", "prompt", "completion"
 # Of a line of JSON, and of a field of CSV.
 MAX_RECORD_CHARACTERS = 16 * 2**20
+MAX_LABEL_CHARACTERS = 100
 _FIELDS = f"the field {TEXT}, or {PROMPT} and {COMPLETION}"
 
 
@@ -52,19 +54,36 @@ def _separate_paragraphs(parts: Iterable[str]) -> Iterator[str]:
     yield _BETWEEN_PARAGRAPHS.sub(SEPARATOR, buffer).removesuffix("\n")
 
 
-def read_records(parts: Iterable[str], path: Path, role: str) -> Iterator[str]:
-    """Yield the text of each record: its field `text`, or `prompt` and `completion` joined. Blank lines are skipped.
+class RecordReader:
+    """Reads the records of JSON Lines and CSV, and collects their labels.
 
-    Args:
-        parts: The content of the file, with line feeds as line breaks.
-        path: Its suffix decides: .csv, with the names of the fields in the first line; else JSON Lines.
-        role: What an error calls the file.
-
-    Raises:
-        CorpusError: a record is malformed, or has none of these fields; the message has its line.
+    Attributes:
+        labels: For each label column the labels of the records so far whose text is not blank; "" where there is none.
     """
-    lines = _lines(parts, f"{role} {path}")
-    yield from (_csv_records if path.suffix.lower() == ".csv" else _json_records)(lines, f"{role} {path}")
+
+    def __init__(self, label_columns: Iterable[str] = ()) -> None:
+        self.labels: dict[str, list[str]] = {name: [] for name in label_columns}
+
+    def read(self, parts: Iterable[str], path: Path, role: str) -> Iterator[str]:
+        """Yield the text of each record: its field `text`, or `prompt` and `completion` joined; skip blank lines.
+
+        Args:
+            parts: The content of the file, with line feeds as line breaks.
+            path: Its suffix decides: .csv, with the names of the fields in the first line; else JSON Lines.
+            role: What an error calls the file.
+
+        Raises:
+            CorpusError: a record is malformed, has none of these fields, or a label that is none; the message has its
+                line.
+        """
+        lines = _lines(parts, f"{role} {path}")
+        records = (_csv_records if path.suffix.lower() == ".csv" else _json_records)(lines, f"{role} {path}")
+        for record, where in records:
+            text = _text(record, where)
+            if text.strip():
+                for name, labels in self.labels.items():
+                    labels.append(_label(record.get(name), name, where))
+            yield text
 
 
 def _lines(parts: Iterable[str], name: str) -> Iterator[str]:
@@ -79,7 +98,7 @@ def _lines(parts: Iterable[str], name: str) -> Iterator[str]:
         yield begun
 
 
-def _json_records(lines: Iterable[str], name: str) -> Iterator[str]:
+def _json_records(lines: Iterable[str], name: str) -> Iterator[tuple[dict[str, object], str]]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -89,15 +108,15 @@ def _json_records(lines: Iterable[str], name: str) -> Iterator[str]:
             raise CorpusError(f"{name}, line {number}: not JSON ({error})") from None
         if not isinstance(record, dict):
             raise CorpusError(f"{name}, line {number}: a JSON object with {_FIELDS} is required, got {line[:40]!r}")
-        yield _text(record, f"{name}, line {number}")
+        yield record, f"{name}, line {number}"
 
 
-def _csv_records(lines: Iterable[str], name: str) -> Iterator[str]:
+def _csv_records(lines: Iterable[str], name: str) -> Iterator[tuple[dict[str, object], str]]:
     csv.field_size_limit(MAX_RECORD_CHARACTERS)
     reader = csv.DictReader(lines, restkey="", restval="")
     try:
         for record in reader:
-            yield _text(record, f"{name}, line {reader.line_num}")
+            yield dict(record), f"{name}, line {reader.line_num}"
     except csv.Error as error:
         raise CorpusError(f"{name}, line {reader.line_num}: {error}") from None
 
@@ -111,9 +130,28 @@ def _text(record: dict[str, object], where: str) -> str:
             raise CorpusError(f"{where}: {_FIELDS} must be a string, got {str(value)[:40]}")
     # A zero character separates documents, and occurs in no text file.
     text = "".join(map(str, values)).replace("\0", "")
+    _require_characters(text, where)
+    return text
+
+
+def _label(value: object, name: str, where: str) -> str:
+    """Return a label as a text: one object for equal labels, which are many."""
+    if value is None:
+        return ""
+    if not isinstance(value, str | int | float):
+        raise CorpusError(f"{where}: the label {name} must be a string or a number, got {str(value)[:40]}")
+    # As JSON has it: true, 0.5.
+    text = value.strip() if isinstance(value, str) else json.dumps(value)
+    if len(text) > MAX_LABEL_CHARACTERS:
+        got = f"{len(text)}: {text[:40]!r}…"
+        raise CorpusError(f"{where}: the label {name} must have at most {MAX_LABEL_CHARACTERS} characters, got {got}")
+    _require_characters(text, where)
+    return sys.intern(text)
+
+
+def _require_characters(text: str, where: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
         half = f"\\u{ord(text[error.start]):x}"
         raise CorpusError(f"{where}: {half} is half of a surrogate pair, not a character") from None
-    return text

@@ -26,25 +26,34 @@ MAX_CHARACTERS = 24
 _REVERSE_BLOCK = 1 << 18
 
 
-def encode_corpus(corpus: Corpus, tokenizer: Tokenizer, direction: Direction = "forward") -> np.ndarray:
+def encode_corpus(
+    corpus: Corpus, tokenizer: Tokenizer, direction: Direction = "forward", labels: np.ndarray | None = None
+) -> np.ndarray:
     """Return the ids of a corpus, (tokens,), with an end token after each document if `corpus.ends`.
 
-    For a backward model each document is reversed; its end token then marks the beginning of the document. The ids are
-    unsigned integers of the smallest dtype that holds every one, memory-mapped from a file.
+    For a backward model each document is reversed; its end token then marks the beginning of the document. In both
+    directions its `labels`, integers (documents, columns), come first. The ids are unsigned integers of the smallest
+    dtype that holds every one, memory-mapped from a file, and writable if there are labels.
     """
-    encoder, spool, document_start = Encoder(tokenizer), Spool(BLOCK_BYTES), 0
+    encoder, spool, document_start, number = Encoder(tokenizer), Spool(BLOCK_BYTES), 0, 0
+    openings = None if labels is None else labels.astype(encoder.dtype)
     end_id = tokenizer.special.end if corpus.ends else None
     end = np.array([] if end_id is None else [end_id], encoder.dtype).tobytes()
+    has_begun = False
     for text, ends in corpus.chunks("encoding"):
+        if not has_begun and openings is not None:
+            spool.write(openings[number].tobytes())
+            document_start = spool.size
         ids = encoder.encode(text)
+        has_begun = not ends
         is_backward, is_whole = direction == "backward", ends and document_start == spool.size
         spool.write((ids[::-1] if is_backward and is_whole else ids).tobytes())
         if ends:
             if is_backward and not is_whole:
                 _reverse(spool.map(encoder.dtype, writable=True)[document_start // encoder.dtype.itemsize :])
             spool.write(end)
-            document_start = spool.size
-    return spool.map(encoder.dtype)
+            document_start, number = spool.size, number + 1
+    return spool.map(encoder.dtype, writable=labels is not None)
 
 
 def _reverse(ids: np.ndarray) -> None:

@@ -6,35 +6,35 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from export.corpora.documents import read_records
+from export.corpora.documents import RecordReader
 from export.corpora.encodings import decode_file
 from export.corpora.packaged import READERS
 from export.errors import CorpusError, NotText
 from export.terminal import ProgressLine
 
 
-def read_texts(source: str, role: str, *, records: bool = False) -> Iterator[Iterator[str]]:
+def read_texts(source: str, role: str, records: RecordReader | None = None) -> Iterator[Iterator[str]]:
     """Yield the texts of a source, each as an iterator of parts. Exhaust each text before advancing to the next.
 
-    With `records`, files are JSON Lines or CSV, and each record is a text; see `read_records`.
+    With `records`, files are JSON Lines or CSV, and each record is a text.
 
     Arguments and errors are those of `export.corpora.corpus.read_corpus`.
     """
     if source in READERS:
         yield from (iter([text]) for text in READERS[source]())
     elif source == "-":
-        yield from _texts(_standard_input(role), Path(source), role, records=records)
+        yield from _texts(_standard_input(role), Path(source), role, records)
     else:
         files = _files(Path(source), role)
         # Files that are not regular, such as pipes, report no size.
         with ProgressLine("reading", sum(size for _, size in files) or None) as progress:
             for file, _ in files:
-                yield from _texts(_file_parts(file, source, role, progress), file, role, records=records)
+                yield from _texts(_file_parts(file, source, role, progress), file, role, records)
 
 
-def _texts(parts: Iterator[str], file: Path, role: str, *, records: bool) -> Iterator[Iterator[str]]:
+def _texts(parts: Iterator[str], file: Path, role: str, records: RecordReader | None) -> Iterator[Iterator[str]]:
     if records:
-        yield from (iter([text]) for text in read_records(parts, file, role))
+        yield from (iter([text]) for text in records.read(parts, file, role))
     else:
         yield parts
 

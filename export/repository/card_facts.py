@@ -49,6 +49,8 @@ def training_facts(card: GeneratorCard, report: TrainingReport, epochs: str) -> 
         yield "texts", f"{provenance.title}: {len(provenance.works):,} works, {provenance.num_bytes:,} bytes"
         yield "their license", provenance.license
         yield "they come in", provenance.package
+    for column in report.label_columns:
+        yield f"label {column.name}", ", ".join(column.values)
     yield "corpus's SHA-256", report.corpus_sha256
     held_out = f"{report.validation_tokens:,} tokens in {report.held_out_characters:,} characters"
     sampled = f", documents sampled by seed {report.seed}" if report.held_out == "shuffled_documents" else ""

@@ -233,7 +233,7 @@ def _save_graph(
     backward = card.direction == "backward"
     inspect = functions[signatures.INSPECT]
     found = find_discoveries(inspect, tokenizer, held_out, card.activations, card.state_size, backward=backward)
-    scores = score_held_out(functions[signatures.SCORE], tokenizer, held_out, card.state_size, backward=backward)
+    scores = score_held_out(functions[signatures.SCORE], tokenizer, held_out, card)
     card = card.model_copy(update={"discoveries": found, "held_out_scores": scores})
     if len(exportable.network.precisions) < 2:
         return card

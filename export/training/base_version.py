@@ -1,10 +1,12 @@
 """The published version that a fine-tuning starts from: its settings, its tokenizer and its lineage."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from contract.card import Ancestor, GeneratorCard, Lineage
+from contract.label_columns import LabelColumn, label_tokens
 from contract.signatures import ASSETS
 from contract.tokenizer import ImportedTokenizer, Tokenizer
 from contract.tokenizers.base import Vocabulary
@@ -80,9 +82,13 @@ class BaseVersion:
                 )
         return validated({**config.model_dump(), **own, "base": self.version.label})
 
-    def extended_tokenizer(self, corpus: Corpus) -> Tokenizer:
-        """Return the tokenizer with the new characters of a training split, and an end token if that has documents."""
-        return self.tokenizer.extended(corpus.texts("looking for new characters"), end_token=corpus.ends)
+    def extended_tokenizer(self, corpus: Corpus, columns: Iterable[LabelColumn] = ()) -> Tokenizer:
+        """Return the tokenizer with the new characters and labels of a training split.
+
+        If that has documents, it has an end token, too.
+        """
+        texts, labels = corpus.texts("looking for new characters"), label_tokens(columns)
+        return self.tokenizer.extended(texts, end_token=corpus.ends, labels=labels)
 
     def lineage(self, tokenizer: Tokenizer) -> Lineage:
         """Return the lineage of a model that is fine-tuned from this version with a tokenizer."""

@@ -8,14 +8,17 @@ from typing import Self
 import numpy as np
 
 from contract.card import CorpusDescription, HeldOut, MixedText
+from contract.label_columns import LabelColumn
 from contract.tokenizer import Tokenizer
 from export.config import TrainConfig
 from export.corpora.bits_per_character import count_characters, count_tokens
 from export.corpora.corpus import Corpus
 from export.corpora.encoder import encode_corpus
+from export.corpora.labels import document_labels
 from export.corpora.packaged import provenance_of
 from export.corpora.spool import blocks
 from export.errors import CorpusError
+from export.training.label_dropout import LabelDropout
 
 # Batch size of validation. A step of a small batch takes nearly as long as one of a large batch: with 8, validation
 # took a quarter of an epoch (`benchmarks/HISTORY.md`).
@@ -284,6 +287,8 @@ class Dataset:
         train: Batches of the training split.
         validation: Batches of the validation split; None if nothing is held out.
         mixed: Text that is mixed into the training split; None without.
+        columns: Label columns of the model.
+        dropouts: The labels of both texts to train on.
     """
 
     head: Corpus
@@ -292,6 +297,8 @@ class Dataset:
     validation: Split | None
     tokenizer: Tokenizer
     mixed: Corpus | None = None
+    columns: tuple[LabelColumn, ...] = ()
+    dropouts: tuple[LabelDropout, ...] = ()
 
     @classmethod
     def lay_out(
@@ -301,23 +308,31 @@ class Dataset:
         tokenizer: Tokenizer,
         config: TrainConfig,
         mixed: Corpus | None = None,
+        columns: tuple[LabelColumn, ...] = (),
     ) -> Self:
-        """Encode and lay out both splits of a corpus; the tokenizer has the characters of the training split.
+        """Encode and lay out both splits of a corpus; the tokenizer has what the training split and the columns need.
 
         Of a text that is to be mixed in, the training split is used.
 
         Raises:
             CorpusError: the training split is too short, or the vocabulary contains no token of the validation split.
         """
-        ids = encode_corpus(head, tokenizer, config.direction)
+
+        def encode(text: Corpus) -> np.ndarray:
+            return encode_corpus(text, tokenizer, config.direction, document_labels(text, columns, tokenizer))
+
+        ids = encode(head)
         if len(ids) < 2:
             raise CorpusError(f"corpus {head.name}: at least 2 tokens are needed to train on, got {len(ids)}")
-        train = _lay_out_training(ids, tokenizer, config, mixed)
+        other_ids = None if mixed is None else encode(mixed.split(config.validation, config.seed)[0])
+        train = _lay_out_training(ids, tokenizer, config, other_ids)
+        trained = [part for part in (ids, other_ids) if part is not None and columns]
+        dropouts = tuple(LabelDropout.of(part, tokenizer, columns, config.label_dropout) for part in trained)
         if tail is None:
-            return cls(head, None, train, None, tokenizer, mixed)
-        ids = encode_corpus(tail, tokenizer, config.direction)
+            return cls(head, None, train, None, tokenizer, mixed, columns, dropouts)
+        ids = encode(tail)
         validation = _lay_out(ids, tokenizer, config, for_validation=True) if len(ids) else None
-        dataset = cls(head, tail, train, validation, tokenizer, mixed)
+        dataset = cls(head, tail, train, validation, tokenizer, mixed, columns, dropouts)
         if not dataset.num_evaluated:
             raise CorpusError(
                 f"corpus {tail.name}: the vocabulary holds none of the {len(ids)} tokens held out; give more text, "
@@ -331,15 +346,25 @@ class Dataset:
         return self.tokenizer.special.unknown
 
     @cached_property
+    def _validation_counts(self) -> np.ndarray:
+        """Frequency of each token in the validation split, int64 (vocab,); labels are no targets."""
+        return self._count_targets(self.validation.ids if self.validation else np.empty(0, np.uint8))
+
+    def _count_targets(self, ids: np.ndarray) -> np.ndarray:
+        counts = count_tokens(ids, len(self.tokenizer.tokens))
+        counts[list(self.tokenizer.special.labels)] = 0
+        return counts
+
+    @property
     def num_evaluated(self) -> int:
         """Number of evaluated validation tokens, which the validation loss is averaged over."""
-        ids = self.validation.ids if self.validation else np.empty(0)
-        return sum(int(np.count_nonzero(block != self.unknown)) for block in blocks(ids))
+        counts = self._validation_counts
+        return int(counts.sum() - counts[self.unknown])
 
     @property
     def share_unknown(self) -> float:
         """Share of the validation tokens that are unknown to the vocabulary."""
-        return 1 - self.num_evaluated / self.validation.num_tokens if self.validation else 0.0
+        return 1 - self.num_evaluated / self._validation_counts.sum() if self.validation else 0.0
 
     def unigram_loss(self) -> float | None:
         """Return the validation loss, in nats per token, of a model that knows token frequencies and no context.
@@ -348,10 +373,9 @@ class Dataset:
         """
         if self.validation is None:
             return None
-        vocab_size = len(self.tokenizer.tokens)
-        train, evaluated = (count_tokens(split.ids, vocab_size) for split in (self.train, self.validation))
+        train, evaluated = self._count_targets(self.train.ids), self._validation_counts.copy()
         evaluated[self.unknown] = 0
-        log_frequencies = np.log(train + 1) - np.log(train.sum() + vocab_size)
+        log_frequencies = np.log(train + 1) - np.log(train.sum() + len(train))
         return float(-(evaluated @ log_frequencies) / evaluated.sum())
 
     def describe(self, corpus: Corpus) -> CorpusDescription:
@@ -371,6 +395,7 @@ class Dataset:
             validation_characters=count_characters(self.tokenizer, self.validation.ids) if self.validation else 0,
             mixed=self._describe_mixed(),
             provenance=provenance_of(corpus.name),
+            label_columns=self.columns,
         )
 
     def _describe_mixed(self) -> MixedText | None:
@@ -385,15 +410,14 @@ class Dataset:
 
 
 def _lay_out_training(
-    ids: np.ndarray, tokenizer: Tokenizer, config: TrainConfig, mixed: Corpus | None
+    ids: np.ndarray, tokenizer: Tokenizer, config: TrainConfig, other_ids: np.ndarray | None
 ) -> Split | Mixed:
-    if mixed is None:
+    if other_ids is None:
         return _lay_out(ids, tokenizer, config, for_validation=False)
     # Both texts share the batch.
     size = max(1, config.batch_size - round(config.batch_size * config.mix_share))
     main = _lay_out(ids, tokenizer, config.model_copy(update={"batch_size": size}), for_validation=False)
-    head, _ = mixed.split(config.validation, config.seed)
-    return Mixed.of(main, encode_corpus(head, tokenizer, config.direction), config.mix_share)
+    return Mixed.of(main, other_ids, config.mix_share)
 
 
 def _lay_out(ids: np.ndarray, tokenizer: Tokenizer, config: TrainConfig, *, for_validation: bool) -> Split:

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from contract.tokenizer import SpecialIds
 from export.config import TrainConfig
 from export.training.devices import Compute, Devices, multiplies_bfloat16
 from export.training.model import States, forward, zero_states
@@ -15,8 +16,6 @@ from export.training.sequence import split
 
 # The decay of the moving average starts low: it is (1 + n) / (10 + n) after n updates, until that reaches `ema`.
 _WARM_UP = 10.0
-
-_losses = tf.nn.sparse_softmax_cross_entropy_with_logits
 
 
 def precision_of(config: TrainConfig, devices: Devices) -> str:
@@ -59,15 +58,17 @@ class AdamW(keras.optimizers.Adam):
 
 
 class Optimization:
-    """A model, its optimizer and the moving average of its weights. The unknown token is not evaluated.
+    """A model, its optimizer and the moving average of its weights.
+
+    Labels are no targets, and the unknown token is not evaluated.
 
     Attributes:
         averaged: The model with the averaged weights; the model itself without a moving average.
         checkpoint: Everything that a resumed run needs.
     """
 
-    def __init__(self, config: TrainConfig, model: keras.Model, devices: Devices, unknown: int) -> None:
-        self._config, self._model, self._devices, self._unknown = config, model, devices, unknown
+    def __init__(self, config: TrainConfig, model: keras.Model, devices: Devices, special: SpecialIds) -> None:
+        self._config, self._model, self._devices, self._special = config, model, devices, special
         # Evaluated in float32, as the model will be served.
         self._evaluation_compute = devices.compute(config.batch_size, config.units)
         precision = tf.as_dtype(precision_of(config, devices))
@@ -125,9 +126,12 @@ class Optimization:
         """
         batch = self._distribute(inputs, targets)
         kept_shares = self._devices.distribute(lambda own: tf.constant(kept[own]), len(kept))
-        count, rate_tensor = tf.constant(float(targets.size)), tf.constant(rate)
+        num_targets = targets.size
+        if self._special.labels:
+            num_targets = max(1, num_targets - int(np.isin(targets, self._special.labels).sum()))
+        count, rate_tensor = tf.constant(float(num_targets)), tf.constant(rate)
         loss, states = self._update(*batch, states, kept_shares, count, rate_tensor)
-        return float(loss) / targets.size, states
+        return float(loss) / num_targets, states
 
     def evaluate(self, inputs: np.ndarray, targets: np.ndarray, states: Any) -> tuple[float, float, Any]:
         """Evaluate one batch of the validation split.
@@ -169,7 +173,7 @@ class Optimization:
         with tf.GradientTape() as tape:
             logits, new_states = forward(self._model, inputs, states, training=True, compute=self._compute)
             parts = _parts(targets, logits, self._compute)
-            loss = tf.add_n([tf.reduce_sum(_losses(*part)) for part in parts])
+            loss = tf.add_n([tf.reduce_sum(self._losses(*part)) for part in parts])
             mean = loss / count
         gradients = tape.gradient(mean, [variable.value for variable in variables])
         self._apply([tf.convert_to_tensor(gradient) for gradient in gradients])
@@ -193,11 +197,20 @@ class Optimization:
         logits, new_states = forward(self.averaged, inputs, states, training=False, compute=self._evaluation_compute)
         losses, hits = [], []
         for own_targets, own_logits in _parts(targets, logits, self._evaluation_compute):
-            mask = tf.cast(own_targets != self._unknown, tf.float32)
+            mask = tf.cast(own_targets != self._special.unknown, tf.float32)
             hit = tf.argmax(own_logits, axis=-1, output_type=tf.int32) == own_targets
-            losses.append(tf.reduce_sum(_losses(own_targets, own_logits) * mask))
+            losses.append(tf.reduce_sum(self._losses(own_targets, own_logits) * mask))
             hits.append(tf.reduce_sum(tf.cast(hit, tf.float32) * mask))
         return tf.add_n(losses), tf.add_n(hits), new_states
+
+    def _losses(self, targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        """Return the losses of targets (tokens,), 0 for labels."""
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits)
+        if not self._special.labels:
+            return losses
+        is_target = np.ones(logits.shape[-1], np.float32)
+        is_target[list(self._special.labels)] = 0.0
+        return losses * tf.gather(is_target, targets)
 
 
 def _parts(targets: tf.Tensor, logits: list[tf.Tensor], compute: Compute) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:

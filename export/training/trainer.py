@@ -63,7 +63,7 @@ class Trainer:
         self.config, self.dataset, self.devices = config, dataset, devices
         self.evaluations, self._num_evaluated = evaluations, 0
         self.raise_if_interrupted = raise_if_interrupted
-        self.optimization = Optimization(config, model, devices, dataset.unknown)
+        self.optimization = Optimization(config, model, devices, dataset.tokenizer.special)
         self.averaged_model, self.checkpoint = self.optimization.averaged, self.optimization.checkpoint
 
     def run(self, folder: RunFolder, displays: Sequence[Display] = ()) -> Progress:
@@ -123,7 +123,10 @@ class Trainer:
         split = self.dataset.train
         states = self.optimization.zero_states(split.batch_size)
         total, tokens = 0.0, 0
-        offset_rng, reset_rng = (np.random.default_rng([self.config.seed, progress.epochs, i]) for i in range(2))
+        seeds = ([self.config.seed, progress.epochs, i] for i in range(3))
+        offset_rng, reset_rng, label_rng = map(np.random.default_rng, seeds)
+        for dropout in self.dataset.dropouts:
+            dropout.apply(label_rng)
         for count, (inputs, targets) in enumerate(split.batches(offset_rng)):
             # With carried state alone the model would see the zero state only once per epoch, but every prompt starts
             # from it.

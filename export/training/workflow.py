@@ -12,11 +12,13 @@ import numpy as np
 
 from contract.card import CorpusDescription, Lineage, NoTrainingFilter, Sample, TrainingReport
 from contract.files import write_atomically
+from contract.label_columns import LabelColumn
 from contract.tokenizer import Tokenizer, WordTokenizer
 from contract.training_filter import TrainingFilter
 from export.config import MODELS, TrainConfig
 from export.corpora.bits_per_character import bits_per_character
 from export.corpora.corpus import Corpus, read_corpus
+from export.corpora.labels import learn_columns
 from export.corpora.memorization import SPAN_WORDS, Memorization
 from export.corpora.training_filter import build_training_filter
 from export.errors import CorpusError, ExportError, RunError
@@ -209,15 +211,16 @@ def train(
     """
     require_writable(models_dir / config.name)
     devices = Devices.find(config.batch_size, config.units)
-    corpus = read_corpus(config.corpus, config.documents)
+    corpus = _read(config, config.corpus)
     if corpus.num_characters < config.min_characters:
         raise CorpusError(
             f"corpus {corpus.name}: at least {config.min_characters:,} characters are needed, got "
             f"{corpus.num_characters:,}; to train on it anyway, pass --min-characters {corpus.num_characters}"
         )
     head, tail = _split(corpus, config)
-    tokenizer = train_tokenizer(config, head) if base is None else base.extended_tokenizer(head)
-    dataset = _lay_out(config, head, tail, tokenizer)
+    columns = learn_columns(head, base.card.label_columns if base else ())
+    tokenizer = train_tokenizer(config, head, columns) if base is None else base.extended_tokenizer(head, columns)
+    dataset = _lay_out(config, head, tail, tokenizer, columns)
     weights, lineage = initial_weights(config, tokenizer, base), base.lineage(tokenizer) if base else None
     description, folder = dataset.describe(corpus), RunFolder(runs_dir / config.name)
     with folder.locked() if devices.is_chief else contextlib.nullcontext():
@@ -240,7 +243,7 @@ def resume(run: Path, models_dir: Path, progress_file: Path | None = None) -> in
     devices = Devices.find(config.batch_size, config.units)
     require_writable(models_dir / config.name)
     with folder.locked() if devices.is_chief else contextlib.nullcontext():
-        corpus = read_corpus(config.corpus, config.documents)
+        corpus = _read(config, config.corpus)
         if corpus.sha256() != before.corpus_sha256:
             raise CorpusError(
                 f"corpus {corpus.name}: this is not the text that {run} started with: it has {corpus.num_characters:,} "
@@ -249,7 +252,7 @@ def resume(run: Path, models_dir: Path, progress_file: Path | None = None) -> in
         head, tail = _split(corpus, config)
         if (tail.sha256() if tail else None) != before.held_out_sha256:
             raise CorpusError(f"corpus {corpus.name}: the validation split is not the one that {run} started with")
-        dataset = _lay_out(config, head, tail, tokenizer)
+        dataset = _lay_out(config, head, tail, tokenizer, before.label_columns)
         if dataset.mixed and before.mixed and dataset.mixed.sha256() != before.mixed.corpus_sha256:
             raise CorpusError(f"mix {dataset.mixed.name}: this is not the text that {run} started with")
         # A run that was stopped before its first complete epoch starts over.
@@ -284,7 +287,7 @@ def publish_best(run: Path, models_dir: Path) -> int:
 def _reread_corpus(config: TrainConfig, corpus_sha256: str) -> Corpus | None:
     """Return the corpus of a run; None if it cannot be read again or has changed."""
     try:
-        corpus = None if config.corpus == "-" else read_corpus(config.corpus, config.documents)
+        corpus = None if config.corpus == "-" else _read(config, config.corpus)
     except CorpusError:
         return None
     return corpus if corpus and corpus.sha256() == corpus_sha256 else None
@@ -295,12 +298,22 @@ def _split(corpus: Corpus, config: TrainConfig) -> tuple[Corpus, Corpus | None]:
     if config.validation_corpus is None:
         return corpus.split(config.validation, config.seed)
     head, _ = corpus.split(0, config.seed)
-    return head, read_corpus(config.validation_corpus, config.documents, "validation corpus")
+    return head, _read(config, config.validation_corpus, "validation corpus")
 
 
-def _lay_out(config: TrainConfig, head: Corpus, tail: Corpus | None, tokenizer: Tokenizer) -> Dataset:
-    mixed = None if config.mix is None else read_corpus(config.mix, config.documents, role="mix")
-    dataset = Dataset.lay_out(head, tail, tokenizer, config, mixed)
+def _read(config: TrainConfig, source: str, role: str = "corpus") -> Corpus:
+    return read_corpus(source, config.documents, role, config.label_column or ())
+
+
+def _lay_out(
+    config: TrainConfig,
+    head: Corpus,
+    tail: Corpus | None,
+    tokenizer: Tokenizer,
+    columns: tuple[LabelColumn, ...],
+) -> Dataset:
+    mixed = None if config.mix is None else _read(config, config.mix, "mix")
+    dataset = Dataset.lay_out(head, tail, tokenizer, config, mixed, columns)
     require_memory(config, len(tokenizer.tokens), dataset.train.batch_tokens)
     return dataset
 
@@ -317,7 +330,7 @@ def _describe_lineage(lineage: Lineage, dataset: Dataset) -> Iterator[str]:
     base, added, tokenizer = lineage.ancestors[0], lineage.added_tokens, dataset.tokenizer
     yield f"fine-tunes {lineage.base}, {f'trained on {base.corpus}' if base.corpus else 'imported'}"
     if added:
-        yield f"{len(added):,} new character(s), whose weights start from the mean: {' '.join(map(repr, added))}"
+        yield f"{len(added):,} new token(s), whose weights start from the mean: {' '.join(map(repr, added))}"
     unknown = int(np.count_nonzero(dataset.train.ids == tokenizer.special.unknown))
     if unknown and isinstance(tokenizer, WordTokenizer):
         share = unknown / len(dataset.train.ids)
@@ -341,6 +354,8 @@ def _describe(config: TrainConfig, corpus: Corpus, dataset: Dataset, devices: De
         echo(line)
     mixed = f", of them {dataset.train.num_other_tokens:,} of {config.mix}" if isinstance(dataset.train, Mixed) else ""
     echo(f"{dataset.train.num_tokens:,} tokens to train on{mixed}, {held_out:,} held out{unknown}{sampled}")
+    for column in dataset.columns:
+        echo(f"label {column.name}: {', '.join(column.values)}")
     ways = "bidirectional " if config.bidirectional else ""
     steps = f"sequences × {config.sequence_length} steps"
     length = f"windows of {config.window_length}" if config.bidirectional else steps

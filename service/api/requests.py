@@ -49,6 +49,8 @@ DEFAULT_MAX_TOKENS = 16
 MAX_NEXT_WORDS, DEFAULT_NEXT_TOKENS = 100, 2000
 
 PromptText = str | list[int]
+# Columns: more than a model can have.
+MAX_LABELS = 64
 
 
 def _as_integers(value: Any) -> Any:
@@ -79,17 +81,31 @@ Stops = Annotated[
 ]
 
 
-def _require_few_biases(value: Any) -> Any:
+def _require_few(value: Any, limit: int) -> Any:
     """Refuse a long mapping before its values are validated: each wrong one would be an error of its own."""
-    if isinstance(value, dict) and len(value) > MAX_BIAS:
-        raise PydanticCustomError("too_long", "Dictionary should have at most {n} items", {"n": MAX_BIAS})
+    if isinstance(value, dict) and len(value) > limit:
+        raise PydanticCustomError("too_long", "Dictionary should have at most {n} items", {"n": limit})
     return value
 
 
 LogitBias = Annotated[
     dict[str, Annotated[float, Field(ge=-100, le=100)]],
     Field(max_length=MAX_BIAS),
-    BeforeValidator(_require_few_biases),
+    BeforeValidator(lambda value: _require_few(value, MAX_BIAS)),
+]
+
+
+def _as_labels(value: Any) -> Any:
+    """Convert numbers to texts, which columns of numbers take, too."""
+    if not isinstance(_require_few(value, MAX_LABELS), dict):
+        return value
+    return {name: str(each) if type(each) in (int, float) else each for name, each in value.items()}
+
+
+Labels = Annotated[
+    dict[str, Annotated[str, Field(max_length=1000)]],
+    Field(max_length=MAX_LABELS),
+    BeforeValidator(_as_labels, json_schema_input_type=dict[str, str | float]),
 ]
 
 
@@ -237,6 +253,9 @@ class CompletionRequest(TimedBody):
     prompt: PromptForms | None = None
     """Text, token ids, or a list of either, to continue; an empty prompt starts a new text. Must be empty for a
     backward model."""
+    labels: Labels = Field({})
+    """Labels of the text by label column, as `/v1/models` lists them, such as {"style": "elvish"}; a number selects its
+    bin. The prompt is then the beginning of such a text. Cannot be combined with `state`: that text has its labels."""
     max_tokens: Count = RESOLVED
     """Maximum number of tokens to generate for each choice; 16 by default."""
     max_completion_tokens: Count | None = None
@@ -351,6 +370,8 @@ class CompletionRequest(TimedBody):
         is_scored, form = self.prompt_logprobs is not None, self.response_format
         require(not (is_scored and self.stream), "prompt_logprobs", "be absent with stream; use echo and logprobs")
         require(self.stream or self.stream_options is NO_OPTIONS, "stream_options", "be absent without stream")
+        rule = "be absent with state: the text that it continues has its labels"
+        require(not (self.labels and self.state is not None), "labels", rule)
         if form is not None and (form.json_schema is None) == (form.type == "json_schema"):
             what = "given" if form.json_schema is None else "absent"
             message = f"response_format.json_schema must be {what} with type {form.type}"
@@ -541,6 +562,8 @@ class ScoreRequest(TimedBody):
     """Return each token with its surprisal as well."""
     ratio_to: str | None = None
     """Name of a second model: return the log-likelihood ratio of each text."""
+    labels: Labels = Field({})
+    """Labels of the texts by label column, for `model` alone. Requires whole; cannot be combined with carry_state."""
     carry_state: bool = False
     """Whether the inputs are consecutive parts of one text: each is scored after those before it, and a resume token
     (`state`) is returned. Not with a backward model or ratio_to."""

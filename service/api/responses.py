@@ -354,6 +354,9 @@ class ModelFacts(TypedDict):
     `parent` is the version that it was fine-tuned from, such as `english:1`; null for a model that was trained from
     nothing, or imported. `provenance` is null for a model that was trained on a text of the user's.
 
+    `label_columns` has the labels that a request may have, by column, in the order of the tokens; those of a column of
+    numbers are bins, such as `20..35`, which includes 20 and not 35. It is empty for a model without labels.
+
     `corpus` is the name of the text that it was trained on, `validation_loss` is in nats per token, and `trained_s` the
     duration of the training in seconds; null if not known. `discoveries` is null for a version without a unit search.
     """
@@ -369,6 +372,7 @@ class ModelFacts(TypedDict):
     validation_loss: float | None
     trained_s: float | None
     discoveries: list[DiscoveryObject] | None
+    label_columns: dict[str, tuple[str, ...]]
     max_model_len: None
     version: int
     system_fingerprint: str

@@ -4,8 +4,8 @@ Lengths are checked by characters first, as encoding takes ten times the memory 
 """
 
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, islice
 from typing import Self
@@ -14,8 +14,9 @@ import numpy as np
 import orjson
 
 from contract import signatures
+from contract.label_columns import LabelColumn, opening_ids
 from contract.tokenizer import Detokenizer, Tokenizer
-from service.api.body import require
+from service.api.body import require, shorten
 from service.api.requests import PromptText
 from service.errors import InvalidRequest
 from service.generation.logprobs import Logprobs, PendingLogprobs, TokenScore, token_scores
@@ -27,6 +28,8 @@ from service.settings import Settings
 NO_IDS = np.zeros(0, np.int32)
 # Unread tokens that a resume token may add to a prompt of the maximum length: those of one call, and the last one.
 MAX_UNREAD = 129
+# Names in a message.
+MAX_LISTED = 50
 # A token id in the request: its list entry and the object.
 _GIVEN_ID_BYTES = 40
 
@@ -40,7 +43,7 @@ class EncodedPrompt:
     given_as_text: bool  # whether the client sent text
     tokenizer: Tokenizer
     backward: bool  # whether the model reads it from right to left
-    # int32 (tokens,): a checkpoint's unread tokens, which the model reads first; empty without a checkpoint.
+    # int32 (tokens,): a checkpoint's unread tokens, or the start and the labels of a text, which the model reads first.
     after: np.ndarray
 
     @classmethod
@@ -139,7 +142,7 @@ class EncodedPrompt:
         """Yield each token in the model's order with its score, which the first token of a text does not have."""
         ids, num_scores = self._ids_in_model_order.tolist(), 1 + sum(len(part.logprobs) for part in scores)
         every_score: Iterator[TokenScore | None] = chain([None], *(token_scores(part, num_top) for part in scores))
-        # Those of a checkpoint's unread tokens are skipped.
+        # Those of the tokens before it are skipped.
         return zip(ids, islice(every_score, num_scores - len(ids), None), strict=True)
 
     def _detokenizer(self) -> Detokenizer:
@@ -188,6 +191,8 @@ def encode_prompts(
     for raw_prompt in raw_prompts:
         memory.hold(held + encoding_bytes(raw_prompt, model), field, param=field)
         prompt = EncodedPrompt.of(raw_prompt, model.tokenizer, backward=backward, after=after)
+        if not prompt.ids.size and not after.size and model.card.label_columns:
+            prompt = replace(prompt, after=encode_labels({}, model))
         prompts.append(prompt)
         held, total = held + prompt.num_bytes, total + prompt.num_tokens
         require_at_most(prompt.num_tokens, limit, field)
@@ -196,6 +201,38 @@ def encode_prompts(
             raise InvalidRequest(f"{rule}, got {prompt.num_tokens} and {len(after)}", param=field)
         require_at_most(total, settings.max_queued_tokens, field, "at least ", " in all")
     return prompts
+
+
+def encode_labels(labels: Mapping[str, str], model: ServedModel) -> np.ndarray:
+    """Return what a model reads before the beginning of a text with these labels, int32 (tokens,).
+
+    Raises:
+        InvalidRequest: the model has no such column, or the column no such label.
+    """
+    columns, name = {column.name: column for column in model.card.label_columns}, model.ref.name
+    if labels and not columns:
+        raise InvalidRequest(
+            f"labels must be absent: version {model.ref.number} of model {name!r} was trained without", param="labels"
+        )
+    for column_name in labels:
+        rule = f"have columns of model {name!r}, which are {_listed([*columns])}"
+        require(column_name in columns, "labels", rule, column_name)
+    known = {column_name: _find_label(columns[column_name], label) for column_name, label in labels.items()}
+    return np.array(opening_ids(model.tokenizer, model.card.label_columns, known), np.int32)
+
+
+def _find_label(column: LabelColumn, given: str) -> str:
+    found = column.find(given)
+    if found is None:
+        number = "" if column.bounds is None else "a number, or "
+        rule = f"labels.{column.name} must be {number}one of {_listed(column.values)}"
+        raise InvalidRequest(f"{rule}; got {shorten(given)}", param="labels")
+    return found
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return ", ".join(names[:MAX_LISTED]) + more
 
 
 def prompt_bytes(prompts: Sequence[PromptText]) -> int:

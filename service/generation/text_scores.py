@@ -11,7 +11,7 @@ from service.api.body import require
 from service.api.requests import SEED_BITS, ScoreRequest
 from service.generation.logprobs import DIGITS
 from service.generation.memory_estimates import text_scores_bytes
-from service.generation.prompts import NO_IDS, EncodedPrompt
+from service.generation.prompts import NO_IDS, EncodedPrompt, encode_labels
 from service.generation.resume_tokens import Checkpoint, ResumeTokens
 from service.generation.running_request import RunningRequest
 from service.scheduling.sequence import ChoiceIndex, Scores, Sequence
@@ -31,10 +31,11 @@ class TextScorer:
         require(knows_ends, "whole", f"be false for model {name}, which was not trained on documents")
         is_forward = not (self._joined and model.backward)
         require(is_forward, "carry_state", f"be false for model {name}, which reads a text from its end")
-        # What it reads before and after a whole text, int32 (1,); (0,) if texts are not whole.
-        self.start, self.end = (
-            np.array([token_id] if self.is_whole else [], np.int32) for token_id in (special.start, special.end)
-        )
+        rule = f"be absent {'with carry_state' if self._joined else 'without whole'}"
+        require(not body.labels or (self.is_whole and not self._joined), "labels", rule)
+        # What it reads before a whole text, int32 (tokens,), and after it, (1,); both (0,) if texts are not whole.
+        self.start = encode_labels(body.labels, model) if self.is_whole else NO_IDS
+        self.end = np.array([special.end] if self.is_whole else [], np.int32)
         # After joined texts, float32 (S,), without the last token.
         self._state = request.initial_state
 
@@ -84,7 +85,9 @@ class TextScorer:
                 self._state = self._state if result.state is None else result.state
         found = [0.0 - np.concatenate(part).astype(np.float64) for part in parts]
         if not self._joined:
-            return found
+            # Without the scores of labels.
+            lengths = (text.ids.size + self.end.size for text in self.texts)
+            return [scores[max(0, scores.size - length) :] for scores, length in zip(found, lengths, strict=True)]
         ends = np.cumsum([text.ids.size + self.end.size for text in self.texts])
         # A checkpoint may have several unread tokens, whose scores belong to no text. Without one, and without a BOS
         # token, the first token has no score.
@@ -154,7 +157,8 @@ class ScoreProcessor:
         per_character = nats / num_characters if num_characters else None
         percentile, held_out = None, self.request.model.card.held_out_scores
         is_alike = held_out is not None and self._scorer.is_whole == (held_out.kind == "documents")
-        if held_out is not None and is_alike and per_character is not None and not self.body.carry_state:
+        is_comparable = is_alike and not (self.body.carry_state or self.body.labels)
+        if held_out is not None and is_comparable and per_character is not None:
             percentile = round(float(np.interp(per_character, held_out.quantiles, np.arange(101))), 3)
         return {
             "object": "score",

@@ -132,7 +132,7 @@ class VectorFiles:
         path = self._models_dir / model.ref.name / str(model.ref.number) / signatures.ASSETS / signatures.VECTORS_FILE
         try:
             rows = _read_rows(path, len(model.tokenizer.tokens))
-            special = frozenset(vars(model.tokenizer.special).values()) - {None}
+            special = model.tokenizer.special.ids
             return Vectors.of(rows, special, _ids_by_text(model.tokenizer))
         except (OSError, ValueError) as error:
             if not isinstance(error, FileNotFoundError):

@@ -95,6 +95,7 @@ def _model_facts(model: ServedModel) -> ModelFacts:
         "discoveries": None
         if card.discoveries is None
         else [cast("DiscoveryObject", each.model_dump()) for each in card.discoveries],
+        "label_columns": {column.name: column.values for column in card.label_columns},
         "max_model_len": None,
         "version": model.ref.number,
         "system_fingerprint": model.fingerprint,
@@ -167,7 +168,7 @@ def tokenize(services: Services) -> TokenizeObject:
     tokenizer = model.tokenizer
     require_at_most(min_tokens(body.prompt, model), services.settings.max_request_tokens, "prompt")
     memory.hold(prompt_bytes([body.prompt]) + encoding_bytes(body.prompt, model), "prompt", param="prompt")
-    special = {tokenizer.tokens[i]: i for i in vars(tokenizer.special).values() if i is not None}
+    special = {tokenizer.tokens[i]: i for i in tokenizer.special.ids}
     # A prompt that is exactly the name of a special token is encoded as that token: this is how the evaluation harness
     # finds the id of the start token.
     ids = [special[body.prompt]] if body.prompt in special else tokenizer.encode(body.prompt)

@@ -33,6 +33,7 @@ TRAININGS = (
     "sostenuto train book.txt --name ending ",
     "sostenuto train names.txt ",
     "sostenuto train normal.log ",
+    "sostenuto train scripts.csv ",
 )
 # Lines of batch files.
 REQUEST_LINES = [block for block in BLOCKS if block.language == "json" and '"custom_id": ' in block.text]
@@ -112,7 +113,7 @@ def made(tmp_path_factory):
         _copy_version(book, reader / "models", name, 1)
         _copy_version(book, served, name, 1)
     _copy_version(trained / "ending/1", served, "reverse", 1)
-    for name in ("names", "normal"):
+    for name in ("names", "normal", "scripts"):
         _copy_version(trained / name / "1", served, name, 1)
     return folder
 
@@ -121,7 +122,10 @@ def _write_corpora(folder):
     for name in ("book.txt", "page.txt"):
         (folder / name).write_text(CORPUS)
     names = (unicodedata.name(chr(code), "") for code in range(0x21, 0x200))
-    (folder / "names.txt").write_text("".join(f"{name}\n" for name in names if name))
+    names = [name for name in names if name]
+    (folder / "names.txt").write_text("".join(f"{name}\n" for name in names))
+    records = [(name, name.split()[0].lower(), name.count(" ")) for name in names] + [("NU", "greek", 1)] * 10
+    (folder / "scripts.csv").write_text("text,script,words\n" + "".join("{},{},{}\n".format(*each) for each in records))
     (folder / "normal.log").write_text("".join(f"{CORPUS[n:]:.40}\n" for n in range(200)))
 
 
@@ -170,7 +174,9 @@ def address(made, tmp_path_factory):
         yield f"http://127.0.0.1:{gateway.port}"
 
 
-RESULTS_OF_TRAINING = frozenset({"corpus", "validation_loss", "trained_s", "discoveries", "percentile"})
+RESULTS_OF_TRAINING = frozenset(
+    {"corpus", "validation_loss", "trained_s", "discoveries", "percentile", "label_columns"}
+)
 
 
 @pytest.fixture

@@ -120,6 +120,31 @@ def test_the_formula_of_a_cell_update_adds_up(open_inspector, gateway):
                 assert math.isclose(eval(left), eval(right), abs_tol=5 * CLOSE), (model, line)
 
 
+def test_a_held_unit_writes_what_the_api_returns(open_inspector, gateway):
+    """From the selected token on, beside what the model writes otherwise; a backward model before it."""
+    page = open_inspector(gateway)
+    for model, given in (("lstm", {"prompt": TEXT[:31]}), ("reverse", {"suffix": TEXT[30:60]})):
+        page.look(model, TEXT[:60])
+        page.page.select_option("#kind", "cell")
+        page.page.fill("#unit", "3")
+        page.page.locator("#tokens [data-position='30']").click()
+        page.page.locator("#hold-value").evaluate(
+            "(range) => { range.value = range.max; range.dispatchEvent(new Event('input')); }"
+        )
+        page.click("#hold button")
+        page.page.locator("#hold-results:not([hidden])").wait_for()
+        page.page.locator("#status", has_text="tokens inspected.").wait_for()
+        body = {"model": model, **given, "max_tokens": 240, "temperature": 0.5, "seed": 1}
+        held = {"layer": 1, "unit": 3, "kind": "cell", "set": float(page.page.input_value("#hold-value"))}
+        for selector, interventions in (("#free", []), ("#held", [held])):
+            shown = page.page.locator(selector).evaluate("(node) => node.textContent")
+            assert shown == gateway.text(**body, interventions=interventions), (model, selector)
+    page.page.select_option("#kind", "forget")
+    assert page.page.locator("#intervention").is_hidden()
+    page.look("window", TEXT[:30])
+    assert page.page.locator("#intervention").is_hidden()
+
+
 def test_positive_values_are_warm_colours_and_negative_ones_cold(open_inspector, gateway):
     page = open_inspector(gateway)
     tokens = list("abcdefghijklmnopqrstuvwxyz")

@@ -132,6 +132,7 @@ class Client(AbstractContextManager["Client"]):
             stop: str or list of str. Stop strings: the text ends before the first one. Text generated for a `suffix`
                 starts after it.
             n: int. Number of choices per prompt.
+            labels: dict. Label of the text by column, of a model that was trained with labels: `{"style": "elvish"}`.
             regex: str. Regular expression that the whole completion matches.
             choices: list of str. The completion is one of these texts.
             json_schema: dict, or str (JSON), or a pydantic model. The completion is JSON that is valid against it.
@@ -217,7 +218,8 @@ class Client(AbstractContextManager["Client"]):
             tokens: bool. Whether to return each token with its log probability.
             model: str. Default: that of `state`, or else as `generate`.
             fields: `whole`, whether a text is a whole document, whose beginning and end are scored, too (default:
-                whether the model was trained on short documents); `ratio_to`, a second model, for log-likelihood
+                whether the model was trained on short documents); `labels` of the texts, which `model` reads before
+                them; `ratio_to`, a second model, for log-likelihood
                 ratios; `carry_state`, whether the texts are consecutive parts of one text; `state`, the `Score.state`
                 of the text before them, or a completion's resume token; `timeout_s`.
 

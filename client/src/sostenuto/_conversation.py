@@ -185,8 +185,9 @@ class Conversation:
             )
         if self.state is None:
             return {"model": self.model, "prompt": self.text + prompt, **fields}
-        # The token determines the model version; the model's name may resolve to another version by now.
-        return {"prompt": prompt, "state": self.state, **fields}
+        # The token determines the model version and the labels; the model's name may resolve to another one by now.
+        kept = {name: value for name, value in self.options.items() if name != "labels"}
+        return {"prompt": prompt, "state": self.state, **kept, **options}
 
     def _add(self, prompt: str, before: tuple[Turn, ...], generation: Generation) -> None:
         choice = generation.choices[0] if generation.choices else None

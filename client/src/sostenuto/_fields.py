@@ -29,6 +29,7 @@ class CompletionArguments(TypedDict, total=False):
     seed: int | None
     stop: str | Sequence[str] | None
     n: int | None
+    labels: Mapping[str, str | float] | None
     # Members of the field `structured_outputs`.
     regex: str | None
     choices: Sequence[str] | None
@@ -93,7 +94,9 @@ _MEMBERS = {
 COMPLETION_FIELDS = CompletionArguments.__optional_keys__ - {*_MEMBERS, "extra_body"} | {"prompt"}
 EMBEDDING_FIELDS = frozenset({"model", "input", "pooling", "dimensions", "timeout_s", "user"})
 TOKENIZE_FIELDS = frozenset({"model", "prompt", "return_token_strs", "tokens"})  # and of detokenize
-SCORE_FIELDS = frozenset({"model", "input", "whole", "tokens", "ratio_to", "carry_state", "state", "timeout_s"})
+SCORE_FIELDS = frozenset({
+    "model", "input", "whole", "tokens", "labels", "ratio_to", "carry_state", "state", "timeout_s",
+})  # fmt: skip
 INSPECT_FIELDS = frozenset({
     "model", "input", "state", "include", "layers", "return_sequences", "return_state", "go_backwards", "logprobs",
     "max_positions", "max_units", "timeout_s",

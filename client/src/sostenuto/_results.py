@@ -198,6 +198,7 @@ class Model:
         unit: str or None. What a token is: a "character", "word", "exact_word", "subword" or "regex".
         direction: str or None. "forward", or "backward" for a model that generates from right to left.
         deterministic: bool or None. Whether the same seed gives byte-identical output under any load.
+        label_columns: dict or None. Labels that `labels=` accepts, by column: lists of str; bins for numbers.
         versions: tuple of ModelVersion. The served versions.
         labels: dict or None. Version of each label. None in a list, as the next two.
         shares: dict or None. The traffic split, by label or version; empty without one.
@@ -217,6 +218,7 @@ class Model:
     vocab_size: int | None = None
     direction: str | None = None
     deterministic: bool | None = None
+    label_columns: dict[str, list[str]] | None = None
     versions: tuple[ModelVersion, ...] = ()
     labels: dict[str, int] | None = None
     shares: dict[str, float] | None = None

@@ -163,8 +163,8 @@ class Resumption:
         for field in ("max_tokens", "min_tokens"):
             if body.get(field) is not None:
                 body[field] = max(0, body[field] - num_tokens)
-        # The prompt is prefilled already, and the resume token determines the model version.
-        for field in ("model", "prompt", "suffix", "echo", "seed"):
+        # Labels and prompt are prefilled already, and the resume token determines the model version.
+        for field in ("model", "labels", "prompt", "suffix", "echo", "seed"):
             body.pop(field, None)
         return {**body, "state": point.state}
 

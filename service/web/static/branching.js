@@ -46,7 +46,7 @@ async function replayTokens({ body, seed, fields }, texts, checked, post) {
 async function generateToken(text, fields, model, post) {
   const { tokens: [id] } = await post("tokenize", { model, prompt: text });
   const [choice] = (await post("v1/completions", {
-    ...fields, seed: undefined, max_tokens: 1, temperature: 0, logit_bias: { [id]: LARGE }, stop: undefined, logprobs: 0,
+    ...fields, seed: undefined, labels: undefined, max_tokens: 1, temperature: 0, logit_bias: { [id]: LARGE }, stop: undefined, logprobs: 0,
     return_state: true, complete_within_max_tokens: false,
   })).choices;
   if (choice.logprobs.tokens[0] !== text) throw new Failure(`The pattern does not allow ${visible(text)} here.`);

@@ -3,7 +3,7 @@
 import { branchBody, resumeToken } from "./branching.js";
 import { WrittenText } from "./components/written_text.js";
 import { keepText } from "./current_text.js";
-import { labelled } from "./dom.js";
+import { fill, labelled } from "./dom.js";
 import { requestFields } from "./fields.js";
 import { Form } from "./form.js";
 import { textOf } from "./format.js";
@@ -20,6 +20,8 @@ export class Column {
   // one that a branch chose before them.
   #origins = [];
   #choice;
+  // A <select> for each label column of the model, by its name.
+  #labels = {};
   #form;
   #text;
   #statistics;
@@ -45,13 +47,17 @@ export class Column {
     [this.#statistics, this.#inspectorLink, this.#undo] = this.element.querySelector(".statistics").children;
     this.#undo.addEventListener("click", () => this.#restore());
     const main = this.element.querySelector(".fields");
-    this.#choice = new ModelChoice(this.#select(main, "model", "Model"), this.#select(main, "version", "Version"), on.changed);
+    this.#choice = new ModelChoice(this.#select(main, "model", "Model"), this.#select(main, "version", "Version"), () => {
+      this.#showLabels();
+      on.changed();
+    });
     this.#form = new Form(number, this.element.querySelector(".settings"), values, on.changed);
-    this.showModels(models, values.model);
+    this.#choice.show(models, values.model);
+    this.#showLabels(values.labels);
   }
 
   get values() {
-    return { model: this.#choice.reference, ...this.#form.values };
+    return { model: this.#choice.reference, labels: this.#chosenLabels, ...this.#form.values };
   }
 
   get direction() {
@@ -79,6 +85,25 @@ export class Column {
 
   showModels(models, reference) {
     this.#choice.show(models, reference);
+    this.#showLabels();
+  }
+
+  get #chosenLabels() {
+    return Object.fromEntries(Object.entries(this.#labels).map(([name, { value }]) => [name, value]).filter(([, value]) => value));
+  }
+
+  #showLabels(chosen = this.#chosenLabels) {
+    Object.values(this.#labels).forEach((select) => select.closest("label").remove());
+    const main = this.element.querySelector(".fields");
+    const columns = Object.entries(this.model?.label_columns ?? {});
+    this.#labels = Object.fromEntries(columns.map(([name, values], i) => {
+      const select = this.#select(main, `label-${i}`, name);
+      fill(select, [["", "any"], ...values.map((value) => [value, value])], chosen[name] ?? "");
+      select.addEventListener("change", this.#on.changed);
+      return [name, select];
+    }));
+    // After model and version.
+    main.querySelector("div").before(...Object.values(this.#labels).map((select) => select.closest("label")));
   }
 
   remove() {
@@ -177,7 +202,7 @@ export class Column {
   // Sends a request and reads its stream to the end; `begins` is called before the first token is shown.
   async #readStream(signal, stream, origin, begins = () => {}) {
     origin.fields = { ...requestFields(this.values), logprobs: ALTERNATIVES, return_state: true, ...origin.override };
-    if (origin.body.state) delete origin.fields.seed; // the resume token has it
+    if (origin.body.state) ["seed", "labels"].forEach((name) => delete origin.fields[name]); // the resume token has them
     const isBackward = (origin.body.state ? this.#generated.isBackward : this.direction === "backward");
     const body = { ...origin.fields, ...origin.body, stream_options: { prepend: isBackward } };
     const began = performance.now();

@@ -91,7 +91,7 @@ export function constraintsOf(values) {
 
 // The fields of a request, without empty ones, except a pattern's: the server explains what it lacks.
 export function requestFields(values) {
-  const fields = {};
+  const fields = Object.keys(values.labels ?? {}).length ? { labels: values.labels } : {};
   const members = {};
   for (const { name, kind } of SAMPLING_FIELDS) {
     if (values[name] !== "" && values[name] !== undefined) fields[name] = parsed(kind, values[name]);

@@ -31,6 +31,17 @@ def test_each_turn_resumes_from_the_state_of_the_previous_one(client, server):
     )
 
 
+def test_labels_are_sent_with_the_whole_text_alone(client, server):
+    """A resume token has those of its text; the server refuses others beside it."""
+    server.script = [said("a", "s1"), said("b", "s2"), said("c", "s3")]
+    growing, labels = client.conversation("x", model="tiny", labels={"style": "elvish"}), {"style": "elvish"}
+    growing.generate()
+    growing.generate()
+    growing.reread()
+    growing.generate()
+    assert [body.get("labels") for body in server.bodies] == [labels, None, labels]
+
+
 def test_turns_can_be_undone_and_conversations_branched(client, server):
     server.script = [said("a", "s1"), said("b", "s2"), said("c", "s3")]
     growing = client.conversation(model="tiny")

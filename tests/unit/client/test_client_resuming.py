@@ -46,13 +46,12 @@ def test_an_interrupted_stream_resumes_from_its_last_state(client, server, waits
         cut(chunk("a"), marked("b", 2, "s1"), chunk("c"), marked("d", 4, "s2"), chunk("ef")),
         stream([chunk("e"), chunk("fg"), chunk("h", "length"), usage_chunk(), DONE]),
     ]
-    with client.stream("Once", **REQUEST, min_tokens=5, seed=3, echo=False, resume=True) as pieces:
+    own = {"min_tokens": 5, "seed": 3, "echo": False, "labels": {"style": "elvish"}}
+    with client.stream("Once", **REQUEST, **own, resume=True) as pieces:
         assert list(pieces) == ["a", "b", "c", "d", "ef", "g", "h"]
     options = {"include_usage": True, "state_interval": STATE_INTERVAL}
     first, second = server.bodies
-    assert first == {**REQUEST, "prompt": "Once", "min_tokens": 5, "seed": 3, "echo": False, "stream": True} | {
-        "stream_options": options
-    }
+    assert first == {**REQUEST, **own, "prompt": "Once", "stream": True, "stream_options": options}
     assert second == {
         "max_tokens": 6,
         "min_tokens": 1,

@@ -76,7 +76,7 @@ def test_special_tokens_have_no_text_and_only_eos_can_be_sampled(kind, end_token
 def test_the_name_of_a_special_token_is_encoded_as_text(kind, name):
     """A prompt cannot inject a special token, even if the training text is full of its name."""
     tokenizer = learn(kind, name * 9 + " " + name, end_token=True)
-    assert not set(tokenizer.encode(name)) & set(vars(tokenizer.special).values())
+    assert not set(tokenizer.encode(name)) & tokenizer.special.ids
     assert tokenizer.decode(tokenizer.encode(name)) == name
 
 

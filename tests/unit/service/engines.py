@@ -2,7 +2,8 @@
 
 import orjson
 
-from contract.card import GeneratorCard
+from contract.card import GeneratorCard, TrainingReport
+from contract.label_columns import LabelColumn, label_tokens
 from contract.tokenizer import CharacterTokenizer, RegexTokenizer, WordTokenizer
 from contract.tokenizers.regexes import join_regexes
 from service.api.body import parse
@@ -23,6 +24,10 @@ from tests.unit.contract.test_card import FIELDS
 # The fake model ends a sequence at id 2, which must be the EOS token.
 CHARACTERS = CharacterTokenizer.train("".join(chr(97 + i) for i in range(VOCABULARY - 3)), end_token=True)
 WORDS = WordTokenizer.train(["the cat sat on a mat", " ".join(f"w{i}" for i in range(VOCABULARY - 9))])
+COLUMNS = (LabelColumn(name="style", values=("early", "late")), LabelColumn.of_numbers("age", (18.0,)))
+LABELLED = CharacterTokenizer.train("".join(chr(97 + i) for i in range(VOCABULARY - 9)), end_token=True).extended(
+    (), end_token=True, labels=label_tokens(COLUMNS)
+)
 # Characters, and matches of two of them and more.
 _TOKENS = ["<pad>", "<unk>", "<end>", *'abcd[]{}":, 0123456789', "[a]", "[bb]", "[cd]", '"a":', "12", "bc"]
 MATCHES = RegexTokenizer(
@@ -39,7 +44,7 @@ class Models:
     """Models of several token units and both directions, on a fake backend."""
 
     def __init__(self):
-        self.models = {"characters": CHARACTERS, "words": WORDS, "matches": MATCHES}
+        self.models = {"characters": CHARACTERS, "words": WORDS, "matches": MATCHES, "labelled": LABELLED}
 
     def find_version(self, ref, *, may_use=None):  # noqa: ARG002 - the registry's signature
         return self.find(ref.name) if ref.number == 1 else None
@@ -55,6 +60,8 @@ class Models:
             "activations": (("hidden", 1, STATE_SIZE),),
         }
         card = GeneratorCard(**{**FIELDS, **fields})
+        if unit == "labelled":
+            card = card.model_copy(update={"training": TrainingReport.model_construct(label_columns=COLUMNS)})
         return ServedModel(ModelVersion(name, 1), card, tokenizer, BatchLimits((8, 16), 8, 16), "fp")
 
 

@@ -32,7 +32,7 @@ _PATTERNS = {"regex": "--regex", "choices": "--choice", "json_schema": "--json-s
 # Fields of sampling options, as arguments of the client.
 NAMES = (
     "max_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty", "frequency_penalty",
-    "repetition_penalty", "stop", "ignore_eos", *_PATTERNS, "allowed", "banned", "min_length",
+    "repetition_penalty", "stop", "ignore_eos", *_PATTERNS, "allowed", "banned", "min_length", "labels",
 )  # fmt: skip
 # Fields that have an option of their own, so `--field` refuses them.
 _OWN = {
@@ -110,6 +110,7 @@ def sampling_options(command: Decorated) -> Decorated:
         return click.option(name, type=kind, metavar="N" if kind is int else "X", help=text)
 
     stop, choice = "Stop string: generation stops before it. Repeatable.", "The completion is one of these. Repeatable."
+    label = "Label of the text, for a model that was trained with labels; a number selects its bin. Repeatable."
     schema = "The completion is JSON that is valid against this JSON Schema."
     field = "Any other field of the API, such as logit_bias='{\"5\": -100}'."
     return _with_options(
@@ -131,6 +132,7 @@ def sampling_options(command: Decorated) -> Decorated:
         click.option("--allowed", metavar="CHARACTERS", help="The completion has no other characters."),
         click.option("--banned", metavar="CHARACTERS", help="The completion has none of these characters."),
         number("--min-length", int, "Minimum number of characters of the completion."),
+        click.option("--label", "labels", multiple=True, type=_label, metavar="COLUMN=LABEL", help=label),
         click.option("--field", "fields", multiple=True, type=_field, metavar="NAME=JSON", help=field),
     )
 
@@ -138,6 +140,7 @@ def sampling_options(command: Decorated) -> Decorated:
 def given_fields(options: dict[str, Any]) -> dict[str, Any]:
     """Return the options that are set, as arguments of the client."""
     options = {**options, **{name: list(options[name]) or None for name in ("stop", "choices")}}
+    options["labels"] = dict(options["labels"]) or None
     patterns = [option for name, option in _PATTERNS.items() if options[name] is not None]
     if len(patterns) > 1:
         raise click.UsageError(f"{patterns[0]} and {patterns[1]} exclude each other: a completion has one pattern")
@@ -156,6 +159,14 @@ def _with_options(command: Decorated, *options: Callable[[Decorated], Decorated]
 def _store(context: click.Context, option: click.Parameter, value: Any) -> None:
     if value is not None:
         context.find_root().ensure_object(dict)[option.name] = value
+
+
+def _label(argument: str) -> tuple[str, str]:
+    """Parse `COLUMN=LABEL`."""
+    name, separator, label = argument.partition("=")
+    if not name or not separator:
+        raise click.BadParameter(f"{argument!r} is not COLUMN=LABEL")
+    return name, label
 
 
 def _field(argument: str) -> tuple[str, Any]:

@@ -120,7 +120,10 @@ def train(
 
 
 def _parsed(words: tuple[str, ...]) -> dict[str, Any]:
-    """Parse options without knowing them: `--units 512`, `--units=512`, `--bidirectional`, `--no-bidirectional`."""
+    """Parse options without knowing them: `--units 512`, `--units=512`, `--bidirectional`, `--no-bidirectional`.
+
+    One that is given several times has a list of values.
+    """
     settings: dict[str, Any] = {}
     rest = list(words)
     while rest:
@@ -131,10 +134,11 @@ def _parsed(words: tuple[str, ...]) -> dict[str, Any]:
         if option in _NO_SETTINGS:
             raise click.UsageError(f"there is no --{option}: see --config, --from, --name and --max-minutes")
         name = option.replace("-", "_")
-        if has_value:
-            settings[name] = _value(value)
-        elif rest and not rest[0].startswith("--"):
-            settings[name] = _value(rest.pop(0))
+        if has_value or (rest and not rest[0].startswith("--")):
+            parsed = _value(value if has_value else rest.pop(0))
+            before = settings.get(name, [])
+            every = [*(before if isinstance(before, list) else [before]), parsed]
+            settings[name] = every if name in settings else parsed
         else:
             settings[name.removeprefix("no_")] = not name.startswith("no_")
     return settings

@@ -340,7 +340,7 @@ def _value(name: str, text: str) -> Any:
     except ValueError:
         if name == "stop":
             return _unescaped(text)
-        kind = "JSON" if name in ("choices", "json_schema") else "a number"
+        kind = "JSON" if name in ("choices", "json_schema", "labels") else "a number"
         raise Failure(f"{name} can't be {text!r}: pass {kind}, or nothing for the server's default") from None
 
 

@@ -48,6 +48,7 @@ def test_options_are_sent_as_the_apis_fields(sostenuto, server):
     server.script = [stream(WHOLE)]
     given = "--max-tokens 9 --temperature 0.5 --top-p 0.9 --top-k 5 --min-p 0.1 --seed 7 --presence-penalty 1 "
     given += "--frequency-penalty 2 --repetition-penalty 3 --ignore-eos --echo --no-resume --stop x --stop y"
+    given += " --label style=elvish --label a=b=c"
     shown = sostenuto(*GENERATE, *given.split(), "--field", 'logit_bias={"5": -100}')
     assert shown.exit_code == 0, shown.stderr
     assert asked(server) == {
@@ -63,6 +64,7 @@ def test_options_are_sent_as_the_apis_fields(sostenuto, server):
         "repetition_penalty": 3.0,
         "ignore_eos": True,
         "echo": True,
+        "labels": {"style": "elvish", "a": "b=c"},
         "stop": ["x", "y"],
         "logit_bias": {"5": -100},
     }

@@ -157,6 +157,7 @@ def test_options_for_a_server_are_refused_without_one(sostenuto, book, option):
         (["--max-minutes=0.5", "--bidirectional"], {"max_minutes": 0.5, "bidirectional": True}),
         (["--documents", "lines", "--no-bidirectional"], {"documents": "lines", "bidirectional": False}),
         (["--epochs", "2", "--seed", "7"], {"epochs": 2, "max_minutes": None}),
+        (["--label-column", "a", "--label-column=b", "--label-column", "c"], {"label_column": ["a", "b", "c"]}),
     ],
 )
 def test_without_the_servers_distribution_any_option_is_a_setting(train, server, book, words, settings):

@@ -1,9 +1,12 @@
 """Quantiles of the scores of held-out texts: the same scores as the gateway's."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from contract.label_columns import LabelColumn, label_tokens
 from contract.tokenizer import CharacterTokenizer
 from export.graphs.held_out_scores import MAX_SCORED, MIN_SCORED, score_held_out
 
@@ -14,8 +17,10 @@ def fake_score(token_ids, lengths, state):
     return {"logprobs": tf.constant(-token_ids.numpy()[:, 1:].astype(np.float32) * inside), "state": state}
 
 
-def quantiles(tokenizer, documents, **fields):
-    return score_held_out(fake_score, tokenizer, documents, 4, **{"backward": False, **fields})
+def quantiles(tokenizer, documents, *, backward=False, label_columns=()):
+    direction = "backward" if backward else "forward"
+    card = SimpleNamespace(state_size=4, direction=direction, label_columns=label_columns)
+    return score_held_out(fake_score, tokenizer, documents, card)
 
 
 @pytest.mark.parametrize("backward", [False, True])
@@ -39,6 +44,17 @@ def test_of_a_running_text_lines_are_scored_without_the_token_that_is_read_first
     expected = [sum(tokenizer.encode(text)) / len(text) for text in scored]
     assert (found.kind, found.num_texts) == ("lines", len(scored))
     np.testing.assert_allclose(found.quantiles, np.quantile(expected, np.linspace(0, 1, 101)), atol=1e-6)
+
+
+def test_a_model_with_labels_reads_that_there_are_none():
+    """The log probability of that is no part of the score."""
+    columns = (LabelColumn(name="style", values=("old", "new")),)
+    tokenizer = CharacterTokenizer.train("abc", end_token=True).extended(
+        [], end_token=True, labels=label_tokens(columns)
+    )
+    documents = ["ab" * n for n in range(150)]
+    plain, labelled = (quantiles(tokenizer, documents, label_columns=each) for each in ((), columns))
+    assert labelled.quantiles == plain.quantiles
 
 
 def test_there_are_limits_of_texts_and_their_lengths():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from contract.tokenizer import SpecialIds
 from export.config import load_config
 from export.training.devices import Compute, Devices
 from export.training.model import build_model
@@ -25,7 +26,7 @@ def prepare(devices=None, **settings):
     devices = devices or Devices()
     with devices.strategy.scope():
         model = build_model(config, VOCABULARY)
-    return Optimization(config, model, devices, UNKNOWN), model
+    return Optimization(config, model, devices, SpecialIds(0, UNKNOWN, 2, None)), model
 
 
 def train(optimization, updates=4, inputs=INPUTS, targets=TARGETS, rate=0.01):

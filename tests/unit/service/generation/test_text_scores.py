@@ -13,7 +13,7 @@ from service.api.requests import ScoreRequest
 from service.context import RequestContext
 from service.errors import ClientGone, InvalidRequest
 from tests.fakes import END, STATE_SIZE, FakeBackend, fake_logprob, fake_step
-from tests.unit.service.engines import CHARACTERS, SETTINGS, WORDS, Service
+from tests.unit.service.engines import CHARACTERS, LABELLED, SETTINGS, WORDS, Service
 from tests.waiting import until
 
 TEXT = "thecatsatonthemat"
@@ -245,3 +245,24 @@ def test_both_requests_of_a_ratio_end_with_the_client():
         until(lambda: service.admission.num_sequences == 0)
     finally:
         service.close()
+
+
+def test_labels_are_read_before_each_text_and_not_scored(service):
+    """By the model alone, not by that of `ratio_to`; a text without labels follows what says that it has none."""
+    names = {"late": ("<style=late>", "<age=>"), None: ("<style=>", "<age=>")}
+    for style, tokens in names.items():
+        labels = {"labels": {"style": style}} if style else {}
+        scores = scored(service, ["ab", ""], model="labelled", ratio_to="characters", tokens=True, **labels)
+        opening = [END, *map(LABELLED.tokens.index, tokens)]
+        for score, text in zip(scores, ("ab", ""), strict=True):
+            own = surprisals([*opening, *LABELLED.encode(text), END])[len(opening) - 1 :]
+            assert score["surprisals"] == pytest.approx(own, abs=1e-5)
+            assert score["ratio"] == pytest.approx(sum(of_characters(text)) - sum(own), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("fields", "rule"), [({"whole": False}, "without whole"), ({"carry_state": True}, "with carry_state")]
+)
+def test_labels_are_of_whole_texts_by_themselves(service, fields, rule):
+    with pytest.raises(InvalidRequest, match=f"labels must be absent {rule}"):
+        scored(service, "ab", model="labelled", labels={"style": "late"}, **fields)

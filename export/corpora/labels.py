@@ -1,0 +1,66 @@
+"""The labels of a training file as columns of a model, and as token ids."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from contract.label_columns import NO_LABEL, LabelColumn, as_number, label_ids
+from contract.tokenizer import Tokenizer
+from export.corpora.corpus import Corpus
+from export.errors import CorpusError
+
+# Each label is a token.
+MAX_VALUES = 1000
+# Of a column of numbers, with as many documents in each as its values allow.
+NUM_BINS = 8
+
+
+def learn_columns(head: Corpus, base: Sequence[LabelColumn] = ()) -> tuple[LabelColumn, ...]:
+    """Return the columns of a training split, after those of a base, which keep their labels and their bins.
+
+    Raises:
+        CorpusError: a column has no label or too many, or texts where the base has numbers.
+    """
+    known = {column.name: column for column in base}
+    return tuple((known | {name: _learn(head, name, known.get(name)) for name in head.labels}).values())
+
+
+def _learn(head: Corpus, name: str, base: LabelColumn | None) -> LabelColumn:
+    found = sorted(set(head.labels[name].tolist()) - {NO_LABEL})
+    what = f"corpus {head.name}: the label column {name}"
+    if not found:
+        raise CorpusError(f"{what} has no label in any record to train on")
+    text = next((label for label in found if as_number(label) is None), None)
+    if base is not None and base.bounds is not None:
+        if text is not None:
+            raise CorpusError(f"{what} must have numbers, as that of the base has bins of them; got {text!r}")
+        return base
+    if base is None and text is None:
+        return LabelColumn.of_numbers(name, _bounds(head.labels[name]))
+    values = tuple(dict.fromkeys([*(base.values if base else ()), *found]))
+    if len(values) > MAX_VALUES:
+        got = f"{len(values):,}: {', '.join(map(repr, values[:3]))} …"
+        raise CorpusError(f"{what} must have numbers, or at most {MAX_VALUES:,} different labels; got {got}")
+    return LabelColumn(name=name, values=values)
+
+
+def _bounds(labels: np.ndarray) -> tuple[float, ...]:
+    """Return the lower bounds of the bins but the first: quantiles, of which equal ones are one."""
+    values = np.array([float(label) for label in labels if label != NO_LABEL])
+    quantiles = np.quantile(values, np.arange(1, NUM_BINS) / NUM_BINS, method="higher")
+    return tuple(np.unique(quantiles[quantiles > values.min()]).tolist())
+
+
+def document_labels(corpus: Corpus, columns: Sequence[LabelColumn], tokenizer: Tokenizer) -> np.ndarray | None:
+    """Return the label tokens of each document, int32 (documents, columns); None without columns or documents.
+
+    A label that the model does not know, such as one of held-out documents alone, is as none.
+    """
+    if not columns or not corpus.ends:
+        return None
+    ids, rows = label_ids(tokenizer), np.empty((corpus.num_documents, len(columns)), np.int32)
+    for position, column in enumerate(columns):
+        labels = corpus.labels.get(column.name, np.full(len(rows), NO_LABEL, object))
+        by_label = {label: ids[column.token(column.find(label) or NO_LABEL)] for label in set(labels.tolist())}
+        rows[:, position] = [by_label[label] for label in labels]
+    return rows
