@@ -14,7 +14,7 @@ import orjson
 from sostenuto._batch.errors import LineError, UsageError
 
 COMPLETIONS = "/v1/completions"
-URLS = (COMPLETIONS, "/v1/embeddings", "/v1/score", "/tokenize", "/detokenize")
+URLS = (COMPLETIONS, "/v1/next", "/v1/embeddings", "/v1/score", "/tokenize", "/detokenize")
 # Four times the gateway's default SOSTENUTO_MAX_BODY_BYTES.
 MAX_LINE_BYTES = 16 * 2**20
 MAX_SHOWN = 80  # characters of a value in a message

@@ -12,9 +12,9 @@ from service.generation.search import BestFirstSearch, beam_search
 END, VOCABULARY, MAX_TOKENS = 2, 5, 4
 
 
-def distribution(token_ids, ties):
+def distribution(token_ids, ties, seed=7):
     """Return the log probabilities after a prefix, different after each, or the same after all of them: with ties."""
-    rng = np.random.default_rng([7, *([] if ties else token_ids)])
+    rng = np.random.default_rng([seed, *([] if ties else token_ids)])
     logits = rng.integers(0, 3, VOCABULARY) if ties else rng.normal(0, 2, VOCABULARY)
     return np.float32(logits - np.log(np.exp(logits).sum()))
 
@@ -32,14 +32,16 @@ class FakeSpace:
 class FakeModel:
     """Counts its expansions; the state after a prefix are its tokens."""
 
-    def __init__(self, ties=False):
-        self.ties, self.expanded = ties, []
+    def __init__(self, ties=False, seed=7):
+        self.ties, self.seed, self.expanded = ties, seed, []
 
     def __call__(self, nodes):
         for node in nodes:
             assert node.parent is None or node.parent.state.tolist() == node.token_ids[:-1]
         self.expanded += [tuple(node.token_ids) for node in nodes]
-        return [(distribution(node.token_ids, self.ties), np.array(node.token_ids, np.float32)) for node in nodes]
+        return [
+            (distribution(node.token_ids, self.ties, self.seed), np.array(node.token_ids, np.float32)) for node in nodes
+        ]
 
 
 def every_text(ties=False):
@@ -85,14 +87,14 @@ def test_the_most_probable_text_needs_few_expansions():
     assert len(model.expanded) < sum(4**depth for depth in range(MAX_TOKENS)) / 2
 
 
-def beams(width, penalty=0.0, ties=False):
+def beams(width, penalty=0.0, ties=False, *, seed=7, until_the_end=False):
     def score(node):
         return node.logprob / node.depth**penalty
 
     def max_score(node):
-        return max(score(node), node.logprob / MAX_TOKENS**penalty)
+        return math.inf if until_the_end else max(score(node), node.logprob / MAX_TOKENS**penalty)
 
-    found = beam_search(FakeSpace(), FakeModel(ties), None, width=width, score=score, max_score=max_score)
+    found = beam_search(FakeSpace(), FakeModel(ties, seed), None, width=width, score=score, max_score=max_score)
     return [(score(node), node.token_ids) for node in found]
 
 
@@ -109,6 +111,13 @@ def test_a_beam_as_wide_as_the_tree_finds_every_text(penalty, ties):
     """The texts are in descending order of their log probability divided by a power of their length."""
     expected = sorted((-logprob / len(ids) ** penalty, ids) for logprob, ids in every_text(ties))
     assert beams(1000, penalty, ties) == [(-score, ids) for score, ids in expected]
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 5, 9])
+@pytest.mark.parametrize("penalty", [0.0, 1.0, 2.0, -1.0])
+def test_a_beam_that_ends_early_has_missed_nothing(width, penalty):
+    for seed in range(20):
+        assert beams(width, penalty, seed=seed) == beams(width, penalty, seed=seed, until_the_end=True)
 
 
 def test_a_narrow_beam_finds_less_probable_texts():

@@ -295,3 +295,50 @@ def test_a_decode_call_ends_with_the_sequences_that_end_late_in_it(nums_left, st
 def test_a_count_is_rounded_to_an_allowed_batch_size():
     assert [fit((8, 16), count) for count in (1, 8, 9, 40)] == [8, 8, 16, 16]
     assert [fit_below((8, 16), count) for count in (5, 8, 15, 40)] == [5, 8, 8, 16]
+
+
+def search_step(count):
+    """Return the fields of a step of a search: tokens that each follow a state of their own."""
+    states = np.zeros((count, 2), np.float32)
+    fields = {"prefill_signature": "next_logprobs", "max_tokens": 0}
+    return {**fields, "prompt_ids": np.ones(count, np.int32), "state": states}
+
+
+@pytest.mark.parametrize(("count", "batch_size"), [(1, 8), (8, 8), (9, 16), (64, 64)])
+def test_a_step_of_a_search_has_a_call_for_itself(queue, count, batch_size):
+    """It has a slot for each token, and waits for no expected prompt."""
+    (step,) = add(queue, 1, **search_step(count))
+    (other,) = add(queue, 1, **search_step(3))
+    queue.expected.sequence_ended(100.0)
+    call = queue.next_call(2, 2, 100.0)
+    assert (call.signature, call.sequences, call.batch_size, call.size) == ("next_logprobs", (step,), batch_size, 1)
+    assert call.inputs()["token_ids"].shape == (batch_size, 1)
+    assert queue.next_call(1, 2, 100.0).sequences == (other,)
+
+
+def test_a_running_sequence_has_a_call_between_two_of_a_search(queue):
+    add(queue, 1, **search_step(8))
+    add(queue, 1, **search_step(8))
+    add_running(queue, 8)
+    signatures = []
+    for _ in range(3):
+        call = queue.next_call(2, 2, 100.0)
+        signatures.append(call.signature)
+        if call.is_decode:
+            complete(queue, call)
+    assert signatures in (["next_logprobs", "decode", "next_logprobs"], ["decode", "next_logprobs", "decode"])
+
+
+def test_a_search_reads_its_prompt_by_prefill_up_to_the_last_token(queue):
+    (root,) = add(queue, 1, prompt_ids=np.ones(20, np.int32), prefill_signature="next_logprobs", max_tokens=0)
+    call = queue.next_call(2, 2, 100.0)
+    assert (call.signature, call.size) == ("prefill", 19)
+    queue.calls.remove(call)
+    root.record_prefill(19, root.state)
+    queue.enqueue(root)
+    call = queue.next_call(2, 2, 100.0)
+    assert (call.signature, call.batch_size, call.inputs()["token_ids"][:, 0].tolist()) == (
+        "next_logprobs",
+        8,
+        [1] + 7 * [0],
+    )
