@@ -148,7 +148,9 @@ class Tokenizer(ABC):
     def first_length(self, text: str, *, backward: bool) -> int:
         """Return the characters of the token that a model reads first, which is the last one of a backward model."""
         offsets = [*self.offsets(text), len(text)]
-        return offsets[-1] - offsets[-2] if backward else offsets[min(1, len(offsets) - 1)]
+        if len(offsets) == 1:
+            return len(text)  # it has no token
+        return offsets[-1] - offsets[-2] if backward else offsets[1]
 
     @abstractmethod
     def decode(self, token_ids: Iterable[int]) -> str:

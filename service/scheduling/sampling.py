@@ -121,9 +121,12 @@ class Adjustments:
         self._index: dict[int, int] = {}
         self._ids = np.zeros(0, np.int32)
         self._table = np.zeros((3, 0), np.float32)
-        self._add([token_id for token_id, _ in bias])
-        self._table[_BIAS, : len(bias)] = [value for _, value in bias]
-        self._mark_seen(seen.tolist())
+        # Most sequences have neither, and NumPy takes microseconds to do nothing.
+        if bias:
+            self._add([token_id for token_id, _ in bias])
+            self._table[_BIAS, : len(bias)] = [value for _, value in bias]
+        if seen.size:
+            self._mark_seen(seen.tolist())
         if sampled is not None:
             ids, sample_counts = sampled
             self._mark_seen(ids.tolist())

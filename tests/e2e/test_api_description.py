@@ -75,6 +75,8 @@ def test_every_example_response_has_the_fields_of_a_real_one(gateway, endpoint):
     if endpoint.path == "/v1/models/{name}":
         response["versions"] = [_trained(version, shown["versions"][0]) for version in response["versions"]]
         response = _trained(response, shown) | {"labels": shown["labels"], "shares": shown["shares"]}
+    if endpoint.path == "/v1/score":
+        response["data"] = [_trained(score, shown["data"][0]) for score in response["data"]]
     if endpoint.path == "/v1/reports":
         # Shortened in the example.
         response |= {"training": shown["training"], "generated": shown["generated"]}

@@ -56,7 +56,7 @@ def client(gateway):
 def test_the_readme_lists_every_example():
     text = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     assert sorted(re.findall(r"\]\((\w+\.py)\)", text)) == PROGRAMS
-    assert len(PROGRAMS) == 5
+    assert len(PROGRAMS) == 4
 
 
 @pytest.mark.parametrize("name", PROGRAMS)

@@ -39,7 +39,7 @@ def test_documents_are_scored_whole(backward):
 def test_of_a_running_text_lines_are_scored_without_the_token_that_is_read_first(backward):
     tokenizer = CharacterTokenizer.train("abc\n")
     lines = ["abc"[n % 3] + "ab" * (n % 20) for n in range(300)]
-    found = quantiles(tokenizer, ["\n".join(lines), "c"], backward=backward)
+    found = quantiles(tokenizer, ["\n\n".join(lines), "c", ""], backward=backward)
     scored = [line[:-1] if backward else line[1:] for line in lines if len(line) > 1]
     expected = [sum(tokenizer.encode(text)) / len(text) for text in scored]
     assert (found.kind, found.num_texts) == ("lines", len(scored))
