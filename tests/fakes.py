@@ -2,6 +2,7 @@
 
 import queue
 import threading
+from collections import abc
 from collections.abc import Callable
 from functools import partial
 
@@ -88,11 +89,11 @@ def _fake_top(shape: tuple[int, ...]) -> Arrays:
     return {"top_token_ids": ids, "top_logprobs": np.float32(-ids / 10.0)}
 
 
-def fake_decode(inputs: Arrays, end_id: int | None = END) -> Arrays:
+def fake_decode(inputs: Arrays, end_ids: abc.Sequence[int | None] = ()) -> Arrays:
     """Compute what a real `decode` or `decode_full` would: tokens from state and uniforms, the EOS token included.
 
     Of the adjustments only two are computed: the counts shift the token by the frequency penalty, and a constraint
-    leaves only the tokens that it allows.
+    leaves only the tokens that it allows. `end_ids` are the EOS tokens of the first rows, that of others is `END`.
     """
     states = inputs["state"].copy()
     rows, steps = inputs["uniforms"].shape
@@ -107,7 +108,7 @@ def fake_decode(inputs: Arrays, end_id: int | None = END) -> Arrays:
             shift += int(inputs["frequency_penalty"][row]) if "counts" in inputs else 0
             last, at, is_complete = _fake_constraint(inputs, row, step, at, last)
             drawn[row, step], logprobs[row, step] = last, fake_logprob(last, states[row])
-            if last == end_id or is_complete:
+            if last == (end_ids[row] if row < len(end_ids) else END) or is_complete:
                 break
     return {"token_ids": drawn, "logprobs": logprobs, "state": states, **_fake_top((rows, steps))}
 
@@ -243,7 +244,11 @@ class FakeBackend:
         if self._gate is not None and not self._gate.acquire(timeout=10):
             self._finish(done, BackendUnavailable("never released"))
             return
-        compute = partial(fake_decode, end_id=call.sequences[0].end_id) if call.is_decode else COMPUTE[call.signature]
+        compute = (
+            partial(fake_decode, end_ids=[each.end_id for each in call.sequences])
+            if call.is_decode
+            else COMPUTE[call.signature]
+        )
         self._finish(done, failure or compute(inputs))
 
     def _finish(

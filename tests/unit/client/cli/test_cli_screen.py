@@ -8,19 +8,14 @@ from tests.unit.client.scripted_responses import DONE, WHOLE, answer_json, chunk
 
 GENERATE = ("generate", "Once", "--model", "tiny")
 SHOWN = {
-    "choices": [
-        {
-            "index": 0,
-            "text": "ab\n\x1b]0;mine\x07",
-            "finish_reason": "length",
-            "logprobs": {
-                "tokens": ["a", "b", "\n", "\x1b]0;mine\x07"],
-                "token_logprobs": [None, -0.1, -3.0, -9.0],
-                "top_logprobs": [None, {"b": -0.1}, {"c": -0.5, "\n": -3.0}, {"d": -0.5}],
-                "text_offset": [0, 1, 2, 3],
-            },
-        }
-    ]
+    "tokens": ["a", "b", "\n", "\x1b]0;mine\x07"],
+    "token_logprobs": [None, -0.1, -3.0, -9.0],
+    "top_logprobs": [None, {"b": -0.1}, {"c": -0.5, "\n": -3.0}, {"d": -0.5}],
+    "text_offset": [0, 1, 2, 3],
+    "token_ids": [3, 4, 5, 6],
+    "expected": {},
+    "positions": [0],
+    "layers": [],
 }
 
 
@@ -85,7 +80,7 @@ def test_a_table_wider_than_the_terminal_becomes_a_list(terminal, server, column
 
 def test_inspect_shades_tokens_by_probability(terminal, server):
     server.script = [models("tiny"), answer_json(SHOWN)]
-    _, shown = terminal("inspect", "ab").end()
+    _, shown = terminal("inspect", "ab\n\x1b]0;mine\x07").end()
     assert "\x1b[30;48;5;229m⏎" in shown
     assert "< 0.1%" in shown
     assert "\x1b]0;" not in shown
