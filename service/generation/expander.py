@@ -1,8 +1,8 @@
 """The expansion of a search's prefixes: a step of the model for each, as sequences of one request."""
 
 import itertools
+from collections import abc
 from collections.abc import Iterator
-from collections.abc import Sequence as Collection
 
 import numpy as np
 
@@ -45,7 +45,7 @@ class Expander:
             fields |= {"status": Status.PREEMPTED, "cache_namespace": None}
         return [Sequence(**fields)]
 
-    def expand(self, number: int, nodes: Collection[Node]) -> list[Expansion]:
+    def expand(self, number: int, nodes: abc.Sequence[Node]) -> list[Expansion]:
         """Return the log probabilities and the state after prefixes of a prompt; raise as `RunningRequest.results`.
 
         The prompts were submitted before.
