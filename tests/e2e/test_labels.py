@@ -261,6 +261,8 @@ def test_the_page_has_a_list_of_each_column(open_page, gateway, client):
     page.click("#code")
     assert '"labels":{"style":"late","length":' in page.read("#code-text")
     page.page.keyboard.press("Escape")
+    # It writes the address at once.
+    page.click("#share")
     again = open_page(Playground, gateway, page.page.evaluate("location.hash"))
     again.wait_for("Done.")
     assert again.page.input_value("#label-0-0") == "late"
