@@ -36,5 +36,5 @@ def test_a_session_inlines_every_step(tmp_path, monkeypatch):
     tf.saved_model.save(generator, str(tmp_path), signatures=generator.signatures())
     session, definitions = saved_model.load(tmp_path)
     signatures = {name: each for name, each in definitions.items() if not name.startswith("__")}
-    assert len(signatures) == 13
+    assert len(signatures) == 15
     assert [call for each in signatures.values() for call in called_functions(session, each)] == []
