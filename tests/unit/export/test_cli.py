@@ -715,7 +715,7 @@ def test_a_fine_tuning_goes_on_from_a_published_model(published, base, capsys):
     assert (report.lineage.base, report.lineage.added_tokens) == ("base:1", ("!", ",", "b", "ü"))
     out = capsys.readouterr().out
     assert "fine-tunes base:1, trained on book.txt\n" in out
-    assert "4 new character(s), whose weights start from the mean: '!' ',' 'b' 'ü'\n" in out
+    assert "4 new token(s), whose weights start from the mean: '!' ',' 'b' 'ü'\n" in out
     assert f" nats/token ({report.base_loss:.3f} before the first update)" in out
     assert report.validation_loss == pytest.approx(report.base_loss, abs=1e-5)
     for name in ("embedding", "recurrent_0", "logits"):
