@@ -223,7 +223,7 @@ class Run:
 
     @contextmanager
     def _writer(self, lines: Lines) -> Iterator[tuple[Callable[[dict[str, Any]], object], int]]:
-        """Yield a function that writes a row, and the number of rows that the output has already."""
+        """Yield a function that writes a row, and the number of rows already in the output."""
         if self._row_format is None:
             yield lambda _: None, 0
             return
