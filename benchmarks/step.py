@@ -48,8 +48,7 @@ class Session:
 
         self._session, self._definitions = saved_model.load(version)
         self._signatures = {
-            name: servable.Signature(name, definition, self._session, None)
-            for name, definition in self._definitions.items()
+            name: servable.Signature(name, definition, self._session) for name, definition in self._definitions.items()
         }
 
     def __call__(self, name: str, inputs: Inputs) -> None:

@@ -298,6 +298,7 @@ class GeneratorCard(_Frozen):
         max_prefill_length: Maximum T of a `prefill` call.
         num_top: Number of most probable tokens that `decode_full` and `score` return at each position.
         next_logprobs: Whether it has the signature `next_logprobs`, which searches need.
+        score_num_top: Whether `score` has the input `num_top`; otherwise it always returns as many.
         training: None for an imported model.
         precision_check: The cost of bfloat16; None for a version without signatures in bfloat16.
         training_filter: None for a version without one, such as an imported model.
@@ -329,6 +330,7 @@ class GeneratorCard(_Frozen):
     max_prefill_length: Count = signatures.MAX_PREFILL_LENGTH
     num_top: Count = signatures.UNSTATED_NUM_TOP
     next_logprobs: bool = False
+    score_num_top: bool = False
     training: TrainingReport | None = None
     precision_check: PrecisionCheck | None = None
     training_filter: TrainingFilterDescription | None = None

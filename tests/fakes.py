@@ -42,7 +42,7 @@ def fake_score(inputs: Arrays) -> Arrays:
         for step in range(length):
             states[row] = fake_step(int(inputs["token_ids"][row, step]), states[row])
             logprobs[row, step] = fake_logprob(int(inputs["token_ids"][row, step + 1]), states[row])
-    return {"logprobs": logprobs, "state": states, **_fake_top((rows, width - 1))}
+    return {"logprobs": logprobs, "state": states, **_fake_top((rows, width - 1), inputs.get("num_top"))}
 
 
 def fake_embed(inputs: Arrays) -> Arrays:
@@ -84,8 +84,10 @@ def fake_logprob(token_id: int, state: np.ndarray) -> np.float32:
     return np.float32(-((state.sum() * 7 + token_id) % 101) / 10)
 
 
-def _fake_top(shape: tuple[int, ...]) -> Arrays:
+def _fake_top(shape: tuple[int, ...], num_top: np.ndarray | None = None) -> Arrays:
     ids = np.tile(np.arange(signatures.UNSTATED_NUM_TOP, dtype=np.int32), (*shape, 1))
+    if num_top is not None:
+        ids[..., num_top.max() :] = 0
     return {"top_token_ids": ids, "top_logprobs": np.float32(-ids / 10.0)}
 
 

@@ -190,7 +190,8 @@ def check_precision(
     losses = {}
     for precision in (signatures.FLOAT32, signatures.BFLOAT16):
         score = functions[signatures.in_precision(signatures.SCORE, precision)]
-        logprobs = _call(score, token_ids=token_ids, lengths=lengths, state=state)["logprobs"]
+        num_top = np.zeros_like(lengths)
+        logprobs = _call(score, token_ids=token_ids, lengths=lengths, state=state, num_top=num_top)["logprobs"]
         losses[precision] = float(-logprobs.sum(dtype=np.float64) / lengths.sum())
     return PrecisionCheck(text=text, tokens=int(lengths.sum()), **losses)
 
@@ -232,7 +233,10 @@ def _sample(functions: Functions, tokenizer: Tokenizer, state_size: int) -> tupl
 
 def _read(function: Any, token_ids: np.ndarray, length: int, state: np.ndarray, **more: np.ndarray) -> dict[str, Any]:
     """Call a signature that processes as many tokens of each sequence."""
-    return _call(function, token_ids=token_ids, lengths=np.full(len(token_ids), length, np.int32), state=state, **more)
+    lengths = np.full(len(token_ids), length, np.int32)
+    if "num_top" in function.structured_input_signature[1]:
+        more["num_top"] = np.full_like(lengths, signatures.NUM_TOP)
+    return _call(function, token_ids=token_ids, lengths=lengths, state=state, **more)
 
 
 def _call(function: Any, **inputs: np.ndarray) -> dict[str, Any]:

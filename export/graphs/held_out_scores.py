@@ -48,7 +48,8 @@ def score_held_out(
         for row, number in zip(padded, batch, strict=True):
             row[: len(token_ids[number])] = token_ids[number]
         state = tf.zeros([len(batch), card.state_size])
-        outputs = score(token_ids=tf.constant(padded), lengths=tf.constant(lengths), state=state)
+        num_top = tf.zeros_like(lengths)
+        outputs = score(token_ids=tf.constant(padded), lengths=tf.constant(lengths), state=state, num_top=num_top)
         nats[batch] = -outputs["logprobs"].numpy()[:, max(0, len(start) - 1) :].sum(axis=1, dtype=np.float64)
     quantiles = np.quantile(nats / num_characters, np.linspace(0, 1, 101))
     return HeldOutScores(

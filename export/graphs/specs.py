@@ -14,6 +14,8 @@ def input_specs(
     output_size: int,
     vocab_size: int,
     precisions: Iterable[signatures.PrecisionName] = (signatures.FLOAT32,),
+    *,
+    score_num_top: bool = True,
 ) -> dict[str, Specs]:
     """Return the input specs of every signature.
 
@@ -34,6 +36,7 @@ def input_specs(
         output_size: U, width of the top layer's output.
         vocab_size: V, width of the output layer.
         precisions: Those that the version has signatures for.
+        score_num_top: Whether `score` has `num_top`; that of an earlier revision has not.
     """
     state = _inputs(tf.float32, [None, state_size], "state")
     token_ids = _inputs(tf.int32, [None, None], "token_ids")
@@ -54,11 +57,12 @@ def input_specs(
         **_inputs(tf.int32, [None, vocab_size], "transitions"),
         **_inputs(tf.int32, [None], "continuations", "row", "budget"),
     }
+    num_top = _inputs(tf.int32, [None], "num_top")
     variants = {
         signatures.PREFILL: prefill,
         signatures.DECODE: decode,
-        signatures.DECODE_FULL: {**decode, **adjustments, **constraints, **_inputs(tf.int32, [None], "num_top")},
-        signatures.SCORE: prefill,
+        signatures.DECODE_FULL: {**decode, **adjustments, **constraints, **num_top},
+        signatures.SCORE: {**prefill, **(num_top if score_num_top else {})},
         signatures.INSPECT: prefill,
         signatures.NEXT_LOGPROBS: prefill,
         signatures.EMBED: {**prefill, **_inputs(tf.float32, [None, output_size], "sum")},

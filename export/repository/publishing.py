@@ -209,6 +209,7 @@ def _card(
         activations=tuple(exportable.network.activations),
         num_top=graph_signatures.num_top_of(exportable.network.vocab_size),
         next_logprobs=True,
+        score_num_top=True,
         training=training,
         training_filter=TrainingFilterDescription.of(training_filter) if training_filter else None,
     )

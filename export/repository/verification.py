@@ -94,7 +94,9 @@ class Verification:
 
     def _signatures(self) -> str:
         card, _, functions = self._readable()
-        inputs = input_specs(card.state_size, card.units, card.vocab_size, card.precisions)
+        inputs = input_specs(
+            card.state_size, card.units, card.vocab_size, card.precisions, score_num_top=card.score_num_top
+        )
         outputs = _output_sizes(card)
         for name in outputs:
             if name not in functions:

@@ -99,9 +99,12 @@ def _compute(sequences: np.ndarray, steps: int, card: GeneratorCard, num_tokens:
     row = {"state": state.shape, "logprobs": (batch_size, card.vocab_size)}
     last = predict(signatures.NEXT_LOGPROBS, prefill_inputs, row) if card.next_logprobs else {}
     top = (batch_size, length, card.num_top)
+    score_inputs = {**prefill_inputs, "token_ids": token_ids}
+    if card.score_num_top:
+        score_inputs["num_top"] = np.full(batch_size, card.num_top, np.int32)
     scored = predict(
         signatures.SCORE,
-        {**prefill_inputs, "token_ids": token_ids},
+        score_inputs,
         {"state": state.shape, "logprobs": (batch_size, length), "top_token_ids": top, "top_logprobs": top},
     )
     decode_inputs = {

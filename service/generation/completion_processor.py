@@ -244,11 +244,13 @@ class CompletionProcessor:
         choices = self._new_group(number, range(body.best_of) if output.end else [choice for _, choice in indexes])
         # The best choices are those with the highest log probabilities.
         ranks_choices = body.best_of > body.n and body.logprobs is None
+        # `prompt_logprobs` has the rank of each token.
+        prompt_num_top = (body.logprobs or 0) if body.prompt_logprobs is None else self._model.card.num_top
         return [
             Sequence(
                 **self.request.sequence_fields(choice.index),
                 prefill_signature=signatures.SCORE if output.is_scored else signatures.PREFILL,
-                returns_top=output.is_scored and (body.prompt_logprobs is not None or bool(body.logprobs)),
+                prompt_num_top=prompt_num_top if output.is_scored else 0,
                 sampling=self._sampling,
                 seen_ids=output.prompt.seen_ids if self._sampling.repetition_penalty != 1 else NO_IDS,
                 match=output.match.copy() if output.match else None,

@@ -153,6 +153,8 @@ class Call:
             token_ids[slot, : len(ids)] = ids
         # Padding has the full length, too: a call is faster if no slot ends early.
         inputs = {"token_ids": token_ids, "lengths": self._column(lengths, np.int32, self.size)}
+        if self.signature == signatures.SCORE and self.sequences[0].score_num_top:
+            inputs["num_top"] = self._column([sequence.prompt_num_top for sequence in self.sequences], np.int32)
         if self.signature == signatures.EMBED:
             inputs["sum"] = np.zeros((self.batch_size, self.sequences[0].hidden_sum.size), np.float32)
             for slot, sequence in enumerate(self.sequences):
@@ -164,7 +166,7 @@ class Call:
         shapes: OutputShapes = {name: (*shape, units) for name, units in first.requested_activations}
         if self.signature in _SCORING:
             shapes["logprobs"] = shape
-        if self.signature == signatures.INSPECT or any(sequence.returns_top for sequence in self.sequences):
+        if self.signature == signatures.INSPECT or any(each.prompt_num_top for each in self.sequences):
             shapes |= dict.fromkeys(("top_token_ids", "top_logprobs"), (*shape, first.num_top_outputs))
         if self.signature == signatures.EMBED:
             shapes |= dict.fromkeys(("sum", "last"), (self.batch_size, first.hidden_sum.size))
@@ -184,7 +186,7 @@ class Call:
             # A copy: a view would keep all arrays of the call alive as long as the result.
             return outputs[name][slot, :length].copy()
 
-        names = _SCORES if sequence.returns_top or self.signature == signatures.INSPECT else _SCORES[:1]
+        names = _SCORES if sequence.prompt_num_top or self.signature == signatures.INSPECT else _SCORES[:1]
         return Result(
             sequence.index,
             sequence.num_remaining_prompt_tokens,

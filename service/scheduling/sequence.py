@@ -126,7 +126,9 @@ class Sequence:
     returns_state: bool = False  # whether its results carry the state
     num_top: int | None = None  # requested top logprobs per sampled token; None: not even its own logprob
     num_top_outputs: int = signatures.UNSTATED_NUM_TOP  # top logprobs per token that its version returns
-    returns_top: bool = False  # whether "score" returns the top logprobs of prompt tokens, too; "inspect" always does
+    score_num_top: bool = False  # whether "score" of its version has the input `num_top`
+    # Requested top logprobs per prompt token, for "score"; "inspect" always returns `num_top_outputs`.
+    prompt_num_top: int = 0
     match: Match | None = None  # its match of the pattern that constrains it; None: any token may be sampled
     interventions: Interventions | None = None  # applied to the state before each token that it generates
     trace: Any = None  # the tracing context of its request

@@ -50,7 +50,7 @@ INPUTS = {
     signatures.PREFILL: _READING,
     signatures.DECODE: _DRAWING,
     signatures.DECODE_FULL: {**_DRAWING, **_ADJUSTING},
-    signatures.SCORE: _READING,
+    signatures.SCORE: {**_READING, "num_top": (INT, "B")},
     signatures.EMBED: {**_READING, "sum": (FLOAT, "BU")},
     signatures.INSPECT: _READING,
     signatures.NEXT_LOGPROBS: _READING,

@@ -62,6 +62,8 @@ class Published:
         return other
 
     def call(self, name, **inputs):
+        if name == "score":
+            inputs.setdefault("num_top", np.full(len(inputs["token_ids"]), NUM_TOP, np.int32))
         outputs = self.functions[in_precision(name, self.precision)](
             **{key: tf.constant(value) for key, value in inputs.items()}
         )

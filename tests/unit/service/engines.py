@@ -56,6 +56,7 @@ class Models:
         fields = {"name": unit, "state_size": STATE_SIZE, "units": STATE_SIZE, "vocab_size": VOCABULARY}
         fields |= {
             "next_logprobs": True,
+            "score_num_top": True,
             "direction": "backward" if backward else "forward",
             "activations": (("hidden", 1, STATE_SIZE),),
         }

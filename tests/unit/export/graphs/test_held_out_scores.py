@@ -11,7 +11,7 @@ from contract.tokenizer import CharacterTokenizer
 from export.graphs.held_out_scores import MAX_SCORED, MIN_SCORED, score_held_out
 
 
-def fake_score(token_ids, lengths, state):
+def fake_score(token_ids, lengths, state, num_top):  # noqa: ARG001 - the signature's
     """Return the negative id of each next token as its log probability, 0 past the length."""
     inside = np.arange(token_ids.shape[1] - 1) < lengths.numpy()[:, None]
     return {"logprobs": tf.constant(-token_ids.numpy()[:, 1:].astype(np.float32) * inside), "state": state}

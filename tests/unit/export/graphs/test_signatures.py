@@ -28,6 +28,20 @@ def test_score_returns_the_log_probabilities_of_keras(stack):
     np.testing.assert_allclose(top, best, atol=1e-4)
 
 
+def test_score_returns_as_many_top_logprobs_as_a_sequence_needs(stack):
+    _, published = stack
+    inputs = {"token_ids": IDS, "lengths": np.full(ROWS, 19, np.int32), "state": published.zeros()}
+    every, some, none = (
+        published.call("score", **inputs, num_top=np.array([0] * (ROWS - 1) + [largest], np.int32))
+        for largest in (50, 3, 0)
+    )
+    for name, values in every.items():
+        count = 3 if name.startswith("top_") else None
+        assert same_bits(some[name][..., :count], values[..., :count])
+        assert same_bits(none[name], np.zeros_like(values) if count else values)
+        assert count is None or not some[name][..., count:].any()
+
+
 def test_prefill_decode_and_score_return_bit_exact_states(stack):
     _, published = stack
     state = published.read(IDS[:, :-1])

@@ -84,6 +84,13 @@ def test_max_tokens_0_with_echo_and_logprobs_scores_the_prompt(service):
     assert set(service.calls()) == {"score"}
 
 
+def test_only_the_requested_top_logprobs_of_a_prompt_are_computed(service):
+    service.results("abcdefghij", logprobs=2, echo=True, max_tokens=0)
+    service.results("abcdefghij", logprobs=0, echo=True, max_tokens=0)
+    first, second = (call.inputs()["num_top"] for call in service.backend.calls)
+    assert (first.max(), second.max()) == (2, 0)
+
+
 def test_max_tokens_0_without_logprobs_makes_no_call(service):
     results = service.results("abc", "", max_tokens=0, n=2)
     assert [(result.text, result.finish_reason, result.logprobs) for result in results] == [("", "length", None)] * 4
