@@ -136,7 +136,8 @@ class Engine:
                 f"model must be a forward model, got {model.ref.name!r}: it is backward", param="model"
             )
         with context.refunds_on_failure():
-            self._encode(request, body.prompts, "prompt", "prompt")
+            labels = encode_labels(body.labels, model) if body.labels else NO_IDS
+            self._encode(request, body.prompts, "prompt", "prompt", first=labels)
             # Free the unencoded prompt.
             num_held = _hold_memory(request, 0)
             processor = NextWordsProcessor(body.model_copy(update={"prompt": ""}), request, num_held)

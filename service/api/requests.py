@@ -626,6 +626,8 @@ class NextRequest(TimedBody):
     """Name of a model; required if several models are served."""
     prompt: OnePrompt = ""
     """Text or token ids to continue. If it ends within a word, the words complete that, or follow it."""
+    labels: Labels = Field({})
+    """Labels of the text, as in completions. The prompt is then the beginning of such a text."""
     n: Annotated[int, Field(ge=1, le=MAX_NEXT_WORDS), INTEGRAL] = 10
     """Number of words to return."""
     max_tokens: PositiveCount = RESOLVED
