@@ -12,7 +12,7 @@ from service.api.body import parse
 from service.api.requests import NextRequest
 from service.context import RequestContext
 from service.errors import InvalidRequest
-from service.generation import next_words
+from service.generation import expander, next_words
 from service.generation.next_words import BEFORE, BEGUN, WITHIN, word_table
 from tests.fakes import END, STATE_SIZE, VOCABULARY, fake_distribution, fake_step
 from tests.unit.service.engines import LABELLED, SETTINGS, Models, Service
@@ -114,6 +114,15 @@ def test_a_prompt_that_was_read_before_is_not_read_again(service):
         processor.words()
         assert processor.request.num_cached_tokens == len(TEXT.encode(prompt)) - 1
     assert "prefill" not in service.calls()[-3:]
+
+
+@pytest.mark.parametrize(("name", "value"), [("NUM_AHEAD", 0), ("_MAX_KEPT_AHEAD", 9), ("_MAX_VOCABULARY", 9)])
+def test_what_is_computed_ahead_saves_calls_and_changes_nothing(service, monkeypatch, name, value):
+    found = words(service)
+    num_calls = service.calls().count("next_logprobs")
+    monkeypatch.setattr(expander, name, value)
+    assert words(service) == found
+    assert service.calls().count("next_logprobs") > 2 * num_calls
 
 
 def test_an_empty_prompt_starts_a_text(service):
