@@ -16,6 +16,7 @@ import pytest
 from tests.built import built
 from tests.conftest import TEXT, quick_to_load
 from tests.documents import BLOCKS, COMMANDS, NOT_RUN, SHELL, TRIED, blocks, documents, fits
+from tests.node import node
 from tests.paths import ROOT
 from tests.programs import program, write_entry_points
 from tests.servers import Gateway, ModelServer
@@ -34,7 +35,13 @@ TRAININGS = (
     "sostenuto train names.txt ",
     "sostenuto train normal.log ",
     "sostenuto train scripts.csv ",
+    "sostenuto train molecules.smi --documents lines --token-regex smiles --epochs ",
+    "sostenuto train diamonds.txt ",
 )
+# A Python block that begins with the name of a file is saved as that file.
+FILE_NAME = re.compile(r"# (\w+\.py)\n")
+# Numbers of records that the pages generate and score, and of those here.
+FEWER = {"10000": "200", "5000": "100"}
 # Lines of batch files.
 REQUEST_LINES = [block for block in BLOCKS if block.language == "json" and '"custom_id": ' in block.text]
 # Id of the key that a page revokes.
@@ -61,6 +68,8 @@ def surroundings(tmp_path_factory):
     for name in ("curl", "jq"):
         program(name)
     folder = tmp_path_factory.mktemp("programs")
+    npm = node() / "lib/node_modules/npm/bin/npm-cli.js"
+    _write_program(folder / "npm", shlex.quote(str(npm)), node() / "bin/node")
     _write_program(folder / "sostenuto", "-m sostenuto")
     write_entry_points(folder)
     (folder / ".curlrc").write_text("fail-with-body\nsilent\n")
@@ -69,11 +78,14 @@ def surroundings(tmp_path_factory):
         CURL_HOME=str(folder),
         PYTHONPATH=f"{folder}:{ROOT}:{ROOT / 'client/src'}",
         PYTHONWARNINGS="default",
+        # What a page installs is for its commands alone.
+        PIP_TARGET=str(folder),
+        PIP_NO_DEPS="1",
     )
 
 
-def _write_program(path, arguments=""):
-    path.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {arguments} "$@"\n')
+def _write_program(path, arguments="", interpreter=sys.executable):
+    path.write_text(f'#!/bin/sh\nexec {shlex.quote(str(interpreter))} {arguments} "$@"\n')
     path.chmod(0o755)
 
 
@@ -102,6 +114,7 @@ def made(tmp_path_factory):
     reader, served = folder / "reader", folder / "served"
     (reader / ".venv/bin").mkdir(parents=True)
     _write_program(reader / ".venv/bin/python")
+    _write_program(reader / ".venv/bin/pip", "-m pip")
     _write_corpora(reader)
     (reader / "in.jsonl").write_text("".join(block.text for block in REQUEST_LINES))
     _make_key(reader / "keys.json")
@@ -113,8 +126,10 @@ def made(tmp_path_factory):
         _copy_version(book, reader / "models", name, 1)
         _copy_version(book, served, name, 1)
     _copy_version(trained / "ending/1", served, "reverse", 1)
-    for name in ("names", "normal", "scripts"):
+    for name in ("names", "normal", "scripts", "molecules", "diamonds"):
         _copy_version(trained / name / "1", served, name, 1)
+    for name in ("domains", "dga"):  # which are trained as `normal` is
+        _copy_version(trained / "normal/1", served, name, 1)
     return folder
 
 
@@ -126,7 +141,8 @@ def _write_corpora(folder):
     (folder / "names.txt").write_text("".join(f"{name}\n" for name in names))
     records = [(name, name.split()[0].lower(), name.count(" ")) for name in names] + [("NU", "greek", 1)] * 10
     (folder / "scripts.csv").write_text("text,script,words\n" + "".join("{},{},{}\n".format(*each) for each in records))
-    (folder / "normal.log").write_text("".join(f"{CORPUS[n:]:.40}\n" for n in range(200)))
+    for name in ("normal.log", "molecules.smi", "diamonds.txt"):
+        (folder / name).write_text("".join(f"{CORPUS[n:]:.40}\n" for n in range(200)))
 
 
 def _trained_by_the_pages():
@@ -187,9 +203,6 @@ def folder(made, tmp_path):
 
 def is_entered(block):
     """Return whether something of a block runs here."""
-    # The tests have no RDKit.
-    if block.text.startswith("# checks.py"):
-        return False
     return block.language == "python" or (block.language in SHELL and any(map(is_run, block.commands())))
 
 
@@ -209,7 +222,9 @@ def test_the_commands_and_python_of_a_page_run_as_written(page, address, folder,
             _copy_version(folder / "models" / name / "1", folder / "models", name, int(number))
     names, variables = {}, {**surroundings, "SOSTENUTO_BASE_URL": address}
     for block in filter(is_entered, blocks(page)):
-        if block.language == "python":
+        if file := FILE_NAME.match(block.text):
+            Path(file[1]).write_text(_fewer(block.text))
+        elif block.language == "python":
             exec(compile(block.text.replace(ADDRESS, address), block.place, "exec"), names)
         else:
             shown = block.output.text if block.output else ""
@@ -220,7 +235,7 @@ def test_the_commands_and_python_of_a_page_run_as_written(page, address, folder,
 
 def _run(command, shown, address, variables):
     """Run a command after those before it in the working directory, and return its output."""
-    text, folder = command.text.replace(ADDRESS, address), Path.cwd()
+    text, folder = _fewer(command.text.replace(ADDRESS, address)), Path.cwd()
     typed = command.typed or next((lines for start, lines in TYPED.items() if command.text.startswith(start)), "")
     # Later commands find the shell variables that this one assigns.
     kept = f"\ndeclare -p {command.assigned} >> .variables" if command.assigned else ""
@@ -232,6 +247,10 @@ def _run(command, shown, address, variables):
     assert "null" not in output.splitlines(), f"{text}\nfinds nothing in the answer: {output}"
     assert not command.text.startswith(EXACT) or (output and output in shown), f"{text}\n{output}"
     return output
+
+
+def _fewer(text):
+    return re.sub(r"\b(?:10000|5000)\b", lambda number: FEWER[number[0]], text)
 
 
 def _compare(block, printed):
