@@ -1,4 +1,4 @@
-"""Pages for browsers: playground, inspector, training, models, reports, lesson, and the API description with Swagger UI.
+"""Pages for browsers: playground, inspector, lesson, training, models, reports, and the API reference by Swagger UI.
 
 None needs the internet. Pages are static files under a Content-Security-Policy that runs no other scripts: generated
 text and URL parameters are never executed.
