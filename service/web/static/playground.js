@@ -9,6 +9,7 @@ import { find, findAll } from "./dom.js";
 import { fromHash, note, noted } from "./link.js";
 import { Opening } from "./opening.js";
 import { Shell } from "./shell.js";
+import { markUnknown } from "./unknown_characters.js";
 
 const [prompt, label, compare, list, goOn] = findAll(["prompt", "prompt-label", "compare", "columns", "continue"]);
 const [help] = find("prompt-help").childNodes;
@@ -65,6 +66,7 @@ function keep() {
   if (models.length) note({ prompt: prompt.value, columns: columns.map((column) => ({ ...column.values, recipe: column.recipe })) });
   const isBackward = columns.some((column) => column.direction === "backward");
   showModelCard(columns[0].model);
+  markUnknown(columns[0].model, columns[0].values.model);
   label.textContent = isBackward ? "Suffix" : "Prompt";
   help.textContent = `The model ${isBackward ? "generates the text before this" : "continues this"}. `;
 }
