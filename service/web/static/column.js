@@ -3,7 +3,7 @@
 import { branchBody, resumeToken } from "./branching.js";
 import { WrittenText } from "./components/written_text.js";
 import { keepText } from "./current_text.js";
-import { fill, labelled } from "./dom.js";
+import { fill, find, labelled } from "./dom.js";
 import { requestFields } from "./fields.js";
 import { Form } from "./form.js";
 import { textOf } from "./format.js";
@@ -44,7 +44,7 @@ export class Column {
   constructor(number, models, values, on) {
     this.#on = on;
     this.number = number;
-    this.element = document.getElementById("column").content.firstElementChild.cloneNode(true);
+    this.element = find("column").content.firstElementChild.cloneNode(true);
     const output = this.element.querySelector(".output");
     output.setAttribute("aria-label", `Completion ${number + 1}`);
     this.#text = new WrittenText(output, (position) => this.#open(position));

@@ -99,7 +99,7 @@ function isRecipe(recipe) {
 // Waits until all have ended, so that none continues unseen after another one failed; throws the first failure, and
 // that it was stopped only if nothing else failed.
 async function allSettled(promises) {
-  const reasons = (await Promise.allSettled(promises)).filter(({ status }) => status === "rejected").map(({ reason }) => reason);
+  const reasons = (await Promise.allSettled(promises)).flatMap((each) => (each.status === "rejected" ? [each.reason] : []));
   if (reasons.length) throw reasons.find(({ name }) => name !== "AbortError") ?? reasons[0];
 }
 
