@@ -196,6 +196,23 @@ class Inspector(Page):
         return {name: float(value.replace("−", "-").split()[0]) for name, value, *_ in self.rows(selector)}
 
 
+class Learn(Page):
+    """The lesson: five stops on one text."""
+
+    path = "learn"
+
+    def read_by(self, model):
+        """Show the numbers of a model."""
+        self.page.locator("#found:not([hidden])").wait_for()
+        self.page.select_option("#model", model)
+        self.page.locator("#model-card strong", has_text=model).wait_for()
+        self.wait_for("")
+
+    def choose(self, unit, position):
+        self.page.fill("#unit", str(unit))
+        self.page.locator(f"#tokens [data-position='{position}']").click()
+
+
 class Train(Page):
     """The page that trains."""
 

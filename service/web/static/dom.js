@@ -48,6 +48,14 @@ export function labelled(tag, id, text) {
   return { label, control };
 }
 
+// An element of SVG with a text, if there is one.
+export function svg(name, attributes, text = "") {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  made.textContent = text;
+  return made;
+}
+
 // The index that a key leads to in a list of `count` items; undefined if it leads nowhere.
 export function indexByKey(key, index, count) {
   const next = { ArrowLeft: index - 1, ArrowRight: index + 1, Home: 0, End: count - 1 }[key];
