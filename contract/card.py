@@ -297,8 +297,7 @@ class GeneratorCard(_Frozen):
         max_decode_steps: Maximum K of a `decode` call.
         max_prefill_length: Maximum T of a `prefill` call.
         num_top: Number of most probable tokens that `decode_full` and `score` return at each position.
-        next_logprobs: Whether it has the signature `next_logprobs`, which searches need.
-        score_num_top: Whether `score` has the input `num_top`; otherwise it always returns as many.
+        revision: See `signatures.REVISION`; 1 in a card that does not say it.
         training: None for an imported model.
         precision_check: The cost of bfloat16; None for a version without signatures in bfloat16.
         training_filter: None for a version without one, such as an imported model.
@@ -329,8 +328,7 @@ class GeneratorCard(_Frozen):
     max_decode_steps: Count = signatures.MAX_DECODE_STEPS
     max_prefill_length: Count = signatures.MAX_PREFILL_LENGTH
     num_top: Count = signatures.UNSTATED_NUM_TOP
-    next_logprobs: bool = False
-    score_num_top: bool = False
+    revision: Count = 1
     training: TrainingReport | None = None
     precision_check: PrecisionCheck | None = None
     training_filter: TrainingFilterDescription | None = None

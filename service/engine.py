@@ -136,7 +136,8 @@ class Engine:
                 f"model must be a forward model, got {model.ref.name!r}: it is backward", param="model"
             )
         with context.refunds_on_failure():
-            self._encode(request, body.prompts, "prompt", "prompt")
+            labels = encode_labels(body.labels, model) if body.labels else NO_IDS
+            self._encode(request, body.prompts, "prompt", "prompt", first=labels)
             # Free the unencoded prompt.
             num_held = _hold_memory(request, 0)
             processor = NextWordsProcessor(body.model_copy(update={"prompt": ""}), request, num_held)
@@ -412,7 +413,7 @@ def _require_num_top(body: CompletionRequest | InspectRequest, model: ServedMode
 
 def _require_next_logprobs(model: ServedModel) -> None:
     """Refuse a search in a version that returns no log probabilities of all tokens."""
-    if not model.card.next_logprobs:
+    if model.card.revision < 2:
         version = f"version {model.ref.number} of model {model.ref.name!r} was published by an earlier release"
         message = f"model must have the signature {signatures.NEXT_LOGPROBS} for a search: {version}"
         raise InvalidRequest(f"{message}; `sostenuto publish` its run again", param="model")

@@ -57,9 +57,16 @@ def fake_embed(inputs: Arrays) -> Arrays:
 
 
 def fake_next_logprobs(inputs: Arrays) -> Arrays:
-    """Compute what a real `next_logprobs` would: a distribution that depends on the state after the last token."""
-    states = fake_prefill(inputs)["state"]
-    return {"logprobs": np.stack([fake_distribution(state) for state in states]), "state": states}
+    """Compute what a real `next_logprobs` would: distributions that depend on the state, and what follows greedily."""
+    states, ids = [fake_prefill(inputs)["state"]], []
+    for _ in range(inputs["num_ahead"].max()):
+        ids.append(np.array([fake_distribution(state).argmax() for state in states[-1]]))
+        states.append(np.stack([fake_step(int(i), state) for i, state in zip(ids[-1], states[-1], strict=True)]))
+    return {
+        "token_ids": np.array(ids, np.int32).reshape(-1, len(states[0])).T,
+        "logprobs": np.stack([[fake_distribution(state) for state in rows] for rows in states], axis=1),
+        "state": np.stack(states, axis=1),
+    }
 
 
 def fake_distribution(state: np.ndarray) -> np.ndarray:

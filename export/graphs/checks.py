@@ -97,8 +97,8 @@ def _check_signatures(
     rest = _read(functions[signatures.SCORE], token_ids[:, half:], half, prefilled)["logprobs"]
     _check_loss(f"{signatures.PREFILL} and {signatures.SCORE}", rest, scored[:, half:], TOLERANCE)
     if signatures.NEXT_LOGPROBS in functions:
-        last = _read(functions[signatures.NEXT_LOGPROBS], token_ids[:, half : half + 1], 1, prefilled)["logprobs"]
-        following = np.take_along_axis(last, token_ids[:, half + 1, None], axis=1)[:, 0]
+        following = _read(functions[signatures.NEXT_LOGPROBS], token_ids[:, half : half + 1], 1, prefilled)["logprobs"]
+        following = np.take_along_axis(following[:, 0], token_ids[:, half + 1, None], axis=1)[:, 0]
         _check_close(f"{signatures.NEXT_LOGPROBS}: a log probability", following, rest[:, 0])
     if model.tops is not None:
         tops = model.tops(token_ids[:, :_EMBED_LENGTH])
@@ -234,8 +234,9 @@ def _sample(functions: Functions, tokenizer: Tokenizer, state_size: int) -> tupl
 def _read(function: Any, token_ids: np.ndarray, length: int, state: np.ndarray, **more: np.ndarray) -> dict[str, Any]:
     """Call a signature that processes as many tokens of each sequence."""
     lengths = np.full(len(token_ids), length, np.int32)
-    if "num_top" in function.structured_input_signature[1]:
-        more["num_top"] = np.full_like(lengths, signatures.NUM_TOP)
+    for name, value in (("num_top", signatures.NUM_TOP), ("num_ahead", 0)):
+        if name in function.structured_input_signature[1]:
+            more[name] = np.full_like(lengths, value)
     return _call(function, token_ids=token_ids, lengths=lengths, state=state, **more)
 
 

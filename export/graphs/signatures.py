@@ -154,12 +154,18 @@ class Generator(tf.Module):
         total, last = self._precision.to_rows(total), self._precision.to_rows(last)
         return {"state": self._steps.join(parts), "sum": total, "last": last}
 
-    def next_logprobs(self, token_ids: tf.Tensor, lengths: tf.Tensor, state: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Prefill sequences of at least one token, and predict the token after each.
+    def next_logprobs(
+        self, token_ids: tf.Tensor, lengths: tf.Tensor, state: tf.Tensor, num_ahead: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """Prefill sequences of at least one token, and predict the token after each, and after what follows greedily.
+
+        All are continued by as many tokens, A, the largest `num_ahead`: a search mostly needs what follows the most
+        probable token, and a call costs more than a step.
 
         Returns:
-            logprobs float32 (batch, V) of every token as the next one, those that must not be sampled included; state
-            float32 (batch, S) after the last token.
+            token_ids int32 (batch, A), each the most probable token, of those that may be sampled, after the ones
+            before it; logprobs float32 (batch, A + 1, V) of every token after the last given one and after each of
+            these; state float32 (batch, A + 1, S) there.
         """
         state_parts = self._steps.split(state)
         hidden = self._precision.from_rows(tf.zeros([tf.shape(state)[0], self.network.output_size]))
@@ -168,8 +174,25 @@ class Generator(tf.Module):
             output, parts = self._steps.step(token_ids, variables[1:])
             return [output, *parts]
 
-        hidden, *parts = self._scan(token_ids, lengths, step, [hidden, *state_parts])
-        return {"logprobs": tf.nn.log_softmax(self._steps.project(hidden)), "state": self._steps.join(parts)}
+        vectors = self._scan(token_ids, lengths, step, [hidden, *state_parts])
+        num_ahead = tf.reduce_max(num_ahead)
+
+        def outputs(vectors: Loop) -> list[tf.Tensor]:
+            logits = self._steps.project(vectors[0])
+            best = tf.argmax(logits + self.mask, axis=1, output_type=tf.int32)
+            return [best, tf.nn.log_softmax(logits), self._steps.join(vectors[1:])]
+
+        def body(t: tf.Tensor, variables: Loop) -> Loop:
+            vectors, arrays = variables
+            here = outputs(vectors)
+            return [step(here[0], vectors), write(arrays, t, here)]
+
+        shapes = [(tf.int32,), (tf.float32, self.network.vocab_size), (tf.float32, self.network.state_size)]
+        arrays = [array(kind, num_ahead + 1, *shape) for kind, *shape in shapes]
+        # Few steps: one more copy of the loop takes longer to load than its iterations cost.
+        vectors, arrays = repeat(num_ahead, body, [vectors, arrays], unroll=1)
+        best, logprobs, states = stack_batch_major(write(arrays, num_ahead, outputs(vectors)))
+        return {"token_ids": best[:, :-1], "logprobs": logprobs, "state": states}
 
     def _scan(
         self, token_ids: tf.Tensor, lengths: tf.Tensor, step: Callable[[tf.Tensor, Loop], Loop], vectors: Loop

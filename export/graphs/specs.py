@@ -14,8 +14,7 @@ def input_specs(
     output_size: int,
     vocab_size: int,
     precisions: Iterable[signatures.PrecisionName] = (signatures.FLOAT32,),
-    *,
-    score_num_top: bool = True,
+    revision: int = signatures.REVISION,
 ) -> dict[str, Specs]:
     """Return the input specs of every signature.
 
@@ -28,6 +27,7 @@ def input_specs(
     - `uniforms`: in [0, 1), one per step.
     - `steps`: tokens to sample, 0 to K.
     - `num_top`: number of top log probabilities that a sequence needs.
+    - `num_ahead`: number of most probable tokens to continue a sequence with.
 
     The others are those of `sampling.Controls`, `adjustments.Adjustments` and `adjustments.Constraints`.
 
@@ -36,7 +36,7 @@ def input_specs(
         output_size: U, width of the top layer's output.
         vocab_size: V, width of the output layer.
         precisions: Those that the version has signatures for.
-        score_num_top: Whether `score` has `num_top`; that of an earlier revision has not.
+        revision: That of the version.
     """
     state = _inputs(tf.float32, [None, state_size], "state")
     token_ids = _inputs(tf.int32, [None, None], "token_ids")
@@ -62,9 +62,9 @@ def input_specs(
         signatures.PREFILL: prefill,
         signatures.DECODE: decode,
         signatures.DECODE_FULL: {**decode, **adjustments, **constraints, **num_top},
-        signatures.SCORE: {**prefill, **(num_top if score_num_top else {})},
+        signatures.SCORE: {**prefill, **(num_top if revision > 1 else {})},
         signatures.INSPECT: prefill,
-        signatures.NEXT_LOGPROBS: prefill,
+        signatures.NEXT_LOGPROBS: {**prefill, **_inputs(tf.int32, [None], "num_ahead")},
         signatures.EMBED: {**prefill, **_inputs(tf.float32, [None, output_size], "sum")},
     }
     by_name = {

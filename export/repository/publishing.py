@@ -208,8 +208,7 @@ def _card(
         created=int(time.time()),
         activations=tuple(exportable.network.activations),
         num_top=graph_signatures.num_top_of(exportable.network.vocab_size),
-        next_logprobs=True,
-        score_num_top=True,
+        revision=signatures.REVISION,
         training=training,
         training_filter=TrainingFilterDescription.of(training_filter) if training_filter else None,
     )

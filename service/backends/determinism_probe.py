@@ -95,13 +95,13 @@ def _compute(sequences: np.ndarray, steps: int, card: GeneratorCard, num_tokens:
     width = (batch_size, card.units)
     sums = {"sum": np.zeros(width, np.float32)}
     embedded = predict(signatures.EMBED, prefill_inputs | sums, {"state": state.shape, "sum": width, "last": width})
-    # Versions of earlier releases lack the signature.
-    row = {"state": state.shape, "logprobs": (batch_size, card.vocab_size)}
-    last = predict(signatures.NEXT_LOGPROBS, prefill_inputs, row) if card.next_logprobs else {}
-    top = (batch_size, length, card.num_top)
-    score_inputs = {**prefill_inputs, "token_ids": token_ids}
-    if card.score_num_top:
+    score_inputs, last = {**prefill_inputs, "token_ids": token_ids}, Arrays()
+    if card.revision > 1:
         score_inputs["num_top"] = np.full(batch_size, card.num_top, np.int32)
+        ahead = {"num_ahead": np.ones(batch_size, np.int32)}
+        shapes = {"state": (batch_size, 2, card.state_size), "logprobs": (batch_size, 2, card.vocab_size)}
+        last = predict(signatures.NEXT_LOGPROBS, prefill_inputs | ahead, shapes)
+    top = (batch_size, length, card.num_top)
     scored = predict(
         signatures.SCORE,
         score_inputs,

@@ -122,7 +122,7 @@ class NextWordsProcessor:
     def __init__(self, body: NextRequest, request: RunningRequest, num_held_bytes: int) -> None:
         """`num_held_bytes` are held for the prompt."""
         self.body, self.request = body, request
-        self._expander = Expander(request, num_held_bytes, charges=True)
+        self._expander = Expander(request, num_held_bytes, is_best_first=True)
         self._space = WordSpace(word_table(request.model.tokenizer, request.model.card.vocab_size))
         self.limit_reached = False
 
@@ -142,7 +142,8 @@ class NextWordsProcessor:
     def words(self) -> list[NextWord]:
         """Search; return up to `n` words, the most probable first; raise as `RunningRequest.results`."""
         (prompt,) = self.request.prompts
-        search = BestFirstSearch(self._space, partial(self._expander.expand, 0), self.body.max_tokens)
+        expander = self._expander
+        search = BestFirstSearch(self._space, partial(expander.expand, 0), self.body.max_tokens, expander.is_known)
         found: dict[str, NextWord] = {}
         is_begun = bool(prompt.text) and _is_word(prompt.text[-1], is_begun=True)
         for node in search.start(BEGUN if is_begun else BEFORE):

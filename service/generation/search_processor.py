@@ -76,7 +76,7 @@ class SearchProcessor:
         """`num_held_bytes` are held for prompts and response; `max_expanded` limits the expansions for each prompt."""
         self.body, self.request, self.seed = body, request, body.seed
         self._max_expanded = max_expanded
-        self._expander = Expander(request, num_held_bytes, charges=body.top_texts is not None)
+        self._expander = Expander(request, num_held_bytes, is_best_first=body.top_texts is not None)
         self._matches: abc.Sequence[Match | None] = ()
         # Whether a search has ended at its limit, with fewer texts than requested; None: it has none.
         self.limit_reached: bool | None = None if body.top_texts is None else False
@@ -133,7 +133,8 @@ class SearchProcessor:
         return [(node, self._text(prompt, node)) for node in found[: body.n]]
 
     def _top_texts(self, number: int, space: TextSpace, prompt: EncodedPrompt) -> list[tuple[Node, str]]:
-        search = BestFirstSearch(space, partial(self._expander.expand, number), self._max_expanded)
+        expander = self._expander
+        search = BestFirstSearch(space, partial(expander.expand, number), self._max_expanded, expander.is_known)
         found: dict[str, Node] = {}
         for node in search.start(space.root):
             # The first is the most probable of those whose tokens differ.

@@ -61,7 +61,15 @@ class Call:
 
     def outputs(self) -> OutputShapes:
         """Return the shape of each requested output tensor, by name."""
-        state = (self.batch_size, self.sequences[0].state.shape[-1])
+        state: tuple[int, ...] = (self.batch_size, self.sequences[0].state.shape[-1])
+        if self.signature == signatures.NEXT_LOGPROBS:
+            num_ahead = self.sequences[0].num_ahead
+            state = (self.batch_size, num_ahead + 1, state[-1])
+            return {
+                "state": state,
+                "logprobs": (*state[:2], self.vocab_size),
+                "token_ids": (self.batch_size, num_ahead),
+            }
         return {"state": state, **(self._decode_outputs() if self.is_decode else self._prefill_outputs())}
 
     def apply(self, outputs: Arrays) -> list[Result | None]:
@@ -170,8 +178,6 @@ class Call:
             shapes |= dict.fromkeys(("top_token_ids", "top_logprobs"), (*shape, first.num_top_outputs))
         if self.signature == signatures.EMBED:
             shapes |= dict.fromkeys(("sum", "last"), (self.batch_size, first.hidden_sum.size))
-        if self.signature == signatures.NEXT_LOGPROBS:
-            shapes["logprobs"] = (self.batch_size, self.vocab_size)
         return shapes
 
     def _apply_prefill(self, sequence: Sequence, slot: int, outputs: Arrays) -> Result | None:
@@ -205,7 +211,8 @@ class Call:
         states = np.zeros((self.batch_size, sequence.state.shape[-1]), np.float32)
         states[: len(token_ids)] = sequence.state
         lengths = np.ones(self.batch_size, np.int32)
-        return {"state": states, "token_ids": self._column(token_ids, np.int32)[:, None], "lengths": lengths}
+        token_ids = self._column(token_ids, np.int32)[:, None]
+        return {"state": states, "token_ids": token_ids, "lengths": lengths, "num_ahead": lengths * sequence.num_ahead}
 
     def _apply_search(self, outputs: Arrays) -> Result:
         (sequence,) = self.sequences
@@ -213,9 +220,15 @@ class Call:
         if not finite_sequences(outputs)[:count].all():
             return Result(sequence.index, error=InternalError(NOT_FINITE))
         # Copies: views would keep the padding alive.
-        logprobs, states = outputs["logprobs"][:count].copy(), outputs["state"][:count].copy()
-        sequence.record_prefill(count, states[-1])
-        return Result(sequence.index, next_logprobs=logprobs, state=states, is_reproducible=sequence.is_reproducible)
+        ahead_ids, logprobs, states = (outputs[name][:count].copy() for name in ("token_ids", "logprobs", "state"))
+        sequence.record_prefill(count, states[-1, 0])
+        return Result(
+            sequence.index,
+            next_logprobs=logprobs,
+            ahead_ids=ahead_ids,
+            state=states,
+            is_reproducible=sequence.is_reproducible,
+        )
 
     def _slice_length(self, sequence: Sequence) -> int:
         """Return how many of a sequence's prompt tokens a prefill call reads."""

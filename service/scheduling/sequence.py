@@ -61,8 +61,10 @@ class Result:
     hidden_last: np.ndarray | None = None  # float32 (U,): the top layer's output after the last of them; of "embed"
     # By name, float32 (tokens, units), of the tokens that the call read; of "inspect".
     activations: Mapping[str, np.ndarray] | None = None
-    # float32 (tokens, V): log probabilities of every token after each of a search's step, with `state` (tokens, S).
+    # Of a search's step: float32 (tokens, A + 1, V), log probabilities of every token after each of its tokens and
+    # after the `ahead_ids`, int32 (tokens, A), that follow it greedily; `state` is (tokens, A + 1, S).
     next_logprobs: np.ndarray | None = None
+    ahead_ids: np.ndarray | None = None
     is_reproducible: bool = True  # see `Sequence`
     error: GatewayError | None = None  # ends the sequence
 
@@ -129,6 +131,7 @@ class Sequence:
     score_num_top: bool = False  # whether "score" of its version has the input `num_top`
     # Requested top logprobs per prompt token, for "score"; "inspect" always returns `num_top_outputs`.
     prompt_num_top: int = 0
+    num_ahead: int = 0  # tokens that "next_logprobs" continues a search's step with
     match: Match | None = None  # its match of the pattern that constrains it; None: any token may be sampled
     interventions: Interventions | None = None  # applied to the state before each token that it generates
     trace: Any = None  # the tracing context of its request

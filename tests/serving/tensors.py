@@ -37,6 +37,7 @@ _ADJUSTING = {
     "budget": (INT, "B"),
     "num_top": (INT, "B"),
 }
+NUM_AHEAD = 2
 _DRAWN = {"token_ids": (INT, "BK"), "logprobs": (FLOAT, "BK"), "state": (FLOAT, "BS")}
 _SCORED = {
     "logprobs": (FLOAT, "BT"),
@@ -53,7 +54,7 @@ INPUTS = {
     signatures.SCORE: {**_READING, "num_top": (INT, "B")},
     signatures.EMBED: {**_READING, "sum": (FLOAT, "BU")},
     signatures.INSPECT: _READING,
-    signatures.NEXT_LOGPROBS: _READING,
+    signatures.NEXT_LOGPROBS: {**_READING, "num_ahead": (INT, "B")},
 }
 OUTPUTS = {
     signatures.SERVING_DEFAULT: {"logits": (FLOAT, "BTV")},
@@ -63,7 +64,11 @@ OUTPUTS = {
     signatures.SCORE: _SCORED,
     # And the activations that each model's card lists.
     signatures.INSPECT: _SCORED,
-    signatures.NEXT_LOGPROBS: {"logprobs": (FLOAT, "BV"), "state": (FLOAT, "BS")},
+    signatures.NEXT_LOGPROBS: {
+        "token_ids": (INT, "BA"),
+        "logprobs": (FLOAT, "BLV"),
+        "state": (FLOAT, "BLS"),
+    },
     signatures.EMBED: {"state": (FLOAT, "BS"), "sum": (FLOAT, "BU"), "last": (FLOAT, "BU")},
 }
 NAMES = tuple(INPUTS)
@@ -76,7 +81,7 @@ def outputs_of(signature, card):
 
 def sizes_of(card, rows=None, length=None, steps=None):
     """Return the size that each letter stands for; None: any size."""
-    free = {"B": rows, "T": length, "K": steps, "N": None}
+    free = {"B": rows, "T": length, "K": steps, "N": None, "A": rows and NUM_AHEAD, "L": rows and NUM_AHEAD + 1}
     return {**free, "S": card.state_size, "U": card.units, "V": card.vocab_size, TOP: card.num_top}
 
 
@@ -126,5 +131,6 @@ def make_call(signature, card, rows, *, length=7, steps=9, seed=0, temperature=0
         "row": np.full(rows, signatures.UNCONSTRAINED_ROW),
         "budget": np.full(rows, signatures.FORBIDDEN_DISTANCE),
         "num_top": np.full(rows, card.num_top),
+        "num_ahead": np.full(rows, NUM_AHEAD),
     }
     return {name: values[name].astype(dtype) for name, (dtype, _) in INPUTS[signature].items()}

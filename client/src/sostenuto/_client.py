@@ -219,9 +219,9 @@ class Client(AbstractContextManager["Client"]):
             model: str. Default: that of `state`, or else as `generate`.
             fields: `whole`, whether a text is a whole document, whose beginning and end are scored, too (default:
                 whether the model was trained on short documents); `labels` of the texts, which `model` reads before
-                them; `ratio_to`, a second model, for log-likelihood
-                ratios; `carry_state`, whether the texts are consecutive parts of one text; `state`, the `Score.state`
-                of the text before them, or a completion's resume token; `timeout_s`.
+                them; `ratio_to`, a second model, for log-likelihood ratios; `carry_state`, whether the texts are
+                consecutive parts of one text; `state`, the `Score.state` of the text before them, or a completion's
+                resume token; `timeout_s`.
 
         Returns:
             A Score, or a list of Score for a list of texts.
@@ -235,6 +235,7 @@ class Client(AbstractContextManager["Client"]):
         *,
         model: str | None = None,
         whole: bool | None = None,
+        labels: Mapping[str, str | float] | None = None,
         ratio_to: str | None = None,
         carry_state: bool = False,
         concurrency: int = SCORE_CONCURRENCY,
@@ -249,6 +250,7 @@ class Client(AbstractContextManager["Client"]):
             texts: iterable of str.
             model: str. Default: as `generate`.
             whole: bool. As in `score`.
+            labels: dict. Labels of all texts by column, for `model` alone: `{"style": "elvish"}`.
             ratio_to: str. A second model, for log-likelihood ratios.
             carry_state: bool. Whether the texts are consecutive parts of one text: each is scored after those before
                 it, so there is one request at a time.
@@ -263,7 +265,8 @@ class Client(AbstractContextManager["Client"]):
             raise InvalidArgument(f"concurrency is {concurrency}: pass 1 or more")
         stopped, state = LinkedEvent(self._transport.closed), None
         send = partial(self._transport.send, stopped=stopped, patient=True)
-        fields = {"model": model, "whole": whole, "ratio_to": ratio_to, "carry_state": carry_state or None}
+        fields = {"model": model, "whole": whole, "labels": labels, "ratio_to": ratio_to}
+        fields["carry_state"] = carry_state or None
 
         def score(batch: list[str]) -> list[Score]:
             nonlocal state
@@ -298,7 +301,7 @@ class Client(AbstractContextManager["Client"]):
             n: int. Number of words. Default: the server's, 10.
             model: str. Default: as `generate`.
             max_tokens: int. Maximum number of tokens that the search computes. Default: the server's, 2,000.
-            extra: The endpoint's other fields.
+            extra: The endpoint's other fields: `labels` of the text, `timeout_s`.
         """
         fields = {"model": model, "prompt": prompt, "n": n, "max_tokens": max_tokens, **extra}
         data = required(self._post("/v1/next", fields, NEXT_FIELDS), "data", list)

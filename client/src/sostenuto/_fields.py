@@ -101,7 +101,7 @@ INSPECT_FIELDS = frozenset({
     "model", "input", "state", "include", "layers", "return_sequences", "return_state", "go_backwards", "logprobs",
     "max_positions", "max_units", "timeout_s",
 })  # fmt: skip
-NEXT_FIELDS = frozenset({"model", "prompt", "n", "max_tokens", "timeout_s", "user"})
+NEXT_FIELDS = frozenset({"model", "prompt", "n", "max_tokens", "labels", "timeout_s", "user"})
 REPORT_FIELDS = frozenset({
     "generated", "training", "training_file", "held_out", "held_out_file", "field", "columns", "pattern", "json_schema",
     "near", "smiles", "seed", "html",

@@ -4,6 +4,7 @@ import orjson
 
 from contract.card import GeneratorCard, TrainingReport
 from contract.label_columns import LabelColumn, label_tokens
+from contract.signatures import REVISION
 from contract.tokenizer import CharacterTokenizer, RegexTokenizer, WordTokenizer
 from contract.tokenizers.regexes import join_regexes
 from service.api.body import parse
@@ -55,8 +56,7 @@ class Models:
         assert len(tokenizer.tokens) == VOCABULARY
         fields = {"name": unit, "state_size": STATE_SIZE, "units": STATE_SIZE, "vocab_size": VOCABULARY}
         fields |= {
-            "next_logprobs": True,
-            "score_num_top": True,
+            "revision": REVISION,
             "direction": "backward" if backward else "forward",
             "activations": (("hidden", 1, STATE_SIZE),),
         }

@@ -74,6 +74,24 @@ model_option = click.option(
 )
 
 
+def _label(argument: str) -> tuple[str, str]:
+    """Parse `COLUMN=LABEL`."""
+    name, separator, label = argument.partition("=")
+    if not name or not separator:
+        raise click.BadParameter(f"{argument!r} is not COLUMN=LABEL")
+    return name, label
+
+
+label_option = click.option(
+    "--label",
+    "labels",
+    multiple=True,
+    type=_label,
+    metavar="COLUMN=LABEL",
+    help="Label of the text, for a model that was trained with labels; a number selects its bin. Repeatable.",
+)
+
+
 def connect() -> Client:
     """Create the client from the options."""
     options = given_options()
@@ -110,7 +128,6 @@ def sampling_options(command: Decorated) -> Decorated:
         return click.option(name, type=kind, metavar="N" if kind is int else "X", help=text)
 
     stop, choice = "Stop string: generation stops before it. Repeatable.", "The completion is one of these. Repeatable."
-    label = "Label of the text, for a model that was trained with labels; a number selects its bin. Repeatable."
     schema = "The completion is JSON that is valid against this JSON Schema."
     field = "Any other field of the API, such as logit_bias='{\"5\": -100}'."
     return _with_options(
@@ -132,7 +149,7 @@ def sampling_options(command: Decorated) -> Decorated:
         click.option("--allowed", metavar="CHARACTERS", help="The completion has no other characters."),
         click.option("--banned", metavar="CHARACTERS", help="The completion has none of these characters."),
         number("--min-length", int, "Minimum number of characters of the completion."),
-        click.option("--label", "labels", multiple=True, type=_label, metavar="COLUMN=LABEL", help=label),
+        label_option,
         click.option("--field", "fields", multiple=True, type=_field, metavar="NAME=JSON", help=field),
     )
 
@@ -159,14 +176,6 @@ def _with_options(command: Decorated, *options: Callable[[Decorated], Decorated]
 def _store(context: click.Context, option: click.Parameter, value: Any) -> None:
     if value is not None:
         context.find_root().ensure_object(dict)[option.name] = value
-
-
-def _label(argument: str) -> tuple[str, str]:
-    """Parse `COLUMN=LABEL`."""
-    name, separator, label = argument.partition("=")
-    if not name or not separator:
-        raise click.BadParameter(f"{argument!r} is not COLUMN=LABEL")
-    return name, label
 
 
 def _field(argument: str) -> tuple[str, Any]:

@@ -18,7 +18,7 @@ import click
 
 from sostenuto import Client, Score
 from sostenuto._cli.errors import Failure, failing_to
-from sostenuto._cli.options import connect, model_option, server_options
+from sostenuto._cli.options import connect, label_option, model_option, server_options
 from sostenuto._cli.terminal import STDIN, on_one_line, print_table, say, text_argument, write_text
 from sostenuto._concurrency import Progress
 
@@ -68,6 +68,7 @@ not trained on."""
     help="With --held-out: share of its lines that are above the threshold.",
 )
 @click.option("--concurrency", type=click.IntRange(1, 64), metavar="N", help="Concurrent requests.  [default: 4]")
+@label_option
 @model_option
 @server_options
 def score(source: str | None, *, text: str | None, model: str | None, **options: Any) -> None:
@@ -149,17 +150,19 @@ class Run:
         held_out: Path | None,
         false_positive_rate: float | None,
         concurrency: int | None,
+        labels: tuple[tuple[str, str], ...],
     ) -> None:
         self._client, self._row_format, self._output = client, row_format, output
         self._held_out, self._rate = held_out, false_positive_rate
         # All requests go to the version that this one finds.
-        empty = client.score("", model=model, whole=whole, ratio_to=ratio_to)
+        labels_by_column = dict(labels) or None
+        empty = client.score("", model=model, whole=whole, labels=labels_by_column, ratio_to=ratio_to)
         self._model, self._carries = empty.model, carry_state
         # Only the end of a whole document is scored of an empty one. Of a running text, line breaks are a part.
         is_whole = empty.num_tokens > 0
         self._line_break = "\n" if carry_state and not is_whole else ""
-        self._options: dict[str, Any] = {"model": empty.model, "whole": is_whole, "ratio_to": ratio_to}
-        self._options["carry_state"] = carry_state
+        self._options: dict[str, Any] = {"model": empty.model, "whole": is_whole, "labels": labels_by_column}
+        self._options |= {"ratio_to": ratio_to, "carry_state": carry_state}
         if concurrency is not None:
             self._options["concurrency"] = concurrency
         self._columns = (

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from sostenuto import ScoredToken
 from sostenuto._cli.errors import failing_to
-from sostenuto._cli.options import connect, model_option, server_options
+from sostenuto._cli.options import connect, label_option, model_option, server_options
 from sostenuto._cli.report import ReportProgress
 from sostenuto._cli.terminal import (
     STDIN,
@@ -133,16 +133,19 @@ Examples:
 @click.argument("prompt", required=False)
 @click.option("-n", "--n", type=click.IntRange(min=1), metavar="N", help="Number of words.  [default: 10]")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list: word, text, probability and logprob of each.")
+@label_option
 @model_option
 @server_options
-def next_word(prompt: str | None, *, n: int | None, as_json: bool, model: str | None) -> None:
+def next_word(
+    prompt: str | None, *, n: int | None, as_json: bool, labels: tuple[tuple[str, str], ...], model: str | None
+) -> None:
     """Show the most probable words that continue PROMPT: the rest of a word that it ends with, or the next word.
 
     If PROMPT is omitted or -, it is read from standard input.
     """
     content = text_or_stdin(prompt, "prompt")
     with connect() as client:
-        words = client.next_words(content, n=n, model=model)
+        words = client.next_words(content, n=n, model=model, labels=dict(labels) or None)
     if as_json:
         names = ("word", "text", "probability", "logprob")
         return write_json([{name: getattr(each, name) for name in names} for each in words])

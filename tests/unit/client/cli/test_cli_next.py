@@ -26,12 +26,13 @@ def test_next_prints_a_word_per_line(sostenuto, server):
 
 def test_next_prints_json_and_reads_standard_input(sostenuto, server):
     server.script = [answer_json(RESPONSE)]
-    shown = json.loads(sostenuto("next", "--json", "--model", "tiny", given="the k").stdout)
+    options = ("--json", "--label", "style=early", "--model", "tiny")
+    shown = json.loads(sostenuto("next", *options, given="the k").stdout)
     assert [(each["word"], each["text"], each["logprob"]) for each in shown] == [
         ("king", "ing", -0.6931472),
         ("of", " of", -9.2103404),
     ]
-    assert server.bodies[0]["prompt"] == "the k"
+    assert server.bodies == [{"model": "tiny", "prompt": "the k", "labels": {"style": "early"}}]
 
 
 def test_generate_prints_the_most_probable_texts(sostenuto, server):

@@ -48,6 +48,14 @@ def test_json_lines_have_null_for_what_is_not_scored(sostenuto, server):
     assert [body["ratio_to"] for body in server.bodies] == ["other"] * 2
 
 
+def test_labels_are_those_of_every_line(sostenuto, server):
+    server.script = [OF_DOCUMENTS, scores(1.0)]
+    assert (
+        sostenuto("score", "--json", "--label", "style=elvish", "--label", "age=3", *TINY, given="a\n").exit_code == 0
+    )
+    assert [body["labels"] for body in server.bodies] == [{"style": "elvish", "age": "3"}] * 2
+
+
 def test_a_table_is_for_people(sostenuto, server):
     server.script = [OF_DOCUMENTS, scores(1.0)]
     heading, row = sostenuto("score", "--text", "a\tb", *TINY).stdout.splitlines()

@@ -12,10 +12,10 @@ from service.api.body import parse
 from service.api.requests import NextRequest
 from service.context import RequestContext
 from service.errors import InvalidRequest
-from service.generation import next_words
+from service.generation import expander, next_words
 from service.generation.next_words import BEFORE, BEGUN, WITHIN, word_table
 from tests.fakes import END, STATE_SIZE, VOCABULARY, fake_distribution, fake_step
-from tests.unit.service.engines import SETTINGS, Models, Service
+from tests.unit.service.engines import LABELLED, SETTINGS, Models, Service
 
 # Few letters and many separators: words end soon.
 _KNOWN = "ab' .,;:!?-+*/()[]\n\tàβ漢0_–“”€"
@@ -26,7 +26,7 @@ TEXT = CharacterTokenizer.train(
 
 @pytest.fixture
 def service(monkeypatch):
-    monkeypatch.setattr(Models, "__init__", lambda self: setattr(self, "models", {"text": TEXT}))
+    monkeypatch.setattr(Models, "__init__", lambda self: setattr(self, "models", {"text": TEXT, "labelled": LABELLED}))
     service = Service(prefix_cache_bytes=2**20)
     yield service
     service.close()
@@ -116,8 +116,25 @@ def test_a_prompt_that_was_read_before_is_not_read_again(service):
     assert "prefill" not in service.calls()[-3:]
 
 
+@pytest.mark.parametrize(("name", "value"), [("NUM_AHEAD", 0), ("_MAX_KEPT_AHEAD", 9), ("_MAX_VOCABULARY", 9)])
+def test_what_is_computed_ahead_saves_calls_and_changes_nothing(service, monkeypatch, name, value):
+    found = words(service)
+    num_calls = service.calls().count("next_logprobs")
+    monkeypatch.setattr(expander, name, value)
+    assert words(service) == found
+    assert service.calls().count("next_logprobs") > 2 * num_calls
+
+
 def test_an_empty_prompt_starts_a_text(service):
     assert len(words(service, "", n=3)) == 3
+
+
+def test_labels_are_read_before_the_prompt(service):
+    ids = [END, *map(LABELLED.tokens.index, ("<style=late>", "<age=>")), *LABELLED.encode("ab")]
+    found = words(service, "ab", model="labelled", labels={"style": "late"})
+    assert found == words(service, ids, model="labelled") != words(service, "ab", model="labelled")
+    with pytest.raises(InvalidRequest, match="labels must be absent: version 1 of model 'text' was trained without"):
+        start(service, labels={"style": "late"})
 
 
 def test_a_backward_model_has_no_next_word(service):

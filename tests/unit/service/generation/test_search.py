@@ -73,10 +73,10 @@ def test_best_first_search_finds_every_text_in_order(ties):
 
 @pytest.mark.usefixtures("kept")
 def test_a_limited_search_finds_the_beginning_of_the_list_and_says_so():
-    limited = BestFirstSearch(FakeSpace(), FakeModel(), 20)
+    limited = BestFirstSearch(FakeSpace(), FakeModel(), 40)
     found = [node.token_ids for node in limited.start(None)]
     assert limited.limit_reached
-    assert limited.num_expanded <= 20
+    assert limited.num_expanded <= 40
     assert 0 < len(found) < len(every_text())
     assert found == [ids for _, ids in every_text()][: len(found)]
 
@@ -125,3 +125,25 @@ def test_a_narrow_beam_finds_less_probable_texts():
     assert math.fsum(math.exp(logprob) for logprob, _ in beams(2)) < math.fsum(
         math.exp(logprob) for logprob, _ in every_text()[:2]
     )
+
+
+def test_known_expansions_take_no_place_in_a_batch_and_change_nothing():
+    """Those of every other prefix are known: the texts are the same, in fewer batches."""
+    batches = []
+
+    class Model(FakeModel):
+        def __call__(self, nodes):
+            batches.append(len(nodes))
+            return super().__call__(nodes)
+
+    def is_known(node):
+        return node.token_id is not None and node.token_id % 2 == 0
+
+    def found(is_known):
+        batches.clear()
+        texts = [node.token_ids for node in BestFirstSearch(FakeSpace(), Model(), 10_000, is_known).start(None)]
+        return texts, sum(size > 1 for size in batches)
+
+    texts, num_batches = found(lambda _: False)
+    assert found(is_known)[0] == texts
+    assert found(is_known)[1] < num_batches

@@ -270,7 +270,7 @@ def test_a_version_of_an_earlier_release_cannot_be_searched(service, monkeypatch
 def without_signature(model: ServedModel) -> ServedModel:
     from dataclasses import replace
 
-    return replace(model, card=model.card.model_copy(update={"next_logprobs": False}))
+    return replace(model, card=model.card.model_copy(update={"revision": 1}))
 
 
 @pytest.mark.parametrize(
