@@ -127,7 +127,10 @@ class Playground(Page):
         self.page.locator("#generate:enabled").wait_for(state="attached")
 
     def set(self, number=0, **values):
-        """Set fields of a column."""
+        """Set fields of a column, on a phone in its sheet."""
+        sheet = self.page.locator(".sheet-button").nth(number)
+        if is_sheet := bool(values) and sheet.is_visible():
+            sheet.click()
         for name, value in values.items():
             field = self.page.locator(f"#{name}-{number}")
             if name in ("model", "version"):
@@ -136,6 +139,8 @@ class Playground(Page):
                 field.evaluate(
                     "(node, value) => { node.value = value; node.dispatchEvent(new Event('input')); }", value
                 )
+        if is_sheet:
+            self.page.keyboard.press("Escape")
 
     def write(self, prompt, **values):
         """Generate a completion to its end, and return what the column shows."""

@@ -1,5 +1,6 @@
 // Elements: finding and making them. Knows nothing of models and tokens.
 
+/** @returns {any} an element of any type: templates and tests check that it is the right one */
 export function find(id) {
   return document.getElementById(id);
 }

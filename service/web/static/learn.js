@@ -91,7 +91,7 @@ async function read() {
   text.show(found.tokens);
   fill(page.layer, [...found.layers.keys()].map((layer) => [layer, layer || "top"]));
   page.layer.closest("label").hidden = found.layers.size < 2;
-  document.querySelectorAll(".of-states").forEach((part) => { part.hidden = !hasStates(); });
+  document.querySelectorAll(".of-states").forEach((part) => part.toggleAttribute("hidden", !hasStates()));
   page["cell-help"].textContent = hasStates() ? CELLS[cellOf(1)] : `${model.id} carries no state: it recomputes its last ${model.context} tokens for each new one. Select a model with LSTM, GRU or SimpleRNN layers.`;
   marks = commonMarks();
   const best = showResets();
@@ -240,6 +240,7 @@ async function compareMemory() {
 
 // Stop 4: the next token after the selected one, before and after the temperature.
 function showTemperature() {
+  page.samples.replaceChildren();
   const heat = Number(page.heat.value);
   const next = chosen.position + (isBackward() ? -1 : 1);
   const tokens = Object.entries(found.alternatives[next] ?? found.expected).sort(([, one], [, other]) => other - one);

@@ -2,8 +2,11 @@
 
 import { number } from "./format.js";
 
-// Returns the values of a unit after a token by kind, and `oldHidden` and `oldCell` before it: zero before the first token
-// that is read. Returns null if the response does not have the token before.
+/**
+ * The values of a unit after a token by kind, and `oldHidden` and `oldCell` before it: zero before the first token that is
+ * read. Returns null if the response does not have the token before.
+ * @returns {Record<string, number> | null}
+ */
 export function stepOf(found, layer, at, column, isBackward) {
   const before = isBackward ? at + 1 : at - 1;
   const isFirst = found.positions[at] === (isBackward ? found.tokens.length - 1 : 0);
@@ -14,7 +17,10 @@ export function stepOf(found, layer, at, column, isBackward) {
   return { ...Object.fromEntries(values), oldHidden: old("hidden"), oldCell: old("cell") };
 }
 
-// The formula of the new state in numbers; "" without gates.
+/**
+ * The formula of the new state in numbers; "" without gates.
+ * @param {Record<string, number>} step
+ */
 export function formulaOf({ forget, input, candidate, output, update, cell, hidden, oldCell, oldHidden }) {
   if (forget !== undefined) {
     return `c′ = f × c + i × g: ${shown(forget)} × ${shown(oldCell)} + ${shown(input)} × ${shown(candidate)} = ${number(cell)}\n`

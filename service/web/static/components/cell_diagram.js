@@ -30,13 +30,13 @@ export class CellDiagram {
     const { step, most } = this.#shown;
     const { nodes, arrows } = step.forget !== undefined ? lstm(step, most) : step.update !== undefined ? gru(step) : simpleRnn(step);
     const drawing = svg("svg", { role: "img", width, height: HEIGHT, "aria-label": formulaOf(step) || `h′ = ${number(step.hidden)}` });
-    const place = ([x, y]) => [10 + x * (width - 20), y];
-    const isNode = (end) => nodes.some(([, x, y]) => x === end[0] && y === end[1]);
+    const place = (/** @type {number[]} */ [x, y]) => [10 + x * (width - 20), y];
+    const isNode = (end) => nodes.some(({ x, y }) => x === end[0] && y === end[1]);
     for (const { from, to, value, scale = 1, kind = value < 0 ? "negative" : "positive" } of arrows) {
       const thick = 1 + (MOST_PX - 1) * Math.min(1, Math.abs(value ?? 0.3) / scale);
       drawing.append(svg("polygon", { class: kind, points: arrow(place(from), place(to), isNode(from), isNode(to), thick) }));
     }
-    for (const [sign, x, y] of nodes) {
+    for (const { sign, x, y } of nodes) {
       const [cx, cy] = place([x, y]);
       drawing.append(svg("circle", { cx, cy, r: sign.length > 1 ? 1.6 * RADIUS : RADIUS }), svg("text", { x: cx, y: cy + 5, "text-anchor": "middle" }, sign));
     }
@@ -52,7 +52,7 @@ export class CellDiagram {
 // Arrows of a drawing: from and to in shares of the width and in pixels, with a value, its scale, and where its label is.
 function lstm({ forget, input, candidate, output, cell, hidden, oldCell }, most) {
   return {
-    nodes: [["×", 0.24, STATE], ["+", 0.5, STATE], ["×", 0.5, PRODUCT], ["×", 0.82, PRODUCT]],
+    nodes: [node("×", 0.24, STATE), node("+", 0.5, STATE), node("×", 0.5, PRODUCT), node("×", 0.82, PRODUCT)],
     arrows: [
       { from: [0, STATE], to: [0.24, STATE], value: oldCell, scale: most, name: "c", at: [0, STATE - 36], anchor: "start" },
       { from: [0.24, STATE], to: [0.5, STATE], value: forget * oldCell, scale: most, name: "f × c", at: [0.37, STATE - 36] },
@@ -68,7 +68,7 @@ function lstm({ forget, input, candidate, output, cell, hidden, oldCell }, most)
 
 function gru({ update, candidate, hidden, oldHidden }) {
   return {
-    nodes: [["×", 0.26, STATE], ["+", 0.6, STATE], ["×", 0.6, PRODUCT]],
+    nodes: [node("×", 0.26, STATE), node("+", 0.6, STATE), node("×", 0.6, PRODUCT)],
     arrows: [
       { from: [0, STATE], to: [0.26, STATE], value: oldHidden, name: "h", at: [0, STATE - 36], anchor: "start" },
       { from: [0.26, STATE], to: [0.6, STATE], value: update * oldHidden, name: "z × h", at: [0.43, STATE - 36] },
@@ -82,7 +82,7 @@ function gru({ update, candidate, hidden, oldHidden }) {
 
 function simpleRnn({ hidden, oldHidden }) {
   return {
-    nodes: [["tanh", 0.5, STATE]],
+    nodes: [node("tanh", 0.5, STATE)],
     arrows: [
       { from: [0, STATE], to: [0.5, STATE], value: oldHidden, name: "h", at: [0, STATE - 36], anchor: "start" },
       { from: [0.5, STATE], to: [1, STATE], value: hidden, name: "h′", at: [1, STATE - 36], anchor: "end" },
@@ -95,7 +95,15 @@ function gate(name, value, x, to) {
   return { from: [x, GATE], to, value, kind: "gate", name, at: [x, GATE + LINE] };
 }
 
-// The corners of an arrow, which leaves room for the nodes at its ends.
+function node(sign, x, y) {
+  return { sign, x, y };
+}
+
+/**
+ * The corners of an arrow, which leaves room for the nodes at its ends.
+ * @param {number[]} from
+ * @param {number[]} to
+ */
 function arrow([x1, y1], [x2, y2], fromNode, toNode, thick) {
   const length = Math.hypot(x2 - x1, y2 - y1);
   const [dx, dy] = [(x2 - x1) / length, (y2 - y1) / length];

@@ -12,7 +12,7 @@ export class Curves {
   #shown = null;
 
   // `chosen` is called with the place along the axis that is pressed.
-  constructor(figure, chosen = () => {}) {
+  constructor(figure, chosen = (_place) => {}) {
     this.#figure = figure;
     new ResizeObserver(() => this.#draw()).observe(figure);
     figure.addEventListener("click", (event) => {
