@@ -99,6 +99,7 @@ def _playground(browser: Browser, gateway: SimpleNamespace, model: str) -> None:
     _save(page, "alternatives", "#token")
     phone = Playground(browser.new_page(viewport=PHONE, color_scheme="dark"), gateway)
     phone.write(PROMPT, model=model, temperature="0.5", seed="7", max_tokens="200")
+    phone.click(".sheet-button")
     _save(phone, "playground-phone")
 
 

@@ -294,6 +294,22 @@ def test_each_stop_has_a_link(open_lesson):
     assert page.page.evaluate("scrollY") > 500
 
 
+def test_a_failed_request_is_sent_again_by_retry(open_lesson):
+    """And then one press goes on by one token."""
+    page = open_lesson()
+    page.page.route("**/v1/inspect", lambda route: route.abort())
+    page.page.reload()
+    page.wait_for_notice("cannot be reached")
+    page.wait_for("")
+    page.page.unroute("**/v1/inspect")
+    page.click("#retry")
+    page.page.locator("#found:not([hidden])").wait_for()
+    page.choose(0, 10)
+    page.click("#next")
+    assert page.page.locator("#tokens [aria-selected=true]").get_attribute("data-position") == "11"
+    page.excuse_failed_loads()
+
+
 def test_without_models_it_says_how_to_train_one(open_lesson):
     page = open_lesson()
     page.page.route("**/v1/models", lambda route: route.fulfill(json={"object": "list", "data": []}))

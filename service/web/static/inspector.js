@@ -29,7 +29,7 @@ const NARROW = "(max-width: 44rem)";
 
 const ids = [
   "change", "shown-model", "text", "model", "version", "max_positions", "max_units", "backwards", "status", "found", "color",
-  "tokens", "color-help", "legend", "layer", "kind", "kind-help", "unit", "order", "width", "heat", "map", "map-legend", "curves",
+  "tokens", "color-help", "legend", "layer", "kind", "kind-help", "unit", "order", "width", "heat", "map", "map-legend",
   "pointed", "gates", "inner", "png", "json", "embedding", "embedding-help", "plane", "neighbors",
 ];
 const page = Object.fromEntries(ids.map((id) => [id, find(id)]));
@@ -256,19 +256,13 @@ function ordered() {
 function showMap() {
   if (!found) return;
   const kinds = found.kinds(chosen.layer).filter((kind) => ["hidden", "cell", "top", "forget", "update", "input", "reset", "output"].includes(kind));
-  const curves = kinds.map((kind) => ({ kind, matrix: found.matrix(chosen.layer, kind) }));
+  const curves = kinds.map((kind) => ({ name: KINDS[kind].name, matrix: found.matrix(chosen.layer, kind) }));
   map.show({
     matrix: matrix(), order: ordered(), labels: found.positions.map((position) => found.tokens[position]),
     width: Number(page.width.value), curves, row: chosenRow(), column: column(),
   });
   const { limit, signed } = matrix();
   showLegend(page["map-legend"], signed ? number(-limit, 2) : "0", number(limit, 2), signed);
-  page.curves.replaceChildren(`Unit ${chosen.unit}: `, ...curves.map(({ kind }, i) => {
-    const name = document.createElement("span");
-    name.textContent = KINDS[kind].name;
-    name.style.setProperty("--series", palette().series[i]);
-    return name;
-  }));
   showPointed(null);
 }
 

@@ -43,6 +43,7 @@ const page = Object.fromEntries(ids.map((id) => [id, find(id)]));
 let models = [];
 let model = null;
 let input = ""; // the text
+let reading = 0; // the number of the last time that a text was read
 let found = null; // Inspection of the text
 let reversed = null; // Inspection of the text in the other direction
 let marks = null; // { name, places } of the tokens at which stop 2 looks
@@ -54,13 +55,7 @@ const diagram = new CellDiagram(page.cell);
 const [gates, curves] = [page.gates, page.curves].map((figure) => new Curves(figure, (position) => choose({ position })));
 const memory = new Curves(page.differences);
 
-async function start() {
-  models = await loadModels((message) => { page.status.textContent = message; });
-  page.none.hidden = models.length > 0;
-  if (!models.length) return;
-  const [current] = (currentText()?.model ?? "").split(":");
-  fill(page.model, models.map(({ id }) => [id, id]), models.some(({ id }) => id === current) ? current : models[0].id);
-  page.model.closest("label").hidden = models.length < 2;
+function listen() {
   page.model.addEventListener("change", () => attempt(read));
   page.layer.addEventListener("change", () => choose({ layer: Number(page.layer.value) }));
   page.unit.addEventListener("input", () => choose({ unit: Math.min(Number(page.unit.value) || 0, found.units(chosen.layer).length - 1) }));
@@ -68,26 +63,53 @@ async function start() {
   page.next.addEventListener("click", () => choose({ position: chosen.position + 1 }));
   page.heat.addEventListener("input", showTemperature);
   page.sample.addEventListener("click", () => attempt(writeOn));
+}
+
+async function start() {
+  models = await loadModels((message) => { page.status.textContent = message; });
+  page.none.hidden = models.length > 0;
+  if (!models.length) return;
+  const [current] = (currentText()?.model ?? "").split(":");
+  fill(page.model, models.map(({ id }) => [id, id]), models.some(({ id }) => id === current) ? current : models[0].id);
+  page.model.closest("label").hidden = models.length < 2;
   await read();
   // The browser looked for the stop of the address while there was none yet.
   document.querySelector(":target")?.scrollIntoView();
 }
 
-// Reads the text with the selected model, and shows all stops.
+// Reads the text with the selected model, and shows all stops, unless another one has been selected meanwhile.
 async function read() {
-  model = models.find(({ id }) => id === page.model.value);
-  showModelCard(model);
+  const mine = ++reading;
+  const selected = models.find(({ id }) => id === page.model.value);
+  showModelCard(selected);
   page.status.textContent = "Reading a text…";
+  try {
+    const given = await readText(selected);
+    if (mine !== reading) return;
+    model = selected;
+    ({ input, found, reversed } = given);
+    showText();
+    await compareMemory();
+  } finally {
+    if (mine === reading) page.status.textContent = "";
+  }
+}
+
+// Returns the text, and its inspections in both directions.
+async function readText(model) {
   const written = currentText()?.text || await openingText(model, model.id);
-  input = [...written].slice(0, MAX_CHARACTERS).join("");
+  const input = [...written].slice(0, MAX_CHARACTERS).join("");
   if (!input) throw new Failure("The model wrote an empty text. Write one with another prompt.");
   const body = { model: model.id, input };
-  found = await inspect({ ...body, logprobs: ALTERNATIVES }).catch((error) => {
+  const found = await inspect({ ...body, logprobs: ALTERNATIVES }).catch((error) => {
     if (error.param !== "logprobs") throw error;
     return inspect({ ...body, logprobs: FEW_ALTERNATIVES });
   });
-  reversed = await inspect({ ...body, logprobs: 0, include: ["hidden", "cell"], go_backwards: true });
-  [page.status.textContent, page.found.hidden] = ["", false];
+  return { input, found, reversed: await inspect({ ...body, logprobs: 0, include: ["hidden", "cell"], go_backwards: true }) };
+}
+
+function showText() {
+  page.found.hidden = false;
   text.show(found.tokens);
   fill(page.layer, [...found.layers.keys()].map((layer) => [layer, layer || "top"]));
   page.layer.closest("label").hidden = found.layers.size < 2;
@@ -97,7 +119,6 @@ async function read() {
   const best = showResets();
   const { layer = 1, unit = 0 } = best ?? model.discoveries?.[0] ?? {};
   choose({ layer, unit, position: marks.places.find((place) => place > 0) ?? 0 });
-  await compareMemory();
 }
 
 async function inspect(body) {
@@ -226,6 +247,7 @@ function mean(values, isMark) {
 // Stop 3: what remains of one changed token, by the selected model and one of each other kind of cell.
 async function compareMemory() {
   page.differences.replaceChildren();
+  page["memory-help"].textContent = "";
   page["memory-text"].textContent = "Only a model with a state remembers: select one.";
   const shown = found;
   const others = models.filter(({ id, corpus, cell, context }) => id !== model.id && corpus === model.corpus && cell !== model.cell && !context);
@@ -293,4 +315,5 @@ function showStrips(matrix) {
 }
 
 startTheme(() => found && choose({ ...chosen }));
+listen();
 attempt(start);

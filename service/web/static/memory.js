@@ -1,11 +1,11 @@
 // How long a state remembers one token: two texts that differ in it alone, and how much their states differ after each token.
 
+import { CELLS } from "./components/model_card.js";
 import { number, visible } from "./format.js";
 
 // A stage direction that does not end.
 const PROBE = "[Enter a messenger with letters from the king and all the lords of the council and the ladies of the court";
 const KINDS = { cell: "cell state", hidden: "hidden state" };
-const CELLS = { lstm: "LSTM", gru: "GRU", simple_rnn: "SimpleRNN" };
 // What the page measured of a SimpleRNN of 512 units that was trained as the demo is (benchmarks/HISTORY.md).
 const STORED = {
   name: "A SimpleRNN, measured before: hidden state",
