@@ -60,6 +60,23 @@ def test_every_recipe_is_valid_and_limits_its_minutes(path):
     assert load_config(path, {"name": "m", "corpus": "c"}).max_minutes
 
 
+@pytest.mark.parametrize(
+    ("given", "probability"),
+    [
+        ({}, 0.0),
+        ({"documents": "none"}, 0.0),
+        ({"documents": "lines"}, 0.05),
+        ({"documents": "records", "label_column": ["style"]}, 0.05),
+        ({"label_column": ["style"]}, 0.05),
+        ({"documents": "lines", "state_reset_probability": 0.0}, 0.0),
+    ],
+)
+def test_documents_are_trained_from_the_zero_state_too_whatever_a_recipe_says(given, probability):
+    """Documents are generated from the zero state, and recipes that never reset it are for one running text."""
+    config = load_config(RECIPES["characters-3-minutes"], {"name": "m", "corpus": "c", **given})
+    assert config.state_reset_probability == probability
+
+
 def test_every_setting_has_a_description():
     assert all(field.description for field in TrainConfig.model_fields.values())
 

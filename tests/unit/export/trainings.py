@@ -70,7 +70,9 @@ class Watcher:
 
 def prepare(text=TEXT, **settings):
     config = load_config(None, {**SETTINGS, **settings})
-    head, tail = Corpus.of("c", [text], ends=False).split(config.validation, config.seed)
+    ends = config.documents != "none"
+    corpus = Corpus.of("c", text.splitlines() if ends else [text], ends=ends)
+    head, tail = corpus.split(config.validation, config.seed)
     tokenizer = train_tokenizer(config, head)
     dataset = Dataset.lay_out(head, tail, tokenizer, config)
     return Trainer(config, build_model(config, len(tokenizer.tokens)), dataset), tokenizer

@@ -40,9 +40,9 @@ def interrupt(at):
     return hook
 
 
-def start_loop(path, losses=(), **settings):
+def start_loop(path, losses=(), text=TEXT, **settings):
     """Return a trainer with fake computation, and its run: tracing the graphs takes seconds."""
-    trainer, folder = start(path, **settings)
+    trainer, folder = start(path, text, **settings)
     return fake_computation(trainer, losses), folder
 
 
@@ -190,6 +190,21 @@ def test_sequences_are_reset_with_the_configured_probability(tmp_path, share, le
     begun = [row for i, row in enumerate(rows) if i % windows]
     assert least <= np.mean(begun) <= most
     assert share == 0 or rows[1:windows] != rows[windows + 1 :]
+
+
+def test_a_document_that_begins_a_window_is_read_from_the_zero_state(tmp_path):
+    """It is generated from there, too."""
+    settings = {"documents": "lines", "state_reset_probability": 0, "epochs": 2}
+    trainer, folder = start_loop(tmp_path / "run", text="the cat\nsat on\nthe mat\n" * 60, **settings)
+    update, begun = trainer.optimization.update, []
+
+    def record(inputs, targets, states, kept, rate):
+        begun.extend(zip((inputs[0] == trainer.dataset.train.start_id).tolist(), kept[:, 0].tolist(), strict=True))
+        return update(inputs, targets, states, kept, rate)
+
+    trainer.optimization.update = record
+    trainer.run(folder)
+    assert set(begun) == {(True, 0.0), (False, 1.0)}
 
 
 def test_the_learning_rate_warms_up_and_then_decays_by_a_cosine():
