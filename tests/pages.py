@@ -127,7 +127,10 @@ class Playground(Page):
         self.page.locator("#generate:enabled").wait_for(state="attached")
 
     def set(self, number=0, **values):
-        """Set fields of a column."""
+        """Set fields of a column, on a phone in its sheet."""
+        sheet = self.page.locator(".sheet-button").nth(number)
+        if is_sheet := bool(values) and sheet.is_visible():
+            sheet.click()
         for name, value in values.items():
             field = self.page.locator(f"#{name}-{number}")
             if name in ("model", "version"):
@@ -136,6 +139,8 @@ class Playground(Page):
                 field.evaluate(
                     "(node, value) => { node.value = value; node.dispatchEvent(new Event('input')); }", value
                 )
+        if is_sheet:
+            self.page.keyboard.press("Escape")
 
     def write(self, prompt, **values):
         """Generate a completion to its end, and return what the column shows."""
@@ -194,6 +199,25 @@ class Inspector(Page):
     def numbers(self, selector):
         """Return the first number of each line of a table, by its label."""
         return {name: float(value.replace("−", "-").split()[0]) for name, value, *_ in self.rows(selector)}
+
+
+class Learn(Page):
+    """The lesson: five stops on one text."""
+
+    path = "learn"
+
+    def read_by(self, model):
+        """Show the numbers of a model."""
+        self.page.locator("#found:not([hidden])").wait_for()
+        # One model is no choice.
+        if self.page.is_visible("#model"):
+            self.page.select_option("#model", model)
+        self.page.locator("#model-card strong", has_text=model).wait_for()
+        self.wait_for("")
+
+    def choose(self, unit, position):
+        self.page.fill("#unit", str(unit))
+        self.page.locator(f"#tokens [data-position='{position}']").click()
 
 
 class Train(Page):

@@ -556,8 +556,8 @@ class ScoreRequest(TimedBody):
     """Text, token ids, or a list of either."""
     whole: bool | None = None
     """Whether each input is a whole document: its first token is scored after the BOS token, and then its EOS token;
-    otherwise the token that the model reads first has no score. Default: whether the model was trained on short
-    documents, such as the lines of a list."""
+    otherwise the token that the model reads first has no score. Default: whether labels are given or the model was
+    trained on short documents, such as the lines of a list."""
     tokens: bool = False
     """Return each token with its surprisal as well."""
     ratio_to: str | None = None

@@ -25,7 +25,7 @@ class TextScorer:
         model, card, special = request.model, request.model.card, request.model.tokenizer.special
         self.request, self._joined, self._with_tokens = request, body.carry_state, body.tokens
         is_record = card.held_out_scores is not None and card.held_out_scores.kind == "documents"
-        self.is_whole = is_record if body.whole is None else body.whole
+        self.is_whole = is_record or bool(body.labels) if body.whole is None else body.whole
         name = repr(model.ref.name)
         knows_ends = not self.is_whole or special.end is not None
         require(knows_ends, "whole", f"be false for model {name}, which was not trained on documents")

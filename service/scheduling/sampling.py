@@ -4,6 +4,7 @@ import itertools
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -37,7 +38,7 @@ class SamplingParams:
         """Whether a penalty is on: prompt and sampled tokens adjust the logits."""
         return bool(self.presence_penalty or self.frequency_penalty) or self.repetition_penalty != 1
 
-    @property
+    @cached_property
     def adjusts(self) -> bool:
         """Whether logits are adjusted before sampling."""
         return self.counts_tokens or any(value for _, value in self.bias) or self.min_tokens > 0

@@ -1,4 +1,4 @@
-"""Pages for browsers: playground, inspector, training, models, reports, and the OpenAPI document with Swagger UI.
+"""Pages for browsers: playground, inspector, lesson, training, models, reports, and the API reference by Swagger UI.
 
 None needs the internet. Pages are static files under a Content-Security-Policy that runs no other scripts: generated
 text and URL parameters are never executed.
@@ -20,6 +20,7 @@ _TEMPLATES = {
     "/inspector": "inspector",
     "/train": "train",
     "/models": "models",
+    "/learn": "learn",
     "/report": "report",
     "/docs/": "docs",
 }

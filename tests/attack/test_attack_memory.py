@@ -88,6 +88,10 @@ ATTACKS = {
         as_json(prompt="t" * 100_000, echo=True, logprobs=5, max_tokens=0),
         12,
     ),
+    "scores": ("/v1/score", as_json(input=["t" * 1000] * 128), 16),
+    "scores of tokens": ("/v1/score", as_json(input="t" * 100_000, tokens=True), 12),
+    "next words": ("/v1/next", as_json(prompt="It was", n=100, max_tokens=10_000), 16),
+    "most probable texts": ("/v1/completions", as_json(prompt="It was", max_tokens=40, top_texts=1000), 12),
 }
 
 

@@ -60,7 +60,7 @@ def test_an_unknown_host_name_is_rejected_against_dns_rebinding(page, gateway):
 
 def test_every_response_has_security_headers(gateway):
     for method, path in (
-        *(("GET", path) for path in ("/", "/inspector", "/train", "/models", "/static/shell.js")),
+        *(("GET", path) for path in ("/", "/inspector", "/train", "/models", "/learn", "/static/shell.js")),
         *(("GET", path) for path in ("/docs", "/docs/", "/docs/swagger-ui.css")),
         *(("GET", path) for path in ("/openapi.json", "/v1/models", "/health", "/version", "/nothing")),
         *(("POST", path) for path in ("/v1/completions", "/healthz")),

@@ -156,15 +156,44 @@ def test_undo_restores_the_text_that_a_branch_replaced(open_playground, gateway)
     page.page.locator("#token tbody button").last.click()
     page.wait_for("Done.")
     assert page.text() != text
+    replaced = page.page.locator(".replaced")
+    assert replaced.locator(".given").evaluate("node => node.textContent") == text[10:]
+    assert replaced.locator("p").inner_text() == "Before the branch, from token 11 on:"
+    assert page.violations() == []
     undo = page.page.get_by_role("button", name="Undo")
     undo.click()
     assert page.text() == text
+    assert replaced.is_hidden()
     page.click("#continue")
     page.wait_for("Done.")
     assert page.text() == gateway.text(prompt=TEXT[:20], **{**ASKED, "max_tokens": 120})
     undo.click()
     assert page.text() == first
     assert undo.is_hidden()
+
+
+def test_characters_that_the_model_does_not_know_are_underlined(open_playground, gateway):
+    """And counted; each is asked about once, and a model of words has none."""
+    page = open_playground(gateway)
+    page.set(model="lstm")
+    asked = []
+    page.page.on("request", lambda request: asked.append(request.post_data_json) if "tokenize" in request.url else None)
+    page.page.fill("#prompt", "It %was% <b>Ünder\nworst")
+    page.wait_for("5 characters are not in the vocabulary of lstm: % < > Ü", "#prompt-unknown")
+    assert page.page.locator("#prompt-marks u").all_text_contents() == ["%", "%", "<", ">Ü"]
+    assert page.page.locator("#prompt-marks").evaluate("marks => marks.textContent") == "It %was% <b>Ünder\nworst\n"
+    page.page.fill("#prompt", "It %z")
+    page.wait_for("2 characters are not in the vocabulary of lstm: % z", "#prompt-unknown")
+    assert [body["prompt"] for body in asked] == ["It %was<b>Ünder\no", "z"]
+    page.set(model="words")
+    page.page.locator("#prompt-unknown").wait_for(state="hidden")
+    assert page.page.locator("#prompt-marks u").count() == 0
+    page.page.route("**/tokenize", lambda route: route.abort())
+    page.set(model="gru")
+    page.page.fill("#prompt", "It Ü")
+    assert page.write("It Ü", **{**FIELDS, "model": "gru"}) != ""
+    assert page.page.locator("#prompt-marks u").count() == 0
+    page.excuse_failed_loads()
 
 
 def test_a_failed_request_destroys_no_text(open_playground, gateway):
@@ -549,11 +578,15 @@ def test_the_page_is_accessible(open_playground, gateway, look):
     page.write(TEXT[:20], **{**FIELDS, "max_tokens": "20"})
     assert page.violations() == []
     assert page.fits()
+    if page.page.locator(".sheet-button").first.is_visible():
+        page.page.locator(".sheet-button").first.click()
+        assert page.violations() == []
     page.page.locator("summary", has_text="Structured outputs").first.click()
     for pattern in ("regex", "choice", "json"):
         page.page.select_option("#pattern-0", pattern)
         assert page.violations() == []
         assert page.fits()
+    page.page.keyboard.press("Escape")
     page.page.locator(".token").nth(3).click()
     assert page.violations() == []
 

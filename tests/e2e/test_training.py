@@ -108,6 +108,21 @@ def test_training_continues_from_a_served_model(client, trained):
 
 
 @pytest.mark.slow
+def test_a_job_trains_with_labels(client, serving):
+    """The model uses them; a column that the file lacks fails the job by its name."""
+    rows = [f"{word * 3},{style}" for style, word in (("early", "abc"), ("late", "xyz")) for _ in range(400)]
+    (serving.home / "words.csv").write_text("\n".join(["text,style", *rows, ""]))
+    settings = {**SHORT, "sequence_length": 32, "min_characters": 0, "learning_rate": 0.02}
+    settings |= {"epochs": 6, "max_minutes": None}
+    client.train(serving.home / "words.csv", label_column=["style"], **settings).wait(PATIENCE_S)
+    assert client.model("words").label_columns == {"style": ["early", "late"]}
+    early, late = (client.score("abcabcabc", model="words", labels={"style": it}) for it in ("early", "late"))
+    assert early.nats < late.nats
+    with pytest.raises(sostenuto.JobFailed, match="colour"):
+        client.train(serving.home / "words.csv", label_column=["colour"], **settings).wait(PATIENCE_S)
+
+
+@pytest.mark.slow
 def test_the_command_trains_and_its_next_command_runs(serving):
     options = [f"--{name.replace('_', '-')}={value}" for name, value in SHORT.items()]
     shown = serving.run("train", "book.txt", "--server", serving.url, *options)

@@ -65,9 +65,9 @@ OUTPUTS = {
     # And the activations that each model's card lists.
     signatures.INSPECT: _SCORED,
     signatures.NEXT_LOGPROBS: {
-        "token_ids": (INT, ("B", NUM_AHEAD)),
-        "logprobs": (FLOAT, ("B", NUM_AHEAD + 1, "V")),
-        "state": (FLOAT, ("B", NUM_AHEAD + 1, "S")),
+        "token_ids": (INT, "BA"),
+        "logprobs": (FLOAT, "BLV"),
+        "state": (FLOAT, "BLS"),
     },
     signatures.EMBED: {"state": (FLOAT, "BS"), "sum": (FLOAT, "BU"), "last": (FLOAT, "BU")},
 }
@@ -81,7 +81,7 @@ def outputs_of(signature, card):
 
 def sizes_of(card, rows=None, length=None, steps=None):
     """Return the size that each letter stands for; None: any size."""
-    free = {"B": rows, "T": length, "K": steps, "N": None}
+    free = {"B": rows, "T": length, "K": steps, "N": None, "A": rows and NUM_AHEAD, "L": rows and NUM_AHEAD + 1}
     return {**free, "S": card.state_size, "U": card.units, "V": card.vocab_size, TOP: card.num_top}
 
 

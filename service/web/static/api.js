@@ -3,7 +3,11 @@
 const KEY = "sostenuto-key";
 
 export class Failure extends Error {
-  // `status`, `code` and `param`, the field that is wrong, are those of the API's error.
+  status;
+  code;
+  // The field that is wrong.
+  param;
+
   constructor(message, status, code, param) {
     super(message);
     Object.assign(this, { status, code, param });

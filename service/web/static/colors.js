@@ -21,7 +21,6 @@ export class Palette {
     this.line = style.getPropertyValue("--line").trim();
     this.ground = style.getPropertyValue("--raised").trim();
     this.accent = style.getPropertyValue("--accent").trim();
-    this.series = ["--accent", "--series-2", "--series-3", "--series-4", "--series-5", "--series-6"].map((name) => style.getPropertyValue(name).trim());
     this.#colors = Array.from({ length: STEPS }, (_, step) => {
       const share = (2 * step) / (STEPS - 1) - 1;
       return mixed(ground, share < 0 ? cold : warm, Math.abs(share));

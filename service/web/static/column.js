@@ -3,7 +3,7 @@
 import { branchBody, resumeToken } from "./branching.js";
 import { WrittenText } from "./components/written_text.js";
 import { keepText } from "./current_text.js";
-import { fill, labelled } from "./dom.js";
+import { fill, find, labelled } from "./dom.js";
 import { requestFields } from "./fields.js";
 import { Form } from "./form.js";
 import { textOf } from "./format.js";
@@ -11,6 +11,8 @@ import { toHash } from "./link.js";
 import { ModelChoice } from "./model_choice.js";
 import { showToken } from "./components/token_popover.js";
 
+// As in the style sheet: a phone, where the settings are a sheet at the bottom.
+const NARROW = matchMedia("(max-width: 44rem)");
 const ALTERNATIVES = 5;
 const MAX_REPLACED = 20;
 const FINISH_REASONS = { length: "length (Max tokens)", stop: "stop (EOS token, stop string or complete match)" };
@@ -27,6 +29,8 @@ export class Column {
   #statistics;
   #inspectorLink;
   #undo;
+  // What the last branch replaced, from where the texts part.
+  #other;
   #prompt = "";
   // The resume token after the last token, if it has arrived.
   #state = null;
@@ -40,18 +44,25 @@ export class Column {
   constructor(number, models, values, on) {
     this.#on = on;
     this.number = number;
-    this.element = document.getElementById("column").content.firstElementChild.cloneNode(true);
+    this.element = find("column").content.firstElementChild.cloneNode(true);
     const output = this.element.querySelector(".output");
     output.setAttribute("aria-label", `Completion ${number + 1}`);
     this.#text = new WrittenText(output, (position) => this.#open(position));
     [this.#statistics, this.#inspectorLink, this.#undo] = this.element.querySelector(".statistics").children;
+    this.#other = this.element.querySelector(".replaced");
     this.#undo.addEventListener("click", () => this.#restore());
+    const settings = this.element.querySelector(".settings");
+    settings.ariaLabel = `Settings ${number + 1}`;
+    this.element.querySelector(".sheet-button").popoverTargetElement = settings;
+    const fit = () => { settings.popover = NARROW.matches ? "auto" : null; };
+    NARROW.addEventListener("change", fit);
+    fit();
     const main = this.element.querySelector(".fields");
     this.#choice = new ModelChoice(this.#select(main, "model", "Model"), this.#select(main, "version", "Version"), () => {
       this.#showLabels();
       on.changed();
     });
-    this.#form = new Form(number, this.element.querySelector(".settings"), values, on.changed);
+    this.#form = new Form(number, settings, values, on.changed);
     this.#choice.show(models, values.model);
     this.#showLabels(values.labels);
   }
@@ -117,6 +128,7 @@ export class Column {
     const origin = { count: 0, body: { model, [promptField]: prompt }, override: fields };
     await this.#explained(() => this.#readStream(signal, stream, origin, () => {
       this.#keep();
+      this.#other.hidden = true;
       this.#prompt = prompt;
       this.#generated = { model, promptField, isBackward };
       this.#origins = [];
@@ -148,6 +160,7 @@ export class Column {
     const body = await branchBody(origins.at(-1), texts, token, requestFields(this.values), this.#generated, send);
     const { hasFocus } = this.#text;
     this.#keep();
+    this.#showOther(position);
     this.#text.begin(this.#prompt, this.#generated.isBackward, [...this.#text.tokens.slice(0, position), { ...token, branched: true }]);
     if (hasFocus) this.#text.focus(position);
     this.#origins = origins;
@@ -178,10 +191,19 @@ export class Column {
     this.#undo.hidden = false;
   }
 
+  #showOther(position) {
+    const labels = this.#text.tokens.slice(position).map(({ text }) => text);
+    const [title, output] = this.#other.children;
+    title.textContent = `Before the branch, from token ${position + 1} on:`;
+    output.textContent = textOf(this.#generated.isBackward ? labels.reverse() : labels);
+    this.#other.hidden = false;
+  }
+
   #restore() {
     const { tokens, prompt, generated, origins, state } = this.#replaced.pop();
     [this.#prompt, this.#generated, this.#origins, this.#state] = [prompt, generated, origins, state];
     this.#text.begin(prompt, generated.isBackward, tokens);
+    this.#other.hidden = true;
     this.#undo.hidden = this.#replaced.length === 0;
     this.#statistics.textContent = `${tokens.length} tokens · seed ${origins[0]?.seed} · restored`;
     this.#linkInspector();

@@ -1,5 +1,6 @@
 // Elements: finding and making them. Knows nothing of models and tokens.
 
+/** @returns {any} an element of any type: templates and tests check that it is the right one */
 export function find(id) {
   return document.getElementById(id);
 }
@@ -46,6 +47,14 @@ export function labelled(tag, id, text) {
   label.htmlFor = id;
   label.append(name);
   return { label, control };
+}
+
+// An element of SVG with a text, if there is one.
+export function svg(name, attributes, text = "") {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  made.textContent = text;
+  return made;
 }
 
 // The index that a key leads to in a list of `count` items; undefined if it leads nowhere.

@@ -3,6 +3,7 @@
 import { button, fill, labelled } from "./dom.js";
 import { CONSTRAINT_FIELDS, PRESETS, SAMPLING_FIELDS, constraintsOf } from "./fields.js";
 
+/** @type {any[]} */
 const FIELDS = [...SAMPLING_FIELDS, ...CONSTRAINT_FIELDS];
 const TAGS = { select: "select", json: "textarea", lines: "textarea" };
 

@@ -56,7 +56,7 @@ export function indexOfMin(values) {
 
 // Table rows, most probable first: a token, and its probability as a bar and a number. `tokens` are log probabilities by
 // text; the `chosen` one is marked; `more` may add cells to a row.
-export function probabilities(tokens, chosen, more = () => []) {
+export function probabilities(tokens, chosen, more = (_text, _logprob) => []) {
   return Object.entries(tokens)
     .sort(([, one], [, other]) => other - one)
     .map(([text, logprob]) => {

@@ -105,6 +105,7 @@ export class Inspection {
   async json() {
     const { reference, tokens, tokenIds, logprobs, alternatives, expected, positions } = this;
     const head = { model: reference, tokens, token_ids: tokenIds, token_logprobs: logprobs, top_logprobs: alternatives, expected, positions };
+    /** @type {(string | Blob)[]} */
     const parts = [JSON.stringify(head).slice(0, -1), ',"layers":['];
     for (const [layer, { units, matrices }] of this.layers) {
       parts.push(parts.length > 2 ? "," : "", `{"layer":${layer},"units":${JSON.stringify(units)},"values":{`);

@@ -1,6 +1,6 @@
 // The inspector: what a model computes and predicts at each token of a text.
 
-import { Failure, post, postForBlob } from "./api.js";
+import { Failure, postForBlob } from "./api.js";
 import { attempt } from "./attempt.js";
 import { palette } from "./colors.js";
 import { showLegend } from "./components/legend.js";
@@ -15,43 +15,21 @@ import { Inspection, KINDS } from "./inspection.js";
 import { Intervention } from "./intervention.js";
 import { fromHash, note } from "./link.js";
 import { ModelChoice } from "./model_choice.js";
+import { openingText } from "./sample.js";
 import { Shell } from "./shell.js";
 import { showTokenDetail } from "./token_detail.js";
 import { SURPRISE_ENDS, TokenView, activation, surprise } from "./components/token_view.js";
 import { UnitSearch } from "./unit_search.js";
 
-const SAMPLE = `ACT II, SCENE I. A garden behind the palace.
-
-[Enter HAMLET, reading, and FALSTAFF]
-
-FALSTAFF.
-Good morrow, prince. What reads my lord today?
-
-HAMLET.
-Words, words, and more of them than I can count.
-[Aside]
-The good fat knight has come to sup again.
-
-FALSTAFF.
-A cup of sack, sweet lord, and I am gone.
-
-[A trumpet within. Exit FALSTAFF, with the cup]
-
-HAMLET.
-So ends the friendship, and so ends the wine.
-
-[He throws the book into the fountain. Exit]
-`;
 // Gates of texts with more values than this are loaded on request.
 const MAX_VALUES_AT_ONCE = 4e6;
 const ALTERNATIVES = 5;
-const OPENING_TOKENS = 400;
 // As in the style sheet: a phone.
 const NARROW = "(max-width: 44rem)";
 
 const ids = [
   "change", "shown-model", "text", "model", "version", "max_positions", "max_units", "backwards", "status", "found", "color",
-  "tokens", "color-help", "legend", "layer", "kind", "kind-help", "unit", "order", "width", "heat", "map", "map-legend", "curves",
+  "tokens", "color-help", "legend", "layer", "kind", "kind-help", "unit", "order", "width", "heat", "map", "map-legend",
   "pointed", "gates", "inner", "png", "json", "embedding", "embedding-help", "plane", "neighbors",
 ];
 const page = Object.fromEntries(ids.map((id) => [id, find(id)]));
@@ -101,14 +79,6 @@ async function start() {
   page.change.open = !found;
 }
 
-// A text for a model to look into, where there is none yet: a scene for a model of plays, its own writing for another.
-async function openingText(signal) {
-  if (models.model?.corpus === "shakespeare") return SAMPLE;
-  const prompt = models.model?.direction === "backward" ? { suffix: "" } : { prompt: "" };
-  const body = { model: models.reference, ...prompt, max_tokens: OPENING_TOKENS, temperature: 0.5, seed: 1 };
-  return (await post("v1/completions", body, signal)).choices[0].text;
-}
-
 function listen() {
   for (const name of ["text", "max_positions", "max_units", "backwards"]) page[name].addEventListener("input", keep);
   page.color.addEventListener("change", () => { colorTokens(); keep(); });
@@ -130,7 +100,7 @@ function listen() {
 // the text first.
 async function inspect(position, { discovers = inspected?.id !== models.model?.id, writes = false } = {}) {
   await run("Inspecting…", async (signal) => {
-    if (writes) page.text.value = await openingText(signal);
+    if (writes) page.text.value = await openingText(models.model ?? {}, models.reference, signal);
     await read(position, discovers, signal);
   });
 }
@@ -286,19 +256,13 @@ function ordered() {
 function showMap() {
   if (!found) return;
   const kinds = found.kinds(chosen.layer).filter((kind) => ["hidden", "cell", "top", "forget", "update", "input", "reset", "output"].includes(kind));
-  const curves = kinds.map((kind) => ({ kind, matrix: found.matrix(chosen.layer, kind) }));
+  const curves = kinds.map((kind) => ({ name: KINDS[kind].name, matrix: found.matrix(chosen.layer, kind) }));
   map.show({
     matrix: matrix(), order: ordered(), labels: found.positions.map((position) => found.tokens[position]),
     width: Number(page.width.value), curves, row: chosenRow(), column: column(),
   });
   const { limit, signed } = matrix();
   showLegend(page["map-legend"], signed ? number(-limit, 2) : "0", number(limit, 2), signed);
-  page.curves.replaceChildren(`Unit ${chosen.unit}: `, ...curves.map(({ kind }, i) => {
-    const name = document.createElement("span");
-    name.textContent = KINDS[kind].name;
-    name.style.setProperty("--series", palette().series[i]);
-    return name;
-  }));
   showPointed(null);
 }
 

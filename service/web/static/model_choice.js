@@ -8,7 +8,7 @@ import { fill } from "./dom.js";
 const PAUSE_MS = 1000;
 
 // Returns the models; while they are being loaded by the servers, waits and calls `waits` with a message.
-export async function loadModels(waits = () => {}) {
+export async function loadModels(waits = (_message) => {}) {
   for (;;) {
     try {
       const { data } = await get("v1/models");

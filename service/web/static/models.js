@@ -160,9 +160,13 @@ function traffic(share) {
   return [Object.assign(document.createElement("meter"), { value: share, title: `${text} of the traffic` }), ` ${text}`];
 }
 
-// Terms and descriptions of what is known of a version.
+/**
+ * Terms and descriptions of what is known of a version.
+ * @param {any} facts
+ */
 function described({ created, parameters, size_bytes, weights_bytes, validation_loss, bits_per_character, corpus, corpus_characters, parent }) {
   const known = (...values) => values.every((value) => value !== null && value !== undefined);
+  /** @type {[boolean, string, () => string, string?][]} */
   const facts = [
     [known(validation_loss, bits_per_character), "Validation loss", () => `${number(validation_loss)} nats/token, ${number(bits_per_character, 2)} bits/character`, "wide"],
     [known(created), "Published", () => new Date(created * 1000).toLocaleDateString("en", { dateStyle: "medium" })],

@@ -9,6 +9,7 @@ import { find, findAll } from "./dom.js";
 import { fromHash, note, noted } from "./link.js";
 import { Opening } from "./opening.js";
 import { Shell } from "./shell.js";
+import { markUnknown } from "./unknown_characters.js";
 
 const [prompt, label, compare, list, goOn] = findAll(["prompt", "prompt-label", "compare", "columns", "continue"]);
 const [help] = find("prompt-help").childNodes;
@@ -65,6 +66,7 @@ function keep() {
   if (models.length) note({ prompt: prompt.value, columns: columns.map((column) => ({ ...column.values, recipe: column.recipe })) });
   const isBackward = columns.some((column) => column.direction === "backward");
   showModelCard(columns[0].model);
+  markUnknown(columns[0].model, columns[0].values.model);
   label.textContent = isBackward ? "Suffix" : "Prompt";
   help.textContent = `The model ${isBackward ? "generates the text before this" : "continues this"}. `;
 }
@@ -97,7 +99,7 @@ function isRecipe(recipe) {
 // Waits until all have ended, so that none continues unseen after another one failed; throws the first failure, and
 // that it was stopped only if nothing else failed.
 async function allSettled(promises) {
-  const reasons = (await Promise.allSettled(promises)).filter(({ status }) => status === "rejected").map(({ reason }) => reason);
+  const reasons = (await Promise.allSettled(promises)).flatMap((each) => (each.status === "rejected" ? [each.reason] : []));
   if (reasons.length) throw reasons.find(({ name }) => name !== "AbortError") ?? reasons[0];
 }
 

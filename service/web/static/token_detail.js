@@ -3,6 +3,7 @@
 import { findAll, row } from "./dom.js";
 import { number, percent, probabilities, visible } from "./format.js";
 import { KINDS } from "./inspection.js";
+import { formulaOf, stepOf } from "./step.js";
 
 const [title, caption, alternatives, gatesTitle, values, formula] =
   findAll(["detail-title", "detail-caption", "alternatives", "gates-title", "values", "formula"]);
@@ -25,25 +26,6 @@ export function showTokenDetail(found, { position, layer, unit }, column, isBack
     line.title = KINDS[kind].help;
     return line;
   }));
-  formula.textContent = at < 0 ? "" : calculation(found, layer, at, column, isBackward);
-}
-
-// The formula of the state in numbers, if the previous state is available: Keras's LSTM and GRU.
-function calculation(found, layer, at, column, isBackward) {
-  const value = (kind, where = at) => found.matrix(layer, kind)?.at(where, column);
-  const before = isBackward ? at + 1 : at - 1;
-  const isFirst = found.positions[at] === (isBackward ? found.tokens.length - 1 : 0);
-  const isKnown = isFirst || Math.abs((found.positions[before] ?? Infinity) - found.positions[at]) === 1;
-  if (!found.hasGates(layer) || !isKnown) return "";
-  const old = (kind) => shown(isFirst ? 0 : value(kind, before));
-  if (value("forget") !== undefined) {
-    return `c′ = f × c + i × g: ${shown(value("forget"))} × ${old("cell")} + ${shown(value("input"))} × ${shown(value("candidate"))} = ${shown(value("cell"))}\n`
-      + `h′ = o × tanh c′: ${shown(value("output"))} × ${shown(Math.tanh(value("cell")))} = ${shown(value("hidden"))}`;
-  }
-  const kept = value("update");
-  return `h′ = z × h + (1 − z) × g: ${shown(kept)} × ${old("hidden")} + ${shown(1 - kept)} × ${shown(value("candidate"))} = ${shown(value("hidden"))}`;
-}
-
-function shown(value) {
-  return value < 0 ? `(${number(value)})` : number(value);
+  const step = at < 0 ? null : stepOf(found, layer, at, column, isBackward);
+  formula.textContent = step ? formulaOf(step) : "";
 }

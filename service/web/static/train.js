@@ -179,6 +179,7 @@ async function submit() {
     return;
   }
   start.disabled = true;
+  /** @type {any} */
   let job = null;
   await attempt(async () => {
     job = await explained(async () => create(await uploaded()));

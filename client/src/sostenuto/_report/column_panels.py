@@ -61,7 +61,7 @@ def _column(own: dict[str, Any], held_out: dict[str, Any] | None) -> str:
 def _numbers(own: dict[str, Any], sets: list[tuple[str, str, dict[str, Any]]]) -> str:
     series = [Series.of(name, css, found["counts"]) for name, css, found in sets]
     series.append(Series.of(*TRAINING, own["training_counts"]))
-    labels = [f"{edge:.4g}" for edge in own["edges"][:-1]]
+    labels = [f"{edge:,.0f}" if abs(edge) >= 1000 else f"{edge:.4g}" for edge in own["edges"][:-1]]
     return plots.histogram(f"Distribution of {own['name']}", series, labels, width=380, height=150)
 
 

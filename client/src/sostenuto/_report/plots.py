@@ -9,7 +9,9 @@ from sostenuto._report.markup import text
 
 WIDTH, HEIGHT = 640, 200
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 24  # margins for labels
-_MAX_LABELS = 11
+_MAX_LABELS, _CHARACTER = 11, 7  # labels of an axis; width of a character of them
+# Darkest color of a cell: a number on it stays legible in both themes.
+_MAX_OPACITY = 0.55
 BAR, ROW, NAME_WIDTH = 13, 30, 150
 
 
@@ -55,7 +57,8 @@ def histogram(
         ends = f"L{LEFT + plot_width:.1f} {y(0):.1f}L{LEFT} {y(0):.1f}Z" if is_filled else ""
         parts.append(f'<path class="{each.css} {"area" if is_filled else "line"}" d="M{path}{ends}"/>')
     parts += _bin_titles(series, labels, step, height)
-    every = -(-len(labels) // _MAX_LABELS)
+    num_fitting = plot_width // (_CHARACTER * (2 + max(map(len, labels), default=0)))
+    every = -(-len(labels) // max(1, min(_MAX_LABELS, num_fitting)))
     for i in range(0, len(labels), every):
         parts.append(
             f'<text x="{LEFT + step * (i + 0.5):.1f}" y="{height - 8}" class="tick middle">{text(labels[i])}</text>'
@@ -144,7 +147,7 @@ def scale(title: str, marks: Sequence[tuple[str, str, float, float]]) -> str:
 
 def matrix(title: str, names: Sequence[str], values: dict[tuple[int, int], float | None]) -> str:
     """Return a symmetric matrix of correlations as colored cells; positive and negative ones have different colors."""
-    cell, room = 34, 90
+    cell, room, overhang = 34, 90, 40
     size = room + cell * len(names)
     parts = []
     for i, name in enumerate(names):
@@ -155,14 +158,14 @@ def matrix(title: str, names: Sequence[str], values: dict[tuple[int, int], float
         for row, column in {(i, j), (j, i)}:
             place = f'x="{room + cell * column}" y="{room + cell * row}"'
             shown = "–" if value is None else f"{value:.2f}"
-            sign, strength = "minus" if (value or 0) < 0 else "plus", min(1.0, abs(value or 0.0))
+            sign, strength = "minus" if (value or 0) < 0 else "plus", _MAX_OPACITY * min(1.0, abs(value or 0.0))
             over = f"<title>{text(names[row])}, {text(names[column])}: {shown}</title>"
             square = f'{place} width="{cell - 2}" height="{cell - 2}"'
             parts.append(f'<rect class="cell" {square}/>')
             parts.append(f'<rect class="{sign}" {square} fill-opacity="{strength:.2f}">{over}</rect>')
             middle = f'x="{room + cell * column + cell / 2 - 1}" y="{room + cell * row + cell / 2 + 3}"'
             parts.append(f'<text class="value middle" {middle}>{shown}</text>')
-    return _svg(title, size, size, parts)
+    return _svg(title, size + overhang, size, parts)
 
 
 def _svg(title: str, width: float, height: float, parts: Sequence[str]) -> str:

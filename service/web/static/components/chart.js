@@ -1,5 +1,6 @@
 // A chart of training and validation loss by tokens read, as SVG.
 
+import { svg } from "../dom.js";
 import { count, number } from "../format.js";
 
 const HEIGHT = 260;
@@ -28,46 +29,32 @@ export class Chart {
     if (!this.#progress || !width) return;
     const { training, epochs, best } = this.#progress;
     const validation = epochs.filter(({ loss }) => loss !== null);
-    const svg = element("svg", { role: "img", width, height: HEIGHT, viewBox: `0 0 ${width} ${HEIGHT}`, "aria-label": label(training, validation, best) });
+    const chart = svg("svg", { role: "img", width, height: HEIGHT, viewBox: `0 0 ${width} ${HEIGHT}`, "aria-label": label(training, validation, best) });
     const losses = [...training, ...validation].map(({ loss }) => loss);
     const yTicks = ticks(Math.min(...losses, Infinity), Math.max(...losses, -Infinity), 4);
     const xTicks = ticks(0, Math.max(...training.map(({ tokens }) => tokens), 1), width < 420 ? 3 : 5);
     const x = scale(xTicks, MARGIN.left, width - MARGIN.right);
     const y = scale(yTicks, HEIGHT - MARGIN.bottom, MARGIN.top);
     for (const value of yTicks) {
-      svg.append(element("line", { class: "grid", x1: MARGIN.left, x2: width - MARGIN.right, y1: y(value), y2: y(value) }));
-      svg.append(text(number(value, digits(yTicks)), { x: MARGIN.left - 6, y: y(value) + 4, "text-anchor": "end" }));
+      chart.append(svg("line", { class: "grid", x1: MARGIN.left, x2: width - MARGIN.right, y1: y(value), y2: y(value) }));
+      chart.append(svg("text", { x: MARGIN.left - 6, y: y(value) + 4, "text-anchor": "end" }, number(value, digits(yTicks))));
     }
-    for (const value of xTicks) svg.append(text(short(value), { x: x(value), y: HEIGHT - MARGIN.bottom + 18, "text-anchor": value ? "middle" : "start" }));
-    svg.append(text("tokens read", { x: width - MARGIN.right, y: HEIGHT - 4, "text-anchor": "end" }));
-    svg.append(line(training, x, y, "training"), line(validation, x, y, "validation"));
+    for (const value of xTicks) chart.append(svg("text", { x: x(value), y: HEIGHT - MARGIN.bottom + 18, "text-anchor": value ? "middle" : "start" }, short(value)));
+    chart.append(svg("text", { x: width - MARGIN.right, y: HEIGHT - 4, "text-anchor": "end" }, "tokens read"));
+    chart.append(line(training, x, y, "training"), line(validation, x, y, "validation"));
     const marked = validation.length > MAX_DOTS ? [best] : validation;
-    svg.append(...marked.map((each) => dot(each, x, y, each === best)));
-    this.#figure.replaceChildren(svg);
+    chart.append(...marked.map((each) => dot(each, x, y, each === best)));
+    this.#figure.replaceChildren(chart);
   }
 }
 
-function element(name, attributes) {
-  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  return made;
-}
-
-function text(content, attributes) {
-  const made = element("text", attributes);
-  made.textContent = content;
-  return made;
-}
-
 function line(points, x, y, className) {
-  return element("polyline", { class: className, points: points.map(({ tokens, loss }) => `${x(tokens).toFixed(1)},${y(loss).toFixed(1)}`).join(" ") });
+  return svg("polyline", { class: className, points: points.map(({ tokens, loss }) => `${x(tokens).toFixed(1)},${y(loss).toFixed(1)}`).join(" ") });
 }
 
 function dot({ tokens, loss, epoch }, x, y, isBest) {
-  const made = element("circle", { class: isBest ? "best" : "epoch", cx: x(tokens), cy: y(loss), r: isBest ? 6 : 3 });
-  const title = element("title", {});
-  title.textContent = `Epoch ${epoch}: ${number(loss)}`;
-  made.append(title);
+  const made = svg("circle", { class: isBest ? "best" : "epoch", cx: x(tokens), cy: y(loss), r: isBest ? 6 : 3 });
+  made.append(svg("title", {}, `Epoch ${epoch}: ${number(loss)}`));
   return made;
 }
 

@@ -1,13 +1,15 @@
-// A heat map of a matrix, tokens from left to right and units from top to bottom, with the curves of one unit below.
+// A heat map of a matrix, tokens from left to right and units from top to bottom, with the curves of one unit below, one above the other.
 // Only the visible part is drawn, so a text of thousands of tokens scrolls as smoothly as a short one.
 
 import { Failure } from "../api.js";
 import { Palette, palette } from "../colors.js";
 import { yieldToBrowser } from "../inspection.js";
-import { visible } from "../format.js";
+import { number, visible } from "../format.js";
 
 const LABELS_PX = 20;
-const CURVES_PX = 130;
+// Of one curve, and of its title.
+const CURVE_PX = 52;
+const TITLE_OF_CURVE_PX = 20;
 const MAP_PX = 420;
 const MAX_UNIT_PX = 10;
 // Narrower columns have no room for a character.
@@ -43,7 +45,7 @@ export class Heatmap {
   }
 
   // Shows: matrix, order (of its columns, from top to bottom), labels (a text for each row), width of a token in
-  // pixels, curves (kind and matrix of each line below), and the selected row and column.
+  // pixels, curves (name and matrix of each below), and the selected row and column.
   show(shown) {
     this.#shown = shown;
     this.#spacer.style.width = `${shown.matrix.rows * shown.width}px`;
@@ -109,8 +111,12 @@ export class Heatmap {
     return this.#shown.width >= LABELLED_PX ? LABELS_PX : 0;
   }
 
+  get #curvesHeight() {
+    return this.#shown.curves.length * CURVE_PX;
+  }
+
   get #height() {
-    return this.#labelsHeight + this.#mapHeight + CURVES_PX;
+    return this.#labelsHeight + this.#mapHeight + this.#curvesHeight;
   }
 
   #draw() {
@@ -130,7 +136,7 @@ export class Heatmap {
     context.strokeStyle = palette().ink;
     const unitHeight = height / matrix.columns;
     const x = row * width - scrollLeft;
-    context.strokeRect(x - 0.5, top, Math.max(width, 2) + 1, height + CURVES_PX);
+    context.strokeRect(x - 0.5, top, Math.max(width, 2) + 1, height + this.#curvesHeight);
     context.strokeRect(-2, top + order.indexOf(column) * unitHeight - 0.5, clientWidth + 4, Math.max(unitHeight, 2) + 1);
   }
 
@@ -176,26 +182,26 @@ export class Heatmap {
     }
   }
 
+  // Small multiples: each curve has an axis of its own.
   #drawCurves(context, first, last, top) {
     const { curves, column, width } = this.#shown;
-    const middle = top + CURVES_PX / 2 + 6;
-    const half = CURVES_PX / 2 - 12;
-    context.strokeStyle = palette().line;
-    context.beginPath();
-    context.moveTo(0, middle);
-    context.lineTo(this.#scroller.clientWidth, middle);
-    context.stroke();
-    context.lineWidth = 1.5;
-    curves.forEach(({ matrix }, i) => {
-      const scale = Math.max(1, matrix.most(column));
-      context.strokeStyle = palette().series[i];
-      context.beginPath();
-      for (let row = Math.max(0, first - 1); row < Math.min(matrix.rows, last + 1); row++) {
-        context.lineTo((row + 0.5) * width - this.#scroller.scrollLeft, middle - (half * matrix.at(row, column)) / scale);
-      }
-      context.stroke();
+    const { scrollLeft, clientWidth } = this.#scroller;
+    context.font = "11px system-ui, sans-serif";
+    context.textAlign = "left";
+    curves.forEach(({ name, matrix }, i) => {
+      const most = matrix.signed ? Math.max(1, matrix.most(column)) : 1;
+      const least = matrix.signed ? -most : 0;
+      const bottom = top + (i + 1) * CURVE_PX - 3;
+      const y = (value) => bottom - ((CURVE_PX - TITLE_OF_CURVE_PX) * (value - least)) / (most - least);
+      context.strokeStyle = palette().line;
+      for (const value of [least, 0, most]) line(context, [[0, y(value)], [clientWidth, y(value)]]);
+      context.strokeStyle = palette().accent;
+      const rows = Array.from({ length: Math.min(matrix.rows, last + 1) - Math.max(0, first - 1) }, (_, row) => Math.max(0, first - 1) + row);
+      line(context, rows.map((row) => [(row + 0.5) * width - scrollLeft, y(matrix.at(row, column))]));
+      context.fillStyle = palette().ink;
+      const [low, high] = [least, most].map((end) => number(end, Number.isInteger(end) ? 0 : 1));
+      context.fillText(`${name}, ${low} to ${high}`, 4, y(most) - 4);
     });
-    context.lineWidth = 1;
   }
 
   // The row and the column under a pointer; null beside the map.
@@ -227,4 +233,10 @@ export class Heatmap {
     const within = (value, count) => Math.max(0, Math.min(value, count - 1));
     this.#on.chosen(within(nextRow, matrix.rows), order[within(nextRank, order.length)]);
   }
+}
+
+function line(context, points) {
+  context.beginPath();
+  points.forEach(([x, y]) => context.lineTo(x, y));
+  context.stroke();
 }

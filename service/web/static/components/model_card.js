@@ -4,7 +4,7 @@ import { find } from "../dom.js";
 import { count, number } from "../format.js";
 
 const UNITS = { character: "characters", word: "words", exact_word: "words as written", subword: "subwords", regex: "matches of regular expressions" };
-const CELLS = { lstm: "LSTM", gru: "GRU", simple_rnn: "SimpleRNN" };
+export const CELLS = { lstm: "LSTM", gru: "GRU", simple_rnn: "SimpleRNN" };
 
 // Shows in the header the model that the page uses.
 export function showModelCard(model) {

@@ -45,7 +45,7 @@ export function showToken(token, element, { branch, walk }) {
     })]];
   });
   // The whole row presses its button.
-  rows.forEach((row) => row.addEventListener("click", ({ target }) => target.closest("button") ?? row.querySelector("button")?.click()));
+  rows.forEach((row) => row.addEventListener("click", ({ target }) => /** @type {Element} */ (target).closest("button") ?? row.querySelector("button")?.click()));
   popover.querySelector("tbody").replaceChildren(...rows);
   popover.querySelector("table").hidden = rows.length === 0;
   if (hasFocus) element.focus();

@@ -106,7 +106,7 @@ export class WrittenText {
       if (last ? last.dataset.ends : this.#given.textContent.endsWith("\n")) this.#output.append(newLine());
       this.#output.lastElementChild.append(element);
     }
-    if (isLineEnd) element.dataset.ends = true;
+    if (isLineEnd) element.dataset.ends = "true";
     this.#elements.push(element);
   }
 
@@ -115,7 +115,7 @@ export class WrittenText {
     const element = document.createElement("span");
     element.setAttribute("role", "button");
     element.className = token.branched ? "token branched" : "token";
-    element.dataset.position = this.#elements.length;
+    element.dataset.position = String(this.#elements.length);
     element.tabIndex = this.#elements.length ? -1 : 0;
     setTokenText(element, isPartial(token.text) ? "�" : token.text);
     if (typeof token.logprob === "number") element.style.setProperty("--surprise", surpriseShare(token.logprob).toFixed(2));

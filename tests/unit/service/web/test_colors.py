@@ -51,7 +51,7 @@ def test_text_is_readable_on_every_step_of_the_color_scale(theme):
 def test_curves_and_borders_of_fields_are_visible(theme):
     """3 to 1 against what is beside them."""
     named = colors(theme)
-    for name in ("edge", "accent", *(f"series-{number}" for number in range(2, 7))):
+    for name in ("edge", "accent", "series-2", "series-3"):
         for ground in ("ground", "raised"):
             assert contrast(named[name], named[ground]) >= 3, (name, ground)
 

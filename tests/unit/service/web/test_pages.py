@@ -7,7 +7,7 @@ from flask import Flask
 
 from service.web.pages import not_found_page, register_pages
 
-PATHS = ("/", "/inspector", "/train", "/models", "/report", "/docs/")
+PATHS = ("/", "/inspector", "/train", "/models", "/report", "/docs/", "/learn")
 URL = "https://docs.example.org/sostenuto/"
 
 
@@ -18,7 +18,7 @@ def page(path, docs_url=None):
 
 
 def links(html):
-    (navigation,) = re.findall(r"<nav .*?</nav>", html, re.DOTALL)
+    (navigation,) = re.findall(r'<nav aria-label="Pages">.*?</nav>', html, re.DOTALL)
     return {text: url for url, text in re.findall(r'<a href="([^"]*)"[^>]*>([^<]*)</a>', navigation)}
 
 
@@ -32,6 +32,7 @@ def test_every_page_links_to_all_pages(path):
         "Models": "models",
         "Report": "report",
         "API": "docs/",
+        "Learn": "learn",
     }
     pages = {name: root + path for name, path in paths.items()}
     assert links(page(path)) == pages

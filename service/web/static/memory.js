@@ -1,0 +1,77 @@
+// How long a state remembers one token: two texts that differ in it alone, and how much their states differ after each token.
+
+import { CELLS } from "./components/model_card.js";
+import { number, visible } from "./format.js";
+
+// A stage direction that does not end.
+const PROBE = "[Enter a messenger with letters from the king and all the lords of the council and the ladies of the court";
+const KINDS = { cell: "cell state", hidden: "hidden state" };
+// What the page measured of a SimpleRNN of 512 units that was trained as the demo is (benchmarks/HISTORY.md).
+const STORED = {
+  name: "A SimpleRNN, measured before: hidden state",
+  points: [
+    [0, 1.144], [1, 0.859], [2, 0.68], [3, 0.528], [4, 0.425], [6, 0.242], [8, 0.177], [12, 0.166], [16, 0.145], [24, 0.099], [32, 0.066],
+    [48, 0.026], [64, 0.005], [80, 0.001], [105, 0.001],
+  ],
+};
+const STORED_NOTE = "No SimpleRNN of this corpus is served here. Its curve was measured before, with 512 units that were trained on the same plays for as long as the demo; in that time it reached a loss of 1.67.";
+
+// Returns, for each kind of state of a model's top layer, how much it differs at each distance from the changed token: the
+// norm of the difference by that of the state. A model of plays reads PROBE with and without its bracket, another one the
+// beginning of `text`, with another token for its first.
+export async function differences(model, text, inspect) {
+  const isBackward = model.direction === "backward";
+  const body = { model: model.id, include: ["hidden", "cell"], logprobs: 0 };
+  const one = await inspect({ ...body, input: readsPlays(model) ? PROBE : [...text].slice(0, PROBE.length).join("") });
+  const changed = isBackward ? one.tokens.length - 1 : 0;
+  const other = replacement(one.tokens, one.tokens[changed]);
+  const changedIds = one.tokenIds.map((id, place) => (place === changed ? one.tokenIds[one.tokens.indexOf(other)] : id));
+  const second = await inspect({ ...body, input: changedIds });
+  const layer = Math.max(...one.layers.keys());
+  return Object.entries(KINDS).filter(([kind]) => one.matrix(layer, kind)).map(([kind, label]) => {
+    const [a, b] = [one, second].map((each) => each.matrix(layer, kind));
+    const points = one.tokens.map((_, distance) => [distance, difference(a, b, Math.abs(changed - distance))]);
+    return { name: `${model.id}, ${CELLS[model.cell] ?? model.cell}: ${label}`, points, cell: model.cell, tokens: [one.tokens[changed], other] };
+  });
+}
+
+// What the page shows of measured differences: the curves, the places of their axis, a text and a note.
+export function retention(model, measured) {
+  const isStored = readsPlays(model) && !measured.some(({ cell }) => cell === "simple_rnn");
+  const all = isStored ? [...measured, STORED] : measured;
+  const length = Math.max(...all.map(({ points }) => points.at(-1)[0])) + 1;
+  const [before, after] = measured[0].tokens.map(visible);
+  // At first they may differ by more than the state.
+  const curves = all.map(({ name, points }) => ({
+    name: `${name}, ${percentage(points.at(-1)[1])} in the end`, points: points.map(([place, value]) => [place, Math.min(1, value)]), least: 0, most: 1,
+  }));
+  return {
+    curves, length,
+    text: `A model reads a text twice, the second time with “${after}” for the “${before}” at its ${model.direction === "backward" ? "end" : "beginning"}; all else is the same. How much do the two states differ, as a share of the state, the more tokens have been read since?`,
+    note: `A cell state is kept by a product with forget gates near 1. A SimpleRNN computes all of its state anew at each token, and what is older fades. ${isStored ? STORED_NOTE : ""}`,
+  };
+}
+
+function readsPlays({ corpus, unit, direction }) {
+  return corpus === "shakespeare" && unit === "character" && direction !== "backward";
+}
+
+// The most frequent token but one.
+function replacement(tokens, one) {
+  const others = tokens.filter((token) => token !== one);
+  const times = (token) => others.filter((each) => each === token).length;
+  return others.reduce((most, token) => (times(token) > times(most) ? token : most), others[0]);
+}
+
+function difference(one, other, row) {
+  let [squares, all] = [0, 0];
+  for (let column = 0; column < one.columns; column++) {
+    squares += (one.at(row, column) - other.at(row, column)) ** 2;
+    all += one.at(row, column) ** 2;
+  }
+  return Math.sqrt(squares / (all || 1));
+}
+
+function percentage(share) {
+  return `${number(100 * share, share < 0.1 ? 1 : 0)}%`;
+}
