@@ -17,7 +17,18 @@ from tests.paths import ROOT
 from tests.waiting import until
 
 PUBLIC = {
-    *("/", "/inspector", "/train", "/models", "/report", "/static/<path:name>", "/docs", "/docs/", "/docs/<path:name>"),
+    *(
+        "/",
+        "/inspector",
+        "/train",
+        "/models",
+        "/learn",
+        "/report",
+        "/static/<path:name>",
+        "/docs",
+        "/docs/",
+        "/docs/<path:name>",
+    ),
     *("/openapi.json", "/health", "/healthz", "/ping", "/readyz", "/version"),
 }
 
