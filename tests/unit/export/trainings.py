@@ -70,8 +70,8 @@ class Watcher:
 
 def prepare(text=TEXT, **settings):
     config = load_config(None, {**SETTINGS, **settings})
-    ends = config.documents != "none"
-    corpus = Corpus.of("c", text.splitlines() if ends else [text], ends=ends)
+    lines = text.splitlines() if config.documents == "lines" else []
+    corpus = Corpus.of("c", lines, ends=True) if len(lines) > 1 else Corpus.of("c", [text], ends=False)
     head, tail = corpus.split(config.validation, config.seed)
     tokenizer = train_tokenizer(config, head)
     dataset = Dataset.lay_out(head, tail, tokenizer, config)
