@@ -43,11 +43,12 @@ def tour(browser: Browser, port: int, length: int) -> dict[str, list[float]]:
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.set_default_timeout(TIMEOUT_MS)
     page.goto(f"http://127.0.0.1:{port}/inspector")
-    page.locator("#found:not([hidden])").wait_for()
+    # The page inspects a text of its own first, and then closes the form.
+    page.locator("#status", has_text="tokens inspected.").wait_for()
     page.evaluate("document.querySelectorAll('#change, #heat').forEach((each) => { each.open = true; })")
     page.evaluate(WATCH)
     page.fill("#text", (PROSE * (length // len(PROSE) + 1))[:length])
-    read = page.locator("#status", has_text="tokens inspected.")
+    read = page.locator("#status", has_text=f"{length} tokens inspected.")
     frames: dict[str, list[float]] = {}
 
     def watch(name: str, work: Callable[[], object]) -> None:
