@@ -61,15 +61,9 @@ class Call:
 
     def outputs(self) -> OutputShapes:
         """Return the shape of each requested output tensor, by name."""
-        state: tuple[int, ...] = (self.batch_size, self.sequences[0].state.shape[-1])
         if self.signature == signatures.NEXT_LOGPROBS:
-            num_ahead = self.sequences[0].num_ahead
-            state = (self.batch_size, num_ahead + 1, state[-1])
-            return {
-                "state": state,
-                "logprobs": (*state[:2], self.vocab_size),
-                "token_ids": (self.batch_size, num_ahead),
-            }
+            return self._search_outputs()
+        state = (self.batch_size, self.sequences[0].state.size)
         return {"state": state, **(self._decode_outputs() if self.is_decode else self._prefill_outputs())}
 
     def apply(self, outputs: Arrays) -> list[Result | None]:
@@ -213,6 +207,15 @@ class Call:
         lengths = np.ones(self.batch_size, np.int32)
         token_ids = self._column(token_ids, np.int32)[:, None]
         return {"state": states, "token_ids": token_ids, "lengths": lengths, "num_ahead": lengths * sequence.num_ahead}
+
+    def _search_outputs(self) -> OutputShapes:
+        (sequence,) = self.sequences
+        each = (self.batch_size, sequence.num_ahead + 1)
+        return {
+            "token_ids": (self.batch_size, sequence.num_ahead),
+            "logprobs": (*each, self.vocab_size),
+            "state": (*each, sequence.state.shape[-1]),
+        }
 
     def _apply_search(self, outputs: Arrays) -> Result:
         (sequence,) = self.sequences
