@@ -16,7 +16,7 @@ _NODE_BYTES = 1500
 # Expansions for which memory is held at first.
 _FIRST_HELD = 1024
 # A best-first search mostly continues a prefix with the most probable token, so each step of the model is followed by
-# as many that it is likely to need next: the ten next words after a text take 3 calls in the median, without 7
+# as many that it is likely to need next: the ten next words after a text take 3 calls in the median, without 6
 # (measured). Of a larger vocabulary, the log probabilities take longer to send than a call costs.
 NUM_AHEAD, _MAX_VOCABULARY = 3, 4096
 # Expansions ahead that are kept; the oldest are dropped.
