@@ -90,6 +90,14 @@ export class Column {
     return this.#origins.map(({ count, seed, token }, i) => ({ seed, num_tokens: Math.max(0, ends[i] - count), ...(token && { at: count - 1, text: token.text, same: token.same }) }));
   }
 
+  // The body of the request for a prompt, with the seed of the shown text, so that it returns that.
+  request(prompt) {
+    const { model, ...values } = this.values;
+    const fields = requestFields(values);
+    const seed = fields.seed ?? this.recipe?.[0].seed;
+    return { model, [this.direction === "backward" ? "suffix" : "prompt"]: prompt, ...fields, ...(seed !== undefined && { seed }) };
+  }
+
   showTitle(several) {
     this.element.querySelector("h2").textContent = several ? `Completion ${this.number + 1}` : "Completion";
   }
