@@ -115,8 +115,9 @@ class Page:
     def fits(self):
         """Return whether nothing overflows to the right, neither out of the window nor out of a label or button."""
         return self.page.evaluate(
-            """document.documentElement.scrollWidth <= innerWidth && [...document.querySelectorAll("label, button")].every(
-                (each) => !each.clientWidth || each.scrollWidth <= each.clientWidth || each.closest(".away"))"""
+            """document.documentElement.scrollWidth <= innerWidth
+                && [...document.querySelectorAll("label, button")].every((each) =>
+                    !each.clientWidth || each.scrollWidth <= each.clientWidth || each.closest(".away"))"""
         )
 
 
