@@ -54,7 +54,7 @@ function showColumns(count, given = []) {
   while (columns.length > count) columns.pop().remove();
   while (columns.length < count) {
     const values = given[columns.length] ?? (columns[0] ? { ...columns[0].values, temperature: OTHER_TEMPERATURE } : {});
-    const column = new Column(columns.length, models, values, { changed: keep, branch });
+    const column = new Column(columns.length, models, values, { changed: keep, branch, idle: (work) => shell.isRunning || work() });
     columns.push(column);
     list.append(column.element);
   }
