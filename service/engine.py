@@ -412,10 +412,10 @@ def _require_num_top(body: CompletionRequest | InspectRequest, model: ServedMode
 
 
 def _require_next_logprobs(model: ServedModel) -> None:
-    """Refuse a search in a version that returns no log probabilities of all tokens."""
-    if model.card.revision < 2:
+    """Refuse a search in a version whose signature for it is another one, or that has none."""
+    if model.card.revision < 3:
         version = f"version {model.ref.number} of model {model.ref.name!r} was published by an earlier release"
-        message = f"model must have the signature {signatures.NEXT_LOGPROBS} for a search: {version}"
+        message = f"model must have this release's signature {signatures.NEXT_LOGPROBS} for a search: {version}"
         raise InvalidRequest(f"{message}; `sostenuto publish` its run again", param="model")
 
 
