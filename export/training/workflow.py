@@ -66,7 +66,8 @@ class _Job:
         The initial weights are None if they are random, or the run has an epoch.
         """
         try:
-            writer = SampleWriter(self.tokenizer, (dataset.tail or dataset.head).excerpts(), self.config)
+            documents = (dataset.tail or dataset.head).excerpts()
+            writer = SampleWriter(self.tokenizer, documents, self.config, self.corpus.label_columns)
             with deferred_interrupts() as raise_if_interrupted:
                 progress = self._train(dataset, weights, writer, raise_if_interrupted)
                 if self.devices.is_chief:
