@@ -87,7 +87,9 @@ class Card {
     element.querySelector(".traffic").append(...(share === null ? ["not loaded"] : traffic(share)));
     element.querySelector("dl").append(...described(facts));
     const { sample } = facts;
-    element.querySelector("details").hidden = !sample;
+    const details = element.querySelector("details");
+    // How it writes says more than its numbers; of a version without requests, on demand.
+    [details.hidden, details.open] = [!sample, share > 0];
     if (sample) element.querySelector(".sample").append(...sampleText(sample, this.#model.direction));
     const [promote, erase] = element.querySelectorAll("button");
     promote.hidden = labels.includes("stable");
